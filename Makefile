@@ -1,0 +1,42 @@
+# Two commands: `make run` shows the demo, `make test` proves everything. Both set themselves up.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+
+.PHONY: setup run test check bench lock docs clean
+
+setup: $(VENV)/.ready  ## .venv, and the Debian and npm packages that the tests need
+	sh tests/services/setup.sh
+
+$(VENV)/.ready: requirements/test.lock pyproject.toml
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or later is needed")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/test.lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	touch $@
+
+run: $(VENV)/.ready  ## the demo: sample upstream, proxy, flags, a page to look at
+	$(BIN)/headgate demo
+
+check: $(VENV)/.ready  ## format, lint, types
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+test: setup check  ## everything
+	$(BIN)/python -m pytest
+
+bench: setup  ## nginx and the naive proxy beside Headgate, one table
+	$(BIN)/python -m tests.bench
+
+docs: $(VENV)/.ready  ## docs/reference from the models
+	$(BIN)/python -m docs.generate
+
+lock:  ## new versions of everything; commit the result
+	$(PYTHON) -m venv build/lock && build/lock/bin/pip install --quiet uv
+	build/lock/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --upgrade pyproject.toml -o requirements/runtime.lock
+	build/lock/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --upgrade -c requirements/runtime.lock pyproject.toml requirements/test.in -o requirements/test.lock
+
+clean:
+	rm -rf $(VENV) build var .mypy_cache .ruff_cache .pytest_cache .hypothesis tests/clients/node_modules

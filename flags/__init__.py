@@ -1,0 +1,1 @@
+"""Who gets what: flag evaluation and the decision it leads to."""

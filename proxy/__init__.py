@@ -1,0 +1,1 @@
+"""How bytes flow: the gateway, the relay, and runs with their sources and viewers."""

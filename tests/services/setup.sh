@@ -1,0 +1,29 @@
+#!/bin/sh
+# Installs what the tests need beside Python: idempotent, and quick when all of it is there already.
+# Without root it says what is missing and goes on; the tests that need it are then skipped by name.
+set -eu
+cd "$(dirname "$0")/../.."
+
+missing=""
+command -v chromium >/dev/null 2>&1 || missing="$missing chromium"
+command -v nginx >/dev/null 2>&1 || missing="$missing nginx"
+command -v wrk >/dev/null 2>&1 || missing="$missing wrk"
+command -v node >/dev/null 2>&1 || missing="$missing nodejs"
+command -v npm >/dev/null 2>&1 || missing="$missing npm"
+
+if [ -n "$missing" ]; then
+    if [ "$(id -u)" -eq 0 ]; then
+        export DEBIAN_FRONTEND=noninteractive
+        apt-get update -qq
+        # shellcheck disable=SC2086
+        apt-get install -y -qq --no-install-recommends $missing >/dev/null
+    else
+        echo "setup: not root; please install these Debian packages for the full tests:$missing" >&2
+    fi
+fi
+
+if command -v npm >/dev/null 2>&1 && [ -f tests/clients/package-lock.json ] &&
+    [ ! tests/clients/node_modules/.package-lock.json -nt tests/clients/package-lock.json ]; then
+    npm ci --prefix tests/clients --ignore-scripts --no-audit --no-fund --silent
+    touch tests/clients/node_modules/.package-lock.json
+fi
