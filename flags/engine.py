@@ -1,0 +1,87 @@
+"""UnleashClient as an evaluator and nothing else: no server, thread or disk. Its oddities stay here."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import orjson
+from UnleashClient.cache import BaseCache
+from UnleashClient.clients.unleash_client import UnleashClient
+from UnleashClient.constants import FEATURES_URL
+from UnleashClient.utils import InstanceAllowType
+
+from flags.decision import FlagAnswer
+
+UNKNOWN = FlagAnswer(known=False, enabled=False)
+
+
+class _MemoryCache(BaseCache):
+    """The client's default cache writes below the home directory, which a container may not."""
+
+    def __init__(self, state: str) -> None:
+        self._values: dict[str, Any] = {FEATURES_URL: state}
+        self.bootstrapped = True
+
+    def set(self, key: str, value: Any) -> None:
+        self._values[key] = value
+
+    def mset(self, data: dict[str, Any]) -> None:
+        self._values.update(data)
+
+    def get(self, key: str, default: Any = None) -> Any:
+        return self._values.get(key, default)
+
+    def exists(self, key: str) -> bool:
+        return key in self._values
+
+    def destroy(self) -> None:
+        self._values.clear()
+
+
+class Engine:
+    """The flags of one state, ready to be asked. Whoever makes it closes it."""
+
+    def __init__(self, state: str) -> None:
+        self._client = UnleashClient(
+            url="http://flags.invalid",  # required, never called
+            app_name="headgate",
+            disable_metrics=True,
+            disable_registration=True,
+            cache=_MemoryCache(state),
+            multiple_instance_mode=InstanceAllowType.SILENTLY_ALLOW,  # old and new overlap during a swap
+        )
+        # The constructor has read the bootstrapped cache, and evaluates. `initialize_client`, even with
+        # fetch_toggles=False, adds only a thread that reads the same cache every 15 s; so it is not called,
+        # and the scheduler that never ran is taken away, or `destroy` would warn that it never ran.
+        self._client.unleash_scheduler = None
+        self.names = frozenset(self._client.feature_definitions())
+        """Empty when the engine refused the state, which the client does not say in any other way."""
+
+    def ask(self, flag: str, context: Mapping[str, Any] | None) -> FlagAnswer:
+        """One flag about one user. Raises TypeError for a context that is not Unicode text."""
+        # The client logs a line for every question about a flag that it does not know: do not ask.
+        if flag not in self.names:
+            return UNKNOWN
+        # One call: a variant carries whether its flag is on, and each call costs tens of microseconds.
+        variant = self._client.get_variant(flag, _present(context or {}))
+        if not variant["enabled"]:
+            return FlagAnswer(known=True, enabled=variant["feature_enabled"])
+        payload = variant.get("payload", {}).get("value", "")
+        return FlagAnswer(True, variant["feature_enabled"], variant["name"], payload)
+
+    def close(self) -> None:
+        self._client.destroy()
+
+
+def _present(context: Mapping[str, Any]) -> dict[str, Any]:
+    # The client turns None into the text "None" and hashes "" like any name: all users without an id
+    # would be one user, and on at 100 %.
+    present = _without_blanks(context)
+    if "properties" in present:
+        present["properties"] = _without_blanks(present["properties"])
+    # Half a surrogate pair would make the engine log a traceback for each request. This raises instead.
+    orjson.dumps(present, default=str)
+    return present
+
+
+def _without_blanks(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in values.items() if value is not None and value != ""}

@@ -1,0 +1,28 @@
+"""What can go wrong with flags, and who is told. A request never sees one of these: a decision is total.
+
+* FlagsError
+  * FlagFileError     whoever starts the process; later only `FlagFile.problem`, and the last good flags stay
+  * KillSwitchError   the operator who asked; this process obeys all the same, others may not have heard
+"""
+
+from pathlib import Path
+
+
+class FlagsError(Exception):
+    """The base of everything this package raises on purpose."""
+
+
+class FlagFileError(FlagsError):
+    """The flag file is missing, unreadable or refused; `problem` says where and what would mend it."""
+
+    def __init__(self, path: Path, problem: str) -> None:
+        super().__init__(f"flag file {path}: {problem}")
+        self.problem = problem
+
+
+class KillSwitchError(FlagsError):
+    """The file of the kill switch can be neither read nor changed."""
+
+    def __init__(self, path: Path, problem: str) -> None:
+        super().__init__(f"kill switch {path}: {problem}")
+        self.problem = problem

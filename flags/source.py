@@ -1,0 +1,297 @@
+"""Where flags come from: a watched file, and a kill switch that all processes of a machine share.
+
+Both read their files in the event loop's own thread. A look is one `stat` (microseconds), a change is a read
+of a few kilobytes and a millisecond of engine; and because reading, swapping, closing and evaluating then
+happen in one thread, no answer can come from an engine that was just closed. The price: keep both files on
+a local disk, since a network mount that hangs would hang the loop.
+"""
+
+import asyncio
+import logging
+import math
+import os
+import time
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+from flags.decision import FlagAnswer, FlagState
+from flags.document import Document, parse
+from flags.engine import UNKNOWN, Engine
+from flags.errors import FlagFileError, KillSwitchError
+
+SETTLED_NS = 50_000_000
+"""Five ticks of the coarsest Linux file clock (10 ms): a file younger than this can change unseen."""
+
+_log = logging.getLogger("headgate.flags")
+
+
+class _Watcher:
+    """Calls `look` every `every_s` seconds until its block is left. Owns its task."""
+
+    def __init__(self, look: Callable[[], None], every_s: float) -> None:
+        self._look = look
+        self._every_s = every_s
+
+    async def __aenter__(self) -> Self:
+        self._task = asyncio.create_task(self._run(), name=f"headgate {self._look.__qualname__}")
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        self._task.cancel()
+        await asyncio.wait({self._task})  # not `await task`: that could not tell its end from our own
+
+    async def _run(self) -> None:
+        while True:
+            await asyncio.sleep(self._every_s)
+            self._look()
+
+
+class _Condition:
+    """What is wrong with something, if anything; one log line for each change."""
+
+    def __init__(self, what: str) -> None:
+        self._what = what
+        self.problem: str | None = None
+
+    def report(self, problem: str | None) -> None:
+        if problem == self.problem:
+            return
+        self.problem = problem
+        if problem is None:
+            _log.info("%s: good again", self._what)
+        else:
+            _log.warning("%s: %s; what was known last stays in force", self._what, problem)
+
+
+@dataclass(frozen=True, slots=True)
+class _Loaded:
+    engine: Engine
+    killed: bool
+
+
+class FlagFile:
+    """Flags from a file of Unleash client features, watched for changes. A FlagState.
+
+    `async with` reads the file, or raises FlagFileError, and owns the task that watches it. A file that
+    breaks or vanishes later leaves the last good flags in force, which then grow old, and in the end stale.
+    """
+
+    def __init__(
+        self,
+        path: Path | str,
+        *,
+        kill_flag: str = "headgate.kill",
+        poll_s: float = 0.5,
+        stale_s: float = 300.0,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._path = Path(path)
+        self._kill_flag = kill_flag
+        self._stale_s = stale_s
+        self._clock = clock
+        self._loaded: _Loaded | None = None
+        self._content: bytes | None = None
+        self._stamp: tuple[int, int, int] | None = None
+        self._good_at = -math.inf
+        self._condition = _Condition(f"flag file {self._path}")
+        self._watcher = _Watcher(self._look, poll_s)
+
+    def __repr__(self) -> str:
+        return f"<FlagFile {self._path} age_s={self.age_s:.1f} killed={self.killed} problem={self.problem!r}>"
+
+    async def __aenter__(self) -> Self:
+        self._refresh()
+        await self._watcher.__aenter__()
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        try:
+            await self._watcher.__aexit__(*exc)
+        finally:
+            self._good_at = -math.inf
+            self._content = self._stamp = None
+            self._swap(None)
+
+    @property
+    def problem(self) -> str | None:
+        """What is wrong with the file now; None while it is good."""
+        return self._condition.problem
+
+    @property
+    def age_s(self) -> float:
+        """Seconds since the file was last seen to be good; infinite outside the block."""
+        return self._clock() - self._good_at
+
+    @property
+    def stale(self) -> bool:
+        return self.age_s > self._stale_s
+
+    @property
+    def killed(self) -> bool:
+        return self._loaded is not None and self._loaded.killed
+
+    def evaluate(self, flag: str, context: Mapping[str, Any] | None) -> FlagAnswer:
+        """Ask one flag about one user. Raises TypeError for a context that is not Unicode text."""
+        return UNKNOWN if self._loaded is None else self._loaded.engine.ask(flag, context)
+
+    def _look(self) -> None:
+        try:
+            self._refresh()
+        except FlagFileError as exc:
+            self._condition.report(exc.problem)
+        except Exception as exc:  # noqa: BLE001 - a watcher that died would leave old flags in force, unseen
+            self._condition.report(f"could not be checked: {type(exc).__name__}")
+        else:
+            self._condition.report(None)
+
+    def _refresh(self) -> None:
+        try:
+            status = self._path.stat()
+            stamp = (status.st_mtime_ns, status.st_size, status.st_ino)
+            if stamp != self._stamp:
+                self._take(self._path.read_bytes())
+        except OSError as exc:
+            raise FlagFileError(self._path, f"cannot be read: {exc.strerror}; put the file there") from exc
+        # Written again within one tick of the file's clock, a file can keep its stamp: look inside once more.
+        settled = time.time_ns() - status.st_mtime_ns > SETTLED_NS
+        self._stamp = stamp if settled else None
+        self._good_at = self._clock()
+
+    def _take(self, content: bytes) -> None:
+        if content == self._content:
+            return
+        document = parse(content, self._path)
+        self._swap(self._load(document))
+        self._content = content
+        _log.info("flag file %s: applied, %d flags", self._path, len(document.names))
+        for warning in document.warnings:
+            _log.warning("flag file %s: %s", self._path, warning)
+
+    def _load(self, document: Document) -> _Loaded:
+        engine = Engine(document.state)
+        if engine.names != document.names:
+            engine.close()
+            problem = "the evaluation engine refuses it; look at its constraints, segments and variants"
+            raise FlagFileError(self._path, problem)
+        killed = engine.ask(self._kill_flag, None).enabled
+        if self._kill_flag in document.enabled and not killed:
+            _log.warning(
+                "flag file %s: %s is on but kills nothing: its strategies ask who the user is; remove them",
+                self._path,
+                self._kill_flag,
+            )
+        return _Loaded(engine, killed)
+
+    def _swap(self, loaded: _Loaded | None) -> None:
+        old, self._loaded = self._loaded, loaded
+        if old is not None:
+            old.engine.close()
+
+
+class KillSwitch:
+    """Streaming off for every process of this machine: on while the file at `path` exists.
+
+    `async with` makes the directory if need be, or raises KillSwitchError, and owns the task that watches.
+    The process that is asked obeys at once, the others within `poll_s`. A directory that vanishes or cannot
+    be read says nothing about the switch: it stays as it was last known, and `problem` says so.
+    """
+
+    def __init__(self, path: Path | str, *, poll_s: float = 0.25) -> None:
+        self._path = Path(path)
+        self._seen = False
+        self._unshared = False  # engaged here, though the file could not be written
+        self._condition = _Condition(f"kill switch {self._path}")
+        self._watcher = _Watcher(self._look, poll_s)
+
+    def __repr__(self) -> str:
+        return f"<KillSwitch {self._path} engaged={self.engaged} problem={self.problem!r}>"
+
+    async def __aenter__(self) -> Self:
+        try:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            self._note(self._exists())
+        except OSError as exc:
+            raise KillSwitchError(self._path, f"cannot be watched: {exc.strerror}") from exc
+        await self._watcher.__aenter__()
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        await self._watcher.__aexit__(*exc)
+
+    @property
+    def engaged(self) -> bool:
+        return self._seen or self._unshared
+
+    @property
+    def problem(self) -> str | None:
+        """Why the switch cannot be read now; None while it can."""
+        return self._condition.problem
+
+    def engage(self, reason: str) -> None:
+        """Stop streaming. Raises KillSwitchError if others cannot be told; this process stops even then."""
+        self._unshared = True
+        try:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            self._path.touch()  # this is the switch; the reason is for whoever finds the file
+        except OSError as exc:
+            raise KillSwitchError(self._path, f"engaged in this process only: {exc.strerror}") from exc
+        self._note(True)
+        self._unshared = False
+        with suppress(OSError):  # a full disk still takes an empty file
+            draft = self._path.with_name(f".{self._path.name}.{os.getpid()}")
+            draft.write_text(f"{reason}\n", encoding="utf-8", errors="replace")
+            draft.replace(self._path)
+
+    def release(self) -> None:
+        """Let streaming be decided again. Raises KillSwitchError, and stays engaged, if the file stays."""
+        try:
+            # Without its directory the file is gone, but the others would hold on to what they knew.
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            self._path.unlink(missing_ok=True)
+        except OSError as exc:
+            raise KillSwitchError(self._path, f"cannot be released: {exc.strerror}") from exc
+        self._unshared = False
+        self._note(False)
+
+    def _look(self) -> None:
+        try:
+            self._note(self._exists())
+        except OSError as exc:
+            self._condition.report(f"cannot be read: {exc.strerror}")
+        else:
+            self._condition.report(None)
+
+    def _exists(self) -> bool:
+        try:
+            self._path.lstat()
+        except FileNotFoundError:
+            self._path.parent.stat()  # raises if it is the directory that is missing
+            return False
+        return True
+
+    def _note(self, exists: bool) -> None:
+        if exists != self._seen:
+            self._seen = exists
+            _log.warning("kill switch %s: %s", self._path, "engaged" if exists else "released")
+
+
+@dataclass(frozen=True, slots=True)
+class Flags:
+    """The one object that `decide` asks. Owns neither part: whoever opened them closes them."""
+
+    source: FlagState
+    switch: KillSwitch
+
+    @property
+    def killed(self) -> bool:
+        return self.source.killed or self.switch.engaged
+
+    @property
+    def stale(self) -> bool:
+        return self.source.stale
+
+    def evaluate(self, flag: str, context: Mapping[str, Any] | None) -> FlagAnswer:
+        return self.source.evaluate(flag, context)

@@ -1,0 +1,631 @@
+"""Flags from a watched file, and the kill switch that all processes of a machine share."""
+
+import asyncio
+import json
+import logging
+import os
+import shutil
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import anyio
+import pytest
+from anyio.streams.buffered import BufferedByteReceiveStream
+from scipy.stats import binom
+
+from flags.decision import Accept, Arm, FlagAnswer, Mode, Question, Reason, decide
+from flags.errors import FlagFileError, FlagsError, KillSwitchError
+from flags.source import FlagFile, Flags, KillSwitch
+
+pytestmark = pytest.mark.anyio
+
+FLAG = "headgate.streaming"
+IDS = [f"user-{number}" for number in range(2000)]
+ALICE = {"userId": "alice"}
+APPLIED_S = 2.0  # the design's bound from a changed file to a changed answer
+KILLED_S = 1.0  # the same for the switch
+ON = FlagAnswer(known=True, enabled=True)
+OFF = FlagAnswer(known=True, enabled=False)
+SECRET = "Mrs Miller, fever of 38.9"
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "flags.json"
+
+
+@pytest.fixture
+def lines(caplog: pytest.LogCaptureFixture) -> Iterator[Callable[[], list[str]]]:
+    """What was logged, by anybody."""
+    with caplog.at_level(logging.INFO):
+        yield lambda: [record.getMessage() for record in caplog.records]
+
+
+class Clock:
+    """Time that passes when told to, or breaks."""
+
+    now_s = 1000.0
+    broken = False
+
+    def __call__(self) -> float:
+        if self.broken:
+            raise ArithmeticError
+        return self.now_s
+
+
+def gradual(rollout: Any = "100", **parameters: Any) -> dict[str, Any]:
+    return {
+        "name": "flexibleRollout",
+        "parameters": {"rollout": rollout, "stickiness": "userId", "groupId": "headgate", **parameters},
+    }
+
+
+def feature(
+    *strategies: dict[str, Any], name: str = FLAG, enabled: Any = True, **more: Any
+) -> dict[str, Any]:
+    return {"name": name, "enabled": enabled, "strategies": list(strategies), **more}
+
+
+def document(*features: Any) -> dict[str, Any]:
+    return {"version": 2, "features": list(features)}
+
+
+def write(path: Path, content: Any) -> None:
+    """Replace the file in one step, as an editor or a config map does."""
+    draft = path.with_suffix(".draft")
+    draft.write_text(content if isinstance(content, str) else json.dumps(content), encoding="utf-8")
+    draft.replace(path)
+
+
+async def becomes(happened: Callable[[], Any], within_s: float = APPLIED_S) -> None:
+    with anyio.fail_after(within_s):
+        while not happened():  # noqa: ASYNC110 - a file has no event to wait for
+            await anyio.sleep(0.01)
+
+
+async def users_on(path: Path, rollout: Any) -> set[str]:
+    write(path, document(feature(gradual(rollout))))
+    async with FlagFile(path) as flags:
+        return {user for user in IDS if flags.evaluate(FLAG, {"userId": user}).enabled}
+
+
+# Who is on
+
+
+async def test_raising_the_rollout_only_adds_users(path):
+    """10 → 25 → 50 → 100 %: nobody who was on goes off, and the shares are those asked for."""
+    steps = {percent: await users_on(path, str(percent)) for percent in (0, 10, 25, 50, 100)}
+
+    assert steps[0] < steps[10] < steps[25] < steps[50] < steps[100]
+    for percent, users in steps.items():
+        # A fair draw of 2,000 falls outside once in a million; the ids are fixed, so this cannot flake.
+        low, high = binom.interval(1 - 1e-6, len(IDS), percent / 100)
+        assert low <= len(users) <= high
+
+
+async def test_a_rollout_given_as_a_number_is_the_same_rollout(path):
+    """The engine would drop the whole file for a number without quotes; people write one all the same."""
+    assert await users_on(path, 25) == await users_on(path, "25")
+
+
+@pytest.mark.parametrize(
+    "context",
+    [None, {}, {"userId": None}, {"userId": ""}, {"sessionId": "s"}, {"properties": {"userId": None}}],
+    ids=str,
+)
+async def test_a_user_without_an_id_is_off_even_at_100_percent(path, context):
+    """The engine's client would make one user of them all, named "None", and turn it on."""
+    write(path, document(feature(gradual("100"))))
+
+    async with FlagFile(path) as flags:
+        assert flags.evaluate(FLAG, context) == OFF
+
+
+async def test_properties_take_part(path):
+    """A rollout may stick to a property, and a property that is blank is no property."""
+    write(path, document(feature(gradual("100", stickiness="tenant"))))
+
+    async with FlagFile(path) as flags:
+        assert flags.evaluate(FLAG, {"userId": "a", "properties": {"tenant": "north"}}) == ON
+        assert flags.evaluate(FLAG, {"userId": "a", "properties": {"tenant": None}}) == OFF
+
+
+async def test_a_flag_that_is_not_in_the_file_is_unknown(path, lines):
+    """Unknown is not off: a route without its flag is a mistake to be seen, but not a line per request."""
+    write(path, document())
+
+    async with FlagFile(path) as flags:
+        before = lines()
+        answer = flags.evaluate(FLAG, ALICE)
+
+    assert answer == FlagAnswer(known=False, enabled=False)
+    assert lines() == before
+
+
+async def test_a_context_that_is_not_unicode_is_a_flag_error(path, lines):
+    """Half a surrogate pair reaches neither the engine nor its log; the user gets the batch answer."""
+    write(path, document(feature(gradual())))
+    question = Question(FLAG, "tap", frozenset(), {"userId": "\ud800"}, Accept.EITHER)
+
+    async with FlagFile(path) as flags:
+        before = lines()
+        decision = decide(question, flags)
+
+    assert decision.reason is Reason.FLAG_ERROR
+    assert lines() == before
+
+
+async def test_a_variant_overrides_the_source(path):
+    """From the file to the decision: the variant's payload says how to stream."""
+    payload = {"type": "json", "value": '{"source": "poll", "chunk": {"min": 4, "max": 8}}'}
+    variant = {"name": "polled", "weight": 1000, "stickiness": "userId", "payload": payload}
+    write(path, document(feature(gradual(), variants=[variant])))
+    question = Question(FLAG, "tap", frozenset({"poll"}), ALICE, Accept.ONLY_STREAM)
+
+    async with FlagFile(path) as flags:
+        decision = decide(question, flags)
+
+    assert (decision.mode, decision.arm, decision.source) == (Mode.STREAM, Arm.STREAM, "poll")
+    assert (decision.variant, decision.chunk_chars) == ("polled", (4, 8))
+
+
+async def test_a_variant_needs_no_payload(path):
+    """A variant may be a name only."""
+    variant = {"name": "plain", "weight": 1000, "stickiness": "userId"}
+    write(path, document(feature(gradual(), variants=[variant])))
+
+    async with FlagFile(path) as flags:
+        assert flags.evaluate(FLAG, ALICE) == FlagAnswer(True, True, "plain", "")
+
+
+# The file changes
+
+
+async def test_a_change_is_applied_within_two_seconds(path, lines):
+    """Replaced in one step or written over in place; up and down."""
+    write(path, document(feature(gradual("0"))))
+
+    async with FlagFile(path) as flags:
+        assert flags.evaluate(FLAG, ALICE) == OFF
+        write(path, document(feature(gradual("100"))))
+        await becomes(lambda: flags.evaluate(FLAG, ALICE) == ON)
+        path.write_text(json.dumps(document(feature(gradual("0")))))
+        await becomes(lambda: flags.evaluate(FLAG, ALICE) == OFF)
+
+    assert len([line for line in lines() if "applied" in line]) == 3
+
+
+async def test_a_change_within_one_tick_of_the_files_clock_is_seen(path):
+    """Same size, same inode, same time: a file that is still young is looked into again."""
+    hour_ahead_ns = path.parent.stat().st_mtime_ns + 3600 * 10**9
+    path.write_text(json.dumps(document(feature(gradual("000")))))
+    os.utime(path, ns=(hour_ahead_ns, hour_ahead_ns))
+
+    async with FlagFile(path) as flags:
+        path.write_text(json.dumps(document(feature(gradual("100")))))
+        os.utime(path, ns=(hour_ahead_ns, hour_ahead_ns))
+        await becomes(lambda: flags.evaluate(FLAG, ALICE) == ON)
+
+
+async def test_a_file_that_did_not_change_is_not_loaded_again(path, lines):
+    """The same flags written again cost nothing and say nothing."""
+    write(path, document(feature(gradual())))
+    clock = Clock()
+
+    async with FlagFile(path, poll_s=0.01, clock=clock) as flags:
+        write(path, document(feature(gradual())))
+        clock.now_s += 10
+        await becomes(lambda: flags.age_s == 0)
+
+    assert len([line for line in lines() if "applied" in line]) == 1
+
+
+BREAKAGES = {
+    "not JSON": lambda path: write(path, f'{{"features": "{SECRET}'),
+    "not flags": lambda path: write(path, [SECRET]),
+    "refused": lambda path: write(path, document(feature(gradual("12.5", secret=SECRET)))),
+    "missing": lambda path: path.unlink(),
+    "a directory": lambda path: (path.unlink(), path.mkdir()),
+}
+
+
+@pytest.mark.parametrize("breakage", BREAKAGES)
+async def test_a_broken_file_keeps_the_last_good_flags_and_says_so_once(path, lines, breakage):
+    """Users keep the stream, `problem` says what is wrong, the log does so once, without any content."""
+    write(path, document(feature(gradual())))
+
+    async with FlagFile(path, poll_s=0.01) as flags:
+        BREAKAGES[breakage](path)
+        await becomes(lambda: flags.problem)
+        said, problem = lines(), flags.problem
+        seen: list[int] = []
+        await becomes(lambda: seen.append(1) or len(seen) > 20)  # some dozen looks later
+
+        assert flags.evaluate(FLAG, ALICE) == ON
+        assert lines() == said
+        assert flags.problem == problem
+        assert SECRET not in f"{problem} {said} {flags!r}"
+
+        if path.is_dir():
+            path.rmdir()
+        write(path, document(feature(gradual("0"))))
+        await becomes(lambda: flags.problem is None)
+        assert flags.evaluate(FLAG, ALICE) == OFF
+        assert [line for line in lines()[len(said) :] if "good again" in line]
+
+
+async def test_flags_grow_old_only_while_the_file_is_broken(path):
+    """A good file is young however long ago it was written; a broken one is stale after `stale_s`."""
+    write(path, document(feature(gradual())))
+    clock = Clock()
+    question = Question(FLAG, "tap", frozenset(), ALICE, Accept.EITHER)
+
+    async with FlagFile(path, poll_s=0.01, stale_s=300, clock=clock) as flags:
+        clock.now_s += 3000
+        await becomes(lambda: flags.age_s == 0)
+        path.unlink()
+        await becomes(lambda: flags.problem)
+        clock.now_s += 300
+        assert (flags.age_s, decide(question, flags).reason) == (300, Reason.FLAG_ON)
+        clock.now_s += 1
+        assert decide(question, flags).reason is Reason.FLAGS_STALE
+        write(path, document(feature(gradual())))
+        await becomes(lambda: decide(question, flags).reason is Reason.FLAG_ON)
+
+
+async def test_a_surprise_does_not_end_the_watch(path, lines):
+    """Whatever goes wrong in a look, the next one is taken."""
+    write(path, document(feature(gradual("0"))))
+    clock = Clock()
+
+    async with FlagFile(path, poll_s=0.01, clock=clock) as flags:
+        clock.broken = True
+        await becomes(lambda: flags.problem == "could not be checked: ArithmeticError")
+        clock.broken = False
+        write(path, document(feature(gradual("100"))))
+        await becomes(lambda: flags.evaluate(FLAG, ALICE) == ON and flags.problem is None)
+
+
+# What a file may not be
+
+
+REFUSED = {
+    "nothing": ("", "is not JSON"),
+    "a list": ([], "is not a JSON object"),
+    "no version": ({"features": []}, "version is missing"),
+    "a version in quotes": ({"version": "2", "features": []}, "version is missing or not a whole number"),
+    "no features": ({"version": 2}, "features is missing"),
+    "features by name": ({"version": 2, "features": {}}, "features is missing or not a list"),
+    "a text for a feature": (document("x"), "features[0] is not an object"),
+    "no name": (document({"enabled": True}), "features[0].name is missing"),
+    "a name with spaces": (document(feature(name="a b")), "features[0].name is missing or not"),
+    "a name twice": (
+        document(feature(), feature(name="x"), feature()),
+        f"features[2] ({FLAG}): the name is already taken",
+    ),
+    "enabled in quotes": (document(feature(enabled="true")), f"({FLAG}): enabled is missing or not true"),
+    "no strategies": (document({"name": "x", "enabled": True}), "(x): strategies is missing or not a list"),
+    "a text for a strategy": (document(feature("x")), "strategies[0] is not an object with a name"),  # type: ignore[arg-type]
+    "a list of parameters": (
+        document(feature({"name": "default", "parameters": []})),
+        "strategies[0].parameters is not an object",
+    ),
+    "a number for a group": (document(feature(gradual(groupId=5))), "holds a value that is not a string"),
+    "half a percent": (
+        document(feature(gradual("12.5"))),
+        f"features[0] ({FLAG}): strategies[0].parameters.rollout has a fraction, and would enable nobody",
+    ),
+    "half a percent as a number": (document(feature(gradual(12.5))), "rollout has a fraction"),
+    "a whole number with a point": (document(feature(gradual(50.0))), "rollout has a fraction"),
+    "more than all": (document(feature(gradual("101"))), "rollout is not a percentage"),
+    "less than none": (document(feature(gradual(-1))), "rollout is not a percentage"),
+    "a percent sign": (document(feature(gradual("50%"))), "rollout is not a percentage"),
+    "foreign digits": (document(feature(gradual("٥٠"))), "rollout is not a percentage"),
+    "true": (document(feature(gradual(True))), "rollout is missing or not a number"),
+    "no rollout": (
+        document(feature({"name": "flexibleRollout"})),
+        "rollout is missing or not a number; write a whole number from 0 to 100",
+    ),
+    "no stickiness": (
+        document(feature(gradual(stickiness=""))),
+        "stickiness is empty, and would enable nobody",
+    ),
+    "what only the engine refuses": (
+        document(feature(gradual(), variants=[{"name": "no weight"}])),
+        "the evaluation engine refuses it",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+async def test_a_file_that_would_mislead_is_refused_by_name(path, case):
+    """At the start a file is good, or the process ends with the place, the problem and the fix."""
+    content, problem = REFUSED[case]
+    write(path, content)
+
+    with pytest.raises(FlagFileError) as refused:
+        await FlagFile(path).__aenter__()
+
+    assert str(refused.value).startswith(f"flag file {path}: ")
+    assert problem in refused.value.problem
+
+
+async def test_a_missing_file_is_refused_at_the_start(path):
+    """The message names the file and what to do."""
+    with pytest.raises(
+        FlagsError, match=r"flags\.json: cannot be read: No such file or directory; put the file"
+    ):
+        await FlagFile(path).__aenter__()
+
+
+async def test_several_problems_are_reported_at_once(path):
+    """All of them, up to a bound; beyond it their number."""
+    write(path, document(*(feature(gradual("1.5"), name=f"flag-{number}") for number in range(8))))
+
+    with pytest.raises(FlagFileError, match=r"flag-0.*flag-4.*; and 3 more$"):
+        await FlagFile(path).__aenter__()
+
+
+@pytest.mark.parametrize("stickiness", ["random", "default", None])
+async def test_a_stickiness_that_flips_is_warned_about(path, lines, stickiness):
+    """`random` and `default` (which is also what nothing means) can answer one user differently each time."""
+    strategy = gradual("50", stickiness=stickiness)
+    if stickiness is None:
+        del strategy["parameters"]["stickiness"]
+    write(path, document(feature(strategy)))
+
+    async with FlagFile(path):
+        pass
+
+    assert [line for line in lines() if f"{FLAG}: stickiness {stickiness or 'default'}" in line]
+
+
+async def test_a_strategy_that_the_engine_does_not_have_is_warned_about(path, lines):
+    """An export from a server may carry flags of others with strategies of their own; they enable nobody."""
+    write(path, document(feature({"name": "fullMoon"}), feature({"name": "default"}, name="plain")))
+
+    async with FlagFile(path) as flags:
+        assert flags.evaluate(FLAG, ALICE) == OFF
+        assert flags.evaluate("plain", ALICE) == ON
+
+    assert len([line for line in lines() if "a kind the engine does not have" in line]) == 1
+
+
+# Killing
+
+
+async def test_the_kill_flag_in_the_file_kills(path):
+    """Within two seconds, and back; it needs no user."""
+    write(path, document(feature(name="headgate.kill", enabled=False)))
+
+    async with FlagFile(path) as flags:
+        assert not flags.killed
+        write(path, document(feature(name="headgate.kill")))
+        await becomes(lambda: flags.killed)
+        write(path, document())
+        await becomes(lambda: not flags.killed)
+
+
+async def test_a_kill_flag_that_kills_nothing_is_warned_about(path, lines):
+    """A kill flag with a rollout by user is never on, for it is asked about nobody."""
+    write(path, document(feature(gradual("100"), name="stop")))
+
+    async with FlagFile(path, kill_flag="stop") as flags:
+        assert not flags.killed
+
+    assert [line for line in lines() if "stop is on but kills nothing" in line]
+
+
+async def test_flags_are_killed_by_the_file_or_by_the_switch(path, tmp_path):
+    """Two ways to stop, and either is enough; the rest is the source's."""
+    write(path, document(feature(gradual())))
+    question = Question(FLAG, "tap", frozenset(), ALICE, Accept.EITHER)
+
+    async with FlagFile(path) as file, KillSwitch(tmp_path / "kill") as switch:
+        flags = Flags(file, switch)
+        assert decide(question, flags).reason is Reason.FLAG_ON
+        switch.engage("a test")
+        assert decide(question, flags).reason is Reason.KILLED
+        switch.release()
+        write(path, document(feature(gradual()), feature(name="headgate.kill")))
+        await becomes(lambda: decide(question, flags).reason is Reason.KILLED)
+
+
+async def test_the_asked_process_obeys_at_once_and_leaves_a_reason(tmp_path):
+    """No look has to pass, and whoever finds the file can read why it is there."""
+    async with KillSwitch(tmp_path / "run" / "kill", poll_s=3600) as switch:
+        assert not switch.engaged
+        switch.engage("wrong text in \ud800 chat")
+        assert switch.engaged
+        assert (tmp_path / "run" / "kill").read_text() == "wrong text in ? chat\n"
+        assert os.listdir(tmp_path / "run") == ["kill"]
+        switch.release()
+        assert not switch.engaged
+
+
+WATCHING = """
+import asyncio, sys
+from flags.source import KillSwitch
+
+async def watch():
+    async with KillSwitch(sys.argv[1]) as switch:
+        for expected in (False, True, False):
+            while switch.engaged is not expected:
+                await asyncio.sleep(0.01)
+            print(switch.engaged, flush=True)
+        switch.engage("from the other process")
+
+asyncio.run(watch())
+"""
+
+
+async def test_another_process_sees_the_switch_within_a_second(tmp_path):
+    """On and off, in both directions: the file is all they share."""
+    command = [sys.executable, "-c", WATCHING, str(tmp_path / "kill")]
+
+    async with KillSwitch(tmp_path / "kill") as switch, await anyio.open_process(command) as process:
+        assert process.stdout is not None
+        told = BufferedByteReceiveStream(process.stdout)
+        assert await told.receive_until(b"\n", 10) == b"False"
+        switch.engage("a test")
+        with anyio.fail_after(KILLED_S):
+            assert await told.receive_until(b"\n", 10) == b"True"
+        switch.release()
+        with anyio.fail_after(KILLED_S):
+            assert await told.receive_until(b"\n", 10) == b"False"
+        await becomes(lambda: switch.engaged, KILLED_S)
+
+
+async def test_whoever_releases_releases_for_all(tmp_path):
+    """The process that engaged the switch has no say beyond the file: it may be removed by hand."""
+    async with KillSwitch(tmp_path / "kill") as switch:
+        switch.engage("a test")
+        (tmp_path / "kill").unlink()
+        await becomes(lambda: not switch.engaged, KILLED_S)
+
+
+async def test_a_switch_that_was_engaged_before_the_start_holds(tmp_path):
+    """A restart does not forget a kill."""
+    (tmp_path / "kill").touch()
+
+    async with KillSwitch(tmp_path / "kill") as switch:
+        assert switch.engaged
+
+
+@pytest.mark.parametrize("engaged", [True, False])
+async def test_a_directory_that_vanishes_changes_nothing_and_is_said(tmp_path, lines, engaged):
+    """No file and no directory is not "released": the switch stays as it was last known."""
+    async with KillSwitch(tmp_path / "run" / "kill", poll_s=0.01) as switch:
+        if engaged:
+            switch.engage("a test")
+        shutil.rmtree(tmp_path / "run")
+        await becomes(lambda: switch.problem)
+
+        assert switch.engaged is engaged
+        assert "cannot be read" in repr(switch)
+        assert len([line for line in lines() if "cannot be read" in line]) == 1
+
+        switch.engage("still works")
+        assert switch.engaged
+        await becomes(lambda: switch.problem is None)
+        shutil.rmtree(tmp_path / "run")
+        switch.release()
+        await becomes(lambda: not switch.engaged and switch.problem is None)
+        assert (tmp_path / "run").is_dir()
+
+
+async def test_a_kill_that_cannot_be_shared_still_holds_here(tmp_path):
+    """The operator is told, this process stops, and goes on only when the file can be settled."""
+    directory = tmp_path / "run"
+    async with KillSwitch(directory / "kill", poll_s=0.01) as switch:
+        directory.rmdir()
+        directory.write_text("in the way")
+        with pytest.raises(KillSwitchError, match="engaged in this process only"):
+            switch.engage("a test")
+        await becomes(lambda: switch.problem)
+        assert switch.engaged
+        with pytest.raises(KillSwitchError, match="cannot be released"):
+            switch.release()
+        assert switch.engaged
+
+        directory.unlink()
+        directory.mkdir()
+        await becomes(lambda: switch.problem is None)
+        assert switch.engaged
+        switch.release()
+        assert not switch.engaged
+
+
+async def test_a_full_disk_still_kills(tmp_path):
+    """The reason is a courtesy: where it cannot be written, the empty file is the switch."""
+    (tmp_path / f".kill.{os.getpid()}").mkdir()
+
+    async with KillSwitch(tmp_path / "kill") as switch:
+        switch.engage("a test")
+
+    assert (tmp_path / "kill").read_text() == ""
+
+
+async def test_a_switch_without_a_place_is_refused_at_the_start(tmp_path):
+    """A switch that could never be seen is found out before it is needed."""
+    (tmp_path / "run").write_text("in the way")
+
+    with pytest.raises(KillSwitchError, match="cannot be watched"):
+        await KillSwitch(tmp_path / "run" / "kill").__aenter__()
+
+
+# Leaving
+
+
+async def test_leaving_leaves_nothing_behind(path, tmp_path, lines):
+    """No task and no thread, no complaint; and what is left over knows nothing and is stale."""
+    write(path, document(feature(gradual()), feature(name="headgate.kill")))
+    threads, tasks = threading.enumerate(), asyncio.all_tasks()
+
+    async with FlagFile(path) as flags, KillSwitch(tmp_path / "kill"):
+        assert threading.enumerate() == threads
+        assert len(asyncio.all_tasks()) == len(tasks) + 2
+        write(path, document(feature(gradual("0")), feature(name="headgate.kill")))
+        await becomes(lambda: flags.evaluate(FLAG, ALICE) == OFF)
+
+    assert asyncio.all_tasks() == tasks
+    assert threading.enumerate() == threads
+    assert (flags.stale, flags.killed) == (True, False)
+    assert not flags.evaluate(FLAG, ALICE).known
+    assert all("applied" in line for line in lines())
+
+
+async def test_cancellation_ends_the_watch(path, tmp_path):
+    """A task that is cancelled inside the block ends cancelled, and both watchers with it."""
+    write(path, document())
+    tasks = asyncio.all_tasks()
+    entered = asyncio.Event()
+
+    async def serve() -> None:
+        async with FlagFile(path), KillSwitch(tmp_path / "kill"):
+            entered.set()
+            await asyncio.Event().wait()
+
+    serving = asyncio.create_task(serve())
+    await entered.wait()
+    serving.cancel()
+
+    with pytest.raises(asyncio.CancelledError):
+        await serving
+    assert asyncio.all_tasks() == tasks
+
+
+EVALUATING = """
+import asyncio, sys
+from flags.source import FlagFile
+
+async def evaluate():
+    async with FlagFile(sys.argv[1]) as flags:
+        print(flags.evaluate("headgate.streaming", {"userId": "alice"}).enabled)
+
+asyncio.run(evaluate())
+"""
+
+
+async def test_nothing_is_written_outside(path, tmp_path):
+    """A home that cannot be written to, as in a hardened container, is no obstacle, and no warning."""
+    write(path, document(feature(gradual())))
+    home = tmp_path / "home"
+    home.write_text("not a directory: not even root can write below")
+    places = dict.fromkeys(("HOME", "XDG_CACHE_HOME", "TMPDIR"), str(home))
+    before = sorted(os.listdir(tmp_path))
+
+    done = await anyio.run_process(
+        [sys.executable, "-W", "error", "-B", "-c", EVALUATING, str(path)], env=os.environ | places
+    )
+
+    assert (done.stdout, done.stderr) == (b"True\n", b"")
+    assert sorted(os.listdir(tmp_path)) == before
