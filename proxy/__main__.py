@@ -1,0 +1,5 @@
+"""`python -m proxy` is `headgate`."""
+
+from proxy.cli import main
+
+main()

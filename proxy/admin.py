@@ -1,0 +1,112 @@
+"""The admin port: health, metrics, counts, and the kill switch. Never public."""
+
+import hmac
+import os
+from collections import Counter
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+
+from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
+from prometheus_client.multiprocess import MultiProcessCollector
+from pydantic import SecretStr
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from flags.errors import KillSwitchError
+from flags.source import FlagFile, KillSwitch
+from proxy.errors import PROBLEM_TYPE
+from proxy.runs import Runs
+
+MULTIPROCESS_DIR = "PROMETHEUS_MULTIPROC_DIR"
+"""Set by `--workers`: each process keeps its figures in files there, and any of them adds them up."""
+
+MAX_REASON_BYTES = 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Admin:
+    """What the admin port speaks of."""
+
+    registry: CollectorRegistry
+    runs: Runs
+    flag_file: FlagFile
+    switch: KillSwitch
+    token: SecretStr | None
+
+    def app(self) -> Starlette:
+        return Starlette(
+            routes=[
+                Route("/livez", self._livez),
+                Route("/readyz", self._readyz),
+                Route("/metrics", self._metrics),
+                Route("/runs", self._runs),
+                Route("/kill", self._guarded(self._kill), methods=["POST"]),
+                Route("/kill", self._guarded(self._unkill), methods=["DELETE"]),
+            ]
+        )
+
+    async def _livez(self, _: Request) -> Response:
+        return JSONResponse({"live": True})
+
+    async def _readyz(self, _: Request) -> Response:
+        """Ready to take requests. The upstream is not asked: it may be silent because it works."""
+        ready = not self.runs.draining
+        state = {
+            "ready": ready,
+            "draining": self.runs.draining,
+            "killed": self.flag_file.killed or self.switch.engaged,
+            "flag_age_s": round(self.flag_file.age_s, 1),
+            "flags_stale": self.flag_file.stale,
+            "flags_problem": self.flag_file.problem,
+        }
+        return JSONResponse(state, status_code=200 if ready else 503)
+
+    async def _metrics(self, _: Request) -> Response:
+        registry = self.registry
+        if MULTIPROCESS_DIR in os.environ:
+            registry = CollectorRegistry()
+            MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
+        return Response(generate_latest(registry), headers={"content-type": CONTENT_TYPE_LATEST})
+
+    async def _runs(self, _: Request) -> Response:
+        """Counts of this process; no content, and nothing about who."""
+        return JSONResponse(
+            {"live": dict(Counter(self.runs.live_routes())), "kept": self.runs.kept, "process": os.getpid()}
+        )
+
+    async def _kill(self, request: Request) -> Response:
+        reason = (await request.body())[:MAX_REASON_BYTES].decode(errors="replace")
+        try:
+            self.switch.engage(reason)
+        except KillSwitchError:
+            return _problem(500, "This process has stopped streaming, but the others could not be told.")
+        return JSONResponse({"killed": True})
+
+    async def _unkill(self, _: Request) -> Response:
+        try:
+            self.switch.release()
+        except KillSwitchError:
+            return _problem(500, "The kill switch could not be released; streaming stays off.")
+        return JSONResponse({"killed": self.flag_file.killed})
+
+    def _guarded(
+        self, endpoint: Callable[[Request], Awaitable[Response]]
+    ) -> Callable[[Request], Awaitable[Response]]:
+        """The endpoint, for who has the token."""
+
+        async def guarded(request: Request) -> Response:
+            if self.token is None:
+                return _problem(403, "Set admin_token to use the kill switch.")
+            given = request.headers.get("authorization", "").encode()
+            expected = f"Bearer {self.token.get_secret_value()}".encode()
+            if not hmac.compare_digest(given, expected):
+                return _problem(401, "The kill switch needs its bearer token.")
+            return await endpoint(request)
+
+        return guarded
+
+
+def _problem(status: int, detail: str) -> Response:
+    return JSONResponse({"status": status, "detail": detail}, status, media_type=PROBLEM_TYPE.decode())

@@ -1,0 +1,203 @@
+"""The only file that wires: from settings to two listening servers in one process."""
+
+import asyncio
+import contextlib
+import logging
+import signal
+import socket
+import ssl
+from collections.abc import AsyncIterator, Coroutine, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import uvicorn
+from prometheus_client import CollectorRegistry
+
+from flags.source import FlagFile, Flags, KillSwitch
+from proxy.admin import Admin
+from proxy.gateway import Gateway
+from proxy.headers import Forwarding
+from proxy.identity import JWKS_S, Identifier
+from proxy.metrics import Metrics
+from proxy.relay import Relay
+from proxy.routes import Routes
+from proxy.runs import Runs
+from proxy.server import ServerProtocol
+from proxy.settings import Settings, UpstreamSettings
+from proxy.sources import Source
+from proxy.sources.batch import BatchSource
+from proxy.sources.poll import PollSource
+from proxy.sources.stages import StagesSource
+from proxy.upstream import Origin, Timeouts, Upstream
+
+logger = logging.getLogger("headgate.app")
+
+DRAIN_S = 20.0
+"""Seconds that open answers get to finish after SIGTERM; then their viewers are told, and cut."""
+
+CUT_S = 5.0
+"""Seconds to tell them."""
+
+GAUGES_S = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class App:
+    """Everything of one process."""
+
+    gateway: Gateway
+    admin: Admin
+    runs: Runs
+
+
+def origin(settings: UpstreamSettings) -> Origin:
+    """The upstream's settings as the client wants them."""
+    url = urlsplit(settings.url)
+    tls: ssl.SSLContext | None = None
+    if url.scheme == "https":
+        tls = ssl.create_default_context(cafile=settings.tls.ca_file)
+        tls.set_alpn_protocols(["http/1.1"])
+        if not settings.tls.verify:
+            tls.check_hostname = False
+            tls.verify_mode = ssl.CERT_NONE
+    assert url.hostname is not None
+    return Origin(
+        url.hostname,
+        url.port or (443 if tls else 80),
+        tls,
+        Timeouts(**settings.timeouts.model_dump()),
+        **settings.pool.model_dump(),
+    )
+
+
+def forwarding(settings: UpstreamSettings, to: Origin) -> Forwarding:
+    """The forwarding settings as the header tables want them."""
+    chosen = settings.forwarding
+    upstream_host = to.authority if chosen.host == "upstream" else None
+    return Forwarding(chosen.x_forwarded, chosen.forwarded, chosen.via, upstream_host)
+
+
+def sources(settings: Settings, upstream: Upstream) -> dict[tuple[str, str], Source]:
+    """Every source of every route."""
+    found: dict[tuple[str, str], Source] = {}
+    for route in settings.routes:
+        found[route.name, "batch"] = BatchSource(upstream)
+        if route.poll is not None:
+            found[route.name, "poll"] = PollSource(upstream, route)
+        if route.stages is not None:
+            found[route.name, "stages"] = StagesSource(upstream, route)
+    return found
+
+
+@asynccontextmanager
+async def running(settings: Settings, state_dir: Path) -> AsyncIterator[App]:
+    """Everything of one process, opened and closed in order. `state_dir` is shared by the workers."""
+    async with AsyncExitStack() as stack:
+        flag_file = await stack.enter_async_context(
+            FlagFile(settings.flags.file, kill_flag=settings.flags.kill_flag, stale_s=settings.flags.stale_s)
+        )
+        switch = await stack.enter_async_context(KillSwitch(state_dir / "kill"))
+        to = origin(settings.upstream)
+        upstream = Upstream(to)
+        stack.push_async_callback(upstream.aclose)
+        runs = Runs(settings.event_log.memory)
+        stack.push_async_callback(runs.aclose)
+        identifier = Identifier(settings.identity)
+        registry = CollectorRegistry()
+        metrics = Metrics(registry, settings.routes)
+        forward = forwarding(settings.upstream, to)
+        stack.enter_context(_repeating(_gauges(metrics, flag_file)))
+        stack.enter_context(_repeating(_keys(identifier)))
+        gateway = Gateway(
+            Routes(settings.routes),
+            identifier,
+            Flags(flag_file, switch),
+            Relay(upstream, forward),
+            runs,
+            sources(settings, upstream),
+            metrics,
+            forward,
+            to.authority,
+        )
+        yield App(gateway, Admin(registry, runs, flag_file, switch, settings.admin_token), runs)
+
+
+async def _gauges(metrics: Metrics, flag_file: FlagFile) -> None:
+    while True:
+        metrics.flag_age.set(flag_file.age_s)
+        await asyncio.sleep(GAUGES_S)
+
+
+async def _keys(identifier: Identifier) -> None:
+    while True:
+        await identifier.refresh_keys()
+        await asyncio.sleep(JWKS_S)
+
+
+@contextmanager
+def _repeating(work: Coroutine[None, None, None]) -> Iterator[None]:
+    task = asyncio.get_running_loop().create_task(work)
+    try:
+        yield
+    finally:
+        task.cancel()
+
+
+class Server(uvicorn.Server):
+    """uvicorn without its signal handling: two servers share one process, and one owner ends both."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+def _server(app: object, *, keep_alive_s: float, grace_s: float) -> Server:
+    config = uvicorn.Config(
+        app,  # type: ignore[arg-type]
+        http=ServerProtocol,
+        ws="none",
+        lifespan="off",
+        access_log=False,
+        log_config=None,
+        server_header=False,  # the upstream's own headers go through
+        date_header=False,
+        proxy_headers=False,
+        timeout_keep_alive=int(keep_alive_s),
+        timeout_graceful_shutdown=int(grace_s),
+    )
+    return Server(config)
+
+
+@asynccontextmanager
+async def listening(
+    app: App, settings: Settings, public: socket.socket, admin: socket.socket
+) -> AsyncIterator[None]:
+    """Both servers of one process, until the block is left; then the drain."""
+    front = _server(app.gateway, keep_alive_s=settings.client_keep_alive_s, grace_s=DRAIN_S + CUT_S)
+    back = _server(app.admin.app(), keep_alive_s=5, grace_s=1)
+    async with asyncio.TaskGroup() as group:
+        serving = group.create_task(front.serve(sockets=[public]))
+        group.create_task(back.serve(sockets=[admin]))
+        try:
+            yield
+        finally:
+            app.runs.draining = True
+            cut = asyncio.get_running_loop().call_later(DRAIN_S, app.runs.end_all)
+            front.should_exit = True
+            await asyncio.wait({serving})
+            cut.cancel()
+            back.should_exit = True
+
+
+async def serve(settings: Settings, public: socket.socket, admin: socket.socket, state_dir: Path) -> None:
+    """Serve until SIGTERM or SIGINT, then drain."""
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    async with running(settings, state_dir) as app, listening(app, settings, public, admin):
+        logger.info("ready", extra={"listen": settings.listen, "admin": settings.admin})
+        await stop.wait()
+        logger.info("draining", extra={"runs": len(app.runs.live_routes())})
+    logger.info("stopped")

@@ -1,0 +1,134 @@
+"""The command line: `headgate serve | check | demo`."""
+
+import asyncio
+import os
+import socket
+import sys
+import tempfile
+from pathlib import Path
+
+import click
+import uvloop
+from rich.console import Console
+from rich.table import Table
+
+from flags.errors import FlagsError
+from flags.source import FlagFile
+from proxy import app, logs
+from proxy.admin import MULTIPROCESS_DIR
+from proxy.demo import run as run_demo
+from proxy.errors import SettingsError
+from proxy.settings import Settings, load
+from proxy.workers import Workers
+
+CONFIG = click.option(
+    "--config",
+    type=click.Path(dir_okay=False, path_type=Path),
+    default=Path("headgate.yaml"),
+    show_default=True,
+    help="The settings file.",
+)
+
+BACKLOG = 2048
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="headgate", prog_name="headgate")
+def main() -> None:
+    """Stream the answers of an unchanged batch API, for the users a feature flag names."""
+
+
+@main.command()
+@CONFIG
+@click.option("--workers", type=click.IntRange(1, 64), default=1, show_default=True, help="Processes.")
+def serve(config: Path, workers: int) -> None:
+    """Serve until SIGTERM."""
+    settings = _load(config)
+    _check_flags(settings)
+    public, admin = _bind(settings.listen), _bind(settings.admin)
+    with tempfile.TemporaryDirectory(prefix="headgate-") as directory:
+        state_dir = Path(directory)
+        if workers == 1:
+            _serve_one(config, public, admin, state_dir)
+        else:
+            _serve_many(workers, config, public, admin, state_dir)
+
+
+@main.command()
+@CONFIG
+def check(config: Path) -> None:
+    """Validate the settings and print the route table."""
+    settings = _load(config)
+    _check_flags(settings)
+    table = Table(title=f"{settings.listen} → {settings.upstream.url}")
+    for heading in ("route", "request", "EventSource", "flag", "source", "sections"):
+        table.add_column(heading, overflow="fold")
+    for route in settings.routes:
+        sections = ", ".join(f"{section.stage} → {section.panel}" for section in route.sections)
+        source = " or ".join([route.source, *sorted(route.sources - {route.source})])
+        table.add_row(route.name, route.match, route.stream_path or "", route.flag, source, sections)
+    table.add_row("(everything else)", "", "", "", "relayed untouched", "")
+    Console().print(table)
+
+
+@main.command()
+@click.option("--port", type=click.IntRange(1, 65535), default=8080, show_default=True)
+def demo(port: int) -> None:
+    """Sample upstream, proxy, embedded flags and a page to look at."""
+    try:
+        run_demo(port)
+    except FileNotFoundError as exc:
+        raise click.ClickException(str(exc)) from None
+
+
+def _load(config: Path) -> Settings:
+    try:
+        return load(config)
+    except SettingsError as exc:
+        for problem in exc.problems:
+            click.echo(f"{config.name}: {problem}", err=True)
+        sys.exit(1)
+
+
+def _check_flags(settings: Settings) -> None:
+    async def read() -> None:
+        async with FlagFile(settings.flags.file, kill_flag=settings.flags.kill_flag):
+            pass
+
+    try:
+        asyncio.run(read())
+    except FlagsError as exc:
+        click.echo(f"flags.file: {exc}", err=True)
+        sys.exit(1)
+
+
+def _bind(address: str) -> socket.socket:
+    host, _, port = address.rpartition(":")
+    host = host.strip("[]")
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listening = socket.socket(family)
+    listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listening.bind((host, int(port)))
+    except OSError as exc:
+        click.echo(f"{address}: cannot listen there: {exc.strerror}", err=True)
+        sys.exit(1)
+    listening.listen(BACKLOG)
+    listening.setblocking(False)
+    return listening
+
+
+def _serve_one(config: Path, public: socket.socket, admin: socket.socket, state_dir: Path) -> None:
+    """One process. Also what each worker runs, so it reads the settings itself."""
+    settings = _load(config)
+    logs.set_up(settings.log)
+    uvloop.run(app.serve(settings, public, admin, state_dir))
+
+
+def _serve_many(
+    workers: int, config: Path, public: socket.socket, admin: socket.socket, state_dir: Path
+) -> None:
+    figures = state_dir / "metrics"
+    figures.mkdir()
+    os.environ[MULTIPROCESS_DIR] = str(figures)
+    Workers(workers, _serve_one, config, (public, admin), state_dir).run()

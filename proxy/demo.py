@@ -1,0 +1,100 @@
+"""`headgate demo`: the sample upstream, its model, and a Headgate in front, each a process of its own."""
+
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+import click
+import httpx
+
+ROOT = Path(__file__).parent.parent
+EXAMPLE = ROOT / "examples" / "clinic"
+
+START_S = 30.0
+STOP_S = 10.0
+POLL_S = 0.1
+
+
+def run(port: int) -> None:
+    """Run the demo until Ctrl-C. Raises `FileNotFoundError` where there is no checkout."""
+    if not EXAMPLE.is_dir():
+        raise FileNotFoundError("the demo runs from a checkout: its sample upstream is not installed")
+    with ExitStack() as stack:
+        stack.enter_context(_terminable())
+        directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="headgate-demo-")))
+        url = f"http://127.0.0.1:{port}"
+        model, clinic, admin = port + 1, port + 2, port + 3
+        flag_file = directory / "flags.json"
+        flag_file.write_text((EXAMPLE / "flags.json").read_text())
+        config = directory / "headgate.yaml"
+        environment = {
+            **os.environ,
+            "OPENAI_BASE_URL": f"http://127.0.0.1:{model}/v1",
+            "CLINIC_FLAGS_FILE": str(flag_file),
+            "CLINIC_DEMO": "1",
+            "HEADGATE_LISTEN": f"127.0.0.1:{port}",
+            "HEADGATE_ADMIN": f"127.0.0.1:{admin}",
+            "HEADGATE_UPSTREAM": f"http://127.0.0.1:{clinic}",
+        }
+        config.write_text((EXAMPLE / "headgate.yaml").read_text())
+        for command, ready in (
+            (["examples.clinic.model", "--port", str(model)], f"http://127.0.0.1:{model}/v1/models"),
+            (
+                ["examples.clinic", "--port", str(clinic), "--workers", "2", "--data", str(directory)],
+                f"http://127.0.0.1:{clinic}/health",
+            ),
+            (["proxy", "serve", "--config", str(config)], f"http://127.0.0.1:{admin}/readyz"),
+        ):
+            process = stack.enter_context(_process(command, environment))
+            _await(ready, process)
+        click.echo(f"\n  Open      {url}/app/live.html   streamed and batch, side by side")
+        click.echo(f"  or        {url}/app/            the batch-only frontend, unchanged")
+        click.echo(f"  metrics   http://127.0.0.1:{admin}/metrics")
+        click.echo("  Ctrl-C ends it.\n")
+        signal.pause()
+
+
+@contextmanager
+def _terminable() -> Iterator[None]:
+    """SIGTERM and SIGINT end the demo quietly."""
+
+    def stop(*_: object) -> None:
+        raise SystemExit(0)
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, stop)
+    yield
+
+
+@contextmanager
+def _process(command: list[str], environment: dict[str, str]) -> Iterator[subprocess.Popen[bytes]]:
+    # Its own session: Ctrl-C reaches this process alone, which then ends them in order.
+    process = subprocess.Popen(
+        [sys.executable, "-m", *command], cwd=ROOT, env=environment, start_new_session=True
+    )
+    try:
+        yield process
+    finally:
+        process.terminate()
+        try:
+            process.wait(STOP_S)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+def _await(url: str, process: subprocess.Popen[bytes]) -> None:
+    deadline = time.monotonic() + START_S
+    while process.poll() is None and time.monotonic() < deadline:
+        try:
+            if httpx.get(url, timeout=1).status_code == 200:
+                return
+        except httpx.TransportError:
+            time.sleep(POLL_S)
+    raise click.ClickException(f"{url} does not answer; see the messages above")

@@ -1,0 +1,265 @@
+"""What may be said to a viewer, and in what order. No I/O, no clock, no bytes on the wire.
+
+The order is a table of two rules:
+
+* all that may be said about a stage is in `_STAGE_MOVES`, all that may be said at all is in `_RUN_MOVES`;
+* an event that is not in both raises `IllegalEvent` and changes nothing.
+
+A stage moves like this; several stages may be open at once:
+
+    UNSEEN ── stage_start ──► OPEN ── stage_complete ──► COMPLETE
+                              │  ▲                       │  ▲
+                              └──┘ chunk, replace        └──┘ replace
+
+A terminal event asks every stage that was started: `stream_done` is not in the table for an open one, so a
+run whose text is unfinished cannot be called done. `error` is there for both: a run may break at any time.
+
+A `Transcript` makes the events itself. So counters, digests and order cannot disagree with what was said.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import Enum, StrEnum, auto
+from hashlib import sha256 as new_sha256
+from types import MappingProxyType
+from typing import Final
+
+
+class EventType(StrEnum):
+    STAGE_START = "stage_start"
+    CONTENT_CHUNK = "content_chunk"
+    CONTENT_REPLACE = "content_replace"
+    STAGE_COMPLETE = "stage_complete"
+    PROGRESS = "progress"
+    ERROR = "error"
+    STREAM_DONE = "stream_done"
+
+
+TERMINAL: Final = frozenset({EventType.ERROR, EventType.STREAM_DONE})
+
+
+class StageState(Enum):
+    UNSEEN = auto()
+    OPEN = auto()
+    COMPLETE = auto()
+
+
+class RunState(Enum):
+    RUNNING = auto()
+    ENDED = auto()
+
+
+_STAGE_MOVES: Final[Mapping[tuple[StageState, EventType], StageState]] = MappingProxyType(
+    {
+        (StageState.UNSEEN, EventType.STAGE_START): StageState.OPEN,
+        (StageState.OPEN, EventType.CONTENT_CHUNK): StageState.OPEN,
+        (StageState.OPEN, EventType.CONTENT_REPLACE): StageState.OPEN,
+        (StageState.OPEN, EventType.STAGE_COMPLETE): StageState.COMPLETE,
+        (StageState.OPEN, EventType.ERROR): StageState.OPEN,
+        # The authority may arrive after a stage was closed, and the authority is right.
+        (StageState.COMPLETE, EventType.CONTENT_REPLACE): StageState.COMPLETE,
+        (StageState.COMPLETE, EventType.ERROR): StageState.COMPLETE,
+        (StageState.COMPLETE, EventType.STREAM_DONE): StageState.COMPLETE,
+    }
+)
+
+_RUN_MOVES: Final[Mapping[tuple[RunState, EventType], RunState]] = MappingProxyType(
+    {
+        (RunState.RUNNING, type_): RunState.ENDED if type_ in TERMINAL else RunState.RUNNING
+        for type_ in EventType
+    }
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """One thing said to a viewer. `stage` and `panel` are empty where the event is about the whole run."""
+
+    type: EventType
+    panel: str = ""
+    stage: str = ""
+    content: str = ""
+    metadata: Mapping[str, object] = field(default_factory=dict, hash=False)
+
+    @property
+    def terminal(self) -> bool:
+        return self.type in TERMINAL
+
+
+class IllegalEvent(ValueError):
+    """The event may not be said now, or at all; the transcript is as it was before."""
+
+
+class _Stage:
+    __slots__ = ("chars", "chunks", "digest", "panel", "parts", "state")
+
+    def __init__(self, panel: str) -> None:
+        self.panel = panel
+        self.state = StageState.UNSEEN
+        self.chunks = 0
+        self.show("", b"")
+
+    def show(self, text: str, utf8: bytes) -> None:
+        self.parts = [text]
+        self.digest = new_sha256(utf8)
+        self.chars = len(text)
+
+    def add(self, text: str, utf8: bytes) -> None:
+        self.parts.append(text)
+        self.digest.update(utf8)
+        self.chars += len(text)
+        self.chunks += 1
+
+    def text(self) -> str:
+        # Joined only when asked: joining per chunk costs O(n²) on an answer that comes in words.
+        if len(self.parts) > 1:
+            self.parts = ["".join(self.parts)]
+        return self.parts[0]
+
+
+class Transcript:
+    """All that was said in one run; makes each event, so that the next one is legal or refused.
+
+    Every method that makes an event raises `IllegalEvent`, and then nothing has changed.
+    """
+
+    def __init__(self) -> None:
+        self._run = RunState.RUNNING
+        self._stages: dict[str, _Stage] = {}
+        self._has_content = False
+
+    def __repr__(self) -> str:
+        stages = ", ".join(f"{name}: {stage.state.name}" for name, stage in self._stages.items())
+        return f"<Transcript {self._run.name} {{{stages}}}>"
+
+    @property
+    def ended(self) -> bool:
+        return self._run is RunState.ENDED
+
+    @property
+    def has_content(self) -> bool:
+        """Whether any text was ever shown, even if it was replaced by nothing since."""
+        return self._has_content
+
+    @property
+    def stages(self) -> tuple[str, ...]:
+        """The stages that were started, in that order."""
+        return tuple(self._stages)
+
+    def is_open(self, stage: str) -> bool:
+        return self._state(stage) is StageState.OPEN
+
+    def is_complete(self, stage: str) -> bool:
+        return self._state(stage) is StageState.COMPLETE
+
+    def shown(self, stage: str) -> str:
+        """What a viewer reads in this stage now; empty for a stage that never started."""
+        known = self._stages.get(stage)
+        return known.text() if known else ""
+
+    def stage_start(self, panel: str, stage: str, *, index: int, total_expected: int) -> Event:
+        if not stage:
+            raise IllegalEvent("a stage has a name: the empty one is the whole run")
+        _utf8(panel + stage)
+        made = self._stages.get(stage) or _Stage(panel)
+        self._move(EventType.STAGE_START, made, stage)
+        self._stages[stage] = made
+        metadata = {"index": index, "total_expected": total_expected}
+        return Event(EventType.STAGE_START, panel, stage, metadata=metadata)
+
+    def chunk(self, stage: str, content: str) -> Event:
+        """More text at the end of the stage; never empty."""
+        if not content:
+            raise IllegalEvent(f"a chunk without text in stage {stage!r}")
+        utf8 = _utf8(content)
+        known = self._advance(EventType.CONTENT_CHUNK, stage)
+        known.add(content, utf8)
+        self._has_content = True
+        metadata = {"chunk_index": known.chunks - 1}
+        return Event(EventType.CONTENT_CHUNK, known.panel, stage, content, metadata)
+
+    def replace(self, stage: str, content: str) -> Event:
+        """The whole text of the stage, in place of what was shown; may be empty."""
+        utf8 = _utf8(content)
+        known = self._advance(EventType.CONTENT_REPLACE, stage)
+        known.show(content, utf8)
+        self._has_content = self._has_content or bool(content)
+        metadata = {"sha256": known.digest.hexdigest()}
+        return Event(EventType.CONTENT_REPLACE, known.panel, stage, content, metadata)
+
+    def stage_complete(self, stage: str) -> Event:
+        """The stage's text is final. `chars` counts Unicode code points, the digest is of the UTF-8."""
+        known = self._advance(EventType.STAGE_COMPLETE, stage)
+        metadata = {"sha256": known.digest.hexdigest(), "chars": known.chars}
+        return Event(EventType.STAGE_COMPLETE, known.panel, stage, metadata=metadata)
+
+    def progress(
+        self, *, elapsed_s: float, stage_index: int | None, total_expected: int, eta_s: float | None
+    ) -> Event:
+        """A sign of life while there is no text. What is unknown is `None`, and left out; never invented."""
+        self._move(EventType.PROGRESS)
+        metadata: dict[str, object] = {"elapsed_s": elapsed_s, "total_expected": total_expected}
+        known = {"stage_index": stage_index, "eta_s": eta_s}
+        metadata.update((name, value) for name, value in known.items() if value is not None)
+        return Event(EventType.PROGRESS, metadata=metadata)
+
+    def error(self, code: str, *, retry_available: bool, status: int, content: str = "") -> Event:
+        """The run broke. `status` is the one a batch client would have got; `content` is for a person."""
+        _utf8(code + content)
+        self._move_all(EventType.ERROR)
+        metadata = {
+            "error_code": code,
+            "retry_available": retry_available,
+            "partial": self._has_content,
+            "status": status,
+        }
+        return Event(EventType.ERROR, content=content, metadata=metadata)
+
+    def done(
+        self, *, status: int, source: str, recovered: bool, sha256: str, result: str | None = None
+    ) -> Event:
+        """The run is complete. `sha256` is of the batch body; `result` is it, if the route sends it."""
+        _utf8(source + sha256 + (result or ""))
+        self._move_all(EventType.STREAM_DONE)
+        metadata: dict[str, object] = {"status": status, "source": source, "recovered": recovered}
+        if result is not None:
+            metadata["result"] = result
+        metadata["sha256"] = sha256
+        return Event(EventType.STREAM_DONE, metadata=metadata)
+
+    def _state(self, stage: str) -> StageState:
+        known = self._stages.get(stage)
+        return known.state if known else StageState.UNSEEN
+
+    def _advance(self, type_: EventType, stage: str) -> _Stage:
+        known = self._stages.get(stage) or _Stage("")
+        self._move(type_, known, stage)
+        return known
+
+    def _move_all(self, type_: EventType) -> None:
+        for name, stage in self._stages.items():
+            _next_stage(stage.state, type_, name)
+        self._move(type_)
+
+    def _move(self, type_: EventType, stage: _Stage | None = None, name: str = "") -> None:
+        # Both tables are asked before either state is set.
+        run = _RUN_MOVES.get((self._run, type_))
+        if run is None:
+            raise IllegalEvent(f"{type_} after the end")
+        if stage is not None:
+            stage.state = _next_stage(stage.state, type_, name)
+        self._run = run
+
+
+def _next_stage(state: StageState, type_: EventType, name: str) -> StageState:
+    after = _STAGE_MOVES.get((state, type_))
+    if after is None:
+        raise IllegalEvent(f"{type_} while stage {name!r} is {state.name}")
+    return after
+
+
+def _utf8(text: str) -> bytes:
+    try:
+        return text.encode()
+    except UnicodeEncodeError as exc:
+        raise IllegalEvent("text with a lone surrogate has no UTF-8 and cannot be sent") from exc

@@ -1,0 +1,240 @@
+"""READ THIS FIRST: one request's whole path, one raw ASGI app.
+
+    match route ─► identify ─► decide ─┬─► relay: bytes through, untouched
+                                       └─► run: source ─► events ─► log ─► viewer
+
+A request that matches no route pays for a dictionary look-up and goes on to the relay.
+"""
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from time import perf_counter
+
+from flags.decision import Accept, Decision, FlagState, Mode, Question, decide
+from proxy.errors import RequestRefused
+from proxy.headers import Forwarding, Headers, end_to_end, request_headers
+from proxy.identity import Identifier, Identity
+from proxy.metrics import Metrics, RouteMetrics
+from proxy.relay import Outcome, Passage, Receive, Relay, Scope, Send, request_target, send_problem
+from proxy.routes import Match, Routes
+from proxy.runs import Call, Run, Runs
+from proxy.sources import Source
+from proxy.upstream import Request
+from proxy.viewer import Viewer
+
+logger = logging.getLogger("headgate.gateway")
+
+MAX_REQUEST_BYTES = 8 * 1024 * 1024
+"""Body of a request that becomes a run; it is held until the run ends."""
+
+OWN_PATH = b"/_headgate/"
+
+NOT_FOR_THE_UPSTREAM = frozenset(
+    {
+        b"accept",  # the upstream answers in JSON, whatever the viewer reads
+        b"accept-encoding",  # its text is read here
+        b"content-length",  # made anew from the body
+        b"last-event-id",
+        b"transfer-encoding",
+        b"expect",
+    }
+)
+
+
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """A request of a route, and all that is known of it before the decision."""
+
+    match: Match
+    target: bytes
+    scope: Scope
+    identity: Identity | None
+    accept: Accept
+
+
+@dataclass(frozen=True, slots=True)
+class Gateway:
+    """The public app."""
+
+    routes: Routes
+    identifier: Identifier
+    flags: FlagState
+    relay: Relay
+    runs: Runs
+    sources: Mapping[tuple[str, str], Source]
+    """By route and source name."""
+    metrics: Metrics
+    forwarding: Forwarding
+    authority: bytes
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        entered = perf_counter()
+        target = request_target(scope)
+        match = self.routes.match(scope["method"], target)
+        if match is not None:
+            headers = scope["headers"]
+            accept = Accept.ONLY_STREAM if match.by_stream_path else accepted(headers)
+            asked = _Asked(match, target, scope, self.identifier.identify(headers), accept)
+            await self._serve(asked, entered, receive, send)
+        elif target.startswith(OWN_PATH):
+            await send_problem(send, 404, "There is nothing of Headgate's at this path.")
+        else:
+            passage = await self.relay(scope, receive, send)
+            counted = self.metrics.unmatched
+            counted.requests.inc()
+            counted.seconds.observe(perf_counter() - entered)
+            counted.overhead.observe(passage.overhead_s)
+            if logger.isEnabledFor(logging.DEBUG):
+                logger.debug("relayed", extra={"outcome": passage.outcome, "status": passage.status})
+
+    async def _serve(self, asked: "_Asked", entered: float, receive: Receive, send: Send) -> None:
+        """A request of a route: decide, then relay or run."""
+        route = asked.match.route
+        counted = self.metrics.by_route[route.name]
+        if asked.identity is None:
+            self.metrics.flag_context_missing.inc()
+        decision = self._decide(asked)
+        status: int | None = None
+        if decision.mode is Mode.BATCH and asked.accept is not Accept.ONLY_STREAM:
+            passage = await self.relay(asked.scope, receive, send)
+            counted.overhead.observe(passage.overhead_s)
+            self._count_batch(counted, decision, asked.identity, passage)
+            ended, status = str(passage.outcome), passage.status
+        else:
+            ended = await self._stream(asked, decision, receive, send)
+        took_s = perf_counter() - entered
+        counted.requests[decision.mode, decision.reason].inc()
+        counted.seconds[decision.mode].observe(took_s)
+        logger.info(
+            "request",
+            extra={
+                "route": route.name,
+                "mode": decision.mode,
+                "reason": decision.reason,
+                "source": decision.source,
+                "variant": decision.variant or None,
+                "ended": ended,
+                "status": status,
+                "took_ms": round(took_s * 1000, 1),
+            },
+        )
+
+    def _decide(self, asked: "_Asked") -> Decision:
+        settings = asked.match.route.settings
+        question = Question(
+            flag=settings.flag,
+            source=settings.source,
+            sources=settings.sources,
+            context=None if asked.identity is None else asked.identity.context(settings.name),
+            accept=asked.accept,
+        )
+        return decide(question, self.flags)
+
+    async def _stream(self, asked: "_Asked", decision: Decision, receive: Receive, send: Send) -> str:
+        """Start a run, or join or resume one, and show it."""
+        after = 0
+        cursor = last_event(asked.scope["headers"]) if asked.match.by_stream_path else None
+        try:
+            if cursor is None:
+                run = await self._started(asked, decision, receive)
+            else:
+                run, after = self._resumed(cursor, asked.identity)
+        except RequestRefused as refusal:
+            await send_problem(send, refusal.status, refusal.detail)
+            return "refused"
+        if after and run.ended and after >= len(run.log):
+            # It has everything: 204 tells EventSource not to come back (WHATWG HTML 9.2.3).
+            await send({"type": "http.response.start", "status": 204, "headers": []})
+            await send({"type": "http.response.body", "body": b"", "more_body": False})
+            return "nothing_more"
+        viewer = Viewer(run, self.metrics.by_route[asked.match.route.name], receive, send)
+        return await viewer.serve(after=after, takes_json=asked.accept is Accept.EITHER)
+
+    def _resumed(self, cursor: str, identity: Identity | None) -> tuple[Run, int]:
+        """The run that `Last-Event-ID` names. Never starts one: a reconnect must not repeat the work."""
+        run_id, _, seq = cursor.rpartition(":")
+        run = self.runs.find(run_id, identity)
+        if run is None or not (seq.isascii() and seq.isdigit()) or int(seq) > len(run.log):
+            raise RequestRefused(404, "There is no such run, or it is no longer kept. Please ask again.")
+        return run, int(seq)
+
+    async def _started(self, asked: "_Asked", decision: Decision, receive: Receive) -> Run:
+        match, target, body = asked.match, asked.target, b""
+        route = match.route
+        if match.by_stream_path:
+            _, question_mark, query = target.partition(b"?")
+            target = route.path.fill(match.parameters).encode("latin-1") + question_mark + query
+        else:
+            body = await collect(receive)
+        request = Request(route.method, target, self._headers(asked.scope), body)
+        call = Call(route, dict(match.parameters), request)
+        if match.by_stream_path and asked.identity is not None:
+            live = self.runs.live_one(call, asked.identity)
+            if live is not None:
+                return live
+        source = self.sources[route.name, decision.source]
+        return self.runs.start(call, decision, asked.identity, self.metrics.by_route[route.name], source)
+
+    def _headers(self, scope: Scope) -> Headers:
+        """The client's headers for the upstream, as far as they are about the request and not the stream."""
+        client = scope.get("client")
+        headers = request_headers(
+            end_to_end(scope["headers"]),
+            self.forwarding,
+            client[0] if client else None,
+            scope["scheme"],
+            self.authority,
+        )
+        kept = [pair for pair in headers if pair[0] not in NOT_FOR_THE_UPSTREAM]
+        kept.append((b"accept", b"application/json"))
+        return kept
+
+    def _count_batch(
+        self, counted: RouteMetrics, decision: Decision, identity: Identity | None, passage: Passage
+    ) -> None:
+        """Batch answers count beside the streamed ones: they are what those are compared with."""
+        if identity is None or passage.outcome is Outcome.REFUSED:
+            return
+        outcome = str(passage.outcome)
+        if passage.outcome is Outcome.COMPLETE and passage.status >= 500:
+            outcome = "failed"
+        counted.outcomes[decision.arm.value, str(identity.bucket), outcome].inc()
+
+
+async def collect(receive: Receive) -> bytes:
+    """A whole request body, within its bound."""
+    parts: list[bytes] = []
+    size = 0
+    while True:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise RequestRefused(400, "The request's body did not arrive whole.")
+        size += len(message["body"])
+        if size > MAX_REQUEST_BYTES:
+            raise RequestRefused(413, f"A request that is streamed may have {MAX_REQUEST_BYTES} bytes.")
+        parts.append(message["body"])
+        if not message.get("more_body", False):
+            return b"".join(parts)
+
+
+def last_event(headers: Headers) -> str | None:
+    """The cursor of a reconnecting EventSource."""
+    return next((value.decode("latin-1") for name, value in headers if name == b"last-event-id"), None)
+
+
+def accepted(headers: Headers) -> Accept:
+    """Whether a client asks for server-sent events, by name: `*/*` does not count as asking."""
+    stream = json = False
+    for name, value in headers:
+        if name != b"accept":
+            continue
+        for item in value.lower().split(b","):
+            media_range, *parameters = (part.strip() for part in item.split(b";"))
+            if b"q=0" in parameters or b"q=0.0" in parameters:
+                continue
+            stream = stream or media_range == b"text/event-stream"
+            json = json or media_range in {b"application/json", b"application/*", b"*/*"}
+    if not stream:
+        return Accept.NONE
+    return Accept.EITHER if json else Accept.ONLY_STREAM

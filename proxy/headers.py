@@ -1,0 +1,146 @@
+"""What crosses the proxy, as tables with reasons. No I/O.
+
+Source: RFC 9110 section 7.6 (forwarding) and RFC 9112 section 6 (framing).
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Literal
+
+Headers = list[tuple[bytes, bytes]]
+
+HOP_BY_HOP = {
+    b"connection": "RFC 9110 7.6.1: for this connection only",
+    b"keep-alive": "for this connection only",
+    b"proxy-connection": "a mistake of old browsers, for this connection only",
+    b"te": "says what this connection may carry",
+    b"transfer-encoding": "framing is made anew on each side",
+    b"trailer": "announces trailers, which are dropped (RFC 9110 6.5.1 allows it)",
+    b"upgrade": "the relay does not switch protocols",
+    b"http2-settings": "part of an upgrade to HTTP/2",
+    b"proxy-authenticate": "between the client and this proxy",
+    b"proxy-authorization": "between the client and this proxy",
+}
+
+KEPT_THOUGH_LISTED = frozenset({b"host", b"content-length", b"content-type", b"authorization", b"cookie"})
+"""A client may name these in `Connection` only to have them dropped; they are end to end."""
+
+HARMLESS_CONNECTION = frozenset({b"keep-alive", b"close", b"Keep-Alive", b"Close"})
+"""Values of `Connection` that name no further field: by far the most common ones."""
+
+BODILESS_STATUS = frozenset({204, 304})
+
+_DROPPED = frozenset(HOP_BY_HOP)
+_FORWARDED_FOR = b"x-forwarded-for"
+_FORWARDED_PROTO = b"x-forwarded-proto"
+_FORWARDED_HOST = b"x-forwarded-host"
+_X_FORWARDED = frozenset({_FORWARDED_FOR, _FORWARDED_PROTO, _FORWARDED_HOST})
+
+
+@dataclass(frozen=True, slots=True)
+class Forwarding:
+    """Which headers tell the upstream about the client; see `proxy.settings.ForwardingSettings`."""
+
+    x_forwarded: Literal["append", "replace", "off"] = "append"
+    forwarded: bool = False
+    via: bool = False
+    upstream_host: bytes | None = None
+    """Sent as `Host` instead of the client's, if set."""
+
+
+def listed_in_connection(headers: Iterable[tuple[bytes, bytes]]) -> frozenset[bytes]:
+    """Lower-case names that `Connection` fields list and that are dropped for it."""
+    names: set[bytes] = set()
+    for name, value in headers:
+        if name == b"connection" and value not in HARMLESS_CONNECTION:
+            names.update(token.strip().lower() for token in value.split(b","))
+    return frozenset(names - KEPT_THOUGH_LISTED)
+
+
+def end_to_end(headers: Headers) -> Headers:
+    """`headers` (names in lower case) without those for one connection, in order, duplicates kept."""
+    for name, value in headers:
+        if name == b"connection" and value not in HARMLESS_CONNECTION:
+            dropped = _DROPPED | listed_in_connection(headers)
+            return [pair for pair in headers if pair[0] not in dropped]
+    return [pair for pair in headers if pair[0] not in _DROPPED]
+
+
+def request_headers(
+    headers: Headers, forwarding: Forwarding, client: str | None, scheme: str, fallback_host: bytes
+) -> Headers:
+    """Headers for the upstream, without framing other than a `content-length` the client sent.
+
+    Args:
+        headers: as the client sent them, names in lower case.
+        client: the client's address, if the transport knows it.
+        scheme: `http` or `https`, as the client reached this proxy.
+        fallback_host: `Host` for a client that sent none (HTTP/1.0).
+    """
+    kept = end_to_end(headers)
+    if forwarding.upstream_host is not None:
+        kept = [(n, forwarding.upstream_host if n == b"host" else v) for n, v in kept]
+    host = next((value for name, value in headers if name == b"host"), None)
+    if host is None:
+        kept.insert(0, (b"host", forwarding.upstream_host or fallback_host))
+    if forwarding.x_forwarded != "off":
+        kept = _with_x_forwarded(kept, forwarding.x_forwarded == "append", client, scheme, host)
+    if forwarding.forwarded:
+        kept.append((b"forwarded", _forwarded_element(client, scheme, host)))
+    if forwarding.via:
+        kept.append((b"via", b"1.1 headgate"))
+    return kept
+
+
+def _with_x_forwarded(
+    headers: Headers, append: bool, client: str | None, scheme: str, host: bytes | None
+) -> Headers:
+    """The three `X-Forwarded` fields, each as one line.
+
+    `-For` grows by one address a hop. `-Proto` and `-Host` speak of the first hop, so one that is
+    there already stays when appending. A proxy that clients reach directly should `replace`.
+    """
+    earlier: dict[bytes, list[bytes]] = {}
+    for name, value in headers:
+        if name in _X_FORWARDED:
+            earlier.setdefault(name, []).append(value)
+    if earlier:
+        headers = [pair for pair in headers if pair[0] not in _X_FORWARDED]
+        if not append:
+            earlier = {}
+    if client is not None:
+        headers.append((_FORWARDED_FOR, b", ".join([*earlier.get(_FORWARDED_FOR, []), client.encode()])))
+    headers.append((_FORWARDED_PROTO, b", ".join(earlier.get(_FORWARDED_PROTO, [scheme.encode()]))))
+    if host is not None or _FORWARDED_HOST in earlier:
+        headers.append((_FORWARDED_HOST, b", ".join(earlier.get(_FORWARDED_HOST, [host or b""]))))
+    return headers
+
+
+def _forwarded_element(client: str | None, scheme: str, host: bytes | None) -> bytes:
+    """One element of `Forwarded` (RFC 7239); an IPv6 address is quoted and bracketed."""
+    node = "unknown" if client is None else f'"[{client}]"' if ":" in client else client
+    parts = [b"for=" + node.encode(), b"proto=" + scheme.encode()]
+    if host is not None:
+        parts.insert(1, b'host="' + host.replace(b"\\", b"").replace(b'"', b"") + b'"')
+    return b";".join(parts)
+
+
+def response_headers(headers: Headers, status: int) -> Headers:
+    """Headers for the client, as they came, without those for one connection.
+
+    A 204 or 304 carries no body, so a `Content-Length` on it, which RFC 9110 8.6 forbids or makes
+    optional, is left out: the server below would wait for the bytes it announces.
+    """
+    kept = end_to_end(headers)
+    if status in BODILESS_STATUS:
+        kept = [pair for pair in kept if pair[0] != b"content-length"]
+    return kept
+
+
+def write_head(method: bytes, target: bytes, headers: Headers) -> bytes:
+    """The bytes of a request's head. Names and values were parsed strictly, so they hold no CR or LF."""
+    parts = [method, b" ", target, b" HTTP/1.1\r\n"]
+    for name, value in headers:
+        parts += (name, b": ", value, b"\r\n")
+    parts.append(b"\r\n")
+    return b"".join(parts)

@@ -1,0 +1,164 @@
+"""Who is asking: the principal that owns a run, and the flag context that decides about it.
+
+Nothing of a credential is kept: a principal is a keyed hash, and it stays in this process.
+"""
+
+import hashlib
+import hmac
+import logging
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from http.cookies import CookieError, SimpleCookie
+from typing import Any
+
+import httpx
+import jwt
+
+from proxy.headers import Headers
+from proxy.settings import IdentitySettings, JwtSettings
+
+logger = logging.getLogger("headgate.identity")
+
+BUCKETS = 16
+"""User buckets of `headgate_outcomes_total`; their hash has nothing to do with the flags' hash."""
+
+JWKS_S = 600.0
+"""Seconds between two fetches of an issuer's keys."""
+
+JWKS_TIMEOUT_S = 10.0
+
+MAX_TOKEN_BYTES = 16 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """Somebody."""
+
+    principal: str
+    """Opaque; equal for requests of one user (verified) or one credential (not verified)."""
+    user: str
+    """`userId` of the flag context. Never logged, never a label."""
+    session: str | None = None
+
+    @property
+    def bucket(self) -> int:
+        digest = hashlib.blake2b(self.user.encode(), digest_size=2, person=b"headgate-bucket").digest()
+        return int.from_bytes(digest, "big") % BUCKETS
+
+    def context(self, route: str) -> dict[str, Any]:
+        """The Unleash context of a request."""
+        context: dict[str, Any] = {"userId": self.user, "properties": {"route": route}}
+        if self.session is not None:
+            context["sessionId"] = self.session
+        return context
+
+
+class Identifier:
+    """Finds out who sent a request, by the settings' ways in order: token, header, cookie."""
+
+    def __init__(self, settings: IdentitySettings, secret: bytes | None = None) -> None:
+        self._secret = secret or os.urandom(32)
+        self._keys: Mapping[str, Any] = {}
+        self._jwt = settings.jwt
+        self._ways: list[Callable[[Headers], Identity | None]] = []
+        if settings.jwt is not None:
+            self._ways.append(self._by_token)
+        if settings.header is not None:
+            self._header = settings.header.lower().encode()
+            self._ways.append(self._by_header)
+        if settings.cookie is not None:
+            self._cookie = settings.cookie
+            self._ways.append(self._by_cookie)
+
+    def identify(self, headers: Headers) -> Identity | None:
+        """Who sent these headers (names in lower case); None if that cannot be said. Never raises."""
+        for way in self._ways:
+            identity = way(headers)
+            if identity is not None:
+                return identity
+        return None
+
+    def _by_token(self, headers: Headers) -> Identity | None:
+        assert self._jwt is not None
+        token = _bearer(headers)
+        if token is None:
+            return None
+        try:
+            claims = self._claims(token, self._jwt)
+        except (jwt.PyJWTError, KeyError, ValueError):
+            return None
+        user = claims.get(self._jwt.claim)
+        if not isinstance(user, str) or not user:
+            return None
+        if self._verifies:
+            return Identity(self._hash("user", f"{claims.get('iss', '')}\n{user}"), user)
+        return Identity(self._hash("token", token), user)
+
+    @property
+    def _verifies(self) -> bool:
+        return self._jwt is not None and (self._jwt.key is not None or self._jwt.jwks_url is not None)
+
+    def _claims(self, token: str, settings: JwtSettings) -> dict[str, Any]:
+        if not self._verifies:
+            return jwt.decode(token, options={"verify_signature": False})
+        key: Any
+        if settings.key is not None:
+            key = settings.key.get_secret_value()
+        else:
+            key = self._keys[jwt.get_unverified_header(token).get("kid", "")]
+        return jwt.decode(
+            token,
+            key,
+            algorithms=settings.algorithms,
+            audience=settings.audience,
+            issuer=settings.issuer,
+            options={"verify_aud": settings.audience is not None},
+        )
+
+    def _by_header(self, headers: Headers) -> Identity | None:
+        value = _only(headers, self._header)
+        return Identity(self._hash("header", value), value) if value else None
+
+    def _by_cookie(self, headers: Headers) -> Identity | None:
+        value = _only(headers, b"cookie")
+        if value is None:
+            return None
+        try:
+            morsel = SimpleCookie(value).get(self._cookie)
+        except CookieError:
+            return None
+        if morsel is None or not morsel.value:
+            return None
+        user = hashlib.sha256(morsel.value.encode()).hexdigest()
+        return Identity(self._hash("cookie", morsel.value), user, session=user)
+
+    def _hash(self, kind: str, value: str) -> str:
+        return hmac.new(self._secret, f"{kind}\n{value}".encode(), "sha256").hexdigest()
+
+    async def refresh_keys(self) -> None:
+        """Fetch the issuer's keys, if there is a `jwks_url`. On failure the known keys stay."""
+        if self._jwt is None or self._jwt.jwks_url is None:
+            return
+        try:
+            async with httpx.AsyncClient(timeout=JWKS_TIMEOUT_S) as client:
+                answer = (await client.get(self._jwt.jwks_url)).raise_for_status()
+            keys = jwt.PyJWKSet.from_dict(answer.json()).keys
+        except (httpx.HTTPError, ValueError, jwt.PyJWTError) as exc:
+            logger.warning("keys not refreshed", extra={"why": type(exc).__name__})
+            return
+        self._keys = {key.key_id or "": key for key in keys}
+
+
+def _only(headers: Headers, name: bytes) -> str | None:
+    """The value of a header that stands there once; twice is nobody's."""
+    values = [value for key, value in headers if key == name]
+    return values[0].decode("latin-1").strip() if len(values) == 1 else None
+
+
+def _bearer(headers: Headers) -> str | None:
+    value = _only(headers, b"authorization")
+    if value is None or len(value) > MAX_TOKEN_BYTES:
+        return None
+    scheme, _, token = value.partition(" ")
+    return token.strip() if scheme.lower() == "bearer" and token.strip() else None

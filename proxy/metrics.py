@@ -1,0 +1,140 @@
+"""The metrics of `docs/design.md`, section 7. All label sets exist from the first scrape.
+
+Children are bound once per route, so that a request looks up no labels.
+"""
+
+import platform
+from collections.abc import Iterable
+from importlib.metadata import version
+from itertools import product
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+
+from flags.decision import Arm, Mode, Reason
+from proxy.errors import Fault
+from proxy.identity import BUCKETS
+from proxy.recovery import Phase
+from proxy.sections import Parity
+from proxy.settings import UNMATCHED, RouteSettings
+
+OUTCOMES = (
+    "complete",
+    "recovered",
+    "fell_back",
+    "failed",
+    "truncated",
+    "client_left",
+    "cancelled",
+    "shutdown",
+)
+RECOVERY_RESULTS = ("recovered", "fell_back", "failed")
+
+REQUEST_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 30, 60, 90, 120, 300)
+OVERHEAD_S = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1)
+FIRST_CONTENT_S = (0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 30, 60, 90, 120, 300)
+DELIVERY_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5)
+RATIO = (0.01, 0.02, 0.04, 0.1, 0.2, 0.3, 0.5, 0.7, 0.9, 1)
+
+
+class Metrics:
+    """Every metric of the process. Takes its registry, so that tests have their own."""
+
+    def __init__(self, registry: CollectorRegistry, routes: Iterable[RouteSettings]) -> None:
+        def counter(name: str, text: str, *labels: str) -> Counter:
+            return Counter(f"headgate_{name}", text, labels, registry=registry)
+
+        def histogram(name: str, text: str, buckets: tuple[float, ...], *labels: str) -> Histogram:
+            return Histogram(f"headgate_{name}", text, labels, buckets=buckets, registry=registry)
+
+        def gauge(name: str, text: str, mode: str, *labels: str) -> Gauge:
+            return Gauge(f"headgate_{name}", text, labels, registry=registry, multiprocess_mode=mode)  # type: ignore[arg-type]
+
+        self.requests = counter("requests", "Requests by what was decided and why", "route", "mode", "reason")
+        self.request_seconds = histogram(
+            "request_seconds", "Seconds from a request's head to its answer's end", REQUEST_S, "route", "mode"
+        )
+        self.relay_overhead = histogram(
+            "relay_overhead_seconds",
+            "Seconds of a relayed request not spent waiting upstream",
+            OVERHEAD_S,
+            "route",
+        )
+        self.runs = counter("runs", "Ended runs", "route", "arm", "source", "outcome")
+        self.first_content = histogram(
+            "first_content_seconds",
+            "Seconds from a run's start to its first text",
+            FIRST_CONTENT_S,
+            "route",
+            "source",
+        )
+        self.delivery = histogram(
+            "delivery_seconds",
+            "Seconds from text known to bytes handed to the socket",
+            DELIVERY_S,
+            "route",
+            "source",
+        )
+        self.run_seconds = histogram("run_seconds", "Seconds of a run", REQUEST_S, "route", "arm")
+        self.perceived_wait = histogram(
+            "perceived_wait_ratio", "First text's time as a share of the run's", RATIO, "route", "source"
+        )
+        self.faults = counter("faults", "Failures by class and phase", "route", "fault", "phase")
+        self.recoveries = counter(
+            "recoveries", "What became of runs hit by a failure", "route", "fault", "result"
+        )
+        self.parity = counter("parity", "Sections shown compared with the batch answer", "route", "result")
+        self.outcomes = counter(
+            "outcomes", "Settled requests by arm and user bucket", "route", "arm", "bucket", "outcome"
+        )
+        self.viewers = gauge("viewers", "Open streams", "livesum", "route")
+        self.flag_age = gauge("flag_age_seconds", "Seconds since the flags were last confirmed", "livemax")
+        self.flag_context_missing = counter("flag_context_missing", "Requests of a route without an identity")
+        self.build_info = gauge("build_info", "Always 1", "livemax", "version", "python")
+
+        self.build_info.labels(version("headgate"), platform.python_version()).set(1)
+        self.unmatched = UnmatchedMetrics(self)
+        self.by_route = {route.name: RouteMetrics(self, route) for route in routes}
+
+
+class UnmatchedMetrics:
+    """Children for requests that match no route."""
+
+    def __init__(self, metrics: Metrics) -> None:
+        self.requests = metrics.requests.labels(UNMATCHED, Mode.RELAY, Reason.NO_ROUTE)
+        self.seconds = metrics.request_seconds.labels(UNMATCHED, Mode.RELAY)
+        self.overhead = metrics.relay_overhead.labels(UNMATCHED)
+
+
+class RouteMetrics:
+    """Children for one route."""
+
+    def __init__(self, metrics: Metrics, route: RouteSettings) -> None:
+        name, sources = route.name, sorted(route.sources)
+        reasons: list[Reason] = [reason for reason in Reason if reason is not Reason.NO_ROUTE]
+        self.requests = {
+            (mode, reason): metrics.requests.labels(name, mode, reason)
+            for mode, reason in product((Mode.BATCH, Mode.STREAM), reasons)
+            if (mode is Mode.STREAM) == (reason is Reason.FLAG_ON)
+        }
+        self.seconds = {
+            mode: metrics.request_seconds.labels(name, mode) for mode in (Mode.BATCH, Mode.STREAM)
+        }
+        self.overhead = metrics.relay_overhead.labels(name)
+        self.runs = {
+            key: metrics.runs.labels(name, *key) for key in product([a.value for a in Arm], sources, OUTCOMES)
+        }
+        self.first_content = {s: metrics.first_content.labels(name, s) for s in sources}
+        self.delivery = {s: metrics.delivery.labels(name, s) for s in sources}
+        self.run_seconds = {arm.value: metrics.run_seconds.labels(name, arm) for arm in Arm}
+        self.perceived_wait = {s: metrics.perceived_wait.labels(name, s) for s in sources}
+        self.faults = {key: metrics.faults.labels(name, *key) for key in product(Fault, Phase)}
+        self.recoveries = {
+            key: metrics.recoveries.labels(name, *key) for key in product(Fault, RECOVERY_RESULTS)
+        }
+        self.parity = {parity: metrics.parity.labels(name, parity) for parity in Parity}
+        self.outcomes = {
+            key: metrics.outcomes.labels(name, *key)
+            for key in product([a.value for a in Arm], map(str, range(BUCKETS)), OUTCOMES)
+        }
+        self.viewers = metrics.viewers.labels(name)
+        self.viewers.set(0)

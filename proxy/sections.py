@@ -1,0 +1,209 @@
+"""Sections of a batch answer: JSON paths to panels, read while the body arrives; parity with what was shown.
+
+No I/O. orjson is the authority for what a body says; ijson only sees earlier what orjson will say too.
+
+* ValueError
+  * MalformedBody   the body is not JSON in UTF-8, or not all of it came
+  * BodyTooLarge    the body is longer than the reader may hold
+"""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any, Final
+
+import ijson
+import orjson
+from jsonpath import JSONPath, JSONPathEnvironment, JSONPathError
+from jsonpath.selectors import IndexSelector, NameSelector
+
+# Strict is RFC 9535; without it a path may lack its `$`, and an index finds a member of an object.
+_RFC_9535: Final = JSONPathEnvironment(strict=True)
+
+# yajl reads a high surrogate without its low one as "?", where orjson refuses the body.
+_SURROGATE_ESCAPE: Final = re.compile(rb"\\u[dD][89abAB]")
+
+
+class MalformedBody(ValueError):
+    """Not JSON in UTF-8, or not all of it."""
+
+
+class BodyTooLarge(ValueError):
+    """More bytes than the reader may hold."""
+
+
+def parse(body: bytes | bytearray) -> Any:
+    """A whole body's document. Raises `MalformedBody`."""
+    try:
+        return orjson.loads(body)
+    except orjson.JSONDecodeError as exc:
+        raise MalformedBody(f"the body is not JSON: {exc}") from exc
+
+
+def compile_path(at: str) -> JSONPath:
+    """A JSONPath of RFC 9535; raises `ValueError` that names it."""
+    try:
+        path = _RFC_9535.compile(at)
+    except JSONPathError as exc:
+        # The text of the exception is not used: making it can itself fail, for an empty expression.
+        raise ValueError(f"not a JSONPath: {at!r}: {exc.args[0]}") from None
+    if not isinstance(path, JSONPath):
+        raise ValueError(f"not a single JSONPath: {at!r}")
+    return path
+
+
+@dataclass(frozen=True, slots=True)
+class Section:
+    """One text of a batch answer, and the stage and panel it is shown in."""
+
+    stage: str
+    panel: str
+    path: JSONPath
+
+    @classmethod
+    def compile(cls, stage: str, panel: str, at: str) -> "Section":
+        """`at` is a JSONPath of RFC 9535; raises `ValueError` that names it."""
+        return cls(stage, panel, compile_path(at))
+
+    def find(self, document: object) -> str | None:
+        """The one string there; `None` if there is nothing, something else, or more than one match."""
+        if isinstance(document, str):  # the library would take it for JSON that is still to be read
+            return None if self.path.segments else document
+        try:
+            matches = self.path.findall(document)  # type: ignore[arg-type]
+        except JSONPathError:  # a document too deep for `$..`, or a filter that cannot be applied to it
+            return None
+        if len(matches) != 1 or not isinstance(matches[0], str):
+            return None
+        return matches[0]
+
+    @property
+    def keys(self) -> tuple[str | int, ...] | None:
+        """Names and indices from the root; `None` for a path that only a whole document can answer."""
+        keys: list[str | int] = []
+        for segment in self.path.segments:
+            match segment.selectors:
+                case (NameSelector(name=key),):
+                    keys.append(key)
+                case (IndexSelector(index=key),) if key >= 0:
+                    keys.append(key)
+                case _:
+                    return None
+        return tuple(keys) if self.path.singular_query() else None
+
+
+def extract(document: object, sections: Sequence[Section]) -> dict[str, str]:
+    """Stage to text, in the order of the sections; stages without a text are left out."""
+    found = ((section.stage, section.find(document)) for section in sections)
+    return {stage: text for stage, text in found if text is not None}
+
+
+class Reader:
+    """A batch body while it arrives: the texts that are already whole, and in the end the document.
+
+    A text is given as soon as its JSON string ends, but only for a path of names and indices; the other paths
+    wait for the document. It is the text that the document will have, with one exception: where a name
+    stands twice in one object, the first is given early and the last is in the document. The caller compares
+    both anyway. A body that turns out to be malformed has given the texts before the fault.
+
+    Args:
+        sections: which texts to give.
+        max_bytes: the longest body; `feed` raises `BodyTooLarge` over it.
+    """
+
+    def __init__(self, sections: Sequence[Section], *, max_bytes: int) -> None:
+        self._max_bytes = max_bytes
+        self._body = bytearray()
+        self._wanted: dict[tuple[str | int, ...], list[Section]] = {}
+        for section in sections:
+            if (keys := section.keys) is not None:
+                self._wanted.setdefault(keys, []).append(section)
+        self._where: list[str | int] = []
+        self._tokens: list[tuple[str, Any]] = ijson.sendable_list()
+        self._parser = ijson.basic_parse_coro(self._tokens) if self._wanted else None
+
+    @property
+    def body(self) -> bytes:
+        """The exact bytes so far."""
+        return bytes(self._body)
+
+    def feed(self, data: bytes) -> list[tuple[Section, str]]:
+        """The texts that these bytes complete, each section once; raises `BodyTooLarge`."""
+        if len(self._body) + len(data) > self._max_bytes:
+            raise BodyTooLarge(f"a body of more than {self._max_bytes} bytes")
+        self._body += data
+        self._parse(data)
+        texts = [found for token, value in self._tokens for found in self._walk(token, value)]
+        self._tokens.clear()
+        return texts
+
+    def close(self) -> Any:
+        """The body came to its end: the document. Raises `MalformedBody`."""
+        return parse(self._body)
+
+    def _parse(self, data: bytes) -> None:
+        # An empty read is the end of the text to ijson.
+        if self._parser is None or not data:
+            return
+        try:
+            self._parser.send(data)
+        except (ijson.JSONError, ValueError):
+            # Nothing early any more. What the body is worth, orjson says at its end: yajl is narrower in
+            # places, and an int of 5,000 digits is a ValueError.
+            self._parser = None
+
+    def _walk(self, token: str, value: Any) -> list[tuple[Section, str]]:
+        """Keep the place in the document; at its end `_where` is the path of the value that just began."""
+        where = self._where
+        if token == "map_key":
+            where[-1] = value
+        elif token in ("end_map", "end_array"):
+            where.pop()
+        else:
+            if where and isinstance(where[-1], int):
+                where[-1] += 1
+            if token == "string":
+                return self._found(value)
+            if token in _OPENS:
+                where.append(_OPENS[token])
+        return []
+
+    def _found(self, text: str) -> list[tuple[Section, str]]:
+        if not self._wanted or ("?" in text and _SURROGATE_ESCAPE.search(self._body)):
+            return []
+        return [(section, text) for section in self._wanted.pop(tuple(self._where), ())]
+
+
+# What stands in a path below an object before its first name, and below an array before its first value.
+_OPENS: Final[dict[str, str | int]] = {"start_map": "", "start_array": -1}
+
+
+class Parity(StrEnum):
+    """How what was shown compares with what the batch answer says."""
+
+    EQUAL = "equal"
+    SUFFIX = "suffix"
+    """What was shown is the beginning; the rest is still to be sent."""
+    REPLACED = "replaced"
+    """Something else was shown; the whole text is to be sent in its place."""
+    UNSHOWN = "unshown"
+    """The stage never began; the whole text is to be sent."""
+    MISSING = "missing"
+    """Text was shown that the answer does not have."""
+
+
+def compare(shown: str | None, authority: str | None) -> tuple[Parity, str]:
+    """What was shown of a section against what the batch answer has, and the text that is still to be sent.
+
+    `None` is a stage that never began, and a section that the answer does not have.
+    """
+    if authority is None:
+        return (Parity.MISSING if shown else Parity.EQUAL), ""
+    if shown is None:
+        return Parity.UNSHOWN, authority
+    if shown == authority:
+        return Parity.EQUAL, ""
+    if authority.startswith(shown):
+        return Parity.SUFFIX, authority[len(shown) :]
+    return Parity.REPLACED, authority

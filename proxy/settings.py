@@ -1,0 +1,542 @@
+"""`headgate.yaml`: what may be set, with defaults, units and dangers. Read once, at start.
+
+Every problem is reported at once with its path; unknown keys are refused. This file is the source of
+`docs/reference/settings.md`.
+"""
+
+import difflib
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
+
+import yaml
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ByteSize,
+    ConfigDict,
+    Field,
+    SecretStr,
+    ValidationError,
+    ValidationInfo,
+    model_validator,
+)
+
+from proxy.errors import SettingsError
+from proxy.sections import compile_path
+from proxy.templates import PATH, REQUEST, references
+
+UNMATCHED = "unmatched"
+"""The label `route` of requests that match no route; so no route may be called that."""
+
+SourceName = Literal["batch", "poll", "stages"]
+
+_ENV = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
+_PARAMETER = re.compile(r"\{([a-z_][a-z0-9_]*)\}")
+
+
+def _address(value: str) -> str:
+    host, colon, port = value.rpartition(":")
+    if not colon or not host or not port.isdigit() or int(port) > 65535:
+        raise ValueError("must be HOST:PORT, for example 127.0.0.1:8080")
+    return value
+
+
+def _origin(value: str) -> str:
+    parts = urlsplit(value)
+    if parts.scheme not in {"http", "https"} or not parts.hostname:
+        raise ValueError("must be http://HOST:PORT or https://HOST:PORT")
+    if parts.path not in {"", "/"} or parts.query or parts.fragment:
+        raise ValueError("must be an origin without a path: paths go through as the client sent them")
+    if parts.username or parts.password:
+        raise ValueError("must not carry credentials: those of each client go through")
+    return value
+
+
+def _pattern(value: str) -> str:
+    try:
+        re.compile(value)
+    except re.error as exc:
+        raise ValueError(f"is not a regular expression: {exc}") from None
+    return value
+
+
+def _match(value: str) -> str:
+    if not re.fullmatch(r"[A-Z]+ /\S*", value):
+        raise ValueError("must be METHOD /path, for example POST /api/cases/{case_id}/start")
+    return value
+
+
+def _path(value: str) -> str:
+    if not re.fullmatch(r"/[^\s?#]*", value):
+        raise ValueError("must be a path that starts with / and has no query")
+    return value
+
+
+def _name(value: str) -> str:
+    if not re.fullmatch(r"[a-z0-9][a-z0-9_-]{0,62}", value):
+        raise ValueError("must be 1 to 63 of a-z, 0-9, '-' and '_': it becomes a metric's label")
+    if value == UNMATCHED:
+        raise ValueError(f"'{UNMATCHED}' is the label of requests that match no route")
+    return value
+
+
+def _stage(value: str) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9_.-]{1,64}", value):
+        raise ValueError("must be 1 to 64 of letters, digits, '_', '.' and '-'")
+    return value
+
+
+def _json_path(value: str) -> str:
+    compile_path(value.replace("{stage}", "stage"))
+    return value
+
+
+def _beside_the_settings(value: Path, info: ValidationInfo) -> Path:
+    base: Path = (info.context or {}).get("base", Path())
+    return base / value
+
+
+def _one_or_many(value: Any) -> Any:
+    return [value] if isinstance(value, str) else value
+
+
+JsonPath = Annotated[str, AfterValidator(_json_path)]
+Address = Annotated[str, AfterValidator(_address)]
+File = Annotated[Path, AfterValidator(_beside_the_settings)]
+Seconds = Annotated[float, Field(gt=0, le=86_400)]
+
+
+class Block(BaseModel):
+    """A block of settings: frozen, and closed to names it does not know."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+
+class TimeoutSettings(Block):
+    """Measured at the upstream's own connection, each for its phase."""
+
+    connect_s: Seconds = 5
+    """To open a connection, TLS included. Over it: 502."""
+    first_byte_s: Seconds = 300
+    """From the request sent to the answer's head. Over it: 504. Keep it above the slowest answer."""
+    idle_s: Seconds = 120
+    """Between two reads of an answer's body, while this side is reading."""
+    total_s: Seconds = 900
+    """For one request and its answer."""
+
+
+class TlsSettings(Block):
+    """For an `https` upstream."""
+
+    ca_file: File | None = None
+    """PEM file of the authorities to trust instead of the system's."""
+    verify: bool = True
+    """Check the upstream's certificate and name. Turning it off lets anybody on the way read along."""
+
+
+class PoolSettings(Block):
+    """Connections to the upstream, per worker process."""
+
+    max_connections: int = Field(default=2048, ge=1)
+    """In use at once. Over it: 503. A streamed run holds one for its whole time."""
+    max_idle: int = Field(default=512, ge=0)
+    """Kept open for the next request."""
+    keep_alive_s: Seconds = 4
+    """Idle connections are closed after this. Keep it below the upstream's own limit (uvicorn: 5 s)."""
+
+
+class ForwardingSettings(Block):
+    """What the upstream is told about the client."""
+
+    x_forwarded: Literal["append", "replace", "off"] = "append"
+    """`X-Forwarded-For`, `-Proto`, `-Host`. `append` trusts what a proxy in front has written;
+    `replace` drops what came, for a Headgate that clients reach directly."""
+    forwarded: bool = False
+    """Also append an element of `Forwarded` (RFC 7239)."""
+    via: bool = False
+    """Also append `Via: 1.1 headgate` to requests."""
+    host: Literal["client", "upstream"] = "client"
+    """Whose `Host` the upstream sees. With `client` its redirects point where the client is."""
+
+
+class UpstreamSettings(Block):
+    """The existing batch API."""
+
+    url: Annotated[str, AfterValidator(_origin)]
+    """Its origin, for example `http://127.0.0.1:8000`."""
+    timeouts: TimeoutSettings = TimeoutSettings()
+    tls: TlsSettings = TlsSettings()
+    pool: PoolSettings = PoolSettings()
+    forwarding: ForwardingSettings = ForwardingSettings()
+
+
+class FlagSettings(Block):
+    """Who gets streams."""
+
+    file: File = Field(default=Path("flags.json"), validate_default=True)
+    """Unleash client-features JSON; watched, a change is applied within 2 s. A broken file keeps the
+    last good state. Relative to the settings file."""
+    kill_flag: str = "headgate.kill"
+    """The flag that, when enabled, sends everybody to batch."""
+    stale_s: Seconds = 300
+    """Flags that could not be confirmed for this long count as off: everybody gets batch."""
+
+
+class JwtSettings(Block):
+    """A bearer token in `Authorization`."""
+
+    claim: str = "sub"
+    """The claim that names the user: the `userId` of the flag context."""
+    key: SecretStr | None = None
+    """Secret (HS256) or PEM public key to verify tokens with. Without `key` and `jwks_url` a token is
+    read but not verified: good enough to choose an arm, since the upstream verifies it anyway."""
+    jwks_url: str | None = None
+    """Where the issuer publishes its keys; fetched at start and again every 10 minutes."""
+    algorithms: list[str] = ["HS256", "RS256", "ES256"]
+    """Accepted signature algorithms."""
+    audience: str | None = None
+    """Required `aud`, if tokens are verified."""
+    issuer: str | None = None
+    """Required `iss`, if tokens are verified."""
+
+    @model_validator(mode="after")
+    def _one_key(self) -> "JwtSettings":
+        if self.key is not None and self.jwks_url is not None:
+            raise ValueError("set key or jwks_url, not both")
+        return self
+
+
+class IdentitySettings(Block):
+    """Who is asking. The first that finds somebody counts; nobody found means batch."""
+
+    jwt: JwtSettings | None = JwtSettings()
+    """A bearer token. `null` turns it off."""
+    header: str | None = None
+    """A header set by a trusted proxy in front, for example `X-User-Id`. Clients must not reach
+    Headgate past that proxy."""
+    cookie: str | None = None
+    """A session cookie; its value is hashed, never kept."""
+
+
+class MemoryLogSettings(Block):
+    """Finished runs kept for reconnects, per worker process."""
+
+    runs: int = Field(default=1000, ge=1)
+    """At most so many finished runs; the oldest go first."""
+    bytes: ByteSize = Field(default=ByteSize(64 * 1024 * 1024), ge=1024)
+    """At most so many bytes of them, for example `64MiB`."""
+    ttl_s: Seconds = 600
+    """No longer than this after their end."""
+
+
+class EventLogSettings(Block):
+    """Where runs keep their events."""
+
+    memory: MemoryLogSettings = MemoryLogSettings()
+
+
+class LogSettings(Block):
+    """The process's own log, on standard error."""
+
+    format: Literal["json", "console"] = "json"
+    level: Literal["debug", "info", "warning", "error"] = "info"
+    """`info` has a line for each request that matches a route; `debug` also for the others."""
+
+
+class SectionSettings(Block):
+    """One text of the answer, and where a viewer shows it. Their order is the order of the stages."""
+
+    stage: Annotated[str, AfterValidator(_stage)]
+    """Name of the stage that writes it; unique in its route."""
+    panel: str = Field(default="reasoning", min_length=1, max_length=64)
+    """Where the viewer shows it: `reasoning`, `chat` or a name of yours."""
+    at: JsonPath
+    """JSONPath of the text in the batch answer."""
+    poll_at: JsonPath | None = None
+    """JSONPath of the text within the stage's row of the polled document; without it the text comes
+    with the batch answer."""
+
+
+class ChunkSettings(Block):
+    """How text is cut, in characters."""
+
+    min: int = Field(default=5, ge=1, le=200)
+    """Short words are joined until a chunk has this many."""
+    max: int = Field(default=10, ge=1, le=200)
+    """A further word is not joined beyond this."""
+    max_chunk: int = Field(default=64, ge=1, le=4096)
+    """Only a word longer than this is cut, between graphemes."""
+
+    @model_validator(mode="after")
+    def _ordered(self) -> "ChunkSettings":
+        if not self.min <= self.max <= self.max_chunk:
+            raise ValueError("must have min <= max <= max_chunk")
+        return self
+
+
+class PollSettings(Block):
+    """A resource that shows finished stages while the request still runs."""
+
+    path: Annotated[str, AfterValidator(_path)]
+    """Its path, with the route's parameters, for example `/api/cases/{case_id}/details`."""
+    every_ms: int = Field(default=1000, ge=50, le=60_000)
+    """Between two polls; ±20 %, never two at once, and slower when the resource is."""
+    row: JsonPath
+    """JSONPath of a stage's row; `{stage}` stands for the stage's name."""
+    updated_at: Annotated[list[JsonPath], BeforeValidator(_one_or_many), Field(min_length=1)]
+    """JSONPaths within the row of the time it was written; the first that is set counts. A row whose
+    time is the one it had before the request is an earlier run's and is not shown."""
+
+
+class StageCallSettings(Block):
+    """One single-stage call of a group."""
+
+    stage: Annotated[str, AfterValidator(_stage)]
+    """Its name, for `{{ stage $.path }}` in later calls and in `answer`."""
+    request: Annotated[str, AfterValidator(_match)]
+    """Method and path, with the route's parameters."""
+    body: Any = None
+    """JSON body as a template; none is sent when it is left out."""
+
+
+class StagesSettings(Block):
+    """A group made out of its single-stage calls, for upstreams where these are equivalent."""
+
+    calls: list[StageCallSettings] = Field(min_length=1)
+    """In order; each may use the answers of the earlier ones, and `request`, the client's own body."""
+    answer: Any
+    """The group's answer as a template of the calls' answers."""
+
+
+class RouteSettings(Block):
+    """One endpoint that can stream."""
+
+    name: Annotated[str, AfterValidator(_name)]
+    """Unique; the metrics' label."""
+    match: Annotated[str, AfterValidator(_match)]
+    """Method and path; `{name}` stands for one path segment."""
+    stream_path: Annotated[str, AfterValidator(_path)] | None = None
+    """A path for EventSource: a GET there starts the same request, or joins the one that runs."""
+    flag: str = "headgate.streaming"
+    """The flag that decides."""
+    source: SourceName = "batch"
+    """Where live text comes from."""
+    poll: PollSettings | None = None
+    """For the source `poll`."""
+    stages: StagesSettings | None = None
+    """For the source `stages`."""
+    sections: list[SectionSettings] = Field(min_length=1)
+    """The texts of the answer."""
+    failure_text: Annotated[str, AfterValidator(_pattern)] | None = None
+    """Regular expression for a text that is an error sentence rather than an answer."""
+    commit_after: Annotated[float, Field(ge=0, le=60)] = 2.0
+    """Seconds that the stream's headers wait for the first text, so that an early error can still have
+    its own status."""
+    heartbeat_s: Annotated[float, Field(gt=0, le=15)] = 10.0
+    """At most so long without a byte on an open stream."""
+    progress: bool = False
+    """Send `progress` events while there is no text."""
+    progress_s: Annotated[float, Field(gt=0, le=10)] = 10.0
+    """At most so long between two of them."""
+    chunk: ChunkSettings = ChunkSettings()
+    flush_hz: float = Field(default=30.0, ge=1, le=1000)
+    """At most so many writes a second to one viewer."""
+    result: bool = True
+    """Send the exact batch body as text in `stream_done`."""
+    max_answer: ByteSize = Field(default=ByteSize(16 * 1024 * 1024), ge=1024)
+    """A batch answer over this is not streamed: the run fails."""
+
+    @model_validator(mode="after")
+    def _has_its_block(self) -> "RouteSettings":
+        if self.source != "batch" and getattr(self, self.source) is None:
+            raise ValueError(f"source '{self.source}' needs a block '{self.source}'")
+        return self
+
+    @model_validator(mode="after")
+    def _stages_are_unique(self) -> "RouteSettings":
+        stages = [section.stage for section in self.sections]
+        if len(set(stages)) < len(stages):
+            raise ValueError("sections: each stage may stand there once")
+        return self
+
+    @model_validator(mode="after")
+    def _parameters_exist(self) -> "RouteSettings":
+        known = set(_PARAMETER.findall(self.match))
+        for where, template in self._templates():
+            for name in _PARAMETER.findall(template):
+                if name not in known:
+                    raise ValueError(f"{where}: {{{name}}} is no parameter of match")
+        return self
+
+    def _templates(self) -> Iterator[tuple[str, str]]:
+        if self.stream_path is not None:
+            yield "stream_path", self.stream_path
+        if self.poll is not None:
+            yield "poll.path", self.poll.path
+        if self.stages is not None:
+            for index, call in enumerate(self.stages.calls):
+                yield f"stages.calls[{index}].request", call.request
+
+    @model_validator(mode="after")
+    def _references_exist(self) -> "RouteSettings":
+        """A template may use the client's request and the stages before it."""
+        known = {REQUEST, PATH}
+        for index, call in enumerate(self.stages.calls if self.stages else ()):
+            _check_references(call.body, known, f"stages.calls[{index}].body")
+            known.add(call.stage)
+        if self.stages is not None:
+            _check_references(self.stages.answer, known, "stages.answer")
+        return self
+
+    @property
+    def sources(self) -> frozenset[str]:
+        """The sources that a flag variant may choose: those that have what they need."""
+        return frozenset({"batch"} | {name for name in ("poll", "stages") if getattr(self, name) is not None})
+
+
+def _check_references(template: Any, known: set[str], where: str) -> None:
+    for name, path in references(template):
+        if name not in known:
+            raise ValueError(f"{where}: '{name}' is none of {', '.join(sorted(known))}")
+        try:
+            compile_path(path)
+        except ValueError as exc:
+            raise ValueError(f"{where}: {exc}") from None
+
+
+class Settings(Block):
+    """The whole file."""
+
+    listen: Address = "127.0.0.1:8080"
+    """Where clients connect."""
+    admin: Address = "127.0.0.1:9464"
+    """Where ops connect: `/livez`, `/readyz`, `/metrics`, `/runs`, `/kill`. Never public."""
+    admin_token: SecretStr | None = None
+    """Bearer token for `POST /kill` and `DELETE /kill`; without it they are refused."""
+    upstream: UpstreamSettings
+    flags: FlagSettings = FlagSettings()
+    identity: IdentitySettings = IdentitySettings()
+    event_log: EventLogSettings = EventLogSettings()
+    log: LogSettings = LogSettings()
+    client_keep_alive_s: Seconds = 75
+    """Idle client connections are closed after this."""
+    routes: list[RouteSettings] = []
+    """Endpoints that can stream; everything else is relayed."""
+
+    @model_validator(mode="after")
+    def _names_and_matches_are_unique(self) -> "Settings":
+        seen: set[str] = set()
+        for route in self.routes:
+            keys = [route.name, _shape(route.match)]
+            if route.stream_path is not None:
+                keys.append(_shape(f"GET {route.stream_path}"))
+            for key in keys:
+                if key in seen:
+                    raise ValueError(f"routes: '{key}' stands there twice")
+                seen.add(key)
+        return self
+
+
+def _shape(match: str) -> str:
+    return _PARAMETER.sub("{}", match)
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML in which a key that stands twice is an error rather than the last one wins."""
+
+
+def _mapping(loader: _Loader, node: yaml.MappingNode) -> dict[Any, Any]:
+    keys = [loader.construct_object(key, deep=True) for key, _ in node.value]
+    for key in keys:
+        if keys.count(key) > 1:
+            raise SettingsError([f"line {node.start_mark.line + 1}: '{key}' stands there twice"])
+    return loader.construct_mapping(node, deep=True)
+
+
+_Loader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping)
+
+
+def load(path: Path) -> Settings:
+    """Read and validate a settings file.
+
+    Raises:
+        SettingsError: with every problem that was found.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as exc:
+        reason = exc.strerror if isinstance(exc, OSError) else "it is not UTF-8"
+        raise SettingsError([f"{path}: cannot be read: {reason}"]) from None
+    try:
+        document = yaml.load(text, Loader=_Loader)
+    except yaml.YAMLError as exc:
+        mark = getattr(exc, "problem_mark", None)
+        where = f"line {mark.line + 1}: " if mark else ""
+        raise SettingsError([f"{path}: {where}not YAML: {getattr(exc, 'problem', exc)}"]) from None
+    if not isinstance(document, dict):
+        raise SettingsError([f"{path}: must be a mapping of settings"])
+    problems: list[str] = []
+    document = _with_environment(document, "", problems)
+    try:
+        settings = Settings.model_validate(document, context={"base": path.parent})
+    except ValidationError as exc:
+        raise SettingsError(problems + [_explain(error) for error in exc.errors()]) from None
+    if problems:
+        raise SettingsError(problems)
+    return settings
+
+
+def _with_environment(value: Any, path: str, problems: list[str]) -> Any:
+    """`value` with each `${NAME}` replaced; a name that is not set is a problem."""
+    if isinstance(value, dict):
+        return {k: _with_environment(v, f"{path}.{k}".lstrip("."), problems) for k, v in value.items()}
+    if isinstance(value, list):
+        return [_with_environment(v, f"{path}[{i}]", problems) for i, v in enumerate(value)]
+    if not isinstance(value, str):
+        return value
+
+    def replace(match: re.Match[str]) -> str:
+        if match[1] not in os.environ:
+            problems.append(f"{path}: the environment variable {match[1]} is not set")
+        return os.environ.get(match[1], match[0])
+
+    return _ENV.sub(replace, value)
+
+
+def _explain(error: Any) -> str:
+    """One line: where, what, and the mend if it can be guessed. Never the value: it may be a secret."""
+    location: tuple[str | int, ...] = error["loc"]
+    path = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in location).lstrip(".")
+    if error["type"] == "extra_forbidden":
+        close = difflib.get_close_matches(str(location[-1]), _names_at(location[:-1]), n=1)
+        hint = f"; did you mean '{close[0]}'?" if close else ""
+        return f"{path}: unknown setting{hint}"
+    if error["type"] == "missing":
+        return f"{path}: is needed"
+    message = str(error["msg"]).removeprefix("Value error, ")
+    return f"{path}: {message[0].lower()}{message[1:]}" if path else message
+
+
+def _names_at(location: tuple[str | int, ...]) -> list[str]:
+    """The settings' names at a place of the file."""
+    model: Any = Settings
+    for part in location:
+        if isinstance(part, int) or not isinstance(model, type) or not issubclass(model, BaseModel):
+            continue
+        field = model.model_fields.get(str(part))
+        model = _block_in(field.annotation) if field else None
+    return list(model.model_fields) if isinstance(model, type) and issubclass(model, BaseModel) else []
+
+
+def _block_in(annotation: Any) -> Any:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    return next(
+        (found for inner in getattr(annotation, "__args__", ()) if (found := _block_in(inner)) is not None),
+        None,
+    )

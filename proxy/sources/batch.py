@@ -1,0 +1,56 @@
+"""The source `batch`: the upstream's own JSON, its texts shown as they arrive."""
+
+from typing import TYPE_CHECKING
+
+from proxy.errors import Fault, UpstreamMalformed
+from proxy.sections import BodyTooLarge, MalformedBody, Reader
+from proxy.upstream import Answer, Exchange, Request, Upstream
+
+if TYPE_CHECKING:
+    from proxy.runs import Run
+
+
+class BatchSource:
+    """One call; needs nothing of the upstream."""
+
+    def __init__(self, upstream: Upstream) -> None:
+        self._upstream = upstream
+
+    async def answer(self, run: "Run") -> Answer:
+        return await ask(self._upstream, run, run.call.request)
+
+
+async def ask(upstream: Upstream, run: "Run", request: Request) -> Answer:
+    """Send a run's request; show the texts of a good answer while its body still arrives."""
+    with upstream.exchange(request.method) as exchange:
+        await exchange.send(request.wire(), whole=True)
+        await exchange.head()
+        body = await _read(exchange, run)
+        return Answer(exchange.status, exchange.headers, body)
+
+
+async def _read(exchange: Exchange, run: "Run") -> bytes:
+    limit = int(run.call.route.settings.max_answer)
+    reader = Reader(run.sections, max_bytes=limit)
+    readable = 200 <= exchange.status < 300 and is_json(exchange)
+    while data := await exchange.read():
+        try:
+            texts = reader.feed(data)
+        except BodyTooLarge:
+            raise UpstreamMalformed(f"the answer is over {limit} bytes", Fault.TOO_LARGE) from None
+        except MalformedBody:
+            readable = False
+            continue
+        for section, text in texts if readable else ():
+            if not run.is_complete(section):
+                run.show(section, text)
+    return reader.body
+
+
+def is_json(exchange: Exchange) -> bool:
+    """Whether the answer says that it is JSON."""
+    for name, value in exchange.headers:
+        if name == b"content-type":
+            media_type = value.partition(b";")[0].strip().lower()
+            return media_type == b"application/json" or media_type.endswith(b"+json")
+    return False

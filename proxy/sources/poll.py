@@ -1,0 +1,204 @@
+"""The source `poll`: while the call runs, read a resource that already shows finished stages.
+
+For an upstream that commits stage by stage and can answer while it is busy. A row counts as this run's
+only if its time differs from the one it had before the call was sent: no clock is compared, and an
+earlier run's text is never shown as new. The batch answer remains the authority.
+"""
+
+import asyncio
+import random
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from jsonpath import JSONPath, JSONPathError
+
+from proxy.errors import UpstreamError
+from proxy.headers import Headers
+from proxy.sections import MalformedBody, Section, compile_path, parse
+from proxy.settings import PollSettings, RouteSettings, SectionSettings
+from proxy.sources.batch import ask
+from proxy.upstream import Answer, Request, Upstream
+
+if TYPE_CHECKING:
+    from proxy.runs import Run
+
+BEFORE_S = 2.0
+"""Seconds the first look may take; the call waits for it, so it is short."""
+
+BLOCKED_AFTER = 5
+"""A look that takes this many intervals (and `BLOCKED_MIN_S`) meets an upstream that cannot answer
+while it is busy: a single process that blocks, for example."""
+
+BLOCKED_MIN_S = 3.0
+
+STRIKES = 3
+"""Failed looks in a row until the source counts as lost."""
+
+JITTER = 0.2
+
+BODY_HEADERS = frozenset({b"content-type", b"content-length", b"content-encoding", b"expect"})
+
+
+class LookFailed(Exception):
+    """One look gave nothing to read."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """Where the polled document has a section's rows, and in a row its text and the time it was written."""
+
+    rows: JSONPath
+    updated_at: tuple[JSONPath, ...]
+    text: JSONPath
+
+    @classmethod
+    def compile(cls, settings: PollSettings, section: SectionSettings) -> "Rows":
+        """Raises `ValueError` that names the expression."""
+        assert section.poll_at is not None
+        return cls(
+            compile_path(settings.row.replace("{stage}", section.stage)),
+            tuple(compile_path(path) for path in settings.updated_at),
+            compile_path(section.poll_at),
+        )
+
+    def times(self, document: Any) -> frozenset[str]:
+        """When the rows that are there were written."""
+        return frozenset(filter(None, map(self._time, self._rows(document))))
+
+    def new_text(self, document: Any, earlier: frozenset[str]) -> str | None:
+        """The text of the last row that was not there at `earlier` times; None if there is no such row."""
+        for row in reversed(self._rows(document)):
+            time = self._time(row)
+            if time is not None and time not in earlier:
+                texts = self.text.findall(row)
+                return texts[0] if len(texts) == 1 and isinstance(texts[0], str) else None
+        return None
+
+    def _rows(self, document: Any) -> list[Any]:
+        try:
+            return self.rows.findall(document)
+        except JSONPathError:
+            return []
+
+    def _time(self, row: Any) -> str | None:
+        for path in self.updated_at:
+            found = path.findall(row) if isinstance(row, dict | list) else []
+            if len(found) == 1 and isinstance(found[0], str | int | float):
+                return str(found[0])
+        return None
+
+
+@dataclass(frozen=True, slots=True)
+class Polled:
+    """One section that can be polled."""
+
+    section: Section
+    rows: Rows
+
+
+class PollSource:
+    """One call, and looks beside it."""
+
+    def __init__(self, upstream: Upstream, route: RouteSettings) -> None:
+        assert route.poll is not None
+        self._upstream = upstream
+        self._settings = route.poll
+        self._polled = [
+            (index, Rows.compile(route.poll, section))
+            for index, section in enumerate(route.sections)
+            if section.poll_at is not None
+        ]
+
+    async def answer(self, run: "Run") -> Answer:
+        looks = Looks(self._upstream, run, self._settings)
+        polled = [Polled(run.sections[index], rows) for index, rows in self._polled]
+        try:
+            async with asyncio.timeout(BEFORE_S):
+                before = await looks.look()
+        except (TimeoutError, LookFailed) as exc:
+            run.lose_source(f"no look before the call: {exc or 'it took too long'}")
+            return await ask(self._upstream, run, run.call.request)
+        seen = {p.section.stage: p.rows.times(before) for p in polled}
+        poller = asyncio.get_running_loop().create_task(_poll(run, looks, polled, seen))
+        try:
+            return await ask(self._upstream, run, run.call.request)
+        finally:
+            poller.cancel()
+            await asyncio.wait({poller})
+
+
+class Looks:
+    """Reads the polled resource with the credentials of the run's own request."""
+
+    def __init__(self, upstream: Upstream, run: "Run", settings: PollSettings) -> None:
+        self._upstream = upstream
+        self._limit = int(run.call.route.settings.max_answer)
+        path = settings.path.format_map(run.call.parameters)
+        self._request = Request("GET", path.encode("latin-1"), _without_body(run.call.request.headers))
+        self.every_s = settings.every_ms / 1000
+
+    async def look(self) -> Any:
+        """The document as it is now. Raises `LookFailed`."""
+        try:
+            answer = await self._upstream.fetch(self._request, max_bytes=self._limit)
+            if answer.status != 200:
+                raise LookFailed(f"status {answer.status}")
+            return parse(answer.body)
+        except (UpstreamError, MalformedBody) as exc:
+            raise LookFailed(type(exc).__name__) from exc
+
+    @property
+    def blocked_s(self) -> float:
+        return max(BLOCKED_MIN_S, BLOCKED_AFTER * self.every_s)
+
+
+async def _poll(run: "Run", looks: Looks, polled: list[Polled], seen: Mapping[str, frozenset[str]]) -> None:
+    """Show each section as soon as it is stored, until all are shown, the source is lost or we are ended."""
+    loop = asyncio.get_running_loop()
+    wait_s, strikes = looks.every_s, 0
+    left = list(polled)
+    _begin_next(run)
+    while left:
+        await asyncio.sleep(wait_s * random.uniform(1 - JITTER, 1 + JITTER))
+        began = loop.time()
+        try:
+            async with asyncio.timeout(looks.blocked_s):
+                document = await looks.look()
+        except TimeoutError:
+            run.lose_source("the upstream does not answer while it is busy with the call")
+            return
+        except LookFailed as exc:
+            strikes += 1
+            if strikes == STRIKES:
+                run.lose_source(f"{STRIKES} looks failed in a row, the last with {exc}")
+                return
+            continue
+        strikes = 0
+        # A resource slower than the interval is asked half of the time at most.
+        wait_s = max(looks.every_s, loop.time() - began)
+        left = [p for p in left if not _show(run, p, document, seen[p.section.stage])]
+
+
+def _show(run: "Run", polled: Polled, document: Any, earlier: frozenset[str]) -> bool:
+    """Show a section if this run has stored it. True if there is nothing more to wait for."""
+    if run.is_complete(polled.section):
+        return True
+    text = polled.rows.new_text(document, earlier)
+    if text is None:
+        return False
+    if run.show(polled.section, text):
+        _begin_next(run)
+    return True
+
+
+def _begin_next(run: "Run") -> None:
+    """Stages follow one another: the first that is not complete is the one at work."""
+    for section in run.sections:
+        if not run.is_complete(section):
+            run.begin(section)
+            return
+
+
+def _without_body(headers: Headers) -> Headers:
+    return [(name, value) for name, value in headers if name not in BODY_HEADERS]

@@ -1,0 +1,89 @@
+"""The source `stages`: a group run as its single-stage calls, each result handed to the next.
+
+For upstreams whose single-stage calls are equivalent to the group call. A failed stage ends the group,
+with what was finished kept.
+"""
+
+from typing import TYPE_CHECKING, Any
+
+import orjson
+
+from proxy.errors import Fault, UpstreamMalformed
+from proxy.headers import Headers
+from proxy.sections import MalformedBody, parse
+from proxy.settings import RouteSettings, StageCallSettings
+from proxy.templates import PATH, REQUEST, MissingValue, fill, fill_known
+from proxy.upstream import Answer, Request, Upstream
+
+if TYPE_CHECKING:
+    from proxy.runs import Run
+
+
+class StagesSource:
+    """Several calls, one answer."""
+
+    def __init__(self, upstream: Upstream, route: RouteSettings) -> None:
+        assert route.stages is not None
+        self._upstream = upstream
+        self._calls = route.stages.calls
+        self._answer = route.stages.answer
+        self._limit = int(route.max_answer)
+
+    async def answer(self, run: "Run") -> Answer:
+        """The group's own answer, assembled; or the answer of the call that failed."""
+        values: dict[str, Any] = {PATH: dict(run.call.parameters), REQUEST: _body(run.call.request)}
+        for call in self._calls:
+            _begin(run, call.stage)
+            answer = await self._upstream.fetch(self._request(run, call, values), max_bytes=self._limit)
+            if not 200 <= answer.status < 300:
+                return answer
+            try:
+                values[call.stage] = parse(answer.body)
+            except MalformedBody:
+                raise UpstreamMalformed(f"stage {call.stage}: not JSON") from None
+            self._show(run, values)
+        body = orjson.dumps(self._filled(self._answer, values, "the group's answer"))
+        return Answer(200, [(b"content-type", b"application/json")], body)
+
+    def _request(self, run: "Run", call: StageCallSettings, values: dict[str, Any]) -> Request:
+        method, _, path = call.request.partition(" ")
+        headers = _own_headers(run.call.request.headers)
+        body = b""
+        if call.body is not None:
+            body = orjson.dumps(self._filled(call.body, values, f"the body of {call.stage}"))
+            headers.append((b"content-type", b"application/json"))
+        return Request(method, path.format_map(run.call.parameters).encode("latin-1"), headers, body)
+
+    def _filled(self, template: Any, values: dict[str, Any], what: str) -> Any:
+        try:
+            return fill(template, values)
+        except MissingValue as exc:
+            raise UpstreamMalformed(f"{what}: {exc}") from None
+
+    def _show(self, run: "Run", values: dict[str, Any]) -> None:
+        """Show each section that the answer, as far as it is known, already has."""
+        known = fill_known(self._answer, values)
+        for section in run.sections:
+            text = None if run.is_complete(section) else section.find(known)
+            if text is not None and not run.show(section, text):
+                raise UpstreamMalformed(f"stage {section.stage}: an error sentence", Fault.FAILURE_TEXT)
+
+
+def _begin(run: "Run", stage: str) -> None:
+    for section in run.sections:
+        if section.stage == stage:
+            run.begin(section)
+
+
+def _body(request: Request) -> Any:
+    """The client's own JSON, for templates; null if there is none."""
+    try:
+        return parse(request.body)
+    except MalformedBody:
+        return None
+
+
+def _own_headers(headers: Headers) -> Headers:
+    """The client's headers but for those about its body."""
+    about_body = {b"content-type", b"content-length", b"content-encoding", b"expect"}
+    return [(name, value) for name, value in headers if name not in about_body]

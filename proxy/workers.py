@@ -1,0 +1,69 @@
+"""`--workers N`: N processes that share two listening sockets, kept alive by their parent."""
+
+import multiprocessing
+import signal
+import socket
+import time
+from collections.abc import Callable
+from multiprocessing.connection import wait
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+
+STOP_S = 30.0
+"""Seconds after SIGTERM until a worker that still lives is killed; more than a worker's own drain."""
+
+RESTART_S = 1.0
+"""At least so long between two starts of one worker, so that one that cannot start does not spin."""
+
+Work = Callable[[Path, socket.socket, socket.socket, Path], None]
+
+
+class Workers:
+    """The parent's side. `work` runs in each child, and is importable there by name."""
+
+    def __init__(
+        self,
+        count: int,
+        work: Work,
+        config: Path,
+        sockets: tuple[socket.socket, socket.socket],
+        state_dir: Path,
+    ) -> None:
+        self._context = multiprocessing.get_context("spawn")
+        self._count = count
+        self._work = work
+        self._arguments = (config, *sockets, state_dir)
+        self._processes: list[BaseProcess] = []
+        self._stopping = False
+
+    def run(self) -> None:
+        """Keep all workers alive until SIGTERM or SIGINT, then stop them."""
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._stop)
+        self._processes = [self._start() for _ in range(self._count)]
+        while not self._stopping:
+            wait([process.sentinel for process in self._processes], timeout=0.5)
+            self._restart_dead()
+        for process in self._processes:
+            if process.is_alive() and process.pid is not None:
+                process.terminate()
+        deadline = time.monotonic() + STOP_S
+        for process in self._processes:
+            process.join(max(0.0, deadline - time.monotonic()))
+            if process.is_alive():
+                process.kill()
+                process.join()
+
+    def _stop(self, *_: object) -> None:
+        self._stopping = True
+
+    def _start(self) -> BaseProcess:
+        process = self._context.Process(target=self._work, args=self._arguments)
+        process.start()
+        return process
+
+    def _restart_dead(self) -> None:
+        for index, process in enumerate(self._processes):
+            if not process.is_alive() and not self._stopping:
+                time.sleep(RESTART_S)
+                self._processes[index] = self._start()

@@ -1,0 +1,89 @@
+"""A whole Headgate inside the test's own loop, on free loopback ports."""
+
+import json
+import socket
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jwt
+
+from proxy.app import App, listening, running
+from proxy.settings import Settings
+
+STREAMING = "headgate.streaming"
+ADMIN_TOKEN = "for-tests"
+
+
+@dataclass
+class Serving:
+    """A running Headgate."""
+
+    app: App
+    url: str
+    admin_url: str
+    flag_file: Path
+
+
+def flag_document(rollout: int = 100, kill: bool = False, **feature: Any) -> dict[str, Any]:
+    """Client features with `headgate.streaming` at a share of users."""
+    parameters = {"rollout": str(rollout), "stickiness": "userId", "groupId": STREAMING}
+    streaming = {
+        "name": STREAMING,
+        "enabled": True,
+        "strategies": [{"name": "flexibleRollout", "parameters": parameters}],
+        "variants": [],
+        **feature,
+    }
+    killing = {
+        "name": "headgate.kill",
+        "enabled": kill,
+        "strategies": [{"name": "default", "parameters": {}}],
+    }
+    return {"version": 2, "features": [streaming, killing]}
+
+
+def free_socket() -> socket.socket:
+    listening_socket = socket.socket()
+    listening_socket.bind(("127.0.0.1", 0))
+    listening_socket.listen(512)
+    listening_socket.setblocking(False)
+    return listening_socket
+
+
+def token(user: str = "ann") -> str:
+    """A bearer token; Headgate reads it without verifying unless told how."""
+    return jwt.encode(
+        {"sub": user, "iss": "tests"}, "a secret that is long enough for HS256", algorithm="HS256"
+    )
+
+
+@asynccontextmanager
+async def headgate(
+    upstream_url: str,
+    directory: Path,
+    *,
+    routes: list[dict[str, Any]] | None = None,
+    flags: Mapping[str, Any] | None = None,
+    upstream: Mapping[str, Any] | None = None,
+    **settings: Any,
+) -> AsyncIterator[Serving]:
+    """Serve until the block is left. `upstream` and `settings` are blocks of the settings file."""
+    flag_file = directory / "flags.json"
+    flag_file.write_text(json.dumps(flags or flag_document()))
+    parsed = Settings.model_validate(
+        {
+            "admin_token": ADMIN_TOKEN,
+            "upstream": {"url": upstream_url, **(upstream or {})},
+            "flags": {"file": str(flag_file)},
+            "routes": routes or [],
+            **settings,
+        }
+    )
+    public, admin = free_socket(), free_socket()
+    url = f"http://127.0.0.1:{public.getsockname()[1]}"
+    admin_url = f"http://127.0.0.1:{admin.getsockname()[1]}"
+    async with running(parsed, directory) as app, listening(app, parsed, public, admin):
+        yield Serving(app, url, admin_url, flag_file)
