@@ -38,6 +38,8 @@ def run(port: int) -> None:
             "OPENAI_BASE_URL": f"http://127.0.0.1:{model}/v1",
             "CLINIC_FLAGS_FILE": str(flag_file),
             "CLINIC_DEMO": "1",
+            # The page has two requests under way at once; workers that block would answer them in turn.
+            "CLINIC_BLOCKING": "0",
             "HEADGATE_LISTEN": f"127.0.0.1:{port}",
             "HEADGATE_ADMIN": f"127.0.0.1:{admin}",
             "HEADGATE_UPSTREAM": f"http://127.0.0.1:{clinic}",

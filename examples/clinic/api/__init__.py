@@ -1,0 +1,1 @@
+"""What each path does, one module a subject. Each has its `ROUTES`."""
