@@ -65,7 +65,7 @@ class Chunker:
         for cluster in _CLUSTER.findall("".join(self._held)):
             self._add(cluster, chunks)
         self._held, self._held_chars, self._scan_at = [], 0, 0
-        self._end_word(chunks)
+        self._end_word()
         self._emit(chunks)
         return chunks
 
@@ -86,7 +86,7 @@ class Chunker:
         # White space with a mark on it is something to see, and Python does not call it a space.
         space = cluster.isspace()
         if self._word_ends and not space:
-            self._end_word(chunks)
+            self._end_word()
         self._make_room(len(cluster), chunks)
         self._word += cluster
         self._word_ends = space or (cluster >= _FIRST_UNSPACED and _UNSPACED.match(cluster) is not None)
@@ -101,11 +101,9 @@ class Chunker:
             self._phrase, self._word = self._word, ""
             self._emit(chunks)
 
-    def _end_word(self, chunks: list[str]) -> None:
+    def _end_word(self) -> None:
         self._phrase += self._word
         self._word, self._word_ends = "", False
-        if len(self._phrase) >= self._max_chars:
-            self._emit(chunks)
 
     def _emit(self, chunks: list[str]) -> None:
         if self._phrase:

@@ -21,8 +21,11 @@ from jsonpath.selectors import IndexSelector, NameSelector
 # Strict is RFC 9535; without it a path may lack its `$`, and an index finds a member of an object.
 _RFC_9535: Final = JSONPathEnvironment(strict=True)
 
-# yajl reads a high surrogate without its low one as "?", where orjson refuses the body.
-_SURROGATE_ESCAPE: Final = re.compile(rb"\\u[dD][89abAB]")
+# A high surrogate that is not followed by a low one: orjson refuses the body, yajl reads "?" or makes up a
+# character. After an escaped backslash it is neither, and then the text only comes with the document.
+_LONE_SURROGATE: Final = re.compile(
+    rb"\\u[dD][89abAB]..(?:[^\\]|\\[^u]|\\u[^dD]|\\u[dD][^c-fC-F])", re.DOTALL
+)
 
 
 class MalformedBody(ValueError):
@@ -170,9 +173,10 @@ class Reader:
         return []
 
     def _found(self, text: str) -> list[tuple[Section, str]]:
-        if not self._wanted or ("?" in text and _SURROGATE_ESCAPE.search(self._body)):
+        where = tuple(self._where)
+        if where not in self._wanted or _LONE_SURROGATE.search(self._body):
             return []
-        return [(section, text) for section in self._wanted.pop(tuple(self._where), ())]
+        return [(section, text) for section in self._wanted.pop(where)]
 
 
 # What stands in a path below an object before its first name, and below an array before its first value.
