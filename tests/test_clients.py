@@ -1,9 +1,8 @@
 """Eight client libraries read our wire over HTTP: `tests/clients/parse.mjs` runs them, one process each."""
 
 import json
-import os
-import shutil
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -27,10 +26,11 @@ CLIENTS = [
 ]
 DEADLINE_S = 60
 
+NODE = Path(sys.executable).with_name("node")
+"""Of the locked dependencies: the libraries want a newer one than Debian has."""
+
 
 def _missing() -> str | None:
-    if shutil.which("node") is None:
-        return "node"
     absent = [client for client in CLIENTS if not (HERE / "node_modules" / client).is_dir()]
     return f"npm ci --prefix tests/clients ({', '.join(absent)})" if absent else None
 
@@ -39,8 +39,6 @@ def _missing() -> str | None:
 def reports(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Any]]:
     """What each client delivered of each stream. All of them run at once, and are gone afterwards."""
     if missing := _missing():
-        if os.environ.get("CI") == "true":
-            pytest.fail(f"the client libraries are not here: {missing}")
         pytest.skip(f"the client libraries are not here: {missing}")
     folder = tmp_path_factory.mktemp("streams")
     for name, events in OURS.items():
@@ -56,7 +54,7 @@ def reports(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Any]
 
 def _start(client: str, folder: Path) -> subprocess.Popen[str]:
     return subprocess.Popen(
-        ["node", "parse.mjs", client, str(folder)],
+        [str(NODE), "parse.mjs", client, str(folder)],
         cwd=HERE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
