@@ -3,8 +3,9 @@
 import hmac
 import os
 from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
+from http import HTTPStatus
 
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
 from prometheus_client.multiprocess import MultiProcessCollector
@@ -99,14 +100,17 @@ class Admin:
         async def guarded(request: Request) -> Response:
             if self.token is None:
                 return _problem(403, "Set admin_token to use the kill switch.")
-            given = request.headers.get("authorization", "").encode()
+            given = request.headers.get("authorization", "").encode("latin-1")
             expected = f"Bearer {self.token.get_secret_value()}".encode()
             if not hmac.compare_digest(given, expected):
-                return _problem(401, "The kill switch needs its bearer token.")
+                return _problem(
+                    401, "The kill switch needs its bearer token.", {"www-authenticate": "Bearer"}
+                )
             return await endpoint(request)
 
         return guarded
 
 
-def _problem(status: int, detail: str) -> Response:
-    return JSONResponse({"status": status, "detail": detail}, status, media_type=PROBLEM_TYPE.decode())
+def _problem(status: int, detail: str, headers: Mapping[str, str] | None = None) -> Response:
+    body = {"title": HTTPStatus(status).phrase, "status": status, "detail": detail}
+    return JSONResponse(body, status, headers, media_type=PROBLEM_TYPE.decode())

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import gc
 import logging
 import signal
 import socket
@@ -19,7 +20,7 @@ from flags.source import FlagFile, Flags, KillSwitch
 from proxy.admin import Admin
 from proxy.gateway import Gateway
 from proxy.headers import Forwarding
-from proxy.identity import JWKS_S, Identifier
+from proxy.identity import JWKS_RETRY_S, JWKS_S, Identifier
 from proxy.metrics import Metrics
 from proxy.relay import Relay
 from proxy.routes import Routes
@@ -39,8 +40,6 @@ DRAIN_S = 20.0
 
 CUT_S = 5.0
 """Seconds to tell them."""
-
-GAUGES_S = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +107,7 @@ async def running(settings: Settings, state_dir: Path) -> AsyncIterator[App]:
         registry = CollectorRegistry()
         metrics = Metrics(registry, settings.routes)
         forward = forwarding(settings.upstream, to)
-        stack.enter_context(_repeating(_gauges(metrics, flag_file)))
+        stack.enter_context(_repeating(_every_second(metrics, flag_file, runs)))
         stack.enter_context(_repeating(_keys(identifier)))
         gateway = Gateway(
             Routes(settings.routes),
@@ -124,16 +123,17 @@ async def running(settings: Settings, state_dir: Path) -> AsyncIterator[App]:
         yield App(gateway, Admin(registry, runs, flag_file, switch, settings.admin_token), runs)
 
 
-async def _gauges(metrics: Metrics, flag_file: FlagFile) -> None:
+async def _every_second(metrics: Metrics, flag_file: FlagFile, runs: Runs) -> None:
     while True:
         metrics.flag_age.set(flag_file.age_s)
-        await asyncio.sleep(GAUGES_S)
+        runs.evict()  # also when nobody asks: texts are kept no longer than the settings say
+        await asyncio.sleep(1)
 
 
 async def _keys(identifier: Identifier) -> None:
     while True:
-        await identifier.refresh_keys()
-        await asyncio.sleep(JWKS_S)
+        refreshed = await identifier.refresh_keys()
+        await asyncio.sleep(JWKS_S if refreshed else JWKS_RETRY_S)
 
 
 @contextmanager
@@ -161,6 +161,7 @@ def _server(app: object, *, keep_alive_s: float, grace_s: float) -> Server:
         lifespan="off",
         access_log=False,
         log_config=None,
+        log_level="warning",
         server_header=False,  # the upstream's own headers go through
         date_header=False,
         proxy_headers=False,
@@ -172,10 +173,15 @@ def _server(app: object, *, keep_alive_s: float, grace_s: float) -> Server:
 
 @asynccontextmanager
 async def listening(
-    app: App, settings: Settings, public: socket.socket, admin: socket.socket
+    app: App,
+    settings: Settings,
+    public: socket.socket,
+    admin: socket.socket,
+    *,
+    drain_s: float = DRAIN_S,
 ) -> AsyncIterator[None]:
     """Both servers of one process, until the block is left; then the drain."""
-    front = _server(app.gateway, keep_alive_s=settings.client_keep_alive_s, grace_s=DRAIN_S + CUT_S)
+    front = _server(app.gateway, keep_alive_s=settings.client_keep_alive_s, grace_s=drain_s + CUT_S)
     back = _server(app.admin.app(), keep_alive_s=5, grace_s=1)
     async with asyncio.TaskGroup() as group:
         serving = group.create_task(front.serve(sockets=[public]))
@@ -184,7 +190,7 @@ async def listening(
             yield
         finally:
             app.runs.draining = True
-            cut = asyncio.get_running_loop().call_later(DRAIN_S, app.runs.end_all)
+            cut = asyncio.get_running_loop().call_later(drain_s, app.runs.end_all)
             front.should_exit = True
             await asyncio.wait({serving})
             cut.cancel()
@@ -197,6 +203,9 @@ async def serve(settings: Settings, public: socket.socket, admin: socket.socket,
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     async with running(settings, state_dir) as app, listening(app, settings, public, admin):
+        # What is here now stays; the collector need not look at it again, which takes milliseconds each time.
+        gc.collect()
+        gc.freeze()
         logger.info("ready", extra={"listen": settings.listen, "admin": settings.admin})
         await stop.wait()
         logger.info("draining", extra={"runs": len(app.runs.live_routes())})

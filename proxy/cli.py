@@ -45,8 +45,11 @@ def serve(config: Path, workers: int) -> None:
     """Serve until SIGTERM."""
     settings = _load(config)
     _check_flags(settings)
-    public, admin = _bind(settings.listen), _bind(settings.admin)
-    with tempfile.TemporaryDirectory(prefix="headgate-") as directory:
+    with (
+        _bind(settings.listen) as public,
+        _bind(settings.admin) as admin,
+        tempfile.TemporaryDirectory(prefix="headgate-") as directory,
+    ):
         state_dir = Path(directory)
         if workers == 1:
             _serve_one(config, public, admin, state_dir)
@@ -111,6 +114,7 @@ def _bind(address: str) -> socket.socket:
     try:
         listening.bind((host, int(port)))
     except OSError as exc:
+        listening.close()
         click.echo(f"{address}: cannot listen there: {exc.strerror}", err=True)
         sys.exit(1)
     listening.listen(BACKLOG)

@@ -7,12 +7,14 @@ A request that matches no route pays for a dictionary look-up and goes on to the
 """
 
 import logging
+import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from http import HTTPStatus
 from time import perf_counter
 
 from flags.decision import Accept, Decision, FlagState, Mode, Question, decide
-from proxy.errors import RequestRefused
+from proxy.errors import RequestRefused, problem
 from proxy.headers import Forwarding, Headers, end_to_end, request_headers
 from proxy.identity import Identifier, Identity
 from proxy.metrics import Metrics, RouteMetrics
@@ -29,6 +31,12 @@ MAX_REQUEST_BYTES = 8 * 1024 * 1024
 """Body of a request that becomes a run; it is held until the run ends."""
 
 OWN_PATH = b"/_headgate/"
+
+_CURSOR = re.compile(r"([!-~]{1,64}):([0-9]{1,9})")
+"""An event's id, as `EventLog` makes them. `int` refuses what has some thousand digits."""
+
+_NOT_ACCEPTED = re.compile(rb"q=0(\.0{0,3})?")
+"""RFC 9110 12.4.2: a weight of 0 is "not acceptable"."""
 
 NOT_FOR_THE_UPSTREAM = frozenset(
     {
@@ -129,7 +137,9 @@ class Gateway:
             context=None if asked.identity is None else asked.identity.context(settings.name),
             accept=asked.accept,
         )
-        return decide(question, self.flags)
+        decision = decide(question, self.flags)
+        # Whoever is decided to get batch gets the upstream's own call and nothing beside it.
+        return replace(decision, source="batch") if decision.mode is Mode.BATCH else decision
 
     async def _stream(self, asked: "_Asked", decision: Decision, receive: Receive, send: Send) -> str:
         """Start a run, or join or resume one, and show it."""
@@ -139,9 +149,9 @@ class Gateway:
             if cursor is None:
                 run = await self._started(asked, decision, receive)
             else:
-                run, after = self._resumed(cursor, asked.identity)
+                run, after = self._resumed(cursor, asked)
         except RequestRefused as refusal:
-            await send_problem(send, refusal.status, refusal.detail)
+            await _refuse(send, refusal)
             return "refused"
         if after and run.ended and after >= len(run.log):
             # It has everything: 204 tells EventSource not to come back (WHATWG HTML 9.2.3).
@@ -151,13 +161,13 @@ class Gateway:
         viewer = Viewer(run, self.metrics.by_route[asked.match.route.name], receive, send)
         return await viewer.serve(after=after, takes_json=asked.accept is Accept.EITHER)
 
-    def _resumed(self, cursor: str, identity: Identity | None) -> tuple[Run, int]:
+    def _resumed(self, cursor: str, asked: "_Asked") -> tuple[Run, int]:
         """The run that `Last-Event-ID` names. Never starts one: a reconnect must not repeat the work."""
-        run_id, _, seq = cursor.rpartition(":")
-        run = self.runs.find(run_id, identity)
-        if run is None or not (seq.isascii() and seq.isdigit()) or int(seq) > len(run.log):
+        found = _CURSOR.fullmatch(cursor)
+        run = self.runs.find(found[1], asked.identity) if found else None
+        if found is None or run is None or not _is_of(run, asked.match) or int(found[2]) > len(run.log):
             raise RequestRefused(404, "There is no such run, or it is no longer kept. Please ask again.")
-        return run, int(seq)
+        return run, int(found[2])
 
     async def _started(self, asked: "_Asked", decision: Decision, receive: Receive) -> Run:
         match, target, body = asked.match, asked.target, b""
@@ -202,6 +212,17 @@ class Gateway:
         counted.outcomes[decision.arm.value, str(identity.bucket), outcome].inc()
 
 
+def _is_of(run: Run, match: Match) -> bool:
+    """Whether a run belongs to this path: one case's text must not answer for another's."""
+    return run.call.route is match.route and run.call.parameters == match.parameters
+
+
+async def _refuse(send: Send, refusal: RequestRefused) -> None:
+    headers, body = problem(refusal.status, HTTPStatus(refusal.status).phrase, refusal.detail)
+    await send({"type": "http.response.start", "status": refusal.status, "headers": headers})
+    await send({"type": "http.response.body", "body": body, "more_body": False})
+
+
 async def collect(receive: Receive) -> bytes:
     """A whole request body, within its bound."""
     parts: list[bytes] = []
@@ -231,7 +252,7 @@ def accepted(headers: Headers) -> Accept:
             continue
         for item in value.lower().split(b","):
             media_range, *parameters = (part.strip() for part in item.split(b";"))
-            if b"q=0" in parameters or b"q=0.0" in parameters:
+            if any(_NOT_ACCEPTED.fullmatch(parameter) for parameter in parameters):
                 continue
             stream = stream or media_range == b"text/event-stream"
             json = json or media_range in {b"application/json", b"application/*", b"*/*"}

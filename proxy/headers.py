@@ -7,6 +7,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
+from proxy.errors import RequestRefused
+
 Headers = list[tuple[bytes, bytes]]
 
 HOP_BY_HOP = {
@@ -35,6 +37,7 @@ _FORWARDED_FOR = b"x-forwarded-for"
 _FORWARDED_PROTO = b"x-forwarded-proto"
 _FORWARDED_HOST = b"x-forwarded-host"
 _X_FORWARDED = frozenset({_FORWARDED_FOR, _FORWARDED_PROTO, _FORWARDED_HOST})
+_LOOKED_AT = _DROPPED | _X_FORWARDED | {b"host"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,15 +79,28 @@ def request_headers(
         client: the client's address, if the transport knows it.
         scheme: `http` or `https`, as the client reached this proxy.
         fallback_host: `Host` for a client that sent none (HTTP/1.0).
+
+    Raises:
+        RequestRefused: there are two hosts to choose from (RFC 9112 3.2).
     """
-    kept = end_to_end(headers)
-    if forwarding.upstream_host is not None:
-        kept = [(n, forwarding.upstream_host if n == b"host" else v) for n, v in kept]
-    host = next((value for name, value in headers if name == b"host"), None)
-    if host is None:
-        kept.insert(0, (b"host", forwarding.upstream_host or fallback_host))
-    if forwarding.x_forwarded != "off":
-        kept = _with_x_forwarded(kept, forwarding.x_forwarded == "append", client, scheme, host)
+    kept: Headers = []
+    earlier: Headers = []
+    host: bytes | None = None
+    for pair in headers:
+        name = pair[0]
+        if name not in _LOOKED_AT:
+            kept.append(pair)
+        elif name == b"host":
+            if host is not None:
+                raise RequestRefused(400, "The request has more than one Host.")
+            host = pair[1]
+            kept.append(pair)
+        elif name in _X_FORWARDED:
+            earlier.append(pair)
+        elif name == b"connection" and pair[1] not in HARMLESS_CONNECTION:
+            return request_headers(end_to_end(headers), forwarding, client, scheme, fallback_host)
+    kept = _with_host(kept, host, forwarding.upstream_host, fallback_host)
+    kept += _x_forwarded(earlier, forwarding, client, scheme, host)
     if forwarding.forwarded:
         kept.append((b"forwarded", _forwarded_element(client, scheme, host)))
     if forwarding.via:
@@ -92,28 +108,34 @@ def request_headers(
     return kept
 
 
-def _with_x_forwarded(
-    headers: Headers, append: bool, client: str | None, scheme: str, host: bytes | None
+def _with_host(headers: Headers, host: bytes | None, chosen: bytes | None, fallback: bytes) -> Headers:
+    """`headers` with the `Host` that the upstream shall see, where the client's stood."""
+    if host is None:
+        return [(b"host", chosen or fallback), *headers]
+    if chosen is None:
+        return headers
+    return [(name, chosen if name == b"host" else value) for name, value in headers]
+
+
+def _x_forwarded(
+    earlier: Headers, forwarding: Forwarding, client: str | None, scheme: str, host: bytes | None
 ) -> Headers:
     """The three `X-Forwarded` fields, each as one line.
 
     `-For` grows by one address a hop. `-Proto` and `-Host` speak of the first hop, so one that is
-    there already stays when appending. A proxy that clients reach directly should `replace`.
+    there already stays.
     """
-    earlier: dict[bytes, list[bytes]] = {}
-    for name, value in headers:
-        if name in _X_FORWARDED:
-            earlier.setdefault(name, []).append(value)
-    if earlier:
-        headers = [pair for pair in headers if pair[0] not in _X_FORWARDED]
-        if not append:
-            earlier = {}
+    if forwarding.x_forwarded == "off":
+        return earlier
+    if forwarding.x_forwarded == "replace":
+        earlier = []
+    hops = [value for name, value in earlier if name == _FORWARDED_FOR]
+    protocols = [value for name, value in earlier if name == _FORWARDED_PROTO] or [scheme.encode()]
+    hosts = [value for name, value in earlier if name == _FORWARDED_HOST] or ([host] if host else [])
     if client is not None:
-        headers.append((_FORWARDED_FOR, b", ".join([*earlier.get(_FORWARDED_FOR, []), client.encode()])))
-    headers.append((_FORWARDED_PROTO, b", ".join(earlier.get(_FORWARDED_PROTO, [scheme.encode()]))))
-    if host is not None or _FORWARDED_HOST in earlier:
-        headers.append((_FORWARDED_HOST, b", ".join(earlier.get(_FORWARDED_HOST, [host or b""]))))
-    return headers
+        hops.append(client.encode())
+    fields = ((_FORWARDED_FOR, hops), (_FORWARDED_PROTO, protocols), (_FORWARDED_HOST, hosts))
+    return [(name, b", ".join(values)) for name, values in fields if values]
 
 
 def _forwarded_element(client: str | None, scheme: str, host: bytes | None) -> bytes:

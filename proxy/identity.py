@@ -9,7 +9,6 @@ import logging
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from http.cookies import CookieError, SimpleCookie
 from typing import Any
 
 import httpx
@@ -25,6 +24,9 @@ BUCKETS = 16
 
 JWKS_S = 600.0
 """Seconds between two fetches of an issuer's keys."""
+
+JWKS_RETRY_S = 10.0
+"""The same after a fetch that failed."""
 
 JWKS_TIMEOUT_S = 10.0
 
@@ -86,13 +88,13 @@ class Identifier:
             return None
         try:
             claims = self._claims(token, self._jwt)
-        except (jwt.PyJWTError, KeyError, ValueError):
-            return None
-        user = claims.get(self._jwt.claim)
-        if not isinstance(user, str) or not user:
+            user = claims.get(self._jwt.claim)
+            if not isinstance(user, str) or not user.encode():  # a lone surrogate is nobody's name
+                return None
+        except (jwt.PyJWTError, KeyError, ValueError, RecursionError):
             return None
         if self._verifies:
-            return Identity(self._hash("user", f"{claims.get('iss', '')}\n{user}"), user)
+            return Identity(self._hash("user", repr((claims.get("iss"), user))), user)
         return Identity(self._hash("token", token), user)
 
     @property
@@ -124,30 +126,30 @@ class Identifier:
         value = _only(headers, b"cookie")
         if value is None:
             return None
-        try:
-            morsel = SimpleCookie(value).get(self._cookie)
-        except CookieError:
+        pairs = (pair.strip().partition("=") for pair in value.split(";"))
+        # As RFC 6265 5.4 writes them; `http.cookies` gives up at the first cookie it does not like.
+        values = [content for name, _, content in pairs if name == self._cookie]
+        if len(values) != 1 or not values[0]:
             return None
-        if morsel is None or not morsel.value:
-            return None
-        user = hashlib.sha256(morsel.value.encode()).hexdigest()
-        return Identity(self._hash("cookie", morsel.value), user, session=user)
+        user = hashlib.sha256(values[0].encode()).hexdigest()
+        return Identity(self._hash("cookie", values[0]), user, session=user)
 
     def _hash(self, kind: str, value: str) -> str:
         return hmac.new(self._secret, f"{kind}\n{value}".encode(), "sha256").hexdigest()
 
-    async def refresh_keys(self) -> None:
-        """Fetch the issuer's keys, if there is a `jwks_url`. On failure the known keys stay."""
+    async def refresh_keys(self) -> bool:
+        """Fetch the issuer's keys, if there is a `jwks_url`. On failure, False, and the known keys stay."""
         if self._jwt is None or self._jwt.jwks_url is None:
-            return
+            return True
         try:
             async with httpx.AsyncClient(timeout=JWKS_TIMEOUT_S) as client:
                 answer = (await client.get(self._jwt.jwks_url)).raise_for_status()
             keys = jwt.PyJWKSet.from_dict(answer.json()).keys
-        except (httpx.HTTPError, ValueError, jwt.PyJWTError) as exc:
+        except Exception as exc:  # noqa: BLE001 - whatever the issuer sends, the next refresh must come
             logger.warning("keys not refreshed", extra={"why": type(exc).__name__})
-            return
+            return False
         self._keys = {key.key_id or "": key for key in keys}
+        return True
 
 
 def _only(headers: Headers, name: bytes) -> str | None:

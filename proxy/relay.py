@@ -8,14 +8,14 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, MutableMapping
 from dataclasses import dataclass
-from enum import StrEnum
+from enum import Enum, StrEnum
 from time import perf_counter
 from typing import Any
 
-from proxy.errors import RequestRefused, UpstreamAborted, UpstreamError, problem
+from proxy.errors import RequestRefused, UpstreamAborted, UpstreamError, UpstreamMalformed, problem
 from proxy.headers import Forwarding, Headers, request_headers, response_headers, write_head
-from proxy.server import TARGET
-from proxy.upstream import Exchange, Upstream
+from proxy.server import ANSWER, ARRIVED, TARGET
+from proxy.upstream import SLOW_S, Exchange, Upstream
 
 logger = logging.getLogger("headgate.relay")
 
@@ -29,6 +29,29 @@ CONTINUE_S = 1.0
 
 MAX_STATUS = 599
 """uvicorn has no status line beyond it, and RFC 9110 15 no class."""
+
+
+LOOKED_AT = frozenset({b"host", b"content-length", b"transfer-encoding", b"expect", b"upgrade"})
+"""Request headers that the relay itself acts on."""
+
+WholeAnswer = Callable[[int, Headers, bytes], bool]
+"""What `proxy.server.ANSWER` offers."""
+
+
+class Body(Enum):
+    """How a request's body comes."""
+
+    NONE = "none"
+    LENGTH = "length"
+    CHUNKED = "chunked"
+    LENGTH_EXPECTED = "length_expected"
+    CHUNKED_EXPECTED = "chunked_expected"
+
+
+CHUNKED = frozenset({Body.CHUNKED, Body.CHUNKED_EXPECTED})
+
+EXPECTED = frozenset({Body.LENGTH_EXPECTED, Body.CHUNKED_EXPECTED})
+"""The client waits for a 100 before it sends its body."""
 
 
 class Outcome(StrEnum):
@@ -58,102 +81,45 @@ class Relay:
     def __init__(self, upstream: Upstream, forwarding: Forwarding) -> None:
         self._upstream = upstream
         self._forwarding = forwarding
+        self._authority = upstream.origin.authority
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> Passage:
         """Relay one request. Raises nothing but cancellation: what went wrong is in the `Passage`."""
         passage = Passage()
         try:
-            head, has_body, expects_continue = self._head(scope)
+            head, body = self._head(scope)
         except RequestRefused as refusal:
             passage.outcome, passage.status = Outcome.REFUSED, refusal.status
-            await send_problem(send, refusal.status, refusal.detail)
+            await send_problem(send, refusal.status, refusal.detail, close=True)
             return passage
 
         with self._upstream.exchange(scope["method"]) as exchange:
-            passenger = _Passenger(receive, exchange)
+            crossing = _Crossing(exchange, scope, receive, send, passage)
             try:
-                await self._pass(head, has_body, expects_continue, exchange, passenger, send, passage)
+                await crossing.ask(head, body)
+                await crossing.answer()
             except UpstreamAborted:
                 passage.outcome = Outcome.CLIENT_LEFT
             except UpstreamError as error:
                 passage.error = error
                 await self._tell(error, passage, send)
             finally:
-                passenger.leave()
+                crossing.end()
         return passage
 
-    def _head(self, scope: Scope) -> tuple[bytes, bool, bool]:
-        """The upstream request's head; whether a body follows; whether the client awaits a 100."""
+    def _head(self, scope: Scope) -> tuple[bytes, Body]:
+        """The upstream request's head, and how its body comes."""
         headers: Headers = scope["headers"]
-        has_body = chunked = expects_continue = False
-        hosts = 0
-        for name, value in headers:
-            if name == b"content-length":
-                has_body = value != b"0"
-            elif name == b"transfer-encoding":
-                chunked = _is_chunked(value)
-            elif name == b"host":
-                hosts += 1
-            elif name == b"expect":
-                expects_continue = value.lower() == b"100-continue"
-            elif name == b"upgrade" and value.lower() == b"websocket":
-                raise RequestRefused(501, "WebSocket connections are not passed through.")
         method: str = scope["method"]
-        if hosts > 1:
-            raise RequestRefused(400, "The request has more than one Host.")
+        body = _body(headers, scope["http_version"])
         if method == "CONNECT":
             raise RequestRefused(501, "CONNECT is for forward proxies; this is a reverse proxy.")
         client = scope.get("client")
-        sent = request_headers(
-            headers,
-            self._forwarding,
-            client[0] if client else None,
-            scope["scheme"],
-            self._upstream.origin.authority,
-        )
-        if chunked:
+        address = client[0] if client else None
+        sent = request_headers(headers, self._forwarding, address, scope["scheme"], self._authority)
+        if body in CHUNKED:
             sent.append((b"transfer-encoding", b"chunked"))
-        head = write_head(method.encode(), request_target(scope), sent)
-        return head, has_body or chunked, expects_continue
-
-    async def _pass(
-        self,
-        head: bytes,
-        has_body: bool,
-        expects_continue: bool,
-        exchange: Exchange,
-        passenger: "_Passenger",
-        send: Send,
-        passage: Passage,
-    ) -> None:
-        entered = perf_counter()
-        if not has_body:
-            await exchange.send(head, whole=True, on_slow=passenger.watch)
-        else:
-            await passenger.send_with_body(head, expects_continue)
-        asked = perf_counter()
-        await exchange.head()
-        answered = perf_counter()
-
-        status = exchange.status
-        if status > MAX_STATUS:
-            raise UpstreamError(f"status {status}")
-        passage.status = status
-        body = b"" if exchange.connection.at_end else await exchange.read()
-        await send(
-            {
-                "type": "http.response.start",
-                "status": status,
-                "headers": response_headers(exchange.headers, status),
-            }
-        )
-        more = not exchange.connection.at_end
-        await send({"type": "http.response.body", "body": body, "more_body": more})
-        passage.overhead_s = (asked - entered) + (perf_counter() - answered)
-        while more:
-            body = await exchange.read()
-            more = not exchange.connection.at_end
-            await send({"type": "http.response.body", "body": body, "more_body": more})
+        return write_head(method.encode(), request_target(scope), sent), body
 
     async def _tell(self, error: UpstreamError, passage: Passage, send: Send) -> None:
         """Before the head: a problem. After it: nothing, so that the cut answer does not look complete."""
@@ -165,24 +131,103 @@ class Relay:
         await send_problem(send, error.status, error.detail)
 
 
-class _Passenger:
-    """The client's side of one exchange: sends its body up, and tells the exchange when it leaves.
+class _Crossing:
+    """One request on its way up, and its answer on its way down.
 
-    The leaving is watched for only when the answer is slow: a watch costs a fifth of a relayed request.
+    The client's leaving is watched for only when the answer is slow: a watch costs a fifth of a relayed
+    request, and most answers are here sooner.
     """
 
-    def __init__(self, receive: Receive, exchange: Exchange) -> None:
-        self._receive = receive
-        self._exchange = exchange
-        self._task: asyncio.Task[None] | None = None
+    __slots__ = (
+        "_answer",
+        "_arrived",
+        "_asked",
+        "_entered",
+        "_exchange",
+        "_passage",
+        "_receive",
+        "_send",
+        "_task",
+    )
 
-    def leave(self) -> None:
-        """The exchange is over."""
+    def __init__(
+        self, exchange: Exchange, scope: Scope, receive: Receive, send: Send, passage: Passage
+    ) -> None:
+        self._exchange = exchange
+        self._answer: WholeAnswer | None = scope.get(ANSWER)
+        self._arrived: Callable[[], bool] | None = scope.get(ARRIVED)
+        self._receive = receive
+        self._send = send
+        self._passage = passage
+        self._task: asyncio.Task[None] | None = None
+        self._asked = self._entered = perf_counter()
+
+    async def ask(self, head: bytes, body: Body) -> None:
+        """Send the request; a body that is still arriving is sent as it does, by a task."""
+        if body is Body.NONE:
+            await self._exchange.send(head, whole=True, on_slow=self._watch)
+        elif body in EXPECTED:
+            await self._ask_before_the_body(head, body)
+        else:
+            await self._ask_with_body(head, body is Body.CHUNKED)
+        self._asked = perf_counter()
+
+    async def _ask_with_body(self, head: bytes, chunked: bool) -> None:
+        """Head and body in one write if the body is here soon; else the head alone, for an early answer."""
+        if self._arrived is not None and self._arrived():
+            message = await self._receive()
+        else:
+            try:
+                async with asyncio.timeout(SLOW_S):
+                    message = await self._receive()
+            except TimeoutError:
+                message = {"type": "http.request", "body": b"", "more_body": True}
+        if message["type"] == "http.disconnect":
+            raise UpstreamAborted("the client left before its body was here")
+        whole = not message.get("more_body", False)
+        data = head + _frame(message["body"], chunked, last=whole)
+        await self._exchange.send(data, whole=whole, on_slow=self._watch)
+        if not whole:
+            self._task = asyncio.ensure_future(self._pump(chunked))
+
+    async def _ask_before_the_body(self, head: bytes, body: Body) -> None:
+        """`Expect: 100-continue`: the client is asked for its body when the upstream asks."""
+        await self._exchange.send(head, whole=False)
+        await self._exchange.connection.until_continued(CONTINUE_S)
+        if self._exchange.status:
+            # Answered without the body, so the client is never asked for it: the watch, which would ask,
+            # begins only when the head has gone out.
+            self._exchange.connection.leave_unsent()
+            self._watch()
+        else:
+            self._task = asyncio.ensure_future(self._pump(body is Body.CHUNKED_EXPECTED))
+
+    async def answer(self) -> None:
+        """Pass the answer on: at once if it is whole, else as it comes."""
+        exchange = self._exchange
+        await exchange.head()
+        answered = perf_counter()
+        connection = exchange.connection
+        status = exchange.status
+        if status > MAX_STATUS:
+            raise UpstreamMalformed(f"status {status}")
+        headers = response_headers(exchange.headers, status)
+        body = await connection.first()
+        self._passage.status = status
+        if self._answer is None or not connection.whole or not self._answer(status, headers, body):
+            await self._send({"type": "http.response.start", "status": status, "headers": headers})
+            await self._send({"type": "http.response.body", "body": body, "more_body": not connection.at_end})
+        self._passage.overhead_s = (self._asked - self._entered) + (perf_counter() - answered)
+        while not connection.at_end:
+            body = await connection.read()
+            await self._send({"type": "http.response.body", "body": body, "more_body": not connection.at_end})
+
+    def end(self) -> None:
+        """The exchange is over, one way or another."""
         if self._task is not None:
             self._task.cancel()
 
-    def watch(self) -> None:
-        """Abort the exchange when the client leaves."""
+    def _watch(self) -> None:
         self._task = asyncio.ensure_future(self._until_left())
 
     async def _until_left(self) -> None:
@@ -190,28 +235,7 @@ class _Passenger:
             pass
         self._exchange.abort()
 
-    async def send_with_body(self, head: bytes, expects_continue: bool) -> None:
-        """Send a request whose body is still arriving; most bodies are here whole with the head."""
-        if expects_continue:
-            await self._exchange.send(head, whole=False)
-            await self._exchange.connection.until_continued(CONTINUE_S)
-            if self._exchange.status:
-                # Answered without the body, so the client is never asked for it.
-                self._exchange.connection.sent()
-                return
-            self._task = asyncio.ensure_future(self._pump())
-            return
-        message = await self._receive()
-        if message["type"] == "http.disconnect":
-            raise UpstreamAborted("the client left before its body was here")
-        chunked = head.endswith(b"\r\ntransfer-encoding: chunked\r\n\r\n")
-        whole = not message.get("more_body", False)
-        data = head + _frame(message["body"], chunked, last=whole)
-        await self._exchange.send(data, whole=whole, on_slow=self.watch)
-        if not whole:
-            self._task = asyncio.ensure_future(self._pump(chunked))
-
-    async def _pump(self, chunked: bool = False) -> None:
+    async def _pump(self, chunked: bool) -> None:
         """Body bytes up as they come; then the watch. An early answer does not wait for the rest."""
         connection = self._exchange.connection
         more = True
@@ -227,18 +251,45 @@ class _Passenger:
         await self._until_left()
 
 
+def _body(headers: Headers, version: str) -> Body:
+    """How a request's body comes. Raises `RequestRefused` for what must not be passed on."""
+    body = Body.NONE
+    expects = False
+    has_host = False
+    for name, value in headers:
+        if name not in LOOKED_AT:
+            continue
+        if name == b"host":
+            has_host = True
+        elif name == b"content-length":
+            body = Body.NONE if value == b"0" else Body.LENGTH
+        elif name == b"expect":
+            expects = value.lower() == b"100-continue"
+        else:
+            body = _unusual(name, value, body)
+    if not has_host and version != "1.0":
+        raise RequestRefused(400, "The request has no Host.")
+    if expects and body is not Body.NONE:
+        return Body.CHUNKED_EXPECTED if body is Body.CHUNKED else Body.LENGTH_EXPECTED
+    return body
+
+
+def _unusual(name: bytes, value: bytes, body: Body) -> Body:
+    if name == b"transfer-encoding":
+        # The server below undoes `chunked` and nothing else, so nothing else can be passed on.
+        if value.strip().lower() != b"chunked":
+            raise RequestRefused(501, "No transfer coding but 'chunked' is understood.")
+        return Body.CHUNKED
+    if name == b"upgrade" and value.lower() == b"websocket":
+        raise RequestRefused(501, "WebSocket connections are not passed through.")
+    return body
+
+
 def _frame(body: bytes, chunked: bool, *, last: bool) -> bytes:
     if not chunked:
         return body
     framed = b"%x\r\n%b\r\n" % (len(body), body) if body else b""
     return framed + b"0\r\n\r\n" if last else framed
-
-
-def _is_chunked(coding: bytes) -> bool:
-    """The server below undoes `chunked` and nothing else, so nothing else can be passed on."""
-    if coding.strip().lower() != b"chunked":
-        raise RequestRefused(501, "No transfer coding but 'chunked' is understood.")
-    return True
 
 
 def request_target(scope: Scope) -> bytes:
@@ -247,11 +298,9 @@ def request_target(scope: Scope) -> bytes:
     if target is None:
         query: bytes = scope["query_string"]
         target = scope["raw_path"] + b"?" + query if query else scope["raw_path"]
-    if not target.startswith(b"/"):
+    if not target.startswith(b"/") and target != b"*":
         # Absolute form (RFC 9112 3.2.2): the origin behind gets the origin form.
-        rest = target.partition(b"://")[2]
-        path = rest.find(b"/")
-        target = rest[path:] if path >= 0 else b"/"
+        target = b"/" + target.partition(b"://")[2].partition(b"/")[2]
     return target
 
 
@@ -267,8 +316,10 @@ TITLES = {
 }
 
 
-async def send_problem(send: Send, status: int, detail: str) -> None:
-    """Answer with an RFC 9457 problem."""
+async def send_problem(send: Send, status: int, detail: str, *, close: bool = False) -> None:
+    """Answer with an RFC 9457 problem; `close` for a client whose next request is better not read."""
     headers, body = problem(status, TITLES[status], detail)
+    if close:
+        headers.append((b"connection", b"close"))
     await send({"type": "http.response.start", "status": status, "headers": headers})
     await send({"type": "http.response.body", "body": body, "more_body": False})

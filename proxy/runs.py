@@ -33,6 +33,9 @@ logger = logging.getLogger("headgate.runs")
 RETRY_MS = (1000, 3000)
 """Bounds of the `retry:` a stream gives, drawn per run so that clients do not all come back at once."""
 
+MAX_STATUS = 599
+"""As in the relay: uvicorn has no status line beyond it, and RFC 9110 15 no class."""
+
 DURATIONS_KEPT = 50
 """Past runs of a route that an ETA is taken from."""
 
@@ -105,12 +108,18 @@ class Run:
     def ended(self) -> bool:
         return self._transcript.ended
 
+    @property
+    def size_bytes(self) -> int:
+        """What keeping this run costs: its log, the client's body, and an answer kept for its own status."""
+        answer = self.failure.answer if self.failure else None
+        return self.log.size_bytes + len(self.call.request.body) + (len(answer.body) if answer else 0)
+
     def is_complete(self, section: Section) -> bool:
         return self._transcript.is_complete(section.stage)
 
     def begin(self, section: Section) -> None:
         """The stage of a section has begun. Said once, however often it is called."""
-        if section.stage not in self._transcript.stages:
+        if not self.ended and section.stage not in self._transcript.stages:
             index = self.sections.index(section)
             self._say(
                 self._transcript.stage_start(
@@ -119,9 +128,14 @@ class Run:
             )
 
     def show(self, section: Section, text: str) -> bool:
-        """The whole text of a section is known: show it. False if it is an error sentence, which is not."""
+        """The whole text of a section is known: show it. False if it is an error sentence, which is not.
+
+        The first text counts; if a later one differs, the batch answer has the last word.
+        """
         if self.call.route.is_failure(text):
             return False
+        if self.ended or self.is_complete(section):
+            return True
         self.begin(section)
         known_at = self._loop.time()
         for content in self._chunks(text):
@@ -131,13 +145,20 @@ class Run:
 
     def lose_source(self, why: str) -> None:
         """Live text has ended early; the batch answer still comes."""
+        if self.ended:
+            return
         logger.warning("source lost", extra={"run": self.id, "route": self.call.route.name, "why": why})
         self._note(Fault.SOURCE_LOST)
 
-    # The end.
+    # The end. The first one counts: a run that was ended for its viewers may still have a call under way.
 
     def settle(self, answer: Answer) -> None:
         """The batch answer is here, and it is the authority: complete from it, and end."""
+        if self.ended:
+            return
+        if answer.status > MAX_STATUS:
+            self._fail(Failure(Fault.MALFORMED, 502, "The upstream's answer has no known status."))
+            return
         if not 200 <= answer.status < 300:
             self._fail(Failure(Fault.STATUS, answer.status, "The upstream refused or failed.", answer))
             return
@@ -192,6 +213,8 @@ class Run:
         self._fail(Failure(error.fault, error.status, error.detail))
 
     def _fail(self, failure: Failure) -> None:
+        if self.ended:
+            return
         self._note(failure.fault)
         self.failure = failure
         self._end(
@@ -206,6 +229,8 @@ class Run:
 
     def shut_down(self) -> None:
         """The process ends before the run does."""
+        if self.ended:
+            return
         detail = "This proxy is shutting down. Please ask again."
         self.failure = Failure(Fault.INTERNAL, 503, detail)
         self._end(
@@ -219,8 +244,10 @@ class Run:
         """
         if self.failure is None or self._transcript.has_content:
             return False
+        answer = self.failure.answer
+        status = self.failure.status if answer is None else answer.status
         own_status = STEPS[self.failure.fault, Phase.NOTHING] is Step.OWN_STATUS
-        return own_status and (takes_json or self.failure.status >= 300)
+        return own_status and (takes_json or status >= 300)
 
     # Inside.
 
@@ -281,7 +308,8 @@ class Run:
         self._metrics.runs[arm, source, outcome].inc()
         self._metrics.run_seconds[arm].observe(took_s)
         if self.identity is not None:
-            self._metrics.outcomes[arm, str(self.identity.bucket), outcome].inc()
+            settled = "complete" if self._fails_in_batch_too() else outcome
+            self._metrics.outcomes[arm, str(self.identity.bucket), settled].inc()
         result = outcome if outcome in {"recovered", "fell_back"} else "failed"
         for fault in {fault for fault, _ in self._faults}:
             self._metrics.recoveries[fault, result].inc()
@@ -290,6 +318,16 @@ class Run:
             if self._first_content_s is not None and took_s > 0:
                 self._metrics.perceived_wait[source].observe(self._first_content_s / took_s)
         self._log_end(outcome, took_s)
+
+    def _fails_in_batch_too(self) -> bool:
+        """Whether the relay would have counted this answer as complete: a refusal, an error sentence.
+
+        Arms are compared by outcomes, and neither of these says anything about streaming.
+        """
+        failure = self.failure
+        if failure is None or failure.fault not in {Fault.STATUS, Fault.FAILURE_TEXT}:
+            return False
+        return failure.fault is Fault.FAILURE_TEXT or failure.status < 500
 
     def _log_end(self, outcome: str, took_s: float) -> None:
         first = self._first_content_s
@@ -348,7 +386,7 @@ class Runs:
 
     def find(self, run_id: str, identity: Identity | None) -> Run | None:
         """A run by its id, for its owner; for anybody else there is none."""
-        self._evict()
+        self.evict()
         run = self._live.get(run_id) or self._finished.get(run_id, (None, 0.0))[0]
         return run if run is not None and _principal(run.identity) == _principal(identity) else None
 
@@ -357,6 +395,7 @@ class Runs:
         for run in self._live.values():
             if (
                 _principal(run.identity) == identity.principal
+                and not run.ended
                 and run.call.route is call.route
                 and run.call.request.target == call.request.target
             ):
@@ -366,8 +405,7 @@ class Runs:
     def end_all(self) -> None:
         """End every run in flight for its viewers, truthfully."""
         for run in list(self._live.values()):
-            if not run.ended:
-                run.shut_down()
+            run.shut_down()
 
     async def aclose(self) -> None:
         """End what still runs, and close its upstream connections."""
@@ -380,10 +418,10 @@ class Runs:
         run = self._tasks.pop(task)
         del self._live[run.id]
         self._finished[run.id] = (run, asyncio.get_running_loop().time())
-        self._finished_bytes += run.log.size_bytes
-        self._evict()
+        self._finished_bytes += run.size_bytes
+        self.evict()
 
-    def _evict(self) -> None:
+    def evict(self) -> None:
         """Oldest first, until runs, bytes and age are within their bounds."""
         oldest = asyncio.get_running_loop().time() - self._bounds.ttl_s
         while self._finished:
@@ -392,7 +430,7 @@ class Runs:
             if within and finished_at > oldest:
                 return
             del self._finished[run.id]
-            self._finished_bytes -= run.log.size_bytes
+            self._finished_bytes -= run.size_bytes
 
 
 def _principal(identity: Identity | None) -> str:
@@ -405,12 +443,9 @@ async def _execute(run: Run, source: Source) -> None:
         run.settle(await source.answer(run))
     except UpstreamError as error:
         logger.warning("upstream failed", extra={"run": run.id, "fault": error.fault, "why": str(error)})
-        if not run.ended:
-            run.fail(error)
+        run.fail(error)
     except asyncio.CancelledError:
-        if not run.ended:
-            run.shut_down()
+        run.shut_down()
     except Exception:  # the viewers must not wait for ever because of a mistake of ours
         logger.exception("run failed", extra={"run": run.id})
-        if not run.ended:
-            run.fail(UpstreamError("a mistake of ours", Fault.INTERNAL))
+        run.fail(UpstreamError("a mistake of ours", Fault.INTERNAL))

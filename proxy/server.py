@@ -1,15 +1,32 @@
-"""What uvicorn's HTTP protocol lacks for a proxy: the target as it came, bounds on a request's head, and
-one system call for an answer that is here whole.
+"""What uvicorn's HTTP protocol lacks for a proxy: the target as it came, bounds on a request's head, answers
+that HTTP/1.0 can read, and an answer that is here whole in one write.
 """
 
 import asyncio
+import socket
+import struct
+import sys
 from asyncio.events import TimerHandle
+from collections.abc import Iterable
+from functools import partial
 from typing import Any, cast
 
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+import httptools
+from uvicorn._types import ASGI3Application, ASGIReceiveCallable, ASGISendCallable, ASGISendEvent
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
+
+from proxy.errors import RequestRefused, problem
+from proxy.headers import Headers
 
 TARGET = "headgate.target"
 """Scope key: the request target, byte for byte (ASGI's `raw_path` loses an empty query)."""
+
+ANSWER = "headgate.answer"
+"""Scope key: a function that sends a whole answer at once, see `ServerProtocol._answer`. Two messages
+would cost a relayed request a tenth more, half of it for a second system call."""
+
+ARRIVED = "headgate.arrived"
+"""Scope key: a function that says whether `receive` has something to return at once."""
 
 MAX_HEAD_BYTES = 64 * 1024
 """Request line and headers together; nginx's default is 32 KiB."""
@@ -18,77 +35,110 @@ HEAD_S = 30.0
 """Seconds a client has for its request's head, from the connection's or the head's first byte."""
 
 
-class HeadFirst:
-    """A transport on which the head of an answer waits for the first bytes of its body.
-
-    uvicorn writes the two apart, which costs a relayed request a tenth more. Whoever starts an answer here
-    goes on with its body at once, so nothing waits: `on_response_complete` is the last chance.
-    """
-
-    __slots__ = ("_head", "_transport", "write_through")
-
-    def __init__(self, transport: asyncio.Transport) -> None:
-        self._transport = transport
-        self._head = b""
-        self.write_through = transport.write
-
-    def write(self, data: bytes) -> None:
-        if self._head:
-            data, self._head = self._head + data, b""
-        elif data.startswith(b"HTTP/1.1 ") and data.endswith(b"\r\n\r\n") and data[9:10] != b"1":
-            self._head = data
-            return
-        self.write_through(data)
-
-    def flush(self) -> None:
-        if self._head:
-            head, self._head = self._head, b""
-            self.write_through(head)
-
-    def close(self) -> None:
-        self.flush()
-        self._transport.close()
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._transport, name)
-
-
 class ServerProtocol(HttpToolsProtocol):
     """One client connection."""
 
+    head_s = HEAD_S
+
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        super().connection_made(cast(asyncio.Transport, HeadFirst(transport)))
-        self._head_bytes = 0
+        super().connection_made(transport)
+        self._answering: RequestResponseCycle | None = None
+        self._field_bytes = 0
+        self._read = b""
+        self._begun_in_read = False
+        self._only_fields = False
         self._reading_head = False
-        self._head_timer: TimerHandle | None = self.loop.call_later(HEAD_S, self._head_is_late)
+        self._head_timer: TimerHandle | None = self.loop.call_later(self.head_s, self._head_is_late)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._stop_head_timer()
+        # uvicorn tells the request that it read last, which need not be the one it answers.
+        if self._answering is not None and not self._answering.response_complete:
+            self._answering.disconnected = True
+            self._answering.message_event.set()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
+        self._read = data
+        self._begun_in_read = False
+        self._only_fields = True
         super().data_received(data)
-        if self._reading_head and not self.transport.is_closing():
-            self._head_bytes += len(data)
-            if self._head_bytes > MAX_HEAD_BYTES:
+        self._read = b""
+        if not self._only_fields:
+            self._field_bytes = 0
+        else:
+            # A head that goes on, or trailers, or the lines between chunks: nobody else bounds them.
+            self._field_bytes += len(data)
+            if self._field_bytes > MAX_HEAD_BYTES and not self.transport.is_closing():
                 self.send_400_response("Request head too large.")
-            elif self._head_timer is None:
-                self._head_timer = self.loop.call_later(HEAD_S, self._head_is_late)
+        if self._reading_head and self._head_timer is None and not self.transport.is_closing():
+            self._head_timer = self.loop.call_later(self.head_s, self._head_is_late)
+
+    def send_400_response(self, msg: str) -> None:
+        """Say that a request cannot be read, unless that would be taken for an answer to another one."""
+        cycle = self._answering
+        nothing_owed = cycle is None or cycle.response_complete
+        if nothing_owed or (cycle is self.cycle and not self._reading_head and not cycle.response_started):
+            super().send_400_response(msg)
+        else:
+            self.transport.close()
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
         self._reading_head = True
+        self._begun_in_read = True
+        self._only_fields = False
+
+    def on_body(self, body: bytes) -> None:
+        self._only_fields = False
+        super().on_body(body)
 
     def on_headers_complete(self) -> None:
-        self._reading_head = False
-        self._head_bytes = 0
-        self._stop_head_timer()
-        cast(dict[str, object], self.scope)[TARGET] = self.url
+        if not self.url.startswith(b"/"):
+            _check_target(self.parser.get_method(), self.url, self.headers)
+        if not self._begun_in_read or len(self._read) > MAX_HEAD_BYTES:
+            _check_size(self.url, self.headers)
+        if self.parser.should_upgrade():
+            return
         super().on_headers_complete()
+        self._reading_head = False
+        self._only_fields = False
+        self._stop_head_timer()
+        # The app's task was made just now and has not begun.
+        scope = cast(dict[str, object], self.scope)
+        scope[TARGET] = self.url
+        scope[ANSWER] = partial(self._answer, self.cycle)
+        scope[ARRIVED] = self.cycle.message_event.is_set
+        # Trailers come by the same callback, and would be headers to an app that has not begun.
+        self.headers = []
 
-    def on_response_complete(self) -> None:
-        cast(HeadFirst, self.transport).flush()
-        super().on_response_complete()
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
+        self._answering = cycle
+        if cycle.waiting_for_100_continue or cycle.scope["http_version"] != "1.1":
+            app = _Unusual(cycle, app)
+        super()._start_asgi_task(cycle, app)
+
+    def _answer(self, cycle: RequestResponseCycle, status: int, headers: Headers, body: bytes) -> bool:
+        """Send an answer that is here whole; the same bytes as by two messages, in one write.
+
+        `headers` must say the body's length, and come from a parser that refuses CR, LF and NUL. Returns
+        False if the client must be waited for: then nothing was done.
+        """
+        if self.flow.write_paused:
+            return False
+        if cycle.disconnected:
+            return True
+        cycle.response_started = cycle.response_complete = True
+        parts = [STATUS_LINE[status]]
+        for name, value in headers:
+            parts += (name, b": ", value, b"\r\n")
+        parts += (b"\r\n" if cycle.keep_alive else b"connection: close\r\n\r\n", body)
+        self.transport.write(b"".join(parts))
+        cycle.message_event.set()
+        if not cycle.keep_alive:
+            self.transport.close()
+        cycle.on_response()
+        return True
 
     def _stop_head_timer(self) -> None:
         if self._head_timer is not None:
@@ -97,8 +147,98 @@ class ServerProtocol(HttpToolsProtocol):
 
     def _head_is_late(self) -> None:
         self._head_timer = None
-        if not self.transport.is_closing():
+        if self._answering is not None and not self._answering.response_complete:
+            # It is for us to go on, and the answer must not be cut for a request that comes too early.
+            self._head_timer = self.loop.call_later(self.head_s, self._head_is_late)
+        elif not self.transport.is_closing():
             self.transport.close()
 
-    def _unsupported_upgrade_warning(self) -> None:
-        """The relay answers upgrades; uvicorn's advice to install a library is not for us."""
+    def _should_upgrade(self) -> bool:
+        return True  # leaves all of them to `handle_websocket_upgrade`
+
+    def handle_websocket_upgrade(self) -> None:
+        """Ignore an upgrade, to WebSocket or not: begin the request again as one that asks for none.
+
+        The parser takes what follows such a head for another protocol's; a body would be lost, or be read
+        as the next request. Java's HttpClient asks for h2c with every first request, bodies and all.
+        """
+        upgrade = cast(httptools.HttpParserUpgrade, sys.exc_info()[1])
+        rest = self._read[upgrade.args[0] :]
+        lines = [
+            b"%b %b HTTP/%b" % (self.parser.get_method(), self.url, self.parser.get_http_version().encode())
+        ]
+        for name, value in self.headers:
+            tokens = [token for token in value.split(b",") if token.strip().lower() != b"upgrade"]
+            lines.append(name + b": " + (b",".join(tokens) if name == b"connection" else value))
+        self.parser = httptools.HttpRequestParser(self)
+        self.parser.set_dangerous_leniencies(lenient_data_after_close=True)  # as uvicorn has it
+        self.data_received(b"\r\n".join([*lines, b"", rest]))
+
+
+class _Unusual:
+    """An app, for a request with which uvicorn is not left alone: it waits to be asked for its body, or is
+    not of HTTP/1.1.
+    """
+
+    def __init__(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
+        self._cycle = cycle
+        self._app = app
+        self._until_close = False
+
+    async def __call__(self, scope: Any, receive: ASGIReceiveCallable, send: ASGISendCallable) -> None:
+        del scope[ANSWER]
+        version = scope["http_version"]
+        if version not in ("1.0", "1.1"):
+            headers, body = problem(505, "HTTP Version Not Supported", "HTTP/1.1 and 1.0 are spoken here.")
+            await send({"type": "http.response.start", "status": 505, "headers": headers})
+            await send({"type": "http.response.body", "body": body, "more_body": False})
+            return
+        if version == "1.0":
+            self._cycle.waiting_for_100_continue = False  # RFC 9110 10.1.1: such a client cannot mean it
+        try:
+            await self._app(scope, receive, partial(self._send, send))
+        finally:
+            if self._until_close and not self._cycle.response_complete and not self._cycle.disconnected:
+                self._reset()
+
+    async def _send(self, send: ASGISendCallable, message: ASGISendEvent) -> None:
+        cycle = self._cycle
+        if message["type"] == "http.response.start":
+            if cycle.waiting_for_100_continue and cycle.more_body:
+                # Not asked for its body, the client may send its next request, which would be read as one.
+                cycle.keep_alive = False
+            if cycle.scope["http_version"] == "1.0" and not _has_length(message["headers"]):
+                # RFC 9112 7.1: no chunks for HTTP/1.0; the body ends with the connection.
+                self._until_close = True
+                cycle.chunked_encoding = False
+        elif message["type"] == "http.response.body" and self._until_close:
+            cycle.expected_content_length = len(message["body"])
+        await send(message)
+
+    def _reset(self) -> None:
+        """A plain close would make a cut answer look complete."""
+        connection = self._cycle.transport.get_extra_info("socket")
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self._cycle.transport.abort()
+
+
+def _has_length(headers: Iterable[tuple[bytes, bytes]]) -> bool:
+    return any(name == b"content-length" for name, _ in headers)
+
+
+def _check_target(method: bytes, target: bytes, headers: Headers) -> None:
+    """Absolute form must name the host that `Host` names (RFC 9112 3.2): one could be routed by, the other
+    answered. Authority form is for CONNECT, and that is for forward proxies.
+    """
+    if target == b"*" and method == b"OPTIONS":
+        return
+    scheme, _, rest = target.partition(b"://")
+    authority = rest.partition(b"/")[0].lower()
+    hosts = [value.strip().lower() for name, value in headers if name == b"host"]
+    if scheme.lower() not in (b"http", b"https") or hosts != [authority]:
+        raise RequestRefused(400, "The request's target and its Host differ.")
+
+
+def _check_size(target: bytes, headers: Headers) -> None:
+    if len(target) + sum(len(name) + len(value) + 4 for name, value in headers) > MAX_HEAD_BYTES:
+        raise RequestRefused(400, "The request's head is too large.")

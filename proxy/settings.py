@@ -28,7 +28,7 @@ from pydantic import (
 
 from proxy.errors import SettingsError
 from proxy.sections import compile_path
-from proxy.templates import PATH, REQUEST, references
+from proxy.templates import PATH, REQUEST, references, strays
 
 UNMATCHED = "unmatched"
 """The label `route` of requests that match no route; so no route may be called that."""
@@ -52,6 +52,8 @@ def _origin(value: str) -> str:
         raise ValueError("must be http://HOST:PORT or https://HOST:PORT")
     if parts.path not in {"", "/"} or parts.query or parts.fragment:
         raise ValueError("must be an origin without a path: paths go through as the client sent them")
+    if parts.port == 0:  # asking for the port also raises for one that is none
+        raise ValueError("must have a port from 1 to 65535")
     if parts.username or parts.password:
         raise ValueError("must not carry credentials: those of each client go through")
     return value
@@ -65,16 +67,33 @@ def _pattern(value: str) -> str:
     return value
 
 
-def _match(value: str) -> str:
-    if not re.fullmatch(r"[A-Z]+ /\S*", value):
+def _request(value: str) -> str:
+    method, space, target = value.partition(" ")
+    if not space or not re.fullmatch(r"[A-Z]+", method) or not re.fullmatch(r"/[!-~]*", target):
         raise ValueError("must be METHOD /path, for example POST /api/cases/{case_id}/start")
+    _parameters(target)
+    return value
+
+
+def _match(value: str) -> str:
+    _request(value)
+    _path(value.partition(" ")[2])
     return value
 
 
 def _path(value: str) -> str:
-    if not re.fullmatch(r"/[^\s?#]*", value):
-        raise ValueError("must be a path that starts with / and has no query")
+    if not re.fullmatch(r"/[!-~]*", value) or "?" in value or "#" in value:
+        raise ValueError("must be a path in ASCII (else percent-encoded) that starts with / and has no query")
+    _parameters(value)
     return value
+
+
+def _parameters(path: str) -> None:
+    names = _PARAMETER.findall(path)
+    if "{" in _PARAMETER.sub("", path) or "}" in _PARAMETER.sub("", path):
+        raise ValueError("has a brace that is no parameter: those are a-z, 0-9 and '_', as in {case_id}")
+    if len(set(names)) < len(names):
+        raise ValueError("names a parameter twice")
 
 
 def _name(value: str) -> str:
@@ -99,6 +118,21 @@ def _json_path(value: str) -> str:
 def _beside_the_settings(value: Path, info: ValidationInfo) -> Path:
     base: Path = (info.context or {}).get("base", Path())
     return base / value
+
+
+def _readable(value: Path) -> Path:
+    try:
+        value.open("rb").close()
+    except OSError as exc:
+        raise ValueError(f"cannot be read: {exc.strerror}") from None
+    return value
+
+
+def _web_address(value: str) -> str:
+    parts = urlsplit(value)
+    if parts.scheme not in {"http", "https"} or not parts.hostname or parts.port == 0:
+        raise ValueError("must be a URL with http or https")
+    return value
 
 
 def _one_or_many(value: Any) -> Any:
@@ -133,7 +167,7 @@ class TimeoutSettings(Block):
 class TlsSettings(Block):
     """For an `https` upstream."""
 
-    ca_file: File | None = None
+    ca_file: Annotated[File, AfterValidator(_readable)] | None = None
     """PEM file of the authorities to trust instead of the system's."""
     verify: bool = True
     """Check the upstream's certificate and name. Turning it off lets anybody on the way read along."""
@@ -195,7 +229,7 @@ class JwtSettings(Block):
     key: SecretStr | None = None
     """Secret (HS256) or PEM public key to verify tokens with. Without `key` and `jwks_url` a token is
     read but not verified: good enough to choose an arm, since the upstream verifies it anyway."""
-    jwks_url: str | None = None
+    jwks_url: Annotated[str, AfterValidator(_web_address)] | None = None
     """Where the issuer publishes its keys; fetched at start and again every 10 minutes."""
     algorithms: list[str] = ["HS256", "RS256", "ES256"]
     """Accepted signature algorithms."""
@@ -298,8 +332,8 @@ class StageCallSettings(Block):
 
     stage: Annotated[str, AfterValidator(_stage)]
     """Its name, for `{{ stage $.path }}` in later calls and in `answer`."""
-    request: Annotated[str, AfterValidator(_match)]
-    """Method and path, with the route's parameters."""
+    request: Annotated[str, AfterValidator(_request)]
+    """Method, path and query, with the route's parameters."""
     body: Any = None
     """JSON body as a template; none is sent when it is left out."""
 
@@ -371,6 +405,9 @@ class RouteSettings(Block):
             for name in _PARAMETER.findall(template):
                 if name not in known:
                     raise ValueError(f"{where}: {{{name}}} is no parameter of match")
+        if self.stream_path is not None:
+            for name in sorted(known - set(_PARAMETER.findall(self.stream_path))):
+                raise ValueError(f"stream_path: {{{name}}} of match is missing: it could not be filled in")
         return self
 
     def _templates(self) -> Iterator[tuple[str, str]]:
@@ -388,6 +425,8 @@ class RouteSettings(Block):
         known = {REQUEST, PATH}
         for index, call in enumerate(self.stages.calls if self.stages else ()):
             _check_references(call.body, known, f"stages.calls[{index}].body")
+            if call.stage in known:
+                raise ValueError(f"stages.calls[{index}].stage: '{call.stage}' is taken")
             known.add(call.stage)
         if self.stages is not None:
             _check_references(self.stages.answer, known, "stages.answer")
@@ -400,6 +439,8 @@ class RouteSettings(Block):
 
 
 def _check_references(template: Any, known: set[str], where: str) -> None:
+    for stray in strays(template):
+        raise ValueError(f"{where}: '{stray}' is no reference: those are {{{{ name $.path }}}}")
     for name, path in references(template):
         if name not in known:
             raise ValueError(f"{where}: '{name}' is none of {', '.join(sorted(known))}")
@@ -428,6 +469,12 @@ class Settings(Block):
     routes: list[RouteSettings] = []
     """Endpoints that can stream; everything else is relayed."""
 
+    @model_validator(mode="before")
+    @classmethod
+    def _flags_stand_beside_the_settings(cls, document: Any) -> Any:
+        """A default that is made before the file is read would be relative to the working directory."""
+        return {"flags": {}, **document} if isinstance(document, dict) else document
+
     @model_validator(mode="after")
     def _names_and_matches_are_unique(self) -> "Settings":
         seen: set[str] = set()
@@ -451,10 +498,14 @@ class _Loader(yaml.SafeLoader):
 
 
 def _mapping(loader: _Loader, node: yaml.MappingNode) -> dict[Any, Any]:
-    keys = [loader.construct_object(key, deep=True) for key, _ in node.value]
-    for key in keys:
-        if keys.count(key) > 1:
-            raise SettingsError([f"line {node.start_mark.line + 1}: '{key}' stands there twice"])
+    seen: list[Any] = []
+    for node_key, _ in node.value:
+        if node_key.tag == "tag:yaml.org,2002:merge":
+            continue
+        key = loader.construct_object(node_key, deep=True)
+        if key in seen:
+            raise SettingsError([f"line {node_key.start_mark.line + 1}: '{key}' stands there twice"])
+        seen.append(key)
     return loader.construct_mapping(node, deep=True)
 
 
@@ -471,15 +522,15 @@ def load(path: Path) -> Settings:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as exc:
         reason = exc.strerror if isinstance(exc, OSError) else "it is not UTF-8"
-        raise SettingsError([f"{path}: cannot be read: {reason}"]) from None
+        raise SettingsError([f"cannot be read: {reason}"]) from None
     try:
         document = yaml.load(text, Loader=_Loader)
     except yaml.YAMLError as exc:
         mark = getattr(exc, "problem_mark", None)
         where = f"line {mark.line + 1}: " if mark else ""
-        raise SettingsError([f"{path}: {where}not YAML: {getattr(exc, 'problem', exc)}"]) from None
+        raise SettingsError([f"{where}not YAML: {getattr(exc, 'problem', exc)}"]) from None
     if not isinstance(document, dict):
-        raise SettingsError([f"{path}: must be a mapping of settings"])
+        raise SettingsError(["must be a mapping of settings"])
     problems: list[str] = []
     document = _with_environment(document, "", problems)
     try:

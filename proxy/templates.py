@@ -1,14 +1,15 @@
 """JSON templates: `{{ name $.path }}` in strings of a JSON value. Pure.
 
 A string that is one reference becomes what it refers to, of whatever type; references inside a longer
-string are put in as text. `name` is an earlier stage, `request` (the client's own body) or `path` (the
-route's parameters).
+string are put in as text, and what is not text as JSON. `name` is an earlier stage, `request` (the
+client's own body) or `path` (the route's parameters).
 """
 
 import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+import orjson
 from jsonpath import JSONPathError
 
 from proxy.sections import compile_path
@@ -40,6 +41,18 @@ def references(template: Any) -> Iterator[tuple[str, str]]:
             yield from references(value)
     elif isinstance(template, str):
         yield from ((match[1], match[2]) for match in _REFERENCE.finditer(template))
+
+
+def strays(template: Any) -> Iterator[str]:
+    """Every string with a `{{` that is no reference: a slip of the pen, which would be sent as it stands."""
+    if isinstance(template, Mapping):
+        for value in template.values():
+            yield from strays(value)
+    elif isinstance(template, list):
+        for value in template:
+            yield from strays(value)
+    elif isinstance(template, str) and "{{" in _REFERENCE.sub("", template):
+        yield template
 
 
 def fill(template: Any, values: Mapping[str, Any]) -> Any:
@@ -77,14 +90,22 @@ def _fill_text(text: str, values: Mapping[str, Any]) -> Any:
     whole = _REFERENCE.fullmatch(text)
     if whole is not None:
         return _resolve(whole[1], whole[2], values)
-    return _REFERENCE.sub(lambda match: str(_resolve(match[1], match[2], values)), text)
+    return _REFERENCE.sub(lambda match: _as_text(_resolve(match[1], match[2], values)), text)
+
+
+def _as_text(value: Any) -> str:
+    return value if isinstance(value, str) else orjson.dumps(value).decode()
 
 
 def _resolve(name: str, path: str, values: Mapping[str, Any]) -> Any:
     if name not in values:
         raise MissingValue(f"{name} is not known")
+    value = values[name]
     try:
-        found = compile_path(path).findall(values[name])
+        # The library would take a string for JSON that is still to be read.
+        found = (
+            [value] if path == "$" else [] if isinstance(value, str) else compile_path(path).findall(value)
+        )
     except JSONPathError as exc:
         raise MissingValue(f"{name} {path}: {type(exc).__name__}") from exc
     if len(found) != 1:

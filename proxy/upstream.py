@@ -39,7 +39,7 @@ READ_PAUSE_BYTES = 64 * 1024
 """Body bytes that may wait for the reader before the socket is left alone."""
 
 MAX_HEAD_BYTES = 64 * 1024
-"""Status line and headers of an answer, interim answers included."""
+"""Status line and headers of an answer, interim answers included; and its trailers."""
 
 SLOW_S = 0.05
 """When `Connection.sent` says that an exchange is slow. It shares the timer of the timeouts: most answers
@@ -83,6 +83,11 @@ class Origin:
         return (host if self.port == default_port else f"{host}:{self.port}").encode()
 
 
+def _size(headers: Headers) -> int:
+    """Bytes of header lines."""
+    return sum(len(name) + len(value) + 4 for name, value in headers)
+
+
 @dataclass(frozen=True, slots=True)
 class Request:
     """One request, whole. `target` is the path with its query, as it goes on the wire."""
@@ -114,6 +119,43 @@ class Answer:
 class Connection(asyncio.Protocol):
     """One connection; carries one exchange at a time."""
 
+    __slots__ = (
+        "_active",
+        "_buffered",
+        "_chunks",
+        "_complete",
+        "_failure",
+        "_field_bytes",
+        "_interim",
+        "_is_head",
+        "_keep_alive",
+        "_loop",
+        "_parser",
+        "_read_bytes",
+        "_read_paused",
+        "_sent",
+        "_sent_at",
+        "_spoiled",
+        "_timeouts",
+        "_timer",
+        "_timer_due",
+        "_total_due",
+        "_transport",
+        "_waiter",
+        "_waiting_since",
+        "_writable",
+        "_write_paused",
+        "closed",
+        "continued",
+        "has_length",
+        "headers",
+        "heard",
+        "idle_since",
+        "on_slow",
+        "status",
+        "used",
+    )
+
     def __init__(self, loop: asyncio.AbstractEventLoop, timeouts: Timeouts) -> None:
         self._loop = loop
         self._timeouts = timeouts
@@ -123,6 +165,8 @@ class Connection(asyncio.Protocol):
         self._writable: asyncio.Future[None] | None = None
         self._write_paused = False
         self._timer: TimerHandle | None = None
+        self._timer_due = 0.0
+        self._read_bytes = 0
         self.closed = True  # until it is made: nothing to abort yet
         self.used = False
         self.idle_since = 0.0
@@ -132,24 +176,24 @@ class Connection(asyncio.Protocol):
     def _prepare(self, *, is_head: bool) -> None:
         self.status = 0
         self.headers: Headers = []
+        self.has_length = False
         self.heard = False
         self.continued = False
-        self.head_at = 0.0
         self._is_head = is_head
         self._interim = False
-        self._head_bytes = 0
+        self._field_bytes = 0
         self._chunks: list[bytes] = []
         self._buffered = 0
         self._read_paused = False
         self._sent = False
         self._complete = False
         self._keep_alive = False
-        self._surplus = False
+        self._spoiled = False
         self._failure: UpstreamError | None = None
         self._waiting_since = 0.0
         self._total_due = 0.0
         self._sent_at = 0.0
-        self._on_slow: Callable[[], None] | None = None
+        self.on_slow: Callable[[], None] | None = None
 
     # The exchange's side.
 
@@ -162,7 +206,8 @@ class Connection(asyncio.Protocol):
         self._total_due = monotonic() + self._timeouts.total_s
 
     def write(self, data: bytes) -> None:
-        self._transport.write(data)
+        if not self.closed:  # uvloop raises if it is
+            self._transport.write(data)
 
     async def drain(self) -> None:
         """Wait until the socket takes more; returns at once when the connection is lost."""
@@ -170,16 +215,27 @@ class Connection(asyncio.Protocol):
             self._writable = self._loop.create_future()
             await self._writable
 
+    def sending(self) -> None:
+        """The request is on its way, in parts: until it is out, `total_s` alone counts."""
+        self._fire_by(self._total_due, monotonic())
+
     def sent(self, on_slow: Callable[[], None] | None = None) -> None:
         """The request is out whole: from now on the upstream has `first_byte_s`.
 
         `on_slow` is called once, if the exchange is not over within `SLOW_S`.
         """
         self._sent = True
-        self._sent_at = monotonic()
-        self._on_slow = on_slow
-        if self._timer is None:
-            self._arm(SLOW_S if on_slow is not None else self._timeouts.first_byte_s)
+        self.on_slow = on_slow
+        now = self._sent_at = monotonic()
+        self._fire_by(now + (self._timeouts.first_byte_s if on_slow is None else SLOW_S), now)
+
+    def leave_unsent(self) -> None:
+        """The rest of the request will not come: the upstream has answered without it.
+
+        It may still wait for it, and would read the next request as that rest.
+        """
+        self._spoiled = True
+        self.sent()
 
     async def head(self) -> None:
         """Wait for status and headers of the final answer."""
@@ -200,15 +256,15 @@ class Connection(asyncio.Protocol):
     async def read(self) -> bytes:
         """The next bytes of the body, as many as are here; `b""` at its end."""
         while not self._chunks:
-            if self._failure is not None:
-                raise self._failure
             if self._complete:
                 return b""
-            if self._timer is None:
-                self._arm(self._timeouts.idle_s)
-            self._waiting_since = monotonic()
+            if self._failure is not None:
+                raise self._failure
+            if not self._waiting_since:
+                now = self._waiting_since = monotonic()
+                self._fire_by(now + self._timeouts.idle_s, now)
             await self._wait()
-            self._waiting_since = 0.0
+        self._waiting_since = 0.0
         data = self._chunks[0] if len(self._chunks) == 1 else b"".join(self._chunks)
         self._chunks.clear()
         self._buffered = 0
@@ -218,10 +274,21 @@ class Connection(asyncio.Protocol):
                 self._transport.resume_reading()
         return data
 
+    async def first(self) -> bytes:
+        """The body's first bytes, to go out with the head; `b""` if they are slow, and it goes alone."""
+        while self.on_slow is not None and not (self._chunks or self._complete or self._failure):
+            await self._wait()
+        return await self.read() if self._chunks or self._failure else b""
+
     @property
     def at_end(self) -> bool:
         """The body is complete and nothing of it is left to read."""
         return self._complete and not self._chunks
+
+    @property
+    def whole(self) -> bool:
+        """The body is complete, and its length was announced."""
+        return self._complete and self.has_length
 
     def end(self) -> bool:
         """The exchange is over. True if the connection may carry another."""
@@ -230,7 +297,7 @@ class Connection(asyncio.Protocol):
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        return self._complete and self._sent and self._keep_alive and not (self._surplus or self.closed)
+        return self._complete and self._sent and self._keep_alive and not (self._spoiled or self.closed)
 
     def fail(self, failure: UpstreamError) -> None:
         """End the exchange for good; the first failure is the one that is told."""
@@ -241,6 +308,7 @@ class Connection(asyncio.Protocol):
 
     def abort(self) -> None:
         if not self.closed:
+            self.closed = True  # the loop says so only later, and nobody may take it until then
             self._transport.abort()
 
     async def _wait(self) -> None:
@@ -256,27 +324,36 @@ class Connection(asyncio.Protocol):
 
     # Time.
 
-    def _arm(self, delay_s: float) -> None:
-        self._timer = self._loop.call_later(delay_s, self._timer_fired)
+    def _fire_by(self, due: float, now: float) -> None:
+        """See to it that the timer fires by `due`; one that fires sooner looks again."""
+        due = min(due, self._total_due)
+        if self._timer is not None:
+            if self._timer_due <= due:
+                return
+            self._timer.cancel()
+        self._timer_due = due
+        self._timer = self._loop.call_later(due - now, self._timer_fired)
 
     def _timer_fired(self) -> None:
         """Fail what is due, or sleep until something can be.
 
-        One timer serves all phases and is armed again only when it fires, so that a stream of a
-        thousand chunks costs no timer a chunk.
+        One timer serves all phases and is armed again only when it fires or comes too late, so that a
+        stream of a thousand chunks costs no timer a chunk.
         """
-        if self._on_slow is not None:
-            on_slow, self._on_slow = self._on_slow, None
+        self._timer = None
+        if self.on_slow is not None:
+            on_slow, self.on_slow = self.on_slow, None
             on_slow()
+            if self.status:
+                self._wake()
         now = monotonic()
         due, failure = self._next_due(now)
         if self._total_due <= due:
             due, failure = self._total_due, UpstreamStalled("total_s is over", Fault.TOTAL_TIMEOUT)
         if due <= now + TIMER_SLACK_S:
-            self._timer = None
             self.fail(failure)
         else:
-            self._arm(due - now)
+            self._fire_by(due, now)
 
     def _next_due(self, now: float) -> tuple[float, UpstreamError]:
         if not self._sent:
@@ -299,17 +376,24 @@ class Connection(asyncio.Protocol):
             self.abort()
             return
         self.heard = True
+        self._read_bytes = len(data)
+        buffered = self._buffered
         try:
             self._parser.feed_data(data)
         except (httptools.HttpParserError, httptools.HttpParserUpgrade) as exc:
-            self.fail(UpstreamMalformed(f"not HTTP/1.1: {type(exc).__name__}"))
+            # What a callback raised is the context of what the parser raises.
+            ours = exc.__context__
+            self.fail(ours if isinstance(ours, UpstreamError) else UpstreamMalformed(f"not HTTP/1.1: {exc}"))
             return
-        if not self.status:
-            self._head_bytes += len(data)
-            if self._head_bytes > MAX_HEAD_BYTES:
+        if self._buffered != buffered:
+            self._field_bytes = 0
+        elif not self._complete:
+            # A head that goes on, or trailers, or the lines between chunks: nobody else bounds them.
+            self._field_bytes += len(data)
+            if self._field_bytes > MAX_HEAD_BYTES:
                 self.fail(UpstreamMalformed("the head is too large", Fault.TOO_LARGE))
-            elif self.continued:
-                self._wake()
+                return
+        if not self.status and not self.continued:
             return
         if self._buffered > READ_PAUSE_BYTES and not self._read_paused and not self._complete:
             self._read_paused = True
@@ -343,33 +427,44 @@ class Connection(asyncio.Protocol):
 
     def _framed(self) -> bool:
         """Whether the answer itself says where it ends; if not, the connection's end is its end."""
-        return any(
-            name == b"content-length" or (name == b"transfer-encoding" and b"chunked" in value.lower())
-            for name, value in self.headers
-        )
+        return self.has_length or any(name == b"transfer-encoding" for name, _ in self.headers)
 
     # The parser's side.
 
     def on_message_begin(self) -> None:
         if self._complete:
-            self._surplus = True
+            self._spoiled = True
 
     def on_header(self, name: bytes, value: bytes) -> None:
         if not self.status:  # later ones are trailers, and those are dropped
-            self.headers.append((name.lower(), value))
+            name = name.lower()
+            if name == b"content-length":
+                self.has_length = True
+            elif name == b"transfer-encoding":
+                self._check_coding(value)
+            self.headers.append((name, value))
+
+    def _check_coding(self, value: bytes) -> None:
+        """`chunked` is undone here and nothing else is, so a body in another coding cannot be passed on."""
+        if value.strip().lower() != b"chunked" or any(n == b"transfer-encoding" for n, _ in self.headers):
+            raise UpstreamMalformed("a transfer coding other than 'chunked'")
 
     def on_headers_complete(self) -> None:
         if self._complete:
             return
         status = self._parser.get_status_code()
+        # Counted only if it can be too large: it came in several reads, or with much of its body.
+        if self._field_bytes + self._read_bytes > MAX_HEAD_BYTES and _size(self.headers) > MAX_HEAD_BYTES:
+            raise UpstreamMalformed("the head is too large", Fault.TOO_LARGE)
+        if status < 100 or status == 101:
+            raise UpstreamMalformed(f"status {status}, which nobody asked for")
         if status < 200:
-            # 101 was never asked for; the parser raises it as an upgrade when it says so in full.
             self._interim = True
             self.continued = self.continued or status == 100
             self.headers = []
+            self.has_length = False
             return
         self.status = status
-        self.head_at = monotonic()
         if self._is_head:
             self._finish()
             # The parser cannot know that no body follows, so it is not asked again.
@@ -377,7 +472,7 @@ class Connection(asyncio.Protocol):
 
     def on_body(self, body: bytes) -> None:
         if self._complete:
-            self._surplus = True
+            self._spoiled = True
             return
         self._chunks.append(body)
         self._buffered += len(body)
@@ -434,6 +529,8 @@ class Exchange:
             connection.sent(on_slow)
             if connection.used and self.method in IDEMPOTENT:
                 self._replay = data
+        else:
+            connection.sending()
 
     async def head(self) -> None:
         """Wait for the head of the answer; `status` and `headers` are set then."""
@@ -448,11 +545,12 @@ class Exchange:
 
     async def _send_again(self, data: bytes) -> None:
         self._replay = None
+        on_slow = self.connection.on_slow
         self.close()
         connection = await self._upstream.connect()
         self._take(connection)
         connection.write(data)
-        connection.sent()
+        connection.sent(on_slow)
 
     def _take(self, connection: Connection) -> None:
         self._connection = connection

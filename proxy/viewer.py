@@ -10,7 +10,7 @@ from enum import StrEnum
 
 from proxy.errors import problem
 from proxy.event_log import Entry
-from proxy.headers import response_headers
+from proxy.headers import BODILESS_STATUS, response_headers
 from proxy.metrics import RouteMetrics
 from proxy.relay import TITLES, Receive, Send
 from proxy.runs import Run
@@ -47,6 +47,7 @@ class Viewer:
         self._send = send
         self._left = False
         self._loop = asyncio.get_running_loop()
+        self._came_at = self._wrote_at = self._loop.time()
 
     async def serve(self, *, after: int = 0, takes_json: bool = False) -> ViewEnd:
         """Send everything beyond `after`, to the terminal event."""
@@ -87,7 +88,7 @@ class Viewer:
         if failure.answer is not None:
             status, body = failure.answer.status, failure.answer.body
             headers = response_headers(failure.answer.headers, status)
-            if not any(name == b"content-length" for name, _ in headers):
+            if status not in BODILESS_STATUS and not any(name == b"content-length" for name, _ in headers):
                 headers.append((b"content-length", b"%d" % len(body)))
         else:
             status = failure.status
@@ -120,19 +121,25 @@ class Viewer:
                 if ended:
                     return ViewEnd.TOLD
                 if sent == len(log):
-                    await asyncio.sleep(1 / settings.flush_hz)
-            elif not await log.wait_beyond(sent, settings.heartbeat_s):
+                    await asyncio.sleep(min(1 / settings.flush_hz, settings.heartbeat_s))
+                continue
+            # Counted from the last byte: a log also wakes its readers when there is nothing more to read.
+            silence_s = self._wrote_at + settings.heartbeat_s - self._loop.time()
+            if silence_s <= 0:
                 await self._write(HEARTBEAT)
+            else:
+                await log.wait_beyond(sent, silence_s)
         return ViewEnd.LEFT
 
     async def _write(self, data: bytes, *, last: bool = False) -> None:
+        self._wrote_at = self._loop.time()
         await self._send({"type": "http.response.body", "body": data, "more_body": not last})
 
     def _observe(self, batch: list[Entry]) -> None:
-        """Delivery of the text that waited longest in this write."""
+        """Delivery of the text that waited longest in this write; for a replay, since its viewer came."""
         known = [entry.known_at for entry in batch if entry.is_content]
         if known:
-            delay_s = max(0.0, self._loop.time() - min(known))
+            delay_s = max(0.0, self._loop.time() - max(min(known), self._came_at))
             self._metrics.delivery[self._run.decision.source].observe(delay_s)
 
 

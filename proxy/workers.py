@@ -1,6 +1,7 @@
 """`--workers N`: N processes that share two listening sockets, kept alive by their parent."""
 
 import multiprocessing
+import os
 import signal
 import socket
 import time
@@ -8,6 +9,10 @@ from collections.abc import Callable
 from multiprocessing.connection import wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
+
+from prometheus_client.multiprocess import mark_process_dead
+
+from proxy.admin import MULTIPROCESS_DIR
 
 STOP_S = 30.0
 """Seconds after SIGTERM until a worker that still lives is killed; more than a worker's own drain."""
@@ -65,5 +70,8 @@ class Workers:
     def _restart_dead(self) -> None:
         for index, process in enumerate(self._processes):
             if not process.is_alive() and not self._stopping:
+                if MULTIPROCESS_DIR in os.environ and process.pid is not None:
+                    # Or its open streams would be counted for ever.
+                    mark_process_dead(process.pid)  # type: ignore[no-untyped-call]
                 time.sleep(RESTART_S)
                 self._processes[index] = self._start()

@@ -1,6 +1,7 @@
-"""An upstream that speaks bytes: it plays a script for each request and remembers what it saw."""
+"""Both ends in bytes: an upstream that plays a script, and a client that says what it is told."""
 
 import asyncio
+import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -32,13 +33,15 @@ class Asked:
         if length is not None:
             self.body = await self.reader.readexactly(int(length))
         elif self.header(b"transfer-encoding"):
-            while size := int(await self.reader.readline(), 16):
+            while size := int(await self.reader.readuntil(b"\n"), 16):
                 self.body += await self.reader.readexactly(size)
-                await self.reader.readline()
-            await self.reader.readline()
+                await self.reader.readuntil(b"\n")
+            await self.reader.readuntil(b"\n")
         return self.body
 
     async def send(self, data: bytes) -> None:
+        if self.writer.is_closing():
+            raise ConnectionResetError("the peer has left")
         self.writer.write(data)
         await self.writer.drain()
 
@@ -57,6 +60,8 @@ class ScriptedUpstream:
 
     script: Script
     port: int = 0
+    host: str = "127.0.0.1"
+    tls: ssl.SSLContext | None = None
     asked: list[Asked] = field(default_factory=list)
     connections: int = 0
     open: int = 0
@@ -65,11 +70,12 @@ class ScriptedUpstream:
 
     @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self.port}"
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"{'https' if self.tls else 'http'}://{host}:{self.port}"
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator["ScriptedUpstream"]:
-        server = await asyncio.start_server(self._serve, "127.0.0.1", self.port)
+        server = await asyncio.start_server(self._serve, self.host, self.port, ssl=self.tls)
         self.port = server.sockets[0].getsockname()[1]
         self._tasks: set[asyncio.Task[None]] = set()
         try:
@@ -100,3 +106,100 @@ class ScriptedUpstream:
         finally:
             self.open -= 1
             writer.close()
+
+
+@dataclass
+class Answered:
+    """One answer as a client saw it."""
+
+    status: int
+    headers: list[tuple[bytes, bytes]]
+    body: bytes = b""
+    complete: bool = True
+    """Whether the framing says that this is all; an answer that ends with its connection never says so."""
+
+    def header(self, name: bytes) -> bytes | None:
+        return next((value for key, value in self.headers if key.lower() == name), None)
+
+    def all(self, name: bytes) -> list[bytes]:
+        return [value for key, value in self.headers if key.lower() == name]
+
+
+@dataclass
+class Talker:
+    """A client that speaks bytes."""
+
+    reader: asyncio.StreamReader
+    writer: asyncio.StreamWriter
+    interim: list[int] = field(default_factory=list)
+    """Statuses of interim answers."""
+
+    async def send(self, data: bytes) -> None:
+        self.writer.write(data)
+        await self.writer.drain()
+
+    async def head(self) -> Answered:
+        """The next final answer, without its body."""
+        while True:
+            lines = (await self.reader.readuntil(b"\r\n\r\n")).split(b"\r\n")[:-2]
+            pairs = (line.partition(b":") for line in lines[1:])
+            answered = Answered(int(lines[0].split(b" ")[1]), [(n, v.strip()) for n, _, v in pairs])
+            if answered.status >= 200:
+                return answered
+            self.interim.append(answered.status)
+
+    async def answer(self, *, to_head: bool = False) -> Answered:
+        """The next final answer, with as much of its body as comes."""
+        answered = await self.head()
+        length = answered.header(b"content-length")
+        if to_head or answered.status in {204, 304}:
+            return answered
+        try:
+            if length is not None:
+                answered.body = await self.reader.readexactly(int(length))
+            elif answered.header(b"transfer-encoding"):
+                async for chunk in self.chunks():
+                    answered.body += chunk
+            else:
+                answered.body, answered.complete = await self.reader.read(), False
+        except asyncio.IncompleteReadError as cut:
+            answered.body, answered.complete = answered.body + cut.partial, False
+        return answered
+
+    async def chunks(self) -> AsyncIterator[bytes]:
+        while size := int(await self.reader.readuntil(b"\r\n"), 16):
+            yield await self.reader.readexactly(size)
+            await self.reader.readexactly(2)
+        await self.reader.readexactly(2)
+
+    async def ask(self, request: bytes, *, to_head: bool = False) -> Answered:
+        await self.send(request)
+        return await self.answer(to_head=to_head)
+
+    def leave(self) -> None:
+        """Close without a word, and without reading what is still to come."""
+        self.writer.transport.abort()
+
+
+@asynccontextmanager
+async def talking(url: str) -> AsyncIterator[Talker]:
+    """A connection to an http URL."""
+    host, _, port = url.removeprefix("http://").rpartition(":")
+    reader, writer = await asyncio.open_connection(host, int(port))
+    try:
+        yield Talker(reader, writer)
+    finally:
+        writer.transport.abort()
+
+
+async def ask(url: str, request: bytes, *, to_head: bool = False) -> Answered:
+    """One request on a connection of its own."""
+    async with asyncio.timeout(10), talking(url) as client:
+        return await client.ask(request, to_head=to_head)
+
+
+async def until(condition: Callable[[], bool], within_s: float = 2.0) -> None:
+    """Look again and again. Raises `TimeoutError` if it does not come true."""
+    async with asyncio.timeout(within_s):
+        while not condition():  # noqa: ASYNC110 - what is waited for is on the far side of a socket
+            await asyncio.sleep(0.005)

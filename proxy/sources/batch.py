@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING
 
 from proxy.errors import Fault, UpstreamMalformed
-from proxy.sections import BodyTooLarge, MalformedBody, Reader
+from proxy.sections import BodyTooLarge, Reader
 from proxy.upstream import Answer, Exchange, Request, Upstream
 
 if TYPE_CHECKING:
@@ -38,12 +38,8 @@ async def _read(exchange: Exchange, run: "Run") -> bytes:
             texts = reader.feed(data)
         except BodyTooLarge:
             raise UpstreamMalformed(f"the answer is over {limit} bytes", Fault.TOO_LARGE) from None
-        except MalformedBody:
-            readable = False
-            continue
         for section, text in texts if readable else ():
-            if not run.is_complete(section):
-                run.show(section, text)
+            run.show(section, text)
     return reader.body
 
 

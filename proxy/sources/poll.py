@@ -6,6 +6,7 @@ earlier run's text is never shown as new. The batch answer remains the authority
 """
 
 import asyncio
+import logging
 import random
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -22,6 +23,8 @@ from proxy.upstream import Answer, Request, Upstream
 
 if TYPE_CHECKING:
     from proxy.runs import Run
+
+logger = logging.getLogger("headgate.poll")
 
 BEFORE_S = 2.0
 """Seconds the first look may take; the call waits for it, so it is short."""
@@ -71,22 +74,27 @@ class Rows:
         for row in reversed(self._rows(document)):
             time = self._time(row)
             if time is not None and time not in earlier:
-                texts = self.text.findall(row)
+                texts = _found(self.text, row)
                 return texts[0] if len(texts) == 1 and isinstance(texts[0], str) else None
         return None
 
     def _rows(self, document: Any) -> list[Any]:
-        try:
-            return self.rows.findall(document)
-        except JSONPathError:
-            return []
+        return _found(self.rows, document)
 
     def _time(self, row: Any) -> str | None:
         for path in self.updated_at:
-            found = path.findall(row) if isinstance(row, dict | list) else []
+            found = _found(path, row)
             if len(found) == 1 and isinstance(found[0], str | int | float):
                 return str(found[0])
         return None
+
+
+def _found(path: JSONPath, value: Any) -> list[Any]:
+    """What is there; nothing in a string, which the library would take for JSON that is still to be read."""
+    try:
+        return path.findall(value) if isinstance(value, dict | list) else []
+    except JSONPathError:  # too deep for `$..`, or a filter that cannot be applied
+        return []
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,7 +128,7 @@ class PollSource:
             run.lose_source(f"no look before the call: {exc or 'it took too long'}")
             return await ask(self._upstream, run, run.call.request)
         seen = {p.section.stage: p.rows.times(before) for p in polled}
-        poller = asyncio.get_running_loop().create_task(_poll(run, looks, polled, seen))
+        poller = asyncio.get_running_loop().create_task(_poll_safely(run, looks, polled, seen))
         try:
             return await ask(self._upstream, run, run.call.request)
         finally:
@@ -151,6 +159,16 @@ class Looks:
     @property
     def blocked_s(self) -> float:
         return max(BLOCKED_MIN_S, BLOCKED_AFTER * self.every_s)
+
+
+async def _poll_safely(
+    run: "Run", looks: Looks, polled: list[Polled], seen: Mapping[str, frozenset[str]]
+) -> None:
+    try:
+        await _poll(run, looks, polled, seen)
+    except Exception:  # a mistake of ours beside the call costs the live text, never the answer
+        logger.exception("polling failed", extra={"run": run.id})
+        run.lose_source("a mistake of ours")
 
 
 async def _poll(run: "Run", looks: Looks, polled: list[Polled], seen: Mapping[str, frozenset[str]]) -> None:
@@ -185,7 +203,7 @@ def _show(run: "Run", polled: Polled, document: Any, earlier: frozenset[str]) ->
     if run.is_complete(polled.section):
         return True
     text = polled.rows.new_text(document, earlier)
-    if text is None:
+    if not text:  # a row may be there before its text is
         return False
     if run.show(polled.section, text):
         _begin_next(run)

@@ -1,0 +1,297 @@
+"""Who is asking: principals and flag contexts out of a request's headers."""
+
+import base64
+import hashlib
+import hmac
+import json
+from pathlib import Path
+from typing import Any
+
+import jwt
+import pytest
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import rsa
+from hypothesis import given
+from hypothesis import strategies as st
+
+from proxy.headers import Headers
+from proxy.identity import BUCKETS, Identifier, Identity
+from proxy.settings import IdentitySettings
+from tests.scripted import Asked, ScriptedUpstream
+from tests.serving import headgate
+from tests.streaming import START, answer, answering, browser, eventually, read, route
+
+KEY = "a secret that is long enough for HS256, and then some"
+PRIVATE = rsa.generate_private_key(65537, 2048)
+PUBLIC_PEM = (
+    PRIVATE.public_key()
+    .public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo)
+    .decode()
+)
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+def identifier(**settings: Any) -> Identifier:
+    return Identifier(IdentitySettings.model_validate(settings), b"secret")
+
+
+def bearer(token: str) -> Headers:
+    return [(b"authorization", b"Bearer " + token.encode())]
+
+
+def token(key: Any = KEY, algorithm: str = "HS256", **claims: Any) -> str:
+    return jwt.encode({"sub": "ann", "iss": "here", **claims}, key, algorithm=algorithm)
+
+
+def forged(payload: bytes, header: bytes = b'{"alg":"HS256","typ":"JWT"}') -> str:
+    """A token of any bytes, with a signature that is none."""
+    parts = (base64.urlsafe_b64encode(part).rstrip(b"=").decode() for part in (header, payload, b"sig"))
+    return ".".join(parts)
+
+
+def principal(identity: Identity | None) -> str:
+    assert identity is not None
+    return identity.principal
+
+
+# Tokens
+
+
+def test_a_token_that_is_not_verified_names_a_user_and_owns_by_itself() -> None:
+    """The user chooses the arm; the principal is the credential: a forged `sub` owns nobody's runs."""
+    unverified = identifier()
+    own, other = token(jti="1"), token(jti="2")
+
+    found = unverified.identify(bearer(own))
+    assert found is not None
+    assert found.user == "ann"
+    assert found.context("start") == {"userId": "ann", "properties": {"route": "start"}}
+    assert principal(unverified.identify(bearer(other))) != found.principal
+    assert principal(unverified.identify(bearer(own))) == found.principal
+    assert own not in repr(found)
+
+
+def test_a_verified_token_owns_by_its_user() -> None:
+    """A refreshed token of one user owns the same runs; the same name of another issuer does not."""
+    verifying = identifier(jwt={"key": KEY})
+    first = verifying.identify(bearer(token(jti="1")))
+
+    assert principal(verifying.identify(bearer(token(jti="2")))) == principal(first)
+    assert principal(verifying.identify(bearer(token(iss="there")))) != principal(first)
+    tricks = [token(iss="a\nb", sub="c"), token(iss="a", sub="b\nc")]
+    assert len({principal(verifying.identify(bearer(trick))) for trick in tricks}) == 2
+
+
+@pytest.mark.parametrize(
+    "refused",
+    [
+        token("another secret that is long enough for HS256"),
+        token(exp=1),
+        token(iss="there"),
+        token(aud="others"),
+        forged(b'{"sub":"ann"}', b'{"alg":"none"}'),
+        forged(b'{"sub":"ann"}'),
+        token(PRIVATE, "RS256"),
+    ],
+)
+def test_a_token_that_does_not_verify_is_nobodys(refused: str) -> None:
+    """Signature, expiry, issuer, audience and algorithm all count once there is a key."""
+    assert identifier(jwt={"key": KEY, "issuer": "here"}).identify(bearer(token())) is not None
+    assert identifier(jwt={"key": KEY, "issuer": "here", "audience": "us"}).identify(bearer(refused)) is None
+
+
+def test_a_public_key_is_no_secret() -> None:
+    """A token signed with HS256 and the public key's own text as the secret is not believed."""
+    by_public_key = identifier(jwt={"key": PUBLIC_PEM})
+    header = base64.urlsafe_b64encode(b'{"alg":"HS256"}').rstrip(b"=")
+    payload = base64.urlsafe_b64encode(b'{"sub":"ann"}').rstrip(b"=")
+    signature = hmac.new(PUBLIC_PEM.encode(), header + b"." + payload, hashlib.sha256).digest()
+    confused = b".".join((header, payload, base64.urlsafe_b64encode(signature).rstrip(b"="))).decode()
+
+    assert by_public_key.identify(bearer(confused)) is None
+    assert by_public_key.identify(bearer(token(PRIVATE, "RS256"))) is not None
+
+
+@pytest.mark.parametrize(
+    "payload",
+    [
+        b"",
+        b"[]",
+        b"not json",
+        b'{"sub":5}',
+        b'{"sub":""}',
+        b'{"sub":null}',
+        b'{"other":"ann"}',
+        b'{"sub":"\\ud800"}',
+        b'{"sub":' + b"[" * 9000 + b"}",
+    ],
+)
+def test_a_token_without_a_user_is_nobodys(payload: bytes) -> None:
+    """What a stranger puts into a token never raises, and never becomes half a user."""
+    assert identifier().identify(bearer(forged(payload))) is None
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        [],
+        [(b"authorization", b"Basic abc")],
+        [(b"authorization", b"Bearer")],
+        [(b"authorization", b"Bearer " + b"x" * 20_000)],
+        [(b"authorization", b"Bearer \xff\xfe")],
+        bearer(forged(b'{"sub":"a"}', b"[" * 9000)),
+        bearer(forged(b'{"sub":"a"}', b'{"alg":["x"],"kid":{}}')),
+        bearer(token()) * 2,
+    ],
+)
+def test_without_one_good_token_there_is_nobody(headers: Headers) -> None:
+    """No token, another scheme, one that is too long or broken, or two at once."""
+    assert identifier().identify(headers) is None
+    assert identifier(jwt={"key": KEY}).identify(headers) is None
+
+
+@given(st.lists(st.tuples(st.sampled_from([b"authorization", b"cookie", b"x-user"]), st.binary(max_size=60))))
+def test_identifying_never_raises(headers: Headers) -> None:
+    """Whatever a client sends, it is somebody or nobody."""
+    for settings in ({"header": "X-User", "cookie": "s"}, {"jwt": {"key": KEY}}):
+        found = identifier(**settings).identify(headers)
+        assert found is None or 0 <= found.bucket < BUCKETS
+
+
+# Headers and cookies
+
+
+def test_a_header_of_a_trusted_proxy_names_the_user() -> None:
+    """Once, and not empty; twice is a smuggled one."""
+    by_header = identifier(jwt=None, header="X-User-Id")
+
+    found = by_header.identify([(b"x-user-id", b"ann")])
+    assert found is not None
+    assert (found.user, found.session) == ("ann", None)
+    assert by_header.identify([(b"x-user-id", b"")]) is None
+    assert by_header.identify([(b"x-user-id", b"ann"), (b"x-user-id", b"bob")]) is None
+
+
+@pytest.mark.parametrize(
+    "cookie", [b"s=abc", b"a=1; s=abc", b'prefs={"a":[1,"b"]}; s=abc; z', b"bad name=x;s=abc", b" s=abc "]
+)
+def test_a_session_cookie_is_found_beside_any_other(cookie: bytes) -> None:
+    """A neighbour that no strict parser likes does not take the session away; the value is not kept."""
+    found = identifier(jwt=None, cookie="s").identify([(b"cookie", cookie)])
+
+    assert found is not None
+    assert found.user == found.session == principal_of(b"s=abc").user
+    assert "abc" not in found.user
+
+
+def principal_of(cookie: bytes) -> Identity:
+    found = identifier(jwt=None, cookie="s").identify([(b"cookie", cookie)])
+    assert found is not None
+    return found
+
+
+@pytest.mark.parametrize("cookie", [b"", b"s=", b"S=abc", b"xs=abc", b"s=abc; s=abd", b"s"])
+def test_no_or_two_session_cookies_are_nobodys(cookie: bytes) -> None:
+    """One value, under exactly that name."""
+    assert identifier(jwt=None, cookie="s").identify([(b"cookie", cookie)]) is None
+
+
+def test_the_ways_are_tried_in_order() -> None:
+    """Token, header, cookie: the first that finds somebody counts."""
+    all_ways = identifier(header="X-User", cookie="s")
+    every: Headers = [*bearer(token()), (b"x-user", b"bob"), (b"cookie", b"s=1")]
+
+    users = [found.user for n in range(2) if (found := all_ways.identify(every[n:])) is not None]
+    assert users == ["ann", "bob"]
+    assert all_ways.identify(every[2:]) == principal_of_all(all_ways)
+
+
+def principal_of_all(ways: Identifier) -> Identity | None:
+    return ways.identify([(b"cookie", b"s=1")])
+
+
+def test_principals_mean_nothing_outside_the_process() -> None:
+    """Another process has another secret, so a principal cannot be compared or looked up."""
+    first, second = (Identifier(IdentitySettings()) for _ in range(2))
+    assert principal(first.identify(bearer(token()))) != principal(second.identify(bearer(token())))
+
+
+def test_buckets_are_spread_and_stable() -> None:
+    """Sixteen, about equally full, and the same for a user wherever it is asked."""
+    counts = [0] * BUCKETS
+    for number in range(3200):
+        counts[Identity("p", f"user-{number}").bucket] += 1
+    assert min(counts) > 140
+    assert Identity("p", "ann").bucket == Identity("q", "ann").bucket
+
+
+# An issuer's keys
+
+
+def jwks(kid: str) -> bytes:
+    key = json.loads(jwt.algorithms.RSAAlgorithm.to_jwk(PRIVATE.public_key()))
+    return json.dumps({"keys": [{**key, "kid": kid, "alg": "RS256", "use": "sig"}]}).encode()
+
+
+@pytest.mark.anyio
+async def test_keys_are_fetched_and_kept_when_the_issuer_fails() -> None:
+    """Whatever the issuer sends next, the keys that are known stay, and nothing raises."""
+    answers = [jwks("k1"), b"[]", b"nonsense", b'{"keys": 5}', b'{"keys": [1]}']
+
+    async def script(asked: Asked) -> None:
+        await asked.answer(answers.pop(0) if answers else b"", b"200 OK" if answers else b"500 Oh")
+
+    signed = jwt.encode({"sub": "ann"}, PRIVATE, algorithm="RS256", headers={"kid": "k1"})
+    other = jwt.encode({"sub": "ann"}, PRIVATE, algorithm="RS256", headers={"kid": "k2"})
+    async with ScriptedUpstream(script).running() as issuer:
+        by_keys = identifier(jwt={"jwks_url": f"{issuer.url}/keys"})
+        assert by_keys.identify(bearer(signed)) is None
+        assert await by_keys.refresh_keys() is True
+        for _ in range(5):
+            assert await by_keys.refresh_keys() is False
+            assert by_keys.identify(bearer(signed)) is not None
+            assert by_keys.identify(bearer(other)) is None
+            assert by_keys.identify(bearer(token())) is None
+
+
+@pytest.mark.anyio
+async def test_a_run_is_owned_across_refreshed_tokens(tmp_path: Path) -> None:
+    """With keys, a client whose token was renewed within the run still reads it."""
+    async with (
+        ScriptedUpstream(answering(jwks("k1"))).running() as issuer,
+        ScriptedUpstream(answering(answer())).running() as upstream,
+        headgate(
+            upstream.url,
+            tmp_path,
+            routes=[route()],
+            identity={"jwt": {"jwks_url": f"{issuer.url}/keys"}},
+        ) as serving,
+        browser(serving.url) as client,
+    ):
+
+        def headers(**more: str) -> dict[str, str]:
+            fresh = jwt.encode(
+                {"sub": "ann", "jti": str(len(upstream.asked) + len(more))},
+                PRIVATE,
+                algorithm="RS256",
+                headers={"kid": "k1"},
+            )
+            return {"authorization": f"Bearer {fresh}", "accept": "text/event-stream", **more}
+
+        await eventually(lambda: bool(issuer.asked))
+
+        async def known() -> bool:
+            stream = await read(client, START, headers())
+            return "reason=flag_on" in stream.headers["headgate-decision"]
+
+        await eventually(known)
+        stream = await read(client, f"{START}/stream", headers(), method="GET")
+        again = await read(
+            client, f"{START}/stream", headers(**{"last-event-id": f"{stream.run}:1"}), method="GET"
+        )
+
+    assert again.events == stream.events[1:]

@@ -1,0 +1,484 @@
+"""Runs: what may be said in which order, how a run ends, and how long it is kept. No sockets."""
+
+import asyncio
+import json
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
+from prometheus_client import CollectorRegistry
+
+from flags.decision import Arm, Decision, Mode, Reason
+from proxy.errors import UpstreamBroke, UpstreamError, UpstreamSilent
+from proxy.events import EventType
+from proxy.identity import Identity
+from proxy.metrics import Metrics, RouteMetrics
+from proxy.routes import Route
+from proxy.runs import Call, Run, Runs
+from proxy.settings import MemoryLogSettings, RouteSettings
+from proxy.sse import Decoder
+from proxy.upstream import Answer, Request
+from tests.streaming import EXTRACTION, SUMMARY, answer, eventually, logged, route, texts
+
+pytestmark = pytest.mark.anyio
+
+ANN = Identity("ann's", "ann")
+BOB = Identity("bob's", "bob")
+STREAM = Decision(Mode.STREAM, Arm.STREAM, "batch", Reason.FLAG_ON)
+SENTENCE = "Error generating response: none"
+JSON = [(b"content-type", b"application/json")]
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+class Bench:
+    """What a run is made of."""
+
+    def __init__(self, **more: Any) -> None:
+        self.settings = RouteSettings.model_validate(route(**more))
+        self.route = Route.compile(self.settings)
+        self.registry = CollectorRegistry()
+        self.metrics: RouteMetrics = Metrics(self.registry, [self.settings]).by_route["start"]
+
+    def call(self, target: bytes = b"/api/cases/7/start", body: bytes = b"") -> Call:
+        return Call(self.route, {"case_id": "7"}, Request("POST", target, [], body))
+
+    def run(self, durations: tuple[float, ...] = (), decision: Decision = STREAM) -> Run:
+        return Run(self.call(), decision, ANN, self.metrics, deque(durations))
+
+    def sample(self, name: str, **labels: str) -> float:
+        return self.registry.get_sample_value(f"headgate_{name}", {"route": "start", **labels}) or 0.0
+
+
+def said(run: Run) -> list[dict[str, Any]]:
+    wire = b"".join(entry.wire for entry in run.log.after(0))
+    return [
+        {"id": event.id, **json.loads(event.data)} for event in Decoder(max_event_bytes=1 << 20).feed(wire)
+    ]
+
+
+def good(body: bytes) -> Answer:
+    return Answer(200, JSON, body)
+
+
+# Any order of calls
+
+
+class AnyOrder(RuleBasedStateMachine):
+    """Sources, the settling and the shutdown may call a run in any order; its log is always legal."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.loop = asyncio.new_event_loop()
+        self.bench = Bench()
+        self.run = self.within(self.bench.run)
+        self.ended_with: list[dict[str, Any]] | None = None
+
+    def within(self, call: Callable[[], Any]) -> Any:
+        async def calling() -> Any:
+            return call()
+
+        return self.loop.run_until_complete(calling())
+
+    section = st.integers(0, 1)
+    text = st.sampled_from(["", "one", "one two three four", SENTENCE])
+
+    @rule(index=section)
+    def begin(self, index: int) -> None:
+        self.within(lambda: self.run.begin(self.run.sections[index]))
+
+    @rule(index=section, text=text)
+    def show(self, index: int, text: str) -> None:
+        shown = self.within(lambda: self.run.show(self.run.sections[index], text))
+        assert shown is (text != SENTENCE)
+
+    @rule()
+    def lose_source(self) -> None:
+        self.within(lambda: self.run.lose_source("a test"))
+
+    @rule(
+        status=st.sampled_from([200, 201, 302, 404, 500, 999]),
+        extraction=text | st.none(),
+        summary=text | st.none(),
+        broken=st.booleans(),
+    )
+    def settle(self, status: int, extraction: str | None, summary: str | None, broken: bool) -> None:
+        body = answer(extraction, summary)[: 5 if broken else None]
+        self.within(lambda: self.run.settle(Answer(status, JSON, body)))
+        assert self.run.ended
+
+    @rule(error=st.sampled_from([UpstreamBroke("x"), UpstreamSilent("x")]))
+    def fail(self, error: UpstreamError) -> None:
+        self.within(lambda: self.run.fail(error))
+        assert self.run.ended
+
+    @rule()
+    def shut_down(self) -> None:
+        self.within(self.run.shut_down)
+        assert self.run.ended
+
+    @invariant()
+    def legal(self) -> None:
+        events = said(self.run)
+        assert [event["id"] for event in events] == [f"{self.run.id}:{n + 1}" for n in range(len(events))]
+        terminal = [event for event in events if event["type"] in {"stream_done", "error"}]
+        assert terminal == (events[-1:] if self.run.ended else [])
+        begun: set[str] = set()
+        complete: set[str] = set()
+        for event in events:
+            stage = event["stage"]
+            match event["type"]:
+                case "stage_start":
+                    assert stage not in begun
+                    begun.add(stage)
+                case "content_chunk":
+                    assert stage in begun - complete
+                    assert event["content"]
+                case "content_replace":
+                    assert stage in begun
+                case "stage_complete":
+                    assert stage in begun - complete
+                    complete.add(stage)
+                case "stream_done":
+                    assert begun == complete
+        assert SENTENCE not in texts(events).values()
+        assert self.ended_with in (None, events)
+        if self.run.ended:
+            self.ended_with = events
+            assert sum(self.outcomes().values()) == 1
+
+    @invariant()
+    def complete_from_the_authority(self) -> None:
+        last = said(self.run)[-1:]
+        if last and last[0]["type"] == "stream_done":
+            result = json.loads(last[0]["metadata"]["result"])["result"]
+            assert {k: v for k, v in texts(said(self.run)).items() if v or k in result} == result
+
+    def outcomes(self) -> dict[str, float]:
+        return {
+            outcome: self.bench.sample("runs_total", arm="stream", source="batch", outcome=outcome)
+            for outcome in ("complete", "recovered", "fell_back", "failed", "shutdown")
+        }
+
+    def teardown(self) -> None:
+        self.loop.close()
+
+
+TestAnyOrder = AnyOrder.TestCase
+TestAnyOrder.settings = hypothesis_settings(max_examples=50, stateful_step_count=12, deadline=None)
+
+
+# The authority
+
+
+async def test_text_that_is_the_beginning_is_completed() -> None:
+    """A section that was begun and not finished gets the rest from the batch answer."""
+    bench = Bench()
+    run = bench.run()
+    run.begin(run.sections[0])
+
+    run.settle(good(answer()))
+
+    assert texts(said(run)) == {"extraction": EXTRACTION, "summary": SUMMARY}
+    assert "content_replace" not in [event["type"] for event in said(run)]
+
+
+async def test_text_that_differs_is_replaced_once() -> None:
+    """What was shown is compared with the batch answer; a difference is one `content_replace`."""
+    bench = Bench()
+    run = bench.run()
+    run.show(run.sections[0], "an earlier draft")
+
+    run.settle(good(answer()))
+
+    replaced = [event for event in said(run) if event["type"] == "content_replace"]
+    assert [event["content"] for event in replaced] == [EXTRACTION]
+    assert texts(said(run)) == {"extraction": EXTRACTION, "summary": SUMMARY}
+    assert bench.sample("parity_total", result="replaced") == 1
+
+
+async def test_text_that_the_answer_does_not_have_is_taken_back() -> None:
+    """Nothing stays on the screen that the upstream did not store."""
+    run = Bench().run()
+    run.show(run.sections[0], "gone")
+
+    run.settle(good(answer(extraction=None)))
+
+    assert texts(said(run)) == {"extraction": "", "summary": SUMMARY}
+    assert said(run)[-1]["type"] == "stream_done"
+
+
+async def test_equal_text_is_not_said_twice() -> None:
+    """A section that was shown as the upstream stored it is left alone."""
+    bench = Bench()
+    run = bench.run()
+    run.show(run.sections[0], EXTRACTION)
+    before = said(run)
+
+    run.settle(good(answer()))
+
+    assert said(run)[: len(before)] == before
+    assert {event["stage"] for event in said(run)[len(before) : -1]} == {"summary"}
+    assert bench.sample("parity_total", result="equal") == 1
+
+
+async def test_an_error_sentence_in_the_answer_keeps_what_was_shown() -> None:
+    """The sentence is never shown, the other sections are, and the end says what happened."""
+    run = Bench().run()
+    run.begin(run.sections[0])
+
+    run.settle(good(answer(SENTENCE)))
+
+    assert texts(said(run)) == {"extraction": "", "summary": SUMMARY}
+    assert said(run)[-1]["metadata"]["error_code"] == "failure_text"
+
+
+async def test_a_run_that_lost_its_source_is_recovered_or_fell_back() -> None:
+    """With text on the screen it is recovered, without it fell back; both are complete."""
+    for shown, outcome in ((True, "recovered"), (False, "fell_back")):
+        bench = Bench()
+        run = bench.run()
+        if shown:
+            run.show(run.sections[0], EXTRACTION)
+        run.lose_source("a test")
+
+        run.settle(good(answer()))
+
+        assert said(run)[-1]["metadata"]["recovered"] is True
+        assert bench.sample("runs_total", arm="stream", source="batch", outcome=outcome) == 1
+        assert bench.sample("recoveries_total", fault="source_lost", result=outcome) == 1
+
+
+async def test_what_comes_after_the_end_is_not_said() -> None:
+    """A run that was ended for its viewers ignores what its call still brings, and counts nothing of it."""
+    bench = Bench()
+    run = bench.run()
+    run.shut_down()
+    before = said(run)
+
+    run.settle(good(answer("x", "y")))
+    run.fail(UpstreamBroke("late"))
+    run.lose_source("late")
+
+    assert said(run) == before
+    assert before[-1]["metadata"]["error_code"] == "shutdown"
+    assert bench.sample("faults_total", fault="reset", phase="nothing") == 0
+    assert bench.sample("parity_total", result="unshown") == 0
+
+
+@pytest.mark.parametrize(
+    ("reply", "settled"),
+    [
+        (good(answer()), "complete"),
+        (Answer(404, JSON, b"{}"), "complete"),
+        (good(answer(SENTENCE)), "complete"),
+        (Answer(500, JSON, b"{}"), "failed"),
+        (good(b"{"), "failed"),
+    ],
+)
+async def test_arms_are_compared_by_the_same_measure(reply: Answer, settled: str) -> None:
+    """A refusal or an error sentence is an answer for the relay, so it counts as one in the stream arm."""
+    bench = Bench()
+    run = bench.run()
+
+    run.settle(reply)
+
+    bucket = str(ANN.bucket)
+    assert bench.sample("outcomes_total", arm="stream", bucket=bucket, outcome=settled) == 1
+
+
+async def test_a_run_of_the_batch_arm_is_said_in_one_piece() -> None:
+    """Decided to get batch, a viewer that takes only events gets each section in one content event."""
+    run = Bench().run(decision=Decision(Mode.BATCH, Arm.REST, "batch", Reason.FLAG_OFF))
+
+    run.settle(good(answer()))
+
+    chunks = [event["content"] for event in said(run) if event["type"] == "content_chunk"]
+    assert chunks == [EXTRACTION, SUMMARY]
+
+
+# Progress
+
+
+async def test_progress_is_honest() -> None:
+    """From second 0: elapsed time and stages. No ETA without past runs, and none when it has run out."""
+    for durations, eta in (((), None), ((0.0,), None), ((60.0, 50.0, 70.0), 60.0)):
+        run = Bench(progress=True).run(durations)
+        [first] = said(run)
+        run.shut_down()
+
+        assert first["type"] == "progress"
+        assert first["metadata"].pop("eta_s", None) == eta
+        assert first["metadata"] == {"elapsed_s": 0.0, "total_expected": 2}
+
+
+async def test_progress_names_the_stage_and_goes_on_while_there_is_no_text() -> None:
+    """It repeats within `progress_s` of silence, and stops at the end."""
+    run = Bench(progress=True, progress_s=0.03).run()
+    run.begin(run.sections[1])
+    await eventually(lambda: len(run.log) >= 5)
+    run.shut_down()
+    events = said(run)
+    loop = asyncio.get_running_loop()
+    entries = run.log.after(0)
+
+    assert [event["type"] for event in events[2:-1]] == ["progress"] * (len(events) - 3)
+    assert {event["metadata"]["stage_index"] for event in events[2:-1]} == {1}
+    assert loop.time() >= entries[-1].known_at
+    ended = len(run.log)
+    await asyncio.sleep(0.08)  # longer than two ticks: nothing may come
+    assert len(run.log) == ended
+
+
+async def test_no_progress_unless_the_route_asks_for_it() -> None:
+    """An unchanged frontend is not surprised by events it does not know."""
+    run = Bench().run()
+    assert said(run) == []
+
+
+# Those that are kept
+
+
+class Gated:
+    """A source that answers when told."""
+
+    def __init__(self, reply: Answer | Exception) -> None:
+        self.reply = reply
+        self.go = asyncio.Event()
+        self.calls = 0
+
+    async def answer(self, run: Run) -> Answer:
+        self.calls += 1
+        await self.go.wait()
+        if isinstance(self.reply, Exception):
+            raise self.reply
+        return self.reply
+
+
+def started(runs: Runs, bench: Bench, source: Gated, identity: Identity | None = ANN, **call: bytes) -> Run:
+    return runs.start(bench.call(**call), STREAM, identity, bench.metrics, source)
+
+
+async def finished(runs: Runs, bench: Bench, reply: bytes = b"{}", **call: bytes) -> Run:
+    source = Gated(good(reply))
+    source.go.set()
+    before = len(runs.live_routes())
+    run = started(runs, bench, source, **call)
+    await eventually(lambda: run.ended and len(runs.live_routes()) == before)
+    return run
+
+
+async def test_kept_runs_have_a_bound_in_number() -> None:
+    """The oldest finished run goes first; runs in flight do not count."""
+    runs, bench = Runs(MemoryLogSettings(runs=2)), Bench()
+    live = started(runs, bench, Gated(good(b"{}")))
+    kept = [await finished(runs, bench) for _ in range(4)]
+
+    assert [runs.find(run.id, ANN) for run in kept] == [None, None, *kept[2:]]
+    assert runs.find(live.id, ANN) is live
+    assert runs.kept == 2
+    await runs.aclose()
+
+
+async def test_kept_runs_have_a_bound_in_bytes() -> None:
+    """What a run holds counts: its log, and the request's body that it was made from."""
+    bench = Bench(result=False)
+    for call, reply in (({}, answer("x" * 3000)), ({"body": b"x" * 3000}, b"{}")):
+        runs = Runs(MemoryLogSettings.model_validate({"bytes": 1024}))
+        run = await finished(runs, bench, reply, **call)
+        assert run.size_bytes > 1024
+        assert runs.kept == 0
+        assert runs.find(run.id, ANN) is None
+    runs = Runs(MemoryLogSettings.model_validate({"bytes": 1024 * 1024}))
+    run = await finished(runs, bench, answer())
+    assert runs.find(run.id, ANN) is run
+
+
+async def test_kept_runs_have_a_bound_in_time() -> None:
+    """After `ttl_s` a run is forgotten."""
+    runs = Runs(MemoryLogSettings(ttl_s=0.05))
+    run = await finished(runs, Bench())
+    assert runs.find(run.id, ANN) is run
+
+    def forgotten() -> bool:
+        runs.evict()
+        return runs.kept == 0
+
+    await eventually(forgotten, within_s=2)
+    assert runs.find(run.id, ANN) is None
+
+
+async def test_a_run_belongs_to_its_principal() -> None:
+    """For anybody else, and for nobody in particular, there is no such run."""
+    runs, bench = Runs(MemoryLogSettings()), Bench()
+    source = Gated(good(b"{}"))
+    run = started(runs, bench, source)
+
+    assert runs.find(run.id, ANN) is run
+    assert runs.find(run.id, BOB) is None
+    assert runs.find(run.id, None) is None
+    assert runs.live_one(bench.call(), ANN) is run
+    assert runs.live_one(bench.call(), BOB) is None
+    assert runs.live_one(bench.call(target=b"/api/cases/8/start"), ANN) is None
+    run.shut_down()
+    assert runs.live_one(bench.call(), ANN) is None
+    await runs.aclose()
+
+
+async def test_an_unexpected_error_still_ends_the_run() -> None:
+    """A mistake of ours is logged without what the user wrote, and the viewers are told."""
+    runs, bench = Runs(MemoryLogSettings()), Bench()
+    source = Gated(ZeroDivisionError("oh"))
+    with logged() as lines:
+        run = started(runs, bench, source)
+        source.go.set()
+        await eventually(lambda: run.ended)
+
+    assert said(run)[-1]["metadata"]["error_code"] == "internal"
+    [line] = lines("run failed")
+    assert line["level"] == "error"
+
+
+async def test_closing_ends_every_run_truthfully() -> None:
+    """Whoever still reads is told `shutdown`, and the call is given up."""
+    runs, bench = Runs(MemoryLogSettings()), Bench()
+    ours = [started(runs, bench, Gated(good(b"{}"))) for _ in range(3)]
+    await asyncio.sleep(0)
+
+    with logged() as lines:
+        await runs.aclose()
+
+    for run in ours:
+        assert [event["type"] for event in said(run)] == ["error"]
+        assert said(run)[-1]["metadata"]["error_code"] == "shutdown"
+        assert said(run)[-1]["metadata"]["retry_available"] is True
+    assert runs.live_routes() == []
+    assert bench.sample("runs_total", arm="stream", source="batch", outcome="shutdown") == 3
+    assert not [line for line in lines.lines if line["level"] == "error"]
+
+
+async def test_an_eta_comes_from_past_runs_of_the_route() -> None:
+    """The second run of a route knows how long the first took; a failed one teaches nothing."""
+    runs, bench = Runs(MemoryLogSettings()), Bench(progress=True)
+    broken = Gated(UpstreamBroke("x"))
+    broken.go.set()
+    failed = started(runs, bench, broken)
+    await eventually(lambda: failed.ended)
+    slow = Gated(good(answer()))
+    first = started(runs, bench, slow)
+    assert "eta_s" not in said(first)[0]["metadata"]
+    await asyncio.sleep(0.16)  # a run of that length
+    slow.go.set()
+    await eventually(lambda: first.ended)
+    second = started(runs, bench, Gated(good(answer())))
+
+    assert said(second)[0]["metadata"]["eta_s"] >= 0.1
+    assert said(second)[0]["type"] == EventType.PROGRESS
+    await runs.aclose()

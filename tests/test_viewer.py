@@ -1,0 +1,306 @@
+"""One viewer of a run: signs of life, bounds, and what it is told when."""
+
+import asyncio
+import re
+from collections import deque
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+from prometheus_client import CollectorRegistry
+
+from proxy.events import Transcript
+from proxy.metrics import Metrics
+from proxy.routes import Route
+from proxy.runs import Call, Run
+from proxy.settings import RouteSettings
+from proxy.sse import HEARTBEAT
+from proxy.upstream import Answer, Request
+from proxy.viewer import FLUSH_BYTES, ViewEnd, Viewer
+from tests.scripted import ScriptedUpstream
+from tests.serving import headgate
+from tests.streaming import (
+    PATIENCE_S,
+    START,
+    Held,
+    answer,
+    answering,
+    browser,
+    eventually,
+    opened,
+    route,
+    signed,
+    texts,
+)
+from tests.test_runs import ANN, STREAM, good, said
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+class Client:
+    """The ASGI side of a client: remembers what it was sent and when, and leaves when told."""
+
+    def __init__(self) -> None:
+        self.messages: list[tuple[float, Any]] = []
+        self.leave = asyncio.Event()
+        self.may_read = asyncio.Event()
+        self.may_read.set()
+
+    async def receive(self) -> Any:
+        await self.leave.wait()
+        return {"type": "http.disconnect"}
+
+    async def send(self, message: Any) -> None:
+        await self.may_read.wait()
+        self.messages.append((asyncio.get_running_loop().time(), message))
+
+    @property
+    def status(self) -> int:
+        return int(self.messages[0][1]["status"])
+
+    @property
+    def bodies(self) -> list[bytes]:
+        return [message["body"] for _, message in self.messages[1:]]
+
+    @property
+    def times(self) -> list[float]:
+        return [at for at, _ in self.messages]
+
+
+class Bench:
+    def __init__(self, **more: Any) -> None:
+        settings = RouteSettings.model_validate(route(**more))
+        self.registry = CollectorRegistry()
+        self.metrics = Metrics(self.registry, [settings]).by_route["start"]
+        call = Call(Route.compile(settings), {"case_id": "7"}, Request("POST", START.encode(), []))
+        self.run = Run(call, STREAM, ANN, self.metrics, deque())
+
+    def viewer(self, client: Client) -> Viewer:
+        return Viewer(self.run, self.metrics, client.receive, client.send)
+
+
+async def ended(task: "asyncio.Task[ViewEnd]") -> ViewEnd:
+    async with asyncio.timeout(PATIENCE_S):
+        return await task
+
+
+def watching(viewer: Viewer, **how: Any) -> "asyncio.Task[ViewEnd]":
+    return asyncio.get_running_loop().create_task(viewer.serve(**how))
+
+
+async def test_a_heartbeat_comes_at_once_and_then_within_its_interval() -> None:
+    """Signs of life from second 0, none inside an event, none after the end."""
+    bench, client = Bench(commit_after=0, heartbeat_s=0.05), Client()
+    task = watching(bench.viewer(client))
+    await eventually(lambda: len(client.bodies) >= 5)
+    bench.run.settle(good(answer()))
+
+    assert await ended(task) is ViewEnd.TOLD
+    assert client.bodies[:5] == [HEARTBEAT] * 5
+    gaps = [late - early for early, late in pairwise(client.times[1:])]
+    assert min(gaps[:4]) >= 0.045
+    assert b"".join(client.bodies).endswith(b"\n\n")
+    assert [message["more_body"] for _, message in client.messages[1:]].index(False) == len(client.bodies) - 1
+
+
+async def test_others_that_come_and_go_do_not_starve_the_heartbeat() -> None:
+    """The interval counts from the last byte: a log that wakes its readers for nothing changes nothing."""
+    bench, client = Bench(commit_after=0, heartbeat_s=0.05), Client()
+    task = watching(bench.viewer(client))
+    loop = asyncio.get_running_loop()
+    began = loop.time()
+    while loop.time() < began + 0.4:
+        other = Client()
+        leaving = watching(bench.viewer(other))
+        other.leave.set()
+        assert await ended(leaving) is ViewEnd.LEFT
+        await asyncio.sleep(0.01)  # much more often than the heartbeat
+    bench.run.shut_down()
+    await ended(task)
+
+    assert client.bodies.count(HEARTBEAT) >= 5
+
+
+async def test_a_slow_flush_does_not_stretch_the_heartbeat() -> None:
+    """At one write a second, a stream of a tenth of that in heartbeats still shows life."""
+    bench, client = Bench(commit_after=0, heartbeat_s=0.05, flush_hz=1), Client()
+    bench.run.begin(bench.run.sections[0])
+    task = watching(bench.viewer(client))
+    await eventually(lambda: client.bodies.count(HEARTBEAT) >= 4, within_s=0.9)
+    bench.run.shut_down()
+    await ended(task)
+
+
+async def test_headers_wait_for_text_or_for_commit_after() -> None:
+    """Nothing is sent before there is text, an end or `commit_after`; then the headers, then a heartbeat."""
+    waiting, first = Bench(commit_after=0.1), Client()
+    loop = asyncio.get_running_loop()
+    began = loop.time()
+    task = watching(waiting.viewer(first))
+    await eventually(lambda: len(first.messages) >= 2)
+    waiting.run.shut_down()
+    await ended(task)
+
+    prompt, second = Bench(commit_after=30), Client()
+    task = watching(prompt.viewer(second))
+    prompt.run.begin(prompt.run.sections[0])
+    await asyncio.sleep(0)
+    assert second.messages == []
+    prompt.run.show(prompt.run.sections[0], "text")
+    await eventually(lambda: len(second.messages) >= 2)
+    prompt.run.shut_down()
+    await ended(task)
+
+    assert first.times[0] - began >= 0.095
+    assert first.status == second.status == 200
+
+
+async def test_writes_are_bounded_in_number() -> None:
+    """At most `flush_hz` writes a second to one viewer; what came in between goes out together."""
+    bench, client, transcript = Bench(commit_after=0, flush_hz=20), Client(), Transcript()
+    task = watching(bench.viewer(client))
+    await eventually(lambda: len(client.bodies) == 1)
+    loop = asyncio.get_running_loop()
+    began = loop.time()
+    bench.run.log.append(transcript.stage_start("chat", "s", index=0, total_expected=1), began)
+    for number in range(40):
+        bench.run.log.append(transcript.chunk("s", f"word {number} "), loop.time())
+        await asyncio.sleep(0.005)
+    took = loop.time() - began
+    writes = len(client.bodies) - 1
+    bench.run.shut_down()
+    await ended(task)
+
+    assert writes <= took * 20 + 2
+    assert b"".join(client.bodies).count(b"data: ") == 42
+
+
+async def test_a_long_replay_takes_several_writes() -> None:
+    """So that a viewer far behind is not given megabytes at once."""
+    bench, client = Bench(result=False), Client()
+    bench.run.settle(good(answer("word " * 4000)))
+
+    await ended(watching(bench.viewer(client)))
+
+    assert len(client.bodies) > 5
+    assert max(map(len, client.bodies)) <= FLUSH_BYTES
+
+
+async def test_a_viewer_that_reads_slowly_misses_nothing() -> None:
+    """It gets everything, in order, when it reads again; others are not held up by it."""
+    bench, slow, quick = Bench(commit_after=0), Client(), Client()
+    tasks = [watching(bench.viewer(slow)), watching(bench.viewer(quick))]
+    await eventually(lambda: len(slow.bodies) == 1 and len(quick.bodies) == 1)
+    slow.may_read.clear()
+    bench.run.settle(good(answer()))
+    assert await ended(tasks[1]) is ViewEnd.TOLD
+    assert not tasks[0].done()
+    slow.may_read.set()
+
+    assert await ended(tasks[0]) is ViewEnd.TOLD
+    assert b"".join(slow.bodies) == b"".join(quick.bodies)
+
+
+async def test_a_viewer_counts_while_it_is_there() -> None:
+    """The gauge goes up and down, also for those that leave."""
+    bench, clients = Bench(commit_after=0), [Client() for _ in range(3)]
+    tasks = [watching(bench.viewer(client)) for client in clients]
+
+    def viewers() -> float | None:
+        return bench.registry.get_sample_value("headgate_viewers", {"route": "start"})
+
+    await eventually(lambda: viewers() == 3)
+    clients[0].leave.set()
+    assert await ended(tasks[0]) is ViewEnd.LEFT
+    assert viewers() == 2
+    bench.run.shut_down()
+    assert [await ended(task) for task in tasks[1:]] == [ViewEnd.TOLD] * 2
+    assert viewers() == 0
+
+
+async def test_a_viewer_that_leaves_before_the_headers_is_sent_nothing() -> None:
+    """It is not answered, and the run goes on."""
+    bench, client = Bench(commit_after=30), Client()
+    task = watching(bench.viewer(client))
+    client.leave.set()
+
+    assert await ended(task) is ViewEnd.LEFT
+    assert client.messages == []
+    assert not bench.run.ended
+
+
+async def test_a_late_viewer_does_not_spoil_the_delivery_times() -> None:
+    """Delivery counts from the moment there was somebody to deliver to: a replay is not a delay."""
+    bench, client = Bench(commit_after=0), Client()
+    bench.run.settle(good(answer()))
+    await asyncio.sleep(0.15)  # the text is that old when its viewer comes
+
+    assert await ended(watching(bench.viewer(client))) is ViewEnd.TOLD
+
+    labels = {"route": "start", "source": "batch"}
+    count = bench.registry.get_sample_value("headgate_delivery_seconds_count", labels)
+    total = bench.registry.get_sample_value("headgate_delivery_seconds_sum", labels)
+    assert count is not None
+    assert total is not None
+    assert count > 0
+    assert total / count < 0.1
+
+
+async def test_a_failure_before_the_headers_is_for_the_requester_alone() -> None:
+    """Once somebody has headers, the others are told by an event too."""
+    bench, early, late = Bench(commit_after=30), Client(), Client()
+    first = watching(bench.viewer(early))
+    await asyncio.sleep(0)
+    bench.run.settle(Answer(503, [(b"retry-after", b"3")], b"busy"))
+    assert await ended(first) is ViewEnd.ANSWERED
+    bench.run.headers_sent = True
+    assert await ended(watching(bench.viewer(late))) is ViewEnd.TOLD
+
+    assert early.status == 503
+    assert (b"retry-after", b"3") in early.messages[0][1]["headers"]
+    assert early.bodies == [b"busy"]
+    assert late.status == 200
+
+
+async def test_a_viewer_begins_where_it_stands() -> None:
+    """Everything beyond `after`, nothing before it."""
+    bench, client = Bench(), Client()
+    bench.run.settle(good(answer()))
+
+    await ended(watching(bench.viewer(client), after=4))
+
+    wire = b"".join(client.bodies).removeprefix(HEARTBEAT)
+    assert wire == b"".join(entry.wire for entry in bench.run.log.after(4))
+    assert texts(said(bench.run))
+
+
+async def test_progress_and_heartbeats_keep_a_silent_stream_alive(tmp_path: Path) -> None:
+    """Over a real socket: honest progress from second 0, and no gap longer than the heartbeat."""
+    held = Held(answering(answer()))
+    routes = [route(commit_after=0, heartbeat_s=0.1, progress=True, progress_s=0.25)]
+    loop = asyncio.get_running_loop()
+    async with (
+        ScriptedUpstream(held).running() as upstream,
+        headgate(upstream.url, tmp_path, routes=routes) as serving,
+        browser(serving.url) as client,
+    ):
+        times = [loop.time()]
+        async with opened(client, START, signed()) as stream:
+            while stream.types.count("progress") < 4:
+                await stream.piece()
+                times.append(loop.time())
+            held.release.set()
+            await stream.rest()
+
+    elapsed = [e["metadata"]["elapsed_s"] for e in stream.events if e["type"] == "progress"]
+    assert elapsed[0] == 0.0
+    assert elapsed == sorted(elapsed)
+    assert max(late - early for early, late in pairwise(times)) < 0.1 + 0.25
+    assert stream.raw.count(HEARTBEAT) >= 4
+    assert re.fullmatch(rb"(?:: hb\n|id: [^\n]+\n(?:retry: \d+\n)?data: [^\n]+\n\n)*", stream.raw)
