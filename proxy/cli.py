@@ -18,7 +18,8 @@ from proxy import app, logs
 from proxy.admin import MULTIPROCESS_DIR
 from proxy.demo import run as run_demo
 from proxy.errors import SettingsError
-from proxy.settings import Settings, load
+from proxy.settings import Settings
+from proxy.settings_file import load
 from proxy.workers import Workers
 
 CONFIG = click.option(

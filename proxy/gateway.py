@@ -20,7 +20,8 @@ from proxy.identity import Identifier, Identity
 from proxy.metrics import Metrics, RouteMetrics
 from proxy.relay import Outcome, Passage, Receive, Relay, Scope, Send, request_target, send_problem
 from proxy.routes import Match, Routes
-from proxy.runs import Call, Run, Runs
+from proxy.run import Call, Run
+from proxy.runs import Runs
 from proxy.sources import Source
 from proxy.upstream import Request
 from proxy.viewer import Viewer

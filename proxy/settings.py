@@ -1,18 +1,14 @@
-"""`headgate.yaml`: what may be set, with defaults, units and dangers. Read once, at start.
+"""What may be set, with defaults, units and dangers; unknown names are refused.
 
-Every problem is reported at once with its path; unknown keys are refused. This file is the source of
-`docs/reference/settings.md`.
+This file is the source of `docs/reference/settings.md`.
 """
 
-import difflib
-import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
-import yaml
 from pydantic import (
     AfterValidator,
     BaseModel,
@@ -21,12 +17,10 @@ from pydantic import (
     ConfigDict,
     Field,
     SecretStr,
-    ValidationError,
     ValidationInfo,
     model_validator,
 )
 
-from proxy.errors import SettingsError
 from proxy.sections import compile_path
 from proxy.templates import PATH, REQUEST, references, strays
 
@@ -35,7 +29,6 @@ UNMATCHED = "unmatched"
 
 SourceName = Literal["batch", "poll", "stages"]
 
-_ENV = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
 _PARAMETER = re.compile(r"\{([a-z_][a-z0-9_]*)\}")
 
 
@@ -368,9 +361,9 @@ class RouteSettings(Block):
     """The texts of the answer."""
     failure_text: Annotated[str, AfterValidator(_pattern)] | None = None
     """Regular expression for a text that is an error sentence rather than an answer."""
-    commit_after: Annotated[float, Field(ge=0, le=60)] = 2.0
+    commit_after: Annotated[float, Field(ge=0, le=15)] = 2.0
     """Seconds that the stream's headers wait for the first text, so that an early error can still have
-    its own status."""
+    its own status. No byte is sent until then."""
     heartbeat_s: Annotated[float, Field(gt=0, le=15)] = 10.0
     """At most so long without a byte on an open stream."""
     progress: bool = False
@@ -491,103 +484,3 @@ class Settings(Block):
 
 def _shape(match: str) -> str:
     return _PARAMETER.sub("{}", match)
-
-
-class _Loader(yaml.SafeLoader):
-    """YAML in which a key that stands twice is an error rather than the last one wins."""
-
-
-def _mapping(loader: _Loader, node: yaml.MappingNode) -> dict[Any, Any]:
-    seen: list[Any] = []
-    for node_key, _ in node.value:
-        if node_key.tag == "tag:yaml.org,2002:merge":
-            continue
-        key = loader.construct_object(node_key, deep=True)
-        if key in seen:
-            raise SettingsError([f"line {node_key.start_mark.line + 1}: '{key}' stands there twice"])
-        seen.append(key)
-    return loader.construct_mapping(node, deep=True)
-
-
-_Loader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping)
-
-
-def load(path: Path) -> Settings:
-    """Read and validate a settings file.
-
-    Raises:
-        SettingsError: with every problem that was found.
-    """
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as exc:
-        reason = exc.strerror if isinstance(exc, OSError) else "it is not UTF-8"
-        raise SettingsError([f"cannot be read: {reason}"]) from None
-    try:
-        document = yaml.load(text, Loader=_Loader)
-    except yaml.YAMLError as exc:
-        mark = getattr(exc, "problem_mark", None)
-        where = f"line {mark.line + 1}: " if mark else ""
-        raise SettingsError([f"{where}not YAML: {getattr(exc, 'problem', exc)}"]) from None
-    if not isinstance(document, dict):
-        raise SettingsError(["must be a mapping of settings"])
-    problems: list[str] = []
-    document = _with_environment(document, "", problems)
-    try:
-        settings = Settings.model_validate(document, context={"base": path.parent})
-    except ValidationError as exc:
-        raise SettingsError(problems + [_explain(error) for error in exc.errors()]) from None
-    if problems:
-        raise SettingsError(problems)
-    return settings
-
-
-def _with_environment(value: Any, path: str, problems: list[str]) -> Any:
-    """`value` with each `${NAME}` replaced; a name that is not set is a problem."""
-    if isinstance(value, dict):
-        return {k: _with_environment(v, f"{path}.{k}".lstrip("."), problems) for k, v in value.items()}
-    if isinstance(value, list):
-        return [_with_environment(v, f"{path}[{i}]", problems) for i, v in enumerate(value)]
-    if not isinstance(value, str):
-        return value
-
-    def replace(match: re.Match[str]) -> str:
-        if match[1] not in os.environ:
-            problems.append(f"{path}: the environment variable {match[1]} is not set")
-        return os.environ.get(match[1], match[0])
-
-    return _ENV.sub(replace, value)
-
-
-def _explain(error: Any) -> str:
-    """One line: where, what, and the mend if it can be guessed. Never the value: it may be a secret."""
-    location: tuple[str | int, ...] = error["loc"]
-    path = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in location).lstrip(".")
-    if error["type"] == "extra_forbidden":
-        close = difflib.get_close_matches(str(location[-1]), _names_at(location[:-1]), n=1)
-        hint = f"; did you mean '{close[0]}'?" if close else ""
-        return f"{path}: unknown setting{hint}"
-    if error["type"] == "missing":
-        return f"{path}: is needed"
-    message = str(error["msg"]).removeprefix("Value error, ")
-    return f"{path}: {message[0].lower()}{message[1:]}" if path else message
-
-
-def _names_at(location: tuple[str | int, ...]) -> list[str]:
-    """The settings' names at a place of the file."""
-    model: Any = Settings
-    for part in location:
-        if isinstance(part, int) or not isinstance(model, type) or not issubclass(model, BaseModel):
-            continue
-        field = model.model_fields.get(str(part))
-        model = _block_in(field.annotation) if field else None
-    return list(model.model_fields) if isinstance(model, type) and issubclass(model, BaseModel) else []
-
-
-def _block_in(annotation: Any) -> Any:
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return annotation
-    return next(
-        (found for inner in getattr(annotation, "__args__", ()) if (found := _block_in(inner)) is not None),
-        None,
-    )

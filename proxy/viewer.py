@@ -13,7 +13,7 @@ from proxy.event_log import Entry
 from proxy.headers import BODILESS_STATUS, response_headers
 from proxy.metrics import RouteMetrics
 from proxy.relay import TITLES, Receive, Send
-from proxy.runs import Run
+from proxy.run import Run
 from proxy.sse import HEARTBEAT
 
 FLUSH_BYTES = 64 * 1024

@@ -586,7 +586,7 @@ async def failing(asked: Asked) -> None:
 
 async def test_an_early_failure_has_its_own_status(tmp_path: Path) -> None:
     """Before `commit_after` nothing was sent: the upstream's own status, headers and body, or a problem."""
-    async with house(failing, tmp_path, commit_after=30, upstream=SHORT) as (upstream, _, client):
+    async with house(failing, tmp_path, commit_after=15, upstream=SHORT) as (upstream, _, client):
         for name, (_script, code, status) in FAILURES.items():
             for accept in (SSE, EITHER):
                 before = len(upstream.asked)
@@ -631,7 +631,7 @@ async def test_an_unreachable_upstream_is_a_problem_or_an_event(tmp_path: Path) 
     """502 before the headers, `error` after them."""
     async with ScriptedUpstream(never).running() as gone:
         url = gone.url
-    for commit_after, directory in ((30, tmp_path / "a"), (0, tmp_path / "b")):
+    for commit_after, directory in ((15, tmp_path / "a"), (0, tmp_path / "b")):
         directory.mkdir()
         routes = [route(commit_after=commit_after)]
         async with headgate(url, directory, routes=routes) as serving, browser(serving.url) as client:

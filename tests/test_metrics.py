@@ -147,7 +147,7 @@ async def test_counts_agree_with_what_was_done(tmp_path: Path) -> None:
     }
     async with (
         ScriptedUpstream(upstream_script).running() as upstream,
-        headgate(upstream.url, tmp_path, routes=[route(commit_after=30)]) as serving,
+        headgate(upstream.url, tmp_path, routes=[route(commit_after=15)]) as serving,
         browser(serving.url) as client,
     ):
         before = await scrape(client, serving.admin_url)

@@ -18,7 +18,8 @@ from proxy.events import EventType
 from proxy.identity import Identity
 from proxy.metrics import Metrics, RouteMetrics
 from proxy.routes import Route
-from proxy.runs import Call, Run, Runs
+from proxy.run import Call, Run
+from proxy.runs import Runs
 from proxy.settings import MemoryLogSettings, RouteSettings
 from proxy.sse import Decoder
 from proxy.upstream import Answer, Request

@@ -8,7 +8,8 @@ import pytest
 import yaml
 
 from proxy.errors import SettingsError
-from proxy.settings import Settings, load
+from proxy.settings import Settings
+from proxy.settings_file import load
 from tests.streaming import route
 
 SECRET = "s3cr3t-value"

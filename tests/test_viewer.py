@@ -13,7 +13,7 @@ from prometheus_client import CollectorRegistry
 from proxy.events import Transcript
 from proxy.metrics import Metrics
 from proxy.routes import Route
-from proxy.runs import Call, Run
+from proxy.run import Call, Run
 from proxy.settings import RouteSettings
 from proxy.sse import HEARTBEAT
 from proxy.upstream import Answer, Request
@@ -147,7 +147,7 @@ async def test_headers_wait_for_text_or_for_commit_after() -> None:
     waiting.run.shut_down()
     await ended(task)
 
-    prompt, second = Bench(commit_after=30), Client()
+    prompt, second = Bench(commit_after=15), Client()
     task = watching(prompt.viewer(second))
     prompt.run.begin(prompt.run.sections[0])
     await asyncio.sleep(0)
@@ -226,7 +226,7 @@ async def test_a_viewer_counts_while_it_is_there() -> None:
 
 async def test_a_viewer_that_leaves_before_the_headers_is_sent_nothing() -> None:
     """It is not answered, and the run goes on."""
-    bench, client = Bench(commit_after=30), Client()
+    bench, client = Bench(commit_after=15), Client()
     task = watching(bench.viewer(client))
     client.leave.set()
 
@@ -254,7 +254,7 @@ async def test_a_late_viewer_does_not_spoil_the_delivery_times() -> None:
 
 async def test_a_failure_before_the_headers_is_for_the_requester_alone() -> None:
     """Once somebody has headers, the others are told by an event too."""
-    bench, early, late = Bench(commit_after=30), Client(), Client()
+    bench, early, late = Bench(commit_after=15), Client(), Client()
     first = watching(bench.viewer(early))
     await asyncio.sleep(0)
     bench.run.settle(Answer(503, [(b"retry-after", b"3")], b"busy"))

@@ -1,16 +1,15 @@
 """Where a run's text comes from: one file a source, one small port."""
 
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
-if TYPE_CHECKING:
-    from proxy.runs import Run
-    from proxy.upstream import Answer
+from proxy.run import Run
+from proxy.upstream import Answer
 
 
 class Source(Protocol):
     """Executes a run's call, shows text as it becomes known, and returns the batch answer."""
 
-    async def answer(self, run: "Run") -> "Answer":
+    async def answer(self, run: Run) -> Answer:
         """The upstream's whole answer, which is the authority on what was shown.
 
         Raises:

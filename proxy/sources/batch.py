@@ -1,13 +1,9 @@
 """The source `batch`: the upstream's own JSON, its texts shown as they arrive."""
 
-from typing import TYPE_CHECKING
-
 from proxy.errors import Fault, UpstreamMalformed
+from proxy.run import Run
 from proxy.sections import BodyTooLarge, Reader
 from proxy.upstream import Answer, Exchange, Request, Upstream
-
-if TYPE_CHECKING:
-    from proxy.runs import Run
 
 
 class BatchSource:
@@ -16,11 +12,11 @@ class BatchSource:
     def __init__(self, upstream: Upstream) -> None:
         self._upstream = upstream
 
-    async def answer(self, run: "Run") -> Answer:
+    async def answer(self, run: Run) -> Answer:
         return await ask(self._upstream, run, run.call.request)
 
 
-async def ask(upstream: Upstream, run: "Run", request: Request) -> Answer:
+async def ask(upstream: Upstream, run: Run, request: Request) -> Answer:
     """Send a run's request; show the texts of a good answer while its body still arrives."""
     with upstream.exchange(request.method) as exchange:
         await exchange.send(request.wire(), whole=True)
@@ -29,7 +25,7 @@ async def ask(upstream: Upstream, run: "Run", request: Request) -> Answer:
         return Answer(exchange.status, exchange.headers, body)
 
 
-async def _read(exchange: Exchange, run: "Run") -> bytes:
+async def _read(exchange: Exchange, run: Run) -> bytes:
     limit = int(run.call.route.settings.max_answer)
     reader = Reader(run.sections, max_bytes=limit)
     readable = 200 <= exchange.status < 300 and is_json(exchange)

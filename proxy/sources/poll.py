@@ -10,19 +10,17 @@ import logging
 import random
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from jsonpath import JSONPath, JSONPathError
 
 from proxy.errors import UpstreamError
 from proxy.headers import Headers
+from proxy.run import Run
 from proxy.sections import MalformedBody, Section, compile_path, parse
 from proxy.settings import PollSettings, RouteSettings, SectionSettings
 from proxy.sources.batch import ask
 from proxy.upstream import Answer, Request, Upstream
-
-if TYPE_CHECKING:
-    from proxy.runs import Run
 
 logger = logging.getLogger("headgate.poll")
 
@@ -118,7 +116,7 @@ class PollSource:
             if section.poll_at is not None
         ]
 
-    async def answer(self, run: "Run") -> Answer:
+    async def answer(self, run: Run) -> Answer:
         looks = Looks(self._upstream, run, self._settings)
         polled = [Polled(run.sections[index], rows) for index, rows in self._polled]
         try:
@@ -139,7 +137,7 @@ class PollSource:
 class Looks:
     """Reads the polled resource with the credentials of the run's own request."""
 
-    def __init__(self, upstream: Upstream, run: "Run", settings: PollSettings) -> None:
+    def __init__(self, upstream: Upstream, run: Run, settings: PollSettings) -> None:
         self._upstream = upstream
         self._limit = int(run.call.route.settings.max_answer)
         path = settings.path.format_map(run.call.parameters)
@@ -162,7 +160,7 @@ class Looks:
 
 
 async def _poll_safely(
-    run: "Run", looks: Looks, polled: list[Polled], seen: Mapping[str, frozenset[str]]
+    run: Run, looks: Looks, polled: list[Polled], seen: Mapping[str, frozenset[str]]
 ) -> None:
     try:
         await _poll(run, looks, polled, seen)
@@ -171,7 +169,7 @@ async def _poll_safely(
         run.lose_source("a mistake of ours")
 
 
-async def _poll(run: "Run", looks: Looks, polled: list[Polled], seen: Mapping[str, frozenset[str]]) -> None:
+async def _poll(run: Run, looks: Looks, polled: list[Polled], seen: Mapping[str, frozenset[str]]) -> None:
     """Show each section as soon as it is stored, until all are shown, the source is lost or we are ended."""
     loop = asyncio.get_running_loop()
     wait_s, strikes = looks.every_s, 0
@@ -198,7 +196,7 @@ async def _poll(run: "Run", looks: Looks, polled: list[Polled], seen: Mapping[st
         left = [p for p in left if not _show(run, p, document, seen[p.section.stage])]
 
 
-def _show(run: "Run", polled: Polled, document: Any, earlier: frozenset[str]) -> bool:
+def _show(run: Run, polled: Polled, document: Any, earlier: frozenset[str]) -> bool:
     """Show a section if this run has stored it. True if there is nothing more to wait for."""
     if run.is_complete(polled.section):
         return True
@@ -210,7 +208,7 @@ def _show(run: "Run", polled: Polled, document: Any, earlier: frozenset[str]) ->
     return True
 
 
-def _begin_next(run: "Run") -> None:
+def _begin_next(run: Run) -> None:
     """Stages follow one another: the first that is not complete is the one at work."""
     for section in run.sections:
         if not run.is_complete(section):

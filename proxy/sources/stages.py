@@ -4,19 +4,17 @@ For upstreams whose single-stage calls are equivalent to the group call. A faile
 with what was finished kept.
 """
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import orjson
 
 from proxy.errors import Fault, UpstreamMalformed
 from proxy.headers import Headers
+from proxy.run import Run
 from proxy.sections import MalformedBody, parse
 from proxy.settings import RouteSettings, StageCallSettings
 from proxy.templates import PATH, REQUEST, MissingValue, fill, fill_known
 from proxy.upstream import Answer, Request, Upstream
-
-if TYPE_CHECKING:
-    from proxy.runs import Run
 
 
 class StagesSource:
@@ -29,7 +27,7 @@ class StagesSource:
         self._answer = route.stages.answer
         self._limit = int(route.max_answer)
 
-    async def answer(self, run: "Run") -> Answer:
+    async def answer(self, run: Run) -> Answer:
         """The group's own answer, assembled; or the answer of the call that failed."""
         values: dict[str, Any] = {PATH: dict(run.call.parameters), REQUEST: _body(run.call.request)}
         for call in self._calls:
@@ -45,7 +43,7 @@ class StagesSource:
         body = orjson.dumps(self._filled(self._answer, values, "the group's answer"))
         return Answer(200, [(b"content-type", b"application/json")], body)
 
-    def _request(self, run: "Run", call: StageCallSettings, values: dict[str, Any]) -> Request:
+    def _request(self, run: Run, call: StageCallSettings, values: dict[str, Any]) -> Request:
         method, _, path = call.request.partition(" ")
         headers = _own_headers(run.call.request.headers)
         body = b""
@@ -60,7 +58,7 @@ class StagesSource:
         except MissingValue as exc:
             raise UpstreamMalformed(f"{what}: {exc}") from None
 
-    def _show(self, run: "Run", values: dict[str, Any]) -> None:
+    def _show(self, run: Run, values: dict[str, Any]) -> None:
         """Show each section that the answer, as far as it is known, already has."""
         known = fill_known(self._answer, values)
         for section in run.sections:
@@ -69,7 +67,7 @@ class StagesSource:
                 raise UpstreamMalformed(f"stage {section.stage}: an error sentence", Fault.FAILURE_TEXT)
 
 
-def _begin(run: "Run", stage: str) -> None:
+def _begin(run: Run, stage: str) -> None:
     for section in run.sections:
         if section.stage == stage:
             run.begin(section)

@@ -1,0 +1,342 @@
+"""A run: one execution of one upstream request, with an append-only log of events.
+
+It says what happens (through its transcript, so that nothing illegal can be said) and how it ended. It
+asks nobody: sources tell it what they know.
+"""
+
+import asyncio
+import hashlib
+import logging
+import random
+import uuid
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import median
+
+from flags.decision import Decision, Mode
+from proxy.chunking import Chunker
+from proxy.errors import Fault, UpstreamError
+from proxy.event_log import EventLog
+from proxy.events import Event, Transcript
+from proxy.identity import Identity
+from proxy.metrics import RouteMetrics
+from proxy.recovery import STEPS, Phase, Step, retry_available
+from proxy.routes import Route
+from proxy.sections import MalformedBody, Parity, Section, compare, extract, parse
+from proxy.upstream import Answer, Request
+
+logger = logging.getLogger("headgate.runs")
+
+RETRY_MS = (1000, 3000)
+"""Bounds of the `retry:` a stream gives, drawn per run so that clients do not all come back at once."""
+
+MAX_STATUS = 599
+"""As in the relay: uvicorn has no status line beyond it, and RFC 9110 15 no class."""
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """Why a run has no complete answer. `answer` is the upstream's own, if it gave one."""
+
+    fault: Fault
+    status: int
+    detail: str
+    answer: Answer | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """What a run executes: the client's request, made ready for the upstream."""
+
+    route: Route
+    parameters: dict[str, str]
+    request: Request
+
+
+class Run:
+    """One run. Sources and the settling call it; viewers read `log`."""
+
+    def __init__(
+        self,
+        call: Call,
+        decision: Decision,
+        identity: Identity | None,
+        metrics: RouteMetrics,
+        durations: "deque[float]",
+    ) -> None:
+        self.id = str(uuid.uuid4())
+        self.call = call
+        self.decision = decision
+        self.identity = identity
+        self.log = EventLog(self.id, random.randint(*RETRY_MS))
+        self.failure: Failure | None = None
+        self.headers_sent = False
+        self._metrics = metrics
+        self._durations = durations
+        self._transcript = Transcript()
+        self._loop = asyncio.get_running_loop()
+        self._faults: list[tuple[Fault, Phase]] = []
+        self._first_content_s: float | None = None
+        self._last_event_at = self.started_at = self._loop.time()
+        self._ticker: asyncio.TimerHandle | None = None
+        if call.route.settings.progress:
+            self._tick()
+
+    # What sources say.
+
+    @property
+    def sections(self) -> Sequence[Section]:
+        return self.call.route.sections
+
+    @property
+    def phase(self) -> Phase:
+        if self._transcript.has_content:
+            return Phase.CONTENT
+        return Phase.HEADERS if self.headers_sent else Phase.NOTHING
+
+    @property
+    def has_content(self) -> bool:
+        return self._transcript.has_content
+
+    @property
+    def ended(self) -> bool:
+        return self._transcript.ended
+
+    @property
+    def size_bytes(self) -> int:
+        """What keeping this run costs: its log, the client's body, and an answer kept for its own status."""
+        answer = self.failure.answer if self.failure else None
+        return self.log.size_bytes + len(self.call.request.body) + (len(answer.body) if answer else 0)
+
+    def is_complete(self, section: Section) -> bool:
+        return self._transcript.is_complete(section.stage)
+
+    def begin(self, section: Section) -> None:
+        """The stage of a section has begun. Said once, however often it is called."""
+        if not self.ended and section.stage not in self._transcript.stages:
+            index = self.sections.index(section)
+            self._say(
+                self._transcript.stage_start(
+                    section.panel, section.stage, index=index, total_expected=len(self.sections)
+                )
+            )
+
+    def show(self, section: Section, text: str) -> bool:
+        """The whole text of a section is known: show it. False if it is an error sentence, which is not.
+
+        The first text counts; if a later one differs, the batch answer has the last word.
+        """
+        if self.call.route.is_failure(text):
+            return False
+        if self.ended or self.is_complete(section):
+            return True
+        self.begin(section)
+        known_at = self._loop.time()
+        for content in self._chunks(text):
+            self._say(self._transcript.chunk(section.stage, content), known_at)
+        self._say(self._transcript.stage_complete(section.stage), known_at)
+        return True
+
+    def lose_source(self, why: str) -> None:
+        """Live text has ended early; the batch answer still comes."""
+        if self.ended:
+            return
+        logger.warning("source lost", extra={"run": self.id, "route": self.call.route.name, "why": why})
+        self._note(Fault.SOURCE_LOST)
+
+    # The end. The first one counts: a run that was ended for its viewers may still have a call under way.
+
+    def settle(self, answer: Answer) -> None:
+        """The batch answer is here, and it is the authority: complete from it, and end."""
+        if self.ended:
+            return
+        if answer.status > MAX_STATUS:
+            self._fail(Failure(Fault.MALFORMED, 502, "The upstream's answer has no known status."))
+            return
+        if not 200 <= answer.status < 300:
+            self._fail(Failure(Fault.STATUS, answer.status, "The upstream refused or failed.", answer))
+            return
+        try:
+            authority = extract(parse(answer.body), self.sections)
+        except MalformedBody:
+            detail = "The upstream's answer cannot be read."
+            self._fail(Failure(Fault.MALFORMED, 502, detail, answer))
+            return
+        failed = [self._settle_section(section, authority.get(section.stage)) for section in self.sections]
+        if any(failed):
+            detail = "The upstream answered with an error sentence in place of a text."
+            self._fail(Failure(Fault.FAILURE_TEXT, answer.status, detail, answer))
+            return
+        self._end(
+            self._transcript.done(
+                status=answer.status,
+                source=self.decision.source,
+                recovered=bool(self._faults),
+                sha256=hashlib.sha256(answer.body).hexdigest(),
+                result=answer.body.decode() if self.call.route.settings.result else None,
+            ),
+            self._outcome_of_success(),
+        )
+
+    def _settle_section(self, section: Section, text: str | None) -> bool:
+        """Make what is shown of a section equal to its authority. True if that is an error sentence."""
+        stage = section.stage
+        started = stage in self._transcript.stages
+        if text is not None and self.call.route.is_failure(text):
+            return True
+        shown = self._transcript.shown(stage) if started else None
+        parity, rest = compare(shown, text)
+        if text is None and shown is None:
+            return False
+        self._metrics.parity[parity].inc()
+        if parity is Parity.UNSHOWN:
+            self.show(section, rest)
+            return False
+        known_at = self._loop.time()
+        if parity is Parity.SUFFIX and not self._transcript.is_complete(stage):
+            for content in self._chunks(rest):
+                self._say(self._transcript.chunk(stage, content), known_at)
+        elif parity is not Parity.EQUAL:
+            self._say(self._transcript.replace(stage, text or ""), known_at)
+        if not self._transcript.is_complete(stage):
+            self._say(self._transcript.stage_complete(stage), known_at)
+        return False
+
+    def fail(self, error: UpstreamError) -> None:
+        """The call has failed, and no batch answer comes."""
+        self._fail(Failure(error.fault, error.status, error.detail))
+
+    def _fail(self, failure: Failure) -> None:
+        if self.ended:
+            return
+        self._note(failure.fault)
+        self.failure = failure
+        self._end(
+            self._transcript.error(
+                failure.fault,
+                retry_available=retry_available(failure.fault, failure.status),
+                status=failure.status,
+                content=failure.detail,
+            ),
+            "failed",
+        )
+
+    def shut_down(self) -> None:
+        """The process ends before the run does."""
+        if self.ended:
+            return
+        detail = "This proxy is shutting down. Please ask again."
+        self.failure = Failure(Fault.INTERNAL, 503, detail)
+        self._end(
+            self._transcript.error("shutdown", retry_available=True, status=503, content=detail), "shutdown"
+        )
+
+    def answers_with_own_status(self, *, takes_json: bool) -> bool:
+        """Whether the requester, who has nothing yet, gets the failure's own status instead of a stream.
+
+        A 2xx that cannot be streamed is an answer only to who can take JSON.
+        """
+        if self.failure is None or self._transcript.has_content:
+            return False
+        answer = self.failure.answer
+        status = self.failure.status if answer is None else answer.status
+        own_status = STEPS[self.failure.fault, Phase.NOTHING] is Step.OWN_STATUS
+        return own_status and (takes_json or status >= 300)
+
+    # Inside.
+
+    def _note(self, fault: Fault) -> None:
+        self._faults.append((fault, self.phase))
+        self._metrics.faults[fault, self.phase].inc()
+
+    def _outcome_of_success(self) -> str:
+        if not self._faults:
+            return "complete"
+        return "recovered" if any(phase is Phase.CONTENT for _, phase in self._faults) else "fell_back"
+
+    def _chunks(self, text: str) -> list[str]:
+        """The text in words; in one piece for a viewer who was decided to get batch."""
+        if self.decision.mode is Mode.BATCH:
+            return [text] if text else []
+        chunk = self.call.route.settings.chunk
+        low, high = self.decision.chunk_chars or (chunk.min, chunk.max)
+        chunker = Chunker(low, high, max(chunk.max_chunk, high))
+        return [*chunker.feed(text), *chunker.flush()]
+
+    def _say(self, event: Event, known_at: float | None = None) -> None:
+        now = self._loop.time()
+        self._last_event_at = now
+        if self._first_content_s is None and self._transcript.has_content:
+            self._first_content_s = now - self.started_at
+            self._metrics.first_content[self.decision.source].observe(self._first_content_s)
+        self.log.append(event, now if known_at is None else known_at)
+
+    def _tick(self) -> None:
+        """Say how long it has taken, whenever nothing else was said for `progress_s`."""
+        every_s = self.call.route.settings.progress_s
+        now = self._loop.time()
+        silent_s = now - self._last_event_at
+        if not len(self.log) or silent_s >= every_s - 0.01:
+            self._say(self._progress(now - self.started_at))
+            silent_s = 0.0
+        self._ticker = self._loop.call_later(every_s - silent_s, self._tick)
+
+    def _progress(self, elapsed_s: float) -> Event:
+        open_stages = [
+            index for index, section in enumerate(self.sections) if self._transcript.is_open(section.stage)
+        ]
+        left_s = median(self._durations) - elapsed_s if self._durations else 0.0
+        return self._transcript.progress(
+            elapsed_s=round(elapsed_s, 1),
+            stage_index=open_stages[0] if open_stages else None,
+            total_expected=len(self.sections),
+            eta_s=round(left_s, 1) if left_s > 0 else None,
+        )
+
+    def _end(self, terminal: Event, outcome: str) -> None:
+        if self._ticker is not None:
+            self._ticker.cancel()
+        took_s = self._loop.time() - self.started_at
+        self._say(terminal)
+        arm, source = self.decision.arm.value, self.decision.source
+        self._metrics.runs[arm, source, outcome].inc()
+        self._metrics.run_seconds[arm].observe(took_s)
+        if self.identity is not None:
+            settled = "complete" if self._fails_in_batch_too() else outcome
+            self._metrics.outcomes[arm, str(self.identity.bucket), settled].inc()
+        result = outcome if outcome in {"recovered", "fell_back"} else "failed"
+        for fault in {fault for fault, _ in self._faults}:
+            self._metrics.recoveries[fault, result].inc()
+        if self.failure is None:
+            self._durations.append(took_s)
+            if self._first_content_s is not None and took_s > 0:
+                self._metrics.perceived_wait[source].observe(self._first_content_s / took_s)
+        self._log_end(outcome, took_s)
+
+    def _fails_in_batch_too(self) -> bool:
+        """Whether the relay would have counted this answer as complete: a refusal, an error sentence.
+
+        Arms are compared by outcomes, and neither of these says anything about streaming.
+        """
+        failure = self.failure
+        if failure is None or failure.fault not in {Fault.STATUS, Fault.FAILURE_TEXT}:
+            return False
+        return failure.fault is Fault.FAILURE_TEXT or failure.status < 500
+
+    def _log_end(self, outcome: str, took_s: float) -> None:
+        first = self._first_content_s
+        logger.info(
+            "run ended",
+            extra={
+                "run": self.id,
+                "route": self.call.route.name,
+                "mode": self.decision.mode,
+                "source": self.decision.source,
+                "outcome": outcome,
+                "fault": self.failure.fault if self.failure else None,
+                "events": len(self.log),
+                "first_content_ms": None if first is None else round(first * 1000),
+                "took_ms": round(took_s * 1000),
+            },
+        )
