@@ -64,15 +64,21 @@ def check(config: Path) -> None:
     """Validate the settings and print the route table."""
     settings = _load(config)
     _check_flags(settings)
-    table = Table(title=f"{settings.listen} → {settings.upstream.url}")
-    for heading in ("route", "request", "EventSource", "flag", "source", "sections"):
+    table = Table(title=f"{settings.listen} → {settings.upstream.url}", show_lines=True)
+    for heading in ("route", "request", "streamed"):
         table.add_column(heading, overflow="fold")
     for route in settings.routes:
-        sections = ", ".join(f"{section.stage} → {section.panel}" for section in route.sections)
-        source = " or ".join([route.source, *sorted(route.sources - {route.source})])
-        table.add_row(route.name, route.match, route.stream_path or "", route.flag, source, sections)
-    table.add_row("(everything else)", "", "", "", "relayed untouched", "")
-    Console().print(table)
+        requests = [route.match, *([f"GET {route.stream_path} (EventSource)"] if route.stream_path else [])]
+        others = sorted(route.sources - {route.source})
+        streamed = [
+            f"if {route.flag}, from {' or '.join([route.source, *others])}:",
+            *(f"{section.stage} → {section.panel}" for section in route.sections),
+        ]
+        table.add_row(route.name, "\n".join(requests), "\n".join(streamed))
+    table.add_row("(everything else)", "", "no: relayed untouched")
+    console = Console()
+    # A pipe has no width of its own; a path broken in two is of no use there.
+    console.print(table, width=console.width if console.is_terminal else 160)
 
 
 @main.command()
