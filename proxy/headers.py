@@ -127,15 +127,20 @@ def _x_forwarded(
     """
     if forwarding.x_forwarded == "off":
         return earlier
-    if forwarding.x_forwarded == "replace":
-        earlier = []
+    if not earlier or forwarding.x_forwarded == "replace":
+        fields = [(_FORWARDED_PROTO, scheme.encode())]
+        if client is not None:
+            fields.insert(0, (_FORWARDED_FOR, client.encode()))
+        if host is not None:
+            fields.append((_FORWARDED_HOST, host))
+        return fields
     hops = [value for name, value in earlier if name == _FORWARDED_FOR]
     protocols = [value for name, value in earlier if name == _FORWARDED_PROTO] or [scheme.encode()]
     hosts = [value for name, value in earlier if name == _FORWARDED_HOST] or ([host] if host else [])
     if client is not None:
         hops.append(client.encode())
-    fields = ((_FORWARDED_FOR, hops), (_FORWARDED_PROTO, protocols), (_FORWARDED_HOST, hosts))
-    return [(name, b", ".join(values)) for name, values in fields if values]
+    appended = ((_FORWARDED_FOR, hops), (_FORWARDED_PROTO, protocols), (_FORWARDED_HOST, hosts))
+    return [(name, b", ".join(values)) for name, values in appended if values]
 
 
 def _forwarded_element(client: str | None, scheme: str, host: bytes | None) -> bytes:

@@ -212,7 +212,7 @@ class _Crossing:
         if status > MAX_STATUS:
             raise UpstreamMalformed(f"status {status}")
         headers = response_headers(exchange.headers, status)
-        body = await connection.first()
+        body = connection.take() if connection.has_more else await connection.first()
         self._passage.status = status
         if self._answer is None or not connection.whole or not self._answer(status, headers, body):
             await self._send({"type": "http.response.start", "status": status, "headers": headers})

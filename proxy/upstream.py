@@ -264,6 +264,15 @@ class Connection(asyncio.Protocol):
                 now = self._waiting_since = monotonic()
                 self._fire_by(now + self._timeouts.idle_s, now)
             await self._wait()
+        return self.take()
+
+    @property
+    def has_more(self) -> bool:
+        """Bytes of the body are here."""
+        return bool(self._chunks)
+
+    def take(self) -> bytes:
+        """The bytes of the body that are here; there must be some."""
         self._waiting_since = 0.0
         data = self._chunks[0] if len(self._chunks) == 1 else b"".join(self._chunks)
         self._chunks.clear()
