@@ -303,7 +303,8 @@ class Connection(asyncio.Protocol):
         """The exchange is over. True if the connection may carry another."""
         self._active = False
         self.used = True
-        if self._timer is not None:
+        if self._timer is not None and self._timer_due > self._sent_at + SLOW_S:
+            # A timer that fires soon is left to the next exchange: to arm one for each is dear.
             self._timer.cancel()
             self._timer = None
         return self._complete and self._sent and self._keep_alive and not (self._spoiled or self.closed)
@@ -322,10 +323,7 @@ class Connection(asyncio.Protocol):
 
     async def _wait(self) -> None:
         self._waiter = self._loop.create_future()
-        try:
-            await self._waiter
-        finally:
-            self._waiter = None
+        await self._waiter
 
     def _wake(self) -> None:
         if self._waiter is not None and not self._waiter.done():
@@ -350,12 +348,17 @@ class Connection(asyncio.Protocol):
         stream of a thousand chunks costs no timer a chunk.
         """
         self._timer = None
+        if not self._active:
+            return
+        now = monotonic()
         if self.on_slow is not None:
+            if self._sent_at + SLOW_S > now + TIMER_SLACK_S:  # the timer was the exchange's before
+                self._fire_by(self._sent_at + SLOW_S, now)
+                return
             on_slow, self.on_slow = self.on_slow, None
             on_slow()
             if self.status:
                 self._wake()
-        now = monotonic()
         due, failure = self._next_due(now)
         if self._total_due <= due:
             due, failure = self._total_due, UpstreamStalled("total_s is over", Fault.TOTAL_TIMEOUT)
