@@ -1,0 +1,208 @@
+"""Writes `docs/reference` from the models: settings, metrics, command line. `make docs` runs it.
+
+A test fails while what stands there is not what this would write.
+"""
+
+import enum
+import types
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
+
+import click
+from prometheus_client import CollectorRegistry
+from pydantic import BaseModel, SecretStr
+from pydantic.fields import FieldInfo
+from pydantic_core import PydanticUndefined
+
+from flags.decision import Arm, Mode, Reason
+from proxy.cli import main as command_line
+from proxy.errors import Fault
+from proxy.metrics import OUTCOMES, RECOVERY_RESULTS, Metrics
+from proxy.recovery import Phase
+from proxy.sections import Parity
+from proxy.settings import Settings
+
+REFERENCE = Path(__file__).parent / "reference"
+
+NOTE = "<!-- Written by `make docs` from the code. Change the docstrings there, not this page. -->\n"
+
+
+def pages() -> dict[str, str]:
+    """File name to text."""
+    return {"settings.md": settings_page(), "metrics.md": metrics_page(), "cli.md": cli_page()}
+
+
+def settings_page() -> str:
+    lines = [
+        NOTE,
+        "# Settings",
+        "",
+        "One YAML file (JSON is YAML too), `./headgate.yaml` unless `--config` names another. It is read",
+        "once, at start; every problem is reported at once with its path, and an unknown name is a problem.",
+        "`${NAME}` in a text stands for the environment variable of that name.",
+        "",
+    ]
+    for path, model in _blocks("", Settings):
+        lines += _block(path, model)
+    return "\n".join(lines) + "\n"
+
+
+def _blocks(path: str, model: type[BaseModel]) -> Iterator[tuple[str, type[BaseModel]]]:
+    """Each block of the settings with the path it stands at, outer ones first."""
+    yield path, model
+    for name, field in model.model_fields.items():
+        inner, many = _model_in(field.annotation)
+        if inner is not None:
+            yield from _blocks(f"{path}.{name}".lstrip(".") + ("[]" if many else ""), inner)
+
+
+def _model_in(annotation: Any) -> tuple[type[BaseModel] | None, bool]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation, False
+    many = get_origin(annotation) is list
+    for inner in get_args(annotation):
+        found, inner_many = _model_in(inner)
+        if found is not None:
+            return found, many or inner_many
+    return None, False
+
+
+def _block(path: str, model: type[BaseModel]) -> list[str]:
+    title = f"## `{path}`" if path else "## The file"
+    about = " ".join((model.__doc__ or "").split())
+    rows = [
+        f"| `{name}` | {_kind(field)} | {_default(field)} | {_text(field)} |"
+        for name, field in model.model_fields.items()
+    ]
+    return [title, "", about, "", "| name | what | default | |", "| --- | --- | --- | --- |", *rows, ""]
+
+
+def _kind(field: FieldInfo) -> str:
+    bounds = [
+        f"{word} {value}"
+        for entry in field.metadata
+        for word, attribute in (("over", "gt"), ("at least", "ge"), ("at most", "le"))
+        if (value := getattr(entry, attribute, None)) is not None
+    ]
+    return ", ".join([_type(field.annotation), *bounds])
+
+
+def _type(annotation: Any) -> str:
+    inner, many = _model_in(annotation)
+    if inner is not None:
+        return "list of blocks" if many else "block"
+    origin, arguments = get_origin(annotation), get_args(annotation)
+    if origin is Annotated:
+        return _type(arguments[0])
+    if origin is Literal:
+        return " or ".join(f"`{value}`" for value in arguments)
+    if origin in {Union, types.UnionType}:
+        return " or ".join(_type(argument) for argument in arguments)
+    if origin is list:
+        return f"list of {_type(arguments[0])}"
+    names = {
+        str: "text",
+        int: "integer",
+        float: "number",
+        bool: "`true` or `false`",
+        Path: "path",
+        SecretStr: "secret",
+    }
+    if annotation is type(None):
+        return "`null`"
+    return names.get(annotation, "size" if "ByteSize" in str(annotation) else "any JSON")
+
+
+def _default(field: FieldInfo) -> str:
+    value = field.default
+    if value is PydanticUndefined:
+        return "**needed**"
+    if isinstance(value, BaseModel):
+        return "see its block"
+    if value is None:
+        return ""
+    if isinstance(value, bool):
+        return f"`{str(value).lower()}`"
+    if "ByteSize" in str(field.annotation):
+        return f"`{value // 2**20}MiB`"
+    if isinstance(value, list):
+        return f"`[{', '.join(map(str, value))}]`"
+    return f"`{value}`"
+
+
+def _text(field: FieldInfo) -> str:
+    return " ".join((field.description or "").split()).replace("|", "\\|")
+
+
+LABELS: dict[str, type[enum.Enum] | tuple[str, ...] | str] = {
+    "route": "a route's name, or `unmatched`",
+    "mode": Mode,
+    "reason": Reason,
+    "arm": Arm,
+    "source": ("batch", "poll", "stages"),
+    "outcome": OUTCOMES,
+    "fault": Fault,
+    "phase": Phase,
+    "result": "of recoveries: "
+    + ", ".join(f"`{r}`" for r in RECOVERY_RESULTS)
+    + "; of parity: "
+    + ", ".join(f"`{p.value}`" for p in Parity),
+    "bucket": "`0` to `15`: a hash of the user id, unrelated to the flags' own",
+    "version": "of Headgate",
+    "python": "its version",
+}
+
+
+def metrics_page() -> str:
+    registry = CollectorRegistry()
+    metrics = Metrics(registry, [])
+    lines = [
+        NOTE,
+        "# Metrics",
+        "",
+        "On the admin port at `/metrics`. All label sets of the routes exist from the first scrape.",
+        "No label ever says who: routes are names from the settings, never paths.",
+        "",
+        "| name | kind | labels | what |",
+        "| --- | --- | --- | --- |",
+    ]
+    used: list[str] = []
+    for collector in vars(metrics).values():
+        if not hasattr(collector, "_labelnames"):
+            continue
+        kind = type(collector).__name__.lower()
+        name = collector._name + ("_total" if kind == "counter" else "")
+        labels = ", ".join(f"`{label}`" for label in collector._labelnames)
+        lines.append(f"| `{name}` | {kind} | {labels} | {collector._documentation} |")
+        used += [label for label in collector._labelnames if label not in used]
+    lines += ["", "## Labels", "", "| label | values |", "| --- | --- |"]
+    lines += [f"| `{label}` | {_values(LABELS[label])} |" for label in used]
+    return "\n".join(lines) + "\n"
+
+
+def _values(values: type[enum.Enum] | tuple[str, ...] | str) -> str:
+    if isinstance(values, str):
+        return values
+    names = values if isinstance(values, tuple) else [member.value for member in values]
+    return ", ".join(f"`{name}`" for name in names)
+
+
+def cli_page() -> str:
+    lines = [NOTE, "# Command line", ""]
+    for name, command in [("", command_line), *sorted(command_line.commands.items())]:
+        full = f"headgate {name}".strip()
+        context = click.Context(command, info_name=full, max_content_width=100)
+        lines += [f"## `{full}`", "", "```text", command.get_help(context), "```", ""]
+    lines += [
+        "Exit status: 0 when all went well, 1 when the settings, the flag file or an address cannot be used",
+        "(each problem is a line on standard error), 2 for a wrong command line.",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    REFERENCE.mkdir(exist_ok=True)
+    for file_name, text in pages().items():
+        (REFERENCE / file_name).write_text(text, encoding="utf-8")

@@ -1,0 +1,39 @@
+"""The documentation says what the code does."""
+
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+
+from docs.generate import REFERENCE, pages
+from proxy.settings import Settings
+
+ROOT = Path(__file__).parent.parent
+PROSE = sorted([ROOT / "README.md", ROOT / "CHANGELOG.md", *(ROOT / "docs").rglob("*.md")])
+
+
+@pytest.mark.parametrize("name", sorted(pages()))
+def test_the_reference_is_what_the_code_says(name: str) -> None:
+    """`make docs` would change nothing."""
+    assert (REFERENCE / name).read_text(encoding="utf-8") == pages()[name]
+
+
+@pytest.mark.parametrize("page", PROSE, ids=lambda page: page.name)
+def test_no_link_of_the_documentation_is_dead(page: Path) -> None:
+    """Every relative link of a page leads to a file."""
+    targets = re.findall(r"\]\(([^)#\s]+)", page.read_text(encoding="utf-8"))
+
+    assert [t for t in targets if "://" not in t and not (page.parent / t).exists()] == []
+
+
+@pytest.mark.parametrize("page", PROSE, ids=lambda page: page.name)
+def test_every_settings_block_of_the_documentation_is_valid(page: Path) -> None:
+    """A `yaml` block that has an `upstream` is a whole settings file, and is accepted as one."""
+    blocks = re.findall(r"```yaml\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL)
+
+    for block in blocks:
+        document = yaml.safe_load(re.sub(r"\$\{\w+\}", "x", block))
+        # The design also describes settings that are yet to come.
+        if "upstream" in document and page.name != "design.md":
+            Settings.model_validate(document)
