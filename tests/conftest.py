@@ -1,4 +1,4 @@
-"""What holds for every test: where CI runs, nothing is skipped."""
+"""What holds for every test: the loop is production's, and where CI runs nothing is skipped."""
 
 import os
 from collections.abc import Generator
@@ -16,3 +16,8 @@ def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.Tes
         report.outcome = "failed"
         report.longrepr = f"CI skips nothing, but this was skipped: {reason}"
     return report
+
+
+@pytest.fixture(scope="module")
+def anyio_backend() -> tuple[str, dict[str, bool]]:
+    return "asyncio", {"use_uvloop": True}

@@ -32,11 +32,6 @@ pytestmark = pytest.mark.anyio
 TOKEN = {"authorization": f"Bearer {ADMIN_TOKEN}"}
 
 
-@pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
-
-
 @asynccontextmanager
 async def house(directory: Path, **settings: Any) -> AsyncIterator[tuple[Serving, httpx.AsyncClient]]:
     async with (

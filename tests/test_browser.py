@@ -37,7 +37,6 @@ LISTEN = """path => new Promise(resolve => {
 
 
 @pytest.mark.anyio
-@pytest.mark.parametrize("anyio_backend", ["asyncio"])
 async def test_an_eventsource_reads_the_run_once_and_stays_away(tmp_path: Path) -> None:
     """It comes back after the end, as EventSource does, gets a 204, and the upstream has worked once."""
 

@@ -34,11 +34,6 @@ from tests.streaming import (
 
 
 @pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
-
-
-@pytest.fixture
 def config(tmp_path: Path) -> Path:
     (tmp_path / "flags.json").write_text(json.dumps(flag_document()))
     return written(tmp_path / "headgate.yaml")

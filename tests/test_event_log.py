@@ -10,11 +10,6 @@ from proxy.events import Transcript
 pytestmark = pytest.mark.anyio
 
 
-@pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
-
-
 def filled(chunks: int) -> EventLog:
     log, transcript = EventLog("run", 1500), Transcript()
     log.append(transcript.stage_start("chat", "summary", index=0, total_expected=1), 1.0)

@@ -33,11 +33,6 @@ SECRET = "Mrs Miller, fever of 38.9"
 
 
 @pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
-
-
-@pytest.fixture
 def path(tmp_path: Path) -> Path:
     return tmp_path / "flags.json"
 

@@ -46,11 +46,6 @@ AXIOS = "application/json, text/plain, */*"
 OFF = flag_document(rollout=0)
 
 
-@pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
-
-
 @asynccontextmanager
 async def house(
     script: Script, directory: Path, *, flags: dict[str, Any] | None = None, **more: Any

@@ -30,11 +30,6 @@ PUBLIC_PEM = (
 )
 
 
-@pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
-
-
 def identifier(**settings: Any) -> Identifier:
     return Identifier(IdentitySettings.model_validate(settings), b"secret")
 

@@ -33,11 +33,6 @@ VOLATILE = re.compile(
 )
 
 
-@pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
-
-
 @pytest.fixture(scope="module")
 def clinic() -> Iterator[RunningClinic]:
     with running_clinic(workers=2) as running:

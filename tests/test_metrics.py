@@ -60,11 +60,6 @@ ANEW = {"connection": "close"}
 SENTENCE = "Error generating response: MARK-TEXT"
 
 
-@pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
-
-
 async def upstream_script(asked: Asked) -> None:
     """Answers as the query says."""
     await asked.read_body()

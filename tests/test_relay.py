@@ -16,11 +16,6 @@ HOST = b"host: clinic.example\r\n"
 
 
 @pytest.fixture(scope="module")
-def anyio_backend() -> tuple[str, dict[str, bool]]:
-    return "asyncio", {"use_uvloop": True}  # as in production
-
-
-@pytest.fixture(scope="module")
 async def shared(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[tuple[ScriptedUpstream, Serving]]:
     """Starting and stopping takes most of a second, and no test here changes anything but the script."""
     async with (

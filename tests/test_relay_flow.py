@@ -21,11 +21,6 @@ FIRST_BYTE_S, IDLE_S, TOTAL_S = 0.4, 0.3, 1.0
 HEAD = b"HTTP/1.1 200 OK\r\ncontent-length: 1000000\r\n\r\n"
 
 
-@pytest.fixture(scope="module")
-def anyio_backend() -> tuple[str, dict[str, bool]]:
-    return "asyncio", {"use_uvloop": True}  # as in production
-
-
 async def to_the_end(asked: Asked) -> None:
     await asked.reader.read()
 

@@ -14,11 +14,6 @@ pytestmark = pytest.mark.anyio
 HOST = b"host: clinic.example\r\n"
 
 
-@pytest.fixture(scope="module")
-def anyio_backend() -> tuple[str, dict[str, bool]]:
-    return "asyncio", {"use_uvloop": True}  # as in production
-
-
 async def ok(asked: Asked) -> None:
     await asked.read_body()
     await asked.answer(b"{}")

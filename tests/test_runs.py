@@ -34,11 +34,6 @@ SENTENCE = "Error generating response: none"
 JSON = [(b"content-type", b"application/json")]
 
 
-@pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
-
-
 class Bench:
     """What a run is made of."""
 

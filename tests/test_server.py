@@ -25,11 +25,6 @@ class Impatient(ServerProtocol):
     head_s = 0.3
 
 
-@pytest.fixture(scope="module")
-def anyio_backend() -> tuple[str, dict[str, bool]]:
-    return "asyncio", {"use_uvloop": True}  # as in production
-
-
 class App:
     """An ASGI app that reads each request to its end and says what it saw."""
 

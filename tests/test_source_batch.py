@@ -14,11 +14,6 @@ from tests.streaming import EXTRACTION, START, SUMMARY, answer, browser, opened,
 pytestmark = pytest.mark.anyio
 
 
-@pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
-
-
 async def test_each_section_is_shown_as_soon_as_it_is_whole(tmp_path: Path) -> None:
     """The body stands still within each text and behind it: only whole texts are shown, and at once."""
     body = answer()

@@ -44,11 +44,6 @@ SECTIONS = [
 SOURCE_LOST = "headgate_faults_total"
 
 
-@pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
-
-
 def row(stage: str, text: Any, created: str = "t1", updated: str | None = None) -> dict[str, Any]:
     return {"stage": stage, "result": {"text": text}, "created_at": created, "updated_at": updated}
 

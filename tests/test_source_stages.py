@@ -50,11 +50,6 @@ TWO = {"text": SUMMARY}
 ASKED = json.dumps({"text": "fever °C"}, ensure_ascii=False).encode()
 
 
-@pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
-
-
 def replies(**by_path: bytes | Script) -> Script:
     async def script(asked: Asked) -> None:
         await asked.read_body()

@@ -38,11 +38,6 @@ from tests.test_runs import ANN, STREAM, good, said
 pytestmark = pytest.mark.anyio
 
 
-@pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
-
-
 class Client:
     """The ASGI side of a client: remembers what it was sent and when, and leaves when told."""
 

@@ -34,11 +34,6 @@ ANEW = {"connection": "close"}
 """A connection for each request, so that every worker gets some."""
 
 
-@pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
-
-
 async def test_a_stream_that_outlasts_the_drain_is_told_the_truth(tmp_path: Path) -> None:
     """When the time is over: one `error` with `shutdown`, which can be retried, then the end."""
     held = Held(answering(answer()))
