@@ -203,3 +203,19 @@ async def until(condition: Callable[[], bool], within_s: float = 2.0) -> None:
     async with asyncio.timeout(within_s):
         while not condition():  # noqa: ASYNC110 - what is waited for is on the far side of a socket
             await asyncio.sleep(0.005)
+
+
+async def ok(asked: Asked) -> None:
+    """A script: a small answer in JSON."""
+    await asked.read_body()
+    await asked.answer(b'{"ok": true}')
+
+
+def raw(answer: bytes) -> Script:
+    """A script that answers every request with these bytes."""
+
+    async def play(asked: Asked) -> None:
+        await asked.read_body()
+        await asked.send(answer)
+
+    return play

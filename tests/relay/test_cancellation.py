@@ -3,7 +3,6 @@
 import asyncio
 import os
 import random
-from collections.abc import AsyncIterator
 from contextlib import suppress
 
 import pytest
@@ -11,7 +10,7 @@ import pytest
 from proxy.errors import UpstreamError
 from proxy.upstream import Origin, Upstream
 from tests.scripted import Asked, ScriptedUpstream, ask, talking, until
-from tests.serving import Serving, headgate
+from tests.serving import Serving
 
 pytestmark = pytest.mark.anyio
 
@@ -31,26 +30,7 @@ async def silent(asked: Asked) -> None:
     raise ConnectionResetError
 
 
-@pytest.fixture(scope="module")
-async def shared(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[tuple[ScriptedUpstream, Serving]]:
-    async with (
-        ScriptedUpstream(silent).running() as upstream,
-        headgate(upstream.url, tmp_path_factory.mktemp("gate")) as gate,
-    ):
-        yield upstream, gate
-
-
-@pytest.fixture
-def upstream(shared: tuple[ScriptedUpstream, Serving]) -> ScriptedUpstream:
-    shared[0].asked.clear()
-    shared[0].left.clear()
-    shared[0].script = silent
-    return shared[0]
-
-
-@pytest.fixture
-def gate(shared: tuple[ScriptedUpstream, Serving]) -> Serving:
-    return shared[1]
+SCRIPT = silent
 
 
 @pytest.mark.parametrize(

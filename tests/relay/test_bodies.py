@@ -2,54 +2,16 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 
-from tests.scripted import Asked, ScriptedUpstream, ask, talking, until
+from tests.scripted import Asked, ScriptedUpstream, ask, raw, talking, until
 from tests.serving import Serving, free_socket, headgate
 
 pytestmark = pytest.mark.anyio
 
 HOST = b"host: clinic.example\r\n"
-
-
-@pytest.fixture(scope="module")
-async def shared(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[tuple[ScriptedUpstream, Serving]]:
-    """Starting and stopping takes most of a second, and no test here changes anything but the script."""
-    async with (
-        ScriptedUpstream(ok).running() as upstream,
-        headgate(upstream.url, tmp_path_factory.mktemp("gate")) as gate,
-    ):
-        yield upstream, gate
-
-
-@pytest.fixture
-def upstream(shared: tuple[ScriptedUpstream, Serving]) -> ScriptedUpstream:
-    shared[0].asked.clear()
-    shared[0].left.clear()
-    return shared[0]
-
-
-@pytest.fixture
-def gate(shared: tuple[ScriptedUpstream, Serving]) -> Serving:
-    return shared[1]
-
-
-async def ok(asked: Asked) -> None:
-    await asked.read_body()
-    await asked.answer(b'{"ok": true}')
-
-
-def raw(answer: bytes):
-    """A script that answers every request with these bytes."""
-
-    async def play(asked: Asked) -> None:
-        await asked.read_body()
-        await asked.send(answer)
-
-    return play
 
 
 def closing(answer: bytes):

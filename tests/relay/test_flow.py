@@ -3,7 +3,6 @@
 import asyncio
 import json
 import socket
-from collections.abc import AsyncIterator
 from time import monotonic
 
 import pytest
@@ -21,30 +20,15 @@ FIRST_BYTE_S, IDLE_S, TOTAL_S = 0.4, 0.3, 1.0
 HEAD = b"HTTP/1.1 200 OK\r\ncontent-length: 1000000\r\n\r\n"
 
 
+TIMEOUTS = {"connect_s": 0.4, "first_byte_s": FIRST_BYTE_S, "idle_s": IDLE_S, "total_s": TOTAL_S}
+UPSTREAM = {"timeouts": TIMEOUTS}
+
+
 async def to_the_end(asked: Asked) -> None:
     await asked.reader.read()
 
 
-@pytest.fixture(scope="module")
-async def shared(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[tuple[ScriptedUpstream, Serving]]:
-    timeouts = {"connect_s": 0.4, "first_byte_s": FIRST_BYTE_S, "idle_s": IDLE_S, "total_s": TOTAL_S}
-    async with (
-        ScriptedUpstream(to_the_end).running() as upstream,
-        headgate(upstream.url, tmp_path_factory.mktemp("gate"), upstream={"timeouts": timeouts}) as gate,
-    ):
-        yield upstream, gate
-
-
-@pytest.fixture
-def upstream(shared: tuple[ScriptedUpstream, Serving]) -> ScriptedUpstream:
-    shared[0].asked.clear()
-    shared[0].script = to_the_end
-    return shared[0]
-
-
-@pytest.fixture
-def gate(shared: tuple[ScriptedUpstream, Serving]) -> Serving:
-    return shared[1]
+SCRIPT = to_the_end
 
 
 async def timed(gate: Serving, request: bytes, expected_s: float) -> Answered:

@@ -1,0 +1,1 @@
+"""The relay, with bytes at both ends."""
