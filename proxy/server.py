@@ -107,7 +107,7 @@ class ServerProtocol(HttpToolsProtocol):
         # The app's task was made just now and has not begun.
         scope = cast(dict[str, object], self.scope)
         scope[TARGET] = self.url
-        scope[ANSWER] = partial(self._answer, self.cycle)
+        scope[ANSWER] = self._answer
         scope[ARRIVED] = self.cycle.message_event.is_set
         # Trailers come by the same callback, and would be headers to an app that has not begun.
         self.headers = []
@@ -118,12 +118,17 @@ class ServerProtocol(HttpToolsProtocol):
             app = _Unusual(cycle, app)
         super()._start_asgi_task(cycle, app)
 
-    def _answer(self, cycle: RequestResponseCycle, status: int, headers: Headers, body: bytes) -> bool:
+    def _answer(self, status: int, headers: Headers, body: bytes) -> bool:
         """Send an answer that is here whole; the same bytes as by two messages, in one write.
+
+        To the request being answered: not bound to it, since its scope holds this, and a request that
+        holds itself is garbage only a collector finds. That cost a tenth of the rate, and milliseconds.
 
         `headers` must say the body's length, and come from a parser that refuses CR, LF and NUL. Returns
         False if the client must be waited for: then nothing was done.
         """
+        cycle = self._answering
+        assert cycle is not None, "an app asks, so it was started"
         if self.flow.write_paused:
             return False
         if cycle.disconnected:

@@ -303,6 +303,7 @@ class Connection(asyncio.Protocol):
         """The exchange is over. True if the connection may carry another."""
         self._active = False
         self.used = True
+        self.on_slow = None  # it holds on to the request
         if self._timer is not None and self._timer_due > self._sent_at + SLOW_S:
             # A timer that fires soon is left to the next exchange: to arm one for each is dear.
             self._timer.cancel()

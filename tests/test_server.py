@@ -1,17 +1,21 @@
 """The client's side: bounds on what is read before there is a request, and answers in one write."""
 
 import asyncio
+import gc
 from collections.abc import AsyncIterator, Awaitable, Callable, MutableMapping
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 import uvicorn
+from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
 from proxy.app import Server
 from proxy.server import TARGET, ServerProtocol
-from tests.scripted import talking, until
-from tests.serving import free_socket
+from tests.scripted import ScriptedUpstream, ok, talking, until
+from tests.serving import free_socket, headgate
 
 pytestmark = pytest.mark.anyio
 
@@ -204,3 +208,20 @@ async def test_a_client_that_leaves_is_told_to_the_request_that_is_being_answere
             await asyncio.sleep(0.05)
             client.leave()
             await left.wait()
+
+
+async def test_an_answered_request_is_gone_without_the_collector(tmp_path: Path) -> None:
+    """Nothing of a request waits for the garbage collector, whose pauses everybody would feel."""
+    async with ScriptedUpstream(ok).running() as upstream, headgate(upstream.url, tmp_path) as gate:
+        async with httpx.AsyncClient() as client:
+            await client.get(gate.url)
+            gc.collect()
+            gc.disable()
+            try:
+                for _ in range(50):
+                    await client.get(gate.url)
+                left = sum(isinstance(thing, RequestResponseCycle) for thing in gc.get_objects())
+            finally:
+                gc.enable()
+
+    assert left <= 2
