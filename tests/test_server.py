@@ -212,16 +212,19 @@ async def test_a_client_that_leaves_is_told_to_the_request_that_is_being_answere
 
 async def test_an_answered_request_is_gone_without_the_collector(tmp_path: Path) -> None:
     """Nothing of a request waits for the garbage collector, whose pauses everybody would feel."""
-    async with ScriptedUpstream(ok).running() as upstream, headgate(upstream.url, tmp_path) as gate:
-        async with httpx.AsyncClient() as client:
-            await client.get(gate.url)
-            gc.collect()
-            gc.disable()
-            try:
-                for _ in range(50):
-                    await client.get(gate.url)
-                left = sum(isinstance(thing, RequestResponseCycle) for thing in gc.get_objects())
-            finally:
-                gc.enable()
+    async with (
+        ScriptedUpstream(ok).running() as upstream,
+        headgate(upstream.url, tmp_path) as gate,
+        httpx.AsyncClient() as client,
+    ):
+        await client.get(gate.url)
+        gc.collect()
+        gc.disable()
+        try:
+            for _ in range(50):
+                await client.get(gate.url)
+            left = sum(isinstance(thing, RequestResponseCycle) for thing in gc.get_objects())
+        finally:
+            gc.enable()
 
     assert left <= 2
