@@ -185,16 +185,17 @@ async def listening(
     back = _server(app.admin.app(), keep_alive_s=5, grace_s=1)
     async with asyncio.TaskGroup() as group:
         serving = group.create_task(front.serve(sockets=[public]))
-        group.create_task(back.serve(sockets=[admin]))
+        overseeing = group.create_task(back.serve(sockets=[admin]))
         try:
             yield
         finally:
             app.runs.draining = True
             cut = asyncio.get_running_loop().call_later(drain_s, app.runs.end_all)
             front.should_exit = True
-            await asyncio.wait({serving})
+            await asyncio.wait({serving, group.create_task(app.runs.settled(drain_s))})
             cut.cancel()
             back.should_exit = True
+            await asyncio.wait({overseeing})  # the group would cancel it if the block failed
 
 
 async def serve(settings: Settings, public: socket.socket, admin: socket.socket, state_dir: Path) -> None:

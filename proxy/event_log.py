@@ -7,6 +7,9 @@ from dataclasses import dataclass
 from proxy.events import Event, EventType
 from proxy.sse import encode
 
+MAX_AT_ONCE = 512
+"""Entries that a reader takes at a time: a long log is not copied whole for each write."""
+
 CONTENT = frozenset({EventType.CONTENT_CHUNK, EventType.CONTENT_REPLACE})
 
 
@@ -48,7 +51,8 @@ class EventLog:
         self.wake()
 
     def after(self, seq: int) -> Sequence[Entry]:
-        return self._entries[seq:]
+        """The next entries beyond `seq`, at most `MAX_AT_ONCE` of them."""
+        return self._entries[seq : seq + MAX_AT_ONCE]
 
     def wake(self) -> None:
         """Let everybody who waits look again."""

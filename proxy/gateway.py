@@ -18,7 +18,17 @@ from proxy.errors import RequestRefused, problem
 from proxy.headers import Forwarding, Headers, end_to_end, request_headers
 from proxy.identity import Identifier, Identity
 from proxy.metrics import Metrics, RouteMetrics
-from proxy.relay import Outcome, Passage, Receive, Relay, Scope, Send, request_target, send_problem
+from proxy.relay import (
+    Outcome,
+    Passage,
+    Receive,
+    Relay,
+    Scope,
+    Send,
+    check_framing,
+    request_target,
+    send_problem,
+)
 from proxy.routes import Match, Routes
 from proxy.run import Call, Run
 from proxy.runs import Runs
@@ -42,7 +52,7 @@ _NOT_ACCEPTED = re.compile(rb"q=0(\.0{0,3})?")
 NOT_FOR_THE_UPSTREAM = frozenset(
     {
         b"accept",  # the upstream answers in JSON, whatever the viewer reads
-        b"accept-encoding",  # its text is read here
+        b"accept-encoding",  # its text is read here, so it is asked for as it is
         b"content-length",  # made anew from the body
         b"last-event-id",
         b"transfer-encoding",
@@ -81,8 +91,8 @@ class Gateway:
         entered = perf_counter()
         target = request_target(scope)
         match = self.routes.match(scope["method"], target)
-        if match is not None:
-            headers = scope["headers"]
+        headers: Headers = scope["headers"]
+        if match is not None and not (match.by_stream_path and not _from_an_eventsource(headers)):
             accept = Accept.ONLY_STREAM if match.by_stream_path else accepted(headers)
             asked = _Asked(match, target, scope, self.identifier.identify(headers), accept)
             await self._serve(asked, entered, receive, send)
@@ -166,16 +176,16 @@ class Gateway:
         """The run that `Last-Event-ID` names. Never starts one: a reconnect must not repeat the work."""
         found = _CURSOR.fullmatch(cursor)
         run = self.runs.find(found[1], asked.identity) if found else None
-        if found is None or run is None or not _is_of(run, asked.match) or int(found[2]) > len(run.log):
+        if found is None or run is None or not _is_of(run, asked) or int(found[2]) > len(run.log):
             raise RequestRefused(404, "There is no such run, or it is no longer kept. Please ask again.")
         return run, int(found[2])
 
     async def _started(self, asked: "_Asked", decision: Decision, receive: Receive) -> Run:
         match, target, body = asked.match, asked.target, b""
         route = match.route
+        check_framing(asked.scope["headers"], asked.scope["http_version"])
         if match.by_stream_path:
-            _, question_mark, query = target.partition(b"?")
-            target = route.path.fill(match.parameters).encode("latin-1") + question_mark + query
+            target = _post_target(asked)
         else:
             body = await collect(receive)
         request = Request(route.method, target, self._headers(asked.scope), body)
@@ -198,7 +208,8 @@ class Gateway:
             self.authority,
         )
         kept = [pair for pair in headers if pair[0] not in NOT_FOR_THE_UPSTREAM]
-        kept.append((b"accept", b"application/json"))
+        # Without the second, any coding would be welcome (RFC 9110 12.5.3).
+        kept += [(b"accept", b"application/json"), (b"accept-encoding", b"identity")]
         return kept
 
     def _count_batch(
@@ -213,9 +224,25 @@ class Gateway:
         counted.outcomes[decision.arm.value, str(identity.bucket), outcome].inc()
 
 
-def _is_of(run: Run, match: Match) -> bool:
-    """Whether a run belongs to this path: one case's text must not answer for another's."""
-    return run.call.route is match.route and run.call.parameters == match.parameters
+def _from_an_eventsource(headers: Headers) -> bool:
+    """Whether a GET may start the work of a POST: it asks for a stream by name, and not from another site.
+
+    An image, a link or a prefetch must not, least of all with the user's cookies. It is relayed.
+    """
+    cross_site = any(name == b"sec-fetch-site" and value == b"cross-site" for name, value in headers)
+    return accepted(headers) is not Accept.NONE and not cross_site
+
+
+def _is_of(run: Run, asked: _Asked) -> bool:
+    """Whether a run is this request's: one case's text must not answer for another's, nor one query's."""
+    return run.call.route is asked.match.route and run.call.request.target == _post_target(asked)
+
+
+def _post_target(asked: _Asked) -> bytes:
+    """The POST's target that a `stream_path` stands for: its own path, the GET's query."""
+    _, question_mark, query = asked.target.partition(b"?")
+    path = asked.match.route.path.fill(asked.match.parameters)
+    return path.encode("latin-1") + question_mark + query
 
 
 async def _refuse(send: Send, refusal: RequestRefused) -> None:

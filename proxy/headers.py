@@ -30,6 +30,11 @@ KEPT_THOUGH_LISTED = frozenset({b"host", b"content-length", b"content-type", b"a
 HARMLESS_CONNECTION = frozenset({b"keep-alive", b"close", b"Keep-Alive", b"Close"})
 """Values of `Connection` that name no further field: by far the most common ones."""
 
+CONDITIONS = frozenset(
+    {b"range", b"if-range", b"if-match", b"if-none-match", b"if-modified-since", b"if-unmodified-since"}
+)
+"""What a client asks of its own request; calls that Headgate makes beside it must not carry them."""
+
 BODILESS_STATUS = frozenset({204, 304})
 
 _DROPPED = frozenset(HOP_BY_HOP)

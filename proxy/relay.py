@@ -111,7 +111,7 @@ class Relay:
         """The upstream request's head, and how its body comes."""
         headers: Headers = scope["headers"]
         method: str = scope["method"]
-        body = _body(headers, scope["http_version"])
+        body = check_framing(headers, scope["http_version"])
         if method == "CONNECT":
             raise RequestRefused(501, "CONNECT is for forward proxies; this is a reverse proxy.")
         client = scope.get("client")
@@ -251,7 +251,7 @@ class _Crossing:
         await self._until_left()
 
 
-def _body(headers: Headers, version: str) -> Body:
+def check_framing(headers: Headers, version: str) -> Body:
     """How a request's body comes. Raises `RequestRefused` for what must not be passed on."""
     body = Body.NONE
     expects = False

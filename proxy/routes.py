@@ -9,6 +9,9 @@ from proxy.settings import RouteSettings
 
 _PARAMETER = re.compile(r"\{([a-z_][a-z0-9_]*)\}")
 
+_SEGMENT = r"(?!(?:\.|%2[eE]){1,2}(?:/|$))[^/?#]+"
+"""A parameter's value. `.` and `..` are none: filled into another path they would move it."""
+
 
 @dataclass(frozen=True, slots=True)
 class PathTemplate:
@@ -19,7 +22,7 @@ class PathTemplate:
     def pattern(self) -> str:
         parts = _PARAMETER.split(self.text)
         return "".join(
-            f"(?P<{part}>[^/?#]+)" if index % 2 else re.escape(part) for index, part in enumerate(parts)
+            f"(?P<{part}>{_SEGMENT})" if index % 2 else re.escape(part) for index, part in enumerate(parts)
         )
 
     def fill(self, parameters: Mapping[str, str]) -> str:

@@ -11,7 +11,7 @@ import random
 import uuid
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import median
 
 from flags.decision import Decision, Mode
@@ -30,6 +30,9 @@ logger = logging.getLogger("headgate.runs")
 
 RETRY_MS = (1000, 3000)
 """Bounds of the `retry:` a stream gives, drawn per run so that clients do not all come back at once."""
+
+MAX_SECTION_EVENTS = 2000
+"""About so many chunks of one text at most; those of a text of over 20,000 characters grow."""
 
 MAX_STATUS = 599
 """As in the relay: uvicorn has no status line beyond it, and RFC 9110 15 no class."""
@@ -160,10 +163,18 @@ class Run:
         try:
             authority = extract(parse(answer.body), self.sections)
         except MalformedBody:
-            detail = "The upstream's answer cannot be read."
-            self._fail(Failure(Fault.MALFORMED, 502, detail, answer))
+            if answer.is_framed:
+                detail = "The upstream's answer cannot be read."
+                self._fail(Failure(Fault.MALFORMED, 502, detail, answer))
+            else:
+                detail = "The upstream's answer is cut off."
+                self._fail(Failure(Fault.TRUNCATED, 502, detail))
             return
         failed = [self._settle_section(section, authority.get(section.stage)) for section in self.sections]
+        if not authority:
+            detail = "The upstream's answer has none of the texts it should have."
+            self._fail(Failure(Fault.MALFORMED, 502, detail, answer))
+            return
         if any(failed):
             detail = "The upstream answered with an error sentence in place of a text."
             self._fail(Failure(Fault.FAILURE_TEXT, answer.status, detail, answer))
@@ -187,9 +198,14 @@ class Run:
             return True
         shown = self._transcript.shown(stage) if started else None
         parity, rest = compare(shown, text)
-        if text is None and shown is None:
-            return False
-        self._metrics.parity[parity].inc()
+        if text is None:
+            # An empty text that was begun equals nothing, but nothing is not what the route promises.
+            self._metrics.parity[Parity.MISSING].inc()
+            logger.warning("no text", extra={"run": self.id, "route": self.call.route.name, "stage": stage})
+            if shown is None:
+                return False
+        else:
+            self._metrics.parity[parity].inc()
         if parity is Parity.UNSHOWN:
             self.show(section, rest)
             return False
@@ -221,6 +237,11 @@ class Run:
             ),
             "failed",
         )
+
+    def forget_the_client(self) -> None:
+        """A finished run is kept for its text: not for the credentials and the body it was asked with."""
+        request = self.call.request
+        self.call = replace(self.call, request=Request(request.method, request.target, []))
 
     def shut_down(self) -> None:
         """The process ends before the run does."""
@@ -261,7 +282,9 @@ class Run:
             return [text] if text else []
         chunk = self.call.route.settings.chunk
         low, high = self.decision.chunk_chars or (chunk.min, chunk.max)
-        chunker = Chunker(low, high, max(chunk.max_chunk, high))
+        # A very long text would hold up everybody while its words are made into events.
+        grown = max(1, len(text) // (high * MAX_SECTION_EVENTS))
+        chunker = Chunker(low * grown, high * grown, max(chunk.max_chunk, high * grown))
         return [*chunker.feed(text), *chunker.flush()]
 
     def _say(self, event: Event, known_at: float | None = None) -> None:

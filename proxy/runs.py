@@ -60,6 +60,8 @@ class Runs:
 
     def find(self, run_id: str, identity: Identity | None) -> Run | None:
         """A run by its id, for its owner; for anybody else there is none."""
+        if identity is None:
+            return None  # all that are nobody would share their runs
         self.evict()
         run = self._live.get(run_id) or self._finished.get(run_id, (None, 0.0))[0]
         return run if run is not None and _principal(run.identity) == _principal(identity) else None
@@ -81,6 +83,11 @@ class Runs:
         for run in list(self._live.values()):
             run.shut_down()
 
+    async def settled(self, timeout_s: float) -> None:
+        """Wait until no run is in flight, watched or not: the upstream's work has effects."""
+        if self._tasks:
+            await asyncio.wait(self._tasks, timeout=timeout_s)
+
     async def aclose(self) -> None:
         """End what still runs, and close its upstream connections."""
         self.end_all()
@@ -91,6 +98,7 @@ class Runs:
     def _finish(self, task: asyncio.Task[None]) -> None:
         run = self._tasks.pop(task)
         del self._live[run.id]
+        run.forget_the_client()
         self._finished[run.id] = (run, asyncio.get_running_loop().time())
         self._finished_bytes += run.size_bytes
         self.evict()

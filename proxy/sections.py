@@ -28,6 +28,10 @@ _LONE_SURROGATE: Final = re.compile(
 )
 
 
+BOM: Final = "\ufeff".encode()
+"""RFC 8259 8.1: it must not be sent, and may be ignored."""
+
+
 class MalformedBody(ValueError):
     """Not JSON in UTF-8, or not all of it."""
 
@@ -39,7 +43,7 @@ class BodyTooLarge(ValueError):
 def parse(body: bytes | bytearray) -> Any:
     """A whole body's document. Raises `MalformedBody`."""
     try:
-        return orjson.loads(body)
+        return orjson.loads(body.removeprefix(BOM))
     except orjson.JSONDecodeError as exc:
         raise MalformedBody(f"the body is not JSON: {exc}") from exc
 

@@ -34,15 +34,27 @@ MAX_HEAD_BYTES = 64 * 1024
 HEAD_S = 30.0
 """Seconds a client has for its request's head, from the connection's or the head's first byte."""
 
+BODY_S = 60.0
+"""Seconds between two reads of a request's body, while this side is reading. Then the client is cut: it
+would hold an upstream connection for as long as it likes."""
+
+WRITE_S = 60.0
+"""Seconds a client may take nothing of what waits for it; cut for the same reason."""
+
 
 class ServerProtocol(HttpToolsProtocol):
     """One client connection."""
 
     head_s = HEAD_S
+    body_s = BODY_S
+    write_s = WRITE_S
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
         self._answering: RequestResponseCycle | None = None
+        self._write_timer: TimerHandle | None = None
+        self._body_timer: TimerHandle | None = None
+        self._read_at = 0.0
         self._field_bytes = 0
         self._read = b""
         self._begun_in_read = False
@@ -52,6 +64,8 @@ class ServerProtocol(HttpToolsProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._stop_head_timer()
+        self._stop_write_timer()
+        self._stop_body_timer()
         # uvicorn tells the request that it read last, which need not be the one it answers.
         if self._answering is not None and not self._answering.response_complete:
             self._answering.disconnected = True
@@ -73,6 +87,10 @@ class ServerProtocol(HttpToolsProtocol):
                 self.send_400_response("Request head too large.")
         if self._reading_head and self._head_timer is None and not self.transport.is_closing():
             self._head_timer = self.loop.call_later(self.head_s, self._head_is_late)
+        if self.cycle is not None and self.cycle.more_body:
+            self._read_at = self.loop.time()
+            if self._body_timer is None and not self.transport.is_closing():
+                self._body_timer = self.loop.call_later(self.body_s, self._look_for_body)
 
     def send_400_response(self, msg: str) -> None:
         """Say that a request cannot be read, unless that would be taken for an answer to another one."""
@@ -144,6 +162,37 @@ class ServerProtocol(HttpToolsProtocol):
             self.transport.close()
         cycle.on_response()
         return True
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        if self._write_timer is None:
+            self._write_timer = self.loop.call_later(self.write_s, self.transport.abort)
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        self._stop_write_timer()
+
+    def _stop_write_timer(self) -> None:
+        if self._write_timer is not None:
+            self._write_timer.cancel()
+            self._write_timer = None
+
+    def _look_for_body(self) -> None:
+        """Cut a client whose body has stopped; one timer a body, however many reads it takes."""
+        self._body_timer = None
+        if not self.cycle.more_body:
+            return
+        ours_to_read = self.flow.read_paused or self.cycle.waiting_for_100_continue
+        due_s = self.body_s if ours_to_read else self._read_at + self.body_s - self.loop.time()
+        if due_s > 0:
+            self._body_timer = self.loop.call_later(due_s, self._look_for_body)
+        else:
+            self.transport.abort()
+
+    def _stop_body_timer(self) -> None:
+        if self._body_timer is not None:
+            self._body_timer.cancel()
+            self._body_timer = None
 
     def _stop_head_timer(self) -> None:
         if self._head_timer is not None:

@@ -31,7 +31,7 @@ from proxy.errors import (
     UpstreamStalled,
     UpstreamUnreachable,
 )
-from proxy.headers import Headers, write_head
+from proxy.headers import BODILESS_STATUS, Headers, write_head
 
 logger = logging.getLogger("headgate.upstream")
 
@@ -114,6 +114,12 @@ class Answer:
 
     def header(self, name: bytes) -> bytes | None:
         return next((value for n, value in self.headers if n == name), None)
+
+    @property
+    def is_framed(self) -> bool:
+        """Whether it said where it ends. One that ends with its connection may have been cut anywhere."""
+        framed = (self.header(b"content-length"), self.header(b"transfer-encoding"))
+        return self.status in BODILESS_STATUS or any(value is not None for value in framed)
 
 
 class Connection(asyncio.Protocol):

@@ -68,6 +68,7 @@ async def headgate(
     routes: list[dict[str, Any]] | None = None,
     flags: Mapping[str, Any] | None = None,
     upstream: Mapping[str, Any] | None = None,
+    drain_s: float = 0.5,
     **settings: Any,
 ) -> AsyncIterator[Serving]:
     """Serve until the block is left. `upstream` and `settings` are blocks of the settings file."""
@@ -85,5 +86,5 @@ async def headgate(
     public, admin = free_socket(), free_socket()
     url = f"http://127.0.0.1:{public.getsockname()[1]}"
     admin_url = f"http://127.0.0.1:{admin.getsockname()[1]}"
-    async with running(parsed, directory) as app, listening(app, parsed, public, admin):
+    async with running(parsed, directory) as app, listening(app, parsed, public, admin, drain_s=drain_s):
         yield Serving(app, url, admin_url, flag_file)

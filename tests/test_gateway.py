@@ -16,7 +16,7 @@ import pytest
 from proxy.app import listening, running
 from proxy.gateway import MAX_REQUEST_BYTES
 from proxy.settings import Settings
-from tests.scripted import Asked, Script, ScriptedUpstream
+from tests.scripted import Asked, Script, ScriptedUpstream, ask
 from tests.serving import STREAMING, Serving, flag_document, free_socket, headgate
 from tests.streaming import (
     EITHER,
@@ -132,18 +132,18 @@ async def test_a_client_that_takes_either_gets_json_without_the_flag(tmp_path: P
 
 
 async def test_nobody_in_particular_gets_batch(tmp_path: Path) -> None:
-    """Nobody to decide for means batch; who takes only events gets them, and can come back."""
+    """Nobody to decide for means batch; who takes only events gets them, and cannot come back."""
     async with house(answering(answer()), tmp_path) as (upstream, _, client):
         either = await client.post(START, headers={"accept": EITHER})
         stream = await read(client, STREAM_PATH, {"accept": SSE}, method="GET")
         cursor = stream.events[2]["id"]
-        again = await read(client, STREAM_PATH, {"last-event-id": cursor}, method="GET")
+        again = await read(client, STREAM_PATH, {"accept": SSE, "last-event-id": cursor}, method="GET")
         stranger = await read(client, STREAM_PATH, signed(**{"last-event-id": cursor}), method="GET")
 
     assert either.content == answer()
     assert stream.headers["headgate-decision"] == "batch;reason=no_identity;source=batch"
     assert stream.texts() == WHOLE
-    assert again.events == stream.events[3:]
+    assert again.status == 404
     assert stranger.status == 404
     assert len(upstream.asked) == 2
 
@@ -272,7 +272,7 @@ async def test_an_event_source_starts_the_post(tmp_path: Path) -> None:
     assert asked.header(b"content-length") == b"0"
     assert asked.body == b""
     assert asked.header(b"accept") == b"application/json"
-    assert asked.header(b"accept-encoding") is None
+    assert asked.header(b"accept-encoding") == b"identity"
     assert asked.header(b"authorization") == signed()["authorization"].encode()
     assert stream.texts() == WHOLE
 
@@ -322,6 +322,42 @@ async def test_a_client_that_leaves_within_its_body_starts_nothing(tmp_path: Pat
 
         await eventually(counted)
 
+    assert upstream.asked == []
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [{"accept": "image/avif,image/webp,*/*"}, {"accept": SSE, "sec-fetch-site": "cross-site"}],
+    ids=["an image", "another site's page"],
+)
+async def test_a_get_that_is_no_event_source_of_ours_starts_nothing(
+    tmp_path: Path, headers: dict[str, str]
+) -> None:
+    """A GET of the stream path that could come by a link, with the user's cookies: it is relayed as it is."""
+    async with house(answering(b'{"detail": "Not Found"}', b"404 Not Found"), tmp_path) as (
+        upstream,
+        _,
+        client,
+    ):
+        response = await client.get(STREAM_PATH, headers={**signed(), **headers})
+
+    assert response.status_code == 404
+    assert [asked.head.split(b"\r\n")[0] for asked in upstream.asked] == [
+        b"GET %b HTTP/1.1" % STREAM_PATH.encode()
+    ]
+
+
+@pytest.mark.parametrize(
+    ("header", "status"), [(b"transfer-encoding: gzip, chunked", 501), (b"upgrade: websocket", 501)]
+)
+async def test_what_the_relay_refuses_is_no_run(tmp_path: Path, header: bytes, status: int) -> None:
+    """The same framing rules for both."""
+    bearer = signed()["authorization"].encode()
+    head = b"POST %b HTTP/1.1\r\nhost: x\r\naccept: text/event-stream\r\nauthorization: %b\r\n%b\r\n\r\n"
+    async with house(answering(answer()), tmp_path) as (upstream, serving, _):
+        refused = await ask(serving.url, head % (START.encode(), bearer, header))
+
+    assert refused.status == status
     assert upstream.asked == []
 
 
@@ -493,6 +529,18 @@ async def test_a_run_cannot_be_read_by_anybody_else_or_at_another_case(tmp_path:
 
     assert [response.status_code for response in answers] == [404] * 3
     assert {response.content for response in answers} == {unknown.content}
+    assert len(upstream.asked) == 1
+
+
+async def test_a_run_is_not_resumed_by_another_query(tmp_path: Path) -> None:
+    """The query is part of what was asked."""
+    async with house(answering(answer()), tmp_path) as (upstream, _, client):
+        stream = await read(client, f"{STREAM_PATH}?of=1", signed(), method="GET")
+        cursor = signed(**{"last-event-id": stream.events[1]["id"]})
+        same, other = [await read(client, f"{STREAM_PATH}?of={of}", cursor, method="GET") for of in (1, 2)]
+
+    assert same.events == stream.events[2:]
+    assert other.status == 404
     assert len(upstream.asked) == 1
 
 

@@ -4,6 +4,7 @@ import asyncio
 import json
 from collections import deque
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -18,7 +19,7 @@ from proxy.events import EventType
 from proxy.identity import Identity
 from proxy.metrics import Metrics, RouteMetrics
 from proxy.routes import Route
-from proxy.run import Call, Run
+from proxy.run import MAX_SECTION_EVENTS, Call, Run
 from proxy.runs import Runs
 from proxy.settings import MemoryLogSettings, RouteSettings
 from proxy.sse import Decoder
@@ -54,9 +55,13 @@ class Bench:
 
 
 def said(run: Run) -> list[dict[str, Any]]:
-    wire = b"".join(entry.wire for entry in run.log.after(0))
+    wire = b""
+    seen = 0
+    while entries := run.log.after(seen):
+        wire += b"".join(entry.wire for entry in entries)
+        seen = entries[-1].seq
     return [
-        {"id": event.id, **json.loads(event.data)} for event in Decoder(max_event_bytes=1 << 20).feed(wire)
+        {"id": event.id, **json.loads(event.data)} for event in Decoder(max_event_bytes=1 << 22).feed(wire)
     ]
 
 
@@ -211,6 +216,66 @@ async def test_text_that_the_answer_does_not_have_is_taken_back() -> None:
     assert said(run)[-1]["type"] == "stream_done"
 
 
+async def test_a_text_that_the_answer_lacks_is_counted_and_told_in_the_log() -> None:
+    """Shown or not: the route promises it."""
+    for shown in (False, True):
+        bench = Bench()
+        run = bench.run()
+        if shown:
+            run.begin(run.sections[0])
+        with logged() as lines:
+            run.settle(good(answer(extraction=None)))
+
+        assert bench.sample("parity_total", result="missing") == 1
+        assert bench.sample("parity_total", result="equal") == 0
+        [line] = lines("no text")
+        assert (line["route"], line["stage"]) == ("start", "extraction")
+
+
+async def test_an_answer_with_none_of_the_texts_is_a_failure() -> None:
+    """It may be JSON: for a reader it is nothing. What was shown is taken back first."""
+    bench = Bench()
+    run = bench.run()
+    run.show(run.sections[0], "gone")
+
+    run.settle(good(b'{"detail": "later"}'))
+
+    assert texts(said(run)) == {"extraction": ""}
+    assert said(run)[-1]["metadata"]["error_code"] == "malformed"
+    assert bench.sample("parity_total", result="missing") == 2
+
+
+async def test_json_that_ends_with_its_connection_too_early_is_no_answer() -> None:
+    """Only its length could say that it is whole; passed on with a length it would look whole."""
+    cut = answer()[:-3]
+    framed = [(b"content-length", b"%d" % len(cut))]
+    for headers, code in ((JSON, "truncated"), (JSON + framed, "malformed")):
+        run = Bench().run()
+        run.settle(Answer(200, headers, cut))
+
+        assert run.failure is not None
+        assert run.failure.fault == code
+        assert (run.failure.answer is None) == (code == "truncated")
+
+
+async def test_a_byte_order_mark_is_ignored() -> None:
+    """RFC 8259 8.1 lets a reader."""
+    run = Bench().run()
+    run.settle(good(b"\xef\xbb\xbf" + answer()))
+
+    assert texts(said(run)) == {"extraction": EXTRACTION, "summary": SUMMARY}
+
+
+async def test_a_very_long_text_is_said_in_larger_chunks() -> None:
+    """A megabyte in words of ten characters would hold up everybody; it is still the same text."""
+    text = "fever and chills " * 60_000
+    run = Bench().run()
+    run.settle(good(answer(text)))
+
+    assert texts(said(run))["extraction"] == text
+    assert len(run.log) < 1.5 * MAX_SECTION_EVENTS
+
+
 async def test_equal_text_is_not_said_twice() -> None:
     """A section that was shown as the upstream stored it is left alone."""
     bench = Bench()
@@ -362,7 +427,7 @@ def started(runs: Runs, bench: Bench, source: Gated, identity: Identity | None =
     return runs.start(bench.call(**call), STREAM, identity, bench.metrics, source)
 
 
-async def finished(runs: Runs, bench: Bench, reply: bytes = b"{}", **call: bytes) -> Run:
+async def finished(runs: Runs, bench: Bench, reply: bytes = answer(), **call: bytes) -> Run:
     source = Gated(good(reply))
     source.go.set()
     before = len(runs.live_routes())
@@ -384,11 +449,11 @@ async def test_kept_runs_have_a_bound_in_number() -> None:
 
 
 async def test_kept_runs_have_a_bound_in_bytes() -> None:
-    """What a run holds counts: its log, and the request's body that it was made from."""
+    """What a run holds counts: its log, and an answer that is kept for its own status."""
     bench = Bench(result=False)
-    for call, reply in (({}, answer("x" * 3000)), ({"body": b"x" * 3000}, b"{}")):
+    for reply in (answer("x" * 3000), b"[]" + b" " * 3000):
         runs = Runs(MemoryLogSettings.model_validate({"bytes": 1024}))
-        run = await finished(runs, bench, reply, **call)
+        run = await finished(runs, bench, reply)
         assert run.size_bytes > 1024
         assert runs.kept == 0
         assert runs.find(run.id, ANN) is None
@@ -440,6 +505,44 @@ async def test_an_unexpected_error_still_ends_the_run() -> None:
     assert said(run)[-1]["metadata"]["error_code"] == "internal"
     [line] = lines("run failed")
     assert line["level"] == "error"
+
+
+async def test_a_finished_run_keeps_nothing_of_its_client() -> None:
+    """Its text is kept for reconnects: not the credentials, nor the body, that it was asked with."""
+    runs, bench = Runs(MemoryLogSettings()), Bench()
+    source = Gated(good(answer()))
+    call = replace(
+        bench.call(body=b"secret"), request=Request("POST", b"/x", [(b"cookie", b"s=1")], b"secret")
+    )
+    run = runs.start(call, STREAM, ANN, bench.metrics, source)
+    assert run.size_bytes >= len(b"secret")
+    source.go.set()
+    await eventually(lambda: runs.kept == 1)
+
+    assert run.call.request == Request("POST", b"/x", [])
+
+
+async def test_a_run_of_nobody_is_found_by_nobody() -> None:
+    """All that are nobody in particular would share it."""
+    runs, bench = Runs(MemoryLogSettings()), Bench()
+    run = started(runs, bench, Gated(good(answer())), identity=None)
+
+    assert runs.find(run.id, None) is None
+    await runs.aclose()
+
+
+async def test_settling_waits_for_runs_that_nobody_watches() -> None:
+    """The upstream's work has effects; but no longer than it is told to."""
+    runs, bench = Runs(MemoryLogSettings()), Bench()
+    source = Gated(good(answer()))
+    run = started(runs, bench, source)
+    await runs.settled(0.01)
+    assert not run.ended
+    asyncio.get_running_loop().call_later(0.02, source.go.set)
+
+    await runs.settled(5)
+
+    assert said(run)[-1]["type"] == "stream_done"
 
 
 async def test_closing_ends_every_run_truthfully() -> None:

@@ -211,7 +211,8 @@ def test_of_a_name_that_stands_twice_the_first_comes_early() -> None:
         COMPACT[:-1],
         COMPACT + b"x",
         COMPACT + COMPACT,
-        b"\xef\xbb\xbf{}",
+        b"\xef\xbb\xbf",
+        b"\xef\xbb{}",
         b"{'a': 1}",
         b"[1,]",
         b"[01]",
@@ -224,7 +225,7 @@ def test_of_a_name_that_stands_twice_the_first_comes_early() -> None:
         b"<html>502 Bad Gateway</html>",
         b"[" * 100_000,
     ],
-    ids=range(17),
+    ids=range(18),
 )
 def test_a_body_that_is_not_json_is_malformed(body: bytes) -> None:
     """Cut off, more than one, not UTF-8, lone surrogates, or something else altogether."""

@@ -27,6 +27,8 @@ class Impatient(ServerProtocol):
     """The real one, in a hurry."""
 
     head_s = 0.3
+    body_s = 0.3
+    write_s = 0.3
 
 
 class App:
@@ -58,7 +60,7 @@ class App:
 
 
 @asynccontextmanager
-async def serving(app: App) -> AsyncIterator[str]:
+async def serving(app: Any) -> AsyncIterator[str]:
     listening = free_socket()
     config = uvicorn.Config(app, http=Impatient, ws="none", lifespan="off", log_config=None)  # type: ignore[arg-type]
     server = Server(config)
@@ -189,6 +191,49 @@ async def test_a_slow_answer_is_not_cut_by_the_time_for_heads(app: App, url: str
         answers = [await client.answer() for _ in range(2)]
 
     assert [answered.status for answered in answers] == [200, 200]
+
+
+@pytest.mark.parametrize(
+    "start", [b"content-length: 5\r\n\r\nab", b"transfer-encoding: chunked\r\n\r\n2\r\nab"]
+)
+async def test_a_body_that_stops_is_cut(start: bytes, url: str):
+    """It would hold an upstream connection for as long as the client likes."""
+    async with asyncio.timeout(3), talking(url) as client:
+        await client.send(b"POST / HTTP/1.1\r\nhost: a\r\n" + start)
+        assert await client.reader.read() == b""
+
+
+async def test_a_slow_body_that_goes_on_is_not_cut(url: str, app: App):
+    """Its time counts from the last byte, not from the first."""
+    pieces = 10
+    async with asyncio.timeout(5), talking(url) as client:
+        await client.send(b"POST /slow HTTP/1.1\r\nhost: a\r\ncontent-length: %d\r\n\r\n" % pieces)
+        for _ in range(pieces):
+            await asyncio.sleep(Impatient.body_s / 5)
+            await client.send(b"x")
+        assert (await client.answer()).body == b"/slow"
+
+
+async def test_a_client_that_never_reads_is_cut() -> None:
+    """What waits for it holds an upstream connection, or a run's text."""
+    cut = asyncio.Event()
+
+    async def endless(scope: Any, receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        watch = asyncio.ensure_future(left(receive))
+        while not cut.is_set():
+            await send({"type": "http.response.body", "body": b"x" * 65536, "more_body": True})
+        await watch
+
+    async def left(receive: Any) -> None:
+        while (await receive())["type"] != "http.disconnect":
+            pass
+        cut.set()
+
+    async with asyncio.timeout(5), serving(endless) as url, talking(url) as client:
+        client.writer.transport.pause_reading()  # type: ignore[attr-defined]
+        await client.send(GET)
+        await cut.wait()
 
 
 async def test_a_client_that_leaves_is_told_to_the_request_that_is_being_answered(url: str, app: App):

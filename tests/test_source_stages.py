@@ -83,7 +83,12 @@ async def house(
 async def test_each_result_is_handed_to_the_next_call(tmp_path: Path) -> None:
     """Methods, paths, bodies and credentials as the settings say; values keep their type."""
     async with house(replies(one=dumped(ONE), two=dumped(TWO)), tmp_path) as (upstream, client):
-        stream = await read(client, START, signed(**{"content-type": "text/x"}), content=ASKED)
+        stream = await read(
+            client,
+            START,
+            signed(**{"content-type": "text/x", "idempotency-key": "1", "range": "bytes=0-1"}),
+            content=ASKED,
+        )
 
     one, two = upstream.asked
     assert one.head.startswith(b"POST /api/one/7 HTTP/1.1\r\n")
@@ -93,6 +98,8 @@ async def test_each_result_is_handed_to_the_next_call(tmp_path: Path) -> None:
     for asked in (one, two):
         assert asked.header(b"authorization") == signed()["authorization"].encode()
         assert [v for n, v in asked.headers() if n.lower() == b"content-type"] == [b"application/json"]
+        assert asked.header(b"idempotency-key") is None
+        assert asked.header(b"range") is None
     assert stream.last["type"] == "stream_done"
 
 

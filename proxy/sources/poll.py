@@ -15,7 +15,7 @@ from typing import Any
 from jsonpath import JSONPath, JSONPathError
 
 from proxy.errors import UpstreamError
-from proxy.headers import Headers
+from proxy.headers import CONDITIONS, Headers
 from proxy.run import Run
 from proxy.sections import MalformedBody, Section, compile_path, parse
 from proxy.settings import PollSettings, RouteSettings, SectionSettings
@@ -38,11 +38,19 @@ STRIKES = 3
 
 JITTER = 0.2
 
-BODY_HEADERS = frozenset({b"content-type", b"content-length", b"content-encoding", b"expect"})
+BODY_HEADERS = frozenset({b"content-type", b"content-length", b"content-encoding", b"expect"}) | CONDITIONS
 
 
 class LookFailed(Exception):
     """One look gave nothing to read."""
+
+
+@dataclass(frozen=True, slots=True)
+class Earlier:
+    """What a section's rows had before the call: nothing of it is this run's."""
+
+    times: frozenset[str]
+    texts: frozenset[str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,18 +71,28 @@ class Rows:
             compile_path(section.poll_at),
         )
 
-    def times(self, document: Any) -> frozenset[str]:
-        """When the rows that are there were written."""
-        return frozenset(filter(None, map(self._time, self._rows(document))))
+    def earlier(self, document: Any) -> Earlier:
+        """What is there before the call."""
+        rows = self._rows(document)
+        return Earlier(
+            frozenset(filter(None, map(self._time, rows))), frozenset(filter(None, map(self._text, rows)))
+        )
 
-    def new_text(self, document: Any, earlier: frozenset[str]) -> str | None:
-        """The text of the last row that was not there at `earlier` times; None if there is no such row."""
+    def new_text(self, document: Any, earlier: Earlier) -> str | None:
+        """The text of the last row that was written since; None if there is none, or it is an earlier one's.
+
+        A row may be touched before its text is written, so that its time is new and its text is not.
+        """
         for row in reversed(self._rows(document)):
             time = self._time(row)
-            if time is not None and time not in earlier:
-                texts = _found(self.text, row)
-                return texts[0] if len(texts) == 1 and isinstance(texts[0], str) else None
+            if time is not None and time not in earlier.times:
+                text = self._text(row)
+                return None if text in earlier.texts else text
         return None
+
+    def _text(self, row: Any) -> str | None:
+        texts = _found(self.text, row)
+        return texts[0] if len(texts) == 1 and isinstance(texts[0], str) else None
 
     def _rows(self, document: Any) -> list[Any]:
         return _found(self.rows, document)
@@ -125,7 +143,7 @@ class PollSource:
         except (TimeoutError, LookFailed) as exc:
             run.lose_source(f"no look before the call: {exc or 'it took too long'}")
             return await ask(self._upstream, run, run.call.request)
-        seen = {p.section.stage: p.rows.times(before) for p in polled}
+        seen = {p.section.stage: p.rows.earlier(before) for p in polled}
         poller = asyncio.get_running_loop().create_task(_poll_safely(run, looks, polled, seen))
         try:
             return await ask(self._upstream, run, run.call.request)
@@ -159,9 +177,7 @@ class Looks:
         return max(BLOCKED_MIN_S, BLOCKED_AFTER * self.every_s)
 
 
-async def _poll_safely(
-    run: Run, looks: Looks, polled: list[Polled], seen: Mapping[str, frozenset[str]]
-) -> None:
+async def _poll_safely(run: Run, looks: Looks, polled: list[Polled], seen: Mapping[str, Earlier]) -> None:
     try:
         await _poll(run, looks, polled, seen)
     except Exception:  # a mistake of ours beside the call costs the live text, never the answer
@@ -169,7 +185,7 @@ async def _poll_safely(
         run.lose_source("a mistake of ours")
 
 
-async def _poll(run: Run, looks: Looks, polled: list[Polled], seen: Mapping[str, frozenset[str]]) -> None:
+async def _poll(run: Run, looks: Looks, polled: list[Polled], seen: Mapping[str, Earlier]) -> None:
     """Show each section as soon as it is stored, until all are shown, the source is lost or we are ended."""
     loop = asyncio.get_running_loop()
     wait_s, strikes = looks.every_s, 0
@@ -196,7 +212,7 @@ async def _poll(run: Run, looks: Looks, polled: list[Polled], seen: Mapping[str,
         left = [p for p in left if not _show(run, p, document, seen[p.section.stage])]
 
 
-def _show(run: Run, polled: Polled, document: Any, earlier: frozenset[str]) -> bool:
+def _show(run: Run, polled: Polled, document: Any, earlier: Earlier) -> bool:
     """Show a section if this run has stored it. True if there is nothing more to wait for."""
     if run.is_complete(polled.section):
         return True

@@ -9,7 +9,7 @@ from typing import Any
 import orjson
 
 from proxy.errors import Fault, UpstreamMalformed
-from proxy.headers import Headers
+from proxy.headers import CONDITIONS, Headers
 from proxy.run import Run
 from proxy.sections import MalformedBody, parse
 from proxy.settings import RouteSettings, StageCallSettings
@@ -84,4 +84,6 @@ def _body(request: Request) -> Any:
 def _own_headers(headers: Headers) -> Headers:
     """The client's headers but for those about its body."""
     about_body = {b"content-type", b"content-length", b"content-encoding", b"expect"}
-    return [(name, value) for name, value in headers if name not in about_body]
+    # One key for several calls would have the second answered with the first's answer.
+    dropped = about_body | CONDITIONS | {b"idempotency-key"}
+    return [(name, value) for name, value in headers if name not in dropped]
