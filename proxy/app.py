@@ -18,28 +18,31 @@ from prometheus_client import CollectorRegistry
 
 from flags.source import FlagFile, Flags, KillSwitch
 from proxy.admin import Admin
+from proxy.breaker import Breaker
+from proxy.errors import Fault
+from proxy.event_log_valkey import ValkeyRuns
 from proxy.gateway import Gateway
 from proxy.headers import Forwarding
 from proxy.identity import JWKS_RETRY_S, JWKS_S, Identifier
 from proxy.metrics import Metrics
 from proxy.relay import Relay
 from proxy.routes import Routes
+from proxy.run_api import RunApi
 from proxy.runs import Runs
+from proxy.sealing import Sealing
 from proxy.server import ServerProtocol
 from proxy.settings import Settings, UpstreamSettings
 from proxy.sources import Source
 from proxy.sources.batch import BatchSource
 from proxy.sources.poll import PollSource
 from proxy.sources.stages import StagesSource
+from proxy.tickets import Tickets
 from proxy.upstream import Origin, Timeouts, Upstream
 
 logger = logging.getLogger("headgate.app")
 
-DRAIN_S = 20.0
-"""Seconds that open answers get to finish after SIGTERM; then their viewers are told, and cut."""
-
 CUT_S = 5.0
-"""Seconds to tell them."""
+"""Seconds beyond `drain_s` to tell the viewers that are left, before they are cut."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,21 +104,38 @@ async def running(settings: Settings, state_dir: Path) -> AsyncIterator[App]:
         to = origin(settings.upstream)
         upstream = Upstream(to)
         stack.push_async_callback(upstream.aclose)
-        runs = Runs(settings.event_log.memory)
+        routes = Routes(settings.routes)
+        store = settings.event_log.valkey
+        shared = None
+        if store is not None:
+            shared = await stack.enter_async_context(
+                ValkeyRuns(
+                    store,
+                    {route.name: route for route in routes.all},
+                    on_cancel=lambda run_id: runs.cancel_here(run_id),
+                    on_fault=lambda run: run.note(Fault.LOG_STORE),
+                )
+            )
+        breaker = Breaker(**settings.upstream.breaker.model_dump())
+        runs = Runs(settings.event_log.memory, shared, breaker)
         stack.push_async_callback(runs.aclose)
-        identifier = Identifier(settings.identity)
+        # Replicas must agree on who owns a run.
+        secret = None if store is None else Sealing(store.key.get_secret_value()).secret("principals")
+        identifier = Identifier(settings.identity, secret)
         registry = CollectorRegistry()
         metrics = Metrics(registry, settings.routes)
         forward = forwarding(settings.upstream, to)
         stack.enter_context(_repeating(_every_second(metrics, flag_file, runs)))
         stack.enter_context(_repeating(_keys(identifier)))
         gateway = Gateway(
-            Routes(settings.routes),
+            routes,
             identifier,
             Flags(flag_file, switch),
             Relay(upstream, forward),
             runs,
+            RunApi(runs, identifier, Tickets(shared), metrics, settings.attach_wait_s),
             sources(settings, upstream),
+            breaker,
             metrics,
             forward,
             to.authority,
@@ -126,6 +146,7 @@ async def running(settings: Settings, state_dir: Path) -> AsyncIterator[App]:
 async def _every_second(metrics: Metrics, flag_file: FlagFile, runs: Runs) -> None:
     while True:
         metrics.flag_age.set(flag_file.age_s)
+        metrics.viewer_lag.set(runs.lag_events)
         runs.evict()  # also when nobody asks: texts are kept no longer than the settings say
         await asyncio.sleep(1)
 
@@ -178,9 +199,11 @@ async def listening(
     public: socket.socket,
     admin: socket.socket,
     *,
-    drain_s: float = DRAIN_S,
+    drain_s: float | None = None,
 ) -> AsyncIterator[None]:
     """Both servers of one process, until the block is left; then the drain."""
+    if drain_s is None:
+        drain_s = settings.drain_s
     front = _server(app.gateway, keep_alive_s=settings.client_keep_alive_s, grace_s=drain_s + CUT_S)
     back = _server(app.admin.app(), keep_alive_s=5, grace_s=1)
     async with asyncio.TaskGroup() as group:
@@ -190,6 +213,7 @@ async def listening(
             yield
         finally:
             app.runs.draining = True
+            app.runs.say_goodbye()
             cut = asyncio.get_running_loop().call_later(drain_s, app.runs.end_all)
             front.should_exit = True
             await asyncio.wait({serving, group.create_task(app.runs.settled(drain_s))})

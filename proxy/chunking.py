@@ -109,3 +109,36 @@ class Chunker:
         if self._phrase:
             chunks.append(self._phrase)
             self._phrase = ""
+
+
+def split(text: str, size: int) -> list[str]:
+    """A long text in pieces of about `size` characters, which joined are the text.
+
+    Cheaper than a `Chunker`: it looks at the text around its cuts alone. A piece ends behind a space, or
+    where there is none, between clusters.
+    """
+    pieces: list[str] = []
+    start = 0
+    while len(text) - start > size:
+        end = start + size
+        space = text.rfind(" ", start, end)
+        # A mark may stand on a space.
+        at_space = space > start and _cluster_end(text, space) == space + 1
+        cut = space + 1 if at_space else _end_of_cluster(text, start, end)
+        pieces.append(text[start:cut])
+        start = cut
+    return [*pieces, text[start:]] if start < len(text) else pieces
+
+
+def _end_of_cluster(text: str, start: int, end: int) -> int:
+    """The first place from `end` on, or a little before it, where a cluster ends."""
+    at = max(start, end - _WINDOW)
+    while at < end:
+        at = _cluster_end(text, at)
+    return at
+
+
+def _cluster_end(text: str, start: int) -> int:
+    found = _CLUSTER.match(text, start)
+    assert found is not None, "there is text"
+    return int(found.end())

@@ -22,6 +22,12 @@ from proxy.settings import Settings
 from proxy.settings_file import load
 from proxy.workers import Workers
 
+ALONE = (
+    "event_log.valkey is not set: each process knows its own runs alone. With several workers or replicas, "
+    "a client that comes back to another one gets 404, a request repeated there is a second call to the "
+    "upstream, and a run ends with its process."
+)
+
 CONFIG = click.option(
     "--config",
     type=click.Path(dir_okay=False, path_type=Path),
@@ -55,7 +61,7 @@ def serve(config: Path, workers: int) -> None:
         if workers == 1:
             _serve_one(config, public, admin, state_dir)
         else:
-            _serve_many(workers, config, public, admin, state_dir)
+            _serve_many(workers, settings, config, (public, admin), state_dir)
 
 
 @main.command()
@@ -79,6 +85,8 @@ def check(config: Path) -> None:
     console = Console()
     # A pipe has no width of its own; a path broken in two is of no use there.
     console.print(table, width=console.width if console.is_terminal else 160)
+    if settings.event_log.valkey is None:
+        click.echo(ALONE, err=True)
 
 
 @main.command()
@@ -137,9 +145,13 @@ def _serve_one(config: Path, public: socket.socket, admin: socket.socket, state_
 
 
 def _serve_many(
-    workers: int, config: Path, public: socket.socket, admin: socket.socket, state_dir: Path
+    workers: int,
+    settings: Settings,
+    config: Path,
+    sockets: tuple[socket.socket, socket.socket],
+    state_dir: Path,
 ) -> None:
     figures = state_dir / "metrics"
     figures.mkdir()
     os.environ[MULTIPROCESS_DIR] = str(figures)
-    Workers(workers, _serve_one, config, (public, admin), state_dir).run()
+    Workers(workers, _serve_one, config, sockets, state_dir, drain_s=settings.drain_s).run()

@@ -36,6 +36,7 @@ class Fault(StrEnum):
     TRUNCATED = "truncated"
     TOO_LARGE = "too_large"
     SOURCE_LOST = "source_lost"
+    LOG_STORE = "log_store"
     FAILURE_TEXT = "failure_text"
     INTERNAL = "internal"
 

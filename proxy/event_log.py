@@ -1,7 +1,8 @@
-"""The append-only log of one run's events, in memory; and how viewers wait for more of it."""
+"""The append-only log of one run's events, in memory; and how its readers wait for more of it."""
 
 import asyncio
-from collections.abc import Sequence
+from asyncio.events import TimerHandle
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from proxy.events import Event, EventType
@@ -30,11 +31,12 @@ class EventLog:
     """Events of one run. Encoded once, whoever reads them."""
 
     def __init__(self, run_id: str, retry_ms: int) -> None:
-        self._run_id = run_id
+        self.run_id = run_id
         self._retry_ms = retry_ms
         self._entries: list[Entry] = []
-        self._grown = asyncio.Event()
+        self._readers: set[Callable[[], None]] = set()
         self.size_bytes = 0
+        self.has_content = False
 
     def __len__(self) -> int:
         return len(self._entries)
@@ -45,27 +47,81 @@ class EventLog:
 
     def append(self, event: Event, known_at: float) -> None:
         seq = len(self._entries) + 1
-        wire = encode(event, f"{self._run_id}:{seq}", self._retry_ms if seq == 1 else None)
-        self._entries.append(Entry(seq, wire, known_at, event.type in CONTENT, event.terminal))
-        self.size_bytes += len(wire)
+        wire = encode(event, f"{self.run_id}:{seq}", self._retry_ms if seq == 1 else None)
+        self.take(Entry(seq, wire, known_at, event.type in CONTENT, event.terminal))
+
+    def take(self, entry: Entry) -> None:
+        """Append an entry that is encoded already."""
+        assert entry.seq == len(self._entries) + 1
+        self._entries.append(entry)
+        self.size_bytes += len(entry.wire)
+        self.has_content = self.has_content or entry.is_content
         self.wake()
 
     def after(self, seq: int) -> Sequence[Entry]:
         """The next entries beyond `seq`, at most `MAX_AT_ONCE` of them."""
         return self._entries[seq : seq + MAX_AT_ONCE]
 
+    def up_to(self, seq: int) -> Sequence[Entry]:
+        """All entries from the first to `seq`."""
+        return self._entries[:seq]
+
+    def subscribe(self, wake: Callable[[], None]) -> None:
+        """Call `wake`, which must not raise or wait, whenever there is more."""
+        self._readers.add(wake)
+
+    def unsubscribe(self, wake: Callable[[], None]) -> None:
+        self._readers.discard(wake)
+
     def wake(self) -> None:
         """Let everybody who waits look again."""
-        grown, self._grown = self._grown, asyncio.Event()
-        grown.set()
+        for wake in self._readers:
+            wake()
 
-    async def wait_beyond(self, seq: int, timeout_s: float) -> bool:
-        """Wait until there is more than `seq` entries; False if there is not after `timeout_s`."""
-        if len(self._entries) > seq:
-            return True
-        try:
-            async with asyncio.timeout(timeout_s):
-                await self._grown.wait()
-        except TimeoutError:
-            return False
-        return True
+
+class LogReader:
+    """Where one task waits: for more of a log, for somebody's word, or for a time."""
+
+    __slots__ = ("_log", "_loop", "_timer", "_timer_due", "_waiter", "_woken")
+
+    def __init__(self, log: EventLog) -> None:
+        self._log = log
+        self._loop = asyncio.get_running_loop()
+        self._waiter: asyncio.Future[None] | None = None
+        self._woken = False
+        self._timer: TimerHandle | None = None
+        self._timer_due = 0.0
+        log.subscribe(self.wake)
+
+    def close(self) -> None:
+        self._log.unsubscribe(self.wake)
+        if self._timer is not None:
+            self._timer.cancel()
+
+    def wake(self) -> None:
+        self._woken = True
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+    async def wait(self, until: float) -> None:
+        """Until woken, or the loop's time `until`, or sooner for no reason: look again, and wait again.
+
+        What happened since the last wait counts. One timer serves all waits and is armed again only when
+        it fires or comes too late, so that an event costs none.
+        """
+        if self._timer is None or self._timer_due > until:
+            if self._timer is not None:
+                self._timer.cancel()
+            self._timer_due = until
+            self._timer = self._loop.call_at(until, self._fired)
+        if not self._woken:
+            self._waiter = self._loop.create_future()
+            try:
+                await self._waiter
+            finally:
+                self._waiter = None
+        self._woken = False
+
+    def _fired(self) -> None:
+        self._timer = None
+        self.wake()

@@ -8,17 +8,19 @@ A request that matches no route pays for a dictionary look-up and goes on to the
 
 import logging
 import re
-from collections.abc import Mapping
+from collections.abc import Coroutine, Mapping
 from dataclasses import dataclass, replace
-from http import HTTPStatus
-from time import perf_counter
+from time import monotonic, perf_counter
 
-from flags.decision import Accept, Decision, FlagState, Mode, Question, decide
-from proxy.errors import RequestRefused, problem
+from flags.decision import Accept, Arm, Decision, FlagState, Mode, Question, decide
+from proxy.batch_viewer import BatchViewer
+from proxy.breaker import Breaker
+from proxy.errors import RequestRefused
 from proxy.headers import Forwarding, Headers, end_to_end, request_headers
 from proxy.identity import Identifier, Identity
 from proxy.metrics import Metrics, RouteMetrics
 from proxy.relay import (
+    Message,
     Outcome,
     Passage,
     Receive,
@@ -27,14 +29,14 @@ from proxy.relay import (
     Send,
     check_framing,
     request_target,
-    send_problem,
 )
-from proxy.routes import Match, Routes
-from proxy.run import Call, Run
-from proxy.runs import Runs
+from proxy.routes import Match, Route, Routes
+from proxy.run import Call
+from proxy.run_api import NO_SUCH_RUN, RunApi, last_event, position, refuse, run_of
+from proxy.runs import Runs, Start
+from proxy.shared import Watched
 from proxy.sources import Source
 from proxy.upstream import Request
-from proxy.viewer import Viewer
 
 logger = logging.getLogger("headgate.gateway")
 
@@ -43,8 +45,8 @@ MAX_REQUEST_BYTES = 8 * 1024 * 1024
 
 OWN_PATH = b"/_headgate/"
 
-_CURSOR = re.compile(r"([!-~]{1,64}):([0-9]{1,9})")
-"""An event's id, as `EventLog` makes them. `int` refuses what has some thousand digits."""
+_UUID4 = re.compile(rb"[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}")
+"""122 random bits; others may be guessed."""
 
 _NOT_ACCEPTED = re.compile(rb"q=0(\.0{0,3})?")
 """RFC 9110 12.4.2: a weight of 0 is "not acceptable"."""
@@ -57,6 +59,7 @@ NOT_FOR_THE_UPSTREAM = frozenset(
         b"last-event-id",
         b"transfer-encoding",
         b"expect",
+        b"headgate-run",
     }
 )
 
@@ -67,9 +70,26 @@ class _Asked:
 
     match: Match
     target: bytes
+    """Of the POST, also for a GET of its `stream_path`."""
     scope: Scope
+    receive: Receive
+    send: Send
     identity: Identity | None
     accept: Accept
+    run_id: bytes | None
+    """As the client chose it."""
+    idempotency_key: bytes | None
+
+    @property
+    def route(self) -> Route:
+        return self.match.route
+
+    @property
+    def may_stream(self) -> Accept:
+        """What the decision goes by: who names a run may watch it elsewhere, whatever this answer is."""
+        if self.accept is Accept.NONE and (self.run_id or self.idempotency_key):
+            return Accept.EITHER
+        return self.accept
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,8 +101,10 @@ class Gateway:
     flags: FlagState
     relay: Relay
     runs: Runs
+    run_api: RunApi
     sources: Mapping[tuple[str, str], Source]
     """By route and source name."""
+    breaker: Breaker
     metrics: Metrics
     forwarding: Forwarding
     authority: bytes
@@ -91,13 +113,10 @@ class Gateway:
         entered = perf_counter()
         target = request_target(scope)
         match = self.routes.match(scope["method"], target)
-        headers: Headers = scope["headers"]
-        if match is not None and not (match.by_stream_path and not _from_an_eventsource(headers)):
-            accept = Accept.ONLY_STREAM if match.by_stream_path else accepted(headers)
-            asked = _Asked(match, target, scope, self.identifier.identify(headers), accept)
-            await self._serve(asked, entered, receive, send)
+        if match is not None and not (match.by_stream_path and not _from_an_eventsource(scope["headers"])):
+            await self._serve(self._asked(match, target, scope, receive, send), entered)
         elif target.startswith(OWN_PATH):
-            await send_problem(send, 404, "There is nothing of Headgate's at this path.")
+            await self.run_api(scope, target, receive, send)
         else:
             passage = await self.relay(scope, receive, send)
             counted = self.metrics.unmatched
@@ -107,21 +126,30 @@ class Gateway:
             if logger.isEnabledFor(logging.DEBUG):
                 logger.debug("relayed", extra={"outcome": passage.outcome, "status": passage.status})
 
-    async def _serve(self, asked: "_Asked", entered: float, receive: Receive, send: Send) -> None:
+    def _asked(self, match: Match, target: bytes, scope: Scope, receive: Receive, send: Send) -> _Asked:
+        headers: Headers = scope["headers"]
+        identity = self.identifier.identify(headers)
+        if match.by_stream_path:
+            _, question_mark, query = target.partition(b"?")
+            path = match.route.path.fill(match.parameters)
+            target = path.encode("latin-1") + question_mark + query
+            return _Asked(match, target, scope, receive, send, identity, Accept.ONLY_STREAM, None, None)
+        run_id = next((value for name, value in headers if name == b"headgate-run"), None)
+        key = next((value for name, value in headers if name == b"idempotency-key"), None)
+        return _Asked(match, target, scope, receive, send, identity, accepted(headers), run_id, key)
+
+    async def _serve(self, asked: _Asked, entered: float) -> None:
         """A request of a route: decide, then relay or run."""
-        route = asked.match.route
+        route = asked.route
         counted = self.metrics.by_route[route.name]
         if asked.identity is None:
             self.metrics.flag_context_missing.inc()
         decision = self._decide(asked)
         status: int | None = None
         if decision.mode is Mode.BATCH and asked.accept is not Accept.ONLY_STREAM:
-            passage = await self.relay(asked.scope, receive, send)
-            counted.overhead.observe(passage.overhead_s)
-            self._count_batch(counted, decision, asked.identity, passage)
-            ended, status = str(passage.outcome), passage.status
+            ended, status = await self._batch(asked, decision, counted)
         else:
-            ended = await self._stream(asked, decision, receive, send)
+            ended = await self._refusing(asked, self._stream(asked, decision))
         took_s = perf_counter() - entered
         counted.requests[decision.mode, decision.reason].inc()
         counted.seconds[decision.mode].observe(took_s)
@@ -139,63 +167,136 @@ class Gateway:
             },
         )
 
-    def _decide(self, asked: "_Asked") -> Decision:
-        settings = asked.match.route.settings
+    def _decide(self, asked: _Asked) -> Decision:
+        settings = asked.route.settings
+        breaker_open = self.breaker.is_open(monotonic())
         question = Question(
             flag=settings.flag,
             source=settings.source,
             sources=settings.sources,
             context=None if asked.identity is None else asked.identity.context(settings.name),
-            accept=asked.accept,
+            accept=asked.may_stream,
+            breaker_open=breaker_open,
+            overloaded=self._is_full(asked.route),
         )
         decision = decide(question, self.flags)
+        if not breaker_open and decision.mode is not Mode.STREAM:
+            self.breaker.unused()
         # Whoever is decided to get batch gets the upstream's own call and nothing beside it.
         return replace(decision, source="batch") if decision.mode is Mode.BATCH else decision
 
-    async def _stream(self, asked: "_Asked", decision: Decision, receive: Receive, send: Send) -> str:
-        """Start a run, or join or resume one, and show it."""
-        after = 0
-        cursor = last_event(asked.scope["headers"]) if asked.match.by_stream_path else None
+    def _is_full(self, route: Route) -> bool:
+        return self.runs.draining or self.runs.live_on(route.name) >= route.settings.max_runs
+
+    # The batch answer.
+
+    async def _batch(
+        self, asked: _Asked, decision: Decision, counted: RouteMetrics
+    ) -> tuple[str, int | None]:
+        """The answer of the same request in flight, if there is one; else the relay."""
+        heartbeat_s = asked.route.settings.batch_heartbeat_s
+        may_join = decision.arm is Arm.STREAM and self._may_join(asked)
+        receive = asked.receive
+        if (may_join or heartbeat_s is not None) and not self._is_full(asked.route):
+            body, receive = await _read_ahead(asked.receive)
+            if body is not None:
+                asked = replace(asked, receive=receive, run_id=None, idempotency_key=None)
+                start = self._start(asked, decision, body)
+                run = await self.runs.joinable(start) if may_join else None
+                if run is None and heartbeat_s is not None:
+                    run = await self.runs.start(start)
+                if run is not None:
+                    return await self._answer(asked, run)
+        passage = await self.relay(asked.scope, receive, asked.send)
+        counted.overhead.observe(passage.overhead_s)
+        self._count_batch(counted, decision, asked.identity, passage)
+        return str(passage.outcome), passage.status
+
+    def _may_join(self, asked: _Asked) -> bool:
+        if asked.identity is None or not asked.route.settings.join:
+            return False
+        return self.runs.may_join(asked.route.name, asked.identity)
+
+    async def _answer(self, asked: _Asked, run: Watched) -> tuple[str, int | None]:
+        heartbeat_s = asked.route.settings.batch_heartbeat_s
+        viewer = BatchViewer(run, asked.receive, asked.send, heartbeat_s=heartbeat_s)
+        with self.runs.watching(viewer):
+            status = await viewer.serve()
+        return ("left" if status is None else "answered"), status
+
+    # The stream.
+
+    async def _refusing(self, asked: _Asked, serving: Coroutine[None, None, str]) -> str:
         try:
-            if cursor is None:
-                run = await self._started(asked, decision, receive)
-            else:
-                run, after = self._resumed(cursor, asked)
+            return await serving
         except RequestRefused as refusal:
-            await _refuse(send, refusal)
+            await refuse(asked.send, refusal)
             return "refused"
-        if after and run.ended and after >= len(run.log):
-            # It has everything: 204 tells EventSource not to come back (WHATWG HTML 9.2.3).
-            await send({"type": "http.response.start", "status": 204, "headers": []})
-            await send({"type": "http.response.body", "body": b"", "more_body": False})
-            return "nothing_more"
-        viewer = Viewer(run, self.metrics.by_route[asked.match.route.name], receive, send)
-        return await viewer.serve(after=after, takes_json=asked.accept is Accept.EITHER)
 
-    def _resumed(self, cursor: str, asked: "_Asked") -> tuple[Run, int]:
-        """The run that `Last-Event-ID` names. Never starts one: a reconnect must not repeat the work."""
-        found = _CURSOR.fullmatch(cursor)
-        run = self.runs.find(found[1], asked.identity) if found else None
-        if found is None or run is None or not _is_of(run, asked) or int(found[2]) > len(run.log):
-            raise RequestRefused(404, "There is no such run, or it is no longer kept. Please ask again.")
-        return run, int(found[2])
+    async def _stream(self, asked: _Asked, decision: Decision) -> str:
+        """Resume, join or start a run, and show it as it was asked for."""
+        after: int | None = 0
+        cursor = last_event(asked.scope["headers"])
+        run = None if cursor is None else await self._resumed(cursor, asked)
+        if run is not None and cursor is not None:
+            after = await position(run, cursor)
+        if run is None:
+            run = await self._joined_or_started(asked, decision)
+        if asked.accept is Accept.NONE:
+            ended, _ = await self._answer(asked, run)
+            return ended
+        return await self.run_api.show(
+            run,
+            asked.identity,
+            asked.receive,
+            asked.send,
+            after=after,
+            takes_json=asked.accept is Accept.EITHER,
+        )
 
-    async def _started(self, asked: "_Asked", decision: Decision, receive: Receive) -> Run:
-        match, target, body = asked.match, asked.target, b""
-        route = match.route
+    async def _resumed(self, cursor: str, asked: _Asked) -> Watched | None:
+        """The run that `Last-Event-ID` names. A reconnect never starts one: it must not repeat the work.
+
+        Some clients send the id of something else with a first POST: that is no reconnect to us.
+        """
+        run_id = run_of(cursor)
+        run = await self.runs.look_up(run_id, asked.identity) if run_id is not None else None
+        # One case's text must not answer for another's, nor one query's.
+        if run is not None and run.route is asked.route and run.target == asked.target:
+            return run
+        if run_id is None and not asked.match.by_stream_path:
+            return None
+        raise RequestRefused(404, NO_SUCH_RUN)
+
+    async def _joined_or_started(self, asked: _Asked, decision: Decision) -> Watched:
         check_framing(asked.scope["headers"], asked.scope["http_version"])
-        if match.by_stream_path:
-            target = _post_target(asked)
-        else:
-            body = await collect(receive)
-        request = Request(route.method, target, self._headers(asked.scope), body)
-        call = Call(route, dict(match.parameters), request)
-        if match.by_stream_path and asked.identity is not None:
-            live = self.runs.live_one(call, asked.identity)
+        body = b"" if asked.match.by_stream_path else await collect(asked.receive)
+        start = self._start(asked, decision, body)
+        if asked.match.by_stream_path and asked.identity is not None:
+            live = self.runs.live_one(start.call, asked.identity)
             if live is not None:
                 return live
-        source = self.sources[route.name, decision.source]
-        return self.runs.start(call, decision, asked.identity, self.metrics.by_route[route.name], source)
+        if self._is_full(asked.route):
+            joined = await self.runs.joinable(start)
+            if joined is None:
+                raise RequestRefused(
+                    503, "This proxy has as many runs in flight as it may have. Please try again."
+                )
+            return joined
+        return await self.runs.start(start)
+
+    def _start(self, asked: _Asked, decision: Decision, body: bytes) -> Start:
+        route = asked.route
+        request = Request(route.method, asked.target, self._headers(asked.scope), body)
+        return Start(
+            Call(route, dict(asked.match.parameters), request),
+            decision,
+            asked.identity,
+            self.metrics.by_route[route.name],
+            self.sources[route.name, decision.source],
+            _checked_id(asked.run_id),
+            asked.idempotency_key,
+        )
 
     def _headers(self, scope: Scope) -> Headers:
         """The client's headers for the upstream, as far as they are about the request and not the stream."""
@@ -233,22 +334,37 @@ def _from_an_eventsource(headers: Headers) -> bool:
     return accepted(headers) is not Accept.NONE and not cross_site
 
 
-def _is_of(run: Run, asked: _Asked) -> bool:
-    """Whether a run is this request's: one case's text must not answer for another's, nor one query's."""
-    return run.call.route is asked.match.route and run.call.request.target == _post_target(asked)
+class _Replayed:
+    """A `receive` that says again what was read of a body, and then goes on."""
+
+    def __init__(self, messages: list[Message], receive: Receive) -> None:
+        self._messages = messages
+        self._receive = receive
+
+    async def __call__(self) -> Message:
+        return self._messages.pop(0) if self._messages else await self._receive()
 
 
-def _post_target(asked: _Asked) -> bytes:
-    """The POST's target that a `stream_path` stands for: its own path, the GET's query."""
-    _, question_mark, query = asked.target.partition(b"?")
-    path = asked.match.route.path.fill(asked.match.parameters)
-    return path.encode("latin-1") + question_mark + query
+async def _read_ahead(receive: Receive) -> tuple[bytes | None, Receive]:
+    """A request's body, and a `receive` for who wants to read it again; None if it is too long to be held."""
+    messages: list[Message] = []
+    size = 0
+    more = True
+    while more and size <= MAX_REQUEST_BYTES:
+        message = await receive()
+        messages.append(message)
+        size += len(message.get("body", b""))
+        more = message.get("more_body", False)
+    left = messages[-1]["type"] == "http.disconnect"
+    body = None if more or left else b"".join(message["body"] for message in messages)
+    return body, _Replayed(messages, receive)
 
 
-async def _refuse(send: Send, refusal: RequestRefused) -> None:
-    headers, body = problem(refusal.status, HTTPStatus(refusal.status).phrase, refusal.detail)
-    await send({"type": "http.response.start", "status": refusal.status, "headers": headers})
-    await send({"type": "http.response.body", "body": body, "more_body": False})
+def _checked_id(run_id: bytes | None) -> str | None:
+    """The id that the client has chosen for its run; another form than a random UUID could be guessed."""
+    if run_id is not None and not _UUID4.fullmatch(run_id):
+        raise RequestRefused(400, "headgate-run must be a random UUID (version 4) in lower case.")
+    return run_id.decode() if run_id is not None else None
 
 
 async def collect(receive: Receive) -> bytes:
@@ -265,11 +381,6 @@ async def collect(receive: Receive) -> bytes:
         parts.append(message["body"])
         if not message.get("more_body", False):
             return b"".join(parts)
-
-
-def last_event(headers: Headers) -> str | None:
-    """The cursor of a reconnecting EventSource."""
-    return next((value.decode("latin-1") for name, value in headers if name == b"last-event-id"), None)
 
 
 def accepted(headers: Headers) -> Accept:

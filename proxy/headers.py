@@ -35,6 +35,38 @@ CONDITIONS = frozenset(
 )
 """What a client asks of its own request; calls that Headgate makes beside it must not carry them."""
 
+NOT_WHAT_IS_ASKED = {
+    b"accept": "in what form, not what",
+    b"accept-encoding": "the same",
+    b"authorization": "who asks is compared by the principal",
+    b"cookie": "the same",
+    b"cache-control": "a reload asks the same again",
+    b"pragma": "the same",
+    b"content-length": "follows from the body",
+    b"idempotency-key": "compared by itself",
+    b"forwarded": "the way it came",
+    b"via": "the same",
+    b"x-forwarded-for": "the same",
+    b"x-forwarded-host": "the same",
+    b"x-forwarded-port": "the same",
+    b"x-forwarded-proto": "the same",
+    b"x-real-ip": "the same",
+    b"baggage": "tracing",
+    b"sentry-trace": "tracing",
+    b"traceparent": "tracing",
+    b"tracestate": "tracing",
+    b"x-correlation-id": "tracing",
+    b"x-request-id": "tracing",
+    b"priority": "how urgently",
+    b"user-agent": "with what",
+    b"sec-fetch-dest": "by what part of a page",
+    b"sec-fetch-mode": "the same",
+    b"sec-fetch-site": "the same",
+    b"sec-fetch-user": "the same",
+}
+"""Request headers in which two requests for the same may differ. Any other one may choose another answer,
+and then they are not the same: to ask once more is safe, another's text is not."""
+
 BODILESS_STATUS = frozenset({204, 304})
 
 _DROPPED = frozenset(HOP_BY_HOP)

@@ -42,6 +42,8 @@ class Identity:
     user: str
     """`userId` of the flag context. Never logged, never a label."""
     session: str | None = None
+    expires_at: float | None = None
+    """When its token ends, in seconds since the epoch, if a verified one says so."""
 
     @property
     def bucket(self) -> int:
@@ -94,7 +96,12 @@ class Identifier:
         except (jwt.PyJWTError, KeyError, ValueError, RecursionError):
             return None
         if self._verifies:
-            return Identity(self._hash("user", repr((claims.get("iss"), user))), user)
+            expires_at = claims.get("exp")
+            return Identity(
+                self._hash("user", repr((claims.get("iss"), user))),
+                user,
+                expires_at=float(expires_at) if expires_at is not None else None,
+            )
         return Identity(self._hash("token", token), user)
 
     @property

@@ -87,6 +87,9 @@ class Metrics:
             "outcomes", "Settled requests by arm and user bucket", "route", "arm", "bucket", "outcome"
         )
         self.viewers = gauge("viewers", "Open streams", "livesum", "route")
+        self.viewer_lag = gauge(
+            "viewer_lag_events", "Events that the slowest viewer has not been sent", "livemax"
+        )
         self.flag_age = gauge("flag_age_seconds", "Seconds since the flags were last confirmed", "livemax")
         self.flag_context_missing = counter("flag_context_missing", "Requests of a route without an identity")
         self.build_info = gauge("build_info", "Always 1", "livemax", "version", "python")

@@ -1,4 +1,4 @@
-"""What is done about a failure: one table, failure class x phase -> step. Pure."""
+"""What is done about a failure: one table, failure class × phase → step. Pure."""
 
 from enum import StrEnum
 
@@ -16,6 +16,8 @@ class Phase(StrEnum):
 class Step(StrEnum):
     """What is done."""
 
+    ASK_AGAIN = "ask_again"
+    """Send the call again, after a pause."""
     OWN_STATUS = "own_status"
     """Answer with the upstream's status and body if it gave one, else with a problem."""
     ERROR_EVENT = "error_event"
@@ -24,18 +26,95 @@ class Step(StrEnum):
     """The same call's batch answer is still coming: wait for it and complete from it."""
 
 
-LOSES_THE_SOURCE_ONLY = frozenset({Fault.SOURCE_LOST})
+class Repeat(StrEnum):
+    """When a call may be sent again. The upstream's work has effects: in doubt it is not."""
+
+    NOTHING_SENT = "nothing_sent"
+    """Always: no byte of it has reached the upstream."""
+    IF_SAFE = "if_safe"
+    """If the route says that a repetition does no harm (`replay: safe`)."""
+    IF_TOLD = "if_told"
+    """If the upstream asked for it (429 or 503 with `Retry-After`), or the route says that it is safe."""
+    NEVER = "never"
+
+
+REPEATS: dict[Fault, Repeat] = {
+    Fault.CONNECT: Repeat.NOTHING_SENT,
+    Fault.BUSY: Repeat.NOTHING_SENT,
+    Fault.RESET: Repeat.IF_SAFE,
+    Fault.FIRST_BYTE_TIMEOUT: Repeat.IF_SAFE,
+    Fault.IDLE_TIMEOUT: Repeat.IF_SAFE,
+    Fault.TRUNCATED: Repeat.IF_SAFE,
+    Fault.MALFORMED: Repeat.IF_SAFE,
+    Fault.STATUS: Repeat.IF_TOLD,
+    Fault.TOTAL_TIMEOUT: Repeat.NEVER,  # there is no time left
+    Fault.TOO_LARGE: Repeat.NEVER,  # it would be too large again
+    Fault.FAILURE_TEXT: Repeat.NEVER,  # it is the answer, and it is stored
+    Fault.SOURCE_LOST: Repeat.NEVER,  # the call itself goes on
+    Fault.LOG_STORE: Repeat.NEVER,
+    Fault.INTERNAL: Repeat.NEVER,
+}
+
+LOSES_NO_ANSWER = frozenset({Fault.SOURCE_LOST, Fault.LOG_STORE})
 """Failures beside the call itself, whose batch answer still comes."""
 
-STEPS: dict[tuple[Fault, Phase], Step] = {
-    (fault, phase): Step.AWAIT_ANSWER
-    if fault in LOSES_THE_SOURCE_ONLY
-    else Step.OWN_STATUS
-    if phase is Phase.NOTHING
-    else Step.ERROR_EVENT
+STEPS: dict[tuple[Fault, Phase], tuple[Step, ...]] = {
+    (fault, phase): (Step.AWAIT_ANSWER,)
+    if fault in LOSES_NO_ANSWER
+    else (
+        *((Step.ASK_AGAIN,) if REPEATS[fault] is not Repeat.NEVER else ()),
+        Step.OWN_STATUS if phase is Phase.NOTHING else Step.ERROR_EVENT,
+    )
     for fault in Fault
     for phase in Phase
 }
+"""In their order. `ASK_AGAIN` only as far as `REPEATS` and the bounds below allow; else the next one."""
+
+PAUSES_S = (0.2, 1.0)
+"""Before the second and the third time that a call is sent; there is no fourth."""
+
+MAX_RETRY_AFTER_S = 10.0
+"""The longest `Retry-After` that is waited for; with a longer one the user is told at once."""
+
+RETRIABLE_STATUS = frozenset({408, 425, 429, 500, 502, 503, 504})
+"""Statuses of what passes."""
+
+SAYS_WHEN = frozenset({429, 503})
+"""Statuses whose `Retry-After` is leave to ask again (RFC 6585 4, RFC 9110 15.6.4): nothing was done yet."""
+
+
+def pause_before_repeat(
+    fault: Fault,
+    phase: Phase,
+    *,
+    attempt: int,
+    safe: bool,
+    status: int = 0,
+    retry_after_s: float | None = None,
+) -> float | None:
+    """Seconds until a call is sent again that has failed; None: it is not.
+
+    Args:
+        fault: how it has failed.
+        phase: when.
+        attempt: how often it has been sent, from 1.
+        safe: whether the route says that a repetition does no harm.
+        status: of its answer, if it has one.
+        retry_after_s: what that answer asks for; `inf` if it asks for what cannot be counted in seconds.
+    """
+    if Step.ASK_AGAIN not in STEPS[fault, phase] or attempt > len(PAUSES_S):
+        return None
+    told = status in SAYS_WHEN and retry_after_s is not None
+    allowed = {
+        Repeat.NOTHING_SENT: True,
+        Repeat.IF_SAFE: safe,
+        Repeat.IF_TOLD: told or (safe and status in RETRIABLE_STATUS),
+    }
+    wait_s = retry_after_s or 0.0  # what the upstream asks for holds for a safe call too
+    if not allowed[REPEATS[fault]] or wait_s > MAX_RETRY_AFTER_S:
+        return None
+    return max(PAUSES_S[attempt - 1], wait_s)
+
 
 RETRY_HELPS = frozenset(
     {
@@ -50,8 +129,6 @@ RETRY_HELPS = frozenset(
     }
 )
 """Failures after which the user may sensibly ask again."""
-
-RETRIABLE_STATUS = frozenset({408, 425, 429, 500, 502, 503, 504})
 
 
 def retry_available(fault: Fault, status: int) -> bool:

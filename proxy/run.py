@@ -15,13 +15,13 @@ from dataclasses import dataclass, replace
 from statistics import median
 
 from flags.decision import Decision, Mode
-from proxy.chunking import Chunker
+from proxy.chunking import Chunker, split
 from proxy.errors import Fault, UpstreamError
 from proxy.event_log import EventLog
 from proxy.events import Event, Transcript
 from proxy.identity import Identity
 from proxy.metrics import RouteMetrics
-from proxy.recovery import STEPS, Phase, Step, retry_available
+from proxy.recovery import Phase, retry_available
 from proxy.routes import Route
 from proxy.sections import MalformedBody, Parity, Section, compare, extract, parse
 from proxy.upstream import Answer, Request
@@ -38,14 +38,18 @@ MAX_STATUS = 599
 """As in the relay: uvicorn has no status line beyond it, and RFC 9110 15 no class."""
 
 
+CANCELLED = "cancelled"
+SHUTDOWN = "shutdown"
+"""Ends of a run that are no failures of the upstream; their `error_code` and their outcome."""
+
+
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """Why a run has no complete answer. `answer` is the upstream's own, if it gave one."""
+    """Why a run has no complete answer. `code` is a `Fault`, `CANCELLED` or `SHUTDOWN`."""
 
-    fault: Fault
+    code: str
     status: int
     detail: str
-    answer: Answer | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,13 +71,19 @@ class Run:
         identity: Identity | None,
         metrics: RouteMetrics,
         durations: "deque[float]",
+        *,
+        run_id: str | None = None,
+        fingerprint: str = "",
     ) -> None:
-        self.id = str(uuid.uuid4())
+        self.id = run_id or str(uuid.uuid4())
+        self.fingerprint = fingerprint
         self.call = call
         self.decision = decision
         self.identity = identity
         self.log = EventLog(self.id, random.randint(*RETRY_MS))
         self.failure: Failure | None = None
+        self.answer: Answer | None = None
+        """The upstream's own, whole; also one that is a failure."""
         self.headers_sent = False
         self._metrics = metrics
         self._durations = durations
@@ -83,7 +93,11 @@ class Run:
         self._first_content_s: float | None = None
         self._last_event_at = self.started_at = self._loop.time()
         self._ticker: asyncio.TimerHandle | None = None
-        if call.route.settings.progress:
+
+    def begun(self) -> None:
+        """It is executed from now on."""
+        self._last_event_at = self.started_at = self._loop.time()
+        if self.route.settings.progress:
             self._tick()
 
     # What sources say.
@@ -108,9 +122,31 @@ class Run:
 
     @property
     def size_bytes(self) -> int:
-        """What keeping this run costs: its log, the client's body, and an answer kept for its own status."""
-        answer = self.failure.answer if self.failure else None
-        return self.log.size_bytes + len(self.call.request.body) + (len(answer.body) if answer else 0)
+        """What keeping this run costs: its log, the client's body, and the upstream's answer."""
+        answer_bytes = len(self.answer.body) if self.answer is not None else 0
+        return self.log.size_bytes + len(self.call.request.body) + answer_bytes
+
+    @property
+    def route(self) -> Route:
+        return self.call.route
+
+    @property
+    def source(self) -> str:
+        return self.decision.source
+
+    @property
+    def target(self) -> bytes:
+        return self.call.request.target
+
+    @property
+    def told(self) -> str:
+        """The value of `headgate-decision`."""
+        return f"{self.decision.mode};reason={self.decision.reason};source={self.decision.source}"
+
+    @property
+    def principal(self) -> str | None:
+        """Whose it is; None: nobody's in particular."""
+        return None if self.identity is None else self.identity.principal
 
     def is_complete(self, section: Section) -> bool:
         return self._transcript.is_complete(section.stage)
@@ -146,7 +182,7 @@ class Run:
         if self.ended:
             return
         logger.warning("source lost", extra={"run": self.id, "route": self.call.route.name, "why": why})
-        self._note(Fault.SOURCE_LOST)
+        self.note(Fault.SOURCE_LOST)
 
     # The end. The first one counts: a run that was ended for its viewers may still have a call under way.
 
@@ -157,27 +193,26 @@ class Run:
         if answer.status > MAX_STATUS:
             self._fail(Failure(Fault.MALFORMED, 502, "The upstream's answer has no known status."))
             return
+        self.answer = answer
         if not 200 <= answer.status < 300:
-            self._fail(Failure(Fault.STATUS, answer.status, "The upstream refused or failed.", answer))
+            self._fail(Failure(Fault.STATUS, answer.status, "The upstream refused or failed."))
             return
         try:
             authority = extract(parse(answer.body), self.sections)
         except MalformedBody:
-            if answer.is_framed:
-                detail = "The upstream's answer cannot be read."
-                self._fail(Failure(Fault.MALFORMED, 502, detail, answer))
-            else:
-                detail = "The upstream's answer is cut off."
-                self._fail(Failure(Fault.TRUNCATED, 502, detail))
+            if answer.flaw is Fault.TRUNCATED:
+                self.answer = None
+            detail = "The upstream's answer cannot be read."
+            self._fail(Failure(answer.flaw, 502, detail))
             return
         failed = [self._settle_section(section, authority.get(section.stage)) for section in self.sections]
         if not authority:
             detail = "The upstream's answer has none of the texts it should have."
-            self._fail(Failure(Fault.MALFORMED, 502, detail, answer))
+            self._fail(Failure(Fault.MALFORMED, 502, detail))
             return
         if any(failed):
             detail = "The upstream answered with an error sentence in place of a text."
-            self._fail(Failure(Fault.FAILURE_TEXT, answer.status, detail, answer))
+            self._fail(Failure(Fault.FAILURE_TEXT, answer.status, detail))
             return
         self._end(
             self._transcript.done(
@@ -226,17 +261,15 @@ class Run:
     def _fail(self, failure: Failure) -> None:
         if self.ended:
             return
-        self._note(failure.fault)
-        self.failure = failure
-        self._end(
-            self._transcript.error(
-                failure.fault,
-                retry_available=retry_available(failure.fault, failure.status),
-                status=failure.status,
-                content=failure.detail,
-            ),
-            "failed",
-        )
+        fault = Fault(failure.code)
+        self.note(fault)
+        self._end_without_answer(failure, "failed", again=retry_available(fault, failure.status))
+
+    def cancel(self) -> None:
+        """Somebody who may has ended it, or nobody watches it and its route ends such runs."""
+        if not self.ended:
+            detail = "The run was cancelled."
+            self._end_without_answer(Failure(CANCELLED, 409, detail), CANCELLED, again=True)
 
     def forget_the_client(self) -> None:
         """A finished run is kept for its text: not for the credentials and the body it was asked with."""
@@ -245,36 +278,34 @@ class Run:
 
     def shut_down(self) -> None:
         """The process ends before the run does."""
-        if self.ended:
-            return
-        detail = "This proxy is shutting down. Please ask again."
-        self.failure = Failure(Fault.INTERNAL, 503, detail)
+        if not self.ended:
+            detail = "This proxy is shutting down. Please ask again."
+            self._end_without_answer(Failure(SHUTDOWN, 503, detail), SHUTDOWN, again=True)
+
+    def _end_without_answer(self, failure: Failure, outcome: str, *, again: bool) -> None:
+        self.failure = failure
         self._end(
-            self._transcript.error("shutdown", retry_available=True, status=503, content=detail), "shutdown"
+            self._transcript.error(
+                failure.code, retry_available=again, status=failure.status, content=failure.detail
+            ),
+            outcome,
         )
-
-    def answers_with_own_status(self, *, takes_json: bool) -> bool:
-        """Whether the requester, who has nothing yet, gets the failure's own status instead of a stream.
-
-        A 2xx that cannot be streamed is an answer only to who can take JSON.
-        """
-        if self.failure is None or self._transcript.has_content:
-            return False
-        answer = self.failure.answer
-        status = self.failure.status if answer is None else answer.status
-        own_status = STEPS[self.failure.fault, Phase.NOTHING] is Step.OWN_STATUS
-        return own_status and (takes_json or status >= 300)
 
     # Inside.
 
-    def _note(self, fault: Fault) -> None:
-        self._faults.append((fault, self.phase))
+    def note(self, fault: Fault) -> None:
+        """Count a failure, also one that is overcome. One of the log store costs this run nothing."""
+        if fault is not Fault.LOG_STORE:
+            self._faults.append((fault, self.phase))
         self._metrics.faults[fault, self.phase].inc()
 
     def _outcome_of_success(self) -> str:
         if not self._faults:
             return "complete"
-        return "recovered" if any(phase is Phase.CONTENT for _, phase in self._faults) else "fell_back"
+        without_live_text = any(
+            fault is Fault.SOURCE_LOST and phase is not Phase.CONTENT for fault, phase in self._faults
+        )
+        return "fell_back" if without_live_text else "recovered"
 
     def _chunks(self, text: str) -> list[str]:
         """The text in words; in one piece for a viewer who was decided to get batch."""
@@ -282,9 +313,10 @@ class Run:
             return [text] if text else []
         chunk = self.call.route.settings.chunk
         low, high = self.decision.chunk_chars or (chunk.min, chunk.max)
-        # A very long text would hold up everybody while its words are made into events.
-        grown = max(1, len(text) // (high * MAX_SECTION_EVENTS))
-        chunker = Chunker(low * grown, high * grown, max(chunk.max_chunk, high * grown))
+        if len(text) > high * MAX_SECTION_EVENTS:
+            # Its words would hold up everybody while they are made into events.
+            return split(text, len(text) // MAX_SECTION_EVENTS)
+        chunker = Chunker(low, high, max(chunk.max_chunk, high))
         return [*chunker.feed(text), *chunker.flush()]
 
     def _say(self, event: Event, known_at: float | None = None) -> None:
@@ -343,9 +375,9 @@ class Run:
         Arms are compared by outcomes, and neither of these says anything about streaming.
         """
         failure = self.failure
-        if failure is None or failure.fault not in {Fault.STATUS, Fault.FAILURE_TEXT}:
+        if failure is None or failure.code not in {Fault.STATUS, Fault.FAILURE_TEXT}:
             return False
-        return failure.fault is Fault.FAILURE_TEXT or failure.status < 500
+        return failure.code == Fault.FAILURE_TEXT or failure.status < 500
 
     def _log_end(self, outcome: str, took_s: float) -> None:
         first = self._first_content_s
@@ -357,7 +389,7 @@ class Run:
                 "mode": self.decision.mode,
                 "source": self.decision.source,
                 "outcome": outcome,
-                "fault": self.failure.fault if self.failure else None,
+                "fault": self.failure.code if self.failure else None,
                 "events": len(self.log),
                 "first_content_ms": None if first is None else round(first * 1000),
                 "took_ms": round(took_s * 1000),

@@ -4,15 +4,25 @@
 """
 
 import asyncio
+import hashlib
 import logging
-from collections import OrderedDict, deque
+from asyncio.events import TimerHandle
+from collections import Counter, OrderedDict, deque
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from time import monotonic
+from typing import Any, Protocol
 
 from flags.decision import Decision
-from proxy.errors import Fault, UpstreamError
+from proxy.breaker import Breaker, result_of
+from proxy.errors import Fault, RequestRefused, UpstreamError
+from proxy.headers import NOT_WHAT_IS_ASKED
 from proxy.identity import Identity
 from proxy.metrics import RouteMetrics
 from proxy.run import Call, Run
 from proxy.settings import MemoryLogSettings
+from proxy.shared import Shared, Watched
 from proxy.sources import Source
 
 logger = logging.getLogger("headgate.runs")
@@ -20,63 +30,246 @@ logger = logging.getLogger("headgate.runs")
 DURATIONS_KEPT = 50
 """Past runs of a route that an ETA is taken from."""
 
+ATTACH_LOOK_S = 0.25
+"""Between two looks whether another replica has begun an awaited run."""
+
+ID_TAKEN = "The id of this run is another one's. Please choose a new one."
+
+MAX_ATTACH_WAITS = 1000
+"""Viewers that may wait for a run which is not there yet; the others are told at once."""
+
+
+class Viewing(Protocol):
+    """Who watches a run, and in what form."""
+
+    run: Watched
+
+    @property
+    def lag_events(self) -> int:
+        """Events of the run that it has not been sent."""
+        ...
+
+    def say_goodbye(self) -> None:
+        """Go, and come back to another replica."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """Everything a run is made of, and how requests for the same are known."""
+
+    call: Call
+    decision: Decision
+    identity: Identity | None
+    metrics: RouteMetrics
+    source: Source
+    run_id: str | None = None
+    """As the client chose it."""
+    idempotency_key: bytes | None = None
+
+    @property
+    def fingerprint(self) -> str:
+        """Equal for requests of one principal with the same target and body."""
+        principal = "" if self.identity is None else self.identity.principal
+        request = self.call.request
+        return _digest(principal, self.call.route.name, request.target, request.body)
+
+    def _same(self) -> str:
+        """Equal for requests that ask for the same, in all that may choose the answer."""
+        headers = sorted(pair for pair in self.call.request.headers if pair[0] not in NOT_WHAT_IS_ASKED)
+        return _digest(self.fingerprint, *(part for pair in headers for part in pair))
+
+    def join_keys(self) -> list[str]:
+        """By what a request finds the run it joins: first while that one runs, then by its idempotency key.
+
+        Nothing joins a run of nobody.
+        """
+        if self.identity is None or not self.call.route.settings.join:
+            return []
+        keys = [self._same()]
+        if self.idempotency_key is not None:
+            keys.append(_digest(self.identity.principal, self.call.route.name, self.idempotency_key))
+        return keys
+
 
 class Runs:
-    """All runs of this process: those in flight, and the finished ones kept for reconnects."""
+    """All runs of this process, and through `shared` those of the other replicas."""
 
-    def __init__(self, bounds: MemoryLogSettings) -> None:
+    def __init__(
+        self, bounds: MemoryLogSettings, shared: Shared | None = None, breaker: Breaker | None = None
+    ) -> None:
         self._bounds = bounds
-        self._tasks: dict[asyncio.Task[None], Run] = {}
+        self._breaker = breaker
+        self._shared = shared
         self._live: dict[str, Run] = {}
-        self._finished: OrderedDict[str, tuple[Run, float]] = OrderedDict()
+        self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._finished: OrderedDict[str, tuple[Run, float, Sequence[str]]] = OrderedDict()
+        """With the time of its end, and the keys it can still be joined by."""
         self._finished_bytes = 0
         self._durations: dict[str, deque[float]] = {}
+        # Indices, so that no request looks through all runs.
+        self._joinable: dict[str, Run] = {}
+        self._by_target: dict[tuple[str, str, bytes], Run] = {}
+        self._live_on: Counter[str] = Counter()
+        self._live_of: Counter[tuple[str, str]] = Counter()
+        # Those who watch, and those who wait for a run to watch.
+        self._viewers: set[Viewing] = set()
+        self._watchers: Counter[str] = Counter()
+        self._grace: dict[str, TimerHandle] = {}
+        self._arrivals: dict[str, set[asyncio.Future[None]]] = {}
+        self._attach_waits = 0
         self.draining = False
+
+    # What there is.
 
     def live_routes(self) -> list[str]:
         """The route of each run in flight."""
-        return [run.call.route.name for run in self._live.values()]
+        return [run.route.name for run in self._live.values()]
+
+    def live_on(self, route: str) -> int:
+        """Runs of a route in flight."""
+        return self._live_on[route]
 
     @property
     def kept(self) -> int:
         """Finished runs that can still be replayed."""
         return len(self._finished)
 
-    def start(
-        self,
-        call: Call,
-        decision: Decision,
-        identity: Identity | None,
-        metrics: RouteMetrics,
-        source: Source,
-    ) -> Run:
-        durations = self._durations.setdefault(call.route.name, deque(maxlen=DURATIONS_KEPT))
-        run = Run(call, decision, identity, metrics, durations)
-        self._live[run.id] = run
-        task = asyncio.get_running_loop().create_task(_execute(run, source))
-        self._tasks[task] = run
-        task.add_done_callback(self._finish)
-        return run
+    @property
+    def lag_events(self) -> int:
+        """How far the slowest viewer is behind its run."""
+        return max((viewer.lag_events for viewer in self._viewers), default=0)
 
     def find(self, run_id: str, identity: Identity | None) -> Run | None:
-        """A run by its id, for its owner; for anybody else there is none."""
-        if identity is None:
-            return None  # all that are nobody would share their runs
+        """A run of this process by its id, for its owner; for anybody else there is none."""
         self.evict()
-        run = self._live.get(run_id) or self._finished.get(run_id, (None, 0.0))[0]
-        return run if run is not None and _principal(run.identity) == _principal(identity) else None
+        run = self._known(run_id)
+        return run if run is not None and _owns(identity, run) else None
+
+    async def look_up(self, run_id: str, identity: Identity | None) -> Watched | None:
+        """A run of any replica by its id, for its owner."""
+        run: Watched | None = self.find(run_id, identity)
+        if run is None and self._shared is not None and self._known(run_id) is None:
+            run = await self._shared.find(run_id)
+        return run if run is not None and _owns(identity, run) else None
+
+    async def attach(self, run_id: str, identity: Identity | None, wait_s: float) -> Watched | None:
+        """The same for a run that may begin within `wait_s`: a page may ask for the events first."""
+        run = await self.look_up(run_id, identity)
+        if run is not None or self._known(run_id) is not None or self._attach_waits >= MAX_ATTACH_WAITS:
+            return run
+        arrived = asyncio.get_running_loop().create_future()
+        waiting = self._arrivals.setdefault(run_id, set())
+        waiting.add(arrived)
+        self._attach_waits += 1
+        due = asyncio.get_running_loop().time() + wait_s
+        try:
+            # Another replica does not say when a run begins there, so it is asked.
+            while (
+                run is None and not arrived.done() and (left_s := due - asyncio.get_running_loop().time()) > 0
+            ):
+                await asyncio.wait({arrived}, timeout=min(left_s, ATTACH_LOOK_S if self._shared else left_s))
+                run = await self.look_up(run_id, identity)
+        finally:
+            self._attach_waits -= 1
+            waiting.discard(arrived)
+            if not waiting:
+                self._arrivals.pop(run_id, None)
+        return run
 
     def live_one(self, call: Call, identity: Identity) -> Run | None:
-        """The run in flight of the same principal, route and path, if there is one."""
-        for run in self._live.values():
-            if (
-                _principal(run.identity) == identity.principal
-                and not run.ended
-                and run.call.route is call.route
-                and run.call.request.target == call.request.target
-            ):
+        """The run in flight of the same principal, route and target, if there is one."""
+        run = self._by_target.get((identity.principal, call.route.name, call.request.target))
+        return run if run is not None and not run.ended else None
+
+    def may_join(self, route: str, identity: Identity) -> bool:
+        """Whether it is worth to compare a request with the runs in flight; says yes too often."""
+        return self._shared is not None or (identity.principal, route) in self._live_of
+
+    async def joinable(self, start: Start) -> Watched | None:
+        """The run that a request may join, if there is one."""
+        keys = start.join_keys()
+        run: Watched | None = self._local(keys)
+        if run is None and self._shared is not None and keys:
+            other = await self._shared.joinable(keys)
+            run = await self.look_up(other, start.identity) if other is not None else None
+        if run is not None:
+            _check_the_same(start, run)
+        return run
+
+    # Beginning, watching and ending.
+
+    async def start(self, start: Start) -> Watched:
+        """Begin a run, or join the one that is the same.
+
+        Raises:
+            RequestRefused: 409, the id is another run's; 422, the idempotency key is another request's.
+        """
+        keys = start.join_keys()
+        run = self._joined(start, keys)
+        if run is not None:
+            return run
+        made = Run(
+            start.call,
+            start.decision,
+            start.identity,
+            start.metrics,
+            self._durations.setdefault(start.call.route.name, deque(maxlen=DURATIONS_KEPT)),
+            run_id=start.run_id,
+            fingerprint=start.fingerprint,
+        )
+        if self._shared is not None:
+            other = await self._shared.claim(made, keys)
+            found = await self.look_up(other, start.identity) if other is not None else None
+            if found is not None:
+                _check_the_same(start, found)
+                return found
+            if other is not None and other == start.run_id:
+                raise RequestRefused(409, ID_TAKEN)
+            # It took a moment: with the store down, another request of this process may have been first.
+            run = self._joined(start, keys)
+            if run is not None:
                 return run
-        return None
+        self._launch(made, keys, start.source)
+        return made
+
+    @contextmanager
+    def watching(self, viewer: Viewing) -> Iterator[None]:
+        """Count a viewer while it is there; a run that nobody watches follows its route's policy."""
+        run = viewer.run
+        self._viewers.add(viewer)
+        self._watchers[run.id] += 1
+        timer = self._grace.pop(run.id, None)
+        if timer is not None:
+            timer.cancel()
+        try:
+            yield
+        finally:
+            self._viewers.discard(viewer)
+            self._watchers[run.id] -= 1
+            if not self._watchers[run.id]:
+                del self._watchers[run.id]
+                self._unwatched(run.id)
+
+    async def cancel(self, run: Watched) -> None:
+        """End a run, here or elsewhere; one that has ended stays as it is."""
+        if run.id in self._live:
+            self.cancel_here(run.id)
+        elif self._shared is not None and not run.log.ended:
+            await self._shared.cancel(run.id)
+
+    def cancel_here(self, run_id: str) -> None:
+        """End a run of this process for its viewers, and close its upstream connection."""
+        run = self._live.get(run_id)
+        if run is not None:
+            run.cancel()
+            self._tasks[run_id].cancel()
+
+    def say_goodbye(self) -> None:
+        """Send the viewers to another replica, where their runs can be read: this process ends."""
+        if self._shared is not None:
+            for viewer in self._viewers:
+                viewer.say_goodbye()
 
     def end_all(self) -> None:
         """End every run in flight for its viewers, truthfully."""
@@ -86,37 +279,146 @@ class Runs:
     async def settled(self, timeout_s: float) -> None:
         """Wait until no run is in flight, watched or not: the upstream's work has effects."""
         if self._tasks:
-            await asyncio.wait(self._tasks, timeout=timeout_s)
+            await asyncio.wait(self._tasks.values(), timeout=timeout_s)
 
     async def aclose(self) -> None:
         """End what still runs, and close its upstream connections."""
         self.end_all()
-        for task in self._tasks:
+        for timer in self._grace.values():
+            timer.cancel()
+        tasks = list(self._tasks.values())
+        for task in tasks:
             task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
-
-    def _finish(self, task: asyncio.Task[None]) -> None:
-        run = self._tasks.pop(task)
-        del self._live[run.id]
-        run.forget_the_client()
-        self._finished[run.id] = (run, asyncio.get_running_loop().time())
-        self._finished_bytes += run.size_bytes
-        self.evict()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
     def evict(self) -> None:
         """Oldest first, until runs, bytes and age are within their bounds."""
         oldest = asyncio.get_running_loop().time() - self._bounds.ttl_s
         while self._finished:
-            run, finished_at = next(iter(self._finished.values()))
+            run, finished_at, keys = next(iter(self._finished.values()))
             within = len(self._finished) <= self._bounds.runs and self._finished_bytes <= self._bounds.bytes
             if within and finished_at > oldest:
                 return
             del self._finished[run.id]
             self._finished_bytes -= run.size_bytes
+            self._forget(run, keys)
+
+    # Inside.
+
+    def _known(self, run_id: str) -> Run | None:
+        run = self._live.get(run_id)
+        if run is None and run_id in self._finished:
+            run = self._finished[run_id][0]
+        return run
+
+    def _local(self, keys: Sequence[str]) -> Run | None:
+        self.evict()
+        for index, key in enumerate(keys):
+            run = self._joinable.get(key)
+            # One may have ended whose task is not put away yet.
+            over = run is not None and run.ended and (index == 0 or run.failure is not None)
+            if run is not None and not over:
+                return run
+        return None
+
+    def _joined(self, start: Start, keys: Sequence[str]) -> Run | None:
+        """The run of this process with the request's id or one of its keys."""
+        run = self._local(keys)
+        if start.run_id is not None and (named := self._known(start.run_id)) is not None:
+            if not _owns(start.identity, named):
+                raise RequestRefused(409, ID_TAKEN)
+            run = named
+        if run is not None:
+            _check_the_same(start, run)
+        return run
+
+    def _launch(self, run: Run, keys: Sequence[str], source: Source) -> None:
+        self._live[run.id] = run
+        self._live_on[run.route.name] += 1
+        self._joinable.update(dict.fromkeys(keys, run))
+        if run.principal is not None:
+            self._live_of[run.principal, run.route.name] += 1
+            self._by_target[run.principal, run.route.name, run.target] = run
+        run.begun()
+        task = asyncio.get_running_loop().create_task(_execute(run, source))
+        self._tasks[run.id] = task
+        task.add_done_callback(lambda _: self._finish(run, keys))
+        for arrived in self._arrivals.pop(run.id, ()):
+            if not arrived.done():
+                arrived.set_result(None)
+
+    def _finish(self, run: Run, keys: Sequence[str]) -> None:
+        del self._tasks[run.id]
+        del self._live[run.id]
+        self._live_on[run.route.name] -= 1
+        if run.principal is not None:
+            _decrease(self._live_of, (run.principal, run.route.name))
+            place = (run.principal, run.route.name, run.target)
+            if self._by_target.get(place) is run:
+                del self._by_target[place]
+        timer = self._grace.pop(run.id, None)
+        if timer is not None:
+            timer.cancel()
+        self._tell_breaker(run)
+        # The same asked again is another run. An idempotency key stays, unless the run has failed: who
+        # repeats that wants it done, and not to be told again.
+        staying = keys[1:] if run.failure is None else ()
+        self._forget(run, [key for key in keys if key not in staying])
+        run.forget_the_client()
+        self._finished[run.id] = (run, asyncio.get_running_loop().time(), staying)
+        self._finished_bytes += run.size_bytes
+        self.evict()
+
+    def _tell_breaker(self, run: Run) -> None:
+        failure = run.failure
+        well = result_of(failure.code if failure else None, failure.status if failure else 200)
+        if self._breaker is not None and well is not None:
+            self._breaker.record(well, monotonic())
+
+    def _forget(self, run: Run, keys: Sequence[str]) -> None:
+        for key in keys:
+            if self._joinable.get(key) is run:
+                del self._joinable[key]
+
+    def _unwatched(self, run_id: str) -> None:
+        run = self._live.get(run_id)
+        if run is not None and run.route.settings.unwatched == "cancel":
+            grace_s = run.route.settings.grace_s
+            self._grace[run_id] = asyncio.get_running_loop().call_later(grace_s, self._grace_is_over, run_id)
+
+    def _grace_is_over(self, run_id: str) -> None:
+        del self._grace[run_id]
+        if self._shared is not None and self._shared.is_watched(run_id):
+            self._unwatched(run_id)
+        else:
+            self.cancel_here(run_id)
 
 
-def _principal(identity: Identity | None) -> str:
-    return "" if identity is None else identity.principal
+def _owns(identity: Identity | None, run: Watched) -> bool:
+    """All that are nobody in particular would share their runs, so they own none."""
+    return identity is not None and run.principal == identity.principal
+
+
+def _check_the_same(start: Start, run: Watched) -> None:
+    if run.fingerprint != start.fingerprint:
+        if run.id == start.run_id:
+            raise RequestRefused(409, ID_TAKEN)
+        raise RequestRefused(422, "This Idempotency-Key was used for another request.")
+
+
+def _decrease(counts: Counter[Any], key: object) -> None:
+    counts[key] -= 1
+    if not counts[key]:
+        del counts[key]
+
+
+def _digest(*parts: str | bytes) -> str:
+    """Of all parts, so that no two lists of them have the same."""
+    digest = hashlib.sha256()
+    for part in parts:
+        data = part.encode() if isinstance(part, str) else part
+        digest.update(b"%d:%b" % (len(data), data))
+    return digest.hexdigest()
 
 
 async def _execute(run: Run, source: Source) -> None:

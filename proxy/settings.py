@@ -128,6 +128,17 @@ def _web_address(value: str) -> str:
     return value
 
 
+def _store(value: SecretStr) -> SecretStr:
+    try:
+        parts = urlsplit(value.get_secret_value())
+        found = parts.path if parts.scheme == "unix" else parts.hostname and parts.port != 0
+    except ValueError:  # its text may hold the password
+        found = None
+    if not found or parts.scheme not in {"redis", "rediss", "unix"}:
+        raise ValueError("must be redis://HOST:PORT, rediss://HOST:PORT or unix:///PATH")
+    return value
+
+
 def _one_or_many(value: Any) -> Any:
     return [value] if isinstance(value, str) else value
 
@@ -191,6 +202,17 @@ class ForwardingSettings(Block):
     """Whose `Host` the upstream sees. With `client` its redirects point where the client is."""
 
 
+class BreakerSettings(Block):
+    """When the upstream fails again and again, no streams begin for a while: everybody gets batch."""
+
+    failures: int = Field(default=5, ge=1, le=1000)
+    """Runs that fail one after another, by the upstream's fault."""
+    window_s: Seconds = 60
+    """Within this time."""
+    open_s: Seconds = 15
+    """So long; then one run tries."""
+
+
 class UpstreamSettings(Block):
     """The existing batch API."""
 
@@ -200,6 +222,7 @@ class UpstreamSettings(Block):
     tls: TlsSettings = TlsSettings()
     pool: PoolSettings = PoolSettings()
     forwarding: ForwardingSettings = ForwardingSettings()
+    breaker: BreakerSettings = BreakerSettings()
 
 
 class FlagSettings(Block):
@@ -261,10 +284,26 @@ class MemoryLogSettings(Block):
     """No longer than this after their end."""
 
 
+class ValkeyLogSettings(Block):
+    """Runs shared by all replicas and workers, in Valkey or Redis (6.2 or later, one server, no cluster)."""
+
+    url: Annotated[SecretStr, AfterValidator(_store)]
+    """`redis://USER:PASSWORD@HOST:PORT/DB`; `rediss://` for TLS, `unix://` for a socket."""
+    key: SecretStr = Field(min_length=32)
+    """Secret of 32 characters or more that everything stored is encrypted with; the same for all replicas.
+    With another one, runs that are stored already cannot be read."""
+    prefix: str = Field(default="headgate", pattern=r"^[A-Za-z0-9_.:-]{1,64}$")
+    """Begins the name of every key, so that several Headgates can share one store."""
+    ttl_s: Seconds = 600
+    """A run is kept no longer than this after its end."""
+
+
 class EventLogSettings(Block):
     """Where runs keep their events."""
 
     memory: MemoryLogSettings = MemoryLogSettings()
+    valkey: ValkeyLogSettings | None = None
+    """Also there, so that every replica can show the runs of every other one."""
 
 
 class LogSettings(Block):
@@ -370,6 +409,23 @@ class RouteSettings(Block):
     """Send `progress` events while there is no text."""
     progress_s: Annotated[float, Field(gt=0, le=10)] = 10.0
     """At most so long between two of them."""
+    replay: Literal["never", "safe"] = "never"
+    """Whether a request may be sent to the upstream again after it failed half-way. `safe` is a promise
+    that a repetition does no harm. One of which no byte was sent, or that the upstream answered with 429
+    or 503 and a short `Retry-After`, is sent again in any case."""
+    join: bool = True
+    """A request that is the same as one in flight, by the same principal, gets the answer of that one, and
+    so does one with its `Idempotency-Key`. `false` where repetition is meant."""
+    unwatched: Literal["finish", "cancel"] = "finish"
+    """What becomes of a run that nobody watches: the upstream finishes its work, or it is ended."""
+    grace_s: Seconds = 30
+    """With `unwatched: cancel`, seconds that a viewer has to come back."""
+    max_runs: int = Field(default=500, ge=1)
+    """Runs in flight per process. Over it, requests get the batch answer; those that take nothing but
+    events get 503."""
+    batch_heartbeat_s: Annotated[float, Field(gt=0, le=300)] | None = None
+    """Send a space whenever the batch answer has been silent for so long, for clients behind something that
+    cuts idle connections. The first space commits status 200 and JSON, whatever the upstream says later."""
     chunk: ChunkSettings = ChunkSettings()
     flush_hz: float = Field(default=30.0, ge=1, le=1000)
     """At most so many writes a second to one viewer."""
@@ -459,6 +515,11 @@ class Settings(Block):
     log: LogSettings = LogSettings()
     client_keep_alive_s: Seconds = 75
     """Idle client connections are closed after this."""
+    attach_wait_s: Annotated[float, Field(ge=0, le=60)] = 5
+    """How long the events of a run that has not begun yet are waited for."""
+    drain_s: Annotated[float, Field(ge=0, le=3600)] = 20
+    """Seconds that runs and answers get to finish after SIGTERM. Set it to your longest answer, and the
+    grace period of whatever stops Headgate to 10 seconds more."""
     routes: list[RouteSettings] = []
     """Endpoints that can stream; everything else is relayed."""
 

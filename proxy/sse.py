@@ -15,7 +15,7 @@ from typing import Final
 
 import orjson
 
-from proxy.events import Event
+from proxy.events import Event, EventType
 
 HEARTBEAT: Final = b": hb\n"
 """Between events only. With a blank line after it, one client delivers an empty message and POSTs again."""
@@ -34,28 +34,36 @@ _FOREIGN_LINE_ENDS: Final = (
 )
 
 
-def encode(event: Event, event_id: str, retry_ms: int | None = None) -> bytes:
+def encode(event: Event, event_id: str | None, retry_ms: int | None = None) -> bytes:
     """One event as one block.
 
     JSON escapes CR, LF and NUL, so no text can end the `data` line or the block.
 
     Args:
         event: what to say.
-        event_id: visible ASCII, not empty.
+        event_id: visible ASCII, not empty; None for a block after which a client keeps the id it has.
         retry_ms: how long a client should wait before it reconnects; belongs in the first block of a stream.
 
     Raises:
         ValueError: the id has other characters; `retry_ms` is negative; the event holds something that is not
             JSON, or a lone surrogate, which has no UTF-8.
     """
+    payload = _json(event)
+    if event_id is None:
+        return b"data: %b\n\n" % payload
     if not _ID.fullmatch(event_id):
         raise ValueError(f"not an event id: {event_id!r}")
-    payload = _json(event)
     if retry_ms is None:
         return b"id: %b\ndata: %b\n\n" % (event_id.encode(), payload)
     if retry_ms < 0:
         raise ValueError(f"retry is a number of milliseconds: {retry_ms}")
     return b"id: %b\nretry: %d\ndata: %b\n\n" % (event_id.encode(), retry_ms, payload)
+
+
+def decode(block: bytes) -> Event:
+    """The event of a block that `encode` made."""
+    said = orjson.loads(block[block.index(b"data: ") + len(b"data: ") :])
+    return Event(EventType(said["type"]), said["panel"], said["stage"], said["content"], said["metadata"])
 
 
 def _json(event: Event) -> bytes:

@@ -116,10 +116,13 @@ class Answer:
         return next((value for n, value in self.headers if n == name), None)
 
     @property
-    def is_framed(self) -> bool:
-        """Whether it said where it ends. One that ends with its connection may have been cut anywhere."""
+    def flaw(self) -> Fault:
+        """What a body that cannot be read is. One that ends with its connection may have been cut anywhere:
+        nothing else said where it ends.
+        """
         framed = (self.header(b"content-length"), self.header(b"transfer-encoding"))
-        return self.status in BODILESS_STATUS or any(value is not None for value in framed)
+        says_its_end = self.status in BODILESS_STATUS or any(value is not None for value in framed)
+        return Fault.MALFORMED if says_its_end else Fault.TRUNCATED
 
 
 class Connection(asyncio.Protocol):
@@ -510,10 +513,11 @@ class Connection(asyncio.Protocol):
 class Exchange:
     """One request and its answer: `with upstream.exchange("GET") as exchange`. The block owns it."""
 
-    __slots__ = ("_aborted", "_connection", "_replay", "_upstream", "method")
+    __slots__ = ("_aborted", "_connection", "_fresh", "_replay", "_upstream", "method")
 
-    def __init__(self, upstream: "Upstream", method: str) -> None:
+    def __init__(self, upstream: "Upstream", method: str, *, fresh: bool) -> None:
         self.method = method
+        self._fresh = fresh
         self._upstream = upstream
         self._connection: Connection | None = None
         self._replay: bytes | None = None
@@ -541,7 +545,7 @@ class Exchange:
             UpstreamUnreachable: no connection within `connect_s`.
             UpstreamBusy: `max_connections` are in use.
         """
-        connection = self._upstream.reuse() or await self._upstream.connect()
+        connection = (None if self._fresh else self._upstream.reuse()) or await self._upstream.connect()
         self._take(connection)
         connection.write(data)
         if whole:
@@ -617,16 +621,21 @@ class Upstream:
     def in_use(self) -> int:
         return self._in_use
 
-    def exchange(self, method: str) -> Exchange:
-        return Exchange(self, method)
+    def exchange(self, method: str, *, fresh: bool = False) -> Exchange:
+        """One exchange; `fresh` on a connection of its own making.
 
-    async def fetch(self, request: Request, *, max_bytes: int) -> Answer:
+        The upstream may close a kept connection just as it is written to. A call that has effects, and
+        must not be sent again, is lost then; beside one that takes a minute a connection costs nothing.
+        """
+        return Exchange(self, method, fresh=fresh)
+
+    async def fetch(self, request: Request, *, max_bytes: int, fresh: bool = False) -> Answer:
         """The whole answer to a whole request.
 
         Raises:
             UpstreamError: as the tree in `proxy.errors` says; a body over `max_bytes` is malformed.
         """
-        with self.exchange(request.method) as exchange:
+        with self.exchange(request.method, fresh=fresh) as exchange:
             await exchange.send(request.wire(), whole=True)
             await exchange.head()
             parts: list[bytes] = []

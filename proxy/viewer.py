@@ -2,22 +2,38 @@
 
 Nothing is sent until there is text, an end, or `commit_after` is over: until then a failure still has
 its own status (design, section 3, commit policy).
+
+A slow viewer costs the others nothing: it is behind by itself alone. First its chunks grow, then it gets
+each text as it is instead of what it missed, and then it is cut, to come back with its cursor.
 """
 
 import asyncio
+import random
 from collections.abc import Sequence
 from enum import StrEnum
 
-from proxy.errors import problem
-from proxy.event_log import Entry
-from proxy.headers import BODILESS_STATUS, response_headers
+from proxy.batch_viewer import send_answer
+from proxy.catch_up import merged, snapshot
+from proxy.event_log import Entry, LogReader
 from proxy.metrics import RouteMetrics
-from proxy.relay import TITLES, Receive, Send
-from proxy.run import Run
+from proxy.relay import Receive, Send
+from proxy.shared import Watched
 from proxy.sse import HEARTBEAT
 
 FLUSH_BYTES = 64 * 1024
 """At most so many bytes in one write; a long replay takes several."""
+
+GROW_S = 0.25
+"""A viewer whose next event is older than this, and than a flush may be, gets larger chunks."""
+
+SNAPSHOT_S = 5.0
+"""A viewer whose next event is older than this gets a snapshot of each text that has changed."""
+
+MAX_SNAPSHOTS = 3
+"""So often; a viewer that is that slow once more is cut."""
+
+GOODBYE_MS = (1000, 8000)
+"""Bounds of the `retry:` of those sent away, so that they do not all come back at once."""
 
 STREAM_HEADERS = [
     (b"content-type", b"text/event-stream; charset=utf-8"),
@@ -35,121 +51,186 @@ class ViewEnd(StrEnum):
     ANSWERED = "answered"
     """It has the failure's own status instead of a stream."""
     LEFT = "left"
+    SENT_AWAY = "sent_away"
+    """Cut without a terminal event, to come back with its cursor."""
 
 
 class Viewer:
-    """Serves one run to one client."""
+    """Serves one run to one client.
 
-    def __init__(self, run: Run, metrics: RouteMetrics, receive: Receive, send: Send) -> None:
-        self._run = run
+    Args:
+        run: here or at another replica.
+        metrics: of its route.
+        receive: of the ASGI request.
+        send: of the ASGI request.
+        expires_at: the loop's time when the client's token ends; then it is sent away.
+    """
+
+    def __init__(
+        self,
+        run: Watched,
+        metrics: RouteMetrics,
+        receive: Receive,
+        send: Send,
+        *,
+        expires_at: float | None = None,
+    ) -> None:
+        self.run = run
         self._metrics = metrics
         self._receive = receive
         self._send = send
+        self._expires_at = expires_at
         self._left = False
+        self._must_go = False
+        self._sent = 0
+        self._snapshots = 0
+        self._flush_s = 1 / run.route.settings.flush_hz
         self._loop = asyncio.get_running_loop()
-        self._came_at = self._wrote_at = self._loop.time()
+        self._reader = LogReader(run.log)
+        self._came_at = self._wrote_at = self._sending_since = self._loop.time()
 
-    async def serve(self, *, after: int = 0, takes_json: bool = False) -> ViewEnd:
-        """Send everything beyond `after`, to the terminal event."""
+    @property
+    def lag_events(self) -> int:
+        """Events that it has not been sent."""
+        return len(self.run.log) - self._sent
+
+    def say_goodbye(self) -> None:
+        """Send it away at its next safe point: between two events."""
+        self._must_go = True
+        self._reader.wake()
+
+    async def serve(self, *, after: int | None = 0, takes_json: bool = False) -> ViewEnd:
+        """Send everything beyond `after`, to the terminal event. None: a snapshot instead of a replay."""
         watch = self._loop.create_task(self._watch())
         self._metrics.viewers.inc()
         try:
             await self._hold()
             if self._left:
                 return ViewEnd.LEFT
-            if not self._run.headers_sent and self._run.answers_with_own_status(takes_json=takes_json):
-                await self._answer()
-                return ViewEnd.ANSWERED
-            await self._commit()
+            run = self.run
+            if run.failure is not None and not (run.headers_sent or run.log.has_content):
+                status = run.failure.status if run.answer is None else run.answer.status
+                # A 2xx that cannot be streamed is an answer only to who can take JSON.
+                if takes_json or status >= 300:
+                    await send_answer(run, self._send)
+                    return ViewEnd.ANSWERED
             return await self._stream(after)
         finally:
             self._metrics.viewers.dec()
+            self._reader.close()
             watch.cancel()
 
     async def _watch(self) -> None:
         while (await self._receive())["type"] != "http.disconnect":
             pass
         self._left = True
-        self._run.log.wake()
+        self._reader.wake()
 
     async def _hold(self) -> None:
         """Wait for the first text, the end, or the end of `commit_after`, whichever comes first."""
-        run = self._run
-        due = run.started_at + run.call.route.settings.commit_after
-        while not (run.has_content or run.ended or self._left):
-            left_s = due - self._loop.time()
-            if left_s <= 0:
-                return
-            await run.log.wait_beyond(len(run.log), left_s)
+        log = self.run.log
+        due = self.run.started_at + self.run.route.settings.commit_after
+        while (
+            not (log.has_content or log.ended or self._left or self._is_to_go()) and self._loop.time() < due
+        ):
+            await self._reader.wait(due)
 
-    async def _answer(self) -> None:
-        failure = self._run.failure
-        assert failure is not None
-        if failure.answer is not None:
-            status, body = failure.answer.status, failure.answer.body
-            headers = response_headers(failure.answer.headers, status)
-            if status not in BODILESS_STATUS and not any(name == b"content-length" for name, _ in headers):
-                headers.append((b"content-length", b"%d" % len(body)))
+    async def _stream(self, after: int | None) -> ViewEnd:
+        await self._commit()
+        self._sending_since = (
+            self._loop.time()
+        )  # while the headers were held, it was not the viewer that was slow
+        log, settings = self.run.log, self.run.route.settings
+        if after is None and not self._is_to_go():
+            if await self._send_snapshot():
+                return ViewEnd.TOLD
         else:
-            status = failure.status
-            headers, body = problem(status, TITLES.get(status, "Error"), failure.detail)
-        await self._send({"type": "http.response.start", "status": status, "headers": headers})
-        await self._send({"type": "http.response.body", "body": body, "more_body": False})
+            self._sent = after or 0
+        pause_until = 0.0
+        while not self._left:
+            now = self._loop.time()
+            if self._is_to_go():
+                return await self._send_away()
+            if self._sent == len(log):
+                # Counted from the last byte: a log also wakes its readers when there is nothing to read.
+                due = self._wrote_at + settings.heartbeat_s
+                if now >= due:
+                    await self._write(HEARTBEAT)
+                else:
+                    await self._reader.wait(due if self._expires_at is None else min(due, self._expires_at))
+            elif now < pause_until:
+                await self._reader.wait(pause_until)
+            elif await self._send_more(now):
+                return ViewEnd.TOLD
+            elif self._sent == len(log):
+                pause_until = self._loop.time() + min(self._flush_s, settings.heartbeat_s)
+        return ViewEnd.LEFT
 
     async def _commit(self) -> None:
-        run, decision = self._run, self._run.decision
-        run.headers_sent = True
-        told = f"{decision.mode};reason={decision.reason};source={decision.source}"
+        self.run.headers_sent = True
         headers = [
             *STREAM_HEADERS,
-            (b"headgate-run", run.id.encode()),
-            (b"headgate-decision", told.encode()),
+            (b"headgate-run", self.run.id.encode()),
+            (b"headgate-decision", self.run.told.encode()),
         ]
         await self._send({"type": "http.response.start", "status": 200, "headers": headers})
-
-    async def _stream(self, after: int) -> ViewEnd:
-        settings = self._run.call.route.settings
-        log, sent = self._run.log, after
         await self._write(HEARTBEAT)
-        while not self._left:
-            batch = _fitting(log.after(sent))
-            if batch:
-                ended = batch[-1].is_terminal
-                await self._write(b"".join(entry.wire for entry in batch), last=ended)
-                self._observe(batch)
-                sent = batch[-1].seq
-                if ended:
-                    return ViewEnd.TOLD
-                if sent == len(log):
-                    await asyncio.sleep(min(1 / settings.flush_hz, settings.heartbeat_s))
-                continue
-            # Counted from the last byte: a log also wakes its readers when there is nothing more to read.
-            silence_s = self._wrote_at + settings.heartbeat_s - self._loop.time()
-            if silence_s <= 0:
-                await self._write(HEARTBEAT)
-            else:
-                await log.wait_beyond(sent, silence_s)
-        return ViewEnd.LEFT
+
+    async def _send_more(self, now: float) -> bool:
+        """The next events, in a form that suits how far the viewer is behind; True after the terminal one."""
+        entries = _fitting(self.run.log.after(self._sent))
+        behind_s = now - max(entries[0].known_at, self._sending_since)
+        if behind_s > SNAPSHOT_S:
+            self._snapshots += 1
+            if self._snapshots > MAX_SNAPSHOTS:
+                self._must_go = True
+                return False
+            return await self._send_snapshot()
+        grow = behind_s > GROW_S + self._flush_s and len(entries) > 1
+        wire = merged(self.run.id, entries) if grow else b"".join([entry.wire for entry in entries])
+        last = entries[-1]
+        await self._write(wire, last=last.is_terminal)
+        self._sent = last.seq
+        self._observe(entries)
+        return last.is_terminal
+
+    async def _send_snapshot(self) -> bool:
+        """Each text that has changed, as it is now; True if the run has ended."""
+        log = self.run.log
+        ended, end = log.ended, len(log)
+        wire = snapshot(self.run.id, log.up_to(end), self._sent)
+        for at in range(0, len(wire), FLUSH_BYTES):
+            await self._write(wire[at : at + FLUSH_BYTES], last=ended and at + FLUSH_BYTES >= len(wire))
+        self._sent = end
+        return ended
+
+    async def _send_away(self) -> ViewEnd:
+        """Cut between two events: without a terminal one, a client comes back with its cursor."""
+        # A single line end: with a blank line, some clients take the block for an empty message.
+        await self._write(b"retry: %d\n" % random.randint(*GOODBYE_MS))
+        return ViewEnd.SENT_AWAY
+
+    def _is_to_go(self) -> bool:
+        return self._must_go or (self._expires_at is not None and self._loop.time() >= self._expires_at)
 
     async def _write(self, data: bytes, *, last: bool = False) -> None:
         self._wrote_at = self._loop.time()
         await self._send({"type": "http.response.body", "body": data, "more_body": not last})
 
-    def _observe(self, batch: list[Entry]) -> None:
+    def _observe(self, entries: Sequence[Entry]) -> None:
         """Delivery of the text that waited longest in this write; for a replay, since its viewer came."""
-        known = [entry.known_at for entry in batch if entry.is_content]
-        if known:
-            delay_s = max(0.0, self._loop.time() - max(min(known), self._came_at))
-            self._metrics.delivery[self._run.decision.source].observe(delay_s)
+        for entry in entries:
+            if entry.is_content:
+                delay_s = max(0.0, self._loop.time() - max(entry.known_at, self._came_at))
+                self._metrics.delivery[self.run.source].observe(delay_s)
+                return
 
 
-def _fitting(entries: Sequence[Entry]) -> list[Entry]:
-    """The first entries that fit one write; at least one, if there is one."""
-    batch: list[Entry] = []
+def _fitting(entries: Sequence[Entry]) -> Sequence[Entry]:
+    """The first entries that fit one write; at least one."""
     size = 0
-    for entry in entries:
+    for count, entry in enumerate(entries):
         size += len(entry.wire)
-        if batch and size > FLUSH_BYTES:
-            break
-        batch.append(entry)
-    return batch
+        if count and size > FLUSH_BYTES:
+            return entries[:count]
+    return entries

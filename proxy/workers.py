@@ -14,8 +14,8 @@ from prometheus_client.multiprocess import mark_process_dead
 
 from proxy.admin import MULTIPROCESS_DIR
 
-STOP_S = 30.0
-"""Seconds after SIGTERM until a worker that still lives is killed; more than a worker's own drain."""
+STOP_S = 10.0
+"""Seconds beyond a worker's own drain until it is killed, if it still lives after SIGTERM."""
 
 RESTART_S = 1.0
 """At least so long between two starts of one worker, so that one that cannot start does not spin."""
@@ -33,7 +33,10 @@ class Workers:
         config: Path,
         sockets: tuple[socket.socket, socket.socket],
         state_dir: Path,
+        *,
+        drain_s: float,
     ) -> None:
+        self._drain_s = drain_s
         self._context = multiprocessing.get_context("spawn")
         self._count = count
         self._work = work
@@ -52,7 +55,7 @@ class Workers:
         for process in self._processes:
             if process.is_alive() and process.pid is not None:
                 process.terminate()
-        deadline = time.monotonic() + STOP_S
+        deadline = time.monotonic() + self._drain_s + STOP_S
         for process in self._processes:
             process.join(max(0.0, deadline - time.monotonic()))
             if process.is_alive():

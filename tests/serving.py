@@ -77,7 +77,7 @@ async def headgate(
     parsed = Settings.model_validate(
         {
             "admin_token": ADMIN_TOKEN,
-            "upstream": {"url": upstream_url, **(upstream or {})},
+            "upstream": {"url": upstream_url, "breaker": {"failures": 1000}, **(upstream or {})},
             "flags": {"file": str(flag_file)},
             "routes": routes or [],
             **settings,

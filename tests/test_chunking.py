@@ -8,7 +8,7 @@ import regex
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from proxy.chunking import Chunker
+from proxy.chunking import Chunker, split
 
 FAMILY = "👨‍👩‍👧‍👦"
 FLAG = "🇨🇭"
@@ -202,3 +202,23 @@ def test_a_long_text_is_cut_in_seconds(unit: str, size: int) -> None:
     chunks = fed([text[at : at + size] for at in range(0, len(text), size)])
     assert time.process_time() - start < 2
     assert sum(map(len, chunks)) == len(text)
+
+
+@given(st.text(max_size=400), st.integers(1, 60))
+def test_a_long_text_is_split_into_itself(text: str, size: int) -> None:
+    """Joined, the pieces are the text, and no character a reader sees is cut."""
+    pieces = split(text, size)
+
+    assert "".join(pieces) == text
+    assert all(pieces)
+    ends = {found.end() for found in regex.finditer(r"\X", text)}
+    assert set(accumulate(map(len, pieces))) <= ends
+
+
+def test_a_long_text_is_split_behind_spaces() -> None:
+    """As near to the size as there is one."""
+    pieces = split("fever and chills " * 100, 100)
+
+    assert {piece[-1] for piece in pieces} == {" "}
+    assert max(map(len, pieces)) <= 100
+    assert min(map(len, pieces[:-1])) > 80

@@ -3,12 +3,16 @@
 import json
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from proxy.catch_up import snapshot
+from proxy.event_log import EventLog
+from proxy.events import Event
+from proxy.sse import Decoder, decode
 from tests.golden import OURS, payload, wire
 
 HERE = Path(__file__).parent / "clients"
@@ -26,6 +30,25 @@ CLIENTS = [
 ]
 DEADLINE_S = 60
 
+
+def _streams() -> dict[str, tuple[bytes, Sequence[Event]]]:
+    """Bytes and what they say: the golden ones, and what only some viewers get."""
+    streams: dict[str, tuple[bytes, Sequence[Event]]] = {
+        name: (wire(events), events) for name, events in OURS.items()
+    }
+    events = OURS["two-panels"]
+    log = EventLog("run", 1000)
+    for event in events:
+        log.append(event, 0.0)
+    caught_up = snapshot("run", log.up_to(len(log)), 0)
+    said = Decoder(max_event_bytes=1 << 20).feed(caught_up)
+    streams["snapshot"] = caught_up, [decode(b"data: " + block.data.encode()) for block in said]
+    streams["sent-away"] = wire(events[:-1]) + b"retry: 4711\n", events[:-1]
+    return streams
+
+
+STREAMS = _streams()
+
 NODE = Path(sys.executable).with_name("node")
 """Of the locked dependencies: the libraries want a newer one than Debian has."""
 
@@ -41,8 +64,8 @@ def reports(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Any]
     if missing := _missing():
         pytest.skip(f"the client libraries are not here: {missing}")
     folder = tmp_path_factory.mktemp("streams")
-    for name, events in OURS.items():
-        (folder / f"{name}.sse").write_bytes(wire(events))
+    for name, (stream, _) in STREAMS.items():
+        (folder / f"{name}.sse").write_bytes(stream)
     running = {client: _start(client, folder) for client in ["reads", *CLIENTS]}
     try:
         yield {client: _report(client, process) for client, process in running.items()}
@@ -78,7 +101,7 @@ def test_a_client_delivers_our_events_and_nothing_else(
     streams = reports[client]["streams"]
 
     delivered = {name: stream[cut]["delivered"] for name, stream in streams.items()}
-    assert delivered == {name: [payload(event) for event in events] for name, events in OURS.items()}
+    assert delivered == {name: [payload(event) for event in events] for name, (_, events) in STREAMS.items()}
 
 
 @pytest.mark.parametrize("client", CLIENTS)

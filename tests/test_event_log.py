@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from proxy.event_log import EventLog
+from proxy.event_log import EventLog, LogReader
 from proxy.events import Transcript
 
 pytestmark = pytest.mark.anyio
@@ -55,27 +55,62 @@ async def test_the_log_knows_its_end_and_what_is_text() -> None:
 
 
 async def test_readers_wait_until_there_is_more() -> None:
-    """Any number of readers wake at the next entry; one that is behind does not wait at all."""
+    """Any number of readers wake at the next entry; what came since the last wait counts."""
+    loop = asyncio.get_running_loop()
     log = filled(1)
-    assert await log.wait_beyond(1, 0.001) is True
-    readers = [asyncio.create_task(log.wait_beyond(2, 10)) for _ in range(5)]
+    readers = [LogReader(log) for _ in range(5)]
+    waits = [asyncio.create_task(reader.wait(loop.time() + 10)) for reader in readers]
     await asyncio.sleep(0)
-    assert not any(reader.done() for reader in readers)
+    assert not any(wait.done() for wait in waits)
 
     transcript = Transcript()
     log.append(transcript.stage_start("chat", "t", index=0, total_expected=1), 0.0)
+    async with asyncio.timeout(5):
+        await asyncio.gather(*waits)
 
-    assert await asyncio.gather(*readers) == [True] * 5
+        log.append(transcript.chunk("t", "word"), 0.0)
+        await readers[0].wait(loop.time() + 10)
+    for reader in readers:
+        reader.close()
 
 
 async def test_waiting_has_an_end() -> None:
-    """False when nothing came; a wake without an entry lets a reader look again."""
+    """At the time that was given, or sooner: a reader looks again."""
+    loop = asyncio.get_running_loop()
+    reader = LogReader(filled(1))
+    due = loop.time() + 0.02
+
+    async with asyncio.timeout(5):
+        while loop.time() < due:
+            await reader.wait(due)
+
+        later = asyncio.create_task(reader.wait(loop.time() + 10))
+        await asyncio.sleep(0)
+        reader.wake()
+        await later
+    reader.close()
+
+
+async def test_a_reader_that_is_closed_is_not_called() -> None:
+    """A log does not hold on to those that have left."""
     log = filled(1)
-    assert await log.wait_beyond(2, 0.001) is False
-
-    reader = asyncio.create_task(log.wait_beyond(2, 10))
-    await asyncio.sleep(0)
+    reader = LogReader(log)
+    reader.close()
     log.wake()
+    waiting = asyncio.create_task(reader.wait(asyncio.get_running_loop().time() + 0.02))
+    log.wake()
+    await asyncio.sleep(0)
 
-    assert await reader is True
-    assert len(log) == 2
+    assert not waiting.done()
+    await waiting
+
+
+async def test_an_entry_of_another_replica_is_taken_as_it_is() -> None:
+    """Copied entry by entry, a log is the same."""
+    log, copy = filled(3), EventLog("run", 1500)
+    for entry in log.after(0):
+        copy.take(entry)
+
+    assert copy.after(0) == log.after(0)
+    assert copy.size_bytes == log.size_bytes
+    assert copy.has_content is log.has_content is True

@@ -5,6 +5,7 @@ import json
 from collections import deque
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import count
 from typing import Any
 
 import pytest
@@ -20,7 +21,7 @@ from proxy.identity import Identity
 from proxy.metrics import Metrics, RouteMetrics
 from proxy.routes import Route
 from proxy.run import MAX_SECTION_EVENTS, Call, Run
-from proxy.runs import Runs
+from proxy.runs import Runs, Start
 from proxy.settings import MemoryLogSettings, RouteSettings
 from proxy.sse import Decoder
 from proxy.upstream import Answer, Request
@@ -33,6 +34,7 @@ BOB = Identity("bob's", "bob")
 STREAM = Decision(Mode.STREAM, Arm.STREAM, "batch", Reason.FLAG_ON)
 SENTENCE = "Error generating response: none"
 JSON = [(b"content-type", b"application/json")]
+numbers = count()
 
 
 class Bench:
@@ -48,7 +50,9 @@ class Bench:
         return Call(self.route, {"case_id": "7"}, Request("POST", target, [], body))
 
     def run(self, durations: tuple[float, ...] = (), decision: Decision = STREAM) -> Run:
-        return Run(self.call(), decision, ANN, self.metrics, deque(durations))
+        run = Run(self.call(), decision, ANN, self.metrics, deque(durations))
+        run.begun()
+        return run
 
     def sample(self, name: str, **labels: str) -> float:
         return self.registry.get_sample_value(f"headgate_{name}", {"route": "start", **labels}) or 0.0
@@ -254,8 +258,8 @@ async def test_json_that_ends_with_its_connection_too_early_is_no_answer() -> No
         run.settle(Answer(200, headers, cut))
 
         assert run.failure is not None
-        assert run.failure.fault == code
-        assert (run.failure.answer is None) == (code == "truncated")
+        assert run.failure.code == code
+        assert (run.answer is None) == (code == "truncated")
 
 
 async def test_a_byte_order_mark_is_ignored() -> None:
@@ -423,15 +427,21 @@ class Gated:
         return self.reply
 
 
-def started(runs: Runs, bench: Bench, source: Gated, identity: Identity | None = ANN, **call: bytes) -> Run:
-    return runs.start(bench.call(**call), STREAM, identity, bench.metrics, source)
+async def started(
+    runs: Runs, bench: Bench, source: Gated, identity: Identity | None = ANN, **more: Any
+) -> Run:
+    """A run of its own: the target differs from that of any other."""
+    call = more.pop("call", None) or bench.call(f"/api/cases/7/start?{next(numbers)}".encode())
+    run = await runs.start(Start(call, STREAM, identity, bench.metrics, source, **more))
+    assert isinstance(run, Run)
+    return run
 
 
-async def finished(runs: Runs, bench: Bench, reply: bytes = answer(), **call: bytes) -> Run:
+async def finished(runs: Runs, bench: Bench, reply: bytes = answer()) -> Run:
     source = Gated(good(reply))
     source.go.set()
     before = len(runs.live_routes())
-    run = started(runs, bench, source, **call)
+    run = await started(runs, bench, source)
     await eventually(lambda: run.ended and len(runs.live_routes()) == before)
     return run
 
@@ -439,7 +449,7 @@ async def finished(runs: Runs, bench: Bench, reply: bytes = answer(), **call: by
 async def test_kept_runs_have_a_bound_in_number() -> None:
     """The oldest finished run goes first; runs in flight do not count."""
     runs, bench = Runs(MemoryLogSettings(runs=2)), Bench()
-    live = started(runs, bench, Gated(good(b"{}")))
+    live = await started(runs, bench, Gated(good(b"{}")))
     kept = [await finished(runs, bench) for _ in range(4)]
 
     assert [runs.find(run.id, ANN) for run in kept] == [None, None, *kept[2:]]
@@ -480,7 +490,7 @@ async def test_a_run_belongs_to_its_principal() -> None:
     """For anybody else, and for nobody in particular, there is no such run."""
     runs, bench = Runs(MemoryLogSettings()), Bench()
     source = Gated(good(b"{}"))
-    run = started(runs, bench, source)
+    run = await started(runs, bench, source, call=bench.call())
 
     assert runs.find(run.id, ANN) is run
     assert runs.find(run.id, BOB) is None
@@ -498,7 +508,7 @@ async def test_an_unexpected_error_still_ends_the_run() -> None:
     runs, bench = Runs(MemoryLogSettings()), Bench()
     source = Gated(ZeroDivisionError("oh"))
     with logged() as lines:
-        run = started(runs, bench, source)
+        run = await started(runs, bench, source)
         source.go.set()
         await eventually(lambda: run.ended)
 
@@ -514,7 +524,7 @@ async def test_a_finished_run_keeps_nothing_of_its_client() -> None:
     call = replace(
         bench.call(body=b"secret"), request=Request("POST", b"/x", [(b"cookie", b"s=1")], b"secret")
     )
-    run = runs.start(call, STREAM, ANN, bench.metrics, source)
+    run = await started(runs, bench, source, call=call)
     assert run.size_bytes >= len(b"secret")
     source.go.set()
     await eventually(lambda: runs.kept == 1)
@@ -525,7 +535,7 @@ async def test_a_finished_run_keeps_nothing_of_its_client() -> None:
 async def test_a_run_of_nobody_is_found_by_nobody() -> None:
     """All that are nobody in particular would share it."""
     runs, bench = Runs(MemoryLogSettings()), Bench()
-    run = started(runs, bench, Gated(good(answer())), identity=None)
+    run = await started(runs, bench, Gated(good(answer())), identity=None)
 
     assert runs.find(run.id, None) is None
     await runs.aclose()
@@ -535,7 +545,7 @@ async def test_settling_waits_for_runs_that_nobody_watches() -> None:
     """The upstream's work has effects; but no longer than it is told to."""
     runs, bench = Runs(MemoryLogSettings()), Bench()
     source = Gated(good(answer()))
-    run = started(runs, bench, source)
+    run = await started(runs, bench, source)
     await runs.settled(0.01)
     assert not run.ended
     asyncio.get_running_loop().call_later(0.02, source.go.set)
@@ -548,7 +558,7 @@ async def test_settling_waits_for_runs_that_nobody_watches() -> None:
 async def test_closing_ends_every_run_truthfully() -> None:
     """Whoever still reads is told `shutdown`, and the call is given up."""
     runs, bench = Runs(MemoryLogSettings()), Bench()
-    ours = [started(runs, bench, Gated(good(b"{}"))) for _ in range(3)]
+    ours = [await started(runs, bench, Gated(good(b"{}"))) for _ in range(3)]
     await asyncio.sleep(0)
 
     with logged() as lines:
@@ -568,15 +578,15 @@ async def test_an_eta_comes_from_past_runs_of_the_route() -> None:
     runs, bench = Runs(MemoryLogSettings()), Bench(progress=True)
     broken = Gated(UpstreamBroke("x"))
     broken.go.set()
-    failed = started(runs, bench, broken)
+    failed = await started(runs, bench, broken)
     await eventually(lambda: failed.ended)
     slow = Gated(good(answer()))
-    first = started(runs, bench, slow)
+    first = await started(runs, bench, slow)
     assert "eta_s" not in said(first)[0]["metadata"]
     await asyncio.sleep(0.16)  # a run of that length
     slow.go.set()
     await eventually(lambda: first.ended)
-    second = started(runs, bench, Gated(good(answer())))
+    second = await started(runs, bench, Gated(good(answer())))
 
     assert said(second)[0]["metadata"]["eta_s"] >= 0.1
     assert said(second)[0]["type"] == EventType.PROGRESS

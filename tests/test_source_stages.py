@@ -151,7 +151,7 @@ async def test_stages_are_told_as_they_happen(tmp_path: Path) -> None:
 
 
 async def fails(asked: Asked) -> None:
-    await asked.answer(b'{"detail":"no"}', b"503 Busy", b"retry-after: 3\r\n")
+    await asked.answer(b'{"detail":"no"}', b"503 Busy", b"retry-after: 30\r\n")
 
 
 async def hangs_up(asked: Asked) -> None:
@@ -215,7 +215,7 @@ async def test_after_a_failed_stage_no_further_call_is_made(tmp_path: Path) -> N
             assert response.status_code == status, name
             if name == "fails":
                 assert response.content == b'{"detail":"no"}'
-                assert response.headers["retry-after"] == "3"
+                assert response.headers["retry-after"] == "30"
             else:
                 assert response.headers["content-type"] == "application/problem+json"
 

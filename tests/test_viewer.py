@@ -1,6 +1,7 @@
 """One viewer of a run: signs of life, bounds, and what it is told when."""
 
 import asyncio
+import json
 import re
 from collections import deque
 from itertools import pairwise
@@ -15,14 +16,16 @@ from proxy.metrics import Metrics
 from proxy.routes import Route
 from proxy.run import Call, Run
 from proxy.settings import RouteSettings
-from proxy.sse import HEARTBEAT
+from proxy.sse import HEARTBEAT, Decoder
 from proxy.upstream import Answer, Request
-from proxy.viewer import FLUSH_BYTES, ViewEnd, Viewer
+from proxy.viewer import FLUSH_BYTES, MAX_SNAPSHOTS, ViewEnd, Viewer
 from tests.scripted import ScriptedUpstream
 from tests.serving import headgate
 from tests.streaming import (
+    EXTRACTION,
     PATIENCE_S,
     START,
+    SUMMARY,
     Held,
     answer,
     answering,
@@ -33,6 +36,7 @@ from tests.streaming import (
     signed,
     texts,
 )
+from tests.test_catch_up import after_reading
 from tests.test_runs import ANN, STREAM, good, said
 
 pytestmark = pytest.mark.anyio
@@ -75,6 +79,7 @@ class Bench:
         self.metrics = Metrics(self.registry, [settings]).by_route["start"]
         call = Call(Route.compile(settings), {"case_id": "7"}, Request("POST", START.encode(), []))
         self.run = Run(call, STREAM, ANN, self.metrics, deque())
+        self.run.begun()
 
     def viewer(self, client: Client) -> Viewer:
         return Viewer(self.run, self.metrics, client.receive, client.send)
@@ -200,6 +205,84 @@ async def test_a_viewer_that_reads_slowly_misses_nothing() -> None:
 
     assert await ended(tasks[0]) is ViewEnd.TOLD
     assert b"".join(slow.bodies) == b"".join(quick.bodies)
+
+
+async def stalled(client: Client, seconds: float) -> None:
+    """The client takes nothing for so long; what is waited for is time itself."""
+    client.may_read.clear()
+    await asyncio.sleep(seconds)
+    client.may_read.set()
+
+
+def speaking(bench: Bench, transcript: Transcript, words: int) -> None:
+    for number in range(words):
+        bench.run.log.append(transcript.chunk("s", f"word {number} "), asyncio.get_running_loop().time())
+
+
+async def test_chunks_grow_for_a_viewer_that_falls_behind(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It gets the same text in fewer events, and the others are not touched by it."""
+    monkeypatch.setattr("proxy.viewer.GROW_S", 0.04)
+    bench, slow, quick = Bench(commit_after=0, flush_hz=1000), Client(), Client()
+    transcript = Transcript()
+    bench.run.log.append(transcript.stage_start("chat", "s", index=0, total_expected=1), 0.0)
+    tasks = [watching(bench.viewer(client)) for client in (slow, quick)]
+    await eventually(lambda: len(slow.bodies) == len(quick.bodies) == 2)
+    slow.may_read.clear()
+    speaking(bench, transcript, 1)
+    await eventually(lambda: len(quick.bodies) == 3)
+    speaking(bench, transcript, 50)
+    await stalled(slow, 0.1)
+    bench.run.log.append(transcript.stage_complete("s"), 0.0)
+    bench.run.log.append(transcript.error("reset", retry_available=True, status=502), 0.0)
+    assert [await ended(task) for task in tasks] == [ViewEnd.TOLD] * 2
+
+    assert after_reading(*slow.bodies) == after_reading(*quick.bodies)
+    assert b"".join(slow.bodies).count(b"content_chunk") < 5
+    assert b"".join(quick.bodies).count(b"content_chunk") == 51
+
+
+async def test_a_viewer_far_behind_gets_the_text_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One `content_replace` for all it has missed; one that is so slow again and again is sent away."""
+    monkeypatch.setattr("proxy.viewer.SNAPSHOT_S", 0.02)
+    bench, client, transcript = Bench(commit_after=0), Client(), Transcript()
+    bench.run.log.append(transcript.stage_start("chat", "s", index=0, total_expected=1), 0.0)
+    viewer = bench.viewer(client)
+    task = watching(viewer)
+    await eventually(lambda: viewer.lag_events == 0)
+    while not task.done():
+        client.may_read.clear()
+        speaking(bench, transcript, 1)
+        await asyncio.sleep(1.5 / bench.run.route.settings.flush_hz)
+        speaking(bench, transcript, 20)
+        await stalled(client, 0.04)
+        await eventually(lambda: task.done() or viewer.lag_events == 0)
+
+    assert await ended(task) is ViewEnd.SENT_AWAY
+    wire = b"".join(client.bodies)
+    assert wire.count(b"content_replace") == MAX_SNAPSHOTS
+    assert re.search(rb"\nretry: \d{4}\n$", wire)
+    assert [message["more_body"] for _, message in client.messages[1:]] == [True] * len(client.bodies)
+
+
+async def test_a_viewer_that_is_sent_away_can_come_back() -> None:
+    """Between two events, with a `retry:`, and without an end: its cursor is where it stands."""
+    bench, client = Bench(commit_after=0), Client()
+    bench.run.show(bench.run.sections[0], EXTRACTION)
+    viewer = bench.viewer(client)
+    task = watching(viewer)
+    await eventually(lambda: len(client.bodies) >= 2)
+    viewer.say_goodbye()
+    assert await ended(task) is ViewEnd.SENT_AWAY
+    again = Client()
+    bench.run.settle(good(answer()))
+    cursor = int(re.findall(rb"id: [^:]+:(\d+)\n", b"".join(client.bodies))[-1])
+    assert await ended(watching(bench.viewer(again), after=cursor)) is ViewEnd.TOLD
+
+    events = Decoder(max_event_bytes=1 << 20).feed(b"".join([*client.bodies[:-1], *again.bodies]))
+    assert texts([json.loads(event.data) for event in events]) == {
+        "extraction": EXTRACTION,
+        "summary": SUMMARY,
+    }
 
 
 async def test_a_viewer_counts_while_it_is_there() -> None:

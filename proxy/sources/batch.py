@@ -3,6 +3,7 @@
 from proxy.errors import Fault, UpstreamMalformed
 from proxy.run import Run
 from proxy.sections import BodyTooLarge, Reader
+from proxy.sources.repeat import repeating
 from proxy.upstream import Answer, Exchange, Request, Upstream
 
 
@@ -18,7 +19,11 @@ class BatchSource:
 
 async def ask(upstream: Upstream, run: Run, request: Request) -> Answer:
     """Send a run's request; show the texts of a good answer while its body still arrives."""
-    with upstream.exchange(request.method) as exchange:
+    return await repeating(run, lambda: _ask_once(upstream, run, request))
+
+
+async def _ask_once(upstream: Upstream, run: Run, request: Request) -> Answer:
+    with upstream.exchange(request.method, fresh=True) as exchange:
         await exchange.send(request.wire(), whole=True)
         await exchange.head()
         body = await _read(exchange, run)

@@ -4,6 +4,7 @@ For upstreams whose single-stage calls are equivalent to the group call. A faile
 with what was finished kept.
 """
 
+from functools import partial
 from typing import Any
 
 import orjson
@@ -13,6 +14,7 @@ from proxy.headers import CONDITIONS, Headers
 from proxy.run import Run
 from proxy.sections import MalformedBody, parse
 from proxy.settings import RouteSettings, StageCallSettings
+from proxy.sources.repeat import repeating
 from proxy.templates import PATH, REQUEST, MissingValue, fill, fill_known
 from proxy.upstream import Answer, Request, Upstream
 
@@ -32,13 +34,16 @@ class StagesSource:
         values: dict[str, Any] = {PATH: dict(run.call.parameters), REQUEST: _body(run.call.request)}
         for call in self._calls:
             _begin(run, call.stage)
-            answer = await self._upstream.fetch(self._request(run, call, values), max_bytes=self._limit)
+            request = self._request(run, call, values)
+            answer = await repeating(
+                run, partial(self._upstream.fetch, request, max_bytes=self._limit, fresh=True)
+            )
             if not 200 <= answer.status < 300:
                 return answer
             try:
                 values[call.stage] = parse(answer.body)
             except MalformedBody:
-                raise UpstreamMalformed(f"stage {call.stage}: not JSON") from None
+                raise UpstreamMalformed(f"stage {call.stage}: not JSON", answer.flaw) from None
             self._show(run, values)
         body = orjson.dumps(self._filled(self._answer, values, "the group's answer"))
         return Answer(200, [(b"content-type", b"application/json")], body)

@@ -1,0 +1,96 @@
+"""A viewer that gets the batch answer: the upstream's own, or an honest status."""
+
+import asyncio
+
+from proxy.errors import problem
+from proxy.event_log import LogReader
+from proxy.headers import BODILESS_STATUS, Headers, response_headers
+from proxy.relay import TITLES, Receive, Send
+from proxy.shared import Watched
+
+SPACE = b" "
+"""JSON may begin with as many as one likes (RFC 8259 2)."""
+
+
+class BatchViewer:
+    """Waits for a run's end and answers with what the upstream said.
+
+    Args:
+        run: here or at another replica.
+        receive: of the ASGI request.
+        send: of the ASGI request.
+        heartbeat_s: send a space whenever so long nothing was sent, for a client behind something that cuts
+            idle connections. The first one commits status 200 and JSON, whatever comes. None: never.
+    """
+
+    def __init__(
+        self, run: Watched, receive: Receive, send: Send, *, heartbeat_s: float | None = None
+    ) -> None:
+        self.run = run
+        self._receive = receive
+        self._send = send
+        self._heartbeat_s = heartbeat_s
+        self._left = False
+        self._reader = LogReader(run.log)
+
+    @property
+    def lag_events(self) -> int:
+        """It waits for the end alone."""
+        return 0
+
+    def say_goodbye(self) -> None:
+        """It cannot come back for the rest: it waits on, as long as the process does."""
+
+    async def serve(self) -> int | None:
+        """The status that was answered; None if the client left."""
+        loop = asyncio.get_running_loop()
+        watch = loop.create_task(self._watch())
+        committed = False
+        due = loop.time() + (self._heartbeat_s or 3600)
+        try:
+            while not (self.run.log.ended or self._left):
+                if self._heartbeat_s is not None and loop.time() >= due:
+                    if not committed:
+                        headers = [(b"content-type", b"application/json")]
+                        await self._send({"type": "http.response.start", "status": 200, "headers": headers})
+                        committed = True
+                    await self._send({"type": "http.response.body", "body": SPACE, "more_body": True})
+                    due = loop.time() + self._heartbeat_s
+                await self._reader.wait(due)
+            if self._left:
+                return None
+            if not committed:
+                return await send_answer(self.run, self._send)
+            _, _, body = _answer(self.run)
+            await self._send({"type": "http.response.body", "body": body, "more_body": False})
+            return 200
+        finally:
+            self._reader.close()
+            watch.cancel()
+
+    async def _watch(self) -> None:
+        while (await self._receive())["type"] != "http.disconnect":
+            pass
+        self._left = True
+        self._reader.wake()
+
+
+async def send_answer(run: Watched, send: Send) -> int:
+    """The answer of a run that has ended, with its own status, headers and bytes; returns the status."""
+    status, headers, body = _answer(run)
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await send({"type": "http.response.body", "body": body, "more_body": False})
+    return status
+
+
+def _answer(run: Watched) -> tuple[int, Headers, bytes]:
+    if run.answer is not None:
+        status, body = run.answer.status, run.answer.body
+        headers = response_headers(run.answer.headers, status)
+        if status not in BODILESS_STATUS and not any(name == b"content-length" for name, _ in headers):
+            headers.append((b"content-length", b"%d" % len(body)))
+        return status, headers, body
+    assert run.failure is not None, "a run that has ended has an answer or a failure"
+    status = run.failure.status
+    headers, body = problem(status, TITLES.get(status, "Error"), run.failure.detail)
+    return status, headers, body

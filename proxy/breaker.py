@@ -1,0 +1,148 @@
+"""When the upstream fails again and again: a circuit breaker, one per upstream. Pure: the time is passed in.
+
+It opens when the last `failures` results were all failures and came within `window_s`: consecutive in the
+order in which the runs ended, since runs take 30 to 120 s and overlap, and when they began says little. Not
+a share of failures, because an open breaker sends everybody to batch, which asks the same upstream. That is
+worth while only if streaming has nothing to offer, which is when the upstream is down: one that fails every
+tenth run opens this once in 100,000 runs, one that is down at its fifth. And not a count of failures alone:
+of a hundred runs in flight, five in a minute may fail while all is well.
+
+A success closes it in every state, for a whole answer has just come. One of a run begun long before may do so
+too early; then as many failures as opened it open it again.
+"""
+
+from collections import deque
+from enum import StrEnum
+
+from proxy.errors import Fault
+
+
+class State(StrEnum):
+    """Where a breaker stands."""
+
+    CLOSED = "closed"
+    """Runs begin."""
+    OPEN = "open"
+    """None does; after `open_s` one does, to try."""
+    HALF_OPEN = "half_open"
+    """A trial is under way, for `open_s` at most: what is not known by then is tried by another."""
+
+
+class Sign(StrEnum):
+    """What happens to a breaker."""
+
+    SUCCESS = "success"
+    FAILURE = "failure"
+    ONE_FAILURE_TOO_MANY = "one_failure_too_many"
+    """As many as it takes, one after another, within `window_s`."""
+    TRIAL = "trial"
+    """`open_s` is over and a run begins."""
+    TRIAL_UNUSED = "trial_unused"
+    """It did not begin after all."""
+
+
+MOVES: dict[tuple[State, Sign], State] = {
+    (State.CLOSED, Sign.SUCCESS): State.CLOSED,
+    (State.CLOSED, Sign.FAILURE): State.CLOSED,
+    (State.CLOSED, Sign.ONE_FAILURE_TOO_MANY): State.OPEN,
+    (State.CLOSED, Sign.TRIAL): State.CLOSED,
+    (State.CLOSED, Sign.TRIAL_UNUSED): State.CLOSED,
+    (State.OPEN, Sign.SUCCESS): State.CLOSED,
+    # Of a run begun before: that it is open is known already, and it stays so no longer for that.
+    (State.OPEN, Sign.FAILURE): State.OPEN,
+    (State.OPEN, Sign.ONE_FAILURE_TOO_MANY): State.OPEN,
+    (State.OPEN, Sign.TRIAL): State.HALF_OPEN,
+    (State.OPEN, Sign.TRIAL_UNUSED): State.OPEN,
+    (State.HALF_OPEN, Sign.SUCCESS): State.CLOSED,
+    # The trial's, or an older run's: they are not told apart. The next trial is `open_s` away at most.
+    (State.HALF_OPEN, Sign.FAILURE): State.OPEN,
+    (State.HALF_OPEN, Sign.ONE_FAILURE_TOO_MANY): State.OPEN,
+    (State.HALF_OPEN, Sign.TRIAL): State.HALF_OPEN,
+    (State.HALF_OPEN, Sign.TRIAL_UNUSED): State.OPEN,
+}
+
+
+class Breaker:
+    """Of one upstream.
+
+    Args:
+        failures: as many results, one after another, open it; at least 1. So many times are kept.
+        window_s: seconds within which they must come.
+        open_s: seconds until a run may try; an unfinished trial is followed by another after as many.
+    """
+
+    def __init__(self, failures: int, window_s: float, open_s: float) -> None:
+        self.state = State.CLOSED
+        self._window_s = window_s
+        self._open_s = open_s
+        self._failed_at: deque[float] = deque(maxlen=failures)
+        self._next_trial_at = 0.0
+
+    def is_open(self, now: float) -> bool:
+        """Whether no run may begin. False, unless it is closed, is leave for one run: the trial."""
+        if self.state is State.CLOSED:
+            return False
+        if now < self._next_trial_at:
+            return True
+        self._next_trial_at = now + self._open_s
+        self._move(Sign.TRIAL)
+        return False
+
+    def unused(self) -> None:
+        """Give a trial back: nobody else may begin until its time is over, and the request became no run.
+
+        To be called only by who has been told that the breaker is not open; a closed one does not care.
+        """
+        if self.state is State.HALF_OPEN:
+            self._next_trial_at = 0.0
+        self._move(Sign.TRIAL_UNUSED)
+
+    def record(self, ok: bool, now: float) -> None:
+        """A run has ended, with an answer or by the upstream's fault; `result_of` says which."""
+        if ok:
+            self._failed_at.clear()
+            self._move(Sign.SUCCESS)
+            return
+        self._failed_at.append(now)
+        is_full = len(self._failed_at) == self._failed_at.maxlen
+        enough = is_full and now - self._failed_at[0] <= self._window_s
+        before = self.state
+        self._move(Sign.ONE_FAILURE_TOO_MANY if enough else Sign.FAILURE)
+        if self.state is State.OPEN and before is not State.OPEN:
+            self._next_trial_at = now + self._open_s
+
+    def _move(self, sign: Sign) -> None:
+        self.state = MOVES[self.state, sign]
+
+
+RESULTS: dict[Fault, bool | None] = {
+    Fault.CONNECT: False,
+    Fault.RESET: False,
+    Fault.FIRST_BYTE_TIMEOUT: False,
+    Fault.IDLE_TIMEOUT: False,
+    Fault.TOTAL_TIMEOUT: False,
+    Fault.TRUNCATED: False,
+    Fault.MALFORMED: False,
+    Fault.STATUS: True,  # below 500: it works, and refuses
+    Fault.TOO_LARGE: True,  # a bound of ours on an answer that came
+    Fault.FAILURE_TEXT: True,  # what failed is behind it, and batch has the same sentence
+    Fault.BUSY: None,  # never asked
+    Fault.SOURCE_LOST: None,  # the call itself goes on
+    Fault.LOG_STORE: None,
+    Fault.INTERNAL: None,
+}
+"""What the end of a run says about the upstream: that it works, that it does not, or nothing."""
+
+
+def result_of(error_code: str | None, status: int) -> bool | None:
+    """What to record about a run that has ended; None: nothing, for it says nothing about the upstream.
+
+    Args:
+        error_code: of its failure, a `Fault` or another end such as a cancellation; None: it is complete.
+        status: of its failure; any if it is complete.
+    """
+    if error_code is None:
+        return True
+    if error_code == Fault.STATUS and status >= 500:
+        return False
+    return RESULTS[Fault(error_code)] if error_code in RESULTS else None

@@ -1,0 +1,308 @@
+"""The runs of all replicas, shared through Valkey: `proxy.shared.Shared` over one server.
+
+A run's own log, in the memory of the replica that executes it, is the truth. It is copied to the store
+(`proxy.valkey_mirror`), and from there to the replicas where somebody watches it (`proxy.valkey_followers`).
+A store that is down costs the replicas each other's runs, and no run anything.
+
+Each process is a replica of its own. It proves that it lives by a key that expires; who follows the runs of
+one that does not tells their viewers the truth, and the store takes that from one of them only.
+"""
+
+import asyncio
+import contextlib
+import logging
+import uuid
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from time import time
+from types import TracebackType
+from typing import Any, Self
+
+import orjson
+
+from proxy.routes import Route
+from proxy.run import Run
+from proxy.sealing import Sealing, Unsealable
+from proxy.settings import ValkeyLogSettings
+from proxy.shared import Watched
+from proxy.valkey import CALL_S, Command, Health, Link, StoreDown
+from proxy.valkey_followers import BLOCK_MS, Followers, Place
+from proxy.valkey_mirror import LIVE_TTL_S, ROUND_S, Mirror
+from proxy.valkey_records import CLAIM, SCRIPTS, Keys, Meta, is_run_id, send
+
+logger = logging.getLogger("headgate.event_log")
+
+TICK_S = 1.0
+"""How often a replica says that it lives, and looks whether the others do."""
+
+LEASE_S = 6.0
+"""How long that holds."""
+
+LOST_S = 4.0
+"""How long another replica must have been silent beyond that: after the store has lost its memory, it takes
+the living so long to speak up again."""
+
+WATCHED_S = 12.0
+"""How long it holds that a run is watched elsewhere."""
+
+WATCH_S = 4.0
+"""How often that is said."""
+
+FLUSH_S = 3.0
+"""At the end, to copy what is left."""
+
+CANCEL_S = 1.0
+
+RESTART_S = 1.0
+"""After a mistake of ours in a task that must not end."""
+
+
+class ValkeyRuns:
+    """The port to the other replicas; a context, entered and left in one task.
+
+    Leave it after the runs have ended, so that the others learn how they did.
+
+    Args:
+        settings: where the store is.
+        routes: by their names.
+        on_cancel: called with the id of a run of this process that somebody elsewhere ends.
+        on_fault: called with a run in flight that is not copied as it should be; at most once for each.
+    """
+
+    def __init__(
+        self,
+        settings: ValkeyLogSettings,
+        routes: Mapping[str, Route],
+        *,
+        on_cancel: Callable[[str], None],
+        on_fault: Callable[[Run], None],
+    ) -> None:
+        self.replica = uuid.uuid4().hex
+        url = settings.url.get_secret_value()
+        self._on_cancel = on_cancel
+        self._sealing = Sealing(settings.key.get_secret_value())
+        self._keys = Keys(settings.prefix)
+        self._health = Health()
+        self._ask = Link(url, self._health, SCRIPTS)
+        self._look = Link(url, self._health, SCRIPTS)
+        self._listen = Link(url, self._health, SCRIPTS, BLOCK_MS / 1000 + CALL_S)
+        self._copy = Link(url, self._health, SCRIPTS, ROUND_S)
+        self._news = asyncio.Event()
+        place = Place(self.replica, int(settings.ttl_s * 1000), self._hear, self._news.set)
+        self._mirror = Mirror(self._copy, self._health, self._keys, settings.ttl_s, on_fault)
+        self._followers = Followers(
+            self._look, self._listen, self._health, self._keys, self._sealing, routes, place
+        )
+        self._tasks: list[asyncio.Task[None]] = []
+        self._has_lease = False
+        self._told_at = 0.0
+        self._silent: dict[str, float] = {}
+        """Other replicas without a lease, and since when."""
+        self._watched: dict[str, float] = {}
+        """Runs of this process, and when it was last heard that they are watched elsewhere."""
+        self._loop = asyncio.get_running_loop()
+
+    @property
+    def followed(self) -> int:
+        """Runs of other replicas that are followed now."""
+        return len(self._followers)
+
+    async def __aenter__(self) -> Self:
+        try:
+            await self._tick()
+        except BaseException:
+            await self._close()
+            raise
+        for work in (self._keep, self._mirror.mirror, self._followers.listen):
+            self._tasks.append(self._loop.create_task(_unending(work)))
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            await self._end_tasks()
+            await self._followers.aclose()
+            with contextlib.suppress(StoreDown, TimeoutError):
+                async with asyncio.timeout(FLUSH_S):
+                    await self._mirror.flush()
+            with contextlib.suppress(StoreDown):
+                await self._ask.call(
+                    ("DEL", self._keys.replica(self.replica), self._keys.inbox(self.replica))
+                )
+        finally:
+            await self._close()
+
+    async def _end_tasks(self) -> None:
+        left = set(self._tasks)
+        while left:
+            for task in left:
+                task.cancel()
+            # Again, if need be: a library below may take a cancellation for its own.
+            _, left = await asyncio.wait(left, timeout=CANCEL_S)
+
+    async def _close(self) -> None:
+        for link in (self._ask, self._look, self._listen, self._copy):
+            await link.aclose()
+
+    # The port.
+
+    async def claim(self, run: Run, keys: Sequence[str]) -> str | None:
+        """See `Shared`. The first key is for the time the run takes, the others stay after its end."""
+        same = [self._keys.same(self._sealing.name(key)) for key in keys]
+        box = self._sealing.box(f"run {run.id}")
+        meta = Meta(
+            owner=self.replica,
+            route=run.route.name,
+            target=run.target.decode("latin-1"),
+            principal=run.principal,
+            fingerprint=run.fingerprint,
+            told=run.told,
+            source=run.source,
+            started_at=time(),
+            same=same,
+        ).sealed(box)
+        copy = self._mirror.prepare(run, meta, box, same[:1], same[1:])
+        # A run of ours that has ended may still have its key, for as long as its end takes to the store.
+        replaceable = [self._mirror.replaceable(name) for name in same]
+        command = CLAIM([self._keys.run(run.id), *same], int(LIVE_TTL_S * 1000), meta, run.id, *replaceable)
+        try:
+            [taken] = await self._ask.call(command)
+        except StoreDown:
+            self._mirror.add(copy, claimed=False)
+            return None
+        except BaseException:
+            self._mirror.abandon(copy)
+            raise
+        if isinstance(taken, bytes):
+            return taken.decode("latin-1")
+        self._mirror.add(copy, claimed=True)
+        return None
+
+    async def find(self, run_id: str) -> Watched | None:
+        try:
+            return await self._followers.find(run_id)
+        except StoreDown:
+            return None
+
+    async def joinable(self, keys: Sequence[str]) -> str | None:
+        same = [self._keys.same(self._sealing.name(key)) for key in keys]
+        if not same:
+            return None
+        try:
+            [values] = await self._ask.call(("MGET", *same))
+        except StoreDown:
+            return None
+        ids = {name: value.decode("latin-1") for name, value in zip(same, values, strict=True) if value}
+        found = (run_id for name, run_id in ids.items() if run_id != self._mirror.replaceable(name))
+        return next(found, None)
+
+    async def cancel(self, run_id: str) -> None:
+        if not is_run_id(run_id):
+            return
+        with contextlib.suppress(StoreDown):
+            run = self._followers.known(run_id)
+            meta = run.meta if run is not None else await self._followers.meta(run_id)
+            if meta is not None:
+                await self._ask.call(self._message(meta.owner, {"cancel": run_id}))
+
+    def is_watched(self, run_id: str) -> bool:
+        return self._loop.time() - self._watched.get(run_id, -WATCHED_S) < WATCHED_S
+
+    async def put_ticket(self, ticket: str, value: bytes, ttl_s: float) -> bool:
+        digest = self._sealing.name(ticket)
+        sealed = self._sealing.box(f"ticket {ticket}").seal("ticket", 0, value)
+        try:
+            await self._ask.call(("SET", self._keys.ticket(digest), sealed, "PX", int(ttl_s * 1000)))
+        except StoreDown:
+            return False
+        return True
+
+    async def take_ticket(self, ticket: str) -> bytes | None:
+        try:
+            [sealed] = await self._ask.call(("GETDEL", self._keys.ticket(self._sealing.name(ticket))))
+            if isinstance(sealed, bytes):
+                return self._sealing.box(f"ticket {ticket}").open("ticket", 0, sealed)
+        except StoreDown:
+            pass
+        except Unsealable as exc:
+            logger.error("stored ticket cannot be read", extra={"why": str(exc)})
+        return None
+
+    # Messages between replicas.
+
+    def _message(self, replica: str, said: dict[str, Any]) -> Command:
+        sealed = self._sealing.box(f"inbox {replica}").seal("message", 0, orjson.dumps(said))
+        return send(self._keys, replica, sealed)
+
+    def _hear(self, message: bytes) -> None:
+        if not message:
+            return
+        try:
+            said = orjson.loads(self._sealing.box(f"inbox {self.replica}").open("message", 0, message))
+        except Unsealable as exc:
+            logger.error("message cannot be read", extra={"why": str(exc)})
+            return
+        if "cancel" in said:
+            self._on_cancel(said["cancel"])
+        now = self._loop.time()
+        self._watched.update(
+            {run_id: now for run_id in said.get("watched", ()) if self._mirror.knows(run_id)}
+        )
+
+    # What is done again and again.
+
+    async def _keep(self) -> None:
+        while True:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(TICK_S):
+                    await self._news.wait()
+            await self._tick()
+
+    async def _tick(self) -> None:
+        """Say what is to be said; hear who lives. Also finds out whether the store is back."""
+        now = self._loop.time()
+        commands: list[Command] = []
+        if self._news.is_set() or now - self._told_at >= WATCH_S:
+            watched = self._followers.watched().items()
+            commands += [self._message(owner, {"watched": run_ids}) for owner, run_ids in watched]
+            self._told_at = now
+        self._news.clear()
+        owners = list(self._followers.owners())
+        if owners:
+            commands.append(("MGET", *(self._keys.replica(owner) for owner in owners)))
+        was_up = self._health.up.is_set()
+        lease: Command = ("SET", self._keys.replica(self.replica), "1", "PX", int(LEASE_S * 1000), "GET")
+        try:
+            replies = await self._ask.call(lease, *commands, probe=True)
+        except StoreDown:
+            self._silent.clear()
+            self._followers.give_up()
+            self._mirror.bound_backlog()
+            return
+        self._health.wrote()
+        if not was_up or (self._has_lease and replies[0] is None):
+            self._mirror.look_again()
+        self._has_lease = True
+        self._mirror.refresh()
+        self._followers.drop_idle()
+        self._watched = {run_id: at for run_id, at in self._watched.items() if now - at < WATCHED_S}
+        if owners:
+            await self._look_for_lost(dict(zip(owners, replies[-1], strict=True)), now)
+
+    async def _look_for_lost(self, leases: Mapping[str, bytes | None], now: float) -> None:
+        self._silent = {
+            owner: self._silent.get(owner, now) for owner, lease in leases.items() if lease is None
+        }
+        for owner, since in self._silent.items():
+            if now - since >= LOST_S:
+                with contextlib.suppress(StoreDown):
+                    await self._followers.lose(owner)
+
+
+async def _unending(work: Callable[[], Coroutine[None, None, None]]) -> None:
+    while True:
+        try:
+            await work()
+        except Exception:  # what it does is needed until the process ends
+            logger.exception("task of the log store failed")
+            await asyncio.sleep(RESTART_S)

@@ -1,0 +1,78 @@
+"""Encryption of what leaves this process for a store. No I/O.
+
+AES-256-GCM (NIST SP 800-38D) under keys that HKDF (RFC 5869) derives from one secret: one key for each scope,
+such as a run, so that random nonces never come near the 2³² of section 8.3. What a value is, and which number
+it has, is authenticated with it: a value that was moved or changed cannot be opened.
+"""
+
+import hmac
+import os
+
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
+
+VERSION = b"\x01"
+"""The first byte of every sealed value."""
+
+NONCE_BYTES = 12
+
+
+class Unsealable(ValueError):
+    """Sealed with another key, as something else, or changed since. The message names no content."""
+
+
+class Box:
+    """Seals the values of one scope."""
+
+    __slots__ = ("_cipher",)
+
+    def __init__(self, cipher: AESGCM) -> None:
+        self._cipher = cipher
+
+    def seal(self, kind: str, number: int, plain: bytes) -> bytes:
+        """`plain` as the value of this kind with this number."""
+        nonce = os.urandom(NONCE_BYTES)
+        return VERSION + nonce + self._cipher.encrypt(nonce, plain, b"%b %d" % (kind.encode(), number))
+
+    def open(self, kind: str, number: int, sealed: bytes) -> bytes:
+        """What was sealed.
+
+        Raises:
+            Unsealable: it was not sealed here as this kind with this number.
+        """
+        body = 1 + NONCE_BYTES
+        if sealed[:1] != VERSION or len(sealed) < body:
+            raise Unsealable(f"{kind} {number} is in no known form")
+        try:
+            return self._cipher.decrypt(sealed[1:body], sealed[body:], b"%b %d" % (kind.encode(), number))
+        except InvalidTag:
+            raise Unsealable(f"{kind} {number} cannot be opened") from None
+
+
+class Sealing:
+    """Everything that is derived from one secret.
+
+    Args:
+        secret: from the settings; keys are as hard to guess as it is.
+    """
+
+    def __init__(self, secret: str) -> None:
+        self._secret = secret.encode()
+        self._names = self._derive("names")
+
+    def box(self, scope: str) -> Box:
+        """For the values of one scope; costs about 20 µs, so keep it."""
+        return Box(AESGCM(self._derive(f"values {scope}")))
+
+    def secret(self, purpose: str) -> bytes:
+        """32 bytes for something else that all replicas must agree on."""
+        return self._derive(purpose)
+
+    def name(self, value: str) -> str:
+        """A name, 32 hexadecimal digits, that says nothing about `value`; equal for equal values."""
+        return hmac.digest(self._names, value.encode(), "sha256")[:16].hex()
+
+    def _derive(self, purpose: str) -> bytes:
+        return HKDF(SHA256(), 32, None, b"headgate " + purpose.encode()).derive(self._secret)

@@ -1,0 +1,80 @@
+"""One call of a source, sent again where the table of failures allows it."""
+
+import asyncio
+import math
+import random
+from collections.abc import Awaitable, Callable
+
+from proxy.errors import Fault, UpstreamError
+from proxy.headers import BODILESS_STATUS
+from proxy.recovery import pause_before_repeat
+from proxy.run import Run
+from proxy.sections import MalformedBody, parse
+from proxy.upstream import Answer
+
+JITTER = 0.2
+"""Pauses are up to so much longer, so that runs which failed together do not come back together."""
+
+
+async def repeating(run: Run, call: Callable[[], Awaitable[Answer]]) -> Answer:
+    """The answer of `call`, or of its repetition. Every failure is counted, also those that are overcome.
+
+    Raises:
+        UpstreamError: the last one.
+    """
+    attempt = 0
+    while True:
+        attempt += 1
+        got = await _answer_or_failure(call)
+        fault, pause_s = _judge(run, got, attempt)
+        if pause_s is not None:
+            run.note(fault)
+            await asyncio.sleep(pause_s * random.uniform(1, 1 + JITTER))
+        # Those who watched a run that was ended meanwhile were told to ask again: it must not go on.
+        if pause_s is None or run.ended:
+            if isinstance(got, UpstreamError):
+                raise got
+            return got
+
+
+async def _answer_or_failure(call: Callable[[], Awaitable[Answer]]) -> Answer | UpstreamError:
+    try:
+        return await call()
+    except UpstreamError as error:
+        return error
+
+
+def _judge(run: Run, got: Answer | UpstreamError, attempt: int) -> tuple[Fault, float | None]:
+    """What has failed, if anything has, and the pause before the next attempt, if there is to be one."""
+    safe = run.route.settings.replay == "safe"
+    if isinstance(got, UpstreamError):
+        return got.fault, pause_before_repeat(got.fault, run.phase, attempt=attempt, safe=safe)
+    if safe and (fault := _flaw(got)) is not None:
+        return fault, pause_before_repeat(fault, run.phase, attempt=attempt, safe=safe)
+    pause_s = pause_before_repeat(
+        Fault.STATUS,
+        run.phase,
+        attempt=attempt,
+        safe=safe,
+        status=got.status,
+        retry_after_s=_seconds(got.header(b"retry-after")),
+    )
+    return Fault.STATUS, pause_s
+
+
+def _flaw(answer: Answer) -> Fault | None:
+    """What is wrong with the body of a good status, which every run reads as JSON."""
+    if not 200 <= answer.status < 300 or answer.status in BODILESS_STATUS:
+        return None
+    try:
+        parse(answer.body)
+    except MalformedBody:
+        return answer.flaw
+    return None
+
+
+def _seconds(value: bytes | None) -> float | None:
+    """`Retry-After` in seconds; `inf` for its other form, a date, which is not waited for: clocks differ."""
+    if value is None:
+        return None
+    return int(value) if value.isdigit() and len(value) < 10 else math.inf

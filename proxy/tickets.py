@@ -1,0 +1,97 @@
+"""Tickets: single use, for EventSource, which cannot send headers. No credential is ever in a URL.
+
+Whoever keeps them, memory or the replicas' store, has their hashes alone, and nothing here is logged.
+"""
+
+import hashlib
+import re
+import secrets
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import orjson
+
+from proxy.shared import Shared
+
+TICKET_S = 30
+"""Seconds in which a ticket is to be redeemed; fewer if the token it was got with ends sooner."""
+
+LEAST_S = 0.001
+"""A store counts in milliseconds, and refuses to keep anything for none."""
+
+TICKET_BYTES = 24
+"""Of randomness: 192 bits, 32 characters."""
+
+MAX_TICKETS = 10_000
+"""So many are kept in memory at once, with about 500 bytes each; the oldest go first."""
+
+_TICKET = re.compile(r"[A-Za-z0-9_-]{32}")
+
+
+@dataclass(frozen=True, slots=True)
+class Redeemed:
+    """Whose ticket it was."""
+
+    principal: str
+    expires_at: float | None
+    """When the token ends that the ticket was got with, in seconds since the epoch."""
+
+
+class Tickets:
+    """Those that are out.
+
+    Args:
+        shared: keeps them, so that every replica can redeem them; None, or where it cannot: memory.
+        clock: seconds since the epoch, as the end of a token is given.
+    """
+
+    def __init__(self, shared: Shared | None = None, *, clock: Callable[[], float] = time.time) -> None:
+        self._shared = shared
+        self._clock = clock
+        self._kept: dict[str, tuple[bytes, float]] = {}
+        """By their hash: what they are worth, and until when."""
+
+    def __len__(self) -> int:
+        """Those in memory."""
+        return len(self._kept)
+
+    async def issue(self, run_id: str, principal: str, expires_at: float | None) -> str:
+        """A new ticket for one run, for `principal`, whose token ends at `expires_at`."""
+        ticket = secrets.token_urlsafe(TICKET_BYTES)
+        now = self._clock()
+        ttl_s = TICKET_S if expires_at is None else min(TICKET_S, expires_at - now)
+        if ttl_s < LEAST_S:
+            return ticket  # it opens nothing
+        key, worth = _hash(ticket), orjson.dumps([run_id, principal, expires_at])
+        if self._shared is None or not await self._shared.put_ticket(key, worth, ttl_s):
+            self._kept[key] = worth, now + ttl_s
+            self._forget(now)
+        return ticket
+
+    async def redeem(self, ticket: str, run_id: str) -> Redeemed | None:
+        """Whose ticket for this run it is, or None. It is used up whatever the answer is."""
+        if not _TICKET.fullmatch(ticket):
+            return None  # anybody may send anything: the store is asked only about what can be one
+        key = _hash(ticket)
+        worth, until = self._kept.pop(key, (None, 0.0))
+        if worth is not None and until <= self._clock():
+            return None
+        if worth is None and self._shared is not None:
+            worth = await self._shared.take_ticket(key)  # whose time the store keeps
+        if worth is None:
+            return None
+        of_run, principal, expires_at = orjson.loads(worth)
+        return Redeemed(principal, expires_at) if of_run == run_id else None
+
+    def _forget(self, now: float) -> None:
+        """Let go of the oldest: whose time is over, or beyond the bound. The newest is neither."""
+        while True:
+            key, (_, until) = next(iter(self._kept.items()))
+            if len(self._kept) <= MAX_TICKETS and until > now:
+                return
+            del self._kept[key]
+
+
+def _hash(ticket: str) -> str:
+    return hashlib.sha256(ticket.encode()).hexdigest()

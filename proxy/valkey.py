@@ -1,0 +1,206 @@
+"""Commands to Valkey, bounded in time; and whether it can be asked at all. Knows nothing of runs.
+
+A store that fails costs one request one `CALL_S`: from then on nobody asks until the probe, which its owner
+repeats in the background, has succeeded. What is logged names no host and no password.
+"""
+
+import asyncio
+import hashlib
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from redis.asyncio.connection import Connection, parse_url
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+from redis.exceptions import ConnectionError as StoreConnectionError
+from redis.exceptions import NoScriptError, RedisError, ResponseError
+
+from proxy.errors import HeadgateError
+
+logger = logging.getLogger("headgate.event_log")
+
+CALL_S = 0.5
+"""The most that anything on a request's path waits for the store."""
+
+STALL_S = 0.2
+"""A timeout that fires so late says that this process was held up; the reply may be here."""
+
+CLOSE_S = 0.5
+
+LARGE_BYTES = 8192
+
+Argument = bytes | str | int
+Command = tuple[Argument, ...]
+
+
+class StoreDown(HeadgateError):
+    """The store did not answer, or refuses; or it did so just now and was not asked again."""
+
+
+class StoreBusy(StoreDown):
+    """There was no time to ask, or to hear the reply. That says nothing of the store."""
+
+
+@dataclass(frozen=True, slots=True)
+class Script:
+    """A Lua script: the store executes it as one, with nothing in between."""
+
+    text: str
+    sha: str = field(init=False)
+
+    def __post_init__(self) -> None:
+        # The store names scripts by their SHA-1; nothing is kept secret by it.
+        object.__setattr__(self, "sha", hashlib.sha1(self.text.encode(), usedforsecurity=False).hexdigest())
+
+    def __call__(self, keys: Sequence[str], *arguments: Argument) -> Command:
+        return ("EVALSHA", self.sha, len(keys), *keys, *arguments)
+
+
+class Health:
+    """Whether the store answers, for all links of a process."""
+
+    def __init__(self) -> None:
+        self.up = asyncio.Event()
+        self._since: float | None = None
+
+    def failed(self, why: str) -> None:
+        self.up.clear()
+        if self._since is None:
+            self._since = asyncio.get_running_loop().time()
+            logger.warning("log store down", extra={"why": why})
+
+    def wrote(self) -> None:
+        """It took a write. That it can be read says little: a full store can."""
+        self.up.set()
+        if self._since is not None:
+            took_s = asyncio.get_running_loop().time() - self._since
+            self._since = None
+            logger.info("log store back", extra={"after_s": round(took_s, 1)})
+
+
+class Link:
+    """One connection, for one call at a time; made when it is needed. Closed by who made it.
+
+    Args:
+        url: may hold a password.
+        scripts: those that may be called.
+        timeout_s: for a call, and as much again for the wait for those before it.
+    """
+
+    def __init__(
+        self, url: str, health: Health, scripts: Sequence[Script], timeout_s: float = CALL_S
+    ) -> None:
+        options: dict[str, Any] = {
+            "socket_timeout": None,  # the whole call has one
+            "socket_connect_timeout": timeout_s,
+            "retry": Retry(NoBackoff(), 0),
+            "protocol": 2,
+            "driver_info": None,
+            **parse_url(url),
+        }
+        connection_class = options.pop("connection_class", Connection)
+        self._connection: Connection = connection_class(**options)
+        self._health = health
+        self._scripts = scripts
+        self._timeout_s = timeout_s
+        self._lock = asyncio.Lock()
+        self._loop = asyncio.get_running_loop()
+
+    async def aclose(self) -> None:
+        try:
+            async with asyncio.timeout(CLOSE_S):
+                await self._connection.disconnect()
+        except (RedisError, OSError, TimeoutError):
+            await self._connection.disconnect(nowait=True)
+
+    async def call(self, *commands: Command, probe: bool = False) -> list[Any]:
+        """The replies, in order. One that is about this command's key alone may be a `ResponseError`.
+
+        Commands may be executed twice, when the first connection breaks.
+
+        Args:
+            probe: ask also a store that is down.
+
+        Raises:
+            StoreDown: no complete reply. What was executed is not known.
+        """
+        if not probe and not self._health.up.is_set():
+            raise StoreDown("not asked")
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                await self._lock.acquire()
+        except TimeoutError:
+            raise StoreBusy("others were asking") from None
+        began = self._loop.time()
+        try:
+            if not probe and not self._health.up.is_set():
+                raise StoreDown("not asked")  # it has failed meanwhile
+            async with asyncio.timeout(self._timeout_s):
+                return await self._call(commands)
+        except (RedisError, OSError, TimeoutError) as exc:
+            if self._loop.time() - began > self._timeout_s + STALL_S:
+                raise StoreBusy("this process was busy") from None
+            why = _word(exc)
+            self._health.failed(why)
+            raise StoreDown(why) from None
+        finally:
+            self._lock.release()
+
+    async def _call(self, commands: Sequence[Command]) -> list[Any]:
+        try:
+            replies = await self._exchange(commands)
+        except StoreConnectionError:
+            replies = await self._exchange(commands)  # the store may close connections that are idle
+        if any(isinstance(reply, NoScriptError) for reply in replies):
+            await self._exchange([("SCRIPT", "LOAD", script.text) for script in self._scripts])
+            replies = await self._exchange(commands)
+        for reply in replies:
+            if isinstance(reply, ResponseError) and not is_wrong_type(reply):
+                raise reply
+        return replies
+
+    async def _exchange(self, commands: Sequence[Command]) -> list[Any]:
+        connection = self._connection
+        replies: list[Any] = []
+        try:
+            await connection.send_packed_command(_packed(commands))
+            for _ in commands:
+                try:
+                    replies.append(await connection.read_response(disconnect_on_error=False))
+                except ResponseError as error:
+                    replies.append(error)
+        except BaseException:
+            # A reply that nobody has read would be taken for the next command's.
+            await connection.disconnect(nowait=True)
+            raise
+        return replies
+
+
+def _packed(commands: Sequence[Command]) -> list[bytes]:
+    """Commands in RESP, in about a quarter of the library's time; large values are not copied."""
+    packed: list[bytes] = []
+    small: list[bytes] = []
+    for command in commands:
+        small.append(b"*%d\r\n" % len(command))
+        for argument in command:
+            value = argument if isinstance(argument, bytes) else str(argument).encode()
+            if len(value) < LARGE_BYTES:
+                small.append(b"$%d\r\n%b\r\n" % (len(value), value))
+            else:
+                packed += (b"".join(small), b"$%d\r\n" % len(value), value)
+                small = [b"\r\n"]
+    packed.append(b"".join(small))
+    return packed
+
+
+def is_wrong_type(reply: object) -> bool:
+    """Whether a command found something else under its key than Headgate puts there."""
+    return isinstance(reply, ResponseError) and str(reply).startswith("WRONGTYPE")
+
+
+def _word(exc: BaseException) -> str:
+    """What may be logged of an error of the store: the text may name hosts, users and values."""
+    word = str(exc).partition(" ")[0] if isinstance(exc, ResponseError) else ""
+    return word if word.isupper() and word.isalpha() else type(exc).__name__

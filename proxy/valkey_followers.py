@@ -1,0 +1,501 @@
+"""Runs that other replicas execute, as their viewers here see them: local copies of what is stored.
+
+One task reads the news of all of them, in one blocking call. What is not a plain entry - a large one, or the
+terminal one, which comes with the answer - is fetched by a task of that run, so that the others go on.
+"""
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from time import time
+from typing import Any
+
+from proxy.event_log import Entry, EventLog
+from proxy.events import Event, EventType
+from proxy.routes import Route
+from proxy.run import Failure
+from proxy.sealing import Box, Sealing, Unsealable
+from proxy.sse import encode
+from proxy.upstream import Answer
+from proxy.valkey import Health, Link, StoreDown, is_wrong_type
+from proxy.valkey_records import (
+    APPEND,
+    ELSEWHERE,
+    End,
+    Keys,
+    Meta,
+    StoredEntry,
+    entry_plain,
+    is_run_id,
+    send,
+)
+
+logger = logging.getLogger("headgate.event_log")
+
+MAX_FOLLOWED = 1000
+"""Runs of other replicas that are followed at once. Over it, a run that is not yet is not found."""
+
+MAX_FOLLOWED_BYTES = 64 * 1024 * 1024
+"""Over it, those that nobody watches are dropped at once."""
+
+IDLE_S = 15.0
+"""How long a run is followed that nobody watches."""
+
+PAGE = 64
+"""Entries that are read at a time, of each run."""
+
+BLOCK_MS = 1000
+"""The longest that the reader waits for news before it looks whom it should follow."""
+
+PAUSE_S = 0.00002
+"""Between two reads, for each followed run: asking for a thousand takes milliseconds, and news can wait that
+long to share it."""
+
+MAX_FETCHES = 4
+"""Runs whose large entries are fetched at once."""
+
+FETCH_PARTS = 4
+"""Parts fetched in one round trip."""
+
+BLIND_S = 30.0
+"""How long viewers wait for a store that does not answer, before they are told."""
+
+REPLICA_LOST = "replica_lost"
+STORE_LOST = "log_store"
+"""`error_code` of runs whose end could not be seen: that of the replica that executed it, or of the store."""
+
+
+class _CopiedLog(EventLog):
+    """A log that is filled from elsewhere, and knows whether anybody reads it."""
+
+    def __init__(self, run_id: str, readers_changed: Callable[[], None]) -> None:
+        super().__init__(run_id, retry_ms=0)
+        self._readers_changed = readers_changed
+
+    @property
+    def is_read(self) -> bool:
+        return bool(self._readers)
+
+    def subscribe(self, wake: Callable[[], None]) -> None:
+        super().subscribe(wake)
+        self._readers_changed()
+
+    def unsubscribe(self, wake: Callable[[], None]) -> None:
+        super().unsubscribe(wake)
+        self._readers_changed()
+
+
+class FollowedRun:
+    """A run that another replica executes or has executed; a `Watched`."""
+
+    def __init__(
+        self,
+        run_id: str,
+        meta: Meta,
+        route: Route,
+        box: Box,
+        readers_changed: Callable[["FollowedRun"], None],
+    ) -> None:
+        self._loop = asyncio.get_running_loop()
+        self.id = run_id
+        self.log = _CopiedLog(run_id, self._readers_changed)
+        self.route = route
+        self.headers_sent = False
+        self.failure: Failure | None = None
+        self.answer: Answer | None = None
+        self.meta = meta
+        self.box = box
+        self.started_at = self._loop.time() - max(0.0, time() - meta.started_at)
+        self.parts: list[str] = []
+        """Keys of parts that entries were made of."""
+        self.is_fetching = False
+        self.idle_since = self._loop.time()
+        self._tell = readers_changed
+
+    @property
+    def source(self) -> str:
+        return self.meta.source
+
+    @property
+    def told(self) -> str:
+        return self.meta.told
+
+    @property
+    def principal(self) -> str | None:
+        return self.meta.principal
+
+    @property
+    def target(self) -> bytes:
+        return self.meta.target.encode("latin-1")
+
+    @property
+    def fingerprint(self) -> str:
+        return self.meta.fingerprint
+
+    @property
+    def size_bytes(self) -> int:
+        return self.log.size_bytes + (len(self.answer.body) if self.answer is not None else 0)
+
+    def _readers_changed(self) -> None:
+        self.idle_since = self._loop.time()
+        self._tell(self)
+
+
+class Followers:
+    """All followed runs of this process."""
+
+    def __init__(
+        self,
+        ask: Link,
+        listen: Link,
+        health: Health,
+        keys: Keys,
+        sealing: Sealing,
+        routes: Mapping[str, Route],
+        place: "Place",
+    ) -> None:
+        self._ask = ask
+        self._listen = listen
+        self._health = health
+        self._keys = keys
+        self._sealing = sealing
+        self._routes = routes
+        self._place = place
+        self._runs: dict[str, FollowedRun] = {}
+        self._followed: set[FollowedRun] = set()
+        """Those of `_runs`, and those that were dropped and are read all the same."""
+        self._finding: dict[str, asyncio.Task[FollowedRun | None]] = {}
+        self._fetches: set[asyncio.Task[None]] = set()
+        self._slots = asyncio.Semaphore(MAX_FETCHES)
+        self._is_blocked = False
+        self._loop = asyncio.get_running_loop()
+        self._heard_at = self._loop.time()
+
+    async def aclose(self) -> None:
+        """End all copies: nobody will fill them."""
+        tasks = [*self._finding.values(), *self._fetches]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        for run in list(self._followed):
+            self._end_here(run, STORE_LOST)
+
+    def __len__(self) -> int:
+        return len(self._followed)
+
+    # Finding.
+
+    async def find(self, run_id: str) -> FollowedRun | None:
+        """A run with all that is stored of it; those who look for one at once share it.
+
+        Raises:
+            StoreDown: and it is not followed already.
+        """
+        run = self._runs.get(run_id)
+        if run is not None or not is_run_id(run_id):
+            return run
+        task = self._finding.get(run_id)
+        if task is None:
+            task = self._loop.create_task(self._load(run_id))
+            self._finding[run_id] = task
+            task.add_done_callback(lambda done: self._found(run_id, done))
+        return await asyncio.shield(task)
+
+    def known(self, run_id: str) -> FollowedRun | None:
+        """A run that is followed already."""
+        return self._runs.get(run_id)
+
+    async def meta(self, run_id: str) -> Meta | None:
+        """What a run is, if it is stored and can be read.
+
+        Raises:
+            StoreDown: it cannot be asked for.
+        """
+        [value] = await self._ask.call(("GET", self._keys.run(run_id)))
+        if not isinstance(value, bytes):
+            return None
+        try:
+            return Meta.opened(self._sealing.box(f"run {run_id}"), value)
+        except Unsealable as exc:
+            _cannot_be_read(run_id, exc)
+            return None
+
+    async def _load(self, run_id: str) -> FollowedRun | None:
+        meta = await self.meta(run_id)
+        if meta is None:
+            return None
+        route = self._routes.get(meta.route)
+        if route is None:
+            logger.warning("stored run has no route here", extra={"run": run_id, "route": meta.route})
+            return None
+        self.drop_idle()
+        if len(self._followed) >= MAX_FOLLOWED:
+            logger.warning("too many followed runs", extra={"runs": len(self._followed)})
+            return None
+        box = self._sealing.box(f"run {run_id}")
+        run = FollowedRun(run_id, meta, route, box, self._readers_changed)
+        try:
+            await self._catch_up(run)
+        except Unsealable as exc:
+            _cannot_be_read(run_id, exc)
+            return None
+        self._runs[run_id] = run
+        self._followed.add(run)
+        await self._nudge()
+        return run
+
+    def _found(self, run_id: str, task: "asyncio.Task[FollowedRun | None]") -> None:
+        del self._finding[run_id]
+        if not task.cancelled():
+            task.exception()  # whoever looked for it has it; it may be that nobody does any more
+
+    # Reading.
+
+    async def listen(self) -> None:
+        """Take what is new into the copies, and hear messages to this replica, for ever."""
+        inbox, heard = self._keys.inbox(self._place.replica), b"0-0"
+        while True:
+            await self._health.up.wait()
+            runs = [run for run in self._followed if not run.log.ended and not run.is_fetching]
+            names = [inbox, *(self._keys.log(run.id) for run in runs)]
+            seen = [heard, *(b"%d-0" % len(run.log) for run in runs)]
+            self._is_blocked = True
+            try:
+                [news] = await self._listen.call(
+                    ("XREAD", "COUNT", PAGE, "BLOCK", BLOCK_MS, "STREAMS", *names, *seen)
+                )
+            except StoreDown:
+                continue
+            finally:
+                self._is_blocked = False
+            self._heard_at = self._loop.time()
+            if is_wrong_type(news):
+                for run in runs:  # one of them is what disturbs
+                    self._fetch(run)
+                await asyncio.sleep(BLOCK_MS / 1000)
+                continue
+            by_name = dict(zip(names[1:], runs, strict=True))
+            for name, items in news or ():
+                if (run_ := by_name.get(name.decode())) is not None:
+                    self._read(run_, items)
+                    continue
+                for number, (_, message) in items:
+                    heard = number
+                    self._place.hear(message)
+            await asyncio.sleep(PAUSE_S * len(runs))
+
+    def _read(self, run: FollowedRun, items: Sequence[Any]) -> None:
+        for item in items:
+            try:
+                stored = _opened(run, item, self._loop.time())
+            except Unsealable as exc:
+                self._break(run, exc)
+                return
+            if stored is not None and (stored.parts or stored.entry.is_terminal):
+                self._fetch(run)
+                return
+            if stored is not None:
+                run.log.take(stored.entry)
+
+    def _fetch(self, run: FollowedRun) -> None:
+        run.is_fetching = True
+        task = self._loop.create_task(self._fetched(run))
+        self._fetches.add(task)
+        task.add_done_callback(self._fetches.discard)
+
+    async def _fetched(self, run: FollowedRun) -> None:
+        try:
+            async with self._slots:
+                await self._catch_up(run)
+        except StoreDown:
+            pass  # the reader comes to the same entry again
+        except Unsealable as exc:
+            self._break(run, exc)
+        finally:
+            run.is_fetching = False
+        if not run.log.ended:
+            await self._nudge()
+
+    async def _nudge(self) -> None:
+        """Let the reader see whom it should follow. A message is not lost if it is not blocked yet."""
+        if self._is_blocked:
+            with contextlib.suppress(StoreDown):  # it looks again by itself
+                await self._ask.call(send(self._keys, self._place.replica, b""))
+
+    async def _catch_up(self, run: FollowedRun) -> None:
+        """Take all that is stored now.
+
+        Raises:
+            StoreDown: what was taken is exact, but more may be there.
+            Unsealable: the next entry was changed or moved, or is not there.
+        """
+        while not run.log.ended:
+            first = f"{len(run.log) + 1}-0"
+            [page] = await self._ask.call(("XRANGE", self._keys.log(run.id), first, "+", "COUNT", PAGE))
+            if not isinstance(page, list):
+                raise Unsealable("the log is none")
+            for item in page:
+                stored = _opened(run, item, self._loop.time())
+                if stored is not None:
+                    await self._take(run, stored)
+            if len(page) < PAGE:
+                return
+
+    async def _take(self, run: FollowedRun, stored: StoredEntry) -> None:
+        entry = stored.entry
+        if stored.parts:
+            entry = stored.with_parts(await self._parts(run, entry.seq, stored.parts))
+        if entry.is_terminal:
+            [value] = await self._ask.call(("GET", self._keys.end(run.id)))
+            if not isinstance(value, bytes):
+                raise Unsealable("the end is missing")
+            end = End.opened(run.box, value)
+            answer = end.answer
+            if answer is not None and end.parts:
+                answer = replace(answer, body=await self._parts(run, 0, end.parts))
+            run.failure, run.answer = end.failure, answer
+        run.log.take(entry)
+
+    async def _parts(self, run: FollowedRun, seq: int, count: int) -> bytes:
+        value = bytearray()
+        for start in range(0, count, FETCH_PARTS):
+            indices = range(start, min(count, start + FETCH_PARTS))
+            names = [self._keys.part(run.id, seq, index) for index in indices]
+            [sealed] = await self._ask.call(("MGET", *names))
+            for index, part in zip(indices, sealed, strict=True):
+                if part is None:
+                    raise Unsealable(f"part {seq} {index} is missing")
+                value += run.box.open(f"part {seq}", index, part)
+            run.parts += names
+        return bytes(value)
+
+    # Ends that nobody else tells.
+
+    def owners(self) -> set[str]:
+        """The replicas that execute what is followed."""
+        return {run.meta.owner for run in self._live()} - {self._place.replica}
+
+    async def lose(self, owner: str) -> None:
+        """Tell viewers that the replica which executes their runs is gone. Of all replicas, one is the first.
+
+        Raises:
+            StoreDown: it is to be tried again.
+        """
+        for run in self._live():
+            if run.meta.owner == owner and not run.is_fetching:
+                await self._lose(run)
+
+    async def _lose(self, run: FollowedRun) -> None:
+        seq, entry = len(run.log), _terminal(run, REPLICA_LOST, self._loop.time())
+        end = End(_failure(REPLICA_LOST), None, 0).sealed(run.box)
+        names = [self._keys.run(run.id), self._keys.log(run.id), self._keys.end(run.id)]
+        same = run.meta.same
+        ttl_ms, sealed = self._place.ttl_ms, run.box.seal("entry", entry.seq, entry_plain(entry))
+        [reply] = await self._ask.call(
+            APPEND([*names, *same, *run.parts], seq, ttl_ms, ttl_ms, end, len(same), 0, run.id, sealed)
+        )
+        if isinstance(reply, list) and reply[0] == ELSEWHERE and reply[1] > seq:
+            return  # there is news, maybe of this very end; the reader takes it
+        if len(run.log) == seq:
+            logger.warning("replica lost", extra={"run": run.id})
+            self._end_here(run, REPLICA_LOST)
+
+    def give_up(self) -> None:
+        """Tell viewers that the store is gone, once it has been for `BLIND_S`."""
+        if self._loop.time() - self._heard_at > BLIND_S:
+            for run in self._live():
+                self._end_here(run, STORE_LOST)
+
+    def _break(self, run: FollowedRun, exc: Unsealable) -> None:
+        _cannot_be_read(run.id, exc)
+        self._end_here(run, STORE_LOST)
+
+    def _end_here(self, run: FollowedRun, code: str) -> None:
+        if not run.log.ended:
+            run.failure = _failure(code)
+            run.log.take(_terminal(run, code, self._loop.time()))
+
+    def _live(self) -> list[FollowedRun]:
+        return [run for run in self._followed if not run.log.ended]
+
+    # Whoever watches.
+
+    def watched(self) -> dict[str, list[str]]:
+        """The runs in flight that have viewers here, by the replica that executes them."""
+        found: dict[str, list[str]] = {}
+        for run in self._live():
+            if run.log.is_read:
+                found.setdefault(run.meta.owner, []).append(run.id)
+        return found
+
+    def drop_idle(self) -> None:
+        """Follow no longer what nobody watches."""
+        unread = sorted(
+            (run for run in self._followed if not run.log.is_read), key=lambda run: run.idle_since
+        )
+        over = sum(run.size_bytes for run in self._followed) - MAX_FOLLOWED_BYTES
+        oldest = self._loop.time() - IDLE_S
+        for run in unread:
+            if run.idle_since > oldest and over <= 0 and len(self._followed) < MAX_FOLLOWED:
+                break
+            over -= run.size_bytes
+            self._followed.discard(run)
+            if self._runs.get(run.id) is run:
+                del self._runs[run.id]
+
+    def _readers_changed(self, run: FollowedRun) -> None:
+        if run.log.is_read and not run.log.ended:
+            self._followed.add(run)
+            self._runs.setdefault(run.id, run)
+            self._place.watch()
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where followers are: at which replica, and who there wants to know."""
+
+    replica: str
+    ttl_ms: int
+    """For a run, after its end."""
+    hear: Callable[[bytes], None]
+    """Called with each message to the replica."""
+    watch: Callable[[], None]
+    """Called when a run has a viewer."""
+
+
+def _opened(run: FollowedRun, item: Any, now: float) -> StoredEntry | None:
+    """The next entry of a run; None if it is there already."""
+    match item:
+        case [bytes() as name, [_, bytes() as value]]:
+            seq = int(name.partition(b"-")[0])
+            if seq <= len(run.log) or run.log.ended:
+                return None
+            if seq > len(run.log) + 1:
+                raise Unsealable(f"entry {len(run.log) + 1} is missing")
+            return StoredEntry.read(seq, run.box.open("entry", seq, value), now)
+    raise Unsealable("an entry is none")
+
+
+def _failure(code: str) -> Failure:
+    what = "The replica that worked on this" if code == REPLICA_LOST else "The store of this run"
+    return Failure(code, 502, f"{what} was lost. Please ask again.")
+
+
+def _terminal(run: FollowedRun, code: str, now: float) -> Entry:
+    """As `events.Transcript` would have it; but what was said so far is known only as bytes."""
+    failure = _failure(code)
+    metadata = {
+        "error_code": code,
+        "retry_available": True,
+        "partial": run.log.has_content,
+        "status": failure.status,
+    }
+    seq = len(run.log) + 1
+    event = Event(EventType.ERROR, content=failure.detail, metadata=metadata)
+    return Entry(seq, encode(event, f"{run.id}:{seq}"), now, False, True)
+
+
+def _cannot_be_read(run_id: str, exc: Unsealable) -> None:
+    logger.error("stored run cannot be read", extra={"run": run_id, "why": str(exc)})

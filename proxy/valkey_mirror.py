@@ -1,0 +1,408 @@
+"""Copies the runs of this process to the store, in the background. Their logs in memory are the truth and the
+queue: a store that is down makes the copy late, never the run.
+
+One task copies all runs. A round trip carries the news of every run that has some, up to `ROUND_BYTES`; each
+run's news are one call of a script that says where the copy should stand. It stands elsewhere after a reply
+was lost (then it is taken up from there), after the store has lost its memory (then it is written again, from
+the start), or when another replica has declared this one dead (then the copy is theirs, and is left alone).
+"""
+
+import asyncio
+import logging
+import weakref
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from proxy.event_log import EventLog
+from proxy.run import Run
+from proxy.sealing import Box, Unsealable
+from proxy.valkey import Argument, Command, Health, Link, StoreBusy, StoreDown, is_wrong_type
+from proxy.valkey_records import (
+    ABANDON,
+    APPEND,
+    APPENDED,
+    GONE,
+    PART_BYTES,
+    REFRESH,
+    RESTORE,
+    End,
+    Keys,
+    entry_plain,
+)
+
+logger = logging.getLogger("headgate.event_log")
+
+PAUSE_S = 0.01
+"""Between a run's news and the round trip that carries it: so 100 runs share one. Late by that much, a text
+still is at a viewer elsewhere in a tenth of a second."""
+
+ROUND_BYTES = 1024 * 1024
+"""About the most that one round trip carries. A large answer takes several, and others have their turn."""
+
+ROUND_S = 2.0
+"""The most that a round trip may take; nobody waits for it."""
+
+LIVE_TTL_S = 90.0
+"""How long what is stored of a run outlives the last word of the replica that executes it."""
+
+REFRESH_S = 20.0
+"""How often that word is said."""
+
+BACKLOG_BYTES = 64 * 1024 * 1024
+"""Ended runs that wait for a store that is down, in bytes of their logs and answers; the oldest go first."""
+
+
+@dataclass(slots=True, eq=False)
+class Copy:
+    """One run and how far its copy is."""
+
+    id: str
+    log: EventLog
+    run: "weakref.ref[Run] | Run"
+    """Weak until its first event: one that was claimed but never executed is nobody's."""
+    meta: bytes
+    going: Sequence[str]
+    """Keys it is joined by while it runs; and in `staying`, also after."""
+    staying: Sequence[str]
+    box: Box
+    keys: Keys
+    has_meta: bool
+    refreshed_at: float
+    wake: Callable[[], None] = lambda: None
+    seq: int = 0
+    """Entries that are stored."""
+    parts: list[str] = field(default_factory=list)
+    """Keys of parts that are stored."""
+    whole: set[int] = field(default_factory=set)
+    """Entries all of whose parts are stored; 0 is the answer."""
+    next_part: int = 0
+    end: bytes | None = None
+    ended_at: float = 0.0
+    is_done: bool = False
+    has_fault: bool = False
+
+    @property
+    def executed(self) -> Run:
+        assert isinstance(self.run, Run)
+        return self.run
+
+    @property
+    def same(self) -> list[str]:
+        return [*self.going, *self.staying]
+
+    @property
+    def size_bytes(self) -> int:
+        answer = self.run.answer if isinstance(self.run, Run) else None
+        return self.log.size_bytes + (len(answer.body) if answer is not None else 0)
+
+    def begin_again(self) -> None:
+        """Nothing of the log is stored, as it turned out."""
+        self.seq = self.next_part = 0
+        self.parts.clear()
+        self.whole.clear()
+
+
+@dataclass(slots=True)
+class _Step:
+    """What a round trip carries of one run, and where its copy stands after that."""
+
+    copy: Copy
+    commands: list[Command]
+    size_bytes: int
+    restores: bool = False
+    seq: int = 0
+    part_of: int | None = None
+    """Set if these are parts of this entry, and not entries."""
+    parts: list[str] = field(default_factory=list)
+    last_parts: bool = False
+    ends: bool = False
+
+
+class Mirror:
+    """All copies of this process."""
+
+    def __init__(
+        self, link: Link, health: Health, keys: Keys, ttl_s: float, on_fault: Callable[[Run], None]
+    ) -> None:
+        self._link = link
+        self._health = health
+        self._keys = keys
+        self._ttl_ms = int(ttl_s * 1000)
+        self._on_fault = on_fault
+        self._copies: dict[str, Copy] = {}
+        self._dirty: dict[str, None] = {}
+        self._abandoned: dict[str, Command] = {}
+        self._news = asyncio.Event()
+        self._loop = asyncio.get_running_loop()
+
+    # What is copied.
+
+    def prepare(self, run: Run, meta: bytes, box: Box, going: Sequence[str], staying: Sequence[str]) -> Copy:
+        ref = weakref.ref(run)
+        return Copy(run.id, run.log, ref, meta, going, staying, box, self._keys, False, self._loop.time())
+
+    def add(self, copy: Copy, *, claimed: bool) -> None:
+        """Copy a run from now on."""
+        run = copy.run() if isinstance(copy.run, weakref.ref) else copy.run
+        assert run is not None
+        copy.has_meta = claimed
+        copy.wake = lambda: self._woken(copy)
+        copy.run = weakref.ref(run, lambda _: self.abandon(copy))
+        self._copies[copy.id] = copy
+        copy.log.subscribe(copy.wake)
+        if not claimed:
+            self.fault(copy)
+            self._mark(copy.id)
+        if len(copy.log):
+            self._woken(copy)
+
+    def abandon(self, copy: Copy) -> None:
+        """It is not executed after all."""
+        self._remove(copy)
+        command = ABANDON([self._keys.run(copy.id), *copy.same], copy.meta, copy.id)
+        self._abandoned[copy.id] = command
+        self._news.set()
+
+    def replaceable(self, key: str) -> str:
+        """The id of the run of this process that has ended and may still have this key; or empty."""
+        for copy in self._copies.values():
+            if copy.log.ended and key in copy.going:
+                return copy.id
+        return ""
+
+    def knows(self, run_id: str) -> bool:
+        return run_id in self._copies
+
+    def look_again(self) -> None:
+        """The store may have lost what it had."""
+        for run_id in self._copies:
+            self._mark(run_id)
+
+    def refresh(self) -> None:
+        """Say of runs that are silent that they live."""
+        due = self._loop.time() - REFRESH_S
+        for copy in self._copies.values():
+            if copy.refreshed_at < due:
+                self._mark(copy.id)
+
+    def fault(self, copy: Copy) -> None:
+        """Count that a run is not copied as it should be; once, and while it can make a difference to it."""
+        run = copy.run() if isinstance(copy.run, weakref.ref) else copy.run
+        if run is not None and not copy.has_fault and not copy.log.ended:
+            copy.has_fault = True
+            self._on_fault(run)
+
+    # The task.
+
+    async def mirror(self) -> None:
+        """Copy what is new, for ever."""
+        while True:
+            await self._news.wait()
+            await asyncio.sleep(PAUSE_S)
+            self._news.clear()
+            try:
+                while self._dirty or self._abandoned:
+                    await self._round()
+            except StoreBusy:
+                await asyncio.sleep(PAUSE_S)
+            except StoreDown:
+                self._wait_for_the_store()
+                await self._health.up.wait()
+
+    async def flush(self) -> None:
+        """Copy what is left; for the end, when no task does it."""
+        while self._dirty or self._abandoned:
+            await self._round()
+
+    async def _round(self) -> None:
+        abandoned, self._abandoned = self._abandoned, {}
+        steps: list[_Step] = []
+        room = ROUND_BYTES
+        for run_id in list(self._dirty):
+            if room <= 0:
+                break
+            del self._dirty[run_id]
+            copy = self._copies.get(run_id)
+            if copy is None:
+                continue
+            try:
+                step = self._step(copy, room)
+            except Exception:  # one run that cannot be copied must not keep the others from it
+                logger.exception("run not copied", extra={"run": copy.id})
+                self._remove(copy)
+                continue
+            steps.append(step)
+            room -= step.size_bytes
+        commands = [command for step in steps for command in step.commands]
+        try:
+            replies = await self._link.call(*abandoned.values(), *commands) if abandoned or commands else []
+        except BaseException:
+            self._abandoned = abandoned | self._abandoned
+            for step in steps:
+                self._mark(step.copy.id)
+            raise
+        answers = iter(replies[len(abandoned) :])
+        for step in steps:
+            self._settle(step, [next(answers) for _ in step.commands])
+
+    # One step of one run.
+
+    def _step(self, copy: Copy, room: int) -> _Step:
+        now = self._loop.time()
+        step = _Step(copy, [], 0, seq=copy.seq)
+        run_key, same = self._keys.run(copy.id), copy.same
+        ttl_ms = int(LIVE_TTL_S * 1000)
+        if not copy.has_meta:
+            step.restores = True
+            step.commands.append(RESTORE([run_key, *same], ttl_ms, copy.meta, copy.id))
+        if now - copy.refreshed_at >= REFRESH_S:
+            names = [*same, run_key, self._keys.log(copy.id), *copy.parts]
+            step.commands.append(REFRESH(names, ttl_ms, len(same), copy.id))
+            copy.refreshed_at = now
+        sealed = self._entries(copy, step, room)
+        if step.part_of is None:
+            keys = [run_key, self._keys.log(copy.id), self._keys.end(copy.id)]
+            if step.ends:
+                keys += [*same, *copy.parts]
+            end = copy.end if step.ends and copy.end is not None else b""
+            # Who repeats a request that has failed wants it done, and not to be told again.
+            failed = step.ends and copy.executed.failure is not None
+            counts = (len(same), 0) if failed else (len(copy.going), len(copy.staying))
+            step.commands.append(APPEND(keys, copy.seq, ttl_ms, self._ttl_ms, end, *counts, copy.id, *sealed))
+        return step
+
+    def _entries(self, copy: Copy, step: _Step, room: int) -> list[Argument]:
+        """The next entries, sealed; or none, and the step has parts of one that is large."""
+        sealed: list[Argument] = []
+        for entry in copy.log.after(copy.seq):
+            if step.size_bytes and step.size_bytes + len(entry.wire) > room:
+                break
+            large: tuple[int, bytes] | None = None
+            if len(entry.wire) > PART_BYTES and entry.seq not in copy.whole:
+                large = entry.seq, entry.wire
+            elif entry.is_terminal:
+                run = copy.executed
+                end = End.of(run.failure, run.answer)
+                if end.parts and 0 not in copy.whole:
+                    assert run.answer is not None
+                    large = 0, run.answer.body
+                else:
+                    copy.end = end.sealed(copy.box)
+                    step.size_bytes += len(copy.end)
+                    step.ends = True
+            if large is not None:
+                if not sealed:
+                    self._parts(copy, step, *large, room)
+                break
+            sealed.append(copy.box.seal("entry", entry.seq, entry_plain(entry)))
+            step.seq = entry.seq
+            step.size_bytes += min(len(entry.wire), PART_BYTES)
+        return sealed
+
+    def _parts(self, copy: Copy, step: _Step, seq: int, value: bytes, room: int) -> None:
+        ttl_ms = int(LIVE_TTL_S * 1000)
+        step.part_of = seq
+        index = copy.next_part
+        while index * PART_BYTES < len(value) and (not step.parts or step.size_bytes < room):
+            part = value[index * PART_BYTES : (index + 1) * PART_BYTES]
+            name = self._keys.part(copy.id, seq, index)
+            sealed = copy.box.seal(f"part {seq}", index, part)
+            step.commands.append(("SET", name, sealed, "PX", ttl_ms))
+            step.parts.append(name)
+            step.size_bytes += len(part)
+            index += 1
+        step.last_parts = index * PART_BYTES >= len(value)
+
+    def _settle(self, step: _Step, replies: Sequence[Any]) -> None:
+        copy = step.copy
+        if copy.id not in self._copies:
+            return
+        if any(is_wrong_type(reply) for reply in replies) or (step.restores and replies[0] == 0):
+            self._lose(copy)
+            return
+        copy.has_meta = True
+        if step.part_of is not None:
+            copy.parts += step.parts
+            copy.next_part += len(step.parts)
+            if step.last_parts:
+                copy.whole.add(step.part_of)
+                copy.next_part = 0
+            self._mark(copy.id)
+        else:
+            said = replies[-1]
+            self._appended(step, *(said if isinstance(said, list) else (said,)))
+
+    def _appended(self, step: _Step, said: int, at: int = 0, value: bytes = b"") -> None:
+        copy = step.copy
+        if said == APPENDED:
+            copy.seq = step.seq
+            copy.is_done = step.ends
+        elif said == GONE:
+            copy.has_meta = False
+            copy.begin_again()
+        elif at == 0:
+            copy.begin_again()
+        elif self._is_ours(copy, at, value):
+            copy.seq = at
+            copy.is_done = copy.log.ended and at == len(copy.log)
+        else:
+            self._lose(copy)
+            return
+        if copy.is_done:
+            self._remove(copy)
+        elif copy.seq < len(copy.log) or not copy.has_meta:
+            self._mark(copy.id)
+
+    def _is_ours(self, copy: Copy, seq: int, value: bytes) -> bool:
+        if seq > len(copy.log):
+            return False
+        try:
+            return copy.box.open("entry", seq, value) == entry_plain(copy.log.after(seq - 1)[0])
+        except Unsealable:
+            return False
+
+    def _lose(self, copy: Copy) -> None:
+        """Another replica has ended it: its viewers were told so, and that cannot be taken back."""
+        logger.warning("run taken over", extra={"run": copy.id})
+        self.fault(copy)
+        self._remove(copy)
+
+    # Inside.
+
+    def _mark(self, run_id: str) -> None:
+        self._dirty[run_id] = None
+        self._news.set()
+
+    def _woken(self, copy: Copy) -> None:
+        if isinstance(copy.run, weakref.ref):
+            run = copy.run()
+            if run is None or not len(copy.log):
+                return
+            copy.run = run
+        if copy.log.ended:
+            copy.ended_at = self._loop.time()
+        self._mark(copy.id)
+
+    def _remove(self, copy: Copy) -> None:
+        copy.log.unsubscribe(copy.wake)
+        if self._copies.get(copy.id) is copy:
+            del self._copies[copy.id]
+        self._dirty.pop(copy.id, None)
+
+    def _wait_for_the_store(self) -> None:
+        for copy in list(self._copies.values()):
+            self.fault(copy)
+        self.bound_backlog()
+
+    def bound_backlog(self) -> None:
+        """Runs that have ended are not kept for ever for a store that does not come back."""
+        ended = [copy for copy in self._copies.values() if copy.log.ended]
+        over = sum(copy.size_bytes for copy in ended) - BACKLOG_BYTES
+        oldest = self._loop.time() - self._ttl_ms / 1000
+        for copy in ended:
+            if over <= 0 and copy.ended_at > oldest:
+                break
+            over -= copy.size_bytes
+            logger.warning("run not copied", extra={"run": copy.id})
+            self._remove(copy)
