@@ -156,19 +156,24 @@ class Runs:
     async def attach(self, run_id: str, identity: Identity | None, wait_s: float) -> Watched | None:
         """The same for a run that may begin within `wait_s`: a page may ask for the events first."""
         run = await self.look_up(run_id, identity)
-        if run is not None or self._known(run_id) is not None or self._attach_waits >= MAX_ATTACH_WAITS:
+        # Another's run is waited for as well: an answer that comes sooner would tell that it exists.
+        if run is not None or self._attach_waits >= MAX_ATTACH_WAITS:
             return run
-        arrived = asyncio.get_running_loop().create_future()
+        loop = asyncio.get_running_loop()
+        arrived = loop.create_future()
         waiting = self._arrivals.setdefault(run_id, set())
         waiting.add(arrived)
         self._attach_waits += 1
-        due = asyncio.get_running_loop().time() + wait_s
+        due = loop.time() + wait_s
         try:
-            # Another replica does not say when a run begins there, so it is asked.
-            while (
-                run is None and not arrived.done() and (left_s := due - asyncio.get_running_loop().time()) > 0
-            ):
-                await asyncio.wait({arrived}, timeout=min(left_s, ATTACH_LOOK_S if self._shared else left_s))
+            while run is None and (left_s := due - loop.time()) > 0:
+                # Another replica does not say when a run begins there, so it is asked. One that has begun
+                # here and is somebody else's changes nothing.
+                look_s = ATTACH_LOOK_S if self._shared is not None or arrived.done() else left_s
+                if arrived.done():
+                    await asyncio.sleep(min(left_s, look_s))
+                else:
+                    await asyncio.wait({arrived}, timeout=min(left_s, look_s))
                 run = await self.look_up(run_id, identity)
         finally:
             self._attach_waits -= 1

@@ -49,6 +49,7 @@ async def house(
         for name in ("upstream", "event_log", "identity", "attach_wait_s")
         if name in more
     }
+    settings.setdefault("attach_wait_s", 0.1)
     async with (
         ScriptedUpstream(script).running() as upstream,
         headgate(upstream.url, directory, routes=[route(**more)], **settings) as serving,
@@ -126,7 +127,7 @@ async def test_any_number_of_viewers_read_the_same(tmp_path: Path) -> None:
 async def test_the_events_of_a_run_can_be_asked_for_before_it_begins(tmp_path: Path) -> None:
     """Within `attach_wait_s`; a page opens them beside the POST that it cannot change."""
     held = Held(answering(answer()))
-    async with house(held, tmp_path, attach_wait_s=5) as (_, _, client):
+    async with house(held, tmp_path, attach_wait_s=2) as (_, _, client):
         run = str(uuid.uuid4())
         waiting = asyncio.create_task(read(client, events(run), signed(), method="GET"))
         stranger = asyncio.create_task(client.get(events(run), headers=signed("bob")))
