@@ -12,6 +12,10 @@ SPACE = b" "
 """JSON may begin with as many as one likes (RFC 8259 2)."""
 
 
+LOOK_S = 60.0
+"""How often a viewer without a heartbeat looks without being woken; any time will do."""
+
+
 class BatchViewer:
     """Waits for a run's end and answers with what the upstream said.
 
@@ -46,16 +50,15 @@ class BatchViewer:
         loop = asyncio.get_running_loop()
         watch = loop.create_task(self._watch())
         committed = False
-        due = loop.time() + (self._heartbeat_s or 3600)
+        interval_s = LOOK_S if self._heartbeat_s is None else self._heartbeat_s
+        due = loop.time() + interval_s
         try:
             while not (self.run.log.ended or self._left):
-                if self._heartbeat_s is not None and loop.time() >= due:
-                    if not committed:
-                        headers = [(b"content-type", b"application/json")]
-                        await self._send({"type": "http.response.start", "status": 200, "headers": headers})
+                if loop.time() >= due:
+                    due = loop.time() + interval_s
+                    if self._heartbeat_s is not None:
+                        await self._beat(committed=committed)
                         committed = True
-                    await self._send({"type": "http.response.body", "body": SPACE, "more_body": True})
-                    due = loop.time() + self._heartbeat_s
                 await self._reader.wait(due)
             if self._left:
                 return None
@@ -67,6 +70,12 @@ class BatchViewer:
         finally:
             self._reader.close()
             watch.cancel()
+
+    async def _beat(self, *, committed: bool) -> None:
+        if not committed:
+            headers = [(b"content-type", b"application/json")]
+            await self._send({"type": "http.response.start", "status": 200, "headers": headers})
+        await self._send({"type": "http.response.body", "body": SPACE, "more_body": True})
 
     async def _watch(self) -> None:
         while (await self._receive())["type"] != "http.disconnect":
