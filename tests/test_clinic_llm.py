@@ -1,65 +1,17 @@
 """The sample upstream and its model: what it asks, how often, and which sentence a failure becomes."""
 
-import json
 from collections.abc import Iterator
-from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from threading import Thread
-from typing import Any
 
 import httpx
 import pytest
 
-from examples.clinic.llm import Llm
-from tests.clinic_server import CASE_TEXT, running_clinic, running_model
+from examples.clinic.llm.conversation import Llm
+from examples.clinic.llm.postprocess import HEADING
+from examples.clinic.llm.providers import open_llm
+from examples.clinic.settings import PROVIDERS, read_settings
+from tests.clinic_server import CASE_TEXT, RecordingModel, provider_environ, running_clinic, running_model
 
 CHAT = [{"role": "user", "content": "hello"}]
-
-
-class RecordingModel:
-    """Answers every chat completion with `status` and one text, and remembers what it was asked."""
-
-    def __init__(self, status: int = 200, answer: object = None) -> None:
-        self.asked: list[dict[str, Any]] = []
-        self.status = status
-        self.answer = answer or {"choices": [{"message": {"role": "assistant", "content": "# Text"}}]}
-
-    @property
-    def prompts(self) -> list[str]:
-        return [one["messages"][-1]["content"] for one in self.asked]
-
-    @property
-    def tasks(self) -> list[str]:
-        return [prompt.splitlines()[0].removeprefix("Task: ") for prompt in self.prompts]
-
-    @contextmanager
-    def running(self) -> Iterator[str]:
-        """Serve on a free port; yields the base URL for `OPENAI_BASE_URL`."""
-        model = self
-
-        class Handler(BaseHTTPRequestHandler):
-            protocol_version = "HTTP/1.1"
-
-            def do_POST(self) -> None:
-                length = int(self.headers["content-length"])
-                model.asked.append(json.loads(self.rfile.read(length)))
-                body = json.dumps(model.answer).encode()
-                self.send_response(model.status)
-                self.send_header("content-length", str(len(body)))
-                self.end_headers()
-                self.wfile.write(body)
-
-            def log_message(self, format: str, *args: object) -> None:  # noqa: A002 (its name there)
-                pass
-
-        with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-            thread = Thread(target=server.serve_forever, args=(0.01,))
-            thread.start()
-            try:
-                yield f"http://127.0.0.1:{server.server_port}/v1"
-            finally:
-                server.shutdown()
-                thread.join()
 
 
 @pytest.fixture(scope="module")
@@ -69,14 +21,14 @@ def model() -> Iterator[RecordingModel]:
 
 @pytest.fixture(scope="module")
 def api(model: RecordingModel) -> Iterator[httpx.Client]:
-    with model.running() as url, running_clinic(openai_base_url=url) as clinic, clinic.client() as client:
+    with model.running() as url, running_clinic(model_url=url) as clinic, clinic.client() as client:
         yield client
 
 
 @pytest.fixture
 def path(model: RecordingModel, api: httpx.Client) -> str:
     """A new case with one message, and a model that has been asked nothing yet."""
-    model.asked.clear()
+    model.calls.clear()
     path = f"/api/cases/{api.post('/api/cases', json={'case_text': CASE_TEXT}).json()['id']}"
     api.post(f"{path}/messages", json={"role": "user", "content": "hello"})
     return path
@@ -85,7 +37,13 @@ def path(model: RecordingModel, api: httpx.Client) -> str:
 @pytest.fixture(scope="module")
 def model_url() -> Iterator[str]:
     with running_model() as url:
-        yield f"{url}/v1"
+        yield url
+
+
+def opened(url: str, model: str = "any", provider: str = "openai", **environ: str) -> Llm:
+    """A client of the provider's package that does not pause before it tries again."""
+    names = {f"{PROVIDERS[provider].prefix}_MODEL": model, "CLINIC_RETRY_SCALE": "0"}
+    return open_llm(read_settings(provider_environ(provider, url) | names | environ))
 
 
 def test_the_model_gets_the_chat_for_stages_and_not_for_summaries(
@@ -133,8 +91,7 @@ def test_a_note_that_starts_too_deep_is_500(
     model: RecordingModel, api: httpx.Client, path: str, monkeypatch: pytest.MonkeyPatch
 ):
     """A table of contents needs a first heading of level 1."""
-    answer = {"choices": [{"message": {"role": "assistant", "content": "## Too deep"}}]}
-    monkeypatch.setattr(model, "answer", answer)
+    monkeypatch.setattr(model, "text", "## Too deep")
 
     refused = api.post(f"{path}/notes")
 
@@ -151,18 +108,114 @@ def test_a_note_that_starts_too_deep_is_500(
 )
 def test_a_failure_is_a_sentence_and_no_exception(model_url: str, name: str, sentence: str):
     """Nobody can tell it from a text, except by how it begins."""
-    with Llm(model_url, "none", name, retry_scale=0) as llm:
+    with opened(model_url, name) as llm:
         assert llm.converse(CHAT, "Task: diagnosis").startswith(sentence)
 
 
 def test_a_model_that_is_not_there_is_a_sentence_too():
     """Without a chat there are three attempts, and the sentence says so."""
-    with Llm("http://127.0.0.1:9/v1", "none", "any", retry_scale=0) as llm:
+    with opened("http://127.0.0.1:9") as llm:
         assert llm.converse([], "hello") == "Error generating response after 3 attempts: Connection error."
 
 
 def test_a_fault_can_be_meant_for_one_stage(model_url: str):
     """`fault-503:diagnosis` leaves all other tasks alone."""
-    with Llm(model_url, "none", "fault-503:diagnosis", retry_scale=0) as llm:
+    with opened(model_url, "fault-503:diagnosis") as llm:
         assert llm.complete("Task: validation").startswith("# Validation")
         assert llm.complete("Task: diagnosis").startswith("Error generating response after 3 attempts: ")
+
+
+PROVIDER_NAMES = sorted(PROVIDERS)
+
+
+@pytest.mark.parametrize("provider", PROVIDER_NAMES)
+def test_each_provider_is_asked_through_its_own_package(provider: str):
+    """In its own shape and under its own path; the answer is the same text."""
+    paths = {
+        "openai": "/v1/chat/completions",
+        "deepseek": "/v1/chat/completions",
+        "azure": "/openai/deployments/some-name/chat/completions?api-version=2024-10-21",
+        "gemini": "/v1/models/some-name:generateContent",
+    }
+    agents = {"azure": "AzureOpenAI/", "gemini": "google-genai-sdk/"}
+    recorded = RecordingModel()
+    with recorded.running() as url, opened(url, "some-name", provider) as llm:
+        text = llm.converse(CHAT, "and now?")
+
+    [call] = recorded.calls
+    assert text == "# Text"
+    assert call.path == paths[provider]
+    assert call.headers["user-agent"].startswith(agents.get(provider, "OpenAI/"))
+    assert not call.body.get("stream")
+
+
+@pytest.mark.parametrize("provider", PROVIDER_NAMES)
+def test_the_same_chat_gives_the_same_text_at_every_provider(model_url: str, provider: str):
+    """The model does not care for shapes."""
+    with opened(model_url) as reference, opened(model_url, provider=provider) as llm:
+        assert llm.converse(CHAT, "Task: diagnosis") == reference.converse(CHAT, "Task: diagnosis")
+
+
+@pytest.mark.parametrize(
+    ("provider", "name", "sentence"),
+    [
+        ("azure", "fault-503", "Error generating response from chat history: Error code: 503 - A fault on"),
+        (
+            "deepseek",
+            "fault-503",
+            "Error generating response from chat history: Error code: 503 - A fault on",
+        ),
+        ("gemini", "fault-503", "Error generating response from chat history: 503 UNAVAILABLE. "),
+        ("gemini", "fault-cut", "Error generating response from chat history: "),
+        ("gemini", "fault-format", "Error: Received unexpected response format from LLM"),
+        ("gemini", "fault-malformed", "Error: Received unexpected response format from LLM"),
+        ("openai", "fault-malformed", "Error: Received unexpected response format from LLM"),
+    ],
+)
+def test_a_failure_is_a_sentence_at_every_provider(model_url: str, provider: str, name: str, sentence: str):
+    """How it goes on is the package's own."""
+    with opened(model_url, name, provider) as llm:
+        assert llm.converse(CHAT, "Task: diagnosis").startswith(sentence)
+
+
+def test_a_rate_limit_is_waited_for_by_the_package(model_url: str):
+    """OpenAI's repeats the call after `retry-after`; Gemini's leaves that to whoever calls it."""
+    with opened(model_url, "fault-429-once") as llm:
+        assert llm.converse(CHAT, "openai's first").startswith("# ")
+    with opened(model_url, "fault-429-once", "gemini") as llm:
+        assert "429 RESOURCE_EXHAUSTED" in llm.converse(CHAT, "gemini's first")
+        assert llm.converse(CHAT, "gemini's first").startswith("# ")
+
+
+def test_retries_are_told_apart_by_the_package(model_url: str):
+    """Three calls of one attempt have the numbers 0, 1 and 2 in a header field."""
+    recorded = RecordingModel(status=500)
+    with recorded.running() as url, opened(url) as llm:
+        llm.converse(CHAT, "hello")
+
+    assert [call.headers["x-stainless-retry-count"] for call in recorded.calls] == ["0", "1", "2"]
+
+
+@pytest.mark.parametrize(
+    ("postprocess", "stored"),
+    [("off", " # Text \n\n"), ("strip", "# Text"), ("wrap", f"{HEADING}\n\n # Text \n\n")],
+)
+def test_what_is_stored_may_differ_from_what_was_said(postprocess: str, stored: str):
+    """Stripped, or under a heading; stages, summaries and notes alike."""
+    recorded = RecordingModel(text=" # Text \n\n")
+    with recorded.running() as url, opened(url, CLINIC_POSTPROCESS=postprocess) as llm:
+        assert llm.converse(CHAT, "Task: diagnosis") == stored
+        assert llm.complete("Task: note") == stored
+
+
+def test_an_error_sentence_is_left_as_it_is():
+    """What looks for it finds it at the beginning."""
+    with opened("http://127.0.0.1:9", CLINIC_POSTPROCESS="wrap") as llm:
+        assert llm.converse(CHAT, "hello").startswith("Error generating response")
+
+
+@pytest.mark.parametrize("variable", ["LLM_PROVIDER", "CLINIC_POSTPROCESS"])
+def test_a_name_that_is_none_is_refused(variable: str):
+    """With the names that there are."""
+    with pytest.raises(ValueError, match=f"{variable}=nothing: it is one of"):
+        read_settings({variable: "nothing"})

@@ -3,7 +3,7 @@
 import os
 from pathlib import Path
 
-from starlette.applications import Starlette
+from fastapi import FastAPI
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
@@ -13,6 +13,7 @@ from starlette.staticfiles import StaticFiles
 from examples.clinic import openapi
 from examples.clinic.api import accounts, demo, documents, patients, public, workflow
 from examples.clinic.endpoint import Call, route
+from examples.clinic.llm import providers
 from examples.clinic.refusals import as_json
 from examples.clinic.settings import Settings, read_settings
 from examples.clinic.store.database import prepare
@@ -20,13 +21,18 @@ from examples.clinic.store.database import prepare
 PAGES = Path(__file__).parent / "pages"
 
 
-def create_app(settings: Settings | None = None) -> Starlette:
+def create_app(settings: Settings | None = None) -> FastAPI:
     """For uvicorn's `--factory`; without `settings` they are read from the environment."""
     settings = settings or read_settings(os.environ)
     prepare(settings.data_dir)
+    providers.load(settings.model)
     # Starlette's own 500, the one without CORS headers, lies outside the middleware given here.
-    app = Starlette(
-        routes=_routes(), middleware=[_cors(settings)], exception_handlers={HTTPException: as_json}
+    # FastAPI, as in that app, because OpenTelemetry instruments by class; the routes are Starlette's own.
+    app = FastAPI(
+        routes=_routes(),
+        middleware=[_cors(settings)],
+        exception_handlers={HTTPException: as_json},
+        openapi_url=None,
     )
     app.state.settings = settings
     return app

@@ -18,7 +18,8 @@ from starlette.routing import Route
 
 from examples.clinic import bodies
 from examples.clinic.bodies import Window
-from examples.clinic.llm import Llm
+from examples.clinic.llm.conversation import Llm
+from examples.clinic.llm.providers import open_llm
 from examples.clinic.refusals import Invalid, Problem, missing
 from examples.clinic.settings import Settings
 from examples.clinic.store import cases, users
@@ -44,10 +45,7 @@ class Call:
 
     def llm(self) -> Llm:
         """A new client: the app this stands for makes one for every workflow."""
-        settings = self.settings
-        return Llm(
-            settings.openai_base_url, settings.openai_api_key, settings.openai_model, settings.retry_scale
-        )
+        return open_llm(self.settings)
 
     def own_case(self, purpose: str = "access") -> Row:
         """The case in the path; 404 if there is none, 403 if it is another user's."""

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from examples.clinic import prompts
-from examples.clinic.llm import Llm
+from examples.clinic.llm.conversation import Llm
 from examples.clinic.stages import GROUP_OF_STAGE, INITIAL, LAST_GROUP, STAGES, VALIDATION, Group, Stage
 from examples.clinic.store import cases, messages, stage_results
 from examples.clinic.store.database import Row

@@ -1,1 +1,1 @@
-"""A language model for demonstrations: OpenAI's chat completions, made-up text, a set speed."""
+"""A language model for demonstrations: made-up text at a set speed, in each provider's shape."""

@@ -79,6 +79,25 @@ def find_task(messages: list[dict[str, Any]]) -> str:
     return found[1] if found else "summary"
 
 
+@dataclass(frozen=True)
+class Author:
+    """Writes the answers of one model server."""
+
+    seed: int
+    tokens: int
+    has_blank_end: bool = False
+    """Every text ends with two line feeds, as many a model's does."""
+
+    def write(self, messages: list[dict[str, Any]]) -> list[str]:
+        """See `write`."""
+        text = write(messages, seed=self.seed, tokens=self.tokens)
+        return [*text, "\n", "\n"] if self.has_blank_end else text
+
+
+def count_tokens(message: dict[str, Any]) -> int:
+    return len(TOKEN.findall(str(message.get("content", ""))))
+
+
 def write(messages: list[dict[str, Any]], *, seed: int, tokens: int) -> list[str]:
     """About `tokens` tokens, cut at the end of a line; joined, they are the text."""
     canonical = json.dumps([seed, messages], ensure_ascii=False, sort_keys=True).encode()
