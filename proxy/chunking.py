@@ -5,6 +5,7 @@ is a run of clusters with the white space behind it. In scripts written without 
 a word: a Chinese paragraph would be a single word otherwise, and would wait for its end.
 """
 
+import re
 from typing import Final
 
 import regex
@@ -12,6 +13,8 @@ import regex
 _CLUSTER: Final = regex.compile(r"\X")
 _FIRST_UNSPACED: Final = "\u0e00"  # Thai; asked first, because it spares most texts the expression
 _UNSPACED: Final = regex.compile(r"[\p{Han}\p{Hiragana}\p{Katakana}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}]")
+
+_RUN: Final = re.compile(r"\s+|\S+")
 
 # `\X` looks back over a run of flags at every step: 200,000 of them at once took 107 s, in windows 0.2 s.
 _WINDOW: Final = 256
@@ -23,7 +26,7 @@ class Chunker:
     The chunks joined are the text. Each has at least `min_chars`, and the next word would have brought it
     over `max_chars`, except that
 
-    * the last one may be shorter;
+    * the last one may be shorter, and so may one that `flush_words` did not let wait;
     * a word longer than `max_chars` is a chunk by itself, or the end of one that was too short without it;
     * no chunk is longer than `max_chunk`: a longer word is cut, between clusters, and what stands before a
       word that no longer fits may be shorter than `min_chars`;
@@ -69,13 +72,34 @@ class Chunker:
         self._emit(chunks)
         return chunks
 
+    @property
+    def holds_words(self) -> bool:
+        """Whether `flush_words` would return any."""
+        return self._word_ends or bool(self._phrase)
+
+    def flush_words(self) -> list[str]:
+        """The whole words that are held back to be joined with a further one, which may be long in coming."""
+        chunks: list[str] = []
+        if self._word_ends:
+            self._end_word()
+        self._emit(chunks)
+        return chunks
+
     def _clusters(self, text: str) -> list[str]:
-        """Whole clusters. The last one stays: that a cluster has ended is only seen at the next character."""
+        """Whole clusters. The last one stays: that a cluster has ended is only seen at the next character.
+
+        In ASCII each character is one, but for CRLF. Then runs of them come, which cost less: all white
+        space, or none.
+        """
         self._held.append(text)
         self._held_chars += len(text)
         if self._held_chars < self._scan_at:
             return []
-        clusters: list[str] = _CLUSTER.findall("".join(self._held))
+        text = "".join(self._held)
+        if text.isascii() and "\r" not in text:
+            self._held, self._held_chars = [text[-1]], 1
+            return _RUN.findall(text[:-1])
+        clusters: list[str] = _CLUSTER.findall(text)
         last = clusters.pop()
         self._held, self._held_chars = [last], len(last)
         # A cluster without end is read again only when it has doubled, or each mark would cost all before it.
@@ -83,6 +107,12 @@ class Chunker:
         return clusters
 
     def _add(self, cluster: str, chunks: list[str]) -> None:
+        """A cluster, or a run of them."""
+        is_run = len(cluster) > 1 and cluster.isascii() and cluster != "\r\n"
+        if is_run and len(self._word) + len(cluster) > self._max_chunk:
+            for character in cluster:  # it may have to be cut
+                self._add(character, chunks)
+            return
         # White space with a mark on it is something to see, and Python does not call it a space.
         space = cluster.isspace()
         if self._word_ends and not space:

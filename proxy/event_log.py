@@ -82,26 +82,28 @@ class EventLog:
 class LogReader:
     """Where one task waits: for more of a log, for somebody's word, or for a time."""
 
-    __slots__ = ("_log", "_loop", "_timer", "_timer_due", "_waiter", "_woken")
+    __slots__ = ("_called", "_has_more", "_log", "_loop", "_pausing", "_timer", "_timer_due", "_waiter")
 
     def __init__(self, log: EventLog) -> None:
         self._log = log
         self._loop = asyncio.get_running_loop()
         self._waiter: asyncio.Future[None] | None = None
-        self._woken = False
+        self._has_more = False
+        self._called = False
+        self._pausing = False
         self._timer: TimerHandle | None = None
         self._timer_due = 0.0
-        log.subscribe(self.wake)
+        log.subscribe(self._more)
 
     def close(self) -> None:
-        self._log.unsubscribe(self.wake)
+        self._log.unsubscribe(self._more)
         if self._timer is not None:
             self._timer.cancel()
 
     def wake(self) -> None:
-        self._woken = True
-        if self._waiter is not None and not self._waiter.done():
-            self._waiter.set_result(None)
+        """Somebody's word: whatever is waited for, look again."""
+        self._called = True
+        self._release()
 
     async def wait(self, until: float) -> None:
         """Until woken, or the loop's time `until`, or sooner for no reason: look again, and wait again.
@@ -109,19 +111,45 @@ class LogReader:
         What happened since the last wait counts. One timer serves all waits and is armed again only when
         it fires or comes too late, so that an event costs none.
         """
+        self._arm(until)
+        if not (self._has_more or self._called):
+            await self._until_released()
+        self._has_more = self._called = False
+
+    async def pause(self, until: float) -> None:
+        """The same, but more of the log ends no pause: events that come within it cost nothing."""
+        self._arm(until)
+        if not self._called:
+            self._pausing = True
+            try:
+                await self._until_released()
+            finally:
+                self._pausing = False
+        self._has_more = self._called = False
+
+    async def _until_released(self) -> None:
+        self._waiter = self._loop.create_future()
+        try:
+            await self._waiter
+        finally:
+            self._waiter = None
+
+    def _arm(self, until: float) -> None:
         if self._timer is None or self._timer_due > until:
             if self._timer is not None:
                 self._timer.cancel()
             self._timer_due = until
             self._timer = self._loop.call_at(until, self._fired)
-        if not self._woken:
-            self._waiter = self._loop.create_future()
-            try:
-                await self._waiter
-            finally:
-                self._waiter = None
-        self._woken = False
+
+    def _more(self) -> None:
+        self._has_more = True
+        if not self._pausing:
+            self._release()
 
     def _fired(self) -> None:
         self._timer = None
         self.wake()
+
+    def _release(self) -> None:
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)

@@ -159,7 +159,7 @@ class Viewer:
                 else:
                     await self._reader.wait(due if self._expires_at is None else min(due, self._expires_at))
             elif now < pause_until:
-                await self._reader.wait(pause_until)
+                await self._reader.pause(pause_until)
             elif await self._send_more(now):
                 return ViewEnd.TOLD
             elif self._sent == len(log):

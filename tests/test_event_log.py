@@ -91,6 +91,25 @@ async def test_waiting_has_an_end() -> None:
     reader.close()
 
 
+async def test_a_pause_ends_at_its_time_or_by_a_word_and_not_by_more_of_the_log() -> None:
+    """What came within it is seen after it."""
+    loop = asyncio.get_running_loop()
+    log = filled(1)
+    reader = LogReader(log)
+    pausing = asyncio.create_task(reader.pause(loop.time() + 10))
+    await asyncio.sleep(0)
+    log.append(Transcript().stage_start("chat", "t", index=0, total_expected=1), 0.0)
+    await asyncio.sleep(0)
+    assert not pausing.done()
+    reader.wake()
+    async with asyncio.timeout(5):
+        await pausing
+        due = loop.time() + 0.02
+        while loop.time() < due:
+            await reader.pause(due)
+    reader.close()
+
+
 async def test_a_reader_that_is_closed_is_not_called() -> None:
     """A log does not hold on to those that have left."""
     log = filled(1)
