@@ -18,10 +18,11 @@ from pydantic_core import PydanticUndefined
 from flags.decision import Arm, Mode, Reason
 from proxy.cli import main as command_line
 from proxy.errors import Fault
+from proxy.llm.call import Ended
 from proxy.metrics import OUTCOMES, RECOVERY_RESULTS, Metrics
 from proxy.recovery import Phase
 from proxy.sections import Parity
-from proxy.settings import Settings
+from proxy.settings import Settings, SourceName
 
 REFERENCE = Path(__file__).parent / "reference"
 
@@ -140,14 +141,16 @@ LABELS: dict[str, type[enum.Enum] | tuple[str, ...] | str] = {
     "mode": Mode,
     "reason": Reason,
     "arm": Arm,
-    "source": ("batch", "poll", "stages"),
+    "source": get_args(SourceName),
     "outcome": OUTCOMES,
     "fault": Fault,
     "phase": Phase,
     "result": "of recoveries: "
     + ", ".join(f"`{r}`" for r in RECOVERY_RESULTS)
     + "; of parity: "
-    + ", ".join(f"`{p.value}`" for p in Parity),
+    + ", ".join(f"`{p.value}`" for p in Parity)
+    + "; of calls to the model port: "
+    + ", ".join(f"`{e.value}`" for e in Ended),
     "bucket": "`0` to `15`: a hash of the user id, unrelated to the flags' own",
     "version": "of Headgate",
     "python": "its version",

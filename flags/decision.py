@@ -8,6 +8,9 @@ from typing import Any, Protocol
 
 import orjson
 
+DARK = "dark"
+"""The variant for which everything is done but shown: its users get batch."""
+
 MAX_CHUNK_CHARS = 200
 """The longest chunk a variant may ask for; beyond it, text no longer looks live."""
 
@@ -41,6 +44,7 @@ class Reason(StrEnum):
     FLAG_OFF = "flag_off"
     FLAG_ERROR = "flag_error"
     VARIANT_INVALID = "variant_invalid"
+    DARK = "dark"
     ACCEPT = "accept"
     FLAG_ON = "flag_on"
 
@@ -119,7 +123,7 @@ BY_THE_FLAG: tuple[tuple[Reason, Callable[[FlagAnswer], bool]], ...] = (
     (Reason.FLAG_UNKNOWN, lambda answer: not answer.known),
     (Reason.FLAG_OFF, lambda answer: not answer.enabled),
 )
-# Then, for a user the flag turns on: VARIANT_INVALID, ACCEPT, FLAG_ON, in `_for_the_stream_arm`.
+# Then, for a user the flag turns on: VARIANT_INVALID, DARK, ACCEPT, FLAG_ON, in `_for_the_stream_arm`.
 
 
 def decide(question: Question, flags: FlagState) -> Decision:
@@ -143,11 +147,14 @@ def _for_the_stream_arm(question: Question, answer: FlagAnswer) -> Decision:
     override = _read_payload(answer.payload)
     if override is None or override.source not in (None, *question.sources):
         return Decision(Mode.BATCH, Arm.STREAM, question.source, Reason.VARIANT_INVALID, answer.variant)
+    source = override.source or question.source
+    if answer.variant == DARK:
+        return Decision(Mode.BATCH, Arm.STREAM, source, Reason.DARK, answer.variant)
     asked = question.accept is not Accept.NONE
     return Decision(
         mode=Mode.STREAM if asked else Mode.BATCH,
         arm=Arm.STREAM,
-        source=override.source or question.source,
+        source=source,
         reason=Reason.FLAG_ON if asked else Reason.ACCEPT,
         variant=answer.variant,
         chunk_chars=override.chunk_chars,

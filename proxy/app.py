@@ -1,11 +1,10 @@
-"""The only file that wires: from settings to two listening servers in one process."""
+"""The only file that wires: from settings to the listening servers of one process."""
 
 import asyncio
 import contextlib
 import gc
 import logging
 import signal
-import socket
 import ssl
 from collections.abc import AsyncIterator, Coroutine, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
@@ -24,6 +23,10 @@ from proxy.event_log_valkey import ValkeyRuns
 from proxy.gateway import Gateway
 from proxy.headers import Forwarding
 from proxy.identity import JWKS_RETRY_S, JWKS_S, Identifier
+from proxy.llm.gemini import Gemini
+from proxy.llm.openai import OpenAI
+from proxy.llm.places import compile_calls
+from proxy.llm.port import ModelPort, Provider
 from proxy.metrics import Metrics
 from proxy.relay import Relay
 from proxy.routes import Routes
@@ -31,11 +34,14 @@ from proxy.run_api import RunApi
 from proxy.runs import Runs
 from proxy.sealing import Sealing
 from proxy.server import ServerProtocol
-from proxy.settings import Settings, UpstreamSettings
+from proxy.settings import ProviderSettings, Settings, UpstreamSettings
+from proxy.sockets import Sockets
 from proxy.sources import Source
 from proxy.sources.batch import BatchSource
 from proxy.sources.poll import PollSource
 from proxy.sources.stages import StagesSource
+from proxy.sources.tap import TapSource
+from proxy.taps import Taps
 from proxy.tickets import Tickets
 from proxy.upstream import Origin, Timeouts, Upstream
 
@@ -52,10 +58,11 @@ class App:
     gateway: Gateway
     admin: Admin
     runs: Runs
+    model_port: ModelPort | None
 
 
-def origin(settings: UpstreamSettings) -> Origin:
-    """The upstream's settings as the client wants them."""
+def origin(settings: UpstreamSettings | ProviderSettings) -> Origin:
+    """The settings of the upstream, or of a provider, as the client wants them."""
     url = urlsplit(settings.url)
     tls: ssl.SSLContext | None = None
     if url.scheme == "https":
@@ -81,16 +88,29 @@ def forwarding(settings: UpstreamSettings, to: Origin) -> Forwarding:
     return Forwarding(chosen.x_forwarded, chosen.forwarded, chosen.via, upstream_host)
 
 
-def sources(settings: Settings, upstream: Upstream) -> dict[tuple[str, str], Source]:
+def sources(routes: Routes, upstream: Upstream, taps: Taps) -> dict[tuple[str, str], Source]:
     """Every source of every route."""
     found: dict[tuple[str, str], Source] = {}
-    for route in settings.routes:
+    for compiled in routes.all:
+        route = compiled.settings
         found[route.name, "batch"] = BatchSource(upstream)
         if route.poll is not None:
             found[route.name, "poll"] = PollSource(upstream, route)
         if route.stages is not None:
             found[route.name, "stages"] = StagesSource(upstream, route)
+        if route.tap is not None:
+            found[route.name, "tap"] = TapSource(upstream, taps)
     return found
+
+
+def _provider(settings: ProviderSettings, stack: AsyncExitStack) -> Provider:
+    """A provider, and its connections, which `stack` closes."""
+    to = origin(settings)
+    upstream = Upstream(to)
+    stack.push_async_callback(upstream.aclose)
+    relay = Relay(upstream, Forwarding(x_forwarded="off", upstream_host=to.authority))
+    dialect = OpenAI() if settings.api == "openai" else Gemini()
+    return Provider(settings.name, settings.mount.encode(), dialect, upstream, relay)
 
 
 @asynccontextmanager
@@ -114,6 +134,7 @@ async def running(settings: Settings, state_dir: Path) -> AsyncIterator[App]:
                     {route.name: route for route in routes.all},
                     on_cancel=lambda run_id: runs.cancel_here(run_id),
                     on_fault=lambda run: run.note(Fault.LOG_STORE),
+                    on_tap=lambda items: taps.hear(items),
                 )
             )
         breaker = Breaker(**settings.upstream.breaker.model_dump())
@@ -122,6 +143,13 @@ async def running(settings: Settings, state_dir: Path) -> AsyncIterator[App]:
         # Replicas must agree on who owns a run.
         secret = None if store is None else Sealing(store.key.get_secret_value()).secret("principals")
         identifier = Identifier(settings.identity, secret)
+        calls = {
+            route.name: compile_calls(route.settings.tap, route.sections)
+            for route in routes.all
+            if route.settings.tap is not None
+        }
+        taps = Taps(calls, settings.upstream.timeouts.total_s, shared)
+        stack.push_async_callback(taps.aclose)
         registry = CollectorRegistry()
         metrics = Metrics(registry, settings.routes)
         forward = forwarding(settings.upstream, to)
@@ -134,13 +162,18 @@ async def running(settings: Settings, state_dir: Path) -> AsyncIterator[App]:
             Relay(upstream, forward),
             runs,
             RunApi(runs, identifier, Tickets(shared), metrics, settings.attach_wait_s),
-            sources(settings, upstream),
+            taps,
+            sources(routes, upstream, taps),
             breaker,
             metrics,
             forward,
             to.authority,
         )
-        yield App(gateway, Admin(registry, runs, flag_file, switch, settings.admin_token), runs)
+        port = None
+        if settings.llm is not None:
+            providers = [_provider(provider, stack) for provider in settings.llm.providers]
+            port = ModelPort(providers, settings.llm, taps, metrics)
+        yield App(gateway, Admin(registry, runs, flag_file, switch, settings.admin_token), runs, port)
 
 
 async def _every_second(metrics: Metrics, flag_file: FlagFile, runs: Runs) -> None:
@@ -194,21 +227,21 @@ def _server(app: object, *, keep_alive_s: float, grace_s: float) -> Server:
 
 @asynccontextmanager
 async def listening(
-    app: App,
-    settings: Settings,
-    public: socket.socket,
-    admin: socket.socket,
-    *,
-    drain_s: float | None = None,
+    app: App, settings: Settings, sockets: Sockets, *, drain_s: float | None = None
 ) -> AsyncIterator[None]:
-    """Both servers of one process, until the block is left; then the drain."""
+    """The servers of one process, until the block is left; then the drain."""
     if drain_s is None:
         drain_s = settings.drain_s
-    front = _server(app.gateway, keep_alive_s=settings.client_keep_alive_s, grace_s=drain_s + CUT_S)
+    grace_s = drain_s + CUT_S
+    front = _server(app.gateway, keep_alive_s=settings.client_keep_alive_s, grace_s=grace_s)
     back = _server(app.admin.app(), keep_alive_s=5, grace_s=1)
+    # A client of an SDK keeps its connections for long, and nothing is between it and this port.
+    model = _server(app.model_port, keep_alive_s=settings.client_keep_alive_s, grace_s=grace_s)
     async with asyncio.TaskGroup() as group:
-        serving = group.create_task(front.serve(sockets=[public]))
-        overseeing = group.create_task(back.serve(sockets=[admin]))
+        serving = group.create_task(front.serve(sockets=[sockets.public]))
+        others = {group.create_task(back.serve(sockets=[sockets.admin]))}
+        if sockets.model is not None:
+            others.add(group.create_task(model.serve(sockets=[sockets.model])))
         try:
             yield
         finally:
@@ -218,16 +251,17 @@ async def listening(
             front.should_exit = True
             await asyncio.wait({serving, group.create_task(app.runs.settled(drain_s))})
             cut.cancel()
-            back.should_exit = True
-            await asyncio.wait({overseeing})  # the group would cancel it if the block failed
+            # Runs that end may call their models until then.
+            back.should_exit = model.should_exit = True
+            await asyncio.wait(others)  # the group would cancel them if the block failed
 
 
-async def serve(settings: Settings, public: socket.socket, admin: socket.socket, state_dir: Path) -> None:
+async def serve(settings: Settings, sockets: Sockets, state_dir: Path) -> None:
     """Serve until SIGTERM or SIGINT, then drain."""
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    async with running(settings, state_dir) as app, listening(app, settings, public, admin):
+    async with running(settings, state_dir) as app, listening(app, settings, sockets):
         # What is here now stays; the collector need not look at it again, which takes milliseconds each time.
         gc.collect()
         gc.freeze()

@@ -2,7 +2,6 @@
 
 import asyncio
 import os
-import socket
 import sys
 import tempfile
 from pathlib import Path
@@ -18,14 +17,15 @@ from proxy import app, logs
 from proxy.admin import MULTIPROCESS_DIR
 from proxy.demo import run as run_demo
 from proxy.errors import SettingsError
-from proxy.settings import Settings
+from proxy.settings import LlmSettings, Settings
 from proxy.settings_file import load
+from proxy.sockets import CannotListen, Sockets, bound
 from proxy.workers import Workers
 
 ALONE = (
     "event_log.valkey is not set: each process knows its own runs alone. With several workers or replicas, "
     "a client that comes back to another one gets 404, a request repeated there is a second call to the "
-    "upstream, and a run ends with its process."
+    "upstream, a model call that comes to another one shows no text, and a run ends with its process."
 )
 
 CONFIG = click.option(
@@ -35,8 +35,6 @@ CONFIG = click.option(
     show_default=True,
     help="The settings file.",
 )
-
-BACKLOG = 2048
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -52,16 +50,15 @@ def serve(config: Path, workers: int) -> None:
     """Serve until SIGTERM."""
     settings = _load(config)
     _check_flags(settings)
-    with (
-        _bind(settings.listen) as public,
-        _bind(settings.admin) as admin,
-        tempfile.TemporaryDirectory(prefix="headgate-") as directory,
-    ):
-        state_dir = Path(directory)
-        if workers == 1:
-            _serve_one(config, public, admin, state_dir)
-        else:
-            _serve_many(workers, settings, config, (public, admin), state_dir)
+    try:
+        with bound(settings) as sockets, tempfile.TemporaryDirectory(prefix="headgate-") as directory:
+            if workers == 1:
+                _serve_one(config, sockets, Path(directory))
+            else:
+                _serve_many(workers, settings, config, sockets, Path(directory))
+    except CannotListen as exc:
+        click.echo(exc, err=True)
+        sys.exit(1)
 
 
 @main.command()
@@ -84,7 +81,10 @@ def check(config: Path) -> None:
     table.add_row("(everything else)", "", "no: relayed untouched")
     console = Console()
     # A pipe has no width of its own; a path broken in two is of no use there.
-    console.print(table, width=console.width if console.is_terminal else 160)
+    width = console.width if console.is_terminal else 160
+    console.print(table, width=width)
+    if settings.llm is not None:
+        console.print(_models(settings.llm), width=width)
     if settings.event_log.valkey is None:
         click.echo(ALONE, err=True)
 
@@ -120,37 +120,25 @@ def _check_flags(settings: Settings) -> None:
         sys.exit(1)
 
 
-def _bind(address: str) -> socket.socket:
-    host, _, port = address.rpartition(":")
-    host = host.strip("[]")
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    listening = socket.socket(family)
-    listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        listening.bind((host, int(port)))
-    except OSError as exc:
-        listening.close()
-        click.echo(f"{address}: cannot listen there: {exc.strerror}", err=True)
-        sys.exit(1)
-    listening.listen(BACKLOG)
-    listening.setblocking(False)
-    return listening
+def _models(settings: LlmSettings) -> Table:
+    """Where the upstream finds its language models."""
+    table = Table(title=f"model port {settings.listen}", show_lines=True)
+    for heading in ("provider", "instead of", "the upstream's base URL begins with"):
+        table.add_column(heading, overflow="fold")
+    for provider in settings.providers:
+        name = f"{provider.name} ({provider.api})"
+        table.add_row(name, provider.url, f"http://{settings.listen}{provider.mount}")
+    return table
 
 
-def _serve_one(config: Path, public: socket.socket, admin: socket.socket, state_dir: Path) -> None:
+def _serve_one(config: Path, sockets: Sockets, state_dir: Path) -> None:
     """One process. Also what each worker runs, so it reads the settings itself."""
     settings = _load(config)
     logs.set_up(settings.log)
-    uvloop.run(app.serve(settings, public, admin, state_dir))
+    uvloop.run(app.serve(settings, sockets, state_dir))
 
 
-def _serve_many(
-    workers: int,
-    settings: Settings,
-    config: Path,
-    sockets: tuple[socket.socket, socket.socket],
-    state_dir: Path,
-) -> None:
+def _serve_many(workers: int, settings: Settings, config: Path, sockets: Sockets, state_dir: Path) -> None:
     figures = state_dir / "metrics"
     figures.mkdir()
     os.environ[MULTIPROCESS_DIR] = str(figures)

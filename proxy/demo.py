@@ -29,13 +29,14 @@ def run(port: int) -> None:
         stack.enter_context(_terminable())
         directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="headgate-demo-")))
         url = f"http://127.0.0.1:{port}"
-        model, clinic, admin = port + 1, port + 2, port + 3
+        model, clinic, admin, model_port = (port + offset for offset in (1, 2, 3, 4))
         flag_file = directory / "flags.json"
         flag_file.write_text((EXAMPLE / "flags.json").read_text())
         config = directory / "headgate.yaml"
         environment = {
             **os.environ,
-            "OPENAI_BASE_URL": f"http://127.0.0.1:{model}/v1",
+            # The clinic's language model is Headgate's model port, and it does not know.
+            "OPENAI_BASE_URL": f"http://127.0.0.1:{model_port}/openai/v1",
             "CLINIC_FLAGS_FILE": str(flag_file),
             "CLINIC_DEMO": "1",
             # The page has two requests under way at once; workers that block would answer them in turn.
@@ -43,12 +44,17 @@ def run(port: int) -> None:
             "HEADGATE_LISTEN": f"127.0.0.1:{port}",
             "HEADGATE_ADMIN": f"127.0.0.1:{admin}",
             "HEADGATE_UPSTREAM": f"http://127.0.0.1:{clinic}",
+            "HEADGATE_LLM": f"127.0.0.1:{model_port}",
+            "HEADGATE_MODEL": f"http://127.0.0.1:{model}",
         }
         config.write_text((EXAMPLE / "headgate.yaml").read_text())
         for command, ready in (
             (["examples.clinic.model", "--port", str(model)], f"http://127.0.0.1:{model}/v1/models"),
             (
-                ["examples.clinic", "--port", str(clinic), "--workers", "2", "--data", str(directory)],
+                [
+                    *("examples.clinic", "--otel", "--port", str(clinic)),
+                    *("--workers", "2", "--data", str(directory)),
+                ],
                 f"http://127.0.0.1:{clinic}/health",
             ),
             (["proxy", "serve", "--config", str(config)], f"http://127.0.0.1:{admin}/readyz"),

@@ -66,6 +66,7 @@ class ValkeyRuns:
         routes: by their names.
         on_cancel: called with the id of a run of this process that somebody elsewhere ends.
         on_fault: called with a run in flight that is not copied as it should be; at most once for each.
+        on_tap: called with what the model ports of other replicas say to taps of this process.
     """
 
     def __init__(
@@ -75,10 +76,12 @@ class ValkeyRuns:
         *,
         on_cancel: Callable[[str], None],
         on_fault: Callable[[Run], None],
+        on_tap: Callable[[Sequence[Any]], None],
     ) -> None:
         self.replica = uuid.uuid4().hex
         url = settings.url.get_secret_value()
         self._on_cancel = on_cancel
+        self._on_tap = on_tap
         self._sealing = Sealing(settings.key.get_secret_value())
         self._keys = Keys(settings.prefix)
         self._health = Health()
@@ -228,6 +231,34 @@ class ValkeyRuns:
             logger.error("stored ticket cannot be read", extra={"why": str(exc)})
         return None
 
+    async def put_tap(self, token: str, route: str, ttl_s: float) -> None:
+        sealed = self._sealing.box(f"tap {token}").seal("tap", 0, orjson.dumps([self.replica, route]))
+        with contextlib.suppress(StoreDown):
+            await self._ask.call(("SET", self._tap_key(token), sealed, "PX", int(ttl_s * 1000)))
+
+    async def drop_tap(self, token: str) -> None:
+        with contextlib.suppress(StoreDown):  # it expires
+            await self._ask.call(("DEL", self._tap_key(token)))
+
+    async def find_tap(self, token: str) -> tuple[str, str] | None:
+        try:
+            [sealed] = await self._ask.call(("GET", self._tap_key(token)))
+            if isinstance(sealed, bytes):
+                replica, route = orjson.loads(self._sealing.box(f"tap {token}").open("tap", 0, sealed))
+                return replica, route
+        except StoreDown:
+            pass
+        except Unsealable as exc:
+            logger.error("stored tap cannot be read", extra={"why": str(exc)})
+        return None
+
+    async def tell(self, replica: str, said: dict[str, Any]) -> None:
+        with contextlib.suppress(StoreDown):
+            await self._ask.call(self._message(replica, said))
+
+    def _tap_key(self, token: str) -> str:
+        return self._keys.tap(self._sealing.name(token))
+
     # Messages between replicas.
 
     def _message(self, replica: str, said: dict[str, Any]) -> Command:
@@ -244,6 +275,7 @@ class ValkeyRuns:
             return
         if "cancel" in said:
             self._on_cancel(said["cancel"])
+        self._on_tap(said.get("taps", ()))
         now = self._loop.time()
         self._watched.update(
             {run_id: now for run_id in said.get("watched", ()) if self._mirror.knows(run_id)}

@@ -12,15 +12,16 @@ from collections.abc import Coroutine, Mapping
 from dataclasses import dataclass, replace
 from time import monotonic, perf_counter
 
-from flags.decision import Accept, Arm, Decision, FlagState, Mode, Question, decide
+from flags.decision import Accept, Arm, Decision, FlagState, Mode, Question, Reason, decide
+from proxy import dark
 from proxy.batch_viewer import BatchViewer
+from proxy.bodies import collect, read_ahead
 from proxy.breaker import Breaker
 from proxy.errors import RequestRefused
 from proxy.headers import Forwarding, Headers, end_to_end, request_headers
 from proxy.identity import Identifier, Identity
 from proxy.metrics import Metrics, RouteMetrics
 from proxy.relay import (
-    Message,
     Outcome,
     Passage,
     Receive,
@@ -34,14 +35,13 @@ from proxy.routes import Match, Route, Routes
 from proxy.run import Call
 from proxy.run_api import NO_SUCH_RUN, RunApi, last_event, position, refuse, run_of
 from proxy.runs import Runs, Start
+from proxy.server import ANSWER
 from proxy.shared import Watched
 from proxy.sources import Source
+from proxy.taps import Taps
 from proxy.upstream import Request
 
 logger = logging.getLogger("headgate.gateway")
-
-MAX_REQUEST_BYTES = 8 * 1024 * 1024
-"""Body of a request that becomes a run; it is held until the run ends."""
 
 OWN_PATH = b"/_headgate/"
 
@@ -102,6 +102,7 @@ class Gateway:
     relay: Relay
     runs: Runs
     run_api: RunApi
+    taps: Taps
     sources: Mapping[tuple[str, str], Source]
     """By route and source name."""
     breaker: Breaker
@@ -183,7 +184,9 @@ class Gateway:
         if not breaker_open and decision.mode is not Mode.STREAM:
             self.breaker.unused()
         # Whoever is decided to get batch gets the upstream's own call and nothing beside it.
-        return replace(decision, source="batch") if decision.mode is Mode.BATCH else decision
+        if decision.mode is Mode.BATCH and not (decision.reason is Reason.DARK and _can_be_dark(asked)):
+            return replace(decision, source="batch")
+        return decision
 
     def _is_full(self, route: Route) -> bool:
         return self.runs.draining or self.runs.live_on(route.name) >= route.settings.max_runs
@@ -198,7 +201,7 @@ class Gateway:
         may_join = decision.arm is Arm.STREAM and self._may_join(asked)
         receive = asked.receive
         if (may_join or heartbeat_s is not None) and not self._is_full(asked.route):
-            body, receive = await _read_ahead(asked.receive)
+            body, receive = await read_ahead(asked.receive)
             if body is not None:
                 asked = replace(asked, receive=receive, run_id=None, idempotency_key=None)
                 start = self._start(asked, decision, body)
@@ -207,10 +210,24 @@ class Gateway:
                     run = await self.runs.start(start)
                 if run is not None:
                     return await self._answer(asked, run)
-        passage = await self.relay(asked.scope, receive, asked.send)
+        if decision.reason is Reason.DARK and decision.source == dark.SOURCE:
+            passage = await self._dark(replace(asked, receive=receive), counted)
+        else:
+            passage = await self.relay(asked.scope, receive, asked.send)
         counted.overhead.observe(passage.overhead_s)
         self._count_batch(counted, decision, asked.identity, passage)
         return str(passage.outcome), passage.status
+
+    async def _dark(self, asked: _Asked, counted: RouteMetrics) -> Passage:
+        """The relay, and beside it what would have been shown."""
+        run = dark.DarkRun(asked.route, counted)
+        copy = dark.Copy(asked.send, int(asked.route.settings.max_answer))
+        # Else an answer that is whole would go out past `send`.
+        scope = {name: value for name, value in asked.scope.items() if name != ANSWER}
+        async with self.taps.open(run, asked.route.name) as (_, token):
+            passage = await self.relay(scope, asked.receive, copy, token)
+        run.settle(passage, copy)
+        return passage
 
     def _may_join(self, asked: _Asked) -> bool:
         if asked.identity is None or not asked.route.settings.join:
@@ -325,6 +342,11 @@ class Gateway:
         counted.outcomes[decision.arm.value, str(identity.bucket), outcome].inc()
 
 
+def _can_be_dark(asked: _Asked) -> bool:
+    """Whether a dark answer can be relayed; who takes nothing but events gets the whole texts as such."""
+    return asked.accept is not Accept.ONLY_STREAM
+
+
 def _from_an_eventsource(headers: Headers) -> bool:
     """Whether a GET may start the work of a POST: it asks for a stream by name, and not from another site.
 
@@ -334,53 +356,11 @@ def _from_an_eventsource(headers: Headers) -> bool:
     return accepted(headers) is not Accept.NONE and not cross_site
 
 
-class _Replayed:
-    """A `receive` that says again what was read of a body, and then goes on."""
-
-    def __init__(self, messages: list[Message], receive: Receive) -> None:
-        self._messages = messages
-        self._receive = receive
-
-    async def __call__(self) -> Message:
-        return self._messages.pop(0) if self._messages else await self._receive()
-
-
-async def _read_ahead(receive: Receive) -> tuple[bytes | None, Receive]:
-    """A request's body, and a `receive` for who wants to read it again; None if it is too long to be held."""
-    messages: list[Message] = []
-    size = 0
-    more = True
-    while more and size <= MAX_REQUEST_BYTES:
-        message = await receive()
-        messages.append(message)
-        size += len(message.get("body", b""))
-        more = message.get("more_body", False)
-    left = messages[-1]["type"] == "http.disconnect"
-    body = None if more or left else b"".join(message["body"] for message in messages)
-    return body, _Replayed(messages, receive)
-
-
 def _checked_id(run_id: bytes | None) -> str | None:
     """The id that the client has chosen for its run; another form than a random UUID could be guessed."""
     if run_id is not None and not _UUID4.fullmatch(run_id):
         raise RequestRefused(400, "headgate-run must be a random UUID (version 4) in lower case.")
     return run_id.decode() if run_id is not None else None
-
-
-async def collect(receive: Receive) -> bytes:
-    """A whole request body, within its bound."""
-    parts: list[bytes] = []
-    size = 0
-    while True:
-        message = await receive()
-        if message["type"] == "http.disconnect":
-            raise RequestRefused(400, "The request's body did not arrive whole.")
-        size += len(message["body"])
-        if size > MAX_REQUEST_BYTES:
-            raise RequestRefused(413, f"A request that is streamed may have {MAX_REQUEST_BYTES} bytes.")
-        parts.append(message["body"])
-        if not message.get("more_body", False):
-            return b"".join(parts)
 
 
 def accepted(headers: Headers) -> Accept:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from proxy.errors import RequestRefused
+from proxy.tracing import without_token
 
 Headers = list[tuple[bytes, bytes]]
 
@@ -74,7 +75,7 @@ _FORWARDED_FOR = b"x-forwarded-for"
 _FORWARDED_PROTO = b"x-forwarded-proto"
 _FORWARDED_HOST = b"x-forwarded-host"
 _X_FORWARDED = frozenset({_FORWARDED_FOR, _FORWARDED_PROTO, _FORWARDED_HOST})
-_LOOKED_AT = _DROPPED | _X_FORWARDED | {b"host"}
+_LOOKED_AT = _DROPPED | _X_FORWARDED | {b"host", b"tracestate"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,6 +135,8 @@ def request_headers(
             kept.append(pair)
         elif name in _X_FORWARDED:
             earlier.append(pair)
+        elif name == b"tracestate":
+            kept += without_token([pair])  # it would name a run: that is for Headgate alone to say
         elif name == b"connection" and pair[1] not in HARMLESS_CONNECTION:
             return request_headers(end_to_end(headers), forwarding, client, scheme, fallback_host)
     kept = _with_host(kept, host, forwarding.upstream_host, fallback_host)

@@ -13,6 +13,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from flags.decision import Arm, Mode, Reason
 from proxy.errors import Fault
 from proxy.identity import BUCKETS
+from proxy.llm.call import Ended
 from proxy.recovery import Phase
 from proxy.sections import Parity
 from proxy.settings import UNMATCHED, RouteSettings
@@ -92,6 +93,9 @@ class Metrics:
         )
         self.flag_age = gauge("flag_age_seconds", "Seconds since the flags were last confirmed", "livemax")
         self.flag_context_missing = counter("flag_context_missing", "Requests of a route without an identity")
+        self.tap_calls = counter("tap_calls", "Calls to the model port by what became of them", "result")
+        for ended in Ended:
+            self.tap_calls.labels(ended)
         self.build_info = gauge("build_info", "Always 1", "livemax", "version", "python")
 
         self.build_info.labels(version("headgate"), platform.python_version()).set(1)

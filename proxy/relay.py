@@ -15,6 +15,7 @@ from typing import Any
 from proxy.errors import RequestRefused, UpstreamAborted, UpstreamError, UpstreamMalformed, problem
 from proxy.headers import Forwarding, Headers, request_headers, response_headers, write_head
 from proxy.server import ANSWER, ARRIVED, TARGET
+from proxy.tracing import with_token
 from proxy.upstream import SLOW_S, Exchange, Upstream
 
 logger = logging.getLogger("headgate.relay")
@@ -83,11 +84,14 @@ class Relay:
         self._forwarding = forwarding
         self._authority = upstream.origin.authority
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> Passage:
-        """Relay one request. Raises nothing but cancellation: what went wrong is in the `Passage`."""
+    async def __call__(self, scope: Scope, receive: Receive, send: Send, token: str | None = None) -> Passage:
+        """Relay one request. Raises nothing but cancellation: what went wrong is in the `Passage`.
+
+        With a `token` its model calls find a tap; see `proxy.tracing`.
+        """
         passage = Passage()
         try:
-            head, body = self._head(scope)
+            head, body = self._head(scope, token)
         except RequestRefused as refusal:
             passage.outcome, passage.status = Outcome.REFUSED, refusal.status
             await send_problem(send, refusal.status, refusal.detail, close=True)
@@ -107,7 +111,7 @@ class Relay:
                 crossing.end()
         return passage
 
-    def _head(self, scope: Scope) -> tuple[bytes, Body]:
+    def _head(self, scope: Scope, token: str | None) -> tuple[bytes, Body]:
         """The upstream request's head, and how its body comes."""
         headers: Headers = scope["headers"]
         method: str = scope["method"]
@@ -117,6 +121,8 @@ class Relay:
         client = scope.get("client")
         address = client[0] if client else None
         sent = request_headers(headers, self._forwarding, address, scope["scheme"], self._authority)
+        if token is not None:
+            sent = with_token(sent, token)
         if body in CHUNKED:
             sent.append((b"transfer-encoding", b"chunked"))
         return write_head(method.encode(), request_target(scope), sent), body

@@ -20,6 +20,7 @@ from proxy.errors import Fault, UpstreamError
 from proxy.event_log import EventLog
 from proxy.events import Event, Transcript
 from proxy.identity import Identity
+from proxy.live_text import LiveTexts
 from proxy.metrics import RouteMetrics
 from proxy.recovery import Phase, retry_available
 from proxy.routes import Route
@@ -88,6 +89,10 @@ class Run:
         self._metrics = metrics
         self._durations = durations
         self._transcript = Transcript()
+        self._live = LiveTexts(self._chunker, self._show_chunks)
+        self._live_chars = 0
+        self._parity: dict[str, Parity] = {}
+        """Of stages whose text was made equal to its authority before the end."""
         self._loop = asyncio.get_running_loop()
         self._faults: list[tuple[Fault, Phase]] = []
         self._first_content_s: float | None = None
@@ -164,18 +169,38 @@ class Run:
     def show(self, section: Section, text: str) -> bool:
         """The whole text of a section is known: show it. False if it is an error sentence, which is not.
 
-        The first text counts; if a later one differs, the batch answer has the last word.
+        The first whole text counts; if a later one differs, the batch answer has the last word.
         """
         if self.call.route.is_failure(text):
             return False
-        if self.ended or self.is_complete(section):
-            return True
-        self.begin(section)
-        known_at = self._loop.time()
-        for content in self._chunks(text):
-            self._say(self._transcript.chunk(section.stage, content), known_at)
-        self._say(self._transcript.stage_complete(section.stage), known_at)
+        if not self.ended and not self.is_complete(section):
+            shown = self._transcript.shown(section.stage)
+            parity = self._make_equal(section, text)
+            if shown:
+                self._parity[section.stage] = parity
         return True
+
+    def stream(self, section: Section, piece: str) -> None:
+        """More of a section's text, as it is made. After the section is complete it is not shown."""
+        if self.ended or self.is_complete(section):
+            return
+        self._live_chars += len(piece)
+        if self._live_chars > self.route.settings.max_answer:
+            return  # the batch answer itself may not be as long
+        self.begin(section)
+        self._live.add(section.stage, piece)
+
+    def finish(self, section: Section) -> None:
+        """A section's text is whole, as far as its source knows."""
+        if not self.ended and self._transcript.is_open(section.stage):
+            self._live.finish(section.stage)
+            self._say(self._transcript.stage_complete(section.stage))
+
+    def withdraw(self, section: Section) -> None:
+        """What was shown of a section does not count: it is made once more, from its beginning."""
+        self._live.drop(section.stage)
+        if not self.ended and self._transcript.shown(section.stage):
+            self._say(self._transcript.replace(section.stage, ""))
 
     def lose_source(self, why: str) -> None:
         """Live text has ended early; the batch answer still comes."""
@@ -231,28 +256,34 @@ class Run:
         started = stage in self._transcript.stages
         if text is not None and self.call.route.is_failure(text):
             return True
-        shown = self._transcript.shown(stage) if started else None
-        parity, rest = compare(shown, text)
         if text is None:
             # An empty text that was begun equals nothing, but nothing is not what the route promises.
             self._metrics.parity[Parity.MISSING].inc()
             logger.warning("no text", extra={"run": self.id, "route": self.call.route.name, "stage": stage})
-            if shown is None:
-                return False
-        else:
-            self._metrics.parity[parity].inc()
-        if parity is Parity.UNSHOWN:
-            self.show(section, rest)
+            if started:
+                self._make_equal(section, None)
             return False
-        known_at = self._loop.time()
-        if parity is Parity.SUFFIX and not self._transcript.is_complete(stage):
-            for content in self._chunks(rest):
-                self._say(self._transcript.chunk(stage, content), known_at)
-        elif parity is not Parity.EQUAL:
-            self._say(self._transcript.replace(stage, text or ""), known_at)
-        if not self._transcript.is_complete(stage):
-            self._say(self._transcript.stage_complete(stage), known_at)
+        parity = self._make_equal(section, text)
+        if parity is Parity.EQUAL:  # it may have been made so
+            parity = self._parity.get(stage, parity)
+        self._metrics.parity[parity].inc()
         return False
+
+    def _make_equal(self, section: Section, text: str | None) -> Parity:
+        """Make what is shown of a section equal to its whole text, and say that it is complete."""
+        stage = section.stage
+        self._live.drop(stage)
+        parity, rest = compare(
+            self._transcript.shown(stage) if stage in self._transcript.stages else None, text
+        )
+        self.begin(section)
+        if parity is Parity.UNSHOWN or (parity is Parity.SUFFIX and not self._transcript.is_complete(stage)):
+            self._show_chunks(stage, self._chunks(rest))
+        elif parity is not Parity.EQUAL:
+            self._say(self._transcript.replace(stage, text or ""))
+        if not self._transcript.is_complete(stage):
+            self._say(self._transcript.stage_complete(stage))
+        return parity
 
     def fail(self, error: UpstreamError) -> None:
         """The call has failed, and no batch answer comes."""
@@ -311,13 +342,27 @@ class Run:
         """The text in words; in one piece for a viewer who was decided to get batch."""
         if self.decision.mode is Mode.BATCH:
             return [text] if text else []
-        chunk = self.call.route.settings.chunk
-        low, high = self.decision.chunk_chars or (chunk.min, chunk.max)
+        _, high = self._chunk_chars
         if len(text) > high * MAX_SECTION_EVENTS:
             # Its words would hold up everybody while they are made into events.
             return split(text, len(text) // MAX_SECTION_EVENTS)
-        chunker = Chunker(low, high, max(chunk.max_chunk, high))
+        chunker = self._chunker()
         return [*chunker.feed(text), *chunker.flush()]
+
+    def _chunker(self) -> Chunker:
+        low, high = self._chunk_chars
+        return Chunker(low, high, max(self.route.settings.chunk.max_chunk, high))
+
+    @property
+    def _chunk_chars(self) -> tuple[int, int]:
+        """The shortest and the longest chunk."""
+        chunk = self.route.settings.chunk
+        return self.decision.chunk_chars or (chunk.min, chunk.max)
+
+    def _show_chunks(self, stage: str, chunks: Sequence[str]) -> None:
+        known_at = self._loop.time()
+        for content in chunks:
+            self._say(self._transcript.chunk(stage, content), known_at)
 
     def _say(self, event: Event, known_at: float | None = None) -> None:
         now = self._loop.time()
@@ -352,6 +397,7 @@ class Run:
     def _end(self, terminal: Event, outcome: str) -> None:
         if self._ticker is not None:
             self._ticker.cancel()
+        self._live.close()
         took_s = self._loop.time() - self.started_at
         self._say(terminal)
         arm, source = self.decision.arm.value, self.decision.source

@@ -27,7 +27,7 @@ from proxy.templates import PATH, REQUEST, references, strays
 UNMATCHED = "unmatched"
 """The label `route` of requests that match no route; so no route may be called that."""
 
-SourceName = Literal["batch", "poll", "stages"]
+SourceName = Literal["batch", "poll", "stages", "tap"]
 
 _PARAMETER = re.compile(r"\{([a-z_][a-z0-9_]*)\}")
 
@@ -78,6 +78,12 @@ def _path(value: str) -> str:
     if not re.fullmatch(r"/[!-~]*", value) or "?" in value or "#" in value:
         raise ValueError("must be a path in ASCII (else percent-encoded) that starts with / and has no query")
     _parameters(value)
+    return value
+
+
+def _mount(value: str) -> str:
+    if not re.fullmatch(r"(/[A-Za-z0-9_.-]+)*/?", value) or not value.startswith("/"):
+        raise ValueError("must be / or segments of letters, digits, '_', '.' and '-', for example /openai")
     return value
 
 
@@ -379,6 +385,27 @@ class StagesSettings(Block):
     """The group's answer as a template of the calls' answers."""
 
 
+class TapCallSettings(Block):
+    """One of the calls that the upstream makes to its language model while it works on a request."""
+
+    stage: Annotated[str, AfterValidator(_stage)] | None = None
+    """The stage that shows its text; left out for a call whose text is shown nowhere."""
+    panel: str | None = None
+    """The panel of that stage, for who reads this list; it is the one of `sections`."""
+    model: Annotated[str, AfterValidator(_pattern)] | None = None
+    """Regular expression that the call's model must match somewhere, for calls that come in no order."""
+    system: Annotated[str, AfterValidator(_pattern)] | None = None
+    """The same for its system prompt."""
+
+
+class TapSettings(Block):
+    """Which of the upstream's model calls is which stage."""
+
+    calls: list[TapCallSettings] = Field(min_length=1, max_length=100)
+    """In the order in which they are made. A call takes the first that no call before it has taken and that
+    its patterns allow. A call that is made again, with the same request, keeps its place."""
+
+
 class RouteSettings(Block):
     """One endpoint that can stream."""
 
@@ -396,6 +423,8 @@ class RouteSettings(Block):
     """For the source `poll`."""
     stages: StagesSettings | None = None
     """For the source `stages`."""
+    tap: TapSettings | None = None
+    """For the source `tap`, which also needs `llm`."""
     sections: list[SectionSettings] = Field(min_length=1)
     """The texts of the answer."""
     failure_text: Annotated[str, AfterValidator(_pattern)] | None = None
@@ -448,6 +477,17 @@ class RouteSettings(Block):
         return self
 
     @model_validator(mode="after")
+    def _tapped_stages_exist(self) -> "RouteSettings":
+        panels = {section.stage: section.panel for section in self.sections}
+        for index, call in enumerate(self.tap.calls if self.tap else ()):
+            where = f"tap.calls[{index}]"
+            if call.stage is not None and call.stage not in panels:
+                raise ValueError(f"{where}.stage: '{call.stage}' is none of sections: {', '.join(panels)}")
+            if call.panel is not None and call.panel != panels.get(call.stage or ""):
+                raise ValueError(f"{where}.panel: is not the panel of this stage in sections")
+        return self
+
+    @model_validator(mode="after")
     def _parameters_exist(self) -> "RouteSettings":
         known = set(_PARAMETER.findall(self.match))
         for where, template in self._templates():
@@ -484,7 +524,9 @@ class RouteSettings(Block):
     @property
     def sources(self) -> frozenset[str]:
         """The sources that a flag variant may choose: those that have what they need."""
-        return frozenset({"batch"} | {name for name in ("poll", "stages") if getattr(self, name) is not None})
+        return frozenset(
+            {"batch"} | {name for name in ("poll", "stages", "tap") if getattr(self, name) is not None}
+        )
 
 
 def _check_references(template: Any, known: set[str], where: str) -> None:
@@ -499,6 +541,51 @@ def _check_references(template: Any, known: set[str], where: str) -> None:
             raise ValueError(f"{where}: {exc}") from None
 
 
+class ProviderSettings(Block):
+    """Where the upstream's language model really is."""
+
+    name: Annotated[str, AfterValidator(_name)]
+    """Unique."""
+    url: Annotated[str, AfterValidator(_origin)]
+    """Its origin, for example `https://api.openai.com`."""
+    path: Annotated[str, AfterValidator(_mount)] | None = None
+    """What stands before the provider's own path in the base URL that the upstream is given; `/NAME` if
+    left out, so `http://HEADGATE:8090/openai/v1` for the provider `openai`. `/` for the only one."""
+    api: Literal["openai", "gemini"] = "openai"
+    """The shape of its API. `openai` is also Azure's, DeepSeek's and that of every compatible server."""
+    timeouts: TimeoutSettings = TimeoutSettings()
+    tls: TlsSettings = TlsSettings()
+    pool: PoolSettings = PoolSettings()
+
+    @property
+    def mount(self) -> str:
+        """`path` without a slash at its end."""
+        return (f"/{self.name}" if self.path is None else self.path).rstrip("/")
+
+
+class LlmSettings(Block):
+    """The model port, for the source `tap`: the upstream's own base URL of its language model points here."""
+
+    listen: Address = "127.0.0.1:8090"
+    """Where the upstream connects. Never public: what comes here is passed on to the providers."""
+    providers: Annotated[list[ProviderSettings], Field(min_length=1)]
+    """The language models behind it."""
+    ask_again: Literal["never", "unbilled", "always"] = "unbilled"
+    """Whether a call whose stream failed is asked once more, as the batch call it was: only as long as no
+    token has come (`unbilled`), or also when tokens are paid twice for it (`always`). Otherwise the upstream
+    gets the error, and does what it does about errors."""
+
+    @model_validator(mode="after")
+    def _providers_are_told_apart(self) -> "LlmSettings":
+        for what in ("name", "mount"):
+            seen = [getattr(provider, what) for provider in self.providers]
+            if len(set(seen)) < len(seen):
+                raise ValueError(f"providers: two have the same {'path' if what == 'mount' else what}")
+        if any(provider.mount == "" for provider in self.providers) and len(self.providers) > 1:
+            raise ValueError("providers: the path / is for a single one")
+        return self
+
+
 class Settings(Block):
     """The whole file."""
 
@@ -510,6 +597,8 @@ class Settings(Block):
     """Bearer token for `POST /kill` and `DELETE /kill`; without it they are refused."""
     upstream: UpstreamSettings
     flags: FlagSettings = FlagSettings()
+    llm: LlmSettings | None = None
+    """For the source `tap`."""
     identity: IdentitySettings = IdentitySettings()
     event_log: EventLogSettings = EventLogSettings()
     log: LogSettings = LogSettings()
@@ -528,6 +617,13 @@ class Settings(Block):
     def _flags_stand_beside_the_settings(cls, document: Any) -> Any:
         """A default that is made before the file is read would be relative to the working directory."""
         return {"flags": {}, **document} if isinstance(document, dict) else document
+
+    @model_validator(mode="after")
+    def _taps_have_a_port(self) -> "Settings":
+        for index, route in enumerate(self.routes):
+            if route.tap is not None and self.llm is None:
+                raise ValueError(f"routes[{index}].tap: needs the block 'llm', where the model calls come")
+        return self
 
     @model_validator(mode="after")
     def _names_and_matches_are_unique(self) -> "Settings":

@@ -8,6 +8,7 @@
     PREFIX:replica:REPLICA     there as long as the replica is
     PREFIX:inbox:REPLICA       stream of messages for it
     PREFIX:ticket:DIGEST
+    PREFIX:tap:DIGEST          the replica and the route of the run that a model call's token stands for
 
 Every key is created with a time to live, in the same command or script. Every value but run ids is sealed.
 """
@@ -63,6 +64,9 @@ class Keys:
 
     def inbox(self, replica: str) -> str:
         return f"{self.prefix}:inbox:{replica}"
+
+    def tap(self, digest: str) -> str:
+        return f"{self.prefix}:tap:{digest}"
 
     def ticket(self, digest: str) -> str:
         return f"{self.prefix}:ticket:{digest}"

@@ -1,9 +1,8 @@
-"""`--workers N`: N processes that share two listening sockets, kept alive by their parent."""
+"""`--workers N`: N processes that share their listening sockets, kept alive by their parent."""
 
 import multiprocessing
 import os
 import signal
-import socket
 import time
 from collections.abc import Callable
 from multiprocessing.connection import wait
@@ -13,6 +12,7 @@ from pathlib import Path
 from prometheus_client.multiprocess import mark_process_dead
 
 from proxy.admin import MULTIPROCESS_DIR
+from proxy.sockets import Sockets
 
 STOP_S = 10.0
 """Seconds beyond a worker's own drain until it is killed, if it still lives after SIGTERM."""
@@ -20,7 +20,7 @@ STOP_S = 10.0
 RESTART_S = 1.0
 """At least so long between two starts of one worker, so that one that cannot start does not spin."""
 
-Work = Callable[[Path, socket.socket, socket.socket, Path], None]
+Work = Callable[[Path, Sockets, Path], None]
 
 
 class Workers:
@@ -31,7 +31,7 @@ class Workers:
         count: int,
         work: Work,
         config: Path,
-        sockets: tuple[socket.socket, socket.socket],
+        sockets: Sockets,
         state_dir: Path,
         *,
         drain_s: float,
@@ -40,7 +40,7 @@ class Workers:
         self._context = multiprocessing.get_context("spawn")
         self._count = count
         self._work = work
-        self._arguments = (config, *sockets, state_dir)
+        self._arguments = (config, sockets, state_dir)
         self._processes: list[BaseProcess] = []
         self._stopping = False
 

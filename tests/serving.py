@@ -12,6 +12,7 @@ import jwt
 
 from proxy.app import App, listening, running
 from proxy.settings import Settings
+from proxy.sockets import Sockets
 
 STREAMING = "headgate.streaming"
 ADMIN_TOKEN = "for-tests"
@@ -25,6 +26,8 @@ class Serving:
     url: str
     admin_url: str
     flag_file: Path
+    model_url: str = ""
+    """Of the model port, if there is one."""
 
 
 def flag_document(rollout: int = 100, kill: bool = False, **feature: Any) -> dict[str, Any]:
@@ -86,5 +89,8 @@ async def headgate(
     public, admin = free_socket(), free_socket()
     url = f"http://127.0.0.1:{public.getsockname()[1]}"
     admin_url = f"http://127.0.0.1:{admin.getsockname()[1]}"
-    async with running(parsed, directory) as app, listening(app, parsed, public, admin, drain_s=drain_s):
-        yield Serving(app, url, admin_url, flag_file)
+    model = free_socket() if parsed.llm is not None else None
+    model_url = f"http://127.0.0.1:{model.getsockname()[1]}" if model is not None else ""
+    sockets = Sockets(public, admin, model)
+    async with running(parsed, directory) as app, listening(app, parsed, sockets, drain_s=drain_s):
+        yield Serving(app, url, admin_url, flag_file, model_url)

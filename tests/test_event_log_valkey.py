@@ -72,6 +72,7 @@ async def replica(server: "ValkeyServer | Detour", **more: Any) -> AsyncIterator
         {"start": ROUTE},
         on_cancel=lambda run_id: made[0].cancelled.append(run_id),
         on_fault=lambda run: made[0].faults.append(run.id),
+        on_tap=lambda items: None,
     )
     made.append(Replica(runs))
     async with runs:

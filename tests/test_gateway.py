@@ -14,8 +14,9 @@ import httpx
 import pytest
 
 from proxy.app import listening, running
-from proxy.gateway import MAX_REQUEST_BYTES
+from proxy.bodies import MAX_REQUEST_BYTES
 from proxy.settings import Settings
+from proxy.sockets import Sockets
 from tests.scripted import Asked, Script, ScriptedUpstream, ask
 from tests.serving import STREAMING, Serving, flag_document, free_socket, headgate
 from tests.streaming import (
@@ -839,7 +840,7 @@ async def _with_flags(
         urls = [f"http://127.0.0.1:{port.getsockname()[1]}" for port in (public, admin)]
         async with (
             running(settings, directory) as app,
-            listening(app, settings, public, admin),
+            listening(app, settings, Sockets(public, admin)),
             browser(urls[0]) as client,
         ):
             yield Serving(app, urls[0], urls[1], Path(flags["file"])), client

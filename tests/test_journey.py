@@ -17,7 +17,13 @@ from tests.serving import Serving, flag_document, headgate
 pytestmark = pytest.mark.anyio
 
 EXAMPLE = Path(__file__).parent.parent / "examples" / "clinic"
-ROUTES = yaml.safe_load((EXAMPLE / "headgate.yaml").read_text())["routes"]
+TAPPED = yaml.safe_load((EXAMPLE / "headgate.yaml").read_text())["routes"]
+POLLED = [
+    {name: value for name, value in route.items() if name != "tap"}
+    | {"source": "poll" if "poll" in route else "batch"}
+    for route in TAPPED
+]
+"""The same routes for an upstream whose environment nobody may change."""
 CASE = "Fever of 38.9 °C and a cough for 4 days — SpO₂ 91 %."
 AXIOS = {"accept": "application/json, text/plain, */*"}
 STREAM = {"accept": "text/event-stream"}
@@ -42,14 +48,14 @@ def clinic() -> Iterator[RunningClinic]:
 @pytest.fixture
 async def batch(clinic: RunningClinic, tmp_path: Path) -> AsyncIterator[Serving]:
     """Headgate with the flag off for everybody."""
-    async with headgate(clinic.url, tmp_path, routes=ROUTES, flags=flag_document(0)) as serving:
+    async with headgate(clinic.url, tmp_path, routes=POLLED, flags=flag_document(0)) as serving:
         yield serving
 
 
 @pytest.fixture
 async def streaming(clinic: RunningClinic, tmp_path: Path) -> AsyncIterator[Serving]:
     """Headgate with the flag on for everybody."""
-    async with headgate(clinic.url, tmp_path, routes=ROUTES) as serving:
+    async with headgate(clinic.url, tmp_path, routes=POLLED) as serving:
         yield serving
 
 
@@ -235,7 +241,7 @@ async def test_an_eventsource_gets_the_same_journey_by_get(clinic: RunningClinic
 async def test_text_arrives_long_before_the_answer(tmp_path: Path) -> None:
     """With `poll` and two workers the first text is there in under half of the batch wait."""
     with running_clinic(workers=2, first_token_s=0.2, tokens_per_s=200, tokens=60) as clinic:
-        routes = [{**route, "poll": {**route["poll"], "every_ms": 100}} for route in ROUTES[:1]]
+        routes = [{**route, "poll": {**route["poll"], "every_ms": 100}} for route in POLLED[:1]]
         async with (
             headgate(clinic.url, tmp_path, routes=routes) as serving,
             httpx.AsyncClient(

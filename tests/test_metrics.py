@@ -13,6 +13,7 @@ import pytest
 from flags.decision import Arm, Reason
 from proxy.errors import Fault
 from proxy.identity import BUCKETS
+from proxy.llm.call import Ended
 from proxy.metrics import OUTCOMES, RECOVERY_RESULTS
 from proxy.recovery import Phase
 from proxy.sections import Parity
@@ -51,9 +52,10 @@ FAMILIES = {
     "viewer_lag_events": set(),
     "flag_age_seconds": set(),
     "flag_context_missing_total": set(),
+    "tap_calls_total": {"result"},
     "build_info": {"version", "python"},
 }
-"""Of the design's section 7, without those of parts that are not there yet."""
+"""Of the design's section 7."""
 
 ANEW = {"connection": "close"}
 """A connection for each request, so that both workers get some."""
@@ -113,6 +115,7 @@ async def test_all_label_sets_exist_from_the_first_scrape(tmp_path: Path) -> Non
         for f, r in product(Fault, RECOVERY_RESULTS)
     ]
     expected += [f'headgate_parity_total{{result="{p}",route="start"}}' for p in Parity]
+    expected += [f'headgate_tap_calls_total{{result="{r}"}}' for r in Ended]
     expected += [
         f'headgate_outcomes_total{{arm="{a}",bucket="{b}",outcome="{o}",route="start"}}'
         for a, b, o in product(Arm, range(BUCKETS), OUTCOMES)

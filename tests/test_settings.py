@@ -134,7 +134,12 @@ def stages(*calls: dict[str, Any], answer: Any = "x") -> dict[str, Any]:
     ("more", "problem"),
     [
         ({"source": "poll"}, "source 'poll' needs a block 'poll'"),
-        ({"source": "tap"}, "source: input should be 'batch', 'poll' or 'stages'"),
+        ({"source": "none"}, "source: input should be 'batch', 'poll', 'stages' or 'tap'"),
+        ({"source": "tap"}, "source 'tap' needs a block 'tap'"),
+        ({"tap": {"calls": []}}, "tap.calls: list should have at least 1 item"),
+        ({"tap": {"calls": [{"stage": "z"}]}}, "tap.calls[0].stage: 'z' is none of sections: extraction"),
+        ({"tap": {"calls": [{"panel": "chat"}]}}, "tap.calls[0].panel: is not the panel of this stage"),
+        ({"tap": {"calls": [{"model": "("}]}}, "tap.calls[0].model: is not a regular expression"),
         ({"match": "post /x"}, "match: must be METHOD /path, for example POST /api/cases/{case_id}/start"),
         ({"match": "POST /x?y=1"}, "match: must be a path in ASCII"),
         ({"match": "POST /fälle/{case_id}"}, "match: must be METHOD /path"),
@@ -169,6 +174,45 @@ def test_a_route_that_could_not_work_is_refused(path: Path, more: dict[str, Any]
     """At the start, with its place, rather than at the first request."""
     [found] = problems(path, minimal(routes=[route(**more)]))
     assert f"routes[0].{problem}" in found or f"routes[0]: {problem}" in found
+
+
+OPENAI = {"name": "openai", "url": "https://api.openai.com"}
+
+
+@pytest.mark.parametrize(
+    ("llm", "problem"),
+    [
+        ({}, "llm.providers: is needed"),
+        ({"providers": []}, "llm.providers: list should have at least 1 item"),
+        ({"providers": [OPENAI, OPENAI]}, "llm: providers: two have the same name"),
+        (
+            {"providers": [OPENAI, OPENAI | {"name": "other", "path": "/openai/"}]},
+            "llm: providers: two have the same path",
+        ),
+        (
+            {"providers": [OPENAI | {"path": "/"}, OPENAI | {"name": "b"}]},
+            "llm: providers: the path / is for a single one",
+        ),
+        ({"providers": [OPENAI | {"url": "https://x/v1"}]}, "must be an origin without a path"),
+        ({"providers": [OPENAI | {"path": "v1"}]}, "llm.providers[0].path: must be / or segments"),
+        ({"providers": [OPENAI | {"api": "soap"}]}, "llm.providers[0].api: input should be 'openai' or"),
+        ({"providers": [OPENAI], "ask_again": "often"}, "llm.ask_again: input should be 'never'"),
+    ],
+)
+def test_a_model_port_that_could_not_work_is_refused(path: Path, llm: dict[str, Any], problem: str) -> None:
+    [found] = problems(path, minimal(llm=llm))
+    assert problem in found
+
+
+def test_a_tap_needs_the_port_where_its_calls_come(path: Path) -> None:
+    routes = [route(source="tap", tap={"calls": [{"stage": "extraction"}]})]
+    assert problems(path, minimal(routes=routes)) == [
+        "routes[0].tap: needs the block 'llm', where the model calls come"
+    ]
+    settings = loaded(path, minimal(routes=routes, llm={"providers": [OPENAI, OPENAI | {"name": "b"}]}))
+    assert settings.llm is not None
+    assert [provider.mount for provider in settings.llm.providers] == ["/openai", "/b"]
+    assert settings.routes[0].sources == {"batch", "tap"}
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ import pytest
 
 from proxy.app import listening, running
 from proxy.settings import Settings
+from proxy.sockets import Sockets
 from tests.scripted import ScriptedUpstream
 from tests.serving import flag_document, free_socket
 from tests.streaming import (
@@ -53,7 +54,7 @@ async def test_a_stream_that_outlasts_the_drain_is_told_the_truth(tmp_path: Path
             leave, left = asyncio.Event(), asyncio.Event()
 
             async def serve() -> None:
-                async with listening(app, settings, public, admin, drain_s=0.4):
+                async with listening(app, settings, Sockets(public, admin), drain_s=0.4):
                     await leave.wait()
                 left.set()
 

@@ -19,10 +19,10 @@ class BatchSource:
 
 async def ask(upstream: Upstream, run: Run, request: Request) -> Answer:
     """Send a run's request; show the texts of a good answer while its body still arrives."""
-    return await repeating(run, lambda: _ask_once(upstream, run, request))
+    return await repeating(run, lambda: ask_once(upstream, run, request))
 
 
-async def _ask_once(upstream: Upstream, run: Run, request: Request) -> Answer:
+async def ask_once(upstream: Upstream, run: Run, request: Request) -> Answer:
     with upstream.exchange(request.method, fresh=True) as exchange:
         await exchange.send(request.wire(), whole=True)
         await exchange.head()

@@ -13,6 +13,7 @@ from argparse import ArgumentParser
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import uvloop
@@ -20,6 +21,7 @@ from rich.console import Console
 from rich.table import Table
 
 from proxy.recovery import Phase
+from tests.faults import provider
 from tests.faults.clients import mixture
 from tests.faults.rounds import AT_ONCE, Result, at_once, house, warm
 
@@ -91,7 +93,12 @@ async def run(seed: int, rounds: int, bound: int) -> Report:
             baseline = await warm(found)
             results = await at_once(mixture(found, random.Random(seed), rounds), bound)
             left_over = await found.left_over(baseline)
-            return Report(results, await found.miscounted(), left_over, time.monotonic() - began)
+            miscounted = await found.miscounted()
+    with tempfile.TemporaryDirectory() as directory:
+        async with provider.house(Path(directory)) as tapped:
+            chosen = provider.mixture(random.Random(seed), rounds)
+            results += await at_once((partial(tapped.play, plan) for plan in chosen), bound)
+    return Report(results, miscounted, left_over, time.monotonic() - began)
 
 
 def main() -> int:

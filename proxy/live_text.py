@@ -1,0 +1,60 @@
+"""Texts while they are being made: cut into words as they come, and what waits for the rest of a word.
+
+A piece of a text ends anywhere, also within a word. Whole words are shown at once or, where several short
+ones make one chunk, after `HOLD_S` at the latest; the beginning of a word waits for its end.
+"""
+
+import asyncio
+from asyncio.events import TimerHandle
+from collections.abc import Callable
+
+from proxy.chunking import Chunker
+
+HOLD_S = 0.04
+"""How long a whole word may wait for the next one: with a flush of a viewer after it, well below 100 ms."""
+
+
+class LiveTexts:
+    """The unfinished texts of one run, by their stages.
+
+    Args:
+        chunker: a new one for a text.
+        show: takes a stage and the chunks that are ready.
+    """
+
+    def __init__(self, chunker: Callable[[], Chunker], show: Callable[[str, list[str]], None]) -> None:
+        self._new_chunker = chunker
+        self._show = show
+        self._chunkers: dict[str, Chunker] = {}
+        self._timer: TimerHandle | None = None
+
+    def add(self, stage: str, text: str) -> None:
+        """The next piece."""
+        chunker = self._chunkers.get(stage)
+        if chunker is None:
+            chunker = self._chunkers[stage] = self._new_chunker()
+        self._show(stage, chunker.feed(text))
+        if self._timer is None and chunker.holds_words:
+            self._timer = asyncio.get_running_loop().call_later(HOLD_S, self._held_long_enough)
+
+    def finish(self, stage: str) -> None:
+        """The text is whole: show what was held back of it."""
+        chunker = self._chunkers.pop(stage, None)
+        if chunker is not None:
+            self._show(stage, chunker.flush())
+
+    def drop(self, stage: str) -> None:
+        """What is held back of the text is not shown."""
+        self._chunkers.pop(stage, None)
+
+    def close(self) -> None:
+        """Nothing more is shown of any."""
+        self._chunkers.clear()
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _held_long_enough(self) -> None:
+        self._timer = None
+        for stage, chunker in self._chunkers.items():
+            self._show(stage, chunker.flush_words())

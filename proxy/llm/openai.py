@@ -1,0 +1,338 @@
+"""OpenAI's chat completions, and every API of that shape: Azure's, DeepSeek's, vLLM's. No I/O.
+
+A stream's chunks are joined by tables, one for each level, that name every field and how it joins. What no
+table names makes the stream unfaithful: then the call is asked as the batch call it was. A field is in the
+answer if a chunk had it, `null` too. Sources: OpenAI's API reference, "The chat completion chunk object";
+Azure's "Content streaming", for its filters; DeepSeek's "Create chat completion", for `reasoning_content`.
+
+JSON is read by the standard library, which keeps integers of any size.
+"""
+
+import json
+import re
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from proxy.llm.dialect import NotStreamable, Prompt, ProviderFailed, StreamCall, Unfaithful
+
+MAX_ANSWER_CHARS = 16 * 1024 * 1024
+"""Of one stream's events. What is longer is not gathered."""
+
+MAX_CHOICES = 128
+"""`n` of the API."""
+
+MAX_TOOL_CALLS = 1024
+"""Of one choice."""
+
+AS_STREAM = {"stream": True, "stream_options": {"include_usage": True}}
+
+SEVERITIES = ("safe", "low", "medium", "high")
+"""Of Azure's content filters, the worst one last."""
+
+Join = Callable[[Any, Any], Any]
+"""What has come so far (None: nothing yet) and what comes now, which is not None, become what there is."""
+
+
+class Text:
+    """A string in pieces: joining it anew for each piece would cost its square."""
+
+    __slots__ = ("pieces",)
+
+    def __init__(self) -> None:
+        self.pieces: list[str] = []
+
+    def __str__(self) -> str:
+        return "".join(self.pieces)
+
+
+def first(so_far: Any, new: Any) -> Any:
+    """The same in every chunk; Azure's chunk about the prompt has it empty."""
+    return so_far or new
+
+
+def last(_: Any, new: Any) -> Any:
+    """Each chunk has the state as of then."""
+    return new
+
+
+def text(so_far: Text | None, new: Any) -> Text:
+    if not isinstance(new, str):
+        raise Unfaithful("a piece of text is no string")
+    so_far = Text() if so_far is None else so_far
+    so_far.pieces.append(new)
+    return so_far
+
+
+def items(so_far: list[Any] | None, new: Any) -> list[Any]:
+    if not isinstance(new, list):
+        raise Unfaithful("a list is none")
+    so_far = [] if so_far is None else so_far
+    so_far.extend(new)
+    return so_far
+
+
+def worst(so_far: dict[str, Any] | None, new: Any) -> dict[str, Any]:
+    """Azure judges each chunk, and the whole answer as badly as its worst chunk."""
+    joined = dict(so_far or {})
+    for category, verdict in _dict(new).items():
+        before = joined.get(category)
+        joined[category] = verdict if before is None else _worse(_dict(before), _dict(verdict))
+    return joined
+
+
+def fields(table: Mapping[str, Join]) -> Join:
+    """An object whose fields join by a table of their own."""
+
+    def join(so_far: dict[str, Any] | None, new: Any) -> dict[str, Any]:
+        return joined(table, {} if so_far is None else so_far, new)
+
+    return join
+
+
+def joined(table: Mapping[str, Join], so_far: dict[str, Any], new: Any) -> dict[str, Any]:
+    """`so_far` with a chunk's fields joined to it.
+
+    Raises:
+        Unfaithful: the table does not have one of them.
+    """
+    for name, value in _dict(new).items():
+        if value is None:
+            so_far.setdefault(name, None)
+            continue
+        join = table.get(name)
+        if join is None:
+            raise Unfaithful("a chunk has a field that is not known")
+        so_far[name] = join(so_far.get(name), value)
+    return so_far
+
+
+def numbered(table: Mapping[str, Join], bound: int) -> Join:
+    """Objects that say their own `index`; kept by it, and without it."""
+
+    def join(so_far: dict[int, Any] | None, new: Any) -> dict[int, Any]:
+        by_index = {} if so_far is None else so_far
+        if not isinstance(new, list):
+            raise Unfaithful("a list is none")
+        for item in new:
+            rest = dict(_dict(item))
+            index = rest.pop("index", None)
+            if type(index) is not int or not 0 <= index < bound:
+                raise Unfaithful("an index is none")
+            joined(table, by_index.setdefault(index, {}), rest)
+        return by_index
+
+    return join
+
+
+LOGPROBS: Mapping[str, Join] = {"content": items, "refusal": items}
+FUNCTION: Mapping[str, Join] = {"name": text, "arguments": text}
+TOOL_CALL: Mapping[str, Join] = {
+    "id": first,
+    "type": first,
+    "function": fields(FUNCTION),
+    "custom": fields({"name": text, "input": text}),
+}
+DELTA: Mapping[str, Join] = {
+    "role": first,
+    "content": text,
+    "refusal": text,
+    "reasoning_content": text,
+    "reasoning": text,
+    "tool_calls": numbered(TOOL_CALL, MAX_TOOL_CALLS),
+    "function_call": fields(FUNCTION),
+    "annotations": items,
+}
+CHOICE: Mapping[str, Join] = {
+    "delta": fields(DELTA),
+    "logprobs": fields(LOGPROBS),
+    "finish_reason": last,
+    "stop_reason": last,
+    "content_filter_results": worst,
+}
+CHUNK: Mapping[str, Join] = {
+    "id": first,
+    "object": first,
+    "created": first,
+    "model": first,
+    "system_fingerprint": first,
+    "service_tier": last,
+    "usage": last,
+    "prompt_filter_results": items,
+    "moderation": last,
+    "choices": numbered(CHOICE, MAX_CHOICES),
+    "obfuscation": last,
+}
+
+NOT_IN_THE_ANSWER = ("obfuscation",)
+"""Of a stream alone: padding against who counts the bytes on the wire."""
+
+
+class OpenAI:
+    """Calls whose path ends with `/chat/completions`, wherever an API has them."""
+
+    def is_stream(self, method: str, target: bytes, body: bytes) -> bool:
+        call = _call(method, target, body)
+        return call is not None and call.get("stream") is True
+
+    def prompt(self, method: str, target: bytes, body: bytes) -> Prompt | None:
+        call = _call(method, target, body)
+        return None if call is None else Prompt(_model(call, target), _system(call))
+
+    def as_stream(self, method: str, target: bytes, body: bytes) -> StreamCall | None:
+        call = _call(method, target, body)
+        if call is None:
+            return None
+        if why := _not_streamable(call):
+            raise NotStreamable(why)
+        try:
+            asked = json.dumps(call | AS_STREAM, allow_nan=False).encode()
+        except ValueError:
+            raise NotStreamable("a number is out of range") from None
+        return StreamCall(target, asked, Prompt(_model(call, target), _system(call)))
+
+    def assembler(self) -> "Completion":
+        return Completion()
+
+
+class Completion:
+    """The answer that one stream makes."""
+
+    def __init__(self) -> None:
+        self.ended = False
+        self._answer: dict[str, Any] = {}
+        self._chars = 0
+
+    def feed(self, data: str) -> str:
+        """Take one event's data; the text that it adds to choice 0."""
+        if self.ended:
+            raise Unfaithful("something comes after the end")
+        if data == "[DONE]":
+            self.ended = True
+            return ""
+        self._chars += len(data)
+        if self._chars > MAX_ANSWER_CHARS:
+            raise Unfaithful("the answer is too large")
+        try:
+            chunk = json.loads(data)
+        except ValueError:
+            raise Unfaithful("a chunk is no JSON") from None
+        if isinstance(chunk, dict) and chunk.get("error") is not None:
+            raise ProviderFailed(_status(chunk["error"]), data.encode())
+        joined(CHUNK, self._answer, chunk)
+        return _shown(chunk)
+
+    def answer(self) -> bytes:
+        """The completion as JSON."""
+        answer = {name: value for name, value in self._answer.items() if name not in NOT_IN_THE_ANSWER}
+        if answer.get("usage") is None:
+            raise Unfaithful("the stream does not say what was used")
+        if not answer.get("choices"):
+            raise Unfaithful("the stream has no choice")
+        choices = enumerate(_in_order(answer["choices"]))
+        answer |= {
+            "object": "chat.completion",
+            "choices": [{"index": index} | _finished(choice) for index, choice in choices],
+        }
+        try:
+            return json.dumps(answer, ensure_ascii=False, allow_nan=False, default=str).encode()
+        except ValueError:
+            raise Unfaithful("a number is out of range, or a text is no Unicode") from None
+
+
+def _call(method: str, target: bytes, body: bytes) -> dict[str, Any] | None:
+    """The body of a call for a chat completion."""
+    if method != "POST" or not target.partition(b"?")[0].endswith(b"/chat/completions"):
+        return None
+    try:
+        call = json.loads(body)
+    except ValueError:
+        return None
+    return call if isinstance(call, dict) and isinstance(call.get("messages"), list) else None
+
+
+def _not_streamable(call: Mapping[str, Any]) -> str:
+    """Why a call's answer could not be made of a stream; "" if it can."""
+    if call.get("stream") not in (None, False) or call.get("stream_options") is not None:
+        return "it speaks of streams itself"
+    if call.get("n") not in (None, 1) and call.get("logprobs"):
+        return "several choices with logprobs"
+    if call.get("audio") is not None or call.get("modalities") not in (None, ["text"]):
+        return "it asks for more than text"
+    if call.get("store") or call.get("metadata"):
+        return "a stored answer has fields that a stream has not"
+    return ""
+
+
+def _model(call: Mapping[str, Any], target: bytes) -> str:
+    """The model's name; of Azure's older paths the deployment's."""
+    if isinstance(model := call.get("model"), str):
+        return model
+    _, found, deployment = target.partition(b"/deployments/")
+    return deployment.partition(b"/")[0].decode("latin-1") if found else ""
+
+
+def _system(call: Mapping[str, Any]) -> str:
+    """The text of the messages that instruct the model, a line each."""
+    said: list[str] = []
+    for message in call["messages"]:
+        if isinstance(message, dict) and message.get("role") in ("system", "developer"):
+            content = message.get("content")
+            parts = content if isinstance(content, list) else [{"text": content}]
+            texts = [part.get("text") for part in parts if isinstance(part, dict)]
+            said += [text for text in texts if isinstance(text, str)]
+    return "\n".join(said)
+
+
+def _status(error: Any) -> int:
+    """The status that an error in a stream would have had."""
+    code = str(error.get("code")) if isinstance(error, dict) else ""
+    return int(code) if re.fullmatch("[45][0-9][0-9]", code) else 500
+
+
+def _shown(chunk: Mapping[str, Any]) -> str:
+    """The text that a chunk, which has joined, adds to choice 0."""
+    shown = ""
+    for choice in chunk.get("choices") or ():
+        if choice["index"] == 0 and choice.get("delta") is not None:
+            shown += choice["delta"].get("content") or ""
+    if not shown.isascii() and any("\ud800" <= char <= "\udfff" for char in shown):
+        raise Unfaithful("a text is no Unicode")
+    return shown
+
+
+def _finished(choice: Mapping[str, Any]) -> dict[str, Any]:
+    """A choice as the batch answer has it."""
+    if choice.get("finish_reason") is None:
+        raise Unfaithful("a choice has no end")
+    message = {"role": "assistant", "content": None} | (choice.get("delta") or {})
+    if message.get("tool_calls") is not None:
+        message["tool_calls"] = _in_order(message["tool_calls"])
+    if message.get("refusal") is not None and not str(message["content"] or ""):
+        message["content"] = None  # a stream begins with an empty one, whatever follows
+    return {name: value for name, value in choice.items() if name != "delta"} | {"message": message}
+
+
+def _in_order(by_index: dict[int, Any]) -> list[Any]:
+    """What was kept by its index, as the list it is."""
+    if sorted(by_index) != list(range(len(by_index))):
+        raise Unfaithful("an index is missing")
+    return [by_index[index] for index in range(len(by_index))]
+
+
+def _worse(before: dict[str, Any], verdict: dict[str, Any]) -> dict[str, Any]:
+    """One category's two verdicts as one."""
+    both = before | verdict
+    for name in before.keys() & verdict.keys():
+        if name in ("filtered", "detected"):
+            both[name] = before[name] or verdict[name]
+        elif name == "severity" and {before[name], verdict[name]} <= set(SEVERITIES):
+            both[name] = max(before[name], verdict[name], key=SEVERITIES.index)
+        elif before[name] != verdict[name]:
+            raise Unfaithful("two verdicts of a filter cannot be one")
+    return both
+
+
+def _dict(value: Any) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise Unfaithful("an object is none")
+    return value

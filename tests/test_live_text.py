@@ -1,0 +1,70 @@
+"""Text that is still being made is shown in whole words, soon, and none of it twice."""
+
+import asyncio
+
+import pytest
+
+from proxy.chunking import Chunker
+from proxy.live_text import HOLD_S, LiveTexts
+from tests.streaming import eventually
+
+pytestmark = pytest.mark.anyio
+
+
+def live() -> tuple[LiveTexts, list[tuple[str, str]]]:
+    """Texts, and what is shown of them."""
+    shown: list[tuple[str, str]] = []
+
+    def show(stage: str, chunks: list[str]) -> None:
+        shown.extend((stage, chunk) for chunk in chunks)
+
+    return LiveTexts(lambda: Chunker(5, 10, 200), show), shown
+
+
+async def test_the_beginning_of_a_word_waits_for_its_end() -> None:
+    texts, shown = live()
+    for piece in ("Pneu", "mon", "ia ", "prob"):
+        texts.add("a", piece)
+    await eventually(lambda: shown == [("a", "Pneumonia ")])
+    texts.finish("a")
+
+    assert shown == [("a", "Pneumonia "), ("a", "prob")]
+
+
+async def test_a_short_word_waits_for_the_next_one_a_moment_and_no_longer() -> None:
+    texts, shown = live()
+    loop = asyncio.get_running_loop()
+    began = loop.time()
+    texts.add("a", "No ")
+    texts.add("a", "x")  # now it is certain that the word before is whole
+    assert shown == []
+    await eventually(lambda: shown == [("a", "No ")])
+
+    assert loop.time() - began >= HOLD_S
+    texts.close()
+
+
+async def test_texts_of_several_stages_do_not_mix() -> None:
+    texts, shown = live()
+    for left, right in zip("one two three four ", "1 22 333 4444 55555", strict=True):
+        texts.add("words", left)
+        texts.add("digits", right)
+    texts.finish("words")
+    texts.finish("digits")
+
+    by_stage = {stage: "".join(text for of, text in shown if of == stage) for stage in ("words", "digits")}
+    assert by_stage == {"words": "one two three four ", "digits": "1 22 333 4444 55555"}
+
+
+async def test_what_is_dropped_or_closed_is_shown_no_more() -> None:
+    texts, shown = live()
+    texts.add("a", "gone ")
+    texts.drop("a")
+    texts.finish("a")
+    texts.add("a", "fresh ")
+    texts.add("b", "never ")
+    texts.finish("a")
+    texts.close()
+    texts.finish("b")
+
+    assert shown == [("a", "fresh ")]
