@@ -16,12 +16,12 @@ from pathlib import Path
 import click
 from rich.console import Console
 
-from tests.bench import decision, memory, relay, report, servers, sse
+from tests.bench import decision, memory, relay, report, runs, servers, sse
 from tests.bench.cores import LOAD_CORE, PROXY_CORE
 from tests.bench.results import QUICK, Plan, Results, Row
 from tests.bench.rounds import Rounds
 
-PARTS = ("relay", "sse", "memory", "decide")
+PARTS = ("relay", "sse", "memory", "decide", "runs")
 OPEN_FILES = 8192
 """Each of 1,000 streams is two sockets of a proxy."""
 
@@ -54,6 +54,8 @@ def _measure(directory: Path, parts: tuple[str, ...], results: Results) -> Itera
         yield from decision.measure(directory, results.plan)
     if "memory" in parts:
         yield from memory.measure(directory, results.plan, results)
+    if "runs" in parts:
+        yield from runs.measure(directory, results.plan, results)
     if "relay" in parts or "sse" in parts:
         rounds = Rounds(results.plan)
         with servers.everything(directory) as (running, absent):

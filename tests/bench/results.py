@@ -181,6 +181,9 @@ class Plan:
     naive_delays: bool = True
     open_streams: int = 1000
     decisions: int = 20_000
+    open_runs: int = 1000
+    run_rounds: int = 3
+    run_window_s: float = 1.5
 
 
 QUICK = Plan(
@@ -194,6 +197,8 @@ QUICK = Plan(
     flood_s=0.5,
     naive_delays=False,
     decisions=5_000,
+    run_rounds=2,
+    run_window_s=0.8,
 )
 
 
