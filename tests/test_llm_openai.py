@@ -292,7 +292,7 @@ def test_what_cannot_be_joined_for_certain_is_refused(chunks: list[Chunk]) -> No
     assert str(refused.value)
 
 
-@pytest.mark.parametrize("data", ["{", "[]", "7", '{"choices": 7}', "{'a': 1}", ""])
+@pytest.mark.parametrize("data", ["{", "[]", "7", '{"choices": 7}', "{'a': 1}", "", "[" * 99_999])
 def test_what_is_no_chunk_is_refused(data: str) -> None:
     with pytest.raises(Unfaithful):
         OpenAI().assembler().feed(data)

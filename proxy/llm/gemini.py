@@ -13,16 +13,14 @@ Where those two differ, a field joins only if it comes once, or the same each ti
 """
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 from urllib.parse import unquote, unquote_to_bytes
 
 import orjson
 
 from proxy.llm.dialect import NotStreamable, Prompt, ProviderFailed, StreamCall, Unfaithful
-
-MAX_ANSWER_CHARS = 16 * 1024 * 1024
-"""Of one stream's events. What is longer is not gathered."""
+from proxy.llm.joins import MAX_ANSWER_CHARS, Join, Text, as_list, as_object, as_text, last
 
 MAX_CANDIDATES = 8
 """`candidateCount` of the API."""
@@ -36,34 +34,11 @@ _LONG_INTEGER = re.compile(r'"[^"\\]*+(?:\\.[^"\\]*+)*+"|(?<![0-9.])([0-9]{19,})
 """A string, or what may be beyond 64 bits; orjson would make a float of that. Google writes its 64-bit
 integers as strings."""
 
-Join = Callable[[Any, Any], Any]
-"""What has come so far (None: nothing yet) and what comes now become what there is."""
-
-
-class Text:
-    """A string in pieces: joining it anew for each piece would cost its square."""
-
-    __slots__ = ("pieces",)
-
-    def __init__(self, piece: str) -> None:
-        self.pieces = [piece]
-
-    def __bool__(self) -> bool:
-        return any(self.pieces)
-
-    def __str__(self) -> str:
-        return "".join(self.pieces)
-
 
 def same(so_far: Any, new: Any) -> Any:
     """It comes once, or again unchanged."""
     if so_far is not None and so_far != new:
         raise Unfaithful("a field comes again, and differs")
-    return new
-
-
-def last(_: Any, new: Any) -> Any:
-    """Each event has the state as of then."""
     return new
 
 
@@ -77,7 +52,7 @@ def fields(table: Mapping[str, Join]) -> Join:
 
     def join(so_far: dict[str, Any] | None, new: Any) -> dict[str, Any]:
         so_far = {} if so_far is None else so_far
-        for name, value in _dict(new).items():
+        for name, value in as_object(new).items():
             if name not in table or value is None:
                 raise Unfaithful("an event has a field that is not known")
             so_far[name] = table[name](so_far.get(name), value)
@@ -89,8 +64,8 @@ def fields(table: Mapping[str, Join]) -> Join:
 def candidates(so_far: dict[int, Any] | None, new: Any) -> dict[int, Any]:
     """By their index, which Vertex AI leaves out where it is 0."""
     so_far = {} if so_far is None else so_far
-    for candidate in _list(new):
-        index = _dict(candidate).get("index", 0)
+    for candidate in as_list(new):
+        index = as_object(candidate).get("index", 0)
         if type(index) is not int or not 0 <= index < MAX_CANDIDATES:
             raise Unfaithful("an index is none")
         had_ended = "finishReason" in so_far.get(index, ())
@@ -103,8 +78,8 @@ def candidates(so_far: dict[int, Any] | None, new: Any) -> dict[int, Any]:
 def parts(so_far: list[Any] | None, new: Any) -> list[Any]:
     """Pieces of text are joined; what else there is comes whole."""
     so_far = [] if so_far is None else so_far
-    for place, part in enumerate(_list(new)):
-        if _dict(part).keys() <= TEXT_PART:
+    for place, part in enumerate(as_list(new)):
+        if as_object(part).keys() <= TEXT_PART:
             _join_text(so_far, part, is_beside=place > 0)
         else:
             _join_whole(so_far, part)
@@ -113,7 +88,7 @@ def parts(so_far: list[Any] | None, new: Any) -> list[Any]:
 
 def supports(so_far: Any, new: Any) -> Any:
     """A segment counts the answer's parts, if it is not of the first; those of a stream are others."""
-    if any(_dict(_dict(support).get("segment", {})).get("partIndex") for support in _list(new)):
+    if any(as_object(as_object(support).get("segment", {})).get("partIndex") for support in as_list(new)):
         raise Unfaithful("a source is of a part that may have another number")
     return same(so_far, new)
 
@@ -271,9 +246,7 @@ class Response:
 
 def _join_text(so_far: list[Any], part: dict[str, Any], *, is_beside: bool) -> None:
     """To the text before it; `is_beside` says that what is before it is of the same event."""
-    text, signature = part.get("text", ""), part.get("thoughtSignature")
-    if not isinstance(text, str):
-        raise Unfaithful("a text is no string")
+    text, signature = as_text(part.get("text", "")), part.get("thoughtSignature")
     run = so_far[-1] if so_far and so_far[-1].keys() <= TEXT_PART else None
     if run is not None and _is_thought(run) == _is_thought(part):
         if text and is_beside:
@@ -292,7 +265,7 @@ def _join_whole(so_far: list[Any], part: dict[str, Any]) -> None:
     if len(kinds) != 1 or not kinds <= WHOLE_PARTS.keys():
         raise Unfaithful("a part has a field that is not known")
     (kind,) = kinds
-    if not _dict(part[kind]).keys() <= WHOLE_PARTS[kind]:
+    if not as_object(part[kind]).keys() <= WHOLE_PARTS[kind]:
         raise Unfaithful("a part comes in pieces, or has a field that is not known")
     if so_far and kind in CODE & so_far[-1].keys():
         raise Unfaithful("two parts with code may be one or two")
@@ -368,15 +341,3 @@ def _status(error: Any) -> int:
     """The status that an error in a stream would have had."""
     code = error.get("code") if isinstance(error, dict) else None
     return code if isinstance(code, int) and 400 <= code < 600 else 500
-
-
-def _dict(value: Any) -> dict[str, Any]:
-    if not isinstance(value, dict):
-        raise Unfaithful("an object is none")
-    return value
-
-
-def _list(value: Any) -> list[Any]:
-    if not isinstance(value, list):
-        raise Unfaithful("a list is none")
-    return value

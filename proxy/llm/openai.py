@@ -10,13 +10,11 @@ JSON is read by the standard library, which keeps integers of any size.
 
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from proxy.llm.dialect import NotStreamable, Prompt, ProviderFailed, StreamCall, Unfaithful
-
-MAX_ANSWER_CHARS = 16 * 1024 * 1024
-"""Of one stream's events. What is longer is not gathered."""
+from proxy.llm.joins import MAX_ANSWER_CHARS, Join, Text, as_list, as_object, as_text, last
 
 MAX_CHOICES = 128
 """`n` of the API."""
@@ -29,54 +27,32 @@ AS_STREAM = {"stream": True, "stream_options": {"include_usage": True}}
 SEVERITIES = ("safe", "low", "medium", "high")
 """Of Azure's content filters, the worst one last."""
 
-Join = Callable[[Any, Any], Any]
-"""What has come so far (None: nothing yet) and what comes now, which is not None, become what there is."""
-
-
-class Text:
-    """A string in pieces: joining it anew for each piece would cost its square."""
-
-    __slots__ = ("pieces",)
-
-    def __init__(self) -> None:
-        self.pieces: list[str] = []
-
-    def __str__(self) -> str:
-        return "".join(self.pieces)
-
 
 def first(so_far: Any, new: Any) -> Any:
     """The same in every chunk; Azure's chunk about the prompt has it empty."""
     return so_far or new
 
 
-def last(_: Any, new: Any) -> Any:
-    """Each chunk has the state as of then."""
-    return new
-
-
 def text(so_far: Text | None, new: Any) -> Text:
-    if not isinstance(new, str):
-        raise Unfaithful("a piece of text is no string")
-    so_far = Text() if so_far is None else so_far
-    so_far.pieces.append(new)
+    piece = as_text(new)
+    if so_far is None:
+        return Text(piece)
+    so_far.pieces.append(piece)
     return so_far
 
 
 def items(so_far: list[Any] | None, new: Any) -> list[Any]:
-    if not isinstance(new, list):
-        raise Unfaithful("a list is none")
     so_far = [] if so_far is None else so_far
-    so_far.extend(new)
+    so_far.extend(as_list(new))
     return so_far
 
 
 def worst(so_far: dict[str, Any] | None, new: Any) -> dict[str, Any]:
     """Azure judges each chunk, and the whole answer as badly as its worst chunk."""
     joined = dict(so_far or {})
-    for category, verdict in _dict(new).items():
+    for category, verdict in as_object(new).items():
         before = joined.get(category)
-        joined[category] = verdict if before is None else _worse(_dict(before), _dict(verdict))
+        joined[category] = verdict if before is None else _worse(as_object(before), as_object(verdict))
     return joined
 
 
@@ -95,7 +71,7 @@ def joined(table: Mapping[str, Join], so_far: dict[str, Any], new: Any) -> dict[
     Raises:
         Unfaithful: the table does not have one of them.
     """
-    for name, value in _dict(new).items():
+    for name, value in as_object(new).items():
         if value is None:
             so_far.setdefault(name, None)
             continue
@@ -111,10 +87,8 @@ def numbered(table: Mapping[str, Join], bound: int) -> Join:
 
     def join(so_far: dict[int, Any] | None, new: Any) -> dict[int, Any]:
         by_index = {} if so_far is None else so_far
-        if not isinstance(new, list):
-            raise Unfaithful("a list is none")
-        for item in new:
-            rest = dict(_dict(item))
+        for item in as_list(new):
+            rest = dict(as_object(item))
             index = rest.pop("index", None)
             if type(index) is not int or not 0 <= index < bound:
                 raise Unfaithful("an index is none")
@@ -214,7 +188,7 @@ class Completion:
             raise Unfaithful("the answer is too large")
         try:
             chunk = json.loads(data)
-        except ValueError:
+        except (ValueError, RecursionError):
             raise Unfaithful("a chunk is no JSON") from None
         if isinstance(chunk, dict) and chunk.get("error") is not None:
             raise ProviderFailed(_status(chunk["error"]), data.encode())
@@ -245,7 +219,7 @@ def _call(method: str, target: bytes, body: bytes) -> dict[str, Any] | None:
         return None
     try:
         call = json.loads(body)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     return call if isinstance(call, dict) and isinstance(call.get("messages"), list) else None
 
@@ -330,9 +304,3 @@ def _worse(before: dict[str, Any], verdict: dict[str, Any]) -> dict[str, Any]:
         elif before[name] != verdict[name]:
             raise Unfaithful("two verdicts of a filter cannot be one")
     return both
-
-
-def _dict(value: Any) -> dict[str, Any]:
-    if not isinstance(value, dict):
-        raise Unfaithful("an object is none")
-    return value
