@@ -38,6 +38,7 @@ from proxy.settings import ProviderSettings, Settings, UpstreamSettings
 from proxy.sockets import Sockets
 from proxy.sources import Source
 from proxy.sources.batch import BatchSource
+from proxy.sources.native import NativeSource
 from proxy.sources.poll import PollSource
 from proxy.sources.stages import StagesSource
 from proxy.sources.tap import TapSource
@@ -98,6 +99,8 @@ def sources(routes: Routes, upstream: Upstream, taps: Taps) -> dict[tuple[str, s
             found[route.name, "poll"] = PollSource(upstream, route)
         if route.stages is not None:
             found[route.name, "stages"] = StagesSource(upstream, route)
+        if route.native is not None:
+            found[route.name, "native"] = NativeSource(upstream, route, compiled.sections)
         if route.tap is not None:
             found[route.name, "tap"] = TapSource(upstream, taps)
     return found

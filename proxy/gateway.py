@@ -45,6 +45,8 @@ logger = logging.getLogger("headgate.gateway")
 
 OWN_PATH = b"/_headgate/"
 
+NATIVE = "native"
+
 _UUID4 = re.compile(rb"[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}")
 """122 random bits; others may be guessed."""
 
@@ -206,6 +208,8 @@ class Gateway:
                 asked = replace(asked, receive=receive, run_id=None, idempotency_key=None)
                 start = self._start(asked, decision, body)
                 run = await self.runs.joinable(start) if may_join else None
+                if run is not None and run.source == NATIVE:
+                    run = None  # its answer is put together from a stream: not the upstream's own bytes
                 if run is None and heartbeat_s is not None:
                     run = await self.runs.start(start)
                 if run is not None:

@@ -6,7 +6,7 @@ This file is the source of `docs/reference/settings.md`.
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 from urllib.parse import urlsplit
 
 from pydantic import (
@@ -22,12 +22,12 @@ from pydantic import (
 )
 
 from proxy.sections import compile_path
-from proxy.templates import PATH, REQUEST, references, strays
+from proxy.templates import PATH, REQUEST, TEXT, references, strays
 
 UNMATCHED = "unmatched"
 """The label `route` of requests that match no route; so no route may be called that."""
 
-SourceName = Literal["batch", "poll", "stages", "tap"]
+SourceName = Literal["batch", "poll", "stages", "native", "tap"]
 
 _PARAMETER = re.compile(r"\{([a-z_][a-z0-9_]*)\}")
 
@@ -385,6 +385,91 @@ class StagesSettings(Block):
     """The group's answer as a template of the calls' answers."""
 
 
+class ConditionSettings(Block):
+    """A value that an event's JSON must have."""
+
+    at: JsonPath
+    """Where it stands."""
+    equals: bool | int | float | str
+    """Equal to it, and of the same type."""
+
+
+class NativeEventSettings(Block):
+    """What one kind of event of the upstream's stream means."""
+
+    event: str | None = None
+    """Only events of this name; those of a stream without names are called `message`."""
+    data: str | None = None
+    """Only events whose data is this, for example `[DONE]`."""
+    when: ConditionSettings | None = None
+    """Only events whose JSON has this."""
+    means: Literal["text", "done", "error", "answer", "ignore"] = "text"
+    """`text`: more of a stage's text. `done`: the stream is complete. `error`: it has failed. `answer`: it is
+    complete, and this is the batch answer."""
+    at: JsonPath | None = None
+    """Where the text stands in the event's JSON, also that of a last event; or the answer. Without it, the
+    text is the data itself, and the answer the whole of the JSON."""
+    stage: str | None = None
+    """Whose text it is; left out where the route has one section."""
+    stage_at: JsonPath | None = None
+    """Where the event's JSON says whose text it is."""
+
+
+_OPENAI_BODY = {"stream": True, "stream_options": {"include_usage": True}}
+
+
+class NativeSettings(Block):
+    """How the upstream streams by itself, and how it is asked to."""
+
+    format: Literal["sse", "ndjson", "openai"]
+    """Server-sent events; a JSON document a line; or a chat completion of OpenAI's shape, which needs neither
+    `events` nor `answer`."""
+    request: Annotated[str, AfterValidator(_request)] | None = None
+    """Method, path and query that are asked for the stream, with the route's parameters; the request's own
+    if left out."""
+    body: dict[str, Any] | None = None
+    """Merged into the request's JSON body as RFC 7386 says, for example `{stream: true}`, which is what
+    `openai` has by default."""
+    accept: str | None = None
+    """Header of the call; the format's media type if left out."""
+    events: list[NativeEventSettings] = Field(default=[], max_length=100)
+    """The first that fits an event says what it means. What none fits is ignored."""
+    ends_by: Literal["event", "close"] = "event"
+    """What says that the stream is complete: an event that is `done` or `answer`, or, where there is none,
+    the end of the HTTP answer. A cut connection is neither."""
+    answer: Any = None
+    """The batch answer as a template of `{{ text $.STAGE }}`, for a stream without an event that is it."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _as_openai_asks(cls, block: Any) -> Any:
+        if isinstance(block, dict) and block.get("format") == "openai":
+            return {"body": _OPENAI_BODY, **block}
+        return block
+
+    @model_validator(mode="after")
+    def _can_end(self) -> "NativeSettings":
+        meanings = {event.means for event in self.events}
+        if self.format == "openai":
+            if self.events or self.answer is not None:
+                raise ValueError("events, answer: are not for the format 'openai', which has its own")
+            return self
+        if "text" not in meanings and not any(event.at for event in self.events):
+            raise ValueError("events: none has a text")
+        if self.ends_by == "event" and not meanings & {"done", "answer"}:
+            raise ValueError("events: none is 'done' or 'answer'; without one, ends_by must be 'close'")
+        if (self.answer is None) == ("answer" not in meanings):
+            raise ValueError("answer: is needed, unless an event is the answer; not both")
+        if self.format == "ndjson" and any(event.event or event.data for event in self.events):
+            raise ValueError("events: a line of ndjson has no name, and its data is JSON: use 'when'")
+        return self
+
+    @property
+    def media_type(self) -> str:
+        """The value of `Accept`."""
+        return self.accept or ("application/x-ndjson" if self.format == "ndjson" else "text/event-stream")
+
+
 class TapCallSettings(Block):
     """One of the calls that the upstream makes to its language model while it works on a request."""
 
@@ -423,6 +508,8 @@ class RouteSettings(Block):
     """For the source `poll`."""
     stages: StagesSettings | None = None
     """For the source `stages`."""
+    native: NativeSettings | None = None
+    """For the source `native`."""
     tap: TapSettings | None = None
     """For the source `tap`, which also needs `llm`."""
     sections: list[SectionSettings] = Field(min_length=1)
@@ -488,6 +575,20 @@ class RouteSettings(Block):
         return self
 
     @model_validator(mode="after")
+    def _native_stages_exist(self) -> "RouteSettings":
+        stages = [section.stage for section in self.sections]
+        for index, event in enumerate(self.native.events if self.native else ()):
+            where = f"native.events[{index}]"
+            if event.stage is not None and event.stage not in stages:
+                raise ValueError(f"{where}.stage: '{event.stage}' is none of sections: {', '.join(stages)}")
+            is_named = event.stage is not None or event.stage_at is not None
+            if event.means == "text" and len(stages) > 1 and not is_named:
+                raise ValueError(f"{where}: needs 'stage' or 'stage_at', since there are several sections")
+        if self.native is not None and self.native.format == "openai" and len(stages) > 1:
+            raise ValueError("native.format: 'openai' is for one section, the text of the completion")
+        return self
+
+    @model_validator(mode="after")
     def _parameters_exist(self) -> "RouteSettings":
         known = set(_PARAMETER.findall(self.match))
         for where, template in self._templates():
@@ -507,6 +608,8 @@ class RouteSettings(Block):
         if self.stages is not None:
             for index, call in enumerate(self.stages.calls):
                 yield f"stages.calls[{index}].request", call.request
+        if self.native is not None and self.native.request is not None:
+            yield "native.request", self.native.request
 
     @model_validator(mode="after")
     def _references_exist(self) -> "RouteSettings":
@@ -519,14 +622,15 @@ class RouteSettings(Block):
             known.add(call.stage)
         if self.stages is not None:
             _check_references(self.stages.answer, known, "stages.answer")
+        if self.native is not None:
+            _check_references(self.native.answer, {TEXT, REQUEST, PATH}, "native.answer")
         return self
 
     @property
     def sources(self) -> frozenset[str]:
         """The sources that a flag variant may choose: those that have what they need."""
-        return frozenset(
-            {"batch"} | {name for name in ("poll", "stages", "tap") if getattr(self, name) is not None}
-        )
+        with_block = (name for name in get_args(SourceName) if getattr(self, name, None) is not None)
+        return frozenset({"batch", *with_block})
 
 
 def _check_references(template: Any, known: set[str], where: str) -> None:

@@ -2,7 +2,7 @@
 
 A string that is one reference becomes what it refers to, of whatever type; references inside a longer
 string are put in as text, and what is not text as JSON. `name` is an earlier stage, `request` (the
-client's own body) or `path` (the route's parameters).
+client's own body), `path` (the route's parameters) or, of a stream, `text` (what it has said, by stage).
 """
 
 import re
@@ -18,6 +18,7 @@ _REFERENCE = re.compile(r"\{\{\s*([A-Za-z0-9_.-]+)\s+(\$[^{}]*?)\s*\}\}")
 
 REQUEST = "request"
 PATH = "path"
+TEXT = "text"
 
 
 class MissingValue(LookupError):

@@ -84,6 +84,7 @@ def test_only_the_app_wires() -> None:
         "BatchSource",
         "PollSource",
         "StagesSource",
+        "NativeSource",
         "TapSource",
         "Taps",
         "ModelPort",
@@ -103,7 +104,7 @@ def test_the_pure_modules_do_no_io() -> None:
     """Events, framing, chunking, sections, templates and the tables have no loop, clock or socket."""
     io = {"asyncio", "socket", "time", "os", "httpx", "logging", "random"}
     pure = ("events", "sse", "chunking", "sections", "templates", "recovery", "errors", "headers")
-    pure += ("llm.dialect", "llm.joins", "llm.openai", "llm.gemini", "llm.places", "tracing")
+    pure += ("llm.dialect", "llm.joins", "llm.openai", "llm.gemini", "llm.places", "tracing", "native_rules")
     for name in pure:
         assert not io & {imported.split(".")[0] for imported in imports(MODULES[f"proxy.{name}"])}, name
     assert not io & {imported.split(".")[0] for imported in imports(MODULES["flags.decision"])}

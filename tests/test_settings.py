@@ -130,11 +130,37 @@ def stages(*calls: dict[str, Any], answer: Any = "x") -> dict[str, Any]:
     return {"stages": {"calls": list(calls) or [CALL], "answer": answer}}
 
 
+TOKEN = {"event": "token", "at": "$.text", "stage": "extraction"}
+END = {"event": "end", "means": "done"}
+
+
+def native(*events: dict[str, Any], answer: Any = "{{ text $.extraction }}", **more: Any) -> dict[str, Any]:
+    return {"native": {"format": "sse", "events": list(events), "answer": answer, **more}}
+
+
 @pytest.mark.parametrize(
     ("more", "problem"),
     [
         ({"source": "poll"}, "source 'poll' needs a block 'poll'"),
-        ({"source": "none"}, "source: input should be 'batch', 'poll', 'stages' or 'tap'"),
+        ({"source": "none"}, "source: input should be 'batch', 'poll', 'stages', 'native' or 'tap'"),
+        ({"source": "native"}, "source 'native' needs a block 'native'"),
+        (native(format="xml"), "native.format: input should be 'sse', 'ndjson' or 'openai'"),
+        (native(TOKEN), "native: events: none is 'done' or 'answer'"),
+        (native(END), "native: events: none has a text"),
+        (native(TOKEN, END, answer=None), "native: answer: is needed, unless an event is the answer"),
+        (native(TOKEN, {"means": "answer"}), "native: answer: is needed, unless an event is the answer; not"),
+        (native(TOKEN, END, answer="{{ b $ }}"), "native.answer: 'b' is none of path, request, text"),
+        (native(TOKEN | {"stage": "z"}, END), "native.events[0].stage: 'z' is none of sections: extraction"),
+        (native(TOKEN | {"stage": "a", "at": "$["}, END), "native.events[0].at: not a JSONPath"),
+        (native(TOKEN, END, format="ndjson"), "native: events: a line of ndjson has no name"),
+        (native(TOKEN, format="openai"), "native: events, answer: are not for the format 'openai'"),
+        (native(TOKEN, END, request="POST /{x}"), "native.request: {x} is no parameter of match"),
+        (native(TOKEN, END, body=[1]), "native.body: input should be a valid dictionary"),
+        (native(TOKEN | {"when": {"at": "$.x"}}, END), "native.events[0].when.equals: is needed"),
+        (
+            native({"at": "$.x"}, END) | {"sections": [{"stage": s, "at": "$.x"} for s in ("a", "b")]},
+            "native.events[0]: needs 'stage' or 'stage_at', since there are several sections",
+        ),
         ({"source": "tap"}, "source 'tap' needs a block 'tap'"),
         ({"tap": {"calls": []}}, "tap.calls: list should have at least 1 item"),
         ({"tap": {"calls": [{"stage": "z"}]}}, "tap.calls[0].stage: 'z' is none of sections: extraction"),

@@ -26,11 +26,12 @@ async def ask_once(upstream: Upstream, run: Run, request: Request) -> Answer:
     with upstream.exchange(request.method, fresh=True) as exchange:
         await exchange.send(request.wire(), whole=True)
         await exchange.head()
-        body = await _read(exchange, run)
+        body = await read_answer(exchange, run)
         return Answer(exchange.status, exchange.headers, body)
 
 
-async def _read(exchange: Exchange, run: Run) -> bytes:
+async def read_answer(exchange: Exchange, run: Run) -> bytes:
+    """The body of a batch answer, whose texts are shown as they arrive."""
     limit = int(run.call.route.settings.max_answer)
     reader = Reader(run.sections, max_bytes=limit)
     readable = 200 <= exchange.status < 300 and is_json(exchange)

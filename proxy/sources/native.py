@@ -1,0 +1,256 @@
+"""The source `native`: the upstream streams by itself, and what it says is translated.
+
+The answer is what the stream says it is, or is put together from its texts. A stream is whole only if it
+says so. One that fails may be followed by the plain batch call, where the route allows a repetition.
+"""
+
+from collections.abc import Iterator
+from typing import Any, Protocol
+
+import orjson
+
+from proxy.errors import Fault, UpstreamBroke, UpstreamMalformed
+from proxy.headers import Headers
+from proxy.llm.dialect import ProviderFailed, Unfaithful
+from proxy.llm.openai import Completion
+from proxy.native_rules import MalformedEvent, Rules
+from proxy.run import Run
+from proxy.sections import MalformedBody, Section, parse
+from proxy.settings import NativeSettings, RouteSettings
+from proxy.sources.batch import ask_once, is_json, read_answer
+from proxy.sources.repeat import repeating
+from proxy.sse import Decoder, EventTooLarge
+from proxy.templates import PATH, REQUEST, TEXT, MissingValue, fill
+from proxy.upstream import Answer, Exchange, Request, Upstream
+
+MAX_EVENT_BYTES = 1024 * 1024
+"""One event, or one line, of the upstream's stream."""
+
+NOT_OFFERED = frozenset({404, 405, 406, 415, 501})
+"""Statuses which say that there is no such stream. Nothing was done yet, so the batch call may follow."""
+
+ANSWER_HEADERS: Headers = [(b"content-type", b"application/json")]
+
+
+class Reading(Protocol):
+    """One stream, read to its end."""
+
+    @property
+    def ended(self) -> bool:
+        """Whether it has said that it is complete."""
+        ...
+
+    def take(self, event: str, data: str | bytes) -> None:
+        """The next event. Raises `UpstreamError` for one that cannot be read, or that says it has failed."""
+        ...
+
+    def body(self) -> bytes:
+        """The batch answer, once it is complete."""
+        ...
+
+
+class NativeSource:
+    """One call that streams."""
+
+    def __init__(self, upstream: Upstream, route: RouteSettings, sections: tuple[Section, ...]) -> None:
+        assert route.native is not None
+        self._upstream = upstream
+        self._settings = route.native
+        self._rules = Rules(route.native.events, sections)
+
+    async def answer(self, run: Run) -> Answer:
+        return await repeating(run, _Calls(self._upstream, self._settings, self._rules, run).make)
+
+
+class _Calls:
+    """The calls of one run: a stream, and after one that has begun the plain batch call."""
+
+    def __init__(self, upstream: Upstream, settings: NativeSettings, rules: Rules, run: Run) -> None:
+        self._upstream = upstream
+        self._settings = settings
+        self._rules = rules
+        self._run = run
+        self._is_to_stream = True
+
+    async def make(self) -> Answer:
+        """The next one."""
+        if self._is_to_stream and (answer := await self._stream()) is not None:
+            return answer
+        return await ask_once(self._upstream, self._run, self._run.call.request)
+
+    async def _stream(self) -> Answer | None:
+        """The answer of the call as a stream; None: the upstream does not offer that."""
+        request = _streaming(self._settings, self._run)
+        with self._upstream.exchange(request.method, fresh=True) as exchange:
+            await exchange.send(request.wire(), whole=True)
+            await exchange.head()
+            if exchange.status in NOT_OFFERED:
+                self._is_to_stream = False
+                self._run.lose_source(f"the upstream offers no stream: {exchange.status}")
+                return None
+            if not 200 <= exchange.status < 300 or is_json(exchange):
+                return Answer(exchange.status, exchange.headers, await read_answer(exchange, self._run))
+            self._is_to_stream = False
+            return Answer(200, ANSWER_HEADERS, await self._read(exchange))
+
+    async def _read(self, exchange: Exchange) -> bytes:
+        """A whole stream, as the batch answer that it makes."""
+        if any(name == b"content-encoding" and value != b"identity" for name, value in exchange.headers):
+            raise UpstreamMalformed("the stream is compressed, which was not asked for")
+        settings = self._settings
+        openai = settings.format == "openai"
+        reading: Reading = _Completion(self._run) if openai else _ByRules(self._run, self._rules, settings)
+        events = Lines() if settings.format == "ndjson" else Events()
+        while data := await exchange.read():
+            for event, said in events.feed(data):
+                reading.take(event, said)
+        by_close = settings.ends_by == "close" and _says_its_end(exchange.headers)
+        if not (reading.ended or by_close):
+            raise UpstreamBroke("the stream ended before its end", Fault.TRUNCATED)
+        return reading.body()
+
+
+class _ByRules:
+    """A stream that a route's rules read."""
+
+    def __init__(self, run: Run, rules: Rules, settings: NativeSettings) -> None:
+        self._run = run
+        self._rules = rules
+        self._template = settings.answer
+        self._room = int(run.route.settings.max_answer)
+        self._texts: dict[str, list[str]] = {}
+        self._answer: Any = None
+        self.ended = False
+
+    def take(self, event: str, data: str | bytes) -> None:
+        if self.ended:
+            return  # the end of a stream is the end, whatever is said after it
+        try:
+            said = self._rules.hear(event, data)
+        except MalformedEvent as exc:
+            raise UpstreamMalformed(str(exc)) from None
+        if said.meaning == "error":
+            raise UpstreamBroke("the stream says that it has failed", Fault.TRUNCATED)
+        if said.meaning == "answer":
+            self._answer = said.answer
+        if said.section is not None and said.text:
+            self._room -= len(said.text)
+            if self._room < 0:
+                raise UpstreamMalformed("the texts are over max_answer", Fault.TOO_LARGE)
+            self._texts.setdefault(said.section.stage, []).append(said.text)
+            self._run.stream(said.section, said.text)
+        self.ended = said.meaning in ("done", "answer")
+
+    def body(self) -> bytes:
+        for section in self._run.sections:
+            self._run.finish(section)
+        if self._answer is not None:
+            return orjson.dumps(self._answer)
+        values = {
+            TEXT: {stage: "".join(pieces) for stage, pieces in self._texts.items()},
+            PATH: dict(self._run.call.parameters),
+            REQUEST: _json(self._run.call.request),
+        }
+        try:
+            return orjson.dumps(fill(self._template, values))
+        except MissingValue as exc:
+            raise UpstreamMalformed(f"native.answer: {exc}") from None
+
+
+class _Completion:
+    """A chat completion, whose only section is the text of its first choice."""
+
+    def __init__(self, run: Run) -> None:
+        self._run = run
+        self._completion = Completion()
+
+    @property
+    def ended(self) -> bool:
+        return self._completion.ended
+
+    def take(self, event: str, data: str | bytes) -> None:
+        try:
+            piece = self._completion.feed(str(data))
+        except ProviderFailed:
+            raise UpstreamBroke("the stream says that it has failed", Fault.TRUNCATED) from None
+        except Unfaithful as exc:
+            raise UpstreamMalformed(str(exc)) from None
+        if piece:
+            self._run.stream(self._run.sections[0], piece)
+
+    def body(self) -> bytes:
+        self._run.finish(self._run.sections[0])
+        try:
+            return self._completion.answer()
+        except Unfaithful as exc:
+            raise UpstreamMalformed(str(exc)) from None
+
+
+class Events:
+    """Server-sent events, with their names."""
+
+    def __init__(self) -> None:
+        self._decoder = Decoder(max_event_bytes=MAX_EVENT_BYTES)
+
+    def feed(self, data: bytes) -> Iterator[tuple[str, str]]:
+        try:
+            events = self._decoder.feed(data)
+        except EventTooLarge:
+            raise UpstreamMalformed("an event is too large", Fault.TOO_LARGE) from None
+        yield from ((event.event, event.data) for event in events)
+
+
+class Lines:
+    """NDJSON: a document a line. Empty lines say nothing."""
+
+    def __init__(self) -> None:
+        self._rest = bytearray()
+
+    def feed(self, data: bytes) -> Iterator[tuple[str, bytes]]:
+        self._rest += data
+        *lines, rest = self._rest.split(b"\n") if b"\n" in data else [self._rest]
+        self._rest = bytearray(rest)
+        if len(rest) > MAX_EVENT_BYTES:
+            raise UpstreamMalformed("a line is too large", Fault.TOO_LARGE)
+        yield from (("message", bytes(line)) for line in lines if line.strip())
+
+
+def _says_its_end(headers: Headers) -> bool:
+    """Whether an answer whose connection is cut is seen to be. One that ends with it may end anywhere."""
+    return any(name in (b"content-length", b"transfer-encoding") for name, _ in headers)
+
+
+def _streaming(settings: NativeSettings, run: Run) -> Request:
+    """The run's request, as the upstream wants to be asked for a stream."""
+    request = run.call.request
+    method, target = request.method, request.target
+    if settings.request is not None:
+        method, _, path = settings.request.partition(" ")
+        target = path.format_map(run.call.parameters).encode("latin-1")
+    headers = [(name, value) for name, value in request.headers if name != b"accept"]
+    headers.append((b"accept", settings.media_type.encode()))
+    body = request.body
+    if settings.body and isinstance(said := _json(request), dict):
+        body = orjson.dumps(merged(said, settings.body))
+    return Request(method, target, headers, body)
+
+
+def merged(said: Any, patch: Any) -> Any:
+    """A document with a JSON merge patch (RFC 7386): members are put in, and null takes them out."""
+    if not isinstance(patch, dict):
+        return patch
+    result = dict(said) if isinstance(said, dict) else {}
+    for name, value in patch.items():
+        if value is None:
+            result.pop(name, None)
+        else:
+            result[name] = merged(result.get(name), value)
+    return result
+
+
+def _json(request: Request) -> Any:
+    """The client's own JSON; null if there is none."""
+    try:
+        return parse(request.body)
+    except MalformedBody:
+        return None
