@@ -6,7 +6,7 @@ have left, and with a cursor to come back with.
 
 import hashlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from itertools import groupby
 
 from proxy.event_log import Entry
@@ -25,7 +25,7 @@ def merged(run_id: str, entries: Sequence[Entry]) -> bytes:
         if type_ is EventType.CONTENT_CHUNK:
             *_, (seq, last) = together = list(group)
             text = "".join(event.content for _, event in together)
-            wire += encode(replace(last, content=text), f"{run_id}:{seq}")
+            wire += encode(last._replace(content=text), f"{run_id}:{seq}")
         else:
             for seq, event in group:
                 wire += encode(event, f"{run_id}:{seq}")

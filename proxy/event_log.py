@@ -3,7 +3,7 @@
 import asyncio
 from asyncio.events import TimerHandle
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from proxy.events import Event, EventType
 from proxy.sse import encode
@@ -14,8 +14,7 @@ MAX_AT_ONCE = 512
 CONTENT = frozenset({EventType.CONTENT_CHUNK, EventType.CONTENT_REPLACE})
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
+class Entry(NamedTuple):
     """One event, as it goes on the wire."""
 
     seq: int

@@ -18,11 +18,10 @@ A `Transcript` makes the events itself. So counters, digests and order cannot di
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from enum import Enum, StrEnum, auto
 from hashlib import sha256 as new_sha256
 from types import MappingProxyType
-from typing import Final
+from typing import Final, NamedTuple
 
 
 class EventType(StrEnum):
@@ -71,15 +70,17 @@ _RUN_MOVES: Final[Mapping[tuple[RunState, EventType], RunState]] = MappingProxyT
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Event:
+_NONE: Final[Mapping[str, object]] = {}
+
+
+class Event(NamedTuple):
     """One thing said to a viewer. `stage` and `panel` are empty where the event is about the whole run."""
 
     type: EventType
     panel: str = ""
     stage: str = ""
     content: str = ""
-    metadata: Mapping[str, object] = field(default_factory=dict, hash=False)
+    metadata: Mapping[str, object] = _NONE
 
     @property
     def terminal(self) -> bool:

@@ -5,12 +5,12 @@ event ─► the first rule that fits ─► text of a stage | done | error | an
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import orjson
 from jsonpath import JSONPath, JSONPathError
 
-from proxy.sections import Section, compile_path
+from proxy.sections import Section, compile_path, keys_of
 from proxy.settings import NativeEventSettings
 
 Meaning = Literal["text", "done", "error", "answer", "ignore"]
@@ -20,8 +20,7 @@ class MalformedEvent(ValueError):
     """An event that a rule cannot read. The message has nothing of it."""
 
 
-@dataclass(frozen=True, slots=True)
-class Said:
+class Said(NamedTuple):
     """What one event says."""
 
     meaning: Meaning
@@ -45,7 +44,6 @@ class Rules:
     def __init__(self, settings: Sequence[NativeEventSettings], sections: Sequence[Section]) -> None:
         self._by_stage = {section.stage: section for section in sections}
         self._rules = [_Rule.compile(rule, self._by_stage) for rule in settings]
-        self._needs_json = any(rule.reads_json for rule in self._rules)
 
     def hear(self, event: str, data: str | bytes) -> Said:
         """What an event says.
@@ -73,10 +71,10 @@ class Rules:
 
     def _said(self, rule: "_Rule", data: str | bytes, document: Any) -> Said:
         if rule.meaning == "answer":
-            return Said("answer", answer=_one(rule.at, document))
+            return Said("answer", answer=document if rule.at is None else rule.at.value(document))
         if rule.at is None and rule.meaning != "text":
             return Said(rule.meaning)
-        text = str(data) if rule.at is None else _one(rule.at, document)
+        text = str(data) if rule.at is None else rule.at.value(document)
         if text is None:  # an end, or the head of a message, has the place and nothing in it
             return Said(rule.meaning)
         if not isinstance(text, str):
@@ -87,8 +85,46 @@ class Rules:
         """Whose text it is; None: that of a stage which the route does not show."""
         if rule.stage_at is None:
             return rule.section
-        stage = _one(rule.stage_at, document)
+        stage = rule.stage_at.value(document)
         return self._by_stage.get(stage) if isinstance(stage, str) else None
+
+
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """Where a value stands in an event's JSON."""
+
+    path: JSONPath
+    keys: tuple[str | int, ...] | None
+    """Of a path that is only names and indices, as nearly all are: walked in a tenth of the time."""
+
+    @classmethod
+    def compile(cls, at: str | None) -> "_Place | None":
+        if at is None:
+            return None
+        path = compile_path(at)
+        return cls(path, keys_of(path))
+
+    def value(self, document: Any) -> Any:
+        """The one value there; None: there is none, or it is null."""
+        if self.keys is None:
+            return self._found(document)
+        for key in self.keys:
+            if isinstance(document, dict) and isinstance(key, str):
+                document = document.get(key)
+            elif isinstance(document, list) and isinstance(key, int) and key < len(document):
+                document = document[key]
+            else:
+                return None
+        return document
+
+    def _found(self, document: Any) -> Any:
+        if isinstance(document, str):  # the library would take it for JSON that is still to be read
+            return None
+        try:
+            found = self.path.findall(document)
+        except JSONPathError:
+            return None
+        return found[0] if len(found) == 1 else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,11 +132,11 @@ class _Rule:
     meaning: Meaning
     event: str | None
     data: str | None
-    when: JSONPath | None
+    when: _Place | None
     value: Any
-    at: JSONPath | None
+    at: _Place | None
     section: Section | None
-    stage_at: JSONPath | None
+    stage_at: _Place | None
 
     @classmethod
     def compile(cls, settings: NativeEventSettings, by_stage: dict[str, Section]) -> "_Rule":
@@ -110,11 +146,11 @@ class _Rule:
             meaning=settings.means,
             event=settings.event,
             data=settings.data,
-            when=None if when is None else compile_path(when.at),
+            when=_Place.compile(when.at) if when is not None else None,
             value=None if when is None else when.equals,
-            at=None if settings.at is None else compile_path(settings.at),
+            at=_Place.compile(settings.at),
             section=only if settings.stage is None else by_stage[settings.stage],
-            stage_at=None if settings.stage_at is None else compile_path(settings.stage_at),
+            stage_at=_Place.compile(settings.stage_at),
         )
 
     @property
@@ -124,9 +160,9 @@ class _Rule:
     def fits(self, document: Any) -> bool:
         """Whether the condition holds; without one, whether what the rule reads is there."""
         if self.when is not None:
-            found = _one(self.when, document)
+            found = self.when.value(document)
             return type(found) is type(self.value) and found == self.value
-        return self.at is None or _one(self.at, document) is not None
+        return self.at is None or self.at.value(document) is not None
 
 
 _UNREAD: Any = object()
@@ -137,16 +173,3 @@ def _document(data: str | bytes) -> Any:
         return orjson.loads(data)
     except orjson.JSONDecodeError:
         raise MalformedEvent("an event is no JSON") from None
-
-
-def _one(path: JSONPath | None, document: Any) -> Any:
-    """The one value there, the whole document without a path; None: there is none, or it is null."""
-    if path is None:
-        return document
-    if isinstance(document, str):  # the library would take it for JSON that is still to be read
-        return None
-    try:
-        found = path.findall(document)
-    except JSONPathError:
-        return None
-    return found[0] if len(found) == 1 else None

@@ -87,17 +87,22 @@ class Section:
 
     @property
     def keys(self) -> tuple[str | int, ...] | None:
-        """Names and indices from the root; `None` for a path that only a whole document can answer."""
-        keys: list[str | int] = []
-        for segment in self.path.segments:
-            match segment.selectors:
-                case (NameSelector(name=key),):
-                    keys.append(key)
-                case (IndexSelector(index=key),) if key >= 0:
-                    keys.append(key)
-                case _:
-                    return None
-        return tuple(keys) if self.path.singular_query() else None
+        """See `keys_of`."""
+        return keys_of(self.path)
+
+
+def keys_of(path: JSONPath) -> tuple[str | int, ...] | None:
+    """A path's names and indices from the root; `None` for one that only a whole document can answer."""
+    keys: list[str | int] = []
+    for segment in path.segments:
+        match segment.selectors:
+            case (NameSelector(name=key),):
+                keys.append(key)
+            case (IndexSelector(index=key),) if key >= 0:
+                keys.append(key)
+            case _:
+                return None
+    return tuple(keys) if path.singular_query() else None
 
 
 def extract(document: object, sections: Sequence[Section]) -> dict[str, str]:

@@ -9,9 +9,8 @@ so we write only what all of them read: LF alone, one blank line an event, one `
 
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Final
+from typing import Final, NamedTuple
 
 import orjson
 
@@ -83,8 +82,7 @@ def _json(event: Event) -> bytes:
     return payload
 
 
-@dataclass(frozen=True, slots=True)
-class ServerSentEvent:
+class ServerSentEvent(NamedTuple):
     """What a browser would dispatch: `event` is the type, `id` the last event id of the stream so far.
 
     `retry` is the reconnection time in milliseconds if the stream set one since the event before.

@@ -16,7 +16,7 @@ Every key is created with a time to live, in the same command or script. Every v
 import hashlib
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import orjson
@@ -133,7 +133,7 @@ class StoredEntry:
         return cls(Entry(seq, wire, known_at, bool(flags & _CONTENT), bool(flags & _TERMINAL)), parts)
 
     def with_parts(self, wire: bytes) -> Entry:
-        return replace(self.entry, wire=wire)
+        return self.entry._replace(wire=wire)
 
 
 @dataclass(frozen=True, slots=True)

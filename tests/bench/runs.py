@@ -1,9 +1,12 @@
 """Rows of runs: what it costs to read a stream of tokens, log it, and send it to viewers as events.
 
 The relay's rows cannot tell: a run parses what it gets. As there, three processes: a model that streams
-tokens (`python -m tests.bench.runs model`); Headgate (`... headgate`) or nginx on a core of its own; and the
-viewers, here. Each token carries the time when it was written, so that a delay is the whole way to a viewer's
-read. nginx passes the same bytes on.
+tokens (`python -m tests.bench.runs model`); Headgate, whose source `native` reads them, or nginx on a core of
+its own; and the viewers, here. Each token carries the time when it was written, so that a delay is the whole
+way to a viewer's read. nginx passes the same bytes on.
+
+Every tenth viewer is looked at. The others read too, but seldom and much at a time: a load that reads each
+event of a thousand streams fills its core, and what is measured then is the load.
 """
 
 import asyncio
@@ -11,6 +14,7 @@ import gc
 import json
 import os
 import re
+import socket
 import sys
 import time
 import uuid
@@ -20,17 +24,10 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import cast
-from unittest.mock import patch
 
 import click
-import orjson
 import uvloop
 
-from proxy import app
-from proxy.cli import main as headgate
-from proxy.run import Run
-from proxy.sse import Decoder
-from proxy.upstream import Answer, Upstream
 from tests.bench import cores, servers, upstream
 from tests.bench.cores import LOAD_CORE, PROXY_CORE, Gauge
 from tests.bench.paced import BODY, percentile
@@ -76,6 +73,18 @@ STAMP_WRAP: int = 10**STAMP_DIGITS  # in µs: a quarter of an hour
 STAMP = re.compile(rb" (\d{9}) ")
 GOLDEN_RATIO = 0.618034
 
+LOOKED_AT = 10
+"""One viewer in so many."""
+SELDOM_BYTES = 16 * 1024
+"""Of which the others are told at a time."""
+
+NATIVE = {
+    "format": "sse",
+    "events": [{"data": "[DONE]", "means": "done"}, {"at": "$.choices[0].delta.content"}],
+    "answer": {"text": "{{ text $.text }}"},
+}
+END = b"data: [DONE]\n\n"
+
 OPEN_S = 30.0
 START_S = 0.02
 """More that a whole run may take, of many."""
@@ -83,7 +92,6 @@ SETTLE_S = 0.5
 """After the last run has begun; events before are not counted."""
 GRACE_S = 0.05
 """A run whose viewer has left is cancelled so soon, so that none goes on into the next measurement."""
-MAX_EVENT_BYTES = 64 * 1024
 MAX_RUNS = 10_000
 KEPT_BYTES = 4 * 1024**3
 TAIL_BYTES = 2048  # the last event of a whole run is shorter
@@ -349,14 +357,16 @@ async def _view(ports: tuple[int, int], viewing: Viewing, window_s: float, meter
             viewer.delays_us = []
         meter.start()
         await asyncio.sleep(window_s)
-        delays = [delay for viewer in viewers for delay in viewer.delays_us]
-        silent = sum(not viewer.delays_us for viewer in viewers)
+        looked_at = [viewer for viewer in viewers if viewer.is_looked_at]
+        delays = [delay for viewer in looked_at for delay in viewer.delays_us]
+        silent = sum(not viewer.delays_us for viewer in looked_at)
         broken = sum(viewer.broken for viewer in viewers)
         ordered = sorted(map(float, delays))
-        rate = len(delays) / (meter.took_s)
+        events = len(delays) * len(viewers) / len(looked_at)
+        rate = events / meter.took_s
         return meter.sample(
             {"p50": percentile(ordered, 0.5), "p99": percentile(ordered, 0.99), "rate": rate},
-            len(delays),
+            int(events),
             silent + broken,
         )
 
@@ -397,7 +407,8 @@ async def _viewers(port: int, viewing: Viewing) -> AsyncIterator[list["Viewer"]]
             run_id = uuid.uuid4()
             requests = [_post(viewing.kind, run_id), *[_get(run_id)] * (viewing.viewers - 1)]
             for request in requests:
-                _, viewer = await loop.create_connection(partial(Viewer, request), "127.0.0.1", port)
+                made = partial(Viewer, request, is_looked_at=len(viewers) % LOOKED_AT == 0)
+                _, viewer = await loop.create_connection(made, "127.0.0.1", port)
                 viewers.append(viewer)
         async with asyncio.timeout(OPEN_S):
             await asyncio.gather(*(viewer.first for viewer in viewers))
@@ -410,8 +421,9 @@ async def _viewers(port: int, viewing: Viewing) -> AsyncIterator[list["Viewer"]]
 class Viewer(asyncio.Protocol):
     """One view of a run. Looks for the stamps alone: the framing around them is not its business."""
 
-    def __init__(self, request: bytes) -> None:
+    def __init__(self, request: bytes, *, is_looked_at: bool) -> None:
         self._request = request
+        self.is_looked_at = is_looked_at
         self._transport: asyncio.Transport
         self._unread = b""
         self._closing = False
@@ -424,6 +436,8 @@ class Viewer(asyncio.Protocol):
         self._transport.write(self._request)
 
     def data_received(self, data: bytes) -> None:
+        if self.first.done() and not self.is_looked_at:
+            return
         now_us = _now_us()
         data = self._unread + data
         end = 0
@@ -433,6 +447,9 @@ class Viewer(asyncio.Protocol):
         self._unread = data[max(end, len(data) - STAMP_DIGITS - 1) :]
         if end and not self.first.done():
             self.first.set_result(None)
+            if not self.is_looked_at:
+                connection = self._transport.get_extra_info("socket")
+                connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, SELDOM_BYTES)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.broken = not self._closing
@@ -509,7 +526,11 @@ def token() -> bytes:
     """
     event = b'data: {"id":"c-1","object":"chat.completion.chunk","choices":[{"index":0,"delta":%b}]}\n\n'
     event %= b'{"content":" %0*d ab"}' % (STAMP_DIGITS, _now_us())
-    return b"%x\r\n%b\r\n" % (len(event), event)
+    return chunk(event)
+
+
+def chunk(data: bytes) -> bytes:
+    return b"%x\r\n%b\r\n" % (len(data), data)
 
 
 _waiting: list["Model"] = []
@@ -531,7 +552,7 @@ class Model(upstream.Connection):
         kind = path.split(b"/")[2].decode()
         if kind == "whole":
             tokens = b"".join([token() for _ in range(WHOLE_EVENTS)])
-            self._transport.write(SSE_HEAD + tokens + END_OF_CHUNKS)
+            self._transport.write(SSE_HEAD + tokens + chunk(END) + END_OF_CHUNKS)
             return
         self._transport.write(SSE_HEAD + token())
         if KINDS[kind]:
@@ -559,31 +580,6 @@ async def _serve_model(port: int) -> None:
     await server.serve_forever()
 
 
-# Headgate's source. No source of its own reads a stream that is the answer itself.
-
-
-class TokenSource:
-    """Reads a model's stream as it comes; its texts joined are the answer."""
-
-    def __init__(self, model: Upstream) -> None:
-        self._model = model
-
-    async def answer(self, run: Run) -> Answer:
-        [section] = run.sections
-        decoder = Decoder(max_event_bytes=MAX_EVENT_BYTES)
-        pieces: list[str] = []
-        request = run.call.request
-        with self._model.exchange(request.method, fresh=True) as exchange:
-            await exchange.send(request.wire(), whole=True)
-            await exchange.head()
-            while data := await exchange.read():
-                for event in decoder.feed(data):
-                    piece = orjson.loads(event.data)["choices"][0]["delta"]["content"]
-                    run.stream(section, piece)
-                    pieces.append(piece)
-            return Answer(exchange.status, exchange.headers, orjson.dumps({"text": "".join(pieces)}))
-
-
 # The processes.
 
 
@@ -602,7 +598,7 @@ def _headgate(directory: Path, model_port: int, kept: int) -> Iterator[Server]:
     name = f"headgate-{port}"
     config = directory / f"{name}.yaml"
     config.write_text(json.dumps(_settings(directory, (port, admin, model_port), kept)))  # JSON is YAML
-    argv = [sys.executable, "-m", MODULE, "headgate", "--config", str(config)]
+    argv = [sys.executable, "-m", "proxy", "serve", "--config", str(config)]
     ready = partial(servers._answers, admin)
     with servers._process(name, argv, directory, core=PROXY_CORE, ready=ready) as pid:
         yield Server(port, pid)
@@ -625,6 +621,8 @@ def _settings(directory: Path, ports: tuple[int, int, int], kept: int) -> dict[s
             {
                 "name": ROUTE,
                 "match": "POST /runs/{kind}/{id}",
+                "source": "native",
+                "native": NATIVE,
                 "sections": [{"stage": "text", "at": "$.text"}],
                 "max_runs": MAX_RUNS,
                 "unwatched": "cancel",
@@ -643,13 +641,6 @@ def main() -> None:
 @click.option("--port", type=int, required=True)
 def _run_model(port: int) -> None:
     uvloop.run(_serve_model(port))
-
-
-@main.command("headgate")
-@click.option("--config", type=click.Path(dir_okay=False, path_type=Path), required=True)
-def _run_headgate(config: Path) -> None:
-    with patch.object(app, "BatchSource", TokenSource):  # the rest is what is shipped
-        headgate(["serve", "--config", str(config)])
 
 
 if __name__ == "__main__":

@@ -13,7 +13,6 @@ writes the files anew, and the difference is the change of the contract.
 
 import json
 from collections.abc import Callable
-from dataclasses import asdict
 from hashlib import sha256
 from pathlib import Path
 
@@ -214,7 +213,7 @@ def files() -> dict[str, bytes]:
         made[f"{name}.sse"] = wire(events)
         made[f"{name}.json"] = _json([payload(event) for event in events])
     wild = [
-        {"name": name, "bytes": stream.decode("latin-1"), "events": [asdict(event) for event in expected]}
+        {"name": name, "bytes": stream.decode("latin-1"), "events": [event._asdict() for event in expected]}
         for name, (stream, expected) in WILD.items()
     ]
     made["wild.json"] = _json(wild)
