@@ -28,7 +28,7 @@ from typing import cast
 import click
 import uvloop
 
-from tests.bench import cores, servers, upstream
+from tests.bench import cores, servers, upstream, wrk
 from tests.bench.cores import LOAD_CORE, PROXY_CORE, Gauge
 from tests.bench.paced import BODY, percentile
 from tests.bench.results import Goal, Plan, Results, Row, Sample, Target, added_goal
@@ -46,6 +46,11 @@ WHOLE_EVENTS = 20
 """Of a run that comes at once and ends."""
 KINDS = {"paced": HZ, "fast": FAST_HZ, "idle": 0, "whole": 0}
 """Of runs, as the request's path names them, with events a second."""
+TAPPED = "tapped"
+"""A run whose upstream asks its model by the model port; the model is as one that is `paced`."""
+COMPLETIONS = b"/v1/chat/completions"
+RELAYED_S = 2
+RELAYED_CONNECTIONS = 32
 
 SHARED_RUNS = 100
 VIEWERS = 10
@@ -117,6 +122,7 @@ TOP_GOAL = Goal(
 )
 MEMORY_GOAL = _at_most(40, "≤ 40 KB", "{:.0f} KB")
 SHARED_GOAL = _at_most(3, "≤ 3 × one viewer", "{:.2f} ×")
+UNTAPPED_GOAL = _at_most(1.1, "≤ 1.1 ×", "{:.2f} ×")
 KEPT_GOAL = _at_most(1.1, "≤ 1.1 ×", "{:.2f} ×")
 
 
@@ -130,6 +136,7 @@ def measure(directory: Path, plan: Plan, results: Results) -> Iterator[Row]:
             yield from _memory(bench)
             yield from _shared(bench)
             yield from _kept(bench)
+            yield from _tapped(bench)
         except NotStarted as exc:
             results.absent[Target.HEADGATE] = str(exc)
 
@@ -187,15 +194,15 @@ def _held(server: Server, runs: int) -> Sample:
     """Resident memory with idle runs, less what it was before, for each run with its viewer."""
     assert server.pid is not None
     pids = cores.tree(server.pid)
-    uvloop.run(_held_kb(server.port, WARM_UP, pids))
+    uvloop.run(_held_kb(server, WARM_UP, pids))
     settle(pids)
     before_kb = cores.rss_kb(pids)
-    with_kb = uvloop.run(_held_kb(server.port, runs, pids))
+    with_kb = uvloop.run(_held_kb(server, runs, pids))
     return Sample(figures={"kb": (with_kb - before_kb) / runs, "before_kb": before_kb, "with_kb": with_kb})
 
 
-async def _held_kb(port: int, runs: int, pids: list[int]) -> int:
-    async with _viewers(port, Viewing("idle", runs)):
+async def _held_kb(server: Server, runs: int, pids: list[int]) -> int:
+    async with _viewers(server, Viewing("idle", runs)):
         return cores.rss_kb(pids)
 
 
@@ -232,6 +239,33 @@ def _kept(bench: "Bench") -> Iterator[Row]:
             samples = {Target.HEADGATE: [_times(*pair) for pair in pairs]}
             name = f"CPU of {what}, {KEPT_RUNS:,} runs kept : {FEW_KEPT}"
             yield Row(name, "×", "times", samples, goals=(KEPT_GOAL,))
+
+
+def _tapped(bench: "Bench") -> Iterator[Row]:
+    """A token through the model port, and a call of no run beside the same one relayed."""
+    viewing = Viewing(TAPPED, bench.plan.open_runs)
+    with bench.headgate() as server:
+        tokens = [bench.view(server, viewing) for _ in range(bench.plan.run_rounds)]
+        pairs = [
+            (_relayed(server, server.model_port, "/models/2k"), _relayed(server, server.port, "/2k"))
+            for _ in range(bench.plan.run_rounds)
+        ]
+    samples = {Target.HEADGATE: tokens}
+    name = f"{viewing.runs:,} tapped runs at {HZ}/s, CPU of a token"
+    yield Row(name, "µs", "cpu_us", samples, goals=(CPU_GOAL,))
+    samples = {Target.HEADGATE: [_times(*pair) for pair in pairs]}
+    name = "CPU of a model call of no run : relayed request"
+    yield Row(name, "×", "times", samples, goals=(UNTAPPED_GOAL,))
+
+
+def _relayed(server: Server, port: int, path: str) -> Sample:
+    """As many requests as there can be, with what each costs."""
+    assert server.pid is not None
+    pids = cores.tree(server.pid)
+    settle(pids)
+    meter = Meter(pids, [])
+    done = wrk.post(port, path, connections=RELAYED_CONNECTIONS, run_s=RELAYED_S)
+    return meter.sample(done.figures, done.operations, done.errors)
 
 
 def _times(one: Sample, other: Sample, weight: int = 1) -> Sample:
@@ -322,8 +356,8 @@ class Bench:
 
     def view(self, server: Server, viewing: "Viewing") -> Sample:
         """Views for some seconds."""
-        ports = (server.port, self.model.port)
-        return self._sample(server, lambda meter: _view(ports, viewing, self.plan.run_window_s, meter))
+        window_s = self.plan.run_window_s
+        return self._sample(server, lambda meter: _view(server, self.model.port, viewing, window_s, meter))
 
     def start_runs(self, server: Server) -> Sample:
         """Whole runs."""
@@ -347,10 +381,9 @@ class Bench:
         return replace(taken, speed=(speed + self.gauge.speed()) / 2)
 
 
-async def _view(ports: tuple[int, int], viewing: Viewing, window_s: float, meter: Meter) -> Sample:
+async def _view(server: Server, model_port: int, viewing: Viewing, window_s: float, meter: Meter) -> Sample:
     """Delays of tokens from the model's clock to ours (`p50`, `p99`, in µs), and their `rate`."""
-    port, model_port = ports
-    async with _viewers(port, viewing) as viewers:
+    async with _viewers(server, viewing) as viewers:
         await _go(model_port)
         await asyncio.sleep(SETTLE_S)
         for viewer in viewers:
@@ -380,7 +413,7 @@ async def _start_counted(port: int, meter: Meter) -> Sample:
 async def _start_runs(port: int, runs: int) -> None:
     """Whole runs, each begun by a client that has the end of its last one."""
     loop = asyncio.get_running_loop()
-    requests = iter([_post("whole", uuid.uuid4()) for _ in range(runs)])
+    requests = iter([_post("whole", uuid.uuid4(), 0) for _ in range(runs)])
     starters = []
     for _ in range(STARTERS):
         _, starter = await loop.create_connection(partial(Starter, requests), "127.0.0.1", port)
@@ -398,17 +431,20 @@ async def _go(model_port: int) -> None:
 
 
 @asynccontextmanager
-async def _viewers(port: int, viewing: Viewing) -> AsyncIterator[list["Viewer"]]:
+async def _viewers(server: Server, viewing: Viewing) -> AsyncIterator[list["Viewer"]]:
     """All viewers, each with its first event."""
     loop = asyncio.get_running_loop()
     viewers: list[Viewer] = []
     try:
         for _ in range(viewing.runs):
             run_id = uuid.uuid4()
-            requests = [_post(viewing.kind, run_id), *[_get(run_id)] * (viewing.viewers - 1)]
+            requests = [
+                _post(viewing.kind, run_id, server.model_port),
+                *[_get(run_id)] * (viewing.viewers - 1),
+            ]
             for request in requests:
                 made = partial(Viewer, request, is_looked_at=len(viewers) % LOOKED_AT == 0)
-                _, viewer = await loop.create_connection(made, "127.0.0.1", port)
+                _, viewer = await loop.create_connection(made, "127.0.0.1", server.port)
                 viewers.append(viewer)
         async with asyncio.timeout(OPEN_S):
             await asyncio.gather(*(viewer.first for viewer in viewers))
@@ -497,10 +533,11 @@ class Starter(asyncio.Protocol):
             self._transport.abort()
 
 
-def _post(kind: str, run_id: uuid.UUID) -> bytes:
+def _post(kind: str, run_id: uuid.UUID, model_port: int) -> bytes:
     """Of a user of its own, as runs mostly are."""
+    path = f"/{TAPPED}/{model_port}/{run_id}" if kind == TAPPED else f"/runs/{kind}/{run_id}"
     head = (
-        f"POST /runs/{kind}/{run_id} HTTP/1.1\r\nHost: 127.0.0.1\r\nAccept: text/event-stream\r\n"
+        f"POST {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nAccept: text/event-stream\r\n"
         f"X-User: {run_id}\r\nHeadgate-Run: {run_id}\r\nContent-Type: application/json\r\n"
     )
     return f"{head}Content-Length: {len(BODY)}\r\n\r\n".encode() + BODY
@@ -542,6 +579,9 @@ class Model(upstream.Connection):
     Else those that are open would keep a proxy too busy to open the others.
     """
 
+    _head = b""
+    _asking: asyncio.Task[None] | None = None
+
     def _answer(self, path: bytes) -> None:
         if path == GO:
             self._transport.write(DONE)
@@ -549,7 +589,13 @@ class Model(upstream.Connection):
                 model.go_on(number)
             _waiting.clear()
             return
-        kind = path.split(b"/")[2].decode()
+        if path.startswith(b"/" + TAPPED.encode()):
+            self._asking = self._loop.create_task(self._ask(int(path.split(b"/")[2])))
+            return
+        if path == b"/2k":
+            self._transport.write(upstream.ANSWERS[path])
+            return
+        kind = "paced" if path == COMPLETIONS else path.split(b"/")[2].decode()
         if kind == "whole":
             tokens = b"".join([token() for _ in range(WHOLE_EVENTS)])
             self._transport.write(SSE_HEAD + tokens + chunk(END) + END_OF_CHUNKS)
@@ -558,6 +604,27 @@ class Model(upstream.Connection):
         if KINDS[kind]:
             self._every_s = 1 / KINDS[kind]
             _waiting.append(self)
+
+    def data_received(self, data: bytes) -> None:
+        self._head = data  # it comes in one read, or the trace context is missed and the run has no text
+        super().data_received(data)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        super().connection_lost(exc)
+        if self._asking is not None:
+            self._asking.cancel()
+
+    async def _ask(self, model_port: int) -> None:
+        """As a backend does: a batch call to its model, with the trace context that it was given."""
+        context = [line for line in self._head.split(b"\r\n") if line.startswith(b"trace")]
+        body = b'{"model":"m","messages":[]}'
+        head = b"POST /models%b HTTP/1.1\r\nhost: model\r\ncontent-length: %d\r\n" % (COMPLETIONS, len(body))
+        reader, writer = await asyncio.open_connection("127.0.0.1", model_port)
+        try:
+            writer.write(head + b"".join(line + b"\r\n" for line in context) + b"\r\n" + body)
+            await reader.read()  # the model goes on for ever: until the run is ended
+        finally:
+            writer.close()
 
     def go_on(self, number: int) -> None:
         """Speak from now on, out of step with the others: steps of the golden ratio spread any number."""
@@ -594,21 +661,25 @@ def _model(directory: Path) -> Iterator[Server]:
 
 @contextmanager
 def _headgate(directory: Path, model_port: int, kept: int) -> Iterator[Server]:
-    port, admin = servers.free_port(), servers.free_port()
+    port, admin, models = (servers.free_port() for _ in range(3))
     name = f"headgate-{port}"
     config = directory / f"{name}.yaml"
-    config.write_text(json.dumps(_settings(directory, (port, admin, model_port), kept)))  # JSON is YAML
+    config.write_text(
+        json.dumps(_settings(directory, (port, admin, models, model_port), kept))
+    )  # JSON is YAML
     argv = [sys.executable, "-m", "proxy", "serve", "--config", str(config)]
     ready = partial(servers._answers, admin)
     with servers._process(name, argv, directory, core=PROXY_CORE, ready=ready) as pid:
-        yield Server(port, pid)
+        yield Server(port, pid, models)
 
 
-def _settings(directory: Path, ports: tuple[int, int, int], kept: int) -> dict[str, object]:
+def _settings(directory: Path, ports: tuple[int, int, int, int], kept: int) -> dict[str, object]:
     flags = directory / "flags-runs.json"
     everybody = {"name": "headgate.streaming", "enabled": True, "strategies": [{"name": "default"}]}
     flags.write_text(json.dumps({"version": 2, "features": [everybody]}))
-    port, admin, model = ports
+    port, admin, models, model = ports
+    by_user = {"max_runs": MAX_RUNS, "unwatched": "cancel", "grace_s": GRACE_S}
+    sections = [{"stage": "text", "at": "$.text"}]
     return {
         "listen": f"127.0.0.1:{port}",
         "admin": f"127.0.0.1:{admin}",
@@ -617,17 +688,27 @@ def _settings(directory: Path, ports: tuple[int, int, int], kept: int) -> dict[s
         "identity": {"jwt": None, "header": "x-user"},
         "event_log": {"memory": {"runs": kept, "bytes": KEPT_BYTES}},
         "drain_s": 0,
+        "llm": {
+            "listen": f"127.0.0.1:{models}",
+            "providers": [{"name": "models", "url": f"http://127.0.0.1:{model}"}],
+        },
         "routes": [
             {
                 "name": ROUTE,
                 "match": "POST /runs/{kind}/{id}",
                 "source": "native",
                 "native": NATIVE,
-                "sections": [{"stage": "text", "at": "$.text"}],
-                "max_runs": MAX_RUNS,
-                "unwatched": "cancel",
-                "grace_s": GRACE_S,
-            }
+                "sections": sections,
+                **by_user,
+            },
+            {
+                "name": TAPPED,
+                "match": f"POST /{TAPPED}/{{port}}/{{id}}",
+                "source": "tap",
+                "tap": {"calls": [{"stage": "text"}]},
+                "sections": sections,
+                **by_user,
+            },
         ],
     }
 

@@ -67,6 +67,8 @@ class Server:
 
     port: int
     pid: int | None
+    model_port: int = 0
+    """Of a Headgate, where the upstream's model calls come."""
 
 
 @contextmanager
