@@ -27,8 +27,8 @@ def merged(run_id: str, entries: Sequence[Entry]) -> bytes:
             text = "".join(event.content for _, event in together)
             wire += encode(last._replace(content=text), f"{run_id}:{seq}")
         else:
-            for seq, event in group:
-                wire += encode(event, f"{run_id}:{seq}")
+            for seq, _ in group:
+                wire += entries[seq - entries[0].seq].wire
     return bytes(wire)
 
 
@@ -36,23 +36,24 @@ def snapshot(run_id: str, entries: Sequence[Entry], after: int) -> bytes:
     """What the viewer of the first `after` entries needs to stand where all of them end.
 
     A stage that has changed gets one `content_replace` with its whole text. Only the last block has an
-    id: a viewer that is cut within a snapshot comes back to where it was before.
+    id: a viewer that is cut within a snapshot comes back to where it was before, and gets another one.
     """
     stages: dict[str, _Stage] = {}
-    terminal: Event | None = None
+    terminal: Entry | None = None
     for entry in entries:
         event = decode(entry.wire)
         if event.terminal:
-            terminal = event
+            terminal = entry
         elif event.stage:
             stages.setdefault(event.stage, _Stage(event.stage, event.panel)).hear(
                 event, new=entry.seq > after
             )
     events = [event for stage in stages.values() for event in stage.told()]
+    wires = [encode(event, None) for event in events]
     if terminal is not None:
-        events.append(terminal)
-    wires = [encode(event, None) for event in events[:-1]]
-    wires += [encode(event, f"{run_id}:{len(entries)}") for event in events[-1:]]
+        wires.append(terminal.wire)
+    elif events:
+        wires[-1] = encode(events[-1], f"{run_id}:{len(entries)}")
     return b"".join(wires)
 
 

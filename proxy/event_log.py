@@ -36,6 +36,8 @@ class EventLog:
         self._readers: set[Callable[[], None]] = set()
         self.size_bytes = 0
         self.has_content = False
+        self.snapshots_from: set[int] = set()
+        """Places from which a viewer was begun to be sent a snapshot."""
 
     def __len__(self) -> int:
         return len(self._entries)

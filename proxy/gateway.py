@@ -32,9 +32,9 @@ from proxy.relay import (
     request_target,
 )
 from proxy.routes import Match, Route, Routes
-from proxy.run import Call
+from proxy.run import Call, Run
 from proxy.run_api import NO_SUCH_RUN, RunApi, last_event, position, refuse, run_of
-from proxy.runs import Runs, Start
+from proxy.runs import Runs, Start, digest_of_key, fingerprint
 from proxy.server import ANSWER
 from proxy.shared import Watched
 from proxy.sources import Source
@@ -149,7 +149,8 @@ class Gateway:
             self.metrics.flag_context_missing.inc()
         decision = self._decide(asked)
         status: int | None = None
-        if decision.mode is Mode.BATCH and asked.accept is not Accept.ONLY_STREAM:
+        is_batch = decision.mode is Mode.BATCH and asked.accept is not Accept.ONLY_STREAM
+        if is_batch and not await self._is_back(asked):
             ended, status = await self._batch(asked, decision, counted)
         else:
             ended = await self._refusing(asked, self._stream(asked, decision))
@@ -169,6 +170,18 @@ class Gateway:
                 "took_ms": round(took_s * 1000, 1),
             },
         )
+
+    async def _is_back(self, asked: _Asked) -> bool:
+        """Whether it names a run that is there: whatever is decided now, its call is not to be repeated."""
+        identity = asked.identity
+        cursor = last_event(asked.scope["headers"])
+        run_id = None if cursor is None else run_of(cursor)
+        if run_id is None and asked.run_id is not None:
+            run_id = asked.run_id.decode("latin-1")
+        key = None
+        if asked.idempotency_key is not None and identity is not None and asked.route.settings.join:
+            key = digest_of_key(identity, asked.route.name, asked.idempotency_key)
+        return (run_id or key) is not None and await self.runs.knows(run_id, key, identity)
 
     def _decide(self, asked: _Asked) -> Decision:
         settings = asked.route.settings
@@ -200,13 +213,15 @@ class Gateway:
     ) -> tuple[str, int | None]:
         """The answer of the same request in flight, if there is one; else the relay."""
         heartbeat_s = asked.route.settings.batch_heartbeat_s
+        if decision.reason is Reason.KILLED or self._is_full(asked.route):
+            heartbeat_s = None  # it needs a run of its own
         may_join = decision.arm is Arm.STREAM and self._may_join(asked)
         receive = asked.receive
-        if (may_join or heartbeat_s is not None) and not self._is_full(asked.route):
+        if (may_join or heartbeat_s is not None) and _is_well_framed(asked.scope):
             body, receive = await read_ahead(asked.receive)
             if body is not None:
                 asked = replace(asked, receive=receive, run_id=None, idempotency_key=None)
-                start = self._start(asked, decision, body)
+                start = replace(self._start(asked, decision, body), may_join=may_join)
                 run = await self.runs.joinable(start) if may_join else None
                 if run is not None and run.source == NATIVE:
                     run = None  # its answer is put together from a stream: not the upstream's own bytes
@@ -258,11 +273,16 @@ class Gateway:
         """Resume, join or start a run, and show it as it was asked for."""
         after: int | None = 0
         cursor = last_event(asked.scope["headers"])
-        run = None if cursor is None else await self._resumed(cursor, asked)
-        if run is not None and cursor is not None:
-            after = await position(run, cursor)
-        if run is None:
-            run = await self._joined_or_started(asked, decision)
+        begins = False
+        try:
+            run = None if cursor is None else await self._resumed(cursor, asked)
+            if run is not None and cursor is not None:
+                after = await position(run, cursor)
+            if run is None:
+                run, begins = await self._joined_or_started(asked, decision)
+        finally:
+            if not begins and decision.mode is Mode.STREAM:
+                self.breaker.unused()  # a trial is for a run that begins
         if asked.accept is Accept.NONE:
             ended, _ = await self._answer(asked, run)
             return ended
@@ -282,29 +302,40 @@ class Gateway:
         """
         run_id = run_of(cursor)
         run = await self.runs.look_up(run_id, asked.identity) if run_id is not None else None
-        # One case's text must not answer for another's, nor one query's.
+        # One case's text must not answer for another's, nor one query's, nor one question's.
         if run is not None and run.route is asked.route and run.target == asked.target:
+            if not asked.match.by_stream_path:
+                await self._check_the_body(asked, run)
             return run
         if run_id is None and not asked.match.by_stream_path:
             return None
         raise RequestRefused(404, NO_SUCH_RUN)
 
-    async def _joined_or_started(self, asked: _Asked, decision: Decision) -> Watched:
+    async def _check_the_body(self, asked: _Asked, run: Watched) -> None:
+        """A repeated POST has the body that its run was begun with."""
+        check_framing(asked.scope["headers"], asked.scope["http_version"])
+        body = await collect(asked.receive)
+        if fingerprint(asked.identity, asked.route.name, asked.target, body) != run.fingerprint:
+            raise RequestRefused(422, "This Last-Event-ID is of a run that was asked for with another body.")
+
+    async def _joined_or_started(self, asked: _Asked, decision: Decision) -> tuple[Watched, bool]:
+        """The run, and whether it begins with this request."""
         check_framing(asked.scope["headers"], asked.scope["http_version"])
         body = b"" if asked.match.by_stream_path else await collect(asked.receive)
         start = self._start(asked, decision, body)
         if asked.match.by_stream_path and asked.identity is not None:
             live = self.runs.live_one(start.call, asked.identity)
             if live is not None:
-                return live
+                return live, False
         if self._is_full(asked.route):
             joined = await self.runs.joinable(start)
             if joined is None:
                 raise RequestRefused(
                     503, "This proxy has as many runs in flight as it may have. Please try again."
                 )
-            return joined
-        return await self.runs.start(start)
+            return joined, False
+        run = await self.runs.start(start)
+        return run, isinstance(run, Run) and run.call is start.call
 
     def _start(self, asked: _Asked, decision: Decision, body: bytes) -> Start:
         route = asked.route
@@ -356,8 +387,24 @@ def _from_an_eventsource(headers: Headers) -> bool:
 
     An image, a link or a prefetch must not, least of all with the user's cookies. It is relayed.
     """
-    cross_site = any(name == b"sec-fetch-site" and value == b"cross-site" for name, value in headers)
-    return accepted(headers) is not Accept.NONE and not cross_site
+    return accepted(headers) is not Accept.NONE and not _is_cross_site(dict(headers))
+
+
+def _is_cross_site(headers: Mapping[bytes, bytes]) -> bool:
+    """By what a browser says of the page; where it says no site, as over plain HTTP, it says the origin."""
+    site, origin = headers.get(b"sec-fetch-site"), headers.get(b"origin")
+    if site is not None or origin is None:
+        return site == b"cross-site"
+    return origin.partition(b"://")[2] != headers.get(b"host")
+
+
+def _is_well_framed(scope: Scope) -> bool:
+    """Whether a body can be read here; the relay has its own answer to one that cannot."""
+    try:
+        check_framing(scope["headers"], scope["http_version"])
+    except RequestRefused:
+        return False
+    return True
 
 
 def _checked_id(run_id: bytes | None) -> str | None:

@@ -39,8 +39,6 @@ CONDITIONS = frozenset(
 NOT_WHAT_IS_ASKED = {
     b"accept": "in what form, not what",
     b"accept-encoding": "the same",
-    b"authorization": "who asks is compared by the principal",
-    b"cookie": "the same",
     b"cache-control": "a reload asks the same again",
     b"pragma": "the same",
     b"content-length": "follows from the body",
@@ -66,7 +64,8 @@ NOT_WHAT_IS_ASKED = {
     b"sec-fetch-user": "the same",
 }
 """Request headers in which two requests for the same may differ. Any other one may choose another answer,
-and then they are not the same: to ask once more is safe, another's text is not."""
+and then they are not the same: to ask once more is safe, another's text is not. `Authorization` and `Cookie`
+are not here: beside the principal they may hold a tenant or a role."""
 
 BODILESS_STATUS = frozenset({204, 304})
 

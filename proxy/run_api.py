@@ -146,7 +146,7 @@ class RunApi:
         await _json(asked.send, 202, orjson.dumps({"run": run.id}))
 
     async def _issue_ticket(self, asked: Asked) -> None:
-        """A ticket for a run of one's own, which may be still to begin."""
+        """A ticket for a run of one's own."""
         identity = self._identifier.identify(asked.headers)
         if identity is None:
             raise RequestRefused(401, "A ticket is for somebody: please sign in.")
@@ -192,7 +192,11 @@ def run_of(cursor: str) -> str | None:
 
 
 async def position(run: Watched, cursor: str) -> int | None:
-    """Where in the log a cursor stands, an event's id or its number; None if it is not one of this log."""
+    """Where in the log a cursor stands, an event's id or its number.
+
+    None if it is not one of this log, or one from which a snapshot was begun: a viewer that was cut within it
+    shows some texts whole already, and would append to them what it had missed.
+    """
     found = _CURSOR.fullmatch(cursor if ":" in cursor else f"{run.id}:{cursor}")
     if found is None or found[1] != run.id:
         return None
@@ -204,7 +208,7 @@ async def position(run: Watched, cursor: str) -> int | None:
             await reader.wait(due)
     finally:
         reader.close()
-    return after if after <= len(run.log) else None
+    return after if after <= len(run.log) and after not in run.log.snapshots_from else None
 
 
 async def refuse(send: Send, refusal: RequestRefused, *more: tuple[bytes, bytes]) -> None:

@@ -66,13 +66,13 @@ class Start:
     run_id: str | None = None
     """As the client chose it."""
     idempotency_key: bytes | None = None
+    may_join: bool = True
 
     @property
     def fingerprint(self) -> str:
         """Equal for requests of one principal with the same target and body."""
-        principal = "" if self.identity is None else self.identity.principal
         request = self.call.request
-        return _digest(principal, self.call.route.name, request.target, request.body)
+        return fingerprint(self.identity, self.call.route.name, request.target, request.body)
 
     def _same(self) -> str:
         """Equal for requests that ask for the same, in all that may choose the answer."""
@@ -84,11 +84,11 @@ class Start:
 
         Nothing joins a run of nobody.
         """
-        if self.identity is None or not self.call.route.settings.join:
+        if self.identity is None or not self.call.route.settings.join or not self.may_join:
             return []
         keys = [self._same()]
         if self.idempotency_key is not None:
-            keys.append(_digest(self.identity.principal, self.call.route.name, self.idempotency_key))
+            keys.append(digest_of_key(self.identity, self.call.route.name, self.idempotency_key))
         return keys
 
 
@@ -109,8 +109,9 @@ class Runs:
         self._durations: dict[str, deque[float]] = {}
         # Indices, so that no request looks through all runs.
         self._joinable: dict[str, Run] = {}
-        self._by_target: dict[tuple[str, str, bytes], Run] = {}
+        self._by_target: dict[tuple[str, str, bytes], list[Run]] = {}
         self._live_on: Counter[str] = Counter()
+        """Those that are about to begin included."""
         self._live_of: Counter[tuple[str, str]] = Counter()
         # Those who watch, and those who wait for a run to watch.
         self._viewers: set[Viewing] = set()
@@ -147,7 +148,9 @@ class Runs:
         return run if run is not None and _owns(identity, run) else None
 
     async def look_up(self, run_id: str, identity: Identity | None) -> Watched | None:
-        """A run of any replica by its id, for its owner."""
+        """A run of any replica by its id, for its owner. Nobody in particular owns none."""
+        if identity is None:
+            return None
         run: Watched | None = self.find(run_id, identity)
         if run is None and self._shared is not None and self._known(run_id) is None:
             run = await self._shared.find(run_id)
@@ -155,6 +158,8 @@ class Runs:
 
     async def attach(self, run_id: str, identity: Identity | None, wait_s: float) -> Watched | None:
         """The same for a run that may begin within `wait_s`: a page may ask for the events first."""
+        if identity is None:
+            return None  # that it may be there is told by no wait
         run = await self.look_up(run_id, identity)
         # Another's run is waited for as well: an answer that comes sooner would tell that it exists.
         if run is not None or self._attach_waits >= MAX_ATTACH_WAITS:
@@ -184,12 +189,22 @@ class Runs:
 
     def live_one(self, call: Call, identity: Identity) -> Run | None:
         """The run in flight of the same principal, route and target, if there is one."""
-        run = self._by_target.get((identity.principal, call.route.name, call.request.target))
-        return run if run is not None and not run.ended else None
+        there = self._by_target.get((identity.principal, call.route.name, call.request.target), ())
+        return next((run for run in reversed(there) if not run.ended), None)
 
     def may_join(self, route: str, identity: Identity) -> bool:
         """Whether it is worth to compare a request with the runs in flight; says yes too often."""
         return self._shared is not None or (identity.principal, route) in self._live_of
+
+    async def knows(self, run_id: str | None, key: str | None, identity: Identity | None) -> bool:
+        """Whether a request that names a run, by its id or by an idempotency key's digest, comes to one."""
+        if run_id is not None and await self.look_up(run_id, identity) is not None:
+            return True
+        if key is None:
+            return False
+        if (run := self._joinable.get(key)) is not None:
+            return run.failure is None
+        return self._shared is not None and await self._shared.joinable([key]) is not None
 
     async def joinable(self, start: Start) -> Watched | None:
         """The run that a request may join, if there is one."""
@@ -214,6 +229,21 @@ class Runs:
         run = self._joined(start, keys)
         if run is not None:
             return run
+        route = start.call.route.name
+        self._live_on[route] += 1  # before the store is asked, or any number could begin meanwhile
+        is_launched = False
+        try:
+            found, made = await self._claimed(start, keys)
+            if found is None:
+                self._launch(made, keys, start.source)
+                is_launched = True
+            return found or made
+        finally:
+            if not is_launched:
+                self._live_on[route] -= 1
+
+    async def _claimed(self, start: Start, keys: Sequence[str]) -> tuple[Watched | None, Run]:
+        """The run that was first, if there is one; else one that may begin."""
         made = Run(
             start.call,
             start.decision,
@@ -228,15 +258,13 @@ class Runs:
             found = await self.look_up(other, start.identity) if other is not None else None
             if found is not None:
                 _check_the_same(start, found)
-                return found
+                return found, made
             if other is not None and other == start.run_id:
                 raise RequestRefused(409, ID_TAKEN)
-            # It took a moment: with the store down, another request of this process may have been first.
-            run = self._joined(start, keys)
-            if run is not None:
-                return run
-        self._launch(made, keys, start.source)
-        return made
+            if other is not None:
+                raise RequestRefused(503, "The run that this request joins cannot be read. Please try again.")
+        # It took a moment: with the store down, another request of this process may have been first.
+        return self._joined(start, keys), made
 
     @contextmanager
     def watching(self, viewer: Viewing) -> Iterator[None]:
@@ -339,11 +367,10 @@ class Runs:
 
     def _launch(self, run: Run, keys: Sequence[str], source: Source) -> None:
         self._live[run.id] = run
-        self._live_on[run.route.name] += 1
         self._joinable.update(dict.fromkeys(keys, run))
         if run.principal is not None:
             self._live_of[run.principal, run.route.name] += 1
-            self._by_target[run.principal, run.route.name, run.target] = run
+            self._by_target.setdefault((run.principal, run.route.name, run.target), []).append(run)
         run.begun()
         task = asyncio.get_running_loop().create_task(_execute(run, source))
         self._tasks[run.id] = task
@@ -359,7 +386,8 @@ class Runs:
         if run.principal is not None:
             _decrease(self._live_of, (run.principal, run.route.name))
             place = (run.principal, run.route.name, run.target)
-            if self._by_target.get(place) is run:
+            self._by_target[place].remove(run)
+            if not self._by_target[place]:
                 del self._by_target[place]
         timer = self._grace.pop(run.id, None)
         if timer is not None:
@@ -397,6 +425,16 @@ class Runs:
             self._unwatched(run_id)
         else:
             self.cancel_here(run_id)
+
+
+def fingerprint(identity: Identity | None, route: str, target: bytes, body: bytes) -> str:
+    """Equal for requests of one principal with the same target and body."""
+    return _digest("" if identity is None else identity.principal, route, target, body)
+
+
+def digest_of_key(identity: Identity, route: str, key: bytes) -> str:
+    """What an `Idempotency-Key` is kept as."""
+    return _digest(identity.principal, route, key)
 
 
 def _owns(identity: Identity | None, run: Watched) -> bool:

@@ -77,8 +77,10 @@ class Tickets:
         worth, until = self._kept.pop(key, (None, 0.0))
         if worth is not None and until <= self._clock():
             return None
-        if worth is None and self._shared is not None:
-            worth = await self._shared.take_ticket(key)  # whose time the store keeps
+        if self._shared is not None:
+            # Whose time the store keeps. One in memory may be there too, if the store's reply was lost.
+            stored = await self._shared.take_ticket(key)
+            worth = stored if worth is None else worth
         if worth is None:
             return None
         of_run, principal, expires_at = orjson.loads(worth)

@@ -194,6 +194,9 @@ class Followers:
             StoreDown: and it is not followed already.
         """
         run = self._runs.get(run_id)
+        if run is not None and run.failure is not None and run.failure.code == STORE_LOST and self._is_up:
+            del self._runs[run_id]  # it was ended for want of the store, which is back
+            run = None
         if run is not None or not is_run_id(run_id):
             return run
         task = self._finding.get(run_id)
@@ -202,6 +205,10 @@ class Followers:
             self._finding[run_id] = task
             task.add_done_callback(lambda done: self._found(run_id, done))
         return await asyncio.shield(task)
+
+    @property
+    def _is_up(self) -> bool:
+        return self._health.up.is_set()
 
     def known(self, run_id: str) -> FollowedRun | None:
         """A run that is followed already."""
@@ -484,7 +491,11 @@ def _failure(code: str) -> Failure:
 
 
 def _terminal(run: FollowedRun, code: str, now: float) -> Entry:
-    """As `events.Transcript` would have it; but what was said so far is known only as bytes."""
+    """As `events.Transcript` would have it; but what was said so far is known only as bytes.
+
+    It has an id if it is stored. Else the next number is another event at the run's owner, which lives, and
+    who goes on there must not leave that one out.
+    """
     failure = _failure(code)
     metadata = {
         "error_code": code,
@@ -494,7 +505,8 @@ def _terminal(run: FollowedRun, code: str, now: float) -> Entry:
     }
     seq = len(run.log) + 1
     event = Event(EventType.ERROR, content=failure.detail, metadata=metadata)
-    return Entry(seq, encode(event, f"{run.id}:{seq}"), now, False, True)
+    event_id = f"{run.id}:{seq}" if code == REPLICA_LOST else None
+    return Entry(seq, encode(event, event_id), now, False, True)
 
 
 def _cannot_be_read(run_id: str, exc: Unsealable) -> None:

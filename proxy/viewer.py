@@ -189,7 +189,10 @@ class Viewer:
         grow = behind_s > GROW_S + self._flush_s and len(entries) > 1
         wire = merged(self.run.id, entries) if grow else b"".join([entry.wire for entry in entries])
         last = entries[-1]
-        await self._write(wire, last=last.is_terminal)
+        for at in range(0, len(wire), FLUSH_BYTES):  # the last event may have the whole answer in it
+            await self._write(
+                wire[at : at + FLUSH_BYTES], last=last.is_terminal and at + FLUSH_BYTES >= len(wire)
+            )
         self._sent = last.seq
         self._observe(entries)
         return last.is_terminal
@@ -199,6 +202,7 @@ class Viewer:
         log = self.run.log
         ended, end = log.ended, len(log)
         wire = snapshot(self.run.id, log.up_to(end), self._sent)
+        log.snapshots_from.add(self._sent)
         for at in range(0, len(wire), FLUSH_BYTES):
             await self._write(wire[at : at + FLUSH_BYTES], last=ended and at + FLUSH_BYTES >= len(wire))
         self._sent = end

@@ -38,7 +38,13 @@ STRIKES = 3
 
 JITTER = 0.2
 
-BODY_HEADERS = frozenset({b"content-type", b"content-length", b"content-encoding", b"expect"}) | CONDITIONS
+NOT_OF_A_LOOK = CONDITIONS | {
+    b"content-type",
+    b"content-length",
+    b"content-encoding",
+    b"expect",
+    b"idempotency-key",  # the upstream would have answered the call already, with the look
+}
 
 
 class LookFailed(Exception):
@@ -233,4 +239,4 @@ def _begin_next(run: Run) -> None:
 
 
 def _without_body(headers: Headers) -> Headers:
-    return [(name, value) for name, value in headers if name not in BODY_HEADERS]
+    return [(name, value) for name, value in headers if name not in NOT_OF_A_LOOK]
