@@ -83,7 +83,17 @@ class EventLog:
 class LogReader:
     """Where one task waits: for more of a log, for somebody's word, or for a time."""
 
-    __slots__ = ("_called", "_has_more", "_log", "_loop", "_pausing", "_timer", "_timer_due", "_waiter")
+    __slots__ = (
+        "_called",
+        "_has_more",
+        "_log",
+        "_loop",
+        "_pausing",
+        "_serve",
+        "_timer",
+        "_timer_due",
+        "_waiter",
+    )
 
     def __init__(self, log: EventLog) -> None:
         self._log = log
@@ -92,6 +102,7 @@ class LogReader:
         self._has_more = False
         self._called = False
         self._pausing = False
+        self._serve: Callable[[], bool] | None = None
         self._timer: TimerHandle | None = None
         self._timer_due = 0.0
         log.subscribe(self._more)
@@ -106,15 +117,20 @@ class LogReader:
         self._called = True
         self._release()
 
-    async def wait(self, until: float) -> None:
+    async def wait(self, until: float, serve: Callable[[], bool] | None = None) -> None:
         """Until woken, or the loop's time `until`, or sooner for no reason: look again, and wait again.
 
         What happened since the last wait counts. One timer serves all waits and is armed again only when
-        it fires or comes too late, so that an event costs none.
+        it fires or comes too late, so that an event costs none. With `serve` neither does it cost a turn of
+        the task: that is called for each entry, and while it returns True the wait goes on.
         """
         self._arm(until)
         if not (self._has_more or self._called):
-            await self._until_released()
+            self._serve = serve
+            try:
+                await self._until_released()
+            finally:
+                self._serve = None
         self._has_more = self._called = False
 
     async def pause(self, until: float) -> None:
@@ -143,7 +159,10 @@ class LogReader:
             self._timer = self._loop.call_at(until, self._fired)
 
     def _more(self) -> None:
+        if self._serve is not None and not self._called and self._serve():
+            return
         self._has_more = True
+        self._serve = None  # what comes now is the task's, and in order
         if not self._pausing:
             self._release()
 

@@ -35,7 +35,7 @@ from proxy.routes import Match, Route, Routes
 from proxy.run import Call, Run
 from proxy.run_api import NO_SUCH_RUN, RunApi, last_event, position, refuse, run_of
 from proxy.runs import Runs, Start, digest_of_key, fingerprint
-from proxy.server import ANSWER
+from proxy.server import ANSWER, WRITE
 from proxy.shared import Watched
 from proxy.sources import Source
 from proxy.taps import Taps
@@ -293,6 +293,7 @@ class Gateway:
             asked.send,
             after=after,
             takes_json=asked.accept is Accept.EITHER,
+            write=asked.scope.get(WRITE),
         )
 
     async def _resumed(self, cursor: str, asked: _Asked) -> Watched | None:

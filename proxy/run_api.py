@@ -20,6 +20,7 @@ from proxy.identity import Identifier, Identity
 from proxy.metrics import Metrics
 from proxy.relay import Receive, Scope, Send
 from proxy.runs import Runs
+from proxy.server import WRITE
 from proxy.shared import Watched
 from proxy.tickets import TICKET_S, Tickets
 from proxy.viewer import Viewer
@@ -47,6 +48,8 @@ class Asked:
     query: dict[str, list[str]]
     receive: Receive
     send: Send
+    write: Callable[[bytes], bool] | None
+    """See `proxy.server.WRITE`."""
 
     def one(self, name: str) -> str | None:
         """A query parameter that stands there once."""
@@ -86,7 +89,7 @@ class RunApi:
         run_id = found[1].decode() if found is not None else ""
         parameters = parse_qs(query.decode("latin-1"), max_num_fields=20) if query.count(b"&") < 20 else {}
         try:
-            await endpoint(Asked(run_id, scope["headers"], parameters, receive, send))
+            await endpoint(Asked(run_id, scope["headers"], parameters, receive, send, scope.get(WRITE)))
         except RequestRefused as refusal:
             await refuse(send, refusal)
 
@@ -99,6 +102,7 @@ class RunApi:
         *,
         after: int | None = 0,
         takes_json: bool = False,
+        write: Callable[[bytes], bool] | None = None,
     ) -> str:
         """A run as events, from `after` on; None: from a snapshot on. Returns how it ended."""
         if after and run.log.ended and after >= len(run.log):
@@ -109,7 +113,8 @@ class RunApi:
         expires_at: float | None = None
         if identity is not None and identity.expires_at is not None:
             expires_at = asyncio.get_running_loop().time() + identity.expires_at - time.time()
-        viewer = Viewer(run, self._metrics.by_route[run.route.name], receive, send, expires_at=expires_at)
+        metrics = self._metrics.by_route[run.route.name]
+        viewer = Viewer(run, metrics, receive, send, expires_at=expires_at, write=write)
         with self._runs.watching(viewer):
             return await viewer.serve(after=after, takes_json=takes_json)
 
@@ -121,7 +126,7 @@ class RunApi:
             raise RequestRefused(404, NO_SUCH_RUN)
         given = last_event(asked.headers) or asked.one("after")
         after = 0 if given is None else await position(run, given)
-        await self.show(run, identity, asked.receive, asked.send, after=after)
+        await self.show(run, identity, asked.receive, asked.send, after=after, write=asked.write)
 
     async def _state(self, asked: Asked) -> None:
         run = await self._of_owner(asked)

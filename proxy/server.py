@@ -25,6 +25,10 @@ ANSWER = "headgate.answer"
 """Scope key: a function that sends a whole answer at once, see `ServerProtocol._answer`. Two messages
 would cost a relayed request a tenth more, half of it for a second system call."""
 
+WRITE = "headgate.write"
+"""Scope key: a function that sends more of a body at once, see `ServerProtocol._write_more`. A message takes
+a turn of its stream's task, which is a quarter of what an event costs."""
+
 ARRIVED = "headgate.arrived"
 """Scope key: a function that says whether `receive` has something to return at once."""
 
@@ -126,6 +130,7 @@ class ServerProtocol(HttpToolsProtocol):
         scope = cast(dict[str, object], self.scope)
         scope[TARGET] = self.url
         scope[ANSWER] = self._answer
+        scope[WRITE] = self._write_more
         scope[ARRIVED] = self.cycle.message_event.is_set
         # Trailers come by the same callback, and would be headers to an app that has not begun.
         self.headers = []
@@ -161,6 +166,20 @@ class ServerProtocol(HttpToolsProtocol):
         if not cycle.keep_alive:
             self.transport.close()
         cycle.on_response()
+        return True
+
+    def _write_more(self, data: bytes) -> bool:
+        """Send more of a body that goes out in chunks; the same bytes as by a message.
+
+        Returns False if it has to be a message: the client must be waited for, or the answer is no such one.
+        Not to be called once the answer is complete: the next one may be under way.
+        """
+        cycle = self._answering
+        if cycle is None or cycle.disconnected or self.flow.write_paused:
+            return False
+        if not (cycle.response_started and cycle.chunked_encoding) or cycle.response_complete:
+            return False
+        self.transport.write(b"%x\r\n%b\r\n" % (len(data), data))
         return True
 
     def pause_writing(self) -> None:
@@ -240,7 +259,7 @@ class _Unusual:
         self._until_close = False
 
     async def __call__(self, scope: Any, receive: ASGIReceiveCallable, send: ASGISendCallable) -> None:
-        del scope[ANSWER]
+        del scope[ANSWER], scope[WRITE]
         version = scope["http_version"]
         if version not in ("1.0", "1.1"):
             headers, body = problem(505, "HTTP Version Not Supported", "HTTP/1.1 and 1.0 are spoken here.")

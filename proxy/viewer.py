@@ -9,7 +9,7 @@ each text as it is instead of what it missed, and then it is cut, to come back w
 
 import asyncio
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from enum import StrEnum
 
 from proxy.batch_viewer import send_answer
@@ -64,6 +64,7 @@ class Viewer:
         receive: of the ASGI request.
         send: of the ASGI request.
         expires_at: the loop's time when the client's token ends; then it is sent away.
+        write: sends more of the body at once, if that is possible; see `proxy.server`.
     """
 
     def __init__(
@@ -74,17 +75,21 @@ class Viewer:
         send: Send,
         *,
         expires_at: float | None = None,
+        write: Callable[[bytes], bool] | None = None,
     ) -> None:
         self.run = run
         self._metrics = metrics
         self._receive = receive
         self._send = send
         self._expires_at = expires_at
+        self._write_now = write
         self._left = False
         self._must_go = False
         self._sent = 0
         self._snapshots = 0
-        self._flush_s = 1 / run.route.settings.flush_hz
+        settings = run.route.settings
+        self._flush_s = min(1 / settings.flush_hz, settings.heartbeat_s)
+        self._pause_until = 0.0
         self._loop = asyncio.get_running_loop()
         self._reader = LogReader(run.log)
         self._came_at = self._wrote_at = self._sending_since = self._loop.time()
@@ -146,7 +151,6 @@ class Viewer:
                 return ViewEnd.TOLD
         else:
             self._sent = after or 0
-        pause_until = 0.0
         while not self._left:
             now = self._loop.time()
             if self._is_to_go():
@@ -157,13 +161,14 @@ class Viewer:
                 if now >= due:
                     await self._write(HEARTBEAT)
                 else:
-                    await self._reader.wait(due if self._expires_at is None else min(due, self._expires_at))
-            elif now < pause_until:
-                await self._reader.pause(pause_until)
+                    until = due if self._expires_at is None else min(due, self._expires_at)
+                    await self._reader.wait(until, self._send_now)
+            elif now < self._pause_until:
+                await self._reader.pause(self._pause_until)
             elif await self._send_more(now):
                 return ViewEnd.TOLD
             elif self._sent == len(log):
-                pause_until = self._loop.time() + min(self._flush_s, settings.heartbeat_s)
+                self._pause_until = self._loop.time() + self._flush_s
         return ViewEnd.LEFT
 
     async def _commit(self) -> None:
@@ -175,6 +180,22 @@ class Viewer:
         ]
         await self._send({"type": "http.response.start", "status": 200, "headers": headers})
         await self._write(HEARTBEAT)
+
+    def _send_now(self) -> bool:
+        """Send the one event that it is behind, while it waits for one. False: its task is to see to it."""
+        now = self._loop.time()
+        entries = self.run.log.after(self._sent)
+        if self._write_now is None or now < self._pause_until or len(entries) != 1 or self._is_to_go():
+            return False
+        [entry] = entries
+        if entry.is_terminal or len(entry.wire) > FLUSH_BYTES or not self._write_now(entry.wire):
+            return False
+        self._wrote_at = now
+        self._sent = entry.seq
+        if entry.is_content:  # the text that a stage begins with need not wait for its beginning
+            self._pause_until = now + self._flush_s
+        self._observe(entries)
+        return True
 
     async def _send_more(self, now: float) -> bool:
         """The next events, in a form that suits how far the viewer is behind; True after the terminal one."""

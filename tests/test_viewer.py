@@ -68,6 +68,11 @@ class Client:
         return [message["body"] for _, message in self.messages[1:]]
 
     @property
+    def events(self) -> list[dict[str, Any]]:
+        decoder = Decoder(max_event_bytes=1 << 20)
+        return [json.loads(event.data) for event in decoder.feed(b"".join(self.bodies))]
+
+    @property
     def times(self) -> list[float]:
         return [at for at, _ in self.messages]
 
@@ -382,3 +387,57 @@ async def test_progress_and_heartbeats_keep_a_silent_stream_alive(tmp_path: Path
     assert max(late - early for early, late in pairwise(times)) < 0.1 + 0.25
     assert stream.raw.count(HEARTBEAT) >= 4
     assert re.fullmatch(rb"(?:: hb\n|id: [^\n]+\n(?:retry: \d+\n)?data: [^\n]+\n\n)*", stream.raw)
+
+
+class Wire:
+    """What a server offers to write at once with. `open` is whether it can."""
+
+    def __init__(self, client: Client) -> None:
+        self._client = client
+        self.open = True
+        self.written = 0
+
+    def __call__(self, data: bytes) -> bool:
+        if self.open:
+            self.written += 1
+            message = {"type": "http.response.body", "body": data, "more_body": True}
+            self._client.messages.append((asyncio.get_running_loop().time(), message))
+        return self.open
+
+
+async def test_an_event_is_written_by_who_says_it_where_the_client_keeps_up() -> None:
+    """It is there when `stream` returns, and took no turn of the task. What comes within a flush waits."""
+    bench, client = Bench(commit_after=0, flush_hz=10, chunk={"min": 1, "max": 5}), Client()
+    wire = Wire(client)
+    viewer = Viewer(bench.run, bench.metrics, client.receive, client.send, write=wire)
+    task = watching(viewer)
+    await eventually(lambda: bool(client.bodies))
+    await asyncio.sleep(0)
+    bench.run.stream(bench.run.sections[0], "word more words ")
+
+    assert wire.written == 2  # that the stage begins, and its first chunk
+    assert b"word" in client.bodies[-1]
+    assert viewer.lag_events == len(bench.run.log) - 2 > 0
+    await eventually(lambda: viewer.lag_events == 0)
+    gaps = [late - early for early, late in pairwise(client.times[1:])]
+    assert gaps[-1] >= 0.09
+    bench.run.settle(good(answer()))
+    assert await ended(task) is ViewEnd.TOLD
+    assert texts(client.events) == {"extraction": EXTRACTION, "summary": SUMMARY}
+
+
+async def test_a_client_that_has_to_be_waited_for_gets_its_events_all_the_same() -> None:
+    bench, client = Bench(commit_after=0, flush_hz=1000), Client()
+    wire = Wire(client)
+    viewer = Viewer(bench.run, bench.metrics, client.receive, client.send, write=wire)
+    task = watching(viewer)
+    await eventually(lambda: bool(client.bodies))
+    for number, piece in enumerate(EXTRACTION.split(" ")):
+        wire.open = number % 3 != 0
+        bench.run.stream(bench.run.sections[0], piece + " ")
+        await asyncio.sleep(0.003)
+    bench.run.settle(good(answer()))
+
+    assert await ended(task) is ViewEnd.TOLD
+    assert wire.written
+    assert texts(client.events) == {"extraction": EXTRACTION, "summary": SUMMARY}
