@@ -6,7 +6,7 @@ import gc
 import logging
 import signal
 import ssl
-from collections.abc import AsyncIterator, Coroutine, Iterator
+from collections.abc import AsyncIterator, Coroutine, Iterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +20,7 @@ from proxy.admin import Admin
 from proxy.breaker import Breaker
 from proxy.errors import Fault
 from proxy.event_log_valkey import ValkeyRuns
+from proxy.followed_run import FollowedRun
 from proxy.gateway import Gateway
 from proxy.headers import Forwarding
 from proxy.identity import JWKS_RETRY_S, JWKS_S, Identifier
@@ -29,9 +30,10 @@ from proxy.llm.places import compile_calls
 from proxy.llm.port import ModelPort, Provider
 from proxy.metrics import Metrics
 from proxy.relay import Relay
-from proxy.routes import Routes
+from proxy.routes import Route, Routes
+from proxy.run import Run
 from proxy.run_api import RunApi
-from proxy.runs import Runs
+from proxy.runs import Runs, Start
 from proxy.sealing import Sealing
 from proxy.server import ServerProtocol
 from proxy.settings import ProviderSettings, Settings, UpstreamSettings
@@ -42,6 +44,7 @@ from proxy.sources.native import NativeSource
 from proxy.sources.poll import PollSource
 from proxy.sources.stages import StagesSource
 from proxy.sources.tap import TapSource
+from proxy.take_over import Taken
 from proxy.taps import Taps
 from proxy.tickets import Tickets
 from proxy.upstream import Origin, Timeouts, Upstream
@@ -111,6 +114,41 @@ def sources(routes: Routes, upstream: Upstream, taps: Taps) -> dict[tuple[str, s
     return found
 
 
+class Survivor:
+    """Goes on with the runs of replicas that are gone; a `take_over.Heir`."""
+
+    def __init__(self, metrics: Metrics) -> None:
+        self._metrics = metrics
+        self._runs: Runs | None = None
+        self._sources: Mapping[tuple[str, str], Source] = {}
+
+    def begin(self, runs: Runs, sources: Mapping[tuple[str, str], Source]) -> None:
+        """There is somebody to execute runs from now on."""
+        self._runs = runs
+        self._sources = sources
+
+    def may_take(self, route: Route, source: str) -> bool:
+        return self._runs is not None and (route.name, source) in self._sources and self._runs.has_room(route)
+
+    def take(self, taken: Taken) -> Run:
+        assert self._runs is not None
+        name, decision = taken.route.name, taken.order.decision
+        start = Start(
+            taken.call,
+            decision,
+            taken.identity,
+            self._metrics.by_route[name],
+            self._sources[name, decision.source],
+            taken.run_id,
+        )
+        return self._runs.take_over(start, taken.beginning)
+
+    def lost(self, run: FollowedRun) -> None:
+        counted = self._metrics.by_route[run.route.name]
+        counted.faults[Fault.RESET, run.phase].inc()
+        counted.recoveries[Fault.RESET, "failed"].inc()
+
+
 def _provider(settings: ProviderSettings, stack: AsyncExitStack) -> Provider:
     """A provider, and its connections, which `stack` closes."""
     to = origin(settings)
@@ -135,12 +173,17 @@ async def running(settings: Settings, state_dir: Path) -> AsyncIterator[App]:
         routes = Routes(settings.routes)
         store = settings.event_log.valkey
         shared = None
+        registry = CollectorRegistry()
+        metrics = Metrics(registry, settings.routes)
+        heir = Survivor(metrics)
         if store is not None:
             shared = await stack.enter_async_context(
                 ValkeyRuns(
                     store,
                     {route.name: route for route in routes.all},
+                    heir=heir,
                     on_cancel=lambda run_id: runs.cancel_here(run_id),
+                    on_taken=lambda run: runs.part_with(run),
                     on_fault=lambda run: run.note(Fault.LOG_STORE),
                     on_tap=lambda items: taps.hear(items),
                 )
@@ -158,8 +201,8 @@ async def running(settings: Settings, state_dir: Path) -> AsyncIterator[App]:
         }
         taps = Taps(calls, settings.upstream.timeouts.total_s, shared)
         stack.push_async_callback(taps.aclose)
-        registry = CollectorRegistry()
-        metrics = Metrics(registry, settings.routes)
+        found = sources(routes, upstream, taps)
+        heir.begin(runs, found)
         forward = forwarding(settings.upstream, to)
         stack.enter_context(_repeating(_every_second(metrics, flag_file, runs)))
         stack.enter_context(_repeating(_keys(identifier)))
@@ -171,7 +214,7 @@ async def running(settings: Settings, state_dir: Path) -> AsyncIterator[App]:
             runs,
             RunApi(runs, identifier, Tickets(shared), metrics, settings.attach_wait_s),
             taps,
-            sources(routes, upstream, taps),
+            found,
             breaker,
             metrics,
             forward,

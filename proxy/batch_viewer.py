@@ -6,11 +6,15 @@ from proxy.errors import problem
 from proxy.event_log import LogReader
 from proxy.headers import BODILESS_STATUS, Headers, response_headers
 from proxy.relay import TITLES, Receive, Send
+from proxy.run import Failure
 from proxy.shared import Watched
 
 SPACE = b" "
 """JSON may begin with as many as one likes (RFC 8259 2)."""
 
+
+UNSEEN = Failure("replica_lost", 502, "What became of this request cannot be seen here. Please ask again.")
+"""Of a run that another replica has taken over and that cannot be followed."""
 
 LOOK_S = 60.0
 """How often a viewer without a heartbeat looks without being woken; any time will do."""
@@ -35,6 +39,7 @@ class BatchViewer:
         self._send = send
         self._heartbeat_s = heartbeat_s
         self._left = False
+        self._is_lost = False
         self._reader = LogReader(run.log)
 
     @property
@@ -45,6 +50,16 @@ class BatchViewer:
     def say_goodbye(self) -> None:
         """It cannot come back for the rest: it waits on, as long as the process does."""
 
+    def hand_over(self, copy: Watched | None) -> None:
+        """Another replica executes the run: its answer will be the one, if it can be seen."""
+        before = self._reader
+        if copy is None:
+            self._is_lost = True
+        else:
+            self.run, self._reader = copy, LogReader(copy.log)
+            before.close()
+        before.wake()
+
     async def serve(self) -> int | None:
         """The status that was answered; None if the client left."""
         loop = asyncio.get_running_loop()
@@ -53,7 +68,7 @@ class BatchViewer:
         interval_s = LOOK_S if self._heartbeat_s is None else self._heartbeat_s
         due = loop.time() + interval_s
         try:
-            while not (self.run.log.ended or self._left):
+            while not (self.run.log.ended or self._left or self._is_lost):
                 if loop.time() >= due:
                     due = loop.time() + interval_s
                     if self._heartbeat_s is not None:
@@ -99,7 +114,7 @@ def _answer(run: Watched) -> tuple[int, Headers, bytes]:
         if status not in BODILESS_STATUS and not any(name == b"content-length" for name, _ in headers):
             headers.append((b"content-length", b"%d" % len(body)))
         return status, headers, body
-    assert run.failure is not None, "a run that has ended has an answer or a failure"
-    status = run.failure.status
-    headers, body = problem(status, TITLES.get(status, "Error"), run.failure.detail)
+    failure = run.failure or UNSEEN
+    status = failure.status
+    headers, body = problem(status, TITLES.get(status, "Error"), failure.detail)
     return status, headers, body

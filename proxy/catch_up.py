@@ -14,25 +14,25 @@ from proxy.events import Event, EventType
 from proxy.sse import decode, encode
 
 
-def merged(run_id: str, entries: Sequence[Entry]) -> bytes:
+def merged(entries: Sequence[Entry]) -> bytes:
     """The same events, with the chunks of a stage that follow one another made into one.
 
     It has the id and the `chunk_index` of the last of them.
     """
-    events = [(entry.seq, decode(entry.wire)) for entry in entries]
+    events = [(entry.id, decode(entry.wire)) for entry in entries]
     wire = bytearray()
     for (type_, _), group in groupby(events, key=lambda pair: (pair[1].type, pair[1].stage)):
         if type_ is EventType.CONTENT_CHUNK:
-            *_, (seq, last) = together = list(group)
+            *_, (name, last) = together = list(group)
             text = "".join(event.content for _, event in together)
-            wire += encode(last._replace(content=text), f"{run_id}:{seq}")
+            wire += encode(last._replace(content=text), name)
         else:
-            for seq, _ in group:
-                wire += entries[seq - entries[0].seq].wire
+            for name, event in group:
+                wire += encode(event, name)
     return bytes(wire)
 
 
-def snapshot(run_id: str, entries: Sequence[Entry], after: int) -> bytes:
+def snapshot(entries: Sequence[Entry], after: int) -> bytes:
     """What the viewer of the first `after` entries needs to stand where all of them end.
 
     A stage that has changed gets one `content_replace` with its whole text. Only the last block has an
@@ -53,7 +53,7 @@ def snapshot(run_id: str, entries: Sequence[Entry], after: int) -> bytes:
     if terminal is not None:
         wires.append(terminal.wire)
     elif events:
-        wires[-1] = encode(events[-1], f"{run_id}:{len(entries)}")
+        wires[-1] = encode(events[-1], entries[-1].id)
     return b"".join(wires)
 
 

@@ -25,12 +25,31 @@ class Entry(NamedTuple):
     is_content: bool
     is_terminal: bool
 
+    @property
+    def id(self) -> str:
+        """As it is on the wire."""
+        return self.wire[len(b"id: ") : self.wire.index(b"\n")].decode()
+
+
+def event_id(run_id: str, generation: int, seq: int) -> str:
+    """The id of an event, which a client comes back with.
+
+    A replica that dies, or that is only held up, may have shown its own viewers a little more than the others
+    know of. So whoever takes a run over numbers on under a name of its own: such a cursor is then seen not to
+    be one of the log, although the log has an event with its number.
+    """
+    return f"{run_id}.{generation}:{seq}" if generation else f"{run_id}:{seq}"
+
 
 class EventLog:
     """Events of one run. Encoded once, whoever reads them."""
 
     def __init__(self, run_id: str, retry_ms: int) -> None:
         self.run_id = run_id
+        self.generation = 0
+        """How often the run was taken over by another replica."""
+        self.doubt: Callable[[], bool] = lambda: False
+        """Whether what was appended last may be nobody's but this process's: it is not to be shown yet."""
         self._retry_ms = retry_ms
         self._entries: list[Entry] = []
         self._readers: set[Callable[[], None]] = set()
@@ -48,7 +67,8 @@ class EventLog:
 
     def append(self, event: Event, known_at: float) -> None:
         seq = len(self._entries) + 1
-        wire = encode(event, f"{self.run_id}:{seq}", self._retry_ms if seq == 1 else None)
+        name = event_id(self.run_id, self.generation, seq)
+        wire = encode(event, name, self._retry_ms if seq == 1 else None)
         self.take(Entry(seq, wire, known_at, event.type in CONTENT, event.terminal))
 
     def take(self, entry: Entry) -> None:

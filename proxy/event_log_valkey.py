@@ -19,27 +19,35 @@ from typing import Any, Self
 
 import orjson
 
+from proxy.followed_run import FollowedRun
+from proxy.lease import LEASE_S, LOST_S, Lease
+from proxy.orders import Order
 from proxy.routes import Route
 from proxy.run import Run
 from proxy.sealing import Sealing, Unsealable
 from proxy.settings import ValkeyLogSettings
 from proxy.shared import Watched
+from proxy.take_over import Heir, TakeOver
 from proxy.valkey import CALL_S, Command, Health, Link, StoreDown
 from proxy.valkey_followers import BLOCK_MS, Followers, Place
 from proxy.valkey_mirror import LIVE_TTL_S, ROUND_S, Mirror
-from proxy.valkey_records import CLAIM, SCRIPTS, Keys, Meta, is_run_id, send
+from proxy.valkey_records import (
+    CLAIM,
+    FENCED,
+    SCRIPTS,
+    Keys,
+    Meta,
+    StoredMeta,
+    cancel,
+    is_run_id,
+    said,
+    send,
+)
 
 logger = logging.getLogger("headgate.event_log")
 
 TICK_S = 1.0
 """How often a replica says that it lives, and looks whether the others do."""
-
-LEASE_S = 6.0
-"""How long that holds."""
-
-LOST_S = 4.0
-"""How long another replica must have been silent beyond that: after the store has lost its memory, it takes
-the living so long to speak up again."""
 
 WATCHED_S = 12.0
 """How long it holds that a run is watched elsewhere."""
@@ -64,7 +72,9 @@ class ValkeyRuns:
     Args:
         settings: where the store is.
         routes: by their names.
+        heir: executes the runs of a replica that is gone.
         on_cancel: called with the id of a run of this process that somebody elsewhere ends.
+        on_taken: called with a run of this process that another replica has taken over.
         on_fault: called with a run in flight that is not copied as it should be; at most once for each.
         on_tap: called with what the model ports of other replicas say to taps of this process.
     """
@@ -74,11 +84,14 @@ class ValkeyRuns:
         settings: ValkeyLogSettings,
         routes: Mapping[str, Route],
         *,
+        heir: Heir,
         on_cancel: Callable[[str], None],
+        on_taken: Callable[[Run], None],
         on_fault: Callable[[Run], None],
         on_tap: Callable[[Sequence[Any]], None],
     ) -> None:
         self.replica = uuid.uuid4().hex
+        self._loop = asyncio.get_running_loop()
         url = settings.url.get_secret_value()
         self._on_cancel = on_cancel
         self._on_tap = on_tap
@@ -90,19 +103,25 @@ class ValkeyRuns:
         self._listen = Link(url, self._health, SCRIPTS, BLOCK_MS / 1000 + CALL_S)
         self._copy = Link(url, self._health, SCRIPTS, ROUND_S)
         self._news = asyncio.Event()
-        place = Place(self.replica, int(settings.ttl_s * 1000), self._hear, self._news.set)
-        self._mirror = Mirror(self._copy, self._health, self._keys, settings.ttl_s, on_fault)
+        place = Place(self.replica, self._hear, self._news.set)
+        self._lease = Lease(self._loop.time())
+        self._mirror = Mirror(
+            self._copy, self._health, self._lease, self._keys, settings.ttl_s, on_fault, on_taken
+        )
         self._followers = Followers(
             self._look, self._listen, self._health, self._keys, self._sealing, routes, place
         )
+        ttl_ms = int(settings.ttl_s * 1000)
+        self._take_over = TakeOver(self._ask, self._keys, self.replica, ttl_ms, heir, self._taken, on_cancel)
         self._tasks: list[asyncio.Task[None]] = []
         self._has_lease = False
         self._told_at = 0.0
         self._silent: dict[str, float] = {}
         """Other replicas without a lease, and since when."""
+        self._doubted: set[str] = set()
+        """Other replicas that may have been silent for so long that their runs were taken over."""
         self._watched: dict[str, float] = {}
         """Runs of this process, and when it was last heard that they are watched elsewhere."""
-        self._loop = asyncio.get_running_loop()
 
     @property
     def followed(self) -> int:
@@ -153,6 +172,8 @@ class ValkeyRuns:
         """See `Shared`. The first key is for the time the run takes, the others stay after its end."""
         same = [self._keys.same(self._sealing.name(key)) for key in keys]
         box = self._sealing.box(f"run {run.id}")
+        order = Order.of(run)
+        sealed_order = (order.sealed(box) if order is not None else None) or b""
         meta = Meta(
             owner=self.replica,
             route=run.route.name,
@@ -163,11 +184,14 @@ class ValkeyRuns:
             source=run.source,
             started_at=time(),
             same=same,
-        ).sealed(box)
-        copy = self._mirror.prepare(run, meta, box, same[:1], same[1:])
+            has_order=bool(sealed_order),
+        )
+        stored = StoredMeta.seal(meta, box)
+        copy = self._mirror.prepare(run, stored, box)
         # A run of ours that has ended may still have its key, for as long as its end takes to the store.
         replaceable = [self._mirror.replaceable(name) for name in same]
-        command = CLAIM([self._keys.run(run.id), *same], int(LIVE_TTL_S * 1000), meta, run.id, *replaceable)
+        names, ttl_ms = [self._keys.run(run.id), self._keys.order(run.id), *same], int(LIVE_TTL_S * 1000)
+        command = CLAIM(names, ttl_ms, stored.value, sealed_order, run.id, *replaceable)
         try:
             [taken] = await self._ask.call(command)
         except StoreDown:
@@ -203,10 +227,22 @@ class ValkeyRuns:
         if not is_run_id(run_id):
             return
         with contextlib.suppress(StoreDown):
-            run = self._followers.known(run_id)
-            meta = run.meta if run is not None else await self._followers.meta(run_id)
-            if meta is not None:
-                await self._ask.call(self._message(meta.owner, {"cancel": run_id}))
+            stored = await self._followers.stored(run_id)
+            while stored is not None:
+                message = self._sealed(stored.meta.owner, {"cancel": run_id})
+                [reply] = await self._ask.call(cancel(self._keys, run_id, stored, message))
+                # It was taken over just now: the message belongs to the new owner. That happens at most as
+                # often as a call may be sent.
+                stored = await self._followers.stored(run_id) if said(reply)[0] == FENCED else None
+
+    async def keeps(self, run_id: str) -> bool:
+        if not self._lease.may_be_lost(self._loop.time()):
+            return True
+        try:
+            stored = await self._followers.stored(run_id)
+        except StoreDown:
+            return True
+        return stored is None or stored.meta.owner == self.replica
 
     def is_watched(self, run_id: str) -> bool:
         return self._loop.time() - self._watched.get(run_id, -WATCHED_S) < WATCHED_S
@@ -261,25 +297,32 @@ class ValkeyRuns:
 
     # Messages between replicas.
 
-    def _message(self, replica: str, said: dict[str, Any]) -> Command:
-        sealed = self._sealing.box(f"inbox {replica}").seal("message", 0, orjson.dumps(said))
-        return send(self._keys, replica, sealed)
+    def _message(self, replica: str, content: dict[str, Any]) -> Command:
+        return send(self._keys, replica, self._sealed(replica, content))
+
+    def _sealed(self, replica: str, content: dict[str, Any]) -> bytes:
+        return self._sealing.box(f"inbox {replica}").seal("message", 0, orjson.dumps(content))
 
     def _hear(self, message: bytes) -> None:
         if not message:
             return
         try:
-            said = orjson.loads(self._sealing.box(f"inbox {self.replica}").open("message", 0, message))
+            heard = orjson.loads(self._sealing.box(f"inbox {self.replica}").open("message", 0, message))
         except Unsealable as exc:
             logger.error("message cannot be read", extra={"why": str(exc)})
             return
-        if "cancel" in said:
-            self._on_cancel(said["cancel"])
-        self._on_tap(said.get("taps", ()))
+        if "cancel" in heard:
+            self._take_over.cancel(heard["cancel"])
+            self._on_cancel(heard["cancel"])
+        self._on_tap(heard.get("taps", ()))
         now = self._loop.time()
         self._watched.update(
-            {run_id: now for run_id in said.get("watched", ()) if self._mirror.knows(run_id)}
+            {run_id: now for run_id in heard.get("watched", ()) if self._mirror.knows(run_id)}
         )
+
+    def _taken(self, run: Run, copied: FollowedRun) -> None:
+        self._followers.release(copied)
+        self._mirror.go_on(run, copied)
 
     # What is done again and again.
 
@@ -308,27 +351,34 @@ class ValkeyRuns:
             replies = await self._ask.call(lease, *commands, probe=True)
         except StoreDown:
             self._silent.clear()
+            self._doubted.update(owners)
             self._followers.give_up()
             self._mirror.bound_backlog()
             return
         self._health.wrote()
-        if not was_up or (self._has_lease and replies[0] is None):
+        if not was_up or self._lease.may_be_lost(now) or (self._has_lease and replies[0] is None):
             self._mirror.look_again()
         self._has_lease = True
+        self._lease.renew(now)
         self._mirror.refresh()
         self._followers.drop_idle()
         self._watched = {run_id: at for run_id, at in self._watched.items() if now - at < WATCHED_S}
-        if owners:
-            await self._look_for_lost(dict(zip(owners, replies[-1], strict=True)), now)
+        with contextlib.suppress(StoreDown):
+            await self._take_over.settle_bids()
+            if owners:
+                await self._look_for_lost(dict(zip(owners, replies[-1], strict=True)), now)
 
     async def _look_for_lost(self, leases: Mapping[str, bytes | None], now: float) -> None:
-        self._silent = {
-            owner: self._silent.get(owner, now) for owner, lease in leases.items() if lease is None
-        }
+        silent = {owner for owner, lease in leases.items() if lease is None}
+        self._silent = {owner: self._silent.get(owner, now) for owner in silent}
+        for owner in self._doubted - silent:
+            await self._followers.look_again(owner)
+            self._doubted.discard(owner)
+        self._doubted |= silent
         for owner, since in self._silent.items():
             if now - since >= LOST_S:
-                with contextlib.suppress(StoreDown):
-                    await self._followers.lose(owner)
+                for run in self._followers.of(owner):
+                    await self._take_over.lose(run, now - since - LOST_S)
 
 
 async def _unending(work: Callable[[], Coroutine[None, None, None]]) -> None:

@@ -228,6 +228,22 @@ class Transcript:
         metadata["sha256"] = sha256
         return Event(EventType.STREAM_DONE, metadata=metadata)
 
+    def repeat(self, event: Event) -> None:
+        """Say what another transcript said, so that this one stands where that one stood."""
+        match event.type:
+            case EventType.STAGE_START:
+                self.stage_start(event.panel, event.stage, index=0, total_expected=0)
+            case EventType.CONTENT_CHUNK:
+                self.chunk(event.stage, event.content)
+            case EventType.CONTENT_REPLACE:
+                self.replace(event.stage, event.content)
+            case EventType.STAGE_COMPLETE:
+                self.stage_complete(event.stage)
+            case EventType.PROGRESS:
+                self._move(EventType.PROGRESS)
+            case _:
+                self._move_all(event.type)
+
     def _state(self, stage: str) -> StageState:
         known = self._stages.get(stage)
         return known.state if known else StageState.UNSEEN

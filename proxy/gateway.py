@@ -204,7 +204,7 @@ class Gateway:
         return decision
 
     def _is_full(self, route: Route) -> bool:
-        return self.runs.draining or self.runs.live_on(route.name) >= route.settings.max_runs
+        return not self.runs.has_room(route)
 
     # The batch answer.
 

@@ -73,6 +73,9 @@ STEPS: dict[tuple[Fault, Phase], tuple[Step, ...]] = {
 PAUSES_S = (0.2, 1.0)
 """Before the second and the third time that a call is sent; there is no fourth."""
 
+MAX_TIMES = len(PAUSES_S) + 1
+"""How often a call is sent in all, by whichever replicas."""
+
 MAX_RETRY_AFTER_S = 10.0
 """The longest `Retry-After` that is waited for; with a longer one the user is told at once."""
 

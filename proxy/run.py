@@ -23,8 +23,10 @@ from proxy.identity import Identity
 from proxy.live_text import LiveTexts
 from proxy.metrics import RouteMetrics
 from proxy.recovery import Phase, retry_available
+from proxy.retold import Retold
 from proxy.routes import Route
 from proxy.sections import MalformedBody, Parity, Section, compare, extract, parse
+from proxy.sse import decode
 from proxy.upstream import Answer, Request
 
 logger = logging.getLogger("headgate.runs")
@@ -62,6 +64,21 @@ class Call:
     request: Request
 
 
+@dataclass(frozen=True, slots=True)
+class Beginning:
+    """What there is of a run that another replica began, and that this one goes on with."""
+
+    log: EventLog
+    """Goes on here, so that who reads it notices nothing."""
+    generation: int
+    """How often the run was taken over; at least once."""
+    times_asked: int
+    """How often its call was sent, as far as is known."""
+    started_at: float
+    """The loop's time."""
+    headers_sent: bool
+
+
 class Run:
     """One run. Sources and the settling call it; viewers read `log`."""
 
@@ -86,6 +103,12 @@ class Run:
         self.answer: Answer | None = None
         """The upstream's own, whole; also one that is a failure."""
         self.headers_sent = False
+        self.is_elsewhere = False
+        """Whether another replica has taken it over."""
+        self.asked_before = 0
+        """How often its call was sent by other replicas."""
+        self.times_asked = 1
+        """How often it is sent in all; of several calls, the one that is sent most."""
         self._metrics = metrics
         self._durations = durations
         self._transcript = Transcript()
@@ -93,15 +116,37 @@ class Run:
         self._live_chars = 0
         self._parity: dict[str, Parity] = {}
         """Of stages whose text was made equal to its authority before the end."""
+        self._retold: dict[str, Retold] = {}
+        """Of stages that were shown by another replica: how far their texts are here."""
         self._loop = asyncio.get_running_loop()
         self._faults: list[tuple[Fault, Phase]] = []
+        self._taken_up: Beginning | None = None
+        self._had_content = False
+        """Whether its first text was another replica's, which has counted it."""
         self._first_content_s: float | None = None
         self._last_event_at = self.started_at = self._loop.time()
         self._ticker: asyncio.TimerHandle | None = None
 
+    def take_up(self, beginning: Beginning) -> None:
+        """Go on with a run that another replica began, before it is executed here."""
+        self.log = beginning.log
+        self.log.generation = beginning.generation
+        self.headers_sent = beginning.headers_sent
+        self.asked_before = beginning.times_asked
+        self.times_asked = beginning.times_asked + 1
+        self._taken_up = beginning
+        for entry in self.log.up_to(len(self.log)):
+            self._transcript.repeat(decode(entry.wire))
+        self._had_content = self._transcript.has_content
+        shown = {stage: self._transcript.shown(stage) for stage in self._transcript.stages}
+        self._retold = {stage: Retold(text) for stage, text in shown.items() if text}
+        # The upstream's call has broken off, whatever the reason.
+        self.note(Fault.RESET)
+
     def begun(self) -> None:
         """It is executed from now on."""
-        self._last_event_at = self.started_at = self._loop.time()
+        self._last_event_at = now = self._loop.time()
+        self.started_at = now if self._taken_up is None else self._taken_up.started_at
         if self.route.settings.progress:
             self._tick()
 
@@ -123,7 +168,8 @@ class Run:
 
     @property
     def ended(self) -> bool:
-        return self._transcript.ended
+        """Whether nothing more is said of it here."""
+        return self._transcript.ended or self.is_elsewhere
 
     @property
     def size_bytes(self) -> int:
@@ -188,19 +234,43 @@ class Run:
         if self._live_chars > self.route.settings.max_answer:
             return  # the batch answer itself may not be as long
         self.begin(section)
-        self._live.add(section.stage, piece)
+        if section.stage in self._retold:
+            self._retell(section.stage, piece)
+        else:
+            self._live.add(section.stage, piece)
+
+    def _retell(self, stage: str, piece: str) -> None:
+        said = self._retold[stage].add(piece)
+        if said is None:
+            return
+        del self._retold[stage]
+        if said.replaces:
+            self._parity[stage] = Parity.REPLACED
+            self._say(self._transcript.replace(stage, said.text))
+        else:
+            self._live.add(stage, said.text)
 
     def finish(self, section: Section) -> None:
         """A section's text is whole, as far as its source knows."""
         if not self.ended and self._transcript.is_open(section.stage):
+            if section.stage in self._retold:
+                self.show(section, self._retold[section.stage].text)
+                return
             self._live.finish(section.stage)
             self._say(self._transcript.stage_complete(section.stage))
 
     def withdraw(self, section: Section) -> None:
         """What was shown of a section does not count: it is made once more, from its beginning."""
         self._live.drop(section.stage)
-        if not self.ended and self._transcript.shown(section.stage):
+        if section.stage in self._retold:
+            self._retold[section.stage].begin_again()
+        elif not self.ended and self._transcript.shown(section.stage):
             self._say(self._transcript.replace(section.stage, ""))
+
+    def ask_again(self, times: int) -> None:
+        """A call of it is about to be sent for the so manyth time."""
+        self.times_asked = max(self.times_asked, times)
+        self.log.wake()  # replicas that may have to send it, too, should know
 
     def lose_source(self, why: str) -> None:
         """Live text has ended early; the batch answer still comes."""
@@ -273,6 +343,7 @@ class Run:
         """Make what is shown of a section equal to its whole text, and say that it is complete."""
         stage = section.stage
         self._live.drop(stage)
+        self._retold.pop(stage, None)
         parity, rest = compare(
             self._transcript.shown(stage) if stage in self._transcript.stages else None, text
         )
@@ -301,6 +372,11 @@ class Run:
         if not self.ended:
             detail = "The run was cancelled."
             self._end_without_answer(Failure(CANCELLED, 409, detail), CANCELLED, again=True)
+
+    def leave(self) -> None:
+        """Another replica has taken it over: nothing more is said of it here, and nothing counted."""
+        self.is_elsewhere = True
+        self._stop()
 
     def forget_the_client(self) -> None:
         """A finished run is kept for its text: not for the credentials and the body it was asked with."""
@@ -367,7 +443,7 @@ class Run:
     def _say(self, event: Event, known_at: float | None = None) -> None:
         now = self._loop.time()
         self._last_event_at = now
-        if self._first_content_s is None and self._transcript.has_content:
+        if self._first_content_s is None and self._transcript.has_content and not self._had_content:
             self._first_content_s = now - self.started_at
             self._metrics.first_content[self.decision.source].observe(self._first_content_s)
         self.log.append(event, now if known_at is None else known_at)
@@ -394,10 +470,13 @@ class Run:
             eta_s=round(left_s, 1) if left_s > 0 else None,
         )
 
-    def _end(self, terminal: Event, outcome: str) -> None:
+    def _stop(self) -> None:
         if self._ticker is not None:
             self._ticker.cancel()
         self._live.close()
+
+    def _end(self, terminal: Event, outcome: str) -> None:
+        self._stop()
         took_s = self._loop.time() - self.started_at
         self._say(terminal)
         arm, source = self.decision.arm.value, self.decision.source

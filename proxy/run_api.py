@@ -35,8 +35,8 @@ RETRY_AFTER_S = b"5"
 NO_SUCH_RUN = "There is no such run, or it is no longer kept. Please ask again."
 
 _RUN = re.compile(rb"/_headgate/runs/([0-9a-f-]{36})(/events)?")
-_CURSOR = re.compile(r"([!-~]{1,64}):([0-9]{1,9})")
-"""An event's id, as `EventLog` makes them. `int` refuses what has some thousand digits."""
+_CURSOR = re.compile(r"([!-~]{1,64}?)(?:\.[0-9])?:([0-9]{1,9})")
+"""An event's id, as `event_log.event_id` makes them. `int` refuses what has some thousand digits."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,7 +202,8 @@ async def position(run: Watched, cursor: str) -> int | None:
     None if it is not one of this log, or one from which a snapshot was begun: a viewer that was cut within it
     shows some texts whole already, and would append to them what it had missed.
     """
-    found = _CURSOR.fullmatch(cursor if ":" in cursor else f"{run.id}:{cursor}")
+    cursor = cursor if ":" in cursor else f"{run.id}:{cursor}"
+    found = _CURSOR.fullmatch(cursor)
     if found is None or found[1] != run.id:
         return None
     after = int(found[2])
@@ -213,7 +214,10 @@ async def position(run: Watched, cursor: str) -> int | None:
             await reader.wait(due)
     finally:
         reader.close()
-    return after if after <= len(run.log) and after not in run.log.snapshots_from else None
+    if after > len(run.log) or after in run.log.snapshots_from:
+        return None
+    # Else the client has seen what was said by a replica that is gone, and by nobody else.
+    return after if not after or run.log.after(after - 1)[0].id == cursor else None
 
 
 async def refuse(send: Send, refusal: RequestRefused, *more: tuple[bytes, bytes]) -> None:

@@ -20,10 +20,12 @@ from proxy.errors import Fault, RequestRefused, UpstreamError
 from proxy.headers import NOT_WHAT_IS_ASKED
 from proxy.identity import Identity
 from proxy.metrics import RouteMetrics
-from proxy.run import Call, Run
+from proxy.routes import Route
+from proxy.run import Beginning, Call, Run
 from proxy.settings import MemoryLogSettings
 from proxy.shared import Shared, Watched
 from proxy.sources import Source
+from proxy.upstream import Answer
 
 logger = logging.getLogger("headgate.runs")
 
@@ -51,6 +53,10 @@ class Viewing(Protocol):
 
     def say_goodbye(self) -> None:
         """Go, and come back to another replica."""
+        ...
+
+    def hand_over(self, copy: Watched | None) -> None:
+        """The run is another replica's now: `copy` is of that one; None if it cannot be read here."""
         ...
 
 
@@ -119,6 +125,8 @@ class Runs:
         self._grace: dict[str, TimerHandle] = {}
         self._arrivals: dict[str, set[asyncio.Future[None]]] = {}
         self._attach_waits = 0
+        self._partings: set[asyncio.Task[None]] = set()
+        """Tasks that see a run off that another replica has taken over."""
         self.draining = False
 
     # What there is.
@@ -126,10 +134,6 @@ class Runs:
     def live_routes(self) -> list[str]:
         """The route of each run in flight."""
         return [run.route.name for run in self._live.values()]
-
-    def live_on(self, route: str) -> int:
-        """Runs of a route in flight."""
-        return self._live_on[route]
 
     @property
     def kept(self) -> int:
@@ -244,15 +248,7 @@ class Runs:
 
     async def _claimed(self, start: Start, keys: Sequence[str]) -> tuple[Watched | None, Run]:
         """The run that was first, if there is one; else one that may begin."""
-        made = Run(
-            start.call,
-            start.decision,
-            start.identity,
-            start.metrics,
-            self._durations.setdefault(start.call.route.name, deque(maxlen=DURATIONS_KEPT)),
-            run_id=start.run_id,
-            fingerprint=start.fingerprint,
-        )
+        made = self._made(start)
         if self._shared is not None:
             other = await self._shared.claim(made, keys)
             found = await self.look_up(other, start.identity) if other is not None else None
@@ -265,6 +261,38 @@ class Runs:
                 raise RequestRefused(503, "The run that this request joins cannot be read. Please try again.")
         # It took a moment: with the store down, another request of this process may have been first.
         return self._joined(start, keys), made
+
+    def has_room(self, route: Route) -> bool:
+        """Whether another run of a route may begin here."""
+        return not self.draining and self._live_on[route.name] < route.settings.max_runs
+
+    def take_over(self, start: Start, beginning: Beginning) -> Run:
+        """Go on with a run that another replica began. Its keys are in the store: who joins it asks there."""
+        run = self._made(start)
+        run.take_up(beginning)
+        self._live_on[run.route.name] += 1
+        self._launch(run, (), start.source)
+        return run
+
+    def part_with(self, run: Run) -> None:
+        """Another replica has taken a run over, while this process was held up: end it here, untold.
+
+        What is said here from now on is not what the others are told, so its viewers are sent there.
+        """
+        run.leave()
+        task = asyncio.get_running_loop().create_task(self._part_with(run))
+        self._partings.add(task)
+        task.add_done_callback(self._partings.discard)
+
+    async def _part_with(self, run: Run) -> None:
+        task = self._tasks.get(run.id)
+        if task is not None:
+            task.cancel()
+            await asyncio.wait({task})
+        copy = await self._shared.find(run.id) if self._shared is not None else None
+        for viewer in list(self._viewers):
+            if viewer.run.id == run.id and viewer.run is not copy:
+                viewer.hand_over(copy)
 
     @contextmanager
     def watching(self, viewer: Viewing) -> Iterator[None]:
@@ -286,9 +314,11 @@ class Runs:
 
     async def cancel(self, run: Watched) -> None:
         """End a run, here or elsewhere; one that has ended stays as it is."""
-        if run.id in self._live:
+        here = run.id in self._live
+        if here:
             self.cancel_here(run.id)
-        elif self._shared is not None and not run.log.ended:
+        # Also here, lest somebody takes it over if this process dies before its end is stored.
+        if self._shared is not None and (not run.log.ended or (here and run.route.settings.replay == "safe")):
             await self._shared.cancel(run.id)
 
     def cancel_here(self, run_id: str) -> None:
@@ -319,7 +349,7 @@ class Runs:
         self.end_all()
         for timer in self._grace.values():
             timer.cancel()
-        tasks = list(self._tasks.values())
+        tasks = [*self._tasks.values(), *self._partings]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
@@ -338,11 +368,22 @@ class Runs:
 
     # Inside.
 
+    def _made(self, start: Start) -> Run:
+        return Run(
+            start.call,
+            start.decision,
+            start.identity,
+            start.metrics,
+            self._durations.setdefault(start.call.route.name, deque(maxlen=DURATIONS_KEPT)),
+            run_id=start.run_id,
+            fingerprint=start.fingerprint,
+        )
+
     def _known(self, run_id: str) -> Run | None:
         run = self._live.get(run_id)
         if run is None and run_id in self._finished:
             run = self._finished[run_id][0]
-        return run
+        return None if run is not None and run.is_elsewhere else run
 
     def _local(self, keys: Sequence[str]) -> Run | None:
         self.evict()
@@ -350,7 +391,7 @@ class Runs:
             run = self._joinable.get(key)
             # One may have ended whose task is not put away yet.
             over = run is not None and run.ended and (index == 0 or run.failure is not None)
-            if run is not None and not over:
+            if run is not None and not (over or run.is_elsewhere):
                 return run
         return None
 
@@ -372,12 +413,29 @@ class Runs:
             self._live_of[run.principal, run.route.name] += 1
             self._by_target.setdefault((run.principal, run.route.name, run.target), []).append(run)
         run.begun()
-        task = asyncio.get_running_loop().create_task(_execute(run, source))
+        task = asyncio.get_running_loop().create_task(self._execute(run, source))
         self._tasks[run.id] = task
         task.add_done_callback(lambda _: self._finish(run, keys))
         for arrived in self._arrivals.pop(run.id, ()):
             if not arrived.done():
                 arrived.set_result(None)
+
+    async def _execute(self, run: Run, source: Source) -> None:
+        """From the first byte to the upstream to the terminal event. A run always gets one."""
+        try:
+            got = await _answer_or_failure(run, source)
+            if self._shared is not None and not await self._shared.keeps(run.id):
+                run.leave()  # its end is for another replica to tell
+            elif isinstance(got, UpstreamError):
+                logger.warning("upstream failed", extra={"run": run.id, "fault": got.fault, "why": str(got)})
+                run.fail(got)
+            else:
+                run.settle(got)
+        except asyncio.CancelledError:
+            run.shut_down()
+        except Exception:  # the viewers must not wait for ever because of a mistake of ours
+            logger.exception("run failed", extra={"run": run.id})
+            run.fail(UpstreamError("a mistake of ours", Fault.INTERNAL))
 
     def _finish(self, run: Run, keys: Sequence[str]) -> None:
         del self._tasks[run.id]
@@ -392,6 +450,9 @@ class Runs:
         timer = self._grace.pop(run.id, None)
         if timer is not None:
             timer.cancel()
+        if run.is_elsewhere:
+            self._forget(run, keys)
+            return
         self._tell_breaker(run)
         # The same asked again is another run. An idempotency key stays, unless the run has failed: who
         # repeats that wants it done, and not to be told again.
@@ -464,15 +525,8 @@ def _digest(*parts: str | bytes) -> str:
     return digest.hexdigest()
 
 
-async def _execute(run: Run, source: Source) -> None:
-    """From the first byte to the upstream to the terminal event. A run always gets one."""
+async def _answer_or_failure(run: Run, source: Source) -> Answer | UpstreamError:
     try:
-        run.settle(await source.answer(run))
+        return await source.answer(run)
     except UpstreamError as error:
-        logger.warning("upstream failed", extra={"run": run.id, "fault": error.fault, "why": str(error)})
-        run.fail(error)
-    except asyncio.CancelledError:
-        run.shut_down()
-    except Exception:  # the viewers must not wait for ever because of a mistake of ours
-        logger.exception("run failed", extra={"run": run.id})
-        run.fail(UpstreamError("a mistake of ours", Fault.INTERNAL))
+        return error

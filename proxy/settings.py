@@ -527,7 +527,9 @@ class RouteSettings(Block):
     """At most so long between two of them."""
     replay: Literal["never", "safe"] = "never"
     """Whether a request may be sent to the upstream again after it failed half-way. `safe` is a promise
-    that a repetition does no harm. One of which no byte was sent, or that the upstream answered with 429
+    that a repetition does no harm. With `event_log.valkey` another replica then goes on with a run whose
+    replica is lost; for that the request, with its credentials, is in the store, encrypted, until the run
+    ends. One of which no byte was sent, or that the upstream answered with 429
     or 503 and a short `Retry-After`, is sent again in any case."""
     join: bool = True
     """A request that is the same as one in flight, by the same principal, gets the answer of that one, and

@@ -92,6 +92,12 @@ class Shared(Protocol):
         """Ask the replica that executes the run to end it."""
         ...
 
+    async def keeps(self, run_id: str) -> bool:
+        """Whether a run of this process is still its own; not if this process was held up for so long that
+        another replica has taken it over. To be asked before its end is told.
+        """
+        ...
+
     def is_watched(self, run_id: str) -> bool:
         """Whether a run of this process has viewers at other replicas, as far as is known."""
         ...

@@ -9,28 +9,13 @@ import contextlib
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from time import time
 from typing import Any
 
-from proxy.event_log import Entry, EventLog
-from proxy.events import Event, EventType
+from proxy.followed_run import STORE_LOST, FollowedRun
 from proxy.routes import Route
-from proxy.run import Failure
-from proxy.sealing import Box, Sealing, Unsealable
-from proxy.sse import encode
-from proxy.upstream import Answer
+from proxy.sealing import Sealing, Unsealable
 from proxy.valkey import Health, Link, StoreDown, is_wrong_type
-from proxy.valkey_records import (
-    APPEND,
-    ELSEWHERE,
-    End,
-    Keys,
-    Meta,
-    StoredEntry,
-    entry_plain,
-    is_run_id,
-    send,
-)
+from proxy.valkey_records import End, Keys, StoredEntry, StoredMeta, is_run_id, send
 
 logger = logging.getLogger("headgate.event_log")
 
@@ -61,86 +46,6 @@ FETCH_PARTS = 4
 
 BLIND_S = 30.0
 """How long viewers wait for a store that does not answer, before they are told."""
-
-REPLICA_LOST = "replica_lost"
-STORE_LOST = "log_store"
-"""`error_code` of runs whose end could not be seen: that of the replica that executed it, or of the store."""
-
-
-class _CopiedLog(EventLog):
-    """A log that is filled from elsewhere, and knows whether anybody reads it."""
-
-    def __init__(self, run_id: str, readers_changed: Callable[[], None]) -> None:
-        super().__init__(run_id, retry_ms=0)
-        self._readers_changed = readers_changed
-
-    @property
-    def is_read(self) -> bool:
-        return bool(self._readers)
-
-    def subscribe(self, wake: Callable[[], None]) -> None:
-        super().subscribe(wake)
-        self._readers_changed()
-
-    def unsubscribe(self, wake: Callable[[], None]) -> None:
-        super().unsubscribe(wake)
-        self._readers_changed()
-
-
-class FollowedRun:
-    """A run that another replica executes or has executed; a `Watched`."""
-
-    def __init__(
-        self,
-        run_id: str,
-        meta: Meta,
-        route: Route,
-        box: Box,
-        readers_changed: Callable[["FollowedRun"], None],
-    ) -> None:
-        self._loop = asyncio.get_running_loop()
-        self.id = run_id
-        self.log = _CopiedLog(run_id, self._readers_changed)
-        self.route = route
-        self.headers_sent = False
-        self.failure: Failure | None = None
-        self.answer: Answer | None = None
-        self.meta = meta
-        self.box = box
-        self.started_at = self._loop.time() - max(0.0, time() - meta.started_at)
-        self.parts: list[str] = []
-        """Keys of parts that entries were made of."""
-        self.is_fetching = False
-        self.idle_since = self._loop.time()
-        self._tell = readers_changed
-
-    @property
-    def source(self) -> str:
-        return self.meta.source
-
-    @property
-    def told(self) -> str:
-        return self.meta.told
-
-    @property
-    def principal(self) -> str | None:
-        return self.meta.principal
-
-    @property
-    def target(self) -> bytes:
-        return self.meta.target.encode("latin-1")
-
-    @property
-    def fingerprint(self) -> str:
-        return self.meta.fingerprint
-
-    @property
-    def size_bytes(self) -> int:
-        return self.log.size_bytes + (len(self.answer.body) if self.answer is not None else 0)
-
-    def _readers_changed(self) -> None:
-        self.idle_since = self._loop.time()
-        self._tell(self)
 
 
 class Followers:
@@ -180,7 +85,7 @@ class Followers:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         for run in list(self._followed):
-            self._end_here(run, STORE_LOST)
+            run.end(STORE_LOST)
 
     def __len__(self) -> int:
         return len(self._followed)
@@ -194,7 +99,8 @@ class Followers:
             StoreDown: and it is not followed already.
         """
         run = self._runs.get(run_id)
-        if run is not None and run.failure is not None and run.failure.code == STORE_LOST and self._is_up:
+        failure = None if run is None else run.failure
+        if failure is not None and failure.code == STORE_LOST and self._is_up:
             del self._runs[run_id]  # it was ended for want of the store, which is back
             run = None
         if run is not None or not is_run_id(run_id):
@@ -210,12 +116,8 @@ class Followers:
     def _is_up(self) -> bool:
         return self._health.up.is_set()
 
-    def known(self, run_id: str) -> FollowedRun | None:
-        """A run that is followed already."""
-        return self._runs.get(run_id)
-
-    async def meta(self, run_id: str) -> Meta | None:
-        """What a run is, if it is stored and can be read.
+    async def stored(self, run_id: str) -> StoredMeta | None:
+        """What a run is and who executes it, if that is stored and can be read.
 
         Raises:
             StoreDown: it cannot be asked for.
@@ -224,25 +126,25 @@ class Followers:
         if not isinstance(value, bytes):
             return None
         try:
-            return Meta.opened(self._sealing.box(f"run {run_id}"), value)
+            return StoredMeta.open(self._sealing.box(f"run {run_id}"), value)
         except Unsealable as exc:
             _cannot_be_read(run_id, exc)
             return None
 
     async def _load(self, run_id: str) -> FollowedRun | None:
-        meta = await self.meta(run_id)
-        if meta is None:
+        stored = await self.stored(run_id)
+        if stored is None:
             return None
-        route = self._routes.get(meta.route)
+        route = self._routes.get(stored.meta.route)
         if route is None:
-            logger.warning("stored run has no route here", extra={"run": run_id, "route": meta.route})
+            logger.warning("stored run has no route here", extra={"run": run_id, "route": stored.meta.route})
             return None
         self.drop_idle()
         if len(self._followed) >= MAX_FOLLOWED:
             logger.warning("too many followed runs", extra={"runs": len(self._followed)})
             return None
         box = self._sealing.box(f"run {run_id}")
-        run = FollowedRun(run_id, meta, route, box, self._readers_changed)
+        run = FollowedRun(run_id, stored, route, box, self._readers_changed)
         try:
             await self._catch_up(run)
         except Unsealable as exc:
@@ -362,8 +264,9 @@ class Followers:
             answer = end.answer
             if answer is not None and end.parts:
                 answer = replace(answer, body=await self._parts(run, 0, end.parts))
-            run.failure, run.answer = end.failure, answer
-        run.log.take(entry)
+            run.settle(end.failure, answer, entry)
+        else:
+            run.log.take(entry)
 
     async def _parts(self, run: FollowedRun, seq: int, count: int) -> bytes:
         value = bytearray()
@@ -384,45 +287,36 @@ class Followers:
         """The replicas that execute what is followed."""
         return {run.meta.owner for run in self._live()} - {self._place.replica}
 
-    async def lose(self, owner: str) -> None:
-        """Tell viewers that the replica which executes their runs is gone. Of all replicas, one is the first.
+    def of(self, owner: str) -> list[FollowedRun]:
+        """The runs in flight that a replica executes, as far as is known; but for those just being read."""
+        return [run for run in self._live() if run.meta.owner == owner and not run.is_fetching]
+
+    async def look_again(self, owner: str) -> None:
+        """A replica was silent for a while: its runs may have been taken over meanwhile.
 
         Raises:
             StoreDown: it is to be tried again.
         """
-        for run in self._live():
-            if run.meta.owner == owner and not run.is_fetching:
-                await self._lose(run)
+        for run in self.of(owner):
+            stored = await self.stored(run.id)
+            if stored is not None:
+                run.stored = stored
 
-    async def _lose(self, run: FollowedRun) -> None:
-        seq, entry = len(run.log), _terminal(run, REPLICA_LOST, self._loop.time())
-        end = End(_failure(REPLICA_LOST), None, 0).sealed(run.box)
-        names = [self._keys.run(run.id), self._keys.log(run.id), self._keys.end(run.id)]
-        same = run.meta.same
-        ttl_ms, sealed = self._place.ttl_ms, run.box.seal("entry", entry.seq, entry_plain(entry))
-        [reply] = await self._ask.call(
-            APPEND([*names, *same, *run.parts], seq, ttl_ms, ttl_ms, end, len(same), 0, run.id, sealed)
-        )
-        if isinstance(reply, list) and reply[0] == ELSEWHERE and reply[1] > seq:
-            return  # there is news, maybe of this very end; the reader takes it
-        if len(run.log) == seq:
-            logger.warning("replica lost", extra={"run": run.id})
-            self._end_here(run, REPLICA_LOST)
+    def release(self, run: FollowedRun) -> None:
+        """It is executed here now, and its news are not read from the store."""
+        self._followed.discard(run)
+        if self._runs.get(run.id) is run:
+            del self._runs[run.id]
 
     def give_up(self) -> None:
         """Tell viewers that the store is gone, once it has been for `BLIND_S`."""
         if self._loop.time() - self._heard_at > BLIND_S:
             for run in self._live():
-                self._end_here(run, STORE_LOST)
+                run.end(STORE_LOST)
 
     def _break(self, run: FollowedRun, exc: Unsealable) -> None:
         _cannot_be_read(run.id, exc)
-        self._end_here(run, STORE_LOST)
-
-    def _end_here(self, run: FollowedRun, code: str) -> None:
-        if not run.log.ended:
-            run.failure = _failure(code)
-            run.log.take(_terminal(run, code, self._loop.time()))
+        run.end(STORE_LOST)
 
     def _live(self) -> list[FollowedRun]:
         return [run for run in self._followed if not run.log.ended]
@@ -448,12 +342,10 @@ class Followers:
             if run.idle_since > oldest and over <= 0 and len(self._followed) < MAX_FOLLOWED:
                 break
             over -= run.size_bytes
-            self._followed.discard(run)
-            if self._runs.get(run.id) is run:
-                del self._runs[run.id]
+            self.release(run)
 
     def _readers_changed(self, run: FollowedRun) -> None:
-        if run.log.is_read and not run.log.ended:
+        if run.log.is_read and not (run.log.ended or run.is_executed_here):
             self._followed.add(run)
             self._runs.setdefault(run.id, run)
             self._place.watch()
@@ -464,8 +356,6 @@ class Place:
     """Where followers are: at which replica, and who there wants to know."""
 
     replica: str
-    ttl_ms: int
-    """For a run, after its end."""
     hear: Callable[[bytes], None]
     """Called with each message to the replica."""
     watch: Callable[[], None]
@@ -483,30 +373,6 @@ def _opened(run: FollowedRun, item: Any, now: float) -> StoredEntry | None:
                 raise Unsealable(f"entry {len(run.log) + 1} is missing")
             return StoredEntry.read(seq, run.box.open("entry", seq, value), now)
     raise Unsealable("an entry is none")
-
-
-def _failure(code: str) -> Failure:
-    what = "The replica that worked on this" if code == REPLICA_LOST else "The store of this run"
-    return Failure(code, 502, f"{what} was lost. Please ask again.")
-
-
-def _terminal(run: FollowedRun, code: str, now: float) -> Entry:
-    """As `events.Transcript` would have it; but what was said so far is known only as bytes.
-
-    It has an id if it is stored. Else the next number is another event at the run's owner, which lives, and
-    who goes on there must not leave that one out.
-    """
-    failure = _failure(code)
-    metadata = {
-        "error_code": code,
-        "retry_available": True,
-        "partial": run.log.has_content,
-        "status": failure.status,
-    }
-    seq = len(run.log) + 1
-    event = Event(EventType.ERROR, content=failure.detail, metadata=metadata)
-    event_id = f"{run.id}:{seq}" if code == REPLICA_LOST else None
-    return Entry(seq, encode(event, event_id), now, False, True)
 
 
 def _cannot_be_read(run_id: str, exc: Unsealable) -> None:

@@ -4,7 +4,8 @@ queue: a store that is down makes the copy late, never the run.
 One task copies all runs. A round trip carries the news of every run that has some, up to `ROUND_BYTES`; each
 run's news are one call of a script that says where the copy should stand. It stands elsewhere after a reply
 was lost (then it is taken up from there), after the store has lost its memory (then it is written again, from
-the start), or when another replica has declared this one dead (then the copy is theirs, and is left alone).
+the start), or when another replica has declared this one dead (then the copy is theirs, and is left alone; so
+is the run, if they have taken it over).
 """
 
 import asyncio
@@ -15,20 +16,27 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from proxy.event_log import EventLog
+from proxy.followed_run import FollowedRun
+from proxy.lease import Lease
+from proxy.orders import Order
 from proxy.run import Run
 from proxy.sealing import Box, Unsealable
 from proxy.valkey import Argument, Command, Health, Link, StoreBusy, StoreDown, is_wrong_type
 from proxy.valkey_records import (
     ABANDON,
     APPEND,
-    APPENDED,
+    DONE,
+    FENCED,
     GONE,
     PART_BYTES,
+    PUT_PART,
     REFRESH,
     RESTORE,
     End,
     Keys,
+    StoredMeta,
     entry_plain,
+    said,
 )
 
 logger = logging.getLogger("headgate.event_log")
@@ -61,12 +69,10 @@ class Copy:
     log: EventLog
     run: "weakref.ref[Run] | Run"
     """Weak until its first event: one that was claimed but never executed is nobody's."""
-    meta: bytes
-    going: Sequence[str]
-    """Keys it is joined by while it runs; and in `staying`, also after."""
-    staying: Sequence[str]
+    stored: StoredMeta
+    times_asked: int
+    """As in the order that is stored, if there is one."""
     box: Box
-    keys: Keys
     has_meta: bool
     refreshed_at: float
     wake: Callable[[], None] = lambda: None
@@ -80,7 +86,13 @@ class Copy:
     end: bytes | None = None
     ended_at: float = 0.0
     is_done: bool = False
+    is_in_doubt: bool = False
+    """Whether another replica may have taken the run over: until the store has said that none has."""
     has_fault: bool = False
+
+    @property
+    def known_run(self) -> Run | None:
+        return self.run() if isinstance(self.run, weakref.ref) else self.run
 
     @property
     def executed(self) -> Run:
@@ -89,7 +101,12 @@ class Copy:
 
     @property
     def same(self) -> list[str]:
-        return [*self.going, *self.staying]
+        return self.stored.meta.same
+
+    @property
+    def going(self) -> list[str]:
+        """The keys it is joined by that go with its end; the others stay."""
+        return self.same[:1]
 
     @property
     def size_bytes(self) -> int:
@@ -111,6 +128,9 @@ class _Step:
     commands: list[Command]
     size_bytes: int
     restores: bool = False
+    order: bytes = b""
+    """A new one, for one call more; in `times_asked`, how many."""
+    times_asked: int = 0
     seq: int = 0
     part_of: int | None = None
     """Set if these are parts of this entry, and not entries."""
@@ -123,13 +143,22 @@ class Mirror:
     """All copies of this process."""
 
     def __init__(
-        self, link: Link, health: Health, keys: Keys, ttl_s: float, on_fault: Callable[[Run], None]
+        self,
+        link: Link,
+        health: Health,
+        lease: Lease,
+        keys: Keys,
+        ttl_s: float,
+        on_fault: Callable[[Run], None],
+        on_taken: Callable[[Run], None],
     ) -> None:
         self._link = link
         self._health = health
+        self._lease = lease
         self._keys = keys
         self._ttl_ms = int(ttl_s * 1000)
         self._on_fault = on_fault
+        self._on_taken = on_taken
         self._copies: dict[str, Copy] = {}
         self._dirty: dict[str, None] = {}
         self._abandoned: dict[str, Command] = {}
@@ -138,19 +167,29 @@ class Mirror:
 
     # What is copied.
 
-    def prepare(self, run: Run, meta: bytes, box: Box, going: Sequence[str], staying: Sequence[str]) -> Copy:
-        ref = weakref.ref(run)
-        return Copy(run.id, run.log, ref, meta, going, staying, box, self._keys, False, self._loop.time())
+    def prepare(self, run: Run, stored: StoredMeta, box: Box) -> Copy:
+        """A copy of which nothing is stored yet."""
+        now = self._loop.time()
+        return Copy(run.id, run.log, weakref.ref(run), stored, run.times_asked, box, False, now)
+
+    def go_on(self, run: Run, copied: FollowedRun) -> None:
+        """Copy a run from now on that was taken over; what there is of its log is stored."""
+        copy = self.prepare(run, copied.stored, copied.box)
+        copy.seq = len(copied.log)
+        copy.parts = list(copied.parts)
+        self.add(copy, claimed=True)
 
     def add(self, copy: Copy, *, claimed: bool) -> None:
         """Copy a run from now on."""
-        run = copy.run() if isinstance(copy.run, weakref.ref) else copy.run
+        run = copy.known_run
         assert run is not None
         copy.has_meta = claimed
         copy.wake = lambda: self._woken(copy)
         copy.run = weakref.ref(run, lambda _: self.abandon(copy))
         self._copies[copy.id] = copy
         copy.log.subscribe(copy.wake)
+        if copy.stored.meta.has_order:
+            copy.log.doubt = lambda: self._doubts(copy)
         if not claimed:
             self.fault(copy)
             self._mark(copy.id)
@@ -160,7 +199,8 @@ class Mirror:
     def abandon(self, copy: Copy) -> None:
         """It is not executed after all."""
         self._remove(copy)
-        command = ABANDON([self._keys.run(copy.id), *copy.same], copy.meta, copy.id)
+        names = [self._keys.run(copy.id), self._keys.order(copy.id), *copy.same]
+        command = ABANDON(names, copy.stored.value, copy.id)
         self._abandoned[copy.id] = command
         self._news.set()
 
@@ -175,9 +215,10 @@ class Mirror:
         return run_id in self._copies
 
     def look_again(self) -> None:
-        """The store may have lost what it had."""
-        for run_id in self._copies:
-            self._mark(run_id)
+        """The store may have lost what it had, or others may have taken this process for dead."""
+        for copy in self._copies.values():
+            copy.is_in_doubt = copy.stored.meta.has_order
+            self._mark(copy.id)
 
     def refresh(self) -> None:
         """Say of runs that are silent that they live."""
@@ -188,7 +229,7 @@ class Mirror:
 
     def fault(self, copy: Copy) -> None:
         """Count that a run is not copied as it should be; once, and while it can make a difference to it."""
-        run = copy.run() if isinstance(copy.run, weakref.ref) else copy.run
+        run = copy.known_run
         if run is not None and not copy.has_fault and not copy.log.ended:
             copy.has_fault = True
             self._on_fault(run)
@@ -251,25 +292,32 @@ class Mirror:
     def _step(self, copy: Copy, room: int) -> _Step:
         now = self._loop.time()
         step = _Step(copy, [], 0, seq=copy.seq)
-        run_key, same = self._keys.run(copy.id), copy.same
+        run_key, order_key, same = self._keys.run(copy.id), self._keys.order(copy.id), copy.same
         ttl_ms = int(LIVE_TTL_S * 1000)
         if not copy.has_meta:
             step.restores = True
-            step.commands.append(RESTORE([run_key, *same], ttl_ms, copy.meta, copy.id))
+            names = [run_key, order_key, *same]
+            step.commands.append(RESTORE(names, ttl_ms, copy.stored.value, _order(copy), copy.id))
         if now - copy.refreshed_at >= REFRESH_S:
-            names = [*same, run_key, self._keys.log(copy.id), *copy.parts]
+            names = [*same, run_key, order_key, self._keys.log(copy.id), *copy.parts]
             step.commands.append(REFRESH(names, ttl_ms, len(same), copy.id))
             copy.refreshed_at = now
         sealed = self._entries(copy, step, room)
         if step.part_of is None:
-            keys = [run_key, self._keys.log(copy.id), self._keys.end(copy.id)]
+            keys = [run_key, self._keys.log(copy.id), self._keys.end(copy.id), order_key]
             if step.ends:
                 keys += [*same, *copy.parts]
             end = copy.end if step.ends and copy.end is not None else b""
             # Who repeats a request that has failed wants it done, and not to be told again.
             failed = step.ends and copy.executed.failure is not None
-            counts = (len(same), 0) if failed else (len(copy.going), len(copy.staying))
-            step.commands.append(APPEND(keys, copy.seq, ttl_ms, self._ttl_ms, end, *counts, copy.id, *sealed))
+            going = len(same) if failed else len(copy.going)
+            run = copy.known_run
+            if run is not None and run.times_asked > copy.times_asked:
+                # Whoever takes the run over may send the call so much less often.
+                step.order, step.times_asked = _order(copy), run.times_asked
+            where = (copy.stored.fence, copy.seq, ttl_ms, self._ttl_ms)
+            counts = (going, len(same) - going)
+            step.commands.append(APPEND(keys, *where, end, step.order, *counts, copy.id, *sealed))
         return step
 
     def _entries(self, copy: Copy, step: _Step, room: int) -> list[Argument]:
@@ -308,21 +356,34 @@ class Mirror:
             part = value[index * PART_BYTES : (index + 1) * PART_BYTES]
             name = self._keys.part(copy.id, seq, index)
             sealed = copy.box.seal(f"part {seq}", index, part)
-            step.commands.append(("SET", name, sealed, "PX", ttl_ms))
+            step.commands.append(PUT_PART([self._keys.run(copy.id), name], copy.stored.fence, ttl_ms, sealed))
             step.parts.append(name)
             step.size_bytes += len(part)
             index += 1
         step.last_parts = index * PART_BYTES >= len(value)
 
+    def _doubts(self, copy: Copy) -> bool:
+        """Whether what is new in a log should not be shown yet. A store that is down takes over nothing."""
+        may_be_lost = copy.is_in_doubt or self._lease.may_be_lost(self._loop.time())
+        return may_be_lost and self._health.up.is_set()
+
     def _settle(self, step: _Step, replies: Sequence[Any]) -> None:
         copy = step.copy
         if copy.id not in self._copies:
             return
-        if any(is_wrong_type(reply) for reply in replies) or (step.restores and replies[0] == 0):
+        if any(is_wrong_type(reply) for reply in replies):
             self._lose(copy)
             return
+        told = [said(reply) for reply in replies]
+        for what, _, value in told:
+            if what == FENCED:
+                self._fenced(copy, value)
+                return
         copy.has_meta = True
-        if step.part_of is not None:
+        if copy.is_in_doubt:
+            copy.is_in_doubt = False
+            copy.log.wake()
+        if step.part_of is not None and told[-1][0] == DONE:
             copy.parts += step.parts
             copy.next_part += len(step.parts)
             if step.last_parts:
@@ -330,15 +391,15 @@ class Mirror:
                 copy.next_part = 0
             self._mark(copy.id)
         else:
-            said = replies[-1]
-            self._appended(step, *(said if isinstance(said, list) else (said,)))
+            self._appended(step, *told[-1])
 
-    def _appended(self, step: _Step, said: int, at: int = 0, value: bytes = b"") -> None:
+    def _appended(self, step: _Step, what: int, at: int, value: bytes) -> None:
         copy = step.copy
-        if said == APPENDED:
+        if what == DONE:
             copy.seq = step.seq
             copy.is_done = step.ends
-        elif said == GONE:
+            copy.times_asked = max(copy.times_asked, step.times_asked)
+        elif what == GONE:
             copy.has_meta = False
             copy.begin_again()
         elif at == 0:
@@ -364,9 +425,26 @@ class Mirror:
 
     def _lose(self, copy: Copy) -> None:
         """Another replica has ended it: its viewers were told so, and that cannot be taken back."""
-        logger.warning("run taken over", extra={"run": copy.id})
+        logger.warning("run ended elsewhere", extra={"run": copy.id})
         self.fault(copy)
         self._remove(copy)
+
+    def _fenced(self, copy: Copy, value: bytes) -> None:
+        """The run's name has another meta: another replica has taken the run over, while this one was held
+        up; or the store has lost its memory, and another run has got this one's name.
+        """
+        try:
+            generation = StoredMeta.open(copy.box, value).meta.generation
+        except Unsealable:
+            generation = 0
+        run = copy.known_run
+        if generation <= copy.stored.meta.generation or run is None:
+            self._lose(copy)
+            return
+        logger.warning("run is another replica's now", extra={"run": copy.id})
+        self._remove(copy)
+        copy.log.doubt = lambda: True
+        self._on_taken(run)
 
     # Inside.
 
@@ -377,7 +455,7 @@ class Mirror:
     def _woken(self, copy: Copy) -> None:
         if isinstance(copy.run, weakref.ref):
             run = copy.run()
-            if run is None or not len(copy.log):
+            if run is None or not (len(copy.log) or run.times_asked > copy.times_asked):
                 return
             copy.run = run
         if copy.log.ended:
@@ -386,6 +464,7 @@ class Mirror:
 
     def _remove(self, copy: Copy) -> None:
         copy.log.unsubscribe(copy.wake)
+        copy.log.doubt = lambda: False
         if self._copies.get(copy.id) is copy:
             del self._copies[copy.id]
         self._dirty.pop(copy.id, None)
@@ -406,3 +485,12 @@ class Mirror:
             over -= copy.size_bytes
             logger.warning("run not copied", extra={"run": copy.id})
             self._remove(copy)
+
+
+def _order(copy: Copy) -> bytes:
+    """What is to be stored of the request, sealed; empty if that is nothing."""
+    run = copy.known_run
+    if run is None or run.log.ended or not copy.stored.meta.has_order:
+        return b""
+    order = Order.of(run)
+    return (order.sealed(copy.box) if order is not None else None) or b""

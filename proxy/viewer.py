@@ -32,6 +32,9 @@ SNAPSHOT_S = 5.0
 MAX_SNAPSHOTS = 3
 """So often; a viewer that is that slow once more is cut."""
 
+DOUBT_S = 0.05
+"""Between two looks whether events that may not be the run's can be shown. The answer takes about so long."""
+
 GOODBYE_MS = (1000, 8000)
 """Bounds of the `retry:` of those sent away, so that they do not all come back at once."""
 
@@ -104,6 +107,10 @@ class Viewer:
         self._must_go = True
         self._reader.wake()
 
+    def hand_over(self, copy: Watched | None) -> None:
+        """Another replica executes the run, and goes on elsewhere than this one did: come back for that."""
+        self.say_goodbye()
+
     async def serve(self, *, after: int | None = 0, takes_json: bool = False) -> ViewEnd:
         """Send everything beyond `after`, to the terminal event. None: a snapshot instead of a replay."""
         watch = self._loop.create_task(self._watch())
@@ -145,7 +152,7 @@ class Viewer:
         self._sending_since = (
             self._loop.time()
         )  # while the headers were held, it was not the viewer that was slow
-        log, settings = self.run.log, self.run.route.settings
+        log = self.run.log
         if after is None and not self._is_to_go():
             if await self._send_snapshot():
                 return ViewEnd.TOLD
@@ -156,13 +163,9 @@ class Viewer:
             if self._is_to_go():
                 return await self._send_away()
             if self._sent == len(log):
-                # Counted from the last byte: a log also wakes its readers when there is nothing to read.
-                due = self._wrote_at + settings.heartbeat_s
-                if now >= due:
-                    await self._write(HEARTBEAT)
-                else:
-                    until = due if self._expires_at is None else min(due, self._expires_at)
-                    await self._reader.wait(until, self._send_now)
+                await self._wait(now)
+            elif log.doubt():
+                await self._reader.wait(now + DOUBT_S)
             elif now < self._pause_until:
                 await self._reader.pause(self._pause_until)
             elif await self._send_more(now):
@@ -170,6 +173,16 @@ class Viewer:
             elif self._sent == len(log):
                 self._pause_until = self._loop.time() + self._flush_s
         return ViewEnd.LEFT
+
+    async def _wait(self, now: float) -> None:
+        """For the next event, or until a heartbeat is due."""
+        # Counted from the last byte: a log also wakes its readers when there is nothing to read.
+        due = self._wrote_at + self.run.route.settings.heartbeat_s
+        if now >= due:
+            await self._write(HEARTBEAT)
+        else:
+            until = due if self._expires_at is None else min(due, self._expires_at)
+            await self._reader.wait(until, self._send_now)
 
     async def _commit(self) -> None:
         self.run.headers_sent = True
@@ -185,7 +198,9 @@ class Viewer:
         """Send the one event that it is behind, while it waits for one. False: its task is to see to it."""
         now = self._loop.time()
         entries = self.run.log.after(self._sent)
-        if self._write_now is None or now < self._pause_until or len(entries) != 1 or self._is_to_go():
+        if self._write_now is None or now < self._pause_until or len(entries) != 1:
+            return False
+        if self._is_to_go() or self.run.log.doubt():
             return False
         [entry] = entries
         if entry.is_terminal or len(entry.wire) > FLUSH_BYTES or not self._write_now(entry.wire):
@@ -208,7 +223,7 @@ class Viewer:
                 return False
             return await self._send_snapshot()
         grow = behind_s > GROW_S + self._flush_s and len(entries) > 1
-        wire = merged(self.run.id, entries) if grow else b"".join([entry.wire for entry in entries])
+        wire = merged(entries) if grow else b"".join([entry.wire for entry in entries])
         last = entries[-1]
         for at in range(0, len(wire), FLUSH_BYTES):  # the last event may have the whole answer in it
             await self._write(
@@ -222,7 +237,7 @@ class Viewer:
         """Each text that has changed, as it is now; True if the run has ended."""
         log = self.run.log
         ended, end = log.ended, len(log)
-        wire = snapshot(self.run.id, log.up_to(end), self._sent)
+        wire = snapshot(log.up_to(end), self._sent)
         log.snapshots_from.add(self._sent)
         for at in range(0, len(wire), FLUSH_BYTES):
             await self._write(wire[at : at + FLUSH_BYTES], last=ended and at + FLUSH_BYTES >= len(wire))

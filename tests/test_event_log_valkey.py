@@ -20,6 +20,7 @@ from flags.decision import Arm, Decision, Mode, Reason
 from proxy.errors import UpstreamSilent
 from proxy.event_log import EventLog
 from proxy.event_log_valkey import ValkeyRuns
+from proxy.followed_run import FollowedRun
 from proxy.identity import Identity
 from proxy.metrics import Metrics
 from proxy.routes import Route
@@ -27,6 +28,7 @@ from proxy.run import Call, Run
 from proxy.settings import RouteSettings, ValkeyLogSettings
 from proxy.shared import Watched
 from proxy.sse import decode
+from proxy.take_over import Taken
 from proxy.upstream import Answer, Request
 from tests.streaming import EXTRACTION, SUMMARY, answer, eventually, logged, route, texts
 from tests.valkey_server import Detour, ValkeyServer, valkey
@@ -41,6 +43,7 @@ JSON = [(b"content-type", b"application/json"), (b"content-length", b"1")]
 
 SETTINGS = RouteSettings.model_validate(route())
 ROUTE = Route.compile(SETTINGS)
+SAFE = Route.compile(RouteSettings.model_validate(route(name="safe", replay="safe")))
 METRICS = Metrics(CollectorRegistry(), [SETTINGS]).by_route["start"]
 EXTRACTED, SUMMARIZED = ROUTE.sections
 
@@ -49,9 +52,31 @@ EXTRACTED, SUMMARIZED = ROUTE.sections
 class Replica:
     """One replica, and what it was told."""
 
-    runs: ValkeyRuns
+    runs: ValkeyRuns = field(init=False)
     cancelled: list[str] = field(default_factory=list)
     faults: list[str] = field(default_factory=list)
+    parted_with: list[Run] = field(default_factory=list)
+    """Runs of this one that others have taken over."""
+    taken: list[Run] = field(default_factory=list)
+    """Runs of others that this one has taken over."""
+    counted: list[str] = field(default_factory=list)
+    """Runs of others that this one has ended."""
+    has_room: bool = True
+    fails: bool = False
+
+    def may_take(self, route: Route, source: str) -> bool:
+        return self.has_room
+
+    def take(self, taken: Taken) -> Run:
+        assert not self.fails, "a mistake"
+        run = Run(taken.call, taken.order.decision, taken.identity, METRICS, deque(), run_id=taken.run_id)
+        run.take_up(taken.beginning)
+        run.begun()
+        self.taken.append(run)
+        return run
+
+    def lost(self, run: FollowedRun) -> None:
+        self.counted.append(run.id)
 
     async def followed(self, run_id: str) -> Watched:
         found = await self.runs.find(run_id)
@@ -66,17 +91,18 @@ class Replica:
 @asynccontextmanager
 async def replica(server: "ValkeyServer | Detour", **more: Any) -> AsyncIterator[Replica]:
     settings = ValkeyLogSettings.model_validate({"url": server.url, "key": KEY, **more})
-    made: list[Replica] = []
-    runs = ValkeyRuns(
+    made = Replica()
+    made.runs = ValkeyRuns(
         settings,
-        {"start": ROUTE},
-        on_cancel=lambda run_id: made[0].cancelled.append(run_id),
-        on_fault=lambda run: made[0].faults.append(run.id),
+        {"start": ROUTE, "safe": SAFE},
+        heir=made,
+        on_cancel=lambda run_id: made.cancelled.append(run_id),
+        on_taken=lambda run: made.parted_with.append(run),
+        on_fault=lambda run: made.faults.append(run.id),
         on_tap=lambda items: None,
     )
-    made.append(Replica(runs))
-    async with runs:
-        yield made[0]
+    async with made.runs:
+        yield made
 
 
 @pytest.fixture(scope="module")
@@ -93,13 +119,13 @@ async def server(started: ValkeyServer) -> ValkeyServer:
     return started
 
 
-def new_run(run_id: str | None = None) -> Run:
-    call = Call(ROUTE, {"case_id": "7"}, Request("POST", TARGET, [], b"the body"))
+def new_run(run_id: str | None = None, of: Route = ROUTE) -> Run:
+    call = Call(of, {"case_id": "7"}, Request("POST", TARGET, [(b"x-own", b"\xe4")], b"the body"))
     return Run(call, STREAM, ANN, METRICS, deque(), run_id=run_id, fingerprint="print")
 
 
-async def claimed(at: Replica, *keys: str) -> Run:
-    run = new_run()
+async def claimed(at: Replica, *keys: str, of: Route = ROUTE) -> Run:
+    run = new_run(of=of)
     assert await at.runs.claim(run, keys) is None
     run.begun()
     return run
@@ -435,12 +461,12 @@ async def test_viewers_are_told_when_the_replica_of_their_run_is_gone(server: Va
             dead.runs._tasks.append(asyncio.create_task(dead.runs._mirror.mirror()))
             say(run, 3)
             run.settle(whole())
-            await eventually(lambda: bool(lines("run taken over")))
+            await eventually(lambda: bool(lines("run ended elsewhere")))
             assert run.log.ended and run.answer is not None
             assert wires((await replica_after(server, run)).log) == wires(late.log)
             # Meanwhile a run that was found but that nobody watches is followed no more.
             await eventually(lambda: other.runs.followed == 0, 15)
-    assert len(lines("run taken over")) == 1
+    assert len(lines("run ended elsewhere")) == 1
 
 
 async def replica_after(server: ValkeyServer, run: Run) -> Watched:
@@ -632,7 +658,7 @@ async def test_nothing_readable_is_stored_and_every_key_ends(tmp_path: Path) -> 
         seen: set[bytes] = set()
         scanning = asyncio.create_task(_scan(client, seen, secrets))
         for _ in range(3):
-            run = await claimed(one, f"body {len(seen)}", f"idempotency {len(seen)}")
+            run = await claimed(one, f"body {len(seen)}", f"idempotency {len(seen)}", of=SAFE)
             watch(copy := await other.followed(run.id))
             await one.runs.put_ticket("ticket-1", b"principal-of-ann", 30)
             for _ in range(20):
@@ -649,7 +675,9 @@ async def test_nothing_readable_is_stored_and_every_key_ends(tmp_path: Path) -> 
         left_ms = [await client.pttl(key) for key in of_runs]
 
     kinds = {re.sub(rb"[0-9a-f-]{32,36}", b"*", key) for key in seen}
-    assert kinds >= {b"headgate:run:*" + rest for rest in (b"", b":log", b":end", b":part:0:0", b":part:0:1")}
+    assert kinds >= {
+        b"headgate:run:*" + rest for rest in (b"", b":log", b":end", b":order", b":part:0:0", b":part:0:1")
+    }
     assert kinds >= {b"headgate:" + kind + b":*" for kind in (b"same", b"replica", b"inbox", b"ticket")}
     assert len(of_runs) > 5
     assert all(0 < left <= 5000 for left in left_ms)

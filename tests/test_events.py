@@ -134,6 +134,13 @@ class AnyCalls(RuleBasedStateMachine):
         assert self.transcript.ended == any(event.terminal for event in self.events)
 
     @invariant()
+    def who_repeats_the_events_stands_where_they_end(self) -> None:
+        repeated = Transcript()
+        for event in self.events:
+            repeated.repeat(event)
+        assert said_of(repeated) == said_of(self.transcript)
+
+    @invariant()
     def a_viewer_reads_what_the_transcript_says(self) -> None:
         for stage, (text, chunks, digests) in self.read().items():
             assert self.transcript.shown(stage) == text

@@ -26,13 +26,16 @@ from tests.streaming import (
     answering,
     browser,
     eventually,
+    free_port,
     opened,
     read,
     route,
     scrape,
     served,
     signed,
+    texts,
 )
+from tests.tapping import EVENT_STREAM, Backend, Provider, tapped_route
 from tests.valkey_server import ValkeyServer, valkey
 
 pytestmark = pytest.mark.anyio
@@ -206,6 +209,256 @@ async def test_the_viewers_of_a_lost_replica_are_told(tmp_path: Path) -> None:
         assert took < 15
 
 
+# A replica that is gone, on a route that may be repeated
+
+
+class Twice:
+    """An upstream that says the beginning of its answer, and the whole of it when it is told to."""
+
+    def __init__(self, *bodies: bytes) -> None:
+        self.bodies = bodies
+        self.asked = 0
+        self.release = asyncio.Event()
+
+    async def __call__(self, asked: Asked) -> None:
+        body = self.bodies[min(self.asked, len(self.bodies) - 1)]
+        self.asked += 1
+        await asked.read_body()
+        head = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n"
+        until = body.index(b'"summary"')
+        await asked.send(head % len(body) + body[:until])
+        await self.release.wait()
+        await asked.send(body[until:])
+
+
+async def gone(store: ValkeyServer) -> None:
+    """The leases of the dead run out; the living say again that they live."""
+    async with store.client() as looking:
+        await looking.delete(*await looking.keys("headgate:replica:*"))
+
+
+def numbers(events: list[dict[str, Any]]) -> list[int]:
+    return [int(event["id"].rpartition(":")[2]) for event in events]
+
+
+def check_whole(events: list[dict[str, Any]], whole: dict[str, str] = WHOLE) -> None:
+    """One log, from its first event to its one end, and the text of the answer."""
+    assert numbers(events) == list(range(1, len(events) + 1))
+    assert [event["type"] for event in events if event["type"] in {"error", "stream_done"}] == ["stream_done"]
+    assert events[-1]["type"] == "stream_done"
+    assert texts(events) == whole
+
+
+async def recovered(client: httpx.AsyncClient, *at: Served) -> dict[str, float]:
+    """What these replicas have counted of runs, failures and recoveries, but for zeros."""
+    counted: dict[str, float] = {}
+    for one in at:
+        for name, value in (await scrape(client, one.admin_url)).items():
+            if value and name.startswith(("headgate_runs_total", "headgate_faults_", "headgate_recoveries_")):
+                counted[name] = counted.get(name, 0) + value
+    return {name: value for name, value in counted.items() if "_created" not in name}
+
+
+ONCE = {
+    'headgate_runs_total{arm="stream",outcome="recovered",route="start",source="batch"}': 1,
+    'headgate_faults_total{fault="reset",phase="content",route="start"}': 1,
+    'headgate_recoveries_total{fault="reset",result="recovered",route="start"}': 1,
+}
+
+
+async def test_a_run_of_a_lost_replica_is_completed_by_one_of_the_others(tmp_path: Path) -> None:
+    """SIGKILL. Three others watch; one of them asks the upstream once more, and all of them, and the client
+    whose own replica it was, have one log, and the text of the answer."""
+    upstream_ = Twice(answer())
+    more = {"route": {"replay": "safe"}}
+    async with replicas(upstream_, tmp_path, 4, **more) as (upstream, (one, *others), client, store):
+        async with (
+            AsyncExitStack() as stack,
+            opened(client, one.url + START, signed(), content=b"secret body") as stream,
+        ):
+            await stream.until(lambda event: event["type"] == "stage_complete")
+            watching = []
+            for other in others:
+                opening = opened(client, events(other, stream.run), signed(), method="GET")
+                watching.append(await stack.enter_async_context(opening))
+            for watched in watching:
+                await watched.until(lambda event: event["type"] == "stage_complete")
+            one.process.kill()
+            with pytest.raises(httpx.TransportError):
+                await stream.rest()
+            # Nobody waits for longer than 15 s, and the upstream may need some of them.
+            await eventually(lambda: len(upstream.asked) == 2, 13)
+            back = asyncio.create_task(resumed(client, others[0], stream, "ann"))
+            upstream_.release.set()
+            ended = [await watched.rest() for watched in watching]
+        counted = await recovered(client, *others)
+
+        for watched in ended:
+            check_whole(watched.events)
+            assert watched.last["metadata"]["recovered"]
+            assert watched.events == ended[0].events
+        check_whole(await back)
+        assert [asked.body for asked in upstream.asked] == [b"secret body"] * 2
+        assert upstream.asked[0].header(b"authorization") == upstream.asked[1].header(b"authorization")
+        assert counted == ONCE
+        async with store.client() as looking:
+            assert not await looking.keys("*:order")
+
+
+async def test_text_that_comes_out_differently_is_replaced_once(tmp_path: Path) -> None:
+    """A language model does not say the same twice: what was shown of the first attempt goes."""
+    other_text = EXTRACTION.replace("productive", "dry")
+    upstream_ = Twice(answer(), answer(other_text))
+    more = {"route": {"replay": "safe"}}
+    async with (
+        replicas(upstream_, tmp_path, 2, **more) as (upstream, (one, two), client, store),
+        opened(client, one.url + START, signed()) as stream,
+    ):
+        await stream.until(lambda event: event["type"] == "stage_complete")
+        async with opened(client, events(two, stream.run), signed(), method="GET") as watched:
+            await watched.until(lambda event: event["type"] == "stage_complete")
+            one.process.kill()
+            await gone(store)
+            upstream_.release.set()
+            await watched.rest()
+
+    check_whole(watched.events, {**WHOLE, "extraction": other_text})
+    assert watched.types.count("content_replace") == 1
+    assert len(upstream.asked) == 2
+
+
+async def test_a_replica_that_was_only_held_up_adds_nothing(tmp_path: Path) -> None:
+    """SIGSTOP, until another has taken its run over, and SIGCONT: what its upstream has answered it meanwhile
+    is told to nobody. Its own viewers are sent to where the run is, or get the answer from there."""
+    upstream_ = Twice(answer(), answer(summary="Another summary altogether."))
+    other = {**WHOLE, "summary": "Another summary altogether."}
+    more = {"route": {"replay": "safe", "batch_heartbeat_s": 0.1}}
+    async with replicas(upstream_, tmp_path, 2, **more) as (upstream, (one, two), client, store):
+        async with opened(client, one.url + START, signed()) as stream, AsyncExitStack() as stack:
+            await stream.until(lambda event: event["type"] == "stage_complete")
+            asked = client.stream(
+                "POST", one.url + START, headers=signed(accept="application/json"), timeout=40
+            )
+            batch = await stack.enter_async_context(asked)
+            pieces = batch.aiter_raw()
+            assert await anext(pieces) == b" "
+            opening = opened(client, events(two, stream.run), signed(), method="GET")
+            watched = await stack.enter_async_context(opening)
+            await watched.until(lambda event: event["type"] == "stage_complete")
+            one.process.send_signal(signal.SIGSTOP)
+            await gone(store)
+            await eventually(lambda: len(upstream.asked) == 2, 20)
+            upstream_.release.set()
+            await watched.rest()
+            one.process.send_signal(signal.SIGCONT)
+            with pytest.raises(httpx.RemoteProtocolError):
+                await stream.rest()
+            got = await resumed(client, one, stream, "ann")
+            answered = b"".join([piece async for piece in pieces])
+        counted = await recovered(client, one, two)
+
+        check_whole(watched.events, other)
+        check_whole(got, other)
+        assert answered.strip() == upstream_.bodies[1]
+        assert len(upstream.asked) == 2
+        assert counted == ONCE
+        async with store.client() as looking:
+            assert await looking.xlen(f"headgate:run:{stream.run}:log") == len(watched.events)
+
+
+async def test_a_run_that_may_not_be_repeated_is_lost_with_its_replica(tmp_path: Path) -> None:
+    """And nothing of its request was ever in the store."""
+    upstream_ = Twice(answer())
+    async with replicas(upstream_, tmp_path) as (upstream, (one, two), client, store):
+        async with opened(client, one.url + START, signed(), content=b"body") as stream:
+            await stream.until(lambda event: event["type"] == "stage_complete")
+            async with opened(client, events(two, stream.run), signed(), method="GET") as watched:
+                await watched.until(lambda event: event["type"] == "stage_complete")
+                async with store.client() as looking:
+                    assert not await looking.keys("*:order")
+                one.process.kill()
+                await gone(store)
+                await watched.rest()
+        counted = await recovered(client, two)
+
+    assert watched.last["metadata"]["error_code"] == "replica_lost"
+    assert len(upstream.asked) == 1
+    assert counted == {
+        'headgate_faults_total{fault="reset",phase="content",route="start"}': 1,
+        'headgate_recoveries_total{fault="reset",result="failed",route="start"}': 1,
+    }
+
+
+async def test_a_run_that_was_cancelled_is_not_taken_over(tmp_path: Path) -> None:
+    """DELETE when its replica is gone already, which nobody has noticed yet."""
+    upstream_ = Twice(answer())
+    more = {"route": {"replay": "safe"}}
+    async with (
+        replicas(upstream_, tmp_path, 2, **more) as (upstream, (one, two), client, store),
+        opened(client, one.url + START, signed()) as stream,
+    ):
+        await stream.until(lambda event: event["type"] == "stage_complete")
+        async with opened(client, events(two, stream.run), signed(), method="GET") as watched:
+            await watched.until(lambda event: event["type"] == "stage_complete")
+            one.process.kill()
+            ended = await client.delete(f"{two.url}/_headgate/runs/{stream.run}", headers=signed())
+            await gone(store)
+            await watched.rest()
+
+    assert ended.status_code == 202
+    assert watched.last["metadata"]["error_code"] == "cancelled"
+    assert len(upstream.asked) == 1
+
+
+async def test_a_cancel_reaches_the_replica_that_took_a_run_over(tmp_path: Path) -> None:
+    """From one that has only watched."""
+    upstream_ = Twice(answer())
+    more = {"route": {"replay": "safe"}}
+    async with (
+        replicas(upstream_, tmp_path, 3, **more) as (upstream, (one, two, three), client, store),
+        opened(client, one.url + START, signed()) as stream,
+    ):
+        await stream.until(lambda event: event["type"] == "stage_complete")
+        async with opened(client, events(two, stream.run), signed(), method="GET") as watched:
+            await watched.until(lambda event: event["type"] == "stage_complete")
+            one.process.kill()
+            await gone(store)
+            await eventually(lambda: len(upstream.asked) == 2, 15)
+            began = time.monotonic()
+            await client.delete(f"{three.url}/_headgate/runs/{stream.run}", headers=signed())
+            await watched.rest()
+            took = time.monotonic() - began
+
+    assert watched.last["metadata"]["error_code"] == "cancelled"
+    assert took < 1
+
+
+async def test_a_call_is_sent_three_times_at_most_whoever_sends_it(tmp_path: Path) -> None:
+    """A request that kills who works on it does not kill them all."""
+    upstream_ = Twice(answer())
+    more = {"route": {"replay": "safe"}}
+    async with (
+        replicas(upstream_, tmp_path, 4, **more) as (upstream, at, client, store),
+        opened(client, at[0].url + START, signed()) as stream,
+    ):
+        await stream.until(lambda event: event["type"] == "stage_complete")
+        watching = at[0]
+        for number, next_one in enumerate(at[1:], 1):
+            run = events(next_one, stream.run)
+            async with opened(client, run, signed(), method="GET") as watched:
+                await watched.until(lambda event: event["type"] == "stage_complete")
+                watching.process.kill()
+                watching = next_one
+                await gone(store)
+                if number < 3:
+                    await eventually(lambda n=number: len(upstream.asked) == n + 1, 15)  # type: ignore[misc]
+                else:
+                    await watched.rest()
+
+    assert watched.last["metadata"]["error_code"] == "replica_lost"
+    assert len(upstream.asked) == 3
+
+
 async def test_a_store_that_goes_down_costs_a_run_nothing(tmp_path: Path) -> None:
     """It goes on from memory, is complete, and the store's failure is counted."""
     held = Held(answering(answer()))
@@ -255,3 +508,51 @@ async def test_workers_are_replicas(tmp_path: Path) -> None:
             assert again.events == first.events
 
         assert len(upstream.asked) == 1
+
+
+async def test_tokens_of_a_second_attempt_go_on_where_the_first_one_stopped(tmp_path: Path) -> None:
+    """With the source `tap`: what its model says once more is not shown twice, and then it is live again."""
+    streams: list[Asked] = []
+    again = asyncio.Event()
+
+    async def half_and_then_whole(asked: Asked, said: list[bytes]) -> None:
+        streams.append(asked)
+        await asked.send(EVENT_STREAM)
+        for event in said if len(streams) > 1 else said[: len(said) // 2]:
+            await asked.send(event)
+        if len(streams) == 1:
+            await again.wait()
+        again.set()
+        asked.writer.close()
+
+    provider, backend = Provider(stream=half_and_then_whole), Backend()
+    async with AsyncExitStack() as stack:
+        store = await stack.enter_async_context(valkey(tmp_path))
+        model = await stack.enter_async_context(provider.upstream.running())
+        upstream = await stack.enter_async_context(ScriptedUpstream(backend).running())
+        client = await stack.enter_async_context(browser())
+        at = []
+        for number in range(2):
+            (folder := tmp_path / str(number)).mkdir()
+            port = free_port()
+            settings = {
+                "event_log": {"valkey": {"url": store.url, "key": KEY}},
+                "routes": [tapped_route(commit_after=0, replay="safe")],
+                "llm": {"listen": f"127.0.0.1:{port}", "providers": [{"name": "models", "url": model.url}]},
+            }
+            at.append(await stack.enter_async_context(served(upstream.url, folder, **settings)))
+        one, two = at
+        backend.model_url = f"http://127.0.0.1:{port}"
+        stream = await stack.enter_async_context(opened(client, one.url + START, signed()))
+        await stream.until(lambda event: event["type"] == "content_chunk")
+        watching = opened(client, events(two, stream.run), signed(), method="GET")
+        watched = await stack.enter_async_context(watching)
+        await watched.until(lambda event: event["type"] == "content_chunk")
+        one.process.kill()
+        await gone(store)
+        await watched.rest()
+
+    check_whole(watched.events)
+    assert "content_replace" not in watched.types
+    assert len(upstream.asked) == 2
+    assert watched.last["metadata"]["source"] == "tap"

@@ -20,7 +20,7 @@ from proxy.events import EventType
 from proxy.identity import Identity
 from proxy.metrics import Metrics, RouteMetrics
 from proxy.routes import Route
-from proxy.run import MAX_SECTION_EVENTS, Call, Run
+from proxy.run import MAX_SECTION_EVENTS, Beginning, Call, Run
 from proxy.runs import Runs, Start
 from proxy.settings import MemoryLogSettings, RouteSettings
 from proxy.sse import Decoder
@@ -406,6 +406,109 @@ async def test_no_progress_unless_the_route_asks_for_it() -> None:
     """An unchanged frontend is not surprised by events it does not know."""
     run = Bench().run()
     assert said(run) == []
+
+
+# Those that another replica began
+
+
+def begun_elsewhere(bench: Bench, *shown: str, complete: bool = False) -> Run:
+    """A run whose first text was shown so far by another replica, in these pieces."""
+    first = bench.run()
+    for piece in shown:
+        first.stream(first.sections[0], piece)
+    if complete:
+        first.finish(first.sections[0])
+    first._live._held_long_enough()
+    first.leave()
+    run = Run(bench.call(), STREAM, ANN, bench.metrics, deque(), run_id=first.id)
+    run.take_up(Beginning(first.log, 1, 1, first.started_at, headers_sent=True))
+    run.begun()
+    return run
+
+
+SAME = ["Fever ", "of ", "38.9 ", "and ", "a ", "cough "]
+
+
+def replaced(run: Run) -> list[str]:
+    return [event["content"] for event in said(run) if event["type"] == "content_replace"]
+
+
+@pytest.mark.parametrize("complete", [False, True])
+async def test_the_same_text_made_once_more_is_not_said_twice(complete: bool) -> None:
+    """Its model says the same again: nothing until the place that was reached, then the rest."""
+    bench = Bench()
+    run = begun_elsewhere(bench, *SAME[:4], complete=complete)
+    before = said(run)
+    section = run.sections[0]
+    run.withdraw(section)  # as before each attempt
+    for piece in SAME[:3]:
+        run.stream(section, piece)
+    assert said(run) == before
+    text = "".join(SAME[:4] if complete else SAME)
+    for piece in SAME[3:]:
+        run.stream(section, piece)
+    run.finish(section)
+    run.settle(good(answer(text)))
+
+    assert texts(said(run)) == {"extraction": text, "summary": SUMMARY}
+    assert replaced(run) == []
+    assert [event["id"].removeprefix(run.id) for event in said(run)] == [
+        f"{'' if number <= len(before) else '.1'}:{number}" for number in range(1, len(said(run)) + 1)
+    ]
+    assert said(run)[-1]["metadata"]["recovered"]
+    assert bench.sample("runs_total", arm="stream", source="batch", outcome="recovered") == 1
+    assert bench.sample("faults_total", fault="reset", phase="content") == 1
+    assert bench.sample("recoveries_total", fault="reset", result="recovered") == 1
+    assert bench.sample("first_content_seconds_count", source="batch") == 1  # that of the other replica
+
+
+async def test_a_text_that_is_another_one_now_is_replaced_once_and_then_goes_on() -> None:
+    """At the word that differs; and an attempt that fails and is repeated begins from there."""
+    bench = Bench()
+    run = begun_elsewhere(bench, *SAME)
+    section = run.sections[0]
+    for piece in ("Fever ", "of "):
+        run.stream(section, piece)
+    run.withdraw(section)
+    for piece in ("Fever ", "of 40 ", "and chills ", "since Monday. "):
+        run.stream(section, piece)
+    run.finish(section)
+    run.settle(good(answer("Fever of 40 and chills since Monday. ")))
+
+    assert texts(said(run))["extraction"] == "Fever of 40 and chills since Monday. "
+    assert replaced(run) == ["Fever of 40 "]
+    assert bench.sample("parity_total", result="replaced") == 1
+
+
+async def test_a_text_that_is_shorter_now_takes_the_place_of_the_longer() -> None:
+    """When its source says that it is whole, or when the batch answer does."""
+    for by_source in (True, False):
+        run = begun_elsewhere(Bench(), *SAME)
+        for piece in SAME[:2]:
+            run.stream(run.sections[0], piece)
+        if by_source:
+            run.finish(run.sections[0])
+        run.settle(good(answer("Fever of ")))
+
+        assert texts(said(run))["extraction"] == "Fever of "
+        assert replaced(run) == ["Fever of "]
+
+
+async def test_a_run_that_is_another_replicas_says_and_counts_nothing() -> None:
+    """Whatever its own upstream still answers."""
+    bench = Bench()
+    run = bench.run()
+    run.stream(run.sections[0], "Fever ")
+    run.leave()
+    before = said(run)
+    run.stream(run.sections[0], "of 38.9 ")
+    run.show(run.sections[1], SUMMARY)
+    run.settle(good(answer()))
+    run.shut_down()
+    run.cancel()
+
+    assert said(run) == before
+    assert not bench.sample("runs_total", arm="stream", source="batch", outcome="complete")
 
 
 # Those that are kept

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from prometheus_client import CollectorRegistry
 
+from proxy.batch_viewer import BatchViewer
 from proxy.events import Transcript
 from proxy.metrics import Metrics
 from proxy.routes import Route
@@ -441,3 +442,37 @@ async def test_a_client_that_has_to_be_waited_for_gets_its_events_all_the_same()
     assert await ended(task) is ViewEnd.TOLD
     assert wire.written
     assert texts(client.events) == {"extraction": EXTRACTION, "summary": SUMMARY}
+
+
+async def test_what_may_be_nobodys_is_not_shown_until_that_is_known() -> None:
+    """A process that was held up asks the store whether its runs are its own; so long nothing is sent."""
+    bench, client = Bench(commit_after=0), Client()
+    run, viewer = bench.run, bench.viewer(client)
+    task = watching(viewer)
+    run.show(run.sections[0], "before ")
+    await eventually(lambda: b"before" in b"".join(client.bodies))
+    looks: list[bool] = []
+    run.log.doubt = lambda: not looks.append(len(looks) < 2) and looks[-1]
+    run.show(run.sections[1], "doubtful ")
+    await eventually(lambda: len(looks) == 2)
+    assert b"doubtful" not in b"".join(client.bodies)
+    await eventually(lambda: b"doubtful" in b"".join(client.bodies))
+    viewer.hand_over(None)
+
+    assert await ended(task) is ViewEnd.SENT_AWAY
+
+
+async def test_a_batch_answer_comes_from_where_the_run_is() -> None:
+    """One that waits for a run which another replica has taken over gets that one's answer, or is told."""
+    other = Bench().run
+    other.settle(good(answer()))
+    for copy, status, body in ((other, 200, answer()), (None, 502, b"cannot be seen here")):
+        run, client = Bench().run, Client()
+        viewer = BatchViewer(run, client.receive, client.send)
+        task = asyncio.create_task(viewer.serve())
+        await asyncio.sleep(0)
+        run.leave()
+        viewer.hand_over(copy)
+        async with asyncio.timeout(PATIENCE_S):
+            assert await task == status
+        assert body in b"".join(client.bodies)

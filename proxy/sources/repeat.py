@@ -22,13 +22,14 @@ async def repeating(run: Run, call: Callable[[], Awaitable[Answer]]) -> Answer:
     Raises:
         UpstreamError: the last one.
     """
-    attempt = 0
+    attempt = run.asked_before
     while True:
         attempt += 1
         got = await _answer_or_failure(call)
         fault, pause_s = _judge(run, got, attempt)
         if pause_s is not None:
             run.note(fault)
+            run.ask_again(attempt + 1)
             await asyncio.sleep(pause_s * random.uniform(1, 1 + JITTER))
         # Those who watched a run that was ended meanwhile were told to ask again: it must not go on.
         if pause_s is None or run.ended:

@@ -1,0 +1,48 @@
+"""A text that viewers have already, and that is made once more: what of it is to be said. No I/O, no clock.
+
+While the second text is the first one over again, there is nothing to say. When it comes to the first one's
+end, the rest is new. When it differs, it takes the first one's place, from its beginning.
+"""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Said:
+    """What is to be said of a text that is new, or that is not the one which was shown."""
+
+    text: str
+    replaces: bool
+    """Whether it takes the place of what was shown, or stands after it."""
+
+
+class Retold:
+    """One such text.
+
+    Args:
+        shown: what viewers have of it.
+    """
+
+    __slots__ = ("_at", "_shown")
+
+    def __init__(self, shown: str) -> None:
+        self._shown = shown
+        self._at = 0
+
+    @property
+    def text(self) -> str:
+        """As much as was told once more."""
+        return self._shown[: self._at]
+
+    def begin_again(self) -> None:
+        """It is made from its beginning, yet another time."""
+        self._at = 0
+
+    def add(self, piece: str) -> Said | None:
+        """The next piece of the second text; None as long as it says nothing new. Then it is over."""
+        known = self._shown[self._at : self._at + len(piece)]
+        if not piece.startswith(known):
+            return Said(self.text + piece, replaces=True)
+        self._at += len(known)
+        rest = piece[len(known) :]
+        return Said(rest, replaces=False) if rest else None
