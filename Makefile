@@ -45,4 +45,4 @@ lock:  ## new versions of everything; commit the result
 	build/lock/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --upgrade -c requirements/runtime.lock pyproject.toml requirements/test.in -o requirements/test.lock
 
 clean:
-	rm -rf $(VENV) build var .mypy_cache .ruff_cache .pytest_cache .hypothesis tests/clients/node_modules
+	rm -rf $(VENV) build var .mypy_cache .ruff_cache .pytest_cache .hypothesis tests/clients/node_modules tests/services/node_modules

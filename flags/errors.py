@@ -3,6 +3,8 @@
 * FlagsError
   * FlagFileError     whoever starts the process; later only `FlagFile.problem`, and the last good flags stay
   * KillSwitchError   the operator who asked; this process obeys all the same, others may not have heard
+  * FlagAdminError    the controller, which holds: the flag could not be read or written
+    * FlagChanged     the same: somebody else changed it first, and nothing was written
 """
 
 from pathlib import Path
@@ -26,3 +28,11 @@ class KillSwitchError(FlagsError):
     def __init__(self, path: Path, problem: str) -> None:
         super().__init__(f"kill switch {path}: {problem}")
         self.problem = problem
+
+
+class FlagAdminError(FlagsError):
+    """A flag could not be read or written; says what was asked and what came back, and never a token."""
+
+
+class FlagChanged(FlagAdminError):
+    """The flag is not what the writer has last read; nothing was written."""

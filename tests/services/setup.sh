@@ -8,6 +8,8 @@ missing=""
 command -v chromium >/dev/null 2>&1 || missing="$missing chromium"
 command -v nginx >/dev/null 2>&1 || missing="$missing nginx"
 command -v wrk >/dev/null 2>&1 || missing="$missing wrk"
+command -v prometheus >/dev/null 2>&1 || missing="$missing prometheus"
+ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 || missing="$missing postgresql"
 
 if [ -n "$missing" ]; then
     if [ "$(id -u)" -eq 0 ]; then
@@ -21,7 +23,9 @@ if [ -n "$missing" ]; then
 fi
 
 # npm comes with the node of .venv, which is newer than Debian's.
-if [ ! tests/clients/node_modules/.package-lock.json -nt tests/clients/package-lock.json ]; then
-    PATH="$PWD/.venv/bin:$PATH" npm ci --prefix tests/clients --silent
-    touch tests/clients/node_modules/.package-lock.json
-fi
+for of in tests/clients tests/services; do
+    if [ ! $of/node_modules/.package-lock.json -nt $of/package-lock.json ]; then
+        PATH="$PWD/.venv/bin:$PATH" npm ci --prefix $of --silent
+        touch $of/node_modules/.package-lock.json
+    fi
+done

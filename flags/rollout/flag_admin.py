@@ -1,0 +1,68 @@
+"""Changing a flag: the port. `unleash_admin` is the real server behind it, `file_admin` the flag file."""
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Protocol
+
+import orjson
+
+
+@dataclass(frozen=True, slots=True)
+class Strategy:
+    """A gradual rollout. Always written whole: what an update leaves out, Unleash fills in as it likes."""
+
+    id: str
+    share: int
+    stickiness: str
+    group_id: str
+    constraints: Sequence[Mapping[str, Any]] = ()
+    segments: Sequence[int] = ()
+    variants: Sequence[Mapping[str, Any]] = ()
+    disabled: bool = False
+    title: str | None = None
+    sort_order: int = 0
+
+    @property
+    def digest(self) -> str:
+        """Equal for strategies that enable the same users in the same way: SHA-256, in hexadecimal."""
+        said = asdict(self)
+        for cosmetic in ("id", "title", "sort_order"):
+            del said[cosmetic]
+        return hashlib.sha256(orjson.dumps(said, option=orjson.OPT_SORT_KEYS)).hexdigest()
+
+
+@dataclass(frozen=True, slots=True)
+class Flag:
+    """What one read says: the flag in one environment, and the last change of it."""
+
+    strategy: Strategy
+    others: Sequence[Strategy]
+    """Strategies beside ours, which are OR-ed to it: there should be none."""
+    enabled: bool
+    """Whether the environment is on."""
+    event_id: int
+    """Of the last event of this flag; grows with each change."""
+    event_by: str
+    """Who made it, as Unleash names them."""
+    killed: bool
+    """Whether the kill flag is on."""
+
+
+class FlagAdmin(Protocol):
+    """One writer's view of one flag. Raises FlagAdminError, which names what failed and never a token."""
+
+    async def problems(self) -> list[str]:
+        """Why a rollout must not start here, each with what to do: a second strategy, a release plan, …"""
+
+    async def read(self) -> Flag:
+        """The flag as it is now, past every cache."""
+
+    async def write(self, strategy: Strategy, expected: Flag) -> Flag:
+        """Write it whole if the flag is still as `expected` (event id and digest); then what a new read says.
+
+        Raises FlagChanged if somebody else was there first: nothing is written then.
+        """
+
+    async def kill(self, on: bool) -> None:
+        """Turn the kill flag on or off in this environment."""

@@ -1,0 +1,102 @@
+"""What a rollout is measured by, as plain values: the policy writes them, the verdict reads them."""
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+
+class Action(StrEnum):
+    """The most that a guardrail may ask for."""
+
+    HOLD = "hold"
+    ROLL_BACK = "roll_back"
+
+
+@dataclass(frozen=True, slots=True)
+class RateRatio:
+    """The stream arm's rate of bad events over the control's must not be shown to exceed `margin`."""
+
+    name: str
+    weight: float
+    """Its share of the error budget; those of all guardrails add up to 1."""
+    limit_s: float | None = None
+    """None: requests without an answer. Else: whole answers that take longer than this."""
+    margin: float = 1.25
+    """lambda0: up to this ratio there is no harm."""
+    harm: float = 2.0
+    """lambda1: safe is when a ratio of this or more is ruled out."""
+    action: Action = Action.ROLL_BACK
+
+
+@dataclass(frozen=True, slots=True)
+class Ceiling:
+    """A rate of the stream arm alone, since control has none to compare with."""
+
+    name: str
+    weight: float
+    of: str
+    """`fallback` (answers that fell back), `first_content` (later than `limit_s`), `unrecovered` (runs hit
+    by a failure that gave no answer)."""
+    at: float
+    """p0: up to this rate there is no harm; above 0, below 1."""
+    harm: float
+    """p1 > p0: safe is when a rate of this or more is ruled out."""
+    limit_s: float | None = None
+    action: Action = Action.HOLD
+
+
+@dataclass(frozen=True, slots=True)
+class ZeroTolerance:
+    """One such event rolls back: text was shown that the batch answer does not have."""
+
+    name: str
+    results: frozenset[str]
+    """Of `headgate_parity_total`."""
+    action: Action = Action.ROLL_BACK
+
+
+@dataclass(frozen=True, slots=True)
+class EarlyGuard:
+    """For the first requests of a step, which are too few for a comparison: so many bad ones are too many.
+
+    The fewest bad ones of the first 1, 2, … `of` for which the exact binomial tail at `rate` is <= `alpha`.
+    """
+
+    name: str
+    rate: float = 0.02
+    of: int = 200
+    alpha: float = 0.001
+    action: Action = Action.ROLL_BACK
+
+
+@dataclass(frozen=True, slots=True)
+class SampleRatio:
+    """As many users in the arms as the written share says; else the measuring is wrong, not the product."""
+
+    name: str = "sample ratio"
+    alpha: float = 0.001
+    action: Action = Action.HOLD
+
+
+Guardrail = RateRatio | Ceiling | ZeroTolerance | EarlyGuard | SampleRatio
+
+
+@dataclass(frozen=True, slots=True)
+class Budget:
+    """How often the verdict may be wrong, in a whole rollout, however often it is looked at."""
+
+    roll_back: float = 0.01
+    hold: float = 0.10
+    missed: float = 0.05
+    """That a step counts as safe though the harm is there."""
+
+
+@dataclass(frozen=True, slots=True)
+class Exposure:
+    """What the verdict has to know of one step of the policy."""
+
+    share: int
+    """Percent of users, 0 to 100. 0 is dark: the arms are those of the next step, and nothing is shown."""
+    min_users: int = 20
+    """Different users in each arm before the arms are compared."""
+    min_samples: int = 200
+    """Settled requests in each arm of this step before anything counts as safe."""
