@@ -14,7 +14,7 @@ _CLUSTER: Final = regex.compile(r"\X")
 _FIRST_UNSPACED: Final = "\u0e00"  # Thai; asked first, because it spares most texts the expression
 _UNSPACED: Final = regex.compile(r"[\p{Han}\p{Hiragana}\p{Katakana}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}]")
 
-_RUN: Final = re.compile(r"\s+|\S+")
+_WORD: Final = re.compile(r"\S*\s+|\S+")
 
 # `\X` looks back over a run of flags at every step: 200,000 of them at once took 107 s, in windows 0.2 s.
 _WINDOW: Final = 256
@@ -58,8 +58,12 @@ class Chunker:
         """The chunks that this text completes. What a following text could still change is held back."""
         chunks: list[str] = []
         for start in range(0, len(text), _WINDOW):
-            for cluster in self._clusters(text[start : start + _WINDOW]):
-                self._add(cluster, chunks)
+            window = self._held_with(text[start : start + _WINDOW])
+            if window.isascii() and "\r" not in window:
+                self._add_ascii(window, chunks)
+            else:
+                for cluster in self._clusters(window):
+                    self._add(cluster, chunks)
         return chunks
 
     def flush(self) -> list[str]:
@@ -85,20 +89,14 @@ class Chunker:
         self._emit(chunks)
         return chunks
 
-    def _clusters(self, text: str) -> list[str]:
-        """Whole clusters. The last one stays: that a cluster has ended is only seen at the next character.
-
-        In ASCII each character is one, but for CRLF. Then runs of them come, which cost less: all white
-        space, or none.
-        """
+    def _held_with(self, text: str) -> str:
+        """What is held back, and more; nothing yet of a cluster that is not to be read again so soon."""
         self._held.append(text)
         self._held_chars += len(text)
-        if self._held_chars < self._scan_at:
-            return []
-        text = "".join(self._held)
-        if text.isascii() and "\r" not in text:
-            self._held, self._held_chars = [text[-1]], 1
-            return _RUN.findall(text[:-1])
+        return "" if self._held_chars < self._scan_at else "".join(self._held)
+
+    def _clusters(self, text: str) -> list[str]:
+        """Whole clusters. The last one stays: that a cluster has ended is only seen at the next character."""
         clusters: list[str] = _CLUSTER.findall(text)
         last = clusters.pop()
         self._held, self._held_chars = [last], len(last)
@@ -106,13 +104,23 @@ class Chunker:
         self._scan_at = 2 * len(last) if len(last) > self._max_chunk else 0
         return clusters
 
-    def _add(self, cluster: str, chunks: list[str]) -> None:
-        """A cluster, or a run of them."""
-        is_run = len(cluster) > 1 and cluster.isascii() and cluster != "\r\n"
-        if is_run and len(self._word) + len(cluster) > self._max_chunk:
-            for character in cluster:  # it may have to be cut
-                self._add(character, chunks)
+    def _add_ascii(self, text: str, chunks: list[str]) -> None:
+        """ASCII without CR, where each character is a cluster: whole words at once cost a fraction."""
+        if not text:
             return
+        self._held, self._held_chars = [text[-1]], 1
+        for word in _WORD.findall(text[:-1]):
+            if len(self._word) + len(word) > self._max_chunk:
+                for character in word:  # it may have to be cut
+                    self._add(character, chunks)
+                continue
+            if self._word_ends and not word[0].isspace():
+                self._end_word()
+            self._make_room(len(word), chunks)
+            self._word += word
+            self._word_ends = word[-1].isspace()
+
+    def _add(self, cluster: str, chunks: list[str]) -> None:
         # White space with a mark on it is something to see, and Python does not call it a space.
         space = cluster.isspace()
         if self._word_ends and not space:

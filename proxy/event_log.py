@@ -1,6 +1,7 @@
 """The append-only log of one run's events, in memory; and how its readers wait for more of it."""
 
 import asyncio
+from array import array
 from asyncio.events import TimerHandle
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
@@ -42,7 +43,11 @@ def event_id(run_id: str, generation: int, seq: int) -> str:
 
 
 class EventLog:
-    """Events of one run. Encoded once, whoever reads them."""
+    """Events of one run. Encoded once, whoever reads them.
+
+    Kept as columns: of an object for each event, the collector would look at every one again and again, and
+    the texts of a thousand runs would then wait for tens of milliseconds.
+    """
 
     def __init__(self, run_id: str, retry_ms: int) -> None:
         self.run_id = run_id
@@ -51,7 +56,10 @@ class EventLog:
         self.doubt: Callable[[], bool] = lambda: False
         """Whether what was appended last may be nobody's but this process's: it is not to be shown yet."""
         self._retry_ms = retry_ms
-        self._entries: list[Entry] = []
+        self._wires: list[bytes] = []
+        self._known_at = array("d")
+        self._content = bytearray()
+        self._ended = False
         self._readers: set[Callable[[], None]] = set()
         self.size_bytes = 0
         self.has_content = False
@@ -59,33 +67,50 @@ class EventLog:
         """Places from which a viewer was begun to be sent a snapshot."""
 
     def __len__(self) -> int:
-        return len(self._entries)
+        return len(self._wires)
 
     @property
     def ended(self) -> bool:
-        return bool(self._entries) and self._entries[-1].is_terminal
+        return self._ended
 
     def append(self, event: Event, known_at: float) -> None:
-        seq = len(self._entries) + 1
+        seq = len(self._wires) + 1
         name = event_id(self.run_id, self.generation, seq)
         wire = encode(event, name, self._retry_ms if seq == 1 else None)
-        self.take(Entry(seq, wire, known_at, event.type in CONTENT, event.terminal))
+        self._add(wire, known_at, event.type in CONTENT, event.terminal)
 
     def take(self, entry: Entry) -> None:
         """Append an entry that is encoded already."""
-        assert entry.seq == len(self._entries) + 1
-        self._entries.append(entry)
-        self.size_bytes += len(entry.wire)
-        self.has_content = self.has_content or entry.is_content
+        assert entry.seq == len(self._wires) + 1
+        self._add(entry.wire, entry.known_at, entry.is_content, entry.is_terminal)
+
+    def _add(self, wire: bytes, known_at: float, is_content: bool, is_terminal: bool) -> None:
+        self._wires.append(wire)
+        self._known_at.append(known_at)
+        self._content.append(is_content)
+        self._ended = is_terminal
+        self.size_bytes += len(wire)
+        self.has_content = self.has_content or is_content
         self.wake()
 
     def after(self, seq: int) -> Sequence[Entry]:
         """The next entries beyond `seq`, at most `MAX_AT_ONCE` of them."""
-        return self._entries[seq : seq + MAX_AT_ONCE]
+        return self._between(seq, min(len(self), seq + MAX_AT_ONCE))
 
     def up_to(self, seq: int) -> Sequence[Entry]:
         """All entries from the first to `seq`."""
-        return self._entries[:seq]
+        return self._between(0, min(len(self), seq))
+
+    def entry(self, seq: int) -> Entry:
+        """The entry with this number, which must be one of the log's."""
+        at = seq - 1
+        is_last = seq == len(self._wires)
+        return Entry(
+            seq, self._wires[at], self._known_at[at], self._content[at] == 1, is_last and self._ended
+        )
+
+    def _between(self, start: int, end: int) -> list[Entry]:
+        return [self.entry(seq) for seq in range(start + 1, end + 1)]
 
     def subscribe(self, wake: Callable[[], None]) -> None:
         """Call `wake`, which must not raise or wait, whenever there is more."""

@@ -61,20 +61,20 @@ class Rules:
                 continue
             if rule.data is not None and rule.data != data:
                 continue
-            if rule.reads_json:
-                if document is _UNREAD:
-                    document = _document(data)
-                if not rule.fits(document):
-                    continue
-            return self._said(rule, data, document)
+            if not rule.reads_json:
+                return self._said(rule, str(data), document)
+            if document is _UNREAD:
+                document = _document(data)
+            found = rule.found(document)
+            if found is not _UNFIT:
+                return self._said(rule, found, document)
         return IGNORED
 
-    def _said(self, rule: "_Rule", data: str | bytes, document: Any) -> Said:
+    def _said(self, rule: "_Rule", text: Any, document: Any) -> Said:
         if rule.meaning == "answer":
-            return Said("answer", answer=document if rule.at is None else rule.at.value(document))
+            return Said("answer", answer=text)
         if rule.at is None and rule.meaning != "text":
             return Said(rule.meaning)
-        text = str(data) if rule.at is None else rule.at.value(document)
         if text is None:  # an end, or the head of a message, has the place and nothing in it
             return Said(rule.meaning)
         if not isinstance(text, str):
@@ -157,15 +157,20 @@ class _Rule:
     def reads_json(self) -> bool:
         return self.when is not None or self.at is not None or self.meaning == "answer"
 
-    def fits(self, document: Any) -> bool:
-        """Whether the condition holds; without one, whether what the rule reads is there."""
+    def found(self, document: Any) -> Any:
+        """What the rule reads, if its condition holds or, without one, if that is there; else `_UNFIT`."""
         if self.when is not None:
-            found = self.when.value(document)
-            return type(found) is type(self.value) and found == self.value
-        return self.at is None or self.at.value(document) is not None
+            said = self.when.value(document)
+            if type(said) is not type(self.value) or said != self.value:
+                return _UNFIT
+        if self.at is None:
+            return document
+        value = self.at.value(document)
+        return _UNFIT if value is None and self.when is None else value
 
 
 _UNREAD: Any = object()
+_UNFIT: Any = object()
 
 
 def _document(data: str | bytes) -> Any:

@@ -133,6 +133,7 @@ class Connection(asyncio.Protocol):
         "_buffered",
         "_chunks",
         "_complete",
+        "_each",
         "_failure",
         "_field_bytes",
         "_interim",
@@ -171,6 +172,7 @@ class Connection(asyncio.Protocol):
         self._transport: asyncio.Transport = cast(asyncio.Transport, None)
         self._parser = httptools.HttpResponseParser(self)
         self._waiter: asyncio.Future[None] | None = None
+        self._each: Callable[[bytes], None] | None = None
         self._writable: asyncio.Future[None] | None = None
         self._write_paused = False
         self._timer: TimerHandle | None = None
@@ -269,11 +271,26 @@ class Connection(asyncio.Protocol):
                 return b""
             if self._failure is not None:
                 raise self._failure
-            if not self._waiting_since:
-                now = self._waiting_since = monotonic()
-                self._fire_by(now + self._timeouts.idle_s, now)
+            self._begin_to_wait()
             await self._wait()
         return self.take()
+
+    async def each(self, take: Callable[[bytes], None]) -> None:
+        """Give the body to `take`, as much at a time as is here, to its end. Raises what `take` raises.
+
+        That is done as the bytes come, and costs no turn of the task.
+        """
+        self._each = take
+        try:
+            while data := await self.read():
+                take(data)
+        finally:
+            self._each = None
+
+    def _begin_to_wait(self) -> None:
+        if not self._waiting_since:
+            now = self._waiting_since = monotonic()
+            self._fire_by(now + self._timeouts.idle_s, now)
 
     @property
     def has_more(self) -> bool:
@@ -420,7 +437,21 @@ class Connection(asyncio.Protocol):
         if self._buffered > READ_PAUSE_BYTES and not self._read_paused and not self._complete:
             self._read_paused = True
             self._transport.pause_reading()
-        self._wake()
+        if self._each is None or self._complete or not self._chunks or not self._give(self._each):
+            self._wake()
+
+    def _give(self, take: Callable[[bytes], None]) -> bool:
+        """Give what is here to a reader that waits for it; else it is for its task, and in order."""
+        waiter = self._waiter
+        if waiter is None or waiter.done():
+            return False
+        try:
+            take(self.take())
+        except Exception as exc:  # noqa: BLE001 - it is the reader's own, and is raised in its task
+            waiter.set_exception(exc)
+        else:
+            self._begin_to_wait()
+        return True
 
     def eof_received(self) -> None:
         return None
@@ -591,6 +622,9 @@ class Exchange:
 
     async def read(self) -> bytes:
         return await self.connection.read()
+
+    async def each(self, take: Callable[[bytes], None]) -> None:
+        await self.connection.each(take)
 
     def abort(self) -> None:
         """Close the connection now; whoever waits on this exchange gets `UpstreamAborted`."""

@@ -196,20 +196,19 @@ class Viewer:
 
     def _send_now(self) -> bool:
         """Send the one event that it is behind, while it waits for one. False: its task is to see to it."""
-        now = self._loop.time()
-        entries = self.run.log.after(self._sent)
-        if self._write_now is None or now < self._pause_until or len(entries) != 1:
+        now, log = self._loop.time(), self.run.log
+        if self._write_now is None or now < self._pause_until or len(log) != self._sent + 1:
             return False
-        if self._is_to_go() or self.run.log.doubt():
+        if self._is_to_go() or log.doubt():
             return False
-        [entry] = entries
+        entry = log.entry(self._sent + 1)
         if entry.is_terminal or len(entry.wire) > FLUSH_BYTES or not self._write_now(entry.wire):
             return False
         self._wrote_at = now
         self._sent = entry.seq
         if entry.is_content:  # the text that a stage begins with need not wait for its beginning
             self._pause_until = now + self._flush_s
-        self._observe(entries)
+        self._observe((entry,))
         return True
 
     async def _send_more(self, now: float) -> bool:

@@ -15,7 +15,14 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from proxy.errors import Fault, UpstreamBroke, UpstreamBusy, UpstreamMalformed, UpstreamUnreachable
+from proxy.errors import (
+    Fault,
+    UpstreamBroke,
+    UpstreamBusy,
+    UpstreamMalformed,
+    UpstreamStalled,
+    UpstreamUnreachable,
+)
 from proxy.upstream import Answer, Origin, Request, Timeouts, Upstream
 from tests.scripted import Asked, ScriptedUpstream, ask, until
 from tests.serving import headgate
@@ -210,6 +217,79 @@ async def test_a_body_over_the_bound_is_too_large():
             await fetch(pool)
 
     assert caught.value.fault is Fault.TOO_LARGE
+
+
+async def test_each_piece_of_a_body_is_given_as_it_comes_and_in_order():
+    """Pieces that are there before their reader, and those it waits for; it goes on at the body's end."""
+    go_on = asyncio.Event()
+
+    async def play(asked: Asked) -> None:
+        await asked.send(b"HTTP/1.1 200 OK\r\ncontent-length: 6\r\n\r\nab")
+        for piece in (b"c", b"d", b"ef"):
+            await go_on.wait()
+            go_on.clear()
+            await asked.send(piece)
+
+    taken: list[bytes] = []
+
+    def take(data: bytes) -> None:
+        taken.append(data)
+        go_on.set()
+
+    async with ScriptedUpstream(play).running() as upstream, pooled(upstream) as pool:
+        with pool.exchange("GET") as exchange:
+            await exchange.send(GET.wire(), whole=True)
+            await exchange.head()
+            await asyncio.wait_for(exchange.each(take), 5)
+
+    assert taken == [b"ab", b"c", b"d", b"ef"]
+
+
+async def test_what_a_taker_raises_is_raised_where_it_is_awaited():
+    """It is not called again, and the connection is closed with the exchange."""
+
+    async def play(asked: Asked) -> None:
+        await asked.send(b"HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\n")
+        await asked.send(b"abc")
+        await asked.reader.read()
+
+    taken: list[bytes] = []
+
+    def take(data: bytes) -> None:
+        taken.append(data)
+        raise UpstreamMalformed("nothing that can be read")
+
+    async with ScriptedUpstream(play).running() as upstream, pooled(upstream) as pool:
+        with pool.exchange("GET") as exchange:
+            await exchange.send(GET.wire(), whole=True)
+            await exchange.head()
+            with pytest.raises(UpstreamMalformed, match="nothing that can be read"):
+                await asyncio.wait_for(exchange.each(take), 5)
+        await asyncio.wait_for(upstream.left.wait(), 1)
+
+    assert taken == [b"abc"]
+
+
+async def test_an_upstream_that_falls_silent_while_each_piece_is_given_fails_after_idle_s():
+    """As when it is read piece by piece: what comes sooner begins the wait anew."""
+    timeouts = Timeouts(idle_s=0.3)
+
+    async def play(asked: Asked) -> None:
+        await asked.send(b"HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\na")
+        for _ in range(3):
+            await asyncio.sleep(0.2)
+            await asked.send(b"b")
+        await asked.reader.read()
+
+    taken: list[bytes] = []
+    async with ScriptedUpstream(play).running() as upstream, pooled(upstream, timeouts=timeouts) as pool:
+        with pool.exchange("GET") as exchange:
+            await exchange.send(GET.wire(), whole=True)
+            await exchange.head()
+            with pytest.raises(UpstreamStalled, match="idle_s"):
+                await asyncio.wait_for(exchange.each(taken.append), 5)
+
+    assert b"".join(taken) == b"abbb"
 
 
 @pytest.mark.parametrize("trailer", [b"x: " + b"a" * 500_000, b"x: y\r\n" * 50_000])

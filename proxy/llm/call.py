@@ -119,7 +119,8 @@ class ModelCall:
     async def _read(self, exchange: Exchange) -> None:
         """The whole stream. Raises what its provider, its way or its content makes of it."""
         decoder = Decoder(max_event_bytes=MAX_EVENT_BYTES)
-        while data := await exchange.read():
+
+        def take(data: bytes) -> None:
             try:
                 events = decoder.feed(data)
             except EventTooLarge:
@@ -127,6 +128,8 @@ class ModelCall:
             for event in events:
                 self._events += 1
                 self._call.add(self._assembler.feed(event.data))
+
+        await exchange.each(take)
         if not self._assembler.ended:
             raise UpstreamBroke("the stream ended before its end")
 

@@ -4,7 +4,6 @@ The answer is what the stream says it is, or is put together from its texts. A s
 says so. One that fails may be followed by the plain batch call, where the route allows a repetition.
 """
 
-from collections.abc import Iterator
 from typing import Any, Protocol
 
 import orjson
@@ -101,9 +100,12 @@ class _Calls:
         openai = settings.format == "openai"
         reading: Reading = _Completion(self._run) if openai else _ByRules(self._run, self._rules, settings)
         events = Lines() if settings.format == "ndjson" else Events()
-        while data := await exchange.read():
+
+        def take(data: bytes) -> None:
             for event, said in events.feed(data):
                 reading.take(event, said)
+
+        await exchange.each(take)
         by_close = settings.ends_by == "close" and _says_its_end(exchange.headers)
         if not (reading.ended or by_close):
             raise UpstreamBroke("the stream ended before its end", Fault.TRUNCATED)
@@ -192,12 +194,12 @@ class Events:
     def __init__(self) -> None:
         self._decoder = Decoder(max_event_bytes=MAX_EVENT_BYTES)
 
-    def feed(self, data: bytes) -> Iterator[tuple[str, str]]:
+    def feed(self, data: bytes) -> list[tuple[str, str]]:
         try:
             events = self._decoder.feed(data)
         except EventTooLarge:
             raise UpstreamMalformed("an event is too large", Fault.TOO_LARGE) from None
-        yield from ((event.event, event.data) for event in events)
+        return [(event.event, event.data) for event in events]
 
 
 class Lines:
@@ -206,13 +208,13 @@ class Lines:
     def __init__(self) -> None:
         self._rest = bytearray()
 
-    def feed(self, data: bytes) -> Iterator[tuple[str, bytes]]:
+    def feed(self, data: bytes) -> list[tuple[str, bytes]]:
         self._rest += data
         *lines, rest = self._rest.split(b"\n") if b"\n" in data else [self._rest]
         self._rest = bytearray(rest)
         if len(rest) > MAX_EVENT_BYTES:
             raise UpstreamMalformed("a line is too large", Fault.TOO_LARGE)
-        yield from (("message", bytes(line)) for line in lines if line.strip())
+        return [("message", bytes(line)) for line in lines if line.strip()]
 
 
 def _says_its_end(headers: Headers) -> bool:
