@@ -12,6 +12,7 @@ import asyncio
 import contextlib
 import logging
 import uuid
+from collections import deque
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from time import time
 from types import TracebackType
@@ -33,6 +34,7 @@ from proxy.valkey_followers import BLOCK_MS, Followers, Place
 from proxy.valkey_mirror import LIVE_TTL_S, ROUND_S, Mirror
 from proxy.valkey_records import (
     CLAIM,
+    COUNT,
     FENCED,
     SCRIPTS,
     Keys,
@@ -57,6 +59,9 @@ WATCH_S = 4.0
 
 FLUSH_S = 3.0
 """At the end, to copy what is left."""
+
+MAX_MISSED = 1000
+"""Model calls that are counted when the store is back; it says nothing of more."""
 
 CANCEL_S = 1.0
 
@@ -120,6 +125,8 @@ class ValkeyRuns:
         """Other replicas without a lease, and since when."""
         self._doubted: set[str] = set()
         """Other replicas that may have been silent for so long that their runs were taken over."""
+        self._missed: deque[str] = deque(maxlen=MAX_MISSED)
+        """Tokens of model calls that could not be counted as they came."""
         self._watched: dict[str, float] = {}
         """Runs of this process, and when it was last heard that they are watched elsewhere."""
 
@@ -269,12 +276,15 @@ class ValkeyRuns:
 
     async def put_tap(self, token: str, route: str, ttl_s: float) -> None:
         sealed = self._sealing.box(f"tap {token}").seal("tap", 0, orjson.dumps([self.replica, route]))
+        expiry: tuple[str, int] = ("PX", int(ttl_s * 1000))
         with contextlib.suppress(StoreDown):
-            await self._ask.call(("SET", self._tap_key(token), sealed, "PX", int(ttl_s * 1000)))
+            await self._ask.call(
+                ("SET", self._tap_key(token), sealed, *expiry), ("SET", self._calls_key(token), "0", *expiry)
+            )
 
     async def drop_tap(self, token: str) -> None:
         with contextlib.suppress(StoreDown):  # it expires
-            await self._ask.call(("DEL", self._tap_key(token)))
+            await self._ask.call(("DEL", self._tap_key(token), self._calls_key(token)))
 
     async def find_tap(self, token: str) -> tuple[str, str] | None:
         try:
@@ -283,10 +293,18 @@ class ValkeyRuns:
                 replica, route = orjson.loads(self._sealing.box(f"tap {token}").open("tap", 0, sealed))
                 return replica, route
         except StoreDown:
-            pass
+            self._missed.append(token)
         except Unsealable as exc:
             logger.error("stored tap cannot be read", extra={"why": str(exc)})
         return None
+
+    async def count_call(self, token: str) -> int | None:
+        try:
+            [count] = await self._ask.call(COUNT([self._calls_key(token)]))
+            return count if isinstance(count, int) else None
+        except StoreDown:
+            self._missed.append(token)
+            return None
 
     async def tell(self, replica: str, said: dict[str, Any]) -> None:
         with contextlib.suppress(StoreDown):
@@ -294,6 +312,9 @@ class ValkeyRuns:
 
     def _tap_key(self, token: str) -> str:
         return self._keys.tap(self._sealing.name(token))
+
+    def _calls_key(self, token: str) -> str:
+        return self._keys.tap_calls(self._sealing.name(token))
 
     # Messages between replicas.
 
@@ -342,6 +363,9 @@ class ValkeyRuns:
             commands += [self._message(owner, {"watched": run_ids}) for owner, run_ids in watched]
             self._told_at = now
         self._news.clear()
+        missed = list(self._missed)
+        self._missed.clear()
+        commands += [COUNT([self._calls_key(token)]) for token in missed]
         owners = list(self._followers.owners())
         if owners:
             commands.append(("MGET", *(self._keys.replica(owner) for owner in owners)))
@@ -350,6 +374,7 @@ class ValkeyRuns:
         try:
             replies = await self._ask.call(lease, *commands, probe=True)
         except StoreDown:
+            self._missed.extendleft(reversed(missed))
             self._silent.clear()
             self._doubted.update(owners)
             self._followers.give_up()

@@ -6,7 +6,7 @@ the way is not sent again: the run's own replica notices the gap, and has the ba
 
 import asyncio
 import secrets
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Protocol
 
 from proxy.llm.dialect import Prompt
@@ -71,14 +71,22 @@ class Outbox:
 class RemoteTap:
     """A tap of another replica; an `OpenTap`."""
 
-    def __init__(self, outbox: Outbox, token: str, places: Sequence[CallPlace]) -> None:
+    def __init__(
+        self,
+        outbox: Outbox,
+        token: str,
+        places: Sequence[CallPlace],
+        count: Callable[[str], Awaitable[int | None]],
+    ) -> None:
         self._outbox = outbox
         self._token = token
         self._places = places
+        self._count = count
 
-    def begin(self, digest: bytes, prompt: Prompt) -> "RemoteCall":
+    async def begin(self, digest: bytes, prompt: Prompt) -> "RemoteCall":
+        number = await self._count(self._token)
         call = RemoteCall(self._outbox, self._token)
-        call.say("begin", [digest.hex(), allowed(self._places, prompt)])
+        call.say("begin", [digest.hex(), allowed(self._places, prompt), number])
         return call
 
 

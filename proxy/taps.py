@@ -4,9 +4,10 @@ A tap lasts as long as its upstream's call. A token that was never given, or who
 """
 
 import asyncio
+import logging
 import secrets
-from collections.abc import AsyncIterator, Collection, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
+from contextlib import asynccontextmanager, suppress
 from typing import Any, Protocol
 
 from proxy.llm.dialect import Prompt
@@ -14,11 +15,17 @@ from proxy.llm.places import CallPlace, allowed
 from proxy.remote_taps import Mail, Outbox, RemoteTap
 from proxy.sections import Section
 
+logger = logging.getLogger("headgate.taps")
+
 TOKEN_BYTES = 24
 """192 random bits: nobody finds a run by trying."""
 
 MAX_CALLS = 1000
 """Different calls that one tap tells apart; what an upstream calls beyond it is shown nowhere."""
+
+
+HEARD_S = 0.5
+"""How long a call waits for word of those before it, which other replicas had."""
 
 
 class Shows(Protocol):
@@ -43,10 +50,29 @@ class TappedCall(Protocol):
 
 
 class Tap:
-    """One run's model calls, while its upstream works on them."""
+    """One run's model calls, while its upstream works on them.
 
-    def __init__(self, shows: Shows, places: Sequence[CallPlace]) -> None:
+    Which stage a call is, its place in their order says. So a call that was missed, because a replica could
+    not ask the store, would move all after it to the stage before theirs: their number tells, and then no
+    further call is shown. The batch answer has the texts.
+
+    Args:
+        shows: where its text goes.
+        places: the route's.
+        count: how many calls have come to all replicas, with one that has just come; None: that is not known.
+            Without it there is one replica.
+    """
+
+    def __init__(
+        self,
+        shows: Shows,
+        places: Sequence[CallPlace],
+        count: Callable[[], Awaitable[int | None]] | None = None,
+    ) -> None:
         self.places = places
+        self._count = count
+        self._has_gap = False
+        self._came = asyncio.Event()
         self.calls = 0
         """How many calls have come, repetitions included."""
         self._shows: Shows | None = shows
@@ -59,20 +85,37 @@ class Tap:
         """The upstream has answered: what still comes is shown no more."""
         self._shows = None
 
-    def begin(self, digest: bytes, prompt: Prompt) -> "LocalCall":
+    async def begin(self, digest: bytes, prompt: Prompt) -> "LocalCall":
         """A call has come, with the digest of its request."""
-        return self.take(digest, allowed(self.places, prompt))
+        if self._count is None:
+            number: int | None = self.calls + 1
+        elif (number := await self._count()) is not None:
+            await self._heard(number - 1)
+        return self.take(digest, allowed(self.places, prompt), number)
 
-    def take(self, digest: bytes, may_take: Collection[int]) -> "LocalCall":
+    async def _heard(self, calls: int) -> None:
+        """Wait until so many calls are known, or long enough."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(HEARD_S):
+                while self.calls < calls:
+                    self._came.clear()
+                    await self._came.wait()
+
+    def take(self, digest: bytes, may_take: Collection[int], number: int | None) -> "LocalCall":
         """Give a call its place.
 
         Args:
             digest: of its request. The same one again is the same call again: an SDK's own repetition, which
                 takes the place of the attempt before, whatever has become of that.
             may_take: indices of `places` that its patterns allow.
+            number: the how manyth it is, from 1; None: that is not known.
         """
         self.calls += 1
-        if digest not in self._place_of and len(self._place_of) < MAX_CALLS:
+        self._came.set()
+        if number != self.calls and not self._has_gap:
+            self._has_gap = True
+            logger.warning("a model call was missed; the run's further ones are not shown")
+        if digest not in self._place_of and len(self._place_of) < MAX_CALLS and not self._has_gap:
             taken = set(self._place_of.values())
             self._place_of[digest] = next((index for index in sorted(may_take) if index not in taken), None)
         index = self._place_of.get(digest)
@@ -89,8 +132,8 @@ class Tap:
         One of which something was lost is shown no further: the batch answer has the rest.
         """
         if what == "begin":
-            digest, may_take = value
-            self._remote[call_id] = (self.take(bytes.fromhex(digest), may_take), 1)
+            digest, may_take, call_number = value
+            self._remote[call_id] = (self.take(bytes.fromhex(digest), may_take, call_number), 1)
             return
         call, expected = self._remote.get(call_id, (None, 0))
         if call is None:
@@ -147,7 +190,7 @@ class LocalCall:
 class OpenTap(Protocol):
     """A tap that a call has found by its token, wherever its run is executed."""
 
-    def begin(self, digest: bytes, prompt: Prompt) -> TappedCall:
+    async def begin(self, digest: bytes, prompt: Prompt) -> TappedCall:
         """A call has come, with the digest of its request."""
         ...
 
@@ -161,7 +204,11 @@ class TapShare(Mail, Protocol):
 
     async def drop_tap(self, token: str) -> None: ...
     async def find_tap(self, token: str) -> tuple[str, str] | None:
-        """The replica whose tap it is, and the route."""
+        """The replica whose tap it is, and the route. If the store cannot say, the call is counted later."""
+        ...
+
+    async def count_call(self, token: str) -> int | None:
+        """How many calls have come with a token, with this one; None: the store cannot say."""
         ...
 
 
@@ -189,10 +236,12 @@ class Taps:
     async def open(self, shows: Shows, route: str) -> AsyncIterator[tuple[Tap, str]]:
         """A tap that calls find by the token beside it, until the block is left."""
         token = secrets.token_urlsafe(TOKEN_BYTES)
-        tap = self._taps[token] = Tap(shows, self._places[route])
+        share = self._share
+        count = None if share is None else lambda: share.count_call(token)
+        tap = self._taps[token] = Tap(shows, self._places[route], count)
         try:
-            if self._share is not None:
-                await self._share.put_tap(token, route, self._most_s)
+            if share is not None:
+                await share.put_tap(token, route, self._most_s)
             yield tap, token
         finally:
             del self._taps[token]
@@ -216,7 +265,7 @@ class Taps:
         replica, route = found
         self._outboxes = {name: outbox for name, outbox in self._outboxes.items() if not outbox.is_idle}
         outbox = self._outboxes.setdefault(replica, Outbox(replica, self._share))
-        return RemoteTap(outbox, token, self._places[route])
+        return RemoteTap(outbox, token, self._places[route], self._share.count_call)
 
     def hear(self, items: Sequence[Sequence[Any]]) -> None:
         """What another replica's model port has to say to taps of this one."""

@@ -75,6 +75,9 @@ class Keys:
     def tap(self, digest: str) -> str:
         return f"{self.prefix}:tap:{digest}"
 
+    def tap_calls(self, digest: str) -> str:
+        return f"{self.prefix}:tap-calls:{digest}"
+
     def ticket(self, digest: str) -> str:
         return f"{self.prefix}:ticket:{digest}"
 
@@ -350,7 +353,24 @@ redis.call('PEXPIRE', KEYS[1], ARGV[1])
 return 1
 """)
 
-SCRIPTS: Sequence[Script] = (CLAIM, RESTORE, ABANDON, PUT_PART, APPEND, TAKE_OVER, CANCEL, REFRESH, SEND)
+COUNT = Script("""
+-- KEYS: a count that was begun; else nothing is
+if redis.call('EXISTS', KEYS[1]) == 0 then return false end
+return redis.call('INCR', KEYS[1])
+""")
+
+SCRIPTS: Sequence[Script] = (
+    CLAIM,
+    RESTORE,
+    ABANDON,
+    PUT_PART,
+    APPEND,
+    TAKE_OVER,
+    CANCEL,
+    REFRESH,
+    SEND,
+    COUNT,
+)
 
 
 def send(keys: Keys, replica: str, message: bytes) -> Command:

@@ -24,7 +24,7 @@ RUNS = 200
 USERS = 20
 WORDS = 40
 STAGES = ("extraction", "summary")
-PREFIX = ("equal", "suffix")
+PREFIX = ("equal", "suffix", "unshown")
 KEY = "a key for the tests that is long enough"
 
 
@@ -133,6 +133,8 @@ async def test_no_token_comes_to_another_run_and_no_answer_changes(tmp_path: Pat
     answers = [stream.last["metadata"]["result"].encode() for stream in streams]
     assert answers == direct
     tapped = counted.pop('headgate_tap_calls_total{result="tapped"}')
+    # A store that is too slow on a machine that is too busy costs calls their place, and never moves others.
+    tapped += counted.pop('headgate_tap_calls_total{result="unmatched"}', 0)
     # What comes by way of another replica may come after the answer, which then has the last words of it.
     as_shown = sum(counted.pop(f'headgate_parity_total{{result="{p}",route="start"}}', 0) for p in PREFIX)
     assert tapped == as_shown == RUNS * len(STAGES)

@@ -45,7 +45,7 @@ async def test_calls_take_their_places_in_order():
     shown = Shown()
     tap = Tap(shown, IN_ORDER)
     for number in range(4):
-        call = tap.begin(b"%d" % number, ANY)
+        call = await tap.begin(b"%d" % number, ANY)
         call.add(f"text {number}")
         await call.finish()
 
@@ -62,14 +62,14 @@ async def test_the_same_call_again_keeps_its_place():
     """An SDK repeats what failed with the same body: what was shown is withdrawn, no place shifts."""
     shown = Shown()
     tap = Tap(shown, IN_ORDER)
-    first = tap.begin(b"a", ANY)
+    first = await tap.begin(b"a", ANY)
     first.add("half ")
     await first.fail()
-    again = tap.begin(b"a", ANY)
+    again = await tap.begin(b"a", ANY)
     again.add("whole")
     await again.finish()
-    tap.begin(b"b", ANY)
-    tap.begin(b"c", ANY).add("third")
+    await tap.begin(b"b", ANY)
+    (await tap.begin(b"c", ANY)).add("third")
 
     assert shown.said == [
         ("one", "half "),
@@ -85,9 +85,9 @@ async def test_an_attempt_that_was_given_up_shows_nothing_more():
     """An SDK that has waited long enough asks again, while the first answer is still under way."""
     shown = Shown()
     tap = Tap(shown, IN_ORDER)
-    slow = tap.begin(b"a", ANY)
+    slow = await tap.begin(b"a", ANY)
     slow.add("slow")
-    quick = tap.begin(b"a", ANY)
+    quick = await tap.begin(b"a", ANY)
     slow.add(" late")
     quick.add("quick")
     await slow.fail()
@@ -105,10 +105,10 @@ async def test_patterns_name_calls_that_come_in_no_order():
             {"stage": "three", "model": "^small", "system": "plan"},
         ),
     )
-    tap.begin(b"1", Prompt("large", "You summarise.")).add("two")
-    tap.begin(b"2", Prompt("small-1", "You plan.")).add("one: it is the first that fits")
-    tap.begin(b"3", Prompt("small-1", "You plan.")).add("three")
-    tap.begin(b"4", Prompt("large", "You plan.")).add("nowhere")
+    (await tap.begin(b"1", Prompt("large", "You summarise."))).add("two")
+    (await tap.begin(b"2", Prompt("small-1", "You plan."))).add("one: it is the first that fits")
+    (await tap.begin(b"3", Prompt("small-1", "You plan."))).add("three")
+    (await tap.begin(b"4", Prompt("large", "You plan."))).add("nowhere")
 
     assert [stage for stage, *_ in shown.said] == ["two", "one", "three"]
 
@@ -117,8 +117,8 @@ async def test_more_different_calls_than_the_bound_are_shown_nowhere():
     """Nothing grows with what an upstream calls."""
     tap = Tap(shown := Shown(), IN_ORDER)
     for number in range(MAX_CALLS + 10):
-        tap.begin(b"%d" % number, ANY)
-    tap.begin(b"0", ANY).add("the first one is still known")
+        await tap.begin(b"%d" % number, ANY)
+    (await tap.begin(b"0", ANY)).add("the first one is still known")
 
     assert shown.said == [("one", "withdraw", ""), ("one", "the first one is still known")]
 
@@ -130,7 +130,7 @@ async def test_a_token_is_good_for_as_long_as_the_upstream_works():
     async with taps.open(shown, "route") as (tap, token):
         assert await taps.find(token) is tap
         assert await taps.find(token[:-1] + ("a" if token[-1] != "a" else "b")) is None
-        call = tap.begin(b"a", ANY)
+        call = await tap.begin(b"a", ANY)
     call.add("too late")
     await call.finish()
 
@@ -160,6 +160,7 @@ class Replicas:
         self.other = Taps({"route": IN_ORDER}, 60, self)
         self.loses = False
         self.messages = 0
+        self.calls = 0
 
     async def put_tap(self, token: str, route: str, ttl_s: float) -> None:
         self.stored[token] = route
@@ -169,6 +170,10 @@ class Replicas:
 
     async def find_tap(self, token: str) -> tuple[str, str] | None:
         return ("owner", self.stored[token]) if token in self.stored else None
+
+    async def count_call(self, token: str) -> int | None:
+        self.calls += 1
+        return None if self.loses else self.calls
 
     async def tell(self, replica: str, said: dict[str, Any]) -> None:
         self.messages += 1
@@ -182,11 +187,11 @@ async def test_a_call_at_another_replica_is_shown_at_the_runs_own():
     async with replicas.owner.open(shown, "route") as (_, token):
         found = await replicas.other.find(token)
         assert found is not None
-        call = found.begin(b"a", ANY)
+        call = await found.begin(b"a", ANY)
         for word in ("a ", "few ", "words"):
             call.add(word)
         await call.finish()
-        half = found.begin(b"b", ANY)
+        half = await found.begin(b"b", ANY)
         await half.fail()
 
     assert shown.said == [("one", "a "), ("one", "few "), ("one", "words"), ("one", "finish", "")]
@@ -201,7 +206,7 @@ async def test_text_after_a_gap_is_not_shown():
     async with replicas.owner.open(shown, "route") as (_, token):
         found = await replicas.other.find(token)
         assert found is not None
-        call = found.begin(b"a", ANY)
+        call = await found.begin(b"a", ANY)
         await call.say("text", "one ").wait()
         replicas.loses = True
         await call.say("text", "two ").wait()
@@ -210,3 +215,43 @@ async def test_text_after_a_gap_is_not_shown():
         await call.finish()
 
     assert shown.said == [("one", "one ")]
+
+
+async def test_after_a_call_that_was_missed_no_further_one_is_shown():
+    """It would take the stage of the one before it. What was shown stays, and the answer has the rest."""
+    replicas, shown = Replicas(), Shown()
+    async with replicas.owner.open(shown, "route") as (tap, _):
+        (await tap.begin(b"a", ANY)).add("first")
+        replicas.calls += 1  # one that a replica could not find the tap for, and counted later
+        second = await tap.begin(b"b", ANY)
+        third = await tap.begin(b"c", ANY)
+        for call in (second, third):
+            call.add("of which stage?")
+            await call.finish()
+
+    assert shown.said == [("one", "first")]
+
+
+async def test_a_call_whose_number_is_not_known_is_not_shown():
+    """The store is down: nobody can say how many calls other replicas had."""
+    replicas, shown = Replicas(), Shown()
+    async with replicas.owner.open(shown, "route") as (tap, _):
+        replicas.loses = True
+        (await tap.begin(b"a", ANY)).add("first or second?")
+        replicas.loses = False
+        (await tap.begin(b"b", ANY)).add("second or third?")
+
+    assert shown.said == []
+
+
+async def test_a_call_waits_for_word_of_the_one_before_it():
+    """Both were counted in order; what another replica says of the first may be on its way still."""
+    replicas, shown = Replicas(), Shown()
+    async with replicas.owner.open(shown, "route") as (tap, token):
+        found = await replicas.other.find(token)
+        assert found is not None
+        await found.begin(b"a", ANY)  # its message is gathered with others for a while
+        (await tap.begin(b"b", ANY)).add("shown nowhere, as the route says")
+        (await tap.begin(b"c", ANY)).add("third")
+
+    assert shown.said == [("three", "third")]

@@ -96,7 +96,7 @@ class ModelPort:
             await provider.relay(scope, replayed, send)
             return Ended.BATCH
         digest = hashlib.sha256(target + b"\n" + body).digest()
-        call = tap.begin(digest, prompt)
+        call = await tap.begin(digest, prompt)
         if dialect.is_stream(method, target, body):
             tee = Tee(call, dialect.assembler(), send)
             # Without it the relay hands every part of the answer to `send`.
