@@ -31,6 +31,7 @@ from flags.rollout.policy_words import (
     Whole,
     Yes,
 )
+from flags.rollout.readings import Wanted
 
 _MATCHER = r'\s*[A-Za-z_][A-Za-z0-9_]*\s*(?:=~|!~|!=|=)\s*"(?:[^"\\\n]|\\.)*"\s*'
 _SELECTOR = re.compile(f"{_MATCHER}(?:,{_MATCHER})*")
@@ -282,6 +283,12 @@ class Policy(Block):
     def exposures(self) -> tuple[Exposure, ...]:
         """The steps, as the verdict reads them."""
         return tuple(Exposure(step.share, step.min_users, step.min_samples) for step in self.steps)
+
+    def wanted(self) -> Wanted:
+        """What is to be read, also for guardrails that are turned off: it is shown all the same."""
+        rails = self.guardrails
+        limits = frozenset({rails.slow.limit_s}), frozenset({rails.first_content.limit_s})
+        return Wanted(frozenset(self.routes), *limits)
 
 
 def _different(names: tuple[str, ...]) -> tuple[str, ...]:

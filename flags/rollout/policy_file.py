@@ -17,17 +17,19 @@ MAX_BYTES = 1024 * 1024
 """A policy has a few kilobytes."""
 
 _VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
-_MERGE = "tag:yaml.org,2002:merge"
+_NAMES = {"tag:yaml.org,2002:str", "tag:yaml.org,2002:merge"}
 
 
 class _Loader(yaml.SafeLoader):
-    """Safe YAML that refuses a name which stands twice, where others let the last one win."""
+    """Safe YAML that refuses a name that stands twice, or that is none: `on` and `off` are truth values."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        names = [key.value for key, _ in node.value if key.tag != _MERGE]
-        for index, name in enumerate(names):
-            if name in names[:index]:
-                raise yaml.MarkedYAMLError(problem=f"{name!r} stands twice", problem_mark=node.start_mark)
+        seen = set()
+        for key, _ in node.value:
+            if key.tag not in _NAMES or key.value in seen:
+                problem = "stands twice" if key.tag in _NAMES else "is no text for YAML: put it in quotes"
+                raise yaml.MarkedYAMLError(problem=f"`{key.value}` {problem}", problem_mark=key.start_mark)
+            seen.add(key.value)
         return super().construct_mapping(node, deep)
 
 
@@ -63,9 +65,7 @@ def _document(path: Path) -> dict[Any, Any]:
     except (yaml.YAMLError, ValueError, RecursionError) as exc:  # ValueError: a date that is none
         mark = getattr(exc, "problem_mark", None)
         where = f"line {mark.line + 1}: " if mark else ""
-        raise PolicyError(
-            [f"{where}not YAML: {getattr(exc, 'problem', None) or type(exc).__name__}"]
-        ) from None
+        raise PolicyError([f"{where}{getattr(exc, 'problem', None) or 'is not YAML'}"]) from None
     if not isinstance(document, dict):
         raise PolicyError(["must be a mapping of names, and begin with `flag: …`"])
     return document
@@ -107,8 +107,6 @@ def _said(kind: str, location: tuple[int | str, ...], message: str) -> str:
             return f"unknown name; {f'did you mean `{close[0]}`?' if close else 'take it out'}"
         case "missing":
             return "is needed"
-        case "invalid_key":
-            return "is a name that YAML takes for something else: put it in quotes"
         case "model_type":
             return "must be a block of names"
     message = message.removeprefix("Value error, ").replace("Input should", "must")
