@@ -32,10 +32,13 @@ def _clock(value: Any) -> int:
     return minutes
 
 
-def _date(value: Any) -> Any:
-    if not (type(value) is date or (isinstance(value, str) and re.fullmatch(r"\d{4}-\d\d-\d\d", value))):
-        raise ValueError("must be a date, for example 2026-12-20")
-    return value
+def _date(value: Any) -> date:
+    if type(value) is date:  # and no datetime, which is one too
+        return value
+    try:
+        return date.fromisoformat(value)
+    except (TypeError, ValueError):
+        raise ValueError("must be a date, for example 2026-12-20") from None
 
 
 def _zone(value: str) -> str:

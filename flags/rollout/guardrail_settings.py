@@ -23,8 +23,8 @@ REQUEST_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 30, 60
 FIRST_CONTENT_S = (0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 30, 60, 90, 120, 300)
 """Edges of `headgate_first_content_seconds`."""
 
-DEFAULT_WEIGHTS = {"errors": 0.5, "slow": 0.2, "first_content": 0.1, "fallback": 0.1, "recovery": 0.1}
-"""Half of the error budget for users without an answer: the more weight, the sooner harm is seen."""
+DEFAULT_WEIGHTS = {"errors": 50, "slow": 20, "first_content": 10, "fallback": 10, "recovery": 10}
+"""In proportion. Half of the error budget is for users without an answer: more weight sees harm sooner."""
 
 ALMOST = 1e-9
 """Weights are added as floating-point numbers."""
@@ -225,8 +225,8 @@ class Guardrails(Block):
         rails = dict(self._weighted())
         given = {name: rail.weight for name, rail in rails.items() if rail.weight is not None}
         rest = {name: DEFAULT_WEIGHTS[name] for name in rails if name not in given}
-        scale = (1 - sum(given.values())) / sum(rest.values()) if rest else 0.0
-        return {name: given[name] if name in given else rest[name] * scale for name in rails}
+        left, parts = 1 - sum(given.values()), sum(rest.values())
+        return {name: given[name] if name in given else rest[name] * left / parts for name in rails}
 
     def values(self) -> tuple[Guardrail, ...]:
         """Those in force, as the verdict reads them."""

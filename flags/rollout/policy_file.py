@@ -21,7 +21,15 @@ _NAMES = {"tag:yaml.org,2002:str", "tag:yaml.org,2002:merge"}
 
 
 class _Loader(yaml.SafeLoader):
-    """Safe YAML that refuses a name that stands twice, or that is none: `on` and `off` are truth values."""
+    """Safe YAML without surprises: a name stands once, and is one (`on` and `off` are truth values); and
+    nothing refers to another place, which could be itself, or a thousand times a thousand copies."""
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        if self.check_event(yaml.AliasEvent):
+            event = self.peek_event()  # type: ignore[no-untyped-call]
+            problem = f"`*{event.anchor}` stands for another place: write it out"
+            raise yaml.MarkedYAMLError(problem=problem, problem_mark=event.start_mark)
+        return super().compose_node(parent, index)
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen = set()
@@ -62,7 +70,7 @@ def _document(path: Path) -> dict[Any, Any]:
         document = yaml.load(content.decode(), Loader=_Loader)
     except UnicodeDecodeError:
         raise PolicyError(["is not UTF-8: save it as that"]) from None
-    except (yaml.YAMLError, ValueError, RecursionError) as exc:  # ValueError: a date that is none
+    except (yaml.YAMLError, ValueError, RecursionError) as exc:  # a date that is none; nested without end
         mark = getattr(exc, "problem_mark", None)
         where = f"line {mark.line + 1}: " if mark else ""
         raise PolicyError([f"{where}{getattr(exc, 'problem', None) or 'is not YAML'}"]) from None
