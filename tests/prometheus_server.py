@@ -3,7 +3,7 @@
 import asyncio
 import shutil
 import signal
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from itertools import product
 from pathlib import Path
@@ -17,14 +17,14 @@ from flags.rollout.guardrail_settings import FIRST_CONTENT_S, REQUEST_S
 from tests.streaming import eventually, free_port
 
 STARTING_S = 30.0
-SCRAPE_S = 0.2
+SCRAPE_S = 0.25
 
 ARMS = ("stream", "control", "rest")
 OUTCOMES = ("complete", "fell_back", "failed")
 
 
 class ProxyPage:
-    """A proxy's `/metrics`, as far as rollouts read it. `die` and `live` again: then it counts from zero."""
+    """A proxy's `/metrics`, as far as rollouts read it. Begins when told: until then nobody listens."""
 
     def __init__(self, route: str = "start") -> None:
         self.port = free_port()
@@ -33,7 +33,8 @@ class ProxyPage:
         self._route = route
         self._server: Any = None
 
-    def live(self) -> None:
+    def begin(self) -> None:
+        """A new process, which counts from zero."""
         registry = CollectorRegistry()
         self.registry = registry
         self._outcomes = Counter(
@@ -65,9 +66,14 @@ class ProxyPage:
         for result in ("recovered", "failed"):
             self._recoveries.labels(self._route, "reset", result)
         self._first_content.labels(self._route, "tap")
-        self._server, self._thread = start_http_server(self.port, "127.0.0.1", registry)
+        self.show_again()
 
-    def die(self) -> None:
+    def show_again(self) -> None:
+        """The same process can be reached."""
+        self._server, self._thread = start_http_server(self.port, "127.0.0.1", self.registry)
+
+    def hide(self) -> None:
+        """Nobody listens any more."""
         if self._server is not None:
             self._server.shutdown()
             self._server.server_close()
@@ -77,8 +83,8 @@ class ProxyPage:
     def settle(self, arm: str, outcome: str = "complete", *, seconds: float = 1, times: int = 1) -> None:
         """Requests of one arm, of users in the bucket 3."""
         for _ in range(times):
-            self._outcomes.labels(self._route, arm, 3, outcome).inc()
             self._settled.labels(self._route, arm).observe(seconds)
+            self._outcomes.labels(self._route, arm, 3, outcome).inc()  # last: by it tests know a scrape
 
     def show(self, first_s: float) -> None:
         self._first_content.labels(self._route, "tap").observe(first_s)
@@ -94,24 +100,24 @@ class ProxyPage:
 
 
 class Prometheus:
-    """Started with nothing to scrape; `scrape` says what, by job."""
+    """Scrapes the pages of each job; those that nobody serves are down."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, jobs: Mapping[str, Sequence[ProxyPage]]) -> None:
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self._directory = directory
         self._settings = directory / "prometheus.yml"
+        self._jobs = jobs
         self._process: asyncio.subprocess.Process | None = None
 
     async def start(self) -> None:
-        self._write({})
+        self._write_settings()
         with (self._directory / "prometheus.log").open("ab") as log:
             self._process = await asyncio.create_subprocess_exec(
                 "prometheus",
                 f"--config.file={self._settings}",
                 f"--storage.tsdb.path={self._directory / 'data'}",
                 f"--web.listen-address=127.0.0.1:{self.port}",
-                "--web.enable-lifecycle",
                 stdout=log,
                 stderr=log,
             )
@@ -131,12 +137,6 @@ class Prometheus:
         assert self._process is not None
         self._process.send_signal(signal.SIGCONT)
 
-    async def scrape(self, jobs: dict[str, Sequence[ProxyPage]]) -> None:
-        """From now on these and no others."""
-        self._write(jobs)
-        async with httpx.AsyncClient(trust_env=False) as client:
-            (await client.post(f"{self.url}/-/reload")).raise_for_status()
-
     async def ask(self, query: str) -> list[Any]:
         """The rows of an instant query, now."""
         async with httpx.AsyncClient(trust_env=False) as client:
@@ -152,11 +152,11 @@ class Prometheus:
 
         await eventually(does)
 
-    def _write(self, jobs: dict[str, Sequence[ProxyPage]]) -> None:
+    def _write_settings(self) -> None:
         interval = f"{int(SCRAPE_S * 1000)}ms"
         scrapes = [
             {"job_name": job, "static_configs": [{"targets": [page.address for page in pages]}]}
-            for job, pages in jobs.items()
+            for job, pages in self._jobs.items()
         ]
         settings = {
             "global": {"scrape_interval": interval, "scrape_timeout": interval},
@@ -173,9 +173,9 @@ class Prometheus:
 
 
 @asynccontextmanager
-async def prometheus(directory: Path) -> AsyncIterator[Prometheus]:
-    """Started on an empty directory, and gone at the end."""
-    server = Prometheus(directory)
+async def prometheus(directory: Path, jobs: Mapping[str, Sequence[ProxyPage]]) -> AsyncIterator[Prometheus]:
+    """Started on an empty directory, and gone at the end. It scrapes first after about five seconds."""
+    server = Prometheus(directory, jobs)
     try:
         await server.start()
         yield server

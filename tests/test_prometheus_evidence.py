@@ -2,8 +2,8 @@
 
 import json
 import time
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import ExitStack, asynccontextmanager, contextmanager
 from typing import Any
 
 import httpx
@@ -12,11 +12,13 @@ from pydantic import SecretStr
 
 from flags.errors import EvidenceError, ReadingProblem
 from flags.rollout.evidence import Tail
+from flags.rollout.fetching import fetch
 from flags.rollout.policy import PrometheusEvidence
 from flags.rollout.prometheus import PrometheusReadings
 from flags.rollout.readings import Wanted, between, carried
 from tests.prometheus_server import Prometheus, ProxyPage, is_installed, prometheus
-from tests.streaming import eventually
+from tests.scripted import Asked, ScriptedUpstream
+from tests.streaming import answering, free_port
 
 pytestmark = pytest.mark.anyio
 
@@ -24,28 +26,43 @@ WANTED = Wanted(frozenset({"start"}), frozenset({20.0}), frozenset({5.0}))
 TOKEN = "s3cr3t-of-prometheus"
 
 
+JOBS = {job: [ProxyPage()] for job in ("settled", "restarted", "stale", "shown")}
+JOBS |= {"met": [ProxyPage(), ProxyPage()], "twice-a": [ProxyPage()]}
+JOBS |= {"twice-b": JOBS["twice-a"]}
+"""Each test has its own, so that none waits for Prometheus to read its settings again."""
+
+
 @pytest.fixture(scope="module")
 async def server(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Prometheus]:
     if not is_installed():
         pytest.skip("no prometheus here")
-    async with prometheus(tmp_path_factory.mktemp("prometheus")) as running:
+    async with prometheus(tmp_path_factory.mktemp("prometheus"), JOBS) as running:
         yield running
 
 
-@pytest.fixture
-def page() -> Iterator[ProxyPage]:
-    page = ProxyPage()
-    page.live()
-    yield page
-    page.die()
+@contextmanager
+def pages(job: str) -> Iterator[Sequence[ProxyPage]]:
+    """The pages of a job, which begin."""
+    with ExitStack() as stack:
+        for page in JOBS[job]:
+            page.begin()
+            stack.callback(page.hide)
+        yield JOBS[job]
 
 
 @asynccontextmanager
-async def readings(url: str, wanted: Wanted = WANTED, **settings: Any) -> AsyncIterator[PrometheusReadings]:
-    settings = {"selector": 'job="headgate"', "timeout_s": 5, **settings}
-    stale_after_s = settings.pop("stale_after_s", 30)
+async def readings(
+    url: str,
+    selector: str,
+    wanted: Wanted = WANTED,
+    *,
+    stale_after_s: float = 30,
+    timeout_s: float = 5,
+    token: str | None = None,
+) -> AsyncIterator[PrometheusReadings]:
+    secret = None if token is None else SecretStr(token)
+    place = PrometheusEvidence(url=url, selector=selector, timeout_s=timeout_s, token=secret)
     async with httpx.AsyncClient(trust_env=False) as http:
-        place = PrometheusEvidence(url=url, **settings)
         yield PrometheusReadings(http, place, wanted, stale_after_s=stale_after_s)
 
 
@@ -55,28 +72,36 @@ async def problem(source: PrometheusReadings, now_s: float | None = None) -> Evi
     return refused.value
 
 
-async def scraped(server: Prometheus, page: ProxyPage, requests: int, job: str = "headgate") -> None:
-    """Wait until Prometheus has seen so many requests of a page."""
-    await server.shows(f'sum(headgate_outcomes_total{{instance="{page.address}",job="{job}"}})', requests)
+async def scraped(server: Prometheus, page: ProxyPage, requests: int) -> None:
+    """Wait until Prometheus has seen so many requests of a page, whoever scraped it."""
+    query = (
+        f'sum(headgate_outcomes_total{{instance="{page.address}"}}) / count(up{{instance="{page.address}"}})'
+    )
+    await server.shows(query, requests)
 
 
-async def test_what_settled_between_two_scrapes_is_counted(server: Prometheus, page: ProxyPage) -> None:
+async def gone(server: Prometheus, page: ProxyPage) -> None:
+    """Wait until Prometheus has seen that nobody listens."""
+    await server.shows(f'count(headgate_build_info{{instance="{page.address}"}}) or vector(0)', 0)
+
+
+async def test_what_settled_between_two_scrapes_is_counted(server: Prometheus) -> None:
     """Whole numbers by arm, bucket and outcome; tails at the policy's limits; users as a level."""
-    page.settle("stream", times=7)
-    await server.scrape({"headgate": [page]})
-    await scraped(server, page, 7)
-    async with readings(server.url) as source:
-        before = await source.read(time.time())
-        page.settle("stream", seconds=30, times=2)
-        page.settle("control", "failed")
-        page.settle("rest", times=5)
-        page.show(0.3)
-        page.show(7)
-        page.compare("missing")
-        page.hit("failed")
-        page.meet("stream", 4)
-        await scraped(server, page, 15)
-        after = await source.read(time.time())
+    with pages("settled") as [page]:
+        page.settle("stream", times=7)
+        await scraped(server, page, 7)
+        async with readings(server.url, 'job="settled"') as source:
+            before = await source.read(time.time())
+            page.show(0.3)
+            page.show(7)
+            page.compare("missing")
+            page.hit("failed")
+            page.meet("stream", 4)
+            page.settle("rest", times=5)
+            page.settle("stream", seconds=30, times=2)
+            page.settle("control", "failed")
+            await scraped(server, page, 15)
+            after = await source.read(time.time())
 
     batch = between(before, after, step=2)
 
@@ -87,73 +112,72 @@ async def test_what_settled_between_two_scrapes_is_counted(server: Prometheus, p
     assert (batch.users, batch.step) == ({"stream": 4, "control": 0}, 2)
 
 
-async def test_a_proxy_that_dies_and_comes_back_is_counted_once(server: Prometheus, page: ProxyPage) -> None:
+async def test_a_proxy_that_dies_and_begins_again_is_counted_once(server: Prometheus) -> None:
     """While it is gone there is no data; what it counts after its restart is all new."""
-    page.settle("stream", times=9)
-    await server.scrape({"headgate": [page]})
-    await scraped(server, page, 9)
-    async with readings(server.url) as source:
-        before = await source.read(time.time())
-        page.die()
-        await eventually(lambda: _is_gone(server, page))
-        gone = await problem(source)
-        page.live()
-        page.settle("stream", times=4)
-        await scraped(server, page, 4)
-        after = await source.read(time.time())
+    with pages("restarted") as [page]:
+        page.settle("stream", times=9)
+        await scraped(server, page, 9)
+        async with readings(server.url, 'job="restarted"') as source:
+            before = await source.read(time.time())
+            page.hide()
+            await gone(server, page)
+            refused = await problem(source)
+            page.begin()
+            page.settle("stream", times=4)
+            await scraped(server, page, 4)
+            after = await source.read(time.time())
 
-    assert gone.problem is ReadingProblem.NO_DATA
+    assert refused.problem is ReadingProblem.NO_DATA
     assert between(before, after, 0).outcomes == {("stream", 3, "complete"): 4}
 
 
-async def test_another_proxy_is_met_without_its_past(server: Prometheus, page: ProxyPage) -> None:
-    """What it had counted before it was known may be older than the rollout. One that is away is carried."""
-    other = ProxyPage()
-    other.live()
-    try:
-        await server.scrape({"headgate": [page]})
-        await scraped(server, page, 0)
-        async with readings(server.url) as source:
+async def test_proxies_come_and_go(server: Prometheus) -> None:
+    """One that is met has a past that may be older than the rollout; one that is away is carried."""
+    with pages("met") as [old, new]:
+        new.hide()
+        old.settle("stream", times=10)
+        await scraped(server, old, 10)
+        async with readings(server.url, 'job="met"') as source:
             first = await source.read(time.time())
-            other.settle("stream", times=100)
-            await server.scrape({"headgate": [other]})
-            await scraped(server, other, 100)
-            await eventually(lambda: _is_gone(server, page))
+            old.hide()
+            new.settle("stream", times=100)
+            new.show_again()
+            await gone(server, old)
+            await scraped(server, new, 100)
             second = await source.read(time.time())
-            page.settle("stream", times=3)
-            other.settle("stream", times=2)
-            await server.scrape({"headgate": [page, other]})
-            await scraped(server, page, 3)
-            await scraped(server, other, 102)
+            old.settle("stream", times=3)
+            old.show_again()
+            new.settle("stream", times=2)
+            await scraped(server, old, 13)
+            await scraped(server, new, 102)
             third = await source.read(time.time())
-    finally:
-        other.die()
 
-    kept = carried(first, second)
     assert between(first, second, 0).outcomes == {}
-    assert between(kept, third, 0).outcomes == {("stream", 3, "complete"): 5}
+    assert between(carried(first, second), third, 0).outcomes == {("stream", 3, "complete"): 5}
 
 
-async def test_a_proxy_that_two_jobs_scrape_is_refused(server: Prometheus, page: ProxyPage) -> None:
+async def test_a_proxy_that_two_jobs_scrape_is_refused(server: Prometheus) -> None:
     """Events that count twice would prove twice as much. The error names the series and the mend."""
-    await server.scrape({"headgate": [page], "headgate-too": [page]})
-    await scraped(server, page, 0, "headgate")
-    await scraped(server, page, 0, "headgate-too")
-    async with readings(server.url, selector='job=~"headgate.*"') as source:
-        refused = await problem(source)
+    with pages("twice-a") as [page]:
+        page.settle("stream")
+        await server.shows(f'count(headgate_build_info{{instance="{page.address}"}})', 2)
+        async with readings(server.url, 'job=~"twice-.*"') as source:
+            refused = await problem(source)
+        async with readings(server.url, 'job="twice-a"') as source:
+            narrowed = await source.read(time.time())
 
     assert refused.problem is ReadingProblem.INVALID
     assert f'instance="{page.address}"' in refused.sentence
-    assert "selector" in refused.sentence
+    assert "make the selector find each proxy once" in refused.sentence
+    assert list(narrowed.seen) == [page.address]
 
 
-async def test_what_nobody_scraped_lately_is_stale(server: Prometheus, page: ProxyPage) -> None:
+async def test_what_nobody_scraped_lately_is_stale(server: Prometheus) -> None:
     """Prometheus gives samples of up to five minutes ago as if they were new; here their age counts."""
-    await server.scrape({"headgate": [page]})
-    await scraped(server, page, 0)
-    server_stopped_s = time.time() + 100
-    async with readings(server.url, stale_after_s=60) as source:
-        refused = await problem(source, server_stopped_s)
+    with pages("stale") as [page]:
+        await scraped(server, page, 0)
+        async with readings(server.url, 'job="stale"', stale_after_s=60) as source:
+            refused = await problem(source, time.time() + 100)
 
     assert refused.problem is ReadingProblem.STALE
     assert "60 s is the limit" in refused.sentence
@@ -163,19 +187,19 @@ async def test_what_nobody_scraped_lately_is_stale(server: Prometheus, page: Pro
     ("selector", "wanted", "said"),
     [
         ('job="nobody"', WANTED, "headgate_build_info"),
-        ('job="headgate"', Wanted(frozenset({"other"}), frozenset({20.0}), frozenset({5.0})), "route other"),
-        ('job="headgate"', Wanted(frozenset({"start"}), frozenset({21.0}), frozenset({5.0})), "up to 21.0 s"),
+        ('job="shown"', Wanted(frozenset({"other"}), frozenset({20.0}), frozenset({5.0})), "route other"),
+        ('job="shown"', Wanted(frozenset({"start"}), frozenset({21.0}), frozenset({5.0})), "up to 21.0 s"),
     ],
     ids=["selector", "route", "limit"],
 )
 async def test_what_nobody_shows_is_no_data(
-    server: Prometheus, page: ProxyPage, selector: str, wanted: Wanted, said: str
+    server: Prometheus, selector: str, wanted: Wanted, said: str
 ) -> None:
     """A selector, a route or a limit that matches nothing is never a clean record of zero failures."""
-    await server.scrape({"headgate": [page]})
-    await scraped(server, page, 0)
-    async with readings(server.url, wanted, selector=selector) as source:
-        refused = await problem(source)
+    with pages("shown") as [page]:
+        await scraped(server, page, 0)
+        async with readings(server.url, selector, wanted) as source:
+            refused = await problem(source)
 
     assert refused.problem is ReadingProblem.NO_DATA
     assert said in refused.sentence
@@ -185,7 +209,7 @@ async def test_a_prometheus_that_hangs_costs_its_timeout(server: Prometheus) -> 
     """Then there is no reading, and the error says for how long it was waited."""
     server.freeze()
     try:
-        async with readings(server.url, timeout_s=0.2) as source:
+        async with readings(server.url, 'job="shown"', timeout_s=0.2) as source:
             refused = await problem(source)
     finally:
         server.thaw()
@@ -196,11 +220,11 @@ async def test_a_prometheus_that_hangs_costs_its_timeout(server: Prometheus) -> 
 
 async def test_a_prometheus_that_is_not_there_is_an_error() -> None:
     """Nobody listens."""
-    async with readings("http://127.0.0.1:9") as source:
+    async with readings(f"http://127.0.0.1:{free_port()}", 'job="x"') as source:
         refused = await problem(source)
 
     assert refused.problem is ReadingProblem.ERROR
-    assert "http://127.0.0.1:9/api/v1/query cannot be asked" in refused.sentence
+    assert "/api/v1/query cannot be asked: ConnectError" in refused.sentence
 
 
 def row(value: Any, name: str | None = "headgate_outcomes_total", **labels: str) -> dict[str, Any]:
@@ -249,16 +273,28 @@ REFUSED = {"status": "error", "errorType": "bad_data", "error": "parse error"}
 async def test_a_bad_answer_is_the_right_kind_of_no_reading(
     status: int, answer: Any, expected: ReadingProblem
 ) -> None:
-    """Never a reading of zeros; and the token is in no error."""
-    content = answer if isinstance(answer, str) else json.dumps(answer)
-    transport = httpx.MockTransport(lambda request: httpx.Response(status, text=content))
-    place = PrometheusEvidence(url="http://prometheus", selector='job="x"', token=SecretStr(TOKEN))
-    async with httpx.AsyncClient(transport=transport) as http:
-        refused = await problem(PrometheusReadings(http, place, WANTED, stale_after_s=60), 1000)
+    """Never a reading of zeros; and the token, which was sent, is in no error."""
+    content = answer.encode() if isinstance(answer, str) else json.dumps(answer).encode()
+    script = answering(content, f"{status} Said".encode())
+    async with (
+        ScriptedUpstream(script).running() as upstream,
+        readings(upstream.url, 'job="x"', stale_after_s=60, token=TOKEN) as source,
+    ):
+        refused = await problem(source, 1000)
 
     assert refused.problem is expected
+    assert upstream.asked[0].header(b"authorization") == f"Bearer {TOKEN}".encode()
     assert TOKEN not in str(refused)
 
 
-async def _is_gone(server: Prometheus, page: ProxyPage) -> bool:
-    return not await server.ask(f'headgate_build_info{{instance="{page.address}"}}')
+async def test_an_answer_without_an_end_is_cut() -> None:
+    """Over its bound it is an error, not memory."""
+
+    async def endless(asked: Asked) -> None:
+        await asked.send(b"HTTP/1.1 200 OK\r\n\r\n")
+        while True:
+            await asked.send(b" " * 65536)
+
+    async with ScriptedUpstream(endless).running() as upstream, httpx.AsyncClient(trust_env=False) as http:
+        with pytest.raises(EvidenceError, match="answers more than 1000000 bytes"):
+            await fetch(http, upstream.url, timeout_s=5, max_bytes=1_000_000)

@@ -64,6 +64,7 @@ class RatioRail(WeightedRail):
     harm: Annotated[Number, Field(gt=1, le=30)] = 2.0
     """A step is safe when a ratio of this or more is ruled out."""
     action: Action = Action.ROLL_BACK
+    """The most that it may ask for."""
 
     @field_validator("harm")
     @classmethod
@@ -98,6 +99,7 @@ class CeilingRail(WeightedRail):
     harm: Rate
     """A step is safe when a rate of this or more is ruled out."""
     action: Action = Action.HOLD
+    """The most that it may ask for."""
 
     @field_validator("harm")
     @classmethod
@@ -158,6 +160,7 @@ class ParityRail(Rail):
     ] = ("missing",)
     """Results of `headgate_parity_total` of which one is too many."""
     action: Action = Action.ROLL_BACK
+    """The most that it may ask for."""
 
     def value(self, name: str, weight: float) -> Guardrail:
         return ZeroTolerance(name, frozenset(self.results), self.action)
@@ -173,6 +176,7 @@ class EarlyRail(Rail):
     alpha: Rate = 0.001
     """How often it may be wrong at that rate."""
     action: Action = Action.ROLL_BACK
+    """The most that it may ask for."""
 
     def value(self, name: str, weight: float) -> Guardrail:
         return EarlyGuard(name, self.rate, self.of, self.alpha, self.action)
