@@ -134,10 +134,10 @@ def test_each_guardrail_may_be_changed(path: Path) -> None:
 
 def test_a_guardrail_is_turned_off_with_a_reason_only(path: Path) -> None:
     """What it had of the error budget goes to the others."""
-    policy = loaded(path, minimal(guardrails={"errors": {"weight": 0.6}, "fallback": {"disabled": "known"}}))
+    policy = loaded(path, minimal(guardrails={"errors": {"weight": 0.8}, "fallback": {"disabled": "known"}}))
 
     weights = policy.guardrails.weights()
-    assert weights == pytest.approx({"errors": 0.6, "slow": 0.2, "first_content": 0.1, "recovery": 0.1})
+    assert weights == pytest.approx({"errors": 0.8, "slow": 0.1, "first_content": 0.05, "recovery": 0.05})
     assert "fallback" not in {guardrail.name for guardrail in policy.guardrail_values()}
     assert problems(path, minimal(guardrails={"fallback": {"disabled": ""}})) == [
         "guardrails.fallback.disabled: string should have at least 1 character"

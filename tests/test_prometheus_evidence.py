@@ -132,7 +132,7 @@ async def test_a_proxy_that_dies_and_begins_again_is_counted_once(server: Promet
 
 
 async def test_proxies_come_and_go(server: Prometheus) -> None:
-    """One that is met has a past that may be older than the rollout; one that is away is carried."""
+    """One that is met has a past, maybe older than the rollout; one that is away is named, and carried."""
     with pages("met") as [old, new]:
         new.hide()
         old.settle("stream", times=10)
@@ -152,6 +152,7 @@ async def test_proxies_come_and_go(server: Prometheus) -> None:
             await scraped(server, new, 102)
             third = await source.read(time.time())
 
+    assert (first.missing, second.missing, third.missing) == ((new.address,), (old.address,), ())
     assert between(first, second, 0).outcomes == {}
     assert between(carried(first, second), third, 0).outcomes == {("stream", 3, "complete"): 5}
 

@@ -217,6 +217,15 @@ def test_a_limit_that_one_proxy_does_not_know_is_not_counted_there() -> None:
     assert between(before, after, 0).seconds == {("stream", 20.0): Tail(2, 3)}
 
 
+def test_a_limit_without_its_total_is_not_counted() -> None:
+    """How many there were at all is not known then."""
+    before, after = (
+        gather(t, [sample(SETTLED_S, 2 * t, arm="stream", le="20.0")], {"a": t}, WANTED) for t in (0, 1)
+    )
+
+    assert between(before, after, 0).seconds == {}
+
+
 def _histogram(within: int, everything: int) -> list[Sample]:
     edges = {"20.0": within, "+Inf": everything}
     return [sample(SETTLED_S, n, arm="stream", le=edge) for edge, n in edges.items()]
@@ -235,7 +244,11 @@ def test_a_reading_that_was_stored_is_the_same_reading() -> None:
     """Bit for bit, whatever order its parts came in."""
     stored = Reading(
         1721.123456789,
-        {Series(OUTCOMES, "b", FAILED): 2**53 - 1, Series(OUTCOMES, "a", COMPLETE): 0},
+        {
+            Series(OUTCOMES, "b", FAILED): 2**53 - 1,
+            Series(OUTCOMES, "b", COMPLETE): 7,
+            Series(OUTCOMES, "a", COMPLETE): 0,
+        },
         {"b": 0.1, "a": 1721.0},
         {"stream": 3},
         ("c",),

@@ -1,7 +1,8 @@
 """Readings from Prometheus: raw counters, all by one query at one moment, and when they were scraped.
 
 One query, because two could see two scrapes, and a process that began again between them would then count its
-past once more. The times of the scrapes come with it as the rows that have no name.
+past once more. With it come the times of the scrapes, as the rows that have no name, and the proxies that could
+not be scraped.
 """
 
 import math
@@ -18,6 +19,9 @@ from flags.rollout.readings import LABELS, Reading, Sample, Wanted, complete, ga
 
 MAX_BODY_BYTES = 64 * 1024 * 1024
 """About 100 kB for each route of each proxy."""
+
+DOWN = "up"
+"""What Prometheus says of each target: 0 if its last scrape failed."""
 
 Row = tuple[Mapping[str, str], float]
 
@@ -62,8 +66,8 @@ class PrometheusReadings:
         )
         rows = list(parse(body))
         seen = self._fresh(_scraped(rows), now_s)
-        old = sorted({row[0]["instance"] for row in rows if row[0].get("instance", "") not in seen})
-        reading = gather(now_s, _samples(rows, seen), seen, self._wanted, missing=old)
+        missing = {labels.get("instance", "") for labels, _ in rows} - set(seen)
+        reading = gather(now_s, _samples(rows, seen), seen, self._wanted, sorted(missing))
         return complete(reading, self._wanted)
 
     def _fresh(self, scraped: Mapping[str, float], now_s: float) -> dict[str, float]:
@@ -88,7 +92,7 @@ def query(selector: str, wanted: Wanted) -> str:
     """All that is wanted, and without a name the time at which each proxy was scraped."""
     routes = "|".join(sorted(wanted.routes))
     matchers = f'__name__=~"{"|".join(LABELS)}",route=~"{routes}",arm!="rest",{selector}'
-    return f"{{{matchers}}} or timestamp(headgate_build_info{{{selector}}})"
+    return f"{{{matchers}}} or timestamp(headgate_build_info{{{selector}}}) or ({DOWN}{{{selector}}} == 0)"
 
 
 def parse(body: bytes) -> Iterator[Row]:

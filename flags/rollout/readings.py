@@ -266,8 +266,10 @@ def _tails(grown: Mapping[Series, int], metric: str, key: Callable[[Labels], Key
     """Of a histogram, whose buckets are cumulative: all of them less those within the limit."""
     tails: dict[Key, Tail] = defaultdict(lambda: Tail(0, 0))
     for series, within in grown.items():
+        if series.metric != metric or series.labels[-1] == ALL:
+            continue
         everything = grown.get(series._replace(labels=(*series.labels[:-1], ALL)))
-        if series.metric != metric or series.labels[-1] == ALL or everything is None:
+        if everything is None:
             continue
         if within > everything:
             raise InvalidReading(f"{series} grew by more than its histogram: it is not read at one moment")
