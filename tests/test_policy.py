@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import yaml
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from flags.errors import PolicyError
 from flags.rollout.guardrail_settings import FIRST_CONTENT_S, REQUEST_S
@@ -22,11 +23,14 @@ from flags.rollout.guardrails import (
 )
 from flags.rollout.policy import Policy
 from flags.rollout.policy_file import MAX_BYTES, load
-from flags.rollout.readings import Wanted
+from flags.rollout.readings import LABELS, SETTLED_S, USERS, Wanted
 from proxy import metrics
 from proxy.sections import Parity
 
 SECRET = "s3cr3t-value"
+YET_TO_COME = {SETTLED_S, USERS}
+"""Of the proxies' own part."""
+
 STEPS = [
     {"share": 0, "at_least": "1h"},
     {"share": 1, "at_least": "24h", "prove": False, "approve": True},
@@ -335,6 +339,21 @@ def test_the_edges_are_those_of_the_proxies() -> None:
     """`flags` must not import `proxy`: that they agree is tested instead."""
     assert REQUEST_S == metrics.REQUEST_S
     assert FIRST_CONTENT_S == metrics.FIRST_CONTENT_S
+
+
+def test_the_counters_are_those_of_the_proxies() -> None:
+    """Their names and labels, as far as the proxies have them."""
+    kept = vars(metrics.Metrics(CollectorRegistry(), [])).values()
+    shown = {
+        collector._name + suffix: collector._labelnames
+        for collector in kept
+        for kind, suffix in ((Counter, "_total"), (Histogram, "_bucket"), (Gauge, ""))
+        if isinstance(collector, kind)
+    }
+
+    for metric, labels in LABELS.items():
+        if metric not in YET_TO_COME:
+            assert shown[metric] == tuple(label for label in labels if label != "le"), metric
 
 
 @pytest.mark.parametrize("parity", Parity)

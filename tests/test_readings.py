@@ -268,28 +268,39 @@ def test_what_was_stored_otherwise_is_refused(content: bytes) -> None:
 
 @dataclass
 class Process:
-    """A proxy as it is: what it counts now, what it has ever counted, and how often it began again."""
+    """A proxy as it is: what it counts now, what it has ever counted, and the pages that were seen of it."""
 
     now: Counter[tuple[str, ...]] = field(default_factory=Counter)
     ever: Counter[str] = field(default_factory=Counter)
+    seen: list[tuple[float, dict[tuple[str, ...], int]]] = field(default_factory=list)
 
     def page(self) -> dict[tuple[str, ...], int]:
         return {labels: self.now[labels] for labels in (COMPLETE, FAILED)}
 
 
-EVENTS = st.sampled_from(["complete", "failed", "restart", "away", "back", "read", "store"])
+EVENTS = st.sampled_from(["complete", "failed", "restart", "away", "back", "old", "read", "store"])
 STORIES = st.lists(st.tuples(EVENTS, st.sampled_from("abc"), st.integers(1, 5)), max_size=60)
+
+
+def seen_at(at_s: float, processes: Mapping[str, Process], away: set[str], old: set[str]) -> Reading:
+    """A reading of those that are not away; of the old ones, as they were half the readings ago."""
+    for process in processes.values():
+        process.seen.append((at_s, process.page()))
+    shown = {n: p.seen[len(p.seen) // 2 if n in old else -1] for n, p in processes.items() if n not in away}
+    pages = {name: page for name, (_, page) in shown.items()}
+    return replace(reading(at_s, pages), seen={name: seen_s for name, (seen_s, _) in shown.items()})
 
 
 @given(STORIES)
 @settings(max_examples=300, deadline=None)
 def test_no_event_counts_twice(story: list[tuple[str, str, int]]) -> None:
-    """Whatever restarts, gaps and restarts of the controller there are: never more than there was, nor less
-    than nothing."""
+    """Whatever restarts, gaps, old samples and stored baselines there are: never more than there was, nor
+    less than nothing."""
     processes = {name: Process() for name in "abc"}
     away: set[str] = set()
+    old: set[str] = set()
     at_s = 0.0
-    baseline = reading(at_s, {name: process.page() for name, process in processes.items()})
+    baseline = seen_at(at_s, processes, away, old)
     counted: Counter[str] = Counter()
     for what, name, times in story:
         process = processes[name]
@@ -300,11 +311,14 @@ def test_no_event_counts_twice(story: list[tuple[str, str, int]]) -> None:
             process.now.clear()
         elif what in ("away", "back"):
             (away.add if what == "away" else away.discard)(name)
+            old.discard(name)
+        elif what == "old":
+            old.add(name)
         elif what == "store":
             baseline = from_bytes(to_bytes(baseline))
         else:
             at_s += 60
-            shown = reading(at_s, {n: p.page() for n, p in processes.items() if n not in away})
+            shown = seen_at(at_s, processes, away, old)
             grown = outcomes(baseline, shown)
             assert all(n > 0 for n in grown.values())
             counted.update(grown)

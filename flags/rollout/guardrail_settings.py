@@ -150,7 +150,7 @@ class RecoveryRail(CeilingRail):
 class ParityRail(Rail):
     """Text was shown that the batch answer does not have: one such section acts at once.
 
-    `missing` is text of a section that the answer has not got at all: somebody read what nobody stands for.
+    `missing` is a section that the answer has not got at all: for what was shown of it nobody stands.
     `replaced` is not in the default, because the screen is corrected before the answer ends; nor is `suffix`
     or `unshown`, where what was shown is right and the rest follows.
     """

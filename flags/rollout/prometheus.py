@@ -1,8 +1,8 @@
 """Readings from Prometheus: raw counters, all by one query at one moment, and when they were scraped.
 
 One query, because two could see two scrapes, and a process that began again between them would then count its
-past once more. With it come the times of the scrapes, as the rows that have no name, and the proxies that could
-not be scraped.
+past once more. With it come the times of the scrapes, as the rows that have no name, and the proxies that
+could not be scraped.
 """
 
 import math
