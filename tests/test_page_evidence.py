@@ -68,6 +68,7 @@ async def test_a_proxy_that_does_not_answer_is_marked(page: ProxyPage) -> None:
     ):
         reading = await source.read(time.time())
 
+    assert page.url in repr(source)
     assert list(reading.seen) == [page.url]
     assert reading.missing == (slow.url, failing.url, other.url, absent)
 

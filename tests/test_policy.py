@@ -1,7 +1,7 @@
 """`rollout.yaml`, as somebody who writes one meets it."""
 
 from dataclasses import replace
-from datetime import timedelta
+from datetime import date, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -258,6 +258,45 @@ def test_places_that_cannot_be_are_refused(path: Path, settings: dict[str, Any],
     assert SECRET not in problem
 
 
+NIGHT = {"days": ["mon"]}
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        ({"flag": "a flag"}, "flag: must be 1 to 100 of letters"),
+        ({"routes": ["Start it"]}, "routes[0]: must be a route's name in headgate.yaml"),
+        ({"guardrails": {"fallback": {"at": 0.1}}}, "guardrails.fallback.harm: must be over `at`"),
+        ({"notify": {"webhook": f"http://[{SECRET}"}}, "notify.webhook: must be a URL"),
+        ({"notify": {"webhook": "http://h", "headers": {"a b": "c"}}}, "notify.headers: must have names of"),
+        ({"evidence": {"pages": ["http://a", "http://a/"]}}, "evidence.pages: names http://a twice"),
+        (
+            {"lease": {"kubernetes": {"nam": "a", "namespace": "b", "name": "c"}}},
+            "lease.kubernetes.nam: unknown",
+        ),
+        (
+            {"freeze": {"zone": "UTC", "window": [], "windows": [NIGHT]}},
+            "freeze.window: unknown name; did you mean",
+        ),
+        (
+            {"freeze": {"zone": "UTC", "windows": [{"form": "08:00", "days": ["mon"]}]}},
+            "did you mean `from`?",
+        ),
+        (
+            {"freeze": {"zone": "UTC", "windows": [{"dates": ["2026-05-02", "2026-05-01"]}]}},
+            "freeze.windows[0].dates: must be the first date, then the last",
+        ),
+        ({"mode": "dry-run"}, "mode: must be 'auto', 'observe' or 'hold-only'"),
+    ],
+)
+def test_names_that_cannot_be_are_refused(path: Path, more: dict[str, Any], said: str) -> None:
+    """Each with its place; of a name that is almost right, the right one."""
+    [problem] = problems(path, minimal(**more))
+
+    assert said in problem
+    assert SECRET not in problem
+
+
 @pytest.mark.parametrize("selector", ['job="a"', 'job=~"a|b" , pod!="x\\"y"', 'namespace!~"a{2}",job="b"'])
 def test_selectors_are_label_matchers(path: Path, selector: str) -> None:
     """As they stand between the braces of a query."""
@@ -319,9 +358,13 @@ def test_the_digest_is_that_of_what_the_policy_says(path: Path, tmp_path: Path) 
     """However it is written and wherever it lies; a changed number changes it."""
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
-    plain = loaded(path, minimal())
-    spelled_out = loaded(elsewhere / "other.yaml", minimal(tick_s=60.0, guardrails={"errors": {}}))
-    changed = loaded(path, minimal(guardrails={"errors": {"margin": 1.3}}))
+    freeze = {"zone": "UTC", "windows": [{"dates": ["2026-05-01"]}]}
+    dated = {"zone": "UTC", "windows": [{"dates": [date(2026, 5, 1)], "from": "0:00"}]}
+    plain = loaded(path, minimal(freeze=freeze))
+    spelled_out = loaded(
+        elsewhere / "other.yaml", minimal(freeze=dated, tick_s=60.0, guardrails={"errors": {}})
+    )
+    changed = loaded(path, minimal(freeze=freeze, guardrails={"errors": {"margin": 1.3}}))
 
     assert plain.digest == spelled_out.digest != changed.digest
     assert len(plain.digest) == 64

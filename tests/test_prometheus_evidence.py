@@ -285,7 +285,33 @@ async def test_a_bad_answer_is_the_right_kind_of_no_reading(
 
     assert refused.problem is expected
     assert upstream.asked[0].header(b"authorization") == f"Bearer {TOKEN}".encode()
-    assert TOKEN not in str(refused)
+    assert TOKEN not in str(refused) + repr(source)
+
+
+async def test_one_proxy_that_was_not_scraped_lately_is_left_out() -> None:
+    """The others are the reading. One that is upgraded has two versions for a moment: the later counts."""
+    rows = [
+        row(value, name, instance=instance, **labels)
+        for instance, value in (("fresh", "7"), ("old", "9"))
+        for name, labels in (
+            ("headgate_outcomes_total", {}),
+            ("headgate_recoveries_total", {"fault": "reset", "result": "failed"}),
+            ("headgate_parity_total", {"result": "equal"}),
+            ("headgate_settled_seconds_bucket", {"le": "20.0"}),
+            ("headgate_first_content_seconds_bucket", {"source": "tap", "le": "5.0"}),
+        )
+    ]
+    rows += [row("900", None, instance="old"), row("890", None, instance="fresh", version="1")]
+    rows += [row("990", None, instance="fresh", version="2")]
+    script = answering(json.dumps(vector(*rows)).encode())
+    async with (
+        ScriptedUpstream(script).running() as upstream,
+        readings(upstream.url, 'job="x"', stale_after_s=60) as source,
+    ):
+        reading = await source.read(1000)
+
+    assert (reading.seen, reading.missing) == ({"fresh": 990}, ("old",))
+    assert set(reading.counters.values()) == {7}
 
 
 async def test_an_answer_without_an_end_is_cut() -> None:
