@@ -5,7 +5,8 @@ A test fails while what stands there is not what this would write.
 
 import enum
 import types
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from datetime import date, timedelta
 from pathlib import Path
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
@@ -16,6 +17,7 @@ from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
 from flags.decision import Arm, Mode, Reason
+from flags.rollout.policy import Policy
 from proxy.cli import main as command_line
 from proxy.errors import Fault
 from proxy.llm.call import Ended
@@ -31,7 +33,12 @@ NOTE = "<!-- Written by `make docs` from the code. Change the docstrings there, 
 
 def pages() -> dict[str, str]:
     """File name to text."""
-    return {"settings.md": settings_page(), "metrics.md": metrics_page(), "cli.md": cli_page()}
+    return {
+        "settings.md": settings_page(),
+        "policy.md": policy_page(),
+        "metrics.md": metrics_page(),
+        "cli.md": cli_page(),
+    }
 
 
 def settings_page() -> str:
@@ -49,6 +56,52 @@ def settings_page() -> str:
     return "\n".join(lines) + "\n"
 
 
+POLICY = """\
+flag: headgate.streaming
+routes: [workflow-start]
+where: {unleash: {url: http://unleash:4242, token: "${UNLEASH_ADMIN_TOKEN}"}}
+evidence: {prometheus: {url: http://prometheus:9090, selector: 'job="headgate"'}}
+journal: rollout.sqlite
+lease: {file: rollout.lock}
+steps:
+  - {share: 0, at_least: 1h}                                  # dark: nobody is shown anything
+  - {share: 1, at_least: 24h, prove: false, approve: true}    # too few to prove: a person decides
+  - {share: 5, at_least: 24h, at_most: 7d}
+  - {share: 25, at_least: 24h, at_most: 7d}
+  - {share: 50, at_least: 24h, at_most: 7d}
+  - {share: 95, at_least: 7d, approve: true}
+guardrails:
+  slow: {limit_s: 90}
+  fallback: {disabled: "the upstream is known to fail at night, which the batch answer covers"}
+freeze:
+  zone: Europe/Berlin
+  windows:
+    - {days: [fri], from: "15:00", to: "24:00"}
+    - {days: [sat, sun]}
+    - {dates: [2026-12-20, 2027-01-06]}
+"""
+
+
+def policy_page() -> str:
+    lines = [
+        NOTE,
+        "# Policy of a rollout",
+        "",
+        "One YAML file: how far the share of users may move, when, and by what proof. Every problem is",
+        "reported at once with its path, and an unknown name is a problem. `${NAME}` in a text stands for",
+        "the environment variable of that name; paths are beside the file. A duration is text with a unit:",
+        '`"90s"`, `"10m"`, `"24h"`, `"7d"`.',
+        "",
+        "```yaml",
+        POLICY.rstrip(),
+        "```",
+        "",
+    ]
+    for path, model in _blocks("", Policy):
+        lines += _block(path, model)
+    return "\n".join(lines) + "\n"
+
+
 def _blocks(path: str, model: type[BaseModel]) -> Iterator[tuple[str, type[BaseModel]]]:
     """Each block of the settings with the path it stands at, outer ones first."""
     yield path, model
@@ -61,7 +114,7 @@ def _blocks(path: str, model: type[BaseModel]) -> Iterator[tuple[str, type[BaseM
 def _model_in(annotation: Any) -> tuple[type[BaseModel] | None, bool]:
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return annotation, False
-    many = get_origin(annotation) is list
+    many = get_origin(annotation) in {list, tuple}
     for inner in get_args(annotation):
         found, inner_many = _model_in(inner)
         if found is not None:
@@ -73,7 +126,7 @@ def _block(path: str, model: type[BaseModel]) -> list[str]:
     title = f"## `{path}`" if path else "## The file"
     about = " ".join((model.__doc__ or "").split())
     rows = [
-        f"| `{name}` | {_kind(field)} | {_default(field)} | {_text(field)} |"
+        f"| `{field.alias or name}` | {_kind(field)} | {_default(field)} | {_text(field)} |"
         for name, field in model.model_fields.items()
     ]
     return [title, "", about, "", "| name | what | default | |", "| --- | --- | --- | --- |", *rows, ""]
@@ -83,10 +136,16 @@ def _kind(field: FieldInfo) -> str:
     bounds = [
         f"{word} {value}"
         for entry in field.metadata
-        for word, attribute in (("over", "gt"), ("at least", "ge"), ("at most", "le"))
+        for word, attribute in (("over", "gt"), ("at least", "ge"), ("at most", "le"), ("under", "lt"))
         if (value := getattr(entry, attribute, None)) is not None
     ]
-    return ", ".join([_type(field.annotation), *bounds])
+    return ", ".join([_extra(field, "kind") or _type(field.annotation), *bounds])
+
+
+def _extra(field: FieldInfo, name: str) -> str:
+    """What the model says of a field that its type does not show."""
+    extra = field.json_schema_extra
+    return str(extra.get(name, "")) if isinstance(extra, dict) else ""
 
 
 def _type(annotation: Any) -> str:
@@ -94,20 +153,24 @@ def _type(annotation: Any) -> str:
     if inner is not None:
         return "list of blocks" if many else "block"
     origin, arguments = get_origin(annotation), get_args(annotation)
+    if isinstance(annotation, type) and issubclass(annotation, enum.Enum):
+        origin, arguments = Literal, tuple(member.value for member in annotation)
     if origin is Annotated:
         return _type(arguments[0])
     if origin is Literal:
         return " or ".join(f"`{value}`" for value in arguments)
     if origin in {Union, types.UnionType}:
         return " or ".join(_type(argument) for argument in arguments)
-    if origin is list:
-        return f"list of {_type(arguments[0])}"
+    if origin in {list, tuple, Mapping}:
+        return f"{_type(arguments[1])} by name" if origin is Mapping else f"list of {_type(arguments[0])}"
     names = {
         str: "text",
         int: "integer",
         float: "number",
         bool: "`true` or `false`",
         Path: "path",
+        timedelta: "duration",
+        date: "date",
         SecretStr: "secret",
     }
     if annotation is type(None):
@@ -117,6 +180,8 @@ def _type(annotation: Any) -> str:
 
 def _default(field: FieldInfo) -> str:
     value = field.default
+    if default := _extra(field, "default"):
+        return default
     if value is PydanticUndefined:
         return "**needed**"
     if isinstance(value, BaseModel):
@@ -127,7 +192,7 @@ def _default(field: FieldInfo) -> str:
         return f"`{str(value).lower()}`"
     if "ByteSize" in str(field.annotation):
         return f"`{value // 2**20}MiB`"
-    if isinstance(value, list):
+    if isinstance(value, list | tuple):
         return f"`[{', '.join(map(str, value))}]`"
     return f"`{value}`"
 

@@ -5,8 +5,13 @@
   * KillSwitchError   the operator who asked; this process obeys all the same, others may not have heard
   * FlagAdminError    the controller, which holds: the flag could not be read or written
     * FlagChanged     the same: somebody else changed it first, and nothing was written
+  * PolicyError       whoever starts a rollout; nothing was begun
+  * EvidenceError     the controller, which holds: there is no reading, and none is not zero
+    * InvalidReading  the same: there is an answer, and it must not be believed
 """
 
+from collections.abc import Sequence
+from enum import StrEnum
 from pathlib import Path
 
 
@@ -36,3 +41,40 @@ class FlagAdminError(FlagsError):
 
 class FlagChanged(FlagAdminError):
     """The flag is not what the writer has last read; nothing was written."""
+
+
+class PolicyError(FlagsError):
+    """The policy of a rollout is refused; `problems` has all that is wrong, each with its place and mend."""
+
+    def __init__(self, problems: Sequence[str]) -> None:
+        super().__init__("\n".join(problems))
+        self.problems = list(problems)
+
+
+class ReadingProblem(StrEnum):
+    """Why there is no reading."""
+
+    NO_DATA = "no_data"
+    """What was asked answers, and knows nothing of the proxies."""
+    INVALID = "invalid"
+    """There is an answer that must not be believed."""
+    ERROR = "error"
+    """Asking failed."""
+    STALE = "stale"
+    """What is known is too old."""
+
+
+class EvidenceError(FlagsError):
+    """There is no reading; `problem` says which kind of none, `sentence` what to look at."""
+
+    def __init__(self, problem: ReadingProblem, sentence: str) -> None:
+        super().__init__(f"{problem}: {sentence}")
+        self.problem = problem
+        self.sentence = sentence
+
+
+class InvalidReading(EvidenceError):
+    """A reading that contradicts itself, or holds what no counter can say."""
+
+    def __init__(self, sentence: str) -> None:
+        super().__init__(ReadingProblem.INVALID, sentence)

@@ -7,6 +7,7 @@ import pytest
 import yaml
 
 from docs.generate import REFERENCE, pages
+from flags.rollout.policy import Policy
 from proxy.settings import Settings
 
 ROOT = Path(__file__).parent.parent
@@ -29,7 +30,7 @@ def test_no_link_of_the_documentation_is_dead(page: Path) -> None:
 
 @pytest.mark.parametrize("page", PROSE, ids=lambda page: page.name)
 def test_every_settings_block_of_the_documentation_is_valid(page: Path) -> None:
-    """A `yaml` block that has an `upstream` is a whole settings file, and is accepted as one."""
+    """One with an `upstream` is a whole settings file, one with `steps` a whole policy: both are accepted."""
     blocks = re.findall(r"```yaml\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL)
 
     for block in blocks:
@@ -37,3 +38,5 @@ def test_every_settings_block_of_the_documentation_is_valid(page: Path) -> None:
         # The design also describes settings that are yet to come.
         if "upstream" in document and page.name != "design.md":
             Settings.model_validate(document)
+        if "steps" in document:
+            Policy.model_validate(document)
