@@ -4,7 +4,11 @@
   * FlagFileError     whoever starts the process; later only `FlagFile.problem`, and the last good flags stay
   * KillSwitchError   the operator who asked; this process obeys all the same, others may not have heard
   * FlagAdminError    the controller, which holds: the flag could not be read or written
-    * FlagChanged     the same: somebody else changed it first, and nothing was written
+    * FlagChanged     the same: somebody else changed it first
+  * JournalError      the controller, which stops: what it did and why could not be kept
+    * JournalBroken   the same: what was kept is not what was written
+  * LeaseError        the controller, which holds: nobody can say who the one writer is
+    * LeaseLost       the same: this process is not, or no longer
 """
 
 from pathlib import Path
@@ -35,4 +39,28 @@ class FlagAdminError(FlagsError):
 
 
 class FlagChanged(FlagAdminError):
-    """The flag is not what the writer has last read; nothing was written."""
+    """Somebody else changed the flag since it was last read. Says whether anything was written as well."""
+
+
+class JournalError(FlagsError):
+    """The journal can be neither read nor written, or is another's; says what would mend it."""
+
+    def __init__(self, path: Path, problem: str) -> None:
+        super().__init__(f"journal {path}: {problem}")
+        self.problem = problem
+
+
+class JournalBroken(JournalError):
+    """An entry is not what was written, or is not there. `seq` is the first of which this is so."""
+
+    def __init__(self, path: Path, seq: int, problem: str) -> None:
+        super().__init__(path, f"entry {seq} {problem}")
+        self.seq = seq
+
+
+class LeaseError(FlagsError):
+    """It could be neither had nor refused; says what was asked and what came back, and never a token."""
+
+
+class LeaseLost(LeaseError):
+    """This process is not the one writer now. It must not write."""
