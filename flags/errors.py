@@ -39,7 +39,11 @@ class FlagAdminError(FlagsError):
 
 
 class FlagChanged(FlagAdminError):
-    """Somebody else changed the flag since it was last read. Says whether anything was written as well."""
+    """Somebody else changed the flag since it was last read. `wrote`: our write came through all the same."""
+
+    def __init__(self, problem: str, *, wrote: bool = False) -> None:
+        super().__init__(problem)
+        self.wrote = wrote
 
 
 class JournalError(FlagsError):
