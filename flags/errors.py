@@ -4,10 +4,15 @@
   * FlagFileError     whoever starts the process; later only `FlagFile.problem`, and the last good flags stay
   * KillSwitchError   the operator who asked; this process obeys all the same, others may not have heard
   * FlagAdminError    the controller, which holds: the flag could not be read or written
-    * FlagChanged     the same: somebody else changed it first, and nothing was written
+    * FlagChanged     the same: somebody else changed it first
   * PolicyError       whoever starts a rollout; nothing was begun
+  * RolloutError      whoever asked for something that a rollout must not do now
   * EvidenceError     the controller, which holds: there is no reading, and none is not zero
     * InvalidReading  the same: there is an answer, and it must not be believed
+  * JournalError      the controller, which stops: what it did and why could not be kept
+    * JournalBroken   the same: what was kept is not what was written
+  * LeaseError        the controller, which holds: nobody can say who the one writer is
+    * LeaseLost       the same: this process is not, or no longer
 """
 
 from collections.abc import Sequence
@@ -40,7 +45,11 @@ class FlagAdminError(FlagsError):
 
 
 class FlagChanged(FlagAdminError):
-    """The flag is not what the writer has last read; nothing was written."""
+    """Somebody else changed the flag since it was last read. `wrote`: our write came through all the same."""
+
+    def __init__(self, problem: str, *, wrote: bool = False) -> None:
+        super().__init__(problem)
+        self.wrote = wrote
 
 
 class PolicyError(FlagsError):
@@ -49,6 +58,10 @@ class PolicyError(FlagsError):
     def __init__(self, problems: Sequence[str]) -> None:
         super().__init__("\n".join(problems))
         self.problems = list(problems)
+
+
+class RolloutError(FlagsError):
+    """What was asked for must not be done now; says why, and what to do instead."""
 
 
 class ReadingProblem(StrEnum):
@@ -78,3 +91,27 @@ class InvalidReading(EvidenceError):
 
     def __init__(self, sentence: str) -> None:
         super().__init__(ReadingProblem.INVALID, sentence)
+
+
+class JournalError(FlagsError):
+    """The journal can be neither read nor written, or is another's; says what would mend it."""
+
+    def __init__(self, path: Path, problem: str) -> None:
+        super().__init__(f"journal {path}: {problem}")
+        self.problem = problem
+
+
+class JournalBroken(JournalError):
+    """An entry is not what was written, or is not there. `seq` is the first of which this is so."""
+
+    def __init__(self, path: Path, seq: int, problem: str) -> None:
+        super().__init__(path, f"entry {seq} {problem}")
+        self.seq = seq
+
+
+class LeaseError(FlagsError):
+    """It could be neither had nor refused; says what was asked and what came back, and never a token."""
+
+
+class LeaseLost(LeaseError):
+    """This process is not the one writer now. It must not write."""

@@ -1,11 +1,25 @@
 """Changing a flag: the port. `unleash_admin` is the real server behind it, `file_admin` the flag file."""
 
 import hashlib
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Protocol
 
-import orjson
+
+@dataclass(frozen=True, slots=True)
+class ManagedFlag:
+    """The flag whose share is moved, and what its strategy must be for the arms to be what they are named."""
+
+    name: str
+    kill_flag: str = "headgate.kill"
+    stickiness: str = "userId"
+    group_id: str = ""
+    """Salt of the users' order; "" is the flag's name. `<group_id>~<anything>` is one of its rotations."""
+
+    def allows_group(self, group_id: str) -> bool:
+        salt = self.group_id or self.name
+        return group_id == salt or group_id.startswith(f"{salt}~")
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,7 +35,10 @@ class Strategy:
     variants: Sequence[Mapping[str, Any]] = ()
     disabled: bool = False
     title: str | None = None
+    """None: what is there stays."""
     sort_order: int = 0
+    kind: str = "flexibleRollout"
+    """Unleash's name of it. Strategies beside ours may be of any kind; their share is 100 then."""
 
     @property
     def digest(self) -> str:
@@ -29,7 +46,7 @@ class Strategy:
         said = asdict(self)
         for cosmetic in ("id", "title", "sort_order"):
             del said[cosmetic]
-        return hashlib.sha256(orjson.dumps(said, option=orjson.OPT_SORT_KEYS)).hexdigest()
+        return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +78,8 @@ class FlagAdmin(Protocol):
     async def write(self, strategy: Strategy, expected: Flag) -> Flag:
         """Write it whole if the flag is still as `expected` (event id and digest); then what a new read says.
 
-        Raises FlagChanged if somebody else was there first: nothing is written then.
+        Raises FlagChanged if somebody else was there first: nothing is written then. It is raised, too, if
+        somebody came in the very moment between; then something was written, and its `wrote` is true.
         """
 
     async def kill(self, on: bool) -> None:

@@ -1,0 +1,131 @@
+"""Unleash's Admin API over HTTP: bounded in time and size, reads repeated, writes not, no token in errors.
+
+Source: https://docs.getunleash.io/api/overview
+"""
+
+import asyncio
+from collections.abc import Mapping
+from typing import Any, Self
+
+import httpx
+import orjson
+
+from flags.errors import FlagAdminError
+
+TIMEOUT_S = 10.0
+"""For whatever is asked for at a time, with all the requests that it takes."""
+
+READ_ATTEMPTS = 3
+READ_PAUSE_S = 0.2
+_PASSING = frozenset({429, 502, 503, 504})
+"""Statuses after which a read is worth another attempt."""
+
+MAX_BYTES = 8 << 20
+"""Of one answer. A page of a hundred events of a large strategy has some 200 kB."""
+
+MAX_SAID_CHARS = 200
+"""Of what Unleash says about a refusal."""
+
+
+class Refused(FlagAdminError):
+    """Unleash has answered, and not with what was asked for."""
+
+    def __init__(self, problem: str, status: int) -> None:
+        super().__init__(problem)
+        self.status = status
+
+
+class AdminApi:
+    """One server, asked with one token. Raises FlagAdminError. Who opens it closes it: `async with`.
+
+    Args:
+        url: without `/api`.
+        token: of an administrator, a service account or a user; a client's is refused by the server.
+    """
+
+    def __init__(self, url: str, token: str, *, timeout_s: float = TIMEOUT_S) -> None:
+        address = httpx.URL(url)
+        if not address.host or address.scheme not in ("http", "https"):
+            raise FlagAdminError("the url of Unleash must begin with http:// or https://, and name a host")
+        if not token or not token.isascii() or not token.isprintable() or " " in token:
+            # Such a header would be refused further down, with its value in the message.
+            raise FlagAdminError("the token of Unleash is empty or holds blanks or letters that none has")
+        self.name = f"Unleash at {address.host}:{address.port or {'http': 80, 'https': 443}[address.scheme]}"
+        self.timeout_s = timeout_s
+        self._token = token
+        self._client = httpx.AsyncClient(
+            base_url=f"{url.rstrip('/')}/api/admin",
+            headers={"authorization": token, "accept-encoding": "identity", "user-agent": "headgate"},
+            timeout=timeout_s,
+            follow_redirects=False,  # nor the token sent elsewhere
+        )
+
+    def __repr__(self) -> str:
+        return f"<AdminApi {self.name}>"
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        await self._client.aclose()
+
+    async def get(self, path: str, params: Mapping[str, str] | None = None) -> Any:
+        """What is there now. Raises Refused, or FlagAdminError if it does not answer."""
+        for left in reversed(range(READ_ATTEMPTS)):
+            try:
+                return await self._ask("GET", path, params=params)
+            except Refused as exc:
+                if exc.status not in _PASSING or not left:
+                    raise
+            except FlagAdminError:
+                if not left:
+                    raise
+            await asyncio.sleep(READ_PAUSE_S)
+        raise AssertionError("unreachable")
+
+    async def get_if_any(self, path: str) -> Any:
+        """As `get`; None where the server has no such thing, or no such part."""
+        try:
+            return await self.get(path)
+        except Refused as exc:
+            if exc.status == httpx.codes.NOT_FOUND:
+                return None
+            raise
+
+    async def send(self, method: str, path: str, body: Any = None) -> Any:
+        """Change something, once. Raises Refused; FlagAdminError if nobody knows whether it has changed."""
+        try:
+            return await self._ask(method, path, content=None if body is None else orjson.dumps(body))
+        except Refused:
+            raise
+        except FlagAdminError as exc:
+            raise FlagAdminError(f"{exc}; whether it was done, only a new read can say") from None
+
+    async def _ask(self, method: str, path: str, **more: Any) -> Any:
+        what = f"{self.name}: {method} {path}"
+        headers = {"content-type": "application/json"} if more.get("content") else {}
+        try:
+            async with self._client.stream(method, path, headers=headers, **more) as answer:
+                body = bytearray()
+                async for piece in answer.aiter_bytes():
+                    body += piece
+                    if len(body) > MAX_BYTES:
+                        raise FlagAdminError(f"{what}: answers more than {MAX_BYTES} bytes")
+        except (httpx.HTTPError, httpx.InvalidURL) as exc:
+            raise FlagAdminError(f"{what}: {type(exc).__name__}") from None  # its text may hold headers
+        if not answer.is_success:
+            raise Refused(
+                f"{what}: answers {answer.status_code}{self._said(bytes(body))}", answer.status_code
+            )
+        try:
+            return orjson.loads(body) if body else None
+        except orjson.JSONDecodeError:
+            raise FlagAdminError(f"{what}: answers {answer.status_code}, but not with JSON") from None
+
+    def _said(self, body: bytes) -> str:
+        try:
+            message = orjson.loads(body)["message"]
+        except (orjson.JSONDecodeError, KeyError, TypeError):
+            return ""
+        said = " ".join(str(message).replace(self._token, "…").split())
+        return f": {said[:MAX_SAID_CHARS]}"
