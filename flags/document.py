@@ -1,22 +1,22 @@
-"""The text of a flag file, checked before anybody is decided by it. No I/O, no engine.
+"""The text of flags, checked before anybody is decided by it. No I/O, no engine.
 
 The format is that of Unleash's client features. The engine that evaluates it is lenient where a rollout
 cannot afford it: a rollout of "12.5" enables nobody, and a number where it wants text drops every flag of
-the file, both without a word. So whatever the engine would swallow is refused here, by name. Messages carry
-places and the names of flags, never other content.
+the document, both without a word. In a file, whatever the engine would swallow is refused here, by name. What
+a server serves is not ours to refuse: it is cut down to our own flags, of which the same is said as warnings.
+Messages carry places and the names of flags, never other content.
 
 Source: https://docs.getunleash.io/api/get-client-feature
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import orjson
 
-from flags.errors import FlagFileError
+from flags.errors import FlagDocumentError
 
 MAX_PROBLEMS = 5
 """How many are named in one message; the rest are counted."""
@@ -40,7 +40,7 @@ _STRATEGIES = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class Document:
-    """A flag file that passed."""
+    """Flags that passed."""
 
     names: frozenset[str]
     enabled: frozenset[str]
@@ -51,27 +51,81 @@ class Document:
     """What is allowed and probably not meant."""
 
 
-def parse(content: bytes, path: Path) -> Document:
-    """Check the content of `path`; raises FlagFileError with every problem, up to MAX_PROBLEMS."""
-    try:
-        document = orjson.loads(content)
-    except orjson.JSONDecodeError as exc:
-        problem = f"is not JSON: {exc.msg}, line {exc.lineno}, column {exc.colno}"
-        raise FlagFileError(path, problem) from exc
+def parse(content: bytes) -> Document:
+    """Check a file; raises FlagDocumentError with every problem, up to MAX_PROBLEMS."""
+    document = _load(content)
     if problems := list(_problems(document)):
         more = len(problems) - MAX_PROBLEMS
         tail = [f"and {more} more"] if more > 0 else []
-        raise FlagFileError(path, "; ".join(problems[:MAX_PROBLEMS] + tail))
+        raise FlagDocumentError("; ".join(problems[:MAX_PROBLEMS] + tail))
+    return _made(document, _warnings(document["features"]))
+
+
+def parse_served(content: bytes, wanted: frozenset[str]) -> Document:
+    """What a server serves, without what is neither `wanted` nor needed by it. Raises FlagDocumentError.
+
+    The flags of other teams cost the engine 50 ms a thousand, in the loop that streams; and one that it
+    refused would cost us all of ours.
+    """
+    match _load(content):
+        case {"features": list(served), **others}:
+            pass
+        case _:
+            raise FlagDocumentError("serves no list of features; is this an Unleash server?")
+    features = _with_parents(served, wanted)
+    segments = _segments(others.get("segments"), features)
+    return _made({"version": 2, "features": features, "segments": segments}, _doubts(features, wanted))
+
+
+def _load(content: bytes) -> Any:
+    try:
+        return orjson.loads(content)
+    except orjson.JSONDecodeError as exc:
+        problem = f"is not JSON: {exc.msg}, line {exc.lineno}, column {exc.colno}"
+        raise FlagDocumentError(problem) from exc
+
+
+def _made(document: dict[str, Any], warnings: Iterable[str]) -> Document:
+    warnings = tuple(warnings)  # before anything is put right
     features = document["features"]
-    for parameters in _rollout_parameters(features):
-        # A bare number makes the engine drop the whole file.
-        parameters["rollout"] = str(parameters["rollout"])
+    for strategy in _strategies(features):
+        match strategy:
+            case {"parameters": {"rollout": rollout} as parameters}:
+                # A bare number makes the engine drop the whole document.
+                parameters["rollout"] = str(rollout)
     return Document(
         names=frozenset(feature["name"] for feature in features),
-        enabled=frozenset(feature["name"] for feature in features if feature["enabled"]),
+        enabled=frozenset(feature["name"] for feature in features if feature.get("enabled") is True),
         state=orjson.dumps(document).decode(),
-        warnings=tuple(_warnings(features)),
+        warnings=warnings,
     )
+
+
+def _with_parents(served: list[Any], wanted: frozenset[str]) -> list[dict[str, Any]]:
+    """The features that are wanted, and those that they depend on; Unleash lets no parent have parents."""
+    named = [feature for feature in _objects(served) if _text_at(feature, "name")]
+    needed = set(wanted)
+    for feature in named:
+        if feature["name"] in wanted:
+            needed |= {_text_at(needs, "feature") for needs in _objects(feature.get("dependencies"))}
+    return [feature for feature in named if feature["name"] in needed]
+
+
+def _segments(served: object, features: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Those that strategies of `features` name."""
+    named = [segment for strategy in _strategies(features) for segment in _list(strategy.get("segments"))]
+    return [segment for segment in _objects(served) if segment.get("id") in named]
+
+
+def _doubts(features: list[dict[str, Any]], wanted: frozenset[str]) -> Iterator[str]:
+    """What a file would be refused for, and what it would be warned about, of the flags that are wanted."""
+    ours = [feature for feature in features if feature["name"] in wanted]
+    taken: set[str] = set()
+    for index, feature in enumerate(ours):
+        yield from _feature_problems(f"features[{index}]", feature, taken)
+    yield from _warnings(ours)
+    for name in sorted(wanted - {feature["name"] for feature in ours}):
+        yield f"{name}: is not served; make it in Unleash, or look at the token's project and environment"
 
 
 def _problems(document: object) -> Iterator[str]:
@@ -137,19 +191,34 @@ def _rollout_problems(at: str, parameters: dict[str, Any]) -> Iterator[str]:
         yield f"{at}.stickiness is empty, and would enable nobody; write userId"
 
 
-def _rollout_parameters(features: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
-    for feature in features:
-        for strategy in feature["strategies"]:
-            if "rollout" in strategy.get("parameters", {}):
-                yield strategy["parameters"]
-
-
 def _warnings(features: list[dict[str, Any]]) -> Iterator[str]:
     for feature in features:
-        for strategy in feature["strategies"]:
-            if strategy["name"] not in _STRATEGIES:
+        for strategy in _strategies([feature]):
+            if strategy.get("name") not in _STRATEGIES:
                 yield f"{feature['name']}: a strategy of a kind the engine does not have; it enables nobody"
             elif strategy["name"] == "flexibleRollout":
-                stickiness = strategy.get("parameters", {}).get("stickiness", "default")
-                if stickiness in ("random", "default"):
+                parameters = _object(strategy.get("parameters"))
+                stickiness = parameters.get("stickiness", "default")
+                if stickiness in ("random", "default") and str(parameters.get("rollout")) != "100":
                     yield f"{feature['name']}: stickiness {stickiness}: answers may flip between requests"
+
+
+def _strategies(features: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [strategy for feature in features for strategy in _objects(feature.get("strategies"))]
+
+
+def _objects(value: object) -> list[dict[str, Any]]:
+    return [item for item in _list(value) if isinstance(item, dict)]
+
+
+def _object(value: object) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}
+
+
+def _list(value: object) -> list[Any]:
+    return value if isinstance(value, list) else []
+
+
+def _text_at(values: dict[str, Any], key: str) -> str:
+    value = values.get(key)
+    return value if isinstance(value, str) else ""

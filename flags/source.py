@@ -1,26 +1,24 @@
 """Where flags come from: a watched file, and a kill switch that all processes of a machine share.
 
 Both read their files in the event loop's own thread. A look is one `stat` (microseconds), a change is a read
-of a few kilobytes and a millisecond of engine; and because reading, swapping, closing and evaluating then
-happen in one thread, no answer can come from an engine that was just closed. The price: keep both files on
-a local disk, since a network mount that hangs would hang the loop.
+of a few kilobytes and a millisecond of engine. The price: keep both files on a local disk, since a network
+mount that hangs would hang the loop. Flags from a server are in `unleash.py`.
 """
 
 import asyncio
 import logging
-import math
 import os
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Protocol, Self
 
 from flags.decision import FlagAnswer, FlagState
-from flags.document import Document, parse
-from flags.engine import UNKNOWN, Engine
-from flags.errors import FlagFileError, KillSwitchError
+from flags.document import parse
+from flags.errors import FlagDocumentError, FlagFileError, KillSwitchError
+from flags.in_force import Condition, InForce
 
 SETTLED_NS = 50_000_000
 """Five ticks of the coarsest Linux file clock (10 ms): a file younger than this can change unseen."""
@@ -49,29 +47,6 @@ class _Watcher:
             self._look()
 
 
-class _Condition:
-    """What is wrong with something, if anything; one log line for each change."""
-
-    def __init__(self, what: str) -> None:
-        self._what = what
-        self.problem: str | None = None
-
-    def report(self, problem: str | None) -> None:
-        if problem == self.problem:
-            return
-        self.problem = problem
-        if problem is None:
-            _log.info("%s: good again", self._what)
-        else:
-            _log.warning("%s: %s; what was known last stays in force", self._what, problem)
-
-
-@dataclass(frozen=True, slots=True)
-class _Loaded:
-    engine: Engine
-    killed: bool
-
-
 class FlagFile:
     """Flags from a file of Unleash client features, watched for changes. A FlagState.
 
@@ -89,14 +64,12 @@ class FlagFile:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._path = Path(path)
-        self._kill_flag = kill_flag
-        self._stale_s = stale_s
         self._clock = clock
-        self._loaded: _Loaded | None = None
+        what = f"flag file {self._path}"
+        self._in_force = InForce(what, kill_flag=kill_flag, stale_s=stale_s, clock=clock)
         self._content: bytes | None = None
         self._stamp: tuple[int, int, int] | None = None
-        self._good_at = -math.inf
-        self._condition = _Condition(f"flag file {self._path}")
+        self._condition = Condition(what)
         self._watcher = _Watcher(self._look, poll_s)
 
     def __repr__(self) -> str:
@@ -111,9 +84,15 @@ class FlagFile:
         try:
             await self._watcher.__aexit__(*exc)
         finally:
-            self._good_at = -math.inf
             self._content = self._stamp = None
-            self._swap(None)
+            self._in_force.close()
+
+    async def verify(self) -> None:
+        """Instead of `async with`: read the file once, log what is doubtful. Raises FlagFileError."""
+        try:
+            self._refresh()
+        finally:
+            self._in_force.close()
 
     @property
     def problem(self) -> str | None:
@@ -123,19 +102,19 @@ class FlagFile:
     @property
     def age_s(self) -> float:
         """Seconds since the file was last seen to be good; infinite outside the block."""
-        return self._clock() - self._good_at
+        return self._in_force.age_s
 
     @property
     def stale(self) -> bool:
-        return self.age_s > self._stale_s
+        return self._in_force.stale
 
     @property
     def killed(self) -> bool:
-        return self._loaded is not None and self._loaded.killed
+        return self._in_force.killed
 
     def evaluate(self, flag: str, context: Mapping[str, Any] | None) -> FlagAnswer:
         """Ask one flag about one user. Raises TypeError for a context that is not Unicode text."""
-        return UNKNOWN if self._loaded is None else self._loaded.engine.ask(flag, context)
+        return self._in_force.evaluate(flag, context)
 
     def _look(self) -> None:
         try:
@@ -158,37 +137,16 @@ class FlagFile:
         # Written again within one tick of the file's clock, a file can keep its stamp: look inside once more.
         settled = time.time_ns() - status.st_mtime_ns > SETTLED_NS
         self._stamp = stamp if settled else None
-        self._good_at = self._clock()
+        self._in_force.confirm(self._clock())
 
     def _take(self, content: bytes) -> None:
         if content == self._content:
             return
-        document = parse(content, self._path)
-        self._swap(self._load(document))
+        try:
+            self._in_force.take(parse(content))
+        except FlagDocumentError as exc:
+            raise FlagFileError(self._path, exc.problem) from exc
         self._content = content
-        _log.info("flag file %s: applied, %d flags", self._path, len(document.names))
-        for warning in document.warnings:
-            _log.warning("flag file %s: %s", self._path, warning)
-
-    def _load(self, document: Document) -> _Loaded:
-        engine = Engine(document.state)
-        if engine.names != document.names:
-            engine.close()
-            problem = "the evaluation engine refuses it; look at its constraints, segments and variants"
-            raise FlagFileError(self._path, problem)
-        killed = engine.ask(self._kill_flag, None).enabled
-        if self._kill_flag in document.enabled and not killed:
-            _log.warning(
-                "flag file %s: %s is on but kills nothing: its strategies ask who the user is; remove them",
-                self._path,
-                self._kill_flag,
-            )
-        return _Loaded(engine, killed)
-
-    def _swap(self, loaded: _Loaded | None) -> None:
-        old, self._loaded = self._loaded, loaded
-        if old is not None:
-            old.engine.close()
 
 
 class KillSwitch:
@@ -203,7 +161,7 @@ class KillSwitch:
         self._path = Path(path)
         self._seen = False
         self._unshared = False  # engaged here, though the file could not be written
-        self._condition = _Condition(f"kill switch {self._path}")
+        self._condition = Condition(f"kill switch {self._path}")
         self._watcher = _Watcher(self._look, poll_s)
 
     def __repr__(self) -> str:
@@ -276,6 +234,18 @@ class KillSwitch:
         if exists != self._seen:
             self._seen = exists
             _log.warning("kill switch %s: %s", self._path, "engaged" if exists else "released")
+
+
+class FlagSource(FlagState, Protocol):
+    """What a source of flags says of itself, beside its answers."""
+
+    @property
+    def age_s(self) -> float:
+        """Seconds since the flags were last known to be right; infinite if they never were."""
+
+    @property
+    def problem(self) -> str | None:
+        """What is wrong with the source now; None while it is good."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,6 +1,7 @@
 """The admin port: health, metrics, counts, and the kill switch. Never public."""
 
 import hmac
+import math
 import os
 from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping
@@ -16,7 +17,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from flags.errors import KillSwitchError
-from flags.source import FlagFile, KillSwitch
+from flags.source import FlagSource, KillSwitch
 from proxy.errors import PROBLEM_TYPE
 from proxy.runs import Runs
 
@@ -32,7 +33,7 @@ class Admin:
 
     registry: CollectorRegistry
     runs: Runs
-    flag_file: FlagFile
+    flag_source: FlagSource
     switch: KillSwitch
     token: SecretStr | None
 
@@ -57,10 +58,10 @@ class Admin:
         state = {
             "ready": ready,
             "draining": self.runs.draining,
-            "killed": self.flag_file.killed or self.switch.engaged,
-            "flag_age_s": round(self.flag_file.age_s, 1),
-            "flags_stale": self.flag_file.stale,
-            "flags_problem": self.flag_file.problem,
+            "killed": self.flag_source.killed or self.switch.engaged,
+            "flag_age_s": _finite(self.flag_source.age_s),
+            "flags_stale": self.flag_source.stale,
+            "flags_problem": self.flag_source.problem,
         }
         return JSONResponse(state, status_code=200 if ready else 503)
 
@@ -90,7 +91,7 @@ class Admin:
             self.switch.release()
         except KillSwitchError:
             return _problem(500, "The kill switch could not be released; streaming stays off.")
-        return JSONResponse({"killed": self.flag_file.killed})
+        return JSONResponse({"killed": self.flag_source.killed})
 
     def _guarded(
         self, endpoint: Callable[[Request], Awaitable[Response]]
@@ -109,6 +110,11 @@ class Admin:
             return await endpoint(request)
 
         return guarded
+
+
+def _finite(age_s: float) -> float | None:
+    """In JSON there is no infinity: flags that never came have no age."""
+    return round(age_s, 1) if math.isfinite(age_s) else None
 
 
 def _problem(status: int, detail: str, headers: Mapping[str, str] | None = None) -> Response:

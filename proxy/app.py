@@ -15,7 +15,8 @@ from urllib.parse import urlsplit
 import uvicorn
 from prometheus_client import CollectorRegistry
 
-from flags.source import FlagFile, Flags, KillSwitch
+from flags.source import FlagFile, Flags, FlagSource, KillSwitch
+from flags.unleash import UnleashFlags, UnleashServer
 from proxy.admin import Admin
 from proxy.breaker import Breaker
 from proxy.errors import Fault
@@ -88,6 +89,18 @@ def origin(settings: UpstreamSettings | ProviderSettings) -> Origin:
         Timeouts(**settings.timeouts.model_dump()),
         **settings.pool.model_dump(),
     )
+
+
+def flags_from(settings: Settings) -> FlagFile | UnleashFlags:
+    """The source of flags that the settings name."""
+    chosen = settings.flags
+    if chosen.unleash is None:
+        assert chosen.file is not None  # the settings have one of them
+        return FlagFile(chosen.file, kill_flag=chosen.kill_flag, stale_s=chosen.stale_s)
+    token = chosen.unleash.token.get_secret_value()
+    server = UnleashServer(**{**dict(chosen.unleash), "token": token})
+    flags = frozenset(route.flag for route in settings.routes)
+    return UnleashFlags(server, flags, kill_flag=chosen.kill_flag, stale_s=chosen.stale_s)
 
 
 def forwarding(settings: UpstreamSettings, to: Origin) -> Forwarding:
@@ -163,10 +176,8 @@ def _provider(settings: ProviderSettings, stack: AsyncExitStack) -> Provider:
 async def running(settings: Settings, state_dir: Path) -> AsyncIterator[App]:
     """Everything of one process, opened and closed in order. `state_dir` is shared by the workers."""
     async with AsyncExitStack() as stack:
-        flag_file = await stack.enter_async_context(
-            FlagFile(settings.flags.file, kill_flag=settings.flags.kill_flag, stale_s=settings.flags.stale_s)
-        )
-        switch = await stack.enter_async_context(KillSwitch(state_dir / "kill"))
+        flag_source: FlagSource = await stack.enter_async_context(flags_from(settings))
+        switch = await stack.enter_async_context(KillSwitch(settings.flags.kill_file or state_dir / "kill"))
         to = origin(settings.upstream)
         upstream = Upstream(to)
         stack.push_async_callback(upstream.aclose)
@@ -204,12 +215,12 @@ async def running(settings: Settings, state_dir: Path) -> AsyncIterator[App]:
         found = sources(routes, upstream, taps)
         heir.begin(runs, found)
         forward = forwarding(settings.upstream, to)
-        stack.enter_context(_repeating(_every_second(metrics, flag_file, runs)))
+        stack.enter_context(_repeating(_every_second(metrics, flag_source, runs)))
         stack.enter_context(_repeating(_keys(identifier)))
         gateway = Gateway(
             routes,
             identifier,
-            Flags(flag_file, switch),
+            Flags(flag_source, switch),
             Relay(upstream, forward),
             runs,
             RunApi(runs, identifier, Tickets(shared), metrics, settings.attach_wait_s),
@@ -224,12 +235,12 @@ async def running(settings: Settings, state_dir: Path) -> AsyncIterator[App]:
         if settings.llm is not None:
             providers = [_provider(provider, stack) for provider in settings.llm.providers]
             port = ModelPort(providers, settings.llm, taps, metrics)
-        yield App(gateway, Admin(registry, runs, flag_file, switch, settings.admin_token), runs, port)
+        yield App(gateway, Admin(registry, runs, flag_source, switch, settings.admin_token), runs, port)
 
 
-async def _every_second(metrics: Metrics, flag_file: FlagFile, runs: Runs) -> None:
+async def _every_second(metrics: Metrics, flag_source: FlagSource, runs: Runs) -> None:
     while True:
-        metrics.flag_age.set(flag_file.age_s)
+        metrics.flag_age.set(flag_source.age_s)
         metrics.viewer_lag.set(runs.lag_events)
         runs.evict()  # also when nobody asks: texts are kept no longer than the settings say
         await asyncio.sleep(1)

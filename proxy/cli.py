@@ -12,7 +12,6 @@ from rich.console import Console
 from rich.table import Table
 
 from flags.errors import FlagsError
-from flags.source import FlagFile
 from proxy import app, logs
 from proxy.admin import MULTIPROCESS_DIR
 from proxy.demo import run as run_demo
@@ -49,7 +48,7 @@ def main() -> None:
 def serve(config: Path, workers: int) -> None:
     """Serve until SIGTERM."""
     settings = _load(config)
-    _check_flags(settings)
+    _check_flags(settings, ask_server=False)  # one that is down need not stop the process
     try:
         with bound(settings) as sockets, tempfile.TemporaryDirectory(prefix="headgate-") as directory:
             if workers == 1:
@@ -64,7 +63,7 @@ def serve(config: Path, workers: int) -> None:
 @main.command()
 @CONFIG
 def check(config: Path) -> None:
-    """Validate the settings and print the route table."""
+    """Validate the settings and the flags, and print the route table."""
     settings = _load(config)
     _check_flags(settings)
     table = Table(title=f"{settings.listen} → {settings.upstream.url}", show_lines=True)
@@ -108,15 +107,14 @@ def _load(config: Path) -> Settings:
         sys.exit(1)
 
 
-def _check_flags(settings: Settings) -> None:
-    async def read() -> None:
-        async with FlagFile(settings.flags.file, kill_flag=settings.flags.kill_flag):
-            pass
-
+def _check_flags(settings: Settings, *, ask_server: bool = True) -> None:
+    is_file = settings.flags.unleash is None
+    if not is_file and not ask_server:
+        return
     try:
-        asyncio.run(read())
+        asyncio.run(app.flags_from(settings).verify())
     except FlagsError as exc:
-        click.echo(f"flags.file: {exc}", err=True)
+        click.echo(f"flags.{'file' if is_file else 'unleash'}: {exc}", err=True)
         sys.exit(1)
 
 

@@ -8,7 +8,7 @@ import hmac
 import logging
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import httpx
@@ -44,6 +44,8 @@ class Identity:
     session: str | None = None
     expires_at: float | None = None
     """When its token ends, in seconds since the epoch, if a verified one says so."""
+    tenant: str | None = None
+    """Whose user it is, as far as the settings say where that stands. Never logged, never a label."""
 
     @property
     def bucket(self) -> int:
@@ -53,6 +55,8 @@ class Identity:
     def context(self, route: str) -> dict[str, Any]:
         """The Unleash context of a request."""
         context: dict[str, Any] = {"userId": self.user, "properties": {"route": route}}
+        if self.tenant is not None:
+            context["properties"]["tenant"] = self.tenant
         if self.session is not None:
             context["sessionId"] = self.session
         return context
@@ -65,6 +69,9 @@ class Identifier:
         self._secret = secret or os.urandom(32)
         self._keys: Mapping[str, Any] = {}
         self._jwt = settings.jwt
+        tenant = settings.tenant
+        self._tenant_claim = tenant.claim if tenant else None
+        self._tenant_header = tenant.header.lower().encode() if tenant and tenant.header else None
         self._ways: list[Callable[[Headers], Identity | None]] = []
         if settings.jwt is not None:
             self._ways.append(self._by_token)
@@ -79,6 +86,8 @@ class Identifier:
         """Who sent these headers (names in lower case); None if that cannot be said. Never raises."""
         for way in self._ways:
             identity = way(headers)
+            if identity is not None and self._tenant_header is not None:
+                return replace(identity, tenant=_only(headers, self._tenant_header))
             if identity is not None:
                 return identity
         return None
@@ -95,14 +104,17 @@ class Identifier:
                 return None
         except (jwt.PyJWTError, KeyError, ValueError, RecursionError):
             return None
+        claimed = claims.get(self._tenant_claim) if self._tenant_claim is not None else None
+        tenant = claimed if isinstance(claimed, str) else None
         if self._verifies:
             expires_at = claims.get("exp")
             return Identity(
                 self._hash("user", repr((claims.get("iss"), user))),
                 user,
                 expires_at=float(expires_at) if expires_at is not None else None,
+                tenant=tenant,
             )
-        return Identity(self._hash("token", token), user)
+        return Identity(self._hash("token", token), user, tenant=tenant)
 
     @property
     def _verifies(self) -> bool:

@@ -4,6 +4,7 @@ This file is the source of `docs/reference/settings.md`.
 """
 
 import re
+import ssl
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
@@ -127,10 +128,36 @@ def _readable(value: Path) -> Path:
     return value
 
 
+def _authorities(value: Path) -> Path:
+    try:
+        ssl.create_default_context(cafile=value)
+    except ssl.SSLError:
+        raise ValueError("must be a PEM file of certificates") from None
+    return value
+
+
 def _web_address(value: str) -> str:
     parts = urlsplit(value)
     if parts.scheme not in {"http", "https"} or not parts.hostname or parts.port == 0:
         raise ValueError("must be a URL with http or https")
+    return value
+
+
+def _unleash(value: str) -> str:
+    parts = urlsplit(_web_address(value))
+    if parts.username or parts.password or parts.query or parts.fragment:
+        raise ValueError(
+            "must be an address without credentials and query: the token has a setting of its own"
+        )
+    address = value.rstrip("/")
+    if address.endswith("/api"):
+        raise ValueError("must be the address without /api, which is added")
+    return address
+
+
+def _token(value: SecretStr) -> SecretStr:
+    if not re.fullmatch(r"[!-~]+", value.get_secret_value()):
+        raise ValueError("must be printable ASCII without spaces and line breaks, and not empty")
     return value
 
 
@@ -231,16 +258,62 @@ class UpstreamSettings(Block):
     breaker: BreakerSettings = BreakerSettings()
 
 
-class FlagSettings(Block):
-    """Who gets streams."""
+class UnleashSettings(Block):
+    """A server that flags come from. Each worker process asks for itself, and keeps the answer in memory:
+    while the server is down the last flags hold, until they are stale; a process that never had any gives
+    everybody batch."""
 
-    file: File = Field(default=Path("flags.json"), validate_default=True)
+    url: Annotated[str, AfterValidator(_unleash)]
+    """Its address as a browser has it, for example `https://unleash.example.org`, without `/api`."""
+    token: Annotated[SecretStr, AfterValidator(_token)]
+    """Backend (client) token of one environment."""
+    app_name: str = Field(default="headgate", pattern=r"^[A-Za-z0-9_.~-]{1,100}$")
+    """What Unleash lists this application as."""
+    refresh_s: Annotated[float, Field(ge=1, le=3600)] = 15
+    """At most so long between two fetches, so that a kill takes so long and 2 s more. An overloaded server
+    is asked less often, at least once a minute."""
+    timeout_s: Annotated[float, Field(ge=0.1, le=60)] = 5
+    """For one request to it, all in all. Also the longest that the start waits for the first flags."""
+    ca_file: Annotated[File, AfterValidator(_readable), AfterValidator(_authorities)] | None = None
+    """PEM file of the authorities to trust instead of the system's."""
+
+
+class FlagSettings(Block):
+    """Who gets streams: from a file, or from an Unleash server."""
+
+    file: File | None = Field(default=Path("flags.json"), validate_default=True)
     """Unleash client-features JSON; watched, a change is applied within 2 s. A broken file keeps the
-    last good state. Relative to the settings file."""
+    last good state. Relative to the settings file. Not together with `unleash`."""
+    unleash: UnleashSettings | None = None
+    """A server, instead of the file."""
     kill_flag: str = "headgate.kill"
     """The flag that, when enabled, sends everybody to batch."""
+    kill_file: File | None = None
+    """The local kill switch is on while this file exists: it outlives the process, and can be engaged by
+    hand. Without it, the switch ends with the process."""
     stale_s: Seconds = 300
     """Flags that could not be confirmed for this long count as off: everybody gets batch."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _one_source(cls, block: Any) -> Any:
+        if not isinstance(block, dict):
+            return block
+        if block.get("unleash") is None:
+            if "file" in block and block["file"] is None:
+                raise ValueError("needs file or unleash")
+            return block
+        if block.get("file") is not None:
+            raise ValueError("set file or unleash, not both")
+        return {**block, "file": None}
+
+    @model_validator(mode="after")
+    def _fresh_between_two_fetches(self) -> "FlagSettings":
+        if self.unleash is not None and self.stale_s < 2 * (self.unleash.refresh_s + self.unleash.timeout_s):
+            raise ValueError(
+                "stale_s must be at least twice unleash.refresh_s and unleash.timeout_s together"
+            )
+        return self
 
 
 class JwtSettings(Block):
@@ -267,6 +340,21 @@ class JwtSettings(Block):
         return self
 
 
+class TenantSettings(Block):
+    """Whose user somebody is: the property `tenant` of the flag context, for segments and constraints."""
+
+    claim: str | None = None
+    """A claim of the bearer token."""
+    header: str | None = None
+    """A header set by a trusted proxy in front, for example `X-Tenant`."""
+
+    @model_validator(mode="after")
+    def _one_place(self) -> "TenantSettings":
+        if (self.claim is None) == (self.header is None):
+            raise ValueError("set claim or header, one of them")
+        return self
+
+
 class IdentitySettings(Block):
     """Who is asking. The first that finds somebody counts; nobody found means batch."""
 
@@ -277,6 +365,8 @@ class IdentitySettings(Block):
     Headgate past that proxy."""
     cookie: str | None = None
     """A session cookie; its value is hashed, never kept."""
+    tenant: TenantSettings | None = None
+    """Where the user's tenant stands, if flags are to know it."""
 
 
 class MemoryLogSettings(Block):

@@ -70,18 +70,20 @@ async def headgate(
     *,
     routes: list[dict[str, Any]] | None = None,
     flags: Mapping[str, Any] | None = None,
+    flag_settings: Mapping[str, Any] | None = None,
     upstream: Mapping[str, Any] | None = None,
     drain_s: float = 0.5,
     **settings: Any,
 ) -> AsyncIterator[Serving]:
-    """Serve until the block is left. `upstream` and `settings` are blocks of the settings file."""
+    """Serve until the block is left. `flags` is what the flag file has, unless `flag_settings` name another
+    source; those, `upstream` and `settings` are blocks of the settings file."""
     flag_file = directory / "flags.json"
     flag_file.write_text(json.dumps(flags or flag_document()))
     parsed = Settings.model_validate(
         {
             "admin_token": ADMIN_TOKEN,
             "upstream": {"url": upstream_url, "breaker": {"failures": 1000}, **(upstream or {})},
-            "flags": {"file": str(flag_file)},
+            "flags": flag_settings or {"file": str(flag_file)},
             "routes": routes or [],
             **settings,
         }

@@ -12,11 +12,11 @@ import pytest
 ROOT = Path(__file__).parent.parent
 PACKAGES = ("proxy", "flags")
 FORBIDDEN_NAMES = {"utils", "util", "helpers", "helper", "common", "core", "manager", "base", "misc"}
-FLAGS_FOR_PROXY = {"flags.decision", "flags.source", "flags.errors"}
+FLAGS_FOR_PROXY = {"flags.decision", "flags.source", "flags.unleash", "flags.errors"}
 """What decides, what it decides by, and what its failures are called. No request knows of rollouts."""
 
 COMPOSERS = {"proxy.app", "proxy.cli", "proxy.admin"}
-"""They open what `flags.source` reads, or report on it; all else asks `flags.decision`."""
+"""They open what `flags.source` and `flags.unleash` read, or report on it; all else asks `flags.decision`."""
 
 
 def modules() -> dict[str, Path]:

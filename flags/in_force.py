@@ -1,0 +1,109 @@
+"""The flags in force in one process: one engine, when they were last known to be right, whether they kill.
+
+No I/O and no task: who reads a file or asks a server hands in what was found. All of it happens in the event
+loop's own thread, so no answer can come from an engine that was just closed.
+"""
+
+import logging
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from flags.decision import FlagAnswer
+from flags.document import Document
+from flags.engine import UNKNOWN, Engine
+from flags.errors import FlagDocumentError
+
+_log = logging.getLogger("headgate.flags")
+
+REFUSED = "the evaluation engine refuses it; look at its constraints, segments and variants"
+
+
+class Condition:
+    """What is wrong with something, if anything; one log line for each change."""
+
+    def __init__(self, what: str, meanwhile: str = "what was known last stays in force") -> None:
+        self._what = what
+        self._meanwhile = meanwhile
+        self.problem: str | None = None
+
+    def report(self, problem: str | None) -> None:
+        if problem == self.problem:
+            return
+        self.problem = problem
+        if problem is None:
+            _log.info("%s: good again", self._what)
+        else:
+            _log.warning("%s: %s; %s", self._what, problem, self._meanwhile)
+
+
+class InForce:
+    """Empty, and stale, until something is taken. `close` makes it so again."""
+
+    def __init__(self, what: str, *, kill_flag: str, stale_s: float, clock: Callable[[], float]) -> None:
+        self._what = what
+        self._kill_flag = kill_flag
+        self._stale_s = stale_s
+        self._clock = clock
+        self._engine: Engine | None = None
+        self._state = ""
+        self._refused = ""
+        self._good_at = -math.inf
+        self.killed = False
+        """Is the kill flag on? As of the last `take` or `confirm`."""
+
+    @property
+    def age_s(self) -> float:
+        """Seconds since the flags were last known to be right; infinite if they never were."""
+        return self._clock() - self._good_at
+
+    @property
+    def stale(self) -> bool:
+        return self.age_s > self._stale_s
+
+    def evaluate(self, flag: str, context: Mapping[str, Any] | None) -> FlagAnswer:
+        """Ask one flag about one user. Raises TypeError for a context that is not Unicode text."""
+        return UNKNOWN if self._engine is None else self._engine.ask(flag, context)
+
+    def take(self, document: Document) -> None:
+        """Put these flags in force; those that are already cost nothing. Raises FlagDocumentError."""
+        if document.state == self._state:
+            return
+        self._swap(self._load(document))
+        self._state = document.state
+        self._ask_whether_to_kill()
+        _log.info("%s: applied, %d flags", self._what, len(document.names))
+        for warning in document.warnings:
+            _log.warning("%s: %s", self._what, warning)
+        if self._kill_flag in document.enabled and not self.killed:
+            warning = "%s: %s is on but kills nothing: its strategies ask who the user is; remove them"
+            _log.warning(warning, self._what, self._kill_flag)
+
+    def confirm(self, as_of: float) -> None:
+        """They are what the source has, or had at `as_of` of the clock."""
+        self._good_at = as_of
+        self._ask_whether_to_kill()  # a kill flag may be on from a certain time
+
+    def close(self) -> None:
+        self._swap(None)
+        self._state = self._refused = ""
+        self._good_at = -math.inf
+        self.killed = False
+
+    def _load(self, document: Document) -> Engine:
+        if document.state == self._refused:  # the engine would only log the same complaint again
+            raise FlagDocumentError(REFUSED)
+        engine = Engine(document.state)
+        if engine.names != document.names:
+            engine.close()
+            self._refused = document.state
+            raise FlagDocumentError(REFUSED)
+        return engine
+
+    def _swap(self, engine: Engine | None) -> None:
+        old, self._engine = self._engine, engine
+        if old is not None:
+            old.close()
+
+    def _ask_whether_to_kill(self) -> None:
+        self.killed = self.evaluate(self._kill_flag, None).enabled
