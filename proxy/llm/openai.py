@@ -33,6 +33,20 @@ def first(so_far: Any, new: Any) -> Any:
     return so_far or new
 
 
+def same(so_far: Any, new: Any) -> Any:
+    """The same wherever it comes, or empty. Another one is of something else, under the same index."""
+    if so_far and new and so_far != new:
+        raise Unfaithful("a field comes again, and differs")
+    return so_far or new
+
+
+def whole(so_far: Any, new: Any) -> Any:
+    """It comes in one piece: a second one is more of it, or the same once more, and nothing says which."""
+    if so_far and new:
+        raise Unfaithful("a name comes again")
+    return so_far or as_text(new)
+
+
 def text(so_far: Text | None, new: Any) -> Text:
     piece = as_text(new)
     if so_far is None:
@@ -99,15 +113,15 @@ def numbered(table: Mapping[str, Join], bound: int) -> Join:
 
 
 LOGPROBS: Mapping[str, Join] = {"content": items, "refusal": items}
-FUNCTION: Mapping[str, Join] = {"name": text, "arguments": text}
+FUNCTION: Mapping[str, Join] = {"name": whole, "arguments": text}
 TOOL_CALL: Mapping[str, Join] = {
-    "id": first,
-    "type": first,
+    "id": same,  # servers are known that give every call of an answer the index 0
+    "type": same,
     "function": fields(FUNCTION),
-    "custom": fields({"name": text, "input": text}),
+    "custom": fields({"name": whole, "input": text}),
 }
 DELTA: Mapping[str, Join] = {
-    "role": first,
+    "role": same,
     "content": text,
     "refusal": text,
     "reasoning_content": text,
@@ -209,8 +223,8 @@ class Completion:
         }
         try:
             return json.dumps(answer, ensure_ascii=False, allow_nan=False, default=str).encode()
-        except ValueError:
-            raise Unfaithful("a number is out of range, or a text is no Unicode") from None
+        except (ValueError, RecursionError):
+            raise Unfaithful("a number is out of range, or a text is no Unicode, or it is too deep") from None
 
 
 def _call(method: str, target: bytes, body: bytes) -> dict[str, Any] | None:
@@ -299,7 +313,7 @@ def _worse(before: dict[str, Any], verdict: dict[str, Any]) -> dict[str, Any]:
     for name in before.keys() & verdict.keys():
         if name in ("filtered", "detected"):
             both[name] = before[name] or verdict[name]
-        elif name == "severity" and {before[name], verdict[name]} <= set(SEVERITIES):
+        elif name == "severity" and before[name] in SEVERITIES and verdict[name] in SEVERITIES:
             both[name] = max(before[name], verdict[name], key=SEVERITIES.index)
         elif before[name] != verdict[name]:
             raise Unfaithful("two verdicts of a filter cannot be one")
