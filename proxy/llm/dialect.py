@@ -67,7 +67,12 @@ class Assembler(Protocol):
 
     @property
     def ended(self) -> bool:
-        """Whether the stream has said that it is complete; what ends sooner was cut."""
+        """Whether all is there that a complete stream has; what ends sooner was cut."""
+        ...
+
+    @property
+    def is_over(self) -> bool:
+        """Whether an event has said that it is the last one: what comes after it is nobody's."""
         ...
 
     def answer(self) -> bytes:

@@ -225,6 +225,11 @@ class Response:
             return self._is_blocked
         return all("finishReason" in begun.get(index, ()) for index in range(max(begun) + 1))
 
+    @property
+    def is_over(self) -> bool:
+        """Never: what was used may be said after every reason to finish."""
+        return False
+
     def answer(self) -> bytes:
         """The GenerateContentResponse as JSON."""
         answer = dict(self._answer)

@@ -186,16 +186,17 @@ class Completion:
     """The answer that one stream makes."""
 
     def __init__(self) -> None:
-        self.ended = False
+        self.is_over = False
+        """Whether `[DONE]` has come."""
         self._answer: dict[str, Any] = {}
         self._chars = 0
 
     def feed(self, data: str) -> str:
         """Take one event's data; the text that it adds to choice 0."""
-        if self.ended:
+        if self.is_over:
             raise Unfaithful("something comes after the end")
         if data == "[DONE]":
-            self.ended = True
+            self.is_over = True
             return ""
         self._chars += len(data)
         if self._chars > MAX_ANSWER_CHARS:
@@ -208,6 +209,15 @@ class Completion:
             raise ProviderFailed(_status(chunk["error"]), data.encode())
         joined(CHUNK, self._answer, chunk)
         return _shown(chunk)
+
+    @property
+    def ended(self) -> bool:
+        """Some servers say no `[DONE]`: then by what was used, and by each choice's reason to finish."""
+        if self.is_over:
+            return True
+        choices = self._answer.get("choices") or {}
+        has_usage = bool(choices) and self._answer.get("usage") is not None
+        return has_usage and all(choice.get("finish_reason") is not None for choice in choices.values())
 
     def answer(self) -> bytes:
         """The completion as JSON."""
