@@ -1,6 +1,7 @@
 """Providers' streams that are unusual: what the backend gets is whole and right, and it comes at once."""
 
 import asyncio
+import json
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
@@ -134,4 +135,18 @@ async def test_half_a_character_is_not_made_into_another(tmp_path: Path) -> None
     assert [reply.json() for reply in backend.answers] == [completion(text) for text in TEXTS.values()]
     assert [body.get("stream") for body in provider.bodies] == [True, None, None]
     assert "\ufffd" not in stream.raw.decode()
+    assert stream.texts() == TEXTS
+
+
+@pytest.mark.parametrize("status", [b"401 Unauthorized", b"403 Forbidden", b"406 Not Acceptable"])
+async def test_a_stream_that_is_refused_costs_the_backend_nothing(tmp_path: Path, status: bytes) -> None:
+    """By a gateway that forbids it, one that answers only what `Accept` says, one that checks a signature."""
+
+    async def refusing(asked: Asked, events: list[bytes]) -> None:
+        await asked.answer(json.dumps({"error": {"message": "no streams"}}).encode(), status)
+
+    async with tapped(tmp_path, Provider(stream=refusing)) as (_, backend, client):
+        stream = await read(client, START, signed())
+
+    assert [reply.status_code for reply in backend.answers] == [200, 200]
     assert stream.texts() == TEXTS

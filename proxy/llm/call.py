@@ -20,9 +20,9 @@ logger = logging.getLogger("headgate.llm")
 MAX_EVENT_BYTES = 8 * 1024 * 1024
 """One event of a provider's stream; a picture comes in one."""
 
-REFUSES_THE_STREAM = frozenset({400, 404, 405, 415, 422, 501})
-"""Statuses that may be about the stream, not the call. Asked again as it came, the call gets its own answer;
-none of them is billed."""
+REFUSES_THE_STREAM = frozenset({400, 401, 403, 404, 405, 406, 415, 422, 501})
+"""Statuses that may be about the stream, not the call: it may be forbidden, `Accept` may be for JSON alone, a
+signature may be of the body as it came. Asked again as that, the call gets its own answer; none is billed."""
 
 LET_END_S = 0.1
 """How long an HTTP answer has to end after its last event, so that its connection can be used again."""
