@@ -19,6 +19,10 @@ MAX_WAITING = 10_000
 """Items for one replica that wait while the store is slow; those beyond it are dropped."""
 
 
+DOUBT = "doubt"
+"""Said to a tap, of no call: see `Tap.doubt`."""
+
+
 class Mail(Protocol):
     """The way to another replica."""
 
@@ -75,6 +79,9 @@ class RemoteTap:
         self._outbox = outbox
         self._token = token
         self._places = places
+
+    def doubt(self) -> None:
+        self._outbox.put((self._token, "", 0, DOUBT, None))
 
     def begin(self, digest: bytes, prompt: Prompt) -> "RemoteCall":
         call = RemoteCall(self._outbox, self._token)

@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 from proxy.llm.dialect import Prompt
 from proxy.llm.places import CallPlace, allowed
-from proxy.remote_taps import Mail, Outbox, RemoteTap
+from proxy.remote_taps import DOUBT, Mail, Outbox, RemoteTap
 from proxy.sections import Section
 
 TOKEN_BYTES = 24
@@ -50,6 +50,7 @@ class Tap:
         self.calls = 0
         """How many calls have come, repetitions included."""
         self._shows: Shows | None = shows
+        self._is_in_doubt = False
         self._place_of: dict[bytes, int | None] = {}
         self._latest: dict[int, LocalCall] = {}
         self._remote: dict[str, tuple[LocalCall, int]] = {}
@@ -58,6 +59,13 @@ class Tap:
     def close(self) -> None:
         """The upstream has answered: what still comes is shown no more."""
         self._shows = None
+
+    def doubt(self) -> None:
+        """A call has come, or may have, of which nothing is known: which place is the next one's is not known
+        either. A call that has its place keeps it, and the batch answer has the rest.
+        """
+        self.calls += 1
+        self._is_in_doubt = True
 
     def begin(self, digest: bytes, prompt: Prompt) -> "LocalCall":
         """A call has come, with the digest of its request."""
@@ -72,7 +80,8 @@ class Tap:
             may_take: indices of `places` that its patterns allow.
         """
         self.calls += 1
-        if digest not in self._place_of and len(self._place_of) < MAX_CALLS:
+        is_new = digest not in self._place_of
+        if is_new and not self._is_in_doubt and len(self._place_of) < MAX_CALLS:
             taken = set(self._place_of.values())
             self._place_of[digest] = next((index for index in sorted(may_take) if index not in taken), None)
         index = self._place_of.get(digest)
@@ -88,6 +97,9 @@ class Tap:
 
         One of which something was lost is shown no further: the batch answer has the rest.
         """
+        if what == DOUBT:
+            self.doubt()
+            return
         if what == "begin":
             digest, may_take = value
             self._remote[call_id] = (self.take(bytes.fromhex(digest), may_take), 1)
@@ -146,6 +158,10 @@ class LocalCall:
 
 class OpenTap(Protocol):
     """A tap that a call has found by its token, wherever its run is executed."""
+
+    def doubt(self) -> None:
+        """A call has come that cannot be read."""
+        ...
 
     def begin(self, digest: bytes, prompt: Prompt) -> TappedCall:
         """A call has come, with the digest of its request."""

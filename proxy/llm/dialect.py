@@ -87,6 +87,10 @@ class Assembler(Protocol):
 class Dialect(Protocol):
     """One shape of API."""
 
+    def is_call(self, method: str, target: bytes) -> bool:
+        """Whether it is a call for text, as far as that can be said without its body."""
+        ...
+
     def is_stream(self, method: str, target: bytes, body: bytes) -> bool:
         """Whether the caller itself asks for a stream, of a kind that an assembler reads."""
         ...

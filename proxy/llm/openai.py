@@ -158,6 +158,9 @@ NOT_IN_THE_ANSWER = ("obfuscation",)
 class OpenAI:
     """Calls whose path ends with `/chat/completions`, wherever an API has them."""
 
+    def is_call(self, method: str, target: bytes) -> bool:
+        return method == "POST" and target.partition(b"?")[0].endswith(b"/chat/completions")
+
     def is_stream(self, method: str, target: bytes, body: bytes) -> bool:
         call = _call(method, target, body)
         return call is not None and call.get("stream") is True
