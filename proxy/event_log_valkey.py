@@ -22,6 +22,7 @@ import orjson
 from proxy.followed_run import FollowedRun
 from proxy.lease import LEASE_S, LOST_S, Lease
 from proxy.orders import Order
+from proxy.remote_taps import StoreSilent
 from proxy.routes import Route
 from proxy.run import Run
 from proxy.sealing import Sealing, Unsealable
@@ -267,10 +268,17 @@ class ValkeyRuns:
             logger.error("stored ticket cannot be read", extra={"why": str(exc)})
         return None
 
-    async def put_tap(self, token: str, route: str, ttl_s: float) -> None:
+    @property
+    def silences(self) -> int:
+        return self._health.silences
+
+    async def put_tap(self, token: str, route: str, ttl_s: float) -> bool:
         sealed = self._sealing.box(f"tap {token}").seal("tap", 0, orjson.dumps([self.replica, route]))
-        with contextlib.suppress(StoreDown):
+        try:
             await self._ask.call(("SET", self._tap_key(token), sealed, "PX", int(ttl_s * 1000)))
+        except StoreDown:
+            return False
+        return True
 
     async def drop_tap(self, token: str) -> None:
         with contextlib.suppress(StoreDown):  # it expires
@@ -283,14 +291,17 @@ class ValkeyRuns:
                 replica, route = orjson.loads(self._sealing.box(f"tap {token}").open("tap", 0, sealed))
                 return replica, route
         except StoreDown:
-            pass
+            raise StoreSilent from None
         except Unsealable as exc:
             logger.error("stored tap cannot be read", extra={"why": str(exc)})
         return None
 
-    async def tell(self, replica: str, said: dict[str, Any]) -> None:
-        with contextlib.suppress(StoreDown):
+    async def tell(self, replica: str, said: dict[str, Any]) -> bool:
+        try:
             await self._ask.call(self._message(replica, said))
+        except StoreDown:
+            return False
+        return True
 
     def _tap_key(self, token: str) -> str:
         return self._keys.tap(self._sealing.name(token))

@@ -5,13 +5,14 @@ A tap lasts as long as its upstream's call. A token that was never given, or who
 
 import asyncio
 import secrets
+from collections import OrderedDict
 from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, Protocol
 
 from proxy.llm.dialect import Prompt
 from proxy.llm.places import CallPlace, allowed
-from proxy.remote_taps import DOUBT, Mail, Outbox, RemoteTap
+from proxy.remote_taps import BEGIN, DOUBT, Mail, Outbox, RemoteTap, StoreSilent
 from proxy.sections import Section
 
 TOKEN_BYTES = 24
@@ -19,6 +20,9 @@ TOKEN_BYTES = 24
 
 MAX_CALLS = 1000
 """Different calls that one tap tells apart; what an upstream calls beyond it is shown nowhere."""
+
+MAX_MISSED = 10_000
+"""Tokens of calls whose runs could not be found."""
 
 
 class Shows(Protocol):
@@ -49,6 +53,8 @@ class Tap:
         self.places = places
         self.calls = 0
         """How many calls have come, repetitions included."""
+        self.silences = 0
+        """How often other replicas could not be heard any more, before it was opened."""
         self._shows: Shows | None = shows
         self._is_in_doubt = False
         self._place_of: dict[bytes, int | None] = {}
@@ -64,7 +70,6 @@ class Tap:
         """A call has come, or may have, of which nothing is known: which place is the next one's is not known
         either. A call that has its place keeps it, and the batch answer has the rest.
         """
-        self.calls += 1
         self._is_in_doubt = True
 
     def begin(self, digest: bytes, prompt: Prompt) -> "LocalCall":
@@ -100,7 +105,7 @@ class Tap:
         if what == DOUBT:
             self.doubt()
             return
-        if what == "begin":
+        if what == BEGIN:
             digest, may_take = value
             self._remote[call_id] = (self.take(bytes.fromhex(digest), may_take), 1)
             return
@@ -169,15 +174,20 @@ class OpenTap(Protocol):
 
 
 class TapShare(Mail, Protocol):
-    """What replicas share of their taps. No method raises for a store that is down."""
+    """What replicas share of their taps."""
 
-    async def put_tap(self, token: str, route: str, ttl_s: float) -> None:
-        """Let the other replicas find a tap of this one."""
+    @property
+    def silences(self) -> int:
+        """How often the others could not be heard any more."""
+        ...
+
+    async def put_tap(self, token: str, route: str, ttl_s: float) -> bool:
+        """Let the other replicas find a tap of this one. False if they may not."""
         ...
 
     async def drop_tap(self, token: str) -> None: ...
     async def find_tap(self, token: str) -> tuple[str, str] | None:
-        """The replica whose tap it is, and the route."""
+        """The replica whose tap it is, and the route; None: there is none. Raises `StoreSilent`."""
         ...
 
 
@@ -197,6 +207,10 @@ class Taps:
         self._share = share
         self._taps: dict[str, Tap] = {}
         self._outboxes: dict[str, Outbox] = {}
+        self._hears_others = False
+        """Whether calls of this process's runs ever came to another replica."""
+        self._missed: OrderedDict[str, None] = OrderedDict()
+        """Tokens of calls that came here while nobody could say whose they are."""
 
     def __len__(self) -> int:
         return len(self._taps)
@@ -208,7 +222,9 @@ class Taps:
         tap = self._taps[token] = Tap(shows, self._places[route])
         try:
             if self._share is not None:
-                await self._share.put_tap(token, route, self._most_s)
+                tap.silences = self._share.silences
+                if not await self._share.put_tap(token, route, self._most_s):
+                    tap.silences -= 1  # it was silent since
             yield tap, token
         finally:
             del self._taps[token]
@@ -224,19 +240,43 @@ class Taps:
     async def find(self, token: str) -> OpenTap | None:
         """The tap of a token; None: it was never given, or its run has its answer."""
         tap = self._taps.get(token)
-        if tap is not None or self._share is None:
-            return tap
-        found = await self._share.find_tap(token)
+        if tap is not None:
+            return self._touched(tap)
+        if self._share is None:
+            return None
+        try:
+            found = await self._share.find_tap(token)
+        except StoreSilent:
+            self._miss(token)
+            return None
         if found is None or found[1] not in self._places:
             return None
         replica, route = found
         self._outboxes = {name: outbox for name, outbox in self._outboxes.items() if not outbox.is_idle}
         outbox = self._outboxes.setdefault(replica, Outbox(replica, self._share))
-        return RemoteTap(outbox, token, self._places[route])
+        remote = RemoteTap(outbox, token, self._places[route])
+        if token in self._missed:
+            del self._missed[token]
+            remote.doubt()
+        return remote
+
+    def _miss(self, token: str) -> None:
+        self._missed[token] = None
+        if len(self._missed) > MAX_MISSED:
+            self._missed.popitem(last=False)
+
+    def _touched(self, tap: Tap) -> Tap:
+        """A tap that a call comes to. While the store was silent, others may have come to other replicas; but
+        not if all calls come to this process, as far as is known.
+        """
+        if self._share is not None and self._hears_others and self._share.silences != tap.silences:
+            tap.doubt()
+        return tap
 
     def hear(self, items: Sequence[Sequence[Any]]) -> None:
         """What another replica's model port has to say to taps of this one."""
+        self._hears_others = self._hears_others or bool(items)
         for token, *said in items:
             tap = self._taps.get(token)
             if tap is not None:
-                tap.hear(*said)
+                self._touched(tap).hear(*said)

@@ -63,12 +63,15 @@ class Health:
 
     def __init__(self) -> None:
         self.up = asyncio.Event()
+        self.silences = 0
+        """How often it was found not to answer any more."""
         self._since: float | None = None
 
     def failed(self, why: str) -> None:
         self.up.clear()
         if self._since is None:
             self._since = asyncio.get_running_loop().time()
+            self.silences += 1
             logger.warning("log store down", extra={"why": why})
 
     def wrote(self) -> None:

@@ -7,9 +7,10 @@ import pytest
 
 from proxy.llm.dialect import Prompt
 from proxy.llm.places import CallPlace, compile_calls
+from proxy.remote_taps import StoreSilent
 from proxy.sections import Section
 from proxy.settings import TapSettings
-from proxy.taps import MAX_CALLS, Tap, Taps
+from proxy.taps import MAX_CALLS, OpenTap, Tap, Taps
 
 pytestmark = pytest.mark.anyio
 
@@ -159,21 +160,36 @@ class Replicas:
         self.owner = Taps({"route": IN_ORDER}, 60, self)
         self.other = Taps({"route": IN_ORDER}, 60, self)
         self.loses = False
+        self.silences = 0
         self.messages = 0
 
-    async def put_tap(self, token: str, route: str, ttl_s: float) -> None:
+    async def put_tap(self, token: str, route: str, ttl_s: float) -> bool:
         self.stored[token] = route
+        return not self.loses
 
     async def drop_tap(self, token: str) -> None:
         del self.stored[token]
 
     async def find_tap(self, token: str) -> tuple[str, str] | None:
+        if self.loses:
+            raise StoreSilent
         return ("owner", self.stored[token]) if token in self.stored else None
 
-    async def tell(self, replica: str, said: dict[str, Any]) -> None:
+    async def tell(self, replica: str, said: dict[str, Any]) -> bool:
         self.messages += 1
         if not self.loses:
             self.owner.hear(json.loads(json.dumps(said))["taps"])
+        return not self.loses
+
+    async def found(self, token: str) -> OpenTap:
+        found = await self.other.find(token)
+        assert found is not None
+        return found
+
+    async def heard_once(self) -> None:
+        """The model port of the other one has had a call of a run before."""
+        async with self.owner.open(Shown(), "route") as (_, token):
+            await (await self.found(token)).begin(b"", ANY).finish()
 
 
 async def test_a_call_at_another_replica_is_shown_at_the_runs_own():
@@ -210,3 +226,74 @@ async def test_text_after_a_gap_is_not_shown():
         await call.finish()
 
     assert shown.said == [("one", "one ")]
+
+
+async def test_after_a_call_that_its_run_never_heard_of_no_text_comes_to_another_stage():
+    """Its message is lost: the next call, wherever it comes, would take its place."""
+    replicas, shown = Replicas(), Shown()
+    async with replicas.owner.open(shown, "route") as (tap, token):
+        found = await replicas.found(token)
+        replicas.loses = True
+        await found.begin(b"a", ANY).finish()
+        replicas.loses = False
+        second = (await replicas.found(token)).begin(b"b", ANY)
+        second.add("of another stage")
+        await second.finish()
+        tap.begin(b"c", ANY).add("nor here")
+
+    assert shown.said == []
+
+
+async def test_after_a_call_whose_run_could_not_be_found_no_text_comes_to_another_stage():
+    """It was passed on untouched, and the store is back."""
+    replicas, shown = Replicas(), Shown()
+    async with replicas.owner.open(shown, "route") as (_, token):
+        replicas.loses = True
+        assert await replicas.other.find(token) is None
+        replicas.loses = False
+        second = (await replicas.found(token)).begin(b"b", ANY)
+        second.add("of another stage")
+        await second.finish()
+
+    assert shown.said == []
+
+
+async def test_while_the_store_is_silent_calls_keep_the_place_they_have_and_get_none():
+    """Others may have come to other replicas meanwhile."""
+    replicas, shown = Replicas(), Shown()
+    await replicas.heard_once()
+    async with replicas.owner.open(shown, "route") as (tap, token):
+        first = tap.begin(b"a", ANY)
+        replicas.silences += 1
+        first.add("goes on")
+        found = await replicas.owner.find(token)
+        assert found is tap
+        tap.begin(b"c", ANY).add("of a later stage")
+        tap.begin(b"a", ANY).add("once more")
+
+    assert shown.said == [("one", "goes on"), ("one", "withdraw", ""), ("one", "once more")]
+
+
+async def test_a_run_that_begins_while_the_store_is_silent_is_shown_by_none():
+    replicas, shown = Replicas(), Shown()
+    await replicas.heard_once()
+    replicas.loses = True
+    async with replicas.owner.open(shown, "route") as (_, token):
+        found = await replicas.owner.find(token)
+        assert found is not None
+        found.begin(b"b", ANY)
+        await found.begin(b"b", ANY).finish()
+
+    assert shown.said == []
+
+
+async def test_who_has_all_calls_is_not_troubled_by_a_silent_store():
+    """As far as is known: no call of its runs ever came to another replica."""
+    replicas, shown = Replicas(), Shown()
+    replicas.loses = True
+    async with replicas.owner.open(shown, "route") as (tap, token):
+        replicas.silences += 1
+        assert await replicas.owner.find(token) is tap
+        tap.begin(b"a", ANY).add("shown")
+
+    assert shown.said == [("one", "shown")]
