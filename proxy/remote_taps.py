@@ -83,6 +83,9 @@ class RemoteTap:
         self._places = places
         self._count = count
 
+    async def doubt(self) -> None:
+        await self._count(self._token)  # the run's own replica sees the gap
+
     async def begin(self, digest: bytes, prompt: Prompt) -> "RemoteCall":
         number = await self._count(self._token)
         call = RemoteCall(self._outbox, self._token)

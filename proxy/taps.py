@@ -93,6 +93,12 @@ class Tap:
             await self._heard(number - 1)
         return self.take(digest, allowed(self.places, prompt), number)
 
+    async def doubt(self) -> None:
+        """A call has come of which nothing is known: which place is the next one's is not known either."""
+        self._has_gap = True
+        if self._count is not None:
+            await self._count()
+
     async def _heard(self, calls: int) -> None:
         """Wait until so many calls are known, or long enough."""
         with suppress(TimeoutError):
@@ -189,6 +195,10 @@ class LocalCall:
 
 class OpenTap(Protocol):
     """A tap that a call has found by its token, wherever its run is executed."""
+
+    async def doubt(self) -> None:
+        """A call has come that cannot be read."""
+        ...
 
     async def begin(self, digest: bytes, prompt: Prompt) -> TappedCall:
         """A call has come, with the digest of its request."""

@@ -60,6 +60,12 @@ def verdict(severity: str = "safe", *, filtered: bool = False) -> dict[str, Any]
     return {"filtered": filtered, "severity": severity}
 
 
+def dose(call_id: str, function: Any = None) -> Chunk:
+    """A tool call, the first of its choice."""
+    function = function or {"name": "dose", "arguments": "{}"}
+    return chunk({"tool_calls": [{"index": 0, "id": call_id, "type": "function", "function": function}]})
+
+
 START = chunk({"role": "assistant", "content": ""})
 STOP = chunk({}, reason="stop")
 
@@ -94,7 +100,7 @@ def test_tool_calls_are_joined_by_their_index() -> None:
         chunk({"role": "assistant", "content": None}),
         call(0, id="call_a", type="function", function={"name": "dose", "arguments": ""}),
         call(0, function={"arguments": '{"mg":'}),
-        call(0, function={"arguments": "5}"}),
+        call(0, id="call_a", type="function", function={"name": "", "arguments": "5}"}),
         call(1, id="call_b", type="function", function={"name": "stop", "arguments": "{}"}),
         chunk({}, reason="tool_calls"),
         USED,
@@ -261,6 +267,14 @@ def test_however_it_is_cut_the_answer_is_the_same(contents: list[list[str]], dat
             [chunk({}, logprobs={"tokens": ["a"]}), STOP, USED],
             id="a field of the logprobs",
         ),
+        pytest.param([dose("a"), dose("b"), STOP, USED], id="two tool calls under one index"),
+        pytest.param([dose("a"), dose("a"), STOP, USED], id="a tool's name, or its two halves"),
+        pytest.param([dose("a"), dose("", {"name": 7}), STOP, USED], id="a tool's name that is none"),
+        pytest.param(
+            [chunk({"function_call": {"name": "do"}}), chunk({"function_call": {"name": "se"}}), STOP, USED],
+            id="a function's name in pieces",
+        ),
+        pytest.param([START, chunk({"role": "tool"}), STOP, USED], id="two roles"),
         pytest.param([chunk({"content": ["a"]}), STOP, USED], id="text that is none"),
         pytest.param([chunk({"tool_calls": {}}), STOP, USED], id="a list that is none"),
         pytest.param([chunk({"annotations": {}}), STOP, USED], id="annotations that are none"),
@@ -282,6 +296,14 @@ def test_however_it_is_cut_the_answer_is_the_same(contents: list[list[str]], dat
                 USED,
             ],
             id="verdicts that cannot be one",
+        ),
+        pytest.param(
+            [
+                chunk({}, content_filter_results={"hate": {"severity": [1]}}),
+                chunk({}, reason="stop", content_filter_results={"hate": {"severity": [2]}}),
+                USED,
+            ],
+            id="verdicts that are none",
         ),
     ],
 )

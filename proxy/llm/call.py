@@ -2,6 +2,8 @@
 
 import asyncio
 import logging
+from codecs import getincrementaldecoder
+from contextlib import suppress
 from enum import StrEnum
 from typing import Literal
 
@@ -18,9 +20,12 @@ logger = logging.getLogger("headgate.llm")
 MAX_EVENT_BYTES = 8 * 1024 * 1024
 """One event of a provider's stream; a picture comes in one."""
 
-REFUSES_THE_STREAM = frozenset({400, 404, 405, 415, 422, 501})
-"""Statuses that may be about the stream, not the call. Asked again as it came, the call gets its own answer;
-none of them is billed."""
+REFUSES_THE_STREAM = frozenset({400, 401, 403, 404, 405, 406, 415, 422, 501})
+"""Statuses that may be about the stream, not the call: it may be forbidden, `Accept` may be for JSON alone, a
+signature may be of the body as it came. Asked again as that, the call gets its own answer; none is billed."""
+
+LET_END_S = 0.1
+"""How long an HTTP answer has to end after its last event, so that its connection can be used again."""
 
 NOT_OF_THE_STREAM = frozenset({b"content-length", b"accept-encoding", b"transfer-encoding", b"expect"})
 """Headers of the call that are made anew: another body is sent, and what comes back is read here."""
@@ -118,19 +123,29 @@ class ModelCall:
 
     async def _read(self, exchange: Exchange) -> None:
         """The whole stream. Raises what its provider, its way or its content makes of it."""
-        decoder = Decoder(max_event_bytes=MAX_EVENT_BYTES)
+        assembler, decoder = self._assembler, Decoder(max_event_bytes=MAX_EVENT_BYTES)
+        text = getincrementaldecoder("utf-8")()
 
         def take(data: bytes) -> None:
             try:
+                text.decode(data)  # the other one puts U+FFFD in the place of what is none
                 events = decoder.feed(data)
+            except UnicodeDecodeError:
+                raise Unfaithful("a text is no Unicode") from None
             except EventTooLarge:
                 raise Unfaithful("an event is too large") from None
             for event in events:
                 self._events += 1
-                self._call.add(self._assembler.feed(event.data))
+                self._call.add(assembler.feed(event.data))
+                if assembler.is_over:
+                    raise _Over
 
-        await exchange.each(take)
-        if not self._assembler.ended:
+        try:
+            await exchange.each(take)
+        except _Over:
+            await _let_end(exchange)
+            return
+        if not (assembler.ended and _says_its_end(exchange.headers)):
             raise UpstreamBroke("the stream ended before its end")
 
     async def _say(self, send: Send, exchange: Exchange, status: int, body: bytes) -> None:
@@ -207,6 +222,23 @@ async def _abort_when_left(receive: Receive, exchange: Exchange) -> None:
     while (await receive())["type"] != "http.disconnect":
         pass
     exchange.abort()
+
+
+class _Over(Exception):
+    """Nothing of the answer can come any more; what may still be read is not looked at."""
+
+
+async def _let_end(exchange: Exchange) -> None:
+    """Nothing of the answer can come any more: whether and how the connection ends is nobody's matter."""
+    with suppress(UpstreamError, TimeoutError):
+        async with asyncio.timeout(LET_END_S):
+            while await exchange.read():
+                pass
+
+
+def _says_its_end(headers: Headers) -> bool:
+    """Whether an answer whose connection is cut is seen to be. One that ends with it may end anywhere."""
+    return any(name in (b"content-length", b"transfer-encoding") for name, _ in headers)
 
 
 def _headers(headers: Headers, authority: bytes) -> Headers:

@@ -67,7 +67,12 @@ class Assembler(Protocol):
 
     @property
     def ended(self) -> bool:
-        """Whether the stream has said that it is complete; what ends sooner was cut."""
+        """Whether all is there that a complete stream has; what ends sooner was cut."""
+        ...
+
+    @property
+    def is_over(self) -> bool:
+        """Whether an event has said that it is the last one: what comes after it is nobody's."""
         ...
 
     def answer(self) -> bytes:
@@ -81,6 +86,10 @@ class Assembler(Protocol):
 
 class Dialect(Protocol):
     """One shape of API."""
+
+    def is_call(self, method: str, target: bytes) -> bool:
+        """Whether it is a call for text, as far as that can be said without its body."""
+        ...
 
     def is_stream(self, method: str, target: bytes, body: bytes) -> bool:
         """Whether the caller itself asks for a stream, of a kind that an assembler reads."""

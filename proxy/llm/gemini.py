@@ -162,6 +162,9 @@ class Call(NamedTuple):
 class Gemini:
     """Calls whose path ends with `/models/NAME:generateContent`, or `:streamGenerateContent`."""
 
+    def is_call(self, method: str, target: bytes) -> bool:
+        return method == "POST" and _TARGET.fullmatch(target) is not None
+
     def is_stream(self, method: str, target: bytes, body: bytes) -> bool:
         """Without `alt=sse` a stream is a JSON array, which no assembler reads."""
         call = _call(method, target, body)
@@ -224,6 +227,11 @@ class Response:
         if not begun or self._is_blocked:
             return self._is_blocked
         return all("finishReason" in begun.get(index, ()) for index in range(max(begun) + 1))
+
+    @property
+    def is_over(self) -> bool:
+        """Never: what was used may be said after every reason to finish."""
+        return False
 
     def answer(self) -> bytes:
         """The GenerateContentResponse as JSON."""

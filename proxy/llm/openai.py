@@ -33,6 +33,20 @@ def first(so_far: Any, new: Any) -> Any:
     return so_far or new
 
 
+def same(so_far: Any, new: Any) -> Any:
+    """The same wherever it comes, or empty. Another one is of something else, under the same index."""
+    if so_far and new and so_far != new:
+        raise Unfaithful("a field comes again, and differs")
+    return so_far or new
+
+
+def whole(so_far: Any, new: Any) -> Any:
+    """It comes in one piece: a second one is more of it, or the same once more, and nothing says which."""
+    if so_far and new:
+        raise Unfaithful("a name comes again")
+    return so_far or as_text(new)
+
+
 def text(so_far: Text | None, new: Any) -> Text:
     piece = as_text(new)
     if so_far is None:
@@ -99,15 +113,15 @@ def numbered(table: Mapping[str, Join], bound: int) -> Join:
 
 
 LOGPROBS: Mapping[str, Join] = {"content": items, "refusal": items}
-FUNCTION: Mapping[str, Join] = {"name": text, "arguments": text}
+FUNCTION: Mapping[str, Join] = {"name": whole, "arguments": text}
 TOOL_CALL: Mapping[str, Join] = {
-    "id": first,
-    "type": first,
+    "id": same,  # servers are known that give every call of an answer the index 0
+    "type": same,
     "function": fields(FUNCTION),
-    "custom": fields({"name": text, "input": text}),
+    "custom": fields({"name": whole, "input": text}),
 }
 DELTA: Mapping[str, Join] = {
-    "role": first,
+    "role": same,
     "content": text,
     "refusal": text,
     "reasoning_content": text,
@@ -144,6 +158,9 @@ NOT_IN_THE_ANSWER = ("obfuscation",)
 class OpenAI:
     """Calls whose path ends with `/chat/completions`, wherever an API has them."""
 
+    def is_call(self, method: str, target: bytes) -> bool:
+        return method == "POST" and target.partition(b"?")[0].endswith(b"/chat/completions")
+
     def is_stream(self, method: str, target: bytes, body: bytes) -> bool:
         call = _call(method, target, body)
         return call is not None and call.get("stream") is True
@@ -172,16 +189,17 @@ class Completion:
     """The answer that one stream makes."""
 
     def __init__(self) -> None:
-        self.ended = False
+        self.is_over = False
+        """Whether `[DONE]` has come."""
         self._answer: dict[str, Any] = {}
         self._chars = 0
 
     def feed(self, data: str) -> str:
         """Take one event's data; the text that it adds to choice 0."""
-        if self.ended:
+        if self.is_over:
             raise Unfaithful("something comes after the end")
         if data == "[DONE]":
-            self.ended = True
+            self.is_over = True
             return ""
         self._chars += len(data)
         if self._chars > MAX_ANSWER_CHARS:
@@ -194,6 +212,15 @@ class Completion:
             raise ProviderFailed(_status(chunk["error"]), data.encode())
         joined(CHUNK, self._answer, chunk)
         return _shown(chunk)
+
+    @property
+    def ended(self) -> bool:
+        """Some servers say no `[DONE]`: then by what was used, and by each choice's reason to finish."""
+        if self.is_over:
+            return True
+        choices = self._answer.get("choices") or {}
+        has_usage = bool(choices) and self._answer.get("usage") is not None
+        return has_usage and all(choice.get("finish_reason") is not None for choice in choices.values())
 
     def answer(self) -> bytes:
         """The completion as JSON."""
@@ -209,8 +236,8 @@ class Completion:
         }
         try:
             return json.dumps(answer, ensure_ascii=False, allow_nan=False, default=str).encode()
-        except ValueError:
-            raise Unfaithful("a number is out of range, or a text is no Unicode") from None
+        except (ValueError, RecursionError):
+            raise Unfaithful("a number is out of range, or a text is no Unicode, or it is too deep") from None
 
 
 def _call(method: str, target: bytes, body: bytes) -> dict[str, Any] | None:
@@ -299,7 +326,7 @@ def _worse(before: dict[str, Any], verdict: dict[str, Any]) -> dict[str, Any]:
     for name in before.keys() & verdict.keys():
         if name in ("filtered", "detected"):
             both[name] = before[name] or verdict[name]
-        elif name == "severity" and {before[name], verdict[name]} <= set(SEVERITIES):
+        elif name == "severity" and before[name] in SEVERITIES and verdict[name] in SEVERITIES:
             both[name] = max(before[name], verdict[name], key=SEVERITIES.index)
         elif before[name] != verdict[name]:
             raise Unfaithful("two verdicts of a filter cannot be one")

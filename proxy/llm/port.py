@@ -93,6 +93,8 @@ class ModelPort:
         dialect = provider.dialect
         prompt = None if body is None else dialect.prompt(method, target, body)
         if body is None or prompt is None:
+            if dialect.is_call(method, target):  # too long, or compressed
+                await tap.doubt()
             await provider.relay(scope, replayed, send)
             return Ended.BATCH
         digest = hashlib.sha256(target + b"\n" + body).digest()
