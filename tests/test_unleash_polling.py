@@ -8,7 +8,7 @@ import sys
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 from pathlib import Path
@@ -24,6 +24,7 @@ from flags.usage import MAX_COUNTS, Usage
 from tests.scripted import Asked, Script, ScriptedUpstream, raw
 from tests.streaming import eventually, free_port
 from tests.test_flag_source import ALICE, FLAG, OFF, ON, Clock, document, feature, gradual
+from tests.test_upstream import certificates
 
 pytestmark = pytest.mark.anyio
 
@@ -311,6 +312,19 @@ async def test_a_token_goes_nowhere_else() -> None:
         b"/api/client/features",
         b"/api/client/register",
     }
+
+
+async def test_a_server_with_tls_must_show_a_certificate_that_is_trusted(tmp_path: Path) -> None:
+    """By the authorities of `ca_file`, or the system's: before the token is sent."""
+    ca_file, tls = certificates(tmp_path)
+    played = Playing(GOOD)
+    async with ScriptedUpstream(played, tls=tls).running() as played.server:
+        server = UnleashServer(played.server.url, TOKEN, ca_file=ca_file)
+        await UnleashFlags(server, frozenset({FLAG})).verify()
+        with pytest.raises(FlagServerError, match=r"cannot be reached: .*CERTIFICATE_VERIFY_FAILED"):
+            await UnleashFlags(replace(server, ca_file=None), frozenset({FLAG})).verify()
+
+    assert len(played.fetches) == 1
 
 
 async def test_what_was_refused_is_not_confirmed_later() -> None:
