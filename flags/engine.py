@@ -1,6 +1,5 @@
 """UnleashClient as an evaluator and nothing else: no server, thread or disk. Its oddities stay here."""
 
-import logging
 from collections.abc import Mapping
 from typing import Any
 
@@ -8,15 +7,12 @@ import orjson
 from UnleashClient.cache import BaseCache
 from UnleashClient.clients.unleash_client import UnleashClient
 from UnleashClient.constants import CLIENT_SPEC_VERSION, FEATURES_URL
-from UnleashClient.utils import LOGGER, InstanceAllowType
+from UnleashClient.utils import InstanceAllowType
 
 from flags.decision import FlagAnswer
 
 SPEC_VERSION = CLIENT_SPEC_VERSION
 """Of Unleash's client specification, as a server wants to know it."""
-
-# It quotes what it cannot read, which may name users; and whoever makes an engine says that it is refused.
-LOGGER.setLevel(logging.CRITICAL)
 
 UNKNOWN = FlagAnswer(known=False, enabled=False)
 

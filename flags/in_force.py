@@ -47,7 +47,6 @@ class InForce:
         self._clock = clock
         self._engine: Engine | None = None
         self._state = ""
-        self._refused = ""
         self._good_at = -math.inf
         self.killed = False
         """Is the kill flag on? As of the last `take` or `confirm`."""
@@ -86,17 +85,14 @@ class InForce:
 
     def close(self) -> None:
         self._swap(None)
-        self._state = self._refused = ""
+        self._state = ""
         self._good_at = -math.inf
         self.killed = False
 
     def _load(self, document: Document) -> Engine:
-        if document.state == self._refused:  # the engine would only log the same complaint again
-            raise FlagDocumentError(REFUSED)
         engine = Engine(document.state)
         if engine.names != document.names:
             engine.close()
-            self._refused = document.state
             raise FlagDocumentError(REFUSED)
         return engine
 

@@ -229,6 +229,7 @@ BREAKAGES = {
     "refused": lambda path: write(path, document(feature(gradual("12.5", secret=SECRET)))),
     "missing": lambda path: path.unlink(),
     "a directory": lambda path: (path.unlink(), path.mkdir()),
+    "refused by the engine alone": lambda path: write(path, document(feature(variants=[{"name": SECRET}]))),
 }
 
 

@@ -53,6 +53,33 @@ def principal(identity: Identity | None) -> str:
     return identity.principal
 
 
+# Tenants
+
+
+def test_a_tenant_is_a_property_of_the_context() -> None:
+    """From a claim of the token, or a header, as the settings say; where it is missing, there is none."""
+    by_claim = identifier(tenant={"claim": "org"})
+    by_header = identifier(tenant={"header": "X-Tenant"}, header="X-User")
+    contexts = [
+        found.context("start")["properties"].get("tenant")
+        for found in (
+            by_claim.identify(bearer(token(org="north"))),
+            by_claim.identify(bearer(token())),
+            by_claim.identify(bearer(token(org=["north"]))),
+            by_claim.identify([*bearer(token(org="north")), (b"x-tenant", b"south")]),
+            identifier(tenant={"claim": "org"}, jwt={"key": KEY}).identify(bearer(token(org="north"))),
+            by_header.identify([*bearer(token(org="north")), (b"x-tenant", b"south")]),
+            by_header.identify([(b"x-user", b"ann"), (b"x-tenant", b"south")]),
+            by_header.identify([(b"x-user", b"ann"), (b"x-tenant", b"a"), (b"x-tenant", b"b")]),
+            identifier().identify([*bearer(token(org="north")), (b"x-tenant", b"south")]),
+        )
+        if found is not None
+    ]
+
+    assert contexts == ["north", None, None, "north", "north", "south", "south", None, None]
+    assert by_header.identify([(b"x-tenant", b"south")]) is None
+
+
 # Tokens
 
 

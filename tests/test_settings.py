@@ -67,6 +67,62 @@ def test_the_flag_file_stands_beside_the_settings(path: Path) -> None:
     assert loaded(path, minimal(flags={"file": "/etc/f.json"})).flags.file == Path("/etc/f.json")
 
 
+UNLEASH = {"url": "https://unleash.example.org", "token": SECRET}
+
+
+def test_flags_come_from_one_source(path: Path) -> None:
+    """With a server there is no file; its address, and its token that no message shows."""
+    flags = loaded(path, minimal(flags={"unleash": UNLEASH | {"url": "https://x/below/"}})).flags
+
+    assert (flags.file, flags.kill_file) == (None, None)
+    assert flags.unleash is not None
+    assert (flags.unleash.url, flags.unleash.app_name) == ("https://x/below", "headgate")
+    assert flags.unleash.refresh_s == 15
+    assert SECRET not in repr(flags)
+    assert loaded(path, minimal(flags={"kill_file": "run/kill"})).flags.kill_file == path.parent / "run/kill"
+    assert loaded(path, minimal(flags={"unleash": None})).flags.file == path.parent / "flags.json"
+
+
+@pytest.mark.parametrize(
+    ("flags", "problem"),
+    [
+        ({"unleash": UNLEASH, "file": "f.json"}, "flags: set file or unleash, not both"),
+        ({"file": None}, "flags: needs file or unleash"),
+        ({"unleash": {"url": "https://x"}}, "flags.unleash.token: is needed"),
+        ({"unleash": {"token": SECRET}}, "flags.unleash.url: is needed"),
+        ({"unleash": UNLEASH | {"tokn": 1}}, "flags.unleash.tokn: unknown setting; did you mean 'token'?"),
+        (
+            {"unleash": UNLEASH | {"url": "unleash:4242"}},
+            "flags.unleash.url: must be a URL with http or https",
+        ),
+        (
+            {"unleash": UNLEASH | {"url": "https://x/api/"}},
+            "must be the address without /api, which is added",
+        ),
+        ({"unleash": UNLEASH | {"url": f"https://u:{SECRET}@x"}}, "must be an address without credentials"),
+        ({"unleash": UNLEASH | {"token": ""}}, "flags.unleash.token: must be printable ASCII"),
+        ({"unleash": UNLEASH | {"token": f"{SECRET}\n"}}, "flags.unleash.token: must be printable ASCII"),
+        ({"unleash": UNLEASH | {"app_name": "a b"}}, "flags.unleash.app_name: string should match"),
+        ({"unleash": UNLEASH | {"refresh_s": 0}}, "flags.unleash.refresh_s: input should be greater"),
+        ({"unleash": UNLEASH | {"ca_file": "none"}}, "flags.unleash.ca_file: cannot be read"),
+        ({"unleash": UNLEASH | {"ca_file": "headgate.yaml"}}, "flags.unleash.ca_file: must be a PEM file"),
+        ({"unleash": UNLEASH, "stale_s": 39}, "flags: stale_s must be at least twice"),
+    ],
+)
+def test_a_flag_source_that_could_not_work_is_refused(path: Path, flags: Any, problem: str) -> None:
+    """With its place and the mend; whatever the token is, it is not in the message."""
+    [found] = problems(path, minimal(flags=flags))
+    assert problem in found
+    assert SECRET not in found
+
+
+@pytest.mark.parametrize("tenant", [{}, {"claim": "org", "header": "X-Tenant"}])
+def test_a_tenant_stands_in_one_place(path: Path, tenant: dict[str, str]) -> None:
+    """In a claim or in a header."""
+    found = problems(path, minimal(identity={"tenant": tenant}))
+    assert found == ["identity.tenant: set claim or header, one of them"]
+
+
 def test_json_is_yaml(path: Path) -> None:
     """A file written by a program does."""
     for text in (json.dumps(minimal()), json.dumps(minimal(), indent=2, ensure_ascii=False)):

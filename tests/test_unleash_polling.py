@@ -8,7 +8,8 @@ import sys
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from flags.usage import MAX_COUNTS, Usage
 from tests.scripted import Asked, Script, ScriptedUpstream, raw
 from tests.streaming import eventually, free_port
 from tests.test_flag_source import ALICE, FLAG, OFF, ON, Clock, document, feature, gradual
+from tests.test_upstream import certificates
 
 pytestmark = pytest.mark.anyio
 
@@ -41,10 +43,10 @@ def lines(caplog: pytest.LogCaptureFixture) -> Iterator[Callable[[], list[str]]]
 
 @dataclass
 class Playing:
-    """A flag server: `features` plays for who asks for flags; what it is told is kept, or refused."""
+    """A flag server: `features` plays for who asks for flags; what it is told is kept, or counts refused."""
 
     features: Script
-    told_status: bytes = b"202 Accepted"
+    counts_status: bytes = b"202 Accepted"
     told: list[tuple[str, Any]] = field(default_factory=list)
     fetches: list[Asked] = field(default_factory=list)
     server: ScriptedUpstream = field(init=False)
@@ -54,10 +56,11 @@ class Playing:
             self.fetches.append(asked)
             await self.features(asked)
             return
-        body = json.loads(await asked.read_body())
-        if self.told_status.startswith(b"2"):
-            self.told.append((asked.target.decode(), body))
-        await asked.answer(b"", self.told_status)
+        told = (asked.target.decode(), json.loads(await asked.read_body()))
+        status = self.counts_status if asked.target.endswith(b"/metrics") else b"202 Accepted"
+        if status.startswith(b"2"):
+            self.told.append(told)
+        await asked.answer(b"", status)
 
     def of(self, path: str) -> list[Any]:
         return [body for target, body in self.told if target == f"/api/client/{path}"]
@@ -311,6 +314,19 @@ async def test_a_token_goes_nowhere_else() -> None:
     }
 
 
+async def test_a_server_with_tls_must_show_a_certificate_that_is_trusted(tmp_path: Path) -> None:
+    """By the authorities of `ca_file`, or the system's: before the token is sent."""
+    ca_file, tls = certificates(tmp_path)
+    played = Playing(GOOD)
+    async with ScriptedUpstream(played, tls=tls).running() as played.server:
+        server = UnleashServer(played.server.url, TOKEN, ca_file=ca_file)
+        await UnleashFlags(server, frozenset({FLAG})).verify()
+        with pytest.raises(FlagServerError, match=r"cannot be reached: .*CERTIFICATE_VERIFY_FAILED"):
+            await UnleashFlags(replace(server, ca_file=None), frozenset({FLAG})).verify()
+
+    assert len(played.fetches) == 1
+
+
 async def test_what_was_refused_is_not_confirmed_later() -> None:
     """The ETag of a document that was not taken is never sent, so no 304 can make it count as known."""
     async with (
@@ -412,6 +428,17 @@ async def test_the_kill_flag_kills_and_says_so_when_it_cannot(lines: Callable[[]
     assert [line for line in lines() if "headgate.kill is on but kills nothing" in line]
 
 
+async def test_a_kill_that_was_set_for_a_time_comes_at_that_time() -> None:
+    """A constraint on the date: nothing changes on the server, and the flag turns on by itself."""
+    # Milliseconds, as Unleash writes them: with microseconds the engine takes it for no date at all.
+    at = (datetime.now(UTC) + timedelta(seconds=0.5)).isoformat(timespec="milliseconds")
+    later = {"contextName": "currentTime", "operator": "DATE_AFTER", "value": at, "values": []}
+    kill = feature({"name": "default", "constraints": [later]}, name="headgate.kill")
+    async with playing(serves(feature(gradual()), kill, etag='"7"')) as played, flags_of(played) as flags:
+        assert not flags.killed
+        await eventually(lambda: flags.killed)
+
+
 # What it is told
 
 
@@ -445,12 +472,12 @@ async def test_counts_that_were_not_heard_are_told_later_and_nothing_else_depend
 ) -> None:
     """A server that takes no reports still gives flags; what it did not take comes with the next report."""
     async with playing() as played:
-        played.told_status = b"500 Internal Server Error"
+        played.counts_status = b"500 Internal Server Error"
         async with flags_of(played, tell_s=0.02) as flags:
             assert flags.evaluate(FLAG, ALICE) == ON
             await eventually(lambda: any("told of usage" in line for line in lines()))
             assert flags.problem is None
-            played.told_status = b"202 Accepted"
+            played.counts_status = b"202 Accepted"
             await eventually(lambda: bool(played.of("metrics")))
 
     assert played.of("metrics")[0]["bucket"]["toggles"][FLAG] == {"yes": 1, "no": 0, "variants": {}}
@@ -469,13 +496,14 @@ async def test_the_last_counts_are_told_at_the_end() -> None:
 def test_counts_have_a_bound() -> None:
     """Of different answers; those that are counted already go on."""
     usage = Usage()
+    usage.note("unknown", FlagAnswer(known=False, enabled=False))
     for number in range(MAX_COUNTS + 5):
         usage.note(f"flag-{number}", ON)
     usage.note("flag-0", ON)
-    usage.note("unknown", FlagAnswer(known=False, enabled=False))
 
     counts = usage.take()
     assert (len(counts), counts["flag-0", True, ""]) == (MAX_COUNTS, 2)
+    assert "unknown" not in {flag for flag, _, _ in counts}
     assert not usage.take()
 
 
