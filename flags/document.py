@@ -9,13 +9,14 @@ Source: https://docs.getunleash.io/api/get-client-feature
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import orjson
 
+from flags.arms import Rollout, Rollouts
 from flags.errors import FlagFileError
 
 MAX_PROBLEMS = 5
@@ -46,7 +47,9 @@ class Document:
     enabled: frozenset[str]
     """Those of them that are on, for whomever their strategies name."""
     state: str
-    """What the engine takes."""
+    """What the engine takes: also the hidden flags of `rollouts`."""
+    rollouts: Mapping[str, Rollout]
+    """By flag; of those that have a control arm."""
     warnings: tuple[str, ...]
     """What is allowed and probably not meant."""
 
@@ -66,11 +69,13 @@ def parse(content: bytes, path: Path) -> Document:
     for parameters in _rollout_parameters(features):
         # A bare number makes the engine drop the whole file.
         parameters["rollout"] = str(parameters["rollout"])
+    rollouts = Rollouts.of(features)
     return Document(
         names=frozenset(feature["name"] for feature in features),
         enabled=frozenset(feature["name"] for feature in features if feature["enabled"]),
-        state=orjson.dumps(document).decode(),
-        warnings=tuple(_warnings(features)),
+        state=orjson.dumps({**document, "features": [*features, *rollouts.hidden]}).decode(),
+        rollouts=rollouts.by_flag,
+        warnings=(*_warnings(features), *rollouts.warnings),
     )
 
 

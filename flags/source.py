@@ -171,7 +171,7 @@ class FlagFile:
             _log.warning("flag file %s: %s", self._path, warning)
 
     def _load(self, document: Document) -> _Loaded:
-        engine = Engine(document.state)
+        engine = Engine(document.state, document.rollouts)
         if engine.names != document.names:
             engine.close()
             problem = "the evaluation engine refuses it; look at its constraints, segments and variants"
