@@ -158,6 +158,14 @@ def decide(question: Question, flags: FlagState) -> Decision:
         return Decision(Mode.BATCH, Arm.REST, question.source, Reason.FLAG_ERROR)
 
 
+def generation_of(flag: str, flags: FlagState) -> str | None:
+    """Of a flag's arms, whoever asks; see `Decision`. None if it cannot be said now. Never raises."""
+    try:
+        return flags.evaluate(flag, None).generation
+    except Exception:  # noqa: BLE001 - as in `decide`
+        return None
+
+
 def _without_the_flag(question: Question, flags: FlagState, reason: Reason) -> Decision:
     if reason not in KEEPS_THE_ARMS or question.context is None:
         return Decision(Mode.BATCH, Arm.REST, question.source, reason)

@@ -241,6 +241,9 @@ class FlagSettings(Block):
     """The flag that, when enabled, sends everybody to batch."""
     stale_s: Seconds = 300
     """Flags that could not be confirmed for this long count as off: everybody gets batch."""
+    settle_s: Annotated[float, Field(ge=0, le=3600)] = 150
+    """Seconds after its start that a request counts in `headgate_outcomes_total`, or at its end if that is
+    later. Longer than nearly all answers, so that quick and slow ones are compared."""
 
 
 class JwtSettings(Block):

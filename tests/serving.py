@@ -72,6 +72,7 @@ async def headgate(
     flags: Mapping[str, Any] | None = None,
     upstream: Mapping[str, Any] | None = None,
     drain_s: float = 0.5,
+    settle_s: float = 0.0,
     **settings: Any,
 ) -> AsyncIterator[Serving]:
     """Serve until the block is left. `upstream` and `settings` are blocks of the settings file."""
@@ -81,7 +82,7 @@ async def headgate(
         {
             "admin_token": ADMIN_TOKEN,
             "upstream": {"url": upstream_url, "breaker": {"failures": 1000}, **(upstream or {})},
-            "flags": {"file": str(flag_file)},
+            "flags": {"file": str(flag_file), "settle_s": settle_s},
             "routes": routes or [],
             **settings,
         }

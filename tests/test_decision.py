@@ -20,6 +20,7 @@ from flags.decision import (
     Question,
     Reason,
     decide,
+    generation_of,
 )
 
 ON = FlagAnswer(known=True, enabled=True)
@@ -296,3 +297,9 @@ def test_a_decision_says_of_which_generation_its_arm_is(answer, accept):
 
     assert decide(replace(ASKED, accept=accept), state).generation == "g7"
     assert decide(replace(ASKED, accept=accept, overloaded=True), state).generation == "g7"
+
+
+def test_the_generation_of_a_flag_can_be_asked_for_without_anybody():
+    """Of flags that fail there is none to be told: what was known stays."""
+    assert generation_of("f", Saying(replace(OFF, generation="g7"))) == "g7"
+    assert generation_of("f", Failing("evaluate", RuntimeError("engine"))) is None
