@@ -1,7 +1,7 @@
 """Whether one request streams, and why. Pure and total: no I/O, no clock, and in doubt the batch answer."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from enum import Enum, StrEnum
 from functools import lru_cache
 from typing import Any, Protocol
@@ -27,7 +27,7 @@ class Arm(StrEnum):
     """Where the flag puts the user, whatever the client then asks for: what outcomes are compared by."""
 
     STREAM = "stream"
-    CONTROL = "control"  # named by the rollout's policy, never by `decide`
+    CONTROL = "control"  # see `flags.arms`
     REST = "rest"
 
 
@@ -68,6 +68,8 @@ class Decision:
     variant: str = ""
     chunk_chars: tuple[int, int] | None = None
     """Shortest and longest chunk, where the variant overrides the route's."""
+    generation: str = ""
+    """Of the arms: another one when the flag's strategy has changed; "" where there is none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +96,16 @@ class FlagAnswer:
     enabled: bool
     variant: str = ""
     payload: str = ""
+    control: bool = False
+    """Whether the user, who is not enabled, is one of those that the enabled are compared with."""
+    generation: str = field(default="", compare=False)
+    """See `Decision`; no part of what is said about the user."""
+
+    @property
+    def arm(self) -> Arm:
+        if self.known and self.enabled:
+            return Arm.STREAM
+        return Arm.CONTROL if self.known and self.control else Arm.REST
 
 
 class FlagState(Protocol):
@@ -125,20 +137,45 @@ BY_THE_FLAG: tuple[tuple[Reason, Callable[[FlagAnswer], bool]], ...] = (
 )
 # Then, for a user the flag turns on: VARIANT_INVALID, DARK, ACCEPT, FLAG_ON, in `_for_the_stream_arm`.
 
+KEEPS_THE_ARMS = frozenset({Reason.BREAKER_OPEN, Reason.OVERLOADED})
+"""Reasons that streams can be the cause of, so that their users stay in the arm they were drawn for: what
+streaming does to the house would else leave the comparison with them. Under the others nobody is exposed, or
+nobody knows who is."""
+
 
 def decide(question: Question, flags: FlagState) -> Decision:
     """Decide one request. Never raises, whatever `flags` does."""
     try:
         for reason, applies in BEFORE_THE_FLAG:
             if applies(question, flags):
-                return Decision(Mode.BATCH, Arm.REST, question.source, reason)
+                return _without_the_flag(question, flags, reason)
         answer = flags.evaluate(question.flag, question.context)
         for reason, says in BY_THE_FLAG:
             if says(answer):
-                return Decision(Mode.BATCH, Arm.REST, question.source, reason)
+                return _batch(question, answer, reason)
         return _for_the_stream_arm(question, answer)
     except Exception:  # noqa: BLE001 - flags that fail may cost a user the stream, never the answer
         return Decision(Mode.BATCH, Arm.REST, question.source, Reason.FLAG_ERROR)
+
+
+def generation_of(flag: str, flags: FlagState) -> str | None:
+    """Of a flag's arms, whoever asks; see `Decision`. None if it cannot be said now. Never raises."""
+    try:
+        return flags.evaluate(flag, None).generation
+    except Exception:  # noqa: BLE001 - as in `decide`
+        return None
+
+
+def _without_the_flag(question: Question, flags: FlagState, reason: Reason) -> Decision:
+    if reason not in KEEPS_THE_ARMS or question.context is None:
+        return Decision(Mode.BATCH, Arm.REST, question.source, reason)
+    return _batch(question, flags.evaluate(question.flag, question.context), reason)
+
+
+def _batch(question: Question, answer: FlagAnswer, reason: Reason) -> Decision:
+    return Decision(
+        Mode.BATCH, answer.arm, question.source, reason, answer.variant, generation=answer.generation
+    )
 
 
 def _for_the_stream_arm(question: Question, answer: FlagAnswer) -> Decision:
@@ -146,10 +183,10 @@ def _for_the_stream_arm(question: Question, answer: FlagAnswer) -> Decision:
     # that breaks, or a client that never asks, would drop out of the comparison unseen.
     override = _read_payload(answer.payload)
     if override is None or override.source not in (None, *question.sources):
-        return Decision(Mode.BATCH, Arm.STREAM, question.source, Reason.VARIANT_INVALID, answer.variant)
+        return _batch(question, answer, Reason.VARIANT_INVALID)
     source = override.source or question.source
     if answer.variant == DARK:
-        return Decision(Mode.BATCH, Arm.STREAM, source, Reason.DARK, answer.variant)
+        return replace(_batch(question, answer, Reason.DARK), source=source)
     asked = question.accept is not Accept.NONE
     return Decision(
         mode=Mode.STREAM if asked else Mode.BATCH,
@@ -158,6 +195,7 @@ def _for_the_stream_arm(question: Question, answer: FlagAnswer) -> Decision:
         reason=Reason.FLAG_ON if asked else Reason.ACCEPT,
         variant=answer.variant,
         chunk_chars=override.chunk_chars,
+        generation=answer.generation,
     )
 
 

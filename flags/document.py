@@ -10,12 +10,13 @@ Source: https://docs.getunleash.io/api/get-client-feature
 """
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import orjson
 
+from flags.arms import Rollout, Rollouts
 from flags.errors import FlagDocumentError
 
 MAX_PROBLEMS = 5
@@ -46,7 +47,9 @@ class Document:
     enabled: frozenset[str]
     """Those of them that are on, for whomever their strategies name."""
     state: str
-    """What the engine takes."""
+    """What the engine takes: also the hidden flags of `rollouts`."""
+    rollouts: Mapping[str, Rollout]
+    """By flag; of those that have a control arm."""
     warnings: tuple[str, ...]
     """What is allowed and probably not meant."""
 
@@ -93,11 +96,13 @@ def _made(document: dict[str, Any], warnings: Iterable[str]) -> Document:
             case {"parameters": {"rollout": rollout} as parameters}:
                 # A bare number makes the engine drop the whole document.
                 parameters["rollout"] = str(rollout)
+    rollouts = Rollouts.of(features)
     return Document(
         names=frozenset(feature["name"] for feature in features),
         enabled=frozenset(feature["name"] for feature in features if feature.get("enabled") is True),
-        state=orjson.dumps(document).decode(),
-        warnings=warnings,
+        state=orjson.dumps({**document, "features": [*features, *rollouts.hidden]}).decode(),
+        rollouts=rollouts.by_flag,
+        warnings=(*warnings, *rollouts.warnings),
     )
 
 

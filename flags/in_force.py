@@ -90,7 +90,7 @@ class InForce:
         self.killed = False
 
     def _load(self, document: Document) -> Engine:
-        engine = Engine(document.state)
+        engine = Engine(document.state, document.rollouts)
         if engine.names != document.names:
             engine.close()
             raise FlagDocumentError(REFUSED)

@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 import uvicorn
 from prometheus_client import CollectorRegistry
 
+from flags.decision import generation_of
 from flags.source import FlagFile, Flags, FlagSource, KillSwitch
 from flags.unleash import UnleashFlags, UnleashServer
 from proxy.admin import Admin
@@ -30,6 +31,7 @@ from proxy.llm.openai import OpenAI
 from proxy.llm.places import compile_calls
 from proxy.llm.port import ModelPort, Provider
 from proxy.metrics import Metrics
+from proxy.outcomes import RelayedOutcomes
 from proxy.relay import Relay
 from proxy.routes import Route, Routes
 from proxy.run import Run
@@ -38,6 +40,7 @@ from proxy.runs import Runs, Start
 from proxy.sealing import Sealing
 from proxy.server import ServerProtocol
 from proxy.settings import ProviderSettings, Settings, UpstreamSettings
+from proxy.settling import Settling
 from proxy.sockets import Sockets
 from proxy.sources import Source
 from proxy.sources.batch import BatchSource
@@ -68,6 +71,7 @@ class App:
     gateway: Gateway
     admin: Admin
     runs: Runs
+    settling: Settling
     model_port: ModelPort | None
 
 
@@ -185,7 +189,8 @@ async def running(settings: Settings, state_dir: Path) -> AsyncIterator[App]:
         store = settings.event_log.valkey
         shared = None
         registry = CollectorRegistry()
-        metrics = Metrics(registry, settings.routes)
+        metrics = Metrics(registry, settings.routes, settings.flags.settle_s)
+        stack.callback(metrics.settling.close)
         heir = Survivor(metrics)
         if store is not None:
             shared = await stack.enter_async_context(
@@ -215,12 +220,13 @@ async def running(settings: Settings, state_dir: Path) -> AsyncIterator[App]:
         found = sources(routes, upstream, taps)
         heir.begin(runs, found)
         forward = forwarding(settings.upstream, to)
-        stack.enter_context(_repeating(_every_second(metrics, flag_source, runs)))
+        flags = Flags(flag_source, switch)
+        stack.enter_context(_repeating(_every_second(metrics, flag_source, flags, routes, runs)))
         stack.enter_context(_repeating(_keys(identifier)))
         gateway = Gateway(
             routes,
             identifier,
-            Flags(flag_source, switch),
+            flags,
             Relay(upstream, forward),
             runs,
             RunApi(runs, identifier, Tickets(shared), metrics, settings.attach_wait_s),
@@ -228,6 +234,7 @@ async def running(settings: Settings, state_dir: Path) -> AsyncIterator[App]:
             found,
             breaker,
             metrics,
+            {route.name: RelayedOutcomes(route) for route in routes.all},
             forward,
             to.authority,
         )
@@ -235,13 +242,20 @@ async def running(settings: Settings, state_dir: Path) -> AsyncIterator[App]:
         if settings.llm is not None:
             providers = [_provider(provider, stack) for provider in settings.llm.providers]
             port = ModelPort(providers, settings.llm, taps, metrics)
-        yield App(gateway, Admin(registry, runs, flag_source, switch, settings.admin_token), runs, port)
+        admin = Admin(registry, runs, flag_source, switch, settings.admin_token)
+        yield App(gateway, admin, runs, metrics.settling, port)
 
 
-async def _every_second(metrics: Metrics, flag_source: FlagSource, runs: Runs) -> None:
+async def _every_second(
+    metrics: Metrics, flag_source: FlagSource, flags: Flags, routes: Routes, runs: Runs
+) -> None:
     while True:
         metrics.flag_age.set(flag_source.age_s)
         metrics.viewer_lag.set(runs.lag_events)
+        for route in routes.all:
+            # Also when nobody asks: the users of before are not the arms of now.
+            if (generation := generation_of(route.settings.flag, flags)) is not None:
+                metrics.by_route[route.name].users.turn_to(generation)
         runs.evict()  # also when nobody asks: texts are kept no longer than the settings say
         await asyncio.sleep(1)
 
@@ -308,6 +322,7 @@ async def listening(
             yield
         finally:
             app.runs.draining = True
+            app.settling.close()  # while there is still somebody to read the counts
             app.runs.say_goodbye()
             cut = asyncio.get_running_loop().call_later(drain_s, app.runs.end_all)
             front.should_exit = True

@@ -6,6 +6,7 @@
 A request that matches no route pays for a dictionary look-up and goes on to the relay.
 """
 
+import asyncio
 import logging
 import re
 from collections.abc import Coroutine, Mapping
@@ -14,6 +15,7 @@ from time import monotonic, perf_counter
 
 from flags.decision import Accept, Arm, Decision, FlagState, Mode, Question, Reason, decide
 from proxy import dark
+from proxy.answer_copy import AnswerCopy
 from proxy.batch_viewer import BatchViewer
 from proxy.bodies import collect, read_ahead
 from proxy.breaker import Breaker
@@ -21,8 +23,8 @@ from proxy.errors import RequestRefused
 from proxy.headers import Forwarding, Headers, end_to_end, request_headers
 from proxy.identity import Identifier, Identity
 from proxy.metrics import Metrics, RouteMetrics
+from proxy.outcomes import COMPARED, REFUSED_FOR_STREAMING, RelayedOutcomes
 from proxy.relay import (
-    Outcome,
     Passage,
     Receive,
     Relay,
@@ -35,7 +37,7 @@ from proxy.routes import Match, Route, Routes
 from proxy.run import Call, Run
 from proxy.run_api import NO_SUCH_RUN, RunApi, last_event, position, refuse, run_of
 from proxy.runs import Runs, Start, digest_of_key, fingerprint
-from proxy.server import ANSWER, WRITE
+from proxy.server import WRITE
 from proxy.shared import Watched
 from proxy.sources import Source
 from proxy.taps import Taps
@@ -81,6 +83,8 @@ class _Asked:
     run_id: bytes | None
     """As the client chose it."""
     idempotency_key: bytes | None
+    came_at: float
+    """The loop's time."""
 
     @property
     def route(self) -> Route:
@@ -109,6 +113,8 @@ class Gateway:
     """By route and source name."""
     breaker: Breaker
     metrics: Metrics
+    relayed_outcomes: Mapping[str, RelayedOutcomes]
+    """By route."""
     forwarding: Forwarding
     authority: bytes
 
@@ -132,14 +138,17 @@ class Gateway:
     def _asked(self, match: Match, target: bytes, scope: Scope, receive: Receive, send: Send) -> _Asked:
         headers: Headers = scope["headers"]
         identity = self.identifier.identify(headers)
+        came_at = asyncio.get_running_loop().time()
         if match.by_stream_path:
             _, question_mark, query = target.partition(b"?")
             path = match.route.path.fill(match.parameters)
             target = path.encode("latin-1") + question_mark + query
-            return _Asked(match, target, scope, receive, send, identity, Accept.ONLY_STREAM, None, None)
+            accept = Accept.ONLY_STREAM
+            return _Asked(match, target, scope, receive, send, identity, accept, None, None, came_at)
         run_id = next((value for name, value in headers if name == b"headgate-run"), None)
         key = next((value for name, value in headers if name == b"idempotency-key"), None)
-        return _Asked(match, target, scope, receive, send, identity, accepted(headers), run_id, key)
+        accept = accepted(headers)
+        return _Asked(match, target, scope, receive, send, identity, accept, run_id, key, came_at)
 
     async def _serve(self, asked: _Asked, entered: float) -> None:
         """A request of a route: decide, then relay or run."""
@@ -148,12 +157,14 @@ class Gateway:
         if asked.identity is None:
             self.metrics.flag_context_missing.inc()
         decision = self._decide(asked)
+        if asked.identity is not None:
+            counted.users.saw(decision.arm, asked.identity.user, decision.generation)
         status: int | None = None
         is_batch = decision.mode is Mode.BATCH and asked.accept is not Accept.ONLY_STREAM
         if is_batch and not await self._is_back(asked):
             ended, status = await self._batch(asked, decision, counted)
         else:
-            ended = await self._refusing(asked, self._stream(asked, decision))
+            ended = await self._refusing(asked, decision, self._stream(asked, decision))
         took_s = perf_counter() - entered
         counted.requests[decision.mode, decision.reason].inc()
         counted.seconds[decision.mode].observe(took_s)
@@ -229,22 +240,35 @@ class Gateway:
                     run = await self.runs.start(start)
                 if run is not None:
                     return await self._answer(asked, run)
-        if decision.reason is Reason.DARK and decision.source == dark.SOURCE:
-            passage = await self._dark(replace(asked, receive=receive), counted)
-        else:
-            passage = await self.relay(asked.scope, receive, asked.send)
+        passage = await self._relayed(replace(asked, receive=receive), decision, counted)
         counted.overhead.observe(passage.overhead_s)
-        self._count_batch(counted, decision, asked.identity, passage)
         return str(passage.outcome), passage.status
 
-    async def _dark(self, asked: _Asked, counted: RouteMetrics) -> Passage:
+    async def _relayed(self, asked: _Asked, decision: Decision, counted: RouteMetrics) -> Passage:
+        """The relay. What is compared is also read, once it has gone out."""
+        if decision.arm not in COMPARED:
+            copy = None
+            passing = self.relay(asked.scope, asked.receive, asked.send)
+        else:
+            copy = AnswerCopy(asked.send, int(asked.route.settings.max_answer))
+            asked = replace(asked, scope=copy.scope(asked.scope))
+            if decision.reason is Reason.DARK and decision.source == dark.SOURCE:
+                passing = self._dark(asked, copy, counted)
+            else:
+                passing = self.relay(asked.scope, asked.receive, copy)
+        try:
+            passage = await passing
+        except asyncio.CancelledError:  # only the end of the process does this
+            self._count(asked, decision, "shutdown")
+            raise
+        self._count(asked, decision, self.relayed_outcomes[asked.route.name].of(passage, copy))
+        return passage
+
+    async def _dark(self, asked: _Asked, copy: AnswerCopy, counted: RouteMetrics) -> Passage:
         """The relay, and beside it what would have been shown."""
         run = dark.DarkRun(asked.route, counted)
-        copy = dark.Copy(asked.send, int(asked.route.settings.max_answer))
-        # Else an answer that is whole would go out past `send`.
-        scope = {name: value for name, value in asked.scope.items() if name != ANSWER}
         async with self.taps.open(run, asked.route.name) as (_, token):
-            passage = await self.relay(scope, asked.receive, copy, token)
+            passage = await self.relay(asked.scope, asked.receive, copy, token)
         run.settle(passage, copy)
         return passage
 
@@ -262,10 +286,12 @@ class Gateway:
 
     # The stream.
 
-    async def _refusing(self, asked: _Asked, serving: Coroutine[None, None, str]) -> str:
+    async def _refusing(self, asked: _Asked, decision: Decision, serving: Coroutine[None, None, str]) -> str:
         try:
             return await serving
         except RequestRefused as refusal:
+            if refusal.status in REFUSED_FOR_STREAMING:
+                self._count(asked, decision, "failed")
             await refuse(asked.send, refusal)
             return "refused"
 
@@ -342,7 +368,7 @@ class Gateway:
         route = asked.route
         request = Request(route.method, asked.target, self._headers(asked.scope), body)
         return Start(
-            Call(route, dict(asked.match.parameters), request),
+            Call(route, dict(asked.match.parameters), request, asked.came_at),
             decision,
             asked.identity,
             self.metrics.by_route[route.name],
@@ -366,16 +392,13 @@ class Gateway:
         kept += [(b"accept", b"application/json"), (b"accept-encoding", b"identity")]
         return kept
 
-    def _count_batch(
-        self, counted: RouteMetrics, decision: Decision, identity: Identity | None, passage: Passage
-    ) -> None:
-        """Batch answers count beside the streamed ones: they are what those are compared with."""
-        if identity is None or passage.outcome is Outcome.REFUSED:
+    def _count(self, asked: _Asked, decision: Decision, outcome: str | None) -> None:
+        """A request that was no run has ended. It counts beside the runs, which are compared with such."""
+        if asked.identity is None or outcome is None:
             return
-        outcome = str(passage.outcome)
-        if passage.outcome is Outcome.COMPLETE and passage.status >= 500:
-            outcome = "failed"
-        counted.outcomes[decision.arm.value, str(identity.bucket), outcome].inc()
+        now = asyncio.get_running_loop().time()
+        counted = self.metrics.by_route[asked.route.name]
+        counted.settle(decision.arm, asked.identity.bucket, outcome, asked.came_at, now)
 
 
 def _can_be_dark(asked: _Asked) -> bool:

@@ -17,6 +17,8 @@ from proxy.llm.call import Ended
 from proxy.recovery import Phase
 from proxy.sections import Parity
 from proxy.settings import UNMATCHED, RouteSettings
+from proxy.settling import Settling
+from proxy.users import Users
 
 OUTCOMES = (
     "complete",
@@ -28,6 +30,9 @@ OUTCOMES = (
     "cancelled",
     "shutdown",
 )
+ANSWERED = frozenset({"complete", "recovered", "fell_back"})
+"""Outcomes of requests with an answer, which took so and so long."""
+
 RECOVERY_RESULTS = ("recovered", "fell_back", "failed")
 
 REQUEST_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 30, 60, 90, 120, 300)
@@ -38,9 +43,14 @@ RATIO = (0.01, 0.02, 0.04, 0.1, 0.2, 0.3, 0.5, 0.7, 0.9, 1)
 
 
 class Metrics:
-    """Every metric of the process. Takes its registry, so that tests have their own."""
+    """Every metric of the process. Takes its registry, so that tests have their own.
 
-    def __init__(self, registry: CollectorRegistry, routes: Iterable[RouteSettings]) -> None:
+    With a `settle_s` outcomes wait, see `proxy.settling`; whoever makes it closes its `settling`.
+    """
+
+    def __init__(
+        self, registry: CollectorRegistry, routes: Iterable[RouteSettings], settle_s: float = 0.0
+    ) -> None:
         def counter(name: str, text: str, *labels: str) -> Counter:
             return Counter(f"headgate_{name}", text, labels, registry=registry)
 
@@ -87,6 +97,17 @@ class Metrics:
         self.outcomes = counter(
             "outcomes", "Settled requests by arm and user bucket", "route", "arm", "bucket", "outcome"
         )
+        self.settled_seconds = histogram(
+            "settled_seconds",
+            "Seconds from start to end of settled requests with an answer",
+            REQUEST_S,
+            "route",
+            "arm",
+        )
+        self.users = gauge(
+            "users", "Different users, at least so many, since the flag changed", "livemax", "route", "arm"
+        )
+        self.settling = Settling(settle_s)
         self.viewers = gauge("viewers", "Open streams", "livesum", "route")
         self.viewer_lag = gauge(
             "viewer_lag_events", "Events that the slowest viewer has not been sent", "livemax"
@@ -143,5 +164,17 @@ class RouteMetrics:
             key: metrics.outcomes.labels(name, *key)
             for key in product([a.value for a in Arm], map(str, range(BUCKETS)), OUTCOMES)
         }
+        self.settled_seconds = {arm: metrics.settled_seconds.labels(name, arm) for arm in Arm}
+        self.users = Users({arm: metrics.users.labels(name, arm) for arm in (Arm.STREAM, Arm.CONTROL)})
+        self._settling = metrics.settling
         self.viewers = metrics.viewers.labels(name)
         self.viewers.set(0)
+
+    def settle(self, arm: Arm, bucket: int, outcome: str, began_at: float, ended_at: float) -> None:
+        """A request of somebody has ended; it counts when it settles. Times are the loop's."""
+        self._settling.add(
+            self.outcomes[arm.value, str(bucket), outcome],
+            self.settled_seconds[arm] if outcome in ANSWERED else None,
+            began_at,
+            ended_at,
+        )

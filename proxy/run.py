@@ -62,6 +62,8 @@ class Call:
     route: Route
     parameters: dict[str, str]
     request: Request
+    asked_at: float | None = None
+    """When its request came, by the loop's time; None: not known here, so the run's start counts."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +105,8 @@ class Run:
         self.answer: Answer | None = None
         """The upstream's own, whole; also one that is a failure."""
         self.headers_sent = False
+        self.is_watched = True
+        """Whether anybody waits for it, when it ends."""
         self.is_elsewhere = False
         """Whether another replica has taken it over."""
         self.asked_before = 0
@@ -477,14 +481,16 @@ class Run:
 
     def _end(self, terminal: Event, outcome: str) -> None:
         self._stop()
-        took_s = self._loop.time() - self.started_at
+        now = self._loop.time()
+        took_s = now - self.started_at
         self._say(terminal)
         arm, source = self.decision.arm.value, self.decision.source
         self._metrics.runs[arm, source, outcome].inc()
         self._metrics.run_seconds[arm].observe(took_s)
         if self.identity is not None:
-            settled = "complete" if self._fails_in_batch_too() else outcome
-            self._metrics.outcomes[arm, str(self.identity.bucket), settled].inc()
+            began_at = self.started_at if self.call.asked_at is None else self.call.asked_at
+            settled = self._compared_as(outcome)
+            self._metrics.settle(self.decision.arm, self.identity.bucket, settled, began_at, now)
         result = outcome if outcome in {"recovered", "fell_back"} else "failed"
         for fault in {fault for fault, _ in self._faults}:
             self._metrics.recoveries[fault, result].inc()
@@ -494,15 +500,17 @@ class Run:
                 self._metrics.perceived_wait[source].observe(self._first_content_s / took_s)
         self._log_end(outcome, took_s)
 
-    def _fails_in_batch_too(self) -> bool:
-        """Whether the relay would have counted this answer as complete: a refusal, an error sentence.
-
-        Arms are compared by outcomes, and neither of these says anything about streaming.
-        """
+    def _compared_as(self, outcome: str) -> str:
+        """The outcome that the arms are compared by: what it would be called if it were relayed."""
+        if outcome in {CANCELLED, SHUTDOWN}:
+            return outcome
+        if not self.is_watched:
+            # Whoever leaves a relayed answer never learns what it would have been, and slow ones are left
+            # more often: counted here alone, they would make streams look slow.
+            return "client_left"
         failure = self.failure
-        if failure is None or failure.code not in {Fault.STATUS, Fault.FAILURE_TEXT}:
-            return False
-        return failure.code == Fault.FAILURE_TEXT or failure.status < 500
+        is_refusal = failure is not None and failure.code == Fault.STATUS and failure.status < 500
+        return "complete" if is_refusal else outcome
 
     def _log_end(self, outcome: str, took_s: float) -> None:
         first = self._first_content_s

@@ -424,6 +424,7 @@ class Runs:
         """From the first byte to the upstream to the terminal event. A run always gets one."""
         try:
             got = await _answer_or_failure(run, source)
+            run.is_watched = self._is_watched(run.id)
             if self._shared is not None and not await self._shared.keeps(run.id):
                 run.leave()  # its end is for another replica to tell
             elif isinstance(got, UpstreamError):
@@ -473,6 +474,9 @@ class Runs:
         for key in keys:
             if self._joinable.get(key) is run:
                 del self._joinable[key]
+
+    def _is_watched(self, run_id: str) -> bool:
+        return run_id in self._watchers or (self._shared is not None and self._shared.is_watched(run_id))
 
     def _unwatched(self, run_id: str) -> None:
         run = self._live.get(run_id)

@@ -293,6 +293,9 @@ class FlagSettings(Block):
     hand. Without it, the switch ends with the process."""
     stale_s: Seconds = 300
     """Flags that could not be confirmed for this long count as off: everybody gets batch."""
+    settle_s: Annotated[float, Field(ge=0, le=3600)] = 150
+    """Seconds after its start that a request counts in `headgate_outcomes_total`, or at its end if that is
+    later. Longer than nearly all answers, so that quick and slow ones are compared."""
 
     @model_validator(mode="before")
     @classmethod

@@ -73,6 +73,7 @@ async def headgate(
     flag_settings: Mapping[str, Any] | None = None,
     upstream: Mapping[str, Any] | None = None,
     drain_s: float = 0.5,
+    settle_s: float = 0.0,
     **settings: Any,
 ) -> AsyncIterator[Serving]:
     """Serve until the block is left. `flags` is what the flag file has, unless `flag_settings` name another
@@ -83,7 +84,7 @@ async def headgate(
         {
             "admin_token": ADMIN_TOKEN,
             "upstream": {"url": upstream_url, "breaker": {"failures": 1000}, **(upstream or {})},
-            "flags": flag_settings or {"file": str(flag_file)},
+            "flags": {**(flag_settings or {"file": str(flag_file)}), "settle_s": settle_s},
             "routes": routes or [],
             **settings,
         }

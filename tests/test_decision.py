@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from flags.decision import (
+    KEEPS_THE_ARMS,
     MAX_CHUNK_CHARS,
     Accept,
     Arm,
@@ -19,11 +20,14 @@ from flags.decision import (
     Question,
     Reason,
     decide,
+    generation_of,
 )
 
 ON = FlagAnswer(known=True, enabled=True)
 OFF = FlagAnswer(known=True, enabled=False)
 UNKNOWN = FlagAnswer(known=False, enabled=False)
+CONTROL = FlagAnswer(known=True, enabled=False, control=True)
+DARKLY = FlagAnswer(known=True, enabled=True, variant="dark")
 ASKED = Question(
     flag="headgate.streaming",
     source="tap",
@@ -92,13 +96,21 @@ payloads = st.text() | st.recursive(
     ),
 ).map(json.dumps)
 answers = st.builds(
-    FlagAnswer, known=st.booleans(), enabled=st.booleans(), variant=st.text(), payload=payloads
+    FlagAnswer,
+    known=st.booleans(),
+    enabled=st.booleans(),
+    variant=st.text() | st.just("dark"),
+    payload=payloads,
+    control=st.booleans(),
 ) | st.sampled_from([None, "yes", FlagAnswer(True, True, "v", None), FlagAnswer(True, True, "v", [])])  # type: ignore[arg-type]
 states = st.builds(Saying, answer=answers, killed=st.booleans(), stale=st.booleans()) | st.builds(
     Failing,
     at=st.sampled_from(["killed", "stale", "evaluate"]),
     error=st.sampled_from([RuntimeError(), OSError(), KeyError(), RecursionError(), MemoryError()]),
 )
+
+
+BY_AN_ENABLED_FLAG = (Reason.FLAG_ON, Reason.ACCEPT, Reason.VARIANT_INVALID, Reason.DARK)
 
 
 @given(questions, states)
@@ -109,9 +121,10 @@ def test_every_question_has_an_answer(question, state):
     assert isinstance(decision, Decision)
     assert decision.mode in (Mode.BATCH, Mode.STREAM)
     assert (decision.mode is Mode.STREAM) == (decision.reason is Reason.FLAG_ON)
-    assert (decision.arm is Arm.STREAM) == (
-        decision.reason in (Reason.FLAG_ON, Reason.ACCEPT, Reason.VARIANT_INVALID)
-    )
+    if decision.reason not in KEEPS_THE_ARMS:
+        assert (decision.arm is Arm.STREAM) == (decision.reason in BY_AN_ENABLED_FLAG)
+    if decision.reason in (Reason.KILLED, Reason.FLAGS_STALE, Reason.NO_IDENTITY, Reason.FLAG_ERROR):
+        assert decision.arm is Arm.REST
     assert decision.source == question.source or decision.source in question.sources
 
 
@@ -139,14 +152,36 @@ def test_the_first_reason_in_the_order_is_given(present):
     assert decision.reason is min(present, key=ORDER.index, default=Reason.FLAG_ON)
 
 
-@pytest.mark.parametrize("reason", ORDER[:5])
+@pytest.mark.parametrize("reason", [reason for reason in ORDER[:5] if reason not in KEEPS_THE_ARMS])
 def test_the_flag_is_not_asked_when_the_answer_cannot_matter(reason):
-    """An engine is not asked for a request that will not stream anyway."""
+    """An engine is not asked for a request that will not stream anyway, nor count for an arm."""
     question, state = STOPS[reason](ASKED, Saying())
 
     decide(question, state)
 
     assert state.asked == []
+
+
+@pytest.mark.parametrize("reason", sorted(KEEPS_THE_ARMS))
+@pytest.mark.parametrize(
+    ("answer", "arm"), [(ON, Arm.STREAM), (CONTROL, Arm.CONTROL), (OFF, Arm.REST), (UNKNOWN, Arm.REST)]
+)
+def test_a_house_that_is_too_busy_leaves_everybody_in_their_arm(reason, answer, arm):
+    """Else an upstream that breaks under streams would take its failures out of the comparison."""
+    question, state = STOPS[reason](ASKED, Saying(answer))
+
+    decision = decide(question, state)
+
+    assert (decision.mode, decision.arm, decision.reason) == (Mode.BATCH, arm, reason)
+
+
+def test_a_busy_house_has_no_arm_for_nobody():
+    """Without an identity there is nobody to ask about."""
+    state = Saying()
+
+    decision = decide(replace(ASKED, overloaded=True, context=None), state)
+
+    assert (decision.arm, decision.reason, state.asked) == (Arm.REST, Reason.OVERLOADED, [])
 
 
 def test_the_flag_is_asked_once_and_about_the_user():
@@ -167,6 +202,10 @@ def test_the_flag_is_asked_once_and_about_the_user():
         (OFF, Accept.ONLY_STREAM, (Mode.BATCH, Arm.REST, Reason.FLAG_OFF)),
         (OFF, Accept.NONE, (Mode.BATCH, Arm.REST, Reason.FLAG_OFF)),
         (UNKNOWN, Accept.EITHER, (Mode.BATCH, Arm.REST, Reason.FLAG_UNKNOWN)),
+        (CONTROL, Accept.EITHER, (Mode.BATCH, Arm.CONTROL, Reason.FLAG_OFF)),
+        (CONTROL, Accept.ONLY_STREAM, (Mode.BATCH, Arm.CONTROL, Reason.FLAG_OFF)),
+        (CONTROL, Accept.NONE, (Mode.BATCH, Arm.CONTROL, Reason.FLAG_OFF)),
+        (DARKLY, Accept.EITHER, (Mode.BATCH, Arm.STREAM, Reason.DARK)),
     ],
 )
 def test_the_arm_is_the_flags_and_the_mode_is_also_the_clients(answer, accept, expected):
@@ -248,3 +287,19 @@ def test_no_payload_gets_past_the_bounds(payload):
     least, most = decision.chunk_chars or (1, MAX_CHUNK_CHARS)
     assert decision.source in ASKED.sources
     assert 1 <= least <= most <= MAX_CHUNK_CHARS
+
+
+@pytest.mark.parametrize("accept", Accept)
+@pytest.mark.parametrize("answer", [ON, OFF, CONTROL, DARKLY, FlagAnswer(True, True, "quick", "broken")])
+def test_a_decision_says_of_which_generation_its_arm_is(answer, accept):
+    """When a share moves, whoever counts users by arm begins anew."""
+    state = Saying(replace(answer, generation="g7"))
+
+    assert decide(replace(ASKED, accept=accept), state).generation == "g7"
+    assert decide(replace(ASKED, accept=accept, overloaded=True), state).generation == "g7"
+
+
+def test_the_generation_of_a_flag_can_be_asked_for_without_anybody():
+    """Of flags that fail there is none to be told: what was known stays."""
+    assert generation_of("f", Saying(replace(OFF, generation="g7"))) == "g7"
+    assert generation_of("f", Failing("evaluate", RuntimeError("engine"))) is None

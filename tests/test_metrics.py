@@ -48,6 +48,8 @@ FAMILIES = {
     "recoveries_total": {"route", "fault", "result"},
     "parity_total": {"route", "result"},
     "outcomes_total": {"route", "arm", "bucket", "outcome"},
+    "settled_seconds": {"route", "arm"},
+    "users": {"route", "arm"},
     "viewers": {"route"},
     "viewer_lag_events": set(),
     "flag_age_seconds": set(),
@@ -130,6 +132,8 @@ async def test_all_label_sets_exist_from_the_first_scrape(tmp_path: Path) -> Non
         'headgate_relay_overhead_seconds_count{route="unmatched"}',
         'headgate_viewers{route="start"}',
     ]
+    expected += [f'headgate_users{{arm="{a}",route="start"}}' for a in (Arm.STREAM, Arm.CONTROL)]
+    expected += [f'headgate_settled_seconds_count{{arm="{a}",route="start"}}' for a in Arm]
     assert {name: samples.get(name) for name in expected} == dict.fromkeys(expected, 0.0)
 
 
@@ -142,7 +146,7 @@ async def test_counts_agree_with_what_was_done(tmp_path: Path) -> None:
         "reset": ("failed", "reset", "nothing", "failed"),
         "cut": ("failed", "truncated", "content", "failed"),
         "malformed": ("failed", "malformed", "nothing", "failed"),
-        "sentence": ("failed", "failure_text", "content", "complete"),
+        "sentence": ("failed", "failure_text", "content", "failed"),
     }
     async with (
         ScriptedUpstream(upstream_script).running() as upstream,
@@ -196,6 +200,8 @@ async def test_counts_agree_with_what_was_done(tmp_path: Path) -> None:
     for outcome in OUTCOMES:
         assert total("outcomes_total", outcome=outcome) == 10 * outcomes[outcome], outcome
     assert total("outcomes_total", arm="stream") == 90
+    assert total("settled_seconds_count", arm="stream") == total("outcomes_total", outcome="complete")
+    assert total("users", arm="stream") == 1
     assert total("recoveries_total", result="failed") == 60
     assert total("parity_total") == total("parity_total", result="equal") + total(
         "parity_total", result="unshown"
@@ -255,7 +261,9 @@ async def test_workers_are_counted_together(tmp_path: Path) -> None:
     key = 'headgate_requests_total{mode="stream",reason="flag_on",route="start"}'
     async with (
         ScriptedUpstream(upstream_script).running() as upstream,
-        served(upstream.url, tmp_path, "--workers", "2") as serving,
+        served(
+            upstream.url, tmp_path, "--workers", "2", flags={"file": "flags.json", "settle_s": 0.3}
+        ) as serving,
     ):
         done = asyncio.Event()
         sent = 0
@@ -279,7 +287,15 @@ async def test_workers_are_counted_together(tmp_path: Path) -> None:
 
         async def summed() -> bool:
             async with browser() as client:
-                return (await scrape(client, serving.admin_url))[key] == sent
+                figures = await scrape(client, serving.admin_url)
+                # Some requests have joined another's run.
+                runs, settled = (
+                    sum(value for name, value in figures.items() if name.startswith(f"headgate_{family}{{"))
+                    for family in ("runs_total", "outcomes_total")
+                )
+                # Each worker has seen the one user, and says so: there is one at least.
+                assert figures['headgate_users{arm="stream",route="start"}'] == 1
+                return figures[key] == sent and runs == settled > 0
 
         await eventually(summed)
 

@@ -14,6 +14,7 @@ from typing import Any
 import httpx
 import pytest
 
+from proxy.identity import Identity
 from tests.scripted import Asked, Script, ScriptedUpstream
 from tests.streaming import (
     EXTRACTION,
@@ -57,7 +58,12 @@ async def replicas(
         for number in range(count):
             folder = directory / str(number)
             folder.mkdir()
-            settings = {"event_log": {"valkey": {"url": store.url, "key": KEY}}, "routes": routes, **more}
+            settings = {
+                "event_log": {"valkey": {"url": store.url, "key": KEY}},
+                "flags": {"settle_s": 0},
+                "routes": routes,
+                **more,
+            }
             found.append(await stack.enter_async_context(served(upstream.url, folder, **settings)))
         client = await stack.enter_async_context(browser())
         yield upstream, found, client, store
@@ -250,17 +256,22 @@ def check_whole(events: list[dict[str, Any]], whole: dict[str, str] = WHOLE) -> 
 
 
 async def recovered(client: httpx.AsyncClient, *at: Served) -> dict[str, float]:
-    """What these replicas have counted of runs, failures and recoveries, but for zeros."""
+    """What these replicas have counted of runs, outcomes, failures and recoveries, but for zeros."""
     counted: dict[str, float] = {}
     for one in at:
         for name, value in (await scrape(client, one.admin_url)).items():
-            if value and name.startswith(("headgate_runs_total", "headgate_faults_", "headgate_recoveries_")):
+            if value and name.startswith(COUNTED):
                 counted[name] = counted.get(name, 0) + value
     return {name: value for name, value in counted.items() if "_created" not in name}
 
 
+BUCKET = Identity("", "ann").bucket
+
+COUNTED = ("headgate_runs_total", "headgate_outcomes_total", "headgate_faults_", "headgate_recoveries_")
+
 ONCE = {
     'headgate_runs_total{arm="stream",outcome="recovered",route="start",source="batch"}': 1,
+    f'headgate_outcomes_total{{arm="stream",bucket="{BUCKET}",outcome="recovered",route="start"}}': 1,
     'headgate_faults_total{fault="reset",phase="content",route="start"}': 1,
     'headgate_recoveries_total{fault="reset",result="recovered",route="start"}': 1,
 }

@@ -19,7 +19,7 @@ from typing import Any
 
 from flags.document import parse
 from flags.engine import Engine
-from flags.errors import FlagAdminError, FlagChanged, FlagFileError
+from flags.errors import FlagAdminError, FlagChanged, FlagDocumentError
 from flags.rollout.flag_admin import Flag, ManagedFlag, Strategy
 from flags.rollout.strategies import (
     choose,
@@ -169,9 +169,9 @@ class FileAdmin:
     def _check(self, content: bytes) -> str:
         """What the engine takes. Raises FlagAdminError for what the proxies would refuse."""
         try:
-            document = parse(content, self._path)
-        except FlagFileError as exc:
-            raise FlagAdminError(str(exc)) from exc
+            document = parse(content)
+        except FlagDocumentError as exc:
+            raise FlagAdminError(f"flag file {self._path}: {exc.problem}") from exc
         engine = Engine(document.state)
         engine.close()
         if engine.names != document.names:

@@ -1,0 +1,122 @@
+"""Which arm a user is in, inside the hash space of Unleash's own gradual rollout. Pure.
+
+At a share of X percent the flag enables the users in buckets 1 to X. The control arm is as many buckets from
+the other end: as large as what it is compared with, drawn by the same hash, and nobody is ever in both. Who
+the strategy's constraints and segments leave out is in neither arm, so the engine is asked once more, about a
+hidden flag: the same strategy at 100 %.
+
+Source of the hash: Unleash's normalized hash, https://docs.getunleash.io/reference/activation-strategies
+"""
+
+import hashlib
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import mmh3
+import orjson
+
+BUCKETS = 100
+
+GRADUAL = frozenset(
+    {"flexibleRollout", "gradualRolloutRandom", "gradualRolloutSessionId", "gradualRolloutUserId"}
+)
+"""Strategies that enable a share of users."""
+
+_WHOLE_PERCENT = re.compile(r"0*(?:100|[0-9]{1,2})")
+
+_WHO = ("parameters", "constraints", "segments", "variants")
+"""What of a strategy says whom it enables, and for what. The rest is for people: its title, its place."""
+
+
+def bucket_of(group_id: str, user: str) -> int:
+    """1 to 100; a strategy with this group enables the user if its share is as much or more."""
+    return mmh3.hash(f"{group_id}:{user}", 0, signed=False) % BUCKETS + 1
+
+
+def first_of_control(share: int) -> int:
+    """The lowest bucket of the control arm at a share of 0 to 100; 101 where there is none."""
+    return BUCKETS + 1 - min(share, BUCKETS - share)
+
+
+@dataclass(frozen=True, slots=True)
+class Rollout:
+    """A flag with arms, as it is written now."""
+
+    share: int
+    group_id: str
+    eligible: str
+    """The hidden flag, which is on for everybody whom the flag would enable at 100 %."""
+    generation: str
+    """Another one whenever it is decided otherwise who gets what."""
+
+    def may_be_control(self, user: str) -> bool:
+        """Whether the user is in the control arm, if the hidden flag is on for them."""
+        return bucket_of(self.group_id, user) >= first_of_control(self.share)
+
+
+@dataclass(frozen=True, slots=True)
+class Rollouts:
+    """What a list of flags has of rollouts."""
+
+    by_flag: Mapping[str, Rollout]
+    hidden: Sequence[Mapping[str, Any]]
+    """Features to evaluate beside the others."""
+    warnings: Sequence[str]
+    """Flags that enable a share of users, and have no control arm."""
+
+    @classmethod
+    def of(cls, features: Iterable[Mapping[str, Any]]) -> "Rollouts":
+        """Of features in Unleash's client format, with rollouts in text; a server may serve odd ones."""
+        by_flag: dict[str, Rollout] = {}
+        hidden: list[Mapping[str, Any]] = []
+        warnings: list[str] = []
+        for feature in features:
+            strategies = feature.get("strategies") or []
+            if feature.get("enabled") is not True or not any(s.get("name") in GRADUAL for s in strategies):
+                continue
+            if lack := _lack(strategies):
+                warnings.append(f"{feature['name']}: no control arm: {lack}")
+                continue
+            [strategy] = strategies
+            by_flag[feature["name"]] = _rollout(feature, strategy)
+            hidden.append(_hidden(feature, strategy))
+        return cls(by_flag, hidden, warnings)
+
+
+def _lack(strategies: Sequence[Mapping[str, Any]]) -> str:
+    """Why users cannot be compared; "" if they can."""
+    if len(strategies) > 1:
+        return "it has more than one strategy, and each of them enables users; keep one"
+    if strategies[0]["name"] != "flexibleRollout":
+        return "its strategy is deprecated; write flexibleRollout with stickiness userId"
+    parameters = strategies[0].get("parameters") or {}
+    if parameters.get("stickiness") != "userId":
+        return "its stickiness is not userId; write userId"
+    if not _WHOLE_PERCENT.fullmatch(parameters.get("rollout", "")):
+        return "its share is no whole percentage, which enables nobody; write 0 to 100"
+    return ""
+
+
+def _rollout(feature: Mapping[str, Any], strategy: Mapping[str, Any]) -> Rollout:
+    parameters = strategy["parameters"]
+    name = feature["name"]
+    who = [{part: strategy.get(part) for part in _WHO}, feature.get("variants"), feature.get("dependencies")]
+    said = orjson.dumps(who, option=orjson.OPT_SORT_KEYS)
+    return Rollout(
+        share=int(parameters["rollout"]),
+        group_id=parameters.get("groupId", name),  # the engine's own default
+        eligible=_name(name),
+        generation=hashlib.blake2b(said, digest_size=8).hexdigest(),
+    )
+
+
+def _hidden(feature: Mapping[str, Any], strategy: Mapping[str, Any]) -> dict[str, Any]:
+    everybody = {**strategy, "parameters": {**strategy["parameters"], "rollout": "100"}, "variants": []}
+    return {**feature, "name": _name(feature["name"]), "strategies": [everybody], "variants": []}
+
+
+def _name(flag: str) -> str:
+    # A space is in no flag's name, by Unleash's rule.
+    return f"{flag} eligible"

@@ -1,0 +1,72 @@
+"""A copy of an answer that is relayed, to be read when it has gone out. Within a bound; changes no byte."""
+
+import zlib
+from typing import Final
+
+from proxy.headers import Headers
+from proxy.relay import Message, Scope, Send, WholeAnswer
+from proxy.server import ANSWER
+
+CODINGS: Final = frozenset({b"gzip", b"deflate"})
+"""Of an answer that can be read all the same."""
+
+
+class AnswerCopy:
+    """A `send` that keeps a copy of the body that goes out, up to `max_bytes`."""
+
+    def __init__(self, send: Send, max_bytes: int) -> None:
+        self._send = send
+        self._answer: WholeAnswer | None = None
+        self._max_bytes = max_bytes
+        self._kept = bytearray()
+        self._coding = b""
+        self._is_over = False
+
+    def scope(self, scope: Scope) -> Scope:
+        """The request's scope for the relay: an answer that is here whole goes past `send`, and by here."""
+        self._answer = scope.get(ANSWER)
+        return scope if self._answer is None else {**scope, ANSWER: self._send_whole}
+
+    async def __call__(self, message: Message) -> None:
+        if message["type"] == "http.response.start":
+            self._coding = _coding(message["headers"])
+        else:
+            self._keep(message["body"])
+        await self._send(message)
+
+    def _send_whole(self, status: int, headers: Headers, body: bytes) -> bool:
+        assert self._answer is not None
+        if not self._answer(status, headers, body):
+            return False  # it comes in messages
+        self._coding = _coding(headers)
+        self._keep(body)
+        return True
+
+    def _keep(self, body: bytes) -> None:
+        if len(self._kept) + len(body) <= self._max_bytes:
+            self._kept += body
+        else:
+            self._is_over = True
+
+    @property
+    def is_foreign(self) -> bool:
+        """Whether its content coding cannot be undone here."""
+        return bool(self._coding) and self._coding not in CODINGS
+
+    def body(self) -> bytes | None:
+        """What has gone out, decoded; None if it was too long or cannot be read."""
+        if self._is_over or self.is_foreign:
+            return None
+        if not self._coding:
+            return bytes(self._kept)
+        decoder = zlib.decompressobj(wbits=zlib.MAX_WBITS | 32)  # either header
+        try:
+            decoded = decoder.decompress(bytes(self._kept), self._max_bytes)
+        except zlib.error:
+            return None
+        return decoded if decoder.eof else None
+
+
+def _coding(headers: Headers) -> bytes:
+    value = next((value for name, value in headers if name == b"content-encoding"), b"")
+    return b"" if value.lower() == b"identity" else value.strip().lower()

@@ -1,0 +1,72 @@
+"""What a request of a route came to, by one measure for all arms.
+
+A failure is one that the user sees: an answer that a run would have had to give up is as bad when it is
+relayed, and one that the upstream refuses (4xx) is an answer, whoever carries it.
+"""
+
+import logging
+
+from flags.decision import Arm
+from proxy.answer_copy import AnswerCopy
+from proxy.relay import Outcome, Passage
+from proxy.routes import Route
+from proxy.sections import MalformedBody, extract, parse
+
+logger = logging.getLogger("headgate.outcomes")
+
+COMPARED = frozenset({Arm.STREAM, Arm.CONTROL})
+"""Arms whose relayed answers are read; the rest's are not even copied."""
+
+REFUSED_FOR_STREAMING = frozenset({413, 503})
+"""Refusals that a relayed request would not have met: a body too long to be held, no room for a run. The
+others are the client's own mistakes."""
+
+
+class RelayedOutcomes:
+    """What relayed answers of one route come to."""
+
+    def __init__(self, route: Route) -> None:
+        self._route = route
+        self._has_met_foreign = False
+
+    def of(self, passage: Passage, copy: AnswerCopy | None) -> str | None:
+        """One of `headgate_outcomes_total`; None: it was refused here, and counts for nobody.
+
+        Args:
+            passage: of an answer that has gone out, or not.
+            copy: of its body, if it is to be read.
+        """
+        if passage.outcome is Outcome.REFUSED:
+            return None
+        if passage.outcome is not Outcome.COMPLETE:
+            return passage.outcome.value
+        return "failed" if self._is_failure(passage.status, copy) else "complete"
+
+    def _is_failure(self, status: int, copy: AnswerCopy | None) -> bool:
+        if not 200 <= status < 300:
+            return status >= 500
+        if copy is None:
+            return False
+        body = copy.body()
+        if body is None:
+            self._note(copy)
+            return False
+        return lacks_answer(body, self._route)
+
+    def _note(self, copy: AnswerCopy) -> None:
+        """Answers that cannot be read all count as complete, so that streams look worse beside them."""
+        if copy.is_foreign and not self._has_met_foreign:
+            self._has_met_foreign = True
+            logger.warning(
+                "batch answers cannot be read: let the upstream use gzip, deflate or no content coding",
+                extra={"route": self._route.name},
+            )
+
+
+def lacks_answer(body: bytes, route: Route) -> bool:
+    """Whether a 2xx answer has no text for the user, or an error sentence in place of one."""
+    try:
+        texts = extract(parse(body), route.sections)
+    except MalformedBody:
+        return True
+    return not texts or any(route.is_failure(text) for text in texts.values())

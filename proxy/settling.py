@@ -1,0 +1,109 @@
+"""Counting requests when they settle: so long after their start that slow and quick ends are both there.
+
+Counted as they end, the failures of one minute would be in before its long answers: an arm that is slower
+would look worse than it is. So what began in one moment is counted in one moment, unless it lasts longer.
+
+Not by request: what settles together is kept as counts, and 8 bytes for each duration.
+"""
+
+import asyncio
+import logging
+from array import array
+from asyncio.events import TimerHandle
+from collections import Counter as Counts
+from dataclasses import dataclass, field
+
+from prometheus_client import Counter, Histogram
+
+logger = logging.getLogger("headgate.outcomes")
+
+SLOT_S = 0.25
+"""What is due within one slot is counted at its end."""
+
+MAX_PENDING = 500_000
+"""Requests that wait, all in all: 3,000 a second for the default `flags.settle_s`, and a few megabytes."""
+
+
+@dataclass(slots=True)
+class _Slot:
+    counts: Counts[Counter] = field(default_factory=Counts)
+    durations: dict[Histogram, "array[float]"] = field(default_factory=dict)
+
+    def settle(self) -> None:
+        for counter, number in self.counts.items():
+            counter.inc(number)
+        for histogram, durations in self.durations.items():
+            for duration_s in durations:
+                histogram.observe(duration_s)
+
+
+class Settling:
+    """What has ended and is not counted yet. Whoever makes it closes it.
+
+    Args:
+        settle_s: from a request's start; 0: count it when it ends.
+        max_pending: over it the oldest are counted early.
+    """
+
+    def __init__(self, settle_s: float, *, max_pending: int = MAX_PENDING) -> None:
+        self._settle_s = settle_s
+        self._max_pending = max_pending
+        self._slots: dict[int, _Slot] = {}
+        self._timer: TimerHandle | None = None
+        self._was_full = False
+        self._closed = False
+        self.pending = 0
+
+    def add(self, counter: Counter, histogram: Histogram | None, began_at: float, ended_at: float) -> None:
+        """A request has ended. Times are the loop's; the duration is observed if there is a histogram."""
+        due_at = began_at + self._settle_s
+        if due_at <= ended_at or self._closed:
+            counter.inc()
+            if histogram is not None:
+                histogram.observe(ended_at - began_at)
+            return
+        if self.pending >= self._max_pending:
+            self._make_room()
+        number = int(due_at / SLOT_S) + 1
+        slot = self._slots.get(number)
+        if slot is None:
+            slot = self._slots[number] = _Slot()
+            self._wait()
+        slot.counts[counter] += 1
+        if histogram is not None:
+            slot.durations.setdefault(histogram, array("d")).append(ended_at - began_at)
+        self.pending += 1
+
+    def settle(self, now: float) -> None:
+        """Count what is due."""
+        for number in sorted(number for number in self._slots if number * SLOT_S <= now):
+            self._settle(number)
+
+    def close(self) -> None:
+        """The process ends: count what is here, and from now on what ends when it ends."""
+        self._closed = True
+        if self._timer is not None:
+            self._timer.cancel()
+        for number in sorted(self._slots):
+            self._settle(number)
+
+    def _settle(self, number: int) -> None:
+        slot = self._slots.pop(number)
+        self.pending -= slot.counts.total()
+        slot.settle()
+
+    def _make_room(self) -> None:
+        if not self._was_full:
+            self._was_full = True
+            logger.warning("outcomes settle early", extra={"pending": self.pending})
+        self._settle(min(self._slots))
+
+    def _wait(self) -> None:
+        if self._timer is None:
+            self._timer = asyncio.get_running_loop().call_later(SLOT_S, self._tick)
+
+    def _tick(self) -> None:
+        self._timer = None
+        self.settle(asyncio.get_running_loop().time())
+        if self._slots:
+            self._wait()
