@@ -186,6 +186,8 @@ async def test_who_renews_keeps_it(make: Make) -> None:
         await ann.renew(fence)
         assert await bob.acquire() is None
         await ann.check(fence)
+    clock.now_s += TTL_S + 1
+    assert await is_lost(ann.check(fence))
 
 
 async def test_who_does_not_renew_loses_it(make: Make) -> None:
@@ -523,6 +525,23 @@ async def test_a_renewal_that_was_never_heard_of_counts_for_nothing(tmp_path: Pa
         assert await is_lost(ann.check(fence, for_s=2))
         await ann.renew(fence)
         await ann.check(fence, for_s=2)
+
+
+async def test_time_counts_from_before_it_was_asked_for(tmp_path: Path) -> None:
+    """A renewal that takes ten seconds holds for ten seconds less: others may count from its first moment."""
+    async with kubernetes(tmp_path) as (cluster, api):
+        clock = Clock()
+        ann = lease_of(api, "ann", clock)
+        fence = await has(ann)
+
+        def dawdle() -> None:
+            clock.now_s += 10
+
+        cluster.before_put = dawdle
+        await ann.renew(fence)
+
+        await ann.check(fence, for_s=TTL_S - 11)
+        assert await is_lost(ann.check(fence, for_s=TTL_S - 9))
 
 
 async def test_a_token_is_read_each_time(tmp_path: Path) -> None:
