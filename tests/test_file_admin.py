@@ -112,6 +112,14 @@ async def test_everything_else_in_the_file_stays(path: Path) -> None:
     assert content(path) == json.dumps(document, indent=2, ensure_ascii=False) + "\n"
 
 
+async def test_what_changes_nothing_is_not_written(path: Path) -> None:
+    """No new event for anybody to wonder at."""
+    flag, was = await admin(path).read(), inode(path)
+
+    assert await admin(path).write(flag.strategy, flag) == flag
+    assert inode(path) == was
+
+
 async def test_variants_are_added_and_taken_away(path: Path) -> None:
     """The dark step's variant comes and goes with the strategy it was written with."""
     flag = await admin(path).read()

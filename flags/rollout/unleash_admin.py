@@ -104,7 +104,10 @@ class UnleashAdmin:
         if strategy.id != expected.strategy.id:
             raise ValueError("only the strategy that was read can be written")
         async with self._bounded("writing the strategy; whether it was written, only a new read can say"):
-            _refuse_if_changed(await self._read(), expected)
+            now = await self._read()
+            _refuse_if_changed(now, expected)
+            if strategy.digest == now.strategy.digest:
+                return now  # of a write that changes nothing, Unleash keeps no event to look back on
             stored = await self._put(strategy)
             flag = await self._read()
             await self._look_back(stored, expected)
@@ -189,14 +192,15 @@ class UnleashAdmin:
     async def _look_back(self, stored: Strategy, expected: Flag) -> None:
         """Raises FlagChanged if anybody else was there since `expected`."""
         since = await self._events(expected.event_id)
+        if not since:
+            raise FlagAdminError(f"{self._api.name}: shows no event of the write; read the flag again")
+        # None: somebody came in between with just what we were about to write.
         ours = next((event for event in since if _is_of(event, stored)), None)
-        if ours is None:
-            raise FlagAdminError(f"{self._api.name}: shows no event of the write; is it another server?")
         strangers = [event for event in since if event is not ours and not _same_transaction(event, ours)]
         if not strangers:
             return
         who = ", ".join(sorted({event.by for event in strangers}))
-        if _differs(ours.before, expected.strategy):
+        if ours is not None and _differs(ours.before, expected.strategy):
             await self._put_back(ours.before, stored)
             raise FlagChanged(
                 f"{self._flag.name} was changed by {who} in the moment it was written: theirs was put back, "
@@ -310,8 +314,8 @@ def _is_of(event: _Event, stored: Strategy) -> bool:
     )
 
 
-def _same_transaction(event: _Event, ours: _Event) -> bool:
-    return ours.group is not None and event.group == ours.group
+def _same_transaction(event: _Event, ours: _Event | None) -> bool:
+    return ours is not None and ours.group is not None and event.group == ours.group
 
 
 def _differs(raw: Mapping[str, Any], strategy: Strategy) -> bool:
