@@ -305,6 +305,44 @@ async def test_a_server_that_makes_more_of_a_share_is_set_to_0(server: Unleash) 
     assert after["parameters"]["rollout"] == "0"
 
 
+async def test_a_server_that_says_one_thing_and_shows_more_is_set_to_0(server: Unleash) -> None:
+    """What counts is what a new read says, not the answer to the write."""
+    flag = await make(server, 10)
+    writes: list[str] = []
+
+    async def before(method: str, target: str) -> None:
+        writes.extend([method] if method == "PUT" else [])
+
+    def more(feature: dict[str, Any]) -> dict[str, Any]:
+        for place in feature["environments"] if writes else ():
+            for strategy in place["strategies"]:
+                strategy["parameters"]["rollout"] = "100"
+        return feature
+
+    instead = {f"/projects/{PROJECT}/features/{flag.name}": more}
+    async with (
+        ScriptedUpstream(Between(server, before, instead)).running() as between,
+        admin(server, flag, url=between.url) as its_admin,
+    ):
+        read = await its_admin.read()
+        with pytest.raises(FlagAdminError, match=r"made 100 % of 25 %.*the share was set to 0"):
+            await its_admin.write(replace(read.strategy, share=25), read)
+
+    (after,) = await strategies(server, flag.name)
+    assert after["parameters"]["rollout"] == "0"
+
+
+async def test_a_disabled_strategy_turns_the_environment_off(server: Unleash) -> None:
+    """Unleash does that by itself, with an event of its own, and nobody else was there."""
+    flag = await make(server, 10)
+    async with admin(server, flag) as its_admin:
+        read = await its_admin.read()
+
+        written = await its_admin.write(replace(read.strategy, disabled=True), read)
+
+        assert (written.strategy.disabled, written.enabled) == (True, False)
+
+
 async def test_a_strategy_beside_ours_is_seen(server: Unleash) -> None:
     """Strategies are OR-ed: reading shows the others, and a rollout does not start."""
     flag = await make(server, 10)

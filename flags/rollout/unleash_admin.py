@@ -111,6 +111,7 @@ class UnleashAdmin:
             stored = await self._put(strategy)
             flag = await self._read()
             await self._look_back(stored, expected)
+            await self._refuse_more(flag.strategy, strategy)
         return flag
 
     async def kill(self, on: bool) -> None:
@@ -178,16 +179,21 @@ class UnleashAdmin:
         return Flag(ours, others, bool(place["enabled"]), last.id, last.by, killed)
 
     async def _put(self, strategy: Strategy) -> Strategy:
-        """What the server made of it. Raises FlagAdminError if that is more than was asked for."""
+        """What the server says that it made of it."""
         path = self._path(self._flag.name, f"/strategies/{strategy.id}")
         stored = read_strategy(await self._api.send("PUT", path, write_strategy(strategy)))
-        if _exposes_others(stored, strategy):
-            await self._api.send("PUT", path, write_strategy(replace(strategy, share=0)))
+        await self._refuse_more(stored, strategy)
+        return stored
+
+    async def _refuse_more(self, found: Strategy, asked: Strategy) -> None:
+        """Raises FlagAdminError, after setting the share to 0, if the server made more of what was asked."""
+        if _exposes_others(found, asked):
+            path = self._path(self._flag.name, f"/strategies/{asked.id}")
+            await self._api.send("PUT", path, write_strategy(replace(asked, share=0)))
             raise FlagAdminError(
-                f"{self._api.name}: made {stored.share} % of {strategy.share} %, or named other users; "
+                f"{self._api.name}: made {found.share} % of {asked.share} %, or named other users; "
                 "the share was set to 0"
             )
-        return stored
 
     async def _look_back(self, stored: Strategy, expected: Flag) -> None:
         """Raises FlagChanged if anybody else was there since `expected`."""
@@ -285,9 +291,9 @@ def _refuse_if_changed(now: Flag, expected: Flag) -> None:
         raise FlagChanged(f"the flag was changed by {now.event_by} since it was read; nothing was written")
 
 
-def _exposes_others(stored: Strategy, asked: Strategy) -> bool:
-    return stored.share > asked.share or (
-        (stored.stickiness, stored.group_id, len(stored.constraints), sorted(stored.segments))
+def _exposes_others(found: Strategy, asked: Strategy) -> bool:
+    return found.share > asked.share or (
+        (found.stickiness, found.group_id, len(found.constraints), sorted(found.segments))
         != (asked.stickiness, asked.group_id, len(asked.constraints), sorted(asked.segments))
     )
 
