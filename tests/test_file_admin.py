@@ -3,7 +3,7 @@
 import json
 import os
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -112,6 +112,14 @@ async def test_everything_else_in_the_file_stays(path: Path) -> None:
     assert content(path) == json.dumps(document, indent=2, ensure_ascii=False) + "\n"
 
 
+async def test_what_changes_nothing_is_not_written(path: Path) -> None:
+    """No new event for anybody to wonder at."""
+    flag, was = await admin(path).read(), inode(path)
+
+    assert await admin(path).write(flag.strategy, flag) == flag
+    assert inode(path) == was
+
+
 async def test_variants_are_added_and_taken_away(path: Path) -> None:
     """The dark step's variant comes and goes with the strategy it was written with."""
     flag = await admin(path).read()
@@ -148,11 +156,39 @@ async def test_a_file_changed_since_it_was_read_is_not_written(
     assert not changed.value.wrote
 
 
+class Meddling(Mapping[str, Any]):
+    """A constraint that takes its time: while it is written down, somebody saves the file."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def __getitem__(self, key: str) -> Any:
+        return {"contextName": "tenant", "operator": "IN", "values": ["a"]}[key]
+
+    def __iter__(self) -> Iterator[str]:
+        put(self._path, flag_document(3))
+        return iter(("contextName", "operator", "values"))
+
+    def __len__(self) -> int:
+        return 3
+
+
+async def test_a_file_saved_in_the_very_moment_is_not_written_over(path: Path) -> None:
+    """The last look is right before the file is replaced."""
+    flag = await admin(path).read()
+
+    with pytest.raises(FlagChanged, match="nothing was written"):
+        await admin(path).write(replace(flag.strategy, constraints=(Meddling(path),)), flag)
+
+    assert strategy_of(path)["parameters"]["rollout"] == "3"
+    assert names(path.parent) == ["flags.json"]
+
+
 async def test_event_ids_grow_though_the_clock_stands_still(path: Path) -> None:
     """Writes within one tick of the file's clock, or after it was set back, are told apart and in order."""
     ahead_ns = 2**61
     os.utime(path, ns=(ahead_ns, ahead_ns))
-    ids = []
+    ids = [(await admin(path).read()).event_id]
     for share in range(20):
         await write_share(path, share)
         ids.append((await admin(path).read()).event_id)

@@ -180,6 +180,15 @@ async def test_unleash_fills_in_what_an_update_leaves_out(server: Unleash) -> No
     assert (after["parameters"]["rollout"], after["constraints"]) == ("100", [])
 
 
+async def test_what_changes_nothing_is_not_written(server: Unleash) -> None:
+    """Unleash would keep no event of it either."""
+    flag = await make(server, 10)
+    async with admin(server, flag) as its_admin:
+        read = await its_admin.read()
+
+        assert await its_admin.write(read.strategy, read) == read
+
+
 async def test_the_dark_variant_comes_and_goes(server: Unleash) -> None:
     """It is written with the share of the next step, and taken away with the first share that is shown."""
     flag = await make(server, 0)
@@ -209,8 +218,8 @@ async def test_who_was_first_is_not_written_over(server: Unleash, change: dict[s
         assert not changed.value.wrote
 
 
-@pytest.mark.parametrize(("theirs", "then"), [(5, 5), (60, 25)])
-async def test_an_edit_in_the_very_moment_is_put_back(server: Unleash, theirs: int, then: int) -> None:
+@pytest.mark.parametrize(("theirs", "then"), [(5, 5), (60, 25), ("12.5", 0)])
+async def test_an_edit_in_the_very_moment_is_put_back(server: Unleash, theirs: int | str, then: int) -> None:
     """Between the last look and the write: theirs has the last word, and nobody meant more than the lower."""
     flag = await make(server, 10)
 
@@ -231,6 +240,25 @@ async def test_an_edit_in_the_very_moment_is_put_back(server: Unleash, theirs: i
     assert it.value.wrote
     assert after["parameters"]["rollout"] == str(then)
     assert (len(after["constraints"]), after["title"]) == (1, "human's")
+
+
+async def test_an_edit_to_the_same_in_the_very_moment_is_told(server: Unleash) -> None:
+    """Both wanted the same: it is there, under the other's name."""
+    flag = await make(server, 10)
+
+    async def human() -> None:
+        (strategy,) = await strategies(server, flag.name)
+        await edit_parameters(server, flag, {**strategy["parameters"], "rollout": "25"})
+
+    async with (
+        ScriptedUpstream(Between(server, once(human, "PUT"))).running() as between,
+        admin(server, flag, url=between.url) as its_admin,
+    ):
+        read = await its_admin.read()
+        written = await its_admin.write(replace(read.strategy, share=25), read)
+
+    assert written.strategy.share == 25
+    assert written.event_id > read.event_id
 
 
 async def test_an_edit_right_after_the_write_stands(server: Unleash) -> None:
@@ -275,6 +303,44 @@ async def test_a_server_that_makes_more_of_a_share_is_set_to_0(server: Unleash) 
 
     (after,) = await strategies(server, flag.name)
     assert after["parameters"]["rollout"] == "0"
+
+
+async def test_a_server_that_says_one_thing_and_shows_more_is_set_to_0(server: Unleash) -> None:
+    """What counts is what a new read says, not the answer to the write."""
+    flag = await make(server, 10)
+    writes: list[str] = []
+
+    async def before(method: str, target: str) -> None:
+        writes.extend([method] if method == "PUT" else [])
+
+    def more(feature: dict[str, Any]) -> dict[str, Any]:
+        for place in feature["environments"] if writes else ():
+            for strategy in place["strategies"]:
+                strategy["parameters"]["rollout"] = "100"
+        return feature
+
+    instead = {f"/projects/{PROJECT}/features/{flag.name}": more}
+    async with (
+        ScriptedUpstream(Between(server, before, instead)).running() as between,
+        admin(server, flag, url=between.url) as its_admin,
+    ):
+        read = await its_admin.read()
+        with pytest.raises(FlagAdminError, match=r"made 100 % of 25 %.*the share was set to 0"):
+            await its_admin.write(replace(read.strategy, share=25), read)
+
+    (after,) = await strategies(server, flag.name)
+    assert after["parameters"]["rollout"] == "0"
+
+
+async def test_a_disabled_strategy_turns_the_environment_off(server: Unleash) -> None:
+    """Unleash does that by itself, with an event of its own, and nobody else was there."""
+    flag = await make(server, 10)
+    async with admin(server, flag) as its_admin:
+        read = await its_admin.read()
+
+        written = await its_admin.write(replace(read.strategy, disabled=True), read)
+
+        assert (written.strategy.disabled, written.enabled) == (True, False)
 
 
 async def test_a_strategy_beside_ours_is_seen(server: Unleash) -> None:

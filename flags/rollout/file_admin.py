@@ -88,6 +88,8 @@ class FileAdmin:
         flag = self._read(found)
         if (flag.event_id, flag.strategy.id) != (expected.event_id, expected.strategy.id):
             raise FlagChanged(f"{self._path} was changed since it was read; nothing was written")
+        if strategy.digest == flag.strategy.digest:
+            return flag
         feature = self._feature(found)
         index = [each.id for each in _strategies(feature)].index(strategy.id)
         raw = feature["strategies"][index]

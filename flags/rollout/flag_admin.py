@@ -46,7 +46,7 @@ class Strategy:
         said = asdict(self)
         for cosmetic in ("id", "title", "sort_order"):
             del said[cosmetic]
-        return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()
+        return hashlib.sha256(json.dumps(said, sort_keys=True, default=dict).encode()).hexdigest()
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +77,8 @@ class FlagAdmin(Protocol):
 
     async def write(self, strategy: Strategy, expected: Flag) -> Flag:
         """Write it whole if the flag is still as `expected` (event id and digest); then what a new read says.
+
+        A strategy that enables the same users as before is not written, and makes no event.
 
         Raises FlagChanged if somebody else was there first: nothing is written then. It is raised, too, if
         somebody came in the very moment between; then something was written, and its `wrote` is true.

@@ -104,10 +104,14 @@ class UnleashAdmin:
         if strategy.id != expected.strategy.id:
             raise ValueError("only the strategy that was read can be written")
         async with self._bounded("writing the strategy; whether it was written, only a new read can say"):
-            _refuse_if_changed(await self._read(), expected)
+            now = await self._read()
+            _refuse_if_changed(now, expected)
+            if strategy.digest == now.strategy.digest:
+                return now  # of a write that changes nothing, Unleash keeps no event to look back on
             stored = await self._put(strategy)
             flag = await self._read()
             await self._look_back(stored, expected)
+            await self._refuse_more(flag.strategy, strategy)
         return flag
 
     async def kill(self, on: bool) -> None:
@@ -175,28 +179,34 @@ class UnleashAdmin:
         return Flag(ours, others, bool(place["enabled"]), last.id, last.by, killed)
 
     async def _put(self, strategy: Strategy) -> Strategy:
-        """What the server made of it. Raises FlagAdminError if that is more than was asked for."""
+        """What the server says that it made of it."""
         path = self._path(self._flag.name, f"/strategies/{strategy.id}")
         stored = read_strategy(await self._api.send("PUT", path, write_strategy(strategy)))
-        if _exposes_others(stored, strategy):
-            await self._api.send("PUT", path, write_strategy(replace(strategy, share=0)))
+        await self._refuse_more(stored, strategy)
+        return stored
+
+    async def _refuse_more(self, found: Strategy, asked: Strategy) -> None:
+        """Raises FlagAdminError, after setting the share to 0, if the server made more of what was asked."""
+        if _exposes_others(found, asked):
+            path = self._path(self._flag.name, f"/strategies/{asked.id}")
+            await self._api.send("PUT", path, write_strategy(replace(asked, share=0)))
             raise FlagAdminError(
-                f"{self._api.name}: made {stored.share} % of {strategy.share} %, or named other users; "
+                f"{self._api.name}: made {found.share} % of {asked.share} %, or named other users; "
                 "the share was set to 0"
             )
-        return stored
 
     async def _look_back(self, stored: Strategy, expected: Flag) -> None:
         """Raises FlagChanged if anybody else was there since `expected`."""
         since = await self._events(expected.event_id)
+        if not since:
+            raise FlagAdminError(f"{self._api.name}: shows no event of the write; read the flag again")
+        # None: somebody came in between with just what we were about to write.
         ours = next((event for event in since if _is_of(event, stored)), None)
-        if ours is None:
-            raise FlagAdminError(f"{self._api.name}: shows no event of the write; is it another server?")
         strangers = [event for event in since if event is not ours and not _same_transaction(event, ours)]
         if not strangers:
             return
         who = ", ".join(sorted({event.by for event in strangers}))
-        if _differs(ours.before, expected.strategy):
+        if ours is not None and _differs(ours.before, expected.strategy):
             await self._put_back(ours.before, stored)
             raise FlagChanged(
                 f"{self._flag.name} was changed by {who} in the moment it was written: theirs was put back, "
@@ -281,9 +291,9 @@ def _refuse_if_changed(now: Flag, expected: Flag) -> None:
         raise FlagChanged(f"the flag was changed by {now.event_by} since it was read; nothing was written")
 
 
-def _exposes_others(stored: Strategy, asked: Strategy) -> bool:
-    return stored.share > asked.share or (
-        (stored.stickiness, stored.group_id, len(stored.constraints), sorted(stored.segments))
+def _exposes_others(found: Strategy, asked: Strategy) -> bool:
+    return found.share > asked.share or (
+        (found.stickiness, found.group_id, len(found.constraints), sorted(found.segments))
         != (asked.stickiness, asked.group_id, len(asked.constraints), sorted(asked.segments))
     )
 
@@ -310,8 +320,8 @@ def _is_of(event: _Event, stored: Strategy) -> bool:
     )
 
 
-def _same_transaction(event: _Event, ours: _Event) -> bool:
-    return ours.group is not None and event.group == ours.group
+def _same_transaction(event: _Event, ours: _Event | None) -> bool:
+    return ours is not None and ours.group is not None and event.group == ours.group
 
 
 def _differs(raw: Mapping[str, Any], strategy: Strategy) -> bool:
