@@ -1,7 +1,6 @@
 """UnleashClient as an evaluator and nothing else: no server, thread or disk. Its oddities stay here."""
 
 from collections.abc import Mapping
-from types import MappingProxyType
 from typing import Any
 
 import orjson
@@ -45,7 +44,7 @@ class _MemoryCache(BaseCache):
 class Engine:
     """The flags of one state, ready to be asked. Whoever makes it closes it."""
 
-    def __init__(self, state: str, rollouts: Mapping[str, Rollout] = MappingProxyType({})) -> None:
+    def __init__(self, state: str, rollouts: Mapping[str, Rollout]) -> None:
         self._client = UnleashClient(
             url="http://flags.invalid",  # required, never called
             app_name="headgate",

@@ -5,7 +5,6 @@ import random
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,7 +15,7 @@ from flags.arms import bucket_of, first_of_control
 from flags.decision import Arm
 from flags.document import Document, parse
 from flags.engine import Engine
-from flags.errors import FlagFileError
+from flags.errors import FlagDocumentError
 
 FLAG = "headgate.streaming"
 GROUP = "the-group"
@@ -42,7 +41,7 @@ def flag(*strategies: Any, **more: Any) -> dict[str, Any]:
 
 def parsed(*features: Any, **more: Any) -> Document:
     document = {"version": 2, "features": list(features), **more}
-    return parse(json.dumps(document).encode(), Path("flags.json"))
+    return parse(json.dumps(document).encode())
 
 
 @contextmanager
@@ -180,7 +179,7 @@ def test_the_hidden_flag_is_nobodys_to_ask_for():
 
 def test_no_flag_can_have_the_hidden_ones_name():
     """A file that tries is refused, by Unleash's own rule for names."""
-    with pytest.raises(FlagFileError, match="name is missing or not"):
+    with pytest.raises(FlagDocumentError, match="name is missing or not"):
         parsed({**flag(gradual(50)), "name": f"{FLAG} eligible"})
 
 

@@ -36,7 +36,7 @@ def specified(file: str) -> dict[str, Any]:
 def asked(file: str, flag: str) -> Iterator[Engine]:
     """An engine with the document of a file, as it is read when `flag` alone is ours."""
     state = json.dumps(specified(file)["state"])
-    engine = Engine(state if file in DELTAS else parse_served(state.encode(), frozenset({flag})).state)
+    engine = Engine(state if file in DELTAS else parse_served(state.encode(), frozenset({flag})).state, {})
     try:
         yield engine
     finally:
@@ -92,7 +92,7 @@ def test_a_file_may_have_what_a_server_serves(file: str) -> None:
     """The stricter reader of files takes the documents of the specification, with all their flags."""
     state = specified(file)["state"]
     document = parse(json.dumps(state).encode())
-    engine = Engine(document.state)
+    engine = Engine(document.state, document.rollouts)
 
     assert engine.names == document.names == {feature["name"] for feature in state["features"]}
     engine.close()

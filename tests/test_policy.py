@@ -23,14 +23,11 @@ from flags.rollout.guardrails import (
 )
 from flags.rollout.policy import Policy
 from flags.rollout.policy_file import MAX_BYTES, load
-from flags.rollout.readings import LABELS, SETTLED_S, USERS, Wanted
+from flags.rollout.readings import LABELS, Wanted
 from proxy import metrics
 from proxy.sections import Parity
 
 SECRET = "s3cr3t-value"
-YET_TO_COME = {SETTLED_S, USERS}
-"""Of the proxies' own part."""
-
 STEPS = [
     {"share": 0, "at_least": "1h"},
     {"share": 1, "at_least": "24h", "prove": False, "approve": True},
@@ -385,7 +382,7 @@ def test_the_edges_are_those_of_the_proxies() -> None:
 
 
 def test_the_counters_are_those_of_the_proxies() -> None:
-    """Their names and labels, as far as the proxies have them."""
+    """Their names and labels."""
     kept = vars(metrics.Metrics(CollectorRegistry(), [])).values()
     shown = {
         collector._name + suffix: collector._labelnames
@@ -395,8 +392,7 @@ def test_the_counters_are_those_of_the_proxies() -> None:
     }
 
     for metric, labels in LABELS.items():
-        if metric not in YET_TO_COME:
-            assert shown[metric] == tuple(label for label in labels if label != "le"), metric
+        assert shown[metric] == tuple(label for label in labels if label != "le"), metric
 
 
 @pytest.mark.parametrize("parity", Parity)

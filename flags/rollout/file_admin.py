@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from flags.document import parse
+from flags.document import Document, parse
 from flags.engine import Engine
 from flags.errors import FlagAdminError, FlagChanged, FlagDocumentError
 from flags.rollout.flag_admin import Flag, ManagedFlag, Strategy
@@ -49,7 +49,7 @@ class _Found:
     stamp: tuple[int, int, int]
     features: dict[str, dict[str, Any]]
     document: dict[str, Any]
-    state: str
+    checked: Document
 
     @property
     def event_id(self) -> int:
@@ -163,22 +163,22 @@ class FileAdmin:
             raise FlagAdminError(f"flag file {self._path}: cannot be read: {exc.strerror}") from exc
         if len(content) > MAX_BYTES:
             raise FlagAdminError(f"flag file {self._path}: is larger than {MAX_BYTES} bytes")
-        state = self._check(content)
+        checked = self._check(content)
         document = json.loads(content)
         features = {feature["name"]: feature for feature in document["features"]}
-        return _Found(content, _stamp(status), features, document, state)
+        return _Found(content, _stamp(status), features, document, checked)
 
-    def _check(self, content: bytes) -> str:
-        """What the engine takes. Raises FlagAdminError for what the proxies would refuse."""
+    def _check(self, content: bytes) -> Document:
+        """What the proxies take. Raises FlagAdminError for what the proxies would refuse."""
         try:
             document = parse(content)
         except FlagDocumentError as exc:
             raise FlagAdminError(f"flag file {self._path}: {exc.problem}") from exc
-        engine = Engine(document.state)
+        engine = Engine(document.state, document.rollouts)
         engine.close()
         if engine.names != document.names:
             raise FlagAdminError(f"flag file {self._path}: the evaluation engine refuses it")
-        return document.state
+        return document
 
     def _feature(self, found: _Found) -> dict[str, Any]:
         try:
@@ -228,7 +228,7 @@ def _strategies(feature: Mapping[str, Any]) -> list[Strategy]:
 
 
 def _is_killed(found: _Found, kill_flag: str) -> bool:
-    engine = Engine(found.state)  # as the proxies ask it
+    engine = Engine(found.checked.state, found.checked.rollouts)  # as the proxies ask it
     try:
         return engine.ask(kill_flag, None).enabled
     finally:
