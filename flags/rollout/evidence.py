@@ -6,6 +6,7 @@ Source of the outcomes: `headgate_outcomes_total`, counted once for each request
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import Any
 
 
 class Arm(StrEnum):
@@ -19,6 +20,9 @@ BAD = frozenset({"failed", "truncated"})
 """Outcomes by which a user has no answer, or not all of it."""
 
 GOOD = frozenset({"complete", "recovered", "fell_back"})
+
+ELIGIBLE = GOOD | BAD
+"""What is compared."""
 
 APART = frozenset({"client_left", "cancelled", "shutdown"})
 """Shown by arm, and in no comparison: they say nothing about the answer."""
@@ -58,3 +62,37 @@ class Batch:
     def total(self, arm: str, outcomes: frozenset[str]) -> int:
         """Requests of one arm with one of these outcomes."""
         return sum(n for (of, _, outcome), n in self.outcomes.items() if of == arm and outcome in outcomes)
+
+
+def batch_said(batch: Batch) -> dict[str, Any]:
+    """As JSON has it: what `batch_heard` reads. What is 0 is left out."""
+    return {
+        "since_s": batch.since_s,
+        "until_s": batch.until_s,
+        "step": batch.step,
+        "outcomes": [[*key, count] for key, count in sorted(batch.outcomes.items()) if count],
+        "seconds": [[*key, tail.over, tail.all] for key, tail in sorted(batch.seconds.items()) if tail.all],
+        "first_content": [
+            [limit_s, tail.over, tail.all]
+            for limit_s, tail in sorted(batch.first_content.items())
+            if tail.all
+        ],
+        "recoveries": {result: count for result, count in sorted(batch.recoveries.items()) if count},
+        "parity": {result: count for result, count in sorted(batch.parity.items()) if count},
+        "users": dict(sorted(batch.users.items())),
+    }
+
+
+def batch_heard(said: Mapping[str, Any]) -> Batch:
+    """The batch that `batch_said` made this of; equal to it in all that is not 0."""
+    return Batch(
+        since_s=said["since_s"],
+        until_s=said["until_s"],
+        step=said["step"],
+        outcomes={(arm, bucket, outcome): count for arm, bucket, outcome, count in said["outcomes"]},
+        seconds={(arm, limit_s): Tail(over, every) for arm, limit_s, over, every in said["seconds"]},
+        first_content={limit_s: Tail(over, every) for limit_s, over, every in said["first_content"]},
+        recoveries=said["recoveries"],
+        parity=said["parity"],
+        users=said["users"],
+    )

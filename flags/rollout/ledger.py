@@ -1,0 +1,205 @@
+"""Where a rollout stands: a fold over its journal. Pure; nothing else is remembered anywhere.
+
+begin ─► tick ─► tick … ─► tick that advances ─► written ─► tick … ─► tick that rolls back ─► written
+             acts of people in between: pause, resume, approve, advance, rollback, kill
+
+A tick says what is about to be written, and only `written` says that it was: a controller that dies in
+between finds the flag as it was, or as it intended, and knows either for its own.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from enum import StrEnum
+from typing import Any, Protocol
+
+from flags.rollout.moves import Kind, Mode, Phase
+
+KNOWN_ACTS = 100
+"""As many as may wait at a time."""
+
+
+class Record(StrEnum):
+    """Kinds of journal entries."""
+
+    BEGIN = "begin"
+    TICK = "tick"
+    WRITTEN = "written"
+    ACT = "act"
+    TOLD = "told"
+    """Somebody was sent a notice of an entry."""
+
+
+class Act(StrEnum):
+    """What a person can do. Each has a reason, and who it was."""
+
+    PAUSE = "pause"
+    RESUME = "resume"
+    APPROVE = "approve"
+    ADVANCE = "advance"
+    ROLL_BACK = "rollback"
+    KILL = "kill"
+    UNKILL = "unkill"
+
+
+class Entry(Protocol):
+    """One line of the journal."""
+
+    @property
+    def seq(self) -> int: ...
+    @property
+    def at_s(self) -> float: ...
+    @property
+    def kind(self) -> str: ...
+    @property
+    def body(self) -> Mapping[str, Any]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Intent:
+    """What a tick was about to write."""
+
+    step: int
+    digest: str
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """Where the newest rollout of a journal stands."""
+
+    run: str = ""
+    """Its id; empty before the first one."""
+    policy_digest: str = ""
+    phase: Phase = Phase.RUNNING
+    step: int = -1
+    """The step that was written last; -1 before the first one."""
+    share: int = 0
+    """Percent that was written last."""
+    reached: int = 0
+    """The most that was written."""
+    event_id: int = 0
+    """Of the last change of the flag that is known, and accounted for."""
+    digest: str = ""
+    """Of the strategy as it was written last."""
+    base: Mapping[str, Any] | None = None
+    """The strategy as it was found, for its variants."""
+    entered_s: float = 0.0
+    dwelt_s: float = 0.0
+    down_pending: bool = False
+    """Rolled back, and not yet seen to be written."""
+    kill_wanted: bool = False
+    """Killed, and nobody has taken it back."""
+    intent: Intent | None = None
+    approved: bool = False
+    overridden: bool = False
+    resumed: bool = False
+    """Somebody has resumed since the last tick: the flag is accepted as it is, if it is a step's."""
+    last_tick: Mapping[str, Any] | None = None
+    last_tick_s: float = 0.0
+    last_good_s: float = 0.0
+    """When there was evidence last."""
+    acts: tuple[str, ...] = ()
+    """Ids of the newest acts of people: one that is found twice counts once."""
+    last_act: Mapping[str, Any] | None = None
+    last_act_s: float = 0.0
+    seq: int = 0
+    told: int = 0
+    """The newest entry that somebody was sent a notice of."""
+
+    @property
+    def is_over(self) -> bool:
+        """Whether nothing more will be written but the share of 0."""
+        return self.phase in (Phase.ROLLED_BACK, Phase.KILLED)
+
+
+def fold(entries: Iterable[Entry], state: State | None = None) -> State:
+    """`state` after these entries; from the beginning without one."""
+    state = state or State()
+    for entry in entries:
+        state = replace(_AFTER[Record(entry.kind)](state, entry), seq=entry.seq)
+    return state
+
+
+def _after_begin(state: State, entry: Entry) -> State:
+    body = entry.body
+    return State(
+        run=body["run"],
+        policy_digest=body["policy"],
+        base=body["base"],
+        event_id=body["event_id"],
+        digest=body["digest"],
+        share=body["share"],
+        last_good_s=entry.at_s,
+        told=state.told,
+        acts=state.acts,
+    )
+
+
+def _after_tick(state: State, entry: Entry) -> State:
+    body = entry.body
+    intent = body.get("intent")
+    # Also where it cannot be written yet, since the flag cannot be read.
+    back = body["move"]["kind"] == Kind.ROLL_BACK and body["situation"]["mode"] != Mode.OBSERVE
+    return replace(
+        state,
+        phase=Phase.ROLLED_BACK if back else state.phase,
+        down_pending=state.down_pending or back,
+        intent=None if intent is None else Intent(intent["step"], intent["digest"]),
+        dwelt_s=state.dwelt_s + body["dwelt_s"],
+        resumed=False,
+        last_tick=body,
+        last_tick_s=entry.at_s,
+        last_good_s=state.last_good_s if body["no_data"] else entry.at_s,
+    )
+
+
+def _after_written(state: State, entry: Entry) -> State:
+    body = entry.body
+    step, share = body["step"], body["share"]
+    state = replace(
+        state,
+        event_id=body["event_id"],
+        digest=body["digest"],
+        share=share,
+        reached=max(state.reached, share),
+        intent=None,
+    )
+    if share == 0:  # no step's: a dark one writes the next one's
+        state = replace(state, phase=state.phase if state.is_over else Phase.ROLLED_BACK, down_pending=False)
+    if step == state.step:
+        return state
+    return replace(state, step=step, entered_s=entry.at_s, dwelt_s=0.0, approved=False, overridden=False)
+
+
+def _after_act(state: State, entry: Entry) -> State:
+    acts = (*state.acts, entry.body["id"])[-KNOWN_ACTS:]
+    state = replace(state, last_act=entry.body, last_act_s=entry.at_s, acts=acts)
+    what = Act(entry.body["what"])
+    if what is Act.KILL:
+        return replace(state, phase=Phase.KILLED, down_pending=True, kill_wanted=True)
+    if what is Act.UNKILL:
+        return replace(state, kill_wanted=False)
+    if state.is_over:
+        return state
+    return replace(state, **_WHEN_RUNNING[what])
+
+
+_WHEN_RUNNING: Mapping[Act, Mapping[str, Any]] = {
+    Act.PAUSE: {"phase": Phase.PAUSED},
+    Act.RESUME: {"phase": Phase.RUNNING, "resumed": True},
+    Act.APPROVE: {"approved": True},
+    Act.ADVANCE: {"overridden": True},
+    Act.ROLL_BACK: {"phase": Phase.ROLLED_BACK, "down_pending": True},
+}
+
+
+def _after_told(state: State, entry: Entry) -> State:
+    return replace(state, told=entry.body["of"])
+
+
+_AFTER = {
+    Record.BEGIN: _after_begin,
+    Record.TICK: _after_tick,
+    Record.WRITTEN: _after_written,
+    Record.ACT: _after_act,
+    Record.TOLD: _after_told,
+}

@@ -1,0 +1,290 @@
+"""What follows from what is known: verdicts and circumstances in, one move out. Pure, and one table.
+
+The order of the table is the contract: the first line that applies is the reason. Going back stands before
+everything, and nothing that only blocks stands before it.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+
+from flags.rollout.guardrails import Action
+from flags.rollout.verdict import Finding, Verdict
+
+
+class Mode(StrEnum):
+    """What the controller may do by itself."""
+
+    OBSERVE = "observe"
+    """Write nothing, and say what it would do."""
+    HOLD_ONLY = "hold-only"
+    """Advance; where `auto` would go back, hold and ask."""
+    AUTO = "auto"
+
+
+class Phase(StrEnum):
+    """Of a rollout. Both ends are for good: another try is another rollout."""
+
+    RUNNING = "running"
+    PAUSED = "paused"
+    ROLLED_BACK = "rolled_back"
+    KILLED = "killed"
+
+
+class Change(StrEnum):
+    """What somebody else did to the flag since the controller wrote it."""
+
+    NONE = "none"
+    LOWERED = "lowered"
+    """The share alone, and downwards: it is the ceiling from now on."""
+    OTHER = "other"
+    """Raised, or anything else: what was measured is no longer what is there."""
+
+
+class Kind(StrEnum):
+    """What is done."""
+
+    ROLL_BACK = "roll_back"
+    ADVANCE = "advance"
+    HOLD = "hold"
+    """Nothing, and somebody should look."""
+    SOAK = "soak"
+    """Nothing, as planned: the step needs time or samples."""
+    STAY = "stay"
+    """Nothing any more."""
+
+
+class Reason(StrEnum):
+    """Why; shown, journaled, and told."""
+
+    KILLED = "killed"
+    ROLLED_BACK = "rolled_back"
+    HARM = "harm"
+    BEGIN = "begin"
+    """Nothing was written yet: the first step comes."""
+    FLAG_UNREADABLE = "flag_unreadable"
+    FLAG_CHANGED = "flag_changed"
+    FLAG_LOWERED = "flag_lowered"
+    POLICY_CHANGED = "policy_changed"
+    PAUSED = "paused"
+    WARNING = "warning"
+    """A guardrail that may only ask to hold does."""
+    NO_DATA = "no_data"
+    CLOCK = "clock"
+    """The clock of this machine was set."""
+    PROXIES_CHANGE = "proxies_change"
+    """Proxies come or go, which looks like harm and is none."""
+    TIME = "time"
+    SAMPLES = "samples"
+    UNCLEAR = "unclear"
+    OVERDUE = "overdue"
+    """Unclear, and the step's `at_most` is over: somebody has to decide."""
+    APPROVAL = "approval"
+    FROZEN = "frozen"
+    INCIDENT = "incident"
+    COMPLETE = "complete"
+    PROVED = "proved"
+    APPROVED = "approved"
+    """A person has taken the place of proof."""
+
+
+@dataclass(frozen=True, slots=True)
+class Move:
+    """What is done and why. `detail` is for people: numbers, names, until when."""
+
+    kind: Kind
+    reason: Reason
+    detail: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """What the policy says of the step that is in force."""
+
+    at_least_s: float
+    at_most_s: float | None
+    prove: bool
+    approve: bool
+    is_last: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Situation:
+    """Everything that one decision depends on."""
+
+    phase: Phase
+    mode: Mode
+    stage: Stage | None
+    """None: before the first step."""
+    dwelt_s: float
+    """Time in this step during which there was evidence; hours without any do not count."""
+    verdicts: Sequence[Verdict]
+    """One for each guardrail, of this step."""
+    flag_problem: str = ""
+    """Why the flag could not be read."""
+    change: Change = Change.NONE
+    changed_by: str = ""
+    policy_changed: bool = False
+    no_data: str = ""
+    """Why there is no new evidence."""
+    clock_jump_s: float = 0.0
+    proxies_change: bool = False
+    approved: bool = False
+    """Somebody approved what follows this step."""
+    overridden: bool = False
+    """Somebody advanced it past what is unclear."""
+    frozen: str = ""
+    """By which window, and until when."""
+    incident: bool = False
+
+
+CLOCK_JUMP_S = 30.0
+"""Between the two clocks of one machine, from one look to the next: beyond it somebody has set one."""
+
+
+def harm(situation: Situation, action: Action) -> list[Verdict]:
+    """The verdicts of harm that ask for this."""
+    found = [verdict for verdict in situation.verdicts if verdict.finding is Finding.HARM]
+    return [verdict for verdict in found if verdict.action is action]
+
+
+def _sentences(verdicts: Sequence[Verdict]) -> str:
+    return " ".join(verdict.sentence for verdict in verdicts)
+
+
+def _not_safe(situation: Situation) -> list[Verdict]:
+    return [verdict for verdict in situation.verdicts if verdict.finding is not Finding.SAFE]
+
+
+def _too_few(situation: Situation) -> list[Verdict]:
+    return [
+        verdict
+        for verdict in situation.verdicts
+        if verdict.samples < verdict.samples_needed or verdict.users < verdict.users_needed
+    ]
+
+
+def _stage(situation: Situation) -> Stage:
+    """Below the line BEGIN there is one."""
+    assert situation.stage is not None
+    return situation.stage
+
+
+def _unproved(situation: Situation) -> list[Verdict]:
+    """What is in the way of the next step, for want of proof; nothing, where a person takes its place."""
+    if situation.overridden or not _stage(situation).prove:
+        return []
+    return _not_safe(situation)
+
+
+def _is_overdue(situation: Situation) -> bool:
+    most = _stage(situation).at_most_s
+    return most is not None and situation.dwelt_s >= most
+
+
+def _is_short(situation: Situation) -> bool:
+    return situation.dwelt_s < _stage(situation).at_least_s and not situation.overridden
+
+
+def _wants_samples(situation: Situation) -> list[Verdict]:
+    """A step that is to be proved, and one that a person judges, both need something to look at."""
+    return [] if situation.overridden else _too_few(situation)
+
+
+def _needs_approval(situation: Situation) -> bool:
+    return _stage(situation).approve and not (situation.approved or situation.overridden)
+
+
+def _time_left(situation: Situation) -> str:
+    return f"{_stage(situation).at_least_s - situation.dwelt_s:.0f} s to go"
+
+
+def _samples_left(situation: Situation) -> str:
+    verdict = _too_few(situation)[0]
+    if verdict.users < verdict.users_needed:
+        return f"{verdict.users} of {verdict.users_needed} users in the smaller arm"
+    return f"{verdict.samples} of {verdict.samples_needed} answers in the smaller arm"
+
+
+def _proof(situation: Situation) -> Reason:
+    if situation.overridden or not _stage(situation).prove:
+        return Reason.APPROVED
+    return Reason.PROVED
+
+
+def _rollback_kind(situation: Situation) -> Kind:
+    """Only `auto` goes back by itself."""
+    return Kind.HOLD if situation.mode is Mode.HOLD_ONLY else Kind.ROLL_BACK
+
+
+_Rule = tuple[
+    Reason | Callable[[Situation], Reason],
+    Kind | Callable[[Situation], Kind],
+    Callable[[Situation], object],
+    Callable[[Situation], str],
+]
+
+
+def _nothing(_: Situation) -> str:
+    return ""
+
+
+RULES: tuple[_Rule, ...] = (
+    # What is for good.
+    (Reason.KILLED, Kind.STAY, lambda s: s.phase is Phase.KILLED, _nothing),
+    (Reason.ROLLED_BACK, Kind.STAY, lambda s: s.phase is Phase.ROLLED_BACK, _nothing),
+    # Down, in every state.
+    (
+        Reason.HARM,
+        _rollback_kind,
+        lambda s: harm(s, Action.ROLL_BACK),
+        lambda s: _sentences(harm(s, Action.ROLL_BACK)),
+    ),
+    # What blocks.
+    (Reason.FLAG_UNREADABLE, Kind.HOLD, lambda s: s.flag_problem, lambda s: s.flag_problem),
+    (Reason.FLAG_CHANGED, Kind.HOLD, lambda s: s.change is Change.OTHER, lambda s: f"by {s.changed_by}"),
+    (Reason.FLAG_LOWERED, Kind.HOLD, lambda s: s.change is Change.LOWERED, lambda s: f"by {s.changed_by}"),
+    (Reason.POLICY_CHANGED, Kind.HOLD, lambda s: s.policy_changed, _nothing),
+    (Reason.PAUSED, Kind.HOLD, lambda s: s.phase is Phase.PAUSED, _nothing),
+    (Reason.WARNING, Kind.HOLD, lambda s: harm(s, Action.HOLD), lambda s: _sentences(harm(s, Action.HOLD))),
+    (Reason.NO_DATA, Kind.HOLD, lambda s: s.no_data, lambda s: s.no_data),
+    (
+        Reason.CLOCK,
+        Kind.HOLD,
+        lambda s: abs(s.clock_jump_s) > CLOCK_JUMP_S,
+        lambda s: f"by {s.clock_jump_s:+.0f} s",
+    ),
+    (Reason.FROZEN, Kind.HOLD, lambda s: s.stage is None and s.frozen, lambda s: s.frozen),
+    (Reason.INCIDENT, Kind.HOLD, lambda s: s.stage is None and s.incident, _nothing),
+    (Reason.BEGIN, Kind.ADVANCE, lambda s: s.stage is None, _nothing),
+    (Reason.NO_DATA, Kind.HOLD, lambda s: not s.verdicts, lambda s: "no guardrail is in force"),
+    (Reason.PROXIES_CHANGE, Kind.SOAK, lambda s: s.proxies_change, _nothing),
+    # What is still to come.
+    (Reason.TIME, Kind.SOAK, _is_short, _time_left),
+    (
+        Reason.OVERDUE,
+        Kind.HOLD,
+        lambda s: _unproved(s) and _is_overdue(s),
+        lambda s: _sentences(_unproved(s)),
+    ),
+    (Reason.SAMPLES, Kind.SOAK, _wants_samples, _samples_left),
+    (Reason.UNCLEAR, Kind.SOAK, _unproved, lambda s: _sentences(_unproved(s))),
+    (Reason.COMPLETE, Kind.STAY, lambda s: _stage(s).is_last, _nothing),
+    (Reason.APPROVAL, Kind.HOLD, _needs_approval, lambda s: "headgate rollout approve"),
+    (Reason.FROZEN, Kind.HOLD, lambda s: s.frozen, lambda s: s.frozen),
+    (Reason.INCIDENT, Kind.HOLD, lambda s: s.incident, _nothing),
+    # Up: nothing is in the way.
+    (_proof, Kind.ADVANCE, lambda s: True, _nothing),
+)
+
+
+def decide(situation: Situation) -> Move:
+    """The one move. Total: the last line always applies."""
+    for reason, kind, applies, detail in RULES:
+        if applies(situation):
+            return Move(
+                kind if isinstance(kind, Kind) else kind(situation),
+                reason if isinstance(reason, Reason) else reason(situation),
+                detail(situation),
+            )
+    raise AssertionError("the last rule applies to everything")

@@ -1,0 +1,195 @@
+"""Evidence that may be looked at after every event: e-processes. Pure; the numbers are natural logarithms.
+
+An e-process is a bet against a hypothesis with fair odds: if the hypothesis is true, the chance that it ever
+reaches 1/alpha is at most alpha, however often one looks (Ville's inequality). So a controller may look each
+minute, and stop the moment it has seen enough.
+
+Sources: Lindon & Malek, "Anytime-valid inference for multinomial count data" (2022, arXiv 2011.03567) for the
+mixture; Waudby-Smith & Ramdas, "Estimating means of bounded random variables by betting" for one sample.
+"""
+
+import math
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+Vector = NDArray[np.float64]
+
+GRID = 48
+"""Alternatives that a mixture bets on."""
+
+MOST_RATIO = 30.0
+"""The largest ratio that it bets on; harm beyond is seen at least as soon."""
+
+SPREAD = 1.0
+"""Of the half-normal weights, in the logarithm of the ratio: most of the bet is on the next factor of 3."""
+
+
+@dataclass(slots=True)
+class Mixture:
+    """One bet on many alternatives at once: a weighted sum of likelihood ratios.
+
+    Kept as one vector of logarithms, so that evidence which comes in parts adds up to the same.
+    """
+
+    weights: Vector
+    """Logarithms; their exponentials add up to 1."""
+    logs: Vector = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.logs = np.zeros_like(self.weights)
+
+    def log(self, dispersion: float = 1.0) -> float:
+        """The logarithm of the e-value; 0 is no evidence. Tempered by a dispersion of 1 or more."""
+        return _log_sum(self.weights + self.logs / dispersion)
+
+
+def _log_sum(terms: Vector) -> float:
+    most = float(terms.max())
+    return most + math.log(float(np.exp(terms - most).sum()))
+
+
+def _half_normal(distance: Vector) -> Vector:
+    """Logarithms of weights that are largest next to the hypothesis."""
+    logs = -0.5 * (distance / SPREAD) ** 2
+    return logs - _log_sum(logs)
+
+
+@dataclass(frozen=True, slots=True)
+class RatioBet:
+    """Against: the stream arm's rate of bad events is at most (mirrored: at least) `null` times control's.
+
+    Given that an event is bad, it is the stream arm's with a chance that depends on the ratio and on the
+    arm's share of requests alone: a bad hour that hits both arms is no evidence of anything.
+    """
+
+    null: float
+    ratios: Vector
+    weights: Vector
+
+    @classmethod
+    def of_harm(cls, margin: float) -> "RatioBet":
+        """Against a ratio of at most `margin`."""
+        steps = np.linspace(0.0, math.log(MOST_RATIO / margin), GRID + 1)[1:]
+        return cls(margin, margin * np.exp(steps), _half_normal(steps))
+
+    @classmethod
+    def of_safety(cls, harm: float) -> "RatioBet":
+        """Against a ratio of at least `harm`."""
+        steps = np.linspace(0.0, math.log(MOST_RATIO), GRID + 1)[1:]
+        return cls(harm, harm * np.exp(-steps), _half_normal(steps))
+
+    def start(self) -> Mixture:
+        return Mixture(self.weights)
+
+    def gain(self, stream_bad: int, control_bad: int, stream_share: float) -> Vector:
+        """What these bad events add, where the stream arm had this share (0 to 1) of both arms' requests."""
+        r = stream_share
+        expected = np.log((self.ratios * r + 1 - r) / (self.null * r + 1 - r))
+        gained: Vector = stream_bad * np.log(self.ratios / self.null) - (stream_bad + control_bad) * expected
+        return gained
+
+
+@dataclass(frozen=True, slots=True)
+class RateBet:
+    """Against: a rate is at most (or, mirrored, at least) `null`."""
+
+    null: float
+    rates: Vector
+    weights: Vector
+
+    @classmethod
+    def of_harm(cls, ceiling: float) -> "RateBet":
+        """Against a rate of at most `ceiling`."""
+        odds = ceiling / (1 - ceiling)
+        steps = np.linspace(0.0, math.log(MOST_RATIO), GRID + 1)[1:]
+        return cls(ceiling, _rate(odds * np.exp(steps)), _half_normal(steps))
+
+    @classmethod
+    def of_safety(cls, harm: float) -> "RateBet":
+        """Against a rate of at least `harm`."""
+        odds = harm / (1 - harm)
+        steps = np.linspace(0.0, math.log(MOST_RATIO), GRID + 1)[1:]
+        return cls(harm, _rate(odds * np.exp(-steps)), _half_normal(steps))
+
+    @classmethod
+    def of_mismatch(cls, share: float) -> "RateBet":
+        """Against a share that is just this, on either side."""
+        odds = share / (1 - share)
+        steps = np.linspace(0.0, math.log(MOST_RATIO), GRID // 2 + 1)[1:]
+        both = np.concatenate([-steps, steps])
+        half = _half_normal(steps) - math.log(2)
+        return cls(share, _rate(odds * np.exp(both)), np.concatenate([half, half]))
+
+    def start(self) -> Mixture:
+        return Mixture(self.weights)
+
+    def gain(self, bad: int, good: int) -> Vector:
+        """What these events add."""
+        of_bad: Vector = np.log(self.rates / self.null)
+        of_good: Vector = np.log((1 - self.rates) / (1 - self.null))
+        gained: Vector = bad * of_bad + good * of_good
+        return gained
+
+
+def _rate(odds: Vector) -> Vector:
+    rates: Vector = odds / (1 + odds)
+    return rates
+
+
+def dispersion(bad: Vector, every: Vector) -> float:
+    """How much more bad events differ between groups of users than chance makes them; at least 1.
+
+    Pearson's statistic over its degrees of freedom. Users differ, and one who always fails is one piece of
+    evidence and not a hundred.
+    """
+    seen = every > 0
+    groups = int(seen.sum())
+    total, failed = float(every.sum()), float(bad.sum())
+    if groups < 2 or not 0 < failed < total:
+        return 1.0
+    rate = failed / total
+    expected = every[seen] * rate
+    pearson = float((((bad[seen] - expected) ** 2) / (expected * (1 - rate))).sum())
+    return max(1.0, pearson / (groups - 1))
+
+
+def early_limits(rate: float, of: int, alpha: float) -> tuple[int, ...]:
+    """For each number of requests from 1 to `of`, the fewest bad ones that are too many.
+
+    By the exact chance that so many are bad at `rate`, with a level that makes the chance of ever crossing,
+    however often one looks, at most `alpha`.
+    """
+    low, high = -60.0, math.log(alpha)
+    for _ in range(40):
+        middle = (low + high) / 2
+        if _crossing(rate, _limits(rate, of, math.exp(middle))) <= alpha:
+            low = middle
+        else:
+            high = middle
+    return _limits(rate, of, math.exp(low))
+
+
+def _limits(rate: float, of: int, level: float) -> tuple[int, ...]:
+    limits = []
+    chances = np.zeros(of + 2)
+    chances[0] = 1.0
+    for number in range(1, of + 1):
+        chances[1:] = chances[1:] * (1 - rate) + chances[:-1] * rate
+        chances[0] *= 1 - rate
+        tails = chances[::-1].cumsum()[::-1]
+        limits.append(int(np.argmax(tails <= level)) if (tails <= level).any() else number + 1)
+    return tuple(limits)
+
+
+def _crossing(rate: float, limits: tuple[int, ...]) -> float:
+    chances = np.zeros(len(limits) + 2)
+    chances[0] = 1.0
+    crossed = 0.0
+    for limit in limits:
+        chances[1:] = chances[1:] * (1 - rate) + chances[:-1] * rate
+        chances[0] *= 1 - rate
+        crossed += float(chances[limit:].sum())
+        chances[limit:] = 0.0
+    return crossed
