@@ -77,7 +77,8 @@ class Rollouts:
             if feature.get("enabled") is not True or not any(s.get("name") in GRADUAL for s in strategies):
                 continue
             if lack := _lack(strategies):
-                warnings.append(f"{feature['name']}: no control arm: {lack}")
+                if not _names_everybody(strategies):
+                    warnings.append(f"{feature['name']}: no control arm: {lack}")
                 continue
             [strategy] = strategies
             by_flag[feature["name"]] = _rollout(feature, strategy)
@@ -97,6 +98,11 @@ def _lack(strategies: Sequence[Mapping[str, Any]]) -> str:
     if not _WHOLE_PERCENT.fullmatch(parameters.get("rollout", "")):
         return "its share is no whole percentage, which enables nobody; write 0 to 100"
     return ""
+
+
+def _names_everybody(strategies: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether nobody would be left for a control arm."""
+    return any((strategy.get("parameters") or {}).get("rollout") == "100" for strategy in strategies)
 
 
 def _rollout(feature: Mapping[str, Any], strategy: Mapping[str, Any]) -> Rollout:

@@ -122,7 +122,6 @@ def plans() -> Iterator[Plan]:
             yield Plan(f"malformed delta: {name}", (_in_place(events, at),), (Ended.LOST,), phase)
     yield Plan("no usage", (changed(lambda good: [*good[:-2], good[-1]]),), (Ended.LOST,), Phase.CONTENT)
     yield Plan("no finish reason", (changed(lambda good: [*good[:-3], *good[-2:]]),), (Ended.LOST,))
-    yield Plan("something after the end", (changed(lambda good: [*good, good[1]]),), (Ended.LOST,))
     yield Plan("an event of 10 MB", (_in_place(2, b"data: " + b"x" * 10_000_000),), (Ended.LOST,))
     yield Plan("a stream that is compressed", (changed(list, GZIP),), (Ended.LOST,))
     yield Plan("a page in place of a stream", (changed(list, HTML),), (Ended.LOST,))
