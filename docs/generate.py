@@ -256,12 +256,22 @@ def _values(values: type[enum.Enum] | tuple[str, ...] | str) -> str:
     return ", ".join(f"`{name}`" for name in names)
 
 
+def commands(name: str, command: click.Command) -> Iterator[tuple[str, click.Command]]:
+    """A command and all that are below it, by their full names."""
+    yield name, command
+    if isinstance(command, click.Group):
+        context = click.Context(command)
+        for inner in command.list_commands(context):
+            found = command.get_command(context, inner)
+            assert found is not None, f"{name} lists {inner}"
+            yield from commands(f"{name} {inner}", found)
+
+
 def cli_page() -> str:
     lines = [NOTE, "# Command line", ""]
-    for name, command in [("", command_line), *sorted(command_line.commands.items())]:
-        full = f"headgate {name}".strip()
-        context = click.Context(command, info_name=full, max_content_width=100)
-        lines += [f"## `{full}`", "", "```text", command.get_help(context), "```", ""]
+    for name, command in commands("headgate", command_line):
+        context = click.Context(command, info_name=name, max_content_width=100)
+        lines += [f"## `{name}`", "", "```text", command.get_help(context), "```", ""]
     lines += [
         "Exit status: 0 when all went well, 1 when the settings, the flag file or an address cannot be used",
         "(each problem is a line on standard error), 2 for a wrong command line.",

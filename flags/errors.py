@@ -13,6 +13,7 @@
     * InvalidReading  the same: there is an answer, and it must not be believed
   * JournalError      the controller, which stops: what it did and why could not be kept
     * JournalBroken   the same: what was kept is not what was written
+    * JournalBusy     whoever wanted to write it: another process does
   * LeaseError        the controller, which holds: nobody can say who the one writer is
     * LeaseLost       the same: this process is not, or no longer
 """
@@ -130,6 +131,13 @@ class JournalBroken(JournalError):
     def __init__(self, path: Path, seq: int, problem: str) -> None:
         super().__init__(path, f"entry {seq} {problem}")
         self.seq = seq
+
+
+class JournalBusy(JournalError):
+    """Another process writes it."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path, "is being written by another process; there is one writer")
 
 
 class LeaseError(FlagsError):

@@ -1,4 +1,4 @@
-"""The command line: `headgate serve | check | demo`."""
+"""The command line: `headgate serve | check | demo | rollout`."""
 
 import asyncio
 import os
@@ -15,6 +15,7 @@ from flags.errors import FlagsError
 from proxy import app, logs
 from proxy.admin import MULTIPROCESS_DIR
 from proxy.demo import run as run_demo
+from proxy.demo import show_rollout
 from proxy.errors import SettingsError
 from proxy.settings import LlmSettings, Settings
 from proxy.settings_file import load
@@ -36,7 +37,21 @@ CONFIG = click.option(
 )
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+class _Commands(click.Group):
+    """Those of here, and `rollout`, the controller's, whose modules are loaded when it is asked for."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return sorted([*super().list_commands(ctx), "rollout"])
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name != "rollout":
+            return super().get_command(ctx, cmd_name)
+        from flags.rollout.commands import rollout
+
+        return rollout
+
+
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="headgate", prog_name="headgate")
 def main() -> None:
     """Stream the answers of an unchanged batch API, for the users a feature flag names."""
@@ -89,11 +104,14 @@ def check(config: Path) -> None:
 
 
 @main.command()
-@click.option("--port", type=click.IntRange(1, 65535), default=8080, show_default=True)
-def demo(port: int) -> None:
+@click.option("--port", type=click.IntRange(1, 65531), default=8080, show_default=True)
+@click.option(
+    "--rollout", is_flag=True, help="Instead: a healthy rollout and one that rolls back, in two minutes."
+)
+def demo(port: int, rollout: bool) -> None:
     """Sample upstream, proxy, embedded flags and a page to look at."""
     try:
-        run_demo(port)
+        show_rollout(port) if rollout else run_demo(port)
     except FileNotFoundError as exc:
         raise click.ClickException(str(exc)) from None
 

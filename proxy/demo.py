@@ -15,6 +15,7 @@ import httpx
 
 ROOT = Path(__file__).parent.parent
 EXAMPLE = ROOT / "examples" / "clinic"
+ROLLOUT = ROOT / "examples" / "rollout"
 
 START_S = 30.0
 STOP_S = 10.0
@@ -26,7 +27,7 @@ def run(port: int) -> None:
     if not EXAMPLE.is_dir():
         raise FileNotFoundError("the demo runs from a checkout: its sample upstream is not installed")
     with ExitStack() as stack:
-        stack.enter_context(_terminable())
+        stack.enter_context(terminable())
         directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="headgate-demo-")))
         url = f"http://127.0.0.1:{port}"
         model, clinic, admin, model_port = (port + offset for offset in (1, 2, 3, 4))
@@ -59,8 +60,8 @@ def run(port: int) -> None:
             ),
             (["proxy", "serve", "--config", str(config)], f"http://127.0.0.1:{admin}/readyz"),
         ):
-            process = stack.enter_context(_process(command, environment))
-            _await(ready, process)
+            serving = stack.enter_context(process(command, environment))
+            await_ready(ready, serving)
         click.echo(f"\n  Open      {url}/app/live.html   streamed and batch, side by side")
         click.echo(f"  or        {url}/app/            the batch-only frontend, unchanged")
         click.echo(f"  metrics   http://127.0.0.1:{admin}/metrics")
@@ -68,8 +69,19 @@ def run(port: int) -> None:
         signal.pause()
 
 
+def show_rollout(port: int) -> None:
+    """Whole rollouts in a terminal, by the example that is a program of its own. Raises as `run` does."""
+    if not ROLLOUT.is_dir():
+        raise FileNotFoundError("the demo runs from a checkout: its example is not installed")
+    with terminable():
+        ended = subprocess.run(
+            [sys.executable, "-m", "examples.rollout", "--port", str(port)], cwd=ROOT, check=False
+        )
+    raise SystemExit(ended.returncode)
+
+
 @contextmanager
-def _terminable() -> Iterator[None]:
+def terminable() -> Iterator[None]:
     """SIGTERM and SIGINT end the demo quietly."""
 
     def stop(*_: object) -> None:
@@ -81,23 +93,32 @@ def _terminable() -> Iterator[None]:
 
 
 @contextmanager
-def _process(command: list[str], environment: dict[str, str]) -> Iterator[subprocess.Popen[bytes]]:
+def process(
+    command: list[str], environment: dict[str, str], *, quiet: bool = False
+) -> Iterator[subprocess.Popen[bytes]]:
+    """A module of this checkout, run until the block ends; `quiet` takes its words away."""
     # Its own session: Ctrl-C reaches this process alone, which then ends them in order.
-    process = subprocess.Popen(
-        [sys.executable, "-m", *command], cwd=ROOT, env=environment, start_new_session=True
+    running = subprocess.Popen(
+        [sys.executable, "-m", *command],
+        cwd=ROOT,
+        env=environment,
+        start_new_session=True,
+        stderr=subprocess.DEVNULL if quiet else None,
+        stdout=subprocess.DEVNULL if quiet else None,
     )
     try:
-        yield process
+        yield running
     finally:
-        process.terminate()
+        running.terminate()
         try:
-            process.wait(STOP_S)
+            running.wait(STOP_S)
         except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+            running.kill()
+            running.wait()
 
 
-def _await(url: str, process: subprocess.Popen[bytes]) -> None:
+def await_ready(url: str, process: subprocess.Popen[bytes]) -> None:
+    """Until it answers with 200. Raises ClickException if it does not in START_S, or has ended."""
     deadline = time.monotonic() + START_S
     while process.poll() is None and time.monotonic() < deadline:
         try:

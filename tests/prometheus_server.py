@@ -64,7 +64,7 @@ class ProxyPage:
         for result in ("equal", "missing"):
             self._parity.labels(self._route, result)
         for result in ("recovered", "failed"):
-            self._recoveries.labels(self._route, "reset", result)
+            self._recoveries.labels(self._route, "source_lost", result)
         self._first_content.labels(self._route, "tap")
         self.show_again()
 
@@ -93,7 +93,7 @@ class ProxyPage:
         self._parity.labels(self._route, result).inc()
 
     def hit(self, result: str) -> None:
-        self._recoveries.labels(self._route, "reset", result).inc()
+        self._recoveries.labels(self._route, "source_lost", result).inc()
 
     def meet(self, arm: str, users: int) -> None:
         self._users.labels(self._route, arm).set(users)

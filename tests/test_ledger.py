@@ -191,7 +191,6 @@ def test_moves_writes_and_acts_are_news():
     back = tick(Kind.ROLL_BACK, reason="harm")
 
     assert told(begin(), *lines, back) == [
-        ("advanced", "begin"),
         ("written", ""),
         ("act", "pause"),
         ("rolled_back", "harm"),

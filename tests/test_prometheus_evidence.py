@@ -295,7 +295,7 @@ async def test_one_proxy_that_was_not_scraped_lately_is_left_out() -> None:
         for instance, value in (("fresh", "7"), ("old", "9"))
         for name, labels in (
             ("headgate_outcomes_total", {}),
-            ("headgate_recoveries_total", {"fault": "reset", "result": "failed"}),
+            ("headgate_recoveries_total", {"fault": "source_lost", "result": "failed"}),
             ("headgate_parity_total", {"result": "equal"}),
             ("headgate_settled_seconds_bucket", {"le": "20.0"}),
             ("headgate_first_content_seconds_bucket", {"source": "tap", "le": "5.0"}),

@@ -17,7 +17,7 @@ CUMULATIVE = 0.5
 """Weight of the bet on harm that is there in all steps; the rest is shared by bets on each step alone."""
 
 FEW_FAULTS = 20
-"""Runs hit by a failure, below which how they ended proves nothing, and is no reason to wait."""
+"""Runs that lost their live text, below which how they ended proves nothing, and is no reason to wait."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,7 +204,7 @@ _RATES: Mapping[str, Callable[[Batch, Ceiling], tuple[int, int]]] = {
 _RATE_WORDS: Mapping[str, tuple[str, str]] = {
     "fallback": ("fell back to batch", "streamed answers"),
     "first_content": ("showed their first text later than", "streams"),
-    "unrecovered": ("gave no answer", "runs hit by a failure"),
+    "unrecovered": ("gave no answer", "runs that lost their live text"),
 }
 
 

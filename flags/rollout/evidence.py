@@ -53,7 +53,7 @@ class Batch:
     first_content: Mapping[float, Tail] = field(default_factory=dict)
     """By limit in seconds: streams whose first text came later."""
     recoveries: Mapping[str, int] = field(default_factory=dict)
-    """Runs hit by a failure, by result: `recovered`, `fell_back`, `failed`."""
+    """Runs that lost their live text beside a call that went on: `recovered`, `fell_back`, `failed`."""
     parity: Mapping[str, int] = field(default_factory=dict)
     """Sections compared with the batch answer, by result."""
     users: Mapping[str, int] = field(default_factory=dict)

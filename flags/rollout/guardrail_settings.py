@@ -136,10 +136,12 @@ class FallbackRail(CeilingRail):
 
 
 class RecoveryRail(CeilingRail):
-    """Runs hit by a failure that gave no answer in the end."""
+    """Runs that lost their live text while the answer was still coming, and gave no answer in the end.
+
+    What the upstream itself fails is in `errors`, which compares the arms."""
 
     at: Rate = 0.05
-    """Up to this share of the runs that were hit there is no harm."""
+    """Up to this share of such runs there is no harm."""
     harm: Rate = 0.2
     """A step is safe when a share of this or more is ruled out."""
 

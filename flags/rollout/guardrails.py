@@ -34,8 +34,8 @@ class Ceiling:
     name: str
     weight: float
     of: str
-    """`fallback` (answers that fell back), `first_content` (later than `limit_s`), `unrecovered` (runs hit
-    by a failure that gave no answer)."""
+    """`fallback` (answers that fell back), `first_content` (later than `limit_s`), `unrecovered` (runs that
+    lost their live text and gave no answer)."""
     at: float
     """p0: up to this rate there is no harm; above 0, below 1."""
     harm: float

@@ -32,7 +32,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
-from flags.errors import JournalBroken, JournalError
+from flags.errors import JournalBroken, JournalBusy, JournalError
 
 SCHEMA = 1
 """Of the file. A newer one is refused: what an old version would append, the new one could not judge."""
@@ -212,7 +212,7 @@ class Journal(JournalReader):
             path: of the file. Beside it are `-wal` and `-shm` (SQLite's) and `.lock` (the writer's).
             at: called with each point of an `append` by name, for tests that end the process there.
 
-        Raises JournalError if it is another's, newer, damaged, or being written by another process.
+        Raises JournalBusy while another process writes it; JournalError if it is another's, newer or damaged.
         """
         path = Path(path)
         lock = _lock(path)
@@ -324,7 +324,7 @@ def _lock(path: Path) -> int:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as exc:
         os.close(lock)
-        raise JournalError(path, "is being written by another process; there is one writer") from exc
+        raise JournalBusy(path) from exc
     return lock
 
 

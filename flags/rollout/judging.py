@@ -22,7 +22,7 @@ class Tally:
 
     @property
     def percent(self) -> str:
-        return f"{100 * self.bad / self.every:.2g} %" if self.every else "none"
+        return f"{100 * self.bad / self.every:.3g} %" if self.every else "none"
 
 
 @dataclass(frozen=True, slots=True)

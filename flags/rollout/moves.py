@@ -244,7 +244,12 @@ RULES: tuple[_Rule, ...] = (
     (Reason.FLAG_UNREADABLE, Kind.HOLD, lambda s: s.flag_problem, lambda s: s.flag_problem),
     (Reason.FLAG_CHANGED, Kind.HOLD, lambda s: s.change is Change.OTHER, lambda s: f"by {s.changed_by}"),
     (Reason.FLAG_LOWERED, Kind.HOLD, lambda s: s.change is Change.LOWERED, lambda s: f"by {s.changed_by}"),
-    (Reason.POLICY_CHANGED, Kind.HOLD, lambda s: s.policy_changed, _nothing),
+    (
+        Reason.POLICY_CHANGED,
+        Kind.HOLD,
+        lambda s: s.policy_changed,
+        lambda s: "put it back as it was, or roll back and begin another rollout",
+    ),
     (Reason.PAUSED, Kind.HOLD, lambda s: s.phase is Phase.PAUSED, _nothing),
     (Reason.WARNING, Kind.HOLD, lambda s: harm(s, Action.HOLD), lambda s: _sentences(harm(s, Action.HOLD))),
     (Reason.NO_DATA, Kind.HOLD, lambda s: s.no_data, lambda s: s.no_data),

@@ -11,13 +11,10 @@ from typing import Any
 import httpx
 
 from flags.rollout.ledger import Entry, Record, State
-from flags.rollout.moves import Kind, Reason
+from flags.rollout.moves import Kind, Mode, Reason
 from flags.rollout.policy import Notify
 
 logger = logging.getLogger("headgate.rollout")
-
-QUIET = frozenset({Reason.TIME, Reason.SAMPLES, Reason.UNCLEAR, Reason.PROXIES_CHANGE})
-"""Reasons to wait that are as planned, so that going from one to another is no news."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +26,8 @@ class Notice:
     """Of the journal's entry."""
     at_s: float
     what: str
-    """`advanced`, `rolled_back`, `holding`, `resolved`, `complete`, `act`, `written`."""
+    """`written`, `rolled_back`, `holding`, `resolved`, `complete`, `act`; in `observe` also
+    `would_roll_back`, `would_advance`."""
     reason: str
     detail: str
     step: int
@@ -53,9 +51,9 @@ class Notice:
 class News:
     """What was said last, so that the same is not said again. A fold over the journal, as the state is."""
 
-    holding: str = ""
-    """The reason of the hold that somebody was told of."""
-    page_after_s: float = 900.0
+    page_after_s: float
+    standing: tuple[str, str] | None = None
+    """What still is as somebody was told: `what` and `reason`."""
 
     def after(self, entry: Entry, state: State) -> tuple["News", Notice | None]:
         """With one more entry, which `state` has in it; and the notice that it is worth."""
@@ -68,24 +66,32 @@ class News:
         if entry.kind == Record.WRITTEN:
             return self, _notice(entry, state, "written", "", f"{entry.body['share']} %")
         if entry.kind == Record.BEGIN:
-            return replace(self, holding=""), None
+            return replace(self, standing=None), None
         return self, None
 
     def _after_tick(self, entry: Entry, state: State) -> tuple["News", Notice | None]:
         move = entry.body["move"]
         kind, reason, detail = Kind(move["kind"]), Reason(move["reason"]), move["detail"]
-        if kind is Kind.ROLL_BACK:
-            return replace(self, holding=""), _notice(entry, state, "rolled_back", reason, detail)
-        if kind is Kind.ADVANCE:
-            return replace(self, holding=""), _notice(entry, state, "advanced", reason, detail)
         if reason is Reason.NO_DATA and entry.at_s - state.last_good_s < self.page_after_s:
             return self, None
-        if kind is Kind.HOLD and reason != self.holding:
-            return replace(self, holding=reason), _notice(entry, state, "holding", reason, detail)
-        if kind is not Kind.HOLD and self.holding:
-            what = "complete" if reason is Reason.COMPLETE else "resolved"
-            return replace(self, holding=""), _notice(entry, state, what, self.holding, detail)
-        return self, None
+        what = _WATCHED.get(kind) if entry.body["situation"]["mode"] == Mode.OBSERVE else _DONE.get(kind)
+        if reason is Reason.COMPLETE:
+            what = "complete"
+        if what is None:
+            resolved = None
+            if self.standing is not None and self.standing[0] == "holding":
+                resolved = _notice(entry, state, "resolved", self.standing[1], detail)
+            return replace(self, standing=None), resolved
+        if self.standing == (what, reason):
+            return self, None
+        return replace(self, standing=(what, reason)), _notice(entry, state, what, reason, detail)
+
+
+_DONE = {Kind.ROLL_BACK: "rolled_back", Kind.HOLD: "holding"}
+"""An advance is told when it is written."""
+
+_WATCHED = {Kind.ROLL_BACK: "would_roll_back", Kind.HOLD: "holding", Kind.ADVANCE: "would_advance"}
+"""In the mode `observe`, which does nothing of it."""
 
 
 def _notice(entry: Entry, state: State, what: str, reason: str, detail: str) -> Notice:
@@ -98,20 +104,28 @@ class Webhook:
     def __init__(self, settings: Notify, client: httpx.AsyncClient) -> None:
         self._settings = settings
         self._client = client
+        self._attempts = 0
 
     async def send(self, notice: Notice) -> bool:
         """Whether it was taken, or is given up; the next notices wait until then. Never raises."""
-        headers = {name: value.get_secret_value() for name, value in self._settings.headers.items()}
+        self._attempts += 1
+        problem = await self._problem(notice)
+        if problem and self._attempts < self._settings.attempts:
+            logger.warning("rollout: notice %d not taken: %s", notice.seq, problem)
+            return False
+        if problem:
+            logger.error("rollout: notice %d given up: %s", notice.seq, problem)
+        self._attempts = 0
+        return True
+
+    async def _problem(self, notice: Notice) -> str:
         try:
             response = await self._client.post(
                 self._settings.webhook.get_secret_value(),
                 json=notice.said(),
-                headers=headers,
+                headers={name: value.get_secret_value() for name, value in self._settings.headers.items()},
                 timeout=self._settings.timeout_s,
             )
         except httpx.HTTPError as exc:
-            logger.warning("rollout: notice %d not sent: %s", notice.seq, type(exc).__name__)
-            return False
-        if not response.is_success:
-            logger.warning("rollout: notice %d refused: %d", notice.seq, response.status_code)
-        return response.is_success
+            return type(exc).__name__  # its text may hold the address
+        return "" if response.is_success else f"status {response.status_code}"

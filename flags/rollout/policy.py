@@ -6,8 +6,7 @@
 import hashlib
 import re
 from collections.abc import Mapping, Sequence
-from datetime import date, timedelta
-from pathlib import Path
+from datetime import timedelta
 from typing import Annotated, Any, Literal
 
 import orjson
@@ -265,8 +264,12 @@ class Policy(Block):
 
     @property
     def digest(self) -> str:
-        """SHA-256, in hexadecimal, of all that it says: of paths the last part, of secrets none."""
-        said = _plain(self.model_dump())
+        """SHA-256, in hexadecimal, of what a rollout is: its flag, its steps, and what they are measured by.
+
+        Where things are, who is told, when nothing moves and what the controller may do by itself can change
+        while it goes on.
+        """
+        said = _plain(self.model_dump(include=_ROLLOUT))
         return hashlib.sha256(orjson.dumps(said, option=orjson.OPT_SORT_KEYS)).hexdigest()
 
     def group_for(self, rollout: str) -> str:
@@ -291,6 +294,21 @@ class Policy(Block):
         return Wanted(frozenset(self.routes), *limits)
 
 
+_ROLLOUT = {
+    "flag",
+    "project",
+    "environment",
+    "stickiness",
+    "group_id",
+    "reexposure",
+    "routes",
+    "steps",
+    "hold_back",
+    "guardrails",
+    "budget",
+}
+
+
 def _different(names: tuple[str, ...]) -> tuple[str, ...]:
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
@@ -299,18 +317,12 @@ def _different(names: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def _plain(value: Any) -> Any:
-    """As JSON has it: the same for policies that say the same, wherever they lie."""
+    """As JSON has it: the same for policies that say the same."""
     match value:
         case dict():
             return {name: _plain(inner) for name, inner in value.items()}
         case list() | tuple():
             return [_plain(inner) for inner in value]
-        case SecretStr():
-            return None
-        case Path():
-            return value.name
         case timedelta():
             return value.total_seconds()
-        case date():
-            return value.isoformat()
     return value

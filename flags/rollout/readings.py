@@ -54,6 +54,10 @@ CARRIED_INSTANCES = 512
 ALL = str(math.inf)
 """The last bucket of a histogram, which holds everything."""
 
+STREAMING_FAULTS = frozenset({"source_lost", "log_store", "internal"})
+"""Failures of streaming itself, beside a call whose answer still comes: these must be recovered from. All
+others are the upstream's, and whether streamed requests suffer more of them is seen by comparing the arms."""
+
 USER_BUCKETS = frozenset(map(str, range(16)))
 
 EXACT = 2.0**53
@@ -169,6 +173,8 @@ def _series(sample: Sample, wanted: Wanted) -> Series | None:
     if names is None or sample.labels.get("route") not in wanted.routes:
         return None
     if sample.labels.get("arm", Arm.STREAM) not in (Arm.STREAM, Arm.CONTROL):
+        return None
+    if sample.metric == RECOVERIES and sample.labels.get("fault") not in STREAMING_FAULTS:
         return None
     labels = {name: sample.labels.get(name, "") for name in names}
     if "le" in labels:

@@ -1,0 +1,178 @@
+"""`headgate demo --rollout`: a healthy rollout, then one whose streaming breaks, with real traffic."""
+
+import asyncio
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import click
+import httpx
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.text import Text
+
+from examples.rollout.visitors import Visitors
+from flags.rollout.journal import JournalReader
+from flags.rollout.ledger import State, fold
+from flags.rollout.moves import Phase, Reason
+from flags.rollout.policy import Policy
+from flags.rollout.policy_file import load
+from flags.rollout.status import Status, shown, status_of
+from proxy.demo import await_ready, process, terminable
+
+HERE = Path(__file__).parent
+LOOK_S = 0.5
+MOST_S = 75.0
+"""Of one rollout: it ends long before, or the machine is too slow to show anything."""
+
+
+@dataclass(frozen=True, slots=True)
+class Places:
+    """Where everything is."""
+
+    directory: Path
+    url: str
+    upstream: str
+    environment: dict[str, str]
+
+    @property
+    def policy(self) -> Path:
+        return self.directory / "rollout.yaml"
+
+
+class Teller:
+    """What the terminal shows: lines that stay, and below them the status as it changes."""
+
+    def __init__(self, console: Console, live: Live) -> None:
+        self._console = console
+        self._live = live
+        self._began_s = time.monotonic()
+        self._last = ""
+
+    def say(self, text: str, style: str = "") -> None:
+        self._console.print(f"[dim]{time.monotonic() - self._began_s:5.1f} s[/dim]  {text}", style=style)
+
+    def show(self, status: Status, visitors: Visitors) -> None:
+        now = f"{status.written} %  {status.move} ({status.reason})" if status.run else ""
+        if now and now != self._last:
+            self._last = now
+            self.say(f"{status.run}  {now}  {status.detail}")
+        self._live.update(Group(shown(status, time.time()), _traffic(visitors)), refresh=True)
+
+
+def _traffic(visitors: Visitors) -> RenderableType:
+    parts = []
+    for kind in ("streamed", "batch"):
+        whole, cut = visitors.answers[kind, True], visitors.answers[kind, False]
+        parts.append(f"{kind} {whole + cut:,}, {100 * cut / max(1, whole + cut):.1f} % without an answer")
+    return Text("visitors: " + " · ".join(parts), style="dim")
+
+
+@contextmanager
+def running(port: int) -> Iterator[Places]:
+    """Upstream and proxy, ready, with the flag at 0 %."""
+    with ExitStack() as stack:
+        directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="headgate-rollout-")))
+        url, upstream, admin = (f"http://127.0.0.1:{port + offset}" for offset in range(3))
+        places = Places(
+            directory,
+            url,
+            upstream,
+            {
+                **os.environ,
+                "HEADGATE_LISTEN": url.removeprefix("http://"),
+                "HEADGATE_ADMIN": admin.removeprefix("http://"),
+                "HEADGATE_UPSTREAM": upstream,
+                "HEADGATE_METRICS": f"{admin}/metrics",
+            },
+        )
+        os.environ["HEADGATE_METRICS"] = places.environment["HEADGATE_METRICS"]  # for the policy
+        for name in ("headgate.yaml", "flags.json", "rollout.yaml"):
+            (directory / name).write_text((HERE / name).read_text())
+        quiet = ["examples.rollout.upstream", "--port", str(port + 1)]
+        await_ready(f"{upstream}/health", stack.enter_context(process(quiet, places.environment)))
+        proxy = ["proxy", "serve", "--config", str(directory / "headgate.yaml")]
+        await_ready(f"{admin}/readyz", stack.enter_context(process(proxy, places.environment)))
+        yield places
+
+
+def _command(places: Places, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """What an operator types."""
+    command = [sys.executable, "-m", "proxy", "rollout", *arguments, "--policy", str(places.policy)]
+    return subprocess.run(
+        command, env=places.environment, cwd=HERE.parent.parent, capture_output=True, text=True, check=False
+    )
+
+
+def _state(policy: Policy) -> State:
+    if not policy.journal.exists():
+        return State()
+    with JournalReader.open(policy.journal) as journal:
+        return fold(journal.entries())
+
+
+async def rollout(places: Places, teller: Teller, visitors: Visitors, *, breaks_at: int | None) -> State:
+    """One rollout to its end. A person approves where one is asked."""
+    policy = load(places.policy)
+    before = (await asyncio.to_thread(_state, policy)).run
+    run = ["proxy", "rollout", "run", "--new", "--reason", "the demo", "--policy", str(places.policy)]
+    broken = breaks_at is None
+    with process(run, places.environment, quiet=True):
+        deadline = time.monotonic() + MOST_S
+        while time.monotonic() < deadline:
+            await asyncio.sleep(LOOK_S)
+            state = await asyncio.to_thread(_state, policy)
+            if state.run == before:
+                continue
+            status = status_of(state, policy, time.time())
+            teller.show(status, visitors)
+            if status.reason == Reason.APPROVAL:
+                teller.say("         a person: headgate rollout approve", "bold")
+                await asyncio.to_thread(_command, places, "approve", "--by", "ops", "--reason", "looks good")
+            if not broken and status.written == breaks_at:
+                broken = True
+                await asyncio.to_thread(httpx.post, f"{places.upstream}/break")
+                teller.say("         the upstream's streaming breaks", "bold red")
+            if status.reason == Reason.COMPLETE or (state.phase is Phase.ROLLED_BACK and not state.share):
+                return state
+    raise click.ClickException("no end within the time that it should take; is the machine busy?")
+
+
+async def show(port: int) -> None:
+    """Both rollouts."""
+    console = Console()
+    with running(port) as places, Live(console=console, auto_refresh=False, transient=True) as live:
+        teller, visitors, stop = Teller(console, live), Visitors(places.url), asyncio.Event()
+        teller.say("600 users, 60 questions a second, everybody gets the batch answer", "bold")
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(visitors.ask_until(stop))
+            try:
+                healthy = await rollout(places, teller, visitors, breaks_at=None)
+                teller.say(f"complete: {healthy.share} % of the users stream", "bold green")
+                _command(places, "rollback", "--by", "ops", "--reason", "begin the second part at 0 %")
+                teller.say("again from 0 %, and this time it breaks at 40 %", "bold")
+                harmed = await rollout(places, teller, visitors, breaks_at=40)
+                teller.say(f"rolled back to {harmed.share} %: everybody gets the batch answer", "bold green")
+            finally:
+                stop.set()
+        console.print(_traffic(visitors))
+        replayed = _command(places, "replay")
+        console.print(f"headgate rollout replay: {replayed.stdout.strip()}")
+
+
+@click.command()
+@click.option("--port", type=click.IntRange(1, 65533), default=8080, show_default=True)
+def main(port: int) -> None:
+    """Run it."""
+    with terminable():
+        asyncio.run(show(port))
+
+
+if __name__ == "__main__":
+    main()

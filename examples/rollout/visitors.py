@@ -1,0 +1,61 @@
+"""Users who ask through the proxy, at a steady rate, and what became of their answers."""
+
+import asyncio
+import json
+import random
+from collections import Counter
+from dataclasses import dataclass, field
+
+import httpx
+
+USERS = 600
+PER_S = 60.0
+IN_FLIGHT = 200
+"""At most so many questions at once; when the proxy cannot keep up, visitors wait."""
+
+TIMEOUT_S = 15.0
+EVENTS = "text/event-stream"
+
+
+@dataclass
+class Visitors:
+    """All of them. `answers` counts by (`streamed` or `batch`, whether it was whole)."""
+
+    url: str
+    answers: Counter[tuple[str, bool]] = field(default_factory=Counter)
+
+    async def ask_until(self, stop: asyncio.Event) -> None:
+        """Ask until `stop`; the last answers are waited for."""
+        slots = asyncio.Semaphore(IN_FLIGHT)
+        limits = httpx.Limits(max_connections=IN_FLIGHT, max_keepalive_connections=IN_FLIGHT)
+        async with (
+            httpx.AsyncClient(base_url=self.url, timeout=TIMEOUT_S, limits=limits) as client,
+            asyncio.TaskGroup() as tasks,
+        ):
+            while not stop.is_set():
+                await slots.acquire()
+                asking = tasks.create_task(self._ask(client))
+                asking.add_done_callback(lambda _: slots.release())
+                await asyncio.sleep(random.expovariate(PER_S))
+
+    async def _ask(self, client: httpx.AsyncClient) -> None:
+        user = random.randrange(USERS)
+        headers = {"accept": f"{EVENTS}, application/json", "x-user": f"visitor-{user}"}
+        try:
+            response = await client.post("/answers", json={"question": "How is it going?"}, headers=headers)
+        except httpx.HTTPError:
+            self.answers["batch", False] += 1
+            return
+        if response.headers.get("content-type", "").startswith(EVENTS):
+            self.answers["streamed", _is_whole(response.text)] += 1
+        else:
+            self.answers["batch", response.is_success] += 1
+
+
+def _is_whole(events: str) -> bool:
+    """Whether a stream ended with the whole answer."""
+    names = [line.removeprefix("event: ") for line in events.splitlines() if line.startswith("event: ")]
+    if names:
+        return "stream_done" in names
+    said = [json.loads(line[6:]) for line in events.splitlines() if line.startswith("data: {")]
+    return any(event.get("type") == "stream_done" for event in said)

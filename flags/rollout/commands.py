@@ -1,0 +1,222 @@
+"""`headgate rollout …`: what a person says to a rollout, and what it says of itself."""
+
+import asyncio
+import getpass
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import asdict
+from functools import wraps
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+import orjson
+from rich.console import Console
+from rich.live import Live
+
+from flags.errors import FlagsError, JournalBusy, PolicyError
+from flags.rollout import running
+from flags.rollout.inbox import Inbox, wish
+from flags.rollout.journal import Journal, JournalReader
+from flags.rollout.ledger import Act, Record, State, fold
+from flags.rollout.policy import Policy
+from flags.rollout.policy_file import load
+from flags.rollout.replay import differences
+from flags.rollout.status import shown, status_of
+
+WATCH_S = 1.0
+"""Between two looks of `watch`."""
+
+HEARD_S = 5.0
+"""How long a command waits for the controller to journal what it wants."""
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+
+@click.group()
+def rollout() -> None:
+    """Raise the share of users step by step: advance on proof, hold when unclear, go back on harm.
+
+    \b
+    Exit codes of all: 0 done; 1 refused, with the reason; 2 usage.
+    Of `status`: 0 as planned, 3 holding, 4 rolled back, 5 killed, 6 no rollout, 7 no controller looks.
+    Of `replay`: 0 every decision is the same, 1 at least one is not.
+    """
+
+
+def _policy(command: Command) -> Command:
+    """The option that all have; a policy that is refused ends the command with all that is wrong."""
+
+    @click.option(
+        "--policy", "path", type=click.Path(path_type=Path), default="rollout.yaml", show_default=True
+    )
+    @wraps(command)
+    def with_policy(path: Path, **others: Any) -> Any:
+        try:
+            return command(policy=load(path), **others)
+        except PolicyError as exc:
+            for problem in exc.problems:
+                click.echo(f"{path.name}: {problem}", err=True)
+            raise SystemExit(1) from None
+        except FlagsError as exc:
+            raise click.ClickException(str(exc)) from None
+
+    return with_policy  # type: ignore[return-value]
+
+
+def _reason(command: Command) -> Command:
+    """Of an act of a person: who it is, and why."""
+    command = click.option("--reason", required=True, help="Why; it is journaled.")(command)
+    return click.option("--by", default=getpass.getuser, help="Who; by default, who is logged in.")(command)
+
+
+def _json(command: Command) -> Command:
+    return click.option("--json", "as_json", is_flag=True, help="For scripts.")(command)
+
+
+# Looking.
+
+
+@rollout.command()
+@_policy
+@_json
+def status(policy: Policy, as_json: bool) -> None:
+    """Where it stands and why, what was planned, written and observed, and how far proof has come."""
+    now_s = time.time()
+    found = status_of(_state(policy), policy, now_s)
+    if as_json:
+        said = {**asdict(found), "exit_code": found.exit_code}
+        click.echo(orjson.dumps(said, option=orjson.OPT_INDENT_2))
+    else:
+        Console().print(shown(found, now_s))
+    raise SystemExit(found.exit_code)
+
+
+@rollout.command()
+@_policy
+def watch(policy: Policy) -> None:
+    """The same, as it changes, until interrupted."""
+    with Live(auto_refresh=False, screen=False) as live:
+        while True:
+            now_s = time.time()
+            live.update(shown(status_of(_state(policy), policy, now_s), now_s), refresh=True)
+            time.sleep(WATCH_S)
+
+
+@rollout.command()
+@_policy
+@_json
+def replay(policy: Policy, as_json: bool) -> None:
+    """Recompute every decision from the journal. Fails on a broken chain, and on any difference."""
+    with JournalReader.open(policy.journal) as journal:
+        journal.verify()
+        decisions, found = differences(journal.entries())
+    if as_json:
+        click.echo(orjson.dumps({"decisions": decisions, "differences": found}))
+    else:
+        for difference in found:
+            click.echo(difference, err=True)
+        click.echo(f"{decisions} decisions, {len(found)} differ")
+    raise SystemExit(1 if found else 0)
+
+
+def _state(policy: Policy) -> State:
+    if not policy.journal.exists():
+        return State()
+    with JournalReader.open(policy.journal) as journal:
+        return fold(journal.entries())
+
+
+# Acting.
+
+
+@rollout.command()
+@_policy
+@click.option("--new", is_flag=True, help="Begin another rollout, after one that was rolled back or killed.")
+@click.option("--reason", default="", help="Why a rollout is begun; needed when one is.")
+@click.option("--by", default=getpass.getuser, help="Who; by default, who is logged in.")
+def run(policy: Policy, new: bool, reason: str, by: str) -> None:
+    """Be the controller, until stopped. Goes on with the rollout under way, or begins the first one."""
+    _log_to_stderr()
+    asyncio.run(running.serve(policy, begin=running.Beginning(by, reason, again=new)))
+
+
+def _log_to_stderr() -> None:
+    """Our own logger alone: that of httpx names addresses, and the webhook's is a secret."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    ours = logging.getLogger("headgate")
+    ours.addHandler(handler)
+    ours.setLevel(logging.INFO)
+
+
+def _act(policy: Policy, what: Act, by: str, reason: str) -> None:
+    """Journal it, by the controller if one runs, and say what came of it."""
+    wanted = wish(what, by, reason, _state(policy).seq)
+    if not _state(policy).run:
+        raise click.ClickException("there is no rollout yet; `headgate rollout run` begins one")
+    try:
+        with Journal.open(policy.journal) as journal:
+            journal.append(Record.ACT, wanted.body(), at_s=time.time())
+        click.echo(f"{what}: journaled; no controller runs, so nothing follows until one does")
+        return
+    except JournalBusy:
+        Inbox(policy.journal).put(wanted)
+    due = time.monotonic() + HEARD_S
+    while time.monotonic() < due:
+        if wanted.id in _state(policy).acts:
+            click.echo(f"{what}: journaled by the controller")
+            return
+        time.sleep(0.1)
+    raise click.ClickException(
+        f"{what}: left for the controller, which has not taken it within {HEARD_S:.0f} s"
+    )
+
+
+def _command(what: Act, text: str) -> None:
+    @rollout.command(name=what, help=text)
+    @_policy
+    @_reason
+    def act(policy: Policy, by: str, reason: str) -> None:
+        _act(policy, what, by, reason)
+
+
+for _what, _text in {
+    Act.PAUSE: "Stay at this step until somebody resumes. Harm still rolls back.",
+    Act.RESUME: "Go on; also after somebody changed the flag to the share of another step.",
+    Act.APPROVE: "Let it advance from this step, once the policy's other conditions are met.",
+    Act.ADVANCE: "Advance from this step though proof or time is missing. Never past harm or a freeze.",
+    Act.ROLL_BACK: "Back to 0 %, for good: another try is another rollout.",
+}.items():
+    _command(_what, _text)
+
+
+def _switch(policy: Policy, what: Act, by: str, reason: str) -> None:
+    """The kill flag itself first: this works with no controller, and needs no journal."""
+
+    async def turn() -> None:
+        async with running.opened_admin(policy) as admin:
+            await admin.kill(what is Act.KILL)
+
+    wanted = wish(what, by, reason, 0)
+    asyncio.run(turn())
+    click.echo(f"{policy.kill_flag} is {'on' if what is Act.KILL else 'off'}")
+    if _state(policy).run:
+        _act(policy, what, wanted.by, wanted.reason)
+
+
+@rollout.command()
+@_policy
+@_reason
+def kill(policy: Policy, by: str, reason: str) -> None:
+    """Everybody gets batch, within a poll of the flags; then back to 0 %, for good."""
+    _switch(policy, Act.KILL, by, reason)
+
+
+@rollout.command()
+@_policy
+@_reason
+def unkill(policy: Policy, by: str, reason: str) -> None:
+    """Turn the kill flag off. The share stays 0 % until another rollout begins: `run --new`."""
+    _switch(policy, Act.UNKILL, by, reason)

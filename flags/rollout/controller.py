@@ -1,0 +1,413 @@
+"""The one writer: look, judge, decide, journal, write, read back. Every decision is made elsewhere, purely.
+
+A tick may end anywhere, also by `kill -9`; the next one goes on from the journal and the flag alone.
+"""
+
+import logging
+from collections import deque
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime
+from typing import Any
+
+from flags.errors import (
+    EvidenceError,
+    FlagAdminError,
+    FlagChanged,
+    InvalidReading,
+    LeaseError,
+    LeaseLost,
+    RolloutError,
+)
+from flags.rollout.evidence import Batch, batch_heard, batch_said
+from flags.rollout.flag_admin import Flag, FlagAdmin, Strategy
+from flags.rollout.freezes import frozen
+from flags.rollout.guardrails import Budget, Exposure, Guardrail
+from flags.rollout.inbox import Inbox, wish
+from flags.rollout.journal import Entry, Journal
+from flags.rollout.jury import Jury
+from flags.rollout.lease import Fence, Lease
+from flags.rollout.ledger import Act, Record, State, fold
+from flags.rollout.moves import Change, Kind, Mode, Move, Phase, Situation, Stage, decide
+from flags.rollout.notices import News, Notice
+from flags.rollout.policy import Policy
+from flags.rollout.readings import Reading, Readings, between, carried, from_bytes, to_bytes
+from flags.rollout.replay import jury_heard, jury_said, plain, situation_said
+from flags.rollout.verdict import Verdict
+
+logger = logging.getLogger("headgate.rollout")
+
+MAX_UNTOLD = 100
+"""Notices that wait for a webhook; the oldest are let go, and the journal has them all the same."""
+
+WRITE_S = 15.0
+"""The longest that a write may take with what is read before and after it; the lease must last for it."""
+
+DARK = {"name": "dark", "weight": 1000, "weightType": "variable"}
+"""The variant of a dark step: everybody's, for whom the flag is on."""
+
+
+@dataclass(frozen=True, slots=True)
+class Clocks:
+    """Two, because either alone can be fooled."""
+
+    wall: Callable[[], float]
+    """Unix time."""
+    monotonic: Callable[[], float]
+
+
+@dataclass(frozen=True, slots=True)
+class Ports:
+    """What a controller works with. Whoever opened them closes them."""
+
+    admin: FlagAdmin
+    readings: Readings
+    journal: Journal
+    lease: Lease
+    clocks: Clocks
+    inbox: Inbox
+    incident: Callable[[], bool] = lambda: False
+
+
+@dataclass(frozen=True, slots=True)
+class _Evidence:
+    """Of one tick: what settled since the last one, or why that is not known."""
+
+    batch: Batch | None = None
+    problem: str = ""
+    proxies_change: bool = False
+
+
+class Controller:
+    """One rollout, tick by tick. Not for two tasks at a time."""
+
+    def __init__(self, policy: Policy, ports: Ports) -> None:
+        self._policy = policy
+        self._ports = ports
+        self._mode = Mode(policy.mode)
+        self._state = State()
+        self._jury = self._new_jury()
+        self._reading: Reading | None = None
+        self._proxies: frozenset[str] | None = None
+        self._drift_s: float | None = None
+        self._news = News(page_after_s=policy.page_after_s)
+        self._untold: deque[Notice] = deque(maxlen=MAX_UNTOLD)
+
+    @property
+    def state(self) -> State:
+        return self._state
+
+    @property
+    def verdicts(self) -> Sequence[Verdict]:
+        """What the evidence says of the present step; none before the first one."""
+        return () if self._state.step < 0 else self._jury.verdicts()
+
+    @property
+    def said(self) -> str:
+        """The last move in a line, without its numbers: as long as it is the same, nothing is new."""
+        state = self._state
+        if state.last_tick is None:
+            return ""
+        move = state.last_tick["move"]
+        return f"{state.run} {state.share} %: {move['kind']} ({move['reason']})"
+
+    def load(self) -> None:
+        """Take up where the journal stands: state and evidence are functions of it."""
+        self._state, self._jury, self._reading = State(), self._new_jury(), None
+        self._news = News(page_after_s=self._policy.page_after_s)
+        self._untold.clear()
+        self._catch_up()
+        told = [notice for notice in self._untold if notice.seq > self._state.told]
+        self._untold = deque(told, maxlen=MAX_UNTOLD)
+        watermark = self._ports.journal.watermark()
+        if watermark is not None and not self._state.is_over:
+            self._reading = from_bytes(watermark)
+
+    async def begin(self, by: str, reason: str) -> None:
+        """Begin a new rollout. Raises RolloutError, with every problem, if it must not."""
+        if self._state.run and not self._state.is_over:
+            raise RolloutError(f"rollout {self._state.run} is not over: go on with it, or roll it back")
+        if problems := await self._ports.admin.problems():
+            raise RolloutError("\n".join(problems))
+        flag = await self._ports.admin.read()
+        if flag.killed:
+            raise RolloutError(f"{self._policy.kill_flag} is on: turn it off first, with `unkill`")
+        before = self._state
+        number = int(before.run.removeprefix("r")) + 1 if before.run else 1
+        self._append(
+            Record.BEGIN,
+            {
+                "run": f"r{number}",
+                "by": by,
+                "reason": reason,
+                "policy": self._policy.digest,
+                "jury": jury_said(*self._measures()),
+                "base": asdict(flag.strategy),
+                "event_id": flag.event_id,
+                "digest": flag.strategy.digest,
+                "share": flag.strategy.share,
+                "exposed_before": self._exposed_before(before),
+            },
+        )
+        self._jury, self._reading = self._new_jury(), None
+
+    async def tick(self, fence: Fence) -> Move:
+        """One look, and at most one write, by the one writer, which `fence` says it is."""
+        self.hear()
+        flag, problem = await self._read_flag()
+        if flag is not None:
+            self._settle_changes(flag)
+        evidence = await self._look()
+        if evidence.batch is not None:
+            self._jury.add(evidence.batch)
+        situation = self._situation(flag, problem, evidence)
+        move = decide(situation)
+        intent = self._intent(move, flag)
+        self._append(
+            Record.TICK,
+            {
+                "step": self._state.step,
+                "batch": None if evidence.batch is None else batch_said(evidence.batch),
+                "no_data": evidence.problem,
+                "dwelt_s": self._dwelt_s(evidence.batch),
+                "situation": situation_said(situation),
+                "verdicts": [plain(verdict) for verdict in situation.verdicts],
+                "move": plain(move),
+                "intent": None if intent is None else {"step": intent[0], "digest": intent[1].digest},
+                "fence": fence.number,
+            },
+            watermark=None if self._reading is None else to_bytes(self._reading),
+        )
+        if flag is not None:
+            await self._write(flag, intent, fence)
+        return move
+
+    def hear(self) -> bool:
+        """Journal the acts of people that wait; whether there were any."""
+        heard = False
+        for path, wanted in self._ports.inbox.waiting():
+            if wanted.id not in self._state.acts:
+                self._append(Record.ACT, wanted.body())
+                heard = True
+            self._ports.inbox.done(path)
+        return heard
+
+    async def tell(self, send: Callable[[Notice], Awaitable[bool]]) -> None:
+        """Send what is news, in order; what is not taken waits for the next time."""
+        while self._untold and await send(self._untold[0]):
+            notice = self._untold.popleft()
+            self._append(Record.TOLD, {"of": notice.seq})
+
+    # Looking.
+
+    def _catch_up(self) -> None:
+        """What other processes journaled, above all acts of people; after `load`, everything."""
+        for entry in self._ports.journal.entries(after_seq=self._state.seq):
+            self._follow(entry)
+            if entry.kind == Record.TICK and entry.body["batch"] is not None:
+                self._jury.add(batch_heard(entry.body["batch"]))
+
+    def _follow(self, entry: Entry) -> None:
+        step, self._state = self._state.step, fold([entry], self._state)
+        self._news, notice = self._news.after(entry, self._state)
+        if notice is not None:
+            self._untold.append(notice)
+        if entry.kind == Record.BEGIN:
+            self._jury = jury_heard(entry.body["jury"])  # what was agreed on then is what it is judged by
+        elif entry.kind == Record.WRITTEN and self._state.step != step:
+            self._jury.enter(self._state.step)
+
+    async def _read_flag(self) -> tuple[Flag | None, str]:
+        try:
+            return await self._ports.admin.read(), ""
+        except FlagAdminError as exc:
+            return None, str(exc)
+
+    def _settle_changes(self, flag: Flag) -> None:
+        """Account for what is not as it was written last, where it is somebody's known will."""
+        state = self._state
+        if flag.killed and state.phase is not Phase.KILLED:
+            self._append_act(Act.KILL, "the kill flag", "found to be on")
+        if not _is_ours(flag) or self._is_changed():
+            return
+        watching = self._mode is Mode.OBSERVE
+        if flag.event_id == state.event_id and not (watching and state.step < 0):
+            return
+        if state.intent is not None and flag.strategy.digest == state.intent.digest:
+            self._append_written(state.intent.step, flag)  # written by a controller that then died
+        elif flag.strategy.digest == state.digest and state.step >= 0:
+            self._append_written(state.step, flag)  # changed and changed back, or nothing that matters
+        elif state.resumed or watching:
+            shares = [step.share_written(self._policy) for step in self._policy.steps]
+            if flag.strategy.share in shares:
+                self._append_written(shares.index(flag.strategy.share), flag)
+
+    async def _look(self) -> _Evidence:
+        """What settled since the last look. The first look of all says where counting begins."""
+        now_s = self._ports.clocks.wall()
+        before = self._reading
+        try:
+            reading = await self._ports.readings.read(now_s)
+            if before is not None and reading.at_s <= before.at_s:
+                self._reading = None  # or nothing would count until the clock is there again
+                raise InvalidReading("the clock went back; counting begins anew")
+            batch = None if before is None else between(before, reading, self._state.step)
+        except EvidenceError as exc:
+            return _Evidence(problem=exc.sentence)
+        self._reading = reading if before is None else carried(before, reading)
+        proxies, self._proxies = self._proxies, frozenset(reading.seen)
+        changed = proxies is not None and proxies != self._proxies
+        if self._state.step < 0:
+            batch = None  # nothing was written yet, so nobody is exposed
+        return _Evidence(batch, proxies_change=changed or bool(reading.missing))
+
+    def _situation(self, flag: Flag | None, problem: str, evidence: _Evidence) -> Situation:
+        state, policy = self._state, self._policy
+        change = Change.NONE if flag is None or state.is_over else self._change(flag)
+        return Situation(
+            phase=state.phase,
+            mode=self._mode,
+            stage=self._stage(),
+            dwelt_s=state.dwelt_s + self._dwelt_s(evidence.batch),
+            verdicts=self.verdicts,
+            flag_problem=problem,
+            change=change,
+            changed_by="" if flag is None or change is Change.NONE else flag.event_by,
+            policy_changed=self._is_changed(),
+            no_data=evidence.problem,
+            clock_jump_s=self._clock_jump_s(),
+            proxies_change=evidence.proxies_change,
+            approved=state.approved,
+            overridden=state.overridden,
+            frozen=frozen(policy.freeze, self._now()) or "",
+            incident=self._ports.incident(),
+        )
+
+    def _change(self, flag: Flag) -> Change:
+        """What somebody else did to the flag since it was last written, or accepted."""
+        state, strategy = self._state, flag.strategy
+        if not _is_ours(flag):
+            return Change.OTHER
+        if strategy.digest == state.digest:
+            return Change.NONE
+        only_the_share = replace(strategy, share=state.share).digest == state.digest
+        return Change.LOWERED if only_the_share and strategy.share < state.share else Change.OTHER
+
+    def _is_changed(self) -> bool:
+        """Whether the policy is another than when the rollout began."""
+        return self._state.policy_digest != self._policy.digest
+
+    def _stage(self) -> Stage | None:
+        if self._state.step < 0 or self._is_changed():
+            return None
+        step = self._policy.steps[self._state.step]
+        return Stage(
+            at_least_s=step.at_least.total_seconds(),
+            at_most_s=None if step.at_most is None else step.at_most.total_seconds(),
+            prove=step.prove,
+            approve=step.approve,
+            is_last=self._state.step == len(self._policy.steps) - 1,
+        )
+
+    def _dwelt_s(self, batch: Batch | None) -> float:
+        """Time with evidence. One that is longer than a reading stays fresh was an outage."""
+        if batch is None:
+            return 0.0
+        took_s = batch.until_s - batch.since_s
+        return took_s if took_s <= self._policy.stale_after_s else 0.0
+
+    def _now(self) -> datetime:
+        return datetime.fromtimestamp(self._ports.clocks.wall(), UTC)
+
+    def _clock_jump_s(self) -> float:
+        clocks = self._ports.clocks
+        drift_s = clocks.wall() - clocks.monotonic()
+        jump_s = 0.0 if self._drift_s is None else drift_s - self._drift_s
+        self._drift_s = drift_s
+        return jump_s
+
+    # Writing.
+
+    def _intent(self, move: Move, flag: Flag | None) -> tuple[int, Strategy] | None:
+        """What the move writes, and of which step; None: nothing."""
+        if flag is None or self._mode is Mode.OBSERVE:
+            return None
+        if move.kind is Kind.ADVANCE:
+            return self._state.step + 1, self._strategy(self._state.step + 1, flag)
+        if move.kind is Kind.ROLL_BACK:
+            return self._state.step, replace(flag.strategy, share=0)
+        return None
+
+    def _strategy(self, step: int, flag: Flag) -> Strategy:
+        """The whole strategy of a step: what people have set besides stays as it is."""
+        settings = self._policy.steps[step]
+        base = self._state.base
+        assert base is not None, "a rollout has begun"
+        variants = base["variants"] if settings.share else [{**DARK, "stickiness": self._policy.stickiness}]
+        return replace(
+            flag.strategy,
+            share=settings.share_written(self._policy),
+            group_id=self._policy.group_for(self._state.run),
+            variants=variants,
+            disabled=False,
+        )
+
+    async def _write(self, flag: Flag, intent: tuple[int, Strategy] | None, fence: Fence) -> None:
+        """Do what was decided, or is still to be done. What fails is tried again by the next tick."""
+        state = self._state
+        try:
+            if state.phase is Phase.KILLED and state.kill_wanted and not flag.killed:
+                await self._ports.lease.check(fence, for_s=WRITE_S)
+                await self._ports.admin.kill(True)
+                flag = await self._ports.admin.read()  # in a file, both flags change together
+            if intent is None and state.down_pending:
+                intent = state.step, replace(flag.strategy, share=0)
+            if intent is None:
+                return
+            await self._ports.lease.check(fence, for_s=WRITE_S)
+            written = await self._ports.admin.write(intent[1], flag)
+        except LeaseLost:
+            raise  # whoever ticks is told
+        except LeaseError as exc:
+            logger.warning("rollout: not written: %s", exc)
+        except FlagChanged:
+            logger.warning("rollout: the flag was changed just now; looking again")
+        except FlagAdminError as exc:
+            logger.warning("rollout: not written: %s", exc)
+        else:
+            self._append_written(intent[0], written)
+
+    def _append_written(self, step: int, flag: Flag) -> None:
+        body = {
+            "step": step,
+            "share": flag.strategy.share,
+            "digest": flag.strategy.digest,
+            "event_id": flag.event_id,
+            "by": flag.event_by,
+        }
+        self._append(Record.WRITTEN, body)
+
+    def _append_act(self, act: Act, by: str, reason: str) -> None:
+        self._append(Record.ACT, wish(act, by, reason, self._state.seq).body())
+
+    def _append(self, kind: Record, body: Mapping[str, Any], *, watermark: bytes | None = None) -> None:
+        at_s = self._ports.clocks.wall()
+        self._follow(self._ports.journal.append(kind, dict(body), at_s=at_s, watermark=watermark))
+
+    def _new_jury(self) -> Jury:
+        return Jury(*self._measures())
+
+    def _measures(self) -> tuple[Sequence[Guardrail], Sequence[Exposure], Budget]:
+        policy = self._policy
+        return policy.guardrail_values(), policy.exposures(), policy.budget_value()
+
+    def _exposed_before(self, before: State) -> dict[str, object] | None:
+        """Who of the rollout before is exposed again: with the same salt, everybody up to its share."""
+        if not before.run or self._policy.reexposure == "rotate":
+            return None
+        return {"run": before.run, "share": before.reached}
+
+
+def _is_ours(flag: Flag) -> bool:
+    """Whether the flag is still as a rollout needs it: on, and with one strategy."""
+    return flag.enabled and not flag.others

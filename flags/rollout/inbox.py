@@ -1,0 +1,91 @@
+"""Acts of people on their way into the journal, which has one writer: a directory beside it, a file an act.
+
+A person's command puts one in whole; the controller journals it and then takes it away. One that dies between
+the two finds it again, and knows it by its id.
+"""
+
+import os
+import uuid
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from flags.errors import RolloutError
+from flags.rollout.ledger import Act
+
+MAX_ACTS = 100
+"""That wait at a time: more of them means that no controller takes them."""
+
+MAX_REASON_CHARS = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """What somebody wants done."""
+
+    what: Act
+    by: str
+    reason: str
+    seen: int
+    """The journal's last entry when it was asked: on this evidence."""
+    id: str
+
+    def body(self) -> dict[str, Any]:
+        """As the journal has it."""
+        return asdict(self)
+
+
+def wish(what: Act, by: str, reason: str, seen: int) -> Wish:
+    """A new one. Raises RolloutError without a reason, or with one that is none."""
+    reason = " ".join(reason.split())
+    if not reason or len(reason) > MAX_REASON_CHARS:
+        raise RolloutError(f"--reason must say why, in up to {MAX_REASON_CHARS} characters")
+    return Wish(what, by, reason, seen, uuid.uuid4().hex)
+
+
+class Inbox:
+    """The directory beside a journal."""
+
+    def __init__(self, journal: Path) -> None:
+        self._path = journal.with_name(f"{journal.name}.inbox")
+
+    def put(self, wanted: Wish) -> None:
+        """Raises RolloutError if it cannot be kept, or if too many wait already."""
+        try:
+            self._path.mkdir(exist_ok=True)
+            if len(self._names()) >= MAX_ACTS:
+                raise RolloutError(f"{self._path}: {MAX_ACTS} acts wait already; no controller runs")
+            draft = self._path / f".{wanted.id}"
+            with draft.open("wb") as file:
+                file.write(orjson.dumps(wanted.body()))
+                file.flush()
+                os.fsync(file.fileno())
+            # By the clock, so that acts are taken in the order in which they were put.
+            draft.rename(self._path / f"{draft.stat().st_mtime_ns:020}-{wanted.id}")
+        except OSError as exc:
+            raise RolloutError(f"{self._path}: cannot be written: {exc.strerror}") from exc
+
+    def waiting(self) -> Iterator[tuple[Path, Wish]]:
+        """Those that wait, the oldest first; to be taken away with `done` once they are journaled."""
+        for name in self._names():
+            path = self._path / name
+            try:
+                said = orjson.loads(path.read_bytes())
+                yield path, Wish(**{**said, "what": Act(said["what"])})
+            except (OSError, ValueError, TypeError, KeyError):
+                self.done(path)  # nobody's: what is put is whole
+
+    @staticmethod
+    def done(path: Path) -> None:
+        with suppress(OSError):
+            path.unlink()
+
+    def _names(self) -> list[str]:
+        try:
+            return sorted(name for name in os.listdir(self._path) if not name.startswith("."))
+        except FileNotFoundError:
+            return []

@@ -1,0 +1,116 @@
+"""Every decision of a journal once more, from what was known then. Pure: the same evidence, the same move."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict
+from typing import Any
+
+import orjson
+
+from flags.rollout.evidence import batch_heard
+from flags.rollout.guardrails import (
+    Action,
+    Budget,
+    Ceiling,
+    EarlyGuard,
+    Exposure,
+    Guardrail,
+    RateRatio,
+    SampleRatio,
+    ZeroTolerance,
+)
+from flags.rollout.jury import Jury
+from flags.rollout.ledger import Entry, Record, State, fold
+from flags.rollout.moves import Change, Mode, Phase, Situation, Stage, decide
+
+_KINDS: Mapping[str, type[Guardrail]] = {
+    kind.__name__: kind for kind in (RateRatio, Ceiling, ZeroTolerance, EarlyGuard, SampleRatio)
+}
+
+
+def jury_said(
+    guardrails: Iterable[Guardrail], exposures: Iterable[Exposure], budget: Budget
+) -> dict[str, Any]:
+    """What a jury is made of, for the journal: a policy edited later changes no decision of the past."""
+    return {
+        "guardrails": [{"kind": type(rail).__name__, **plain(rail)} for rail in guardrails],
+        "exposures": [plain(exposure) for exposure in exposures],
+        "budget": plain(budget),
+    }
+
+
+def jury_heard(said: Mapping[str, Any]) -> Jury:
+    """The jury that `jury_said` told of."""
+    rails = [
+        _KINDS[rail["kind"]](**{name: _value(name, value) for name, value in rail.items() if name != "kind"})
+        for rail in said["guardrails"]
+    ]
+    return Jury(rails, [Exposure(**exposure) for exposure in said["exposures"]], Budget(**said["budget"]))
+
+
+def plain(value: Any) -> dict[str, Any]:
+    """A value as it comes back from the journal."""
+    said: dict[str, Any] = orjson.loads(orjson.dumps(asdict(value), default=sorted))
+    return said
+
+
+def _value(name: str, value: Any) -> Any:
+    if name == "action":
+        return Action(value)
+    return frozenset(value) if name == "results" else value
+
+
+def differences(entries: Iterable[Entry]) -> tuple[int, list[str]]:
+    """How many decisions there are, and each that comes out otherwise than it was journaled."""
+    state, jury, decisions = State(), None, 0
+    found: list[str] = []
+    for entry in entries:
+        step = state.step
+        state = fold([entry], state)
+        if entry.kind == Record.BEGIN:
+            jury = jury_heard(entry.body["jury"])
+        elif entry.kind == Record.WRITTEN and state.step != step:
+            assert jury is not None, "a rollout begins before anything is written"
+            jury.enter(state.step)
+        elif entry.kind == Record.TICK:
+            assert jury is not None, "a rollout begins before anybody looks"
+            decisions += 1
+            found += _differences(entry, jury, step)
+    return decisions, found
+
+
+def _differences(entry: Entry, jury: Jury, step: int) -> list[str]:
+    body = entry.body
+    if body["batch"] is not None:
+        jury.add(batch_heard(body["batch"]))
+    verdicts = jury.verdicts() if step >= 0 else ()
+    said = [plain(verdict) for verdict in verdicts]
+    found = []
+    if said != body["verdicts"]:
+        found.append(f"entry {entry.seq}: the verdicts of its evidence are others than it says")
+    move = plain(decide(situation_heard(body["situation"], verdicts)))
+    if move != body["move"]:
+        was, now = (f"{one['kind']} ({one['reason']})" for one in (body["move"], move))
+        found.append(f"entry {entry.seq}: it says {was}, and what was known then gives {now}")
+    return found
+
+
+def situation_said(situation: Situation) -> dict[str, Any]:
+    """All of it but the verdicts, which the evidence gives."""
+    said = plain(situation)
+    del said["verdicts"]
+    return said
+
+
+def situation_heard(said: Mapping[str, Any], verdicts: Any) -> Situation:
+    """The situation of a tick, with verdicts made anew."""
+    stage = said["stage"]
+    return Situation(
+        **{
+            **said,
+            "phase": Phase(said["phase"]),
+            "mode": Mode(said["mode"]),
+            "change": Change(said["change"]),
+            "stage": None if stage is None else Stage(**stage),
+            "verdicts": verdicts,
+        }
+    )

@@ -1,0 +1,203 @@
+"""A controller at work: its ports opened as the policy says, the lease, and ticks until it is stopped."""
+
+import asyncio
+import logging
+import os
+import signal
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
+
+import httpx
+
+from flags.errors import JournalBusy, LeaseError, LeaseLost, RolloutError
+from flags.rollout.controller import Clocks, Controller, Ports
+from flags.rollout.file_admin import FileAdmin
+from flags.rollout.flag_admin import FlagAdmin, ManagedFlag
+from flags.rollout.inbox import Inbox
+from flags.rollout.journal import Journal
+from flags.rollout.kubernetes_api import ApiServer
+from flags.rollout.kubernetes_lease import KubernetesLease
+from flags.rollout.lease import Fence, FileLease, Lease
+from flags.rollout.notices import Notice, Webhook
+from flags.rollout.pages import PageReadings
+from flags.rollout.policy import Policy
+from flags.rollout.prometheus import PrometheusReadings
+from flags.rollout.readings import Readings
+from flags.rollout.unleash_admin import UnleashAdmin
+
+logger = logging.getLogger("headgate.rollout")
+
+ACTS_S = 0.5
+"""Between two looks for acts of people: a rollback that somebody asks for does not wait for the next tick."""
+
+LEASE_S = 60
+"""How long a lease lasts without being renewed: over a tick with everything in it that is slow."""
+
+RENEW_S = 10.0
+
+STANDBY_S = 5.0
+"""Between two attempts to become the writer."""
+
+Send = Callable[[Notice], Awaitable[bool]]
+
+
+@dataclass(frozen=True, slots=True)
+class Beginning:
+    """Who begins a rollout, where none is under way."""
+
+    by: str
+    reason: str
+    again: bool = False
+    """Also after one that is over."""
+
+
+async def serve(policy: Policy, begin: Beginning) -> None:
+    """Be the writer whenever nobody else is, until SIGTERM or SIGINT."""
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    async with opened_lease(policy) as lease:
+        while not stop.is_set():
+            fence = await _acquired(lease)
+            if fence is None:
+                await _until(stop, STANDBY_S)
+                continue
+            try:
+                await _lead(policy, lease, fence, begin, stop)
+            except LeaseLost as exc:
+                logger.warning("rollout: no longer the writer: %s", exc)
+            except JournalBusy:
+                await _until(stop, ACTS_S)  # a command writes one entry
+            finally:
+                with suppress(LeaseError):  # it runs out by itself
+                    await lease.release(fence)
+
+
+async def _acquired(lease: Lease) -> Fence | None:
+    try:
+        return await lease.acquire()
+    except LeaseError as exc:
+        logger.warning("rollout: nobody can say who writes: %s", exc)
+        return None
+
+
+async def _lead(policy: Policy, lease: Lease, fence: Fence, begin: Beginning, stop: asyncio.Event) -> None:
+    """Tick until stopped. Raises LeaseLost."""
+    with Journal.open(policy.journal) as journal:
+        async with opened(policy, journal, lease) as controller, _told(policy) as send:
+            await _begin(controller, begin)
+            renew_due_s = tick_due_s = time.monotonic()
+            while not stop.is_set():
+                if time.monotonic() >= renew_due_s:
+                    await _renew(lease, fence)
+                    renew_due_s = time.monotonic() + RENEW_S
+                if controller.hear() or time.monotonic() >= tick_due_s:
+                    tick_due_s = time.monotonic() + policy.tick_s
+                    await _tick(controller, fence)
+                    await controller.tell(send)
+                await _until(stop, ACTS_S)
+
+
+async def _renew(lease: Lease, fence: Fence) -> None:
+    try:
+        await lease.renew(fence)
+    except LeaseLost:
+        raise
+    except LeaseError as exc:
+        logger.warning("rollout: the lease was not renewed: %s", exc)  # each write asks for it anyway
+
+
+async def _tick(controller: Controller, fence: Fence) -> None:
+    before = controller.said
+    await controller.tick(fence)
+    if controller.said != before:
+        logger.info("rollout: %s", controller.said)
+
+
+async def _begin(controller: Controller, begin: Beginning) -> None:
+    state = controller.state
+    if state.run and not (state.is_over and begin.again):
+        return
+    if not begin.reason:
+        raise RolloutError("--reason must say why a rollout is begun")
+    await controller.begin(begin.by, begin.reason)
+
+
+async def _until(stop: asyncio.Event, seconds: float) -> None:
+    with suppress(TimeoutError):
+        await asyncio.wait_for(stop.wait(), seconds)
+
+
+# Ports.
+
+
+@asynccontextmanager
+async def opened(policy: Policy, journal: Journal, lease: Lease) -> AsyncIterator[Controller]:
+    """A controller that is where its journal stands."""
+    async with opened_admin(policy) as admin, opened_readings(policy) as readings:
+        ports = Ports(
+            admin=admin,
+            readings=readings,
+            journal=journal,
+            lease=lease,
+            clocks=Clocks(time.time, time.monotonic),
+            inbox=Inbox(policy.journal),
+            incident=lambda: policy.incident_lock is not None and policy.incident_lock.exists(),
+        )
+        controller = Controller(policy, ports)
+        controller.load()
+        yield controller
+
+
+@asynccontextmanager
+async def opened_admin(policy: Policy) -> AsyncIterator[FlagAdmin]:
+    """Whoever changes the flag where the policy says it is."""
+    flag = ManagedFlag(policy.flag, policy.kill_flag, policy.stickiness, policy.group_id)
+    place = policy.where.unleash
+    if place is None:
+        assert policy.where.file is not None, "one of the two"
+        yield FileAdmin(policy.where.file, flag)
+        return
+    token = place.token.get_secret_value()
+    opened = UnleashAdmin(place.url, token, flag, project=policy.project, environment=policy.environment)
+    async with opened as admin:
+        yield admin
+
+
+@asynccontextmanager
+async def opened_readings(policy: Policy) -> AsyncIterator[Readings]:
+    """Where the counts come from."""
+    async with httpx.AsyncClient(follow_redirects=False) as client:
+        server = policy.evidence.prometheus
+        if server is not None:
+            yield PrometheusReadings(client, server, policy.wanted(), stale_after_s=policy.stale_after_s)
+        else:
+            assert policy.evidence.pages is not None, "one of the two"
+            yield PageReadings(client, policy.evidence.pages, policy.wanted())
+
+
+@asynccontextmanager
+async def opened_lease(policy: Policy) -> AsyncIterator[Lease]:
+    """What keeps a second controller from writing."""
+    place = policy.lease.kubernetes
+    if place is None:
+        assert policy.lease.file is not None, "one of the two"
+        yield FileLease(policy.lease.file, ttl_s=LEASE_S)
+        return
+    async with ApiServer.in_cluster(os.environ) as api:
+        yield KubernetesLease(api, place.namespace, place.name, ttl_s=LEASE_S)
+
+
+@asynccontextmanager
+async def _told(policy: Policy) -> AsyncIterator[Send]:
+    if policy.notify is None:
+        yield _nobody
+        return
+    async with httpx.AsyncClient(follow_redirects=False) as client:
+        yield Webhook(policy.notify, client).send
+
+
+async def _nobody(notice: Notice) -> bool:
+    return True

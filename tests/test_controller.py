@@ -1,0 +1,396 @@
+"""The controller: what it writes, when, and what it makes of whatever befalls it."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from flags.errors import LeaseLost, RolloutError
+from flags.rollout.ledger import Act, Record
+from flags.rollout.moves import Kind, Phase, Reason
+from flags.rollout.replay import differences
+from tests.rolling import Crash, Rolling, begun, flag_file, policy
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture
+def rolling(tmp_path: Path) -> Rolling:
+    flag_file(tmp_path / "flags.json")
+    return Rolling(tmp_path, policy(tmp_path))
+
+
+async def test_a_healthy_rollout_goes_to_its_last_step(rolling: Rolling) -> None:
+    """Step by step, each once; then it stays, and every decision can be made again from the journal."""
+    with rolling.running() as running:
+        await running.begin()
+        await running.until(50)
+        last = (await running.ticks(30))[-1]
+
+    assert rolling.writes == [5, 25, 50]
+    assert (last.kind, last.reason) == (Kind.STAY, Reason.COMPLETE)
+    decisions, found = differences(rolling.entries())
+    assert decisions > 30
+    assert found == []
+
+
+async def test_harm_goes_back_to_nothing_for_good(rolling: Rolling) -> None:
+    """However well it goes afterwards; and only another rollout may try again."""
+    with rolling.running() as running:
+        await running.begin()
+        await running.until(25)
+        moves = await running.ticks(20, stream_bad=0.4)
+        assert Kind.ROLL_BACK in {move.kind for move in moves}
+        assert rolling.share == 0
+        rolling.wants(Act.RESUME)
+        rolling.wants(Act.ADVANCE)
+        after = await running.ticks(30)
+
+        assert {(move.kind, move.reason) for move in after} == {(Kind.STAY, Reason.ROLLED_BACK)}
+        assert rolling.writes == [5, 25, 0]
+        await running.begin()
+        await running.until(5)
+    assert running.controller.state.run == "r2"
+
+
+async def test_a_text_that_was_shown_wrongly_goes_back_at_once(rolling: Rolling) -> None:
+    """One is enough, at the first step, with few samples, and while somebody has paused it."""
+    async with begun(rolling) as running:
+        rolling.wants(Act.PAUSE)
+        await running.ticks(1)
+        rolling.traffic.shows_wrong_text()
+        [move] = await running.ticks(1)
+
+    assert (move.kind, move.reason) == (Kind.ROLL_BACK, Reason.HARM)
+    assert rolling.share == 0
+
+
+async def test_time_alone_advances_nothing(rolling: Rolling) -> None:
+    """A day without evidence, or with too little of it, leaves the share where it is."""
+    async with begun(rolling) as running:
+        rolling.wants(Act.APPROVE)
+        for _ in range(100):
+            await running.tick()
+        assert rolling.share == 5
+        rolling.traffic.problem = "it does not answer"
+        moves = [await running.tick() for _ in range(100)]
+
+    assert {move.reason for move in moves} == {Reason.NO_DATA}
+    assert rolling.writes == [5]
+
+
+async def test_hours_without_evidence_do_not_count_as_time_in_the_step(rolling: Rolling) -> None:
+    async with begun(rolling) as running:
+        dwelt_s = running.controller.state.dwelt_s
+        rolling.traffic.problem = "it does not answer"
+        for _ in range(60):
+            await running.tick()
+        rolling.traffic.problem = ""
+        await running.tick()
+        assert running.controller.state.dwelt_s == dwelt_s
+
+
+EDITS: dict[str, tuple[Callable[[Rolling], None], Reason]] = {
+    "lowered": (lambda rolling: rolling.set_share(1), Reason.FLAG_LOWERED),
+    "raised": (lambda rolling: rolling.set_share(60), Reason.FLAG_CHANGED),
+    "a second strategy": (
+        lambda rolling: rolling.edit(
+            lambda flag: flag["strategies"].append({"name": "default", "parameters": {}})
+        ),
+        Reason.FLAG_CHANGED,
+    ),
+    "other stickiness": (
+        lambda rolling: rolling.edit(
+            lambda flag: flag["strategies"][0]["parameters"].update(stickiness="sessionId")
+        ),
+        Reason.FLAG_CHANGED,
+    ),
+    "a constraint": (
+        lambda rolling: rolling.edit(
+            lambda flag: flag["strategies"][0].update(
+                constraints=[{"contextName": "tenant", "operator": "IN", "values": ["a"]}]
+            )
+        ),
+        Reason.FLAG_CHANGED,
+    ),
+    "turned off": (
+        lambda rolling: rolling.edit(lambda flag: flag.update(enabled=False)),
+        Reason.FLAG_CHANGED,
+    ),
+}
+
+
+@pytest.mark.parametrize("edit", EDITS)
+@pytest.mark.parametrize("paused", [False, True])
+async def test_what_a_person_changes_is_held_and_never_written_over(
+    rolling: Rolling, edit: str, paused: bool
+) -> None:
+    """For as long as it is so, whatever the evidence says in favour."""
+    change, reason = EDITS[edit]
+    async with begun(rolling) as running:
+        if paused:
+            rolling.wants(Act.PAUSE)
+            await running.ticks(1)
+        change(rolling)
+        as_edited = rolling.flag
+        moves = await running.ticks(30)
+
+    assert {(move.kind, move.reason) for move in moves} == {(Kind.HOLD, reason)}
+    assert rolling.flag == as_edited
+
+
+async def test_a_lowered_share_that_is_a_step_is_gone_on_from_when_somebody_resumes(rolling: Rolling) -> None:
+    """From that step, with its own time and its own proof."""
+    with rolling.running() as running:
+        await running.begin()
+        await running.until(25)
+        rolling.set_share(5)
+        await running.ticks(2)
+        rolling.wants(Act.RESUME, "the ward asked for it, and agrees now")
+        await running.ticks(1)
+        assert (running.controller.state.share, running.controller.state.step) == (5, 0)
+        await running.until(50)
+
+    assert rolling.writes == [5, 25, 25, 50]
+
+
+async def test_harm_goes_back_even_where_somebody_has_changed_the_flag(rolling: Rolling) -> None:
+    """Going down stands before everything. What else they changed stays."""
+    async with begun(rolling) as running:
+        rolling.set_share(60)
+        rolling.traffic.shows_wrong_text()
+        await running.ticks(1)
+
+    assert rolling.share == 0
+
+
+async def test_the_kill_flag_ends_the_rollout(rolling: Rolling) -> None:
+    """Whoever turned it on; turning it off brings nobody's stream back."""
+    async with begun(rolling) as running:
+        rolling.edit(lambda flag: flag.update(enabled=True), flag=1)
+        await running.ticks(2)
+        assert running.controller.state.phase is Phase.KILLED
+        assert rolling.share == 0
+        rolling.wants(Act.UNKILL)
+        rolling.edit(lambda flag: flag.update(enabled=False), flag=1)
+        [move] = await running.ticks(1)
+        assert move.kind is Kind.STAY
+        await running.begin()
+
+    assert running.controller.state.run == "r2"
+
+
+async def test_no_rollout_begins_while_the_kill_flag_is_on(rolling: Rolling) -> None:
+    rolling.edit(lambda flag: flag.update(enabled=True), flag=1)
+    with rolling.running() as running, pytest.raises(RolloutError, match="unkill"):
+        await running.begin()
+
+
+@pytest.mark.parametrize("edit", ["a second strategy", "other stickiness", "turned off"])
+async def test_no_rollout_begins_on_a_flag_that_it_cannot_move(rolling: Rolling, edit: str) -> None:
+    """The refusal says which, and nothing is journaled."""
+    EDITS[edit][0](rolling)
+    with rolling.running() as running, pytest.raises(RolloutError, match=r"headgate\.streaming"):
+        await running.begin()
+    assert rolling.entries() == []
+
+
+async def test_an_incident_and_a_freeze_stop_the_way_up_alone(rolling: Rolling) -> None:
+    """Nothing advances while the incident is open; harm goes back all the same."""
+    with rolling.running() as running:
+        await running.begin()
+        await running.until(25)
+        rolling.incident = True
+        moves = await running.ticks(40)
+        assert moves[-1].reason is Reason.INCIDENT
+        rolling.traffic.shows_wrong_text()
+        [move] = await running.ticks(1)
+
+    assert move.kind is Kind.ROLL_BACK
+
+
+async def test_observing_writes_nothing(tmp_path: Path) -> None:
+    """It says what it would do, and goes by the share that people set."""
+    flag_file(tmp_path / "flags.json", 5)
+    rolling = Rolling(tmp_path, policy(tmp_path, mode="observe"))
+    with rolling.running() as running:
+        await running.begin()
+        await running.ticks(40)
+        rolling.traffic.shows_wrong_text()
+        [move] = await running.ticks(1)
+
+    assert move.kind is Kind.ROLL_BACK
+    assert (rolling.share, rolling.writes) == (5, [])
+
+
+async def test_hold_only_asks_where_auto_goes_back(tmp_path: Path) -> None:
+    flag_file(tmp_path / "flags.json")
+    rolling = Rolling(tmp_path, policy(tmp_path, mode="hold-only"))
+    async with begun(rolling) as running:
+        rolling.traffic.shows_wrong_text()
+        moves = await running.ticks(5)
+
+    assert {(move.kind, move.reason) for move in moves} == {(Kind.HOLD, Reason.HARM)}
+    assert rolling.share == 5
+
+
+async def test_a_clock_that_is_set_is_noticed(rolling: Rolling) -> None:
+    """Forwards or backwards: one look holds, and no time in the step comes of it."""
+    async with begun(rolling) as running:
+        dwelt_s = running.controller.state.dwelt_s
+        for jump_s in (3600.0, -7200.0):
+            rolling.now.wall_s += jump_s
+            rolling.traffic.flows()
+            rolling.now.passes(60)
+            fence = await running.lease.acquire()
+            assert fence is not None
+            move = await running.controller.tick(fence)
+            assert move.reason in (Reason.CLOCK, Reason.NO_DATA)
+        assert running.controller.state.dwelt_s == dwelt_s
+        running.fence = fence
+        await running.ticks(2)
+        assert running.controller.state.dwelt_s > dwelt_s
+
+
+async def test_a_rollback_is_kept_until_the_flag_can_be_written(rolling: Rolling) -> None:
+    """The flag cannot be read, harm shows, then it can: it goes to 0 though the evidence is fine by now."""
+    async with begun(rolling) as running:
+        content = rolling.path.read_bytes()
+        rolling.path.write_bytes(b"{")
+        rolling.traffic.shows_wrong_text()
+        [move] = await running.ticks(1)
+        assert move.kind is Kind.ROLL_BACK
+        rolling.path.write_bytes(content)
+        await running.ticks(1)
+
+    assert rolling.share == 0
+
+
+async def test_a_changed_policy_is_not_gone_on_with(rolling: Rolling) -> None:
+    """What was agreed on when the rollout began is what it is judged by."""
+    async with begun(rolling):
+        pass
+    steps = [{"share": 5, "at_least": "1m"}]
+    rolling.policy = policy(rolling.directory, guardrails={"errors": {"harm": 5}}, steps=steps)
+    with rolling.running() as running:
+        [move] = await running.ticks(1)
+        assert (move.kind, move.reason) == (Kind.HOLD, Reason.POLICY_CHANGED)
+        rolling.traffic.shows_wrong_text()
+        [move] = await running.ticks(1)
+    assert move.kind is Kind.ROLL_BACK
+    assert differences(rolling.entries())[1] == []
+
+
+async def test_an_act_counts_once_though_it_is_found_twice(rolling: Rolling) -> None:
+    """As after a death between journaling it and taking it away."""
+    async with begun(rolling) as running:
+        rolling.wants(Act.PAUSE)
+        inbox = next(rolling.directory.glob("*.inbox"))
+        [waiting] = inbox.iterdir()
+        content = waiting.read_bytes()
+        assert running.controller.hear()
+        waiting.write_bytes(content)
+        assert not running.controller.hear()
+
+    assert [entry.body["what"] for entry in rolling.entries() if entry.kind == Record.ACT][-1] == "pause"
+    assert list(inbox.iterdir()) == []
+
+
+# Dying.
+
+POINTS = ("begun", "written", "marked", "committed", "before the flag", "after the flag")
+
+
+async def undisturbed(directory: Path) -> list[int]:
+    flag_file(directory / "flags.json")
+    rolling = Rolling(directory, policy(directory))
+    with rolling.running() as running:
+        await running.begin()
+        await running.until(50)
+    return rolling.writes
+
+
+@pytest.mark.parametrize("point", POINTS)
+@pytest.mark.parametrize("occurrence", [1, 2, 7, 13])
+async def test_a_death_anywhere_changes_nothing(rolling: Rolling, point: str, occurrence: int) -> None:
+    """The next controller is where the last one was, and does the rest: each step is written once."""
+    left = occurrence
+
+    def is_here(reached: str) -> bool:
+        nonlocal left
+        left -= reached == point
+        return reached == point and left == 0
+
+    with rolling.running() as running:
+        await running.begin()
+        rolling.crash_at = is_here
+        with pytest.raises(Crash):
+            await running.until(50)
+            raise Crash("it came to its end before")
+    before = running.controller.state
+    rolling.crash_at = lambda reached: False
+    with rolling.running() as running:
+        state = running.controller.state
+        assert state.step - before.step in (0, 1)  # one entry may be journaled that nobody had folded yet
+        await running.until(50)
+
+    assert sorted(set(rolling.writes)) == [5, 25, 50]
+    raised = [share for at, share in enumerate(rolling.writes) if share not in rolling.writes[:at]]
+    assert raised == [5, 25, 50]
+    assert differences(rolling.entries())[1] == []
+
+
+async def test_a_reloaded_controller_knows_the_same(rolling: Rolling) -> None:
+    """State and verdicts are functions of the journal, to the last digit."""
+    with rolling.running() as running:
+        await running.begin()
+        await running.until(25)
+        await running.ticks(3)
+        before = running.controller.state
+        verdicts = running.controller.verdicts
+    with rolling.running() as again:
+        assert again.controller.state == before
+        assert again.controller.verdicts == verdicts
+
+
+# Two controllers.
+
+
+async def test_who_lost_the_lease_writes_nothing(rolling: Rolling) -> None:
+    """A holder that was held up finds another one in its place, and its decision is not carried out."""
+    async with begun(rolling) as running:
+        rolling.now.passes(1000)
+        other = rolling.lease("another machine")
+        assert await other.acquire() is not None
+        rolling.traffic.shows_wrong_text()
+        assert running.fence is not None
+        with pytest.raises(LeaseLost):
+            await running.controller.tick(running.fence)
+
+    assert rolling.writes == [5]
+
+
+async def test_replay_finds_a_decision_that_does_not_follow(rolling: Rolling) -> None:
+    """Were the journal rewritten with its hashes, its evidence would still say otherwise."""
+    with rolling.running() as running:
+        await running.begin()
+        await running.until(25)
+    entries = rolling.entries()
+    at = next(
+        i for i, e in enumerate(entries) if e.kind == Record.TICK and e.body["move"]["kind"] == "advance"
+    )
+    forged = Forged(entries[at], {"move": {"kind": "advance", "reason": "proved", "detail": "trust me"}})
+
+    _, found = differences([*entries[:at], forged, *entries[at + 1 :]])
+    assert len(found) == 1
+    assert f"entry {entries[at].seq}" in found[0]
+
+
+class Forged:
+    """An entry that says something else."""
+
+    def __init__(self, entry: Any, changes: dict[str, Any]) -> None:
+        self.seq, self.at_s, self.kind = entry.seq, entry.at_s, entry.kind
+        self.body = json.loads(json.dumps(entry.body | changes))
