@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: setup run test check bench faults waits lock docs clean
+.PHONY: setup run test check bench faults simulate waits lock docs clean
 
 setup: $(VENV)/.ready  ## .venv, and the Debian and npm packages that the tests need
 	sh tests/services/setup.sh
@@ -32,6 +32,9 @@ bench: setup  ## nginx and the naive proxy beside Headgate, one table
 
 faults: $(VENV)/.ready  ## every fault in every phase, 1,000 seeded runs, one table
 	$(BIN)/python -m tests.faults --seed 1 --rounds 1000
+
+simulate: $(VENV)/.ready  ## whole rollouts on made traffic, beside two rules of others; an hour
+	$(BIN)/python -m tests.simulate
 
 waits: $(VENV)/.ready  ## how long a reader waits, by source, with a model at real speed
 	$(BIN)/python -m tests.waits

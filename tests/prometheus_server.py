@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import httpx
 import yaml
@@ -21,6 +21,13 @@ SCRAPE_S = 0.25
 
 ARMS = ("stream", "control", "rest")
 OUTCOMES = ("complete", "fell_back", "failed")
+
+
+class Scraped(Protocol):
+    """What Prometheus looks at."""
+
+    @property
+    def address(self) -> str: ...
 
 
 class ProxyPage:
@@ -102,7 +109,7 @@ class ProxyPage:
 class Prometheus:
     """Scrapes the pages of each job; those that nobody serves are down."""
 
-    def __init__(self, directory: Path, jobs: Mapping[str, Sequence[ProxyPage]]) -> None:
+    def __init__(self, directory: Path, jobs: Mapping[str, Sequence[Scraped]]) -> None:
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self._directory = directory
@@ -173,7 +180,7 @@ class Prometheus:
 
 
 @asynccontextmanager
-async def prometheus(directory: Path, jobs: Mapping[str, Sequence[ProxyPage]]) -> AsyncIterator[Prometheus]:
+async def prometheus(directory: Path, jobs: Mapping[str, Sequence[Scraped]]) -> AsyncIterator[Prometheus]:
     """Started on an empty directory, and gone at the end. It scrapes first after about five seconds."""
     server = Prometheus(directory, jobs)
     try:

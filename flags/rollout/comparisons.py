@@ -13,7 +13,7 @@ from flags.rollout.judging import Frame, Judge, Tally, log10, sentence
 from flags.rollout.processes import Mixture, RateBet, RatioBet, Vector
 from flags.rollout.verdict import Finding, Verdict
 
-CUMULATIVE = 0.5
+CUMULATIVE = 2 / 3
 """Weight of the bet on harm that is there in all steps; the rest is shared by bets on each step alone."""
 
 FEW_FAULTS = 20
@@ -115,7 +115,7 @@ class RatioJudge(Judge):
 
     def judge(self, frame: Frame) -> Verdict:
         harm, safe = self._evidence.harm(frame.dispersion), self._evidence.safe(frame.dispersion)
-        samples = min(tally.every for tally in self._tallies.values())
+        samples = min(tally.every for tally in self._tallies.values()), frame.exposure.min_samples
         return _verdict(
             self._rail, self._lines, frame, (harm, safe), samples, frame.smaller_users, self._said()
         )
@@ -159,16 +159,10 @@ class CeilingJudge(Judge):
         optional = self._rail.of == "unrecovered" or not frame.exposure.share
         few = optional and self._tally.every < FEW_FAULTS
         samples = answers if few else self._tally.every
+        needed = FEW_FAULTS if optional and not few else frame.exposure.min_samples
         evidence = self._evidence.harm(1.0), self._evidence.safe(1.0)
-        made = _verdict(
-            self._rail,
-            self._lines,
-            frame,
-            evidence,
-            samples,
-            frame.users.get(Arm.STREAM, 0),
-            self._said(),
-        )
+        users = frame.users.get(Arm.STREAM, 0)
+        made = _verdict(self._rail, self._lines, frame, evidence, (samples, needed), users, self._said())
         if few and made.finding is Finding.UNCLEAR and answers >= frame.exposure.min_samples:
             sentence = f"{made.sentence} Too few to judge, and no reason to wait."
             return replace(made, finding=Finding.SAFE, sentence=sentence)
@@ -213,21 +207,22 @@ def _verdict(
     lines: Lines,
     frame: Frame,
     evidence: tuple[float, float],
-    samples: int,
+    samples: tuple[int, int],
     users: int,
     said: str,
 ) -> Verdict:
-    """Of a guardrail that bets, once there are enough users and samples to compare at all."""
+    """Of a guardrail that bets, once there are samples as needed and enough users to compare at all."""
     harm, safe = evidence
+    there, needed = samples
     exposure = frame.exposure
-    enough = samples >= exposure.min_samples and users >= exposure.min_users
+    enough = there >= needed and users >= exposure.min_users
     action = lines.action(harm, rail.action) if enough else None
     finding = Finding.UNCLEAR
     if action is not None:
         finding = Finding.HARM
     elif enough and safe >= lines.safe:
         finding = Finding.SAFE
-    elif not samples:
+    elif not there:
         finding = Finding.NO_DATA
     return Verdict(
         rail.name,
@@ -238,8 +233,8 @@ def _verdict(
         log10(lines.roll_back) if rail.action is Action.ROLL_BACK else None,
         log10(safe),
         log10(lines.safe),
-        samples,
-        exposure.min_samples,
+        there,
+        needed,
         users,
         exposure.min_users,
         sentence(rail.name, said, finding, max(0.0, safe / lines.safe)),

@@ -84,6 +84,7 @@ class Controller:
     def __init__(self, policy: Policy, ports: Ports) -> None:
         self._policy = policy
         self._ports = ports
+        self._policy_digest = policy.digest
         self._mode = Mode(policy.mode)
         self._state = State()
         self._jury = self._new_jury()
@@ -295,7 +296,7 @@ class Controller:
 
     def _is_changed(self) -> bool:
         """Whether the policy is another than when the rollout began."""
-        return self._state.policy_digest != self._policy.digest
+        return self._state.policy_digest != self._policy_digest
 
     def _stage(self) -> Stage | None:
         if self._state.step < 0 or self._is_changed():

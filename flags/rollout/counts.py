@@ -1,12 +1,12 @@
 """Judges that count: texts shown wrongly, the first answers of a step, users in the arms. Pure."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from flags.rollout.evidence import BAD, ELIGIBLE, Arm, Batch
 from flags.rollout.guardrails import Budget, EarlyGuard, SampleRatio, ZeroTolerance
 from flags.rollout.judging import Frame, Judge, Tally, log10, sentence
-from flags.rollout.processes import RateBet, early_limits
+from flags.rollout.processes import RateBet, RatioBet, early_limits
 from flags.rollout.verdict import Finding, Verdict
 
 
@@ -46,44 +46,86 @@ class ParityJudge(Judge):
         )
 
 
+NO_WORSE = 1.25
+"""Up to so many times the control arm's rate of failures is no worse than it."""
+
+WORSE = math.log(20)
+"""Evidence that it is worse. Chance gives so much once in twenty, but not together with too many failures."""
+
+
+class _Window:
+    """The first requests of something, in both arms."""
+
+    def __init__(self, limits: Sequence[int]) -> None:
+        self._limits = limits
+        self._bet = RatioBet.of_harm(NO_WORSE)
+        self.stream, self.control = Tally(), Tally()
+        self._crossed = False
+        self.harm = False
+
+    def add(self, batch: Batch) -> None:
+        for arm, tally in ((Arm.STREAM, self.stream), (Arm.CONTROL, self.control)):
+            tally.add(batch.total(arm, BAD), batch.total(arm, ELIGIBLE))
+        # A batch that goes beyond the last one is the comparison's: what of it came first is not known.
+        if 0 < self.stream.every <= len(self._limits):
+            self._crossed = self._crossed or self.stream.bad >= self._limits[self.stream.every - 1]
+            self.harm = self.harm or (self._crossed and self._evidence() >= WORSE)
+
+    def _evidence(self) -> float:
+        """That the stream arm is worse than control."""
+        mixture, share = self._bet.start(), self.stream.every / (self.stream.every + self.control.every)
+        mixture.logs += self._bet.gain(self.stream.bad, self.control.bad, share)
+        return mixture.log()
+
+
 class EarlyJudge(Judge):
-    """The first requests of a step, by an exact count."""
+    """The first requests of the rollout, and those of each step, by an exact count; and control must not fail
+    as they do.
+
+    Harm needs both, so that each may be seen sooner than alone: too many failures for what is usual, and
+    more than in the control arm. An upstream that is down for everybody has only the first.
+    """
 
     def __init__(self, rail: EarlyGuard, budget: Budget, steps: int) -> None:
         self._rail = rail
         self.name = rail.name
-        self._limits = early_limits(rail.rate, rail.of, rail.alpha)
-        self._tally = Tally()
-        self._harm = False
+        self._limits = early_limits(rail.rate, rail.of, rail.alpha / 2)  # of two windows
+        self._whole = self._step = _Window(self._limits)
 
     def enter(self, step: int, share: int) -> None:
-        self._tally = Tally()
-        self._harm = False
+        self._step = _Window(self._limits)
 
     def add(self, batch: Batch) -> None:
-        self._tally.add(batch.total(Arm.STREAM, BAD), batch.total(Arm.STREAM, ELIGIBLE))
-        number = self._tally.every
-        # A batch that goes beyond the last one is the comparison's: what of it came first is not known.
-        if 0 < number <= len(self._limits) and self._tally.bad >= self._limits[number - 1]:
-            self._harm = True
+        for window in {self._whole, self._step}:
+            window.add(batch)
 
     def judge(self, frame: Frame) -> Verdict:
-        tally = self._tally
-        finding = Finding.HARM if self._harm else Finding.SAFE if tally.every else Finding.NO_DATA
-        said = f"{tally.bad:,} of the first {tally.every:,} answers of this step failed"
-        if tally.every > self._rail.of:
+        window = self._whole if self._whole.harm else self._step
+        finding = Finding.SAFE if window.stream.every else Finding.NO_DATA
+        if window.harm:
+            finding = Finding.HARM
+        of = "rollout" if window is self._whole else "step"
+        said = (
+            f"{window.stream.bad:,} of the first {window.stream.every:,} answers of this {of} failed, "
+            f"{window.control.bad:,} of {window.control.every:,} in its control"
+        )
+        if window.stream.every > self._rail.of and not window.harm:
             said = f"the first {self._rail.of:,} answers of this step are past, and were not too bad"
         return Verdict(
             self.name,
             finding,
-            self._rail.action if self._harm else None,
+            self._rail.action if window.harm else None,
             *(None, None, None, None, None),
-            tally.every,
+            window.stream.every,
             1,
             frame.users.get(Arm.STREAM, 0),
             0,
             sentence(self.name, said, finding),
         )
+
+
+MOST_WAIT_S = 60.0
+"""Until then the proxies have seen a new share, and count their users anew."""
 
 
 class SampleJudge(Judge):
@@ -96,16 +138,28 @@ class SampleJudge(Judge):
         self._bet = RateBet.of_mismatch(0.5)
         self._evidence = self._bet.start()
         self._level: Mapping[str, int] = {}
+        self._waits = False
+        self._entered_s: float | None = None
 
     def enter(self, step: int, share: int) -> None:
         self._bet = RateBet.of_mismatch(share / (share + min(share, 100 - share)))
         self._evidence = self._bet.start()
-        self._level = {}
+        self._waits = any(self._level.values())
+        self._entered_s = None
 
     def add(self, batch: Batch) -> None:
-        stream, control = (batch.users.get(arm, 0) - self._level.get(arm, 0) for arm in Arm)
-        self._level = batch.users
-        if stream >= 0 and control >= 0 and stream + control:  # else a proxy has begun to count anew
+        before, self._level = self._level, batch.users
+        if self._entered_s is None:
+            self._entered_s = batch.since_s
+        began_again = any(batch.users.get(arm, 0) < before.get(arm, 0) for arm in Arm)
+        if self._waits and not began_again:
+            # The proxies still count by the share before.
+            self._waits = batch.until_s < self._entered_s + MOST_WAIT_S
+            return
+        before = {} if self._waits else before
+        self._waits = False
+        stream, control = (batch.users.get(arm, 0) - before.get(arm, 0) for arm in Arm)
+        if stream >= 0 and control >= 0 and stream + control:  # else a proxy has begun anew within the step
             self._evidence.logs += self._bet.gain(stream, control)
 
     def judge(self, frame: Frame) -> Verdict:

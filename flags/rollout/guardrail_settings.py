@@ -169,12 +169,15 @@ class ParityRail(Rail):
 
 
 class EarlyRail(Rail):
-    """The first requests of a step, too few for a comparison: so many bad ones are too many."""
+    """The first requests of the rollout, and of each step: so many bad ones are too many, if control has fewer
+    of them.
+
+    Give it the `rate` of failures that is usual, and it sees harm sooner than a comparison alone."""
 
     rate: Rate = 0.02
     """What is expected of bad answers, at most."""
-    of: Annotated[Whole, Field(ge=10, le=100_000)] = 200
-    """So many requests of a step are looked at."""
+    of: Annotated[Whole, Field(ge=10, le=5_000)] = 200
+    """So many requests are looked at."""
     alpha: Rate = 0.001
     """How often it may be wrong at that rate."""
     action: Action = Action.ROLL_BACK

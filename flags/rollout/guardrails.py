@@ -56,9 +56,10 @@ class ZeroTolerance:
 
 @dataclass(frozen=True, slots=True)
 class EarlyGuard:
-    """For the first requests of a step, which are too few for a comparison: so many bad ones are too many.
+    """For the first requests of the rollout, and of each step: so many bad ones are too many.
 
-    The fewest bad ones of the first 1, 2, … `of` for which the exact binomial tail at `rate` is <= `alpha`.
+    By the exact chance of crossing at `rate`, at most `alpha` however often one looks; and only if
+    the control arm has less.
     """
 
     name: str

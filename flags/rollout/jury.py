@@ -48,8 +48,8 @@ class Jury:
         self._step = 0
         self._answers: dict[str, int] = {}
         self._users: Mapping[str, int] = {}
-        self._bad = np.zeros(BUCKETS)
-        self._every = np.zeros(BUCKETS)
+        self._bad = {arm: np.zeros(BUCKETS) for arm in Arm}
+        self._every = {arm: np.zeros(BUCKETS) for arm in Arm}
 
     def enter(self, step: int) -> None:
         """A step begins: what is to be proved of it is proved anew."""
@@ -62,13 +62,13 @@ class Jury:
     def add(self, batch: Batch) -> None:
         """More evidence of this step. Raises ValueError for counts that are none."""
         _refuse_uncountable(batch)
-        for arm in Arm:
-            self._answers[arm] = self._answers.get(arm, 0) + batch.total(arm, ELIGIBLE)
+        for each in Arm:
+            self._answers[each] = self._answers.get(each, 0) + batch.total(each, ELIGIBLE)
         self._users = batch.users
-        for (of, bucket, outcome), count in batch.outcomes.items():
-            if of == Arm.CONTROL and outcome in ELIGIBLE:
-                self._every[bucket] += count
-                self._bad[bucket] += count if outcome in BAD else 0
+        for (arm, bucket, outcome), count in batch.outcomes.items():
+            if arm in self._every and outcome in ELIGIBLE:
+                self._every[Arm(arm)][bucket] += count
+                self._bad[Arm(arm)][bucket] += count if outcome in BAD else 0
         for rail in self._rails:
             rail.add(batch)
 
@@ -78,7 +78,7 @@ class Jury:
             exposure=self._exposures[self._step],
             answers=self._answers,
             users=self._users,
-            dispersion=dispersion(self._bad, self._every),
+            dispersion=dispersion([(self._bad[arm], self._every[arm]) for arm in Arm]),
         )
         return tuple(rail.judge(frame) for rail in self._rails)
 

@@ -9,7 +9,9 @@ mixture; Waudby-Smith & Ramdas, "Estimating means of bounded random variables by
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -138,23 +140,27 @@ def _rate(odds: Vector) -> Vector:
     return rates
 
 
-def dispersion(bad: Vector, every: Vector) -> float:
+def dispersion(arms: Sequence[tuple[Vector, Vector]]) -> float:
     """How much more bad events differ between groups of users than chance makes them; at least 1.
 
-    Pearson's statistic over its degrees of freedom. Users differ, and one who always fails is one piece of
-    evidence and not a hundred.
+    Pearson's statistic over its degrees of freedom, of the bad ones and all of each group, within each arm:
+    what differs between the arms is harm. Users differ, and one who always fails is one piece of evidence and
+    not a hundred.
     """
-    seen = every > 0
-    groups = int(seen.sum())
-    total, failed = float(every.sum()), float(bad.sum())
-    if groups < 2 or not 0 < failed < total:
-        return 1.0
-    rate = failed / total
-    expected = every[seen] * rate
-    pearson = float((((bad[seen] - expected) ** 2) / (expected * (1 - rate))).sum())
-    return max(1.0, pearson / (groups - 1))
+    pearson, freedom = 0.0, 0
+    for bad, every in arms:
+        seen = every > 0
+        total, failed = float(every.sum()), float(bad.sum())
+        if int(seen.sum()) < 2 or not 0 < failed < total:
+            continue
+        rate = failed / total
+        expected = every[seen] * rate
+        pearson += float((((bad[seen] - expected) ** 2) / (expected * (1 - rate))).sum())
+        freedom += int(seen.sum()) - 1
+    return max(1.0, pearson / freedom) if freedom else 1.0
 
 
+@lru_cache
 def early_limits(rate: float, of: int, alpha: float) -> tuple[int, ...]:
     """For each number of requests from 1 to `of`, the fewest bad ones that are too many.
 
@@ -162,7 +168,7 @@ def early_limits(rate: float, of: int, alpha: float) -> tuple[int, ...]:
     however often one looks, at most `alpha`.
     """
     low, high = -60.0, math.log(alpha)
-    for _ in range(40):
+    for _ in range(20):
         middle = (low + high) / 2
         if _crossing(rate, _limits(rate, of, math.exp(middle))) <= alpha:
             low = middle

@@ -1,7 +1,6 @@
 """Every decision of a journal once more, from what was known then. Pure: the same evidence, the same move."""
 
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict
 from typing import Any
 
 import orjson
@@ -49,7 +48,7 @@ def jury_heard(said: Mapping[str, Any]) -> Jury:
 
 def plain(value: Any) -> dict[str, Any]:
     """A value as it comes back from the journal."""
-    said: dict[str, Any] = orjson.loads(orjson.dumps(asdict(value), default=sorted))
+    said: dict[str, Any] = orjson.loads(orjson.dumps(value, default=sorted))
     return said
 
 
