@@ -154,6 +154,8 @@ class Rolling:
     writes: list[int] = field(default_factory=list)
     """Shares, as the controller wrote them."""
     crash_at: Callable[[str], bool] = lambda point: False
+    admin: FlagAdmin | None = None
+    """Who changes the flag, where it is in no file."""
 
     @property
     def path(self) -> Path:
@@ -164,7 +166,7 @@ class Rolling:
         """A controller from its journal."""
         with Journal.open(self.policy.journal, at=self.reach) as journal:
             lease = lease or self.lease()
-            admin = Watched(FileAdmin(self.path, ManagedFlag(FLAG)), self)
+            admin = Watched(self.admin or FileAdmin(self.path, ManagedFlag(FLAG)), self)
             clocks, inbox = Clocks(self.now.wall, self.now.monotonic), Inbox(self.policy.journal)
             ports = Ports(admin, self.traffic, journal, lease, clocks, inbox, lambda: self.incident)
             controller = Controller(self.policy, ports)
@@ -244,7 +246,7 @@ class Running:
 
     async def _to(self, share: int, traffic: dict[str, float]) -> AsyncIterator[Move]:
         for _ in range(200):
-            if self.rolling.share == share and self.controller.state.share == share:
+            if self.controller.state.share == share:
                 return
             [move] = await self.ticks(1, **traffic)
             if move.reason == "approval":
