@@ -46,8 +46,13 @@ def flag_file(path: Path, share: int = 0) -> Path:
 
 
 def policy(directory: Path, **changes: Any) -> Policy:
+    """As `policy_said` says it."""
+    return Policy.model_validate(policy_said(**changes), context={"base": directory})
+
+
+def policy_said(**changes: Any) -> dict[str, Any]:
     """Three steps of three minutes, of which the first is a person's to judge."""
-    said: dict[str, Any] = {
+    return {
         "flag": FLAG,
         "routes": ["start"],
         "where": {"file": "flags.json"},
@@ -62,7 +67,6 @@ def policy(directory: Path, **changes: Any) -> Policy:
         "guardrails": {"early": {"rate": 0.3}},
         **changes,
     }
-    return Policy.model_validate(said, context={"base": directory})
 
 
 @dataclass

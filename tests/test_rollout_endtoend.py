@@ -129,8 +129,15 @@ async def process(*command: str, environment: dict[str, str], ready: str) -> Asy
 
 @pytest.fixture
 async def ops(tmp_path: Path) -> AsyncIterator[Ops]:
+    async with installation(tmp_path) as ops:
+        yield ops
+
+
+@asynccontextmanager
+async def installation(directory: Path) -> AsyncIterator[Ops]:
+    """All of it, with visitors who keep asking."""
     async with AsyncExitStack() as stack:
-        server = await stack.enter_async_context(unleash(tmp_path))
+        server = await stack.enter_async_context(unleash(directory))
         await server.make_flag(FLAG, 0)
         await server.make_flag("headgate.kill", None, on=False)
         port, admin, upstream = free_port(), free_port(), free_port()
@@ -146,18 +153,18 @@ async def ops(tmp_path: Path) -> AsyncIterator[Ops]:
             "unleash": {"url": server.url, "token": server.client_token, "refresh_s": 1},
             "settle_s": 2,
         }
-        (tmp_path / "headgate.yaml").write_text(yaml.safe_dump(settings))
+        (directory / "headgate.yaml").write_text(yaml.safe_dump(settings))
         parts = (
             (("examples.rollout.upstream", "--port", str(upstream)), f"http://127.0.0.1:{upstream}/health"),
             (
-                ("proxy", "serve", "--config", str(tmp_path / "headgate.yaml")),
+                ("proxy", "serve", "--config", str(directory / "headgate.yaml")),
                 f"http://127.0.0.1:{admin}/readyz",
             ),
         )
         for command, ready in parts:
             await stack.enter_async_context(process(*command, environment=environment, ready=ready))
         scraping = await stack.enter_async_context(
-            prometheus(tmp_path, {"headgate": [Page(f"127.0.0.1:{admin}")]})
+            prometheus(directory, {"headgate": [Page(f"127.0.0.1:{admin}")]})
         )
         policy = yaml.safe_load((EXAMPLE / "rollout.yaml").read_text())
         policy |= {
@@ -169,11 +176,11 @@ async def ops(tmp_path: Path) -> AsyncIterator[Ops]:
         }
         last = {"share": 95, "at_least": "5s", "prove": False, "approve": True, "min_samples": 10}
         policy["steps"] = [*policy["steps"], last | {"min_users": 5}]
-        (tmp_path / "rollout.yaml").write_text(yaml.safe_dump(policy))
+        (directory / "rollout.yaml").write_text(yaml.safe_dump(policy))
         visitors, stop = Visitors(f"http://127.0.0.1:{port}"), asyncio.Event()
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(visitors.ask_until(stop))
-            yield Ops(server, tmp_path / "rollout.yaml", f"http://127.0.0.1:{upstream}", environment)
+            yield Ops(server, directory / "rollout.yaml", f"http://127.0.0.1:{upstream}", environment)
             stop.set()
 
 
