@@ -110,6 +110,7 @@ async def test_a_guardrail_that_only_counts_has_no_evidence_at_all(rolling: Roll
     assert page.value("samples", guardrail="parity") is not None
     assert page.value("evidence_log10", guardrail="parity", towards="harm") is None
     assert page.value("line_log10", guardrail="parity", line="hold") is None
+    assert 'guardrail="parity",towards' not in page.text
 
 
 @pytest.mark.parametrize("share", [5, 25, 50])
