@@ -39,8 +39,9 @@ simulate: $(VENV)/.ready  ## whole rollouts on made traffic, beside two rules of
 waits: $(VENV)/.ready  ## how long a reader waits, by source, with a model at real speed
 	$(BIN)/python -m tests.waits
 
-docs: $(VENV)/.ready  ## docs/reference from the models
+docs: $(VENV)/.ready  ## docs/reference, dashboards and rules from the code
 	$(BIN)/python -m docs.generate
+	$(BIN)/python -m dashboards
 
 lock:  ## new versions of everything; commit the result
 	$(PYTHON) -m venv build/lock && build/lock/bin/pip install --quiet uv

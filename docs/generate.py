@@ -5,7 +5,7 @@ A test fails while what stands there is not what this would write.
 
 import enum
 import types
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from datetime import date, timedelta
 from pathlib import Path
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
@@ -17,6 +17,8 @@ from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
 from flags.decision import Arm, Mode, Reason
+from flags.rollout.metrics import FAMILIES
+from flags.rollout.metrics import LABELS as ROLLOUT_LABELS
 from flags.rollout.policy import Policy
 from proxy.cli import main as command_line
 from proxy.errors import Fault
@@ -244,9 +246,24 @@ def metrics_page() -> str:
         labels = ", ".join(f"`{label}`" for label in collector._labelnames)
         lines.append(f"| `{name}` | {kind} | {labels} | {collector._documentation} |")
         used += [label for label in collector._labelnames if label not in used]
-    lines += ["", "## Labels", "", "| label | values |", "| --- | --- |"]
-    lines += [f"| `{label}` | {_values(LABELS[label])} |" for label in used]
-    return "\n".join(lines) + "\n"
+    lines += _labels(LABELS, used)
+    return "\n".join([*lines, *_of_rollouts()]) + "\n"
+
+
+def _labels(values: Mapping[str, Any], used: Iterable[str]) -> list[str]:
+    rows = [f"| `{label}` | {_values(values[label])} |" for label in used]
+    return ["", "## Labels", "", "| label | values |", "| --- | --- |", *rows]
+
+
+def _of_rollouts() -> list[str]:
+    rows = [
+        f"| `headgate_rollout_{name}` | gauge | {', '.join(f'`{label}`' for label in labels)} | {text} |"
+        for name, (labels, text) in FAMILIES.items()
+    ]
+    used = dict.fromkeys(label for labels, _ in FAMILIES.values() for label in labels)
+    head = ["", "# Metrics of the rollout controller", "", "Of the controller, not of the proxies."]
+    head += ["", "| name | kind | labels | what |", "| --- | --- | --- | --- |"]
+    return [*head, *rows, *_labels(ROLLOUT_LABELS, used)]
 
 
 def _values(values: type[enum.Enum] | tuple[str, ...] | str) -> str:

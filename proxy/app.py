@@ -221,7 +221,7 @@ async def running(settings: Settings, state_dir: Path) -> AsyncIterator[App]:
         heir.begin(runs, found)
         forward = forwarding(settings.upstream, to)
         flags = Flags(flag_source, switch)
-        stack.enter_context(_repeating(_every_second(metrics, flag_source, flags, routes, runs)))
+        stack.enter_context(_repeating(_every_second(metrics, flag_source, flags, routes, runs, shared)))
         stack.enter_context(_repeating(_keys(identifier)))
         gateway = Gateway(
             routes,
@@ -247,10 +247,17 @@ async def running(settings: Settings, state_dir: Path) -> AsyncIterator[App]:
 
 
 async def _every_second(
-    metrics: Metrics, flag_source: FlagSource, flags: Flags, routes: Routes, runs: Runs
+    metrics: Metrics,
+    flag_source: FlagSource,
+    flags: Flags,
+    routes: Routes,
+    runs: Runs,
+    shared: ValkeyRuns | None,
 ) -> None:
     while True:
         metrics.flag_age.set(flag_source.age_s)
+        metrics.kill_switch.set(flags.killed)
+        metrics.event_log_up.set(shared is None or shared.is_up)
         metrics.viewer_lag.set(runs.lag_events)
         for route in routes.all:
             # Also when nobody asks: the users of before are not the arms of now.

@@ -135,6 +135,11 @@ class ValkeyRuns:
         """Runs of other replicas that are followed now."""
         return len(self._followers)
 
+    @property
+    def is_up(self) -> bool:
+        """Whether the store took the last write."""
+        return self._health.up.is_set()
+
     async def __aenter__(self) -> Self:
         try:
             await self._tick()

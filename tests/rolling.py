@@ -105,6 +105,7 @@ class Traffic:
         self._count(RECOVERIES, ("source_lost", "fell_back"), 0)
         self._count(PARITY, ("equal",), 0)
         self._count(PARITY, ("missing",), 0)
+        self.rests(0)
         self._first_content(0)
 
     def flows(self, per_arm: int = 100, *, stream_bad: float = 0.1, control_bad: float = 0.1) -> None:
@@ -120,6 +121,10 @@ class Traffic:
             self.users[arm] = self.users.get(arm, 0) + 30
         self._first_content(per_arm)
         self._count(PARITY, ("equal",), per_arm)
+
+    def rests(self, every: int) -> None:
+        """So many more answers of users in neither arm."""
+        self._count(OUTCOMES, ("rest", "0", "complete"), every)
 
     def shows_wrong_text(self) -> None:
         self._count(PARITY, ("missing",), 1)

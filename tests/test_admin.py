@@ -23,6 +23,7 @@ from tests.streaming import (
     opened,
     read,
     route,
+    scrape,
     served,
     signed,
 )
@@ -95,6 +96,23 @@ async def test_the_kill_switch_needs_its_token(tmp_path: Path) -> None:
                 assert response.headers["content-type"] == "application/problem+json"
                 assert ADMIN_TOKEN not in response.text
         assert await reason(client) == "reason=flag_on"
+
+
+async def test_the_kill_switch_is_counted_while_it_is_on(tmp_path: Path) -> None:
+    """Also when nobody asks for anything: a switch that is forgotten would never be noticed."""
+    async with house(tmp_path) as (serving, client):
+
+        async def shown(value: float) -> None:
+            async def is_shown() -> bool:
+                return (await scrape(client, serving.admin_url))["headgate_kill_switch"] == value
+
+            await eventually(is_shown, within_s=3)
+
+        await shown(0)
+        await client.post(f"{serving.admin_url}/kill", headers=TOKEN)
+        await shown(1)
+        await client.delete(f"{serving.admin_url}/kill", headers=TOKEN)
+        await shown(0)
 
 
 async def test_without_a_token_in_the_settings_there_is_no_kill_switch(tmp_path: Path) -> None:

@@ -53,6 +53,8 @@ FAMILIES = {
     "viewers": {"route"},
     "viewer_lag_events": set(),
     "flag_age_seconds": set(),
+    "kill_switch": set(),
+    "event_log_up": set(),
     "flag_context_missing_total": set(),
     "tap_calls_total": {"result"},
     "build_info": {"version", "python"},

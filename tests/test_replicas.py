@@ -474,6 +474,7 @@ async def test_a_store_that_goes_down_costs_a_run_nothing(tmp_path: Path) -> Non
     """It goes on from memory, is complete, and the store's failure is counted."""
     held = Held(answering(answer()))
     async with replicas(held, tmp_path, 1) as (_, (one,), client, store):
+        assert (await scrape(client, one.admin_url))["headgate_event_log_up"] == 1
         async with opened(client, one.url + START, signed()) as stream:
             await stream.piece()
             await store.kill()
@@ -487,7 +488,7 @@ async def test_a_store_that_goes_down_costs_a_run_nothing(tmp_path: Path) -> Non
                 value for name, value in samples.items() if 'fault="log_store"' in name and "faults_" in name
             ]
             key = 'headgate_runs_total{arm="stream",outcome="complete",route="start",source="batch"}'
-            return sum(faults) >= 1 and samples[key] == 2
+            return sum(faults) >= 1 and samples[key] == 2 and samples["headgate_event_log_up"] == 0
 
         await eventually(counted)
 

@@ -106,6 +106,8 @@ class State:
     """Ids of the newest acts of people: one that is found twice counts once."""
     last_act: Mapping[str, Any] | None = None
     last_act_s: float = 0.0
+    last_kill_s: float = 0.0
+    """When it was last killed, in any rollout: so long ago it is known that this works."""
     seq: int = 0
     told: int = 0
     """The newest entry that somebody was sent a notice of."""
@@ -136,6 +138,7 @@ def _after_begin(state: State, entry: Entry) -> State:
         last_good_s=entry.at_s,
         told=state.told,
         acts=state.acts,
+        last_kill_s=state.last_kill_s,
     )
 
 
@@ -192,7 +195,7 @@ def _after_act(state: State, entry: Entry) -> State:
     state = replace(state, last_act=entry.body, last_act_s=entry.at_s, acts=acts)
     what = Act(entry.body["what"])
     if what is Act.KILL:
-        return replace(state, phase=Phase.KILLED, down_pending=True, kill_wanted=True)
+        return replace(state, phase=Phase.KILLED, down_pending=True, kill_wanted=True, last_kill_s=entry.at_s)
     if what is Act.UNKILL:
         return replace(state, kill_wanted=False)
     if state.is_over:

@@ -1,0 +1,228 @@
+"""Prometheus rules: recorded ratios, and alerts that somebody can do something about. Prints `rules.yaml`.
+
+Budgets burn in two windows at once: the long one says that it matters, the short one that it still goes on
+(multi-window, multi-burn-rate; The Site Reliability Workbook, chapter 5, table 5-8). Each alert that is about
+a rate needs so many events, and each that is about a level needs the series; that those are missing is an
+alert of its own.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import yaml
+
+from dashboards.objectives import APART, BY, OBJECTIVES, Objective
+
+PAGE, TICKET = "page", "ticket"
+
+RUNBOOKS = "https://runbooks.example.org/headgate"
+"""Where `docs/runbooks` is served; yours is another place: `python -m dashboards --runbooks URL`."""
+
+DEPLOYMENT = "namespace, job"
+
+FALLBACK_SHARE, FALLBACK_EVENTS = 0.2, 20
+"""So many fall back when the source of live text is down, and not because one model call was."""
+
+FLAG_AGE_S = 120
+"""Well below the default of `flags.stale_s`, 300, after which everybody gets batch."""
+
+SILENT_LOOKS, SILENT_S = 5, 300
+"""A controller is gone when it missed so many looks, and at least so many seconds."""
+
+BLIND_S = 900
+"""As the default of the policy's `page_after_s`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Burn:
+    """A budget for 30 days that is used so many times too fast."""
+
+    factor: float
+    long: str
+    short: str
+    severity: str
+
+
+BURNS = (
+    Burn(14.4, "1h", "5m", PAGE),  # 2 % of the month's budget in an hour
+    Burn(6, "6h", "30m", PAGE),  # 5 % in six
+    Burn(3, "1d", "2h", TICKET),  # 10 % in a day
+    Burn(1, "3d", "6h", TICKET),  # 10 % in three
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Alert:
+    """What is wrong, for how long it must be, and what is said of it."""
+
+    name: str
+    expr: str
+    severity: str
+    wait: str
+    summary: str
+    description: str
+    more: Mapping[str, str] = field(default_factory=dict)
+
+    def rule(self, runbooks: str) -> dict[str, Any]:
+        return {
+            "alert": self.name,
+            "expr": self.expr,
+            "for": self.wait,
+            "labels": {"severity": self.severity, **self.more},
+            "annotations": {
+                "summary": self.summary,
+                "description": self.description,
+                "runbook_url": f"{runbooks}/{self.name}.md",
+            },
+        }
+
+
+def ratio_name(objective: Objective, window: str) -> str:
+    """Of the recorded part of bad events."""
+    return f"route:headgate_{objective.name}:ratio_rate{window}"
+
+
+def count_name(objective: Objective, window: str) -> str:
+    """Of the recorded number of events."""
+    return f"route:headgate_{objective.name}:events_increase{window}"
+
+
+def _recorded(objective: Objective) -> Iterator[dict[str, str]]:
+    for window in dict.fromkeys(window for burn in BURNS for window in (burn.short, burn.long)):
+        yield {"record": ratio_name(objective, window), "expr": objective.ratio(window)}
+    for burn in BURNS:
+        yield {"record": count_name(objective, burn.long), "expr": objective.count(burn.long)}
+
+
+def _burnt(objective: Objective, burn: Burn) -> str:
+    line = f"> {burn.factor} * {objective.budget}"
+    return (
+        f"{ratio_name(objective, burn.short)} {line} and {ratio_name(objective, burn.long)} {line}"
+        f" and {count_name(objective, burn.long)} >= {objective.events}"
+    )
+
+
+def _burning(objective: Objective, severity: str) -> Alert:
+    burns = [burn for burn in BURNS if burn.severity == severity]
+    hours = " or ".join(burn.long for burn in burns)
+    return Alert(
+        name=objective.alert,
+        expr="\nor\n".join(f"({_burnt(objective, burn)})" for burn in burns),
+        severity=severity,
+        wait="2m" if severity == PAGE else "15m",
+        summary=f"{objective.said[0].upper()}{objective.said[1:]}, on {{{{ $labels.route }}}}.",
+        description=(
+            f"{{{{ $value | humanizePercentage }}}} in the short window, with {objective.budget:.0%} allowed;"
+            f" the month's budget burns too fast over {hours}."
+        ),
+    )
+
+
+_STREAMED = f'sum by ({BY}) (rate(headgate_runs_total{{outcome!~"{APART}"}}[30m]))'
+_FELL_BACK = f'sum by ({BY}) (rate(headgate_runs_total{{outcome="fell_back"}}[30m]))'
+_TURNED_AWAY = f'sum by ({BY}) (rate(headgate_requests_total{{reason=~"breaker_open|overloaded"}}[30m]))'
+_LOOKED = f"max by ({DEPLOYMENT}) (max_over_time(headgate_rollout_last_look_timestamp_seconds[1d]) > 0)"
+_LOOKS = f"max by ({DEPLOYMENT}) (max_over_time(headgate_rollout_look_interval_seconds[1d]))"
+_EVIDENCE = f"max by ({DEPLOYMENT}) (headgate_rollout_last_evidence_timestamp_seconds)"
+_RUNNING = f'max by ({DEPLOYMENT}) (headgate_rollout_phase{{phase="running"}}) == 1'
+_WAS_HERE = "on (namespace, job, instance) last_over_time(headgate_build_info[1h])"
+
+LEVELS = (
+    Alert(
+        "HeadgateFallbackSurge",
+        f"({_FELL_BACK} + {_TURNED_AWAY}) / ({_STREAMED} + {_TURNED_AWAY}) > {FALLBACK_SHARE}\n"
+        f"and 1800 * ({_STREAMED} + {_TURNED_AWAY}) >= {FALLBACK_EVENTS}",
+        TICKET,
+        "10m",
+        "Many who should stream get the batch answer, on {{ $labels.route }}.",
+        "{{ $value | humanizePercentage }} of the last half hour fell back, or were never let begin.",
+    ),
+    Alert(
+        "HeadgateTextWrong",
+        f'sum by ({BY}) (increase(headgate_parity_total{{result="missing"}}[15m])) > 0',
+        PAGE,
+        "0m",
+        "Text was shown that the stored answer does not have, on {{ $labels.route }}.",
+        "{{ $value | humanize }} sections in a quarter of an hour. One is too many.",
+    ),
+    Alert(
+        "HeadgateFlagsStale",
+        f"max by ({DEPLOYMENT}) (headgate_flag_age_seconds) > {FLAG_AGE_S}",
+        TICKET,
+        "1m",
+        "The flags are old: changes in Unleash, also the kill flag, do not arrive.",
+        "Last confirmed {{ $value | humanizeDuration }} ago. From `flags.stale_s` on everybody gets batch.",
+    ),
+    Alert(
+        "HeadgateKilled",
+        f"max by ({DEPLOYMENT}) (headgate_kill_switch) == 1",
+        TICKET,
+        "1m",
+        "The kill switch is on: everybody gets batch.",
+        "By the local switch or the kill flag, of {{ $labels.job }}. Nobody streams until it is off.",
+    ),
+    Alert(
+        "HeadgateEventLogDown",
+        f"min by ({DEPLOYMENT}) (headgate_event_log_up) == 0",
+        PAGE,
+        "2m",
+        "The store of runs does not answer: replicas do not know each other's runs.",
+        "Runs go on from memory; a viewer that reconnects to another replica is not found.",
+    ),
+    Alert(
+        "HeadgateControllerSilent",
+        f"time() - {_LOOKED}\n> clamp_min({SILENT_LOOKS} * {_LOOKS}, {SILENT_S})",
+        PAGE,
+        "1m",
+        "Nobody watches the rollout: the controller does not look.",
+        "Its last look was {{ $value | humanizeDuration }} ago. The share stays, also if it does harm.",
+    ),
+    Alert(
+        "HeadgateRolloutBlind",
+        f"time() - {_EVIDENCE} > {BLIND_S}\nand {_RUNNING}",
+        TICKET,
+        "5m",
+        "The rollout has no evidence: it can neither advance nor go back.",
+        "The last evidence is {{ $value | humanizeDuration }} old.",
+    ),
+    Alert(
+        "HeadgateMetricsAbsent",
+        f"absent(headgate_build_info)\nor\nup == 0 and {_WAS_HERE}",
+        PAGE,
+        "5m",
+        "Prometheus does not see Headgate, or one of its proxies.",
+        "No other alert can be relied on meanwhile. {{ $labels.instance }}",
+    ),
+)
+
+
+def alerts() -> tuple[Alert, ...]:
+    burning = [_burning(objective, severity) for objective in OBJECTIVES for severity in (PAGE, TICKET)]
+    return (*burning, *LEVELS)
+
+
+def groups(runbooks: str = RUNBOOKS) -> Sequence[Mapping[str, Any]]:
+    """As a rule file has them."""
+    recorded = [
+        {"name": f"headgate-{objective.name.replace('_', '-')}", "rules": list(_recorded(objective))}
+        for objective in OBJECTIVES
+    ]
+    return [*recorded, {"name": "headgate-alerts", "rules": [alert.rule(runbooks) for alert in alerts()]}]
+
+
+class _Dumper(yaml.SafeDumper):
+    """Expressions of several lines stay lines."""
+
+
+def _line(dumper: yaml.SafeDumper, said: str) -> yaml.Node:
+    return dumper.represent_scalar("tag:yaml.org,2002:str", said, style="|" if "\n" in said else None)
+
+
+_Dumper.add_representer(str, _line)
+
+
+def text(runbooks: str = RUNBOOKS) -> str:
+    """The file."""
+    head = "# Written by `make docs` from dashboards/rules.py. Change that, not this file.\n"
+    return head + yaml.dump({"groups": groups(runbooks)}, Dumper=_Dumper, sort_keys=False, width=1000)
