@@ -162,7 +162,7 @@ def early_limits(rate: float, of: int, alpha: float) -> tuple[int, ...]:
     however often one looks, at most `alpha`.
     """
     low, high = -60.0, math.log(alpha)
-    for _ in range(40):
+    for _ in range(20):  # to within a factor of 1.0001
         middle = (low + high) / 2
         if _crossing(rate, _limits(rate, of, math.exp(middle))) <= alpha:
             low = middle
