@@ -27,6 +27,7 @@ from flags.rollout.verdict import Verdict
 BUCKETS = 16
 """Of users, in the evidence's counts."""
 
+_ROWS: Mapping[str, int] = {arm: row for row, arm in enumerate(Arm)}
 
 _JUDGES: Mapping[type, Callable[..., Judge]] = {
     RateRatio: RatioJudge,
@@ -47,8 +48,8 @@ class Jury:
         self._rails = [_JUDGES[type(rail)](rail, budget, len(exposures)) for rail in guardrails]
         self._shares = _written(exposures)
         self._users_ever: dict[str, int] = {}
-        self._bad = np.zeros(BUCKETS)
-        self._every = np.zeros(BUCKETS)
+        self._bad = np.zeros((len(_ROWS), BUCKETS))
+        self._every = np.zeros((len(_ROWS), BUCKETS))
         self.enter(0)
 
     def enter(self, step: int) -> None:
@@ -72,9 +73,9 @@ class Jury:
             for users in (self._users, self._users_ever):
                 users[arm] = max(users.get(arm, 0), batch.users.get(arm, 0))
         for (of, bucket, outcome), count in batch.outcomes.items():
-            if of == Arm.CONTROL and outcome in ELIGIBLE:
-                self._every[bucket] += count
-                self._bad[bucket] += count if outcome in BAD else 0
+            if of in _ROWS and outcome in ELIGIBLE:
+                self._every[_ROWS[of], bucket] += count
+                self._bad[_ROWS[of], bucket] += count if outcome in BAD else 0
         for rail in self._rails:
             rail.add(batch)
 

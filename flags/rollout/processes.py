@@ -141,18 +141,23 @@ def _rate(odds: Vector) -> Vector:
 def dispersion(bad: Vector, every: Vector) -> float:
     """How much more bad events differ between groups of users than chance makes them; at least 1.
 
-    Pearson's statistic over its degrees of freedom. Users differ, and one who always fails is one piece of
-    evidence and not a hundred.
+    Pearson's statistic over its degrees of freedom, of all arms together and of each against its own rate:
+    one row for each arm, one column for each group. Users differ, and one who always fails is one piece of
+    evidence and not a hundred. Control alone does not show it: where the one is in the stream arm, all of
+    control looks alike.
+
+    Estimated from the very counts that are bet on, and harmless as such: 1 or more can add at most 1 to an
+    e-value, since it only draws what each alternative has won or lost towards nothing.
     """
-    seen = every > 0
-    groups = int(seen.sum())
-    total, failed = float(every.sum()), float(bad.sum())
-    if groups < 2 or not 0 < failed < total:
-        return 1.0
-    rate = failed / total
-    expected = every[seen] * rate
-    pearson = float((((bad[seen] - expected) ** 2) / (expected * (1 - rate))).sum())
-    return max(1.0, pearson / (groups - 1))
+    pearson, free = 0.0, 0
+    for failed, total in zip(np.atleast_2d(bad), np.atleast_2d(every), strict=True):
+        seen = total > 0
+        rate = failed.sum() / max(1.0, total.sum())
+        if seen.sum() > 1 and 0 < rate < 1:
+            expected = total[seen] * rate
+            pearson += float((((failed[seen] - expected) ** 2) / (expected * (1 - rate))).sum())
+            free += int(seen.sum()) - 1
+    return max(1.0, pearson / free) if free else 1.0
 
 
 def early_limits(rate: float, of: int, alpha: float) -> tuple[int, ...]:
