@@ -10,6 +10,7 @@ mixture; Waudby-Smith & Ramdas, "Estimating means of bounded random variables by
 
 import math
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -160,6 +161,7 @@ def dispersion(bad: Vector, every: Vector) -> float:
     return max(1.0, pearson / free) if free else 1.0
 
 
+@lru_cache(maxsize=16)  # it takes a tenth of a second, and a policy has one
 def early_limits(rate: float, of: int, alpha: float) -> tuple[int, ...]:
     """For each number of requests from 1 to `of`, the fewest bad ones that are too many.
 
