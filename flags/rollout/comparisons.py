@@ -268,5 +268,8 @@ def _end(
     if finding is Finding.HARM and action is not rail.action:
         return "that looks like harm"
     if finding is Finding.UNCLEAR and enough:
-        return f"no harm shown, {100 * min(1.0, max(0.0, proved)):.0f} % of the way to proof"
+        return f"no harm shown, and {100 * min(1.0, max(0.0, proved)):.0f} % of the way to shown to be safe"
+    if finding is Finding.SAFE:
+        ruled_out = f"{rail.harm:g} times" if isinstance(rail, RateRatio) else f"{figure(100 * rail.harm)} %"
+        return f"safe, since {ruled_out} or more is ruled out"
     return ENDS[finding]

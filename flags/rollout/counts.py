@@ -71,6 +71,7 @@ class _Window:
         self._limits = limits
         self._bet = RatioBet.of_harm(NO_WORSE)
         self.stream, self.control = Tally(), Tally()
+        self.at_least = ""
         self._crossed = False
         self.harm = False
 
@@ -82,7 +83,9 @@ class _Window:
         self.control.add(batch.total(Arm.CONTROL, BAD), batch.total(Arm.CONTROL, ELIGIBLE))
         # Which of a batch came first is not known: as many of the bad ones as can be came too late.
         late = max(0, every - room)
-        self.stream.add(max(0, bad - late), every - late)
+        sure = max(0, bad - late)
+        self.at_least = "at least " if sure < bad else ""
+        self.stream.add(sure, every - late)
         if self.stream.every:
             self._crossed = self._crossed or self.stream.bad >= self.limit
             self.harm = self.harm or (self._crossed and self._evidence() >= WORSE)
@@ -129,9 +132,11 @@ class EarlyJudge(Judge):
         end = {Finding.HARM: "that is too many", Finding.SAFE: "not too many"}.get(finding, ENDS[finding])
         stream, control = window.stream, window.control
         said = (
-            f"{stream.bad:,} of the first {stream.every:,} answers of this {of} failed, "
+            f"{window.at_least}{stream.bad:,} of the first {stream.every:,} answers of this {of} failed, "
             f"{control.bad:,} of {control.every:,} in its control"
         )
+        if finding is Finding.SAFE:
+            said += f" ({window.limit:,} would be harm if control has fewer)"
         return Verdict(
             self.name,
             finding,

@@ -111,7 +111,7 @@ class Jury:
 def _written(exposures: Sequence[Exposure]) -> tuple[int, ...]:
     """The share in the flag, by step: dark that of the next. Raises ValueError where no control is left."""
     shares = [step.share for step in exposures]
-    written = tuple(share or following for share, following in zip(shares, [*shares[1:], 0], strict=True))
+    written = tuple(share or following for share, following in zip(shares, [*shares, 0][1:], strict=True))
     if not written or not all(0 < share < 100 for share in written):
         raise ValueError(f"steps of {shares} % have no control: end under 100, and do not end with dark")
     return written

@@ -161,7 +161,7 @@ def dispersion(bad: Vector, every: Vector) -> float:
     return max(1.0, pearson / free) if free else 1.0
 
 
-@lru_cache
+@lru_cache(maxsize=16)  # it takes a tenth of a second, and a policy has one
 def early_limits(rate: float, of: int, alpha: float) -> tuple[int, ...]:
     """For each number of requests from 1 to `of`, the fewest bad ones that are too many.
 
