@@ -173,7 +173,7 @@ def _series(sample: Sample, wanted: Wanted) -> Series | None:
     if names is None or sample.labels.get("route") not in wanted.routes:
         return None
     arm = sample.labels.get("arm", Arm.STREAM)
-    if arm not in (Arm.STREAM, Arm.CONTROL) and (arm, sample.metric) != (REST, OUTCOMES):
+    if arm not in (Arm.STREAM, Arm.CONTROL) and (arm != REST or sample.metric not in (OUTCOMES, SETTLED_S)):
         return None
     if sample.metric == RECOVERIES and sample.labels.get("fault") not in STREAMING_FAULTS:
         return None
