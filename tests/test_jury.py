@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from flags.rollout.evidence import Batch, Tail, batch_heard, batch_said
@@ -510,6 +510,7 @@ def all_said(steps: tuple[list[Batch], ...]) -> list[tuple[Verdict, ...]]:
     return found
 
 
+@settings(deadline=None)
 @given(steps=ROLLOUTS)
 def test_the_same_batches_give_the_same_verdicts(steps: tuple[list[Batch], ...]):
     """To the last digit, and also after they were written down as JSON and read again."""
@@ -521,6 +522,7 @@ def test_the_same_batches_give_the_same_verdicts(steps: tuple[list[Batch], ...])
     assert all_said(stored) == first
 
 
+@settings(deadline=None)
 @given(steps=ROLLOUTS)
 def test_looking_changes_nothing(steps: tuple[list[Batch], ...]):
     """Who looks at the end alone sees what one sees who looked after each batch."""
@@ -535,6 +537,7 @@ def test_looking_changes_nothing(steps: tuple[list[Batch], ...]):
         assert jury.verdicts() == seen[-1]
 
 
+@settings(deadline=None)
 @given(steps=ROLLOUTS)
 def test_a_stream_arm_without_bad_events_is_never_harm(steps: tuple[list[Batch], ...]):
     """Whatever control does, and however the arms grow."""
@@ -561,6 +564,7 @@ def test_a_stream_arm_without_bad_events_is_never_harm(steps: tuple[list[Batch],
         assert Finding.HARM not in (errors.finding, slow_answers.finding)
 
 
+@settings(deadline=None)
 @given(steps=ROLLOUTS)
 def test_every_verdict_can_be_shown(steps: tuple[list[Batch], ...]):
     """Its numbers are finite, its sentence is one, and harm is what has an action."""

@@ -5,7 +5,7 @@ from itertools import product
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
@@ -97,6 +97,7 @@ def test_a_bet_on_a_rate_wins_nothing_where_it_is_kept(bet: RateBet, rate: float
     assert at_most_one(e_values(bet.start(), logs))
 
 
+@settings(deadline=None)
 @given(logs=st.lists(st.floats(-300, 300), min_size=48, max_size=48), tempering=st.floats(1, 1000))
 def test_tempering_adds_at_most_one(logs: list[float], tempering: float):
     """Whatever dispersion is estimated, also from the same counts: so it cannot spoil a bet that is fair."""
@@ -106,6 +107,7 @@ def test_tempering_adds_at_most_one(logs: list[float], tempering: float):
     assert mixture.log(tempering) <= np.logaddexp(mixture.log(), 0.0) + 1e-9
 
 
+@settings(deadline=None)
 @given(batches=BATCHES, share=SHARES, margins=st.tuples(st.floats(1, 4), st.floats(1, 4)))
 def test_evidence_of_harm_falls_as_the_margin_rises(
     batches: list[tuple[int, int]], share: float, margins: tuple[float, float]
@@ -117,6 +119,7 @@ def test_evidence_of_harm_falls_as_the_margin_rises(
     assert of_high <= max(of_low, 0.0) + 1e-6
 
 
+@settings(deadline=None)
 @given(batches=BATCHES, share=SHARES)
 def test_evidence_does_not_depend_on_how_it_is_cut(batches: list[tuple[int, int]], share: float):
     """At one share of requests, many small batches say what one large one says."""
@@ -128,6 +131,7 @@ def test_evidence_does_not_depend_on_how_it_is_cut(batches: list[tuple[int, int]
     )
 
 
+@settings(deadline=None)
 @given(data=st.data(), batches=st.lists(st.tuples(COUNTS, COUNTS, SHARES), min_size=2, max_size=8))
 def test_the_order_of_batches_does_not_matter(data: st.DataObject, batches: list[tuple[int, int, float]]):
     """Evidence is a sum."""
@@ -141,6 +145,7 @@ def test_the_order_of_batches_does_not_matter(data: st.DataObject, batches: list
     assert one.log() == pytest.approx(other.log(), rel=1e-9, abs=1e-6)
 
 
+@settings(deadline=None)
 @given(failed=st.integers(0, 10_000), share=SHARES, ordinary=BATCHES)
 def test_an_outage_of_both_arms_is_no_evidence(failed: int, share: float, ordinary: list[tuple[int, int]]):
     """However much fails: where it fails in proportion, no bet on harm wins by it."""

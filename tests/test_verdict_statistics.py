@@ -100,7 +100,7 @@ def test_harm_goes_back_before_it_hits_many():
     """Three times as many failures, 20 requests a minute, 1 % fail anyway: nearly always, and soon.
 
     Arms of the same size cannot do it in many fewer: even a bet that knew the ratio beforehand would need
-    about 43 failed answers, ln(1/alpha) over what each of them tells. Not knowing it costs half as many more.
+    about 43 failed answers, ln(1/alpha) over what each of them tells. Not knowing it costs a third more.
     """
     found = paths(World(20, 0.01, 3.0), (ERRORS,), 60 * FACTOR)
     harmed = [path.harmed for path in found if path.rolled_back]
