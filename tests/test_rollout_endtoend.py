@@ -80,6 +80,12 @@ class Ops:
                 process.send_signal(signal.SIGTERM)
             await process.wait()
 
+    async def metrics(self) -> str:
+        """The controller's own."""
+        listen = yaml.safe_load(self.policy.read_text())["listen"]
+        async with httpx.AsyncClient(trust_env=False) as client:
+            return (await client.get(f"http://{listen}/metrics")).text
+
     async def strategies(self) -> list[dict[str, Any]]:
         found: list[dict[str, Any]] = await self.server.ask("GET", self.server.strategies_of(FLAG))
         return found
@@ -173,6 +179,7 @@ async def installation(directory: Path) -> AsyncIterator[Ops]:
             "where": {"unleash": {"url": server.url, "token": "${UNLEASH_ADMIN_TOKEN}"}},
             "evidence": {"prometheus": {"url": scraping.url, "selector": 'job="headgate"'}},
             "hold_back": 5,
+            "listen": f"127.0.0.1:{free_port()}",
         }
         last = {"share": 95, "at_least": "5s", "prove": False, "approve": True, "min_samples": 10}
         policy["steps"] = [*policy["steps"], last | {"min_users": 5}]
@@ -194,6 +201,7 @@ async def test_from_nobody_to_everybody_and_back_when_it_breaks(ops: Ops) -> Non
     assert await ops.share() == 40
     async with ops.controller():
         await ops.until("complete", share=95)
+        assert 'headgate_rollout_share_percent{kind="written"} 95.0' in await ops.metrics()
         assert await ops.share() == 95
         code, _ = await ops.types("rollback", "--by", "ops", "--reason", "another try, on purpose")
         assert code == 0

@@ -91,8 +91,6 @@ class State:
     """Of everybody."""
     down_pending: bool = False
     """Rolled back, and not yet seen to be written."""
-    kill_wanted: bool = False
-    """Killed, and nobody has taken it back."""
     intent: Intent | None = None
     approved: bool = False
     overridden: bool = False
@@ -195,9 +193,9 @@ def _after_act(state: State, entry: Entry) -> State:
     state = replace(state, last_act=entry.body, last_act_s=entry.at_s, acts=acts)
     what = Act(entry.body["what"])
     if what is Act.KILL:
-        return replace(state, phase=Phase.KILLED, down_pending=True, kill_wanted=True, last_kill_s=entry.at_s)
+        return replace(state, phase=Phase.KILLED, down_pending=True, last_kill_s=entry.at_s)
     if what is Act.UNKILL:
-        return replace(state, kill_wanted=False)
+        return state
     if state.is_over:
         return state
     return replace(state, **_WHEN_RUNNING[what])
