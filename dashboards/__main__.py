@@ -5,14 +5,24 @@ from pathlib import Path
 import click
 
 from dashboards import rules
+from dashboards.compare import compare
+from dashboards.panels import text_of
+from dashboards.rollout import rollout
+from dashboards.streams import streams
 
 HERE = Path(__file__).parent
 CHART = HERE.parent / "helm" / "files"
+DASHBOARDS = {"streams": streams, "rollout": rollout, "compare": compare}
 
 
 def files(runbooks: str = rules.RUNBOOKS) -> dict[Path, str]:
     """Everything that is written, by where it lies."""
-    return {place / "rules.yaml": rules.text(runbooks) for place in (HERE, CHART)}
+    said = rules.text(runbooks)
+    written = {place / "rules.yaml": said for place in (HERE, CHART)}
+    for name, dashboard in DASHBOARDS.items():
+        said = text_of(dashboard(runbooks))
+        written |= {place / f"{name}.json": said for place in (HERE, CHART / "dashboards")}
+    return written
 
 
 @click.command()

@@ -24,8 +24,8 @@ DEPLOYMENT = "namespace, job"
 FALLBACK_SHARE, FALLBACK_EVENTS = 0.2, 20
 """So many fall back when the source of live text is down, and not because one model call was."""
 
-FLAG_AGE_S = 120
-"""Well below the default of `flags.stale_s`, 300, after which everybody gets batch."""
+FLAG_AGE_S, FLAG_STALE_S = 120, 300
+"""The second is the default of `flags.stale_s`, after which everybody gets batch; the first is well below."""
 
 SILENT_LOOKS, SILENT_S = 5, 300
 """A controller is gone when it missed so many looks, and at least so many seconds."""

@@ -109,10 +109,13 @@ class ProxyPage:
 class Prometheus:
     """Scrapes the pages of each job; those that nobody serves are down."""
 
-    def __init__(self, directory: Path, jobs: Mapping[str, Sequence[Scraped]]) -> None:
+    def __init__(
+        self, directory: Path, jobs: Mapping[str, Sequence[Scraped]], rules: Sequence[Path] = ()
+    ) -> None:
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self._directory = directory
+        self._rules = [str(path) for path in rules]
         self._settings = directory / "prometheus.yml"
         self._jobs = jobs
         self._process: asyncio.subprocess.Process | None = None
@@ -166,7 +169,12 @@ class Prometheus:
             for job, pages in self._jobs.items()
         ]
         settings = {
-            "global": {"scrape_interval": interval, "scrape_timeout": interval},
+            "global": {
+                "scrape_interval": interval,
+                "scrape_timeout": interval,
+                "evaluation_interval": interval,
+            },
+            "rule_files": self._rules,
             "scrape_configs": scrapes,
         }
         self._settings.write_text(yaml.safe_dump(settings))
@@ -180,9 +188,11 @@ class Prometheus:
 
 
 @asynccontextmanager
-async def prometheus(directory: Path, jobs: Mapping[str, Sequence[Scraped]]) -> AsyncIterator[Prometheus]:
+async def prometheus(
+    directory: Path, jobs: Mapping[str, Sequence[Scraped]], rules: Sequence[Path] = ()
+) -> AsyncIterator[Prometheus]:
     """Started on an empty directory, and gone at the end. It scrapes first after about five seconds."""
-    server = Prometheus(directory, jobs)
+    server = Prometheus(directory, jobs, rules)
     try:
         await server.start()
         yield server

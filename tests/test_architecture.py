@@ -11,6 +11,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 PACKAGES = ("proxy", "flags")
+BESIDE = {"dashboards", "docs", "examples", "tests"}
 FORBIDDEN_NAMES = {"utils", "util", "helpers", "helper", "common", "core", "manager", "base", "misc"}
 FLAGS_FOR_PROXY = {"flags.decision", "flags.source", "flags.unleash", "flags.errors"}
 """What decides, what it decides by, and what its failures are called. No request knows of rollouts."""
@@ -66,6 +67,13 @@ def test_proxy_asks_flags_and_knows_nothing_of_rollouts() -> None:
                 assert imported == "flags.decision" or module in COMPOSERS, f"{module} imports {imported}"
             if module.startswith("flags"):
                 assert imported.split(".")[0] != "proxy", f"{module} imports {imported}"
+
+
+def test_what_is_served_needs_nothing_that_stands_beside_it() -> None:
+    """Dashboards, documentation, examples and tests are made from `proxy` and `flags`, never the reverse."""
+    for module, path in MODULES.items():
+        beside = {imported.split(".")[0] for imported in imports(path)} & BESIDE
+        assert not beside, f"{module} imports {beside}"
 
 
 def test_no_module_needs_itself_to_be_imported() -> None:

@@ -1,0 +1,174 @@
+"""The dashboard *Compare*: what streaming does to users, against a control arm of the same size."""
+
+from grafana_foundation_sdk.models.dashboard import Dashboard
+
+from dashboards.objectives import APART, BAD
+from dashboards.panels import JOB, NAMESPACE, POD, ROUTE, ROUTES, About, Panel, Query, figure, lines, made
+from dashboards.streams import quantile, rate
+
+ARMS = ("stream", "control")
+ARM = 'arm=~"stream|control"'
+OUTCOMES, SETTLED = "headgate_outcomes_total", "headgate_settled_seconds"
+
+
+def part(outcomes: str, more: str = ARM, by: str = "arm") -> str:
+    """Of settled requests, those with these outcomes."""
+    some = rate(OUTCOMES, by, f'{more},outcome=~"{outcomes}"')
+    return f"{some} / {rate(OUTCOMES, by, more)}"
+
+
+def only(arm: str) -> str:
+    return f'arm="{arm}"'
+
+
+def whole(arm: str) -> str:
+    """Of an arm, answers that failed in the time shown, as a part of those that count."""
+    chosen = f'{ROUTES},arm="{arm}"'
+    bad = f'sum(increase({OUTCOMES}{{{chosen},outcome=~"{BAD}"}}[$__range]))'
+    return f'{bad} / sum(increase({OUTCOMES}{{{chosen},outcome!~"{APART}"}}[$__range]))'
+
+
+def half(metric: str, arm: str = "") -> str:
+    """The median in the time shown."""
+    chosen = f'{ROUTES},arm="{arm}"' if arm else ROUTES
+    return f"histogram_quantile(0.5, sum by (le) (increase({metric}_bucket{{{chosen}}}[$__range])))"
+
+
+def _sum() -> list[Panel]:
+    count = f'sum by (arm) (increase({OUTCOMES}{{{ROUTES},{ARM},outcome!~"{APART}"}}[$__range]))'
+    return [
+        figure(
+            About(
+                "Failed, stream against control",
+                "In all the time shown. The guardrails judge it; this only shows it.",
+                unit="percentunit",
+                height=4,
+                below="text",
+                decimals=2,
+                alert="HeadgateAnswersFail",
+            ),
+            Query(whole("stream"), "stream"),
+            Query(whole("control"), "control"),
+        ),
+        figure(
+            About(
+                "What a reader waits for",
+                "Half of them wait less: for the first text of a stream, for the whole answer in control.",
+                unit="s",
+                height=4,
+                below="text",
+            ),
+            Query(half("headgate_first_content_seconds"), "stream"),
+            Query(half(SETTLED, "control"), "control"),
+        ),
+        figure(
+            About(
+                "Settled requests",
+                "In all the time shown. The arms are as wide, so they should be about as many.",
+                height=4,
+                below="text",
+                decimals=0,
+            ),
+            Query(count, "{{arm}}"),
+        ),
+    ]
+
+
+def _answers() -> list[Panel]:
+    return [
+        lines(
+            About("Failed", "Requests that ended without a whole answer.", "percentunit", named=ARMS),
+            Query(part(BAD), "{{arm}}"),
+        ),
+        lines(
+            About(
+                "Failed, in stream over control",
+                "1 is no difference; above it streaming does harm, or chance does.",
+                "none",
+                lines=[(1, "yellow")],
+            ),
+            Query(
+                f"({part(BAD, only('stream'), 'job')}) / ({part(BAD, only('control'), 'job')})",
+                "ratio",
+            ),
+        ),
+        lines(
+            About(
+                "Who left",
+                "Clients that went before the answer came, and cancelled runs.",
+                "percentunit",
+                named=ARMS,
+            ),
+            Query(part("client_left|cancelled"), "{{arm}}"),
+        ),
+        lines(
+            About(
+                "Stream arm by outcome",
+                "Settled requests a second.",
+                "reqps",
+                12,
+                named=("failed", "truncated"),
+            ),
+            Query(rate(OUTCOMES, "outcome", 'arm="stream"'), "{{outcome}}"),
+            stacked=True,
+        ),
+        lines(
+            About(
+                "Control by outcome", "Settled requests a second.", "reqps", 12, named=("failed", "truncated")
+            ),
+            Query(rate(OUTCOMES, "outcome", 'arm="control"'), "{{outcome}}"),
+            stacked=True,
+        ),
+    ]
+
+
+def _times() -> list[Panel]:
+    return [
+        lines(
+            About(f"Whole answers, p{100 * at:.0f}", text, "s", named=ARMS),
+            Query(quantile(at, SETTLED, ARM, "le, arm"), "{{arm}}"),
+        )
+        for at, text in (
+            (0.5, "Half of the answers are whole sooner."),
+            (0.95, "Of 20 answers, one is later."),
+            (0.99, "Of 100 answers, one is later."),
+        )
+    ]
+
+
+def _users() -> list[Panel]:
+    return [
+        lines(
+            About("Users met", "Different ones since the share was last written.", named=ARMS),
+            Query(f"max by (arm) (headgate_users{{{ROUTES}}})", "{{arm}}"),
+        ),
+        lines(
+            About("Settled requests", "A second; both arms are as wide.", "reqps", named=ARMS),
+            Query(rate(OUTCOMES, "arm", ARM), "{{arm}}"),
+        ),
+        lines(
+            About(
+                "Failed, by bucket of users",
+                "Sixteen buckets of a hash of the user. One far from the rest is a few users.",
+                "percentunit",
+            ),
+            Query(part(BAD, 'arm="stream"', "bucket"), "{{bucket}}"),
+        ),
+    ]
+
+
+def compare(runbooks: str) -> Dashboard:
+    """For whoever asks what the reader gains, and what it costs."""
+    return made(
+        "headgate-compare",
+        "Headgate: Compare",
+        "The stream arm against its control: as many users, drawn by the same hash, at the same time.",
+        (NAMESPACE, JOB, POD, ROUTE),
+        runbooks,
+        {
+            "In sum": _sum(),
+            "Answers": _answers(),
+            "How long a whole answer takes": _times(),
+            "Who is compared": _users(),
+        },
+    )

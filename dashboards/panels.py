@@ -1,0 +1,301 @@
+"""The few kinds of panels that the dashboards are made of, and what they have in common.
+
+Every panel has a title, a description, a unit, the dashboard's data source, and the runbook of its alert.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from grafana_foundation_sdk.builders import (
+    bargauge,
+    common,
+    dashboard,
+    prometheus,
+    stat,
+    statetimeline,
+    table,
+    timeseries,
+)
+from grafana_foundation_sdk.cog.encoder import JSONEncoder
+from grafana_foundation_sdk.models import common as shapes
+from grafana_foundation_sdk.models import dashboard as models
+from grafana_foundation_sdk.models.prometheus import PromQueryFormat
+
+SOURCE = models.DataSourceRef(type_val="prometheus", uid="${datasource}")
+COLUMNS = 24
+
+GREEN, YELLOW, RED, GREY, BLUE = "green", "yellow", "red", "text", "blue"
+COLOURS = {
+    "running": GREEN,
+    "paused": YELLOW,
+    "rolled_back": RED,
+    "killed": RED,
+    "none": GREY,
+    "advance": GREEN,
+    "soak": BLUE,
+    "stay": BLUE,
+    "hold": YELLOW,
+    "roll_back": RED,
+    "stream": "orange",
+    "control": BLUE,
+    "failed": RED,
+    "truncated": RED,
+    "missing": RED,
+}
+"""Of series that have these names, so that a colour always means the same."""
+
+Panel = Any
+"""A builder of the SDK; they share no type of their own that names what they have in common."""
+
+
+@dataclass(frozen=True, slots=True)
+class Query:
+    """What is asked; `legend` names each of its series by their labels."""
+
+    expr: str
+    legend: str = ""
+
+    def target(self, at: int, *, instant: bool = False, as_table: bool = False) -> prometheus.Dataquery:
+        made = prometheus.Dataquery().expr(self.expr).ref_id(chr(ord("A") + at)).datasource(SOURCE)
+        if self.legend:
+            made = made.legend_format(self.legend)
+        made = made.instant() if instant else made.range()
+        return made.format(PromQueryFormat.TABLE) if as_table else made
+
+
+@dataclass(frozen=True, slots=True)
+class About:
+    """What every panel says of itself."""
+
+    title: str
+    text: str
+    unit: str = "short"
+    span: int = 8
+    height: int = 8
+    alert: str = ""
+    """Whose runbook is linked."""
+    lines: Sequence[tuple[float, str]] = ()
+    """From these values on it has these colours; green below the first one."""
+    below: str = GREEN
+    decimals: int | None = None
+    named: Sequence[str] = ()
+    """Series that have the colours of their names."""
+
+
+def lines(about: About, *queries: Query, stacked: bool = False, log: bool = False) -> Panel:
+    """Values over time."""
+    panel = _with(timeseries.Panel(), about)
+    for at, query in enumerate(queries):
+        panel = panel.with_target(query.target(at))
+    panel = (
+        panel.legend(
+            common.VizLegendOptions()
+            .display_mode(shapes.LegendDisplayMode.LIST)
+            .placement(shapes.LegendPlacement.BOTTOM)
+            .show_legend(True)
+        )
+        .tooltip(
+            common.VizTooltipOptions().mode(shapes.TooltipDisplayMode.MULTI).sort(shapes.SortOrder.DESCENDING)
+        )
+        .line_width(1)
+        .fill_opacity(30 if stacked else 5)
+        .show_points(shapes.VisibilityMode.NEVER)
+        .span_nulls(False)
+    )
+    if about.lines:
+        dashed = common.GraphThresholdsStyleConfig().mode(shapes.GraphThresholdsStyleMode.DASHED)
+        panel = panel.thresholds_style(dashed)
+    if stacked:
+        panel = panel.stacking(common.StackingConfig().mode(shapes.StackingMode.NORMAL).group("A"))
+    if log:
+        scale = common.ScaleDistributionConfig().type(shapes.ScaleDistribution.LOG).log(10)
+        panel = panel.scale_distribution(scale)
+    return panel if log else panel.axis_soft_min(0)
+
+
+def figure(
+    about: About, *queries: Query, says: Mapping[str, str] | None = None, named: bool = False
+) -> Panel:
+    """One number for each series, as it is now.
+
+    Args:
+        about: of the panel.
+        queries: one series each, or few.
+        says: words in place of numbers.
+        named: the name of the series is what is read, not its number.
+    """
+    panel = _with(stat.Panel(), about)
+    for at, query in enumerate(queries):
+        panel = panel.with_target(query.target(at, instant=named))
+    mode = shapes.BigValueTextMode.NAME if named else shapes.BigValueTextMode.AUTO
+    panel = (
+        panel.color_mode(
+            shapes.BigValueColorMode.BACKGROUND_SOLID if named else shapes.BigValueColorMode.VALUE
+        )
+        .graph_mode(shapes.BigValueGraphMode.NONE)
+        .text_mode(mode)
+        .reduce_options(common.ReduceDataOptions().calcs(["lastNotNull"]).values(False))
+    )
+    if says:
+        results = {value: models.ValueMappingResult(text=text) for value, text in says.items()}
+        panel = panel.mappings([models.ValueMap(options=results)])
+    return panel
+
+
+def meters(about: About, *queries: Query) -> Panel:
+    """How far each series has come on its way to 1."""
+    panel = _with(bargauge.Panel(), about)
+    for at, query in enumerate(queries):
+        panel = panel.with_target(query.target(at, instant=True))
+    return (
+        panel.display_mode(shapes.BarGaugeDisplayMode.BASIC)
+        .orientation(shapes.VizOrientation.HORIZONTAL)
+        .min(0)
+        .max(1)
+        .reduce_options(common.ReduceDataOptions().calcs(["lastNotNull"]).values(False))
+    )
+
+
+def states(about: About, *queries: Query) -> Panel:
+    """Which of several things was true, over time."""
+    panel = _with(statetimeline.Panel(), about)
+    for at, query in enumerate(queries):
+        panel = panel.with_target(query.target(at))
+    return panel.show_value(shapes.VisibilityMode.NEVER).merge_values(True).row_height(0.8)
+
+
+def rows(about: About, key: Sequence[str], queries: Mapping[str, Query]) -> Panel:
+    """A table: a row for each value of the `key` labels, a column for each query, called by its name."""
+    panel = _with(table.Panel(), about)
+    for at, query in enumerate(queries.values()):
+        panel = panel.with_target(query.target(at, instant=True, as_table=True))
+    shown = [*key, *(f"Value #{chr(ord('A') + at)}" for at in range(len(queries)))]
+    renamed = {f"Value #{chr(ord('A') + at)}": name for at, name in enumerate(queries)}
+    order = {name: at for at, name in enumerate(shown)}
+    return (
+        panel.with_transformation(models.DataTransformerConfig(id_val="merge", options={}))
+        .with_transformation(
+            models.DataTransformerConfig(
+                id_val="filterFieldsByName", options={"include": {"names": list(shown)}}
+            )
+        )
+        .with_transformation(
+            models.DataTransformerConfig(
+                id_val="organize", options={"renameByName": renamed, "indexByName": order}
+            )
+        )
+    )
+
+
+def _with(panel: Panel, about: About) -> Panel:
+    steps = [models.Threshold(value=None, color=about.below)]
+    steps += [models.Threshold(value=value, color=colour) for value, colour in about.lines]
+    panel = (
+        panel.title(about.title)
+        .description(about.text)
+        .datasource(SOURCE)
+        .unit(about.unit)
+        .span(about.span)
+        .height(about.height)
+        .thresholds(dashboard.ThresholdsConfig().mode(models.ThresholdsMode.ABSOLUTE).steps(steps))
+        .no_value("none")
+        .overrides([])
+    )
+    for name in about.named:
+        fixed = models.DynamicConfigValue(
+            id_val="color", value={"mode": "fixed", "fixedColor": COLOURS[name]}
+        )
+        panel = panel.override_by_name(name, [fixed])
+    if about.decimals is not None:
+        panel = panel.decimals(about.decimals)
+    if about.alert:
+        panel = panel.links([_link("Runbook", f"${{runbooks}}/{about.alert}.md")])
+    return panel
+
+
+def _link(title: str, url: str) -> dashboard.DashboardLink:
+    return dashboard.DashboardLink(title).type(models.DashboardLinkType.LINK).url(url).target_blank(True)
+
+
+# Dashboards.
+
+
+@dataclass(frozen=True, slots=True)
+class Variable:
+    """A choice at the top of a dashboard: the values of a label."""
+
+    name: str
+    label: str
+    metric: str
+    of: str
+    many: bool = True
+
+
+NAMESPACE = Variable("namespace", "Namespace", "headgate_build_info", "namespace")
+JOB = Variable("job", "Job", 'headgate_build_info{namespace=~"$namespace"}', "job")
+POD = Variable("pod", "Pod", 'headgate_build_info{namespace=~"$namespace",job=~"$job"}', "instance")
+ROUTE = Variable("route", "Route", 'headgate_requests_total{namespace=~"$namespace",job=~"$job"}', "route")
+CONTROLLER = Variable(
+    "controller", "Controller", 'headgate_rollout_phase{namespace=~"$namespace"}', "job", many=False
+)
+
+PODS = 'namespace=~"$namespace",job=~"$job",instance=~"$pod"'
+ROUTES = f'{PODS},route=~"$route"'
+
+
+def made(
+    uid: str,
+    title: str,
+    text: str,
+    variables: Sequence[Variable],
+    runbooks: str,
+    parts: Mapping[str, Sequence[Panel]],
+) -> models.Dashboard:
+    """A dashboard with its parts below each other, each under its title."""
+    builder = (
+        dashboard.Dashboard(title)
+        .uid(uid)
+        .description(text)
+        .tags(["headgate"])
+        .readonly()
+        .tooltip(models.DashboardCursorSync.CROSSHAIR)
+        .time("now-6h", "now")
+        .refresh("30s")
+        .with_variable(dashboard.DatasourceVariable("datasource").label("Data source").type("prometheus"))
+    )
+    for variable in variables:
+        builder = builder.with_variable(_chosen(variable))
+    builder = builder.with_variable(
+        dashboard.TextBoxVariable("runbooks").label("Runbooks").default_value(runbooks)
+    )
+    builder = builder.link(
+        dashboard.DashboardLink("Headgate")
+        .type(models.DashboardLinkType.DASHBOARDS)
+        .tags(["headgate"])
+        .as_dropdown(False)
+        .include_vars(True)
+        .keep_time(True)
+    )
+    for number, (heading, panels) in enumerate(parts.items()):
+        builder = builder.with_row(dashboard.Row(heading).id(100 * (number + 1)))
+        for at, panel in enumerate(panels, 1):
+            builder = builder.with_panel(panel.id(100 * (number + 1) + at))
+    return builder.build()
+
+
+def _chosen(variable: Variable) -> dashboard.QueryVariable:
+    query = dashboard.QueryVariable(variable.name).label(variable.label).datasource(SOURCE)
+    query = query.query(f"label_values({variable.metric}, {variable.of})")
+    query = query.refresh(models.VariableRefresh.ON_TIME_RANGE_CHANGED).sort(
+        models.VariableSort.ALPHABETICAL_ASC
+    )
+    if not variable.many:
+        return query
+    everything = models.VariableOption(text="All", value="$__all", selected=True)
+    return query.multi(True).include_all(True).all_value(".*").current(everything)
+
+
+def text_of(made: models.Dashboard) -> str:
+    """The JSON that Grafana reads."""
+    return JSONEncoder(sort_keys=True, indent=2, ensure_ascii=False).encode(made) + "\n"

@@ -1,0 +1,403 @@
+"""The dashboard *Rollout*: should it advance, and if not, why not? Prints nothing by itself."""
+
+from grafana_foundation_sdk.models.dashboard import Dashboard
+
+from dashboards.panels import (
+    CONTROLLER,
+    JOB,
+    NAMESPACE,
+    POD,
+    PODS,
+    RED,
+    ROUTE,
+    ROUTES,
+    YELLOW,
+    About,
+    Panel,
+    Query,
+    figure,
+    lines,
+    made,
+    meters,
+    rows,
+    states,
+)
+from dashboards.rules import BLIND_S, FLAG_AGE_S, FLAG_STALE_S, SILENT_S
+from dashboards.streams import quantile, rate
+
+WHERE = 'namespace=~"$namespace",job=~"$controller"'
+DRILL_S = 90 * 86400
+"""A switch that nobody has tried for a quarter of a year may not work."""
+
+PHASES = ("running", "paused", "rolled_back", "killed", "none")
+MOVES = ("advance", "soak", "stay", "hold", "roll_back")
+ARMS = ("stream", "control")
+
+
+def of(name: str, more: str = "") -> str:
+    """One of the controller's metrics."""
+    return f"headgate_rollout_{name}{{{','.join(part for part in (WHERE, more) if part)}}}"
+
+
+def age(name: str) -> str:
+    """Seconds since; nothing if it never was."""
+    return f"time() - max({of(f'last_{name}_timestamp_seconds')} > 0)"
+
+
+def way(towards: str, line: str) -> str:
+    """Evidence as a part of what it takes to reach a line; evidence against it counts as none."""
+    evidence, at = of("evidence_log10", f'towards="{towards}"'), of("line_log10", f'line="{line}"')
+    return f"clamp_min({evidence} / ignoring (towards, line) {at}, 0)"
+
+
+def _state() -> list[Panel]:
+    return [
+        figure(
+            About("Phase", "Of the newest rollout; none before the first.", span=4, height=4, named=PHASES),
+            Query(f"{of('phase')} == 1", "{{phase}}"),
+            named=True,
+        ),
+        figure(
+            About(
+                "Move",
+                "What the last look came to. On hold somebody should look.",
+                span=4,
+                height=4,
+                named=MOVES,
+            ),
+            Query(f"{of('move')} == 1", "{{move}}"),
+            named=True,
+        ),
+        figure(
+            About(
+                "Reason",
+                "Why; `headgate rollout status` says it in a sentence, with its numbers.",
+                span=4,
+                height=4,
+                below="text",
+            ),
+            Query(f"{of('reason')} == 1", "{{reason}}"),
+            named=True,
+        ),
+        figure(
+            About(
+                "Step", "The one in force, of so many; 0 before the first.", span=4, height=4, below="text"
+            ),
+            Query(of("step"), "step"),
+            Query(of("steps"), "of"),
+        ),
+        figure(
+            About(
+                "Users who stream",
+                "What the policy says, what was written to the flag, and what requests show. Dark plans 0.",
+                unit="percent",
+                span=8,
+                height=4,
+                below="text",
+                decimals=0,
+            ),
+            Query(of("share_percent"), "{{kind}}"),
+        ),
+        figure(
+            About(
+                "Rollout", "Its id, its flag, and what the controller may do.", span=6, height=4, below="text"
+            ),
+            Query(of("info"), "{{run}} · {{flag}} · {{mode}}"),
+            named=True,
+        ),
+        figure(
+            About(
+                "Last look",
+                "Ago. A controller that is silent rolls nothing back.",
+                unit="s",
+                span=4,
+                height=4,
+                alert="HeadgateControllerSilent",
+                lines=[(SILENT_S, RED)],
+                decimals=0,
+            ),
+            Query(age("look")),
+        ),
+        figure(
+            About(
+                "Last evidence",
+                "Ago. Without evidence it holds.",
+                unit="s",
+                span=4,
+                height=4,
+                alert="HeadgateRolloutBlind",
+                lines=[(BLIND_S, YELLOW)],
+                decimals=0,
+            ),
+            Query(age("evidence")),
+        ),
+        figure(
+            About(
+                "Last act of a person",
+                "Ago; who and why is in the journal.",
+                unit="s",
+                span=3,
+                height=4,
+                below="text",
+            ),
+            Query(age("act")),
+        ),
+        figure(
+            About(
+                "Last kill, or drill",
+                "Ago. What was not tried for a quarter of a year may not work.",
+                unit="s",
+                span=3,
+                height=4,
+                alert="HeadgateKilled",
+                lines=[(DRILL_S, YELLOW)],
+            ),
+            Query(age("kill")),
+        ),
+        figure(
+            About(
+                "Flags confirmed",
+                "By the proxies, ago: so late a change of the share may arrive.",
+                unit="s",
+                span=4,
+                height=4,
+                alert="HeadgateFlagsStale",
+                lines=[(FLAG_AGE_S, YELLOW), (FLAG_STALE_S, RED)],
+                decimals=0,
+            ),
+            Query(f"max(headgate_flag_age_seconds{{{PODS}}})"),
+        ),
+    ]
+
+
+def _way() -> list[Panel]:
+    streamed = rate("headgate_requests_total", "job", 'mode="stream"')
+    every = rate("headgate_requests_total", "job", 'mode!="relay"')
+    return [
+        lines(
+            About(
+                "Share",
+                "Planned, written, and observed in what settled; and of all requests at the proxies.",
+                unit="percent",
+                span=12,
+            ),
+            Query(of("share_percent"), "{{kind}}"),
+            Query(f"100 * {streamed} / {every}", "of requests"),
+        ),
+        states(
+            About("Moves", "What each look came to.", span=6, named=MOVES),
+            Query(f"{of('move')} == 1", "{{move}}"),
+        ),
+        states(
+            About("Reasons", "And why.", span=6),
+            Query(f"{of('reason')} == 1", "{{reason}}"),
+        ),
+    ]
+
+
+def _evidence() -> list[Panel]:
+    towards_harm = 'towards="harm"'
+    return [
+        meters(
+            About(
+                "Harm, on its way to hold",
+                "As a part of the evidence that it takes. Full: it holds, and somebody is asked.",
+                unit="percentunit",
+                lines=[(0.5, YELLOW), (1, RED)],
+            ),
+            Query(way("harm", "hold"), "{{guardrail}}"),
+        ),
+        meters(
+            About(
+                "Harm, on its way to roll back",
+                "Of guardrails that may. Full: everybody gets batch.",
+                unit="percentunit",
+                lines=[(0.5, YELLOW), (1, RED)],
+            ),
+            Query(way("harm", "roll_back"), "{{guardrail}}"),
+        ),
+        meters(
+            About(
+                "Safety, on its way to proof",
+                "In this step, and anew in the next. All that compare must be full before it advances.",
+                unit="percentunit",
+                lines=[(1, "green")],
+                below="blue",
+            ),
+            Query(way("safe", "safe"), "{{guardrail}}"),
+        ),
+        lines(
+            About(
+                "Evidence of harm",
+                "A power of ten: at 2 it is a hundred times likelier with harm than without.",
+                unit="none",
+                span=12,
+            ),
+            Query(of("evidence_log10", towards_harm), "{{guardrail}}"),
+        ),
+        lines(
+            About(
+                "Evidence of safety",
+                "As a power of ten, in this step; each step begins at 0.",
+                unit="none",
+                span=12,
+            ),
+            Query(of("evidence_log10", 'towards="safe"'), "{{guardrail}}"),
+        ),
+        rows(
+            About(
+                "Guardrails",
+                "As the last look saw them. Evidence and lines are powers of ten; some have none.",
+                unit="none",
+                span=24,
+                height=10,
+                decimals=1,
+            ),
+            ("guardrail", "finding"),
+            {
+                "is": Query(f"{of('finding')} == 1"),
+                "harm": Query(of("evidence_log10", towards_harm)),
+                "holds at": Query(_line("hold")),
+                "rolls back at": Query(_line("roll_back")),
+                "safety": Query(of("evidence_log10", 'towards="safe"')),
+                "proved at": Query(_line("safe")),
+                "samples": Query(of("samples")),
+                "of": Query(of("samples_needed")),
+                "users": Query(of("users")),
+                "of users": Query(of("users_needed")),
+            },
+        ),
+    ]
+
+
+def _line(line: str) -> str:
+    return of("line_log10", f'line="{line}"')
+
+
+def _gate() -> list[Panel]:
+    return [
+        meters(
+            About(
+                "Time in this step",
+                "With evidence, as a part of the least that the policy asks for.",
+                unit="percentunit",
+                span=6,
+                lines=[(1, "green")],
+                below="blue",
+            ),
+            Query(f"clamp_max({of('dwelt_seconds')} / ({of('dwell_needed_seconds')} > 0), 1)", "dwelt"),
+        ),
+        figure(
+            About(
+                "Next gate",
+                "Time that is left at least; then proof, samples, or a person's approval decide.",
+                unit="s",
+                span=6,
+                below="text",
+                decimals=0,
+            ),
+            Query(f"clamp_min({of('dwell_needed_seconds')} - {of('dwelt_seconds')}, 0)", "at least"),
+        ),
+        meters(
+            About(
+                "Samples",
+                "Settled requests of the smaller arm in this step, as a part of so many as are needed.",
+                unit="percentunit",
+                span=6,
+                lines=[(1, "green")],
+                below="blue",
+            ),
+            Query(f"clamp_max({of('samples')} / ({of('samples_needed')} > 0), 1)", "{{guardrail}}"),
+        ),
+        meters(
+            About(
+                "Users",
+                "Different users of the smaller arm, as a part of so many as are needed.",
+                unit="percentunit",
+                span=6,
+                lines=[(1, "green")],
+                below="blue",
+            ),
+            Query(f"clamp_max({of('users')} / ({of('users_needed')} > 0), 1)", "{{guardrail}}"),
+        ),
+    ]
+
+
+def _arms() -> list[Panel]:
+    arm = 'arm=~"stream|control"'
+    failed = rate("headgate_outcomes_total", "arm", f'{arm},outcome=~"failed|truncated"')
+    every = rate("headgate_outcomes_total", "arm", f'{arm},outcome!~"client_left|cancelled|shutdown"')
+    srm = of("evidence_log10", 'guardrail="sample_ratio",towards="harm"')
+    return [
+        lines(
+            About(
+                "Answers that failed",
+                "By arm. The dashboard Compare has more of it.",
+                "percentunit",
+                6,
+                named=ARMS,
+            ),
+            Query(f"{failed} / {every}", "{{arm}}"),
+        ),
+        lines(
+            About("Whole answers, p95", "By arm, of requests with an answer.", "s", 6, named=ARMS),
+            Query(quantile(0.95, "headgate_settled_seconds", arm, "le, arm"), "{{arm}}"),
+        ),
+        lines(
+            About(
+                "Users met", "Since the share was last written; both arms are as wide.", span=6, named=ARMS
+            ),
+            Query(f"max by (arm) (headgate_users{{{ROUTES}}})", "{{arm}}"),
+        ),
+        lines(
+            About(
+                "Sample ratio mismatch",
+                "Evidence that users are not in the arms as the share says: then the measuring is wrong.",
+                unit="none",
+                span=6,
+            ),
+            Query(srm, "evidence"),
+            Query(of("line_log10", 'guardrail="sample_ratio",line="hold"'), "holds at"),
+        ),
+        lines(
+            About("Journal", "Entries; one for each look, act, write and notice.", span=6),
+            Query(of("journal_entries"), "entries"),
+        ),
+        lines(
+            About("Looks", "Seconds between two of them, by the policy, and since the last.", "s", 6),
+            Query(of("look_interval_seconds"), "interval"),
+            Query(f"time() - {of('last_look_timestamp_seconds')}", "since the last"),
+        ),
+        lines(
+            About("Fell back", "Runs of the stream arm that ended with the batch answer.", "percentunit", 6),
+            Query(
+                rate("headgate_runs_total", "job", 'arm="stream",outcome="fell_back"')
+                + " / "
+                + rate("headgate_runs_total", "job", 'arm="stream"'),
+                "fell back",
+            ),
+        ),
+        lines(
+            About("First content", "p50 and p95 of streams.", "s", 6),
+            Query(quantile(0.5, "headgate_first_content_seconds"), "p50"),
+            Query(quantile(0.95, "headgate_first_content_seconds"), "p95"),
+        ),
+    ]
+
+
+def rollout(runbooks: str) -> Dashboard:
+    """For whoever answers for the rollout."""
+    return made(
+        "headgate-rollout",
+        "Headgate: Rollout",
+        "Should it advance? Where it stands and why, how far the evidence has come, and what comes next.",
+        (NAMESPACE, CONTROLLER, JOB, POD, ROUTE),
+        runbooks,
+        {
+            "Where it stands, and why": _state(),
+            "The way so far": _way(),
+            "Evidence": _evidence(),
+            "The next gate": _gate(),
+            "The arms, side by side": _arms(),
+        },
+    )

@@ -1,0 +1,244 @@
+"""The dashboards, as a real Prometheus answers them that scrapes a real proxy and a rollout's page."""
+
+import asyncio
+import json
+import math
+import os
+import re
+import sys
+from collections.abc import AsyncIterator, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+from prometheus_client import CollectorRegistry
+from prometheus_client.parser import text_string_to_metric_families
+
+from dashboards.__main__ import DASHBOARDS
+from dashboards.rules import RUNBOOKS, groups
+from flags.rollout.metrics import FAMILIES
+from proxy.metrics import Metrics
+from tests.observed import Observed, observed
+from tests.prometheus_server import is_installed
+from tests.serving import ADMIN_TOKEN
+from tests.streaming import browser
+
+pytestmark = pytest.mark.anyio
+
+ROOT = Path(__file__).parent.parent
+DOCS = ROOT / "docs" / "runbooks"
+LOOK_S = 30
+"""So far back the queries look: over all of the load."""
+
+NOT_SHOWN: Mapping[str, str] = {}
+"""Metrics that no panel shows, and why."""
+
+
+def documents() -> dict[str, dict[str, Any]]:
+    return {name: json.loads((ROOT / "dashboards" / f"{name}.json").read_text()) for name in DASHBOARDS}
+
+
+def panels() -> Iterator[tuple[str, dict[str, Any]]]:
+    for name, document in documents().items():
+        for panel in document["panels"]:
+            if panel["type"] != "row":
+                yield name, panel
+
+
+PANELS = list(panels())
+each_panel = pytest.mark.parametrize(
+    ("name", "panel"), PANELS, ids=[f"{name}: {panel['title']}" for name, panel in PANELS]
+)
+
+
+@pytest.fixture(scope="module")
+async def house(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Observed]:
+    if not is_installed():
+        pytest.skip("no prometheus here")
+    async with observed(tmp_path_factory.mktemp("observed")) as found:
+        yield found
+
+
+def resolved(expr: str, house: Observed) -> str:
+    """With everything in the place of its variables; none is left."""
+    for name, value in house.variables.items():
+        expr = expr.replace(f"${name}", value)
+    assert "$" not in expr, expr
+    return expr
+
+
+async def asked(house: Observed, expr: str) -> list[Any]:
+    """The series that a panel would draw; Prometheus has nothing to object."""
+    now_s = float((await house.server.ask("time()"))[1])
+    window = {"start": now_s - LOOK_S, "end": now_s, "step": 1}
+    async with browser(house.server.url) as client:
+        answer = await client.get("/api/v1/query_range", params={"query": expr, **window})
+    said = answer.json()
+    assert said["status"] == "success", said
+    assert not said.get("warnings")
+    found: list[Any] = said["data"]["result"]
+    return found
+
+
+@each_panel
+async def test_every_query_of_every_panel_has_data(house: Observed, name: str, panel: Any) -> None:
+    """After a load with faults and half a rollout none is empty: no name, label or join is wrong."""
+    for target in panel["targets"]:
+        series = await asked(house, resolved(target["expr"], house))
+        values = [float(value) for one in series for _, value in one["values"]]
+        assert any(map(math.isfinite, values)), target["expr"]
+        for one in series:
+            assert set(re.findall(r"{{(\w+)}}", target.get("legendFormat", ""))) <= set(one["metric"]), one
+
+
+async def test_every_choice_has_values(house: Observed) -> None:
+    """Each variable's query finds some; but for the namespace, which is there in clusters alone."""
+    for document in documents().values():
+        for variable in document["templating"]["list"]:
+            if variable["type"] != "query" or variable["name"] == "namespace":
+                continue
+            found = re.fullmatch(r"label_values\((.*), (\w+)\)", variable["query"])
+            assert found is not None
+            values = await house.server.ask(f"count by ({found[2]}) ({resolved(found[1], house)})")
+            assert values, variable["name"]
+
+
+def expressions() -> Iterator[str]:
+    """Of all panels and all rules."""
+    for _, panel in PANELS:
+        yield from (target["expr"] for target in panel["targets"])
+    for group in groups():
+        yield from (rule["expr"] for rule in group["rules"])
+
+
+def named(expressions: Iterator[str]) -> set[str]:
+    bare = (re.sub(r'"[^"]*"', "", expr) for expr in expressions)
+    return {name for expr in bare for name in re.findall(r"(?<![:\w])headgate_\w+", expr)}
+
+
+def exported() -> set[str]:
+    """Of the proxy and of the controller, without the endings of histograms."""
+    proxy = Metrics(CollectorRegistry(), [])
+    own = {
+        f"{metric._name}{'_total' if type(metric).__name__ == 'Counter' else ''}"
+        for metric in vars(proxy).values()
+        if hasattr(metric, "_labelnames")
+    }
+    return own | {f"headgate_rollout_{name}" for name in FAMILIES}
+
+
+def without_endings(names: set[str]) -> set[str]:
+    return {re.sub(r"_(bucket|count|sum)$", "", name) for name in names}
+
+
+def test_every_metric_that_is_named_exists() -> None:
+    """In the code, not only in one that was scraped; recorded ones are recorded."""
+    assert without_endings(named(expressions())) <= exported()
+    recorded = {rule["record"] for group in groups() for rule in group["rules"] if "record" in rule}
+    used = {name for expr in expressions() for name in re.findall(r"route:\w+:\w+", expr)}
+    assert used <= recorded
+
+
+def test_every_metric_that_is_exported_is_shown() -> None:
+    """Somewhere; or it is known why not."""
+    shown = without_endings(named(target["expr"] for _, panel in PANELS for target in panel["targets"]))
+
+    assert exported() - shown == set(NOT_SHOWN)
+
+
+@each_panel
+def test_every_panel_says_what_it_is(name: str, panel: Any) -> None:
+    """Title, description, unit, the chosen data source and place, and a runbook that is there."""
+    assert panel["title"]
+    assert panel["description"].endswith(".")
+    assert panel["fieldConfig"]["defaults"]["unit"]
+    assert panel["datasource"]["uid"] == "${datasource}"
+    for target in panel["targets"]:
+        assert target["datasource"]["uid"] == "${datasource}"
+        assert not re.search(r"\[\d", target["expr"]), "a window of its own"
+        for inside in re.findall(r"headgate_[\w:]+({[^}]*})?", target["expr"]):
+            assert "$" in inside, f"a metric without the chosen place: {target['expr']}"
+    for link in panel.get("links", ()):
+        page = re.fullmatch(r"\$\{runbooks\}/(\w+\.md)", link["url"])
+        assert page is not None
+        assert (DOCS / page[1]).exists()
+
+
+@pytest.mark.parametrize("name", DASHBOARDS)
+def test_panels_do_not_overlap(name: str) -> None:
+    """Each has its place on the grid of 24 columns, and an id of its own."""
+    found = documents()[name]["panels"]
+    taken: set[tuple[int, int]] = set()
+    for panel in found:
+        at = panel["gridPos"]
+        cells = {(at["x"] + x, at["y"] + y) for x in range(at["w"]) for y in range(at["h"])}
+        assert at["x"] + at["w"] <= 24
+        assert not cells & taken, panel["title"]
+        taken |= cells
+    assert len({panel["id"] for panel in found}) == len(found)
+
+
+async def test_an_alert_says_what_it_should(house: Observed) -> None:
+    """Its texts are filled in, and lead to the runbook."""
+    async with browser(house.server.url) as client:
+        alerts = (await client.get("/api/v1/alerts")).json()["data"]["alerts"]
+    [wrong] = [alert for alert in alerts if alert["labels"]["alertname"] == "HeadgateTextWrong"]
+
+    assert wrong["state"] == "firing"
+    assert wrong["labels"] | {"route": "start", "severity": "page"} == wrong["labels"]
+    assert wrong["annotations"]["summary"].endswith("on start.")
+    assert wrong["annotations"]["runbook_url"] == f"{RUNBOOKS}/HeadgateTextWrong.md"
+    assert "<" not in str([alert["annotations"] for alert in alerts])
+
+
+async def test_no_page_says_who(house: Observed) -> None:
+    """Of the proxy and of the controller: no user of the load, and nobody who acted."""
+    targets = await house.server.ask("up")
+    for target in targets:
+        async with browser(f"http://{target['metric']['instance']}") as client:
+            page = (await client.get("/metrics")).text
+        assert list(text_string_to_metric_families(page))
+        assert not re.search(r"user-\d|\bops\b|a drill", page)
+
+
+PAGES = sorted(DOCS.glob("*.md"))
+EXIT_CODES = {"headgate rollout status": range(8)}
+"""What is not only 0 when all is well."""
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+async def test_the_commands_of_a_runbook_work(house: Observed, page: Path, tmp_path: Path) -> None:
+    """As they stand there: typed line by line, they do what they should."""
+    environment = _environment(house, tmp_path)
+    for command in commands(page):
+        process = await asyncio.create_subprocess_exec(
+            *("bash", "-c", command),
+            cwd=house.policy.parent,
+            env=environment,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.STDOUT,
+        )
+        said, _ = await process.communicate()
+        allowed = next((codes for start, codes in EXIT_CODES.items() if command.startswith(start)), (0,))
+        assert process.returncode in allowed, f"{command}: {said.decode()}"
+
+
+def commands(page: Path) -> list[str]:
+    blocks = re.findall(r"```sh\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL)
+    found = [line for block in blocks for line in block.splitlines()]
+    assert found, "a runbook without a command"
+    return found
+
+
+def _environment(house: Observed, directory: Path) -> dict[str, str]:
+    """What the page about runbooks says of it, and `headgate`."""
+    command = directory / "headgate"
+    command.write_text(f'#!/bin/sh\nPYTHONPATH={ROOT} exec {sys.executable} -m proxy "$@"\n')
+    command.chmod(0o755)
+    return {
+        **os.environ,
+        "PATH": f"{directory}:{os.environ['PATH']}",
+        "ADMIN": house.serving.admin_url,
+        "HEADGATE_ADMIN_TOKEN": ADMIN_TOKEN,
+        "PROMETHEUS": house.server.url,
+    }
