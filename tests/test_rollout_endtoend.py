@@ -181,8 +181,10 @@ async def installation(directory: Path) -> AsyncIterator[Ops]:
             "hold_back": 5,
             "listen": f"127.0.0.1:{free_port()}",
         }
+        # Wide lines, so that a minute is enough; the arithmetic is tested elsewhere.
+        policy["guardrails"] |= {"errors": {"harm": 5}, "slow": {"limit_s": 0.25, "harm": 5}}
         last = {"share": 95, "at_least": "5s", "prove": False, "approve": True, "min_samples": 10}
-        policy["steps"] = [*policy["steps"], last | {"min_users": 5}]
+        policy["steps"] = [*policy["steps"][:2], last | {"min_users": 5}]
         (directory / "rollout.yaml").write_text(yaml.safe_dump(policy))
         visitors, stop = Visitors(f"http://127.0.0.1:{port}"), asyncio.Event()
         async with asyncio.TaskGroup() as tasks:
@@ -220,4 +222,4 @@ async def test_from_nobody_to_everybody_and_back_when_it_breaks(ops: Ops) -> Non
     assert json.loads(said)["differences"] == []
     events = (await ops.server.ask("GET", f"/search/events?feature=IS:{FLAG}&limit=100"))["events"]
     updates = [event["data"]["parameters"] for event in events if event["type"] == "feature-strategy-update"]
-    assert [int(update["rollout"]) for update in updates[::-1]] == [10, 40, 70, 95, 0, 10, 40, 0]
+    assert [int(update["rollout"]) for update in updates[::-1]] == [10, 40, 95, 0, 10, 40, 0]

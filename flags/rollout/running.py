@@ -34,8 +34,8 @@ logger = logging.getLogger("headgate.rollout")
 ACTS_S = 0.5
 """Between two looks for acts of people: a rollback that somebody asks for does not wait for the next tick."""
 
-LEASE_S = 60
-"""How long a lease lasts without being renewed: over a tick with everything in it that is slow."""
+LEASE_S = 30
+"""How long a lease lasts without being renewed: so long nothing moves after a controller was killed."""
 
 RENEW_S = 10.0
 
