@@ -64,7 +64,7 @@ def _sum() -> list[Panel]:
         figure(
             About(
                 "Settled requests",
-                "In all the time shown. The arms are as wide, so they should be about as many.",
+                "In all the time shown. Up to a share of 50 % both arms are as wide.",
                 height=4,
                 below="text",
                 decimals=0,
@@ -143,16 +143,23 @@ def _users() -> list[Panel]:
             Query(f"max by (arm) (headgate_users{{{ROUTES}}})", "{{arm}}"),
         ),
         lines(
-            About("Settled requests", "A second; both arms are as wide.", "reqps", named=ARMS),
+            About(
+                "Settled requests",
+                "A second; up to a share of 50 % both arms are as wide.",
+                "reqps",
+                named=ARMS,
+            ),
             Query(rate(OUTCOMES, "arm", ARM), "{{arm}}"),
         ),
         lines(
             About(
                 "Failed, by bucket of users",
-                "Sixteen buckets of a hash of the user. One far from the rest is a few users.",
+                "Sixteen buckets of a hash of the user. One far from the median is a few users.",
                 "percentunit",
             ),
-            Query(part(BAD, 'arm="stream"', "bucket"), "{{bucket}}"),
+            Query(f"max({part(BAD, only('stream'), 'bucket')})", "worst"),
+            Query(f"quantile(0.5, {part(BAD, only('stream'), 'bucket')})", "median"),
+            Query(f"min({part(BAD, only('stream'), 'bucket')})", "best"),
         ),
     ]
 

@@ -166,12 +166,15 @@ def states(about: About, *queries: Query) -> Panel:
 
 
 def rows(about: About, key: Sequence[str], queries: Mapping[str, Query]) -> Panel:
-    """A table: a row for each value of the `key` labels, a column for each query, called by its name."""
+    """A table: a row for each value of the `key` labels, a column for each query, called by its name.
+
+    The query without one only brings labels.
+    """
     panel = _with(table.Panel(), about)
     for at, query in enumerate(queries.values()):
         panel = panel.with_target(query.target(at, instant=True, as_table=True))
-    shown = [*key, *(f"Value #{chr(ord('A') + at)}" for at in range(len(queries)))]
-    renamed = {f"Value #{chr(ord('A') + at)}": name for at, name in enumerate(queries)}
+    renamed = {f"Value #{chr(ord('A') + at)}": name for at, name in enumerate(queries) if name}
+    shown = [*key, *renamed]
     order = {name: at for at, name in enumerate(shown)}
     return (
         panel.with_transformation(models.DataTransformerConfig(id_val="merge", options={}))

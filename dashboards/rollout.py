@@ -45,9 +45,9 @@ def age(name: str) -> str:
 
 
 def way(towards: str, line: str) -> str:
-    """Evidence as a part of what it takes to reach a line; evidence against it counts as none."""
+    """Evidence as a part of what it takes to reach a line: from 0, also where it speaks against it, to 1."""
     evidence, at = of("evidence_log10", f'towards="{towards}"'), of("line_log10", f'line="{line}"')
-    return f"clamp_min({evidence} / ignoring (towards, line) {at}, 0)"
+    return f"clamp({evidence} / ignoring (towards, line) {at}, 0, 1)"
 
 
 def _state() -> list[Panel]:
@@ -196,7 +196,6 @@ def _way() -> list[Panel]:
 
 
 def _evidence() -> list[Panel]:
-    towards_harm = 'towards="harm"'
     return [
         meters(
             About(
@@ -219,7 +218,7 @@ def _evidence() -> list[Panel]:
         meters(
             About(
                 "Safety, on its way to proof",
-                "In this step, and anew in the next. All that compare must be full before it advances.",
+                "In this step. What is too rare to be judged may count as safe without: see the table.",
                 unit="percentunit",
                 lines=[(1, "green")],
                 below="blue",
@@ -228,21 +227,24 @@ def _evidence() -> list[Panel]:
         ),
         lines(
             About(
-                "Evidence of harm",
-                "A power of ten: at 2 it is a hundred times likelier with harm than without.",
-                unit="none",
+                "Harm, over time",
+                "The same way to hold, as it went. What goes back and forth at the bottom is chance.",
+                unit="percentunit",
                 span=12,
+                lines=[(1, RED)],
             ),
-            Query(of("evidence_log10", towards_harm), "{{guardrail}}"),
+            Query(way("harm", "hold"), "{{guardrail}}"),
         ),
         lines(
             About(
-                "Evidence of safety",
-                "As a power of ten, in this step; each step begins at 0.",
-                unit="none",
+                "Safety, over time",
+                "The same way to proof, as it went. Each step begins at 0.",
+                unit="percentunit",
                 span=12,
+                lines=[(1, "green")],
+                below="blue",
             ),
-            Query(of("evidence_log10", 'towards="safe"'), "{{guardrail}}"),
+            Query(way("safe", "safe"), "{{guardrail}}"),
         ),
         rows(
             About(
@@ -251,12 +253,11 @@ def _evidence() -> list[Panel]:
                 unit="none",
                 span=24,
                 height=10,
-                decimals=1,
             ),
             ("guardrail", "finding"),
             {
-                "is": Query(f"{of('finding')} == 1"),
-                "harm": Query(of("evidence_log10", towards_harm)),
+                "": Query(f"{of('finding')} == 1"),
+                "harm": Query(of("evidence_log10", 'towards="harm"')),
                 "holds at": Query(_line("hold")),
                 "rolls back at": Query(_line("roll_back")),
                 "safety": Query(of("evidence_log10", 'towards="safe"')),
@@ -345,7 +346,10 @@ def _arms() -> list[Panel]:
         ),
         lines(
             About(
-                "Users met", "Since the share was last written; both arms are as wide.", span=6, named=ARMS
+                "Users met",
+                "Since the share was last written; up to 50 % as many in each arm.",
+                span=6,
+                named=ARMS,
             ),
             Query(f"max by (arm) (headgate_users{{{ROUTES}}})", "{{arm}}"),
         ),
@@ -366,7 +370,7 @@ def _arms() -> list[Panel]:
         lines(
             About("Looks", "Seconds between two of them, by the policy, and since the last.", "s", 6),
             Query(of("look_interval_seconds"), "interval"),
-            Query(f"time() - {of('last_look_timestamp_seconds')}", "since the last"),
+            Query(f"time() - ({of('last_look_timestamp_seconds')} > 0)", "since the last"),
         ),
         lines(
             About("Fell back", "Runs of the stream arm that ended with the batch answer.", "percentunit", 6),

@@ -57,7 +57,7 @@ def _healthy() -> list[Panel]:
                 alert=DELIVERY.alert,
                 lines=[(DELIVERY_S, RED)],
             ),
-            Query(quantile(0.99, "headgate_delivery_seconds")),
+            Query(f"{quantile(0.99, 'headgate_delivery_seconds')} >= 0"),
         ),
         figure(
             About(
@@ -70,7 +70,7 @@ def _healthy() -> list[Panel]:
                 lines=[(ANSWERS.budget, RED)],
                 decimals=2,
             ),
-            Query(f"{failed} / {every}"),
+            Query(f"{failed} / {every} >= 0"),
         ),
         figure(
             About(
@@ -83,7 +83,9 @@ def _healthy() -> list[Panel]:
                 lines=[(RECOVERY.goal, "green")],
                 below=RED,
             ),
-            Query(f'sum(increase({lost},result!="failed"}}[$__range])) / sum(increase({lost}}}[$__range]))'),
+            Query(
+                f'sum(increase({lost},result!="failed"}}[$__range])) / sum(increase({lost}}}[$__range])) >= 0'
+            ),
         ),
         figure(
             About(
@@ -138,13 +140,13 @@ def _healthy() -> list[Panel]:
         rows(
             About(
                 "Alerts",
-                "What fires now. Empty is good, as long as the proxies beside it are there.",
+                "What fires, or is about to. Empty is good, as long as proxies are seen.",
                 span=16,
                 height=5,
                 alert="README",
             ),
-            ("alertname", "route", "severity"),
-            {"firing": Query('ALERTS{alertname=~"Headgate.+",alertstate="firing"}')},
+            ("alertname", "route", "severity", "alertstate"),
+            {"": Query('ALERTS{alertname=~"Headgate.+"}')},
         ),
         figure(
             About(

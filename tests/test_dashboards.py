@@ -10,15 +10,17 @@ from collections.abc import AsyncIterator, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 from prometheus_client import CollectorRegistry
 from prometheus_client.parser import text_string_to_metric_families
 
 from dashboards.__main__ import DASHBOARDS
+from dashboards.draw import NOTE, drawn, view_of
 from dashboards.rules import RUNBOOKS, groups
 from flags.rollout.metrics import FAMILIES
 from proxy.metrics import Metrics
-from tests.observed import Observed, observed
+from tests.observed import CONTROLLER, PROXY, Observed, observed
 from tests.prometheus_server import is_installed
 from tests.serving import ADMIN_TOKEN
 from tests.streaming import browser
@@ -178,6 +180,20 @@ def test_panels_do_not_overlap(name: str) -> None:
     assert len({panel["id"] for panel in found}) == len(found)
 
 
+@pytest.mark.parametrize("name", DASHBOARDS)
+async def test_a_dashboard_can_be_drawn(house: Observed, name: str, tmp_path: Path) -> None:
+    """As for the documentation: every panel that has data shows some, and the picture says what it is not."""
+    with httpx.Client(base_url=house.server.url) as http:
+        chosen = {"job": PROXY, "controller": CONTROLLER}
+        figure = await asyncio.to_thread(drawn, documents()[name], view_of(http, LOOK_S, 10, chosen))
+
+    texts = {text.get_text() for axes in figure.axes for text in axes.texts}
+    assert len(figure.axes) == len([panel for shown, panel in PANELS if shown == name])
+    assert "none" not in texts
+    assert NOTE in {text.get_text() for text in figure.texts}
+    assert (ROOT / "docs" / "images" / f"dashboard-{name}.png").stat().st_size > 50_000
+
+
 async def test_an_alert_says_what_it_should(house: Observed) -> None:
     """Its texts are filled in, and lead to the runbook."""
     async with browser(house.server.url) as client:
@@ -206,28 +222,35 @@ EXIT_CODES = {"headgate rollout status": range(8)}
 """What is not only 0 when all is well."""
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-async def test_the_commands_of_a_runbook_work(house: Observed, page: Path, tmp_path: Path) -> None:
-    """As they stand there: typed line by line, they do what they should."""
-    environment = _environment(house, tmp_path)
-    for command in commands(page):
-        process = await asyncio.create_subprocess_exec(
-            *("bash", "-c", command),
-            cwd=house.policy.parent,
-            env=environment,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.STDOUT,
-        )
-        said, _ = await process.communicate()
-        allowed = next((codes for start, codes in EXIT_CODES.items() if command.startswith(start)), (0,))
-        assert process.returncode in allowed, f"{command}: {said.decode()}"
-
-
-def commands(page: Path) -> list[str]:
-    blocks = re.findall(r"```sh\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL)
-    found = [line for block in blocks for line in block.splitlines()]
-    assert found, "a runbook without a command"
+def commands() -> dict[str, list[str]]:
+    """Each command of the runbooks, and where it stands."""
+    found: dict[str, list[str]] = {}
+    for page in PAGES:
+        for block in re.findall(r"```sh\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL):
+            for command in block.splitlines():
+                found.setdefault(command, []).append(page.name)
     return found
+
+
+def test_every_runbook_has_commands() -> None:
+    """At least one: what to look at can be looked at."""
+    assert {page for pages in commands().values() for page in pages} == {page.name for page in PAGES}
+
+
+@pytest.mark.parametrize("command", commands())
+async def test_a_command_of_the_runbooks_works(house: Observed, command: str, tmp_path: Path) -> None:
+    """As it stands there."""
+    process = await asyncio.create_subprocess_exec(
+        *("bash", "-o", "pipefail", "-c", command),
+        cwd=house.policy.parent,
+        env=_environment(house, tmp_path),
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT,
+    )
+    said, _ = await process.communicate()
+
+    allowed = next((codes for start, codes in EXIT_CODES.items() if command.startswith(start)), (0,))
+    assert process.returncode in allowed, f"{commands()[command]}: {said.decode()}"
 
 
 def _environment(house: Observed, directory: Path) -> dict[str, str]:
