@@ -191,7 +191,7 @@ async def test_a_dashboard_can_be_drawn(house: Observed, name: str, tmp_path: Pa
     assert len(figure.axes) == len([panel for shown, panel in PANELS if shown == name])
     assert "none" not in texts
     assert NOTE in {text.get_text() for text in figure.texts}
-    assert (ROOT / "docs" / "images" / f"dashboard-{name}.png").stat().st_size > 50_000
+    assert (ROOT / "docs" / "pictures" / f"dashboard-{name}.png").stat().st_size > 50_000
 
 
 async def test_an_alert_says_what_it_should(house: Observed) -> None:
