@@ -100,6 +100,8 @@ class State:
     last_tick_s: float = 0.0
     last_good_s: float = 0.0
     """When there was evidence last."""
+    last_flag_s: float = 0.0
+    """When the flag could be read last."""
     acts: tuple[str, ...] = ()
     """Ids of the newest acts of people: one that is found twice counts once."""
     last_act: Mapping[str, Any] | None = None
@@ -134,6 +136,7 @@ def _after_begin(state: State, entry: Entry) -> State:
         digest=body["digest"],
         share=body["share"],
         last_good_s=entry.at_s,
+        last_flag_s=entry.at_s,
         told=state.told,
         acts=state.acts,
         last_kill_s=state.last_kill_s,
@@ -158,6 +161,7 @@ def _after_tick(state: State, entry: Entry) -> State:
         last_tick=body,
         last_tick_s=entry.at_s,
         last_good_s=state.last_good_s if body["no_data"] else entry.at_s,
+        last_flag_s=state.last_flag_s if body["situation"].get("flag_problem") else entry.at_s,
     )
 
 

@@ -62,6 +62,8 @@ class Status:
     last_act_s: float
     last_look_s: float
     last_evidence_s: float
+    last_flag_s: float
+    """When the flag could be read last."""
     silent: bool
 
     @property
@@ -103,6 +105,7 @@ def status_of(state: State, policy: Policy, now_s: float) -> Status:
         last_act_s=state.last_act_s,
         last_look_s=state.last_tick_s,
         last_evidence_s=state.last_good_s,
+        last_flag_s=state.last_flag_s,
         silent=bool(state.run) and now_s - state.last_tick_s > SILENT_TICKS * policy.tick_s,
     )
 
@@ -134,7 +137,8 @@ def _head(status: Status, now_s: float) -> RenderableType:
     )
     grid.add_row(
         "looked",
-        f"{_span(now_s - status.last_look_s)} ago, evidence {_span(now_s - status.last_evidence_s)} ago",
+        f"{_span(now_s - status.last_look_s)} ago · evidence {_span(now_s - status.last_evidence_s)} old"
+        f" · flag read {_span(now_s - status.last_flag_s)} ago",
     )
     if status.silent:
         grid.add_row("", Text("No controller looks: start `headgate rollout run`.", style="red"))
