@@ -169,7 +169,7 @@ class Rollout(RuleBasedStateMachine):
 
 TestAnything = Rollout.TestCase
 TestAnything.settings = settings(
-    max_examples=40,
+    max_examples=20,
     stateful_step_count=30,
     deadline=None,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],

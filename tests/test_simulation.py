@@ -3,8 +3,6 @@
 import statistics
 from functools import cache
 
-import pytest
-
 from tests.simulate.__main__ import ROWS
 from tests.simulate.rollouts import Case, Course, courses
 
@@ -19,10 +17,9 @@ def simulated(name: str) -> list[Course]:
     return courses([Case(TRUTHS[name], SEED + number) for number in range(ROUNDS)], processes=2)
 
 
-@pytest.mark.parametrize("name", ["no harm, 20 a minute", "no harm, 400 users who differ strongly"])
-def test_without_harm_nothing_goes_back(name: str) -> None:
+def test_without_harm_nothing_goes_back() -> None:
     """Looked at each minute for 68 hours, with outages for everybody, restarts, and missed scrapes."""
-    assert not any(course.rolled_back for course in simulated(name))
+    assert not any(course.rolled_back for course in simulated("no harm, 20 a minute"))
 
 
 def test_a_healthy_build_is_proved_to_be_safe() -> None:
