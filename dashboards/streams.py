@@ -146,7 +146,7 @@ def _healthy() -> list[Panel]:
                 alert="README",
             ),
             ("alertname", "route", "severity", "alertstate"),
-            {"": Query('ALERTS{alertname=~"Headgate.+"}')},
+            {"": Query('ALERTS{alertname=~"Headgate.+",namespace=~"$namespace"}')},
         ),
         figure(
             About(
