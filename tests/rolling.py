@@ -46,8 +46,13 @@ def flag_file(path: Path, share: int = 0) -> Path:
 
 
 def policy(directory: Path, **changes: Any) -> Policy:
+    """As `policy_said` says it."""
+    return Policy.model_validate(policy_said(**changes), context={"base": directory})
+
+
+def policy_said(**changes: Any) -> dict[str, Any]:
     """Three steps of three minutes, of which the first is a person's to judge."""
-    said: dict[str, Any] = {
+    return {
         "flag": FLAG,
         "routes": ["start"],
         "where": {"file": "flags.json"},
@@ -62,7 +67,6 @@ def policy(directory: Path, **changes: Any) -> Policy:
         "guardrails": {"early": {"rate": 0.3}},
         **changes,
     }
-    return Policy.model_validate(said, context={"base": directory})
 
 
 @dataclass
@@ -101,6 +105,7 @@ class Traffic:
         self._count(RECOVERIES, ("source_lost", "fell_back"), 0)
         self._count(PARITY, ("equal",), 0)
         self._count(PARITY, ("missing",), 0)
+        self.rests(0)
         self._first_content(0)
 
     def flows(self, per_arm: int = 100, *, stream_bad: float = 0.1, control_bad: float = 0.1) -> None:
@@ -116,6 +121,10 @@ class Traffic:
             self.users[arm] = self.users.get(arm, 0) + 30
         self._first_content(per_arm)
         self._count(PARITY, ("equal",), per_arm)
+
+    def rests(self, every: int) -> None:
+        """So many more answers of users in neither arm."""
+        self._count(OUTCOMES, ("rest", "0", "complete"), every)
 
     def shows_wrong_text(self) -> None:
         self._count(PARITY, ("missing",), 1)
@@ -154,6 +163,8 @@ class Rolling:
     writes: list[int] = field(default_factory=list)
     """Shares, as the controller wrote them."""
     crash_at: Callable[[str], bool] = lambda point: False
+    admin: FlagAdmin | None = None
+    """Who changes the flag, where it is in no file."""
 
     @property
     def path(self) -> Path:
@@ -164,7 +175,7 @@ class Rolling:
         """A controller from its journal."""
         with Journal.open(self.policy.journal, at=self.reach) as journal:
             lease = lease or self.lease()
-            admin = Watched(FileAdmin(self.path, ManagedFlag(FLAG)), self)
+            admin = Watched(self.admin or FileAdmin(self.path, ManagedFlag(FLAG)), self)
             clocks, inbox = Clocks(self.now.wall, self.now.monotonic), Inbox(self.policy.journal)
             ports = Ports(admin, self.traffic, journal, lease, clocks, inbox, lambda: self.incident)
             controller = Controller(self.policy, ports)
@@ -244,7 +255,7 @@ class Running:
 
     async def _to(self, share: int, traffic: dict[str, float]) -> AsyncIterator[Move]:
         for _ in range(200):
-            if self.rolling.share == share and self.controller.state.share == share:
+            if self.controller.state.share == share:
                 return
             [move] = await self.ticks(1, **traffic)
             if move.reason == "approval":

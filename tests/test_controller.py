@@ -10,8 +10,9 @@ import pytest
 from flags.errors import LeaseLost, RolloutError
 from flags.rollout.ledger import Act, Record
 from flags.rollout.moves import Kind, Phase, Reason
+from flags.rollout.readings import OUTCOMES, Series
 from flags.rollout.replay import differences
-from tests.rolling import Crash, Rolling, begun, flag_file, policy
+from tests.rolling import PROXY, Crash, Rolling, begun, flag_file, policy
 
 pytestmark = pytest.mark.anyio
 
@@ -180,6 +181,32 @@ async def test_the_kill_flag_ends_the_rollout(rolling: Rolling) -> None:
         await running.begin()
 
     assert running.controller.state.run == "r2"
+
+
+async def test_a_kill_flag_that_a_person_turns_off_stays_off(rolling: Rolling) -> None:
+    """Without a word to the controller: the share is 0 by then, and nothing brings it back."""
+    async with begun(rolling) as running:
+        rolling.edit(lambda flag: flag.update(enabled=True), flag=1)
+        await running.ticks(2)
+        rolling.edit(lambda flag: flag.update(enabled=False), flag=1)
+        await running.ticks(3)
+
+    assert json.loads(rolling.path.read_text())["features"][1]["enabled"] is False
+    assert rolling.writes == [5, 0]
+
+
+async def test_counts_that_no_jury_knows_are_no_evidence(rolling: Rolling) -> None:
+    """A proxy of a newer version: it holds, and goes on when there is something to go by."""
+    async with begun(rolling) as running:
+        odd = Series(OUTCOMES, PROXY, ("start", "stream", "0", "half_way"))
+        rolling.traffic.counters[odd] = 0
+        await running.ticks(1)
+        rolling.traffic.counters[odd] = 1
+        [move] = await running.ticks(1)
+        assert (move.kind, move.reason) == (Kind.HOLD, Reason.NO_DATA)
+        assert "half_way" in move.detail
+        [move] = await running.ticks(1)
+        assert move.reason is not Reason.NO_DATA
 
 
 async def test_no_rollout_begins_while_the_kill_flag_is_on(rolling: Rolling) -> None:

@@ -124,7 +124,7 @@ def test_an_unkill_gives_nothing_back_but_the_flag():
     """The rollout stays killed: its share is 0, and another one begins at its first step."""
     state = after(begin(), written(0, 5), act(Act.KILL), act(Act.UNKILL))
 
-    assert (state.phase, state.kill_wanted, state.down_pending) == (Phase.KILLED, False, True)
+    assert (state.phase, state.down_pending) == (Phase.KILLED, True)
 
 
 @given(st.data())

@@ -359,3 +359,23 @@ def test_time_may_be_cut_anywhere(growth: list[tuple[int, int, bool]], data: st.
         baseline = carried(baseline, later)
 
     assert counted == Counter(outcomes(readings[0], readings[-1]))
+
+
+def test_the_rest_is_counted_and_compared_with_nobody() -> None:
+    """Its outcomes say what share of all is streamed; its users' buckets are of no use."""
+    before, after = (
+        gather(
+            at_s,
+            [
+                sample(OUTCOMES, times, arm="rest", bucket="3", outcome="complete"),
+                sample(OUTCOMES, times, arm="rest", bucket="9", outcome="complete"),
+                sample(USERS, times, arm="rest"),
+            ],
+            {"a": at_s},
+            WANTED,
+        )
+        for at_s, times in ((0.0, 1), (60.0, 3))
+    )
+
+    assert between(before, after, 1).outcomes == {("rest", 0, "complete"): 4}
+    assert between(before, after, 1).users == {}

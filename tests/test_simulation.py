@@ -8,7 +8,7 @@ import pytest
 from tests.simulate.__main__ import ROWS
 from tests.simulate.rollouts import Case, Course, courses
 
-ROUNDS = 6
+ROUNDS = 4
 SEED = 7_000_000
 TRUTHS = {row.name: row.truth for row in ROWS}
 

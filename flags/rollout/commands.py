@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.live import Live
 
 from flags.errors import FlagsError, JournalBusy, PolicyError
-from flags.rollout import running
+from flags.rollout import planning, running
 from flags.rollout.inbox import Inbox, wish
 from flags.rollout.journal import Journal, JournalReader
 from flags.rollout.ledger import Act, Record, State, fold
@@ -119,6 +119,24 @@ def replay(policy: Policy, as_json: bool) -> None:
             click.echo(difference, err=True)
         click.echo(f"{decisions} decisions, {len(found)} differ")
     raise SystemExit(1 if found else 0)
+
+
+@rollout.command()
+@_policy
+@_json
+@click.option("--seconds", default=60.0, show_default=True, help="How long to look at the traffic.")
+@click.option("--users", type=int, help="How many different users there are; else as many as were met.")
+def plan(policy: Policy, as_json: bool, seconds: float, users: int | None) -> None:
+    """From live traffic: how long each step needs, and whom harm would hit before it is seen.
+
+    Refuses a plan that cannot see its own margin.
+    """
+    found = asyncio.run(planning.look(policy, seconds, users))
+    if as_json:
+        click.echo(orjson.dumps(asdict(found), option=orjson.OPT_INDENT_2))
+    else:
+        Console().print(planning.shown(found))
+    raise SystemExit(1 if found.refusals else 0)
 
 
 def _state(policy: Policy) -> State:

@@ -6,10 +6,11 @@ A bet is settled only once there are users and samples enough to compare at all.
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 from flags.rollout.evidence import BAD, ELIGIBLE, Arm, Batch
-from flags.rollout.guardrails import Action, Budget, Ceiling, RateRatio
-from flags.rollout.judging import Frame, Judge, Tally, log10, sentence
+from flags.rollout.guardrails import Action, Budget, Ceiling, Exposure, RateRatio
+from flags.rollout.judging import ENDS, Frame, Grounds, Judge, Tally, figure, log10, sentence
 from flags.rollout.processes import Mixture, RateBet, RatioBet, Vector
 from flags.rollout.verdict import Finding, Verdict
 
@@ -18,6 +19,9 @@ CUMULATIVE = 2 / 3
 
 FEW_FAULTS = 20
 """Runs that lost their live text, below which how they ended proves nothing, and is no reason to wait."""
+
+POINTS_TO_HARM = 0.01
+"""No evidence at all is 0, but for the rounding of sums."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +60,8 @@ class _Compared:
         self._safe = safety.start()
 
     def enter(self, step: int) -> None:
-        self._stage = self._stages[step] = self._bet.start()
+        # A bet that was lost may not begin again at 1: who comes back to a step goes on with its bet.
+        self._stage = self._stages.setdefault(step, self._bet.start())
         self._safe = self._safety.start()
 
     def add(self, gain: Vector, safe_gain: Vector) -> None:
@@ -88,24 +93,32 @@ class RatioJudge(Judge):
         self._lines = Lines.of(budget, rail.weight)
         self._harm, self._safe = RatioBet.of_harm(rail.margin), RatioBet.of_safety(rail.harm)
         self._evidence = _Compared(self._harm, self._safe, steps)
+        self._ever = {arm: Tally() for arm in Arm}
         self._tallies = {arm: Tally() for arm in Arm}
+        self._block = {arm: Tally() for arm in Arm}
 
     def enter(self, step: int, share: int) -> None:
         self._evidence.enter(step)
         self._tallies = {arm: Tally() for arm in Arm}
+        self._block = {arm: Tally() for arm in Arm}
 
     def add(self, batch: Batch) -> None:
-        counted = {arm: self._counted(batch, arm) for arm in Arm}
-        for arm, (bad, every) in counted.items():
-            self._tallies[arm].add(bad, every)
-        (stream_bad, stream), (control_bad, control) = counted[Arm.STREAM], counted[Arm.CONTROL]
-        # Where one arm is empty, where an event is says nothing.
-        if stream and control and stream_bad + control_bad:
-            share = stream / (stream + control)
+        for arm in Arm:
+            counted = self._counted(batch, arm)
+            for tallies in (self._ever, self._tallies, self._block):
+                tallies[arm].add(*counted)
+        stream, control = self._block[Arm.STREAM], self._block[Arm.CONTROL]
+        # While one arm is empty, in which arm an event is says nothing: it waits for the other arm. When that
+        # comes depends on how many ask and not on what they get, so waiting is no choice of evidence.
+        if not (stream.every and control.every):
+            return
+        if stream.bad + control.bad:
+            share = stream.every / (stream.every + control.every)
             self._evidence.add(
-                self._harm.gain(stream_bad, control_bad, share),
-                self._safe.gain(stream_bad, control_bad, share),
+                self._harm.gain(stream.bad, control.bad, share),
+                self._safe.gain(stream.bad, control.bad, share),
             )
+        self._block = {arm: Tally() for arm in Arm}
 
     def _counted(self, batch: Batch, arm: Arm) -> tuple[int, int]:
         if self._rail.limit_s is None:
@@ -115,10 +128,9 @@ class RatioJudge(Judge):
 
     def judge(self, frame: Frame) -> Verdict:
         harm, safe = self._evidence.harm(frame.dispersion), self._evidence.safe(frame.dispersion)
-        samples = min(tally.every for tally in self._tallies.values()), frame.exposure.min_samples
-        return _verdict(
-            self._rail, self._lines, frame, (harm, safe), samples, frame.smaller_users, self._said()
-        )
+        here = Grounds(min(tally.every for tally in self._tallies.values()), frame.smaller_users)
+        ever = Grounds(min(tally.every for tally in self._ever.values()), frame.smaller_users_ever)
+        return _verdict(self._rail, self._lines, frame.exposure, (harm, safe), here, ever, self._said())
 
     def _said(self) -> str:
         stream, control = self._tallies[Arm.STREAM], self._tallies[Arm.CONTROL]
@@ -129,7 +141,7 @@ class RatioJudge(Judge):
             f"{control.bad:,} of {control.every:,} in its control ({control.percent})"
         )
         if stream.every and control.bad:
-            said += f": {stream.bad / stream.every / (control.bad / control.every):.2g} times as often"
+            said += f": {figure(stream.bad / stream.every / (control.bad / control.every))} times as often"
         return said
 
 
@@ -140,40 +152,44 @@ class CeilingJudge(Judge):
         self._rail = rail
         self.name = rail.name
         self._lines = Lines.of(budget, rail.weight)
+        self._rate = _RATES[rail.of]
         self._harm, self._safe = RateBet.of_harm(rail.at), RateBet.of_safety(rail.harm)
         self._evidence = _Compared(self._harm, self._safe, steps)
         self._tally = Tally()
+        self._samples_ever = 0
 
     def enter(self, step: int, share: int) -> None:
         self._evidence.enter(step)
         self._tally = Tally()
 
     def add(self, batch: Batch) -> None:
-        bad, every = _RATES[self._rail.of](batch, self._rail)
+        bad, every = self._rate.counted(batch, self._rail)
         self._tally.add(bad, every)
+        self._samples_ever += batch.total(Arm.STREAM, ELIGIBLE) if self._rate.is_of_faults else every
         if every:
             self._evidence.add(self._harm.gain(bad, every - bad), self._safe.gain(bad, every - bad))
 
     def judge(self, frame: Frame) -> Verdict:
         answers = frame.answers.get(Arm.STREAM, 0)
-        optional = self._rail.of == "unrecovered" or not frame.exposure.share
-        few = optional and self._tally.every < FEW_FAULTS
-        samples = answers if few else self._tally.every
-        needed = FEW_FAULTS if optional and not few else frame.exposure.min_samples
-        evidence = self._evidence.harm(1.0), self._evidence.safe(1.0)
-        users = frame.users.get(Arm.STREAM, 0)
-        made = _verdict(self._rail, self._lines, frame, evidence, (samples, needed), users, self._said())
-        if few and made.finding is Finding.UNCLEAR and answers >= frame.exposure.min_samples:
-            sentence = f"{made.sentence} Too few to judge, and no reason to wait."
-            return replace(made, finding=Finding.SAFE, sentence=sentence)
+        few = self._tally.every < FEW_FAULTS and self._rate.may_be_few(frame.exposure)
+        here = Grounds(
+            answers if few or self._rate.is_of_faults else self._tally.every, frame.users.get(Arm.STREAM, 0)
+        )
+        ever = Grounds(self._samples_ever, frame.users_ever.get(Arm.STREAM, 0))
+        harm, safe = self._evidence.harm(1.0), self._evidence.safe(1.0)
+        made = _verdict(self._rail, self._lines, frame.exposure, (harm, safe), here, ever, self._said())
+        # Few are no reason to wait, unless what there is points to harm.
+        if few and made.finding is Finding.UNCLEAR and here.suffice(frame.exposure) and harm < POINTS_TO_HARM:
+            end = "too few to judge, and no reason to wait"
+            return replace(made, finding=Finding.SAFE, sentence=sentence(self.name, self._said(), end))
         return made
 
     def _said(self) -> str:
-        what, of = _RATE_WORDS[self._rail.of]
         limit = "" if self._rail.limit_s is None else f" {self._rail.limit_s:g} s"
         tally = self._tally
-        fine = f"up to {100 * self._rail.at:.2g} % is fine"
-        return f"{tally.bad:,} of {tally.every:,} {of} {what}{limit} ({tally.percent}; {fine})"
+        fine = f"up to {figure(100 * self._rail.at)} % is fine"
+        what = f"{self._rate.of} {self._rate.what}{limit}"
+        return f"{tally.bad:,} of {tally.every:,} {what} ({tally.percent}; {fine})"
 
 
 def _fell_back(batch: Batch, rail: Ceiling) -> tuple[int, int]:
@@ -190,40 +206,45 @@ def _unrecovered(batch: Batch, rail: Ceiling) -> tuple[int, int]:
     return batch.recoveries.get("failed", 0), sum(batch.recoveries.values())
 
 
-_RATES: Mapping[str, Callable[[Batch, Ceiling], tuple[int, int]]] = {
-    "fallback": _fell_back,
-    "first_content": _first_content,
-    "unrecovered": _unrecovered,
-}
-_RATE_WORDS: Mapping[str, tuple[str, str]] = {
-    "fallback": ("fell back to batch", "streamed answers"),
-    "first_content": ("showed their first text later than", "streams"),
-    "unrecovered": ("gave no answer", "runs that lost their live text"),
+class _Rate(NamedTuple):
+    counted: Callable[[Batch, Ceiling], tuple[int, int]]
+    of: str
+    what: str
+    is_of_faults: bool = False
+    """They are rare where all is well: its samples are the answers among which they could have been."""
+    is_of_shown: bool = False
+
+    def may_be_few(self, exposure: Exposure) -> bool:
+        """There may be none for a good reason: nothing broke, or nothing is shown."""
+        return self.is_of_faults or (self.is_of_shown and not exposure.share)
+
+
+_RATES: Mapping[str, _Rate] = {
+    "fallback": _Rate(_fell_back, "streamed answers", "fell back to batch"),
+    "first_content": _Rate(_first_content, "streams", "showed their first text later than", is_of_shown=True),
+    "unrecovered": _Rate(_unrecovered, "runs that lost their live text", "gave no answer", is_of_faults=True),
 }
 
 
 def _verdict(
     rail: RateRatio | Ceiling,
     lines: Lines,
-    frame: Frame,
+    exposure: Exposure,
     evidence: tuple[float, float],
-    samples: tuple[int, int],
-    users: int,
+    here: Grounds,
+    ever: Grounds,
     said: str,
 ) -> Verdict:
-    """Of a guardrail that bets, once there are samples as needed and enough users to compare at all."""
+    """Of a guardrail that bets. Harm may stand on all steps so far, safety stands on this one."""
     harm, safe = evidence
-    there, needed = samples
-    exposure = frame.exposure
-    enough = there >= needed and users >= exposure.min_users
-    action = lines.action(harm, rail.action) if enough else None
+    action = lines.action(harm, rail.action) if here.samples and ever.suffice(exposure) else None
     finding = Finding.UNCLEAR
     if action is not None:
         finding = Finding.HARM
-    elif enough and safe >= lines.safe:
-        finding = Finding.SAFE
-    elif not there:
+    elif not here.samples:
         finding = Finding.NO_DATA
+    elif here.suffice(exposure) and safe >= lines.safe:
+        finding = Finding.SAFE
     return Verdict(
         rail.name,
         finding,
@@ -233,9 +254,22 @@ def _verdict(
         log10(lines.roll_back) if rail.action is Action.ROLL_BACK else None,
         log10(safe),
         log10(lines.safe),
-        there,
-        needed,
-        users,
+        here.samples,
+        exposure.min_samples,
+        here.users,
         exposure.min_users,
-        sentence(rail.name, said, finding, max(0.0, safe / lines.safe)),
+        sentence(rail.name, said, _end(finding, action, rail, here.suffice(exposure), safe / lines.safe)),
     )
+
+
+def _end(
+    finding: Finding, action: Action | None, rail: RateRatio | Ceiling, enough: bool, proved: float
+) -> str:
+    if finding is Finding.HARM and action is not rail.action:
+        return "that looks like harm"
+    if finding is Finding.UNCLEAR and enough:
+        return f"no harm shown, and {100 * min(1.0, max(0.0, proved)):.0f} % of the way to shown to be safe"
+    if finding is Finding.SAFE:
+        ruled_out = f"{rail.harm:g} times" if isinstance(rail, RateRatio) else f"{figure(100 * rail.harm)} %"
+        return f"safe, since {ruled_out} or more is ruled out"
+    return ENDS[finding]

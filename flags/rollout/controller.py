@@ -158,9 +158,7 @@ class Controller:
         flag, problem = await self._read_flag()
         if flag is not None:
             self._settle_changes(flag)
-        evidence = await self._look()
-        if evidence.batch is not None:
-            self._jury.add(evidence.batch)
+        evidence = self._heard(await self._look())
         situation = self._situation(flag, problem, evidence)
         move = decide(situation)
         intent = self._intent(move, flag)
@@ -262,6 +260,15 @@ class Controller:
             batch = None  # nothing was written yet, so nobody is exposed
         return _Evidence(batch, proxies_change=changed or bool(reading.missing))
 
+    def _heard(self, evidence: _Evidence) -> _Evidence:
+        """The same, once the jury has it; none, if it is nothing that a jury can go by."""
+        if evidence.batch is not None:
+            try:
+                self._jury.add(evidence.batch)
+            except ValueError as exc:
+                return replace(evidence, batch=None, problem=str(exc))
+        return evidence
+
     def _situation(self, flag: Flag | None, problem: str, evidence: _Evidence) -> Situation:
         state, policy = self._state, self._policy
         change = Change.NONE if flag is None or state.is_over else self._change(flag)
@@ -357,10 +364,6 @@ class Controller:
         """Do what was decided, or is still to be done. What fails is tried again by the next tick."""
         state = self._state
         try:
-            if state.phase is Phase.KILLED and state.kill_wanted and not flag.killed:
-                await self._ports.lease.check(fence, for_s=WRITE_S)
-                await self._ports.admin.kill(True)
-                flag = await self._ports.admin.read()  # in a file, both flags change together
             if intent is None and state.down_pending:
                 intent = state.step, replace(flag.strategy, share=0)
             if intent is None:

@@ -1,49 +1,60 @@
 """Judges that count: texts shown wrongly, the first answers of a step, users in the arms. Pure."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 from flags.rollout.evidence import BAD, ELIGIBLE, Arm, Batch
 from flags.rollout.guardrails import Budget, EarlyGuard, SampleRatio, ZeroTolerance
-from flags.rollout.judging import Frame, Judge, Tally, log10, sentence
+from flags.rollout.judging import ENDS, Frame, Judge, Tally, figure, log10, sentence
 from flags.rollout.processes import RateBet, RatioBet, early_limits
 from flags.rollout.verdict import Finding, Verdict
 
 
 class ParityJudge(Judge):
-    """Texts that were shown and are not the answer's."""
+    """Texts that were shown and are not the answer's. One stays harm in all steps that follow."""
 
     def __init__(self, rail: ZeroTolerance, budget: Budget, steps: int) -> None:
         self._rail = rail
         self.name = rail.name
         self._missed = budget.missed
         self._whole = Tally()
+        self._here = 0
+
+    def enter(self, step: int, share: int) -> None:
+        self._here = 0
 
     def add(self, batch: Batch) -> None:
         bad = sum(count for result, count in batch.parity.items() if result in self._rail.results)
-        self._whole.add(bad, sum(batch.parity.values()))
+        every = sum(batch.parity.values())
+        self._whole.add(bad, every)
+        self._here += every
 
     def judge(self, frame: Frame) -> Verdict:
-        samples, needed = frame.answers.get(Arm.STREAM, 0), frame.exposure.min_samples
-        whole = self._whole
-        said = f"{whole.bad:,} of {whole.every:,} texts were shown otherwise than the answer has them"
-        if not whole.bad and whole.every:
-            excluded = -math.log(self._missed) / whole.every
-            said += f", which rules out more than {100 * min(1.0, excluded):.2g} %"
-        finding = Finding.SAFE if samples >= needed else Finding.UNCLEAR
-        if not samples and not whole.every:
-            finding = Finding.NO_DATA
+        # Answers whose texts nobody compared are no proof.
+        samples, needed = min(frame.answers.get(Arm.STREAM, 0), self._here), frame.exposure.min_samples
+        finding = Finding.SAFE if samples >= needed else Finding.UNCLEAR if samples else Finding.NO_DATA
+        if self._whole.bad:
+            finding = Finding.HARM
         return Verdict(
             self.name,
-            Finding.HARM if whole.bad else finding,
-            self._rail.action if whole.bad else None,
+            finding,
+            self._rail.action if finding is Finding.HARM else None,
             *(None, None, None, None, None),
             samples,
             needed,
             frame.users.get(Arm.STREAM, 0),
             0,
-            sentence(self.name, said, finding if not whole.bad else Finding.HARM),
+            sentence(self.name, self._said(), ENDS[finding]),
         )
+
+    def _said(self) -> str:
+        whole = self._whole
+        said = f"{whole.bad:,} of {whole.every:,} texts were shown otherwise than the answer has them"
+        if not whole.bad and whole.every:
+            # So many clean ones are rarer than `missed` where the rate is higher, whenever one looks.
+            excluded = min(1.0, -math.log(self._missed) / whole.every)
+            said += f", which rules out more than {figure(100 * excluded)} %"
+        return said
 
 
 NO_WORSE = 1.25
@@ -60,16 +71,29 @@ class _Window:
         self._limits = limits
         self._bet = RatioBet.of_harm(NO_WORSE)
         self.stream, self.control = Tally(), Tally()
+        self.at_least = ""
         self._crossed = False
         self.harm = False
 
     def add(self, batch: Batch) -> None:
-        for arm, tally in ((Arm.STREAM, self.stream), (Arm.CONTROL, self.control)):
-            tally.add(batch.total(arm, BAD), batch.total(arm, ELIGIBLE))
-        # A batch that goes beyond the last one is the comparison's: what of it came first is not known.
-        if 0 < self.stream.every <= len(self._limits):
-            self._crossed = self._crossed or self.stream.bad >= self._limits[self.stream.every - 1]
+        bad, every = batch.total(Arm.STREAM, BAD), batch.total(Arm.STREAM, ELIGIBLE)
+        room = len(self._limits) - self.stream.every
+        if not room:
+            return
+        self.control.add(batch.total(Arm.CONTROL, BAD), batch.total(Arm.CONTROL, ELIGIBLE))
+        # Which of a batch came first is not known: as many of the bad ones as can be came too late.
+        late = max(0, every - room)
+        sure = max(0, bad - late)
+        self.at_least = "at least " if sure < bad else ""
+        self.stream.add(sure, every - late)
+        if self.stream.every:
+            self._crossed = self._crossed or self.stream.bad >= self.limit
             self.harm = self.harm or (self._crossed and self._evidence() >= WORSE)
+
+    @property
+    def limit(self) -> int:
+        """So many bad ones are too many by now."""
+        return self._limits[self.stream.every - 1]
 
     def _evidence(self) -> float:
         """That the stream arm is worse than control."""
@@ -90,42 +114,40 @@ class EarlyJudge(Judge):
         self._rail = rail
         self.name = rail.name
         self._limits = early_limits(rail.rate, rail.of, rail.alpha / 2)  # of two windows
-        self._whole = self._step = _Window(self._limits)
+        self._whole = _Window(self._limits)
+        self._step = _Window(self._limits)
 
     def enter(self, step: int, share: int) -> None:
         self._step = _Window(self._limits)
 
     def add(self, batch: Batch) -> None:
-        for window in {self._whole, self._step}:
-            window.add(batch)
+        self._whole.add(batch)
+        self._step.add(batch)
 
     def judge(self, frame: Frame) -> Verdict:
-        window = self._whole if self._whole.harm else self._step
+        window, of = (self._whole, "rollout") if self._whole.harm else (self._step, "step")
         finding = Finding.SAFE if window.stream.every else Finding.NO_DATA
         if window.harm:
             finding = Finding.HARM
-        of = "rollout" if window is self._whole else "step"
+        end = {Finding.HARM: "that is too many", Finding.SAFE: "not too many"}.get(finding, ENDS[finding])
+        stream, control = window.stream, window.control
         said = (
-            f"{window.stream.bad:,} of the first {window.stream.every:,} answers of this {of} failed, "
-            f"{window.control.bad:,} of {window.control.every:,} in its control"
+            f"{window.at_least}{stream.bad:,} of the first {stream.every:,} answers of this {of} failed, "
+            f"{control.bad:,} of {control.every:,} in its control"
         )
-        if window.stream.every > self._rail.of and not window.harm:
-            said = f"the first {self._rail.of:,} answers of this step are past, and were not too bad"
+        if finding is Finding.SAFE:
+            said += f" ({window.limit:,} would be harm if control has fewer)"
         return Verdict(
             self.name,
             finding,
             self._rail.action if window.harm else None,
             *(None, None, None, None, None),
-            window.stream.every,
+            stream.every,
             1,
             frame.users.get(Arm.STREAM, 0),
             0,
-            sentence(self.name, said, finding),
+            sentence(self.name, said, end),
         )
-
-
-MOST_WAIT_S = 60.0
-"""Until then the proxies have seen a new share, and count their users anew."""
 
 
 class SampleJudge(Judge):
@@ -135,43 +157,29 @@ class SampleJudge(Judge):
         self._rail = rail
         self.name = rail.name
         self._line = -math.log(rail.alpha)
-        self._bet = RateBet.of_mismatch(0.5)
-        self._evidence = self._bet.start()
-        self._level: Mapping[str, int] = {}
-        self._waits = False
-        self._entered_s: float | None = None
+        self.enter(0, 50)
 
     def enter(self, step: int, share: int) -> None:
         self._bet = RateBet.of_mismatch(share / (share + min(share, 100 - share)))
         self._evidence = self._bet.start()
-        self._waits = any(self._level.values())
-        self._entered_s = None
+        self._most = 0
 
     def add(self, batch: Batch) -> None:
-        before, self._level = self._level, batch.users
-        if self._entered_s is None:
-            self._entered_s = batch.since_s
-        began_again = any(batch.users.get(arm, 0) < before.get(arm, 0) for arm in Arm)
-        if self._waits and not began_again:
-            # The proxies still count by the share before.
-            self._waits = batch.until_s < self._entered_s + MOST_WAIT_S
-            return
-        before = {} if self._waits else before
-        self._waits = False
-        stream, control = (batch.users.get(arm, 0) - before.get(arm, 0) for arm in Arm)
-        if stream >= 0 and control >= 0 and stream + control:  # else a proxy has begun anew within the step
-            self._evidence.logs += self._bet.gain(stream, control)
+        stream, control = (batch.users.get(arm, 0) for arm in Arm)
+        # Proxies that begin anew count the same users again: only beyond the most seen there are others.
+        if stream + control > self._most:
+            self._most = stream + control
+            self._evidence.logs = self._bet.gain(stream, control)
 
     def judge(self, frame: Frame) -> Verdict:
-        evidence, needed = self._evidence.log(), frame.exposure.min_users
-        stream, control = (frame.users.get(arm, 0) for arm in Arm)
-        finding = Finding.SAFE if frame.smaller_users >= needed else Finding.UNCLEAR
-        if not stream + control:
-            finding = Finding.NO_DATA
+        evidence = self._evidence.log()
+        finding = Finding.NO_DATA
         if evidence >= self._line:
             finding = Finding.HARM
-        expected = f"{100 * self._bet.null:.0f} % of them expected in the first"
-        said = f"{stream:,} users met in the stream arm and {control:,} in its control, {expected}"
+        elif frame.smaller_users >= frame.exposure.min_users:
+            finding = Finding.SAFE
+        elif self._most:
+            finding = Finding.UNCLEAR
         return Verdict(
             self.name,
             finding,
@@ -184,6 +192,17 @@ class SampleJudge(Judge):
             0,
             0,
             frame.smaller_users,
-            needed,
-            sentence(self.name, said, finding),
+            frame.exposure.min_users,
+            sentence(self.name, self._said(frame), _SAMPLE_ENDS.get(finding, ENDS[finding])),
         )
+
+    def _said(self, frame: Frame) -> str:
+        stream, control = (frame.users.get(arm, 0) for arm in Arm)
+        expected = f"{100 * self._bet.null:.0f} % of them expected in the first"
+        return f"{stream:,} users met in the stream arm and {control:,} in its control, {expected}"
+
+
+_SAMPLE_ENDS = {
+    Finding.HARM: "that is not chance, so the arms or the counting are wrong",
+    Finding.SAFE: "as it should be",
+}

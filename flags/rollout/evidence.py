@@ -16,6 +16,9 @@ class Arm(StrEnum):
     CONTROL = "control"
 
 
+REST = "rest"
+"""Whoever is in neither arm: counted, to see what share of all is streamed, and compared with nobody."""
+
 BAD = frozenset({"failed", "truncated"})
 """Outcomes by which a user has no answer, or not all of it."""
 
@@ -47,7 +50,7 @@ class Batch:
     step: int
     """Index of the policy's step that was in force all the time."""
     outcomes: Mapping[tuple[str, int, str], int] = field(default_factory=dict)
-    """By arm, user bucket (0 to 15) and outcome."""
+    """By arm, user bucket (0 to 15) and outcome; of REST all in bucket 0."""
     seconds: Mapping[tuple[str, float], Tail] = field(default_factory=dict)
     """By arm and limit in seconds: whole answers that took longer."""
     first_content: Mapping[float, Tail] = field(default_factory=dict)

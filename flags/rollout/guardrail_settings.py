@@ -169,8 +169,8 @@ class ParityRail(Rail):
 
 
 class EarlyRail(Rail):
-    """The first requests of the rollout, and of each step: so many bad ones are too many, if control has fewer
-    of them.
+    """The first requests of the rollout, and of each step: so many bad ones are too many, if control has
+    fewer of them.
 
     Give it the `rate` of failures that is usual, and it sees harm sooner than a comparison alone."""
 

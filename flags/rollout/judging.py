@@ -22,7 +22,19 @@ class Tally:
 
     @property
     def percent(self) -> str:
-        return f"{100 * self.bad / self.every:.3g} %" if self.every else "none"
+        return f"{figure(100 * self.bad / self.every)} %" if self.every else "none"
+
+
+@dataclass(frozen=True, slots=True)
+class Grounds:
+    """What a comparison stands on, in the smaller arm."""
+
+    samples: int
+    users: int
+
+    def suffice(self, exposure: Exposure) -> bool:
+        """Fewer are a few people's luck, and no rate."""
+        return self.samples >= exposure.min_samples and self.users >= exposure.min_users
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,13 +45,19 @@ class Frame:
     answers: Mapping[str, int]
     """Settled requests by arm, in this step."""
     users: Mapping[str, int]
-    """Different ones met by arm, at least."""
+    """Different ones met by arm in this step, at least."""
+    users_ever: Mapping[str, int]
+    """The same of the step in which they were most: who is in an arm stays there while the share grows."""
     dispersion: float
     """How much more users differ than chance makes them; 1 or more."""
 
     @property
     def smaller_users(self) -> int:
         return min(self.users.get(arm, 0) for arm in Arm)
+
+    @property
+    def smaller_users_ever(self) -> int:
+        return min(self.users_ever.get(arm, 0) for arm in Arm)
 
 
 class Judge:
@@ -62,14 +80,21 @@ def log10(natural: float) -> float:
     return natural / math.log(10)
 
 
-def sentence(name: str, said: str, finding: Finding, proved: float | None = None) -> str:
+def figure(number: float) -> str:
+    """Two digits, as people write them."""
+    if 0 < number < 0.01:
+        return "under 0.01"
+    return f"{number:.2g}" if number < 10 else f"{number:,.0f}"
+
+
+ENDS: Mapping[Finding, str] = {
+    Finding.HARM: "that is harm",
+    Finding.SAFE: "shown to be safe",
+    Finding.UNCLEAR: "too few yet",
+    Finding.NO_DATA: "nothing to go by yet",
+}
+
+
+def sentence(name: str, said: str, end: str) -> str:
     """One that a clinician understands."""
-    ends = {
-        Finding.HARM: "that is harm",
-        Finding.SAFE: "shown to be safe",
-        Finding.NO_DATA: "nothing to go by yet",
-        Finding.UNCLEAR: "too few yet"
-        if proved is None
-        else f"no harm shown, {100 * min(1.0, proved):.0f} % of the way to proof",
-    }
-    return f"{name.capitalize()}: {said}; {ends[finding]}."
+    return f"{name.replace('_', ' ').capitalize()}: {said}; {end}."

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Any, Protocol
 
+from flags.rollout.evidence import Arm
 from flags.rollout.moves import Kind, Mode, Phase
 
 KNOWN_ACTS = 100
@@ -84,10 +85,12 @@ class State:
     """The strategy as it was found, for its variants."""
     entered_s: float = 0.0
     dwelt_s: float = 0.0
+    streamed: int = 0
+    """Settled requests of the stream arm in this step."""
+    settled: int = 0
+    """Of everybody."""
     down_pending: bool = False
     """Rolled back, and not yet seen to be written."""
-    kill_wanted: bool = False
-    """Killed, and nobody has taken it back."""
     intent: Intent | None = None
     approved: bool = False
     overridden: bool = False
@@ -140,6 +143,7 @@ def _after_begin(state: State, entry: Entry) -> State:
 def _after_tick(state: State, entry: Entry) -> State:
     body = entry.body
     intent = body.get("intent")
+    outcomes = batch["outcomes"] if (batch := body.get("batch")) else ()
     # Also where it cannot be written yet, since the flag cannot be read.
     back = body["move"]["kind"] == Kind.ROLL_BACK and body["situation"]["mode"] != Mode.OBSERVE
     return replace(
@@ -148,6 +152,8 @@ def _after_tick(state: State, entry: Entry) -> State:
         down_pending=state.down_pending or back,
         intent=None if intent is None else Intent(intent["step"], intent["digest"]),
         dwelt_s=state.dwelt_s + body["dwelt_s"],
+        streamed=state.streamed + sum(count for arm, _, _, count in outcomes if arm == Arm.STREAM),
+        settled=state.settled + sum(count for _, _, _, count in outcomes),
         resumed=False,
         last_tick=body,
         last_tick_s=entry.at_s,
@@ -170,7 +176,16 @@ def _after_written(state: State, entry: Entry) -> State:
         state = replace(state, phase=state.phase if state.is_over else Phase.ROLLED_BACK, down_pending=False)
     if step == state.step:
         return state
-    return replace(state, step=step, entered_s=entry.at_s, dwelt_s=0.0, approved=False, overridden=False)
+    return replace(
+        state,
+        step=step,
+        entered_s=entry.at_s,
+        dwelt_s=0.0,
+        streamed=0,
+        settled=0,
+        approved=False,
+        overridden=False,
+    )
 
 
 def _after_act(state: State, entry: Entry) -> State:
@@ -178,9 +193,9 @@ def _after_act(state: State, entry: Entry) -> State:
     state = replace(state, last_act=entry.body, last_act_s=entry.at_s, acts=acts)
     what = Act(entry.body["what"])
     if what is Act.KILL:
-        return replace(state, phase=Phase.KILLED, down_pending=True, kill_wanted=True, last_kill_s=entry.at_s)
+        return replace(state, phase=Phase.KILLED, down_pending=True, last_kill_s=entry.at_s)
     if what is Act.UNKILL:
-        return replace(state, kill_wanted=False)
+        return state
     if state.is_over:
         return state
     return replace(state, **_WHEN_RUNNING[what])

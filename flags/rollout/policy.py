@@ -16,6 +16,7 @@ from flags.rollout.freezes import Freeze
 from flags.rollout.guardrail_settings import BudgetSettings, Guardrails
 from flags.rollout.guardrails import Budget, Exposure, Guardrail
 from flags.rollout.policy_words import (
+    Address,
     Block,
     Duration,
     File,
@@ -202,6 +203,8 @@ class Policy(Block):
     journal: File
     """SQLite file of everything that was decided, and by what. Keep it on a local disk."""
     lease: LeasePlace
+    listen: Address | None = None
+    """`host:port` on which the controller shows its own `/metrics`; left out: nowhere."""
     mode: Literal["auto", "observe", "hold-only"] = "auto"
     """`observe` writes nothing and says what it would do. `hold-only` advances, and where `auto` would go
     back it holds and asks."""

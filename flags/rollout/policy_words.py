@@ -54,6 +54,13 @@ def _secret_address(value: SecretStr) -> SecretStr:
     return value
 
 
+def _address(value: str) -> str:
+    host, colon, port = value.rpartition(":")
+    if not (host and colon and port.isdecimal() and 0 < int(port) < 65536):
+        raise ValueError("must be host:port, for example 127.0.0.1:9465")
+    return value
+
+
 def _header_value(value: SecretStr) -> SecretStr:
     if not re.fullmatch(r"[\t\x20-\x7e]+", value.get_secret_value()):
         raise ValueError("must be printable ASCII in one line, and not empty")
@@ -85,6 +92,7 @@ Number = Annotated[float, Field(strict=True, allow_inf_nan=False)]
 Seconds = Annotated[Number, Field(gt=0, le=86_400)]
 Rate = Annotated[Number, Field(gt=0, lt=1)]
 Yes = Annotated[bool, Field(strict=True)]
+Address = Annotated[str, AfterValidator(_address)]
 Url = Annotated[str, AfterValidator(_web_address)]
 SecretUrl = Annotated[SecretStr, AfterValidator(_secret_address)]
 Secret = Annotated[SecretStr, AfterValidator(_header_value)]

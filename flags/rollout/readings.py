@@ -26,7 +26,7 @@ from typing import Any, NamedTuple, Protocol, TypeVar
 import orjson
 
 from flags.errors import EvidenceError, InvalidReading, ReadingProblem
-from flags.rollout.evidence import Arm, Batch, Tail
+from flags.rollout.evidence import REST, Arm, Batch, Tail
 
 OUTCOMES = "headgate_outcomes_total"
 SETTLED_S = "headgate_settled_seconds_bucket"
@@ -172,7 +172,8 @@ def _series(sample: Sample, wanted: Wanted) -> Series | None:
     names = LABELS.get(sample.metric)
     if names is None or sample.labels.get("route") not in wanted.routes:
         return None
-    if sample.labels.get("arm", Arm.STREAM) not in (Arm.STREAM, Arm.CONTROL):
+    arm = sample.labels.get("arm", Arm.STREAM)
+    if arm not in (Arm.STREAM, Arm.CONTROL) and (arm != REST or sample.metric not in (OUTCOMES, SETTLED_S)):
         return None
     if sample.metric == RECOVERIES and sample.labels.get("fault") not in STREAMING_FAULTS:
         return None
@@ -217,13 +218,18 @@ def between(before: Reading, after: Reading, step: int) -> Batch:
         since_s=before.at_s,
         until_s=after.at_s,
         step=step,
-        outcomes=_summed(grown, OUTCOMES, lambda labels: (labels[1], int(labels[2]), labels[3])),
+        outcomes=_summed(grown, OUTCOMES, _arm_bucket_outcome),
         seconds=_tails(grown, SETTLED_S, lambda labels: (labels[1], float(labels[2]))),
         first_content=_tails(grown, FIRST_CONTENT_S, lambda labels: float(labels[2])),
         recoveries=_summed(grown, RECOVERIES, lambda labels: labels[2]),
         parity=_summed(grown, PARITY, lambda labels: labels[1]),
         users=dict(after.users),
     )
+
+
+def _arm_bucket_outcome(labels: Labels) -> tuple[str, int, str]:
+    _, arm, bucket, outcome = labels
+    return arm, 0 if arm == REST else int(bucket), outcome  # nobody compares the rest's users
 
 
 def carried(before: Reading, after: Reading) -> Reading:

@@ -10,6 +10,7 @@ from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 
 import httpx
+from prometheus_client import CollectorRegistry, start_http_server
 
 from flags.errors import JournalBusy, LeaseError, LeaseLost, RolloutError
 from flags.rollout.controller import Clocks, Controller, Ports
@@ -20,6 +21,7 @@ from flags.rollout.journal import Journal
 from flags.rollout.kubernetes_api import ApiServer
 from flags.rollout.kubernetes_lease import KubernetesLease
 from flags.rollout.lease import Fence, FileLease, Lease
+from flags.rollout.metrics import RolloutMetrics
 from flags.rollout.notices import Notice, Webhook
 from flags.rollout.pages import PageReadings
 from flags.rollout.policy import Policy
@@ -32,8 +34,8 @@ logger = logging.getLogger("headgate.rollout")
 ACTS_S = 0.5
 """Between two looks for acts of people: a rollback that somebody asks for does not wait for the next tick."""
 
-LEASE_S = 60
-"""How long a lease lasts without being renewed: over a tick with everything in it that is slow."""
+LEASE_S = 30
+"""How long a lease lasts without being renewed: so long nothing moves after a controller was killed."""
 
 RENEW_S = 10.0
 
@@ -58,14 +60,14 @@ async def serve(policy: Policy, begin: Beginning) -> None:
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    async with opened_lease(policy) as lease:
+    async with opened_lease(policy) as lease, _shown(policy) as metrics:
         while not stop.is_set():
             fence = await _acquired(lease)
             if fence is None:
                 await _until(stop, STANDBY_S)
                 continue
             try:
-                await _lead(policy, lease, fence, begin, stop)
+                await _lead(policy, lease, fence, begin, metrics, stop)
             except LeaseLost as exc:
                 logger.warning("rollout: no longer the writer: %s", exc)
             except JournalBusy:
@@ -83,11 +85,19 @@ async def _acquired(lease: Lease) -> Fence | None:
         return None
 
 
-async def _lead(policy: Policy, lease: Lease, fence: Fence, begin: Beginning, stop: asyncio.Event) -> None:
+async def _lead(
+    policy: Policy,
+    lease: Lease,
+    fence: Fence,
+    begin: Beginning,
+    metrics: RolloutMetrics,
+    stop: asyncio.Event,
+) -> None:
     """Tick until stopped. Raises LeaseLost."""
     with Journal.open(policy.journal) as journal:
         async with opened(policy, journal, lease) as controller, _told(policy) as send:
             await _begin(controller, begin)
+            metrics.show(controller.state, policy)
             renew_due_s = tick_due_s = time.monotonic()
             while not stop.is_set():
                 if time.monotonic() >= renew_due_s:
@@ -96,6 +106,7 @@ async def _lead(policy: Policy, lease: Lease, fence: Fence, begin: Beginning, st
                 if controller.hear() or time.monotonic() >= tick_due_s:
                     tick_due_s = time.monotonic() + policy.tick_s
                     await _tick(controller, fence)
+                    metrics.show(controller.state, policy)
                     await controller.tell(send)
                 await _until(stop, ACTS_S)
 
@@ -188,6 +199,27 @@ async def opened_lease(policy: Policy) -> AsyncIterator[Lease]:
         return
     async with ApiServer.in_cluster(os.environ) as api:
         yield KubernetesLease(api, place.namespace, place.name, ttl_s=LEASE_S)
+
+
+@asynccontextmanager
+async def _shown(policy: Policy) -> AsyncIterator[RolloutMetrics]:
+    """The controller's metrics, on a port of their own where the policy names one."""
+    registry = CollectorRegistry()
+    metrics = RolloutMetrics(registry)
+    if policy.listen is None:
+        yield metrics
+        return
+    host, _, port = policy.listen.rpartition(":")
+    try:
+        server, thread = start_http_server(int(port), host.strip("[]"), registry)
+    except OSError as exc:
+        raise RolloutError(f"listen: cannot listen on {policy.listen}: {exc.strerror}") from None
+    try:
+        yield metrics
+    finally:
+        await asyncio.to_thread(server.shutdown)
+        server.server_close()
+        thread.join()
 
 
 @asynccontextmanager

@@ -12,7 +12,7 @@ from rich.text import Text
 
 from flags.rollout.ledger import State
 from flags.rollout.moves import Kind, Phase
-from flags.rollout.policy import Policy, Step
+from flags.rollout.policy import Policy
 
 SILENT_TICKS = 3
 """A controller that has not looked for so many ticks is taken to be gone."""
@@ -53,7 +53,7 @@ class Status:
     written: int
     """What was last written to the flag, and read back."""
     observed: float | None
-    """What requests say: the stream arm's part, in what settled last; None: nothing settled."""
+    """What requests say: the stream arm's part of all that settled in this step; None: nothing has."""
     dwelt_s: float
     at_least_s: float
     next_share: int | None
@@ -94,7 +94,7 @@ def status_of(state: State, policy: Policy, now_s: float) -> Status:
         steps=len(policy.steps),
         planned=step.share if step else 0,
         written=state.share,
-        observed=_observed(tick.get("batch"), policy),
+        observed=100 * state.streamed / state.settled if state.settled else None,
         dwelt_s=state.dwelt_s,
         at_least_s=step.at_least.total_seconds() if step else 0.0,
         next_share=following[0].share if following and not state.is_over else None,
@@ -105,18 +105,6 @@ def status_of(state: State, policy: Policy, now_s: float) -> Status:
         last_evidence_s=state.last_good_s,
         silent=bool(state.run) and now_s - state.last_tick_s > SILENT_TICKS * policy.tick_s,
     )
-
-
-def _observed(batch: Mapping[str, Any] | None, policy: Policy) -> float | None:
-    """Of two arms alone it is known how many came; here the share of all users that this would be."""
-    if not batch or batch["step"] >= len(policy.steps):
-        return None
-    counts: Sequence[tuple[str, int]] = [(arm, count) for arm, _, _, count in batch["outcomes"]]
-    every = sum(count for _, count in counts)
-    step: Step = policy.steps[batch["step"]]
-    written = step.share_written(policy)
-    width = written + min(written, 100 - written)
-    return width * sum(count for arm, count in counts if arm == "stream") / every if every else None
 
 
 def shown(status: Status, now_s: float) -> RenderableType:
@@ -169,11 +157,17 @@ def _evidence(status: Status) -> Table:
             Text(
                 verdict["finding"], style={"harm": "red", "safe": "green"}.get(verdict["finding"], "yellow")
             ),
-            f"{verdict['samples']:,} of {verdict['samples_needed']:,}",
+            _samples(verdict),
             meter(verdict["log10_e"], verdict["hold_at"], verdict["roll_back_at"]),
             meter(verdict["log10_safe"], None, verdict["safe_at"]),
         )
     return table
+
+
+def _samples(verdict: Mapping[str, Any]) -> str:
+    if verdict["samples_needed"]:
+        return f"{verdict['samples']:,} of {verdict['samples_needed']:,}"
+    return f"{verdict['users']:,} of {verdict['users_needed']:,} users"
 
 
 def meter(value: float | None, hold_at: float | None, end: float | None) -> str:

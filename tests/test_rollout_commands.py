@@ -1,0 +1,166 @@
+"""`headgate rollout …`: what it says, what it refuses, and with which exit code."""
+
+import json
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import yaml
+from anyio import to_thread
+from click.testing import CliRunner, Result
+
+from flags.rollout.commands import rollout
+from flags.rollout.ledger import Act, Record
+from tests.rolling import Rolling, flag_file, policy, policy_said
+
+pytestmark = pytest.mark.anyio
+
+
+@dataclass
+class Desk:
+    """An operator's."""
+
+    rolling: Rolling
+    path: Path
+
+    async def types(self, *arguments: str) -> Result:
+        typed = [*arguments, "--policy", str(self.path)]
+        return await to_thread.run_sync(lambda: CliRunner().invoke(rollout, typed))
+
+    async def has_begun(self, share: int = 5) -> None:
+        with self.rolling.running() as running:
+            await running.begin()
+            await running.until(share)
+
+
+@pytest.fixture
+def desk(tmp_path: Path) -> Desk:
+    path = tmp_path / "rollout.yaml"
+    path.write_text(yaml.safe_dump(policy_said()))
+    flag_file(tmp_path / "flags.json")
+    rolling = Rolling(tmp_path, policy(tmp_path))
+    rolling.now.wall_s = time.time()
+    return Desk(rolling, path)
+
+
+def why(text: str = "because") -> tuple[str, ...]:
+    return "--by", "ops", "--reason", text
+
+
+async def test_before_the_first_rollout_there_is_none(desk: Desk) -> None:
+    """It says so, and how one is begun; nobody can act on what is not there."""
+    assert (await desk.types("status")).exit_code == 6
+    assert "headgate rollout run" in (await desk.types("status")).output
+    refused = await desk.types("pause", *why())
+    assert refused.exit_code == 1
+    assert "no rollout yet" in refused.output
+
+
+@pytest.mark.parametrize("what", ["pause", "resume", "approve", "advance", "rollback", "kill", "unkill"])
+async def test_no_act_without_a_reason(desk: Desk, what: str) -> None:
+    """Missing, or empty."""
+    assert (await desk.types(what)).exit_code == 2
+    refused = await desk.types(what, "--reason", "  ")
+    assert refused.exit_code == 1
+    assert "--reason" in refused.output
+
+
+async def test_all_that_is_wrong_with_a_policy_is_said_at_once(desk: Desk) -> None:
+    desk.path.write_text(yaml.safe_dump(policy_said(steps=[{"share": 5.5, "at_least": "1h"}], flagg="x")))
+    refused = await desk.types("status")
+    assert refused.exit_code == 1
+    assert "rollout.yaml: steps[0].share" in refused.output
+    assert "did you mean `flag`" in refused.output
+
+
+async def test_status_says_where_it_stands_and_why(desk: Desk) -> None:
+    """For people, and for scripts."""
+    await desk.has_begun(25)
+    shown = await desk.types("status")
+    found = json.loads((await desk.types("status", "--json")).output)
+
+    assert shown.exit_code == found["exit_code"] == 0
+    assert "planned 25 % · written 25 %" in shown.output
+    assert (found["run"], found["step"], found["written"], found["next_share"]) == ("r1", 2, 25, 50)
+    assert {verdict["guardrail"] for verdict in found["verdicts"]} >= {"errors", "parity"}
+
+
+async def hold(desk: Desk) -> None:
+    await desk.has_begun()
+    desk.rolling.set_share(1)
+    with desk.rolling.running() as running:
+        await running.ticks(1)
+
+
+async def roll_back(desk: Desk) -> None:
+    await desk.has_begun()
+    desk.rolling.traffic.shows_wrong_text()
+    with desk.rolling.running() as running:
+        await running.ticks(2)
+
+
+async def kill(desk: Desk) -> None:
+    await desk.has_begun()
+    assert (await desk.types("kill", *why())).exit_code == 0
+
+
+async def fall_silent(desk: Desk) -> None:
+    desk.rolling.now.wall_s -= 86400
+    await desk.has_begun()
+
+
+@pytest.mark.parametrize(("befalls", "code"), [(hold, 3), (roll_back, 4), (kill, 5), (fall_silent, 7)])
+async def test_the_exit_code_says_how_it_stands(
+    desk: Desk, befalls: Callable[[Desk], object], code: int
+) -> None:
+    """For a script that asks nothing else."""
+    await befalls(desk)  # type: ignore[misc]
+    assert (await desk.types("status")).exit_code == code
+
+
+async def test_an_act_is_journaled_with_who_and_why(desk: Desk) -> None:
+    """By the command itself where no controller runs, and followed by the next one that does."""
+    await desk.has_begun()
+    assert (await desk.types("rollback", *why("the ward is content without it"))).exit_code == 0
+    act = desk.rolling.entries()[-1]
+    assert act.kind == Record.ACT
+    assert {name: act.body[name] for name in ("what", "by", "reason")} == {
+        "what": "rollback",
+        "by": "ops",
+        "reason": "the ward is content without it",
+    }
+    assert act.body["seen"] == act.seq - 1
+    with desk.rolling.running() as running:
+        await running.ticks(1)
+    assert desk.rolling.share == 0
+
+
+async def test_killing_needs_neither_controller_nor_rollout(desk: Desk) -> None:
+    """The flag itself is turned on, and off again."""
+    assert (await desk.types("kill", *why())).exit_code == 0
+    document = json.loads(desk.rolling.path.read_text())
+    assert document["features"][1]["enabled"] is True
+    assert (await desk.types("unkill", *why())).exit_code == 0
+    assert json.loads(desk.rolling.path.read_text())["features"][1]["enabled"] is False
+
+
+async def test_replay_tells_a_journal_that_was_touched(desk: Desk) -> None:
+    """0 as long as it is whole and every decision follows; 1 when it is not what was written."""
+    await desk.has_begun(25)
+    assert (await desk.types("replay")).exit_code == 0
+    content = desk.rolling.policy.journal.read_bytes()
+    assert b'"reason":"proved"' not in content  # it has not advanced by proof yet
+    desk.rolling.policy.journal.write_bytes(content.replace(b'"reason":"begin"', b'"reason":"bogus"'))
+    broken = await desk.types("replay")
+    assert broken.exit_code == 1
+    assert "hash does not fit" in broken.output
+
+
+async def test_watch_shows_what_an_act_has_changed(desk: Desk) -> None:
+    """Who did it last, and why, is on the page."""
+    await desk.has_begun()
+    await desk.types("pause", *why("wait for the night shift"))
+    assert "pause by ops" in (await desk.types("status")).output
+    assert Act.PAUSE in (await desk.types("status", "--json")).output

@@ -1,0 +1,182 @@
+"""A person edits the flag through Unleash's real API, in each state of a rollout: nothing is written over."""
+
+import itertools
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from flags.rollout.flag_admin import ManagedFlag
+from flags.rollout.ledger import Act
+from flags.rollout.moves import Kind, Reason
+from flags.rollout.unleash_admin import UnleashAdmin
+from tests.rolling import Rolling, Running, policy
+from tests.unleash_server import ENVIRONMENT, PROJECT, Unleash, is_installed, unleash
+
+pytestmark = [
+    pytest.mark.anyio,
+    pytest.mark.skipif(not is_installed(), reason="no Unleash server: run tests/services/setup.sh"),
+]
+
+_numbers = itertools.count()
+
+
+@pytest.fixture(scope="module")
+async def server(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Unleash]:
+    async with unleash(tmp_path_factory.mktemp("unleash")) as running:
+        yield running
+
+
+class Place:
+    """A rollout whose flag is on the server."""
+
+    def __init__(self, server: Unleash, directory: Path, flag: ManagedFlag, admin: UnleashAdmin) -> None:
+        self.server = server
+        self.flag, self.kill_flag = flag.name, flag.kill_flag
+        self.rolling = Rolling(directory, policy(directory), admin=admin)
+
+    async def strategies(self) -> list[dict[str, Any]]:
+        found: list[dict[str, Any]] = await self.server.ask("GET", self.server.strategies_of(self.flag))
+        return found
+
+    async def share(self) -> int:
+        return int((await self.strategies())[0]["parameters"]["rollout"])
+
+    async def change(self, **parameters: str) -> None:
+        [strategy] = await self.strategies()
+        path = f"{self.server.strategies_of(self.flag)}/{strategy['id']}"
+        await self.server.ask("PUT", path, strategy | {"parameters": strategy["parameters"] | parameters})
+
+
+@pytest.fixture
+async def place(server: Unleash, tmp_path: Path) -> AsyncIterator[Place]:
+    flag = ManagedFlag(
+        f"flag-{next(_numbers)}", kill_flag=f"kill-{next(_numbers)}", group_id="headgate.streaming"
+    )
+    await server.make_flag(flag.name, 0, group_id="headgate.streaming")
+    await server.make_flag(flag.kill_flag, None, on=False)
+    token = server.admin_token
+    async with UnleashAdmin(server.url, token, flag, project=PROJECT, environment=ENVIRONMENT) as admin:
+        yield Place(server, tmp_path, flag, admin)
+
+
+async def soaking(place: Place, running: Running) -> None:
+    await running.ticks(1)
+
+
+async def unclear(place: Place, running: Running) -> None:
+    await running.until(25)
+    for _ in range(5):
+        await running.tick()
+
+
+async def awaiting_approval(place: Place, running: Running) -> None:
+    moves = await running.ticks(6)
+    assert moves[-1].reason is Reason.APPROVAL
+
+
+async def paused(place: Place, running: Running) -> None:
+    place.rolling.wants(Act.PAUSE)
+    await running.ticks(1)
+
+
+async def in_an_incident(place: Place, running: Running) -> None:
+    place.rolling.incident = True
+    await running.ticks(1)
+
+
+async def without_data(place: Place, running: Running) -> None:
+    place.rolling.traffic.problem = "it does not answer"
+    await running.tick()
+
+
+async def complete(place: Place, running: Running) -> None:
+    await running.until(50)
+    moves = await running.ticks(20)
+    assert moves[-1].reason is Reason.COMPLETE
+
+
+STATES: dict[str, Callable[[Place, Running], Awaitable[None]]] = {
+    state.__name__: state
+    for state in (soaking, unclear, awaiting_approval, paused, in_an_incident, without_data, complete)
+}
+
+
+@pytest.mark.parametrize(("share", "reason"), [("1", Reason.FLAG_LOWERED), ("60", Reason.FLAG_CHANGED)])
+@pytest.mark.parametrize("state", STATES)
+async def test_a_share_that_a_person_sets_stays(place: Place, state: str, share: str, reason: Reason) -> None:
+    """Lower or higher, in every state: held, told whose it is, and never written over."""
+    with place.rolling.running() as running:
+        await running.begin()
+        await running.until(5)
+        await STATES[state](place, running)
+        await place.change(rollout=share)
+        moves = await running.ticks(4)
+
+    assert {(move.kind, move.reason) for move in moves} == {(Kind.HOLD, reason)}
+    assert moves[0].detail.startswith("by ")
+    assert await place.share() == int(share)
+
+
+async def test_a_second_strategy_is_seen_and_left(place: Place) -> None:
+    """It would enable whom it likes beside ours; harm still takes ours to 0."""
+    with place.rolling.running() as running:
+        await running.begin()
+        await running.until(5)
+        more = {
+            "name": "flexibleRollout",
+            "parameters": {"rollout": "30", "stickiness": "userId", "groupId": "g"},
+        }
+        await place.server.ask("POST", place.server.strategies_of(place.flag), more)
+        [move] = await running.ticks(1)
+        assert move.reason is Reason.FLAG_CHANGED
+        place.rolling.traffic.shows_wrong_text()
+        await running.ticks(1)
+
+    shares = {int(strategy["parameters"]["rollout"]) for strategy in await place.strategies()}
+    assert shares == {0, 30}
+
+
+async def test_what_a_person_does_after_a_rollback_is_theirs(place: Place) -> None:
+    """The rollout is over: it writes nothing any more, whatever is set."""
+    with place.rolling.running() as running:
+        await running.begin()
+        await running.until(5)
+        place.rolling.traffic.shows_wrong_text()
+        await running.ticks(1)
+        assert await place.share() == 0
+        await place.change(rollout="10")
+        moves = await running.ticks(3)
+
+    assert {move.reason for move in moves} == {Reason.ROLLED_BACK}
+    assert await place.share() == 10
+
+
+async def test_the_kill_flag_of_the_server_ends_it(place: Place) -> None:
+    """Turned on by hand, as somebody does who has never heard of the controller."""
+    with place.rolling.running() as running:
+        await running.begin()
+        await running.until(5)
+        await place.server.ask("POST", f"{place.server.environment_of(place.kill_flag)}/on")
+        moves = await running.ticks(2)
+
+    assert moves[-1].reason is Reason.KILLED
+    assert await place.share() == 0
+
+
+async def test_an_unleash_that_is_away_holds_and_is_written_when_it_is_back(place: Place) -> None:
+    """Harm that shows while it is away is not forgotten."""
+    with place.rolling.running() as running:
+        await running.begin()
+        await running.until(5)
+        await place.server.stop()
+        [move] = await running.ticks(1)
+        assert move.reason is Reason.FLAG_UNREADABLE
+        place.rolling.traffic.shows_wrong_text()
+        [move] = await running.ticks(1)
+        assert move.kind is Kind.ROLL_BACK
+        await place.server.start()
+        await running.ticks(1)
+
+    assert await place.share() == 0
