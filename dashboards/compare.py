@@ -4,7 +4,7 @@ from grafana_foundation_sdk.models.dashboard import Dashboard
 
 from dashboards.objectives import APART, BAD
 from dashboards.panels import JOB, NAMESPACE, POD, ROUTE, ROUTES, About, Panel, Query, figure, lines, made
-from dashboards.streams import quantile, rate
+from dashboards.queries import quantile, rate
 
 ARMS = ("stream", "control")
 ARM = 'arm=~"stream|control"'

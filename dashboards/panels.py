@@ -168,11 +168,13 @@ def states(about: About, *queries: Query) -> Panel:
 def rows(about: About, key: Sequence[str], queries: Mapping[str, Query]) -> Panel:
     """A table: a row for each value of the `key` labels, a column for each query, called by its name.
 
-    The query without one only brings labels.
+    The query without one only brings the labels; the others are joined to it by the first of them.
     """
     panel = _with(table.Panel(), about)
-    for at, query in enumerate(queries.values()):
-        panel = panel.with_target(query.target(at, instant=True, as_table=True))
+    for at, (name, query) in enumerate(queries.items()):
+        # A label that two queries give different values would keep Grafana from joining their rows.
+        joined = Query(f"max by ({key[0] if name else ', '.join(key)}) ({query.expr})")
+        panel = panel.with_target(joined.target(at, instant=True, as_table=True))
     renamed = {f"Value #{chr(ord('A') + at)}": name for at, name in enumerate(queries) if name}
     shown = [*key, *renamed]
     order = {name: at for at, name in enumerate(shown)}

@@ -2,6 +2,7 @@
 
 from grafana_foundation_sdk.models.dashboard import Dashboard
 
+from dashboards.evidence import evidence
 from dashboards.panels import (
     CONTROLLER,
     JOB,
@@ -19,35 +20,17 @@ from dashboards.panels import (
     lines,
     made,
     meters,
-    rows,
     states,
 )
+from dashboards.queries import age, of, quantile, rate
 from dashboards.rules import BLIND_S, FLAG_AGE_S, FLAG_STALE_S, SILENT_S
-from dashboards.streams import quantile, rate
 
-WHERE = 'namespace=~"$namespace",job=~"$controller"'
 DRILL_S = 90 * 86400
 """A switch that nobody has tried for a quarter of a year may not work."""
 
 PHASES = ("running", "paused", "rolled_back", "killed", "none")
 MOVES = ("advance", "soak", "stay", "hold", "roll_back")
 ARMS = ("stream", "control")
-
-
-def of(name: str, more: str = "") -> str:
-    """One of the controller's metrics."""
-    return f"headgate_rollout_{name}{{{','.join(part for part in (WHERE, more) if part)}}}"
-
-
-def age(name: str) -> str:
-    """Seconds since; nothing if it never was."""
-    return f"time() - max({of(f'last_{name}_timestamp_seconds')} > 0)"
-
-
-def way(towards: str, line: str) -> str:
-    """Evidence as a part of what it takes to reach a line: from 0, also where it speaks against it, to 1."""
-    evidence, at = of("evidence_log10", f'towards="{towards}"'), of("line_log10", f'line="{line}"')
-    return f"clamp({evidence} / ignoring (towards, line) {at}, 0, 1)"
 
 
 def _state() -> list[Panel]:
@@ -86,6 +69,11 @@ def _state() -> list[Panel]:
             Query(of("step"), "step"),
             Query(of("steps"), "of"),
         ),
+    ]
+
+
+def _shares() -> list[Panel]:
+    return [
         figure(
             About(
                 "Users who stream",
@@ -105,6 +93,11 @@ def _state() -> list[Panel]:
             Query(of("info"), "{{run}} · {{flag}} · {{mode}}"),
             named=True,
         ),
+    ]
+
+
+def _looks() -> list[Panel]:
+    return [
         figure(
             About(
                 "Last look",
@@ -131,6 +124,11 @@ def _state() -> list[Panel]:
             ),
             Query(age("evidence")),
         ),
+    ]
+
+
+def _acts() -> list[Panel]:
+    return [
         figure(
             About(
                 "Last act of a person",
@@ -193,86 +191,6 @@ def _way() -> list[Panel]:
             Query(f"{of('reason')} == 1", "{{reason}}"),
         ),
     ]
-
-
-def _evidence() -> list[Panel]:
-    return [
-        meters(
-            About(
-                "Harm, on its way to hold",
-                "As a part of the evidence that it takes. Full: it holds, and somebody is asked.",
-                unit="percentunit",
-                lines=[(0.5, YELLOW), (1, RED)],
-            ),
-            Query(way("harm", "hold"), "{{guardrail}}"),
-        ),
-        meters(
-            About(
-                "Harm, on its way to roll back",
-                "Of guardrails that may. Full: everybody gets batch.",
-                unit="percentunit",
-                lines=[(0.5, YELLOW), (1, RED)],
-            ),
-            Query(way("harm", "roll_back"), "{{guardrail}}"),
-        ),
-        meters(
-            About(
-                "Safety, on its way to proof",
-                "In this step. What is too rare to be judged may count as safe without: see the table.",
-                unit="percentunit",
-                lines=[(1, "green")],
-                below="blue",
-            ),
-            Query(way("safe", "safe"), "{{guardrail}}"),
-        ),
-        lines(
-            About(
-                "Harm, over time",
-                "The same way to hold, as it went. What goes back and forth at the bottom is chance.",
-                unit="percentunit",
-                span=12,
-                lines=[(1, RED)],
-            ),
-            Query(way("harm", "hold"), "{{guardrail}}"),
-        ),
-        lines(
-            About(
-                "Safety, over time",
-                "The same way to proof, as it went. Each step begins at 0.",
-                unit="percentunit",
-                span=12,
-                lines=[(1, "green")],
-                below="blue",
-            ),
-            Query(way("safe", "safe"), "{{guardrail}}"),
-        ),
-        rows(
-            About(
-                "Guardrails",
-                "As the last look saw them. Evidence and lines are powers of ten; some have none.",
-                unit="none",
-                span=24,
-                height=10,
-            ),
-            ("guardrail", "finding"),
-            {
-                "": Query(f"{of('finding')} == 1"),
-                "harm": Query(of("evidence_log10", 'towards="harm"')),
-                "holds at": Query(_line("hold")),
-                "rolls back at": Query(_line("roll_back")),
-                "safety": Query(of("evidence_log10", 'towards="safe"')),
-                "proved at": Query(_line("safe")),
-                "samples": Query(of("samples")),
-                "of": Query(of("samples_needed")),
-                "users": Query(of("users")),
-                "of users": Query(of("users_needed")),
-            },
-        ),
-    ]
-
-
-def _line(line: str) -> str:
-    return of("line_log10", f'line="{line}"')
 
 
 def _gate() -> list[Panel]:
@@ -363,6 +281,11 @@ def _arms() -> list[Panel]:
             Query(srm, "evidence"),
             Query(of("line_log10", 'guardrail="sample_ratio",line="hold"'), "holds at"),
         ),
+    ]
+
+
+def _others() -> list[Panel]:
+    return [
         lines(
             About("Journal", "Entries; one for each look, act, write and notice.", span=6),
             Query(of("journal_entries"), "entries"),
@@ -398,10 +321,10 @@ def rollout(runbooks: str) -> Dashboard:
         (NAMESPACE, CONTROLLER, JOB, POD, ROUTE),
         runbooks,
         {
-            "Where it stands, and why": _state(),
+            "Where it stands, and why": [*_state(), *_shares(), *_looks(), *_acts()],
             "The way so far": _way(),
-            "Evidence": _evidence(),
+            "Evidence": evidence(),
             "The next gate": _gate(),
-            "The arms, side by side": _arms(),
+            "The arms, side by side": [*_arms(), *_others()],
         },
     )

@@ -20,25 +20,10 @@ from dashboards.panels import (
     made,
     rows,
 )
+from dashboards.queries import quantile, quantiles, rate
 from dashboards.rules import BURNS, FLAG_AGE_S, FLAG_STALE_S, ratio_name
 
 DELIVERY, ANSWERS, RECOVERY = OBJECTIVES
-PARTS = (0.5, 0.95, 0.99)
-
-
-def rate(metric: str, by: str, more: str = "", where: str = ROUTES) -> str:
-    """Events a second."""
-    selector = ",".join(part for part in (where, more) if part)
-    return f"sum by ({by}) (rate({metric}{{{selector}}}[$__rate_interval]))"
-
-
-def quantile(part: float, metric: str, more: str = "", by: str = "le") -> str:
-    """So many of a histogram's events are at most this."""
-    return f"histogram_quantile({part}, {rate(f'{metric}_bucket', by, more)})"
-
-
-def quantiles(metric: str, more: str = "") -> list[Query]:
-    return [Query(quantile(part, metric, more), f"p{100 * part:.0f}") for part in PARTS]
 
 
 def _healthy() -> list[Panel]:
@@ -87,6 +72,11 @@ def _healthy() -> list[Panel]:
                 f'sum(increase({lost},result!="failed"}}[$__range])) / sum(increase({lost}}}[$__range])) >= 0'
             ),
         ),
+    ]
+
+
+def _switches() -> list[Panel]:
+    return [
         figure(
             About(
                 "Texts shown wrongly",
@@ -124,6 +114,11 @@ def _healthy() -> list[Panel]:
             ),
             Query(f"max(headgate_flag_age_seconds{{{PODS}}})"),
         ),
+    ]
+
+
+def _seen() -> list[Panel]:
+    return [
         figure(
             About(
                 "Store of runs",
@@ -146,7 +141,7 @@ def _healthy() -> list[Panel]:
                 alert="README",
             ),
             ("alertname", "route", "severity", "alertstate"),
-            {"": Query('ALERTS{alertname=~"Headgate.+"}')},
+            {"": Query('ALERTS{alertname=~"Headgate.+",namespace=~"$namespace"}')},
         ),
         figure(
             About(
@@ -277,6 +272,11 @@ def _ends() -> list[Panel]:
             Query(rate("headgate_parity_total", "result"), "{{result}}"),
             stacked=True,
         ),
+    ]
+
+
+def _budgets() -> list[Panel]:
+    return [
         lines(
             About(
                 "Budgets burn",
@@ -355,10 +355,10 @@ def streams(runbooks: str) -> Dashboard:
         (NAMESPACE, JOB, POD, ROUTE),
         runbooks,
         {
-            "Is it healthy?": _healthy(),
+            "Is it healthy?": [*_healthy(), *_switches(), *_seen()],
             "Traffic": _traffic(),
             "How long it takes": _times(),
-            "What became of it": _ends(),
+            "What became of it": [*_ends(), *_budgets()],
             "How busy it is": _busy(),
         },
     )

@@ -13,7 +13,6 @@ from pathlib import Path
 
 import click
 import httpx
-from prometheus_client import CollectorRegistry
 
 from dashboards.__main__ import HERE
 from dashboards.draw import draw, view_of
@@ -21,12 +20,11 @@ from examples.rollout.__main__ import Places, running
 from examples.rollout.visitors import Visitors
 from flags.rollout.journal import JournalReader
 from flags.rollout.ledger import State, fold
-from flags.rollout.metrics import RolloutMetrics
 from flags.rollout.moves import Reason
 from flags.rollout.policy import Policy
 from flags.rollout.policy_file import load
 from proxy.demo import process
-from tests.observed import CONTROLLER, PROXY, RULES, Page, rollout_page
+from tests.observed import CONTROLLER, PROXY, RULES, Page
 from tests.prometheus_server import Prometheus, prometheus
 from tests.streaming import eventually, free_port
 
@@ -39,11 +37,9 @@ RATE_S = 8.0
 
 
 class Watching:
-    """The rollout as its journal has it, shown as metrics all the time."""
+    """The rollout as its journal has it, all the time."""
 
     def __init__(self, policy: Policy) -> None:
-        self.registry = CollectorRegistry()
-        self._metrics = RolloutMetrics(self.registry)
         self._policy = policy
         self._stop = threading.Event()
         self.state = State()
@@ -63,7 +59,6 @@ class Watching:
             if self._policy.journal.exists():
                 with JournalReader.open(self._policy.journal) as journal:
                     self.state = fold(journal.entries())
-            self._metrics.show(self.state, self._policy)
 
     @property
     def reason(self) -> str:
@@ -123,11 +118,13 @@ async def tell(places: Places, server: Prometheus, watching: Watching) -> None:
 
 async def show() -> None:
     with running(free_port()) as places, tempfile.TemporaryDirectory() as directory:
+        controller = Page(f"127.0.0.1:{free_port()}")
+        with places.policy.open("a") as policy:
+            policy.write(f"listen: {controller.address}\n")
         watching, stop = Watching(load(places.policy)), asyncio.Event()
         visitors = Visitors(places.url)
-        proxy = Page(places.environment["HEADGATE_ADMIN"])
-        with watching.running(), rollout_page(watching.registry) as controller:
-            jobs = {PROXY: [proxy], CONTROLLER: [controller]}
+        with watching.running():
+            jobs = {PROXY: [Page(places.environment["HEADGATE_ADMIN"])], CONTROLLER: [controller]}
             async with prometheus(Path(directory), jobs, [RULES]) as server, asyncio.TaskGroup() as tasks:
                 tasks.create_task(visitors.ask_until(stop))
                 try:

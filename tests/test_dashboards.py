@@ -12,11 +12,13 @@ from typing import Any
 
 import httpx
 import pytest
+from grafana_foundation_sdk.models.dashboard import Dashboard
 from prometheus_client import CollectorRegistry
 from prometheus_client.parser import text_string_to_metric_families
 
 from dashboards.__main__ import DASHBOARDS
 from dashboards.draw import NOTE, drawn, view_of
+from dashboards.panels import text_of
 from dashboards.rules import RUNBOOKS, groups
 from flags.rollout.metrics import FAMILIES
 from proxy.metrics import Metrics
@@ -164,6 +166,24 @@ def test_every_panel_says_what_it_is(name: str, panel: Any) -> None:
         page = re.fullmatch(r"\$\{runbooks\}/(\w+\.md)", link["url"])
         assert page is not None
         assert (DOCS / page[1]).exists()
+
+
+@pytest.mark.parametrize("panel", [panel for _, panel in PANELS if panel["type"] == "table"])
+async def test_the_queries_of_a_table_join(house: Observed, panel: Any) -> None:
+    """Their series have the labels that are shown and no other: Grafana joins rows by all they share."""
+    organize = next(step["options"] for step in panel["transformations"] if step["id"] == "organize")
+    shown = {name for name in organize["indexByName"] if not name.startswith("Value")}
+    for target in panel["targets"]:
+        for one in await asked(house, resolved(target["expr"], house)):
+            assert set(one["metric"]) <= shown
+
+
+@pytest.mark.parametrize("name", DASHBOARDS)
+def test_nothing_is_lost_that_grafana_would_read(name: str) -> None:
+    """The JSON, read as Grafana's own types and written again, is the same."""
+    read = Dashboard.from_json(documents()[name])
+
+    assert json.loads(text_of(read)) == documents()[name]
 
 
 @pytest.mark.parametrize("name", DASHBOARDS)

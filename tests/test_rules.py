@@ -226,12 +226,12 @@ def told(case: Case) -> Mapping[str, Any]:
     firing = f'ALERTS{{alertname="{case.alert}",alertstate="firing"}}'
     expected = [{"labels": f'{{severity="{severity}"}}', "value": 1} for severity in case.fires]
     return {
-        "name": f"{case.alert} {case.name}",
         "interval": "1m" if case.at < DAY else "5m",
         "input_series": [{"series": name, "values": values} for name, values in case.series.items()],
         "promql_expr_test": [
             {
-                "expr": f"count by (severity) ({firing})",
+                # promtool shows the expression of what failed.
+                "expr": f"# {case.name}\ncount by (severity) ({firing})",
                 "eval_time": f"{case.at}m",
                 "exp_samples": expected,
             }

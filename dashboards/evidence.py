@@ -1,0 +1,95 @@
+"""The part of the dashboard *Rollout* that shows how far the evidence has come, on its way to each line."""
+
+from dashboards.panels import RED, YELLOW, About, Panel, Query, lines, meters, rows
+from dashboards.queries import line_of, of, way
+
+
+def evidence() -> list[Panel]:
+    """Now, over time, and in numbers."""
+    return [*_now(), *_over_time(), *_numbers()]
+
+
+def _now() -> list[Panel]:
+    return [
+        meters(
+            About(
+                "Harm, on its way to hold",
+                "As a part of the evidence that it takes. Full: it holds, and somebody is asked.",
+                unit="percentunit",
+                lines=[(0.5, YELLOW), (1, RED)],
+            ),
+            Query(way("harm", "hold"), "{{guardrail}}"),
+        ),
+        meters(
+            About(
+                "Harm, on its way to roll back",
+                "Of guardrails that may. Full: everybody gets batch.",
+                unit="percentunit",
+                lines=[(0.5, YELLOW), (1, RED)],
+            ),
+            Query(way("harm", "roll_back"), "{{guardrail}}"),
+        ),
+        meters(
+            About(
+                "Safety, on its way to proof",
+                "In this step. What is too rare to be judged may count as safe without: see the table.",
+                unit="percentunit",
+                lines=[(1, "green")],
+                below="blue",
+            ),
+            Query(way("safe", "safe"), "{{guardrail}}"),
+        ),
+    ]
+
+
+def _over_time() -> list[Panel]:
+    return [
+        lines(
+            About(
+                "Harm, over time",
+                "The same way to hold, as it went. What goes back and forth at the bottom is chance.",
+                unit="percentunit",
+                span=12,
+                lines=[(1, RED)],
+            ),
+            Query(way("harm", "hold"), "{{guardrail}}"),
+        ),
+        lines(
+            About(
+                "Safety, over time",
+                "The same way to proof, as it went. Each step begins at 0.",
+                unit="percentunit",
+                span=12,
+                lines=[(1, "green")],
+                below="blue",
+            ),
+            Query(way("safe", "safe"), "{{guardrail}}"),
+        ),
+    ]
+
+
+def _numbers() -> list[Panel]:
+    return [
+        rows(
+            About(
+                "Guardrails",
+                "As the last look saw them. Evidence and lines are powers of ten; some have none.",
+                unit="none",
+                span=24,
+                height=10,
+            ),
+            ("guardrail", "finding"),
+            {
+                "": Query(f"{of('finding')} == 1"),
+                "harm": Query(of("evidence_log10", 'towards="harm"')),
+                "holds at": Query(line_of("hold")),
+                "rolls back at": Query(line_of("roll_back")),
+                "safety": Query(of("evidence_log10", 'towards="safe"')),
+                "proved at": Query(line_of("safe")),
+                "samples": Query(of("samples")),
+                "of": Query(of("samples_needed")),
+                "users": Query(of("users")),
+                "of users": Query(of("users_needed")),
+            },
+        ),
+    ]
