@@ -1,21 +1,18 @@
-"""Writes `docs/reference` from the models: settings, metrics, command line. `make docs` runs it.
+"""Writes `docs/reference` and what the chart says of its values, from the models. `make docs` runs it.
 
 A test fails while what stands there is not what this would write.
 """
 
 import enum
-import types
 from collections.abc import Iterable, Iterator, Mapping
-from datetime import date, timedelta
 from pathlib import Path
-from typing import Annotated, Any, Literal, Union, get_args, get_origin
+from typing import Any, get_args
 
 import click
 from prometheus_client import CollectorRegistry
-from pydantic import BaseModel, SecretStr
-from pydantic.fields import FieldInfo
-from pydantic_core import PydanticUndefined
 
+from docs import chart
+from docs.tables import blocks, table
 from flags.decision import Arm, Mode, Reason
 from flags.rollout.metrics import FAMILIES
 from flags.rollout.metrics import LABELS as ROLLOUT_LABELS
@@ -33,14 +30,15 @@ REFERENCE = Path(__file__).parent / "reference"
 NOTE = "<!-- Written by `make docs` from the code. Change the docstrings there, not this page. -->\n"
 
 
-def pages() -> dict[str, str]:
-    """File name to text."""
-    return {
+def pages() -> dict[Path, str]:
+    """Everything that is written, by where it lies."""
+    reference = {
         "settings.md": settings_page(),
         "policy.md": policy_page(),
         "metrics.md": metrics_page(),
         "cli.md": cli_page(),
     }
+    return {REFERENCE / name: text for name, text in reference.items()} | chart.files()
 
 
 def settings_page() -> str:
@@ -53,8 +51,8 @@ def settings_page() -> str:
         "`${NAME}` in a text stands for the environment variable of that name.",
         "",
     ]
-    for path, model in _blocks("", Settings):
-        lines += _block(path, model)
+    for path, model in blocks("", Settings):
+        lines += table(path, model)
     return "\n".join(lines) + "\n"
 
 
@@ -99,108 +97,9 @@ def policy_page() -> str:
         "```",
         "",
     ]
-    for path, model in _blocks("", Policy):
-        lines += _block(path, model)
+    for path, model in blocks("", Policy):
+        lines += table(path, model)
     return "\n".join(lines) + "\n"
-
-
-def _blocks(path: str, model: type[BaseModel]) -> Iterator[tuple[str, type[BaseModel]]]:
-    """Each block of the settings with the path it stands at, outer ones first."""
-    yield path, model
-    for name, field in model.model_fields.items():
-        inner, many = _model_in(field.annotation)
-        if inner is not None:
-            yield from _blocks(f"{path}.{name}".lstrip(".") + ("[]" if many else ""), inner)
-
-
-def _model_in(annotation: Any) -> tuple[type[BaseModel] | None, bool]:
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return annotation, False
-    many = get_origin(annotation) in {list, tuple}
-    for inner in get_args(annotation):
-        found, inner_many = _model_in(inner)
-        if found is not None:
-            return found, many or inner_many
-    return None, False
-
-
-def _block(path: str, model: type[BaseModel]) -> list[str]:
-    title = f"## `{path}`" if path else "## The file"
-    about = " ".join((model.__doc__ or "").split())
-    rows = [
-        f"| `{field.alias or name}` | {_kind(field)} | {_default(field)} | {_text(field)} |"
-        for name, field in model.model_fields.items()
-    ]
-    return [title, "", about, "", "| name | what | default | |", "| --- | --- | --- | --- |", *rows, ""]
-
-
-def _kind(field: FieldInfo) -> str:
-    bounds = [
-        f"{word} {value}"
-        for entry in field.metadata
-        for word, attribute in (("over", "gt"), ("at least", "ge"), ("at most", "le"), ("under", "lt"))
-        if (value := getattr(entry, attribute, None)) is not None
-    ]
-    return ", ".join([_extra(field, "kind") or _type(field.annotation), *bounds])
-
-
-def _extra(field: FieldInfo, name: str) -> str:
-    """What the model says of a field that its type does not show."""
-    extra = field.json_schema_extra
-    return str(extra.get(name, "")) if isinstance(extra, dict) else ""
-
-
-def _type(annotation: Any) -> str:
-    inner, many = _model_in(annotation)
-    if inner is not None:
-        return "list of blocks" if many else "block"
-    origin, arguments = get_origin(annotation), get_args(annotation)
-    if isinstance(annotation, type) and issubclass(annotation, enum.Enum):
-        origin, arguments = Literal, tuple(member.value for member in annotation)
-    if origin is Annotated:
-        return _type(arguments[0])
-    if origin is Literal:
-        return " or ".join(f"`{value}`" for value in arguments)
-    if origin in {Union, types.UnionType}:
-        return " or ".join(_type(argument) for argument in arguments)
-    if origin in {list, tuple, Mapping}:
-        return f"{_type(arguments[1])} by name" if origin is Mapping else f"list of {_type(arguments[0])}"
-    names = {
-        str: "text",
-        int: "integer",
-        float: "number",
-        bool: "`true` or `false`",
-        Path: "path",
-        timedelta: "duration",
-        date: "date",
-        SecretStr: "secret",
-    }
-    if annotation is type(None):
-        return "`null`"
-    return names.get(annotation, "size" if "ByteSize" in str(annotation) else "any JSON")
-
-
-def _default(field: FieldInfo) -> str:
-    value = field.default
-    if default := _extra(field, "default"):
-        return default
-    if value is PydanticUndefined:
-        return "**needed**"
-    if isinstance(value, BaseModel):
-        return "see its block"
-    if value is None:
-        return ""
-    if isinstance(value, bool):
-        return f"`{str(value).lower()}`"
-    if "ByteSize" in str(field.annotation):
-        return f"`{value // 2**20}MiB`"
-    if isinstance(value, list | tuple):
-        return f"`[{', '.join(map(str, value))}]`"
-    return f"`{value}`"
-
-
-def _text(field: FieldInfo) -> str:
-    return " ".join((field.description or "").split()).replace("|", "\\|")
 
 
 LABELS: dict[str, type[enum.Enum] | tuple[str, ...] | str] = {
@@ -298,6 +197,5 @@ def cli_page() -> str:
 
 
 if __name__ == "__main__":
-    REFERENCE.mkdir(exist_ok=True)
-    for file_name, text in pages().items():
-        (REFERENCE / file_name).write_text(text, encoding="utf-8")
+    for path, text in pages().items():
+        path.write_text(text, encoding="utf-8")

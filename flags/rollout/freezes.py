@@ -23,8 +23,11 @@ LOOK_AHEAD = 800
 """Windows that follow on each other are one freeze; after so many of them its end is not looked for."""
 
 
+_CLOCK = re.compile(r"([0-2]?[0-9]):([0-5][0-9])")
+
+
 def _clock(value: Any) -> int:
-    found = re.fullmatch(r"([0-2]?[0-9]):([0-5][0-9])", value) if isinstance(value, str) else None
+    found = _CLOCK.fullmatch(value) if isinstance(value, str) else None
     minutes = int(found[1]) * 60 + int(found[2]) if found else DAY_MIN + 1
     if minutes > DAY_MIN:
         # YAML 1.1 reads 15:00 without quotes as the number 900.
@@ -47,7 +50,10 @@ def _zone(value: str) -> str:
     return value
 
 
-TimeOfDay = Annotated[int, BeforeValidator(_clock)]
+TimeOfDay = Annotated[
+    int,
+    BeforeValidator(_clock, json_schema_input_type=Annotated[str, Field(pattern=f"^{_CLOCK.pattern}$")]),
+]
 Date = Annotated[date, BeforeValidator(_date)]
 
 

@@ -86,7 +86,8 @@ def _beside_the_policy(value: Path, info: ValidationInfo) -> Path:
     return base / value
 
 
-Duration = Annotated[timedelta, BeforeValidator(_duration)]
+DurationText = Annotated[str, Field(pattern=f"^{_DURATION.pattern}$")]
+Duration = Annotated[timedelta, BeforeValidator(_duration, json_schema_input_type=DurationText)]
 Whole = Annotated[int, Field(strict=True)]
 Number = Annotated[float, Field(strict=True, allow_inf_nan=False)]
 Seconds = Annotated[Number, Field(gt=0, le=86_400)]

@@ -19,7 +19,7 @@ from tests.faults.cases import (
 from tests.faults.rounds import House, Result, at_once, watches
 from tests.faults.upstream import Act, Case, Round
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.alone]
 
 FAULTS = upstream_faults()
 

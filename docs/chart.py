@@ -1,0 +1,104 @@
+"""What the chart says of its values: `helm/values.schema.json` and `helm/README.md`, from the models of them.
+
+`settings` and `policy` are Headgate's own models, less what the chart sets itself, so that a wrong setting is
+refused before anything is installed. A secret must be a reference, since values end in a ConfigMap.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel
+
+from docs.chart_values import Values
+from docs.tables import blocks, table
+
+CHART = Path(__file__).parents[1] / "helm"
+
+SET_BY_THE_CHART = {
+    "Settings": ("listen", "admin", "drain_s"),
+    "FlagSettings": ("file",),
+    "LlmSettings": ("listen",),
+    "Policy": ("journal", "lease", "listen"),
+    "Where": ("file",),
+    "Evidence": ("pages",),
+}
+"""`where.file` and `evidence.pages` cannot work here: a ConfigMap is not to be written, and pods go."""
+
+LEFT_TO_THE_CHART = {"ValkeyLogSettings": ("url",)}
+"""May be left out: with `valkey.enabled` the chart knows it."""
+
+REFERENCE = r"\$\{[A-Za-z_][A-Za-z0-9_]*\}"
+
+
+def schema() -> dict[str, Any]:
+    """JSON Schema of the values."""
+    whole = Values.model_json_schema()
+    found = whole["$defs"]
+    for block, names in SET_BY_THE_CHART.items():
+        for name in names:
+            del found[block]["properties"][name]
+    for block, names in (SET_BY_THE_CHART | LEFT_TO_THE_CHART).items():
+        found[block]["required"] = [name for name in found[block].get("required", ()) if name not in names]
+    found["Where"]["required"], found["Evidence"]["required"] = ["unleash"], ["prometheus"]
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **_for_values(whole)}
+
+
+def _for_values(node: Any) -> Any:
+    """The same schema for values: secrets by reference, and without titles and defaults."""
+    match node:
+        case {"writeOnly": True}:
+            return {"type": "string", "pattern": REFERENCE, "description": "As `${NAME}`, of `secrets`."}
+        case {"properties": dict(properties), **rest}:
+            named = {name: _for_values(inner) for name, inner in properties.items()}
+            return {**_for_values(rest), "properties": named}
+        case {"patternProperties": patterns}:
+            return {
+                "type": "object",
+                "patternProperties": _for_values(patterns),
+                "additionalProperties": False,
+            }
+        case dict():
+            return {
+                name: _for_values(inner) for name, inner in node.items() if name not in {"title", "default"}
+            }
+        case list():
+            return [_for_values(inner) for inner in node]
+        case _:
+            return node
+
+
+README = """\
+<!-- Written by `make docs` from docs/chart_values.py. Change that, not this page. -->
+
+# Chart
+
+Headgate on Kubernetes (1.30 or later): proxies, and if wanted the controller of a rollout, a way in, and
+what watches them. [How to install it](../docs/install.md). `examples/` has values that work:
+
+- [`dev.yaml`](examples/dev.yaml), for trying out: flags from a file, runs in memory, one replica;
+- [`production.yaml`](examples/production.yaml): Unleash, a Valkey, replicas by load, the controller,
+  Gateway API, the Prometheus Operator, and every way in and out closed but those that are needed;
+- [`existing-services.yaml`](examples/existing-services.yaml): beside an Unleash and an Ingress controller
+  that are there already, with the bundled Valkey.
+
+The chart holds no secret: `settings` and `policy` say `${NAME}`, and `secrets` says in which Secret it is.
+When a Secret changes, restart the pods (`kubectl rollout restart`); when `settings` change they roll by
+themselves.
+"""
+
+
+def readme() -> str:
+    """Headgate's own settings have pages of their own, and what several values have stands once."""
+    elsewhere = ("settings.", "controller.policy.")
+    shown: dict[type[BaseModel], str] = {}
+    for path, model in blocks("", Values):
+        if not f"{path}.".startswith(elsewhere):
+            shown.setdefault(model, path)
+    return "\n".join([README, *(line for model, path in shown.items() for line in table(path, model))]) + "\n"
+
+
+def files() -> dict[Path, str]:
+    """What is written, by where it lies."""
+    text = json.dumps(schema(), indent=1, ensure_ascii=False)
+    return {CHART / "values.schema.json": text + "\n", CHART / "README.md": readme()}

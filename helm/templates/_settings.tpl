@@ -1,0 +1,93 @@
+{{- /* Ports of the pods. */ -}}
+{{- define "headgate.ports" -}}
+public: 8080
+admin: 9464
+model: 8090
+controller: 9465
+valkey: 6379
+{{- end -}}
+
+{{- /* headgate.yaml: the settings, and what the chart knows better. */ -}}
+{{- define "headgate.settings" -}}
+{{- $settings := deepCopy .Values.settings -}}
+{{- $_ := set $settings "listen" "0.0.0.0:8080" -}}
+{{- $_ := set $settings "admin" "0.0.0.0:9464" -}}
+{{- $_ := set $settings "drain_s" .Values.drainSeconds -}}
+{{- if .Values.flagFile -}}
+{{- $_ := set $settings "flags" (merge (dict "file" "flags/flags.json") (default dict $settings.flags)) -}}
+{{- end -}}
+{{- if $settings.llm -}}
+{{- $_ := set $settings.llm "listen" "0.0.0.0:8090" -}}
+{{- end -}}
+{{- if .Values.valkey.enabled -}}
+{{- $url := printf "redis://%s-valkey:6379" (include "headgate.fullname" .) -}}
+{{- $_ := set $settings.event_log.valkey "url" $url -}}
+{{- end -}}
+{{- toYaml $settings -}}
+{{- end -}}
+
+{{- /* rollout.yaml. */ -}}
+{{- define "headgate.policy" -}}
+{{- $policy := deepCopy .Values.controller.policy -}}
+{{- $_ := set $policy "journal" "/var/lib/headgate/rollout.sqlite" -}}
+{{- $lease := dict "namespace" .Release.Namespace "name" (printf "%s-controller" (include "headgate.fullname" .)) -}}
+{{- $_ := set $policy "lease" (dict "kubernetes" $lease) -}}
+{{- $_ := set $policy "listen" "0.0.0.0:9465" -}}
+{{- toYaml $policy -}}
+{{- end -}}
+
+{{- /* The environment variables that a text refers to, from their Secrets. Call with (list . text). */ -}}
+{{- define "headgate.env" -}}
+{{- $ := index . 0 -}}
+{{- range $reference := regexFindAll "\\$\\{[A-Za-z_][A-Za-z0-9_]*\\}" (index . 1) -1 | uniq | sortAlpha -}}
+{{- $name := trimSuffix "}" (trimPrefix "${" $reference) -}}
+{{- $secret := index $.Values.secrets $name -}}
+{{- if not $secret -}}
+{{- fail (printf "secrets.%s is needed: settings or policy refer to %s. Name a Secret and its key." $name $reference) -}}
+{{- end }}
+- name: {{ $name }}
+  valueFrom:
+    secretKeyRef:
+      name: {{ $secret.name }}
+      key: {{ $secret.key }}
+{{- end -}}
+{{- end -}}
+
+{{- /* What the schema cannot say, because it is about two values at once. */ -}}
+{{- define "headgate.checks" -}}
+{{- $settings := .Values.settings -}}
+{{- $flags := default dict $settings.flags -}}
+{{- $shared := dig "valkey" dict (default dict $settings.event_log) -}}
+{{- if and .Values.flagFile $flags.unleash -}}
+{{- fail "flagFile and settings.flags.unleash are both set: flags come from one of them." -}}
+{{- end -}}
+{{- if not (or .Values.flagFile $flags.unleash) -}}
+{{- fail "settings.flags.unleash is needed, or flagFile for trying out: without flags nobody streams." -}}
+{{- end -}}
+{{- if and (or (gt (int .Values.replicas) 1) .Values.autoscaling.enabled) (not $shared) -}}
+{{- fail "settings.event_log.valkey is needed for more than one replica: a viewer that reconnects may come to another one." -}}
+{{- end -}}
+{{- if and .Values.valkey.enabled (not $shared) -}}
+{{- fail "settings.event_log.valkey.key is needed for valkey.enabled, as ${NAME} of secrets." -}}
+{{- end -}}
+{{- if and $shared (not .Values.valkey.enabled) (not $shared.url) -}}
+{{- fail "settings.event_log.valkey.url is needed, or valkey.enabled for trying out." -}}
+{{- end -}}
+{{- if and .Values.valkey.enabled $shared.url -}}
+{{- fail "settings.event_log.valkey.url and valkey.enabled are both set: the store is one of them." -}}
+{{- end -}}
+{{- if and .Values.autoscaling.enabled (lt (int .Values.autoscaling.max) (int .Values.autoscaling.min)) -}}
+{{- fail "autoscaling.max is less than autoscaling.min." -}}
+{{- end -}}
+{{- if and .Values.controller.enabled (not .Values.controller.policy) -}}
+{{- fail "controller.policy is needed for controller.enabled: see docs/reference/policy.md." -}}
+{{- end -}}
+{{- with .Values.expose -}}
+{{- if and (or .ingress.enabled .httpRoute.enabled) (eq .through "routes") (not .upstream) -}}
+{{- fail "expose.upstream is needed for expose.through: routes: the Service that everything else goes to." -}}
+{{- end -}}
+{{- if and .httpRoute.enabled (not .httpRoute.parentRefs) -}}
+{{- fail "expose.httpRoute.parentRefs is needed: the Gateway that the route is attached to." -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
