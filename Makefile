@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: setup run test check bench faults simulate waits lock docs clean
+.PHONY: setup run test check bench faults monday simulate waits lock docs clean
 
 setup: $(VENV)/.ready  ## .venv, and the Debian and npm packages that the tests need
 	sh tests/services/setup.sh
@@ -33,6 +33,9 @@ bench: setup  ## nginx and the naive proxy beside Headgate, one table
 
 faults: $(VENV)/.ready  ## every fault in every phase, 1,000 seeded runs, one table
 	$(BIN)/python -m tests.faults --seed 1 --rounds 1000
+
+monday: setup  ## a whole rollout with real servers, two proxies and a fault, in two minutes
+	$(BIN)/python -m tests.monday
 
 simulate: $(VENV)/.ready  ## whole rollouts on made traffic, beside two rules of others; an hour
 	$(BIN)/python -m tests.simulate

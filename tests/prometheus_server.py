@@ -110,7 +110,11 @@ class Prometheus:
     """Scrapes the pages of each job; those that nobody serves are down."""
 
     def __init__(
-        self, directory: Path, jobs: Mapping[str, Sequence[Scraped]], rules: Sequence[Path] = ()
+        self,
+        directory: Path,
+        jobs: Mapping[str, Sequence[Scraped]],
+        rules: Sequence[Path] = (),
+        tells: str | None = None,
     ) -> None:
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
@@ -118,6 +122,7 @@ class Prometheus:
         self._rules = [str(path) for path in rules]
         self._settings = directory / "prometheus.yml"
         self._jobs = jobs
+        self._alertmanagers = [tells] if tells else []
         self._process: asyncio.subprocess.Process | None = None
 
     async def start(self) -> None:
@@ -175,6 +180,7 @@ class Prometheus:
                 "evaluation_interval": interval,
             },
             "rule_files": self._rules,
+            "alerting": {"alertmanagers": [{"static_configs": [{"targets": self._alertmanagers}]}]},
             "scrape_configs": scrapes,
         }
         self._settings.write_text(yaml.safe_dump(settings))
@@ -189,10 +195,17 @@ class Prometheus:
 
 @asynccontextmanager
 async def prometheus(
-    directory: Path, jobs: Mapping[str, Sequence[Scraped]], rules: Sequence[Path] = ()
+    directory: Path,
+    jobs: Mapping[str, Sequence[Scraped]],
+    rules: Sequence[Path] = (),
+    tells: str | None = None,
 ) -> AsyncIterator[Prometheus]:
-    """Started on an empty directory, and gone at the end. It scrapes first after about five seconds."""
-    server = Prometheus(directory, jobs, rules)
+    """Started on an empty directory, and gone at the end. It scrapes first after about five seconds.
+
+    Args:
+        tells: address of an Alertmanager that gets its alerts.
+    """
+    server = Prometheus(directory, jobs, rules, tells)
     try:
         await server.start()
         yield server

@@ -20,16 +20,17 @@ STARTING_S = 20.0
 class ValkeyServer:
     """A server without persistence: one that is started again is empty."""
 
-    def __init__(self, directory: Path, *options: str) -> None:
+    def __init__(self, directory: Path, *options: str, binary: Path | str | None = None) -> None:
         self.port = free_port()
         self.url = f"redis://127.0.0.1:{self.port}"
         self._directory = directory
         self._options = options
+        self._binary = str(binary or get_binary_path())
         self._process: asyncio.subprocess.Process | None = None
 
     async def start(self) -> None:
         self._process = await asyncio.create_subprocess_exec(
-            str(get_binary_path()),
+            self._binary,
             *("--port", str(self.port), "--bind", "127.0.0.1", "--save", "", "--dir", str(self._directory)),
             *self._options,
             stdout=asyncio.subprocess.DEVNULL,
@@ -68,9 +69,11 @@ class ValkeyServer:
 
 
 @asynccontextmanager
-async def valkey(directory: Path, *options: str) -> AsyncIterator[ValkeyServer]:
-    """Started, and gone at the end."""
-    server = ValkeyServer(directory, *options)
+async def valkey(
+    directory: Path, *options: str, binary: Path | str | None = None
+) -> AsyncIterator[ValkeyServer]:
+    """Started, and gone at the end. `binary` is another server's, as Redis's is."""
+    server = ValkeyServer(directory, *options, binary=binary)
     try:
         await server.start()
         yield server

@@ -1,12 +1,14 @@
 """A batch API that can also stream, fails now and then, and whose streaming can be broken.
 
 `POST /answers` takes `{"question": …}` and answers after a moment; with `"stream": true` by server-sent
-events, with the same text. `POST /break` makes nearly half of the streams end in the middle of a sentence.
+events, with the same text, which begins with the question. `POST /break` makes many streams end in the
+middle of a sentence.
 """
 
 import asyncio
 import json
 import random
+from collections.abc import AsyncIterator
 
 import click
 import uvicorn
@@ -21,7 +23,7 @@ FAILING = 0.08
 """Of all requests, whoever asks: high, so that a minute says something about failures."""
 
 BROKEN = 0.4
-"""Of the streams, once they are broken."""
+"""Of the streams, once they are broken: they end in the middle."""
 
 TEXT = "The fever began on Monday. It answers to the second antibiotic, and the culture is still to come."
 
@@ -31,45 +33,57 @@ def _pause_s() -> float:
     return min(random.lognormvariate(-1.5, 0.5), 2.0)
 
 
-class Upstream:
-    """The API, and whether its streaming is broken."""
+def text_for(question: str) -> str:
+    """The answer to a question: no two questions have the same."""
+    return f"{question} {TEXT}"
 
-    def __init__(self) -> None:
-        self._broken = False
+
+class Upstream:
+    """The API, and whether its streaming is broken.
+
+    Args:
+        failing: share of the requests that fail, 0 to 1, whoever asks.
+        broken: share of the streams that are cut, 0 to 1, after `POST /break`.
+    """
+
+    def __init__(self, failing: float = FAILING, broken: float = BROKEN) -> None:
+        self._failing = failing
+        self._broken = broken
+        self._is_broken = False
 
     async def answers(self, request: Request) -> Response:
         asked = await request.json()
         pause_s = _pause_s()
-        if random.random() < FAILING:
+        if random.random() < self._failing:
             await asyncio.sleep(pause_s)
             return JSONResponse({"detail": "the model did not answer"}, 502)
+        text = text_for(asked["question"])
         if asked.get("stream"):
-            cut = self._broken and random.random() < BROKEN
-            return StreamingResponse(self._stream(pause_s, cut=cut), media_type="text/event-stream")
+            cut = self._is_broken and random.random() < self._broken
+            return StreamingResponse(_stream(text, pause_s, cut=cut), media_type="text/event-stream")
         await asyncio.sleep(pause_s)
-        return JSONResponse({"answer": TEXT})
-
-    async def _stream(self, pause_s: float, *, cut: bool):  # type: ignore[no-untyped-def]
-        words = TEXT.split(" ")
-        for at, word in enumerate(words):
-            if cut and at == len(words) // 2:
-                return
-            piece = word if at == 0 else f" {word}"
-            yield f"data: {json.dumps({'text': piece})}\n\n".encode()
-            await asyncio.sleep(pause_s / len(words))
-        yield f"event: answer\ndata: {json.dumps({'answer': TEXT})}\n\n".encode()
+        return JSONResponse({"answer": text})
 
     async def break_streams(self, request: Request) -> Response:
-        self._broken = True
+        self._is_broken = True
         return Response(status_code=204)
 
     async def health(self, request: Request) -> Response:
         return JSONResponse({"status": "ok"})
 
 
-def app() -> Starlette:
-    """One upstream."""
-    upstream = Upstream()
+async def _stream(text: str, pause_s: float, *, cut: bool) -> AsyncIterator[bytes]:
+    words = text.split(" ")
+    for at, word in enumerate(words):
+        if cut and at == len(words) // 2:
+            return
+        piece = word if at == 0 else f" {word}"
+        yield f"data: {json.dumps({'text': piece})}\n\n".encode()
+        await asyncio.sleep(pause_s / len(words))
+    yield f"event: answer\ndata: {json.dumps({'answer': text})}\n\n".encode()
+
+
+def app(upstream: Upstream) -> Starlette:
     return Starlette(
         routes=[
             Route("/answers", upstream.answers, methods=["POST"]),
@@ -81,9 +95,11 @@ def app() -> Starlette:
 
 @click.command()
 @click.option("--port", type=int, required=True)
-def main(port: int) -> None:
+@click.option("--failing", type=click.FloatRange(0, 1), default=FAILING, help="Share of all requests.")
+@click.option("--broken", type=click.FloatRange(0, 1), default=BROKEN, help="Share of streams, once broken.")
+def main(port: int, failing: float, broken: float) -> None:
     """Serve until SIGTERM."""
-    serve(uvicorn.Config(app(), port=port, log_level="warning"), name="upstream")
+    serve(uvicorn.Config(app(Upstream(failing, broken)), port=port, log_level="warning"), name="upstream")
 
 
 if __name__ == "__main__":

@@ -1,0 +1,357 @@
+"""The first Monday, played in two minutes: all that ops have is real, and the commands are the docs' own.
+
+`make monday` prints its timeline; a test says what must be true of it. Time is hastened: what the rules
+call a minute is three seconds, and the policy's steps last seconds. Upstream and readers are played.
+"""
+
+import asyncio
+import json
+import os
+import random
+import re
+import sys
+import tempfile
+import time
+from asyncio.subprocess import PIPE, STDOUT
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import click
+import httpx
+import yaml
+
+from examples.rollout.upstream import text_for
+from proxy.sse import Decoder
+from tests.alertmanager_server import OnCall, alertmanager
+from tests.operating import FLAG, ROOT, Ops, process
+from tests.prometheus_server import Prometheus, prometheus
+from tests.streaming import eventually, free_port, texts
+from tests.unleash_server import ENVIRONMENT, PROJECT, unleash
+from tests.valkey_server import valkey
+
+EXAMPLE = ROOT / "examples" / "rollout"
+RUNBOOKS = ROOT / "docs" / "runbooks"
+ALERT = "HeadgateAnswersFail"
+"""What must ring when the streams of one arm break off."""
+
+USERS = 300
+PER_S = 50.0
+IN_FLIGHT = 200
+AGAIN = 8
+"""So often a reader asks, at most, for one answer: the API fails at times with or without us."""
+
+FAILING = 0.005
+HEALTHY_S = 8.0
+"""At 25 %, before it breaks."""
+
+DAY_S = 120.0
+"""The longest wait for any one thing of the day."""
+
+HASTE = 20
+"""The rules' windows are so many times shorter: 5 minutes are 15 seconds."""
+
+SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
+PROXIES = 2
+
+
+@dataclass
+class Readers:
+    """Users of an unchanged frontend: who sees no whole answer asks again, for batch, as they did before."""
+
+    urls: list[str]
+    answered: Counter[str] = field(default_factory=Counter)
+    """Answers by `stream`, `batch`, or `asked again`."""
+    noticed: set[int] = field(default_factory=set)
+    """Users who saw a streamed answer break off."""
+    wrong: list[str] = field(default_factory=list)
+    unanswered: int = 0
+
+    async def ask_until(self, stop: asyncio.Event) -> None:
+        """Ask until `stop`; the last answers are waited for."""
+        slots = asyncio.Semaphore(IN_FLIGHT)
+        async with httpx.AsyncClient(timeout=20, trust_env=False) as client, asyncio.TaskGroup() as tasks:
+            number = 0
+            while not stop.is_set():
+                number += 1
+                await slots.acquire()
+                asking = tasks.create_task(self._ask(client, random.randrange(USERS), number))
+                asking.add_done_callback(lambda _: slots.release())
+                await asyncio.sleep(random.expovariate(PER_S))
+
+    async def _ask(self, client: httpx.AsyncClient, user: int, number: int) -> None:
+        question = f"User {user} asks, number {number}:"
+        accept = "text/event-stream, application/json"
+        for attempt in range(AGAIN):
+            kind, text = await self._answer(client, user, question, accept)
+            if text is not None:
+                self.answered["asked again" if attempt else kind] += 1
+                if text != text_for(question):
+                    self.wrong.append(f"{question} {text}")
+                return
+            if kind == "stream":
+                self.noticed.add(user)
+            accept = "application/json"
+        self.unanswered += 1
+
+    async def _answer(
+        self, client: httpx.AsyncClient, user: int, question: str, accept: str
+    ) -> tuple[str, str | None]:
+        """How it came, and its text; None where it is not whole."""
+        response = await client.post(
+            f"{random.choice(self.urls)}/answers",
+            json={"question": question},
+            headers={"accept": accept, "x-user": f"reader-{user}"},
+        )
+        if not response.headers.get("content-type", "").startswith("text/event-stream"):
+            return "batch", response.json()["answer"] if response.is_success else None
+        events = _events(response.content)
+        return "stream", texts(events).get("answer") if events[-1]["type"] == "stream_done" else None
+
+
+def _events(stream: bytes) -> list[dict[str, Any]]:
+    return [json.loads(event.data) for event in Decoder(max_event_bytes=1 << 20).feed(stream)]
+
+
+@dataclass
+class Day:
+    """What is there, and what has happened."""
+
+    ops: Ops
+    readers: Readers
+    on_call: OnCall
+    environment: dict[str, str]
+    say: Callable[[str], None]
+    cause: str = ""
+    """What the runbook's commands said."""
+    began_s: float = field(default_factory=time.monotonic)
+    marks: dict[str, float] = field(default_factory=dict)
+
+    def mark(self, what: str, said: str) -> None:
+        """Note when it was, in seconds from the beginning, and say it."""
+        self.marks[what] = time.monotonic() - self.began_s
+        self.say(f"{self.marks[what]:6.1f} s  {said}")
+
+    async def types(self, beginning: str) -> str:
+        """The command of the docs that begins like this, as it stands there. Returns what it says."""
+        command = documented(beginning)
+        running = await asyncio.create_subprocess_exec(
+            *("bash", "-o", "pipefail", "-c", command),
+            cwd=self.ops.policy.parent,
+            env=self.environment,
+            stdout=PIPE,
+            stderr=STDOUT,
+        )
+        said, _ = await running.communicate()
+        return said.decode()
+
+
+def documented(beginning: str) -> str:
+    """The first command of the docs that begins so. Fails where the docs have none."""
+    for page in sorted((ROOT / "docs").rglob("*.md")):
+        for block in re.findall(r"```sh\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL):
+            for command in block.replace("\\\n", " ").splitlines():
+                if command.strip().startswith(beginning):
+                    return str(command.strip())
+    raise LookupError(f"the docs have no command that begins with {beginning}")
+
+
+def hastened(rules: str) -> str:
+    """The rules with shorter windows and waits, and the same thresholds."""
+
+    def shorter(found: re.Match[str]) -> str:
+        milliseconds = int(found[2]) * SECONDS[found[3]] * 1000 // HASTE
+        return f"{found[1]}{milliseconds}ms"
+
+    return re.sub(r"(\[|for: |interval: )(\d+)([smhd])\b", shorter, rules)
+
+
+@asynccontextmanager
+async def morning(directory: Path, say: Callable[[str], None]) -> AsyncIterator[Day]:
+    """Unleash, Redis, Alertmanager, Prometheus, the upstream and two proxies, all up, and readers who ask."""
+    on_call = OnCall()
+    async with AsyncExitStack() as stack:
+        server = await stack.enter_async_context(unleash(directory))
+        await server.make_flag(FLAG, 0)
+        await server.make_flag("headgate.kill", None, on=False)
+        store = await stack.enter_async_context(valkey(directory, binary="redis-server"))
+        environment = {
+            **os.environ,
+            "HEADGATE_UPSTREAM": f"http://127.0.0.1:{free_port()}",
+            "UNLEASH_ADMIN_TOKEN": server.admin_token,
+            "UNLEASH_CLIENT_TOKEN": server.client_token,
+            "HEADGATE_VALKEY_KEY": "a key of the tests, of 32 characters or more",
+            "HEADGATE_ADMIN_TOKEN": "the-admin-token-of-the-tests",
+        }
+        (directory / "headgate.yaml").write_text(yaml.safe_dump(settings(server.url, store.url)))
+        places = [await stack.enter_async_context(place) for place in processes(directory, environment)]
+        alerts = await stack.enter_async_context(alertmanager(directory, on_call))
+        rules = directory / "rules.yaml"
+        rules.write_text(hastened((ROOT / "dashboards" / "rules.yaml").read_text()))
+        controller = Place("", f"127.0.0.1:{free_port()}")
+        jobs = {"headgate": [*places[1:], controller]}
+        scraping = await stack.enter_async_context(prometheus(directory, jobs, [rules], alerts))
+        await eventually(lambda: _sees(scraping, PROXIES), DAY_S)
+        on_call.told.clear()  # of the night, when a Prometheus that was just started had seen nobody
+        (directory / "rollout.yaml").write_text(
+            yaml.safe_dump(policy(server.url, scraping.url, controller.address))
+        )
+        typed = environment | {
+            "PATH": f"{command_in(directory)}:{os.environ['PATH']}",
+            "ADMIN": f"http://{places[1].address}",
+            "PROMETHEUS": scraping.url,
+        }
+        ops = Ops(server, directory / "rollout.yaml", environment["HEADGATE_UPSTREAM"], environment)
+        readers, stop = Readers([f"http://{place.public}" for place in places[1:]]), asyncio.Event()
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(readers.ask_until(stop))
+            yield Day(ops, readers, on_call, typed, say)
+            stop.set()
+
+
+@dataclass(frozen=True)
+class Place:
+    """Of a process: where readers ask, and where Prometheus looks."""
+
+    public: str
+    address: str
+
+
+def processes(
+    directory: Path, environment: Mapping[str, str]
+) -> Iterator[AbstractAsyncContextManager[Place]]:
+    """The upstream, then the proxies."""
+
+    @asynccontextmanager
+    async def up(place: Place, ready: str, *command: str) -> AsyncIterator[Place]:
+        more = {"HEADGATE_LISTEN": place.public, "HEADGATE_ADMIN": place.address}
+        async with process(*command, environment={**environment, **more}, ready=ready):
+            yield place
+
+    upstream = environment["HEADGATE_UPSTREAM"]
+    host = upstream.removeprefix("http://")
+    play = ("--port", host.rpartition(":")[2], "--failing", str(FAILING))
+    yield up(Place(host, host), f"{upstream}/health", "examples.rollout.upstream", *play)
+    for _ in range(PROXIES):
+        place = Place(f"127.0.0.1:{free_port()}", f"127.0.0.1:{free_port()}")
+        serve = ("proxy", "serve", "--config", str(directory / "headgate.yaml"))
+        yield up(place, f"http://{place.address}/readyz", *serve)
+
+
+def settings(unleash_url: str, store_url: str) -> dict[str, Any]:
+    """The example's, with Unleash and a store."""
+    found: dict[str, Any] = yaml.safe_load((EXAMPLE / "headgate.yaml").read_text())
+    return found | {
+        "admin_token": "${HEADGATE_ADMIN_TOKEN}",
+        "flags": {
+            "unleash": {"url": unleash_url, "token": "${UNLEASH_CLIENT_TOKEN}", "refresh_s": 1},
+            "settle_s": 2,
+        },
+        "event_log": {"valkey": {"url": store_url, "key": "${HEADGATE_VALKEY_KEY}"}},
+    }
+
+
+def command_in(directory: Path) -> Path:
+    """A folder with `headgate`, which is this checkout's."""
+    folder = directory / "bin"
+    folder.mkdir()
+    (folder / "headgate").write_text(f'#!/bin/sh\nPYTHONPATH={ROOT} exec {sys.executable} -m proxy "$@"\n')
+    (folder / "headgate").chmod(0o755)
+    return folder
+
+
+async def _sees(server: Prometheus, proxies: int) -> bool:
+    return len(await server.ask("headgate_build_info")) == proxies
+
+
+def policy(unleash_url: str, prometheus_url: str, listen: str) -> dict[str, Any]:
+    """Five percent, which a person approves, then a quarter of all, which must prove itself."""
+    found: dict[str, Any] = yaml.safe_load((EXAMPLE / "rollout.yaml").read_text())
+    return found | {
+        "project": PROJECT,
+        "environment": ENVIRONMENT,
+        "where": {"unleash": {"url": unleash_url, "token": "${UNLEASH_ADMIN_TOKEN}"}},
+        "evidence": {"prometheus": {"url": prometheus_url, "selector": 'job="headgate"'}},
+        "hold_back": 5,
+        "listen": listen,
+        "steps": [
+            {"share": 5, "at_least": "4s", "prove": False, "approve": True, "min_users": 3, "min_samples": 5},
+            {"share": 25, "at_least": "1h", "min_users": 10, "min_samples": 100},
+            {"share": 50, "at_least": "1h", "min_users": 10, "min_samples": 100},
+        ],
+        "guardrails": found["guardrails"] | {"slow": {"limit_s": 5, "harm": 5}, "early": {"rate": 0.02}},
+    }
+
+
+async def monday(directory: Path, say: Callable[[str], None]) -> Day:
+    """The whole day. Raises TimeoutError when something that must happen does not."""
+    async with morning(directory, say) as day:
+        day.mark("up", f"{PROXIES} proxies, Unleash, Redis, Prometheus, Alertmanager; {USERS} users ask")
+        async with day.ops.controller("--reason", "the first Monday"):
+            await within(day.ops.reaches(5))
+            day.mark("begun", "5 %: the controller has begun, as `headgate rollout run` says")
+            await within(day.ops.reaches(25))
+            day.mark("quarter", "25 %: somebody has looked at the first users, and approved")
+            await asyncio.sleep(HEALTHY_S)
+            assert (ALERT, "page") not in day.on_call.told, "it rang before anything was wrong"
+            async with httpx.AsyncClient(trust_env=False) as client:
+                await client.post(f"{day.ops.upstream}/break")
+            day.mark("fault", "the upstream's streams now break off in the middle; its batch answers do not")
+            async with asyncio.TaskGroup() as waits:
+                waits.create_task(within(_rung(day)))
+                waits.create_task(within(_back(day)))
+            day.cause = await find_the_cause(day)
+            day.mark("cause", "the runbook of the alert has found the cause:")
+            day.say(day.cause)
+            day.say(await day.types("headgate rollout status"))
+        day.mark("evening", "the readers go home")
+    return day
+
+
+async def within(waited_for: Awaitable[None]) -> None:
+    async with asyncio.timeout(DAY_S):
+        await waited_for
+
+
+async def _rung(day: Day) -> None:
+    await eventually(lambda: (ALERT, "page") in day.on_call.told, DAY_S)
+    day.mark("alert", f"the webhook of who is on call gets {ALERT}, as a page")
+
+
+async def _back(day: Day) -> None:
+    await day.ops.until("rolled_back", share=0)
+    day.mark("rollback", "0 %: the controller has rolled back")
+
+
+async def find_the_cause(day: Day) -> str:
+    """What the commands of the runbook that the alert leads to say, from the first to the last query."""
+    page = (RUNBOOKS / f"{ALERT}.md").read_text(encoding="utf-8")
+    queries = [line for line in page.splitlines() if line.startswith("promtool")]
+    return "\n".join([await day.types(query) for query in queries])
+
+
+def summary(day: Day) -> str:
+    """The figures of the day."""
+    since = {what: day.marks[what] - day.marks["fault"] for what in ("alert", "rollback")}
+    kinds = ", ".join(f"{count:,} {kind}" for kind, count in sorted(day.readers.answered.items()))
+    rang = ", ".join(sorted(f"{name} ({severity})" for name, severity in day.on_call.told))
+    return (
+        f"What rang: {rang}. "
+        f"From the fault to the alert {since['alert']:.1f} s, to the rollback {since['rollback']:.1f} s. "
+        f"Answers: {kinds}; {day.readers.unanswered} never came, {len(day.readers.wrong)} were wrong. "
+        f"{len(day.readers.noticed)} of {USERS} users saw an answer break off, and had it on asking again."
+    )
+
+
+@click.command()
+def main() -> None:
+    """Play it, and print what happens."""
+    with tempfile.TemporaryDirectory() as directory:
+        click.echo(summary(asyncio.run(monday(Path(directory), click.echo))))
+
+
+if __name__ == "__main__":
+    main()
