@@ -217,9 +217,10 @@ class UnleashFlags:
         counts = self._usage.take()
         if not counts:
             return
+        since, self._counted_since = self._counted_since, until
         try:
-            await self._api.count(bucket(counts, self._counted_since, until))
-        except FlagServerError:  # a report that was cut by our own end may have been heard
+            await self._api.count(bucket(counts, since, until))
+        except FlagServerError:  # a report that was cut by our own end may have been heard: that stays told
             self._usage.put_back(counts)
+            self._counted_since = since
             raise
-        self._counted_since = until

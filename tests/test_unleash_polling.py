@@ -47,6 +47,7 @@ class Playing:
 
     features: Script
     counts_status: bytes = b"202 Accepted"
+    counts_answered: asyncio.Event = field(default_factory=asyncio.Event)
     told: list[tuple[str, Any]] = field(default_factory=list)
     fetches: list[Asked] = field(default_factory=list)
     server: ScriptedUpstream = field(init=False)
@@ -60,6 +61,8 @@ class Playing:
         status = self.counts_status if asked.target.endswith(b"/metrics") else b"202 Accepted"
         if status.startswith(b"2"):
             self.told.append(told)
+        if told[0].endswith("/metrics"):
+            await self.counts_answered.wait()
         await asked.answer(b"", status)
 
     def of(self, path: str) -> list[Any]:
@@ -85,6 +88,7 @@ GOOD = serves(feature(gradual()), KILL)
 @asynccontextmanager
 async def playing(features: Script = GOOD) -> AsyncIterator[Playing]:
     played = Playing(features)
+    played.counts_answered.set()
     async with ScriptedUpstream(played).running() as played.server:
         yield played
 
@@ -491,6 +495,20 @@ async def test_the_last_counts_are_told_at_the_end() -> None:
             await eventually(lambda: bool(played.of("register")))
             flags.evaluate(FLAG, ALICE)
         assert played.of("metrics")[-1]["bucket"]["toggles"][FLAG]["yes"] == 1
+
+
+async def test_a_report_that_is_cut_by_leaving_counts_as_told() -> None:
+    """The server may have heard it: the last one begins where that one stopped, and repeats nothing of it."""
+    async with playing() as played:
+        played.counts_answered.clear()
+        async with flags_of(played, tell_s=3600) as flags:
+            flags.evaluate(FLAG, ALICE)
+            await eventually(lambda: bool(played.of("metrics")))
+            flags.evaluate(FLAG, ALICE)
+        cut, last = (told["bucket"] for told in played.of("metrics"))
+
+    assert cut["stop"] <= last["start"]
+    assert [bucket["toggles"][FLAG]["yes"] for bucket in (cut, last)] == [1, 1]
 
 
 def test_counts_have_a_bound() -> None:
