@@ -20,6 +20,7 @@ from flags.source import FlagFile, Flags, FlagSource, KillSwitch
 from flags.unleash import UnleashFlags, UnleashServer
 from proxy.admin import Admin
 from proxy.breaker import Breaker
+from proxy.connection import Timeouts
 from proxy.errors import Fault
 from proxy.event_log_valkey import ValkeyRuns
 from proxy.followed_run import FollowedRun
@@ -36,7 +37,7 @@ from proxy.relay import Relay
 from proxy.routes import Route, Routes
 from proxy.run import Run
 from proxy.run_api import RunApi
-from proxy.runs import Runs, Start
+from proxy.runs import Runs
 from proxy.sealing import Sealing
 from proxy.server import ServerProtocol
 from proxy.settings import ProviderSettings, Settings, UpstreamSettings
@@ -48,10 +49,11 @@ from proxy.sources.native import NativeSource
 from proxy.sources.poll import PollSource
 from proxy.sources.stages import StagesSource
 from proxy.sources.tap import TapSource
+from proxy.start import Start
 from proxy.take_over import Taken
 from proxy.taps import Taps
 from proxy.tickets import Tickets
-from proxy.upstream import Origin, Timeouts, Upstream
+from proxy.upstream import Origin, Upstream
 
 logger = logging.getLogger("headgate.app")
 

@@ -16,8 +16,14 @@ SPACE = b" "
 UNSEEN = Failure("replica_lost", 502, "What became of this request cannot be seen here. Please ask again.")
 """Of a run that another replica has taken over and that cannot be followed."""
 
+PIECE_BYTES = 64 * 1024
+
 LOOK_S = 60.0
 """How often a viewer without a heartbeat looks without being woken; any time will do."""
+
+
+class Unanswered(Exception):
+    """The run has ended in a way that is nothing to this viewer, and nothing was sent."""
 
 
 class BatchViewer:
@@ -29,11 +35,19 @@ class BatchViewer:
         send: of the ASGI request.
         heartbeat_s: send a space whenever so long nothing was sent, for a client behind something that cuts
             idle connections. The first one commits status 200 and JSON, whatever comes. None: never.
+        unless: codes of failures that it is not to answer with; `serve` raises Unanswered for them.
     """
 
     def __init__(
-        self, run: Watched, receive: Receive, send: Send, *, heartbeat_s: float | None = None
+        self,
+        run: Watched,
+        receive: Receive,
+        send: Send,
+        *,
+        heartbeat_s: float | None = None,
+        unless: frozenset[str] = frozenset(),
     ) -> None:
+        self._unless = unless
         self.run = run
         self._receive = receive
         self._send = send
@@ -61,7 +75,7 @@ class BatchViewer:
         before.wake()
 
     async def serve(self) -> int | None:
-        """The status that was answered; None if the client left."""
+        """The status that was answered; None if the client left. Raises Unanswered, with nothing sent."""
         loop = asyncio.get_running_loop()
         watch = loop.create_task(self._watch())
         committed = False
@@ -78,9 +92,11 @@ class BatchViewer:
             if self._left:
                 return None
             if not committed:
+                if self.run.failure is not None and self.run.failure.code in self._unless:
+                    raise Unanswered
                 return await send_answer(self.run, self._send)
             _, _, body = _answer(self.run)
-            await self._send({"type": "http.response.body", "body": body, "more_body": False})
+            await _send_body(body, self._send)
             return 200
         finally:
             self._reader.close()
@@ -103,8 +119,15 @@ async def send_answer(run: Watched, send: Send) -> int:
     """The answer of a run that has ended, with its own status, headers and bytes; returns the status."""
     status, headers, body = _answer(run)
     await send({"type": "http.response.start", "status": status, "headers": headers})
-    await send({"type": "http.response.body", "body": body, "more_body": False})
+    await _send_body(body, send)
     return status
+
+
+async def _send_body(body: bytes, send: Send) -> None:
+    """In pieces: a client that takes its time is told from one that takes nothing by each of them."""
+    for at in range(0, len(body) or 1, PIECE_BYTES):
+        piece = body[at : at + PIECE_BYTES]
+        await send({"type": "http.response.body", "body": piece, "more_body": at + PIECE_BYTES < len(body)})
 
 
 def _answer(run: Watched) -> tuple[int, Headers, bytes]:

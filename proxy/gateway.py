@@ -16,10 +16,10 @@ from time import monotonic, perf_counter
 from flags.decision import Accept, Arm, Decision, FlagState, Mode, Question, Reason, decide
 from proxy import dark
 from proxy.answer_copy import AnswerCopy
-from proxy.batch_viewer import BatchViewer
-from proxy.bodies import collect, read_ahead
+from proxy.batch_viewer import BatchViewer, Unanswered
+from proxy.bodies import Replayed, collect, read_ahead
 from proxy.breaker import Breaker
-from proxy.errors import RequestRefused
+from proxy.errors import Fault, RequestRefused
 from proxy.headers import Forwarding, Headers, end_to_end, request_headers
 from proxy.identity import Identifier, Identity
 from proxy.metrics import Metrics, RouteMetrics
@@ -34,12 +34,13 @@ from proxy.relay import (
     request_target,
 )
 from proxy.routes import Match, Route, Routes
-from proxy.run import Call, Run
+from proxy.run import CANCELLED, Call, Run
 from proxy.run_api import NO_SUCH_RUN, RunApi, last_event, position, refuse, run_of
-from proxy.runs import Runs, Start, digest_of_key, fingerprint
+from proxy.runs import Runs
 from proxy.server import WRITE
 from proxy.shared import Watched
 from proxy.sources import Source
+from proxy.start import Start, digest_of_key, fingerprint
 from proxy.taps import Taps
 from proxy.upstream import Request
 
@@ -47,7 +48,11 @@ logger = logging.getLogger("headgate.gateway")
 
 OWN_PATH = b"/_headgate/"
 
-NATIVE = "native"
+MADE_HERE = frozenset({"native", "stages"})
+"""Sources whose answer is put together here: not the upstream's own bytes, so no plain request joins them."""
+
+ENDED_BY_OTHERS = frozenset({CANCELLED, Fault.TOO_LARGE})
+"""How a run may end that says nothing of a plain request which has joined it: that is then relayed."""
 
 _UUID4 = re.compile(rb"[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}")
 """122 random bits; others may be guessed."""
@@ -162,7 +167,11 @@ class Gateway:
         status: int | None = None
         is_batch = decision.mode is Mode.BATCH and asked.accept is not Accept.ONLY_STREAM
         if is_batch and not await self._is_back(asked):
-            ended, status = await self._batch(asked, decision, counted)
+            try:
+                ended, status = await self._batch(asked, decision, counted)
+            except RequestRefused as refusal:
+                await refuse(asked.send, refusal)
+                ended, status = "refused", refusal.status
         else:
             ended = await self._refusing(asked, decision, self._stream(asked, decision))
         took_s = perf_counter() - entered
@@ -187,6 +196,8 @@ class Gateway:
         identity = asked.identity
         cursor = last_event(asked.scope["headers"])
         run_id = None if cursor is None else run_of(cursor)
+        if run_id is not None and _UUID4.fullmatch(run_id.encode()):
+            return True  # also where it is gone: a reconnect is told so, and starts nothing
         if run_id is None and asked.run_id is not None:
             run_id = asked.run_id.decode("latin-1")
         key = None
@@ -234,12 +245,13 @@ class Gateway:
                 asked = replace(asked, receive=receive, run_id=None, idempotency_key=None)
                 start = replace(self._start(asked, decision, body), may_join=may_join)
                 run = await self.runs.joinable(start) if may_join else None
-                if run is not None and run.source == NATIVE:
-                    run = None  # its answer is put together from a stream: not the upstream's own bytes
-                if run is None and heartbeat_s is not None:
-                    run = await self.runs.start(start)
-                if run is not None:
-                    return await self._answer(asked, run)
+                if run is not None and run.source not in MADE_HERE:
+                    try:
+                        return await self._answer(asked, run, unless=ENDED_BY_OTHERS)
+                    except Unanswered:
+                        receive = Replayed.of(body, asked.receive)
+                elif heartbeat_s is not None:
+                    return await self._answer(asked, await self.runs.start(start))
         passage = await self._relayed(replace(asked, receive=receive), decision, counted)
         counted.overhead.observe(passage.overhead_s)
         return str(passage.outcome), passage.status
@@ -277,9 +289,11 @@ class Gateway:
             return False
         return self.runs.may_join(asked.route.name, asked.identity)
 
-    async def _answer(self, asked: _Asked, run: Watched) -> tuple[str, int | None]:
+    async def _answer(
+        self, asked: _Asked, run: Watched, *, unless: frozenset[str] = frozenset()
+    ) -> tuple[str, int | None]:
         heartbeat_s = asked.route.settings.batch_heartbeat_s
-        viewer = BatchViewer(run, asked.receive, asked.send, heartbeat_s=heartbeat_s)
+        viewer = BatchViewer(run, asked.receive, asked.send, heartbeat_s=heartbeat_s, unless=unless)
         with self.runs.watching(viewer):
             status = await viewer.serve()
         return ("left" if status is None else "answered"), status

@@ -84,13 +84,21 @@ class Identifier:
 
     def identify(self, headers: Headers) -> Identity | None:
         """Who sent these headers (names in lower case); None if that cannot be said. Never raises."""
-        for way in self._ways:
-            identity = way(headers)
-            if identity is not None and self._tenant_header is not None:
-                return replace(identity, tenant=_only(headers, self._tenant_header))
-            if identity is not None:
-                return identity
-        return None
+        if self._verifies and _bearer(headers) is not None:
+            identity = self._by_token(headers)  # one that does not verify is nobody's, whatever else is there
+        else:
+            identity = next((found for way in self._ways if (found := way(headers)) is not None), None)
+        if identity is not None and self._tenant_header is not None:
+            return self._of_tenant(identity, _only(headers, self._tenant_header))
+        return identity
+
+    def _of_tenant(self, identity: Identity, tenant: str | None) -> Identity:
+        """User 7 of one tenant is another one's user 7 only by name."""
+        if tenant is None:
+            return identity
+        return replace(
+            identity, principal=self._hash("tenant", f"{identity.principal}\n{tenant}"), tenant=tenant
+        )
 
     def _by_token(self, headers: Headers) -> Identity | None:
         assert self._jwt is not None
@@ -106,15 +114,15 @@ class Identifier:
             return None
         claimed = claims.get(self._tenant_claim) if self._tenant_claim is not None else None
         tenant = claimed if isinstance(claimed, str) else None
-        if self._verifies:
-            expires_at = claims.get("exp")
-            return Identity(
-                self._hash("user", repr((claims.get("iss"), user))),
-                user,
-                expires_at=float(expires_at) if expires_at is not None else None,
-                tenant=tenant,
-            )
-        return Identity(self._hash("token", token), user, tenant=tenant)
+        if not self._verifies:
+            return Identity(self._hash("token", token), user, tenant=tenant)
+        expires_at = claims.get("exp")
+        identity = Identity(
+            self._hash("user", repr((claims.get("iss"), user))),
+            user,
+            expires_at=float(expires_at) if expires_at is not None else None,
+        )
+        return self._of_tenant(identity, tenant)
 
     @property
     def _verifies(self) -> bool:

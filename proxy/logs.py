@@ -1,14 +1,19 @@
 """The process's own log: one line an event, JSON or for people. Never a body, a query or a credential.
 
-What may be in a line is what callers pass as `extra`; nothing is taken from a request by itself.
+What may be in a line is what callers pass as `extra`; nothing is taken from a request by itself. Of an
+exception it is what it is and where: what it says may be of a patient, as in `KeyError: 'Miller'`. Our own
+errors name no content, and say what they say.
 """
 
 import logging
 import sys
+import traceback
+from collections.abc import Iterator
 from datetime import UTC, datetime
 
 import orjson
 
+from proxy.errors import HeadgateError
 from proxy.settings import LogSettings
 
 _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName", "color_message"}
@@ -29,8 +34,8 @@ class JsonFormatter(logging.Formatter):
             "message": record.getMessage(),
             **_fields(record),
         }
-        if record.exc_info:
-            line["exception"] = self.formatException(record.exc_info)
+        if record.exc_info and record.exc_info[1]:
+            line["exception"] = "".join(_where(record.exc_info[1]))
         return orjson.dumps(line, default=str).decode()
 
 
@@ -41,7 +46,22 @@ class ConsoleFormatter(logging.Formatter):
         time = datetime.fromtimestamp(record.created).strftime("%H:%M:%S.%f")[:-3]
         fields = "".join(f" {key}={value}" for key, value in _fields(record).items())
         line = f"{time} {record.levelname.lower():<7} {record.getMessage()}{fields}"
-        return f"{line}\n{self.formatException(record.exc_info)}" if record.exc_info else line
+        error = record.exc_info[1] if record.exc_info else None
+        return line if error is None else "".join([line, "\n", *_where(error)]).rstrip()
+
+
+def _where(error: BaseException) -> Iterator[str]:
+    """The frames and the kind of an exception, after those of the one that it came of."""
+    cause = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
+    if cause is not None:
+        yield from _where(cause)
+        yield "After that:\n"
+    yield from traceback.format_tb(error.__traceback__)
+    said = f": {error}" if isinstance(error, HeadgateError) else ""
+    yield f"{type(error).__qualname__}{said}\n"
+    if isinstance(error, BaseExceptionGroup):
+        for inner in error.exceptions:
+            yield from _where(inner)
 
 
 def set_up(settings: LogSettings) -> None:

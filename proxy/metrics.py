@@ -15,8 +15,9 @@ from proxy.errors import Fault
 from proxy.identity import BUCKETS
 from proxy.llm.call import Ended
 from proxy.recovery import Phase
+from proxy.route_settings import RouteSettings
 from proxy.sections import Parity
-from proxy.settings import UNMATCHED, RouteSettings
+from proxy.settings_block import UNMATCHED
 from proxy.settling import Settling
 from proxy.users import Users
 

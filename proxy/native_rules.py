@@ -10,8 +10,8 @@ from typing import Any, Literal, NamedTuple
 import orjson
 from jsonpath import JSONPath, JSONPathError
 
+from proxy.route_settings import NativeEventSettings
 from proxy.sections import Section, compile_path, keys_of
-from proxy.settings import NativeEventSettings
 
 Meaning = Literal["text", "done", "error", "answer", "ignore"]
 

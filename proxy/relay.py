@@ -12,11 +12,12 @@ from enum import Enum, StrEnum
 from time import perf_counter
 from typing import Any
 
+from proxy.connection import SLOW_S
 from proxy.errors import RequestRefused, UpstreamAborted, UpstreamError, UpstreamMalformed, problem
 from proxy.headers import Forwarding, Headers, request_headers, response_headers, write_head
 from proxy.server import ANSWER, ARRIVED, TARGET
 from proxy.tracing import with_token
-from proxy.upstream import SLOW_S, Exchange, Upstream
+from proxy.upstream import Exchange, Upstream
 
 logger = logging.getLogger("headgate.relay")
 
@@ -116,8 +117,6 @@ class Relay:
         headers: Headers = scope["headers"]
         method: str = scope["method"]
         body = check_framing(headers, scope["http_version"])
-        if method == "CONNECT":
-            raise RequestRefused(501, "CONNECT is for forward proxies; this is a reverse proxy.")
         client = scope.get("client")
         address = client[0] if client else None
         sent = request_headers(headers, self._forwarding, address, scope["scheme"], self._authority)

@@ -4,8 +4,8 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
+from proxy.route_settings import RouteSettings
 from proxy.sections import Section
-from proxy.settings import RouteSettings
 
 _PARAMETER = re.compile(r"\{([a-z_][a-z0-9_]*)\}")
 

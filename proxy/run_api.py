@@ -6,9 +6,10 @@ Whatever the reason, who may not see a run is told the same as for one that neve
 import asyncio
 import re
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from http import HTTPStatus
+from typing import ClassVar
 from urllib.parse import parse_qs
 
 import orjson
@@ -33,6 +34,10 @@ CATCH_UP_S = 1.0
 RETRY_AFTER_S = b"5"
 
 NO_SUCH_RUN = "There is no such run, or it is no longer kept. Please ask again."
+
+RUN = "/_headgate/runs/{id}"
+EVENTS = f"{RUN}/events"
+TICKETS = "/_headgate/tickets"
 
 _RUN = re.compile(rb"/_headgate/runs/([0-9a-f-]{36})(/events)?")
 _CURSOR = re.compile(r"([!-~]{1,64}?)(?:\.[0-9])?:([0-9]{1,9})")
@@ -68,28 +73,23 @@ class RunApi:
         self._tickets = tickets
         self._metrics = metrics
         self._attach_wait_s = attach_wait_s
-        self._endpoints: dict[str, dict[str, Callable[[Asked], Awaitable[None]]]] = {
-            "events": {"GET": self._events},
-            "run": {"GET": self._state, "DELETE": self._cancel},
-            "tickets": {"POST": self._issue_ticket},
-        }
 
     async def __call__(self, scope: Scope, target: bytes, receive: Receive, send: Send) -> None:
         path, _, query = target.partition(b"?")
         found = _RUN.fullmatch(path)
-        if found is None and path != b"/_headgate/tickets":
+        if found is None and path != TICKETS.encode():
             await refuse(send, RequestRefused(404, "There is nothing of Headgate's at this path."))
             return
-        resource = "tickets" if found is None else "events" if found[2] else "run"
-        endpoint = self._endpoints[resource].get(scope["method"])
+        endpoints = self.ENDPOINTS[TICKETS if found is None else EVENTS if found[2] else RUN]
+        endpoint = endpoints.get(scope["method"])
         if endpoint is None:
-            allowed = ", ".join(self._endpoints[resource])
+            allowed = ", ".join(endpoints)
             await refuse(send, RequestRefused(405, f"Here is only {allowed}."), (b"allow", allowed.encode()))
             return
         run_id = found[1].decode() if found is not None else ""
         parameters = parse_qs(query.decode("latin-1"), max_num_fields=20) if query.count(b"&") < 20 else {}
         try:
-            await endpoint(Asked(run_id, scope["headers"], parameters, receive, send, scope.get(WRITE)))
+            await endpoint(self, Asked(run_id, scope["headers"], parameters, receive, send, scope.get(WRITE)))
         except RequestRefused as refusal:
             await refuse(send, refusal)
 
@@ -183,6 +183,12 @@ class RunApi:
         if redeemed is None:
             raise RequestRefused(404, NO_SUCH_RUN)
         return Identity(redeemed.principal, user="", expires_at=redeemed.expires_at)
+
+    ENDPOINTS: ClassVar[Mapping[str, Mapping[str, Callable[["RunApi", Asked], Awaitable[None]]]]] = {
+        EVENTS: {"GET": _events},
+        RUN: {"GET": _state, "DELETE": _cancel},
+        TICKETS: {"POST": _issue_ticket},
+    }
 
 
 def last_event(headers: Headers) -> str | None:

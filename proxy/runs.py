@@ -4,27 +4,23 @@
 """
 
 import asyncio
-import hashlib
 import logging
 from asyncio.events import TimerHandle
 from collections import Counter, OrderedDict, deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from time import monotonic
 from typing import Any, Protocol
 
-from flags.decision import Decision
 from proxy.breaker import Breaker, result_of
 from proxy.errors import Fault, RequestRefused, UpstreamError
-from proxy.headers import NOT_WHAT_IS_ASKED
 from proxy.identity import Identity
-from proxy.metrics import RouteMetrics
 from proxy.routes import Route
 from proxy.run import Beginning, Call, Run
 from proxy.settings import MemoryLogSettings
 from proxy.shared import Shared, Watched
 from proxy.sources import Source
+from proxy.start import ID_TAKEN, Start, check_the_same
 from proxy.upstream import Answer
 
 logger = logging.getLogger("headgate.runs")
@@ -34,8 +30,6 @@ DURATIONS_KEPT = 50
 
 ATTACH_LOOK_S = 0.25
 """Between two looks whether another replica has begun an awaited run."""
-
-ID_TAKEN = "The id of this run is another one's. Please choose a new one."
 
 MAX_ATTACH_WAITS = 1000
 """Viewers that may wait for a run which is not there yet; the others are told at once."""
@@ -58,44 +52,6 @@ class Viewing(Protocol):
     def hand_over(self, copy: Watched | None) -> None:
         """The run is another replica's now: `copy` is of that one; None if it cannot be read here."""
         ...
-
-
-@dataclass(frozen=True, slots=True)
-class Start:
-    """Everything a run is made of, and how requests for the same are known."""
-
-    call: Call
-    decision: Decision
-    identity: Identity | None
-    metrics: RouteMetrics
-    source: Source
-    run_id: str | None = None
-    """As the client chose it."""
-    idempotency_key: bytes | None = None
-    may_join: bool = True
-
-    @property
-    def fingerprint(self) -> str:
-        """Equal for requests of one principal with the same target and body."""
-        request = self.call.request
-        return fingerprint(self.identity, self.call.route.name, request.target, request.body)
-
-    def _same(self) -> str:
-        """Equal for requests that ask for the same, in all that may choose the answer."""
-        headers = sorted(pair for pair in self.call.request.headers if pair[0] not in NOT_WHAT_IS_ASKED)
-        return _digest(self.fingerprint, *(part for pair in headers for part in pair))
-
-    def join_keys(self) -> list[str]:
-        """By what a request finds the run it joins: first while that one runs, then by its idempotency key.
-
-        Nothing joins a run of nobody.
-        """
-        if self.identity is None or not self.call.route.settings.join or not self.may_join:
-            return []
-        keys = [self._same()]
-        if self.idempotency_key is not None:
-            keys.append(digest_of_key(self.identity, self.call.route.name, self.idempotency_key))
-        return keys
 
 
 class Runs:
@@ -211,14 +167,20 @@ class Runs:
         return self._shared is not None and await self._shared.joinable([key]) is not None
 
     async def joinable(self, start: Start) -> Watched | None:
-        """The run that a request may join, if there is one."""
+        """The run that a request names, or may join, if there is one."""
+        if (
+            start.run_id is not None
+            and (named := await self.look_up(start.run_id, start.identity)) is not None
+        ):
+            check_the_same(start, named)
+            return named
         keys = start.join_keys()
         run: Watched | None = self._local(keys)
         if run is None and self._shared is not None and keys:
             other = await self._shared.joinable(keys)
             run = await self.look_up(other, start.identity) if other is not None else None
         if run is not None:
-            _check_the_same(start, run)
+            check_the_same(start, run)
         return run
 
     # Beginning, watching and ending.
@@ -253,7 +215,7 @@ class Runs:
             other = await self._shared.claim(made, keys)
             found = await self.look_up(other, start.identity) if other is not None else None
             if found is not None:
-                _check_the_same(start, found)
+                check_the_same(start, found)
                 return found, made
             if other is not None and other == start.run_id:
                 raise RequestRefused(409, ID_TAKEN)
@@ -403,7 +365,7 @@ class Runs:
                 raise RequestRefused(409, ID_TAKEN)
             run = named
         if run is not None:
-            _check_the_same(start, run)
+            check_the_same(start, run)
         return run
 
     def _launch(self, run: Run, keys: Sequence[str], source: Source) -> None:
@@ -492,41 +454,15 @@ class Runs:
             self.cancel_here(run_id)
 
 
-def fingerprint(identity: Identity | None, route: str, target: bytes, body: bytes) -> str:
-    """Equal for requests of one principal with the same target and body."""
-    return _digest("" if identity is None else identity.principal, route, target, body)
-
-
-def digest_of_key(identity: Identity, route: str, key: bytes) -> str:
-    """What an `Idempotency-Key` is kept as."""
-    return _digest(identity.principal, route, key)
-
-
 def _owns(identity: Identity | None, run: Watched) -> bool:
     """All that are nobody in particular would share their runs, so they own none."""
     return identity is not None and run.principal == identity.principal
-
-
-def _check_the_same(start: Start, run: Watched) -> None:
-    if run.fingerprint != start.fingerprint:
-        if run.id == start.run_id:
-            raise RequestRefused(409, ID_TAKEN)
-        raise RequestRefused(422, "This Idempotency-Key was used for another request.")
 
 
 def _decrease(counts: Counter[Any], key: object) -> None:
     counts[key] -= 1
     if not counts[key]:
         del counts[key]
-
-
-def _digest(*parts: str | bytes) -> str:
-    """Of all parts, so that no two lists of them have the same."""
-    digest = hashlib.sha256()
-    for part in parts:
-        data = part.encode() if isinstance(part, str) else part
-        digest.update(b"%d:%b" % (len(data), data))
-    return digest.hexdigest()
 
 
 async def _answer_or_failure(run: Run, source: Source) -> Answer | UpstreamError:

@@ -61,6 +61,7 @@ class ServerProtocol(HttpToolsProtocol):
         self._read_at = 0.0
         self._field_bytes = 0
         self._read = b""
+        self._again = b""
         self._begun_in_read = False
         self._only_fields = False
         self._reading_head = False
@@ -77,6 +78,12 @@ class ServerProtocol(HttpToolsProtocol):
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
+        self._take(data)
+        while self._again:
+            again, self._again = self._again, b""
+            self._take(again)
+
+    def _take(self, data: bytes) -> None:
         self._read = data
         self._begun_in_read = False
         self._only_fields = True
@@ -89,12 +96,21 @@ class ServerProtocol(HttpToolsProtocol):
             self._field_bytes += len(data)
             if self._field_bytes > MAX_HEAD_BYTES and not self.transport.is_closing():
                 self.send_400_response("Request head too large.")
-        if self._reading_head and self._head_timer is None and not self.transport.is_closing():
+        if self._awaits_head() and self._head_timer is None and not self.transport.is_closing():
             self._head_timer = self.loop.call_later(self.head_s, self._head_is_late)
         if self.cycle is not None and self.cycle.more_body:
             self._read_at = self.loop.time()
             if self._body_timer is None and not self.transport.is_closing():
                 self._body_timer = self.loop.call_later(self.body_s, self._look_for_body)
+
+    def _awaits_head(self) -> bool:
+        """Whether what came leads to a request. Empty lines before one do: they have ended the time for which
+        an idle connection is kept, and begin nothing that would end.
+        """
+        if self._reading_head:
+            return True
+        is_idle = self._answering is None or self._answering.response_complete
+        return is_idle and not (self.cycle is not None and self.cycle.more_body)
 
     def send_400_response(self, msg: str) -> None:
         """Say that a request cannot be read, unless that would be taken for an answer to another one."""
@@ -233,8 +249,12 @@ class ServerProtocol(HttpToolsProtocol):
         """Ignore an upgrade, to WebSocket or not: begin the request again as one that asks for none.
 
         The parser takes what follows such a head for another protocol's; a body would be lost, or be read
-        as the next request. Java's HttpClient asks for h2c with every first request, bodies and all.
+        as the next request. Java's HttpClient asks for h2c with every first request, bodies and all. CONNECT
+        is an upgrade to the parser, too, whatever it asks for, and cannot be begun again.
         """
+        if self.parser.get_method() == b"CONNECT":
+            self.send_400_response("CONNECT is for forward proxies; this is a reverse proxy.")
+            return
         upgrade = cast(httptools.HttpParserUpgrade, sys.exc_info()[1])
         rest = self._read[upgrade.args[0] :]
         lines = [
@@ -245,7 +265,7 @@ class ServerProtocol(HttpToolsProtocol):
             lines.append(name + b": " + (b",".join(tokens) if name == b"connection" else value))
         self.parser = httptools.HttpRequestParser(self)
         self.parser.set_dangerous_leniencies(lenient_data_after_close=True)  # as uvicorn has it
-        self.data_received(b"\r\n".join([*lines, b"", rest]))
+        self._again = b"\r\n".join([*lines, b"", rest])
 
 
 class _Unusual:

@@ -77,7 +77,7 @@ class Ops:
         return int(strategy["parameters"]["rollout"])
 
     async def until(self, reason: str, *, share: int) -> None:
-        """Look until the rollout says this of itself; approve what asks for it."""
+        """Look until the rollout says this of itself."""
         await self._until(lambda status: (status["reason"], status["written"]) == (reason, share))
 
     async def reaches(self, share: int) -> None:
@@ -85,11 +85,10 @@ class Ops:
         await self._until(lambda status: status["written"] == share)
 
     async def _until(self, is_there: Callable[[dict[str, Any]], bool]) -> None:
-        async with asyncio.timeout(ROLLOUT_S):
-            while not is_there(status := await self.status()):
-                if status["reason"] == "approval":
-                    await self.types("approve", "--by", "ops", "--reason", "the first users are content")
-                await asyncio.sleep(0.2)
+        async def there() -> bool:
+            return is_there(await self.status())
+
+        await eventually(there, ROLLOUT_S)
 
 
 @asynccontextmanager

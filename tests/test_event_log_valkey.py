@@ -23,9 +23,10 @@ from proxy.event_log_valkey import ValkeyRuns
 from proxy.followed_run import FollowedRun
 from proxy.identity import Identity
 from proxy.metrics import Metrics
+from proxy.route_settings import RouteSettings
 from proxy.routes import Route
 from proxy.run import Call, Run
-from proxy.settings import RouteSettings, ValkeyLogSettings
+from proxy.settings import ValkeyLogSettings
 from proxy.shared import Watched
 from proxy.sse import decode
 from proxy.take_over import Taken

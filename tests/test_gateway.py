@@ -3,8 +3,10 @@
 import asyncio
 import hashlib
 import json
+import os
 import random
 import re
+import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -17,7 +19,7 @@ from proxy.app import listening, running
 from proxy.bodies import MAX_REQUEST_BYTES
 from proxy.settings import Settings
 from proxy.sockets import Sockets
-from tests.scripted import Asked, Script, ScriptedUpstream, ask
+from tests.scripted import Asked, Script, ScriptedUpstream, ask, talking
 from tests.serving import STREAMING, Serving, flag_document, free_socket, headgate
 from tests.streaming import (
     EITHER,
@@ -38,6 +40,7 @@ from tests.streaming import (
     signed,
     texts,
 )
+from tests.test_upstream import certificates
 
 pytestmark = pytest.mark.anyio
 
@@ -306,6 +309,29 @@ async def test_a_body_over_the_bound_is_refused(tmp_path: Path) -> None:
     assert upstream.asked == []
 
 
+async def test_a_body_that_comes_for_ever_is_given_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Though each of its bytes comes in time; and no run begins."""
+    monkeypatch.setattr("proxy.bodies.COLLECT_S", 0.3)
+    head = f"POST {START} HTTP/1.1\r\nhost: a\r\naccept: {SSE}\r\ncontent-length: 1000\r\n"
+    bearer = f"authorization: {signed()['authorization']}\r\n\r\n"
+    async with house(answering(answer()), tmp_path) as (upstream, serving, _), talking(serving.url) as client:
+
+        async def drip() -> None:
+            while True:
+                await client.send(b"x")
+                await asyncio.sleep(0.05)
+
+        await client.send((head + bearer).encode())
+        dripping = asyncio.create_task(drip())
+        answered = await client.head()
+        dripping.cancel()
+
+    assert answered.status == 408
+    assert upstream.asked == []
+
+
 async def test_a_client_that_leaves_within_its_body_starts_nothing(tmp_path: Path) -> None:
     """A request that never came whole is not executed."""
     async with house(answering(answer()), tmp_path) as (upstream, serving, client):
@@ -545,6 +571,56 @@ async def test_a_run_is_not_resumed_by_another_query(tmp_path: Path) -> None:
     assert same.events == stream.events[2:]
     assert other.status == 404
     assert len(upstream.asked) == 1
+
+
+async def test_a_reconnect_to_a_run_that_is_gone_starts_nothing_whatever_is_decided(tmp_path: Path) -> None:
+    """Also with the flag off, when it would be relayed: the work must not be done twice."""
+    gone = signed(**{"last-event-id": "5f0b6a2e-3c1d-4f7a-9b8e-0123456789ab:5"}, accept=EITHER)
+    for share in (100, 0):
+        async with house(answering(answer()), tmp_path, flags=flag_document(share)) as (upstream, _, client):
+            refused = await client.post(START, headers=gone)
+
+        assert refused.status_code == 404
+        assert upstream.asked == []
+
+
+async def test_two_hosts_are_a_bad_request_also_where_batch_answers_have_a_heartbeat(tmp_path: Path) -> None:
+    """And no mistake of ours."""
+    request = b"POST %b HTTP/1.1\r\nhost: a\r\nhost: b\r\ncontent-length: 0\r\n\r\n" % START.encode()
+    async with house(answering(answer()), tmp_path, batch_heartbeat_s=5) as (upstream, serving, _):
+        answered = await ask(serving.url, request)
+
+    assert answered.status == 400
+    assert upstream.asked == []
+
+
+async def test_an_answer_that_somebody_cuts_on_its_way_is_not_whole(tmp_path: Path) -> None:
+    """Without a length its end is the connection's, and of TLS that is the peer's farewell (RFC 9112 9.8).
+
+    As uvloop tells it, on which Headgate runs; asyncio's own loop does not."""
+    ca_file, context = certificates(tmp_path)
+    head = b"HTTP/1.1 200 OK\r\ncontent-type: text/plain\r\n\r\nhalf of the answer"
+
+    async def cut(asked: Asked) -> None:
+        await asked.send(head)
+        with socket.socket(fileno=os.dup(asked.writer.get_extra_info("socket").fileno())) as tcp:
+            tcp.shutdown(socket.SHUT_RDWR)
+
+    async def whole(asked: Asked) -> None:
+        await asked.send(head)
+        asked.writer.close()
+
+    for script, ends_well in ((whole, True), (cut, False)):
+        async with (
+            ScriptedUpstream(script, tls=context).running() as upstream,
+            headgate(upstream.url, tmp_path, upstream={"tls": {"ca_file": str(ca_file)}}) as gate,
+            httpx.AsyncClient(trust_env=False) as client,
+        ):
+            try:
+                ended_well = (await client.get(gate.url)).text == "half of the answer"
+            except httpx.RemoteProtocolError:
+                ended_well = False
+            assert ended_well is ends_well
 
 
 async def test_a_run_that_was_evicted_is_gone(tmp_path: Path) -> None:

@@ -80,6 +80,31 @@ def test_a_tenant_is_a_property_of_the_context() -> None:
     assert by_header.identify([(b"x-tenant", b"south")]) is None
 
 
+def test_users_of_two_tenants_are_two_whatever_they_are_called() -> None:
+    """By a claim, verified or not, and by a header; and who has none is a third."""
+    for ways, requests in (
+        (identifier(tenant={"claim": "org"}, jwt={"key": KEY}), [bearer(token(org=org)) for org in "ab"]),
+        (
+            identifier(tenant={"header": "X-Tenant"}, header="X-User", jwt=None),
+            [[(b"x-user", b"7"), (b"x-tenant", tenant)] for tenant in (b"a", b"b")],
+        ),
+    ):
+        without = [pair for pair in requests[0] if pair[0] == b"x-user"] or bearer(token())
+        found = [principal(ways.identify(headers)) for headers in (*requests, without)]
+
+        assert len(set(found)) == 3
+        assert principal(ways.identify(requests[0])) == found[0]
+
+
+def test_beside_a_token_that_does_not_verify_nothing_else_counts() -> None:
+    """Whoever sends one is not let in by a cookie that anybody may invent."""
+    ways = identifier(jwt={"key": KEY}, cookie="s", header="X-User")
+    others: Headers = [(b"cookie", b"s=1"), (b"x-user", b"bob")]
+
+    assert ways.identify([*bearer(token(key="another key of 32 characters or more")), *others]) is None
+    assert ways.identify(others) is not None
+
+
 # Tokens
 
 

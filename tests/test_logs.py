@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from proxy.errors import UpstreamMalformed
 from proxy.logs import ConsoleFormatter, JsonFormatter, set_up
 from proxy.settings import LogSettings
 
@@ -51,20 +52,37 @@ def test_a_line_for_people_has_the_same() -> None:
     assert re.fullmatch(r"\d\d:\d\d:00\.500 info    request route=start", line)
 
 
-@pytest.mark.parametrize("formatter", [JsonFormatter(), ConsoleFormatter()])
-def test_an_exception_stands_in_its_line(formatter: logging.Formatter) -> None:
-    """With its traceback, which names places in the code and no values."""
+PATIENT = "Miller"
+
+
+def decodes() -> None:
     try:
-        secret = {"patient": "Miller"}
-        raise ValueError("said")
-    except ValueError as exc:
-        made = record()
+        {"known": 1}[PATIENT]
+    except KeyError as exc:
+        raise UpstreamMalformed("line 3 is no JSON") from exc
+
+
+def handled() -> None:
+    try:
+        decodes()
+    except UpstreamMalformed:
+        raise ExceptionGroup(PATIENT, [TypeError(PATIENT)])  # noqa: B904  # as a task group does
+
+
+@pytest.mark.parametrize("formatter", [JsonFormatter(), ConsoleFormatter()])
+def test_an_exception_stands_in_its_line_without_what_it_says(formatter: logging.Formatter) -> None:
+    """What it is and where, of all that led to it; a message may be of a patient, but for our own."""
+    made = record()
+    try:
+        handled()
+    except ExceptionGroup as exc:
         made.exc_info = (type(exc), exc, exc.__traceback__)
 
     line = formatter.format(made)
 
-    assert "ValueError: said" in line
-    assert secret["patient"] not in line
+    for words in ("KeyError", "UpstreamMalformed: line 3", "ExceptionGroup", "TypeError", "in decodes"):
+        assert words in line
+    assert PATIENT not in line
 
 
 def test_the_level_is_ours_alone(capsys: pytest.CaptureFixture[str]) -> None:

@@ -14,9 +14,9 @@ from proxy.identity import Identity
 from proxy.metrics import Metrics
 from proxy.outcomes import RelayedOutcomes
 from proxy.relay import Outcome, Passage
+from proxy.route_settings import RouteSettings
 from proxy.routes import Route
 from proxy.run import Call, Run
-from proxy.settings import RouteSettings
 from proxy.upstream import Answer, Request
 from tests.streaming import (
     answer,

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
+from proxy.route_settings import RouteSettings
 from proxy.routes import PathTemplate, Route, Routes
-from proxy.settings import RouteSettings
 from tests.streaming import route
 
 ROUTES = Routes(

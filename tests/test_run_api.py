@@ -465,8 +465,9 @@ async def test_each_gets_the_answer_as_it_asked(tmp_path: Path) -> None:
         ({}, {"join": False}, 2),
         ({"authorization": signed("bob")["authorization"]}, {}, 2),
         ({"idempotency-key": "k"}, {}, 1),
+        ({"idempotency-key": "l"}, {}, 2),
     ],
-    ids=["a route where repetition is meant", "another user", "an idempotency key"],
+    ids=["a route where repetition is meant", "another user", "an idempotency key", "another key"],
 )
 async def test_what_joins_and_what_does_not(
     tmp_path: Path, headers: dict[str, str], more: dict[str, Any], calls: int
@@ -572,6 +573,45 @@ async def test_a_route_that_is_full_gives_the_batch_answer(tmp_path: Path) -> No
     assert batch.headers["content-type"] == "application/json"
     assert same.texts() == WHOLE
     assert samples['headgate_requests_total{mode="batch",reason="overloaded",route="start"}'] >= 1
+
+
+async def test_a_route_that_is_full_still_shows_the_run_that_is_named(tmp_path: Path) -> None:
+    """Nothing begins by it, also for who takes only JSON."""
+    held = Held(answering(answer()))
+    run_id = str(uuid.uuid4())
+    named = {"headgate-run": run_id}
+    async with house(held, tmp_path, commit_after=0, max_runs=1, join=False) as (upstream, _, client):
+        async with opened(client, START, signed(**named), content=b"1") as stream:
+            await stream.piece()
+            again = asyncio.create_task(read(client, START, signed(**named), content=b"1"))
+            plain = asyncio.create_task(
+                client.post(START, headers=signed(accept=None, **named), content=b"1")
+            )
+            await eventually(lambda: len(upstream.asked) == 1)
+            held.release.set()
+            await stream.rest()
+        assert (await again).texts() == WHOLE
+        assert (await plain).content == answer()
+
+    assert len(upstream.asked) == 1
+
+
+async def test_a_plain_request_is_not_ended_by_who_cancels_the_run_that_it_joined(tmp_path: Path) -> None:
+    """It knows nothing of runs: it gets the upstream's answer, by a call of its own."""
+    held = Held(answering(answer()))
+    async with house(held, tmp_path, commit_after=0) as (upstream, serving, client):
+        async with opened(client, START, signed(), content=b"1") as stream:
+            await stream.piece()
+            plain = asyncio.create_task(client.post(START, headers=signed(accept=None), content=b"1"))
+            run = stream.headers["headgate-run"]
+            await eventually(lambda: len(serving.app.runs._viewers) == 2)
+            assert (await client.delete(f"/_headgate/runs/{run}", headers=signed())).status_code == 202
+            await eventually(lambda: len(upstream.asked) == 2)
+            held.release.set()
+        answered = await plain
+
+    assert (answered.status_code, answered.content) == (200, answer())
+    assert [asked.body for asked in upstream.asked] == [b"1", b"1"]
 
 
 async def test_spaces_keep_a_batch_client_alive(tmp_path: Path) -> None:

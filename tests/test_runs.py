@@ -6,7 +6,8 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import replace
 from itertools import count
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 from hypothesis import settings as hypothesis_settings
@@ -15,15 +16,18 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 from prometheus_client import CollectorRegistry
 
 from flags.decision import Arm, Decision, Mode, Reason
+from proxy.batch_viewer import PIECE_BYTES, send_answer
 from proxy.errors import UpstreamBroke, UpstreamError, UpstreamSilent
 from proxy.events import EventType
 from proxy.identity import Identity
 from proxy.metrics import Metrics, RouteMetrics
+from proxy.route_settings import RouteSettings
 from proxy.routes import Route
 from proxy.run import MAX_SECTION_EVENTS, Beginning, Call, Run
-from proxy.runs import Runs, Start
-from proxy.settings import MemoryLogSettings, RouteSettings
+from proxy.runs import Runs
+from proxy.settings import MemoryLogSettings
 from proxy.sse import Decoder
+from proxy.start import Start
 from proxy.upstream import Answer, Request
 from tests.streaming import EXTRACTION, SUMMARY, answer, eventually, logged, route, texts
 
@@ -694,3 +698,21 @@ async def test_an_eta_comes_from_past_runs_of_the_route() -> None:
     assert said(second)[0]["metadata"]["eta_s"] >= 0.1
     assert said(second)[0]["type"] == EventType.PROGRESS
     await runs.aclose()
+
+
+async def test_a_large_answer_goes_out_in_pieces() -> None:
+    """A client that takes its time takes one after the other; of one piece it would seem to take nothing."""
+    sent: list[dict[str, Any]] = []
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    for size in (0, PIECE_BYTES, 3 * PIECE_BYTES + 1):
+        sent.clear()
+        ended = cast(Run, SimpleNamespace(answer=Answer(200, [], bytes(size)), failure=None))
+        assert await send_answer(ended, send) == 200
+        bodies = [message for message in sent if message["type"] == "http.response.body"]
+
+        assert sum(len(message["body"]) for message in bodies) == size
+        assert max(len(message["body"]) for message in bodies) <= PIECE_BYTES
+        assert [message["more_body"] for message in bodies] == [True] * (len(bodies) - 1) + [False]

@@ -181,6 +181,36 @@ async def test_a_slow_second_head_is_closed_too(url: str):
         assert await client.reader.read() == b""
 
 
+async def test_an_empty_line_does_not_keep_an_idle_connection_for_ever(url: str):
+    """It ends the time for which one is kept, so another begins."""
+    async with asyncio.timeout(3), talking(url) as client:
+        assert (await client.ask(GET)).status == 200
+        await client.send(b"\r\n")
+
+        assert await client.reader.read() == b""
+
+
+@pytest.mark.parametrize("target", [b"/x", b"http://a/", b"a:80"])
+async def test_a_connect_is_refused_at_once(app: App, url: str, target: bytes):
+    """To the parser it is an upgrade that cannot be taken back: begun again it would be one again."""
+    seen = len(app.seen)
+    async with asyncio.timeout(3), talking(url) as client:
+        answered = await client.ask(b"CONNECT %b HTTP/1.1\r\nhost: a\r\n\r\n" % target)
+
+    assert answered.status == 400
+    assert len(app.seen) == seen
+
+
+async def test_any_number_of_upgrades_in_one_packet_is_answered(url: str):
+    """Each begins again what follows it; none within the other."""
+    upgrade = GET[:-2] + b"connection: upgrade\r\nupgrade: h2c\r\n\r\n"
+    async with asyncio.timeout(10), talking(url) as client:
+        await client.send(upgrade * 1500)
+        answers = [await client.answer() for _ in range(1500)]
+
+    assert {answered.status for answered in answers} == {200}
+
+
 async def test_a_slow_answer_is_not_cut_by_the_time_for_heads(app: App, url: str):
     """Also with more requests waiting, the last of which is not here whole."""
     app.go.clear()

@@ -12,7 +12,7 @@ from typing import Any
 import httpx
 import pytest
 
-from proxy.settings import PollSettings, SectionSettings
+from proxy.route_settings import PollSettings, SectionSettings
 from proxy.sources import poll as poll_source
 from proxy.sources.poll import JITTER, STRIKES, Earlier, Rows
 from tests.scripted import Asked, ScriptedUpstream

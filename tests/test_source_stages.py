@@ -223,6 +223,27 @@ async def test_after_a_failed_stage_no_further_call_is_made(tmp_path: Path) -> N
     assert len(upstream.asked) == len(FAILURES)
 
 
+async def test_a_plain_request_gets_the_upstreams_own_answer_beside_a_run(tmp_path: Path) -> None:
+    """It joins none whose answer is assembled here."""
+    release, own = asyncio.Event(), b'{"of": "the group itself"}'
+
+    async def one(asked: Asked) -> None:
+        await release.wait()
+        await asked.answer(dumped(ONE))
+
+    script = replies(one=one, two=dumped(TWO), cases=own)
+    async with (
+        house(script, tmp_path, commit_after=0) as (_, client),
+        opened(client, START, signed(), content=ASKED) as stream,
+    ):
+        await stream.piece()
+        plain = await client.post(START, headers=signed(accept=None), content=ASKED)
+        release.set()
+        await stream.rest()
+
+    assert plain.content == own
+
+
 async def test_a_client_without_the_value_is_told_so(tmp_path: Path) -> None:
     """A template that cannot be filled is a failure with a status, and no call is made with half a body."""
     async with house(replies(one=dumped(ONE), two=dumped(TWO)), tmp_path) as (upstream, client):

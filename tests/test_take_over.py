@@ -12,11 +12,11 @@ from flags.decision import Arm, Decision, Mode, Reason
 from proxy.followed_run import FollowedRun
 from proxy.orders import MAX_ORDER_BYTES, Order
 from proxy.recovery import MAX_TIMES
+from proxy.route_settings import RouteSettings
 from proxy.routes import Route
 from proxy.run import Run
 from proxy.run_api import position
 from proxy.sealing import Sealing, Unsealable
-from proxy.settings import RouteSettings
 from proxy.take_over import YIELD_S, Fate, fate
 from proxy.valkey_records import TAKE_OVER
 from tests.streaming import eventually, route

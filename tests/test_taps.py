@@ -7,8 +7,8 @@ import pytest
 
 from proxy.llm.dialect import Prompt
 from proxy.llm.places import CallPlace, compile_calls
+from proxy.route_settings import TapSettings
 from proxy.sections import Section
-from proxy.settings import TapSettings
 from proxy.taps import MAX_CALLS, Tap, Taps
 
 pytestmark = pytest.mark.anyio

@@ -15,6 +15,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
+from proxy.connection import Timeouts
 from proxy.errors import (
     Fault,
     UpstreamBroke,
@@ -23,7 +24,7 @@ from proxy.errors import (
     UpstreamStalled,
     UpstreamUnreachable,
 )
-from proxy.upstream import Answer, Origin, Request, Timeouts, Upstream
+from proxy.upstream import Answer, Origin, Request, Upstream
 from tests.scripted import Asked, ScriptedUpstream, ask, until
 from tests.serving import headgate
 

@@ -16,9 +16,9 @@ import uvloop
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from proxy.connection import Connection, Timeouts
 from proxy.errors import UpstreamError
 from proxy.headers import HOP_BY_HOP
-from proxy.upstream import Connection, Timeouts
 from tests.scripted import Answered, Asked, ScriptedUpstream, talking
 from tests.serving import headgate
 

@@ -14,9 +14,9 @@ from prometheus_client import CollectorRegistry
 from proxy.batch_viewer import BatchViewer
 from proxy.events import Transcript
 from proxy.metrics import Metrics
+from proxy.route_settings import RouteSettings
 from proxy.routes import Route
 from proxy.run import Call, Run
-from proxy.settings import RouteSettings
 from proxy.sse import HEARTBEAT, Decoder
 from proxy.upstream import Answer, Request
 from proxy.viewer import FLUSH_BYTES, MAX_SNAPSHOTS, ViewEnd, Viewer

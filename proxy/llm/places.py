@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from proxy.llm.dialect import Prompt
+from proxy.route_settings import TapSettings
 from proxy.sections import Section
-from proxy.settings import TapSettings
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,9 +13,9 @@ from proxy.headers import Headers
 from proxy.llm.dialect import ProviderFailed, Unfaithful
 from proxy.llm.openai import Completion
 from proxy.native_rules import MalformedEvent, Rules
+from proxy.route_settings import NativeSettings, RouteSettings
 from proxy.run import Run
 from proxy.sections import MalformedBody, Section, parse
-from proxy.settings import NativeSettings, RouteSettings
 from proxy.sources.batch import ask_once, is_json, read_answer
 from proxy.sources.repeat import repeating
 from proxy.sse import Decoder, EventTooLarge

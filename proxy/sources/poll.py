@@ -16,9 +16,9 @@ from jsonpath import JSONPath, JSONPathError
 
 from proxy.errors import UpstreamError
 from proxy.headers import CONDITIONS, Headers
+from proxy.route_settings import PollSettings, RouteSettings, SectionSettings
 from proxy.run import Run
 from proxy.sections import MalformedBody, Section, compile_path, parse
-from proxy.settings import PollSettings, RouteSettings, SectionSettings
 from proxy.sources.batch import ask
 from proxy.upstream import Answer, Request, Upstream
 

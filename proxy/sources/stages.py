@@ -11,9 +11,9 @@ import orjson
 
 from proxy.errors import Fault, UpstreamMalformed
 from proxy.headers import CONDITIONS, Headers
+from proxy.route_settings import RouteSettings, StageCallSettings
 from proxy.run import Run
 from proxy.sections import MalformedBody, parse
-from proxy.settings import RouteSettings, StageCallSettings
 from proxy.sources.repeat import repeating
 from proxy.templates import PATH, REQUEST, MissingValue, fill, fill_known
 from proxy.upstream import Answer, Request, Upstream

@@ -7,9 +7,10 @@ from contextlib import asynccontextmanager, contextmanager
 from dataclasses import replace
 
 from proxy import recovery
+from proxy.connection import Connection
 from proxy.errors import Fault
 from proxy.sources import poll
-from proxy.upstream import Connection, Upstream
+from proxy.upstream import Upstream
 from tests.faults.upstream import Round
 
 

@@ -7,8 +7,9 @@ from time import monotonic
 
 import pytest
 
+from proxy.connection import SLOW_S, Timeouts
 from proxy.errors import UpstreamUnreachable
-from proxy.upstream import SLOW_S, Origin, Timeouts, Upstream
+from proxy.upstream import Origin, Upstream
 from tests.scripted import Answered, Asked, ScriptedUpstream, ask, talking, until
 from tests.serving import Serving, headgate
 
