@@ -1,6 +1,7 @@
 """A rollout under test: a real flag file, journal, lease and inbox; counts and clocks as the test says."""
 
 import json
+import sqlite3
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
@@ -163,6 +164,7 @@ class Rolling:
     writes: list[int] = field(default_factory=list)
     """Shares, as the controller wrote them."""
     crash_at: Callable[[str], bool] = lambda point: False
+    disk_is_full: bool = False
     admin: FlagAdmin | None = None
     """Who changes the flag, where it is in no file."""
 
@@ -189,6 +191,8 @@ class Rolling:
     def reach(self, point: str) -> None:
         if self.crash_at(point):
             raise Crash(point)
+        if self.disk_is_full and point == "begun":
+            raise sqlite3.OperationalError("database or disk is full")
 
     def entries(self) -> list[Entry]:
         with JournalReader.open(self.policy.journal) as journal:

@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 
-from flags.errors import LeaseLost, RolloutError
+from flags.errors import JournalError, LeaseLost, RolloutError
 from flags.rollout.ledger import Act, Record
 from flags.rollout.moves import Kind, Phase, Reason
 from flags.rollout.readings import OUTCOMES, Series
 from flags.rollout.replay import differences
-from tests.rolling import PROXY, Crash, Rolling, begun, flag_file, policy
+from tests.rolling import PROXY, TICK_S, Crash, Rolling, begun, flag_file, policy
 
 pytestmark = pytest.mark.anyio
 
@@ -380,6 +380,51 @@ async def test_a_reloaded_controller_knows_the_same(rolling: Rolling) -> None:
     with rolling.running() as again:
         assert again.controller.state == before
         assert again.controller.verdicts == verdicts
+
+
+# A disk that is full.
+
+
+@pytest.mark.parametrize("acts", [(), (Act.PAUSE,)], ids=["", "while somebody wants something"])
+async def test_harm_goes_back_though_the_journal_cannot_be_written(
+    rolling: Rolling, acts: tuple[Act, ...]
+) -> None:
+    """The process ends with the error; the next one that can write goes on from the lowered share."""
+    async with begun(rolling) as running:
+        rolling.disk_is_full = True
+        rolling.traffic.shows_wrong_text()
+        for act in acts:
+            rolling.wants(act)
+        rolling.now.passes(TICK_S)
+        assert running.fence is not None
+        with pytest.raises(JournalError, match="full"):
+            await running.controller.tick(running.fence)
+    assert rolling.share == 0
+
+    rolling.disk_is_full = False
+    with rolling.running() as again:
+        moves = await again.ticks(5)
+
+    assert (moves[0].kind, moves[0].reason) == (Kind.ROLL_BACK, Reason.HARM)
+    assert moves[-1].reason is Reason.ROLLED_BACK
+    assert rolling.share == 0
+    assert differences(rolling.entries())[1] == []
+
+
+async def test_nothing_else_is_written_that_the_journal_does_not_have(rolling: Rolling) -> None:
+    """No way up."""
+    async with begun(rolling) as running:
+        await running.ticks(5)
+        rolling.wants(Act.APPROVE)
+        rolling.disk_is_full = True
+        assert running.fence is not None
+        for _ in range(5):
+            rolling.traffic.flows()
+            rolling.now.passes(TICK_S)
+            with pytest.raises(JournalError):
+                await running.controller.tick(running.fence)
+
+    assert rolling.writes == [5]
 
 
 # Two controllers.

@@ -105,8 +105,16 @@ async def test_what_settled_between_two_scrapes_is_counted(server: Prometheus) -
 
     batch = between(before, after, step=2)
 
-    assert batch.outcomes == {("stream", 3, "complete"): 2, ("control", 3, "failed"): 1}
-    assert batch.seconds == {("stream", 20.0): Tail(2, 2), ("control", 20.0): Tail(0, 1)}
+    assert batch.outcomes == {
+        ("stream", 3, "complete"): 2,
+        ("control", 3, "failed"): 1,
+        ("rest", 0, "complete"): 5,
+    }
+    assert batch.seconds == {
+        ("stream", 20.0): Tail(2, 2),
+        ("control", 20.0): Tail(0, 1),
+        ("rest", 20.0): Tail(0, 5),
+    }
     assert batch.first_content == {5.0: Tail(1, 2)}
     assert (batch.parity, batch.recoveries) == ({"missing": 1}, {"failed": 1})
     assert (batch.users, batch.step) == ({"stream": 4, "control": 0}, 2)

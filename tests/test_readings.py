@@ -179,6 +179,26 @@ def test_a_whole_reading_becomes_a_batch() -> None:
     )
 
 
+def test_a_plan_sees_everybody() -> None:
+    """Outcomes and times also of the rest, whose users nobody counts; and of no other arm."""
+
+    def page(times: int) -> list[Sample]:
+        seconds = {"5.0": 1, "20": 3, "+Inf": 4}
+        return [
+            failed(times),
+            failed(2 * times, arm="rest"),
+            failed(3 * times, arm="other"),
+            *(sample(SETTLED_S, n * times, arm="rest", le=le) for le, n in seconds.items()),
+            sample(USERS, 7, arm="rest"),
+        ]
+
+    before, after = (gather(t, page(t), {"a": t}, WANTED) for t in (1, 2))
+    batch = between(before, after, 0, rest_by_bucket=True)
+
+    assert batch.outcomes == {("stream", 3, "failed"): 1, ("rest", 3, "failed"): 2}
+    assert (batch.seconds, batch.users) == ({("rest", 20.0): Tail(1, 4)}, {})
+
+
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -1.0, 0.5, 2.0**53])
 def test_a_number_that_no_counter_can_have_is_refused(value: float) -> None:
     """The error names the series."""

@@ -95,10 +95,17 @@ async def installation(directory: Path) -> AsyncIterator[Ops]:
             stop.set()
 
 
+async def approved(ops: Ops, share: int) -> None:
+    """Where the step asks for a person, one says yes."""
+    await ops.until("approval", share=share)
+    await ops.types("approve", "--by", "ops", "--reason", "the first users are content")
+
+
 async def test_from_nobody_to_everybody_and_back_when_it_breaks(ops: Ops) -> None:
     """Step by step to 95 %, though the controller is killed on the way; then another one, which harms."""
     assert (await ops.types("status"))[0] == 6
     async with ops.controller("--reason", "the pilot") as controller:
+        await approved(ops, 10)
         await ops.reaches(40)
         controller.kill()
         await controller.wait()
@@ -113,7 +120,9 @@ async def test_from_nobody_to_everybody_and_back_when_it_breaks(ops: Ops) -> Non
     assert (await ops.types("status"))[0] == 4
 
     async with ops.controller("--new", "--reason", "the second try"):
+        await approved(ops, 10)
         await ops.reaches(40)
+        await ops.types("pause", "--by", "ops", "--reason", "nobody is to get further")
         async with httpx.AsyncClient() as client:
             await client.post(f"{ops.upstream}/break")
         await ops.until("rolled_back", share=0)

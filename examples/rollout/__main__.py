@@ -59,7 +59,7 @@ class Teller:
         self._console.print(f"[dim]{time.monotonic() - self._began_s:5.1f} s[/dim]  {text}", style=style)
 
     def show(self, status: Status, visitors: Visitors) -> None:
-        now = f"{status.written} %  {status.move} ({status.reason})" if status.run else ""
+        now = f"{status.written} %  {status.move} ({status.reason})" if status.run and status.reason else ""
         if now and now != self._last:
             self._last = now
             self.say(f"{status.run}  {now}  {status.detail}")
@@ -67,11 +67,10 @@ class Teller:
 
 
 def _traffic(visitors: Visitors) -> RenderableType:
-    parts = []
-    for kind in ("streamed", "batch"):
-        whole, cut = visitors.answers[kind, True], visitors.answers[kind, False]
-        parts.append(f"{kind} {whole + cut:,}, {100 * cut / max(1, whole + cut):.1f} % without an answer")
-    return Text("visitors: " + " · ".join(parts), style="dim")
+    answers = visitors.answers
+    said = f"visitors: {answers['streamed']:,} answers streamed, {answers['batch']:,} in one piece; "
+    part = 100 * answers["none"] / max(1, answers.total())
+    return Text(f"{said}{answers['none']:,} had none ({part:.1f} %)", style="dim")
 
 
 @contextmanager

@@ -19,10 +19,10 @@ EVENTS = "text/event-stream"
 
 @dataclass
 class Visitors:
-    """All of them. `answers` counts by (`streamed` or `batch`, whether it was whole)."""
+    """All of them. `answers` counts whole ones as `streamed` or `batch`, and all others as `none`."""
 
     url: str
-    answers: Counter[tuple[str, bool]] = field(default_factory=Counter)
+    answers: Counter[str] = field(default_factory=Counter)
 
     async def ask_until(self, stop: asyncio.Event) -> None:
         """Ask until `stop`; the last answers are waited for."""
@@ -44,12 +44,11 @@ class Visitors:
         try:
             response = await client.post("/answers", json={"question": "How is it going?"}, headers=headers)
         except httpx.HTTPError:
-            self.answers["batch", False] += 1
+            self.answers["none"] += 1
             return
-        if response.headers.get("content-type", "").startswith(EVENTS):
-            self.answers["streamed", _is_whole(response.text)] += 1
-        else:
-            self.answers["batch", response.is_success] += 1
+        streamed = response.headers.get("content-type", "").startswith(EVENTS)
+        whole = _is_whole(response.text) if streamed else response.is_success
+        self.answers[("streamed" if streamed else "batch") if whole else "none"] += 1
 
 
 def _is_whole(events: str) -> bool:

@@ -3,12 +3,13 @@
 import asyncio
 import getpass
 import logging
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import asdict
 from functools import wraps
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import click
 import orjson
@@ -25,13 +26,19 @@ from flags.rollout.policy_file import load
 from flags.rollout.replay import differences
 from flags.rollout.status import shown, status_of
 
+PIPED_COLUMNS = 100
+"""Of a plan in a file or a log, which has no width of its own."""
+
 WATCH_S = 1.0
 """Between two looks of `watch`."""
 
 HEARD_S = 5.0
 """How long a command waits for the controller to journal what it wants."""
 
-Command = TypeVar("Command", bound=Callable[..., Any])
+ACTS_S = 0.1
+"""Between two looks at whether it has."""
+
+Command = Callable[..., None]
 
 
 @click.group()
@@ -52,9 +59,9 @@ def _policy(command: Command) -> Command:
         "--policy", "path", type=click.Path(path_type=Path), default="rollout.yaml", show_default=True
     )
     @wraps(command)
-    def with_policy(path: Path, **others: Any) -> Any:
+    def with_policy(path: Path, **others: Any) -> None:
         try:
-            return command(policy=load(path), **others)
+            command(policy=load(path), **others)
         except PolicyError as exc:
             for problem in exc.problems:
                 click.echo(f"{path.name}: {problem}", err=True)
@@ -62,7 +69,7 @@ def _policy(command: Command) -> Command:
         except FlagsError as exc:
             raise click.ClickException(str(exc)) from None
 
-    return with_policy  # type: ignore[return-value]
+    return with_policy
 
 
 def _reason(command: Command) -> Command:
@@ -125,7 +132,11 @@ def replay(policy: Policy, as_json: bool) -> None:
 @_policy
 @_json
 @click.option("--seconds", default=60.0, show_default=True, help="How long to look at the traffic.")
-@click.option("--users", type=int, help="How many different users there are; else as many as were met.")
+@click.option(
+    "--users",
+    type=int,
+    help="How many there are, so that it is checked whether they suffice.",
+)
 def plan(policy: Policy, as_json: bool, seconds: float, users: int | None) -> None:
     """From live traffic: how long each step needs, and whom harm would hit before it is seen.
 
@@ -135,7 +146,7 @@ def plan(policy: Policy, as_json: bool, seconds: float, users: int | None) -> No
     if as_json:
         click.echo(orjson.dumps(asdict(found), option=orjson.OPT_INDENT_2))
     else:
-        Console().print(planning.shown(found))
+        Console(width=None if sys.stdout.isatty() else PIPED_COLUMNS).print(planning.shown(found))
     raise SystemExit(1 if found.refusals else 0)
 
 
@@ -186,7 +197,7 @@ def _act(policy: Policy, what: Act, by: str, reason: str) -> None:
         if wanted.id in _state(policy).acts:
             click.echo(f"{what}: journaled by the controller")
             return
-        time.sleep(0.1)
+        time.sleep(ACTS_S)
     raise click.ClickException(
         f"{what}: left for the controller, which has not taken it within {HEARD_S:.0f} s"
     )

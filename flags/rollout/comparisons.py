@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from flags.rollout.evidence import BAD, ELIGIBLE, Arm, Batch
 from flags.rollout.guardrails import Action, Budget, Ceiling, Exposure, RateRatio
-from flags.rollout.judging import ENDS, Frame, Grounds, Judge, Tally, figure, log10, sentence
+from flags.rollout.judging import ENDS, Frame, Grounds, Tally, figure, log10, sentence
 from flags.rollout.processes import Mixture, RateBet, RatioBet, Vector
 from flags.rollout.verdict import Finding, Verdict
 
@@ -84,7 +84,7 @@ class _Compared:
         return self._safe.log(tempering)
 
 
-class RatioJudge(Judge):
+class RatioJudge:
     """The stream arm against its control."""
 
     def __init__(self, rail: RateRatio, budget: Budget, steps: int) -> None:
@@ -145,7 +145,7 @@ class RatioJudge(Judge):
         return said
 
 
-class CeilingJudge(Judge):
+class CeilingJudge:
     """A rate of the stream arm alone."""
 
     def __init__(self, rail: Ceiling, budget: Budget, steps: int) -> None:

@@ -15,6 +15,7 @@ from flags.errors import (
     FlagAdminError,
     FlagChanged,
     InvalidReading,
+    JournalError,
     LeaseError,
     LeaseLost,
     RolloutError,
@@ -153,7 +154,17 @@ class Controller:
         self._jury, self._reading = self._new_jury(), None
 
     async def tick(self, fence: Fence) -> Move:
-        """One look, and at most one write, by the one writer, which `fence` says it is."""
+        """One look, and at most one write, by the one writer, which `fence` says it is.
+
+        Raises JournalError where it cannot be journaled, and LeaseLost. On harm it goes back even then.
+        """
+        try:
+            return await self._tick(fence)
+        except JournalError:
+            await self._go_back_unjournaled(fence)
+            raise
+
+    async def _tick(self, fence: Fence) -> Move:
         self.hear()
         flag, problem = await self._read_flag()
         if flag is not None:
@@ -180,6 +191,11 @@ class Controller:
         if flag is not None:
             await self._write(flag, intent, fence)
         return move
+
+    @property
+    def acts_wait(self) -> bool:
+        """Whether people want something."""
+        return any(True for _ in self._ports.inbox.waiting())
 
     def hear(self) -> bool:
         """Journal the acts of people that wait; whether there were any."""
@@ -380,6 +396,20 @@ class Controller:
             logger.warning("rollout: not written: %s", exc)
         else:
             self._append_written(intent[0], written)
+
+    async def _go_back_unjournaled(self, fence: Fence) -> None:
+        """A full disk keeps nobody in harm's way. Whoever runs next finds that the share was lowered."""
+        flag, problem = await self._read_flag()
+        move = decide(self._situation(flag, problem, self._heard(await self._look())))
+        intent = self._intent(move, flag)
+        if flag is None or intent is None or move.kind is not Kind.ROLL_BACK:
+            return
+        try:
+            await self._ports.lease.check(fence, for_s=WRITE_S)
+            await self._ports.admin.write(intent[1], flag)
+            logger.error("rollout: back to 0 %%, which the journal does not have: %s", move.detail)
+        except (LeaseError, FlagAdminError) as exc:
+            logger.error("rollout: neither journaled nor written: %s", exc)
 
     def _append_written(self, step: int, flag: Flag) -> None:
         body = {

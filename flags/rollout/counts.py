@@ -5,12 +5,12 @@ from collections.abc import Sequence
 
 from flags.rollout.evidence import BAD, ELIGIBLE, Arm, Batch
 from flags.rollout.guardrails import Budget, EarlyGuard, SampleRatio, ZeroTolerance
-from flags.rollout.judging import ENDS, Frame, Judge, Tally, figure, log10, sentence
+from flags.rollout.judging import ENDS, Frame, Tally, figure, log10, sentence
 from flags.rollout.processes import RateBet, RatioBet, early_limits
 from flags.rollout.verdict import Finding, Verdict
 
 
-class ParityJudge(Judge):
+class ParityJudge:
     """Texts that were shown and are not the answer's. One stays harm in all steps that follow."""
 
     def __init__(self, rail: ZeroTolerance, budget: Budget, steps: int) -> None:
@@ -102,7 +102,7 @@ class _Window:
         return mixture.log()
 
 
-class EarlyJudge(Judge):
+class EarlyJudge:
     """The first requests of the rollout, and those of each step, by an exact count; and control must not fail
     as they do.
 
@@ -150,7 +150,7 @@ class EarlyJudge(Judge):
         )
 
 
-class SampleJudge(Judge):
+class SampleJudge:
     """As many users in each arm as its share says."""
 
     def __init__(self, rail: SampleRatio, budget: Budget, steps: int) -> None:

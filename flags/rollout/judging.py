@@ -3,6 +3,7 @@
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Protocol
 
 from flags.rollout.evidence import Arm, Batch
 from flags.rollout.guardrails import Exposure
@@ -60,7 +61,7 @@ class Frame:
         return min(self.users_ever.get(arm, 0) for arm in Arm)
 
 
-class Judge:
+class Judge(Protocol):
     """One guardrail's evidence."""
 
     name: str
@@ -69,10 +70,10 @@ class Judge:
         """A step begins, in which this share is written."""
 
     def add(self, batch: Batch) -> None:
-        raise NotImplementedError
+        """What has settled in this step since the last one."""
 
     def judge(self, frame: Frame) -> Verdict:
-        raise NotImplementedError
+        """What all of it says by now."""
 
 
 def log10(natural: float) -> float:

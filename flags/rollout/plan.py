@@ -1,235 +1,135 @@
-"""How long each step needs, and whom harm would hit before it is seen: the verdict's bets on drawn traffic.
+"""What a plan is: the traffic seen, and for each step its hours, its harm, and what speaks against it."""
 
-Pure: the same traffic, the same plan. Each step is taken by itself, without what was learnt in those before,
-so that harm is rather seen sooner.
-"""
-
-import math
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
-from numpy.typing import NDArray
 
-from flags.rollout.comparisons import CUMULATIVE, Lines
-from flags.rollout.guardrails import RateRatio
-from flags.rollout.policy import Policy, Step
-from flags.rollout.processes import RatioBet, Vector
+from flags.rollout.processes import Vector
+from flags.rollout.walks import NEVER
 
-Looks = NDArray[np.int64]
+MAX_PROOF_S = 30 * 86_400.0
+"""A step that cannot be proved in so long is none, whatever its policy leaves open."""
 
-HARMS = (2.0, 3.0, 5.0)
-"""Ratios of failures that the plan tells of."""
+FEW_EVENTS = 10
+"""With fewer a rate is not known."""
 
-PATHS = 200
-"""Rollouts that are drawn for each figure."""
+MOST = (3.00, 4.74, 6.30, 7.75, 9.15, 10.51, 11.84, 13.15, 14.43, 15.71)
+"""Where 0, 1, … 9 were seen, so many are expected at most: by Poisson's law, and wrong once in 20."""
 
-BLOCKS = 240
-EVENTS_A_BLOCK = 2.5
-"""Failures of both arms between two looks of a drawn rollout; so its end is after 600 of them."""
+HOUR_S = 3600.0
 
-FEWEST = 5
-"""With fewer failures seen their rate is not known, and the most that it may be is taken."""
 
-RULE_OF_THREE = 3.0
-"""So many failures are missed with a chance of one in twenty."""
+@dataclass(frozen=True, slots=True)
+class Rate:
+    """How often something was seen, and what the plan takes it for."""
 
-LONGEST_DAYS = 30
-"""A step that needs longer for its proof is no step, where the policy sets no `at_most`."""
+    bad: int
+    of: int
+    limit_s: float | None = None
+    """Seconds that were exceeded; None: answers that failed."""
+    at: float = field(init=False)
+    """0 to 1; never 0, since not to have seen a failure is not to have none."""
+    is_guess: bool = field(init=False)
+    """Too few were seen: `at` is the most that fits."""
 
-SEED = 20_260_101
+    def __post_init__(self) -> None:
+        is_guess = self.bad < FEW_EVENTS
+        most = MOST[self.bad] if is_guess else self.bad
+        object.__setattr__(self, "at", min(1.0, most / max(1, self.of)))
+        object.__setattr__(self, "is_guess", is_guess)
 
 
 @dataclass(frozen=True, slots=True)
 class Traffic:
-    """What was seen of the routes, in all arms together."""
+    """What the policy's routes do, in all arms together."""
 
-    seconds: float
-    requests: int
-    failed: int
-    answered: int
-    slow: int
-    """Of those that were answered."""
+    looked_s: float
+    """How long it was looked at; above 0."""
+    failed: Rate
+    """Of settled requests that are compared."""
+    slow: tuple[Rate, ...] = ()
+    """Of whole answers; one for each limit."""
     users: int | None = None
-    """Different ones, as far as anybody knows."""
+    """Different ones; None: not known."""
+    dispersion: float = 1.0
+    """How much more users differ than chance makes them; 1 or more."""
+    missing: int = 0
+    """Proxies that gave no reading, whose traffic is not in here."""
+    requests_per_s: float = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "requests_per_s", self.failed.of / self.looked_s)
+
+
+@dataclass(frozen=True, slots=True)
+class Hours:
+    """So long it takes: one rollout in ten, half of them, nine in ten. None: longer than was looked ahead."""
+
+    p10: float | None
+    p50: float | None
+    p90: float | None
+
+    @classmethod
+    def of(cls, times_s: Vector) -> "Hours":
+        found = np.quantile(times_s, [0.1, 0.5, 0.9], method="higher") / HOUR_S
+        return cls(*(float(hours) if hours < NEVER else None for hours in found))
 
 
 @dataclass(frozen=True, slots=True)
 class Harm:
-    """What so many times the failures would come to before the rollout goes back. None: it is not seen."""
+    """A build whose streams fail more often from this step on."""
 
-    times: float
+    ratio: int
+    """So many times as often."""
+    found: float
+    """Part of such rollouts that go back within the step's `at_most`, or 30 days; 0 to 1."""
     hours: float | None
-    harmed: int | None
-    """Users' answers that fail and would not have: the middle one of the rollouts drawn."""
+    """Until half of them are back; None: fewer are."""
+    answers: float
+    """That failed and would not have, on average, until it goes back or somebody is asked."""
+    users: float | None
+    """Whom they hit, at most. None: the number of users is not known."""
 
 
 @dataclass(frozen=True, slots=True)
 class StepPlan:
-    """One step."""
+    """One step of the policy."""
 
+    index: int
     share: int
-    answers_per_hour: float
-    """In the smaller arm."""
+    """As the policy has it: 0 is dark."""
+    stream_per_h: float
+    """Requests of the stream arm, and of its control."""
+    control_per_h: float
     users: int | None
-    """In the smaller arm."""
-    proof_hours: float | None
-    """Until half of such rollouts have proved it, where it is safe; None: none is asked, or comes."""
-    proof_hours_most: float | None
-    """Nine in ten of them."""
-    proves: bool
+    """Of the smaller arm, as expected. None: not known."""
+    users_needed: int
+    at_least_h: float
+    at_most_h: float | None
+    prove: bool
+    approve: bool
+    ready: Hours
+    """Until there are users and samples enough to compare at all."""
+    proof: Hours | None
+    """Until every guardrail of a clean build is shown to be safe. None: the policy asks for no proof."""
+    proved: float | None
+    """Part of clean builds that are proved within `at_most`, or 30 days."""
+    slowest: str
+    """The guardrail that proof waits for longest, in most rollouts; "" where it waits for samples alone."""
     harms: tuple[Harm, ...]
+
+    @property
+    def limit_h(self) -> float:
+        """Longer than this a step should not need."""
+        return self.at_most_h or MAX_PROOF_S / HOUR_S
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """All steps, and why it must not be begun as it is."""
+    """All steps, what they rest on, and why the policy should not be begun like this."""
 
+    flag: str
     traffic: Traffic
-    assumed: tuple[str, ...]
-    """What was too seldom to be known, and what is taken for it."""
     steps: tuple[StepPlan, ...]
-    refusals: tuple[str, ...]
-
-
-def plan(policy: Policy, traffic: Traffic) -> Plan:
-    """What this policy comes to with such traffic."""
-    if not traffic.requests:
-        why = (
-            f"no request of the policy's routes settled in {traffic.seconds:g} s: look longer, or at `routes`"
-        )
-        return Plan(traffic, (), (), (why,))
-    rails = [rail for rail in policy.guardrail_values() if isinstance(rail, RateRatio)]
-    rates, assumed = _rates(rails, traffic)
-    steps = tuple(_step(step, policy, rails, rates, traffic) for step in policy.steps)
-    return Plan(traffic, tuple(assumed), steps, tuple(_refusals(policy, steps)))
-
-
-def _rates(rails: Sequence[RateRatio], traffic: Traffic) -> tuple[dict[str, float], list[str]]:
-    rates, assumed = {}, []
-    for rail in rails:
-        bad, every = (traffic.failed, traffic.requests)
-        if rail.limit_s is not None:
-            bad, every = traffic.slow, max(1, traffic.answered)
-        rates[rail.name] = min(0.5, bad / every)
-        if bad < FEWEST:
-            rates[rail.name] = min(0.5, (bad + RULE_OF_THREE) / every)
-            assumed.append(
-                f"`{rail.name}`: {bad} of {every:,} seen, which says little; the most that it may be, "
-                f"{rates[rail.name]:.2%}, is taken. The rarer it is, the longer the proof takes."
-            )
-    return rates, assumed
-
-
-def _step(
-    step: Step, policy: Policy, rails: Sequence[RateRatio], rates: dict[str, float], traffic: Traffic
-) -> StepPlan:
-    share = step.share_written(policy)
-    smaller = min(share, 100 - share)
-    per_hour = traffic.requests / traffic.seconds * 3600
-    arms = per_hour * share / 100, per_hour * smaller / 100
-    draws = [_Draw.of(rail, rates[rail.name], arms, policy) for rail in rails]
-    proofs = [draw.proof_hours() for draw in draws] if step.prove else []
-    middle, most = ([found[at] for found in proofs] for at in (0, 1))
-    errors = next((draw for draw in draws if draw.rail.limit_s is None), None)
-    return StepPlan(
-        share=step.share,
-        answers_per_hour=arms[1],
-        users=None if traffic.users is None else traffic.users * smaller // 100,
-        proof_hours=_slowest(middle),
-        proof_hours_most=_slowest(most),
-        proves=step.prove,
-        harms=tuple(errors.harm(times) for times in HARMS) if errors and step.share else (),
-    )
-
-
-def _slowest(hours: Sequence[float | None]) -> float | None:
-    known = [each for each in hours if each is not None]
-    return max(known) if known and len(known) == len(hours) else None
-
-
-@dataclass(frozen=True, slots=True)
-class _Draw:
-    """Rollouts of one step and one guardrail, drawn at random from a fixed seed."""
-
-    rail: RateRatio
-    lines: Lines
-    steps: int
-    stream: float
-    """Bad events of the stream arm in an hour, were it no worse."""
-    control: float
-    share: float
-    """The stream arm's part of both arms' requests."""
-
-    @classmethod
-    def of(cls, rail: RateRatio, rate: float, arms: tuple[float, float], policy: Policy) -> "_Draw":
-        stream, control = arms
-        lines = Lines.of(policy.budget_value(), rail.weight)
-        return cls(rail, lines, len(policy.steps), stream * rate, control * rate, stream / (stream + control))
-
-    def proof_hours(self) -> tuple[float | None, float | None]:
-        """Of a build without harm: the middle one and the ninth of ten."""
-        bet = RatioBet.of_safety(self.rail.harm)
-        hours, at, _ = self._crossings(bet, 1.0, self.lines.safe, lambda log: log)
-        return _at(hours, at, 0.5), _at(hours, at, 0.9)
-
-    def harm(self, times: float) -> Harm:
-        """Of a build that fails so many times as often."""
-        bet, each = RatioBet.of_harm(self.rail.margin), (1 - CUMULATIVE) / self.steps
-
-        def mixed(log: Vector) -> Vector:
-            # As the verdict mixes them, with all other steps at 1.
-            found: Vector = np.logaddexp(
-                math.log(CUMULATIVE + each) + log, math.log(1 - CUMULATIVE - each + 1e-12)
-            )
-            return found
-
-        hours, at, bad = self._crossings(bet, times, self.lines.roll_back, mixed)
-        middle = _at(hours, at, 0.5)
-        if middle is None:
-            return Harm(times, None, None)
-        harmed = np.median(bad[at >= 0]) * (1 - 1 / times)
-        return Harm(times, middle, round(float(harmed)))
-
-    def _crossings(
-        self, bet: RatioBet, times: float, line: float, mixed: Callable[[Vector], Vector]
-    ) -> tuple[Vector, Looks, Looks]:
-        """Hours of each look; by path, which of them crosses the line (-1: none), and the bad ones then."""
-        random = np.random.default_rng(SEED)
-        hour = EVENTS_A_BLOCK / (self.stream * times + self.control)
-        bad = random.poisson(self.stream * times * hour, (PATHS, BLOCKS)).cumsum(axis=1)
-        others = random.poisson(self.control * hour, (PATHS, BLOCKS)).cumsum(axis=1)
-        r = self.share
-        expected = np.log((bet.ratios * r + 1 - r) / (bet.null * r + 1 - r))
-        logs = bad[..., None] * np.log(bet.ratios / bet.null) - (bad + others)[..., None] * expected
-        over = mixed(np.logaddexp.reduce(bet.weights + logs, axis=2)) >= line
-        at = np.where(over.any(axis=1), over.argmax(axis=1), -1)
-        hours = hour * np.arange(1, BLOCKS + 1)
-        by_then: Looks = bad[np.arange(PATHS), at]
-        return np.asarray(hours), at.astype(np.int64), by_then
-
-
-def _at(hours: Vector, at: Looks, part: float) -> float | None:
-    """When so many of the paths have crossed; None: they do not."""
-    crossed = np.sort(hours[at[at >= 0]])
-    wanted = math.ceil(part * PATHS) - 1
-    return float(crossed[wanted]) if wanted < len(crossed) else None
-
-
-def _refusals(policy: Policy, steps: Sequence[StepPlan]) -> Iterator[str]:
-    for step, planned in zip(policy.steps, steps, strict=True):
-        where = f"the step of {step.share} %"
-        most = step.at_most.total_seconds() / 3600 if step.at_most else LONGEST_DAYS * 24.0
-        needs = planned.proof_hours_most
-        if step.prove and (needs is None or needs > most):
-            found = "comes to no proof" if needs is None else f"needs up to {needs:,.0f} h for its proof"
-            bound = "`at_most`" if step.at_most else f"{LONGEST_DAYS} days"
-            yield (
-                f"{where} {found}, over {bound} ({most:,.0f} h): give its smaller arm more users, a wider "
-                "`harm`, more time, or `prove: false` with `approve: true`"
-            )
-        if planned.users is not None and planned.users < step.min_users:
-            yield (
-                f"{where} has {planned.users} users in its smaller arm, and `min_users` is {step.min_users}: "
-                "give it a larger share, or fewer users"
-            )
+    assumptions: tuple[str, ...] = ()
+    refusals: tuple[str, ...] = ()

@@ -16,6 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 Vector = NDArray[np.float64]
+Counts = int | NDArray[np.int64]
+"""One, or those of many at once, with a last axis of 1 for the alternatives."""
 
 GRID = 48
 """Alternatives that a mixture bets on."""
@@ -84,11 +86,12 @@ class RatioBet:
     def start(self) -> Mixture:
         return Mixture(self.weights)
 
-    def gain(self, stream_bad: int, control_bad: int, stream_share: float) -> Vector:
+    def gain(self, stream_bad: Counts, control_bad: Counts, stream_share: float | Vector) -> Vector:
         """What these bad events add, where the stream arm had this share (0 to 1) of both arms' requests."""
         r = stream_share
         expected = np.log((self.ratios * r + 1 - r) / (self.null * r + 1 - r))
-        gained: Vector = stream_bad * np.log(self.ratios / self.null) - (stream_bad + control_bad) * expected
+        of_stream: Vector = np.log(self.ratios / self.null)
+        gained: Vector = stream_bad * of_stream - (stream_bad + control_bad) * expected
         return gained
 
 
@@ -126,7 +129,7 @@ class RateBet:
     def start(self) -> Mixture:
         return Mixture(self.weights)
 
-    def gain(self, bad: int, good: int) -> Vector:
+    def gain(self, bad: Counts, good: Counts) -> Vector:
         """What these events add."""
         of_bad: Vector = np.log(self.rates / self.null)
         of_good: Vector = np.log((1 - self.rates) / (1 - self.null))

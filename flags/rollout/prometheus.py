@@ -91,7 +91,7 @@ class PrometheusReadings:
 def query(selector: str, wanted: Wanted) -> str:
     """All that is wanted, and without a name the time at which each proxy was scraped."""
     routes = "|".join(sorted(wanted.routes))
-    matchers = f'__name__=~"{"|".join(LABELS)}",route=~"{routes}",arm!="rest",{selector}'
+    matchers = f'__name__=~"{"|".join(LABELS)}",route=~"{routes}",{selector}'
     return f"{{{matchers}}} or timestamp(headgate_build_info{{{selector}}}) or ({DOWN}{{{selector}}} == 0)"
 
 

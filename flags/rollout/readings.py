@@ -201,35 +201,37 @@ def _count(series: Series, value: float) -> int:
     return int(value)
 
 
-def between(before: Reading, after: Reading, step: int) -> Batch:
+def between(before: Reading, after: Reading, step: int, *, rest_by_bucket: bool = False) -> Batch:
     """What was counted after `before` until `after`.
 
     Args:
         before: at the begin of a step the reading itself, then what `carried` makes of it and the next ones.
         after: the newest reading.
         step: index of the policy's step that was in force all the time.
+        rest_by_bucket: whether those who are in neither arm are told apart by their buckets: for plans, since
+            no verdict compares them, and what is in a batch is written to the journal.
 
     Raises InvalidReading if `after` is not the later one, or contradicts itself.
     """
     if after.at_s <= before.at_s:
         raise InvalidReading("the clock went back between two readings: look at the machine's time")
     grown = _grown(before, after)
+
+    def outcome_of(labels: Labels) -> tuple[str, int, str]:
+        _, arm, bucket, outcome = labels
+        return arm, 0 if arm == REST and not rest_by_bucket else int(bucket), outcome
+
     return Batch(
         since_s=before.at_s,
         until_s=after.at_s,
         step=step,
-        outcomes=_summed(grown, OUTCOMES, _arm_bucket_outcome),
+        outcomes=_summed(grown, OUTCOMES, outcome_of),
         seconds=_tails(grown, SETTLED_S, lambda labels: (labels[1], float(labels[2]))),
         first_content=_tails(grown, FIRST_CONTENT_S, lambda labels: float(labels[2])),
         recoveries=_summed(grown, RECOVERIES, lambda labels: labels[2]),
         parity=_summed(grown, PARITY, lambda labels: labels[1]),
         users=dict(after.users),
     )
-
-
-def _arm_bucket_outcome(labels: Labels) -> tuple[str, int, str]:
-    _, arm, bucket, outcome = labels
-    return arm, 0 if arm == REST else int(bucket), outcome  # nobody compares the rest's users
 
 
 def carried(before: Reading, after: Reading) -> Reading:

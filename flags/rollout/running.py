@@ -103,7 +103,7 @@ async def _lead(
                 if time.monotonic() >= renew_due_s:
                     await _renew(lease, fence)
                     renew_due_s = time.monotonic() + RENEW_S
-                if controller.hear() or time.monotonic() >= tick_due_s:
+                if controller.acts_wait or time.monotonic() >= tick_due_s:
                     tick_due_s = time.monotonic() + policy.tick_s
                     await _tick(controller, fence)
                     metrics.show(controller.state, policy)
