@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: setup run test check bench faults monday simulate waits lock docs clean
+.PHONY: setup run test check bench faults monday simulate waits lock docs sbom clean
 
 setup: $(VENV)/.ready  ## .venv, and the Debian and npm packages that the tests need
 	sh tests/services/setup.sh
@@ -47,10 +47,25 @@ docs: $(VENV)/.ready  ## docs/reference, dashboards and rules from the code
 	$(BIN)/python -m docs.generate
 	$(BIN)/python -m dashboards
 
+# Of the runtime's packages alone, so from a venv of their lock; or of one that is there, such as an image's.
+RUNTIME ?= build/runtime
+SBOM := build/sbom
+
+$(RUNTIME)/.ready: $(VENV)/.ready requirements/runtime.lock
+	$(BIN)/python -m venv --clear --without-pip $(RUNTIME)
+	$(BIN)/python -m pip --python $(RUNTIME)/bin/python install --quiet --disable-pip-version-check --require-hashes --no-deps --only-binary :all: -r requirements/runtime.lock
+	touch $@
+
+sbom: $(VENV)/.ready $(RUNTIME)/.ready  ## build/sbom: what runs beside our own code, CycloneDX and licences
+	mkdir -p $(SBOM)
+	$(BIN)/cyclonedx-py environment --pyproject pyproject.toml --spec-version 1.6 --output-format JSON --output-reproducible --output-file $(SBOM)/headgate.cdx.json $(RUNTIME)/bin/python
+	$(BIN)/pip-licenses --python $(RUNTIME)/bin/python --ignore-packages headgate --format markdown --output-file $(SBOM)/licences.md
+
 lock:  ## new versions of everything; commit the result
 	$(PYTHON) -m venv build/lock && build/lock/bin/pip install --quiet uv
 	build/lock/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --upgrade pyproject.toml -o requirements/runtime.lock
 	build/lock/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --upgrade -c requirements/runtime.lock pyproject.toml requirements/test.in -o requirements/test.lock
+	build/lock/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header -c requirements/test.lock requirements/build.in -o requirements/build.lock
 
 clean:
 	rm -rf $(VENV) build var .mypy_cache .ruff_cache .pytest_cache .hypothesis tests/clients/node_modules tests/services/node_modules
