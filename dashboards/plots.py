@@ -9,7 +9,7 @@ from datetime import datetime
 from typing import Any
 
 import httpx
-from matplotlib import dates, ticker
+from matplotlib import ticker
 from matplotlib.axes import Axes
 
 POINTS = 240
@@ -145,7 +145,7 @@ def _lines(axes: Axes, panel: Mapping[str, Any], view: View) -> None:
         _stack(axes, found, colours)
     else:
         for one, colour in zip(found, colours, strict=True):
-            axes.plot(_times(one), one.values, color=colour, linewidth=1.2, label=one.name)
+            axes.plot(one.times, one.values, color=colour, linewidth=1.2, label=one.name)
     for step in panel["fieldConfig"]["defaults"]["thresholds"]["steps"]:
         if step["value"] is not None and custom.get("thresholdsStyle"):
             axes.axhline(step["value"], color=NAMED.get(step["color"], INK), linestyle="--", linewidth=0.9)
@@ -190,21 +190,17 @@ def _stack(axes: Axes, found: Sequence[Series], colours: Sequence[str]) -> None:
             for when, value in zip(one.times, one.values, strict=True)
         }
         above = [base + at.get(when, 0.0) for base, when in zip(below, times, strict=True)]
-        when = [datetime.fromtimestamp(one) for one in times]
-        axes.fill_between(when, below, above, color=colour, alpha=0.55, linewidth=0, label=one.name)  # type: ignore[arg-type]
+        axes.fill_between(times, below, above, color=colour, alpha=0.55, linewidth=0, label=one.name)
         below = above
 
 
-def _times(one: Series) -> Any:
-    return [datetime.fromtimestamp(at) for at in one.times]
+def _clock(unix_s: float, _: object = None) -> str:
+    return datetime.fromtimestamp(unix_s).strftime("%H:%M:%S")
 
 
 def _frame(axes: Axes, panel: Mapping[str, Any], view: View) -> None:
-    axes.set_xlim(
-        datetime.fromtimestamp(view.until_s - view.seconds),  # type: ignore[arg-type]
-        datetime.fromtimestamp(view.until_s),  # type: ignore[arg-type]
-    )
-    axes.xaxis.set_major_formatter(dates.DateFormatter("%H:%M:%S"))  # type: ignore[no-untyped-call]
+    axes.set_xlim(view.until_s - view.seconds, view.until_s)
+    axes.xaxis.set_major_formatter(_clock)
     axes.xaxis.set_major_locator(ticker.MaxNLocator(4))
     axes.yaxis.set_major_locator(ticker.MaxNLocator(5))
     axes.yaxis.set_major_formatter(lambda value, _: said(value, panel))
@@ -268,8 +264,7 @@ def _states(axes: Axes, panel: Mapping[str, Any], view: View) -> None:
     own = _own(panel)
     step_s = max(1.0, view.seconds / POINTS)
     for at, one in enumerate(found):
-        numbers = dates.date2num(_times(one))  # type: ignore[no-untyped-call]
-        spans = [(number, step_s * 1.05 / 86400) for number in numbers]
+        spans = [(at_s, step_s * 1.05) for at_s in one.times]
         axes.broken_barh(spans, (at - 0.38, 0.76), color=own.get(one.name, PALETTE[at % len(PALETTE)]))
     _frame(axes, panel, view)
     axes.xaxis.set_major_locator(ticker.MaxNLocator(3))

@@ -11,7 +11,7 @@ from typing import Any, get_args
 import click
 from prometheus_client import CollectorRegistry
 
-from docs import chart
+from docs import chart, http_page
 from docs.tables import blocks, table
 from flags.decision import Arm, Mode, Reason
 from flags.rollout.metrics import FAMILIES
@@ -22,8 +22,9 @@ from proxy.errors import Fault
 from proxy.llm.call import Ended
 from proxy.metrics import OUTCOMES, RECOVERY_RESULTS, Metrics
 from proxy.recovery import Phase
+from proxy.route_settings import SourceName
 from proxy.sections import Parity
-from proxy.settings import Settings, SourceName
+from proxy.settings import Settings
 
 REFERENCE = Path(__file__).parent / "reference"
 
@@ -37,6 +38,7 @@ def pages() -> dict[Path, str]:
         "policy.md": policy_page(),
         "metrics.md": metrics_page(),
         "cli.md": cli_page(),
+        "http.md": http_page.text(NOTE),
     }
     return {REFERENCE / name: text for name, text in reference.items()} | chart.files()
 

@@ -28,7 +28,7 @@ from tests.observed import CONTROLLER, PROXY, RULES, Page
 from tests.prometheus_server import Prometheus, prometheus
 from tests.streaming import eventually, free_port
 
-PICTURES = HERE.parent / "docs" / "images"
+PICTURES = HERE.parent / "docs" / "pictures"
 LOOK_S = 0.5
 STEP_S = 90.0
 """The longest that one step may take on a slow machine."""

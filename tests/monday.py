@@ -12,7 +12,7 @@ import re
 import sys
 import tempfile
 import time
-from asyncio.subprocess import PIPE, STDOUT
+from asyncio.subprocess import PIPE, STDOUT, Process
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
@@ -29,14 +29,17 @@ from proxy.sse import Decoder
 from tests.alertmanager_server import OnCall, alertmanager
 from tests.operating import FLAG, ROOT, Ops, process
 from tests.prometheus_server import Prometheus, prometheus
+from tests.shell_blocks import commands
 from tests.streaming import eventually, free_port, texts
 from tests.unleash_server import ENVIRONMENT, PROJECT, unleash
 from tests.valkey_server import valkey
 
 EXAMPLE = ROOT / "examples" / "rollout"
-RUNBOOKS = ROOT / "docs" / "runbooks"
 ALERT = "HeadgateAnswersFail"
 """What must ring when the streams of one arm break off."""
+
+HANDBOOK = ROOT / "docs" / "first-monday.md"
+RUNBOOK = ROOT / "docs" / "runbooks" / f"{ALERT}.md"
 
 USERS = 300
 PER_S = 50.0
@@ -129,6 +132,8 @@ class Day:
     """What the runbook's commands said."""
     began_s: float = field(default_factory=time.monotonic)
     marks: dict[str, float] = field(default_factory=dict)
+    typed: set[str] = field(default_factory=set)
+    """Commands, as they stand in the docs."""
 
     def mark(self, what: str, said: str) -> None:
         """Note when it was, in seconds from the beginning, and say it."""
@@ -137,25 +142,48 @@ class Day:
 
     async def types(self, beginning: str) -> str:
         """The command of the docs that begins like this, as it stands there. Returns what it says."""
+        running = await self._begins(beginning, PIPE)
+        said, _ = await running.communicate()
+        assert running.returncode in CODES.get(beginning, (0,)), f"{beginning}: {said.decode()}"
+        return said.decode()
+
+    @asynccontextmanager
+    async def runs(self, beginning: str) -> AsyncIterator[None]:
+        """The command that goes on, in the background; ended as a terminal or Kubernetes ends it."""
+        with (self.ops.policy.parent / "controller.log").open("ab") as log:
+            running = await self._begins(beginning, log)
+        try:
+            yield
+        finally:
+            running.terminate()
+            await running.wait()
+
+    async def _begins(self, beginning: str, output: Any) -> Process:
         command = documented(beginning)
-        running = await asyncio.create_subprocess_exec(
-            *("bash", "-o", "pipefail", "-c", command),
+        self.typed.add(command)
+        return await asyncio.create_subprocess_exec(
+            *("bash", "-o", "pipefail", "-c", f"exec {hurried(command)}" if "|" not in command else command),
             cwd=self.ops.policy.parent,
             env=self.environment,
-            stdout=PIPE,
+            stdout=output,
             stderr=STDOUT,
         )
-        said, _ = await running.communicate()
-        return said.decode()
+
+
+CODES = {"headgate rollout status": (0, 3, 4), "headgate rollout plan": (0, 1)}
+"""Exit codes that are no mistake, where they are not only 0. A day of a minute is too short for plans."""
+
+
+def hurried(command: str) -> str:
+    """Nobody looks at the traffic for ten minutes here."""
+    return command.replace("--seconds 600", "--seconds 5")
 
 
 def documented(beginning: str) -> str:
-    """The first command of the docs that begins so. Fails where the docs have none."""
-    for page in sorted((ROOT / "docs").rglob("*.md")):
-        for block in re.findall(r"```sh\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL):
-            for command in block.replace("\\\n", " ").splitlines():
-                if command.strip().startswith(beginning):
-                    return str(command.strip())
+    """The first command of the handbook, or of the alert's runbook, that begins so."""
+    for command in commands(HANDBOOK, RUNBOOK):
+        if command.startswith(beginning):
+            return command
     raise LookupError(f"the docs have no command that begins with {beginning}")
 
 
@@ -202,6 +230,9 @@ async def morning(directory: Path, say: Callable[[str], None]) -> AsyncIterator[
         typed = environment | {
             "PATH": f"{command_in(directory)}:{os.environ['PATH']}",
             "ADMIN": f"http://{places[1].address}",
+            "ALERTMANAGER": f"http://{alerts}",
+            "HEADGATE_LISTEN": places[1].public,
+            "HEADGATE_ADMIN": places[1].address,
             "PROMETHEUS": scraping.url,
         }
         ops = Ops(server, directory / "rollout.yaml", environment["HEADGATE_UPSTREAM"], environment)
@@ -290,25 +321,76 @@ async def monday(directory: Path, say: Callable[[str], None]) -> Day:
     """The whole day. Raises TimeoutError when something that must happen does not."""
     async with morning(directory, say) as day:
         day.mark("up", f"{PROXIES} proxies, Unleash, Redis, Prometheus, Alertmanager; {USERS} users ask")
-        async with day.ops.controller("--reason", "the first Monday"):
-            await within(day.ops.reaches(5))
-            day.mark("begun", "5 %: the controller has begun, as `headgate rollout run` says")
-            await within(day.ops.reaches(25))
-            day.mark("quarter", "25 %: somebody has looked at the first users, and approved")
-            await asyncio.sleep(HEALTHY_S)
-            assert (ALERT, "page") not in day.on_call.told, "it rang before anything was wrong"
-            async with httpx.AsyncClient(trust_env=False) as client:
-                await client.post(f"{day.ops.upstream}/break")
-            day.mark("fault", "the upstream's streams now break off in the middle; its batch answers do not")
-            async with asyncio.TaskGroup() as waits:
-                waits.create_task(within(_rung(day)))
-                waits.create_task(within(_back(day)))
-            day.cause = await find_the_cause(day)
-            day.mark("cause", "the runbook of the alert has found the cause:")
-            day.say(day.cause)
-            day.say(await day.types("headgate rollout status"))
-        day.mark("evening", "the readers go home")
+        await week_before(day)
+        await nine_o_clock(day)
+        async with day.runs("headgate rollout run --new"):
+            await a_quarter(day)
+            await it_breaks(day)
+        await evening(day)
     return day
+
+
+async def week_before(day: Day) -> None:
+    """What is tried before anybody streams."""
+    await day.types("headgate check")
+    await day.types("amtool alert add HeadgateDrill")
+    await eventually(lambda: ("HeadgateDrill", "page") in day.on_call.told, DAY_S)
+    day.say(await day.types("headgate rollout plan"))
+    day.mark("tried", "the settings are checked, a page has come, the plan is looked at")
+
+
+async def nine_o_clock(day: Day) -> None:
+    """The beginning, and the drill of the way back."""
+
+    async def killed() -> bool:
+        return "=>" in await day.types("promtool query instant $PROMETHEUS 'sum by (route)")
+
+    await day.types("curl -fsS $ADMIN/readyz")
+    async with day.runs("headgate rollout run --reason"):
+        await within(day.ops.reaches(5))
+        day.mark("begun", "5 %: the controller has begun")
+        await day.types("headgate rollout status")
+        await day.types("headgate rollout kill")
+        await eventually(killed, DAY_S)
+        await day.types("headgate rollout unkill")
+        await within(day.ops.reaches(0))
+        day.mark("drill", "the kill switch has been tried: everybody got batch")
+
+
+async def a_quarter(day: Day) -> None:
+    """The first users, a person's yes, and a quarter of all for a while."""
+    await within(day.ops.until("approval", share=5))
+    await day.types("headgate rollout approve")
+    await within(day.ops.reaches(25))
+    day.mark("quarter", "25 %: somebody has looked at the first users, and approved")
+    await day.types("headgate rollout pause")
+    await day.types("headgate rollout resume")
+    await asyncio.sleep(HEALTHY_S)
+    assert (ALERT, "page") not in day.on_call.told, "it rang before anything was wrong"
+
+
+async def it_breaks(day: Day) -> None:
+    """The streams of the upstream break off; what rings, what goes back, and what the runbook finds."""
+    async with httpx.AsyncClient(trust_env=False) as client:
+        await client.post(f"{day.ops.upstream}/break")
+    day.mark("fault", "the upstream's streams now break off in the middle; its batch answers do not")
+    async with asyncio.TaskGroup() as waits:
+        waits.create_task(within(_rung(day)))
+        waits.create_task(within(_back(day)))
+    queries = [command for command in commands(RUNBOOK) if command.startswith("promtool")]
+    day.cause = "\n".join([await day.types(query) for query in queries])
+    day.mark("cause", "the runbook of the alert has found the cause:")
+    day.say(day.cause)
+
+
+async def evening(day: Day) -> None:
+    """A second try is begun and rolled back by hand; then the journal is made to tell it all again."""
+    async with day.runs("headgate rollout run --new"):
+        await within(day.ops.reaches(5))
+        await day.types("headgate rollout rollback")
+        await within(day.ops.until("rolled_back", share=0))
+    day.say(await day.types("headgate rollout replay"))
+    day.mark("evening", "another try was rolled back by hand; the readers go home")
 
 
 async def within(waited_for: Awaitable[None]) -> None:
@@ -324,13 +406,6 @@ async def _rung(day: Day) -> None:
 async def _back(day: Day) -> None:
     await day.ops.until("rolled_back", share=0)
     day.mark("rollback", "0 %: the controller has rolled back")
-
-
-async def find_the_cause(day: Day) -> str:
-    """What the commands of the runbook that the alert leads to say, from the first to the last query."""
-    page = (RUNBOOKS / f"{ALERT}.md").read_text(encoding="utf-8")
-    queries = [line for line in page.splitlines() if line.startswith("promtool")]
-    return "\n".join([await day.types(query) for query in queries])
 
 
 def summary(day: Day) -> str:

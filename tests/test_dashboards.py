@@ -25,6 +25,7 @@ from proxy.metrics import Metrics
 from tests.observed import CONTROLLER, PROXY, Observed, observed
 from tests.prometheus_server import is_installed
 from tests.serving import ADMIN_TOKEN
+from tests.shell_blocks import commands
 from tests.streaming import browser
 
 pytestmark = pytest.mark.anyio
@@ -242,22 +243,21 @@ EXIT_CODES = {"headgate rollout status": range(8)}
 """What is not only 0 when all is well."""
 
 
-def commands() -> dict[str, list[str]]:
-    """Each command of the runbooks, and where it stands."""
+def pages_by_command() -> dict[str, list[str]]:
+    """Each command of the runbooks, and its pages."""
     found: dict[str, list[str]] = {}
     for page in PAGES:
-        for block in re.findall(r"```sh\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL):
-            for command in block.splitlines():
-                found.setdefault(command, []).append(page.name)
+        for command in commands(page):
+            found.setdefault(command, []).append(page.name)
     return found
 
 
 def test_every_runbook_has_commands() -> None:
     """At least one: what to look at can be looked at."""
-    assert {page for pages in commands().values() for page in pages} == {page.name for page in PAGES}
+    assert {page for pages in pages_by_command().values() for page in pages} == {page.name for page in PAGES}
 
 
-@pytest.mark.parametrize("command", commands())
+@pytest.mark.parametrize("command", pages_by_command())
 async def test_a_command_of_the_runbooks_works(house: Observed, command: str, tmp_path: Path) -> None:
     """As it stands there."""
     process = await asyncio.create_subprocess_exec(
@@ -270,7 +270,7 @@ async def test_a_command_of_the_runbooks_works(house: Observed, command: str, tm
     said, _ = await process.communicate()
 
     allowed = next((codes for start, codes in EXIT_CODES.items() if command.startswith(start)), (0,))
-    assert process.returncode in allowed, f"{commands()[command]}: {said.decode()}"
+    assert process.returncode in allowed, f"{pages_by_command()[command]}: {said.decode()}"
 
 
 def _environment(house: Observed, directory: Path) -> dict[str, str]:

@@ -28,6 +28,22 @@ def test_no_link_of_the_documentation_is_dead(page: Path) -> None:
     assert [t for t in targets if "://" not in t and not (page.parent / t).exists()] == []
 
 
+def anchors(page: Path) -> set[str]:
+    """Of its headings, as they are made of them where Markdown is shown."""
+    headings = re.findall(r"(?m)^#+ (.+)$", page.read_text(encoding="utf-8"))
+    return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("page", PROSE, ids=lambda page: page.name)
+def test_no_link_leads_to_a_heading_that_is_not_there(page: Path) -> None:
+    """Of the page itself or of another one."""
+    links = re.findall(r"\]\(([^)#\s:]*)#([^)\s]+)\)", page.read_text(encoding="utf-8"))
+
+    assert [
+        f"{name}#{to}" for name, to in links if to not in anchors(page.parent / name if name else page)
+    ] == []
+
+
 @pytest.mark.parametrize("page", PROSE, ids=lambda page: page.name)
 def test_every_settings_block_of_the_documentation_is_valid(page: Path) -> None:
     """One with an `upstream` is a whole settings file, one with `steps` a whole policy: both are accepted."""

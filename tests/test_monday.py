@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from tests import alertmanager_server, prometheus_server, unleash_server
-from tests.monday import ROOT, USERS, documented, hastened, monday, summary
+from tests.monday import HANDBOOK, ROOT, USERS, documented, hastened, monday, summary
+from tests.shell_blocks import commands
 
 pytestmark = [
     pytest.mark.anyio,
@@ -32,6 +33,7 @@ async def test_the_first_monday(tmp_path: Path) -> None:
     assert day.readers.unanswered == 0
     assert day.readers.answered["stream"] > 0
     assert 0 < len(day.readers.noticed) < USERS / 2
+    assert day.typed >= set(commands(HANDBOOK)), "the handbook has commands that nobody typed"
     assert f"of {USERS} users saw" in summary(day)
 
 

@@ -1,0 +1,187 @@
+"""The page of the HTTP reference: what there is, from the code; what it means, in the words that stand here.
+
+Code that has something for which there are no words, and words for what the code no longer has, are refused.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import fields
+from http import HTTPStatus
+from typing import TypeVar
+
+from starlette.routing import Route
+
+from proxy import errors
+from proxy.admin import Admin
+from proxy.errors import Fault, UpstreamAborted, UpstreamError
+from proxy.events import TERMINAL, EventType
+from proxy.followed_run import REPLICA_LOST
+from proxy.run import CANCELLED, SHUTDOWN
+from proxy.run_api import EVENTS, RUN, TICKETS, RunApi
+from proxy.viewer import STREAM_HEADERS
+
+Key = TypeVar("Key")
+
+ROUTES = """\
+| request | answer |
+| --- | --- |
+| a route's method and path, `Accept: text/event-stream` | the stream, if the flag says so; else the batch answer. \
+With `Last-Event-ID`, `headgate-run` or `Idempotency-Key` the run it names, never another call, whatever the flag says \
+by then; 422 if that run was asked for with another body |
+| a route's method and path, anything else | the batch answer |
+| `GET` of a route's `stream_path` | the stream of the same request with an empty body. Joins the run in flight of \
+the same user; with `Last-Event-ID` resumes that run, and never starts one. 204 when there is nothing more, 404 when \
+there is no such run |"""
+
+RUNS: Mapping[tuple[str, str], str] = {
+    ("GET", EVENTS): (
+        "the run's events from `Last-Event-ID` or `?after=` on (an event's id or its number), then live. Waits up to "
+        "`attach_wait_s` for a run that has not begun. A cursor of something else gets a snapshot: each text in one "
+        "`content_replace`. 204 when there is nothing more"
+    ),
+    ("GET", RUN): "its state as JSON, without text: `state` is `running`, `complete` or `failed`",
+    ("DELETE", RUN): "ends it: 202, and its viewers get `cancelled`. One that has ended stays as it was",
+    ("POST", TICKETS): (
+        'with `{"run": "<id>"}`: 201 and a `ticket`, which opens that run\'s events once, within 30 seconds, as '
+        "`?ticket=`, for EventSource, which cannot send headers"
+    ),
+}
+
+REST = """\
+| anything else under `/_headgate/` | 404 |
+| anything else | relayed |
+
+To anybody but its owner a run is 404, with the same bytes as one that never was.
+
+Request headers of Headgate's own: `headgate-run`, a random UUID in lower case, chooses the run's id, so that its events
+can be asked for beside the POST (409 if it is taken); `Idempotency-Key` makes a repeated request join the run, also
+after its end (422 with another body). Both make a run of a batch request whose user has the flag, and the answer is
+still the upstream's own, byte for byte."""
+
+OF_RUN = {
+    "headgate-run": "its id",
+    "headgate-decision": "`stream;reason=…;source=…`: what was decided, and why",
+}
+"""Headers of a stream whose values differ."""
+
+TYPES: Mapping[EventType, tuple[str, str]] = {
+    EventType.STAGE_START: ("a stage begins", "`index`, `total_expected`"),
+    EventType.CONTENT_CHUNK: ("text", "`chunk_index`, by stage"),
+    EventType.CONTENT_REPLACE: (
+        "what was shown was not the answer's text; `content` is the whole",
+        "`sha256`",
+    ),
+    EventType.STAGE_COMPLETE: ("a stage's text is final", "`sha256` of its UTF-8, `chars`"),
+    EventType.PROGRESS: (
+        "at times while there is nothing else, if the route turns it on",
+        "`elapsed_s`, `stage_index`, `total_expected`, `eta_s` (from past runs; absent when unknown)",
+    ),
+    EventType.ERROR: (
+        "the answer cannot be given, or not the rest of it",
+        "`error_code`, `retry_available`, `partial`, `status`",
+    ),
+    EventType.STREAM_DONE: (
+        "all has been said",
+        "`status`, `source`, `recovered`, `sha256`; `result` (the batch answer's body as text) if the route sends it",
+    ),
+}
+
+WIRE = """\
+Each event is `id: <run>:<seq>` (`<run>.<n>:<seq>` after another replica has taken the run over for the n-th time; the
+number alone then gets a snapshot) and one `data:` line of JSON with `type`, `panel`, `stage`, `content` and `metadata`; a
+heartbeat is the comment `: hb` with a single line feed. A stream ends with exactly one terminal event; one that ends
+without was cut: come back with the last id. When it is cut on purpose its last line is a `retry:`, different for each."""
+
+CODES: Mapping[str, str] = {
+    Fault.CONNECT: "the upstream could not be reached",
+    Fault.BUSY: "this proxy has as many requests under way as it may have",
+    Fault.RESET: "the upstream broke off its answer",
+    Fault.STATUS: "it answered with the status in `metadata.status`",
+    Fault.FIRST_BYTE_TIMEOUT: "it said nothing for `upstream.timeouts.first_byte_s`",
+    Fault.IDLE_TIMEOUT: "it stopped for `upstream.timeouts.idle_s`",
+    Fault.TOTAL_TIMEOUT: "it took longer than `upstream.timeouts.total_s`",
+    Fault.MALFORMED: "what it gave cannot be read",
+    Fault.TRUNCATED: "its answer ended before its end",
+    Fault.TOO_LARGE: "its answer is larger than the route's `max_answer`",
+    Fault.FAILURE_TEXT: "one of its texts is an error sentence, by the route's `failure_text`",
+    Fault.LOG_STORE: "the shared store was away for too long to follow the run of another replica",
+    Fault.INTERNAL: "a mistake of ours; the log has it",
+    CANCELLED: "by its owner, or because nobody watched it where the route ends such runs",
+    SHUTDOWN: "this proxy ended, and no other could take over",
+    REPLICA_LOST: (
+        "the process that executed the run is gone, and no other may ask again; what was shown stays, `partial`"
+    ),
+}
+
+NEVER_LAST = {Fault.SOURCE_LOST}
+"""Faults after which there is always a next step."""
+
+ADMIN: Mapping[tuple[str, str], str] = {
+    ("GET", "/livez"): "200",
+    ("GET", "/readyz"): (
+        "200, or 503 while draining; as JSON also whether streaming is killed, and the flags' age and problem"
+    ),
+    ("GET", "/metrics"): "Prometheus text",
+    ("GET", "/runs"): "counts by route, of the process that answers",
+    ("POST", "/kill"): (
+        "streaming off for everybody; bearer `admin_token`: 401 without it, 403 when none is set. A body of up to "
+        "1 KiB is kept as the reason"
+    ),
+    ("DELETE", "/kill"): "and on again; with the same token",
+}
+
+
+def text(note: str) -> str:
+    """The whole page. Raises ValueError where words and code differ."""
+    lines = [note, "# HTTP", "", "## Public port", "", ROUTES, *_requests(_run_api(), RUNS), REST, ""]
+    lines += ["## A stream", "", "| header | value |", "| --- | --- |"]
+    lines += [f"| `{name.decode()}` | `{value.decode()}` |" for name, value in STREAM_HEADERS]
+    lines += [f"| `{name}` | {value} |" for name, value in OF_RUN.items()]
+    lines += ["", WIRE, "", "| `type` | when | `metadata` |", "| --- | --- | --- |"]
+    for type_, (when, metadata) in _same(EventType, TYPES):
+        lines.append(f"| `{type_}`{', terminal' if type_ in TERMINAL else ''} | {when} | {metadata} |")
+    lines += ["", "| `error_code` | what happened |", "| --- | --- |"]
+    codes = [*(fault for fault in Fault if fault not in NEVER_LAST), CANCELLED, SHUTDOWN, REPLICA_LOST]
+    lines += [f"| `{code}` | {said} |" for code, said in _same(codes, CODES)]
+    lines += ["", "## Problems", "", PROBLEMS, "", "| status | `detail` |", "| --- | --- |"]
+    lines += [f"| {status} {HTTPStatus(status).phrase} | {detail} |" for status, detail in _of_upstream()]
+    lines += ["", "## Admin port", "", "| request | answer |", "| --- | --- |", *_requests(_admin(), ADMIN)]
+    return "\n".join(lines) + "\n"
+
+
+PROBLEMS = """\
+What Headgate refuses, and what it says for an upstream that does not answer, is an `application/problem+json` with
+`title`, `status` and `detail`. Until a route's `commit_after` is over nothing of a stream is sent, so that an early
+failure has its own status: the upstream's answer if there is one, else a problem. A refusal's `detail` says what to
+change; of the upstream there are these:"""
+
+
+def _requests(found: Iterable[tuple[str, str]], words: Mapping[tuple[str, str], str]) -> Iterator[str]:
+    for (method, path), said in _same(found, words):
+        yield f"| `{method} {path}` | {said} |"
+
+
+def _same(found: Iterable[Key], words: Mapping[Key, str | tuple[str, str]]) -> list[tuple[Key, object]]:
+    """What the code has with its words, in the order of the words."""
+    differ = set(found) ^ set(words)
+    if differ:
+        raise ValueError(f"the code and the words of the HTTP reference differ in {differ}")
+    return list(words.items())
+
+
+def _run_api() -> Iterator[tuple[str, str]]:
+    return ((method, path) for path, methods in RunApi.ENDPOINTS.items() for method in methods)
+
+
+def _admin() -> Iterator[tuple[str, str]]:
+    """Its routes are the same whatever it speaks of."""
+    admin = Admin(**dict.fromkeys(field.name for field in fields(Admin)))
+    for route in admin.app().routes:
+        assert isinstance(route, Route)
+        yield from ((method, route.path) for method in route.methods or () if method != "HEAD")
+
+
+def _of_upstream() -> list[tuple[int, str]]:
+    kinds = [
+        kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, UpstreamError)
+    ]
+    return sorted({(kind.status, kind.detail) for kind in kinds if kind is not UpstreamAborted})
