@@ -25,7 +25,7 @@ check: $(VENV)/.ready  ## format, lint, types
 	$(BIN)/mypy
 
 test: setup check  ## everything
-	$(BIN)/python -m pytest -m "not alone" -n 2 --dist loadfile --no-loadscope-reorder
+	$(BIN)/python -m pytest -m "not alone" -n 3 --dist loadfile --no-loadscope-reorder
 	$(BIN)/python -m pytest -m alone
 
 bench: setup  ## nginx and the naive proxy beside Headgate, one table

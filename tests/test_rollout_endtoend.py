@@ -133,4 +133,6 @@ async def test_from_nobody_to_everybody_and_back_when_it_breaks(ops: Ops) -> Non
     assert json.loads(said)["differences"] == []
     events = (await ops.server.ask("GET", f"/search/events?feature=IS:{FLAG}&limit=100"))["events"]
     updates = [event["data"]["parameters"] for event in events if event["type"] == "feature-strategy-update"]
-    assert [int(update["rollout"]) for update in updates[::-1]] == [10, 40, 95, 0, 10, 40, 0]
+    shares = [int(update["rollout"]) for update in updates[::-1]]
+    # On a slow machine the pause may come after the last step: the way back is the same.
+    assert shares in ([10, 40, 95, 0, 10, 40, 0], [10, 40, 95, 0, 10, 40, 95, 0])
