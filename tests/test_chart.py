@@ -136,6 +136,7 @@ def test_a_wrong_value_is_refused_by_its_name(path: str, value: Any, named: str)
 
 CONTRADICTIONS = [
     ("dev", {"replicas": 2}, "settings.event_log.valkey is needed"),
+    ("dev", {"workers": 2}, "settings.event_log.valkey is needed"),
     ("dev", {"autoscaling.enabled": True}, "settings.event_log.valkey is needed"),
     ("dev", {"flagFile": None}, "settings.flags.unleash is needed"),
     ("production", {"settings.identity.jwt.key": "${NO_KEY}"}, "secrets.NO_KEY is needed"),

@@ -64,8 +64,8 @@ valkey: 6379
 {{- if not (or .Values.flagFile $flags.unleash) -}}
 {{- fail "settings.flags.unleash is needed, or flagFile for trying out: without flags nobody streams." -}}
 {{- end -}}
-{{- if and (or (gt (int .Values.replicas) 1) .Values.autoscaling.enabled) (not $shared) -}}
-{{- fail "settings.event_log.valkey is needed for more than one replica: a viewer that reconnects may come to another one." -}}
+{{- if and (or (gt (int .Values.replicas) 1) (gt (int .Values.workers) 1) .Values.autoscaling.enabled) (not $shared) -}}
+{{- fail "settings.event_log.valkey is needed for more than one replica or worker: a viewer that reconnects may come to another one." -}}
 {{- end -}}
 {{- if and .Values.valkey.enabled (not $shared) -}}
 {{- fail "settings.event_log.valkey.key is needed for valkey.enabled, as ${NAME} of secrets." -}}
