@@ -167,6 +167,19 @@ async def test_harm_goes_back_even_where_somebody_has_changed_the_flag(rolling: 
     assert rolling.share == 0
 
 
+async def test_who_is_exposed_beside_the_rollout_is_said_when_it_goes_back(rolling: Rolling) -> None:
+    """A strategy that somebody has put beside it is theirs, so 0 % does not stop it: the way out is named."""
+    async with begun(rolling) as running:
+        EDITS["a second strategy"][0](rolling)
+        rolling.traffic.shows_wrong_text()
+        harmed, after = await running.ticks(2)
+
+    assert (harmed.kind, after.kind) == (Kind.ROLL_BACK, Kind.STAY)
+    for move in (harmed, after):
+        assert "`headgate rollout kill`" in move.detail
+    assert len(rolling.flag["strategies"]) == 2
+
+
 async def test_the_kill_flag_ends_the_rollout(rolling: Rolling) -> None:
     """Whoever turned it on; turning it off brings nobody's stream back."""
     async with begun(rolling) as running:

@@ -297,6 +297,7 @@ class Controller:
             flag_problem=problem,
             change=change,
             changed_by="" if flag is None or change is Change.NONE else flag.event_by,
+            others=len(flag.others) if flag is not None and flag.enabled else 0,
             policy_changed=self._is_changed(),
             no_data=evidence.problem,
             clock_jump_s=self._clock_jump_s(),

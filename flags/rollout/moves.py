@@ -124,6 +124,8 @@ class Situation:
     """Why the flag could not be read."""
     change: Change = Change.NONE
     changed_by: str = ""
+    others: int = 0
+    """Enabled strategies beside ours, which expose whomever they name, and are never written."""
     policy_changed: bool = False
     no_data: str = ""
     """Why there is no new evidence."""
@@ -229,16 +231,31 @@ def _nothing(_: Situation) -> str:
     return ""
 
 
+def _harm_done(situation: Situation) -> str:
+    sentences = (_sentences(harm(situation, Action.ROLL_BACK)), _still_exposed(situation))
+    return " ".join(filter(None, sentences))
+
+
+def _still_exposed(situation: Situation) -> str:
+    """What a share of 0 does not stop."""
+    if not situation.others:
+        return ""
+    return (
+        f"The flag is still on by strategies beside the rollout's ({situation.others}), which the controller "
+        "does not touch: remove them, or stop every stream with `headgate rollout kill`."
+    )
+
+
 RULES: tuple[_Rule, ...] = (
     # What is for good.
     (Reason.KILLED, Kind.STAY, lambda s: s.phase is Phase.KILLED, _nothing),
-    (Reason.ROLLED_BACK, Kind.STAY, lambda s: s.phase is Phase.ROLLED_BACK, _nothing),
+    (Reason.ROLLED_BACK, Kind.STAY, lambda s: s.phase is Phase.ROLLED_BACK, _still_exposed),
     # Down, in every state.
     (
         Reason.HARM,
         _rollback_kind,
         lambda s: harm(s, Action.ROLL_BACK),
-        lambda s: _sentences(harm(s, Action.ROLL_BACK)),
+        _harm_done,
     ),
     # What blocks.
     (Reason.FLAG_UNREADABLE, Kind.HOLD, lambda s: s.flag_problem, lambda s: s.flag_problem),
