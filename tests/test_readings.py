@@ -9,9 +9,9 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from flags.errors import EvidenceError, InvalidReading, ReadingProblem
+from flags.rollout import readings
 from flags.rollout.evidence import Batch, Tail
 from flags.rollout.readings import (
-    CARRIED_INSTANCES,
     CARRY_S,
     FIRST_CONTENT_S,
     OUTCOMES,
@@ -116,13 +116,24 @@ def test_a_proxy_that_was_away_counts_only_what_is_new() -> None:
 
 
 def test_what_is_away_is_forgotten_in_time() -> None:
-    """After a day it is met as new; and never are more remembered than the bound says."""
+    """After a day it is met as new."""
     first = reading(0, {"a": {COMPLETE: 10}})
-    crowd = reading(0, {f"pod-{number}": {COMPLETE: 1} for number in range(CARRIED_INSTANCES + 9)})
 
     assert carried(first, reading(CARRY_S, {})).seen == {"a": 0}
     assert carried(first, reading(CARRY_S + 1, {})).counters == {}
-    assert len(carried(crowd, reading(60, {})).seen) == CARRIED_INSTANCES
+
+
+def test_no_more_is_remembered_of_what_is_away_than_the_bound_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A day of new pods, each with hundreds of counters, must fit the journal and the controller's memory."""
+    monkeypatch.setattr(readings, "CARRIED_COUNTERS", 30)
+    crowd = reading(0, {f"pod-{number}": {COMPLETE: 1, FAILED: 1} for number in range(20)})
+    long_away = replace(crowd, seen={**crowd.seen, "pod-3": -60.0})
+
+    kept = carried(long_away, reading(60, {"new": {COMPLETE: 1}}))
+
+    assert len(kept.seen) == 1 + 30 // 3
+    assert {series.instance for series in kept.counters} == set(kept.seen)
+    assert "pod-3" not in kept.seen
 
 
 def test_at_the_begin_of_a_step_the_reading_itself_is_the_baseline() -> None:

@@ -15,12 +15,11 @@ So no event counts twice, and what cannot be dated does not count: of a new proc
 first reading that shows it.
 """
 
-import heapq
 import math
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import product
+from itertools import accumulate, product
 from typing import Any, NamedTuple, Protocol, TypeVar
 
 import orjson
@@ -48,8 +47,9 @@ LABELS: Mapping[str, tuple[str, ...]] = {
 CARRY_S = 24 * 3600.0
 """A process that was away for longer is met as a new one."""
 
-CARRIED_INSTANCES = 512
-"""So many processes that are away are remembered; the longest away are forgotten first."""
+CARRIED_COUNTERS = 50_000
+"""So many counters of processes that are away are remembered, about 400 for each route of each: 20 MB. The
+longest away are forgotten first."""
 
 ALL = str(math.inf)
 """The last bucket of a histogram, which holds everything."""
@@ -238,11 +238,13 @@ def carried(before: Reading, after: Reading) -> Reading:
     """What to compare the next reading with: `after`, and what is known of instances that are away."""
     newer = {instance for instance, at_s in after.seen.items() if at_s > before.seen.get(instance, -math.inf)}
     away = [i for i, at_s in before.seen.items() if i not in newer and at_s >= after.at_s - CARRY_S]
-    away = heapq.nlargest(CARRIED_INSTANCES, away, key=lambda instance: (before.seen[instance], instance))
-    known = set(away)
+    away.sort(key=lambda instance: (before.seen[instance], instance), reverse=True)
+    sizes = Counter(series.instance for series in before.counters)
+    held = accumulate(sizes[instance] + 1 for instance in away)  # an empty page is remembered, too
+    known = {instance for instance, counters in zip(away, held, strict=True) if counters <= CARRIED_COUNTERS}
     counters = {series: n for series, n in before.counters.items() if series.instance in known}
     counters |= {series: n for series, n in after.counters.items() if series.instance in newer}
-    seen = {i: before.seen[i] for i in away} | {i: after.seen[i] for i in newer}
+    seen = {i: before.seen[i] for i in away if i in known} | {i: after.seen[i] for i in newer}
     return replace(after, counters=counters, seen=seen)
 
 
