@@ -125,6 +125,13 @@ class JournalError(FlagsError):
         self.problem = problem
 
 
+class JournalAbsent(JournalError):
+    """There is none yet, or it is just being made."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path, "does not exist; the controller makes it when it first runs")
+
+
 class JournalBroken(JournalError):
     """An entry is not what was written, or is not there. `seq` is the first of which this is so."""
 

@@ -18,7 +18,7 @@ from dashboards.__main__ import HERE
 from dashboards.draw import draw, view_of
 from examples.rollout.__main__ import Places, running
 from examples.rollout.visitors import Visitors
-from flags.rollout.journal import JournalReader
+from flags.rollout.journal import entries_in
 from flags.rollout.ledger import State, fold
 from flags.rollout.moves import Reason
 from flags.rollout.policy import Policy
@@ -56,9 +56,7 @@ class Watching:
 
     def _follow(self) -> None:
         while not self._stop.wait(LOOK_S):
-            if self._policy.journal.exists():
-                with JournalReader.open(self._policy.journal) as journal:
-                    self.state = fold(journal.entries())
+            self.state = fold(entries_in(self._policy.journal))
 
     @property
     def reason(self) -> str:
@@ -117,7 +115,7 @@ async def tell(places: Places, server: Prometheus, watching: Watching) -> None:
 
 
 async def show() -> None:
-    with running(free_port()) as places, tempfile.TemporaryDirectory() as directory:
+    with running(free_port(3)) as places, tempfile.TemporaryDirectory() as directory:
         controller = Page(f"127.0.0.1:{free_port()}")
         with places.policy.open("a") as policy:
             policy.write(f"listen: {controller.address}\n")

@@ -44,6 +44,7 @@ class Ops:
 
     async def status(self) -> dict[str, Any]:
         _, said = await self.types("status", "--json")
+        assert said.startswith("{"), said
         found: dict[str, Any] = json.loads(said)
         return found
 

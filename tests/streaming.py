@@ -1,8 +1,10 @@
 """What tests of streams share: a route, an answer, a client that reads piece by piece, a real process."""
 
 import asyncio
+import itertools
 import json
 import logging
+import random
 import socket
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
@@ -238,10 +240,30 @@ def logged() -> Iterator[Lines]:
             logger.setLevel(level)
 
 
-def free_port() -> int:
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return int(found.getsockname()[1])
+PORTS = range(11_000, 32_000)
+"""Below those that the kernel gives to outgoing connections, so that what is free stays so until it is
+listened on; above those that browsers refuse."""
+
+_ports = itertools.cycle(PORTS)
+for _ in range(random.randrange(len(PORTS))):
+    next(_ports)  # so that processes that look at the same time find others
+
+
+def free_port(in_a_row: int = 1) -> int:
+    """The first of so many ports in a row that nobody listens on; none of them is found again soon."""
+    while True:
+        found = [next(_ports) for _ in range(in_a_row)]
+        if found[-1] - found[0] == in_a_row - 1 and all(map(_is_free, found)):
+            return found[0]
+
+
+def _is_free(port: int) -> bool:
+    with socket.socket() as probe:
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+    return True
 
 
 @dataclass

@@ -17,12 +17,14 @@ from playwright.sync_api import Page, expect, sync_playwright
 
 from tests.scripted import Asked, ScriptedUpstream
 from tests.serving import headgate
-from tests.streaming import EXTRACTION, SUMMARY, answer, route
+from tests.streaming import EXTRACTION, SUMMARY, answer, free_port, route
 
 CHROMIUM = shutil.which("chromium")
 QUIET = ("--no-sandbox", "--disable-background-networking", "--disable-component-update", "--disable-sync")
 START_S = 40.0
 ANSWER_MS = 60_000
+DEMO_PORTS = 5
+"""In a row, from the one that it is given."""
 APPLIED_S = 2.5
 
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed")
@@ -70,23 +72,10 @@ async def test_an_eventsource_reads_the_run_once_and_stays_away(tmp_path: Path) 
     assert [asked.head.split(b" ")[0] for asked in upstream.asked].count(b"POST") == 1
 
 
-def free_ports() -> int:
-    """The first of five ports in a row that nobody listens on."""
-    for port in range(18080, 18880, 10):
-        try:
-            for number in range(port, port + 5):
-                with socket.socket() as probe:
-                    probe.bind(("127.0.0.1", number))
-        except OSError:
-            continue
-        return port
-    raise RuntimeError("no five free ports in a row")
-
-
 @pytest.fixture
 def demo(tmp_path: Path) -> Iterator[str]:
     """`headgate demo` as a process of its own, logging to `demo.log`; its address."""
-    port = free_ports()
+    port = free_port(DEMO_PORTS)
     log = (tmp_path / "demo.log").open("w+")
     process = subprocess.Popen(
         [sys.executable, "-m", "proxy", "demo", "--port", str(port)], stdout=log, stderr=subprocess.STDOUT
@@ -100,7 +89,7 @@ def demo(tmp_path: Path) -> Iterator[str]:
         code = process.wait(START_S)
         log.close()
     assert code == 0
-    assert not any(_listens(number) for number in range(port, port + 5)), "something was left behind"
+    assert not any(_listens(number) for number in range(port, port + DEMO_PORTS)), "something was left behind"
 
 
 def _listens(port: int) -> bool:

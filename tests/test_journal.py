@@ -270,8 +270,8 @@ def test_what_cannot_be_kept_as_it_is_is_refused(
 
 
 def test_a_watermark_has_a_bound(journal: Journal) -> None:
-    """Raw counters of a few proxies are kilobytes; what grows beyond the bound is refused."""
-    with pytest.raises(ValueError, match="watermark must have at most"):
+    """Raw counters of a few proxies are kilobytes; with what grows beyond the bound nothing is written."""
+    with pytest.raises(JournalError, match="fewer routes or proxies"):
         journal.append("tick", {}, at_s=AT_S, watermark=bytes(journals.MAX_WATERMARK_BYTES + 1))
 
 

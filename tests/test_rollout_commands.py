@@ -1,8 +1,10 @@
 """`headgate rollout …`: what it says, what it refuses, and with which exit code."""
 
 import json
+import sqlite3
 import time
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -56,6 +58,15 @@ async def test_before_the_first_rollout_there_is_none(desk: Desk) -> None:
     refused = await desk.types("pause", *why())
     assert refused.exit_code == 1
     assert "no rollout yet" in refused.output
+
+
+async def test_a_journal_that_is_just_being_made_is_none_yet(desk: Desk) -> None:
+    """Whoever looks in the moment that the controller begins: the file is there, and its tables are not."""
+    journal = desk.rolling.policy.journal
+    with closing(sqlite3.connect(journal)) as connection:
+        connection.execute("PRAGMA journal_mode=WAL")
+        connection.execute("BEGIN IMMEDIATE")
+        assert (await desk.types("status")).exit_code == 6
 
 
 @pytest.mark.parametrize("what", ["pause", "resume", "approve", "advance", "rollback", "kill", "unkill"])

@@ -18,7 +18,7 @@ from rich.live import Live
 from rich.text import Text
 
 from examples.rollout.visitors import Visitors
-from flags.rollout.journal import JournalReader
+from flags.rollout.journal import entries_in
 from flags.rollout.ledger import State, fold
 from flags.rollout.moves import Phase, Reason
 from flags.rollout.policy import Policy
@@ -110,10 +110,7 @@ def _command(places: Places, *arguments: str) -> subprocess.CompletedProcess[str
 
 
 def _state(policy: Policy) -> State:
-    if not policy.journal.exists():
-        return State()
-    with JournalReader.open(policy.journal) as journal:
-        return fold(journal.entries())
+    return fold(entries_in(policy.journal))
 
 
 async def rollout(places: Places, teller: Teller, visitors: Visitors, *, breaks_at: int | None) -> State:

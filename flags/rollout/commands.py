@@ -19,7 +19,7 @@ from rich.live import Live
 from flags.errors import FlagsError, JournalBusy, PolicyError
 from flags.rollout import planning, running
 from flags.rollout.inbox import Inbox, wish
-from flags.rollout.journal import Journal, JournalReader
+from flags.rollout.journal import Journal, JournalReader, entries_in
 from flags.rollout.ledger import Act, Record, State, fold
 from flags.rollout.policy import Policy
 from flags.rollout.policy_file import load
@@ -151,10 +151,7 @@ def plan(policy: Policy, as_json: bool, seconds: float, users: int | None) -> No
 
 
 def _state(policy: Policy) -> State:
-    if not policy.journal.exists():
-        return State()
-    with JournalReader.open(policy.journal) as journal:
-        return fold(journal.entries())
+    return fold(entries_in(policy.journal))
 
 
 # Acting.

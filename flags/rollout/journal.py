@@ -32,7 +32,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
-from flags.errors import JournalBroken, JournalBusy, JournalError
+from flags.errors import JournalAbsent, JournalBroken, JournalBusy, JournalError
 
 SCHEMA = 1
 """Of the file. A newer one is refused: what an old version would append, the new one could not judge."""
@@ -85,6 +85,12 @@ class Entry:
         return body
 
 
+def entries_in(path: Path) -> Iterator[Entry]:
+    """Those of the journal there, also while it is written; none where there is none yet."""
+    with suppress(JournalAbsent), JournalReader.open(path) as journal:
+        yield from journal.entries()
+
+
 def canonical(body: Mapping[str, Any]) -> str:
     """The one text of a body. Raises ValueError for what JSON cannot say: NaN, infinity, objects of ours."""
     try:
@@ -111,14 +117,16 @@ class JournalReader:
 
     @classmethod
     def open(cls, path: Path | str) -> Self:
-        """Raises JournalError if there is none, or if it is not one of ours. Does not verify it."""
+        """Raises JournalAbsent, and JournalError if it is not one of ours. Does not verify it."""
         path = Path(path)
         if not path.is_file():
-            raise JournalError(path, "does not exist; the controller makes it when it first runs")
+            raise JournalAbsent(path)
         with _as_journal_errors(path):
             connection = _connect(path, "ro")
             reader = cls(path, connection)
             try:
+                if reader._is_empty():
+                    raise JournalAbsent(path)
                 reader._check_schema()
             except BaseException:
                 connection.close()
@@ -181,6 +189,11 @@ class JournalReader:
         with _as_journal_errors(self._path):
             return self._connection.execute(query, values).fetchall()
 
+    def _is_empty(self) -> bool:
+        """Whether its writer is still to make it: all of it comes in one transaction."""
+        (tables,) = self._connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
+        return not tables
+
     def _check_schema(self) -> None:
         (application,), (schema,) = (
             self._connection.execute(f"PRAGMA {name}").fetchone()
@@ -234,8 +247,8 @@ class Journal(JournalReader):
     ) -> Entry:
         """Write one entry, and with it the watermark that replaces the one before: both or neither.
 
-        When it returns, both are on the disk. Raises JournalError if they are not; ValueError for a kind or
-        a body that no journal can hold.
+        When it returns, both are on the disk. Raises JournalError if they are not, as where the watermark is
+        too large; ValueError for a kind or a body that no journal can hold.
         """
         entry = self._next(kind, canonical(body), at_s, watermark)
         with _as_journal_errors(self._path), self._transaction():
@@ -262,7 +275,7 @@ class Journal(JournalReader):
 
     def _prepare(self) -> None:
         execute = self._connection.execute
-        if execute("SELECT count(*) FROM sqlite_master").fetchone() == (0,):
+        if self._is_empty():
             # Whoever dies in here leaves an empty file, and the next one makes it.
             execute("PRAGMA journal_mode=WAL")
             with self._transaction():
@@ -285,7 +298,10 @@ class Journal(JournalReader):
         if len(text.encode()) > MAX_BODY_BYTES:
             raise ValueError(f"the body of an entry must have at most {MAX_BODY_BYTES} bytes")
         if watermark is not None and len(watermark) > MAX_WATERMARK_BYTES:
-            raise ValueError(f"a watermark must have at most {MAX_WATERMARK_BYTES} bytes")
+            problem = (
+                f"would keep counters of more than {MAX_WATERMARK_BYTES} bytes; name fewer routes or proxies"
+            )
+            raise JournalError(self._path, problem)
         seq, before = (self._last.seq + 1, self._last.hash) if self._last else (1, _NOTHING)
         at_s = float(at_s) + 0.0  # SQLite has no negative zero
         digest = "" if watermark is None else hashlib.sha256(watermark).hexdigest()
