@@ -222,6 +222,11 @@ class TapShare(Mail, Protocol):
         ...
 
 
+async def _dropped(share: TapShare, token: str, putting: asyncio.Task[None]) -> None:
+    await asyncio.wait([putting])  # or what is dropped would be put once more
+    await share.drop_tap(token)
+
+
 class Taps:
     """The open taps of this process, and through `share` those of the other replicas.
 
@@ -243,21 +248,27 @@ class Taps:
         return len(self._taps)
 
     @asynccontextmanager
-    async def open(self, shows: Shows, route: str) -> AsyncIterator[tuple[Tap, str]]:
-        """A tap that calls find by the token beside it, until the block is left."""
+    async def open(self, shows: Shows, route: str, *, waits: bool = True) -> AsyncIterator[tuple[Tap, str]]:
+        """A tap that calls find by the token beside it, until the block is left.
+
+        Args:
+            waits: for the other replicas to be able to find it; else a call that comes to one of them at once
+                may not be shown.
+        """
         token = secrets.token_urlsafe(TOKEN_BYTES)
         share = self._share
         count = None if share is None else lambda: share.count_call(token)
         tap = self._taps[token] = Tap(shows, self._places[route], count)
+        putting = None if share is None else asyncio.create_task(share.put_tap(token, route, self._most_s))
         try:
-            if share is not None:
-                await share.put_tap(token, route, self._most_s)
+            if putting is not None and waits:
+                await putting
             yield tap, token
         finally:
             del self._taps[token]
             tap.close()
-            if self._share is not None:
-                await asyncio.shield(self._share.drop_tap(token))
+            if share is not None and putting is not None:
+                await asyncio.shield(_dropped(share, token, putting))
 
     async def aclose(self) -> None:
         """Send nothing more to other replicas."""

@@ -1,5 +1,6 @@
 """Which model call shows its text where: in order, by patterns, once more, and no more."""
 
+import asyncio
 import json
 from typing import Any
 
@@ -10,6 +11,7 @@ from proxy.llm.places import CallPlace, compile_calls
 from proxy.route_settings import TapSettings
 from proxy.sections import Section
 from proxy.taps import MAX_CALLS, Tap, Taps
+from tests.streaming import PATIENCE_S, eventually
 
 pytestmark = pytest.mark.anyio
 
@@ -161,8 +163,11 @@ class Replicas:
         self.loses = False
         self.messages = 0
         self.calls = 0
+        self.stores = asyncio.Event()
+        self.stores.set()
 
     async def put_tap(self, token: str, route: str, ttl_s: float) -> None:
+        await self.stores.wait()
         self.stored[token] = route
 
     async def drop_tap(self, token: str) -> None:
@@ -198,6 +203,25 @@ async def test_a_call_at_another_replica_is_shown_at_the_runs_own():
     assert replicas.messages == 2
     assert replicas.stored == {}
     assert await replicas.other.find(token) is None
+
+
+async def test_what_nobody_is_shown_waits_for_no_store():
+    """Dark mode: the user's call goes out at once. The store is told all the same, and forgets it last."""
+    replicas = Replicas()
+    replicas.stores.clear()
+    async with (
+        asyncio.timeout(PATIENCE_S),
+        replicas.owner.open(Shown(), "route", waits=False) as (_, token),
+    ):
+        assert replicas.stored == {}
+        replicas.stores.set()
+        await eventually(lambda: token in replicas.stored)
+    assert replicas.stored == {}
+
+    replicas.stores.clear()
+    async with replicas.owner.open(Shown(), "route", waits=False):
+        asyncio.get_running_loop().call_soon(replicas.stores.set)
+    assert replicas.stored == {}
 
 
 async def test_text_after_a_gap_is_not_shown():
