@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from time import monotonic
 from typing import Any, Protocol
 
+from proxy.arrivals import Arrivals
 from proxy.breaker import Breaker, result_of
 from proxy.errors import Fault, RequestRefused, UpstreamError
 from proxy.identity import Identity
@@ -30,9 +31,6 @@ DURATIONS_KEPT = 50
 
 ATTACH_LOOK_S = 0.25
 """Between two looks whether another replica has begun an awaited run."""
-
-MAX_ATTACH_WAITS = 1000
-"""Viewers that may wait for a run which is not there yet; the others are told at once."""
 
 
 class Viewing(Protocol):
@@ -79,8 +77,7 @@ class Runs:
         self._viewers: set[Viewing] = set()
         self._watchers: Counter[str] = Counter()
         self._grace: dict[str, TimerHandle] = {}
-        self._arrivals: dict[str, set[asyncio.Future[None]]] = {}
-        self._attach_waits = 0
+        self._arrivals = Arrivals()
         self._partings: set[asyncio.Task[None]] = set()
         """Tasks that see a run off that another replica has taken over."""
         self.draining = False
@@ -122,15 +119,11 @@ class Runs:
             return None  # that it may be there is told by no wait
         run = await self.look_up(run_id, identity)
         # Another's run is waited for as well: an answer that comes sooner would tell that it exists.
-        if run is not None or self._attach_waits >= MAX_ATTACH_WAITS:
+        if run is not None or not self._arrivals.has_room(identity.principal):
             return run
         loop = asyncio.get_running_loop()
-        arrived = loop.create_future()
-        waiting = self._arrivals.setdefault(run_id, set())
-        waiting.add(arrived)
-        self._attach_waits += 1
         due = loop.time() + wait_s
-        try:
+        with self._arrivals.awaited(run_id, identity.principal) as arrived:
             while run is None and (left_s := due - loop.time()) > 0:
                 # Another replica does not say when a run begins there, so it is asked. One that has begun
                 # here and is somebody else's changes nothing.
@@ -140,11 +133,6 @@ class Runs:
                 else:
                     await asyncio.wait({arrived}, timeout=min(left_s, look_s))
                 run = await self.look_up(run_id, identity)
-        finally:
-            self._attach_waits -= 1
-            waiting.discard(arrived)
-            if not waiting:
-                self._arrivals.pop(run_id, None)
         return run
 
     def live_one(self, call: Call, identity: Identity) -> Run | None:
@@ -378,9 +366,7 @@ class Runs:
         task = asyncio.get_running_loop().create_task(self._execute(run, source))
         self._tasks[run.id] = task
         task.add_done_callback(lambda _: self._finish(run, keys))
-        for arrived in self._arrivals.pop(run.id, ()):
-            if not arrived.done():
-                arrived.set_result(None)
+        self._arrivals.announce(run.id)
 
     async def _execute(self, run: Run, source: Source) -> None:
         """From the first byte to the upstream to the terminal event. A run always gets one."""

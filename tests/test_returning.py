@@ -9,6 +9,7 @@ from typing import Any
 import httpx
 import pytest
 
+from proxy import arrivals
 from proxy.app import App
 from proxy.breaker import State
 from proxy.run_api import position
@@ -201,9 +202,30 @@ async def test_nobody_in_particular_is_not_waited_for(tmp_path: Path) -> None:
     held = Held(answering(answer()))
     async with house(held, tmp_path) as (_, serving, client):
         reply = await client.get(f"/_headgate/runs/{RUN}/events", headers={"accept": "text/event-stream"})
-        waits = serving.app.runs._attach_waits
+        waits = len(serving.app.runs._arrivals)
 
     assert (reply.status_code, waits) == (404, 0)
+
+
+async def test_one_user_takes_not_the_places_of_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who waits for more runs than a page opens is told at once, and somebody else is waited for."""
+    monkeypatch.setattr(arrivals, "MAX_WAITING_OF_ONE", 2)
+    held = Held(answering(answer()))
+    async with house(held, tmp_path) as (_, serving, client), asyncio.TaskGroup() as tasks:
+
+        def wait(number: int, user: str) -> asyncio.Task[httpx.Response]:
+            path = f"/_headgate/runs/{RUN[:-1]}{number}/events"
+            return tasks.create_task(client.get(path, headers=signed(user)))
+
+        waiting = [wait(1, "ann"), wait(2, "ann"), wait(3, "bob")]
+        await eventually(lambda: len(serving.app.runs._arrivals) == 3)
+        third = await wait(4, "ann")
+        still = len(serving.app.runs._arrivals)
+        for task in waiting:
+            task.cancel()
+        await eventually(lambda: len(serving.app.runs._arrivals) == 0)
+
+    assert (third.status_code, still) == (404, 3)
 
 
 @pytest.mark.parametrize("flags", [flag_document(0), flag_document(100, kill=True)], ids=["off", "killed"])

@@ -142,7 +142,7 @@ class House:
                 "upstream slots": gate.app.gateway.relay._upstream.in_use,
                 "runs in flight": len(runs._live) + len(runs._tasks),
                 "viewers": len(runs._viewers) + len(runs._watchers),
-                "waiting viewers": runs._attach_waits + len(runs._arrivals),
+                "waiting viewers": len(runs._arrivals) + len(runs._arrivals._waiting),
                 "grace timers": len(runs._grace),
                 "readers of logs": sum(len(run.log._readers) for run, *_ in runs._finished.values()),
                 "runs by target": len(runs._by_target) + len(runs._joinable),

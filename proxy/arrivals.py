@@ -1,0 +1,50 @@
+"""Viewers that wait for a run which is not there yet: a page may ask for its events first."""
+
+import asyncio
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+MAX_WAITING = 1000
+"""Viewers that may wait; all others are told at once that there is no such run."""
+
+MAX_WAITING_OF_ONE = 20
+"""Of one principal, so that nobody takes all places, nor asks the store for them all the time."""
+
+
+class Arrivals:
+    """Who waits for which run of this process. Another replica's has to be looked for."""
+
+    def __init__(self) -> None:
+        self._waiting: dict[str, set[asyncio.Future[None]]] = {}
+        self._places: Counter[str] = Counter()
+
+    def __len__(self) -> int:
+        return self._places.total()
+
+    def has_room(self, principal: str) -> bool:
+        """Whether one more of this principal may wait."""
+        return len(self) < MAX_WAITING and self._places[principal] < MAX_WAITING_OF_ONE
+
+    @contextmanager
+    def awaited(self, run_id: str, principal: str) -> Iterator[asyncio.Future[None]]:
+        """Wait for a run, by a future that is done when it begins here."""
+        arrived = asyncio.get_running_loop().create_future()
+        waiting = self._waiting.setdefault(run_id, set())
+        waiting.add(arrived)
+        self._places[principal] += 1
+        try:
+            yield arrived
+        finally:
+            self._places[principal] -= 1
+            if not self._places[principal]:
+                del self._places[principal]
+            waiting.discard(arrived)
+            if not waiting and self._waiting.get(run_id) is waiting:
+                del self._waiting[run_id]
+
+    def announce(self, run_id: str) -> None:
+        """The run begins here."""
+        for arrived in self._waiting.pop(run_id, ()):
+            if not arrived.done():
+                arrived.set_result(None)
