@@ -161,7 +161,7 @@ def test_approving_what_never_ran_is_200(api: httpx.Client):
 def test_every_stage_is_visible_before_the_next_one_starts():
     """A second worker answers while the first blocks, and sees the stages come one by one."""
     with (
-        running_clinic(workers=2, blocking=True, first_token_s=0.2) as clinic,
+        running_clinic(workers=2, blocking=True, first_token_s=0.8) as clinic,
         clinic.client() as api,
         ThreadPoolExecutor(1) as pool,
     ):
