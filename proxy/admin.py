@@ -99,7 +99,7 @@ class Admin:
         """The endpoint, for who has the token."""
 
         async def guarded(request: Request) -> Response:
-            if self.token is None:
+            if self.token is None or not self.token.get_secret_value():  # nothing is no secret
                 return _problem(403, "Set admin_token to use the kill switch.")
             given = request.headers.get("authorization", "").encode("latin-1")
             expected = f"Bearer {self.token.get_secret_value()}".encode()

@@ -13,6 +13,7 @@ from pydantic import AfterValidator, ByteSize, Field, SecretStr, ValidationInfo,
 
 from proxy.route_settings import PARAMETER, RouteSettings
 from proxy.settings_block import Block, Name, Seconds
+from proxy.settings_secrets import check_algorithms, check_key, check_token, fits
 
 
 def _address(value: str) -> str:
@@ -238,13 +239,15 @@ class JwtSettings(Block):
 
     claim: str = "sub"
     """The claim that names the user: the `userId` of the flag context."""
-    key: SecretStr | None = None
-    """Secret (HS256) or PEM public key to verify tokens with. Without `key` and `jwks_url` a token is
-    read but not verified: good enough to choose an arm, since the upstream verifies it anyway."""
+    key: Annotated[SecretStr, AfterValidator(check_key)] | None = None
+    """Secret (HS256; 32 bytes or more) or PEM public key to verify tokens with. Without `key` and `jwks_url`
+    a token is read but not verified: good enough to choose an arm, since the upstream verifies it anyway."""
     jwks_url: Annotated[str, AfterValidator(_web_address)] | None = None
     """Where the issuer publishes its keys; fetched at start and again every 10 minutes."""
-    algorithms: list[str] = Field(default=["HS256", "RS256", "ES256"])
-    """Accepted signature algorithms."""
+    algorithms: Annotated[list[str], AfterValidator(check_algorithms)] = Field(
+        default=["HS256", "RS256", "ES256"]
+    )
+    """Accepted signature algorithms; never `none`."""
     audience: str | None = None
     """Required `aud`, if tokens are verified."""
     issuer: str | None = None
@@ -254,6 +257,8 @@ class JwtSettings(Block):
     def _one_key(self) -> "JwtSettings":
         if self.key is not None and self.jwks_url is not None:
             raise ValueError("set key or jwks_url, not both")
+        if self.key is not None and not fits(self.key, self.algorithms):
+            raise ValueError("key: fits none of algorithms: HS256 takes a secret, RS256 a public key in PEM")
         return self
 
 
@@ -380,8 +385,9 @@ class Settings(Block):
     """Where clients connect."""
     admin: Address = "127.0.0.1:9464"
     """Where ops connect: `/livez`, `/readyz`, `/metrics`, `/runs`, `/kill`. Never public."""
-    admin_token: SecretStr | None = None
-    """Bearer token for `POST /kill` and `DELETE /kill`; without it they are refused."""
+    admin_token: Annotated[SecretStr, AfterValidator(check_token)] | None = None
+    """Bearer token for `POST /kill` and `DELETE /kill`, of 16 characters or more; without it they are
+    refused."""
     upstream: UpstreamSettings
     flags: FlagSettings = FlagSettings()
     llm: LlmSettings | None = None

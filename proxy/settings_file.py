@@ -58,7 +58,9 @@ def load(path: Path) -> Settings:
     try:
         settings = Settings.model_validate(document, context={"base": path.parent})
     except ValidationError as exc:
-        raise SettingsError(problems + [_explain(error) for error in exc.errors()]) from None
+        unset = {_place(problem) for problem in problems}  # and so of no good value either
+        problems += [found for error in exc.errors() if _place(found := _explain(error)) not in unset]
+        raise SettingsError(problems) from None
     if problems:
         raise SettingsError(problems)
     return settings
@@ -79,6 +81,10 @@ def _with_environment(value: Any, path: str, problems: list[str]) -> Any:
         return os.environ.get(match[1], match[0])
 
     return _ENV.sub(replace, value)
+
+
+def _place(problem: str) -> str:
+    return problem.partition(": ")[0]
 
 
 def _explain(error: Any) -> str:

@@ -15,7 +15,7 @@ from proxy.settings import Settings
 from proxy.sockets import Sockets
 
 STREAMING = "headgate.streaming"
-ADMIN_TOKEN = "for-tests"
+ADMIN_TOKEN = "a token for tests alone"
 
 
 @dataclass

@@ -9,7 +9,12 @@ from typing import Any
 
 import httpx
 import pytest
+from prometheus_client import CollectorRegistry
+from pydantic import SecretStr
 
+from proxy.admin import Admin
+from proxy.runs import Runs
+from proxy.settings import MemoryLogSettings
 from tests.scripted import ScriptedUpstream
 from tests.serving import ADMIN_TOKEN, Serving, flag_document, headgate
 from tests.streaming import (
@@ -122,6 +127,21 @@ async def test_without_a_token_in_the_settings_there_is_no_kill_switch(tmp_path:
             response = await client.post(f"{serving.admin_url}/kill", headers=headers)
             assert response.status_code == 403
         assert await reason(client) == "reason=flag_on"
+
+
+@pytest.mark.parametrize("header", ["Bearer ", "Bearer", "Bearer  ", ""])
+async def test_nothing_is_never_the_token(header: str) -> None:
+    """Settings refuse an empty one; the switch would refuse it, too."""
+    runs = Runs(MemoryLogSettings())
+    admin = Admin(CollectorRegistry(), runs, NeverAsked(), NeverAsked(), SecretStr(""))  # type: ignore[arg-type]
+    transport = httpx.ASGITransport(admin.app())
+
+    async with httpx.AsyncClient(transport=transport, base_url="http://admin") as client:
+        assert (await client.post("/kill", headers={"authorization": header})).status_code == 403
+
+
+class NeverAsked:
+    """Flags and a switch that nobody gets to."""
 
 
 async def test_a_token_may_have_any_letters(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from proxy.settings import Settings
 from proxy.settings_file import load
 from tests.streaming import route
 
-SECRET = "s3cr3t-value"
+SECRET = "s3cr3t-value-of-the-tests"
 
 
 def minimal(**more: Any) -> dict[str, Any]:
@@ -366,6 +366,7 @@ def test_values_come_from_the_environment(path: Path, monkeypatch: pytest.Monkey
         {"upstream": {"url": "${HG_TOKEN}"}},
         {"identity": {"jwt": {"key": "${HG_TOKEN}", "jwks_url": "http://${HG_TOKEN}"}}},
         {"identity": {"jwt": {"jwks_url": "${HG_TOKEN}"}}},
+        {"identity": {"jwt": {"algorithms": ["${HG_TOKEN}"]}}},
         {"log": {"level": "${HG_TOKEN}"}},
         {"client_keep_alive_s": "${HG_TOKEN}"},
         {"routes": [route(source="${HG_TOKEN}")]},
@@ -382,6 +383,62 @@ def test_no_message_has_a_value_in_it(
     found = problems(path, minimal(**document))
     assert found
     assert SECRET not in "\n".join(found)
+
+
+@pytest.mark.parametrize(
+    ("token", "problem"),
+    [
+        ("", "admin_token: must have 16 characters or more"),
+        ("fifteen letters", "admin_token: must have 16 characters or more"),
+        (" " * 40, "admin_token: must have no space or line break at its ends"),
+        ("a token from a file\n", "admin_token: must have no space or line break at its ends"),
+    ],
+)
+def test_a_token_that_is_guessed_or_cannot_be_sent_is_refused(path: Path, token: str, problem: str) -> None:
+    """An empty one is what a variable without a value leaves; nobody may stop streaming with nothing."""
+    assert loaded(path, minimal(admin_token="sixteen letters!")).admin_token is not None
+    assert len(found := problems(path, minimal(admin_token=token))) == 1
+    assert found[0].startswith(problem)
+
+
+PEM = "-----BEGIN PUBLIC KEY-----\n{}\n-----END PUBLIC KEY-----\n"
+P256 = (
+    "MFkwEwYHKoZIzj0CAQYIKoZIzj0DAQcDQgAEPrI6550B2pJQe/eFEI6shylfAbsi"
+    "8M+kJSZZREi9PjdfQWCVOglLQ6uf69YrJE0z7FpHmKfZRnF1UVAUAxe/tQ=="
+)
+
+
+@pytest.mark.parametrize(
+    ("jwt", "problem"),
+    [
+        ({"key": ""}, "identity.jwt.key: must have 32 bytes or more"),
+        ({"key": "k" * 31}, "identity.jwt.key: must have 32 bytes or more"),
+        ({"key": " " * 40}, "identity.jwt.key: must have 32 bytes or more"),
+        ({"key": "k" * 40, "algorithms": ["RS256"]}, "identity.jwt: key: fits none of algorithms"),
+        ({"key": PEM.format(P256), "algorithms": ["HS256"]}, "identity.jwt: key: fits none of algorithms"),
+        ({"key": PEM.format("MFkw")}, "identity.jwt: key: fits none of algorithms"),
+        ({"algorithms": []}, "identity.jwt.algorithms: must name one or more"),
+        ({"algorithms": ["HS256", "none"]}, "identity.jwt.algorithms: must not have 'none'"),
+        ({"algorithms": ["None"]}, "identity.jwt.algorithms: must not have 'none'"),
+        ({"algorithms": ["HS255"]}, "identity.jwt.algorithms: has one that is not known here"),
+    ],
+)
+def test_a_key_that_proves_nothing_is_refused(path: Path, jwt: dict[str, Any], problem: str) -> None:
+    """A secret that can be found, a key without an algorithm, an algorithm that needs none."""
+    good: list[dict[str, Any]] = [{"key": "k" * 32}, {"key": PEM.format(P256), "algorithms": ["ES256"]}]
+    assert all(loaded(path, minimal(identity={"jwt": each})).identity.jwt is not None for each in good)
+    assert len(found := problems(path, minimal(identity={"jwt": jwt}))) == 1
+    assert found[0].startswith(problem)
+
+
+def test_a_name_that_is_not_set_is_said_once(path: Path) -> None:
+    """It is no token of so many characters either, which nobody needs to be told."""
+    document = minimal(admin_token="${HG_NONE}", identity={"jwt": {"key": "${HG_NONE}"}})
+
+    assert problems(path, document) == [
+        "admin_token: the environment variable HG_NONE is not set",
+        "identity.jwt.key: the environment variable HG_NONE is not set",
+    ]
 
 
 def test_a_key_that_stands_twice_is_refused(path: Path) -> None:
