@@ -1,49 +1,77 @@
 # Two commands: `make run` shows the demo, `make test` proves everything. Both set themselves up.
 
 PYTHON ?= python3
-VENV := .venv
+VENV ?= .venv
 BIN := $(VENV)/bin
+VERSION := $(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])')
 
-.PHONY: setup run test check bench faults monday simulate waits lock docs sbom clean
+PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
+# A lock is complete, so pip has nothing to look up: what was published since changes nothing.
+LOCKED := --no-deps --require-hashes --only-binary :all:
+packages = $(shell grep -c == requirements/$(1).lock) packages of requirements/$(1).lock
 
-setup: $(VENV)/.ready  ## .venv, and the Debian and npm packages that the tests need
-	sh tests/services/setup.sh
+.PHONY: setup run test quick pythons check bench faults monday simulate waits lock docs sbom wheel clean
 
-$(VENV)/.ready: requirements/test.lock pyproject.toml
-	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or later is needed")'
-	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/test.lock
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
-	touch $@
+setup: $(VENV)/.test  ## all that the tests need: Python, Debian and npm packages
+	@VENV=$(VENV) sh tests/services/setup.sh
 
-run: $(VENV)/.ready  ## the demo: sample upstream, proxy, flags, a page to look at
-	$(BIN)/headgate demo
+# One venv: `make test` adds to what `make run` has installed. Another Python begins it anew.
+$(VENV)/.python-$(VERSION):
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or later is needed; this is $(VERSION)")'
+	@echo "Making $(VENV) with Python $(VERSION)."
+	@$(PYTHON) -m venv --clear $(VENV)
+	@touch $@
 
-check: $(VENV)/.ready  ## format, lint, types
+$(VENV)/.demo: requirements/demo.lock pyproject.toml $(VENV)/.python-$(VERSION)
+	@echo "Installing $(call packages,demo); 15 seconds to a minute."
+	@$(PIP) $(LOCKED) -r requirements/demo.lock
+	@$(PIP) --no-deps --no-index --no-build-isolation -e .
+	@touch $@
+
+$(VENV)/.test: requirements/test.lock $(VENV)/.demo
+	@echo "Installing $(call packages,test), for the tests; one to two minutes."
+	@$(PIP) $(LOCKED) -r requirements/test.lock
+	@touch $@
+
+run: $(VENV)/.demo  ## the demo: sample upstream, proxy, flags, a page to look at
+	@$(BIN)/headgate demo
+
+check: $(VENV)/.test  ## format, lint, types
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
-test: setup check  ## everything
-	$(BIN)/python -m pytest -m "not alone" -n 3 --dist loadfile --no-loadscope-reorder
-	$(BIN)/python -m pytest -m alone
+test: setup  ## everything
+	@$(BIN)/python -m tests.prove
+
+quick: $(VENV)/.test  ## for the hand at work: format, lint, types, and each test that starts no server
+	@$(BIN)/python -m tests.prove --quick
+
+pythons:  ## everything, with each Python that is found
+	@for python in python3.11 python3.12 python3.13 python3.14; do \
+	    if $$python -c '' 2>/dev/null; then \
+	        $(MAKE) --no-print-directory test PYTHON=$$python VENV=build/$$python || exit 1; \
+	    else \
+	        echo "$$python: not found"; \
+	    fi; \
+	done
 
 bench: setup  ## nginx and the naive proxy beside Headgate, one table
 	$(BIN)/python -m tests.bench
 
-faults: $(VENV)/.ready  ## every fault in every phase, 1,000 seeded runs, one table
+faults: $(VENV)/.test  ## every fault in every phase, 1,000 seeded runs, one table
 	$(BIN)/python -m tests.faults --seed 1 --rounds 1000
 
 monday: setup  ## a whole rollout with real servers, two proxies and a fault, in two minutes
 	$(BIN)/python -m tests.monday
 
-simulate: $(VENV)/.ready  ## whole rollouts on made traffic, beside two rules of others; an hour
+simulate: $(VENV)/.test  ## whole rollouts on made traffic, beside two rules of others; an hour
 	$(BIN)/python -m tests.simulate
 
-waits: $(VENV)/.ready  ## how long a reader waits, by source, with a model at real speed
+waits: $(VENV)/.test  ## how long a reader waits, by source, with a model at real speed
 	$(BIN)/python -m tests.waits
 
-docs: $(VENV)/.ready  ## docs/reference, dashboards and rules from the code
+docs: $(VENV)/.test  ## docs/reference, dashboards and rules from the code
 	$(BIN)/python -m docs.generate
 	$(BIN)/python -m dashboards
 
@@ -51,21 +79,33 @@ docs: $(VENV)/.ready  ## docs/reference, dashboards and rules from the code
 RUNTIME ?= build/runtime
 SBOM := build/sbom
 
-$(RUNTIME)/.ready: $(VENV)/.ready requirements/runtime.lock
+$(RUNTIME)/.ready: $(VENV)/.test requirements/runtime.lock
 	$(BIN)/python -m venv --clear --without-pip $(RUNTIME)
-	$(BIN)/python -m pip --python $(RUNTIME)/bin/python install --quiet --disable-pip-version-check --require-hashes --no-deps --only-binary :all: -r requirements/runtime.lock
+	$(BIN)/python -m pip --disable-pip-version-check --python $(RUNTIME)/bin/python install --quiet $(LOCKED) -r requirements/runtime.lock
 	touch $@
 
-sbom: $(VENV)/.ready $(RUNTIME)/.ready  ## build/sbom: what runs beside our own code, CycloneDX and licences
+sbom: $(VENV)/.test $(RUNTIME)/.ready  ## build/sbom: what runs beside our own code, CycloneDX and licences
 	mkdir -p $(SBOM)
 	$(BIN)/cyclonedx-py environment --pyproject pyproject.toml --spec-version 1.6 --output-format JSON --output-reproducible --output-file $(SBOM)/headgate.cdx.json $(RUNTIME)/bin/python
 	$(BIN)/pip-licenses --python $(RUNTIME)/bin/python --ignore-packages headgate --format markdown --output-file $(SBOM)/licences.md
 
+# A wheel of what is committed, so that `headgate --version` can say of which commit it is.
+wheel: $(VENV)/.demo  ## dist/headgate-….whl
+	@rm -rf build/wheel && mkdir -p build/wheel
+	@git archive HEAD | tar -x -C build/wheel
+	@$(BIN)/python -m pip --disable-pip-version-check wheel --quiet --no-deps --no-index --no-build-isolation --wheel-dir dist ./build/wheel
+	@ls dist/headgate-*.whl
+
+COMPILE := build/lock/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate --no-header
+
 lock:  ## new versions of everything; commit the result
-	$(PYTHON) -m venv build/lock && build/lock/bin/pip install --quiet uv
-	build/lock/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --upgrade pyproject.toml -o requirements/runtime.lock
-	build/lock/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --upgrade -c requirements/runtime.lock pyproject.toml requirements/test.in -o requirements/test.lock
-	build/lock/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header -c requirements/test.lock requirements/build.in -o requirements/build.lock
+	$(PYTHON) -m venv --clear build/lock
+	build/lock/bin/python -m pip --disable-pip-version-check install --quiet $(LOCKED) -r requirements/locking.lock
+	$(COMPILE) --upgrade pyproject.toml -o requirements/runtime.lock
+	$(COMPILE) --upgrade -c requirements/runtime.lock pyproject.toml requirements/demo.in -o requirements/demo.lock
+	$(COMPILE) --upgrade -c requirements/demo.lock pyproject.toml requirements/demo.in requirements/test.in -o requirements/test.lock
+	$(COMPILE) -c requirements/test.lock requirements/build.in -o requirements/build.lock
+	$(COMPILE) --upgrade requirements/locking.in -o requirements/locking.lock
 
 clean:
-	rm -rf $(VENV) build var .mypy_cache .ruff_cache .pytest_cache .hypothesis tests/clients/node_modules tests/services/node_modules
+	rm -rf $(VENV) build dist var .mypy_cache .ruff_cache .pytest_cache .hypothesis tests/clients/node_modules tests/services/node_modules

@@ -6,6 +6,8 @@ from typing import Any
 
 import pytest
 
+from tests.quick import is_served, refuse_to_serve
+
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
@@ -28,7 +30,13 @@ LONGEST = (
 """Files that take a minute or two: they begin first, so that two workers end at about the same time."""
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+@pytest.hookimpl(tryfirst=True)  # before `-m` selects by it
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    for item in items:
+        if is_served(item.path):
+            item.add_marker("served")
+    if config.getoption("markexpr") == "not served":
+        refuse_to_serve()
     rank = {name: place for place, name in enumerate(LONGEST)}
     items.sort(key=lambda item: rank.get(item.path.stem, len(rank)))
 

@@ -1,0 +1,92 @@
+"""What `make test` and `make quick` run: format, lint, types, tests; they say what was proved."""
+
+import argparse
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from xml.etree import ElementTree
+
+import click
+
+ROOT = Path(__file__).parent.parent
+
+CHECKS = {
+    "format": ["ruff", "format", "--check", "--quiet", "."],
+    "lint": ["ruff", "check", "--quiet", "."],
+    "types": ["mypy"],
+}
+
+TOGETHER = ["-n", "3", "--dist", "loadfile", "--no-loadscope-reorder"]
+"""Three at a time, since most tests wait for servers more than they compute."""
+
+SUITES = {
+    "tests": ["-m", "not alone", *TOGETHER],
+    "tests that need the machine to themselves": ["-m", "alone"],
+}
+QUICK_SUITES = {"tests that start no server": ["-m", "not served", "-n", "2", "--dist", "loadfile"]}
+
+
+@dataclass(frozen=True)
+class Count:
+    """Tests of one or more sessions of pytest."""
+
+    passed: int = 0
+    failed: int = 0
+    skipped: int = 0
+
+    def __add__(self, other: "Count") -> "Count":
+        return Count(self.passed + other.passed, self.failed + other.failed, self.skipped + other.skipped)
+
+
+def main() -> int:
+    """Run all steps up to the first that fails. Returns the exit code."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="without the tests that start a server")
+    is_quick = parser.parse_args().quick
+    began = time.monotonic()
+    for name, command in CHECKS.items():
+        if not _step(name, [str(Path(sys.executable).with_name(command[0])), *command[1:]]):
+            return 1
+    count = Count()
+    for name, options in (QUICK_SUITES if is_quick else SUITES).items():
+        with tempfile.NamedTemporaryFile(suffix=".xml") as report:
+            passed = _step(name, [sys.executable, "-m", "pytest", *options, f"--junitxml={report.name}"])
+            if not passed:
+                return 1
+            count += counted(Path(report.name).read_bytes())
+    click.echo(closing_line(count, time.monotonic() - began, is_quick=is_quick))
+    return 0
+
+
+def _step(name: str, command: list[str]) -> bool:
+    click.echo(f"\n== {name}")
+    return subprocess.run(command, cwd=ROOT, check=False).returncode == 0
+
+
+def counted(report: bytes) -> Count:
+    """Of a report in JUnit's XML, as pytest writes it."""
+    suites = ElementTree.fromstring(report).iter("testsuite")
+    count = Count()
+    for suite in suites:
+        failed = int(suite.get("failures", 0)) + int(suite.get("errors", 0))
+        skipped = int(suite.get("skipped", 0))
+        count += Count(int(suite.get("tests", 0)) - failed - skipped, failed, skipped)
+    return count
+
+
+def closing_line(count: Count, seconds: float, *, is_quick: bool = False) -> str:
+    """The last line: what was proved, and how long it took."""
+    minutes, rest = divmod(round(seconds), 60)
+    scope = "all tests that start no server" if is_quick else "all tests"
+    skipped = f"{count.skipped} were skipped, see above" if count.skipped else "none was skipped"
+    return (
+        f"\nProved in {minutes} min {rest} s: format, lint and types are clean, and "
+        f"{scope} pass: {count.passed:,}; {skipped}."
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())
