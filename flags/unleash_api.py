@@ -21,6 +21,7 @@ import orjson
 
 from flags.engine import SPEC_VERSION
 from flags.errors import FlagServerError
+from flags.tls import strictly
 
 MAX_BODY_BYTES = 16 * 1024 * 1024
 """Some 30,000 flags of a usual size."""
@@ -52,6 +53,7 @@ class UnleashServer:
     refresh_s: float = 15.0
     timeout_s: float = 5.0
     ca_file: Path | None = None
+    strict_tls: bool = True
     max_body_bytes: int = MAX_BODY_BYTES
 
 
@@ -108,7 +110,8 @@ class UnleashApi:
     def _tls(self) -> ssl.SSLContext | bool:
         if not self._server.url.startswith("https:"):
             return False  # reading the authorities takes longer than all the rest
-        return ssl.create_default_context(cafile=self._server.ca_file)
+        context = ssl.create_default_context(cafile=self._server.ca_file)
+        return strictly(context, self._server.strict_tls)
 
     async def features(self, etag: str = "") -> Served | None:
         """The flags; None if they are still those of `etag`. Raises FlagServerError."""

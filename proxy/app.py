@@ -17,6 +17,7 @@ from prometheus_client import CollectorRegistry
 
 from flags.decision import generation_of
 from flags.source import FlagFile, Flags, FlagSource, KillSwitch
+from flags.tls import strictly
 from flags.unleash import UnleashFlags, UnleashServer
 from proxy.admin import Admin
 from proxy.breaker import Breaker
@@ -77,12 +78,12 @@ class App:
     model_port: ModelPort | None
 
 
-def origin(settings: UpstreamSettings | ProviderSettings) -> Origin:
+def origin(settings: UpstreamSettings | ProviderSettings, *, strict_tls: bool) -> Origin:
     """The settings of the upstream, or of a provider, as the client wants them."""
     url = urlsplit(settings.url)
     tls: ssl.SSLContext | None = None
     if url.scheme == "https":
-        tls = ssl.create_default_context(cafile=settings.tls.ca_file)
+        tls = strictly(ssl.create_default_context(cafile=settings.tls.ca_file), strict_tls)
         tls.set_alpn_protocols(["http/1.1"])
         if not settings.tls.verify:
             tls.check_hostname = False
@@ -104,7 +105,7 @@ def flags_from(settings: Settings) -> FlagFile | UnleashFlags:
         assert chosen.file is not None  # the settings have one of them
         return FlagFile(chosen.file, kill_flag=chosen.kill_flag, stale_s=chosen.stale_s)
     token = chosen.unleash.token.get_secret_value()
-    server = UnleashServer(**{**dict(chosen.unleash), "token": token})
+    server = UnleashServer(**{**dict(chosen.unleash), "token": token, "strict_tls": settings.tls.strict})
     flags = frozenset(route.flag for route in settings.routes)
     return UnleashFlags(server, flags, kill_flag=chosen.kill_flag, stale_s=chosen.stale_s)
 
@@ -168,9 +169,9 @@ class Survivor:
         counted.recoveries[Fault.RESET, "failed"].inc()
 
 
-def _provider(settings: ProviderSettings, stack: AsyncExitStack) -> Provider:
+def _provider(settings: ProviderSettings, stack: AsyncExitStack, *, strict_tls: bool) -> Provider:
     """A provider, and its connections, which `stack` closes."""
-    to = origin(settings)
+    to = origin(settings, strict_tls=strict_tls)
     upstream = Upstream(to)
     stack.push_async_callback(upstream.aclose)
     relay = Relay(upstream, Forwarding(x_forwarded="off", upstream_host=to.authority))
@@ -184,7 +185,7 @@ async def running(settings: Settings, state_dir: Path) -> AsyncIterator[App]:
     async with AsyncExitStack() as stack:
         flag_source: FlagSource = await stack.enter_async_context(flags_from(settings))
         switch = await stack.enter_async_context(KillSwitch(settings.flags.kill_file or state_dir / "kill"))
-        to = origin(settings.upstream)
+        to = origin(settings.upstream, strict_tls=settings.tls.strict)
         upstream = Upstream(to)
         stack.push_async_callback(upstream.aclose)
         routes = Routes(settings.routes)
@@ -204,6 +205,7 @@ async def running(settings: Settings, state_dir: Path) -> AsyncIterator[App]:
                     on_taken=lambda run: runs.part_with(run),
                     on_fault=lambda run: run.note(Fault.LOG_STORE),
                     on_tap=lambda items: taps.hear(items),
+                    strict_tls=settings.tls.strict,
                 )
             )
         breaker = Breaker(**settings.upstream.breaker.model_dump())
@@ -211,7 +213,7 @@ async def running(settings: Settings, state_dir: Path) -> AsyncIterator[App]:
         stack.push_async_callback(runs.aclose)
         # Replicas must agree on who owns a run.
         secret = None if store is None else Sealing(store.key.get_secret_value()).secret("principals")
-        identifier = Identifier(settings.identity, secret)
+        identifier = Identifier(settings.identity, secret, strict_tls=settings.tls.strict)
         calls = {
             route.name: compile_calls(route.settings.tap, route.sections)
             for route in routes.all
@@ -242,7 +244,10 @@ async def running(settings: Settings, state_dir: Path) -> AsyncIterator[App]:
         )
         port = None
         if settings.llm is not None:
-            providers = [_provider(provider, stack) for provider in settings.llm.providers]
+            strict_tls = settings.tls.strict
+            providers = [
+                _provider(provider, stack, strict_tls=strict_tls) for provider in settings.llm.providers
+            ]
             port = ModelPort(providers, settings.llm, taps, metrics)
         admin = Admin(registry, runs, flag_source, switch, settings.admin_token)
         yield App(gateway, admin, runs, metrics.settling, port)

@@ -14,6 +14,7 @@ import logging
 import uuid
 from collections import deque
 from collections.abc import Callable, Coroutine, Mapping, Sequence
+from functools import partial
 from time import time
 from types import TracebackType
 from typing import Any, Self
@@ -84,7 +85,7 @@ class ValkeyRuns:
         on_tap: called with what the model ports of other replicas say to taps of this process.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - most are whom it tells of what
         self,
         settings: ValkeyLogSettings,
         routes: Mapping[str, Route],
@@ -94,6 +95,7 @@ class ValkeyRuns:
         on_taken: Callable[[Run], None],
         on_fault: Callable[[Run], None],
         on_tap: Callable[[Sequence[Any]], None],
+        strict_tls: bool = True,
     ) -> None:
         self.replica = uuid.uuid4().hex
         self._loop = asyncio.get_running_loop()
@@ -103,10 +105,10 @@ class ValkeyRuns:
         self._sealing = Sealing(settings.key.get_secret_value())
         self._keys = Keys(settings.prefix)
         self._health = Health()
-        self._ask = Link(url, self._health, SCRIPTS)
-        self._look = Link(url, self._health, SCRIPTS)
-        self._listen = Link(url, self._health, SCRIPTS, BLOCK_MS / 1000 + CALL_S)
-        self._copy = Link(url, self._health, SCRIPTS, ROUND_S)
+        link = partial(Link, url, self._health, SCRIPTS, strict_tls=strict_tls)
+        self._ask, self._look = link(), link()
+        self._listen = link(timeout_s=BLOCK_MS / 1000 + CALL_S)
+        self._copy = link(timeout_s=ROUND_S)
         self._news = asyncio.Event()
         place = Place(self.replica, self._hear, self._news.set)
         self._lease = Lease(self._loop.time())

@@ -14,6 +14,7 @@ from typing import Any
 import httpx
 import jwt
 
+from flags.tls import strictly, why
 from proxy.headers import Headers
 from proxy.settings import IdentitySettings, JwtSettings
 
@@ -65,7 +66,10 @@ class Identity:
 class Identifier:
     """Finds out who sent a request, by the settings' ways in order: token, header, cookie."""
 
-    def __init__(self, settings: IdentitySettings, secret: bytes | None = None) -> None:
+    def __init__(
+        self, settings: IdentitySettings, secret: bytes | None = None, *, strict_tls: bool = True
+    ) -> None:
+        self._strict_tls = strict_tls
         self._secret = secret or os.urandom(32)
         self._keys: Mapping[str, Any] = {}
         self._jwt = settings.jwt
@@ -169,11 +173,12 @@ class Identifier:
         if self._jwt is None or self._jwt.jwks_url is None:
             return True
         try:
-            async with httpx.AsyncClient(timeout=JWKS_TIMEOUT_S) as client:
+            tls = strictly(httpx.create_ssl_context(), self._strict_tls)
+            async with httpx.AsyncClient(verify=tls, timeout=JWKS_TIMEOUT_S) as client:
                 answer = (await client.get(self._jwt.jwks_url)).raise_for_status()
             keys = jwt.PyJWKSet.from_dict(answer.json()).keys
         except Exception as exc:  # noqa: BLE001 - whatever the issuer sends, the next refresh must come
-            logger.warning("keys not refreshed", extra={"why": type(exc).__name__})
+            logger.warning("keys not refreshed", extra={"why": why(exc)})
             return False
         self._keys = {key.key_id or "": key for key in keys}
         return True

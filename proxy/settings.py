@@ -125,6 +125,15 @@ class TlsSettings(Block):
     """Check the upstream's certificate and name. Turning it off lets anybody on the way read along."""
 
 
+class StrictnessSettings(Block):
+    """TLS to everything that Headgate asks: upstream, providers, Unleash, `jwks_url`, Valkey."""
+
+    strict: bool = True
+    """Hold certificates to the letter of RFC 5280, on every Python. Authorities of one's own often leave out
+    the Authority Key Identifier, say, and are refused for it: the log says which certificate lacks what.
+    `false` trusts those too. Chain, dates and name are verified in any case."""
+
+
 class PoolSettings(Block):
     """Connections to the upstream, per worker process."""
 
@@ -393,6 +402,7 @@ class Settings(Block):
     llm: LlmSettings | None = None
     """For the source `tap`."""
     identity: IdentitySettings = IdentitySettings()
+    tls: StrictnessSettings = StrictnessSettings()
     event_log: EventLogSettings = EventLogSettings()
     log: LogSettings = LogSettings()
     client_keep_alive_s: Seconds = 75

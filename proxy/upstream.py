@@ -18,6 +18,7 @@ from time import monotonic
 from types import TracebackType
 from typing import Self
 
+from flags.tls import why
 from proxy.connection import TIMER_SLACK_S, Connection, Timeouts
 from proxy.errors import (
     Fault,
@@ -281,7 +282,7 @@ class Upstream:
                     server_hostname=origin.host if origin.tls else None,
                 )
         except (OSError, ssl.SSLError) as exc:  # TimeoutError is an OSError
-            raise UpstreamUnreachable(f"{type(exc).__name__}") from exc
+            raise UpstreamUnreachable(why(exc)) from exc
         except BaseException:
             connection.abort()
             raise

@@ -1,7 +1,8 @@
 """Commands to Valkey, bounded in time; and whether it can be asked at all. Knows nothing of runs.
 
 A store that fails costs one request one `CALL_S`: from then on nobody asks until the probe, which its owner
-repeats in the background, has succeeded. What is logged names no host and no password.
+repeats in the background, has succeeded. What is logged names no password, and no
+host but one whose certificate is refused.
 """
 
 import asyncio
@@ -11,12 +12,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from redis.asyncio.connection import Connection, parse_url
+from redis.asyncio.connection import Connection, SSLConnection, parse_url
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import ConnectionError as StoreConnectionError
 from redis.exceptions import NoScriptError, RedisError, ResponseError
 
+from flags.tls import strictly, why
 from proxy.errors import HeadgateError
 
 logger = logging.getLogger("headgate.event_log")
@@ -87,10 +89,17 @@ class Link:
         url: may hold a password.
         scripts: those that may be called.
         timeout_s: for a call, and as much again for the wait for those before it.
+        strict_tls: whether its certificate must keep to the letter.
     """
 
     def __init__(
-        self, url: str, health: Health, scripts: Sequence[Script], timeout_s: float = CALL_S
+        self,
+        url: str,
+        health: Health,
+        scripts: Sequence[Script],
+        timeout_s: float = CALL_S,
+        *,
+        strict_tls: bool = True,
     ) -> None:
         options: dict[str, Any] = {
             "socket_timeout": None,  # the whole call has one
@@ -105,6 +114,7 @@ class Link:
         self._health = health
         self._scripts = scripts
         self._timeout_s = timeout_s
+        self._strict_tls = strict_tls
         self._lock = asyncio.Lock()
         self._loop = asyncio.get_running_loop()
 
@@ -165,6 +175,8 @@ class Link:
         connection = self._connection
         replies: list[Any] = []
         try:
+            if isinstance(connection, SSLConnection) and not connection.is_connected:
+                strictly(connection.ssl_context.get(), self._strict_tls)
             await connection.send_packed_command(_packed(commands))
             for _ in commands:
                 try:
@@ -203,4 +215,4 @@ def is_wrong_type(reply: object) -> bool:
 def _word(exc: BaseException) -> str:
     """What may be logged of an error of the store: the text may name hosts, users and values."""
     word = str(exc).partition(" ")[0] if isinstance(exc, ResponseError) else ""
-    return word if word.isupper() and word.isalpha() else type(exc).__name__
+    return word if word.isupper() and word.isalpha() else why(exc)

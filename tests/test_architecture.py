@@ -13,8 +13,11 @@ ROOT = Path(__file__).parent.parent
 PACKAGES = ("proxy", "flags")
 BESIDE = {"dashboards", "docs", "examples", "tests"}
 FORBIDDEN_NAMES = {"utils", "util", "helpers", "helper", "common", "core", "manager", "base", "misc"}
-FLAGS_FOR_PROXY = {"flags.decision", "flags.source", "flags.unleash", "flags.errors"}
+FLAGS_FOR_PROXY = {"flags.decision", "flags.source", "flags.unleash", "flags.errors", "flags.tls"}
 """What decides, what it decides by, and what its failures are called. No request knows of rollouts."""
+
+FLAGS_FOR_ALL = {"flags.decision", "flags.tls"}
+"""Every request is decided, and both packages hold others' certificates to the same."""
 
 COMPOSERS = {"proxy.app", "proxy.cli", "proxy.admin"}
 """They open what `flags.source` and `flags.unleash` read, or report on it; all else asks `flags.decision`."""
@@ -64,7 +67,7 @@ def test_proxy_asks_flags_and_knows_nothing_of_rollouts() -> None:
                 continue
             if module.startswith("proxy") and imported.split(".")[0] == "flags":
                 assert imported in FLAGS_FOR_PROXY, f"{module} imports {imported}"
-                assert imported == "flags.decision" or module in COMPOSERS, f"{module} imports {imported}"
+                assert imported in FLAGS_FOR_ALL or module in COMPOSERS, f"{module} imports {imported}"
             if module.startswith("flags"):
                 assert imported.split(".")[0] != "proxy", f"{module} imports {imported}"
 

@@ -19,6 +19,7 @@ from proxy.app import listening, running
 from proxy.bodies import MAX_REQUEST_BYTES
 from proxy.settings import Settings
 from proxy.sockets import Sockets
+from tests.authority import certificates
 from tests.scripted import Asked, Script, ScriptedUpstream, ask, talking
 from tests.serving import STREAMING, Serving, flag_document, free_socket, headgate
 from tests.streaming import (
@@ -40,7 +41,6 @@ from tests.streaming import (
     signed,
     texts,
 )
-from tests.test_upstream import certificates
 
 pytestmark = pytest.mark.anyio
 

@@ -21,10 +21,10 @@ from flags.decision import Accept, FlagAnswer, Question, Reason, decide
 from flags.errors import FlagServerError
 from flags.unleash import JITTER, MAX_BACK_OFF_S, UnleashFlags, UnleashServer, pause_s
 from flags.usage import MAX_COUNTS, Usage
+from tests.authority import certificates
 from tests.scripted import Asked, Script, ScriptedUpstream, raw
 from tests.streaming import eventually, free_port
 from tests.test_flag_source import ALICE, FLAG, OFF, ON, Clock, document, feature, gradual
-from tests.test_upstream import certificates
 
 pytestmark = pytest.mark.anyio
 

@@ -1,8 +1,6 @@
 """The upstream client on its own: its pool, its one retry, TLS and IPv6."""
 
 import asyncio
-import datetime
-import ipaddress
 import socket
 import ssl
 from collections.abc import AsyncIterator
@@ -10,10 +8,6 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
 
 from proxy.connection import Timeouts
 from proxy.errors import (
@@ -25,6 +19,7 @@ from proxy.errors import (
     UpstreamUnreachable,
 )
 from proxy.upstream import Answer, Origin, Request, Upstream
+from tests.authority import certificates
 from tests.scripted import Asked, ScriptedUpstream, ask, until
 from tests.serving import headgate
 
@@ -329,37 +324,6 @@ async def test_an_ipv6_upstream_is_reached(tmp_path: Path):
 
     assert answered.body == b"{}"
     assert upstream.asked[0].header(b"host") == b"[::1]:%d" % upstream.port
-
-
-def certificates(directory: Path) -> tuple[Path, ssl.SSLContext]:
-    """A CA's file, and a server's side with a certificate of it for 127.0.0.1."""
-    now = datetime.datetime.now(datetime.UTC)
-
-    def certificate(name: str, key, issuer: str, signer, *, ca: bool) -> x509.Certificate:
-        def named(value: str) -> x509.Name:
-            return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, value)])
-
-        addresses = x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))])
-        return (
-            x509.CertificateBuilder(named(issuer), named(name), key.public_key(), x509.random_serial_number())
-            .not_valid_before(now - datetime.timedelta(days=1))
-            .not_valid_after(now + datetime.timedelta(days=1))
-            .add_extension(x509.BasicConstraints(ca, None), critical=True)
-            .add_extension(addresses, critical=False)
-            .sign(signer, hashes.SHA256())
-        )
-
-    ca_key, key = (ec.generate_private_key(ec.SECP256R1()) for _ in range(2))
-    pem, plain = serialization.Encoding.PEM, serialization.NoEncryption()
-    ca_file, server_file = directory / "ca.pem", directory / "server.pem"
-    ca_file.write_bytes(certificate("test CA", ca_key, "test CA", ca_key, ca=True).public_bytes(pem))
-    server_file.write_bytes(
-        key.private_bytes(pem, serialization.PrivateFormat.PKCS8, plain)
-        + certificate("upstream", key, "test CA", ca_key, ca=False).public_bytes(pem)
-    )
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(server_file)
-    return ca_file, context
 
 
 async def test_a_tls_upstream_is_trusted_by_its_authority_alone(tmp_path: Path):

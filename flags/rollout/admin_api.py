@@ -11,6 +11,7 @@ import httpx
 import orjson
 
 from flags.errors import FlagAdminError
+from flags.tls import strictly, why
 
 TIMEOUT_S = 10.0
 """For whatever is asked for at a time, with all the requests that it takes."""
@@ -41,9 +42,12 @@ class AdminApi:
     Args:
         url: without `/api`.
         token: of an administrator, a service account or a user; a client's is refused by the server.
+        strict_tls: whether its certificate must keep to the letter.
     """
 
-    def __init__(self, url: str, token: str, *, timeout_s: float = TIMEOUT_S) -> None:
+    def __init__(
+        self, url: str, token: str, *, timeout_s: float = TIMEOUT_S, strict_tls: bool = True
+    ) -> None:
         address = httpx.URL(url)
         if not address.host or address.scheme not in ("http", "https"):
             raise FlagAdminError("the url of Unleash must begin with http:// or https://, and name a host")
@@ -56,6 +60,7 @@ class AdminApi:
         self._client = httpx.AsyncClient(
             base_url=f"{url.rstrip('/')}/api/admin",
             headers={"authorization": token, "accept-encoding": "identity", "user-agent": "headgate"},
+            verify=strictly(httpx.create_ssl_context(), strict_tls),
             timeout=timeout_s,
             follow_redirects=False,  # nor the token sent elsewhere
         )
@@ -112,7 +117,7 @@ class AdminApi:
                     if len(body) > MAX_BYTES:
                         raise FlagAdminError(f"{what}: answers more than {MAX_BYTES} bytes")
         except (httpx.HTTPError, httpx.InvalidURL) as exc:
-            raise FlagAdminError(f"{what}: {type(exc).__name__}") from None  # its text may hold headers
+            raise FlagAdminError(f"{what}: {why(exc)}") from None  # its text may hold headers
         if not answer.is_success:
             raise Refused(
                 f"{what}: answers {answer.status_code}{self._said(bytes(body))}", answer.status_code

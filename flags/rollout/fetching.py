@@ -7,6 +7,7 @@ import httpx
 from pydantic import SecretStr
 
 from flags.errors import EvidenceError, ReadingProblem
+from flags.tls import why
 
 MAX_SAID_CHARS = 200
 """Of what a server says about its refusal."""
@@ -38,7 +39,7 @@ async def fetch(
     except TimeoutError:
         raise _error(url, f"did not answer within {timeout_s:g} s") from None
     except (httpx.HTTPError, httpx.InvalidURL) as exc:
-        raise _error(url, f"cannot be asked: {type(exc).__name__}") from exc
+        raise _error(url, f"cannot be asked: {why(exc)}") from exc
     if answer.status_code != httpx.codes.OK:
         said = " ".join(body.decode(errors="replace").split())[:MAX_SAID_CHARS]
         raise _error(url, f"answers {answer.status_code}: {said}")

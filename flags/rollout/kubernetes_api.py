@@ -13,6 +13,7 @@ import httpx
 import orjson
 
 from flags.errors import LeaseError
+from flags.tls import strictly, why
 
 TIMEOUT_S = 5.0
 """For one request. Well below the time of a lease."""
@@ -35,6 +36,7 @@ class ApiServer:
         url: of the API server.
         token_file: read for each request, since Kubernetes replaces it.
         ca_file: whom to trust; None: whomever this machine trusts.
+        strict_tls: whether its certificate must keep to the letter.
     """
 
     def __init__(
@@ -44,19 +46,20 @@ class ApiServer:
         token_file: Path | str = SERVICE_ACCOUNT / "token",
         ca_file: Path | str | None = None,
         timeout_s: float = TIMEOUT_S,
+        strict_tls: bool = True,
     ) -> None:
         self._token_file = Path(token_file)
         self._timeout_s = timeout_s
         self._client = httpx.AsyncClient(
             base_url=url,
-            verify=True if ca_file is None else _trusting(ca_file),
+            verify=strictly(_trusting(ca_file), strict_tls),
             timeout=timeout_s,
             follow_redirects=False,
             trust_env=False,  # the API server of one's own cluster is behind no proxy
         )
 
     @classmethod
-    def in_cluster(cls, environment: Mapping[str, str]) -> Self:
+    def in_cluster(cls, environment: Mapping[str, str], *, strict_tls: bool = True) -> Self:
         """By what Kubernetes gives each pod. Raises LeaseError outside of one."""
         try:
             host, port = environment["KUBERNETES_SERVICE_HOST"], environment["KUBERNETES_SERVICE_PORT"]
@@ -64,7 +67,7 @@ class ApiServer:
             problem = f"{exc.args[0]} is not set: a Kubernetes lease needs a pod; elsewhere use a file"
             raise LeaseError(problem) from None
         host = f"[{host}]" if ":" in host else host
-        return cls(f"https://{host}:{port}", ca_file=SERVICE_ACCOUNT / "ca.crt")
+        return cls(f"https://{host}:{port}", ca_file=SERVICE_ACCOUNT / "ca.crt", strict_tls=strict_tls)
 
     async def __aenter__(self) -> Self:
         return self
@@ -95,7 +98,7 @@ class ApiServer:
         except TimeoutError:
             raise LeaseError(f"{what}: no answer within {self._timeout_s:g} s") from None
         except (httpx.HTTPError, httpx.InvalidURL) as exc:
-            raise LeaseError(f"{what}: {type(exc).__name__}") from None  # its text may hold headers
+            raise LeaseError(f"{what}: {why(exc)}") from None  # its text may hold headers
         status = answer.status_code
         return status, {} if status in expects else _read(what, status, bytes(said))
 
@@ -110,7 +113,9 @@ class ApiServer:
         return token
 
 
-def _trusting(ca_file: Path | str) -> ssl.SSLContext:
+def _trusting(ca_file: Path | str | None) -> ssl.SSLContext:
+    if ca_file is None:
+        return httpx.create_ssl_context(trust_env=False)
     try:
         return ssl.create_default_context(cafile=ca_file)
     except OSError as exc:  # ssl.SSLError is one

@@ -13,6 +13,7 @@ import httpx
 from flags.rollout.ledger import Entry, Record, State
 from flags.rollout.moves import Kind, Mode, Reason
 from flags.rollout.policy import Notify
+from flags.tls import why
 
 logger = logging.getLogger("headgate.rollout")
 
@@ -127,5 +128,5 @@ class Webhook:
                 timeout=self._settings.timeout_s,
             )
         except httpx.HTTPError as exc:
-            return type(exc).__name__  # its text may hold the address
+            return why(exc)  # its text may hold the address
         return "" if response.is_success else f"status {response.status_code}"

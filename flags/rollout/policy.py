@@ -135,6 +135,13 @@ class Notify(Block):
         return value
 
 
+class Tls(Block):
+    """Of everything that is asked by `https`: Unleash, Prometheus, the proxies, Kubernetes, the webhook."""
+
+    strict: Yes = True
+    """Hold certificates to the letter of RFC 5280, as in the proxies' `tls.strict`."""
+
+
 class Step(Block):
     """One step of the way: how many users, for how long, and what must be shown before the next one."""
 
@@ -225,6 +232,7 @@ class Policy(Block):
     incident_lock: File | None = None
     """While this file exists nothing advances. Going back is never locked."""
     notify: Notify | None = None
+    tls: Tls = Tls()
 
     @field_validator("kill_flag")
     @classmethod

@@ -28,6 +28,7 @@ from flags.rollout.policy import Policy
 from flags.rollout.prometheus import PrometheusReadings
 from flags.rollout.readings import Readings
 from flags.rollout.unleash_admin import UnleashAdmin
+from flags.tls import strictly
 
 logger = logging.getLogger("headgate.rollout")
 
@@ -95,7 +96,7 @@ async def _lead(
 ) -> None:
     """Tick until stopped. Raises LeaseLost."""
     with Journal.open(policy.journal) as journal:
-        async with opened(policy, journal, lease) as controller, _told(policy) as send:
+        async with opened(policy, journal, lease) as controller, opened_news(policy) as send:
             await _begin(controller, begin)
             metrics.show(controller.state, policy)
             renew_due_s = tick_due_s = time.monotonic()
@@ -172,7 +173,14 @@ async def opened_admin(policy: Policy) -> AsyncIterator[FlagAdmin]:
         yield FileAdmin(policy.where.file, flag)
         return
     token = place.token.get_secret_value()
-    opened = UnleashAdmin(place.url, token, flag, project=policy.project, environment=policy.environment)
+    opened = UnleashAdmin(
+        place.url,
+        token,
+        flag,
+        project=policy.project,
+        environment=policy.environment,
+        strict_tls=policy.tls.strict,
+    )
     async with opened as admin:
         yield admin
 
@@ -180,13 +188,18 @@ async def opened_admin(policy: Policy) -> AsyncIterator[FlagAdmin]:
 @asynccontextmanager
 async def opened_readings(policy: Policy) -> AsyncIterator[Readings]:
     """Where the counts come from."""
-    async with httpx.AsyncClient(follow_redirects=False) as client:
+    async with _client(policy) as client:
         server = policy.evidence.prometheus
         if server is not None:
             yield PrometheusReadings(client, server, policy.wanted(), stale_after_s=policy.stale_after_s)
         else:
             assert policy.evidence.pages is not None, "one of the two"
             yield PageReadings(client, policy.evidence.pages, policy.wanted())
+
+
+def _client(policy: Policy) -> httpx.AsyncClient:
+    tls = strictly(httpx.create_ssl_context(), policy.tls.strict)
+    return httpx.AsyncClient(verify=tls, follow_redirects=False)
 
 
 @asynccontextmanager
@@ -197,7 +210,7 @@ async def opened_lease(policy: Policy) -> AsyncIterator[Lease]:
         assert policy.lease.file is not None, "one of the two"
         yield FileLease(policy.lease.file, ttl_s=LEASE_S)
         return
-    async with ApiServer.in_cluster(os.environ) as api:
+    async with ApiServer.in_cluster(os.environ, strict_tls=policy.tls.strict) as api:
         yield KubernetesLease(api, place.namespace, place.name, ttl_s=LEASE_S)
 
 
@@ -223,11 +236,11 @@ async def _shown(policy: Policy) -> AsyncIterator[RolloutMetrics]:
 
 
 @asynccontextmanager
-async def _told(policy: Policy) -> AsyncIterator[Send]:
+async def opened_news(policy: Policy) -> AsyncIterator[Send]:
     if policy.notify is None:
         yield _nobody
         return
-    async with httpx.AsyncClient(follow_redirects=False) as client:
+    async with _client(policy) as client:
         yield Webhook(policy.notify, client).send
 
 

@@ -62,6 +62,7 @@ class UnleashAdmin:
         token: with the rights to change strategies and to turn environments on and off.
         flag: what is moved, and what it must be. The kill flag is of the same project.
         timeout_s: for each call of the port, with all the requests that it takes.
+        strict_tls: whether its certificate must keep to the letter.
     """
 
     def __init__(
@@ -73,8 +74,9 @@ class UnleashAdmin:
         project: str = "default",
         environment: str = "production",
         timeout_s: float = TIMEOUT_S,
+        strict_tls: bool = True,
     ) -> None:
-        self._api = AdminApi(url, token, timeout_s=timeout_s)
+        self._api = AdminApi(url, token, timeout_s=timeout_s, strict_tls=strict_tls)
         self._flag = flag
         self._project = project
         self._environment = environment

@@ -1,0 +1,117 @@
+"""TLS towards others: one strictness on every Python, and errors that say which certificate broke which rule.
+
+Python 3.13 began to hold certificates to the letter of RFC 5280 (`ssl.VERIFY_X509_STRICT`), which those of an
+authority of one's own often miss. Strict or not: chain, dates and name are always verified.
+"""
+
+import ssl
+import sys
+from collections.abc import Callable, Iterable
+
+from cryptography import x509
+
+SETTING = "tls.strict"
+
+MAX_NAME_CHARS = 200
+"""Of a certificate's subject in an error: whoever answers has written it."""
+
+
+def _has(certificate: x509.Certificate, extension: type[x509.ExtensionType]) -> bool:
+    return any(isinstance(found.value, extension) for found in certificate.extensions)
+
+
+def _is_self_issued(certificate: x509.Certificate) -> bool:
+    return certificate.issuer == certificate.subject
+
+
+def _constraints(certificate: x509.Certificate) -> Iterable[x509.Extension[x509.BasicConstraints]]:
+    return (found for found in certificate.extensions if isinstance(found.value, x509.BasicConstraints))
+
+
+def _is_authority(certificate: x509.Certificate) -> bool:
+    return any(found.value.ca for found in _constraints(certificate))
+
+
+def _unknown(certificate: x509.Certificate) -> bool:
+    return False
+
+
+_BREAKS: dict[int, Callable[[x509.Certificate], bool]] = {
+    85: lambda found: not _is_self_issued(found) and not _has(found, x509.AuthorityKeyIdentifier),
+    86: lambda found: _is_authority(found) and not _has(found, x509.SubjectKeyIdentifier),
+    89: lambda found: _is_authority(found) and not any(part.critical for part in _constraints(found)),
+    92: lambda found: _is_authority(found) and not _has(found, x509.KeyUsage),
+}
+"""Which certificate breaks a rule, for those that are often broken, by OpenSSL's number of the rule."""
+
+RULES = range(80, 95)
+"""OpenSSL's numbers of what it checks in strict mode alone (`openssl/x509_vfy.h`)."""
+
+
+def strictly(context: ssl.SSLContext, strict: bool) -> ssl.SSLContext:
+    """The same context, held to `strict` whatever this Python's default is."""
+    if strict:
+        context.verify_flags |= ssl.VERIFY_X509_STRICT
+    else:
+        context.verify_flags &= ~ssl.VERIFY_X509_STRICT
+    # The other default of Python 3.13: whoever stands in `ca_file` is trusted, root or not.
+    context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
+    context.sslobject_class = _Handshake
+    return context
+
+
+def why(exc: BaseException) -> str:
+    """What may be said of a failed call: a refused certificate in words, else a class: texts hold secrets."""
+    cause: BaseException | None = exc
+    while cause is not None:
+        if isinstance(cause, ssl.SSLCertVerificationError):
+            return str(cause)
+        cause = cause.__cause__ or cause.__context__
+    return type(exc).__name__
+
+
+class _Handshake(ssl.SSLObject):
+    """Says in its error what strictness refuses: OpenSSL's own names neither certificate nor setting."""
+
+    def do_handshake(self) -> None:
+        try:
+            super().do_handshake()
+        except ssl.SSLCertVerificationError as exc:
+            if exc.verify_code in RULES:
+                exc.strerror = _explained(self.server_hostname, exc, self._broken(exc.verify_code))
+            raise
+
+    def _broken(self, rule: int) -> list[str]:
+        """Names of the certificates that break it; none if that cannot be said."""
+        breaks = _BREAKS.get(rule, _unknown)
+        try:
+            return [_name(certificate) for certificate in self._seen() if breaks(certificate)]
+        except Exception:  # noqa: BLE001 - what cannot be read is refused all the same, without a name
+            return []
+
+    def _seen(self) -> list[x509.Certificate]:
+        """Those that the other side has shown, and those trusted that may have issued one of them."""
+        shown = [x509.load_der_x509_certificate(encoded) for encoded in self._shown()]
+        issuers = {certificate.issuer for certificate in shown}
+        trusted = map(x509.load_der_x509_certificate, self.context.get_ca_certs(binary_form=True))
+        return [*shown, *(found for found in trusted if found.subject in issuers and found not in shown)]
+
+    def _shown(self) -> list[bytes]:
+        if sys.version_info >= (3, 13):
+            return self.get_unverified_chain()
+        # Before 3.13 it has no public name; 2 is DER.
+        chain = self._sslobj.get_unverified_chain()  # type: ignore[attr-defined]
+        return [found.public_bytes(2) for found in chain]
+
+
+def _explained(host: str | None, exc: ssl.SSLCertVerificationError, names: list[str]) -> str:
+    whose = f" of {' and '.join(names)}" if names else ""
+    return (
+        f"certificate refused of {host or 'the server'}: {exc.verify_message}{whose}; "
+        f"{SETTING}: false trusts certificates that are valid but for this"
+    )
+
+
+def _name(certificate: x509.Certificate) -> str:
+    written = certificate.subject.rfc4514_string() or "one without a subject"
+    return "".join(sign if sign.isprintable() else "?" for sign in written)[:MAX_NAME_CHARS]
