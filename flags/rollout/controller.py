@@ -34,6 +34,7 @@ from flags.rollout.notices import News, Notice
 from flags.rollout.policy import Policy
 from flags.rollout.readings import Reading, Readings, between, carried, from_bytes, to_bytes
 from flags.rollout.replay import jury_heard, jury_said, plain, situation_said
+from flags.rollout.strategies import shows_nobody
 from flags.rollout.verdict import Verdict
 
 logger = logging.getLogger("headgate.rollout")
@@ -135,6 +136,7 @@ class Controller:
         if flag.killed:
             raise RolloutError(f"{self._policy.kill_flag} is on: turn it off first, with `unkill`")
         before = self._state
+        base = self._base(flag.strategy)
         number = int(before.run.removeprefix("r")) + 1 if before.run else 1
         self._append(
             Record.BEGIN,
@@ -144,7 +146,7 @@ class Controller:
                 "reason": reason,
                 "policy": self._policy.digest,
                 "jury": jury_said(*self._measures()),
-                "base": asdict(flag.strategy),
+                "base": asdict(base),
                 "event_id": flag.event_id,
                 "digest": flag.strategy.digest,
                 "share": flag.strategy.share,
@@ -212,6 +214,20 @@ class Controller:
         while self._untold and await send(self._untold[0]):
             notice = self._untold.popleft()
             self._append(Record.TOLD, {"of": notice.seq})
+
+    def _base(self, found: Strategy) -> Strategy:
+        """The strategy as people made it, without what a dark step of ours has left over in it.
+
+        Raises RolloutError where it would show nobody anything, and that is somebody else's will.
+        """
+        if not shows_nobody(found.variants) or self._mode is Mode.OBSERVE:
+            return found
+        if not self._state.wrote_dark:
+            raise RolloutError(
+                f"{self._policy.flag} has the variant dark for everybody, "
+                "and would be shown to nobody: remove it"
+            )
+        return replace(found, variants=self._variants())
 
     # Looking.
 
@@ -360,15 +376,25 @@ class Controller:
         if move.kind is Kind.ADVANCE:
             return self._state.step + 1, self._strategy(self._state.step + 1, flag)
         if move.kind is Kind.ROLL_BACK:
-            return self._state.step, replace(flag.strategy, share=0)
+            return self._state.step, self._lowered(flag)
         return None
+
+    def _lowered(self, flag: Flag) -> Strategy:
+        """0 %, and without what a dark step has put there: the next rollout would find it."""
+        strategy = replace(flag.strategy, share=0)
+        left_over = self._state.wrote_dark and shows_nobody(strategy.variants)
+        return replace(strategy, variants=self._variants()) if left_over else strategy
+
+    def _variants(self) -> Sequence[Mapping[str, Any]]:
+        """Those of people. That of a dark step is nobody's, wherever it was found."""
+        found = () if self._state.base is None else self._state.base["variants"]
+        return () if shows_nobody(found) else tuple(found)
 
     def _strategy(self, step: int, flag: Flag) -> Strategy:
         """The whole strategy of a step: what people have set besides stays as it is."""
         settings = self._policy.steps[step]
-        base = self._state.base
-        assert base is not None, "a rollout has begun"
-        variants = base["variants"] if settings.share else [{**DARK, "stickiness": self._policy.stickiness}]
+        dark = [{**DARK, "stickiness": self._policy.stickiness}]
+        variants = self._variants() if settings.share else dark
         return replace(
             flag.strategy,
             share=settings.share_written(self._policy),
@@ -382,7 +408,7 @@ class Controller:
         state = self._state
         try:
             if intent is None and state.down_pending:
-                intent = state.step, replace(flag.strategy, share=0)
+                intent = state.step, self._lowered(flag)
             if intent is None:
                 return
             await self._ports.lease.check(fence, for_s=WRITE_S)

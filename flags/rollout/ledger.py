@@ -83,6 +83,10 @@ class State:
     """Of the strategy as it was written last."""
     base: Mapping[str, Any] | None = None
     """The strategy as it was found, for its variants."""
+    dark_first: bool = False
+    """Whether the first step is a dark one."""
+    wrote_dark: bool = False
+    """Whether the variant of a dark step may be left over in the strategy, of whichever rollout."""
     entered_s: float = 0.0
     dwelt_s: float = 0.0
     streamed: int = 0
@@ -140,6 +144,8 @@ def _after_begin(state: State, entry: Entry) -> State:
         told=state.told,
         acts=state.acts,
         last_kill_s=state.last_kill_s,
+        dark_first=body["jury"]["exposures"][0]["share"] == 0,
+        wrote_dark=state.wrote_dark,
     )
 
 
@@ -175,6 +181,7 @@ def _after_written(state: State, entry: Entry) -> State:
         share=share,
         reached=max(state.reached, share),
         intent=None,
+        wrote_dark=(state.dark_first and step == 0) if share else state.wrote_dark,
     )
     if share == 0:  # no step's: a dark one writes the next one's
         state = replace(state, phase=state.phase if state.is_over else Phase.ROLLED_BACK, down_pending=False)

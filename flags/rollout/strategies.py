@@ -128,6 +128,11 @@ def hides(variants: Sequence[Mapping[str, Any]]) -> bool:
     return DARK in names and len(names) > 1
 
 
+def shows_nobody(variants: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether everybody of the stream arm is dark: as in the dark step."""
+    return {variant.get("name") for variant in variants} == {DARK}
+
+
 _CHECKS: tuple[tuple[Callable[[Strategy, ManagedFlag], bool], str], ...] = (
     (
         lambda strategy, flag: strategy.stickiness != flag.stickiness,
