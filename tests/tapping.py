@@ -74,6 +74,8 @@ class Provider:
     texts: Mapping[str, str] = field(default_factory=lambda: {"extraction": EXTRACTION, "summary": SUMMARY})
     stream: Callable[[Asked, list[bytes]], Awaitable[None]] | None = None
     """Sends a stream in its own way."""
+    batch: Mapping[str, Any] = field(default_factory=dict)
+    """Batch answers that are not made of the texts."""
     upstream: ScriptedUpstream = field(init=False)
 
     def __post_init__(self) -> None:
@@ -83,9 +85,11 @@ class Provider:
     async def _answer(self, asked: Asked) -> None:
         body = json.loads(await asked.read_body())
         self.bodies.append(body)
-        text = self.texts[body["messages"][-1]["content"].partition(":")[0]]
+        prompt = body["messages"][-1]["content"].partition(":")[0]
+        text = self.texts[prompt]
         if not body.get("stream"):
-            await asked.answer(json.dumps(completion(text)).encode(), extra=b"x-request-id: req-1\r\n")
+            said = self.batch.get(prompt, completion(text))
+            await asked.answer(json.dumps(said).encode(), extra=b"x-request-id: req-1\r\n")
             return
         await (self.stream or whole)(asked, chunks(text))
 

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from proxy.llm import gemini
-from proxy.llm.dialect import NotStreamable, Prompt, ProviderFailed, Unfaithful
+from proxy.llm.dialect import NotStreamable, OddEnd, Prompt, ProviderFailed, Unfaithful
 from proxy.llm.gemini import Gemini
 
 Json = dict[str, Any]
@@ -37,6 +37,7 @@ def event(*parts: Json, reason: str | None = None, **more: Any) -> Json:
 
 
 STOP = event({"text": ""}, reason="STOP")
+A, CODE, RAN = {"text": "a"}, {"executableCode": {"code": "1"}}, {"codeExecutionResult": {"output": "1"}}
 
 
 def assembled(*events: Json) -> tuple[Json, str]:
@@ -259,7 +260,7 @@ def test_other_parts_come_whole_and_in_order() -> None:
     code: Json = {"executableCode": {"language": "PYTHON", "code": "1 + 1"}}
     result = {"codeExecutionResult": {"outcome": "OUTCOME_OK", "output": "2"}}
     picture = {"inlineData": {"mimeType": "image/png", "data": "iVBO"}}
-    signed_call = {**call, "thoughtSignature": SIGNED}
+    signed_call = {"functionCall": {**call["functionCall"], "id": "2"}, "thoughtSignature": SIGNED}
     said = parts_of(
         event({"text": ""}),
         event(signed_call, call),
@@ -297,10 +298,64 @@ def test_candidates_are_told_apart_by_their_index() -> None:
     assert shown == "A1A2"
 
 
-def test_a_blocked_prompt_is_a_complete_answer() -> None:
+def test_a_blocked_prompt_is_a_complete_answer_of_the_callers_own_stream() -> None:
     blocked = {"promptFeedback": {"blockReason": "SAFETY"}, "usageMetadata": {"promptTokenCount": 3}} | HEAD
 
     assert assembled(blocked) == (blocked, "")
+    with pytest.raises(OddEnd):
+        strictly(blocked)
+
+
+def strictly(*events: Json) -> Json:
+    """The answer to a call that was asked as a stream here."""
+    assembler = Gemini().assembler(1)
+    for each in events:
+        assembler.feed(json.dumps(each))
+    found: Json = json.loads(assembler.answer())
+    return found
+
+
+@pytest.mark.parametrize("reason", ["SAFETY", "RECITATION", "PROHIBITED_CONTENT", "OTHER", "A_NEW_ONE"])
+def test_an_end_that_is_not_known_to_be_harmless_is_no_answer(reason: str) -> None:
+    """The batch answer has no text then, or another one. It says nothing of the model's next answer."""
+    with pytest.raises(OddEnd):
+        strictly(event(A), event({"text": ""}, reason=reason))
+
+
+@pytest.mark.parametrize("reason", ["STOP", "MAX_TOKENS"])
+def test_an_end_that_is_known_to_be_harmless_is_an_answer(reason: str) -> None:
+    assert strictly(event(A), event({"text": ""}, reason=reason)) == event(A, reason=reason)
+
+
+def test_a_rating_that_has_blocked_makes_no_answer() -> None:
+    with pytest.raises(OddEnd):
+        strictly(event(A, reason="STOP", safetyRatings=[{"category": "X", "blocked": True}]))
+
+
+def test_a_candidate_too_many_makes_no_answer() -> None:
+    with pytest.raises(Unfaithful):
+        strictly(event(A, reason="STOP"), event(A, reason="STOP", index=1))
+
+
+@pytest.mark.parametrize(
+    ("said", "is_answer"),
+    [
+        (event(A, reason="STOP"), True),
+        ({"candidates": [{"finishReason": "SAFETY"}]}, True),
+        ({"promptFeedback": {"blockReason": "SAFETY"}}, True),
+        (event(A), False),
+        ({"candidates": [{"finishReason": "STOP", "content": "a"}]}, False),
+        ({"candidates": []}, False),
+        ({"candidates": [7]}, False),
+        ([event(A, reason="STOP")], False),
+        ({"error": {"code": 400}}, False),
+        ({}, False),
+    ],
+)
+def test_a_body_is_known_for_a_batch_answer_by_its_shape(said: Any, is_answer: bool) -> None:
+    """Not an array of events, which is a stream without `alt=sse`."""
+    assert Gemini().is_answer(json.dumps(said).encode(), 1) is is_answer
+    assert not Gemini().is_answer(json.dumps(said).encode() + b"}", 1)
 
 
 def test_a_prompt_that_is_blocked_midway_ends_the_stream() -> None:
@@ -428,7 +483,6 @@ DIFFERS = "a field comes again, and differs"
 UNKNOWN = "an event has a field that is not known"
 UNKNOWN_PART = "a part has a field that is not known"
 PIECES = "a part comes in pieces, or has a field that is not known"
-A, CODE, RAN = {"text": "a"}, {"executableCode": {"code": "1"}}, {"codeExecutionResult": {"output": "1"}}
 TWICE = {"text": "b", "thoughtSignature": "c2Vjb25k"}
 
 
@@ -465,6 +519,16 @@ TWICE = {"text": "b", "thoughtSignature": "c2Vjb25k"}
         pytest.param([event({"functionCall": []})], "an object is none", id="call"),
         pytest.param(
             [event({"functionCall": {"name": "a", "willContinue": True}})], PIECES, id="call in pieces"
+        ),
+        pytest.param(
+            [event({"text": "a"}), event({"text": "b"}), event({"text": "ab"}, reason="STOP")],
+            "a text comes again, or more of it each time",
+            id="the whole text once more",
+        ),
+        pytest.param(
+            [event({"functionCall": {"id": "1"}}), event({"functionCall": {"id": "1"}}, reason="STOP")],
+            "a part comes again",
+            id="a call that comes again",
         ),
         pytest.param([event(A, A)], "two texts of one event may be one or two", id="two texts"),
         pytest.param([event(CODE), event(CODE)], "two parts with code may be one or two", id="code"),

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from openai.types.chat import ChatCompletion
 
 from proxy.llm import openai
-from proxy.llm.dialect import NotStreamable, ProviderFailed, Unfaithful
+from proxy.llm.dialect import NotStreamable, OddEnd, ProviderFailed, Unfaithful
+from proxy.llm.joins import Text
 from proxy.llm.openai import OpenAI
 
 TARGET = b"/v1/chat/completions"
@@ -34,9 +35,9 @@ def choice(message: dict[str, Any], reason: str = "stop", index: int = 0, **more
     }
 
 
-def assembled(*chunks: Chunk) -> tuple[dict[str, Any], str]:
+def assembled(*chunks: Chunk, choices: int | None = None) -> tuple[dict[str, Any], str]:
     """The answer that these chunks make, and the text that was shown."""
-    assembler = OpenAI().assembler()
+    assembler = OpenAI().assembler(choices)
     shown = ""
     for each in chunks:
         assert not assembler.ended
@@ -66,6 +67,16 @@ def dose(call_id: str, function: Any = None) -> Chunk:
     return chunk({"tool_calls": [{"index": 0, "id": call_id, "type": "function", "function": function}]})
 
 
+def said_again(arguments: str) -> Chunk:
+    return chunk({"tool_calls": [{"index": 0, "function": {"arguments": arguments}}]})
+
+
+def noted(*urls: str) -> Chunk:
+    """A chunk with annotations."""
+    return chunk({"annotations": [{"type": "url_citation", "url": url} for url in urls]})
+
+
+STRUCK = [{"prompt_index": 0, "content_filter_results": {"hate": verdict("high", filtered=True)}}]
 START = chunk({"role": "assistant", "content": ""})
 STOP = chunk({}, reason="stop")
 
@@ -203,7 +214,7 @@ def test_azures_filters_judge_the_answer_as_its_worst_chunk() -> None:
     )
 
 
-def test_a_filter_that_struck_once_has_struck() -> None:
+def test_a_filter_that_struck_once_has_struck_in_the_callers_own_stream() -> None:
     struck = {"hate": verdict("high", filtered=True), "jailbreak": {"detected": True, "filtered": False}}
     calm = {"hate": verdict(), "jailbreak": {"detected": False, "filtered": False}}
     answer, _ = assembled(
@@ -225,7 +236,13 @@ def test_integers_of_any_size_and_unknown_nulls_are_kept() -> None:
     assert answer["kv"] is None
 
 
-pieces = st.lists(st.text(max_size=8), max_size=8)
+def certain(pieces: list[str]) -> bool:
+    text = Text("")
+    text.pieces = pieces
+    return text.is_certain
+
+
+pieces = st.lists(st.text(max_size=8), max_size=8).filter(certain)
 
 
 @given(contents=st.lists(pieces, min_size=1, max_size=3), data=st.data())
@@ -284,6 +301,45 @@ def test_however_it_is_cut_the_answer_is_the_same(contents: list[list[str]], dat
         pytest.param([chunk({}, 128), STOP, USED], id="an index beyond the API's"),
         pytest.param([START, STOP, chunk({}, 2, reason="stop"), USED], id="an index left out"),
         pytest.param([START, USED], id="a choice without an end"),
+        pytest.param([START, chunk({}, reason=""), USED], id="an end that is empty"),
+        pytest.param([START, STOP, chunk({}, reason=""), USED], id="an end that is taken back"),
+        pytest.param([START, STOP, chunk({}, reason="length"), USED], id="two ends"),
+        pytest.param([START, STOP, chunk({"content": "more"}), USED], id="text after the end"),
+        pytest.param([dose("a"), said_again("{}"), STOP, USED], id="arguments that come again"),
+        pytest.param([dose("a", {"name": "f", "arguments": "[]"}), STOP, USED], id="arguments that are none"),
+        pytest.param([dose("a", {"name": "f", "arguments": ""}), STOP, USED], id="no arguments"),
+        pytest.param([dose("a", {"arguments": "{}"}), STOP, USED], id="a tool without a name"),
+        pytest.param([START, chunk({}, reason="tool_calls"), USED], id="no tool is named"),
+        pytest.param(
+            [chunk({"function_call": {"name": "f", "arguments": "{}{}"}}), STOP, USED],
+            id="a function's arguments that come again",
+        ),
+        pytest.param(
+            [chunk({"content": piece}) for piece in ("Fever", " of ", "Fever of ")] + [STOP, USED],
+            id="the whole text once more",
+        ),
+        pytest.param(
+            [chunk({"content": piece}) for piece in ("Fe", "Fever", "Fever of")] + [STOP, USED],
+            id="all of the text so far each time",
+        ),
+        pytest.param(
+            [chunk({"reasoning": piece}) for piece in ("a", "ab", "abc")] + [STOP, USED],
+            id="all of a thought so far each time",
+        ),
+        pytest.param(
+            [START, noted("a"), noted("a", "b"), STOP, USED], id="annotations that come again, and more"
+        ),
+        pytest.param([START, noted("a"), noted("b"), STOP, USED], id="annotations in pieces"),
+        pytest.param(
+            [
+                chunk({"content": "a"}, logprobs={"content": [logprob("a")]}),
+                chunk({"content": "b"}, logprobs={"content": [logprob("a"), logprob("b")]}),
+                STOP,
+                USED,
+            ],
+            id="all of the logprobs so far each time",
+        ),
+        pytest.param([START | {"usage": USAGE}, chunk({"content": "a"}), STOP], id="what was used so far"),
         pytest.param([START, STOP], id="no usage"),
         pytest.param([USED], id="no choice"),
         pytest.param([chunk({"content": "\ud83d"}), STOP, USED], id="half a character that is shown"),
@@ -312,6 +368,80 @@ def test_what_cannot_be_joined_for_certain_is_refused(chunks: list[Chunk]) -> No
         assembled(*chunks)
 
     assert str(refused.value)
+
+
+@pytest.mark.parametrize("reason", ["content_filter", "insufficient_system_resource", "eos", "error"])
+def test_an_end_that_is_not_known_to_be_harmless_is_no_answer(reason: str) -> None:
+    """The batch answer has no text then, or another one."""
+    chunks = [START, chunk({"content": "Fever of "}), chunk({}, reason=reason), USED]
+
+    with pytest.raises(Unfaithful) as refused:
+        assembled(*chunks, choices=1)
+
+    one_answers = reason in ("content_filter", "insufficient_system_resource")
+    assert isinstance(refused.value, OddEnd) == one_answers
+
+
+@pytest.mark.parametrize("reason", ["stop", "length"])
+def test_an_end_that_is_known_to_be_harmless_is_an_answer(reason: str) -> None:
+    """Also from servers that say "" as long as there is none."""
+    chunks = [chunk({"content": "a"}, reason=""), chunk({}, reason=reason), USED]
+
+    assert assembled(*chunks, choices=1)[0] == completion(choice({"content": "a"}, reason))
+
+
+def test_arguments_that_were_cut_for_their_length_say_nothing_of_the_next_call() -> None:
+    with pytest.raises(OddEnd):
+        assembled(dose("a", {"name": "f", "arguments": '{"mg'}), chunk({}, reason="length"), USED)
+
+
+@pytest.mark.parametrize(
+    "where",
+    [
+        pytest.param(START | {"prompt_filter_results": STRUCK}, id="the prompt"),
+        pytest.param(chunk({}, content_filter_results=STRUCK[0]["content_filter_results"]), id="the answer"),
+        pytest.param(
+            chunk({}, content_filter_results={"custom_blocklists": [{"id": "b", "filtered": True}]}),
+            id="a list of blocked words",
+        ),
+    ],
+)
+def test_a_filter_that_has_struck_makes_no_answer(where: Chunk) -> None:
+    with pytest.raises(OddEnd):
+        assembled(where, START, STOP, USED, choices=1)
+
+
+@pytest.mark.parametrize("choices", [1, 3])
+def test_a_choice_that_is_missing_or_too_many_makes_no_answer(choices: int) -> None:
+    two = [START, STOP, chunk({"content": "b"}, 1), chunk({}, 1, reason="stop"), USED]
+
+    with pytest.raises(Unfaithful):
+        assembled(*two, choices=choices)
+
+    assert len(assembled(*two, choices=2)[0]["choices"]) == 2
+
+
+@pytest.mark.parametrize(
+    ("said", "is_answer"),
+    [
+        (completion(choice({"content": "a"})), True),
+        (completion(choice({"content": None, "tool_calls": []}, "tool_calls")), True),
+        ({"choices": [choice({"content": "a"})]}, True),
+        (completion(choice({"content": "a"}), choice({"content": "b"}, index=1)), False),
+        (completion(), False),
+        (completion(choice({})), False),
+        (completion(choice({"content": "a"}, "")), False),
+        (completion(choice({"content": "a"}) | {"finish_reason": None}), False),
+        (HEAD | chunk({"content": "a"}, reason="stop"), False),
+        ({"error": "streaming is not enabled"}, False),
+        ({"choices": [7]}, False),
+        ([], False),
+        ("", False),
+    ],
+)
+def test_a_body_is_known_for_a_batch_answer_by_its_shape(said: Any, is_answer: bool) -> None:
+    assert OpenAI().is_answer(json.dumps(said).encode(), 1) is is_answer
+    assert not OpenAI().is_answer(json.dumps(said).encode() + b"}", 1)
 
 
 @pytest.mark.parametrize("data", ["{", "[]", "7", '{"choices": 7}', "{'a': 1}", "", "[" * 99_999])
@@ -399,6 +529,9 @@ def test_the_system_prompt_is_all_that_instructs_the_model() -> None:
         {"stream": "yes"},
         {"stream_options": {"include_usage": True}},
         {"n": 2, "logprobs": True},
+        {"n": "2"},
+        {"n": True},
+        {"n": 129},
         {"modalities": ["text", "audio"]},
         {"audio": {"voice": "alloy"}},
         {"store": True},
@@ -413,7 +546,10 @@ def test_what_no_stream_could_answer_goes_through_as_batch(more: dict[str, Any])
 
 @pytest.mark.parametrize("more", [{"n": 1, "logprobs": True}, {"n": 3}, {"modalities": ["text"]}])
 def test_what_a_stream_can_answer_is_asked_as_one(more: dict[str, Any]) -> None:
-    assert OpenAI().as_stream("POST", TARGET, body(**more)) is not None
+    asked = OpenAI().as_stream("POST", TARGET, body(**more))
+
+    assert asked is not None
+    assert asked.choices == more.get("n", 1)
 
 
 @pytest.mark.parametrize(

@@ -324,6 +324,39 @@ async def test_a_stream_with_something_unknown_is_asked_again_and_not_streamed_a
     assert results == {"lost": 1, "batch": 1}
 
 
+@pytest.mark.parametrize("reason", ["content_filter", "a new one"])
+async def test_an_answer_that_a_filter_ended_is_asked_again_and_its_text_withdrawn(
+    tmp_path: Path, reason: str
+) -> None:
+    """The batch answer has no text then: what was shown of it is no answer, and the backend never has it."""
+    refused = completion("")
+    refused["choices"][0] |= {"finish_reason": reason, "message": {"role": "assistant", "content": None}}
+    provider = Provider(
+        {"extraction": EXTRACTION, "summary": SUMMARY}, batch={"extraction": refused}, stream=filtered(reason)
+    )
+    async with tapped(tmp_path, provider) as (serving, backend, client):
+        stream = await read(client, START, signed())
+        results = await counted(client, serving.admin_url)
+
+    assert backend.answers[0].json() == refused
+    assert "None" in stream.texts()["extraction"]
+    assert [event["content"] for event in stream.events if event["type"] == "content_replace"] == [""]
+    assert [body.get("stream") for body in provider.bodies[:2]] == [True, None]
+    assert results["lost"] == 1
+
+
+def filtered(reason: str) -> Any:
+    """The first call's stream ends early, for a reason of its own."""
+
+    async def script(asked: Asked, events: list[bytes]) -> None:
+        if EXTRACTION[:4].encode() in events[1]:
+            ended = events[-3].replace(b'"stop"', json.dumps(reason).encode())
+            events = [*events[:6], ended, *events[-2:]]
+        await whole(asked, events)
+
+    return script
+
+
 async def test_what_cannot_be_streamed_faithfully_goes_through_as_batch(tmp_path: Path) -> None:
     """Several choices with log probabilities, for one."""
     provider = Provider()

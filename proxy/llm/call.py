@@ -9,7 +9,7 @@ from typing import Literal
 
 from proxy.errors import UpstreamAborted, UpstreamBroke, UpstreamError
 from proxy.headers import Headers, end_to_end, response_headers
-from proxy.llm.dialect import Assembler, ProviderFailed, StreamCall, Unfaithful
+from proxy.llm.dialect import Assembler, OddEnd, ProviderFailed, StreamCall, Unfaithful
 from proxy.relay import Message, Receive, Scope, Send, send_problem
 from proxy.sse import Decoder, EventTooLarge
 from proxy.taps import TappedCall
@@ -82,7 +82,7 @@ class ModelCall:
         self.broke = False
         """Whether its stream began, and did not become an answer."""
         self.is_unfaithful = False
-        """Whether that is for what the stream is, so that the next one would be no better."""
+        """Whether that is for what the provider's streams are, so that the next one would be no better."""
 
     async def answer(self, scope: Scope, receive: Receive, send: Send) -> Ended:
         """Ask, show, and answer if that is possible; see `is_answered`."""
@@ -174,7 +174,7 @@ class ModelCall:
         if self.is_answered:
             return Ended.FAILED  # cut, so that it does not look complete
         if isinstance(failure, Unfaithful):
-            self.is_unfaithful = True
+            self.is_unfaithful = not isinstance(failure, OddEnd)
             return Ended.LOST
         if self._ask_again == "always" or (self._ask_again == "unbilled" and not self._events):
             return Ended.LOST

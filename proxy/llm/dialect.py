@@ -5,6 +5,7 @@ how to ask, and makes the batch answer out of the stream's events.
 
 * NotStreamable   asked so that a stream could not be made into its answer: it goes through as it came
 * Unfaithful      the stream has something that the batch answer cannot be made of for certain
+  * OddEnd        of this answer alone, and not of what the provider's streams are like
 * ProviderFailed  the provider says in its stream that it has failed
 """
 
@@ -18,6 +19,10 @@ class NotStreamable(Exception):
 
 class Unfaithful(Exception):
     """The reason, in words without anything of the stream's own."""
+
+
+class OddEnd(Unfaithful):
+    """This answer has ended so that its batch answer may be another one; the model's next one need not."""
 
 
 class ProviderFailed(Exception):
@@ -51,6 +56,8 @@ class StreamCall:
     """Path and query."""
     body: bytes
     prompt: Prompt
+    choices: int = 1
+    """How many answers it asks for."""
 
 
 class Assembler(Protocol):
@@ -107,6 +114,15 @@ class Dialect(Protocol):
         """What names the call, also one that cannot be asked as a stream; None: it is no call for text."""
         ...
 
-    def assembler(self) -> Assembler:
-        """For one stream."""
+    def assembler(self, choices: int | None = None) -> Assembler:
+        """For one stream.
+
+        Args:
+            choices: how many answers the call asks for. Its end must be known to be harmless then. None: the
+                caller's own stream, which ends as it ends.
+        """
+        ...
+
+    def is_answer(self, body: bytes, choices: int) -> bool:
+        """Whether a body has the shape of a batch answer that is whole."""
         ...

@@ -19,11 +19,15 @@ from urllib.parse import unquote, unquote_to_bytes
 
 import orjson
 
-from proxy.llm.dialect import NotStreamable, Prompt, ProviderFailed, StreamCall, Unfaithful
-from proxy.llm.joins import MAX_ANSWER_CHARS, Join, Text, as_list, as_object, as_text, last
+from proxy.llm.dialect import NotStreamable, OddEnd, Prompt, ProviderFailed, StreamCall, Unfaithful
+from proxy.llm.joins import MAX_ANSWER_CHARS, Join, Text, as_list, as_object, as_text, check_texts, last
 
 MAX_CANDIDATES = 8
 """`candidateCount` of the API."""
+
+HARMLESS_ENDS = frozenset({"STOP", "MAX_TOKENS"})
+"""Reasons to finish after which the batch answer has the text that the stream had. After all others, most of
+them about safety or a call that went wrong, it may have none, or another one."""
 
 SHAPES_THE_ANSWER = frozenset({b"$alt", b"fields", b"$fields", b"callback"})
 """Query parameters of every API of Google's that make an answer, or a stream's event, something else."""
@@ -184,14 +188,27 @@ class Gemini:
         streamed = call.path + b"streamGenerateContent?" + b"&".join([*query, b"alt=sse"])
         return StreamCall(streamed, body, Prompt(call.model, _system(call.said)))
 
-    def assembler(self) -> "Response":
-        return Response()
+    def assembler(self, choices: int | None = None) -> "Response":
+        return Response(choices)
+
+    def is_answer(self, body: bytes, choices: int) -> bool:
+        try:
+            answer = orjson.loads(body)
+        except ValueError:
+            return False
+        if not isinstance(answer, dict):
+            return False
+        said, feedback = answer.get("candidates"), answer.get("promptFeedback")
+        if said is None:
+            return isinstance(feedback, dict) and "blockReason" in feedback
+        return isinstance(said, list) and len(said) == choices and all(map(_is_candidate, said))
 
 
 class Response:
-    """The answer that one stream makes."""
+    """The answer that one stream makes; for `choices` see `Dialect.assembler`."""
 
-    def __init__(self) -> None:
+    def __init__(self, choices: int | None = None) -> None:
+        self._choices = choices
         self._answer: dict[str, Any] = {}
         self._chars = 0
         self._is_counted = True
@@ -238,6 +255,10 @@ class Response:
         answer = dict(self._answer)
         if "candidates" in answer:
             answer["candidates"] = [candidate for _, candidate in sorted(answer["candidates"].items())]
+        for candidate in answer.get("candidates", ()):
+            check_texts(part.get("text") for part in _parts(candidate))
+        if self._choices is not None:
+            self._check_ends(answer.get("candidates", []), self._choices)
         if self._is_blocked and answer.get("candidates"):
             raise Unfaithful("the prompt was blocked after its answer began")
         if "usageMetadata" in answer and not self._is_counted:
@@ -246,6 +267,18 @@ class Response:
             return orjson.dumps(answer, default=str)
         except TypeError:
             raise Unfaithful("an event is too deep") from None
+
+    def _check_ends(self, candidates: list[dict[str, Any]], asked: int) -> None:
+        """That each candidate is there, and has ended as it would have in the batch answer."""
+        ratings = [rating for each in candidates for rating in each.get("safetyRatings", ())]
+        if (
+            self._is_blocked
+            or any(each["finishReason"] not in HARMLESS_ENDS for each in candidates)
+            or any(isinstance(rating, dict) and rating.get("blocked") for rating in ratings)
+        ):
+            raise OddEnd("the prompt was blocked, or a candidate was ended before its end")
+        if len(candidates) != asked:
+            raise Unfaithful("there are more or fewer candidates than were asked for")
 
     @property
     def _is_blocked(self) -> bool:
@@ -277,6 +310,10 @@ def _join_whole(so_far: list[Any], part: dict[str, Any]) -> None:
         raise Unfaithful("a part comes in pieces, or has a field that is not known")
     if so_far and kind in CODE & so_far[-1].keys():
         raise Unfaithful("two parts with code may be one or two")
+    if "id" in part[kind] and any(
+        kind in each and each[kind].get("id") == part[kind]["id"] for each in so_far
+    ):
+        raise Unfaithful("a part comes again")
     _append(so_far, part)
 
 
@@ -285,6 +322,13 @@ def _append(so_far: list[Any], part: dict[str, Any]) -> None:
     if so_far and not so_far[0].get("text", True) and "thoughtSignature" not in so_far[0]:
         so_far.clear()
     so_far.append(part)
+
+
+def _is_candidate(said: Any) -> bool:
+    """One of a batch answer's: why it has ended, and where it says something, what."""
+    if not isinstance(said, dict) or not isinstance(said.get("finishReason"), str):
+        return False
+    return bool(said["finishReason"]) and isinstance(said.get("content", {}), dict)
 
 
 def _is_thought(part: Mapping[str, Any]) -> bool:

@@ -1,12 +1,16 @@
 """What the tables of all dialects share: how the pieces of a field become one. No I/O."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from itertools import pairwise
 from typing import Any
 
 from proxy.llm.dialect import Unfaithful
 
 MAX_ANSWER_CHARS = 16 * 1024 * 1024
 """Of one stream's events. What is longer is not gathered."""
+
+FEW_PIECES = 3
+"""Of fewer, two that are alike may well be what the model said: "ha", and "ha"."""
 
 Join = Callable[[Any, Any], Any]
 """What has come so far (None: nothing yet) and what comes now become what there is."""
@@ -25,6 +29,23 @@ class Text:
 
     def __str__(self) -> str:
         return "".join(self.pieces)
+
+    @property
+    def is_certain(self) -> bool:
+        """Whether its pieces follow one another. They may not: servers are known that say all of a text once
+        more in the end, or all that there is so far each time.
+        """
+        said = [piece for piece in self.pieces if piece]
+        if len(said) < FEW_PIECES:
+            return True
+        grows = all(len(a) < len(b) and b.startswith(a) for a, b in pairwise(said))
+        return not grows and said[-1] != "".join(said[:-1])
+
+
+def check_texts(texts: Iterable[Any]) -> None:
+    """Raises `Unfaithful` for a text whose pieces may not be what they seem."""
+    if any(isinstance(text, Text) and not text.is_certain for text in texts):
+        raise Unfaithful("a text comes again, or more of it each time")
 
 
 def last(_: Any, new: Any) -> Any:

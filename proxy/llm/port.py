@@ -111,7 +111,8 @@ class ModelPort:
         if asked is None:
             await provider.relay(scope, replayed, send)
             return Ended.BATCH
-        model_call = ModelCall(provider.upstream, asked, dialect.assembler(), call, self.settings.ask_again)
+        assembler = dialect.assembler(asked.choices)
+        model_call = ModelCall(provider.upstream, asked, assembler, call, self.settings.ask_again)
         ended = await model_call.answer(scope, receive, send)
         if model_call.broke:
             self._avoid(provider.name, prompt.model if model_call.is_unfaithful else digest)
