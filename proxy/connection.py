@@ -258,6 +258,7 @@ class Connection(asyncio.Protocol):
         self._active = False
         self.used = True
         self.on_slow = None  # it holds on to the request
+        self._failure = self._waiter = None  # and so do the frames that an error was raised through
         if self._timer is not None and self._timer_due > self._sent_at + SLOW_S:
             # A timer that fires soon is left to the next exchange: to arm one for each is dear.
             self._timer.cancel()
@@ -377,6 +378,7 @@ class Connection(asyncio.Protocol):
             take(self.take())
         except Exception as exc:  # noqa: BLE001 - it is the reader's own, and is raised in its task
             waiter.set_exception(exc)
+            del waiter  # of the frames that it was raised through, this one would hold on to it
         else:
             self._begin_to_wait()
         return True

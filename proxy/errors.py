@@ -16,6 +16,7 @@ What a client reads names no host, no port and no exception: those are for the l
 """
 
 from enum import StrEnum
+from typing import Self
 
 import orjson
 
@@ -73,6 +74,14 @@ class UpstreamError(HeadgateError):
         super().__init__(message)
         if fault is not None:
             self.fault = fault
+
+    def bare(self) -> Self:
+        """Without its traceback and what led to it, for whoever keeps it as a value.
+
+        Their frames hold all that was being worked on, this error included: a cycle with a user's text in it.
+        """
+        self.__traceback__ = self.__context__ = self.__cause__ = None
+        return self
 
 
 class UpstreamUnreachable(UpstreamError):

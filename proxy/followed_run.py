@@ -4,6 +4,7 @@ import asyncio
 import random
 from collections.abc import Callable
 from time import time
+from weakref import WeakMethod
 
 from proxy.event_log import Entry, EventLog, event_id
 from proxy.events import Event, EventType
@@ -28,11 +29,15 @@ FAILURES = {
 
 
 class CopiedLog(EventLog):
-    """A log that is filled from elsewhere, and knows whether anybody reads it."""
+    """A log that is filled from elsewhere, and knows whether anybody reads it.
+
+    Args:
+        readers_changed: a method of who has the log, and would be in a cycle with it.
+    """
 
     def __init__(self, run_id: str, readers_changed: Callable[[], None]) -> None:
         super().__init__(run_id, random.randint(*RETRY_MS))
-        self._readers_changed = readers_changed
+        self._readers_changed = WeakMethod(readers_changed)
 
     @property
     def is_read(self) -> bool:
@@ -40,11 +45,16 @@ class CopiedLog(EventLog):
 
     def subscribe(self, wake: Callable[[], None]) -> None:
         super().subscribe(wake)
-        self._readers_changed()
+        self._tell()
 
     def unsubscribe(self, wake: Callable[[], None]) -> None:
         super().unsubscribe(wake)
-        self._readers_changed()
+        self._tell()
+
+    def _tell(self) -> None:
+        readers_changed = self._readers_changed()
+        if readers_changed is not None:
+            readers_changed()
 
 
 class FollowedRun:

@@ -7,6 +7,7 @@ ones make one chunk, after `HOLD_S` at the latest; the beginning of a word waits
 import asyncio
 from asyncio.events import TimerHandle
 from collections.abc import Callable
+from typing import Protocol
 
 from proxy.chunking import Chunker
 
@@ -14,34 +15,41 @@ HOLD_S = 0.04
 """How long a whole word may wait for the next one: with a flush of a viewer after it, well below 100 ms."""
 
 
+class Shows(Protocol):
+    """Where chunks go."""
+
+    def show_chunks(self, stage: str, chunks: list[str]) -> None: ...
+
+
 class LiveTexts:
     """The unfinished texts of one run, by their stages.
 
+    It is told each time who shows them, and holds on to nobody for longer than `HOLD_S`: who has it would be
+    in a cycle with it.
+
     Args:
         chunker: a new one for a text.
-        show: takes a stage and the chunks that are ready.
     """
 
-    def __init__(self, chunker: Callable[[], Chunker], show: Callable[[str, list[str]], None]) -> None:
+    def __init__(self, chunker: Callable[[], Chunker]) -> None:
         self._new_chunker = chunker
-        self._show = show
         self._chunkers: dict[str, Chunker] = {}
         self._timer: TimerHandle | None = None
 
-    def add(self, stage: str, text: str) -> None:
+    def add(self, stage: str, text: str, shows: Shows) -> None:
         """The next piece."""
         chunker = self._chunkers.get(stage)
         if chunker is None:
             chunker = self._chunkers[stage] = self._new_chunker()
-        self._show(stage, chunker.feed(text))
+        shows.show_chunks(stage, chunker.feed(text))
         if self._timer is None and chunker.holds_words:
-            self._timer = asyncio.get_running_loop().call_later(HOLD_S, self._held_long_enough)
+            self._timer = asyncio.get_running_loop().call_later(HOLD_S, self._held_long_enough, shows)
 
-    def finish(self, stage: str) -> None:
+    def finish(self, stage: str, shows: Shows) -> None:
         """The text is whole: show what was held back of it."""
         chunker = self._chunkers.pop(stage, None)
         if chunker is not None:
-            self._show(stage, chunker.flush())
+            shows.show_chunks(stage, chunker.flush())
 
     def drop(self, stage: str) -> None:
         """What is held back of the text is not shown."""
@@ -54,7 +62,7 @@ class LiveTexts:
             self._timer.cancel()
             self._timer = None
 
-    def _held_long_enough(self) -> None:
+    def _held_long_enough(self, shows: Shows) -> None:
         self._timer = None
         for stage, chunker in self._chunkers.items():
-            self._show(stage, chunker.flush_words())
+            shows.show_chunks(stage, chunker.flush_words())

@@ -106,7 +106,7 @@ class Relay:
             except UpstreamAborted:
                 passage.outcome = Outcome.CLIENT_LEFT
             except UpstreamError as error:
-                passage.error = error
+                passage.error = error.bare()
                 await self._tell(error, passage, send)
             finally:
                 crossing.end()

@@ -10,8 +10,9 @@ import logging
 import random
 import uuid
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from statistics import median
 
 from flags.decision import Decision, Mode
@@ -116,7 +117,7 @@ class Run:
         self._metrics = metrics
         self._durations = durations
         self._transcript = Transcript()
-        self._live = LiveTexts(self._chunker, self._show_chunks)
+        self._live = LiveTexts(_chunker(decision, call.route))
         self._live_chars = 0
         self._parity: dict[str, Parity] = {}
         """Of stages whose text was made equal to its authority before the end."""
@@ -241,7 +242,7 @@ class Run:
         if section.stage in self._retold:
             self._retell(section.stage, piece)
         else:
-            self._live.add(section.stage, piece)
+            self._live.add(section.stage, piece, self)
 
     def _retell(self, stage: str, piece: str) -> None:
         said = self._retold[stage].add(piece)
@@ -252,7 +253,7 @@ class Run:
             self._parity[stage] = Parity.REPLACED
             self._say(self._transcript.replace(stage, said.text))
         else:
-            self._live.add(stage, said.text)
+            self._live.add(stage, said.text, self)
 
     def finish(self, section: Section) -> None:
         """A section's text is whole, as far as its source knows."""
@@ -260,7 +261,7 @@ class Run:
             if section.stage in self._retold:
                 self.show(section, self._retold[section.stage].text)
                 return
-            self._live.finish(section.stage)
+            self._live.finish(section.stage, self)
             self._say(self._transcript.stage_complete(section.stage))
 
     def withdraw(self, section: Section) -> None:
@@ -353,7 +354,7 @@ class Run:
         )
         self.begin(section)
         if parity is Parity.UNSHOWN or (parity is Parity.SUFFIX and not self._transcript.is_complete(stage)):
-            self._show_chunks(stage, self._chunks(rest))
+            self.show_chunks(stage, self._chunks(rest))
         elif parity is not Parity.EQUAL:
             self._say(self._transcript.replace(stage, text or ""))
         if not self._transcript.is_complete(stage):
@@ -422,24 +423,14 @@ class Run:
         """The text in words; in one piece for a viewer who was decided to get batch."""
         if self.decision.mode is Mode.BATCH:
             return [text] if text else []
-        _, high = self._chunk_chars
+        _, high, _ = _chunk_chars(self.decision, self.route)
         if len(text) > high * MAX_SECTION_EVENTS:
             # Its words would hold up everybody while they are made into events.
             return split(text, len(text) // MAX_SECTION_EVENTS)
-        chunker = self._chunker()
+        chunker = _chunker(self.decision, self.route)()
         return [*chunker.feed(text), *chunker.flush()]
 
-    def _chunker(self) -> Chunker:
-        low, high = self._chunk_chars
-        return Chunker(low, high, max(self.route.settings.chunk.max_chunk, high))
-
-    @property
-    def _chunk_chars(self) -> tuple[int, int]:
-        """The shortest and the longest chunk."""
-        chunk = self.route.settings.chunk
-        return self.decision.chunk_chars or (chunk.min, chunk.max)
-
-    def _show_chunks(self, stage: str, chunks: Sequence[str]) -> None:
+    def show_chunks(self, stage: str, chunks: Sequence[str]) -> None:
         known_at = self._loop.time()
         for content in chunks:
             self._say(self._transcript.chunk(stage, content), known_at)
@@ -477,6 +468,7 @@ class Run:
     def _stop(self) -> None:
         if self._ticker is not None:
             self._ticker.cancel()
+            self._ticker = None
         self._live.close()
 
     def _end(self, terminal: Event, outcome: str) -> None:
@@ -528,3 +520,15 @@ class Run:
                 "took_ms": round(took_s * 1000),
             },
         )
+
+
+def _chunk_chars(decision: Decision, route: Route) -> tuple[int, int, int]:
+    """As `Chunker` has them."""
+    chunk = route.settings.chunk
+    low, high = decision.chunk_chars or (chunk.min, chunk.max)
+    return low, high, max(chunk.max_chunk, high)
+
+
+def _chunker(decision: Decision, route: Route) -> Callable[[], Chunker]:
+    """What makes a run's chunkers; not a method of the run, which would be in a cycle with them."""
+    return partial(Chunker, *_chunk_chars(decision, route))

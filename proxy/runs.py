@@ -455,4 +455,4 @@ async def _answer_or_failure(run: Run, source: Source) -> Answer | UpstreamError
     try:
         return await source.answer(run)
     except UpstreamError as error:
-        return error
+        return error.bare()

@@ -15,11 +15,20 @@ from typing import Any, Final
 
 import ijson
 import orjson
-from jsonpath import JSONPath, JSONPathEnvironment, JSONPathError
+from jsonpath import JSONPath, JSONPathEnvironment, JSONPathError, JSONPathMatch
 from jsonpath.selectors import IndexSelector, NameSelector
 
 # Strict is RFC 9535; without it a path may lack its `$`, and an index finds a member of an object.
 _RFC_9535: Final = JSONPathEnvironment(strict=True)
+
+
+def _know_no_children(self: JSONPathMatch, *children: JSONPathMatch) -> None:
+    """A match knows its parent. If that knew it too, as the library has it, each look into a document would
+    leave a cycle with the whole document in it, until a full collection. Nobody here asks for children.
+    """
+
+
+JSONPathMatch.add_child = _know_no_children  # type: ignore[method-assign]  # the library offers no other way
 
 # A high surrogate that is not followed by a low one: orjson refuses the body, yajl reads "?" or makes up a
 # character. After an escaped backslash it is neither, and then the text only comes with the document.

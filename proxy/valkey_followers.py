@@ -164,36 +164,43 @@ class Followers:
 
     async def listen(self) -> None:
         """Take what is new into the copies, and hear messages to this replica, for ever."""
-        inbox, heard = self._keys.inbox(self._place.replica), b"0-0"
+        heard = b"0-0"
         while True:
             await self._health.up.wait()
-            runs = [run for run in self._followed if not run.log.ended and not run.is_fetching]
-            names = [inbox, *(self._keys.log(run.id) for run in runs)]
-            seen = [heard, *(b"%d-0" % len(run.log) for run in runs)]
-            self._is_blocked = True
-            try:
-                [news] = await self._listen.call(
-                    ("XREAD", "COUNT", PAGE, "BLOCK", BLOCK_MS, "STREAMS", *names, *seen)
-                )
-            except StoreDown:
+            # In a call of its own, which forgets what it has read.
+            heard = await self._listen_once(heard)
+
+    async def _listen_once(self, heard: bytes) -> bytes:
+        """Take the next news, if some come soon; the number of the last message is returned."""
+        inbox = self._keys.inbox(self._place.replica)
+        runs = [run for run in self._followed if not run.log.ended and not run.is_fetching]
+        names = [inbox, *(self._keys.log(run.id) for run in runs)]
+        seen = [heard, *(b"%d-0" % len(run.log) for run in runs)]
+        self._is_blocked = True
+        try:
+            [news] = await self._listen.call(
+                ("XREAD", "COUNT", PAGE, "BLOCK", BLOCK_MS, "STREAMS", *names, *seen)
+            )
+        except StoreDown:
+            return heard
+        finally:
+            self._is_blocked = False
+        self._heard_at = self._loop.time()
+        if is_wrong_type(news):
+            for run in runs:  # one of them is what disturbs
+                self._fetch(run)
+            await asyncio.sleep(BLOCK_MS / 1000)
+            return heard
+        by_name = dict(zip(names[1:], runs, strict=True))
+        for name, items in news or ():
+            if (run_ := by_name.get(name.decode())) is not None:
+                self._read(run_, items)
                 continue
-            finally:
-                self._is_blocked = False
-            self._heard_at = self._loop.time()
-            if is_wrong_type(news):
-                for run in runs:  # one of them is what disturbs
-                    self._fetch(run)
-                await asyncio.sleep(BLOCK_MS / 1000)
-                continue
-            by_name = dict(zip(names[1:], runs, strict=True))
-            for name, items in news or ():
-                if (run_ := by_name.get(name.decode())) is not None:
-                    self._read(run_, items)
-                    continue
-                for number, (_, message) in items:
-                    heard = number
-                    self._place.hear(message)
-            await asyncio.sleep(PAUSE_S * len(runs))
+            for number, (_, message) in items:
+                heard = number
+                self._place.hear(message)
+        await asyncio.sleep(PAUSE_S * len(runs))
+        return heard
 
     def _read(self, run: FollowedRun, items: Sequence[Any]) -> None:
         for item in items:

@@ -61,7 +61,7 @@ BACKLOG_BYTES = 64 * 1024 * 1024
 """Ended runs that wait for a store that is down, in bytes of their logs and answers; the oldest go first."""
 
 
-@dataclass(slots=True, eq=False)
+@dataclass(slots=True, eq=False, weakref_slot=True)
 class Copy:
     """One run and how far its copy is."""
 
@@ -184,17 +184,18 @@ class Mirror:
         run = copy.known_run
         assert run is not None
         copy.has_meta = claimed
-        copy.wake = lambda: self._woken(copy)
-        copy.run = weakref.ref(run, lambda _: self.abandon(copy))
+        there = weakref.ref(copy)  # a log that is in a cycle with its copy would outlive its run
+        copy.wake = lambda: self._woken(there())
+        copy.run = weakref.ref(run, lambda _: self._never_begun(there()))
         self._copies[copy.id] = copy
         copy.log.subscribe(copy.wake)
         if copy.stored.meta.has_order:
-            copy.log.doubt = lambda: self._doubts(copy)
+            copy.log.doubt = lambda: self._doubts(there())
         if not claimed:
             self.fault(copy)
             self._mark(copy.id)
         if len(copy.log):
-            self._woken(copy)
+            copy.wake()
 
     def abandon(self, copy: Copy) -> None:
         """It is not executed after all."""
@@ -362,8 +363,10 @@ class Mirror:
             index += 1
         step.last_parts = index * PART_BYTES >= len(value)
 
-    def _doubts(self, copy: Copy) -> bool:
+    def _doubts(self, copy: Copy | None) -> bool:
         """Whether what is new in a log should not be shown yet. A store that is down takes over nothing."""
+        if copy is None:
+            return False
         may_be_lost = copy.is_in_doubt or self._lease.may_be_lost(self._loop.time())
         return may_be_lost and self._health.up.is_set()
 
@@ -452,7 +455,13 @@ class Mirror:
         self._dirty[run_id] = None
         self._news.set()
 
-    def _woken(self, copy: Copy) -> None:
+    def _never_begun(self, copy: Copy | None) -> None:
+        if copy is not None:
+            self.abandon(copy)
+
+    def _woken(self, copy: Copy | None) -> None:
+        if copy is None:
+            return
         if isinstance(copy.run, weakref.ref):
             run = copy.run()
             if run is None or not (len(copy.log) or run.times_asked > copy.times_asked):

@@ -14,22 +14,24 @@ CLOCK_S = 0.002
 """The loop's clock counts in milliseconds."""
 
 
-def live() -> tuple[LiveTexts, list[tuple[str, str]]]:
+class Shown(list[tuple[str, str]]):
+    """What is shown of the texts."""
+
+    def show_chunks(self, stage: str, chunks: list[str]) -> None:
+        self.extend((stage, chunk) for chunk in chunks)
+
+
+def live() -> tuple[LiveTexts, Shown]:
     """Texts, and what is shown of them."""
-    shown: list[tuple[str, str]] = []
-
-    def show(stage: str, chunks: list[str]) -> None:
-        shown.extend((stage, chunk) for chunk in chunks)
-
-    return LiveTexts(lambda: Chunker(5, 10, 200), show), shown
+    return LiveTexts(lambda: Chunker(5, 10, 200)), Shown()
 
 
 async def test_the_beginning_of_a_word_waits_for_its_end() -> None:
     texts, shown = live()
     for piece in ("Pneu", "mon", "ia ", "prob"):
-        texts.add("a", piece)
+        texts.add("a", piece, shown)
     await eventually(lambda: shown == [("a", "Pneumonia ")])
-    texts.finish("a")
+    texts.finish("a", shown)
 
     assert shown == [("a", "Pneumonia "), ("a", "prob")]
 
@@ -38,8 +40,8 @@ async def test_a_short_word_waits_for_the_next_one_a_moment_and_no_longer() -> N
     texts, shown = live()
     loop = asyncio.get_running_loop()
     began = loop.time()
-    texts.add("a", "No ")
-    texts.add("a", "x")  # now it is certain that the word before is whole
+    texts.add("a", "No ", shown)
+    texts.add("a", "x", shown)  # now it is certain that the word before is whole
     assert shown == []
     await eventually(lambda: shown == [("a", "No ")])
 
@@ -50,10 +52,10 @@ async def test_a_short_word_waits_for_the_next_one_a_moment_and_no_longer() -> N
 async def test_texts_of_several_stages_do_not_mix() -> None:
     texts, shown = live()
     for left, right in zip("one two three four ", "1 22 333 4444 55555", strict=True):
-        texts.add("words", left)
-        texts.add("digits", right)
-    texts.finish("words")
-    texts.finish("digits")
+        texts.add("words", left, shown)
+        texts.add("digits", right, shown)
+    texts.finish("words", shown)
+    texts.finish("digits", shown)
 
     by_stage = {stage: "".join(text for of, text in shown if of == stage) for stage in ("words", "digits")}
     assert by_stage == {"words": "one two three four ", "digits": "1 22 333 4444 55555"}
@@ -61,13 +63,13 @@ async def test_texts_of_several_stages_do_not_mix() -> None:
 
 async def test_what_is_dropped_or_closed_is_shown_no_more() -> None:
     texts, shown = live()
-    texts.add("a", "gone ")
+    texts.add("a", "gone ", shown)
     texts.drop("a")
-    texts.finish("a")
-    texts.add("a", "fresh ")
-    texts.add("b", "never ")
-    texts.finish("a")
+    texts.finish("a", shown)
+    texts.add("a", "fresh ", shown)
+    texts.add("b", "never ", shown)
+    texts.finish("a", shown)
     texts.close()
-    texts.finish("b")
+    texts.finish("b", shown)
 
     assert shown == [("a", "fresh ")]

@@ -34,7 +34,7 @@ async def repeating(run: Run, call: Callable[[], Awaitable[Answer]]) -> Answer:
         # Those who watched a run that was ended meanwhile were told to ask again: it must not go on.
         if pause_s is None or run.ended:
             if isinstance(got, UpstreamError):
-                raise got
+                raise got from None
             return got
 
 
@@ -42,7 +42,7 @@ async def _answer_or_failure(call: Callable[[], Awaitable[Answer]]) -> Answer | 
     try:
         return await call()
     except UpstreamError as error:
-        return error
+        return error.bare()
 
 
 def _judge(run: Run, got: Answer | UpstreamError, attempt: int) -> tuple[Fault, float | None]:
