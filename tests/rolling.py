@@ -203,9 +203,13 @@ class Rolling:
         Inbox(self.policy.journal).put(wish(what, "ops", reason, 0))
 
     @property
-    def flag(self) -> dict[str, Any]:
-        found: dict[str, Any] = json.loads(self.path.read_text())["features"][0]
+    def flags(self) -> list[dict[str, Any]]:
+        found: list[dict[str, Any]] = json.loads(self.path.read_text())["features"]
         return found
+
+    @property
+    def flag(self) -> dict[str, Any]:
+        return self.flags[0]
 
     @property
     def share(self) -> int:

@@ -1,5 +1,6 @@
 """The controller: what it writes, when, and what it makes of whatever befalls it."""
 
+import asyncio
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -7,12 +8,13 @@ from typing import Any
 
 import pytest
 
-from flags.errors import JournalError, LeaseLost, RolloutError
+from flags.errors import EvidenceError, JournalError, LeaseLost, ReadingProblem, RolloutError
 from flags.rollout.ledger import Act, Record
 from flags.rollout.moves import Kind, Phase, Reason
 from flags.rollout.readings import OUTCOMES, Series
 from flags.rollout.replay import differences
 from tests.rolling import PROXY, TICK_S, Crash, Rolling, begun, flag_file, policy
+from tests.streaming import eventually
 
 pytestmark = pytest.mark.anyio
 
@@ -194,6 +196,39 @@ async def test_the_kill_flag_ends_the_rollout(rolling: Rolling) -> None:
         await running.begin()
 
     assert running.controller.state.run == "r2"
+
+
+@pytest.mark.parametrize("killed", [False, True])
+async def test_going_back_waits_for_no_evidence(rolling: Rolling, killed: bool) -> None:
+    """A Prometheus that hangs keeps nobody who asked for batch in the stream."""
+    async with begun(rolling) as running:
+        hangs = asyncio.Event()
+
+        async def read(now_s: float) -> Any:
+            await hangs.wait()
+            raise EvidenceError(ReadingProblem.ERROR, "no answer")
+
+        rolling.traffic.read = read  # type: ignore[method-assign]
+        if killed:
+            rolling.edit(lambda flag: flag.update(enabled=True), flag=1)
+        else:
+            rolling.wants(Act.ROLL_BACK)
+        looking = asyncio.create_task(running.tick())
+        await eventually(lambda: rolling.share == 0)
+        assert not looking.done()
+        hangs.set()
+        assert (await looking).kind is Kind.STAY
+
+
+async def test_going_back_needs_no_journal(rolling: Rolling) -> None:
+    """The disk is full, and what somebody asks for cannot be journaled: it is done all the same."""
+    async with begun(rolling) as running:
+        rolling.disk_is_full = True
+        rolling.wants(Act.ROLL_BACK)
+        assert running.fence is not None
+        with pytest.raises(JournalError, match="full"):
+            await running.controller.tick(running.fence)
+    assert rolling.share == 0
 
 
 async def test_a_kill_flag_that_a_person_turns_off_stays_off(rolling: Rolling) -> None:

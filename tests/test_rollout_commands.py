@@ -157,6 +157,54 @@ async def test_killing_needs_neither_controller_nor_rollout(desk: Desk) -> None:
     assert json.loads(desk.rolling.path.read_text())["features"][1]["enabled"] is False
 
 
+async def test_a_rollback_needs_no_controller(desk: Desk) -> None:
+    """0 % is read back before the command ends; the controller that runs next finds what it decided."""
+    await desk.has_begun(25)
+    done = await desk.types("rollback", *why())
+    assert (done.exit_code, desk.rolling.share) == (0, 0)
+    assert "0 % is in force" in done.output
+    with desk.rolling.running() as running:
+        moves = await running.ticks(3)
+        assert running.controller.state.is_over
+        assert not running.controller.is_down_due
+    assert {move.reason for move in moves} == {"rolled_back"}
+
+
+async def test_killing_takes_the_share_to_nothing_too(desk: Desk) -> None:
+    """So that turning the kill flag off again, at once and by whatever means, brings nobody's stream back."""
+    await desk.has_begun(25)
+    assert (await desk.types("kill", *why())).exit_code == 0
+    assert desk.rolling.share == 0
+    assert (await desk.types("unkill", *why())).exit_code == 0
+    assert desk.rolling.share == 0
+
+
+async def test_a_kill_flag_is_not_turned_off_over_a_share(desk: Desk) -> None:
+    """Somebody has raised it meanwhile: whoever unkills learns of it first."""
+    await desk.has_begun(25)
+    await desk.types("kill", *why())
+    desk.rolling.set_share(40)
+    refused = await desk.types("unkill", *why())
+    assert refused.exit_code == 1
+    assert "the share is 40 %" in refused.output
+    assert desk.rolling.flags[1]["enabled"] is True
+
+
+@pytest.mark.parametrize("what", ["kill", "rollback"])
+async def test_what_could_not_be_written_is_no_success(desk: Desk, what: str) -> None:
+    """The act is journaled all the same, and the controller does it when it can."""
+    await desk.has_begun(25)
+    content = desk.rolling.path.read_bytes()
+    desk.rolling.path.write_bytes(b"{")
+    refused = await desk.types(what, *why())
+    assert refused.exit_code == 1
+    assert "flag file" in refused.output
+    desk.rolling.path.write_bytes(content)
+    with desk.rolling.running() as running:
+        await running.ticks(1)
+    assert desk.rolling.share == 0
+
+
 async def test_replay_tells_a_journal_that_was_touched(desk: Desk) -> None:
     """0 as long as it is whole and every decision follows; 1 when it is not what was written."""
     await desk.has_begun(25)

@@ -7,6 +7,8 @@ from typing import Any
 
 import pytest
 
+from flags.errors import FlagAdminError
+from flags.rollout import down
 from flags.rollout.flag_admin import ManagedFlag
 from flags.rollout.ledger import Act
 from flags.rollout.moves import Kind, Reason
@@ -163,6 +165,24 @@ async def test_the_kill_flag_of_the_server_ends_it(place: Place) -> None:
 
     assert moves[-1].reason is Reason.KILLED
     assert await place.share() == 0
+
+
+async def test_down_and_up_again_without_a_controller(place: Place) -> None:
+    """Killed: the share is 0 on the server, too, and over any other share nobody unkills."""
+    with place.rolling.running() as running:
+        await running.begin()
+        await running.until(25)
+    admin = place.rolling.admin
+    assert admin is not None
+    killed = await down.kill(admin)
+    assert (killed.killed, killed.strategy.share, await place.share()) == (True, 0, 0)
+    await place.change(rollout="25")
+    with pytest.raises(FlagAdminError, match="the share is 25 %"):
+        await down.unkill(admin)
+    assert (await admin.read()).killed
+    assert (await down.lower(admin)).strategy.share == 0
+    await down.unkill(admin)
+    assert not (await admin.read()).killed
 
 
 async def test_an_unleash_that_is_away_holds_and_is_written_when_it_is_back(place: Place) -> None:

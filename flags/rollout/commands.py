@@ -5,7 +5,7 @@ import getpass
 import logging
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import asdict
 from functools import wraps
 from pathlib import Path
@@ -16,9 +16,10 @@ import orjson
 from rich.console import Console
 from rich.live import Live
 
-from flags.errors import FlagsError, JournalBusy, PolicyError
-from flags.rollout import planning, running
-from flags.rollout.inbox import Inbox, wish
+from flags.errors import FlagAdminError, FlagsError, JournalBusy, PolicyError
+from flags.rollout import down, planning, running
+from flags.rollout.flag_admin import FlagAdmin
+from flags.rollout.inbox import Inbox, Wish, wish
 from flags.rollout.journal import Journal, JournalReader, entries_in
 from flags.rollout.ledger import Act, Record, State, fold
 from flags.rollout.policy import Policy
@@ -213,36 +214,59 @@ for _what, _text in {
     Act.RESUME: "Go on; also after somebody changed the flag to the share of another step.",
     Act.APPROVE: "Let it advance from this step, once the policy's other conditions are met.",
     Act.ADVANCE: "Advance from this step though proof or time is missing. Never past harm or a freeze.",
-    Act.ROLL_BACK: "Back to 0 %, for good: another try is another rollout.",
 }.items():
     _command(_what, _text)
 
 
-def _switch(policy: Policy, what: Act, by: str, reason: str) -> None:
-    """The kill flag itself first: this works with no controller, and needs no journal."""
-
-    async def turn() -> None:
+def _with_admin(policy: Policy, do: Callable[[FlagAdmin], Awaitable[object]]) -> None:
+    async def doing() -> None:
         async with running.opened_admin(policy) as admin:
-            await admin.kill(what is Act.KILL)
+            await do(admin)
 
-    wanted = wish(what, by, reason, 0)
-    asyncio.run(turn())
-    click.echo(f"{policy.kill_flag} is {'on' if what is Act.KILL else 'off'}")
+    asyncio.run(doing())
+
+
+def _go_down(policy: Policy, wanted: Wish, do: Callable[[FlagAdmin], Awaitable[object]], done: str) -> None:
+    """The flag first, which needs neither controller nor journal; then journaled, also where that failed."""
+    problem = ""
+    try:
+        _with_admin(policy, do)
+        click.echo(done)
+    except FlagAdminError as exc:
+        problem = str(exc)
     if _state(policy).run:
-        _act(policy, what, wanted.by, wanted.reason)
+        try:
+            _act(policy, wanted.what, wanted.by, wanted.reason)
+        except click.ClickException as exc:
+            click.echo(exc.message, err=True)
+    if problem:
+        raise click.ClickException(problem)
+
+
+@rollout.command()
+@_policy
+@_reason
+def rollback(policy: Policy, by: str, reason: str) -> None:
+    """Back to 0 %, at once and for good: another try is another rollout."""
+    _go_down(policy, wish(Act.ROLL_BACK, by, reason, 0), down.lower, "0 % is in force")
 
 
 @rollout.command()
 @_policy
 @_reason
 def kill(policy: Policy, by: str, reason: str) -> None:
-    """Everybody gets batch, within a poll of the flags; then back to 0 %, for good."""
-    _switch(policy, Act.KILL, by, reason)
+    """Everybody gets batch, within a poll of the flags, and 0 %, at once and for good."""
+    done = f"{policy.kill_flag} is on, and 0 % is in force"
+    _go_down(policy, wish(Act.KILL, by, reason, 0), down.kill, done)
 
 
 @rollout.command()
 @_policy
 @_reason
 def unkill(policy: Policy, by: str, reason: str) -> None:
-    """Turn the kill flag off. The share stays 0 % until another rollout begins: `run --new`."""
-    _switch(policy, Act.UNKILL, by, reason)
+    """Turn the kill flag off, once the share is 0 %. It stays so until another rollout: `run --new`."""
+    wanted = wish(Act.UNKILL, by, reason, 0)
+    _with_admin(policy, down.unkill)
+    click.echo(f"{policy.kill_flag} is off")
+    if _state(policy).run:
+        _act(policy, wanted.what, wanted.by, wanted.reason)

@@ -13,7 +13,6 @@ from typing import Any
 from flags.errors import (
     EvidenceError,
     FlagAdminError,
-    FlagChanged,
     InvalidReading,
     JournalError,
     LeaseError,
@@ -94,6 +93,8 @@ class Controller:
         self._proxies: frozenset[str] | None = None
         self._drift_s: float | None = None
         self._news = News(page_after_s=policy.page_after_s)
+        self._unwritten = ""
+        """Why the last write was not done."""
         self._untold: deque[Notice] = deque(maxlen=MAX_UNTOLD)
 
     @property
@@ -167,10 +168,11 @@ class Controller:
             raise
 
     async def _tick(self, fence: Fence) -> Move:
-        self.hear()
         flag, problem = await self._read_flag()
+        self.hear()
         if flag is not None:
             self._settle_changes(flag)
+            flag = await self._go_down(flag, fence)  # before evidence, which may keep one waiting
         evidence = self._heard(await self._look())
         situation = self._situation(flag, problem, evidence)
         move = decide(situation)
@@ -190,9 +192,14 @@ class Controller:
             },
             watermark=None if self._reading is None else to_bytes(self._reading),
         )
-        if flag is not None:
+        if flag is not None and intent is not None:
             await self._write(flag, intent, fence)
         return move
+
+    @property
+    def is_down_due(self) -> bool:
+        """Whether 0 % was decided, and is not yet written."""
+        return self._state.down_pending
 
     @property
     def acts_wait(self) -> bool:
@@ -403,40 +410,64 @@ class Controller:
             disabled=False,
         )
 
-    async def _write(self, flag: Flag, intent: tuple[int, Strategy] | None, fence: Fence) -> None:
-        """Do what was decided, or is still to be done. What fails is tried again by the next tick."""
-        state = self._state
+    async def retry(self, fence: Fence) -> None:
+        """Try once more to write the 0 % that is due, without a look. Raises JournalError and LeaseLost."""
+        flag, _ = await self._read_flag()
+        if flag is not None:
+            await self._go_down(flag, fence)
+
+    async def _go_down(self, flag: Flag, fence: Fence) -> Flag:
+        """The flag after writing the 0 % that is due, if any is; as it was where that fails."""
+        if not self._state.down_pending:
+            return flag
+        if self._mode is Mode.OBSERVE:
+            if not flag.strategy.share:
+                self._append_written(self._state.step, flag)  # by whoever asked for it
+            return flag
+        return await self._write(flag, (self._state.step, self._lowered(flag)), fence)
+
+    async def _write(self, flag: Flag, intent: tuple[int, Strategy], fence: Fence) -> Flag:
+        """Do what was decided; the flag after it. What fails is tried again by the next tick."""
         try:
-            if intent is None and state.down_pending:
-                intent = state.step, self._lowered(flag)
-            if intent is None:
-                return
             await self._ports.lease.check(fence, for_s=WRITE_S)
             written = await self._ports.admin.write(intent[1], flag)
         except LeaseLost:
             raise  # whoever ticks is told
-        except LeaseError as exc:
+        except (LeaseError, FlagAdminError) as exc:
             logger.warning("rollout: not written: %s", exc)
-        except FlagChanged:
-            logger.warning("rollout: the flag was changed just now; looking again")
-        except FlagAdminError as exc:
-            logger.warning("rollout: not written: %s", exc)
-        else:
-            self._append_written(intent[0], written)
+            self._unwritten = str(exc)
+            return flag
+        self._unwritten = ""
+        self._append_written(intent[0], written)
+        return written
 
     async def _go_back_unjournaled(self, fence: Fence) -> None:
         """A full disk keeps nobody in harm's way. Whoever runs next finds that the share was lowered."""
         flag, problem = await self._read_flag()
-        move = decide(self._situation(flag, problem, self._heard(await self._look())))
-        intent = self._intent(move, flag)
-        if flag is None or intent is None or move.kind is not Kind.ROLL_BACK:
+        if flag is None or self._mode is Mode.OBSERVE:
+            return
+        why = self._asked_down(flag)
+        if not why:
+            move = decide(self._situation(flag, problem, self._heard(await self._look())))
+            why = move.detail if move.kind is Kind.ROLL_BACK else ""
+        if not why:
             return
         try:
             await self._ports.lease.check(fence, for_s=WRITE_S)
-            await self._ports.admin.write(intent[1], flag)
-            logger.error("rollout: back to 0 %%, which the journal does not have: %s", move.detail)
+            await self._ports.admin.write(self._lowered(flag), flag)
+            logger.error("rollout: back to 0 %%, which the journal does not have: %s", why)
         except (LeaseError, FlagAdminError) as exc:
             logger.error("rollout: neither journaled nor written: %s", exc)
+
+    def _asked_down(self, flag: Flag) -> str:
+        """What asks for 0 % without any evidence; "" if nothing does."""
+        if flag.killed:
+            return f"{self._policy.kill_flag} is on"
+        if self._state.down_pending:
+            return "it is due"
+        return next(
+            (w.reason for _, w in self._ports.inbox.waiting() if w.what in (Act.ROLL_BACK, Act.KILL)), ""
+        )
 
     def _append_written(self, step: int, flag: Flag) -> None:
         body = {

@@ -35,6 +35,9 @@ logger = logging.getLogger("headgate.rollout")
 ACTS_S = 0.5
 """Between two looks for acts of people: a rollback that somebody asks for does not wait for the next tick."""
 
+RETRY_S = 5.0
+"""Between two attempts to write the 0 % that is due: it does not wait for the next tick."""
+
 LEASE_S = 30
 """How long a lease lasts without being renewed: so long nothing moves after a controller was killed."""
 
@@ -99,7 +102,7 @@ async def _lead(
         async with opened(policy, journal, lease) as controller, opened_news(policy) as send:
             await _begin(controller, begin)
             metrics.show(controller.state, policy)
-            renew_due_s = tick_due_s = time.monotonic()
+            renew_due_s = tick_due_s = retry_due_s = time.monotonic()
             while not stop.is_set():
                 if time.monotonic() >= renew_due_s:
                     await _renew(lease, fence)
@@ -109,6 +112,11 @@ async def _lead(
                     await _tick(controller, fence)
                     metrics.show(controller.state, policy)
                     await controller.tell(send)
+                    retry_due_s = time.monotonic() + RETRY_S
+                elif controller.is_down_due and time.monotonic() >= retry_due_s:
+                    await controller.retry(fence)
+                    metrics.show(controller.state, policy)
+                    retry_due_s = time.monotonic() + RETRY_S
                 await _until(stop, ACTS_S)
 
 
