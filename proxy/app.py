@@ -27,7 +27,7 @@ from proxy.event_log_valkey import ValkeyRuns
 from proxy.followed_run import FollowedRun
 from proxy.gateway import Gateway
 from proxy.headers import Forwarding
-from proxy.identity import JWKS_RETRY_S, JWKS_S, Identifier
+from proxy.identity import Identifier
 from proxy.llm.gemini import Gemini
 from proxy.llm.openai import OpenAI
 from proxy.llm.places import compile_calls
@@ -41,7 +41,7 @@ from proxy.run_api import RunApi
 from proxy.runs import Runs
 from proxy.sealing import Sealing
 from proxy.server import ServerProtocol
-from proxy.settings import ProviderSettings, Settings, UpstreamSettings
+from proxy.settings import IdentitySettings, ProviderSettings, Settings, UpstreamSettings
 from proxy.settling import Settling
 from proxy.sockets import Sockets
 from proxy.sources import Source
@@ -110,11 +110,13 @@ def flags_from(settings: Settings) -> FlagFile | UnleashFlags:
     return UnleashFlags(server, flags, kill_flag=chosen.kill_flag, stale_s=chosen.stale_s)
 
 
-def forwarding(settings: UpstreamSettings, to: Origin) -> Forwarding:
+def forwarding(settings: UpstreamSettings, identity: IdentitySettings, to: Origin) -> Forwarding:
     """The forwarding settings as the header tables want them."""
     chosen = settings.forwarding
+    of_identity = (identity.header, identity.tenant.header if identity.tenant else None)
+    kept = frozenset(name.lower().encode() for name in of_identity if name)
     upstream_host = to.authority if chosen.host == "upstream" else None
-    return Forwarding(chosen.x_forwarded, chosen.forwarded, chosen.via, upstream_host)
+    return Forwarding(chosen.x_forwarded, chosen.forwarded, chosen.via, upstream_host, kept)
 
 
 def sources(routes: Routes, upstream: Upstream, taps: Taps) -> dict[tuple[str, str], Source]:
@@ -223,10 +225,10 @@ async def running(settings: Settings, state_dir: Path) -> AsyncIterator[App]:
         stack.push_async_callback(taps.aclose)
         found = sources(routes, upstream, taps)
         heir.begin(runs, found)
-        forward = forwarding(settings.upstream, to)
+        forward = forwarding(settings.upstream, settings.identity, to)
         flags = Flags(flag_source, switch)
         stack.enter_context(_repeating(_every_second(metrics, flag_source, flags, routes, runs, shared)))
-        stack.enter_context(_repeating(_keys(identifier)))
+        stack.enter_context(_repeating(identifier.keep_keys()))
         gateway = Gateway(
             routes,
             identifier,
@@ -272,12 +274,6 @@ async def _every_second(
                 metrics.by_route[route.name].users.turn_to(generation)
         runs.evict()  # also when nobody asks: texts are kept no longer than the settings say
         await asyncio.sleep(1)
-
-
-async def _keys(identifier: Identifier) -> None:
-    while True:
-        refreshed = await identifier.refresh_keys()
-        await asyncio.sleep(JWKS_S if refreshed else JWKS_RETRY_S)
 
 
 @contextmanager

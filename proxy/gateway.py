@@ -20,6 +20,7 @@ from proxy.batch_viewer import BatchViewer, Unanswered
 from proxy.bodies import Replayed, collect, read_ahead
 from proxy.breaker import Breaker
 from proxy.errors import Fault, RequestRefused
+from proxy.fetch_metadata import comes_from
 from proxy.headers import Forwarding, Headers, end_to_end, request_headers
 from proxy.identity import Identifier, Identity
 from proxy.metrics import Metrics, RouteMetrics
@@ -127,7 +128,7 @@ class Gateway:
         entered = perf_counter()
         target = request_target(scope)
         match = self.routes.match(scope["method"], target)
-        if match is not None and not (match.by_stream_path and not _from_an_eventsource(scope["headers"])):
+        if match is not None and not (match.by_stream_path and not _may_start(match, scope["headers"])):
             await self._serve(self._asked(match, target, scope, receive, send), entered)
         elif target.startswith(OWN_PATH):
             await self.run_api(scope, target, receive, send)
@@ -395,7 +396,7 @@ class Gateway:
         """The client's headers for the upstream, as far as they are about the request and not the stream."""
         client = scope.get("client")
         headers = request_headers(
-            end_to_end(scope["headers"]),
+            end_to_end(scope["headers"], self.forwarding.kept),
             self.forwarding,
             client[0] if client else None,
             scope["scheme"],
@@ -420,20 +421,12 @@ def _can_be_dark(asked: _Asked) -> bool:
     return asked.accept is not Accept.ONLY_STREAM
 
 
-def _from_an_eventsource(headers: Headers) -> bool:
-    """Whether a GET may start the work of a POST: it asks for a stream by name, and not from another site.
+def _may_start(match: Match, headers: Headers) -> bool:
+    """Whether a GET may start the work of a POST: it asks for a stream by name, and from where it may.
 
     An image, a link or a prefetch must not, least of all with the user's cookies. It is relayed.
     """
-    return accepted(headers) is not Accept.NONE and not _is_cross_site(dict(headers))
-
-
-def _is_cross_site(headers: Mapping[bytes, bytes]) -> bool:
-    """By what a browser says of the page; where it says no site, as over plain HTTP, it says the origin."""
-    site, origin = headers.get(b"sec-fetch-site"), headers.get(b"origin")
-    if site is not None or origin is None:
-        return site == b"cross-site"
-    return origin.partition(b"://")[2] != headers.get(b"host")
+    return accepted(headers) is not Accept.NONE and comes_from(headers, match.route.settings.stream_path_from)
 
 
 def _is_well_framed(scope: Scope) -> bool:

@@ -3,6 +3,7 @@
 Source: RFC 9110 section 7.6 (forwarding) and RFC 9112 section 6 (framing).
 """
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
@@ -27,6 +28,9 @@ HOP_BY_HOP = {
 
 KEPT_THOUGH_LISTED = frozenset({b"host", b"content-length", b"content-type", b"authorization", b"cookie"})
 """A client may name these in `Connection` only to have them dropped; they are end to end."""
+
+SET_ON_THE_WAY = re.compile(rb"x-forwarded-.*|forwarded|x-real-ip|via")
+"""What proxies in front say of a request. A client cannot have them removed either."""
 
 HARMLESS_CONNECTION = frozenset({b"keep-alive", b"close", b"Keep-Alive", b"Close"})
 """Values of `Connection` that name no further field: by far the most common ones."""
@@ -85,22 +89,29 @@ class Forwarding:
     via: bool = False
     upstream_host: bytes | None = None
     """Sent as `Host` instead of the client's, if set."""
+    kept: frozenset[bytes] = frozenset()
+    """Names in lower case that `Connection` cannot remove either: who somebody is, is decided by them."""
 
 
-def listed_in_connection(headers: Iterable[tuple[bytes, bytes]]) -> frozenset[bytes]:
+def listed_in_connection(
+    headers: Iterable[tuple[bytes, bytes]], kept: frozenset[bytes] = frozenset()
+) -> frozenset[bytes]:
     """Lower-case names that `Connection` fields list and that are dropped for it."""
     names: set[bytes] = set()
     for name, value in headers:
         if name == b"connection" and value not in HARMLESS_CONNECTION:
             names.update(token.strip().lower() for token in value.split(b","))
-    return frozenset(names - KEPT_THOUGH_LISTED)
+    return frozenset(name for name in names - KEPT_THOUGH_LISTED - kept if not SET_ON_THE_WAY.fullmatch(name))
 
 
-def end_to_end(headers: Headers) -> Headers:
-    """`headers` (names in lower case) without those for one connection, in order, duplicates kept."""
+def end_to_end(headers: Headers, kept: frozenset[bytes] = frozenset()) -> Headers:
+    """`headers` (names in lower case) without those for one connection, in order, duplicates kept.
+
+    Names that are to be `kept` are end to end, whatever `Connection` lists.
+    """
     for name, value in headers:
         if name == b"connection" and value not in HARMLESS_CONNECTION:
-            dropped = _DROPPED | listed_in_connection(headers)
+            dropped = _DROPPED | listed_in_connection(headers, kept)
             return [pair for pair in headers if pair[0] not in dropped]
     return [pair for pair in headers if pair[0] not in _DROPPED]
 
@@ -136,7 +147,9 @@ def request_headers(
         elif name == b"tracestate":
             kept += without_token([pair])  # it would name a run: that is for Headgate alone to say
         elif name == b"connection" and pair[1] not in HARMLESS_CONNECTION:
-            return request_headers(end_to_end(headers), forwarding, client, scheme, fallback_host)
+            return request_headers(
+                end_to_end(headers, forwarding.kept), forwarding, client, scheme, fallback_host
+            )
     kept = _with_host(kept, host, forwarding.upstream_host, fallback_host)
     kept += _x_forwarded(earlier, forwarding, client, scheme, host)
     if forwarding.forwarded:

@@ -3,11 +3,15 @@
 Nothing of a credential is kept: a principal is a keyed hash, and it stays in this process.
 """
 
+import asyncio
 import hashlib
 import hmac
 import logging
 import os
-from collections.abc import Callable, Mapping
+import re
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -27,11 +31,16 @@ JWKS_S = 600.0
 """Seconds between two fetches of an issuer's keys."""
 
 JWKS_RETRY_S = 10.0
-"""The same after a fetch that failed."""
+"""The same after a fetch that failed, and when a token names a key that is not known: strangers can make
+such names up."""
 
 JWKS_TIMEOUT_S = 10.0
 
 MAX_TOKEN_BYTES = 16 * 1024
+
+_BEARER = re.compile(r"bearer(?![!-~])", re.IGNORECASE)
+_BEARER_TOKEN = re.compile(r"bearer +([!-~]+)", re.IGNORECASE)
+"""As RFC 6750 2.1 writes it: a tab is no space."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,13 +81,12 @@ class Identifier:
         self._strict_tls = strict_tls
         self._secret = secret or os.urandom(32)
         self._keys: Mapping[str, Any] = {}
+        self._key_is_missing = asyncio.Event()
         self._jwt = settings.jwt
         tenant = settings.tenant
         self._tenant_claim = tenant.claim if tenant else None
         self._tenant_header = tenant.header.lower().encode() if tenant and tenant.header else None
         self._ways: list[Callable[[Headers], Identity | None]] = []
-        if settings.jwt is not None:
-            self._ways.append(self._by_token)
         if settings.header is not None:
             self._header = settings.header.lower().encode()
             self._ways.append(self._by_header)
@@ -88,45 +96,54 @@ class Identifier:
 
     def identify(self, headers: Headers) -> Identity | None:
         """Who sent these headers (names in lower case); None if that cannot be said. Never raises."""
-        if self._verifies and _bearer(headers) is not None:
-            identity = self._by_token(headers)  # one that does not verify is nobody's, whatever else is there
-        else:
-            identity = next((found for way in self._ways if (found := way(headers)) is not None), None)
+        identity = self._found(headers)
         if identity is not None and self._tenant_header is not None:
-            return self._of_tenant(identity, _only(headers, self._tenant_header))
+            return self._of_tenant(identity, _values(headers, self._tenant_header))
         return identity
 
-    def _of_tenant(self, identity: Identity, tenant: str | None) -> Identity:
-        """User 7 of one tenant is another one's user 7 only by name."""
-        if tenant is None:
+    def _found(self, headers: Headers) -> Identity | None:
+        bearers = _bearers(headers) if self._jwt is not None else []
+        if bearers:
+            token = _token_of(bearers)
+            identity = None if token is None else self._by_token(token)
+            # One that cannot be read, or does not verify, is nobody's, whatever else is there.
+            if identity is not None or token is None or self._verifies:
+                return identity
+        return next((found for way in self._ways if (found := way(headers)) is not None), None)
+
+    def _of_tenant(self, identity: Identity, tenants: Sequence[object]) -> Identity | None:
+        """User 7 of one tenant is another one's user 7 only by name. Of two tenants, or of what is no name,
+        it is nobody.
+        """
+        if not tenants:
             return identity
+        tenant = tenants[0]
+        if len(tenants) > 1 or not isinstance(tenant, str):
+            return None
         return replace(
             identity, principal=self._hash("tenant", f"{identity.principal}\n{tenant}"), tenant=tenant
         )
 
-    def _by_token(self, headers: Headers) -> Identity | None:
+    def _by_token(self, token: str) -> Identity | None:
         assert self._jwt is not None
-        token = _bearer(headers)
-        if token is None:
-            return None
         try:
             claims = self._claims(token, self._jwt)
-            user = claims.get(self._jwt.claim)
-            if not isinstance(user, str) or not user.encode():  # a lone surrogate is nobody's name
-                return None
-        except (jwt.PyJWTError, KeyError, ValueError, RecursionError):
+            identity = self._of_claims(token, claims, self._jwt)
+            claimed = claims.get(self._tenant_claim) if self._tenant_claim is not None else None
+            if identity is None or claimed is None:
+                return identity
+            return self._of_tenant(identity, [claimed])
+        except Exception:  # noqa: BLE001 - whatever a stranger's claims make of a library, they are nobody's
             return None
-        claimed = claims.get(self._tenant_claim) if self._tenant_claim is not None else None
-        tenant = claimed if isinstance(claimed, str) else None
+
+    def _of_claims(self, token: str, claims: dict[str, Any], settings: JwtSettings) -> Identity | None:
+        user = claims.get(settings.claim)
+        if not isinstance(user, str) or not user.encode():  # a lone surrogate is nobody's name
+            return None
         if not self._verifies:
-            return Identity(self._hash("token", token), user, tenant=tenant)
-        expires_at = claims.get("exp")
-        identity = Identity(
-            self._hash("user", repr((claims.get("iss"), user))),
-            user,
-            expires_at=float(expires_at) if expires_at is not None else None,
-        )
-        return self._of_tenant(identity, tenant)
+            return Identity(self._hash("token", token), user)
+        principal = self._hash("user", repr((claims.get("iss"), user)))
+        return Identity(principal, user, expires_at=_end(claims.get("exp"), settings.leeway_s))
 
     @property
     def _verifies(self) -> bool:
@@ -139,15 +156,21 @@ class Identifier:
         if settings.key is not None:
             key = settings.key.get_secret_value()
         else:
-            key = self._keys[jwt.get_unverified_header(token).get("kid", "")]
+            key = self._key_named(jwt.get_unverified_header(token).get("kid", ""))
         return jwt.decode(
             token,
             key,
             algorithms=settings.algorithms,
             audience=settings.audience,
             issuer=settings.issuer,
+            leeway=settings.leeway_s,
             options={"verify_aud": settings.audience is not None},
         )
+
+    def _key_named(self, kid: str) -> Any:
+        if kid not in self._keys:
+            self._key_is_missing.set()  # the issuer may have begun to sign with it
+        return self._keys[kid]
 
     def _by_header(self, headers: Headers) -> Identity | None:
         value = _only(headers, self._header)
@@ -168,6 +191,17 @@ class Identifier:
     def _hash(self, kind: str, value: str) -> str:
         return hmac.new(self._secret, f"{kind}\n{value}".encode(), "sha256").hexdigest()
 
+    async def keep_keys(self, *, retry_s: float = JWKS_RETRY_S) -> None:
+        """Fetch the issuer's keys now and again, for ever; at most once in `retry_s`."""
+        while True:
+            self._key_is_missing.clear()
+            refreshed = await self.refresh_keys()
+            await asyncio.sleep(retry_s)
+            if refreshed:
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(JWKS_S - retry_s):
+                        await self._key_is_missing.wait()
+
     async def refresh_keys(self) -> bool:
         """Fetch the issuer's keys, if there is a `jwks_url`. On failure, False, and the known keys stay."""
         if self._jwt is None or self._jwt.jwks_url is None:
@@ -184,15 +218,31 @@ class Identifier:
         return True
 
 
+def _end(exp: Any, leeway_s: float) -> float | None:
+    """When a verified token ends; for one that has ended by our clock alone, when clocks differ no more."""
+    if exp is None:
+        return None
+    end = float(exp)
+    return end if end > time.time() else end + leeway_s
+
+
+def _values(headers: Headers, name: bytes) -> list[str]:
+    return [value.decode("latin-1").strip() for key, value in headers if key == name]
+
+
 def _only(headers: Headers, name: bytes) -> str | None:
     """The value of a header that stands there once; twice is nobody's."""
-    values = [value for key, value in headers if key == name]
-    return values[0].decode("latin-1").strip() if len(values) == 1 else None
+    values = _values(headers, name)
+    return values[0] if len(values) == 1 else None
 
 
-def _bearer(headers: Headers) -> str | None:
-    value = _only(headers, b"authorization")
-    if value is None or len(value) > MAX_TOKEN_BYTES:
-        return None
-    scheme, _, token = value.partition(" ")
-    return token.strip() if scheme.lower() == "bearer" and token.strip() else None
+def _bearers(headers: Headers) -> list[str]:
+    """Every `Authorization`, if any of them is a bearer's, whether it can be read or not."""
+    values = _values(headers, b"authorization")
+    return values if any(_BEARER.match(value) for value in values) else []
+
+
+def _token_of(bearers: Sequence[str]) -> str | None:
+    """The one token that there is; None if there are several, or it is none."""
+    found = _BEARER_TOKEN.fullmatch(bearers[0]) if len(bearers) == 1 else None
+    return found[1] if found is not None and len(found[1]) <= MAX_TOKEN_BYTES else None

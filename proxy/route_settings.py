@@ -258,6 +258,10 @@ class RouteSettings(Block):
     """Method and path; `{name}` stands for one path segment."""
     stream_path: Annotated[str, AfterValidator(_path)] | None = None
     """A path for EventSource: a GET there starts the same request, or joins the one that runs."""
+    stream_path_from: list[Literal["same-origin", "same-site", "none"]] = Field(default=["same-origin"])
+    """From where a browser's GET there may start work, as its `Sec-Fetch-Site` says: `same-site` is a page of
+    a sibling domain, `none` an address that was typed. Clients that send no fetch metadata at all may, too;
+    those of other sites never."""
     flag: str = "headgate.streaming"
     """The flag that decides."""
     source: SourceName = "batch"

@@ -252,7 +252,8 @@ class JwtSettings(Block):
     """Secret (HS256; 32 bytes or more) or PEM public key to verify tokens with. Without `key` and `jwks_url`
     a token is read but not verified: good enough to choose an arm, since the upstream verifies it anyway."""
     jwks_url: Annotated[str, AfterValidator(_web_address)] | None = None
-    """Where the issuer publishes its keys; fetched at start and again every 10 minutes."""
+    """Where the issuer publishes its keys; fetched at start, every 10 minutes, and when a token names one
+    that is not known, at most once in 10 seconds."""
     algorithms: Annotated[list[str], AfterValidator(check_algorithms)] = Field(
         default=["HS256", "RS256", "ES256"]
     )
@@ -261,6 +262,9 @@ class JwtSettings(Block):
     """Required `aud`, if tokens are verified."""
     issuer: str | None = None
     """Required `iss`, if tokens are verified."""
+    leeway_s: Annotated[float, Field(ge=0, le=600)] = 60
+    """Seconds that clocks may differ: a verified token counts so long before its `nbf` and `iat`, and so
+    long after its `exp`."""
 
     @model_validator(mode="after")
     def _one_key(self) -> "JwtSettings":

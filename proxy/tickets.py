@@ -43,12 +43,20 @@ class Tickets:
 
     Args:
         shared: keeps them, so that every replica can redeem them; None, or where it cannot: memory.
-        clock: seconds since the epoch, as the end of a token is given.
+        clock: seconds that only go on, by which a ticket's time is over: the wall's clock may be set.
+        epoch: seconds since the epoch, as the end of a token is given.
     """
 
-    def __init__(self, shared: Shared | None = None, *, clock: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self,
+        shared: Shared | None = None,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        epoch: Callable[[], float] = time.time,
+    ) -> None:
         self._shared = shared
         self._clock = clock
+        self._epoch = epoch
         self._kept: dict[str, tuple[bytes, float]] = {}
         """By their hash: what they are worth, and until when."""
 
@@ -59,12 +67,12 @@ class Tickets:
     async def issue(self, run_id: str, principal: str, expires_at: float | None) -> str:
         """A new ticket for one run, for `principal`, whose token ends at `expires_at`."""
         ticket = secrets.token_urlsafe(TICKET_BYTES)
-        now = self._clock()
-        ttl_s = TICKET_S if expires_at is None else min(TICKET_S, expires_at - now)
+        ttl_s = TICKET_S if expires_at is None else min(TICKET_S, expires_at - self._epoch())
         if ttl_s < LEAST_S:
             return ticket  # it opens nothing
         key, worth = _hash(ticket), orjson.dumps([run_id, principal, expires_at])
         if self._shared is None or not await self._shared.put_ticket(key, worth, ttl_s):
+            now = self._clock()
             self._kept[key] = worth, now + ttl_s
             self._forget(now)
         return ticket

@@ -40,7 +40,7 @@ GOODBYE_MS = (1000, 8000)
 
 STREAM_HEADERS = [
     (b"content-type", b"text/event-stream; charset=utf-8"),
-    (b"cache-control", b"no-cache, no-transform"),
+    (b"cache-control", b"no-store, no-transform"),
     (b"x-accel-buffering", b"no"),
     (b"incremental", b"?1"),
 ]

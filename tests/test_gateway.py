@@ -176,7 +176,7 @@ async def test_the_stream_has_exactly_our_headers_and_framing(tmp_path: Path) ->
 
     assert stream.headers.multi_items()[:6] == [
         ("content-type", "text/event-stream; charset=utf-8"),
-        ("cache-control", "no-cache, no-transform"),
+        ("cache-control", "no-store, no-transform"),
         ("x-accel-buffering", "no"),
         ("incremental", "?1"),
         ("headgate-run", stream.run),

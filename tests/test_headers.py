@@ -53,6 +53,23 @@ def test_two_connection_fields_count_as_one_list():
     assert requested(headers) == [(b"host", b"a")]
 
 
+@pytest.mark.parametrize("name", [b"x-forwarded-for", b"x-forwarded-prefix", b"forwarded", b"x-real-ip"])
+def test_what_a_proxy_in_front_says_cannot_be_dropped_by_listing_it(name: bytes):
+    """A client would be taken for one that came another way."""
+    headers = [(b"host", b"a"), (name, b"said before"), (b"connection", b"close, " + name.title())]
+
+    assert (name, b"said before") in requested(headers)
+
+
+def test_who_somebody_is_cannot_be_dropped_by_listing_it():
+    """Else the API would serve nobody what is decided here for somebody."""
+    forwarding = Forwarding(x_forwarded="off", kept=frozenset({b"x-user", b"x-tenant"}))
+    headers = [(b"host", b"a"), (b"x-user", b"u"), (b"x-tenant", b"t"), (b"x-other", b"o")]
+
+    listed = requested([*headers, (b"connection", b"x-user, X-Tenant, x-other")], forwarding)
+    assert listed == headers[:3]
+
+
 @pytest.mark.parametrize("name", sorted(KEPT_THOUGH_LISTED))
 def test_an_end_to_end_field_cannot_be_dropped_by_listing_it(name: bytes):
     """A client could otherwise take away what the upstream, or a proxy in front, relies on."""

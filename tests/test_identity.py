@@ -1,9 +1,11 @@
 """Who is asking: principals and flag contexts out of a request's headers."""
 
+import asyncio
 import base64
 import hashlib
 import hmac
 import json
+import time
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +13,11 @@ import jwt
 import pytest
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
-from hypothesis import given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from proxy.headers import Headers
-from proxy.identity import BUCKETS, Identifier, Identity
+from proxy.identity import BUCKETS, JWKS_RETRY_S, Identifier, Identity
 from proxy.settings import IdentitySettings
 from tests.scripted import Asked, ScriptedUpstream
 from tests.serving import headgate
@@ -65,19 +67,29 @@ def test_a_tenant_is_a_property_of_the_context() -> None:
         for found in (
             by_claim.identify(bearer(token(org="north"))),
             by_claim.identify(bearer(token())),
-            by_claim.identify(bearer(token(org=["north"]))),
             by_claim.identify([*bearer(token(org="north")), (b"x-tenant", b"south")]),
             identifier(tenant={"claim": "org"}, jwt={"key": KEY}).identify(bearer(token(org="north"))),
             by_header.identify([*bearer(token(org="north")), (b"x-tenant", b"south")]),
             by_header.identify([(b"x-user", b"ann"), (b"x-tenant", b"south")]),
-            by_header.identify([(b"x-user", b"ann"), (b"x-tenant", b"a"), (b"x-tenant", b"b")]),
             identifier().identify([*bearer(token(org="north")), (b"x-tenant", b"south")]),
         )
         if found is not None
     ]
 
-    assert contexts == ["north", None, None, "north", "north", "south", "south", None, None]
+    assert contexts == ["north", None, "north", "north", "south", "south", None]
     assert by_header.identify([(b"x-tenant", b"south")]) is None
+
+
+@pytest.mark.parametrize("claim", [["north"], 5, True, {"id": 1}, "\ud800"])
+def test_a_tenant_that_cannot_be_read_makes_nobody(claim: Any) -> None:
+    """Users of two such tenants would be one. So would those of a header that stands there twice."""
+    by_header = identifier(tenant={"header": "X-Tenant"}, header="X-User")
+    twice: Headers = [(b"x-user", b"ann"), (b"x-tenant", b"a"), (b"x-tenant", b"a")]
+
+    for ways in ({}, {"jwt": {"key": KEY}}):
+        assert identifier(tenant={"claim": "org"}, **ways).identify(bearer(token(org=claim))) is None
+    assert by_header.identify(twice) is None
+    assert by_header.identify(twice[:2]) is not None
 
 
 def test_users_of_two_tenants_are_two_whatever_they_are_called() -> None:
@@ -103,6 +115,38 @@ def test_beside_a_token_that_does_not_verify_nothing_else_counts() -> None:
 
     assert ways.identify([*bearer(token(key="another key of 32 characters or more")), *others]) is None
     assert ways.identify(others) is not None
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        [b"Bearer " + b"x" * 20_000],
+        [b"Bearer " + token().encode()] * 2,
+        [b"Bearer " + token().encode(), b"Basic abc"],
+        [b"Bearer\t" + token().encode()],
+        [b"bearer"],
+        [b"Bearer " + token().encode() + b" x"],
+        [b"Bearer \xff\xfe"],
+    ],
+    ids=["too long", "twice", "beside another", "a tab", "empty", "two tokens", "no ASCII"],
+)
+def test_beside_a_bearer_that_cannot_be_read_nothing_else_counts(sent: list[bytes]) -> None:
+    """With a key or without one: the API may read it in another way than Headgate."""
+    others: Headers = [(b"cookie", b"s=1"), (b"x-user", b"bob")]
+    given: Headers = [*((b"authorization", value) for value in sent), *others]
+
+    assert identifier(jwt={"key": KEY}, cookie="s", header="X-User").identify(given) is None
+    assert identifier(cookie="s", header="X-User").identify(given) is None
+    assert identifier(jwt=None, cookie="s", header="X-User").identify(given) is not None
+
+
+@pytest.mark.parametrize("sent", [b"Basic YTpi", b"Negotiate x", b"Bearerly x", b"Bearer opaque"])
+def test_what_is_no_token_of_ours_leaves_the_other_ways(sent: bytes) -> None:
+    """Another scheme; and without a key a token that names nobody here, which the API may know."""
+    found = identifier(header="X-User").identify([(b"authorization", sent), (b"x-user", b"bob")])
+
+    assert found is not None
+    assert found.user == "bob"
 
 
 # Tokens
@@ -204,9 +248,55 @@ def test_without_one_good_token_there_is_nobody(headers: Headers) -> None:
 @given(st.lists(st.tuples(st.sampled_from([b"authorization", b"cookie", b"x-user"]), st.binary(max_size=60))))
 def test_identifying_never_raises(headers: Headers) -> None:
     """Whatever a client sends, it is somebody or nobody."""
-    for settings in ({"header": "X-User", "cookie": "s"}, {"jwt": {"key": KEY}}):
-        found = identifier(**settings).identify(headers)
+    for ways in ({"header": "X-User", "cookie": "s"}, {"jwt": {"key": KEY}}):
+        found = identifier(**ways).identify(headers)
         assert found is None or 0 <= found.bucket < BUCKETS
+
+
+anything = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(st.characters(exclude_categories=[])),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=3),
+    max_leaves=5,
+)
+weird = anything | st.sampled_from([10**400, -(10**400), "\ud800", 1e308, "9" * 5000, [[[]]]])
+
+
+@settings(deadline=None)
+@example({"sub": "ann", "exp": 10**400})
+@example({"sub": "ann", "org": "\ud800"})
+@given(
+    st.dictionaries(
+        st.sampled_from(["sub", "exp", "nbf", "iat", "iss", "aud", "jti", "org", "session"]),
+        weird,
+        max_size=9,
+    )
+)
+def test_claims_of_any_kind_never_raise(claims: dict[str, Any]) -> None:
+    """Signed or not, whatever an issuer or a stranger claims: it is somebody, or nobody."""
+    payload = json.dumps(claims, ensure_ascii=True).encode()
+    signed = jwt.PyJWS().encode(payload, KEY, algorithm="HS256")
+    for ways in ({}, {"jwt": {"key": KEY}}, {"jwt": {"key": KEY, "issuer": "here", "audience": "us"}}):
+        found = identifier(tenant={"claim": "org"}, **ways).identify(bearer(signed))
+        assert found is None or 0 <= found.bucket < BUCKETS
+
+
+@pytest.mark.parametrize("leeway_s", [0, 60])
+def test_clocks_may_differ_by_the_leeway(leeway_s: float) -> None:
+    """A token of a moment ago, or of the next moment, is good for that long, and its stream too."""
+    now = time.time()
+    verifying = identifier(jwt={"key": KEY, "leeway_s": leeway_s})
+    found = [
+        verifying.identify(bearer(token(**claims)))
+        for claims in ({"exp": now - 30}, {"nbf": now + 30}, {"iat": now + 30})
+    ]
+    too_late = [
+        verifying.identify(bearer(token(**claims)))
+        for claims in ({"exp": now - 90}, {"nbf": now + 90}, {"iat": now + 90})
+    ]
+
+    assert [each is not None for each in found] == [leeway_s > 0] * 3
+    assert too_late == [None] * 3
+    assert [each.expires_at > now for each in found if each and each.expires_at] == [True] * (leeway_s > 0)
 
 
 # Headers and cookies
@@ -303,6 +393,42 @@ async def test_keys_are_fetched_and_kept_when_the_issuer_fails() -> None:
             assert by_keys.identify(bearer(signed)) is not None
             assert by_keys.identify(bearer(other)) is None
             assert by_keys.identify(bearer(token())) is None
+
+
+@pytest.mark.anyio
+async def test_a_key_that_is_not_known_is_fetched() -> None:
+    """An issuer may sign with its new key at once: the first such token has the keys fetched again."""
+    kids = ["k1", "k2"]
+
+    async def script(asked: Asked) -> None:
+        await asked.answer(jwks(kids[min(len(issuer.asked), 2) - 1]))
+
+    signed = [jwt.encode({"sub": "ann"}, PRIVATE, algorithm="RS256", headers={"kid": kid}) for kid in kids]
+    async with ScriptedUpstream(script).running() as issuer:
+        by_keys = identifier(jwt={"jwks_url": f"{issuer.url}/keys"})
+        keeping = asyncio.ensure_future(by_keys.keep_keys(retry_s=0.05))
+        await eventually(lambda: by_keys.identify(bearer(signed[0])) is not None)
+        await eventually(lambda: by_keys.identify(bearer(signed[1])) is not None)
+        keeping.cancel()
+
+    assert len(issuer.asked) == 2
+
+
+@pytest.mark.anyio
+async def test_keys_that_are_made_up_do_not_have_the_issuer_asked_again_and_again() -> None:
+    """Whatever strangers call their keys, it is asked once in a while at most."""
+    made_up = jwt.encode({"sub": "ann"}, PRIVATE, algorithm="RS256", headers={"kid": "made up"})
+    async with ScriptedUpstream(answering(jwks("k1"))).running() as issuer:
+        by_keys = identifier(jwt={"jwks_url": f"{issuer.url}/keys"})
+        keeping = asyncio.ensure_future(by_keys.keep_keys(retry_s=600))
+        await eventually(lambda: len(issuer.asked) == 1)
+        for _ in range(50):
+            assert by_keys.identify(bearer(made_up)) is None
+            await asyncio.sleep(0)
+        keeping.cancel()
+
+    assert len(issuer.asked) == 1
+    assert JWKS_RETRY_S == 10
 
 
 @pytest.mark.anyio

@@ -180,19 +180,38 @@ async def test_a_trial_of_the_breaker_is_for_a_run_that_begins(tmp_path: Path) -
     [
         ({"origin": "https://evil.example"}, False),
         ({"origin": "https://clinic.example"}, True),
-        ({"origin": "https://evil.example", "sec-fetch-site": "same-site"}, True),
+        ({"origin": "https://evil.example", "sec-fetch-site": "same-origin"}, True),
+        ({"origin": "https://clinic.example", "sec-fetch-site": "same-site"}, False),
         ({"sec-fetch-site": "cross-site"}, False),
+        ({"sec-fetch-site": "none"}, False),
+        ({"sec-fetch-mode": "navigate"}, False),
         ({}, True),
     ],
 )
 async def test_a_page_of_another_site_starts_no_work(
     tmp_path: Path, headers: dict[str, str], *, starts: bool
 ) -> None:
-    """Said by `Sec-Fetch-Site` or, over plain HTTP, by `Origin`. It is relayed as the GET that it is."""
+    """Nor one of a sibling domain, nor a typed address. Said by `Sec-Fetch-Site` or, over plain HTTP, by
+    `Origin`. It is relayed as the GET that it is."""
     held = Held(answering(answer()))
     held.release.set()
     async with house(held, tmp_path) as (upstream, _, client):
         await read(client, STREAM_PATH, signed(host="clinic.example", **headers), method="GET")
+
+    assert upstream.asked[0].head.startswith(b"POST" if starts else b"GET")
+
+
+@pytest.mark.parametrize(
+    ("site", "starts"), [("same-site", True), ("none", True), ("same-origin", False), ("cross-site", False)]
+)
+async def test_a_route_says_from_where_work_may_be_started(
+    tmp_path: Path, site: str, *, starts: bool
+) -> None:
+    """A page on a sibling domain may be one's own; a page of another site never is."""
+    held = Held(answering(answer()))
+    held.release.set()
+    async with house(held, tmp_path, stream_path_from=["same-site", "none"]) as (upstream, _, client):
+        await read(client, STREAM_PATH, signed(**{"sec-fetch-site": site}), method="GET")
 
     assert upstream.asked[0].head.startswith(b"POST" if starts else b"GET")
 

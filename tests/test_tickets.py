@@ -63,8 +63,8 @@ class House:
     def __post_init__(self) -> None:
         self.clock = Clock()
         self.store = Store(self.clock) if self.shared else None
-        self.here = Tickets(self.store, clock=self.clock)  # type: ignore[arg-type]
-        self.there = Tickets(self.store, clock=self.clock) if self.shared else self.here  # type: ignore[arg-type]
+        self.here = Tickets(self.store, clock=self.clock, epoch=self.clock)  # type: ignore[arg-type]
+        self.there = Tickets(self.store, clock=self.clock, epoch=self.clock) if self.shared else self.here  # type: ignore[arg-type]
 
     def kept(self) -> str:
         """Everything that anybody remembers, as text."""
@@ -152,6 +152,19 @@ async def test_a_token_that_has_ended_gives_a_ticket_for_nothing(house: House, e
     assert house.store is None or house.store.values == {}
 
 
+async def test_a_clock_that_is_set_moves_no_ticket() -> None:
+    """Neither does it live on while the wall's clock is set back, nor end as it is set ahead."""
+    clock, wall = Clock(7.0), Clock()
+    tickets = Tickets(clock=clock, epoch=wall)
+    ahead, back = [await tickets.issue(RUN, ANN, NOW + 3600) for _ in range(2)]
+
+    wall.now += 7200
+    assert await tickets.redeem(ahead, RUN) is not None
+    wall.now -= 14_400
+    clock.now += TICKET_S
+    assert await tickets.redeem(back, RUN) is None
+
+
 # How it is kept
 
 
@@ -190,7 +203,7 @@ async def test_a_ticket_is_never_logged(house: House) -> None:
 
 async def test_memory_is_bounded() -> None:
     """The oldest go first; the newest are good."""
-    tickets = Tickets(clock=Clock())
+    tickets = Tickets(clock=Clock(), epoch=Clock())
     issued = [await tickets.issue(RUN, ANN, None) for _ in range(MAX_TICKETS + 2)]
 
     assert len(tickets) == MAX_TICKETS
@@ -203,7 +216,7 @@ async def test_memory_is_bounded() -> None:
 async def test_those_that_nobody_redeemed_are_forgotten() -> None:
     """Their memory is freed when the next one is issued after their time."""
     clock = Clock()
-    tickets = Tickets(clock=clock)
+    tickets = Tickets(clock=clock, epoch=clock)
     for _ in range(5):
         await tickets.issue(RUN, ANN, None)
     clock.now += TICKET_S
