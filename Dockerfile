@@ -16,7 +16,7 @@ RUN python -m pip install --quiet --require-hashes --no-deps --only-binary :all:
 RUN python -m venv --without-pip /opt/headgate \
     && python -m pip --python /opt/headgate/bin/python install --quiet --require-hashes --no-deps \
        --only-binary :all: --no-compile -r requirements/runtime.lock
-COPY pyproject.toml README.md ./
+COPY pyproject.toml LICENSE README.md ./
 COPY proxy proxy
 COPY flags flags
 RUN python -m pip wheel --quiet --no-deps --no-index --no-build-isolation --wheel-dir /dist . \
@@ -29,7 +29,9 @@ RUN find /opt/headgate -depth \( -type d -name tests -o -type f -name '*.a' \) -
 
 FROM ${BASE}
 LABEL org.opencontainers.image.title="Headgate" \
-      org.opencontainers.image.description="Streams the answers of an unchanged batch API"
+      org.opencontainers.image.description="Streams the answers of an unchanged batch API" \
+      org.opencontainers.image.licenses="Apache-2.0" \
+      org.opencontainers.image.version="0.1.0"
 # The base has pip, and a copy of it within ensurepip; its own bytecode it has not, which costs each start a second.
 RUN python -m pip uninstall --quiet --yes --root-user-action ignore pip setuptools wheel \
     && rm -rf /usr/local/lib/python3.*/ensurepip \

@@ -20,6 +20,7 @@ from proxy.errors import SettingsError
 from proxy.settings import LlmSettings, Settings
 from proxy.settings_file import load
 from proxy.sockets import CannotListen, Sockets, bound
+from proxy.version import of_commit
 from proxy.workers import Workers
 
 ALONE = (
@@ -52,7 +53,9 @@ class _Commands(click.Group):
 
 
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(package_name="headgate", prog_name="headgate")
+@click.version_option(
+    package_name="headgate", prog_name="headgate", message="%(prog)s, version %(version)s" + of_commit()
+)
 def main() -> None:
     """Stream the answers of an unchanged batch API, for the users a feature flag names."""
 

@@ -122,6 +122,13 @@ def test_an_address_that_is_nobodys_is_said(config: Path) -> None:
     assert result.stderr == "192.0.2.1:80: cannot listen there: Cannot assign requested address\n"
 
 
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_a_shell_can_complete_commands(shell: str) -> None:
+    """The script that the shell reads is there for each."""
+    result = CliRunner().invoke(main, env={"_HEADGATE_COMPLETE": f"{shell}_source"}, prog_name="headgate")
+    assert "_HEADGATE_COMPLETE" in result.output
+
+
 @pytest.mark.parametrize("arguments", [["--workers", "0"], ["--workers", "x"], ["--port", "1"]])
 def test_options_that_make_no_sense_are_refused(config: Path, arguments: list[str]) -> None:
     """With click's exit code 2."""

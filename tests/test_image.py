@@ -265,8 +265,9 @@ def test_a_build_sees_what_it_needs_and_no_more() -> None:
     lying_about = ["headgate.yaml", ".env", ".git/config", "tests/x.py", "build/x", "proxy/__pycache__/x.pyc"]
     lying_about += ["requirements/test.in", "examples/clinic/flags.json", "node_modules/proxy/x.js"]
     needed = [
-        "pyproject.toml",
+        "LICENSE",
         "README.md",
+        "pyproject.toml",
         "requirements/build.lock",
         "requirements/runtime.lock",
         *sources(),

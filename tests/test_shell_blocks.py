@@ -25,12 +25,13 @@ from tests.test_docs import PROSE, ROOT
 pytestmark = pytest.mark.anyio
 
 README = ROOT / "README.md"
+CONTRIBUTING = ROOT / "CONTRIBUTING.md"
 OPERATE = ROOT / "docs" / "operate.md"
 DASHBOARDS = ROOT / "docs" / "dashboards.md"
 ROLLOUT = ROOT / "docs" / "rollout.md"
 SOURCES = ROOT / "docs" / "sources.md"
 
-TYPED_HERE = {README: 3, OPERATE: 1, DASHBOARDS: 1, ROLLOUT: 1, SOURCES: 1}
+TYPED_HERE = {README: 3, CONTRIBUTING: 1, OPERATE: 1, DASHBOARDS: 1, ROLLOUT: 1, SOURCES: 1}
 """Pages, and how many blocks they have."""
 
 TYPED_ELSEWHERE = {
@@ -140,14 +141,19 @@ async def test_the_readmes_five_minutes_and_the_kill_switch(tmp_path: Path) -> N
     assert "headgate-decision: batch;reason=killed" in in_one_piece
 
 
-async def test_the_two_commands_are_make_targets(tmp_path: Path) -> None:
-    """They are shown, not carried out: these tests are the one, and the demo is looked at in a browser."""
-    shown = [
-        await said(line.replace("make", "make --dry-run"), ROOT) for line in blocks(README)[0].splitlines()
-    ]
+async def test_the_commands_that_come_first_are_make_targets() -> None:
+    """They are shown, not carried out: these tests are one, and another runs the demo as a person would."""
+    shown = {
+        line: await said(line.replace("make", "make --dry-run"), ROOT)
+        for page in (README, CONTRIBUTING)
+        for line in blocks(page)[0].splitlines()
+    }
+    commands = {line.split()[1]: output for line, output in shown.items()}
 
-    assert "headgate demo" in shown[0]
-    assert "pytest" in shown[1]
+    assert commands.keys() == {"run", "test", "quick"}
+    assert "headgate demo" in commands["run"]
+    assert "tests.prove" in commands["test"]
+    assert "tests.prove --quick" in commands["quick"]
 
 
 async def test_the_rules_lead_to_runbooks_where_one_serves_them(tmp_path: Path) -> None:

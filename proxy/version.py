@@ -1,0 +1,12 @@
+"""Which commit this Headgate is made of. `git archive` writes it into `commit.txt`; a checkout names none."""
+
+import re
+from pathlib import Path
+
+COMMIT = Path(__file__).with_name("commit.txt")
+
+
+def of_commit(written: str | None = None) -> str:
+    """For behind the version: ` (commit 1a2b3c4)`, or nothing where it is not known."""
+    text = COMMIT.read_text(encoding="ascii") if written is None else written
+    return f" (commit {text.strip()})" if re.fullmatch(r"[0-9a-f]{7,40}\s*", text) else ""
