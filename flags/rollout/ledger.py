@@ -144,9 +144,14 @@ def _after_begin(state: State, entry: Entry) -> State:
         told=state.told,
         acts=state.acts,
         last_kill_s=state.last_kill_s,
-        dark_first=body["jury"]["exposures"][0]["share"] == 0,
+        dark_first=_is_dark_first(body),
         wrote_dark=state.wrote_dark,
     )
+
+
+def _is_dark_first(begun: Mapping[str, Any]) -> bool:
+    exposures = begun.get("jury", {}).get("exposures", ())
+    return bool(exposures) and exposures[0]["share"] == 0
 
 
 def _after_tick(state: State, entry: Entry) -> State:
