@@ -24,8 +24,8 @@ Key = TypeVar("Key")
 ROUTES = """\
 | request | answer |
 | --- | --- |
-| a route's method and path, `Accept: text/event-stream` | the stream, if the flag says so; else the batch answer. \
-With `Last-Event-ID`, `headgate-run` or `Idempotency-Key` the run it names, never another call, whatever the flag says \
+| a route's method and path, `Accept: text/event-stream` | the stream, if the flag says so; else the batch answer: the \
+upstream's own stream, or its JSON, as events to a client that takes nothing else. With `Last-Event-ID`, `headgate-run` or `Idempotency-Key` the run it names, never another call, whatever the flag says \
 by then; 422 if that run was asked for with another body |
 | a route's method and path, anything else | the batch answer |
 | `GET` of a route's `stream_path` | the stream of the same request with an empty body. Joins the run in flight of \
@@ -55,7 +55,8 @@ To anybody but its owner a run is 404, with the same bytes as one that never was
 Request headers of Headgate's own: `headgate-run`, a random UUID in lower case, chooses the run's id, so that its events
 can be asked for beside the POST (409 if it is taken); `Idempotency-Key` makes a repeated request join the run, also
 after its end (422 with another body). Both make a run of a batch request whose user has the flag, and the answer is
-still the upstream's own, byte for byte."""
+still the upstream's own, byte for byte. Where a run has no such answer (the sources `native` and `stages`, a body with
+`"stream": true`, one over 8 MiB), they make none, and the request is relayed."""
 
 OF_RUN = {
     "headgate-run": "its id",

@@ -29,7 +29,7 @@ class AnswerCopy:
 
     async def __call__(self, message: Message) -> None:
         if message["type"] == "http.response.start":
-            self._coding = _coding(message["headers"])
+            self._coding = coding_of(message["headers"])
         else:
             self._keep(message["body"])
         await self._send(message)
@@ -38,7 +38,7 @@ class AnswerCopy:
         assert self._answer is not None
         if not self._answer(status, headers, body):
             return False  # it comes in messages
-        self._coding = _coding(headers)
+        self._coding = coding_of(headers)
         self._keep(body)
         return True
 
@@ -57,16 +57,22 @@ class AnswerCopy:
         """What has gone out, decoded; None if it was too long or cannot be read."""
         if self._is_over or self.is_foreign:
             return None
-        if not self._coding:
-            return bytes(self._kept)
-        decoder = zlib.decompressobj(wbits=zlib.MAX_WBITS | 32)  # either header
-        try:
-            decoded = decoder.decompress(bytes(self._kept), self._max_bytes)
-        except zlib.error:
-            return None
-        return decoded if decoder.eof else None
+        return decoded(bytes(self._kept), self._coding, self._max_bytes)
 
 
-def _coding(headers: Headers) -> bytes:
+def decoded(body: bytes, coding: bytes, max_bytes: int) -> bytes | None:
+    """A body without its coding, "" or one of `CODINGS`; None if it is too long or cannot be read."""
+    if not coding:
+        return body
+    decoder = zlib.decompressobj(wbits=zlib.MAX_WBITS | 32)  # either header
+    try:
+        plain = decoder.decompress(body, max_bytes)
+    except zlib.error:
+        return None
+    return plain if decoder.eof else None
+
+
+def coding_of(headers: Headers) -> bytes:
+    """The content coding of an answer; "" if there is none."""
     value = next((value for name, value in headers if name == b"content-encoding"), b"")
     return b"" if value.lower() == b"identity" else value.strip().lower()

@@ -49,7 +49,11 @@ async def read_ahead(receive: Receive) -> tuple[bytes | None, Receive]:
             size += len(message.get("body", b""))
             more = message.get("more_body", False)
     left = messages[-1]["type"] == "http.disconnect"
-    body = None if more or left else b"".join(message["body"] for message in messages)
+    body = (
+        None
+        if more or left or size > MAX_REQUEST_BYTES
+        else b"".join(message["body"] for message in messages)
+    )
     return body, Replayed(messages, receive)
 
 

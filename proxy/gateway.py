@@ -9,7 +9,7 @@ A request that matches no route pays for a dictionary look-up and goes on to the
 import asyncio
 import logging
 import re
-from collections.abc import Coroutine, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from time import monotonic, perf_counter
 
@@ -17,15 +17,17 @@ from flags.decision import Accept, Arm, Decision, FlagState, Mode, Question, Rea
 from proxy import dark
 from proxy.answer_copy import AnswerCopy
 from proxy.batch_viewer import BatchViewer, Unanswered
-from proxy.bodies import Replayed, collect, read_ahead
+from proxy.bodies import MAX_REQUEST_BYTES, Replayed, collect, read_ahead
 from proxy.breaker import Breaker
 from proxy.errors import Fault, RequestRefused
 from proxy.fetch_metadata import comes_from
 from proxy.headers import Forwarding, Headers, end_to_end, request_headers
+from proxy.held_answer import HeldAnswer, KeptBody
 from proxy.identity import Identifier, Identity
 from proxy.metrics import Metrics, RouteMetrics
 from proxy.outcomes import COMPARED, REFUSED_FOR_STREAMING, RelayedOutcomes
 from proxy.relay import (
+    Outcome,
     Passage,
     Receive,
     Relay,
@@ -33,6 +35,7 @@ from proxy.relay import (
     Send,
     check_framing,
     request_target,
+    send_problem,
 )
 from proxy.routes import Match, Route, Routes
 from proxy.run import CANCELLED, Call, Run
@@ -41,9 +44,10 @@ from proxy.runs import Runs
 from proxy.server import WRITE
 from proxy.shared import Watched
 from proxy.sources import Source
+from proxy.sources.batch import Answered
 from proxy.start import Start, digest_of_key, fingerprint
 from proxy.taps import Taps
-from proxy.upstream import Request
+from proxy.upstream import Answer, Request
 
 logger = logging.getLogger("headgate.gateway")
 
@@ -60,6 +64,9 @@ _UUID4 = re.compile(rb"[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0
 
 _NOT_ACCEPTED = re.compile(rb"q=0(\.0{0,3})?")
 """RFC 9110 12.4.2: a weight of 0 is "not acceptable"."""
+
+_ASKS_TO_STREAM = re.compile(rb'"stream"\s*:\s*true\b')
+"""In a body for a completions API: the answer is a stream, whatever `Accept` says. Says yes too often."""
 
 NOT_FOR_THE_UPSTREAM = frozenset(
     {
@@ -166,15 +173,19 @@ class Gateway:
         if asked.identity is not None:
             counted.users.saw(decision.arm, asked.identity.user, decision.generation)
         status: int | None = None
-        is_batch = decision.mode is Mode.BATCH and asked.accept is not Accept.ONLY_STREAM
-        if is_batch and not await self._is_back(asked):
-            try:
+        try:
+            if decision.mode is Mode.STREAM and asked.accept is Accept.NONE:
+                asked, decision = await self._by_its_body(asked, decision)
+            is_batch = decision.mode is Mode.BATCH and not asked.match.by_stream_path
+            if is_batch and not await self._is_back(asked):
                 ended, status = await self._batch(asked, decision, counted)
-            except RequestRefused as refusal:
-                await refuse(asked.send, refusal)
-                ended, status = "refused", refusal.status
-        else:
-            ended = await self._refusing(asked, decision, self._stream(asked, decision))
+            else:
+                ended = await self._stream(asked, decision)
+        except RequestRefused as refusal:
+            if refusal.status in REFUSED_FOR_STREAMING:
+                self._count(asked, decision, "failed")
+            await refuse(asked.send, refusal)
+            ended, status = "refused", refusal.status
         took_s = perf_counter() - entered
         counted.requests[decision.mode, decision.reason].inc()
         counted.seconds[decision.mode].observe(took_s)
@@ -219,12 +230,28 @@ class Gateway:
             overloaded=self._is_full(asked.route),
         )
         decision = decide(question, self.flags)
+        if decision.mode is Mode.STREAM and asked.accept is Accept.NONE and decision.source in MADE_HERE:
+            decision = _as_batch(decision)
         if not breaker_open and decision.mode is not Mode.STREAM:
             self.breaker.unused()
         # Whoever is decided to get batch gets the upstream's own call and nothing beside it.
         if decision.mode is Mode.BATCH and not (decision.reason is Reason.DARK and _can_be_dark(asked)):
             return replace(decision, source="batch")
         return decision
+
+    async def _by_its_body(self, asked: _Asked, decision: Decision) -> tuple[_Asked, Decision]:
+        """A plain request that would be a run because it names one: batch if no run can answer it as well.
+
+        That is one whose body is too long to be held, or asks the upstream for a stream of its own.
+        """
+        if not _is_well_framed(asked.scope):
+            return asked, decision
+        body, receive = await read_ahead(asked.receive)
+        asked = replace(asked, receive=receive)
+        if body is not None and not _ASKS_TO_STREAM.search(body):
+            return asked, decision
+        self.breaker.unused()
+        return asked, _as_batch(decision)
 
     def _is_full(self, route: Route) -> bool:
         return not self.runs.has_room(route)
@@ -236,28 +263,67 @@ class Gateway:
     ) -> tuple[str, int | None]:
         """The answer of the same request in flight, if there is one; else the relay."""
         heartbeat_s = asked.route.settings.batch_heartbeat_s
-        if decision.reason is Reason.KILLED or self._is_full(asked.route):
-            heartbeat_s = None  # it needs a run of its own
+        only_events = asked.accept is Accept.ONLY_STREAM
+        if only_events or decision.reason is Reason.KILLED or self._is_full(asked.route):
+            heartbeat_s = None  # it needs a run of its own, and is JSON
         may_join = decision.arm is Arm.STREAM and self._may_join(asked)
         receive = asked.receive
         if (may_join or heartbeat_s is not None) and _is_well_framed(asked.scope):
             body, receive = await read_ahead(asked.receive)
             if body is not None:
                 asked = replace(asked, receive=receive, run_id=None, idempotency_key=None)
+                may_join = may_join and not _ASKS_TO_STREAM.search(body)
                 start = replace(self._start(asked, decision, body), may_join=may_join)
                 run = await self.runs.joinable(start) if may_join else None
                 if run is not None and run.source not in MADE_HERE:
                     try:
+                        if only_events:
+                            return await self._show(asked, run), None
                         return await self._answer(asked, run, unless=ENDED_BY_OTHERS)
                     except Unanswered:
                         receive = Replayed.of(body, asked.receive)
                 elif heartbeat_s is not None:
                     return await self._answer(asked, await self.runs.start(start))
-        passage = await self._relayed(replace(asked, receive=receive), decision, counted)
-        counted.overhead.observe(passage.overhead_s)
+        asked = replace(asked, receive=receive)
+        if only_events:
+            return await self._batch_as_events(asked, decision, counted)
+        passage, outcome = await self._relayed(asked, decision, counted)
+        self._count(asked, decision, outcome)
         return str(passage.outcome), passage.status
 
-    async def _relayed(self, asked: _Asked, decision: Decision, counted: RouteMetrics) -> Passage:
+    async def _batch_as_events(
+        self, asked: _Asked, decision: Decision, counted: RouteMetrics
+    ) -> tuple[str, int | None]:
+        """The relay, for a client that takes nothing but events: an answer in JSON is sent as such.
+
+        The upstream is asked as the client asks: it may have a stream of its own, and that is passed on.
+        """
+        held = HeldAnswer(asked.send, int(asked.route.settings.max_answer))
+        kept = KeptBody(asked.receive, MAX_REQUEST_BYTES)
+        passing = replace(asked, scope=held.scope(asked.scope), receive=kept, send=held)
+        passage, outcome = await self._relayed(passing, decision, counted)
+        if held.holds and passage.outcome is Outcome.COMPLETE and (answer := await held.answer()) is not None:
+            run = await self._answered(asked, decision, kept.body or b"", answer)
+            return await self._show(asked, run), None
+        if held.holds and passage.error is not None:
+            passage.status = passage.error.status
+            await send_problem(asked.send, passage.status, passage.error.detail)
+        self._count(asked, decision, outcome)
+        return str(passage.outcome), passage.status
+
+    async def _answered(self, asked: _Asked, decision: Decision, body: bytes, answer: Answer) -> Watched:
+        """The run of a request that the upstream has answered already."""
+        is_ours = asked.run_id is not None and _UUID4.fullmatch(asked.run_id)
+        named = replace(asked, run_id=asked.run_id if is_ours else None, idempotency_key=None)
+        start = replace(self._start(named, decision, body), source=Answered(answer), may_join=False)
+        try:
+            return await self.runs.start(start)
+        except RequestRefused:  # the id is another's, which is no reason to withhold the answer
+            return await self.runs.start(replace(start, run_id=None))
+
+    async def _relayed(
+        self, asked: _Asked, decision: Decision, counted: RouteMetrics
+    ) -> tuple[Passage, str | None]:
         """The relay. What is compared is also read, once it has gone out."""
         if decision.arm not in COMPARED:
             copy = None
@@ -274,8 +340,8 @@ class Gateway:
         except asyncio.CancelledError:  # only the end of the process does this
             self._count(asked, decision, "shutdown")
             raise
-        self._count(asked, decision, self.relayed_outcomes[asked.route.name].of(passage, copy))
-        return passage
+        counted.overhead.observe(passage.overhead_s)
+        return passage, self.relayed_outcomes[asked.route.name].of(passage, copy)
 
     async def _dark(self, asked: _Asked, copy: AnswerCopy, counted: RouteMetrics) -> Passage:
         """The relay, and beside it what would have been shown."""
@@ -288,6 +354,8 @@ class Gateway:
     def _may_join(self, asked: _Asked) -> bool:
         if asked.identity is None or not asked.route.settings.join:
             return False
+        if asked.accept is Accept.NONE and not takes_json(asked.scope["headers"]):
+            return False  # a run's answer is none for it
         return self.runs.may_join(asked.route.name, asked.identity)
 
     async def _answer(
@@ -300,15 +368,6 @@ class Gateway:
         return ("left" if status is None else "answered"), status
 
     # The stream.
-
-    async def _refusing(self, asked: _Asked, decision: Decision, serving: Coroutine[None, None, str]) -> str:
-        try:
-            return await serving
-        except RequestRefused as refusal:
-            if refusal.status in REFUSED_FOR_STREAMING:
-                self._count(asked, decision, "failed")
-            await refuse(asked.send, refusal)
-            return "refused"
 
     async def _stream(self, asked: _Asked, decision: Decision) -> str:
         """Resume, join or start a run, and show it as it was asked for."""
@@ -327,6 +386,9 @@ class Gateway:
         if asked.accept is Accept.NONE:
             ended, _ = await self._answer(asked, run)
             return ended
+        return await self._show(asked, run, after)
+
+    async def _show(self, asked: _Asked, run: Watched, after: int | None = 0) -> str:
         return await self.run_api.show(
             run,
             asked.identity,
@@ -403,9 +465,12 @@ class Gateway:
             self.authority,
         )
         kept = [pair for pair in headers if pair[0] not in NOT_FOR_THE_UPSTREAM]
-        # Without the second, any coding would be welcome (RFC 9110 12.5.3).
-        kept += [(b"accept", b"application/json"), (b"accept-encoding", b"identity")]
-        return kept
+        # Without it, any coding would be welcome (RFC 9110 12.5.3).
+        kept.append((b"accept-encoding", b"identity"))
+        if accepted(headers) is Accept.NONE:
+            # The answer is for a batch client, which may want a form of its own.
+            return kept + [pair for pair in headers if pair[0] == b"accept"]
+        return [*kept, (b"accept", b"application/json")]
 
     def _count(self, asked: _Asked, decision: Decision, outcome: str | None) -> None:
         """A request that was no run has ended. It counts beside the runs, which are compared with such."""
@@ -414,6 +479,11 @@ class Gateway:
         now = asyncio.get_running_loop().time()
         counted = self.metrics.by_route[asked.route.name]
         counted.settle(decision.arm, asked.identity.bucket, outcome, asked.came_at, now)
+
+
+def _as_batch(decision: Decision) -> Decision:
+    """A batch client gets the upstream's own answer, whatever else its request names."""
+    return replace(decision, mode=Mode.BATCH, source="batch", reason=Reason.ACCEPT)
 
 
 def _can_be_dark(asked: _Asked) -> bool:
@@ -447,16 +517,28 @@ def _checked_id(run_id: bytes | None) -> str | None:
 
 def accepted(headers: Headers) -> Accept:
     """Whether a client asks for server-sent events, by name: `*/*` does not count as asking."""
-    stream = json = False
-    for name, value in headers:
-        if name != b"accept":
-            continue
-        for item in value.lower().split(b","):
-            media_range, *parameters = (part.strip() for part in item.split(b";"))
-            if any(_NOT_ACCEPTED.fullmatch(parameter) for parameter in parameters):
-                continue
-            stream = stream or media_range == b"text/event-stream"
-            json = json or media_range in {b"application/json", b"application/*", b"*/*"}
-    if not stream:
+    ranges = _accepted_ranges(headers)
+    if b"text/event-stream" not in ranges:
         return Accept.NONE
-    return Accept.EITHER if json else Accept.ONLY_STREAM
+    return Accept.ONLY_STREAM if ranges.isdisjoint(_JSON_RANGES) else Accept.EITHER
+
+
+def takes_json(headers: Headers) -> bool:
+    """Whether a client can be answered in JSON; one that says nothing takes anything (RFC 9110 12.5.1)."""
+    ranges = _accepted_ranges(headers)
+    return not ranges.isdisjoint(_JSON_RANGES) or all(name != b"accept" for name, _ in headers)
+
+
+_JSON_RANGES = frozenset({b"application/json", b"application/*", b"*/*"})
+
+
+def _accepted_ranges(headers: Headers) -> set[bytes]:
+    """The media ranges that a client accepts, without their parameters."""
+    ranges: set[bytes] = set()
+    for name, value in headers:
+        if name == b"accept":
+            for item in value.lower().split(b","):
+                media_range, *parameters = (part.strip() for part in item.split(b";"))
+                if not any(_NOT_ACCEPTED.fullmatch(parameter) for parameter in parameters):
+                    ranges.add(media_range)
+    return ranges

@@ -215,6 +215,15 @@ def response_headers(headers: Headers, status: int) -> Headers:
     return kept
 
 
+def is_json(headers: Headers) -> bool:
+    """Whether a body says that it is JSON."""
+    for name, value in headers:
+        if name == b"content-type":
+            media_type = value.partition(b";")[0].strip().lower()
+            return media_type == b"application/json" or media_type.endswith(b"+json")
+    return False
+
+
 def write_head(method: bytes, target: bytes, headers: Headers) -> bytes:
     """The bytes of a request's head. Names and values were parsed strictly, so they hold no CR or LF."""
     parts = [method, b" ", target, b" HTTP/1.1\r\n"]

@@ -245,7 +245,7 @@ async def test_who_is_refused_for_want_of_room_counts_as_failed(tmp_path: Path, 
         running = asyncio.create_task(read(client, START, signed(first)))
         await held.come.wait()
 
-        refused = await read(client, START, signed(second, SSE))
+        refused = await read(client, f"{START}/stream", signed(second, SSE), method="GET")
         held.come.clear()
         relayed = asyncio.create_task(read(client, START, signed(second, EITHER)))
         await held.come.wait()

@@ -552,12 +552,13 @@ async def test_a_run_has_the_id_that_the_client_chose(tmp_path: Path) -> None:
 
 
 async def test_a_route_that_is_full_gives_the_batch_answer(tmp_path: Path) -> None:
-    """Over `max_runs`: batch for who can take it, 503 for who cannot; joining still works."""
+    """Over `max_runs`: batch for who can take it, 503 for an EventSource; joining still works."""
     held = Held(answering(answer()))
     async with house(held, tmp_path, commit_after=0, max_runs=1) as (upstream, serving, client):
         async with opened(client, START, signed(), content=b"1") as stream:
             await stream.piece()
-            refused = await client.post(START, headers=signed(), content=b"2")
+            other = "/api/cases/8/start/stream"
+            refused = await client.get(other, headers=signed())
             either = asyncio.create_task(
                 client.post(START, headers=signed(accept=f"{SSE}, application/json"), content=b"3")
             )

@@ -1,5 +1,6 @@
 """The source `batch`: the upstream's own JSON, its texts shown as they arrive."""
 
+from proxy import headers
 from proxy.errors import Fault, UpstreamMalformed
 from proxy.run import Run
 from proxy.sections import BodyTooLarge, Reader
@@ -15,6 +16,16 @@ class BatchSource:
 
     async def answer(self, run: Run) -> Answer:
         return await ask(self._upstream, run, run.call.request)
+
+
+class Answered:
+    """The call was made, and this is its answer."""
+
+    def __init__(self, answer: Answer) -> None:
+        self._answer = answer
+
+    async def answer(self, run: Run) -> Answer:
+        return self._answer
 
 
 async def ask(upstream: Upstream, run: Run, request: Request) -> Answer:
@@ -47,8 +58,4 @@ async def read_answer(exchange: Exchange, run: Run) -> bytes:
 
 def is_json(exchange: Exchange) -> bool:
     """Whether the answer says that it is JSON."""
-    for name, value in exchange.headers:
-        if name == b"content-type":
-            media_type = value.partition(b";")[0].strip().lower()
-            return media_type == b"application/json" or media_type.endswith(b"+json")
-    return False
+    return headers.is_json(exchange.headers)
