@@ -25,7 +25,7 @@ from proxy.headers import Forwarding, Headers, end_to_end, request_headers
 from proxy.held_answer import HeldAnswer, KeptBody
 from proxy.identity import Identifier, Identity
 from proxy.metrics import Metrics, RouteMetrics
-from proxy.outcomes import COMPARED, REFUSED_FOR_STREAMING, RelayedOutcomes
+from proxy.outcomes import COMPARED, RelayedOutcomes
 from proxy.relay import (
     Outcome,
     Passage,
@@ -170,8 +170,8 @@ class Gateway:
         if asked.identity is None:
             self.metrics.flag_context_missing.inc()
         decision = self._decide(asked)
-        if asked.identity is not None:
-            counted.users.saw(decision.arm, asked.identity.user, decision.generation)
+        if decision.arm in COMPARED:
+            counted.users.turn_to(decision.generation)
         status: int | None = None
         try:
             if decision.mode is Mode.STREAM and asked.accept is Accept.NONE:
@@ -181,9 +181,7 @@ class Gateway:
                 ended, status = await self._batch(asked, decision, counted)
             else:
                 ended = await self._stream(asked, decision)
-        except RequestRefused as refusal:
-            if refusal.status in REFUSED_FOR_STREAMING:
-                self._count(asked, decision, "failed")
+        except RequestRefused as refusal:  # it counts in no arm: how many there are is up to whoever asks
             await refuse(asked.send, refusal)
             ended, status = "refused", refusal.status
         took_s = perf_counter() - entered
@@ -478,7 +476,7 @@ class Gateway:
             return
         now = asyncio.get_running_loop().time()
         counted = self.metrics.by_route[asked.route.name]
-        counted.settle(decision.arm, asked.identity.bucket, outcome, asked.came_at, now)
+        counted.settle(decision, asked.identity, outcome, asked.came_at, now)
 
 
 def _as_batch(decision: Decision) -> Decision:

@@ -10,9 +10,9 @@ from itertools import product
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
-from flags.decision import Arm, Mode, Reason
+from flags.decision import Arm, Decision, Mode, Reason
 from proxy.errors import Fault
-from proxy.identity import BUCKETS
+from proxy.identity import BUCKETS, Identity
 from proxy.llm.call import Ended
 from proxy.recovery import Phase
 from proxy.route_settings import RouteSettings
@@ -175,10 +175,17 @@ class RouteMetrics:
         self.viewers = metrics.viewers.labels(name)
         self.viewers.set(0)
 
-    def settle(self, arm: Arm, bucket: int, outcome: str, began_at: float, ended_at: float) -> None:
-        """A request of somebody has ended; it counts when it settles. Times are the loop's."""
+    def settle(
+        self, decision: Decision, identity: Identity, outcome: str, began_at: float, ended_at: float
+    ) -> None:
+        """A request of somebody has ended; it counts when it settles. Times are the loop's.
+
+        Only now is its user one: before, it was whoever somebody said to be.
+        """
+        arm = decision.arm
+        self.users.met(arm, identity.user, decision.generation)
         self._settling.add(
-            self.outcomes[arm.value, str(bucket), outcome],
+            self.outcomes[arm.value, str(identity.bucket), outcome],
             self.settled_seconds[arm] if outcome in ANSWERED else None,
             began_at,
             ended_at,

@@ -1,13 +1,15 @@
 """What a request of a route came to, by one measure for all arms.
 
 A failure is one that the user sees: an answer that a run would have had to give up is as bad when it is
-relayed, and one that the upstream refuses (4xx) is an answer, whoever carries it.
+relayed, and one that the upstream refuses (4xx) is an answer, whoever carries it. What anybody can bring
+about without being somebody counts for nobody: else strangers could make a rollout go back.
 """
 
 import logging
 
 from flags.decision import Arm
 from proxy.answer_copy import AnswerCopy
+from proxy.errors import UpstreamBusy
 from proxy.relay import Outcome, Passage
 from proxy.routes import Route
 from proxy.sections import MalformedBody, extract, parse
@@ -17,9 +19,8 @@ logger = logging.getLogger("headgate.outcomes")
 COMPARED = frozenset({Arm.STREAM, Arm.CONTROL})
 """Arms whose relayed answers are read; the rest's are not even copied."""
 
-REFUSED_FOR_STREAMING = frozenset({413, 503})
-"""Refusals that a relayed request would not have met: a body too long to be held, no room for a run. The
-others are the client's own mistakes."""
+OF_STRANGERS = frozenset({401, 403})
+"""Statuses of those whom the upstream does not let in: whoever they said they were, it was not shown."""
 
 
 class RelayedOutcomes:
@@ -30,13 +31,14 @@ class RelayedOutcomes:
         self._has_met_foreign = False
 
     def of(self, passage: Passage, copy: AnswerCopy | None) -> str | None:
-        """One of `headgate_outcomes_total`; None: it was refused here, and counts for nobody.
+        """One of `headgate_outcomes_total`; None: it counts for nobody.
 
         Args:
             passage: of an answer that has gone out, or not.
             copy: of its body, if it is to be read.
         """
-        if passage.outcome is Outcome.REFUSED:
+        is_ours = passage.outcome is Outcome.REFUSED or isinstance(passage.error, UpstreamBusy)
+        if is_ours or passage.status in OF_STRANGERS:
             return None
         if passage.outcome is not Outcome.COMPLETE:
             return passage.outcome.value

@@ -23,6 +23,7 @@ from proxy.events import Event, Transcript
 from proxy.identity import Identity
 from proxy.live_text import LiveTexts
 from proxy.metrics import RouteMetrics
+from proxy.outcomes import OF_STRANGERS
 from proxy.recovery import Phase, retry_available
 from proxy.retold import Retold
 from proxy.routes import Route
@@ -482,7 +483,8 @@ class Run:
         if self.identity is not None:
             began_at = self.started_at if self.call.asked_at is None else self.call.asked_at
             settled = self._compared_as(outcome)
-            self._metrics.settle(self.decision.arm, self.identity.bucket, settled, began_at, now)
+            if settled is not None:
+                self._metrics.settle(self.decision, self.identity, settled, began_at, now)
         result = outcome if outcome in {"recovered", "fell_back"} else "failed"
         for fault in {fault for fault, _ in self._faults}:
             self._metrics.recoveries[fault, result].inc()
@@ -492,15 +494,19 @@ class Run:
                 self._metrics.perceived_wait[source].observe(self._first_content_s / took_s)
         self._log_end(outcome, took_s)
 
-    def _compared_as(self, outcome: str) -> str:
-        """The outcome that the arms are compared by: what it would be called if it were relayed."""
+    def _compared_as(self, outcome: str) -> str | None:
+        """The outcome that the arms are compared by: what it would be called if it were relayed. None: it is
+        compared with nothing, see `proxy.outcomes`.
+        """
+        failure = self.failure
+        if failure is not None and _counts_for_nobody(failure):
+            return None
         if outcome in {CANCELLED, SHUTDOWN}:
             return outcome
         if not self.is_watched:
             # Whoever leaves a relayed answer never learns what it would have been, and slow ones are left
             # more often: counted here alone, they would make streams look slow.
             return "client_left"
-        failure = self.failure
         is_refusal = failure is not None and failure.code == Fault.STATUS and failure.status < 500
         return "complete" if is_refusal else outcome
 
@@ -532,3 +538,7 @@ def _chunk_chars(decision: Decision, route: Route) -> tuple[int, int, int]:
 def _chunker(decision: Decision, route: Route) -> Callable[[], Chunker]:
     """What makes a run's chunkers; not a method of the run, which would be in a cycle with them."""
     return partial(Chunker, *_chunk_chars(decision, route))
+
+
+def _counts_for_nobody(failure: Failure) -> bool:
+    return failure.code == Fault.BUSY or (failure.code == Fault.STATUS and failure.status in OF_STRANGERS)

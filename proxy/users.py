@@ -38,6 +38,11 @@ class Users:
         seen.add(hashlib.blake2b(user.encode(), digest_size=8, key=self._salt).digest())
         self._gauges[arm].set(len(seen))
 
+    def met(self, arm: Arm, user: str, generation: str) -> None:
+        """The same at a request's end: then the flag may have been changed, and the user is one of before."""
+        if generation == self._generation:
+            self.saw(arm, user, generation)
+
     def turn_to(self, generation: str) -> None:
         """The flag is written like this now; see `flags.decision.Decision`."""
         if generation == self._generation:

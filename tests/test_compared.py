@@ -237,8 +237,8 @@ async def test_a_run_counts_once_however_many_ask_for_it(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("arm", ["stream", "control"])
-async def test_who_is_refused_for_want_of_room_counts_as_failed(tmp_path: Path, arm: str) -> None:
-    """Nobody's answer is lost from the arm that loses most of them."""
+async def test_who_is_refused_for_want_of_room_counts_in_no_arm(tmp_path: Path, arm: str) -> None:
+    """How often that is, is up to whoever takes the room."""
     held = Held(answering(answer()))
     first, second = a_user("stream"), a_user(arm, skip=3)
     async with house(held, tmp_path, routes=[route(max_runs=1)]) as (serving, client):
@@ -254,13 +254,13 @@ async def test_who_is_refused_for_want_of_room_counts_as_failed(tmp_path: Path, 
 
         assert refused.status == 503
         assert outcomes(registry_of(serving)) == Counter(
-            [labels(second, "failed"), labels(second, "complete"), labels(first, "complete")]
+            [labels(second, "complete"), labels(first, "complete")]
         )
 
 
-async def test_a_request_too_long_to_be_streamed_counts_as_failed(tmp_path: Path) -> None:
-    """It would have been relayed; so the user without streams has an answer. A mistake of the client's, as
-    an id that is none, counts for nobody."""
+async def test_a_request_too_long_to_be_streamed_counts_in_no_arm(tmp_path: Path) -> None:
+    """Else a stranger could make the streams alone fail. Nor does a mistake of the client's, as an id that is
+    none."""
     async with house(upstream_script, tmp_path) as (serving, client):
         content = bytes(MAX_REQUEST_BYTES + 1)
         answers = [
@@ -270,9 +270,23 @@ async def test_a_request_too_long_to_be_streamed_counts_as_failed(tmp_path: Path
         wrong = await read(client, START, signed(a_user("stream"), SSE, **{"headgate-run": "7"}))
 
         assert [one.status for one in (*answers, wrong)] == [413, 200, 400]
-        assert outcomes(registry_of(serving)) == Counter(
-            [labels(a_user("stream"), "failed"), labels(a_user("control"), "complete")]
-        )
+        assert outcomes(registry_of(serving)) == Counter([labels(a_user("control"), "complete")])
+
+
+async def test_strangers_make_no_evidence(tmp_path: Path) -> None:
+    """Whom the API does not let in counts in no arm, streamed or relayed, and is no user."""
+    refusing = answering(b'{"detail": "Unauthorized"}', b"401 Unauthorized")
+    async with house(refusing, tmp_path) as (serving, client):
+        for number in range(20):
+            for accept in (SSE, EITHER, "*/*"):
+                assert (await read(client, START, signed(f"forged-{number}", accept))).status == 401
+
+        figures = await scrape(client, serving.admin_url)
+        assert not outcomes(registry_of(serving))
+        assert [figures[f'headgate_users{{arm="{arm}",route="start"}}'] for arm in ("stream", "control")] == [
+            0,
+            0,
+        ]
 
 
 async def test_what_a_shutdown_cuts_counts_apart(tmp_path: Path) -> None:

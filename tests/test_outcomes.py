@@ -10,6 +10,7 @@ from prometheus_client import CollectorRegistry
 
 from flags.decision import Arm, Decision, Mode, Reason
 from proxy.answer_copy import AnswerCopy
+from proxy.errors import UpstreamBusy
 from proxy.identity import Identity
 from proxy.metrics import Metrics
 from proxy.outcomes import RelayedOutcomes
@@ -77,7 +78,7 @@ async def test_a_run_has_taken_as_long_as_its_request() -> None:
     assert found == pytest.approx(7, abs=0.5)
 
 
-@pytest.mark.parametrize("status", [200, 201, 204, 302, 401, 404, 429, 500, 503])
+@pytest.mark.parametrize("status", [200, 201, 204, 302, 401, 403, 404, 429, 500, 503])
 @pytest.mark.parametrize("what", BODIES)
 async def test_an_answer_comes_to_the_same_in_a_run_and_relayed(status: int, what: str) -> None:
     """Arms are compared by it: whatever the upstream says, it is as good or as bad however it travels."""
@@ -88,8 +89,37 @@ async def test_an_answer_comes_to_the_same_in_a_run_and_relayed(status: int, wha
     copy = await relayed(status, body)
     outcome = RelayedOutcomes(run.route).of(Passage(status=status), copy)
 
-    labels = {"route": "start", "arm": "stream", "bucket": str(ANN.bucket), "outcome": outcome}
-    assert registry.get_sample_value("headgate_outcomes_total", labels) == 1
+    assert counted(registry) == ([] if outcome is None else [outcome])
+    assert (outcome is None) == (status in {401, 403})
+
+
+def counted(registry: CollectorRegistry) -> list[str]:
+    """Outcomes that one request was counted as, in any arm and bucket."""
+    samples = [sample for family in registry.collect() for sample in family.samples]
+    counts = [sample for sample in samples if sample.name == "headgate_outcomes_total" and sample.value]
+    assert all(sample.value == 1 for sample in counts)
+    return [sample.labels["outcome"] for sample in counts]
+
+
+async def test_a_bound_of_ours_counts_for_nobody() -> None:
+    """Whoever opens many connections could else make an arm, and so a rollout, fail."""
+    run, registry = a_run()
+    run.fail(UpstreamBusy("all are in use"))
+    passage = Passage(Outcome.FAILED, 503, error=UpstreamBusy("all are in use"))
+
+    assert counted(registry) == []
+    assert RelayedOutcomes(run.route).of(passage, await relayed(503, b"")) is None
+
+
+@pytest.mark.parametrize(("status", "users"), [(200, 1), (404, 1), (401, 0), (403, 0)])
+async def test_who_is_not_let_in_is_no_user(status: int, users: int) -> None:
+    """A rollout waits for so many different users: names that were made up are none."""
+    run, registry = a_run()
+
+    run.settle(Answer(status, JSON, answer()))
+
+    labels = {"route": "start", "arm": "stream"}
+    assert registry.get_sample_value("headgate_users", labels) == users
 
 
 @pytest.mark.parametrize(
@@ -100,6 +130,8 @@ async def test_an_answer_comes_to_the_same_in_a_run_and_relayed(status: int, wha
         (Passage(Outcome.TRUNCATED, 200), "truncated"),
         (Passage(Outcome.CLIENT_LEFT, 200), "client_left"),
         (Passage(Outcome.REFUSED, 400), None),
+        (Passage(Outcome.TRUNCATED, 401), None),
+        (Passage(Outcome.CLIENT_LEFT, 403), None),
     ],
 )
 async def test_a_relay_that_did_not_end_well_says_how(passage: Passage, outcome: str | None) -> None:
