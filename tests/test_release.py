@@ -77,15 +77,15 @@ def test_a_wheel_of_a_commit_serves_from_a_venv_of_its_own(tmp_path: Path) -> No
     with subprocess.Popen(
         [str(venv / "bin/headgate"), "serve"], cwd=tmp_path, stderr=subprocess.PIPE, text=True
     ) as serving:
-        try:
-            assert serving.stderr is not None
-            first = serving.stderr.readline()
-        finally:
-            serving.terminate()
+        assert serving.stderr is not None
+        ready = any('"message":"ready"' in line for line in serving.stderr)
+        serving.terminate()
+        rest = serving.stderr.read()
 
     commit = git(checkout, "rev-parse", "--short", "HEAD").strip()
     assert said == f"headgate, version {version()} (commit {commit})\n"
-    assert serving.returncode == 0, first
+    assert ready
+    assert serving.returncode == 0, rest
 
 
 def run(command: list[str], cwd: Path | None = None) -> str:
