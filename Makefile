@@ -1,6 +1,7 @@
 # Two commands: `make run` shows the demo, `make test` proves everything. Both set themselves up.
 
 PYTHON ?= python3
+PORT := 8080
 VENV ?= .venv
 BIN := $(VENV)/bin
 VERSION := $(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])')
@@ -34,7 +35,7 @@ $(VENV)/.test: requirements/test.lock $(VENV)/.demo
 	@touch $@
 
 run: $(VENV)/.demo  ## the demo: sample upstream, proxy, flags, a page to look at
-	@$(BIN)/headgate demo
+	@$(BIN)/headgate demo --port $(PORT)
 
 check: $(VENV)/.test  ## format, lint, types
 	$(BIN)/ruff format --check .

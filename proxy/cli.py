@@ -107,7 +107,13 @@ def check(config: Path) -> None:
 
 
 @main.command()
-@click.option("--port", type=click.IntRange(1, 65531), default=8080, show_default=True)
+@click.option(
+    "--port",
+    type=click.IntRange(1, 65535),
+    default=8080,
+    show_default=True,
+    help="Where the page is. Whatever else it needs takes ports that are free.",
+)
 @click.option(
     "--rollout", is_flag=True, help="Instead: a healthy rollout and one that rolls back, in two minutes."
 )

@@ -176,7 +176,7 @@ async def test_the_demo_shows_a_rollout_and_one_that_goes_back(tmp_path: Path) -
     [block] = blocks(ROLLOUT)
 
     async with asyncio.timeout(ROLLOUT_S):
-        shown = await said(f"{block.strip()} --port {free_port(3)}", checkout(tmp_path))
+        shown = await said(f"{block.strip()} --port {free_port()}", checkout(tmp_path))
 
     for words in (
         "a person: headgate rollout approve",

@@ -24,7 +24,7 @@ from flags.rollout.moves import Phase, Reason
 from flags.rollout.policy import Policy
 from flags.rollout.policy_file import load
 from flags.rollout.status import Status, shown, status_of
-from proxy.demo import await_ready, process, terminable
+from proxy.demo import HOST, await_ready, free_ports, process, terminable
 
 HERE = Path(__file__).parent
 LOOK_S = 0.5
@@ -78,7 +78,8 @@ def running(port: int) -> Iterator[Places]:
     """Upstream and proxy, ready, with the flag at 0 %."""
     with ExitStack() as stack:
         directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="headgate-rollout-")))
-        url, upstream, admin = (f"http://127.0.0.1:{port + offset}" for offset in range(3))
+        upstream_port, admin_port = free_ports(2)
+        url, upstream, admin = (f"http://{HOST}:{number}" for number in (port, upstream_port, admin_port))
         places = Places(
             directory,
             url,
@@ -94,7 +95,7 @@ def running(port: int) -> Iterator[Places]:
         os.environ["HEADGATE_METRICS"] = places.environment["HEADGATE_METRICS"]  # for the policy
         for name in ("headgate.yaml", "flags.json", "rollout.yaml"):
             (directory / name).write_text((HERE / name).read_text())
-        quiet = ["examples.rollout.upstream", "--port", str(port + 1)]
+        quiet = ["examples.rollout.upstream", "--port", str(upstream_port)]
         await_ready(f"{upstream}/health", stack.enter_context(process(quiet, places.environment)))
         proxy = ["proxy", "serve", "--config", str(directory / "headgate.yaml")]
         await_ready(f"{admin}/readyz", stack.enter_context(process(proxy, places.environment)))
@@ -163,7 +164,7 @@ async def show(port: int) -> None:
 
 
 @click.command()
-@click.option("--port", type=click.IntRange(1, 65533), default=8080, show_default=True)
+@click.option("--port", type=click.IntRange(1, 65535), default=8080, show_default=True)
 def main(port: int) -> None:
     """Run it."""
     with terminable():
