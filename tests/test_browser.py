@@ -23,8 +23,6 @@ CHROMIUM = shutil.which("chromium")
 QUIET = ("--no-sandbox", "--disable-background-networking", "--disable-component-update", "--disable-sync")
 START_S = 40.0
 ANSWER_MS = 60_000
-DEMO_PORTS = 5
-"""In a row, from the one that it is given."""
 APPLIED_S = 2.5
 
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed")
@@ -36,6 +34,15 @@ LISTEN = """path => new Promise(resolve => {
     source.onmessage = ({data}) => events.push(JSON.parse(data));
     source.onerror = () => { if (source.readyState === EventSource.CLOSED) resolve(events); };
 })"""
+
+
+# Text has been coming for a while; and what the page says at one moment about how far it is.
+LATE_IN_THE_TEXT = """() => {
+    const clock = name => parseFloat(document.querySelector(`#streamed .${name}`).innerText);
+    const [first, done] = ["first", "done"].map(clock);
+    return first && done > first + 2;
+}"""
+PROGRESS = """() => ["state", "done"].map(name => document.querySelector(`#streamed .${name}`).textContent)"""
 
 
 @pytest.mark.anyio
@@ -75,7 +82,7 @@ async def test_an_eventsource_reads_the_run_once_and_stays_away(tmp_path: Path) 
 @pytest.fixture
 def demo(tmp_path: Path) -> Iterator[str]:
     """`headgate demo` as a process of its own, logging to `demo.log`; its address."""
-    port = free_port(DEMO_PORTS)
+    port = free_port()
     log = (tmp_path / "demo.log").open("w+")
     process = subprocess.Popen(
         [sys.executable, "-m", "proxy", "demo", "--port", str(port)], stdout=log, stderr=subprocess.STDOUT
@@ -89,7 +96,7 @@ def demo(tmp_path: Path) -> Iterator[str]:
         code = process.wait(START_S)
         log.close()
     assert code == 0
-    assert not any(_listens(number) for number in range(port, port + DEMO_PORTS)), "something was left behind"
+    assert not _listens(port), "something was left behind"
 
 
 def _listens(port: int) -> bool:
@@ -105,8 +112,13 @@ def await_applied(log: Path, *, times: int) -> None:
 
 
 def submit(page: Page) -> tuple[str, str]:
-    """Submit the case; the verdict and what was decided."""
+    """Submit the case; what comes of it."""
     page.get_by_role("button", name="Submit").click()
+    return settled(page)
+
+
+def settled(page: Page) -> tuple[str, str]:
+    """As soon as both sides are done: the verdict and what was decided."""
     verdict = page.locator("#verdict.said")
     expect(verdict).to_contain_text("First text after", timeout=ANSWER_MS)
     return verdict.inner_text(), page.locator("#streamed .decision").inner_text()
@@ -118,7 +130,10 @@ def test_the_demo_streams_and_a_flag_brings_the_batch_answer_back(demo: str, tmp
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=QUIET)
         page = browser.new_page(viewport={"width": 1280, "height": 800})
         page.goto(f"{demo}/app/live.html")
-        streamed, decided = submit(page)
+        page.get_by_role("button", name="Submit").click()
+        page.wait_for_function(LATE_IN_THE_TEXT, timeout=ANSWER_MS)
+        progress, clock = page.evaluate(PROGRESS)
+        streamed, decided = settled(page)
 
         page.locator("#rollout").fill("0")
         page.locator("#rollout").dispatch_event("change")
@@ -126,6 +141,9 @@ def test_the_demo_streams_and_a_flag_brings_the_batch_answer_back(demo: str, tmp
         whole, decided_then = submit(page)
         browser.close()
 
+    assert progress.startswith(f"{int(float(clock.removesuffix(' s')))} s so far"), (
+        "it stands beside that clock"
+    )
     saved = re.search(r"(\d+) % less waiting", streamed)
     assert saved is not None and int(saved[1]) >= 80
     assert "Both texts are identical" in streamed

@@ -70,6 +70,7 @@ export class Column {
       this.find(`.${name}`).textContent = shown === null ? "–" : `${shown.toFixed(1)} s`;
       this.find(`.${name}`).classList.toggle("settled", time !== null);
     }
+    if (running !== null) this.showProgress(running);
   }
 
   decided(words) {
@@ -78,7 +79,27 @@ export class Column {
 
   /** One line about what is going on. */
   tell(words) {
+    this.progress = null;
     this.find(".state").textContent = words;
+  }
+
+  /**
+   * From now on the line says how long it has been, by this page's own clock: what is sent of progress is sent in
+   * silence alone, and would stand still beside a text that grows.
+   * @param {number | null} total seconds that it takes in all, if that is known
+   */
+  tellProgress(total) {
+    this.progress = { total };
+  }
+
+  /** @param {number} elapsed seconds, as the clock above shows them */
+  showProgress(elapsed) {
+    if (this.progress === null) return;
+    const { total } = this.progress;
+    const left = total === null ? 0 : Math.round(total - elapsed);
+    const soFar = `${Math.floor(Number(elapsed.toFixed(1)))} s so far`;
+    const words = left > 0 ? `${soFar}, about ${left} s to go` : soFar;
+    if (this.find(".state").textContent !== words) this.find(".state").textContent = words;
   }
 
   /** @param {"waiting" | "writing" | "done"} how */

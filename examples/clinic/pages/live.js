@@ -55,7 +55,7 @@ const ACTIONS = {
   content_chunk: ({ panel, stage, content }) => streamed.append(panel, stage, content),
   content_replace: ({ panel, stage, content }) => streamed.replace(panel, stage, content),
   stage_complete: ({ stage }) => streamed.mark(stage, "done"),
-  progress: ({ metadata }) => streamed.tell(progressWords(metadata ?? {})),
+  progress: ({ metadata }) => streamed.tellProgress(totalOf(metadata ?? {})),
   stream_done: ({ metadata }) => streamed.tell(metadata?.source ? `Complete. Source: ${metadata.source}.` : ""),
   error: ({ content, metadata }) => {
     const kept = metadata?.partial ? " What is shown is incomplete." : "";
@@ -69,9 +69,8 @@ function take(event) {
   ACTIONS[event.type]?.(event);
 }
 
-function progressWords({ elapsed_s: elapsed, eta_s: eta }) {
-  const soFar = elapsed === undefined ? "Working" : `${Math.round(elapsed)} s so far`;
-  return eta === undefined ? soFar : `${soFar}, about ${Math.round(eta)} s to go`;
+function totalOf({ elapsed_s: elapsed, eta_s: eta }) {
+  return elapsed === undefined || eta === undefined ? null : elapsed + eta;
 }
 
 async function finish(column, work) {
