@@ -123,6 +123,10 @@ ADMIN: Mapping[tuple[str, str], str] = {
     ),
     ("GET", "/metrics"): "Prometheus text",
     ("GET", "/runs"): "counts by route, of the process that answers",
+    ("GET", "/learned"): (
+        "models that the model port asks for no streams: `provider`, `model`, `why`, and `for_s`, for how long yet; as "
+        "all processes that share what they learn have it"
+    ),
     ("POST", "/kill"): (
         "streaming off for everybody; bearer `admin_token`: 401 without it, 403 when none is set. A body of up to "
         "1 KiB is kept as the reason"

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from http import HTTPStatus
+from time import time
 
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
 from prometheus_client.multiprocess import MultiProcessCollector
@@ -19,6 +20,7 @@ from starlette.routing import Route
 from flags.errors import KillSwitchError
 from flags.source import FlagSource, KillSwitch
 from proxy.errors import PROBLEM_TYPE
+from proxy.llm.learned import Learned
 from proxy.runs import Runs
 
 MULTIPROCESS_DIR = "PROMETHEUS_MULTIPROC_DIR"
@@ -36,6 +38,8 @@ class Admin:
     flag_source: FlagSource
     switch: KillSwitch
     token: SecretStr | None
+    learned: Learned | None = None
+    """Of the models behind the model port; None: there is none."""
 
     def app(self) -> Starlette:
         return Starlette(
@@ -44,6 +48,7 @@ class Admin:
                 Route("/readyz", self._readyz),
                 Route("/metrics", self._metrics),
                 Route("/runs", self._runs),
+                Route("/learned", self._learned),
                 Route("/kill", self._guarded(self._kill), methods=["POST"]),
                 Route("/kill", self._guarded(self._unkill), methods=["DELETE"]),
             ]
@@ -77,6 +82,11 @@ class Admin:
         return JSONResponse(
             {"live": dict(Counter(self.runs.live_routes())), "kept": self.runs.kept, "process": os.getpid()}
         )
+
+    async def _learned(self, _: Request) -> Response:
+        """The models that are asked for no streams, as all processes have learned it."""
+        lessons = [] if self.learned is None else await self.learned.in_force()
+        return JSONResponse({"learned": [lesson.shown(time()) for lesson in lessons]})
 
     async def _kill(self, request: Request) -> Response:
         reason = (await request.body())[:MAX_REASON_BYTES].decode(errors="replace")

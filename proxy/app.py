@@ -29,9 +29,11 @@ from proxy.gateway import Gateway
 from proxy.headers import Forwarding
 from proxy.identity import Identifier
 from proxy.llm.gemini import Gemini
+from proxy.llm.learned import Learned
 from proxy.llm.openai import OpenAI
 from proxy.llm.places import compile_calls
 from proxy.llm.port import ModelPort, Provider
+from proxy.llm.shelf import FileShelf
 from proxy.metrics import Metrics
 from proxy.outcomes import RelayedOutcomes
 from proxy.relay import Relay
@@ -176,7 +178,7 @@ def _provider(settings: ProviderSettings, stack: AsyncExitStack, *, strict_tls: 
     to = origin(settings, strict_tls=strict_tls)
     upstream = Upstream(to)
     stack.push_async_callback(upstream.aclose)
-    relay = Relay(upstream, Forwarding(x_forwarded="off", upstream_host=to.authority))
+    relay = Relay(upstream, Forwarding(x_forwarded="off", upstream_host=to.authority), repeats=True)
     dialect = OpenAI() if settings.api == "openai" else Gemini()
     return Provider(settings.name, settings.mount.encode(), dialect, upstream, relay)
 
@@ -244,14 +246,16 @@ async def running(settings: Settings, state_dir: Path) -> AsyncIterator[App]:
             forward,
             to.authority,
         )
-        port = None
+        port = learned = None
         if settings.llm is not None:
             strict_tls = settings.tls.strict
             providers = [
                 _provider(provider, stack, strict_tls=strict_tls) for provider in settings.llm.providers
             ]
-            port = ModelPort(providers, settings.llm, taps, metrics)
-        admin = Admin(registry, runs, flag_source, switch, settings.admin_token)
+            shelf = FileShelf(state_dir / "learned") if shared is None else shared
+            learned = Learned(settings.llm.learned_s, shelf)
+            port = ModelPort(providers, settings.llm, taps, metrics, learned)
+        admin = Admin(registry, runs, flag_source, switch, settings.admin_token, learned)
         yield App(gateway, admin, runs, metrics.settling, port)
 
 

@@ -33,6 +33,8 @@ class DarkRun:
         self._loop = asyncio.get_running_loop()
         self._started_at = self._loop.time()
         self._first_content_s: float | None = None
+        self.why_silent = ""
+        """Why no call of it came; "" if one has."""
 
     def stream(self, section: Section, piece: str) -> None:
         self._room -= len(piece)
@@ -59,9 +61,9 @@ class DarkRun:
             text = authority.get(section.stage)
             parity, _ = compare("".join(shown) if shown is not None else None, text)
             self._metrics.parity[Parity.MISSING if text is None else parity].inc()
-        if self._first_content_s is None:
-            logger.warning("no model call came to the model port", extra={"route": self._route.name})
-        else:
+        if self.why_silent:
+            logger.warning("source lost", extra={"route": self._route.name, "why": self.why_silent})
+        if self._first_content_s is not None:
             self._metrics.first_content[SOURCE].observe(self._first_content_s)
             self._metrics.perceived_wait[SOURCE].observe(self._first_content_s / took_s)
         outcome = "complete" if self._first_content_s is not None else "fell_back"

@@ -38,6 +38,7 @@ from proxy.valkey_records import (
     COUNT,
     FENCED,
     SCRIPTS,
+    SHELVE,
     Keys,
     Meta,
     StoredMeta,
@@ -311,6 +312,40 @@ class ValkeyRuns:
             return count if isinstance(count, int) else None
         except StoreDown:
             self._missed.append(token)
+            return None
+
+    async def put_lesson(self, name: str, value: bytes, ttl_s: float) -> None:
+        sealed = self._sealing.box(f"learned {name}").seal("learned", 0, value)
+        with contextlib.suppress(StoreDown):
+            await self._ask.call(SHELVE([self._keys.learned], name, sealed, int(ttl_s * 1000)))
+
+    async def find_lesson(self, name: str) -> bytes | None:
+        with contextlib.suppress(StoreDown):
+            [sealed] = await self._ask.call(("HGET", self._keys.learned, name))
+            return self._lesson(name, sealed)
+        return None
+
+    async def drop_lesson(self, name: str) -> None:
+        with contextlib.suppress(StoreDown):
+            await self._ask.call(("HDEL", self._keys.learned, name))
+
+    async def lessons(self) -> dict[str, bytes]:
+        found: dict[str, bytes] = {}
+        with contextlib.suppress(StoreDown):
+            [said] = await self._ask.call(("HGETALL", self._keys.learned))
+            pairs = said if isinstance(said, list) else []
+            for name, sealed in zip(pairs[::2], pairs[1::2], strict=True):
+                if (value := self._lesson(name.decode(), sealed)) is not None:
+                    found[name.decode()] = value
+        return found
+
+    def _lesson(self, name: str, sealed: object) -> bytes | None:
+        if not isinstance(sealed, bytes):
+            return None
+        try:
+            return self._sealing.box(f"learned {name}").open("learned", 0, sealed)
+        except Unsealable as exc:
+            logger.error("what was learned cannot be read", extra={"why": str(exc)})
             return None
 
     async def tell(self, replica: str, said: dict[str, Any]) -> None:

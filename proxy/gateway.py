@@ -344,8 +344,9 @@ class Gateway:
     async def _dark(self, asked: _Asked, copy: AnswerCopy, counted: RouteMetrics) -> Passage:
         """The relay, and beside it what would have been shown."""
         run = dark.DarkRun(asked.route, counted)
-        async with self.taps.open(run, asked.route.name, waits=False) as (_, token):
+        async with self.taps.open(run, asked.route.name, waits=False) as (tap, token):
             passage = await self.relay(asked.scope, asked.receive, copy, token)
+            run.why_silent = "" if tap.calls else self.taps.why_silent(tap)
         run.settle(passage, copy)
         return passage
 

@@ -78,17 +78,20 @@ class Passage:
 
 
 class Relay:
-    """Relays requests to one upstream."""
+    """Relays requests to one upstream; for `repeats` see `Upstream.exchange`."""
 
-    def __init__(self, upstream: Upstream, forwarding: Forwarding) -> None:
+    def __init__(self, upstream: Upstream, forwarding: Forwarding, *, repeats: bool = False) -> None:
         self._upstream = upstream
         self._forwarding = forwarding
+        self._repeats = repeats
         self._authority = upstream.origin.authority
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send, token: str | None = None) -> Passage:
+    async def __call__(
+        self, scope: Scope, receive: Receive, send: Send, token: str | None = None, *, fresh: bool = False
+    ) -> Passage:
         """Relay one request. Raises nothing but cancellation: what went wrong is in the `Passage`.
 
-        With a `token` its model calls find a tap; see `proxy.tracing`.
+        With a `token` its model calls find a tap; see `proxy.tracing`. For `fresh` see `Upstream.exchange`.
         """
         passage = Passage()
         try:
@@ -98,7 +101,7 @@ class Relay:
             await send_problem(send, refusal.status, refusal.detail, close=True)
             return passage
 
-        with self._upstream.exchange(scope["method"]) as exchange:
+        with self._upstream.exchange(scope["method"], fresh=fresh, repeats=self._repeats) as exchange:
             crossing = _Crossing(exchange, scope, receive, send, passage)
             try:
                 await crossing.ask(head, body)

@@ -375,10 +375,13 @@ class LlmSettings(Block):
     """Where the upstream connects. Never public: what comes here is passed on to the providers."""
     providers: Annotated[list[ProviderSettings], Field(min_length=1)]
     """The language models behind it."""
-    ask_again: Literal["never", "unbilled", "always"] = "unbilled"
-    """Whether a call whose stream failed is asked once more, as the batch call it was: only as long as no
-    token has come (`unbilled`), or also when tokens are paid twice for it (`always`). Otherwise the upstream
-    gets the error, and does what it does about errors."""
+    ask_again: Literal["never", "unbilled", "always"] = "always"
+    """Whether a call whose stream failed is asked once more, as the batch call it was: also when tokens are
+    paid twice for it (`always`), or only as long as no token has come (`unbilled`). Otherwise the upstream
+    gets the error, and does what it does about errors: not every client of a model asks again by itself."""
+    learned_s: Seconds = 86400
+    """How long a model is asked for no streams after one that made no batch answer, all workers and replicas
+    alike."""
 
     @model_validator(mode="after")
     def _providers_are_told_apart(self) -> "LlmSettings":
@@ -397,7 +400,7 @@ class Settings(Block):
     listen: Address = "127.0.0.1:8080"
     """Where clients connect."""
     admin: Address = "127.0.0.1:9464"
-    """Where ops connect: `/livez`, `/readyz`, `/metrics`, `/runs`, `/kill`. Never public."""
+    """Where ops connect: `/livez`, `/readyz`, `/metrics`, `/runs`, `/learned`, `/kill`. Never public."""
     admin_token: Annotated[SecretStr, AfterValidator(check_token)] | None = None
     """Bearer token for `POST /kill` and `DELETE /kill`, of 16 characters or more; without it they are
     refused."""

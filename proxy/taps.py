@@ -24,6 +24,11 @@ MAX_CALLS = 1000
 """Different calls that one tap tells apart; what an upstream calls beyond it is shown nowhere."""
 
 
+NO_CALL = "no model call came to the model port"
+WITHOUT_CONTEXT = (
+    "calls came, none of them with this run's trace context: is OpenTelemetry on, are threads instrumented?"
+)
+
 HEARD_S = 0.5
 """How long a call waits for word of those before it, which other replicas had."""
 
@@ -70,6 +75,8 @@ class Tap:
         count: Callable[[], Awaitable[int | None]] | None = None,
     ) -> None:
         self.places = places
+        self.strangers_before = 0
+        """How many calls of no run had come when it was opened."""
         self._count = count
         self._has_gap = False
         self._came = asyncio.Event()
@@ -241,6 +248,8 @@ class Taps:
         self._places = places
         self._most_s = most_s
         self._share = share
+        self.strangers = 0
+        """How many calls have come to this process that are of no run."""
         self._taps: dict[str, Tap] = {}
         self._outboxes: dict[str, Outbox] = {}
 
@@ -259,6 +268,7 @@ class Taps:
         share = self._share
         count = None if share is None else lambda: share.count_call(token)
         tap = self._taps[token] = Tap(shows, self._places[route], count)
+        tap.strangers_before = self.strangers
         putting = None if share is None else asyncio.create_task(share.put_tap(token, route, self._most_s))
         try:
             if putting is not None and waits:
@@ -269,6 +279,10 @@ class Taps:
             tap.close()
             if share is not None and putting is not None:
                 await asyncio.shield(_dropped(share, token, putting))
+
+    def why_silent(self, tap: Tap) -> str:
+        """Why a tap may have had no call; for the log."""
+        return WITHOUT_CONTEXT if self.strangers > tap.strangers_before else NO_CALL
 
     async def aclose(self) -> None:
         """Send nothing more to other replicas."""

@@ -35,6 +35,11 @@ def token_of(headers: Fields) -> str | None:
     return found[0].decode() if len(found) == 1 else None
 
 
+def has_context(headers: Fields) -> bool:
+    """Whether a call carries trace context at all, whoever's."""
+    return any(name in (b"traceparent", b"tracestate") for name, _ in headers)
+
+
 def without_token(headers: Fields) -> Fields:
     """Fields without our member, whoever put it there; all else of them as it was."""
     kept: Fields = []

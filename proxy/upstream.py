@@ -97,11 +97,12 @@ class Answer:
 class Exchange:
     """One request and its answer: `with upstream.exchange("GET") as exchange`. The block owns it."""
 
-    __slots__ = ("_aborted", "_connection", "_fresh", "_replay", "_upstream", "method")
+    __slots__ = ("_aborted", "_connection", "_fresh", "_repeats", "_replay", "_upstream", "method")
 
-    def __init__(self, upstream: "Upstream", method: str, *, fresh: bool) -> None:
+    def __init__(self, upstream: "Upstream", method: str, *, fresh: bool, repeats: bool) -> None:
         self.method = method
         self._fresh = fresh
+        self._repeats = repeats or method in IDEMPOTENT
         self._upstream = upstream
         self._connection: Connection | None = None
         self._replay: bytes | None = None
@@ -134,7 +135,7 @@ class Exchange:
         connection.write(data)
         if whole:
             connection.sent(on_slow)
-            if connection.used and self.method in IDEMPOTENT:
+            if connection.used and self._repeats:
                 self._replay = data
         else:
             connection.sending()
@@ -208,13 +209,17 @@ class Upstream:
     def in_use(self) -> int:
         return self._in_use
 
-    def exchange(self, method: str, *, fresh: bool = False) -> Exchange:
+    def exchange(self, method: str, *, fresh: bool = False, repeats: bool = False) -> Exchange:
         """One exchange; `fresh` on a connection of its own making.
 
         The upstream may close a kept connection just as it is written to. A call that has effects, and
         must not be sent again, is lost then; beside one that takes a minute a connection costs nothing.
+
+        Args:
+            repeats: a whole request that was written to a kept connection, and had not a byte of an answer
+                when that broke, is sent again on a fresh one, whatever its method. Clients of models do so.
         """
-        return Exchange(self, method, fresh=fresh)
+        return Exchange(self, method, fresh=fresh, repeats=repeats)
 
     async def fetch(self, request: Request, *, max_bytes: int, fresh: bool = False) -> Answer:
         """The whole answer to a whole request.

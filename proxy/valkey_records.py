@@ -10,6 +10,7 @@
     PREFIX:inbox:REPLICA       stream of messages for it
     PREFIX:ticket:DIGEST
     PREFIX:tap:DIGEST          the replica and the route of the run that a model call's token stands for
+    PREFIX:learned             hash; by the digest of a provider and a model, why it is asked for no streams
 
 Every key is created with a time to live, in the same command or script. Every value but run ids is sealed.
 
@@ -77,6 +78,10 @@ class Keys:
 
     def tap_calls(self, digest: str) -> str:
         return f"{self.prefix}:tap-calls:{digest}"
+
+    @property
+    def learned(self) -> str:
+        return f"{self.prefix}:learned"
 
     def ticket(self, digest: str) -> str:
         return f"{self.prefix}:ticket:{digest}"
@@ -359,6 +364,13 @@ if redis.call('EXISTS', KEYS[1]) == 0 then return false end
 return redis.call('INCR', KEYS[1])
 """)
 
+SHELVE = Script("""
+-- KEYS: all that is learned   ARGV: a name, its value, how long all of them are kept, in milliseconds
+redis.call('HSET', KEYS[1], ARGV[1], ARGV[2])
+redis.call('PEXPIRE', KEYS[1], ARGV[3])
+return 1
+""")
+
 SCRIPTS: Sequence[Script] = (
     CLAIM,
     RESTORE,
@@ -370,6 +382,7 @@ SCRIPTS: Sequence[Script] = (
     REFRESH,
     SEND,
     COUNT,
+    SHELVE,
 )
 
 

@@ -122,7 +122,7 @@ class Backend:
 
     async def __call__(self, asked: Asked) -> None:
         await asked.read_body()
-        texts = []
+        texts: list[str] = []
         async with browser(self.model_url) as client:
             for prompt in self.prompts:
                 reply = await self._ask(client, prompt, self.passes(asked))

@@ -359,3 +359,29 @@ async def test_a_tls_handshake_that_does_not_end_is_given_up_after_connect_s(tmp
 
     assert pool.in_use == 0
     server.close()
+
+
+@pytest.mark.parametrize("how", ["closed", "reset"])
+async def test_a_call_of_a_model_that_met_a_closed_connection_is_sent_again(how: str):
+    """A POST too, whole, if its upstream had not said a byte: any client of a model would do so."""
+    async with ScriptedUpstream(closes_the_second(how)).running() as upstream, pooled(upstream) as pool:
+        await fetch(pool)
+        with pool.exchange("POST", repeats=True) as exchange:
+            await exchange.send(Request("POST", b"/", [], b"body").wire(), whole=True)
+            await exchange.head()
+            assert exchange.status == 200
+
+    assert upstream.connections == 2
+    assert [asked.body for asked in upstream.asked[1:]] == [b"body", b"body"]
+
+
+async def test_half_an_answer_is_no_reason_to_call_a_model_again():
+    script = closes_the_second("half an answer")
+    async with ScriptedUpstream(script).running() as upstream, pooled(upstream) as pool:
+        await fetch(pool)
+        with pool.exchange("POST", repeats=True) as exchange:
+            await exchange.send(Request("POST", b"/", []).wire(), whole=True)
+            with pytest.raises(UpstreamBroke):
+                await exchange.head()
+
+    assert upstream.connections == 1

@@ -7,9 +7,11 @@ from contextlib import suppress
 from enum import StrEnum
 from typing import Literal
 
-from proxy.errors import UpstreamAborted, UpstreamBroke, UpstreamError
+from proxy.errors import UpstreamAborted, UpstreamBroke, UpstreamBusy, UpstreamError, UpstreamUnreachable
 from proxy.headers import Headers, end_to_end, response_headers
-from proxy.llm.dialect import Assembler, OddEnd, ProviderFailed, StreamCall, Unfaithful
+from proxy.llm.dialect import Assembler, Dialect, OddEnd, ProviderFailed, StreamCall, Unfaithful
+from proxy.llm.joins import MAX_ANSWER_CHARS
+from proxy.llm.learned import Why
 from proxy.relay import Message, Receive, Scope, Send, send_problem
 from proxy.sse import Decoder, EventTooLarge
 from proxy.taps import TappedCall
@@ -20,9 +22,11 @@ logger = logging.getLogger("headgate.llm")
 MAX_EVENT_BYTES = 8 * 1024 * 1024
 """One event of a provider's stream; a picture comes in one."""
 
-REFUSES_THE_STREAM = frozenset({400, 401, 403, 404, 405, 406, 415, 422, 501})
-"""Statuses that may be about the stream, not the call: it may be forbidden, `Accept` may be for JSON alone, a
-signature may be of the body as it came. Asked again as that, the call gets its own answer; none is billed."""
+TOO_MANY = 429
+"""The one failure that a batch call would have got as well, and that another call makes worse."""
+
+NOT_IMPLEMENTED = 501
+"""Of a provider that has no streams: not that it fails."""
 
 LET_END_S = 0.1
 """How long an HTTP answer has to end after its last event, so that its connection can be used again."""
@@ -40,15 +44,25 @@ class Ended(StrEnum):
     TAPPED = "tapped"
     """Streamed to its run."""
     BATCH = "batch"
-    """Of a run, but it could not be streamed, and went through as batch."""
+    """Of a run, but it could not be streamed, and was answered as batch."""
+    AVOIDED = "avoided"
+    """Of a run, and answered as batch for what was learned of its model before."""
+    NO_CONTEXT = "no_context"
+    """Without trace context: of no run, as far as can be said."""
+    NOT_TAPPED = "not_tapped"
+    """With trace context, of a request that no run was made of."""
     UNMATCHED = "unmatched"
-    """Of no run."""
+    """With the token of a run that is over, or of none."""
     LOST = "lost"
-    """Its stream failed, and it was asked again as batch."""
+    """Its stream failed, and asked again as batch it was answered."""
     FAILED = "failed"
-    """It ended with an error."""
+    """Of a run; it ended with an error."""
     LEFT = "left"
     """Given up by its caller."""
+
+
+class NoStream(Unfaithful):
+    """What came in the place of a stream is none."""
 
 
 class ModelCall:
@@ -57,7 +71,7 @@ class ModelCall:
     Args:
         upstream: the provider.
         asked: the call as a stream.
-        assembler: for its events.
+        dialect: of its provider.
         call: where its text goes.
         ask_again: see `LlmSettings`.
     """
@@ -66,27 +80,29 @@ class ModelCall:
         self,
         upstream: Upstream,
         asked: StreamCall,
-        assembler: Assembler,
+        dialect: Dialect,
         call: TappedCall,
         ask_again: Literal["never", "unbilled", "always"],
     ) -> None:
         self._upstream = upstream
         self._asked = asked
-        self._assembler = assembler
+        self._assembler = dialect.assembler(asked.choices)
+        self._is_answer = dialect.is_answer
         self._call = call
         self._ask_again = ask_again
         self._events = 0
+        self._has_text = False
         self.is_answered = False
         """Whether the caller has an answer, or the beginning of one. Else it is to be asked as the call it
         was."""
-        self.broke = False
-        """Whether its stream began, and did not become an answer."""
-        self.is_unfaithful = False
-        """Whether that is for what the provider's streams are, so that the next one would be no better."""
+        self.has_begun = False
+        """Whether anything of its stream came."""
+        self.lesson: Why | None = None
+        """What its stream says of the model's next one."""
 
     async def answer(self, scope: Scope, receive: Receive, send: Send) -> Ended:
         """Ask, show, and answer if that is possible; see `is_answered`."""
-        with self._upstream.exchange("POST") as exchange:
+        with self._upstream.exchange("POST", repeats=True) as exchange:
             leaving = asyncio.ensure_future(_abort_when_left(receive, exchange))
             try:
                 return await self._answer(exchange, scope, send)
@@ -104,22 +120,44 @@ class ModelCall:
         request = Request("POST", self._asked.target, headers, self._asked.body)
         await exchange.send(request.wire(), whole=True)
         await exchange.head()
-        if exchange.status in REFUSES_THE_STREAM:
-            return Ended.BATCH
-        if exchange.status != 200:
+        if not 200 <= exchange.status < 300:
             await self._call.fail()
-            await self._pass_on(exchange, send)
-            return Ended.FAILED
-        if _is_event_stream(exchange.headers):
+            return await self._refused(exchange, send)
+        if exchange.status == 200 and _is_event_stream(exchange.headers):
             await self._read(exchange)
             body = self._assembler.answer()
             await self._call.finish()
             await self._say(send, exchange, 200, body)
             return Ended.TAPPED
-        if _media_type(exchange.headers) != b"application/json":
-            raise Unfaithful("neither a stream that can be read, nor JSON")
-        await self._pass_on(exchange, send)
+        body = await self._batch_answer(exchange)
+        await self._call.fail()
+        await self._say(send, exchange, 200, body, but=frozenset({b"content-length"}))
         return Ended.BATCH
+
+    async def _refused(self, exchange: Exchange, send: Send) -> Ended:
+        """A status that may be about the stream, or the call: as batch the call gets its own answer."""
+        status = exchange.status
+        fails = status >= 500 and status != NOT_IMPLEMENTED
+        if status == TOO_MANY or (fails and self._ask_again == "never"):
+            await self._pass_on(exchange, send)
+            return Ended.FAILED
+        self.lesson = Why.FAILS if fails else Why.REFUSED
+        return Ended.LOST if fails else Ended.BATCH
+
+    async def _batch_answer(self, exchange: Exchange) -> bytes:
+        """The body of a good status that is no stream, if it has the batch answer's shape."""
+        parts: list[bytes] = []
+        size = 0
+        while data := await exchange.read():
+            size += len(data)
+            if size > MAX_ANSWER_CHARS:
+                raise NoStream("neither a stream, nor an answer that can be read")
+            parts.append(data)
+        body = b"".join(parts)
+        is_json = _media_type(exchange.headers) == b"application/json" and _is_readable(exchange.headers)
+        if exchange.status != 200 or not is_json or not self._is_answer(body, self._asked.choices):
+            raise NoStream("neither a stream that can be read, nor a batch answer")
+        return body
 
     async def _read(self, exchange: Exchange) -> None:
         """The whole stream. Raises what its provider, its way or its content makes of it."""
@@ -136,7 +174,10 @@ class ModelCall:
                 raise Unfaithful("an event is too large") from None
             for event in events:
                 self._events += 1
-                self._call.add(assembler.feed(event.data))
+                self.has_begun = True
+                piece = assembler.feed(event.data)
+                self._has_text = self._has_text or bool(piece)
+                self._call.add(piece)
                 if assembler.is_over:
                     raise _Over
 
@@ -145,15 +186,27 @@ class ModelCall:
         except _Over:
             await _let_end(exchange)
             return
+        if not self._events and _says_its_end(exchange.headers):
+            raise NoStream("there is no event in it")
         if not (assembler.ended and _says_its_end(exchange.headers)):
             raise UpstreamBroke("the stream ended before its end")
 
-    async def _say(self, send: Send, exchange: Exchange, status: int, body: bytes) -> None:
-        """What the batch call would have been told, under the stream's own headers."""
+    async def _say(
+        self,
+        send: Send,
+        exchange: Exchange,
+        status: int,
+        body: bytes,
+        *,
+        but: frozenset[bytes] = OF_THE_STREAM,
+    ) -> None:
+        """What the batch call would have been told, under the answer's own headers `but` those."""
         self.is_answered = True
         headers = response_headers(exchange.headers, status)
-        headers = [pair for pair in headers if pair[0] not in OF_THE_STREAM]
-        headers += [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body))]
+        headers = [pair for pair in headers if pair[0] not in but]
+        if b"content-type" in but:
+            headers.append((b"content-type", b"application/json"))
+        headers.append((b"content-length", b"%d" % len(body)))
         await send({"type": "http.response.start", "status": status, "headers": headers})
         await send({"type": "http.response.body", "body": body, "more_body": False})
 
@@ -170,11 +223,10 @@ class ModelCall:
         self, failure: UpstreamError | ProviderFailed | Unfaithful, exchange: Exchange, send: Send
     ) -> Ended:
         logger.warning("model call failed", extra={"why": str(failure), "events": self._events})
-        self.broke = self._events > 0 or isinstance(failure, Unfaithful)
         if self.is_answered:
             return Ended.FAILED  # cut, so that it does not look complete
+        self.lesson = self._learned_of(failure)
         if isinstance(failure, Unfaithful):
-            self.is_unfaithful = not isinstance(failure, OddEnd)
             return Ended.LOST
         if self._ask_again == "always" or (self._ask_again == "unbilled" and not self._events):
             return Ended.LOST
@@ -184,6 +236,15 @@ class ModelCall:
             self.is_answered = True
             await send_problem(send, failure.status, failure.detail)
         return Ended.FAILED
+
+    def _learned_of(self, failure: UpstreamError | ProviderFailed | Unfaithful) -> Why | None:
+        if isinstance(failure, NoStream):
+            return Why.NO_STREAM
+        if isinstance(failure, Unfaithful):
+            return None if isinstance(failure, OddEnd) else Why.UNFAITHFUL
+        if self._has_text or isinstance(failure, UpstreamUnreachable | UpstreamBusy):
+            return None
+        return Why.BREAKS if isinstance(failure, UpstreamBroke) else Why.FAILS
 
 
 class Tee:
@@ -210,12 +271,14 @@ class Tee:
         except (EventTooLarge, Unfaithful, ProviderFailed):
             self._decoder = None  # it is the caller's stream: what we cannot read is not touched
 
-    async def end(self) -> None:
-        """The stream is over, one way or another."""
-        if self._decoder is not None and self._assembler.ended:
+    async def end(self) -> bool:
+        """The stream is over, one way or another. Whether all of it was shown."""
+        is_whole = self._decoder is not None and self._assembler.ended
+        if is_whole:
             await self._call.finish()
         else:
             await self._call.fail()
+        return is_whole
 
 
 async def _abort_when_left(receive: Receive, exchange: Exchange) -> None:
@@ -250,8 +313,12 @@ def _headers(headers: Headers, authority: bytes) -> Headers:
 
 def _is_event_stream(headers: Headers) -> bool:
     """Whether an answer is a stream of events that can be read here."""
-    coding = dict(headers).get(b"content-encoding", b"identity").strip().lower()
-    return _media_type(headers) == b"text/event-stream" and coding == b"identity"
+    return _media_type(headers) == b"text/event-stream" and _is_readable(headers)
+
+
+def _is_readable(headers: Headers) -> bool:
+    """Whether a body is not compressed, which nobody has asked for."""
+    return dict(headers).get(b"content-encoding", b"identity").strip().lower() == b"identity"
 
 
 def _media_type(headers: Headers) -> bytes:

@@ -3,7 +3,8 @@
     provider by path ─► token of a run? ─┬─► no: relay, bytes through, untouched; streams too
                                          └─► yes: asked as a stream, answered as the batch call it was
 
-What cannot be streamed faithfully is relayed like a call of no run.
+What cannot be streamed faithfully is relayed like a call of no run. What was asked as a stream in vain is
+asked once more as the call it was, on a connection of its own.
 """
 
 import hashlib
@@ -11,27 +12,32 @@ import logging
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from time import monotonic
+from time import monotonic, perf_counter
 
 from proxy.bodies import Replayed, read_ahead
+from proxy.errors import RequestRefused
 from proxy.llm.call import Ended, ModelCall, Tee
-from proxy.llm.dialect import Dialect, NotStreamable, StreamCall
+from proxy.llm.dialect import Dialect, NotStreamable, Prompt, StreamCall
+from proxy.llm.learned import Learned, Why
 from proxy.metrics import Metrics
-from proxy.relay import Receive, Relay, Scope, Send, request_target, send_problem
+from proxy.relay import Outcome, Passage, Receive, Relay, Scope, Send, request_target, send_problem
 from proxy.server import ANSWER, TARGET
 from proxy.settings import LlmSettings
-from proxy.taps import OpenTap, Taps
-from proxy.tracing import token_of, without_token
+from proxy.taps import OpenTap, TappedCall, Taps
+from proxy.tracing import has_context, token_of, without_token
 from proxy.upstream import Upstream
 
 logger = logging.getLogger("headgate.llm")
 
 AVOIDED_S = 600.0
-"""How long a model is asked for no stream after one that no batch answer could be made of; and how long a
-call whose stream broke, so that an upstream that asks again gets an answer, come what may."""
+"""How long a run's call whose stream was in vain is asked for no other one: its upstream asks again, and is
+to get an answer, come what may."""
 
 MAX_AVOIDED = 1024
-"""Models and calls that this is remembered of."""
+"""Calls that this is remembered of."""
+
+CERTAIN = frozenset({Why.UNFAITHFUL, Why.NO_STREAM})
+"""What is learned though the batch call has no better answer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +52,34 @@ class Provider:
 
 
 @dataclass(frozen=True, slots=True)
+class _Asked:
+    """A call of a run, whose body is here."""
+
+    provider: Provider
+    scope: Scope
+    body: bytes
+    prompt: Prompt
+    receive: Receive
+    """Says what comes after the body."""
+    send: Send
+    attempt: bytes
+    """Equal for the same call of the same run."""
+
+    @property
+    def method(self) -> str:
+        return str(self.scope["method"])
+
+    @property
+    def target(self) -> bytes:
+        return bytes(self.scope[TARGET])
+
+    async def relayed(self, send: Send | None = None, *, fresh: bool = False) -> Passage:
+        """As it came."""
+        replayed = Replayed.of(self.body, self.receive)
+        return await self.provider.relay(self.scope, replayed, send or self.send, fresh=fresh)
+
+
+@dataclass(frozen=True, slots=True)
 class ModelPort:
     """The app."""
 
@@ -53,8 +87,9 @@ class ModelPort:
     settings: LlmSettings
     taps: Taps
     metrics: Metrics
-    avoided: OrderedDict[tuple[str, str | bytes], float] = field(default_factory=OrderedDict)
-    """Provider, and a model or the digest of a call; until when it is asked for no stream."""
+    learned: Learned
+    avoided: OrderedDict[bytes, float] = field(default_factory=OrderedDict)
+    """Attempts, and until when they are asked for no stream."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         target = request_target(scope)
@@ -62,20 +97,24 @@ class ModelPort:
         if provider is None:
             await send_problem(send, 404, "No provider of llm.providers has this path.")
             return
-        token = token_of(scope["headers"])
+        began = perf_counter()
+        headers = scope["headers"]
         # The provider learns nothing of ours; the member is taken out of every call.
-        scope = {
-            **scope,
-            "headers": without_token(scope["headers"]),
-            TARGET: target[len(provider.mount) :],
-        }
+        scope = {**scope, "headers": without_token(headers), TARGET: target[len(provider.mount) :]}
+        token = token_of(headers)
         tap = None if token is None else await self.taps.find(token)
-        ended = Ended.UNMATCHED
-        if tap is None:
-            await provider.relay(scope, receive, send)
-        else:
-            ended = await self._tapped(provider, tap, scope, receive, send)
+        try:
+            if tap is None or token is None:
+                ended = Ended.UNMATCHED if token else _of_no_token(has_context=has_context(headers))
+                await self._untapped(provider, scope, receive, send)
+            else:
+                ended = await self._tapped(provider, tap, token, scope, receive, send)
+        except RequestRefused as refusal:
+            await send_problem(send, refusal.status, refusal.detail, close=True)
+            ended = Ended.FAILED
         self.metrics.tap_calls.labels(ended).inc()
+        took_ms = round((perf_counter() - began) * 1000, 1)
+        logger.debug("model call", extra={"provider": provider.name, "result": ended, "took_ms": took_ms})
 
     def _provider(self, target: bytes) -> Provider | None:
         for provider in self.providers:
@@ -83,8 +122,16 @@ class ModelPort:
                 return provider
         return None
 
+    async def _untapped(self, provider: Provider, scope: Scope, receive: Receive, send: Send) -> None:
+        """A call of no run. Its body is read first: it is to be sent again if a kept connection breaks."""
+        self.taps.strangers += 1
+        body, replayed = await read_ahead(receive)
+        if body is not None:
+            scope, replayed = _unexpected(scope), Replayed.of(body, receive)
+        await provider.relay(scope, replayed, send)
+
     async def _tapped(
-        self, provider: Provider, tap: OpenTap, scope: Scope, receive: Receive, send: Send
+        self, provider: Provider, tap: OpenTap, token: str, scope: Scope, receive: Receive, send: Send
     ) -> Ended:
         """A call of a run."""
         body, replayed = await read_ahead(receive)
@@ -95,45 +142,80 @@ class ModelPort:
         if body is None or prompt is None:
             if dialect.is_call(method, target):  # too long, or compressed
                 await tap.doubt()
-            await provider.relay(scope, replayed, send)
-            return Ended.BATCH
+            return _relayed_as(Ended.BATCH, await provider.relay(scope, replayed, send))
         digest = hashlib.sha256(target + b"\n" + body).digest()
         call = await tap.begin(digest, prompt)
+        attempt = hashlib.sha256(token.encode() + digest).digest()
+        asked = _Asked(provider, _unexpected(scope), body, prompt, receive, send, attempt)
         if dialect.is_stream(method, target, body):
-            tee = Tee(call, dialect.assembler(), send)
-            # Without it the relay hands every part of the answer to `send`.
-            scope.pop(ANSWER, None)
-            await provider.relay(scope, replayed, tee)
-            await tee.end()
-            return Ended.TAPPED
-        avoids = self._is_avoided(provider.name, prompt.model) or self._is_avoided(provider.name, digest)
-        asked = None if avoids else _as_stream(provider, method, target, body)
-        if asked is None:
-            await provider.relay(scope, replayed, send)
-            return Ended.BATCH
-        assembler = dialect.assembler(asked.choices)
-        model_call = ModelCall(provider.upstream, asked, assembler, call, self.settings.ask_again)
-        ended = await model_call.answer(scope, receive, send)
-        if model_call.broke:
-            self._avoid(provider.name, prompt.model if model_call.is_unfaithful else digest)
-        if ended is not Ended.LEFT and not model_call.is_answered:
-            again = Replayed([{"type": "http.request", "body": body, "more_body": False}], receive)
-            await provider.relay(scope, again, send)
+            return await self._own_stream(asked, call)
+        if self._is_avoided(attempt) or await self.learned.why_not(provider.name, prompt.model):
+            return _relayed_as(Ended.AVOIDED, await asked.relayed())
+        stream = _as_stream(asked)
+        if stream is None:
+            return _relayed_as(Ended.BATCH, await asked.relayed())
+        return await self._streamed(asked, stream, call)
+
+    async def _own_stream(self, asked: _Asked, call: TappedCall) -> Ended:
+        """A stream that the caller itself has asked for."""
+        tee = Tee(call, asked.provider.dialect.assembler(), asked.send)
+        # Without it the relay hands every part of the answer to `send`.
+        asked.scope.pop(ANSWER, None)
+        passage = await asked.relayed(tee)
+        return _relayed_as(Ended.TAPPED if await tee.end() else Ended.BATCH, passage)
+
+    async def _streamed(self, asked: _Asked, stream: StreamCall, call: TappedCall) -> Ended:
+        """As a stream; and where that was in vain, as the call it was."""
+        provider, model = asked.provider, asked.prompt.model
+        model_call = ModelCall(provider.upstream, stream, provider.dialect, call, self.settings.ask_again)
+        ended = await model_call.answer(asked.scope, asked.receive, asked.send)
+        lesson = model_call.lesson
+        if ended is Ended.TAPPED:
+            await self.learned.forget(provider.name, model)
+        if ended in {Ended.TAPPED, Ended.LEFT}:
+            return ended
+        if model_call.has_begun or not model_call.is_answered:
+            self._avoid(asked.attempt)
+        if lesson in CERTAIN:
+            await self.learned.learn(provider.name, model, lesson)
+        if model_call.is_answered:
+            return ended
+        ended = _relayed_as(ended, await asked.relayed(fresh=True))
+        if lesson is not None and ended in {Ended.LOST, Ended.BATCH}:
+            await self.learned.learn(provider.name, model, lesson)
         return ended
 
-    def _is_avoided(self, provider: str, what: str | bytes) -> bool:
-        return monotonic() < self.avoided.get((provider, what), 0.0)
+    def _is_avoided(self, attempt: bytes) -> bool:
+        return monotonic() < self.avoided.get(attempt, 0.0)
 
-    def _avoid(self, provider: str, what: str | bytes) -> None:
-        self.avoided[provider, what] = monotonic() + AVOIDED_S
-        self.avoided.move_to_end((provider, what))
+    def _avoid(self, attempt: bytes) -> None:
+        self.avoided[attempt] = monotonic() + AVOIDED_S
+        self.avoided.move_to_end(attempt)
         if len(self.avoided) > MAX_AVOIDED:
             self.avoided.popitem(last=False)
 
 
-def _as_stream(provider: Provider, method: str, target: bytes, body: bytes) -> StreamCall | None:
+def _of_no_token(*, has_context: bool) -> Ended:
+    return Ended.NOT_TAPPED if has_context else Ended.NO_CONTEXT
+
+
+def _relayed_as(ended: Ended, passage: Passage) -> Ended:
+    """What became of a call of a run that was relayed, if it was answered as `ended` says."""
+    if passage.outcome is Outcome.CLIENT_LEFT:
+        return Ended.LEFT
+    is_good = passage.outcome is Outcome.COMPLETE and 200 <= passage.status < 300
+    return ended if is_good else Ended.FAILED
+
+
+def _unexpected(scope: Scope) -> Scope:
+    """A request whose body is here: its sender waits for no 100 any more."""
+    return {**scope, "headers": [pair for pair in scope["headers"] if pair[0] != b"expect"]}
+
+
+def _as_stream(asked: _Asked) -> StreamCall | None:
     try:
-        return provider.dialect.as_stream(method, target, body)
+        return asked.provider.dialect.as_stream(asked.method, asked.target, asked.body)
     except NotStreamable as exc:
-        logger.info("call goes through as batch", extra={"provider": provider.name, "why": str(exc)})
+        extra = {"provider": asked.provider.name, "why": str(exc)}
+        logger.info("call goes through as batch", extra=extra)
         return None

@@ -7,7 +7,7 @@ They pass the model port, which finds the run by it. The batch answer stays the 
 from dataclasses import replace
 
 from proxy.run import Run
-from proxy.sources.batch import ask_once
+from proxy.sources.batch import read_answer
 from proxy.sources.repeat import repeating
 from proxy.taps import Taps
 from proxy.tracing import with_token
@@ -31,7 +31,11 @@ class TapSource:
         async with self._taps.open(run, run.route.name) as (tap, token):
             request = run.call.request
             request = replace(request, headers=with_token(request.headers, token))
-            answer = await ask_once(self._upstream, run, request)
-        if not tap.calls and 200 <= answer.status < 300:
-            run.lose_source("no model call came to the model port")
-        return answer
+            with self._upstream.exchange(request.method, fresh=True) as exchange:
+                await exchange.send(request.wire(), whole=True)
+                await exchange.head()
+                if not tap.calls and 200 <= exchange.status < 300:
+                    # Before the answer's own texts are shown, which nobody has waited less for.
+                    run.lose_source(self._taps.why_silent(tap))
+                body = await read_answer(exchange, run)
+                return Answer(exchange.status, exchange.headers, body)

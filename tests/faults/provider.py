@@ -114,8 +114,7 @@ def plans() -> Iterator[Plan]:
     """Every fault of a provider, in every phase."""
     for events in range(EVENTS):
         phase = Phase.CONTENT if events > FIRST_TEXT else Phase.HEADERS
-        counted = Ended.FAILED if events else Ended.LOST
-        yield Plan("cut at every token", (cut_after(events),), (counted,), phase)
+        yield Plan("cut at every token", (cut_after(events),), (Ended.LOST,), phase)
     for name, at in (("broken JSON", b"data: {\n\n"), ("a list", b"data: []\n\n"), ("unknown", UNKNOWN)):
         for events in (0, FIRST_TEXT + 2):
             phase = Phase.CONTENT if events else Phase.HEADERS
@@ -125,14 +124,15 @@ def plans() -> Iterator[Plan]:
     yield Plan("an event of 10 MB", (_in_place(2, b"data: " + b"x" * 10_000_000),), (Ended.LOST,))
     yield Plan("a stream that is compressed", (changed(list, GZIP),), (Ended.LOST,))
     yield Plan("a page in place of a stream", (changed(list, HTML),), (Ended.LOST,))
-    yield Plan("an error in the stream", (_in_place(6, FAILED),), (Ended.FAILED,), Phase.CONTENT)
+    yield Plan("an error in the stream", (_in_place(6, FAILED),), (Ended.LOST,), Phase.CONTENT)
     yield Plan("silent", (stall_after(None),), (Ended.LOST,))
     yield Plan("silent after the head", (stall_after(0),), (Ended.LOST,))
-    yield Plan("stalls", (stall_after(6),), (Ended.FAILED,), Phase.CONTENT)
-    refused = (b"429 Too Many", b"500 Oh", b"503 Busy")
-    for line in refused:
-        yield Plan(line.decode(), (status(line, b"retry-after: 0\r\n"),), (Ended.FAILED,))
-    yield Plan("429, then a cut", (status(refused[0]), cut_after(6)), (Ended.FAILED, Ended.FAILED))
+    yield Plan("stalls", (stall_after(6),), (Ended.LOST,), Phase.CONTENT)
+    too_many = status(b"429 Too Many", b"retry-after: 0\r\n")
+    yield Plan("429", (too_many,), (Ended.FAILED,))
+    yield Plan("429, then a cut", (too_many, cut_after(6)), (Ended.FAILED, Ended.LOST))
+    for line in (b"500 Oh", b"503 Busy"):
+        yield Plan(line.decode(), (status(line, b"retry-after: 0\r\n"),), (Ended.LOST,))
     for line in (b"400 Bad", b"404 None", b"422 No"):
         yield Plan(f"refuses the stream: {line.decode()}", (status(line),), (Ended.BATCH,))
 

@@ -1,0 +1,42 @@
+"""What is learned of models, for workers of one host that share no store: files in their directory."""
+
+import logging
+import secrets
+from contextlib import suppress
+from pathlib import Path
+
+logger = logging.getLogger("headgate.llm")
+
+
+class FileShelf:
+    """A `learned.Shelf`. It lasts as long as the directory, which is that of one `headgate serve`."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+
+    async def put_lesson(self, name: str, value: bytes, ttl_s: float) -> None:
+        """Whole or not at all: another worker may read it at any time."""
+        new = self._directory / f".{secrets.token_hex(8)}"
+        try:
+            self._directory.mkdir(exist_ok=True)
+            new.write_bytes(value)
+            new.replace(self._directory / name)
+        except OSError as exc:
+            logger.warning("what was learned cannot be kept", extra={"why": type(exc).__name__})
+
+    async def find_lesson(self, name: str) -> bytes | None:
+        try:
+            return (self._directory / name).read_bytes()
+        except OSError:
+            return None
+
+    async def drop_lesson(self, name: str) -> None:
+        with suppress(OSError):
+            (self._directory / name).unlink()
+
+    async def lessons(self) -> dict[str, bytes]:
+        found = {}
+        for path in self._directory.glob("[0-9a-f]*"):
+            with suppress(OSError):
+                found[path.name] = path.read_bytes()
+        return found
