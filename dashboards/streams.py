@@ -136,12 +136,22 @@ def _seen() -> list[Panel]:
             About(
                 "Alerts",
                 "What fires, or is about to. Empty is good, as long as proxies are seen.",
-                span=16,
+                span=12,
                 height=5,
                 alert="README",
             ),
             ("alertname", "route", "severity", "alertstate"),
             {"": Query('ALERTS{alertname=~"Headgate.+",namespace=~"$namespace"}')},
+        ),
+        figure(
+            About(
+                "Identity",
+                "Whether nobody is somebody by saying so: else strangers can make up evidence for a rollout.",
+                span=4,
+                height=5,
+            ),
+            Query(f"min(headgate_identity_verified{{{ROUTES}}})"),
+            says={"0": "not verified", "1": "verified"},
         ),
         figure(
             About(

@@ -27,7 +27,7 @@ from proxy.event_log_valkey import ValkeyRuns
 from proxy.followed_run import FollowedRun
 from proxy.gateway import Gateway
 from proxy.headers import Forwarding
-from proxy.identity import Identifier
+from proxy.identity import Identifier, is_verified
 from proxy.llm.gemini import Gemini
 from proxy.llm.learned import Learned
 from proxy.llm.openai import OpenAI
@@ -198,6 +198,8 @@ async def running(settings: Settings, state_dir: Path) -> AsyncIterator[App]:
         registry = CollectorRegistry()
         metrics = Metrics(registry, settings.routes, settings.flags.settle_s)
         stack.callback(metrics.settling.close)
+        for counted in metrics.by_route.values():
+            counted.identity_verified.set(is_verified(settings.identity))
         heir = Survivor(metrics)
         if store is not None:
             shared = await stack.enter_async_context(

@@ -72,6 +72,14 @@ class Identity:
         return context
 
 
+def is_verified(settings: IdentitySettings) -> bool:
+    """Whether nobody can be somebody by saying so: tokens are verified, and the header is a trusted proxy's.
+    A cookie is a name that anybody may invent.
+    """
+    jwt = settings.jwt
+    return settings.cookie is None and (jwt is None or jwt.key is not None or jwt.jwks_url is not None)
+
+
 class Identifier:
     """Finds out who sent a request, by the settings' ways in order: token, header, cookie."""
 

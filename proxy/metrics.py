@@ -108,6 +108,9 @@ class Metrics:
         self.users = gauge(
             "users", "Different users, at least so many, since the flag changed", "livemax", "route", "arm"
         )
+        self.identity_verified = gauge(
+            "identity_verified", "1 where nobody is somebody by saying so", "livemin", "route"
+        )
         self.settling = Settling(settle_s)
         self.viewers = gauge("viewers", "Open streams", "livesum", "route")
         self.viewer_lag = gauge(
@@ -171,6 +174,7 @@ class RouteMetrics:
         }
         self.settled_seconds = {arm: metrics.settled_seconds.labels(name, arm) for arm in Arm}
         self.users = Users({arm: metrics.users.labels(name, arm) for arm in (Arm.STREAM, Arm.CONTROL)})
+        self.identity_verified = metrics.identity_verified.labels(name)
         self._settling = metrics.settling
         self.viewers = metrics.viewers.labels(name)
         self.viewers.set(0)

@@ -305,6 +305,7 @@ def policy(unleash_url: str, prometheus_url: str, listen: str) -> dict[str, Any]
         "project": PROJECT,
         "environment": ENVIRONMENT,
         "where": {"unleash": {"url": unleash_url, "token": "${UNLEASH_ADMIN_TOKEN}"}},
+        "unverified_identity": "accepted",
         "evidence": {"prometheus": {"url": prometheus_url, "selector": 'job="headgate"'}},
         "hold_back": 5,
         "listen": listen,

@@ -96,6 +96,7 @@ class Traffic:
     users: dict[str, int] = field(default_factory=lambda: {"stream": 0, "control": 0})
     problem: str = ""
     proxies: tuple[str, ...] = (PROXY,)
+    unverified: tuple[str, ...] = ()
     _turn: int = 0
 
     def __post_init__(self) -> None:
@@ -133,7 +134,8 @@ class Traffic:
     async def read(self, now_s: float) -> Reading:
         if self.problem:
             raise EvidenceError(ReadingProblem.ERROR, self.problem)
-        return Reading(now_s, dict(self.counters), dict.fromkeys(self.proxies, now_s), dict(self.users))
+        seen = dict.fromkeys(self.proxies, now_s)
+        return Reading(now_s, dict(self.counters), seen, dict(self.users), unverified=self.unverified)
 
     def _settled(self, arm: str, every: int, over: int = 0) -> None:
         self._count(SETTLED_S, (arm, "inf"), every)

@@ -57,6 +57,7 @@ FAMILIES = {
     "event_log_up": set(),
     "flag_context_missing_total": set(),
     "tap_calls_total": {"result"},
+    "identity_verified": {"route"},
     "build_info": {"version", "python"},
 }
 """Of the design's section 7."""

@@ -79,6 +79,7 @@ async def installation(directory: Path) -> AsyncIterator[Ops]:
             "project": PROJECT,
             "environment": ENVIRONMENT,
             "where": {"unleash": {"url": server.url, "token": "${UNLEASH_ADMIN_TOKEN}"}},
+            "unverified_identity": "accepted",
             "evidence": {"prometheus": {"url": scraping.url, "selector": 'job="headgate"'}},
             "hold_back": 5,
             "listen": f"127.0.0.1:{free_port()}",

@@ -19,6 +19,7 @@ from flags.errors import (
     LeaseLost,
     RolloutError,
 )
+from flags.rollout import believable
 from flags.rollout.evidence import Batch, batch_heard, batch_said
 from flags.rollout.flag_admin import Flag, FlagAdmin, Strategy
 from flags.rollout.freezes import frozen
@@ -133,6 +134,8 @@ class Controller:
             raise RolloutError(f"rollout {self._state.run} is not over: go on with it, or roll it back")
         if problems := await self._ports.admin.problems():
             raise RolloutError("\n".join(problems))
+        if problem := believable.problem(self._policy, await self._unverified()):
+            raise RolloutError(problem)
         flag = await self._ports.admin.read()
         if flag.killed:
             raise RolloutError(f"{self._policy.kill_flag} is on: turn it off first, with `unkill`")
@@ -155,6 +158,13 @@ class Controller:
             },
         )
         self._jury, self._reading = self._new_jury(), None
+
+    async def _unverified(self) -> Sequence[str]:
+        """Routes that are known to be without identity. Without a reading none is, and nothing is proved."""
+        try:
+            return (await self._ports.readings.read(self._ports.clocks.wall())).unverified
+        except EvidenceError:
+            return ()
 
     async def tick(self, fence: Fence) -> Move:
         """One look, and at most one write, by the one writer, which `fence` says it is.

@@ -55,6 +55,8 @@ class Traffic:
     """How much more users differ than chance makes them; 1 or more."""
     missing: int = 0
     """Proxies that gave no reading, whose traffic is not in here."""
+    unverified: tuple[str, ...] = ()
+    """Routes on which the proxies do not verify who asks."""
     requests_per_s: float = field(init=False)
 
     def __post_init__(self) -> None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 
+from flags.rollout import believable
 from flags.rollout.guardrails import Action, Ceiling, EarlyGuard, RateRatio
 from flags.rollout.plan import Plan, Rate, StepPlan
 from flags.rollout.policy import Policy
@@ -145,7 +146,13 @@ def _noisy_early_guard(policy: Policy, plan: Plan) -> Iterator[str]:
             )
 
 
+def _made_up(policy: Policy, plan: Plan) -> Iterator[str]:
+    if problem := believable.problem(policy, plan.traffic.unverified):
+        yield f"{problem[0].upper()}{problem[1:]}."
+
+
 _CHECKS: tuple[Callable[[Policy, Plan], Iterator[str]], ...] = (
+    _made_up,
     _unknown_rates,
     _noisy_early_guard,
     _too_few_users,
@@ -163,6 +170,8 @@ def assumptions(policy: Policy, plan: Plan) -> Iterator[str]:
         )
     if traffic.missing:
         yield f"No reading came from {traffic.missing} of the proxies: their traffic comes on top."
+    if traffic.unverified:
+        yield f"Nobody makes evidence up, though identity is not verified: {believable.RISK}."
     if traffic.users is None:
         yield "How many users there are is not known (--users): whether they suffice is not checked."
     else:

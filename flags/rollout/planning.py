@@ -61,6 +61,7 @@ def traffic(before: Reading, after: Reading, users: int | None) -> Traffic:
         users,
         1.0 if failed.bad < FEW_EVENTS else dispersion(bad, every),
         len(after.missing),
+        tuple(after.unverified),
     )
 
 

@@ -33,6 +33,7 @@ FIRST_CONTENT_S = "headgate_first_content_seconds_bucket"
 RECOVERIES = "headgate_recoveries_total"
 PARITY = "headgate_parity_total"
 USERS = "headgate_users"
+IDENTITY = "headgate_identity_verified"
 
 LABELS: Mapping[str, tuple[str, ...]] = {
     OUTCOMES: ("route", "arm", "bucket", "outcome"),
@@ -41,6 +42,7 @@ LABELS: Mapping[str, tuple[str, ...]] = {
     RECOVERIES: ("route", "fault", "result"),
     PARITY: ("route", "result"),
     USERS: ("route", "arm"),
+    IDENTITY: ("route",),
 }
 """What is read, with its own labels in order. Labels that a scrape adds say where it was read, not what."""
 
@@ -114,6 +116,9 @@ class Reading:
     """By arm, the most that one process has met: so many are different for sure."""
     missing: Sequence[str] = ()
     """Instances that were asked, and gave nothing."""
+    unverified: Sequence[str] = ()
+    """Routes on which somebody can be anybody by saying so, as far as proxies say. Of this moment: it is not
+    stored."""
 
 
 class Readings(Protocol):
@@ -146,7 +151,9 @@ def gather(
     for series in [series for series in counters if series.metric == USERS]:
         arm = series.labels[1]
         users[arm] = max(users[arm], counters.pop(series))
-    return Reading(at_s, counters, dict(seen), dict(users), tuple(missing))
+    identity = {series: counters.pop(series) for series in list(counters) if series.metric == IDENTITY}
+    unverified = sorted({series.labels[0] for series, verified in identity.items() if not verified})
+    return Reading(at_s, counters, dict(seen), dict(users), tuple(missing), tuple(unverified))
 
 
 def complete(reading: Reading, wanted: Wanted) -> Reading:
