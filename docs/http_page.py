@@ -53,7 +53,9 @@ REST = """\
 To anybody but its owner a run is 404, with the same bytes as one that never was.
 
 Request headers of Headgate's own: `headgate-run`, a random UUID in lower case, chooses the run's id, so that its events
-can be asked for beside the POST (409 if it is taken); `Idempotency-Key` makes a repeated request join the run, also
+can be asked for beside the POST (409 if it is taken). If the request joins a run, that one goes by the chosen id, too; if
+it is relayed, who waits for the events is told 404 at once. Every answer of a run names it in `headgate-run`, also one in
+JSON; whatever else comes is the upstream's own. `Idempotency-Key` makes a repeated request join the run, also
 after its end (422 with another body). Both make a run of a batch request whose user has the flag, and the answer is
 still the upstream's own, byte for byte. Where a run has no such answer (the sources `native` and `stages`, a body with
 `"stream": true`, one over 8 MiB), they make none, and the request is relayed."""

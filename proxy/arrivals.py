@@ -16,7 +16,8 @@ class Arrivals:
     """Who waits for which run of this process. Another replica's has to be looked for."""
 
     def __init__(self) -> None:
-        self._waiting: dict[str, set[asyncio.Future[None]]] = {}
+        self._waiting: dict[str, dict[asyncio.Future[bool], str]] = {}
+        """By the run, with whose each is."""
         self._places: Counter[str] = Counter()
 
     def __len__(self) -> int:
@@ -27,11 +28,11 @@ class Arrivals:
         return len(self) < MAX_WAITING and self._places[principal] < MAX_WAITING_OF_ONE
 
     @contextmanager
-    def awaited(self, run_id: str, principal: str) -> Iterator[asyncio.Future[None]]:
-        """Wait for a run, by a future that is done when it begins here."""
-        arrived = asyncio.get_running_loop().create_future()
-        waiting = self._waiting.setdefault(run_id, set())
-        waiting.add(arrived)
+    def awaited(self, run_id: str, principal: str) -> Iterator[asyncio.Future[bool]]:
+        """Wait for a run, by a future that is done when it begins here; False: it does not begin at all."""
+        arrived: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+        waiting = self._waiting.setdefault(run_id, {})
+        waiting[arrived] = principal
         self._places[principal] += 1
         try:
             yield arrived
@@ -39,7 +40,7 @@ class Arrivals:
             self._places[principal] -= 1
             if not self._places[principal]:
                 del self._places[principal]
-            waiting.discard(arrived)
+            waiting.pop(arrived, None)
             if not waiting and self._waiting.get(run_id) is waiting:
                 del self._waiting[run_id]
 
@@ -47,4 +48,10 @@ class Arrivals:
         """The run begins here."""
         for arrived in self._waiting.pop(run_id, ()):
             if not arrived.done():
-                arrived.set_result(None)
+                arrived.set_result(True)
+
+    def call_off(self, run_id: str, principal: str) -> None:
+        """The run does not begin. Told to its principal alone: others may wait for one of their own."""
+        for arrived, whose in self._waiting.get(run_id, {}).items():
+            if whose == principal and not arrived.done():
+                arrived.set_result(False)

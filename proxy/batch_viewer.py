@@ -104,7 +104,7 @@ class BatchViewer:
 
     async def _beat(self, *, committed: bool) -> None:
         if not committed:
-            headers = [(b"content-type", b"application/json")]
+            headers = [(b"content-type", b"application/json"), named(self.run)]
             await self._send({"type": "http.response.start", "status": 200, "headers": headers})
         await self._send({"type": "http.response.body", "body": SPACE, "more_body": True})
 
@@ -130,14 +130,19 @@ async def _send_body(body: bytes, send: Send) -> None:
         await send({"type": "http.response.body", "body": piece, "more_body": at + PIECE_BYTES < len(body)})
 
 
+def named(run: Watched) -> tuple[bytes, bytes]:
+    """The header by which every answer of a run says that it is one, and of which."""
+    return b"headgate-run", run.id.encode()
+
+
 def _answer(run: Watched) -> tuple[int, Headers, bytes]:
     if run.answer is not None:
         status, body = run.answer.status, run.answer.body
         headers = response_headers(run.answer.headers, status)
         if status not in BODILESS_STATUS and not any(name == b"content-length" for name, _ in headers):
             headers.append((b"content-length", b"%d" % len(body)))
-        return status, headers, body
+        return status, [*headers, named(run)], body
     failure = run.failure or UNSEEN
     status = failure.status
     headers, body = problem(status, TITLES.get(status, "Error"), failure.detail)
-    return status, headers, body
+    return status, [*headers, named(run)], body

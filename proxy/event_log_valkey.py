@@ -238,6 +238,11 @@ class ValkeyRuns:
         found = (run_id for name, run_id in ids.items() if run_id != self._mirror.replaceable(name))
         return next(found, None)
 
+    async def name(self, key: str, run_id: str, ttl_s: float) -> None:
+        same = self._keys.same(self._sealing.name(key))
+        with contextlib.suppress(StoreDown):
+            await self._ask.call(("SET", same, run_id, "PX", int(ttl_s * 1000)))
+
     async def cancel(self, run_id: str) -> None:
         if not is_run_id(run_id):
             return

@@ -260,6 +260,7 @@ class Gateway:
         self, asked: _Asked, decision: Decision, counted: RouteMetrics
     ) -> tuple[str, int | None]:
         """The answer of the same request in flight, if there is one; else the relay."""
+        name = _chosen_id(asked.run_id)
         heartbeat_s = asked.route.settings.batch_heartbeat_s
         only_events = asked.accept is Accept.ONLY_STREAM
         if only_events or decision.reason is Reason.KILLED or self._is_full(asked.route):
@@ -274,6 +275,7 @@ class Gateway:
                 start = replace(self._start(asked, decision, body), may_join=may_join)
                 run = await self.runs.joinable(start) if may_join else None
                 if run is not None and run.source not in MADE_HERE:
+                    await self._name(asked, run, name)
                     try:
                         if only_events:
                             return await self._show(asked, run), None
@@ -281,7 +283,11 @@ class Gateway:
                     except Unanswered:
                         receive = Replayed.of(body, asked.receive)
                 elif heartbeat_s is not None:
-                    return await self._answer(asked, await self.runs.start(start))
+                    run = await self.runs.start(start)
+                    await self._name(asked, run, name)
+                    return await self._answer(asked, run)
+        if name is not None and asked.identity is not None:
+            self.runs.call_off(name, asked.identity)
         asked = replace(asked, receive=receive)
         if only_events:
             return await self._batch_as_events(asked, decision, counted)
@@ -311,9 +317,13 @@ class Gateway:
 
     async def _answered(self, asked: _Asked, decision: Decision, body: bytes, answer: Answer) -> Watched:
         """The run of a request that the upstream has answered already."""
-        is_ours = asked.run_id is not None and _UUID4.fullmatch(asked.run_id)
-        named = replace(asked, run_id=asked.run_id if is_ours else None, idempotency_key=None)
-        start = replace(self._start(named, decision, body), source=Answered(answer), may_join=False)
+        unnamed = replace(asked, run_id=None, idempotency_key=None)
+        start = replace(
+            self._start(unnamed, decision, body),
+            source=Answered(answer),
+            run_id=_chosen_id(asked.run_id),
+            may_join=False,
+        )
         try:
             return await self.runs.start(start)
         except RequestRefused:  # the id is another's, which is no reason to withhold the answer
@@ -382,10 +392,16 @@ class Gateway:
         finally:
             if not begins and decision.mode is Mode.STREAM:
                 self.breaker.unused()  # a trial is for a run that begins
+        await self._name(asked, run, _chosen_id(asked.run_id))
         if asked.accept is Accept.NONE:
             ended, _ = await self._answer(asked, run)
             return ended
         return await self._show(asked, run, after)
+
+    async def _name(self, asked: _Asked, run: Watched, name: str | None) -> None:
+        """A run that was joined goes by the id, too, that the request had chosen for its own."""
+        if name is not None and asked.identity is not None:
+            await self.runs.name(run, name, asked.identity)
 
     async def _show(self, asked: _Asked, run: Watched, after: int | None = 0) -> str:
         return await self.run_api.show(
@@ -509,9 +525,15 @@ def _is_well_framed(scope: Scope) -> bool:
 
 def _checked_id(run_id: bytes | None) -> str | None:
     """The id that the client has chosen for its run; another form than a random UUID could be guessed."""
-    if run_id is not None and not _UUID4.fullmatch(run_id):
+    chosen = _chosen_id(run_id)
+    if run_id is not None and chosen is None:
         raise RequestRefused(400, "headgate-run must be a random UUID (version 4) in lower case.")
-    return run_id.decode() if run_id is not None else None
+    return chosen
+
+
+def _chosen_id(run_id: bytes | None) -> str | None:
+    """The same, of a request that may have one of another form: it is no id to us."""
+    return run_id.decode() if run_id is not None and _UUID4.fullmatch(run_id) else None
 
 
 def accepted(headers: Headers) -> Accept:

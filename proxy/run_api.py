@@ -14,6 +14,7 @@ from urllib.parse import parse_qs
 
 import orjson
 
+from proxy.batch_viewer import named
 from proxy.errors import RequestRefused, problem
 from proxy.event_log import LogReader
 from proxy.headers import Headers
@@ -107,7 +108,7 @@ class RunApi:
         """A run as events, from `after` on; None: from a snapshot on. Returns how it ended."""
         if after and run.log.ended and after >= len(run.log):
             # It has everything: 204 tells EventSource not to come back (WHATWG HTML 9.2.3).
-            await send({"type": "http.response.start", "status": 204, "headers": []})
+            await send({"type": "http.response.start", "status": 204, "headers": [named(run)]})
             await send({"type": "http.response.body", "body": b"", "more_body": False})
             return "nothing_more"
         expires_at: float | None = None
@@ -142,13 +143,13 @@ class RunApi:
                 "age_s": round(asyncio.get_running_loop().time() - run.started_at, 1),
             }
         )
-        await _json(asked.send, 200, body)
+        await _json(asked.send, 200, body, named(run))
 
     async def _cancel(self, asked: Asked) -> None:
         """End the run. One that has ended stays as it is, so that a late cancel does no harm."""
         run = await self._of_owner(asked)
         await self._runs.cancel(run)
-        await _json(asked.send, 202, orjson.dumps({"run": run.id}))
+        await _json(asked.send, 202, orjson.dumps({"run": run.id}), named(run))
 
     async def _issue_ticket(self, asked: Asked) -> None:
         """A ticket for a run of one's own."""
@@ -235,11 +236,12 @@ async def refuse(send: Send, refusal: RequestRefused, *more: tuple[bytes, bytes]
     await send({"type": "http.response.body", "body": body, "more_body": False})
 
 
-async def _json(send: Send, status: int, body: bytes) -> None:
+async def _json(send: Send, status: int, body: bytes, *more: tuple[bytes, bytes]) -> None:
     headers = [
         (b"content-type", b"application/json"),
         (b"content-length", b"%d" % len(body)),
         (b"cache-control", b"no-store"),
+        *more,
     ]
     await send({"type": "http.response.start", "status": status, "headers": headers})
     await send({"type": "http.response.body", "body": body, "more_body": False})

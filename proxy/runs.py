@@ -16,18 +16,25 @@ from proxy.arrivals import Arrivals
 from proxy.breaker import Breaker, result_of
 from proxy.errors import Fault, RequestRefused, UpstreamError
 from proxy.identity import Identity
+from proxy.names import NONE_S, Names
 from proxy.routes import Route
 from proxy.run import Beginning, Call, Run
 from proxy.settings import MemoryLogSettings
 from proxy.shared import Shared, Watched
 from proxy.sources import Source
-from proxy.start import ID_TAKEN, Start, check_the_same
+from proxy.start import ID_TAKEN, Start, check_the_same, digest_of_name
 from proxy.upstream import Answer
 
 logger = logging.getLogger("headgate.runs")
 
 DURATIONS_KEPT = 50
 """Past runs of a route that an ETA is taken from."""
+
+NO_RUN = "-"
+"""What the id of a request that is relayed stands for in the store; no run has such an id."""
+
+NAMED_S = 7200.0
+"""How long the store knows a run by another id: longer than most runs last and are kept."""
 
 ATTACH_LOOK_S = 0.25
 """Between two looks whether another replica has begun an awaited run."""
@@ -78,8 +85,9 @@ class Runs:
         self._watchers: Counter[str] = Counter()
         self._grace: dict[str, TimerHandle] = {}
         self._arrivals = Arrivals()
+        self._names = Names()
         self._partings: set[asyncio.Task[None]] = set()
-        """Tasks that see a run off that another replica has taken over."""
+        """Tasks that see a run off that another replica has taken over, or tell the others of a name."""
         self.draining = False
 
     # What there is.
@@ -101,7 +109,12 @@ class Runs:
     def find(self, run_id: str, identity: Identity | None) -> Run | None:
         """A run of this process by its id, for its owner; for anybody else there is none."""
         self.evict()
+        if identity is None:
+            return None
         run = self._known(run_id)
+        if run is None or not _owns(identity, run):
+            own_id = self._names.run_of(identity.principal, run_id)
+            run = None if own_id is None else self._known(own_id)
         return run if run is not None and _owns(identity, run) else None
 
     async def look_up(self, run_id: str, identity: Identity | None) -> Watched | None:
@@ -111,7 +124,45 @@ class Runs:
         run: Watched | None = self.find(run_id, identity)
         if run is None and self._shared is not None and self._known(run_id) is None:
             run = await self._shared.find(run_id)
+            if run is None or not _owns(identity, run):
+                run = await self._named_elsewhere(run_id, identity, self._shared)
         return run if run is not None and _owns(identity, run) else None
+
+    async def _named_elsewhere(self, name: str, identity: Identity, shared: Shared) -> Watched | None:
+        own_id = await shared.joinable([digest_of_name(identity.principal, name)])
+        if own_id is None or own_id == NO_RUN:
+            return None
+        return self.find(own_id, identity) or await shared.find(own_id)
+
+    async def name(self, run: Watched, name: str, identity: Identity) -> None:
+        """Let a run go by the id, too, that a request which joined it had chosen for its own."""
+        if name == run.id:
+            return
+        if self._known(run.id) is run:
+            self._names.give(identity.principal, name, run.id)
+        if self._shared is not None:
+            await self._shared.name(digest_of_name(identity.principal, name), run.id, NAMED_S)
+        self._arrivals.announce(name)
+
+    def call_off(self, name: str, identity: Identity) -> None:
+        """No run begins under the id that a request names, since it is relayed: tell who waits for it."""
+        principal = identity.principal
+        self._names.give_to_none(principal, name, asyncio.get_running_loop().time())
+        self._arrivals.call_off(name, principal)
+        if self._shared is not None:
+            # Not awaited: a request that is relayed waits for no store.
+            telling = self._shared.name(digest_of_name(principal, name), NO_RUN, NONE_S)
+            task = asyncio.get_running_loop().create_task(telling)
+            self._partings.add(task)
+            task.add_done_callback(self._partings.discard)
+
+    async def _is_called_off(self, name: str, identity: Identity) -> bool:
+        principal = identity.principal
+        if self._names.is_of_none(principal, name, asyncio.get_running_loop().time()):
+            return True
+        if self._shared is None:
+            return False
+        return await self._shared.joinable([digest_of_name(principal, name)]) == NO_RUN
 
     async def attach(self, run_id: str, identity: Identity | None, wait_s: float) -> Watched | None:
         """The same for a run that may begin within `wait_s`: a page may ask for the events first."""
@@ -125,6 +176,8 @@ class Runs:
         due = loop.time() + wait_s
         with self._arrivals.awaited(run_id, identity.principal) as arrived:
             while run is None and (left_s := due - loop.time()) > 0:
+                if await self._is_called_off(run_id, identity):
+                    return None
                 # Another replica does not say when a run begins there, so it is asked. One that has begun
                 # here and is somebody else's changes nothing.
                 look_s = ATTACH_LOOK_S if self._shared is not None or arrived.done() else left_s
@@ -160,7 +213,7 @@ class Runs:
             start.run_id is not None
             and (named := await self.look_up(start.run_id, start.identity)) is not None
         ):
-            check_the_same(start, named)
+            check_the_same(start, named, is_named=True)
             return named
         keys = start.join_keys()
         run: Watched | None = self._local(keys)
@@ -315,6 +368,7 @@ class Runs:
             del self._finished[run.id]
             self._finished_bytes -= run.size_bytes
             self._forget(run, keys)
+            self._names.forget(run.id)
 
     # Inside.
 
@@ -347,13 +401,14 @@ class Runs:
 
     def _joined(self, start: Start, keys: Sequence[str]) -> Run | None:
         """The run of this process with the request's id or one of its keys."""
-        run = self._local(keys)
-        if start.run_id is not None and (named := self._known(start.run_id)) is not None:
-            if not _owns(start.identity, named):
+        named = None
+        if start.run_id is not None:
+            named = self.find(start.run_id, start.identity)
+            if named is None and self._known(start.run_id) is not None:
                 raise RequestRefused(409, ID_TAKEN)
-            run = named
+        run = named or self._local(keys)
         if run is not None:
-            check_the_same(start, run)
+            check_the_same(start, run, is_named=named is not None)
         return run
 
     def _launch(self, run: Run, keys: Sequence[str], source: Source) -> None:
@@ -401,6 +456,7 @@ class Runs:
             timer.cancel()
         if run.is_elsewhere:
             self._forget(run, keys)
+            self._names.forget(run.id)
             return
         self._tell_breaker(run)
         # The same asked again is another run. An idempotency key stays, unless the run has failed: who

@@ -88,6 +88,10 @@ class Shared(Protocol):
         """The id of a run that one of the keys is claimed for."""
         ...
 
+    async def name(self, key: str, run_id: str, ttl_s: float) -> None:
+        """Let `joinable` find a run by one more key."""
+        ...
+
     async def cancel(self, run_id: str) -> None:
         """Ask the replica that executes the run to end it."""
         ...

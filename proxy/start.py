@@ -53,10 +53,13 @@ class Start:
         return keys
 
 
-def check_the_same(start: Start, run: Watched) -> None:
-    """Raises RequestRefused if the run is of another request than the one that came to it."""
+def check_the_same(start: Start, run: Watched, *, is_named: bool = False) -> None:
+    """Raises RequestRefused if the run is of another request than the one that came to it.
+
+    `is_named`: by an id that the run goes by, though its own may be another one.
+    """
     if run.fingerprint != start.fingerprint:
-        if run.id == start.run_id:
+        if is_named or run.id == start.run_id:
             raise RequestRefused(409, ID_TAKEN)
         raise RequestRefused(422, "This Idempotency-Key was used for another request.")
 
@@ -69,6 +72,11 @@ def fingerprint(identity: Identity | None, route: str, target: bytes, body: byte
 def digest_of_key(identity: Identity, route: str, key: bytes) -> str:
     """What an `Idempotency-Key` is kept as."""
     return _digest(identity.principal, route, key)
+
+
+def digest_of_name(principal: str, name: str) -> str:
+    """What the id that a client chose for a run is kept as, where the run has another one."""
+    return _digest(principal, "name", name)
 
 
 def _digest(*parts: str | bytes) -> str:

@@ -5,7 +5,8 @@
     PREFIX:run:ID:log          stream; entry N has the id N-0, so the store refuses what is doubled or late
     PREFIX:run:ID:end          the answer or the failure; set together with the terminal entry
     PREFIX:run:ID:part:N:I     part I of entry N, or of the answer if N is 0, where these are large
-    PREFIX:same:DIGEST         the id of the run that requests for the same join
+    PREFIX:same:DIGEST         the id of the run that requests for the same join, or that goes by an
+                               id which a client chose; "-" where none does
     PREFIX:replica:REPLICA     there as long as the replica is
     PREFIX:inbox:REPLICA       stream of messages for it
     PREFIX:ticket:DIGEST

@@ -12,7 +12,7 @@ import random
 from collections.abc import Callable, Sequence
 from enum import StrEnum
 
-from proxy.batch_viewer import send_answer
+from proxy.batch_viewer import named, send_answer
 from proxy.catch_up import merged, snapshot
 from proxy.event_log import Entry, LogReader
 from proxy.metrics import RouteMetrics
@@ -188,7 +188,7 @@ class Viewer:
         self.run.headers_sent = True
         headers = [
             *STREAM_HEADERS,
-            (b"headgate-run", self.run.id.encode()),
+            named(self.run),
             (b"headgate-decision", self.run.told.encode()),
         ]
         await self._send({"type": "http.response.start", "status": 200, "headers": headers})

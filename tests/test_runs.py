@@ -709,7 +709,7 @@ async def test_a_large_answer_goes_out_in_pieces() -> None:
 
     for size in (0, PIECE_BYTES, 3 * PIECE_BYTES + 1):
         sent.clear()
-        ended = cast(Run, SimpleNamespace(answer=Answer(200, [], bytes(size)), failure=None))
+        ended = cast(Run, SimpleNamespace(id="r", answer=Answer(200, [], bytes(size)), failure=None))
         assert await send_answer(ended, send) == 200
         bodies = [message for message in sent if message["type"] == "http.response.body"]
 

@@ -1,0 +1,62 @@
+"""Ids that clients chose for runs, where the run has another one, or where none begins. No I/O.
+
+They are their principal's alone: whoever else uses the same id means something else by it.
+"""
+
+from collections import OrderedDict
+
+MAX_NAMES = 100
+"""Of one run. Who joins it under yet another id finds the run's own in the answer."""
+
+NONE_S = 10.0
+"""How long it is remembered that no run begins: the page that asks for its events may be a little late."""
+
+MAX_NONE = 10_000
+"""Such ids at a time; the oldest go first, and who waits for them waits as long as for any other."""
+
+Name = tuple[str, str]
+"""A principal, and the id it chose."""
+
+
+class Names:
+    """What the ids stand for, in this process."""
+
+    def __init__(self) -> None:
+        self._runs: dict[Name, str] = {}
+        self._names: dict[str, list[Name]] = {}
+        """By the run's own id."""
+        self._none: OrderedDict[Name, float] = OrderedDict()
+        """Until when."""
+
+    def give(self, principal: str, name: str, run_id: str) -> None:
+        """The run goes by this id, too, from now on."""
+        key = (principal, name)
+        self._none.pop(key, None)
+        before = self._runs.get(key)
+        names = self._names.setdefault(run_id, [])
+        if before == run_id or len(names) >= MAX_NAMES:
+            return
+        if before is not None:
+            self._names[before].remove(key)
+        self._runs[key] = run_id
+        names.append(key)
+
+    def run_of(self, principal: str, name: str) -> str | None:
+        """The own id of the run that goes by this one."""
+        return self._runs.get((principal, name))
+
+    def forget(self, run_id: str) -> None:
+        """The run is gone."""
+        for name in self._names.pop(run_id, ()):
+            del self._runs[name]
+
+    def give_to_none(self, principal: str, name: str, now: float) -> None:
+        """No run begins under this id: its request is relayed."""
+        self._none[principal, name] = now + NONE_S
+        self._none.move_to_end((principal, name))
+        while self._none and (len(self._none) > MAX_NONE or next(iter(self._none.values())) < now):
+            self._none.popitem(last=False)
+
+    def is_of_none(self, principal: str, name: str, now: float) -> bool:
+        """Whether it was just said that no run begins under this id."""
+        return self._none.get((principal, name), now) > now
