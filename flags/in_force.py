@@ -6,7 +6,7 @@ loop's own thread, so no answer can come from an engine that was just closed.
 
 import logging
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 from flags.decision import FlagAnswer
@@ -63,6 +63,10 @@ class InForce:
     def evaluate(self, flag: str, context: Mapping[str, Any] | None) -> FlagAnswer:
         """Ask one flag about one user. Raises TypeError for a context that is not Unicode text."""
         return UNKNOWN if self._engine is None else self._engine.ask(flag, context)
+
+    def lacking(self, flags: Collection[str]) -> list[str]:
+        """Those of `flags` that are not known."""
+        return [flag for flag in flags if not self.evaluate(flag, None).known]
 
     def take(self, document: Document) -> None:
         """Put these flags in force; those that are already cost nothing. Raises FlagDocumentError."""

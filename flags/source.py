@@ -9,7 +9,7 @@ import asyncio
 import logging
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -87,10 +87,14 @@ class FlagFile:
             self._content = self._stamp = None
             self._in_force.close()
 
-    async def verify(self) -> None:
-        """Instead of `async with`: read the file once, log what is doubtful. Raises FlagFileError."""
+    async def verify(self, flags: Collection[str] = ()) -> list[str]:
+        """Instead of `async with`: read the file once, log what is doubtful. Raises FlagFileError.
+
+        Returns those of `flags` that it lacks.
+        """
         try:
             self._refresh()
+            return self._in_force.lacking(flags)
         finally:
             self._in_force.close()
 

@@ -8,7 +8,7 @@ import asyncio
 import logging
 import random
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from datetime import UTC, datetime
 from platform import python_implementation, python_version
 from typing import Any, Self
@@ -117,11 +117,15 @@ class UnleashFlags:
         self._in_force.close()
         await self._api.__aexit__()
 
-    async def verify(self) -> None:
-        """Instead of `async with`: ask once, log what is doubtful, and forget it. Raises FlagServerError."""
+    async def verify(self, flags: Collection[str] = ()) -> list[str]:
+        """Instead of `async with`: ask once, log what is doubtful, and forget it. Raises FlagServerError.
+
+        Returns those of `flags` that the server lacks.
+        """
         async with self._api:
             try:
                 await self._fetch()
+                return self._in_force.lacking(flags)
             finally:
                 self._in_force.close()
 

@@ -18,6 +18,7 @@ from proxy.demo import run as run_demo
 from proxy.demo import show_rollout
 from proxy.errors import SettingsError
 from proxy.settings import LlmSettings, Settings
+from proxy.settings_doubts import doubts
 from proxy.settings_file import load
 from proxy.sockets import CannotListen, Sockets, bound
 from proxy.version import of_commit
@@ -81,9 +82,9 @@ def serve(config: Path, workers: int) -> None:
 @main.command()
 @CONFIG
 def check(config: Path) -> None:
-    """Validate the settings and the flags, and print the route table."""
+    """Validate the settings and the flags, print the route table, and warn of what would never stream."""
     settings = _load(config)
-    _check_flags(settings)
+    unknown_flags = _check_flags(settings)
     table = Table(title=f"{settings.listen} → {settings.upstream.url}", show_lines=True)
     for heading in ("route", "request", "streamed"):
         table.add_column(heading, overflow="fold")
@@ -104,6 +105,8 @@ def check(config: Path) -> None:
         console.print(_models(settings.llm), width=width)
     if settings.event_log.valkey is None:
         click.echo(ALONE, err=True)
+    for doubt in doubts(settings, unknown_flags):
+        click.echo(f"warning: {doubt}", err=True)
 
 
 @main.command()
@@ -134,12 +137,14 @@ def _load(config: Path) -> Settings:
         sys.exit(1)
 
 
-def _check_flags(settings: Settings, *, ask_server: bool = True) -> None:
+def _check_flags(settings: Settings, *, ask_server: bool = True) -> list[str]:
+    """Raises SystemExit if there are none that can be used; returns those of the routes that are lacking."""
     is_file = settings.flags.unleash is None
     if not is_file and not ask_server:
-        return
+        return []
     try:
-        asyncio.run(app.flags_from(settings).verify())
+        wanted = sorted({route.flag for route in settings.routes})
+        return asyncio.run(app.flags_from(settings).verify(wanted))
     except FlagsError as exc:
         click.echo(f"flags.{'file' if is_file else 'unleash'}: {exc}", err=True)
         sys.exit(1)
