@@ -24,6 +24,10 @@ DEPLOYMENT = "namespace, job"
 FALLBACK_SHARE, FALLBACK_EVENTS = 0.2, 20
 """So many fall back when the source of live text is down, and not because one model call was."""
 
+TAP_LOST_SHARE, TAP_LOST_RUNS, TAP_LOST_CALLS = 0.2, 5, 20
+"""So many have no live words when the backend passes no trace context on: then it is all of them, of a small
+share of the users too."""
+
 FLAG_AGE_S, FLAG_STALE_S = 120, 300
 """The second is the default of `flags.stale_s`, after which everybody gets batch; the first is well below."""
 
@@ -122,6 +126,11 @@ def _burning(objective: Objective, severity: str) -> Alert:
 _STREAMED = f'sum by ({BY}) (rate(headgate_runs_total{{outcome!~"{APART}"}}[30m]))'
 _FELL_BACK = f'sum by ({BY}) (rate(headgate_runs_total{{outcome="fell_back"}}[30m]))'
 _TURNED_AWAY = f'sum by ({BY}) (rate(headgate_requests_total{{reason=~"breaker_open|overloaded"}}[30m]))'
+_TAPPED = f'sum by ({BY}) (rate(headgate_runs_total{{source="tap",outcome!~"{APART}"}}[30m]))'
+_TAP_LOST = f'sum by ({BY}) (rate(headgate_runs_total{{source="tap",outcome="fell_back"}}[30m]))'
+_NOT_LIVE = "avoided|lost|no_context|unmatched"
+_CALLS = f'sum by ({DEPLOYMENT}) (rate(headgate_tap_calls_total{{result=~"tapped|{_NOT_LIVE}"}}[30m]))'
+_CALLS_LOST = f'sum by ({DEPLOYMENT}) (rate(headgate_tap_calls_total{{result=~"{_NOT_LIVE}"}}[30m]))'
 _LOOKED = f"max by ({DEPLOYMENT}) (max_over_time(headgate_rollout_last_look_timestamp_seconds[1d]) > 0)"
 _LOOKS = f"max by ({DEPLOYMENT}) (max_over_time(headgate_rollout_look_interval_seconds[1d]))"
 _EVIDENCE = f"max by ({DEPLOYMENT}) (headgate_rollout_last_evidence_timestamp_seconds)"
@@ -137,6 +146,17 @@ LEVELS = (
         "10m",
         "Many who should stream get the batch answer, on {{ $labels.route }}.",
         "{{ $value | humanizePercentage }} of the last half hour fell back, or were never let begin.",
+    ),
+    Alert(
+        "HeadgateTapLost",
+        f"({_TAP_LOST} / {_TAPPED} > {TAP_LOST_SHARE} and 1800 * {_TAPPED} >= {TAP_LOST_RUNS})\n"
+        f"or\n({_CALLS_LOST} / {_CALLS} > {TAP_LOST_SHARE} and 1800 * {_CALLS} >= {TAP_LOST_CALLS}\n"
+        f"and sum by ({DEPLOYMENT}) ({_TAPPED}) > 0)",
+        TICKET,
+        "10m",
+        "Users who should see the model's words wait for the whole answer.",
+        "{{ $value | humanizePercentage }} of the runs of {{ $labels.job }} {{ $labels.route }}, or of its"
+        " model calls, had no live words in the last half hour.",
     ),
     Alert(
         "HeadgateTextWrong",

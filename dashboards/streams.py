@@ -305,7 +305,12 @@ def _budgets() -> list[Panel]:
             ),
         ),
         lines(
-            About("Calls to the model port", "By what became of them; `unmatched` belong to no run.", "ops"),
+            About(
+                "Calls to the model port",
+                "By what became of them; `no_context`, `not_tapped` and `unmatched` belong to no run.",
+                "ops",
+                alert="HeadgateTapLost",
+            ),
             Query(rate("headgate_tap_calls_total", "result", where=PODS), "{{result}}"),
             stacked=True,
         ),

@@ -131,6 +131,13 @@ def runs(streamed: str, fell_back: str, turned_away: str = "0x70") -> Series:
     }
 
 
+def calls(runs_: str = "0+1x70", tapped: str = "0+3x70", **others: str) -> Series:
+    """Model calls by result, of a route whose runs are well."""
+    counted = {"tapped": tapped, **others}
+    series = {f'headgate_tap_calls_total{{job="headgate",result="{name}"}}': n for name, n in counted.items()}
+    return {f'headgate_runs_total{{{PLACE},arm="stream",source="tap",outcome="complete"}}': runs_, **series}
+
+
 MISSING = f'headgate_parity_total{{{PLACE},result="missing"}}'
 REPLACED = f'headgate_parity_total{{{PLACE},result="replaced"}}'
 PROXY = '{job="headgate",instance="one"}'
@@ -147,6 +154,8 @@ NEXT_LOOK, NEXT_INTERVAL = LOOK.replace("one", "two"), INTERVAL.replace("one", "
 RUNNING = 'headgate_rollout_phase{job="headgate",instance="one",phase="running"}'
 UP = f"up{PROXY}"
 
+FEW = {f'headgate_runs_total{{{PLACE},arm="stream",source="tap",outcome="fell_back"}}': "0+1x70"}
+
 LEVELS = [
     Case("HeadgateFallbackSurge", "fires", runs("0+7x70", "0+3x70"), 60, (TICKET,)),
     Case(
@@ -161,6 +170,18 @@ LEVELS = [
     Case("HeadgateFallbackSurge", "is quiet without traffic", runs("0x70", "0x70"), 60),
     Case("HeadgateFallbackSurge", "is quiet with little traffic", runs("0+0.2x70", "0+0.3x70"), 60),
     Case("HeadgateFallbackSurge", "is quiet without a series", {}, 60),
+    Case(
+        "HeadgateTapLost", "fires for runs without their calls", runs("0+0.1x70", "0+0.3x70"), 60, (TICKET,)
+    ),
+    Case("HeadgateTapLost", "fires for calls without context", calls(no_context="0+1x70"), 60, (TICKET,)),
+    Case("HeadgateTapLost", "fires for models without streams", calls(avoided="0+1x70"), 60, (TICKET,)),
+    Case("HeadgateTapLost", "fires for tokens that are over", calls(unmatched="0+1x70"), 60, (TICKET,)),
+    Case("HeadgateTapLost", "is quiet with a few", calls("0+9x70", lost="0+0.5x70") | FEW, 60),
+    Case("HeadgateTapLost", "is quiet for users who get batch", calls(not_tapped="0+50x70"), 60),
+    Case("HeadgateTapLost", "is quiet while nobody streams", calls("0x70", no_context="0+9x70"), 60),
+    Case("HeadgateTapLost", "is quiet when proxies restart", runs("0+9x9 " * 7, "0+1x9 " * 7), 65),
+    Case("HeadgateTapLost", "is quiet with little traffic", runs("0+0.05x70", "0+0.05x70"), 60),
+    Case("HeadgateTapLost", "is quiet without a series", {}, 60),
     Case("HeadgateTextWrong", "fires", {MISSING: "0x10 1x10"}, 12, (PAGE,)),
     Case("HeadgateTextWrong", "is quiet for what was put right", {REPLACED: "0+1x20", MISSING: "0x20"}, 12),
     Case("HeadgateTextWrong", "is quiet when proxies restart", {MISSING: "3x10 0x20"}, 12),
