@@ -91,11 +91,13 @@ def origin(settings: UpstreamSettings | ProviderSettings, *, strict_tls: bool) -
             tls.check_hostname = False
             tls.verify_mode = ssl.CERT_NONE
     assert url.hostname is not None
+    bounds = settings.timeouts.model_dump()
+    bounds["first_byte_s"] = bounds["first_byte_s"] or bounds["total_s"]  # queueing is not failing
     return Origin(
         url.hostname,
         url.port or (443 if tls else 80),
         tls,
-        Timeouts(**settings.timeouts.model_dump()),
+        Timeouts(**bounds),
         **settings.pool.model_dump(),
     )
 
@@ -190,7 +192,7 @@ async def running(settings: Settings, state_dir: Path) -> AsyncIterator[App]:
         flag_source: FlagSource = await stack.enter_async_context(flags_from(settings))
         switch = await stack.enter_async_context(KillSwitch(settings.flags.kill_file or state_dir / "kill"))
         to = origin(settings.upstream, strict_tls=settings.tls.strict)
-        upstream = Upstream(to)
+        upstream = Upstream(to, wary=True)
         stack.push_async_callback(upstream.aclose)
         routes = Routes(settings.routes)
         store = settings.event_log.valkey

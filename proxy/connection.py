@@ -4,6 +4,7 @@ What comes is handed on as it comes; the socket is left alone while nobody takes
 """
 
 import asyncio
+import socket
 from asyncio.events import TimerHandle
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -32,6 +33,12 @@ SLOW_S = 0.05
 """When `Connection.sent` says that an exchange is slow. It shares the timer of the timeouts: most answers
 come sooner, and a second timer for each would cost a twentieth of a relayed request."""
 
+LONG_S = 0.1
+"""When an answer that is not whole counts as long, and its worker as busy; see `proxy.upstream`."""
+
+QUICKACK: int | None = getattr(socket, "TCP_QUICKACK", None)
+"""Acknowledge at once; of Linux alone."""
+
 TIMER_SLACK_S = 0.002
 """A loop's timers count in milliseconds and may come one early."""
 
@@ -41,7 +48,7 @@ class Timeouts:
     """Seconds, each measured at the upstream's own connection."""
 
     connect_s: float = 5.0
-    first_byte_s: float = 300.0
+    first_byte_s: float = 900.0
     idle_s: float = 120.0
     total_s: float = 900.0
 
@@ -72,6 +79,7 @@ class Connection(asyncio.Protocol):
         "_read_paused",
         "_sent",
         "_sent_at",
+        "_socket",
         "_spoiled",
         "_timeouts",
         "_timer",
@@ -88,6 +96,8 @@ class Connection(asyncio.Protocol):
         "headers",
         "heard",
         "idle_since",
+        "is_silent",
+        "on_long",
         "on_slow",
         "status",
         "used",
@@ -97,6 +107,7 @@ class Connection(asyncio.Protocol):
         self._loop = loop
         self._timeouts = timeouts
         self._transport: asyncio.Transport = cast(asyncio.Transport, None)
+        self._socket: socket.socket = cast(socket.socket, None)
         self._parser = httptools.HttpResponseParser(self)
         self._waiter: asyncio.Future[None] | None = None
         self._each: Callable[[bytes], None] | None = None
@@ -133,6 +144,8 @@ class Connection(asyncio.Protocol):
         self._total_due = 0.0
         self._sent_at = 0.0
         self.on_slow: Callable[[], None] | None = None
+        self.on_long: Callable[[], None] | None = None
+        self.is_silent = False
 
     # The exchange's side.
 
@@ -161,12 +174,16 @@ class Connection(asyncio.Protocol):
     def sent(self, on_slow: Callable[[], None] | None = None) -> None:
         """The request is out whole: from now on the upstream has `first_byte_s`.
 
-        `on_slow` is called once, if the exchange is not over within `SLOW_S`.
+        `on_slow` is called once, if the exchange is not over within `SLOW_S`, and `on_long` after `LONG_S`.
         """
         self._sent = True
         self.on_slow = on_slow
         now = self._sent_at = monotonic()
-        self._fire_by(now + (self._timeouts.first_byte_s if on_slow is None else SLOW_S), now)
+        if on_slow is not None:
+            due = now + SLOW_S
+        else:
+            due = now + (self._timeouts.first_byte_s if self.on_long is None else LONG_S)
+        self._fire_by(due, now)
 
     def leave_unsent(self) -> None:
         """The rest of the request will not come: the upstream has answered without it.
@@ -177,11 +194,17 @@ class Connection(asyncio.Protocol):
         self.sent()
 
     async def head(self) -> None:
-        """Wait for status and headers of the final answer."""
-        while not self.status:
+        """Wait for status and headers of the final answer, or for `fall_silent`."""
+        while not (self.status or self.is_silent):
             if self._failure is not None:
                 raise self._failure
             await self._wait()
+
+    def fall_silent(self) -> None:
+        """Whoever waits for the head may look elsewhere, if no byte of an answer has come."""
+        if not self.heard and self._failure is None:
+            self.is_silent = True
+            self._wake()
 
     async def until_continued(self, wait_s: float) -> None:
         """Wait for a 100, the final answer or a failure, at most `wait_s`."""
@@ -257,7 +280,7 @@ class Connection(asyncio.Protocol):
         """The exchange is over. True if the connection may carry another."""
         self._active = False
         self.used = True
-        self.on_slow = None  # it holds on to the request
+        self.on_slow = self.on_long = None  # they hold on to the request
         self._failure = self._waiter = None  # and so do the frames that an error was raised through
         if self._timer is not None and self._timer_due > self._sent_at + SLOW_S:
             # A timer that fires soon is left to the next exchange: to arm one for each is dear.
@@ -315,11 +338,16 @@ class Connection(asyncio.Protocol):
             on_slow()
             if self.status:
                 self._wake()
+        if self.on_long is not None and self._sent and self._sent_at + LONG_S <= now + TIMER_SLACK_S:
+            on_long, self.on_long = self.on_long, None
+            on_long()
         due, failure = self._next_due(now)
         if self._total_due <= due:
             due, failure = self._total_due, UpstreamStalled("total_s is over", Fault.TOTAL_TIMEOUT)
         if due <= now + TIMER_SLACK_S:
             self.fail(failure)
+        elif self.on_long is not None and self._sent:
+            self._fire_by(min(due, self._sent_at + LONG_S), now)
         else:
             self._fire_by(due, now)
 
@@ -336,6 +364,7 @@ class Connection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
+        self._socket = transport.get_extra_info("socket")
         self.closed = False
 
     def data_received(self, data: bytes) -> None:
@@ -366,8 +395,19 @@ class Connection(asyncio.Protocol):
         if self._buffered > READ_PAUSE_BYTES and not self._read_paused and not self._complete:
             self._read_paused = True
             self._transport.pause_reading()
+        if not self._complete:
+            self._acknowledge()
         if self._each is None or self._complete or not self._chunks or not self._give(self._each):
             self._wake()
+
+    def _acknowledge(self) -> None:
+        """Acknowledge what came now, since more is to come.
+
+        An upstream that writes head and body apart, and lets the second wait for the first's acknowledgement
+        (without TCP_NODELAY, as with `uvicorn --workers`), would wait 40 ms for one on a kept connection.
+        """
+        if QUICKACK is not None and not self.closed:
+            self._socket.setsockopt(socket.IPPROTO_TCP, QUICKACK, 1)
 
     def _give(self, take: Callable[[bytes], None]) -> bool:
         """Give what is here to a reader that waits for it; else it is for its task, and in order."""

@@ -335,14 +335,14 @@ class Gateway:
         """The relay. What is compared is also read, once it has gone out."""
         if decision.arm not in COMPARED:
             copy = None
-            passing = self.relay(asked.scope, asked.receive, asked.send)
+            passing = self.relay(asked.scope, asked.receive, asked.send, long=True)
         else:
             copy = AnswerCopy(asked.send, int(asked.route.settings.max_answer))
             asked = replace(asked, scope=copy.scope(asked.scope))
             if decision.reason is Reason.DARK and decision.source == dark.SOURCE:
                 passing = self._dark(asked, copy, counted)
             else:
-                passing = self.relay(asked.scope, asked.receive, copy)
+                passing = self.relay(asked.scope, asked.receive, copy, long=True)
         try:
             passage = await passing
         except asyncio.CancelledError:  # only the end of the process does this
@@ -355,7 +355,7 @@ class Gateway:
         """The relay, and beside it what would have been shown."""
         run = dark.DarkRun(asked.route, counted)
         async with self.taps.open(run, asked.route.name, waits=False) as (tap, token):
-            passage = await self.relay(asked.scope, asked.receive, copy, token)
+            passage = await self.relay(asked.scope, asked.receive, copy, token, long=True)
             run.why_silent = "" if tap.calls else self.taps.why_silent(tap)
         run.settle(passage, copy)
         return passage

@@ -87,11 +87,19 @@ class Relay:
         self._authority = upstream.origin.authority
 
     async def __call__(
-        self, scope: Scope, receive: Receive, send: Send, token: str | None = None, *, fresh: bool = False
+        self,
+        scope: Scope,
+        receive: Receive,
+        send: Send,
+        token: str | None = None,
+        *,
+        fresh: bool = False,
+        long: bool = False,
     ) -> Passage:
         """Relay one request. Raises nothing but cancellation: what went wrong is in the `Passage`.
 
-        With a `token` its model calls find a tap; see `proxy.tracing`. For `fresh` see `Upstream.exchange`.
+        With a `token` its model calls find a tap; see `proxy.tracing`. For `fresh` and `long`, which calls of
+        routes are, see `Upstream.exchange`.
         """
         passage = Passage()
         try:
@@ -101,7 +109,8 @@ class Relay:
             await send_problem(send, refusal.status, refusal.detail, close=True)
             return passage
 
-        with self._upstream.exchange(scope["method"], fresh=fresh, repeats=self._repeats) as exchange:
+        upstream, repeats = self._upstream, self._repeats
+        with upstream.exchange(scope["method"], fresh=fresh, long=long, repeats=repeats) as exchange:
             crossing = _Crossing(exchange, scope, receive, send, passage)
             try:
                 await crossing.ask(head, body)

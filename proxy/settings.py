@@ -108,12 +108,14 @@ class TimeoutSettings(Block):
 
     connect_s: Seconds = 5
     """To open a connection, TLS included. Over it: 502."""
-    first_byte_s: Seconds = 300
-    """From the request sent to the answer's head. Over it: 504. Keep it above the slowest answer."""
+    first_byte_s: Seconds | None = None
+    """From the request sent to the answer's head. Over it: 504. It counts the time for which a call waits
+    until a worker of the upstream is free, so it is `total_s` if left out."""
     idle_s: Seconds = 120
     """Between two reads of an answer's body, while this side is reading."""
     total_s: Seconds = 900
-    """For one request and its answer."""
+    """For one request and its answer, the time in the upstream's own queue included: more than the slowest
+    answer times the calls at once for each of its workers."""
 
 
 class TlsSettings(Block):

@@ -5,6 +5,10 @@ allows. Why not a library: a request costs about 20 µs here and 100 to 3,000 µ
 
 Giving a connection back is synchronous (`Exchange.close`): a cancelled task needs no shield for it,
 and there is no moment in which a connection belongs to nobody.
+
+A kept connection belongs to one worker of the upstream, and a request on it waits while that one is busy,
+though another is free. So a `wary` pool uses no kept connection while an answer is long in coming, but one
+that has answered just now; and a safe request that meets silence all the same is sent on a fresh one, too.
 """
 
 import asyncio
@@ -12,28 +16,37 @@ import logging
 import ssl
 from asyncio.events import TimerHandle
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from time import monotonic
 from types import TracebackType
 from typing import Self
 
 from flags.tls import why
-from proxy.connection import TIMER_SLACK_S, Connection, Timeouts
+from proxy.connection import LONG_S, TIMER_SLACK_S, Connection, Timeouts
 from proxy.errors import (
     Fault,
     UpstreamAborted,
     UpstreamBroke,
     UpstreamBusy,
+    UpstreamError,
     UpstreamMalformed,
     UpstreamUnreachable,
 )
 from proxy.headers import BODILESS_STATUS, Headers, write_head
+from proxy.patience import Patience
 
 logger = logging.getLogger("headgate.upstream")
 
 IDEMPOTENT = frozenset({"GET", "HEAD", "OPTIONS", "TRACE"})
 """Methods sent again on a fresh connection if a reused one closed before any answer (RFC 9110 9.2.2)."""
+
+SILENT_S = 1.0
+"""A safe request whose kept connection has said nothing for so long is sent on a fresh one, too."""
+
+JUST_ANSWERED_S = 0.01
+"""A worker that has answered within this time is taken for free. Without it, an upstream at its limit, whose
+answers are all long, would be asked on nothing but fresh connections, and then be over it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,14 +110,30 @@ class Answer:
 class Exchange:
     """One request and its answer: `with upstream.exchange("GET") as exchange`. The block owns it."""
 
-    __slots__ = ("_aborted", "_connection", "_fresh", "_repeats", "_replay", "_upstream", "method")
+    __slots__ = (
+        "_aborted",
+        "_connection",
+        "_fresh",
+        "_is_counted",
+        "_long",
+        "_repeats",
+        "_replay",
+        "_second",
+        "_silence",
+        "_upstream",
+        "method",
+    )
 
-    def __init__(self, upstream: "Upstream", method: str, *, fresh: bool, repeats: bool) -> None:
+    def __init__(self, upstream: "Upstream", method: str, *, fresh: bool, long: bool, repeats: bool) -> None:
         self.method = method
         self._fresh = fresh
+        self._long = long or fresh
         self._repeats = repeats or method in IDEMPOTENT
+        self._is_counted = False
         self._upstream = upstream
         self._connection: Connection | None = None
+        self._second: Connection | None = None
+        self._silence: TimerHandle | None = None
         self._replay: bytes | None = None
         self._aborted = False
 
@@ -130,7 +159,11 @@ class Exchange:
             UpstreamUnreachable: no connection within `connect_s`.
             UpstreamBusy: `max_connections` are in use.
         """
-        connection = (None if self._fresh else self._upstream.reuse()) or await self._upstream.connect()
+        if self._long:
+            self._count()
+        connection = None if self._long else self._upstream.reuse()
+        if connection is None:
+            connection = await self._connect()
         self._take(connection)
         connection.write(data)
         if whole:
@@ -139,6 +172,9 @@ class Exchange:
                 self._replay = data
         else:
             connection.sending()
+
+    async def _connect(self) -> Connection:
+        return await (self._upstream.connect() if self._fresh else self._upstream.connect_or_keep())
 
     async def head(self) -> None:
         """Wait for the head of the answer; `status` and `headers` are set then."""
@@ -150,6 +186,8 @@ class Exchange:
             # The upstream closed an idle connection just as we wrote to it: its right, and no answer.
             await self._send_again(self._replay)
             await self.connection.head()
+        if self.connection.is_silent:
+            await self._ask_twice()
 
     async def _send_again(self, data: bytes) -> None:
         self._replay = None
@@ -163,8 +201,58 @@ class Exchange:
     def _take(self, connection: Connection) -> None:
         self._connection = connection
         connection.begin(is_head=self.method == "HEAD")
+        if self._upstream.wary and not self._is_counted:
+            connection.on_long = self._turns_long
         if self._aborted:
             connection.fail(UpstreamAborted("the client left"))
+
+    # An upstream that is busy.
+
+    def _turns_long(self) -> None:
+        self._count()
+        if self._replay is not None:
+            self._silence = asyncio.get_running_loop().call_later(SILENT_S - LONG_S, self._look_elsewhere)
+
+    def _look_elsewhere(self) -> None:
+        self._silence = None
+        if self._replay is not None and self._upstream.patience.is_lost_on(self._replay):
+            self.connection.fall_silent()
+
+    async def _ask_twice(self) -> None:
+        """Ask on a fresh connection as well. Whichever answers first is the answer, the other is closed."""
+        first, request = self.connection, self._replay
+        assert request is not None, "nothing else falls silent"
+        self._replay = None
+        first.is_silent = False
+        asked_at = monotonic()
+        loop = asyncio.get_running_loop()
+        asking = [loop.create_task(first.head()), loop.create_task(self._ask_second(request))]
+        try:
+            await _one_succeeds(asking)
+        finally:
+            for task in asking:
+                task.cancel()
+            await asyncio.gather(*asking, return_exceptions=True)
+        if not first.status and self._second is not None and self._second.status:
+            self._connection, self._second = self._second, first
+        self._give_back_second()
+        if self.connection is first or monotonic() - asked_at > SILENT_S:
+            self._upstream.patience.learn(request)
+        await self.connection.head()
+
+    async def _ask_second(self, request: bytes) -> None:
+        self._second = second = await self._upstream.connect()
+        second.begin(is_head=self.method == "HEAD")
+        if self._aborted:
+            raise UpstreamAborted("the client left")
+        second.write(request)
+        second.sent()
+        await second.head()
+
+    def _count(self) -> None:
+        if not self._is_counted:
+            self._is_counted = True
+            self._upstream.long_begins(known=self._long)
 
     @property
     def status(self) -> int:
@@ -183,21 +271,53 @@ class Exchange:
     def abort(self) -> None:
         """Close the connection now; whoever waits on this exchange gets `UpstreamAborted`."""
         self._aborted = True
-        if self._connection is not None:
-            self._connection.fail(UpstreamAborted("the client left"))
+        for connection in (self._connection, self._second):
+            if connection is not None:
+                connection.fail(UpstreamAborted("the client left"))
 
     def close(self) -> None:
         """Give the connection back, to be used again if it can be. Idempotent."""
         connection, self._connection = self._connection, None
         if connection is not None:
             self._upstream.release(connection)
+        if self._is_counted:
+            self._end_long()
+
+    def _end_long(self) -> None:
+        self._is_counted = False
+        self._upstream.long_ends()
+        if self._silence is not None:
+            self._silence.cancel()
+            self._silence = None
+        self._give_back_second()
+
+    def _give_back_second(self) -> None:
+        second, self._second = self._second, None
+        if second is not None:
+            self._upstream.release(second)
+
+
+async def _one_succeeds(tasks: Iterable[asyncio.Task[None]]) -> None:
+    """Wait until one has, or all have failed."""
+    pending: set[asyncio.Task[None]] = set(tasks)
+    while pending:
+        done, pending = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
+        if any(task.exception() is None for task in done):
+            return
 
 
 class Upstream:
-    """The pool of one origin. `aclose` closes what is idle; what is in use belongs to its exchange."""
+    """The pool of one origin. `aclose` closes what is idle; what is in use belongs to its exchange.
 
-    def __init__(self, origin: Origin) -> None:
+    A `wary` one never lets a request wait behind a worker that is busy with another.
+    """
+
+    def __init__(self, origin: Origin, *, wary: bool = False) -> None:
         self.origin = origin
+        self.wary = wary
+        self.patience = Patience()
+        self._long = 0
+        self._long_since = 0.0
         self._idle: deque[Connection] = deque()
         self._in_use = 0
         self._reaper: TimerHandle | None = None
@@ -209,17 +329,31 @@ class Upstream:
     def in_use(self) -> int:
         return self._in_use
 
-    def exchange(self, method: str, *, fresh: bool = False, repeats: bool = False) -> Exchange:
+    def exchange(
+        self, method: str, *, fresh: bool = False, long: bool = False, repeats: bool = False
+    ) -> Exchange:
         """One exchange; `fresh` on a connection of its own making.
 
         The upstream may close a kept connection just as it is written to. A call that has effects, and
         must not be sent again, is lost then; beside one that takes a minute a connection costs nothing.
 
+        One that is `long`, as a fresh one is, is known to take its time: it has a connection of its own if
+        one can be made, and as long as it lasts its worker counts as busy.
+
         Args:
             repeats: a whole request that was written to a kept connection, and had not a byte of an answer
                 when that broke, is sent again on a fresh one, whatever its method. Clients of models do so.
         """
-        return Exchange(self, method, fresh=fresh, repeats=repeats)
+        return Exchange(self, method, fresh=fresh, long=long, repeats=repeats)
+
+    def long_begins(self, *, known: bool) -> None:
+        """An answer is long in coming, or is known to be before it is asked for."""
+        self._long += 1
+        if known:
+            self._long_since = monotonic()
+
+    def long_ends(self) -> None:
+        self._long -= 1
 
     async def fetch(self, request: Request, *, max_bytes: int, fresh: bool = False) -> Answer:
         """The whole answer to a whole request.
@@ -241,6 +375,16 @@ class Upstream:
 
     def reuse(self) -> Connection | None:
         """The idle connection used last, for one exchange; None if a new one must be made."""
+        if self._long and self.wary and not self._has_a_free_one():
+            return None
+        return self._kept()
+
+    def _has_a_free_one(self) -> bool:
+        """Whether a kept connection is to a worker that nothing which is under way keeps busy."""
+        free_since = max(monotonic() - JUST_ANSWERED_S, self._long_since)
+        return bool(self._idle) and self._idle[-1].idle_since >= free_since
+
+    def _kept(self) -> Connection | None:
         oldest = monotonic() - self.origin.keep_alive_s
         while self._idle:
             connection = self._idle.pop()
@@ -260,6 +404,16 @@ class Upstream:
         except BaseException:
             self._in_use -= 1
             raise
+
+    async def connect_or_keep(self) -> Connection:
+        """A new connection, or a kept one after all if none can be made: out of ports, for example."""
+        try:
+            return await self.connect()
+        except UpstreamError:
+            kept = self._kept()
+            if kept is None:
+                raise
+            return kept
 
     def release(self, connection: Connection) -> None:
         """The exchange is over: keep its connection for the next one, or close it."""

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import yaml
 
+from proxy.app import origin
 from proxy.errors import SettingsError
 from proxy.settings import Settings
 from proxy.settings_file import load
@@ -499,3 +500,13 @@ def test_settings_do_not_change(path: Path) -> None:
     """They are read once, and frozen."""
     with pytest.raises(ValueError, match="frozen"):
         loaded(path, minimal()).listen = "x"  # type: ignore[misc]
+
+
+@pytest.mark.parametrize(
+    ("timeouts", "first_byte_s"), [({}, 900), ({"total_s": 1800}, 1800), ({"first_byte_s": 20}, 20)]
+)
+def test_a_call_may_queue_for_as_long_as_it_may_last(timeouts: dict[str, float], first_byte_s: float):
+    """The wait for the upstream's only worker is no failure, unless a setting says so."""
+    settings = Settings.model_validate({"upstream": {"url": "http://127.0.0.1:1", "timeouts": timeouts}})
+
+    assert origin(settings.upstream).timeouts.first_byte_s == first_byte_s

@@ -264,8 +264,7 @@ async def test_looks_that_fail_lose_the_source_and_nothing_else(tmp_path: Path, 
             await stream.rest()
         lost = await faults(client, serving)
 
-    # A look that is cut on a kept connection is sent once more, on a new one.
-    assert looks == len(clinic.looks) == STRIKES + 1 + (name == "are cut")
+    assert looks == len(clinic.looks) == STRIKES + 1
     assert len(lines("source lost")) == 1
     assert lost == 1
     assert stream.texts() == WHOLE

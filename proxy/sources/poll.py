@@ -171,7 +171,8 @@ class Looks:
     async def look(self) -> Any:
         """The document as it is now. Raises `LookFailed`."""
         try:
-            answer = await self._upstream.fetch(self._request, max_bytes=self._limit)
+            # A kept connection may be to the worker that is busy with the call.
+            answer = await self._upstream.fetch(self._request, max_bytes=self._limit, fresh=True)
             if answer.status != 200:
                 raise LookFailed(f"status {answer.status}")
             return parse(answer.body)
