@@ -509,4 +509,4 @@ def test_a_call_may_queue_for_as_long_as_it_may_last(timeouts: dict[str, float],
     """The wait for the upstream's only worker is no failure, unless a setting says so."""
     settings = Settings.model_validate({"upstream": {"url": "http://127.0.0.1:1", "timeouts": timeouts}})
 
-    assert origin(settings.upstream).timeouts.first_byte_s == first_byte_s
+    assert origin(settings.upstream, strict_tls=True).timeouts.first_byte_s == first_byte_s
