@@ -21,7 +21,7 @@ from rich.console import Console
 from rich.table import Table
 
 from proxy.recovery import Phase
-from tests.faults import provider
+from tests.faults import provider, ways
 from tests.faults.clients import mixture
 from tests.faults.rounds import AT_ONCE, Result, at_once, house, warm
 
@@ -98,6 +98,10 @@ async def run(seed: int, rounds: int, bound: int) -> Report:
         async with provider.house(Path(directory)) as tapped:
             chosen = provider.mixture(random.Random(seed), rounds)
             results += await at_once((partial(tapped.play, plan) for plan in chosen), bound)
+    with tempfile.TemporaryDirectory() as directory:
+        async with ways.house(Path(directory)) as three:
+            unlike = ways.mixture(random.Random(seed), rounds // 2)
+            results += await at_once((partial(three.play, *each) for each in unlike), bound)
     return Report(results, miscounted, left_over, time.monotonic() - began)
 
 
