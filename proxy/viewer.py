@@ -95,7 +95,7 @@ class Viewer:
         self._pause_until = 0.0
         self._loop = asyncio.get_running_loop()
         self._reader = LogReader(run.log)
-        self._came_at = self._wrote_at = self._sending_since = self._loop.time()
+        self._came_at = self._wrote_at = self._ready_at = self._sending_since = self._loop.time()
 
     @property
     def lag_events(self) -> int:
@@ -214,7 +214,8 @@ class Viewer:
     async def _send_more(self, now: float) -> bool:
         """The next events, in a form that suits how far the viewer is behind; True after the terminal one."""
         entries = _fitting(self.run.log.after(self._sent))
-        behind_s = now - max(entries[0].known_at, self._sending_since)
+        # Up to when it could take more: since then its next event waits for this process, and not for it.
+        behind_s = self._ready_at - max(entries[0].known_at, self._sending_since)
         if behind_s > SNAPSHOT_S:
             self._snapshots += 1
             if self._snapshots > MAX_SNAPSHOTS:
@@ -255,6 +256,7 @@ class Viewer:
     async def _write(self, data: bytes, *, last: bool = False) -> None:
         self._wrote_at = self._loop.time()
         await self._send({"type": "http.response.body", "body": data, "more_body": not last})
+        self._ready_at = self._loop.time()
 
     def _observe(self, entries: Sequence[Entry]) -> None:
         """Delivery of the text that waited longest in this write; for a replay, since its viewer came."""

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import re
+import time
 from collections import deque
 from itertools import pairwise
 from pathlib import Path
@@ -268,6 +269,25 @@ async def test_a_viewer_far_behind_gets_the_text_as_it_is(monkeypatch: pytest.Mo
     assert wire.count(b"content_replace") == MAX_SNAPSHOTS
     assert re.search(rb"\nretry: \d{4}\n$", wire)
     assert [message["more_body"] for _, message in client.messages[1:]] == [True] * len(client.bodies)
+
+
+async def test_a_process_that_was_held_up_takes_no_viewer_for_slow(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It sends every event as it is, and nobody away: the viewers could have taken them all the time."""
+    monkeypatch.setattr("proxy.viewer.GROW_S", 0.01)
+    monkeypatch.setattr("proxy.viewer.SNAPSHOT_S", 0.02)
+    bench, client, transcript = Bench(commit_after=0, flush_hz=1000), Client(), Transcript()
+    bench.run.log.append(transcript.stage_start("chat", "s", index=0, total_expected=1), 0.0)
+    viewer = bench.viewer(client)
+    task = watching(viewer)
+    for _ in range(MAX_SNAPSHOTS + 2):
+        await eventually(lambda: viewer.lag_events == 0)
+        speaking(bench, transcript, 20)
+        time.sleep(0.05)  # noqa: ASYNC251 - the loop stands still, as where the machine does something else
+    bench.run.log.append(transcript.error("reset", retry_available=True, status=502), 0.0)
+
+    assert await ended(task) is ViewEnd.TOLD
+    wire = b"".join(client.bodies)
+    assert (wire.count(b"content_chunk"), wire.count(b"content_replace")) == (20 * (MAX_SNAPSHOTS + 2), 0)
 
 
 async def test_a_viewer_that_is_sent_away_can_come_back() -> None:
