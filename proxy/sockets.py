@@ -25,6 +25,12 @@ class Sockets:
     model: socket.socket | None = None
     """For the model port, if there is one."""
 
+    def close(self) -> None:
+        """Listen no more, as far as this process is concerned."""
+        for listening in (self.public, self.admin, self.model):
+            if listening is not None:
+                listening.close()
+
 
 @contextmanager
 def bound(settings: Settings) -> Iterator[Sockets]:
@@ -43,7 +49,9 @@ def bound(settings: Settings) -> Iterator[Sockets]:
 def _bind(address: str) -> socket.socket:
     host, _, port = address.rpartition(":")
     host = host.strip("[]")
-    listening = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    # The protocol is named: asyncio and uvloop turn Nagle's algorithm off only for sockets that say TCP.
+    listening = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listening.bind((host, int(port)))
