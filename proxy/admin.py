@@ -1,5 +1,6 @@
 """The admin port: health, metrics, counts, and the kill switch. Never public."""
 
+import asyncio
 import hmac
 import math
 import os
@@ -10,7 +11,6 @@ from http import HTTPStatus
 from time import time
 
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
-from prometheus_client.multiprocess import MultiProcessCollector
 from pydantic import SecretStr
 from starlette.applications import Starlette
 from starlette.requests import Request
@@ -20,11 +20,12 @@ from starlette.routing import Route
 from flags.errors import KillSwitchError
 from flags.source import FlagSource, KillSwitch
 from proxy.errors import PROBLEM_TYPE
+from proxy.figures import Figures
 from proxy.llm.learned import Learned
 from proxy.runs import Runs
 
-MULTIPROCESS_DIR = "PROMETHEUS_MULTIPROC_DIR"
-"""Set by `--workers`: each process keeps its figures in files there, and any of them adds them up."""
+FIGURES_TRIES, FIGURES_PAUSE_S = 100, 0.02
+"""How often figures are asked for that cannot be read just now: those of a process are being put away."""
 
 MAX_REASON_BYTES = 1024
 
@@ -40,6 +41,8 @@ class Admin:
     token: SecretStr | None
     learned: Learned | None = None
     """Of the models behind the model port; None: there is none."""
+    figures: Figures | None = None
+    """Of all processes; None: this one is the only one."""
 
     def app(self) -> Starlette:
         return Starlette(
@@ -71,11 +74,20 @@ class Admin:
         return JSONResponse(state, status_code=200 if ready else 503)
 
     async def _metrics(self, _: Request) -> Response:
-        registry = self.registry
-        if MULTIPROCESS_DIR in os.environ:
-            registry = CollectorRegistry()
-            MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
-        return Response(generate_latest(registry), headers={"content-type": CONTENT_TYPE_LATEST})
+        if self.figures is None:
+            page: bytes | None = generate_latest(self.registry)
+        else:
+            page = await self._page(self.figures)
+        if page is None:
+            return _problem(503, "The figures cannot be read just now.")
+        return Response(page, headers={"content-type": CONTENT_TYPE_LATEST})
+
+    async def _page(self, figures: Figures) -> bytes | None:
+        for _ in range(FIGURES_TRIES):
+            if (page := figures.page(self.registry)) is not None:
+                return page
+            await asyncio.sleep(FIGURES_PAUSE_S)
+        return None
 
     async def _runs(self, _: Request) -> Response:
         """Counts of this process; no content, and nothing about who."""

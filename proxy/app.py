@@ -1,7 +1,6 @@
 """The only file that wires: from settings to the listening servers of one process."""
 
 import asyncio
-import contextlib
 import gc
 import logging
 import signal
@@ -12,7 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
-import uvicorn
 from prometheus_client import CollectorRegistry
 
 from flags.decision import generation_of
@@ -24,6 +22,7 @@ from proxy.breaker import Breaker
 from proxy.connection import Timeouts
 from proxy.errors import Fault
 from proxy.event_log_valkey import ValkeyRuns
+from proxy.figures import Figures
 from proxy.followed_run import FollowedRun
 from proxy.gateway import Gateway
 from proxy.headers import Forwarding
@@ -36,13 +35,14 @@ from proxy.llm.port import ModelPort, Provider
 from proxy.llm.shelf import FileShelf
 from proxy.metrics import Metrics
 from proxy.outcomes import RelayedOutcomes
+from proxy.parent import Order, Parent, Word
+from proxy.ports import Ports, server
 from proxy.relay import Relay
 from proxy.routes import Route, Routes
 from proxy.run import Run
 from proxy.run_api import RunApi
 from proxy.runs import Runs
 from proxy.sealing import Sealing
-from proxy.server import ServerProtocol
 from proxy.settings import IdentitySettings, ProviderSettings, Settings, UpstreamSettings
 from proxy.settling import Settling
 from proxy.sockets import Sockets
@@ -63,6 +63,8 @@ logger = logging.getLogger("headgate.app")
 CUT_S = 5.0
 """Seconds beyond `drain_s` to tell the viewers that are left, before they are cut."""
 
+STUCK_S = 5.0
+"""Seconds beyond that until a process that nobody else could end ends at once."""
 
 GC_THRESHOLDS = (10_000, 5, 20)
 """Events are kept, and are no garbage: at Python's 700 new objects, a fifteenth of the time went into looking
@@ -114,6 +116,11 @@ def flags_from(settings: Settings) -> FlagFile | UnleashFlags:
     return UnleashFlags(server, flags, kill_flag=chosen.kill_flag, stale_s=chosen.stale_s)
 
 
+def kill_file(settings: Settings, state_dir: Path) -> Path:
+    """The local kill switch."""
+    return settings.flags.kill_file or state_dir / "kill"
+
+
 def forwarding(settings: UpstreamSettings, identity: IdentitySettings, to: Origin) -> Forwarding:
     """The forwarding settings as the header tables want them."""
     chosen = settings.forwarding
@@ -154,7 +161,10 @@ class Survivor:
         self._sources = sources
 
     def may_take(self, route: Route, source: str) -> bool:
-        return self._runs is not None and (route.name, source) in self._sources and self._runs.has_room(route)
+        runs = self._runs
+        if runs is None or runs.is_handing_over or (route.name, source) not in self._sources:
+            return False
+        return runs.has_room(route)
 
     def take(self, taken: Taken) -> Run:
         assert self._runs is not None
@@ -186,11 +196,11 @@ def _provider(settings: ProviderSettings, stack: AsyncExitStack, *, strict_tls: 
 
 
 @asynccontextmanager
-async def running(settings: Settings, state_dir: Path) -> AsyncIterator[App]:
-    """Everything of one process, opened and closed in order. `state_dir` is shared by the workers."""
+async def running(settings: Settings, state_dir: Path, figures: Figures | None = None) -> AsyncIterator[App]:
+    """Everything of one process, opened and closed in order. The workers share `state_dir` and `figures`."""
     async with AsyncExitStack() as stack:
         flag_source: FlagSource = await stack.enter_async_context(flags_from(settings))
-        switch = await stack.enter_async_context(KillSwitch(settings.flags.kill_file or state_dir / "kill"))
+        switch = await stack.enter_async_context(KillSwitch(kill_file(settings, state_dir)))
         to = origin(settings.upstream, strict_tls=settings.tls.strict)
         upstream = Upstream(to, wary=True)
         stack.push_async_callback(upstream.aclose)
@@ -259,7 +269,7 @@ async def running(settings: Settings, state_dir: Path) -> AsyncIterator[App]:
             shelf = FileShelf(state_dir / "learned") if shared is None else shared
             learned = Learned(settings.llm.learned_s, shelf)
             port = ModelPort(providers, settings.llm, taps, metrics, learned)
-        admin = Admin(registry, runs, flag_source, switch, settings.admin_token, learned)
+        admin = Admin(registry, runs, flag_source, switch, settings.admin_token, learned, figures)
         yield App(gateway, admin, runs, metrics.settling, port)
 
 
@@ -293,75 +303,75 @@ def _repeating(work: Coroutine[None, None, None]) -> Iterator[None]:
         task.cancel()
 
 
-class Server(uvicorn.Server):
-    """uvicorn without its signal handling: two servers share one process, and one owner ends both."""
-
-    @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        yield
-
-
-def _server(app: object, *, keep_alive_s: float, grace_s: float) -> Server:
-    config = uvicorn.Config(
-        app,  # type: ignore[arg-type]
-        http=ServerProtocol,
-        ws="none",
-        lifespan="off",
-        access_log=False,
-        log_config=None,
-        log_level="warning",
-        server_header=False,  # the upstream's own headers go through
-        date_header=False,
-        proxy_headers=False,
-        timeout_keep_alive=int(keep_alive_s),
-        timeout_graceful_shutdown=int(grace_s),
-    )
-    return Server(config)
-
-
 @asynccontextmanager
 async def listening(
     app: App, settings: Settings, sockets: Sockets, *, drain_s: float | None = None
-) -> AsyncIterator[None]:
+) -> AsyncIterator[Ports]:
     """The servers of one process, until the block is left; then the drain."""
     if drain_s is None:
         drain_s = settings.drain_s
-    grace_s = drain_s + CUT_S
-    front = _server(app.gateway, keep_alive_s=settings.client_keep_alive_s, grace_s=grace_s)
-    back = _server(app.admin.app(), keep_alive_s=5, grace_s=1)
-    # A client of an SDK keeps its connections for long, and nothing is between it and this port.
-    model = _server(app.model_port, keep_alive_s=settings.client_keep_alive_s, grace_s=grace_s)
+    keep_alive_s, grace_s = settings.client_keep_alive_s, drain_s + CUT_S
+    front = server(app.gateway, sockets.public, keep_alive_s=keep_alive_s, grace_s=grace_s)
+    others = [server(app.admin.app(), sockets.admin, keep_alive_s=5, grace_s=1)]
+    if sockets.model is not None:
+        # A client of an SDK keeps its connections for long, and nothing is between it and this port.
+        others.append(server(app.model_port, sockets.model, keep_alive_s=keep_alive_s, grace_s=grace_s))
+    ports = Ports(front, others, app.runs, drain_s)
     async with asyncio.TaskGroup() as group:
-        serving = group.create_task(front.serve(sockets=[sockets.public]))
-        others = {group.create_task(back.serve(sockets=[sockets.admin]))}
-        if sockets.model is not None:
-            others.add(group.create_task(model.serve(sockets=[sockets.model])))
+        serving = group.create_task(front.serve_here())
+        serving_too = {group.create_task(other.serve_here()) for other in others}
         try:
-            yield
+            await ports.are_open()
+            yield ports
         finally:
             app.runs.draining = True
             app.settling.close()  # while there is still somebody to read the counts
             app.runs.say_goodbye()
-            cut = asyncio.get_running_loop().call_later(drain_s, app.runs.end_all)
+            cut = asyncio.get_running_loop().call_later(ports.drain_s, app.runs.end_all)
+            front.config.timeout_graceful_shutdown = int(ports.drain_s + CUT_S)
             front.should_exit = True
-            await asyncio.wait({serving, group.create_task(app.runs.settled(drain_s))})
+            await asyncio.wait({serving, group.create_task(app.runs.settled(ports.drain_s))})
             cut.cancel()
             # Runs that end may call their models until then.
-            back.should_exit = model.should_exit = True
-            await asyncio.wait(others)  # the group would cancel them if the block failed
+            for other in others:
+                other.should_exit = True
+            await asyncio.wait(serving_too)  # the group would cancel them if the block failed
 
 
-async def serve(settings: Settings, sockets: Sockets, state_dir: Path) -> None:
-    """Serve until SIGTERM or SIGINT, then drain."""
-    stop = asyncio.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    async with running(settings, state_dir) as app, listening(app, settings, sockets):
+async def serve(
+    settings: Settings, sockets: Sockets, state_dir: Path, parent: Parent, figures: Figures | None = None
+) -> None:
+    """Serve until the parent orders something else, then drain."""
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, parent.say, Word.LEAVING)
+    async with (
+        running(settings, state_dir, figures) as app,
+        listening(app, settings, sockets) as ports,
+        parent.hears(),
+    ):
         # What is here now stays; the collector need not look at it again, which takes milliseconds each time.
         gc.collect()
         gc.freeze()
         gc.set_threshold(*GC_THRESHOLDS)
         logger.info("ready", extra={"listen": settings.listen, "admin": settings.admin})
-        await stop.wait()
+        order = await parent.order()
         logger.info("draining", extra={"runs": len(app.runs.live_routes())})
+        if order is Order.HAND_OVER:
+            order = await _until_ordered(ports.hand_over(), parent)
+        if order is Order.ORPHANED:
+            logger.error("the parent process is gone")
+            ports.let_go()
+            # Nobody is left to end this process, should it not come to its end.
+            signal.alarm(int(ports.drain_s + CUT_S + STUCK_S))
     logger.info("stopped")
+
+
+async def _until_ordered(work: Coroutine[None, None, None], parent: Parent) -> Order:
+    """Do it until it is done, or the parent wants something else."""
+    working = asyncio.ensure_future(work)
+    ordered = asyncio.ensure_future(parent.order())
+    await asyncio.wait({working, ordered}, return_when=asyncio.FIRST_COMPLETED)
+    order = ordered.result() if ordered.done() else Order.HAND_OVER
+    for task in (working, ordered):
+        task.cancel()
+    await asyncio.gather(working, ordered, return_exceptions=True)
+    return order

@@ -1,9 +1,12 @@
 """The command line: `headgate serve | check | demo | rollout`."""
 
 import asyncio
+import gc
+import logging
 import os
 import sys
 import tempfile
+from functools import partial
 from pathlib import Path
 
 import click
@@ -13,16 +16,21 @@ from rich.table import Table
 
 from flags.errors import FlagsError
 from proxy import app, logs
-from proxy.admin import MULTIPROCESS_DIR
 from proxy.demo import run as run_demo
 from proxy.demo import show_rollout
 from proxy.errors import SettingsError
+from proxy.figures import Figures
+from proxy.parent import Parent
+from proxy.reload import needs_restart
 from proxy.settings import LlmSettings, Settings
 from proxy.settings_doubts import doubts
 from proxy.settings_file import load
 from proxy.sockets import CannotListen, Sockets, bound
+from proxy.systemd import ServiceManager
 from proxy.version import of_commit
 from proxy.workers import Workers
+
+logger = logging.getLogger("headgate.cli")
 
 ALONE = (
     "event_log.valkey is not set: each process knows its own runs alone. With several workers or replicas, "
@@ -65,18 +73,17 @@ def main() -> None:
 @CONFIG
 @click.option("--workers", type=click.IntRange(1, 64), default=1, show_default=True, help="Processes.")
 def serve(config: Path, workers: int) -> None:
-    """Serve until SIGTERM."""
+    """Serve until SIGTERM; SIGHUP reads the settings again."""
     settings = _load(config)
     _check_flags(settings, ask_server=False)  # one that is down need not stop the process
+    logs.set_up(settings.log)
     try:
         with bound(settings) as sockets, tempfile.TemporaryDirectory(prefix="headgate-") as directory:
-            if workers == 1:
-                _serve_one(config, sockets, Path(directory))
-            else:
-                _serve_many(workers, settings, config, sockets, Path(directory))
+            code = _serve(workers, config, settings, sockets, Path(directory))
     except CannotListen as exc:
         click.echo(exc, err=True)
         sys.exit(1)
+    sys.exit(code)
 
 
 @main.command()
@@ -161,15 +168,38 @@ def _models(settings: LlmSettings) -> Table:
     return table
 
 
-def _serve_one(config: Path, sockets: Sockets, state_dir: Path) -> None:
-    """One process. Also what each worker runs, so it reads the settings itself."""
-    settings = _load(config)
-    logs.set_up(settings.log)
-    uvloop.run(app.serve(settings, sockets, state_dir))
+def _serve(workers: int, config: Path, settings: Settings, sockets: Sockets, state_dir: Path) -> int:
+    """The parent, and in it what each worker does. Returns the exit code."""
+    figures = Figures(state_dir / "metrics")
+
+    def work(settings: Settings, parent: Parent) -> None:
+        logs.set_up(settings.log)
+        figures.begin()
+        try:
+            uvloop.run(app.serve(settings, sockets, state_dir, parent, figures))
+        except FlagsError as exc:
+            logger.error("worker cannot start", extra={"problem": str(exc)})
+            sys.exit(1)
+
+    gc.freeze()  # what is here now is shared with the workers, as long as nobody writes to it
+    return Workers(
+        workers,
+        settings,
+        sockets,
+        work=work,
+        read=partial(_read_again, config, state_dir),
+        figures=figures,
+        manager=ServiceManager(os.environ),
+    ).run()
 
 
-def _serve_many(workers: int, settings: Settings, config: Path, sockets: Sockets, state_dir: Path) -> None:
-    figures = state_dir / "metrics"
-    figures.mkdir()
-    os.environ[MULTIPROCESS_DIR] = str(figures)
-    Workers(workers, _serve_one, config, sockets, state_dir, drain_s=settings.drain_s).run()
+def _read_again(config: Path, state_dir: Path, now: Settings) -> Settings:
+    """The settings of the file, if they can be gone on with. Raises SettingsError."""
+    try:
+        settings = load(config)
+    except SettingsError as exc:
+        raise SettingsError([f"{config.name}: {problem}" for problem in exc.problems]) from None
+    problems = needs_restart(now, settings, switch_engaged=app.kill_file(now, state_dir).exists())
+    if problems:
+        raise SettingsError([f"{config.name}: {problem}" for problem in problems])
+    return settings

@@ -89,6 +89,8 @@ class Runs:
         self._partings: set[asyncio.Task[None]] = set()
         """Tasks that see a run off that another replica has taken over, or tell the others of a name."""
         self.draining = False
+        self.is_handing_over = False
+        """Others serve here now: what clients begin that are still here does begin, and nothing else."""
 
     # What there is.
 

@@ -45,6 +45,9 @@ would hold an upstream connection for as long as it likes."""
 WRITE_S = 60.0
 """Seconds a client may take nothing of what waits for it; cut for the same reason."""
 
+LAST_S = 5
+"""Seconds that an idle connection is kept by a process that hands over to another."""
+
 
 class ServerProtocol(HttpToolsProtocol):
     """One client connection."""
@@ -65,7 +68,24 @@ class ServerProtocol(HttpToolsProtocol):
         self._begun_in_read = False
         self._only_fields = False
         self._reading_head = False
+        self._next_is_last = False
         self._head_timer: TimerHandle | None = self.loop.call_later(self.head_s, self._head_is_late)
+
+    def hand_over(self) -> None:
+        """Others serve here from now on: let the client go there, and lose no request that is on its way.
+
+        Only an answer may say that the connection ends, so an idle one is kept for another request, if that
+        comes soon.
+        """
+        if self._next_is_last:
+            return
+        self._next_is_last = True
+        self.timeout_keep_alive = LAST_S
+        if self.cycle is not None and not self.cycle.response_started:
+            self.cycle.keep_alive = False
+        if self.timeout_keep_alive_task is not None:
+            self._unset_keepalive_if_required()
+            self.timeout_keep_alive_task = self.loop.call_later(LAST_S, self.timeout_keep_alive_handler)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._stop_head_timer()
@@ -139,6 +159,8 @@ class ServerProtocol(HttpToolsProtocol):
         if self.parser.should_upgrade():
             return
         super().on_headers_complete()
+        if self._next_is_last:
+            self.cycle.keep_alive = False
         self._reading_head = False
         self._only_fields = False
         self._stop_head_timer()

@@ -215,8 +215,8 @@ class FlagSettings(Block):
     kill_flag: str = "headgate.kill"
     """The flag that, when enabled, sends everybody to batch."""
     kill_file: File | None = None
-    """The local kill switch is on while this file exists: it outlives the process, and can be engaged by
-    hand. Without it, the switch ends with the process."""
+    """The local kill switch is on while this file exists: it outlives `serve`, and can be engaged by hand.
+    Without it, the switch ends with `serve`."""
     stale_s: Seconds = 300
     """Flags that could not be confirmed for this long count as off: everybody gets batch."""
     settle_s: Annotated[float, Field(ge=0, le=3600)] = 150

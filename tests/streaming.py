@@ -4,7 +4,9 @@ import asyncio
 import itertools
 import json
 import logging
+import os
 import random
+import signal
 import socket
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
@@ -271,10 +273,24 @@ class Served:
     """`headgate serve` as a process of its own."""
 
     process: asyncio.subprocess.Process
+    """The parent."""
     url: str
     admin_url: str
     directory: Path
     log: Path
+
+    def workers(self) -> list[int]:
+        """The processes that serve, and those that drain."""
+        return children(self.process.pid)
+
+    def send_all(self, number: signal.Signals) -> None:
+        """A signal for each of its processes, the parent first: as if the machine were gone, or held up."""
+        for pid in (self.process.pid, *self.workers()):
+            os.kill(pid, number)
+
+
+def children(pid: int) -> list[int]:
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
 @asynccontextmanager

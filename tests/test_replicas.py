@@ -200,7 +200,7 @@ async def test_the_viewers_of_a_lost_replica_are_told(tmp_path: Path) -> None:
             watching = asyncio.create_task(read(client, events(two, stream.run), signed(), method="GET"))
             await asyncio.sleep(0.3)
             began = time.monotonic()
-            one.process.kill()
+            one.send_all(signal.SIGKILL)
             async with asyncio.timeout(20):
                 told = None
                 while told is None:  # its client gives up after 10 s of patience with one read
@@ -294,7 +294,7 @@ async def test_a_run_of_a_lost_replica_is_completed_by_one_of_the_others(tmp_pat
                 watching.append(await stack.enter_async_context(opening))
             for watched in watching:
                 await watched.until(lambda event: event["type"] == "stage_complete")
-            one.process.kill()
+            one.send_all(signal.SIGKILL)
             with pytest.raises(httpx.TransportError):
                 await stream.rest()
             # Nobody waits for longer than 15 s, and the upstream may need some of them.
@@ -328,7 +328,7 @@ async def test_text_that_comes_out_differently_is_replaced_once(tmp_path: Path) 
         await stream.until(lambda event: event["type"] == "stage_complete")
         async with opened(client, events(two, stream.run), signed(), method="GET") as watched:
             await watched.until(lambda event: event["type"] == "stage_complete")
-            one.process.kill()
+            one.send_all(signal.SIGKILL)
             await gone(store)
             upstream_.release.set()
             await watched.rest()
@@ -356,12 +356,12 @@ async def test_a_replica_that_was_only_held_up_adds_nothing(tmp_path: Path) -> N
             opening = opened(client, events(two, stream.run), signed(), method="GET")
             watched = await stack.enter_async_context(opening)
             await watched.until(lambda event: event["type"] == "stage_complete")
-            one.process.send_signal(signal.SIGSTOP)
+            one.send_all(signal.SIGSTOP)
             await gone(store)
             await eventually(lambda: len(upstream.asked) == 2, 20)
             upstream_.release.set()
             await watched.rest()
-            one.process.send_signal(signal.SIGCONT)
+            one.send_all(signal.SIGCONT)
             with pytest.raises(httpx.RemoteProtocolError):
                 await stream.rest()
             got = await resumed(client, one, stream, "ann")
@@ -387,7 +387,7 @@ async def test_a_run_that_may_not_be_repeated_is_lost_with_its_replica(tmp_path:
                 await watched.until(lambda event: event["type"] == "stage_complete")
                 async with store.client() as looking:
                     assert not await looking.keys("*:order")
-                one.process.kill()
+                one.send_all(signal.SIGKILL)
                 await gone(store)
                 await watched.rest()
         counted = await recovered(client, two)
@@ -411,7 +411,7 @@ async def test_a_run_that_was_cancelled_is_not_taken_over(tmp_path: Path) -> Non
         await stream.until(lambda event: event["type"] == "stage_complete")
         async with opened(client, events(two, stream.run), signed(), method="GET") as watched:
             await watched.until(lambda event: event["type"] == "stage_complete")
-            one.process.kill()
+            one.send_all(signal.SIGKILL)
             ended = await client.delete(f"{two.url}/_headgate/runs/{stream.run}", headers=signed())
             await gone(store)
             await watched.rest()
@@ -432,7 +432,7 @@ async def test_a_cancel_reaches_the_replica_that_took_a_run_over(tmp_path: Path)
         await stream.until(lambda event: event["type"] == "stage_complete")
         async with opened(client, events(two, stream.run), signed(), method="GET") as watched:
             await watched.until(lambda event: event["type"] == "stage_complete")
-            one.process.kill()
+            one.send_all(signal.SIGKILL)
             await gone(store)
             await eventually(lambda: len(upstream.asked) == 2, 15)
             began = time.monotonic()
@@ -458,7 +458,7 @@ async def test_a_call_is_sent_three_times_at_most_whoever_sends_it(tmp_path: Pat
             run = events(next_one, stream.run)
             async with opened(client, run, signed(), method="GET") as watched:
                 await watched.until(lambda event: event["type"] == "stage_complete")
-                watching.process.kill()
+                watching.send_all(signal.SIGKILL)
                 watching = next_one
                 await gone(store)
                 if number < 3:
@@ -560,7 +560,7 @@ async def test_tokens_of_a_second_attempt_go_on_where_the_first_one_stopped(tmp_
         watching = opened(client, events(two, stream.run), signed(), method="GET")
         watched = await stack.enter_async_context(watching)
         await watched.until(lambda event: event["type"] == "content_chunk")
-        one.process.kill()
+        one.send_all(signal.SIGKILL)
         await gone(store)
         await watched.rest()
 

@@ -12,7 +12,7 @@ import pytest
 import uvicorn
 from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
-from proxy.app import Server
+from proxy.ports import Server
 from proxy.server import TARGET, ServerProtocol
 from tests.scripted import ScriptedUpstream, ok, talking, until
 from tests.serving import free_socket, headgate

@@ -10,6 +10,7 @@ command -v nginx >/dev/null 2>&1 || missing="$missing nginx"
 command -v wrk >/dev/null 2>&1 || missing="$missing wrk"
 command -v prometheus >/dev/null 2>&1 || missing="$missing prometheus"
 command -v prometheus-alertmanager >/dev/null 2>&1 || missing="$missing prometheus-alertmanager"
+command -v systemd-analyze >/dev/null 2>&1 || missing="$missing systemd"
 command -v redis-server >/dev/null 2>&1 || missing="$missing redis-server"
 ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 || missing="$missing postgresql"
 
