@@ -41,10 +41,9 @@ def snapshot(entries: Sequence[Entry], after: int) -> bytes:
     stages: dict[str, _Stage] = {}
     terminal: Entry | None = None
     for entry in entries:
-        event = decode(entry.wire)
-        if event.terminal:
+        if entry.is_terminal:  # it may have the whole answer in it, and is sent as it is
             terminal = entry
-        elif event.stage:
+        elif (event := decode(entry.wire)).stage:
             stages.setdefault(event.stage, _Stage(event.stage, event.panel)).hear(
                 event, new=entry.seq > after
             )

@@ -6,6 +6,7 @@ a word: a Chinese paragraph would be a single word otherwise, and would wait for
 """
 
 import re
+from collections.abc import Iterator
 from typing import Final
 
 import regex
@@ -19,6 +20,13 @@ _WORD: Final = re.compile(r"\S*\s+|\S+")
 # `\X` looks back over a run of flags at every step: 200,000 of them at once took 107 s, in windows 0.2 s.
 _WINDOW: Final = 256
 
+MAX_CLUSTER: Final = 64 * 1024
+"""Code points under one another, such as marks on a letter: no script has as many, and to look for the end of
+more would hold up everybody. A longer cluster is cut."""
+
+_FLAG_LETTERS: Final = "".join(map(chr, range(0x1F1E6, 0x1F200)))
+_FIRST_JOINING: Final = "\u0300"  # below it, no two characters but CR and LF are one cluster
+
 
 class Chunker:
     """Cuts a text that arrives in pieces into chunks; where it cuts depends on the text alone.
@@ -30,7 +38,8 @@ class Chunker:
     * a word longer than `max_chars` is a chunk by itself, or the end of one that was too short without it;
     * no chunk is longer than `max_chunk`: a longer word is cut, between clusters, and what stands before a
       word that no longer fits may be shorter than `min_chars`;
-    * a cluster is never cut. One longer than `max_chunk` (letters under a pile of marks) is a chunk.
+    * a cluster is never cut. One longer than `max_chunk` (letters under a pile of marks) is a chunk, up to
+      `MAX_CLUSTER`.
 
     Characters are Unicode code points, white space counts.
 
@@ -76,6 +85,13 @@ class Chunker:
         self._emit(chunks)
         return chunks
 
+    def unfeed(self) -> str:
+        """All that is held back, as it came: it goes another way. Afterwards the chunker is as new."""
+        text = self._phrase + self._word + "".join(self._held)
+        self._phrase, self._word, self._word_ends = "", "", False
+        self._held, self._held_chars, self._scan_at = [], 0, 0
+        return text
+
     @property
     def holds_words(self) -> bool:
         """Whether `flush_words` would return any."""
@@ -98,10 +114,13 @@ class Chunker:
     def _clusters(self, text: str) -> list[str]:
         """Whole clusters. The last one stays: that a cluster has ended is only seen at the next character."""
         clusters: list[str] = _CLUSTER.findall(text)
+        if len(clusters[-1]) >= MAX_CLUSTER:
+            self._held, self._held_chars, self._scan_at = [], 0, 0
+            return clusters
         last = clusters.pop()
         self._held, self._held_chars = [last], len(last)
         # A cluster without end is read again only when it has doubled, or each mark would cost all before it.
-        self._scan_at = 2 * len(last) if len(last) > self._max_chunk else 0
+        self._scan_at = min(2 * len(last), MAX_CLUSTER) if len(last) > self._max_chunk else 0
         return clusters
 
     def _add_ascii(self, text: str, chunks: list[str]) -> None:
@@ -149,31 +168,49 @@ class Chunker:
             self._phrase = ""
 
 
-def split(text: str, size: int) -> list[str]:
+def split(text: str, size: int) -> Iterator[str]:
     """A long text in pieces of about `size` characters, which joined are the text.
 
     Cheaper than a `Chunker`: it looks at the text around its cuts alone. A piece ends behind a space, or
-    where there is none, between clusters.
+    where there is none, between clusters. The work for a piece is about as long as the piece.
     """
-    pieces: list[str] = []
     start = 0
     while len(text) - start > size:
         end = start + size
         space = text.rfind(" ", start, end)
         # A mark may stand on a space.
-        at_space = space > start and _cluster_end(text, space) == space + 1
+        at_space = space > start and _is_apart(text, space + 1)
         cut = space + 1 if at_space else _end_of_cluster(text, start, end)
-        pieces.append(text[start:cut])
+        yield text[start:cut]
         start = cut
-    return [*pieces, text[start:]] if start < len(text) else pieces
+    if start < len(text):
+        yield text[start:]
+
+
+def _is_apart(text: str, at: int) -> bool:
+    """Whether a cluster certainly ends there: in most texts, at a glance."""
+    before, after = text[at - 1], text[at]
+    if before < _FIRST_JOINING and after < _FIRST_JOINING:
+        return before + after != "\r\n"
+    return before == " " and _cluster_end(text[at - 1 : at + 1], 0) == 1
 
 
 def _end_of_cluster(text: str, start: int, end: int) -> int:
     """The first place from `end` on, or a little before it, where a cluster ends."""
+    if _is_apart(text, end):
+        return end
     at = max(start, end - _WINDOW)
-    while at < end:
-        at = _cluster_end(text, at)
-    return at
+    # Flags are pairs of letters, and which are a pair only the beginning of their row says.
+    row = start + len(text[start:at].rstrip(_FLAG_LETTERS))
+    at -= (at - row) % 2
+    # A window of its own, since the expression looks back as far as it can.
+    window = text[at : end + _WINDOW]
+    ends = last = 0
+    while ends < end - at:
+        last, ends = ends, _cluster_end(window, ends)
+    if ends == len(window):
+        ends = last + _cluster_end(text[at + last : at + last + MAX_CLUSTER], 0)
+    return at + ends
 
 
 def _cluster_end(text: str, start: int) -> int:

@@ -22,9 +22,13 @@ from proxy.errors import (
     UpstreamStalled,
 )
 from proxy.headers import Headers
+from proxy.turns import Turns
 
 READ_PAUSE_BYTES = 64 * 1024
 """Body bytes that may wait for the reader before the socket is left alone."""
+
+EACH_BYTES = 4096
+"""Of a body that is given to its reader at a time: of the shortest events, five hundred."""
 
 MAX_HEAD_BYTES = 64 * 1024
 """Status line and headers of an answer, interim answers included; and its trailers."""
@@ -227,14 +231,17 @@ class Connection(asyncio.Protocol):
         return self.take()
 
     async def each(self, take: Callable[[bytes], None]) -> None:
-        """Give the body to `take`, as much at a time as is here, to its end. Raises what `take` raises.
+        """Give the body to `take`, at most `EACH_BYTES` at a time, to its end. Raises what `take` raises.
 
-        That is done as the bytes come, and costs no turn of the task.
+        Few bytes are given as they come, which costs no turn of the task.
         """
         self._each = take
+        turns = Turns()
         try:
             while data := await self.read():
-                take(data)
+                for at in range(0, len(data), EACH_BYTES):
+                    take(data[at : at + EACH_BYTES])
+                    await turns.breathe()
         finally:
             self._each = None
 
@@ -412,7 +419,7 @@ class Connection(asyncio.Protocol):
     def _give(self, take: Callable[[bytes], None]) -> bool:
         """Give what is here to a reader that waits for it; else it is for its task, and in order."""
         waiter = self._waiter
-        if waiter is None or waiter.done():
+        if waiter is None or waiter.done() or self._buffered > EACH_BYTES:
             return False
         try:
             take(self.take())

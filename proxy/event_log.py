@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from proxy.events import Event, EventType
-from proxy.sse import encode
+from proxy.sse import Long, encode
 
 MAX_AT_ONCE = 512
 """Entries that a reader takes at a time: a long log is not copied whole for each write."""
@@ -73,10 +73,11 @@ class EventLog:
     def ended(self) -> bool:
         return self._ended
 
-    def append(self, event: Event, known_at: float) -> None:
+    def append(self, event: Event, known_at: float, long: Long | None = None) -> None:
+        """Encode an event and add it; see `sse.encode`."""
         seq = len(self._wires) + 1
         name = event_id(self.run_id, self.generation, seq)
-        wire = encode(event, name, self._retry_ms if seq == 1 else None)
+        wire = encode(event, name, self._retry_ms if seq == 1 else None, long)
         self._add(wire, known_at, event.type in CONTENT, event.terminal)
 
     def take(self, entry: Entry) -> None:

@@ -9,10 +9,17 @@ from asyncio.events import TimerHandle
 from collections.abc import Callable
 from typing import Protocol
 
-from proxy.chunking import Chunker
+from proxy.chunking import Chunker, split
 
 HOLD_S = 0.04
 """How long a whole word may wait for the next one: with a flush of a viewer after it, well below 100 ms."""
+
+
+LARGE_CHARS = 1000
+"""More at once is no model's token, and is not cut into words: a megabyte of them would take seconds."""
+
+LARGE_PIECES = 64
+"""About so many does a large piece of a text become, with as many smaller ones at its end."""
 
 
 class Shows(Protocol):
@@ -41,6 +48,9 @@ class LiveTexts:
         chunker = self._chunkers.get(stage)
         if chunker is None:
             chunker = self._chunkers[stage] = self._new_chunker()
+        if len(text) > LARGE_CHARS:
+            *pieces, text = _pieces(chunker.unfeed() + text)
+            shows.show_chunks(stage, pieces)
         shows.show_chunks(stage, chunker.feed(text))
         if self._timer is None and chunker.holds_words:
             self._timer = asyncio.get_running_loop().call_later(HOLD_S, self._held_long_enough, shows)
@@ -66,3 +76,9 @@ class LiveTexts:
         self._timer = None
         for stage, chunker in self._chunkers.items():
             shows.show_chunks(stage, chunker.flush_words())
+
+
+def _pieces(text: str) -> list[str]:
+    """A large text in pieces, the last of which is a small one."""
+    *pieces, last = split(text, max(LARGE_CHARS, len(text) // LARGE_PIECES))
+    return [*pieces, *split(last, LARGE_CHARS)]

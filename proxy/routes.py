@@ -13,6 +13,10 @@ _SEGMENT = r"(?!(?:\.|%2[eE]){1,2}(?:/|$))[^/?#]+"
 """A parameter's value. `.` and `..` are none: filled into another path they would move it."""
 
 
+MAX_SENTENCE_CHARS = 64 * 1024
+"""A longer text is no error sentence, and is not searched for one: that would hold up everybody."""
+
+
 @dataclass(frozen=True, slots=True)
 class PathTemplate:
     """A path with `{name}` for single segments. Segments are matched and filled in as they are encoded."""
@@ -56,7 +60,9 @@ class Route:
 
     def is_failure(self, text: str) -> bool:
         """Whether a text is an error sentence where an answer should be."""
-        return self.failure_text is not None and self.failure_text.search(text) is not None
+        if self.failure_text is None or len(text) > MAX_SENTENCE_CHARS:
+            return False
+        return self.failure_text.search(text) is not None
 
 
 @dataclass(frozen=True, slots=True)

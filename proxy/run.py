@@ -10,7 +10,7 @@ import logging
 import random
 import uuid
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from statistics import median
@@ -28,7 +28,8 @@ from proxy.recovery import Phase, retry_available
 from proxy.retold import Retold
 from proxy.routes import Route
 from proxy.sections import MalformedBody, Parity, Section, compare, extract, parse
-from proxy.sse import decode
+from proxy.sse import Long, decode, json_text
+from proxy.turns import STEP_BYTES, in_turns
 from proxy.upstream import Answer, Request
 
 logger = logging.getLogger("headgate.runs")
@@ -38,6 +39,9 @@ RETRY_MS = (1000, 3000)
 
 MAX_SECTION_EVENTS = 2000
 """About so many chunks of one text at most; those of a text of over 20,000 characters grow."""
+
+STEP_CHARS = 4096
+"""Of a text that is cut into words."""
 
 MAX_STATUS = 599
 """As in the relay: uvicorn has no status line beyond it, and RFC 9110 15 no class."""
@@ -124,6 +128,8 @@ class Run:
         """Of stages whose text was made equal to its authority before the end."""
         self._retold: dict[str, Retold] = {}
         """Of stages that were shown by another replica: how far their texts are here."""
+        self._telling = asyncio.Lock()
+        """Of whoever tells a whole text, which takes several turns."""
         self._loop = asyncio.get_running_loop()
         self._faults: list[tuple[Fault, Phase]] = []
         self._taken_up: Beginning | None = None
@@ -218,18 +224,20 @@ class Run:
                 )
             )
 
-    def show(self, section: Section, text: str) -> bool:
+    async def show(self, section: Section, text: str) -> bool:
         """The whole text of a section is known: show it. False if it is an error sentence, which is not.
 
         The first whole text counts; if a later one differs, the batch answer has the last word.
         """
         if self.call.route.is_failure(text):
             return False
-        if not self.ended and not self.is_complete(section):
-            shown = self._transcript.shown(section.stage)
-            parity = self._make_equal(section, text)
-            if shown:
-                self._parity[section.stage] = parity
+        async with self._telling:
+            if not self.ended and not self.is_complete(section):
+                shown = self._transcript.shown(section.stage)
+                parity, steps = self._made_equal(section, text)
+                if shown:
+                    self._parity[section.stage] = parity
+                await in_turns(steps)
         return True
 
     def stream(self, section: Section, piece: str) -> None:
@@ -260,10 +268,15 @@ class Run:
         """A section's text is whole, as far as its source knows."""
         if not self.ended and self._transcript.is_open(section.stage):
             if section.stage in self._retold:
-                self.show(section, self._retold[section.stage].text)
+                self._finish_retold(section, self._retold[section.stage].text)
                 return
             self._live.finish(section.stage, self)
             self._say(self._transcript.stage_complete(section.stage))
+
+    def _finish_retold(self, section: Section, text: str) -> None:
+        if not self.route.is_failure(text):
+            self._parity[section.stage], steps = self._made_equal(section, text)
+            deque(steps, maxlen=0)  # it is in no words: what was shown is as long, or longer
 
     def withdraw(self, section: Section) -> None:
         """What was shown of a section does not count: it is made once more, from its beginning."""
@@ -287,10 +300,14 @@ class Run:
 
     # The end. The first one counts: a run that was ended for its viewers may still have a call under way.
 
-    def settle(self, answer: Answer) -> None:
+    async def settle(self, answer: Answer) -> None:
         """The batch answer is here, and it is the authority: complete from it, and end."""
-        if self.ended:
-            return
+        async with self._telling:
+            if not self.ended:
+                await in_turns(self._settling(answer))
+
+    def _settling(self, answer: Answer) -> Iterator[None]:
+        """In steps; between two of them the run may be ended, and then nothing more is said."""
         if answer.status > MAX_STATUS:
             self._fail(Failure(Fault.MALFORMED, 502, "The upstream's answer has no known status."))
             return
@@ -306,61 +323,99 @@ class Run:
             detail = "The upstream's answer cannot be read."
             self._fail(Failure(answer.flaw, 502, detail))
             return
-        failed = [self._settle_section(section, authority.get(section.stage)) for section in self.sections]
+        yield
+        has_failed = False
+        for section in self.sections:
+            text = authority.get(section.stage)
+            if text is not None and self.call.route.is_failure(text):
+                has_failed = True
+            else:
+                yield from self._settling_section(section, text)
+        if self.ended:
+            return
         if not authority:
             detail = "The upstream's answer has none of the texts it should have."
             self._fail(Failure(Fault.MALFORMED, 502, detail))
-            return
-        if any(failed):
+        elif has_failed:
             detail = "The upstream answered with an error sentence in place of a text."
             self._fail(Failure(Fault.FAILURE_TEXT, answer.status, detail))
-            return
-        self._end(
-            self._transcript.done(
+        else:
+            yield from self._completing(answer)
+
+    def _completing(self, answer: Answer) -> Iterator[None]:
+        digest = hashlib.sha256()
+        for at in range(0, len(answer.body), STEP_BYTES):
+            digest.update(memoryview(answer.body)[at : at + STEP_BYTES])
+            yield
+        result, long = None, None
+        if self.call.route.settings.result:
+            long = Long("result", [])
+            text = answer.body.decode()
+            yield from _encoding(text, long.pieces)
+            result = ""
+        if not self.ended:
+            done = self._transcript.done(
                 status=answer.status,
                 source=self.decision.source,
                 recovered=bool(self._faults),
-                sha256=hashlib.sha256(answer.body).hexdigest(),
-                result=answer.body.decode() if self.call.route.settings.result else None,
-            ),
-            self._outcome_of_success(),
-        )
+                sha256=digest.hexdigest(),
+                result=result,
+            )
+            self._end(done, self._outcome_of_success(), long)
 
-    def _settle_section(self, section: Section, text: str | None) -> bool:
-        """Make what is shown of a section equal to its authority. True if that is an error sentence."""
+    def _settling_section(self, section: Section, text: str | None) -> Iterator[None]:
+        """Make what is shown of a section equal to its authority."""
         stage = section.stage
         started = stage in self._transcript.stages
-        if text is not None and self.call.route.is_failure(text):
-            return True
         if text is None:
             # An empty text that was begun equals nothing, but nothing is not what the route promises.
             self._metrics.parity[Parity.MISSING].inc()
             logger.warning("no text", extra={"run": self.id, "route": self.call.route.name, "stage": stage})
             if started:
-                self._make_equal(section, None)
-            return False
-        parity = self._make_equal(section, text)
+                _, steps = self._made_equal(section, None)
+                yield from steps
+            return
+        parity, steps = self._made_equal(section, text)
         if parity is Parity.EQUAL:  # it may have been made so
             parity = self._parity.get(stage, parity)
         self._metrics.parity[parity].inc()
-        return False
+        yield from steps
 
-    def _make_equal(self, section: Section, text: str | None) -> Parity:
-        """Make what is shown of a section equal to its whole text, and say that it is complete."""
+    def _made_equal(self, section: Section, text: str | None) -> tuple[Parity, Iterator[None]]:
+        """How what is shown of a section compares with its whole text; and the steps that make it equal, and
+        say that it is complete.
+        """
+        if self.ended:
+            return Parity.EQUAL, iter(())
         stage = section.stage
         self._live.drop(stage)
         self._retold.pop(stage, None)
         parity, rest = compare(
             self._transcript.shown(stage) if stage in self._transcript.stages else None, text
         )
+        return parity, self._making_equal(section, parity, text, rest)
+
+    def _making_equal(self, section: Section, parity: Parity, text: str | None, rest: str) -> Iterator[None]:
+        stage = section.stage
         self.begin(section)
         if parity is Parity.UNSHOWN or (parity is Parity.SUFFIX and not self._transcript.is_complete(stage)):
-            self.show_chunks(stage, self._chunks(rest))
+            known_at = self._loop.time()
+            for content in self._chunks(rest):
+                yield
+                if self.ended:
+                    return
+                self._say(self._transcript.chunk(stage, content), known_at)
         elif parity is not Parity.EQUAL:
-            self._say(self._transcript.replace(stage, text or ""))
-        if not self._transcript.is_complete(stage):
+            yield from self._replacing(stage, text or "")
+        if not (self.ended or self._transcript.is_complete(stage)):
             self._say(self._transcript.stage_complete(stage))
-        return parity
+
+    def _replacing(self, stage: str, text: str) -> Iterator[None]:
+        long = Long("content", [])
+        yield from _encoding(text, long.pieces)
+        if not self.ended:
+            event = self._transcript.replace(stage, text)
+            self._say(event._replace(content=""), long=long)
 
     def fail(self, error: UpstreamError) -> None:
         """The call has failed, and no batch answer comes."""
@@ -420,7 +475,7 @@ class Run:
         )
         return "fell_back" if without_live_text else "recovered"
 
-    def _chunks(self, text: str) -> list[str]:
+    def _chunks(self, text: str) -> Iterable[str]:
         """The text in words; in one piece for a viewer who was decided to get batch."""
         if self.decision.mode is Mode.BATCH:
             return [text] if text else []
@@ -428,21 +483,20 @@ class Run:
         if len(text) > high * MAX_SECTION_EVENTS:
             # Its words would hold up everybody while they are made into events.
             return split(text, len(text) // MAX_SECTION_EVENTS)
-        chunker = _chunker(self.decision, self.route)()
-        return [*chunker.feed(text), *chunker.flush()]
+        return _words(_chunker(self.decision, self.route)(), text)
 
     def show_chunks(self, stage: str, chunks: Sequence[str]) -> None:
         known_at = self._loop.time()
         for content in chunks:
             self._say(self._transcript.chunk(stage, content), known_at)
 
-    def _say(self, event: Event, known_at: float | None = None) -> None:
+    def _say(self, event: Event, known_at: float | None = None, long: Long | None = None) -> None:
         now = self._loop.time()
         self._last_event_at = now
         if self._first_content_s is None and self._transcript.has_content and not self._had_content:
             self._first_content_s = now - self.started_at
             self._metrics.first_content[self.decision.source].observe(self._first_content_s)
-        self.log.append(event, now if known_at is None else known_at)
+        self.log.append(event, now if known_at is None else known_at, long)
 
     def _tick(self) -> None:
         """Say how long it has taken, whenever nothing else was said for `progress_s`."""
@@ -472,11 +526,11 @@ class Run:
             self._ticker = None
         self._live.close()
 
-    def _end(self, terminal: Event, outcome: str) -> None:
+    def _end(self, terminal: Event, outcome: str, long: Long | None = None) -> None:
         self._stop()
         now = self._loop.time()
         took_s = now - self.started_at
-        self._say(terminal)
+        self._say(terminal, long=long)
         arm, source = self.decision.arm.value, self.decision.source
         self._metrics.runs[arm, source, outcome].inc()
         self._metrics.run_seconds[arm].observe(took_s)
@@ -542,3 +596,16 @@ def _chunker(decision: Decision, route: Route) -> Callable[[], Chunker]:
 
 def _counts_for_nobody(failure: Failure) -> bool:
     return failure.code == Fault.BUSY or (failure.code == Fault.STATUS and failure.status in OF_STRANGERS)
+
+
+def _words(chunker: Chunker, text: str) -> Iterator[str]:
+    for at in range(0, len(text), STEP_CHARS):
+        yield from chunker.feed(text[at : at + STEP_CHARS])
+    yield from chunker.flush()
+
+
+def _encoding(text: str, pieces: list[bytes]) -> Iterator[None]:
+    """Make a text's JSON in steps."""
+    for at in range(0, len(text), STEP_BYTES):
+        pieces.append(json_text(text[at : at + STEP_BYTES]))
+        yield

@@ -436,7 +436,7 @@ class Runs:
                 logger.warning("upstream failed", extra={"run": run.id, "fault": got.fault, "why": str(got)})
                 run.fail(got)
             else:
-                run.settle(got)
+                await run.settle(got)
         except asyncio.CancelledError:
             run.shut_down()
         except Exception:  # the viewers must not wait for ever because of a mistake of ours

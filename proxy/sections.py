@@ -41,6 +41,11 @@ BOM: Final = "\ufeff".encode()
 """RFC 8259 8.1: it must not be sent, and may be ignored."""
 
 
+MAX_EARLY_BYTES: Final = 1024 * 1024
+"""Of a body that is read while it arrives. A string that is not whole yet is gone through again with each
+read, so that a long one would cost its square; the texts behind this come with the document."""
+
+
 class MalformedBody(ValueError):
     """Not JSON in UTF-8, or not all of it."""
 
@@ -154,6 +159,8 @@ class Reader:
         if len(self._body) + len(data) > self._max_bytes:
             raise BodyTooLarge(f"a body of more than {self._max_bytes} bytes")
         self._body += data
+        if len(self._body) > MAX_EARLY_BYTES:
+            self._parser = None
         self._parse(data)
         texts = [found for token, value in self._tokens for found in self._walk(token, value)]
         self._tokens.clear()

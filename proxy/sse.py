@@ -33,7 +33,22 @@ _FOREIGN_LINE_ENDS: Final = (
 )
 
 
-def encode(event: Event, event_id: str | None, retry_ms: int | None = None) -> bytes:
+class Long(NamedTuple):
+    """A long text of an event, in JSON already: `pieces` of it were made one by one by `json_text`."""
+
+    field: str
+    """Where it stands in the event, with an empty text in its place."""
+    pieces: list[bytes]
+
+
+def json_text(piece: str) -> bytes:
+    """A piece of a text as it stands between the quotes of an event's JSON."""
+    return _one_line(orjson.dumps(piece)[1:-1])
+
+
+def encode(
+    event: Event, event_id: str | None, retry_ms: int | None = None, long: Long | None = None
+) -> bytes:
     """One event as one block.
 
     JSON escapes CR, LF and NUL, so no text can end the `data` line or the block.
@@ -42,12 +57,17 @@ def encode(event: Event, event_id: str | None, retry_ms: int | None = None) -> b
         event: what to say.
         event_id: visible ASCII, not empty; None for a block after which a client keeps the id it has.
         retry_ms: how long a client should wait before it reconnects; belongs in the first block of a stream.
+        long: a text that takes too long to be encoded at once.
 
     Raises:
         ValueError: the id has other characters; `retry_ms` is negative; the event holds something that is not
             JSON, or a lone surrogate, which has no UTF-8.
     """
     payload = _json(event)
+    if long is not None:
+        # A quote within a text is escaped, so this stands there once.
+        before, after = payload.split(b'"%b":""' % long.field.encode())
+        payload = b"".join([before, b'"%b":"' % long.field.encode(), *long.pieces, b'"', after])
     if event_id is None:
         return b"data: %b\n\n" % payload
     if not _ID.fullmatch(event_id):
@@ -77,6 +97,10 @@ def _json(event: Event) -> bytes:
         payload = orjson.dumps(said)
     except TypeError as exc:
         raise ValueError(f"not an event that JSON in UTF-8 can carry: {exc}") from exc
+    return _one_line(payload)
+
+
+def _one_line(payload: bytes) -> bytes:
     for raw, escaped in _FOREIGN_LINE_ENDS:
         payload = payload.replace(raw, escaped)
     return payload

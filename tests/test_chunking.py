@@ -207,7 +207,7 @@ def test_a_long_text_is_cut_in_seconds(unit: str, size: int) -> None:
 @given(st.text(max_size=400), st.integers(1, 60))
 def test_a_long_text_is_split_into_itself(text: str, size: int) -> None:
     """Joined, the pieces are the text, and no character a reader sees is cut."""
-    pieces = split(text, size)
+    pieces = list(split(text, size))
 
     assert "".join(pieces) == text
     assert all(pieces)
@@ -217,7 +217,7 @@ def test_a_long_text_is_split_into_itself(text: str, size: int) -> None:
 
 def test_a_long_text_is_split_behind_spaces() -> None:
     """As near to the size as there is one."""
-    pieces = split("fever and chills " * 100, 100)
+    pieces = list(split("fever and chills " * 100, 100))
 
     assert {piece[-1] for piece in pieces} == {" "}
     assert max(map(len, pieces)) <= 100

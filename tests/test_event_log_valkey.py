@@ -139,8 +139,8 @@ def say(run: Run, number: int = 1) -> None:
         run._say(run._transcript.chunk("extraction", f"word {len(run.log)} "))
 
 
-def finish(run: Run) -> None:
-    run.settle(Answer(200, JSON, answer(extraction=None)))
+async def finish(run: Run) -> None:
+    await run.settle(Answer(200, JSON, answer(extraction=None)))
 
 
 def whole(body: bytes | None = None) -> Answer:
@@ -185,7 +185,7 @@ async def test_a_run_is_seen_elsewhere_as_it_is_where_it_is_executed(server: Val
         run = await claimed(one)
         say(run)
         copy = await other.followed(run.id)
-        run.settle(whole())
+        await run.settle(whole())
         await same(copy, run)
 
     assert texts(events(copy.log)) == {"extraction": EXTRACTION, "summary": SUMMARY}
@@ -209,7 +209,7 @@ async def test_five_hundred_events_arrive_in_order_without_a_gap_or_a_repetition
         for _ in range(100):
             say(run, 3)
             await asyncio.sleep(0.001)
-        run.settle(whole())
+        await run.settle(whole())
         await same(copy, run)
 
     assert len(copy.log) > 500
@@ -246,7 +246,7 @@ async def test_what_is_stored_is_there_at_once(server: ValkeyServer) -> None:
         assert not empty.log.has_content
         say(run, 3)
         ended = await claimed(one)
-        ended.settle(whole())
+        await ended.settle(whole())
         await eventually(lambda: _has(client, run))
         await eventually(lambda: _has(client, ended))
 
@@ -262,7 +262,7 @@ async def test_a_run_that_fails_fails_elsewhere_too(server: ValkeyServer) -> Non
     async with replica(server) as one, replica(server) as other:
         refused, silent, cancelled = [await claimed(one) for _ in range(3)]
         copies = [await other.followed(run.id) for run in (refused, silent, cancelled)]
-        refused.settle(Answer(418, [(b"x-tea", b"\xe4")], b"no \xff coffee"))
+        await refused.settle(Answer(418, [(b"x-tea", b"\xe4")], b"no \xff coffee"))
         silent.fail(UpstreamSilent("silent"))
         cancelled.cancel()
         for copy, run in zip(copies, (refused, silent, cancelled), strict=True):
@@ -301,7 +301,7 @@ async def test_a_large_answer_does_not_hold_up_the_others(server: ValkeyServer) 
         large_copy, small_copy = await other.followed(large.id), await other.followed(small.id)
         large.begin(EXTRACTED)
         large._say(large._transcript.chunk("extraction", "a long text without a word to cut at " * 30_000))
-        large.settle(whole(body))
+        await large.settle(whole(body))
         while not large_copy.log.ended:
             began = time.monotonic()
             say(small)
@@ -357,13 +357,13 @@ async def test_the_same_asked_again_after_the_end_is_another_run(server: ValkeyS
     async with replica(server) as one, replica(server) as other, server.client() as client:
         run = await claimed(one, "body", "idempotency")
         assert await other.runs.joinable(["body"]) == run.id
-        run.settle(whole())
+        await run.settle(whole())
         again = await claimed(one, "body")
         await eventually(lambda: _has(client, run))
 
         assert await other.runs.joinable(["body"]) == again.id
         assert await other.runs.joinable(["idempotency"]) == run.id
-        again.settle(whole())
+        await again.settle(whole())
         await eventually(lambda: _free(other, "body"))
 
 
@@ -461,7 +461,7 @@ async def test_viewers_are_told_when_the_replica_of_their_run_is_gone(server: Va
             # It was only paused, and goes on for its own viewers.
             dead.runs._tasks.append(asyncio.create_task(dead.runs._mirror.mirror()))
             say(run, 3)
-            run.settle(whole())
+            await run.settle(whole())
             await eventually(lambda: bool(lines("run ended elsewhere")))
             assert run.log.ended and run.answer is not None
             assert wires((await replica_after(server, run)).log) == wires(late.log)
@@ -508,7 +508,7 @@ async def test_a_store_that_dies_costs_a_run_nothing_and_gets_all_of_it_later(tm
             await server.start()
             say(run, 5)
             await same(copy, run)
-            run.settle(whole())
+            await run.settle(whole())
             await same(copy, run)
 
             async with replica(server) as late:
@@ -613,7 +613,7 @@ async def test_runs_that_have_ended_do_not_wait_for_ever_for_a_store(tmp_path: P
         async with valkey(tmp_path) as server, replica(server, ttl_s=0.5) as one:
             await server.kill()
             ended, live = await claimed(one), await claimed(one)
-            ended.settle(whole())
+            await ended.settle(whole())
             say(live)
             await eventually(lambda: bool(lines("run not copied")))
             await server.start()
@@ -666,7 +666,7 @@ async def test_nothing_readable_is_stored_and_every_key_ends(tmp_path: Path) -> 
                 say(run, 2)
                 await asyncio.sleep(0.005)
             await other.runs.cancel(run.id)
-            run.settle(whole(answer(summary="pneumonia " * 60_000)))
+            await run.settle(whole(answer(summary="pneumonia " * 60_000)))
             await same(copy, run)
         await asyncio.sleep(0.05)
         assert not scanning.done(), scanning.exception()

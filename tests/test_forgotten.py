@@ -291,7 +291,7 @@ async def _followed_to_its_end(old: Replica, new: Replica) -> None:
     run = await begun(old)
     copy = await followed(new, run)
     unwatch = watch(copy)
-    run.settle(whole())
+    await run.settle(whole())
     await same(copy, run)
     unwatch()
     copy.idle_since -= IDLE_S
@@ -304,4 +304,4 @@ async def _taken_over(old: Replica, new: Replica) -> None:
     say(run)
     await eventually(lambda: bool(old.parted_with))
     old.parted_with.clear()
-    new.taken.pop().settle(whole())
+    await new.taken.pop().settle(whole())

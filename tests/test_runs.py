@@ -3,7 +3,7 @@
 import asyncio
 import json
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from itertools import count
 from types import SimpleNamespace
@@ -92,7 +92,8 @@ class AnyOrder(RuleBasedStateMachine):
 
     def within(self, call: Callable[[], Any]) -> Any:
         async def calling() -> Any:
-            return call()
+            got = call()
+            return await got if isinstance(got, Awaitable) else got
 
         return self.loop.run_until_complete(calling())
 
@@ -193,7 +194,7 @@ async def test_text_that_is_the_beginning_is_completed() -> None:
     run = bench.run()
     run.begin(run.sections[0])
 
-    run.settle(good(answer()))
+    await run.settle(good(answer()))
 
     assert texts(said(run)) == {"extraction": EXTRACTION, "summary": SUMMARY}
     assert "content_replace" not in [event["type"] for event in said(run)]
@@ -203,9 +204,9 @@ async def test_text_that_differs_is_replaced_once() -> None:
     """What was shown is compared with the batch answer; a difference is one `content_replace`."""
     bench = Bench()
     run = bench.run()
-    run.show(run.sections[0], "an earlier draft")
+    await run.show(run.sections[0], "an earlier draft")
 
-    run.settle(good(answer()))
+    await run.settle(good(answer()))
 
     replaced = [event for event in said(run) if event["type"] == "content_replace"]
     assert [event["content"] for event in replaced] == [EXTRACTION]
@@ -216,9 +217,9 @@ async def test_text_that_differs_is_replaced_once() -> None:
 async def test_text_that_the_answer_does_not_have_is_taken_back() -> None:
     """Nothing stays on the screen that the upstream did not store."""
     run = Bench().run()
-    run.show(run.sections[0], "gone")
+    await run.show(run.sections[0], "gone")
 
-    run.settle(good(answer(extraction=None)))
+    await run.settle(good(answer(extraction=None)))
 
     assert texts(said(run)) == {"extraction": "", "summary": SUMMARY}
     assert said(run)[-1]["type"] == "stream_done"
@@ -232,7 +233,7 @@ async def test_a_text_that_the_answer_lacks_is_counted_and_told_in_the_log() -> 
         if shown:
             run.begin(run.sections[0])
         with logged() as lines:
-            run.settle(good(answer(extraction=None)))
+            await run.settle(good(answer(extraction=None)))
 
         assert bench.sample("parity_total", result="missing") == 1
         assert bench.sample("parity_total", result="equal") == 0
@@ -244,9 +245,9 @@ async def test_an_answer_with_none_of_the_texts_is_a_failure() -> None:
     """It may be JSON: for a reader it is nothing. What was shown is taken back first."""
     bench = Bench()
     run = bench.run()
-    run.show(run.sections[0], "gone")
+    await run.show(run.sections[0], "gone")
 
-    run.settle(good(b'{"detail": "later"}'))
+    await run.settle(good(b'{"detail": "later"}'))
 
     assert texts(said(run)) == {"extraction": ""}
     assert said(run)[-1]["metadata"]["error_code"] == "malformed"
@@ -259,7 +260,7 @@ async def test_json_that_ends_with_its_connection_too_early_is_no_answer() -> No
     framed = [(b"content-length", b"%d" % len(cut))]
     for headers, code in ((JSON, "truncated"), (JSON + framed, "malformed")):
         run = Bench().run()
-        run.settle(Answer(200, headers, cut))
+        await run.settle(Answer(200, headers, cut))
 
         assert run.failure is not None
         assert run.failure.code == code
@@ -269,7 +270,7 @@ async def test_json_that_ends_with_its_connection_too_early_is_no_answer() -> No
 async def test_a_byte_order_mark_is_ignored() -> None:
     """RFC 8259 8.1 lets a reader."""
     run = Bench().run()
-    run.settle(good(b"\xef\xbb\xbf" + answer()))
+    await run.settle(good(b"\xef\xbb\xbf" + answer()))
 
     assert texts(said(run)) == {"extraction": EXTRACTION, "summary": SUMMARY}
 
@@ -278,7 +279,7 @@ async def test_a_very_long_text_is_said_in_larger_chunks() -> None:
     """A megabyte in words of ten characters would hold up everybody; it is still the same text."""
     text = "fever and chills " * 60_000
     run = Bench().run()
-    run.settle(good(answer(text)))
+    await run.settle(good(answer(text)))
 
     assert texts(said(run))["extraction"] == text
     assert len(run.log) < 1.5 * MAX_SECTION_EVENTS
@@ -288,10 +289,10 @@ async def test_equal_text_is_not_said_twice() -> None:
     """A section that was shown as the upstream stored it is left alone."""
     bench = Bench()
     run = bench.run()
-    run.show(run.sections[0], EXTRACTION)
+    await run.show(run.sections[0], EXTRACTION)
     before = said(run)
 
-    run.settle(good(answer()))
+    await run.settle(good(answer()))
 
     assert said(run)[: len(before)] == before
     assert {event["stage"] for event in said(run)[len(before) : -1]} == {"summary"}
@@ -303,7 +304,7 @@ async def test_an_error_sentence_in_the_answer_keeps_what_was_shown() -> None:
     run = Bench().run()
     run.begin(run.sections[0])
 
-    run.settle(good(answer(SENTENCE)))
+    await run.settle(good(answer(SENTENCE)))
 
     assert texts(said(run)) == {"extraction": "", "summary": SUMMARY}
     assert said(run)[-1]["metadata"]["error_code"] == "failure_text"
@@ -315,10 +316,10 @@ async def test_a_run_that_lost_its_source_is_recovered_or_fell_back() -> None:
         bench = Bench()
         run = bench.run()
         if shown:
-            run.show(run.sections[0], EXTRACTION)
+            await run.show(run.sections[0], EXTRACTION)
         run.lose_source("a test")
 
-        run.settle(good(answer()))
+        await run.settle(good(answer()))
 
         assert said(run)[-1]["metadata"]["recovered"] is True
         assert bench.sample("runs_total", arm="stream", source="batch", outcome=outcome) == 1
@@ -332,7 +333,7 @@ async def test_what_comes_after_the_end_is_not_said() -> None:
     run.shut_down()
     before = said(run)
 
-    run.settle(good(answer("x", "y")))
+    await run.settle(good(answer("x", "y")))
     run.fail(UpstreamBroke("late"))
     run.lose_source("late")
 
@@ -357,7 +358,7 @@ async def test_arms_are_compared_by_the_same_measure(reply: Answer, settled: str
     bench = Bench()
     run = bench.run()
 
-    run.settle(reply)
+    await run.settle(reply)
 
     bucket = str(ANN.bucket)
     assert bench.sample("outcomes_total", arm="stream", bucket=bucket, outcome=settled) == 1
@@ -367,7 +368,7 @@ async def test_a_run_of_the_batch_arm_is_said_in_one_piece() -> None:
     """Decided to get batch, a viewer that takes only events gets each section in one content event."""
     run = Bench().run(decision=Decision(Mode.BATCH, Arm.REST, "batch", Reason.FLAG_OFF))
 
-    run.settle(good(answer()))
+    await run.settle(good(answer()))
 
     chunks = [event["content"] for event in said(run) if event["type"] == "content_chunk"]
     assert chunks == [EXTRACTION, SUMMARY]
@@ -452,7 +453,7 @@ async def test_the_same_text_made_once_more_is_not_said_twice(complete: bool) ->
     for piece in SAME[3:]:
         run.stream(section, piece)
     run.finish(section)
-    run.settle(good(answer(text)))
+    await run.settle(good(answer(text)))
 
     assert texts(said(run)) == {"extraction": text, "summary": SUMMARY}
     assert replaced(run) == []
@@ -477,7 +478,7 @@ async def test_a_text_that_is_another_one_now_is_replaced_once_and_then_goes_on(
     for piece in ("Fever ", "of 40 ", "and chills ", "since Monday. "):
         run.stream(section, piece)
     run.finish(section)
-    run.settle(good(answer("Fever of 40 and chills since Monday. ")))
+    await run.settle(good(answer("Fever of 40 and chills since Monday. ")))
 
     assert texts(said(run))["extraction"] == "Fever of 40 and chills since Monday. "
     assert replaced(run) == ["Fever of 40 "]
@@ -492,7 +493,7 @@ async def test_a_text_that_is_shorter_now_takes_the_place_of_the_longer() -> Non
             run.stream(run.sections[0], piece)
         if by_source:
             run.finish(run.sections[0])
-        run.settle(good(answer("Fever of ")))
+        await run.settle(good(answer("Fever of ")))
 
         assert texts(said(run))["extraction"] == "Fever of "
         assert replaced(run) == ["Fever of "]
@@ -506,8 +507,8 @@ async def test_a_run_that_is_another_replicas_says_and_counts_nothing() -> None:
     run.leave()
     before = said(run)
     run.stream(run.sections[0], "of 38.9 ")
-    run.show(run.sections[1], SUMMARY)
-    run.settle(good(answer()))
+    await run.show(run.sections[1], SUMMARY)
+    await run.settle(good(answer()))
     run.shut_down()
     run.cancel()
 

@@ -102,7 +102,7 @@ async def test_of_all_replicas_one_takes_a_run_over(server: ValkeyServer) -> Non
             await asyncio.gather(*(lose(at, copy) for at, copy in zip(others, copies, strict=True)))
             [(new, winner)] = [(at.taken.pop(), at) for at in others if at.taken]
             say(new, 2)
-            new.settle(whole())
+            await new.settle(whole())
             for copy in copies:
                 await same(copy, new)
                 assert (copy.failure, copy.answer) == (None, new.answer)
@@ -130,7 +130,7 @@ async def test_an_answer_of_the_store_that_is_lost_loses_no_run(server: ValkeySe
         assert not one.taken
         detour.release.set()
         await eventually(lambda: bool(one.taken))
-        one.taken[0].settle(whole())
+        await one.taken[0].settle(whole())
         async with server.client() as client:
             await eventually(lambda: _is_stored(client, one.taken[0]))
 
@@ -197,7 +197,7 @@ async def test_a_run_that_has_just_ended_is_not_taken_over(server: ValkeyServer)
         run = await begun(dead)
         copy = await followed(one, run)
         await one.die()
-        run.settle(whole())
+        await run.settle(whole())
         async with server.client() as client:
             await eventually(lambda: _is_stored(client, run))
             await lose(one, copy)
@@ -355,8 +355,8 @@ async def test_an_owner_that_was_held_up_adds_nothing(server: ValkeyServer) -> N
         say(run, 3)
         say(one.taken[0])
         await eventually(lambda: paused.parted_with == [run])
-        run.settle(whole())
-        one.taken[0].settle(whole())
+        await run.settle(whole())
+        await one.taken[0].settle(whole())
         await eventually(lambda: _is_stored(client, one.taken[0]))
         assert await paused.runs.keeps(run.id)  # as far as it knows, nobody has missed it
         paused.runs._lease.renew(-1e9)
@@ -375,7 +375,7 @@ async def test_large_texts_of_an_owner_that_was_held_up_do_not_get_into_those_of
         await lose(one, await followed(one, run))
         new = one.taken[0]
         say_much(new, "other ")
-        new.settle(whole())
+        await new.settle(whole())
         await eventually(lambda: _is_stored(client, new))
         say_much(run, "first ")
         await eventually(lambda: paused.parted_with == [run])

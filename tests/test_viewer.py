@@ -106,7 +106,7 @@ async def test_a_heartbeat_comes_at_once_and_then_within_its_interval() -> None:
     bench, client = Bench(commit_after=0, heartbeat_s=0.05), Client()
     task = watching(bench.viewer(client))
     await eventually(lambda: len(client.bodies) >= 5)
-    bench.run.settle(good(answer()))
+    await bench.run.settle(good(answer()))
 
     assert await ended(task) is ViewEnd.TOLD
     assert client.bodies[:5] == [HEARTBEAT] * 5
@@ -159,7 +159,7 @@ async def test_headers_wait_for_text_or_for_commit_after() -> None:
     prompt.run.begin(prompt.run.sections[0])
     await asyncio.sleep(0)
     assert second.messages == []
-    prompt.run.show(prompt.run.sections[0], "text")
+    await prompt.run.show(prompt.run.sections[0], "text")
     await eventually(lambda: len(second.messages) >= 2)
     prompt.run.shut_down()
     await ended(task)
@@ -191,7 +191,7 @@ async def test_writes_are_bounded_in_number() -> None:
 async def test_a_long_replay_takes_several_writes() -> None:
     """So that a viewer far behind is not given megabytes at once."""
     bench, client = Bench(result=False), Client()
-    bench.run.settle(good(answer("word " * 4000)))
+    await bench.run.settle(good(answer("word " * 4000)))
 
     await ended(watching(bench.viewer(client)))
 
@@ -205,7 +205,7 @@ async def test_a_viewer_that_reads_slowly_misses_nothing() -> None:
     tasks = [watching(bench.viewer(slow)), watching(bench.viewer(quick))]
     await eventually(lambda: len(slow.bodies) == 1 and len(quick.bodies) == 1)
     slow.may_read.clear()
-    bench.run.settle(good(answer()))
+    await bench.run.settle(good(answer()))
     assert await ended(tasks[1]) is ViewEnd.TOLD
     assert not tasks[0].done()
     slow.may_read.set()
@@ -293,14 +293,14 @@ async def test_a_process_that_was_held_up_takes_no_viewer_for_slow(monkeypatch: 
 async def test_a_viewer_that_is_sent_away_can_come_back() -> None:
     """Between two events, with a `retry:`, and without an end: its cursor is where it stands."""
     bench, client = Bench(commit_after=0), Client()
-    bench.run.show(bench.run.sections[0], EXTRACTION)
+    await bench.run.show(bench.run.sections[0], EXTRACTION)
     viewer = bench.viewer(client)
     task = watching(viewer)
     await eventually(lambda: len(client.bodies) >= 2)
     viewer.say_goodbye()
     assert await ended(task) is ViewEnd.SENT_AWAY
     again = Client()
-    bench.run.settle(good(answer()))
+    await bench.run.settle(good(answer()))
     cursor = int(re.findall(rb"id: [^:]+:(\d+)\n", b"".join(client.bodies))[-1])
     assert await ended(watching(bench.viewer(again), after=cursor)) is ViewEnd.TOLD
 
@@ -342,7 +342,7 @@ async def test_a_viewer_that_leaves_before_the_headers_is_sent_nothing() -> None
 async def test_a_late_viewer_does_not_spoil_the_delivery_times() -> None:
     """Delivery counts from the moment there was somebody to deliver to: a replay is not a delay."""
     bench, client = Bench(commit_after=0), Client()
-    bench.run.settle(good(answer()))
+    await bench.run.settle(good(answer()))
     await asyncio.sleep(0.15)  # the text is that old when its viewer comes
 
     assert await ended(watching(bench.viewer(client))) is ViewEnd.TOLD
@@ -361,7 +361,7 @@ async def test_a_failure_before_the_headers_is_for_the_requester_alone() -> None
     bench, early, late = Bench(commit_after=15), Client(), Client()
     first = watching(bench.viewer(early))
     await asyncio.sleep(0)
-    bench.run.settle(Answer(503, [(b"retry-after", b"3")], b"busy"))
+    await bench.run.settle(Answer(503, [(b"retry-after", b"3")], b"busy"))
     assert await ended(first) is ViewEnd.ANSWERED
     bench.run.headers_sent = True
     assert await ended(watching(bench.viewer(late))) is ViewEnd.TOLD
@@ -375,7 +375,7 @@ async def test_a_failure_before_the_headers_is_for_the_requester_alone() -> None
 async def test_a_viewer_begins_where_it_stands() -> None:
     """Everything beyond `after`, nothing before it."""
     bench, client = Bench(), Client()
-    bench.run.settle(good(answer()))
+    await bench.run.settle(good(answer()))
 
     await ended(watching(bench.viewer(client), after=4))
 
@@ -442,7 +442,7 @@ async def test_an_event_is_written_by_who_says_it_where_the_client_keeps_up() ->
     await eventually(lambda: viewer.lag_events == 0)
     gaps = [late - early for early, late in pairwise(client.times[1:])]
     assert gaps[-1] >= 0.09
-    bench.run.settle(good(answer()))
+    await bench.run.settle(good(answer()))
     assert await ended(task) is ViewEnd.TOLD
     assert texts(client.events) == {"extraction": EXTRACTION, "summary": SUMMARY}
 
@@ -457,7 +457,7 @@ async def test_a_client_that_has_to_be_waited_for_gets_its_events_all_the_same()
         wire.open = number % 3 != 0
         bench.run.stream(bench.run.sections[0], piece + " ")
         await asyncio.sleep(0.003)
-    bench.run.settle(good(answer()))
+    await bench.run.settle(good(answer()))
 
     assert await ended(task) is ViewEnd.TOLD
     assert wire.written
@@ -469,11 +469,11 @@ async def test_what_may_be_nobodys_is_not_shown_until_that_is_known() -> None:
     bench, client = Bench(commit_after=0), Client()
     run, viewer = bench.run, bench.viewer(client)
     task = watching(viewer)
-    run.show(run.sections[0], "before ")
+    await run.show(run.sections[0], "before ")
     await eventually(lambda: b"before" in b"".join(client.bodies))
     looks: list[bool] = []
     run.log.doubt = lambda: not looks.append(len(looks) < 2) and looks[-1]
-    run.show(run.sections[1], "doubtful ")
+    await run.show(run.sections[1], "doubtful ")
     await eventually(lambda: len(looks) == 2)
     assert b"doubtful" not in b"".join(client.bodies)
     await eventually(lambda: b"doubtful" in b"".join(client.bodies))
@@ -485,7 +485,7 @@ async def test_what_may_be_nobodys_is_not_shown_until_that_is_known() -> None:
 async def test_a_batch_answer_comes_from_where_the_run_is() -> None:
     """One that waits for a run which another replica has taken over gets that one's answer, or is told."""
     other = Bench().run
-    other.settle(good(answer()))
+    await other.settle(good(answer()))
     for copy, status, body in ((other, 200, answer()), (None, 502, b"cannot be seen here")):
         run, client = Bench().run, Client()
         viewer = BatchViewer(run, client.receive, client.send)

@@ -5,7 +5,11 @@ from proxy.errors import Fault, UpstreamMalformed
 from proxy.run import Run
 from proxy.sections import BodyTooLarge, Reader
 from proxy.sources.repeat import repeating
+from proxy.turns import Turns
 from proxy.upstream import Answer, Exchange, Request, Upstream
+
+FEED_BYTES = 8 * 1024
+"""Of a body that is read at a time. As much of nothing but brackets takes a millisecond."""
 
 
 class BatchSource:
@@ -46,13 +50,16 @@ async def read_answer(exchange: Exchange, run: Run) -> bytes:
     limit = int(run.call.route.settings.max_answer)
     reader = Reader(run.sections, max_bytes=limit)
     readable = 200 <= exchange.status < 300 and is_json(exchange)
+    turns = Turns()
     while data := await exchange.read():
-        try:
-            texts = reader.feed(data)
-        except BodyTooLarge:
-            raise UpstreamMalformed(f"the answer is over {limit} bytes", Fault.TOO_LARGE) from None
-        for section, text in texts if readable else ():
-            run.show(section, text)
+        for at in range(0, len(data), FEED_BYTES):
+            try:
+                texts = reader.feed(data[at : at + FEED_BYTES])
+            except BodyTooLarge:
+                raise UpstreamMalformed(f"the answer is over {limit} bytes", Fault.TOO_LARGE) from None
+            for section, text in texts if readable else ():
+                await run.show(section, text)
+            await turns.breathe()
     return reader.body
 
 

@@ -216,17 +216,17 @@ async def _poll(run: Run, looks: Looks, polled: list[Polled], seen: Mapping[str,
         strikes = 0
         # A resource slower than the interval is asked half of the time at most.
         wait_s = max(looks.every_s, loop.time() - began)
-        left = [p for p in left if not _show(run, p, document, seen[p.section.stage])]
+        left = [p for p in left if not await _show(run, p, document, seen[p.section.stage])]
 
 
-def _show(run: Run, polled: Polled, document: Any, earlier: Earlier) -> bool:
+async def _show(run: Run, polled: Polled, document: Any, earlier: Earlier) -> bool:
     """Show a section if this run has stored it. True if there is nothing more to wait for."""
     if run.is_complete(polled.section):
         return True
     text = polled.rows.new_text(document, earlier)
     if not text:  # a row may be there before its text is
         return False
-    if run.show(polled.section, text):
+    if await run.show(polled.section, text):
         _begin_next(run)
     return True
 

@@ -44,7 +44,7 @@ class StagesSource:
                 values[call.stage] = parse(answer.body)
             except MalformedBody:
                 raise UpstreamMalformed(f"stage {call.stage}: not JSON", answer.flaw) from None
-            self._show(run, values)
+            await self._show(run, values)
         body = orjson.dumps(self._filled(self._answer, values, "the group's answer"))
         return Answer(200, [(b"content-type", b"application/json")], body)
 
@@ -63,12 +63,12 @@ class StagesSource:
         except MissingValue as exc:
             raise UpstreamMalformed(f"{what}: {exc}") from None
 
-    def _show(self, run: Run, values: dict[str, Any]) -> None:
+    async def _show(self, run: Run, values: dict[str, Any]) -> None:
         """Show each section that the answer, as far as it is known, already has."""
         known = fill_known(self._answer, values)
         for section in run.sections:
             text = None if run.is_complete(section) else section.find(known)
-            if text is not None and not run.show(section, text):
+            if text is not None and not await run.show(section, text):
                 raise UpstreamMalformed(f"stage {section.stage}: an error sentence", Fault.FAILURE_TEXT)
 
 

@@ -54,7 +54,7 @@ class Told:
             what, value = await queue.get()
             match what:
                 case "show":
-                    run.show(run.sections[value], TEXTS[run.sections[value].stage])
+                    await run.show(run.sections[value], TEXTS[run.sections[value].stage])
                 case "lose":
                     run.lose_source("a test")
                 case "fail":
