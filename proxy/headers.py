@@ -70,6 +70,13 @@ NOT_WHAT_IS_ASKED = {
 and then they are not the same: to ask once more is safe, another's text is not. `Authorization` and `Cookie`
 are not here: beside the principal they may hold a tenant or a role."""
 
+SHADOWED = {
+    **HOP_BY_HOP,
+    b"content-length": "framing",
+    b"x-real-ip": "says who the client is, as `X-Forwarded-For` does",
+}
+"""Beside `X-Forwarded-…`, names that are not passed on where an underscore stands for a hyphen."""
+
 BODILESS_STATUS = frozenset({204, 304})
 
 _DROPPED = frozenset(HOP_BY_HOP)
@@ -116,6 +123,12 @@ def end_to_end(headers: Headers, kept: frozenset[bytes] = frozenset()) -> Header
     return [pair for pair in headers if pair[0] not in _DROPPED]
 
 
+def is_shadow(name: bytes) -> bool:
+    """Whether an upstream that reads `_` as `-`, as CGI and WSGI do, takes a name for what a proxy says."""
+    read_as = name.replace(b"_", b"-")
+    return read_as != name and (read_as in SHADOWED or read_as.startswith(b"x-forwarded-"))
+
+
 def request_headers(
     headers: Headers, forwarding: Forwarding, client: str | None, scheme: str, fallback_host: bytes
 ) -> Headers:
@@ -135,7 +148,7 @@ def request_headers(
     host: bytes | None = None
     for pair in headers:
         name = pair[0]
-        if name not in _LOOKED_AT:
+        if name not in _LOOKED_AT and (b"_" not in name or not is_shadow(name)):
             kept.append(pair)
         elif name == b"host":
             if host is not None:

@@ -9,6 +9,7 @@ import sys
 from asyncio.events import TimerHandle
 from collections.abc import Iterable
 from functools import partial
+from http import HTTPStatus
 from typing import Any, cast
 
 import httptools
@@ -16,7 +17,10 @@ from uvicorn._types import ASGI3Application, ASGIReceiveCallable, ASGISendCallab
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
 from proxy.errors import RequestRefused, problem
+from proxy.half_closed import HalfClosed
 from proxy.headers import Headers
+from proxy.http_date import http_date
+from proxy.request_rules import authority_of, is_host, put_host
 
 TARGET = "headgate.target"
 """Scope key: the request target, byte for byte (ASGI's `raw_path` loses an empty query)."""
@@ -49,6 +53,10 @@ LAST_S = 5
 """Seconds that an idle connection is kept by a process that hands over to another."""
 
 
+_LOOKED_AT = frozenset({b"host", b"transfer-encoding", b"expect"})
+"""Headers that the protocol itself goes by."""
+
+
 class ServerProtocol(HttpToolsProtocol):
     """One client connection."""
 
@@ -69,6 +77,9 @@ class ServerProtocol(HttpToolsProtocol):
         self._only_fields = False
         self._reading_head = False
         self._next_is_last = False
+        self._has_coding = False
+        self._refusal: RequestRefused | None = None
+        self._half_closed: HalfClosed | None = None
         self._head_timer: TimerHandle | None = self.loop.call_later(self.head_s, self._head_is_late)
 
     def hand_over(self) -> None:
@@ -91,13 +102,42 @@ class ServerProtocol(HttpToolsProtocol):
         self._stop_head_timer()
         self._stop_write_timer()
         self._stop_body_timer()
+        if self._half_closed is not None:
+            self._half_closed.stop()
+            self._half_closed = None  # it holds this
         # uvicorn tells the request that it read last, which need not be the one it answers.
         if self._answering is not None and not self._answering.response_complete:
             self._answering.disconnected = True
             self._answering.message_event.set()
         super().connection_lost(exc)
 
+    def eof_received(self) -> bool:  # type: ignore[override] # asyncio's own may say so
+        """A client may end its side when it has asked, and is to have its answer. True: not closed yet."""
+        if self._half_closed is not None:
+            return True
+        owed = self._owed()
+        if owed is None or owed.more_body:
+            return False
+        self._leave_unfinished()
+        self.cycle.keep_alive = False
+        may_ask = owed.scope["http_version"] == "1.1"
+        self._half_closed = HalfClosed(self.transport, self._owed, may_ask=may_ask)
+        return True
+
+    def _owed(self) -> RequestResponseCycle | None:
+        """The request that is being answered."""
+        cycle = self._answering
+        return None if cycle is None or cycle.response_complete else cycle
+
+    def _leave_unfinished(self) -> None:
+        """The request that was read last has no end, and waits for the one before to be answered."""
+        if self.pipeline and self.pipeline[0][0] is self.cycle and self.cycle.more_body:
+            self.pipeline.popleft()
+            self.cycle = self.pipeline[0][0] if self.pipeline else cast(RequestResponseCycle, self._answering)
+
     def data_received(self, data: bytes) -> None:
+        if self._refusal is not None:
+            return  # what comes after nonsense is none the better
         self._take(data)
         while self._again:
             again, self._again = self._again, b""
@@ -115,7 +155,7 @@ class ServerProtocol(HttpToolsProtocol):
             # A head that goes on, or trailers, or the lines between chunks: nobody else bounds them.
             self._field_bytes += len(data)
             if self._field_bytes > MAX_HEAD_BYTES and not self.transport.is_closing():
-                self.send_400_response("Request head too large.")
+                self._refuse(_too_large(self.url if self._reading_head else b""))
         if self._awaits_head() and self._head_timer is None and not self.transport.is_closing():
             self._head_timer = self.loop.call_later(self.head_s, self._head_is_late)
         if self.cycle is not None and self.cycle.more_body:
@@ -133,16 +173,44 @@ class ServerProtocol(HttpToolsProtocol):
         return is_idle and not (self.cycle is not None and self.cycle.more_body)
 
     def send_400_response(self, msg: str) -> None:
-        """Say that a request cannot be read, unless that would be taken for an answer to another one."""
-        cycle = self._answering
-        nothing_owed = cycle is None or cycle.response_complete
-        if nothing_owed or (cycle is self.cycle and not self._reading_head and not cycle.response_started):
-            super().send_400_response(msg)
+        """Say that a request cannot be read. What a callback raised is the context of the parser's own."""
+        exc = sys.exc_info()[1]
+        ours = None if exc is None else exc.__context__
+        self._refuse(ours if isinstance(ours, RequestRefused) else RequestRefused(400, msg))
+
+    def _refuse(self, refusal: RequestRefused) -> None:
+        """Answer with a refusal and read no further: at once, or when what came before it is answered.
+
+        It would be taken for another request's answer. In the middle of an answer it cannot be said.
+        """
+        owed = self._owed()
+        self._refusal = refusal
+        if owed is None or (owed is self.cycle and owed.more_body and not owed.response_started):
+            self._write_refusal(refusal)
+        elif owed.more_body:
+            self.transport.close()
         else:
+            self._leave_unfinished()
+
+    def _write_refusal(self, refusal: RequestRefused) -> None:
+        headers, body = problem(refusal.status, HTTPStatus(refusal.status).phrase, refusal.detail)
+        headers += [(b"date", http_date()), (b"connection", b"close")]
+        lines = [name + b": " + value + b"\r\n" for name, value in headers]
+        self.transport.write(b"".join((STATUS_LINE[refusal.status], *lines, b"\r\n", body)))
+        self.transport.close()
+
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        if self._owed() is not None or self.transport.is_closing():
+            return
+        if self._refusal is not None:
+            self._write_refusal(self._refusal)
+        elif self._half_closed is not None:
             self.transport.close()
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
+        self._has_coding = False
         self._reading_head = True
         self._begun_in_read = True
         self._only_fields = False
@@ -151,9 +219,30 @@ class ServerProtocol(HttpToolsProtocol):
         self._only_fields = False
         super().on_body(body)
 
+    def on_header(self, name: bytes, value: bytes) -> None:
+        name = name.lower()
+        if name in _LOOKED_AT and self._reading_head:
+            self._look_at(name, value)
+        self.headers.append((name, value))
+
+    def _look_at(self, name: bytes, value: bytes) -> None:
+        if name == b"host":
+            if not is_host(value):
+                raise RequestRefused(400, "The request's Host is none.")
+        elif name == b"transfer-encoding":
+            self._has_coding = True
+        elif value.lower() == b"100-continue":
+            self.expect_100_continue = True
+
     def on_headers_complete(self) -> None:
-        if not self.url.startswith(b"/"):
-            _check_target(self.parser.get_method(), self.url, self.headers)
+        if not self.url.startswith(b"/") and self.parser.get_method() != b"CONNECT":
+            authority = authority_of(self.parser.get_method(), self.url)
+            if authority is not None:
+                put_host(self.headers, authority)
+        if b"#" in self.url:
+            raise RequestRefused(400, "A fragment is no part of a request's target.")
+        if self._has_coding and self.parser.get_http_version() == "1.0":
+            raise RequestRefused(400, "HTTP/1.0 has no Transfer-Encoding.")
         if not self._begun_in_read or len(self._read) > MAX_HEAD_BYTES:
             _check_size(self.url, self.headers)
         if self.parser.should_upgrade():
@@ -341,19 +430,13 @@ def _has_length(headers: Iterable[tuple[bytes, bytes]]) -> bool:
     return any(name == b"content-length" for name, _ in headers)
 
 
-def _check_target(method: bytes, target: bytes, headers: Headers) -> None:
-    """Absolute form must name the host that `Host` names (RFC 9112 3.2): one could be routed by, the other
-    answered. Authority form is for CONNECT, and that is for forward proxies.
-    """
-    if target == b"*" and method == b"OPTIONS":
-        return
-    scheme, _, rest = target.partition(b"://")
-    authority = rest.partition(b"/")[0].lower()
-    hosts = [value.strip().lower() for name, value in headers if name == b"host"]
-    if scheme.lower() not in (b"http", b"https") or hosts != [authority]:
-        raise RequestRefused(400, "The request's target and its Host differ.")
-
-
 def _check_size(target: bytes, headers: Headers) -> None:
     if len(target) + sum(len(name) + len(value) + 4 for name, value in headers) > MAX_HEAD_BYTES:
-        raise RequestRefused(400, "The request's head is too large.")
+        raise _too_large(target)
+
+
+def _too_large(target: bytes) -> RequestRefused:
+    """A head is too large, by its target alone or as a whole."""
+    if len(target) > MAX_HEAD_BYTES:
+        return RequestRefused(414, f"The request's target has more than {MAX_HEAD_BYTES} bytes.")
+    return RequestRefused(400, "The request's head is too large.")

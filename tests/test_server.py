@@ -2,6 +2,7 @@
 
 import asyncio
 import gc
+import json
 from collections.abc import AsyncIterator, Awaitable, Callable, MutableMapping
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 import uvicorn
 from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
+from proxy.half_closed import LEFT_S, LOOK_S
 from proxy.ports import Server
 from proxy.server import TARGET, ServerProtocol
 from tests.scripted import ScriptedUpstream, ok, talking, until
@@ -89,22 +91,26 @@ def url(shared: tuple[App, str]) -> str:
 
 
 @pytest.mark.parametrize(
-    "head",
+    ("head", "status"),
     [
-        pytest.param(b"GET / HTTP/1.1\r\nhost: a\r\nx: %b\r\n\r\n" % (b"a" * 65 * 1024), id="one header"),
-        pytest.param(b"GET / HTTP/1.1\r\nhost: a\r\n%b\r\n" % (b"x: y\r\n" * 12_000), id="many headers"),
-        pytest.param(b"GET /%b HTTP/1.1\r\nhost: a\r\n\r\n" % (b"a" * 66 * 1024), id="target"),
-        pytest.param(b"GET / HTTP/1.1\r\nhost: a\r\nx: " + b"a" * 500_000, id="header without an end"),
-        pytest.param(b"GET /" + b"a" * 500_000, id="target without an end"),
+        pytest.param(
+            b"GET / HTTP/1.1\r\nhost: a\r\nx: %b\r\n\r\n" % (b"a" * 65 * 1024), 400, id="one header"
+        ),
+        pytest.param(b"GET / HTTP/1.1\r\nhost: a\r\n%b\r\n" % (b"x: y\r\n" * 12_000), 400, id="many headers"),
+        pytest.param(b"GET /%b HTTP/1.1\r\nhost: a\r\n\r\n" % (b"a" * 66 * 1024), 414, id="target"),
+        pytest.param(b"GET / HTTP/1.1\r\nhost: a\r\nx: " + b"a" * 500_000, 400, id="header without an end"),
+        pytest.param(b"GET /" + b"a" * 500_000, 414, id="target without an end"),
     ],
 )
-async def test_a_head_over_64_kib_is_refused(head: bytes, app: App, url: str):
-    """400, and the connection closes; it makes no difference in how many packets the head came."""
+async def test_a_head_over_64_kib_is_refused(head: bytes, status: int, app: App, url: str):
+    """400, or 414 if it is the target alone, and the connection closes; it makes no difference in how many
+    packets the head came."""
     async with asyncio.timeout(5), talking(url) as client:
         client.writer.write(head)
         answered = await client.answer()
 
-    assert answered.status == 400
+    assert answered.status == json.loads(answered.body)["status"] == status
+    assert answered.header(b"content-type") == b"application/problem+json"
     assert app.seen == []
 
 
@@ -199,6 +205,59 @@ async def test_a_connect_is_refused_at_once(app: App, url: str, target: bytes):
 
     assert answered.status == 400
     assert len(app.seen) == seen
+
+
+@pytest.mark.parametrize("more", [b"", GET, GET + b"GET /unfin", CHUNKED + b"2\r\nok"])
+async def test_a_client_that_ends_its_side_gets_what_it_is_owed(app: App, url: str, more: bytes):
+    """Also with more requests on the way: those that came whole are answered, then the connection closes."""
+    app.go.clear()
+    seen = len(app.seen)
+    async with asyncio.timeout(5), talking(url) as client:
+        await client.send(GET + more)
+        client.writer.write_eof()
+        await until(lambda: len(app.seen) > seen)
+        await asyncio.sleep(LOOK_S * 2.5)  # beyond the time in which one that has left is told from it
+        app.go.set()
+        answers = [(await client.answer()).body for _ in range(1 + more.startswith(GET))]
+        rest = await client.reader.read()
+
+    assert answers == [b"/"] * len(answers)
+    assert rest == b""
+    assert client.interim == [100]
+
+
+async def test_a_quick_answer_is_all_that_a_client_gets_that_has_ended_its_side(app: App, url: str):
+    """It is not asked whether it is still there."""
+    async with asyncio.timeout(5), talking(url) as client:
+        await client.send(GET)
+        client.writer.write_eof()
+        data = await client.reader.read()
+
+    assert data.startswith(b"HTTP/1.1 200 OK\r\n")
+    assert data.endswith(b"\r\n\r\n/")
+
+
+@pytest.mark.parametrize("version", [b"1.0", b"1.1"])
+async def test_a_client_that_has_left_is_told_from_one_that_has_ended_its_side(version: bytes):
+    """Within a second, though both looks the same at first."""
+    left = asyncio.Event()
+    come = asyncio.Event()
+
+    async def waiting(scope: Any, receive: Any, send: Any) -> None:
+        come.set()
+        while (await receive())["type"] != "http.disconnect":
+            pass
+        left.set()
+
+    async with asyncio.timeout(5), serving(waiting) as url, talking(url) as client:
+        await client.send(b"GET / HTTP/%b\r\nhost: a\r\n\r\n" % version)
+        await come.wait()
+        client.writer.close()
+        began = asyncio.get_running_loop().time()
+        await left.wait()
+        took_s = asyncio.get_running_loop().time() - began
+
+    assert took_s < LEFT_S + 2
 
 
 async def test_any_number_of_upgrades_in_one_packet_is_answered(url: str):

@@ -34,7 +34,7 @@ async def test_any_method_goes_through(method: str, upstream: ScriptedUpstream, 
         b"/a?b=c&b=d&&=",
         b"/a%2Fb/%C3%A9?q=%20+%zz",
         b"//double//slashes/../dots/.",
-        b"/semi;v=1/colon:at@x?u=http://other.example/y?z#f",
+        b"/semi;v=1/colon:at@x?u=http://other.example/y?z",
         b'/"<>\\^`{|}',
         b"/%00%0d%0a",
     ],
@@ -54,6 +54,39 @@ async def test_the_absolute_form_becomes_the_origin_form(upstream: ScriptedUpstr
     await ask(gate.url, b"OPTIONS * HTTP/1.1\r\n%b\r\n" % HOST)
 
     assert [asked.target for asked in upstream.asked] == [b"/a?b=http://x/y", b"*"]
+
+
+@pytest.mark.parametrize(
+    ("target", "sent", "seen"),
+    [
+        (b"http://other.example/a", HOST, b"other.example"),
+        (b"HTTP://Other.example:81/a", HOST, b"Other.example:81"),
+        (b"https://[::1]:8443/a", HOST, b"[::1]:8443"),
+        (b"http://other.example/a", b"", b"other.example"),
+    ],
+)
+async def test_the_host_of_an_absolute_target_wins(
+    target: bytes, sent: bytes, seen: bytes, upstream: ScriptedUpstream, gate: Serving
+):
+    """Over the `Host` beside it (RFC 9112 3.2.2): the upstream sees one host, the target's."""
+    answered = await ask(gate.url, b"GET %b HTTP/1.1\r\n%bx: 1\r\n\r\n" % (target, sent))
+
+    assert answered.status == 200
+    assert upstream.asked[0].target == b"/a"
+    assert [value for name, value in upstream.asked[0].headers() if name == b"host"] == [seen]
+    assert upstream.asked[0].header(b"x-forwarded-host") == seen
+
+
+@pytest.mark.parametrize(
+    "host",
+    [b"a", b"A.example:8080", b"a:", b"127.0.0.1:1", b"[::1]", b"[::ffff:1.2.3.4]:80", b"my_app", b"a%20b"],
+)
+async def test_a_host_of_any_form_goes_through(host: bytes, upstream: ScriptedUpstream, gate: Serving):
+    """Names, addresses, ports, underscores and percent-encoding, as RFC 3986 has them."""
+    answered = await ask(gate.url, b"GET / HTTP/1.1\r\nhost: %b\r\n\r\n" % host)
+
+    assert answered.status == 200
+    assert upstream.asked[0].header(b"host") == host
 
 
 async def test_request_headers_keep_their_order_values_and_duplicates(

@@ -52,7 +52,18 @@ REFUSED_REQUESTS = {
     "two hosts": b"GET / HTTP/1.1\r\nhost: other.example\r\n%b\r\n" % HOST,
     "the same host twice": b"GET / HTTP/1.1\r\n%b%b\r\n" % (HOST, HOST),
     "no host": b"GET / HTTP/1.1\r\n\r\n",
-    "absolute form of another host": b"GET http://other.example/ HTTP/1.1\r\n%b\r\n" % HOST,
+    "absolute form and two hosts": b"GET http://clinic.example/ HTTP/1.1\r\n%b%b\r\n" % (HOST, HOST),
+    "absolute form without a host": b"GET http:///a HTTP/1.1\r\n%b\r\n" % HOST,
+    "absolute form with a list of hosts": b"GET http://clinic.example,b/ HTTP/1.1\r\n%b\r\n" % HOST,
+    "absolute form and a bad host": b"GET http://clinic.example/ HTTP/1.1\r\nhost: a/b\r\n\r\n",
+    "fragment": b"GET /a#b HTTP/1.1\r\n%b\r\n" % HOST,
+    "fragment in a query": b"GET /a?b#c HTTP/1.1\r\n%b\r\n" % HOST,
+    "empty fragment": b"GET /a# HTTP/1.1\r\n%b\r\n" % HOST,
+    "fragment in absolute form": b"GET http://clinic.example/a#b HTTP/1.1\r\n%b\r\n" % HOST,
+    "HTTP/1.0, chunked": b"POST / HTTP/1.0\r\n%btransfer-encoding: chunked\r\n\r\n0\r\n\r\n" % HOST,
+    "HTTP/1.0, chunked, kept": b"POST / HTTP/1.0\r\n%bconnection: keep-alive\r\n" % HOST
+    + b"transfer-encoding: chunked\r\n\r\n0\r\n\r\n",
+    "HTTP/1.0, gzip": b"POST / HTTP/1.0\r\n%btransfer-encoding: gzip\r\n\r\n" % HOST,
     "absolute form with a user": b"GET http://clinic.example@other.example/ HTTP/1.1\r\n%b\r\n" % HOST,
     "absolute form of another scheme": b"GET ftp://clinic.example/ HTTP/1.1\r\n%b\r\n" % HOST,
     "absolute form without a path": b"GET http://clinic.example?a=/b HTTP/1.1\r\n%b\r\n" % HOST,
@@ -70,6 +81,34 @@ REFUSED_REQUESTS = {
     "HTTP/2 preface": b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
     "TLS": b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03",
 }
+
+BAD_HOSTS = [
+    b"",
+    b"a/b",
+    b"a b",
+    b"a, b",
+    b"a,b",
+    b"user@a",
+    b"http://a",
+    b"a?b",
+    b"a#b",
+    b"a:b",
+    b"a:80:80",
+    b"a:-1",
+    b":80",
+    b"[::1",
+    b"::1",
+    b"[::1]x",
+    b"[g::1]",
+    b"a%",
+    b"a%zz",
+    b"a\\b",
+    b"<a>",
+    b"a\tb",
+    b'"a"',
+    b"\xc3\xa9.example",
+]
+REFUSED_REQUESTS |= {f"host {host!r}": b"GET / HTTP/1.1\r\nhost: %b\r\n\r\n" % host for host in BAD_HOSTS}
 
 
 @pytest.mark.parametrize(
@@ -89,9 +128,43 @@ async def test_an_ambiguous_request_is_refused(
     answered = await ask(gate.url, request_bytes + b"GET /smuggled HTTP/1.1\r\n%b\r\n" % HOST)
     await ask(gate.url, b"GET /honest HTTP/1.1\r\n%b\r\n" % HOST)
 
-    assert answered.status == 400
+    assert answered.status == json.loads(answered.body)["status"] == 400
+    assert answered.header(b"content-type") == b"application/problem+json"
     assert answered.header(b"connection") == b"close"
     assert [asked.target for asked in upstream.asked] == [b"/honest"]
+
+
+@pytest.mark.parametrize(
+    "request_bytes", [pytest.param(request, id=name) for name, request in REFUSED_REQUESTS.items()]
+)
+async def test_a_request_before_an_ambiguous_one_is_answered_first(
+    request_bytes: bytes, upstream: ScriptedUpstream, gate: Serving
+):
+    """In the same packet or after it: the honest ones get their answers in order, and the last answer is
+    the refusal. Nothing that follows is read."""
+    go_on = asyncio.Event()
+
+    async def slowly(asked: Asked) -> None:
+        await asked.read_body()
+        await go_on.wait()
+        await asked.answer(asked.target)
+
+    upstream.script = slowly
+    honest = b"GET /%d HTTP/1.1\r\n%b\r\n"
+    async with asyncio.timeout(5), talking(gate.url) as client:
+        await client.send(honest % (1, HOST) + honest % (2, HOST) + request_bytes)
+        await until(lambda: len(upstream.asked) == 1)
+        await client.send(b"GET /smuggled HTTP/1.1\r\n%b\r\n" % HOST)
+        go_on.set()
+        bodies = [(await client.answer()).body for _ in range(2)]
+        refused = await client.answer()
+        rest = await client.reader.read()
+
+    assert bodies == [b"/1", b"/2"]
+    assert refused.status in (400, 505)
+    assert refused.header(b"connection") == b"close"
+    assert rest == b""
+    assert [asked.target for asked in upstream.asked] == [b"/1", b"/2"]
 
 
 @pytest.mark.parametrize(
@@ -183,18 +256,78 @@ async def test_a_chunk_that_turns_bad_cuts_the_upstream_off(
 async def test_nonsense_after_a_request_is_not_taken_for_its_answer(
     upstream: ScriptedUpstream, gate: Serving
 ):
-    """A 400 for the second request would be read as the answer to the first; so the connection is cut."""
+    """A 400 for the second request would be read as the answer to the first; so it comes after that. If the
+    first gets none, the client gets nothing."""
+    go_on = asyncio.Event()
 
     async def waiting(asked: Asked) -> None:
-        await asked.reader.read()
+        await go_on.wait()
+        await asked.answer(b"first")
+
+    upstream.script = waiting
+    async with asyncio.timeout(5), talking(gate.url) as client, talking(gate.url) as leaving:
+        for talker in (client, leaving):
+            await talker.send(b"GET / HTTP/1.1\r\n%b\r\n" % HOST)
+        await until(lambda: len(upstream.asked) == 2)
+        for talker in (client, leaving):
+            await talker.send(b"NONSENSE\r\n\r\n")
+        leaving.leave()
+        await until(lambda: gate.app.gateway.relay._upstream.in_use == 1)
+        go_on.set()
+
+        assert (await client.answer()).body == b"first"
+        assert (await client.answer()).status == 400
+        assert await client.reader.read() == b""
+
+
+async def test_a_body_that_turns_bad_behind_another_request_is_told_after_its_answer(
+    upstream: ScriptedUpstream, gate: Serving
+):
+    """Its request has not begun, and never does."""
+    go_on = asyncio.Event()
+
+    async def waiting(asked: Asked) -> None:
+        await go_on.wait()
+        await asked.answer(asked.target)
 
     upstream.script = waiting
     async with asyncio.timeout(5), talking(gate.url) as client:
-        await client.send(b"GET / HTTP/1.1\r\n%b\r\n" % HOST)
+        bad = b"POST /2 HTTP/1.1\r\n%btransfer-encoding: chunked\r\n\r\n2\r\nok\r\nnonsense\r\n" % HOST
+        await client.send(b"GET /1 HTTP/1.1\r\n%b\r\n" % HOST + bad)
         await until(lambda: len(upstream.asked) == 1)
-        await client.send(b"NONSENSE\r\n\r\n")
+        go_on.set()
 
+        assert (await client.answer()).body == b"/1"
+        assert (await client.answer()).status == 400
         assert await client.reader.read() == b""
+    assert [asked.target for asked in upstream.asked] == [b"/1"]
+
+
+async def test_names_that_only_an_underscore_tells_apart_are_dropped(
+    upstream: ScriptedUpstream, gate: Serving
+):
+    """To an upstream that reads `_` as `-`, as CGI and WSGI do, they are framing, or what a proxy says of
+    the client. Others are none of Headgate's business."""
+    shadows = [
+        b"X_Forwarded_For",
+        b"x-forwarded_for",
+        b"X_FORWARDED-Proto",
+        b"x_forwarded_prefix",
+        b"x_real_ip",
+        b"Transfer_Encoding",
+        b"content_length",
+        b"proxy_authorization",
+    ]
+    lines = b"".join(b"%b: 5\r\n" % name for name in [*shadows, b"api_key", b"x_own"])
+    request = b"POST / HTTP/1.1\r\n%b%bcontent-length: 2\r\n\r\nok" % (HOST, lines)
+    upstream.script = ok
+    answered = await ask(gate.url, request)
+
+    names = [name for name, _ in upstream.asked[0].headers()]
+    assert answered.status == 200
+    assert [name for name in names if b"_" in name] == [b"api_key", b"x_own"]
+    assert upstream.asked[0].header(b"x-forwarded-for") == b"127.0.0.1"
+    assert upstream.asked[0].body == b"ok"
 
 
 async def test_nonsense_in_a_request_is_not_written_into_its_answer(
