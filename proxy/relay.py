@@ -325,6 +325,7 @@ TITLES = {
     400: "Bad Request",
     404: "Not Found",
     405: "Method Not Allowed",
+    408: "Request Timeout",
     500: "Internal Server Error",
     501: "Not Implemented",
     502: "Bad Gateway",

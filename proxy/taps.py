@@ -24,7 +24,7 @@ MAX_CALLS = 1000
 """Different calls that one tap tells apart; what an upstream calls beyond it is shown nowhere."""
 
 
-NO_CALL = "no model call came to the model port"
+NO_CALL = "no model call came to this process's model port"
 WITHOUT_CONTEXT = (
     "calls came, none of them with this run's trace context: is OpenTelemetry on, are threads instrumented?"
 )

@@ -156,6 +156,19 @@ async def test_a_directory_that_cannot_be_written_costs_the_others_only(
     assert "what was learned cannot be kept" in caplog.messages
 
 
+async def test_what_another_release_has_learned_in_its_own_words_disturbs_nobody(
+    two: tuple[Learned, Learned], tmp_path: Path
+) -> None:
+    here, there = two
+    await here.learn(*MODEL, Why.UNFAITHFUL)
+    [kept] = (tmp_path / "learned").iterdir()
+    for said in (b"{", b"[]", b'{"provider": "openai", "model": "gpt", "why": "new", "until": 9e99}'):
+        kept.write_bytes(said)
+
+        assert await there.why_not(*MODEL) is None
+        assert await there.in_force() == []
+
+
 def test_a_lesson_is_unpacked_as_it_was_packed() -> None:
     lesson: Any = Lesson("p", "m", Why.NO_STREAM, 1.5)
     assert Lesson.unpacked(lesson.packed()) == lesson

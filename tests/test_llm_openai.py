@@ -236,6 +236,48 @@ def test_integers_of_any_size_and_unknown_nulls_are_kept() -> None:
     assert answer["kv"] is None
 
 
+names = st.sampled_from(
+    sorted({*openai.CHUNK, *openai.CHOICE, *openai.DELTA, *openai.TOOL_CALL, *openai.FUNCTION, "content"})
+)
+scalars = st.none() | st.booleans() | st.integers(-1, 2) | st.sampled_from(["", "stop", "tool_calls", "{}"])
+anything = st.recursive(
+    scalars, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(names, inner, max_size=4)
+)
+
+
+@given(
+    st.lists(
+        st.dictionaries(st.sampled_from([*openai.CHUNK]), anything, max_size=3)
+        | st.fixed_dictionaries(
+            {
+                "choices": st.lists(
+                    st.fixed_dictionaries(
+                        {
+                            "index": st.integers(0, 1),
+                            "delta": st.dictionaries(st.sampled_from([*openai.DELTA]), anything, max_size=3),
+                            "finish_reason": scalars,
+                        },
+                        optional={"content_filter_results": anything},
+                    ),
+                    max_size=2,
+                )
+            }
+        ),
+        max_size=4,
+    )
+)
+def test_whatever_comes_is_joined_or_refused(chunks: list[Any]) -> None:
+    assembler = OpenAI().assembler(1)
+    try:
+        for each in chunks:
+            assembler.feed(json.dumps(each))
+            assert assembler.ended in (True, False)
+        assembler.feed(json.dumps(USED))
+        json.loads(assembler.answer())
+    except (Unfaithful, ProviderFailed):
+        pass
+
+
 def certain(pieces: list[str]) -> bool:
     text = Text("")
     text.pieces = pieces

@@ -11,7 +11,8 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.scripted import Asked, ScriptedUpstream
+from proxy import bodies
+from tests.scripted import Asked, ScriptedUpstream, talking
 from tests.serving import flag_document
 from tests.streaming import EXTRACTION, START, SUMMARY, browser, free_port, read, scrape, served, signed
 from tests.tapping import (
@@ -331,7 +332,7 @@ async def log_of(tmp_path: Path, caplog: pytest.LogCaptureFixture, backend: Back
 @pytest.mark.parametrize(
     ("backend", "why"),
     [
-        (Backend(prompts=[]), "no model call came to the model port"),
+        (Backend(prompts=[]), "no model call came to this process's model port"),
         (Backend(passes=lambda asked: {}), "calls came, none of them with this run's trace context"),
         (
             Backend(passes=lambda asked: {"traceparent": "00-" + "a" * 32 + "-" + "b" * 16 + "-01"}),
@@ -383,6 +384,18 @@ async def test_calls_of_no_run_are_told_apart(tmp_path: Path, headers: dict[str,
         results = await counted(client, serving.admin_url)
 
     assert results == {result: 1}
+
+
+async def test_a_call_whose_body_does_not_come_is_told_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is read before it is sent on, within a bound."""
+    monkeypatch.setattr(bodies, "COLLECT_S", 0.05)
+    async with tapped(tmp_path, Provider()) as (serving, _, _), talking(serving.model_url) as caller:
+        head = b"POST /models/v1/chat/completions HTTP/1.1\r\nhost: a\r\ncontent-length: 9\r\n\r\nhalf"
+        answered = await caller.ask(head)
+
+    assert answered.status == 408
 
 
 async def test_a_batch_users_calls_are_not_tapped(tmp_path: Path) -> None:

@@ -68,9 +68,13 @@ class Lesson:
         return orjson.dumps(asdict(self))
 
     @classmethod
-    def unpacked(cls, value: bytes) -> "Lesson":
-        said = orjson.loads(value)
-        return cls(said["provider"], said["model"], Why(said["why"]), said["until"])
+    def unpacked(cls, value: bytes) -> "Lesson | None":
+        """None: another release has packed it."""
+        try:
+            said = orjson.loads(value)
+            return cls(str(said["provider"]), str(said["model"]), Why(said["why"]), float(said["until"]))
+        except (ValueError, TypeError, KeyError):
+            return None
 
 
 class Shelf(Protocol):
@@ -109,9 +113,10 @@ class Learned:
         lesson = self._lessons.get(name)
         if lesson is None or lesson.until <= self._clock():
             value = await self._shelf.find_lesson(name)
-            if value is not None:
-                lesson = Lesson.unpacked(value)
-                self._keep(name, lesson)
+            found = None if value is None else Lesson.unpacked(value)
+            if found is not None:
+                lesson = found
+                self._keep(name, found)
         return lesson.why if lesson is not None and lesson.until > self._clock() else None
 
     async def learn(self, provider: str, model: str, why: Why) -> None:
@@ -152,7 +157,8 @@ class Learned:
 
     async def _on_the_shelf(self) -> dict[str, Lesson]:
         """What is there; what is over for so long that it says nothing of the next failure is taken down."""
-        found = {name: Lesson.unpacked(value) for name, value in (await self._shelf.lessons()).items()}
+        unpacked = {name: Lesson.unpacked(value) for name, value in (await self._shelf.lessons()).items()}
+        found = {name: lesson for name, lesson in unpacked.items() if lesson is not None}
         old = [name for name, lesson in found.items() if lesson.until + self._keeps_s <= self._clock()]
         for name in old:
             del found[name]

@@ -25,7 +25,7 @@ from proxy.server import ANSWER, TARGET
 from proxy.settings import LlmSettings
 from proxy.taps import OpenTap, TappedCall, Taps
 from proxy.tracing import has_context, token_of, without_token
-from proxy.upstream import Upstream
+from proxy.upstream import IDEMPOTENT, Upstream
 
 logger = logging.getLogger("headgate.llm")
 
@@ -125,9 +125,11 @@ class ModelPort:
     async def _untapped(self, provider: Provider, scope: Scope, receive: Receive, send: Send) -> None:
         """A call of no run. Its body is read first: it is to be sent again if a kept connection breaks."""
         self.taps.strangers += 1
-        body, replayed = await read_ahead(receive)
-        if body is not None:
-            scope, replayed = _unexpected(scope), Replayed.of(body, receive)
+        replayed = receive
+        if scope["method"] not in IDEMPOTENT:
+            body, replayed = await read_ahead(receive)
+            if body is not None:
+                scope, replayed = _unexpected(scope), Replayed.of(body, receive)
         await provider.relay(scope, replayed, send)
 
     async def _tapped(

@@ -50,7 +50,7 @@ def _gemini_events(text: str, size: int = 4) -> list[bytes]:
 
 def _gemini_text(said: Json) -> str | None:
     parts = said["candidates"][0].get("content", {}).get("parts", [])
-    return "".join(part["text"] for part in parts) if parts else None
+    return "".join(part.get("text", "") for part in parts) if parts else None
 
 
 OPENAI = Shape(
