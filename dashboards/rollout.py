@@ -77,11 +77,12 @@ def _shares() -> list[Panel]:
         figure(
             About(
                 "Users who stream",
-                "What the policy says, what was written to the flag, and what requests show. Dark plans 0.",
+                "By policy, decision, last write, the flag, its evaluation, and requests. Dark plans 0.",
                 unit="percent",
                 span=8,
                 height=4,
                 below="text",
+                alert="HeadgateRolloutNotWritten",
                 decimals=0,
             ),
             Query(of("share_percent"), "{{kind}}"),

@@ -199,6 +199,14 @@ LEVELS = (
         "Its last look was {{ $value | humanizeDuration }} ago. The share stays, also if it does harm.",
     ),
     Alert(
+        "HeadgateRolloutNotWritten",
+        f"max by ({DEPLOYMENT}) (headgate_rollout_not_in_force) == 1",
+        PAGE,
+        "2m",
+        "What is in force is not what the rollout decided.",
+        "It could not be written, or somebody has changed the flag: `headgate rollout status` says which.",
+    ),
+    Alert(
         "HeadgateRolloutBlind",
         f"time() - {_EVIDENCE} > {BLIND_S}\nand {_RUNNING}",
         TICKET,

@@ -8,14 +8,14 @@ hidden flag: the same strategy at 100 %.
 Source of the hash: Unleash's normalized hash, https://docs.getunleash.io/reference/activation-strategies
 """
 
-import hashlib
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import mmh3
-import orjson
+
+from flags.deciding import WHO, digest, surroundings
 
 BUCKETS = 100
 
@@ -25,9 +25,6 @@ GRADUAL = frozenset(
 """Strategies that enable a share of users."""
 
 _WHOLE_PERCENT = re.compile(r"0*(?:100|[0-9]{1,2})")
-
-_WHO = ("parameters", "constraints", "segments", "variants")
-"""What of a strategy says whom it enables, and for what. The rest is for people: its title, its place."""
 
 
 def bucket_of(group_id: str, user: str) -> int:
@@ -67,8 +64,13 @@ class Rollouts:
     """Flags that enable a share of users, and have no control arm."""
 
     @classmethod
-    def of(cls, features: Iterable[Mapping[str, Any]]) -> "Rollouts":
+    def of(
+        cls, features: Iterable[Mapping[str, Any]], segments: Iterable[Mapping[str, Any]] = ()
+    ) -> "Rollouts":
         """Of features in Unleash's client format, with rollouts in text; a server may serve odd ones."""
+        features = list(features)
+        by_name = {feature["name"]: feature for feature in features}
+        by_id = {segment.get("id"): segment for segment in segments}
         by_flag: dict[str, Rollout] = {}
         hidden: list[Mapping[str, Any]] = []
         warnings: list[str] = []
@@ -81,7 +83,8 @@ class Rollouts:
                     warnings.append(f"{feature['name']}: no control arm: {lack}")
                 continue
             [strategy] = strategies
-            by_flag[feature["name"]] = _rollout(feature, strategy)
+            around = surroundings(feature, by_name, by_id)
+            by_flag[feature["name"]] = _rollout(feature, strategy, around)
             hidden.append(_hidden(feature, strategy))
         return cls(by_flag, hidden, warnings)
 
@@ -105,16 +108,14 @@ def _names_everybody(strategies: Sequence[Mapping[str, Any]]) -> bool:
     return any((strategy.get("parameters") or {}).get("rollout") == "100" for strategy in strategies)
 
 
-def _rollout(feature: Mapping[str, Any], strategy: Mapping[str, Any]) -> Rollout:
+def _rollout(feature: Mapping[str, Any], strategy: Mapping[str, Any], around: Mapping[str, Any]) -> Rollout:
     parameters = strategy["parameters"]
     name = feature["name"]
-    who = [{part: strategy.get(part) for part in _WHO}, feature.get("variants"), feature.get("dependencies")]
-    said = orjson.dumps(who, option=orjson.OPT_SORT_KEYS)
     return Rollout(
         share=int(parameters["rollout"]),
         group_id=parameters.get("groupId", name),  # the engine's own default
         eligible=_name(name),
-        generation=hashlib.blake2b(said, digest_size=8).hexdigest(),
+        generation=digest([{part: strategy.get(part) for part in WHO}, around]),
     )
 
 

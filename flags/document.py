@@ -96,7 +96,7 @@ def _made(document: dict[str, Any], warnings: Iterable[str]) -> Document:
             case {"parameters": {"rollout": rollout} as parameters}:
                 # A bare number makes the engine drop the whole document.
                 parameters["rollout"] = str(rollout)
-    rollouts = Rollouts.of(features)
+    rollouts = Rollouts.of(features, _objects(document.get("segments")))
     return Document(
         names=frozenset(feature["name"] for feature in features),
         enabled=frozenset(feature["name"] for feature in features if feature.get("enabled") is True),

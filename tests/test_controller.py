@@ -176,7 +176,7 @@ async def test_who_is_exposed_beside_the_rollout_is_said_when_it_goes_back(rolli
         rolling.traffic.shows_wrong_text()
         harmed, after = await running.ticks(2)
 
-    assert (harmed.kind, after.kind) == (Kind.ROLL_BACK, Kind.STAY)
+    assert (harmed.kind, after.kind) == (Kind.ROLL_BACK, Kind.HOLD)
     for move in (harmed, after):
         assert "`headgate rollout kill`" in move.detail
     assert len(rolling.flag["strategies"]) == 2

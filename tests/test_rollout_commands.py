@@ -1,5 +1,6 @@
 """`headgate rollout …`: what it says, what it refuses, and with which exit code."""
 
+import io
 import json
 import sqlite3
 import time
@@ -7,15 +8,23 @@ from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
 from anyio import to_thread
 from click.testing import CliRunner, Result
+from rich.console import Console
 
 from flags.rollout.commands import rollout
-from flags.rollout.ledger import Act, Record
-from tests.rolling import Rolling, flag_file, policy, policy_said
+from flags.rollout.file_admin import FileAdmin
+from flags.rollout.flag_admin import ManagedFlag
+from flags.rollout.inbox import wish
+from flags.rollout.journal import Journal
+from flags.rollout.ledger import Act, Record, fold
+from flags.rollout.standing import standing_of
+from flags.rollout.status import shown, status_of
+from tests.rolling import FLAG, Rolling, flag_file, policy, policy_said
 
 pytestmark = pytest.mark.anyio
 
@@ -93,7 +102,11 @@ async def test_status_says_where_it_stands_and_why(desk: Desk) -> None:
     found = json.loads((await desk.types("status", "--json")).output)
 
     assert shown.exit_code == found["exit_code"] == 0
-    assert "planned 25 % · written 25 %" in shown.output
+    lines = [" ".join(line.strip("│ ").split()) for line in shown.output.splitlines()]
+    for said in ("decided 25 % · planned 25 % · then 50 %", "written 25 %"):
+        assert said in lines
+    assert "in force 25 % · environment on · kill off" in lines
+    assert "shown to 25 % of users · observed —" in lines
     assert (found["run"], found["step"], found["written"], found["next_share"]) == ("r1", 2, 25, 50)
     assert {verdict["guardrail"] for verdict in found["verdicts"]} >= {"errors", "parity"}
 
@@ -131,12 +144,85 @@ async def test_the_exit_code_says_how_it_stands(
     assert (await desk.types("status")).exit_code == code
 
 
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (lambda flag: flag["strategies"][0]["parameters"].update(rollout="60"), "60 % are in force"),
+        (lambda flag: flag.update(enabled=False), "the flag is off in its environment"),
+        (
+            lambda flag: flag["strategies"].append({"name": "default", "parameters": {}}),
+            "1 strategies beside the rollout's are in force",
+        ),
+    ],
+    ids=["raised", "off", "another strategy"],
+)
+@pytest.mark.parametrize("after", ["", "rollback"])
+async def test_what_is_in_force_is_not_what_was_decided(
+    desk: Desk, change: Callable[[dict[str, Any]], None], says: str, after: str
+) -> None:
+    """It is the first that is said, at once and before any controller looks, with a code of its own."""
+    await desk.has_begun(25)
+    if after:
+        await desk.types(after, *why())
+    desk.rolling.edit(change)
+    if after and "off" in says:
+        assert (await desk.types("status")).exit_code == 4  # off is what was decided
+        return
+    if after and "60" not in says:
+        says = "0 % and 1 strategies beside"
+    shown = await desk.types("status")
+    found = json.loads((await desk.types("status", "--json")).output)
+
+    assert shown.exit_code == found["exit_code"] == 8
+    assert "DIFFERS" in shown.output.splitlines()[1]
+    assert says in found["gap"]
+    assert found["decided"] == (0 if after else 25)
+    assert found["in_force"]["share"] == desk.rolling.share
+
+
+async def test_harm_that_cannot_be_written_does_not_look_as_if_it_was(desk: Desk) -> None:
+    """Decided is not written, and written is not in force."""
+    await desk.has_begun(25)
+    content = desk.rolling.path.read_bytes()
+    desk.rolling.path.write_bytes(b"{")
+    desk.rolling.traffic.shows_wrong_text()
+    with desk.rolling.running() as running:
+        moves = await running.ticks(3)
+    shown = await desk.types("status")
+
+    assert [move.kind for move in moves] == ["roll_back", "hold", "hold"]
+    assert moves[-1].reason == "not_written"
+    assert shown.exit_code == 8
+    assert "0 % is decided and not yet written: flag file" in " ".join(shown.output.split())
+    desk.rolling.path.write_bytes(content)
+    found = json.loads((await desk.types("status", "--json")).output)
+    assert (found["decided"], found["written"], found["in_force"]["share"]) == (0, 25, 25)
+
+
+@pytest.mark.parametrize("befalls", [hold, roll_back])
+async def test_status_fits_a_terminal(desk: Desk, befalls: Callable[[Desk], object]) -> None:
+    """Of 80 by 24, with all guardrails, whatever there is to say."""
+    await befalls(desk)  # type: ignore[misc]
+    with Journal.open(desk.rolling.policy.journal) as journal:
+        journal.append(Record.ACT, wish(Act.PAUSE, "ops", "why " * 200, 0).body(), at_s=time.time())
+    desk.rolling.set_share(70)
+    state = fold(desk.rolling.entries())
+    console = Console(width=80, record=True, file=io.StringIO())
+    flag = await FileAdmin(desk.rolling.path, ManagedFlag(FLAG)).read()
+    console.print(shown(status_of(state, desk.rolling.policy, time.time(), standing_of(flag)), time.time()))
+    lines = console.export_text().splitlines()
+
+    assert len(lines) < 24
+    assert max(map(len, lines)) <= 80
+    assert sum("/" in line for line in lines) >= 8
+
+
 async def test_an_act_is_journaled_with_who_and_why(desk: Desk) -> None:
     """By the command itself where no controller runs, and followed by the next one that does."""
     await desk.has_begun()
     assert (await desk.types("rollback", *why("the ward is content without it"))).exit_code == 0
-    act = desk.rolling.entries()[-1]
-    assert act.kind == Record.ACT
+    act, written = desk.rolling.entries()[-2:]
+    assert (act.kind, written.kind, written.body["share"]) == (Record.ACT, Record.WRITTEN, 0)
     assert {name: act.body[name] for name in ("what", "by", "reason")} == {
         "what": "rollback",
         "by": "ops",

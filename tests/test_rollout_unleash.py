@@ -12,8 +12,10 @@ from flags.rollout import down
 from flags.rollout.flag_admin import ManagedFlag
 from flags.rollout.ledger import Act
 from flags.rollout.moves import Kind, Reason
+from flags.rollout.standing import gap
 from flags.rollout.unleash_admin import UnleashAdmin
-from tests.rolling import Rolling, Running, policy
+from tests.rolling import TICK_S, Rolling, Running, policy
+from tests.test_unleash_admin import VIEWER, person
 from tests.unleash_server import ENVIRONMENT, PROJECT, Unleash, is_installed, unleash
 
 pytestmark = [
@@ -99,6 +101,10 @@ async def complete(place: Place, running: Running) -> None:
     assert moves[-1].reason is Reason.COMPLETE
 
 
+def constraint(name: str, *values: str) -> dict[str, Any]:
+    return {"contextName": name, "operator": "IN", "values": list(values)}
+
+
 STATES: dict[str, Callable[[Place, Running], Awaitable[None]]] = {
     state.__name__: state
     for state in (soaking, unclear, awaiting_approval, paused, in_an_incident, without_data, complete)
@@ -141,7 +147,7 @@ async def test_a_second_strategy_is_seen_and_left(place: Place) -> None:
 
 
 async def test_what_a_person_does_after_a_rollback_is_theirs(place: Place) -> None:
-    """The rollout is over: it writes nothing any more, whatever is set."""
+    """The rollout is over: it writes nothing any more, and says what is in force, and whose it is."""
     with place.rolling.running() as running:
         await running.begin()
         await running.until(5)
@@ -151,7 +157,8 @@ async def test_what_a_person_does_after_a_rollback_is_theirs(place: Place) -> No
         await place.change(rollout="10")
         moves = await running.ticks(3)
 
-    assert {move.reason for move in moves} == {Reason.ROLLED_BACK}
+    assert {(move.kind, move.reason) for move in moves} == {(Kind.HOLD, Reason.FLAG_CHANGED)}
+    assert "0 % is decided, and 10 % are in force" in moves[-1].detail
     assert await place.share() == 10
 
 
@@ -164,6 +171,119 @@ async def test_the_kill_flag_of_the_server_ends_it(place: Place) -> None:
         moves = await running.ticks(2)
 
     assert moves[-1].reason is Reason.KILLED
+    assert await place.share() == 0
+
+
+async def test_what_the_server_makes_of_a_lost_strategy_is_held(place: Place) -> None:
+    """Somebody deletes it, and turns the flag off and on again: Unleash has put its 100 % in its place."""
+    with place.rolling.running() as running:
+        await running.begin()
+        await running.until(5)
+        [strategy] = await place.strategies()
+        strategies = place.server.strategies_of(place.flag)
+        await place.server.ask("DELETE", f"{strategies}/{strategy['id']}")
+        environment = place.server.environment_of(place.flag)
+        await place.server.ask("POST", f"{environment}/off")
+        await place.server.ask("POST", f"{environment}/on")
+        moves = await running.ticks(2)
+        state = running.controller.state
+
+    assert await place.share() == 100
+    assert {(move.kind, move.reason) for move in moves} == {(Kind.HOLD, Reason.FLAG_CHANGED)}
+    assert gap(state, state.standing) == "5 % is decided, and 100 % are in force"
+
+
+async def test_an_environment_that_is_off_is_held_and_no_time_in_the_step(place: Place) -> None:
+    """A day of it, and on again: the step's time and proof begin anew."""
+    with place.rolling.running() as running:
+        await running.begin()
+        await running.until(25)
+        await running.ticks(2)
+        environment = place.server.environment_of(place.flag)
+        await place.server.ask("POST", f"{environment}/off")
+        moves = await running.ticks(5)
+        state = running.controller.state
+        assert {(move.kind, move.reason) for move in moves} == {(Kind.HOLD, Reason.FLAG_CHANGED)}
+        assert "off in its environment" in moves[-1].detail
+        assert gap(state, state.standing) == "25 % is decided, and the flag is off in its environment"
+        await place.server.ask("POST", f"{environment}/on")
+        [first, *_] = await running.ticks(2)
+        assert first.kind is Kind.SOAK
+        assert running.controller.state.dwelt_s == TICK_S
+
+
+async def test_a_segment_that_is_widened_is_a_change_by_somebody(place: Place) -> None:
+    """The strategy stays what it was, and names others: held, and after a person's word begun anew."""
+    ask = place.server.ask
+    segment = {"name": f"wards of {place.flag}", "constraints": [constraint("ward", "a")]}
+    made = await ask("POST", "/segments", segment)
+    [strategy] = await place.strategies()
+    path = f"{place.server.strategies_of(place.flag)}/{strategy['id']}"
+    await ask("PUT", path, strategy | {"segments": [made["id"]]})
+    with place.rolling.running() as running:
+        await running.begin()
+        await running.until(5)
+        wider = {"name": segment["name"], "constraints": [constraint("ward", "a", "b", "c")]}
+        await ask("PUT", f"/segments/{made['id']}", wider)
+        moves = await running.ticks(3)
+        assert {(move.kind, move.reason) for move in moves} == {(Kind.HOLD, Reason.FLAG_CHANGED)}
+        assert "segments" in moves[-1].detail
+        place.rolling.wants(Act.RESUME)
+        await running.ticks(1)
+        state = running.controller.state
+
+    assert state.share == 5
+    assert state.dwelt_s == 0
+    assert state.standing is not None and state.standing["expected"] is None
+
+
+async def test_a_parent_feature_is_a_change_by_somebody(place: Place) -> None:
+    """It hides the flag; and so is what becomes of the parent."""
+    parent = f"parent-of-{place.flag}"
+    await place.server.make_flag(parent, 100)
+    with place.rolling.running() as running:
+        await running.begin()
+        await running.until(5)
+        path = f"/projects/{PROJECT}/features/{place.flag}/dependencies"
+        await place.server.ask("POST", path, {"feature": parent, "enabled": True})
+        [move] = await running.ticks(1)
+        assert (move.kind, move.reason) == (Kind.HOLD, Reason.FLAG_CHANGED)
+        place.rolling.wants(Act.RESUME)
+        moves = await running.ticks(2)
+        assert moves[-1].kind is Kind.SOAK
+        await place.server.ask("POST", f"{place.server.environment_of(parent)}/off")
+        [move] = await running.ticks(1)
+
+    assert (move.kind, move.reason) == (Kind.HOLD, Reason.FLAG_CHANGED)
+
+
+async def test_a_rollback_that_the_server_refuses_is_said_first_and_retried(place: Place) -> None:
+    """The token has lost its right to write: nothing pretends that the harm is over."""
+    with place.rolling.running() as running:
+        await running.begin()
+        await running.until(5)
+    flag = ManagedFlag(place.flag, kill_flag=place.kill_flag, group_id="headgate.streaming")
+    token = await person(place.server, f"reader-of-{place.flag}", VIEWER)
+    writer = place.rolling.admin
+    async with UnleashAdmin(
+        place.server.url, token, flag, project=PROJECT, environment=ENVIRONMENT
+    ) as place.rolling.admin:
+        with place.rolling.running() as running:
+            place.rolling.traffic.shows_wrong_text()
+            harmed, *after = await running.ticks(3)
+            state = running.controller.state
+    assert harmed.kind is Kind.ROLL_BACK
+    assert {(move.kind, move.reason) for move in after} == {(Kind.HOLD, Reason.NOT_WRITTEN)}
+    assert "403" in after[-1].detail
+    assert gap(state, state.standing).startswith("0 % is decided and not yet written, and 5 % are in force")
+    assert await place.share() == 5
+
+    place.rolling.admin = writer
+    with place.rolling.running() as running:
+        fence = await running.lease.acquire()
+        assert fence is not None
+        await running.controller.retry(fence)
+        assert gap(running.controller.state, running.controller.state.standing) == ""
     assert await place.share() == 0
 
 

@@ -151,6 +151,7 @@ LOOK, INTERVAL, EVIDENCE = (
     for name in ("last_look_timestamp_seconds", "look_interval_seconds", "last_evidence_timestamp_seconds")
 )
 NEXT_LOOK, NEXT_INTERVAL = LOOK.replace("one", "two"), INTERVAL.replace("one", "two")
+NOT_IN_FORCE = 'headgate_rollout_not_in_force{job="headgate",instance="one"}'
 RUNNING = 'headgate_rollout_phase{job="headgate",instance="one",phase="running"}'
 UP = f"up{PROXY}"
 
@@ -218,6 +219,9 @@ LEVELS = [
     Case("HeadgateControllerSilent", "is quiet for a slow one", {LOOK: "60x40", INTERVAL: "600x40"}, 30),
     Case("HeadgateControllerSilent", "is quiet before it ever looked", {LOOK: "0x40", INTERVAL: "60x40"}, 30),
     Case("HeadgateControllerSilent", "is quiet where there is none", {}, 40),
+    Case("HeadgateRolloutNotWritten", "fires", {NOT_IN_FORCE: "1x40"}, 5, (PAGE,)),
+    Case("HeadgateRolloutNotWritten", "is quiet for a moment", {NOT_IN_FORCE: "0 1 0x40"}, 5),
+    Case("HeadgateRolloutNotWritten", "is quiet without a series", {}, 30),
     Case("HeadgateRolloutBlind", "fires", {EVIDENCE: "60x40", RUNNING: "1x40"}, 30, (TICKET,)),
     Case("HeadgateRolloutBlind", "is quiet with evidence", {EVIDENCE: "0+60x40", RUNNING: "1x40"}, 30),
     Case("HeadgateRolloutBlind", "is quiet when it is over", {EVIDENCE: "60x40", RUNNING: "0x40"}, 30),

@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import asdict
 from functools import wraps
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import click
 import orjson
@@ -18,13 +18,14 @@ from rich.live import Live
 
 from flags.errors import FlagAdminError, FlagsError, JournalBusy, PolicyError
 from flags.rollout import down, planning, running
-from flags.rollout.flag_admin import FlagAdmin
+from flags.rollout.flag_admin import Flag, FlagAdmin
 from flags.rollout.inbox import Inbox, Wish, wish
 from flags.rollout.journal import Journal, JournalReader, entries_in
 from flags.rollout.ledger import Act, Record, State, fold
 from flags.rollout.policy import Policy
 from flags.rollout.policy_file import load
 from flags.rollout.replay import differences
+from flags.rollout.standing import Standing, standing_of, written_said
 from flags.rollout.status import shown, status_of
 
 PIPED_COLUMNS = 100
@@ -33,6 +34,9 @@ PIPED_COLUMNS = 100
 WATCH_S = 1.0
 """Between two looks of `watch`."""
 
+FLAG_S = 5.0
+"""Between two of its reads of the flag, and the longest that one may take."""
+
 HEARD_S = 5.0
 """How long a command waits for the controller to journal what it wants."""
 
@@ -40,6 +44,7 @@ ACTS_S = 0.1
 """Between two looks at whether it has."""
 
 Command = Callable[..., None]
+T = TypeVar("T")
 
 
 @click.group()
@@ -48,7 +53,8 @@ def rollout() -> None:
 
     \b
     Exit codes of all: 0 done; 1 refused, with the reason; 2 usage.
-    Of `status`: 0 as planned, 3 holding, 4 rolled back, 5 killed, 6 no rollout, 7 no controller looks.
+    Of `status`: 0 as planned, 3 holding, 4 rolled back, 5 killed, 6 no rollout, 7 no controller looks,
+    8 what is in force is not what was decided.
     Of `replay`: 0 every decision is the same, 1 at least one is not.
     """
 
@@ -90,9 +96,9 @@ def _json(command: Command) -> Command:
 @_policy
 @_json
 def status(policy: Policy, as_json: bool) -> None:
-    """Where it stands and why, what was planned, written and observed, and how far proof has come."""
+    """What was decided, what was written, what is in force now; why, and how far proof has come."""
     now_s = time.time()
-    found = status_of(_state(policy), policy, now_s)
+    found = status_of(_state(policy), policy, now_s, _in_force(policy))
     if as_json:
         said = {**asdict(found), "exit_code": found.exit_code}
         click.echo(orjson.dumps(said, option=orjson.OPT_INDENT_2))
@@ -105,10 +111,13 @@ def status(policy: Policy, as_json: bool) -> None:
 @_policy
 def watch(policy: Policy) -> None:
     """The same, as it changes, until interrupted."""
+    read_due_s, in_force = 0.0, None
     with Live(auto_refresh=False, screen=False) as live:
         while True:
             now_s = time.time()
-            live.update(shown(status_of(_state(policy), policy, now_s), now_s), refresh=True)
+            if now_s >= read_due_s:
+                in_force, read_due_s = _in_force(policy), time.time() + FLAG_S
+            live.update(shown(status_of(_state(policy), policy, now_s, in_force), now_s), refresh=True)
             time.sleep(WATCH_S)
 
 
@@ -151,6 +160,20 @@ def plan(policy: Policy, as_json: bool, seconds: float, users: int | None) -> No
     raise SystemExit(1 if found.refusals else 0)
 
 
+def _in_force(policy: Policy) -> Standing | None:
+    """The flag as it is now; None where it cannot be read: then as the controller saw it last."""
+
+    async def reading() -> Standing:
+        async with asyncio.timeout(FLAG_S), running.opened_admin(policy) as admin:
+            return standing_of(await admin.read())
+
+    try:
+        return asyncio.run(reading())
+    except (FlagAdminError, TimeoutError) as exc:
+        click.echo(f"the flag cannot be read now: {exc or 'no answer'}", err=True)
+        return None
+
+
 def _state(policy: Policy) -> State:
     return fold(entries_in(policy.journal))
 
@@ -178,15 +201,22 @@ def _log_to_stderr() -> None:
     ours.setLevel(logging.INFO)
 
 
-def _act(policy: Policy, what: Act, by: str, reason: str) -> None:
-    """Journal it, by the controller if one runs, and say what came of it."""
+def _act(policy: Policy, what: Act, by: str, reason: str, lowered: Flag | None = None) -> None:
+    """Journal it, by the controller if one runs, and say what came of it.
+
+    Args:
+        lowered: the flag at 0 %, as the act has brought it there by itself.
+    """
     wanted = wish(what, by, reason, _state(policy).seq)
     if not _state(policy).run:
         raise click.ClickException("there is no rollout yet; `headgate rollout run` begins one")
     try:
         with Journal.open(policy.journal) as journal:
             journal.append(Record.ACT, wanted.body(), at_s=time.time())
-        click.echo(f"{what}: journaled; no controller runs, so nothing follows until one does")
+            if lowered is not None:
+                said = written_said(_state(policy).step, lowered)
+                journal.append(Record.WRITTEN, said, at_s=time.time())
+        click.echo(f"{what}: journaled; no controller runs")
         return
     except JournalBusy:
         Inbox(policy.journal).put(wanted)
@@ -218,25 +248,25 @@ for _what, _text in {
     _command(_what, _text)
 
 
-def _with_admin(policy: Policy, do: Callable[[FlagAdmin], Awaitable[object]]) -> None:
-    async def doing() -> None:
+def _with_admin(policy: Policy, do: Callable[[FlagAdmin], Awaitable[T]]) -> T:
+    async def doing() -> T:
         async with running.opened_admin(policy) as admin:
-            await do(admin)
+            return await do(admin)
 
-    asyncio.run(doing())
+    return asyncio.run(doing())
 
 
-def _go_down(policy: Policy, wanted: Wish, do: Callable[[FlagAdmin], Awaitable[object]], done: str) -> None:
+def _go_down(policy: Policy, wanted: Wish, do: Callable[[FlagAdmin], Awaitable[Flag]], done: str) -> None:
     """The flag first, which needs neither controller nor journal; then journaled, also where that failed."""
-    problem = ""
+    problem, lowered = "", None
     try:
-        _with_admin(policy, do)
+        lowered = _with_admin(policy, do)
         click.echo(done)
     except FlagAdminError as exc:
         problem = str(exc)
     if _state(policy).run:
         try:
-            _act(policy, wanted.what, wanted.by, wanted.reason)
+            _act(policy, wanted.what, wanted.by, wanted.reason, lowered)
         except click.ClickException as exc:
             click.echo(exc.message, err=True)
     if problem:

@@ -20,7 +20,7 @@ from flags.errors import (
     RolloutError,
 )
 from flags.rollout import believable
-from flags.rollout.evidence import Batch, batch_heard, batch_said
+from flags.rollout.evidence import APART, ELIGIBLE, Arm, Batch, batch_heard, batch_said
 from flags.rollout.flag_admin import Flag, FlagAdmin, Strategy
 from flags.rollout.freezes import frozen
 from flags.rollout.guardrails import Budget, Exposure, Guardrail
@@ -28,12 +28,13 @@ from flags.rollout.inbox import Inbox, wish
 from flags.rollout.journal import Entry, Journal
 from flags.rollout.jury import Jury
 from flags.rollout.lease import Fence, Lease
-from flags.rollout.ledger import Act, Record, State, fold
+from flags.rollout.ledger import Act, Record, State, begins_anew, fold
 from flags.rollout.moves import Change, Kind, Mode, Move, Phase, Situation, Stage, decide
 from flags.rollout.notices import News, Notice
-from flags.rollout.policy import Policy
+from flags.rollout.policy import Policy, Step
 from flags.rollout.readings import Reading, Readings, between, carried, from_bytes, to_bytes
 from flags.rollout.replay import jury_heard, jury_said, plain, situation_said
+from flags.rollout.standing import gap, misread, standing_of, written_said
 from flags.rollout.strategies import shows_nobody
 from flags.rollout.verdict import Verdict
 
@@ -44,6 +45,9 @@ MAX_UNTOLD = 100
 
 WRITE_S = 15.0
 """The longest that a write may take with what is read before and after it; the lease must last for it."""
+
+MOST_IDLE_S = 3600.0
+"""Of a time in which nobody of the stream arm asked for anything, so much counts as time in the step."""
 
 DARK = {"name": "dark", "weight": 1000, "weightType": "variable"}
 """The variant of a dark step: everybody's, for whom the flag is on."""
@@ -78,6 +82,10 @@ class _Evidence:
     batch: Batch | None = None
     problem: str = ""
     proxies_change: bool = False
+    dwelt_s: float = 0.0
+    """Of the time since then, what counts as time in the step."""
+    idle_s: float = 0.0
+    """What may come to count with the next answer of the stream arm."""
 
 
 class Controller:
@@ -153,6 +161,8 @@ class Controller:
                 "base": asdict(base),
                 "event_id": flag.event_id,
                 "digest": flag.strategy.digest,
+                "around": flag.around,
+                "standing": standing_of(flag),
                 "share": flag.strategy.share,
                 "exposed_before": self._exposed_before(before),
             },
@@ -183,7 +193,8 @@ class Controller:
         if flag is not None:
             self._settle_changes(flag)
             flag = await self._go_down(flag, fence)  # before evidence, which may keep one waiting
-        evidence = self._heard(await self._look())
+        evidence = self._timed(self._heard(await self._look()), flag)
+        unwritten = self._still_unwritten(problem)
         situation = self._situation(flag, problem, evidence)
         move = decide(situation)
         intent = self._intent(move, flag)
@@ -193,11 +204,14 @@ class Controller:
                 "step": self._state.step,
                 "batch": None if evidence.batch is None else batch_said(evidence.batch),
                 "no_data": evidence.problem,
-                "dwelt_s": self._dwelt_s(evidence.batch),
+                "dwelt_s": evidence.dwelt_s,
+                "idle_s": evidence.idle_s,
                 "situation": situation_said(situation),
                 "verdicts": [plain(verdict) for verdict in situation.verdicts],
                 "move": plain(move),
-                "intent": None if intent is None else {"step": intent[0], "digest": intent[1].digest},
+                "intent": None if intent is None else _intent_said(*intent),
+                "standing": None if flag is None else standing_of(flag),
+                "unwritten": unwritten,
                 "fence": fence.number,
             },
             watermark=None if self._reading is None else to_bytes(self._reading),
@@ -262,7 +276,7 @@ class Controller:
             self._untold.append(notice)
         if entry.kind == Record.BEGIN:
             self._jury = jury_heard(entry.body["jury"])  # what was agreed on then is what it is judged by
-        elif entry.kind == Record.WRITTEN and self._state.step != step:
+        elif begins_anew(entry, step):
             self._jury.enter(self._state.step)
 
     async def _read_flag(self) -> tuple[Flag | None, str]:
@@ -276,19 +290,29 @@ class Controller:
         state = self._state
         if flag.killed and state.phase is not Phase.KILLED:
             self._append_act(Act.KILL, "the kill flag", "found to be on")
-        if not _is_ours(flag) or self._is_changed():
+        if not _is_ours(flag) or self._is_changed() or self._state.is_over:
             return
         watching = self._mode is Mode.OBSERVE
-        if flag.event_id == state.event_id and not (watching and state.step < 0):
+        same = flag.strategy.digest == state.digest and not self._is_around_changed(flag)
+        if (
+            same
+            and flag.event_id == state.event_id
+            and not (state.was_changed or (watching and state.step < 0))
+        ):
             return
         if state.intent is not None and flag.strategy.digest == state.intent.digest:
             self._append_written(state.intent.step, flag)  # written by a controller that then died
-        elif flag.strategy.digest == state.digest and state.step >= 0:
-            self._append_written(state.step, flag)  # changed and changed back, or nothing that matters
+        elif same and state.step >= 0:
+            # Changed and changed back, or nothing that matters. Who was exposed meanwhile is not known.
+            self._append_written(state.step, flag, anew=state.was_changed)
         elif state.resumed or watching:
             shares = [step.share_written(self._policy) for step in self._policy.steps]
             if flag.strategy.share in shares:
-                self._append_written(shares.index(flag.strategy.share), flag)
+                self._append_written(shares.index(flag.strategy.share), flag, anew=True)
+
+    def _is_around_changed(self, flag: Flag) -> bool:
+        """Whether what decides beside the strategy is another; of older journals it is not known."""
+        return bool(self._state.around) and flag.around != self._state.around
 
     async def _look(self) -> _Evidence:
         """What settled since the last look. The first look of all says where counting begins."""
@@ -325,11 +349,11 @@ class Controller:
             phase=state.phase,
             mode=self._mode,
             stage=self._stage(),
-            dwelt_s=state.dwelt_s + self._dwelt_s(evidence.batch),
+            dwelt_s=state.dwelt_s + evidence.dwelt_s,
             verdicts=self.verdicts,
             flag_problem=problem,
             change=change,
-            changed_by="" if flag is None or change is Change.NONE else flag.event_by,
+            changed_by="" if flag is None or change is Change.NONE else self._changed_by(flag),
             others=len(flag.others) if flag is not None and flag.enabled else 0,
             policy_changed=self._is_changed(),
             no_data=evidence.problem,
@@ -339,12 +363,55 @@ class Controller:
             overridden=state.overridden,
             frozen=frozen(policy.freeze, self._now()) or "",
             incident=self._ports.incident(),
+            soaked_s=state.soaked_s,
+            proxies_change_s=state.proxies_change_s,
+            unwritten=self._still_unwritten(problem) if state.down_pending else "",
+            exposed_after=self._exposed_after(flag),
+            not_exposed=self._not_exposed(flag) if change is Change.NONE else "",
         )
+
+    def _still_unwritten(self, problem: str) -> str:
+        """Why what was decided by an earlier look is not written; "" if it is, or nothing was."""
+        state = self._state
+        if self._mode is Mode.OBSERVE and state.down_pending:
+            return "the mode is observe, which writes nothing: set the share to 0"
+        if not state.down_pending and state.intent is None:
+            return ""
+        return problem or self._unwritten or "the controller ended before it was"
+
+    def _exposed_after(self, flag: Flag | None) -> str:
+        """What somebody has put in force after the end, which is theirs: it is told, and left."""
+        if flag is None or not self._state.is_over or self._state.down_pending:
+            return ""
+        found = gap(self._state, standing_of(flag))
+        return f"{found}, by {flag.event_by}." if found else ""
+
+    def _not_exposed(self, flag: Flag | None) -> str:
+        state = self._state
+        if flag is None or state.step < 0 or state.is_over or self._is_changed():
+            return ""
+        if flag.expected == 0 and self._policy_step.share:
+            return "by the flag's own evaluation nobody is shown anything: look at its variants"
+        if self._ports.clocks.wall() - state.entered_s < self._policy.page_after_s:
+            return ""  # what settles by now was decided before
+        return misread(state)
+
+    @property
+    def _policy_step(self) -> Step:
+        return self._policy.steps[self._state.step]
+
+    def _changed_by(self, flag: Flag) -> str:
+        """Who; of what is beside the flag the flag's events do not say."""
+        if flag.strategy.digest == self._state.digest and _is_ours(flag):
+            return "somebody: its variants, its parents or its segments are others"
+        return flag.event_by if flag.enabled else f"{flag.event_by}: it is off in its environment"
 
     def _change(self, flag: Flag) -> Change:
         """What somebody else did to the flag since it was last written, or accepted."""
         state, strategy = self._state, flag.strategy
         if not _is_ours(flag):
+            return Change.OTHER
+        if self._is_around_changed(flag):
             return Change.OTHER
         if strategy.digest == state.digest:
             return Change.NONE
@@ -358,7 +425,7 @@ class Controller:
     def _stage(self) -> Stage | None:
         if self._state.step < 0 or self._is_changed():
             return None
-        step = self._policy.steps[self._state.step]
+        step = self._policy_step
         return Stage(
             at_least_s=step.at_least.total_seconds(),
             at_most_s=None if step.at_most is None else step.at_most.total_seconds(),
@@ -367,12 +434,24 @@ class Controller:
             is_last=self._state.step == len(self._policy.steps) - 1,
         )
 
-    def _dwelt_s(self, batch: Batch | None) -> float:
-        """Time with evidence. One that is longer than a reading stays fresh was an outage."""
+    def _timed(self, evidence: _Evidence, flag: Flag | None) -> _Evidence:
+        """With the time for which users got what was written. One without evidence of it is none.
+
+        A reading after more time than one stays fresh was an outage. The flag must have been found as it was
+        written, before and after; and of a time without one answer of the stream arm an hour counts, once
+        there is one: a night is no test, but it is no outage either.
+        """
+        batch, state = evidence.batch, self._state
+        if flag is None or state.was_unknown or state.was_changed or flag.killed:
+            return evidence
         if batch is None:
-            return 0.0
+            return replace(evidence, idle_s=state.idle_s)
         took_s = batch.until_s - batch.since_s
-        return took_s if took_s <= self._policy.stale_after_s else 0.0
+        if took_s > self._policy.stale_after_s or self._change(flag) is not Change.NONE:
+            return evidence
+        if not batch.total(Arm.STREAM, ELIGIBLE | APART):
+            return replace(evidence, idle_s=state.idle_s + took_s)
+        return replace(evidence, dwelt_s=took_s + min(state.idle_s, MOST_IDLE_S))
 
     def _now(self) -> datetime:
         return datetime.fromtimestamp(self._ports.clocks.wall(), UTC)
@@ -479,15 +558,8 @@ class Controller:
             (w.reason for _, w in self._ports.inbox.waiting() if w.what in (Act.ROLL_BACK, Act.KILL)), ""
         )
 
-    def _append_written(self, step: int, flag: Flag) -> None:
-        body = {
-            "step": step,
-            "share": flag.strategy.share,
-            "digest": flag.strategy.digest,
-            "event_id": flag.event_id,
-            "by": flag.event_by,
-        }
-        self._append(Record.WRITTEN, body)
+    def _append_written(self, step: int, flag: Flag, *, anew: bool = False) -> None:
+        self._append(Record.WRITTEN, written_said(step, flag, anew=anew))
 
     def _append_act(self, act: Act, by: str, reason: str) -> None:
         self._append(Record.ACT, wish(act, by, reason, self._state.seq).body())
@@ -508,6 +580,10 @@ class Controller:
         if not before.run or self._policy.reexposure == "rotate":
             return None
         return {"run": before.run, "share": before.reached}
+
+
+def _intent_said(step: int, strategy: Strategy) -> dict[str, Any]:
+    return {"step": step, "digest": strategy.digest, "share": strategy.share}
 
 
 def _is_ours(flag: Flag) -> bool:

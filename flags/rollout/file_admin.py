@@ -17,10 +17,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from flags.deciding import digest, surroundings
 from flags.document import Document, parse
 from flags.engine import Engine
 from flags.errors import FlagAdminError, FlagChanged, FlagDocumentError
-from flags.rollout.flag_admin import Flag, ManagedFlag, Strategy
+from flags.rollout.exposure import expected_share
+from flags.rollout.flag_admin import Flag, Kill, ManagedFlag, Strategy
 from flags.rollout.strategies import (
     choose,
     hides,
@@ -189,13 +191,18 @@ class FileAdmin:
     def _read(self, found: _Found) -> Flag:
         feature = self._feature(found)
         ours, others = choose(_strategies(feature), self._flag)
+        kill = _kill(found, self._flag.kill_flag)
+        segments = {segment.get("id"): segment for segment in found.document.get("segments") or ()}
         return Flag(
             strategy=ours,
             others=others,
             enabled=feature["enabled"],
             event_id=found.event_id,
             event_by=BY_US if found.event_id == self._ours else BY_OTHERS,
-            killed=_is_killed(found, self._flag.kill_flag),
+            killed=kill is Kill.ON,
+            kill=kill,
+            around=digest(surroundings(feature, found.features, segments)),
+            expected=expected_share(found.checked, found.features, self._flag, ours.group_id),
         )
 
     def _replace(self, found: _Found) -> None:
@@ -225,6 +232,14 @@ def _stamp(status: os.stat_result) -> tuple[int, int, int]:
 def _strategies(feature: Mapping[str, Any]) -> list[Strategy]:
     # The engine does not know `disabled`, and takes such a strategy for an enabled one: so do we.
     return [replace(read_strategy(raw, at), disabled=False) for at, raw in enumerate(feature["strategies"])]
+
+
+def _kill(found: _Found, kill_flag: str) -> Kill:
+    if kill_flag not in found.features:
+        return Kill.ABSENT
+    if _is_killed(found, kill_flag):
+        return Kill.ON
+    return Kill.SOME if kill_flag in found.checked.enabled else Kill.OFF
 
 
 def _is_killed(found: _Found, kill_flag: str) -> bool:

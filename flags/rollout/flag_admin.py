@@ -4,6 +4,7 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from enum import StrEnum
 from typing import Any, Protocol
 
 
@@ -49,6 +50,17 @@ class Strategy:
         return hashlib.sha256(json.dumps(said, sort_keys=True, default=dict).encode()).hexdigest()
 
 
+class Kill(StrEnum):
+    """What the kill flag says."""
+
+    OFF = "off"
+    ON = "on"
+    SOME = "some"
+    """It is on, and asks who the user is: so it stops some, and not everybody."""
+    ABSENT = "absent"
+    """There is none, or it was archived: whoever was killed by it stays so."""
+
+
 @dataclass(frozen=True, slots=True)
 class Flag:
     """What one read says: the flag in one environment, and the last change of it."""
@@ -64,6 +76,11 @@ class Flag:
     """Who made it, as Unleash names them."""
     killed: bool
     """Whether the kill flag is on."""
+    kill: Kill = Kill.OFF
+    around: str = ""
+    """Digest of what decides beside the strategies: variants, parents, segments. "": it is not known."""
+    expected: float | None = None
+    """Percent of users who are shown something, by the flag's own evaluation; None: only requests tell."""
 
 
 class FlagAdmin(Protocol):

@@ -13,7 +13,13 @@ from enum import StrEnum
 from typing import Any, Protocol
 
 from flags.rollout.evidence import Arm
-from flags.rollout.moves import Kind, Mode, Phase
+from flags.rollout.moves import Kind, Mode, Phase, Reason
+
+WAITING = frozenset({Reason.TIME, Reason.SAMPLES, Reason.UNCLEAR, Reason.PROXIES_CHANGE})
+"""Reasons to do nothing for which nobody is needed, as long as it does not take too long."""
+
+MOST_BETWEEN_S = 3600.0
+"""Between two looks; what is longer was an absence, of which others tell."""
 
 KNOWN_ACTS = 100
 """As many as may wait at a time."""
@@ -61,6 +67,8 @@ class Intent:
 
     step: int
     digest: str
+    share: int | None = None
+    """Percent; of older journals it is not known."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +89,22 @@ class State:
     """Of the last change of the flag that is known, and accounted for."""
     digest: str = ""
     """Of the strategy as it was written last."""
+    around: str = ""
+    """Of what decides beside the strategy, as it was then; "" where that is not known."""
+    standing: Mapping[str, Any] | None = None
+    """The flag as it was read last, in the words of `standing`; None where it could not be."""
+    unwritten: str = ""
+    """Why what was decided was not written by the last look."""
+    was_changed: bool = False
+    """Whether somebody had changed the flag at the last look: since then others than ours were exposed."""
+    was_unknown: bool = False
+    """Whether the flag could not be read by the last look."""
+    idle_s: float = 0.0
+    """Time without one answer of the stream arm, up to the last look, which is not in `dwelt_s` yet."""
+    soaked_s: float = 0.0
+    """Time in this step in which it only waited."""
+    proxies_change_s: float = 0.0
+    """Time for which proxies have come, gone or been missing at every look."""
     base: Mapping[str, Any] | None = None
     """The strategy as it was found, for its variants."""
     dark_first: bool = False
@@ -117,6 +141,11 @@ class State:
     """The newest entry that somebody was sent a notice of."""
 
     @property
+    def is_dark(self) -> bool:
+        """Whether it stands at a dark step."""
+        return self.dark_first and self.step == 0
+
+    @property
     def is_over(self) -> bool:
         """Whether nothing more will be written but the share of 0."""
         return self.phase in (Phase.ROLLED_BACK, Phase.KILLED)
@@ -139,6 +168,8 @@ def _after_begin(state: State, entry: Entry) -> State:
         event_id=body["event_id"],
         digest=body["digest"],
         share=body["share"],
+        around=body.get("around", ""),
+        standing=body.get("standing"),
         last_good_s=entry.at_s,
         last_flag_s=entry.at_s,
         told=state.told,
@@ -164,7 +195,14 @@ def _after_tick(state: State, entry: Entry) -> State:
         state,
         phase=Phase.ROLLED_BACK if back else state.phase,
         down_pending=state.down_pending or back,
-        intent=None if intent is None else Intent(intent["step"], intent["digest"]),
+        intent=None if intent is None else Intent(intent["step"], intent["digest"], intent.get("share")),
+        standing=body.get("standing"),
+        unwritten=body.get("unwritten", ""),
+        was_changed=body["situation"].get("change", "none") != "none",
+        was_unknown=bool(body["situation"].get("flag_problem")),
+        idle_s=body.get("idle_s", 0.0),
+        soaked_s=state.soaked_s + (_since(state, entry) if _only_waits(body) else 0.0),
+        proxies_change_s=state.proxies_change_s + _since(state, entry) if _proxies_change(body) else 0.0,
         dwelt_s=state.dwelt_s + body["dwelt_s"],
         streamed=state.streamed + sum(count for arm, _, _, count in outcomes if arm == Arm.STREAM),
         settled=state.settled + sum(count for _, _, _, count in outcomes),
@@ -176,6 +214,25 @@ def _after_tick(state: State, entry: Entry) -> State:
     )
 
 
+def _since(state: State, entry: Entry) -> float:
+    """The time since the last look; of one that a controller was away, no more than is sure."""
+    since_s = max(0.0, entry.at_s - max(state.last_tick_s, state.entered_s))
+    return min(since_s, MOST_BETWEEN_S) if state.last_tick_s else 0.0
+
+
+def _only_waits(body: Mapping[str, Any]) -> bool:
+    return body["move"]["reason"] in WAITING
+
+
+def _proxies_change(body: Mapping[str, Any]) -> bool:
+    return bool(body["situation"].get("proxies_change"))
+
+
+def begins_anew(entry: Entry, step: int) -> bool:
+    """Whether with this entry evidence is of another exposure than before, where `step` was in force then."""
+    return entry.kind == Record.WRITTEN and (entry.body["step"] != step or bool(entry.body.get("anew")))
+
+
 def _after_written(state: State, entry: Entry) -> State:
     body = entry.body
     step, share = body["step"], body["share"]
@@ -183,6 +240,9 @@ def _after_written(state: State, entry: Entry) -> State:
         state,
         event_id=body["event_id"],
         digest=body["digest"],
+        around=body.get("around", ""),
+        standing=body.get("standing"),
+        unwritten="",
         share=share,
         reached=max(state.reached, share),
         intent=None,
@@ -190,13 +250,15 @@ def _after_written(state: State, entry: Entry) -> State:
     )
     if share == 0:  # no step's: a dark one writes the next one's
         state = replace(state, phase=state.phase if state.is_over else Phase.ROLLED_BACK, down_pending=False)
-    if step == state.step:
+    if not begins_anew(entry, state.step):
         return state
     return replace(
         state,
         step=step,
         entered_s=entry.at_s,
         dwelt_s=0.0,
+        idle_s=0.0,
+        soaked_s=0.0,
         streamed=0,
         settled=0,
         approved=False,

@@ -36,6 +36,7 @@ FAMILIES: Mapping[str, tuple[tuple[str, ...], str]] = {
     "samples_needed": (("guardrail",), "So many before anything counts as safe"),
     "users": (("guardrail",), "Users met in the smaller arm"),
     "users_needed": (("guardrail",), "So many before the arms are compared"),
+    "not_in_force": ((), "1 while what is in force is not what was decided"),
     "dwelt_seconds": ((), "Time with evidence in this step"),
     "dwell_needed_seconds": ((), "The least that the policy asks for"),
     "look_interval_seconds": ((), "Between two looks, by the policy"),
@@ -57,7 +58,7 @@ LABELS: Mapping[str, type[Enum] | tuple[str, ...] | str] = {
     "phase": (NO_PHASE, *Phase),
     "move": Kind,
     "reason": Reason,
-    "kind": ("planned", "written", "observed"),
+    "kind": ("planned", "decided", "written", "in_force", "expected", "observed"),
     "guardrail": "its name in the policy",
     "towards": tuple(_TOWARDS),
     "line": tuple(_LINES),
@@ -107,6 +108,7 @@ def _plain(state: State, status: Status, policy: Policy) -> Mapping[str, float]:
     return {
         "step": status.step,
         "steps": status.steps,
+        "not_in_force": float(bool(status.gap)),
         "dwelt_seconds": status.dwelt_s,
         "dwell_needed_seconds": status.at_least_s,
         "look_interval_seconds": policy.tick_s,
@@ -125,7 +127,12 @@ def _one_of(names: Iterable[str], chosen: str) -> list[_Sample]:
 
 def _shares(status: Status) -> Iterator[_Sample]:
     yield ("planned",), status.planned
+    yield ("decided",), status.decided
     yield ("written",), status.written
+    if status.in_force is not None:
+        yield ("in_force",), status.in_force["share"]
+        if status.in_force["expected"] is not None:
+            yield ("expected",), status.in_force["expected"]
     if status.observed is not None:
         yield ("observed",), status.observed
 

@@ -59,12 +59,16 @@ class Reason(StrEnum):
 
     KILLED = "killed"
     ROLLED_BACK = "rolled_back"
+    NOT_WRITTEN = "not_written"
+    """The 0 % that was decided could not be written yet: somebody should."""
     HARM = "harm"
     BEGIN = "begin"
     """Nothing was written yet: the first step comes."""
     FLAG_UNREADABLE = "flag_unreadable"
     FLAG_CHANGED = "flag_changed"
     FLAG_LOWERED = "flag_lowered"
+    NOT_EXPOSED = "not_exposed"
+    """The share is as it was written, and is not what users get."""
     POLICY_CHANGED = "policy_changed"
     PAUSED = "paused"
     WARNING = "warning"
@@ -138,6 +142,16 @@ class Situation:
     frozen: str = ""
     """By which window, and until when."""
     incident: bool = False
+    unwritten: str = ""
+    """Why the 0 % that was decided is not written."""
+    exposed_after: str = ""
+    """What is in force though the rollout is over."""
+    not_exposed: str = ""
+    """How what users get differs from the share, which is as it was written."""
+    soaked_s: float = 0.0
+    """Time in this step in which it only waited."""
+    proxies_change_s: float = 0.0
+    """For so long proxies have come, gone or been missing at every look."""
 
 
 CLOCK_JUMP_S = 30.0
@@ -197,6 +211,35 @@ def _needs_approval(situation: Situation) -> bool:
     return _stage(situation).approve and not (situation.approved or situation.overridden)
 
 
+LONG_S = 900.0
+"""A deployment takes less: proxies that come and go for longer, or stay away, are for somebody to look at."""
+
+TOO_LONG = 2
+"""Times its plan; what waits for longer does not end by waiting."""
+
+
+def _waits(situation: Situation) -> Kind:
+    """As planned, or a hold, where it has taken twice its time."""
+    stage = _stage(situation)
+    is_long = situation.soaked_s > TOO_LONG * (stage.at_most_s or stage.at_least_s)
+    return Kind.HOLD if is_long else Kind.SOAK
+
+
+def _waits_for_time(situation: Situation) -> Kind:
+    is_long = situation.soaked_s > TOO_LONG * _stage(situation).at_least_s
+    return Kind.HOLD if is_long else Kind.SOAK
+
+
+def _waits_for_proxies(situation: Situation) -> Kind:
+    return Kind.HOLD if situation.proxies_change_s > LONG_S else _waits_for_time(situation)
+
+
+def _proxies_said(situation: Situation) -> str:
+    return "proxies come and go, or one is missing: look at the targets" * (
+        _waits_for_proxies(situation) is Kind.HOLD
+    )
+
+
 def _time_left(situation: Situation) -> str:
     return f"{_stage(situation).at_least_s - situation.dwelt_s:.0f} s to go"
 
@@ -236,6 +279,10 @@ def _harm_done(situation: Situation) -> str:
     return " ".join(filter(None, sentences))
 
 
+def _exposed_after(situation: Situation) -> str:
+    return " ".join(filter(None, (situation.exposed_after, _still_exposed(situation))))
+
+
 def _still_exposed(situation: Situation) -> str:
     """What a share of 0 does not stop."""
     if not situation.others:
@@ -248,6 +295,8 @@ def _still_exposed(situation: Situation) -> str:
 
 RULES: tuple[_Rule, ...] = (
     # What is for good.
+    (Reason.NOT_WRITTEN, Kind.HOLD, lambda s: s.unwritten, lambda s: s.unwritten),
+    (Reason.FLAG_CHANGED, Kind.HOLD, lambda s: s.exposed_after, _exposed_after),
     (Reason.KILLED, Kind.STAY, lambda s: s.phase is Phase.KILLED, _nothing),
     (Reason.ROLLED_BACK, Kind.STAY, lambda s: s.phase is Phase.ROLLED_BACK, _still_exposed),
     # Down, in every state.
@@ -261,6 +310,7 @@ RULES: tuple[_Rule, ...] = (
     (Reason.FLAG_UNREADABLE, Kind.HOLD, lambda s: s.flag_problem, lambda s: s.flag_problem),
     (Reason.FLAG_CHANGED, Kind.HOLD, lambda s: s.change is Change.OTHER, lambda s: f"by {s.changed_by}"),
     (Reason.FLAG_LOWERED, Kind.HOLD, lambda s: s.change is Change.LOWERED, lambda s: f"by {s.changed_by}"),
+    (Reason.NOT_EXPOSED, Kind.HOLD, lambda s: s.not_exposed, lambda s: s.not_exposed),
     (
         Reason.POLICY_CHANGED,
         Kind.HOLD,
@@ -280,17 +330,17 @@ RULES: tuple[_Rule, ...] = (
     (Reason.INCIDENT, Kind.HOLD, lambda s: s.stage is None and s.incident, _nothing),
     (Reason.BEGIN, Kind.ADVANCE, lambda s: s.stage is None, _nothing),
     (Reason.NO_DATA, Kind.HOLD, lambda s: not s.verdicts, lambda s: "no guardrail is in force"),
-    (Reason.PROXIES_CHANGE, Kind.SOAK, lambda s: s.proxies_change, _nothing),
+    (Reason.PROXIES_CHANGE, _waits_for_proxies, lambda s: s.proxies_change, _proxies_said),
     # What is still to come.
-    (Reason.TIME, Kind.SOAK, _is_short, _time_left),
+    (Reason.TIME, _waits_for_time, _is_short, _time_left),
     (
         Reason.OVERDUE,
         Kind.HOLD,
         lambda s: _unproved(s) and _is_overdue(s),
         lambda s: _sentences(_unproved(s)),
     ),
-    (Reason.SAMPLES, Kind.SOAK, _wants_samples, _samples_left),
-    (Reason.UNCLEAR, Kind.SOAK, _unproved, lambda s: _sentences(_unproved(s))),
+    (Reason.SAMPLES, _waits, _wants_samples, _samples_left),
+    (Reason.UNCLEAR, _waits, _unproved, lambda s: _sentences(_unproved(s))),
     (Reason.COMPLETE, Kind.STAY, lambda s: _stage(s).is_last, _nothing),
     (Reason.APPROVAL, Kind.HOLD, _needs_approval, lambda s: "headgate rollout approve"),
     (Reason.FROZEN, Kind.HOLD, lambda s: s.frozen, lambda s: s.frozen),

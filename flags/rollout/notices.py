@@ -75,6 +75,8 @@ class News:
         kind, reason, detail = Kind(move["kind"]), Reason(move["reason"]), move["detail"]
         if reason is Reason.NO_DATA and entry.at_s - state.last_good_s < self.page_after_s:
             return self, None
+        if entry.body.get("unwritten") and kind is not Kind.HOLD:
+            kind, reason, detail = Kind.HOLD, Reason.NOT_WRITTEN, str(entry.body["unwritten"])
         what = _WATCHED.get(kind) if entry.body["situation"]["mode"] == Mode.OBSERVE else _DONE.get(kind)
         if reason is Reason.COMPLETE:
             what = "complete"

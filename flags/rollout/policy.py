@@ -43,6 +43,10 @@ def _selector(value: str) -> str:
     return value
 
 
+STALE_TICKS = 1.5
+"""Two looks are a tick apart, and a bit."""
+
+
 def _stickiness(value: Any) -> Any:
     if value != "userId":
         raise ValueError(
@@ -249,6 +253,16 @@ class Policy(Block):
     @classmethod
     def _routes_once(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         return _different(value)
+
+    @field_validator("stale_after_s")
+    @classmethod
+    def _outlives_a_tick(cls, value: float, info: ValidationInfo) -> float:
+        if value < STALE_TICKS * info.data.get("tick_s", 0):
+            raise ValueError(
+                f"must be at least {STALE_TICKS:g} times `tick_s`: else every look comes after an outage, "
+                "and no time counts"
+            )
+        return value
 
     @field_validator("page_after_s")
     @classmethod

@@ -18,7 +18,7 @@ from flags.rollout.guardrails import (
     ZeroTolerance,
 )
 from flags.rollout.jury import Jury
-from flags.rollout.ledger import Entry, Record, State, fold
+from flags.rollout.ledger import Entry, Record, State, begins_anew, fold
 from flags.rollout.moves import Change, Mode, Phase, Situation, Stage, decide
 
 _KINDS: Mapping[str, type[Guardrail]] = {
@@ -67,7 +67,7 @@ def differences(entries: Iterable[Entry]) -> tuple[int, list[str]]:
         state = fold([entry], state)
         if entry.kind == Record.BEGIN:
             jury = jury_heard(entry.body["jury"])
-        elif entry.kind == Record.WRITTEN and state.step != step:
+        elif begins_anew(entry, step):
             assert jury is not None, "a rollout begins before anything is written"
             jury.enter(state.step)
         elif entry.kind == Record.TICK:

@@ -13,12 +13,16 @@ from rich.text import Text
 from flags.rollout.ledger import State
 from flags.rollout.moves import Kind, Phase
 from flags.rollout.policy import Policy
+from flags.rollout.standing import Standing, decided, gap
 
 SILENT_TICKS = 3
 """A controller that has not looked for so many ticks is taken to be gone."""
 
-BAR = 24
-"""Characters of a bar."""
+BAR = 8
+"""Characters of a bar: two of them and their guardrail fit a terminal of 80."""
+
+MOST_CHARS = 130
+"""Of what is said in a line: the rest is in `--json`."""
 
 
 class ExitCode(IntEnum):
@@ -34,6 +38,8 @@ class ExitCode(IntEnum):
     """No rollout was ever begun."""
     SILENT = 7
     """No controller looks."""
+    NOT_IN_FORCE = 8
+    """What is in force is not what was decided."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,10 +56,19 @@ class Status:
     steps: int
     planned: int
     """What the policy says for this step."""
+    decided: int
+    """What is to be in the flag: by the last decision, or a person's."""
     written: int
     """What was last written to the flag, and read back."""
     observed: float | None
     """What requests say: the stream arm's part of all that settled in this step; None: nothing has."""
+    in_force: Standing | None
+    """The flag as it is: share, strategies beside, variants, environment, kill flag, and the percent of users
+    whom it shows something by its own evaluation. None: it cannot be read, or never was."""
+    gap: str
+    """How what is in force differs from what was decided; "" where it does not."""
+    answers: int
+    """That settled in this step, of everybody: what `observed` is a part of."""
     dwelt_s: float
     at_least_s: float
     next_share: int | None
@@ -70,6 +85,8 @@ class Status:
     def exit_code(self) -> ExitCode:
         if not self.run:
             return ExitCode.NONE
+        if self.gap:
+            return ExitCode.NOT_IN_FORCE
         if self.phase == Phase.KILLED:
             return ExitCode.KILLED
         if self.phase == Phase.ROLLED_BACK:
@@ -79,8 +96,13 @@ class Status:
         return ExitCode.HOLDING if self.move == Kind.HOLD else ExitCode.FINE
 
 
-def status_of(state: State, policy: Policy, now_s: float) -> Status:
-    """The status of the newest rollout at a Unix time."""
+def status_of(state: State, policy: Policy, now_s: float, in_force: Standing | None = None) -> Status:
+    """The status of the newest rollout at a Unix time.
+
+    Args:
+        in_force: the flag as it was read just now; None: as the last look had it.
+    """
+    in_force = in_force or state.standing
     tick = state.last_tick or {}
     move = tick.get("move", {"kind": "", "reason": "", "detail": ""})
     in_step = 0 <= state.step < len(policy.steps)
@@ -95,7 +117,11 @@ def status_of(state: State, policy: Policy, now_s: float) -> Status:
         step=state.step + 1,
         steps=len(policy.steps),
         planned=step.share if step else 0,
+        decided=decided(state, in_force),
         written=state.share,
+        in_force=in_force,
+        gap=gap(state, in_force),
+        answers=state.settled,
         observed=100 * state.streamed / state.settled if state.settled else None,
         dwelt_s=state.dwelt_s,
         at_least_s=step.at_least.total_seconds() if step else 0.0,
@@ -124,36 +150,62 @@ def _head(status: Status, now_s: float) -> RenderableType:
     if status.phase in (Phase.ROLLED_BACK, Phase.KILLED):
         style = "red"
     grid = Table.grid(padding=(0, 2))
+    if status.gap:
+        grid.add_row(Text("DIFFERS", style="red"), Text(_short(status.gap), style="red"))
+    if status.silent:
+        grid.add_row("", Text("No controller looks: start `headgate rollout run`.", style="red"))
     grid.add_row("state", Text(f"{status.phase} · {status.move} · {status.reason}", style=style))
     if status.detail:
-        grid.add_row("", Text(status.detail))
-    observed = "—" if status.observed is None else f"{status.observed:.1f} %"
-    grid.add_row("share", f"planned {status.planned} % · written {status.written} % · observed {observed}")
-    then = "" if status.next_share is None else f" · then {status.next_share} %"
+        grid.add_row("", Text(_short(status.detail)))
+    grid.add_row("decided", f"{status.decided} % · planned {status.planned} %{_then(status)}")
+    grid.add_row("written", f"{status.written} %")
+    grid.add_row("in force", _in_force(status.in_force))
+    grid.add_row("", _users_and_requests(status))
     grid.add_row(
         "step",
-        f"{status.step} of {status.steps} · {_span(status.dwelt_s)} of at least "
-        f"{_span(status.at_least_s)}{then}",
+        f"{status.step} of {status.steps} · {_span(status.dwelt_s)} of at least {_span(status.at_least_s)}",
     )
     grid.add_row(
         "looked",
         f"{_span(now_s - status.last_look_s)} ago · evidence {_span(now_s - status.last_evidence_s)} old"
         f" · flag read {_span(now_s - status.last_flag_s)} ago",
     )
-    if status.silent:
-        grid.add_row("", Text("No controller looks: start `headgate rollout run`.", style="red"))
     if status.last_act:
         act = status.last_act
-        grid.add_row(
-            "last act",
-            f"{act['what']} by {act['by']}, {_span(now_s - status.last_act_s)} ago: {act['reason']}",
-        )
+        said = f"{act['what']} by {act['by']}, {_span(now_s - status.last_act_s)} ago: {act['reason']}"
+        grid.add_row("last act", Text(_short(said)))
     return Panel(grid, title=f"rollout {status.run}", title_align="left")
 
 
+def _then(status: Status) -> str:
+    return "" if status.next_share is None else f" · then {status.next_share} %"
+
+
+def _in_force(found: Standing | None) -> str:
+    if found is None:
+        return "not known: the flag cannot be read"
+    beside = f" · {found['others']} strategies beside" * bool(found["others"])
+    variants = f" · variants {', '.join(found['variants'])}" * bool(found["variants"])
+    environment = "on" if found["environment"] else "off"
+    return _short(f"{found['share']} % · environment {environment} · kill {found['kill']}{beside}{variants}")
+
+
+def _users_and_requests(status: Status) -> str:
+    """Two figures of different things: who asks more than others is one user, and many answers."""
+    expected = None if status.in_force is None else status.in_force["expected"]
+    users = "users by constraints" if expected is None else f"shown to {expected:.0f} % of users"
+    if status.observed is None:
+        return f"{users} · observed —"
+    return f"{users} · observed {status.observed:.1f} % of {status.answers:,} answers"
+
+
+def _short(said: str) -> str:
+    return said if len(said) <= MOST_CHARS else f"{said[: MOST_CHARS - 1]}…"
+
+
 def _evidence(status: Status) -> Table:
-    table = Table(expand=False)
-    for heading in ("guardrail", "verdict", "samples", "harm → hold | roll back", "proof → safe"):
+    table = Table(box=None, padding=(0, 1, 0, 0))
+    for heading in ("guardrail", "verdict", "samples", "harm → back", "proof → safe"):
         table.add_column(heading, overflow="fold")
     for verdict in status.verdicts:
         table.add_row(
@@ -170,8 +222,8 @@ def _evidence(status: Status) -> Table:
 
 def _samples(verdict: Mapping[str, Any]) -> str:
     if verdict["samples_needed"]:
-        return f"{verdict['samples']:,} of {verdict['samples_needed']:,}"
-    return f"{verdict['users']:,} of {verdict['users_needed']:,} users"
+        return f"{verdict['samples']:,}/{verdict['samples_needed']:,}"
+    return f"{verdict['users']:,}/{verdict['users_needed']:,} users"
 
 
 def meter(value: float | None, hold_at: float | None, end: float | None) -> str:

@@ -15,11 +15,11 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from typing import Any, Self
 
+from flags.deciding import parents_of, segments_of
 from flags.errors import FlagAdminError, FlagChanged
 from flags.rollout.admin_api import TIMEOUT_S, AdminApi, Refused
-from flags.rollout.flag_admin import Flag, ManagedFlag, Strategy
+from flags.rollout.flag_admin import Flag, Kill, ManagedFlag, Strategy
 from flags.rollout.strategies import (
-    choose,
     everybody,
     names_everybody,
     read_strategy,
@@ -34,6 +34,7 @@ from flags.rollout.unleash_problems import (
     problems_of_project,
     problems_of_rights,
 )
+from flags.rollout.unleash_reading import Seen, client_feature, flag_of, kill_of
 
 READ_ROUNDS = 3
 """How often a flag is read anew because it has changed while it was read."""
@@ -168,17 +169,27 @@ class UnleashAdmin:
     async def _read(self) -> Flag:
         before = await self._last_event()
         for _ in range(READ_ROUNDS):
-            place = await self._place(self._flag.name)
-            killed = await self._is_killed()
+            seen = await self._see()
             after = await self._last_event()
             if after.id == before.id:
-                return self._flag_of(place, killed, after)
+                return flag_of(seen, self._flag, self._environment, after.id, after.by)
             before = after
         raise FlagAdminError(f"{self._api.name}: {self._flag.name} keeps changing while it is read")
 
-    def _flag_of(self, place: Mapping[str, Any], killed: bool, last: _Event) -> Flag:
-        ours, others = choose([read_strategy(raw) for raw in place["strategies"]], self._flag)
-        return Flag(ours, others, bool(place["enabled"]), last.id, last.by, killed)
+    async def _see(self) -> Seen:
+        """The flag, what it depends on, the segments that they name, and the kill flag."""
+        feature = await self._api.get(self._feature_path(self._flag.name))
+        if place_of(feature, self._environment) is None:
+            raise FlagAdminError(
+                f"{self._api.name}: {self._flag.name} has no environment {self._environment}"
+            )
+        parents = [await self._api.get_if_any(self._feature_path(name)) for name in parents_of(feature)]
+        kill = await self._api.get_if_any(self._feature_path(self._flag.kill_flag))
+        served = [client_feature(each, self._environment) for each in (feature, *filter(None, parents))]
+        segments = []
+        if any(True for each in served for _ in segments_of(each)):
+            segments = (await self._api.get("/segments"))["segments"]
+        return Seen(feature, served, segments, kill)
 
     async def _put(self, strategy: Strategy) -> Strategy:
         """What the server says that it made of it."""
@@ -260,11 +271,7 @@ class UnleashAdmin:
 
     async def _is_killed(self) -> bool:
         feature = await self._api.get_if_any(self._feature_path(self._flag.kill_flag))
-        place = None if feature is None else place_of(feature, self._environment)
-        if place is None or not place["enabled"]:
-            return False
-        enabled = [raw for raw in place["strategies"] if not raw.get("disabled")]
-        return not enabled or any(map(names_everybody, enabled))
+        return kill_of(feature, self._environment) is Kill.ON
 
     def _feature_path(self, flag: str) -> str:
         return f"/projects/{self._project}/features/{flag}"
@@ -285,10 +292,11 @@ class UnleashAdmin:
 
 
 def _refuse_if_changed(now: Flag, expected: Flag) -> None:
-    if (now.event_id, now.strategy.id, now.strategy.digest) != (
+    if (now.event_id, now.strategy.id, now.strategy.digest, now.around) != (
         expected.event_id,
         expected.strategy.id,
         expected.strategy.digest,
+        expected.around,
     ):
         raise FlagChanged(f"the flag was changed by {now.event_by} since it was read; nothing was written")
 

@@ -1,0 +1,111 @@
+"""What is in force, beside what was decided and what was written: three things that may differ. Pure."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from flags.rollout.flag_admin import Flag, Kill
+from flags.rollout.ledger import State
+
+Standing = Mapping[str, Any]
+"""What one look at the flag says, as the journal has it."""
+
+
+def standing_of(flag: Flag) -> dict[str, Any]:
+    return {
+        "share": 0 if flag.strategy.disabled else flag.strategy.share,
+        "others": len(flag.others),
+        "variants": [str(variant.get("name")) for variant in flag.strategy.variants],
+        "environment": flag.enabled,
+        "kill": str(flag.kill),
+        "expected": flag.expected,
+        "digest": flag.strategy.digest,
+        "around": flag.around,
+        "by": flag.event_by,
+    }
+
+
+def written_said(step: int, flag: Flag, *, anew: bool = False) -> dict[str, Any]:
+    """What is journaled of a write that was read back, and of a change that is accepted.
+
+    Args:
+        anew: what was measured in this step before is of another exposure.
+    """
+    return {
+        "step": step,
+        "anew": anew,
+        "share": flag.strategy.share,
+        "digest": flag.strategy.digest,
+        "around": flag.around,
+        "standing": standing_of(flag),
+        "event_id": flag.event_id,
+        "by": flag.event_by,
+    }
+
+
+def exposes(standing: Standing) -> bool:
+    """Whether it is on for anybody."""
+    is_on = standing["environment"] and standing["kill"] != Kill.ON
+    return bool(is_on and (standing["share"] or standing["others"]))
+
+
+def decided(state: State, standing: Standing | None) -> int:
+    """Percent. What a person has lowered is what they decided."""
+    if state.is_over:
+        return 0
+    if state.intent is not None and state.intent.share is not None:
+        return state.intent.share
+    lowered = standing is not None and standing["share"] < state.share and not standing["others"]
+    return standing["share"] if lowered and standing is not None else state.share
+
+
+def gap(state: State, standing: Standing | None) -> str:
+    """How what is in force differs from what was decided, in a sentence; "" where it does not."""
+    if not state.run:
+        return ""
+    due = decided(state, standing)
+    if _is_due(state, standing):
+        why = f": {state.unwritten}" if state.unwritten else ""
+        found = "" if standing is None else f", and {standing['share']} % are in force"
+        return f"{due} % is decided and not yet written{found}{why}"
+    if standing is None or (state.step < 0 and not state.is_over):
+        return ""
+    return _found(state, due, standing)
+
+
+def _is_due(state: State, standing: Standing | None) -> bool:
+    """Whether a write is due, and was not found to be done, by whomever."""
+    if state.down_pending:
+        return standing is None or bool(standing["share"])
+    return state.intent is not None and (standing is None or standing["digest"] != state.intent.digest)
+
+
+FEW = 50
+"""Answers of an arm that would be expected: with fewer, none of them says nothing."""
+
+
+def misread(state: State) -> str:
+    """What requests say against the written share; "" where they do not."""
+    every, streamed = state.settled, state.streamed
+    if not streamed and every * state.share / 100 >= FEW:
+        return (
+            f"none of {every:,} answers is one of the stream arm: the proxies read another environment, flag "
+            f"or file, or none of their users is in the first {state.share} %"
+        )
+    if every == streamed and every * (100 - state.share) / 100 >= FEW:
+        return f"all of {every:,} answers are of the stream arm: the proxies read another share than this"
+    return ""
+
+
+def _found(state: State, due: int, standing: Standing) -> str:
+    beside = f" and {standing['others']} strategies beside the rollout's" * bool(standing["others"])
+    if state.is_over:
+        return f"0 % is decided, and {standing['share']} %{beside} are in force" if exposes(standing) else ""
+    if not standing["environment"]:
+        return f"{due} % is decided, and the flag is off in its environment"
+    if standing["kill"] == Kill.ON:
+        return f"{due} % is decided, and the kill flag is on"
+    if standing["share"] > due or beside:
+        return f"{due} % is decided, and {standing['share']} %{beside} are in force"
+    if standing["expected"] == 0 and due and not state.is_dark:
+        return f"{due} % is decided, and nobody is shown anything by the flag's own evaluation"
+    return ""
