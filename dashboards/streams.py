@@ -136,12 +136,22 @@ def _seen() -> list[Panel]:
             About(
                 "Alerts",
                 "What fires, or is about to. Empty is good, as long as proxies are seen.",
-                span=12,
+                span=8,
                 height=5,
                 alert="README",
             ),
             ("alertname", "route", "severity", "alertstate"),
             {"": Query('ALERTS{alertname=~"Headgate.+",namespace=~"$namespace"}')},
+        ),
+        figure(
+            About(
+                "Over budget",
+                "Refused with 503 because all share a budget (`limits`), in the time shown here.",
+                span=4,
+                height=5,
+                decimals=0,
+            ),
+            Query(f"sum(increase(headgate_over_budget_total{{{PODS}}}[$__range]))"),
         ),
         figure(
             About(

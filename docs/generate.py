@@ -17,6 +17,7 @@ from flags.decision import Arm, Mode, Reason
 from flags.rollout.metrics import FAMILIES
 from flags.rollout.metrics import LABELS as ROLLOUT_LABELS
 from flags.rollout.policy import Policy
+from proxy.admission import Budget
 from proxy.cli import main as command_line
 from proxy.errors import Fault
 from proxy.llm.call import Ended
@@ -111,6 +112,7 @@ LABELS: dict[str, type[enum.Enum] | tuple[str, ...] | str] = {
     "arm": Arm,
     "source": get_args(SourceName),
     "outcome": OUTCOMES,
+    "budget": Budget,
     "fault": Fault,
     "phase": Phase,
     "result": "of recoveries: "

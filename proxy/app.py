@@ -7,7 +7,7 @@ import signal
 import ssl
 from collections.abc import AsyncIterator, Coroutine, Iterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -18,8 +18,11 @@ from flags.source import FlagFile, Flags, FlagSource, KillSwitch
 from flags.tls import strictly
 from flags.unleash import UnleashFlags, UnleashServer
 from proxy.admin import Admin
+from proxy.admission import Connections
+from proxy.admitting import admitting
 from proxy.breaker import Breaker
 from proxy.connection import Timeouts
+from proxy.descriptors import ENOUGH, RESERVED, Descriptors, in_use, raise_limit, share
 from proxy.errors import Fault
 from proxy.event_log_valkey import ValkeyRuns
 from proxy.figures import Figures
@@ -80,6 +83,11 @@ class App:
     runs: Runs
     settling: Settling
     model_port: ModelPort | None
+    descriptors: Descriptors
+    connections: Connections
+    """Of clients."""
+    model_connections: Connections
+    """Those of the model port."""
 
 
 def origin(settings: UpstreamSettings | ProviderSettings, *, strict_tls: bool) -> Origin:
@@ -102,6 +110,12 @@ def origin(settings: UpstreamSettings | ProviderSettings, *, strict_tls: bool) -
         Timeouts(**bounds),
         **settings.pool.model_dump(),
     )
+
+
+def within(to: Origin, most: int) -> Origin:
+    """The same with no more than so many connections, idle ones included."""
+    idle = min(to.max_idle, most // 4)
+    return replace(to, max_connections=min(to.max_connections, max(1, most - idle)), max_idle=idle)
 
 
 def flags_from(settings: Settings) -> FlagFile | UnleashFlags:
@@ -185,9 +199,9 @@ class Survivor:
         counted.recoveries[Fault.RESET, "failed"].inc()
 
 
-def _provider(settings: ProviderSettings, stack: AsyncExitStack, *, strict_tls: bool) -> Provider:
+def _provider(settings: ProviderSettings, stack: AsyncExitStack, *, strict_tls: bool, most: int) -> Provider:
     """A provider, and its connections, which `stack` closes."""
-    to = origin(settings, strict_tls=strict_tls)
+    to = within(origin(settings, strict_tls=strict_tls), most)
     upstream = Upstream(to)
     stack.push_async_callback(upstream.aclose)
     relay = Relay(upstream, Forwarding(x_forwarded="off", upstream_host=to.authority), repeats=True)
@@ -198,10 +212,11 @@ def _provider(settings: ProviderSettings, stack: AsyncExitStack, *, strict_tls: 
 @asynccontextmanager
 async def running(settings: Settings, state_dir: Path, figures: Figures | None = None) -> AsyncIterator[App]:
     """Everything of one process, opened and closed in order. The workers share `state_dir` and `figures`."""
+    descriptors = share(raise_limit(), in_use(), 4 if settings.llm else 2)
     async with AsyncExitStack() as stack:
         flag_source: FlagSource = await stack.enter_async_context(flags_from(settings))
         switch = await stack.enter_async_context(KillSwitch(kill_file(settings, state_dir)))
-        to = origin(settings.upstream, strict_tls=settings.tls.strict)
+        to = within(origin(settings.upstream, strict_tls=settings.tls.strict), descriptors.each)
         upstream = Upstream(to, wary=True)
         stack.push_async_callback(upstream.aclose)
         routes = Routes(settings.routes)
@@ -263,14 +278,37 @@ async def running(settings: Settings, state_dir: Path, figures: Figures | None =
         port = learned = None
         if settings.llm is not None:
             strict_tls = settings.tls.strict
+            most = max(1, descriptors.each // len(settings.llm.providers))
             providers = [
-                _provider(provider, stack, strict_tls=strict_tls) for provider in settings.llm.providers
+                _provider(provider, stack, strict_tls=strict_tls, most=most)
+                for provider in settings.llm.providers
             ]
             shelf = FileShelf(state_dir / "learned") if shared is None else shared
             learned = Learned(settings.llm.learned_s, shelf)
             port = ModelPort(providers, settings.llm, taps, metrics, learned)
         admin = Admin(registry, runs, flag_source, switch, settings.admin_token, learned, figures)
-        yield App(gateway, admin, runs, metrics.settling, port)
+        yield App(
+            gateway,
+            admin,
+            runs,
+            metrics.settling,
+            port,
+            descriptors,
+            *_connections(settings, descriptors, metrics),
+        )
+
+
+def _connections(
+    settings: Settings, descriptors: Descriptors, metrics: Metrics
+) -> tuple[Connections, Connections]:
+    """Of clients, and of the model port, whose clients are the upstream's own."""
+    most = min(settings.limits.connections, descriptors.each)
+    of_client = settings.limits.connections_of_client
+    names_clients = settings.upstream.forwarding.x_forwarded == "append"
+    return (
+        Connections(most, of_client, names_clients=names_clients, over=metrics.count_over),
+        Connections(most, most, names_clients=False, over=metrics.count_over),
+    )
 
 
 async def _every_second(
@@ -311,11 +349,24 @@ async def listening(
     if drain_s is None:
         drain_s = settings.drain_s
     keep_alive_s, grace_s = settings.client_keep_alive_s, drain_s + CUT_S
-    front = server(app.gateway, sockets.public, keep_alive_s=keep_alive_s, grace_s=grace_s)
+    counted, backlog = admitting(app.connections), app.descriptors.backlog
+    front = server(
+        app.gateway, sockets.public, counted, keep_alive_s=keep_alive_s, grace_s=grace_s, backlog=backlog
+    )
     others = [server(app.admin.app(), sockets.admin, keep_alive_s=5, grace_s=1)]
     if sockets.model is not None:
         # A client of an SDK keeps its connections for long, and nothing is between it and this port.
-        others.append(server(app.model_port, sockets.model, keep_alive_s=keep_alive_s, grace_s=grace_s))
+        counted = admitting(app.model_connections)
+        others.append(
+            server(
+                app.model_port,
+                sockets.model,
+                counted,
+                keep_alive_s=keep_alive_s,
+                grace_s=grace_s,
+                backlog=backlog,
+            )
+        )
     ports = Ports(front, others, app.runs, drain_s)
     async with asyncio.TaskGroup() as group:
         serving = group.create_task(front.serve_here())
@@ -353,6 +404,12 @@ async def serve(
         gc.freeze()
         gc.set_threshold(*GC_THRESHOLDS)
         logger.info("ready", extra={"listen": settings.listen, "admin": settings.admin})
+        if app.descriptors.each < min(ENOUGH, settings.limits.connections):
+            logger.warning("few file descriptors, and some are kept for the admin port: raise ulimit -n")
+        logger.info(
+            "descriptors",
+            extra={"limit": app.descriptors.limit, "reserved": RESERVED, "connections": app.descriptors.each},
+        )
         order = await parent.order()
         logger.info("draining", extra={"runs": len(app.runs.live_routes())})
         if order is Order.HAND_OVER:

@@ -11,6 +11,7 @@ from itertools import product
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from flags.decision import Arm, Decision, Mode, Reason
+from proxy.admission import Budget
 from proxy.errors import Fault
 from proxy.identity import BUCKETS, Identity
 from proxy.llm.call import Ended
@@ -108,6 +109,9 @@ class Metrics:
         self.users = gauge(
             "users", "Different users, at least so many, since the flag changed", "livemax", "route", "arm"
         )
+        self.over_budget = counter("over_budget", "What was refused because all share a budget", "budget")
+        for budget in Budget:
+            self.over_budget.labels(budget)
         self.identity_verified = gauge(
             "identity_verified", "1 where nobody is somebody by saying so", "livemin", "route"
         )
@@ -130,6 +134,10 @@ class Metrics:
         self.build_info.labels(version("headgate"), platform.python_version()).set(1)
         self.unmatched = UnmatchedMetrics(self)
         self.by_route = {route.name: RouteMetrics(self, route) for route in routes}
+
+    def count_over(self, budget: Budget) -> None:
+        """Something was refused."""
+        self.over_budget.labels(budget).inc()
 
 
 class UnmatchedMetrics:

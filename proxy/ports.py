@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 
 import uvicorn
 
+from proxy.descriptors import BACKLOG
 from proxy.runs import Runs
 from proxy.server import ServerProtocol
 
@@ -48,10 +49,19 @@ class Server(uvicorn.Server):
             connection.hand_over()
 
 
-def server(app: object, listening: socket.socket, *, keep_alive_s: float, grace_s: float) -> Server:
+def server(
+    app: object,
+    listening: socket.socket,
+    protocol: type[ServerProtocol] = ServerProtocol,
+    *,
+    keep_alive_s: float,
+    grace_s: float,
+    backlog: int = BACKLOG,
+) -> Server:
     config = uvicorn.Config(
         app,  # type: ignore[arg-type]
-        http=ServerProtocol,
+        http=protocol,
+        backlog=backlog,
         ws="none",
         lifespan="off",
         access_log=False,

@@ -396,6 +396,21 @@ class LlmSettings(Block):
         return self
 
 
+class LimitSettings(Block):
+    """What all clients share, per worker process. Over a limit: 503 with `Retry-After`, counted in
+    `headgate_over_budget_total`. The admin port has none."""
+
+    connections: int = Field(default=10_000, ge=1)
+    """Connections of clients, and on the model port as many again; fewer where the file descriptors do not
+    suffice for them and the upstream's: some are kept back for the admin port."""
+    connections_of_client: int = Field(default=2_500, ge=1)
+    """Of one address. With `x_forwarded: append` the address that the proxy in front names counts, while its
+    request is answered."""
+    bodies: ByteSize = Field(default=ByteSize(256 * 1024 * 1024), ge=1024)
+    """Request bodies that are held, those of runs included; for example `256MiB`. What is relayed is not
+    held."""
+
+
 class Settings(Block):
     """The whole file."""
 
@@ -414,6 +429,7 @@ class Settings(Block):
     tls: StrictnessSettings = StrictnessSettings()
     event_log: EventLogSettings = EventLogSettings()
     log: LogSettings = LogSettings()
+    limits: LimitSettings = LimitSettings()
     client_keep_alive_s: Seconds = 75
     """Idle client connections are closed after this."""
     attach_wait_s: Annotated[float, Field(ge=0, le=60)] = 5

@@ -6,12 +6,14 @@ import json
 import logging
 import os
 import random
+import resource
 import signal
 import socket
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -268,6 +270,11 @@ def _is_free(port: int) -> bool:
     return True
 
 
+def _allow(descriptors: int) -> None:
+    """In the process that is to begin: no more than so many, whatever it wants."""
+    resource.setrlimit(resource.RLIMIT_NOFILE, (descriptors, descriptors))
+
+
 @dataclass
 class Served:
     """`headgate serve` as a process of its own."""
@@ -295,9 +302,9 @@ def children(pid: int) -> list[int]:
 
 @asynccontextmanager
 async def served(
-    upstream_url: str, directory: Path, *arguments: str, **settings: Any
+    upstream_url: str, directory: Path, *arguments: str, descriptors: int | None = None, **settings: Any
 ) -> AsyncIterator[Served]:
-    """Started, ready, and gone at the end, with every process it made."""
+    """Started, ready, and gone at the end, with every process it made; with so many file descriptors."""
     listen, admin = (f"127.0.0.1:{free_port()}" for _ in range(2))
     (directory / "flags.json").write_text(json.dumps(flag_document()))
     config = directory / "headgate.yaml"
@@ -316,6 +323,7 @@ async def served(
             *(sys.executable, "-m", "proxy", "serve", "--config", str(config), *arguments),
             stderr=errors,
             cwd=Path(__file__).parent.parent,
+            preexec_fn=None if descriptors is None else partial(_allow, descriptors),
         )
     found = Served(process, f"http://{listen}", f"http://{admin}", directory, log)
     try:

@@ -58,6 +58,7 @@ FAMILIES = {
     "flag_context_missing_total": set(),
     "tap_calls_total": {"result"},
     "identity_verified": {"route"},
+    "over_budget_total": {"budget"},
     "build_info": {"version", "python"},
 }
 """Of the design's section 7."""
