@@ -330,8 +330,9 @@ def _budgets() -> list[Panel]:
 def _busy() -> list[Panel]:
     return [
         lines(
-            About("Viewers", "Open streams by route."),
+            About("Viewers", "Open streams by route; and open upgraded connections, as of WebSocket."),
             Query(f"sum by (route) (headgate_viewers{{{ROUTES}}})", "{{route}}"),
+            Query(f"sum(headgate_upgrades_open{{{PODS}}})", "upgraded"),
         ),
         lines(
             About(

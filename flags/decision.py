@@ -19,6 +19,7 @@ class Mode(StrEnum):
     """How the answer travels."""
 
     RELAY = "relay"  # no route matched: made by the gateway, never by `decide`
+    UPGRADE = "upgrade"  # another protocol from now on, of no route whatever its path: the same
     BATCH = "batch"
     STREAM = "stream"
 

@@ -59,6 +59,7 @@ from proxy.start import Start
 from proxy.take_over import Taken
 from proxy.taps import Taps
 from proxy.tickets import Tickets
+from proxy.tunnel import Upgrades
 from proxy.upstream import Origin, Upstream
 
 logger = logging.getLogger("headgate.app")
@@ -82,12 +83,18 @@ class App:
     admin: Admin
     runs: Runs
     settling: Settling
+    upgrades: Upgrades
     model_port: ModelPort | None
     descriptors: Descriptors
     connections: Connections
     """Of clients."""
     model_connections: Connections
     """Those of the model port."""
+
+    def end_all(self) -> None:
+        """The time to drain is over."""
+        self.runs.end_all()
+        self.upgrades.cut_all()
 
 
 def origin(settings: UpstreamSettings | ProviderSettings, *, strict_tls: bool) -> Origin:
@@ -199,12 +206,15 @@ class Survivor:
         counted.recoveries[Fault.RESET, "failed"].inc()
 
 
-def _provider(settings: ProviderSettings, stack: AsyncExitStack, *, strict_tls: bool, most: int) -> Provider:
+def _provider(
+    settings: ProviderSettings, stack: AsyncExitStack, upgrades: Upgrades, *, strict_tls: bool, most: int
+) -> Provider:
     """A provider, and its connections, which `stack` closes."""
     to = within(origin(settings, strict_tls=strict_tls), most)
     upstream = Upstream(to)
     stack.push_async_callback(upstream.aclose)
-    relay = Relay(upstream, Forwarding(x_forwarded="off", upstream_host=to.authority), repeats=True)
+    as_it_is = Forwarding(x_forwarded="off", upstream_host=to.authority)
+    relay = Relay(upstream, as_it_is, upgrades, repeats=True)
     dialect = OpenAI() if settings.api == "openai" else Gemini()
     return Provider(settings.name, settings.mount.encode(), dialect, upstream, relay)
 
@@ -227,6 +237,7 @@ async def running(settings: Settings, state_dir: Path, figures: Figures | None =
         stack.callback(metrics.settling.close)
         for counted in metrics.by_route.values():
             counted.identity_verified.set(is_verified(settings.identity))
+        upgrades = Upgrades(settings.upstream.upgrades, metrics.unmatched.upgrades, metrics.upgrades_open)
         heir = Survivor(metrics)
         if store is not None:
             shared = await stack.enter_async_context(
@@ -264,7 +275,7 @@ async def running(settings: Settings, state_dir: Path, figures: Figures | None =
             routes,
             identifier,
             flags,
-            Relay(upstream, forward),
+            Relay(upstream, forward, upgrades),
             runs,
             RunApi(runs, identifier, Tickets(shared), metrics, settings.attach_wait_s),
             taps,
@@ -280,7 +291,7 @@ async def running(settings: Settings, state_dir: Path, figures: Figures | None =
             strict_tls = settings.tls.strict
             most = max(1, descriptors.each // len(settings.llm.providers))
             providers = [
-                _provider(provider, stack, strict_tls=strict_tls, most=most)
+                _provider(provider, stack, upgrades, strict_tls=strict_tls, most=most)
                 for provider in settings.llm.providers
             ]
             shelf = FileShelf(state_dir / "learned") if shared is None else shared
@@ -292,6 +303,7 @@ async def running(settings: Settings, state_dir: Path, figures: Figures | None =
             admin,
             runs,
             metrics.settling,
+            upgrades,
             port,
             descriptors,
             *_connections(settings, descriptors, metrics),
@@ -378,7 +390,7 @@ async def listening(
             app.runs.draining = True
             app.settling.close()  # while there is still somebody to read the counts
             app.runs.say_goodbye()
-            cut = asyncio.get_running_loop().call_later(ports.drain_s, app.runs.end_all)
+            cut = asyncio.get_running_loop().call_later(ports.drain_s, app.end_all)
             front.config.timeout_graceful_shutdown = int(ports.drain_s + CUT_S)
             front.should_exit = True
             await asyncio.wait({serving, group.create_task(app.runs.settled(ports.drain_s))})

@@ -23,6 +23,7 @@ from proxy.errors import (
 )
 from proxy.headers import Headers
 from proxy.turns import Turns
+from proxy.upgrade import SWITCHING_PROTOCOLS, is_accepted
 
 READ_PAUSE_BYTES = 64 * 1024
 """Body bytes that may wait for the reader before the socket is left alone."""
@@ -67,6 +68,7 @@ class Connection(asyncio.Protocol):
 
     __slots__ = (
         "_active",
+        "_beyond",
         "_buffered",
         "_chunks",
         "_complete",
@@ -101,6 +103,7 @@ class Connection(asyncio.Protocol):
         "heard",
         "idle_since",
         "is_silent",
+        "offered",
         "on_long",
         "on_slow",
         "status",
@@ -150,6 +153,8 @@ class Connection(asyncio.Protocol):
         self.on_slow: Callable[[], None] | None = None
         self.on_long: Callable[[], None] | None = None
         self.is_silent = False
+        self.offered = b""
+        self._beyond = b""
 
     # The exchange's side.
 
@@ -295,6 +300,20 @@ class Connection(asyncio.Protocol):
             self._timer = None
         return self._complete and self._sent and self._keep_alive and not (self._spoiled or self.closed)
 
+    def hand_over(self, protocol: asyncio.Protocol) -> tuple[asyncio.Transport, bytes]:
+        """The socket, which is another protocol's from now on and is not read yet; and what it has said
+        beyond the 101.
+        """
+        self.end()
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if self.closed:
+            raise UpstreamBroke("closed after its protocol was switched")
+        self._transport.set_protocol(protocol)
+        self.closed = True  # for whoever had it
+        return self._transport, self._beyond
+
     def fail(self, failure: UpstreamError) -> None:
         """End the exchange for good; the first failure is the one that is told."""
         if self._failure is None:
@@ -385,9 +404,7 @@ class Connection(asyncio.Protocol):
         try:
             self._parser.feed_data(data)
         except (httptools.HttpParserError, httptools.HttpParserUpgrade) as exc:
-            # What a callback raised is the context of what the parser raises.
-            ours = exc.__context__
-            self.fail(ours if isinstance(ours, UpstreamError) else UpstreamMalformed(f"not HTTP/1.1: {exc}"))
+            self._stop_parsing(data, exc)
             return
         if self._buffered != buffered:
             self._field_bytes = 0
@@ -406,6 +423,17 @@ class Connection(asyncio.Protocol):
             self._acknowledge()
         if self._each is None or self._complete or not self._chunks or not self._give(self._each):
             self._wake()
+
+    def _stop_parsing(self, data: bytes, exc: Exception) -> None:
+        """It is no HTTP, or no more HTTP; then it is for whom the connection is handed over to."""
+        if self.status == SWITCHING_PROTOCOLS and isinstance(exc, httptools.HttpParserUpgrade):
+            self._transport.pause_reading()
+            self._beyond = data[exc.args[0] :]
+            self._wake()
+            return
+        # What a callback raised is the context of what the parser raises.
+        ours = exc.__context__
+        self.fail(ours if isinstance(ours, UpstreamError) else UpstreamMalformed(f"not HTTP/1.1: {exc}"))
 
     def _acknowledge(self) -> None:
         """Acknowledge what came now, since more is to come.
@@ -487,9 +515,9 @@ class Connection(asyncio.Protocol):
         # Counted only if it can be too large: it came in several reads, or with much of its body.
         if self._field_bytes + self._read_bytes > MAX_HEAD_BYTES and _size(self.headers) > MAX_HEAD_BYTES:
             raise UpstreamMalformed("the head is too large", Fault.TOO_LARGE)
-        if status < 100 or status == 101:
+        if status < 100 or (status == SWITCHING_PROTOCOLS and not is_accepted(self.offered, self.headers)):
             raise UpstreamMalformed(f"status {status}, which nobody asked for")
-        if status < 200:
+        if status < 200 and status != SWITCHING_PROTOCOLS:
             self._interim = True
             self.continued = self.continued or status == 100
             self.headers = []

@@ -47,6 +47,7 @@ from proxy.sources import Source
 from proxy.sources.batch import Answered
 from proxy.start import Start, digest_of_key, fingerprint
 from proxy.taps import Taps
+from proxy.upgrade import SWITCHING_PROTOCOLS, UPGRADE
 from proxy.upstream import Answer, Request
 
 logger = logging.getLogger("headgate.gateway")
@@ -134,13 +135,15 @@ class Gateway:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         entered = perf_counter()
         target = request_target(scope)
-        match = self.routes.match(scope["method"], target)
+        match = self.routes.match(scope["method"], target) if UPGRADE not in scope else None
         if match is not None and not (match.by_stream_path and not _may_start(match, scope["headers"])):
             await self._serve(self._asked(match, target, scope, receive, send), entered)
         elif target.startswith(OWN_PATH):
             await self.run_api(scope, target, receive, send)
         else:
             passage = await self.relay(scope, receive, send)
+            if passage.status == SWITCHING_PROTOCOLS:
+                return  # counted when it was
             counted = self.metrics.unmatched
             counted.requests.inc()
             counted.seconds.observe(perf_counter() - entered)

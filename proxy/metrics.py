@@ -117,6 +117,7 @@ class Metrics:
         )
         self.settling = Settling(settle_s)
         self.viewers = gauge("viewers", "Open streams", "livesum", "route")
+        self.upgrades_open = gauge("upgrades_open", "Open upgraded connections, as of WebSocket", "livesum")
         self.viewer_lag = gauge(
             "viewer_lag_events", "Events that the slowest viewer has not been sent", "livemax"
         )
@@ -145,6 +146,7 @@ class UnmatchedMetrics:
 
     def __init__(self, metrics: Metrics) -> None:
         self.requests = metrics.requests.labels(UNMATCHED, Mode.RELAY, Reason.NO_ROUTE)
+        self.upgrades = metrics.requests.labels(UNMATCHED, Mode.UPGRADE, Reason.NO_ROUTE)
         self.seconds = metrics.request_seconds.labels(UNMATCHED, Mode.RELAY)
         self.overhead = metrics.relay_overhead.labels(UNMATCHED)
 

@@ -17,6 +17,8 @@ from proxy.errors import RequestRefused, UpstreamAborted, UpstreamError, Upstrea
 from proxy.headers import Forwarding, Headers, request_headers, response_headers, write_head
 from proxy.server import ANSWER, ARRIVED, TARGET
 from proxy.tracing import with_token
+from proxy.tunnel import Upgrades
+from proxy.upgrade import SWITCHING_PROTOCOLS, UPGRADE, Offer
 from proxy.upstream import Exchange, Upstream
 
 logger = logging.getLogger("headgate.relay")
@@ -33,7 +35,7 @@ MAX_STATUS = 599
 """uvicorn has no status line beyond it, and RFC 9110 15 no class."""
 
 
-LOOKED_AT = frozenset({b"host", b"content-length", b"transfer-encoding", b"expect", b"upgrade"})
+LOOKED_AT = frozenset({b"host", b"content-length", b"transfer-encoding", b"expect"})
 """Request headers that the relay itself acts on."""
 
 WholeAnswer = Callable[[int, Headers, bytes], bool]
@@ -80,9 +82,12 @@ class Passage:
 class Relay:
     """Relays requests to one upstream; for `repeats` see `Upstream.exchange`."""
 
-    def __init__(self, upstream: Upstream, forwarding: Forwarding, *, repeats: bool = False) -> None:
+    def __init__(
+        self, upstream: Upstream, forwarding: Forwarding, upgrades: Upgrades, *, repeats: bool = False
+    ) -> None:
         self._upstream = upstream
         self._forwarding = forwarding
+        self._upgrades = upgrades
         self._repeats = repeats
         self._authority = upstream.origin.authority
 
@@ -102,19 +107,25 @@ class Relay:
         routes are, see `Upstream.exchange`.
         """
         passage = Passage()
+        offer: Offer | None = scope.get(UPGRADE)
         try:
-            head, body = self._head(scope, token)
+            head, body = self._head(scope, token, offer)
         except RequestRefused as refusal:
             passage.outcome, passage.status = Outcome.REFUSED, refusal.status
             await send_problem(send, refusal.status, refusal.detail, close=True)
             return passage
 
-        upstream, repeats = self._upstream, self._repeats
-        with upstream.exchange(scope["method"], fresh=fresh, long=long, repeats=repeats) as exchange:
+        fresh, repeats = fresh or offer is not None, self._repeats
+        with self._upstream.exchange(scope["method"], fresh=fresh, long=long, repeats=repeats) as exchange:
             crossing = _Crossing(exchange, scope, receive, send, passage)
             try:
+                if offer is not None:
+                    self._upgrades.check_room()
                 await crossing.ask(head, body)
-                await crossing.answer()
+                if offer is not None and await crossing.is_switched(offer):
+                    await self._upgrades.carry(offer, exchange)
+                else:
+                    await crossing.answer()
             except UpstreamAborted:
                 passage.outcome = Outcome.CLIENT_LEFT
             except UpstreamError as error:
@@ -124,7 +135,7 @@ class Relay:
                 crossing.end()
         return passage
 
-    def _head(self, scope: Scope, token: str | None) -> tuple[bytes, Body]:
+    def _head(self, scope: Scope, token: str | None, offer: Offer | None) -> tuple[bytes, Body]:
         """The upstream request's head, and how its body comes."""
         headers: Headers = scope["headers"]
         method: str = scope["method"]
@@ -136,6 +147,8 @@ class Relay:
             sent = with_token(sent, token)
         if body in CHUNKED:
             sent.append((b"transfer-encoding", b"chunked"))
+        if offer is not None:
+            sent += [(b"connection", b"Upgrade"), (b"upgrade", offer.protocols)]
         return write_head(method.encode(), request_target(scope), sent), body
 
     async def _tell(self, error: UpstreamError, passage: Passage, send: Send) -> None:
@@ -219,6 +232,16 @@ class _Crossing:
         else:
             self._task = asyncio.ensure_future(self._pump(body is Body.CHUNKED_EXPECTED))
 
+    async def is_switched(self, offer: Offer) -> bool:
+        """Whether the upstream takes the offer; if not, its answer is one like any other."""
+        self._exchange.connection.offered = offer.protocols
+        await self._exchange.head()
+        if self._exchange.status != SWITCHING_PROTOCOLS:
+            return False
+        self._passage.status = SWITCHING_PROTOCOLS
+        self.end()
+        return True
+
     async def answer(self) -> None:
         """Pass the answer on: at once if it is whole, else as it comes."""
         exchange = self._exchange
@@ -283,7 +306,7 @@ def check_framing(headers: Headers, version: str) -> Body:
         elif name == b"expect":
             expects = value.lower() == b"100-continue"
         else:
-            body = _unusual(name, value, body)
+            body = _coded(value)
     if not has_host and version != "1.0":
         raise RequestRefused(400, "The request has no Host.")
     if expects and body is not Body.NONE:
@@ -291,15 +314,11 @@ def check_framing(headers: Headers, version: str) -> Body:
     return body
 
 
-def _unusual(name: bytes, value: bytes, body: Body) -> Body:
-    if name == b"transfer-encoding":
-        # The server below undoes `chunked` and nothing else, so nothing else can be passed on.
-        if value.strip().lower() != b"chunked":
-            raise RequestRefused(501, "No transfer coding but 'chunked' is understood.")
-        return Body.CHUNKED
-    if name == b"upgrade" and value.lower() == b"websocket":
-        raise RequestRefused(501, "WebSocket connections are not passed through.")
-    return body
+def _coded(coding: bytes) -> Body:
+    # The server below undoes `chunked` and nothing else, so nothing else can be passed on.
+    if coding.strip().lower() != b"chunked":
+        raise RequestRefused(501, "No transfer coding but 'chunked' is understood.")
+    return Body.CHUNKED
 
 
 def _frame(body: bytes, chunked: bool, *, last: bool) -> bytes:

@@ -21,6 +21,7 @@ from proxy.half_closed import HalfClosed
 from proxy.headers import Headers
 from proxy.http_date import http_date
 from proxy.request_rules import authority_of, is_host, put_host
+from proxy.upgrade import EARLY_BYTES, UPGRADE, Lost, Offer, offered
 
 TARGET = "headgate.target"
 """Scope key: the request target, byte for byte (ASGI's `raw_path` loses an empty query)."""
@@ -73,6 +74,7 @@ class ServerProtocol(HttpToolsProtocol):
         self._field_bytes = 0
         self._read = b""
         self._again = b""
+        self._offer: Offer | None = None
         self._begun_in_read = False
         self._only_fields = False
         self._reading_head = False
@@ -138,6 +140,8 @@ class ServerProtocol(HttpToolsProtocol):
     def data_received(self, data: bytes) -> None:
         if self._refusal is not None:
             return  # what comes after nonsense is none the better
+        if self._offer is not None and self._holds(self._offer, data):
+            return
         self._take(data)
         while self._again:
             again, self._again = self._again, b""
@@ -259,6 +263,9 @@ class ServerProtocol(HttpToolsProtocol):
         scope[ANSWER] = self._answer
         scope[WRITE] = self._write_more
         scope[ARRIVED] = self.cycle.message_event.is_set
+        if self._offer is not None:
+            scope[UPGRADE] = self._offer
+            self.cycle.keep_alive = self.cycle.keep_alive and not self._offer.early
         # Trailers come by the same callback, and would be headers to an app that has not begun.
         self.headers = []
 
@@ -357,26 +364,60 @@ class ServerProtocol(HttpToolsProtocol):
         return True  # leaves all of them to `handle_websocket_upgrade`
 
     def handle_websocket_upgrade(self) -> None:
-        """Ignore an upgrade, to WebSocket or not: begin the request again as one that asks for none.
+        """Begin a request that asks for an upgrade, to WebSocket or not, again as one that asks for none.
 
         The parser takes what follows such a head for another protocol's; a body would be lost, or be read
-        as the next request. Java's HttpClient asks for h2c with every first request, bodies and all. CONNECT
-        is an upgrade to the parser, too, whatever it asks for, and cannot be begun again.
+        as the next request. An upgrade that can be passed on is offered beside the request, see
+        `proxy.upgrade`; what follows waits for the answer then. CONNECT is an upgrade to the parser, too,
+        whatever it asks for, and cannot be begun again.
         """
         if self.parser.get_method() == b"CONNECT":
             self.send_400_response("CONNECT is for forward proxies; this is a reverse proxy.")
             return
         upgrade = cast(httptools.HttpParserUpgrade, sys.exc_info()[1])
         rest = self._read[upgrade.args[0] :]
-        lines = [
-            b"%b %b HTTP/%b" % (self.parser.get_method(), self.url, self.parser.get_http_version().encode())
-        ]
+        version = self.parser.get_http_version()
+        lines = [b"%b %b HTTP/%b" % (self.parser.get_method(), self.url, version.encode())]
         for name, value in self.headers:
             tokens = [token for token in value.split(b",") if token.strip().lower() != b"upgrade"]
             lines.append(name + b": " + (b",".join(tokens) if name == b"connection" else value))
         self.parser = httptools.HttpRequestParser(self)
         self.parser.set_dangerous_leniencies(lenient_data_after_close=True)  # as uvicorn has it
+        if self._owed() is None and (protocols := offered(version, self.headers)):
+            self._offer = Offer(protocols, self._switch, self.transport.is_closing, bytearray(rest))
+            rest = b""
         self._again = b"\r\n".join([*lines, b"", rest])
+
+    def _holds(self, offer: Offer, data: bytes) -> bool:
+        """Keep what a client sends before its offer is answered: it is another protocol's, or nobody's.
+
+        If the offer is refused it is never read: the connection ends with the answer.
+        """
+        cycle = self._answering
+        if cycle is not None and cycle.response_complete:
+            self._offer = None
+            return False
+        if self.transport.is_closing():
+            return True
+        offer.early += data
+        self.cycle.keep_alive = False
+        if len(offer.early) > EARLY_BYTES:
+            self.flow.pause_reading()
+        return True
+
+    def _switch(self, protocol: asyncio.Protocol) -> tuple[asyncio.Transport, Lost]:
+        """The client's connection, which is another protocol's from now on."""
+        cycle = self._answering
+        assert cycle is not None, "an app switches, so it was started"
+        cycle.response_started = True
+        self._stop_head_timer()
+        self._stop_write_timer()
+        self.transport.set_protocol(protocol)
+        if self._half_closed is not None:
+            self._half_closed.stop()
+            self.loop.call_soon(protocol.eof_received)
+        self.flow.resume_reading()
+        return self.transport, self.connection_lost
 
 
 class _Unusual:

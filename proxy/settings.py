@@ -172,6 +172,17 @@ class BreakerSettings(Block):
     """So long; then one run tries."""
 
 
+class UpgradeSettings(Block):
+    """Connections that go on in another protocol, WebSocket for example, per worker process."""
+
+    idle_s: Seconds = 3600
+    """Without a byte either way. Over it: cut. Clients with pings of their own never meet it."""
+    total_s: Seconds = 86_400
+    """For one. Over it: cut."""
+    max_open: int = Field(default=4096, ge=0)
+    """At the same time; they do not count for `pool.max_connections`. Over it: 503. Each has two sockets."""
+
+
 class UpstreamSettings(Block):
     """The existing batch API."""
 
@@ -181,6 +192,7 @@ class UpstreamSettings(Block):
     tls: TlsSettings = TlsSettings()
     pool: PoolSettings = PoolSettings()
     forwarding: ForwardingSettings = ForwardingSettings()
+    upgrades: UpgradeSettings = UpgradeSettings()
     breaker: BreakerSettings = BreakerSettings()
 
 

@@ -275,6 +275,14 @@ class Exchange:
             if connection is not None:
                 connection.fail(UpstreamAborted("the client left"))
 
+    def hand_over(self, protocol: asyncio.Protocol) -> tuple[asyncio.Transport, bytes]:
+        """The upgraded connection, which is neither this exchange's any more nor the pool's."""
+        connection = self.connection
+        self._connection = None
+        self._upstream.part_with_one()
+        self.close()
+        return connection.hand_over(protocol)
+
     def close(self) -> None:
         """Give the connection back, to be used again if it can be. Idempotent."""
         connection, self._connection = self._connection, None
@@ -404,6 +412,10 @@ class Upstream:
         except BaseException:
             self._in_use -= 1
             raise
+
+    def part_with_one(self) -> None:
+        """A connection in use is no longer the pool's to bound."""
+        self._in_use -= 1
 
     async def connect_or_keep(self) -> Connection:
         """A new connection, or a kept one after all if none can be made: out of ports, for example."""

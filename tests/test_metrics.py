@@ -51,6 +51,7 @@ FAMILIES = {
     "settled_seconds": {"route", "arm"},
     "users": {"route", "arm"},
     "viewers": {"route"},
+    "upgrades_open": set(),
     "viewer_lag_events": set(),
     "flag_age_seconds": set(),
     "kill_switch": set(),
@@ -133,6 +134,8 @@ async def test_all_label_sets_exist_from_the_first_scrape(tmp_path: Path) -> Non
     expected += [
         'headgate_requests_total{mode="stream",reason="flag_on",route="start"}',
         'headgate_requests_total{mode="relay",reason="no_route",route="unmatched"}',
+        'headgate_requests_total{mode="upgrade",reason="no_route",route="unmatched"}',
+        "headgate_upgrades_open",
         'headgate_relay_overhead_seconds_count{route="unmatched"}',
         'headgate_viewers{route="start"}',
     ]
