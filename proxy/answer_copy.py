@@ -3,7 +3,7 @@
 import zlib
 from typing import Final
 
-from proxy.headers import Headers
+from proxy.headers import Headers, says_it_is_empty
 from proxy.relay import Message, Scope, Send, WholeAnswer
 from proxy.server import ANSWER
 
@@ -21,6 +21,7 @@ class AnswerCopy:
         self._kept = bytearray()
         self._coding = b""
         self._is_over = False
+        self._says_it_is_empty = False
 
     def scope(self, scope: Scope) -> Scope:
         """The request's scope for the relay: an answer that is here whole goes past `send`, and by here."""
@@ -29,7 +30,7 @@ class AnswerCopy:
 
     async def __call__(self, message: Message) -> None:
         if message["type"] == "http.response.start":
-            self._coding = coding_of(message["headers"])
+            self._begin(message["status"], message["headers"])
         else:
             self._keep(message["body"])
         await self._send(message)
@@ -38,15 +39,24 @@ class AnswerCopy:
         assert self._answer is not None
         if not self._answer(status, headers, body):
             return False  # it comes in messages
-        self._coding = coding_of(headers)
+        self._begin(status, headers)
         self._keep(body)
         return True
+
+    def _begin(self, status: int, headers: Headers) -> None:
+        self._coding = coding_of(headers)
+        self._says_it_is_empty = says_it_is_empty(status, headers)
 
     def _keep(self, body: bytes) -> None:
         if len(self._kept) + len(body) <= self._max_bytes:
             self._kept += body
         else:
             self._is_over = True
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether it has no body, and said so."""
+        return self._says_it_is_empty and not self._kept
 
     @property
     def is_foreign(self) -> bool:

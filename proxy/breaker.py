@@ -1,17 +1,17 @@
 """When the upstream fails again and again: a circuit breaker, one per upstream. Pure: the time is passed in.
 
-It opens when the last `failures` results were all failures and came within `window_s`: consecutive in the
-order in which the runs ended, since runs take 30 to 120 s and overlap, and when they began says little. Not
-a share of failures, because an open breaker sends everybody to batch, which asks the same upstream. That is
-worth while only if streaming has nothing to offer, which is when the upstream is down: one that fails every
-tenth run opens this once in 100,000 runs, one that is down at its fifth. And not a count of failures alone:
-of a hundred runs in flight, five in a minute may fail while all is well.
+It opens when the last results were all failures, of `failures` different callers, and came within `window_s`:
+one whose request fails each time proves nothing for the others. Consecutive in the order in which the runs
+ended, since runs take 30 to 120 s and overlap, and when they began says little. Not a share of failures,
+because an open breaker sends everybody to batch, which asks the same upstream. That is worth while only if
+streaming has nothing to offer, which is when the upstream is down: one that fails every tenth run opens this
+once in 100,000 runs, one that is down at its fifth. And not a count of failures alone: of a hundred runs in
+flight, five in a minute may fail while all is well.
 
 A success closes it in every state, for a whole answer has just come. One of a run begun long before may do so
 too early; then as many failures as opened it open it again.
 """
 
-from collections import deque
 from enum import StrEnum
 
 from proxy.errors import Fault
@@ -34,7 +34,7 @@ class Sign(StrEnum):
     SUCCESS = "success"
     FAILURE = "failure"
     ONE_FAILURE_TOO_MANY = "one_failure_too_many"
-    """As many as it takes, one after another, within `window_s`."""
+    """Of as many callers as it takes, one after another, within `window_s`."""
     TRIAL = "trial"
     """`open_s` is over and a run begins."""
     TRIAL_UNUSED = "trial_unused"
@@ -66,7 +66,7 @@ class Breaker:
     """Of one upstream.
 
     Args:
-        failures: as many results, one after another, open it; at least 1. So many times are kept.
+        failures: of so many callers, one after another, open it; at least 1. So many are kept.
         window_s: seconds within which they must come.
         open_s: seconds until a run may try; an unfinished trial is followed by another after as many.
     """
@@ -75,7 +75,9 @@ class Breaker:
         self.state = State.CLOSED
         self._window_s = window_s
         self._open_s = open_s
-        self._failed_at: deque[float] = deque(maxlen=failures)
+        self._failures = failures
+        self._failed_at: dict[str | None, float] = {}
+        """When each caller's latest was, the oldest first."""
         self._next_trial_at = 0.0
 
     def is_open(self, now: float) -> bool:
@@ -97,15 +99,21 @@ class Breaker:
             self._next_trial_at = 0.0
         self._move(Sign.TRIAL_UNUSED)
 
-    def record(self, ok: bool, now: float) -> None:
-        """A run has ended, with an answer or by the upstream's fault; `result_of` says which."""
+    def record(self, ok: bool, now: float, caller: str | None) -> None:
+        """A run of a caller has ended, with an answer or by the upstream's fault; `result_of` says which.
+
+        All that are nobody in particular count as one.
+        """
         if ok:
             self._failed_at.clear()
             self._move(Sign.SUCCESS)
             return
-        self._failed_at.append(now)
-        is_full = len(self._failed_at) == self._failed_at.maxlen
-        enough = is_full and now - self._failed_at[0] <= self._window_s
+        self._failed_at.pop(caller, None)
+        self._failed_at[caller] = now
+        while len(self._failed_at) > self._failures:
+            del self._failed_at[next(iter(self._failed_at))]
+        is_full = len(self._failed_at) == self._failures
+        enough = is_full and now - min(self._failed_at.values()) <= self._window_s
         before = self.state
         self._move(Sign.ONE_FAILURE_TOO_MANY if enough else Sign.FAILURE)
         if self.state is State.OPEN and before is not State.OPEN:
@@ -121,8 +129,8 @@ RESULTS: dict[Fault, bool | None] = {
     Fault.FIRST_BYTE_TIMEOUT: False,
     Fault.IDLE_TIMEOUT: False,
     Fault.TOTAL_TIMEOUT: False,
-    Fault.TRUNCATED: False,
-    Fault.MALFORMED: False,
+    Fault.TRUNCATED: False,  # a reset, once the status has come
+    Fault.MALFORMED: None,  # it answers; what it says is nothing to begin no run for
     Fault.STATUS: True,  # below 500: it works, and refuses
     Fault.TOO_LARGE: True,  # a bound of ours on an answer that came
     Fault.FAILURE_TEXT: True,  # what failed is behind it, and batch has the same sentence

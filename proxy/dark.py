@@ -57,6 +57,8 @@ class DarkRun:
         if authority is None:
             return
         for section in self._route.sections:
+            if not section.stands_in_answer:
+                continue
             shown = self._texts.get(section.stage)
             text = authority.get(section.stage)
             parity, _ = compare("".join(shown) if shown is not None else None, text)

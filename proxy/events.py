@@ -17,7 +17,7 @@ run whose text is unfinished cannot be called done. `error` is there for both: a
 A `Transcript` makes the events itself. So counters, digests and order cannot disagree with what was said.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from enum import Enum, StrEnum, auto
 from hashlib import sha256 as new_sha256
 from types import MappingProxyType
@@ -217,15 +217,26 @@ class Transcript:
         return Event(EventType.ERROR, content=content, metadata=metadata)
 
     def done(
-        self, *, status: int, source: str, recovered: bool, sha256: str, result: str | None = None
+        self,
+        *,
+        status: int,
+        source: str,
+        recovered: bool,
+        sha256: str,
+        result: str | None = None,
+        absent: Sequence[str] = (),
     ) -> Event:
-        """The run is complete. `sha256` is of the batch body; `result` is it, if the route sends it."""
+        """The run is complete. `sha256` is of the batch body; `result` is it, if the route sends it. `absent`
+        are the stages whose text the answer does not have; left out if it has all.
+        """
         _utf8(source + sha256 + (result or ""))
         self._move_all(EventType.STREAM_DONE)
         metadata: dict[str, object] = {"status": status, "source": source, "recovered": recovered}
         if result is not None:
             metadata["result"] = result
         metadata["sha256"] = sha256
+        if absent:
+            metadata["absent"] = list(absent)
         return Event(EventType.STREAM_DONE, metadata=metadata)
 
     def repeat(self, event: Event) -> None:

@@ -244,3 +244,8 @@ def write_head(method: bytes, target: bytes, headers: Headers) -> bytes:
         parts += (name, b": ", value, b"\r\n")
     parts.append(b"\r\n")
     return b"".join(parts)
+
+
+def says_it_is_empty(status: int, headers: Headers) -> bool:
+    """Whether an answer without a body is whole without one."""
+    return status in BODILESS_STATUS or (b"content-length", b"0") in headers

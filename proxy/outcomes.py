@@ -49,6 +49,8 @@ class RelayedOutcomes:
             return status >= 500
         if copy is None:
             return False
+        if copy.is_empty:
+            return False
         body = copy.body()
         if body is None:
             self._note(copy)
@@ -66,9 +68,12 @@ class RelayedOutcomes:
 
 
 def lacks_answer(body: bytes, route: Route) -> bool:
-    """Whether a 2xx answer has no text for the user, or an error sentence in place of one."""
+    """Whether a 2xx answer cannot be read, or has an error sentence in place of a text.
+
+    One without any text is an answer: it may ask the user for something.
+    """
     try:
         texts = extract(parse(body), route.sections)
     except MalformedBody:
         return True
-    return not texts or any(route.is_failure(text) for text in texts.values())
+    return any(route.is_failure(text) for text in texts.values())

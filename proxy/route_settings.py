@@ -81,8 +81,9 @@ class SectionSettings(Block):
     """Name of the stage that writes it; unique in its route."""
     panel: str = Field(default="reasoning", min_length=1, max_length=64)
     """Where the viewer shows it: `reasoning`, `chat` or a name of yours."""
-    at: JsonPath
-    """JSONPath of the text in the batch answer."""
+    at: JsonPath | None = None
+    """JSONPath of the text in the batch answer. Without it the text is shown while it is made (`tap`,
+    `native`) and stands nowhere in the answer: nothing is compared, and what was shown stays."""
     poll_at: JsonPath | None = None
     """JSONPath of the text within the stage's row of the polled document; without it the text comes
     with the batch answer."""
@@ -314,6 +315,16 @@ class RouteSettings(Block):
     """Send the exact batch body as text in `stream_done`."""
     max_answer: ByteSize = Field(default=ByteSize(16 * 1024 * 1024), ge=1024)
     """A batch answer over this is not streamed: the run fails."""
+
+    @model_validator(mode="after")
+    def _shows_what_stands_nowhere(self) -> "RouteSettings":
+        if self.tap is None and self.native is None:
+            for section in self.sections:
+                if section.at is None:
+                    raise ValueError(
+                        f"section '{section.stage}' needs 'at': only 'tap' and 'native' show more"
+                    )
+        return self
 
     @model_validator(mode="after")
     def _has_its_block(self) -> "RouteSettings":

@@ -14,12 +14,14 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from statistics import median
+from typing import Any
 
 from flags.decision import Decision, Mode
 from proxy.chunking import Chunker, split
 from proxy.errors import Fault, UpstreamError
 from proxy.event_log import EventLog
 from proxy.events import Event, Transcript
+from proxy.headers import says_it_is_empty
 from proxy.identity import Identity
 from proxy.live_text import LiveTexts
 from proxy.metrics import RouteMetrics
@@ -316,7 +318,7 @@ class Run:
             self._fail(Failure(Fault.STATUS, answer.status, "The upstream refused or failed."))
             return
         try:
-            authority = extract(parse(answer.body), self.sections)
+            authority = extract(document_of(answer), self.sections)
         except MalformedBody:
             if answer.flaw is Fault.TRUNCATED:
                 self.answer = None
@@ -333,16 +335,15 @@ class Run:
                 yield from self._settling_section(section, text)
         if self.ended:
             return
-        if not authority:
-            detail = "The upstream's answer has none of the texts it should have."
-            self._fail(Failure(Fault.MALFORMED, 502, detail))
-        elif has_failed:
+        if has_failed:
             detail = "The upstream answered with an error sentence in place of a text."
             self._fail(Failure(Fault.FAILURE_TEXT, answer.status, detail))
         else:
-            yield from self._completing(answer)
+            # An answer without texts is one all the same: it may ask for something.
+            absent = [s.stage for s in self.sections if s.stands_in_answer and s.stage not in authority]
+            yield from self._completing(answer, absent)
 
-    def _completing(self, answer: Answer) -> Iterator[None]:
+    def _completing(self, answer: Answer, absent: Sequence[str]) -> Iterator[None]:
         digest = hashlib.sha256()
         for at in range(0, len(answer.body), STEP_BYTES):
             digest.update(memoryview(answer.body)[at : at + STEP_BYTES])
@@ -360,12 +361,16 @@ class Run:
                 recovered=bool(self._faults),
                 sha256=digest.hexdigest(),
                 result=result,
+                absent=absent,
             )
             self._end(done, self._outcome_of_success(), long)
 
     def _settling_section(self, section: Section, text: str | None) -> Iterator[None]:
         """Make what is shown of a section equal to its authority."""
         stage = section.stage
+        if not section.stands_in_answer:
+            self.finish(section)
+            return
         started = stage in self._transcript.stages
         if text is None:
             # An empty text that was begun equals nothing, but nothing is not what the route promises.
@@ -609,3 +614,10 @@ def _encoding(text: str, pieces: list[bytes]) -> Iterator[None]:
     for at in range(0, len(text), STEP_BYTES):
         pieces.append(json_text(text[at : at + STEP_BYTES]))
         yield
+
+
+def document_of(answer: Answer) -> Any:
+    """What an answer says; None if it says that it has no body. Raises `MalformedBody`."""
+    if not answer.body and says_it_is_empty(answer.status, answer.headers):
+        return None
+    return parse(answer.body)

@@ -474,7 +474,7 @@ class Runs:
         failure = run.failure
         well = result_of(failure.code if failure else None, failure.status if failure else 200)
         if self._breaker is not None and well is not None:
-            self._breaker.record(well, monotonic())
+            self._breaker.record(well, monotonic(), run.principal)
 
     def _forget(self, run: Run, keys: Sequence[str]) -> None:
         for key in keys:

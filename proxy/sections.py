@@ -7,8 +7,10 @@ No I/O. orjson is the authority for what a body says; ijson only sees earlier wh
   * BodyTooLarge    the body is longer than the reader may hold
 """
 
+import json
 import re
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Final
@@ -41,6 +43,9 @@ BOM: Final = "\ufeff".encode()
 """RFC 8259 8.1: it must not be sent, and may be ignored."""
 
 
+MAX_LENIENT_BYTES: Final = 1024 * 1024
+"""Of a body that is no JSON to the letter. To read more of one a second time would hold up everybody."""
+
 MAX_EARLY_BYTES: Final = 1024 * 1024
 """Of a body that is read while it arrives. A string that is not whole yet is gone through again with each
 read, so that a long one would cost its square; the texts behind this come with the document."""
@@ -56,10 +61,21 @@ class BodyTooLarge(ValueError):
 
 def parse(body: bytes | bytearray) -> Any:
     """A whole body's document. Raises `MalformedBody`."""
+    body = body.removeprefix(BOM)
     try:
-        return orjson.loads(body.removeprefix(BOM))
+        return orjson.loads(body)
     except orjson.JSONDecodeError as exc:
-        raise MalformedBody(f"the body is not JSON: {exc}") from exc
+        try:
+            return _leniently(body)
+        except (ValueError, RecursionError):
+            raise MalformedBody(f"the body is not JSON: {exc}") from exc
+
+
+def _leniently(body: bytes | bytearray) -> Any:
+    """What an upstream in Python writes, and one in Python reads: NaN, half a surrogate pair, any number."""
+    if len(body) > MAX_LENIENT_BYTES:
+        raise ValueError("too long to be read again")
+    return json.loads(body.decode(), parse_int=float)
 
 
 def compile_path(at: str) -> JSONPath:
@@ -80,29 +96,47 @@ class Section:
 
     stage: str
     panel: str
-    path: JSONPath
+    path: JSONPath | None
+    """None: it is shown while it is made, and stands nowhere in the answer."""
 
     @classmethod
-    def compile(cls, stage: str, panel: str, at: str) -> "Section":
+    def compile(cls, stage: str, panel: str, at: str | None) -> "Section":
         """`at` is a JSONPath of RFC 9535; raises `ValueError` that names it."""
-        return cls(stage, panel, compile_path(at))
+        return cls(stage, panel, None if at is None else compile_path(at))
+
+    @property
+    def stands_in_answer(self) -> bool:
+        return self.path is not None
 
     def find(self, document: object) -> str | None:
         """The one string there; `None` if there is nothing, something else, or more than one match."""
+        if self.path is None:
+            return None
         if isinstance(document, str):  # the library would take it for JSON that is still to be read
             return None if self.path.segments else document
         try:
             matches = self.path.findall(document)  # type: ignore[arg-type]
         except JSONPathError:  # a document too deep for `$..`, or a filter that cannot be applied to it
             return None
-        if len(matches) != 1 or not isinstance(matches[0], str):
+        if len(matches) != 1 or not isinstance(matches[0], str) or not _can_be_sent(matches[0]):
             return None
         return matches[0]
 
     @property
     def keys(self) -> tuple[str | int, ...] | None:
         """See `keys_of`."""
-        return keys_of(self.path)
+        return None if self.path is None else keys_of(self.path)
+
+
+def _can_be_sent(text: str) -> bool:
+    """Whether it has a UTF-8; one with a lone surrogate can only be of a body that was read leniently."""
+    if text.isascii() or len(text) > MAX_LENIENT_BYTES:
+        return True
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def keys_of(path: JSONPath) -> tuple[str | int, ...] | None:
@@ -161,25 +195,31 @@ class Reader:
         self._body += data
         if len(self._body) > MAX_EARLY_BYTES:
             self._parser = None
-        self._parse(data)
-        texts = [found for token, value in self._tokens for found in self._walk(token, value)]
-        self._tokens.clear()
-        return texts
+        try:
+            return self._read(data)
+        except Exception:  # noqa: BLE001 - it has its faults: an integer of 5,000 digits is a SystemError
+            # Nothing early any more. What the body is worth is said at its end; yajl is narrower in places.
+            self._parser = None
+            return []
+        finally:
+            self._tokens.clear()
 
     def close(self) -> Any:
         """The body came to its end: the document. Raises `MalformedBody`."""
         return parse(self._body)
 
-    def _parse(self, data: bytes) -> None:
+    def _read(self, data: bytes) -> list[tuple[Section, str]]:
         # An empty read is the end of the text to ijson.
         if self._parser is None or not data:
-            return
-        try:
+            return []
+        with suppress(ijson.JSONError):  # what comes before the fault has been read all the same
             self._parser.send(data)
-        except (ijson.JSONError, ValueError):
-            # Nothing early any more. What the body is worth, orjson says at its end: yajl is narrower in
-            # places, and an int of 5,000 digits is a ValueError.
-            self._parser = None
+            return self._texts()
+        self._parser = None
+        return self._texts()
+
+    def _texts(self) -> list[tuple[Section, str]]:
+        return [found for token, value in self._tokens for found in self._walk(token, value)]
 
     def _walk(self, token: str, value: Any) -> list[tuple[Section, str]]:
         """Keep the place in the document; at its end `_where` is the path of the value that just began."""

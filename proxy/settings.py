@@ -165,7 +165,7 @@ class BreakerSettings(Block):
     """When the upstream fails again and again, no streams begin for a while: everybody gets batch."""
 
     failures: int = Field(default=5, ge=1, le=1000)
-    """Runs that fail one after another, by the upstream's fault."""
+    """Runs of different callers that fail one after another: by connect, reset, timeout or 5xx."""
     window_s: Seconds = 60
     """Within this time."""
     open_s: Seconds = 15

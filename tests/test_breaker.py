@@ -1,6 +1,6 @@
 """The circuit breaker: when it opens, who may try, and that it never stays open for good."""
 
-from itertools import product
+from itertools import count, product
 from typing import Any
 
 import pytest
@@ -13,6 +13,8 @@ from proxy.errors import Fault
 from proxy.settings import BreakerSettings
 
 FAILURES, WINDOW_S, OPEN_S = 3, 60.0, 15.0
+somebody = map(str, count()).__next__
+"""Another caller each time."""
 
 
 def closed() -> Breaker:
@@ -23,7 +25,7 @@ def opened(at: float = 0.0) -> Breaker:
     """Open since `at`."""
     breaker = closed()
     for _ in range(FAILURES):
-        breaker.record(False, at)
+        breaker.record(False, at, somebody())
     assert breaker.is_open(at)
     return breaker
 
@@ -42,15 +44,32 @@ def test_it_opens_with_the_last_of_enough_failures() -> None:
     """One fewer changes nothing."""
     breaker = closed()
     for number in range(1, FAILURES + 1):
-        breaker.record(False, 10.0 * number)
+        breaker.record(False, 10.0 * number, somebody())
         assert breaker.is_open(10.0 * number) is (number == FAILURES)
+
+
+def test_each_caller_counts_once() -> None:
+    """A caller whose requests fail each time stops nobody's streams, nor do all that are nobody."""
+    breaker = closed()
+    for now in range(50):
+        breaker.record(False, now / 10, "ann" if now % 2 else None)
+    assert not breaker.is_open(5)
+    breaker.record(False, 5, "bob")
+
+    assert breaker.is_open(5)
+
+
+@pytest.mark.parametrize("fault", [Fault.MALFORMED, Fault.TOO_LARGE, Fault.FAILURE_TEXT])
+def test_an_answer_that_came_is_no_failure_of_the_upstream(fault: Fault) -> None:
+    """What opens a breaker is connect, reset, timeout and 5xx."""
+    assert result_of(fault, 502) is not False
 
 
 def test_one_success_among_them_says_that_the_upstream_works() -> None:
     """They count one after another, in the order in which the runs ended."""
     breaker = closed()
     for now, ok in enumerate([False, False, True, False, False, True, False, False]):
-        breaker.record(ok, now)
+        breaker.record(ok, now, somebody())
 
     assert not breaker.is_open(8)
 
@@ -60,7 +79,7 @@ def test_failures_count_together_within_the_window(took_s: float, is_open: bool)
     """From the first of them to the last, the bound included."""
     breaker = closed()
     for now in (0.0, 1.0, took_s):
-        breaker.record(False, now)
+        breaker.record(False, now, somebody())
 
     assert breaker.is_open(took_s) is is_open
 
@@ -69,9 +88,9 @@ def test_the_window_moves_with_the_failures() -> None:
     """An old one drops out, and the later ones are enough by themselves."""
     breaker = closed()
     for now in (0.0, 100.0, 101.0):
-        breaker.record(False, now)
+        breaker.record(False, now, somebody())
     assert not breaker.is_open(101)
-    breaker.record(False, 102)
+    breaker.record(False, 102, somebody())
 
     assert breaker.is_open(102)
 
@@ -79,7 +98,7 @@ def test_the_window_moves_with_the_failures() -> None:
 def test_a_failure_can_be_enough() -> None:
     """With `failures: 1` the first one opens it, whatever the window."""
     breaker = Breaker(1, 0.001, OPEN_S)
-    breaker.record(False, 5)
+    breaker.record(False, 5, somebody())
 
     assert breaker.is_open(5)
 
@@ -107,7 +126,7 @@ def test_late_failures_do_not_prolong_it() -> None:
     """Runs that began before go on failing for minutes, which is nothing new."""
     breaker = opened(0)
     for now in range(1, 15):
-        breaker.record(False, now)
+        breaker.record(False, now, somebody())
 
     assert breaker.is_open(14.9)
     assert not breaker.is_open(15)
@@ -116,7 +135,7 @@ def test_late_failures_do_not_prolong_it() -> None:
 def test_a_late_success_closes_it() -> None:
     """A whole answer has just come, whenever its run began."""
     breaker = opened(0)
-    breaker.record(True, 1)
+    breaker.record(True, 1, somebody())
 
     assert [breaker.is_open(1) for _ in range(3)] == [False] * 3
 
@@ -124,11 +143,11 @@ def test_a_late_success_closes_it() -> None:
 def test_after_closing_it_takes_as_many_failures_again() -> None:
     """Those before the success are forgotten."""
     breaker = half_open(15)
-    breaker.record(True, 16)
+    breaker.record(True, 16, somebody())
     for now in (17, 18):
-        breaker.record(False, now)
+        breaker.record(False, now, somebody())
         assert not breaker.is_open(now)
-    breaker.record(False, 19)
+    breaker.record(False, 19, somebody())
 
     assert breaker.is_open(19)
 
@@ -141,7 +160,7 @@ def test_after_closing_it_takes_as_many_failures_again() -> None:
 def test_its_result_decides(ok: bool, state: State, at: float) -> None:
     """Success closes; one failure opens for another `open_s`, however long ago the others were."""
     breaker = half_open(15)
-    breaker.record(ok, at)
+    breaker.record(ok, at, somebody())
 
     assert breaker.state is state
     assert breaker.is_open(at + OPEN_S - 0.001) is not ok
@@ -161,8 +180,8 @@ def test_the_result_of_a_trial_counts_after_its_time_too() -> None:
     """A run of two minutes closes it when it ends, though others have tried since."""
     breaker = half_open(15)
     assert not breaker.is_open(30)
-    breaker.record(False, 31)
-    breaker.record(True, 40)
+    breaker.record(False, 31, somebody())
+    breaker.record(True, 40, somebody())
 
     assert breaker.state is State.CLOSED
 
@@ -211,7 +230,7 @@ class AnySequence(RuleBasedStateMachine):
     def a_run_ends(self, ok: bool) -> None:
         was = self.breaker.state
         self.since_success = [] if ok else [*self.since_success, self.now]
-        self.breaker.record(ok, self.now)
+        self.breaker.record(ok, self.now, somebody())
         if self.breaker.state is State.OPEN and was is not State.OPEN:
             self.next_trial_at = self.now + self.open_s
         if ok:
@@ -272,7 +291,7 @@ def test_a_closed_one_opens_as_soon_as_enough_failures_are_there(results: list[t
     breaker, now, last = closed(), 0.0, []
     for pause_s, ok in results:
         now += pause_s
-        breaker.record(ok, now)
+        breaker.record(ok, now, somebody())
         last = [] if ok else [*last, now]
         enough = len(last) >= FAILURES and last[-1] - last[-FAILURES] <= WINDOW_S
         assert (breaker.state is State.OPEN) is enough
@@ -307,7 +326,6 @@ def test_every_fault_says_something_or_nothing() -> None:
         Fault.IDLE_TIMEOUT,
         Fault.TOTAL_TIMEOUT,
         Fault.TRUNCATED,
-        Fault.MALFORMED,
     }
 
 

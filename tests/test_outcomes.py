@@ -72,7 +72,7 @@ async def test_a_run_has_taken_as_long_as_its_request() -> None:
     """A relayed answer's time has its request's body in it, so a run's has too."""
     run, registry = a_run(asked_at=asyncio.get_running_loop().time() - 7)
 
-    run.settle(Answer(200, JSON, answer()))
+    await run.settle(Answer(200, JSON, answer()))
 
     found = registry.get_sample_value("headgate_settled_seconds_sum", {"route": "start", "arm": "stream"})
     assert found == pytest.approx(7, abs=0.5)
@@ -85,7 +85,7 @@ async def test_an_answer_comes_to_the_same_in_a_run_and_relayed(status: int, wha
     body = BODIES[what]
     run, registry = a_run()
 
-    run.settle(Answer(status, JSON, body))
+    await run.settle(Answer(status, JSON, body))
     copy = await relayed(status, body)
     outcome = RelayedOutcomes(run.route).of(Passage(status=status), copy)
 
@@ -116,7 +116,7 @@ async def test_who_is_not_let_in_is_no_user(status: int, users: int) -> None:
     """A rollout waits for so many different users: names that were made up are none."""
     run, registry = a_run()
 
-    run.settle(Answer(status, JSON, answer()))
+    await run.settle(Answer(status, JSON, answer()))
 
     labels = {"route": "start", "arm": "stream"}
     assert registry.get_sample_value("headgate_users", labels) == users

@@ -241,17 +241,51 @@ async def test_a_text_that_the_answer_lacks_is_counted_and_told_in_the_log() -> 
         assert (line["route"], line["stage"]) == ("start", "extraction")
 
 
-async def test_an_answer_with_none_of_the_texts_is_a_failure() -> None:
-    """It may be JSON: for a reader it is nothing. What was shown is taken back first."""
+@pytest.mark.parametrize(
+    "body",
+    [
+        b'{"status": "needs_more_info"}',
+        b'{"result": {"extraction": null, "summary": 7}}',
+        rb'{"result": {"extraction": "\ud800", "summary": ["x"]}}',
+        b'{"confidence": NaN}',
+        b'{"confidence": 1e999}',
+        b'{"id": %b}' % (b"7" * 5000),
+        b"null",
+        b"",
+    ],
+    ids=range(8),
+)
+async def test_an_answer_without_texts_is_an_answer(body: bytes) -> None:
+    """It may ask for something: it ends as it came, and says which texts are absent. What was shown goes."""
     bench = Bench()
     run = bench.run()
     await run.show(run.sections[0], "gone")
 
-    await run.settle(good(b'{"detail": "later"}'))
+    await run.settle(Answer(200, [(b"content-length", b"%d" % len(body))], body))
 
+    end = said(run)[-1]
     assert texts(said(run)) == {"extraction": ""}
-    assert said(run)[-1]["metadata"]["error_code"] == "malformed"
+    assert end["type"] == "stream_done"
+    assert end["metadata"]["result"] == body.decode()
+    assert end["metadata"]["absent"] == ["extraction", "summary"]
+    assert run.failure is None
     assert bench.sample("parity_total", result="missing") == 2
+
+
+async def test_a_text_that_stands_nowhere_in_the_answer_stays() -> None:
+    """A note whose answer is the id of a file: what was shown of it is all there is, and it is compared with
+    nothing."""
+    note = {"stage": "note", "panel": "chat"}
+    bench = Bench(sections=[note], source="tap", tap={"calls": [note]})
+    run = bench.run()
+    run.stream(run.sections[0], "Seen today, and we")
+
+    await run.settle(good(b'{"file": 7}'))
+
+    assert texts(said(run)) == {"note": "Seen today, and we"}
+    assert [event["type"] for event in said(run)[-2:]] == ["stage_complete", "stream_done"]
+    assert "absent" not in said(run)[-1]["metadata"]
+    assert bench.sample("parity_total", result="missing") == 0
 
 
 async def test_json_that_ends_with_its_connection_too_early_is_no_answer() -> None:

@@ -1,12 +1,16 @@
 """The source `batch`: the upstream's own JSON, its texts shown as they arrive."""
 
+import logging
+
 from proxy import headers
 from proxy.errors import Fault, UpstreamMalformed
 from proxy.run import Run
-from proxy.sections import BodyTooLarge, Reader
+from proxy.sections import BodyTooLarge, Reader, Section
 from proxy.sources.repeat import repeating
 from proxy.turns import Turns
 from proxy.upstream import Answer, Exchange, Request, Upstream
+
+logger = logging.getLogger("headgate.runs")
 
 FEED_BYTES = 8 * 1024
 """Of a body that is read at a time. As much of nothing but brackets takes a millisecond."""
@@ -58,9 +62,17 @@ async def read_answer(exchange: Exchange, run: Run) -> bytes:
             except BodyTooLarge:
                 raise UpstreamMalformed(f"the answer is over {limit} bytes", Fault.TOO_LARGE) from None
             for section, text in texts if readable else ():
-                await run.show(section, text)
+                await _show_early(run, section, text)
             await turns.breathe()
     return reader.body
+
+
+async def _show_early(run: Run, section: Section, text: str) -> None:
+    try:
+        await run.show(section, text)
+    except Exception:  # a mistake of ours beside the answer costs the early text, never the answer
+        logger.exception("text not shown", extra={"run": run.id})
+        run.lose_source("a mistake of ours")
 
 
 def is_json(exchange: Exchange) -> bool:

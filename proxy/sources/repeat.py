@@ -8,8 +8,8 @@ from collections.abc import Awaitable, Callable
 from proxy.errors import Fault, UpstreamError
 from proxy.headers import BODILESS_STATUS
 from proxy.recovery import pause_before_repeat
-from proxy.run import Run
-from proxy.sections import MalformedBody, parse
+from proxy.run import Run, document_of
+from proxy.sections import MalformedBody
 from proxy.upstream import Answer
 
 JITTER = 0.2
@@ -68,7 +68,7 @@ def _flaw(answer: Answer) -> Fault | None:
     if not 200 <= answer.status < 300 or answer.status in BODILESS_STATUS:
         return None
     try:
-        parse(answer.body)
+        document_of(answer)
     except MalformedBody:
         return answer.flaw
     return None

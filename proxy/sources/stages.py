@@ -45,7 +45,7 @@ class StagesSource:
             except MalformedBody:
                 raise UpstreamMalformed(f"stage {call.stage}: not JSON", answer.flaw) from None
             await self._show(run, values)
-        body = orjson.dumps(self._filled(self._answer, values, "the group's answer"))
+        body = self._json(self._answer, values, "the group's answer")
         return Answer(200, [(b"content-type", b"application/json")], body)
 
     def _request(self, run: Run, call: StageCallSettings, values: dict[str, Any]) -> Request:
@@ -53,15 +53,17 @@ class StagesSource:
         headers = _own_headers(run.call.request.headers)
         body = b""
         if call.body is not None:
-            body = orjson.dumps(self._filled(call.body, values, f"the body of {call.stage}"))
+            body = self._json(call.body, values, f"the body of {call.stage}")
             headers.append((b"content-type", b"application/json"))
         return Request(method, path.format_map(run.call.parameters).encode("latin-1"), headers, body)
 
-    def _filled(self, template: Any, values: dict[str, Any], what: str) -> Any:
+    def _json(self, template: Any, values: dict[str, Any], what: str) -> bytes:
         try:
-            return fill(template, values)
+            return orjson.dumps(fill(template, values))
         except MissingValue as exc:
             raise UpstreamMalformed(f"{what}: {exc}") from None
+        except TypeError:  # a lone surrogate, for example
+            raise UpstreamMalformed(f"{what}: no JSON can say it") from None
 
     async def _show(self, run: Run, values: dict[str, Any]) -> None:
         """Show each section that the answer, as far as it is known, already has."""
