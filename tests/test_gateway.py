@@ -374,18 +374,30 @@ async def test_a_get_that_is_no_event_source_of_ours_starts_nothing(
     ]
 
 
-@pytest.mark.parametrize(
-    ("header", "status"), [(b"transfer-encoding: gzip, chunked", 501), (b"upgrade: websocket", 501)]
-)
-async def test_what_the_relay_refuses_is_no_run(tmp_path: Path, header: bytes, status: int) -> None:
+async def test_what_the_relay_refuses_is_no_run(tmp_path: Path) -> None:
     """The same framing rules for both."""
     bearer = signed()["authorization"].encode()
     head = b"POST %b HTTP/1.1\r\nhost: x\r\naccept: text/event-stream\r\nauthorization: %b\r\n%b\r\n\r\n"
     async with house(answering(answer()), tmp_path) as (upstream, serving, _):
-        refused = await ask(serving.url, head % (START.encode(), bearer, header))
+        refused = await ask(serving.url, head % (START.encode(), bearer, b"transfer-encoding: gzip, chunked"))
 
-    assert refused.status == status
+    assert refused.status == 501
     assert upstream.asked == []
+
+
+@pytest.mark.parametrize("may_stream", [True, False])
+async def test_an_upgrade_on_a_route_is_relayed_and_no_run(tmp_path: Path, may_stream: bool) -> None:
+    """Whatever the flag says: the upstream is asked for it, and its refusal is passed on."""
+    bearer = signed()["authorization"].encode()
+    head = b"POST %b HTTP/1.1\r\nhost: x\r\naccept: text/event-stream\r\nauthorization: %b\r\n%b\r\n\r\n"
+    upgrade = b"connection: upgrade\r\nupgrade: websocket"
+    flags = flag_document(100 if may_stream else 0)
+    async with house(answering(b"{}", b"426 Oh"), tmp_path, flags=flags) as (upstream, serving, _):
+        refused = await ask(serving.url, head % (START.encode(), bearer, upgrade))
+
+    assert (refused.status, refused.body) == (426, b"{}")
+    assert upstream.asked[0].header(b"upgrade") == b"websocket"
+    assert upstream.asked[0].header(b"accept") == b"text/event-stream"
 
 
 # Joining and coming back
