@@ -200,9 +200,9 @@ class Rolling:
         with JournalReader.open(self.policy.journal) as journal:
             return list(journal.entries())
 
-    def wants(self, what: Act, reason: str = "because") -> None:
-        """A person says so, by a command."""
-        Inbox(self.policy.journal).put(wish(what, "ops", reason, 0))
+    def wants(self, what: Act, reason: str = "because", seen: int = 0) -> None:
+        """A person says so, by a command, who has seen the journal up to this entry; 0: nobody knows."""
+        Inbox(self.policy.journal).put(wish(what, "ops", reason, seen))
 
     @property
     def flags(self) -> list[dict[str, Any]]:

@@ -13,7 +13,7 @@ from flags.rollout.ledger import Act, Record
 from flags.rollout.moves import Kind, Phase, Reason
 from flags.rollout.readings import OUTCOMES, Series
 from flags.rollout.replay import differences
-from tests.rolling import PROXY, TICK_S, Crash, Rolling, begun, flag_file, policy
+from tests.rolling import PROXY, TICK_S, Crash, Rolling, Running, begun, flag_file, policy
 from tests.streaming import eventually
 
 pytestmark = pytest.mark.anyio
@@ -371,6 +371,91 @@ async def test_an_act_counts_once_though_it_is_found_twice(rolling: Rolling) -> 
 
     assert [entry.body["what"] for entry in rolling.entries() if entry.kind == Record.ACT][-1] == "pause"
     assert list(inbox.iterdir()) == []
+
+
+# Acts are for what their givers saw.
+
+
+async def test_an_advance_that_cannot_act_is_used_up(rolling: Rolling) -> None:
+    """Given during an incident: it does not wait for the incident's end."""
+    with rolling.running() as running:
+        await running.begin()
+        await running.until(25)
+        rolling.incident = True
+        await running.ticks(3)
+        rolling.wants(Act.ADVANCE)
+        [move] = await running.ticks(1)
+        assert move.reason is Reason.INCIDENT
+        rolling.incident = False
+        assert running.controller.state.overridden is False
+        [move] = await running.ticks(1, stream_bad=0.1)
+    assert move.reason is not Reason.APPROVED
+
+
+async def test_an_approval_acts_when_it_is_asked_for_or_not_at_all(rolling: Rolling) -> None:
+    """Nobody approves what they have not seen yet."""
+    async with begun(rolling) as running:
+        rolling.wants(Act.APPROVE)
+        moves = await running.ticks(8)
+        assert moves[0].reason is Reason.TIME
+        assert {move.reason for move in moves[5:]} == {Reason.APPROVAL}
+        rolling.wants(Act.APPROVE, seen=rolling.entries()[-1].seq)
+        [move] = await running.ticks(1)
+    assert move.kind is Kind.ADVANCE
+
+
+async def raised(rolling: Rolling, running: Running) -> None:
+    rolling.set_share(50)
+
+
+async def another_reason(rolling: Rolling, running: Running) -> None:
+    rolling.incident = True
+    rolling.set_share(25)
+    await running.ticks(1)
+
+
+async def another_rollout(rolling: Rolling, running: Running) -> None:
+    rolling.wants(Act.ROLL_BACK)
+    await running.ticks(1)
+    await running.begin()
+    await running.ticks(1)
+
+
+@pytest.mark.parametrize("befalls", [raised, another_reason, another_rollout])
+@pytest.mark.parametrize("act", [Act.RESUME, Act.ADVANCE, Act.APPROVE])
+async def test_an_act_whose_grounds_are_gone_is_refused(rolling: Rolling, befalls: Any, act: Act) -> None:
+    """It was given at a share of 5 that somebody had set; then something else came."""
+    with rolling.running() as running:
+        await running.begin()
+        await running.until(25)
+        rolling.set_share(5)
+        await running.ticks(1)
+        seen = rolling.entries()[-1].seq
+        await befalls(rolling, running)
+        step = running.controller.state.step
+        rolling.wants(act, seen=seen)
+        await running.ticks(2)
+        state = running.controller.state
+
+    assert state.last_act is not None
+    assert "look again" in state.last_act["refused"]
+    assert (state.step, state.share in (50,)) == (step, False)
+
+
+async def test_what_has_no_effect_says_so(rolling: Rolling) -> None:
+    """Paused twice, resumed without need, or acted on what is over."""
+    async with begun(rolling) as running:
+        for acts, why in (
+            ((Act.RESUME,), "nothing to resume"),
+            ((Act.PAUSE, Act.PAUSE), "paused already"),
+            ((Act.ROLL_BACK, Act.ADVANCE), "the rollout is rolled back"),
+        ):
+            for act in acts:
+                rolling.wants(act)
+                await running.ticks(1)
+            last = running.controller.state.last_act
+            assert last is not None
+            assert why in last["refused"]
 
 
 # Dying.

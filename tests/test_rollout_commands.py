@@ -1,5 +1,6 @@
 """`headgate rollout …`: what it says, what it refuses, and with which exit code."""
 
+import asyncio
 import io
 import json
 import sqlite3
@@ -25,6 +26,7 @@ from flags.rollout.ledger import Act, Record, fold
 from flags.rollout.standing import standing_of
 from flags.rollout.status import shown, status_of
 from tests.rolling import FLAG, Rolling, flag_file, policy, policy_said
+from tests.streaming import eventually
 
 pytestmark = pytest.mark.anyio
 
@@ -241,6 +243,29 @@ async def test_killing_needs_neither_controller_nor_rollout(desk: Desk) -> None:
     assert document["features"][1]["enabled"] is True
     assert (await desk.types("unkill", *why())).exit_code == 0
     assert json.loads(desk.rolling.path.read_text())["features"][1]["enabled"] is False
+
+
+@pytest.mark.parametrize("what", ["approve", "advance", "resume"])
+async def test_nobody_lets_go_on_what_nobody_looks_at(desk: Desk, what: str) -> None:
+    """Without a controller it would act on whatever the next one finds."""
+    await desk.has_begun()
+    refused = await desk.types(what, *why())
+    assert refused.exit_code == 1
+    assert "no controller runs" in refused.output
+    assert desk.rolling.entries()[-1].kind != Record.ACT
+
+
+async def test_an_act_says_what_came_of_it(desk: Desk) -> None:
+    """By the look after it: on to the next step, or the reason why not, with a code."""
+    await desk.has_begun()
+    with desk.rolling.running() as running:
+        for code, says in ((1, "has no effect: soak (time)"), (0, "approve: advance (approved)")):
+            typing = asyncio.create_task(desk.types("approve", *why()))
+            await eventually(lambda: running.controller.acts_wait)
+            await running.ticks(1)
+            done = await typing
+            assert (done.exit_code, says in done.output) == (code, True), done.output
+            await running.ticks(6)
 
 
 async def test_a_rollback_needs_no_controller(desk: Desk) -> None:

@@ -5,7 +5,7 @@ import getpass
 import logging
 import sys
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import asdict
 from functools import wraps
 from pathlib import Path
@@ -18,10 +18,12 @@ from rich.live import Live
 
 from flags.errors import FlagAdminError, FlagsError, JournalBusy, PolicyError
 from flags.rollout import down, planning, running
+from flags.rollout.acts import ABOUT_A_DECISION, refusal
 from flags.rollout.flag_admin import Flag, FlagAdmin
 from flags.rollout.inbox import Inbox, Wish, wish
 from flags.rollout.journal import Journal, JournalReader, entries_in
 from flags.rollout.ledger import Act, Record, State, fold
+from flags.rollout.moves import Kind, Reason
 from flags.rollout.policy import Policy
 from flags.rollout.policy_file import load
 from flags.rollout.replay import differences
@@ -39,6 +41,9 @@ FLAG_S = 5.0
 
 HEARD_S = 5.0
 """How long a command waits for the controller to journal what it wants."""
+
+LOOKED_S = 40.0
+"""How long it waits for what comes of it: the flag and the evidence may each keep the controller waiting."""
 
 ACTS_S = 0.1
 """Between two looks at whether it has."""
@@ -212,23 +217,58 @@ def _act(policy: Policy, what: Act, by: str, reason: str, lowered: Flag | None =
         raise click.ClickException("there is no rollout yet; `headgate rollout run` begins one")
     try:
         with Journal.open(policy.journal) as journal:
+            if what in ABOUT_A_DECISION:
+                raise click.ClickException(
+                    f"{what}: no controller runs, and nobody knows what it will find: start it, and look"
+                )
+            if why := refusal(what, _state(policy), None, None, changed=False):
+                raise click.ClickException(f"{what}: {why}")
             journal.append(Record.ACT, wanted.body(), at_s=time.time())
             if lowered is not None:
                 said = written_said(_state(policy).step, lowered)
                 journal.append(Record.WRITTEN, said, at_s=time.time())
         click.echo(f"{what}: journaled; no controller runs")
-        return
     except JournalBusy:
         Inbox(policy.journal).put(wanted)
-    due = time.monotonic() + HEARD_S
+        _await(policy, wanted)
+
+
+def _await(policy: Policy, wanted: Wish) -> None:
+    """Until the controller has journaled it, and looked. Raises ClickException where nothing came of it."""
+    looks = wanted.what in ABOUT_A_DECISION
+    due = time.monotonic() + (LOOKED_S if looks else HEARD_S)
     while time.monotonic() < due:
-        if wanted.id in _state(policy).acts:
-            click.echo(f"{what}: journaled by the controller")
+        heard, look = _heard(policy, wanted)
+        if heard is not None and heard.get("refused"):
+            raise click.ClickException(f"{wanted.what}: refused: {heard['refused']}")
+        if heard is not None and not looks:
+            click.echo(f"{wanted.what}: journaled by the controller")
+            return
+        if look is not None:
+            move = look["move"]
+            said = f"{move['kind']} ({move['reason']}) {move['detail']}".strip()
+            if move["kind"] != Kind.ADVANCE and (
+                wanted.what is not Act.RESUME or move["reason"] in _NOT_RESUMED
+            ):
+                raise click.ClickException(f"{wanted.what}: has no effect: {said}")
+            click.echo(f"{wanted.what}: {said}")
             return
         time.sleep(ACTS_S)
-    raise click.ClickException(
-        f"{what}: left for the controller, which has not taken it within {HEARD_S:.0f} s"
-    )
+    raise click.ClickException(f"{wanted.what}: left for the controller, which has not taken it yet")
+
+
+_NOT_RESUMED = frozenset({Reason.PAUSED, Reason.FLAG_CHANGED, Reason.FLAG_LOWERED})
+
+
+def _heard(policy: Policy, wanted: Wish) -> tuple[Mapping[str, Any] | None, Mapping[str, Any] | None]:
+    """The act as it was journaled, and the look after it, as far as they are there."""
+    heard = None
+    for entry in entries_in(policy.journal, after_seq=wanted.seen):
+        if entry.kind == Record.ACT and entry.body["id"] == wanted.id:
+            heard = entry.body
+        elif heard is not None and entry.kind == Record.TICK:
+            return heard, entry.body
+    return heard, None
 
 
 def _command(what: Act, text: str) -> None:
@@ -242,7 +282,7 @@ def _command(what: Act, text: str) -> None:
 for _what, _text in {
     Act.PAUSE: "Stay at this step until somebody resumes. Harm still rolls back.",
     Act.RESUME: "Go on; also after somebody changed the flag to the share of another step.",
-    Act.APPROVE: "Let it advance from this step, once the policy's other conditions are met.",
+    Act.APPROVE: "Let it advance from this step, now that it asks for a person.",
     Act.ADVANCE: "Advance from this step though proof or time is missing. Never past harm or a freeze.",
 }.items():
     _command(_what, _text)

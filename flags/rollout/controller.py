@@ -20,11 +20,12 @@ from flags.errors import (
     RolloutError,
 )
 from flags.rollout import believable
+from flags.rollout.acts import refusal
 from flags.rollout.evidence import APART, ELIGIBLE, Arm, Batch, batch_heard, batch_said
 from flags.rollout.flag_admin import Flag, FlagAdmin, Strategy
 from flags.rollout.freezes import frozen
 from flags.rollout.guardrails import Budget, Exposure, Guardrail
-from flags.rollout.inbox import Inbox, wish
+from flags.rollout.inbox import Inbox, Wish, wish
 from flags.rollout.journal import Entry, Journal
 from flags.rollout.jury import Jury
 from flags.rollout.lease import Fence, Lease
@@ -189,7 +190,7 @@ class Controller:
 
     async def _tick(self, fence: Fence) -> Move:
         flag, problem = await self._read_flag()
-        self.hear()
+        self.hear(flag)
         if flag is not None:
             self._settle_changes(flag)
             flag = await self._go_down(flag, fence)  # before evidence, which may keep one waiting
@@ -230,15 +231,38 @@ class Controller:
         """Whether people want something."""
         return any(True for _ in self._ports.inbox.waiting())
 
-    def hear(self) -> bool:
-        """Journal the acts of people that wait; whether there were any."""
+    def hear(self, flag: Flag | None = None) -> bool:
+        """Journal the acts of people that wait, with why one has no effect; whether there were any.
+
+        Args:
+            flag: as it is; None: not known.
+        """
         heard = False
         for path, wanted in self._ports.inbox.waiting():
             if wanted.id not in self._state.acts:
-                self._append(Record.ACT, wanted.body())
+                self._append(Record.ACT, wanted.body() | self._refused(wanted, flag))
                 heard = True
             self._ports.inbox.done(path)
         return heard
+
+    def _refused(self, wanted: Wish, flag: Flag | None) -> dict[str, str]:
+        now = None if flag is None else standing_of(flag)
+        changed = flag is None or self._change(flag) is not Change.NONE
+        why = refusal(wanted.what, self._state, self._seen(wanted), now, changed)
+        return {"refused": why} if why else {}
+
+    def _seen(self, wanted: Wish) -> Mapping[str, Any] | None:
+        """The look that somebody saw when they asked."""
+        if not wanted.seen:
+            return None
+        entry = self._ports.journal.latest(Record.TICK, wanted.seen)
+        begun = self._ports.journal.latest(Record.BEGIN, self._state.seq)
+        if entry is None or (begun is not None and begun.seq > entry.seq):
+            return {"step": None}  # of another rollout, or of none
+        written = self._ports.journal.latest(Record.WRITTEN, wanted.seen)
+        if written is not None and written.seq > entry.seq:
+            return {**entry.body, "standing": written.body.get("standing")}
+        return entry.body
 
     async def tell(self, send: Callable[[Notice], Awaitable[bool]]) -> None:
         """Send what is news, in order; what is not taken waits for the next time."""

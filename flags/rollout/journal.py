@@ -85,10 +85,10 @@ class Entry:
         return body
 
 
-def entries_in(path: Path) -> Iterator[Entry]:
+def entries_in(path: Path, after_seq: int = 0) -> Iterator[Entry]:
     """Those of the journal there, also while it is written; none where there is none yet."""
     with suppress(JournalAbsent), JournalReader.open(path) as journal:
-        yield from journal.entries()
+        yield from journal.entries(after_seq)
 
 
 def canonical(body: Mapping[str, Any]) -> str:
@@ -156,6 +156,15 @@ class JournalReader:
         rows = self._fetch(
             "SELECT seq, at_s, kind, watermark, body, hash FROM entry ORDER BY seq DESC LIMIT 1"
         )
+        return Entry(*rows[0]) if rows else None
+
+    def latest(self, kind: str, until_seq: int) -> Entry | None:
+        """The last entry of this kind up to one; None: there is none."""
+        query = (
+            "SELECT seq, at_s, kind, watermark, body, hash FROM entry "
+            "WHERE seq <= ? AND kind = ? ORDER BY seq DESC LIMIT 1"
+        )
+        rows = self._fetch(query, until_seq, kind)
         return Entry(*rows[0]) if rows else None
 
     def watermark(self) -> bytes | None:

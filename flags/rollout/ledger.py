@@ -207,6 +207,9 @@ def _after_tick(state: State, entry: Entry) -> State:
         streamed=state.streamed + sum(count for arm, _, _, count in outcomes if arm == Arm.STREAM),
         settled=state.settled + sum(count for _, _, _, count in outcomes),
         resumed=False,
+        # An act is for the decision that its giver saw: it acts at the next look, or not at all.
+        approved=state.approved and body["move"]["kind"] == Kind.ADVANCE,
+        overridden=state.overridden and body["move"]["kind"] == Kind.ADVANCE,
         last_tick=body,
         last_tick_s=entry.at_s,
         last_good_s=state.last_good_s if body["no_data"] else entry.at_s,
@@ -270,6 +273,8 @@ def _after_act(state: State, entry: Entry) -> State:
     acts = (*state.acts, entry.body["id"])[-KNOWN_ACTS:]
     state = replace(state, last_act=entry.body, last_act_s=entry.at_s, acts=acts)
     what = Act(entry.body["what"])
+    if entry.body.get("refused"):
+        return state
     if what is Act.KILL:
         return replace(state, phase=Phase.KILLED, down_pending=True, last_kill_s=entry.at_s)
     if what is Act.UNKILL:

@@ -5,6 +5,7 @@ between sending and journaling that it had, can tell.
 """
 
 import logging
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -27,7 +28,7 @@ class Notice:
     """Of the journal's entry."""
     at_s: float
     what: str
-    """`written`, `rolled_back`, `holding`, `resolved`, `complete`, `act`; in `observe` also
+    """`written`, `rolled_back`, `holding`, `resolved`, `complete`, `act`, `no_effect`; in `observe` also
     `would_roll_back`, `would_advance`."""
     reason: str
     detail: str
@@ -62,7 +63,8 @@ class News:
             return self._after_tick(entry, state)
         if entry.kind == Record.ACT:
             body = entry.body
-            detail = f"{body['by']}: {body['reason']}"
+            refused = f"; refused: {body['refused']}" if body.get("refused") else ""
+            detail = f"{body['by']}: {body['reason']}{refused}"
             return self, _notice(entry, state, "act", str(body["what"]), detail)
         if entry.kind == Record.WRITTEN:
             return self, _notice(entry, state, "written", "", f"{entry.body['share']} %")
@@ -75,6 +77,8 @@ class News:
         kind, reason, detail = Kind(move["kind"]), Reason(move["reason"]), move["detail"]
         if reason is Reason.NO_DATA and entry.at_s - state.last_good_s < self.page_after_s:
             return self, None
+        if _had_no_effect(entry.body):
+            return self, _notice(entry, state, "no_effect", reason, detail)
         if entry.body.get("unwritten") and kind is not Kind.HOLD:
             kind, reason, detail = Kind.HOLD, Reason.NOT_WRITTEN, str(entry.body["unwritten"])
         what = _WATCHED.get(kind) if entry.body["situation"]["mode"] == Mode.OBSERVE else _DONE.get(kind)
@@ -95,6 +99,13 @@ _DONE = {Kind.ROLL_BACK: "rolled_back", Kind.HOLD: "holding"}
 
 _WATCHED = {Kind.ROLL_BACK: "would_roll_back", Kind.HOLD: "holding", Kind.ADVANCE: "would_advance"}
 """In the mode `observe`, which does nothing of it."""
+
+
+def _had_no_effect(tick: Mapping[str, Any]) -> bool:
+    """Whether somebody's approval is used up; in older journals, which say no `standing`, it was kept."""
+    situation = tick["situation"]
+    asked = situation.get("approved") or situation.get("overridden")
+    return bool(asked) and "standing" in tick and tick["move"]["kind"] != Kind.ADVANCE
 
 
 def _notice(entry: Entry, state: State, what: str, reason: str, detail: str) -> Notice:
