@@ -20,6 +20,7 @@ from flags.unleash import UnleashFlags, UnleashServer
 from proxy.admin import Admin
 from proxy.admission import Connections
 from proxy.admitting import admitting
+from proxy.bodies import BodyBudget
 from proxy.breaker import Breaker
 from proxy.connection import Timeouts
 from proxy.descriptors import ENOUGH, RESERVED, Descriptors, in_use, raise_limit, share
@@ -285,6 +286,7 @@ async def running(settings: Settings, state_dir: Path, figures: Figures | None =
             {route.name: RelayedOutcomes(route) for route in routes.all},
             forward,
             to.authority,
+            BodyBudget(int(settings.limits.bodies), metrics.count_over),
         )
         port = learned = None
         if settings.llm is not None:
@@ -296,7 +298,8 @@ async def running(settings: Settings, state_dir: Path, figures: Figures | None =
             ]
             shelf = FileShelf(state_dir / "learned") if shared is None else shared
             learned = Learned(settings.llm.learned_s, shelf)
-            port = ModelPort(providers, settings.llm, taps, metrics, learned)
+            bodies = BodyBudget(int(settings.limits.bodies), metrics.count_over)
+            port = ModelPort(providers, settings.llm, taps, metrics, learned, bodies)
         admin = Admin(registry, runs, flag_source, switch, settings.admin_token, learned, figures)
         yield App(
             gateway,

@@ -17,7 +17,7 @@ from flags.decision import Accept, Arm, Decision, FlagState, Mode, Question, Rea
 from proxy import dark
 from proxy.answer_copy import AnswerCopy
 from proxy.batch_viewer import BatchViewer, Unanswered
-from proxy.bodies import MAX_REQUEST_BYTES, Replayed, collect, read_ahead
+from proxy.bodies import MAX_REQUEST_BYTES, BodyBudget, Hold, Replayed, collect, read_ahead
 from proxy.breaker import Breaker
 from proxy.errors import Fault, RequestRefused
 from proxy.fetch_metadata import comes_from
@@ -99,6 +99,8 @@ class _Asked:
     idempotency_key: bytes | None
     came_at: float
     """The loop's time."""
+    hold: Hold
+    """Of its body."""
 
     @property
     def route(self) -> Route:
@@ -131,13 +133,15 @@ class Gateway:
     """By route."""
     forwarding: Forwarding
     authority: bytes
+    bodies: BodyBudget
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         entered = perf_counter()
         target = request_target(scope)
         match = self.routes.match(scope["method"], target) if UPGRADE not in scope else None
         if match is not None and not (match.by_stream_path and not _may_start(match, scope["headers"])):
-            await self._serve(self._asked(match, target, scope, receive, send), entered)
+            with self.bodies.hold() as hold:
+                await self._serve(self._asked(match, target, scope, receive, send, hold), entered)
         elif target.startswith(OWN_PATH):
             await self.run_api(scope, target, receive, send)
         else:
@@ -151,7 +155,9 @@ class Gateway:
             if logger.isEnabledFor(logging.DEBUG):
                 logger.debug("relayed", extra={"outcome": passage.outcome, "status": passage.status})
 
-    def _asked(self, match: Match, target: bytes, scope: Scope, receive: Receive, send: Send) -> _Asked:
+    def _asked(
+        self, match: Match, target: bytes, scope: Scope, receive: Receive, send: Send, hold: Hold
+    ) -> _Asked:
         headers: Headers = scope["headers"]
         identity = self.identifier.identify(headers)
         came_at = asyncio.get_running_loop().time()
@@ -160,11 +166,11 @@ class Gateway:
             path = match.route.path.fill(match.parameters)
             target = path.encode("latin-1") + question_mark + query
             accept = Accept.ONLY_STREAM
-            return _Asked(match, target, scope, receive, send, identity, accept, None, None, came_at)
+            return _Asked(match, target, scope, receive, send, identity, accept, None, None, came_at, hold)
         run_id = next((value for name, value in headers if name == b"headgate-run"), None)
         key = next((value for name, value in headers if name == b"idempotency-key"), None)
         accept = accepted(headers)
-        return _Asked(match, target, scope, receive, send, identity, accept, run_id, key, came_at)
+        return _Asked(match, target, scope, receive, send, identity, accept, run_id, key, came_at, hold)
 
     async def _serve(self, asked: _Asked, entered: float) -> None:
         """A request of a route: decide, then relay or run."""
@@ -247,7 +253,7 @@ class Gateway:
         """
         if not _is_well_framed(asked.scope):
             return asked, decision
-        body, receive = await read_ahead(asked.receive)
+        body, receive = await read_ahead(asked.receive, asked.hold)
         asked = replace(asked, receive=receive)
         if body is not None and not _ASKS_TO_STREAM.search(body):
             return asked, decision
@@ -271,7 +277,7 @@ class Gateway:
         may_join = decision.arm is Arm.STREAM and self._may_join(asked)
         receive = asked.receive
         if (may_join or heartbeat_s is not None) and _is_well_framed(asked.scope):
-            body, receive = await read_ahead(asked.receive)
+            body, receive = await read_ahead(asked.receive, asked.hold)
             if body is not None:
                 asked = replace(asked, receive=receive, run_id=None, idempotency_key=None)
                 may_join = may_join and not _ASKS_TO_STREAM.search(body)
@@ -286,7 +292,8 @@ class Gateway:
                     except Unanswered:
                         receive = Replayed.of(body, asked.receive)
                 elif heartbeat_s is not None:
-                    run = await self.runs.start(start)
+                    run, _ = await self._begun(asked, start)
+                    asked.hold.close()
                     await self._name(asked, run, name)
                     return await self._answer(asked, run)
         if name is not None and asked.identity is not None:
@@ -306,7 +313,8 @@ class Gateway:
         The upstream is asked as the client asks: it may have a stream of its own, and that is passed on.
         """
         held = HeldAnswer(asked.send, int(asked.route.settings.max_answer))
-        kept = KeptBody(asked.receive, MAX_REQUEST_BYTES)
+        # Of nobody in particular no body is kept: strangers would fill what all share.
+        kept = KeptBody(asked.receive, MAX_REQUEST_BYTES if asked.identity else 0, asked.hold)
         passing = replace(asked, scope=held.scope(asked.scope), receive=kept, send=held)
         passage, outcome = await self._relayed(passing, decision, counted)
         if held.holds and passage.outcome is Outcome.COMPLETE and (answer := await held.answer()) is not None:
@@ -395,6 +403,7 @@ class Gateway:
         finally:
             if not begins and decision.mode is Mode.STREAM:
                 self.breaker.unused()  # a trial is for a run that begins
+        asked.hold.close()  # it has been compared, or is the run's
         await self._name(asked, run, _chosen_id(asked.run_id))
         if asked.accept is Accept.NONE:
             ended, _ = await self._answer(asked, run)
@@ -436,14 +445,14 @@ class Gateway:
     async def _check_the_body(self, asked: _Asked, run: Watched) -> None:
         """A repeated POST has the body that its run was begun with."""
         check_framing(asked.scope["headers"], asked.scope["http_version"])
-        body = await collect(asked.receive)
+        body = await collect(asked.receive, asked.hold)
         if fingerprint(asked.identity, asked.route.name, asked.target, body) != run.fingerprint:
             raise RequestRefused(422, "This Last-Event-ID is of a run that was asked for with another body.")
 
     async def _joined_or_started(self, asked: _Asked, decision: Decision) -> tuple[Watched, bool]:
         """The run, and whether it begins with this request."""
         check_framing(asked.scope["headers"], asked.scope["http_version"])
-        body = b"" if asked.match.by_stream_path else await collect(asked.receive)
+        body = b"" if asked.match.by_stream_path else await collect(asked.receive, asked.hold)
         start = self._start(asked, decision, body)
         if asked.match.by_stream_path and asked.identity is not None:
             live = self.runs.live_one(start.call, asked.identity)
@@ -456,8 +465,15 @@ class Gateway:
                     503, "This proxy has as many runs in flight as it may have. Please try again."
                 )
             return joined, False
+        return await self._begun(asked, start)
+
+    async def _begun(self, asked: _Asked, start: Start) -> tuple[Watched, bool]:
+        """The run, and whether it begins with this request; then the body is the run's."""
         run = await self.runs.start(start)
-        return run, isinstance(run, Run) and run.call is start.call
+        if isinstance(run, Run) and run.call is start.call:
+            run.hold = asked.hold.hand_on()
+            return run, True
+        return run, False
 
     def _start(self, asked: _Asked, decision: Decision, body: bytes) -> Start:
         route = asked.route

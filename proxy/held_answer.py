@@ -5,6 +5,7 @@ own, passes as it comes.
 """
 
 from proxy.answer_copy import CODINGS, coding_of, decoded
+from proxy.bodies import Hold
 from proxy.headers import BODILESS_STATUS, Headers, is_json
 from proxy.relay import Message, Receive, Scope, Send
 from proxy.server import ANSWER
@@ -63,17 +64,22 @@ _OF_THE_CODED_BODY = frozenset({b"content-encoding", b"content-length"})
 
 
 class KeptBody:
-    """A `receive` that keeps a copy of a request's body, up to `max_bytes`; `body` is None beyond that."""
+    """A `receive` that keeps a copy of a request's body, up to `max_bytes`; `body` is None beyond that, and
+    where there is no room for it.
+    """
 
-    def __init__(self, receive: Receive, max_bytes: int) -> None:
+    def __init__(self, receive: Receive, max_bytes: int, hold: Hold) -> None:
         self._receive = receive
         self._room = max_bytes
+        self._hold = hold
         self._kept = bytearray()
 
     async def __call__(self) -> Message:
         message = await self._receive()
         body = message.get("body", b"")
         self._room -= len(body)
+        if self._room >= 0 and not self._hold.take(len(body)):
+            self._room = -1
         if self._room >= 0:
             self._kept += body
         return message

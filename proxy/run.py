@@ -17,6 +17,7 @@ from statistics import median
 from typing import Any
 
 from flags.decision import Decision, Mode
+from proxy.bodies import Hold
 from proxy.chunking import Chunker, split
 from proxy.errors import Fault, UpstreamError
 from proxy.event_log import EventLog
@@ -113,6 +114,8 @@ class Run:
         self.answer: Answer | None = None
         """The upstream's own, whole; also one that is a failure."""
         self.headers_sent = False
+        self.hold: Hold | None = None
+        """Of its request's body, which it holds until its end."""
         self.is_watched = True
         """Whether anybody waits for it, when it ends."""
         self.is_elsewhere = False

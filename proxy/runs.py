@@ -446,6 +446,8 @@ class Runs:
     def _finish(self, run: Run, keys: Sequence[str]) -> None:
         del self._tasks[run.id]
         del self._live[run.id]
+        if run.hold is not None:
+            run.hold.close()
         self._live_on[run.route.name] -= 1
         if run.principal is not None:
             _decrease(self._live_of, (run.principal, run.route.name))

@@ -419,8 +419,8 @@ class LimitSettings(Block):
     """Of one address. With `x_forwarded: append` the address that the proxy in front names counts, while its
     request is answered."""
     bodies: ByteSize = Field(default=ByteSize(256 * 1024 * 1024), ge=1024)
-    """Request bodies that are held, those of runs included; for example `256MiB`. What is relayed is not
-    held."""
+    """Request bodies that are held, those of runs included, and on the model port as many again; for example
+    `256MiB`. What is relayed is not held."""
 
 
 class Settings(Block):

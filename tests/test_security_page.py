@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from proxy.identity import BUCKETS
-from proxy.settings import MemoryLogSettings, ValkeyLogSettings
+from proxy.settings import LimitSettings, MemoryLogSettings, ValkeyLogSettings
 from proxy.tickets import TICKET_S
 from proxy.valkey_mirror import LIVE_TTL_S
 
@@ -49,4 +49,5 @@ def test_the_figures_are_those_of_the_code() -> None:
     assert f"`runs` ({memory.runs}) and `bytes` ({memory.bytes // 2**20} MiB)" in said
     assert f"`ttl_s` ({store} s) after the end; {LIVE_TTL_S:g} s after" in said
     assert f"once, {TICKET_S} s" in said
+    assert f"`limits.bodies` ({LimitSettings().bodies // 2**20} MiB)" in said
     assert f"{BUCKETS} buckets of users" in said

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from time import monotonic, perf_counter
 
-from proxy.bodies import Replayed, read_ahead
+from proxy.bodies import BodyBudget, Hold, Replayed, read_ahead
 from proxy.errors import RequestRefused
 from proxy.llm.call import Ended, ModelCall, Tee
 from proxy.llm.dialect import Dialect, NotStreamable, Prompt, StreamCall
@@ -88,6 +88,7 @@ class ModelPort:
     taps: Taps
     metrics: Metrics
     learned: Learned
+    bodies: BodyBudget
     avoided: OrderedDict[bytes, float] = field(default_factory=OrderedDict)
     """Attempts, and until when they are asked for no stream."""
 
@@ -108,7 +109,8 @@ class ModelPort:
                 ended = Ended.UNMATCHED if token else _of_no_token(has_context=has_context(headers))
                 await self._untapped(provider, scope, receive, send)
             else:
-                ended = await self._tapped(provider, tap, token, scope, receive, send)
+                with self.bodies.hold() as hold:
+                    ended = await self._tapped(provider, tap, token, scope, receive, send, hold)
         except RequestRefused as refusal:
             await send_problem(send, refusal.status, refusal.detail, close=True)
             ended = Ended.FAILED
@@ -126,17 +128,25 @@ class ModelPort:
         """A call of no run. Its body is read first: it is to be sent again if a kept connection breaks."""
         self.taps.strangers += 1
         replayed = receive
-        if scope["method"] not in IDEMPOTENT:
-            body, replayed = await read_ahead(receive)
-            if body is not None:
-                scope, replayed = _unexpected(scope), Replayed.of(body, receive)
-        await provider.relay(scope, replayed, send)
+        with self.bodies.hold() as hold:
+            if scope["method"] not in IDEMPOTENT:
+                body, replayed = await read_ahead(receive, hold)
+                if body is not None:
+                    scope, replayed = _unexpected(scope), Replayed.of(body, receive)
+            await provider.relay(scope, replayed, send)
 
     async def _tapped(
-        self, provider: Provider, tap: OpenTap, token: str, scope: Scope, receive: Receive, send: Send
+        self,
+        provider: Provider,
+        tap: OpenTap,
+        token: str,
+        scope: Scope,
+        receive: Receive,
+        send: Send,
+        hold: Hold,
     ) -> Ended:
         """A call of a run."""
-        body, replayed = await read_ahead(receive)
+        body, replayed = await read_ahead(receive, hold)
         target: bytes = scope[TARGET]
         method: str = scope["method"]
         dialect = provider.dialect
