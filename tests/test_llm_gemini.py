@@ -332,6 +332,13 @@ def test_a_rating_that_has_blocked_makes_no_answer() -> None:
         strictly(event(A, reason="STOP", safetyRatings=[{"category": "X", "blocked": True}]))
 
 
+@pytest.mark.parametrize("texts", [("a", "b", "ab"), ("Fe", "Fever", "Fever of")])
+def test_a_text_that_comes_again_makes_no_answer(texts: tuple[str, ...]) -> None:
+    """All of it in the end, or all of it so far each time."""
+    with pytest.raises(Unfaithful):
+        strictly(*(event({"text": text}) for text in texts), STOP)
+
+
 def test_a_candidate_too_many_makes_no_answer() -> None:
     with pytest.raises(Unfaithful):
         strictly(event(A, reason="STOP"), event(A, reason="STOP", index=1))
@@ -519,11 +526,6 @@ TWICE = {"text": "b", "thoughtSignature": "c2Vjb25k"}
         pytest.param([event({"functionCall": []})], "an object is none", id="call"),
         pytest.param(
             [event({"functionCall": {"name": "a", "willContinue": True}})], PIECES, id="call in pieces"
-        ),
-        pytest.param(
-            [event({"text": "a"}), event({"text": "b"}), event({"text": "ab"}, reason="STOP")],
-            "a text comes again, or more of it each time",
-            id="the whole text once more",
         ),
         pytest.param(
             [event({"functionCall": {"id": "1"}}), event({"functionCall": {"id": "1"}}, reason="STOP")],

@@ -73,7 +73,9 @@ def said_again(arguments: str) -> Chunk:
 
 def noted(*urls: str) -> Chunk:
     """A chunk with annotations."""
-    return chunk({"annotations": [{"type": "url_citation", "url": url} for url in urls]})
+    where = {"start_index": 0, "end_index": 1, "title": "t"}
+    cited = [{"type": "url_citation", "url_citation": where | {"url": url}} for url in urls]
+    return chunk({"annotations": cited})
 
 
 STRUCK = [{"prompt_index": 0, "content_filter_results": {"hate": verdict("high", filtered=True)}}]
@@ -407,7 +409,7 @@ def test_however_it_is_cut_the_answer_is_the_same(contents: list[list[str]], dat
 )
 def test_what_cannot_be_joined_for_certain_is_refused(chunks: list[Chunk]) -> None:
     with pytest.raises(Unfaithful) as refused:
-        assembled(*chunks)
+        assembled(*chunks, choices=1)
 
     assert str(refused.value)
 
@@ -432,9 +434,27 @@ def test_an_end_that_is_known_to_be_harmless_is_an_answer(reason: str) -> None:
     assert assembled(*chunks, choices=1)[0] == completion(choice({"content": "a"}, reason))
 
 
+def test_the_callers_own_stream_is_its_answer_whatever_it_says_twice() -> None:
+    """It is no other call's: nothing is held against it but what cannot be joined at all."""
+    answer, _ = assembled(
+        chunk({"content": "a"}),
+        chunk({"content": "b"}),
+        noted("a"),
+        noted("a"),
+        chunk({"content": "ab"}, reason="stop"),
+        chunk({"content": "c"}, reason=""),
+        USED,
+    )
+
+    message = answer["choices"][0]["message"]
+    assert message["content"] == "ababc"
+    assert [note["url_citation"]["url"] for note in message["annotations"]] == ["a", "a"]
+    assert answer["choices"][0]["finish_reason"] == "stop"
+
+
 def test_arguments_that_were_cut_for_their_length_say_nothing_of_the_next_call() -> None:
     with pytest.raises(OddEnd):
-        assembled(dose("a", {"name": "f", "arguments": '{"mg'}), chunk({}, reason="length"), USED)
+        assembled(dose("a", {"name": "f", "arguments": '{"mg'}), chunk({}, reason="length"), USED, choices=1)
 
 
 @pytest.mark.parametrize(

@@ -64,6 +64,7 @@ NO_STREAM = {
     "no events": answering(b"", kind=b"text/event-stream"),
     "JSON as events": answering(json.dumps(completion("x")).encode(), kind=b"text/event-stream"),
     "another good status": answering(json.dumps(completion("x")).encode(), b"202 Accepted"),
+    "an answer that is too large": answering(json.dumps(completion("x" * 2_000_000)).encode()),
     "an answer in two halves": answering(json.dumps(completion("x")).encode() + b"{}"),
 }
 
@@ -118,6 +119,28 @@ async def test_a_provider_that_fails_only_when_asked_to_stream_is_asked_once_mor
     assert stream.texts() == TEXTS
     assert results == {"lost": 1, "avoided": 1}
     assert [(lesson["why"], lesson["for_s"] <= 600) for lesson in shown] == [("fails", True)]
+
+
+@pytest.mark.parametrize(
+    ("status", "streams"),
+    [
+        (b"403 Forbidden", [True, None, None]),
+        (b"406 Not Acceptable", [True, None, None]),
+        (b"501 Not Implemented", [True, None, None]),
+        (b"408 Request Timeout", [True, None, True, None]),
+        (b"409 Conflict", [True, None, True, None]),
+    ],
+)
+async def test_a_provider_that_refuses_streams_is_asked_for_no_more_of_them(
+    tmp_path: Path, status: bytes, streams: list[bool | None]
+) -> None:
+    """But for a status that is of the moment."""
+    provider = Provider(stream=answering(NO_STREAMS, status))
+    async with tapped(tmp_path, provider) as (_, backend, client):
+        await read(client, START, signed())
+
+    assert [reply.json() for reply in backend.answers] == BATCH
+    assert [body.get("stream") for body in provider.bodies] == streams
 
 
 async def test_a_provider_that_says_in_its_first_event_that_it_fails_is_asked_once_more(

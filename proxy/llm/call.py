@@ -10,7 +10,6 @@ from typing import Literal
 from proxy.errors import UpstreamAborted, UpstreamBroke, UpstreamBusy, UpstreamError, UpstreamUnreachable
 from proxy.headers import Headers, end_to_end, response_headers
 from proxy.llm.dialect import Assembler, Dialect, OddEnd, ProviderFailed, StreamCall, Unfaithful
-from proxy.llm.joins import MAX_ANSWER_CHARS
 from proxy.llm.learned import Why
 from proxy.relay import Message, Receive, Scope, Send, send_problem
 from proxy.sse import Decoder, EventTooLarge
@@ -24,6 +23,12 @@ MAX_EVENT_BYTES = 8 * 1024 * 1024
 
 TOO_MANY = 429
 """The one failure that a batch call would have got as well, and that another call makes worse."""
+
+OF_THE_MOMENT = frozenset({408, 409, 421, 425})
+"""Of a connection that was idle for too long, of two calls that met: asked again, and nothing is learned."""
+
+MAX_BATCH_BYTES = 1024 * 1024
+"""Of a batch answer to a streamed call. To read it holds up everybody; what is larger is asked again."""
 
 NOT_IMPLEMENTED = 501
 """Of a provider that has no streams: not that it fails."""
@@ -141,7 +146,8 @@ class ModelCall:
         if status == TOO_MANY or (fails and self._ask_again == "never"):
             await self._pass_on(exchange, send)
             return Ended.FAILED
-        self.lesson = Why.FAILS if fails else Why.REFUSED
+        if status not in OF_THE_MOMENT:
+            self.lesson = Why.FAILS if fails else Why.REFUSED
         return Ended.LOST if fails else Ended.BATCH
 
     async def _batch_answer(self, exchange: Exchange) -> bytes:
@@ -150,7 +156,7 @@ class ModelCall:
         size = 0
         while data := await exchange.read():
             size += len(data)
-            if size > MAX_ANSWER_CHARS:
+            if size > MAX_BATCH_BYTES:
                 raise NoStream("neither a stream, nor an answer that can be read")
             parts.append(data)
         body = b"".join(parts)

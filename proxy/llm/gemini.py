@@ -255,9 +255,9 @@ class Response:
         answer = dict(self._answer)
         if "candidates" in answer:
             answer["candidates"] = [candidate for _, candidate in sorted(answer["candidates"].items())]
-        for candidate in answer.get("candidates", ()):
-            check_texts(part.get("text") for part in _parts(candidate))
         if self._choices is not None:
+            for candidate in answer.get("candidates", ()):
+                check_texts(part.get("text") for part in _parts(candidate))
             self._check_ends(answer.get("candidates", []), self._choices)
         if self._is_blocked and answer.get("candidates"):
             raise Unfaithful("the prompt was blocked after its answer began")

@@ -48,6 +48,16 @@ def check_texts(texts: Iterable[Any]) -> None:
         raise Unfaithful("a text comes again, or more of it each time")
 
 
+class UnsureList(list[Any]):
+    """One that came more than once: nothing says whether that is more of it, or all of it so far."""
+
+
+class UnsureEnd(str):
+    """A reason to finish after which there was more, or another one."""
+
+    __slots__ = ()
+
+
 def last(_: Any, new: Any) -> Any:
     """Each event has the state as of then."""
     return new

@@ -13,8 +13,19 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from proxy.llm.dialect import NotStreamable, OddEnd, Prompt, ProviderFailed, StreamCall, Unfaithful
-from proxy.llm.joins import MAX_ANSWER_CHARS, Join, Text, as_list, as_object, as_text, check_texts, last
+from proxy.llm.dialect import NotStreamable, Prompt, ProviderFailed, StreamCall, Unfaithful
+from proxy.llm.joins import (
+    MAX_ANSWER_CHARS,
+    Join,
+    Text,
+    UnsureEnd,
+    UnsureList,
+    as_list,
+    as_object,
+    as_text,
+    last,
+)
+from proxy.llm.openai_ends import check_ends, is_choice
 
 MAX_CHOICES = 128
 """`n` of the API."""
@@ -23,13 +34,6 @@ MAX_TOOL_CALLS = 1024
 """Of one choice."""
 
 AS_STREAM = {"stream": True, "stream_options": {"include_usage": True}}
-
-HARMLESS_ENDS = frozenset({"stop", "length", "tool_calls", "function_call"})
-"""Reasons to finish after which the batch answer has the text that the stream had. After `content_filter` it
-has none, or another one; what comes after a reason that is not known is not known."""
-
-ENDS_OF_ONE = frozenset({"content_filter", "insufficient_system_resource"})
-"""Reasons, OpenAI's and DeepSeek's, that one answer may have and the next one has not."""
 
 SEVERITIES = ("safe", "low", "medium", "high")
 """Of Azure's content filters, the worst one last."""
@@ -55,17 +59,17 @@ def whole(so_far: Any, new: Any) -> Any:
 
 
 def once(so_far: Any, new: Any) -> Any:
-    """A list that comes whole. Another one is more of it, or all of it so far, and nothing says which."""
-    if so_far and new:
-        raise Unfaithful("a list comes again")
+    """A list that comes whole."""
+    if so_far and as_list(new):
+        return UnsureList([*so_far, *new])
     return so_far or as_list(new)
 
 
 def reason(so_far: Any, new: Any) -> str | None:
     """Some servers say "" as long as there is none. After one it is no reason that is known."""
     if so_far and so_far != new:
-        raise Unfaithful("a reason to finish comes again, and differs")
-    return as_text(new) or None
+        return UnsureEnd(as_text(new) or so_far)
+    return so_far or as_text(new) or None
 
 
 def text(so_far: Text | None, new: Any) -> Text:
@@ -79,10 +83,9 @@ def text(so_far: Text | None, new: Any) -> Text:
 def items(so_far: list[Any] | None, new: Any) -> list[Any]:
     """Each chunk has its own; one that begins with all there were has them again."""
     so_far = [] if so_far is None else so_far
-    if so_far and as_list(new)[: len(so_far)] == so_far:
-        raise Unfaithful("a list comes again")
+    comes_again = so_far and as_list(new)[: len(so_far)] == so_far
     so_far.extend(as_list(new))
-    return so_far
+    return UnsureList(so_far) if comes_again else so_far
 
 
 def worst(so_far: dict[str, Any] | None, new: Any) -> dict[str, Any]:
@@ -137,11 +140,12 @@ def numbered(table: Mapping[str, Join], bound: int) -> Join:
 
 
 def choices(so_far: dict[int, Any] | None, new: Any) -> dict[int, Any]:
-    """By their index; one that has ended says no more."""
+    """By their index; one that has ended should say no more."""
     over = {index for index, choice in (so_far or {}).items() if choice.get("finish_reason")}
     by_index: dict[int, Any] = _choices(so_far, new)
-    if any(choice["index"] in over and _says(choice) for choice in new):
-        raise Unfaithful("an answer goes on after its end")
+    for index in (choice["index"] for choice in new if _says(choice)):
+        if index in over:
+            by_index[index]["finish_reason"] = UnsureEnd(by_index[index]["finish_reason"])
     return by_index
 
 
@@ -229,7 +233,7 @@ class OpenAI:
         except (ValueError, RecursionError):
             return False
         said = answer.get("choices") if isinstance(answer, dict) else None
-        return isinstance(said, list) and len(said) == choices and all(map(_is_choice, said))
+        return isinstance(said, list) and len(said) == choices and all(map(is_choice, said))
 
 
 class Completion:
@@ -276,7 +280,7 @@ class Completion:
     def answer(self) -> bytes:
         """The completion as JSON."""
         answer = {name: value for name, value in self._answer.items() if name not in NOT_IN_THE_ANSWER}
-        if answer.get("usage") is None or not self._is_counted:
+        if answer.get("usage") is None or not (self._is_counted or self._choices is None):
             raise Unfaithful("the stream does not say what was used in all")
         if not answer.get("choices"):
             raise Unfaithful("the stream has no choice")
@@ -284,7 +288,7 @@ class Completion:
         answer |= {"object": "chat.completion", "choices": said}
         try:
             if self._choices is not None:
-                _check_ends(answer, said, self._choices)
+                check_ends(answer, said, self._choices)
             return json.dumps(answer, ensure_ascii=False, allow_nan=False, default=str).encode()
         except (ValueError, RecursionError):
             raise Unfaithful("a number is out of range, or a text is no Unicode, or it is too deep") from None
@@ -359,61 +363,11 @@ def _finished(choice: Mapping[str, Any]) -> dict[str, Any]:
     if choice.get("finish_reason") is None:
         raise Unfaithful("a choice has no end")
     message = {"role": "assistant", "content": None} | (choice.get("delta") or {})
-    check_texts(message.values())
     if message.get("tool_calls") is not None:
         message["tool_calls"] = _in_order(message["tool_calls"])
-    _check_arguments(message, choice["finish_reason"])
     if message.get("refusal") is not None and not str(message["content"] or ""):
         message["content"] = None  # a stream begins with an empty one, whatever follows
     return {name: value for name, value in choice.items() if name != "delta"} | {"message": message}
-
-
-def _check_arguments(message: Mapping[str, Any], reason: str) -> None:
-    """What a tool is called with is an object: two that stand one after the other are one that came twice."""
-    calls = [call.get("function") for call in message.get("tool_calls") or () if "custom" not in call]
-    if message.get("function_call") is not None:
-        calls.append(message["function_call"])
-    if reason == "tool_calls" and not message.get("tool_calls"):
-        raise Unfaithful("a tool is called, and none is named")
-    for call in calls:
-        try:
-            is_whole = isinstance(json.loads(str((call or {}).get("arguments"))), dict)
-        except (ValueError, RecursionError):
-            is_whole = False
-        if not is_whole and reason == "length":
-            raise OddEnd("the answer was too long for its tool's arguments")
-        if not is_whole or not (call or {}).get("name"):
-            raise Unfaithful("a tool's name or its arguments are none")
-
-
-def _check_ends(answer: Mapping[str, Any], choices: list[dict[str, Any]], asked: int) -> None:
-    """That each choice is there, and has ended as it would have in the batch answer."""
-    if len(choices) != asked:
-        raise Unfaithful("there are more or fewer choices than were asked for")
-    for reason in (choice["finish_reason"] for choice in choices):
-        if reason in ENDS_OF_ONE:
-            raise OddEnd("a choice was ended before its end")
-        if reason not in HARMLESS_ENDS:
-            raise Unfaithful("a choice has ended for a reason that is not known")
-    verdicts = [choice.get("content_filter_results") for choice in choices]
-    if _has_struck(verdicts) or _has_struck(answer.get("prompt_filter_results")):
-        raise OddEnd("a filter has struck")
-
-
-def _has_struck(verdicts: Any) -> bool:
-    """Whether any of Azure's filters has, wherever it says so."""
-    if isinstance(verdicts, dict):
-        return verdicts.get("filtered") is True or _has_struck(list(verdicts.values()))
-    return isinstance(verdicts, list) and any(map(_has_struck, verdicts))
-
-
-def _is_choice(said: Any) -> bool:
-    """One of a batch answer's: a message, and why it has ended."""
-    message = said.get("message") if isinstance(said, dict) else None
-    said_something = isinstance(message, dict) and not message.keys().isdisjoint(
-        ("content", "tool_calls", "function_call")
-    )
-    return said_something and isinstance(said.get("finish_reason"), str) and bool(said["finish_reason"])
 
 
 def _in_order(by_index: dict[int, Any]) -> list[Any]:
