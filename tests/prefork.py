@@ -30,7 +30,9 @@ async def _connection(reader: asyncio.StreamReader, writer: asyncio.StreamWriter
 
 
 async def _answer(head: bytes, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    """`/busy/2.5` says 102 and keeps the whole process busy for that long; all else is answered at once."""
+    """`/busy/2.5` says 102 and keeps the whole process busy for that long; all else is answered at once,
+    and `/now` differently each time.
+    """
     lines = head.lower().split(b"\r\n")
     length = next((int(line[15:]) for line in lines if line.startswith(b"content-length:")), 0)
     await reader.readexactly(length)
@@ -39,7 +41,8 @@ async def _answer(head: bytes, reader: asyncio.StreamReader, writer: asyncio.Str
         writer.write(b"HTTP/1.1 102 Processing\r\n\r\n")
         await writer.drain()
         time.sleep(float(path.removeprefix(b"/busy/")))  # noqa: ASYNC251 - that is what a busy worker does
-    body = b'{"answer": "%d"}' % os.getpid()
+    when = time.monotonic_ns() if path == b"/now" else 0
+    body = b'{"answer": "%d, %d", "at": %d}' % (os.getpid(), when, when)
     writer.write(b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\n")
     writer.write(b"content-length: %d\r\n\r\n%b" % (len(body), body))
     await writer.drain()

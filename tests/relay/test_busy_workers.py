@@ -15,6 +15,7 @@ import pytest
 from tests.prefork import prefork
 from tests.scripted import Asked, ScriptedUpstream, Talker, ok, talking, until
 from tests.serving import Serving, headgate
+from tests.streaming import browser, opened, signed
 
 pytestmark = pytest.mark.anyio
 
@@ -134,6 +135,32 @@ async def test_a_safe_request_that_meets_a_busy_worker_is_sent_to_another(tmp_pa
         assert meanwhile
         assert len(answers) == 1
         await asyncio.wait_for(answering, 10)
+
+
+async def test_a_poll_reaches_a_worker_that_is_free(tmp_path: Path):
+    """What is stored is shown while the call keeps one worker busy, whose connection is kept from before."""
+    polled = {
+        **ROUTES[0],
+        "source": "poll",
+        "sections": [{"stage": "answer", "at": "$.answer", "poll_at": "$.answer"}],
+        "poll": {"path": "/now", "every_ms": 100, "row": "$", "updated_at": "$.at"},
+    }
+    async with (
+        prefork() as url,
+        headgate(url, tmp_path, routes=[polled]) as gate,
+        a_connection_to_each(url) as (worker, other),
+        browser(gate.url) as client,
+    ):
+        await keep_connections_to(gate, worker, other)
+        await keep_busy(other, 0.5)  # so that the call comes to the worker whose connections are kept
+        began = monotonic()
+        async with opened(client, f"/busy/{BUSY_S}", signed()) as stream:
+            await stream.until(lambda event: event["type"] == "content_chunk")
+            shown_s = monotonic() - began
+            await stream.rest()
+
+    assert shown_s < BUSY_S - 0.5
+    assert stream.last["metadata"].get("recovered") is not True
 
 
 async def test_with_a_quick_upstream_connections_are_used_again(tmp_path: Path):
