@@ -13,6 +13,7 @@ from time import time
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
 from pydantic import SecretStr
 from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
@@ -26,6 +27,9 @@ from proxy.runs import Runs
 
 FIGURES_TRIES, FIGURES_PAUSE_S = 100, 0.02
 """How often figures are asked for that cannot be read just now: those of a process are being put away."""
+
+METHODS = ("GET", "HEAD", "POST", "DELETE")
+"""In the order in which `Allow` lists them."""
 
 MAX_REASON_BYTES = 1024
 
@@ -52,9 +56,9 @@ class Admin:
                 Route("/metrics", self._metrics),
                 Route("/runs", self._runs),
                 Route("/learned", self._learned),
-                Route("/kill", self._guarded(self._kill), methods=["POST"]),
-                Route("/kill", self._guarded(self._unkill), methods=["DELETE"]),
-            ]
+                Route("/kill", self._guarded(self._switch), methods=["POST", "DELETE"]),
+            ],
+            exception_handlers={405: _not_allowed},
         )
 
     async def _livez(self, _: Request) -> Response:
@@ -100,6 +104,9 @@ class Admin:
         lessons = [] if self.learned is None else await self.learned.in_force()
         return JSONResponse({"learned": [lesson.shown(time()) for lesson in lessons]})
 
+    async def _switch(self, request: Request) -> Response:
+        return await (self._kill(request) if request.method == "POST" else self._unkill())
+
     async def _kill(self, request: Request) -> Response:
         reason = (await request.body())[:MAX_REASON_BYTES].decode(errors="replace")
         try:
@@ -108,7 +115,7 @@ class Admin:
             return _problem(500, "This process has stopped streaming, but the others could not be told.")
         return JSONResponse({"killed": True})
 
-    async def _unkill(self, _: Request) -> Response:
+    async def _unkill(self) -> Response:
         try:
             self.switch.release()
         except KillSwitchError:
@@ -132,6 +139,13 @@ class Admin:
             return await endpoint(request)
 
         return guarded
+
+
+async def _not_allowed(_: Request, exc: Exception) -> Response:
+    assert isinstance(exc, HTTPException)
+    allowed = (exc.headers or {}).get("Allow", "").split(", ")
+    allow = ", ".join(sorted(allowed, key=METHODS.index))
+    return _problem(405, f"Here is only {allow}.", {"allow": allow})
 
 
 def _finite(age_s: float) -> float | None:

@@ -35,9 +35,9 @@ class AnswerCopy:
             self._keep(message["body"])
         await self._send(message)
 
-    def _send_whole(self, status: int, headers: Headers, body: bytes) -> bool:
+    def _send_whole(self, status: int, reason: bytes, headers: Headers, body: bytes) -> bool:
         assert self._answer is not None
-        if not self._answer(status, headers, body):
+        if not self._answer(status, reason, headers, body):
             return False  # it comes in messages
         self._begin(status, headers)
         self._keep(body)

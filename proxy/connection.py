@@ -22,6 +22,7 @@ from proxy.errors import (
     UpstreamStalled,
 )
 from proxy.headers import Headers
+from proxy.repeated_length import final_head, with_one_length
 from proxy.turns import Turns
 from proxy.upgrade import SWITCHING_PROTOCOLS, is_accepted
 
@@ -44,6 +45,9 @@ LONG_S = 0.1
 QUICKACK: int | None = getattr(socket, "TCP_QUICKACK", None)
 """Acknowledge at once; of Linux alone."""
 
+OnInterim = Callable[[int, bytes, Headers], None]
+"""Is told of an interim answer: status, reason and headers."""
+
 TIMER_SLACK_S = 0.002
 """A loop's timers count in milliseconds and may come one early."""
 
@@ -56,6 +60,10 @@ class Timeouts:
     first_byte_s: float = 900.0
     idle_s: float = 120.0
     total_s: float = 900.0
+
+
+_FRAMING = frozenset({b"content-length", b"transfer-encoding"})
+"""Of an interim answer, which has no body, they say nothing."""
 
 
 def _size(headers: Headers) -> int:
@@ -76,6 +84,7 @@ class Connection(asyncio.Protocol):
         "_eof",
         "_failure",
         "_field_bytes",
+        "_head",
         "_interim",
         "_is_head",
         "_keep_alive",
@@ -104,8 +113,10 @@ class Connection(asyncio.Protocol):
         "idle_since",
         "is_silent",
         "offered",
+        "on_interim",
         "on_long",
         "on_slow",
+        "reason",
         "status",
         "used",
     )
@@ -114,7 +125,7 @@ class Connection(asyncio.Protocol):
         self._loop = loop
         self._timeouts = timeouts
         self._transport: asyncio.Transport = cast(asyncio.Transport, None)
-        self._socket: socket.socket = cast(socket.socket, None)
+        self._socket: socket.socket | None = None
         self._parser = httptools.HttpResponseParser(self)
         self._waiter: asyncio.Future[None] | None = None
         self._each: Callable[[bytes], None] | None = None
@@ -132,6 +143,7 @@ class Connection(asyncio.Protocol):
 
     def _prepare(self, *, is_head: bool) -> None:
         self.status = 0
+        self.reason = b""
         self.headers: Headers = []
         self.has_length = False
         self.heard = False
@@ -139,6 +151,7 @@ class Connection(asyncio.Protocol):
         self._is_head = is_head
         self._interim = False
         self._field_bytes = 0
+        self._head = b""
         self._chunks: list[bytes] = []
         self._buffered = 0
         self._read_paused = False
@@ -152,6 +165,7 @@ class Connection(asyncio.Protocol):
         self._sent_at = 0.0
         self.on_slow: Callable[[], None] | None = None
         self.on_long: Callable[[], None] | None = None
+        self.on_interim: OnInterim | None = None
         self.is_silent = False
         self.offered = b""
         self._beyond = b""
@@ -292,7 +306,7 @@ class Connection(asyncio.Protocol):
         """The exchange is over. True if the connection may carry another."""
         self._active = False
         self.used = True
-        self.on_slow = self.on_long = None  # they hold on to the request
+        self.on_slow = self.on_long = self.on_interim = None  # they hold on to the request
         self._failure = self._waiter = None  # and so do the frames that an error was raised through
         if self._timer is not None and self._timer_due > self._sent_at + SLOW_S:
             # A timer that fires soon is left to the next exchange: to arm one for each is dear.
@@ -402,7 +416,7 @@ class Connection(asyncio.Protocol):
         self._read_bytes = len(data)
         buffered = self._buffered
         try:
-            self._parser.feed_data(data)
+            self._feed(data)
         except (httptools.HttpParserError, httptools.HttpParserUpgrade) as exc:
             self._stop_parsing(data, exc)
             return
@@ -435,13 +449,33 @@ class Connection(asyncio.Protocol):
         ours = exc.__context__
         self.fail(ours if isinstance(ours, UpstreamError) else UpstreamMalformed(f"not HTTP/1.1: {exc}"))
 
+    def _feed(self, data: bytes) -> None:
+        if not self.status:
+            self._head += data
+        try:
+            self._parser.feed_data(data)
+        except httptools.HttpParserError as exc:
+            if self.status or "Content-Length" not in str(exc):
+                raise
+            head = final_head(self._head)
+            if head is None:
+                return  # to be read again when it is here whole
+            mended = with_one_length(head)
+            if mended is None:
+                raise
+            self._parser = httptools.HttpResponseParser(self)
+            self.reason, self.headers, self.has_length = b"", [], False
+            self._parser.feed_data(mended)
+        if self.status:
+            self._head = b""
+
     def _acknowledge(self) -> None:
         """Acknowledge what came now, since more is to come.
 
         An upstream that writes head and body apart, and lets the second wait for the first's acknowledgement
         (without TCP_NODELAY, as with `uvicorn --workers`), would wait 40 ms for one on a kept connection.
         """
-        if QUICKACK is not None and not self.closed:
+        if QUICKACK is not None and self._socket is not None and not self.closed:
             self._socket.setsockopt(socket.IPPROTO_TCP, QUICKACK, 1)
 
     def _give(self, take: Callable[[bytes], None]) -> bool:
@@ -494,6 +528,10 @@ class Connection(asyncio.Protocol):
         if self._complete:
             self._spoiled = True
 
+    def on_status(self, reason: bytes) -> None:
+        if not self.status:
+            self.reason += reason
+
     def on_header(self, name: bytes, value: bytes) -> None:
         if not self.status:  # later ones are trailers, and those are dropped
             name = name.lower()
@@ -520,6 +558,11 @@ class Connection(asyncio.Protocol):
         if status < 200 and status != SWITCHING_PROTOCOLS:
             self._interim = True
             self.continued = self.continued or status == 100
+            if status != 100 and self.on_interim is not None:
+                self.on_interim(
+                    status, self.reason, [pair for pair in self.headers if pair[0] not in _FRAMING]
+                )
+            self.reason = b""
             self.headers = []
             self.has_length = False
             return

@@ -15,6 +15,7 @@ from time import monotonic, perf_counter
 
 from flags.decision import Accept, Arm, Decision, FlagState, Mode, Question, Reason, decide
 from proxy import dark
+from proxy.accept import accepted, takes_json
 from proxy.answer_copy import AnswerCopy
 from proxy.batch_viewer import BatchViewer, Unanswered
 from proxy.bodies import MAX_REQUEST_BYTES, BodyBudget, Hold, Replayed, collect, read_ahead
@@ -62,9 +63,6 @@ ENDED_BY_OTHERS = frozenset({CANCELLED, Fault.TOO_LARGE})
 
 _UUID4 = re.compile(rb"[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}")
 """122 random bits; others may be guessed."""
-
-_NOT_ACCEPTED = re.compile(rb"q=0(\.0{0,3})?")
-"""RFC 9110 12.4.2: a weight of 0 is "not acceptable"."""
 
 _ASKS_TO_STREAM = re.compile(rb'"stream"\s*:\s*true\b')
 """In a body for a completions API: the answer is a stream, whatever `Accept` says. Says yes too often."""
@@ -553,32 +551,3 @@ def _checked_id(run_id: bytes | None) -> str | None:
 def _chosen_id(run_id: bytes | None) -> str | None:
     """The same, of a request that may have one of another form: it is no id to us."""
     return run_id.decode() if run_id is not None and _UUID4.fullmatch(run_id) else None
-
-
-def accepted(headers: Headers) -> Accept:
-    """Whether a client asks for server-sent events, by name: `*/*` does not count as asking."""
-    ranges = _accepted_ranges(headers)
-    if b"text/event-stream" not in ranges:
-        return Accept.NONE
-    return Accept.ONLY_STREAM if ranges.isdisjoint(_JSON_RANGES) else Accept.EITHER
-
-
-def takes_json(headers: Headers) -> bool:
-    """Whether a client can be answered in JSON; one that says nothing takes anything (RFC 9110 12.5.1)."""
-    ranges = _accepted_ranges(headers)
-    return not ranges.isdisjoint(_JSON_RANGES) or all(name != b"accept" for name, _ in headers)
-
-
-_JSON_RANGES = frozenset({b"application/json", b"application/*", b"*/*"})
-
-
-def _accepted_ranges(headers: Headers) -> set[bytes]:
-    """The media ranges that a client accepts, without their parameters."""
-    ranges: set[bytes] = set()
-    for name, value in headers:
-        if name == b"accept":
-            for item in value.lower().split(b","):
-                media_range, *parameters = (part.strip() for part in item.split(b";"))
-                if not any(_NOT_ACCEPTED.fullmatch(parameter) for parameter in parameters):
-                    ranges.add(media_range)
-    return ranges

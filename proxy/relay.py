@@ -15,7 +15,8 @@ from typing import Any
 from proxy.connection import SLOW_S
 from proxy.errors import RequestRefused, UpstreamAborted, UpstreamError, UpstreamMalformed, problem
 from proxy.headers import Forwarding, Headers, request_headers, response_headers, write_head
-from proxy.server import ANSWER, ARRIVED, TARGET
+from proxy.max_forwards import LIMITED, hops_left, last_hop, one_hop_less
+from proxy.server import ANSWER, ARRIVED, INTERIM, REASON, TARGET
 from proxy.tracing import with_token
 from proxy.tunnel import Upgrades
 from proxy.upgrade import SWITCHING_PROTOCOLS, UPGRADE, Offer
@@ -38,7 +39,7 @@ MAX_STATUS = 599
 LOOKED_AT = frozenset({b"host", b"content-length", b"transfer-encoding", b"expect"})
 """Request headers that the relay itself acts on."""
 
-WholeAnswer = Callable[[int, Headers, bytes], bool]
+WholeAnswer = Callable[[int, bytes, Headers, bytes], bool]
 """What `proxy.server.ANSWER` offers."""
 
 
@@ -108,6 +109,10 @@ class Relay:
         """
         passage = Passage()
         offer: Offer | None = scope.get(UPGRADE)
+        if scope["method"] in LIMITED and hops_left(scope["headers"]) == 0:
+            await _answer_as_last_hop(scope, send)
+            passage.status = 200
+            return passage
         try:
             head, body = self._head(scope, token, offer)
         except RequestRefused as refusal:
@@ -117,6 +122,7 @@ class Relay:
 
         fresh, repeats = fresh or offer is not None, self._repeats
         with self._upstream.exchange(scope["method"], fresh=fresh, long=long, repeats=repeats) as exchange:
+            exchange.on_interim = scope.get(INTERIM)
             crossing = _Crossing(exchange, scope, receive, send, passage)
             try:
                 if offer is not None:
@@ -143,6 +149,8 @@ class Relay:
         client = scope.get("client")
         address = client[0] if client else None
         sent = request_headers(headers, self._forwarding, address, scope["scheme"], self._authority)
+        if method in LIMITED:
+            sent = one_hop_less(sent)
         if token is not None:
             sent = with_token(sent, token)
         if body in CHUNKED:
@@ -161,6 +169,12 @@ class Relay:
         await send_problem(send, error.status, error.detail)
 
 
+async def _answer_as_last_hop(scope: Scope, send: Send) -> None:
+    headers, body = last_hop(scope["method"], request_target(scope), scope["headers"])
+    await send({"type": "http.response.start", "status": 200, "headers": headers})
+    await send({"type": "http.response.body", "body": body, "more_body": False})
+
+
 class _Crossing:
     """One request on its way up, and its answer on its way down.
 
@@ -176,6 +190,7 @@ class _Crossing:
         "_exchange",
         "_passage",
         "_receive",
+        "_say_reason",
         "_send",
         "_task",
     )
@@ -185,6 +200,7 @@ class _Crossing:
     ) -> None:
         self._exchange = exchange
         self._answer: WholeAnswer | None = scope.get(ANSWER)
+        self._say_reason: Callable[[int, bytes], None] | None = scope.get(REASON)
         self._arrived: Callable[[], bool] | None = scope.get(ARRIVED)
         self._receive = receive
         self._send = send
@@ -254,7 +270,10 @@ class _Crossing:
         headers = response_headers(exchange.headers, status)
         body = connection.take() if connection.has_more else await connection.first()
         self._passage.status = status
-        if self._answer is None or not connection.whole or not self._answer(status, headers, body):
+        reason = connection.reason
+        if self._answer is None or not connection.whole or not self._answer(status, reason, headers, body):
+            if self._say_reason is not None:
+                self._say_reason(status, reason)
             await self._send({"type": "http.response.start", "status": status, "headers": headers})
             await self._send({"type": "http.response.body", "body": body, "more_body": not connection.at_end})
         self._passage.overhead_s = (self._asked - self._entered) + (perf_counter() - answered)

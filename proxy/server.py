@@ -16,10 +16,11 @@ import httptools
 from uvicorn._types import ASGI3Application, ASGIReceiveCallable, ASGISendCallable, ASGISendEvent
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
+from proxy.answer_head import FirstLine, interim_answer, status_line
 from proxy.errors import RequestRefused, problem
 from proxy.half_closed import HalfClosed
 from proxy.headers import Headers
-from proxy.http_date import http_date
+from proxy.http_date import Dated, http_date
 from proxy.request_rules import authority_of, is_host, put_host
 from proxy.upgrade import EARLY_BYTES, UPGRADE, Lost, Offer, offered
 
@@ -33,6 +34,12 @@ would cost a relayed request a tenth more, half of it for a second system call."
 WRITE = "headgate.write"
 """Scope key: a function that sends more of a body at once, see `ServerProtocol._write_more`. A message takes
 a turn of its stream's task, which is a quarter of what an event costs."""
+
+REASON = "headgate.reason"
+"""Scope key: a function that says what stands behind an answer's status, for one that comes in messages."""
+
+INTERIM = "headgate.interim"
+"""Scope key: a function that sends an interim answer; there is none for HTTP/1.0 (RFC 9110 15.2)."""
 
 ARRIVED = "headgate.arrived"
 """Scope key: a function that says whether `receive` has something to return at once."""
@@ -53,6 +60,9 @@ WRITE_S = 60.0
 LAST_S = 5
 """Seconds that an idle connection is kept by a process that hands over to another."""
 
+
+DATED = Dated()
+"""What the server below puts to each answer."""
 
 _LOOKED_AT = frozenset({b"host", b"transfer-encoding", b"expect"})
 """Headers that the protocol itself goes by."""
@@ -252,6 +262,7 @@ class ServerProtocol(HttpToolsProtocol):
         if self.parser.should_upgrade():
             return
         super().on_headers_complete()
+        self.cycle.default_headers = DATED
         if self._next_is_last:
             self.cycle.keep_alive = False
         self._reading_head = False
@@ -262,6 +273,8 @@ class ServerProtocol(HttpToolsProtocol):
         scope[TARGET] = self.url
         scope[ANSWER] = self._answer
         scope[WRITE] = self._write_more
+        scope[REASON] = self._say_reason
+        scope[INTERIM] = self._send_interim
         scope[ARRIVED] = self.cycle.message_event.is_set
         if self._offer is not None:
             scope[UPGRADE] = self._offer
@@ -275,7 +288,7 @@ class ServerProtocol(HttpToolsProtocol):
             app = _Unusual(cycle, app)
         super()._start_asgi_task(cycle, app)
 
-    def _answer(self, status: int, headers: Headers, body: bytes) -> bool:
+    def _answer(self, status: int, reason: bytes, headers: Headers, body: bytes) -> bool:
         """Send an answer that is here whole; the same bytes as by two messages, in one write.
 
         To the request being answered: not bound to it, since its scope holds this, and a request that
@@ -291,9 +304,14 @@ class ServerProtocol(HttpToolsProtocol):
         if cycle.disconnected:
             return True
         cycle.response_started = cycle.response_complete = True
-        parts = [STATUS_LINE[status]]
+        parts = [status_line(status, reason)]
+        has_date = False
         for name, value in headers:
+            if name == b"date":
+                has_date = True
             parts += (name, b": ", value, b"\r\n")
+        if not has_date:
+            parts += (b"date: ", http_date(), b"\r\n")
         parts += (b"\r\n" if cycle.keep_alive else b"connection: close\r\n\r\n", body)
         self.transport.write(b"".join(parts))
         cycle.message_event.set()
@@ -301,6 +319,21 @@ class ServerProtocol(HttpToolsProtocol):
             self.transport.close()
         cycle.on_response()
         return True
+
+    def _say_reason(self, status: int, reason: bytes) -> None:
+        """To be called before the message that begins the answer."""
+        cycle = self._answering
+        if (
+            cycle is not None
+            and not cycle.response_started
+            and status_line(status, reason) != STATUS_LINE[status]
+        ):
+            cycle.transport = cast(asyncio.Transport, FirstLine(cycle, status, reason))
+
+    def _send_interim(self, status: int, reason: bytes, headers: Headers) -> None:
+        cycle = self._answering
+        if cycle is not None and not (cycle.response_started or cycle.disconnected):
+            self.transport.write(interim_answer(status, reason, headers))
 
     def _write_more(self, data: bytes) -> bool:
         """Send more of a body that goes out in chunks; the same bytes as by a message.
@@ -439,6 +472,7 @@ class _Unusual:
             await send({"type": "http.response.body", "body": body, "more_body": False})
             return
         if version == "1.0":
+            del scope[INTERIM]
             self._cycle.waiting_for_100_continue = False  # RFC 9110 10.1.1: such a client cannot mean it
         try:
             await self._app(scope, receive, partial(self._send, send))

@@ -23,7 +23,7 @@ from types import TracebackType
 from typing import Self
 
 from flags.tls import why
-from proxy.connection import LONG_S, TIMER_SLACK_S, Connection, Timeouts
+from proxy.connection import LONG_S, TIMER_SLACK_S, Connection, OnInterim, Timeouts
 from proxy.errors import (
     Fault,
     UpstreamAborted,
@@ -122,6 +122,7 @@ class Exchange:
         "_silence",
         "_upstream",
         "method",
+        "on_interim",
     )
 
     def __init__(self, upstream: "Upstream", method: str, *, fresh: bool, long: bool, repeats: bool) -> None:
@@ -136,6 +137,8 @@ class Exchange:
         self._silence: TimerHandle | None = None
         self._replay: bytes | None = None
         self._aborted = False
+        self.on_interim: OnInterim | None = None
+        """Is told of interim answers but 100."""
 
     def __enter__(self) -> Self:
         return self
@@ -201,6 +204,7 @@ class Exchange:
     def _take(self, connection: Connection) -> None:
         self._connection = connection
         connection.begin(is_head=self.method == "HEAD")
+        connection.on_interim = self.on_interim
         if self._upstream.wary and not self._is_counted:
             connection.on_long = self._turns_long
         if self._aborted:

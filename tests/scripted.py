@@ -6,6 +6,9 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
+DATE = b"date: Sat, 01 Nov 2025 08:00:00 GMT\r\n"
+"""Without one, an upstream's answer would get another one on its way."""
+
 
 @dataclass
 class Asked:
@@ -48,6 +51,8 @@ class Asked:
     async def answer(self, body: bytes, status: bytes = b"200 OK", extra: bytes = b"") -> None:
         """A whole answer in JSON; `extra` is header lines, each with its CRLF."""
         head = b"HTTP/1.1 %b\r\ncontent-type: application/json\r\ncontent-length: %d\r\n%b\r\n"
+        if b"date:" not in extra:
+            extra += DATE
         await self.send(head % (status, len(body), extra) + body)
 
 

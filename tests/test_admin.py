@@ -83,6 +83,18 @@ async def test_the_kill_switch_stops_streaming_at_once(tmp_path: Path) -> None:
     assert before.last["type"] == "stream_done"
 
 
+async def test_what_the_admin_port_does_not_do_it_says(tmp_path: Path) -> None:
+    """405, with what it does in `Allow`; whoever asks."""
+    async with headgate("http://127.0.0.1:1", tmp_path) as serving, browser(serving.admin_url) as client:
+        answers = [await client.request(*asked) for asked in (("PUT", "/kill"), ("POST", "/metrics"))]
+
+    assert [answered.status_code for answered in answers] == [405, 405]
+    assert [answered.headers["allow"] for answered in answers] == ["POST, DELETE", "GET, HEAD"]
+    for answered in answers:
+        assert answered.headers["content-type"] == "application/problem+json"
+        assert answered.json()["status"] == 405
+
+
 async def test_the_kill_switch_needs_its_token(tmp_path: Path) -> None:
     """No token, a wrong one, another scheme: 401 with a challenge, and nothing changes."""
     async with house(tmp_path) as (serving, client):

@@ -12,7 +12,7 @@ import httpx
 import pytest
 
 from proxy.bodies import MAX_REQUEST_BYTES
-from tests.scripted import Answered, Asked, ScriptedUpstream, ask, talking
+from tests.scripted import DATE, Answered, Asked, ScriptedUpstream, ask, talking
 from tests.serving import ADMIN_TOKEN, Serving, flag_document, headgate
 from tests.streaming import (
     EITHER,
@@ -60,7 +60,7 @@ async def completions(asked: Asked) -> None:
     if not asks and asked.header(b"accept") != SSE.encode():
         await asked.answer(COMPLETION, extra=b"x-own: 1\r\nset-cookie: a=1\r\n")
         return
-    head = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\nx-own: 1\r\n"
+    head = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\nx-own: 1\r\n" + DATE
     await asked.send(head + b"transfer-encoding: chunked\r\n\r\n")
     for event in EVENTS:
         await asked.send(b"%x\r\n%b\r\n" % (len(event), event))

@@ -1,6 +1,8 @@
 """The relay passes heads on as they are, and keeps requests apart; scripted bytes at both ends."""
 
 import asyncio
+import time
+from email.utils import parsedate_to_datetime
 from pathlib import Path
 
 import pytest
@@ -117,7 +119,7 @@ async def test_request_headers_keep_their_order_values_and_duplicates(
 async def test_response_headers_keep_their_order_values_and_duplicates(
     upstream: ScriptedUpstream, gate: Serving
 ):
-    """Two cookies stay two, an encoded body stays encoded, and nothing is added."""
+    """Two cookies stay two, an encoded body stays encoded, and to an answer with a date nothing is added."""
     head = b"content-encoding: gzip\r\nset-cookie: a=1\r\nx-odd: \xff\r\nset-cookie: b=2\r\ndate: d\r\n"
     answer = b"HTTP/1.1 299 Whatever\r\n%bcontent-length: 4\r\n\r\n\x1f\x8b\x00\xff" % head
     upstream.script = raw(answer)
@@ -128,6 +130,152 @@ async def test_response_headers_keep_their_order_values_and_duplicates(
     assert b"".join(b"%b: %b\r\n" % pair for pair in answered.headers) == head + b"content-length: 4\r\n"
 
 
+@pytest.mark.parametrize("framing", [b"content-length: 2\r\n\r\nok", b"\r\nok"], ids=["whole", "by close"])
+async def test_an_answer_without_a_date_gets_one(framing: bytes, upstream: ScriptedUpstream, gate: Serving):
+    """As RFC 9110 6.6.1 asks of whoever passes it on; one that is there stays. Our own answers have one."""
+
+    async def play(asked: Asked) -> None:
+        date = b"Date: once\r\n" if asked.target == b"/dated" else b""
+        await asked.send(b"HTTP/1.1 200 OK\r\nconnection: close\r\n%b%b" % (date, framing))
+        asked.writer.close()
+
+    upstream.script = play
+    plain, dated, own, bad = [
+        await ask(gate.url, b"GET %b HTTP/1.1\r\nhost: %b\r\n\r\n" % what)
+        for what in ((b"/", b"a"), (b"/dated", b"a"), (b"/_headgate/x", b"a"), (b"/", b"a/b"))
+    ]
+
+    assert dated.all(b"date") == [b"once"]
+    for answered in (plain, own, bad):
+        [date] = answered.all(b"date")
+        assert abs(parsedate_to_datetime(date.decode()).timestamp() - time.time()) < 60
+        assert date.endswith(b" GMT")
+
+
+@pytest.mark.parametrize(
+    "line", [b"200 Fine", b"404 ", b"404", b"299 Whatever", b"200 Sch\xf6n", b"500 A  B"]
+)
+@pytest.mark.parametrize("framing", [b"content-length: 2\r\n\r\nok", b"\r\nok"], ids=["whole", "by close"])
+@pytest.mark.parametrize("version", [b"1.0", b"1.1"])
+async def test_the_upstreams_reason_is_passed_on(
+    line: bytes, framing: bytes, version: bytes, upstream: ScriptedUpstream, gate: Serving
+):
+    """The words behind the status, or none."""
+
+    async def play(asked: Asked) -> None:
+        await asked.send(b"HTTP/1.1 %b\r\nconnection: close\r\n%b" % (line, framing))
+        asked.writer.close()
+
+    upstream.script = play
+    async with asyncio.timeout(5), talking(gate.url) as client:
+        await client.send(b"GET / HTTP/%b\r\n%bconnection: close\r\n\r\n" % (version, HOST))
+        data = await client.reader.read()
+
+    assert data.split(b"\r\n")[0] == b"HTTP/1.1 " + (line if b" " in line else line + b" ")
+    assert data.count(b"HTTP/1.1") == 1
+    assert b"ok" in data
+
+
+@pytest.mark.parametrize("apart", [False, True])
+async def test_interim_answers_are_passed_on(apart: bool, upstream: ScriptedUpstream, gate: Serving):
+    """103 Early Hints and the like when they come, as they are; a 100 that nobody asked for is not."""
+    go_on = asyncio.Event()
+    interim = (
+        b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 102 Wait\r\n\r\n"
+        b"HTTP/1.1 103 Early Hints\r\nLink: </a.css>\r\nkeep-alive: 5\r\n"
+        b"content-length: 7\r\nlink: </b.js>\r\n\r\n"
+    )
+
+    async def play(asked: Asked) -> None:
+        if apart:
+            await asked.send(interim)
+            await go_on.wait()
+            await asked.answer(b"{}")
+        else:
+            await asked.send(interim + b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{}")
+
+    upstream.script = play
+    async with asyncio.timeout(5), talking(gate.url) as client:
+        await client.send(b"GET / HTTP/1.1\r\n%b\r\n" % HOST)
+        heads = [await client.reader.readuntil(b"\r\n\r\n") for _ in range(2)]
+        go_on.set()
+        answered = await client.answer()
+
+    assert heads == [
+        b"HTTP/1.1 102 Wait\r\n\r\n",
+        b"HTTP/1.1 103 Early Hints\r\nlink: </a.css>\r\nlink: </b.js>\r\n\r\n",
+    ]
+    assert (answered.status, answered.body) == (200, b"{}")
+    assert client.interim == []
+
+
+async def test_interim_answers_are_not_for_http_1_0(upstream: ScriptedUpstream, gate: Serving):
+    """It knows none (RFC 9110 15.2)."""
+    hint = b"HTTP/1.1 103 Early Hints\r\nlink: </a.css>\r\n\r\n"
+    upstream.script = raw(hint + b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok")
+    async with asyncio.timeout(5), talking(gate.url) as client:
+        await client.send(b"GET / HTTP/1.0\r\n%b\r\n" % HOST)
+        data = await client.reader.read()
+
+    assert data.startswith(b"HTTP/1.1 200 OK\r\n")
+    assert data.endswith(b"\r\n\r\nok")
+
+
+@pytest.mark.parametrize("method", ["TRACE", "OPTIONS"])
+async def test_a_request_that_may_go_no_further_is_answered_here(
+    method: str, upstream: ScriptedUpstream, gate: Serving
+):
+    """`Max-Forwards: 0`; what TRACE is told back has no credentials. A higher one is counted down, and means
+    nothing with another method."""
+    head = (
+        f"{method} /a?b HTTP/1.1\r\nauthorization: secret\r\ncookie: secret\r\nx-user: secret\r\n".encode()
+        + HOST
+    )
+    here = await ask(gate.url, head + b"max-forwards: 0\r\n\r\n")
+    for left in (b"7", b"x", b"0, 0"):
+        await ask(gate.url, head + b"max-forwards: %b\r\n\r\n" % left)
+    await ask(gate.url, b"GET / HTTP/1.1\r\n%bmax-forwards: 0\r\n\r\n" % HOST)
+
+    assert here.status == 200
+    assert b"secret" not in here.body
+    if method == "TRACE":
+        assert here.header(b"content-type") == b"message/http"
+        assert here.body == b"TRACE /a?b HTTP/1.1\r\nhost: clinic.example\r\nmax-forwards: 0\r\n\r\n"
+    assert [asked.header(b"max-forwards") for asked in upstream.asked] == [b"6", b"x", b"0, 0", b"0"]
+
+
+@pytest.mark.parametrize(
+    "lengths",
+    [
+        [b"Content-Length: 2", b"content-length:2"],
+        [b"content-length: 2, 2"],
+        [b"content-length: 2,2", b"content-length: 2"],
+    ],
+)
+@pytest.mark.parametrize("pieces", [1, 7, 1000])
+async def test_a_length_that_is_said_twice_is_one(
+    lengths: list[bytes], pieces: int, upstream: ScriptedUpstream, gate: Serving
+):
+    """If it is the same (RFC 9110 8.6), however the head is cut; two that differ are no answer."""
+    lines = b"\r\n".join([b"HTTP/1.1 200 OK", b"x: 1", *lengths, b"date: d"])
+    answer = b"HTTP/1.1 103 Early\r\nx: 0\r\n\r\n" + lines + b"\r\n\r\nok"
+    step = -(-len(answer) // pieces)
+
+    async def play(asked: Asked) -> None:
+        for at in range(0, len(answer), step):
+            await asked.send(answer[at : at + step])
+            await asyncio.sleep(0)
+
+    upstream.script = play
+    async with asyncio.timeout(5), talking(gate.url) as client:
+        answers = [await client.ask(b"GET / HTTP/1.1\r\n%b\r\n" % HOST) for _ in range(2)]
+
+    for answered in answers:
+        assert (answered.status, answered.body) == (200, b"ok")
+        assert answered.headers == [(b"x", b"1"), (b"date", b"d"), (b"content-length", b"2")]
+    assert client.interim == [103, 103]
+
+
 async def test_headers_for_one_connection_stop_here_in_both_directions(
     upstream: ScriptedUpstream, gate: Serving
 ):
@@ -136,13 +284,13 @@ async def test_headers_for_one_connection_stop_here_in_both_directions(
         b"connection: x-Private, keep-alive, content-length, cookie\r\nkeep-alive: 5\r\nx-private: 1\r\n"
         b"te: trailers\r\ntrailer: x\r\nproxy-authorization: p\r\nproxy-connection: q\r\ncookie: c\r\n"
     )
-    answer = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\nproxy-authenticate: p\r\n%b\r\nok" % hops
+    answer = b"HTTP/1.1 200 OK\r\ndate: d\r\ncontent-length: 2\r\nproxy-authenticate: p\r\n%b\r\nok" % hops
     upstream.script = raw(answer)
     answered = await ask(gate.url, b"POST / HTTP/1.1\r\n%b%bcontent-length: 1\r\n\r\na" % (HOST, hops))
 
     names = [name for name, _ in upstream.asked[0].headers() if not name.startswith(b"x-forwarded")]
     assert names == [b"host", b"cookie", b"content-length"]
-    assert answered.headers == [(b"content-length", b"2"), (b"cookie", b"c")]
+    assert answered.headers == [(b"date", b"d"), (b"content-length", b"2"), (b"cookie", b"c")]
     assert answered.body == b"ok"
 
 

@@ -354,6 +354,13 @@ MALFORMED_ANSWERS = {
     "length and chunked": OK + b"content-length: 2\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n",
     "chunked and length": OK + b"transfer-encoding: chunked\r\ncontent-length: 2\r\n\r\n0\r\n\r\n",
     "two lengths": OK + b"content-length: 2\r\ncontent-length: 3\r\n\r\nabc",
+    "one length twice, another one": OK + b"content-length: 3\r\n" * 2 + b"content-length: 2\r\n\r\nabc",
+    "list of lengths": OK + b"content-length: 2, 3\r\n\r\nabc",
+    "one length twice, and chunked": OK
+    + b"content-length: 3\r\n" * 2
+    + b"transfer-encoding: chunked\r\n\r\n0\r\n\r\n",
+    "one odd length twice": OK + b"content-length: +3\r\n" * 2 + b"\r\nabc",
+    "two lengths without an end": OK + b"content-length: 3\r\n" * 8_000,
     "gzip, chunked": OK + b"transfer-encoding: gzip, chunked\r\n\r\n1\r\na\r\n0\r\n\r\n",
     "gzip alone": OK + b"transfer-encoding: gzip\r\n\r\nabc",
     "chunked twice": OK + b"transfer-encoding: chunked\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n",
