@@ -264,6 +264,9 @@ class ValkeyRuns:
             return True
         return stored is None or stored.meta.owner == self.replica
 
+    def can_be_left(self, run_id: str) -> bool:
+        return self.is_up and self._mirror.has_order(run_id)
+
     def is_watched(self, run_id: str) -> bool:
         return self._loop.time() - self._watched.get(run_id, -WATCHED_S) < WATCHED_S
 

@@ -40,7 +40,16 @@ from proxy.relay import (
 )
 from proxy.routes import Match, Route, Routes
 from proxy.run import CANCELLED, Call, Run
-from proxy.run_api import NO_SUCH_RUN, RunApi, last_event, position, refuse, run_of
+from proxy.run_api import (
+    NO_SUCH_RUN,
+    RunApi,
+    has_all,
+    last_event,
+    position,
+    refuse,
+    run_of,
+    send_nothing_more,
+)
 from proxy.runs import Runs
 from proxy.server import WRITE
 from proxy.shared import Watched
@@ -414,6 +423,9 @@ class Gateway:
             await self.runs.name(run, name, asked.identity)
 
     async def _show(self, asked: _Asked, run: Watched, after: int | None = 0) -> str:
+        if has_all(run, after) and not asked.match.by_stream_path:
+            await send_nothing_more(run, asked.send)
+            return "nothing_more"
         return await self.run_api.show(
             run,
             asked.identity,

@@ -25,7 +25,7 @@ from proxy.runs import Runs
 from proxy.server import WRITE
 from proxy.shared import Watched
 from proxy.tickets import TICKET_S, Tickets
-from proxy.viewer import Viewer
+from proxy.viewer import STREAM_HEADERS, Viewer
 
 MAX_TICKET_REQUEST_BYTES = 4096
 
@@ -106,8 +106,8 @@ class RunApi:
         write: Callable[[bytes], bool] | None = None,
     ) -> str:
         """A run as events, from `after` on; None: from a snapshot on. Returns how it ended."""
-        if after and run.log.ended and after >= len(run.log):
-            # It has everything: 204 tells EventSource not to come back (WHATWG HTML 9.2.3).
+        if has_all(run, after):
+            # 204 tells EventSource not to come back (WHATWG HTML 9.2.3).
             await send({"type": "http.response.start", "status": 204, "headers": [named(run)]})
             await send({"type": "http.response.body", "body": b"", "more_body": False})
             return "nothing_more"
@@ -190,6 +190,20 @@ class RunApi:
         RUN: {"GET": _state, "DELETE": _cancel},
         TICKETS: {"POST": _issue_ticket},
     }
+
+
+def has_all(run: Watched, after: int | None) -> bool:
+    """Whether a viewer of the events up to `after` misses nothing, and nothing will come."""
+    return bool(after) and run.log.ended and after is not None and after >= len(run.log)
+
+
+async def send_nothing_more(run: Watched, send: Send) -> None:
+    """A stream that ends at once. Who posts is no EventSource: fetch-event-source refuses a 204, and would
+    post again for ever.
+    """
+    headers = [*STREAM_HEADERS, named(run)]
+    await send({"type": "http.response.start", "status": 200, "headers": headers})
+    await send({"type": "http.response.body", "body": b"", "more_body": False})
 
 
 def last_event(headers: Headers) -> str | None:

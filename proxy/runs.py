@@ -340,9 +340,17 @@ class Runs:
                 viewer.say_goodbye()
 
     def end_all(self) -> None:
-        """End every run in flight for its viewers, truthfully."""
+        """Leave every run in flight to another replica, if one can go on with it; else end it, truthfully."""
         for run in list(self._live.values()):
-            run.shut_down()
+            if self._shared is not None and self._shared.can_be_left(run.id):
+                logger.info("run left to another replica", extra={"run": run.id})
+                run.leave()
+                self._tasks[run.id].cancel()
+                for viewer in list(self._viewers):
+                    if viewer.run is run:
+                        viewer.hand_over(None)
+            else:
+                run.shut_down()
 
     async def settled(self, timeout_s: float) -> None:
         """Wait until no run is in flight, watched or not: the upstream's work has effects."""

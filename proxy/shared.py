@@ -102,6 +102,10 @@ class Shared(Protocol):
         """
         ...
 
+    def can_be_left(self, run_id: str) -> bool:
+        """Whether another replica can go on with a run of this process, once this one is gone."""
+        ...
+
     def is_watched(self, run_id: str) -> bool:
         """Whether a run of this process has viewers at other replicas, as far as is known."""
         ...

@@ -19,6 +19,7 @@ from proxy.event_log import EventLog
 from proxy.followed_run import FollowedRun
 from proxy.lease import Lease
 from proxy.orders import Order
+from proxy.recovery import MAX_TIMES
 from proxy.run import Run
 from proxy.sealing import Box, Unsealable
 from proxy.valkey import Argument, Command, Health, Link, StoreBusy, StoreDown, is_wrong_type
@@ -211,6 +212,17 @@ class Mirror:
             if copy.log.ended and key in copy.going:
                 return copy.id
         return ""
+
+    def has_order(self, run_id: str) -> bool:
+        """Whether the store has all that is needed to go on with a run of this process."""
+        copy = self._copies.get(run_id)
+        return (
+            copy is not None
+            and copy.has_meta
+            and copy.stored.meta.has_order
+            and not copy.log.ended
+            and copy.times_asked < MAX_TIMES
+        )
 
     def knows(self, run_id: str) -> bool:
         return run_id in self._copies

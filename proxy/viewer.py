@@ -126,6 +126,9 @@ class Viewer:
                 if takes_json or status >= 300:
                     await send_answer(run, self._send)
                     return ViewEnd.ANSWERED
+            if takes_json and run.log.ended and not (run.headers_sent or run.log.has_content):
+                await send_answer(run, self._send)  # it has no text that could be shown
+                return ViewEnd.ANSWERED
             return await self._stream(after)
         finally:
             self._metrics.viewers.dec()

@@ -482,6 +482,17 @@ async def test_a_reconnect_after_the_end_gets_what_it_missed(tmp_path: Path) -> 
     assert len(upstream.asked) == 1
 
 
+async def test_a_post_that_has_everything_gets_a_stream_that_ends(tmp_path: Path) -> None:
+    """fetch-event-source, cut behind `stream_done`, posts again: it refuses a 204, and would ask for ever."""
+    async with house(answering(answer()), tmp_path) as (upstream, _, client):
+        whole = await read(client, START, signed())
+        end = await read(client, START, signed(**{"last-event-id": whole.last["id"]}))
+
+    assert (end.status, end.raw, end.run) == (200, b"", whole.run)
+    assert end.headers["content-type"].startswith("text/event-stream")
+    assert len(upstream.asked) == 1
+
+
 async def test_a_reconnect_within_the_run_loses_and_repeats_nothing(tmp_path: Path) -> None:
     """Cut at random moments, across the seam of replay and live: the pieces are the uninterrupted stream."""
     body = answer("word " * 400)
@@ -781,14 +792,17 @@ async def test_an_unreachable_upstream_is_a_problem_or_an_event(tmp_path: Path) 
 
 
 async def test_a_good_status_with_an_unreadable_body_is_json_only_for_who_takes_json(tmp_path: Path) -> None:
-    """Who takes JSON gets what batch would have given; who takes only events gets an `error` event."""
-    scripts: list[Script] = [html, answering(b'{"result":'), answering(b"")]
+    """Who takes JSON gets what batch would have given; who takes only events gets an `error` event, unless it
+    is an answer without texts."""
+    textless = b'{"status": "needs_more_info"}'
+    scripts: list[Script] = [html, answering(b'{"result":'), answering(b""), answering(textless)]
+    ends = ["error", "error", "stream_done", "stream_done"]
 
     async def script(asked: Asked) -> None:
         await scripts[int(asked.target[-1:])](asked)
 
     async with house(script, tmp_path) as (upstream, _, client):
-        for number in range(len(scripts)):
+        for number, end in enumerate(ends):
             path = f"{START}?{number}"
             either = await client.post(path, headers=signed(accept=EITHER))
             direct = await client.post(f"{upstream.url}{path}")
@@ -798,9 +812,12 @@ async def test_a_good_status_with_an_unreadable_body_is_json_only_for_who_takes_
             assert either.headers.pop("headgate-run")
             assert either.headers.multi_items() == direct.headers.multi_items()
             assert stream.headers["content-type"] == "text/event-stream; charset=utf-8"
-            assert stream.types == ["error"]
+            assert stream.types == [end]
             metadata = stream.last["metadata"]
-            assert (metadata["error_code"], metadata["status"]) == ("malformed", 502)
+            if end == "error":
+                assert (metadata["error_code"], metadata["status"]) == ("malformed", 502)
+            else:
+                assert metadata["result"].encode() == direct.content
 
 
 async def test_odd_statuses_do_not_break_the_client(tmp_path: Path) -> None:

@@ -316,6 +316,39 @@ async def test_a_run_of_a_lost_replica_is_completed_by_one_of_the_others(tmp_pat
             assert not await looking.keys("*:order")
 
 
+async def test_a_run_that_outlasts_the_drain_is_left_to_another_replica(tmp_path: Path) -> None:
+    """SIGTERM, and the upstream is slower than `drain_s`: as after SIGKILL, another replica completes it, and
+    nobody is told that the proxy shuts down. One that may not be repeated ends here, and says so."""
+    upstream_ = Twice(answer())
+    unsafe = route(name="unsafe", match="POST /api/unsafe", stream_path=None, commit_after=0)
+    routes = [route(commit_after=0, replay="safe"), unsafe]
+    async with replicas(upstream_, tmp_path, drain_s=1, routes=routes) as (upstream, (one, two), client, _):
+        async with (
+            opened(client, one.url + START, signed()) as stream,
+            opened(client, events(two, await _run_of(stream)), signed(), method="GET") as watched,
+            opened(client, one.url + "/api/unsafe", signed()) as other,
+        ):
+            await watched.until(lambda event: event["type"] == "stage_complete")
+            one.process.send_signal(signal.SIGTERM)
+            with pytest.raises(httpx.TransportError):
+                await stream.rest()
+            await eventually(lambda: len(upstream.asked) == 3, 13)
+            upstream_.release.set()
+            await watched.rest()
+            with pytest.raises(httpx.TransportError):
+                await other.rest()
+        back = await read(client, events(two, other.run), signed(), method="GET")
+
+        check_whole(watched.events)
+        assert watched.last["metadata"]["recovered"]
+        assert back.last["metadata"]["error_code"] == "shutdown"
+
+
+async def _run_of(stream: Stream) -> str:
+    await stream.until(lambda event: event["type"] == "stage_complete")
+    return stream.run
+
+
 async def test_text_that_comes_out_differently_is_replaced_once(tmp_path: Path) -> None:
     """A language model does not say the same twice: what was shown of the first attempt goes."""
     other_text = EXTRACTION.replace("productive", "dry")
