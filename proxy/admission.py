@@ -16,6 +16,8 @@ class Budget(StrEnum):
     """Of one client."""
     BODIES = "bodies"
     """Bytes of request bodies that are held."""
+    ANSWERS = "answers"
+    """Bytes of relayed answers that are kept to be read."""
 
 
 class Connections:

@@ -9,6 +9,7 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, RequestResponseCy
 
 from proxy.admission import Connections
 from proxy.errors import problem
+from proxy.headers import Headers
 from proxy.http_date import http_date
 from proxy.relay import Receive, Scope, Send
 from proxy.server import ServerProtocol
@@ -75,7 +76,7 @@ class AdmittingProtocol(ServerProtocol):
         self.transport.abort()
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
-        holder = self._budget.begin(self._holder, self._peer, list(cycle.scope["headers"]))
+        holder = self._budget.begin(self._holder, self._peer, cast(Headers, cycle.scope["headers"]))
         if holder is None:
             app = cast(ASGI3Application, _refusing)
         else:

@@ -3,6 +3,7 @@
 import zlib
 from typing import Final
 
+from proxy.bodies import Hold
 from proxy.headers import Headers, says_it_is_empty
 from proxy.relay import Message, Scope, Send, WholeAnswer
 from proxy.server import ANSWER
@@ -12,12 +13,13 @@ CODINGS: Final = frozenset({b"gzip", b"deflate"})
 
 
 class AnswerCopy:
-    """A `send` that keeps a copy of the body that goes out, up to `max_bytes`."""
+    """A `send` that keeps a copy of the body that goes out, up to `max_bytes`, and while `hold` has room."""
 
-    def __init__(self, send: Send, max_bytes: int) -> None:
+    def __init__(self, send: Send, max_bytes: int, hold: Hold | None = None) -> None:
         self._send = send
         self._answer: WholeAnswer | None = None
         self._max_bytes = max_bytes
+        self._hold = hold
         self._kept = bytearray()
         self._coding = b""
         self._is_over = False
@@ -48,10 +50,16 @@ class AnswerCopy:
         self._says_it_is_empty = says_it_is_empty(status, headers)
 
     def _keep(self, body: bytes) -> None:
-        if len(self._kept) + len(body) <= self._max_bytes:
+        if self._is_over:
+            return
+        fits = len(self._kept) + len(body) <= self._max_bytes
+        if fits and (self._hold is None or self._hold.take(len(body))):
             self._kept += body
-        else:
-            self._is_over = True
+            return
+        self._is_over = True  # what there is of it is of no use
+        self._kept.clear()
+        if self._hold is not None:
+            self._hold.close()
 
     @property
     def is_empty(self) -> bool:

@@ -18,9 +18,9 @@ from flags.source import FlagFile, Flags, FlagSource, KillSwitch
 from flags.tls import strictly
 from flags.unleash import UnleashFlags, UnleashServer
 from proxy.admin import Admin
-from proxy.admission import Connections
+from proxy.admission import Budget, Connections
 from proxy.admitting import admitting
-from proxy.bodies import BodyBudget
+from proxy.bodies import ByteBudget
 from proxy.breaker import Breaker
 from proxy.connection import Timeouts
 from proxy.descriptors import ENOUGH, RESERVED, Descriptors, in_use, raise_limit, share
@@ -286,7 +286,8 @@ async def running(settings: Settings, state_dir: Path, figures: Figures | None =
             {route.name: RelayedOutcomes(route) for route in routes.all},
             forward,
             to.authority,
-            BodyBudget(int(settings.limits.bodies), metrics.count_over),
+            ByteBudget(int(settings.limits.bodies), metrics.count_over),
+            ByteBudget(int(settings.limits.answers), metrics.count_over, Budget.ANSWERS),
         )
         port = learned = None
         if settings.llm is not None:
@@ -298,7 +299,7 @@ async def running(settings: Settings, state_dir: Path, figures: Figures | None =
             ]
             shelf = FileShelf(state_dir / "learned") if shared is None else shared
             learned = Learned(settings.llm.learned_s, shelf)
-            bodies = BodyBudget(int(settings.limits.bodies), metrics.count_over)
+            bodies = ByteBudget(int(settings.limits.bodies), metrics.count_over)
             port = ModelPort(providers, settings.llm, taps, metrics, learned, bodies)
         admin = Admin(registry, runs, flag_source, switch, settings.admin_token, learned, figures)
         yield App(

@@ -30,17 +30,19 @@ TOO_SLOW = "The request's body did not arrive in time."
 NO_ROOM = "This proxy holds as many requests as it may. Please try again."
 
 
-class BodyBudget:
-    """What is held of all bodies together.
+class ByteBudget:
+    """What is held of all bodies of a kind together.
 
     Args:
         most: bytes.
         over: is told of each body that there was no room for.
+        kind: what they are.
     """
 
-    def __init__(self, most: int, over: Callable[[Budget], None]) -> None:
+    def __init__(self, most: int, over: Callable[[Budget], None], kind: Budget = Budget.BODIES) -> None:
         self._most = most
         self._over = over
+        self._kind = kind
         self.held = 0
 
     def hold(self) -> "Hold":
@@ -49,7 +51,7 @@ class BodyBudget:
 
     def take(self, size: int) -> bool:
         if self.held + size > self._most:
-            self._over(Budget.BODIES)
+            self._over(self._kind)
             return False
         self.held += size
         return True
@@ -60,7 +62,7 @@ class Hold:
 
     __slots__ = ("_budget", "_size")
 
-    def __init__(self, budget: BodyBudget, size: int = 0) -> None:
+    def __init__(self, budget: ByteBudget, size: int = 0) -> None:
         self._budget = budget
         self._size = size
 

@@ -18,7 +18,7 @@ from proxy import dark
 from proxy.accept import accepted, takes_json
 from proxy.answer_copy import AnswerCopy
 from proxy.batch_viewer import BatchViewer, Unanswered
-from proxy.bodies import MAX_REQUEST_BYTES, BodyBudget, Hold, Replayed, collect, read_ahead
+from proxy.bodies import MAX_REQUEST_BYTES, ByteBudget, Hold, Replayed, collect, read_ahead
 from proxy.breaker import Breaker
 from proxy.errors import Fault, RequestRefused
 from proxy.fetch_metadata import comes_from
@@ -140,7 +140,8 @@ class Gateway:
     """By route."""
     forwarding: Forwarding
     authority: bytes
-    bodies: BodyBudget
+    bodies: ByteBudget
+    answers: ByteBudget
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         entered = perf_counter()
@@ -319,13 +320,20 @@ class Gateway:
 
         The upstream is asked as the client asks: it may have a stream of its own, and that is passed on.
         """
-        held = HeldAnswer(asked.send, int(asked.route.settings.max_answer))
+        with self.answers.hold() as hold:
+            return await self._held_as_events(asked, decision, counted, hold)
+
+    async def _held_as_events(
+        self, asked: _Asked, decision: Decision, counted: RouteMetrics, hold: Hold
+    ) -> tuple[str, int | None]:
+        held = HeldAnswer(asked.send, int(asked.route.settings.max_answer), hold)
         # Of nobody in particular no body is kept: strangers would fill what all share.
         kept = KeptBody(asked.receive, MAX_REQUEST_BYTES if asked.identity else 0, asked.hold)
         passing = replace(asked, scope=held.scope(asked.scope), receive=kept, send=held)
         passage, outcome = await self._relayed(passing, decision, counted)
         if held.holds and passage.outcome is Outcome.COMPLETE and (answer := await held.answer()) is not None:
             run = await self._answered(asked, decision, kept.body or b"", answer)
+            hold.close()  # it is the run's, which has ended and is kept within its own bound
             return await self._show(asked, run), None
         if held.holds and passage.error is not None:
             passage.status = passage.error.status
@@ -351,11 +359,17 @@ class Gateway:
         self, asked: _Asked, decision: Decision, counted: RouteMetrics
     ) -> tuple[Passage, str | None]:
         """The relay. What is compared is also read, once it has gone out."""
+        with self.answers.hold() as hold:
+            return await self._read_when_relayed(asked, decision, counted, hold)
+
+    async def _read_when_relayed(
+        self, asked: _Asked, decision: Decision, counted: RouteMetrics, hold: Hold
+    ) -> tuple[Passage, str | None]:
         if decision.arm not in COMPARED:
             copy = None
             passing = self.relay(asked.scope, asked.receive, asked.send, long=True)
         else:
-            copy = AnswerCopy(asked.send, int(asked.route.settings.max_answer))
+            copy = AnswerCopy(asked.send, int(asked.route.settings.max_answer), hold)
             asked = replace(asked, scope=copy.scope(asked.scope))
             if decision.reason is Reason.DARK and decision.source == dark.SOURCE:
                 passing = self._dark(asked, copy, counted)

@@ -15,9 +15,10 @@ from proxy.upstream import Answer
 class HeldAnswer:
     """A `send` for the relay."""
 
-    def __init__(self, send: Send, max_bytes: int) -> None:
+    def __init__(self, send: Send, max_bytes: int, hold: Hold) -> None:
         self._send = send
         self._max_bytes = max_bytes
+        self._hold = hold
         self._start: Message | None = None
         self._kept = bytearray()
 
@@ -32,16 +33,17 @@ class HeldAnswer:
             await self._send(message)
         else:
             self._kept += message["body"]
-            if len(self._kept) > self._max_bytes:
+            if len(self._kept) > self._max_bytes or not self._hold.take(len(message["body"])):
                 await self._let_go(more=message["more_body"])
 
     async def _let_go(self, *, more: bool) -> None:
-        """It is too long to be held: let the client have what the upstream said."""
+        """It is too long to be held, or there is no room: let the client have what the upstream said."""
         start, self._start = self._start, None
         assert start is not None, "it is held"
         await self._send(start)
         await self._send({"type": "http.response.body", "body": bytes(self._kept), "more_body": more})
         self._kept.clear()
+        self._hold.close()
 
     @property
     def holds(self) -> bool:

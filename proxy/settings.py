@@ -421,6 +421,9 @@ class LimitSettings(Block):
     bodies: ByteSize = Field(default=ByteSize(256 * 1024 * 1024), ge=1024)
     """Request bodies that are held, those of runs included, and on the model port as many again; for example
     `256MiB`. What is relayed is not held."""
+    answers: ByteSize = Field(default=ByteSize(256 * 1024 * 1024), ge=1024)
+    """Copies of relayed answers, of the two arms that are compared and for clients that take nothing but
+    events. Without room an answer goes out as it came, unread, and counts as complete."""
 
 
 class Settings(Block):

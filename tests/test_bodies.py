@@ -10,7 +10,7 @@ import httpx
 import pytest
 
 from proxy import bodies
-from proxy.bodies import BodyBudget
+from proxy.bodies import ByteBudget
 from tests.scripted import ScriptedUpstream, Talker, ok, talking
 from tests.serving import Serving, headgate
 from tests.streaming import (
@@ -162,9 +162,44 @@ async def test_a_model_call_goes_on_though_there_is_no_room(tmp_path: Path) -> N
             await eventually(lambda: serving.app.model_port.bodies.held == 0)  # type: ignore[union-attr]
 
 
+@pytest.mark.parametrize("accept", ["application/json", SSE], ids=["compared", "as events"])
+async def test_an_answer_goes_out_as_it_came_where_there_is_no_room_to_keep_it(
+    tmp_path: Path, accept: str
+) -> None:
+    """It would have been read, or sent as events; what is kept of others is more than there is room for."""
+    long = answer("x" * 3000)
+    async with (
+        ScriptedUpstream(answering(long)).running() as upstream,
+        headgate(upstream.url, tmp_path, routes=[route()], limits={"answers": 2000}) as serving,
+        browser(serving.url) as client,
+    ):
+        headers = signed("ann", accept) if accept != SSE else {"accept": SSE}
+        reply = await client.post(START, headers=headers)
+
+        assert (reply.status_code, reply.content) == (200, long)
+        assert reply.headers["content-type"] == "application/json"
+        figures = await scrape(client, serving.admin_url)
+        assert figures['headgate_over_budget_total{budget="answers"}'] == 1
+        assert serving.app.gateway.answers.held == 0
+
+
+async def test_an_answer_that_is_kept_gives_its_room_back(tmp_path: Path) -> None:
+    """When it was read, however often."""
+    async with (
+        ScriptedUpstream(answering(answer())).running() as upstream,
+        headgate(upstream.url, tmp_path, routes=[route()], limits={"answers": 2000}) as serving,
+        browser(serving.url) as client,
+    ):
+        for headers in (signed("ann", "application/json"), {"accept": SSE}) * 30:
+            assert (await read(client, START, headers)).status == 200
+
+        assert serving.app.gateway.answers.held == 0
+        assert (await scrape(client, serving.admin_url))['headgate_over_budget_total{budget="answers"}'] == 0
+
+
 def test_what_is_held_is_held_by_one() -> None:
     """Whoever hands a body on gives nothing back; whoever has it does, once."""
-    budget = BodyBudget(10, lambda budget: None)
+    budget = ByteBudget(10, lambda budget: None)
     with budget.hold() as hold:
         assert hold.take(6)
         assert not hold.take(5)

@@ -50,4 +50,5 @@ def test_the_figures_are_those_of_the_code() -> None:
     assert f"`ttl_s` ({store} s) after the end; {LIVE_TTL_S:g} s after" in said
     assert f"once, {TICKET_S} s" in said
     assert f"`limits.bodies` ({LimitSettings().bodies // 2**20} MiB)" in said
+    assert f"`limits.answers` ({LimitSettings().answers // 2**20} MiB)" in said
     assert f"{BUCKETS} buckets of users" in said

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from time import monotonic, perf_counter
 
-from proxy.bodies import BodyBudget, Hold, Replayed, read_ahead
+from proxy.bodies import ByteBudget, Hold, Replayed, read_ahead
 from proxy.errors import RequestRefused
 from proxy.llm.call import Ended, ModelCall, Tee
 from proxy.llm.dialect import Dialect, NotStreamable, Prompt, StreamCall
@@ -88,7 +88,7 @@ class ModelPort:
     taps: Taps
     metrics: Metrics
     learned: Learned
-    bodies: BodyBudget
+    bodies: ByteBudget
     avoided: OrderedDict[bytes, float] = field(default_factory=OrderedDict)
     """Attempts, and until when they are asked for no stream."""
 
