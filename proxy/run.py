@@ -296,12 +296,12 @@ class Run:
         self.times_asked = max(self.times_asked, times)
         self.log.wake()  # replicas that may have to send it, too, should know
 
-    def lose_source(self, why: str) -> None:
-        """Live text has ended early; the batch answer still comes."""
+    def lose_source(self, why: str, phase: Phase | None = None) -> None:
+        """Live text has ended early; the batch answer still comes. `phase` is when, if that is past."""
         if self.ended:
             return
         logger.warning("source lost", extra={"run": self.id, "route": self.call.route.name, "why": why})
-        self.note(Fault.SOURCE_LOST)
+        self.note(Fault.SOURCE_LOST, phase)
 
     # The end. The first one counts: a run that was ended for its viewers may still have a call under way.
 
@@ -469,11 +469,12 @@ class Run:
 
     # Inside.
 
-    def note(self, fault: Fault) -> None:
+    def note(self, fault: Fault, phase: Phase | None = None) -> None:
         """Count a failure, also one that is overcome. One of the log store costs this run nothing."""
+        phase = phase or self.phase
         if fault is not Fault.LOG_STORE:
-            self._faults.append((fault, self.phase))
-        self._metrics.faults[fault, self.phase].inc()
+            self._faults.append((fault, phase))
+        self._metrics.faults[fault, phase].inc()
 
     def _outcome_of_success(self) -> str:
         if not self._faults:

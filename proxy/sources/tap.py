@@ -34,8 +34,10 @@ class TapSource:
             with self._upstream.exchange(request.method, fresh=True) as exchange:
                 await exchange.send(request.wire(), whole=True)
                 await exchange.head()
-                if not tap.calls and 200 <= exchange.status < 300:
-                    # Before the answer's own texts are shown, which nobody has waited less for.
-                    run.lose_source(self._taps.why_silent(tap))
-                body = await read_answer(exchange, run)
-                return Answer(exchange.status, exchange.headers, body)
+                phase = run.phase
+                answer = Answer(exchange.status, exchange.headers, await read_answer(exchange, run))
+        # Word of a call at another replica may come as late as this. Nobody has waited less for the answer's
+        # own texts, which are shown by now: the source was lost before them.
+        if not tap.calls and 200 <= answer.status < 300:
+            run.lose_source(self._taps.why_silent(tap), phase)
+        return answer
