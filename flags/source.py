@@ -52,18 +52,24 @@ class FlagFile:
 
     `async with` reads the file, or raises FlagFileError, and owns the task that watches it. A file that
     breaks or vanishes later leaves the last good flags in force, which then grow old, and in the end stale.
+
+    Args:
+        must_be_good: if not, a file that is broken at the beginning raises nothing, and until it is mended
+            there are no flags.
     """
 
     def __init__(
         self,
         path: Path | str,
         *,
+        must_be_good: bool = True,
         kill_flag: str = "headgate.kill",
         poll_s: float = 0.5,
         stale_s: float = 300.0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._path = Path(path)
+        self._must_be_good = must_be_good
         self._clock = clock
         what = f"flag file {self._path}"
         self._in_force = InForce(what, kill_flag=kill_flag, stale_s=stale_s, clock=clock)
@@ -76,7 +82,10 @@ class FlagFile:
         return f"<FlagFile {self._path} age_s={self.age_s:.1f} killed={self.killed} problem={self.problem!r}>"
 
     async def __aenter__(self) -> Self:
-        self._refresh()
+        if self._must_be_good:
+            self._refresh()
+        else:
+            self._look()
         await self._watcher.__aenter__()
         return self
 

@@ -131,7 +131,8 @@ def flags_from(settings: Settings) -> FlagFile | UnleashFlags:
     chosen = settings.flags
     if chosen.unleash is None:
         assert chosen.file is not None  # the settings have one of them
-        return FlagFile(chosen.file, kill_flag=chosen.kill_flag, stale_s=chosen.stale_s)
+        # A worker that takes a dead one's place while the file is broken relays: that is better than nothing.
+        return FlagFile(chosen.file, must_be_good=False, kill_flag=chosen.kill_flag, stale_s=chosen.stale_s)
     token = chosen.unleash.token.get_secret_value()
     server = UnleashServer(**{**dict(chosen.unleash), "token": token, "strict_tls": settings.tls.strict})
     flags = frozenset(route.flag for route in settings.routes)

@@ -4,6 +4,7 @@ import asyncio
 import gc
 import logging
 import os
+import shutil
 import sys
 import tempfile
 from functools import partial
@@ -172,14 +173,20 @@ def _serve(workers: int, config: Path, settings: Settings, sockets: Sockets, sta
     """The parent, and in it what each worker does. Returns the exit code."""
     figures = Figures(state_dir / "metrics")
 
-    def work(settings: Settings, parent: Parent) -> None:
+    parent_pid = os.getpid()
+
+    def work(settings: Settings, parent: Parent, is_new: bool) -> None:
         logs.set_up(settings.log)
         figures.begin()
         try:
+            if is_new and settings.flags.unleash is None:
+                asyncio.run(app.flags_from(settings).verify())
             uvloop.run(app.serve(settings, sockets, state_dir, parent, figures))
         except FlagsError as exc:
             logger.error("worker cannot start", extra={"problem": str(exc)})
             sys.exit(1)
+        if os.getppid() != parent_pid:  # it was the parent's, which is gone
+            shutil.rmtree(state_dir, ignore_errors=True)
 
     gc.freeze()  # what is here now is shared with the workers, as long as nobody writes to it
     return Workers(

@@ -45,7 +45,8 @@ RETRY_S = 0.05
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD)
 
-Work = Callable[[Settings, Parent], None]
+Work = Callable[[Settings, Parent, bool], None]
+"""With the settings, the line to the parent, and whether the settings are new, and yet to be proved."""
 
 
 class Workers:
@@ -285,7 +286,7 @@ class Workers:
         self._candidates_settings = settings
         self._candidates_by = time.monotonic() + START_S
         for _ in range(self._count):
-            worker = self._start(settings)
+            worker = self._start(settings, is_new=True)
             if worker is None:
                 self._fail("no process could be made")
                 return
@@ -325,7 +326,7 @@ class Workers:
 
     # Inside.
 
-    def _start(self, settings: Settings) -> Worker | None:
+    def _start(self, settings: Settings, *, is_new: bool = False) -> Worker | None:
         ours, theirs = socket.socketpair()
         ours.setblocking(False)
         try:
@@ -339,12 +340,12 @@ class Workers:
             # The parent's end of a line is the parent's alone: see `proxy.parent`.
             for line in (ours, *(worker.line for worker in self._all())):
                 line.close()
-            os._exit(self._worked(settings, theirs))
+            os._exit(self._worked(settings, theirs, is_new=is_new))
         theirs.close()
         now = time.monotonic()
         return Worker(pid, ours, settings.drain_s, now, now)
 
-    def _worked(self, settings: Settings, line: socket.socket) -> int:
+    def _worked(self, settings: Settings, line: socket.socket, *, is_new: bool) -> int:
         """The worker's exit code; whatever happens, nothing of the parent's is done here."""
         signal.set_wakeup_fd(-1)
         for number in (signal.SIGTERM, signal.SIGCHLD):
@@ -353,7 +354,7 @@ class Workers:
         for number in (signal.SIGINT, signal.SIGHUP):
             signal.signal(number, signal.SIG_IGN)
         try:
-            self._work(settings, Parent(line))
+            self._work(settings, Parent(line), is_new)
         except SystemExit as exc:
             return exc.code if isinstance(exc.code, int) else 1
         except BaseException:

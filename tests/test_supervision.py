@@ -6,6 +6,8 @@ import os
 import re
 import signal
 import socket
+import sys
+from contextlib import AsyncExitStack
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -17,7 +19,7 @@ from prometheus_client import CollectorRegistry
 from proxy.metrics import Metrics
 from proxy.settings import Settings
 from proxy.worker import PAUSES_S, STEADY_S, Place, Worker, pause_s
-from tests.scripted import ScriptedUpstream
+from tests.scripted import Asked, ScriptedUpstream
 from tests.serving import ADMIN_TOKEN, flag_document
 from tests.streaming import (
     EXTRACTION,
@@ -196,25 +198,80 @@ async def test_a_worker_that_somebody_ends_is_replaced_before_it_has_drained(tmp
     assert stream.texts() == WHOLE
 
 
+async def test_a_worker_that_takes_over_while_the_flags_are_broken_relays(tmp_path: Path) -> None:
+    """It has no flags, so everybody gets batch, until the file is mended."""
+    async with (
+        ScriptedUpstream(answering(answer())).running() as upstream,
+        served(upstream.url, tmp_path) as serving,
+        browser(serving.url) as client,
+    ):
+        client.headers.update(ANEW)
+        (tmp_path / "flags.json").write_text("{")
+        os.kill(serving.workers()[0], signal.SIGKILL)
+        await eventually(lambda: bool(lines(serving, "worker died")))
+        broken = await read(client, START, signed())
+        (tmp_path / "flags.json").write_text(json.dumps(flag_document()))
+
+        async def streams() -> bool:
+            decided: str = (await read(client, START, signed())).headers["headgate-decision"]
+            return decided.startswith("stream;")
+
+        await eventually(streams)
+
+    assert broken.headers["headgate-decision"].startswith("batch;reason=flags_stale")
+    assert broken.texts() == WHOLE
+
+
+async def test_what_cannot_begin_ends_with_what_is_wrong(tmp_path: Path) -> None:
+    """A kill switch that cannot be: exit code 1, and no further attempt, since no worker has ever served."""
+    (tmp_path / "file").touch()
+    (tmp_path / "flags.json").write_text(json.dumps(flag_document()))
+    config = tmp_path / "headgate.yaml"
+    document = {
+        "listen": f"127.0.0.1:{free_port()}",
+        "admin": f"127.0.0.1:{free_port()}",
+        "upstream": {"url": "http://127.0.0.1:1"},
+        "flags": {"file": "flags.json", "kill_file": "file/switch"},
+    }
+    config.write_text(json.dumps(document))
+
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "proxy", "serve", "--config", str(config), "--workers", "2"),
+        stderr=asyncio.subprocess.PIPE,
+    )
+    async with asyncio.timeout(30):
+        _, said = await process.communicate()
+
+    assert process.returncode == 1
+    last = json.loads(said.splitlines()[-1])
+    assert last["message"] == "headgate cannot start; what the worker said is above"
+    assert b"kill switch" in said
+
+
 # A parent that is gone.
 
 
 @WORKERS
 async def test_workers_do_not_outlive_their_parent(tmp_path: Path, workers: str) -> None:
-    """SIGKILL for the parent alone: the ports are free at once, a stream has the drain to its end and is told
-    the truth, and then no process is left."""
+    """SIGKILL for the parent alone: all of them let go of the ports at once, though streams are open; those
+    have the drain to their end, and then no process is left, nor what the parent would have removed."""
     model = f"127.0.0.1:{free_port()}"
     llm = {"listen": model, "providers": [{"name": "models", "url": "http://127.0.0.1:1"}]}
     held = Held(answering(answer()))
-    more = {"routes": [route(commit_after=0)], "llm": llm, "drain_s": 2}
+    more = {"routes": [route(commit_after=0)], "llm": llm}
     async with (
         ScriptedUpstream(held).running() as upstream,
         served(upstream.url, tmp_path, "--workers", workers, **more) as serving,
         browser(serving.url) as client,
     ):
         there = serving.workers()
-        async with opened(client, START, signed()) as stream:
-            await stream.piece()
+        directory = metric_files(serving)[0].parent.parent
+        async with AsyncExitStack() as stack:
+            streams = []
+            for number in range(8):  # so that each worker has some
+                opening = opened(client, START, signed(f"user{number}", **ANEW))
+                streams.append(await stack.enter_async_context(opening))
+                await streams[-1].piece()
             serving.process.kill()
             await serving.process.wait()
             for address in (
@@ -223,13 +280,17 @@ async def test_workers_do_not_outlive_their_parent(tmp_path: Path, workers: str)
             ):
                 await eventually(lambda address=address: can_listen(address))  # type: ignore[misc]
             draining = [pid for pid in there if is_alive(pid)]
-            await stream.rest()
+            held.release.set()
+            for stream in streams:
+                await stream.rest()
         await eventually(lambda: not any(map(is_alive, there)))
 
     assert len(there) == int(workers)
-    assert len(draining) >= 1
-    assert (stream.types, stream.last["metadata"]["error_code"]) == (["error"], "shutdown")
+    assert draining == there
+    assert [stream.texts() for stream in streams] == [WHOLE] * 8
+    assert {stream.last["type"] for stream in streams} == {"stream_done"}
     assert len(lines(serving, "the parent process is gone")) == int(workers)
+    assert not directory.exists()
 
 
 async def test_a_second_interrupt_ends_everything_at_once(tmp_path: Path) -> None:
@@ -364,6 +425,30 @@ async def asked(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> b
     assert found, head
     await reader.readexactly(int(found[1]))
     return head
+
+
+async def test_an_upgraded_connection_stays_through_a_reload(tmp_path: Path) -> None:
+    """What the two sides say to each other goes on, as long as the drain lasts."""
+
+    async def echo(asked: Asked) -> None:
+        await asked.send(b"HTTP/1.1 101 Switching Protocols\r\nconnection: Upgrade\r\nupgrade: echo\r\n\r\n")
+        while said := await asked.reader.read(100):
+            await asked.send(said)
+        asked.writer.close()
+
+    async with ScriptedUpstream(echo).running() as upstream, served(upstream.url, tmp_path) as serving:
+        host, _, port = serving.url.removeprefix("http://").partition(":")
+        reader, writer = await asyncio.open_connection(host, int(port))
+        writer.write(b"GET / HTTP/1.1\r\nhost: headgate\r\nconnection: Upgrade\r\nupgrade: echo\r\n\r\n")
+        head = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 10)
+        await reload(serving)
+        writer.write(b"still there?")
+        echoed = await asyncio.wait_for(reader.readexactly(12), 10)
+        writer.close()
+        await eventually(lambda: len(serving.workers()) == 1)
+
+    assert head.startswith(b"HTTP/1.1 101 ")
+    assert echoed == b"still there?"
 
 
 async def test_with_a_store_viewers_are_sent_to_the_new_workers(tmp_path: Path) -> None:
