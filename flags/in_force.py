@@ -49,7 +49,8 @@ class InForce:
         self._state = ""
         self._good_at = -math.inf
         self.killed = False
-        """Is the kill flag on? As of the last `take` or `confirm`."""
+        """Is the kill flag on? As of the last `take` or `confirm`; one that is gone is what it was."""
+        self._is_orphaned = False
 
     @property
     def age_s(self) -> float:
@@ -106,4 +107,11 @@ class InForce:
             old.close()
 
     def _ask_whether_to_kill(self) -> None:
-        self.killed = self.evaluate(self._kill_flag, None).enabled
+        answer = self.evaluate(self._kill_flag, None)
+        if answer.known:
+            self.killed = answer.enabled
+            self._is_orphaned = False
+        elif self.killed and not self._is_orphaned:
+            self._is_orphaned = True
+            warning = "%s: %s is gone while it was on: it stays so until it is there again, and off"
+            _log.warning(warning, self._what, self._kill_flag)

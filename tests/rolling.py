@@ -239,8 +239,8 @@ class Running:
     rolling: Rolling
     fence: Fence | None = None
 
-    async def begin(self) -> None:
-        await self.controller.begin("ops", "first try")
+    async def begin(self, *, again: bool = False) -> None:
+        await self.controller.begin("ops", "first try", again=again)
 
     async def tick(self, seconds: float = TICK_S) -> Move:
         self.rolling.now.passes(seconds)

@@ -406,8 +406,23 @@ async def test_the_kill_flag_in_the_file_kills(path):
         assert not flags.killed
         write(path, document(feature(name="headgate.kill")))
         await becomes(lambda: flags.killed)
-        write(path, document())
+        write(path, document(feature(name="headgate.kill", enabled=False)))
         await becomes(lambda: not flags.killed)
+
+
+async def test_a_kill_outlives_its_flag(path, lines):
+    """Taken out of the file, or archived on the server: killed, and told, until a document shows it off."""
+    write(path, document(feature(name="headgate.kill")))
+
+    async with FlagFile(path) as flags:
+        await becomes(lambda: flags.killed)
+        write(path, document(feature(name="another")))
+        await becomes(lambda: flags.evaluate("another", {"userId": "ann"}).known)
+        assert flags.killed
+        write(path, document(feature(name="headgate.kill", enabled=False)))
+        await becomes(lambda: not flags.killed)
+
+    assert [line for line in lines() if "is gone while it was on" in line]
 
 
 async def test_a_kill_flag_that_kills_nothing_is_warned_about(path, lines):

@@ -10,6 +10,7 @@ from flags.document import parse
 from flags.engine import Engine
 from flags.errors import RolloutError
 from flags.rollout.ledger import Act
+from flags.rollout.moves import Kind, Reason
 from tests.rolling import FLAG, Rolling, Running, flag_file, policy
 
 pytestmark = pytest.mark.anyio
@@ -101,3 +102,62 @@ async def test_a_dark_variant_of_somebody_else_is_not_begun_with(rolling: Rollin
     rolling.policy = policy(rolling.directory, steps=DARK_FIRST, mode="observe")
     with replace(rolling).running() as running:
         await running.begin()
+
+
+# A journal that is lost, and two of them.
+
+
+async def harmed(rolling: Rolling, running: Running) -> None:
+    rolling.traffic.shows_wrong_text()
+    await running.ticks(2)
+
+
+async def under_way(rolling: Rolling, running: Running) -> None:
+    """Nothing has befallen it."""
+
+
+@pytest.mark.parametrize("befalls", [harmed, under_way])
+async def test_a_rollout_whose_journal_is_lost_needs_a_person_s_word(tmp_path: Path, befalls: Any) -> None:
+    """The flag says what was here; nobody is exposed again by whoever only starts the process."""
+    flag_file(tmp_path / "flags.json")
+    rolling = Rolling(tmp_path, policy(tmp_path))
+    rolling.edit(lambda flag: flag["strategies"][0].update(title="the pilot"))
+    with rolling.running() as running:
+        await running.begin()
+        await running.until(5)
+        await befalls(rolling, running)
+    share = rolling.share
+    rolling.policy.journal.rename(tmp_path / "lost.sqlite")
+    with rolling.running() as running:
+        with pytest.raises(RolloutError, match=r"rollout r1 of .* was here"):
+            await running.begin()
+        assert rolling.share == share
+        await running.begin(again=True)
+        await running.ticks(1)
+        await running.until(5)
+    assert running.controller.state.run == "r2"
+    assert rolling.flag["strategies"][0]["title"].startswith("the pilot [headgate r2 of ")
+
+
+async def test_two_controllers_with_journals_of_their_own_find_each_other(tmp_path: Path) -> None:
+    """Each on its machine, with its lease, and both at the same share."""
+    flag_file(tmp_path / "flags.json")
+    places = [tmp_path / "one", tmp_path / "two"]
+    for place in places:
+        place.mkdir()
+    first, second = (
+        Rolling(place, policy(place, where={"file": str(tmp_path / "flags.json")})) for place in places
+    )
+    for rolling in (first, second):
+        (rolling.directory / "flags.json").symlink_to(tmp_path / "flags.json")
+    with first.running() as one, second.running() as two:
+        await one.begin()
+        await one.until(5)
+        with pytest.raises(RolloutError, match="was here"):
+            await two.begin()
+        await two.begin(again=True)
+        await two.ticks(2)
+        moves = await one.ticks(2)
+
+    assert {(move.kind, move.reason) for move in moves} == {(Kind.HOLD, Reason.FLAG_CHANGED)}
+    assert "another controller" in moves[-1].detail

@@ -4,6 +4,7 @@ A tick may end anywhere, also by `kill -9`; the next one goes on from the journa
 """
 
 import logging
+import uuid
 from collections import deque
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -30,6 +31,7 @@ from flags.rollout.journal import Entry, Journal
 from flags.rollout.jury import Jury
 from flags.rollout.lease import Fence, Lease
 from flags.rollout.ledger import Act, Record, State, begins_anew, fold
+from flags.rollout.marks import Mark
 from flags.rollout.moves import Change, Kind, Mode, Move, Phase, Situation, Stage, decide
 from flags.rollout.notices import News, Notice
 from flags.rollout.policy import Policy, Step
@@ -46,6 +48,9 @@ MAX_UNTOLD = 100
 
 WRITE_S = 15.0
 """The longest that a write may take with what is read before and after it; the lease must last for it."""
+
+HOME_CHARS = 8
+"""Of a journal's name: nobody has a million of them."""
 
 MOST_IDLE_S = 3600.0
 """Of a time in which nobody of the stream arm asked for anything, so much counts as time in the step."""
@@ -137,8 +142,14 @@ class Controller:
         if watermark is not None and not self._state.is_over:
             self._reading = from_bytes(watermark)
 
-    async def begin(self, by: str, reason: str) -> None:
-        """Begin a new rollout. Raises RolloutError, with every problem, if it must not."""
+    async def begin(self, by: str, reason: str, *, again: bool = False) -> None:
+        """Begin a new rollout. Raises RolloutError, with every problem, if it must not.
+
+        Args:
+            by: who wants it.
+            reason: why.
+            again: a person has said that it is another one, whatever the flag says of those before.
+        """
         if self._state.run and not self._state.is_over:
             raise RolloutError(f"rollout {self._state.run} is not over: go on with it, or roll it back")
         if problems := await self._ports.admin.problems():
@@ -150,7 +161,14 @@ class Controller:
             raise RolloutError(f"{self._policy.kill_flag} is on: turn it off first, with `unkill`")
         before = self._state
         base = self._base(flag.strategy)
-        number = int(before.run.removeprefix("r")) + 1 if before.run else 1
+        mark = Mark.on(flag.strategy.title)
+        if mark is not None and mark.home != before.home and not again:
+            raise RolloutError(
+                f"the flag says that {mark} was here, of which this journal knows nothing: restore that "
+                "one, or begin another rollout with `headgate rollout run --new`"
+            )
+        numbers = [int(run.removeprefix("r")) for run in (before.run, mark.run if mark else "") if run]
+        number = max(numbers, default=0) + 1
         self._append(
             Record.BEGIN,
             {
@@ -164,6 +182,8 @@ class Controller:
                 "digest": flag.strategy.digest,
                 "around": flag.around,
                 "standing": standing_of(flag),
+                "home": before.home or uuid.uuid4().hex[:HOME_CHARS],
+                "found_home": mark.home if mark else "",
                 "share": flag.strategy.share,
                 "exposed_before": self._exposed_before(before),
             },
@@ -277,7 +297,7 @@ class Controller:
         """
         if not shows_nobody(found.variants) or self._mode is Mode.OBSERVE:
             return found
-        if not self._state.wrote_dark:
+        if not self._state.wrote_dark and Mark.on(found.title) is None:
             raise RolloutError(
                 f"{self._policy.flag} has the variant dark for everybody, "
                 "and would be shown to nobody: remove it"
@@ -329,13 +349,15 @@ class Controller:
         elif same and state.step >= 0:
             # Changed and changed back, or nothing that matters. Who was exposed meanwhile is not known.
             self._append_written(state.step, flag, anew=state.was_changed)
-        elif state.resumed or watching:
+        elif (state.resumed or watching) and self._stranger(flag) is None:
             shares = [step.share_written(self._policy) for step in self._policy.steps]
             if flag.strategy.share in shares:
                 self._append_written(shares.index(flag.strategy.share), flag, anew=True)
 
     def _is_around_changed(self, flag: Flag) -> bool:
-        """Whether what decides beside the strategy is another; of older journals it is not known."""
+        """Whether what decides beside the strategy is another, or who writes it; "" is not known."""
+        if self._stranger(flag) is not None:
+            return True
         return bool(self._state.around) and flag.around != self._state.around
 
     async def _look(self) -> _Evidence:
@@ -426,6 +448,8 @@ class Controller:
 
     def _changed_by(self, flag: Flag) -> str:
         """Who; of what is beside the flag the flag's events do not say."""
+        if (mark := self._stranger(flag)) is not None:
+            return f"another controller, with a journal of its own: {mark}"
         if flag.strategy.digest == self._state.digest and _is_ours(flag):
             return "somebody: its variants, its parents or its segments are others"
         return flag.event_by if flag.enabled else f"{flag.event_by}: it is off in its environment"
@@ -501,7 +525,8 @@ class Controller:
 
     def _lowered(self, flag: Flag) -> Strategy:
         """0 %, and without what a dark step has put there: the next rollout would find it."""
-        strategy = replace(flag.strategy, share=0)
+        how = "killed" if self._state.phase is Phase.KILLED else "rolled back"
+        strategy = replace(flag.strategy, share=0, title=self._marked(flag, how))
         left_over = self._state.wrote_dark and shows_nobody(strategy.variants)
         return replace(strategy, variants=self._variants()) if left_over else strategy
 
@@ -521,7 +546,18 @@ class Controller:
             group_id=self._policy.group_for(self._state.run),
             variants=variants,
             disabled=False,
+            title=self._marked(flag, f"{settings.share} %"),
         )
+
+    def _marked(self, flag: Flag, said: str) -> str | None:
+        state, title = self._state, flag.strategy.title
+        return Mark(state.run, state.home, said).put_on(title) if state.home else title
+
+    def _stranger(self, flag: Flag) -> Mark | None:
+        """The mark of another controller, which has a journal of its own."""
+        state, mark = self._state, Mark.on(flag.strategy.title)
+        is_ours = mark is None or not state.home or mark.home in (state.home, state.found_home)
+        return None if is_ours else mark
 
     async def retry(self, fence: Fence) -> None:
         """Try once more to write the 0 % that is due, without a look. Raises JournalError and LeaseLost."""

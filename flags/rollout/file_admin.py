@@ -23,6 +23,7 @@ from flags.engine import Engine
 from flags.errors import FlagAdminError, FlagChanged, FlagDocumentError
 from flags.rollout.exposure import expected_share
 from flags.rollout.flag_admin import Flag, Kill, ManagedFlag, Strategy
+from flags.rollout.marks import is_written
 from flags.rollout.strategies import (
     choose,
     hides,
@@ -90,7 +91,7 @@ class FileAdmin:
         flag = self._read(found)
         if (flag.event_id, flag.strategy.id) != (expected.event_id, expected.strategy.id):
             raise FlagChanged(f"{self._path} was changed since it was read; nothing was written")
-        if strategy.digest == flag.strategy.digest:
+        if is_written(strategy, flag.strategy):
             return flag
         feature = self._feature(found)
         index = [each.id for each in _strategies(feature)].index(strategy.id)

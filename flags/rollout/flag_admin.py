@@ -95,7 +95,7 @@ class FlagAdmin(Protocol):
     async def write(self, strategy: Strategy, expected: Flag) -> Flag:
         """Write it whole if the flag is still as `expected` (event id and digest); then what a new read says.
 
-        A strategy that enables the same users as before is not written, and makes no event.
+        A strategy that enables the same users as before, and has the same mark, is not written: no event.
 
         Raises FlagChanged if somebody else was there first: nothing is written then. It is raised, too, if
         somebody came in the very moment between; then something was written, and its `wrote` is true.

@@ -89,6 +89,10 @@ class State:
     """Of the last change of the flag that is known, and accounted for."""
     digest: str = ""
     """Of the strategy as it was written last."""
+    home: str = ""
+    """Name of the journal, by which its mark on the flag is known; "" of older ones."""
+    found_home: str = ""
+    """That of the mark which was found at the beginning, until the first write replaces it."""
     around: str = ""
     """Of what decides beside the strategy, as it was then; "" where that is not known."""
     standing: Mapping[str, Any] | None = None
@@ -168,6 +172,8 @@ def _after_begin(state: State, entry: Entry) -> State:
         event_id=body["event_id"],
         digest=body["digest"],
         share=body["share"],
+        home=body.get("home", ""),
+        found_home=body.get("found_home", ""),
         around=body.get("around", ""),
         standing=body.get("standing"),
         last_good_s=entry.at_s,
@@ -244,6 +250,7 @@ def _after_written(state: State, entry: Entry) -> State:
         event_id=body["event_id"],
         digest=body["digest"],
         around=body.get("around", ""),
+        found_home="",
         standing=body.get("standing"),
         unwritten="",
         share=share,

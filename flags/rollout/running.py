@@ -142,7 +142,7 @@ async def _begin(controller: Controller, begin: Beginning) -> None:
         return
     if not begin.reason:
         raise RolloutError("--reason must say why a rollout is begun")
-    await controller.begin(begin.by, begin.reason)
+    await controller.begin(begin.by, begin.reason, again=begin.again)
 
 
 async def _until(stop: asyncio.Event, seconds: float) -> None:

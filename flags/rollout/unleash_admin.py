@@ -19,6 +19,7 @@ from flags.deciding import parents_of, segments_of
 from flags.errors import FlagAdminError, FlagChanged
 from flags.rollout.admin_api import TIMEOUT_S, AdminApi, Refused
 from flags.rollout.flag_admin import Flag, Kill, ManagedFlag, Strategy
+from flags.rollout.marks import is_written
 from flags.rollout.strategies import (
     everybody,
     names_everybody,
@@ -109,7 +110,7 @@ class UnleashAdmin:
         async with self._bounded("writing the strategy; whether it was written, only a new read can say"):
             now = await self._read()
             _refuse_if_changed(now, expected)
-            if strategy.digest == now.strategy.digest:
+            if is_written(strategy, now.strategy):
                 return now  # of a write that changes nothing, Unleash keeps no event to look back on
             stored = await self._put(strategy)
             flag = await self._read()
