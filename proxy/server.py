@@ -117,6 +117,7 @@ class ServerProtocol(HttpToolsProtocol):
         if self._half_closed is not None:
             self._half_closed.stop()
             self._half_closed = None  # it holds this
+        self._offer = None  # so does this
         # uvicorn tells the request that it read last, which need not be the one it answers.
         if self._answering is not None and not self._answering.response_complete:
             self._answering.disconnected = True
@@ -443,6 +444,7 @@ class ServerProtocol(HttpToolsProtocol):
         cycle = self._answering
         assert cycle is not None, "an app switches, so it was started"
         cycle.response_started = True
+        self._offer = None
         self._stop_head_timer()
         self._stop_write_timer()
         self.transport.set_protocol(protocol)

@@ -72,8 +72,9 @@ class _End(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.closed = True
-        if self._lost is not None:
-            self._lost(exc)
+        lost, self._lost = self._lost, None  # it holds on to the request
+        if lost is not None:
+            lost(exc)
         if exc is None:
             self.other.close()
         else:

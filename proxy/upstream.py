@@ -306,6 +306,7 @@ class Exchange:
     def _give_back_second(self) -> None:
         second, self._second = self._second, None
         if second is not None:
+            second.abort()  # also one that has answered: nobody has read it
             self._upstream.release(second)
 
 
