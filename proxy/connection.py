@@ -110,6 +110,7 @@ class Connection(asyncio.Protocol):
         "has_length",
         "headers",
         "heard",
+        "idle_s",
         "idle_since",
         "is_silent",
         "offered",
@@ -142,6 +143,8 @@ class Connection(asyncio.Protocol):
         self._prepare(is_head=False)
 
     def _prepare(self, *, is_head: bool) -> None:
+        self.idle_s = self._timeouts.idle_s
+        """As this exchange wants it."""
         self.status = 0
         self.reason = b""
         self.headers: Headers = []
@@ -267,7 +270,7 @@ class Connection(asyncio.Protocol):
     def _begin_to_wait(self) -> None:
         if not self._waiting_since:
             now = self._waiting_since = monotonic()
-            self._fire_by(now + self._timeouts.idle_s, now)
+            self._fire_by(now + self.idle_s, now)
 
     @property
     def has_more(self) -> bool:
@@ -398,7 +401,7 @@ class Connection(asyncio.Protocol):
             return self._sent_at + self._timeouts.first_byte_s, UpstreamSilent("first_byte_s is over")
         # While nobody reads it is not the upstream that is slow.
         since = self._waiting_since or now
-        return since + self._timeouts.idle_s, UpstreamStalled("idle_s is over")
+        return since + self.idle_s, UpstreamStalled("idle_s is over")
 
     # The socket's side.
 

@@ -373,6 +373,8 @@ class ProviderSettings(Block):
     api: Literal["openai", "gemini"] = "openai"
     """The shape of its API. `openai` is also Azure's, DeepSeek's and that of every compatible server."""
     timeouts: TimeoutSettings = TimeoutSettings()
+    """Before a stream's first text `first_byte_s` holds in the place of `idle_s`: a model that thinks is
+    waited for as long as for its batch answer."""
     tls: TlsSettings = TlsSettings()
     pool: PoolSettings = PoolSettings()
 

@@ -143,6 +143,26 @@ async def test_a_provider_that_refuses_streams_is_asked_for_no_more_of_them(
     assert [body.get("stream") for body in provider.bodies] == streams
 
 
+@pytest.mark.parametrize(("said", "streams"), [(1, [True, True]), (4, [True, None, True, None])])
+async def test_a_model_that_thinks_is_waited_for_as_long_as_for_its_batch_answer(
+    tmp_path: Path, said: int, streams: list[bool | None]
+) -> None:
+    """Its stream begins, and is silent for longer than one that has begun to speak may be."""
+
+    async def thinking(asked: Asked, events: list[bytes]) -> None:
+        await asked.send(CHUNKED + framed(b"".join(events[:said])))
+        await asyncio.sleep(0.5)
+        await asked.send(framed(b"".join(events[said:])) + END)
+
+    provider = Provider(stream=thinking)
+    timeouts = {"first_byte_s": 20, "idle_s": 0.2}
+    async with tapped(tmp_path, provider, llm={"provider": {"timeouts": timeouts}}) as (_, backend, client):
+        await read(client, START, signed())
+
+    assert [reply.json() for reply in backend.answers] == BATCH
+    assert [body.get("stream") for body in provider.bodies] == streams
+
+
 async def test_a_provider_that_says_in_its_first_event_that_it_fails_is_asked_once_more(
     tmp_path: Path,
 ) -> None:

@@ -168,6 +168,9 @@ class ModelCall:
     async def _read(self, exchange: Exchange) -> None:
         """The whole stream. Raises what its provider, its way or its content makes of it."""
         assembler, decoder = self._assembler, Decoder(max_event_bytes=MAX_EVENT_BYTES)
+        timeouts, connection = self._upstream.origin.timeouts, exchange.connection
+        # A model that thinks says nothing: as a batch call it would be waited for as long.
+        connection.idle_s = max(timeouts.idle_s, timeouts.first_byte_s)
         text = getincrementaldecoder("utf-8")()
 
         def take(data: bytes) -> None:
@@ -182,7 +185,8 @@ class ModelCall:
                 self._events += 1
                 self.has_begun = True
                 piece = assembler.feed(event.data)
-                self._has_text = self._has_text or bool(piece)
+                if piece and not self._has_text:
+                    self._has_text, connection.idle_s = True, timeouts.idle_s
                 self._call.add(piece)
                 if assembler.is_over:
                     raise _Over
