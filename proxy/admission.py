@@ -1,6 +1,5 @@
 """Who is let in: how many connections there may be, in all and of one client. No I/O."""
 
-from collections import Counter as Counts
 from collections.abc import Callable
 from enum import StrEnum
 
@@ -39,7 +38,7 @@ class Connections:
         self._names_clients = names_clients
         self._over = over
         self._open = 0
-        self._of_client: Counts[str] = Counts()
+        self._of_client: dict[str, int] = {}
 
     def __len__(self) -> int:
         return self._open
@@ -77,17 +76,18 @@ class Connections:
         return None
 
     def _take(self, client: str) -> bool:
-        if self._of_client[client] >= self._most_of_client:
+        there = self._of_client.get(client, 0)
+        if there >= self._most_of_client:
             self._over(Budget.CLIENT)
             return False
-        self._of_client[client] += 1
+        self._of_client[client] = there + 1
         return True
 
     def _give_back(self, client: str | None) -> None:
         if client is not None:
-            self._of_client[client] -= 1
-            if not self._of_client[client]:
-                del self._of_client[client]
+            there = self._of_client.pop(client)
+            if there > 1:
+                self._of_client[client] = there - 1
 
     def _named(self, headers: Headers) -> str | None:
         """The address that the proxy in front has added itself, which is the last one."""

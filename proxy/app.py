@@ -224,7 +224,7 @@ def _provider(
 @asynccontextmanager
 async def running(settings: Settings, state_dir: Path, figures: Figures | None = None) -> AsyncIterator[App]:
     """Everything of one process, opened and closed in order. The workers share `state_dir` and `figures`."""
-    descriptors = share(raise_limit(), in_use(), 4 if settings.llm else 2)
+    descriptors = share(raise_limit(), in_use(), _sides(settings))
     async with AsyncExitStack() as stack:
         flag_source: FlagSource = await stack.enter_async_context(flags_from(settings))
         switch = await stack.enter_async_context(KillSwitch(kill_file(settings, state_dir)))
@@ -239,7 +239,9 @@ async def running(settings: Settings, state_dir: Path, figures: Figures | None =
         stack.callback(metrics.settling.close)
         for counted in metrics.by_route.values():
             counted.identity_verified.set(is_verified(settings.identity))
-        upgrades = Upgrades(settings.upstream.upgrades, metrics.unmatched.upgrades, metrics.upgrades_open)
+        bounds = settings.upstream.upgrades
+        bounds = bounds.model_copy(update={"max_open": min(bounds.max_open, descriptors.each)})
+        upgrades = Upgrades(bounds, metrics.unmatched.upgrades, metrics.upgrades_open)
         heir = Survivor(metrics)
         if store is not None:
             shared = await stack.enter_async_context(
@@ -313,6 +315,11 @@ async def running(settings: Settings, state_dir: Path, figures: Figures | None =
             descriptors,
             *_connections(settings, descriptors, metrics),
         )
+
+
+def _sides(settings: Settings) -> int:
+    """Of which each may have as many connections: clients, the upstream, upgraded ones, the model port's."""
+    return 2 + bool(settings.upstream.upgrades.max_open) + (2 if settings.llm is not None else 0)
 
 
 def _connections(

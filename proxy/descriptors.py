@@ -24,7 +24,7 @@ class Descriptors:
     limit: int
     """The process's own."""
     each: int
-    """Connections on each side: of clients, to the upstream, and of a model port, to its providers."""
+    """Connections on each side: of clients, to the upstream, upgraded, of a model port, to its providers."""
 
     @property
     def backlog(self) -> int:

@@ -10,7 +10,7 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.scripted import Answered, ScriptedUpstream, Talker, ok, talking
+from tests.scripted import Answered, Asked, ScriptedUpstream, Talker, ok, talking
 from tests.serving import ADMIN_TOKEN, Serving, headgate
 from tests.streaming import Held, answer, answering, browser, eventually, scrape, served
 
@@ -112,7 +112,7 @@ async def test_behind_a_proxy_the_address_counts_that_it_names(tmp_path: Path) -
 
 
 def _of(serving: Serving, client: str) -> int:
-    return serving.app.connections._of_client[client]
+    return serving.app.connections._of_client.get(client, 0)
 
 
 async def test_who_is_reached_directly_believes_no_name(tmp_path: Path) -> None:
@@ -142,7 +142,30 @@ async def test_nothing_is_counted_for_ever(tmp_path: Path) -> None:
                 assert (await client.ask(named(b"1.1.1.1"))).status == 200
         await eventually(lambda: len(serving.app.connections) == 0)
 
-        assert not +serving.app.connections._of_client
+        assert serving.app.connections._of_client == {}
+
+
+async def test_an_upgraded_connection_counts_until_its_end(tmp_path: Path) -> None:
+    """It is a client's as any other, whatever protocol it speaks."""
+
+    async def switching(asked: Asked) -> None:
+        if asked.header(b"upgrade") is None:
+            await ok(asked)
+            return
+        head = b"HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: websocket\r\n\r\n"
+        await asked.send(head)
+        await asked.reader.read()
+
+    upgrade = GET % b"connection: upgrade\r\nupgrade: websocket\r\n"
+    async with house(tmp_path, switching, limits={"connections": 1}) as serving:
+        async with talking(serving.url) as socket_like:
+            await socket_like.send(upgrade)
+            assert b" 101 " in await socket_like.reader.readuntil(b"\r\n\r\n")
+            async with talking(serving.url) as surplus:
+                assert is_refusal(await surplus.ask(GET % b""))
+        await eventually(lambda: len(serving.app.connections) == 0)
+        async with talking(serving.url) as another:
+            assert (await another.ask(GET % b"")).status == 200
 
 
 async def test_the_admin_port_lives_when_the_public_one_starves(tmp_path: Path) -> None:
