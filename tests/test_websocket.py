@@ -18,6 +18,7 @@ from websockets.asyncio.server import ServerConnection, serve
 from websockets.exceptions import ConnectionClosedError, InvalidStatus
 from websockets.http11 import Request, Response
 
+from tests.authority import certificates
 from tests.scripted import until
 from tests.serving import headgate
 
@@ -31,6 +32,8 @@ LARGE = "grün " * 2_000_000
 """A message of 12 MB."""
 
 MANY = 1000
+
+LOOPS = [("asyncio", {"use_uvloop": True}), ("asyncio", {"use_uvloop": False})]
 
 
 async def echo(client: ServerConnection) -> None:
@@ -106,6 +109,27 @@ async def opened(url: str, number: int) -> AsyncIterator[ClientConnection]:
     for _ in range(number // 50):
         for client in await asyncio.gather(*(connect(url, compression=None) for _ in range(50))):
             yield client
+
+
+@pytest.mark.parametrize("anyio_backend", LOOPS, ids=["uvloop", "asyncio"])
+async def test_a_websocket_goes_on_to_an_upstream_behind_tls(tmp_path: Path):
+    """With its large messages, its close code and its refusals, on either loop."""
+    ca_file, context = certificates(tmp_path)
+    async with (
+        asyncio.timeout(60),
+        serve(echo, "127.0.0.1", 0, process_request=refuse, max_size=None, ssl=context) as server,
+        headgate(
+            f"https://127.0.0.1:{next(iter(server.sockets)).getsockname()[1]}",
+            tmp_path,
+            upstream={"tls": {"ca_file": str(ca_file)}},
+            drain_s=2,
+        ) as gate,
+    ):
+        got = await said_to(gate.url.replace("http", "ws"))
+
+    assert got["large"]
+    assert got["end"] == (4001, "as you say")
+    assert got["refusal"] == (401, b"who are you?\n")
 
 
 async def test_a_websocket_that_is_cut_with_the_process_is_no_end(tmp_path: Path):
