@@ -20,29 +20,36 @@ WAITS_BY_NATURE = {
 MAX_LEARNT = 1024
 """Paths that are remembered; the oldest go first."""
 
+LEARNT_S = 600.0
+"""For so long: all workers may have been busy, and the path is not slow at all."""
+
+_ID = re.compile(rb"/[^/]*\d[^/]*")
+"""A segment with a digit: the cases of one path are alike."""
+
 _WAITS = re.compile(b"|".join(WAITS_BY_NATURE), re.IGNORECASE | re.MULTILINE)
 
 
 class Patience:
-    """What is known of one upstream's paths."""
+    """What is known of one upstream's paths. Times are of one clock, in seconds."""
 
     def __init__(self) -> None:
-        self._slow: dict[bytes, None] = {}
+        self._slow_until: dict[bytes, float] = {}
 
-    def is_lost_on(self, request: bytes) -> bool:
+    def is_lost_on(self, request: bytes, now: float) -> bool:
         """Whether to wait longer would be a mistake: it is safe, without a body, and not slow by nature."""
         method, path = _asked(request)
         has_body = not request.endswith(b"\r\n\r\n") or request.count(b"\r\n\r\n") > 1
-        return method in SENT_AGAIN and not has_body and path not in self._slow and not _WAITS.search(request)
+        is_slow = self._slow_until.get(path, now) > now
+        return method in SENT_AGAIN and not (has_body or is_slow or _WAITS.search(request))
 
-    def learn(self, request: bytes) -> None:
-        """It took long on a free worker, too. Others for its path are not sent twice."""
-        if len(self._slow) >= MAX_LEARNT:
-            del self._slow[next(iter(self._slow))]
-        self._slow[_asked(request)[1]] = None
+    def learn(self, request: bytes, now: float) -> None:
+        """It took long on a fresh connection, too. Others for its path are not sent twice."""
+        if len(self._slow_until) >= MAX_LEARNT:
+            del self._slow_until[next(iter(self._slow_until))]
+        self._slow_until[_asked(request)[1]] = now + LEARNT_S
 
 
 def _asked(request: bytes) -> tuple[bytes, bytes]:
-    """Method and path."""
+    """Method and path, without what differs from case to case."""
     method, target, _ = request.split(b" ", 2)
-    return method, target.partition(b"?")[0]
+    return method, _ID.sub(b"/*", target.partition(b"?")[0])

@@ -219,7 +219,7 @@ class Exchange:
 
     def _look_elsewhere(self) -> None:
         self._silence = None
-        if self._replay is not None and self._upstream.patience.is_lost_on(self._replay):
+        if self._replay is not None and self._upstream.patience.is_lost_on(self._replay, monotonic()):
             self.connection.fall_silent()
 
     async def _ask_twice(self) -> None:
@@ -240,8 +240,9 @@ class Exchange:
         if not first.status and self._second is not None and self._second.status:
             self._connection, self._second = self._second, first
         self._give_back_second()
-        if self.connection is first or monotonic() - asked_at > SILENT_S:
-            self._upstream.patience.learn(request)
+        now = monotonic()
+        if self.connection is first or now - asked_at > SILENT_S:
+            self._upstream.patience.learn(request, now)
         await self.connection.head()
 
     async def _ask_second(self, request: bytes) -> None:
