@@ -267,15 +267,22 @@ class Forgetful(ScriptedUpstream):
             await asked.answer(json.dumps(completion(text)).encode())
 
 
-@pytest.mark.parametrize("passes", [trace_context, lambda asked: {}], ids=["of a run", "of none"])
+DARK = flag_document(variants=[{"name": "dark", "weight": 1000}])
+
+
+@pytest.mark.parametrize(
+    ("passes", "flags"),
+    [(trace_context, None), (trace_context, DARK), (lambda asked: {}, None)],
+    ids=["of a run", "in the dark", "of none"],
+)
 async def test_a_first_call_on_a_connection_that_was_closed_is_asked_on_a_fresh_one(
-    tmp_path: Path, passes: Callable[[Asked], dict[str, str]]
+    tmp_path: Path, passes: Callable[[Asked], dict[str, str]], flags: dict[str, Any] | None
 ) -> None:
     """Every SDK does so; one behind the port cannot, for its own connection is well. Also a large one."""
     provider = Provider()
     provider.upstream = Forgetful()
-    async with tapped(tmp_path, provider, Backend(passes=passes)) as (serving, backend, client):
-        await read(client, START, signed())
+    async with tapped(tmp_path, provider, Backend(passes=passes), flags=flags) as (serving, backend, client):
+        await client.post(START, headers=signed(accept="text/event-stream, application/json"))
         large = chat("summary", user="x" * 300_000)
         async with browser() as direct:
             replies = [
@@ -309,8 +316,7 @@ STRANGE: Script = saying(lambda data: data.replace(b'"content": ""', b'"content"
 async def test_what_is_learned_is_learned_in_the_dark_before_anybody_sees_it(tmp_path: Path) -> None:
     """A dark call costs nobody anything; the first who streams gets no text that is withdrawn."""
     provider = Provider(stream=STRANGE)
-    flags = flag_document(variants=[{"name": "dark", "weight": 1000}])
-    async with tapped(tmp_path, provider, flags=flags) as (serving, backend, client):
+    async with tapped(tmp_path, provider, flags=DARK) as (serving, backend, client):
         await client.post(START, headers=signed(accept="application/json"))
         serving.flag_file.write_text(json.dumps(flag_document()))
         async with asyncio.timeout(10):
@@ -457,7 +463,7 @@ async def test_a_run_without_its_calls_has_fallen_back_also_in_the_dark(tmp_path
     """Its texts come with the answer alone, which nobody has waited less for: that rings."""
     backend = Backend(passes=lambda asked: {})
     fell_back = 'headgate_runs_total{arm="stream",outcome="fell_back",route="start",source="tap"}'
-    for number, flags in enumerate([None, flag_document(variants=[{"name": "dark", "weight": 1000}])]):
+    for number, flags in enumerate([None, DARK]):
         directory = tmp_path / str(number)
         directory.mkdir()
         async with tapped(directory, Provider(), backend, flags=flags) as (serving, _, client):
