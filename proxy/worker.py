@@ -18,6 +18,8 @@ STEADY_S = 10.0
 PAUSES_S = (0.0, 0.0, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 15.0, 30.0)
 """Before a worker is started anew that has died, by how often it did without being steady in between."""
 
+WORDS = {word.value: word for word in Word}
+
 
 def pause_s(deaths: int) -> float:
     """Before the next start, after so many deaths in a row."""
@@ -53,7 +55,8 @@ class Worker:
         """What it has said since."""
         with contextlib.suppress(BlockingIOError, ConnectionError):
             while said := self.line.recv(1):
-                yield Word(said)
+                if said in WORDS:  # whatever a worker does, it cannot end its parent
+                    yield WORDS[said]
 
 
 @dataclass(slots=True)

@@ -327,7 +327,11 @@ class Workers:
     # Inside.
 
     def _start(self, settings: Settings, *, is_new: bool = False) -> Worker | None:
-        ours, theirs = socket.socketpair()
+        try:
+            ours, theirs = socket.socketpair()
+        except OSError as exc:
+            logger.error("no process can be made", extra={"why": exc.strerror})
+            return None
         ours.setblocking(False)
         try:
             pid = os.fork()
