@@ -40,6 +40,9 @@ FRAMINGS = ("length", "chunked", "close")
 ATTEMPTS = 3
 """How often a call may be sent at most (`proxy/recovery.py`: two pauses)."""
 
+WITHOUT_TEXTS = "an answer without the texts"
+"""A fault of a stage that is asked for alone. A whole answer may have none: it ends as it came."""
+
 BEFORE_THE_BODY: dict[str, tuple[Play, Fault, int]] = {
     "reset before the head": (resets, Fault.RESET, 502),
     "closed before the head": (hangs_up, Fault.RESET, 502),
@@ -60,9 +63,8 @@ BEFORE_THE_BODY: dict[str, tuple[Play, Fault, int]] = {
     "503 with Retry-After": (status(b"503 Busy", b"0"), Fault.STATUS, 503),
     "503 with a long Retry-After": (status(b"503 Busy", b"11"), Fault.STATUS, 503),
     "503 with a date": (status(b"503 Busy", b"Wed, 21 Oct 2015 07:28:00 GMT"), Fault.STATUS, 503),
-    "an empty answer": (answers(b""), Fault.MALFORMED, 502),
     "an answer that is no JSON": (answers(b'{"result": {'), Fault.MALFORMED, 502),
-    "an answer without the texts": (answers(b'{"result": {}}'), Fault.MALFORMED, 502),
+    WITHOUT_TEXTS: (answers(b'{"result": {}}'), Fault.MALFORMED, 502),
 }
 WITHIN_THE_BODY: dict[str, tuple[Play, Fault, int]] = {
     **{f"broken off ({f})": (breaks_off(f), Fault.TRUNCATED, 502) for f in FRAMINGS},
@@ -91,7 +93,7 @@ def sent_again(name: str, fault: Fault, replay: str) -> bool:
     """Whether the design sends the call again."""
     if fault is Fault.STATUS:
         return name in SENT_AGAIN_BY_STATUS[replay]
-    return replay == "safe" and fault in SENT_AGAIN_IF_SAFE and name != "an answer without the texts"
+    return replay == "safe" and fault in SENT_AGAIN_IF_SAFE and name != WITHOUT_TEXTS
 
 
 Row = tuple[str, Play, Fault, int, Phase]
@@ -101,7 +103,8 @@ def _rows(source: str) -> Iterator[Row]:
     """Every fault of the call itself, in every phase it can come in."""
     before = (Phase.NOTHING, Phase.HEADERS) if source == "batch" else tuple(Phase)
     for (name, (play, fault, code)), phase in itertools.product(BEFORE_THE_BODY.items(), before):
-        yield name, play, fault, code, phase
+        if name != WITHOUT_TEXTS or source == "stages":
+            yield name, play, fault, code, phase
     for (name, (play, fault, code)), phase in itertools.product(WITHIN_THE_BODY.items(), Phase):
         yield name, play, fault, code, phase
     if source == "batch":
