@@ -11,7 +11,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
 LOCKED := --no-deps --require-hashes --only-binary :all:
 packages = $(shell grep -c == requirements/$(1).lock) packages of requirements/$(1).lock
 
-.PHONY: setup run test quick pythons check bench faults monday simulate waits lock docs sbom wheel clean
+.PHONY: setup run test quick pythons check bench faults soak monday simulate waits lock docs sbom wheel clean
 
 setup: $(VENV)/.test  ## all that the tests need: Python, Debian and npm packages
 	@VENV=$(VENV) sh tests/services/setup.sh
@@ -62,6 +62,9 @@ bench: setup  ## nginx and the naive proxy beside Headgate, one table
 
 faults: $(VENV)/.test  ## every fault in every phase, 1,000 seeded runs, one table
 	$(BIN)/python -m tests.faults --seed 1 --rounds 1000
+
+soak: $(VENV)/.test  ## ten minutes of traffic to two replicas, and nothing that grows
+	$(BIN)/python -m tests.soak
 
 monday: setup  ## a whole rollout with real servers, two proxies and a fault, in two minutes
 	$(BIN)/python -m tests.monday

@@ -124,7 +124,7 @@ ADMIN: Mapping[tuple[str, str], str] = {
         "200, or 503 while draining; as JSON also whether streaming is killed, and the flags' age and problem"
     ),
     ("GET", "/metrics"): "Prometheus text",
-    ("GET", "/runs"): "counts by route, of the process that answers",
+    ("GET", "/runs"): "counts of runs by route, and of asyncio tasks, of the process that answers",
     ("GET", "/learned"): (
         "models that the model port asks for no streams: `provider`, `model`, `why`, and `for_s`, for how long yet; as "
         "all processes that share what they learn have it"

@@ -96,7 +96,12 @@ class Admin:
     async def _runs(self, _: Request) -> Response:
         """Counts of this process; no content, and nothing about who."""
         return JSONResponse(
-            {"live": dict(Counter(self.runs.live_routes())), "kept": self.runs.kept, "process": os.getpid()}
+            {
+                "live": dict(Counter(self.runs.live_routes())),
+                "kept": self.runs.kept,
+                "process": os.getpid(),
+                "tasks": len(asyncio.all_tasks()),
+            }
         )
 
     async def _learned(self, _: Request) -> Response:

@@ -7,11 +7,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
-import orjson
 from jsonpath import JSONPath, JSONPathError
 
 from proxy.route_settings import NativeEventSettings
-from proxy.sections import Section, compile_path, keys_of
+from proxy.sections import MalformedBody, Section, compile_path, keys_of, parse
 
 Meaning = Literal["text", "done", "error", "answer", "ignore"]
 
@@ -117,14 +116,26 @@ class _Place:
                 return None
         return document
 
+    def text(self, document: Any) -> Any:
+        """The same; of several texts, such as an event's parts, all of them in their order."""
+        if self.keys is not None:
+            return self.value(document)
+        found = self._all(document)
+        if len(found) > 1 and all(isinstance(text, str) for text in found):
+            return "".join(found)
+        return found[0] if found else None
+
     def _found(self, document: Any) -> Any:
-        if isinstance(document, str):  # the library would take it for JSON that is still to be read
-            return None
-        try:
-            found = self.path.findall(document)
-        except JSONPathError:
-            return None
+        found = self._all(document)
         return found[0] if len(found) == 1 else None
+
+    def _all(self, document: Any) -> list[Any]:
+        if isinstance(document, str):  # the library would take it for JSON that is still to be read
+            return []
+        try:
+            return self.path.findall(document)
+        except JSONPathError:
+            return []
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,7 +176,7 @@ class _Rule:
                 return _UNFIT
         if self.at is None:
             return document
-        value = self.at.value(document)
+        value = self.at.value(document) if self.meaning == "answer" else self.at.text(document)
         return _UNFIT if value is None and self.when is None else value
 
 
@@ -175,6 +186,23 @@ _UNFIT: Any = object()
 
 def _document(data: str | bytes) -> Any:
     try:
-        return orjson.loads(data)
-    except orjson.JSONDecodeError:
+        return parse(data.encode() if isinstance(data, str) else data)
+    except MalformedBody:
         raise MalformedEvent("an event is no JSON") from None
+
+
+def split_pair(text: str) -> tuple[str, str]:
+    """A text that may have halves of characters, as those beyond 16 bits are when they are escaped: the whole
+    characters, and the half of one that the next event may complete.
+
+    Raises:
+        MalformedEvent: a half stands alone.
+    """
+    if text.isascii():
+        return text, ""
+    half = text[-1] if "\ud800" <= text[-1] <= "\udbff" else ""
+    whole = text[: len(text) - len(half)]
+    try:
+        return whole.encode("utf-16-le", "surrogatepass").decode("utf-16-le"), half
+    except UnicodeDecodeError:
+        raise MalformedEvent("a text has half a character") from None

@@ -216,7 +216,7 @@ async def test_health_and_counts(tmp_path: Path) -> None:
     assert ready.status_code == 200
     assert set(ready.json()) == {"ready", "draining", "killed", "flag_age_s", "flags_stale", "flags_problem"}
     assert {key: counts[key] for key in ("live", "kept")} == {"live": {"start": 1}, "kept": 0}
-    assert set(counts) == {"live", "kept", "process"}
+    assert set(counts) == {"live", "kept", "process", "tasks"}
     assert (draining.status_code, draining.json()["draining"]) == (503, True)
 
 

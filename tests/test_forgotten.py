@@ -24,7 +24,7 @@ from proxy.upstream import Answer, Exchange, Request
 from proxy.valkey_followers import IDLE_S
 from proxy.valkey_mirror import Copy
 from proxy.viewer import Viewer
-from tests.scripted import Asked, ScriptedUpstream, talking
+from tests.scripted import Asked, Script, ScriptedUpstream, talking
 from tests.serving import Serving, headgate, token
 from tests.streaming import EITHER, PATIENCE_S, SSE, answer, eventually, route
 from tests.tapping import CALLS, Backend, Provider
@@ -111,7 +111,7 @@ SOURCES: dict[str, dict[str, Any]] = {
 }
 
 
-def _routes() -> list[dict[str, Any]]:
+def routes() -> list[dict[str, Any]]:
     sections = [
         {"stage": "extraction", "at": "$.result.extraction", "poll_at": "$.text"},
         {"stage": "summary", "panel": "chat", "at": "$.result.summary", "poll_at": "$.text"},
@@ -183,7 +183,7 @@ def _get(run: bytes, rest: bytes, method: bytes = b"GET") -> bytes:
     return head % (method, run, rest, token().encode())
 
 
-async def _upstream(backend: Backend, asked: Asked) -> None:
+async def answered(backend: Script, asked: Asked) -> None:
     fate = (asked.header(b"x-fate") or b"whole").decode()
     path = asked.target.decode().removeprefix("/api/")
     if path == "tap" and fate == "whole":
@@ -234,11 +234,11 @@ async def house(directory: Path) -> AsyncIterator[tuple[House, Serving, Scripted
     backend = Backend()
     async with (
         provider.upstream.running() as model,
-        ScriptedUpstream(lambda asked: _upstream(backend, asked)).running() as upstream,
+        ScriptedUpstream(lambda asked: answered(backend, asked)).running() as upstream,
         headgate(
             upstream.url,
             directory,
-            routes=_routes(),
+            routes=routes(),
             llm={"providers": [{"name": "models", "url": model.url}]},
             event_log={"memory": {"ttl_s": 1}},
         ) as serving,

@@ -183,7 +183,7 @@ def body(**more: Any) -> bytes:
 @pytest.mark.parametrize("dialect", STREAMS)
 async def test_each_dialect_of_the_docs_is_understood(tmp_path: Path, dialect: str) -> None:
     """Its text byte for byte, its end, and the batch answer; in whatever pieces it comes."""
-    media_type = "application/x-ndjson" if dialect == "Ollama" else "text/event-stream"
+    media_type = media_type_of(dialect)
     play = whole(STREAMS[dialect], media_type)
     async with streaming(tmp_path, dialect, play) as (upstream, _, client):
         stream = await read(client, START, signed(), content=body())
@@ -200,6 +200,92 @@ async def test_each_dialect_of_the_docs_is_understood(tmp_path: Path, dialect: s
     if dialect.startswith("OpenAI"):
         sent = {"stream": True, "stream_options": {"include_usage": True}}
     assert json.loads(asked.body) == {"question": "é", **sent}
+
+
+def parts(*said: dict[str, Any], **more: Any) -> tuple[str, Any]:
+    return "", {"candidates": [{"content": {"parts": list(said), "role": "model"}, "index": 0, **more}]}
+
+
+ODD = {
+    "text after the end": (
+        "Gemini",
+        sse(gemini("Fever of "), gemini("38.9 °C", finishReason="STOP"), gemini(" 😀.\n\nRest.")),
+        TEXT,
+    ),
+    "two parts in one event": (
+        "Gemini",
+        sse(
+            parts({"text": "Fever of "}, {"text": "38.9 °C"}),
+            parts({"text": " 😀.\n"}, {"text": "\nRest."}, finishReason="STOP"),
+        ),
+        TEXT,
+    ),
+    "what the model thinks": (
+        "Gemini",
+        sse(
+            parts({"text": "**Considering** the fever", "thought": True}),
+            parts({"text": "more of that", "thought": True}, {"text": TEXT}),
+            parts({"text": "", "thoughtSignature": "c2ln"}, finishReason="STOP"),
+        ),
+        TEXT,
+    ),
+    "cut short by the limit": (
+        "Gemini",
+        sse(gemini("Fever of "), gemini("38.9", finishReason="MAX_TOKENS")),
+        "Fever of 38.9",
+    ),
+    "a last line without its end": ("Ollama", STREAMS["Ollama"].removesuffix(b"\n"), TEXT),
+    "a character in two halves": (
+        "Ollama",
+        rb'{"message": {"content": "Fever of 38.9 \u00b0C \ud83d"}}'
+        + b"\n"
+        + rb'{"message": {"content": "\ude00.\n\nRest."}, "done": true}'
+        + b"\n",
+        TEXT,
+    ),
+    "no text at all": ("Ollama", lines({"message": {"content": ""}, "done": True}), ""),
+    "a foreign end after the end": (
+        "Anthropic messages",
+        STREAMS["Anthropic messages"] + sse(("", "[DONE]")),
+        TEXT,
+    ),
+    "no usage": (
+        "OpenAI chat completions",
+        b"".join(chunk for chunk in chunks(TEXT) if b'"total_tokens"' not in chunk),
+        TEXT,
+    ),
+}
+
+
+@pytest.mark.parametrize("what", ODD)
+async def test_text_that_arrives_is_shown(tmp_path: Path, what: str) -> None:
+    """However it comes; and what is no text of the answer is not. The run is complete."""
+    dialect, said, text = ODD[what]
+    async with streaming(tmp_path, dialect, whole(said, media_type_of(dialect))) as (_, _, client):
+        stream = await read(client, START, signed(), content=body())
+
+    assert stream.texts().get("answer", "") == text
+    assert stream.last["type"] == "stream_done"
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        rb'{"message": {"content": "Fever \ud83d"}, "done": true}',
+        rb'{"message": {"content": "Fever \ude00."}, "done": true}',
+    ],
+    ids=["first half", "second half"],
+)
+async def test_text_that_cannot_be_shown_is_no_complete_run(tmp_path: Path, said: bytes) -> None:
+    """Half a character is none, and is not left out in silence."""
+    async with streaming(tmp_path, "Ollama", whole(said + b"\n", media_type_of("Ollama"))) as (_, _, client):
+        stream = await read(client, START, signed(), content=body())
+
+    assert stream.status == 502 or stream.last["metadata"]["error_code"] == "malformed"
+
+
+def media_type_of(dialect: str) -> str:
+    return "application/x-ndjson" if dialect == "Ollama" else "text/event-stream"
 
 
 def test_the_docs_have_a_table_for_each_dialect_here() -> None:

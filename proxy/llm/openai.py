@@ -280,7 +280,7 @@ class Completion:
     def answer(self) -> bytes:
         """The completion as JSON."""
         answer = {name: value for name, value in self._answer.items() if name not in NOT_IN_THE_ANSWER}
-        if answer.get("usage") is None or not (self._is_counted or self._choices is None):
+        if self._choices is not None and not (self._is_counted and answer.get("usage") is not None):
             raise Unfaithful("the stream does not say what was used in all")
         if not answer.get("choices"):
             raise Unfaithful("the stream has no choice")

@@ -12,7 +12,7 @@ from proxy.errors import Fault, UpstreamBroke, UpstreamMalformed
 from proxy.headers import Headers
 from proxy.llm.dialect import ProviderFailed, Unfaithful
 from proxy.llm.openai import Completion
-from proxy.native_rules import MalformedEvent, Rules
+from proxy.native_rules import MalformedEvent, Rules, split_pair
 from proxy.route_settings import NativeSettings, RouteSettings
 from proxy.run import Run
 from proxy.sections import MalformedBody, Section, parse
@@ -106,6 +106,8 @@ class _Calls:
                 reading.take(event, said)
 
         await exchange.each(take)
+        for event, said in events.end():
+            reading.take(event, said)
         by_close = settings.ends_by == "close" and _says_its_end(exchange.headers)
         if not (reading.ended or by_close):
             raise UpstreamBroke("the stream ended before its end", Fault.TRUNCATED)
@@ -121,35 +123,48 @@ class _ByRules:
         self._template = settings.answer
         self._room = int(run.route.settings.max_answer)
         self._texts: dict[str, list[str]] = {}
+        self._halves: dict[str, str] = {}
+        """By stage, the half of a character that its last event has ended with."""
         self._answer: Any = None
         self.ended = False
 
     def take(self, event: str, data: str | bytes) -> None:
-        if self.ended:
-            return  # the end of a stream is the end, whatever is said after it
         try:
             said = self._rules.hear(event, data)
         except MalformedEvent as exc:
+            if self.ended:
+                return  # it is no text, so nothing is lost
             raise UpstreamMalformed(str(exc)) from None
         if said.meaning == "error":
             raise UpstreamBroke("the stream says that it has failed", Fault.TRUNCATED)
         if said.meaning == "answer":
             self._answer = said.answer
         if said.section is not None and said.text:
-            self._room -= len(said.text)
-            if self._room < 0:
-                raise UpstreamMalformed("the texts are over max_answer", Fault.TOO_LARGE)
-            self._texts.setdefault(said.section.stage, []).append(said.text)
-            self._run.stream(said.section, said.text)
-        self.ended = said.meaning in ("done", "answer")
+            self._show(said.section, said.text)
+        # Some say more after their end, of a last part for example: that is text like any other.
+        self.ended = self.ended or said.meaning in ("done", "answer")
+
+    def _show(self, section: Section, piece: str) -> None:
+        stage = section.stage
+        try:
+            text, self._halves[stage] = split_pair(self._halves.get(stage, "") + piece)
+        except MalformedEvent as exc:
+            raise UpstreamMalformed(str(exc)) from None
+        self._room -= len(text)
+        if self._room < 0:
+            raise UpstreamMalformed("the texts are over max_answer", Fault.TOO_LARGE)
+        self._texts.setdefault(stage, []).append(text)
+        self._run.stream(section, text)
 
     def body(self) -> bytes:
+        if any(self._halves.values()):
+            raise UpstreamMalformed("a text ends with half a character")
         for section in self._run.sections:
             self._run.finish(section)
         if self._answer is not None:
             return orjson.dumps(self._answer)
         values = {
-            TEXT: {stage: "".join(pieces) for stage, pieces in self._texts.items()},
+            TEXT: {s.stage: "".join(self._texts.get(s.stage, ())) for s in self._run.sections},
             PATH: dict(self._run.call.parameters),
             REQUEST: _json(self._run.call.request),
         }
@@ -201,6 +216,10 @@ class Events:
             raise UpstreamMalformed("an event is too large", Fault.TOO_LARGE) from None
         return [(event.event, event.data) for event in events]
 
+    def end(self) -> list[tuple[str, str]]:
+        """An event without the empty line after it is none (WHATWG HTML 9.2.6)."""
+        return []
+
 
 class Lines:
     """NDJSON: a document a line. Empty lines say nothing."""
@@ -215,6 +234,10 @@ class Lines:
         if len(rest) > MAX_EVENT_BYTES:
             raise UpstreamMalformed("a line is too large", Fault.TOO_LARGE)
         return [("message", bytes(line)) for line in lines if line.strip()]
+
+    def end(self) -> list[tuple[str, bytes]]:
+        """The last line, which may lack its end."""
+        return self.feed(b"\n")
 
 
 def _says_its_end(headers: Headers) -> bool:
