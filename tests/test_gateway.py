@@ -810,7 +810,8 @@ async def test_a_good_status_with_an_unreadable_body_is_json_only_for_who_takes_
 
             assert (either.status_code, either.content) == (200, direct.content)
             assert either.headers.pop("headgate-run")
-            assert either.headers.pop("date")  # which this upstream does not say
+            if "date" not in direct.headers:
+                assert either.headers.pop("date")
             assert either.headers.multi_items() == direct.headers.multi_items()
             assert stream.headers["content-type"] == "text/event-stream; charset=utf-8"
             assert stream.types == [end]
