@@ -130,6 +130,7 @@ class Relay:
                 await crossing.ask(head, body)
                 if offer is not None and await crossing.is_switched(offer):
                     await self._upgrades.carry(offer, exchange)
+                    passage.status = SWITCHING_PROTOCOLS
                 else:
                     await crossing.answer()
             except UpstreamAborted:
@@ -254,7 +255,6 @@ class _Crossing:
         await self._exchange.head()
         if self._exchange.status != SWITCHING_PROTOCOLS:
             return False
-        self._passage.status = SWITCHING_PROTOCOLS
         self.end()
         return True
 

@@ -128,6 +128,7 @@ class Tunnel:
     def cut(self) -> None:
         self.client.reset()
         self.upstream.reset()
+        self.ends()
 
 
 class Upgrades:
@@ -156,8 +157,6 @@ class Upgrades:
         head = _switching(exchange.headers)
         tunnel = Tunnel(self._bounds)
         self._open.add(tunnel)
-        self._counted.inc()
-        self._gauge.inc()
         try:
             upstream, first = exchange.hand_over(tunnel.upstream)
             tunnel.upstream.begin(upstream)
@@ -166,11 +165,12 @@ class Upgrades:
             if offer.early:
                 tunnel.upstream.say(bytes(offer.early))
             upstream.resume_reading()
-            await tunnel.over
+            self._counted.inc()
+            with self._gauge.track_inprogress():
+                await tunnel.over
         finally:
             tunnel.cut()
             self._open.discard(tunnel)
-            self._gauge.dec()
 
     def cut_all(self) -> None:
         """The time to drain is over."""

@@ -12,7 +12,7 @@ import pytest
 
 from tests.scripted import Answered, Asked, ScriptedUpstream, Talker, ask, talking, until
 from tests.serving import Serving, headgate
-from tests.streaming import scrape
+from tests.streaming import logged, scrape
 
 pytestmark = pytest.mark.anyio
 
@@ -302,6 +302,31 @@ async def test_of_an_upgraded_connection_nothing_is_used_again(upstream: Scripte
     await ask(gate.url, NEXT)
 
     assert upstream.asked[1].writer is not upstream.asked[0].writer
+
+
+@pytest.mark.parametrize("how", ["close", "abort"])
+async def test_an_upstream_that_switches_and_leaves_is_no_mistake_of_ours(
+    upstream: ScriptedUpstream, gate: Serving, how: str
+):
+    """The client has the 101 and the end, or 502 where that was gone first; and nothing is left open."""
+
+    async def play(asked: Asked) -> None:
+        await asked.send(SWITCHED)
+        getattr(asked.writer.transport, how)()
+
+    upstream.script = play
+    with logged() as lines:
+        for _ in range(20):
+            async with asyncio.timeout(5), talking(gate.url) as client:
+                await client.send(HELLO)
+                try:
+                    answered = await client.reader.read()
+                except ConnectionResetError:
+                    continue
+                assert answered[:12] in {b"HTTP/1.1 101", b"HTTP/1.1 502"}
+
+    assert not [line for line in lines.lines if line["level"] == "error"]
+    assert (await metrics(gate))["headgate_upgrades_open"] == 0
 
 
 ROUTES = [
