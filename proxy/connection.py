@@ -418,10 +418,7 @@ class Connection(asyncio.Protocol):
         self.heard = True
         self._read_bytes = len(data)
         buffered = self._buffered
-        try:
-            self._feed(data)
-        except (httptools.HttpParserError, httptools.HttpParserUpgrade) as exc:
-            self._stop_parsing(data, exc)
+        if not self._is_read(data):
             return
         if self._buffered != buffered:
             self._field_bytes = 0
@@ -441,6 +438,18 @@ class Connection(asyncio.Protocol):
         if self._each is None or self._complete or not self._chunks or not self._give(self._each):
             self._wake()
 
+    def _is_read(self, data: bytes) -> bool:
+        try:
+            self._parser.feed_data(data)
+        except (httptools.HttpParserError, httptools.HttpParserUpgrade) as exc:
+            if not self._read_again(data, exc):
+                self._stop_parsing(data, exc)
+                return False
+        else:
+            if not self.status:
+                self._head += data
+        return True
+
     def _stop_parsing(self, data: bytes, exc: Exception) -> None:
         """It is no HTTP, or no more HTTP; then it is for whom the connection is handed over to."""
         if self.status == SWITCHING_PROTOCOLS and isinstance(exc, httptools.HttpParserUpgrade):
@@ -452,25 +461,24 @@ class Connection(asyncio.Protocol):
         ours = exc.__context__
         self.fail(ours if isinstance(ours, UpstreamError) else UpstreamMalformed(f"not HTTP/1.1: {exc}"))
 
-    def _feed(self, data: bytes) -> None:
-        if not self.status:
-            self._head += data
+    def _read_again(self, data: bytes, exc: Exception) -> bool:
+        """Whether what cannot be read was a length that is said twice alike, and is read without it."""
+        if self.status or "Content-Length" not in str(exc):
+            return False
+        self._head += data
+        head = final_head(self._head)
+        if head is None:
+            return True  # it comes here again with the rest
+        mended = with_one_length(head)
+        if mended is None:
+            return False
+        self._parser = httptools.HttpResponseParser(self)
+        self.reason, self.headers, self.has_length = b"", [], False
         try:
-            self._parser.feed_data(data)
-        except httptools.HttpParserError as exc:
-            if self.status or "Content-Length" not in str(exc):
-                raise
-            head = final_head(self._head)
-            if head is None:
-                return  # to be read again when it is here whole
-            mended = with_one_length(head)
-            if mended is None:
-                raise
-            self._parser = httptools.HttpResponseParser(self)
-            self.reason, self.headers, self.has_length = b"", [], False
             self._parser.feed_data(mended)
-        if self.status:
-            self._head = b""
+        except httptools.HttpParserError:
+            return False
+        return True
 
     def _acknowledge(self) -> None:
         """Acknowledge what came now, since more is to come.

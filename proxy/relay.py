@@ -16,6 +16,7 @@ from proxy.connection import SLOW_S
 from proxy.errors import RequestRefused, UpstreamAborted, UpstreamError, UpstreamMalformed, problem
 from proxy.headers import Forwarding, Headers, request_headers, response_headers, write_head
 from proxy.max_forwards import LIMITED, hops_left, last_hop, one_hop_less
+from proxy.request_rules import is_host
 from proxy.server import ANSWER, ARRIVED, INTERIM, REASON, TARGET
 from proxy.tracing import with_token
 from proxy.tunnel import Upgrades
@@ -320,12 +321,14 @@ def check_framing(headers: Headers, version: str) -> Body:
             continue
         if name == b"host":
             has_host = True
+            if not is_host(value):
+                raise RequestRefused(400, "The request's Host is none.")
         elif name == b"content-length":
             body = Body.NONE if value == b"0" else Body.LENGTH
         elif name == b"expect":
             expects = value.lower() == b"100-continue"
         else:
-            body = _coded(value)
+            body = _coded(value, version)
     if not has_host and version != "1.0":
         raise RequestRefused(400, "The request has no Host.")
     if expects and body is not Body.NONE:
@@ -333,7 +336,9 @@ def check_framing(headers: Headers, version: str) -> Body:
     return body
 
 
-def _coded(coding: bytes) -> Body:
+def _coded(coding: bytes, version: str) -> Body:
+    if version == "1.0":  # RFC 9112 6.1: its framing is faulty
+        raise RequestRefused(400, "HTTP/1.0 has no Transfer-Encoding.")
     # The server below undoes `chunked` and nothing else, so nothing else can be passed on.
     if coding.strip().lower() != b"chunked":
         raise RequestRefused(501, "No transfer coding but 'chunked' is understood.")

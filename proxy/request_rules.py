@@ -4,6 +4,7 @@ Source: RFC 9112 sections 3.2 (target and `Host`) and 6.1 (framing), RFC 3986 se
 """
 
 import re
+from functools import lru_cache
 
 from proxy.errors import RequestRefused
 from proxy.headers import Headers
@@ -16,6 +17,7 @@ _UNUSUAL_HOST = re.compile(
 )
 
 
+@lru_cache(maxsize=1024)  # a deployment has few
 def is_host(value: bytes) -> bool:
     """Whether a value of `Host` is one host, and a port or none."""
     name, _, port = value.partition(b":")
@@ -40,9 +42,9 @@ def authority_of(method: bytes, target: bytes) -> bytes | None:
 
 
 def put_host(headers: Headers, authority: bytes) -> None:
-    """Let the target win over `Host` (RFC 9112 3.2.2). Two of those stay two, and are refused."""
+    """Let the target win over `Host` (RFC 9112 3.2.2). Two, or one that is none, stay to be refused."""
     places = [index for index, pair in enumerate(headers) if pair[0] == b"host"]
     if not places:
         headers.insert(0, (b"host", authority))
-    elif len(places) == 1:
+    elif len(places) == 1 and is_host(headers[places[0]][1]):
         headers[places[0]] = (b"host", authority)

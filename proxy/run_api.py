@@ -20,7 +20,7 @@ from proxy.event_log import LogReader
 from proxy.headers import Headers
 from proxy.identity import Identifier, Identity
 from proxy.metrics import Metrics
-from proxy.relay import Receive, Scope, Send
+from proxy.relay import Receive, Scope, Send, check_framing
 from proxy.runs import Runs
 from proxy.server import WRITE
 from proxy.shared import Watched
@@ -90,6 +90,7 @@ class RunApi:
         run_id = found[1].decode() if found is not None else ""
         parameters = parse_qs(query.decode("latin-1"), max_num_fields=20) if query.count(b"&") < 20 else {}
         try:
+            check_framing(scope["headers"], scope["http_version"])
             await endpoint(self, Asked(run_id, scope["headers"], parameters, receive, send, scope.get(WRITE)))
         except RequestRefused as refusal:
             await refuse(send, refusal)

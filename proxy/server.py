@@ -21,7 +21,7 @@ from proxy.errors import RequestRefused, problem
 from proxy.half_closed import HalfClosed
 from proxy.headers import Headers
 from proxy.http_date import Dated, http_date
-from proxy.request_rules import authority_of, is_host, put_host
+from proxy.request_rules import authority_of, put_host
 from proxy.upgrade import EARLY_BYTES, UPGRADE, Lost, Offer, offered
 
 TARGET = "headgate.target"
@@ -64,9 +64,6 @@ LAST_S = 5
 DATED = Dated()
 """What the server below puts to each answer."""
 
-_LOOKED_AT = frozenset({b"host", b"transfer-encoding", b"expect"})
-"""Headers that the protocol itself goes by."""
-
 
 class ServerProtocol(HttpToolsProtocol):
     """One client connection."""
@@ -89,7 +86,6 @@ class ServerProtocol(HttpToolsProtocol):
         self._only_fields = False
         self._reading_head = False
         self._next_is_last = False
-        self._has_coding = False
         self._refusal: RequestRefused | None = None
         self._half_closed: HalfClosed | None = None
         self._head_timer: TimerHandle | None = self.loop.call_later(self.head_s, self._head_is_late)
@@ -131,8 +127,11 @@ class ServerProtocol(HttpToolsProtocol):
         owed = self._owed()
         if owed is None or owed.more_body:
             return False
+        if owed.response_started and owed.chunked_encoding:
+            return False  # a stream, which is for who looks on: whether they do is to be known at once
         self._leave_unfinished()
         self.cycle.keep_alive = False
+        self.cycle.on_response = self._end_of_answers
         may_ask = owed.scope["http_version"] == "1.1"
         self._half_closed = HalfClosed(self.transport, self._owed, may_ask=may_ask)
         return True
@@ -206,6 +205,7 @@ class ServerProtocol(HttpToolsProtocol):
             self.transport.close()
         else:
             self._leave_unfinished()
+            self.cycle.on_response = self._end_of_answers
 
     def _write_refusal(self, refusal: RequestRefused) -> None:
         headers, body = problem(refusal.status, HTTPStatus(refusal.status).phrase, refusal.detail)
@@ -214,18 +214,18 @@ class ServerProtocol(HttpToolsProtocol):
         self.transport.write(b"".join((STATUS_LINE[refusal.status], *lines, b"\r\n", body)))
         self.transport.close()
 
-    def on_response_complete(self) -> None:
-        super().on_response_complete()
-        if self._owed() is not None or self.transport.is_closing():
+    def _end_of_answers(self) -> None:
+        """All that is owed has been answered: the refusal is next, if there is one, and then nothing."""
+        self.on_response_complete()
+        if self.transport.is_closing():
             return
         if self._refusal is not None:
             self._write_refusal(self._refusal)
-        elif self._half_closed is not None:
+        else:
             self.transport.close()
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
-        self._has_coding = False
         self._reading_head = True
         self._begun_in_read = True
         self._only_fields = False
@@ -234,21 +234,6 @@ class ServerProtocol(HttpToolsProtocol):
         self._only_fields = False
         super().on_body(body)
 
-    def on_header(self, name: bytes, value: bytes) -> None:
-        name = name.lower()
-        if name in _LOOKED_AT and self._reading_head:
-            self._look_at(name, value)
-        self.headers.append((name, value))
-
-    def _look_at(self, name: bytes, value: bytes) -> None:
-        if name == b"host":
-            if not is_host(value):
-                raise RequestRefused(400, "The request's Host is none.")
-        elif name == b"transfer-encoding":
-            self._has_coding = True
-        elif value.lower() == b"100-continue":
-            self.expect_100_continue = True
-
     def on_headers_complete(self) -> None:
         if not self.url.startswith(b"/") and self.parser.get_method() != b"CONNECT":
             authority = authority_of(self.parser.get_method(), self.url)
@@ -256,8 +241,6 @@ class ServerProtocol(HttpToolsProtocol):
                 put_host(self.headers, authority)
         if b"#" in self.url:
             raise RequestRefused(400, "A fragment is no part of a request's target.")
-        if self._has_coding and self.parser.get_http_version() == "1.0":
-            raise RequestRefused(400, "HTTP/1.0 has no Transfer-Encoding.")
         if not self._begun_in_read or len(self._read) > MAX_HEAD_BYTES:
             _check_size(self.url, self.headers)
         if self.parser.should_upgrade():
@@ -305,7 +288,8 @@ class ServerProtocol(HttpToolsProtocol):
         if cycle.disconnected:
             return True
         cycle.response_started = cycle.response_complete = True
-        parts = [status_line(status, reason)]
+        line = STATUS_LINE[status]
+        parts = [line if line[13:-2] == reason else status_line(status, reason)]
         has_date = False
         for name, value in headers:
             if name == b"date":
