@@ -9,6 +9,7 @@ Messages carry places and the names of flags, never other content.
 Source: https://docs.getunleash.io/api/get-client-feature
 """
 
+import difflib
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -37,6 +38,23 @@ _STRATEGIES = frozenset(
         "userWithId",
     }
 )
+
+
+_STRATEGY_KEYS = (
+    "parameters",
+    "constraints",
+    "segments",
+    "variants",
+    "disabled",
+    "name",
+    "title",
+    "sortOrder",
+)
+_ALMOST = 0.75
+"""So alike, a key is a typo of one of these, and would be passed over without a word."""
+
+_OF_ONE_VALUE = re.compile(r"REGEX|(?:NUM|DATE|SEMVER)_[A-Z_]+")
+"""Operators of constraints that compare with one value."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,6 +192,7 @@ def _strategy_problems(at: str, strategy: object) -> Iterator[str]:
     if not isinstance(strategy, dict) or not isinstance(strategy.get("name"), str):
         yield f"{at} is not an object with a name"
         return
+    yield from _doubtful_parts(at, strategy)
     parameters = strategy.get("parameters", {})
     if not isinstance(parameters, dict):
         yield f"{at}.parameters is not an object"
@@ -182,6 +201,19 @@ def _strategy_problems(at: str, strategy: object) -> Iterator[str]:
         yield f"{at}.parameters holds a value that is not a string; put it in quotes"
     if strategy["name"] == "flexibleRollout":
         yield from _rollout_problems(f"{at}.parameters", parameters)
+
+
+def _doubtful_parts(at: str, strategy: dict[str, Any]) -> Iterator[str]:
+    """What the engine would pass over, and so enable others than are meant."""
+    for key in sorted(strategy.keys() - set(_STRATEGY_KEYS)):
+        if close := difflib.get_close_matches(key, _STRATEGY_KEYS, n=1, cutoff=_ALMOST):
+            yield f"{at}.{key[:40]} is unknown; did you mean {close[0]}?"
+    if strategy.get("disabled"):
+        yield f"{at}.disabled is true, which the engine takes for an enabled one; take the strategy out"
+    for index, constraint in enumerate(_objects(strategy.get("constraints"))):
+        operator = str(constraint.get("operator"))
+        if _OF_ONE_VALUE.fullmatch(operator) and not constraint.get("value"):
+            yield f"{at}.constraints[{index}]: {operator} has no value; write one"
 
 
 def _rollout_problems(at: str, parameters: dict[str, Any]) -> Iterator[str]:

@@ -74,7 +74,7 @@ class FlagFile:
         what = f"flag file {self._path}"
         self._in_force = InForce(what, kill_flag=kill_flag, stale_s=stale_s, clock=clock)
         self._content: bytes | None = None
-        self._stamp: tuple[int, int, int] | None = None
+        self._stamp: tuple[int, int, int, int] | None = None
         self._condition = Condition(what)
         self._watcher = _Watcher(self._look, poll_s)
 
@@ -142,13 +142,14 @@ class FlagFile:
     def _refresh(self) -> None:
         try:
             status = self._path.stat()
-            stamp = (status.st_mtime_ns, status.st_size, status.st_ino)
+            # A copy that keeps its time, and has the old size, still has a time of its own change.
+            stamp = (status.st_mtime_ns, status.st_ctime_ns, status.st_size, status.st_ino)
             if stamp != self._stamp:
                 self._take(self._path.read_bytes())
         except OSError as exc:
             raise FlagFileError(self._path, f"cannot be read: {exc.strerror}; put the file there") from exc
         # Written again within one tick of the file's clock, a file can keep its stamp: look inside once more.
-        settled = time.time_ns() - status.st_mtime_ns > SETTLED_NS
+        settled = time.time_ns() - max(status.st_mtime_ns, status.st_ctime_ns) > SETTLED_NS
         self._stamp = stamp if settled else None
         self._in_force.confirm(self._clock())
 

@@ -9,7 +9,7 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from flags.errors import EvidenceError, ReadingProblem
+from flags.errors import EvidenceError, FlagAdminError, ReadingProblem
 from flags.rollout.controller import Clocks, Controller, Ports
 from flags.rollout.file_admin import FileAdmin
 from flags.rollout.flag_admin import Flag, FlagAdmin, ManagedFlag, Strategy
@@ -96,6 +96,7 @@ class Traffic:
     users: dict[str, int] = field(default_factory=lambda: {"stream": 0, "control": 0})
     problem: str = ""
     proxies: tuple[str, ...] = (PROXY,)
+    missing: tuple[str, ...] = ()
     unverified: tuple[str, ...] = ()
     _turn: int = 0
 
@@ -135,7 +136,8 @@ class Traffic:
         if self.problem:
             raise EvidenceError(ReadingProblem.ERROR, self.problem)
         seen = dict.fromkeys(self.proxies, now_s)
-        return Reading(now_s, dict(self.counters), seen, dict(self.users), unverified=self.unverified)
+        counters, users = dict(self.counters), dict(self.users)
+        return Reading(now_s, counters, seen, users, self.missing, unverified=self.unverified)
 
     def _settled(self, arm: str, every: int, over: int = 0) -> None:
         self._count(SETTLED_S, (arm, "inf"), every)
@@ -167,6 +169,7 @@ class Rolling:
     """Shares, as the controller wrote them."""
     crash_at: Callable[[str], bool] = lambda point: False
     disk_is_full: bool = False
+    refuses_writes: bool = False
     admin: FlagAdmin | None = None
     """Who changes the flag, where it is in no file."""
 
@@ -211,7 +214,7 @@ class Rolling:
 
     @property
     def flag(self) -> dict[str, Any]:
-        return self.flags[0]
+        return next(each for each in self.flags if each["name"] == FLAG)
 
     @property
     def share(self) -> int:
@@ -289,6 +292,8 @@ class Watched:
 
     async def write(self, strategy: Strategy, expected: Flag) -> Flag:
         self._rolling.reach("before the flag")
+        if self._rolling.refuses_writes:
+            raise FlagAdminError("answers 403: no right to write")
         flag = await self._admin.write(strategy, expected)
         self._rolling.writes.append(strategy.share)
         self._rolling.reach("after the flag")

@@ -11,6 +11,7 @@ import pytest
 from flags.errors import EvidenceError, JournalError, LeaseLost, ReadingProblem, RolloutError
 from flags.rollout.ledger import Act, Record
 from flags.rollout.moves import Kind, Phase, Reason
+from flags.rollout.notices import Notice
 from flags.rollout.readings import OUTCOMES, Series
 from flags.rollout.replay import differences
 from tests.rolling import PROXY, TICK_S, Crash, Rolling, Running, begun, flag_file, policy
@@ -371,6 +372,67 @@ async def test_an_act_counts_once_though_it_is_found_twice(rolling: Rolling) -> 
 
     assert [entry.body["what"] for entry in rolling.entries() if entry.kind == Record.ACT][-1] == "pause"
     assert list(inbox.iterdir()) == []
+
+
+async def test_a_hold_that_comes_and_goes_is_told_a_few_times(rolling: Rolling) -> None:
+    """And so is its end; whoever has seen three of them looks at the status."""
+    told: list[str] = []
+
+    async def send(notice: Notice) -> bool:
+        told.append(notice.what)
+        return True
+
+    async with begun(rolling) as running:
+        for share in (1, 5) * 12:
+            rolling.set_share(share)
+            await running.ticks(1)
+            await running.controller.tell(send)
+
+    assert told.count("holding") == told.count("resolved") == 3
+
+
+async def test_a_proxy_that_is_missing_is_a_hold_after_a_while(rolling: Rolling) -> None:
+    """One dead target among those that answer: as in a deployment at first, and told when it stays."""
+    async with begun(rolling) as running:
+        rolling.traffic.missing = ("proxy-2",)
+        moves = await running.ticks(20)
+
+    assert (moves[0].kind, moves[0].reason) == (Kind.SOAK, Reason.PROXIES_CHANGE)
+    assert (moves[-1].kind, moves[-1].reason) == (Kind.HOLD, Reason.PROXIES_CHANGE)
+    assert "one is missing" in moves[-1].detail
+
+
+async def test_what_waits_for_twice_its_time_is_a_hold(rolling: Rolling) -> None:
+    """Nobody of the stream arm asks for anything, and so the step's three minutes never come to be."""
+    async with begun(rolling) as running:
+        moves = [await running.tick() for _ in range(9)]
+
+    assert (moves[0].kind, moves[0].reason) == (Kind.SOAK, Reason.TIME)
+    assert (moves[-1].kind, moves[-1].reason) == (Kind.HOLD, Reason.TIME)
+
+
+async def test_proxies_that_read_another_flag_are_seen(rolling: Rolling) -> None:
+    """Everybody is in neither arm, though a quarter should stream."""
+    with rolling.running() as running:
+        await running.begin()
+        await running.until(25)
+        for _ in range(18):
+            rolling.traffic.rests(200)
+            move = await running.tick()
+
+    assert (move.kind, move.reason) == (Kind.HOLD, Reason.NOT_EXPOSED)
+    assert "the proxies read another environment" in move.detail
+
+
+async def test_a_share_that_shows_nobody_anything_is_a_hold(rolling: Rolling) -> None:
+    """The flag as a whole has got a variant dark: no strategy says so, and its evaluation does."""
+    dark = [{"name": "dark", "weight": 1000}]
+    rolling.edit(lambda flag: flag.update(variants=dark))
+    async with begun(rolling) as running:
+        [move] = await running.ticks(1)
+        assert (move.kind, move.reason) == (Kind.HOLD, Reason.NOT_EXPOSED)
+        assert running.controller.state.standing is not None
+        assert running.controller.state.standing["expected"] == 0
 
 
 # Acts are for what their givers saw.

@@ -4,9 +4,11 @@ import asyncio
 import json
 import logging
 import os
+import re
 import shutil
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -408,6 +410,38 @@ async def test_the_kill_flag_in_the_file_kills(path):
         await becomes(lambda: flags.killed)
         write(path, document(feature(name="headgate.kill", enabled=False)))
         await becomes(lambda: not flags.killed)
+
+
+@pytest.mark.parametrize(
+    ("part", "says"),
+    [
+        ({"disabled": True}, "disabled is true"),
+        ({"constrains": []}, "constrains is unknown; did you mean constraints?"),
+        ({"constraints": [{"contextName": "userId", "operator": "REGEX"}]}, "REGEX has no value"),
+        ({"constraints": [{"contextName": "age", "operator": "NUM_GT", "values": ["3"]}]}, "NUM_GT has no"),
+    ],
+)
+async def test_what_the_engine_would_pass_over_is_refused_by_name(path, part, says):
+    """Each of them would enable others than whoever wrote it means."""
+    write(path, document(feature({**gradual("10"), **part})))
+    with pytest.raises(FlagFileError, match=re.escape(says)):
+        async with FlagFile(path):
+            pass
+
+
+async def test_an_edit_that_keeps_time_and_size_is_seen(path):
+    """As by a copy that preserves both; the file's own change has a time that nobody sets."""
+    write(path, document(feature(gradual("10"))))
+    status = os.stat(path)
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns - 3_600_000_000_000))
+    status = os.stat(path)
+    async with FlagFile(path, poll_s=0.01) as flags:
+        await becomes(lambda: time.time_ns() - os.stat(path).st_ctime_ns > 200_000_000)  # looked at since
+        path.write_text(path.read_text().replace('"10"', '"99"'))
+        os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+        await becomes(
+            lambda: any(flags.evaluate("headgate.streaming", {"userId": f"u{n}"}).enabled for n in range(5))
+        )
 
 
 async def test_a_kill_outlives_its_flag(path, lines):

@@ -181,6 +181,8 @@ class CeilingJudge:
         # Few are no reason to wait, unless what there is points to harm.
         if few and made.finding is Finding.UNCLEAR and here.suffice(frame.exposure) and harm < POINTS_TO_HARM:
             end = "too few to judge, and no reason to wait"
+            if not self._tally.every:
+                end = "nothing to recover from" if self._rate.is_of_faults else "nothing to go by"
             return replace(made, finding=Finding.SAFE, sentence=sentence(self.name, self._said(), end))
         return made
 

@@ -49,7 +49,7 @@ class _Found:
     """One reading of the file."""
 
     content: bytes
-    stamp: tuple[int, int, int]
+    stamp: tuple[int, int, int, int]
     features: dict[str, dict[str, Any]]
     document: dict[str, Any]
     checked: Document
@@ -226,8 +226,8 @@ class FileAdmin:
         self._ours = self._load().event_id
 
 
-def _stamp(status: os.stat_result) -> tuple[int, int, int]:
-    return status.st_mtime_ns, status.st_size, status.st_ino
+def _stamp(status: os.stat_result) -> tuple[int, int, int, int]:
+    return status.st_mtime_ns, status.st_ctime_ns, status.st_size, status.st_ino
 
 
 def _strategies(feature: Mapping[str, Any]) -> list[Strategy]:

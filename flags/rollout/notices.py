@@ -18,6 +18,13 @@ from flags.tls import why
 
 logger = logging.getLogger("headgate.rollout")
 
+MOST_TOLD = 3
+LATELY_S = 12 * 3600.0
+"""So often in so long somebody is told of one reason to hold; the status says it all the time."""
+
+QUIET = "quiet"
+"""A hold that was not told, and so is its end."""
+
 
 @dataclass(frozen=True, slots=True)
 class Notice:
@@ -56,6 +63,8 @@ class News:
     page_after_s: float
     standing: tuple[str, str] | None = None
     """What still is as somebody was told: `what` and `reason`."""
+    holds: tuple[tuple[Reason, float], ...] = ()
+    """Those that somebody was told of lately, and when."""
 
     def after(self, entry: Entry, state: State) -> tuple["News", Notice | None]:
         """With one more entry, which `state` has in it; and the notice that it is worth."""
@@ -89,9 +98,18 @@ class News:
             if self.standing is not None and self.standing[0] == "holding":
                 resolved = _notice(entry, state, "resolved", self.standing[1], detail)
             return replace(self, standing=None), resolved
-        if self.standing == (what, reason):
+        if self.standing in ((what, reason), (QUIET, reason)):
             return self, None
-        return replace(self, standing=(what, reason)), _notice(entry, state, what, reason, detail)
+        if what != "holding":
+            return replace(self, standing=(what, reason)), _notice(entry, state, what, reason, detail)
+        return self._holding(reason, entry, _notice(entry, state, what, reason, detail))
+
+    def _holding(self, reason: Reason, entry: Entry, notice: Notice) -> tuple["News", Notice | None]:
+        """One that comes and goes is told a few times, and then is no news."""
+        lately = tuple((of, at_s) for of, at_s in self.holds if entry.at_s - at_s < LATELY_S)
+        if sum(of is reason for of, _ in lately) >= MOST_TOLD:
+            return replace(self, standing=(QUIET, reason), holds=lately), None
+        return replace(self, standing=("holding", reason), holds=(*lately, (reason, entry.at_s))), notice
 
 
 _DONE = {Kind.ROLL_BACK: "rolled_back", Kind.HOLD: "holding"}
