@@ -274,6 +274,7 @@ async def test_a_rollback_needs_no_controller(desk: Desk) -> None:
     done = await desk.types("rollback", *why())
     assert (done.exit_code, desk.rolling.share) == (0, 0)
     assert "0 % is in force" in done.output
+    assert desk.rolling.flag["strategies"][0]["title"].endswith(": 0 %, by a person]")
     with desk.rolling.running() as running:
         moves = await running.ticks(3)
         assert running.controller.state.is_over

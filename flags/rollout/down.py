@@ -8,6 +8,7 @@ from dataclasses import replace
 
 from flags.errors import FlagAdminError, FlagChanged
 from flags.rollout.flag_admin import Flag, FlagAdmin
+from flags.rollout.marks import brought_down
 
 ATTEMPTS = 5
 """How often it is tried while somebody else writes the flag at the same time."""
@@ -18,7 +19,8 @@ async def lower(admin: FlagAdmin) -> Flag:
     for left in reversed(range(ATTEMPTS)):
         flag = await admin.read()
         try:
-            return await admin.write(replace(flag.strategy, share=0), flag)
+            title = brought_down(flag.strategy.title)
+            return await admin.write(replace(flag.strategy, share=0, title=title), flag)
         except FlagChanged:
             if not left:
                 raise

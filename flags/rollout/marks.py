@@ -5,7 +5,7 @@ title that people gave it stands before.
 """
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from flags.rollout.flag_admin import Strategy
 
@@ -35,6 +35,17 @@ class Mark:
         return f"rollout {self.run} of the journal {self.home} ({self.said})"
 
 
+def brought_down(title: str | None) -> str | None:
+    """The title at 0 %, as a person has brought it there."""
+    mark = Mark.on(title)
+    return title if mark is None else replace(mark, said="0 %, by a person").put_on(title)
+
+
 def is_written(asked: Strategy, found: Strategy) -> bool:
-    """Whether there is nothing to write: the same users are enabled, and the mark is the same."""
-    return asked.digest == found.digest and Mark.on(asked.title) in (None, Mark.on(found.title))
+    """Whether there is nothing to write: the same users are enabled, by the same rollout."""
+    return asked.digest == found.digest and _whose(asked.title) in (None, _whose(found.title))
+
+
+def _whose(title: str | None) -> tuple[str, str] | None:
+    mark = Mark.on(title)
+    return None if mark is None else (mark.run, mark.home)
