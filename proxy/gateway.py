@@ -242,7 +242,7 @@ class Gateway:
             context=None if asked.identity is None else asked.identity.context(settings.name),
             accept=asked.may_stream,
             breaker_open=breaker_open,
-            overloaded=self._is_full(asked.route),
+            overloaded=self._is_full(asked),
         )
         decision = decide(question, self.flags)
         if decision.mode is Mode.STREAM and asked.accept is Accept.NONE and decision.source in MADE_HERE:
@@ -268,8 +268,8 @@ class Gateway:
         self.breaker.unused()
         return asked, _as_batch(decision)
 
-    def _is_full(self, route: Route) -> bool:
-        return not self.runs.has_room(route)
+    def _is_full(self, asked: _Asked) -> bool:
+        return not (self.runs.has_room(asked.route) and self.runs.has_share(asked.route, asked.identity))
 
     # The batch answer.
 
@@ -280,7 +280,7 @@ class Gateway:
         name = _chosen_id(asked.run_id)
         heartbeat_s = asked.route.settings.batch_heartbeat_s
         only_events = asked.accept is Accept.ONLY_STREAM
-        if only_events or decision.reason is Reason.KILLED or self._is_full(asked.route):
+        if only_events or decision.reason is Reason.KILLED or self._is_full(asked):
             heartbeat_s = None  # it needs a run of its own, and is JSON
         may_join = decision.arm is Arm.STREAM and self._may_join(asked)
         receive = asked.receive
@@ -482,7 +482,7 @@ class Gateway:
             live = self.runs.live_one(start.call, asked.identity)
             if live is not None:
                 return live, False
-        if self._is_full(asked.route):
+        if self._is_full(asked):
             joined = await self.runs.joinable(start)
             if joined is None:
                 raise RequestRefused(

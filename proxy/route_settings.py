@@ -303,8 +303,8 @@ class RouteSettings(Block):
     grace_s: Seconds = 30
     """With `unwatched: cancel`, seconds that a viewer has to come back."""
     max_runs: int = Field(default=500, ge=1)
-    """Runs in flight per process. Over it, requests get the batch answer; those that take nothing but
-    events get 503."""
+    """Runs in flight per process, of one user at most three quarters. Over it, requests get the batch
+    answer; those that take nothing but events get 503."""
     batch_heartbeat_s: Annotated[float, Field(gt=0, le=300)] | None = None
     """Send a space whenever the batch answer has been silent for so long, for clients behind something that
     cuts idle connections. The first space commits status 200 and JSON, whatever the upstream says later."""

@@ -6,7 +6,7 @@
 import asyncio
 import logging
 from asyncio.events import TimerHandle
-from collections import Counter, OrderedDict, deque
+from collections import Counter, deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from time import monotonic
@@ -16,6 +16,7 @@ from proxy.arrivals import Arrivals
 from proxy.breaker import Breaker, result_of
 from proxy.errors import Fault, RequestRefused, UpstreamError
 from proxy.identity import Identity
+from proxy.kept import Kept
 from proxy.names import NONE_S, Names
 from proxy.routes import Route
 from proxy.run import Beginning, Call, Run
@@ -26,6 +27,11 @@ from proxy.start import ID_TAKEN, Start, check_the_same, digest_of_name
 from proxy.upstream import Answer
 
 logger = logging.getLogger("headgate.runs")
+
+KEY_SPENT = "The request of this Idempotency-Key has been answered, and its answer is no longer kept."
+
+PLACES_OF_OTHERS = 4
+"""One in so many of a route's `max_runs` is not for a principal that has all the others."""
 
 DURATIONS_KEPT = 50
 """Past runs of a route that an ETA is taken from."""
@@ -65,21 +71,18 @@ class Runs:
     def __init__(
         self, bounds: MemoryLogSettings, shared: Shared | None = None, breaker: Breaker | None = None
     ) -> None:
-        self._bounds = bounds
         self._breaker = breaker
         self._shared = shared
         self._live: dict[str, Run] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
-        self._finished: OrderedDict[str, tuple[Run, float, Sequence[str]]] = OrderedDict()
-        """With the time of its end, and the keys it can still be joined by."""
-        self._finished_bytes = 0
+        self._kept = Kept(bounds)
         self._durations: dict[str, deque[float]] = {}
         # Indices, so that no request looks through all runs.
         self._joinable: dict[str, Run] = {}
         self._by_target: dict[tuple[str, str, bytes], list[Run]] = {}
         self._live_on: Counter[str] = Counter()
         """Those that are about to begin included."""
-        self._live_of: Counter[tuple[str, str]] = Counter()
+        self._live_of: Counter[tuple[str | None, str]] = Counter()
         # Those who watch, and those who wait for a run to watch.
         self._viewers: set[Viewing] = set()
         self._watchers: Counter[str] = Counter()
@@ -101,7 +104,7 @@ class Runs:
     @property
     def kept(self) -> int:
         """Finished runs that can still be replayed."""
-        return len(self._finished)
+        return len(self._kept)
 
     @property
     def lag_events(self) -> int:
@@ -207,6 +210,8 @@ class Runs:
             return False
         if (run := self._joinable.get(key)) is not None:
             return run.failure is None
+        if self._kept.is_spent(key, asyncio.get_running_loop().time()):
+            return True  # it is told so, and asks the upstream nothing
         return self._shared is not None and await self._shared.joinable([key]) is not None
 
     async def joinable(self, start: Start) -> Watched | None:
@@ -238,8 +243,8 @@ class Runs:
         run = self._joined(start, keys)
         if run is not None:
             return run
-        route = start.call.route.name
-        self._live_on[route] += 1  # before the store is asked, or any number could begin meanwhile
+        route, principal = start.call.route.name, None if start.identity is None else start.identity.principal
+        self._take_place(route, principal)  # before the store is asked, or any number could begin meanwhile
         is_launched = False
         try:
             found, made = await self._claimed(start, keys)
@@ -249,7 +254,7 @@ class Runs:
             return found or made
         finally:
             if not is_launched:
-                self._live_on[route] -= 1
+                self._leave_place(route, principal)
 
     async def _claimed(self, start: Start, keys: Sequence[str]) -> tuple[Watched | None, Run]:
         """The run that was first, if there is one; else one that may begin."""
@@ -265,17 +270,28 @@ class Runs:
             if other is not None:
                 raise RequestRefused(503, "The run that this request joins cannot be read. Please try again.")
         # It took a moment: with the store down, another request of this process may have been first.
-        return self._joined(start, keys), made
+        found_here = self._joined(start, keys)
+        now = asyncio.get_running_loop().time()
+        if found_here is None and any(self._kept.is_spent(key, now) for key in keys[1:]):
+            raise RequestRefused(409, KEY_SPENT)
+        return found_here, made
 
     def has_room(self, route: Route) -> bool:
         """Whether another run of a route may begin here."""
         return not self.draining and self._live_on[route.name] < route.settings.max_runs
 
+    def has_share(self, route: Route, identity: Identity | None) -> bool:
+        """Whether one of this principal may. It leaves some places to the others; all that are nobody in
+        particular count as one.
+        """
+        principal, most = None if identity is None else identity.principal, route.settings.max_runs
+        return self._live_of[principal, route.name] < most - most // PLACES_OF_OTHERS
+
     def take_over(self, start: Start, beginning: Beginning) -> Run:
         """Go on with a run that another replica began. Its keys are in the store: who joins it asks there."""
         run = self._made(start)
         run.take_up(beginning)
-        self._live_on[run.route.name] += 1
+        self._take_place(run.route.name, run.principal)
         self._launch(run, (), start.source)
         return run
 
@@ -368,15 +384,8 @@ class Runs:
         await asyncio.gather(*tasks, return_exceptions=True)
 
     def evict(self) -> None:
-        """Oldest first, until runs, bytes and age are within their bounds."""
-        oldest = asyncio.get_running_loop().time() - self._bounds.ttl_s
-        while self._finished:
-            run, finished_at, keys = next(iter(self._finished.values()))
-            within = len(self._finished) <= self._bounds.runs and self._finished_bytes <= self._bounds.bytes
-            if within and finished_at > oldest:
-                return
-            del self._finished[run.id]
-            self._finished_bytes -= run.size_bytes
+        """Let go of finished runs, until their number, bytes and age are within their bounds."""
+        for run, keys in self._kept.evict(asyncio.get_running_loop().time()):
             self._forget(run, keys)
             self._names.forget(run.id)
 
@@ -395,8 +404,8 @@ class Runs:
 
     def _known(self, run_id: str) -> Run | None:
         run = self._live.get(run_id)
-        if run is None and run_id in self._finished:
-            run = self._finished[run_id][0]
+        if run is None:
+            run = self._kept.get(run_id)
         return None if run is not None and run.is_elsewhere else run
 
     def _local(self, keys: Sequence[str]) -> Run | None:
@@ -421,11 +430,18 @@ class Runs:
             check_the_same(start, run, is_named=named is not None)
         return run
 
+    def _take_place(self, route: str, principal: str | None) -> None:
+        self._live_on[route] += 1
+        self._live_of[principal, route] += 1
+
+    def _leave_place(self, route: str, principal: str | None) -> None:
+        self._live_on[route] -= 1
+        _decrease(self._live_of, (principal, route))
+
     def _launch(self, run: Run, keys: Sequence[str], source: Source) -> None:
         self._live[run.id] = run
         self._joinable.update(dict.fromkeys(keys, run))
         if run.principal is not None:
-            self._live_of[run.principal, run.route.name] += 1
             self._by_target.setdefault((run.principal, run.route.name, run.target), []).append(run)
         run.begun()
         task = asyncio.get_running_loop().create_task(self._execute(run, source))
@@ -456,9 +472,8 @@ class Runs:
         del self._live[run.id]
         if run.hold is not None:
             run.hold.close()
-        self._live_on[run.route.name] -= 1
+        self._leave_place(run.route.name, run.principal)
         if run.principal is not None:
-            _decrease(self._live_of, (run.principal, run.route.name))
             place = (run.principal, run.route.name, run.target)
             self._by_target[place].remove(run)
             if not self._by_target[place]:
@@ -476,8 +491,7 @@ class Runs:
         staying = keys[1:] if run.failure is None else ()
         self._forget(run, [key for key in keys if key not in staying])
         run.forget_the_client()
-        self._finished[run.id] = (run, asyncio.get_running_loop().time(), staying)
-        self._finished_bytes += run.size_bytes
+        self._kept.put(run, staying, asyncio.get_running_loop().time())
         self.evict()
 
     def _tell_breaker(self, run: Run) -> None:

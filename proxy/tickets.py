@@ -24,7 +24,7 @@ TICKET_BYTES = 24
 """Of randomness: 192 bits, 32 characters."""
 
 MAX_TICKETS = 10_000
-"""So many are kept in memory at once, with about 500 bytes each; the oldest go first."""
+"""So many are kept in memory at once, with about 600 bytes each; then the oldest of who has the most goes."""
 
 _TICKET = re.compile(r"[A-Za-z0-9_-]{32}")
 
@@ -57,8 +57,10 @@ class Tickets:
         self._shared = shared
         self._clock = clock
         self._epoch = epoch
-        self._kept: dict[str, tuple[bytes, float]] = {}
-        """By their hash: what they are worth, and until when."""
+        self._kept: dict[str, tuple[bytes, float, str]] = {}
+        """By their hash: what they are worth, until when, and whose they are."""
+        self._of: dict[str, dict[str, None]] = {}
+        """The hashes of each principal's, the oldest first."""
 
     def __len__(self) -> int:
         """Those in memory."""
@@ -73,7 +75,8 @@ class Tickets:
         key, worth = _hash(ticket), orjson.dumps([run_id, principal, expires_at])
         if self._shared is None or not await self._shared.put_ticket(key, worth, ttl_s):
             now = self._clock()
-            self._kept[key] = worth, now + ttl_s
+            self._kept[key] = worth, now + ttl_s, principal
+            self._of.setdefault(principal, {})[key] = None
             self._forget(now)
         return ticket
 
@@ -82,7 +85,7 @@ class Tickets:
         if not _TICKET.fullmatch(ticket):
             return None  # anybody may send anything: the store is asked only about what can be one
         key = _hash(ticket)
-        worth, until = self._kept.pop(key, (None, 0.0))
+        worth, until = self._take(key) if key in self._kept else (None, 0.0)
         if worth is not None and until <= self._clock():
             return None
         if self._shared is not None:
@@ -95,12 +98,21 @@ class Tickets:
         return Redeemed(principal, expires_at) if of_run == run_id else None
 
     def _forget(self, now: float) -> None:
-        """Let go of the oldest: whose time is over, or beyond the bound. The newest is neither."""
-        while True:
-            key, (_, until) = next(iter(self._kept.items()))
-            if len(self._kept) <= MAX_TICKETS and until > now:
-                return
-            del self._kept[key]
+        """Let go of those whose time is over, the oldest first; and over the bound, of the oldest of whoever
+        has the most: nobody's tickets void another one's.
+        """
+        while self._kept[oldest := next(iter(self._kept))][1] <= now:
+            self._take(oldest)
+        if len(self._kept) > MAX_TICKETS:
+            most = max(self._of, key=lambda principal: len(self._of[principal]))
+            self._take(next(iter(self._of[most])))
+
+    def _take(self, key: str) -> tuple[bytes, float]:
+        worth, until, principal = self._kept.pop(key)
+        del self._of[principal][key]
+        if not self._of[principal]:
+            del self._of[principal]
+        return worth, until
 
 
 def _hash(ticket: str) -> str:

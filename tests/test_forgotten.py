@@ -265,9 +265,9 @@ async def test_nothing_outlives_its_eviction(source: str, tmp_path: Path) -> Non
             upstream.asked.clear()
             client.backend.answers.clear()
 
-            found = alive()
+            # What still ends, such as a connection, has a moment for it; a cycle would stay.
+            await eventually(lambda: not alive())
     assert kept > len(FATES)
-    assert not found
 
 
 @pytest.fixture(scope="module")

@@ -213,6 +213,17 @@ async def test_memory_is_bounded() -> None:
     assert await tickets.redeem(issued[-1], RUN) is not None
 
 
+async def test_nobodys_tickets_void_another_ones() -> None:
+    """Over the bound, the oldest of who has the most goes."""
+    tickets = Tickets(clock=Clock(), epoch=Clock())
+    hers = await tickets.issue(RUN, "bea", None)
+    for _ in range(MAX_TICKETS + 10):
+        await tickets.issue(RUN, ANN, None)
+
+    assert len(tickets) == MAX_TICKETS
+    assert await tickets.redeem(hers, RUN) == Redeemed("bea", None)
+
+
 async def test_those_that_nobody_redeemed_are_forgotten() -> None:
     """Their memory is freed when the next one is issued after their time."""
     clock = Clock()

@@ -144,7 +144,7 @@ class House:
                 "viewers": len(runs._viewers) + len(runs._watchers),
                 "waiting viewers": len(runs._arrivals) + len(runs._arrivals._waiting),
                 "grace timers": len(runs._grace),
-                "readers of logs": sum(len(run.log._readers) for run, *_ in runs._finished.values()),
+                "readers of logs": sum(len(run.log._readers) for run in runs._kept),
                 "runs by target": len(runs._by_target) + len(runs._joinable),
                 "runs of routes": sum(runs._live_on.values()) + len(runs._live_of),
                 "open streams": sum(

@@ -356,11 +356,11 @@ class AnyInterleaving(RuleBasedStateMachine):
         """Nothing that has ended is kept any longer."""
 
         async def work() -> None:
-            bounds = self.app.runs._bounds
-            self.app.runs._bounds = bounds.model_copy(update={"ttl_s": 0.0})
+            bounds = self.app.runs._kept._bounds
+            self.app.runs._kept._bounds = bounds.model_copy(update={"ttl_s": 0.0})
             await asyncio.sleep(0.001)  # older than nothing
             self.app.runs.evict()
-            self.app.runs._bounds = bounds
+            self.app.runs._kept._bounds = bounds
 
         self.do(work())
         self.order.clear()
