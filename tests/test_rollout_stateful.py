@@ -28,7 +28,7 @@ DARK_FIRST = [
 ]
 """A dark step, which leaves something over where the rollout ends in it."""
 
-ACTS = (Act.PAUSE, *[Act.RESUME] * 3, *[Act.APPROVE] * 4, *[Act.ADVANCE] * 3, Act.ROLL_BACK)
+ACTS = (Act.PAUSE, *[Act.RESUME] * 3, *[Act.APPROVE] * 4, *[Act.ADVANCE] * 3, *[Act.ROLL_BACK] * 2)
 AGREED = {"begin", "proved", "approved"}
 """Reasons to raise a share."""
 
@@ -160,6 +160,19 @@ class Rollout(RuleBasedStateMachine):
     def writing_is_refused(self, refused: bool) -> None:
         """Reading still works: a right was taken away, or a change waits for approval."""
         self.rolling.refuses_writes = refused
+
+    @precondition(lambda self: self.running is not None and self.rolling.share > 0)
+    @rule(killed=st.booleans(), refused=st.booleans(), really=st.integers(1, 2))
+    def somebody_goes_back(self, killed: bool, refused: bool, really: int) -> None:
+        """And the controller looks, whether it may write by then or not."""
+        if really != 1:
+            return
+        self.rolling.refuses_writes = refused
+        if killed:
+            self.rolling.edit(lambda flag: flag.update(enabled=True), flag=1)
+        else:
+            self.rolling.wants(Act.ROLL_BACK)
+        self.looked(100, 0.1)
 
     @rule(act=st.sampled_from([Act.RESUME, Act.APPROVE, Act.ADVANCE]), back=st.integers(1, 40))
     def wants_by_an_old_look(self, act: Act, back: int) -> None:
