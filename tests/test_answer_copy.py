@@ -43,7 +43,7 @@ async def relay(
     copy = AnswerCopy(client.send, MAX_BYTES)
     scope = copy.scope({} if in_messages else {ANSWER: client.answer})
     headers = [] if coding is None else [(b"content-encoding", coding)]
-    if ANSWER not in scope or not scope[ANSWER](200, headers, body):
+    if ANSWER not in scope or not scope[ANSWER](200, b"OK", headers, body):
         await copy({"type": "http.response.start", "status": 200, "headers": headers})
         for start in range(0, len(body), 100):
             piece = body[start : start + 100]
@@ -69,7 +69,7 @@ async def test_what_went_out_can_be_read(how: str, coding: bytes | None, body: b
     copy = await relay(client, body, coding, in_messages=how == "in messages")
 
     assert copy.body() == TEXT
-    sent = [answer[2] for answer in client.whole]
+    sent = [answer[3] for answer in client.whole]
     sent += [message["body"] for message in client.messages if message["type"] == "http.response.body"]
     assert b"".join(sent) == body
     assert bool(client.whole) == (how == "whole")

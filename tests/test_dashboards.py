@@ -5,6 +5,7 @@ import json
 import math
 import os
 import re
+import shutil
 import sys
 from collections.abc import AsyncIterator, Iterator, Mapping
 from pathlib import Path
@@ -244,6 +245,12 @@ PAGES = sorted(DOCS.glob("*.md"))
 EXIT_CODES = {"headgate rollout status": range(8)}
 """What is not only 0 when all is well."""
 
+REFUSED_HERE = {
+    'headgate rollout resume --reason "evidence is back"': "resume: no controller runs",
+    'headgate rollout unkill --reason "the cause is mended"': "go back first",
+}
+"""What makes no sense of this rollout, which is under way and has no controller; with what is said then."""
+
 
 def pages_by_command() -> dict[str, list[str]]:
     """Each command of the runbooks, and its pages."""
@@ -261,18 +268,29 @@ def test_every_runbook_has_commands() -> None:
 
 @pytest.mark.parametrize("command", pages_by_command())
 async def test_a_command_of_the_runbooks_works(house: Observed, command: str, tmp_path: Path) -> None:
-    """As it stands there."""
+    """As it stands there, each in a rollout that no other one has touched."""
     process = await asyncio.create_subprocess_exec(
         *("bash", "-o", "pipefail", "-c", command),
-        cwd=house.policy.parent,
+        cwd=_own_rollout(house.policy, tmp_path),
         env=_environment(house, tmp_path),
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.STDOUT,
     )
     said, _ = await process.communicate()
 
+    if (refusal := REFUSED_HERE.get(command)) is not None:
+        assert refusal in said.decode()
+        return
     allowed = next((codes for start, codes in EXIT_CODES.items() if command.startswith(start)), (0,))
     assert process.returncode in allowed, f"{pages_by_command()[command]}: {said.decode()}"
+
+
+def _own_rollout(policy: Path, directory: Path) -> Path:
+    """A copy of the folder in which a policy, its flags and its journal are."""
+    copy = shutil.copytree(policy.parent, directory / "rollout")
+    text = (copy / policy.name).read_text().replace(str(policy.parent), str(copy))
+    (copy / policy.name).write_text(text)
+    return copy
 
 
 def _environment(house: Observed, directory: Path) -> dict[str, str]:
