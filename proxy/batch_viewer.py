@@ -1,6 +1,7 @@
 """A viewer that gets the batch answer: the upstream's own, or an honest status."""
 
 import asyncio
+from typing import NamedTuple
 
 from proxy.errors import problem
 from proxy.event_log import LogReader
@@ -17,6 +18,9 @@ UNSEEN = Failure("replica_lost", 502, "What became of this request cannot be see
 """Of a run that another replica has taken over and that cannot be followed."""
 
 PIECE_BYTES = 64 * 1024
+
+DOUBT_S = 0.05
+"""Between two looks whether an end that may not be the run's is. The answer takes about so long."""
 
 LOOK_S = 60.0
 """How often a viewer without a heartbeat looks without being woken; any time will do."""
@@ -82,25 +86,34 @@ class BatchViewer:
         interval_s = LOOK_S if self._heartbeat_s is None else self._heartbeat_s
         due = loop.time() + interval_s
         try:
-            while not (self.run.log.ended or self._left or self._is_lost):
+            while not (self._has_ended() or self._left or self._is_lost):
                 if loop.time() >= due:
                     due = loop.time() + interval_s
                     if self._heartbeat_s is not None:
                         await self._beat(committed=committed)
                         committed = True
-                await self._reader.wait(due)
+                # Nobody has to say that a doubt is over.
+                await self._reader.wait(min(due, loop.time() + DOUBT_S) if self.run.log.ended else due)
             if self._left:
                 return None
-            if not committed:
-                if self.run.failure is not None and self.run.failure.code in self._unless:
-                    raise Unanswered
-                return await send_answer(self.run, self._send)
-            _, _, body = _answer(self.run)
-            await _send_body(body, self._send)
-            return 200
+            told = self._told()
+            if committed:
+                await _send_body(told.body, self._send)
+                return 200
+            if not self._is_lost and self.run.failure is not None and self.run.failure.code in self._unless:
+                raise Unanswered
+            return await _send_whole(told, self._send)
         finally:
             self._reader.close()
             watch.cancel()
+
+    def _has_ended(self) -> bool:
+        """Ended, and not by a process that was held up while another replica went on with the run."""
+        return self.run.log.ended and not self.run.log.doubt()
+
+    def _told(self) -> "_Told":
+        """Of a lost run, whatever this process was told meanwhile is not the answer."""
+        return _refusal(self.run, UNSEEN) if self._is_lost else _answer(self.run)
 
     async def _beat(self, *, committed: bool) -> None:
         if not committed:
@@ -115,12 +128,21 @@ class BatchViewer:
         self._reader.wake()
 
 
+class _Told(NamedTuple):
+    status: int
+    headers: Headers
+    body: bytes
+
+
 async def send_answer(run: Watched, send: Send) -> int:
     """The answer of a run that has ended, with its own status, headers and bytes; returns the status."""
-    status, headers, body = _answer(run)
-    await send({"type": "http.response.start", "status": status, "headers": headers})
-    await _send_body(body, send)
-    return status
+    return await _send_whole(_answer(run), send)
+
+
+async def _send_whole(told: _Told, send: Send) -> int:
+    await send({"type": "http.response.start", "status": told.status, "headers": told.headers})
+    await _send_body(told.body, send)
+    return told.status
 
 
 async def _send_body(body: bytes, send: Send) -> None:
@@ -135,14 +157,16 @@ def named(run: Watched) -> tuple[bytes, bytes]:
     return b"headgate-run", run.id.encode()
 
 
-def _answer(run: Watched) -> tuple[int, Headers, bytes]:
-    if run.answer is not None:
-        status, body = run.answer.status, run.answer.body
-        headers = response_headers(run.answer.headers, status)
-        if status not in BODILESS_STATUS and not any(name == b"content-length" for name, _ in headers):
-            headers.append((b"content-length", b"%d" % len(body)))
-        return status, [*headers, named(run)], body
-    failure = run.failure or UNSEEN
-    status = failure.status
-    headers, body = problem(status, TITLES.get(status, "Error"), failure.detail)
-    return status, [*headers, named(run)], body
+def _answer(run: Watched) -> _Told:
+    if run.answer is None:
+        return _refusal(run, run.failure or UNSEEN)
+    status, body = run.answer.status, run.answer.body
+    headers = response_headers(run.answer.headers, status)
+    if status not in BODILESS_STATUS and not any(name == b"content-length" for name, _ in headers):
+        headers.append((b"content-length", b"%d" % len(body)))
+    return _Told(status, [*headers, named(run)], body)
+
+
+def _refusal(run: Watched, failure: Failure) -> _Told:
+    headers, body = problem(failure.status, TITLES.get(failure.status, "Error"), failure.detail)
+    return _Told(failure.status, [*headers, named(run)], body)

@@ -256,7 +256,8 @@ class ValkeyRuns:
                 stored = await self._followers.stored(run_id) if said(reply)[0] == FENCED else None
 
     async def keeps(self, run_id: str) -> bool:
-        if not self._lease.may_be_lost(self._loop.time()):
+        # A lease that is held again says nothing of the time before: who was held up asks, until told.
+        if not (self._lease.may_be_lost(self._loop.time()) or self._mirror.is_in_doubt(run_id)):
             return True
         try:
             stored = await self._followers.stored(run_id)

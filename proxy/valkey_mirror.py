@@ -213,6 +213,11 @@ class Mirror:
                 return copy.id
         return ""
 
+    def is_in_doubt(self, run_id: str) -> bool:
+        """Whether another replica may have taken over a run of this process, as far as the store has said."""
+        copy = self._copies.get(run_id)
+        return copy is not None and copy.is_in_doubt
+
     def has_order(self, run_id: str) -> bool:
         """Whether the store has all that is needed to go on with a run of this process."""
         copy = self._copies.get(run_id)

@@ -12,7 +12,7 @@ import random
 from collections.abc import Callable, Sequence
 from enum import StrEnum
 
-from proxy.batch_viewer import named, send_answer
+from proxy.batch_viewer import DOUBT_S, named, send_answer
 from proxy.catch_up import merged, snapshot
 from proxy.event_log import Entry, LogReader
 from proxy.metrics import RouteMetrics
@@ -31,9 +31,6 @@ SNAPSHOT_S = 5.0
 
 MAX_SNAPSHOTS = 3
 """So often; a viewer that is that slow once more is cut."""
-
-DOUBT_S = 0.05
-"""Between two looks whether events that may not be the run's can be shown. The answer takes about so long."""
 
 GOODBYE_MS = (1000, 8000)
 """Bounds of the `retry:` of those sent away, so that they do not all come back at once."""
@@ -120,13 +117,14 @@ class Viewer:
             if self._left:
                 return ViewEnd.LEFT
             run = self.run
-            if run.failure is not None and not (run.headers_sent or run.log.has_content):
+            is_first = not (run.headers_sent or run.log.has_content or run.log.doubt())
+            if run.failure is not None and is_first:
                 status = run.failure.status if run.answer is None else run.answer.status
                 # A 2xx that cannot be streamed is an answer only to who can take JSON.
                 if takes_json or status >= 300:
                     await send_answer(run, self._send)
                     return ViewEnd.ANSWERED
-            if takes_json and run.log.ended and not (run.headers_sent or run.log.has_content):
+            if takes_json and run.log.ended and is_first:
                 await send_answer(run, self._send)  # it has no text that could be shown
                 return ViewEnd.ANSWERED
             return await self._stream(after)

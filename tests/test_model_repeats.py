@@ -334,6 +334,9 @@ async def test_what_is_learned_is_learned_in_the_dark_before_anybody_sees_it(tmp
     assert results["lost"] == 1
 
 
+MOST_CALLS = 200
+
+
 @pytest.mark.parametrize("shares", ["workers", "replicas"])
 async def test_what_one_process_has_learned_no_other_pays_for(tmp_path: Path, shares: str) -> None:
     """Two workers of one host, or two replicas with a store: of all their calls one is streamed in vain."""
