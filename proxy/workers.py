@@ -43,6 +43,9 @@ TICK_S = 0.5
 RETRY_S = 0.05
 """The same, while the figures of a dead worker are yet to be put away."""
 
+CANNOT_START = 1
+"""The exit code, where no worker has ever served."""
+
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD)
 
 Work = Callable[[Settings, Parent, bool], None]
@@ -108,6 +111,8 @@ class Workers:
                 self._kill_overdue(now)
                 self._bury()
                 self._reassure(now)
+        if self._code == CANNOT_START:  # said at the end: the other workers have had their say
+            logger.error("headgate cannot start; what the worker said is above")
         return self._code
 
     def _all(self) -> list[Worker]:
@@ -203,8 +208,7 @@ class Workers:
         place.vacate(now)
         if worker.exit_code and worker.exit_code > 0 and not self._was_ready:
             # It ended by itself, and none has ever served: whoever starts Headgate is told.
-            logger.error("headgate cannot start; what the worker said is above")
-            self._code = 1
+            self._code = CANNOT_START
             self._stop(now)
             return
         logger.error(
