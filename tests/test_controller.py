@@ -45,12 +45,16 @@ async def test_harm_goes_back_to_nothing_for_good(rolling: Rolling) -> None:
     with rolling.running() as running:
         await running.begin()
         await running.until(25)
-        moves = await running.ticks(20, stream_bad=0.4)
-        assert Kind.ROLL_BACK in {move.kind for move in moves}
+        move, looks = (await running.ticks(1, stream_bad=0.4))[0], 1
+        while move.kind is not Kind.ROLL_BACK and looks < 20:
+            move, looks = (await running.ticks(1, stream_bad=0.4))[0], looks + 1
         assert rolling.share == 0
         rolling.wants(Act.RESUME)
         rolling.wants(Act.ADVANCE)
-        after = await running.ticks(30)
+        after = []
+        for _ in range(30):
+            rolling.traffic.rests(400)
+            after.append(await running.tick())
 
         assert {(move.kind, move.reason) for move in after} == {(Kind.STAY, Reason.ROLLED_BACK)}
         assert rolling.writes == [5, 25, 0]
@@ -422,6 +426,54 @@ async def test_proxies_that_read_another_flag_are_seen(rolling: Rolling) -> None
 
     assert (move.kind, move.reason) == (Kind.HOLD, Reason.NOT_EXPOSED)
     assert "the proxies read another environment" in move.detail
+
+
+async def test_proxies_that_read_another_flag_after_it_was_complete_are_seen(rolling: Rolling) -> None:
+    """However long all was well before; and mended, it is no problem any more."""
+    with rolling.running() as running:
+        await running.begin()
+        await running.until(50)
+        before = await running.ticks(30)
+        for _ in range(2):
+            rolling.traffic.rests(200)
+            off = await running.tick()
+        after = await running.ticks(2)
+
+    assert before[-1].reason is Reason.COMPLETE
+    assert (off.kind, off.reason) == (Kind.HOLD, Reason.NOT_EXPOSED)
+    assert "none of 200 answers" in off.detail
+    assert after[-1].reason is Reason.COMPLETE
+
+
+@pytest.mark.parametrize("share", [5, 25])
+async def test_answers_that_are_streamed_after_the_end_are_seen(rolling: Rolling, share: int) -> None:
+    """Not those that were decided before it; and what a person has shown meanwhile is theirs."""
+    with rolling.running() as running:
+        await running.begin()
+        await running.until(share)
+        rolling.wants(Act.ROLL_BACK)
+        before = await running.ticks(10)
+        for _ in range(10):
+            rolling.traffic.rests(200)
+            quiet = await running.tick()
+        rolling.set_share(share)
+        theirs = await running.ticks(20)
+        rolling.set_share(0)
+        rolling.traffic.rests(200)
+        settled = await running.tick()
+        for _ in range(20):
+            rolling.traffic.rests(200)
+            await running.tick()
+        after = await running.ticks(2)
+        decisions, found = differences(rolling.entries())
+
+    assert {move.reason for move in [*before, quiet]} == {Reason.ROLLED_BACK}
+    assert {move.reason for move in theirs} == {Reason.FLAG_CHANGED}
+    assert settled.reason is Reason.ROLLED_BACK
+    assert (after[-1].kind, after[-1].reason) == (Kind.HOLD, Reason.NOT_EXPOSED)
+    assert "answers since then are of the stream arm" in after[-1].detail
+    assert decisions
+    assert found == []
 
 
 async def test_a_share_that_shows_nobody_anything_is_a_hold(rolling: Rolling) -> None:

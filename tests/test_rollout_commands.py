@@ -182,6 +182,19 @@ async def test_what_is_in_force_is_not_what_was_decided(
     assert found["in_force"]["share"] == desk.rolling.share
 
 
+async def test_what_requests_say_against_the_flag_is_said_first(desk: Desk) -> None:
+    """After a rollback, too: 0 % is written and in force, and proxies that read another flag stream."""
+    await desk.has_begun(25)
+    await desk.types("rollback", *why())
+    with desk.rolling.running() as running:
+        await running.ticks(18)
+    shown = await desk.types("status")
+
+    assert shown.exit_code == 8
+    assert "DIFFERS" in shown.output.splitlines()[1]
+    assert "answers since then are of the stream arm" in " ".join(shown.output.split())
+
+
 async def test_harm_that_cannot_be_written_does_not_look_as_if_it_was(desk: Desk) -> None:
     """Decided is not written, and written is not in force."""
     await desk.has_begun(25)

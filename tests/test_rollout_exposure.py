@@ -104,6 +104,31 @@ async def test_a_dark_variant_of_somebody_else_is_not_begun_with(rolling: Rollin
         await running.begin()
 
 
+@pytest.mark.parametrize("variants", [[DARK], [THEIRS]], ids=["dark", "another"])
+async def test_a_variant_of_the_whole_flag_is_a_change_by_somebody(
+    tmp_path: Path, variants: list[dict[str, Any]]
+) -> None:
+    """Our strategy has none, and so everybody gets it: held; by a person's word its evidence begins anew."""
+    flag_file(tmp_path / "flags.json")
+    rolling = Rolling(tmp_path, policy(tmp_path))
+    with rolling.running() as running:
+        await running.begin()
+        await running.until(25)
+        await running.ticks(2)
+        assert running.controller.state.dwelt_s > 0
+        rolling.edit(lambda flag: flag.update(variants=variants))
+        moves = await running.ticks(3)
+        assert {(move.kind, move.reason) for move in moves} == {(Kind.HOLD, Reason.FLAG_CHANGED)}
+        assert "variants" in moves[-1].detail
+        rolling.wants(Act.RESUME)
+        await running.ticks(1)
+        state = running.controller.state
+
+    assert (state.share, state.dwelt_s) == (25, 0)
+    assert state.settled == 400, "more than one look's"
+    assert rolling.flag["variants"] == variants
+
+
 # A journal that is lost, and two of them.
 
 

@@ -146,6 +146,38 @@ async def test_a_second_strategy_is_seen_and_left(place: Place) -> None:
     assert shares == {0, 30}
 
 
+async def test_a_disabled_strategy_is_watched_before_it_is_enabled(place: Place) -> None:
+    """It shows nobody anything, and is one click from it: made, changed or taken away, it is held."""
+    strategies = place.server.strategies_of(place.flag)
+    more = {
+        "name": "flexibleRollout",
+        "disabled": True,
+        "parameters": {"rollout": "30", "stickiness": "userId", "groupId": "g"},
+    }
+
+    async def held_until_resumed(running: Running) -> None:
+        moves = await running.ticks(2)
+        assert {(move.kind, move.reason) for move in moves} == {(Kind.HOLD, Reason.FLAG_CHANGED)}
+        assert "disabled strategies" in moves[-1].detail
+        place.rolling.wants(Act.RESUME)
+        await running.ticks(1)
+        assert running.controller.state.dwelt_s == 0
+        [move] = await running.ticks(1)
+        assert move.kind is Kind.SOAK
+
+    with place.rolling.running() as running:
+        await running.begin()
+        await running.until(5)
+        await place.server.ask("POST", strategies, more)
+        await held_until_resumed(running)
+        beside = next(each for each in await place.strategies() if each["disabled"])
+        path = f"{strategies}/{beside['id']}"
+        await place.server.ask("PUT", path, beside | {"parameters": more["parameters"] | {"rollout": "90"}})
+        await held_until_resumed(running)
+        await place.server.ask("DELETE", path)
+        await held_until_resumed(running)
+
+
 async def test_what_a_person_does_after_a_rollback_is_theirs(place: Place) -> None:
     """The rollout is over: it writes nothing any more, and says what is in force, and whose it is."""
     with place.rolling.running() as running:

@@ -37,7 +37,7 @@ from flags.rollout.notices import News, Notice
 from flags.rollout.policy import Policy, Step
 from flags.rollout.readings import Reading, Readings, between, carried, from_bytes, to_bytes
 from flags.rollout.replay import jury_heard, jury_said, plain, situation_said
-from flags.rollout.standing import gap, misread, standing_of, written_said
+from flags.rollout.standing import gap, standing_of, written_said
 from flags.rollout.strategies import shows_nobody
 from flags.rollout.verdict import Verdict
 
@@ -434,13 +434,17 @@ class Controller:
 
     def _not_exposed(self, flag: Flag | None) -> str:
         state = self._state
-        if flag is None or state.step < 0 or state.is_over or self._is_changed():
+        if flag is None or state.step < 0:
+            return ""
+        if state.is_over:
+            return "" if state.down_pending else state.observed.problem(0)
+        if self._is_changed():
             return ""
         if flag.expected == 0 and self._policy_step.share:
             return "by the flag's own evaluation nobody is shown anything: look at its variants"
         if self._ports.clocks.wall() - state.entered_s < self._policy.page_after_s:
             return ""  # what settles by now was decided before
-        return misread(state)
+        return state.observed.problem(state.share)
 
     @property
     def _policy_step(self) -> Step:
@@ -451,7 +455,7 @@ class Controller:
         if (mark := self._stranger(flag)) is not None:
             return f"another controller, with a journal of its own: {mark}"
         if flag.strategy.digest == self._state.digest and _is_ours(flag):
-            return "somebody: its variants, its parents or its segments are others"
+            return "somebody: its variants, parents, segments or disabled strategies are others"
         return flag.event_by if flag.enabled else f"{flag.event_by}: it is off in its environment"
 
     def _change(self, flag: Flag) -> Change:

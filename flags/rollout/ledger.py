@@ -8,12 +8,13 @@ between finds the flag as it was, or as it intended, and knows either for its ow
 """
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Any, Protocol
 
 from flags.rollout.evidence import Arm
 from flags.rollout.moves import Kind, Mode, Phase, Reason
+from flags.rollout.observed import STRAGGLE_S, Observed
 
 WAITING = frozenset({Reason.TIME, Reason.SAMPLES, Reason.UNCLEAR, Reason.PROXIES_CHANGE})
 """Reasons to do nothing for which nobody is needed, as long as it does not take too long."""
@@ -121,6 +122,8 @@ class State:
     """Settled requests of the stream arm in this step."""
     settled: int = 0
     """Of everybody."""
+    observed: Observed = field(default_factory=Observed)
+    """The same, of late: also after the end, where none of it should be of the stream arm."""
     down_pending: bool = False
     """Rolled back, and not yet seen to be written."""
     intent: Intent | None = None
@@ -195,6 +198,8 @@ def _after_tick(state: State, entry: Entry) -> State:
     body = entry.body
     intent = body.get("intent")
     outcomes = batch["outcomes"] if (batch := body.get("batch")) else ()
+    streamed = sum(count for arm, _, _, count in outcomes if arm == Arm.STREAM)
+    settled = sum(count for _, _, _, count in outcomes)
     # Also where it cannot be written yet, since the flag cannot be read.
     back = body["move"]["kind"] == Kind.ROLL_BACK and body["situation"]["mode"] != Mode.OBSERVE
     return replace(
@@ -210,8 +215,9 @@ def _after_tick(state: State, entry: Entry) -> State:
         soaked_s=state.soaked_s + (_since(state, entry) if _only_waits(body) else 0.0),
         proxies_change_s=state.proxies_change_s + _since(state, entry) if _proxies_change(body) else 0.0,
         dwelt_s=state.dwelt_s + body["dwelt_s"],
-        streamed=state.streamed + sum(count for arm, _, _, count in outcomes if arm == Arm.STREAM),
-        settled=state.settled + sum(count for _, _, _, count in outcomes),
+        streamed=state.streamed + streamed,
+        settled=state.settled + settled,
+        observed=_observed(state, entry, streamed, settled),
         resumed=False,
         # An act is for the decision that its giver saw: it acts at the next look, or not at all.
         approved=state.approved and body["move"]["kind"] == Kind.ADVANCE,
@@ -221,6 +227,19 @@ def _after_tick(state: State, entry: Entry) -> State:
         last_good_s=state.last_good_s if body["no_data"] else entry.at_s,
         last_flag_s=state.last_flag_s if body["situation"].get("flag_problem") else entry.at_s,
     )
+
+
+def _observed(state: State, entry: Entry, streamed: int, settled: int) -> Observed:
+    """At 0 %, what was decided before is not held against it; nor what somebody else has put in force."""
+    observed, body = state.observed, entry.body
+    if not state.is_over:
+        return observed.after(streamed, settled, state.share)
+    if state.down_pending or body["situation"].get("exposed_after"):
+        return Observed(since_s=entry.at_s)
+    batch = body.get("batch")
+    if batch is None or batch["since_s"] < observed.since_s + STRAGGLE_S:
+        return observed
+    return observed.after(streamed, settled, state.share)
 
 
 def _since(state: State, entry: Entry) -> float:
@@ -259,7 +278,9 @@ def _after_written(state: State, entry: Entry) -> State:
         wrote_dark=(state.dark_first and step == 0) if share else state.wrote_dark,
     )
     if share == 0:  # no step's: a dark one writes the next one's
-        state = replace(state, phase=state.phase if state.is_over else Phase.ROLLED_BACK, down_pending=False)
+        phase = state.phase if state.is_over else Phase.ROLLED_BACK
+        observed = Observed(since_s=entry.at_s)
+        state = replace(state, phase=phase, down_pending=False, observed=observed)
     if not begins_anew(entry, state.step):
         return state
     return replace(
@@ -271,6 +292,7 @@ def _after_written(state: State, entry: Entry) -> State:
         soaked_s=0.0,
         streamed=0,
         settled=0,
+        observed=Observed(since_s=entry.at_s),
         approved=False,
         overridden=False,
     )

@@ -283,6 +283,10 @@ def _exposed_after(situation: Situation) -> str:
     return " ".join(filter(None, (situation.exposed_after, _still_exposed(situation))))
 
 
+def _is_over(situation: Situation) -> bool:
+    return situation.phase in (Phase.ROLLED_BACK, Phase.KILLED)
+
+
 def _still_exposed(situation: Situation) -> str:
     """What a share of 0 does not stop."""
     if not situation.others:
@@ -297,6 +301,7 @@ RULES: tuple[_Rule, ...] = (
     # What is for good.
     (Reason.NOT_WRITTEN, Kind.HOLD, lambda s: s.unwritten, lambda s: s.unwritten),
     (Reason.FLAG_CHANGED, Kind.HOLD, lambda s: s.exposed_after, _exposed_after),
+    (Reason.NOT_EXPOSED, Kind.HOLD, lambda s: _is_over(s) and s.not_exposed, lambda s: s.not_exposed),
     (Reason.KILLED, Kind.STAY, lambda s: s.phase is Phase.KILLED, _nothing),
     (Reason.ROLLED_BACK, Kind.STAY, lambda s: s.phase is Phase.ROLLED_BACK, _still_exposed),
     # Down, in every state.

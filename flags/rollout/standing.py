@@ -79,23 +79,6 @@ def _is_due(state: State, standing: Standing | None) -> bool:
     return state.intent is not None and (standing is None or standing["digest"] != state.intent.digest)
 
 
-FEW = 50
-"""Answers of an arm that would be expected: with fewer, none of them says nothing."""
-
-
-def misread(state: State) -> str:
-    """What requests say against the written share; "" where they do not."""
-    every, streamed = state.settled, state.streamed
-    if not streamed and every * state.share / 100 >= FEW:
-        return (
-            f"none of {every:,} answers is one of the stream arm: the proxies read another environment, flag "
-            f"or file, or none of their users is in the first {state.share} %"
-        )
-    if every == streamed and every * (100 - state.share) / 100 >= FEW:
-        return f"all of {every:,} answers are of the stream arm: the proxies read another share than this"
-    return ""
-
-
 def _found(state: State, due: int, standing: Standing) -> str:
     beside = f" and {standing['others']} strategies beside the rollout's" * bool(standing["others"])
     if state.is_over:

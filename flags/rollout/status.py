@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from flags.rollout.ledger import State
-from flags.rollout.moves import Kind, Phase
+from flags.rollout.moves import Kind, Phase, Reason
 from flags.rollout.policy import Policy
 from flags.rollout.standing import Standing, decided, gap
 
@@ -120,7 +120,7 @@ def status_of(state: State, policy: Policy, now_s: float, in_force: Standing | N
         decided=decided(state, in_force),
         written=state.share,
         in_force=in_force,
-        gap=gap(state, in_force),
+        gap=gap(state, in_force) or _differs_by_requests(move),
         answers=state.settled,
         observed=100 * state.streamed / state.settled if state.settled else None,
         dwelt_s=state.dwelt_s,
@@ -134,6 +134,11 @@ def status_of(state: State, policy: Policy, now_s: float, in_force: Standing | N
         last_flag_s=state.last_flag_s,
         silent=bool(state.run) and now_s - state.last_tick_s > SILENT_TICKS * policy.tick_s,
     )
+
+
+def _differs_by_requests(move: Mapping[str, Any]) -> str:
+    """The flag is as it was written; what the last look said that users get is not."""
+    return str(move["detail"]) if move["reason"] == Reason.NOT_EXPOSED else ""
 
 
 def shown(status: Status, now_s: float) -> RenderableType:

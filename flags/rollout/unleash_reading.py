@@ -1,6 +1,6 @@
 """What an Unleash server's Admin API says of a flag, as the proxies are served it, and as a `Flag`. Pure."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,7 +10,7 @@ from flags.deciding import digest, surroundings
 from flags.document import parse_served
 from flags.errors import FlagDocumentError
 from flags.rollout.exposure import expected_share
-from flags.rollout.flag_admin import Flag, Kill, ManagedFlag
+from flags.rollout.flag_admin import Flag, Kill, ManagedFlag, Strategy
 from flags.rollout.strategies import choose, names_everybody, read_strategy
 from flags.rollout.unleash_problems import place_of
 
@@ -56,7 +56,8 @@ def kill_of(feature: Feature | None, environment: str) -> Kill:
 def flag_of(seen: Seen, flag: ManagedFlag, environment: str, event_id: int, event_by: str) -> Flag:
     """What was seen. Raises FlagAdminError where no strategy of it can be ours."""
     place = place_of(seen.feature, environment) or {}
-    ours, others = choose([read_strategy(raw) for raw in place["strategies"]], flag)
+    strategies = [read_strategy(raw) for raw in place["strategies"]]
+    ours, others = choose(strategies, flag)
     kill = kill_of(seen.kill, environment)
     features = {feature["name"]: feature for feature in seen.served}
     segments = {segment["id"]: segment for segment in seen.segments}
@@ -68,9 +69,18 @@ def flag_of(seen: Seen, flag: ManagedFlag, environment: str, event_id: int, even
         event_by=event_by,
         killed=kill is Kill.ON,
         kill=kill,
-        around=digest(surroundings(features[flag.name], features, segments)),
+        around=digest(
+            surroundings(features[flag.name], features, segments)
+            | _beside(each for each in strategies if each is not ours)
+        ),
         expected=0.0 if kill is Kill.ON else _expected(seen, features, flag, ours.group_id),
     )
+
+
+def _beside(strategies: Iterable[Strategy]) -> dict[str, Any]:
+    """Also those that are disabled: a click enables them. Nothing where there is none."""
+    digests = sorted(strategy.digest for strategy in strategies)
+    return {"beside": digests} if digests else {}
 
 
 def _expected(seen: Seen, features: Mapping[str, Feature], flag: ManagedFlag, group_id: str) -> float | None:

@@ -1,0 +1,65 @@
+"""What requests say of the share that is in force, against the one that was written. Pure.
+
+Answers are counted in windows, each as large as it takes to tell: what was right until an hour ago says
+nothing of now, nor does what was wrong until it was mended.
+"""
+
+from dataclasses import dataclass, replace
+
+FEW = 50
+"""Answers of an arm that would be expected: with fewer, none of them says nothing."""
+
+AT_NOTHING = 20 * FEW
+"""Answers of a window at 0 %: where other proxies show a hundredth, some of so many tell."""
+
+STRAGGLERS = 3
+"""Streamed answers at 0 %, of which fewer may have been decided before."""
+
+STRAGGLE_S = 900.0
+"""After the share went to 0: what settles by then may have been decided before it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Observed:
+    """The window under way, and the last that was full."""
+
+    since_s: float = 0.0
+    """Unix time since which users get what was written."""
+    streamed: int = 0
+    """Answers of the stream arm."""
+    settled: int = 0
+    """Of everybody."""
+    last: tuple[int, int] = (0, 0)
+    """Both of the last full one."""
+
+    def after(self, streamed: int, settled: int, share: int) -> "Observed":
+        """With so many more answers, at a written share in percent."""
+        streamed, settled = self.streamed + streamed, self.settled + settled
+        if settled < _full(share):
+            return replace(self, streamed=streamed, settled=settled)
+        return replace(self, streamed=0, settled=0, last=(streamed, settled))
+
+    def problem(self, share: int) -> str:
+        """How they differ from the written share; "" where they do not, or are too few to say."""
+        return _problem(*self.last, share) or _problem(self.streamed, self.settled, share)
+
+
+def _full(share: int) -> float:
+    """Answers of which each arm would be expected to have a few."""
+    return AT_NOTHING if share == 0 else 100 * FEW / min(share, 100 - share or share)
+
+
+def _problem(streamed: int, every: int, share: int) -> str:
+    if share == 0:
+        return (
+            f"{streamed:,} of {every:,} answers since then are of the stream arm: the proxies read another "
+            "environment, flag or file"
+        ) * (streamed >= STRAGGLERS)
+    if not streamed and every * share / 100 >= FEW:
+        return (
+            f"none of {every:,} answers is one of the stream arm: the proxies read another environment, flag "
+            f"or file, or none of their users is in the first {share} %"
+        )
+    if every == streamed and every * (100 - share) / 100 >= FEW:
+        return f"all of {every:,} answers are of the stream arm: the proxies read another share than this"
+    return ""
