@@ -1,5 +1,5 @@
 # Headgate as an image: one venv from the lock, no package manager, a user that is not root, a tree that nobody writes to.
-# docs/install.md says how it is built and run; tests/test_image.py carries out every step without an engine.
+# docs/install.md says how it is built and run; tests/project/test_image.py carries out every step without an engine.
 
 # The Python that the lock is made for and the tests run on. A tag moves: whoever builds should put a digest here,
 # --build-arg BASE=python:3.11-slim@sha256:…

@@ -5,7 +5,7 @@ A ratio is of bad events to all. It is 0/0, which no comparison is true of, whil
 
 from dataclasses import dataclass
 
-from proxy.recovery import LOSES_NO_ANSWER
+from proxy.runs.recovery import LOSES_NO_ANSWER
 
 DELIVERY_S = 0.1
 """Text known to the proxy is handed to the viewer's socket within this; an edge of the histogram."""

@@ -6,8 +6,8 @@ from pydantic import BaseModel, ConfigDict, Field
 from pydantic.alias_generators import to_camel
 
 from dashboards.rules import RUNBOOKS
-from flags.rollout.policy import Policy
-from proxy.settings import Settings
+from flags.rollout.policy.policy import Policy
+from proxy.settings.settings import Settings
 
 Object = dict[str, Any]
 """As Kubernetes has it, passed through."""

@@ -16,16 +16,16 @@ from docs.tables import blocks, table
 from flags.decision import Arm, Mode, Reason
 from flags.rollout.metrics import FAMILIES
 from flags.rollout.metrics import LABELS as ROLLOUT_LABELS
-from flags.rollout.policy import Policy
-from proxy.admission import Budget
+from flags.rollout.policy.policy import Policy
 from proxy.cli import main as command_line
+from proxy.downstream.admission import Budget
 from proxy.errors import Fault
 from proxy.llm.call import Ended
-from proxy.metrics import OUTCOMES, RECOVERY_RESULTS, Metrics
-from proxy.recovery import Phase
-from proxy.route_settings import SourceName
-from proxy.sections import Parity
-from proxy.settings import Settings
+from proxy.observe.metrics import OUTCOMES, RECOVERY_RESULTS, Metrics
+from proxy.runs.recovery import Phase
+from proxy.settings.route import SourceName
+from proxy.settings.settings import Settings
+from proxy.text.sections import Parity
 
 REFERENCE = Path(__file__).parent / "reference"
 

@@ -11,13 +11,13 @@ from typing import TypeVar
 from starlette.routing import Route
 
 from proxy import errors
-from proxy.admin import Admin
 from proxy.errors import Fault, UpstreamAborted, UpstreamError
-from proxy.events import TERMINAL, EventType
-from proxy.followed_run import REPLICA_LOST
-from proxy.run import CANCELLED, SHUTDOWN
-from proxy.run_api import EVENTS, RUN, TICKETS, RunApi
-from proxy.viewer import STREAM_HEADERS
+from proxy.observe.admin import Admin
+from proxy.replicas.followed_run import REPLICA_LOST
+from proxy.runs.run import CANCELLED, SHUTDOWN
+from proxy.text.events import TERMINAL, EventType
+from proxy.viewers.api import EVENTS, RUN, TICKETS, RunApi
+from proxy.viewers.viewer import STREAM_HEADERS
 
 Key = TypeVar("Key")
 

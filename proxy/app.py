@@ -17,51 +17,51 @@ from flags.decision import generation_of
 from flags.source import FlagFile, Flags, FlagSource, KillSwitch
 from flags.tls import strictly
 from flags.unleash import UnleashFlags, UnleashServer
-from proxy.admin import Admin
-from proxy.admission import Budget, Connections
-from proxy.admitting import admitting
-from proxy.bodies import ByteBudget
-from proxy.breaker import Breaker
-from proxy.connection import Timeouts
-from proxy.descriptors import ENOUGH, RESERVED, Descriptors, in_use, raise_limit, share
+from proxy.downstream.admission import Budget, Connections
+from proxy.downstream.admitting import admitting
+from proxy.downstream.bodies import ByteBudget
+from proxy.downstream.descriptors import ENOUGH, RESERVED, Descriptors, in_use, raise_limit, share
 from proxy.errors import Fault
-from proxy.event_log_valkey import ValkeyRuns
-from proxy.figures import Figures
-from proxy.followed_run import FollowedRun
 from proxy.gateway import Gateway
-from proxy.headers import Forwarding
+from proxy.http.headers import Forwarding
 from proxy.identity import Identifier, is_verified
-from proxy.llm.gemini import Gemini
+from proxy.llm.dialects.gemini import Gemini
+from proxy.llm.dialects.openai import OpenAI
 from proxy.llm.learned import Learned
-from proxy.llm.openai import OpenAI
 from proxy.llm.places import compile_calls
 from proxy.llm.port import ModelPort, Provider
 from proxy.llm.shelf import FileShelf
-from proxy.metrics import Metrics
-from proxy.outcomes import RelayedOutcomes
-from proxy.parent import Order, Parent, Word
-from proxy.ports import Ports, server
-from proxy.relay import Relay
-from proxy.routes import Route, Routes
-from proxy.run import Run
-from proxy.run_api import RunApi
-from proxy.runs import Runs
-from proxy.sealing import Sealing
-from proxy.settings import IdentitySettings, ProviderSettings, Settings, UpstreamSettings
-from proxy.settling import Settling
-from proxy.sockets import Sockets
+from proxy.llm.taps import Taps
+from proxy.observe.admin import Admin
+from proxy.observe.metrics import Metrics
+from proxy.observe.settling import Settling
+from proxy.relay.outcomes import RelayedOutcomes
+from proxy.relay.relay import Relay
+from proxy.replicas.followed_run import FollowedRun
+from proxy.replicas.sealing import Sealing
+from proxy.replicas.shared_runs import ValkeyRuns
+from proxy.replicas.take_over import Taken
+from proxy.runs.run import Run
+from proxy.runs.runs import Runs
+from proxy.runs.start import Start
+from proxy.settings.routes import Route, Routes
+from proxy.settings.settings import IdentitySettings, ProviderSettings, Settings, UpstreamSettings
 from proxy.sources import Source
 from proxy.sources.batch import BatchSource
 from proxy.sources.native import NativeSource
 from proxy.sources.poll import PollSource
 from proxy.sources.stages import StagesSource
 from proxy.sources.tap import TapSource
-from proxy.start import Start
-from proxy.take_over import Taken
-from proxy.taps import Taps
-from proxy.tickets import Tickets
-from proxy.tunnel import Upgrades
-from proxy.upstream import Origin, Upstream
+from proxy.upstream.breaker import Breaker
+from proxy.upstream.client import Origin, Upstream
+from proxy.upstream.connection import Timeouts
+from proxy.upstream.tunnel import Upgrades
+from proxy.viewers.api import RunApi
+from proxy.viewers.tickets import Tickets
+from proxy.workers.figures import Figures
+from proxy.workers.parent import Order, Parent, Word
+from proxy.workers.ports import Ports, server
+from proxy.workers.sockets import Sockets
 
 logger = logging.getLogger("headgate.app")
 

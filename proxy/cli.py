@@ -16,20 +16,21 @@ from rich.console import Console
 from rich.table import Table
 
 from flags.errors import FlagsError
-from proxy import app, logs
+from proxy import app
 from proxy.demo import run as run_demo
 from proxy.demo import show_rollout
 from proxy.errors import SettingsError
-from proxy.figures import Figures
-from proxy.parent import Parent
-from proxy.reload import needs_restart
-from proxy.settings import LlmSettings, Settings
-from proxy.settings_doubts import doubts
-from proxy.settings_file import load
-from proxy.sockets import CannotListen, Sockets, bound
-from proxy.systemd import ServiceManager
+from proxy.observe import logs
+from proxy.settings.doubts import doubts
+from proxy.settings.file import load
+from proxy.settings.settings import LlmSettings, Settings
 from proxy.version import of_commit
-from proxy.workers import Workers
+from proxy.workers.figures import Figures
+from proxy.workers.parent import Parent
+from proxy.workers.reload import needs_restart
+from proxy.workers.sockets import CannotListen, Sockets, bound
+from proxy.workers.supervisor import Workers
+from proxy.workers.systemd import ServiceManager
 
 logger = logging.getLogger("headgate.cli")
 

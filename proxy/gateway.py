@@ -14,20 +14,21 @@ from dataclasses import dataclass, replace
 from time import monotonic, perf_counter
 
 from flags.decision import Accept, Arm, Decision, FlagState, Mode, Question, Reason, decide
-from proxy import dark
-from proxy.accept import accepted, takes_json
-from proxy.answer_copy import AnswerCopy
-from proxy.batch_viewer import BatchViewer, Unanswered
-from proxy.bodies import MAX_REQUEST_BYTES, ByteBudget, Hold, Replayed, collect, read_ahead
-from proxy.breaker import Breaker
+from proxy.downstream.bodies import MAX_REQUEST_BYTES, ByteBudget, Hold, Replayed, collect, read_ahead
+from proxy.downstream.server import WRITE
 from proxy.errors import Fault, RequestRefused
-from proxy.fetch_metadata import comes_from
-from proxy.headers import Forwarding, Headers, end_to_end, request_headers
-from proxy.held_answer import HeldAnswer, KeptBody
+from proxy.http.accept import accepted, takes_json
+from proxy.http.fetch_metadata import comes_from
+from proxy.http.headers import Forwarding, Headers, end_to_end, request_headers
+from proxy.http.upgrade import SWITCHING_PROTOCOLS, UPGRADE
 from proxy.identity import Identifier, Identity
-from proxy.metrics import Metrics, RouteMetrics
-from proxy.outcomes import COMPARED, RelayedOutcomes
-from proxy.relay import (
+from proxy.llm import dark
+from proxy.llm.taps import Taps
+from proxy.observe.metrics import Metrics, RouteMetrics
+from proxy.relay.answer_copy import AnswerCopy
+from proxy.relay.held_answer import HeldAnswer, KeptBody
+from proxy.relay.outcomes import COMPARED, RelayedOutcomes
+from proxy.relay.relay import (
     Outcome,
     Passage,
     Receive,
@@ -38,9 +39,16 @@ from proxy.relay import (
     request_target,
     send_problem,
 )
-from proxy.routes import Match, Route, Routes
-from proxy.run import CANCELLED, Call, Run
-from proxy.run_api import (
+from proxy.runs.run import CANCELLED, Call, Run
+from proxy.runs.runs import Runs
+from proxy.runs.shared import Watched
+from proxy.runs.start import Start, digest_of_key, fingerprint
+from proxy.settings.routes import Match, Route, Routes
+from proxy.sources import Source
+from proxy.sources.batch import Answered
+from proxy.upstream.breaker import Breaker
+from proxy.upstream.client import Answer, Request
+from proxy.viewers.api import (
     NO_SUCH_RUN,
     RunApi,
     has_all,
@@ -50,15 +58,7 @@ from proxy.run_api import (
     run_of,
     send_nothing_more,
 )
-from proxy.runs import Runs
-from proxy.server import WRITE
-from proxy.shared import Watched
-from proxy.sources import Source
-from proxy.sources.batch import Answered
-from proxy.start import Start, digest_of_key, fingerprint
-from proxy.taps import Taps
-from proxy.upgrade import SWITCHING_PROTOCOLS, UPGRADE
-from proxy.upstream import Answer, Request
+from proxy.viewers.batch_viewer import BatchViewer, Unanswered
 
 logger = logging.getLogger("headgate.gateway")
 

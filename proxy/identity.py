@@ -19,8 +19,8 @@ import httpx
 import jwt
 
 from flags.tls import strictly, why
-from proxy.headers import Headers
-from proxy.settings import IdentitySettings, JwtSettings
+from proxy.http.headers import Headers
+from proxy.settings.settings import IdentitySettings, JwtSettings
 
 logger = logging.getLogger("headgate.identity")
 

@@ -21,12 +21,12 @@ from examples.rollout.visitors import Visitors
 from flags.rollout.journal import entries_in
 from flags.rollout.ledger import State, fold
 from flags.rollout.moves import Reason
-from flags.rollout.policy import Policy
-from flags.rollout.policy_file import load
+from flags.rollout.policy.file import load
+from flags.rollout.policy.policy import Policy
 from proxy.demo import process
-from tests.observed import CONTROLLER, PROXY, RULES, Page
-from tests.prometheus_server import Prometheus, prometheus
-from tests.streaming import eventually, free_port
+from tests.dashboards.observed import CONTROLLER, PROXY, RULES, Page
+from tests.servers.prometheus_server import Prometheus, prometheus
+from tests.servers.streaming import eventually, free_port
 
 PICTURES = HERE.parent / "docs" / "pictures"
 LOOK_S = 0.5

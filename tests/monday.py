@@ -25,14 +25,14 @@ import httpx
 import yaml
 
 from examples.rollout.upstream import text_for
-from proxy.sse import Decoder
-from tests.alertmanager_server import OnCall, alertmanager
-from tests.operating import FLAG, ROOT, Ops, process
-from tests.prometheus_server import Prometheus, prometheus
-from tests.shell_blocks import commands
-from tests.streaming import eventually, free_port, texts
-from tests.unleash_server import ENVIRONMENT, PROJECT, unleash
-from tests.valkey_server import valkey
+from proxy.text.sse import Decoder
+from tests.project.shell_blocks import commands
+from tests.rollout.operating import FLAG, ROOT, Ops, process
+from tests.servers.alertmanager_server import OnCall, alertmanager
+from tests.servers.prometheus_server import Prometheus, prometheus
+from tests.servers.streaming import eventually, free_port, texts
+from tests.servers.unleash_server import ENVIRONMENT, PROJECT, unleash
+from tests.servers.valkey_server import valkey
 
 EXAMPLE = ROOT / "examples" / "rollout"
 ALERT = "HeadgateAnswersFail"

@@ -24,12 +24,12 @@ import httpx
 from rich.console import Console
 from rich.table import Table
 
-from tests.scripted import Asked, ScriptedUpstream, talking
-from tests.serving import token
-from tests.streaming import PATIENCE_S, Served, browser, free_port, served
-from tests.tapping import Provider, chat, trace_context
-from tests.test_forgotten import ANSWER, SOURCES, TEXT, answered, routes
-from tests.valkey_server import valkey
+from tests.runs.test_forgotten import ANSWER, SOURCES, TEXT, answered, routes
+from tests.servers.scripted import Asked, ScriptedUpstream, talking
+from tests.servers.serving import token
+from tests.servers.streaming import PATIENCE_S, Served, browser, free_port, served
+from tests.servers.tapping import Provider, chat, trace_context
+from tests.servers.valkey_server import valkey
 
 KEY = "a key for the soak that is long enough"
 KEPT = {"runs": 400, "ttl_s": 15}

@@ -14,9 +14,9 @@ import yaml
 from click.testing import CliRunner, Result
 
 from proxy.cli import main
-from tests.scripted import ScriptedUpstream
-from tests.serving import flag_document
-from tests.streaming import (
+from tests.servers.scripted import ScriptedUpstream
+from tests.servers.serving import flag_document
+from tests.servers.streaming import (
     EXTRACTION,
     START,
     SUMMARY,

@@ -16,13 +16,13 @@ import httpx
 import pytest
 
 from proxy.app import listening, running
-from proxy.bodies import MAX_REQUEST_BYTES
-from proxy.settings import Settings
-from proxy.sockets import Sockets
-from tests.authority import certificates
-from tests.scripted import Asked, Script, ScriptedUpstream, ask, talking
-from tests.serving import STREAMING, Serving, flag_document, free_socket, headgate
-from tests.streaming import (
+from proxy.downstream.bodies import MAX_REQUEST_BYTES
+from proxy.settings.settings import Settings
+from proxy.workers.sockets import Sockets
+from tests.servers.authority import certificates
+from tests.servers.scripted import Asked, Script, ScriptedUpstream, ask, talking
+from tests.servers.serving import STREAMING, Serving, flag_document, free_socket, headgate
+from tests.servers.streaming import (
     EITHER,
     EXTRACTION,
     SSE,
@@ -315,7 +315,7 @@ async def test_a_body_that_comes_for_ever_is_given_up(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Though each of its bytes comes in time; and no run begins."""
-    monkeypatch.setattr("proxy.bodies.COLLECT_S", 0.3)
+    monkeypatch.setattr("proxy.downstream.bodies.COLLECT_S", 0.3)
     head = f"POST {START} HTTP/1.1\r\nhost: a\r\naccept: {SSE}\r\ncontent-length: 1000\r\n"
     bearer = f"authorization: {signed()['authorization']}\r\n\r\n"
     async with house(answering(answer()), tmp_path) as (upstream, serving, _), talking(serving.url) as client:

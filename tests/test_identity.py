@@ -16,12 +16,12 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from proxy.headers import Headers
+from proxy.http.headers import Headers
 from proxy.identity import BUCKETS, JWKS_RETRY_S, Identifier, Identity
-from proxy.settings import IdentitySettings
-from tests.scripted import Asked, ScriptedUpstream
-from tests.serving import headgate
-from tests.streaming import START, answer, answering, browser, eventually, read, route
+from proxy.settings.settings import IdentitySettings
+from tests.servers.scripted import Asked, ScriptedUpstream
+from tests.servers.serving import headgate
+from tests.servers.streaming import START, answer, answering, browser, eventually, read, route
 
 KEY = "a secret that is long enough for HS256, and then some"
 PRIVATE = rsa.generate_private_key(65537, 2048)

@@ -22,8 +22,8 @@ import yaml
 from rich.console import Console
 from rich.table import Table
 
-from tests.clinic_server import CASE_TEXT, RunningClinic, running_clinic, running_model
-from tests.streaming import SSE, Stream, free_port, served
+from tests.servers.clinic_server import CASE_TEXT, RunningClinic, running_clinic, running_model
+from tests.servers.streaming import SSE, Stream, free_port, served
 
 EXAMPLE = Path(__file__).parent.parent / "examples" / "clinic" / "headgate.yaml"
 DIRECT = "(the upstream)"

@@ -21,8 +21,8 @@ from examples.rollout.visitors import Visitors
 from flags.rollout.journal import entries_in
 from flags.rollout.ledger import State, fold
 from flags.rollout.moves import Phase, Reason
-from flags.rollout.policy import Policy
-from flags.rollout.policy_file import load
+from flags.rollout.policy.file import load
+from flags.rollout.policy.policy import Policy
 from flags.rollout.status import Status, shown, status_of
 from proxy.demo import HOST, await_ready, free_ports, process, terminable
 

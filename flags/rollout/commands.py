@@ -17,18 +17,19 @@ from rich.console import Console
 from rich.live import Live
 
 from flags.errors import FlagAdminError, FlagsError, JournalBusy, PolicyError
-from flags.rollout import down, planning, running
+from flags.rollout import planning, running
 from flags.rollout.acts import ABOUT_A_DECISION, refusal
-from flags.rollout.flag_admin import Flag, FlagAdmin
 from flags.rollout.inbox import Inbox, Wish, wish
 from flags.rollout.journal import Journal, JournalReader, entries_in
 from flags.rollout.ledger import Act, Record, State, fold
 from flags.rollout.moves import Kind, Reason
-from flags.rollout.policy import Policy
-from flags.rollout.policy_file import load
+from flags.rollout.policy.file import load
+from flags.rollout.policy.policy import Policy
 from flags.rollout.replay import differences
 from flags.rollout.standing import Standing, standing_of, written_said
 from flags.rollout.status import shown, status_of
+from flags.rollout.writing import down
+from flags.rollout.writing.flag_admin import Flag, FlagAdmin
 
 PIPED_COLUMNS = 100
 """Of a plan in a file or a log, which has no width of its own."""

@@ -20,26 +20,26 @@ from flags.errors import (
     LeaseLost,
     RolloutError,
 )
-from flags.rollout import believable
 from flags.rollout.acts import refusal
-from flags.rollout.evidence import APART, ELIGIBLE, Arm, Batch, batch_heard, batch_said
-from flags.rollout.flag_admin import Flag, FlagAdmin, Strategy
-from flags.rollout.freezes import frozen
-from flags.rollout.guardrails import Budget, Exposure, Guardrail
+from flags.rollout.evidence.evidence import APART, ELIGIBLE, Arm, Batch, batch_heard, batch_said
+from flags.rollout.evidence.readings import Reading, Readings, between, carried, from_bytes, to_bytes
 from flags.rollout.inbox import Inbox, Wish, wish
 from flags.rollout.journal import Entry, Journal
-from flags.rollout.jury import Jury
-from flags.rollout.lease import Fence, Lease
+from flags.rollout.leases.lease import Fence, Lease
 from flags.rollout.ledger import Act, Record, State, begins_anew, fold
-from flags.rollout.marks import Mark
 from flags.rollout.moves import Change, Kind, Mode, Move, Phase, Situation, Stage, decide
 from flags.rollout.notices import News, Notice
-from flags.rollout.policy import Policy, Step
-from flags.rollout.readings import Reading, Readings, between, carried, from_bytes, to_bytes
+from flags.rollout.policy import believable
+from flags.rollout.policy.freezes import frozen
+from flags.rollout.policy.guardrails import Budget, Exposure, Guardrail
+from flags.rollout.policy.policy import Policy, Step
 from flags.rollout.replay import jury_heard, jury_said, plain, situation_said
 from flags.rollout.standing import gap, standing_of, written_said
-from flags.rollout.strategies import shows_nobody
-from flags.rollout.verdict import Verdict
+from flags.rollout.verdict.jury import Jury
+from flags.rollout.verdict.verdict import Verdict
+from flags.rollout.writing.flag_admin import Flag, FlagAdmin, Strategy
+from flags.rollout.writing.marks import Mark
+from flags.rollout.writing.strategies import shows_nobody
 
 logger = logging.getLogger("headgate.rollout")
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Any, Protocol
 
-from flags.rollout.evidence import Arm
+from flags.rollout.evidence.evidence import Arm
 from flags.rollout.moves import Kind, Mode, Phase, Reason
 from flags.rollout.observed import STRAGGLE_S, Observed
 

@@ -14,9 +14,9 @@ from prometheus_client.registry import Collector
 
 from flags.rollout.ledger import State
 from flags.rollout.moves import Kind, Mode, Phase, Reason
-from flags.rollout.policy import Policy
+from flags.rollout.policy.policy import Policy
 from flags.rollout.status import Status, status_of
-from flags.rollout.verdict import Finding
+from flags.rollout.verdict.verdict import Finding
 
 NO_PHASE = "none"
 """Of a controller whose journal has no rollout yet."""

@@ -8,8 +8,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
-from flags.rollout.guardrails import Action
-from flags.rollout.verdict import Finding, Verdict
+from flags.rollout.policy.guardrails import Action
+from flags.rollout.verdict.verdict import Finding, Verdict
 
 
 class Mode(StrEnum):

@@ -13,7 +13,7 @@ import httpx
 
 from flags.rollout.ledger import Entry, Record, State
 from flags.rollout.moves import Kind, Mode, Reason
-from flags.rollout.policy import Notify
+from flags.rollout.policy.policy import Notify
 from flags.tls import why
 
 logger = logging.getLogger("headgate.rollout")

@@ -12,15 +12,15 @@ from rich.table import Table
 from rich.text import Text
 
 from flags.errors import EvidenceError, ReadingProblem
-from flags.rollout.evidence import BAD, ELIGIBLE, Batch
-from flags.rollout.jury import BUCKETS
-from flags.rollout.plan import FEW_EVENTS, MAX_PROOF_S, Harm, Plan, Rate, StepPlan, Traffic
-from flags.rollout.plan_refusals import duration
-from flags.rollout.planner import plan
-from flags.rollout.policy import Policy
-from flags.rollout.processes import Vector, dispersion
-from flags.rollout.readings import Reading, between
+from flags.rollout.evidence.evidence import BAD, ELIGIBLE, Batch
+from flags.rollout.evidence.readings import Reading, between
+from flags.rollout.plan.plan import FEW_EVENTS, MAX_PROOF_S, Harm, Plan, Rate, StepPlan, Traffic
+from flags.rollout.plan.planner import plan
+from flags.rollout.plan.refusals import duration
+from flags.rollout.policy.policy import Policy
 from flags.rollout.running import opened_readings
+from flags.rollout.verdict.jury import BUCKETS
+from flags.rollout.verdict.processes import Vector, dispersion
 
 
 async def look(policy: Policy, seconds: float, users: int | None) -> Plan:

@@ -5,8 +5,10 @@ from typing import Any
 
 import orjson
 
-from flags.rollout.evidence import batch_heard
-from flags.rollout.guardrails import (
+from flags.rollout.evidence.evidence import batch_heard
+from flags.rollout.ledger import Entry, Record, State, begins_anew, fold
+from flags.rollout.moves import Change, Mode, Phase, Situation, Stage, decide
+from flags.rollout.policy.guardrails import (
     Action,
     Budget,
     Ceiling,
@@ -17,9 +19,7 @@ from flags.rollout.guardrails import (
     SampleRatio,
     ZeroTolerance,
 )
-from flags.rollout.jury import Jury
-from flags.rollout.ledger import Entry, Record, State, begins_anew, fold
-from flags.rollout.moves import Change, Mode, Phase, Situation, Stage, decide
+from flags.rollout.verdict.jury import Jury
 
 _KINDS: Mapping[str, type[Guardrail]] = {
     kind.__name__: kind for kind in (RateRatio, Ceiling, ZeroTolerance, EarlyGuard, SampleRatio)

@@ -14,20 +14,20 @@ from prometheus_client import CollectorRegistry, start_http_server
 
 from flags.errors import JournalBusy, LeaseError, LeaseLost, RolloutError
 from flags.rollout.controller import Clocks, Controller, Ports
-from flags.rollout.file_admin import FileAdmin
-from flags.rollout.flag_admin import FlagAdmin, ManagedFlag
+from flags.rollout.evidence.pages import PageReadings
+from flags.rollout.evidence.prometheus import PrometheusReadings
+from flags.rollout.evidence.readings import Readings
 from flags.rollout.inbox import Inbox
 from flags.rollout.journal import Journal
-from flags.rollout.kubernetes_api import ApiServer
-from flags.rollout.kubernetes_lease import KubernetesLease
-from flags.rollout.lease import Fence, FileLease, Lease
+from flags.rollout.leases.kubernetes_api import ApiServer
+from flags.rollout.leases.kubernetes_lease import KubernetesLease
+from flags.rollout.leases.lease import Fence, FileLease, Lease
 from flags.rollout.metrics import RolloutMetrics
 from flags.rollout.notices import Notice, Webhook
-from flags.rollout.pages import PageReadings
-from flags.rollout.policy import Policy
-from flags.rollout.prometheus import PrometheusReadings
-from flags.rollout.readings import Readings
-from flags.rollout.unleash_admin import UnleashAdmin
+from flags.rollout.policy.policy import Policy
+from flags.rollout.writing.file_admin import FileAdmin
+from flags.rollout.writing.flag_admin import FlagAdmin, ManagedFlag
+from flags.rollout.writing.unleash_admin import UnleashAdmin
 from flags.tls import strictly
 
 logger = logging.getLogger("headgate.rollout")

@@ -3,8 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
-from flags.rollout.flag_admin import Flag, Kill
 from flags.rollout.ledger import State
+from flags.rollout.writing.flag_admin import Flag, Kill
 
 Standing = Mapping[str, Any]
 """What one look at the flag says, as the journal has it."""

@@ -12,7 +12,7 @@ from rich.text import Text
 
 from flags.rollout.ledger import State
 from flags.rollout.moves import Kind, Phase, Reason
-from flags.rollout.policy import Policy
+from flags.rollout.policy.policy import Policy
 from flags.rollout.standing import Standing, decided, gap
 
 SILENT_TICKS = 3

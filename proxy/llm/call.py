@@ -8,13 +8,13 @@ from enum import StrEnum
 from typing import Literal
 
 from proxy.errors import UpstreamAborted, UpstreamBroke, UpstreamBusy, UpstreamError, UpstreamUnreachable
-from proxy.headers import Headers, end_to_end, response_headers
-from proxy.llm.dialect import Assembler, Dialect, OddEnd, ProviderFailed, StreamCall, Unfaithful
+from proxy.http.headers import Headers, end_to_end, response_headers
+from proxy.llm.dialects.dialect import Assembler, Dialect, OddEnd, ProviderFailed, StreamCall, Unfaithful
 from proxy.llm.learned import Why
-from proxy.relay import Message, Receive, Scope, Send, send_problem
-from proxy.sse import Decoder, EventTooLarge
-from proxy.taps import TappedCall
-from proxy.upstream import Exchange, Request, Upstream
+from proxy.llm.taps import TappedCall
+from proxy.relay.relay import Message, Receive, Scope, Send, send_problem
+from proxy.text.sse import Decoder, EventTooLarge
+from proxy.upstream.client import Exchange, Request, Upstream
 
 logger = logging.getLogger("headgate.llm")
 

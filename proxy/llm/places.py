@@ -4,9 +4,9 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from proxy.llm.dialect import Prompt
-from proxy.route_settings import TapSettings
-from proxy.sections import Section
+from proxy.llm.dialects.dialect import Prompt
+from proxy.settings.route import TapSettings
+from proxy.text.sections import Section
 
 
 @dataclass(frozen=True, slots=True)

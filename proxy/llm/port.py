@@ -14,18 +14,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from time import monotonic, perf_counter
 
-from proxy.bodies import ByteBudget, Hold, Replayed, read_ahead
+from proxy.downstream.bodies import ByteBudget, Hold, Replayed, read_ahead
+from proxy.downstream.server import ANSWER, TARGET
 from proxy.errors import RequestRefused
+from proxy.http.tracing import has_context, token_of, without_token
 from proxy.llm.call import Ended, ModelCall, Tee
-from proxy.llm.dialect import Dialect, NotStreamable, Prompt, StreamCall
+from proxy.llm.dialects.dialect import Dialect, NotStreamable, Prompt, StreamCall
 from proxy.llm.learned import Learned, Why
-from proxy.metrics import Metrics
-from proxy.relay import Outcome, Passage, Receive, Relay, Scope, Send, request_target, send_problem
-from proxy.server import ANSWER, TARGET
-from proxy.settings import LlmSettings
-from proxy.taps import OpenTap, TappedCall, Taps
-from proxy.tracing import has_context, token_of, without_token
-from proxy.upstream import IDEMPOTENT, Upstream
+from proxy.llm.taps import OpenTap, TappedCall, Taps
+from proxy.observe.metrics import Metrics
+from proxy.relay.relay import Outcome, Passage, Receive, Relay, Scope, Send, request_target, send_problem
+from proxy.settings.settings import LlmSettings
+from proxy.upstream.client import IDEMPOTENT, Upstream
 
 logger = logging.getLogger("headgate.llm")
 

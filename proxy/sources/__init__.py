@@ -2,8 +2,8 @@
 
 from typing import Protocol
 
-from proxy.run import Run
-from proxy.upstream import Answer
+from proxy.runs.run import Run
+from proxy.upstream.client import Answer
 
 
 class Source(Protocol):

@@ -2,13 +2,13 @@
 
 import logging
 
-from proxy import headers
 from proxy.errors import Fault, UpstreamMalformed
-from proxy.run import Run
-from proxy.sections import BodyTooLarge, Reader, Section
+from proxy.http import headers
+from proxy.runs.run import Run
 from proxy.sources.repeat import repeating
+from proxy.text.sections import BodyTooLarge, Reader, Section
 from proxy.turns import Turns
-from proxy.upstream import Answer, Exchange, Request, Upstream
+from proxy.upstream.client import Answer, Exchange, Request, Upstream
 
 logger = logging.getLogger("headgate.runs")
 

@@ -9,18 +9,18 @@ from typing import Any, Protocol
 import orjson
 
 from proxy.errors import Fault, UpstreamBroke, UpstreamMalformed
-from proxy.headers import Headers
-from proxy.llm.dialect import ProviderFailed, Unfaithful
-from proxy.llm.openai import Completion
-from proxy.native_rules import MalformedEvent, Rules, split_pair
-from proxy.route_settings import NativeSettings, RouteSettings
-from proxy.run import Run
-from proxy.sections import MalformedBody, Section, parse
+from proxy.http.headers import Headers
+from proxy.llm.dialects.dialect import ProviderFailed, Unfaithful
+from proxy.llm.dialects.openai import Completion
+from proxy.runs.run import Run
+from proxy.settings.route import NativeSettings, RouteSettings
 from proxy.sources.batch import ask_once, is_json, read_answer
+from proxy.sources.native_rules import MalformedEvent, Rules, split_pair
 from proxy.sources.repeat import repeating
-from proxy.sse import Decoder, EventTooLarge
-from proxy.templates import PATH, REQUEST, TEXT, MissingValue, fill
-from proxy.upstream import Answer, Exchange, Request, Upstream
+from proxy.text.sections import MalformedBody, Section, parse
+from proxy.text.sse import Decoder, EventTooLarge
+from proxy.text.templates import PATH, REQUEST, TEXT, MissingValue, fill
+from proxy.upstream.client import Answer, Exchange, Request, Upstream
 
 MAX_EVENT_BYTES = 1024 * 1024
 """One event, or one line, of the upstream's stream."""

@@ -15,12 +15,12 @@ from typing import Any
 from jsonpath import JSONPath, JSONPathError
 
 from proxy.errors import UpstreamError
-from proxy.headers import CONDITIONS, Headers
-from proxy.route_settings import PollSettings, RouteSettings, SectionSettings
-from proxy.run import Run
-from proxy.sections import MalformedBody, Section, compile_path, parse
+from proxy.http.headers import CONDITIONS, Headers
+from proxy.runs.run import Run
+from proxy.settings.route import PollSettings, RouteSettings, SectionSettings
 from proxy.sources.batch import ask
-from proxy.upstream import Answer, Request, Upstream
+from proxy.text.sections import MalformedBody, Section, compile_path, parse
+from proxy.upstream.client import Answer, Request, Upstream
 
 logger = logging.getLogger("headgate.poll")
 

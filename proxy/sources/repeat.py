@@ -6,11 +6,11 @@ import random
 from collections.abc import Awaitable, Callable
 
 from proxy.errors import Fault, UpstreamError
-from proxy.headers import BODILESS_STATUS
-from proxy.recovery import pause_before_repeat
-from proxy.run import Run, document_of
-from proxy.sections import MalformedBody
-from proxy.upstream import Answer
+from proxy.http.headers import BODILESS_STATUS
+from proxy.runs.recovery import pause_before_repeat
+from proxy.runs.run import Run, document_of
+from proxy.text.sections import MalformedBody
+from proxy.upstream.client import Answer
 
 JITTER = 0.2
 """Pauses are up to so much longer, so that runs which failed together do not come back together."""

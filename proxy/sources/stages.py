@@ -10,13 +10,13 @@ from typing import Any
 import orjson
 
 from proxy.errors import Fault, UpstreamMalformed
-from proxy.headers import CONDITIONS, Headers
-from proxy.route_settings import RouteSettings, StageCallSettings
-from proxy.run import Run
-from proxy.sections import MalformedBody, parse
+from proxy.http.headers import CONDITIONS, Headers
+from proxy.runs.run import Run
+from proxy.settings.route import RouteSettings, StageCallSettings
 from proxy.sources.repeat import repeating
-from proxy.templates import PATH, REQUEST, MissingValue, fill, fill_known
-from proxy.upstream import Answer, Request, Upstream
+from proxy.text.sections import MalformedBody, parse
+from proxy.text.templates import PATH, REQUEST, MissingValue, fill, fill_known
+from proxy.upstream.client import Answer, Request, Upstream
 
 
 class StagesSource:

@@ -6,12 +6,12 @@ They pass the model port, which finds the run by it. The batch answer stays the 
 
 from dataclasses import replace
 
-from proxy.run import Run
+from proxy.http.tracing import with_token
+from proxy.llm.taps import Taps
+from proxy.runs.run import Run
 from proxy.sources.batch import read_answer
 from proxy.sources.repeat import repeating
-from proxy.taps import Taps
-from proxy.tracing import with_token
-from proxy.upstream import Answer, Upstream
+from proxy.upstream.client import Answer, Upstream
 
 
 class TapSource:

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from proxy.errors import Fault
-from proxy.recovery import Phase
+from proxy.runs.recovery import Phase
 from tests.faults.acts import (
     after_the_content,
     after_the_loss,
@@ -38,7 +38,7 @@ from tests.faults.upstream import Act, Case, Play
 
 FRAMINGS = ("length", "chunked", "close")
 ATTEMPTS = 3
-"""How often a call may be sent at most (`proxy/recovery.py`: two pauses)."""
+"""How often a call may be sent at most (`proxy/runs/recovery.py`: two pauses)."""
 
 WITHOUT_TEXTS = "an answer without the texts"
 """A fault of a stage that is asked for alone. A whole answer may have none: it ends as it came."""

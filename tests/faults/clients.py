@@ -7,7 +7,7 @@ from contextlib import AsyncExitStack
 from functools import partial
 from itertools import chain, cycle
 
-from proxy.recovery import Phase
+from proxy.runs.recovery import Phase
 from tests.faults import invariants
 from tests.faults.acts import half_and_then_when_released, one_byte_at_a_time, says_nothing, when_released
 from tests.faults.cases import refusals, upstream_faults
@@ -20,7 +20,7 @@ from tests.faults.rounds import (
 )
 from tests.faults.upstream import Act, Case, Round
 from tests.faults.viewers import Client, Saw, Stay
-from tests.streaming import eventually
+from tests.servers.streaming import eventually
 
 CANCEL_S = 1.0
 """A cancelled run ends for its viewer, and at the upstream, within this (design, section 5)."""

@@ -6,11 +6,11 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import replace
 
-from proxy import recovery
-from proxy.connection import Connection
 from proxy.errors import Fault
+from proxy.runs import recovery
 from proxy.sources import poll
-from proxy.upstream import Upstream
+from proxy.upstream.client import Upstream
+from proxy.upstream.connection import Connection
 from tests.faults.upstream import Round
 
 

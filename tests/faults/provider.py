@@ -19,14 +19,22 @@ from pathlib import Path
 import httpx
 
 from proxy.llm.call import Ended
-from proxy.recovery import Phase
+from proxy.runs.recovery import Phase
 from tests.faults import invariants
 from tests.faults.rounds import Result
 from tests.faults.viewers import USER, Client, Saw
-from tests.scripted import Asked, ScriptedUpstream
-from tests.serving import Serving, headgate
-from tests.streaming import answer, browser, scrape
-from tests.tapping import COMPLETIONS, EVENT_STREAM, chat, chunks, completion, tapped_route, trace_context
+from tests.servers.scripted import Asked, ScriptedUpstream
+from tests.servers.serving import Serving, headgate
+from tests.servers.streaming import answer, browser, scrape
+from tests.servers.tapping import (
+    COMPLETIONS,
+    EVENT_STREAM,
+    chat,
+    chunks,
+    completion,
+    tapped_route,
+    trace_context,
+)
 
 TEXTS = {"extraction": "Fever of 38.9 °C, a cough 🫁.", "summary": "Likely pneumonia."}
 EVENTS = len(chunks(TEXTS["extraction"]))

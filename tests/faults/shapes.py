@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from tests.tapping import COMPLETIONS, chat, chunks, completion
+from tests.servers.tapping import COMPLETIONS, chat, chunks, completion
 
 Json = dict[str, Any]
 EVENTS = Callable[[str], list[bytes]]

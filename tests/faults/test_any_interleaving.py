@@ -20,13 +20,13 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from proxy.app import App, running
 from proxy.errors import Fault, UpstreamBroke, UpstreamError, UpstreamSilent
-from proxy.run import Run
-from proxy.settings import Settings
-from proxy.upstream import Answer
+from proxy.runs.run import Run
+from proxy.settings.settings import Settings
+from proxy.upstream.client import Answer
 from tests.faults.invariants import of_a_log, shown
 from tests.faults.viewers import Reader, Saw
-from tests.serving import flag_document
-from tests.streaming import START, answer, eventually, route
+from tests.servers.serving import flag_document
+from tests.servers.streaming import START, answer, eventually, route
 
 TEXTS = {"extraction": "Fever of 38.9 °C, a cough. " * 3, "summary": "Likely pneumonia 🫁."}
 OTHER = {"extraction": "Something else entirely.", "summary": "No."}

@@ -10,7 +10,7 @@ import pytest
 from proxy.llm.call import Ended
 from tests.faults.provider import Plan, Tapped, house, plans, resets
 from tests.faults.rounds import Result, at_once
-from tests.streaming import browser
+from tests.servers.streaming import browser
 
 pytestmark = [pytest.mark.anyio, pytest.mark.alone]
 

@@ -5,7 +5,7 @@ import random
 
 import pytest
 
-from proxy.run import Run
+from proxy.runs.run import Run
 from tests.faults.clients import mixture
 from tests.faults.rounds import SETTINGS, House, at_once, warm
 

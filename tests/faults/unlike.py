@@ -7,8 +7,8 @@ from typing import Any
 
 from tests.faults.provider import Play, changed, cut_after, reset_at, stall_after, status
 from tests.faults.shapes import GEMINI, OPENAI, Shape, event
-from tests.scripted import Asked
-from tests.tapping import EVENT_STREAM
+from tests.servers.scripted import Asked
+from tests.servers.tapping import EVENT_STREAM
 
 TEXT = "Fever of 38.9 °C, a cough 🫁."
 CHUNKED = EVENT_STREAM.replace(b"connection: close", b"transfer-encoding: chunked")

@@ -18,8 +18,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from proxy.errors import Fault
-from proxy.recovery import Phase
-from tests.scripted import Asked, ScriptedUpstream
+from proxy.runs.recovery import Phase
+from tests.servers.scripted import Asked, ScriptedUpstream
 
 PATIENCE_S = 8.0
 """How long an act waits for its phase; then the round has a problem, and says so."""

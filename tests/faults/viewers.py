@@ -12,7 +12,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-from tests.scripted import Talker
+from tests.servers.scripted import Talker
 
 PATIENCE_S = 12.0
 """How long a viewer waits for the end of what it reads; longer than any timeout of the upstream."""

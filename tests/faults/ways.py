@@ -15,17 +15,17 @@ from typing import Any
 
 import httpx
 
-from proxy.recovery import Phase
+from proxy.runs.recovery import Phase
 from tests.faults import invariants
 from tests.faults.provider import TIMEOUTS, reset_at
 from tests.faults.rounds import Result
 from tests.faults.shapes import SHAPES, Shape
 from tests.faults.unlike import TEXT, Fault, of
 from tests.faults.viewers import USER, Client, Saw
-from tests.scripted import Asked, ScriptedUpstream
-from tests.serving import STREAMING, Serving, flag_document, headgate
-from tests.streaming import answer, browser
-from tests.tapping import EVENT_STREAM, tapped_route, trace_context
+from tests.servers.scripted import Asked, ScriptedUpstream
+from tests.servers.serving import STREAMING, Serving, flag_document, headgate
+from tests.servers.streaming import answer, browser
+from tests.servers.tapping import EVENT_STREAM, tapped_route, trace_context
 
 TEXTS = {"extraction": TEXT, "summary": "Likely pneumonia."}
 DARK = "headgate.dark"

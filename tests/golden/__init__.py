@@ -16,8 +16,8 @@ from collections.abc import Callable
 from hashlib import sha256
 from pathlib import Path
 
-from proxy.events import Event, Transcript
-from proxy.sse import HEARTBEAT, ServerSentEvent, encode
+from proxy.text.events import Event, Transcript
+from proxy.text.sse import HEARTBEAT, ServerSentEvent, encode
 
 FOLDER = Path(__file__).parent
 RETRY_MS = 3217

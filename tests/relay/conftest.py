@@ -8,8 +8,8 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from tests.scripted import ScriptedUpstream, ok
-from tests.serving import Serving, headgate
+from tests.servers.scripted import ScriptedUpstream, ok
+from tests.servers.serving import Serving, headgate
 
 Pair = tuple[ScriptedUpstream, Serving]
 

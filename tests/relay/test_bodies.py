@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.scripted import Asked, ScriptedUpstream, ask, raw, talking, until
-from tests.serving import Serving, free_socket, headgate
+from tests.servers.scripted import Asked, ScriptedUpstream, ask, raw, talking, until
+from tests.servers.serving import Serving, free_socket, headgate
 
 pytestmark = pytest.mark.anyio
 

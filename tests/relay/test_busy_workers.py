@@ -12,10 +12,10 @@ from time import monotonic
 
 import pytest
 
-from tests.prefork import prefork
-from tests.scripted import Asked, ScriptedUpstream, Talker, ok, talking, until
-from tests.serving import Serving, headgate
-from tests.streaming import browser, opened, signed
+from tests.servers.prefork import prefork
+from tests.servers.scripted import Asked, ScriptedUpstream, Talker, ok, talking, until
+from tests.servers.serving import Serving, headgate
+from tests.servers.streaming import browser, opened, signed
 
 pytestmark = pytest.mark.anyio
 

@@ -8,9 +8,9 @@ from contextlib import suppress
 import pytest
 
 from proxy.errors import UpstreamError
-from proxy.upstream import Origin, Upstream
-from tests.scripted import Asked, ScriptedUpstream, ask, talking, until
-from tests.serving import Serving
+from proxy.upstream.client import Origin, Upstream
+from tests.servers.scripted import Asked, ScriptedUpstream, ask, talking, until
+from tests.servers.serving import Serving
 
 pytestmark = pytest.mark.anyio
 

@@ -7,11 +7,11 @@ from time import monotonic
 
 import pytest
 
-from proxy.connection import SLOW_S, Timeouts
 from proxy.errors import UpstreamUnreachable
-from proxy.upstream import Origin, Upstream
-from tests.scripted import Answered, Asked, ScriptedUpstream, ask, talking, until
-from tests.serving import Serving, headgate
+from proxy.upstream.client import Origin, Upstream
+from proxy.upstream.connection import SLOW_S, Timeouts
+from tests.servers.scripted import Answered, Asked, ScriptedUpstream, ask, talking, until
+from tests.servers.serving import Serving, headgate
 
 pytestmark = pytest.mark.anyio
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.scripted import Asked, ScriptedUpstream, ask, ok, raw, talking, until
-from tests.serving import Serving, headgate
+from tests.servers.scripted import Asked, ScriptedUpstream, ask, ok, raw, talking, until
+from tests.servers.serving import Serving, headgate
 
 pytestmark = pytest.mark.anyio
 

@@ -5,8 +5,8 @@ import json
 
 import pytest
 
-from tests.scripted import Asked, ScriptedUpstream, ask, ok, talking, until
-from tests.serving import Serving
+from tests.servers.scripted import Asked, ScriptedUpstream, ask, ok, talking, until
+from tests.servers.serving import Serving
 
 pytestmark = pytest.mark.anyio
 

@@ -10,9 +10,9 @@ from socket import SO_LINGER, SOL_SOCKET
 import httpx
 import pytest
 
-from tests.scripted import Answered, Asked, ScriptedUpstream, Talker, ask, talking, until
-from tests.serving import Serving, headgate
-from tests.streaming import logged, scrape
+from tests.servers.scripted import Answered, Asked, ScriptedUpstream, Talker, ask, talking, until
+from tests.servers.serving import Serving, headgate
+from tests.servers.streaming import logged, scrape
 
 pytestmark = pytest.mark.anyio
 

@@ -11,10 +11,10 @@ from typing import Any
 from flags.rollout.controller import Clocks, Controller, Ports
 from flags.rollout.inbox import Inbox, wish
 from flags.rollout.journal import Journal
-from flags.rollout.lease import Fence
+from flags.rollout.leases.lease import Fence
 from flags.rollout.ledger import Act
 from flags.rollout.moves import Kind, Phase, Reason
-from flags.rollout.policy import Policy
+from flags.rollout.policy.policy import Policy
 from tests.simulate.peers import ArgoLike, FlaggerLike
 from tests.simulate.world import ROUTE, Clock, FakeFlag, Truth, World
 

@@ -12,8 +12,16 @@ import mmh3
 import numpy as np
 
 from flags.errors import EvidenceError, FlagChanged, ReadingProblem
-from flags.rollout.flag_admin import Flag, Strategy
-from flags.rollout.readings import FIRST_CONTENT_S, OUTCOMES, PARITY, RECOVERIES, SETTLED_S, Reading, Series
+from flags.rollout.evidence.readings import (
+    FIRST_CONTENT_S,
+    OUTCOMES,
+    PARITY,
+    RECOVERIES,
+    SETTLED_S,
+    Reading,
+    Series,
+)
+from flags.rollout.writing.flag_admin import Flag, Strategy
 
 ROUTE = "simulated"
 ARMS = ("stream", "control")

@@ -1,0 +1,331 @@
+"""Raw counters to evidence: what was counted between two readings, however processes come and go. Pure.
+
+No rate and no `increase`: those guess what lies between samples, and guesses are no whole numbers.
+
+An instance is one page of counters, which begin at zero together when their process does. For each of them:
+
+* nothing fell since it was last seen: the differences count;
+* something fell: it began again in between, and all that it shows was counted since;
+* its samples are not newer than the last ones: nothing counts, it was only asked elsewhere;
+* it is not there: nothing counts, and what is known of it is carried, so that only what is new counts later;
+* it was not known: nothing counts the first time, because its past may be older than the rollout. A series
+  that is new on a known page counts nothing either: a route just named by the policy brings all its past.
+
+So no event counts twice, and what cannot be dated does not count: of a new process, what came before the
+first reading that shows it.
+"""
+
+import math
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import accumulate, product
+from typing import Any, NamedTuple, Protocol, TypeVar
+
+import orjson
+
+from flags.errors import EvidenceError, InvalidReading, ReadingProblem
+from flags.rollout.evidence.evidence import REST, Arm, Batch, Tail
+
+OUTCOMES = "headgate_outcomes_total"
+SETTLED_S = "headgate_settled_seconds_bucket"
+FIRST_CONTENT_S = "headgate_first_content_seconds_bucket"
+RECOVERIES = "headgate_recoveries_total"
+PARITY = "headgate_parity_total"
+USERS = "headgate_users"
+IDENTITY = "headgate_identity_verified"
+
+LABELS: Mapping[str, tuple[str, ...]] = {
+    OUTCOMES: ("route", "arm", "bucket", "outcome"),
+    SETTLED_S: ("route", "arm", "le"),
+    FIRST_CONTENT_S: ("route", "source", "le"),
+    RECOVERIES: ("route", "fault", "result"),
+    PARITY: ("route", "result"),
+    USERS: ("route", "arm"),
+    IDENTITY: ("route",),
+}
+"""What is read, with its own labels in order. Labels that a scrape adds say where it was read, not what."""
+
+CARRY_S = 24 * 3600.0
+"""A process that was away for longer is met as a new one."""
+
+CARRIED_COUNTERS = 50_000
+"""So many counters of processes that are away are remembered, about 400 for each route of each: 20 MB. The
+longest away are forgotten first."""
+
+ALL = str(math.inf)
+"""The last bucket of a histogram, which holds everything."""
+
+STREAMING_FAULTS = frozenset({"source_lost", "log_store", "internal"})
+"""Failures of streaming itself, beside a call whose answer still comes: these must be recovered from. All
+others are the upstream's, and whether streamed requests suffer more of them is seen by comparing the arms."""
+
+USER_BUCKETS = frozenset(map(str, range(16)))
+
+EXACT = 2.0**53
+"""Beyond it a counter's floating-point number can no longer count by one."""
+
+
+Labels = tuple[str, ...]
+Key = TypeVar("Key")
+
+
+class Series(NamedTuple):
+    """One counter of one process."""
+
+    metric: str
+    instance: str
+    labels: Labels
+    """In the order of LABELS; an `le` is written as Python writes the number."""
+
+    def __str__(self) -> str:
+        named = zip(("instance", *LABELS[self.metric]), (self.instance, *self.labels), strict=True)
+        return self.metric + "{" + ",".join(f'{name}="{value}"' for name, value in named) + "}"
+
+
+class Sample(NamedTuple):
+    """One line of a page, or one row of an answer, wherever it came from."""
+
+    metric: str
+    instance: str
+    labels: Mapping[str, str]
+    value: float
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What is read for a policy."""
+
+    routes: frozenset[str]
+    slow_s: frozenset[float]
+    """Limits of whole answers, each an edge of the histogram."""
+    first_content_s: frozenset[float]
+    """Limits of first texts."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """The counters of all processes at one moment."""
+
+    at_s: float
+    """Unix time at which it was asked for."""
+    counters: Mapping[Series, int]
+    seen: Mapping[str, float]
+    """Unix time of the samples, by instance; in what is carried, of those that were seen last."""
+    users: Mapping[str, int] = field(default_factory=dict)
+    """By arm, the most that one process has met: so many are different for sure."""
+    missing: Sequence[str] = ()
+    """Instances that were asked, and gave nothing."""
+    unverified: Sequence[str] = ()
+    """Routes on which somebody can be anybody by saying so, as far as proxies say. Of this moment: it is not
+    stored."""
+
+
+class Readings(Protocol):
+    """Where readings come from."""
+
+    async def read(self, now_s: float) -> Reading:
+        """All processes now, in Unix time. Raises EvidenceError: no reading is never a reading of zeros."""
+
+
+def gather(
+    at_s: float,
+    samples: Iterable[Sample],
+    seen: Mapping[str, float],
+    wanted: Wanted,
+    missing: Sequence[str] = (),
+) -> Reading:
+    """A reading of what was found; what is not wanted is left out.
+
+    Raises InvalidReading for a number that no counter can have, and for a counter that is there twice.
+    """
+    counters: dict[Series, int] = {}
+    users: dict[str, int] = defaultdict(int)
+    for sample in samples:
+        series = _series(sample, wanted)
+        if series is None:
+            continue
+        if series in counters:
+            raise InvalidReading(f"{series} is there twice: make the selector find each proxy once")
+        counters[series] = _count(series, sample.value)
+    for series in [series for series in counters if series.metric == USERS]:
+        arm = series.labels[1]
+        users[arm] = max(users[arm], counters.pop(series))
+    identity = {series: counters.pop(series) for series in list(counters) if series.metric == IDENTITY}
+    unverified = sorted({series.labels[0] for series, verified in identity.items() if not verified})
+    return Reading(at_s, counters, dict(seen), dict(users), tuple(missing), tuple(unverified))
+
+
+def complete(reading: Reading, wanted: Wanted) -> Reading:
+    """The reading, if each route has all its counters. Raises EvidenceError: what is absent is not zero."""
+    found = {(series.metric, series.labels[0], _limit(series)) for series in reading.counters}
+    limits = [(OUTCOMES, ""), (RECOVERIES, ""), (PARITY, "")]
+    limits += [(SETTLED_S, _edge(SETTLED_S, limit_s)) for limit_s in wanted.slow_s]
+    limits += [(FIRST_CONTENT_S, _edge(FIRST_CONTENT_S, limit_s)) for limit_s in wanted.first_content_s]
+    for (metric, limit), route in product(sorted(limits), sorted(wanted.routes)):
+        if (metric, route, limit) not in found:
+            what = f"{metric} of the route {route}" + f" up to {limit} s" * bool(limit)
+            where = "look at the policy's routes and selector, and at the proxies' version"
+            raise EvidenceError(ReadingProblem.NO_DATA, f"no proxy shows {what}: {where}")
+    return reading
+
+
+def _limit(series: Series) -> str:
+    return series.labels[-1] if "le" in LABELS[series.metric] else ""
+
+
+def _series(sample: Sample, wanted: Wanted) -> Series | None:
+    """None: it is not wanted."""
+    names = LABELS.get(sample.metric)
+    if names is None or sample.labels.get("route") not in wanted.routes:
+        return None
+    arm = sample.labels.get("arm", Arm.STREAM)
+    if arm not in (Arm.STREAM, Arm.CONTROL) and (arm != REST or sample.metric not in (OUTCOMES, SETTLED_S)):
+        return None
+    if sample.metric == RECOVERIES and sample.labels.get("fault") not in STREAMING_FAULTS:
+        return None
+    labels = {name: sample.labels.get(name, "") for name in names}
+    if "le" in labels:
+        labels["le"] = _edge(sample.metric, labels["le"])
+        limits = wanted.slow_s if sample.metric == SETTLED_S else wanted.first_content_s
+        if float(labels["le"]) not in limits | {math.inf}:
+            return None
+    if labels.get("bucket", "0") not in USER_BUCKETS:
+        raise InvalidReading(f"{sample.metric}: bucket={labels['bucket'][:40]!r} is none of 0 to 15")
+    return Series(sample.metric, sample.instance, tuple(labels.values()))
+
+
+def _edge(metric: str, text: str | float) -> str:
+    try:
+        return str(float(text))
+    except ValueError:
+        raise InvalidReading(f'{metric}: le="{str(text)[:40]}" is no number') from None
+
+
+def _count(series: Series, value: float) -> int:
+    if not (0 <= value < EXACT) or value != int(value):
+        raise InvalidReading(f"{series} is {value}: no counter can be that")
+    return int(value)
+
+
+def between(before: Reading, after: Reading, step: int, *, rest_by_bucket: bool = False) -> Batch:
+    """What was counted after `before` until `after`.
+
+    Args:
+        before: at the begin of a step the reading itself, then what `carried` makes of it and the next ones.
+        after: the newest reading.
+        step: index of the policy's step that was in force all the time.
+        rest_by_bucket: whether those who are in neither arm are told apart by their buckets: for plans, since
+            no verdict compares them, and what is in a batch is written to the journal.
+
+    Raises InvalidReading if `after` is not the later one, or contradicts itself.
+    """
+    if after.at_s <= before.at_s:
+        raise InvalidReading("the clock went back between two readings: look at the machine's time")
+    grown = _grown(before, after)
+
+    def outcome_of(labels: Labels) -> tuple[str, int, str]:
+        _, arm, bucket, outcome = labels
+        return arm, 0 if arm == REST and not rest_by_bucket else int(bucket), outcome
+
+    return Batch(
+        since_s=before.at_s,
+        until_s=after.at_s,
+        step=step,
+        outcomes=_summed(grown, OUTCOMES, outcome_of),
+        seconds=_tails(grown, SETTLED_S, lambda labels: (labels[1], float(labels[2]))),
+        first_content=_tails(grown, FIRST_CONTENT_S, lambda labels: float(labels[2])),
+        recoveries=_summed(grown, RECOVERIES, lambda labels: labels[2]),
+        parity=_summed(grown, PARITY, lambda labels: labels[1]),
+        users=dict(after.users),
+    )
+
+
+def carried(before: Reading, after: Reading) -> Reading:
+    """What to compare the next reading with: `after`, and what is known of instances that are away."""
+    newer = {instance for instance, at_s in after.seen.items() if at_s > before.seen.get(instance, -math.inf)}
+    away = [i for i, at_s in before.seen.items() if i not in newer and at_s >= after.at_s - CARRY_S]
+    away.sort(key=lambda instance: (before.seen[instance], instance), reverse=True)
+    sizes = Counter(series.instance for series in before.counters)
+    held = accumulate(sizes[instance] + 1 for instance in away)  # an empty page is remembered, too
+    known = {instance for instance, counters in zip(away, held, strict=True) if counters <= CARRIED_COUNTERS}
+    counters = {series: n for series, n in before.counters.items() if series.instance in known}
+    counters |= {series: n for series, n in after.counters.items() if series.instance in newer}
+    seen = {i: before.seen[i] for i in away if i in known} | {i: after.seen[i] for i in newer}
+    return replace(after, counters=counters, seen=seen)
+
+
+def _grown(before: Reading, after: Reading) -> dict[Series, int]:
+    """By how much each counter has grown; of what cannot be dated, nothing."""
+    earlier, grown = _pages(before), {}
+    for instance, page in _pages(after).items():
+        known = earlier.get(instance, {})
+        if after.seen[instance] <= before.seen.get(instance, math.inf):
+            continue  # not known yet, or not newer
+        began_again = any(n < known.get(series, 0) for series, n in page.items())
+        for series, n in page.items():
+            if began_again or series in known:
+                grown[series] = n - (0 if began_again else known[series])
+    return grown
+
+
+def _pages(reading: Reading) -> dict[str, dict[Series, int]]:
+    pages: dict[str, dict[Series, int]] = defaultdict(dict)
+    for series, n in reading.counters.items():
+        pages[series.instance][series] = n
+    return pages
+
+
+def _summed(grown: Mapping[Series, int], metric: str, key: Callable[[Labels], Key]) -> dict[Key, int]:
+    """Over all instances, routes and what else is not in the key; without zeros."""
+    sums: dict[Key, int] = defaultdict(int)
+    for series, n in grown.items():
+        if n and series.metric == metric:
+            sums[key(series.labels)] += n
+    return dict(sums)
+
+
+def _tails(grown: Mapping[Series, int], metric: str, key: Callable[[Labels], Key]) -> dict[Key, Tail]:
+    """Of a histogram, whose buckets are cumulative: all of them less those within the limit."""
+    tails: dict[Key, Tail] = defaultdict(lambda: Tail(0, 0))
+    for series, within in grown.items():
+        if series.metric != metric or series.labels[-1] == ALL:
+            continue
+        everything = grown.get(series._replace(labels=(*series.labels[:-1], ALL)))
+        if everything is None:
+            continue
+        if within > everything:
+            raise InvalidReading(f"{series} grew by more than its histogram: it is not read at one moment")
+        tail = tails[key(series.labels)]
+        tails[key(series.labels)] = Tail(tail.over + everything - within, tail.all + everything)
+    return dict(tails)
+
+
+def to_bytes(reading: Reading) -> bytes:
+    """To be stored: equal readings give equal bytes."""
+    rows: dict[str, dict[str, list[list[str | int]]]] = defaultdict(lambda: defaultdict(list))
+    for series in sorted(reading.counters):
+        rows[series.instance][series.metric].append([*series.labels, reading.counters[series]])
+    said = {
+        "at_s": reading.at_s,
+        "counters": rows,
+        "seen": reading.seen,
+        "users": reading.users,
+        "missing": reading.missing,
+    }
+    return orjson.dumps(said, option=orjson.OPT_SORT_KEYS)
+
+
+def from_bytes(content: bytes) -> Reading:
+    """What `to_bytes` has stored. Raises InvalidReading for anything else."""
+    try:
+        said: dict[str, Any] = orjson.loads(content)
+        counters = {
+            Series(metric, instance, tuple(labels)): n
+            for instance, metrics in said["counters"].items()
+            for metric, rows in metrics.items()
+            for *labels, n in rows
+        }
+        return Reading(said["at_s"], counters, said["seen"], said["users"], tuple(said["missing"]))
+    except (ValueError, KeyError, TypeError, AttributeError):
+        raise InvalidReading("what was stored is no reading: begin with a new one") from None

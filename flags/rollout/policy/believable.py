@@ -1,0 +1,23 @@
+"""Whether evidence may be believed at all: strangers must not be able to make it up. Pure."""
+
+from collections.abc import Sequence
+
+from flags.rollout.policy.policy import Policy
+
+RISK = "strangers can make up users and answers there, and so force a rollback, which is final, or an advance"
+
+
+def problem(policy: Policy, unverified: Sequence[str]) -> str:
+    """Why a policy must not be followed by itself; "" where it may.
+
+    Args:
+        policy: that of the rollout.
+        unverified: routes of it on which somebody can be anybody by saying so.
+    """
+    if not unverified or policy.mode != "auto" or policy.unverified_identity == "accepted":
+        return ""
+    return (
+        f"mode: auto goes by {', '.join(unverified)}, where the proxies do not verify who asks: {RISK}. "
+        "Give the proxies a key (identity.jwt.key or jwks_url, and no cookie), or say "
+        "`unverified_identity: accepted`, or another mode"
+    )

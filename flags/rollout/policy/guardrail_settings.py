@@ -1,0 +1,267 @@
+"""The policy's guardrails: a default set that is in force unless the policy changes it, name by name."""
+
+from collections.abc import Iterator
+from typing import Annotated, Literal, Self
+
+from pydantic import AfterValidator, Field, ValidationInfo, field_validator, model_validator
+
+from flags.rollout.policy.guardrails import (
+    Action,
+    Budget,
+    Ceiling,
+    EarlyGuard,
+    Guardrail,
+    RateRatio,
+    SampleRatio,
+    ZeroTolerance,
+)
+from flags.rollout.policy.words import Block, Number, Rate, Whole
+
+REQUEST_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 30, 60, 90, 120, 300)
+"""Edges of `headgate_settled_seconds`: only at these it is known how many took longer."""
+
+FIRST_CONTENT_S = (0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 30, 60, 90, 120, 300)
+"""Edges of `headgate_first_content_seconds`."""
+
+DEFAULT_WEIGHTS = {"errors": 50, "slow": 20, "first_content": 10, "fallback": 10, "recovery": 10}
+"""In proportion. Half of the error budget is for users without an answer: more weight sees harm sooner."""
+
+ALMOST = 1e-9
+"""Weights are added as floating-point numbers."""
+
+Reason = Annotated[str, Field(min_length=1, max_length=500)]
+Weight = Annotated[Number, Field(gt=0, le=1)]
+
+
+def _edge_of(edges: tuple[float, ...]) -> AfterValidator:
+    def is_edge(value: float) -> float:
+        if value not in edges:
+            raise ValueError(f"must be an edge of the histogram: {', '.join(f'{edge:g}' for edge in edges)}")
+        return value
+
+    return AfterValidator(is_edge)
+
+
+class Rail(Block):
+    """One guardrail."""
+
+    disabled: Reason | None = None
+    """Why it is turned off, for whoever asks later. Without it, the guardrail is in force."""
+
+
+class WeightedRail(Rail):
+    """A guardrail that is a test, and takes its part of the error budget."""
+
+    weight: Weight | None = None
+    """Its share of the error budget. Those in force add up to 1: the ones left out share what is left."""
+
+
+class RatioRail(WeightedRail):
+    """The stream arm's rate over the control arm's."""
+
+    margin: Annotated[Number, Field(ge=1, le=10)] = 1.25
+    """Up to this ratio there is no harm."""
+    harm: Annotated[Number, Field(gt=1, le=30)] = 2.0
+    """A step is safe when a ratio of this or more is ruled out."""
+    action: Action = Action.ROLL_BACK
+    """The most that it may ask for."""
+
+    @field_validator("harm")
+    @classmethod
+    def _above_the_margin(cls, value: float, info: ValidationInfo) -> float:
+        if value <= info.data.get("margin", 0):
+            raise ValueError("must be over `margin`: between the two nothing is claimed")
+        return value
+
+
+class ErrorsRail(RatioRail):
+    """Requests that end without a whole answer (`failed`, `truncated`), in both arms."""
+
+    def value(self, name: str, weight: float) -> Guardrail:
+        return RateRatio(name, weight, None, self.margin, self.harm, self.action)
+
+
+class SlowRail(RatioRail):
+    """Whole answers that take longer than `limit_s`, in both arms."""
+
+    limit_s: Annotated[Number, _edge_of(REQUEST_S)] = 120
+    """Seconds; an edge of `headgate_settled_seconds`."""
+
+    def value(self, name: str, weight: float) -> Guardrail:
+        return RateRatio(name, weight, self.limit_s, self.margin, self.harm, self.action)
+
+
+class CeilingRail(WeightedRail):
+    """A rate of the stream arm alone, since control has none to compare with."""
+
+    at: Rate
+    """Up to this rate there is no harm."""
+    harm: Rate
+    """A step is safe when a rate of this or more is ruled out."""
+    action: Action = Action.HOLD
+    """The most that it may ask for."""
+
+    @field_validator("harm")
+    @classmethod
+    def _above_the_ceiling(cls, value: float, info: ValidationInfo) -> float:
+        if value <= info.data.get("at", 0):
+            raise ValueError("must be over `at`: between the two nothing is claimed")
+        return value
+
+
+class FirstContentRail(CeilingRail):
+    """Streams whose first text comes later than `limit_s`."""
+
+    at: Rate = 0.05
+    """Up to this share of streams there is no harm."""
+    harm: Rate = 0.15
+    """A step is safe when a share of this or more is ruled out."""
+    limit_s: Annotated[Number, _edge_of(FIRST_CONTENT_S)] = 5
+    """Seconds; an edge of `headgate_first_content_seconds`."""
+
+    def value(self, name: str, weight: float) -> Guardrail:
+        return Ceiling(name, weight, "first_content", self.at, self.harm, self.limit_s, self.action)
+
+
+class FallbackRail(CeilingRail):
+    """Streams that fell back to the batch answer."""
+
+    at: Rate = 0.02
+    """Up to this share of answers there is no harm."""
+    harm: Rate = 0.06
+    """A step is safe when a share of this or more is ruled out."""
+
+    def value(self, name: str, weight: float) -> Guardrail:
+        return Ceiling(name, weight, "fallback", self.at, self.harm, action=self.action)
+
+
+class RecoveryRail(CeilingRail):
+    """Runs that lost their live text while the answer was still coming, and gave no answer in the end.
+
+    What the upstream itself fails is in `errors`, which compares the arms."""
+
+    at: Rate = 0.05
+    """Up to this share of such runs there is no harm."""
+    harm: Rate = 0.2
+    """A step is safe when a share of this or more is ruled out."""
+
+    def value(self, name: str, weight: float) -> Guardrail:
+        return Ceiling(name, weight, "unrecovered", self.at, self.harm, action=self.action)
+
+
+class ParityRail(Rail):
+    """Text was shown that the batch answer does not have: one such section acts at once.
+
+    `missing` is a section that the answer has not got at all: for what was shown of it nobody stands.
+    `replaced` is not in the default, because the screen is corrected before the answer ends; nor is `suffix`
+    or `unshown`, where what was shown is right and the rest follows.
+    """
+
+    results: Annotated[
+        tuple[Literal["missing", "replaced", "suffix", "unshown"], ...], Field(min_length=1)
+    ] = ("missing",)
+    """Results of `headgate_parity_total` of which one is too many."""
+    action: Action = Action.ROLL_BACK
+    """The most that it may ask for."""
+
+    def value(self, name: str, weight: float) -> Guardrail:
+        return ZeroTolerance(name, frozenset(self.results), self.action)
+
+
+class EarlyRail(Rail):
+    """The first requests of the rollout, and of each step: so many bad ones are too many, if control has
+    fewer of them.
+
+    Give it the `rate` of failures that is usual, and it sees harm sooner than a comparison alone."""
+
+    rate: Rate = 0.02
+    """What is expected of bad answers, at most."""
+    of: Annotated[Whole, Field(ge=10, le=5_000)] = 200
+    """So many requests are looked at."""
+    alpha: Rate = 0.001
+    """How often it may be wrong at that rate."""
+    action: Action = Action.ROLL_BACK
+    """The most that it may ask for."""
+
+    def value(self, name: str, weight: float) -> Guardrail:
+        return EarlyGuard(name, self.rate, self.of, self.alpha, self.action)
+
+
+class SampleRatioRail(Rail):
+    """As many users in the arms as the written share says; else the measuring is wrong. Holds, no more."""
+
+    alpha: Rate = 0.001
+    """How often it may be wrong."""
+
+    def value(self, name: str, weight: float) -> Guardrail:
+        return SampleRatio(name, self.alpha)
+
+
+class Guardrails(Block):
+    """All of these are in force. Each may be changed, or turned off with a reason (`disabled: why`)."""
+
+    errors: ErrorsRail = ErrorsRail()
+    slow: SlowRail = SlowRail()
+    first_content: FirstContentRail = FirstContentRail()
+    fallback: FallbackRail = FallbackRail()
+    recovery: RecoveryRail = RecoveryRail()
+    parity: ParityRail = ParityRail()
+    early: EarlyRail = EarlyRail()
+    sample_ratio: SampleRatioRail = SampleRatioRail()
+
+    @model_validator(mode="after")
+    def _weights_add_up(self) -> Self:
+        rails = dict(self._weighted())
+        given = {name: rail.weight for name, rail in rails.items() if rail.weight is not None}
+        total = sum(given.values())
+        if not any(isinstance(rail, RatioRail) for rail in rails.values()):
+            raise ValueError("nothing compares the arms: leave `errors` or `slow` in force")
+        if len(given) == len(rails) and abs(total - 1) > ALMOST:
+            raise ValueError(f"the weights add up to {total:g}: make it 1, or leave one of them out")
+        if len(given) < len(rails) and total >= 1 - ALMOST:
+            left = ", ".join(f"`{name}`" for name in rails if name not in given)
+            raise ValueError(f"the weights add up to {total:g}, which leaves nothing for {left}: give less")
+        return self
+
+    def _weighted(self) -> Iterator[tuple[str, WeightedRail]]:
+        for name in DEFAULT_WEIGHTS:
+            rail: WeightedRail = getattr(self, name)
+            if rail.disabled is None:
+                yield name, rail
+
+    def weights(self) -> dict[str, float]:
+        """Of those in force, by name; they add up to 1."""
+        rails = dict(self._weighted())
+        given = {name: rail.weight for name, rail in rails.items() if rail.weight is not None}
+        rest = {name: DEFAULT_WEIGHTS[name] for name in rails if name not in given}
+        left, parts = 1 - sum(given.values()), sum(rest.values())
+        return {name: given[name] if name in given else rest[name] * left / parts for name in rails}
+
+    def values(self) -> tuple[Guardrail, ...]:
+        """Those in force, as the verdict reads them."""
+        weights = self.weights()
+        rails = [(name, getattr(self, name)) for name in type(self).model_fields]
+        return tuple(
+            rail.value(name, weights.get(name, 0.0)) for name, rail in rails if rail.disabled is None
+        )
+
+
+class BudgetSettings(Block):
+    """How often the verdict may be wrong, in a whole rollout, however often it is looked at."""
+
+    roll_back: Annotated[Number, Field(gt=0, le=0.5)] = 0.01
+    """That it goes back though there is no harm."""
+    hold: Annotated[Number, Field(gt=0, le=0.5)] = 0.10
+    """That it holds though there is no harm."""
+    missed: Annotated[Number, Field(gt=0, le=0.5)] = 0.05
+    """That a step counts as safe though the harm is there."""
+
+    @field_validator("hold")
+    @classmethod
+    def _holds_first(cls, value: float, info: ValidationInfo) -> float:
+        if value < info.data.get("roll_back", 0):
+            raise ValueError("must be at least `roll_back`: holding is the milder of the two and comes first")
+        return value
+
+    def value(self) -> Budget:
+        return Budget(self.roll_back, self.hold, self.missed)

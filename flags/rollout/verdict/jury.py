@@ -1,0 +1,138 @@
+"""All guardrails of one rollout before the same evidence. Pure.
+
+A jury is a function of its batches alone: the same ones in the same order give the same verdicts.
+"""
+
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from flags.rollout.evidence.evidence import APART, BAD, ELIGIBLE, Arm, Batch
+from flags.rollout.policy.guardrails import (
+    Budget,
+    Ceiling,
+    EarlyGuard,
+    Exposure,
+    Guardrail,
+    RateRatio,
+    SampleRatio,
+    ZeroTolerance,
+)
+from flags.rollout.verdict.comparisons import CeilingJudge, RatioJudge
+from flags.rollout.verdict.counts import EarlyJudge, ParityJudge, SampleJudge
+from flags.rollout.verdict.judging import Frame, Judge
+from flags.rollout.verdict.processes import dispersion
+from flags.rollout.verdict.verdict import Verdict
+
+BUCKETS = 16
+"""Of users, in the evidence's counts."""
+
+MOST_WAIT_S = 60.0
+"""After so long the proxies have seen a new share, and count their users anew."""
+
+_ROWS: Mapping[str, int] = {arm: row for row, arm in enumerate(Arm)}
+
+_JUDGES: Mapping[type, Callable[..., Judge]] = {
+    RateRatio: RatioJudge,
+    Ceiling: CeilingJudge,
+    ZeroTolerance: ParityJudge,
+    EarlyGuard: EarlyJudge,
+    SampleRatio: SampleJudge,
+}
+
+
+class Jury:
+    """All guardrails of one rollout."""
+
+    def __init__(
+        self, guardrails: Sequence[Guardrail], exposures: Sequence[Exposure], budget: Budget
+    ) -> None:
+        self._exposures = exposures
+        self._rails = [_JUDGES[type(rail)](rail, budget, len(exposures)) for rail in guardrails]
+        self._shares = _written(exposures)
+        self._users_ever: dict[str, int] = {}
+        self._bad = np.zeros((len(_ROWS), BUCKETS))
+        self._every = np.zeros((len(_ROWS), BUCKETS))
+        self._level: Mapping[str, int] = {}
+        self.enter(0)
+
+    def enter(self, step: int) -> None:
+        """A step begins: what is to be proved of it is proved anew. What speaks for harm stays."""
+        self._step = step
+        self._answers: dict[str, int] = {}
+        self._users: dict[str, int] = {}
+        self._waits_until_s = math.inf if any(self._level.values()) else -math.inf
+        for rail in self._rails:
+            rail.enter(step, self._shares[step])
+
+    def add(self, batch: Batch) -> None:
+        """More evidence of this step. Raises ValueError for what is none, and then nothing has changed."""
+        if batch.step != self._step:
+            raise ValueError(
+                f"evidence of step {batch.step} says nothing of step {self._step}: enter it first"
+            )
+        _refuse_uncountable(batch)
+        batch = self._with_users_of_step(batch)
+        for arm in Arm:
+            self._answers[arm] = self._answers.get(arm, 0) + batch.total(arm, ELIGIBLE)
+            # A proxy that begins anew has forgotten its users; that they were there stays true.
+            for users in (self._users, self._users_ever):
+                users[arm] = max(users.get(arm, 0), batch.users.get(arm, 0))
+        for (of, bucket, outcome), count in batch.outcomes.items():
+            if of in _ROWS and outcome in ELIGIBLE:
+                self._every[_ROWS[of], bucket] += count
+                self._bad[_ROWS[of], bucket] += count if outcome in BAD else 0
+        for rail in self._rails:
+            rail.add(batch)
+
+    def _with_users_of_step(self, batch: Batch) -> Batch:
+        """Without users while the proxies still count those of the share before: until there are fewer."""
+        level, self._level = self._level, batch.users
+        if self._waits_until_s == math.inf:
+            self._waits_until_s = batch.since_s + MOST_WAIT_S
+        if any(batch.users.get(arm, 0) < level.get(arm, 0) for arm in Arm):
+            self._waits_until_s = -math.inf
+        return replace(batch, users={}) if batch.until_s < self._waits_until_s else batch
+
+    def verdicts(self) -> tuple[Verdict, ...]:
+        """One for each guardrail, in their order, of the present step."""
+        frame = Frame(
+            exposure=self._exposures[self._step],
+            answers=self._answers,
+            users=self._users,
+            users_ever=self._users_ever,
+            dispersion=dispersion(self._bad, self._every),
+        )
+        return tuple(rail.judge(frame) for rail in self._rails)
+
+
+def _written(exposures: Sequence[Exposure]) -> tuple[int, ...]:
+    """The share in the flag, by step: dark that of the next. Raises ValueError where no control is left."""
+    shares = [step.share for step in exposures]
+    written = tuple(share or following for share, following in zip(shares, [*shares, 0][1:], strict=True))
+    if not written or not all(0 < share < 100 for share in written):
+        raise ValueError(f"steps of {shares} % have no control: end under 100, and do not end with dark")
+    return written
+
+
+def _refuse_uncountable(batch: Batch) -> None:
+    for _, bucket, outcome in batch.outcomes:
+        if bucket not in range(BUCKETS):
+            raise ValueError(f"outcomes holds the bucket {bucket!r}: buckets are 0 to {BUCKETS - 1}")
+        if outcome not in ELIGIBLE | APART:
+            raise ValueError(f"outcomes holds {outcome!r}: nobody knows whether that is bad")
+    for name, counts in _counts(batch):
+        for count in counts:
+            if type(count) is not int or count < 0:
+                raise ValueError(f"{name} holds {count!r}: counts are whole numbers from 0 on")
+
+
+def _counts(batch: Batch) -> Iterator[tuple[str, Iterable[int]]]:
+    yield "outcomes", batch.outcomes.values()
+    yield "seconds", [n for tail in batch.seconds.values() for n in (tail.over, tail.all - tail.over)]
+    yield "first_content", [n for t in batch.first_content.values() for n in (t.over, t.all - t.over)]
+    yield "recoveries", batch.recoveries.values()
+    yield "parity", batch.parity.values()
+    yield "users", batch.users.values()

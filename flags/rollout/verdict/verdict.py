@@ -1,0 +1,39 @@
+"""What the evidence says of one guardrail: the words. `jury` comes to them, `moves` follows them."""
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from flags.rollout.policy.guardrails import Action
+
+
+class Finding(StrEnum):
+    """What one guardrail comes to."""
+
+    HARM = "harm"
+    SAFE = "safe"
+    UNCLEAR = "unclear"
+    NO_DATA = "no_data"
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """One guardrail, with its numbers. Logarithms are to the base of 10."""
+
+    guardrail: str
+    finding: Finding
+    action: Action | None
+    """What harm asks for; None without it."""
+    log10_e: float | None
+    """Evidence of harm so far; None where there is no process."""
+    hold_at: float | None
+    roll_back_at: float | None
+    log10_safe: float | None
+    """Evidence against harm in this step, and its line."""
+    safe_at: float | None
+    samples: int
+    """The smaller arm's, in this step."""
+    samples_needed: int
+    users: int
+    """The smaller arm's, at least."""
+    users_needed: int
+    sentence: str

@@ -1,0 +1,68 @@
+"""Who is shown something by a flag as it is: by its own evaluation, of users that stand for all. Pure."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
+from itertools import count
+from typing import Any
+
+from flags.arms import BUCKETS, bucket_of
+from flags.deciding import asks_who, parents_of
+from flags.decision import DARK
+from flags.document import Document
+from flags.engine import Engine
+from flags.rollout.writing.flag_admin import ManagedFlag
+from flags.rollout.writing.strategies import shows_nobody
+
+PER_BUCKET = 3
+"""Users of each of the hundred buckets of the strategy's hash that are asked about."""
+
+
+def expected_share(
+    document: Document, features: Mapping[str, Mapping[str, Any]], flag: ManagedFlag, group_id: str
+) -> float | None:
+    """Percent of users who are shown something; None where more than the user's id decides.
+
+    Args:
+        document: as the proxies have it.
+        features: the same, by name.
+        flag: of which it is asked.
+        group_id: salt of its strategy.
+    """
+    feature = features.get(flag.name)
+    if feature is None or flag.name not in document.enabled or _is_dark(feature):
+        return 0.0
+    engine = Engine(document.state, document.rollouts)
+    try:
+        if engine.ask(flag.kill_flag, None).enabled:
+            return 0.0
+        if any(map(asks_who, [feature, *(features.get(name, {}) for name in parents_of(feature))])):
+            return None
+        users = _users(group_id)
+        answers = [engine.ask(flag.name, {"userId": user}) for user in users]
+    finally:
+        engine.close()
+    return 100 * sum(answer.enabled and answer.variant != DARK for answer in answers) / len(users)
+
+
+def _is_dark(feature: Mapping[str, Any]) -> bool:
+    """Whether each strategy shows nobody anything; the feature's variants count where a strategy has none."""
+    strategies = feature.get("strategies") or [{}]
+    of_feature = feature.get("variants") or []
+    return all(shows_nobody(strategy.get("variants") or of_feature) for strategy in strategies)
+
+
+@lru_cache(maxsize=8)  # a rollout has one salt
+def _users(group_id: str) -> Sequence[str]:
+    """As many of each bucket, so that the share is exact."""
+    found: Counter[int] = Counter()
+    users: list[str] = []
+    for number in count():
+        user = f"somebody-{number}"
+        bucket = bucket_of(group_id, user)
+        if found[bucket] < PER_BUCKET:
+            found[bucket] += 1
+            users.append(user)
+        if len(users) == PER_BUCKET * BUCKETS:
+            return users
+    raise AssertionError("unreachable")

@@ -1,0 +1,92 @@
+"""What an Unleash server's Admin API says of a flag, as the proxies are served it, and as a `Flag`. Pure."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+
+from flags.deciding import digest, surroundings
+from flags.document import parse_served
+from flags.errors import FlagDocumentError
+from flags.rollout.writing.exposure import expected_share
+from flags.rollout.writing.flag_admin import Flag, Kill, ManagedFlag, Strategy
+from flags.rollout.writing.strategies import choose, names_everybody, read_strategy
+from flags.rollout.writing.unleash_problems import place_of
+
+Feature = Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """One look at the server."""
+
+    feature: Feature
+    """The flag, as the Admin API has it."""
+    served: Sequence[Feature]
+    """The flag and what it depends on, as the proxies are served them."""
+    segments: Sequence[Mapping[str, Any]]
+    kill: Feature | None
+    """The kill flag; None: there is none."""
+
+
+def client_feature(feature: Feature, environment: str) -> Feature:
+    """As the client API serves it in this environment; off where it is not there."""
+    place = place_of(feature, environment) or {}
+    return {
+        "name": feature["name"],
+        "enabled": bool(place.get("enabled")) and not feature.get("archived"),
+        "strategies": [raw for raw in place.get("strategies", ()) if not raw.get("disabled")],
+        "variants": place.get("variants") or feature.get("variants") or [],
+        "dependencies": feature.get("dependencies") or [],
+    }
+
+
+def kill_of(feature: Feature | None, environment: str) -> Kill:
+    """What the kill flag says in this environment."""
+    place = None if feature is None or feature.get("archived") else place_of(feature, environment)
+    if place is None:
+        return Kill.ABSENT
+    if not place["enabled"]:
+        return Kill.OFF
+    enabled = [raw for raw in place["strategies"] if not raw.get("disabled")]
+    return Kill.ON if not enabled or any(map(names_everybody, enabled)) else Kill.SOME
+
+
+def flag_of(seen: Seen, flag: ManagedFlag, environment: str, event_id: int, event_by: str) -> Flag:
+    """What was seen. Raises FlagAdminError where no strategy of it can be ours."""
+    place = place_of(seen.feature, environment) or {}
+    strategies = [read_strategy(raw) for raw in place["strategies"]]
+    ours, others = choose(strategies, flag)
+    kill = kill_of(seen.kill, environment)
+    features = {feature["name"]: feature for feature in seen.served}
+    segments = {segment["id"]: segment for segment in seen.segments}
+    return Flag(
+        strategy=ours,
+        others=others,
+        enabled=bool(place["enabled"]),
+        event_id=event_id,
+        event_by=event_by,
+        killed=kill is Kill.ON,
+        kill=kill,
+        around=digest(
+            surroundings(features[flag.name], features, segments)
+            | _beside(each for each in strategies if each is not ours)
+        ),
+        expected=0.0 if kill is Kill.ON else _expected(seen, features, flag, ours.group_id),
+    )
+
+
+def _beside(strategies: Iterable[Strategy]) -> dict[str, Any]:
+    """Also those that are disabled: a click enables them. Nothing where there is none."""
+    digests = sorted(strategy.digest for strategy in strategies)
+    return {"beside": digests} if digests else {}
+
+
+def _expected(seen: Seen, features: Mapping[str, Feature], flag: ManagedFlag, group_id: str) -> float | None:
+    document = {"version": 2, "features": seen.served, "segments": seen.segments}
+    try:
+        served = parse_served(orjson.dumps(document), frozenset({flag.name}))
+    except FlagDocumentError:
+        return None
+    return expected_share(served, features, flag, group_id)

@@ -1,0 +1,100 @@
+"""The protocol of a port whose connections are counted: what is over the budget is told so, and closed."""
+
+from asyncio import Transport
+from functools import partial
+from typing import Any, cast
+
+from uvicorn._types import ASGI3Application
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, RequestResponseCycle
+
+from proxy.downstream.admission import Connections
+from proxy.downstream.server import ServerProtocol
+from proxy.errors import problem
+from proxy.http.headers import Headers
+from proxy.http.http_date import http_date
+from proxy.relay.relay import Receive, Scope, Send
+
+LINGER_S = 1.0
+"""How long a client that was refused is listened to: closed at once, it might not see why."""
+
+MAX_LINGERING = 32
+"""So many at a time; half of the descriptors that are kept back. Others are closed at once."""
+
+RETRY_AFTER_S = b"5"
+
+_HEADERS, _BODY = problem(
+    503, "Service Unavailable", "This proxy has as many connections as it may have. Please try again."
+)
+_HEADERS.append((b"retry-after", RETRY_AFTER_S))
+
+
+class AdmittingProtocol(ServerProtocol):
+    """One client connection, if there may be another one."""
+
+    lingering = 0
+
+    def __init__(self, *given: Any, budget: Connections, **named: Any) -> None:
+        super().__init__(*given, **named)
+        self._budget = budget
+        self._is_in = False
+        self._peer = ""
+        self._holder: str | None = None
+
+    def connection_made(self, transport: Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self._peer = self.client[0] if self.client else ""
+        self._is_in = self._budget.enter(self._peer)
+        if self._is_in:
+            self._holder = self._peer
+        else:
+            self._turn_away(transport)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if self._is_in:
+            self._is_in = False
+            self._budget.leave(self._holder)
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        if self._is_in:
+            super().data_received(data)
+
+    def _turn_away(self, transport: Transport) -> None:
+        self._stop_head_timer()
+        headers = [*_HEADERS, (b"date", http_date()), (b"connection", b"close")]
+        lines = [b"%b: %b\r\n" % pair for pair in headers]
+        transport.write(b"".join((STATUS_LINE[503], *lines, b"\r\n", _BODY)))
+        if AdmittingProtocol.lingering >= MAX_LINGERING:
+            transport.close()
+            return
+        AdmittingProtocol.lingering += 1
+        transport.write_eof()
+        self.loop.call_later(LINGER_S, self._linger_no_more)
+
+    def _linger_no_more(self) -> None:
+        AdmittingProtocol.lingering -= 1
+        self.transport.abort()
+
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
+        holder = self._budget.begin(self._holder, self._peer, cast(Headers, cycle.scope["headers"]))
+        if holder is None:
+            app = cast(ASGI3Application, _refusing)
+        else:
+            self._holder = holder
+        super()._start_asgi_task(cycle, app)
+
+    def on_response_complete(self) -> None:
+        if self._is_in:
+            self._holder = self._budget.end(self._holder, self._peer)
+        super().on_response_complete()
+
+
+async def _refusing(scope: Scope, receive: Receive, send: Send) -> None:
+    """Instead of the app, for a client that has as many requests as it may have."""
+    await send({"type": "http.response.start", "status": 503, "headers": _HEADERS})
+    await send({"type": "http.response.body", "body": _BODY, "more_body": False})
+
+
+def admitting(budget: Connections) -> type[ServerProtocol]:
+    """What uvicorn makes connections of."""
+    return partial(AdmittingProtocol, budget=budget)  # type: ignore[return-value]

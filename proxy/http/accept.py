@@ -1,0 +1,54 @@
+"""What a client accepts, by name and by how much (RFC 9110 12.4.2 and 12.5.1). Pure."""
+
+import re
+
+from flags.decision import Accept
+from proxy.http.headers import Headers
+
+EVENTS = b"text/event-stream"
+
+JSON_RANGES = (b"application/json", b"application/*", b"*/*")
+"""Ranges that hold JSON; the most specific one that is there counts."""
+
+_WEIGHT = re.compile(rb"0(\.\d{0,3})?|1(\.0{0,3})?")
+
+_QUOTED = re.compile(rb'"(?:[^"\\]|\\.)*"')
+"""A parameter's value that may hold commas, and names of other types."""
+
+
+def accepted(headers: Headers) -> Accept:
+    """Whether a client asks for server-sent events, by name, and likes them no less than JSON.
+
+    `*/*` does not count as asking.
+    """
+    weights = _weights(headers)
+    events, json = weights.get(EVENTS, 0), _weight_of_json(weights)
+    if not events or events < json:
+        return Accept.NONE
+    return Accept.EITHER if json else Accept.ONLY_STREAM
+
+
+def takes_json(headers: Headers) -> bool:
+    """Whether a client can be answered in JSON; one that says nothing takes anything."""
+    return all(name != b"accept" for name, _ in headers) or _weight_of_json(_weights(headers)) > 0
+
+
+def _weight_of_json(weights: dict[bytes, float]) -> float:
+    return next((weights[media_range] for media_range in JSON_RANGES if media_range in weights), 0)
+
+
+def _weights(headers: Headers) -> dict[bytes, float]:
+    """By media range without its parameters. Of one that is there more than once the highest counts."""
+    weights: dict[bytes, float] = {}
+    for name, value in headers:
+        if name == b"accept":
+            for item in _QUOTED.sub(b"", value.lower()).split(b","):
+                media_range, *parameters = (part.strip() for part in item.split(b";"))
+                weights[media_range] = max(weights.get(media_range, 0), _weight(parameters))
+    return weights
+
+
+def _weight(parameters: list[bytes]) -> float:
+    """1 if none is given, or one that cannot be read."""
+    given = next((parameter[2:] for parameter in parameters if parameter.startswith(b"q=")), b"1")
+    return float(given) if _WEIGHT.fullmatch(given) else 1.0

@@ -1,0 +1,35 @@
+"""Status lines as the upstream has them, and interim answers: the server below knows neither."""
+
+import asyncio
+from typing import Any
+
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, RequestResponseCycle
+
+from proxy.http.headers import Headers, end_to_end
+
+
+def status_line(status: int, reason: bytes) -> bytes:
+    return b"HTTP/1.1 %d %b\r\n" % (status, reason)
+
+
+def interim_answer(status: int, reason: bytes, headers: Headers) -> bytes:
+    """A 1xx answer, whole."""
+    lines = [name + b": " + value + b"\r\n" for name, value in end_to_end(headers)]
+    return b"".join((status_line(status, reason), *lines, b"\r\n"))
+
+
+class FirstLine:
+    """A request's transport until its answer begins: puts the upstream's status line in place of ours."""
+
+    def __init__(self, cycle: RequestResponseCycle, status: int, reason: bytes) -> None:
+        self._cycle = cycle
+        self._transport: asyncio.Transport = cycle.transport
+        self._own = STATUS_LINE[status]
+        self._line = status_line(status, reason)
+
+    def write(self, data: bytes) -> None:
+        self._cycle.transport = self._transport
+        self._transport.write(self._line + data[len(self._own) :] if data.startswith(self._own) else data)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._transport, name)

@@ -1,0 +1,251 @@
+"""What crosses the proxy, as tables with reasons. No I/O.
+
+Source: RFC 9110 section 7.6 (forwarding) and RFC 9112 section 6 (framing).
+"""
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Literal
+
+from proxy.errors import RequestRefused
+from proxy.http.tracing import without_token
+
+Headers = list[tuple[bytes, bytes]]
+
+HOP_BY_HOP = {
+    b"connection": "RFC 9110 7.6.1: for this connection only",
+    b"keep-alive": "for this connection only",
+    b"proxy-connection": "a mistake of old browsers, for this connection only",
+    b"te": "says what this connection may carry",
+    b"transfer-encoding": "framing is made anew on each side",
+    b"trailer": "announces trailers, which are dropped (RFC 9110 6.5.1 allows it)",
+    b"upgrade": "the relay does not switch protocols",
+    b"http2-settings": "part of an upgrade to HTTP/2",
+    b"proxy-authenticate": "between the client and this proxy",
+    b"proxy-authorization": "between the client and this proxy",
+}
+
+KEPT_THOUGH_LISTED = frozenset({b"host", b"content-length", b"content-type", b"authorization", b"cookie"})
+"""A client may name these in `Connection` only to have them dropped; they are end to end."""
+
+SET_ON_THE_WAY = re.compile(rb"x-forwarded-.*|forwarded|x-real-ip|via")
+"""What proxies in front say of a request. A client cannot have them removed either."""
+
+HARMLESS_CONNECTION = frozenset({b"keep-alive", b"close", b"Keep-Alive", b"Close"})
+"""Values of `Connection` that name no further field: by far the most common ones."""
+
+CONDITIONS = frozenset(
+    {b"range", b"if-range", b"if-match", b"if-none-match", b"if-modified-since", b"if-unmodified-since"}
+)
+"""What a client asks of its own request; calls that Headgate makes beside it must not carry them."""
+
+NOT_WHAT_IS_ASKED = {
+    b"accept": "in what form, not what",
+    b"accept-encoding": "the same",
+    b"cache-control": "a reload asks the same again",
+    b"pragma": "the same",
+    b"content-length": "follows from the body",
+    b"forwarded": "the way it came",
+    b"via": "the same",
+    b"x-forwarded-for": "the same",
+    b"x-forwarded-host": "the same",
+    b"x-forwarded-port": "the same",
+    b"x-forwarded-proto": "the same",
+    b"x-real-ip": "the same",
+    b"baggage": "tracing",
+    b"sentry-trace": "tracing",
+    b"traceparent": "tracing",
+    b"tracestate": "tracing",
+    b"x-correlation-id": "tracing",
+    b"x-request-id": "tracing",
+    b"priority": "how urgently",
+    b"user-agent": "with what",
+    b"sec-fetch-dest": "by what part of a page",
+    b"sec-fetch-mode": "the same",
+    b"sec-fetch-site": "the same",
+    b"sec-fetch-user": "the same",
+}
+"""Request headers in which two requests for the same may differ. Any other one may choose another answer,
+and then they are not the same: to ask once more is safe, another's text is not. `Authorization` and `Cookie`
+are not here: beside the principal they may hold a tenant or a role."""
+
+SHADOWED = {
+    **HOP_BY_HOP,
+    b"content-length": "framing",
+    b"x-real-ip": "says who the client is, as `X-Forwarded-For` does",
+}
+"""Beside `X-Forwarded-…`, names that are not passed on where an underscore stands for a hyphen."""
+
+BODILESS_STATUS = frozenset({204, 304})
+
+_DROPPED = frozenset(HOP_BY_HOP)
+_FORWARDED_FOR = b"x-forwarded-for"
+_FORWARDED_PROTO = b"x-forwarded-proto"
+_FORWARDED_HOST = b"x-forwarded-host"
+_X_FORWARDED = frozenset({_FORWARDED_FOR, _FORWARDED_PROTO, _FORWARDED_HOST})
+_LOOKED_AT = _DROPPED | _X_FORWARDED | {b"host", b"tracestate"}
+
+
+@dataclass(frozen=True, slots=True)
+class Forwarding:
+    """Which headers tell the upstream about the client; see `proxy.settings.settings.ForwardingSettings`."""
+
+    x_forwarded: Literal["append", "replace", "off"] = "append"
+    forwarded: bool = False
+    via: bool = False
+    upstream_host: bytes | None = None
+    """Sent as `Host` instead of the client's, if set."""
+    kept: frozenset[bytes] = frozenset()
+    """Names in lower case that `Connection` cannot remove either: who somebody is, is decided by them."""
+
+
+def listed_in_connection(
+    headers: Iterable[tuple[bytes, bytes]], kept: frozenset[bytes] = frozenset()
+) -> frozenset[bytes]:
+    """Lower-case names that `Connection` fields list and that are dropped for it."""
+    names: set[bytes] = set()
+    for name, value in headers:
+        if name == b"connection" and value not in HARMLESS_CONNECTION:
+            names.update(token.strip().lower() for token in value.split(b","))
+    return frozenset(name for name in names - KEPT_THOUGH_LISTED - kept if not SET_ON_THE_WAY.fullmatch(name))
+
+
+def end_to_end(headers: Headers, kept: frozenset[bytes] = frozenset()) -> Headers:
+    """`headers` (names in lower case) without those for one connection, in order, duplicates kept.
+
+    Names that are to be `kept` are end to end, whatever `Connection` lists.
+    """
+    for name, value in headers:
+        if name == b"connection" and value not in HARMLESS_CONNECTION:
+            dropped = _DROPPED | listed_in_connection(headers, kept)
+            return [pair for pair in headers if pair[0] not in dropped]
+    return [pair for pair in headers if pair[0] not in _DROPPED]
+
+
+def is_shadow(name: bytes) -> bool:
+    """Whether an upstream that reads `_` as `-`, as CGI and WSGI do, takes a name for what a proxy says."""
+    read_as = name.replace(b"_", b"-")
+    return read_as != name and (read_as in SHADOWED or read_as.startswith(b"x-forwarded-"))
+
+
+def request_headers(
+    headers: Headers, forwarding: Forwarding, client: str | None, scheme: str, fallback_host: bytes
+) -> Headers:
+    """Headers for the upstream, without framing other than a `content-length` the client sent.
+
+    Args:
+        headers: as the client sent them, names in lower case.
+        client: the client's address, if the transport knows it.
+        scheme: `http` or `https`, as the client reached this proxy.
+        fallback_host: `Host` for a client that sent none (HTTP/1.0).
+
+    Raises:
+        RequestRefused: there are two hosts to choose from (RFC 9112 3.2).
+    """
+    kept: Headers = []
+    earlier: Headers = []
+    host: bytes | None = None
+    for pair in headers:
+        name = pair[0]
+        if name not in _LOOKED_AT and (b"_" not in name or not is_shadow(name)):
+            kept.append(pair)
+        elif name == b"host":
+            if host is not None:
+                raise RequestRefused(400, "The request has more than one Host.")
+            host = pair[1]
+            kept.append(pair)
+        elif name in _X_FORWARDED:
+            earlier.append(pair)
+        elif name == b"tracestate":
+            kept += without_token([pair])  # it would name a run: that is for Headgate alone to say
+        elif name == b"connection" and pair[1] not in HARMLESS_CONNECTION:
+            return request_headers(
+                end_to_end(headers, forwarding.kept), forwarding, client, scheme, fallback_host
+            )
+    kept = _with_host(kept, host, forwarding.upstream_host, fallback_host)
+    kept += _x_forwarded(earlier, forwarding, client, scheme, host)
+    if forwarding.forwarded:
+        kept.append((b"forwarded", _forwarded_element(client, scheme, host)))
+    if forwarding.via:
+        kept.append((b"via", b"1.1 headgate"))
+    return kept
+
+
+def _with_host(headers: Headers, host: bytes | None, chosen: bytes | None, fallback: bytes) -> Headers:
+    """`headers` with the `Host` that the upstream shall see, where the client's stood."""
+    if host is None:
+        return [(b"host", chosen or fallback), *headers]
+    if chosen is None:
+        return headers
+    return [(name, chosen if name == b"host" else value) for name, value in headers]
+
+
+def _x_forwarded(
+    earlier: Headers, forwarding: Forwarding, client: str | None, scheme: str, host: bytes | None
+) -> Headers:
+    """The three `X-Forwarded` fields, each as one line.
+
+    `-For` grows by one address a hop. `-Proto` and `-Host` speak of the first hop, so one that is
+    there already stays.
+    """
+    if forwarding.x_forwarded == "off":
+        return earlier
+    if not earlier or forwarding.x_forwarded == "replace":
+        fields = [(_FORWARDED_PROTO, scheme.encode())]
+        if client is not None:
+            fields.insert(0, (_FORWARDED_FOR, client.encode()))
+        if host is not None:
+            fields.append((_FORWARDED_HOST, host))
+        return fields
+    hops = [value for name, value in earlier if name == _FORWARDED_FOR]
+    protocols = [value for name, value in earlier if name == _FORWARDED_PROTO] or [scheme.encode()]
+    hosts = [value for name, value in earlier if name == _FORWARDED_HOST] or ([host] if host else [])
+    if client is not None:
+        hops.append(client.encode())
+    appended = ((_FORWARDED_FOR, hops), (_FORWARDED_PROTO, protocols), (_FORWARDED_HOST, hosts))
+    return [(name, b", ".join(values)) for name, values in appended if values]
+
+
+def _forwarded_element(client: str | None, scheme: str, host: bytes | None) -> bytes:
+    """One element of `Forwarded` (RFC 7239); an IPv6 address is quoted and bracketed."""
+    node = "unknown" if client is None else f'"[{client}]"' if ":" in client else client
+    parts = [b"for=" + node.encode(), b"proto=" + scheme.encode()]
+    if host is not None:
+        parts.insert(1, b'host="' + host.replace(b"\\", b"").replace(b'"', b"") + b'"')
+    return b";".join(parts)
+
+
+def response_headers(headers: Headers, status: int) -> Headers:
+    """Headers for the client, as they came, without those for one connection.
+
+    A 204 or 304 carries no body, so a `Content-Length` on it, which RFC 9110 8.6 forbids or makes
+    optional, is left out: the server below would wait for the bytes it announces.
+    """
+    kept = end_to_end(headers)
+    if status in BODILESS_STATUS:
+        kept = [pair for pair in kept if pair[0] != b"content-length"]
+    return kept
+
+
+def is_json(headers: Headers) -> bool:
+    """Whether a body says that it is JSON."""
+    for name, value in headers:
+        if name == b"content-type":
+            media_type = value.partition(b";")[0].strip().lower()
+            return media_type == b"application/json" or media_type.endswith(b"+json")
+    return False
+
+
+def write_head(method: bytes, target: bytes, headers: Headers) -> bytes:
+    """The bytes of a request's head. Names and values were parsed strictly, so they hold no CR or LF."""
+    parts = [method, b" ", target, b" HTTP/1.1\r\n"]
+    for name, value in headers:
+        parts += (name, b": ", value, b"\r\n")
+    parts.append(b"\r\n")
+    return b"".join(parts)
+
+
+def says_it_is_empty(status: int, headers: Headers) -> bool:
+    """Whether an answer without a body is whole without one."""
+    return status in BODILESS_STATUS or (b"content-length", b"0") in headers

@@ -1,0 +1,50 @@
+"""What a request's head must be, to be read in one way only. Pure.
+
+Source: RFC 9112 sections 3.2 (target and `Host`) and 6.1 (framing), RFC 3986 section 3.2 (authority).
+"""
+
+import re
+from functools import lru_cache
+
+from proxy.errors import RequestRefused
+from proxy.http.headers import Headers
+
+_NAME = b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-._~!$&'()*+;="
+"""Of a host that is a name or an IPv4 address; a comma would make a list of it."""
+
+_UNUSUAL_HOST = re.compile(
+    rb"(?:\[[0-9A-Fa-f:.]+\]|(?:[A-Za-z0-9\-._~!$&'()*+;=]|%[0-9A-Fa-f]{2})+)(?::[0-9]*)?"
+)
+
+
+@lru_cache(maxsize=1024)  # a deployment has few
+def is_host(value: bytes) -> bool:
+    """Whether a value of `Host` is one host, and a port or none."""
+    name, _, port = value.partition(b":")
+    if name and not name.translate(None, _NAME) and (not port or port.isdigit()):
+        return True
+    return _UNUSUAL_HOST.fullmatch(value) is not None
+
+
+def authority_of(method: bytes, target: bytes) -> bytes | None:
+    """The host of a target in absolute form; None for `*`, which is for OPTIONS.
+
+    Raises:
+        RequestRefused: it is neither. Authority form is for CONNECT, and that is for forward proxies.
+    """
+    if target == b"*" and method == b"OPTIONS":
+        return None
+    scheme, separator, rest = target.partition(b"://")
+    authority = rest.partition(b"/")[0]
+    if not separator or scheme.lower() not in (b"http", b"https") or not is_host(authority):
+        raise RequestRefused(400, "The request's target is no path, and no URL with a host.")
+    return authority
+
+
+def put_host(headers: Headers, authority: bytes) -> None:
+    """Let the target win over `Host` (RFC 9112 3.2.2). Two, or one that is none, stay to be refused."""
+    places = [index for index, pair in enumerate(headers) if pair[0] == b"host"]
+    if not places:
+        headers.insert(0, (b"host", authority))
+    elif len(places) == 1 and is_host(headers[places[0]][1]):
+        headers[places[0]] = (b"host", authority)

@@ -1,0 +1,67 @@
+"""Which upgrades (RFC 9110 7.8) are passed on, and which answer accepts one. No I/O."""
+
+import asyncio
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+
+from proxy.http.headers import Headers
+
+UPGRADE = "headgate.upgrade"
+"""Scope key: the `Offer` of a request that has one."""
+
+SWITCHING_PROTOCOLS = 101
+
+EARLY_BYTES = 64 * 1024
+"""What a client may send before it has its answer; then its socket is left alone."""
+
+NOT_PASSED_ON = {
+    b"h2c": "requests that nobody here would look at; Java's HttpClient offers it with every first request",
+    b"h2": "the same",
+    b"http": "the same",
+    b"tls": "the same, and nobody could",
+}
+"""Protocols, without their version, in which other requests would come."""
+
+
+def offered(version: str, headers: Headers) -> bytes:
+    """What of a request's `Upgrade` is passed on; empty if nothing is, and it is a request like any other.
+
+    Not with a body: it would have to be told from what follows it. Not of HTTP/1.0, as RFC 9110 says.
+    """
+    if version != "1.1" or any(_announces_body(name, value) for name, value in headers):
+        return b""
+    tokens = listed(headers, b"upgrade")
+    return b", ".join(token for token in tokens if token.partition(b"/")[0].lower() not in NOT_PASSED_ON)
+
+
+def _announces_body(name: bytes, value: bytes) -> bool:
+    return name == b"transfer-encoding" or (name == b"content-length" and value.strip() != b"0")
+
+
+def listed(headers: Iterable[tuple[bytes, bytes]], wanted: bytes) -> list[bytes]:
+    """The elements of a header that is a list."""
+    values = (value for name, value in headers if name == wanted)
+    return [token.strip() for value in values for token in value.split(b",") if token.strip()]
+
+
+def is_accepted(protocols: bytes, answer: Headers) -> bool:
+    """Whether a 101 is to what was offered: another one is no answer at all."""
+    asked = {token.strip().lower() for token in protocols.split(b",")}
+    chosen = {token.lower() for token in listed(answer, b"upgrade")}
+    says_so = b"upgrade" in {token.lower() for token in listed(answer, b"connection")}
+    return bool(chosen) and chosen <= asked and says_so and not any(_announces_body(*pair) for pair in answer)
+
+
+Lost = Callable[[Exception | None], None]
+
+
+@dataclass(slots=True)
+class Offer:
+    """An upgrade that a client offers, while it is not answered; and what the client has sent meanwhile."""
+
+    protocols: bytes
+    switch: Callable[[asyncio.Protocol], tuple[asyncio.Transport, Lost]]
+    """Gives the client's connection to another protocol, which must tell the old one when it is lost."""
+    left: Callable[[], bool]
+    """Whether the client is gone."""
+    early: bytearray = field(default_factory=bytearray)

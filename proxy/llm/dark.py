@@ -1,0 +1,82 @@
+"""Dark mode: tokens are taken, timed and compared with the answer, and nobody sees them.
+
+The answer is relayed untouched, as if nothing were beside it: nothing here can change or delay a byte of it.
+"""
+
+import asyncio
+import logging
+from collections.abc import Mapping
+from typing import Final
+
+from flags.decision import Arm
+from proxy.observe.metrics import RouteMetrics
+from proxy.relay.answer_copy import AnswerCopy
+from proxy.relay.relay import Outcome, Passage
+from proxy.settings.routes import Route
+from proxy.text.sections import MalformedBody, Parity, Section, compare, extract, parse
+
+logger = logging.getLogger("headgate.dark")
+
+SOURCE: Final = "tap"
+"""The one source that needs no call beside the user's own."""
+
+
+class DarkRun:
+    """What a run would have shown of a relayed request; takes a tap's text in its place."""
+
+    def __init__(self, route: Route, metrics: RouteMetrics) -> None:
+        self._route = route
+        self._metrics = metrics
+        self._texts: dict[str, list[str]] = {}
+        self._room = int(route.settings.max_answer)
+        """Characters of text that may still be kept."""
+        self._loop = asyncio.get_running_loop()
+        self._started_at = self._loop.time()
+        self._first_content_s: float | None = None
+        self.why_silent = ""
+        """Why no call of it came; "" if one has."""
+
+    def stream(self, section: Section, piece: str) -> None:
+        self._room -= len(piece)
+        if self._room < 0:
+            return
+        if self._first_content_s is None:
+            self._first_content_s = self._loop.time() - self._started_at
+        self._texts.setdefault(section.stage, []).append(piece)
+
+    def finish(self, section: Section) -> None:
+        """A text is whole: nothing to do before the answer is here."""
+
+    def withdraw(self, section: Section) -> None:
+        self._texts.pop(section.stage, None)
+
+    def settle(self, passage: Passage, copy: AnswerCopy) -> None:
+        """The answer has gone out: compare, and count."""
+        took_s = self._loop.time() - self._started_at
+        authority = self._authority(passage, copy)
+        if authority is None:
+            return
+        for section in self._route.sections:
+            if not section.stands_in_answer:
+                continue
+            shown = self._texts.get(section.stage)
+            text = authority.get(section.stage)
+            parity, _ = compare("".join(shown) if shown is not None else None, text)
+            self._metrics.parity[Parity.MISSING if text is None else parity].inc()
+        if self.why_silent:
+            logger.warning("source lost", extra={"route": self._route.name, "why": self.why_silent})
+        if self._first_content_s is not None:
+            self._metrics.first_content[SOURCE].observe(self._first_content_s)
+            self._metrics.perceived_wait[SOURCE].observe(self._first_content_s / took_s)
+        outcome = "complete" if self._first_content_s is not None else "fell_back"
+        self._metrics.runs[Arm.STREAM.value, SOURCE, outcome].inc()
+
+    def _authority(self, passage: Passage, copy: AnswerCopy) -> Mapping[str, str] | None:
+        """The texts of the answer; None: it has none that could have been streamed, or none that was kept."""
+        if passage.outcome is not Outcome.COMPLETE or not 200 <= passage.status < 300:
+            return None
+        body = copy.body()
+        try:
+            return None if body is None else extract(parse(body), self._route.sections)
+        except MalformedBody:
+            return None

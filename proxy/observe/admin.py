@@ -1,0 +1,163 @@
+"""The admin port: health, metrics, counts, and the kill switch. Never public."""
+
+import asyncio
+import hmac
+import math
+import os
+from collections import Counter
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from http import HTTPStatus
+from time import time
+
+from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
+from pydantic import SecretStr
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from flags.errors import KillSwitchError
+from flags.source import FlagSource, KillSwitch
+from proxy.errors import PROBLEM_TYPE
+from proxy.llm.learned import Learned
+from proxy.runs.runs import Runs
+from proxy.workers.figures import Figures
+
+FIGURES_TRIES, FIGURES_PAUSE_S = 100, 0.02
+"""How often figures are asked for that cannot be read just now: those of a process are being put away."""
+
+METHODS = ("GET", "HEAD", "POST", "DELETE")
+"""In the order in which `Allow` lists them."""
+
+MAX_REASON_BYTES = 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Admin:
+    """What the admin port speaks of."""
+
+    registry: CollectorRegistry
+    runs: Runs
+    flag_source: FlagSource
+    switch: KillSwitch
+    token: SecretStr | None
+    learned: Learned | None = None
+    """Of the models behind the model port; None: there is none."""
+    figures: Figures | None = None
+    """Of all processes; None: this one is the only one."""
+
+    def app(self) -> Starlette:
+        return Starlette(
+            routes=[
+                Route("/livez", self._livez),
+                Route("/readyz", self._readyz),
+                Route("/metrics", self._metrics),
+                Route("/runs", self._runs),
+                Route("/learned", self._learned),
+                Route("/kill", self._guarded(self._switch), methods=["POST", "DELETE"]),
+            ],
+            exception_handlers={405: _not_allowed},
+        )
+
+    async def _livez(self, _: Request) -> Response:
+        return JSONResponse({"live": True})
+
+    async def _readyz(self, _: Request) -> Response:
+        """Ready to take requests. The upstream is not asked: it may be silent because it works."""
+        ready = not self.runs.draining
+        state = {
+            "ready": ready,
+            "draining": self.runs.draining,
+            "killed": self.flag_source.killed or self.switch.engaged,
+            "flag_age_s": _finite(self.flag_source.age_s),
+            "flags_stale": self.flag_source.stale,
+            "flags_problem": self.flag_source.problem,
+        }
+        return JSONResponse(state, status_code=200 if ready else 503)
+
+    async def _metrics(self, _: Request) -> Response:
+        if self.figures is None:
+            page: bytes | None = generate_latest(self.registry)
+        else:
+            page = await self._page(self.figures)
+        if page is None:
+            return _problem(503, "The figures cannot be read just now.")
+        return Response(page, headers={"content-type": CONTENT_TYPE_LATEST})
+
+    async def _page(self, figures: Figures) -> bytes | None:
+        for _ in range(FIGURES_TRIES):
+            if (page := figures.page(self.registry)) is not None:
+                return page
+            await asyncio.sleep(FIGURES_PAUSE_S)
+        return None
+
+    async def _runs(self, _: Request) -> Response:
+        """Counts of this process; no content, and nothing about who."""
+        return JSONResponse(
+            {
+                "live": dict(Counter(self.runs.live_routes())),
+                "kept": self.runs.kept,
+                "process": os.getpid(),
+                "tasks": len(asyncio.all_tasks()),
+            }
+        )
+
+    async def _learned(self, _: Request) -> Response:
+        """The models that are asked for no streams, as all processes have learned it."""
+        lessons = [] if self.learned is None else await self.learned.in_force()
+        return JSONResponse({"learned": [lesson.shown(time()) for lesson in lessons]})
+
+    async def _switch(self, request: Request) -> Response:
+        return await (self._kill(request) if request.method == "POST" else self._unkill())
+
+    async def _kill(self, request: Request) -> Response:
+        reason = (await request.body())[:MAX_REASON_BYTES].decode(errors="replace")
+        try:
+            self.switch.engage(reason)
+        except KillSwitchError:
+            return _problem(500, "This process has stopped streaming, but the others could not be told.")
+        return JSONResponse({"killed": True})
+
+    async def _unkill(self) -> Response:
+        try:
+            self.switch.release()
+        except KillSwitchError:
+            return _problem(500, "The kill switch could not be released; streaming stays off.")
+        return JSONResponse({"killed": self.flag_source.killed})
+
+    def _guarded(
+        self, endpoint: Callable[[Request], Awaitable[Response]]
+    ) -> Callable[[Request], Awaitable[Response]]:
+        """The endpoint, for who has the token."""
+
+        async def guarded(request: Request) -> Response:
+            if self.token is None or not self.token.get_secret_value():  # nothing is no secret
+                return _problem(403, "Set admin_token to use the kill switch.")
+            given = request.headers.get("authorization", "").encode("latin-1")
+            expected = f"Bearer {self.token.get_secret_value()}".encode()
+            if not hmac.compare_digest(given, expected):
+                return _problem(
+                    401, "The kill switch needs its bearer token.", {"www-authenticate": "Bearer"}
+                )
+            return await endpoint(request)
+
+        return guarded
+
+
+async def _not_allowed(_: Request, exc: Exception) -> Response:
+    assert isinstance(exc, HTTPException)
+    allowed = (exc.headers or {}).get("Allow", "").split(", ")
+    allow = ", ".join(sorted(allowed, key=METHODS.index))
+    return _problem(405, f"Here is only {allow}.", {"allow": allow})
+
+
+def _finite(age_s: float) -> float | None:
+    """In JSON there is no infinity: flags that never came have no age."""
+    return round(age_s, 1) if math.isfinite(age_s) else None
+
+
+def _problem(status: int, detail: str, headers: Mapping[str, str] | None = None) -> Response:
+    body = {"title": HTTPStatus(status).phrase, "status": status, "detail": detail}
+    return JSONResponse(body, status, headers, media_type=PROBLEM_TYPE.decode())

@@ -1,0 +1,206 @@
+"""The metrics of `docs/design.md`, section 7. All label sets exist from the first scrape.
+
+Children are bound once per route, so that a request looks up no labels.
+"""
+
+import platform
+from collections.abc import Iterable
+from importlib.metadata import version
+from itertools import product
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+
+from flags.decision import Arm, Decision, Mode, Reason
+from proxy.downstream.admission import Budget
+from proxy.errors import Fault
+from proxy.identity import BUCKETS, Identity
+from proxy.llm.call import Ended
+from proxy.observe.settling import Settling
+from proxy.observe.users import Users
+from proxy.runs.recovery import Phase
+from proxy.settings.block import UNMATCHED
+from proxy.settings.route import RouteSettings
+from proxy.text.sections import Parity
+
+OUTCOMES = (
+    "complete",
+    "recovered",
+    "fell_back",
+    "failed",
+    "truncated",
+    "client_left",
+    "cancelled",
+    "shutdown",
+)
+ANSWERED = frozenset({"complete", "recovered", "fell_back"})
+"""Outcomes of requests with an answer, which took so and so long."""
+
+RECOVERY_RESULTS = ("recovered", "fell_back", "failed")
+
+REQUEST_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 30, 60, 90, 120, 300)
+OVERHEAD_S = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1)
+FIRST_CONTENT_S = (0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 30, 60, 90, 120, 300)
+DELIVERY_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5)
+RATIO = (0.01, 0.02, 0.04, 0.1, 0.2, 0.3, 0.5, 0.7, 0.9, 1)
+
+
+class Metrics:
+    """Every metric of the process. Takes its registry, so that tests have their own.
+
+    With a `settle_s` outcomes wait, see `proxy.observe.settling`; whoever makes it closes its `settling`.
+    """
+
+    def __init__(
+        self, registry: CollectorRegistry, routes: Iterable[RouteSettings], settle_s: float = 0.0
+    ) -> None:
+        def counter(name: str, text: str, *labels: str) -> Counter:
+            return Counter(f"headgate_{name}", text, labels, registry=registry)
+
+        def histogram(name: str, text: str, buckets: tuple[float, ...], *labels: str) -> Histogram:
+            return Histogram(f"headgate_{name}", text, labels, buckets=buckets, registry=registry)
+
+        def gauge(name: str, text: str, mode: str, *labels: str) -> Gauge:
+            return Gauge(f"headgate_{name}", text, labels, registry=registry, multiprocess_mode=mode)  # type: ignore[arg-type]
+
+        self.requests = counter("requests", "Requests by what was decided and why", "route", "mode", "reason")
+        self.request_seconds = histogram(
+            "request_seconds", "Seconds from a request's head to its answer's end", REQUEST_S, "route", "mode"
+        )
+        self.relay_overhead = histogram(
+            "relay_overhead_seconds",
+            "Seconds of a relayed request not spent waiting upstream",
+            OVERHEAD_S,
+            "route",
+        )
+        self.runs = counter("runs", "Ended runs", "route", "arm", "source", "outcome")
+        self.first_content = histogram(
+            "first_content_seconds",
+            "Seconds from a run's start to its first text",
+            FIRST_CONTENT_S,
+            "route",
+            "source",
+        )
+        self.delivery = histogram(
+            "delivery_seconds",
+            "Seconds from text known to bytes handed to the socket",
+            DELIVERY_S,
+            "route",
+            "source",
+        )
+        self.run_seconds = histogram("run_seconds", "Seconds of a run", REQUEST_S, "route", "arm")
+        self.perceived_wait = histogram(
+            "perceived_wait_ratio", "First text's time as a share of the run's", RATIO, "route", "source"
+        )
+        self.faults = counter("faults", "Failures by class and phase", "route", "fault", "phase")
+        self.recoveries = counter(
+            "recoveries", "What became of runs hit by a failure", "route", "fault", "result"
+        )
+        self.parity = counter("parity", "Sections shown compared with the batch answer", "route", "result")
+        self.outcomes = counter(
+            "outcomes", "Settled requests by arm and user bucket", "route", "arm", "bucket", "outcome"
+        )
+        self.settled_seconds = histogram(
+            "settled_seconds",
+            "Seconds from start to end of settled requests with an answer",
+            REQUEST_S,
+            "route",
+            "arm",
+        )
+        self.users = gauge(
+            "users", "Different users, at least so many, since the flag changed", "livemax", "route", "arm"
+        )
+        self.over_budget = counter("over_budget", "What was refused because all share a budget", "budget")
+        for budget in Budget:
+            self.over_budget.labels(budget)
+        self.identity_verified = gauge(
+            "identity_verified", "1 where nobody is somebody by saying so", "livemin", "route"
+        )
+        self.settling = Settling(settle_s)
+        self.viewers = gauge("viewers", "Open streams", "livesum", "route")
+        self.upgrades_open = gauge("upgrades_open", "Open upgraded connections, as of WebSocket", "livesum")
+        self.viewer_lag = gauge(
+            "viewer_lag_events", "Events that the slowest viewer has not been sent", "livemax"
+        )
+        self.flag_age = gauge("flag_age_seconds", "Seconds since the flags were last confirmed", "livemax")
+        self.kill_switch = gauge("kill_switch", "1 while streaming is off for everybody", "livemax")
+        self.event_log_up = gauge(
+            "event_log_up", "1 while the store of runs answers, or none is used", "livemin"
+        )
+        self.flag_context_missing = counter("flag_context_missing", "Requests of a route without an identity")
+        self.tap_calls = counter("tap_calls", "Calls to the model port by what became of them", "result")
+        for ended in Ended:
+            self.tap_calls.labels(ended)
+        self.build_info = gauge("build_info", "Always 1", "livemax", "version", "python")
+
+        self.build_info.labels(version("headgate"), platform.python_version()).set(1)
+        self.unmatched = UnmatchedMetrics(self)
+        self.by_route = {route.name: RouteMetrics(self, route) for route in routes}
+
+    def count_over(self, budget: Budget) -> None:
+        """Something was refused."""
+        self.over_budget.labels(budget).inc()
+
+
+class UnmatchedMetrics:
+    """Children for requests that match no route."""
+
+    def __init__(self, metrics: Metrics) -> None:
+        self.requests = metrics.requests.labels(UNMATCHED, Mode.RELAY, Reason.NO_ROUTE)
+        self.upgrades = metrics.requests.labels(UNMATCHED, Mode.UPGRADE, Reason.NO_ROUTE)
+        self.seconds = metrics.request_seconds.labels(UNMATCHED, Mode.RELAY)
+        self.overhead = metrics.relay_overhead.labels(UNMATCHED)
+
+
+class RouteMetrics:
+    """Children for one route."""
+
+    def __init__(self, metrics: Metrics, route: RouteSettings) -> None:
+        name, sources = route.name, sorted(route.sources)
+        reasons: list[Reason] = [reason for reason in Reason if reason is not Reason.NO_ROUTE]
+        self.requests = {
+            (mode, reason): metrics.requests.labels(name, mode, reason)
+            for mode, reason in product((Mode.BATCH, Mode.STREAM), reasons)
+            if (mode is Mode.STREAM) == (reason is Reason.FLAG_ON)
+        }
+        self.seconds = {
+            mode: metrics.request_seconds.labels(name, mode) for mode in (Mode.BATCH, Mode.STREAM)
+        }
+        self.overhead = metrics.relay_overhead.labels(name)
+        self.runs = {
+            key: metrics.runs.labels(name, *key) for key in product([a.value for a in Arm], sources, OUTCOMES)
+        }
+        self.first_content = {s: metrics.first_content.labels(name, s) for s in sources}
+        self.delivery = {s: metrics.delivery.labels(name, s) for s in sources}
+        self.run_seconds = {arm.value: metrics.run_seconds.labels(name, arm) for arm in Arm}
+        self.perceived_wait = {s: metrics.perceived_wait.labels(name, s) for s in sources}
+        self.faults = {key: metrics.faults.labels(name, *key) for key in product(Fault, Phase)}
+        self.recoveries = {
+            key: metrics.recoveries.labels(name, *key) for key in product(Fault, RECOVERY_RESULTS)
+        }
+        self.parity = {parity: metrics.parity.labels(name, parity) for parity in Parity}
+        self.outcomes = {
+            key: metrics.outcomes.labels(name, *key)
+            for key in product([a.value for a in Arm], map(str, range(BUCKETS)), OUTCOMES)
+        }
+        self.settled_seconds = {arm: metrics.settled_seconds.labels(name, arm) for arm in Arm}
+        self.users = Users({arm: metrics.users.labels(name, arm) for arm in (Arm.STREAM, Arm.CONTROL)})
+        self.identity_verified = metrics.identity_verified.labels(name)
+        self._settling = metrics.settling
+        self.viewers = metrics.viewers.labels(name)
+        self.viewers.set(0)
+
+    def settle(
+        self, decision: Decision, identity: Identity, outcome: str, began_at: float, ended_at: float
+    ) -> None:
+        """A request of somebody has ended; it counts when it settles. Times are the loop's.
+
+        Only now is its user one: before, it was whoever somebody said to be.
+        """
+        arm = decision.arm
+        self.users.met(arm, identity.user, decision.generation)
+        self._settling.add(
+            self.outcomes[arm.value, str(identity.bucket), outcome],
+            self.settled_seconds[arm] if outcome in ANSWERED else None,
+            began_at,
+            ended_at,
+        )

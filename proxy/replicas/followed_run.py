@@ -1,0 +1,173 @@
+"""A run that another replica executes, as its viewers here see it: a local copy of what is stored of it."""
+
+import asyncio
+import random
+from collections.abc import Callable
+from time import time
+from weakref import WeakMethod
+
+from proxy.replicas.records import Meta, StoredMeta
+from proxy.replicas.sealing import Box
+from proxy.runs.recovery import Phase
+from proxy.runs.run import CANCELLED, RETRY_MS, Beginning, Failure, Run
+from proxy.settings.routes import Route
+from proxy.text.event_log import Entry, EventLog, event_id
+from proxy.text.events import Event, EventType
+from proxy.text.sse import encode
+from proxy.upstream.client import Answer
+
+REPLICA_LOST = "replica_lost"
+STORE_LOST = "log_store"
+"""`error_code` of runs whose end could not be seen: that of the replica that executed it, or of the store."""
+
+FAILURES = {
+    REPLICA_LOST: Failure(REPLICA_LOST, 502, "The replica that worked on this was lost. Please ask again."),
+    STORE_LOST: Failure(STORE_LOST, 502, "The store of this run was lost. Please ask again."),
+    CANCELLED: Failure(CANCELLED, 409, "The run was cancelled."),
+}
+"""Ends that those who follow a run may have to tell, by their `error_code`."""
+
+
+class CopiedLog(EventLog):
+    """A log that is filled from elsewhere, and knows whether anybody reads it.
+
+    Args:
+        readers_changed: a method of who has the log, and would be in a cycle with it.
+    """
+
+    def __init__(self, run_id: str, readers_changed: Callable[[], None]) -> None:
+        super().__init__(run_id, random.randint(*RETRY_MS))
+        self._readers_changed = WeakMethod(readers_changed)
+
+    @property
+    def is_read(self) -> bool:
+        return bool(self._readers)
+
+    def subscribe(self, wake: Callable[[], None]) -> None:
+        super().subscribe(wake)
+        self._tell()
+
+    def unsubscribe(self, wake: Callable[[], None]) -> None:
+        super().unsubscribe(wake)
+        self._tell()
+
+    def _tell(self) -> None:
+        readers_changed = self._readers_changed()
+        if readers_changed is not None:
+            readers_changed()
+
+
+class FollowedRun:
+    """A run that another replica executes or has executed; a `Watched`."""
+
+    def __init__(
+        self,
+        run_id: str,
+        stored: StoredMeta,
+        route: Route,
+        box: Box,
+        readers_changed: Callable[["FollowedRun"], None],
+    ) -> None:
+        self._loop = asyncio.get_running_loop()
+        self.id = run_id
+        self.log = CopiedLog(run_id, self._readers_changed)
+        self.route = route
+        self.headers_sent = False
+        self.stored = stored
+        """Who executes it, as far as is known here."""
+        self.box = box
+        self.started_at = self._loop.time() - max(0.0, time() - stored.meta.started_at)
+        self.parts: list[str] = []
+        """Keys of parts that entries were made of."""
+        self.is_fetching = False
+        self.idle_since = self._loop.time()
+        self._tell = readers_changed
+        self._executed: Run | None = None
+        self._failure: Failure | None = None
+        self._answer: Answer | None = None
+
+    @property
+    def meta(self) -> Meta:
+        return self.stored.meta
+
+    @property
+    def source(self) -> str:
+        return self.meta.source
+
+    @property
+    def told(self) -> str:
+        return self.meta.told
+
+    @property
+    def principal(self) -> str | None:
+        return self.meta.principal
+
+    @property
+    def target(self) -> bytes:
+        return self.meta.target.encode("latin-1")
+
+    @property
+    def fingerprint(self) -> str:
+        return self.meta.fingerprint
+
+    @property
+    def failure(self) -> Failure | None:
+        return self._failure if self._executed is None else self._executed.failure
+
+    @property
+    def answer(self) -> Answer | None:
+        return self._answer if self._executed is None else self._executed.answer
+
+    @property
+    def is_executed_here(self) -> bool:
+        """Whether this replica has taken it over: its log is that of a `Run` from then on."""
+        return self._executed is not None
+
+    @property
+    def phase(self) -> Phase:
+        """What its viewers have, as far as is known here."""
+        if self.log.has_content:
+            return Phase.CONTENT
+        return Phase.HEADERS if self.headers_sent else Phase.NOTHING
+
+    @property
+    def size_bytes(self) -> int:
+        return self.log.size_bytes + (len(self.answer.body) if self.answer is not None else 0)
+
+    def settle(self, failure: Failure | None, answer: Answer | None, terminal: Entry) -> None:
+        """It has ended as the replica that executed it says."""
+        self._failure, self._answer = failure, answer
+        self.log.take(terminal)
+
+    def end(self, code: str) -> None:
+        """End it for the viewers here, for one of `FAILURES`."""
+        if not (self.log.ended or self.is_executed_here):
+            self._failure = FAILURES[code]
+            self.log.take(self.terminal(code))
+
+    def terminal(self, code: str) -> Entry:
+        """As `events.Transcript` would have it; but what was said so far is known only as bytes."""
+        failure = FAILURES[code]
+        metadata = {
+            "error_code": code,
+            "retry_available": True,
+            "partial": self.log.has_content,
+            "status": failure.status,
+        }
+        seq = len(self.log) + 1
+        event = Event(EventType.ERROR, content=failure.detail, metadata=metadata)
+        # The replica that is gone may have shown something else with this number to its own viewers.
+        name = event_id(self.id, self.meta.generation + 1, seq)
+        return Entry(seq, encode(event, name), self._loop.time(), False, True)
+
+    def beginning(self, times_asked: int) -> Beginning:
+        """What a replica that takes it over goes on with."""
+        return Beginning(self.log, self.meta.generation + 1, times_asked, self.started_at, self.headers_sent)
+
+    def execute(self, run: Run) -> None:
+        """It is executed here from now on, by `run`, which goes on with its log."""
+        self._executed = run
+
+    def _readers_changed(self) -> None:
+        self.idle_since = self._loop.time()
+        self._tell(self)

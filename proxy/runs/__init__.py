@@ -1,0 +1,5 @@
+"""Runs: one upstream call each, from its start to its last event, whoever watches.
+
+Imports `text`, `relay`, `upstream`, `observe` and `settings`; sources and stores come in through ports.
+Read `run.py` first.
+"""

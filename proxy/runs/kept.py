@@ -1,0 +1,88 @@
+"""Finished runs that can still be replayed, within bounds that principals share. No I/O, no clock.
+
+Over a bound, the oldest run of who has most of it goes: one user's large answers cost another one nothing.
+An idempotency key outlives the run's body: whoever repeats it is told so, and nothing is asked twice.
+"""
+
+from collections import Counter, OrderedDict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from proxy.runs.run import Run
+from proxy.settings.settings import MemoryLogSettings
+
+MAX_SPENT = 20_000
+"""Keys of runs that had to go before their time, with about 200 bytes each; the oldest go first."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Finished:
+    run: Run
+    at: float
+    keys: Sequence[str]
+    """By which it can still be joined."""
+    size_bytes: int
+
+
+class Kept:
+    """Those of one process."""
+
+    def __init__(self, bounds: MemoryLogSettings) -> None:
+        self._bounds = bounds
+        self._finished: OrderedDict[str, _Finished] = OrderedDict()
+        self._bytes_of: Counter[str | None] = Counter()
+        self._runs_of: Counter[str | None] = Counter()
+        self._bytes = 0
+        self._spent: OrderedDict[str, float] = OrderedDict()
+
+    def __len__(self) -> int:
+        return len(self._finished)
+
+    def __iter__(self) -> Iterator[Run]:
+        return (finished.run for finished in self._finished.values())
+
+    def get(self, run_id: str) -> Run | None:
+        finished = self._finished.get(run_id)
+        return None if finished is None else finished.run
+
+    def put(self, run: Run, keys: Sequence[str], now: float) -> None:
+        """A run that has just ended, and the keys that requests can join it by."""
+        finished = _Finished(run, now, keys, run.size_bytes)
+        self._finished[run.id] = finished
+        self._count(finished, 1)
+
+    def evict(self, now: float) -> Iterator[tuple[Run, Sequence[str]]]:
+        """Let go of what is over age, or over a bound."""
+        while (gone := self._next(now)) is not None:
+            del self._finished[gone.run.id]
+            self._count(gone, -1)
+            if gone.at > now - self._bounds.ttl_s:
+                self._spent.update(dict.fromkeys(gone.keys, gone.at + self._bounds.ttl_s))
+            yield gone.run, gone.keys
+        while self._spent and (len(self._spent) > MAX_SPENT or next(iter(self._spent.values())) <= now):
+            self._spent.popitem(last=False)
+
+    def is_spent(self, key: str, now: float) -> bool:
+        """Whether a run had this key that is over, and whose answer had to go before its time."""
+        return self._spent.get(key, now) > now
+
+    def _next(self, now: float) -> _Finished | None:
+        oldest = next(iter(self._finished.values()), None)
+        if oldest is None or oldest.at <= now - self._bounds.ttl_s:
+            return oldest
+        if self._bytes > self._bounds.bytes:
+            return self._oldest_of(self._bytes_of)
+        return self._oldest_of(self._runs_of) if len(self._finished) > self._bounds.runs else None
+
+    def _oldest_of(self, shares: Counter[str | None]) -> _Finished:
+        # Of two who have as much, who came later.
+        principal = max(reversed(shares), key=lambda one: shares[one])
+        return next(finished for finished in self._finished.values() if finished.run.principal == principal)
+
+    def _count(self, finished: _Finished, sign: int) -> None:
+        principal = finished.run.principal
+        self._bytes += sign * finished.size_bytes
+        self._bytes_of[principal] += sign * finished.size_bytes
+        self._runs_of[principal] += sign
+        if not self._runs_of[principal]:
+            del self._runs_of[principal], self._bytes_of[principal]

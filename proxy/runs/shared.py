@@ -1,0 +1,119 @@
+"""What replicas share of their runs: one port, and what a viewer sees of a run wherever it is executed.
+
+Without a store every process is alone: it knows its own runs, and keeps them in memory.
+"""
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from proxy.runs.run import Failure, Run
+from proxy.settings.routes import Route
+from proxy.text.event_log import EventLog
+from proxy.upstream.client import Answer
+
+
+class Watched(Protocol):
+    """A run as its viewers see it: a `Run` of this process, or the copy of one that another executes."""
+
+    headers_sent: bool
+    """Whether a viewer has the stream's headers."""
+
+    @property
+    def id(self) -> str: ...
+    @property
+    def log(self) -> EventLog: ...
+    @property
+    def route(self) -> Route: ...
+    @property
+    def source(self) -> str: ...
+    @property
+    def told(self) -> str:
+        """The value of `headgate-decision`."""
+        ...
+
+    @property
+    def principal(self) -> str | None:
+        """Whose it is; None: nobody's in particular."""
+        ...
+
+    @property
+    def target(self) -> bytes:
+        """Of the upstream's request: path and query."""
+        ...
+
+    @property
+    def fingerprint(self) -> str:
+        """Equal for requests that ask the same of the same."""
+        ...
+
+    @property
+    def started_at(self) -> float:
+        """The loop's time."""
+        ...
+
+    @property
+    def failure(self) -> Failure | None:
+        """Why there is no complete answer, once that is so."""
+        ...
+
+    @property
+    def answer(self) -> Answer | None:
+        """The upstream's own, whole; also one that is a failure. None until the run has ended."""
+        ...
+
+
+class Shared(Protocol):
+    """The runs of all replicas. No method raises for a store that is down: that is counted and logged, and
+    this process goes on alone.
+    """
+
+    async def claim(self, run: Run, keys: Sequence[str]) -> str | None:
+        """Make a run known before it is executed, and copy its log from now on.
+
+        Args:
+            run: not started yet.
+            keys: what requests for the same have in common.
+
+        Returns:
+            The id of the run that has this run's id or one of the keys already: then nothing is claimed, and
+            that one is to be joined. None if this run is to be executed here.
+        """
+        ...
+
+    async def find(self, run_id: str) -> Watched | None:
+        """A run that another replica executes or has executed, followed from now on while it is watched."""
+        ...
+
+    async def joinable(self, keys: Sequence[str]) -> str | None:
+        """The id of a run that one of the keys is claimed for."""
+        ...
+
+    async def name(self, key: str, run_id: str, ttl_s: float) -> None:
+        """Let `joinable` find a run by one more key."""
+        ...
+
+    async def cancel(self, run_id: str) -> None:
+        """Ask the replica that executes the run to end it."""
+        ...
+
+    async def keeps(self, run_id: str) -> bool:
+        """Whether a run of this process is still its own; not if this process was held up for so long that
+        another replica has taken it over. To be asked before its end is told.
+        """
+        ...
+
+    def can_be_left(self, run_id: str) -> bool:
+        """Whether another replica can go on with a run of this process, once this one is gone."""
+        ...
+
+    def is_watched(self, run_id: str) -> bool:
+        """Whether a run of this process has viewers at other replicas, as far as is known."""
+        ...
+
+    async def put_ticket(self, ticket: str, value: bytes, ttl_s: float) -> bool:
+        """Keep a ticket for all replicas; False if there is nowhere to keep it."""
+        ...
+
+    async def take_ticket(self, ticket: str) -> bytes | None:
+        """Its value, once."""
+        ...

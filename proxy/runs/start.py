@@ -1,0 +1,88 @@
+"""What a run is made of, and by what requests for the same are known."""
+
+import hashlib
+from dataclasses import dataclass
+
+from flags.decision import Decision
+from proxy.errors import RequestRefused
+from proxy.http.headers import NOT_WHAT_IS_ASKED
+from proxy.identity import Identity
+from proxy.observe.metrics import RouteMetrics
+from proxy.runs.run import Call
+from proxy.runs.shared import Watched
+from proxy.sources import Source
+
+ID_TAKEN = "The id of this run is another one's. Please choose a new one."
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """Everything a run is made of, and how requests for the same are known."""
+
+    call: Call
+    decision: Decision
+    identity: Identity | None
+    metrics: RouteMetrics
+    source: Source
+    run_id: str | None = None
+    """As the client chose it."""
+    idempotency_key: bytes | None = None
+    may_join: bool = True
+
+    @property
+    def fingerprint(self) -> str:
+        """Equal for requests of one principal with the same target and body."""
+        request = self.call.request
+        return fingerprint(self.identity, self.call.route.name, request.target, request.body)
+
+    def _same(self) -> str:
+        """Equal for requests that ask for the same, in all that may choose the answer."""
+        headers = sorted(pair for pair in self.call.request.headers if pair[0] not in NOT_WHAT_IS_ASKED)
+        return _digest(self.fingerprint, *(part for pair in headers for part in pair))
+
+    def join_keys(self) -> list[str]:
+        """By what a request finds the run it joins: first while that one runs, then by its idempotency key.
+
+        Nothing joins a run of nobody.
+        """
+        if self.identity is None or not self.call.route.settings.join or not self.may_join:
+            return []
+        keys = [self._same()]
+        if self.idempotency_key is not None:
+            keys.append(digest_of_key(self.identity, self.call.route.name, self.idempotency_key))
+        return keys
+
+
+def check_the_same(start: Start, run: Watched, *, is_named: bool = False) -> None:
+    """Raises RequestRefused if the run is of another request than the one that came to it.
+
+    `is_named`: by an id that the run goes by, though its own may be another one.
+    """
+    if run.fingerprint != start.fingerprint:
+        if is_named or run.id == start.run_id:
+            raise RequestRefused(409, ID_TAKEN)
+        raise RequestRefused(422, "This Idempotency-Key was used for another request.")
+
+
+def fingerprint(identity: Identity | None, route: str, target: bytes, body: bytes) -> str:
+    """Equal for requests of one principal with the same target and body."""
+    return _digest("" if identity is None else identity.principal, route, target, body)
+
+
+def digest_of_key(identity: Identity, route: str, key: bytes) -> str:
+    """What an `Idempotency-Key` is kept as."""
+    return _digest(identity.principal, route, key)
+
+
+def digest_of_name(principal: str, name: str) -> str:
+    """What the id that a client chose for a run is kept as, where the run has another one."""
+    return _digest(principal, "name", name)
+
+
+def _digest(*parts: str | bytes) -> str:
+    """Of all parts, so that no two lists of them have the same."""
+    digest = hashlib.sha256()
+    for part in parts:
+        data = part.encode() if isinstance(part, str) else part
+        digest.update(b"%d:%b" % (len(data), data))
+    return digest.hexdigest()

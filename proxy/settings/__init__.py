@@ -1,0 +1,4 @@
+"""Settings: their types and rules, the file they come from, and the routes compiled from them.
+
+Imports `text` for the types of sections and templates. Read `settings.py` first.
+"""

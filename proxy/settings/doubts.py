@@ -1,0 +1,107 @@
+"""What settings allow and nobody means: what would never stream, or never start. Pure."""
+
+import re
+from collections.abc import Collection, Iterator, Mapping
+
+from proxy.settings.route import PARAMETER, RouteSettings
+from proxy.settings.routes import PathTemplate
+from proxy.settings.settings import Settings
+
+ANYWHERE = frozenset({"0.0.0.0", "::", "[::]"})
+
+ANY_VALUE = "~headgate~"
+"""For a parameter: no template has it, so only a parameter takes it."""
+
+_FOREIGN = re.compile(r"(?<=/)(:\w+|\*+[^/]*|<[^/]*>|\[[^/]*\])(?=/|$)")
+"""A segment that is a parameter in other routers, and here stands for itself."""
+
+
+def doubts(settings: Settings, unknown_flags: Collection[str]) -> Iterator[str]:
+    """One sentence each, with its place.
+
+    Args:
+        settings: the whole file.
+        unknown_flags: those of its routes that its flags lack.
+    """
+    yield from _addresses(settings)
+    yield from _flags(settings, unknown_flags)
+    yield from _nobody(settings)
+    yield from _foreign_parameters(settings)
+    yield from _shadowed(settings)
+    yield from _untapped(settings)
+
+
+def _addresses(settings: Settings) -> Iterator[str]:
+    ports = {"listen": settings.listen, "admin": settings.admin}
+    if settings.llm is not None:
+        ports["llm.listen"] = settings.llm.listen
+    names = list(ports)
+    for index, name in enumerate(names):
+        for other in names[:index]:
+            if _collide(ports[name], ports[other]):
+                yield f"{name}: is the address of {other}: only one of them can listen there"
+
+
+def _collide(one: str, other: str) -> bool:
+    (host, _, port), (other_host, _, other_port) = one.rpartition(":"), other.rpartition(":")
+    same_host = host == other_host or bool({host, other_host} & ANYWHERE)
+    return same_host and int(port) == int(other_port) != 0
+
+
+def _flags(settings: Settings, unknown: Collection[str]) -> Iterator[str]:
+    for index, route in enumerate(settings.routes):
+        if route.flag in unknown:
+            yield f"routes[{index}].flag: the flags have no '{route.flag}': this route would never stream"
+        if route.flag == settings.flags.kill_flag:
+            yield f"routes[{index}].flag: is flags.kill_flag: on, it turns everybody's stream off"
+
+
+def _nobody(settings: Settings) -> Iterator[str]:
+    identity = settings.identity
+    if identity.jwt is None and identity.header is None and identity.cookie is None:
+        yield "identity: has no way to find out who asks: nobody would ever get a stream"
+
+
+def _foreign_parameters(settings: Settings) -> Iterator[str]:
+    for index, route in enumerate(settings.routes):
+        for where, template in _templates(route).items():
+            for found in _FOREIGN.findall(template):
+                yield (
+                    f"routes[{index}].{where}: '{found}' stands for itself alone: a parameter is written "
+                    "{name}, and stands for one segment"
+                )
+
+
+def _templates(route: RouteSettings) -> Mapping[str, str]:
+    """Paths of a route by where they stand."""
+    found = {"match": route.match, "stream_path": route.stream_path}
+    found["poll.path"] = route.poll.path if route.poll else None
+    found["native.request"] = route.native.request if route.native else None
+    for index, call in enumerate(route.stages.calls if route.stages else ()):
+        found[f"stages.calls[{index}].request"] = call.request
+    return {where: template for where, template in found.items() if template is not None}
+
+
+def _shadowed(settings: Settings) -> Iterator[str]:
+    """Templates of which every request belongs to one that stands earlier."""
+    earlier: list[tuple[str, str, str]] = []
+    for index, route in enumerate(settings.routes):
+        method, _, path = route.match.partition(" ")
+        own = [(f"routes[{index}].match", method, path)]
+        if route.stream_path is not None:
+            own.append((f"routes[{index}].stream_path", "GET", route.stream_path))
+        for where, method, path in own:
+            if shadow := next((w for w, m, p in earlier if m == method and _covers(p, path)), None):
+                yield f"{where}: is never reached: {shadow} stands earlier and fits all that it does"
+            earlier.append((where, method, path))
+
+
+def _covers(template: str, other: str) -> bool:
+    return re.fullmatch(PathTemplate(template).pattern(), PARAMETER.sub(ANY_VALUE, other)) is not None
+
+
+def _untapped(settings: Settings) -> Iterator[str]:
+    if settings.llm is None or any(route.tap is not None for route in settings.routes):
+        return
+    for index, provider in enumerate(settings.llm.providers):
+        yield f"llm.providers[{index}]: no route taps '{provider.name}': its calls would show nobody anything"

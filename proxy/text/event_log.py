@@ -1,0 +1,221 @@
+"""The append-only log of one run's events, in memory; and how its readers wait for more of it."""
+
+import asyncio
+from array import array
+from asyncio.events import TimerHandle
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+from proxy.text.events import Event, EventType
+from proxy.text.sse import Long, encode
+
+MAX_AT_ONCE = 512
+"""Entries that a reader takes at a time: a long log is not copied whole for each write."""
+
+CONTENT = frozenset({EventType.CONTENT_CHUNK, EventType.CONTENT_REPLACE})
+
+
+class Entry(NamedTuple):
+    """One event, as it goes on the wire."""
+
+    seq: int
+    """From 1, without gaps."""
+    wire: bytes
+    known_at: float
+    """The loop's time when the proxy had what this event says."""
+    is_content: bool
+    is_terminal: bool
+
+    @property
+    def id(self) -> str:
+        """As it is on the wire."""
+        return self.wire[len(b"id: ") : self.wire.index(b"\n")].decode()
+
+
+def event_id(run_id: str, generation: int, seq: int) -> str:
+    """The id of an event, which a client comes back with.
+
+    A replica that dies, or that is only held up, may have shown its own viewers a little more than the others
+    know of. So whoever takes a run over numbers on under a name of its own: such a cursor is then seen not to
+    be one of the log, although the log has an event with its number.
+    """
+    return f"{run_id}.{generation}:{seq}" if generation else f"{run_id}:{seq}"
+
+
+class EventLog:
+    """Events of one run. Encoded once, whoever reads them.
+
+    Kept as columns: of an object for each event, the collector would look at every one again and again, and
+    the texts of a thousand runs would then wait for tens of milliseconds.
+    """
+
+    def __init__(self, run_id: str, retry_ms: int) -> None:
+        self.run_id = run_id
+        self.generation = 0
+        """How often the run was taken over by another replica."""
+        self.doubt: Callable[[], bool] = lambda: False
+        """Whether what was appended last may be nobody's but this process's: it is not to be shown yet."""
+        self._retry_ms = retry_ms
+        self._wires: list[bytes] = []
+        self._known_at = array("d")
+        self._content = bytearray()
+        self._ended = False
+        self._readers: set[Callable[[], None]] = set()
+        self.size_bytes = 0
+        self.has_content = False
+        self.snapshots_from: set[int] = set()
+        """Places from which a viewer was begun to be sent a snapshot."""
+
+    def __len__(self) -> int:
+        return len(self._wires)
+
+    @property
+    def ended(self) -> bool:
+        return self._ended
+
+    def append(self, event: Event, known_at: float, long: Long | None = None) -> None:
+        """Encode an event and add it; see `sse.encode`."""
+        seq = len(self._wires) + 1
+        name = event_id(self.run_id, self.generation, seq)
+        wire = encode(event, name, self._retry_ms if seq == 1 else None, long)
+        self._add(wire, known_at, event.type in CONTENT, event.terminal)
+
+    def take(self, entry: Entry) -> None:
+        """Append an entry that is encoded already."""
+        assert entry.seq == len(self._wires) + 1
+        self._add(entry.wire, entry.known_at, entry.is_content, entry.is_terminal)
+
+    def _add(self, wire: bytes, known_at: float, is_content: bool, is_terminal: bool) -> None:
+        self._wires.append(wire)
+        self._known_at.append(known_at)
+        self._content.append(is_content)
+        self._ended = is_terminal
+        self.size_bytes += len(wire)
+        self.has_content = self.has_content or is_content
+        self.wake()
+
+    def after(self, seq: int) -> Sequence[Entry]:
+        """The next entries beyond `seq`, at most `MAX_AT_ONCE` of them."""
+        return self._between(seq, min(len(self), seq + MAX_AT_ONCE))
+
+    def up_to(self, seq: int) -> Sequence[Entry]:
+        """All entries from the first to `seq`."""
+        return self._between(0, min(len(self), seq))
+
+    def entry(self, seq: int) -> Entry:
+        """The entry with this number, which must be one of the log's."""
+        at = seq - 1
+        is_last = seq == len(self._wires)
+        return Entry(
+            seq, self._wires[at], self._known_at[at], self._content[at] == 1, is_last and self._ended
+        )
+
+    def _between(self, start: int, end: int) -> list[Entry]:
+        return [self.entry(seq) for seq in range(start + 1, end + 1)]
+
+    def subscribe(self, wake: Callable[[], None]) -> None:
+        """Call `wake`, which must not raise or wait, whenever there is more."""
+        self._readers.add(wake)
+
+    def unsubscribe(self, wake: Callable[[], None]) -> None:
+        self._readers.discard(wake)
+
+    def wake(self) -> None:
+        """Let everybody who waits look again."""
+        for wake in self._readers:
+            wake()
+
+
+class LogReader:
+    """Where one task waits: for more of a log, for somebody's word, or for a time."""
+
+    __slots__ = (
+        "_called",
+        "_has_more",
+        "_log",
+        "_loop",
+        "_pausing",
+        "_serve",
+        "_timer",
+        "_timer_due",
+        "_waiter",
+    )
+
+    def __init__(self, log: EventLog) -> None:
+        self._log = log
+        self._loop = asyncio.get_running_loop()
+        self._waiter: asyncio.Future[None] | None = None
+        self._has_more = False
+        self._called = False
+        self._pausing = False
+        self._serve: Callable[[], bool] | None = None
+        self._timer: TimerHandle | None = None
+        self._timer_due = 0.0
+        log.subscribe(self._more)
+
+    def close(self) -> None:
+        self._log.unsubscribe(self._more)
+        if self._timer is not None:
+            self._timer.cancel()
+
+    def wake(self) -> None:
+        """Somebody's word: whatever is waited for, look again."""
+        self._called = True
+        self._release()
+
+    async def wait(self, until: float, serve: Callable[[], bool] | None = None) -> None:
+        """Until woken, or the loop's time `until`, or sooner for no reason: look again, and wait again.
+
+        What happened since the last wait counts. One timer serves all waits and is armed again only when
+        it fires or comes too late, so that an event costs none. With `serve` neither does it cost a turn of
+        the task: that is called for each entry, and while it returns True the wait goes on.
+        """
+        self._arm(until)
+        if not (self._has_more or self._called):
+            self._serve = serve
+            try:
+                await self._until_released()
+            finally:
+                self._serve = None
+        self._has_more = self._called = False
+
+    async def pause(self, until: float) -> None:
+        """The same, but more of the log ends no pause: events that come within it cost nothing."""
+        self._arm(until)
+        if not self._called:
+            self._pausing = True
+            try:
+                await self._until_released()
+            finally:
+                self._pausing = False
+        self._has_more = self._called = False
+
+    async def _until_released(self) -> None:
+        self._waiter = self._loop.create_future()
+        try:
+            await self._waiter
+        finally:
+            self._waiter = None
+
+    def _arm(self, until: float) -> None:
+        if self._timer is None or self._timer_due > until:
+            if self._timer is not None:
+                self._timer.cancel()
+            self._timer_due = until
+            self._timer = self._loop.call_at(until, self._fired)
+
+    def _more(self) -> None:
+        if self._serve is not None and not self._called and self._serve():
+            return
+        self._has_more = True
+        self._serve = None  # what comes now is the task's, and in order
+        if not self._pausing:
+            self._release()
+
+    def _fired(self) -> None:
+        self._timer = None
+        self.wake()
+
+    def _release(self) -> None:
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)

@@ -1,0 +1,84 @@
+"""Texts while they are being made: cut into words as they come, and what waits for the rest of a word.
+
+A piece of a text ends anywhere, also within a word. Whole words are shown at once or, where several short
+ones make one chunk, after `HOLD_S` at the latest; the beginning of a word waits for its end.
+"""
+
+import asyncio
+from asyncio.events import TimerHandle
+from collections.abc import Callable
+from typing import Protocol
+
+from proxy.text.chunking import Chunker, split
+
+HOLD_S = 0.04
+"""How long a whole word may wait for the next one: with a flush of a viewer after it, well below 100 ms."""
+
+
+LARGE_CHARS = 1000
+"""More at once is no model's token, and is not cut into words: a megabyte of them would take seconds."""
+
+LARGE_PIECES = 64
+"""About so many does a large piece of a text become, with as many smaller ones at its end."""
+
+
+class Shows(Protocol):
+    """Where chunks go."""
+
+    def show_chunks(self, stage: str, chunks: list[str]) -> None: ...
+
+
+class LiveTexts:
+    """The unfinished texts of one run, by their stages.
+
+    It is told each time who shows them, and holds on to nobody for longer than `HOLD_S`: who has it would be
+    in a cycle with it.
+
+    Args:
+        chunker: a new one for a text.
+    """
+
+    def __init__(self, chunker: Callable[[], Chunker]) -> None:
+        self._new_chunker = chunker
+        self._chunkers: dict[str, Chunker] = {}
+        self._timer: TimerHandle | None = None
+
+    def add(self, stage: str, text: str, shows: Shows) -> None:
+        """The next piece."""
+        chunker = self._chunkers.get(stage)
+        if chunker is None:
+            chunker = self._chunkers[stage] = self._new_chunker()
+        if len(text) > LARGE_CHARS:
+            *pieces, text = _pieces(chunker.unfeed() + text)
+            shows.show_chunks(stage, pieces)
+        shows.show_chunks(stage, chunker.feed(text))
+        if self._timer is None and chunker.holds_words:
+            self._timer = asyncio.get_running_loop().call_later(HOLD_S, self._held_long_enough, shows)
+
+    def finish(self, stage: str, shows: Shows) -> None:
+        """The text is whole: show what was held back of it."""
+        chunker = self._chunkers.pop(stage, None)
+        if chunker is not None:
+            shows.show_chunks(stage, chunker.flush())
+
+    def drop(self, stage: str) -> None:
+        """What is held back of the text is not shown."""
+        self._chunkers.pop(stage, None)
+
+    def close(self) -> None:
+        """Nothing more is shown of any."""
+        self._chunkers.clear()
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _held_long_enough(self, shows: Shows) -> None:
+        self._timer = None
+        for stage, chunker in self._chunkers.items():
+            shows.show_chunks(stage, chunker.flush_words())
+
+
+def _pieces(text: str) -> list[str]:
+    """A large text in pieces, the last of which is a small one."""
+    *pieces, last = split(text, max(LARGE_CHARS, len(text) // LARGE_PIECES))
+    return [*pieces, *split(last, LARGE_CHARS)]

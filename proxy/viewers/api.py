@@ -1,0 +1,273 @@
+"""The HTTP surface of runs, under `/_headgate/` on the public port: read one, look at it, end it.
+
+Whatever the reason, who may not see a run is told the same as for one that never was: 404.
+"""
+
+import asyncio
+import re
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from http import HTTPStatus
+from typing import ClassVar
+from urllib.parse import parse_qs
+
+import orjson
+
+from proxy.downstream.server import WRITE
+from proxy.errors import RequestRefused, problem
+from proxy.http.headers import Headers
+from proxy.identity import Identifier, Identity
+from proxy.observe.metrics import Metrics
+from proxy.relay.relay import Receive, Scope, Send, check_framing
+from proxy.runs.runs import Runs
+from proxy.runs.shared import Watched
+from proxy.text.event_log import LogReader
+from proxy.viewers.batch_viewer import named
+from proxy.viewers.tickets import TICKET_S, Tickets
+from proxy.viewers.viewer import STREAM_HEADERS, Viewer
+
+MAX_TICKET_REQUEST_BYTES = 4096
+
+CATCH_UP_S = 1.0
+"""How long a cursor that is ahead of a replica's copy of the log is waited for."""
+
+RETRY_AFTER_S = b"5"
+
+NO_SUCH_RUN = "There is no such run, or it is no longer kept. Please ask again."
+
+RUN = "/_headgate/runs/{id}"
+EVENTS = f"{RUN}/events"
+TICKETS = "/_headgate/tickets"
+
+_RUN = re.compile(rb"/_headgate/runs/([0-9a-f-]{36})(/events)?")
+_CURSOR = re.compile(r"([!-~]{1,64}?)(?:\.[0-9])?:([0-9]{1,9})")
+"""An event's id, as `event_log.event_id` makes them. `int` refuses what has some thousand digits."""
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """One request to an endpoint. `run_id` is empty where the path has none."""
+
+    run_id: str
+    headers: Headers
+    query: dict[str, list[str]]
+    receive: Receive
+    send: Send
+    write: Callable[[bytes], bool] | None
+    """See `proxy.downstream.server.WRITE`."""
+
+    def one(self, name: str) -> str | None:
+        """A query parameter that stands there once."""
+        values = self.query.get(name, [])
+        return values[0] if len(values) == 1 else None
+
+
+class RunApi:
+    """The endpoints, as one raw ASGI app."""
+
+    def __init__(
+        self, runs: Runs, identifier: Identifier, tickets: Tickets, metrics: Metrics, attach_wait_s: float
+    ) -> None:
+        self._runs = runs
+        self._identifier = identifier
+        self._tickets = tickets
+        self._metrics = metrics
+        self._attach_wait_s = attach_wait_s
+
+    async def __call__(self, scope: Scope, target: bytes, receive: Receive, send: Send) -> None:
+        path, _, query = target.partition(b"?")
+        found = _RUN.fullmatch(path)
+        if found is None and path != TICKETS.encode():
+            await refuse(send, RequestRefused(404, "There is nothing of Headgate's at this path."))
+            return
+        endpoints = self.ENDPOINTS[TICKETS if found is None else EVENTS if found[2] else RUN]
+        endpoint = endpoints.get(scope["method"])
+        if endpoint is None:
+            allowed = ", ".join(endpoints)
+            await refuse(send, RequestRefused(405, f"Here is only {allowed}."), (b"allow", allowed.encode()))
+            return
+        run_id = found[1].decode() if found is not None else ""
+        parameters = parse_qs(query.decode("latin-1"), max_num_fields=20) if query.count(b"&") < 20 else {}
+        try:
+            check_framing(scope["headers"], scope["http_version"])
+            await endpoint(self, Asked(run_id, scope["headers"], parameters, receive, send, scope.get(WRITE)))
+        except RequestRefused as refusal:
+            await refuse(send, refusal)
+
+    async def show(
+        self,
+        run: Watched,
+        identity: Identity | None,
+        receive: Receive,
+        send: Send,
+        *,
+        after: int | None = 0,
+        takes_json: bool = False,
+        write: Callable[[bytes], bool] | None = None,
+    ) -> str:
+        """A run as events, from `after` on; None: from a snapshot on. Returns how it ended."""
+        if has_all(run, after):
+            # 204 tells EventSource not to come back (WHATWG HTML 9.2.3).
+            await send({"type": "http.response.start", "status": 204, "headers": [named(run)]})
+            await send({"type": "http.response.body", "body": b"", "more_body": False})
+            return "nothing_more"
+        expires_at: float | None = None
+        if identity is not None and identity.expires_at is not None:
+            expires_at = asyncio.get_running_loop().time() + identity.expires_at - time.time()
+        metrics = self._metrics.by_route[run.route.name]
+        viewer = Viewer(run, metrics, receive, send, expires_at=expires_at, write=write)
+        with self._runs.watching(viewer):
+            return await viewer.serve(after=after, takes_json=takes_json)
+
+    async def _events(self, asked: Asked) -> None:
+        """The log: replay from the cursor, then live."""
+        identity = await self._who(asked)
+        run = await self._runs.attach(asked.run_id, identity, self._attach_wait_s)
+        if run is None:
+            raise RequestRefused(404, NO_SUCH_RUN)
+        given = last_event(asked.headers) or asked.one("after")
+        after = 0 if given is None else await position(run, given)
+        await self.show(run, identity, asked.receive, asked.send, after=after, write=asked.write)
+
+    async def _state(self, asked: Asked) -> None:
+        run = await self._of_owner(asked)
+        body = orjson.dumps(
+            {
+                "run": run.id,
+                "route": run.route.name,
+                "decision": run.told,
+                "state": "running" if not run.log.ended else "failed" if run.failure else "complete",
+                "error_code": run.failure.code if run.failure else None,
+                "events": len(run.log),
+                "has_content": run.log.has_content,
+                "age_s": round(asyncio.get_running_loop().time() - run.started_at, 1),
+            }
+        )
+        await _json(asked.send, 200, body, named(run))
+
+    async def _cancel(self, asked: Asked) -> None:
+        """End the run. One that has ended stays as it is, so that a late cancel does no harm."""
+        run = await self._of_owner(asked)
+        await self._runs.cancel(run)
+        await _json(asked.send, 202, orjson.dumps({"run": run.id}), named(run))
+
+    async def _issue_ticket(self, asked: Asked) -> None:
+        """A ticket for a run of one's own."""
+        identity = self._identifier.identify(asked.headers)
+        if identity is None:
+            raise RequestRefused(401, "A ticket is for somebody: please sign in.")
+        try:
+            wanted = orjson.loads(await _small_body(asked.receive))
+            run_id = wanted["run"]
+        except (ValueError, KeyError, TypeError):
+            run_id = None
+        if not isinstance(run_id, str) or not re.fullmatch(r"[0-9a-f-]{36}", run_id):
+            raise RequestRefused(400, 'The body must be {"run": "<id>"}.')
+        run = await self._runs.look_up(run_id, identity)
+        if run is None:
+            raise RequestRefused(404, NO_SUCH_RUN)
+        ticket = await self._tickets.issue(run_id, identity.principal, identity.expires_at)
+        await _json(asked.send, 201, orjson.dumps({"ticket": ticket, "expires_in_s": TICKET_S}))
+
+    async def _of_owner(self, asked: Asked) -> Watched:
+        run = await self._runs.look_up(asked.run_id, self._identifier.identify(asked.headers))
+        if run is None:
+            raise RequestRefused(404, NO_SUCH_RUN)
+        return run
+
+    async def _who(self, asked: Asked) -> Identity | None:
+        """By the ticket, if there is one: EventSource cannot send a header."""
+        ticket = asked.one("ticket")
+        if ticket is None:
+            return self._identifier.identify(asked.headers)
+        redeemed = await self._tickets.redeem(ticket, asked.run_id)
+        if redeemed is None:
+            raise RequestRefused(404, NO_SUCH_RUN)
+        return Identity(redeemed.principal, user="", expires_at=redeemed.expires_at)
+
+    ENDPOINTS: ClassVar[Mapping[str, Mapping[str, Callable[["RunApi", Asked], Awaitable[None]]]]] = {
+        EVENTS: {"GET": _events},
+        RUN: {"GET": _state, "DELETE": _cancel},
+        TICKETS: {"POST": _issue_ticket},
+    }
+
+
+def has_all(run: Watched, after: int | None) -> bool:
+    """Whether a viewer of the events up to `after` misses nothing, and nothing will come."""
+    return bool(after) and run.log.ended and after is not None and after >= len(run.log)
+
+
+async def send_nothing_more(run: Watched, send: Send) -> None:
+    """A stream that ends at once. Who posts is no EventSource: fetch-event-source refuses a 204, and would
+    post again for ever.
+    """
+    headers = [*STREAM_HEADERS, named(run)]
+    await send({"type": "http.response.start", "status": 200, "headers": headers})
+    await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+
+def last_event(headers: Headers) -> str | None:
+    """The cursor of a reconnecting client."""
+    return next((value.decode("latin-1") for name, value in headers if name == b"last-event-id"), None)
+
+
+def run_of(cursor: str) -> str | None:
+    """The id of the run that an event's id names."""
+    found = _CURSOR.fullmatch(cursor)
+    return found[1] if found else None
+
+
+async def position(run: Watched, cursor: str) -> int | None:
+    """Where in the log a cursor stands, an event's id or its number.
+
+    None if it is not one of this log, or one from which a snapshot was begun: a viewer that was cut within it
+    shows some texts whole already, and would append to them what it had missed.
+    """
+    cursor = cursor if ":" in cursor else f"{run.id}:{cursor}"
+    found = _CURSOR.fullmatch(cursor)
+    if found is None or found[1] != run.id:
+        return None
+    after = int(found[2])
+    reader = LogReader(run.log)
+    try:
+        due = asyncio.get_running_loop().time() + CATCH_UP_S
+        while after > len(run.log) and not run.log.ended and asyncio.get_running_loop().time() < due:
+            await reader.wait(due)
+    finally:
+        reader.close()
+    if after > len(run.log) or after in run.log.snapshots_from:
+        return None
+    # Else the client has seen what was said by a replica that is gone, and by nobody else.
+    return after if not after or run.log.after(after - 1)[0].id == cursor else None
+
+
+async def refuse(send: Send, refusal: RequestRefused, *more: tuple[bytes, bytes]) -> None:
+    """Answer with the refusal as an RFC 9457 problem."""
+    headers, body = problem(refusal.status, HTTPStatus(refusal.status).phrase, refusal.detail)
+    if refusal.status == HTTPStatus.SERVICE_UNAVAILABLE:
+        headers.append((b"retry-after", RETRY_AFTER_S))
+    await send({"type": "http.response.start", "status": refusal.status, "headers": [*headers, *more]})
+    await send({"type": "http.response.body", "body": body, "more_body": False})
+
+
+async def _json(send: Send, status: int, body: bytes, *more: tuple[bytes, bytes]) -> None:
+    headers = [
+        (b"content-type", b"application/json"),
+        (b"content-length", b"%d" % len(body)),
+        (b"cache-control", b"no-store"),
+        *more,
+    ]
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await send({"type": "http.response.body", "body": body, "more_body": False})
+
+
+async def _small_body(receive: Receive) -> bytes:
+    body = b""
+    while True:
+        message = await receive()
+        body += bytes(message.get("body", b""))
+        if message["type"] == "http.disconnect" or len(body) > MAX_TICKET_REQUEST_BYTES:
+            raise RequestRefused(400, "The request's body is too long, or did not arrive whole.")
+        if not message.get("more_body", False):
+            return body

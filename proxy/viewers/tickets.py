@@ -1,0 +1,119 @@
+"""Tickets: single use, for EventSource, which cannot send headers. No credential is ever in a URL.
+
+Whoever keeps them, memory or the replicas' store, has their hashes alone, and nothing here is logged.
+"""
+
+import hashlib
+import re
+import secrets
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import orjson
+
+from proxy.runs.shared import Shared
+
+TICKET_S = 30
+"""Seconds in which a ticket is to be redeemed; fewer if the token it was got with ends sooner."""
+
+LEAST_S = 0.001
+"""A store counts in milliseconds, and refuses to keep anything for none."""
+
+TICKET_BYTES = 24
+"""Of randomness: 192 bits, 32 characters."""
+
+MAX_TICKETS = 10_000
+"""So many are kept in memory at once, with about 600 bytes each; then the oldest of who has the most goes."""
+
+_TICKET = re.compile(r"[A-Za-z0-9_-]{32}")
+
+
+@dataclass(frozen=True, slots=True)
+class Redeemed:
+    """Whose ticket it was."""
+
+    principal: str
+    expires_at: float | None
+    """When the token ends that the ticket was got with, in seconds since the epoch."""
+
+
+class Tickets:
+    """Those that are out.
+
+    Args:
+        shared: keeps them, so that every replica can redeem them; None, or where it cannot: memory.
+        clock: seconds that only go on, by which a ticket's time is over: the wall's clock may be set.
+        epoch: seconds since the epoch, as the end of a token is given.
+    """
+
+    def __init__(
+        self,
+        shared: Shared | None = None,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        epoch: Callable[[], float] = time.time,
+    ) -> None:
+        self._shared = shared
+        self._clock = clock
+        self._epoch = epoch
+        self._kept: dict[str, tuple[bytes, float, str]] = {}
+        """By their hash: what they are worth, until when, and whose they are."""
+        self._of: dict[str, dict[str, None]] = {}
+        """The hashes of each principal's, the oldest first."""
+
+    def __len__(self) -> int:
+        """Those in memory."""
+        return len(self._kept)
+
+    async def issue(self, run_id: str, principal: str, expires_at: float | None) -> str:
+        """A new ticket for one run, for `principal`, whose token ends at `expires_at`."""
+        ticket = secrets.token_urlsafe(TICKET_BYTES)
+        ttl_s = TICKET_S if expires_at is None else min(TICKET_S, expires_at - self._epoch())
+        if ttl_s < LEAST_S:
+            return ticket  # it opens nothing
+        key, worth = _hash(ticket), orjson.dumps([run_id, principal, expires_at])
+        if self._shared is None or not await self._shared.put_ticket(key, worth, ttl_s):
+            now = self._clock()
+            self._kept[key] = worth, now + ttl_s, principal
+            self._of.setdefault(principal, {})[key] = None
+            self._forget(now)
+        return ticket
+
+    async def redeem(self, ticket: str, run_id: str) -> Redeemed | None:
+        """Whose ticket for this run it is, or None. It is used up whatever the answer is."""
+        if not _TICKET.fullmatch(ticket):
+            return None  # anybody may send anything: the store is asked only about what can be one
+        key = _hash(ticket)
+        worth, until = self._take(key) if key in self._kept else (None, 0.0)
+        if worth is not None and until <= self._clock():
+            return None
+        if self._shared is not None:
+            # Whose time the store keeps. One in memory may be there too, if the store's reply was lost.
+            stored = await self._shared.take_ticket(key)
+            worth = stored if worth is None else worth
+        if worth is None:
+            return None
+        of_run, principal, expires_at = orjson.loads(worth)
+        return Redeemed(principal, expires_at) if of_run == run_id else None
+
+    def _forget(self, now: float) -> None:
+        """Let go of those whose time is over, the oldest first; and over the bound, of the oldest of whoever
+        has the most: nobody's tickets void another one's.
+        """
+        while self._kept[oldest := next(iter(self._kept))][1] <= now:
+            self._take(oldest)
+        if len(self._kept) > MAX_TICKETS:
+            most = max(self._of, key=lambda principal: len(self._of[principal]))
+            self._take(next(iter(self._of[most])))
+
+    def _take(self, key: str) -> tuple[bytes, float]:
+        worth, until, principal = self._kept.pop(key)
+        del self._of[principal][key]
+        if not self._of[principal]:
+            del self._of[principal]
+        return worth, until
+
+
+def _hash(ticket: str) -> str:
+    return hashlib.sha256(ticket.encode()).hexdigest()

@@ -1,0 +1,278 @@
+"""One viewer: reads a run's log from where it stands, then live, as server-sent events.
+
+Nothing is sent until there is text, an end, or `commit_after` is over: until then a failure still has
+its own status (design, section 3, commit policy).
+
+A slow viewer costs the others nothing: it is behind by itself alone. First its chunks grow, then it gets
+each text as it is instead of what it missed, and then it is cut, to come back with its cursor.
+"""
+
+import asyncio
+import random
+from collections.abc import Callable, Sequence
+from enum import StrEnum
+
+from proxy.observe.metrics import RouteMetrics
+from proxy.relay.relay import Receive, Send
+from proxy.runs.shared import Watched
+from proxy.text.event_log import Entry, LogReader
+from proxy.text.sse import HEARTBEAT
+from proxy.viewers.batch_viewer import DOUBT_S, named, send_answer
+from proxy.viewers.catch_up import merged, snapshot
+
+FLUSH_BYTES = 64 * 1024
+"""At most so many bytes in one write; a long replay takes several."""
+
+GROW_S = 0.25
+"""A viewer whose next event is older than this, and than a flush may be, gets larger chunks."""
+
+SNAPSHOT_S = 5.0
+"""A viewer whose next event is older than this gets a snapshot of each text that has changed."""
+
+MAX_SNAPSHOTS = 3
+"""So often; a viewer that is that slow once more is cut."""
+
+GOODBYE_MS = (1000, 8000)
+"""Bounds of the `retry:` of those sent away, so that they do not all come back at once."""
+
+STREAM_HEADERS = [
+    (b"content-type", b"text/event-stream; charset=utf-8"),
+    (b"cache-control", b"no-store, no-transform"),
+    (b"x-accel-buffering", b"no"),
+    (b"incremental", b"?1"),
+]
+
+
+class ViewEnd(StrEnum):
+    """How a viewer left."""
+
+    TOLD = "told"
+    """It has the terminal event."""
+    ANSWERED = "answered"
+    """It has the failure's own status instead of a stream."""
+    LEFT = "left"
+    SENT_AWAY = "sent_away"
+    """Cut without a terminal event, to come back with its cursor."""
+
+
+class Viewer:
+    """Serves one run to one client.
+
+    Args:
+        run: here or at another replica.
+        metrics: of its route.
+        receive: of the ASGI request.
+        send: of the ASGI request.
+        expires_at: the loop's time when the client's token ends; then it is sent away.
+        write: sends more of the body at once, if that is possible; see `proxy.downstream.server`.
+    """
+
+    def __init__(
+        self,
+        run: Watched,
+        metrics: RouteMetrics,
+        receive: Receive,
+        send: Send,
+        *,
+        expires_at: float | None = None,
+        write: Callable[[bytes], bool] | None = None,
+    ) -> None:
+        self.run = run
+        self._metrics = metrics
+        self._receive = receive
+        self._send = send
+        self._expires_at = expires_at
+        self._write_now = write
+        self._left = False
+        self._must_go = False
+        self._sent = 0
+        self._snapshots = 0
+        settings = run.route.settings
+        self._flush_s = min(1 / settings.flush_hz, settings.heartbeat_s)
+        self._pause_until = 0.0
+        self._loop = asyncio.get_running_loop()
+        self._reader = LogReader(run.log)
+        self._came_at = self._wrote_at = self._ready_at = self._sending_since = self._loop.time()
+
+    @property
+    def lag_events(self) -> int:
+        """Events that it has not been sent."""
+        return len(self.run.log) - self._sent
+
+    def say_goodbye(self) -> None:
+        """Send it away at its next safe point: between two events."""
+        self._must_go = True
+        self._reader.wake()
+
+    def hand_over(self, copy: Watched | None) -> None:
+        """Another replica executes the run, and goes on elsewhere than this one did: come back for that."""
+        self.say_goodbye()
+
+    async def serve(self, *, after: int | None = 0, takes_json: bool = False) -> ViewEnd:
+        """Send everything beyond `after`, to the terminal event. None: a snapshot instead of a replay."""
+        watch = self._loop.create_task(self._watch())
+        self._metrics.viewers.inc()
+        try:
+            await self._hold()
+            if self._left:
+                return ViewEnd.LEFT
+            run = self.run
+            is_first = not (run.headers_sent or run.log.has_content or run.log.doubt())
+            if run.failure is not None and is_first:
+                status = run.failure.status if run.answer is None else run.answer.status
+                # A 2xx that cannot be streamed is an answer only to who can take JSON.
+                if takes_json or status >= 300:
+                    await send_answer(run, self._send)
+                    return ViewEnd.ANSWERED
+            if takes_json and run.log.ended and is_first:
+                await send_answer(run, self._send)  # it has no text that could be shown
+                return ViewEnd.ANSWERED
+            return await self._stream(after)
+        finally:
+            self._metrics.viewers.dec()
+            self._reader.close()
+            watch.cancel()
+
+    async def _watch(self) -> None:
+        while (await self._receive())["type"] != "http.disconnect":
+            pass
+        self._left = True
+        self._reader.wake()
+
+    async def _hold(self) -> None:
+        """Wait for the first text, the end, or the end of `commit_after`, whichever comes first."""
+        log = self.run.log
+        due = self.run.started_at + self.run.route.settings.commit_after
+        while (
+            not (log.has_content or log.ended or self._left or self._is_to_go()) and self._loop.time() < due
+        ):
+            await self._reader.wait(due)
+
+    async def _stream(self, after: int | None) -> ViewEnd:
+        await self._commit()
+        self._sending_since = (
+            self._loop.time()
+        )  # while the headers were held, it was not the viewer that was slow
+        log = self.run.log
+        if after is None and not self._is_to_go():
+            if await self._send_snapshot():
+                return ViewEnd.TOLD
+        else:
+            self._sent = after or 0
+        while not self._left:
+            now = self._loop.time()
+            if self._is_to_go():
+                return await self._send_away()
+            if self._sent == len(log):
+                await self._wait(now)
+            elif log.doubt():
+                await self._reader.wait(now + DOUBT_S)
+            elif now < self._pause_until:
+                await self._reader.pause(self._pause_until)
+            elif await self._send_more(now):
+                return ViewEnd.TOLD
+            elif self._sent == len(log):
+                self._pause_until = self._loop.time() + self._flush_s
+        return ViewEnd.LEFT
+
+    async def _wait(self, now: float) -> None:
+        """For the next event, or until a heartbeat is due."""
+        # Counted from the last byte: a log also wakes its readers when there is nothing to read.
+        due = self._wrote_at + self.run.route.settings.heartbeat_s
+        if now >= due:
+            await self._write(HEARTBEAT)
+        else:
+            until = due if self._expires_at is None else min(due, self._expires_at)
+            await self._reader.wait(until, self._send_now)
+
+    async def _commit(self) -> None:
+        self.run.headers_sent = True
+        headers = [
+            *STREAM_HEADERS,
+            named(self.run),
+            (b"headgate-decision", self.run.told.encode()),
+        ]
+        await self._send({"type": "http.response.start", "status": 200, "headers": headers})
+        await self._write(HEARTBEAT)
+
+    def _send_now(self) -> bool:
+        """Send the one event that it is behind, while it waits for one. False: its task is to see to it."""
+        now, log = self._loop.time(), self.run.log
+        if self._write_now is None or now < self._pause_until or len(log) != self._sent + 1:
+            return False
+        if self._is_to_go() or log.doubt():
+            return False
+        entry = log.entry(self._sent + 1)
+        if entry.is_terminal or len(entry.wire) > FLUSH_BYTES or not self._write_now(entry.wire):
+            return False
+        self._wrote_at = now
+        self._sent = entry.seq
+        if entry.is_content:  # the text that a stage begins with need not wait for its beginning
+            self._pause_until = now + self._flush_s
+        self._observe((entry,))
+        return True
+
+    async def _send_more(self, now: float) -> bool:
+        """The next events, in a form that suits how far the viewer is behind; True after the terminal one."""
+        entries = _fitting(self.run.log.after(self._sent))
+        # Up to when it could take more: since then its next event waits for this process, and not for it.
+        behind_s = self._ready_at - max(entries[0].known_at, self._sending_since)
+        if behind_s > SNAPSHOT_S:
+            self._snapshots += 1
+            if self._snapshots > MAX_SNAPSHOTS:
+                self._must_go = True
+                return False
+            return await self._send_snapshot()
+        grow = behind_s > GROW_S + self._flush_s and len(entries) > 1
+        wire = merged(entries) if grow else b"".join([entry.wire for entry in entries])
+        last = entries[-1]
+        for at in range(0, len(wire), FLUSH_BYTES):  # the last event may have the whole answer in it
+            await self._write(
+                wire[at : at + FLUSH_BYTES], last=last.is_terminal and at + FLUSH_BYTES >= len(wire)
+            )
+        self._sent = last.seq
+        self._observe(entries)
+        return last.is_terminal
+
+    async def _send_snapshot(self) -> bool:
+        """Each text that has changed, as it is now; True if the run has ended."""
+        log = self.run.log
+        ended, end = log.ended, len(log)
+        wire = snapshot(log.up_to(end), self._sent)
+        log.snapshots_from.add(self._sent)
+        for at in range(0, len(wire), FLUSH_BYTES):
+            await self._write(wire[at : at + FLUSH_BYTES], last=ended and at + FLUSH_BYTES >= len(wire))
+        self._sent = end
+        return ended
+
+    async def _send_away(self) -> ViewEnd:
+        """Cut between two events: without a terminal one, a client comes back with its cursor."""
+        # A single line end: with a blank line, some clients take the block for an empty message.
+        await self._write(b"retry: %d\n" % random.randint(*GOODBYE_MS))
+        return ViewEnd.SENT_AWAY
+
+    def _is_to_go(self) -> bool:
+        return self._must_go or (self._expires_at is not None and self._loop.time() >= self._expires_at)
+
+    async def _write(self, data: bytes, *, last: bool = False) -> None:
+        self._wrote_at = self._loop.time()
+        await self._send({"type": "http.response.body", "body": data, "more_body": not last})
+        self._ready_at = self._loop.time()
+
+    def _observe(self, entries: Sequence[Entry]) -> None:
+        """Delivery of the text that waited longest in this write; for a replay, since its viewer came."""
+        for entry in entries:
+            if entry.is_content:
+                delay_s = max(0.0, self._loop.time() - max(entry.known_at, self._came_at))
+                self._metrics.delivery[self.run.source].observe(delay_s)
+                return
+
+
+def _fitting(entries: Sequence[Entry]) -> Sequence[Entry]:
+    """The first entries that fit one write; at least one."""
+    size = 0
+    for count, entry in enumerate(entries):
+        size += len(entry.wire)
+        if count and size > FLUSH_BYTES:
+            return entries[:count]
+    return entries

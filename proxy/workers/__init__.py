@@ -1,0 +1,4 @@
+"""Processes: a supervisor that holds the listening sockets, and the workers that serve on them.
+
+Read `supervisor.py` first.
+"""

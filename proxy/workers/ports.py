@@ -1,0 +1,115 @@
+"""The servers of one process: while they serve, and while they hand over to those of another process."""
+
+import asyncio
+import contextlib
+import socket
+from collections.abc import Iterator, Sequence
+
+import uvicorn
+
+from proxy.downstream.descriptors import BACKLOG
+from proxy.downstream.server import ServerProtocol
+from proxy.runs.runs import Runs
+
+LOOK_S = 0.1
+"""Between two looks whether a process that hands over still has clients, and viewers to send away."""
+
+
+class Server(uvicorn.Server):
+    """uvicorn without its signal handling: several servers share one process, and one owner ends them all."""
+
+    def __init__(self, config: uvicorn.Config, listening: socket.socket | None = None) -> None:
+        super().__init__(config)
+        self._listening = listening
+        self.is_open = asyncio.Event()
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+    async def serve_here(self) -> None:
+        assert self._listening is not None
+        await self.serve([self._listening])
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        self.is_open.set()
+
+    def let_go(self) -> None:
+        """Accept no more connections; those that are there stay."""
+        for server in self.servers:
+            server.close()
+        if self._listening is not None:
+            self._listening.close()
+
+    def hand_over(self) -> None:
+        """Each connection has one more answer, which says that it is the last."""
+        for connection in list(self.server_state.connections):
+            assert isinstance(connection, ServerProtocol)
+            connection.hand_over()
+
+
+def server(
+    app: object,
+    listening: socket.socket,
+    protocol: type[ServerProtocol] = ServerProtocol,
+    *,
+    keep_alive_s: float,
+    grace_s: float,
+    backlog: int = BACKLOG,
+) -> Server:
+    config = uvicorn.Config(
+        app,  # type: ignore[arg-type]
+        http=protocol,
+        backlog=backlog,
+        ws="none",
+        lifespan="off",
+        access_log=False,
+        log_config=None,
+        log_level="warning",
+        server_header=False,  # the upstream's own headers go through
+        date_header=False,
+        proxy_headers=False,
+        timeout_keep_alive=int(keep_alive_s),
+        timeout_graceful_shutdown=int(grace_s),
+    )
+    return Server(config, listening)
+
+
+class Ports:
+    """All servers of one process."""
+
+    def __init__(self, front: Server, others: Sequence[Server], runs: Runs, drain_s: float) -> None:
+        self._servers = [front, *others]
+        self._runs = runs
+        self.drain_s = drain_s
+        """What is left of it."""
+
+    async def are_open(self) -> None:
+        for server in self._servers:
+            await server.is_open.wait()
+
+    def let_go(self) -> None:
+        """Accept no more connections; those that are there stay."""
+        for server in self._servers:
+            server.let_go()
+
+    async def hand_over(self) -> None:
+        """Others serve here now. Answer what still comes on the connections of this process, and end them."""
+        loop = asyncio.get_running_loop()
+        until = loop.time() + self.drain_s
+        self.let_go()
+        self._runs.is_handing_over = True
+        try:
+            while loop.time() < until:
+                for server in self._servers:
+                    server.hand_over()  # each time: a connection may have been accepted a moment before
+                self._runs.say_goodbye()
+                await asyncio.sleep(LOOK_S)
+                if not (self._runs.live_routes() or self._has_clients()):
+                    break
+        finally:
+            self.drain_s = max(0.0, until - loop.time())
+
+    def _has_clients(self) -> bool:
+        return any(server.server_state.connections for server in self._servers)

@@ -1,0 +1,320 @@
+"""Alerts fire when they should and not otherwise: after resets, without traffic, without a single series."""
+
+import re
+import shutil
+import subprocess
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from dashboards.__main__ import files
+from dashboards.objectives import OBJECTIVES
+from dashboards.rules import PAGE, TICKET, alerts, groups
+
+ROOT = Path(__file__).parents[2]
+RULES = ROOT / "dashboards" / "rules.yaml"
+RUNBOOKS = ROOT / "docs" / "runbooks"
+
+pytestmark = pytest.mark.skipif(shutil.which("promtool") is None, reason="no promtool here")
+
+Series = Mapping[str, str]
+"""Of promtool: a series and its values, one a minute, or in five where it takes days; `0+5x60` begins at 0
+and grows by 5 sixty times."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """What is there, and whether an alert fires `at` a time, in minutes."""
+
+    alert: str
+    name: str
+    series: Series
+    at: int
+    fires: tuple[str, ...] = ()
+    """With these severities."""
+
+
+BOTH = (PAGE, TICKET)
+"""What is bad in an hour is bad in a day; whoever routes them lets a page silence its ticket."""
+
+PLACE = 'job="headgate",route="start"'
+HOUR, DAY = 60, 1440
+
+
+def deliveries(every: str, quick: str) -> Series:
+    return {
+        f"headgate_delivery_seconds_count{{{PLACE}}}": every,
+        f'headgate_delivery_seconds_bucket{{{PLACE},le="0.1"}}': quick,
+    }
+
+
+def answers(every: str, good: str, bad: str = "failed") -> Series:
+    """`every` is there for the same arguments as the others."""
+    labels = f'{PLACE},arm="stream",bucket="3"'
+    return {
+        f'headgate_outcomes_total{{{labels},outcome="complete"}}': good,
+        f'headgate_outcomes_total{{{labels},outcome="{bad}"}}': difference(every, good),
+    }
+
+
+def recoveries(every: str, good: str) -> Series:
+    labels = f'{PLACE},fault="source_lost"'
+    return {
+        f'headgate_recoveries_total{{{labels},result="fell_back"}}': good,
+        f'headgate_recoveries_total{{{labels},result="failed"}}': difference(every, good),
+    }
+
+
+def difference(every: str, good: str) -> str:
+    """Term by term: of `a+bxn` the begins and the steps."""
+    terms = []
+    for one, other in zip(every.split(), good.split(), strict=True):
+        (a, b, n), (c, d, _) = (
+            re.fullmatch(r"(\d+)\+([\d.]+)x(\d+)", term).groups() for term in (one, other)
+        )  # type: ignore[union-attr]
+        terms.append(f"{int(a) - int(c)}+{float(b) - float(d):g}x{n}")
+    return " ".join(terms)
+
+
+COUNTERS = {
+    "HeadgateDeliverySlow": deliveries,
+    "HeadgateAnswersFail": answers,
+    "HeadgateRecoveryFails": recoveries,
+}
+
+
+def burning() -> list[Case]:
+    """The same for each promise; a bad share of 16 budgets burns fast, one of 1.5 slowly."""
+    cases = []
+    for objective in OBJECTIVES:
+        of, fast, slow = COUNTERS[objective.alert], 16 * objective.budget, 1.5 * objective.budget
+        many, few = objective.events, 0.8 * objective.events / HOUR
+
+        def counted(share: float, minutes: int, rate: float = many, began: int = 0) -> tuple[str, str]:
+            return f"{began}+{rate:g}x{minutes}", f"{began}+{rate * (1 - share):g}x{minutes}"
+
+        def joined(*parts: tuple[str, str]) -> tuple[str, str]:
+            return " ".join(every for every, _ in parts), " ".join(good for _, good in parts)
+
+        slowly = counted(slow, 3 * DAY // 5)
+        resets = [counted(0, 9) for _ in range(8)]
+        bad_resets = [counted(fast, 9) for _ in range(8)]
+        began = int(many * 30), int(many * 30 * (1 - fast))
+        mended = (
+            f"0+{many:g}x30 {began[0]}+{many:g}x65",
+            f"0+{many * (1 - fast):g}x30 {began[1]}+{many:g}x65",
+        )
+        cases += [
+            Case(objective.alert, "fires", of(*counted(fast, 70)), 70, BOTH),
+            Case(objective.alert, "fires for a slow burn", of(*slowly), 3 * DAY, (TICKET,)),
+            Case(objective.alert, "is quiet within the budget", of(*counted(objective.budget / 2, 70)), 70),
+            Case(objective.alert, "pages no more when it is over", of(*mended), 95, (TICKET,)),
+            Case(objective.alert, "is quiet when proxies restart", of(*joined(*resets)), 75),
+            Case(objective.alert, "fires though proxies restart", of(*joined(*bad_resets)), 75, BOTH),
+            Case(objective.alert, "is quiet without traffic", of("0+0x70", "0+0x70"), 70),
+            Case(objective.alert, "is quiet with little traffic", of(*counted(1, 59, few)), 59),
+            Case(objective.alert, "is quiet without a series", {}, 70),
+        ]
+    return cases
+
+
+def runs(streamed: str, fell_back: str, turned_away: str = "0x70") -> Series:
+    return {
+        f'headgate_runs_total{{{PLACE},arm="stream",source="tap",outcome="complete"}}': streamed,
+        f'headgate_runs_total{{{PLACE},arm="stream",source="tap",outcome="fell_back"}}': fell_back,
+        f'headgate_runs_total{{{PLACE},arm="stream",source="tap",outcome="client_left"}}': "0+50x70",
+        f'headgate_requests_total{{{PLACE},mode="batch",reason="breaker_open"}}': turned_away,
+    }
+
+
+def calls(runs_: str = "0+1x70", tapped: str = "0+3x70", **others: str) -> Series:
+    """Model calls by result, of a route whose runs are well."""
+    counted = {"tapped": tapped, **others}
+    series = {f'headgate_tap_calls_total{{job="headgate",result="{name}"}}': n for name, n in counted.items()}
+    return {f'headgate_runs_total{{{PLACE},arm="stream",source="tap",outcome="complete"}}': runs_, **series}
+
+
+MISSING = f'headgate_parity_total{{{PLACE},result="missing"}}'
+REPLACED = f'headgate_parity_total{{{PLACE},result="replaced"}}'
+PROXY = '{job="headgate",instance="one"}'
+OTHER = '{job="headgate",instance="two"}'
+AGE, KILL, STORE, BUILD = (
+    f"headgate_{name}{PROXY}" for name in ("flag_age_seconds", "kill_switch", "event_log_up", "build_info")
+)
+OTHER_KILL, OTHER_STORE = f"headgate_kill_switch{OTHER}", f"headgate_event_log_up{OTHER}"
+LOOK, INTERVAL, EVIDENCE = (
+    f"headgate_rollout_{name}{PROXY}"
+    for name in ("last_look_timestamp_seconds", "look_interval_seconds", "last_evidence_timestamp_seconds")
+)
+NEXT_LOOK, NEXT_INTERVAL = LOOK.replace("one", "two"), INTERVAL.replace("one", "two")
+NOT_IN_FORCE = 'headgate_rollout_not_in_force{job="headgate",instance="one"}'
+RUNNING = 'headgate_rollout_phase{job="headgate",instance="one",phase="running"}'
+UP = f"up{PROXY}"
+
+FEW = {f'headgate_runs_total{{{PLACE},arm="stream",source="tap",outcome="fell_back"}}': "0+1x70"}
+
+LEVELS = [
+    Case("HeadgateFallbackSurge", "fires", runs("0+7x70", "0+3x70"), 60, (TICKET,)),
+    Case(
+        "HeadgateFallbackSurge",
+        "fires for requests turned away",
+        runs("0+7x70", "0x70", "0+3x70"),
+        60,
+        (TICKET,),
+    ),
+    Case("HeadgateFallbackSurge", "is quiet with a few", runs("0+9x70", "0+1x70"), 60),
+    Case("HeadgateFallbackSurge", "is quiet when proxies restart", runs("0+9x9 " * 7, "0+1x9 " * 7), 65),
+    Case("HeadgateFallbackSurge", "is quiet without traffic", runs("0x70", "0x70"), 60),
+    Case("HeadgateFallbackSurge", "is quiet with little traffic", runs("0+0.2x70", "0+0.3x70"), 60),
+    Case("HeadgateFallbackSurge", "is quiet without a series", {}, 60),
+    Case(
+        "HeadgateTapLost", "fires for runs without their calls", runs("0+0.1x70", "0+0.3x70"), 60, (TICKET,)
+    ),
+    Case("HeadgateTapLost", "fires for calls without context", calls(no_context="0+1x70"), 60, (TICKET,)),
+    Case("HeadgateTapLost", "fires for models without streams", calls(avoided="0+1x70"), 60, (TICKET,)),
+    Case("HeadgateTapLost", "fires for tokens that are over", calls(unmatched="0+1x70"), 60, (TICKET,)),
+    Case("HeadgateTapLost", "is quiet with a few", calls("0+9x70", lost="0+0.5x70") | FEW, 60),
+    Case("HeadgateTapLost", "is quiet for users who get batch", calls(not_tapped="0+50x70"), 60),
+    Case("HeadgateTapLost", "is quiet while nobody streams", calls("0x70", no_context="0+9x70"), 60),
+    Case("HeadgateTapLost", "is quiet when proxies restart", runs("0+9x9 " * 7, "0+1x9 " * 7), 65),
+    Case("HeadgateTapLost", "is quiet with little traffic", runs("0+0.05x70", "0+0.05x70"), 60),
+    Case("HeadgateTapLost", "is quiet without a series", {}, 60),
+    Case("HeadgateTextWrong", "fires", {MISSING: "0x10 1x10"}, 12, (PAGE,)),
+    Case("HeadgateTextWrong", "is quiet for what was put right", {REPLACED: "0+1x20", MISSING: "0x20"}, 12),
+    Case("HeadgateTextWrong", "is quiet when proxies restart", {MISSING: "3x10 0x20"}, 12),
+    Case("HeadgateTextWrong", "fires though proxies restart", {MISSING: "3x9 0x2 1x20"}, 14, (PAGE,)),
+    Case("HeadgateTextWrong", "is quiet when it is over", {MISSING: "0x5 1x60"}, 40),
+    Case("HeadgateTextWrong", "is quiet without a series", {}, 12),
+    Case("HeadgateFlagsStale", "fires", {AGE: "5x5 60+60x10"}, 12, (TICKET,)),
+    Case("HeadgateFlagsStale", "fires where no flags ever came", {AGE: "1000000000x10"}, 5, (TICKET,)),
+    Case("HeadgateFlagsStale", "is quiet for a late poll", {AGE: "5x5 90 5x10"}, 8),
+    Case("HeadgateFlagsStale", "is quiet without a series", {}, 8),
+    Case("HeadgateKilled", "fires", {KILL: "1x10", OTHER_KILL: "0x10"}, 5, (TICKET,)),
+    Case("HeadgateKilled", "is quiet when it is off", {KILL: "1x4 0x10"}, 7),
+    Case("HeadgateKilled", "is quiet without a series", {}, 5),
+    Case(
+        "HeadgateEventLogDown", "fires for one of two", {STORE: "1x5 0x10", OTHER_STORE: "1x20"}, 10, (PAGE,)
+    ),
+    Case("HeadgateEventLogDown", "is quiet for a moment", {STORE: "1x5 0 1x10"}, 10),
+    Case("HeadgateEventLogDown", "is quiet without a series", {}, 10),
+    Case("HeadgateControllerSilent", "fires", {LOOK: "0+60x10 600x30", INTERVAL: "60x40"}, 30, (PAGE,)),
+    Case(
+        "HeadgateControllerSilent",
+        "fires when it is gone",
+        {LOOK: "60+60x10", INTERVAL: "60x10"},
+        40,
+        (PAGE,),
+    ),
+    Case("HeadgateControllerSilent", "is quiet while it looks", {LOOK: "0+60x40", INTERVAL: "60x40"}, 30),
+    Case(
+        "HeadgateControllerSilent",
+        "is quiet for another pod",
+        {LOOK: "60+60x9", INTERVAL: "60x9", NEXT_LOOK: "_x12 720+60x40", NEXT_INTERVAL: "_x12 60x40"},
+        40,
+    ),
+    Case("HeadgateControllerSilent", "is quiet for a slow one", {LOOK: "60x40", INTERVAL: "600x40"}, 30),
+    Case("HeadgateControllerSilent", "is quiet before it ever looked", {LOOK: "0x40", INTERVAL: "60x40"}, 30),
+    Case("HeadgateControllerSilent", "is quiet where there is none", {}, 40),
+    Case("HeadgateRolloutNotWritten", "fires", {NOT_IN_FORCE: "1x40"}, 5, (PAGE,)),
+    Case("HeadgateRolloutNotWritten", "is quiet for a moment", {NOT_IN_FORCE: "0 1 0x40"}, 5),
+    Case("HeadgateRolloutNotWritten", "is quiet without a series", {}, 30),
+    Case("HeadgateRolloutBlind", "fires", {EVIDENCE: "60x40", RUNNING: "1x40"}, 30, (TICKET,)),
+    Case("HeadgateRolloutBlind", "is quiet with evidence", {EVIDENCE: "0+60x40", RUNNING: "1x40"}, 30),
+    Case("HeadgateRolloutBlind", "is quiet when it is over", {EVIDENCE: "60x40", RUNNING: "0x40"}, 30),
+    Case("HeadgateRolloutBlind", "is quiet without a series", {}, 30),
+    Case("HeadgateMetricsAbsent", "fires without a series", {}, 7, (PAGE,)),
+    Case(
+        "HeadgateMetricsAbsent",
+        "fires for one proxy",
+        {BUILD: "1x5", UP: "1x5 0x20", BUILD.replace("one", "two"): "1x30"},
+        14,
+        (PAGE,),
+    ),
+    Case("HeadgateMetricsAbsent", "is quiet when all are there", {BUILD: "1x30", UP: "1x30"}, 14),
+    Case(
+        "HeadgateMetricsAbsent",
+        "is quiet for what is not ours",
+        {BUILD: "1x30", 'up{job="other"}': "0x30"},
+        14,
+    ),
+]
+
+CASES = [*burning(), *LEVELS]
+
+
+def told(case: Case) -> Mapping[str, Any]:
+    """As promtool has it; what fires is counted, by severity."""
+    firing = f'ALERTS{{alertname="{case.alert}",alertstate="firing"}}'
+    expected = [{"labels": f'{{severity="{severity}"}}', "value": 1} for severity in case.fires]
+    return {
+        "interval": "1m" if case.at < DAY else "5m",
+        "input_series": [{"series": name, "values": values} for name, values in case.series.items()],
+        "promql_expr_test": [
+            {
+                # promtool shows the expression of what failed.
+                "expr": f"# {case.name}\ncount by (severity) ({firing})",
+                "eval_time": f"{case.at}m",
+                "exp_samples": expected,
+            }
+        ],
+    }
+
+
+def promtool(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(["promtool", *arguments], capture_output=True, text=True, timeout=60, check=False)
+
+
+@pytest.mark.parametrize(("alert", "days"), sorted({(case.alert, case.at >= DAY) for case in CASES}))
+def test_an_alert(alert: str, days: bool, tmp_path: Path) -> None:
+    """In each case it fires, with its severity and no other, or it does not."""
+    cases = [case for case in CASES if case.alert == alert and (case.at >= DAY) == days]
+    document = {
+        "rule_files": [str(RULES)],
+        "evaluation_interval": "30m" if days else "1m",
+        "group_eval_order": [group["name"] for group in groups()],
+        "tests": [told(case) for case in cases],
+    }
+    path = tmp_path / "test.yaml"
+    path.write_text(yaml.safe_dump(document))
+
+    result = promtool("test", "rules", str(path))
+
+    assert result.returncode == 0, result.stderr + result.stdout
+
+
+def test_every_alert_is_shown_to_fire_and_not_to() -> None:
+    """Also without a series; what is a rate, also after resets and without traffic."""
+    severities = {(alert.name, alert.severity) for alert in alerts()}
+    assert {(case.alert, severity) for case in CASES for severity in case.fires} == severities
+    for name in {alert.name for alert in alerts()}:
+        assert [case for case in CASES if case.alert == name and not case.fires], name
+        assert [case for case in CASES if case.alert == name and not case.series], name
+        if any(
+            "rate(" in alert.expr or "increase(" in alert.expr for alert in alerts() if alert.name == name
+        ):
+            assert [case for case in CASES if case.alert == name and "restart" in case.name], name
+
+
+def test_promtool_accepts_the_rules() -> None:
+    """Names, expressions, and templates."""
+    result = promtool("check", "rules", str(RULES))
+
+    assert result.returncode == 0, result.stderr
+
+
+@pytest.mark.parametrize("path", files(), ids=lambda path: str(path.relative_to(ROOT)))
+def test_what_lies_here_is_what_the_python_says(path: Path) -> None:
+    """`make docs` would change nothing; the chart has the same."""
+    assert path.read_text(encoding="utf-8") == files()[path]
+
+
+def test_every_alert_leads_to_its_runbook() -> None:
+    """Which is a page here; and there is none that no alert leads to."""
+    rules: Sequence[Mapping[str, Any]] = [rule for group in groups() for rule in group["rules"]]
+    pages = {rule["annotations"]["runbook_url"].rsplit("/", 1)[1] for rule in rules if "alert" in rule}
+
+    assert {page.name for page in RUNBOOKS.glob("Headgate*.md")} == pages

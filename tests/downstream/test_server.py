@@ -1,0 +1,364 @@
+"""The client's side: bounds on what is read before there is a request, and answers in one write."""
+
+import asyncio
+import gc
+import json
+from collections.abc import AsyncIterator, Awaitable, Callable, MutableMapping
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import uvicorn
+from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
+
+from proxy.downstream.half_closed import LEFT_S, LOOK_S
+from proxy.downstream.server import TARGET, ServerProtocol
+from proxy.workers.ports import Server
+from tests.servers.scripted import ScriptedUpstream, ok, talking, until
+from tests.servers.serving import free_socket, headgate
+
+pytestmark = pytest.mark.anyio
+
+GET = b"GET / HTTP/1.1\r\nhost: a\r\n\r\n"
+CHUNKED = b"POST / HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\n"
+
+
+class Impatient(ServerProtocol):
+    """The real one, in a hurry."""
+
+    head_s = 0.3
+    body_s = 0.3
+    write_s = 0.3
+
+
+class App:
+    """An ASGI app that reads each request to its end and says what it saw."""
+
+    def __init__(self) -> None:
+        self.seen: list[MutableMapping[str, Any]] = []
+        self.go = asyncio.Event()
+        self.go.set()
+
+    async def __call__(
+        self,
+        scope: MutableMapping[str, Any],
+        receive: Callable[[], Awaitable[MutableMapping[str, Any]]],
+        send: Callable[[MutableMapping[str, Any]], Awaitable[None]],
+    ) -> None:
+        size = 0
+        while True:
+            message = await receive()
+            size += len(message.get("body", b""))
+            if not message.get("more_body", False):
+                break
+        self.seen.append({**scope, "size": size})
+        await self.go.wait()
+        body = scope[TARGET]
+        headers = [(b"content-length", b"%d" % len(body))]
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        await send({"type": "http.response.body", "body": body, "more_body": False})
+
+
+@asynccontextmanager
+async def serving(app: Any) -> AsyncIterator[str]:
+    listening = free_socket()
+    config = uvicorn.Config(app, http=Impatient, ws="none", lifespan="off", log_config=None)  # type: ignore[arg-type]
+    server = Server(config)
+    async with asyncio.TaskGroup() as group:
+        group.create_task(server.serve(sockets=[listening]))
+        yield f"http://127.0.0.1:{listening.getsockname()[1]}"
+        server.should_exit = True
+
+
+@pytest.fixture(scope="module")
+async def shared() -> AsyncIterator[tuple[App, str]]:
+    app = App()
+    async with serving(app) as url:
+        yield app, url
+
+
+@pytest.fixture
+def app(shared: tuple[App, str]) -> App:
+    shared[0].seen.clear()
+    return shared[0]
+
+
+@pytest.fixture
+def url(shared: tuple[App, str]) -> str:
+    return shared[1]
+
+
+@pytest.mark.parametrize(
+    ("head", "status"),
+    [
+        pytest.param(
+            b"GET / HTTP/1.1\r\nhost: a\r\nx: %b\r\n\r\n" % (b"a" * 65 * 1024), 400, id="one header"
+        ),
+        pytest.param(b"GET / HTTP/1.1\r\nhost: a\r\n%b\r\n" % (b"x: y\r\n" * 12_000), 400, id="many headers"),
+        pytest.param(b"GET /%b HTTP/1.1\r\nhost: a\r\n\r\n" % (b"a" * 66 * 1024), 414, id="target"),
+        pytest.param(b"GET / HTTP/1.1\r\nhost: a\r\nx: " + b"a" * 500_000, 400, id="header without an end"),
+        pytest.param(b"GET /" + b"a" * 500_000, 414, id="target without an end"),
+    ],
+)
+async def test_a_head_over_64_kib_is_refused(head: bytes, status: int, app: App, url: str):
+    """400, or 414 if it is the target alone, and the connection closes; it makes no difference in how many
+    packets the head came."""
+    async with asyncio.timeout(5), talking(url) as client:
+        client.writer.write(head)
+        answered = await client.answer()
+
+    assert answered.status == json.loads(answered.body)["status"] == status
+    assert answered.header(b"content-type") == b"application/problem+json"
+    assert app.seen == []
+
+
+async def test_a_large_head_within_the_bound_is_served(app: App, url: str):
+    """60 KiB of cookies are unusual but lawful."""
+    async with asyncio.timeout(5), talking(url) as client:
+        answered = await client.ask(b"GET / HTTP/1.1\r\nhost: a\r\ncookie: %b\r\n\r\n" % (b"a" * 60 * 1024))
+
+    assert answered.status == 200
+
+
+@pytest.mark.parametrize("trailers", [b"x: " + b"a" * 500_000, b"x: y\r\n" * 50_000])
+async def test_trailers_over_64_kib_are_refused(trailers: bytes, app: App, url: str):
+    """They are dropped, but one without an end would be held until then."""
+    async with asyncio.timeout(5), talking(url) as client:
+        await client.send(CHUNKED + b"1\r\na\r\n0\r\n")
+        client.writer.write(trailers)
+        answered = await client.answer()
+
+    assert answered.status == 400
+
+
+async def test_a_trailer_is_no_header_even_in_the_same_packet(app: App, url: str):
+    """The app has not begun when the trailer is read; it must not find it among the headers."""
+    async with asyncio.timeout(5), talking(url) as client:
+        await client.ask(CHUNKED + b"1\r\na\r\n0\r\nauthorization: evil\r\n\r\n")
+
+    assert [name for name, _ in app.seen[0]["headers"]] == [b"host", b"transfer-encoding"]
+
+
+async def test_a_long_upload_in_small_pieces_is_not_taken_for_a_long_head(app: App, url: str):
+    """Sizes and data of chunks in packets of their own, more than 64 KiB of sizes in all."""
+    pieces = 400
+    extension = b";x=" + b"a" * 200
+    async with asyncio.timeout(10), talking(url) as client:
+        await client.send(CHUNKED)
+        for n in range(pieces):
+            await client.send(b"5%b\r\n" % extension)
+            await asyncio.sleep(0)
+            await client.send(b"hello\r\n" if n % 2 else b"hello")
+            if not n % 2:
+                await client.send(b"\r\n")
+        answered = await client.ask(b"0\r\n\r\n")
+
+    assert answered.status == 200
+    assert app.seen[0]["size"] == 5 * pieces
+
+
+async def test_many_pipelined_requests_are_not_taken_for_a_long_head(app: App, url: str):
+    """Several hundred requests in few packets, each of them small."""
+    count = 3_000
+    async with asyncio.timeout(10), talking(url) as client:
+        client.writer.write(b"".join(b"GET /%d HTTP/1.1\r\nhost: a\r\n\r\n" % n for n in range(count)))
+        bodies = [(await client.answer()).body for _ in range(count)]
+
+    assert bodies == [b"/%d" % n for n in range(count)]
+
+
+@pytest.mark.parametrize("start", [b"", b"GET / HT", b"GET / HTTP/1.1\r\nhost: a\r\nx: "])
+async def test_a_slow_head_is_closed(start: bytes, url: str):
+    """From the connection's or the head's first byte it has its time, however it drips."""
+    async with asyncio.timeout(3), talking(url) as client:
+        if start:
+            await client.send(start)
+        assert await client.reader.read() == b""
+
+
+async def test_a_slow_second_head_is_closed_too(url: str):
+    """The time of a kept connection's next head counts from its first byte."""
+    async with asyncio.timeout(3), talking(url) as client:
+        assert (await client.ask(GET)).status == 200
+        await client.send(GET[:20])
+
+        assert await client.reader.read() == b""
+
+
+async def test_an_empty_line_does_not_keep_an_idle_connection_for_ever(url: str):
+    """It ends the time for which one is kept, so another begins."""
+    async with asyncio.timeout(3), talking(url) as client:
+        assert (await client.ask(GET)).status == 200
+        await client.send(b"\r\n")
+
+        assert await client.reader.read() == b""
+
+
+@pytest.mark.parametrize("target", [b"/x", b"http://a/", b"a:80"])
+async def test_a_connect_is_refused_at_once(app: App, url: str, target: bytes):
+    """To the parser it is an upgrade that cannot be taken back: begun again it would be one again."""
+    seen = len(app.seen)
+    async with asyncio.timeout(3), talking(url) as client:
+        answered = await client.ask(b"CONNECT %b HTTP/1.1\r\nhost: a\r\n\r\n" % target)
+
+    assert answered.status == 400
+    assert len(app.seen) == seen
+
+
+@pytest.mark.parametrize("more", [b"", GET, GET + b"GET /unfin", CHUNKED + b"2\r\nok"])
+async def test_a_client_that_ends_its_side_gets_what_it_is_owed(app: App, url: str, more: bytes):
+    """Also with more requests on the way: those that came whole are answered, then the connection closes."""
+    app.go.clear()
+    seen = len(app.seen)
+    async with asyncio.timeout(5), talking(url) as client:
+        await client.send(GET + more)
+        client.writer.write_eof()
+        await until(lambda: len(app.seen) > seen)
+        await asyncio.sleep(LOOK_S * 2.5)  # beyond the time in which one that has left is told from it
+        app.go.set()
+        answers = [(await client.answer()).body for _ in range(1 + more.startswith(GET))]
+        rest = await client.reader.read()
+
+    assert answers == [b"/"] * len(answers)
+    assert rest == b""
+    assert client.interim == [100]
+
+
+async def test_a_quick_answer_is_all_that_a_client_gets_that_has_ended_its_side(app: App, url: str):
+    """It is not asked whether it is still there."""
+    async with asyncio.timeout(5), talking(url) as client:
+        await client.send(GET)
+        client.writer.write_eof()
+        data = await client.reader.read()
+
+    assert data.startswith(b"HTTP/1.1 200 OK\r\n")
+    assert data.endswith(b"\r\n\r\n/")
+
+
+@pytest.mark.parametrize("version", [b"1.0", b"1.1"])
+async def test_a_client_that_has_left_is_told_from_one_that_has_ended_its_side(version: bytes):
+    """Within a second, though both looks the same at first."""
+    left = asyncio.Event()
+    come = asyncio.Event()
+
+    async def waiting(scope: Any, receive: Any, send: Any) -> None:
+        come.set()
+        while (await receive())["type"] != "http.disconnect":
+            pass
+        left.set()
+
+    async with asyncio.timeout(5), serving(waiting) as url, talking(url) as client:
+        await client.send(b"GET / HTTP/%b\r\nhost: a\r\n\r\n" % version)
+        await come.wait()
+        client.writer.close()
+        began = asyncio.get_running_loop().time()
+        await left.wait()
+        took_s = asyncio.get_running_loop().time() - began
+
+    assert took_s < LEFT_S + 2
+
+
+async def test_any_number_of_upgrades_in_one_packet_is_answered(url: str):
+    """Each begins again what follows it; none within the other."""
+    upgrade = GET[:-2] + b"connection: upgrade\r\nupgrade: h2c\r\n\r\n"
+    async with asyncio.timeout(10), talking(url) as client:
+        await client.send(upgrade * 1500)
+        answers = [await client.answer() for _ in range(1500)]
+
+    assert {answered.status for answered in answers} == {200}
+
+
+async def test_a_slow_answer_is_not_cut_by_the_time_for_heads(app: App, url: str):
+    """Also with more requests waiting, the last of which is not here whole."""
+    app.go.clear()
+    async with asyncio.timeout(5), talking(url) as client:
+        await client.send(GET * 2 + GET[:10])
+        await asyncio.sleep(Impatient.head_s * 2)
+        app.go.set()
+        answers = [await client.answer() for _ in range(2)]
+
+    assert [answered.status for answered in answers] == [200, 200]
+
+
+@pytest.mark.parametrize(
+    "start", [b"content-length: 5\r\n\r\nab", b"transfer-encoding: chunked\r\n\r\n2\r\nab"]
+)
+async def test_a_body_that_stops_is_cut(start: bytes, url: str):
+    """It would hold an upstream connection for as long as the client likes."""
+    async with asyncio.timeout(3), talking(url) as client:
+        await client.send(b"POST / HTTP/1.1\r\nhost: a\r\n" + start)
+        assert await client.reader.read() == b""
+
+
+async def test_a_slow_body_that_goes_on_is_not_cut(url: str, app: App):
+    """Its time counts from the last byte, not from the first."""
+    pieces = 10
+    async with asyncio.timeout(5), talking(url) as client:
+        await client.send(b"POST /slow HTTP/1.1\r\nhost: a\r\ncontent-length: %d\r\n\r\n" % pieces)
+        for _ in range(pieces):
+            await asyncio.sleep(Impatient.body_s / 5)
+            await client.send(b"x")
+        assert (await client.answer()).body == b"/slow"
+
+
+async def test_a_client_that_never_reads_is_cut() -> None:
+    """What waits for it holds an upstream connection, or a run's text."""
+    cut = asyncio.Event()
+
+    async def endless(scope: Any, receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        watch = asyncio.ensure_future(left(receive))
+        while not cut.is_set():
+            await send({"type": "http.response.body", "body": b"x" * 65536, "more_body": True})
+        await watch
+
+    async def left(receive: Any) -> None:
+        while (await receive())["type"] != "http.disconnect":
+            pass
+        cut.set()
+
+    async with asyncio.timeout(5), serving(endless) as url, talking(url) as client:
+        client.writer.transport.pause_reading()  # type: ignore[attr-defined]
+        await client.send(GET)
+        await cut.wait()
+
+
+async def test_a_client_that_leaves_is_told_to_the_request_that_is_being_answered(url: str, app: App):
+    """Not to the one that was read last, which waits behind it."""
+
+    async with asyncio.timeout(5):
+        left = asyncio.Event()
+
+        async def waiting(scope: Any, receive: Any, send: Any) -> None:
+            while (await receive())["type"] != "http.disconnect":
+                pass
+            left.set()
+
+        async with serving(waiting) as own_url, talking(own_url) as client:  # type: ignore[arg-type]
+            await client.send(GET * 3)
+            await until(lambda: client.writer.transport.get_write_buffer_size() == 0)
+            await asyncio.sleep(0.05)
+            client.leave()
+            await left.wait()
+
+
+async def test_an_answered_request_is_gone_without_the_collector(tmp_path: Path) -> None:
+    """Nothing of a request waits for the garbage collector, whose pauses everybody would feel."""
+    async with (
+        ScriptedUpstream(ok).running() as upstream,
+        headgate(upstream.url, tmp_path) as gate,
+        httpx.AsyncClient() as client,
+    ):
+        await client.get(gate.url)
+        gc.collect()
+        gc.disable()
+        try:
+            for _ in range(50):
+                await client.get(gate.url)
+            left = sum(isinstance(thing, RequestResponseCycle) for thing in gc.get_objects())
+        finally:
+            gc.enable()
+
+    assert left <= 2

@@ -1,0 +1,1 @@
+"""Tests of whole journeys, from a client to the upstream and back."""

@@ -1,0 +1,66 @@
+"""How many different users there were in each arm, and that nothing says who."""
+
+import prometheus_client
+from prometheus_client import CollectorRegistry
+
+from flags.decision import Arm
+from proxy.observe.users import Users
+
+
+def shown(registry: CollectorRegistry, arm: str) -> float | None:
+    return registry.get_sample_value("users", {"arm": arm})
+
+
+def users(max_users: int = 100) -> tuple[Users, CollectorRegistry]:
+    registry = CollectorRegistry()
+    gauge = prometheus_client.Gauge("users", "A test's", ["arm"], registry=registry)
+    return Users({arm: gauge.labels(arm) for arm in (Arm.STREAM, Arm.CONTROL)}, max_users=max_users), registry
+
+
+def test_users_are_counted_once_each_by_arm() -> None:
+    """However often they come; those in neither arm are not kept at all."""
+    seen, registry = users()
+
+    for number in range(30):
+        seen.saw(Arm.STREAM, f"user-{number % 7}", "g")
+        seen.saw(Arm.CONTROL, f"user-{number % 5}", "g")
+        seen.saw(Arm.REST, f"user-{number}", "g")
+
+    assert (shown(registry, "stream"), shown(registry, "control")) == (7, 5)
+
+
+def test_users_are_counted_anew_when_the_flag_has_changed() -> None:
+    """Those of before had another share. A request of the rest, which has no generation, changes nothing."""
+    seen, registry = users()
+    seen.saw(Arm.STREAM, "ann", "g1")
+    seen.saw(Arm.CONTROL, "bob", "g1")
+    seen.saw(Arm.REST, "cid", "")
+    assert (shown(registry, "stream"), shown(registry, "control")) == (1, 1)
+
+    seen.saw(Arm.STREAM, "dee", "g2")
+
+    assert (shown(registry, "stream"), shown(registry, "control")) == (1, 0)
+
+
+def test_when_one_arm_is_full_neither_grows() -> None:
+    """Or the other would seem to have more users than its share."""
+    seen, registry = users(max_users=10)
+
+    for number in range(100):
+        seen.saw(Arm.STREAM, f"user-{number}", "g")
+        if number % 2:
+            seen.saw(Arm.CONTROL, f"user-{number}", "g")
+
+    assert (shown(registry, "stream"), shown(registry, "control")) == (10, 4)
+
+
+def test_nothing_that_is_kept_of_users_says_who_they_are() -> None:
+    """Two processes keep different bytes of the same user, and eight of them."""
+    kept = []
+    for _ in range(2):
+        seen, _registry = users()
+        seen.saw(Arm.STREAM, "ann", "g")
+        kept += [*seen._seen[Arm.STREAM]]
+
+    assert len(set(kept)) == 2
+    assert {len(hashed) for hashed in kept} == {8}

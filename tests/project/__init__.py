@@ -1,0 +1,1 @@
+"""Tests of the checkout itself: set-up, release, image, documentation, architecture."""

@@ -1,0 +1,159 @@
+"""The shape of the house: who may import whom, and what nothing may be called."""
+
+import ast
+import sys
+from collections.abc import Iterator
+from graphlib import TopologicalSorter
+from importlib.metadata import packages_distributions
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+PACKAGES = ("proxy", "flags")
+BESIDE = {"dashboards", "docs", "examples", "tests"}
+FORBIDDEN_NAMES = {"utils", "util", "helpers", "helper", "common", "core", "manager", "base", "misc"}
+FLAGS_FOR_PROXY = {"flags.decision", "flags.source", "flags.unleash", "flags.errors", "flags.tls"}
+"""What decides, what it decides by, and what its failures are called. No request knows of rollouts."""
+
+FLAGS_FOR_ALL = {"flags.decision", "flags.tls"}
+"""Every request is decided, and both packages hold others' certificates to the same."""
+
+COMPOSERS = {"proxy.app", "proxy.cli", "proxy.observe.admin"}
+"""They open what `flags.source` and `flags.unleash` read, or report on it; all else asks `flags.decision`."""
+
+COMMANDS = "flags.rollout.commands"
+"""The controller is another process with the same command line: `proxy.cli` alone knows of it."""
+
+
+def modules() -> dict[str, Path]:
+    found = {}
+    for package in PACKAGES:
+        for path in sorted((ROOT / package).rglob("*.py")):
+            parts = path.relative_to(ROOT).with_suffix("").parts
+            found[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
+    return found
+
+
+MODULES = modules()
+
+
+def imports(path: Path, *, at_import_time: bool = False) -> Iterator[str]:
+    """Every module that a file imports; on request only those that are imported when it is."""
+    tree = ast.parse(path.read_text())
+    nodes: list[ast.AST] = [tree]
+    while nodes:
+        node = nodes.pop()
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: a relative import"
+            assert node.module is not None
+            yield node.module
+            yield from (name for alias in node.names if (name := f"{node.module}.{alias.name}") in MODULES)
+        if at_import_time and (
+            isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+            or (isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test))
+        ):
+            continue
+        nodes.extend(ast.iter_child_nodes(node))
+
+
+def test_proxy_asks_flags_and_knows_nothing_of_rollouts() -> None:
+    """`proxy` imports the decision, its source and their errors; `flags` never imports `proxy`."""
+    for module, path in MODULES.items():
+        for imported in imports(path):
+            if module == "proxy.cli" and imported.startswith(COMMANDS):
+                continue
+            if module.startswith("proxy") and imported.split(".")[0] == "flags":
+                assert imported in FLAGS_FOR_PROXY, f"{module} imports {imported}"
+                assert imported in FLAGS_FOR_ALL or module in COMPOSERS, f"{module} imports {imported}"
+            if module.startswith("flags"):
+                assert imported.split(".")[0] != "proxy", f"{module} imports {imported}"
+
+
+def test_what_is_served_needs_nothing_that_stands_beside_it() -> None:
+    """Dashboards, documentation, examples and tests are made from `proxy` and `flags`, never the reverse."""
+    for module, path in MODULES.items():
+        beside = {imported.split(".")[0] for imported in imports(path)} & BESIDE
+        assert not beside, f"{module} imports {beside}"
+
+
+def test_no_module_needs_itself_to_be_imported() -> None:
+    """No cycles at import time; a name that only types need may go in a circle."""
+    graph = {
+        module: {name for name in imports(path, at_import_time=True) if name in MODULES and name != module}
+        for module, path in MODULES.items()
+    }
+    assert len(list(TopologicalSorter(graph).static_order())) >= len(MODULES)
+
+
+def test_only_the_app_wires() -> None:
+    """The parts are put together in `proxy.app`: nothing else makes a gateway, a relay, runs or sources."""
+    wired = {
+        "Gateway",
+        "Relay",
+        "Runs",
+        "Upstream",
+        "Identifier",
+        "Metrics",
+        "BatchSource",
+        "PollSource",
+        "StagesSource",
+        "NativeSource",
+        "TapSource",
+        "Taps",
+        "ModelPort",
+    }
+    for module, path in MODULES.items():
+        made = {
+            node.func.id
+            for node in ast.walk(ast.parse(path.read_text()))
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)
+        }
+        assert module == "proxy.app" or not made & wired, f"{module} makes {made & wired}"
+    importers = {module for module in MODULES if "proxy.app" in set(imports(MODULES[module]))}
+    assert importers == {"proxy.cli"}
+
+
+def test_the_pure_modules_do_no_io() -> None:
+    """Events, framing, chunking, sections, templates and the tables have no loop, clock or socket."""
+    io = {"asyncio", "socket", "time", "os", "httpx", "logging", "random"}
+    pure = ("events", "sse", "chunking", "sections", "templates", "recovery", "errors", "headers")
+    pure += ("llm.dialect", "llm.joins", "llm.openai", "llm.gemini", "llm.places", "tracing", "native_rules")
+    for name in pure:
+        assert not io & {imported.split(".")[0] for imported in imports(MODULES[f"proxy.{name}"])}, name
+    pure_flags = (
+        "decision",
+        "rollout.policy",
+        "rollout.guardrail_settings",
+        "rollout.freezes",
+        "rollout.readings",
+        "rollout.plan",
+        "rollout.plan_refusals",
+        "rollout.planner",
+        "rollout.walks",
+    )
+    for name in pure_flags:
+        assert not io & {imported.split(".")[0] for imported in imports(MODULES[f"flags.{name}"])}, name
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_a_module_is_named_for_what_it_is(module: str) -> None:
+    """No drawer for odds and ends, and nothing that hides a module of the standard library."""
+    name = module.rpartition(".")[2]
+    assert name not in FORBIDDEN_NAMES
+    assert name == "__main__" or name not in sys.stdlib_module_names
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_a_module_begins_by_saying_what_it_is(module: str) -> None:
+    """Its docstring, which ends with a full stop or a list."""
+    assert ast.get_docstring(ast.parse(MODULES[module].read_text()))
+
+
+def test_the_import_names_are_ours() -> None:
+    """Other distributions are called `proxy` and `flags` too; here both names are Headgate's alone."""
+    owners = packages_distributions()
+    for package in PACKAGES:
+        assert set(owners[package]) == {"headgate"}

@@ -1,0 +1,163 @@
+"""What requests came to: the same measure for all arms, however an answer travels."""
+
+import asyncio
+import gzip
+from collections import deque
+from typing import Any
+
+import pytest
+from prometheus_client import CollectorRegistry
+
+from flags.decision import Arm, Decision, Mode, Reason
+from proxy.errors import UpstreamBusy
+from proxy.identity import Identity
+from proxy.observe.metrics import Metrics
+from proxy.relay.answer_copy import AnswerCopy
+from proxy.relay.outcomes import RelayedOutcomes
+from proxy.relay.relay import Outcome, Passage
+from proxy.runs.run import Call, Run
+from proxy.settings.route import RouteSettings
+from proxy.settings.routes import Route
+from proxy.upstream.client import Answer, Request
+from tests.servers.streaming import (
+    answer,
+    route,
+)
+
+pytestmark = pytest.mark.anyio
+
+SENTENCE = "Error generating response: none"
+JSON = [(b"content-type", b"application/json")]
+STREAM = Decision(Mode.STREAM, Arm.STREAM, "batch", Reason.FLAG_ON)
+ANN = Identity("ann's", "ann")
+
+
+BODIES = {
+    "good": answer(),
+    "no extraction": answer(None),
+    "no text": b"{}",
+    "a sentence": answer(SENTENCE),
+    "not JSON": b"<html>",
+    "half": answer()[:-9],
+    "empty": b"",
+}
+
+
+async def relayed(status: int, body: bytes, headers: Any = (), max_bytes: int = 1 << 20) -> AnswerCopy:
+    """A copy of an answer that went out in two pieces."""
+    sent = []
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    copy = AnswerCopy(send, max_bytes)
+    await copy({"type": "http.response.start", "status": status, "headers": [*JSON, *headers]})
+    for piece in (body[:10], body[10:]):
+        await copy({"type": "http.response.body", "body": piece, "more_body": True})
+    assert len(sent) == 3
+    return copy
+
+
+def a_run(asked_at: float | None = None) -> tuple[Run, CollectorRegistry]:
+    settings = RouteSettings.model_validate(route())
+    registry = CollectorRegistry()
+    metrics = Metrics(registry, [settings]).by_route["start"]
+    call = Call(Route.compile(settings), {}, Request("POST", b"/", [], b""), asked_at)
+    run = Run(call, STREAM, ANN, metrics, deque())
+    run.begun()
+    return run, registry
+
+
+async def test_a_run_has_taken_as_long_as_its_request() -> None:
+    """A relayed answer's time has its request's body in it, so a run's has too."""
+    run, registry = a_run(asked_at=asyncio.get_running_loop().time() - 7)
+
+    await run.settle(Answer(200, JSON, answer()))
+
+    found = registry.get_sample_value("headgate_settled_seconds_sum", {"route": "start", "arm": "stream"})
+    assert found == pytest.approx(7, abs=0.5)
+
+
+@pytest.mark.parametrize("status", [200, 201, 204, 302, 401, 403, 404, 429, 500, 503])
+@pytest.mark.parametrize("what", BODIES)
+async def test_an_answer_comes_to_the_same_in_a_run_and_relayed(status: int, what: str) -> None:
+    """Arms are compared by it: whatever the upstream says, it is as good or as bad however it travels."""
+    body = BODIES[what]
+    run, registry = a_run()
+
+    await run.settle(Answer(status, JSON, body))
+    copy = await relayed(status, body)
+    outcome = RelayedOutcomes(run.route).of(Passage(status=status), copy)
+
+    assert counted(registry) == ([] if outcome is None else [outcome])
+    assert (outcome is None) == (status in {401, 403})
+
+
+def counted(registry: CollectorRegistry) -> list[str]:
+    """Outcomes that one request was counted as, in any arm and bucket."""
+    samples = [sample for family in registry.collect() for sample in family.samples]
+    counts = [sample for sample in samples if sample.name == "headgate_outcomes_total" and sample.value]
+    assert all(sample.value == 1 for sample in counts)
+    return [sample.labels["outcome"] for sample in counts]
+
+
+async def test_a_bound_of_ours_counts_for_nobody() -> None:
+    """Whoever opens many connections could else make an arm, and so a rollout, fail."""
+    run, registry = a_run()
+    run.fail(UpstreamBusy("all are in use"))
+    passage = Passage(Outcome.FAILED, 503, error=UpstreamBusy("all are in use"))
+
+    assert counted(registry) == []
+    assert RelayedOutcomes(run.route).of(passage, await relayed(503, b"")) is None
+
+
+@pytest.mark.parametrize(("status", "users"), [(200, 1), (404, 1), (401, 0), (403, 0)])
+async def test_who_is_not_let_in_is_no_user(status: int, users: int) -> None:
+    """A rollout waits for so many different users: names that were made up are none."""
+    run, registry = a_run()
+
+    await run.settle(Answer(status, JSON, answer()))
+
+    labels = {"route": "start", "arm": "stream"}
+    assert registry.get_sample_value("headgate_users", labels) == users
+
+
+@pytest.mark.parametrize(
+    ("passage", "outcome"),
+    [
+        (Passage(Outcome.FAILED, 502), "failed"),
+        (Passage(Outcome.FAILED, 504), "failed"),
+        (Passage(Outcome.TRUNCATED, 200), "truncated"),
+        (Passage(Outcome.CLIENT_LEFT, 200), "client_left"),
+        (Passage(Outcome.REFUSED, 400), None),
+        (Passage(Outcome.TRUNCATED, 401), None),
+        (Passage(Outcome.CLIENT_LEFT, 403), None),
+    ],
+)
+async def test_a_relay_that_did_not_end_well_says_how(passage: Passage, outcome: str | None) -> None:
+    """Its body is not looked at: what there is of it is no answer."""
+    judged = RelayedOutcomes(Route.compile(RouteSettings.model_validate(route())))
+
+    assert judged.of(passage, await relayed(200, b"")) == outcome
+
+
+@pytest.mark.parametrize(
+    ("headers", "body", "outcome", "warnings"),
+    [
+        ([(b"content-encoding", b"gzip")], gzip.compress(answer(SENTENCE)), "failed", 0),
+        ([(b"content-encoding", b"identity")], answer(SENTENCE), "failed", 0),
+        ([(b"content-encoding", b"br")], answer(SENTENCE), "complete", 1),
+        ([], answer(SENTENCE + "x" * 3000), "complete", 0),
+    ],
+    ids=["gzip", "identity", "br", "too long"],
+)
+async def test_what_cannot_be_read_counts_as_complete_and_is_said_once(
+    caplog: pytest.LogCaptureFixture, headers: Any, body: bytes, outcome: str, warnings: int
+) -> None:
+    """In doubt the batch answer was good: streams look worse beside it, never better."""
+    judged = RelayedOutcomes(Route.compile(RouteSettings.model_validate(route())))
+
+    for _ in range(3):
+        assert judged.of(Passage(status=200), await relayed(200, body, headers, max_bytes=2000)) == outcome
+
+    assert len(caplog.records) == warnings

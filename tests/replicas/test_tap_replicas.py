@@ -1,0 +1,149 @@
+"""Many runs of many users at once, their model calls at any replica: each text comes to its own run."""
+
+import asyncio
+import json
+import random
+from collections import Counter
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import httpx
+import pytest
+
+from tests.servers.scripted import Asked, ScriptedUpstream
+from tests.servers.streaming import Served, Stream, browser, free_port, read, scrape, served, signed
+from tests.servers.tapping import (
+    COMPLETIONS,
+    EVENT_STREAM,
+    chat,
+    chunks,
+    completion,
+    tapped_route,
+    trace_context,
+)
+from tests.servers.valkey_server import valkey
+
+pytestmark = pytest.mark.anyio
+
+REPLICAS = 3
+RUNS = 200
+USERS = 20
+WORDS = 40
+STAGES = ("extraction", "summary")
+PREFIX = ("equal", "suffix", "unshown")
+KEY = "a key for the tests that is long enough"
+
+
+def text_of(prompt: str) -> str:
+    """Each of its words says whose it is: `summary:17` has `summary.17.0 summary.17.1 …`."""
+    return " ".join(f"{prompt.replace(':', '.')}.{number}" for number in range(WORDS))
+
+
+async def provider(asked: Asked) -> None:
+    """A seeded model: the same text to the same prompt, streamed or whole."""
+    body = json.loads(await asked.read_body())
+    text = text_of(body["messages"][-1]["content"])
+    if not body.get("stream"):
+        await asked.answer(json.dumps(completion(text)).encode())
+        return
+    await asked.send(EVENT_STREAM)
+    for event in chunks(text, size=6):
+        await asked.send(event)
+        await asyncio.sleep(0)
+    asked.writer.close()
+
+
+@dataclass
+class Backend:
+    """Asks its model for both stages at once, each through any of `model_urls`; answers with all it was
+    told."""
+
+    model_urls: list[str] = field(default_factory=list)
+
+    async def __call__(self, asked: Asked) -> None:
+        await asked.read_body()
+        case = asked.target.split(b"/")[3].decode()
+        await asked.answer(await self.answer(case, trace_context(asked)))
+
+    async def answer(self, case: str, headers: dict[str, str]) -> bytes:
+        # A client of its own: httpx's pool at times closes a connection that it has just given out.
+        async with browser() as client:
+            replies = [await self._ask(client, f"{stage}:{case}", headers) for stage in STAGES]
+        told = dict(zip(STAGES, replies, strict=True))
+        texts = {stage: reply["choices"][0]["message"]["content"] for stage, reply in told.items()}
+        return json.dumps({"result": texts, "told": told}, sort_keys=True).encode()
+
+    async def _ask(
+        self, client: httpx.AsyncClient, prompt: str, headers: dict[str, str]
+    ) -> dict[str, list[dict[str, dict[str, str]]]]:
+        url = random.choice(self.model_urls) + COMPLETIONS
+        reply = (await client.post(url, json=chat(prompt), headers=headers)).raise_for_status()
+        assert reply.headers["content-type"] == "application/json"
+        told: dict[str, list[dict[str, dict[str, str]]]] = reply.json()
+        return told
+
+
+def is_counted(sample: str) -> bool:
+    return sample.startswith(("headgate_tap_calls_total{", "headgate_parity_total{"))
+
+
+@asynccontextmanager
+async def replicas(directory: Path, upstream: str, model: str) -> AsyncIterator[list[tuple[Served, str]]]:
+    """Each with the URL of its model port."""
+    async with AsyncExitStack() as stack:
+        store = await stack.enter_async_context(valkey(directory))
+        found = []
+        for number in range(REPLICAS):
+            folder = directory / str(number)
+            folder.mkdir()
+            listen = f"127.0.0.1:{free_port()}"
+            settings = {
+                "event_log": {"valkey": {"url": store.url, "key": KEY}},
+                "routes": [tapped_route(max_runs=RUNS)],
+                "llm": {"listen": listen, "providers": [{"name": "models", "url": model}]},
+            }
+            at = await stack.enter_async_context(served(upstream, folder, **settings))
+            found.append((at, f"http://{listen}/models"))
+        yield found
+
+
+async def test_no_token_comes_to_another_run_and_no_answer_changes(tmp_path: Path) -> None:
+    """200 runs of 20 users at three replicas. Every byte that a viewer sees is its own case's, and what the
+    backend says is what it says with no proxy before it and none behind."""
+    async with AsyncExitStack() as stack:
+        client = await stack.enter_async_context(browser())
+        model = await stack.enter_async_context(ScriptedUpstream(provider).running())
+        backend = Backend()
+        upstream = await stack.enter_async_context(ScriptedUpstream(backend).running())
+        found = await stack.enter_async_context(replicas(tmp_path, upstream.url, model.url))
+        backend.model_urls = [url for _, url in found]
+
+        async def run(case: int) -> Stream:
+            at, _ = found[case % REPLICAS]
+            return await read(client, f"{at.url}/api/cases/{case}/start", signed(f"user{case % USERS}"))
+
+        streams = await asyncio.gather(*(run(case) for case in range(RUNS)))
+        counted: Counter[str] = Counter()
+        for at, _ in found:
+            figures = await scrape(client, at.admin_url)
+            counted += Counter(
+                {sample: int(value) for sample, value in figures.items() if is_counted(sample)}
+            )
+        backend.model_urls = [model.url]
+        direct = [await backend.answer(str(case), {}) for case in range(RUNS)]
+
+    for case, stream in enumerate(streams):
+        assert stream.texts() == {stage: text_of(f"{stage}:{case}") for stage in STAGES}
+        shown = "".join(event["content"] for event in stream.events)
+        assert {word.split(".")[1] for word in shown.split() if "." in word} == {str(case)}
+    answers = [stream.last["metadata"]["result"].encode() for stream in streams]
+    assert answers == direct
+    tapped = counted.pop('headgate_tap_calls_total{result="tapped"}')
+    # A store that is too slow on a machine that is too busy costs calls their place, and never moves others.
+    tapped += counted.pop('headgate_tap_calls_total{result="unmatched"}', 0)
+    # What comes by way of another replica may come after the answer, which then has the last words of it.
+    as_shown = sum(counted.pop(f'headgate_parity_total{{result="{p}",route="start"}}', 0) for p in PREFIX)
+    assert tapped == as_shown == RUNS * len(STAGES)
+    assert not counted

@@ -1,0 +1,114 @@
+"""An installation as ops have it, and what they type: for tests of whole rollouts."""
+
+import asyncio
+import json
+import signal
+import sys
+from asyncio.subprocess import DEVNULL, PIPE, Process
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+import yaml
+
+from tests.servers.streaming import eventually
+from tests.servers.unleash_server import Unleash
+
+ROOT = Path(__file__).parents[2]
+FLAG = "headgate.streaming"
+ROLLOUT_S = 150.0
+"""The longest that one of these rollouts may take on a slow machine."""
+
+
+@dataclass
+class Ops:
+    """What an operator has: the server, the policy, and the commands."""
+
+    server: Unleash
+    policy: Path
+    upstream: str
+    environment: dict[str, str]
+
+    async def types(self, *arguments: str) -> tuple[int, str]:
+        """`headgate rollout …`: its exit code, and what it says."""
+        command = (sys.executable, "-m", "proxy", "rollout", *arguments, "--policy", str(self.policy))
+        process = await asyncio.create_subprocess_exec(
+            *command, cwd=ROOT, env=self.environment, stdout=PIPE, stderr=PIPE
+        )
+        said, complained = await process.communicate()
+        assert process.returncode is not None
+        return process.returncode, (said or complained).decode()
+
+    async def status(self) -> dict[str, Any]:
+        _, said = await self.types("status", "--json")
+        assert said.startswith("{"), said
+        found: dict[str, Any] = json.loads(said)
+        return found
+
+    @asynccontextmanager
+    async def controller(self, *arguments: str) -> AsyncIterator[Process]:
+        command = (sys.executable, "-m", "proxy", "rollout", "run", *arguments, "--policy", str(self.policy))
+        with (self.policy.parent / "controller.log").open("ab") as log:
+            process = await asyncio.create_subprocess_exec(
+                *command, cwd=ROOT, env=self.environment, stdout=log, stderr=log
+            )
+        try:
+            yield process
+        finally:
+            if process.returncode is None:
+                process.send_signal(signal.SIGTERM)
+            await process.wait()
+
+    async def metrics(self) -> str:
+        """The controller's own."""
+        listen = yaml.safe_load(self.policy.read_text())["listen"]
+        async with httpx.AsyncClient(trust_env=False) as client:
+            return (await client.get(f"http://{listen}/metrics")).text
+
+    async def strategies(self) -> list[dict[str, Any]]:
+        found: list[dict[str, Any]] = await self.server.ask("GET", self.server.strategies_of(FLAG))
+        return found
+
+    async def share(self) -> int:
+        """As Unleash has it."""
+        [strategy] = await self.strategies()
+        return int(strategy["parameters"]["rollout"])
+
+    async def until(self, reason: str, *, share: int) -> None:
+        """Look until the rollout says this of itself."""
+        await self._until(lambda status: (status["reason"], status["written"]) == (reason, share))
+
+    async def reaches(self, share: int) -> None:
+        """Look until it is written."""
+        await self._until(lambda status: status["written"] == share)
+
+    async def _until(self, is_there: Callable[[dict[str, Any]], bool]) -> None:
+        async def there() -> bool:
+            return is_there(await self.status())
+
+        await eventually(there, ROLLOUT_S)
+
+
+@asynccontextmanager
+async def process(*command: str, environment: dict[str, str], ready: str) -> AsyncIterator[None]:
+    """A part of the installation, up when its address answers."""
+    running = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", *command, cwd=ROOT, env=environment, stdout=DEVNULL
+    )
+
+    async def answers() -> bool:
+        try:
+            async with httpx.AsyncClient(timeout=2, trust_env=False) as client:
+                return (await client.get(ready)).is_success
+        except httpx.HTTPError:
+            return False
+
+    try:
+        await eventually(answers, 30)
+        yield
+    finally:
+        running.terminate()
+        await running.wait()

@@ -1,0 +1,535 @@
+"""What a policy's steps take and cost: as the verdict itself would find, and never pretended."""
+
+import json
+import math
+from dataclasses import asdict
+from functools import cache
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.stats import chi2
+
+from flags.rollout.evidence.evidence import Batch, Tail
+from flags.rollout.plan.plan import FEW_EVENTS, MOST, Harm, Hours, Rate, StepPlan, Traffic
+from flags.rollout.plan.planner import plan
+from flags.rollout.plan.walks import (
+    NEVER,
+    Arms,
+    Draw,
+    Goal,
+    against_ceiling,
+    against_control,
+    arrivals,
+    early_arrivals,
+)
+from flags.rollout.policy.guardrails import Action
+from flags.rollout.policy.policy import Policy
+from flags.rollout.verdict.jury import Jury
+from flags.rollout.verdict.processes import RateBet, RatioBet
+from flags.rollout.verdict.verdict import Finding
+
+FEW = 40
+"""Rollouts, where a figure need not be exact."""
+
+HALF = {"share": 50, "at_least": "1h"}
+ERRORS_ALONE = {
+    name: {"disabled": "not looked at here"}
+    for name in ("slow", "first_content", "fallback", "recovery", "early")
+}
+
+
+def policy(*steps: dict[str, Any], **more: Any) -> Policy:
+    return Policy.model_validate(
+        {
+            "flag": "headgate.streaming",
+            "routes": ["start"],
+            "where": {"file": "flags.json"},
+            "evidence": {"pages": ["http://proxy/metrics"]},
+            "journal": "rollout.sqlite",
+            "lease": {"file": "rollout.lock"},
+            "steps": list(steps) or [HALF],
+            **more,
+        }
+    )
+
+
+def traffic(
+    per_minute: float = 60, failed: float = 0.01, slow: float = 0.05, *, hours: float = 24, **more: Any
+) -> Traffic:
+    answers = round(per_minute * 60 * hours)
+    whole = answers - round(answers * failed)
+    slow_ones = Rate(round(whole * slow), whole, 120.0)
+    return Traffic(
+        hours * 3600, Rate(round(answers * failed), answers), (slow_ones,), **{"users": 1000} | more
+    )
+
+
+def first(made: Policy, of: Traffic, rollouts: int = FEW) -> StepPlan:
+    return plan(made, of, rollouts).steps[0]
+
+
+def half(step: StepPlan) -> float:
+    assert step.proof is not None and step.proof.p50 is not None
+    return step.proof.p50
+
+
+def worse(step: StepPlan, ratio: int) -> Harm:
+    return next(harm for harm in step.harms if harm.ratio == ratio)
+
+
+def walked(
+    draw: Draw,
+    bet: RatioBet | RateBet,
+    line: float,
+    *,
+    number: int = 400,
+    ready: float = 0,
+    until: float = 90 * 1440,
+) -> Any:
+    goal = Goal(line, np.full(number, ready), until, np.ones(number))
+    return arrivals(draw, bet.weights, goal)
+
+
+SAFE_AT = math.log(20)
+
+
+@pytest.mark.parametrize(("arms", "least", "most"), [(Arms(5, 15), 0.97, 1.0), (Arms(1, 19), 0.55, 0.70)])
+def test_a_clean_build_is_proved_as_often_as_it_was_simulated(arms: Arms, least: float, most: float) -> None:
+    """By others' code, each minute for 24 hours with 20 requests, 1 % of which fail: 99.6 % and 63 %."""
+    bet, rng = RatioBet.of_safety(2.0), np.random.default_rng(1)
+
+    looks = walked(against_control(rng, bet, arms, 0.01, 0.01), bet, SAFE_AT)
+
+    assert least <= (looks <= 24 * 60).mean() <= most
+    assert arms.stream == 1 or 4.0 < np.median(looks) / 60 < 6.8
+
+
+@pytest.mark.parametrize("ratio", [3, 5, 10])
+def test_harm_is_found_after_as_many_failures_as_theory_says(ratio: int) -> None:
+    """The line, and what a mixture costs, over the information in one failure."""
+    bet, rng, line = RatioBet.of_harm(1.25), np.random.default_rng(2), math.log(200)
+    here, null = ratio / (1 + ratio), 1.25 / 2.25
+    information = here * math.log(here / null) + (1 - here) * math.log((1 - here) / (1 - null))
+
+    looks = walked(against_control(rng, bet, Arms(100, 100), 0.001 * ratio, 0.001), bet, line)
+
+    assert looks.mean() * 0.1 * (1 + ratio) == pytest.approx((line + 1.5) / information, rel=0.25)
+
+
+def test_a_rate_is_proved_after_as_many_requests_as_theory_says() -> None:
+    """Of a ceiling, against which one arm stands alone."""
+    bet, rng = RateBet.of_safety(0.06), np.random.default_rng(3)
+    information = 0.02 * math.log(0.02 / 0.06) + 0.98 * math.log(0.98 / 0.94)
+
+    looks = walked(against_ceiling(rng, bet, 0.5, 0.02), bet, SAFE_AT)
+
+    assert looks.mean() * 0.5 == pytest.approx((SAFE_AT + 1.5) / information, rel=0.25)
+
+
+def test_a_harm_passes_for_safe_as_seldom_as_the_budget_says() -> None:
+    """At the ratio that safety rules out, in 5 of 100 rollouts at most, however long."""
+    bet, rng = RatioBet.of_safety(2.0), np.random.default_rng(4)
+
+    looks = walked(
+        against_control(rng, bet, Arms(100, 100), 0.02, 0.01), bet, SAFE_AT, number=200, until=1000
+    )
+
+    assert (looks < NEVER).mean() <= 0.05 + 3 * math.sqrt(0.05 * 0.95 / 200)
+
+
+def test_evidence_stands_until_there_are_samples_enough() -> None:
+    """What was there before counts at the first look that may use it, and later ones are none of ours."""
+    bet, rng = RateBet.of_safety(0.5), np.random.default_rng(5)
+
+    ready = walked(against_ceiling(rng, bet, 0.1, 0.001), bet, SAFE_AT, ready=500, number=9)
+    late = walked(against_ceiling(rng, bet, 0.1, 0.001), bet, SAFE_AT, ready=1e6, number=9)
+
+    assert (ready == 500).all()
+    assert (late == NEVER).all()
+
+
+def test_evidence_that_is_lost_by_then_does_not_count() -> None:
+    """A bet that was won by luck, before there were samples enough, is lost again."""
+    bet, rng, line = RateBet.of_safety(0.5), np.random.default_rng(5), math.log(2)
+
+    lucky, ready = (
+        walked(against_ceiling(rng, bet, 1.0, 0.5), bet, line, ready=look, until=400) for look in (0, 300)
+    )
+
+    assert (lucky < NEVER).mean() > 2 * (ready < NEVER).mean()
+
+
+def test_what_takes_longer_than_was_looked_ahead_is_not_found() -> None:
+    """Though events are drawn beyond."""
+    bet, rng = RateBet.of_safety(0.06), np.random.default_rng(5)
+
+    looks = walked(against_ceiling(rng, bet, 1.0, 0.02), bet, SAFE_AT, until=200)
+
+    assert looks[looks < NEVER].max() <= 200
+    assert 0.1 < (looks < NEVER).mean() < 0.9
+
+
+def test_hours_are_those_of_one_in_ten_and_half_and_nine_in_ten() -> None:
+    """Those that never come are the last, and None where one of them is meant."""
+    times_s = np.append(np.arange(1.0, 101.0) * 3600, NEVER)
+
+    assert Hours.of(times_s) == Hours(11, 51, 91)
+    assert Hours.of(np.where(times_s > 60 * 3600, NEVER, times_s)) == Hours(11, 51, None)
+
+
+def test_of_arms_that_are_seldom_both_there_little_is_learned() -> None:
+    """A verdict waits for the other arm; a plan takes such a failure for lost, and is rather too long."""
+    bet = RatioBet.of_safety(2.0)
+
+    seldom, often = (
+        walked(against_control(np.random.default_rng(6), bet, Arms(each, each), 0.1, 0.1), bet, SAFE_AT)
+        for each in (0.1, 10)
+    )
+
+    assert np.median(seldom) > 300 * np.median(often)
+
+
+def test_the_early_guard_looks_at_the_end_of_a_look() -> None:
+    """Three bad ones of three are too many; where all come at once, it is the comparison's business."""
+    rng, limits = np.random.default_rng(7), (2, 3, 3, 4)
+
+    assert np.median(early_arrivals(rng, limits, 0.1, 1.0, 99)) > 10
+    assert (early_arrivals(rng, limits, 1000, 1.0, 99) == NEVER).all()
+    assert (early_arrivals(rng, limits, 0.1, 0.0, 99) == NEVER).all()
+
+
+# The whole plan against the jury itself.
+
+
+def batch(
+    rng: np.random.Generator, per_arm: float, rates: dict[str, float], look: int, step: int = 0
+) -> Batch:
+    """One look, each minute, of a step in which nothing is worse than fine but what fails."""
+    outcomes: dict[tuple[str, int, str], int] = {}
+    seconds, shown = {}, 0
+    for arm, rate in rates.items():
+        requests = rng.poisson(per_arm)
+        failed = rng.binomial(requests, rate)
+        back = rng.binomial(requests - failed, 0.02) if arm == "stream" else 0
+        shown = requests if arm == "stream" else shown
+        for outcome, count in (
+            ("failed", failed),
+            ("fell_back", back),
+            ("complete", requests - failed - back),
+        ):
+            for bucket, number in enumerate(rng.multinomial(count, [1 / 16] * 16)):
+                outcomes[arm, bucket, outcome] = int(number)
+        seconds[arm, 120.0] = Tail(int(rng.binomial(requests - failed, 0.2)), int(requests - failed))
+    first_content = {5.0: Tail(int(rng.binomial(shown, 0.05)), int(shown))}
+    users = {"stream": 500, "control": 500}
+    return Batch(
+        *(60.0 * look, 60.0 * (look + 1), step),
+        *(outcomes, seconds, first_content),
+        parity={"same": int(shown)},
+        users=users,
+    )
+
+
+def found_by_jury(made: Policy, rng: np.random.Generator, per_arm: float, rates: dict[str, float]) -> int:
+    """Looks until all is safe, or, with a harm, until something goes back."""
+    jury = Jury(made.guardrail_values(), made.exposures(), made.budget_value())
+    return found_by(jury, rng, per_arm, rates, 0)
+
+
+def found_by(jury: Jury, rng: np.random.Generator, per_arm: float, rates: dict[str, float], step: int) -> int:
+    jury.enter(step)
+    for look in range(1, 3000):
+        jury.add(batch(rng, per_arm, rates, look, step))
+        verdicts = jury.verdicts()
+        if rates["stream"] > rates["control"]:
+            if any(verdict.action is Action.ROLL_BACK for verdict in verdicts):
+                return look
+        elif all(verdict.finding is Finding.SAFE for verdict in verdicts):
+            return look
+    raise AssertionError("never")
+
+
+@pytest.mark.parametrize(("per_arm", "failing", "ratio"), [(30, 0.03, 1), (30, 0.01, 3), (1.5, 0.2, 1)])
+def test_the_plan_says_what_the_jury_would(per_arm: float, failing: float, ratio: int) -> None:
+    """With all guardrails, batch for batch; also where there is so little traffic that arms are empty."""
+    made = policy(HALF | {"min_samples": 50}, guardrails={"early": {"disabled": "fails so often here"}})
+    rng = np.random.default_rng(8)
+    looks = [
+        found_by_jury(made, rng, per_arm, {"stream": failing * ratio, "control": failing}) for _ in range(30)
+    ]
+
+    step = first(made, traffic(2 * per_arm, failing, 0.2), 200)
+
+    said = half(step) if ratio == 1 else worse(step, ratio).hours
+    lag = 0 if ratio == 1 else 3
+    assert said is not None
+    assert said * 60 - lag == pytest.approx(np.median(looks), rel=0.4)
+
+
+def test_harm_that_begins_later_is_found_as_late_as_the_jury_does() -> None:
+    """What was well before is no help: the bet on the new step alone has to come to the line."""
+    steps = [{"share": share, "at_least": "1h"} for share in (20, *range(50, 60))]
+    made = policy(*steps, guardrails=ERRORS_ALONE)
+    rng, looks = np.random.default_rng(9), []
+    for _ in range(100):
+        jury = Jury(made.guardrail_values(), made.exposures(), made.budget_value())
+        jury.enter(0)
+        for look in range(50):
+            jury.add(batch(rng, 300, {"stream": 0.01, "control": 0.01}, look))
+        looks.append(found_by(jury, rng, 30, {"stream": 0.03, "control": 0.01}, 1))
+
+    second = plan(made, traffic(), 200).steps[1]
+
+    assert worse(second, 3).hours == pytest.approx((np.median(looks) + 3) / 60, rel=0.3)
+
+
+# What a step says.
+
+
+@cache
+def usual() -> StepPlan:
+    return first(policy(), traffic(), 200)
+
+
+def test_a_step_says_what_goes_through_it() -> None:
+    """Half of 60 requests a minute in each arm, and half of the users."""
+    step = usual()
+
+    assert (step.stream_per_h, step.control_per_h, step.users, step.users_needed) == (1800, 1800, 500, 20)
+    assert step.proof is not None and step.ready.p50 is not None
+    assert step.ready.p50 < step.proof.p10 < step.proof.p50 < step.proof.p90  # type: ignore[operator]
+    assert (step.proved, step.slowest) == (1.0, "errors")
+
+
+def test_a_worse_harm_is_found_sooner_and_hits_fewer() -> None:
+    """What is harmed until then is the invariant that a rollout is cut by."""
+    harms = usual().harms
+
+    assert [harm.ratio for harm in harms] == [2, 3, 5]
+    assert [harm.found for harm in harms] == [1, 1, 1]
+    assert harms[0].hours > harms[1].hours > harms[2].hours  # type: ignore[operator]
+    assert harms[0].answers > harms[1].answers > harms[2].answers > 10
+    assert all(harm.users is not None and harm.users < harm.answers for harm in harms)
+
+
+def test_the_last_step_has_a_small_control() -> None:
+    """At 95 % those who hold back are compared with; what is shown to the others meanwhile is much."""
+    step = first(policy({"share": 95, "at_least": "1h"}), traffic())
+
+    assert (step.stream_per_h, step.control_per_h, step.users) == (3420, 180, 50)
+    assert worse(step, 3).answers > 3 * worse(usual(), 3).answers
+
+
+def test_a_dark_step_has_the_arms_of_the_next_one() -> None:
+    """It asks for no proof; proved all the same, it has no first texts to wait for."""
+    made = plan(policy({"share": 0, "at_least": "1h"}, {"share": 5, "at_least": "1h"}), traffic(), FEW)
+    strict = {"first_content": {"at": 0.05, "harm": 0.055}}
+    proved = plan(
+        policy({"share": 0, "at_least": "1h", "prove": True}, HALF, guardrails=strict), traffic(), FEW
+    )
+
+    dark, after = made.steps
+    assert (dark.stream_per_h, dark.proof, dark.proved, dark.slowest) == (after.stream_per_h, None, None, "")
+    assert [step.slowest for step in proved.steps] == ["errors", "first_content"]
+
+
+def test_a_person_takes_the_place_of_proof() -> None:
+    """Nothing is refused for want of it."""
+    made = plan(
+        policy({"share": 1, "at_least": "1h", "prove": False, "approve": True}), traffic(users=None), FEW
+    )
+
+    assert (made.refusals, made.steps[0].proof, made.steps[0].approve) == ((), None, True)
+
+
+def test_users_that_differ_cost_time() -> None:
+    """One who always fails is one piece of evidence."""
+    assert half(first(policy(), traffic(dispersion=4.0))) > 2 * half(usual())
+
+
+def test_what_is_no_harm_to_the_policy_is_not_found() -> None:
+    """Twice as many is within a margin of 3; five times as many is not."""
+    step = first(policy(guardrails=ERRORS_ALONE | {"errors": {"margin": 3.0, "harm": 4.0}}), traffic())
+
+    assert (worse(step, 2).found, worse(step, 2).hours) == (0, None)
+    assert worse(step, 5).found == 1
+    assert worse(step, 2).answers == pytest.approx(1800 * 0.01 * (30 * 24 + 0.05))
+
+
+def test_what_only_holds_does_not_go_back() -> None:
+    """The plan says so, and what it costs until somebody is asked."""
+    made = plan(policy(guardrails=ERRORS_ALONE | {"errors": {"action": "hold"}}), traffic(), FEW)
+
+    assert worse(made.steps[0], 5).hours is None
+    assert any("No guardrail goes back for failed answers" in said for said in made.assumptions)
+
+
+def test_the_same_question_has_the_same_answer() -> None:
+    """Chance is drawn from one seed."""
+    assert plan(policy(), traffic(), FEW) == plan(policy(), traffic(), FEW)
+
+
+def test_a_plan_says_what_it_takes_for_granted() -> None:
+    """What is not known, what differs from the default, and what was not there."""
+    made = plan(policy(mode="observe"), traffic(users=None, missing=2, dispersion=1.5), FEW)
+    said = " ".join(made.assumptions)
+
+    for words in (
+        "1 % of a clean build's",
+        "2 of the proxies",
+        "(--users)",
+        "1.5 times",
+        "`mode: observe`",
+        "fallback 2 %",
+    ):
+        assert words in said
+    assert (made.steps[0].users, made.steps[0].harms[0].users) == (None, None)
+
+
+# What is refused.
+
+
+def test_a_plan_that_works_is_not_refused() -> None:
+    """With traffic, users, and failures enough to know how often there are any."""
+    made = policy({"share": 25, "at_least": "1h", "at_most": "7d"}, {"share": 95, "at_least": "1h"})
+
+    assert plan(made, traffic(), FEW).refusals == ()
+
+
+@pytest.mark.parametrize(
+    ("made", "of", "said"),
+    [
+        (policy(), traffic(0), ["No request of start settled in 24 h", "--seconds"]),
+        (
+            policy({"share": 1, "at_least": "1h", "at_most": "2d"}),
+            traffic(users=4000),
+            [
+                "Step 1 of 1 (1 %)",
+                "`at_most` of 2 d",
+                "waits for `errors`",
+                "give it `at_most: ",
+                "`prove: false`",
+            ],
+        ),
+        (
+            policy({"share": 1, "at_least": "1h"}),
+            traffic(3, users=4000),
+            ["Step 1 of 1 (1 %)", "within 30 d (no step should need more)", "a share much nearer to 50 %"],
+        ),
+        (
+            policy({"share": 2, "at_least": "1h", "prove": False, "approve": True}),
+            traffic(users=600),
+            [
+                "needs 20 users in each arm",
+                "of 600 users",
+                "about 12",
+                "give it a share of 4 % or more, or it `min_users: 12`",
+            ],
+        ),
+        (
+            policy({"share": 0, "at_least": "1h"}, {"share": 1, "at_least": "1h"}),
+            traffic(users=600),
+            [
+                "Step 1 of 2 (dark) needs 20 users",
+                "give the next step a share of 4 % or more, or it `min_users: 6`",
+            ],
+        ),
+        (policy(), traffic(users=30), ["the smaller arm has about 15: give it `min_users: 15` or less"]),
+        (policy({"share": 95, "at_least": "1h"}), traffic(users=100), ["a share of 20 to 80 %"]),
+        (policy({"share": 1, "at_least": "1h"}), traffic(users=9), ["too few users for any comparison"]),
+        (
+            policy({"share": 5, "at_least": "1h", "prove": False, "approve": True, "min_samples": 9_000_000}),
+            traffic(),
+            ["has too few requests: 9,000,000 in each arm", "a smaller `min_samples`"],
+        ),
+        (
+            policy(),
+            traffic(failed=0),
+            ["Only 0 of 86,400 answers failed in 24 h", "0.0035 %", "look for 10 d"],
+        ),
+        (policy(), traffic(slow=0), ["Only 0 of 85,536 answers took over 120 s", "the most that fits"]),
+        (policy(), traffic(1, slow=0.007), ["waits for `slow`", "a lower `limit_s`"]),
+        (policy(), traffic(failed=0.05), ["5 % of answers fail without any streams", "raise its `rate`"]),
+    ],
+    ids=lambda value: value[0][:40] if isinstance(value, list) else "",
+)
+def test_a_plan_that_cannot_work_is_refused(made: Policy, of: Traffic, said: list[str]) -> None:
+    """In a sentence that names the step and the mend."""
+    refused = plan(made, of, FEW).refusals
+
+    assert any(all(words in sentence for words in said) for sentence in refused), refused
+
+
+def test_what_cannot_be_seen_is_never_proved() -> None:
+    """No answer is whole: nothing can be slow, and the guardrail waits for ever."""
+    of = Traffic(3600, Rate(100, 100))
+
+    assert first(policy(guardrails={"early": {"disabled": "all fail"}}), of).proved == 0
+
+
+def test_a_guardrail_that_is_turned_off_needs_no_events() -> None:
+    """Slow answers are not compared here, so nobody must have seen any."""
+    made = plan(policy(guardrails={"slow": {"disabled": "not looked at"}}), traffic(slow=0), FEW)
+
+    assert made.refusals == ()
+
+
+def test_too_few_failures_are_no_rate() -> None:
+    """The most that fits, by Poisson's law at 95 %."""
+    exact = [chi2.ppf(0.95, 2 * (seen + 1)) / 2 for seen in range(FEW_EVENTS)]
+
+    assert list(MOST) == pytest.approx(exact, abs=0.006)
+    assert (Rate(0, 1000).at, Rate(0, 1000).is_guess) == (0.003, True)
+    assert (Rate(10, 1000).at, Rate(10, 1000).is_guess) == (0.01, False)
+    assert (Rate(0, 0).at, Rate(3, 4).at) == (1.0, 1.0)
+
+
+# What holds for all.
+
+
+@settings(max_examples=12, deadline=None)
+@given(st.integers(5, 200), st.sampled_from([0.005, 0.02, 0.1]), st.sampled_from([5, 25, 50]))
+def test_more_traffic_never_takes_longer(per_minute: int, failed: float, share: int) -> None:
+    """Twice as much, in the median; as far as chance lets see."""
+    made = policy({"share": share, "at_least": "1h"}, guardrails=ERRORS_ALONE)
+    some, more = (plan(made, traffic(n, failed), 100).steps[0].proof for n in (per_minute, 2 * per_minute))
+
+    assert some is not None and more is not None
+    assert some.p50 is None or (more.p50 is not None and more.p50 <= some.p50 * 1.2 + 1 / 60)
+
+
+COUNTS = st.tuples(st.integers(0, 50_000), st.floats(0, 1)).map(
+    lambda pair: (round(pair[0] * pair[1]), pair[0])
+)
+
+
+@settings(max_examples=15, deadline=None)
+@given(
+    st.floats(1, 1e5),
+    COUNTS,
+    COUNTS,
+    st.none() | st.integers(0, 10_000),
+    st.floats(1, 20),
+    st.sampled_from([0, 1, 50, 95]),
+)
+def test_no_figure_is_none(
+    looked_s: float,
+    failed: tuple[int, int],
+    slow: tuple[int, int],
+    users: int | None,
+    dispersion: float,
+    share: int,
+) -> None:
+    """Neither NaN nor infinite, whatever is seen; and all of it is JSON."""
+    of = Traffic(looked_s, Rate(*failed), (Rate(*slow, 120.0),), users, dispersion)
+    steps = [{"share": 0, "at_least": "1h", "prove": True}] * (not share) + [HALF | {"share": share or 1}]
+
+    made = plan(policy(*steps), of, 8)
+
+    assert json.loads(json.dumps(asdict(made), allow_nan=False))
+    for step in made.steps:
+        assert all(0 <= harm.found <= 1 and harm.answers >= 0 for harm in step.harms)
+        assert all(harm.users is None or harm.users <= (users or 0) for harm in step.harms)

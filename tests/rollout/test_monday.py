@@ -1,0 +1,54 @@
+"""What must be true of the first Monday, however it goes."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from tests.monday import HANDBOOK, ROOT, USERS, documented, hastened, monday, summary
+from tests.project.shell_blocks import commands
+from tests.servers import alertmanager_server, prometheus_server, unleash_server
+
+pytestmark = [
+    pytest.mark.anyio,
+    pytest.mark.alone,
+    pytest.mark.skipif(not unleash_server.is_installed(), reason="no Unleash: run tests/services/setup.sh"),
+    pytest.mark.skipif(not prometheus_server.is_installed(), reason="no Prometheus: see setup.sh"),
+    pytest.mark.skipif(not alertmanager_server.is_installed(), reason="no Alertmanager: see setup.sh"),
+]
+
+
+async def test_the_first_monday(tmp_path: Path) -> None:
+    """It breaks at 25 %: the alert rings, the controller goes back, the runbook says why, no text is lost."""
+    lines: list[str] = []
+
+    day = await monday(tmp_path, lines.append)
+
+    assert "HeadgateTextWrong" not in {name for name, _ in day.on_call.told}
+    assert day.marks["fault"] < day.marks["alert"]
+    assert day.marks["fault"] < day.marks["rollback"]
+    assert re.search(r'arm="stream", outcome="(failed|truncated)"', day.cause)
+    assert 'fault="truncated"' in day.cause
+    assert day.readers.wrong == []
+    assert day.readers.unanswered == 0
+    assert day.readers.answered["stream"] > 0
+    assert 0 < len(day.readers.noticed) < USERS / 2
+    assert day.typed >= set(commands(HANDBOOK)), "the handbook has commands that nobody typed"
+    assert f"of {USERS} users saw" in summary(day)
+
+
+def test_hastened_rules_are_rules() -> None:
+    """Each duration is a twentieth, and nothing else has changed."""
+    rules = (ROOT / "dashboards" / "rules.yaml").read_text()
+    quick = hastened(rules)
+
+    assert "for: 6000ms" in quick
+    assert "[15000ms]" in quick
+    assert not re.search(r"(\[|for: )\d+[smhd]\b", quick)
+    assert re.sub(r"\d+(ms|[smhd])\b", "", quick) == re.sub(r"\d+(ms|[smhd])\b", "", rules)
+
+
+def test_a_command_that_the_docs_do_not_have_cannot_be_typed() -> None:
+    """So that the day is the docs' own."""
+    with pytest.raises(LookupError, match="no command"):
+        documented("headgate rollout sideways")

@@ -1,0 +1,163 @@
+"""What follows from what is known: the table of moves, as a whole and line by line."""
+
+from dataclasses import replace
+from itertools import product
+
+import pytest
+
+from flags.rollout.moves import (
+    RULES,
+    Change,
+    Kind,
+    Mode,
+    Move,
+    Phase,
+    Reason,
+    Situation,
+    Stage,
+    decide,
+)
+from flags.rollout.policy.guardrails import Action
+from flags.rollout.verdict.verdict import Finding, Verdict
+
+
+def verdict(finding: Finding, action: Action | None = None, **changes: object) -> Verdict:
+    made = Verdict("errors", finding, action, 0.0, 2.0, 3.0, 1.5, 1.3, 500, 200, 40, 20, f"It is {finding}.")
+    return replace(made, **changes)  # type: ignore[arg-type]
+
+
+SAFE = verdict(Finding.SAFE)
+UNCLEAR = verdict(Finding.UNCLEAR)
+HARM = verdict(Finding.HARM, Action.ROLL_BACK)
+WARNING = verdict(Finding.HARM, Action.HOLD)
+TOO_FEW = verdict(Finding.UNCLEAR, samples=7)
+
+STAGE = Stage(at_least_s=3600, at_most_s=86400, prove=True, approve=False, is_last=False)
+READY = Situation(Phase.RUNNING, Mode.AUTO, STAGE, dwelt_s=3600, verdicts=(SAFE,))
+
+BLOCKS: dict[str, dict[str, object]] = {
+    "paused": {"phase": Phase.PAUSED},
+    "unreadable": {"flag_problem": "refused"},
+    "changed": {"change": Change.OTHER, "changed_by": "somebody"},
+    "lowered": {"change": Change.LOWERED, "changed_by": "somebody"},
+    "another policy": {"policy_changed": True},
+    "no data": {"no_data": "the server is down"},
+    "clock set": {"clock_jump_s": -3600.0},
+    "proxies come and go": {"proxies_change": True},
+    "too soon": {"dwelt_s": 3599.0},
+    "a warning": {"verdicts": (SAFE, WARNING)},
+    "unclear": {"verdicts": (SAFE, UNCLEAR)},
+    "too few": {"verdicts": (SAFE, TOO_FEW)},
+    "never measured": {"verdicts": (SAFE, verdict(Finding.NO_DATA))},
+    "no guardrail": {"verdicts": ()},
+    "to be approved": {"stage": replace(STAGE, approve=True)},
+    "frozen": {"frozen": "weekend"},
+    "an incident": {"incident": True},
+}
+
+
+def test_a_step_that_is_proved_and_long_enough_advances():
+    """With nothing in the way, and only then."""
+    assert decide(READY) == Move(Kind.ADVANCE, Reason.PROVED)
+
+
+@pytest.mark.parametrize("what", BLOCKS)
+def test_each_thing_in_the_way_is_in_the_way_alone(what: str):
+    """One of them is enough, whatever else is well."""
+    assert decide(replace(READY, **BLOCKS[what])).kind in (Kind.HOLD, Kind.SOAK)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("what", BLOCKS)
+def test_harm_goes_back_whatever_blocks(what: str):
+    """Also while paused, frozen, without new data, and when somebody else has changed the flag."""
+    blocked = replace(READY, **{**BLOCKS[what], "verdicts": (UNCLEAR, HARM)})  # type: ignore[arg-type]
+
+    assert decide(blocked) == Move(Kind.ROLL_BACK, Reason.HARM, HARM.sentence)
+
+
+@pytest.mark.parametrize("phase", [Phase.ROLLED_BACK, Phase.KILLED])
+def test_what_is_over_stays_over(phase: Phase):
+    """No proof, approval or override moves it again."""
+    over = replace(READY, phase=phase, approved=True, overridden=True, verdicts=(SAFE, HARM))
+
+    assert decide(over).kind is Kind.STAY
+
+
+def test_hold_only_asks_where_auto_would_go_back():
+    """It advances all the same."""
+    careful = replace(READY, mode=Mode.HOLD_ONLY)
+
+    assert decide(careful).kind is Kind.ADVANCE
+    assert decide(replace(careful, verdicts=(HARM,))) == Move(Kind.HOLD, Reason.HARM, HARM.sentence)
+
+
+@pytest.mark.parametrize("short", [{"dwelt_s": 0.0}, {"verdicts": (UNCLEAR,)}, {"verdicts": (TOO_FEW,)}])
+def test_a_person_may_advance_past_what_is_unclear(short: dict[str, object]):
+    """That takes the place of time, samples and proof, and is said to be a person's."""
+    overridden = replace(READY, overridden=True, **short)  # type: ignore[arg-type]
+
+    assert decide(overridden) == Move(Kind.ADVANCE, Reason.APPROVED)
+
+
+@pytest.mark.parametrize(
+    "what", ["paused", "changed", "lowered", "a warning", "no data", "clock set", "frozen", "an incident"]
+)
+def test_nobody_may_advance_past_what_is_wrong(what: str):
+    """A person's word is for what is unclear, not for a warning, a freeze or somebody else's change."""
+    overridden = replace(READY, overridden=True, approved=True, **BLOCKS[what])  # type: ignore[arg-type]
+
+    assert decide(overridden).kind is Kind.HOLD
+
+
+def test_approval_takes_the_place_of_proof_where_the_policy_says_so():
+    """It still needs its time and its samples."""
+    small = replace(READY, stage=replace(STAGE, prove=False, approve=True), verdicts=(UNCLEAR,))
+
+    assert decide(small) == Move(Kind.HOLD, Reason.APPROVAL, "headgate rollout approve")
+    assert decide(replace(small, approved=True)) == Move(Kind.ADVANCE, Reason.APPROVED)
+    assert decide(replace(small, approved=True, verdicts=(TOO_FEW,))).reason is Reason.SAMPLES
+
+
+def test_time_alone_never_advances():
+    """Beyond `at_most`, somebody is asked."""
+    late = replace(READY, dwelt_s=10 * 86400, verdicts=(UNCLEAR,))
+
+    assert decide(late) == Move(Kind.HOLD, Reason.OVERDUE, UNCLEAR.sentence)
+
+
+def test_the_last_step_stays_when_it_is_proved():
+    """Whoever is held back is let in by a person who signs off, not by the controller."""
+    assert decide(replace(READY, stage=replace(STAGE, is_last=True))) == Move(Kind.STAY, Reason.COMPLETE)
+
+
+def test_before_the_first_step_only_what_is_outside_matters():
+    """There is nothing to prove yet; a freeze counts."""
+    before = replace(READY, stage=None, verdicts=())
+
+    assert decide(before) == Move(Kind.ADVANCE, Reason.BEGIN)
+    assert decide(replace(before, frozen="weekend")).reason is Reason.FROZEN
+    assert decide(replace(before, incident=True)).reason is Reason.INCIDENT
+    assert decide(replace(before, no_data="down")).reason is Reason.NO_DATA
+
+
+def test_no_way_to_advance_without_every_verdict():
+    """Over every combination of findings, phases, modes and words of people."""
+    findings = (SAFE, UNCLEAR, TOO_FEW, WARNING, HARM, verdict(Finding.NO_DATA))
+    for one, other, phase, mode, approved, stage in product(
+        findings, findings, Phase, Mode, (False, True), (STAGE, replace(STAGE, approve=True))
+    ):
+        situation = replace(
+            READY, verdicts=(one, other), phase=phase, mode=mode, approved=approved, stage=stage
+        )
+        move = decide(situation)
+        if move.kind is Kind.ADVANCE:
+            assert one is other is SAFE
+            assert phase is Phase.RUNNING
+
+
+def test_every_reason_is_one_that_a_rule_gives():
+    """None is left over, and the last rule applies to everything."""
+    given = {reason for reason, *_ in RULES if isinstance(reason, Reason)}
+
+    assert given | {Reason.PROVED, Reason.APPROVED} == set(Reason)
+    assert RULES[-1][2](READY)

@@ -1,0 +1,350 @@
+"""`headgate rollout …`: what it says, what it refuses, and with which exit code."""
+
+import asyncio
+import io
+import json
+import sqlite3
+import time
+from collections.abc import Callable
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from anyio import to_thread
+from click.testing import CliRunner, Result
+from rich.console import Console
+
+from flags.rollout.commands import rollout
+from flags.rollout.inbox import wish
+from flags.rollout.journal import Journal
+from flags.rollout.ledger import Act, Record, fold
+from flags.rollout.standing import standing_of
+from flags.rollout.status import shown, status_of
+from flags.rollout.writing.file_admin import FileAdmin
+from flags.rollout.writing.flag_admin import ManagedFlag
+from tests.rollout.rolling import FLAG, Rolling, flag_file, policy, policy_said
+from tests.servers.streaming import eventually
+
+pytestmark = pytest.mark.anyio
+
+
+@dataclass
+class Desk:
+    """An operator's."""
+
+    rolling: Rolling
+    path: Path
+
+    async def types(self, *arguments: str) -> Result:
+        typed = [*arguments, "--policy", str(self.path)]
+        return await to_thread.run_sync(lambda: CliRunner().invoke(rollout, typed))
+
+    async def has_begun(self, share: int = 5) -> None:
+        with self.rolling.running() as running:
+            await running.begin()
+            await running.until(share)
+
+
+@pytest.fixture
+def desk(tmp_path: Path) -> Desk:
+    path = tmp_path / "rollout.yaml"
+    path.write_text(yaml.safe_dump(policy_said()))
+    flag_file(tmp_path / "flags.json")
+    rolling = Rolling(tmp_path, policy(tmp_path))
+    rolling.now.wall_s = time.time()
+    return Desk(rolling, path)
+
+
+def why(text: str = "because") -> tuple[str, ...]:
+    return "--by", "ops", "--reason", text
+
+
+async def test_before_the_first_rollout_there_is_none(desk: Desk) -> None:
+    """It says so, and how one is begun; nobody can act on what is not there."""
+    assert (await desk.types("status")).exit_code == 6
+    assert "headgate rollout run" in (await desk.types("status")).output
+    refused = await desk.types("pause", *why())
+    assert refused.exit_code == 1
+    assert "no rollout yet" in refused.output
+
+
+async def test_a_journal_that_is_just_being_made_is_none_yet(desk: Desk) -> None:
+    """Whoever looks in the moment that the controller begins: the file is there, and its tables are not."""
+    journal = desk.rolling.policy.journal
+    with closing(sqlite3.connect(journal)) as connection:
+        connection.execute("PRAGMA journal_mode=WAL")
+        connection.execute("BEGIN IMMEDIATE")
+        assert (await desk.types("status")).exit_code == 6
+
+
+@pytest.mark.parametrize("what", ["pause", "resume", "approve", "advance", "rollback", "kill", "unkill"])
+async def test_no_act_without_a_reason(desk: Desk, what: str) -> None:
+    """Missing, or empty."""
+    assert (await desk.types(what)).exit_code == 2
+    refused = await desk.types(what, "--reason", "  ")
+    assert refused.exit_code == 1
+    assert "--reason" in refused.output
+
+
+async def test_all_that_is_wrong_with_a_policy_is_said_at_once(desk: Desk) -> None:
+    desk.path.write_text(yaml.safe_dump(policy_said(steps=[{"share": 5.5, "at_least": "1h"}], flagg="x")))
+    refused = await desk.types("status")
+    assert refused.exit_code == 1
+    assert "rollout.yaml: steps[0].share" in refused.output
+    assert "did you mean `flag`" in refused.output
+
+
+async def test_status_says_where_it_stands_and_why(desk: Desk) -> None:
+    """For people, and for scripts."""
+    await desk.has_begun(25)
+    shown = await desk.types("status")
+    found = json.loads((await desk.types("status", "--json")).output)
+
+    assert shown.exit_code == found["exit_code"] == 0
+    lines = [" ".join(line.strip("│ ").split()) for line in shown.output.splitlines()]
+    for said in ("decided 25 % · planned 25 % · then 50 %", "written 25 %"):
+        assert said in lines
+    assert "in force 25 % · environment on · kill off" in lines
+    assert "shown to 25 % of users · observed —" in lines
+    assert (found["run"], found["step"], found["written"], found["next_share"]) == ("r1", 2, 25, 50)
+    assert {verdict["guardrail"] for verdict in found["verdicts"]} >= {"errors", "parity"}
+
+
+async def hold(desk: Desk) -> None:
+    await desk.has_begun()
+    desk.rolling.set_share(1)
+    with desk.rolling.running() as running:
+        await running.ticks(1)
+
+
+async def roll_back(desk: Desk) -> None:
+    await desk.has_begun()
+    desk.rolling.traffic.shows_wrong_text()
+    with desk.rolling.running() as running:
+        await running.ticks(2)
+
+
+async def kill(desk: Desk) -> None:
+    await desk.has_begun()
+    assert (await desk.types("kill", *why())).exit_code == 0
+
+
+async def fall_silent(desk: Desk) -> None:
+    desk.rolling.now.wall_s -= 86400
+    await desk.has_begun()
+
+
+@pytest.mark.parametrize(("befalls", "code"), [(hold, 3), (roll_back, 4), (kill, 5), (fall_silent, 7)])
+async def test_the_exit_code_says_how_it_stands(
+    desk: Desk, befalls: Callable[[Desk], object], code: int
+) -> None:
+    """For a script that asks nothing else."""
+    await befalls(desk)  # type: ignore[misc]
+    assert (await desk.types("status")).exit_code == code
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (lambda flag: flag["strategies"][0]["parameters"].update(rollout="60"), "60 % are in force"),
+        (lambda flag: flag.update(enabled=False), "the flag is off in its environment"),
+        (
+            lambda flag: flag["strategies"].append({"name": "default", "parameters": {}}),
+            "1 strategies beside the rollout's are in force",
+        ),
+    ],
+    ids=["raised", "off", "another strategy"],
+)
+@pytest.mark.parametrize("after", ["", "rollback"])
+async def test_what_is_in_force_is_not_what_was_decided(
+    desk: Desk, change: Callable[[dict[str, Any]], None], says: str, after: str
+) -> None:
+    """It is the first that is said, at once and before any controller looks, with a code of its own."""
+    await desk.has_begun(25)
+    if after:
+        await desk.types(after, *why())
+    desk.rolling.edit(change)
+    if after and "off" in says:
+        assert (await desk.types("status")).exit_code == 4  # off is what was decided
+        return
+    if after and "60" not in says:
+        says = "0 % and 1 strategies beside"
+    shown = await desk.types("status")
+    found = json.loads((await desk.types("status", "--json")).output)
+
+    assert shown.exit_code == found["exit_code"] == 8
+    assert "DIFFERS" in shown.output.splitlines()[1]
+    assert says in found["gap"]
+    assert found["decided"] == (0 if after else 25)
+    assert found["in_force"]["share"] == desk.rolling.share
+
+
+async def test_what_requests_say_against_the_flag_is_said_first(desk: Desk) -> None:
+    """After a rollback, too: 0 % is written and in force, and proxies that read another flag stream."""
+    await desk.has_begun(25)
+    await desk.types("rollback", *why())
+    with desk.rolling.running() as running:
+        await running.ticks(18)
+    shown = await desk.types("status")
+
+    assert shown.exit_code == 8
+    assert "DIFFERS" in shown.output.splitlines()[1]
+    assert "answers since then are of the stream arm" in " ".join(shown.output.split())
+
+
+async def test_harm_that_cannot_be_written_does_not_look_as_if_it_was(desk: Desk) -> None:
+    """Decided is not written, and written is not in force."""
+    await desk.has_begun(25)
+    content = desk.rolling.path.read_bytes()
+    desk.rolling.path.write_bytes(b"{")
+    desk.rolling.traffic.shows_wrong_text()
+    with desk.rolling.running() as running:
+        moves = await running.ticks(3)
+    shown = await desk.types("status")
+
+    assert [move.kind for move in moves] == ["roll_back", "hold", "hold"]
+    assert moves[-1].reason == "not_written"
+    assert shown.exit_code == 8
+    assert "0 % is decided and not yet written: flag file" in " ".join(shown.output.split())
+    desk.rolling.path.write_bytes(content)
+    found = json.loads((await desk.types("status", "--json")).output)
+    assert (found["decided"], found["written"], found["in_force"]["share"]) == (0, 25, 25)
+
+
+@pytest.mark.parametrize("befalls", [hold, roll_back])
+async def test_status_fits_a_terminal(desk: Desk, befalls: Callable[[Desk], object]) -> None:
+    """Of 80 by 24, with all guardrails, whatever there is to say."""
+    await befalls(desk)  # type: ignore[misc]
+    with Journal.open(desk.rolling.policy.journal) as journal:
+        journal.append(Record.ACT, wish(Act.PAUSE, "ops", "why " * 200, 0).body(), at_s=time.time())
+    desk.rolling.set_share(70)
+    state = fold(desk.rolling.entries())
+    console = Console(width=80, record=True, file=io.StringIO())
+    flag = await FileAdmin(desk.rolling.path, ManagedFlag(FLAG)).read()
+    console.print(shown(status_of(state, desk.rolling.policy, time.time(), standing_of(flag)), time.time()))
+    lines = console.export_text().splitlines()
+
+    assert len(lines) < 24
+    assert max(map(len, lines)) <= 80
+    assert sum("/" in line for line in lines) >= 8
+
+
+async def test_an_act_is_journaled_with_who_and_why(desk: Desk) -> None:
+    """By the command itself where no controller runs, and followed by the next one that does."""
+    await desk.has_begun()
+    assert (await desk.types("rollback", *why("the ward is content without it"))).exit_code == 0
+    act, written = desk.rolling.entries()[-2:]
+    assert (act.kind, written.kind, written.body["share"]) == (Record.ACT, Record.WRITTEN, 0)
+    assert {name: act.body[name] for name in ("what", "by", "reason")} == {
+        "what": "rollback",
+        "by": "ops",
+        "reason": "the ward is content without it",
+    }
+    assert act.body["seen"] == act.seq - 1
+    with desk.rolling.running() as running:
+        await running.ticks(1)
+    assert desk.rolling.share == 0
+
+
+async def test_killing_needs_neither_controller_nor_rollout(desk: Desk) -> None:
+    """The flag itself is turned on, and off again."""
+    assert (await desk.types("kill", *why())).exit_code == 0
+    document = json.loads(desk.rolling.path.read_text())
+    assert document["features"][1]["enabled"] is True
+    assert (await desk.types("unkill", *why())).exit_code == 0
+    assert json.loads(desk.rolling.path.read_text())["features"][1]["enabled"] is False
+
+
+@pytest.mark.parametrize("what", ["approve", "advance", "resume"])
+async def test_nobody_lets_go_on_what_nobody_looks_at(desk: Desk, what: str) -> None:
+    """Without a controller it would act on whatever the next one finds."""
+    await desk.has_begun()
+    refused = await desk.types(what, *why())
+    assert refused.exit_code == 1
+    assert "no controller runs" in refused.output
+    assert desk.rolling.entries()[-1].kind != Record.ACT
+
+
+async def test_an_act_says_what_came_of_it(desk: Desk) -> None:
+    """By the look after it: on to the next step, or the reason why not, with a code."""
+    await desk.has_begun()
+    with desk.rolling.running() as running:
+        for code, says in ((1, "has no effect: soak (time)"), (0, "approve: advance (approved)")):
+            typing = asyncio.create_task(desk.types("approve", *why()))
+            await eventually(lambda: running.controller.acts_wait)
+            await running.ticks(1)
+            done = await typing
+            assert (done.exit_code, says in done.output) == (code, True), done.output
+            await running.ticks(6)
+
+
+async def test_a_rollback_needs_no_controller(desk: Desk) -> None:
+    """0 % is read back before the command ends; the controller that runs next finds what it decided."""
+    await desk.has_begun(25)
+    done = await desk.types("rollback", *why())
+    assert (done.exit_code, desk.rolling.share) == (0, 0)
+    assert "0 % is in force" in done.output
+    assert desk.rolling.flag["strategies"][0]["title"].endswith(": 0 %, by a person]")
+    with desk.rolling.running() as running:
+        moves = await running.ticks(3)
+        assert running.controller.state.is_over
+        assert not running.controller.is_down_due
+    assert {move.reason for move in moves} == {"rolled_back"}
+
+
+async def test_killing_takes_the_share_to_nothing_too(desk: Desk) -> None:
+    """So that turning the kill flag off again, at once and by whatever means, brings nobody's stream back."""
+    await desk.has_begun(25)
+    assert (await desk.types("kill", *why())).exit_code == 0
+    assert desk.rolling.share == 0
+    assert (await desk.types("unkill", *why())).exit_code == 0
+    assert desk.rolling.share == 0
+
+
+async def test_a_kill_flag_is_not_turned_off_over_a_share(desk: Desk) -> None:
+    """Somebody has raised it meanwhile: whoever unkills learns of it first."""
+    await desk.has_begun(25)
+    await desk.types("kill", *why())
+    desk.rolling.set_share(40)
+    refused = await desk.types("unkill", *why())
+    assert refused.exit_code == 1
+    assert "the share is 40 %" in refused.output
+    assert desk.rolling.flags[1]["enabled"] is True
+
+
+@pytest.mark.parametrize("what", ["kill", "rollback"])
+async def test_what_could_not_be_written_is_no_success(desk: Desk, what: str) -> None:
+    """The act is journaled all the same, and the controller does it when it can."""
+    await desk.has_begun(25)
+    content = desk.rolling.path.read_bytes()
+    desk.rolling.path.write_bytes(b"{")
+    refused = await desk.types(what, *why())
+    assert refused.exit_code == 1
+    assert "flag file" in refused.output
+    desk.rolling.path.write_bytes(content)
+    with desk.rolling.running() as running:
+        await running.ticks(1)
+    assert desk.rolling.share == 0
+
+
+async def test_replay_tells_a_journal_that_was_touched(desk: Desk) -> None:
+    """0 as long as it is whole and every decision follows; 1 when it is not what was written."""
+    await desk.has_begun(25)
+    assert (await desk.types("replay")).exit_code == 0
+    content = desk.rolling.policy.journal.read_bytes()
+    assert b'"reason":"proved"' not in content  # it has not advanced by proof yet
+    desk.rolling.policy.journal.write_bytes(content.replace(b'"reason":"begin"', b'"reason":"bogus"'))
+    broken = await desk.types("replay")
+    assert broken.exit_code == 1
+    assert "hash does not fit" in broken.output
+
+
+async def test_watch_shows_what_an_act_has_changed(desk: Desk) -> None:
+    """Who did it last, and why, is on the page."""
+    await desk.has_begun()
+    await desk.types("pause", *why("wait for the night shift"))
+    assert "pause by ops" in (await desk.types("status")).output
+    assert Act.PAUSE in (await desk.types("status", "--json")).output

@@ -1,0 +1,188 @@
+"""Who is shown something: what a rollout finds left over, and what a share is worth."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from flags.document import parse
+from flags.engine import Engine
+from flags.errors import RolloutError
+from flags.rollout.ledger import Act
+from flags.rollout.moves import Kind, Reason
+from tests.rollout.rolling import FLAG, Rolling, Running, flag_file, policy
+
+pytestmark = pytest.mark.anyio
+
+DARK_FIRST: list[dict[str, Any]] = [
+    {"share": 0, "at_least": "1m"},
+    {"share": 25, "at_least": "3m", "min_samples": 50},
+    {"share": 50, "at_least": "3m", "min_samples": 50},
+]
+DARK = {"name": "dark", "weight": 1000, "weightType": "variable", "stickiness": "userId"}
+THEIRS = {"name": "long", "weight": 1000, "weightType": "variable", "stickiness": "userId"}
+
+
+@pytest.fixture
+def rolling(tmp_path: Path) -> Rolling:
+    flag_file(tmp_path / "flags.json")
+    return Rolling(tmp_path, policy(tmp_path, steps=DARK_FIRST))
+
+
+def shown(rolling: Rolling) -> float:
+    """Percent of users who are shown something, as the proxies evaluate the file."""
+    document = parse(rolling.path.read_bytes())
+    engine = Engine(document.state, document.rollouts)
+    answers = [engine.ask(FLAG, {"userId": f"user-{number}"}) for number in range(1000)]
+    engine.close()
+    return 100 * sum(answer.enabled and answer.variant != "dark" for answer in answers) / len(answers)
+
+
+async def is_killed(rolling: Rolling, running: Running) -> None:
+    rolling.edit(lambda flag: flag.update(enabled=True), flag=1)
+    await running.ticks(2)
+    rolling.edit(lambda flag: flag.update(enabled=False), flag=1)
+    await running.ticks(1)
+
+
+async def is_rolled_back(rolling: Rolling, running: Running) -> None:
+    rolling.wants(Act.ROLL_BACK)
+    await running.ticks(2)
+
+
+async def is_killed_before_it_was_written(rolling: Rolling, running: Running) -> None:
+    """The share was lowered by whoever killed it, and so the controller has nothing to write."""
+    rolling.set_share(0)
+    await is_killed(rolling, running)
+
+
+@pytest.mark.parametrize("ends", [is_killed, is_rolled_back, is_killed_before_it_was_written])
+@pytest.mark.parametrize("variants", [[], [THEIRS]], ids=["no variants", "variants of people"])
+async def test_a_rollout_after_a_dark_one_shows_what_it_writes(
+    rolling: Rolling, ends: Any, variants: list[dict[str, Any]]
+) -> None:
+    """What the dark step has put into the strategy is taken out again; what people had there is put back."""
+    rolling.edit(lambda flag: flag["strategies"][0].update(variants=variants))
+    with rolling.running() as running:
+        await running.begin()
+        await running.until(25)
+        assert shown(rolling) == 0
+        await ends(rolling, running)
+        await running.begin()
+        await running.ticks(1)
+        assert shown(rolling) == 0
+        while running.controller.state.step < 1:
+            await running.ticks(1)
+
+    assert rolling.share == 25
+    assert 20 < shown(rolling) < 30
+    assert rolling.flag["strategies"][0].get("variants", []) == variants
+
+
+async def test_after_a_dark_rollout_also_one_without_a_dark_step_is_shown(rolling: Rolling) -> None:
+    with rolling.running() as running:
+        await running.begin()
+        await running.until(25)
+        rolling.set_share(0)
+        await is_killed(rolling, running)
+    rolling.policy = policy(rolling.directory, steps=DARK_FIRST[1:])
+    with rolling.running() as running:
+        await running.begin()
+        await running.until(25)
+
+    assert 20 < shown(rolling) < 30
+
+
+async def test_a_dark_variant_of_somebody_else_is_not_begun_with(rolling: Rolling) -> None:
+    """It would hide every step; who put it there takes it away. Whoever only observes may find one."""
+    rolling.edit(lambda flag: flag["strategies"][0].update(variants=[DARK]))
+    with rolling.running() as running, pytest.raises(RolloutError, match="shown to nobody: remove it"):
+        await running.begin()
+    rolling.policy = policy(rolling.directory, steps=DARK_FIRST, mode="observe")
+    with replace(rolling).running() as running:
+        await running.begin()
+
+
+@pytest.mark.parametrize("variants", [[DARK], [THEIRS]], ids=["dark", "another"])
+async def test_a_variant_of_the_whole_flag_is_a_change_by_somebody(
+    tmp_path: Path, variants: list[dict[str, Any]]
+) -> None:
+    """Our strategy has none, and so everybody gets it: held; by a person's word its evidence begins anew."""
+    flag_file(tmp_path / "flags.json")
+    rolling = Rolling(tmp_path, policy(tmp_path))
+    with rolling.running() as running:
+        await running.begin()
+        await running.until(25)
+        await running.ticks(2)
+        assert running.controller.state.dwelt_s > 0
+        rolling.edit(lambda flag: flag.update(variants=variants))
+        moves = await running.ticks(3)
+        assert {(move.kind, move.reason) for move in moves} == {(Kind.HOLD, Reason.FLAG_CHANGED)}
+        assert "variants" in moves[-1].detail
+        rolling.wants(Act.RESUME)
+        await running.ticks(1)
+        state = running.controller.state
+
+    assert (state.share, state.dwelt_s) == (25, 0)
+    assert state.settled == 400, "more than one look's"
+    assert rolling.flag["variants"] == variants
+
+
+# A journal that is lost, and two of them.
+
+
+async def harmed(rolling: Rolling, running: Running) -> None:
+    rolling.traffic.shows_wrong_text()
+    await running.ticks(2)
+
+
+async def under_way(rolling: Rolling, running: Running) -> None:
+    """Nothing has befallen it."""
+
+
+@pytest.mark.parametrize("befalls", [harmed, under_way])
+async def test_a_rollout_whose_journal_is_lost_needs_a_person_s_word(tmp_path: Path, befalls: Any) -> None:
+    """The flag says what was here; nobody is exposed again by whoever only starts the process."""
+    flag_file(tmp_path / "flags.json")
+    rolling = Rolling(tmp_path, policy(tmp_path))
+    rolling.edit(lambda flag: flag["strategies"][0].update(title="the pilot"))
+    with rolling.running() as running:
+        await running.begin()
+        await running.until(5)
+        await befalls(rolling, running)
+    share = rolling.share
+    rolling.policy.journal.rename(tmp_path / "lost.sqlite")
+    with rolling.running() as running:
+        with pytest.raises(RolloutError, match=r"rollout r1 of .* was here"):
+            await running.begin()
+        assert rolling.share == share
+        await running.begin(again=True)
+        await running.ticks(1)
+        await running.until(5)
+    assert running.controller.state.run == "r2"
+    assert rolling.flag["strategies"][0]["title"].startswith("the pilot [headgate r2 of ")
+
+
+async def test_two_controllers_with_journals_of_their_own_find_each_other(tmp_path: Path) -> None:
+    """Each on its machine, with its lease, and both at the same share."""
+    flag_file(tmp_path / "flags.json")
+    places = [tmp_path / "one", tmp_path / "two"]
+    for place in places:
+        place.mkdir()
+    first, second = (
+        Rolling(place, policy(place, where={"file": str(tmp_path / "flags.json")})) for place in places
+    )
+    for rolling in (first, second):
+        (rolling.directory / "flags.json").symlink_to(tmp_path / "flags.json")
+    with first.running() as one, second.running() as two:
+        await one.begin()
+        await one.until(5)
+        with pytest.raises(RolloutError, match="was here"):
+            await two.begin()
+        await two.begin(again=True)
+        await two.ticks(2)
+        moves = await one.ticks(2)
+
+    assert {(move.kind, move.reason) for move in moves} == {(Kind.HOLD, Reason.FLAG_CHANGED)}
+    assert "another controller" in moves[-1].detail

