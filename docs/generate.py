@@ -18,11 +18,9 @@ from flags.rollout.metrics import FAMILIES
 from flags.rollout.metrics import LABELS as ROLLOUT_LABELS
 from flags.rollout.policy.policy import Policy
 from proxy.cli import main as command_line
-from proxy.downstream.admission import Budget
 from proxy.errors import Fault
-from proxy.llm.call import Ended
+from proxy.observe.labels import Budget, Ended, Phase
 from proxy.observe.metrics import OUTCOMES, RECOVERY_RESULTS, Metrics
-from proxy.runs.recovery import Phase
 from proxy.settings.route import SourceName
 from proxy.settings.settings import Settings
 from proxy.text.sections import Parity

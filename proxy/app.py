@@ -17,7 +17,7 @@ from flags.decision import generation_of
 from flags.source import FlagFile, Flags, FlagSource, KillSwitch
 from flags.tls import strictly
 from flags.unleash import UnleashFlags, UnleashServer
-from proxy.downstream.admission import Budget, Connections
+from proxy.downstream.admission import Connections
 from proxy.downstream.admitting import admitting
 from proxy.downstream.bodies import ByteBudget
 from proxy.downstream.descriptors import ENOUGH, RESERVED, Descriptors, in_use, raise_limit, share
@@ -33,6 +33,7 @@ from proxy.llm.port import ModelPort, Provider
 from proxy.llm.shelf import FileShelf
 from proxy.llm.taps import Taps
 from proxy.observe.admin import Admin
+from proxy.observe.labels import Budget
 from proxy.observe.metrics import Metrics
 from proxy.observe.settling import Settling
 from proxy.relay.outcomes import RelayedOutcomes
@@ -43,10 +44,10 @@ from proxy.replicas.shared_runs import ValkeyRuns
 from proxy.replicas.take_over import Taken
 from proxy.runs.run import Run
 from proxy.runs.runs import Runs
+from proxy.runs.source import Source
 from proxy.runs.start import Start
 from proxy.settings.routes import Route, Routes
 from proxy.settings.settings import IdentitySettings, ProviderSettings, Settings, UpstreamSettings
-from proxy.sources import Source
 from proxy.sources.batch import BatchSource
 from proxy.sources.native import NativeSource
 from proxy.sources.poll import PollSource

@@ -15,10 +15,11 @@ from time import monotonic, perf_counter
 
 from flags.decision import Accept, Arm, Decision, FlagState, Mode, Question, Reason, decide
 from proxy.downstream.bodies import MAX_REQUEST_BYTES, ByteBudget, Hold, Replayed, collect, read_ahead
-from proxy.downstream.server import WRITE
 from proxy.errors import Fault, RequestRefused
 from proxy.http.accept import accepted, takes_json
+from proxy.http.asgi import WRITE, Receive, Scope, Send, send_problem
 from proxy.http.fetch_metadata import comes_from
+from proxy.http.framing import check_framing, request_target
 from proxy.http.headers import Forwarding, Headers, end_to_end, request_headers
 from proxy.http.upgrade import SWITCHING_PROTOCOLS, UPGRADE
 from proxy.identity import Identifier, Identity
@@ -28,23 +29,13 @@ from proxy.observe.metrics import Metrics, RouteMetrics
 from proxy.relay.answer_copy import AnswerCopy
 from proxy.relay.held_answer import HeldAnswer, KeptBody
 from proxy.relay.outcomes import COMPARED, RelayedOutcomes
-from proxy.relay.relay import (
-    Outcome,
-    Passage,
-    Receive,
-    Relay,
-    Scope,
-    Send,
-    check_framing,
-    request_target,
-    send_problem,
-)
+from proxy.relay.relay import Outcome, Passage, Relay
 from proxy.runs.run import CANCELLED, Call, Run
 from proxy.runs.runs import Runs
 from proxy.runs.shared import Watched
+from proxy.runs.source import Source
 from proxy.runs.start import Start, digest_of_key, fingerprint
 from proxy.settings.routes import Match, Route, Routes
-from proxy.sources import Source
 from proxy.sources.batch import Answered
 from proxy.upstream.breaker import Breaker
 from proxy.upstream.client import Answer, Request

@@ -1,22 +1,9 @@
 """Who is let in: how many connections there may be, in all and of one client. No I/O."""
 
 from collections.abc import Callable
-from enum import StrEnum
 
 from proxy.http.headers import Headers
-
-
-class Budget(StrEnum):
-    """What all share; the label `budget` of `headgate_over_budget_total`."""
-
-    CONNECTIONS = "connections"
-    """Of clients, in all."""
-    CLIENT = "client"
-    """Of one client."""
-    BODIES = "bodies"
-    """Bytes of request bodies that are held."""
-    ANSWERS = "answers"
-    """Bytes of relayed answers that are kept to be read."""
+from proxy.observe.labels import Budget
 
 
 class Connections:

@@ -10,9 +10,9 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, RequestResponseCy
 from proxy.downstream.admission import Connections
 from proxy.downstream.server import ServerProtocol
 from proxy.errors import problem
+from proxy.http.asgi import Receive, Scope, Send
 from proxy.http.headers import Headers
 from proxy.http.http_date import http_date
-from proxy.relay.relay import Receive, Scope, Send
 
 LINGER_S = 1.0
 """How long a client that was refused is listened to: closed at once, it might not see why."""

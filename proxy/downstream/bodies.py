@@ -8,9 +8,9 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Self
 
-from proxy.downstream.admission import Budget
 from proxy.errors import RequestRefused
-from proxy.relay.relay import Message, Receive
+from proxy.http.asgi import Message, Receive
+from proxy.observe.labels import Budget
 
 MAX_REQUEST_BYTES = 8 * 1024 * 1024
 """Body of a request that becomes a run; it is held until the run ends."""

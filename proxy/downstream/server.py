@@ -16,33 +16,14 @@ import httptools
 from uvicorn._types import ASGI3Application, ASGIReceiveCallable, ASGISendCallable, ASGISendEvent
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
+from proxy.downstream.answer_head import FirstLine, interim_answer, status_line
 from proxy.downstream.half_closed import HalfClosed
 from proxy.errors import RequestRefused, problem
-from proxy.http.answer_head import FirstLine, interim_answer, status_line
+from proxy.http.asgi import ANSWER, ARRIVED, INTERIM, REASON, TARGET, WRITE
 from proxy.http.headers import Headers
 from proxy.http.http_date import Dated, http_date
 from proxy.http.request_rules import authority_of, put_host
 from proxy.http.upgrade import EARLY_BYTES, UPGRADE, Lost, Offer, offered
-
-TARGET = "headgate.target"
-"""Scope key: the request target, byte for byte (ASGI's `raw_path` loses an empty query)."""
-
-ANSWER = "headgate.answer"
-"""Scope key: a function that sends a whole answer at once, see `ServerProtocol._answer`. Two messages
-would cost a relayed request a tenth more, half of it for a second system call."""
-
-WRITE = "headgate.write"
-"""Scope key: a function that sends more of a body at once, see `ServerProtocol._write_more`. A message takes
-a turn of its stream's task, which is a quarter of what an event costs."""
-
-REASON = "headgate.reason"
-"""Scope key: a function that says what stands behind an answer's status, for one that comes in messages."""
-
-INTERIM = "headgate.interim"
-"""Scope key: a function that sends an interim answer; there is none for HTTP/1.0 (RFC 9110 15.2)."""
-
-ARRIVED = "headgate.arrived"
-"""Scope key: a function that says whether `receive` has something to return at once."""
 
 MAX_HEAD_BYTES = 64 * 1024
 """Request line and headers together; nginx's default is 32 KiB."""

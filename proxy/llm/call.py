@@ -4,15 +4,15 @@ import asyncio
 import logging
 from codecs import getincrementaldecoder
 from contextlib import suppress
-from enum import StrEnum
 from typing import Literal
 
 from proxy.errors import UpstreamAborted, UpstreamBroke, UpstreamBusy, UpstreamError, UpstreamUnreachable
+from proxy.http.asgi import Message, Receive, Scope, Send, send_problem
 from proxy.http.headers import Headers, end_to_end, response_headers
 from proxy.llm.dialects.dialect import Assembler, Dialect, OddEnd, ProviderFailed, StreamCall, Unfaithful
 from proxy.llm.learned import Why
 from proxy.llm.taps import TappedCall
-from proxy.relay.relay import Message, Receive, Scope, Send, send_problem
+from proxy.observe.labels import Ended
 from proxy.text.sse import Decoder, EventTooLarge
 from proxy.upstream.client import Exchange, Request, Upstream
 
@@ -41,29 +41,6 @@ NOT_OF_THE_STREAM = frozenset({b"content-length", b"accept-encoding", b"transfer
 
 OF_THE_STREAM = frozenset({b"content-type", b"content-length", b"cache-control", b"x-accel-buffering"})
 """Headers of the stream that its batch answer would have in another way, or not at all."""
-
-
-class Ended(StrEnum):
-    """What became of a call; the label `result` of `headgate_tap_calls_total`."""
-
-    TAPPED = "tapped"
-    """Streamed to its run."""
-    BATCH = "batch"
-    """Of a run, but it could not be streamed, and was answered as batch."""
-    AVOIDED = "avoided"
-    """Of a run, and answered as batch for what was learned of its model before."""
-    NO_CONTEXT = "no_context"
-    """Without trace context: of no run, as far as can be said."""
-    NOT_TAPPED = "not_tapped"
-    """With trace context, of a request that no run was made of."""
-    UNMATCHED = "unmatched"
-    """With the token of a run that is over, or of none."""
-    LOST = "lost"
-    """Its stream failed, and asked again as batch it was answered."""
-    FAILED = "failed"
-    """Of a run; it ended with an error."""
-    LEFT = "left"
-    """Given up by its caller."""
 
 
 class NoStream(Unfaithful):

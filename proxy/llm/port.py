@@ -15,15 +15,17 @@ from dataclasses import dataclass, field
 from time import monotonic, perf_counter
 
 from proxy.downstream.bodies import ByteBudget, Hold, Replayed, read_ahead
-from proxy.downstream.server import ANSWER, TARGET
 from proxy.errors import RequestRefused
+from proxy.http.asgi import ANSWER, TARGET, Receive, Scope, Send, send_problem
+from proxy.http.framing import request_target
 from proxy.http.tracing import has_context, token_of, without_token
-from proxy.llm.call import Ended, ModelCall, Tee
+from proxy.llm.call import ModelCall, Tee
 from proxy.llm.dialects.dialect import Dialect, NotStreamable, Prompt, StreamCall
 from proxy.llm.learned import Learned, Why
 from proxy.llm.taps import OpenTap, TappedCall, Taps
+from proxy.observe.labels import Ended
 from proxy.observe.metrics import Metrics
-from proxy.relay.relay import Outcome, Passage, Receive, Relay, Scope, Send, request_target, send_problem
+from proxy.relay.relay import Outcome, Passage, Relay
 from proxy.settings.settings import LlmSettings
 from proxy.upstream.client import IDEMPOTENT, Upstream
 

@@ -5,10 +5,11 @@ import hmac
 import math
 import os
 from collections import Counter
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass
 from http import HTTPStatus
 from time import time
+from typing import Any, Protocol
 
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
 from pydantic import SecretStr
@@ -21,9 +22,6 @@ from starlette.routing import Route
 from flags.errors import KillSwitchError
 from flags.source import FlagSource, KillSwitch
 from proxy.errors import PROBLEM_TYPE
-from proxy.llm.learned import Learned
-from proxy.runs.runs import Runs
-from proxy.workers.figures import Figures
 
 FIGURES_TRIES, FIGURES_PAUSE_S = 100, 0.02
 """How often figures are asked for that cannot be read just now: those of a process are being put away."""
@@ -34,18 +32,49 @@ METHODS = ("GET", "HEAD", "POST", "DELETE")
 MAX_REASON_BYTES = 1024
 
 
+class RunCounts(Protocol):
+    """The runs of this process, as numbers."""
+
+    draining: bool
+
+    @property
+    def kept(self) -> int: ...
+
+    def live_routes(self) -> Iterable[str]: ...
+
+
+class Lesson(Protocol):
+    """What was learned of a model's streams."""
+
+    def shown(self, now: float) -> dict[str, Any]: ...
+
+
+class Lessons(Protocol):
+    """What all processes have learned."""
+
+    async def in_force(self) -> Iterable[Lesson]: ...
+
+
+class MetricsPages(Protocol):
+    """The metrics of all processes."""
+
+    def page(self, registry: CollectorRegistry) -> bytes | None:
+        """None: they cannot be read just now."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class Admin:
     """What the admin port speaks of."""
 
     registry: CollectorRegistry
-    runs: Runs
+    runs: RunCounts
     flag_source: FlagSource
     switch: KillSwitch
     token: SecretStr | None
-    learned: Learned | None = None
+    learned: Lessons | None = None
     """Of the models behind the model port; None: there is none."""
-    figures: Figures | None = None
+    figures: MetricsPages | None = None
     """Of all processes; None: this one is the only one."""
 
     def app(self) -> Starlette:
@@ -86,7 +115,7 @@ class Admin:
             return _problem(503, "The figures cannot be read just now.")
         return Response(page, headers={"content-type": CONTENT_TYPE_LATEST})
 
-    async def _page(self, figures: Figures) -> bytes | None:
+    async def _page(self, figures: MetricsPages) -> bytes | None:
         for _ in range(FIGURES_TRIES):
             if (page := figures.page(self.registry)) is not None:
                 return page

@@ -11,13 +11,11 @@ from itertools import product
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from flags.decision import Arm, Decision, Mode, Reason
-from proxy.downstream.admission import Budget
 from proxy.errors import Fault
 from proxy.identity import BUCKETS, Identity
-from proxy.llm.call import Ended
+from proxy.observe.labels import Budget, Ended, Phase
 from proxy.observe.settling import Settling
 from proxy.observe.users import Users
-from proxy.runs.recovery import Phase
 from proxy.settings.block import UNMATCHED
 from proxy.settings.route import RouteSettings
 from proxy.text.sections import Parity

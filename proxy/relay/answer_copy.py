@@ -4,9 +4,8 @@ import zlib
 from typing import Final
 
 from proxy.downstream.bodies import Hold
-from proxy.downstream.server import ANSWER
+from proxy.http.asgi import ANSWER, Message, Scope, Send, WholeAnswer
 from proxy.http.headers import Headers, says_it_is_empty
-from proxy.relay.relay import Message, Scope, Send, WholeAnswer
 
 CODINGS: Final = frozenset({b"gzip", b"deflate"})
 """Of an answer that can be read all the same."""

@@ -5,10 +5,9 @@ own, passes as it comes.
 """
 
 from proxy.downstream.bodies import Hold
-from proxy.downstream.server import ANSWER
+from proxy.http.asgi import ANSWER, Message, Receive, Scope, Send
 from proxy.http.headers import BODILESS_STATUS, Headers, is_json
 from proxy.relay.answer_copy import CODINGS, coding_of, decoded
-from proxy.relay.relay import Message, Receive, Scope, Send
 from proxy.upstream.client import Answer
 
 

@@ -6,17 +6,16 @@ Nothing is buffered but what the sockets hold; a slow side slows the other.
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Callable
 from dataclasses import dataclass
-from enum import Enum, StrEnum
+from enum import StrEnum
 from time import perf_counter
-from typing import Any
 
-from proxy.downstream.server import ANSWER, ARRIVED, INTERIM, REASON, TARGET
-from proxy.errors import RequestRefused, UpstreamAborted, UpstreamError, UpstreamMalformed, problem
+from proxy.errors import RequestRefused, UpstreamAborted, UpstreamError, UpstreamMalformed
+from proxy.http.asgi import ANSWER, ARRIVED, INTERIM, REASON, Receive, Scope, Send, WholeAnswer, send_problem
+from proxy.http.framing import CHUNKED, EXPECTED, Body, check_framing, frame, request_target
 from proxy.http.headers import Forwarding, Headers, request_headers, response_headers, write_head
 from proxy.http.max_forwards import LIMITED, hops_left, last_hop, one_hop_less
-from proxy.http.request_rules import is_host
 from proxy.http.tracing import with_token
 from proxy.http.upgrade import SWITCHING_PROTOCOLS, UPGRADE, Offer
 from proxy.upstream.client import Exchange, Upstream
@@ -25,39 +24,11 @@ from proxy.upstream.tunnel import Upgrades
 
 logger = logging.getLogger("headgate.relay")
 
-Scope = MutableMapping[str, Any]
-Message = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[Message]]
-Send = Callable[[Message], Awaitable[None]]
-
 CONTINUE_S = 1.0
 """Seconds the upstream has to answer `Expect: 100-continue`; RFC 9110 10.1.1 says not to wait for ever."""
 
 MAX_STATUS = 599
 """uvicorn has no status line beyond it, and RFC 9110 15 no class."""
-
-
-LOOKED_AT = frozenset({b"host", b"content-length", b"transfer-encoding", b"expect"})
-"""Request headers that the relay itself acts on."""
-
-WholeAnswer = Callable[[int, bytes, Headers, bytes], bool]
-"""What `proxy.downstream.server.ANSWER` offers."""
-
-
-class Body(Enum):
-    """How a request's body comes."""
-
-    NONE = "none"
-    LENGTH = "length"
-    CHUNKED = "chunked"
-    LENGTH_EXPECTED = "length_expected"
-    CHUNKED_EXPECTED = "chunked_expected"
-
-
-CHUNKED = frozenset({Body.CHUNKED, Body.CHUNKED_EXPECTED})
-
-EXPECTED = frozenset({Body.LENGTH_EXPECTED, Body.CHUNKED_EXPECTED})
-"""The client waits for a 100 before it sends its body."""
 
 
 class Outcome(StrEnum):
@@ -233,7 +204,7 @@ class _Crossing:
         if message["type"] == "http.disconnect":
             raise UpstreamAborted("the client left before its body was here")
         whole = not message.get("more_body", False)
-        data = head + _frame(message["body"], chunked, last=whole)
+        data = head + frame(message["body"], chunked, last=whole)
         await self._exchange.send(data, whole=whole, on_slow=self._watch)
         if not whole:
             self._task = asyncio.ensure_future(self._pump(chunked))
@@ -305,82 +276,7 @@ class _Crossing:
                 self._exchange.abort()
                 return
             more = message.get("more_body", False)
-            connection.write(_frame(message["body"], chunked, last=not more))
+            connection.write(frame(message["body"], chunked, last=not more))
             await connection.drain()
         connection.sent()
         await self._until_left()
-
-
-def check_framing(headers: Headers, version: str) -> Body:
-    """How a request's body comes. Raises `RequestRefused` for what must not be passed on."""
-    body = Body.NONE
-    expects = False
-    has_host = False
-    for name, value in headers:
-        if name not in LOOKED_AT:
-            continue
-        if name == b"host":
-            has_host = True
-            if not is_host(value):
-                raise RequestRefused(400, "The request's Host is none.")
-        elif name == b"content-length":
-            body = Body.NONE if value == b"0" else Body.LENGTH
-        elif name == b"expect":
-            expects = value.lower() == b"100-continue"
-        else:
-            body = _coded(value, version)
-    if not has_host and version != "1.0":
-        raise RequestRefused(400, "The request has no Host.")
-    if expects and body is not Body.NONE:
-        return Body.CHUNKED_EXPECTED if body is Body.CHUNKED else Body.LENGTH_EXPECTED
-    return body
-
-
-def _coded(coding: bytes, version: str) -> Body:
-    if version == "1.0":  # RFC 9112 6.1: its framing is faulty
-        raise RequestRefused(400, "HTTP/1.0 has no Transfer-Encoding.")
-    # The server below undoes `chunked` and nothing else, so nothing else can be passed on.
-    if coding.strip().lower() != b"chunked":
-        raise RequestRefused(501, "No transfer coding but 'chunked' is understood.")
-    return Body.CHUNKED
-
-
-def _frame(body: bytes, chunked: bool, *, last: bool) -> bytes:
-    if not chunked:
-        return body
-    framed = b"%x\r\n%b\r\n" % (len(body), body) if body else b""
-    return framed + b"0\r\n\r\n" if last else framed
-
-
-def request_target(scope: Scope) -> bytes:
-    """Path and query as the client wrote them."""
-    target: bytes | None = scope.get(TARGET)
-    if target is None:
-        query: bytes = scope["query_string"]
-        target = scope["raw_path"] + b"?" + query if query else scope["raw_path"]
-    if not target.startswith(b"/") and target != b"*":
-        # Absolute form (RFC 9112 3.2.2): the origin behind gets the origin form.
-        target = b"/" + target.partition(b"://")[2].partition(b"/")[2]
-    return target
-
-
-TITLES = {
-    400: "Bad Request",
-    404: "Not Found",
-    405: "Method Not Allowed",
-    408: "Request Timeout",
-    500: "Internal Server Error",
-    501: "Not Implemented",
-    502: "Bad Gateway",
-    503: "Service Unavailable",
-    504: "Gateway Timeout",
-}
-
-
-async def send_problem(send: Send, status: int, detail: str, *, close: bool = False) -> None:
-    """Answer with an RFC 9457 problem; `close` for a client whose next request is better not read."""
-    headers, body = problem(status, TITLES[status], detail)
-    if close:
-        headers.append((b"connection", b"close"))
-    await send({"type": "http.response.start", "status": status, "headers": headers})
-    await send({"type": "http.response.body", "body": body, "more_body": False})

@@ -6,9 +6,9 @@ from collections.abc import Callable
 from time import time
 from weakref import WeakMethod
 
+from proxy.observe.labels import Phase
 from proxy.replicas.records import Meta, StoredMeta
 from proxy.replicas.sealing import Box
-from proxy.runs.recovery import Phase
 from proxy.runs.run import CANCELLED, RETRY_MS, Beginning, Failure, Run
 from proxy.settings.routes import Route
 from proxy.text.event_log import Entry, EventLog, event_id

@@ -3,14 +3,7 @@
 from enum import StrEnum
 
 from proxy.errors import Fault
-
-
-class Phase(StrEnum):
-    """What the viewer has when a failure comes."""
-
-    NOTHING = "nothing"
-    HEADERS = "headers"
-    CONTENT = "content"
+from proxy.observe.labels import Phase
 
 
 class Step(StrEnum):

@@ -21,9 +21,10 @@ from proxy.downstream.bodies import Hold
 from proxy.errors import Fault, UpstreamError
 from proxy.http.headers import says_it_is_empty
 from proxy.identity import Identity
+from proxy.observe.labels import Phase
 from proxy.observe.metrics import RouteMetrics
 from proxy.relay.outcomes import OF_STRANGERS
-from proxy.runs.recovery import Phase, retry_available
+from proxy.runs.recovery import retry_available
 from proxy.settings.routes import Route
 from proxy.text.chunking import Chunker, split
 from proxy.text.event_log import EventLog

@@ -19,10 +19,10 @@ from proxy.runs.kept import Kept
 from proxy.runs.names import NONE_S, Names
 from proxy.runs.run import Beginning, Call, Run
 from proxy.runs.shared import Shared, Watched
+from proxy.runs.source import Source
 from proxy.runs.start import ID_TAKEN, Start, check_the_same, digest_of_name
 from proxy.settings.routes import Route
 from proxy.settings.settings import MemoryLogSettings
-from proxy.sources import Source
 from proxy.upstream.breaker import Breaker, result_of
 from proxy.upstream.client import Answer
 

@@ -10,7 +10,7 @@ from proxy.identity import Identity
 from proxy.observe.metrics import RouteMetrics
 from proxy.runs.run import Call
 from proxy.runs.shared import Watched
-from proxy.sources import Source
+from proxy.runs.source import Source
 
 ID_TAKEN = "The id of this run is another one's. Please choose a new one."
 

@@ -1,18 +1,4 @@
-"""Where a run's text comes from: one file a source, one small port."""
+"""Sources of live text: one file each, behind the port `runs.source`.
 
-from typing import Protocol
-
-from proxy.runs.run import Run
-from proxy.upstream.client import Answer
-
-
-class Source(Protocol):
-    """Executes a run's call, shows text as it becomes known, and returns the batch answer."""
-
-    async def answer(self, run: Run) -> Answer:
-        """The upstream's whole answer, which is the authority on what was shown.
-
-        Raises:
-            UpstreamError: there is none.
-        """
-        ...
+Imports `runs`, `text`, `upstream`, and `llm` for the tap. Read `batch.py` first: the simplest one.
+"""

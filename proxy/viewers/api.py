@@ -14,12 +14,12 @@ from urllib.parse import parse_qs
 
 import orjson
 
-from proxy.downstream.server import WRITE
 from proxy.errors import RequestRefused, problem
+from proxy.http.asgi import WRITE, Receive, Scope, Send
+from proxy.http.framing import check_framing
 from proxy.http.headers import Headers
 from proxy.identity import Identifier, Identity
 from proxy.observe.metrics import Metrics
-from proxy.relay.relay import Receive, Scope, Send, check_framing
 from proxy.runs.runs import Runs
 from proxy.runs.shared import Watched
 from proxy.text.event_log import LogReader

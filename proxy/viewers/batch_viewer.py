@@ -4,8 +4,8 @@ import asyncio
 from typing import NamedTuple
 
 from proxy.errors import problem
+from proxy.http.asgi import TITLES, Receive, Send
 from proxy.http.headers import BODILESS_STATUS, Headers, response_headers
-from proxy.relay.relay import TITLES, Receive, Send
 from proxy.runs.run import Failure
 from proxy.runs.shared import Watched
 from proxy.text.event_log import LogReader

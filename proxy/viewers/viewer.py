@@ -12,8 +12,8 @@ import random
 from collections.abc import Callable, Sequence
 from enum import StrEnum
 
+from proxy.http.asgi import Receive, Send
 from proxy.observe.metrics import RouteMetrics
-from proxy.relay.relay import Receive, Send
 from proxy.runs.shared import Watched
 from proxy.text.event_log import Entry, LogReader
 from proxy.text.sse import HEARTBEAT

@@ -14,7 +14,8 @@ import uvicorn
 from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
 from proxy.downstream.half_closed import LEFT_S, LOOK_S
-from proxy.downstream.server import TARGET, ServerProtocol
+from proxy.downstream.server import ServerProtocol
+from proxy.http.asgi import TARGET
 from proxy.workers.ports import Server
 from tests.servers.scripted import ScriptedUpstream, ok, talking, until
 from tests.servers.serving import free_socket, headgate

@@ -20,7 +20,7 @@ import uvloop
 from rich.console import Console
 from rich.table import Table
 
-from proxy.runs.recovery import Phase
+from proxy.observe.labels import Phase
 from tests.faults import provider, ways
 from tests.faults.clients import mixture
 from tests.faults.rounds import AT_ONCE, Result, at_once, house, warm

@@ -3,7 +3,7 @@
 import asyncio
 
 from proxy.errors import Fault
-from proxy.runs.recovery import Phase
+from proxy.observe.labels import Phase
 from tests.faults.upstream import FLOOD, HUGE_LINE, MAX_ANSWER, SENTENCE, TRICKLE_S, Called, Play
 
 # Acts without a fault

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from proxy.errors import Fault
-from proxy.runs.recovery import Phase
+from proxy.observe.labels import Phase
 from tests.faults.acts import (
     after_the_content,
     after_the_loss,

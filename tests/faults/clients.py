@@ -7,7 +7,7 @@ from contextlib import AsyncExitStack
 from functools import partial
 from itertools import chain, cycle
 
-from proxy.runs.recovery import Phase
+from proxy.observe.labels import Phase
 from tests.faults import invariants
 from tests.faults.acts import half_and_then_when_released, one_byte_at_a_time, says_nothing, when_released
 from tests.faults.cases import refusals, upstream_faults

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from proxy.errors import Fault
-from proxy.runs.recovery import Phase
+from proxy.observe.labels import Phase
 from tests.faults.upstream import SENTENCE, Round
 from tests.faults.viewers import TERMINAL, Saw
 

@@ -18,8 +18,7 @@ from pathlib import Path
 
 import httpx
 
-from proxy.llm.call import Ended
-from proxy.runs.recovery import Phase
+from proxy.observe.labels import Ended, Phase
 from tests.faults import invariants
 from tests.faults.rounds import Result
 from tests.faults.viewers import USER, Client, Saw

@@ -6,7 +6,7 @@ from collections import Counter
 import pytest
 
 from proxy.errors import Fault
-from proxy.runs.recovery import Phase
+from proxy.observe.labels import Phase
 from tests.faults import invariants
 from tests.faults.cases import healthy
 from tests.faults.clients import mixture

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from proxy.llm.call import Ended
+from proxy.observe.labels import Ended
 from tests.faults.provider import Plan, Tapped, house, plans, resets
 from tests.faults.rounds import Result, at_once
 from tests.servers.streaming import browser

@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from proxy.errors import Fault
-from proxy.runs.recovery import Phase
+from proxy.observe.labels import Phase
 from tests.servers.scripted import Asked, ScriptedUpstream
 
 PATIENCE_S = 8.0

@@ -15,7 +15,7 @@ from typing import Any
 
 import httpx
 
-from proxy.runs.recovery import Phase
+from proxy.observe.labels import Phase
 from tests.faults import invariants
 from tests.faults.provider import TIMEOUTS, reset_at
 from tests.faults.rounds import Result

@@ -9,7 +9,7 @@ from typing import Any
 import httpx
 import pytest
 
-from proxy.llm.call import Ended
+from proxy.observe.labels import Ended
 from tests.servers.scripted import Asked
 from tests.servers.serving import flag_document
 from tests.servers.streaming import (

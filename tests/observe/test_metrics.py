@@ -13,9 +13,8 @@ import pytest
 from flags.decision import Arm, Reason
 from proxy.errors import Fault
 from proxy.identity import BUCKETS
-from proxy.llm.call import Ended
+from proxy.observe.labels import Ended, Phase
 from proxy.observe.metrics import OUTCOMES, RECOVERY_RESULTS
-from proxy.runs.recovery import Phase
 from proxy.text.sections import Parity
 from tests.servers.scripted import Asked, ScriptedUpstream
 from tests.servers.serving import flag_document, headgate

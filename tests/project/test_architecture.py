@@ -22,6 +22,37 @@ FLAGS_FOR_ALL = {"flags.decision", "flags.tls"}
 COMPOSERS = {"proxy.app", "proxy.cli", "proxy.observe.admin"}
 """They open what `flags.source` and `flags.unleash` read, or report on it; all else asks `flags.decision`."""
 
+WINGS = {
+    "proxy": {
+        "http": "errors",
+        "text": "",
+        "settings": "errors text",
+        "observe": "errors identity settings text",
+        "upstream": "errors turns http settings",
+        "downstream": "errors http observe",
+        "relay": "errors downstream http settings text upstream",
+        "runs": "errors identity turns downstream http observe relay settings text upstream",
+        "viewers": "errors identity http observe runs text",
+        "llm": "errors downstream http llm.dialects observe relay settings text upstream",
+        "llm.dialects": "",
+        "sources": "errors turns http llm llm.dialects runs settings text upstream",
+        "replicas": "errors identity http observe runs settings text upstream",
+        "workers": "errors downstream observe runs settings",
+    },
+    "flags.rollout": {
+        "evidence": "",
+        "policy": "evidence",
+        "verdict": "evidence policy",
+        "plan": "policy verdict",
+        "writing": "",
+        "leases": "",
+    },
+}
+"""What each wing may import beside itself: other wings, and files that stand in front of all of them."""
+
+MOST_FILES = 14
+"""Of a wing, beside its `__init__.py`: what a reader takes in at a glance."""
+
 COMMANDS = "flags.rollout.commands"
 """The controller is another process with the same command line: `proxy.cli` alone knows of it."""
 
@@ -57,6 +88,62 @@ def imports(path: Path, *, at_import_time: bool = False) -> Iterator[str]:
         ):
             continue
         nodes.extend(ast.iter_child_nodes(node))
+
+
+def place_of(module: str, house: str) -> str:
+    """The wing in which a module of a house stands; the module's own name, if it stands in front of them."""
+    inner = module.removeprefix(f"{house}.")
+    return next(
+        (wing for wing in sorted(WINGS[house], key=len, reverse=True) if f"{inner}.".startswith(f"{wing}.")),
+        inner,
+    )
+
+
+def arrows(house: str) -> set[tuple[str, str]]:
+    """Which wings and front files of a house import which others."""
+    inside = {module for module in MODULES if module.startswith(f"{house}.")}
+    found = {
+        (place_of(module, house), place_of(imported, house))
+        for module in inside
+        for imported in imports(MODULES[module])
+        if imported in inside
+    }
+    return {(place, imported) for place, imported in found if place != imported}
+
+
+@pytest.mark.parametrize("house", WINGS)
+def test_a_wing_imports_what_the_table_allows(house: str) -> None:
+    """No arrow that is not in the table, and none in the table that nobody needs."""
+    allowed = {(wing, other) for wing, others in WINGS[house].items() for other in others.split()}
+
+    assert {arrow for arrow in arrows(house) if arrow[0] in WINGS[house]} == allowed
+
+
+@pytest.mark.parametrize("house", WINGS)
+def test_no_wings_need_each_other(house: str) -> None:
+    """No cycle between wings and the files in front of them, whenever an import happens."""
+    graph: dict[str, set[str]] = {}
+    for place, imported in arrows(house):
+        graph.setdefault(place, set()).add(imported)
+
+    assert set(TopologicalSorter(graph).static_order()) >= set(graph)
+
+
+@pytest.mark.parametrize("folder", sorted({str(path.parent.relative_to(ROOT)) for path in MODULES.values()}))
+def test_a_wing_is_taken_in_at_a_glance(folder: str) -> None:
+    """Few files, and every folder of a house is in the table."""
+    files = [path for path in (ROOT / folder).glob("*.py") if path.name != "__init__.py"]
+
+    assert len(files) <= MOST_FILES
+    named = {f"{house}.{wing}" for house in WINGS for wing in WINGS[house]}
+    assert folder.replace("/", ".") in named | {"proxy", "flags", "flags.rollout"}
+
+
+def test_an_init_exports_nothing() -> None:
+    """It says what the wing is; whoever imports names the file."""
+    for path in MODULES.values():
+        if path.name == "__init__.py":
+            assert len(ast.parse(path.read_text()).body) == 1, path
 
 
 def test_proxy_asks_flags_and_knows_nothing_of_rollouts() -> None:
@@ -119,20 +206,22 @@ def test_only_the_app_wires() -> None:
 def test_the_pure_modules_do_no_io() -> None:
     """Events, framing, chunking, sections, templates and the tables have no loop, clock or socket."""
     io = {"asyncio", "socket", "time", "os", "httpx", "logging", "random"}
-    pure = ("events", "sse", "chunking", "sections", "templates", "recovery", "errors", "headers")
-    pure += ("llm.dialect", "llm.joins", "llm.openai", "llm.gemini", "llm.places", "tracing", "native_rules")
+    pure = ("errors", "http.headers", "http.framing", "http.request_rules", "http.tracing", "runs.recovery")
+    pure += ("text.events", "text.sse", "text.chunking", "text.sections", "text.templates", "llm.places")
+    pure += ("llm.dialects.dialect", "llm.dialects.joins", "llm.dialects.openai", "llm.dialects.gemini")
+    pure += ("sources.native_rules", "observe.labels")
     for name in pure:
         assert not io & {imported.split(".")[0] for imported in imports(MODULES[f"proxy.{name}"])}, name
     pure_flags = (
         "decision",
-        "rollout.policy",
-        "rollout.guardrail_settings",
-        "rollout.freezes",
-        "rollout.readings",
-        "rollout.plan",
-        "rollout.plan_refusals",
-        "rollout.planner",
-        "rollout.walks",
+        "rollout.policy.policy",
+        "rollout.policy.guardrail_settings",
+        "rollout.policy.freezes",
+        "rollout.evidence.readings",
+        "rollout.plan.plan",
+        "rollout.plan.refusals",
+        "rollout.plan.planner",
+        "rollout.plan.walks",
     )
     for name in pure_flags:
         assert not io & {imported.split(".")[0] for imported in imports(MODULES[f"flags.{name}"])}, name
@@ -143,7 +232,7 @@ def test_a_module_is_named_for_what_it_is(module: str) -> None:
     """No drawer for odds and ends, and nothing that hides a module of the standard library."""
     name = module.rpartition(".")[2]
     assert name not in FORBIDDEN_NAMES
-    assert name == "__main__" or name not in sys.stdlib_module_names
+    assert name == "__main__" or module == "proxy.http" or name not in sys.stdlib_module_names
 
 
 @pytest.mark.parametrize("module", MODULES)

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from proxy.downstream.server import ANSWER
+from proxy.http.asgi import ANSWER
 from proxy.relay.answer_copy import AnswerCopy
 
 pytestmark = pytest.mark.anyio

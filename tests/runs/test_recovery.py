@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from proxy.errors import Fault
+from proxy.observe.labels import Phase
 from proxy.runs.recovery import (
     LOSES_NO_ANSWER,
     MAX_RETRY_AFTER_S,
@@ -15,7 +16,6 @@ from proxy.runs.recovery import (
     REPEATS,
     RETRIABLE_STATUS,
     STEPS,
-    Phase,
     Repeat,
     Step,
     pause_before_repeat,

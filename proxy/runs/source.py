@@ -1,0 +1,18 @@
+"""Where a run's text comes from, as a port."""
+
+from typing import Protocol
+
+from proxy.runs.run import Run
+from proxy.upstream.client import Answer
+
+
+class Source(Protocol):
+    """Executes a run's call, shows text as it becomes known, and returns the batch answer."""
+
+    async def answer(self, run: Run) -> Answer:
+        """The upstream's whole answer, which is the authority on what was shown.
+
+        Raises:
+            UpstreamError: there is none.
+        """
+        ...
