@@ -19,7 +19,7 @@ from flags.rollout.metrics import LABELS as ROLLOUT_LABELS
 from flags.rollout.policy.policy import Policy
 from proxy.cli import main as command_line
 from proxy.errors import Fault
-from proxy.observe.labels import Budget, Ended, Phase
+from proxy.observe.labels import Budget, CallResult, FaultPhase
 from proxy.observe.metrics import OUTCOMES, RECOVERY_RESULTS, Metrics
 from proxy.settings.route import SourceName
 from proxy.settings.settings import Settings
@@ -112,13 +112,13 @@ LABELS: dict[str, type[enum.Enum] | tuple[str, ...] | str] = {
     "outcome": OUTCOMES,
     "budget": Budget,
     "fault": Fault,
-    "phase": Phase,
+    "phase": FaultPhase,
     "result": "of recoveries: "
     + ", ".join(f"`{r}`" for r in RECOVERY_RESULTS)
     + "; of parity: "
     + ", ".join(f"`{p.value}`" for p in Parity)
     + "; of calls to the model port: "
-    + ", ".join(f"`{e.value}`" for e in Ended),
+    + ", ".join(f"`{e.value}`" for e in CallResult),
     "bucket": "`0` to `15`: a hash of the user id, unrelated to the flags' own",
     "version": "of Headgate",
     "python": "its version",

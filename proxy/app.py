@@ -28,9 +28,9 @@ from proxy.identity import Identifier, is_verified
 from proxy.llm.dialects.gemini import Gemini
 from proxy.llm.dialects.openai import OpenAI
 from proxy.llm.learned import Learned
+from proxy.llm.lesson_file import FileLessonStore
 from proxy.llm.places import compile_calls
 from proxy.llm.port import ModelPort, Provider
-from proxy.llm.shelf import FileShelf
 from proxy.llm.taps import Taps
 from proxy.observe.admin import Admin
 from proxy.observe.labels import Budget
@@ -41,11 +41,11 @@ from proxy.relay.relay import Relay
 from proxy.replicas.followed_run import FollowedRun
 from proxy.replicas.sealing import Sealing
 from proxy.replicas.shared_runs import ValkeyRuns
-from proxy.replicas.take_over import Taken
+from proxy.replicas.takeover import TakenOverRun
 from proxy.runs.run import Run
 from proxy.runs.runs import Runs
 from proxy.runs.source import Source
-from proxy.runs.start import Start
+from proxy.runs.start import RunSpec
 from proxy.settings.routes import Route, Routes
 from proxy.settings.settings import IdentitySettings, ProviderSettings, Settings, UpstreamSettings
 from proxy.sources.batch import BatchSource
@@ -59,9 +59,9 @@ from proxy.upstream.connection import Timeouts
 from proxy.upstream.tunnel import Upgrades
 from proxy.viewers.api import RunApi
 from proxy.viewers.tickets import Tickets
-from proxy.workers.figures import Figures
-from proxy.workers.parent import Order, Parent, Word
-from proxy.workers.ports import Ports, server
+from proxy.workers.link import Command, Report, SupervisorLink
+from proxy.workers.process_metrics import ProcessMetrics
+from proxy.workers.servers import Servers, server
 from proxy.workers.sockets import Sockets
 
 logger = logging.getLogger("headgate.app")
@@ -171,7 +171,7 @@ def sources(routes: Routes, upstream: Upstream, taps: Taps) -> dict[tuple[str, s
     return found
 
 
-class Survivor:
+class TakeoverExecutor:
     """Goes on with the runs of replicas that are gone; a `take_over.Heir`."""
 
     def __init__(self, metrics: Metrics) -> None:
@@ -190,10 +190,10 @@ class Survivor:
             return False
         return runs.has_room(route)
 
-    def take(self, taken: Taken) -> Run:
+    def take(self, taken: TakenOverRun) -> Run:
         assert self._runs is not None
         name, decision = taken.route.name, taken.order.decision
-        start = Start(
+        start = RunSpec(
             taken.call,
             decision,
             taken.identity,
@@ -223,7 +223,9 @@ def _provider(
 
 
 @asynccontextmanager
-async def running(settings: Settings, state_dir: Path, figures: Figures | None = None) -> AsyncIterator[App]:
+async def running(
+    settings: Settings, state_dir: Path, figures: ProcessMetrics | None = None
+) -> AsyncIterator[App]:
     """Everything of one process, opened and closed in order. The workers share `state_dir` and `figures`."""
     descriptors = share(raise_limit(), in_use(), _sides(settings))
     async with AsyncExitStack() as stack:
@@ -243,7 +245,7 @@ async def running(settings: Settings, state_dir: Path, figures: Figures | None =
         bounds = settings.upstream.upgrades
         bounds = bounds.model_copy(update={"max_open": min(bounds.max_open, descriptors.each)})
         upgrades = Upgrades(bounds, metrics.unmatched.upgrades, metrics.upgrades_open)
-        heir = Survivor(metrics)
+        heir = TakeoverExecutor(metrics)
         if store is not None:
             shared = await stack.enter_async_context(
                 ValkeyRuns(
@@ -301,7 +303,7 @@ async def running(settings: Settings, state_dir: Path, figures: Figures | None =
                 _provider(provider, stack, upgrades, strict_tls=strict_tls, most=most)
                 for provider in settings.llm.providers
             ]
-            shelf = FileShelf(state_dir / "learned") if shared is None else shared
+            shelf = FileLessonStore(state_dir / "learned") if shared is None else shared
             learned = Learned(settings.llm.learned_s, shelf)
             bodies = ByteBudget(int(settings.limits.bodies), metrics.count_over)
             port = ModelPort(providers, settings.llm, taps, metrics, learned, bodies)
@@ -369,7 +371,7 @@ def _repeating(work: Coroutine[None, None, None]) -> Iterator[None]:
 @asynccontextmanager
 async def listening(
     app: App, settings: Settings, sockets: Sockets, *, drain_s: float | None = None
-) -> AsyncIterator[Ports]:
+) -> AsyncIterator[Servers]:
     """The servers of one process, until the block is left; then the drain."""
     if drain_s is None:
         drain_s = settings.drain_s
@@ -392,7 +394,7 @@ async def listening(
                 backlog=backlog,
             )
         )
-    ports = Ports(front, others, app.runs, drain_s)
+    ports = Servers(front, others, app.runs, drain_s)
     async with asyncio.TaskGroup() as group:
         serving = group.create_task(front.serve_here())
         serving_too = {group.create_task(other.serve_here()) for other in others}
@@ -415,10 +417,14 @@ async def listening(
 
 
 async def serve(
-    settings: Settings, sockets: Sockets, state_dir: Path, parent: Parent, figures: Figures | None = None
+    settings: Settings,
+    sockets: Sockets,
+    state_dir: Path,
+    parent: SupervisorLink,
+    figures: ProcessMetrics | None = None,
 ) -> None:
     """Serve until the parent orders something else, then drain."""
-    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, parent.say, Word.LEAVING)
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, parent.say, Report.LEAVING)
     async with (
         running(settings, state_dir, figures) as app,
         listening(app, settings, sockets) as ports,
@@ -437,9 +443,9 @@ async def serve(
         )
         order = await parent.order()
         logger.info("draining", extra={"runs": len(app.runs.live_routes())})
-        if order is Order.HAND_OVER:
+        if order is Command.HAND_OVER:
             order = await _until_ordered(ports.hand_over(), parent)
-        if order is Order.ORPHANED:
+        if order is Command.ORPHANED:
             logger.error("the parent process is gone")
             ports.let_go()
             # Nobody is left to end this process, should it not come to its end.
@@ -447,12 +453,12 @@ async def serve(
     logger.info("stopped")
 
 
-async def _until_ordered(work: Coroutine[None, None, None], parent: Parent) -> Order:
+async def _until_ordered(work: Coroutine[None, None, None], parent: SupervisorLink) -> Command:
     """Do it until it is done, or the parent wants something else."""
     working = asyncio.ensure_future(work)
     ordered = asyncio.ensure_future(parent.order())
     await asyncio.wait({working, ordered}, return_when=asyncio.FIRST_COMPLETED)
-    order = ordered.result() if ordered.done() else Order.HAND_OVER
+    order = ordered.result() if ordered.done() else Command.HAND_OVER
     for task in (working, ordered):
         task.cancel()
     await asyncio.gather(working, ordered, return_exceptions=True)

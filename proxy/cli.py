@@ -25,11 +25,11 @@ from proxy.settings.doubts import doubts
 from proxy.settings.file import load
 from proxy.settings.settings import LlmSettings, Settings
 from proxy.version import of_commit
-from proxy.workers.figures import Figures
-from proxy.workers.parent import Parent
+from proxy.workers.link import SupervisorLink
+from proxy.workers.process_metrics import ProcessMetrics
 from proxy.workers.reload import needs_restart
 from proxy.workers.sockets import CannotListen, Sockets, bound
-from proxy.workers.supervisor import Workers
+from proxy.workers.supervisor import Supervisor
 from proxy.workers.systemd import ServiceManager
 
 logger = logging.getLogger("headgate.cli")
@@ -172,11 +172,11 @@ def _models(settings: LlmSettings) -> Table:
 
 def _serve(workers: int, config: Path, settings: Settings, sockets: Sockets, state_dir: Path) -> int:
     """The parent, and in it what each worker does. Returns the exit code."""
-    figures = Figures(state_dir / "metrics")
+    figures = ProcessMetrics(state_dir / "metrics")
 
     parent_pid = os.getpid()
 
-    def work(settings: Settings, parent: Parent, is_new: bool) -> None:
+    def work(settings: Settings, parent: SupervisorLink, is_new: bool) -> None:
         logs.set_up(settings.log)
         figures.begin()
         try:
@@ -190,7 +190,7 @@ def _serve(workers: int, config: Path, settings: Settings, sockets: Sockets, sta
             shutil.rmtree(state_dir, ignore_errors=True)
 
     gc.freeze()  # what is here now is shared with the workers, as long as nobody writes to it
-    return Workers(
+    return Supervisor(
         workers,
         settings,
         sockets,

@@ -14,7 +14,14 @@ from dataclasses import dataclass, replace
 from time import monotonic, perf_counter
 
 from flags.decision import Accept, Arm, Decision, FlagState, Mode, Question, Reason, decide
-from proxy.downstream.bodies import MAX_REQUEST_BYTES, ByteBudget, Hold, Replayed, collect, read_ahead
+from proxy.downstream.bodies import (
+    MAX_REQUEST_BYTES,
+    ByteBudget,
+    ByteReservation,
+    ReplayedBody,
+    collect,
+    read_ahead,
+)
 from proxy.errors import Fault, RequestRefused
 from proxy.http.accept import accepted, takes_json
 from proxy.http.asgi import WRITE, Receive, Scope, Send, send_problem
@@ -29,12 +36,12 @@ from proxy.observe.metrics import Metrics, RouteMetrics
 from proxy.relay.answer_copy import AnswerCopy
 from proxy.relay.held_answer import HeldAnswer, KeptBody
 from proxy.relay.outcomes import COMPARED, RelayedOutcomes
-from proxy.relay.relay import Outcome, Passage, Relay
+from proxy.relay.relay import Outcome, Relay, RelayResult
 from proxy.runs.run import CANCELLED, Call, Run
 from proxy.runs.runs import Runs
-from proxy.runs.shared import Watched
+from proxy.runs.shared import ViewableRun
 from proxy.runs.source import Source
-from proxy.runs.start import Start, digest_of_key, fingerprint
+from proxy.runs.start import RunSpec, digest_of_key, fingerprint
 from proxy.settings.routes import Match, Route, Routes
 from proxy.sources.batch import Answered
 from proxy.upstream.breaker import Breaker
@@ -81,7 +88,7 @@ NOT_FOR_THE_UPSTREAM = frozenset(
 
 
 @dataclass(frozen=True, slots=True)
-class _Asked:
+class _RouteRequest:
     """A request of a route, and all that is known of it before the decision."""
 
     match: Match
@@ -97,7 +104,7 @@ class _Asked:
     idempotency_key: bytes | None
     came_at: float
     """The loop's time."""
-    hold: Hold
+    hold: ByteReservation
     """Of its body."""
 
     @property
@@ -155,8 +162,8 @@ class Gateway:
                 logger.debug("relayed", extra={"outcome": passage.outcome, "status": passage.status})
 
     def _asked(
-        self, match: Match, target: bytes, scope: Scope, receive: Receive, send: Send, hold: Hold
-    ) -> _Asked:
+        self, match: Match, target: bytes, scope: Scope, receive: Receive, send: Send, hold: ByteReservation
+    ) -> _RouteRequest:
         headers: Headers = scope["headers"]
         identity = self.identifier.identify(headers)
         came_at = asyncio.get_running_loop().time()
@@ -165,13 +172,17 @@ class Gateway:
             path = match.route.path.fill(match.parameters)
             target = path.encode("latin-1") + question_mark + query
             accept = Accept.ONLY_STREAM
-            return _Asked(match, target, scope, receive, send, identity, accept, None, None, came_at, hold)
+            return _RouteRequest(
+                match, target, scope, receive, send, identity, accept, None, None, came_at, hold
+            )
         run_id = next((value for name, value in headers if name == b"headgate-run"), None)
         key = next((value for name, value in headers if name == b"idempotency-key"), None)
         accept = accepted(headers)
-        return _Asked(match, target, scope, receive, send, identity, accept, run_id, key, came_at, hold)
+        return _RouteRequest(
+            match, target, scope, receive, send, identity, accept, run_id, key, came_at, hold
+        )
 
-    async def _serve(self, asked: _Asked, entered: float) -> None:
+    async def _serve(self, asked: _RouteRequest, entered: float) -> None:
         """A request of a route: decide, then relay or run."""
         route = asked.route
         counted = self.metrics.by_route[route.name]
@@ -209,7 +220,7 @@ class Gateway:
             },
         )
 
-    async def _is_back(self, asked: _Asked) -> bool:
+    async def _is_back(self, asked: _RouteRequest) -> bool:
         """Whether it names a run that is there: whatever is decided now, its call is not to be repeated."""
         identity = asked.identity
         cursor = last_event(asked.scope["headers"])
@@ -223,7 +234,7 @@ class Gateway:
             key = digest_of_key(identity, asked.route.name, asked.idempotency_key)
         return (run_id or key) is not None and await self.runs.knows(run_id, key, identity)
 
-    def _decide(self, asked: _Asked) -> Decision:
+    def _decide(self, asked: _RouteRequest) -> Decision:
         settings = asked.route.settings
         breaker_open = self.breaker.is_open(monotonic())
         question = Question(
@@ -245,7 +256,7 @@ class Gateway:
             return replace(decision, source="batch")
         return decision
 
-    async def _by_its_body(self, asked: _Asked, decision: Decision) -> tuple[_Asked, Decision]:
+    async def _by_its_body(self, asked: _RouteRequest, decision: Decision) -> tuple[_RouteRequest, Decision]:
         """A plain request that would be a run because it names one: batch if no run can answer it as well.
 
         That is one whose body is too long to be held, or asks the upstream for a stream of its own.
@@ -259,13 +270,13 @@ class Gateway:
         self.breaker.unused()
         return asked, _as_batch(decision)
 
-    def _is_full(self, asked: _Asked) -> bool:
+    def _is_full(self, asked: _RouteRequest) -> bool:
         return not (self.runs.has_room(asked.route) and self.runs.has_share(asked.route, asked.identity))
 
     # The batch answer.
 
     async def _batch(
-        self, asked: _Asked, decision: Decision, counted: RouteMetrics
+        self, asked: _RouteRequest, decision: Decision, counted: RouteMetrics
     ) -> tuple[str, int | None]:
         """The answer of the same request in flight, if there is one; else the relay."""
         name = _chosen_id(asked.run_id)
@@ -289,7 +300,7 @@ class Gateway:
                             return await self._show(asked, run), None
                         return await self._answer(asked, run, unless=ENDED_BY_OTHERS)
                     except Unanswered:
-                        receive = Replayed.of(body, asked.receive)
+                        receive = ReplayedBody.of(body, asked.receive)
                 elif heartbeat_s is not None:
                     run, _ = await self._begun(asked, start)
                     asked.hold.close()
@@ -305,7 +316,7 @@ class Gateway:
         return str(passage.outcome), passage.status
 
     async def _batch_as_events(
-        self, asked: _Asked, decision: Decision, counted: RouteMetrics
+        self, asked: _RouteRequest, decision: Decision, counted: RouteMetrics
     ) -> tuple[str, int | None]:
         """The relay, for a client that takes nothing but events: an answer in JSON is sent as such.
 
@@ -315,7 +326,7 @@ class Gateway:
             return await self._held_as_events(asked, decision, counted, hold)
 
     async def _held_as_events(
-        self, asked: _Asked, decision: Decision, counted: RouteMetrics, hold: Hold
+        self, asked: _RouteRequest, decision: Decision, counted: RouteMetrics, hold: ByteReservation
     ) -> tuple[str, int | None]:
         held = HeldAnswer(asked.send, int(asked.route.settings.max_answer), hold)
         # Of nobody in particular no body is kept: strangers would fill what all share.
@@ -332,7 +343,9 @@ class Gateway:
         self._count(asked, decision, outcome)
         return str(passage.outcome), passage.status
 
-    async def _answered(self, asked: _Asked, decision: Decision, body: bytes, answer: Answer) -> Watched:
+    async def _answered(
+        self, asked: _RouteRequest, decision: Decision, body: bytes, answer: Answer
+    ) -> ViewableRun:
         """The run of a request that the upstream has answered already."""
         unnamed = replace(asked, run_id=None, idempotency_key=None)
         start = replace(
@@ -347,15 +360,15 @@ class Gateway:
             return await self.runs.start(replace(start, run_id=None))
 
     async def _relayed(
-        self, asked: _Asked, decision: Decision, counted: RouteMetrics
-    ) -> tuple[Passage, str | None]:
+        self, asked: _RouteRequest, decision: Decision, counted: RouteMetrics
+    ) -> tuple[RelayResult, str | None]:
         """The relay. What is compared is also read, once it has gone out."""
         with self.answers.hold() as hold:
             return await self._read_when_relayed(asked, decision, counted, hold)
 
     async def _read_when_relayed(
-        self, asked: _Asked, decision: Decision, counted: RouteMetrics, hold: Hold
-    ) -> tuple[Passage, str | None]:
+        self, asked: _RouteRequest, decision: Decision, counted: RouteMetrics, hold: ByteReservation
+    ) -> tuple[RelayResult, str | None]:
         if decision.arm not in COMPARED:
             copy = None
             passing = self.relay(asked.scope, asked.receive, asked.send, long=True)
@@ -374,7 +387,7 @@ class Gateway:
         counted.overhead.observe(passage.overhead_s)
         return passage, self.relayed_outcomes[asked.route.name].of(passage, copy)
 
-    async def _dark(self, asked: _Asked, copy: AnswerCopy, counted: RouteMetrics) -> Passage:
+    async def _dark(self, asked: _RouteRequest, copy: AnswerCopy, counted: RouteMetrics) -> RelayResult:
         """The relay, and beside it what would have been shown."""
         run = dark.DarkRun(asked.route, counted)
         async with self.taps.open(run, asked.route.name, waits=False) as (tap, token):
@@ -383,7 +396,7 @@ class Gateway:
         run.settle(passage, copy)
         return passage
 
-    def _may_join(self, asked: _Asked) -> bool:
+    def _may_join(self, asked: _RouteRequest) -> bool:
         if asked.identity is None or not asked.route.settings.join:
             return False
         if asked.accept is Accept.NONE and not takes_json(asked.scope["headers"]):
@@ -391,7 +404,7 @@ class Gateway:
         return self.runs.may_join(asked.route.name, asked.identity)
 
     async def _answer(
-        self, asked: _Asked, run: Watched, *, unless: frozenset[str] = frozenset()
+        self, asked: _RouteRequest, run: ViewableRun, *, unless: frozenset[str] = frozenset()
     ) -> tuple[str, int | None]:
         heartbeat_s = asked.route.settings.batch_heartbeat_s
         viewer = BatchViewer(run, asked.receive, asked.send, heartbeat_s=heartbeat_s, unless=unless)
@@ -401,7 +414,7 @@ class Gateway:
 
     # The stream.
 
-    async def _stream(self, asked: _Asked, decision: Decision) -> str:
+    async def _stream(self, asked: _RouteRequest, decision: Decision) -> str:
         """Resume, join or start a run, and show it as it was asked for."""
         after: int | None = 0
         cursor = last_event(asked.scope["headers"])
@@ -422,12 +435,12 @@ class Gateway:
             return ended
         return await self._show(asked, run, after)
 
-    async def _name(self, asked: _Asked, run: Watched, name: str | None) -> None:
+    async def _name(self, asked: _RouteRequest, run: ViewableRun, name: str | None) -> None:
         """A run that was joined goes by the id, too, that the request had chosen for its own."""
         if name is not None and asked.identity is not None:
             await self.runs.name(run, name, asked.identity)
 
-    async def _show(self, asked: _Asked, run: Watched, after: int | None = 0) -> str:
+    async def _show(self, asked: _RouteRequest, run: ViewableRun, after: int | None = 0) -> str:
         if has_all(run, after) and not asked.match.by_stream_path:
             await send_nothing_more(run, asked.send)
             return "nothing_more"
@@ -441,7 +454,7 @@ class Gateway:
             write=asked.scope.get(WRITE),
         )
 
-    async def _resumed(self, cursor: str, asked: _Asked) -> Watched | None:
+    async def _resumed(self, cursor: str, asked: _RouteRequest) -> ViewableRun | None:
         """The run that `Last-Event-ID` names. A reconnect never starts one: it must not repeat the work.
 
         Some clients send the id of something else with a first POST: that is no reconnect to us.
@@ -457,14 +470,14 @@ class Gateway:
             return None
         raise RequestRefused(404, NO_SUCH_RUN)
 
-    async def _check_the_body(self, asked: _Asked, run: Watched) -> None:
+    async def _check_the_body(self, asked: _RouteRequest, run: ViewableRun) -> None:
         """A repeated POST has the body that its run was begun with."""
         check_framing(asked.scope["headers"], asked.scope["http_version"])
         body = await collect(asked.receive, asked.hold)
         if fingerprint(asked.identity, asked.route.name, asked.target, body) != run.fingerprint:
             raise RequestRefused(422, "This Last-Event-ID is of a run that was asked for with another body.")
 
-    async def _joined_or_started(self, asked: _Asked, decision: Decision) -> tuple[Watched, bool]:
+    async def _joined_or_started(self, asked: _RouteRequest, decision: Decision) -> tuple[ViewableRun, bool]:
         """The run, and whether it begins with this request."""
         check_framing(asked.scope["headers"], asked.scope["http_version"])
         body = b"" if asked.match.by_stream_path else await collect(asked.receive, asked.hold)
@@ -482,7 +495,7 @@ class Gateway:
             return joined, False
         return await self._begun(asked, start)
 
-    async def _begun(self, asked: _Asked, start: Start) -> tuple[Watched, bool]:
+    async def _begun(self, asked: _RouteRequest, start: RunSpec) -> tuple[ViewableRun, bool]:
         """The run, and whether it begins with this request; then the body is the run's."""
         run = await self.runs.start(start)
         if isinstance(run, Run) and run.call is start.call:
@@ -490,10 +503,10 @@ class Gateway:
             return run, True
         return run, False
 
-    def _start(self, asked: _Asked, decision: Decision, body: bytes) -> Start:
+    def _start(self, asked: _RouteRequest, decision: Decision, body: bytes) -> RunSpec:
         route = asked.route
         request = Request(route.method, asked.target, self._headers(asked.scope), body)
-        return Start(
+        return RunSpec(
             Call(route, dict(asked.match.parameters), request, asked.came_at),
             decision,
             asked.identity,
@@ -521,7 +534,7 @@ class Gateway:
             return kept + [pair for pair in headers if pair[0] == b"accept"]
         return [*kept, (b"accept", b"application/json")]
 
-    def _count(self, asked: _Asked, decision: Decision, outcome: str | None) -> None:
+    def _count(self, asked: _RouteRequest, decision: Decision, outcome: str | None) -> None:
         """A request that was no run has ended. It counts beside the runs, which are compared with such."""
         if asked.identity is None or outcome is None:
             return
@@ -535,7 +548,7 @@ def _as_batch(decision: Decision) -> Decision:
     return replace(decision, mode=Mode.BATCH, source="batch", reason=Reason.ACCEPT)
 
 
-def _can_be_dark(asked: _Asked) -> bool:
+def _can_be_dark(asked: _RouteRequest) -> bool:
     """Whether a dark answer can be relayed; who takes nothing but events gets the whole texts as such."""
     return asked.accept is not Accept.ONLY_STREAM
 

@@ -19,8 +19,8 @@ from dashboards.draw import draw, view_of
 from examples.rollout.__main__ import Places, running
 from examples.rollout.visitors import Visitors
 from flags.rollout.journal import entries_in
-from flags.rollout.ledger import State, fold
-from flags.rollout.moves import Reason
+from flags.rollout.ledger import RolloutState, fold
+from flags.rollout.moves import MoveReason
 from flags.rollout.policy.file import load
 from flags.rollout.policy.policy import Policy
 from proxy.demo import process
@@ -42,7 +42,7 @@ class Watching:
     def __init__(self, policy: Policy) -> None:
         self._policy = policy
         self._stop = threading.Event()
-        self.state = State()
+        self.state = RolloutState()
 
     @contextmanager
     def running(self) -> Iterator[None]:
@@ -67,7 +67,7 @@ class Watching:
         """This share is written; a person approves where one is asked."""
 
         async def is_there() -> bool:
-            if approve is not None and self.reason == Reason.APPROVAL:
+            if approve is not None and self.reason == MoveReason.APPROVAL:
                 await asyncio.to_thread(command, approve, "approve")
             await asyncio.sleep(LOOK_S)
             return self.state.share == share and self.state.last_tick is not None

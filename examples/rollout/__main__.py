@@ -19,8 +19,8 @@ from rich.text import Text
 
 from examples.rollout.visitors import Visitors
 from flags.rollout.journal import entries_in
-from flags.rollout.ledger import State, fold
-from flags.rollout.moves import Phase, Reason
+from flags.rollout.ledger import RolloutState, fold
+from flags.rollout.moves import MoveReason, RolloutPhase
 from flags.rollout.policy.file import load
 from flags.rollout.policy.policy import Policy
 from flags.rollout.status import Status, shown, status_of
@@ -110,11 +110,13 @@ def _command(places: Places, *arguments: str) -> subprocess.CompletedProcess[str
     )
 
 
-def _state(policy: Policy) -> State:
+def _state(policy: Policy) -> RolloutState:
     return fold(entries_in(policy.journal))
 
 
-async def rollout(places: Places, teller: Teller, visitors: Visitors, *, breaks_at: int | None) -> State:
+async def rollout(
+    places: Places, teller: Teller, visitors: Visitors, *, breaks_at: int | None
+) -> RolloutState:
     """One rollout to its end. A person approves where one is asked."""
     policy = load(places.policy)
     before = (await asyncio.to_thread(_state, policy)).run
@@ -129,14 +131,16 @@ async def rollout(places: Places, teller: Teller, visitors: Visitors, *, breaks_
                 continue
             status = status_of(state, policy, time.time())
             teller.show(status, visitors)
-            if status.reason == Reason.APPROVAL:
+            if status.reason == MoveReason.APPROVAL:
                 teller.say("         a person: headgate rollout approve", "bold")
                 await asyncio.to_thread(_command, places, "approve", "--by", "ops", "--reason", "looks good")
             if not broken and status.written == breaks_at:
                 broken = True
                 await asyncio.to_thread(httpx.post, f"{places.upstream}/break")
                 teller.say("         the upstream's streaming breaks", "bold red")
-            if status.reason == Reason.COMPLETE or (state.phase is Phase.ROLLED_BACK and not state.share):
+            if status.reason == MoveReason.COMPLETE or (
+                state.phase is RolloutPhase.ROLLED_BACK and not state.share
+            ):
                 return state
     raise click.ClickException("no end within the time that it should take; is the machine busy?")
 

@@ -3,8 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
-from flags.rollout.ledger import Act, State
-from flags.rollout.moves import Phase
+from flags.rollout.ledger import Act, RolloutState
+from flags.rollout.moves import RolloutPhase
 
 ABOUT_A_DECISION = frozenset({Act.RESUME, Act.APPROVE, Act.ADVANCE})
 """Acts that let something go on; those that stop it are never too late."""
@@ -13,7 +13,11 @@ _OF_THE_FLAG = ("share", "others", "environment", "digest", "around")
 
 
 def refusal(
-    what: Act, state: State, seen: Mapping[str, Any] | None, now: Mapping[str, Any] | None, changed: bool
+    what: Act,
+    state: RolloutState,
+    seen: Mapping[str, Any] | None,
+    now: Mapping[str, Any] | None,
+    changed: bool,
 ) -> str:
     """Why it has no effect; "" where it may have one.
 
@@ -29,15 +33,15 @@ def refusal(
     if state.is_over:
         return f"the rollout is {state.phase.replace('_', ' ')}; another one begins with `run --new`"
     if what is Act.PAUSE:
-        return "it is paused already" if state.phase is Phase.PAUSED else ""
+        return "it is paused already" if state.phase is RolloutPhase.PAUSED else ""
     if seen is not None and (why := _is_stale(state, seen, now)):
         return f"{why}: look again"
-    if what is Act.RESUME and state.phase is not Phase.PAUSED and not changed:
+    if what is Act.RESUME and state.phase is not RolloutPhase.PAUSED and not changed:
         return "there is nothing to resume"
     return ""
 
 
-def _is_stale(state: State, seen: Mapping[str, Any], now: Mapping[str, Any] | None) -> str:
+def _is_stale(state: RolloutState, seen: Mapping[str, Any], now: Mapping[str, Any] | None) -> str:
     last = state.last_tick
     if last is None or seen["step"] != last["step"]:
         return "it stands at another step than when this was asked for"

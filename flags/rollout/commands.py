@@ -19,10 +19,10 @@ from rich.live import Live
 from flags.errors import FlagAdminError, FlagsError, JournalBusy, PolicyError
 from flags.rollout import planning, running
 from flags.rollout.acts import ABOUT_A_DECISION, refusal
-from flags.rollout.inbox import Inbox, Wish, wish
+from flags.rollout.inbox import ActRequest, Inbox, wish
 from flags.rollout.journal import Journal, JournalReader, entries_in
-from flags.rollout.ledger import Act, Record, State, fold
-from flags.rollout.moves import Kind, Reason
+from flags.rollout.ledger import Act, Record, RolloutState, fold
+from flags.rollout.moves import MoveKind, MoveReason
 from flags.rollout.policy.file import load
 from flags.rollout.policy.policy import Policy
 from flags.rollout.replay import differences
@@ -180,7 +180,7 @@ def _in_force(policy: Policy) -> Standing | None:
         return None
 
 
-def _state(policy: Policy) -> State:
+def _state(policy: Policy) -> RolloutState:
     return fold(entries_in(policy.journal))
 
 
@@ -195,7 +195,7 @@ def _state(policy: Policy) -> State:
 def run(policy: Policy, new: bool, reason: str, by: str) -> None:
     """Be the controller, until stopped. Goes on with the rollout under way, or begins the first one."""
     _log_to_stderr()
-    asyncio.run(running.serve(policy, begin=running.Beginning(by, reason, again=new)))
+    asyncio.run(running.serve(policy, begin=running.StartedBy(by, reason, again=new)))
 
 
 def _log_to_stderr() -> None:
@@ -234,7 +234,7 @@ def _act(policy: Policy, what: Act, by: str, reason: str, lowered: Flag | None =
         _await(policy, wanted)
 
 
-def _await(policy: Policy, wanted: Wish) -> None:
+def _await(policy: Policy, wanted: ActRequest) -> None:
     """Until the controller has journaled it, and looked. Raises ClickException where nothing came of it."""
     looks = wanted.what in ABOUT_A_DECISION
     due = time.monotonic() + (LOOKED_S if looks else HEARD_S)
@@ -248,7 +248,7 @@ def _await(policy: Policy, wanted: Wish) -> None:
         if look is not None:
             move = look["move"]
             said = f"{move['kind']} ({move['reason']}) {move['detail']}".strip()
-            if move["kind"] != Kind.ADVANCE and (
+            if move["kind"] != MoveKind.ADVANCE and (
                 wanted.what is not Act.RESUME or move["reason"] in _NOT_RESUMED
             ):
                 raise click.ClickException(f"{wanted.what}: has no effect: {said}")
@@ -258,10 +258,10 @@ def _await(policy: Policy, wanted: Wish) -> None:
     raise click.ClickException(f"{wanted.what}: left for the controller, which has not taken it yet")
 
 
-_NOT_RESUMED = frozenset({Reason.PAUSED, Reason.FLAG_CHANGED, Reason.FLAG_LOWERED})
+_NOT_RESUMED = frozenset({MoveReason.PAUSED, MoveReason.FLAG_CHANGED, MoveReason.FLAG_LOWERED})
 
 
-def _heard(policy: Policy, wanted: Wish) -> tuple[Mapping[str, Any] | None, Mapping[str, Any] | None]:
+def _heard(policy: Policy, wanted: ActRequest) -> tuple[Mapping[str, Any] | None, Mapping[str, Any] | None]:
     """The act as it was journaled, and the look after it, as far as they are there."""
     heard = None
     for entry in entries_in(policy.journal, after_seq=wanted.seen):
@@ -297,7 +297,9 @@ def _with_admin(policy: Policy, do: Callable[[FlagAdmin], Awaitable[T]]) -> T:
     return asyncio.run(doing())
 
 
-def _go_down(policy: Policy, wanted: Wish, do: Callable[[FlagAdmin], Awaitable[Flag]], done: str) -> None:
+def _go_down(
+    policy: Policy, wanted: ActRequest, do: Callable[[FlagAdmin], Awaitable[Flag]], done: str
+) -> None:
     """The flag first, which needs neither controller nor journal; then journaled, also where that failed."""
     problem, lowered = "", None
     try:

@@ -21,24 +21,33 @@ from flags.errors import (
     RolloutError,
 )
 from flags.rollout.acts import refusal
-from flags.rollout.evidence.evidence import APART, ELIGIBLE, Arm, Batch, batch_heard, batch_said
+from flags.rollout.evidence.evidence import APART, ELIGIBLE, Batch, ComparedArm, batch_heard, batch_said
 from flags.rollout.evidence.readings import Reading, Readings, between, carried, from_bytes, to_bytes
-from flags.rollout.inbox import Inbox, Wish, wish
-from flags.rollout.journal import Entry, Journal
+from flags.rollout.inbox import ActRequest, Inbox, wish
+from flags.rollout.journal import Journal, JournalEntry
 from flags.rollout.leases.lease import Fence, Lease
-from flags.rollout.ledger import Act, Record, State, begins_anew, fold
-from flags.rollout.moves import Change, Kind, Mode, Move, Phase, Situation, Stage, decide
-from flags.rollout.notices import News, Notice
+from flags.rollout.ledger import Act, Record, RolloutState, begins_anew, fold
+from flags.rollout.moves import (
+    Change,
+    ControlMode,
+    Move,
+    MoveKind,
+    RolloutPhase,
+    Situation,
+    StepRules,
+    decide,
+)
+from flags.rollout.notices import Notice, NoticeHistory
 from flags.rollout.policy import believable
 from flags.rollout.policy.freezes import frozen
-from flags.rollout.policy.guardrails import Budget, Exposure, Guardrail
+from flags.rollout.policy.guardrails import ErrorBudget, Exposure, Guardrail
 from flags.rollout.policy.policy import Policy, Step
 from flags.rollout.replay import jury_heard, jury_said, plain, situation_said
 from flags.rollout.standing import gap, standing_of, written_said
-from flags.rollout.verdict.jury import Jury
+from flags.rollout.verdict.evaluator import Evaluator
 from flags.rollout.verdict.verdict import Verdict
 from flags.rollout.writing.flag_admin import Flag, FlagAdmin, Strategy
-from flags.rollout.writing.marks import Mark
+from flags.rollout.writing.marks import FlagMark
 from flags.rollout.writing.strategies import shows_nobody
 
 logger = logging.getLogger("headgate.rollout")
@@ -82,7 +91,7 @@ class Ports:
 
 
 @dataclass(frozen=True, slots=True)
-class _Evidence:
+class _TickEvidence:
     """Of one tick: what settled since the last one, or why that is not known."""
 
     batch: Batch | None = None
@@ -101,19 +110,19 @@ class Controller:
         self._policy = policy
         self._ports = ports
         self._policy_digest = policy.digest
-        self._mode = Mode(policy.mode)
-        self._state = State()
+        self._mode = ControlMode(policy.mode)
+        self._state = RolloutState()
         self._jury = self._new_jury()
         self._reading: Reading | None = None
         self._proxies: frozenset[str] | None = None
         self._drift_s: float | None = None
-        self._news = News(page_after_s=policy.page_after_s)
+        self._news = NoticeHistory(page_after_s=policy.page_after_s)
         self._unwritten = ""
         """Why the last write was not done."""
         self._untold: deque[Notice] = deque(maxlen=MAX_UNTOLD)
 
     @property
-    def state(self) -> State:
+    def state(self) -> RolloutState:
         return self._state
 
     @property
@@ -132,8 +141,8 @@ class Controller:
 
     def load(self) -> None:
         """Take up where the journal stands: state and evidence are functions of it."""
-        self._state, self._jury, self._reading = State(), self._new_jury(), None
-        self._news = News(page_after_s=self._policy.page_after_s)
+        self._state, self._jury, self._reading = RolloutState(), self._new_jury(), None
+        self._news = NoticeHistory(page_after_s=self._policy.page_after_s)
         self._untold.clear()
         self._catch_up()
         told = [notice for notice in self._untold if notice.seq > self._state.told]
@@ -161,7 +170,7 @@ class Controller:
             raise RolloutError(f"{self._policy.kill_flag} is on: turn it off first, with `unkill`")
         before = self._state
         base = self._base(flag.strategy)
-        mark = Mark.on(flag.strategy.title)
+        mark = FlagMark.on(flag.strategy.title)
         if mark is not None and mark.home != before.home and not again:
             raise RolloutError(
                 f"the flag says that {mark} was here, of which this journal knows nothing: restore that "
@@ -265,13 +274,13 @@ class Controller:
             self._ports.inbox.done(path)
         return heard
 
-    def _refused(self, wanted: Wish, flag: Flag | None) -> dict[str, str]:
+    def _refused(self, wanted: ActRequest, flag: Flag | None) -> dict[str, str]:
         now = None if flag is None else standing_of(flag)
         changed = flag is None or self._change(flag) is not Change.NONE
         why = refusal(wanted.what, self._state, self._seen(wanted), now, changed)
         return {"refused": why} if why else {}
 
-    def _seen(self, wanted: Wish) -> Mapping[str, Any] | None:
+    def _seen(self, wanted: ActRequest) -> Mapping[str, Any] | None:
         """The look that somebody saw when they asked."""
         if not wanted.seen:
             return None
@@ -295,9 +304,9 @@ class Controller:
 
         Raises RolloutError where it would show nobody anything, and that is somebody else's will.
         """
-        if not shows_nobody(found.variants) or self._mode is Mode.OBSERVE:
+        if not shows_nobody(found.variants) or self._mode is ControlMode.OBSERVE:
             return found
-        if not self._state.wrote_dark and Mark.on(found.title) is None:
+        if not self._state.wrote_dark and FlagMark.on(found.title) is None:
             raise RolloutError(
                 f"{self._policy.flag} has the variant dark for everybody, "
                 "and would be shown to nobody: remove it"
@@ -313,7 +322,7 @@ class Controller:
             if entry.kind == Record.TICK and entry.body["batch"] is not None:
                 self._jury.add(batch_heard(entry.body["batch"]))
 
-    def _follow(self, entry: Entry) -> None:
+    def _follow(self, entry: JournalEntry) -> None:
         step, self._state = self._state.step, fold([entry], self._state)
         self._news, notice = self._news.after(entry, self._state)
         if notice is not None:
@@ -332,11 +341,11 @@ class Controller:
     def _settle_changes(self, flag: Flag) -> None:
         """Account for what is not as it was written last, where it is somebody's known will."""
         state = self._state
-        if flag.killed and state.phase is not Phase.KILLED:
+        if flag.killed and state.phase is not RolloutPhase.KILLED:
             self._append_act(Act.KILL, "the kill flag", "found to be on")
         if not _is_ours(flag) or self._is_changed() or self._state.is_over:
             return
-        watching = self._mode is Mode.OBSERVE
+        watching = self._mode is ControlMode.OBSERVE
         same = flag.strategy.digest == state.digest and not self._is_around_changed(flag)
         if (
             same
@@ -360,7 +369,7 @@ class Controller:
             return True
         return bool(self._state.around) and flag.around != self._state.around
 
-    async def _look(self) -> _Evidence:
+    async def _look(self) -> _TickEvidence:
         """What settled since the last look. The first look of all says where counting begins."""
         now_s = self._ports.clocks.wall()
         before = self._reading
@@ -371,15 +380,15 @@ class Controller:
                 raise InvalidReading("the clock went back; counting begins anew")
             batch = None if before is None else between(before, reading, self._state.step)
         except EvidenceError as exc:
-            return _Evidence(problem=exc.sentence)
+            return _TickEvidence(problem=exc.sentence)
         self._reading = reading if before is None else carried(before, reading)
         proxies, self._proxies = self._proxies, frozenset(reading.seen)
         changed = proxies is not None and proxies != self._proxies
         if self._state.step < 0:
             batch = None  # nothing was written yet, so nobody is exposed
-        return _Evidence(batch, proxies_change=changed or bool(reading.missing))
+        return _TickEvidence(batch, proxies_change=changed or bool(reading.missing))
 
-    def _heard(self, evidence: _Evidence) -> _Evidence:
+    def _heard(self, evidence: _TickEvidence) -> _TickEvidence:
         """The same, once the jury has it; none, if it is nothing that a jury can go by."""
         if evidence.batch is not None:
             try:
@@ -388,7 +397,7 @@ class Controller:
                 return replace(evidence, batch=None, problem=str(exc))
         return evidence
 
-    def _situation(self, flag: Flag | None, problem: str, evidence: _Evidence) -> Situation:
+    def _situation(self, flag: Flag | None, problem: str, evidence: _TickEvidence) -> Situation:
         state, policy = self._state, self._policy
         change = Change.NONE if flag is None or state.is_over else self._change(flag)
         return Situation(
@@ -419,7 +428,7 @@ class Controller:
     def _still_unwritten(self, problem: str) -> str:
         """Why what was decided by an earlier look is not written; "" if it is, or nothing was."""
         state = self._state
-        if self._mode is Mode.OBSERVE and state.down_pending:
+        if self._mode is ControlMode.OBSERVE and state.down_pending:
             return "the mode is observe, which writes nothing: set the share to 0"
         if not state.down_pending and state.intent is None:
             return ""
@@ -474,11 +483,11 @@ class Controller:
         """Whether the policy is another than when the rollout began."""
         return self._state.policy_digest != self._policy_digest
 
-    def _stage(self) -> Stage | None:
+    def _stage(self) -> StepRules | None:
         if self._state.step < 0 or self._is_changed():
             return None
         step = self._policy_step
-        return Stage(
+        return StepRules(
             at_least_s=step.at_least.total_seconds(),
             at_most_s=None if step.at_most is None else step.at_most.total_seconds(),
             prove=step.prove,
@@ -486,7 +495,7 @@ class Controller:
             is_last=self._state.step == len(self._policy.steps) - 1,
         )
 
-    def _timed(self, evidence: _Evidence, flag: Flag | None) -> _Evidence:
+    def _timed(self, evidence: _TickEvidence, flag: Flag | None) -> _TickEvidence:
         """With the time for which users got what was written. One without evidence of it is none.
 
         A reading after more time than one stays fresh was an outage. The flag must have been found as it was
@@ -501,7 +510,7 @@ class Controller:
         took_s = batch.until_s - batch.since_s
         if took_s > self._policy.stale_after_s or self._change(flag) is not Change.NONE:
             return evidence
-        if not batch.total(Arm.STREAM, ELIGIBLE | APART):
+        if not batch.total(ComparedArm.STREAM, ELIGIBLE | APART):
             return replace(evidence, idle_s=state.idle_s + took_s)
         return replace(evidence, dwelt_s=took_s + min(state.idle_s, MOST_IDLE_S))
 
@@ -519,17 +528,17 @@ class Controller:
 
     def _intent(self, move: Move, flag: Flag | None) -> tuple[int, Strategy] | None:
         """What the move writes, and of which step; None: nothing."""
-        if flag is None or self._mode is Mode.OBSERVE:
+        if flag is None or self._mode is ControlMode.OBSERVE:
             return None
-        if move.kind is Kind.ADVANCE:
+        if move.kind is MoveKind.ADVANCE:
             return self._state.step + 1, self._strategy(self._state.step + 1, flag)
-        if move.kind is Kind.ROLL_BACK:
+        if move.kind is MoveKind.ROLL_BACK:
             return self._state.step, self._lowered(flag)
         return None
 
     def _lowered(self, flag: Flag) -> Strategy:
         """0 %, and without what a dark step has put there: the next rollout would find it."""
-        how = "killed" if self._state.phase is Phase.KILLED else "rolled back"
+        how = "killed" if self._state.phase is RolloutPhase.KILLED else "rolled back"
         strategy = replace(flag.strategy, share=0, title=self._marked(flag, how))
         left_over = self._state.wrote_dark and shows_nobody(strategy.variants)
         return replace(strategy, variants=self._variants()) if left_over else strategy
@@ -555,11 +564,11 @@ class Controller:
 
     def _marked(self, flag: Flag, said: str) -> str | None:
         state, title = self._state, flag.strategy.title
-        return Mark(state.run, state.home, said).put_on(title) if state.home else title
+        return FlagMark(state.run, state.home, said).put_on(title) if state.home else title
 
-    def _stranger(self, flag: Flag) -> Mark | None:
+    def _stranger(self, flag: Flag) -> FlagMark | None:
         """The mark of another controller, which has a journal of its own."""
-        state, mark = self._state, Mark.on(flag.strategy.title)
+        state, mark = self._state, FlagMark.on(flag.strategy.title)
         is_ours = mark is None or not state.home or mark.home in (state.home, state.found_home)
         return None if is_ours else mark
 
@@ -573,7 +582,7 @@ class Controller:
         """The flag after writing the 0 % that is due, if any is; as it was where that fails."""
         if not self._state.down_pending:
             return flag
-        if self._mode is Mode.OBSERVE:
+        if self._mode is ControlMode.OBSERVE:
             if not flag.strategy.share:
                 self._append_written(self._state.step, flag)  # by whoever asked for it
             return flag
@@ -597,12 +606,12 @@ class Controller:
     async def _go_back_unjournaled(self, fence: Fence) -> None:
         """A full disk keeps nobody in harm's way. Whoever runs next finds that the share was lowered."""
         flag, problem = await self._read_flag()
-        if flag is None or self._mode is Mode.OBSERVE:
+        if flag is None or self._mode is ControlMode.OBSERVE:
             return
         why = self._asked_down(flag)
         if not why:
             move = decide(self._situation(flag, problem, self._heard(await self._look())))
-            why = move.detail if move.kind is Kind.ROLL_BACK else ""
+            why = move.detail if move.kind is MoveKind.ROLL_BACK else ""
         if not why:
             return
         try:
@@ -632,14 +641,14 @@ class Controller:
         at_s = self._ports.clocks.wall()
         self._follow(self._ports.journal.append(kind, dict(body), at_s=at_s, watermark=watermark))
 
-    def _new_jury(self) -> Jury:
-        return Jury(*self._measures())
+    def _new_jury(self) -> Evaluator:
+        return Evaluator(*self._measures())
 
-    def _measures(self) -> tuple[Sequence[Guardrail], Sequence[Exposure], Budget]:
+    def _measures(self) -> tuple[Sequence[Guardrail], Sequence[Exposure], ErrorBudget]:
         policy = self._policy
         return policy.guardrail_values(), policy.exposures(), policy.budget_value()
 
-    def _exposed_before(self, before: State) -> dict[str, object] | None:
+    def _exposed_before(self, before: RolloutState) -> dict[str, object] | None:
         """Who of the rollout before is exposed again: with the same salt, everybody up to its share."""
         if not before.run or self._policy.reexposure == "rotate":
             return None

@@ -24,7 +24,7 @@ MAX_REASON_CHARS = 1000
 
 
 @dataclass(frozen=True, slots=True)
-class Wish:
+class ActRequest:
     """What somebody wants done."""
 
     what: Act
@@ -39,12 +39,12 @@ class Wish:
         return asdict(self)
 
 
-def wish(what: Act, by: str, reason: str, seen: int) -> Wish:
+def wish(what: Act, by: str, reason: str, seen: int) -> ActRequest:
     """A new one. Raises RolloutError without a reason, or with one that is none."""
     reason = " ".join(reason.split())
     if not reason or len(reason) > MAX_REASON_CHARS:
         raise RolloutError(f"--reason must say why, in up to {MAX_REASON_CHARS} characters")
-    return Wish(what, by, reason, seen, uuid.uuid4().hex)
+    return ActRequest(what, by, reason, seen, uuid.uuid4().hex)
 
 
 class Inbox:
@@ -53,7 +53,7 @@ class Inbox:
     def __init__(self, journal: Path) -> None:
         self._path = journal.with_name(f"{journal.name}.inbox")
 
-    def put(self, wanted: Wish) -> None:
+    def put(self, wanted: ActRequest) -> None:
         """Raises RolloutError if it cannot be kept, or if too many wait already."""
         try:
             self._path.mkdir(exist_ok=True)
@@ -69,13 +69,13 @@ class Inbox:
         except OSError as exc:
             raise RolloutError(f"{self._path}: cannot be written: {exc.strerror}") from exc
 
-    def waiting(self) -> Iterator[tuple[Path, Wish]]:
+    def waiting(self) -> Iterator[tuple[Path, ActRequest]]:
         """Those that wait, the oldest first; to be taken away with `done` once they are journaled."""
         for name in self._names():
             path = self._path / name
             try:
                 said = orjson.loads(path.read_bytes())
-                yield path, Wish(**{**said, "what": Act(said["what"])})
+                yield path, ActRequest(**{**said, "what": Act(said["what"])})
             except (OSError, ValueError, TypeError, KeyError):
                 self.done(path)  # nobody's: what is put is whole
 

@@ -64,7 +64,7 @@ CREATE TRIGGER entry_kept BEFORE DELETE ON entry BEGIN SELECT RAISE(ABORT, 'appe
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
+class JournalEntry:
     """One thing that happened."""
 
     seq: int
@@ -85,7 +85,7 @@ class Entry:
         return body
 
 
-def entries_in(path: Path, after_seq: int = 0) -> Iterator[Entry]:
+def entries_in(path: Path, after_seq: int = 0) -> Iterator[JournalEntry]:
     """Those of the journal there, also while it is written; none where there is none yet."""
     with suppress(JournalAbsent), JournalReader.open(path) as journal:
         yield from journal.entries(after_seq)
@@ -143,29 +143,29 @@ class JournalReader:
         with suppress(sqlite3.Error):
             self._connection.close()
 
-    def entries(self, after_seq: int = 0) -> Iterator[Entry]:
+    def entries(self, after_seq: int = 0) -> Iterator[JournalEntry]:
         """Those after `after_seq`, in order, up to the last one there is when the reader gets there."""
         query = "SELECT seq, at_s, kind, watermark, body, hash FROM entry WHERE seq > ? ORDER BY seq LIMIT ?"
         while page := self._fetch(query, after_seq, PAGE):
             for row in page:
-                yield Entry(*row)
+                yield JournalEntry(*row)
             after_seq = page[-1][0]
 
-    def last(self) -> Entry | None:
+    def last(self) -> JournalEntry | None:
         """None: nothing has happened yet."""
         rows = self._fetch(
             "SELECT seq, at_s, kind, watermark, body, hash FROM entry ORDER BY seq DESC LIMIT 1"
         )
-        return Entry(*rows[0]) if rows else None
+        return JournalEntry(*rows[0]) if rows else None
 
-    def latest(self, kind: str, until_seq: int) -> Entry | None:
+    def latest(self, kind: str, until_seq: int) -> JournalEntry | None:
         """The last entry of this kind up to one; None: there is none."""
         query = (
             "SELECT seq, at_s, kind, watermark, body, hash FROM entry "
             "WHERE seq <= ? AND kind = ? ORDER BY seq DESC LIMIT 1"
         )
         rows = self._fetch(query, until_seq, kind)
-        return Entry(*rows[0]) if rows else None
+        return JournalEntry(*rows[0]) if rows else None
 
     def watermark(self) -> bytes | None:
         """The latest that was kept: that of the last entry that has one. Raises JournalBroken."""
@@ -181,9 +181,9 @@ class JournalReader:
             raise JournalBroken(self._path, seq, "is kept with another watermark")
         return bytes(content)
 
-    def verify(self) -> Entry | None:
+    def verify(self) -> JournalEntry | None:
         """Recompute the whole chain; the last entry. Raises JournalBroken with the first wrong `seq`."""
-        before: Entry | None = None
+        before: JournalEntry | None = None
         for entry in self.entries():
             seq, prior = (before.seq + 1, before.hash) if before else (1, _NOTHING)
             if entry.seq != seq:
@@ -224,7 +224,7 @@ class Journal(JournalReader):
         super().__init__(path, connection)
         self._lock = lock
         self._at = at
-        self._last: Entry | None = None
+        self._last: JournalEntry | None = None
 
     @classmethod
     def open(cls, path: Path | str, *, at: Callable[[str], None] = lambda point: None) -> Self:
@@ -253,7 +253,7 @@ class Journal(JournalReader):
 
     def append(
         self, kind: str, body: Mapping[str, Any], *, at_s: float, watermark: bytes | None = None
-    ) -> Entry:
+    ) -> JournalEntry:
         """Write one entry, and with it the watermark that replaces the one before: both or neither.
 
         When it returns, both are on the disk. Raises JournalError if they are not, as where the watermark is
@@ -297,7 +297,7 @@ class Journal(JournalReader):
         if (found := execute("PRAGMA quick_check(1)").fetchone()[0]) != "ok":
             raise JournalError(self._path, f"is damaged ({found}); keep it aside, and restore a copy")
 
-    def _next(self, kind: str, text: str, at_s: float, watermark: bytes | None) -> Entry:
+    def _next(self, kind: str, text: str, at_s: float, watermark: bytes | None) -> JournalEntry:
         if not _KIND.fullmatch(kind):
             raise ValueError(
                 f"the kind of an entry must be 1 to 40 small letters, digits and '_', not {kind!r}"
@@ -314,7 +314,7 @@ class Journal(JournalReader):
         seq, before = (self._last.seq + 1, self._last.hash) if self._last else (1, _NOTHING)
         at_s = float(at_s) + 0.0  # SQLite has no negative zero
         digest = "" if watermark is None else hashlib.sha256(watermark).hexdigest()
-        return Entry(seq, at_s, kind, digest, text, hash_entry(before, seq, at_s, kind, digest, text))
+        return JournalEntry(seq, at_s, kind, digest, text, hash_entry(before, seq, at_s, kind, digest, text))
 
     def _refuse_if_another_wrote(self) -> None:
         if self.last() != self._last:

@@ -12,11 +12,11 @@ from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Any, Protocol
 
-from flags.rollout.evidence.evidence import Arm
-from flags.rollout.moves import Kind, Mode, Phase, Reason
+from flags.rollout.evidence.evidence import ComparedArm
+from flags.rollout.moves import ControlMode, MoveKind, MoveReason, RolloutPhase
 from flags.rollout.observed import STRAGGLE_S, Observed
 
-WAITING = frozenset({Reason.TIME, Reason.SAMPLES, Reason.UNCLEAR, Reason.PROXIES_CHANGE})
+WAITING = frozenset({MoveReason.TIME, MoveReason.SAMPLES, MoveReason.UNCLEAR, MoveReason.PROXIES_CHANGE})
 """Reasons to do nothing for which nobody is needed, as long as it does not take too long."""
 
 MOST_BETWEEN_S = 3600.0
@@ -49,7 +49,7 @@ class Act(StrEnum):
     UNKILL = "unkill"
 
 
-class Entry(Protocol):
+class JournalLine(Protocol):
     """One line of the journal."""
 
     @property
@@ -73,13 +73,13 @@ class Intent:
 
 
 @dataclass(frozen=True, slots=True)
-class State:
+class RolloutState:
     """Where the newest rollout of a journal stands."""
 
     run: str = ""
     """Its id; empty before the first one."""
     policy_digest: str = ""
-    phase: Phase = Phase.RUNNING
+    phase: RolloutPhase = RolloutPhase.RUNNING
     step: int = -1
     """The step that was written last; -1 before the first one."""
     share: int = 0
@@ -155,20 +155,20 @@ class State:
     @property
     def is_over(self) -> bool:
         """Whether nothing more will be written but the share of 0."""
-        return self.phase in (Phase.ROLLED_BACK, Phase.KILLED)
+        return self.phase in (RolloutPhase.ROLLED_BACK, RolloutPhase.KILLED)
 
 
-def fold(entries: Iterable[Entry], state: State | None = None) -> State:
+def fold(entries: Iterable[JournalLine], state: RolloutState | None = None) -> RolloutState:
     """`state` after these entries; from the beginning without one."""
-    state = state or State()
+    state = state or RolloutState()
     for entry in entries:
         state = replace(_AFTER[Record(entry.kind)](state, entry), seq=entry.seq)
     return state
 
 
-def _after_begin(state: State, entry: Entry) -> State:
+def _after_begin(state: RolloutState, entry: JournalLine) -> RolloutState:
     body = entry.body
-    return State(
+    return RolloutState(
         run=body["run"],
         policy_digest=body["policy"],
         base=body["base"],
@@ -194,17 +194,17 @@ def _is_dark_first(begun: Mapping[str, Any]) -> bool:
     return bool(exposures) and exposures[0]["share"] == 0
 
 
-def _after_tick(state: State, entry: Entry) -> State:
+def _after_tick(state: RolloutState, entry: JournalLine) -> RolloutState:
     body = entry.body
     intent = body.get("intent")
     outcomes = batch["outcomes"] if (batch := body.get("batch")) else ()
-    streamed = sum(count for arm, _, _, count in outcomes if arm == Arm.STREAM)
+    streamed = sum(count for arm, _, _, count in outcomes if arm == ComparedArm.STREAM)
     settled = sum(count for _, _, _, count in outcomes)
     # Also where it cannot be written yet, since the flag cannot be read.
-    back = body["move"]["kind"] == Kind.ROLL_BACK and body["situation"]["mode"] != Mode.OBSERVE
+    back = body["move"]["kind"] == MoveKind.ROLL_BACK and body["situation"]["mode"] != ControlMode.OBSERVE
     return replace(
         state,
-        phase=Phase.ROLLED_BACK if back else state.phase,
+        phase=RolloutPhase.ROLLED_BACK if back else state.phase,
         down_pending=state.down_pending or back,
         intent=None if intent is None else Intent(intent["step"], intent["digest"], intent.get("share")),
         standing=body.get("standing"),
@@ -220,8 +220,8 @@ def _after_tick(state: State, entry: Entry) -> State:
         observed=_observed(state, entry, streamed, settled),
         resumed=False,
         # An act is for the decision that its giver saw: it acts at the next look, or not at all.
-        approved=state.approved and body["move"]["kind"] == Kind.ADVANCE,
-        overridden=state.overridden and body["move"]["kind"] == Kind.ADVANCE,
+        approved=state.approved and body["move"]["kind"] == MoveKind.ADVANCE,
+        overridden=state.overridden and body["move"]["kind"] == MoveKind.ADVANCE,
         last_tick=body,
         last_tick_s=entry.at_s,
         last_good_s=state.last_good_s if body["no_data"] else entry.at_s,
@@ -229,7 +229,7 @@ def _after_tick(state: State, entry: Entry) -> State:
     )
 
 
-def _observed(state: State, entry: Entry, streamed: int, settled: int) -> Observed:
+def _observed(state: RolloutState, entry: JournalLine, streamed: int, settled: int) -> Observed:
     """At 0 %, what was decided before is not held against it; nor what somebody else has put in force."""
     observed, body = state.observed, entry.body
     if not state.is_over:
@@ -242,7 +242,7 @@ def _observed(state: State, entry: Entry, streamed: int, settled: int) -> Observ
     return observed.after(streamed, settled, state.share)
 
 
-def _since(state: State, entry: Entry) -> float:
+def _since(state: RolloutState, entry: JournalLine) -> float:
     """The time since the last look; of one that a controller was away, no more than is sure."""
     since_s = max(0.0, entry.at_s - max(state.last_tick_s, state.entered_s))
     return min(since_s, MOST_BETWEEN_S) if state.last_tick_s else 0.0
@@ -256,12 +256,12 @@ def _proxies_change(body: Mapping[str, Any]) -> bool:
     return bool(body["situation"].get("proxies_change"))
 
 
-def begins_anew(entry: Entry, step: int) -> bool:
+def begins_anew(entry: JournalLine, step: int) -> bool:
     """Whether with this entry evidence is of another exposure than before, where `step` was in force then."""
     return entry.kind == Record.WRITTEN and (entry.body["step"] != step or bool(entry.body.get("anew")))
 
 
-def _after_written(state: State, entry: Entry) -> State:
+def _after_written(state: RolloutState, entry: JournalLine) -> RolloutState:
     body = entry.body
     step, share = body["step"], body["share"]
     state = replace(
@@ -278,7 +278,7 @@ def _after_written(state: State, entry: Entry) -> State:
         wrote_dark=(state.dark_first and step == 0) if share else state.wrote_dark,
     )
     if share == 0:  # no step's: a dark one writes the next one's
-        phase = state.phase if state.is_over else Phase.ROLLED_BACK
+        phase = state.phase if state.is_over else RolloutPhase.ROLLED_BACK
         observed = Observed(since_s=entry.at_s)
         state = replace(state, phase=phase, down_pending=False, observed=observed)
     if not begins_anew(entry, state.step):
@@ -298,14 +298,14 @@ def _after_written(state: State, entry: Entry) -> State:
     )
 
 
-def _after_act(state: State, entry: Entry) -> State:
+def _after_act(state: RolloutState, entry: JournalLine) -> RolloutState:
     acts = (*state.acts, entry.body["id"])[-KNOWN_ACTS:]
     state = replace(state, last_act=entry.body, last_act_s=entry.at_s, acts=acts)
     what = Act(entry.body["what"])
     if entry.body.get("refused"):
         return state
     if what is Act.KILL:
-        return replace(state, phase=Phase.KILLED, down_pending=True, last_kill_s=entry.at_s)
+        return replace(state, phase=RolloutPhase.KILLED, down_pending=True, last_kill_s=entry.at_s)
     if what is Act.UNKILL:
         return state
     if state.is_over:
@@ -314,15 +314,15 @@ def _after_act(state: State, entry: Entry) -> State:
 
 
 _WHEN_RUNNING: Mapping[Act, Mapping[str, Any]] = {
-    Act.PAUSE: {"phase": Phase.PAUSED},
-    Act.RESUME: {"phase": Phase.RUNNING, "resumed": True},
+    Act.PAUSE: {"phase": RolloutPhase.PAUSED},
+    Act.RESUME: {"phase": RolloutPhase.RUNNING, "resumed": True},
     Act.APPROVE: {"approved": True},
     Act.ADVANCE: {"overridden": True},
-    Act.ROLL_BACK: {"phase": Phase.ROLLED_BACK, "down_pending": True},
+    Act.ROLL_BACK: {"phase": RolloutPhase.ROLLED_BACK, "down_pending": True},
 }
 
 
-def _after_told(state: State, entry: Entry) -> State:
+def _after_told(state: RolloutState, entry: JournalLine) -> RolloutState:
     return replace(state, told=entry.body["of"])
 
 

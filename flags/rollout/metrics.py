@@ -12,8 +12,8 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
-from flags.rollout.ledger import State
-from flags.rollout.moves import Kind, Mode, Phase, Reason
+from flags.rollout.ledger import RolloutState
+from flags.rollout.moves import ControlMode, MoveKind, MoveReason, RolloutPhase
 from flags.rollout.policy.policy import Policy
 from flags.rollout.status import Status, status_of
 from flags.rollout.verdict.verdict import Finding
@@ -54,10 +54,10 @@ _TOWARDS = {"harm": "log10_e", "safe": "log10_safe"}
 LABELS: Mapping[str, type[Enum] | tuple[str, ...] | str] = {
     "run": "the rollout's id: `r1`, `r2`, …",
     "flag": "its name",
-    "mode": Mode,
-    "phase": (NO_PHASE, *Phase),
-    "move": Kind,
-    "reason": Reason,
+    "mode": ControlMode,
+    "phase": (NO_PHASE, *RolloutPhase),
+    "move": MoveKind,
+    "reason": MoveReason,
     "kind": ("planned", "decided", "written", "in_force", "expected", "observed"),
     "guardrail": "its name in the policy",
     "towards": tuple(_TOWARDS),
@@ -77,7 +77,7 @@ class RolloutMetrics(Collector):
         self._shown: Mapping[str, Sequence[_Sample]] = {}
         registry.register(self)
 
-    def show(self, state: State, policy: Policy) -> None:
+    def show(self, state: RolloutState, policy: Policy) -> None:
         """What every scrape sees from now on."""
         self._shown = {name: list(samples) for name, samples in _samples(state, policy).items()}
 
@@ -90,20 +90,20 @@ class RolloutMetrics(Collector):
             yield family
 
 
-def _samples(state: State, policy: Policy) -> dict[str, Iterable[_Sample]]:
+def _samples(state: RolloutState, policy: Policy) -> dict[str, Iterable[_Sample]]:
     status = status_of(state, policy, now_s=0)  # nothing of it that is shown here depends on the time
     return {
         "info": [((state.run, policy.flag, policy.mode), 1)],
-        "phase": _one_of((NO_PHASE, *Phase), status.phase or NO_PHASE),
-        "move": _one_of(Kind, status.move),
-        "reason": _one_of(Reason, status.reason),
+        "phase": _one_of((NO_PHASE, *RolloutPhase), status.phase or NO_PHASE),
+        "move": _one_of(MoveKind, status.move),
+        "reason": _one_of(MoveReason, status.reason),
         "share_percent": _shares(status),
         **_of_verdicts(status.verdicts),
         **{name: [((), value)] for name, value in _plain(state, status, policy).items()},
     }
 
 
-def _plain(state: State, status: Status, policy: Policy) -> Mapping[str, float]:
+def _plain(state: RolloutState, status: Status, policy: Policy) -> Mapping[str, float]:
     """Those without labels."""
     return {
         "step": status.step,

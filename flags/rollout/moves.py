@@ -12,7 +12,7 @@ from flags.rollout.policy.guardrails import Action
 from flags.rollout.verdict.verdict import Finding, Verdict
 
 
-class Mode(StrEnum):
+class ControlMode(StrEnum):
     """What the controller may do by itself."""
 
     OBSERVE = "observe"
@@ -22,7 +22,7 @@ class Mode(StrEnum):
     AUTO = "auto"
 
 
-class Phase(StrEnum):
+class RolloutPhase(StrEnum):
     """Of a rollout. Both ends are for good: another try is another rollout."""
 
     RUNNING = "running"
@@ -41,7 +41,7 @@ class Change(StrEnum):
     """Raised, or anything else: what was measured is no longer what is there."""
 
 
-class Kind(StrEnum):
+class MoveKind(StrEnum):
     """What is done."""
 
     ROLL_BACK = "roll_back"
@@ -54,7 +54,7 @@ class Kind(StrEnum):
     """Nothing any more."""
 
 
-class Reason(StrEnum):
+class MoveReason(StrEnum):
     """Why; shown, journaled, and told."""
 
     KILLED = "killed"
@@ -96,13 +96,13 @@ class Reason(StrEnum):
 class Move:
     """What is done and why. `detail` is for people: numbers, names, until when."""
 
-    kind: Kind
-    reason: Reason
+    kind: MoveKind
+    reason: MoveReason
     detail: str = ""
 
 
 @dataclass(frozen=True, slots=True)
-class Stage:
+class StepRules:
     """What the policy says of the step that is in force."""
 
     at_least_s: float
@@ -116,9 +116,9 @@ class Stage:
 class Situation:
     """Everything that one decision depends on."""
 
-    phase: Phase
-    mode: Mode
-    stage: Stage | None
+    phase: RolloutPhase
+    mode: ControlMode
+    stage: StepRules | None
     """None: before the first step."""
     dwelt_s: float
     """Time in this step during which there was evidence; hours without any do not count."""
@@ -180,7 +180,7 @@ def _too_few(situation: Situation) -> list[Verdict]:
     ]
 
 
-def _stage(situation: Situation) -> Stage:
+def _stage(situation: Situation) -> StepRules:
     """Below the line BEGIN there is one."""
     assert situation.stage is not None
     return situation.stage
@@ -218,25 +218,25 @@ TOO_LONG = 2
 """Times its plan; what waits for longer does not end by waiting."""
 
 
-def _waits(situation: Situation) -> Kind:
+def _waits(situation: Situation) -> MoveKind:
     """As planned, or a hold, where it has taken twice its time."""
     stage = _stage(situation)
     is_long = situation.soaked_s > TOO_LONG * (stage.at_most_s or stage.at_least_s)
-    return Kind.HOLD if is_long else Kind.SOAK
+    return MoveKind.HOLD if is_long else MoveKind.SOAK
 
 
-def _waits_for_time(situation: Situation) -> Kind:
+def _waits_for_time(situation: Situation) -> MoveKind:
     is_long = situation.soaked_s > TOO_LONG * _stage(situation).at_least_s
-    return Kind.HOLD if is_long else Kind.SOAK
+    return MoveKind.HOLD if is_long else MoveKind.SOAK
 
 
-def _waits_for_proxies(situation: Situation) -> Kind:
-    return Kind.HOLD if situation.proxies_change_s > LONG_S else _waits_for_time(situation)
+def _waits_for_proxies(situation: Situation) -> MoveKind:
+    return MoveKind.HOLD if situation.proxies_change_s > LONG_S else _waits_for_time(situation)
 
 
 def _proxies_said(situation: Situation) -> str:
     return "proxies come and go, or one is missing: look at the targets" * (
-        _waits_for_proxies(situation) is Kind.HOLD
+        _waits_for_proxies(situation) is MoveKind.HOLD
     )
 
 
@@ -251,20 +251,20 @@ def _samples_left(situation: Situation) -> str:
     return f"{verdict.samples} of {verdict.samples_needed} answers in the smaller arm"
 
 
-def _proof(situation: Situation) -> Reason:
+def _proof(situation: Situation) -> MoveReason:
     if situation.overridden or not _stage(situation).prove:
-        return Reason.APPROVED
-    return Reason.PROVED
+        return MoveReason.APPROVED
+    return MoveReason.PROVED
 
 
-def _rollback_kind(situation: Situation) -> Kind:
+def _rollback_kind(situation: Situation) -> MoveKind:
     """Only `auto` goes back by itself."""
-    return Kind.HOLD if situation.mode is Mode.HOLD_ONLY else Kind.ROLL_BACK
+    return MoveKind.HOLD if situation.mode is ControlMode.HOLD_ONLY else MoveKind.ROLL_BACK
 
 
 _Rule = tuple[
-    Reason | Callable[[Situation], Reason],
-    Kind | Callable[[Situation], Kind],
+    MoveReason | Callable[[Situation], MoveReason],
+    MoveKind | Callable[[Situation], MoveKind],
     Callable[[Situation], object],
     Callable[[Situation], str],
 ]
@@ -284,7 +284,7 @@ def _exposed_after(situation: Situation) -> str:
 
 
 def _is_over(situation: Situation) -> bool:
-    return situation.phase in (Phase.ROLLED_BACK, Phase.KILLED)
+    return situation.phase in (RolloutPhase.ROLLED_BACK, RolloutPhase.KILLED)
 
 
 def _still_exposed(situation: Situation) -> str:
@@ -299,59 +299,74 @@ def _still_exposed(situation: Situation) -> str:
 
 RULES: tuple[_Rule, ...] = (
     # What is for good.
-    (Reason.NOT_WRITTEN, Kind.HOLD, lambda s: s.unwritten, lambda s: s.unwritten),
-    (Reason.FLAG_CHANGED, Kind.HOLD, lambda s: s.exposed_after, _exposed_after),
-    (Reason.NOT_EXPOSED, Kind.HOLD, lambda s: _is_over(s) and s.not_exposed, lambda s: s.not_exposed),
-    (Reason.KILLED, Kind.STAY, lambda s: s.phase is Phase.KILLED, _nothing),
-    (Reason.ROLLED_BACK, Kind.STAY, lambda s: s.phase is Phase.ROLLED_BACK, _still_exposed),
+    (MoveReason.NOT_WRITTEN, MoveKind.HOLD, lambda s: s.unwritten, lambda s: s.unwritten),
+    (MoveReason.FLAG_CHANGED, MoveKind.HOLD, lambda s: s.exposed_after, _exposed_after),
+    (MoveReason.NOT_EXPOSED, MoveKind.HOLD, lambda s: _is_over(s) and s.not_exposed, lambda s: s.not_exposed),
+    (MoveReason.KILLED, MoveKind.STAY, lambda s: s.phase is RolloutPhase.KILLED, _nothing),
+    (MoveReason.ROLLED_BACK, MoveKind.STAY, lambda s: s.phase is RolloutPhase.ROLLED_BACK, _still_exposed),
     # Down, in every state.
     (
-        Reason.HARM,
+        MoveReason.HARM,
         _rollback_kind,
         lambda s: harm(s, Action.ROLL_BACK),
         _harm_done,
     ),
     # What blocks.
-    (Reason.FLAG_UNREADABLE, Kind.HOLD, lambda s: s.flag_problem, lambda s: s.flag_problem),
-    (Reason.FLAG_CHANGED, Kind.HOLD, lambda s: s.change is Change.OTHER, lambda s: f"by {s.changed_by}"),
-    (Reason.FLAG_LOWERED, Kind.HOLD, lambda s: s.change is Change.LOWERED, lambda s: f"by {s.changed_by}"),
-    (Reason.NOT_EXPOSED, Kind.HOLD, lambda s: s.not_exposed, lambda s: s.not_exposed),
+    (MoveReason.FLAG_UNREADABLE, MoveKind.HOLD, lambda s: s.flag_problem, lambda s: s.flag_problem),
     (
-        Reason.POLICY_CHANGED,
-        Kind.HOLD,
+        MoveReason.FLAG_CHANGED,
+        MoveKind.HOLD,
+        lambda s: s.change is Change.OTHER,
+        lambda s: f"by {s.changed_by}",
+    ),
+    (
+        MoveReason.FLAG_LOWERED,
+        MoveKind.HOLD,
+        lambda s: s.change is Change.LOWERED,
+        lambda s: f"by {s.changed_by}",
+    ),
+    (MoveReason.NOT_EXPOSED, MoveKind.HOLD, lambda s: s.not_exposed, lambda s: s.not_exposed),
+    (
+        MoveReason.POLICY_CHANGED,
+        MoveKind.HOLD,
         lambda s: s.policy_changed,
         lambda s: "put it back as it was, or roll back and begin another rollout",
     ),
-    (Reason.PAUSED, Kind.HOLD, lambda s: s.phase is Phase.PAUSED, _nothing),
-    (Reason.WARNING, Kind.HOLD, lambda s: harm(s, Action.HOLD), lambda s: _sentences(harm(s, Action.HOLD))),
-    (Reason.NO_DATA, Kind.HOLD, lambda s: s.no_data, lambda s: s.no_data),
+    (MoveReason.PAUSED, MoveKind.HOLD, lambda s: s.phase is RolloutPhase.PAUSED, _nothing),
     (
-        Reason.CLOCK,
-        Kind.HOLD,
+        MoveReason.WARNING,
+        MoveKind.HOLD,
+        lambda s: harm(s, Action.HOLD),
+        lambda s: _sentences(harm(s, Action.HOLD)),
+    ),
+    (MoveReason.NO_DATA, MoveKind.HOLD, lambda s: s.no_data, lambda s: s.no_data),
+    (
+        MoveReason.CLOCK,
+        MoveKind.HOLD,
         lambda s: abs(s.clock_jump_s) > CLOCK_JUMP_S,
         lambda s: f"by {s.clock_jump_s:+.0f} s",
     ),
-    (Reason.FROZEN, Kind.HOLD, lambda s: s.stage is None and s.frozen, lambda s: s.frozen),
-    (Reason.INCIDENT, Kind.HOLD, lambda s: s.stage is None and s.incident, _nothing),
-    (Reason.BEGIN, Kind.ADVANCE, lambda s: s.stage is None, _nothing),
-    (Reason.NO_DATA, Kind.HOLD, lambda s: not s.verdicts, lambda s: "no guardrail is in force"),
-    (Reason.PROXIES_CHANGE, _waits_for_proxies, lambda s: s.proxies_change, _proxies_said),
+    (MoveReason.FROZEN, MoveKind.HOLD, lambda s: s.stage is None and s.frozen, lambda s: s.frozen),
+    (MoveReason.INCIDENT, MoveKind.HOLD, lambda s: s.stage is None and s.incident, _nothing),
+    (MoveReason.BEGIN, MoveKind.ADVANCE, lambda s: s.stage is None, _nothing),
+    (MoveReason.NO_DATA, MoveKind.HOLD, lambda s: not s.verdicts, lambda s: "no guardrail is in force"),
+    (MoveReason.PROXIES_CHANGE, _waits_for_proxies, lambda s: s.proxies_change, _proxies_said),
     # What is still to come.
-    (Reason.TIME, _waits_for_time, _is_short, _time_left),
+    (MoveReason.TIME, _waits_for_time, _is_short, _time_left),
     (
-        Reason.OVERDUE,
-        Kind.HOLD,
+        MoveReason.OVERDUE,
+        MoveKind.HOLD,
         lambda s: _unproved(s) and _is_overdue(s),
         lambda s: _sentences(_unproved(s)),
     ),
-    (Reason.SAMPLES, _waits, _wants_samples, _samples_left),
-    (Reason.UNCLEAR, _waits, _unproved, lambda s: _sentences(_unproved(s))),
-    (Reason.COMPLETE, Kind.STAY, lambda s: _stage(s).is_last, _nothing),
-    (Reason.APPROVAL, Kind.HOLD, _needs_approval, lambda s: "headgate rollout approve"),
-    (Reason.FROZEN, Kind.HOLD, lambda s: s.frozen, lambda s: s.frozen),
-    (Reason.INCIDENT, Kind.HOLD, lambda s: s.incident, _nothing),
+    (MoveReason.SAMPLES, _waits, _wants_samples, _samples_left),
+    (MoveReason.UNCLEAR, _waits, _unproved, lambda s: _sentences(_unproved(s))),
+    (MoveReason.COMPLETE, MoveKind.STAY, lambda s: _stage(s).is_last, _nothing),
+    (MoveReason.APPROVAL, MoveKind.HOLD, _needs_approval, lambda s: "headgate rollout approve"),
+    (MoveReason.FROZEN, MoveKind.HOLD, lambda s: s.frozen, lambda s: s.frozen),
+    (MoveReason.INCIDENT, MoveKind.HOLD, lambda s: s.incident, _nothing),
     # Up: nothing is in the way.
-    (_proof, Kind.ADVANCE, lambda s: True, _nothing),
+    (_proof, MoveKind.ADVANCE, lambda s: True, _nothing),
 )
 
 
@@ -360,8 +375,8 @@ def decide(situation: Situation) -> Move:
     for reason, kind, applies, detail in RULES:
         if applies(situation):
             return Move(
-                kind if isinstance(kind, Kind) else kind(situation),
-                reason if isinstance(reason, Reason) else reason(situation),
+                kind if isinstance(kind, MoveKind) else kind(situation),
+                reason if isinstance(reason, MoveReason) else reason(situation),
                 detail(situation),
             )
     raise AssertionError("the last rule applies to everything")

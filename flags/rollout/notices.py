@@ -11,8 +11,8 @@ from typing import Any
 
 import httpx
 
-from flags.rollout.ledger import Entry, Record, State
-from flags.rollout.moves import Kind, Mode, Reason
+from flags.rollout.ledger import JournalLine, Record, RolloutState
+from flags.rollout.moves import ControlMode, MoveKind, MoveReason
 from flags.rollout.policy.policy import Notify
 from flags.tls import why
 
@@ -57,16 +57,16 @@ class Notice:
 
 
 @dataclass(frozen=True, slots=True)
-class News:
+class NoticeHistory:
     """What was said last, so that the same is not said again. A fold over the journal, as the state is."""
 
     page_after_s: float
     standing: tuple[str, str] | None = None
     """What still is as somebody was told: `what` and `reason`."""
-    holds: tuple[tuple[Reason, float], ...] = ()
+    holds: tuple[tuple[MoveReason, float], ...] = ()
     """Those that somebody was told of lately, and when."""
 
-    def after(self, entry: Entry, state: State) -> tuple["News", Notice | None]:
+    def after(self, entry: JournalLine, state: RolloutState) -> tuple["NoticeHistory", Notice | None]:
         """With one more entry, which `state` has in it; and the notice that it is worth."""
         if entry.kind == Record.TICK:
             return self._after_tick(entry, state)
@@ -81,17 +81,19 @@ class News:
             return replace(self, standing=None), None
         return self, None
 
-    def _after_tick(self, entry: Entry, state: State) -> tuple["News", Notice | None]:
+    def _after_tick(self, entry: JournalLine, state: RolloutState) -> tuple["NoticeHistory", Notice | None]:
         move = entry.body["move"]
-        kind, reason, detail = Kind(move["kind"]), Reason(move["reason"]), move["detail"]
-        if reason is Reason.NO_DATA and entry.at_s - state.last_good_s < self.page_after_s:
+        kind, reason, detail = MoveKind(move["kind"]), MoveReason(move["reason"]), move["detail"]
+        if reason is MoveReason.NO_DATA and entry.at_s - state.last_good_s < self.page_after_s:
             return self, None
         if _had_no_effect(entry.body):
             return self, _notice(entry, state, "no_effect", reason, detail)
-        if entry.body.get("unwritten") and kind is not Kind.HOLD:
-            kind, reason, detail = Kind.HOLD, Reason.NOT_WRITTEN, str(entry.body["unwritten"])
-        what = _WATCHED.get(kind) if entry.body["situation"]["mode"] == Mode.OBSERVE else _DONE.get(kind)
-        if reason is Reason.COMPLETE:
+        if entry.body.get("unwritten") and kind is not MoveKind.HOLD:
+            kind, reason, detail = MoveKind.HOLD, MoveReason.NOT_WRITTEN, str(entry.body["unwritten"])
+        what = (
+            _WATCHED.get(kind) if entry.body["situation"]["mode"] == ControlMode.OBSERVE else _DONE.get(kind)
+        )
+        if reason is MoveReason.COMPLETE:
             what = "complete"
         if what is None:
             resolved = None
@@ -104,7 +106,9 @@ class News:
             return replace(self, standing=(what, reason)), _notice(entry, state, what, reason, detail)
         return self._holding(reason, entry, _notice(entry, state, what, reason, detail))
 
-    def _holding(self, reason: Reason, entry: Entry, notice: Notice) -> tuple["News", Notice | None]:
+    def _holding(
+        self, reason: MoveReason, entry: JournalLine, notice: Notice
+    ) -> tuple["NoticeHistory", Notice | None]:
         """One that comes and goes is told a few times, and then is no news."""
         lately = tuple((of, at_s) for of, at_s in self.holds if entry.at_s - at_s < LATELY_S)
         if sum(of is reason for of, _ in lately) >= MOST_TOLD:
@@ -112,10 +116,14 @@ class News:
         return replace(self, standing=("holding", reason), holds=(*lately, (reason, entry.at_s))), notice
 
 
-_DONE = {Kind.ROLL_BACK: "rolled_back", Kind.HOLD: "holding"}
+_DONE = {MoveKind.ROLL_BACK: "rolled_back", MoveKind.HOLD: "holding"}
 """An advance is told when it is written."""
 
-_WATCHED = {Kind.ROLL_BACK: "would_roll_back", Kind.HOLD: "holding", Kind.ADVANCE: "would_advance"}
+_WATCHED = {
+    MoveKind.ROLL_BACK: "would_roll_back",
+    MoveKind.HOLD: "holding",
+    MoveKind.ADVANCE: "would_advance",
+}
 """In the mode `observe`, which does nothing of it."""
 
 
@@ -123,10 +131,10 @@ def _had_no_effect(tick: Mapping[str, Any]) -> bool:
     """Whether somebody's approval is used up; in older journals, which say no `standing`, it was kept."""
     situation = tick["situation"]
     asked = situation.get("approved") or situation.get("overridden")
-    return bool(asked) and "standing" in tick and tick["move"]["kind"] != Kind.ADVANCE
+    return bool(asked) and "standing" in tick and tick["move"]["kind"] != MoveKind.ADVANCE
 
 
-def _notice(entry: Entry, state: State, what: str, reason: str, detail: str) -> Notice:
+def _notice(entry: JournalLine, state: RolloutState, what: str, reason: str, detail: str) -> Notice:
     return Notice(state.run, entry.seq, entry.at_s, what, reason, detail, state.step, state.share)
 
 

@@ -19,7 +19,7 @@ from flags.rollout.plan.planner import plan
 from flags.rollout.plan.refusals import duration
 from flags.rollout.policy.policy import Policy
 from flags.rollout.running import opened_readings
-from flags.rollout.verdict.jury import BUCKETS
+from flags.rollout.verdict.evaluator import BUCKETS
 from flags.rollout.verdict.processes import Vector, dispersion
 
 

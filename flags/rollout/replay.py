@@ -6,20 +6,20 @@ from typing import Any
 import orjson
 
 from flags.rollout.evidence.evidence import batch_heard
-from flags.rollout.ledger import Entry, Record, State, begins_anew, fold
-from flags.rollout.moves import Change, Mode, Phase, Situation, Stage, decide
+from flags.rollout.ledger import JournalLine, Record, RolloutState, begins_anew, fold
+from flags.rollout.moves import Change, ControlMode, RolloutPhase, Situation, StepRules, decide
 from flags.rollout.policy.guardrails import (
     Action,
-    Budget,
     Ceiling,
     EarlyGuard,
+    ErrorBudget,
     Exposure,
     Guardrail,
     RateRatio,
     SampleRatio,
     ZeroTolerance,
 )
-from flags.rollout.verdict.jury import Jury
+from flags.rollout.verdict.evaluator import Evaluator
 
 _KINDS: Mapping[str, type[Guardrail]] = {
     kind.__name__: kind for kind in (RateRatio, Ceiling, ZeroTolerance, EarlyGuard, SampleRatio)
@@ -27,7 +27,7 @@ _KINDS: Mapping[str, type[Guardrail]] = {
 
 
 def jury_said(
-    guardrails: Iterable[Guardrail], exposures: Iterable[Exposure], budget: Budget
+    guardrails: Iterable[Guardrail], exposures: Iterable[Exposure], budget: ErrorBudget
 ) -> dict[str, Any]:
     """What a jury is made of, for the journal: a policy edited later changes no decision of the past."""
     return {
@@ -37,13 +37,15 @@ def jury_said(
     }
 
 
-def jury_heard(said: Mapping[str, Any]) -> Jury:
+def jury_heard(said: Mapping[str, Any]) -> Evaluator:
     """The jury that `jury_said` told of."""
     rails = [
         _KINDS[rail["kind"]](**{name: _value(name, value) for name, value in rail.items() if name != "kind"})
         for rail in said["guardrails"]
     ]
-    return Jury(rails, [Exposure(**exposure) for exposure in said["exposures"]], Budget(**said["budget"]))
+    return Evaluator(
+        rails, [Exposure(**exposure) for exposure in said["exposures"]], ErrorBudget(**said["budget"])
+    )
 
 
 def plain(value: Any) -> dict[str, Any]:
@@ -58,9 +60,9 @@ def _value(name: str, value: Any) -> Any:
     return frozenset(value) if name == "results" else value
 
 
-def differences(entries: Iterable[Entry]) -> tuple[int, list[str]]:
+def differences(entries: Iterable[JournalLine]) -> tuple[int, list[str]]:
     """How many decisions there are, and each that comes out otherwise than it was journaled."""
-    state, jury, decisions = State(), None, 0
+    state, jury, decisions = RolloutState(), None, 0
     found: list[str] = []
     for entry in entries:
         step = state.step
@@ -77,7 +79,7 @@ def differences(entries: Iterable[Entry]) -> tuple[int, list[str]]:
     return decisions, found
 
 
-def _differences(entry: Entry, jury: Jury, step: int) -> list[str]:
+def _differences(entry: JournalLine, jury: Evaluator, step: int) -> list[str]:
     body = entry.body
     if body["batch"] is not None:
         jury.add(batch_heard(body["batch"]))
@@ -106,10 +108,10 @@ def situation_heard(said: Mapping[str, Any], verdicts: Any) -> Situation:
     return Situation(
         **{
             **said,
-            "phase": Phase(said["phase"]),
-            "mode": Mode(said["mode"]),
+            "phase": RolloutPhase(said["phase"]),
+            "mode": ControlMode(said["mode"]),
             "change": Change(said["change"]),
-            "stage": None if stage is None else Stage(**stage),
+            "stage": None if stage is None else StepRules(**stage),
             "verdicts": verdicts,
         }
     )

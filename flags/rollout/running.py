@@ -20,7 +20,7 @@ from flags.rollout.evidence.readings import Readings
 from flags.rollout.inbox import Inbox
 from flags.rollout.journal import Journal
 from flags.rollout.leases.kubernetes_api import ApiServer
-from flags.rollout.leases.kubernetes_lease import KubernetesLease
+from flags.rollout.leases.kubernetes_lease import ClusterLease
 from flags.rollout.leases.lease import Fence, FileLease, Lease
 from flags.rollout.metrics import RolloutMetrics
 from flags.rollout.notices import Notice, Webhook
@@ -50,7 +50,7 @@ Send = Callable[[Notice], Awaitable[bool]]
 
 
 @dataclass(frozen=True, slots=True)
-class Beginning:
+class StartedBy:
     """Who begins a rollout, where none is under way."""
 
     by: str
@@ -59,7 +59,7 @@ class Beginning:
     """Also after one that is over."""
 
 
-async def serve(policy: Policy, begin: Beginning) -> None:
+async def serve(policy: Policy, begin: StartedBy) -> None:
     """Be the writer whenever nobody else is, until SIGTERM or SIGINT."""
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -93,7 +93,7 @@ async def _lead(
     policy: Policy,
     lease: Lease,
     fence: Fence,
-    begin: Beginning,
+    begin: StartedBy,
     metrics: RolloutMetrics,
     stop: asyncio.Event,
 ) -> None:
@@ -136,7 +136,7 @@ async def _tick(controller: Controller, fence: Fence) -> None:
         logger.info("rollout: %s", controller.said)
 
 
-async def _begin(controller: Controller, begin: Beginning) -> None:
+async def _begin(controller: Controller, begin: StartedBy) -> None:
     state = controller.state
     if state.run and not (state.is_over and begin.again):
         return
@@ -219,7 +219,7 @@ async def opened_lease(policy: Policy) -> AsyncIterator[Lease]:
         yield FileLease(policy.lease.file, ttl_s=LEASE_S)
         return
     async with ApiServer.in_cluster(os.environ, strict_tls=policy.tls.strict) as api:
-        yield KubernetesLease(api, place.namespace, place.name, ttl_s=LEASE_S)
+        yield ClusterLease(api, place.namespace, place.name, ttl_s=LEASE_S)
 
 
 @asynccontextmanager

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from flags.rollout.ledger import State
+from flags.rollout.ledger import RolloutState
 from flags.rollout.writing.flag_admin import Flag, Kill
 
 Standing = Mapping[str, Any]
@@ -48,7 +48,7 @@ def exposes(standing: Standing) -> bool:
     return bool(is_on and (standing["share"] or standing["others"]))
 
 
-def decided(state: State, standing: Standing | None) -> int:
+def decided(state: RolloutState, standing: Standing | None) -> int:
     """Percent. What a person has lowered is what they decided."""
     if state.is_over:
         return 0
@@ -58,7 +58,7 @@ def decided(state: State, standing: Standing | None) -> int:
     return standing["share"] if lowered and standing is not None else state.share
 
 
-def gap(state: State, standing: Standing | None) -> str:
+def gap(state: RolloutState, standing: Standing | None) -> str:
     """How what is in force differs from what was decided, in a sentence; "" where it does not."""
     if not state.run:
         return ""
@@ -72,14 +72,14 @@ def gap(state: State, standing: Standing | None) -> str:
     return _found(state, due, standing)
 
 
-def _is_due(state: State, standing: Standing | None) -> bool:
+def _is_due(state: RolloutState, standing: Standing | None) -> bool:
     """Whether a write is due, and was not found to be done, by whomever."""
     if state.down_pending:
         return standing is None or bool(standing["share"])
     return state.intent is not None and (standing is None or standing["digest"] != state.intent.digest)
 
 
-def _found(state: State, due: int, standing: Standing) -> str:
+def _found(state: RolloutState, due: int, standing: Standing) -> str:
     beside = f" and {standing['others']} strategies beside the rollout's" * bool(standing["others"])
     if state.is_over:
         return f"0 % is decided, and {standing['share']} %{beside} are in force" if exposes(standing) else ""

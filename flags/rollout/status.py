@@ -10,8 +10,8 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
-from flags.rollout.ledger import State
-from flags.rollout.moves import Kind, Phase, Reason
+from flags.rollout.ledger import RolloutState
+from flags.rollout.moves import MoveKind, MoveReason, RolloutPhase
 from flags.rollout.policy.policy import Policy
 from flags.rollout.standing import Standing, decided, gap
 
@@ -87,16 +87,16 @@ class Status:
             return ExitCode.NONE
         if self.gap:
             return ExitCode.NOT_IN_FORCE
-        if self.phase == Phase.KILLED:
+        if self.phase == RolloutPhase.KILLED:
             return ExitCode.KILLED
-        if self.phase == Phase.ROLLED_BACK:
+        if self.phase == RolloutPhase.ROLLED_BACK:
             return ExitCode.ROLLED_BACK
         if self.silent:
             return ExitCode.SILENT
-        return ExitCode.HOLDING if self.move == Kind.HOLD else ExitCode.FINE
+        return ExitCode.HOLDING if self.move == MoveKind.HOLD else ExitCode.FINE
 
 
-def status_of(state: State, policy: Policy, now_s: float, in_force: Standing | None = None) -> Status:
+def status_of(state: RolloutState, policy: Policy, now_s: float, in_force: Standing | None = None) -> Status:
     """The status of the newest rollout at a Unix time.
 
     Args:
@@ -138,7 +138,7 @@ def status_of(state: State, policy: Policy, now_s: float, in_force: Standing | N
 
 def _differs_by_requests(move: Mapping[str, Any]) -> str:
     """The flag is as it was written; what the last look said that users get is not."""
-    return str(move["detail"]) if move["reason"] == Reason.NOT_EXPOSED else ""
+    return str(move["detail"]) if move["reason"] == MoveReason.NOT_EXPOSED else ""
 
 
 def shown(status: Status, now_s: float) -> RenderableType:
@@ -149,10 +149,10 @@ def shown(status: Status, now_s: float) -> RenderableType:
 
 
 def _head(status: Status, now_s: float) -> RenderableType:
-    style = {Kind.HOLD: "yellow", Kind.ROLL_BACK: "red"}.get(
-        Kind(status.move) if status.move else Kind.STAY, ""
+    style = {MoveKind.HOLD: "yellow", MoveKind.ROLL_BACK: "red"}.get(
+        MoveKind(status.move) if status.move else MoveKind.STAY, ""
     )
-    if status.phase in (Phase.ROLLED_BACK, Phase.KILLED):
+    if status.phase in (RolloutPhase.ROLLED_BACK, RolloutPhase.KILLED):
         style = "red"
     grid = Table.grid(padding=(0, 2))
     if status.gap:

@@ -45,9 +45,9 @@ class ByteBudget:
         self._kind = kind
         self.held = 0
 
-    def hold(self) -> "Hold":
+    def hold(self) -> "ByteReservation":
         """For one body: `with budget.hold() as hold`."""
-        return Hold(self)
+        return ByteReservation(self)
 
     def take(self, size: int) -> bool:
         if self.held + size > self._most:
@@ -57,7 +57,7 @@ class ByteBudget:
         return True
 
 
-class Hold:
+class ByteReservation:
     """What is held of one body. Whoever has it closes it, or hands it on."""
 
     __slots__ = ("_budget", "_size")
@@ -81,9 +81,9 @@ class Hold:
         self._size += size
         return True
 
-    def hand_on(self) -> "Hold":
+    def hand_on(self) -> "ByteReservation":
         """Somebody else holds the body from now on."""
-        other = Hold(self._budget, self._size)
+        other = ByteReservation(self._budget, self._size)
         self._size = 0
         return other
 
@@ -93,7 +93,7 @@ class Hold:
         self._size = 0
 
 
-class Replayed:
+class ReplayedBody:
     """A `receive` that says again what was read of a body, and then goes on."""
 
     def __init__(self, messages: list[Message], receive: Receive) -> None:
@@ -109,7 +109,7 @@ class Replayed:
         return self._messages.pop(0) if self._messages else await self._receive()
 
 
-async def read_ahead(receive: Receive, hold: Hold) -> tuple[bytes | None, Receive]:
+async def read_ahead(receive: Receive, hold: ByteReservation) -> tuple[bytes | None, Receive]:
     """A request's body, and a `receive` for who wants to read it again.
 
     None if it cannot be held: it is too long, there is no room, or it comes too slowly. Raises RequestRefused
@@ -129,10 +129,10 @@ async def read_ahead(receive: Receive, hold: Hold) -> tuple[bytes | None, Receiv
             break
         whole = not message.get("more_body", False)
     body = b"".join(message["body"] for message in messages) if whole else None
-    return body, Replayed(messages, receive)
+    return body, ReplayedBody(messages, receive)
 
 
-async def collect(receive: Receive, hold: Hold) -> bytes:
+async def collect(receive: Receive, hold: ByteReservation) -> bytes:
     """A whole request body. Raises RequestRefused if it is too long, does not come whole and in time, or has
     no room.
     """

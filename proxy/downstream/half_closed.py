@@ -23,7 +23,7 @@ ASK_S = 15.0
 QUESTION = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 
-class Owed(Protocol):
+class PendingAnswer(Protocol):
     """The answer that the client waits for: `RequestResponseCycle` of the server below."""
 
     response_started: bool
@@ -39,7 +39,7 @@ class HalfClosed:
     """
 
     def __init__(
-        self, transport: asyncio.Transport, owed: Callable[[], Owed | None], *, may_ask: bool
+        self, transport: asyncio.Transport, owed: Callable[[], PendingAnswer | None], *, may_ask: bool
     ) -> None:
         now = owed()
         self._transport = transport

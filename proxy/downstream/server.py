@@ -23,7 +23,7 @@ from proxy.http.asgi import ANSWER, ARRIVED, INTERIM, REASON, TARGET, WRITE
 from proxy.http.headers import Headers
 from proxy.http.http_date import Dated, http_date
 from proxy.http.request_rules import authority_of, put_host
-from proxy.http.upgrade import EARLY_BYTES, UPGRADE, Lost, Offer, offered
+from proxy.http.upgrade import EARLY_BYTES, UPGRADE, Lost, UpgradeOffer, offered
 
 MAX_HEAD_BYTES = 64 * 1024
 """Request line and headers together; nginx's default is 32 KiB."""
@@ -62,7 +62,7 @@ class ServerProtocol(HttpToolsProtocol):
         self._field_bytes = 0
         self._read = b""
         self._again = b""
-        self._offer: Offer | None = None
+        self._offer: UpgradeOffer | None = None
         self._begun_in_read = False
         self._only_fields = False
         self._reading_head = False
@@ -383,11 +383,11 @@ class ServerProtocol(HttpToolsProtocol):
         self.parser = httptools.HttpRequestParser(self)
         self.parser.set_dangerous_leniencies(lenient_data_after_close=True)  # as uvicorn has it
         if self._owed() is None and (protocols := offered(version, self.headers)):
-            self._offer = Offer(protocols, self._switch, self.transport.is_closing, bytearray(rest))
+            self._offer = UpgradeOffer(protocols, self._switch, self.transport.is_closing, bytearray(rest))
             rest = b""
         self._again = b"\r\n".join([*lines, b"", rest])
 
-    def _holds(self, offer: Offer, data: bytes) -> bool:
+    def _holds(self, offer: UpgradeOffer, data: bytes) -> bool:
         """Keep what a client sends before its offer is answered: it is another protocol's, or nobody's.
 
         If the offer is refused it is never read: the connection ends with the answer.

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from proxy.http.headers import Headers
 
 UPGRADE = "headgate.upgrade"
-"""Scope key: the `Offer` of a request that has one."""
+"""Scope key: the `UpgradeOffer` of a request that has one."""
 
 SWITCHING_PROTOCOLS = 101
 
@@ -56,7 +56,7 @@ Lost = Callable[[Exception | None], None]
 
 
 @dataclass(slots=True)
-class Offer:
+class UpgradeOffer:
     """An upgrade that a client offers, while it is not answered; and what the client has sent meanwhile."""
 
     protocols: bytes

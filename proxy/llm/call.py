@@ -12,7 +12,7 @@ from proxy.http.headers import Headers, end_to_end, response_headers
 from proxy.llm.dialects.dialect import Assembler, Dialect, OddEnd, ProviderFailed, StreamCall, Unfaithful
 from proxy.llm.learned import Why
 from proxy.llm.taps import TappedCall
-from proxy.observe.labels import Ended
+from proxy.observe.labels import CallResult
 from proxy.text.sse import Decoder, EventTooLarge
 from proxy.upstream.client import Exchange, Request, Upstream
 
@@ -82,7 +82,7 @@ class ModelCall:
         self.lesson: Why | None = None
         """What its stream says of the model's next one."""
 
-    async def answer(self, scope: Scope, receive: Receive, send: Send) -> Ended:
+    async def answer(self, scope: Scope, receive: Receive, send: Send) -> CallResult:
         """Ask, show, and answer if that is possible; see `is_answered`."""
         with self._upstream.exchange("POST", repeats=True) as exchange:
             leaving = asyncio.ensure_future(_abort_when_left(receive, exchange))
@@ -90,14 +90,14 @@ class ModelCall:
                 return await self._answer(exchange, scope, send)
             except UpstreamAborted:
                 await self._call.fail()
-                return Ended.LEFT
+                return CallResult.LEFT
             except (UpstreamError, ProviderFailed, Unfaithful) as failure:
                 await self._call.fail()
                 return await self._failed(failure, exchange, send)
             finally:
                 leaving.cancel()
 
-    async def _answer(self, exchange: Exchange, scope: Scope, send: Send) -> Ended:
+    async def _answer(self, exchange: Exchange, scope: Scope, send: Send) -> CallResult:
         headers = _headers(scope["headers"], self._upstream.origin.authority)
         request = Request("POST", self._asked.target, headers, self._asked.body)
         await exchange.send(request.wire(), whole=True)
@@ -110,22 +110,22 @@ class ModelCall:
             body = self._assembler.answer()
             await self._call.finish()
             await self._say(send, exchange, 200, body)
-            return Ended.TAPPED
+            return CallResult.TAPPED
         body = await self._batch_answer(exchange)
         await self._call.fail()
         await self._say(send, exchange, 200, body, but=frozenset({b"content-length"}))
-        return Ended.BATCH
+        return CallResult.BATCH
 
-    async def _refused(self, exchange: Exchange, send: Send) -> Ended:
+    async def _refused(self, exchange: Exchange, send: Send) -> CallResult:
         """A status that may be about the stream, or the call: as batch the call gets its own answer."""
         status = exchange.status
         fails = status >= 500 and status != NOT_IMPLEMENTED
         if status == TOO_MANY or (fails and self._ask_again == "never"):
             await self._pass_on(exchange, send)
-            return Ended.FAILED
+            return CallResult.FAILED
         if status not in OF_THE_MOMENT:
             self.lesson = Why.FAILS if fails else Why.REFUSED
-        return Ended.LOST if fails else Ended.BATCH
+        return CallResult.LOST if fails else CallResult.BATCH
 
     async def _batch_answer(self, exchange: Exchange) -> bytes:
         """The body of a good status that is no stream, if it has the batch answer's shape."""
@@ -208,21 +208,21 @@ class ModelCall:
 
     async def _failed(
         self, failure: UpstreamError | ProviderFailed | Unfaithful, exchange: Exchange, send: Send
-    ) -> Ended:
+    ) -> CallResult:
         logger.warning("model call failed", extra={"why": str(failure), "events": self._events})
         if self.is_answered:
-            return Ended.FAILED  # cut, so that it does not look complete
+            return CallResult.FAILED  # cut, so that it does not look complete
         self.lesson = self._learned_of(failure)
         if isinstance(failure, Unfaithful):
-            return Ended.LOST
+            return CallResult.LOST
         if self._ask_again == "always" or (self._ask_again == "unbilled" and not self._events):
-            return Ended.LOST
+            return CallResult.LOST
         if isinstance(failure, ProviderFailed):
             await self._say(send, exchange, failure.status, failure.body)
         else:
             self.is_answered = True
             await send_problem(send, failure.status, failure.detail)
-        return Ended.FAILED
+        return CallResult.FAILED
 
     def _learned_of(self, failure: UpstreamError | ProviderFailed | Unfaithful) -> Why | None:
         if isinstance(failure, NoStream):

@@ -11,7 +11,7 @@ from typing import Final
 from flags.decision import Arm
 from proxy.observe.metrics import RouteMetrics
 from proxy.relay.answer_copy import AnswerCopy
-from proxy.relay.relay import Outcome, Passage
+from proxy.relay.relay import Outcome, RelayResult
 from proxy.settings.routes import Route
 from proxy.text.sections import MalformedBody, Parity, Section, compare, extract, parse
 
@@ -50,7 +50,7 @@ class DarkRun:
     def withdraw(self, section: Section) -> None:
         self._texts.pop(section.stage, None)
 
-    def settle(self, passage: Passage, copy: AnswerCopy) -> None:
+    def settle(self, passage: RelayResult, copy: AnswerCopy) -> None:
         """The answer has gone out: compare, and count."""
         took_s = self._loop.time() - self._started_at
         authority = self._authority(passage, copy)
@@ -71,7 +71,7 @@ class DarkRun:
         outcome = "complete" if self._first_content_s is not None else "fell_back"
         self._metrics.runs[Arm.STREAM.value, SOURCE, outcome].inc()
 
-    def _authority(self, passage: Passage, copy: AnswerCopy) -> Mapping[str, str] | None:
+    def _authority(self, passage: RelayResult, copy: AnswerCopy) -> Mapping[str, str] | None:
         """The texts of the answer; None: it has none that could have been streamed, or none that was kept."""
         if passage.outcome is not Outcome.COMPLETE or not 200 <= passage.status < 300:
             return None

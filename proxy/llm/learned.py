@@ -1,7 +1,7 @@
 """What has been learned of the providers' models: which are asked for no stream, and until when.
 
 A stream that makes no batch answer costs its call twice. So it is learned once, for all workers and replicas:
-what is learned is kept where they all look (`Shelf`), and here, for when that is away. No I/O of its own.
+what is learned is kept where they all look (`LessonStore`), and here, for when that is away. Does no I/O.
 """
 
 import hashlib
@@ -77,7 +77,7 @@ class Lesson:
             return None
 
 
-class Shelf(Protocol):
+class LessonStore(Protocol):
     """Where lessons are for all processes, by names of 64 hexadecimal digits. A store that is away raises
     nothing.
     """
@@ -101,7 +101,7 @@ class Learned:
         clock: seconds since the epoch, the same for all processes.
     """
 
-    def __init__(self, keeps_s: float, shelf: Shelf, clock: Callable[[], float] = time) -> None:
+    def __init__(self, keeps_s: float, shelf: LessonStore, clock: Callable[[], float] = time) -> None:
         self._keeps_s = keeps_s
         self._shelf = shelf
         self._clock = clock

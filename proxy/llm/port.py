@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from time import monotonic, perf_counter
 
-from proxy.downstream.bodies import ByteBudget, Hold, Replayed, read_ahead
+from proxy.downstream.bodies import ByteBudget, ByteReservation, ReplayedBody, read_ahead
 from proxy.errors import RequestRefused
 from proxy.http.asgi import ANSWER, TARGET, Receive, Scope, Send, send_problem
 from proxy.http.framing import request_target
@@ -23,9 +23,9 @@ from proxy.llm.call import ModelCall, Tee
 from proxy.llm.dialects.dialect import Dialect, NotStreamable, Prompt, StreamCall
 from proxy.llm.learned import Learned, Why
 from proxy.llm.taps import OpenTap, TappedCall, Taps
-from proxy.observe.labels import Ended
+from proxy.observe.labels import CallResult
 from proxy.observe.metrics import Metrics
-from proxy.relay.relay import Outcome, Passage, Relay
+from proxy.relay.relay import Outcome, Relay, RelayResult
 from proxy.settings.settings import LlmSettings
 from proxy.upstream.client import IDEMPOTENT, Upstream
 
@@ -54,7 +54,7 @@ class Provider:
 
 
 @dataclass(frozen=True, slots=True)
-class _Asked:
+class _RunCall:
     """A call of a run, whose body is here."""
 
     provider: Provider
@@ -75,9 +75,9 @@ class _Asked:
     def target(self) -> bytes:
         return bytes(self.scope[TARGET])
 
-    async def relayed(self, send: Send | None = None, *, fresh: bool = False) -> Passage:
+    async def relayed(self, send: Send | None = None, *, fresh: bool = False) -> RelayResult:
         """As it came."""
-        replayed = Replayed.of(self.body, self.receive)
+        replayed = ReplayedBody.of(self.body, self.receive)
         return await self.provider.relay(self.scope, replayed, send or self.send, fresh=fresh)
 
 
@@ -108,14 +108,14 @@ class ModelPort:
         tap = None if token is None else await self.taps.find(token)
         try:
             if tap is None or token is None:
-                ended = Ended.UNMATCHED if token else _of_no_token(has_context=has_context(headers))
+                ended = CallResult.UNMATCHED if token else _of_no_token(has_context=has_context(headers))
                 await self._untapped(provider, scope, receive, send)
             else:
                 with self.bodies.hold() as hold:
                     ended = await self._tapped(provider, tap, token, scope, receive, send, hold)
         except RequestRefused as refusal:
             await send_problem(send, refusal.status, refusal.detail, close=True)
-            ended = Ended.FAILED
+            ended = CallResult.FAILED
         self.metrics.tap_calls.labels(ended).inc()
         took_ms = round((perf_counter() - began) * 1000, 1)
         logger.debug("model call", extra={"provider": provider.name, "result": ended, "took_ms": took_ms})
@@ -134,7 +134,7 @@ class ModelPort:
             if scope["method"] not in IDEMPOTENT:
                 body, replayed = await read_ahead(receive, hold)
                 if body is not None:
-                    scope, replayed = _unexpected(scope), Replayed.of(body, receive)
+                    scope, replayed = _unexpected(scope), ReplayedBody.of(body, receive)
             await provider.relay(scope, replayed, send)
 
     async def _tapped(
@@ -145,8 +145,8 @@ class ModelPort:
         scope: Scope,
         receive: Receive,
         send: Send,
-        hold: Hold,
-    ) -> Ended:
+        hold: ByteReservation,
+    ) -> CallResult:
         """A call of a run."""
         body, replayed = await read_ahead(receive, hold)
         target: bytes = scope[TARGET]
@@ -156,37 +156,37 @@ class ModelPort:
         if body is None or prompt is None:
             if dialect.is_call(method, target):  # too long, or compressed
                 await tap.doubt()
-            return _relayed_as(Ended.BATCH, await provider.relay(scope, replayed, send))
+            return _relayed_as(CallResult.BATCH, await provider.relay(scope, replayed, send))
         digest = hashlib.sha256(target + b"\n" + body).digest()
         call = await tap.begin(digest, prompt)
         attempt = hashlib.sha256(token.encode() + digest).digest()
-        asked = _Asked(provider, _unexpected(scope), body, prompt, receive, send, attempt)
+        asked = _RunCall(provider, _unexpected(scope), body, prompt, receive, send, attempt)
         if dialect.is_stream(method, target, body):
             return await self._own_stream(asked, call)
         if self._is_avoided(attempt) or await self.learned.why_not(provider.name, prompt.model):
-            return _relayed_as(Ended.AVOIDED, await asked.relayed())
+            return _relayed_as(CallResult.AVOIDED, await asked.relayed())
         stream = _as_stream(asked)
         if stream is None:
-            return _relayed_as(Ended.BATCH, await asked.relayed())
+            return _relayed_as(CallResult.BATCH, await asked.relayed())
         return await self._streamed(asked, stream, call)
 
-    async def _own_stream(self, asked: _Asked, call: TappedCall) -> Ended:
+    async def _own_stream(self, asked: _RunCall, call: TappedCall) -> CallResult:
         """A stream that the caller itself has asked for."""
         tee = Tee(call, asked.provider.dialect.assembler(), asked.send)
         # Without it the relay hands every part of the answer to `send`.
         asked.scope.pop(ANSWER, None)
         passage = await asked.relayed(tee)
-        return _relayed_as(Ended.TAPPED if await tee.end() else Ended.BATCH, passage)
+        return _relayed_as(CallResult.TAPPED if await tee.end() else CallResult.BATCH, passage)
 
-    async def _streamed(self, asked: _Asked, stream: StreamCall, call: TappedCall) -> Ended:
+    async def _streamed(self, asked: _RunCall, stream: StreamCall, call: TappedCall) -> CallResult:
         """As a stream; and where that was in vain, as the call it was."""
         provider, model = asked.provider, asked.prompt.model
         model_call = ModelCall(provider.upstream, stream, provider.dialect, call, self.settings.ask_again)
         ended = await model_call.answer(asked.scope, asked.receive, asked.send)
         lesson = model_call.lesson
-        if ended is Ended.TAPPED:
+        if ended is CallResult.TAPPED:
             await self.learned.forget(provider.name, model)
-        if ended in {Ended.TAPPED, Ended.LEFT}:
+        if ended in {CallResult.TAPPED, CallResult.LEFT}:
             return ended
         if model_call.has_begun or not model_call.is_answered:
             self._avoid(asked.attempt)
@@ -195,7 +195,7 @@ class ModelPort:
         if model_call.is_answered:
             return ended
         ended = _relayed_as(ended, await asked.relayed(fresh=True))
-        if lesson is not None and ended in {Ended.LOST, Ended.BATCH}:
+        if lesson is not None and ended in {CallResult.LOST, CallResult.BATCH}:
             await self.learned.learn(provider.name, model, lesson)
         return ended
 
@@ -209,16 +209,16 @@ class ModelPort:
             self.avoided.popitem(last=False)
 
 
-def _of_no_token(*, has_context: bool) -> Ended:
-    return Ended.NOT_TAPPED if has_context else Ended.NO_CONTEXT
+def _of_no_token(*, has_context: bool) -> CallResult:
+    return CallResult.NOT_TAPPED if has_context else CallResult.NO_CONTEXT
 
 
-def _relayed_as(ended: Ended, passage: Passage) -> Ended:
+def _relayed_as(ended: CallResult, passage: RelayResult) -> CallResult:
     """What became of a call of a run that was relayed, if it was answered as `ended` says."""
     if passage.outcome is Outcome.CLIENT_LEFT:
-        return Ended.LEFT
+        return CallResult.LEFT
     is_good = passage.outcome is Outcome.COMPLETE and 200 <= passage.status < 300
-    return ended if is_good else Ended.FAILED
+    return ended if is_good else CallResult.FAILED
 
 
 def _unexpected(scope: Scope) -> Scope:
@@ -226,7 +226,7 @@ def _unexpected(scope: Scope) -> Scope:
     return {**scope, "headers": [pair for pair in scope["headers"] if pair[0] != b"expect"]}
 
 
-def _as_stream(asked: _Asked) -> StreamCall | None:
+def _as_stream(asked: _RunCall) -> StreamCall | None:
     try:
         return asked.provider.dialect.as_stream(asked.method, asked.target, asked.body)
     except NotStreamable as exc:

@@ -33,7 +33,7 @@ HEARD_S = 0.5
 """How long a call waits for word of those before it, which other replicas had."""
 
 
-class Shows(Protocol):
+class TapSink(Protocol):
     """Where a tap's text goes: a run, or what only compares."""
 
     def stream(self, section: Section, piece: str) -> None: ...
@@ -70,7 +70,7 @@ class Tap:
 
     def __init__(
         self,
-        shows: Shows,
+        shows: TapSink,
         places: Sequence[CallPlace],
         count: Callable[[], Awaitable[int | None]] | None = None,
     ) -> None:
@@ -82,7 +82,7 @@ class Tap:
         self._came = asyncio.Event()
         self.calls = 0
         """How many calls have come, repetitions included."""
-        self._shows: Shows | None = shows
+        self._shows: TapSink | None = shows
         self._place_of: dict[bytes, int | None] = {}
         self._latest: dict[int, LocalCall] = {}
         self._remote: dict[str, tuple[LocalCall, int]] = {}
@@ -161,7 +161,7 @@ class Tap:
             del self._remote[call_id]
             call.end(whole=what == "finish")
 
-    def shows(self, call: "LocalCall") -> tuple[Shows, Section] | None:
+    def shows(self, call: "LocalCall") -> tuple[TapSink, Section] | None:
         """Where a call's text goes; None: nowhere, or no more."""
         index = call.index
         if self._shows is None or index is None or self._latest.get(index) is not call:
@@ -257,7 +257,7 @@ class Taps:
         return len(self._taps)
 
     @asynccontextmanager
-    async def open(self, shows: Shows, route: str, *, waits: bool = True) -> AsyncIterator[tuple[Tap, str]]:
+    async def open(self, shows: TapSink, route: str, *, waits: bool = True) -> AsyncIterator[tuple[Tap, str]]:
         """A tap that calls find by the token beside it, until the block is left.
 
         Args:

@@ -43,7 +43,7 @@ class RunCounts(Protocol):
     def live_routes(self) -> Iterable[str]: ...
 
 
-class Lesson(Protocol):
+class ShownLesson(Protocol):
     """What was learned of a model's streams."""
 
     def shown(self, now: float) -> dict[str, Any]: ...
@@ -52,7 +52,7 @@ class Lesson(Protocol):
 class Lessons(Protocol):
     """What all processes have learned."""
 
-    async def in_force(self) -> Iterable[Lesson]: ...
+    async def in_force(self) -> Iterable[ShownLesson]: ...
 
 
 class MetricsPages(Protocol):

@@ -16,7 +16,7 @@ class Budget(StrEnum):
     """Bytes of relayed answers that are kept to be read."""
 
 
-class Phase(StrEnum):
+class FaultPhase(StrEnum):
     """What the viewer has when a failure comes."""
 
     NOTHING = "nothing"
@@ -24,7 +24,7 @@ class Phase(StrEnum):
     CONTENT = "content"
 
 
-class Ended(StrEnum):
+class CallResult(StrEnum):
     """What became of a call; the label `result` of `headgate_tap_calls_total`."""
 
     TAPPED = "tapped"

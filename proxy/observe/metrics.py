@@ -13,7 +13,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from flags.decision import Arm, Decision, Mode, Reason
 from proxy.errors import Fault
 from proxy.identity import BUCKETS, Identity
-from proxy.observe.labels import Budget, Ended, Phase
+from proxy.observe.labels import Budget, CallResult, FaultPhase
 from proxy.observe.settling import Settling
 from proxy.observe.users import Users
 from proxy.settings.block import UNMATCHED
@@ -126,7 +126,7 @@ class Metrics:
         )
         self.flag_context_missing = counter("flag_context_missing", "Requests of a route without an identity")
         self.tap_calls = counter("tap_calls", "Calls to the model port by what became of them", "result")
-        for ended in Ended:
+        for ended in CallResult:
             self.tap_calls.labels(ended)
         self.build_info = gauge("build_info", "Always 1", "livemax", "version", "python")
 
@@ -171,7 +171,7 @@ class RouteMetrics:
         self.delivery = {s: metrics.delivery.labels(name, s) for s in sources}
         self.run_seconds = {arm.value: metrics.run_seconds.labels(name, arm) for arm in Arm}
         self.perceived_wait = {s: metrics.perceived_wait.labels(name, s) for s in sources}
-        self.faults = {key: metrics.faults.labels(name, *key) for key in product(Fault, Phase)}
+        self.faults = {key: metrics.faults.labels(name, *key) for key in product(Fault, FaultPhase)}
         self.recoveries = {
             key: metrics.recoveries.labels(name, *key) for key in product(Fault, RECOVERY_RESULTS)
         }

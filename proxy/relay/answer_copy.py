@@ -3,7 +3,7 @@
 import zlib
 from typing import Final
 
-from proxy.downstream.bodies import Hold
+from proxy.downstream.bodies import ByteReservation
 from proxy.http.asgi import ANSWER, Message, Scope, Send, WholeAnswer
 from proxy.http.headers import Headers, says_it_is_empty
 
@@ -14,7 +14,7 @@ CODINGS: Final = frozenset({b"gzip", b"deflate"})
 class AnswerCopy:
     """A `send` that keeps a copy of the body that goes out, up to `max_bytes`, and while `hold` has room."""
 
-    def __init__(self, send: Send, max_bytes: int, hold: Hold | None = None) -> None:
+    def __init__(self, send: Send, max_bytes: int, hold: ByteReservation | None = None) -> None:
         self._send = send
         self._answer: WholeAnswer | None = None
         self._max_bytes = max_bytes

@@ -4,7 +4,7 @@ Only to a client that takes nothing but events. Whatever else the upstream answe
 own, passes as it comes.
 """
 
-from proxy.downstream.bodies import Hold
+from proxy.downstream.bodies import ByteReservation
 from proxy.http.asgi import ANSWER, Message, Receive, Scope, Send
 from proxy.http.headers import BODILESS_STATUS, Headers, is_json
 from proxy.relay.answer_copy import CODINGS, coding_of, decoded
@@ -14,7 +14,7 @@ from proxy.upstream.client import Answer
 class HeldAnswer:
     """A `send` for the relay."""
 
-    def __init__(self, send: Send, max_bytes: int, hold: Hold) -> None:
+    def __init__(self, send: Send, max_bytes: int, hold: ByteReservation) -> None:
         self._send = send
         self._max_bytes = max_bytes
         self._hold = hold
@@ -69,7 +69,7 @@ class KeptBody:
     where there is no room for it.
     """
 
-    def __init__(self, receive: Receive, max_bytes: int, hold: Hold) -> None:
+    def __init__(self, receive: Receive, max_bytes: int, hold: ByteReservation) -> None:
         self._receive = receive
         self._room = max_bytes
         self._hold = hold

@@ -10,7 +10,7 @@ import logging
 from flags.decision import Arm
 from proxy.errors import UpstreamBusy
 from proxy.relay.answer_copy import AnswerCopy
-from proxy.relay.relay import Outcome, Passage
+from proxy.relay.relay import Outcome, RelayResult
 from proxy.settings.routes import Route
 from proxy.text.sections import MalformedBody, extract, parse
 
@@ -30,7 +30,7 @@ class RelayedOutcomes:
         self._route = route
         self._has_met_foreign = False
 
-    def of(self, passage: Passage, copy: AnswerCopy | None) -> str | None:
+    def of(self, passage: RelayResult, copy: AnswerCopy | None) -> str | None:
         """One of `headgate_outcomes_total`; None: it counts for nobody.
 
         Args:

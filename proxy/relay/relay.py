@@ -17,7 +17,7 @@ from proxy.http.framing import CHUNKED, EXPECTED, Body, check_framing, frame, re
 from proxy.http.headers import Forwarding, Headers, request_headers, response_headers, write_head
 from proxy.http.max_forwards import LIMITED, hops_left, last_hop, one_hop_less
 from proxy.http.tracing import with_token
-from proxy.http.upgrade import SWITCHING_PROTOCOLS, UPGRADE, Offer
+from proxy.http.upgrade import SWITCHING_PROTOCOLS, UPGRADE, UpgradeOffer
 from proxy.upstream.client import Exchange, Upstream
 from proxy.upstream.connection import SLOW_S
 from proxy.upstream.tunnel import Upgrades
@@ -42,7 +42,7 @@ class Outcome(StrEnum):
 
 
 @dataclass(slots=True)
-class Passage:
+class RelayResult:
     """What is known of one relayed request when it is over; for metrics and the log."""
 
     outcome: Outcome = Outcome.COMPLETE
@@ -73,14 +73,14 @@ class Relay:
         *,
         fresh: bool = False,
         long: bool = False,
-    ) -> Passage:
-        """Relay one request. Raises nothing but cancellation: what went wrong is in the `Passage`.
+    ) -> RelayResult:
+        """Relay one request. Raises nothing but cancellation: what went wrong is in the `RelayResult`.
 
         With a `token` its model calls find a tap; see `proxy.http.tracing`. For `fresh` and `long`, which
         calls of routes are, see `Upstream.exchange`.
         """
-        passage = Passage()
-        offer: Offer | None = scope.get(UPGRADE)
+        passage = RelayResult()
+        offer: UpgradeOffer | None = scope.get(UPGRADE)
         if scope["method"] in LIMITED and hops_left(scope["headers"]) == 0:
             await _answer_as_last_hop(scope, send)
             passage.status = 200
@@ -95,7 +95,7 @@ class Relay:
         fresh, repeats = fresh or offer is not None, self._repeats
         with self._upstream.exchange(scope["method"], fresh=fresh, long=long, repeats=repeats) as exchange:
             exchange.on_interim = scope.get(INTERIM)
-            crossing = _Crossing(exchange, scope, receive, send, passage)
+            crossing = _RelayedExchange(exchange, scope, receive, send, passage)
             try:
                 if offer is not None:
                     self._upgrades.check_room()
@@ -114,7 +114,7 @@ class Relay:
                 crossing.end()
         return passage
 
-    def _head(self, scope: Scope, token: str | None, offer: Offer | None) -> tuple[bytes, Body]:
+    def _head(self, scope: Scope, token: str | None, offer: UpgradeOffer | None) -> tuple[bytes, Body]:
         """The upstream request's head, and how its body comes."""
         headers: Headers = scope["headers"]
         method: str = scope["method"]
@@ -132,7 +132,7 @@ class Relay:
             sent += [(b"connection", b"Upgrade"), (b"upgrade", offer.protocols)]
         return write_head(method.encode(), request_target(scope), sent), body
 
-    async def _tell(self, error: UpstreamError, passage: Passage, send: Send) -> None:
+    async def _tell(self, error: UpstreamError, passage: RelayResult, send: Send) -> None:
         """Before the head: a problem. After it: nothing, so that the cut answer does not look complete."""
         logger.warning("upstream failed", extra={"fault": error.fault, "why": str(error)})
         if passage.status:
@@ -148,7 +148,7 @@ async def _answer_as_last_hop(scope: Scope, send: Send) -> None:
     await send({"type": "http.response.body", "body": body, "more_body": False})
 
 
-class _Crossing:
+class _RelayedExchange:
     """One request on its way up, and its answer on its way down.
 
     The client's leaving is watched for only when the answer is slow: a watch costs a fifth of a relayed
@@ -169,7 +169,7 @@ class _Crossing:
     )
 
     def __init__(
-        self, exchange: Exchange, scope: Scope, receive: Receive, send: Send, passage: Passage
+        self, exchange: Exchange, scope: Scope, receive: Receive, send: Send, passage: RelayResult
     ) -> None:
         self._exchange = exchange
         self._answer: WholeAnswer | None = scope.get(ANSWER)
@@ -221,7 +221,7 @@ class _Crossing:
         else:
             self._task = asyncio.ensure_future(self._pump(body is Body.CHUNKED_EXPECTED))
 
-    async def is_switched(self, offer: Offer) -> bool:
+    async def is_switched(self, offer: UpgradeOffer) -> bool:
         """Whether the upstream takes the offer; if not, its answer is one like any other."""
         self._exchange.connection.offered = offer.protocols
         await self._exchange.head()

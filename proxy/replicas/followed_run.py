@@ -6,12 +6,12 @@ from collections.abc import Callable
 from time import time
 from weakref import WeakMethod
 
-from proxy.observe.labels import Phase
-from proxy.replicas.records import Meta, StoredMeta
+from proxy.observe.labels import FaultPhase
+from proxy.replicas.records import RunMeta, StoredMeta
 from proxy.replicas.sealing import Box
-from proxy.runs.run import CANCELLED, RETRY_MS, Beginning, Failure, Run
+from proxy.runs.run import CANCELLED, RETRY_MS, Continuation, Failure, Run
 from proxy.settings.routes import Route
-from proxy.text.event_log import Entry, EventLog, event_id
+from proxy.text.event_log import EventLog, LogEntry, event_id
 from proxy.text.events import Event, EventType
 from proxy.text.sse import encode
 from proxy.upstream.client import Answer
@@ -87,7 +87,7 @@ class FollowedRun:
         self._answer: Answer | None = None
 
     @property
-    def meta(self) -> Meta:
+    def meta(self) -> RunMeta:
         return self.stored.meta
 
     @property
@@ -124,17 +124,17 @@ class FollowedRun:
         return self._executed is not None
 
     @property
-    def phase(self) -> Phase:
+    def phase(self) -> FaultPhase:
         """What its viewers have, as far as is known here."""
         if self.log.has_content:
-            return Phase.CONTENT
-        return Phase.HEADERS if self.headers_sent else Phase.NOTHING
+            return FaultPhase.CONTENT
+        return FaultPhase.HEADERS if self.headers_sent else FaultPhase.NOTHING
 
     @property
     def size_bytes(self) -> int:
         return self.log.size_bytes + (len(self.answer.body) if self.answer is not None else 0)
 
-    def settle(self, failure: Failure | None, answer: Answer | None, terminal: Entry) -> None:
+    def settle(self, failure: Failure | None, answer: Answer | None, terminal: LogEntry) -> None:
         """It has ended as the replica that executed it says."""
         self._failure, self._answer = failure, answer
         self.log.take(terminal)
@@ -145,7 +145,7 @@ class FollowedRun:
             self._failure = FAILURES[code]
             self.log.take(self.terminal(code))
 
-    def terminal(self, code: str) -> Entry:
+    def terminal(self, code: str) -> LogEntry:
         """As `events.Transcript` would have it; but what was said so far is known only as bytes."""
         failure = FAILURES[code]
         metadata = {
@@ -158,11 +158,13 @@ class FollowedRun:
         event = Event(EventType.ERROR, content=failure.detail, metadata=metadata)
         # The replica that is gone may have shown something else with this number to its own viewers.
         name = event_id(self.id, self.meta.generation + 1, seq)
-        return Entry(seq, encode(event, name), self._loop.time(), False, True)
+        return LogEntry(seq, encode(event, name), self._loop.time(), False, True)
 
-    def beginning(self, times_asked: int) -> Beginning:
+    def beginning(self, times_asked: int) -> Continuation:
         """What a replica that takes it over goes on with."""
-        return Beginning(self.log, self.meta.generation + 1, times_asked, self.started_at, self.headers_sent)
+        return Continuation(
+            self.log, self.meta.generation + 1, times_asked, self.started_at, self.headers_sent
+        )
 
     def execute(self, run: Run) -> None:
         """It is executed here from now on, by `run`, which goes on with its log."""

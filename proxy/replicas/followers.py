@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from proxy.replicas.followed_run import STORE_LOST, FollowedRun
-from proxy.replicas.records import End, Keys, StoredEntry, StoredMeta, is_run_id, send
+from proxy.replicas.records import Keys, StoredEnd, StoredEntry, StoredMeta, is_run_id, send
 from proxy.replicas.sealing import Sealing, Unsealable
 from proxy.replicas.valkey import Health, Link, StoreDown, is_wrong_type
 from proxy.settings.routes import Route
@@ -59,7 +59,7 @@ class Followers:
         keys: Keys,
         sealing: Sealing,
         routes: Mapping[str, Route],
-        place: "Place",
+        place: "Subscription",
     ) -> None:
         self._ask = ask
         self._listen = listen
@@ -267,7 +267,7 @@ class Followers:
             [value] = await self._ask.call(("GET", self._keys.end(run.id)))
             if not isinstance(value, bytes):
                 raise Unsealable("the end is missing")
-            end = End.opened(run.box, value)
+            end = StoredEnd.opened(run.box, value)
             answer = end.answer
             if answer is not None and end.parts:
                 answer = replace(answer, body=await self._parts(run, 0, end.parts))
@@ -359,7 +359,7 @@ class Followers:
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class Subscription:
     """Where followers are: at which replica, and who there wants to know."""
 
     replica: str

@@ -8,7 +8,7 @@ LOST_S = 4.0
 the living so long to speak up again."""
 
 
-class Lease:
+class ReplicaLease:
     """This process's own, as it knows it.
 
     Args:

@@ -16,8 +16,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from proxy.replicas.followed_run import FollowedRun
-from proxy.replicas.lease import Lease
-from proxy.replicas.orders import Order
+from proxy.replicas.lease import ReplicaLease
 from proxy.replicas.records import (
     ABANDON,
     APPEND,
@@ -28,13 +27,14 @@ from proxy.replicas.records import (
     PUT_PART,
     REFRESH,
     RESTORE,
-    End,
     Keys,
+    StoredEnd,
     StoredMeta,
     entry_plain,
     said,
 )
 from proxy.replicas.sealing import Box, Unsealable
+from proxy.replicas.stored_requests import StoredRequest
 from proxy.replicas.valkey import Argument, Command, Health, Link, StoreBusy, StoreDown, is_wrong_type
 from proxy.runs.recovery import MAX_TIMES
 from proxy.runs.run import Run
@@ -63,7 +63,7 @@ BACKLOG_BYTES = 64 * 1024 * 1024
 
 
 @dataclass(slots=True, eq=False, weakref_slot=True)
-class Copy:
+class RunCopy:
     """One run and how far its copy is."""
 
     id: str
@@ -125,7 +125,7 @@ class Copy:
 class _Step:
     """What a round trip carries of one run, and where its copy stands after that."""
 
-    copy: Copy
+    copy: RunCopy
     commands: list[Command]
     size_bytes: int
     restores: bool = False
@@ -147,7 +147,7 @@ class Mirror:
         self,
         link: Link,
         health: Health,
-        lease: Lease,
+        lease: ReplicaLease,
         keys: Keys,
         ttl_s: float,
         on_fault: Callable[[Run], None],
@@ -160,7 +160,7 @@ class Mirror:
         self._ttl_ms = int(ttl_s * 1000)
         self._on_fault = on_fault
         self._on_taken = on_taken
-        self._copies: dict[str, Copy] = {}
+        self._copies: dict[str, RunCopy] = {}
         self._dirty: dict[str, None] = {}
         self._abandoned: dict[str, Command] = {}
         self._news = asyncio.Event()
@@ -168,10 +168,10 @@ class Mirror:
 
     # What is copied.
 
-    def prepare(self, run: Run, stored: StoredMeta, box: Box) -> Copy:
+    def prepare(self, run: Run, stored: StoredMeta, box: Box) -> RunCopy:
         """A copy of which nothing is stored yet."""
         now = self._loop.time()
-        return Copy(run.id, run.log, weakref.ref(run), stored, run.times_asked, box, False, now)
+        return RunCopy(run.id, run.log, weakref.ref(run), stored, run.times_asked, box, False, now)
 
     def go_on(self, run: Run, copied: FollowedRun) -> None:
         """Copy a run from now on that was taken over; what there is of its log is stored."""
@@ -180,7 +180,7 @@ class Mirror:
         copy.parts = list(copied.parts)
         self.add(copy, claimed=True)
 
-    def add(self, copy: Copy, *, claimed: bool) -> None:
+    def add(self, copy: RunCopy, *, claimed: bool) -> None:
         """Copy a run from now on."""
         run = copy.known_run
         assert run is not None
@@ -198,7 +198,7 @@ class Mirror:
         if len(copy.log):
             copy.wake()
 
-    def abandon(self, copy: Copy) -> None:
+    def abandon(self, copy: RunCopy) -> None:
         """It is not executed after all."""
         self._remove(copy)
         names = [self._keys.run(copy.id), self._keys.order(copy.id), *copy.same]
@@ -245,7 +245,7 @@ class Mirror:
             if copy.refreshed_at < due:
                 self._mark(copy.id)
 
-    def fault(self, copy: Copy) -> None:
+    def fault(self, copy: RunCopy) -> None:
         """Count that a run is not copied as it should be; once, and while it can make a difference to it."""
         run = copy.known_run
         if run is not None and not copy.has_fault and not copy.log.ended:
@@ -307,7 +307,7 @@ class Mirror:
 
     # One step of one run.
 
-    def _step(self, copy: Copy, room: int) -> _Step:
+    def _step(self, copy: RunCopy, room: int) -> _Step:
         now = self._loop.time()
         step = _Step(copy, [], 0, seq=copy.seq)
         run_key, order_key, same = self._keys.run(copy.id), self._keys.order(copy.id), copy.same
@@ -338,7 +338,7 @@ class Mirror:
             step.commands.append(APPEND(keys, *where, end, step.order, *counts, copy.id, *sealed))
         return step
 
-    def _entries(self, copy: Copy, step: _Step, room: int) -> list[Argument]:
+    def _entries(self, copy: RunCopy, step: _Step, room: int) -> list[Argument]:
         """The next entries, sealed; or none, and the step has parts of one that is large."""
         sealed: list[Argument] = []
         for entry in copy.log.after(copy.seq):
@@ -349,7 +349,7 @@ class Mirror:
                 large = entry.seq, entry.wire
             elif entry.is_terminal:
                 run = copy.executed
-                end = End.of(run.failure, run.answer)
+                end = StoredEnd.of(run.failure, run.answer)
                 if end.parts and 0 not in copy.whole:
                     assert run.answer is not None
                     large = 0, run.answer.body
@@ -366,7 +366,7 @@ class Mirror:
             step.size_bytes += min(len(entry.wire), PART_BYTES)
         return sealed
 
-    def _parts(self, copy: Copy, step: _Step, seq: int, value: bytes, room: int) -> None:
+    def _parts(self, copy: RunCopy, step: _Step, seq: int, value: bytes, room: int) -> None:
         ttl_ms = int(LIVE_TTL_S * 1000)
         step.part_of = seq
         index = copy.next_part
@@ -380,7 +380,7 @@ class Mirror:
             index += 1
         step.last_parts = index * PART_BYTES >= len(value)
 
-    def _doubts(self, copy: Copy | None) -> bool:
+    def _doubts(self, copy: RunCopy | None) -> bool:
         """Whether what is new in a log should not be shown yet. A store that is down takes over nothing."""
         if copy is None:
             return False
@@ -435,7 +435,7 @@ class Mirror:
         elif copy.seq < len(copy.log) or not copy.has_meta:
             self._mark(copy.id)
 
-    def _is_ours(self, copy: Copy, seq: int, value: bytes) -> bool:
+    def _is_ours(self, copy: RunCopy, seq: int, value: bytes) -> bool:
         if seq > len(copy.log):
             return False
         try:
@@ -443,13 +443,13 @@ class Mirror:
         except Unsealable:
             return False
 
-    def _lose(self, copy: Copy) -> None:
+    def _lose(self, copy: RunCopy) -> None:
         """Another replica has ended it: its viewers were told so, and that cannot be taken back."""
         logger.warning("run ended elsewhere", extra={"run": copy.id})
         self.fault(copy)
         self._remove(copy)
 
-    def _fenced(self, copy: Copy, value: bytes) -> None:
+    def _fenced(self, copy: RunCopy, value: bytes) -> None:
         """The run's name has another meta: another replica has taken the run over, while this one was held
         up; or the store has lost its memory, and another run has got this one's name.
         """
@@ -472,11 +472,11 @@ class Mirror:
         self._dirty[run_id] = None
         self._news.set()
 
-    def _never_begun(self, copy: Copy | None) -> None:
+    def _never_begun(self, copy: RunCopy | None) -> None:
         if copy is not None:
             self.abandon(copy)
 
-    def _woken(self, copy: Copy | None) -> None:
+    def _woken(self, copy: RunCopy | None) -> None:
         if copy is None:
             return
         if isinstance(copy.run, weakref.ref):
@@ -488,7 +488,7 @@ class Mirror:
             copy.ended_at = self._loop.time()
         self._mark(copy.id)
 
-    def _remove(self, copy: Copy) -> None:
+    def _remove(self, copy: RunCopy) -> None:
         copy.log.unsubscribe(copy.wake)
         copy.log.doubt = lambda: False
         if self._copies.get(copy.id) is copy:
@@ -513,10 +513,10 @@ class Mirror:
             self._remove(copy)
 
 
-def _order(copy: Copy) -> bytes:
+def _order(copy: RunCopy) -> bytes:
     """What is to be stored of the request, sealed; empty if that is nothing."""
     run = copy.known_run
     if run is None or run.log.ended or not copy.stored.meta.has_order:
         return b""
-    order = Order.of(run)
+    order = StoredRequest.of(run)
     return (order.sealed(copy.box) if order is not None else None) or b""

@@ -30,7 +30,7 @@ import orjson
 from proxy.replicas.sealing import NONCE_BYTES, VERSION, Box
 from proxy.replicas.valkey import Command, Script
 from proxy.runs.run import Failure
-from proxy.text.event_log import Entry
+from proxy.text.event_log import LogEntry
 from proxy.upstream.client import Answer
 
 PART_BYTES = 256 * 1024
@@ -94,7 +94,7 @@ def is_run_id(value: str) -> bool:
 
 
 @dataclass(frozen=True, slots=True)
-class Meta:
+class RunMeta:
     """What a run is, for those who do not execute it."""
 
     owner: str
@@ -118,7 +118,7 @@ class Meta:
         return box.seal("meta", 0, orjson.dumps(self))
 
     @classmethod
-    def opened(cls, box: Box, value: bytes) -> "Meta":
+    def opened(cls, box: Box, value: bytes) -> "RunMeta":
         return cls(**orjson.loads(box.open("meta", 0, value)))
 
 
@@ -126,17 +126,17 @@ class Meta:
 class StoredMeta:
     """A meta, and its value in the store."""
 
-    meta: Meta
+    meta: RunMeta
     value: bytes
 
     @classmethod
-    def seal(cls, meta: Meta, box: Box) -> "StoredMeta":
+    def seal(cls, meta: RunMeta, box: Box) -> "StoredMeta":
         return cls(meta, meta.sealed(box))
 
     @classmethod
     def open(cls, box: Box, value: bytes) -> "StoredMeta":
         """Raises `Unsealable`."""
-        return cls(Meta.opened(box, value), value)
+        return cls(RunMeta.opened(box, value), value)
 
     @property
     def fence(self) -> bytes:
@@ -151,7 +151,7 @@ def part_count(value: bytes) -> int:
     return -(-len(value) // PART_BYTES)
 
 
-def entry_plain(entry: Entry) -> bytes:
+def entry_plain(entry: LogEntry) -> bytes:
     """What is sealed of an entry; equal for equal entries."""
     flags = _CONTENT * entry.is_content | _TERMINAL * entry.is_terminal
     if len(entry.wire) <= PART_BYTES:
@@ -164,7 +164,7 @@ def entry_plain(entry: Entry) -> bytes:
 class StoredEntry:
     """An entry as it was stored; `parts` of it are elsewhere, or none and it is whole."""
 
-    entry: Entry
+    entry: LogEntry
     parts: int
 
     @classmethod
@@ -172,14 +172,14 @@ class StoredEntry:
         flags = plain[0]
         parts = int.from_bytes(plain[1:5]) if flags & _PARTS else 0
         wire = b"" if parts else plain[1:]
-        return cls(Entry(seq, wire, known_at, bool(flags & _CONTENT), bool(flags & _TERMINAL)), parts)
+        return cls(LogEntry(seq, wire, known_at, bool(flags & _CONTENT), bool(flags & _TERMINAL)), parts)
 
-    def with_parts(self, wire: bytes) -> Entry:
+    def with_parts(self, wire: bytes) -> LogEntry:
         return self.entry._replace(wire=wire)
 
 
 @dataclass(frozen=True, slots=True)
-class End:
+class StoredEnd:
     """What became of a run, but for the answer's body where that is large: then it is in `parts`."""
 
     failure: Failure | None
@@ -187,7 +187,7 @@ class End:
     parts: int
 
     @classmethod
-    def of(cls, failure: Failure | None, answer: Answer | None) -> "End":
+    def of(cls, failure: Failure | None, answer: Answer | None) -> "StoredEnd":
         large = answer is not None and len(answer.body) > PART_BYTES
         return cls(failure, answer, part_count(answer.body) if answer is not None and large else 0)
 
@@ -205,7 +205,7 @@ class End:
         return box.seal("end", 0, orjson.dumps(head) + b"\n" + body)
 
     @classmethod
-    def opened(cls, box: Box, value: bytes) -> "End":
+    def opened(cls, box: Box, value: bytes) -> "StoredEnd":
         line, _, body = box.open("end", 0, value).partition(b"\n")
         head = orjson.loads(line)
         failure = Failure(*head["failure"]) if "failure" in head else None

@@ -22,10 +22,9 @@ from typing import Any, Self
 import orjson
 
 from proxy.replicas.followed_run import FollowedRun
-from proxy.replicas.followers import BLOCK_MS, Followers, Place
-from proxy.replicas.lease import LEASE_S, LOST_S, Lease
+from proxy.replicas.followers import BLOCK_MS, Followers, Subscription
+from proxy.replicas.lease import LEASE_S, LOST_S, ReplicaLease
 from proxy.replicas.mirror import LIVE_TTL_S, ROUND_S, Mirror
-from proxy.replicas.orders import Order
 from proxy.replicas.records import (
     CLAIM,
     COUNT,
@@ -33,7 +32,7 @@ from proxy.replicas.records import (
     SCRIPTS,
     SHELVE,
     Keys,
-    Meta,
+    RunMeta,
     StoredMeta,
     cancel,
     is_run_id,
@@ -41,10 +40,11 @@ from proxy.replicas.records import (
     send,
 )
 from proxy.replicas.sealing import Sealing, Unsealable
-from proxy.replicas.take_over import Heir, TakeOver
+from proxy.replicas.stored_requests import StoredRequest
+from proxy.replicas.takeover import Takeover, TakeoverPort
 from proxy.replicas.valkey import CALL_S, Command, Health, Link, StoreDown
 from proxy.runs.run import Run
-from proxy.runs.shared import Watched
+from proxy.runs.shared import ViewableRun
 from proxy.settings.routes import Route
 from proxy.settings.settings import ValkeyLogSettings
 
@@ -91,7 +91,7 @@ class ValkeyRuns:
         settings: ValkeyLogSettings,
         routes: Mapping[str, Route],
         *,
-        heir: Heir,
+        heir: TakeoverPort,
         on_cancel: Callable[[str], None],
         on_taken: Callable[[Run], None],
         on_fault: Callable[[Run], None],
@@ -111,8 +111,8 @@ class ValkeyRuns:
         self._listen = link(timeout_s=BLOCK_MS / 1000 + CALL_S)
         self._copy = link(timeout_s=ROUND_S)
         self._news = asyncio.Event()
-        place = Place(self.replica, self._hear, self._news.set)
-        self._lease = Lease(self._loop.time())
+        place = Subscription(self.replica, self._hear, self._news.set)
+        self._lease = ReplicaLease(self._loop.time())
         self._mirror = Mirror(
             self._copy, self._health, self._lease, self._keys, settings.ttl_s, on_fault, on_taken
         )
@@ -120,7 +120,7 @@ class ValkeyRuns:
             self._look, self._listen, self._health, self._keys, self._sealing, routes, place
         )
         ttl_ms = int(settings.ttl_s * 1000)
-        self._take_over = TakeOver(self._ask, self._keys, self.replica, ttl_ms, heir, self._taken, on_cancel)
+        self._take_over = Takeover(self._ask, self._keys, self.replica, ttl_ms, heir, self._taken, on_cancel)
         self._tasks: list[asyncio.Task[None]] = []
         self._has_lease = False
         self._told_at = 0.0
@@ -187,9 +187,9 @@ class ValkeyRuns:
         """See `Shared`. The first key is for the time the run takes, the others stay after its end."""
         same = [self._keys.same(self._sealing.name(key)) for key in keys]
         box = self._sealing.box(f"run {run.id}")
-        order = Order.of(run)
+        order = StoredRequest.of(run)
         sealed_order = (order.sealed(box) if order is not None else None) or b""
-        meta = Meta(
+        meta = RunMeta(
             owner=self.replica,
             route=run.route.name,
             target=run.target.decode("latin-1"),
@@ -220,7 +220,7 @@ class ValkeyRuns:
         self._mirror.add(copy, claimed=True)
         return None
 
-    async def find(self, run_id: str) -> Watched | None:
+    async def find(self, run_id: str) -> ViewableRun | None:
         try:
             return await self._followers.find(run_id)
         except StoreDown:

@@ -3,10 +3,10 @@
 from enum import StrEnum
 
 from proxy.errors import Fault
-from proxy.observe.labels import Phase
+from proxy.observe.labels import FaultPhase
 
 
-class Step(StrEnum):
+class RecoveryStep(StrEnum):
     """What is done."""
 
     ASK_AGAIN = "ask_again"
@@ -51,15 +51,15 @@ REPEATS: dict[Fault, Repeat] = {
 LOSES_NO_ANSWER = frozenset({Fault.SOURCE_LOST, Fault.LOG_STORE})
 """Failures beside the call itself, whose batch answer still comes."""
 
-STEPS: dict[tuple[Fault, Phase], tuple[Step, ...]] = {
-    (fault, phase): (Step.AWAIT_ANSWER,)
+STEPS: dict[tuple[Fault, FaultPhase], tuple[RecoveryStep, ...]] = {
+    (fault, phase): (RecoveryStep.AWAIT_ANSWER,)
     if fault in LOSES_NO_ANSWER
     else (
-        *((Step.ASK_AGAIN,) if REPEATS[fault] is not Repeat.NEVER else ()),
-        Step.OWN_STATUS if phase is Phase.NOTHING else Step.ERROR_EVENT,
+        *((RecoveryStep.ASK_AGAIN,) if REPEATS[fault] is not Repeat.NEVER else ()),
+        RecoveryStep.OWN_STATUS if phase is FaultPhase.NOTHING else RecoveryStep.ERROR_EVENT,
     )
     for fault in Fault
-    for phase in Phase
+    for phase in FaultPhase
 }
 """In their order. `ASK_AGAIN` only as far as `REPEATS` and the bounds below allow; else the next one."""
 
@@ -81,7 +81,7 @@ SAYS_WHEN = frozenset({429, 503})
 
 def pause_before_repeat(
     fault: Fault,
-    phase: Phase,
+    phase: FaultPhase,
     *,
     attempt: int,
     safe: bool,
@@ -98,7 +98,7 @@ def pause_before_repeat(
         status: of its answer, if it has one.
         retry_after_s: what that answer asks for; `inf` if it asks for what cannot be counted in seconds.
     """
-    if Step.ASK_AGAIN not in STEPS[fault, phase] or attempt > len(PAUSES_S):
+    if RecoveryStep.ASK_AGAIN not in STEPS[fault, phase] or attempt > len(PAUSES_S):
         return None
     told = status in SAYS_WHEN and retry_after_s is not None
     allowed = {

@@ -17,11 +17,11 @@ from statistics import median
 from typing import Any
 
 from flags.decision import Decision, Mode
-from proxy.downstream.bodies import Hold
+from proxy.downstream.bodies import ByteReservation
 from proxy.errors import Fault, UpstreamError
 from proxy.http.headers import says_it_is_empty
 from proxy.identity import Identity
-from proxy.observe.labels import Phase
+from proxy.observe.labels import FaultPhase
 from proxy.observe.metrics import RouteMetrics
 from proxy.relay.outcomes import OF_STRANGERS
 from proxy.runs.recovery import retry_available
@@ -30,7 +30,7 @@ from proxy.text.chunking import Chunker, split
 from proxy.text.event_log import EventLog
 from proxy.text.events import Event, Transcript
 from proxy.text.live_text import LiveTexts
-from proxy.text.retold import Retold
+from proxy.text.regenerated import RegeneratedText
 from proxy.text.sections import MalformedBody, Parity, Section, compare, extract, parse
 from proxy.text.sse import Long, decode, json_text
 from proxy.turns import STEP_BYTES, in_turns
@@ -77,7 +77,7 @@ class Call:
 
 
 @dataclass(frozen=True, slots=True)
-class Beginning:
+class Continuation:
     """What there is of a run that another replica began, and that this one goes on with."""
 
     log: EventLog
@@ -115,7 +115,7 @@ class Run:
         self.answer: Answer | None = None
         """The upstream's own, whole; also one that is a failure."""
         self.headers_sent = False
-        self.hold: Hold | None = None
+        self.hold: ByteReservation | None = None
         """Of its request's body, which it holds until its end."""
         self.is_watched = True
         """Whether anybody waits for it, when it ends."""
@@ -132,20 +132,20 @@ class Run:
         self._live_chars = 0
         self._parity: dict[str, Parity] = {}
         """Of stages whose text was made equal to its authority before the end."""
-        self._retold: dict[str, Retold] = {}
+        self._retold: dict[str, RegeneratedText] = {}
         """Of stages that were shown by another replica: how far their texts are here."""
         self._telling = asyncio.Lock()
         """Of whoever tells a whole text, which takes several turns."""
         self._loop = asyncio.get_running_loop()
-        self._faults: list[tuple[Fault, Phase]] = []
-        self._taken_up: Beginning | None = None
+        self._faults: list[tuple[Fault, FaultPhase]] = []
+        self._taken_up: Continuation | None = None
         self._had_content = False
         """Whether its first text was another replica's, which has counted it."""
         self._first_content_s: float | None = None
         self._last_event_at = self.started_at = self._loop.time()
         self._ticker: asyncio.TimerHandle | None = None
 
-    def take_up(self, beginning: Beginning) -> None:
+    def take_up(self, beginning: Continuation) -> None:
         """Go on with a run that another replica began, before it is executed here."""
         self.log = beginning.log
         self.log.generation = beginning.generation
@@ -157,7 +157,7 @@ class Run:
             self._transcript.repeat(decode(entry.wire))
         self._had_content = self._transcript.has_content
         shown = {stage: self._transcript.shown(stage) for stage in self._transcript.stages}
-        self._retold = {stage: Retold(text) for stage, text in shown.items() if text}
+        self._retold = {stage: RegeneratedText(text) for stage, text in shown.items() if text}
         # The upstream's call has broken off, whatever the reason.
         self.note(Fault.RESET)
 
@@ -175,10 +175,10 @@ class Run:
         return self.call.route.sections
 
     @property
-    def phase(self) -> Phase:
+    def phase(self) -> FaultPhase:
         if self._transcript.has_content:
-            return Phase.CONTENT
-        return Phase.HEADERS if self.headers_sent else Phase.NOTHING
+            return FaultPhase.CONTENT
+        return FaultPhase.HEADERS if self.headers_sent else FaultPhase.NOTHING
 
     @property
     def has_content(self) -> bool:
@@ -297,7 +297,7 @@ class Run:
         self.times_asked = max(self.times_asked, times)
         self.log.wake()  # replicas that may have to send it, too, should know
 
-    def lose_source(self, why: str, phase: Phase | None = None) -> None:
+    def lose_source(self, why: str, phase: FaultPhase | None = None) -> None:
         """Live text has ended early; the batch answer still comes. `phase` is when, if that is past."""
         if self.ended:
             return
@@ -470,7 +470,7 @@ class Run:
 
     # Inside.
 
-    def note(self, fault: Fault, phase: Phase | None = None) -> None:
+    def note(self, fault: Fault, phase: FaultPhase | None = None) -> None:
         """Count a failure, also one that is overcome. One of the log store costs this run nothing."""
         phase = phase or self.phase
         if fault is not Fault.LOG_STORE:
@@ -481,7 +481,7 @@ class Run:
         if not self._faults:
             return "complete"
         without_live_text = any(
-            fault is Fault.SOURCE_LOST and phase is not Phase.CONTENT for fault, phase in self._faults
+            fault is Fault.SOURCE_LOST and phase is not FaultPhase.CONTENT for fault, phase in self._faults
         )
         return "fell_back" if without_live_text else "recovered"
 

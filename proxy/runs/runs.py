@@ -14,13 +14,13 @@ from typing import Any, Protocol
 
 from proxy.errors import Fault, RequestRefused, UpstreamError
 from proxy.identity import Identity
-from proxy.runs.arrivals import Arrivals
-from proxy.runs.kept import Kept
-from proxy.runs.names import NONE_S, Names
-from proxy.runs.run import Beginning, Call, Run
-from proxy.runs.shared import Shared, Watched
+from proxy.runs.aliases import NONE_S, RunAliases
+from proxy.runs.kept_runs import KeptRuns
+from proxy.runs.run import Call, Continuation, Run
+from proxy.runs.shared import SharedRuns, ViewableRun
 from proxy.runs.source import Source
-from proxy.runs.start import ID_TAKEN, Start, check_the_same, digest_of_name
+from proxy.runs.start import ID_TAKEN, RunSpec, check_the_same, digest_of_name
+from proxy.runs.waiters import Waiters
 from proxy.settings.routes import Route
 from proxy.settings.settings import MemoryLogSettings
 from proxy.upstream.breaker import Breaker, result_of
@@ -46,10 +46,10 @@ ATTACH_LOOK_S = 0.25
 """Between two looks whether another replica has begun an awaited run."""
 
 
-class Viewing(Protocol):
+class ViewRequest(Protocol):
     """Who watches a run, and in what form."""
 
-    run: Watched
+    run: ViewableRun
 
     @property
     def lag_events(self) -> int:
@@ -60,7 +60,7 @@ class Viewing(Protocol):
         """Go, and come back to another replica."""
         ...
 
-    def hand_over(self, copy: Watched | None) -> None:
+    def hand_over(self, copy: ViewableRun | None) -> None:
         """The run is another replica's now: `copy` is of that one; None if it cannot be read here."""
         ...
 
@@ -69,13 +69,13 @@ class Runs:
     """All runs of this process, and through `shared` those of the other replicas."""
 
     def __init__(
-        self, bounds: MemoryLogSettings, shared: Shared | None = None, breaker: Breaker | None = None
+        self, bounds: MemoryLogSettings, shared: SharedRuns | None = None, breaker: Breaker | None = None
     ) -> None:
         self._breaker = breaker
         self._shared = shared
         self._live: dict[str, Run] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
-        self._kept = Kept(bounds)
+        self._kept = KeptRuns(bounds)
         self._durations: dict[str, deque[float]] = {}
         # Indices, so that no request looks through all runs.
         self._joinable: dict[str, Run] = {}
@@ -84,11 +84,11 @@ class Runs:
         """Those that are about to begin included."""
         self._live_of: Counter[tuple[str | None, str]] = Counter()
         # Those who watch, and those who wait for a run to watch.
-        self._viewers: set[Viewing] = set()
+        self._viewers: set[ViewRequest] = set()
         self._watchers: Counter[str] = Counter()
         self._grace: dict[str, TimerHandle] = {}
-        self._arrivals = Arrivals()
-        self._names = Names()
+        self._arrivals = Waiters()
+        self._names = RunAliases()
         self._partings: set[asyncio.Task[None]] = set()
         """Tasks that see a run off that another replica has taken over, or tell the others of a name."""
         self.draining = False
@@ -122,24 +122,24 @@ class Runs:
             run = None if own_id is None else self._known(own_id)
         return run if run is not None and _owns(identity, run) else None
 
-    async def look_up(self, run_id: str, identity: Identity | None) -> Watched | None:
+    async def look_up(self, run_id: str, identity: Identity | None) -> ViewableRun | None:
         """A run of any replica by its id, for its owner. Nobody in particular owns none."""
         if identity is None:
             return None
-        run: Watched | None = self.find(run_id, identity)
+        run: ViewableRun | None = self.find(run_id, identity)
         if run is None and self._shared is not None and self._known(run_id) is None:
             run = await self._shared.find(run_id)
             if run is None or not _owns(identity, run):
                 run = await self._named_elsewhere(run_id, identity, self._shared)
         return run if run is not None and _owns(identity, run) else None
 
-    async def _named_elsewhere(self, name: str, identity: Identity, shared: Shared) -> Watched | None:
+    async def _named_elsewhere(self, name: str, identity: Identity, shared: SharedRuns) -> ViewableRun | None:
         own_id = await shared.joinable([digest_of_name(identity.principal, name)])
         if own_id is None or own_id == NO_RUN:
             return None
         return self.find(own_id, identity) or await shared.find(own_id)
 
-    async def name(self, run: Watched, name: str, identity: Identity) -> None:
+    async def name(self, run: ViewableRun, name: str, identity: Identity) -> None:
         """Let a run go by the id, too, that a request which joined it had chosen for its own."""
         if name == run.id:
             return
@@ -169,7 +169,7 @@ class Runs:
             return False
         return await self._shared.joinable([digest_of_name(principal, name)]) == NO_RUN
 
-    async def attach(self, run_id: str, identity: Identity | None, wait_s: float) -> Watched | None:
+    async def attach(self, run_id: str, identity: Identity | None, wait_s: float) -> ViewableRun | None:
         """The same for a run that may begin within `wait_s`: a page may ask for the events first."""
         if identity is None:
             return None  # that it may be there is told by no wait
@@ -214,7 +214,7 @@ class Runs:
             return True  # it is told so, and asks the upstream nothing
         return self._shared is not None and await self._shared.joinable([key]) is not None
 
-    async def joinable(self, start: Start) -> Watched | None:
+    async def joinable(self, start: RunSpec) -> ViewableRun | None:
         """The run that a request names, or may join, if there is one."""
         if (
             start.run_id is not None
@@ -223,7 +223,7 @@ class Runs:
             check_the_same(start, named, is_named=True)
             return named
         keys = start.join_keys()
-        run: Watched | None = self._local(keys)
+        run: ViewableRun | None = self._local(keys)
         if run is None and self._shared is not None and keys:
             other = await self._shared.joinable(keys)
             run = await self.look_up(other, start.identity) if other is not None else None
@@ -233,7 +233,7 @@ class Runs:
 
     # Beginning, watching and ending.
 
-    async def start(self, start: Start) -> Watched:
+    async def start(self, start: RunSpec) -> ViewableRun:
         """Begin a run, or join the one that is the same.
 
         Raises:
@@ -256,7 +256,7 @@ class Runs:
             if not is_launched:
                 self._leave_place(route, principal)
 
-    async def _claimed(self, start: Start, keys: Sequence[str]) -> tuple[Watched | None, Run]:
+    async def _claimed(self, start: RunSpec, keys: Sequence[str]) -> tuple[ViewableRun | None, Run]:
         """The run that was first, if there is one; else one that may begin."""
         made = self._made(start)
         if self._shared is not None:
@@ -287,7 +287,7 @@ class Runs:
         principal, most = None if identity is None else identity.principal, route.settings.max_runs
         return self._live_of[principal, route.name] < most - most // PLACES_OF_OTHERS
 
-    def take_over(self, start: Start, beginning: Beginning) -> Run:
+    def take_over(self, start: RunSpec, beginning: Continuation) -> Run:
         """Go on with a run that another replica began. Its keys are in the store: who joins it asks there."""
         run = self._made(start)
         run.take_up(beginning)
@@ -316,7 +316,7 @@ class Runs:
                 viewer.hand_over(copy)
 
     @contextmanager
-    def watching(self, viewer: Viewing) -> Iterator[None]:
+    def watching(self, viewer: ViewRequest) -> Iterator[None]:
         """Count a viewer while it is there; a run that nobody watches follows its route's policy."""
         run = viewer.run
         self._viewers.add(viewer)
@@ -333,7 +333,7 @@ class Runs:
                 del self._watchers[run.id]
                 self._unwatched(run.id)
 
-    async def cancel(self, run: Watched) -> None:
+    async def cancel(self, run: ViewableRun) -> None:
         """End a run, here or elsewhere; one that has ended stays as it is."""
         here = run.id in self._live
         if here:
@@ -391,7 +391,7 @@ class Runs:
 
     # Inside.
 
-    def _made(self, start: Start) -> Run:
+    def _made(self, start: RunSpec) -> Run:
         return Run(
             start.call,
             start.decision,
@@ -418,7 +418,7 @@ class Runs:
                 return run
         return None
 
-    def _joined(self, start: Start, keys: Sequence[str]) -> Run | None:
+    def _joined(self, start: RunSpec, keys: Sequence[str]) -> Run | None:
         """The run of this process with the request's id or one of its keys."""
         named = None
         if start.run_id is not None:
@@ -522,7 +522,7 @@ class Runs:
             self.cancel_here(run_id)
 
 
-def _owns(identity: Identity | None, run: Watched) -> bool:
+def _owns(identity: Identity | None, run: ViewableRun) -> bool:
     """All that are nobody in particular would share their runs, so they own none."""
     return identity is not None and run.principal == identity.principal
 

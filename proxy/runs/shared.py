@@ -12,7 +12,7 @@ from proxy.text.event_log import EventLog
 from proxy.upstream.client import Answer
 
 
-class Watched(Protocol):
+class ViewableRun(Protocol):
     """A run as its viewers see it: a `Run` of this process, or the copy of one that another executes."""
 
     headers_sent: bool
@@ -62,7 +62,7 @@ class Watched(Protocol):
         ...
 
 
-class Shared(Protocol):
+class SharedRuns(Protocol):
     """The runs of all replicas. No method raises for a store that is down: that is counted and logged, and
     this process goes on alone.
     """
@@ -80,7 +80,7 @@ class Shared(Protocol):
         """
         ...
 
-    async def find(self, run_id: str) -> Watched | None:
+    async def find(self, run_id: str) -> ViewableRun | None:
         """A run that another replica executes or has executed, followed from now on while it is watched."""
         ...
 

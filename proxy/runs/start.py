@@ -9,14 +9,14 @@ from proxy.http.headers import NOT_WHAT_IS_ASKED
 from proxy.identity import Identity
 from proxy.observe.metrics import RouteMetrics
 from proxy.runs.run import Call
-from proxy.runs.shared import Watched
+from proxy.runs.shared import ViewableRun
 from proxy.runs.source import Source
 
 ID_TAKEN = "The id of this run is another one's. Please choose a new one."
 
 
 @dataclass(frozen=True, slots=True)
-class Start:
+class RunSpec:
     """Everything a run is made of, and how requests for the same are known."""
 
     call: Call
@@ -53,7 +53,7 @@ class Start:
         return keys
 
 
-def check_the_same(start: Start, run: Watched, *, is_named: bool = False) -> None:
+def check_the_same(start: RunSpec, run: ViewableRun, *, is_named: bool = False) -> None:
     """Raises RequestRefused if the run is of another request than the one that came to it.
 
     `is_named`: by an id that the run goes by, though its own may be another one.

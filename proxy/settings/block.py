@@ -23,7 +23,7 @@ Name = Annotated[str, AfterValidator(_name)]
 Seconds = Annotated[float, Field(gt=0, le=86_400)]
 
 
-class Block(BaseModel):
+class SettingsBlock(BaseModel):
     """A block of settings: frozen, and closed to names it does not know."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)

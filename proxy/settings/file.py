@@ -15,11 +15,11 @@ from proxy.settings.settings import Settings
 _ENV = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
 
 
-class _Loader(yaml.SafeLoader):
+class _SettingsLoader(yaml.SafeLoader):
     """YAML in which a key that stands twice is an error rather than the last one wins."""
 
 
-def _mapping(loader: _Loader, node: yaml.MappingNode) -> dict[Any, Any]:
+def _mapping(loader: _SettingsLoader, node: yaml.MappingNode) -> dict[Any, Any]:
     seen: list[Any] = []
     for node_key, _ in node.value:
         if node_key.tag == "tag:yaml.org,2002:merge":
@@ -31,7 +31,7 @@ def _mapping(loader: _Loader, node: yaml.MappingNode) -> dict[Any, Any]:
     return loader.construct_mapping(node, deep=True)
 
 
-_Loader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping)
+_SettingsLoader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping)
 
 
 def load(path: Path) -> Settings:
@@ -46,7 +46,7 @@ def load(path: Path) -> Settings:
         reason = exc.strerror if isinstance(exc, OSError) else "it is not UTF-8"
         raise SettingsError([f"cannot be read: {reason}"]) from None
     try:
-        document = yaml.load(text, Loader=_Loader)
+        document = yaml.load(text, Loader=_SettingsLoader)
     except yaml.YAMLError as exc:
         mark = getattr(exc, "problem_mark", None)
         where = f"line {mark.line + 1}: " if mark else ""

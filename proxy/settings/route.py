@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal, get_args
 
 from pydantic import AfterValidator, BeforeValidator, ByteSize, Field, model_validator
 
-from proxy.settings.block import Block, Name, Seconds
+from proxy.settings.block import Name, Seconds, SettingsBlock
 from proxy.text.sections import compile_path
 from proxy.text.templates import PATH, REQUEST, TEXT, references, strays
 
@@ -74,7 +74,7 @@ def _one_or_many(value: Any) -> Any:
 JsonPath = Annotated[str, AfterValidator(_json_path)]
 
 
-class SectionSettings(Block):
+class SectionSettings(SettingsBlock):
     """One text of the answer, and where a viewer shows it. Their order is the order of the stages."""
 
     stage: Annotated[str, AfterValidator(_stage)]
@@ -89,7 +89,7 @@ class SectionSettings(Block):
     with the batch answer."""
 
 
-class ChunkSettings(Block):
+class ChunkSettings(SettingsBlock):
     """How text is cut, in characters."""
 
     min: int = Field(default=5, ge=1, le=200)
@@ -106,7 +106,7 @@ class ChunkSettings(Block):
         return self
 
 
-class PollSettings(Block):
+class PollSettings(SettingsBlock):
     """A resource that shows finished stages while the request still runs."""
 
     path: Annotated[str, AfterValidator(_path)]
@@ -124,7 +124,7 @@ class PollSettings(Block):
     time is the one it had before the request is an earlier run's and is not shown."""
 
 
-class StageCallSettings(Block):
+class StageCallSettings(SettingsBlock):
     """One single-stage call of a group."""
 
     stage: Annotated[str, AfterValidator(_stage)]
@@ -135,7 +135,7 @@ class StageCallSettings(Block):
     """JSON body as a template; none is sent when it is left out."""
 
 
-class StagesSettings(Block):
+class StagesSettings(SettingsBlock):
     """A group made out of its single-stage calls, for upstreams where these are equivalent."""
 
     calls: list[StageCallSettings] = Field(min_length=1)
@@ -144,7 +144,7 @@ class StagesSettings(Block):
     """The group's answer as a template of the calls' answers."""
 
 
-class ConditionSettings(Block):
+class ConditionSettings(SettingsBlock):
     """A value that an event's JSON must have."""
 
     at: JsonPath
@@ -153,7 +153,7 @@ class ConditionSettings(Block):
     """Equal to it, and of the same type."""
 
 
-class NativeEventSettings(Block):
+class NativeEventSettings(SettingsBlock):
     """What one kind of event of the upstream's stream means."""
 
     event: str | None = None
@@ -177,7 +177,7 @@ class NativeEventSettings(Block):
 _OPENAI_BODY = {"stream": True, "stream_options": {"include_usage": True}}
 
 
-class NativeSettings(Block):
+class NativeSettings(SettingsBlock):
     """How the upstream streams by itself, and how it is asked to."""
 
     format: Literal["sse", "ndjson", "openai"]
@@ -229,7 +229,7 @@ class NativeSettings(Block):
         return self.accept or ("application/x-ndjson" if self.format == "ndjson" else "text/event-stream")
 
 
-class TapCallSettings(Block):
+class TapCallSettings(SettingsBlock):
     """One of the calls that the upstream makes to its language model while it works on a request."""
 
     stage: Annotated[str, AfterValidator(_stage)] | None = None
@@ -242,7 +242,7 @@ class TapCallSettings(Block):
     """The same for its system prompt."""
 
 
-class TapSettings(Block):
+class TapSettings(SettingsBlock):
     """Which of the upstream's model calls is which stage."""
 
     calls: list[TapCallSettings] = Field(min_length=1, max_length=100)
@@ -250,7 +250,7 @@ class TapSettings(Block):
     its patterns allow. A call that is made again, with the same request, keeps its place."""
 
 
-class RouteSettings(Block):
+class RouteSettings(SettingsBlock):
     """One endpoint that can stream."""
 
     name: Name

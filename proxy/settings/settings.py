@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, ByteSize, Field, SecretStr, ValidationInfo, model_validator
 
-from proxy.settings.block import Block, Name, Seconds
+from proxy.settings.block import Name, Seconds, SettingsBlock
 from proxy.settings.route import PARAMETER, RouteSettings
 from proxy.settings.secret_rules import check_algorithms, check_key, check_token, fits
 
@@ -103,7 +103,7 @@ Address = Annotated[str, AfterValidator(_address)]
 File = Annotated[Path, AfterValidator(_beside_the_settings)]
 
 
-class TimeoutSettings(Block):
+class TimeoutSettings(SettingsBlock):
     """Measured at the upstream's own connection, each for its phase."""
 
     connect_s: Seconds = 5
@@ -118,7 +118,7 @@ class TimeoutSettings(Block):
     answer times the calls at once for each of its workers."""
 
 
-class TlsSettings(Block):
+class TlsSettings(SettingsBlock):
     """For an `https` upstream."""
 
     ca_file: Annotated[File, AfterValidator(_readable)] | None = None
@@ -127,7 +127,7 @@ class TlsSettings(Block):
     """Check the upstream's certificate and name. Turning it off lets anybody on the way read along."""
 
 
-class StrictnessSettings(Block):
+class StrictnessSettings(SettingsBlock):
     """TLS to everything that Headgate asks: upstream, providers, Unleash, `jwks_url`, Valkey."""
 
     strict: bool = True
@@ -136,7 +136,7 @@ class StrictnessSettings(Block):
     `false` trusts those too. Chain, dates and name are verified in any case."""
 
 
-class PoolSettings(Block):
+class PoolSettings(SettingsBlock):
     """Connections to the upstream, per worker process."""
 
     max_connections: int = Field(default=2048, ge=1)
@@ -147,7 +147,7 @@ class PoolSettings(Block):
     """Idle connections are closed after this. Keep it below the upstream's own limit (uvicorn: 5 s)."""
 
 
-class ForwardingSettings(Block):
+class ForwardingSettings(SettingsBlock):
     """What the upstream is told about the client."""
 
     x_forwarded: Literal["append", "replace", "off"] = "append"
@@ -161,7 +161,7 @@ class ForwardingSettings(Block):
     """Whose `Host` the upstream sees. With `client` its redirects point where the client is."""
 
 
-class BreakerSettings(Block):
+class BreakerSettings(SettingsBlock):
     """When the upstream fails again and again, no streams begin for a while: everybody gets batch."""
 
     failures: int = Field(default=5, ge=1, le=1000)
@@ -172,7 +172,7 @@ class BreakerSettings(Block):
     """So long; then one run tries."""
 
 
-class UpgradeSettings(Block):
+class UpgradeSettings(SettingsBlock):
     """Connections that go on in another protocol, WebSocket for example, per worker process."""
 
     idle_s: Seconds = 3600
@@ -183,7 +183,7 @@ class UpgradeSettings(Block):
     """At the same time; they do not count for `pool.max_connections`. Over it: 503. Each has two sockets."""
 
 
-class UpstreamSettings(Block):
+class UpstreamSettings(SettingsBlock):
     """The existing batch API."""
 
     url: Annotated[str, AfterValidator(_origin)]
@@ -196,7 +196,7 @@ class UpstreamSettings(Block):
     breaker: BreakerSettings = BreakerSettings()
 
 
-class UnleashSettings(Block):
+class UnleashSettings(SettingsBlock):
     """A server that flags come from. Each worker process asks for itself, and keeps the answer in memory:
     while the server is down the last flags hold, until they are stale; a process that never had any gives
     everybody batch."""
@@ -216,7 +216,7 @@ class UnleashSettings(Block):
     """PEM file of the authorities to trust instead of the system's."""
 
 
-class FlagSettings(Block):
+class FlagSettings(SettingsBlock):
     """Who gets streams: from a file, or from an Unleash server."""
 
     file: File | None = Field(default=Path("flags.json"), validate_default=True)
@@ -257,7 +257,7 @@ class FlagSettings(Block):
         return self
 
 
-class JwtSettings(Block):
+class JwtSettings(SettingsBlock):
     """A bearer token in `Authorization`."""
 
     claim: str = "sub"
@@ -289,7 +289,7 @@ class JwtSettings(Block):
         return self
 
 
-class TenantSettings(Block):
+class TenantSettings(SettingsBlock):
     """Whose user somebody is: the property `tenant` of the flag context, for segments and constraints. Users
     of two tenants share no run, whatever they are called."""
 
@@ -305,7 +305,7 @@ class TenantSettings(Block):
         return self
 
 
-class IdentitySettings(Block):
+class IdentitySettings(SettingsBlock):
     """Who is asking. The first that finds somebody counts; nobody found means batch."""
 
     jwt: JwtSettings | None = JwtSettings()
@@ -319,7 +319,7 @@ class IdentitySettings(Block):
     """Where the user's tenant stands, if flags are to know it."""
 
 
-class MemoryLogSettings(Block):
+class MemoryLogSettings(SettingsBlock):
     """Finished runs kept for reconnects, per worker process."""
 
     runs: int = Field(default=1000, ge=1)
@@ -330,7 +330,7 @@ class MemoryLogSettings(Block):
     """No longer than this after their end."""
 
 
-class ValkeyLogSettings(Block):
+class ValkeyLogSettings(SettingsBlock):
     """Runs shared by all replicas and workers, in Valkey or Redis (6.2 or later, one server, no cluster)."""
 
     url: Annotated[SecretStr, AfterValidator(_store)]
@@ -344,7 +344,7 @@ class ValkeyLogSettings(Block):
     """A run is kept no longer than this after its end."""
 
 
-class EventLogSettings(Block):
+class EventLogSettings(SettingsBlock):
     """Where runs keep their events."""
 
     memory: MemoryLogSettings = MemoryLogSettings()
@@ -352,7 +352,7 @@ class EventLogSettings(Block):
     """Also there, so that every replica can show the runs of every other one."""
 
 
-class LogSettings(Block):
+class LogSettings(SettingsBlock):
     """The process's own log, on standard error."""
 
     format: Literal["json", "console"] = "json"
@@ -360,7 +360,7 @@ class LogSettings(Block):
     """`info` has a line for each request that matches a route; `debug` also for the others."""
 
 
-class ProviderSettings(Block):
+class ProviderSettings(SettingsBlock):
     """Where the upstream's language model really is."""
 
     name: Name
@@ -384,7 +384,7 @@ class ProviderSettings(Block):
         return (f"/{self.name}" if self.path is None else self.path).rstrip("/")
 
 
-class LlmSettings(Block):
+class LlmSettings(SettingsBlock):
     """The model port, for the source `tap`: the upstream's own base URL of its language model points here."""
 
     listen: Address = "127.0.0.1:8090"
@@ -410,7 +410,7 @@ class LlmSettings(Block):
         return self
 
 
-class LimitSettings(Block):
+class LimitSettings(SettingsBlock):
     """What all clients share, per worker process. Over a limit: 503 with `Retry-After`, counted in
     `headgate_over_budget_total`. The admin port has none."""
 
@@ -428,7 +428,7 @@ class LimitSettings(Block):
     events. Without room an answer goes out as it came, unread, and counts as complete."""
 
 
-class Settings(Block):
+class Settings(SettingsBlock):
     """The whole file."""
 
     listen: Address = "127.0.0.1:8080"

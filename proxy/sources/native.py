@@ -31,7 +31,7 @@ NOT_OFFERED = frozenset({404, 405, 406, 415, 501})
 ANSWER_HEADERS: Headers = [(b"content-type", b"application/json")]
 
 
-class Reading(Protocol):
+class StreamReading(Protocol):
     """One stream, read to its end."""
 
     @property
@@ -98,8 +98,10 @@ class _Calls:
             raise UpstreamMalformed("the stream is compressed, which was not asked for")
         settings = self._settings
         openai = settings.format == "openai"
-        reading: Reading = _Completion(self._run) if openai else _ByRules(self._run, self._rules, settings)
-        events = Lines() if settings.format == "ndjson" else Events()
+        reading: StreamReading = (
+            _Completion(self._run) if openai else _ByRules(self._run, self._rules, settings)
+        )
+        events = NdjsonLines() if settings.format == "ndjson" else Events()
 
         def take(data: bytes) -> None:
             for event, said in events.feed(data):
@@ -221,7 +223,7 @@ class Events:
         return []
 
 
-class Lines:
+class NdjsonLines:
     """NDJSON: a document a line. Empty lines say nothing."""
 
     def __init__(self) -> None:

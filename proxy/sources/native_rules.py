@@ -19,7 +19,7 @@ class MalformedEvent(ValueError):
     """An event that a rule cannot read. The message has nothing of it."""
 
 
-class Said(NamedTuple):
+class EventContent(NamedTuple):
     """What one event says."""
 
     meaning: Meaning
@@ -29,7 +29,7 @@ class Said(NamedTuple):
     """The batch answer's document, of an `answer`."""
 
 
-IGNORED = Said("ignore")
+IGNORED = EventContent("ignore")
 
 
 class Rules:
@@ -44,7 +44,7 @@ class Rules:
         self._by_stage = {section.stage: section for section in sections}
         self._rules = [_Rule.compile(rule, self._by_stage) for rule in settings]
 
-    def hear(self, event: str, data: str | bytes) -> Said:
+    def hear(self, event: str, data: str | bytes) -> EventContent:
         """What an event says.
 
         Args:
@@ -69,16 +69,16 @@ class Rules:
                 return self._said(rule, found, document)
         return IGNORED
 
-    def _said(self, rule: "_Rule", text: Any, document: Any) -> Said:
+    def _said(self, rule: "_Rule", text: Any, document: Any) -> EventContent:
         if rule.meaning == "answer":
-            return Said("answer", answer=text)
+            return EventContent("answer", answer=text)
         if rule.at is None and rule.meaning != "text":
-            return Said(rule.meaning)
+            return EventContent(rule.meaning)
         if text is None:  # an end, or the head of a message, has the place and nothing in it
-            return Said(rule.meaning)
+            return EventContent(rule.meaning)
         if not isinstance(text, str):
             raise MalformedEvent("a text is no string")
-        return Said(rule.meaning, self._section(rule, document), text)
+        return EventContent(rule.meaning, self._section(rule, document), text)
 
     def _section(self, rule: "_Rule", document: Any) -> Section | None:
         """Whose text it is; None: that of a stage which the route does not show."""
@@ -89,7 +89,7 @@ class Rules:
 
 
 @dataclass(frozen=True, slots=True)
-class _Place:
+class _JsonPlace:
     """Where a value stands in an event's JSON."""
 
     path: JSONPath
@@ -97,7 +97,7 @@ class _Place:
     """Of a path that is only names and indices, as nearly all are: walked in a tenth of the time."""
 
     @classmethod
-    def compile(cls, at: str | None) -> "_Place | None":
+    def compile(cls, at: str | None) -> "_JsonPlace | None":
         if at is None:
             return None
         path = compile_path(at)
@@ -143,11 +143,11 @@ class _Rule:
     meaning: Meaning
     event: str | None
     data: str | None
-    when: _Place | None
+    when: _JsonPlace | None
     value: Any
-    at: _Place | None
+    at: _JsonPlace | None
     section: Section | None
-    stage_at: _Place | None
+    stage_at: _JsonPlace | None
 
     @classmethod
     def compile(cls, settings: NativeEventSettings, by_stage: dict[str, Section]) -> "_Rule":
@@ -157,11 +157,11 @@ class _Rule:
             meaning=settings.means,
             event=settings.event,
             data=settings.data,
-            when=_Place.compile(when.at) if when is not None else None,
+            when=_JsonPlace.compile(when.at) if when is not None else None,
             value=None if when is None else when.equals,
-            at=_Place.compile(settings.at),
+            at=_JsonPlace.compile(settings.at),
             section=only if settings.stage is None else by_stage[settings.stage],
-            stage_at=_Place.compile(settings.stage_at),
+            stage_at=_JsonPlace.compile(settings.stage_at),
         )
 
     @property

@@ -52,7 +52,7 @@ class LookFailed(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Earlier:
+class RowsBefore:
     """What a section's rows had before the call: nothing of it is this run's."""
 
     times: frozenset[str]
@@ -77,14 +77,14 @@ class Rows:
             compile_path(section.poll_at),
         )
 
-    def earlier(self, document: Any) -> Earlier:
+    def earlier(self, document: Any) -> RowsBefore:
         """What is there before the call."""
         rows = self._rows(document)
-        return Earlier(
+        return RowsBefore(
             frozenset(filter(None, map(self._time, rows))), frozenset(filter(None, map(self._text, rows)))
         )
 
-    def new_text(self, document: Any, earlier: Earlier) -> str | None:
+    def new_text(self, document: Any, earlier: RowsBefore) -> str | None:
         """The text of the last row that was written since; None if there is none, or it is an earlier one's.
 
         A row may be touched before its text is written, so that its time is new and its text is not.
@@ -141,7 +141,7 @@ class PollSource:
         ]
 
     async def answer(self, run: Run) -> Answer:
-        looks = Looks(self._upstream, run, self._settings)
+        looks = Poller(self._upstream, run, self._settings)
         polled = [Polled(run.sections[index], rows) for index, rows in self._polled]
         try:
             async with asyncio.timeout(BEFORE_S):
@@ -158,7 +158,7 @@ class PollSource:
             await asyncio.wait({poller})
 
 
-class Looks:
+class Poller:
     """Reads the polled resource with the credentials of the run's own request."""
 
     def __init__(self, upstream: Upstream, run: Run, settings: PollSettings) -> None:
@@ -184,7 +184,7 @@ class Looks:
         return max(BLOCKED_MIN_S, BLOCKED_AFTER * self.every_s)
 
 
-async def _poll_safely(run: Run, looks: Looks, polled: list[Polled], seen: Mapping[str, Earlier]) -> None:
+async def _poll_safely(run: Run, looks: Poller, polled: list[Polled], seen: Mapping[str, RowsBefore]) -> None:
     try:
         await _poll(run, looks, polled, seen)
     except Exception:  # a mistake of ours beside the call costs the live text, never the answer
@@ -192,7 +192,7 @@ async def _poll_safely(run: Run, looks: Looks, polled: list[Polled], seen: Mappi
         run.lose_source("a mistake of ours")
 
 
-async def _poll(run: Run, looks: Looks, polled: list[Polled], seen: Mapping[str, Earlier]) -> None:
+async def _poll(run: Run, looks: Poller, polled: list[Polled], seen: Mapping[str, RowsBefore]) -> None:
     """Show each section as soon as it is stored, until all are shown, the source is lost or we are ended."""
     loop = asyncio.get_running_loop()
     wait_s, strikes = looks.every_s, 0
@@ -219,7 +219,7 @@ async def _poll(run: Run, looks: Looks, polled: list[Polled], seen: Mapping[str,
         left = [p for p in left if not await _show(run, p, document, seen[p.section.stage])]
 
 
-async def _show(run: Run, polled: Polled, document: Any, earlier: Earlier) -> bool:
+async def _show(run: Run, polled: Polled, document: Any, earlier: RowsBefore) -> bool:
     """Show a section if this run has stored it. True if there is nothing more to wait for."""
     if run.is_complete(polled.section):
         return True

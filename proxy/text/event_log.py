@@ -15,7 +15,7 @@ MAX_AT_ONCE = 512
 CONTENT = frozenset({EventType.CONTENT_CHUNK, EventType.CONTENT_REPLACE})
 
 
-class Entry(NamedTuple):
+class LogEntry(NamedTuple):
     """One event, as it goes on the wire."""
 
     seq: int
@@ -80,7 +80,7 @@ class EventLog:
         wire = encode(event, name, self._retry_ms if seq == 1 else None, long)
         self._add(wire, known_at, event.type in CONTENT, event.terminal)
 
-    def take(self, entry: Entry) -> None:
+    def take(self, entry: LogEntry) -> None:
         """Append an entry that is encoded already."""
         assert entry.seq == len(self._wires) + 1
         self._add(entry.wire, entry.known_at, entry.is_content, entry.is_terminal)
@@ -94,23 +94,23 @@ class EventLog:
         self.has_content = self.has_content or is_content
         self.wake()
 
-    def after(self, seq: int) -> Sequence[Entry]:
+    def after(self, seq: int) -> Sequence[LogEntry]:
         """The next entries beyond `seq`, at most `MAX_AT_ONCE` of them."""
         return self._between(seq, min(len(self), seq + MAX_AT_ONCE))
 
-    def up_to(self, seq: int) -> Sequence[Entry]:
+    def up_to(self, seq: int) -> Sequence[LogEntry]:
         """All entries from the first to `seq`."""
         return self._between(0, min(len(self), seq))
 
-    def entry(self, seq: int) -> Entry:
+    def entry(self, seq: int) -> LogEntry:
         """The entry with this number, which must be one of the log's."""
         at = seq - 1
         is_last = seq == len(self._wires)
-        return Entry(
+        return LogEntry(
             seq, self._wires[at], self._known_at[at], self._content[at] == 1, is_last and self._ended
         )
 
-    def _between(self, start: int, end: int) -> list[Entry]:
+    def _between(self, start: int, end: int) -> list[LogEntry]:
         return [self.entry(seq) for seq in range(start + 1, end + 1)]
 
     def subscribe(self, wake: Callable[[], None]) -> None:

@@ -91,7 +91,7 @@ class IllegalEvent(ValueError):
     """The event may not be said now, or at all; the transcript is as it was before."""
 
 
-class _Stage:
+class _StageTranscript:
     __slots__ = ("chars", "chunks", "digest", "panel", "parts", "state")
 
     def __init__(self, panel: str) -> None:
@@ -126,7 +126,7 @@ class Transcript:
 
     def __init__(self) -> None:
         self._run = RunState.RUNNING
-        self._stages: dict[str, _Stage] = {}
+        self._stages: dict[str, _StageTranscript] = {}
         self._has_content = False
 
     def __repr__(self) -> str:
@@ -162,7 +162,7 @@ class Transcript:
         if not stage:
             raise IllegalEvent("a stage has a name: the empty one is the whole run")
         _utf8(panel + stage)
-        made = self._stages.get(stage) or _Stage(panel)
+        made = self._stages.get(stage) or _StageTranscript(panel)
         self._move(EventType.STAGE_START, made, stage)
         self._stages[stage] = made
         metadata = {"index": index, "total_expected": total_expected}
@@ -259,8 +259,8 @@ class Transcript:
         known = self._stages.get(stage)
         return known.state if known else StageState.UNSEEN
 
-    def _advance(self, type_: EventType, stage: str) -> _Stage:
-        known = self._stages.get(stage) or _Stage("")
+    def _advance(self, type_: EventType, stage: str) -> _StageTranscript:
+        known = self._stages.get(stage) or _StageTranscript("")
         self._move(type_, known, stage)
         return known
 
@@ -269,7 +269,7 @@ class Transcript:
             _next_stage(stage.state, type_, name)
         self._move(type_)
 
-    def _move(self, type_: EventType, stage: _Stage | None = None, name: str = "") -> None:
+    def _move(self, type_: EventType, stage: _StageTranscript | None = None, name: str = "") -> None:
         # Both tables are asked before either state is set.
         run = _RUN_MOVES.get((self._run, type_))
         if run is None:

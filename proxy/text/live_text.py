@@ -22,7 +22,7 @@ LARGE_PIECES = 64
 """About so many does a large piece of a text become, with as many smaller ones at its end."""
 
 
-class Shows(Protocol):
+class ChunkSink(Protocol):
     """Where chunks go."""
 
     def show_chunks(self, stage: str, chunks: list[str]) -> None: ...
@@ -43,7 +43,7 @@ class LiveTexts:
         self._chunkers: dict[str, Chunker] = {}
         self._timer: TimerHandle | None = None
 
-    def add(self, stage: str, text: str, shows: Shows) -> None:
+    def add(self, stage: str, text: str, shows: ChunkSink) -> None:
         """The next piece."""
         chunker = self._chunkers.get(stage)
         if chunker is None:
@@ -55,7 +55,7 @@ class LiveTexts:
         if self._timer is None and chunker.holds_words:
             self._timer = asyncio.get_running_loop().call_later(HOLD_S, self._held_long_enough, shows)
 
-    def finish(self, stage: str, shows: Shows) -> None:
+    def finish(self, stage: str, shows: ChunkSink) -> None:
         """The text is whole: show what was held back of it."""
         chunker = self._chunkers.pop(stage, None)
         if chunker is not None:
@@ -72,7 +72,7 @@ class LiveTexts:
             self._timer.cancel()
             self._timer = None
 
-    def _held_long_enough(self, shows: Shows) -> None:
+    def _held_long_enough(self, shows: ChunkSink) -> None:
         self._timer = None
         for stage, chunker in self._chunkers.items():
             shows.show_chunks(stage, chunker.flush_words())

@@ -17,7 +17,7 @@ from enum import StrEnum
 from proxy.errors import Fault
 
 
-class State(StrEnum):
+class BreakerState(StrEnum):
     """Where a breaker stands."""
 
     CLOSED = "closed"
@@ -28,7 +28,7 @@ class State(StrEnum):
     """A trial is under way, for `open_s` at most: what is not known by then is tried by another."""
 
 
-class Sign(StrEnum):
+class BreakerEvent(StrEnum):
     """What happens to a breaker."""
 
     SUCCESS = "success"
@@ -41,24 +41,24 @@ class Sign(StrEnum):
     """It did not begin after all."""
 
 
-MOVES: dict[tuple[State, Sign], State] = {
-    (State.CLOSED, Sign.SUCCESS): State.CLOSED,
-    (State.CLOSED, Sign.FAILURE): State.CLOSED,
-    (State.CLOSED, Sign.ONE_FAILURE_TOO_MANY): State.OPEN,
-    (State.CLOSED, Sign.TRIAL): State.CLOSED,
-    (State.CLOSED, Sign.TRIAL_UNUSED): State.CLOSED,
-    (State.OPEN, Sign.SUCCESS): State.CLOSED,
+MOVES: dict[tuple[BreakerState, BreakerEvent], BreakerState] = {
+    (BreakerState.CLOSED, BreakerEvent.SUCCESS): BreakerState.CLOSED,
+    (BreakerState.CLOSED, BreakerEvent.FAILURE): BreakerState.CLOSED,
+    (BreakerState.CLOSED, BreakerEvent.ONE_FAILURE_TOO_MANY): BreakerState.OPEN,
+    (BreakerState.CLOSED, BreakerEvent.TRIAL): BreakerState.CLOSED,
+    (BreakerState.CLOSED, BreakerEvent.TRIAL_UNUSED): BreakerState.CLOSED,
+    (BreakerState.OPEN, BreakerEvent.SUCCESS): BreakerState.CLOSED,
     # Of a run begun before: that it is open is known already, and it stays so no longer for that.
-    (State.OPEN, Sign.FAILURE): State.OPEN,
-    (State.OPEN, Sign.ONE_FAILURE_TOO_MANY): State.OPEN,
-    (State.OPEN, Sign.TRIAL): State.HALF_OPEN,
-    (State.OPEN, Sign.TRIAL_UNUSED): State.OPEN,
-    (State.HALF_OPEN, Sign.SUCCESS): State.CLOSED,
+    (BreakerState.OPEN, BreakerEvent.FAILURE): BreakerState.OPEN,
+    (BreakerState.OPEN, BreakerEvent.ONE_FAILURE_TOO_MANY): BreakerState.OPEN,
+    (BreakerState.OPEN, BreakerEvent.TRIAL): BreakerState.HALF_OPEN,
+    (BreakerState.OPEN, BreakerEvent.TRIAL_UNUSED): BreakerState.OPEN,
+    (BreakerState.HALF_OPEN, BreakerEvent.SUCCESS): BreakerState.CLOSED,
     # The trial's, or an older run's: they are not told apart. The next trial is `open_s` away at most.
-    (State.HALF_OPEN, Sign.FAILURE): State.OPEN,
-    (State.HALF_OPEN, Sign.ONE_FAILURE_TOO_MANY): State.OPEN,
-    (State.HALF_OPEN, Sign.TRIAL): State.HALF_OPEN,
-    (State.HALF_OPEN, Sign.TRIAL_UNUSED): State.OPEN,
+    (BreakerState.HALF_OPEN, BreakerEvent.FAILURE): BreakerState.OPEN,
+    (BreakerState.HALF_OPEN, BreakerEvent.ONE_FAILURE_TOO_MANY): BreakerState.OPEN,
+    (BreakerState.HALF_OPEN, BreakerEvent.TRIAL): BreakerState.HALF_OPEN,
+    (BreakerState.HALF_OPEN, BreakerEvent.TRIAL_UNUSED): BreakerState.OPEN,
 }
 
 
@@ -72,7 +72,7 @@ class Breaker:
     """
 
     def __init__(self, failures: int, window_s: float, open_s: float) -> None:
-        self.state = State.CLOSED
+        self.state = BreakerState.CLOSED
         self._window_s = window_s
         self._open_s = open_s
         self._failures = failures
@@ -82,12 +82,12 @@ class Breaker:
 
     def is_open(self, now: float) -> bool:
         """Whether no run may begin. False, unless it is closed, is leave for one run: the trial."""
-        if self.state is State.CLOSED:
+        if self.state is BreakerState.CLOSED:
             return False
         if now < self._next_trial_at:
             return True
         self._next_trial_at = now + self._open_s
-        self._move(Sign.TRIAL)
+        self._move(BreakerEvent.TRIAL)
         return False
 
     def unused(self) -> None:
@@ -95,9 +95,9 @@ class Breaker:
 
         To be called only by who has been told that the breaker is not open; a closed one does not care.
         """
-        if self.state is State.HALF_OPEN:
+        if self.state is BreakerState.HALF_OPEN:
             self._next_trial_at = 0.0
-        self._move(Sign.TRIAL_UNUSED)
+        self._move(BreakerEvent.TRIAL_UNUSED)
 
     def record(self, ok: bool, now: float, caller: str | None) -> None:
         """A run of a caller has ended, with an answer or by the upstream's fault; `result_of` says which.
@@ -106,7 +106,7 @@ class Breaker:
         """
         if ok:
             self._failed_at.clear()
-            self._move(Sign.SUCCESS)
+            self._move(BreakerEvent.SUCCESS)
             return
         self._failed_at.pop(caller, None)
         self._failed_at[caller] = now
@@ -115,11 +115,11 @@ class Breaker:
         is_full = len(self._failed_at) == self._failures
         enough = is_full and now - min(self._failed_at.values()) <= self._window_s
         before = self.state
-        self._move(Sign.ONE_FAILURE_TOO_MANY if enough else Sign.FAILURE)
-        if self.state is State.OPEN and before is not State.OPEN:
+        self._move(BreakerEvent.ONE_FAILURE_TOO_MANY if enough else BreakerEvent.FAILURE)
+        if self.state is BreakerState.OPEN and before is not BreakerState.OPEN:
             self._next_trial_at = now + self._open_s
 
-    def _move(self, sign: Sign) -> None:
+    def _move(self, sign: BreakerEvent) -> None:
         self.state = MOVES[self.state, sign]
 
 

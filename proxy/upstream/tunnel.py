@@ -13,7 +13,7 @@ from prometheus_client import Counter, Gauge
 
 from proxy.errors import UpstreamAborted, UpstreamBusy
 from proxy.http.headers import Headers, end_to_end
-from proxy.http.upgrade import Lost, Offer, listed
+from proxy.http.upgrade import Lost, UpgradeOffer, listed
 from proxy.settings.settings import UpgradeSettings
 from proxy.upstream.client import Exchange
 
@@ -145,7 +145,7 @@ class Upgrades:
         if len(self._open) >= self._bounds.max_open:
             raise UpstreamBusy(f"{len(self._open)} upgraded connections are open")
 
-    async def carry(self, offer: Offer, exchange: Exchange) -> None:
+    async def carry(self, offer: UpgradeOffer, exchange: Exchange) -> None:
         """Pass the 101 on, and bytes both ways until both sides are closed.
 
         Raises:

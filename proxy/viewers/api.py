@@ -21,7 +21,7 @@ from proxy.http.headers import Headers
 from proxy.identity import Identifier, Identity
 from proxy.observe.metrics import Metrics
 from proxy.runs.runs import Runs
-from proxy.runs.shared import Watched
+from proxy.runs.shared import ViewableRun
 from proxy.text.event_log import LogReader
 from proxy.viewers.batch_viewer import named
 from proxy.viewers.tickets import TICKET_S, Tickets
@@ -46,7 +46,7 @@ _CURSOR = re.compile(r"([!-~]{1,64}?)(?:\.[0-9])?:([0-9]{1,9})")
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class ApiRequest:
     """One request to an endpoint. `run_id` is empty where the path has none."""
 
     run_id: str
@@ -91,13 +91,15 @@ class RunApi:
         parameters = parse_qs(query.decode("latin-1"), max_num_fields=20) if query.count(b"&") < 20 else {}
         try:
             check_framing(scope["headers"], scope["http_version"])
-            await endpoint(self, Asked(run_id, scope["headers"], parameters, receive, send, scope.get(WRITE)))
+            await endpoint(
+                self, ApiRequest(run_id, scope["headers"], parameters, receive, send, scope.get(WRITE))
+            )
         except RequestRefused as refusal:
             await refuse(send, refusal)
 
     async def show(
         self,
-        run: Watched,
+        run: ViewableRun,
         identity: Identity | None,
         receive: Receive,
         send: Send,
@@ -120,7 +122,7 @@ class RunApi:
         with self._runs.watching(viewer):
             return await viewer.serve(after=after, takes_json=takes_json)
 
-    async def _events(self, asked: Asked) -> None:
+    async def _events(self, asked: ApiRequest) -> None:
         """The log: replay from the cursor, then live."""
         identity = await self._who(asked)
         run = await self._runs.attach(asked.run_id, identity, self._attach_wait_s)
@@ -130,7 +132,7 @@ class RunApi:
         after = 0 if given is None else await position(run, given)
         await self.show(run, identity, asked.receive, asked.send, after=after, write=asked.write)
 
-    async def _state(self, asked: Asked) -> None:
+    async def _state(self, asked: ApiRequest) -> None:
         run = await self._of_owner(asked)
         body = orjson.dumps(
             {
@@ -146,13 +148,13 @@ class RunApi:
         )
         await _json(asked.send, 200, body, named(run))
 
-    async def _cancel(self, asked: Asked) -> None:
+    async def _cancel(self, asked: ApiRequest) -> None:
         """End the run. One that has ended stays as it is, so that a late cancel does no harm."""
         run = await self._of_owner(asked)
         await self._runs.cancel(run)
         await _json(asked.send, 202, orjson.dumps({"run": run.id}), named(run))
 
-    async def _issue_ticket(self, asked: Asked) -> None:
+    async def _issue_ticket(self, asked: ApiRequest) -> None:
         """A ticket for a run of one's own."""
         identity = self._identifier.identify(asked.headers)
         if identity is None:
@@ -170,13 +172,13 @@ class RunApi:
         ticket = await self._tickets.issue(run_id, identity.principal, identity.expires_at)
         await _json(asked.send, 201, orjson.dumps({"ticket": ticket, "expires_in_s": TICKET_S}))
 
-    async def _of_owner(self, asked: Asked) -> Watched:
+    async def _of_owner(self, asked: ApiRequest) -> ViewableRun:
         run = await self._runs.look_up(asked.run_id, self._identifier.identify(asked.headers))
         if run is None:
             raise RequestRefused(404, NO_SUCH_RUN)
         return run
 
-    async def _who(self, asked: Asked) -> Identity | None:
+    async def _who(self, asked: ApiRequest) -> Identity | None:
         """By the ticket, if there is one: EventSource cannot send a header."""
         ticket = asked.one("ticket")
         if ticket is None:
@@ -186,19 +188,19 @@ class RunApi:
             raise RequestRefused(404, NO_SUCH_RUN)
         return Identity(redeemed.principal, user="", expires_at=redeemed.expires_at)
 
-    ENDPOINTS: ClassVar[Mapping[str, Mapping[str, Callable[["RunApi", Asked], Awaitable[None]]]]] = {
+    ENDPOINTS: ClassVar[Mapping[str, Mapping[str, Callable[["RunApi", ApiRequest], Awaitable[None]]]]] = {
         EVENTS: {"GET": _events},
         RUN: {"GET": _state, "DELETE": _cancel},
         TICKETS: {"POST": _issue_ticket},
     }
 
 
-def has_all(run: Watched, after: int | None) -> bool:
+def has_all(run: ViewableRun, after: int | None) -> bool:
     """Whether a viewer of the events up to `after` misses nothing, and nothing will come."""
     return bool(after) and run.log.ended and after is not None and after >= len(run.log)
 
 
-async def send_nothing_more(run: Watched, send: Send) -> None:
+async def send_nothing_more(run: ViewableRun, send: Send) -> None:
     """A stream that ends at once. Who posts is no EventSource: fetch-event-source refuses a 204, and would
     post again for ever.
     """
@@ -218,7 +220,7 @@ def run_of(cursor: str) -> str | None:
     return found[1] if found else None
 
 
-async def position(run: Watched, cursor: str) -> int | None:
+async def position(run: ViewableRun, cursor: str) -> int | None:
     """Where in the log a cursor stands, an event's id or its number.
 
     None if it is not one of this log, or one from which a snapshot was begun: a viewer that was cut within it

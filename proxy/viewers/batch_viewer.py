@@ -7,7 +7,7 @@ from proxy.errors import problem
 from proxy.http.asgi import TITLES, Receive, Send
 from proxy.http.headers import BODILESS_STATUS, Headers, response_headers
 from proxy.runs.run import Failure
-from proxy.runs.shared import Watched
+from proxy.runs.shared import ViewableRun
 from proxy.text.event_log import LogReader
 
 SPACE = b" "
@@ -44,7 +44,7 @@ class BatchViewer:
 
     def __init__(
         self,
-        run: Watched,
+        run: ViewableRun,
         receive: Receive,
         send: Send,
         *,
@@ -68,7 +68,7 @@ class BatchViewer:
     def say_goodbye(self) -> None:
         """It cannot come back for the rest: it waits on, as long as the process does."""
 
-    def hand_over(self, copy: Watched | None) -> None:
+    def hand_over(self, copy: ViewableRun | None) -> None:
         """Another replica executes the run: its answer will be the one, if it can be seen."""
         before = self._reader
         if copy is None:
@@ -134,7 +134,7 @@ class _Told(NamedTuple):
     body: bytes
 
 
-async def send_answer(run: Watched, send: Send) -> int:
+async def send_answer(run: ViewableRun, send: Send) -> int:
     """The answer of a run that has ended, with its own status, headers and bytes; returns the status."""
     return await _send_whole(_answer(run), send)
 
@@ -152,12 +152,12 @@ async def _send_body(body: bytes, send: Send) -> None:
         await send({"type": "http.response.body", "body": piece, "more_body": at + PIECE_BYTES < len(body)})
 
 
-def named(run: Watched) -> tuple[bytes, bytes]:
+def named(run: ViewableRun) -> tuple[bytes, bytes]:
     """The header by which every answer of a run says that it is one, and of which."""
     return b"headgate-run", run.id.encode()
 
 
-def _answer(run: Watched) -> _Told:
+def _answer(run: ViewableRun) -> _Told:
     if run.answer is None:
         return _refusal(run, run.failure or UNSEEN)
     status, body = run.answer.status, run.answer.body
@@ -167,6 +167,6 @@ def _answer(run: Watched) -> _Told:
     return _Told(status, [*headers, named(run)], body)
 
 
-def _refusal(run: Watched, failure: Failure) -> _Told:
+def _refusal(run: ViewableRun, failure: Failure) -> _Told:
     headers, body = problem(failure.status, TITLES.get(failure.status, "Error"), failure.detail)
     return _Told(failure.status, [*headers, named(run)], body)

@@ -9,12 +9,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
 
-from proxy.text.event_log import Entry
+from proxy.text.event_log import LogEntry
 from proxy.text.events import Event, EventType
 from proxy.text.sse import decode, encode
 
 
-def merged(entries: Sequence[Entry]) -> bytes:
+def merged(entries: Sequence[LogEntry]) -> bytes:
     """The same events, with the chunks of a stage that follow one another made into one.
 
     It has the id and the `chunk_index` of the last of them.
@@ -32,19 +32,19 @@ def merged(entries: Sequence[Entry]) -> bytes:
     return bytes(wire)
 
 
-def snapshot(entries: Sequence[Entry], after: int) -> bytes:
+def snapshot(entries: Sequence[LogEntry], after: int) -> bytes:
     """What the viewer of the first `after` entries needs to stand where all of them end.
 
     A stage that has changed gets one `content_replace` with its whole text. Only the last block has an
     id: a viewer that is cut within a snapshot comes back to where it was before, and gets another one.
     """
-    stages: dict[str, _Stage] = {}
-    terminal: Entry | None = None
+    stages: dict[str, _StageSnapshot] = {}
+    terminal: LogEntry | None = None
     for entry in entries:
         if entry.is_terminal:  # it may have the whole answer in it, and is sent as it is
             terminal = entry
         elif (event := decode(entry.wire)).stage:
-            stages.setdefault(event.stage, _Stage(event.stage, event.panel)).hear(
+            stages.setdefault(event.stage, _StageSnapshot(event.stage, event.panel)).hear(
                 event, new=entry.seq > after
             )
     events = [event for stage in stages.values() for event in stage.told()]
@@ -57,7 +57,7 @@ def snapshot(entries: Sequence[Entry], after: int) -> bytes:
 
 
 @dataclass(slots=True)
-class _Stage:
+class _StageSnapshot:
     """One stage as all entries leave it, and what of that is new."""
 
     name: str

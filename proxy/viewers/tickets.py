@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import orjson
 
-from proxy.runs.shared import Shared
+from proxy.runs.shared import SharedRuns
 
 TICKET_S = 30
 """Seconds in which a ticket is to be redeemed; fewer if the token it was got with ends sooner."""
@@ -30,7 +30,7 @@ _TICKET = re.compile(r"[A-Za-z0-9_-]{32}")
 
 
 @dataclass(frozen=True, slots=True)
-class Redeemed:
+class TicketHolder:
     """Whose ticket it was."""
 
     principal: str
@@ -49,7 +49,7 @@ class Tickets:
 
     def __init__(
         self,
-        shared: Shared | None = None,
+        shared: SharedRuns | None = None,
         *,
         clock: Callable[[], float] = time.monotonic,
         epoch: Callable[[], float] = time.time,
@@ -80,7 +80,7 @@ class Tickets:
             self._forget(now)
         return ticket
 
-    async def redeem(self, ticket: str, run_id: str) -> Redeemed | None:
+    async def redeem(self, ticket: str, run_id: str) -> TicketHolder | None:
         """Whose ticket for this run it is, or None. It is used up whatever the answer is."""
         if not _TICKET.fullmatch(ticket):
             return None  # anybody may send anything: the store is asked only about what can be one
@@ -95,7 +95,7 @@ class Tickets:
         if worth is None:
             return None
         of_run, principal, expires_at = orjson.loads(worth)
-        return Redeemed(principal, expires_at) if of_run == run_id else None
+        return TicketHolder(principal, expires_at) if of_run == run_id else None
 
     def _forget(self, now: float) -> None:
         """Let go of those whose time is over, the oldest first; and over the bound, of the oldest of whoever

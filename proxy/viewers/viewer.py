@@ -14,8 +14,8 @@ from enum import StrEnum
 
 from proxy.http.asgi import Receive, Send
 from proxy.observe.metrics import RouteMetrics
-from proxy.runs.shared import Watched
-from proxy.text.event_log import Entry, LogReader
+from proxy.runs.shared import ViewableRun
+from proxy.text.event_log import LogEntry, LogReader
 from proxy.text.sse import HEARTBEAT
 from proxy.viewers.batch_viewer import DOUBT_S, named, send_answer
 from proxy.viewers.catch_up import merged, snapshot
@@ -69,7 +69,7 @@ class Viewer:
 
     def __init__(
         self,
-        run: Watched,
+        run: ViewableRun,
         metrics: RouteMetrics,
         receive: Receive,
         send: Send,
@@ -104,7 +104,7 @@ class Viewer:
         self._must_go = True
         self._reader.wake()
 
-    def hand_over(self, copy: Watched | None) -> None:
+    def hand_over(self, copy: ViewableRun | None) -> None:
         """Another replica executes the run, and goes on elsewhere than this one did: come back for that."""
         self.say_goodbye()
 
@@ -259,7 +259,7 @@ class Viewer:
         await self._send({"type": "http.response.body", "body": data, "more_body": not last})
         self._ready_at = self._loop.time()
 
-    def _observe(self, entries: Sequence[Entry]) -> None:
+    def _observe(self, entries: Sequence[LogEntry]) -> None:
         """Delivery of the text that waited longest in this write; for a replay, since its viewer came."""
         for entry in entries:
             if entry.is_content:
@@ -268,7 +268,7 @@ class Viewer:
                 return
 
 
-def _fitting(entries: Sequence[Entry]) -> Sequence[Entry]:
+def _fitting(entries: Sequence[LogEntry]) -> Sequence[LogEntry]:
     """The first entries that fit one write; at least one."""
     size = 0
     for count, entry in enumerate(entries):

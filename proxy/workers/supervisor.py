@@ -20,11 +20,11 @@ from multiprocessing.connection import wait
 from proxy.errors import SettingsError
 from proxy.observe import logs
 from proxy.settings.settings import Settings
-from proxy.workers.figures import Figures
-from proxy.workers.parent import Order, Parent, Word
+from proxy.workers.link import Command, Report, SupervisorLink
+from proxy.workers.process_metrics import ProcessMetrics
 from proxy.workers.sockets import Sockets
 from proxy.workers.systemd import ALIVE, READY, STOPPING, ServiceManager
-from proxy.workers.worker import Place, Worker
+from proxy.workers.worker import Worker, WorkerSlot
 
 logger = logging.getLogger("headgate.workers")
 
@@ -48,11 +48,11 @@ CANNOT_START = 1
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD)
 
-Work = Callable[[Settings, Parent, bool], None]
+Work = Callable[[Settings, SupervisorLink, bool], None]
 """With the settings, the line to the parent, and whether the settings are new, and yet to be proved."""
 
 
-class Workers:
+class Supervisor:
     """The parent's side.
 
     Args:
@@ -68,7 +68,7 @@ class Workers:
         *,
         work: Work,
         read: Callable[[Settings], Settings],
-        figures: Figures,
+        figures: ProcessMetrics,
         manager: ServiceManager,
     ) -> None:
         self._count = count
@@ -78,7 +78,7 @@ class Workers:
         self._read = read
         self._figures = figures
         self._manager = manager
-        self._places: list[Place] = []
+        self._places: list[WorkerSlot] = []
         self._was_ready = self._is_announced = False
         """Whether any worker ever was, and whether it was said that all are."""
         self._candidates: list[Worker] = []
@@ -97,7 +97,7 @@ class Workers:
         """Serve until SIGTERM or SIGINT, and until all workers have ended. Returns the exit code."""
         with self._woken_by_signals() as wake:
             for _ in range(self._count):
-                self._places.append(Place(None))
+                self._places.append(WorkerSlot(None))
                 self._restart(time.monotonic())  # one by one: each closes the lines of those before it
             while self._all() or not self._stopping:
                 self._wait(wake)
@@ -167,7 +167,7 @@ class Workers:
         self._stopping = True
         self._manager.tell(STOPPING)
         for worker in self._all():
-            worker.tell(Order.STOP, now)
+            worker.tell(Command.STOP, now)
         self._leaving = self._all()
         self._places, self._candidates = [], []
         self._sockets.close()  # whoever comes now goes elsewhere
@@ -178,9 +178,9 @@ class Workers:
         for worker in self._all():
             for word in worker.words():
                 worker.heard_at = now
-                if word is Word.READY:
+                if word is Report.READY:
                     worker.is_ready = self._was_ready = True
-                elif word is Word.LEAVING:
+                elif word is Report.LEAVING:
                     self._let_leave(worker, now)
 
     def _let_leave(self, worker: Worker, now: float) -> None:
@@ -188,7 +188,7 @@ class Workers:
         for place in self._places:
             if place.worker is worker:
                 logger.warning("worker was told to end, and is replaced", extra={"worker": worker.pid})
-                worker.tell(Order.HAND_OVER, now)
+                worker.tell(Command.HAND_OVER, now)
                 self._leaving.append(worker)
                 place.worker, place.start_at = None, now
 
@@ -204,7 +204,7 @@ class Workers:
                 self._replace(place.worker, place, now)
         self._leaving = [worker for worker in self._leaving if worker.exit_code is None]
 
-    def _replace(self, worker: Worker, place: Place, now: float) -> None:
+    def _replace(self, worker: Worker, place: WorkerSlot, now: float) -> None:
         place.vacate(now)
         if worker.exit_code and worker.exit_code > 0 and not self._was_ready:
             # It ended by itself, and none has ever served: whoever starts Headgate is told.
@@ -318,9 +318,9 @@ class Workers:
     def _take_places(self, now: float) -> None:
         before = self._serving()
         for worker in before:
-            worker.tell(Order.HAND_OVER, now)
+            worker.tell(Command.HAND_OVER, now)
         self._leaving += before
-        self._places = [Place(worker) for worker in self._candidates]
+        self._places = [WorkerSlot(worker) for worker in self._candidates]
         self._candidates = []
         self._settings = self._candidates_settings
         logs.set_up(self._settings.log)
@@ -345,7 +345,7 @@ class Workers:
             logger.error("no process can be made", extra={"why": exc.strerror})
             return None
         if pid == 0:
-            # The parent's end of a line is the parent's alone: see `proxy.workers.parent`.
+            # The parent's end of a line is the parent's alone: see `proxy.workers.link`.
             for line in (ours, *(worker.line for worker in self._all())):
                 line.close()
             os._exit(self._worked(settings, theirs, is_new=is_new))
@@ -362,7 +362,7 @@ class Workers:
         for number in (signal.SIGINT, signal.SIGHUP):
             signal.signal(number, signal.SIG_IGN)
         try:
-            self._work(settings, Parent(line), is_new)
+            self._work(settings, SupervisorLink(line), is_new)
         except SystemExit as exc:
             return exc.code if isinstance(exc.code, int) else 1
         except BaseException:

@@ -7,7 +7,7 @@ import socket
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from proxy.workers.parent import Order, Word
+from proxy.workers.link import Command, Report
 
 STOP_S = 10.0
 """Seconds beyond a worker's own drain until it is killed, if it still lives after it was told to end."""
@@ -18,7 +18,7 @@ STEADY_S = 10.0
 PAUSES_S = (0.0, 0.0, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 15.0, 30.0)
 """Before a worker is started anew that has died, by how often it did without being steady in between."""
 
-WORDS = {word.value: word for word in Word}
+WORDS = {word.value: word for word in Report}
 
 
 def pause_s(deaths: int) -> float:
@@ -41,7 +41,7 @@ class Worker:
     kill_at: float | None = None
     """It was told to end, and has until then."""
 
-    def tell(self, order: Order, now: float) -> None:
+    def tell(self, order: Command, now: float) -> None:
         """Order it to end."""
         with contextlib.suppress(OSError):
             self.line.send(order.value)
@@ -51,7 +51,7 @@ class Worker:
         with contextlib.suppress(ProcessLookupError):
             os.kill(self.pid, signal.SIGKILL)
 
-    def words(self) -> Iterator[Word]:
+    def words(self) -> Iterator[Report]:
         """What it has said since."""
         with contextlib.suppress(BlockingIOError, ConnectionError):
             while said := self.line.recv(1):
@@ -60,7 +60,7 @@ class Worker:
 
 
 @dataclass(slots=True)
-class Place:
+class WorkerSlot:
     """One of `--workers`: it has a worker, or will have one."""
 
     worker: Worker | None

@@ -16,7 +16,7 @@ from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 from proxy.downstream.half_closed import LEFT_S, LOOK_S
 from proxy.downstream.server import ServerProtocol
 from proxy.http.asgi import TARGET
-from proxy.workers.ports import Server
+from proxy.workers.servers import OwnedServer
 from tests.servers.scripted import ScriptedUpstream, ok, talking, until
 from tests.servers.serving import free_socket, headgate
 
@@ -66,7 +66,7 @@ class App:
 async def serving(app: Any) -> AsyncIterator[str]:
     listening = free_socket()
     config = uvicorn.Config(app, http=Impatient, ws="none", lifespan="off", log_config=None)  # type: ignore[arg-type]
-    server = Server(config)
+    server = OwnedServer(config)
     async with asyncio.TaskGroup() as group:
         group.create_task(server.serve(sockets=[listening]))
         yield f"http://127.0.0.1:{listening.getsockname()[1]}"

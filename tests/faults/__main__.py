@@ -20,7 +20,7 @@ import uvloop
 from rich.console import Console
 from rich.table import Table
 
-from proxy.observe.labels import Phase
+from proxy.observe.labels import FaultPhase
 from tests.faults import provider, ways
 from tests.faults.clients import mixture
 from tests.faults.rounds import AT_ONCE, Result, at_once, house, warm
@@ -50,7 +50,7 @@ class Report:
         found += [str(result) for result in self.results if result.problems]
         if rate(self.results) < FLOOR:
             found.append(f"recovery success is {rate(self.results):.2%}, and the floor {FLOOR:.0%}")
-        early = [result for result in self.results if result.phase != Phase.CONTENT]
+        early = [result for result in self.results if result.phase != FaultPhase.CONTENT]
         if rate(early) < BEFORE_CONTENT:
             found.append(f"before the first text it is {rate(early):.2%}, and has to be {BEFORE_CONTENT:.0%}")
         return found
@@ -73,7 +73,7 @@ def table(results: Sequence[Result]) -> Table:
     for (kind, phase), group in sorted(groups.items()):
         made.add_row(kind, phase, *_numbers(group))
     made.add_section()
-    for phase in Phase:
+    for phase in FaultPhase:
         made.add_row("all", phase, *_numbers([result for result in results if result.phase == phase]))
     made.add_row("all", "", *_numbers(results), style="bold")
     return made

@@ -3,7 +3,7 @@
 import asyncio
 
 from proxy.errors import Fault
-from proxy.observe.labels import Phase
+from proxy.observe.labels import FaultPhase
 from tests.faults.upstream import FLOOD, HUGE_LINE, MAX_ANSWER, SENTENCE, TRICKLE_S, Called, Play
 
 # Acts without a fault
@@ -48,7 +48,7 @@ async def after_the_loss(called: Called) -> None:
 
 
 async def after_the_content(called: Called) -> None:
-    await called.round.reached(Phase.CONTENT)
+    await called.round.reached(FaultPhase.CONTENT)
     await called.whole(called.body)
 
 
@@ -192,13 +192,13 @@ def answers(body: bytes) -> Play:
     return play
 
 
-def sentence(stage: str, told: Phase) -> Play:
+def sentence(stage: str, told: FaultPhase) -> Play:
     """An answer with an error sentence in place of a text; Headgate says so in the phase `told`."""
 
     async def play(called: Called) -> None:
         called.round.texts[stage] = SENTENCE
         rest = called.body
-        if called.act.when is Phase.CONTENT and called.endpoint == "start":
+        if called.act.when is FaultPhase.CONTENT and called.endpoint == "start":
             rest = await called.lead("length")
         else:
             await called.head(len(rest))
@@ -229,7 +229,7 @@ def cut_at(at: int, framing: str) -> Play:
     return play
 
 
-def told_in(play: Play, told: Phase) -> Play:
+def told_in(play: Play, told: FaultPhase) -> Play:
     """An act whose fault is noticed in another phase than the one it comes in."""
 
     async def playing(called: Called) -> None:

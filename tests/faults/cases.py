@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from proxy.errors import Fault
-from proxy.observe.labels import Phase
+from proxy.observe.labels import FaultPhase
 from tests.faults.acts import (
     after_the_content,
     after_the_loss,
@@ -96,20 +96,20 @@ def sent_again(name: str, fault: Fault, replay: str) -> bool:
     return replay == "safe" and fault in SENT_AGAIN_IF_SAFE and name != WITHOUT_TEXTS
 
 
-Row = tuple[str, Play, Fault, int, Phase]
+Row = tuple[str, Play, Fault, int, FaultPhase]
 
 
 def _rows(source: str) -> Iterator[Row]:
     """Every fault of the call itself, in every phase it can come in."""
-    before = (Phase.NOTHING, Phase.HEADERS) if source == "batch" else tuple(Phase)
+    before = (FaultPhase.NOTHING, FaultPhase.HEADERS) if source == "batch" else tuple(FaultPhase)
     for (name, (play, fault, code)), phase in itertools.product(BEFORE_THE_BODY.items(), before):
         if name != WITHOUT_TEXTS or source == "stages":
             yield name, play, fault, code, phase
-    for (name, (play, fault, code)), phase in itertools.product(WITHIN_THE_BODY.items(), Phase):
+    for (name, (play, fault, code)), phase in itertools.product(WITHIN_THE_BODY.items(), FaultPhase):
         yield name, play, fault, code, phase
     if source == "batch":
         for name, (play, fault, code) in ONLY_WITH_CONTENT.items():
-            yield name, play, fault, code, Phase.CONTENT
+            yield name, play, fault, code, FaultPhase.CONTENT
 
 
 def _call_cases(source: str) -> Iterator[Case]:
@@ -134,7 +134,7 @@ def _call_cases(source: str) -> Iterator[Case]:
                 ends=(fault, code),
             )
             yield case
-            if again and fault in {Fault.RESET, Fault.STATUS} and phase is not Phase.CONTENT:
+            if again and fault in {Fault.RESET, Fault.STATUS} and phase is not FaultPhase.CONTENT:
                 yield replace(
                     case,
                     name=f"{name}, again and again",
@@ -144,19 +144,19 @@ def _call_cases(source: str) -> Iterator[Case]:
                 )
 
 
-def _endpoints(source: str, phase: Phase) -> list[tuple[str, Phase]]:
+def _endpoints(source: str, phase: FaultPhase) -> list[tuple[str, FaultPhase]]:
     if source != "stages":
         return [("start", phase)]
-    return [("two", phase)] if phase is Phase.CONTENT else [("one", phase)]
+    return [("two", phase)] if phase is FaultPhase.CONTENT else [("one", phase)]
 
 
-def _good(source: str, phase: Phase) -> dict[str, tuple[Act, ...]]:
+def _good(source: str, phase: FaultPhase) -> dict[str, tuple[Act, ...]]:
     """What all is fine with: for `poll`, the first text is there to be seen if it is to be shown."""
     match source:
         case "stages":
             return {"one": (Act(whole()),), "two": (Act(whole()),)}
         case "poll":
-            seen = 1 if phase is Phase.CONTENT else 0
+            seen = 1 if phase is FaultPhase.CONTENT else 0
             return {"start": (Act(whole()),), "details": (Act(rows(0)), Act(rows(seen)))}
         case _:
             return {"start": (Act(whole()),)}
@@ -166,17 +166,17 @@ def _sentences() -> Iterator[Case]:
     """A 200 with an error sentence: it is the answer, and it is stored, so it is never asked for again."""
     for replay in ("never", "safe"):
         for source, stage, phase in (
-            ("batch", "extraction", Phase.NOTHING),
-            ("batch", "extraction", Phase.HEADERS),
-            ("batch", "summary", Phase.CONTENT),
-            ("poll", "extraction", Phase.HEADERS),
-            ("poll", "summary", Phase.CONTENT),
-            ("stages", "extraction", Phase.NOTHING),
-            ("stages", "summary", Phase.CONTENT),
+            ("batch", "extraction", FaultPhase.NOTHING),
+            ("batch", "extraction", FaultPhase.HEADERS),
+            ("batch", "summary", FaultPhase.CONTENT),
+            ("poll", "extraction", FaultPhase.HEADERS),
+            ("poll", "summary", FaultPhase.CONTENT),
+            ("stages", "extraction", FaultPhase.NOTHING),
+            ("stages", "summary", FaultPhase.CONTENT),
         ):
             endpoint = {"extraction": "one", "summary": "two"}[stage] if source == "stages" else "start"
             # The other text of the same answer is shown before the truth is told.
-            told = Phase.CONTENT if source != "stages" and stage == "extraction" else phase
+            told = FaultPhase.CONTENT if source != "stages" and stage == "extraction" else phase
             act = Act(sentence(stage, told), Fault.FAILURE_TEXT, phase)
             yield Case(
                 f"an error sentence ({stage})",
@@ -208,7 +208,7 @@ def _look_cases() -> Iterator[Case]:
     for (name, play), replay in itertools.product(
         {**LOOKS, "silent": says_nothing}.items(), ("never", "safe")
     ):
-        for phase in (Phase.NOTHING, Phase.HEADERS):
+        for phase in (FaultPhase.NOTHING, FaultPhase.HEADERS):
             yield Case(
                 f"the first look is {name}",
                 "poll",
@@ -216,8 +216,8 @@ def _look_cases() -> Iterator[Case]:
                 phase,
                 replay,
             )
-        for phase in Phase:
-            shown = (Act(rows(1)),) if phase is Phase.CONTENT else ()
+        for phase in FaultPhase:
+            shown = (Act(rows(1)),) if phase is FaultPhase.CONTENT else ()
             bad = (
                 (Act(play, Fault.SOURCE_LOST, phase),)
                 if name == "silent"
@@ -237,17 +237,17 @@ def healthy() -> list[Case]:
     cases = [
         Case(f"whole ({framing})", "batch", {"start": (Act(whole(framing)),)}, phase)
         for framing in FRAMINGS
-        for phase in (Phase.NOTHING, Phase.HEADERS)
+        for phase in (FaultPhase.NOTHING, FaultPhase.HEADERS)
     ]
     cases += [
         Case(
             "one byte at a time",
             source,
-            {**_good(source, Phase.NOTHING), endpoint: (Act(one_byte_at_a_time),)},
+            {**_good(source, FaultPhase.NOTHING), endpoint: (Act(one_byte_at_a_time),)},
         )
         for source, endpoint in (("batch", "start"), ("poll", "start"), ("stages", "one"), ("stages", "two"))
     ]
-    strikes = tuple(itertools.repeat(Act(status(b"500 Oh"), None, Phase.NOTHING), STRIKES - 1))
+    strikes = tuple(itertools.repeat(Act(status(b"500 Oh"), None, FaultPhase.NOTHING), STRIKES - 1))
     cases.append(
         Case(
             "two looks fail and the third is fine",
@@ -268,7 +268,7 @@ def refusals() -> list[Case]:
     """Connections are refused: no byte has reached the upstream, so any call may be sent again."""
     cases = []
     for phase, replay, times in itertools.product(
-        (Phase.NOTHING, Phase.HEADERS), ("never", "safe"), (1, 2, 3)
+        (FaultPhase.NOTHING, FaultPhase.HEADERS), ("never", "safe"), (1, 2, 3)
     ):
         for source, endpoint, before in (
             ("batch", "start", ()),
@@ -295,7 +295,7 @@ def refusals() -> list[Case]:
                 f"refused {times} times",
                 "stages",
                 {"one": (Act(closing),), "two": (Act(closing),)},
-                Phase.CONTENT,
+                FaultPhase.CONTENT,
                 replay,
                 answer_exists=times < ATTEMPTS,
                 calls={"two": 0} if times == ATTEMPTS else {},
@@ -317,13 +317,13 @@ def cut_calls(framing: str, replay: str, body: bytes, end_of_first_text: int) ->
     """The batch answer, cut at every byte."""
     whole_too = framing == "chunked"  # without its last chunk it is cut, though no byte of text is missing
     for at in range(len(body) + whole_too):
-        told = Phase.CONTENT if at >= end_of_first_text else Phase.NOTHING
+        told = FaultPhase.CONTENT if at >= end_of_first_text else FaultPhase.NOTHING
         act = Act(told_in(cut_at(at, framing), told), Fault.TRUNCATED)
         yield Case(
             f"cut at {at} ({framing})",
             "batch",
             {"start": (act, Act(whole()))},
-            Phase.NOTHING,
+            FaultPhase.NOTHING,
             replay,
             answer_exists=replay == "safe",
             calls={"start": 2 if replay == "safe" else 1},
@@ -333,7 +333,7 @@ def cut_calls(framing: str, replay: str, body: bytes, end_of_first_text: int) ->
 
 def cut_stages(endpoint: str, framing: str, body: bytes) -> Iterator[Case]:
     """One stage's answer, cut at every byte, and fine the second time."""
-    phase = Phase.CONTENT if endpoint == "two" else Phase.NOTHING
+    phase = FaultPhase.CONTENT if endpoint == "two" else FaultPhase.NOTHING
     for at in range(len(body)):
         bad = Act(cut_at(at, framing), Fault.TRUNCATED, phase)
         acts = {**_good("stages", phase), endpoint: (bad, Act(whole()))}

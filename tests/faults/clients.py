@@ -7,7 +7,7 @@ from contextlib import AsyncExitStack
 from functools import partial
 from itertools import chain, cycle
 
-from proxy.observe.labels import Phase
+from proxy.observe.labels import FaultPhase
 from tests.faults import invariants
 from tests.faults.acts import half_and_then_when_released, one_byte_at_a_time, says_nothing, when_released
 from tests.faults.cases import refusals, upstream_faults
@@ -28,15 +28,15 @@ CANCEL_S = 1.0
 Scenario = Callable[[House, random.Random], Awaitable[Result]]
 
 HELD = Case("held", "batch", {"start": (Act(when_released),)})
-HELD_EARLY = Case("held", "batch", {"start": (Act(when_released),)}, Phase.HEADERS)
-HALF = Case("half", "batch", {"start": (Act(half_and_then_when_released),)}, Phase.HEADERS)
+HELD_EARLY = Case("held", "batch", {"start": (Act(when_released),)}, FaultPhase.HEADERS)
+HALF = Case("half", "batch", {"start": (Act(half_and_then_when_released),)}, FaultPhase.HEADERS)
 SILENT = Case("silent", "batch", {"start": (Act(says_nothing),)})
-SILENT_EARLY = Case("silent", "batch", {"start": (Act(says_nothing),)}, Phase.HEADERS)
-DRIPPING = Case("one byte at a time", "batch", {"start": (Act(one_byte_at_a_time),)}, Phase.HEADERS)
+SILENT_EARLY = Case("silent", "batch", {"start": (Act(says_nothing),)}, FaultPhase.HEADERS)
+DRIPPING = Case("one byte at a time", "batch", {"start": (Act(one_byte_at_a_time),)}, FaultPhase.HEADERS)
 RECOVERING = [case for case in upstream_faults() if case.answer_exists]
 
 
-def _result(name: str, phase: Phase, round_: Round, saw: Saw, events: list[dict[str, object]]) -> Result:
+def _result(name: str, phase: FaultPhase, round_: Round, saw: Saw, events: list[dict[str, object]]) -> Result:
     """Of a client that was to have the whole answer, of one call."""
     problems = [
         *round_.problems,
@@ -53,7 +53,7 @@ async def left_before_the_headers_and_asked_again(house: House, dice: random.Ran
     with house.upstream.round(HELD, dice) as round_:
         saw, events = await leaves_before_the_headers(house.client, round_)
         await house.run_ended(round_.run)
-        return _result("left before the headers, asked again", Phase.NOTHING, round_, saw, events)
+        return _result("left before the headers, asked again", FaultPhase.NOTHING, round_, saw, events)
 
 
 async def asked_again_without_an_id(house: House, dice: random.Random) -> Result:
@@ -76,7 +76,7 @@ async def asked_again_without_an_id(house: House, dice: random.Random) -> Result
             problems.append("the second request has a run of its own")
         round_.run = path_id
         delivered = invariants.has_answer(saw.events, round_)
-        return Result("left, and the same was asked again", Phase.HEADERS, True, delivered, problems)
+        return Result("left, and the same was asked again", FaultPhase.HEADERS, True, delivered, problems)
 
 
 async def left_at_any_byte_and_resumed(house: House, dice: random.Random) -> Result:
@@ -84,7 +84,7 @@ async def left_at_any_byte_and_resumed(house: House, dice: random.Random) -> Res
     with house.upstream.round(DRIPPING, dice) as round_:
         saw, events = await comes_and_goes(house.client, round_)
         await house.run_ended(round_.run)
-        return _result("left at any byte, resumed", Phase.HEADERS, round_, saw, events)
+        return _result("left at any byte, resumed", FaultPhase.HEADERS, round_, saw, events)
 
 
 async def a_reconnect_storm(house: House, dice: random.Random) -> Result:
@@ -97,10 +97,14 @@ async def a_reconnect_storm(house: House, dice: random.Random) -> Result:
         round_.release.set()
         ended = await asyncio.gather(first, *storm)
         await house.run_ended(round_.run)
-        results = [_result("a reconnect storm", Phase.CONTENT, round_, *each) for each in ended]
+        results = [_result("a reconnect storm", FaultPhase.CONTENT, round_, *each) for each in ended]
         problems = list(chain.from_iterable(result.problems for result in results))
         return Result(
-            "a reconnect storm", Phase.CONTENT, True, all(result.delivered for result in results), problems
+            "a reconnect storm",
+            FaultPhase.CONTENT,
+            True,
+            all(result.delivered for result in results),
+            problems,
         )
 
 
@@ -135,7 +139,7 @@ async def a_client_that_never_reads(house: House, dice: random.Random) -> Result
             round_.release.set()
             await house.run_ended(round_.run)
             saw = await house.client.view(house.client.resume(round_.run, None))
-        return _result("a client that never reads", Phase.HEADERS, round_, saw, saw.events)
+        return _result("a client that never reads", FaultPhase.HEADERS, round_, saw, saw.events)
 
 
 async def a_fault_and_a_client_that_comes_and_goes(house: House, dice: random.Random) -> Result:
@@ -146,7 +150,7 @@ async def a_fault_and_a_client_that_comes_and_goes(house: House, dice: random.Ra
     return result
 
 
-async def _cancelled(house: House, dice: random.Random, case: Case, phase: Phase) -> Result:
+async def _cancelled(house: House, dice: random.Random, case: Case, phase: FaultPhase) -> Result:
     """DELETE twice, at once, while the viewer is in a phase: it is told in time, once, and truthfully."""
     with house.upstream.round(case, dice) as round_:
         client = house.client
@@ -168,22 +172,22 @@ async def _cancelled(house: House, dice: random.Random, case: Case, phase: Phase
         if [*statuses, late] != [202, 202, 202]:
             problems.append(f"DELETE was answered with {statuses} and {late}")
         code = events[-1]["metadata"].get("error_code") if events else saw.status  # type: ignore[attr-defined]
-        if code not in ("cancelled", 409) or (code == 409) is not (phase is Phase.NOTHING):
+        if code not in ("cancelled", 409) or (code == 409) is not (phase is FaultPhase.NOTHING):
             problems.append(f"it ended with {code}")
         problems += invariants.of_the_calls(round_)
         return Result("cancelled twice", phase, False, invariants.has_answer(events, round_), problems)
 
 
 async def cancelled_twice_before_the_headers(house: House, dice: random.Random) -> Result:
-    return await _cancelled(house, dice, SILENT, Phase.NOTHING)
+    return await _cancelled(house, dice, SILENT, FaultPhase.NOTHING)
 
 
 async def cancelled_twice_after_the_headers(house: House, dice: random.Random) -> Result:
-    return await _cancelled(house, dice, SILENT_EARLY, Phase.HEADERS)
+    return await _cancelled(house, dice, SILENT_EARLY, FaultPhase.HEADERS)
 
 
 async def cancelled_twice_within_the_text(house: House, dice: random.Random) -> Result:
-    return await _cancelled(house, dice, HALF, Phase.CONTENT)
+    return await _cancelled(house, dice, HALF, FaultPhase.CONTENT)
 
 
 async def left_within_its_request(house: House, dice: random.Random) -> Result:
@@ -198,7 +202,7 @@ async def left_within_its_request(house: House, dice: random.Random) -> Result:
         problems = [] if stranger.status == 404 else [f"a run that never was: {stranger.status}"]
         if round_.calls:
             problems.append(f"calls were made: {round_.calls}")
-        return Result("left within its request", Phase.NOTHING, False, False, problems)
+        return Result("left within its request", FaultPhase.NOTHING, False, False, problems)
 
 
 async def a_stranger(house: House, dice: random.Random) -> Result:
@@ -213,7 +217,7 @@ async def a_stranger(house: House, dice: random.Random) -> Result:
         round_.release.set()
         saw, events = await mine
         await house.run_ended(round_.run)
-        result = _result("a stranger", Phase.CONTENT, round_, saw, events)
+        result = _result("a stranger", FaultPhase.CONTENT, round_, saw, events)
         statuses = (seen.status, deleted, taken.status)
         if statuses != (404, 404, 409):
             result.problems.append(f"the stranger was told {statuses}")

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from proxy.errors import Fault
-from proxy.observe.labels import Phase
+from proxy.observe.labels import FaultPhase
 from tests.faults.upstream import SENTENCE, Round
 from tests.faults.viewers import TERMINAL, Saw
 
@@ -157,7 +157,7 @@ def of_the_outcome(saw: Saw, events: Sequence[Mapping[str, Any]], round_: Round)
     code, status = case.ends
     if not saw.is_stream:
         told = [] if saw.status == status else [f"{saw.status} instead of {status}"]
-        if case.phase is not Phase.NOTHING:
+        if case.phase is not FaultPhase.NOTHING:
             told.append("a status of its own after the headers")
         return told
     metadata = events[-1]["metadata"] if events else {}
@@ -188,7 +188,7 @@ def counted(round_: Round, *, complete: bool) -> tuple[Counts, Counts]:
     route = round_.case.route
     faults = Counter((route, str(fault), str(phase)) for fault, phase in round_.injected)
     without_live_text = any(
-        fault is Fault.SOURCE_LOST and phase is not Phase.CONTENT for fault, phase in round_.injected
+        fault is Fault.SOURCE_LOST and phase is not FaultPhase.CONTENT for fault, phase in round_.injected
     )
     result = ("fell_back" if without_live_text else "recovered") if complete else "failed"
     recoveries = Counter((route, str(fault), result) for fault in {fault for fault, _ in round_.injected})

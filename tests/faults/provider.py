@@ -18,7 +18,7 @@ from pathlib import Path
 
 import httpx
 
-from proxy.observe.labels import Ended, Phase
+from proxy.observe.labels import CallResult, FaultPhase
 from tests.faults import invariants
 from tests.faults.rounds import Result
 from tests.faults.viewers import USER, Client, Saw
@@ -55,8 +55,8 @@ class Plan:
 
     name: str
     plays: tuple[Play, ...]
-    counted: tuple[Ended, ...]
-    phase: Phase = Phase.HEADERS
+    counted: tuple[CallResult, ...]
+    phase: FaultPhase = FaultPhase.HEADERS
 
 
 def cut_after(events: int) -> Play:
@@ -120,28 +120,30 @@ HTML = EVENT_STREAM.replace(b"text/event-stream", b"text/html")
 def plans() -> Iterator[Plan]:
     """Every fault of a provider, in every phase."""
     for events in range(EVENTS):
-        phase = Phase.CONTENT if events > FIRST_TEXT else Phase.HEADERS
-        yield Plan("cut at every token", (cut_after(events),), (Ended.LOST,), phase)
+        phase = FaultPhase.CONTENT if events > FIRST_TEXT else FaultPhase.HEADERS
+        yield Plan("cut at every token", (cut_after(events),), (CallResult.LOST,), phase)
     for name, at in (("broken JSON", b"data: {\n\n"), ("a list", b"data: []\n\n"), ("unknown", UNKNOWN)):
         for events in (0, FIRST_TEXT + 2):
-            phase = Phase.CONTENT if events else Phase.HEADERS
-            yield Plan(f"malformed delta: {name}", (_in_place(events, at),), (Ended.LOST,), phase)
-    yield Plan("no usage", (changed(lambda good: [*good[:-2], good[-1]]),), (Ended.LOST,), Phase.CONTENT)
-    yield Plan("no finish reason", (changed(lambda good: [*good[:-3], *good[-2:]]),), (Ended.LOST,))
-    yield Plan("an event of 10 MB", (_in_place(2, b"data: " + b"x" * 10_000_000),), (Ended.LOST,))
-    yield Plan("a stream that is compressed", (changed(list, GZIP),), (Ended.LOST,))
-    yield Plan("a page in place of a stream", (changed(list, HTML),), (Ended.LOST,))
-    yield Plan("an error in the stream", (_in_place(6, FAILED),), (Ended.LOST,), Phase.CONTENT)
-    yield Plan("silent", (stall_after(None),), (Ended.LOST,))
-    yield Plan("silent after the head", (stall_after(0),), (Ended.LOST,))
-    yield Plan("stalls", (stall_after(6),), (Ended.LOST,), Phase.CONTENT)
+            phase = FaultPhase.CONTENT if events else FaultPhase.HEADERS
+            yield Plan(f"malformed delta: {name}", (_in_place(events, at),), (CallResult.LOST,), phase)
+    yield Plan(
+        "no usage", (changed(lambda good: [*good[:-2], good[-1]]),), (CallResult.LOST,), FaultPhase.CONTENT
+    )
+    yield Plan("no finish reason", (changed(lambda good: [*good[:-3], *good[-2:]]),), (CallResult.LOST,))
+    yield Plan("an event of 10 MB", (_in_place(2, b"data: " + b"x" * 10_000_000),), (CallResult.LOST,))
+    yield Plan("a stream that is compressed", (changed(list, GZIP),), (CallResult.LOST,))
+    yield Plan("a page in place of a stream", (changed(list, HTML),), (CallResult.LOST,))
+    yield Plan("an error in the stream", (_in_place(6, FAILED),), (CallResult.LOST,), FaultPhase.CONTENT)
+    yield Plan("silent", (stall_after(None),), (CallResult.LOST,))
+    yield Plan("silent after the head", (stall_after(0),), (CallResult.LOST,))
+    yield Plan("stalls", (stall_after(6),), (CallResult.LOST,), FaultPhase.CONTENT)
     too_many = status(b"429 Too Many", b"retry-after: 0\r\n")
-    yield Plan("429", (too_many,), (Ended.FAILED,))
-    yield Plan("429, then a cut", (too_many, cut_after(6)), (Ended.FAILED, Ended.LOST))
+    yield Plan("429", (too_many,), (CallResult.FAILED,))
+    yield Plan("429, then a cut", (too_many, cut_after(6)), (CallResult.FAILED, CallResult.LOST))
     for line in (b"500 Oh", b"503 Busy"):
-        yield Plan(line.decode(), (status(line, b"retry-after: 0\r\n"),), (Ended.LOST,))
+        yield Plan(line.decode(), (status(line, b"retry-after: 0\r\n"),), (CallResult.LOST,))
     for line in (b"400 Bad", b"404 None", b"422 No"):
-        yield Plan(f"refuses the stream: {line.decode()}", (status(line),), (Ended.BATCH,))
+        yield Plan(f"refuses the stream: {line.decode()}", (status(line),), (CallResult.BATCH,))
 
 
 def mixture(dice: random.Random, rounds: int) -> list[Plan]:
@@ -235,7 +237,7 @@ class Tapped:
         """`headgate_tap_calls_total`."""
         figures = await scrape(client, self.serving.admin_url)
         return Counter(
-            {ended: int(figures[f'headgate_tap_calls_total{{result="{ended}"}}']) for ended in Ended}
+            {ended: int(figures[f'headgate_tap_calls_total{{result="{ended}"}}']) for ended in CallResult}
         )
 
 

@@ -6,7 +6,7 @@ from collections import Counter
 import pytest
 
 from proxy.errors import Fault
-from proxy.observe.labels import Phase
+from proxy.observe.labels import FaultPhase
 from tests.faults import invariants
 from tests.faults.cases import healthy
 from tests.faults.clients import mixture
@@ -30,7 +30,7 @@ async def test_faults_and_recoveries_are_exactly_what_was_injected(rounds: House
         "source_lost",
         "connect",
     }
-    assert {phase for _, _, phase in rounds.faults} == set(Phase)
+    assert {phase for _, _, phase in rounds.faults} == set(FaultPhase)
     assert {result for _, _, result in rounds.recoveries} == {"recovered", "fell_back", "failed"}
 
 
@@ -90,7 +90,7 @@ async def test_every_lie_about_a_round_is_noticed(rounds: House) -> None:
     round_.calls["start"] += 1
     assert invariants.of_the_calls(round_)
     assert invariants.of_the_log(round_) == []
-    round_.injected.append((Fault.SOURCE_LOST, Phase.NOTHING))
+    round_.injected.append((Fault.SOURCE_LOST, FaultPhase.NOTHING))
     assert invariants.of_the_log(round_)
     assert invariants.of_the_outcome(saw, saw.events[:-1], round_)
     saw.is_clean = False

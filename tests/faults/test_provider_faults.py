@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from proxy.observe.labels import Ended
+from proxy.observe.labels import CallResult
 from tests.faults.provider import Plan, Tapped, house, plans, resets
 from tests.faults.rounds import Result, at_once
 from tests.servers.streaming import browser
@@ -29,9 +29,9 @@ async def test_every_fault_of_the_model_has_the_whole_answer_in_the_end(tmp_path
     assert [str(result) for result in results if result.problems] == []
     assert all(result.delivered for result in results)
     first = Counter(ended for plan in chosen for ended in plan.counted)
-    assert counted[Ended.LOST] == first[Ended.LOST]
-    assert counted[Ended.FAILED] == first[Ended.FAILED]
-    assert counted[Ended.UNMATCHED] == counted[Ended.LEFT] == 0
+    assert counted[CallResult.LOST] == first[CallResult.LOST]
+    assert counted[CallResult.FAILED] == first[CallResult.FAILED]
+    assert counted[CallResult.UNMATCHED] == counted[CallResult.LEFT] == 0
 
 
 async def test_a_connection_that_is_reset_at_any_byte_costs_no_text(tmp_path: Path) -> None:
@@ -50,5 +50,5 @@ async def test_a_backend_that_counts_tokens_is_told_of_every_stream_that_broke(t
         counted = await tapped.results(client)
 
     assert [str(result) for result in results if result.problems] == []
-    assert counted[Ended.LOST] == 1  # the cut before the first token
-    assert counted[Ended.FAILED] == len(cuts) - 1
+    assert counted[CallResult.LOST] == 1  # the cut before the first token
+    assert counted[CallResult.FAILED] == len(cuts) - 1

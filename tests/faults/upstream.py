@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from proxy.errors import Fault
-from proxy.observe.labels import Phase
+from proxy.observe.labels import FaultPhase
 from tests.servers.scripted import Asked, ScriptedUpstream
 
 PATIENCE_S = 8.0
@@ -51,7 +51,7 @@ class Round:
     left: asyncio.Event = field(default_factory=asyncio.Event)
     """A connection of this round was closed by its peer while an act was at work."""
     calls: Counter[str] = field(default_factory=Counter)
-    injected: list[tuple[Fault, Phase]] = field(default_factory=list)
+    injected: list[tuple[Fault, FaultPhase]] = field(default_factory=list)
     losses_logged: int = 0
     is_cancelled: bool = False
     problems: list[str] = field(default_factory=list)
@@ -93,9 +93,9 @@ class Round:
         at = body.find(text)
         return at + len(text) if at >= 0 else len(body)
 
-    async def reached(self, phase: Phase) -> None:
+    async def reached(self, phase: FaultPhase) -> None:
         """Wait until the viewer is in this phase."""
-        waits = {Phase.HEADERS: self.headers, Phase.CONTENT: self.content}
+        waits = {FaultPhase.HEADERS: self.headers, FaultPhase.CONTENT: self.content}
         if phase in waits:
             await self.wait(waits[phase], f"the viewer never came to the phase {phase}")
 
@@ -151,7 +151,9 @@ class Called:
         """Send the head and the beginning of the body, with the first text if it is to be shown; the rest."""
         body = self.body
         shows = (
-            self.act.when is Phase.CONTENT and self.endpoint == "start" and self.round.case.source == "batch"
+            self.act.when is FaultPhase.CONTENT
+            and self.endpoint == "start"
+            and self.round.case.source == "batch"
         )
         end = self.round.end_of_first_text(body)
         size = end + 1 if shows else self.round.dice.randrange(min(end, len(body)))
@@ -197,7 +199,7 @@ class Act:
     play: Play
     fault: Fault | None = None
     """What Headgate is to count for it."""
-    when: Phase = Phase.NOTHING
+    when: FaultPhase = FaultPhase.NOTHING
 
 
 @dataclass(frozen=True)
@@ -208,7 +210,7 @@ class Case:
     source: str
     acts: Mapping[str, tuple[Act, ...]]
     """By endpoint, call by call; the last one also for all that follow."""
-    phase: Phase = Phase.NOTHING
+    phase: FaultPhase = FaultPhase.NOTHING
     """Of the first fault."""
     replay: str = "never"
     answer_exists: bool = True
@@ -222,7 +224,7 @@ class Case:
     @property
     def early(self) -> bool:
         """Whether the viewer has its headers before the upstream has said anything."""
-        return self.phase is Phase.HEADERS
+        return self.phase is FaultPhase.HEADERS
 
     @property
     def route(self) -> str:

@@ -15,7 +15,7 @@ from typing import Any
 
 import httpx
 
-from proxy.observe.labels import Phase
+from proxy.observe.labels import FaultPhase
 from tests.faults import invariants
 from tests.faults.provider import TIMEOUTS, reset_at
 from tests.faults.rounds import Result
@@ -121,7 +121,7 @@ class Ways:
         self.backend.told[run, "tapped"] = self.backend.told.pop((again, "tapped"), [])
         problems = [*saw.problems, *self._unlike(run, fault)]
         problems += self._seen(saw, batch, dark, fault)
-        return Result(f"{shape.api}: {fault.name}", Phase.HEADERS, True, not problems, problems, "ways")
+        return Result(f"{shape.api}: {fault.name}", FaultPhase.HEADERS, True, not problems, problems, "ways")
 
     def _seen(self, saw: Saw, batch: httpx.Response, dark: httpx.Response, fault: Fault) -> Iterator[str]:
         """What the user ends with; where a provider's own error was told, what the backend made of that."""

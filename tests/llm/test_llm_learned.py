@@ -7,7 +7,7 @@ import pytest
 
 from proxy.llm import learned as module
 from proxy.llm.learned import Learned, Lesson, Why
-from proxy.llm.shelf import FileShelf
+from proxy.llm.lesson_file import FileLessonStore
 
 pytestmark = pytest.mark.anyio
 
@@ -31,7 +31,7 @@ def clock() -> Clock:
 @pytest.fixture
 def two(tmp_path: Path, clock: Clock) -> tuple[Learned, Learned]:
     """Two workers of one host."""
-    shelves = (FileShelf(tmp_path / "learned"), FileShelf(tmp_path / "learned"))
+    shelves = (FileLessonStore(tmp_path / "learned"), FileLessonStore(tmp_path / "learned"))
     first, second = (Learned(DAY_S, shelf, clock) for shelf in shelves)
     return first, second
 
@@ -148,7 +148,7 @@ async def test_a_directory_that_cannot_be_written_costs_the_others_only(
     tmp_path: Path, clock: Clock, caplog: pytest.LogCaptureFixture
 ) -> None:
     (tmp_path / "learned").write_text("no directory")
-    here = Learned(DAY_S, FileShelf(tmp_path / "learned"), clock)
+    here = Learned(DAY_S, FileLessonStore(tmp_path / "learned"), clock)
     await here.learn(*MODEL, Why.UNFAITHFUL)
 
     assert await here.why_not(*MODEL) is Why.UNFAITHFUL

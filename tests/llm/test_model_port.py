@@ -9,7 +9,7 @@ from typing import Any
 import httpx
 import pytest
 
-from proxy.observe.labels import Ended
+from proxy.observe.labels import CallResult
 from tests.servers.scripted import Asked
 from tests.servers.serving import flag_document
 from tests.servers.streaming import (
@@ -45,7 +45,7 @@ TEXTS = {"extraction": EXTRACTION, "summary": SUMMARY}
 async def counted(client: httpx.AsyncClient, admin: str) -> dict[str, int]:
     """Calls by result, those of none left out."""
     figures = await scrape(client, admin)
-    found = {name: int(figures[f'headgate_tap_calls_total{{result="{name}"}}']) for name in Ended}
+    found = {name: int(figures[f'headgate_tap_calls_total{{result="{name}"}}']) for name in CallResult}
     return {name: count for name, count in found.items() if count}
 
 

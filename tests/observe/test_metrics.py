@@ -13,7 +13,7 @@ import pytest
 from flags.decision import Arm, Reason
 from proxy.errors import Fault
 from proxy.identity import BUCKETS
-from proxy.observe.labels import Ended, Phase
+from proxy.observe.labels import CallResult, FaultPhase
 from proxy.observe.metrics import OUTCOMES, RECOVERY_RESULTS
 from proxy.text.sections import Parity
 from tests.servers.scripted import Asked, ScriptedUpstream
@@ -114,14 +114,15 @@ async def test_all_label_sets_exist_from_the_first_scrape(tmp_path: Path) -> Non
         for a, o, s in product(Arm, OUTCOMES, ("batch", "poll"))
     ]
     expected += [
-        f'headgate_faults_total{{fault="{f}",phase="{p}",route="start"}}' for f, p in product(Fault, Phase)
+        f'headgate_faults_total{{fault="{f}",phase="{p}",route="start"}}'
+        for f, p in product(Fault, FaultPhase)
     ]
     expected += [
         f'headgate_recoveries_total{{fault="{f}",result="{r}",route="start"}}'
         for f, r in product(Fault, RECOVERY_RESULTS)
     ]
     expected += [f'headgate_parity_total{{result="{p}",route="start"}}' for p in Parity]
-    expected += [f'headgate_tap_calls_total{{result="{r}"}}' for r in Ended]
+    expected += [f'headgate_tap_calls_total{{result="{r}"}}' for r in CallResult]
     expected += [
         f'headgate_outcomes_total{{arm="{a}",bucket="{b}",outcome="{o}",route="start"}}'
         for a, b, o in product(Arm, range(BUCKETS), OUTCOMES)
@@ -199,7 +200,7 @@ async def test_counts_agree_with_what_was_done(tmp_path: Path) -> None:
     for outcome in OUTCOMES:
         assert total("runs_total", outcome=outcome) == 10 * runs[outcome], outcome
     faults = Counter((fault, phase) for _, fault, phase, _ in kinds.values() if fault)
-    for fault, phase in product(Fault, Phase):
+    for fault, phase in product(Fault, FaultPhase):
         assert total("faults_total", fault=fault, phase=phase) == 10 * faults[fault, phase], (fault, phase)
     outcomes = Counter(settled for *_, settled in kinds.values())
     outcomes.update(["complete", "failed"])  # the relayed ones of a known user

@@ -14,7 +14,7 @@ from proxy.identity import Identity
 from proxy.observe.metrics import Metrics
 from proxy.relay.answer_copy import AnswerCopy
 from proxy.relay.outcomes import RelayedOutcomes
-from proxy.relay.relay import Outcome, Passage
+from proxy.relay.relay import Outcome, RelayResult
 from proxy.runs.run import Call, Run
 from proxy.settings.route import RouteSettings
 from proxy.settings.routes import Route
@@ -87,7 +87,7 @@ async def test_an_answer_comes_to_the_same_in_a_run_and_relayed(status: int, wha
 
     await run.settle(Answer(status, JSON, body))
     copy = await relayed(status, body)
-    outcome = RelayedOutcomes(run.route).of(Passage(status=status), copy)
+    outcome = RelayedOutcomes(run.route).of(RelayResult(status=status), copy)
 
     assert counted(registry) == ([] if outcome is None else [outcome])
     assert (outcome is None) == (status in {401, 403})
@@ -105,7 +105,7 @@ async def test_a_bound_of_ours_counts_for_nobody() -> None:
     """Whoever opens many connections could else make an arm, and so a rollout, fail."""
     run, registry = a_run()
     run.fail(UpstreamBusy("all are in use"))
-    passage = Passage(Outcome.FAILED, 503, error=UpstreamBusy("all are in use"))
+    passage = RelayResult(Outcome.FAILED, 503, error=UpstreamBusy("all are in use"))
 
     assert counted(registry) == []
     assert RelayedOutcomes(run.route).of(passage, await relayed(503, b"")) is None
@@ -125,16 +125,16 @@ async def test_who_is_not_let_in_is_no_user(status: int, users: int) -> None:
 @pytest.mark.parametrize(
     ("passage", "outcome"),
     [
-        (Passage(Outcome.FAILED, 502), "failed"),
-        (Passage(Outcome.FAILED, 504), "failed"),
-        (Passage(Outcome.TRUNCATED, 200), "truncated"),
-        (Passage(Outcome.CLIENT_LEFT, 200), "client_left"),
-        (Passage(Outcome.REFUSED, 400), None),
-        (Passage(Outcome.TRUNCATED, 401), None),
-        (Passage(Outcome.CLIENT_LEFT, 403), None),
+        (RelayResult(Outcome.FAILED, 502), "failed"),
+        (RelayResult(Outcome.FAILED, 504), "failed"),
+        (RelayResult(Outcome.TRUNCATED, 200), "truncated"),
+        (RelayResult(Outcome.CLIENT_LEFT, 200), "client_left"),
+        (RelayResult(Outcome.REFUSED, 400), None),
+        (RelayResult(Outcome.TRUNCATED, 401), None),
+        (RelayResult(Outcome.CLIENT_LEFT, 403), None),
     ],
 )
-async def test_a_relay_that_did_not_end_well_says_how(passage: Passage, outcome: str | None) -> None:
+async def test_a_relay_that_did_not_end_well_says_how(passage: RelayResult, outcome: str | None) -> None:
     """Its body is not looked at: what there is of it is no answer."""
     judged = RelayedOutcomes(Route.compile(RouteSettings.model_validate(route())))
 
@@ -158,6 +158,8 @@ async def test_what_cannot_be_read_counts_as_complete_and_is_said_once(
     judged = RelayedOutcomes(Route.compile(RouteSettings.model_validate(route())))
 
     for _ in range(3):
-        assert judged.of(Passage(status=200), await relayed(200, body, headers, max_bytes=2000)) == outcome
+        assert (
+            judged.of(RelayResult(status=200), await relayed(200, body, headers, max_bytes=2000)) == outcome
+        )
 
     assert len(caplog.records) == warnings

@@ -22,9 +22,9 @@ from proxy.identity import Identity
 from proxy.observe.metrics import Metrics
 from proxy.replicas.followed_run import FollowedRun
 from proxy.replicas.shared_runs import ValkeyRuns
-from proxy.replicas.take_over import Taken
+from proxy.replicas.takeover import TakenOverRun
 from proxy.runs.run import Call, Run
-from proxy.runs.shared import Watched
+from proxy.runs.shared import ViewableRun
 from proxy.settings.route import RouteSettings
 from proxy.settings.routes import Route
 from proxy.settings.settings import ValkeyLogSettings
@@ -68,7 +68,7 @@ class Replica:
     def may_take(self, route: Route, source: str) -> bool:
         return self.has_room
 
-    def take(self, taken: Taken) -> Run:
+    def take(self, taken: TakenOverRun) -> Run:
         assert not self.fails, "a mistake"
         run = Run(taken.call, taken.order.decision, taken.identity, METRICS, deque(), run_id=taken.run_id)
         run.take_up(taken.beginning)
@@ -79,7 +79,7 @@ class Replica:
     def lost(self, run: FollowedRun) -> None:
         self.counted.append(run.id)
 
-    async def followed(self, run_id: str) -> Watched:
+    async def followed(self, run_id: str) -> ViewableRun:
         found = await self.runs.find(run_id)
         assert found is not None
         return found
@@ -156,7 +156,7 @@ def events(log: EventLog) -> list[dict[str, Any]]:
     return [{"type": e.type, "stage": e.stage, "content": e.content, **e.metadata} for e in found]
 
 
-async def same(copy: Watched, run: Run, within_s: float = 10.0) -> None:
+async def same(copy: ViewableRun, run: Run, within_s: float = 10.0) -> None:
     """The copy has become what the run's log is."""
     await eventually(lambda: len(copy.log) == len(run.log), within_s)
     assert wires(copy.log) == wires(run.log)
@@ -166,7 +166,7 @@ async def stored(client: Redis, run: Run) -> int:
     return int(await client.xlen(f"headgate:run:{run.id}:log"))
 
 
-def watch(run: Watched) -> Callable[[], None]:
+def watch(run: ViewableRun) -> Callable[[], None]:
     """A viewer that never reads."""
 
     def wake() -> None:
@@ -500,7 +500,7 @@ async def test_viewers_are_told_when_the_replica_of_their_run_is_gone(server: Va
     assert len(lines("run ended elsewhere")) == 1
 
 
-async def replica_after(server: ValkeyServer, run: Run) -> Watched:
+async def replica_after(server: ValkeyServer, run: Run) -> ViewableRun:
     async with replica(server) as late:
         return await late.followed(run.id)
 

@@ -21,7 +21,7 @@ from flags.rollout.evidence.readings import (
     Series,
 )
 from flags.rollout.inbox import Inbox, wish
-from flags.rollout.journal import Entry, Journal, JournalReader
+from flags.rollout.journal import Journal, JournalEntry, JournalReader
 from flags.rollout.leases.lease import Fence, FileLease
 from flags.rollout.ledger import Act
 from flags.rollout.moves import Move
@@ -199,7 +199,7 @@ class Rolling:
         if self.disk_is_full and point == "begun":
             raise sqlite3.OperationalError("database or disk is full")
 
-    def entries(self) -> list[Entry]:
+    def entries(self) -> list[JournalEntry]:
         with JournalReader.open(self.policy.journal) as journal:
             return list(journal.entries())
 

@@ -11,7 +11,7 @@ import pytest
 from flags.errors import EvidenceError, JournalError, LeaseLost, ReadingProblem, RolloutError
 from flags.rollout.evidence.readings import OUTCOMES, Series
 from flags.rollout.ledger import Act, Record
-from flags.rollout.moves import Kind, Phase, Reason
+from flags.rollout.moves import MoveKind, MoveReason, RolloutPhase
 from flags.rollout.notices import Notice
 from flags.rollout.replay import differences
 from tests.rollout.rolling import PROXY, TICK_S, Crash, Rolling, Running, begun, flag_file, policy
@@ -34,7 +34,7 @@ async def test_a_healthy_rollout_goes_to_its_last_step(rolling: Rolling) -> None
         last = (await running.ticks(30))[-1]
 
     assert rolling.writes == [5, 25, 50]
-    assert (last.kind, last.reason) == (Kind.STAY, Reason.COMPLETE)
+    assert (last.kind, last.reason) == (MoveKind.STAY, MoveReason.COMPLETE)
     decisions, found = differences(rolling.entries())
     assert decisions > 30
     assert found == []
@@ -46,7 +46,7 @@ async def test_harm_goes_back_to_nothing_for_good(rolling: Rolling) -> None:
         await running.begin()
         await running.until(25)
         move, looks = (await running.ticks(1, stream_bad=0.4))[0], 1
-        while move.kind is not Kind.ROLL_BACK and looks < 20:
+        while move.kind is not MoveKind.ROLL_BACK and looks < 20:
             move, looks = (await running.ticks(1, stream_bad=0.4))[0], looks + 1
         assert rolling.share == 0
         rolling.wants(Act.RESUME)
@@ -56,7 +56,7 @@ async def test_harm_goes_back_to_nothing_for_good(rolling: Rolling) -> None:
             rolling.traffic.rests(400)
             after.append(await running.tick())
 
-        assert {(move.kind, move.reason) for move in after} == {(Kind.STAY, Reason.ROLLED_BACK)}
+        assert {(move.kind, move.reason) for move in after} == {(MoveKind.STAY, MoveReason.ROLLED_BACK)}
         assert rolling.writes == [5, 25, 0]
         await running.begin()
         await running.until(5)
@@ -71,7 +71,7 @@ async def test_a_text_that_was_shown_wrongly_goes_back_at_once(rolling: Rolling)
         rolling.traffic.shows_wrong_text()
         [move] = await running.ticks(1)
 
-    assert (move.kind, move.reason) == (Kind.ROLL_BACK, Reason.HARM)
+    assert (move.kind, move.reason) == (MoveKind.ROLL_BACK, MoveReason.HARM)
     assert rolling.share == 0
 
 
@@ -85,7 +85,7 @@ async def test_time_alone_advances_nothing(rolling: Rolling) -> None:
         rolling.traffic.problem = "it does not answer"
         moves = [await running.tick() for _ in range(100)]
 
-    assert {move.reason for move in moves} == {Reason.NO_DATA}
+    assert {move.reason for move in moves} == {MoveReason.NO_DATA}
     assert rolling.writes == [5]
 
 
@@ -100,20 +100,20 @@ async def test_hours_without_evidence_do_not_count_as_time_in_the_step(rolling: 
         assert running.controller.state.dwelt_s == dwelt_s
 
 
-EDITS: dict[str, tuple[Callable[[Rolling], None], Reason]] = {
-    "lowered": (lambda rolling: rolling.set_share(1), Reason.FLAG_LOWERED),
-    "raised": (lambda rolling: rolling.set_share(60), Reason.FLAG_CHANGED),
+EDITS: dict[str, tuple[Callable[[Rolling], None], MoveReason]] = {
+    "lowered": (lambda rolling: rolling.set_share(1), MoveReason.FLAG_LOWERED),
+    "raised": (lambda rolling: rolling.set_share(60), MoveReason.FLAG_CHANGED),
     "a second strategy": (
         lambda rolling: rolling.edit(
             lambda flag: flag["strategies"].append({"name": "default", "parameters": {}})
         ),
-        Reason.FLAG_CHANGED,
+        MoveReason.FLAG_CHANGED,
     ),
     "other stickiness": (
         lambda rolling: rolling.edit(
             lambda flag: flag["strategies"][0]["parameters"].update(stickiness="sessionId")
         ),
-        Reason.FLAG_CHANGED,
+        MoveReason.FLAG_CHANGED,
     ),
     "a constraint": (
         lambda rolling: rolling.edit(
@@ -121,11 +121,11 @@ EDITS: dict[str, tuple[Callable[[Rolling], None], Reason]] = {
                 constraints=[{"contextName": "tenant", "operator": "IN", "values": ["a"]}]
             )
         ),
-        Reason.FLAG_CHANGED,
+        MoveReason.FLAG_CHANGED,
     ),
     "turned off": (
         lambda rolling: rolling.edit(lambda flag: flag.update(enabled=False)),
-        Reason.FLAG_CHANGED,
+        MoveReason.FLAG_CHANGED,
     ),
 }
 
@@ -145,7 +145,7 @@ async def test_what_a_person_changes_is_held_and_never_written_over(
         as_edited = rolling.flag
         moves = await running.ticks(30)
 
-    assert {(move.kind, move.reason) for move in moves} == {(Kind.HOLD, reason)}
+    assert {(move.kind, move.reason) for move in moves} == {(MoveKind.HOLD, reason)}
     assert rolling.flag == as_edited
 
 
@@ -181,7 +181,7 @@ async def test_who_is_exposed_beside_the_rollout_is_said_when_it_goes_back(rolli
         rolling.traffic.shows_wrong_text()
         harmed, after = await running.ticks(2)
 
-    assert (harmed.kind, after.kind) == (Kind.ROLL_BACK, Kind.HOLD)
+    assert (harmed.kind, after.kind) == (MoveKind.ROLL_BACK, MoveKind.HOLD)
     for move in (harmed, after):
         assert "`headgate rollout kill`" in move.detail
     assert len(rolling.flag["strategies"]) == 2
@@ -192,12 +192,12 @@ async def test_the_kill_flag_ends_the_rollout(rolling: Rolling) -> None:
     async with begun(rolling) as running:
         rolling.edit(lambda flag: flag.update(enabled=True), flag=1)
         await running.ticks(2)
-        assert running.controller.state.phase is Phase.KILLED
+        assert running.controller.state.phase is RolloutPhase.KILLED
         assert rolling.share == 0
         rolling.wants(Act.UNKILL)
         rolling.edit(lambda flag: flag.update(enabled=False), flag=1)
         [move] = await running.ticks(1)
-        assert move.kind is Kind.STAY
+        assert move.kind is MoveKind.STAY
         await running.begin()
 
     assert running.controller.state.run == "r2"
@@ -222,7 +222,7 @@ async def test_going_back_waits_for_no_evidence(rolling: Rolling, killed: bool) 
         await eventually(lambda: rolling.share == 0)
         assert not looking.done()
         hangs.set()
-        assert (await looking).kind is Kind.STAY
+        assert (await looking).kind is MoveKind.STAY
 
 
 async def test_going_back_needs_no_journal(rolling: Rolling) -> None:
@@ -256,10 +256,10 @@ async def test_counts_that_no_jury_knows_are_no_evidence(rolling: Rolling) -> No
         await running.ticks(1)
         rolling.traffic.counters[odd] = 1
         [move] = await running.ticks(1)
-        assert (move.kind, move.reason) == (Kind.HOLD, Reason.NO_DATA)
+        assert (move.kind, move.reason) == (MoveKind.HOLD, MoveReason.NO_DATA)
         assert "half_way" in move.detail
         [move] = await running.ticks(1)
-        assert move.reason is not Reason.NO_DATA
+        assert move.reason is not MoveReason.NO_DATA
 
 
 async def test_no_rollout_begins_while_the_kill_flag_is_on(rolling: Rolling) -> None:
@@ -284,11 +284,11 @@ async def test_an_incident_and_a_freeze_stop_the_way_up_alone(rolling: Rolling) 
         await running.until(25)
         rolling.incident = True
         moves = await running.ticks(40)
-        assert moves[-1].reason is Reason.INCIDENT
+        assert moves[-1].reason is MoveReason.INCIDENT
         rolling.traffic.shows_wrong_text()
         [move] = await running.ticks(1)
 
-    assert move.kind is Kind.ROLL_BACK
+    assert move.kind is MoveKind.ROLL_BACK
 
 
 async def test_observing_writes_nothing(tmp_path: Path) -> None:
@@ -301,7 +301,7 @@ async def test_observing_writes_nothing(tmp_path: Path) -> None:
         rolling.traffic.shows_wrong_text()
         [move] = await running.ticks(1)
 
-    assert move.kind is Kind.ROLL_BACK
+    assert move.kind is MoveKind.ROLL_BACK
     assert (rolling.share, rolling.writes) == (5, [])
 
 
@@ -312,7 +312,7 @@ async def test_hold_only_asks_where_auto_goes_back(tmp_path: Path) -> None:
         rolling.traffic.shows_wrong_text()
         moves = await running.ticks(5)
 
-    assert {(move.kind, move.reason) for move in moves} == {(Kind.HOLD, Reason.HARM)}
+    assert {(move.kind, move.reason) for move in moves} == {(MoveKind.HOLD, MoveReason.HARM)}
     assert rolling.share == 5
 
 
@@ -327,7 +327,7 @@ async def test_a_clock_that_is_set_is_noticed(rolling: Rolling) -> None:
             fence = await running.lease.acquire()
             assert fence is not None
             move = await running.controller.tick(fence)
-            assert move.reason in (Reason.CLOCK, Reason.NO_DATA)
+            assert move.reason in (MoveReason.CLOCK, MoveReason.NO_DATA)
         assert running.controller.state.dwelt_s == dwelt_s
         running.fence = fence
         await running.ticks(2)
@@ -341,7 +341,7 @@ async def test_a_rollback_is_kept_until_the_flag_can_be_written(rolling: Rolling
         rolling.path.write_bytes(b"{")
         rolling.traffic.shows_wrong_text()
         [move] = await running.ticks(1)
-        assert move.kind is Kind.ROLL_BACK
+        assert move.kind is MoveKind.ROLL_BACK
         rolling.path.write_bytes(content)
         await running.ticks(1)
 
@@ -356,10 +356,10 @@ async def test_a_changed_policy_is_not_gone_on_with(rolling: Rolling) -> None:
     rolling.policy = policy(rolling.directory, guardrails={"errors": {"harm": 5}}, steps=steps)
     with rolling.running() as running:
         [move] = await running.ticks(1)
-        assert (move.kind, move.reason) == (Kind.HOLD, Reason.POLICY_CHANGED)
+        assert (move.kind, move.reason) == (MoveKind.HOLD, MoveReason.POLICY_CHANGED)
         rolling.traffic.shows_wrong_text()
         [move] = await running.ticks(1)
-    assert move.kind is Kind.ROLL_BACK
+    assert move.kind is MoveKind.ROLL_BACK
     assert differences(rolling.entries())[1] == []
 
 
@@ -401,8 +401,8 @@ async def test_a_proxy_that_is_missing_is_a_hold_after_a_while(rolling: Rolling)
         rolling.traffic.missing = ("proxy-2",)
         moves = await running.ticks(20)
 
-    assert (moves[0].kind, moves[0].reason) == (Kind.SOAK, Reason.PROXIES_CHANGE)
-    assert (moves[-1].kind, moves[-1].reason) == (Kind.HOLD, Reason.PROXIES_CHANGE)
+    assert (moves[0].kind, moves[0].reason) == (MoveKind.SOAK, MoveReason.PROXIES_CHANGE)
+    assert (moves[-1].kind, moves[-1].reason) == (MoveKind.HOLD, MoveReason.PROXIES_CHANGE)
     assert "one is missing" in moves[-1].detail
 
 
@@ -411,8 +411,8 @@ async def test_what_waits_for_twice_its_time_is_a_hold(rolling: Rolling) -> None
     async with begun(rolling) as running:
         moves = [await running.tick() for _ in range(9)]
 
-    assert (moves[0].kind, moves[0].reason) == (Kind.SOAK, Reason.TIME)
-    assert (moves[-1].kind, moves[-1].reason) == (Kind.HOLD, Reason.TIME)
+    assert (moves[0].kind, moves[0].reason) == (MoveKind.SOAK, MoveReason.TIME)
+    assert (moves[-1].kind, moves[-1].reason) == (MoveKind.HOLD, MoveReason.TIME)
 
 
 async def test_proxies_that_read_another_flag_are_seen(rolling: Rolling) -> None:
@@ -424,7 +424,7 @@ async def test_proxies_that_read_another_flag_are_seen(rolling: Rolling) -> None
             rolling.traffic.rests(200)
             move = await running.tick()
 
-    assert (move.kind, move.reason) == (Kind.HOLD, Reason.NOT_EXPOSED)
+    assert (move.kind, move.reason) == (MoveKind.HOLD, MoveReason.NOT_EXPOSED)
     assert "the proxies read another environment" in move.detail
 
 
@@ -439,10 +439,10 @@ async def test_proxies_that_read_another_flag_after_it_was_complete_are_seen(rol
             off = await running.tick()
         after = await running.ticks(2)
 
-    assert before[-1].reason is Reason.COMPLETE
-    assert (off.kind, off.reason) == (Kind.HOLD, Reason.NOT_EXPOSED)
+    assert before[-1].reason is MoveReason.COMPLETE
+    assert (off.kind, off.reason) == (MoveKind.HOLD, MoveReason.NOT_EXPOSED)
     assert "none of 200 answers" in off.detail
-    assert after[-1].reason is Reason.COMPLETE
+    assert after[-1].reason is MoveReason.COMPLETE
 
 
 @pytest.mark.parametrize("share", [5, 25])
@@ -467,10 +467,10 @@ async def test_answers_that_are_streamed_after_the_end_are_seen(rolling: Rolling
         after = await running.ticks(2)
         decisions, found = differences(rolling.entries())
 
-    assert {move.reason for move in [*before, quiet]} == {Reason.ROLLED_BACK}
-    assert {move.reason for move in theirs} == {Reason.FLAG_CHANGED}
-    assert settled.reason is Reason.ROLLED_BACK
-    assert (after[-1].kind, after[-1].reason) == (Kind.HOLD, Reason.NOT_EXPOSED)
+    assert {move.reason for move in [*before, quiet]} == {MoveReason.ROLLED_BACK}
+    assert {move.reason for move in theirs} == {MoveReason.FLAG_CHANGED}
+    assert settled.reason is MoveReason.ROLLED_BACK
+    assert (after[-1].kind, after[-1].reason) == (MoveKind.HOLD, MoveReason.NOT_EXPOSED)
     assert "answers since then are of the stream arm" in after[-1].detail
     assert decisions
     assert found == []
@@ -482,7 +482,7 @@ async def test_a_share_that_shows_nobody_anything_is_a_hold(rolling: Rolling) ->
     rolling.edit(lambda flag: flag.update(variants=dark))
     async with begun(rolling) as running:
         [move] = await running.ticks(1)
-        assert (move.kind, move.reason) == (Kind.HOLD, Reason.NOT_EXPOSED)
+        assert (move.kind, move.reason) == (MoveKind.HOLD, MoveReason.NOT_EXPOSED)
         assert running.controller.state.standing is not None
         assert running.controller.state.standing["expected"] == 0
 
@@ -499,11 +499,11 @@ async def test_an_advance_that_cannot_act_is_used_up(rolling: Rolling) -> None:
         await running.ticks(3)
         rolling.wants(Act.ADVANCE)
         [move] = await running.ticks(1)
-        assert move.reason is Reason.INCIDENT
+        assert move.reason is MoveReason.INCIDENT
         rolling.incident = False
         assert running.controller.state.overridden is False
         [move] = await running.ticks(1, stream_bad=0.1)
-    assert move.reason is not Reason.APPROVED
+    assert move.reason is not MoveReason.APPROVED
 
 
 async def test_an_approval_acts_when_it_is_asked_for_or_not_at_all(rolling: Rolling) -> None:
@@ -511,11 +511,11 @@ async def test_an_approval_acts_when_it_is_asked_for_or_not_at_all(rolling: Roll
     async with begun(rolling) as running:
         rolling.wants(Act.APPROVE)
         moves = await running.ticks(8)
-        assert moves[0].reason is Reason.TIME
-        assert {move.reason for move in moves[5:]} == {Reason.APPROVAL}
+        assert moves[0].reason is MoveReason.TIME
+        assert {move.reason for move in moves[5:]} == {MoveReason.APPROVAL}
         rolling.wants(Act.APPROVE, seen=rolling.entries()[-1].seq)
         [move] = await running.ticks(1)
-    assert move.kind is Kind.ADVANCE
+    assert move.kind is MoveKind.ADVANCE
 
 
 async def raised(rolling: Rolling, running: Running) -> None:
@@ -652,8 +652,8 @@ async def test_harm_goes_back_though_the_journal_cannot_be_written(
     with rolling.running() as again:
         moves = await again.ticks(5)
 
-    assert (moves[0].kind, moves[0].reason) == (Kind.ROLL_BACK, Reason.HARM)
-    assert moves[-1].reason is Reason.ROLLED_BACK
+    assert (moves[0].kind, moves[0].reason) == (MoveKind.ROLL_BACK, MoveReason.HARM)
+    assert moves[-1].reason is MoveReason.ROLLED_BACK
     assert rolling.share == 0
     assert differences(rolling.entries())[1] == []
 

@@ -8,9 +8,9 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flags.rollout.ledger import KNOWN_ACTS, Act, Record, State, fold
-from flags.rollout.moves import Kind, Mode, Phase
-from flags.rollout.notices import News
+from flags.rollout.ledger import KNOWN_ACTS, Act, Record, RolloutState, fold
+from flags.rollout.moves import ControlMode, MoveKind, RolloutPhase
+from flags.rollout.notices import NoticeHistory
 
 _ids = count(1)
 
@@ -30,7 +30,13 @@ def begin(run: str = "r1") -> Line:
     return Line(Record.BEGIN, body)
 
 
-def tick(kind: Kind = Kind.SOAK, *, mode: Mode = Mode.AUTO, step: int | None = None, **more: Any) -> Line:
+def tick(
+    kind: MoveKind = MoveKind.SOAK,
+    *,
+    mode: ControlMode = ControlMode.AUTO,
+    step: int | None = None,
+    **more: Any,
+) -> Line:
     intent = None if step is None else {"step": step, "digest": f"step {step}"}
     move = {"kind": kind, "reason": more.pop("reason", "time"), "detail": ""}
     body = {
@@ -58,23 +64,23 @@ def numbered(*lines: Line) -> Iterator[Line]:
         yield replace(line, seq=seq, at_s=60.0 * seq)
 
 
-def after(*lines: Line) -> State:
+def after(*lines: Line) -> RolloutState:
     return fold(numbered(*lines))
 
 
 def test_a_step_is_in_force_when_it_is_written_and_not_when_it_is_decided():
     """Between the two a controller may die, and the flag is as it was."""
-    decided = after(begin(), tick(Kind.ADVANCE, step=0))
+    decided = after(begin(), tick(MoveKind.ADVANCE, step=0))
     assert (decided.step, decided.share) == (-1, 0)
     assert decided.intent is not None and decided.intent.digest == "step 0"
 
-    done = after(begin(), tick(Kind.ADVANCE, step=0), written(0, 5))
+    done = after(begin(), tick(MoveKind.ADVANCE, step=0), written(0, 5))
     assert (done.step, done.share, done.event_id, done.intent) == (0, 5, 8, None)
 
 
 def test_an_intent_is_forgotten_by_the_next_tick():
     """Whoever decides anew has not written it, or it would have been journaled."""
-    assert after(begin(), tick(Kind.ADVANCE, step=0), tick()).intent is None
+    assert after(begin(), tick(MoveKind.ADVANCE, step=0), tick()).intent is None
 
 
 def test_a_step_begins_with_no_time_and_no_word_of_anybody():
@@ -83,7 +89,7 @@ def test_a_step_begins_with_no_time_and_no_word_of_anybody():
     before = after(*lines)
     assert (before.dwelt_s, before.approved, before.overridden) == (120.0, True, True)
 
-    later = after(*lines, tick(Kind.ADVANCE, step=1), written(1, 10))
+    later = after(*lines, tick(MoveKind.ADVANCE, step=1), written(1, 10))
     assert (later.dwelt_s, later.approved, later.overridden) == (0.0, False, False)
 
 
@@ -96,35 +102,35 @@ def test_what_only_accounts_for_a_change_begins_no_step():
 
 def test_a_rollback_is_for_good_when_it_is_decided_and_pending_until_it_is_written():
     """Also where the flag could not be read, so that there was nothing to write yet."""
-    decided = after(begin(), written(0, 5), tick(Kind.ROLL_BACK))
-    assert (decided.phase, decided.down_pending, decided.share) == (Phase.ROLLED_BACK, True, 5)
+    decided = after(begin(), written(0, 5), tick(MoveKind.ROLL_BACK))
+    assert (decided.phase, decided.down_pending, decided.share) == (RolloutPhase.ROLLED_BACK, True, 5)
 
-    done = after(begin(), written(0, 5), tick(Kind.ROLL_BACK), written(0, 0))
-    assert (done.phase, done.down_pending, done.share) == (Phase.ROLLED_BACK, False, 0)
+    done = after(begin(), written(0, 5), tick(MoveKind.ROLL_BACK), written(0, 0))
+    assert (done.phase, done.down_pending, done.share) == (RolloutPhase.ROLLED_BACK, False, 0)
 
 
 def test_who_only_observes_rolls_nothing_back():
     """It says what it would do, and goes on looking."""
-    state = after(begin(), written(0, 5), tick(Kind.ROLL_BACK, mode=Mode.OBSERVE))
+    state = after(begin(), written(0, 5), tick(MoveKind.ROLL_BACK, mode=ControlMode.OBSERVE))
 
-    assert (state.phase, state.down_pending) == (Phase.RUNNING, False)
+    assert (state.phase, state.down_pending) == (RolloutPhase.RUNNING, False)
 
 
 @given(st.lists(st.sampled_from(list(Act)), max_size=12))
 def test_nothing_a_person_does_undoes_an_end(acts: list[Act]):
     """After a rollback there is only the kill, and after that nothing; another try is another rollout."""
-    over = after(begin(), written(0, 5), tick(Kind.ROLL_BACK), *map(act, acts))
-    assert over.phase is (Phase.KILLED if Act.KILL in acts else Phase.ROLLED_BACK)
+    over = after(begin(), written(0, 5), tick(MoveKind.ROLL_BACK), *map(act, acts))
+    assert over.phase is (RolloutPhase.KILLED if Act.KILL in acts else RolloutPhase.ROLLED_BACK)
 
-    again = after(begin(), written(0, 5), tick(Kind.ROLL_BACK), *map(act, acts), begin("r2"))
-    assert (again.run, again.phase, again.step) == ("r2", Phase.RUNNING, -1)
+    again = after(begin(), written(0, 5), tick(MoveKind.ROLL_BACK), *map(act, acts), begin("r2"))
+    assert (again.run, again.phase, again.step) == ("r2", RolloutPhase.RUNNING, -1)
 
 
 def test_an_unkill_gives_nothing_back_but_the_flag():
     """The rollout stays killed: its share is 0, and another one begins at its first step."""
     state = after(begin(), written(0, 5), act(Act.KILL), act(Act.UNKILL))
 
-    assert (state.phase, state.down_pending) == (Phase.KILLED, True)
+    assert (state.phase, state.down_pending) == (RolloutPhase.KILLED, True)
 
 
 @given(st.data())
@@ -133,14 +139,14 @@ def test_a_journal_that_is_read_in_parts_says_the_same(data: st.DataObject):
     lines = list(
         numbered(
             begin(),
-            tick(Kind.ADVANCE, step=0),
+            tick(MoveKind.ADVANCE, step=0),
             written(0, 5),
             act(Act.PAUSE),
             tick(),
             act(Act.RESUME),
-            tick(Kind.ADVANCE, step=1),
+            tick(MoveKind.ADVANCE, step=1),
             written(1, 10),
-            tick(Kind.ROLL_BACK),
+            tick(MoveKind.ROLL_BACK),
             written(1, 0),
         )
     )
@@ -157,7 +163,7 @@ def test_ids_of_acts_are_kept_for_as_many_as_may_wait():
 
 
 def told(*lines: Line) -> list[tuple[str, str]]:
-    state, news, found = State(), News(page_after_s=150.0), []
+    state, news, found = RolloutState(), NoticeHistory(page_after_s=150.0), []
     for line in numbered(*lines):
         state = fold([line], state)
         news, notice = news.after(line, state)
@@ -168,7 +174,7 @@ def told(*lines: Line) -> list[tuple[str, str]]:
 
 def test_a_hold_is_news_once_and_its_end_is_too():
     """However many ticks it lasts; soaking in one way or another is none."""
-    hold = tick(Kind.HOLD, reason="frozen")
+    hold = tick(MoveKind.HOLD, reason="frozen")
     lines = (tick(reason="time"), tick(reason="samples"), hold, hold, hold, tick(reason="time"), tick())
 
     assert told(begin(), *lines) == [("holding", "frozen"), ("resolved", "frozen")]
@@ -176,7 +182,7 @@ def test_a_hold_is_news_once_and_its_end_is_too():
 
 def test_want_of_data_is_news_when_it_lasts():
     """One scrape that was missed is not."""
-    gone = tick(Kind.HOLD, reason="no_data", no_data="down")
+    gone = tick(MoveKind.HOLD, reason="no_data", no_data="down")
 
     assert told(begin(), tick(), gone, tick()) == []
     assert told(begin(), tick(), gone, gone, gone, gone, tick()) == [
@@ -187,8 +193,8 @@ def test_want_of_data_is_news_when_it_lasts():
 
 def test_moves_writes_and_acts_are_news():
     """Each with its entry's number, by which whoever gets it twice can tell."""
-    lines = (tick(Kind.ADVANCE, step=0, reason="begin"), written(0, 5), act(Act.PAUSE))
-    back = tick(Kind.ROLL_BACK, reason="harm")
+    lines = (tick(MoveKind.ADVANCE, step=0, reason="begin"), written(0, 5), act(Act.PAUSE))
+    back = tick(MoveKind.ROLL_BACK, reason="harm")
 
     assert told(begin(), *lines, back) == [
         ("written", ""),

@@ -10,7 +10,7 @@ from flags.document import parse
 from flags.engine import Engine
 from flags.errors import RolloutError
 from flags.rollout.ledger import Act
-from flags.rollout.moves import Kind, Reason
+from flags.rollout.moves import MoveKind, MoveReason
 from tests.rollout.rolling import FLAG, Rolling, Running, flag_file, policy
 
 pytestmark = pytest.mark.anyio
@@ -118,7 +118,7 @@ async def test_a_variant_of_the_whole_flag_is_a_change_by_somebody(
         assert running.controller.state.dwelt_s > 0
         rolling.edit(lambda flag: flag.update(variants=variants))
         moves = await running.ticks(3)
-        assert {(move.kind, move.reason) for move in moves} == {(Kind.HOLD, Reason.FLAG_CHANGED)}
+        assert {(move.kind, move.reason) for move in moves} == {(MoveKind.HOLD, MoveReason.FLAG_CHANGED)}
         assert "variants" in moves[-1].detail
         rolling.wants(Act.RESUME)
         await running.ticks(1)
@@ -184,5 +184,5 @@ async def test_two_controllers_with_journals_of_their_own_find_each_other(tmp_pa
         await two.ticks(2)
         moves = await one.ticks(2)
 
-    assert {(move.kind, move.reason) for move in moves} == {(Kind.HOLD, Reason.FLAG_CHANGED)}
+    assert {(move.kind, move.reason) for move in moves} == {(MoveKind.HOLD, MoveReason.FLAG_CHANGED)}
     assert "another controller" in moves[-1].detail

@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 from prometheus_client import CollectorRegistry, generate_latest
 
-from flags.rollout.ledger import Act, State
+from flags.rollout.ledger import Act, RolloutState
 from flags.rollout.metrics import FAMILIES, NO_PHASE, RolloutMetrics
-from flags.rollout.moves import Kind, Phase, Reason
+from flags.rollout.moves import MoveKind, MoveReason, RolloutPhase
 from tests.rollout.rolling import Rolling, begun, flag_file, policy
 
 pytestmark = pytest.mark.anyio
@@ -28,7 +28,7 @@ class Page:
         self._metrics = RolloutMetrics(self._registry)
         self.policy = rolling.policy
 
-    def show(self, state: State) -> None:
+    def show(self, state: RolloutState) -> None:
         self._metrics.show(state, self.policy)
 
     @property
@@ -55,7 +55,7 @@ async def test_before_the_first_rollout_every_name_is_there(rolling: Rolling) ->
     page = Page(rolling)
     assert all(f"# TYPE headgate_rollout_{name} gauge" in page.text for name in FAMILIES)
 
-    page.show(State())
+    page.show(RolloutState())
 
     assert page.chosen("phase") == [NO_PHASE]
     assert (page.chosen("move"), page.chosen("reason")) == ([], [])
@@ -75,7 +75,7 @@ async def test_a_rollout_under_way_shows_where_it_stands(rolling: Rolling) -> No
 
     assert page.value("info", run="r1", flag="headgate.streaming", mode="auto") == 1
     assert (page.chosen("phase"), page.chosen("move"), page.chosen("reason")) == (
-        [Phase.RUNNING],
+        [RolloutPhase.RUNNING],
         [move.kind],
         [move.reason],
     )
@@ -147,7 +147,7 @@ async def test_what_the_last_look_no_longer_has_is_gone(rolling: Rolling) -> Non
         page.show(running.controller.state)
         assert page.value("samples", guardrail="errors") is not None
 
-        page.show(State())
+        page.show(RolloutState())
 
     assert page.value("samples", guardrail="errors") is None
     assert page.value("info", run="r1", flag="headgate.streaming", mode="auto") is None
@@ -161,8 +161,8 @@ async def test_the_last_kill_is_remembered_by_the_next_rollout(rolling: Rolling)
         await running.ticks(1)
         killed_s = rolling.now.wall_s
         page.show(running.controller.state)
-        assert page.chosen("phase") == [Phase.KILLED]
-        assert (page.chosen("move"), page.chosen("reason")) == ([Kind.STAY], [Reason.KILLED])
+        assert page.chosen("phase") == [RolloutPhase.KILLED]
+        assert (page.chosen("move"), page.chosen("reason")) == ([MoveKind.STAY], [MoveReason.KILLED])
         assert page.value("last_act_timestamp_seconds") == killed_s
 
         rolling.wants(Act.UNKILL)

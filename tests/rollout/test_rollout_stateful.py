@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from flags.errors import LeaseLost, RolloutError
-from flags.rollout.ledger import Act, Record, State, fold
-from flags.rollout.moves import Kind
+from flags.rollout.ledger import Act, Record, RolloutState, fold
+from flags.rollout.moves import MoveKind
 from flags.rollout.replay import differences
 from tests.rollout.rolling import FLAG, Crash, Rolling, Running, flag_file, policy
 
@@ -131,7 +131,7 @@ class Rollout(RuleBasedStateMachine):
             return
         assert self.by_hand is None, "what a person has set is written over"
         last = [entry.body for entry in self.rolling.entries() if entry.kind == Record.TICK][-1]
-        assert last["move"]["kind"] == Kind.ADVANCE
+        assert last["move"]["kind"] == MoveKind.ADVANCE
         assert last["move"]["reason"] in AGREED
         is_dark_first = self.rolling.policy.steps[0].share == 0
         steps = (STEPS[0], *STEPS) if is_dark_first else STEPS
@@ -243,7 +243,7 @@ class Rollout(RuleBasedStateMachine):
         self.rolling.incident = incident
 
     @property
-    def state(self) -> State:
+    def state(self) -> RolloutState:
         return fold(self.rolling.entries())
 
     @invariant()

@@ -9,7 +9,7 @@ import pytest
 
 from flags.errors import FlagAdminError
 from flags.rollout.ledger import Act
-from flags.rollout.moves import Kind, Reason
+from flags.rollout.moves import MoveKind, MoveReason
 from flags.rollout.standing import gap
 from flags.rollout.writing import down
 from flags.rollout.writing.flag_admin import ManagedFlag
@@ -77,7 +77,7 @@ async def unclear(place: Place, running: Running) -> None:
 
 async def awaiting_approval(place: Place, running: Running) -> None:
     moves = await running.ticks(6)
-    assert moves[-1].reason is Reason.APPROVAL
+    assert moves[-1].reason is MoveReason.APPROVAL
 
 
 async def paused(place: Place, running: Running) -> None:
@@ -98,7 +98,7 @@ async def without_data(place: Place, running: Running) -> None:
 async def complete(place: Place, running: Running) -> None:
     await running.until(50)
     moves = await running.ticks(20)
-    assert moves[-1].reason is Reason.COMPLETE
+    assert moves[-1].reason is MoveReason.COMPLETE
 
 
 def constraint(name: str, *values: str) -> dict[str, Any]:
@@ -111,9 +111,13 @@ STATES: dict[str, Callable[[Place, Running], Awaitable[None]]] = {
 }
 
 
-@pytest.mark.parametrize(("share", "reason"), [("1", Reason.FLAG_LOWERED), ("60", Reason.FLAG_CHANGED)])
+@pytest.mark.parametrize(
+    ("share", "reason"), [("1", MoveReason.FLAG_LOWERED), ("60", MoveReason.FLAG_CHANGED)]
+)
 @pytest.mark.parametrize("state", STATES)
-async def test_a_share_that_a_person_sets_stays(place: Place, state: str, share: str, reason: Reason) -> None:
+async def test_a_share_that_a_person_sets_stays(
+    place: Place, state: str, share: str, reason: MoveReason
+) -> None:
     """Lower or higher, in every state: held, told whose it is, and never written over."""
     with place.rolling.running() as running:
         await running.begin()
@@ -122,7 +126,7 @@ async def test_a_share_that_a_person_sets_stays(place: Place, state: str, share:
         await place.change(rollout=share)
         moves = await running.ticks(4)
 
-    assert {(move.kind, move.reason) for move in moves} == {(Kind.HOLD, reason)}
+    assert {(move.kind, move.reason) for move in moves} == {(MoveKind.HOLD, reason)}
     assert moves[0].detail.startswith("by ")
     assert await place.share() == int(share)
 
@@ -138,7 +142,7 @@ async def test_a_second_strategy_is_seen_and_left(place: Place) -> None:
         }
         await place.server.ask("POST", place.server.strategies_of(place.flag), more)
         [move] = await running.ticks(1)
-        assert move.reason is Reason.FLAG_CHANGED
+        assert move.reason is MoveReason.FLAG_CHANGED
         place.rolling.traffic.shows_wrong_text()
         await running.ticks(1)
 
@@ -157,13 +161,13 @@ async def test_a_disabled_strategy_is_watched_before_it_is_enabled(place: Place)
 
     async def held_until_resumed(running: Running) -> None:
         moves = await running.ticks(2)
-        assert {(move.kind, move.reason) for move in moves} == {(Kind.HOLD, Reason.FLAG_CHANGED)}
+        assert {(move.kind, move.reason) for move in moves} == {(MoveKind.HOLD, MoveReason.FLAG_CHANGED)}
         assert "disabled strategies" in moves[-1].detail
         place.rolling.wants(Act.RESUME)
         await running.ticks(1)
         assert running.controller.state.dwelt_s == 0
         [move] = await running.ticks(1)
-        assert move.kind is Kind.SOAK
+        assert move.kind is MoveKind.SOAK
 
     with place.rolling.running() as running:
         await running.begin()
@@ -189,7 +193,7 @@ async def test_what_a_person_does_after_a_rollback_is_theirs(place: Place) -> No
         await place.change(rollout="10")
         moves = await running.ticks(3)
 
-    assert {(move.kind, move.reason) for move in moves} == {(Kind.HOLD, Reason.FLAG_CHANGED)}
+    assert {(move.kind, move.reason) for move in moves} == {(MoveKind.HOLD, MoveReason.FLAG_CHANGED)}
     assert "0 % is decided, and 10 % are in force" in moves[-1].detail
     assert await place.share() == 10
 
@@ -202,7 +206,7 @@ async def test_the_kill_flag_of_the_server_ends_it(place: Place) -> None:
         await place.server.ask("POST", f"{place.server.environment_of(place.kill_flag)}/on")
         moves = await running.ticks(2)
 
-    assert moves[-1].reason is Reason.KILLED
+    assert moves[-1].reason is MoveReason.KILLED
     assert await place.share() == 0
 
 
@@ -221,7 +225,7 @@ async def test_what_the_server_makes_of_a_lost_strategy_is_held(place: Place) ->
         state = running.controller.state
 
     assert await place.share() == 100
-    assert {(move.kind, move.reason) for move in moves} == {(Kind.HOLD, Reason.FLAG_CHANGED)}
+    assert {(move.kind, move.reason) for move in moves} == {(MoveKind.HOLD, MoveReason.FLAG_CHANGED)}
     assert gap(state, state.standing) == "5 % is decided, and 100 % are in force"
 
 
@@ -235,12 +239,12 @@ async def test_an_environment_that_is_off_is_held_and_no_time_in_the_step(place:
         await place.server.ask("POST", f"{environment}/off")
         moves = await running.ticks(5)
         state = running.controller.state
-        assert {(move.kind, move.reason) for move in moves} == {(Kind.HOLD, Reason.FLAG_CHANGED)}
+        assert {(move.kind, move.reason) for move in moves} == {(MoveKind.HOLD, MoveReason.FLAG_CHANGED)}
         assert "off in its environment" in moves[-1].detail
         assert gap(state, state.standing) == "25 % is decided, and the flag is off in its environment"
         await place.server.ask("POST", f"{environment}/on")
         [first, *_] = await running.ticks(2)
-        assert first.kind is Kind.SOAK
+        assert first.kind is MoveKind.SOAK
         assert running.controller.state.dwelt_s == TICK_S
 
 
@@ -258,7 +262,7 @@ async def test_a_segment_that_is_widened_is_a_change_by_somebody(place: Place) -
         wider = {"name": segment["name"], "constraints": [constraint("ward", "a", "b", "c")]}
         await ask("PUT", f"/segments/{made['id']}", wider)
         moves = await running.ticks(3)
-        assert {(move.kind, move.reason) for move in moves} == {(Kind.HOLD, Reason.FLAG_CHANGED)}
+        assert {(move.kind, move.reason) for move in moves} == {(MoveKind.HOLD, MoveReason.FLAG_CHANGED)}
         assert "segments" in moves[-1].detail
         place.rolling.wants(Act.RESUME)
         await running.ticks(1)
@@ -279,14 +283,14 @@ async def test_a_parent_feature_is_a_change_by_somebody(place: Place) -> None:
         path = f"/projects/{PROJECT}/features/{place.flag}/dependencies"
         await place.server.ask("POST", path, {"feature": parent, "enabled": True})
         [move] = await running.ticks(1)
-        assert (move.kind, move.reason) == (Kind.HOLD, Reason.FLAG_CHANGED)
+        assert (move.kind, move.reason) == (MoveKind.HOLD, MoveReason.FLAG_CHANGED)
         place.rolling.wants(Act.RESUME)
         moves = await running.ticks(2)
-        assert moves[-1].kind is Kind.SOAK
+        assert moves[-1].kind is MoveKind.SOAK
         await place.server.ask("POST", f"{place.server.environment_of(parent)}/off")
         [move] = await running.ticks(1)
 
-    assert (move.kind, move.reason) == (Kind.HOLD, Reason.FLAG_CHANGED)
+    assert (move.kind, move.reason) == (MoveKind.HOLD, MoveReason.FLAG_CHANGED)
 
 
 async def test_a_rollback_that_the_server_refuses_is_said_first_and_retried(place: Place) -> None:
@@ -304,8 +308,8 @@ async def test_a_rollback_that_the_server_refuses_is_said_first_and_retried(plac
             place.rolling.traffic.shows_wrong_text()
             harmed, *after = await running.ticks(3)
             state = running.controller.state
-    assert harmed.kind is Kind.ROLL_BACK
-    assert {(move.kind, move.reason) for move in after} == {(Kind.HOLD, Reason.NOT_WRITTEN)}
+    assert harmed.kind is MoveKind.ROLL_BACK
+    assert {(move.kind, move.reason) for move in after} == {(MoveKind.HOLD, MoveReason.NOT_WRITTEN)}
     assert "403" in after[-1].detail
     assert gap(state, state.standing).startswith("0 % is decided and not yet written, and 5 % are in force")
     assert await place.share() == 5
@@ -344,10 +348,10 @@ async def test_an_unleash_that_is_away_holds_and_is_written_when_it_is_back(plac
         await running.until(5)
         await place.server.stop()
         [move] = await running.ticks(1)
-        assert move.reason is Reason.FLAG_UNREADABLE
+        assert move.reason is MoveReason.FLAG_UNREADABLE
         place.rolling.traffic.shows_wrong_text()
         [move] = await running.ticks(1)
-        assert move.kind is Kind.ROLL_BACK
+        assert move.kind is MoveKind.ROLL_BACK
         await place.server.start()
         await running.ticks(1)
 

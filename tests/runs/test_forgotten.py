@@ -17,7 +17,7 @@ import pytest
 
 from proxy.replicas.followed_run import CopiedLog, FollowedRun
 from proxy.replicas.followers import IDLE_S
-from proxy.replicas.mirror import Copy
+from proxy.replicas.mirror import RunCopy
 from proxy.runs.run import Run
 from proxy.text.event_log import EventLog, LogReader
 from proxy.text.events import Transcript
@@ -25,7 +25,7 @@ from proxy.text.live_text import LiveTexts
 from proxy.upstream.client import Answer, Exchange, Request
 from proxy.viewers.viewer import Viewer
 from tests.replicas.test_shared_runs import Replica, claimed, replica, same, say, watch, whole
-from tests.replicas.test_take_over import begun, followed, lose
+from tests.replicas.test_takeover import begun, followed, lose
 from tests.servers.scripted import Asked, Script, ScriptedUpstream, talking
 from tests.servers.serving import Serving, headgate, token
 from tests.servers.streaming import EITHER, PATIENCE_S, SSE, answer, eventually, route
@@ -34,7 +34,7 @@ from tests.servers.valkey_server import ValkeyServer, valkey
 
 pytestmark = pytest.mark.anyio
 
-CONTENT = {Run, EventLog, CopiedLog, Answer, Request, Transcript, LiveTexts, Copy, FollowedRun, Exchange}
+CONTENT = {Run, EventLog, CopiedLog, Answer, Request, Transcript, LiveTexts, RunCopy, FollowedRun, Exchange}
 READERS = {Viewer, LogReader}
 SECRET = b"Fever-of-this-very-patient"
 TEXT = f"{SECRET.decode()} of 38.9 °C, and more of it. " * 5

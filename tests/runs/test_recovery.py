@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from proxy.errors import Fault
-from proxy.observe.labels import Phase
+from proxy.observe.labels import FaultPhase
 from proxy.runs.recovery import (
     LOSES_NO_ANSWER,
     MAX_RETRY_AFTER_S,
@@ -16,8 +16,8 @@ from proxy.runs.recovery import (
     REPEATS,
     RETRIABLE_STATUS,
     STEPS,
+    RecoveryStep,
     Repeat,
-    Step,
     pause_before_repeat,
     retry_available,
 )
@@ -36,39 +36,39 @@ def faults(*repeats: Repeat) -> list[Fault]:
 
 def test_every_failure_has_steps_in_every_phase() -> None:
     """Nothing that can fail is without an answer."""
-    assert set(STEPS) == set(product(Fault, Phase))
+    assert set(STEPS) == set(product(Fault, FaultPhase))
     assert set(REPEATS) == set(Fault)
 
 
 @pytest.mark.parametrize(("fault", "phase"), STEPS)
-def test_every_failure_comes_to_one_end(fault: Fault, phase: Phase) -> None:
+def test_every_failure_comes_to_one_end(fault: Fault, phase: FaultPhase) -> None:
     """The call may be sent again first; then its viewer is told, or the batch answer is awaited."""
     *before, end = STEPS[fault, phase]
 
-    assert before in ([], [Step.ASK_AGAIN])
-    assert end is not Step.ASK_AGAIN
+    assert before in ([], [RecoveryStep.ASK_AGAIN])
+    assert end is not RecoveryStep.ASK_AGAIN
 
 
-@pytest.mark.parametrize("phase", Phase)
-def test_a_lost_source_waits_for_the_batch_answer(phase: Phase) -> None:
+@pytest.mark.parametrize("phase", FaultPhase)
+def test_a_lost_source_waits_for_the_batch_answer(phase: FaultPhase) -> None:
     """Live text beside the call may end; the call's own answer still comes, and is awaited, not asked for."""
-    assert {STEPS[fault, phase] for fault in LOSES_NO_ANSWER} == {(Step.AWAIT_ANSWER,)}
+    assert {STEPS[fault, phase] for fault in LOSES_NO_ANSWER} == {(RecoveryStep.AWAIT_ANSWER,)}
 
 
 @pytest.mark.parametrize("fault", [fault for fault in Fault if fault not in LOSES_NO_ANSWER])
 def test_a_status_is_only_honest_while_nothing_was_sent(fault: Fault) -> None:
     """Before the headers a failure has its own status; after them it is an event."""
-    assert {phase: STEPS[fault, phase][-1] for phase in Phase} == {
-        Phase.NOTHING: Step.OWN_STATUS,
-        Phase.HEADERS: Step.ERROR_EVENT,
-        Phase.CONTENT: Step.ERROR_EVENT,
+    assert {phase: STEPS[fault, phase][-1] for phase in FaultPhase} == {
+        FaultPhase.NOTHING: RecoveryStep.OWN_STATUS,
+        FaultPhase.HEADERS: RecoveryStep.ERROR_EVENT,
+        FaultPhase.CONTENT: RecoveryStep.ERROR_EVENT,
     }
 
 
 @pytest.mark.parametrize("fault", faults(Repeat.NEVER))
 def test_what_a_repetition_cannot_help_is_never_asked_again(fault: Fault) -> None:
     """No time left, too large again, stored already, still under way, or a mistake of ours."""
-    assert not [phase for phase in Phase if Step.ASK_AGAIN in STEPS[fault, phase]]
+    assert not [phase for phase in FaultPhase if RecoveryStep.ASK_AGAIN in STEPS[fault, phase]]
 
 
 def test_only_what_reached_nobody_is_repeated_without_leave() -> None:
@@ -79,19 +79,21 @@ def test_only_what_reached_nobody_is_repeated_without_leave() -> None:
 # Whether a call is sent again, and when
 
 
-@pytest.mark.parametrize("phase", Phase)
+@pytest.mark.parametrize("phase", FaultPhase)
 @pytest.mark.parametrize("safe", [UNSAFE, SAFE])
 @pytest.mark.parametrize("fault", faults(Repeat.NOTHING_SENT))
-def test_a_call_that_was_never_sent_is_sent_again(fault: Fault, safe: bool, phase: Phase) -> None:
+def test_a_call_that_was_never_sent_is_sent_again(fault: Fault, safe: bool, phase: FaultPhase) -> None:
     """Three times in all, whatever the route says."""
     pauses = [pause_before_repeat(fault, phase, attempt=attempt, safe=safe) for attempt in (1, 2, 3, 4)]
 
     assert pauses == [FIRST, SECOND, None, None]
 
 
-@pytest.mark.parametrize("phase", Phase)
+@pytest.mark.parametrize("phase", FaultPhase)
 @pytest.mark.parametrize("fault", faults(Repeat.IF_SAFE))
-def test_a_call_that_broke_is_sent_again_if_the_route_says_it_is_safe(fault: Fault, phase: Phase) -> None:
+def test_a_call_that_broke_is_sent_again_if_the_route_says_it_is_safe(
+    fault: Fault, phase: FaultPhase
+) -> None:
     """`replay: safe` is the promise; without it a POST is sent once."""
     safe = [pause_before_repeat(fault, phase, attempt=attempt, safe=SAFE) for attempt in (1, 2, 3)]
     unsafe = [pause_before_repeat(fault, phase, attempt=attempt, safe=UNSAFE) for attempt in (1, 2, 3)]
@@ -100,9 +102,9 @@ def test_a_call_that_broke_is_sent_again_if_the_route_says_it_is_safe(fault: Fau
     assert unsafe == [None, None, None]
 
 
-@pytest.mark.parametrize(("safe", "phase"), list(product([UNSAFE, SAFE], Phase)))
+@pytest.mark.parametrize(("safe", "phase"), list(product([UNSAFE, SAFE], FaultPhase)))
 @pytest.mark.parametrize("fault", faults(Repeat.NEVER))
-def test_some_calls_are_never_sent_again(fault: Fault, safe: bool, phase: Phase) -> None:
+def test_some_calls_are_never_sent_again(fault: Fault, safe: bool, phase: FaultPhase) -> None:
     """Neither a promise nor an invitation changes that."""
     assert pause_before_repeat(fault, phase, attempt=1, safe=safe) is None
     assert pause_before_repeat(fault, phase, attempt=1, safe=safe, status=503, retry_after_s=1) is None
@@ -149,9 +151,14 @@ def test_some_calls_are_never_sent_again(fault: Fault, safe: bool, phase: Phase)
         (501, 1, SAFE, 1, None),
     ],
 )
-@pytest.mark.parametrize("phase", Phase)
+@pytest.mark.parametrize("phase", FaultPhase)
 def test_an_answer_that_is_a_failure_is_asked_for_again(
-    status: int, retry_after_s: float | None, safe: bool, attempt: int, pause_s: float | None, phase: Phase
+    status: int,
+    retry_after_s: float | None,
+    safe: bool,
+    attempt: int,
+    pause_s: float | None,
+    phase: FaultPhase,
 ) -> None:
     """If the upstream itself said when, or the route that it is safe and the status is of what passes."""
     told = pause_before_repeat(
@@ -163,14 +170,14 @@ def test_an_answer_that_is_a_failure_is_asked_for_again(
 
 @given(
     fault=st.sampled_from(Fault),
-    phase=st.sampled_from(Phase),
+    phase=st.sampled_from(FaultPhase),
     attempt=st.integers(1, 10),
     safe=st.booleans(),
     status=st.integers(0, 599) | st.sampled_from(sorted(RETRIABLE_STATUS)),
     retry_after_s=st.none() | st.floats(0, allow_nan=False) | st.floats(0, 20),
 )
 def test_pauses_and_repetitions_are_bounded(
-    fault: Fault, phase: Phase, attempt: int, safe: bool, status: int, retry_after_s: float | None
+    fault: Fault, phase: FaultPhase, attempt: int, safe: bool, status: int, retry_after_s: float | None
 ) -> None:
     """Whatever happens: three calls at most, never at once, and never a user who waits for long."""
     pause_s = pause_before_repeat(
@@ -180,17 +187,17 @@ def test_pauses_and_repetitions_are_bounded(
         assert attempt <= LAST
         assert PAUSES_S[attempt - 1] <= pause_s <= MAX_RETRY_AFTER_S
         assert pause_s >= (retry_after_s or 0)
-        assert Step.ASK_AGAIN in STEPS[fault, phase]
+        assert RecoveryStep.ASK_AGAIN in STEPS[fault, phase]
         if not safe:
             assert REPEATS[fault] is Repeat.NOTHING_SENT or status in {429, 503}
 
 
 @pytest.mark.parametrize(("fault", "phase"), STEPS)
-def test_the_table_decides(fault: Fault, phase: Phase) -> None:
+def test_the_table_decides(fault: Fault, phase: FaultPhase) -> None:
     """With every leave there is, a call is sent again where its line says so, and nowhere else."""
     pause_s = pause_before_repeat(fault, phase, attempt=1, safe=SAFE, status=503, retry_after_s=0)
 
-    assert (pause_s is not None) is (Step.ASK_AGAIN in STEPS[fault, phase])
+    assert (pause_s is not None) is (RecoveryStep.ASK_AGAIN in STEPS[fault, phase])
 
 
 # What the user is offered

@@ -19,9 +19,9 @@ from flags.decision import Arm, Decision, Mode, Reason
 from proxy.errors import UpstreamBroke, UpstreamError, UpstreamSilent
 from proxy.identity import Identity
 from proxy.observe.metrics import Metrics, RouteMetrics
-from proxy.runs.run import MAX_SECTION_EVENTS, Beginning, Call, Run
+from proxy.runs.run import MAX_SECTION_EVENTS, Call, Continuation, Run
 from proxy.runs.runs import Runs
-from proxy.runs.start import Start
+from proxy.runs.start import RunSpec
 from proxy.settings.route import RouteSettings
 from proxy.settings.routes import Route
 from proxy.settings.settings import MemoryLogSettings
@@ -460,7 +460,7 @@ def begun_elsewhere(bench: Bench, *shown: str, complete: bool = False) -> Run:
     first._live._held_long_enough(first)
     first.leave()
     run = Run(bench.call(), STREAM, ANN, bench.metrics, deque(), run_id=first.id)
-    run.take_up(Beginning(first.log, 1, 1, first.started_at, headers_sent=True))
+    run.take_up(Continuation(first.log, 1, 1, first.started_at, headers_sent=True))
     run.begun()
     return run
 
@@ -574,7 +574,7 @@ async def started(
 ) -> Run:
     """A run of its own: the target differs from that of any other."""
     call = more.pop("call", None) or bench.call(f"/api/cases/7/start?{next(numbers)}".encode())
-    run = await runs.start(Start(call, STREAM, identity, bench.metrics, source, **more))
+    run = await runs.start(RunSpec(call, STREAM, identity, bench.metrics, source, **more))
     assert isinstance(run, Run)
     return run
 

@@ -13,7 +13,7 @@ from flags.rollout.inbox import Inbox, wish
 from flags.rollout.journal import Journal
 from flags.rollout.leases.lease import Fence
 from flags.rollout.ledger import Act
-from flags.rollout.moves import Kind, Phase, Reason
+from flags.rollout.moves import MoveKind, MoveReason, RolloutPhase
 from flags.rollout.policy.policy import Policy
 from tests.simulate.peers import ArgoLike, FlaggerLike
 from tests.simulate.world import ROUTE, Clock, FakeFlag, Truth, World
@@ -97,16 +97,16 @@ async def course(case: Case) -> Course:
                     flagger.look(*world.latest["stream"])
                     argo.look(*world.latest["stream"])
                 move = await controller.tick(fence)
-                if move.kind is Kind.ADVANCE and move.reason is Reason.PROVED:
+                if move.kind is MoveKind.ADVANCE and move.reason is MoveReason.PROVED:
                     proved.append(policy.steps[controller.state.step - 1].share)
-                held = held or move.reason is Reason.WARNING
-                if move.reason is Reason.APPROVAL:
+                held = held or move.reason is MoveReason.WARNING
+                if move.reason is MoveReason.APPROVAL:
                     inbox.put(wish(Act.APPROVE, "a person", "simulated", 0))
-                if controller.state.phase is Phase.ROLLED_BACK:
+                if controller.state.phase is RolloutPhase.ROLLED_BACK:
                     break
             hours = (clock.now_s - world.begun_s) / 3600
             return Course(
-                controller.state.phase is Phase.ROLLED_BACK,
+                controller.state.phase is RolloutPhase.ROLLED_BACK,
                 held,
                 hours,
                 world.harmed,

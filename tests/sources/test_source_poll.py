@@ -14,7 +14,7 @@ import pytest
 
 from proxy.settings.route import PollSettings, SectionSettings
 from proxy.sources import poll as poll_source
-from proxy.sources.poll import JITTER, STRIKES, Earlier, Rows
+from proxy.sources.poll import JITTER, STRIKES, Rows, RowsBefore
 from tests.servers.scripted import Asked, ScriptedUpstream
 from tests.servers.serving import Serving, headgate
 from tests.servers.streaming import (
@@ -389,7 +389,7 @@ async def test_looks_carry_the_clients_credentials_and_nothing_of_its_body(tmp_p
         assert look.header(b"if-none-match") is None
 
 
-NOTHING = Earlier(frozenset(), frozenset())
+NOTHING = RowsBefore(frozenset(), frozenset())
 
 
 def compiled(updated_at: Any = ("$.updated_at", "$.created_at")) -> Rows:
@@ -408,7 +408,7 @@ def test_the_last_new_row_counts() -> None:
     }
 
     earlier = rows.earlier(before)
-    assert earlier == Earlier(frozenset({"t1"}), frozenset({"a"}))
+    assert earlier == RowsBefore(frozenset({"t1"}), frozenset({"a"}))
     assert rows.new_text(before, earlier) is None
     assert rows.new_text(after, earlier) == "d"
 

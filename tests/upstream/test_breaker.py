@@ -10,7 +10,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from proxy.errors import Fault
 from proxy.settings.settings import BreakerSettings
-from proxy.upstream.breaker import MOVES, RESULTS, Breaker, Sign, State, result_of
+from proxy.upstream.breaker import MOVES, RESULTS, Breaker, BreakerEvent, BreakerState, result_of
 
 FAILURES, WINDOW_S, OPEN_S = 3, 60.0, 15.0
 somebody = map(str, count()).__next__
@@ -119,7 +119,7 @@ def test_nobody_may_begin_until_open_s_is_over() -> None:
     assert all(breaker.is_open(now) for now in (100, 107, 114.999))
 
     assert [breaker.is_open(115) for _ in range(4)] == [False, True, True, True]
-    assert breaker.state is State.HALF_OPEN
+    assert breaker.state is BreakerState.HALF_OPEN
 
 
 def test_late_failures_do_not_prolong_it() -> None:
@@ -156,8 +156,8 @@ def test_after_closing_it_takes_as_many_failures_again() -> None:
 
 
 @pytest.mark.parametrize("at", [20.0, 20 + WINDOW_S])
-@pytest.mark.parametrize(("ok", "state"), [(True, State.CLOSED), (False, State.OPEN)])
-def test_its_result_decides(ok: bool, state: State, at: float) -> None:
+@pytest.mark.parametrize(("ok", "state"), [(True, BreakerState.CLOSED), (False, BreakerState.OPEN)])
+def test_its_result_decides(ok: bool, state: BreakerState, at: float) -> None:
     """Success closes; one failure opens for another `open_s`, however long ago the others were."""
     breaker = half_open(15)
     breaker.record(ok, at, somebody())
@@ -183,7 +183,7 @@ def test_the_result_of_a_trial_counts_after_its_time_too() -> None:
     breaker.record(False, 31, somebody())
     breaker.record(True, 40, somebody())
 
-    assert breaker.state is State.CLOSED
+    assert breaker.state is BreakerState.CLOSED
 
 
 def test_a_trial_that_is_given_back_is_the_next_ones() -> None:
@@ -194,14 +194,14 @@ def test_a_trial_that_is_given_back_is_the_next_ones() -> None:
     assert [breaker.is_open(15) for _ in range(3)] == [False, True, True]
 
 
-@pytest.mark.parametrize(("make", "state"), [(closed, State.CLOSED), (opened, State.OPEN)])
-def test_giving_back_what_was_not_taken_changes_nothing(make: Any, state: State) -> None:
+@pytest.mark.parametrize(("make", "state"), [(closed, BreakerState.CLOSED), (opened, BreakerState.OPEN)])
+def test_giving_back_what_was_not_taken_changes_nothing(make: Any, state: BreakerState) -> None:
     """Whoever asks need not know whether it was the trial."""
     breaker = make()
     breaker.unused()
 
     assert breaker.state is state
-    assert breaker.is_open(OPEN_S / 2) is (state is State.OPEN)
+    assert breaker.is_open(OPEN_S / 2) is (state is BreakerState.OPEN)
 
 
 # Any sequence
@@ -231,44 +231,44 @@ class AnySequence(RuleBasedStateMachine):
         was = self.breaker.state
         self.since_success = [] if ok else [*self.since_success, self.now]
         self.breaker.record(ok, self.now, somebody())
-        if self.breaker.state is State.OPEN and was is not State.OPEN:
+        if self.breaker.state is BreakerState.OPEN and was is not BreakerState.OPEN:
             self.next_trial_at = self.now + self.open_s
         if ok:
-            assert self.breaker.state is State.CLOSED
-        elif was is not State.CLOSED:
-            assert self.breaker.state is State.OPEN
+            assert self.breaker.state is BreakerState.CLOSED
+        elif was is not BreakerState.CLOSED:
+            assert self.breaker.state is BreakerState.OPEN
 
     @rule()
     def somebody_asks(self) -> None:
         was = self.breaker.state
         is_open = self.breaker.is_open(self.now)
-        if was is State.CLOSED:
+        if was is BreakerState.CLOSED:
             assert not is_open
-        elif was is State.OPEN:
+        elif was is BreakerState.OPEN:
             assert is_open is (self.now < self.next_trial_at), "always half-open after open_s"
         else:
             assert is_open is (self.now < self.next_trial_at), "one trial at a time"
-        if was is not State.CLOSED and not is_open:
+        if was is not BreakerState.CLOSED and not is_open:
             self.next_trial_at = self.now + self.open_s
-            assert self.breaker.state is State.HALF_OPEN
+            assert self.breaker.state is BreakerState.HALF_OPEN
             assert self.breaker.is_open(self.now)
         if is_open:
             assert self.enough(), "never open without enough failures"
 
-    @precondition(lambda self: self.breaker.state is State.HALF_OPEN)
+    @precondition(lambda self: self.breaker.state is BreakerState.HALF_OPEN)
     @rule()
     def a_trial_is_not_used(self) -> None:
         self.breaker.unused()
         self.next_trial_at = self.now
         self.somebody_asks()
 
-    @precondition(lambda self: self.breaker.state is not State.CLOSED)
+    @precondition(lambda self: self.breaker.state is not BreakerState.CLOSED)
     @rule(ok=st.booleans())
     def somebody_waits(self, ok: bool) -> None:
         """Never stuck: whatever has happened, after `open_s` one may try."""
         self.now += self.open_s
         self.somebody_asks()
-        assert self.breaker.state is State.HALF_OPEN
+        assert self.breaker.state is BreakerState.HALF_OPEN
         self.a_run_ends(ok)
 
     @invariant()
@@ -294,7 +294,7 @@ def test_a_closed_one_opens_as_soon_as_enough_failures_are_there(results: list[t
         breaker.record(ok, now, somebody())
         last = [] if ok else [*last, now]
         enough = len(last) >= FAILURES and last[-1] - last[-FAILURES] <= WINDOW_S
-        assert (breaker.state is State.OPEN) is enough
+        assert (breaker.state is BreakerState.OPEN) is enough
         if enough:
             return
 
@@ -304,16 +304,18 @@ def test_a_closed_one_opens_as_soon_as_enough_failures_are_there(results: list[t
 
 def test_every_state_has_a_move_for_every_sign() -> None:
     """Nothing that happens is without an answer."""
-    assert set(MOVES) == set(product(State, Sign))
+    assert set(MOVES) == set(product(BreakerState, BreakerEvent))
 
 
 def test_only_failures_open_and_only_a_success_closes() -> None:
     """A closed one opens by enough of them alone; another closes by a success alone."""
     for (state, sign), after in MOVES.items():
-        if state is State.CLOSED:
-            assert after is (State.OPEN if sign is Sign.ONE_FAILURE_TOO_MANY else State.CLOSED)
+        if state is BreakerState.CLOSED:
+            assert after is (
+                BreakerState.OPEN if sign is BreakerEvent.ONE_FAILURE_TOO_MANY else BreakerState.CLOSED
+            )
         else:
-            assert (after is State.CLOSED) is (sign is Sign.SUCCESS)
+            assert (after is BreakerState.CLOSED) is (sign is BreakerEvent.SUCCESS)
 
 
 def test_every_fault_says_something_or_nothing() -> None:

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.text.event_log import Entry, EventLog
+from proxy.text.event_log import EventLog, LogEntry
 from proxy.text.events import Transcript
 from proxy.text.sse import Decoder
 from proxy.viewers.catch_up import merged, snapshot
@@ -78,7 +78,7 @@ def logs(draw: st.DrawFn) -> EventLog:
     return log
 
 
-def wire(entries: "list[Entry] | tuple[Entry, ...]") -> bytes:
+def wire(entries: "list[LogEntry] | tuple[LogEntry, ...]") -> bytes:
     return b"".join(entry.wire for entry in entries)
 
 

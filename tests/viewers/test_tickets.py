@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.viewers.tickets import MAX_TICKETS, TICKET_BYTES, TICKET_S, Redeemed, Tickets
+from proxy.viewers.tickets import MAX_TICKETS, TICKET_BYTES, TICKET_S, TicketHolder, Tickets
 from tests.servers.streaming import logged
 
 pytestmark = pytest.mark.anyio
@@ -83,7 +83,7 @@ async def test_a_ticket_says_whose_it_is_once(house: House) -> None:
     """With the end of the token that it was got with, at which its stream is closed."""
     ticket = await house.here.issue(RUN, ANN, NOW + 3600)
 
-    assert await house.there.redeem(ticket, RUN) == Redeemed(ANN, NOW + 3600)
+    assert await house.there.redeem(ticket, RUN) == TicketHolder(ANN, NOW + 3600)
     assert await house.there.redeem(ticket, RUN) is None
     assert await house.here.redeem(ticket, RUN) is None
 
@@ -92,7 +92,7 @@ async def test_a_token_without_an_end_gives_a_ticket_without_one(house: House) -
     """Its stream is closed by nobody's clock."""
     ticket = await house.here.issue(RUN, ANN, None)
 
-    assert await house.there.redeem(ticket, RUN) == Redeemed(ANN, None)
+    assert await house.there.redeem(ticket, RUN) == TicketHolder(ANN, None)
 
 
 async def test_a_ticket_for_another_run_is_used_up(house: House) -> None:
@@ -118,7 +118,7 @@ async def test_of_many_who_come_at_once_one_is_let_in(house: House) -> None:
         *(tickets.redeem(ticket, RUN) for tickets in [house.here, house.there] * 10)
     )
 
-    assert [r for r in redeemed if r is not None] == [Redeemed(ANN, None)]
+    assert [r for r in redeemed if r is not None] == [TicketHolder(ANN, None)]
 
 
 # For how long
@@ -221,7 +221,7 @@ async def test_nobodys_tickets_void_another_ones() -> None:
         await tickets.issue(RUN, ANN, None)
 
     assert len(tickets) == MAX_TICKETS
-    assert await tickets.redeem(hers, RUN) == Redeemed("bea", None)
+    assert await tickets.redeem(hers, RUN) == TicketHolder("bea", None)
 
 
 async def test_those_that_nobody_redeemed_are_forgotten() -> None:
@@ -257,10 +257,10 @@ async def test_with_the_store_down_a_replica_keeps_its_own() -> None:
     first, second = [await house.here.issue(RUN, ANN, NOW + 3600) for _ in range(2)]
 
     assert await house.there.redeem(first, RUN) is None
-    assert await house.here.redeem(first, RUN) == Redeemed(ANN, NOW + 3600)
+    assert await house.here.redeem(first, RUN) == TicketHolder(ANN, NOW + 3600)
     house.store.down = False
     assert await house.here.redeem(first, RUN) is None
-    assert await house.here.redeem(second, RUN) == Redeemed(ANN, NOW + 3600)
+    assert await house.here.redeem(second, RUN) == TicketHolder(ANN, NOW + 3600)
     assert await house.here.redeem(second, RUN) is None
 
 

@@ -18,7 +18,7 @@ from prometheus_client import CollectorRegistry
 
 from proxy.observe.metrics import Metrics
 from proxy.settings.settings import Settings
-from proxy.workers.worker import PAUSES_S, STEADY_S, Place, Worker, pause_s
+from proxy.workers.worker import PAUSES_S, STEADY_S, Worker, WorkerSlot, pause_s
 from tests.servers.scripted import Asked, ScriptedUpstream
 from tests.servers.serving import ADMIN_TOKEN, flag_document
 from tests.servers.streaming import (
@@ -144,13 +144,13 @@ def test_one_that_dies_again_and_again_is_started_with_growing_pauses() -> None:
     assert list(PAUSES_S) == sorted(PAUSES_S)
     assert (pause_s(1), pause_s(2), pause_s(10_000)) == (0, 0, 30)
 
-    def died_at(place: Place, started_at: float, now: float) -> float:
+    def died_at(place: WorkerSlot, started_at: float, now: float) -> float:
         with socket.socket() as line:
             place.worker = Worker(1, line, 20, started_at, now)
             place.vacate(now)
         return place.start_at - now
 
-    place = Place(None)
+    place = WorkerSlot(None)
     pauses = [died_at(place, 100, 100 + STEADY_S - 1) for _ in range(len(PAUSES_S) + 3)]
     assert pauses == [*PAUSES_S, *[PAUSES_S[-1]] * 3]
     assert died_at(place, 100, 100 + STEADY_S) == 0

@@ -9,7 +9,7 @@ from enum import StrEnum
 from typing import Any
 
 
-class Arm(StrEnum):
+class ComparedArm(StrEnum):
     """The arms that are compared. Everybody else is in neither."""
 
     STREAM = "stream"

@@ -26,7 +26,7 @@ DOWN = "up"
 Row = tuple[Mapping[str, str], float]
 
 
-class Server(Protocol):
+class PrometheusServer(Protocol):
     """What has to be known of a server: `PrometheusEvidence` of the policy."""
 
     @property
@@ -43,7 +43,7 @@ class PrometheusReadings:
     """Readings of all proxies that a selector finds. Whoever made the HTTP client closes it."""
 
     def __init__(
-        self, http: httpx.AsyncClient, server: Server, wanted: Wanted, *, stale_after_s: float
+        self, http: httpx.AsyncClient, server: PrometheusServer, wanted: Wanted, *, stale_after_s: float
     ) -> None:
         self._http = http
         self._server = server

@@ -25,7 +25,7 @@ from typing import Any, NamedTuple, Protocol, TypeVar
 import orjson
 
 from flags.errors import EvidenceError, InvalidReading, ReadingProblem
-from flags.rollout.evidence.evidence import REST, Arm, Batch, Tail
+from flags.rollout.evidence.evidence import REST, Batch, ComparedArm, Tail
 
 OUTCOMES = "headgate_outcomes_total"
 SETTLED_S = "headgate_settled_seconds_bucket"
@@ -179,8 +179,10 @@ def _series(sample: Sample, wanted: Wanted) -> Series | None:
     names = LABELS.get(sample.metric)
     if names is None or sample.labels.get("route") not in wanted.routes:
         return None
-    arm = sample.labels.get("arm", Arm.STREAM)
-    if arm not in (Arm.STREAM, Arm.CONTROL) and (arm != REST or sample.metric not in (OUTCOMES, SETTLED_S)):
+    arm = sample.labels.get("arm", ComparedArm.STREAM)
+    if arm not in (ComparedArm.STREAM, ComparedArm.CONTROL) and (
+        arm != REST or sample.metric not in (OUTCOMES, SETTLED_S)
+    ):
         return None
     if sample.metric == RECOVERIES and sample.labels.get("fault") not in STREAMING_FAULTS:
         return None

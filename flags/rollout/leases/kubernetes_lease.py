@@ -47,7 +47,7 @@ class _Held:
     until_s: float
 
 
-class KubernetesLease:
+class ClusterLease:
     """One Lease object. A Lease. Owns nothing: whoever opened the API server closes it.
 
     Args:

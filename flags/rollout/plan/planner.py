@@ -24,8 +24,8 @@ from flags.rollout.plan.walks import (
 )
 from flags.rollout.policy.guardrails import Action, Ceiling, EarlyGuard, RateRatio
 from flags.rollout.policy.policy import Policy, Step
-from flags.rollout.verdict.comparisons import CUMULATIVE, FEW_FAULTS, Lines
-from flags.rollout.verdict.jury import BUCKETS
+from flags.rollout.verdict.comparisons import CUMULATIVE, FEW_FAULTS, Thresholds
+from flags.rollout.verdict.evaluator import BUCKETS
 from flags.rollout.verdict.processes import RateBet, RatioBet, Vector, early_limits
 
 ROLLOUTS = 200
@@ -46,7 +46,7 @@ FREE = 2 * (BUCKETS - 1)
 
 
 @dataclass(frozen=True, slots=True)
-class _Place:
+class _SimulatedStep:
     """One step in its traffic, and the chance by which its rollouts are drawn. Times are looks."""
 
     policy: Policy
@@ -107,7 +107,7 @@ def _planned(
     users = None if traffic.users is None else int(traffic.users * min(stream, control))
     rng = np.random.default_rng([SEED, index])
     per_look = traffic.requests_per_s * tick_s
-    place = _Place(
+    place = _SimulatedStep(
         policy,
         traffic,
         index,
@@ -149,7 +149,7 @@ def _ready(rng: Generator, step: Step, arms: Arms, users: int | None, rollouts: 
     return ready
 
 
-def _proofs(place: _Place) -> Iterator[tuple[str, Vector]]:
+def _proofs(place: _SimulatedStep) -> Iterator[tuple[str, Vector]]:
     """By guardrail, the look at which a clean build is shown to be safe; without those that need none."""
     for rail in place.policy.guardrail_values():
         prove = _PROOFS.get(type(rail))
@@ -158,25 +158,25 @@ def _proofs(place: _Place) -> Iterator[tuple[str, Vector]]:
             yield rail.name, found
 
 
-def _rate_of(place: _Place, rail: RateRatio) -> Rate:
+def _rate_of(place: _SimulatedStep, rail: RateRatio) -> Rate:
     seen = [rate for rate in place.traffic.slow if rate.limit_s == rail.limit_s]
     return place.traffic.failed if rail.limit_s is None else seen[0] if seen else Rate(0, 0, rail.limit_s)
 
 
-def _until(place: _Place) -> float:
+def _until(place: _SimulatedStep) -> float:
     return max(place.limit, MAX_PROOF_S / place.policy.tick_s)
 
 
-def _ratio_proof(place: _Place, rail: RateRatio) -> Vector:
+def _ratio_proof(place: _SimulatedStep, rail: RateRatio) -> Vector:
     rate, bet = _rate_of(place, rail), RatioBet.of_safety(rail.harm)
     if not rate.of:
         return np.full(len(place.ready), NEVER)
-    line = Lines.of(place.policy.budget_value(), rail.weight).safe
+    line = Thresholds.of(place.policy.budget_value(), rail.weight).safe
     draw = against_control(place.rng, bet, place.arms(rate.of), rate.at, rate.at)
     return arrivals(draw, bet.weights, place.goal(line, _until(place), place.tempering))
 
 
-def _ceiling_proof(place: _Place, rail: Ceiling) -> Vector | None:
+def _ceiling_proof(place: _SimulatedStep, rail: Ceiling) -> Vector | None:
     """Of a rate that is just still fine. Nothing streams in the dark."""
     if not place.step.share:
         return None
@@ -185,7 +185,7 @@ def _ceiling_proof(place: _Place, rail: Ceiling) -> Vector | None:
         requests *= place.traffic.failed.at
     if not requests:
         return place.ready
-    line = Lines.of(place.policy.budget_value(), rail.weight).safe
+    line = Thresholds.of(place.policy.budget_value(), rail.weight).safe
     draw = against_ceiling(place.rng, bet, requests, rail.at)
     found = arrivals(draw, bet.weights, place.goal(line, _until(place)))
     if rail.of == "unrecovered":
@@ -206,7 +206,9 @@ def _slowest(ready: Vector, proofs: Mapping[str, Vector]) -> str:
     return ["", *proofs][np.bincount(times.argmax(axis=0), minlength=len(times)).argmax()]
 
 
-def _harm(place: _Place, ratio: int, limits: Mapping[str, tuple[int, ...]], in_stream: float | None) -> Harm:
+def _harm(
+    place: _SimulatedStep, ratio: int, limits: Mapping[str, tuple[int, ...]], in_stream: float | None
+) -> Harm:
     """As much worse from this step on; before it everything was well."""
     traffic, tick_s = place.traffic, place.policy.tick_s
     rate = min(1.0, ratio * traffic.failed.at)
@@ -227,7 +229,7 @@ def _harm(place: _Place, ratio: int, limits: Mapping[str, tuple[int, ...]], in_s
     )
 
 
-def _back(place: _Place, rail: object, rate: float, limits: Mapping[str, tuple[int, ...]]) -> Vector:
+def _back(place: _SimulatedStep, rail: object, rate: float, limits: Mapping[str, tuple[int, ...]]) -> Vector:
     """The look at which this guardrail goes back for answers that fail at this rate."""
     arms, number = place.arms(place.traffic.failed.of), len(place.ready)
     match rail:
@@ -241,12 +243,12 @@ def _back(place: _Place, rail: object, rate: float, limits: Mapping[str, tuple[i
     return np.full(number, NEVER)
 
 
-def _line_back(place: _Place, rail: RateRatio) -> float:
+def _line_back(place: _SimulatedStep, rail: RateRatio) -> float:
     """What the bet on this step alone must come to, as `comparisons` weighs it with those on others: the one
     on all steps is lost to what was well before, and those that wait stand at 1."""
     steps = len(place.policy.steps)
     each = (1 - CUMULATIVE) / steps
     own = each + (0 if place.index else CUMULATIVE)
     waiting = each * (steps - place.index - 1)
-    line = Lines.of(place.policy.budget_value(), rail.weight).roll_back
+    line = Thresholds.of(place.policy.budget_value(), rail.weight).roll_back
     return math.log((math.exp(line) - waiting) / own)

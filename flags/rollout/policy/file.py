@@ -20,7 +20,7 @@ _VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
 _NAMES = {"tag:yaml.org,2002:str", "tag:yaml.org,2002:merge"}
 
 
-class _Loader(yaml.SafeLoader):
+class _PolicyLoader(yaml.SafeLoader):
     """Safe YAML without surprises: a name stands once, and is one (`on` and `off` are truth values); and
     nothing refers to another place, which could be itself, or a thousand times a thousand copies."""
 
@@ -67,7 +67,7 @@ def _document(path: Path) -> dict[Any, Any]:
     if len(content) > MAX_BYTES:
         raise PolicyError([f"is larger than {MAX_BYTES} bytes: no policy is"])
     try:
-        document = yaml.load(content.decode(), Loader=_Loader)
+        document = yaml.load(content.decode(), Loader=_PolicyLoader)
     except UnicodeDecodeError:
         raise PolicyError(["is not UTF-8: save it as that"]) from None
     except (yaml.YAMLError, ValueError, RecursionError) as exc:  # a date that is none; nested without end

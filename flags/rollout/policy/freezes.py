@@ -13,7 +13,7 @@ from zoneinfo import ZoneInfo, available_timezones
 
 from pydantic import AfterValidator, BeforeValidator, Field, field_validator, model_validator
 
-from flags.rollout.policy.words import Block
+from flags.rollout.policy.words import PolicyBlock
 
 Day = Literal["mon", "tue", "wed", "thu", "fri", "sat", "sun"]
 DAYS: tuple[Day, ...] = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
@@ -57,7 +57,7 @@ TimeOfDay = Annotated[
 Date = Annotated[date, BeforeValidator(_date)]
 
 
-class Window(Block):
+class Window(PolicyBlock):
     """Every local day that is in `days` and in `dates`, as far as they are given, `from` .. `to`."""
 
     days: Annotated[tuple[Day, ...], Field(min_length=1)] | None = None
@@ -102,7 +102,7 @@ class Window(Block):
         return ", ".join([*parts, f"{_written(self.from_min)}-{_written(self.to_min)}"])
 
 
-class Freeze(Block):
+class Freeze(PolicyBlock):
     """Times in which nothing advances. Going back and the kill switch are never frozen."""
 
     zone: Annotated[str, AfterValidator(_zone)]

@@ -7,15 +7,15 @@ from pydantic import AfterValidator, Field, ValidationInfo, field_validator, mod
 
 from flags.rollout.policy.guardrails import (
     Action,
-    Budget,
     Ceiling,
     EarlyGuard,
+    ErrorBudget,
     Guardrail,
     RateRatio,
     SampleRatio,
     ZeroTolerance,
 )
-from flags.rollout.policy.words import Block, Number, Rate, Whole
+from flags.rollout.policy.words import Number, PolicyBlock, Rate, Whole
 
 REQUEST_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 30, 60, 90, 120, 300)
 """Edges of `headgate_settled_seconds`: only at these it is known how many took longer."""
@@ -42,7 +42,7 @@ def _edge_of(edges: tuple[float, ...]) -> AfterValidator:
     return AfterValidator(is_edge)
 
 
-class Rail(Block):
+class Rail(PolicyBlock):
     """One guardrail."""
 
     disabled: Reason | None = None
@@ -197,7 +197,7 @@ class SampleRatioRail(Rail):
         return SampleRatio(name, self.alpha)
 
 
-class Guardrails(Block):
+class Guardrails(PolicyBlock):
     """All of these are in force. Each may be changed, or turned off with a reason (`disabled: why`)."""
 
     errors: ErrorsRail = ErrorsRail()
@@ -246,7 +246,7 @@ class Guardrails(Block):
         )
 
 
-class BudgetSettings(Block):
+class BudgetSettings(PolicyBlock):
     """How often the verdict may be wrong, in a whole rollout, however often it is looked at."""
 
     roll_back: Annotated[Number, Field(gt=0, le=0.5)] = 0.01
@@ -263,5 +263,5 @@ class BudgetSettings(Block):
             raise ValueError("must be at least `roll_back`: holding is the milder of the two and comes first")
         return value
 
-    def value(self) -> Budget:
-        return Budget(self.roll_back, self.hold, self.missed)
+    def value(self) -> ErrorBudget:
+        return ErrorBudget(self.roll_back, self.hold, self.missed)

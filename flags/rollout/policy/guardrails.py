@@ -82,7 +82,7 @@ Guardrail = RateRatio | Ceiling | ZeroTolerance | EarlyGuard | SampleRatio
 
 
 @dataclass(frozen=True, slots=True)
-class Budget:
+class ErrorBudget:
     """How often the verdict may be wrong, in a whole rollout, however often it is looked at."""
 
     roll_back: float = 0.01

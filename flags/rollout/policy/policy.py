@@ -15,15 +15,15 @@ from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, Validati
 from flags.rollout.evidence.readings import Wanted
 from flags.rollout.policy.freezes import Freeze
 from flags.rollout.policy.guardrail_settings import BudgetSettings, Guardrails
-from flags.rollout.policy.guardrails import Budget, Exposure, Guardrail
+from flags.rollout.policy.guardrails import ErrorBudget, Exposure, Guardrail
 from flags.rollout.policy.words import (
     Address,
-    Block,
     Duration,
     File,
     FlagName,
     Number,
     OneOf,
+    PolicyBlock,
     RouteName,
     Seconds,
     Secret,
@@ -55,7 +55,7 @@ def _stickiness(value: Any) -> Any:
     return value
 
 
-class UnleashPlace(Block):
+class UnleashPlace(PolicyBlock):
     """An Unleash server."""
 
     url: Url
@@ -73,7 +73,7 @@ class Where(OneOf):
     """In the file that the proxies watch. Where it is relative, it is looked for beside the policy."""
 
 
-class PrometheusEvidence(Block):
+class PrometheusEvidence(PolicyBlock):
     """A server with Prometheus's HTTP API that scrapes the proxies."""
 
     url: Url
@@ -101,7 +101,7 @@ class Evidence(OneOf):
         return None if value is None else _different(value)
 
 
-class KubernetesLease(Block):
+class KubernetesLease(PolicyBlock):
     """A `coordination.k8s.io` Lease, for a controller in a cluster."""
 
     namespace: Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$")]
@@ -119,7 +119,7 @@ class LeasePlace(OneOf):
     """For controllers of one cluster."""
 
 
-class Notify(Block):
+class Notify(PolicyBlock):
     """Who is told of moves, holds and outages."""
 
     webhook: SecretUrl
@@ -139,14 +139,14 @@ class Notify(Block):
         return value
 
 
-class Tls(Block):
+class Tls(PolicyBlock):
     """Of everything that is asked by `https`: Unleash, Prometheus, the proxies, Kubernetes, the webhook."""
 
     strict: Yes = True
     """Hold certificates to the letter of RFC 5280, as in the proxies' `tls.strict`."""
 
 
-class Step(Block):
+class Step(PolicyBlock):
     """One step of the way: how many users, for how long, and what must be shown before the next one."""
 
     share: Annotated[Whole, Field(ge=0, le=100)]
@@ -187,7 +187,7 @@ class Step(Block):
         return self.share or policy.steps[policy.steps.index(self) + 1].share
 
 
-class Policy(Block):
+class Policy(PolicyBlock):
     """The whole file."""
 
     flag: FlagName
@@ -309,7 +309,7 @@ class Policy(Block):
         """Those in force; the weights add up to 1."""
         return self.guardrails.values()
 
-    def budget_value(self) -> Budget:
+    def budget_value(self) -> ErrorBudget:
         return self.budget.value()
 
     def exposures(self) -> tuple[Exposure, ...]:

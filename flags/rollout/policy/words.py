@@ -102,7 +102,7 @@ RouteName = Annotated[str, AfterValidator(_route_name)]
 File = Annotated[Path, AfterValidator(_beside_the_policy)]
 
 
-class Block(BaseModel):
+class PolicyBlock(BaseModel):
     """A block of the policy: frozen, and closed to names it does not know."""
 
     model_config = ConfigDict(
@@ -110,7 +110,7 @@ class Block(BaseModel):
     )
 
 
-class OneOf(Block):
+class OneOf(PolicyBlock):
     """A block that holds exactly one of its names."""
 
     @model_validator(mode="after")

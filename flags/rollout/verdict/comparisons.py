@@ -8,10 +8,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
-from flags.rollout.evidence.evidence import BAD, ELIGIBLE, Arm, Batch
-from flags.rollout.policy.guardrails import Action, Budget, Ceiling, Exposure, RateRatio
-from flags.rollout.verdict.judging import ENDS, Frame, Grounds, Tally, figure, log10, sentence
+from flags.rollout.evidence.evidence import BAD, ELIGIBLE, Batch, ComparedArm
+from flags.rollout.policy.guardrails import Action, Ceiling, ErrorBudget, Exposure, RateRatio
 from flags.rollout.verdict.processes import Mixture, RateBet, RatioBet, Vector
+from flags.rollout.verdict.step_context import ENDS, SampleSize, StepContext, Tally, figure, log10, sentence
 from flags.rollout.verdict.verdict import Finding, Verdict
 
 CUMULATIVE = 2 / 3
@@ -25,7 +25,7 @@ POINTS_TO_HARM = 0.01
 
 
 @dataclass(frozen=True, slots=True)
-class Lines:
+class Thresholds:
     """How much evidence is enough, as natural logarithms. Of harm the budget is split by weight."""
 
     hold: float
@@ -33,7 +33,7 @@ class Lines:
     safe: float
 
     @classmethod
-    def of(cls, budget: Budget, weight: float) -> "Lines":
+    def of(cls, budget: ErrorBudget, weight: float) -> "Thresholds":
         return cls(
             hold=-math.log(weight * budget.hold),
             roll_back=-math.log(weight * budget.roll_back),
@@ -84,30 +84,30 @@ class _Compared:
         return self._safe.log(tempering)
 
 
-class RatioJudge:
+class RatioTest:
     """The stream arm against its control."""
 
-    def __init__(self, rail: RateRatio, budget: Budget, steps: int) -> None:
+    def __init__(self, rail: RateRatio, budget: ErrorBudget, steps: int) -> None:
         self._rail = rail
         self.name = rail.name
-        self._lines = Lines.of(budget, rail.weight)
+        self._lines = Thresholds.of(budget, rail.weight)
         self._harm, self._safe = RatioBet.of_harm(rail.margin), RatioBet.of_safety(rail.harm)
         self._evidence = _Compared(self._harm, self._safe, steps)
-        self._ever = {arm: Tally() for arm in Arm}
-        self._tallies = {arm: Tally() for arm in Arm}
-        self._block = {arm: Tally() for arm in Arm}
+        self._ever = {arm: Tally() for arm in ComparedArm}
+        self._tallies = {arm: Tally() for arm in ComparedArm}
+        self._block = {arm: Tally() for arm in ComparedArm}
 
     def enter(self, step: int, share: int) -> None:
         self._evidence.enter(step)
-        self._tallies = {arm: Tally() for arm in Arm}
-        self._block = {arm: Tally() for arm in Arm}
+        self._tallies = {arm: Tally() for arm in ComparedArm}
+        self._block = {arm: Tally() for arm in ComparedArm}
 
     def add(self, batch: Batch) -> None:
-        for arm in Arm:
+        for arm in ComparedArm:
             counted = self._counted(batch, arm)
             for tallies in (self._ever, self._tallies, self._block):
                 tallies[arm].add(*counted)
-        stream, control = self._block[Arm.STREAM], self._block[Arm.CONTROL]
+        stream, control = self._block[ComparedArm.STREAM], self._block[ComparedArm.CONTROL]
         # While one arm is empty, in which arm an event is says nothing: it waits for the other arm. When that
         # comes depends on how many ask and not on what they get, so waiting is no choice of evidence.
         if not (stream.every and control.every):
@@ -118,22 +118,22 @@ class RatioJudge:
                 self._harm.gain(stream.bad, control.bad, share),
                 self._safe.gain(stream.bad, control.bad, share),
             )
-        self._block = {arm: Tally() for arm in Arm}
+        self._block = {arm: Tally() for arm in ComparedArm}
 
-    def _counted(self, batch: Batch, arm: Arm) -> tuple[int, int]:
+    def _counted(self, batch: Batch, arm: ComparedArm) -> tuple[int, int]:
         if self._rail.limit_s is None:
             return batch.total(arm, BAD), batch.total(arm, ELIGIBLE)
         tail = batch.seconds.get((arm, self._rail.limit_s))
         return (0, 0) if tail is None else (tail.over, tail.all)
 
-    def judge(self, frame: Frame) -> Verdict:
+    def judge(self, frame: StepContext) -> Verdict:
         harm, safe = self._evidence.harm(frame.dispersion), self._evidence.safe(frame.dispersion)
-        here = Grounds(min(tally.every for tally in self._tallies.values()), frame.smaller_users)
-        ever = Grounds(min(tally.every for tally in self._ever.values()), frame.smaller_users_ever)
+        here = SampleSize(min(tally.every for tally in self._tallies.values()), frame.smaller_users)
+        ever = SampleSize(min(tally.every for tally in self._ever.values()), frame.smaller_users_ever)
         return _verdict(self._rail, self._lines, frame.exposure, (harm, safe), here, ever, self._said())
 
     def _said(self) -> str:
-        stream, control = self._tallies[Arm.STREAM], self._tallies[Arm.CONTROL]
+        stream, control = self._tallies[ComparedArm.STREAM], self._tallies[ComparedArm.CONTROL]
         limit = self._rail.limit_s
         what = "failed" if limit is None else f"took over {limit:g} s"
         said = (
@@ -145,13 +145,13 @@ class RatioJudge:
         return said
 
 
-class CeilingJudge:
+class CeilingTest:
     """A rate of the stream arm alone."""
 
-    def __init__(self, rail: Ceiling, budget: Budget, steps: int) -> None:
+    def __init__(self, rail: Ceiling, budget: ErrorBudget, steps: int) -> None:
         self._rail = rail
         self.name = rail.name
-        self._lines = Lines.of(budget, rail.weight)
+        self._lines = Thresholds.of(budget, rail.weight)
         self._rate = _RATES[rail.of]
         self._harm, self._safe = RateBet.of_harm(rail.at), RateBet.of_safety(rail.harm)
         self._evidence = _Compared(self._harm, self._safe, steps)
@@ -165,17 +165,18 @@ class CeilingJudge:
     def add(self, batch: Batch) -> None:
         bad, every = self._rate.counted(batch, self._rail)
         self._tally.add(bad, every)
-        self._samples_ever += batch.total(Arm.STREAM, ELIGIBLE) if self._rate.is_of_faults else every
+        self._samples_ever += batch.total(ComparedArm.STREAM, ELIGIBLE) if self._rate.is_of_faults else every
         if every:
             self._evidence.add(self._harm.gain(bad, every - bad), self._safe.gain(bad, every - bad))
 
-    def judge(self, frame: Frame) -> Verdict:
-        answers = frame.answers.get(Arm.STREAM, 0)
+    def judge(self, frame: StepContext) -> Verdict:
+        answers = frame.answers.get(ComparedArm.STREAM, 0)
         few = self._tally.every < FEW_FAULTS and self._rate.may_be_few(frame.exposure)
-        here = Grounds(
-            answers if few or self._rate.is_of_faults else self._tally.every, frame.users.get(Arm.STREAM, 0)
+        here = SampleSize(
+            answers if few or self._rate.is_of_faults else self._tally.every,
+            frame.users.get(ComparedArm.STREAM, 0),
         )
-        ever = Grounds(self._samples_ever, frame.users_ever.get(Arm.STREAM, 0))
+        ever = SampleSize(self._samples_ever, frame.users_ever.get(ComparedArm.STREAM, 0))
         harm, safe = self._evidence.harm(1.0), self._evidence.safe(1.0)
         made = _verdict(self._rail, self._lines, frame.exposure, (harm, safe), here, ever, self._said())
         # Few are no reason to wait, unless what there is points to harm.
@@ -195,7 +196,9 @@ class CeilingJudge:
 
 
 def _fell_back(batch: Batch, rail: Ceiling) -> tuple[int, int]:
-    return batch.total(Arm.STREAM, frozenset({"fell_back"})), batch.total(Arm.STREAM, ELIGIBLE)
+    return batch.total(ComparedArm.STREAM, frozenset({"fell_back"})), batch.total(
+        ComparedArm.STREAM, ELIGIBLE
+    )
 
 
 def _first_content(batch: Batch, rail: Ceiling) -> tuple[int, int]:
@@ -230,11 +233,11 @@ _RATES: Mapping[str, _Rate] = {
 
 def _verdict(
     rail: RateRatio | Ceiling,
-    lines: Lines,
+    lines: Thresholds,
     exposure: Exposure,
     evidence: tuple[float, float],
-    here: Grounds,
-    ever: Grounds,
+    here: SampleSize,
+    ever: SampleSize,
     said: str,
 ) -> Verdict:
     """Of a guardrail that bets. Harm may stand on all steps so far, safety stands on this one."""

@@ -3,17 +3,17 @@
 import math
 from collections.abc import Sequence
 
-from flags.rollout.evidence.evidence import BAD, ELIGIBLE, Arm, Batch
-from flags.rollout.policy.guardrails import Budget, EarlyGuard, SampleRatio, ZeroTolerance
-from flags.rollout.verdict.judging import ENDS, Frame, Tally, figure, log10, sentence
+from flags.rollout.evidence.evidence import BAD, ELIGIBLE, Batch, ComparedArm
+from flags.rollout.policy.guardrails import EarlyGuard, ErrorBudget, SampleRatio, ZeroTolerance
 from flags.rollout.verdict.processes import RateBet, RatioBet, early_limits
+from flags.rollout.verdict.step_context import ENDS, StepContext, Tally, figure, log10, sentence
 from flags.rollout.verdict.verdict import Finding, Verdict
 
 
-class ParityJudge:
+class ParityTest:
     """Texts that were shown and are not the answer's. One stays harm in all steps that follow."""
 
-    def __init__(self, rail: ZeroTolerance, budget: Budget, steps: int) -> None:
+    def __init__(self, rail: ZeroTolerance, budget: ErrorBudget, steps: int) -> None:
         self._rail = rail
         self.name = rail.name
         self._missed = budget.missed
@@ -29,9 +29,12 @@ class ParityJudge:
         self._whole.add(bad, every)
         self._here += every
 
-    def judge(self, frame: Frame) -> Verdict:
+    def judge(self, frame: StepContext) -> Verdict:
         # Answers whose texts nobody compared are no proof.
-        samples, needed = min(frame.answers.get(Arm.STREAM, 0), self._here), frame.exposure.min_samples
+        samples, needed = (
+            min(frame.answers.get(ComparedArm.STREAM, 0), self._here),
+            frame.exposure.min_samples,
+        )
         finding = Finding.SAFE if samples >= needed else Finding.UNCLEAR if samples else Finding.NO_DATA
         if self._whole.bad:
             finding = Finding.HARM
@@ -42,7 +45,7 @@ class ParityJudge:
             *(None, None, None, None, None),
             samples,
             needed,
-            frame.users.get(Arm.STREAM, 0),
+            frame.users.get(ComparedArm.STREAM, 0),
             0,
             sentence(self.name, self._said(), ENDS[finding]),
         )
@@ -76,11 +79,11 @@ class _Window:
         self.harm = False
 
     def add(self, batch: Batch) -> None:
-        bad, every = batch.total(Arm.STREAM, BAD), batch.total(Arm.STREAM, ELIGIBLE)
+        bad, every = batch.total(ComparedArm.STREAM, BAD), batch.total(ComparedArm.STREAM, ELIGIBLE)
         room = len(self._limits) - self.stream.every
         if not room:
             return
-        self.control.add(batch.total(Arm.CONTROL, BAD), batch.total(Arm.CONTROL, ELIGIBLE))
+        self.control.add(batch.total(ComparedArm.CONTROL, BAD), batch.total(ComparedArm.CONTROL, ELIGIBLE))
         # Which of a batch came first is not known: as many of the bad ones as can be came too late.
         late = max(0, every - room)
         sure = max(0, bad - late)
@@ -102,7 +105,7 @@ class _Window:
         return mixture.log()
 
 
-class EarlyJudge:
+class EarlyTest:
     """The first requests of the rollout, and those of each step, by an exact count; and control must not fail
     as they do.
 
@@ -110,7 +113,7 @@ class EarlyJudge:
     more than in the control arm. An upstream that is down for everybody has only the first.
     """
 
-    def __init__(self, rail: EarlyGuard, budget: Budget, steps: int) -> None:
+    def __init__(self, rail: EarlyGuard, budget: ErrorBudget, steps: int) -> None:
         self._rail = rail
         self.name = rail.name
         self._limits = early_limits(rail.rate, rail.of, rail.alpha / 2)  # of two windows
@@ -124,7 +127,7 @@ class EarlyJudge:
         self._whole.add(batch)
         self._step.add(batch)
 
-    def judge(self, frame: Frame) -> Verdict:
+    def judge(self, frame: StepContext) -> Verdict:
         window, of = (self._whole, "rollout") if self._whole.harm else (self._step, "step")
         finding = Finding.SAFE if window.stream.every else Finding.NO_DATA
         if window.harm:
@@ -144,16 +147,16 @@ class EarlyJudge:
             *(None, None, None, None, None),
             stream.every,
             1,
-            frame.users.get(Arm.STREAM, 0),
+            frame.users.get(ComparedArm.STREAM, 0),
             0,
             sentence(self.name, said, end),
         )
 
 
-class SampleJudge:
+class SampleRatioTest:
     """As many users in each arm as its share says."""
 
-    def __init__(self, rail: SampleRatio, budget: Budget, steps: int) -> None:
+    def __init__(self, rail: SampleRatio, budget: ErrorBudget, steps: int) -> None:
         self._rail = rail
         self.name = rail.name
         self._line = -math.log(rail.alpha)
@@ -165,13 +168,13 @@ class SampleJudge:
         self._most = 0
 
     def add(self, batch: Batch) -> None:
-        stream, control = (batch.users.get(arm, 0) for arm in Arm)
+        stream, control = (batch.users.get(arm, 0) for arm in ComparedArm)
         # Proxies that begin anew count the same users again: only beyond the most seen there are others.
         if stream + control > self._most:
             self._most = stream + control
             self._evidence.logs = self._bet.gain(stream, control)
 
-    def judge(self, frame: Frame) -> Verdict:
+    def judge(self, frame: StepContext) -> Verdict:
         evidence = self._evidence.log()
         finding = Finding.NO_DATA
         if evidence >= self._line:
@@ -196,8 +199,8 @@ class SampleJudge:
             sentence(self.name, self._said(frame), _SAMPLE_ENDS.get(finding, ENDS[finding])),
         )
 
-    def _said(self, frame: Frame) -> str:
-        stream, control = (frame.users.get(arm, 0) for arm in Arm)
+    def _said(self, frame: StepContext) -> str:
+        stream, control = (frame.users.get(arm, 0) for arm in ComparedArm)
         expected = f"{100 * self._bet.null:.0f} % of them expected in the first"
         return f"{stream:,} users met in the stream arm and {control:,} in its control, {expected}"
 

@@ -13,7 +13,7 @@ _MARK = re.compile(r"\s*\[headgate (r[0-9]+) of ([0-9a-f]{8}): ([^\[\]]*)\]\s*$"
 
 
 @dataclass(frozen=True, slots=True)
-class Mark:
+class FlagMark:
     """Of a rollout."""
 
     run: str
@@ -22,7 +22,7 @@ class Mark:
     said: str
 
     @classmethod
-    def on(cls, title: str | None) -> "Mark | None":
+    def on(cls, title: str | None) -> "FlagMark | None":
         found = _MARK.search(title or "")
         return None if found is None else cls(*found.groups())
 
@@ -37,7 +37,7 @@ class Mark:
 
 def brought_down(title: str | None) -> str | None:
     """The title at 0 %, as a person has brought it there."""
-    mark = Mark.on(title)
+    mark = FlagMark.on(title)
     return title if mark is None else replace(mark, said="0 %, by a person").put_on(title)
 
 
@@ -47,5 +47,5 @@ def is_written(asked: Strategy, found: Strategy) -> bool:
 
 
 def _whose(title: str | None) -> tuple[str, str] | None:
-    mark = Mark.on(title)
+    mark = FlagMark.on(title)
     return None if mark is None else (mark.run, mark.home)

@@ -35,7 +35,7 @@ from flags.rollout.writing.unleash_problems import (
     problems_of_project,
     problems_of_rights,
 )
-from flags.rollout.writing.unleash_reading import Seen, client_feature, flag_of, kill_of
+from flags.rollout.writing.unleash_reading import ServerSnapshot, client_feature, flag_of, kill_of
 
 READ_ROUNDS = 3
 """How often a flag is read anew because it has changed while it was read."""
@@ -177,7 +177,7 @@ class UnleashAdmin:
             before = after
         raise FlagAdminError(f"{self._api.name}: {self._flag.name} keeps changing while it is read")
 
-    async def _see(self) -> Seen:
+    async def _see(self) -> ServerSnapshot:
         """The flag, what it depends on, the segments that they name, and the kill flag."""
         feature = await self._api.get(self._feature_path(self._flag.name))
         if place_of(feature, self._environment) is None:
@@ -190,7 +190,7 @@ class UnleashAdmin:
         segments = []
         if any(True for each in served for _ in segments_of(each)):
             segments = (await self._api.get("/segments"))["segments"]
-        return Seen(feature, served, segments, kill)
+        return ServerSnapshot(feature, served, segments, kill)
 
     async def _put(self, strategy: Strategy) -> Strategy:
         """What the server says that it made of it."""

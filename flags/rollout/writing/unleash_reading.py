@@ -18,7 +18,7 @@ Feature = Mapping[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
-class Seen:
+class ServerSnapshot:
     """One look at the server."""
 
     feature: Feature
@@ -53,7 +53,7 @@ def kill_of(feature: Feature | None, environment: str) -> Kill:
     return Kill.ON if not enabled or any(map(names_everybody, enabled)) else Kill.SOME
 
 
-def flag_of(seen: Seen, flag: ManagedFlag, environment: str, event_id: int, event_by: str) -> Flag:
+def flag_of(seen: ServerSnapshot, flag: ManagedFlag, environment: str, event_id: int, event_by: str) -> Flag:
     """What was seen. Raises FlagAdminError where no strategy of it can be ours."""
     place = place_of(seen.feature, environment) or {}
     strategies = [read_strategy(raw) for raw in place["strategies"]]
@@ -83,7 +83,9 @@ def _beside(strategies: Iterable[Strategy]) -> dict[str, Any]:
     return {"beside": digests} if digests else {}
 
 
-def _expected(seen: Seen, features: Mapping[str, Feature], flag: ManagedFlag, group_id: str) -> float | None:
+def _expected(
+    seen: ServerSnapshot, features: Mapping[str, Feature], flag: ManagedFlag, group_id: str
+) -> float | None:
     document = {"version": 2, "features": seen.served, "segments": seen.segments}
     try:
         served = parse_served(orjson.dumps(document), frozenset({flag.name}))

@@ -157,7 +157,7 @@ _candidate = fields(CANDIDATE)
 _response = fields(RESPONSE)
 
 
-class Call(NamedTuple):
+class GeminiCall(NamedTuple):
     """A call for content."""
 
     path: bytes
@@ -350,7 +350,7 @@ def _parts(candidate: Mapping[str, Any]) -> list[dict[str, Any]]:
     return found
 
 
-def _call(method: str, target: bytes, body: bytes) -> Call | None:
+def _call(method: str, target: bytes, body: bytes) -> GeminiCall | None:
     asked = _TARGET.fullmatch(target)
     if method != "POST" or asked is None:
         return None
@@ -361,7 +361,7 @@ def _call(method: str, target: bytes, body: bytes) -> Call | None:
     if not isinstance(said, dict) or not isinstance(said.get("contents"), list):
         return None
     model = unquote(asked[2].decode("latin-1"))
-    return Call(asked[1], model, asked[3] == b"streamGenerateContent", asked[4] or b"", said)
+    return GeminiCall(asked[1], model, asked[3] == b"streamGenerateContent", asked[4] or b"", said)
 
 
 def _parameter(pair: bytes) -> tuple[bytes, bytes]:
@@ -369,7 +369,7 @@ def _parameter(pair: bytes) -> tuple[bytes, bytes]:
     return unquote_to_bytes(name), unquote_to_bytes(value)
 
 
-def _not_streamable(call: Call) -> str:
+def _not_streamable(call: GeminiCall) -> str:
     """Why a call's answer could not be made of a stream; "" if it can."""
     config = _said(call.said, "generationConfig", "generation_config") or {}
     if call.is_stream:

@@ -17,7 +17,7 @@ import pytest
 
 from flags.errors import LeaseError, LeaseLost
 from flags.rollout.leases.kubernetes_api import ApiServer
-from flags.rollout.leases.kubernetes_lease import KubernetesLease
+from flags.rollout.leases.kubernetes_lease import ClusterLease
 from flags.rollout.leases.lease import Fence, FileLease, Lease
 from tests.servers.scripted import Asked, ScriptedUpstream
 from tests.servers.streaming import eventually
@@ -134,7 +134,7 @@ async def make(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[
         )
     else:
         async with kubernetes(tmp_path) as (_, api):
-            yield lambda holder, clock: KubernetesLease(
+            yield lambda holder, clock: ClusterLease(
                 api, "ehr", "rollout", ttl_s=TTL_S, holder=holder, clock=clock
             )
 
@@ -442,8 +442,8 @@ async def test_each_process_has_a_name_of_its_own(path: Path) -> None:
 # Kubernetes.
 
 
-def lease_of(api: ApiServer, holder: str, clock: Clock) -> KubernetesLease:
-    return KubernetesLease(api, "ehr", "rollout", ttl_s=TTL_S, holder=holder, clock=clock)
+def lease_of(api: ApiServer, holder: str, clock: Clock) -> ClusterLease:
+    return ClusterLease(api, "ehr", "rollout", ttl_s=TTL_S, holder=holder, clock=clock)
 
 
 async def test_clocks_of_machines_are_not_compared(tmp_path: Path) -> None:

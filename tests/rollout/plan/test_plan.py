@@ -27,7 +27,7 @@ from flags.rollout.plan.walks import (
 )
 from flags.rollout.policy.guardrails import Action
 from flags.rollout.policy.policy import Policy
-from flags.rollout.verdict.jury import Jury
+from flags.rollout.verdict.evaluator import Evaluator
 from flags.rollout.verdict.processes import RateBet, RatioBet
 from flags.rollout.verdict.verdict import Finding
 
@@ -235,11 +235,13 @@ def batch(
 
 def found_by_jury(made: Policy, rng: np.random.Generator, per_arm: float, rates: dict[str, float]) -> int:
     """Looks until all is safe, or, with a harm, until something goes back."""
-    jury = Jury(made.guardrail_values(), made.exposures(), made.budget_value())
+    jury = Evaluator(made.guardrail_values(), made.exposures(), made.budget_value())
     return found_by(jury, rng, per_arm, rates, 0)
 
 
-def found_by(jury: Jury, rng: np.random.Generator, per_arm: float, rates: dict[str, float], step: int) -> int:
+def found_by(
+    jury: Evaluator, rng: np.random.Generator, per_arm: float, rates: dict[str, float], step: int
+) -> int:
     jury.enter(step)
     for look in range(1, 3000):
         jury.add(batch(rng, per_arm, rates, look, step))
@@ -275,7 +277,7 @@ def test_harm_that_begins_later_is_found_as_late_as_the_jury_does() -> None:
     made = policy(*steps, guardrails=ERRORS_ALONE)
     rng, looks = np.random.default_rng(9), []
     for _ in range(100):
-        jury = Jury(made.guardrail_values(), made.exposures(), made.budget_value())
+        jury = Evaluator(made.guardrail_values(), made.exposures(), made.budget_value())
         jury.enter(0)
         for look in range(50):
             jury.add(batch(rng, 300, {"stream": 0.01, "control": 0.01}, look))

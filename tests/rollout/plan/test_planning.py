@@ -18,7 +18,7 @@ from flags.rollout.evidence.evidence import batch_heard, batch_said
 from flags.rollout.evidence.readings import OUTCOMES, Reading, Series, between
 from flags.rollout.plan.plan import Plan, Rate
 from flags.rollout.plan.planner import plan
-from flags.rollout.verdict.jury import Jury
+from flags.rollout.verdict.evaluator import Evaluator
 from tests.rollout.plan.test_plan import HALF, policy, traffic
 from tests.servers.prometheus_server import ProxyPage
 from tests.servers.scripted import Asked, ScriptedUpstream
@@ -153,7 +153,7 @@ def test_the_rest_is_in_no_comparison() -> None:
 
     def verdicts(of: Any) -> Any:
         made = policy(HALF)
-        jury = Jury(made.guardrail_values(), made.exposures(), made.budget_value())
+        jury = Evaluator(made.guardrail_values(), made.exposures(), made.budget_value())
         jury.enter(0)
         jury.add(of)
         return jury.verdicts()

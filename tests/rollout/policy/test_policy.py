@@ -15,9 +15,9 @@ from flags.rollout.policy.file import MAX_BYTES, load
 from flags.rollout.policy.guardrail_settings import FIRST_CONTENT_S, REQUEST_S
 from flags.rollout.policy.guardrails import (
     Action,
-    Budget,
     Ceiling,
     EarlyGuard,
+    ErrorBudget,
     Exposure,
     RateRatio,
     SampleRatio,
@@ -112,7 +112,7 @@ def test_a_default_set_of_guardrails_is_in_force(path: Path) -> None:
         EarlyGuard("early"),
         SampleRatio("sample_ratio"),
     )
-    assert policy.budget_value() == Budget()
+    assert policy.budget_value() == ErrorBudget()
 
 
 def test_each_guardrail_may_be_changed(path: Path) -> None:
@@ -130,7 +130,7 @@ def test_each_guardrail_may_be_changed(path: Path) -> None:
     assert by_name["slow"] == RateRatio("slow", 0.2, limit_s=60)
     assert by_name["parity"] == ZeroTolerance("parity", frozenset({"missing", "replaced"}))
     assert by_name["early"] == EarlyGuard("early", 0.01, 50)
-    assert policy.budget_value() == replace(Budget(), missed=0.01)
+    assert policy.budget_value() == replace(ErrorBudget(), missed=0.01)
 
 
 def test_a_guardrail_is_turned_off_with_a_reason_only(path: Path) -> None:

@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from flags.rollout.evidence.evidence import Batch
-from flags.rollout.policy.guardrails import Action, Budget, Exposure, Guardrail
-from flags.rollout.verdict.jury import BUCKETS, Jury
+from flags.rollout.policy.guardrails import Action, ErrorBudget, Exposure, Guardrail
+from flags.rollout.verdict.evaluator import BUCKETS, Evaluator
 from flags.rollout.verdict.verdict import Finding, Verdict
 
 ARMS = ("stream", "control")
@@ -99,7 +99,7 @@ def batches(world: World, random: np.random.Generator) -> Iterator[Batch]:
 
 def followed(world: World, rails: Sequence[Guardrail], seed: Sequence[int], *, to_the_end: bool) -> Path:
     """One rollout before a jury that looks after each batch; or only until it would go back."""
-    jury = Jury(rails, world.exposures(), Budget())
+    jury = Evaluator(rails, world.exposures(), ErrorBudget())
     path, step = Path(), 0
     for batch in batches(world, np.random.default_rng(seed)):
         if batch.step != step:

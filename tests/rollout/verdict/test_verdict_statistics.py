@@ -16,15 +16,15 @@ import pytest
 from scipy import stats
 
 from flags.rollout.evidence.evidence import Batch
-from flags.rollout.policy.guardrails import Budget, RateRatio, SampleRatio
-from flags.rollout.verdict.jury import Jury
+from flags.rollout.policy.guardrails import ErrorBudget, RateRatio, SampleRatio
+from flags.rollout.verdict.evaluator import Evaluator
 from flags.rollout.verdict.verdict import Finding
 from tests.rollout.verdict.simulated_rollouts import Path, World, paths
 
 FACTOR = int(os.environ.get("HEADGATE_PATHS", "1"))
 """How many times as many rollouts as CI has time for."""
 
-BUDGET = Budget()
+BUDGET = ErrorBudget()
 ERRORS = RateRatio("errors", weight=1.0)
 RAILS = (ERRORS, SampleRatio())
 SHORT = (6, 6, 6, 8, 8)
@@ -123,7 +123,7 @@ def test_arms_that_are_counted_rightly_seldom_look_wrong():
     """At most 0.1 % of steps, though proxies begin anew each night and count the same users again."""
     random, number, false = np.random.default_rng(7), 400 * FACTOR, 0
     for _ in range(number):
-        jury, looks = Jury((SampleRatio(),), WORLDS["few ask"].exposures(), BUDGET), []
+        jury, looks = Evaluator((SampleRatio(),), WORLDS["few ask"].exposures(), BUDGET), []
         for night in range(6):
             new = random.poisson(4.0, (10, 2)).cumsum(axis=0)
             looks = looks[:10] if night else new.tolist()

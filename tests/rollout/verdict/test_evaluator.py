@@ -13,16 +13,16 @@ from hypothesis import strategies as st
 from flags.rollout.evidence.evidence import Batch, Tail, batch_heard, batch_said
 from flags.rollout.policy.guardrails import (
     Action,
-    Budget,
     Ceiling,
     EarlyGuard,
+    ErrorBudget,
     Exposure,
     Guardrail,
     RateRatio,
     SampleRatio,
     ZeroTolerance,
 )
-from flags.rollout.verdict.jury import Jury
+from flags.rollout.verdict.evaluator import Evaluator
 from flags.rollout.verdict.verdict import Finding, Verdict
 
 ERRORS = RateRatio("errors", 0.5)
@@ -63,8 +63,10 @@ def failing(stream: int, control: int, of: int = 1000, **changes: Any) -> Batch:
     )
 
 
-def jury_of(*rails: Guardrail, steps: tuple[Exposure, ...] = STEPS, budget: Budget | None = None) -> Jury:
-    return Jury(rails, steps, budget or Budget())
+def jury_of(
+    *rails: Guardrail, steps: tuple[Exposure, ...] = STEPS, budget: ErrorBudget | None = None
+) -> Evaluator:
+    return Evaluator(rails, steps, budget or ErrorBudget())
 
 
 def said(rail: Guardrail, *batches: Batch, **made: Any) -> Verdict:

@@ -15,7 +15,7 @@ LOOK_S = 0.1
 """Between two looks whether a process that hands over still has clients, and viewers to send away."""
 
 
-class Server(uvicorn.Server):
+class OwnedServer(uvicorn.Server):
     """uvicorn without its signal handling: several servers share one process, and one owner ends them all."""
 
     def __init__(self, config: uvicorn.Config, listening: socket.socket | None = None) -> None:
@@ -57,7 +57,7 @@ def server(
     keep_alive_s: float,
     grace_s: float,
     backlog: int = BACKLOG,
-) -> Server:
+) -> OwnedServer:
     config = uvicorn.Config(
         app,  # type: ignore[arg-type]
         http=protocol,
@@ -73,13 +73,13 @@ def server(
         timeout_keep_alive=int(keep_alive_s),
         timeout_graceful_shutdown=int(grace_s),
     )
-    return Server(config, listening)
+    return OwnedServer(config, listening)
 
 
-class Ports:
+class Servers:
     """All servers of one process."""
 
-    def __init__(self, front: Server, others: Sequence[Server], runs: Runs, drain_s: float) -> None:
+    def __init__(self, front: OwnedServer, others: Sequence[OwnedServer], runs: Runs, drain_s: float) -> None:
         self._servers = [front, *others]
         self._runs = runs
         self.drain_s = drain_s

@@ -17,7 +17,7 @@ MAX_ORDER_BYTES = 256 * 1024
 
 
 @dataclass(frozen=True, slots=True)
-class Order:
+class StoredRequest:
     """A request, what was decided about it, and how often it was sent. The rest is in the run's meta."""
 
     method: str
@@ -30,7 +30,7 @@ class Order:
     times_asked: int
 
     @classmethod
-    def of(cls, run: Run) -> "Order | None":
+    def of(cls, run: Run) -> "StoredRequest | None":
         """The order of a run in flight, if it may be sent again."""
         if run.route.settings.replay != "safe":
             return None
@@ -63,7 +63,7 @@ class Order:
         return box.seal("order", 0, plain) if len(plain) <= MAX_ORDER_BYTES else None
 
     @classmethod
-    def opened(cls, box: Box, value: bytes) -> "Order":
+    def opened(cls, box: Box, value: bytes) -> "StoredRequest":
         """Raises `Unsealable`."""
         line, _, body = box.open("order", 0, value).partition(b"\n")
         head = orjson.loads(line)

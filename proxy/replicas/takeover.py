@@ -14,7 +14,6 @@ from typing import Protocol
 from proxy.identity import Identity
 from proxy.replicas.followed_run import FAILURES, REPLICA_LOST, FollowedRun
 from proxy.replicas.mirror import LIVE_TTL_S
-from proxy.replicas.orders import Order
 from proxy.replicas.records import (
     APPEND,
     DONE,
@@ -23,18 +22,19 @@ from proxy.replicas.records import (
     GONE,
     TAKE_OVER,
     WITHDRAWN,
-    End,
     Keys,
+    StoredEnd,
     StoredMeta,
     entry_plain,
     said,
 )
 from proxy.replicas.sealing import Unsealable
+from proxy.replicas.stored_requests import StoredRequest
 from proxy.replicas.valkey import Link
 from proxy.runs.recovery import MAX_TIMES
-from proxy.runs.run import CANCELLED, Beginning, Call, Run
+from proxy.runs.run import CANCELLED, Call, Continuation, Run
 from proxy.settings.routes import Route
-from proxy.text.event_log import Entry
+from proxy.text.event_log import LogEntry
 from proxy.upstream.client import Request
 
 logger = logging.getLogger("headgate.event_log")
@@ -44,15 +44,15 @@ YIELD_S = 2.0
 
 
 @dataclass(frozen=True, slots=True)
-class Taken:
+class TakenOverRun:
     """A run that was taken over, and all that is needed to go on with it."""
 
     run_id: str
     route: Route
     target: bytes
     principal: str | None
-    order: Order
-    beginning: Beginning
+    order: StoredRequest
+    beginning: Continuation
 
     @property
     def call(self) -> Call:
@@ -67,14 +67,14 @@ class Taken:
         return None if self.principal is None or user is None else Identity(self.principal, user)
 
 
-class Heir(Protocol):
+class TakeoverPort(Protocol):
     """Who executes what is taken over."""
 
     def may_take(self, route: Route, source: str) -> bool:
         """Whether there is room for a run, and the source that was decided for it."""
         ...
 
-    def take(self, taken: Taken) -> Run:
+    def take(self, taken: TakenOverRun) -> Run:
         """Execute a run from now on."""
         ...
 
@@ -83,7 +83,7 @@ class Heir(Protocol):
         ...
 
 
-class Fate(Enum):
+class LostRunAction(Enum):
     """What is to become of a run whose replica is gone."""
 
     TAKE = auto()
@@ -93,7 +93,7 @@ class Fate(Enum):
     CANCEL = auto()
 
 
-def fate(run: FollowedRun, order: Order | None, *, has_room: bool) -> Fate:
+def fate(run: FollowedRun, order: StoredRequest | None, *, has_room: bool) -> LostRunAction:
     """Pure.
 
     Args:
@@ -102,22 +102,22 @@ def fate(run: FollowedRun, order: Order | None, *, has_room: bool) -> Fate:
         has_room: whether this replica may execute it.
     """
     if not run.meta.has_order or run.route.settings.replay != "safe":
-        return Fate.LOSE
+        return LostRunAction.LOSE
     if order is None:  # it was there, and the run goes on: only who cancels a run withdraws it
-        return Fate.CANCEL
+        return LostRunAction.CANCEL
     if order.times_asked >= MAX_TIMES:
-        return Fate.LOSE
-    return Fate.TAKE if has_room else Fate.LEAVE
+        return LostRunAction.LOSE
+    return LostRunAction.TAKE if has_room else LostRunAction.LEAVE
 
 
 @dataclass(slots=True)
-class _Bid:
+class _Claim:
     """An attempt to take a run over. Kept until the store has answered: it may be ours already."""
 
     run: FollowedRun
     seen: bytes
     """The fence of the meta that it goes by."""
-    order: Order
+    order: StoredRequest
     """As it was found."""
     stored: StoredMeta
     """The new one."""
@@ -125,7 +125,7 @@ class _Bid:
     is_cancelled: bool = False
 
 
-class TakeOver:
+class Takeover:
     """The lost runs that are followed here.
 
     Args:
@@ -142,7 +142,7 @@ class TakeOver:
         keys: Keys,
         replica: str,
         ttl_ms: int,
-        heir: Heir,
+        heir: TakeoverPort,
         taken: Callable[[Run, FollowedRun], None],
         cancel: Callable[[str], None],
     ) -> None:
@@ -153,7 +153,7 @@ class TakeOver:
         self._heir = heir
         self._taken = taken
         self._cancel = cancel
-        self._bids: dict[str, _Bid] = {}
+        self._bids: dict[str, _Claim] = {}
 
     async def settle_bids(self) -> None:
         """Ask again what the store did not answer.
@@ -190,28 +190,28 @@ class TakeOver:
             return
         has_room = order is not None and self._heir.may_take(run.route, order.decision.source)
         match fate(run, order, has_room=has_room):
-            case Fate.TAKE if order is not None and (bid := self._bid(run, order)) is not None:
+            case LostRunAction.TAKE if order is not None and (bid := self._bid(run, order)) is not None:
                 self._bids[run.id] = bid
                 await self._take(bid)
-            case Fate.LEAVE if overdue_s < YIELD_S:
+            case LostRunAction.LEAVE if overdue_s < YIELD_S:
                 return
-            case Fate.CANCEL:
+            case LostRunAction.CANCEL:
                 await self._end(run, CANCELLED)
             case _:
                 await self._end(run, REPLICA_LOST)
 
-    async def _order(self, run: FollowedRun) -> Order | None:
+    async def _order(self, run: FollowedRun) -> StoredRequest | None:
         [value] = await self._ask.call(("GET", self._keys.order(run.id)))
-        return Order.opened(run.box, value) if isinstance(value, bytes) else None
+        return StoredRequest.opened(run.box, value) if isinstance(value, bytes) else None
 
-    def _bid(self, run: FollowedRun, order: Order) -> _Bid | None:
+    def _bid(self, run: FollowedRun, order: StoredRequest) -> _Claim | None:
         meta = replace(run.meta, owner=self._replica, generation=run.meta.generation + 1)
         sealed = replace(order, times_asked=order.times_asked + 1).sealed(run.box)
         if sealed is None:
             return None
-        return _Bid(run, run.stored.fence, order, StoredMeta.seal(meta, run.box), sealed)
+        return _Claim(run, run.stored.fence, order, StoredMeta.seal(meta, run.box), sealed)
 
-    async def _take(self, bid: _Bid) -> None:
+    async def _take(self, bid: _Claim) -> None:
         run = bid.run
         if run.log.ended:
             await self._give_up(bid)
@@ -234,7 +234,7 @@ class TakeOver:
         elif what in {GONE, ELSEWHERE}:
             await self._end(run, REPLICA_LOST)
 
-    async def _give_up(self, bid: _Bid) -> None:
+    async def _give_up(self, bid: _Claim) -> None:
         """Its viewers here were told of an end, since the store did not answer for long, or because of a
         mistake of ours. If the run is this replica's by now, nobody else would end it for the others.
         """
@@ -244,7 +244,7 @@ class TakeOver:
             await self._store_end(run, bid.stored.fence, terminal, run.failure.code)
         del self._bids[run.id]
 
-    def _execute(self, bid: _Bid) -> None:
+    def _execute(self, bid: _Claim) -> None:
         try:
             self._go_on(bid)
         except Exception:  # the store says that it is executed here, so nobody else would end it
@@ -252,14 +252,14 @@ class TakeOver:
             bid.run.end(REPLICA_LOST)
             self._bids[bid.run.id] = bid
 
-    def _go_on(self, bid: _Bid) -> None:
+    def _go_on(self, bid: _Claim) -> None:
         followed = bid.run
         logger.warning("run taken over", extra={"run": followed.id, "generation": bid.stored.meta.generation})
         beginning = followed.beginning(bid.order.times_asked)
         followed.stored = bid.stored
         meta = followed.meta
         run = self._heir.take(
-            Taken(followed.id, followed.route, followed.target, meta.principal, bid.order, beginning)
+            TakenOverRun(followed.id, followed.route, followed.target, meta.principal, bid.order, beginning)
         )
         followed.execute(run)
         self._taken(run, followed)
@@ -284,11 +284,11 @@ class TakeOver:
             run.end(code)
 
     async def _store_end(
-        self, run: FollowedRun, fence: bytes, entry: Entry, code: str
+        self, run: FollowedRun, fence: bytes, entry: LogEntry, code: str
     ) -> tuple[int, int, bytes]:
         keys, same, ttl_ms = self._keys, run.meta.same, self._ttl_ms
         names = [keys.run(run.id), keys.log(run.id), keys.end(run.id), keys.order(run.id), *same, *run.parts]
-        end = End(FAILURES[code], None, 0).sealed(run.box)
+        end = StoredEnd(FAILURES[code], None, 0).sealed(run.box)
         sealed = run.box.seal("entry", entry.seq, entry_plain(entry))
         command = APPEND(names, fence, entry.seq - 1, ttl_ms, ttl_ms, end, b"", len(same), 0, run.id, sealed)
         return said((await self._ask.call(command))[0])

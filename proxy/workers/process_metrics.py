@@ -28,7 +28,7 @@ KEPT = ("counter", "histogram")
 """What counts on after its process. A gauge says how something is, so it goes with who could say that."""
 
 
-class Figures:
+class ProcessMetrics:
     """Those of all processes that share a directory."""
 
     def __init__(self, directory: Path) -> None:
@@ -116,7 +116,7 @@ class Figures:
 class _Together(CollectorRegistry):
     """A registry, and what its processes beside this one have counted."""
 
-    def __init__(self, own: CollectorRegistry, figures: Figures) -> None:
+    def __init__(self, own: CollectorRegistry, figures: ProcessMetrics) -> None:
         super().__init__()
         self._own = own
         self._figures = figures

@@ -9,21 +9,21 @@ from dataclasses import replace
 
 import numpy as np
 
-from flags.rollout.evidence.evidence import APART, BAD, ELIGIBLE, Arm, Batch
+from flags.rollout.evidence.evidence import APART, BAD, ELIGIBLE, Batch, ComparedArm
 from flags.rollout.policy.guardrails import (
-    Budget,
     Ceiling,
     EarlyGuard,
+    ErrorBudget,
     Exposure,
     Guardrail,
     RateRatio,
     SampleRatio,
     ZeroTolerance,
 )
-from flags.rollout.verdict.comparisons import CeilingJudge, RatioJudge
-from flags.rollout.verdict.counts import EarlyJudge, ParityJudge, SampleJudge
-from flags.rollout.verdict.judging import Frame, Judge
+from flags.rollout.verdict.comparisons import CeilingTest, RatioTest
+from flags.rollout.verdict.counts import EarlyTest, ParityTest, SampleRatioTest
 from flags.rollout.verdict.processes import dispersion
+from flags.rollout.verdict.step_context import GuardrailTest, StepContext
 from flags.rollout.verdict.verdict import Verdict
 
 BUCKETS = 16
@@ -32,22 +32,22 @@ BUCKETS = 16
 MOST_WAIT_S = 60.0
 """After so long the proxies have seen a new share, and count their users anew."""
 
-_ROWS: Mapping[str, int] = {arm: row for row, arm in enumerate(Arm)}
+_ROWS: Mapping[str, int] = {arm: row for row, arm in enumerate(ComparedArm)}
 
-_JUDGES: Mapping[type, Callable[..., Judge]] = {
-    RateRatio: RatioJudge,
-    Ceiling: CeilingJudge,
-    ZeroTolerance: ParityJudge,
-    EarlyGuard: EarlyJudge,
-    SampleRatio: SampleJudge,
+_JUDGES: Mapping[type, Callable[..., GuardrailTest]] = {
+    RateRatio: RatioTest,
+    Ceiling: CeilingTest,
+    ZeroTolerance: ParityTest,
+    EarlyGuard: EarlyTest,
+    SampleRatio: SampleRatioTest,
 }
 
 
-class Jury:
+class Evaluator:
     """All guardrails of one rollout."""
 
     def __init__(
-        self, guardrails: Sequence[Guardrail], exposures: Sequence[Exposure], budget: Budget
+        self, guardrails: Sequence[Guardrail], exposures: Sequence[Exposure], budget: ErrorBudget
     ) -> None:
         self._exposures = exposures
         self._rails = [_JUDGES[type(rail)](rail, budget, len(exposures)) for rail in guardrails]
@@ -75,7 +75,7 @@ class Jury:
             )
         _refuse_uncountable(batch)
         batch = self._with_users_of_step(batch)
-        for arm in Arm:
+        for arm in ComparedArm:
             self._answers[arm] = self._answers.get(arm, 0) + batch.total(arm, ELIGIBLE)
             # A proxy that begins anew has forgotten its users; that they were there stays true.
             for users in (self._users, self._users_ever):
@@ -92,13 +92,13 @@ class Jury:
         level, self._level = self._level, batch.users
         if self._waits_until_s == math.inf:
             self._waits_until_s = batch.since_s + MOST_WAIT_S
-        if any(batch.users.get(arm, 0) < level.get(arm, 0) for arm in Arm):
+        if any(batch.users.get(arm, 0) < level.get(arm, 0) for arm in ComparedArm):
             self._waits_until_s = -math.inf
         return replace(batch, users={}) if batch.until_s < self._waits_until_s else batch
 
     def verdicts(self) -> tuple[Verdict, ...]:
         """One for each guardrail, in their order, of the present step."""
-        frame = Frame(
+        frame = StepContext(
             exposure=self._exposures[self._step],
             answers=self._answers,
             users=self._users,

@@ -10,7 +10,7 @@ from typing import Any
 import httpx
 import pytest
 
-from proxy.runs.names import MAX_NAMES, MAX_NONE, NONE_S, Names
+from proxy.runs.aliases import MAX_NAMES, MAX_NONE, NONE_S, RunAliases
 from tests.servers.scripted import Script, ScriptedUpstream
 from tests.servers.serving import Serving, flag_document, headgate
 from tests.servers.streaming import (
@@ -239,7 +239,7 @@ async def test_a_run_may_begin_under_an_id_that_was_called_off(tmp_path: Path) -
 
 def test_names_have_bounds() -> None:
     """Of one run, and of those that never began; what is gone leaves nothing."""
-    names = Names()
+    names = RunAliases()
     for _ in range(MAX_NAMES + 10):
         names.give("ann", str(uuid.uuid4()), "run")
     names.give("ann", "moved", "other")

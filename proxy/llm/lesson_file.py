@@ -8,7 +8,7 @@ from pathlib import Path
 logger = logging.getLogger("headgate.llm")
 
 
-class FileShelf:
+class FileLessonStore:
     """A `learned.Shelf`. It lasts as long as the directory, which is that of one `headgate serve`."""
 
     def __init__(self, directory: Path) -> None:

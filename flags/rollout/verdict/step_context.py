@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
-from flags.rollout.evidence.evidence import Arm, Batch
+from flags.rollout.evidence.evidence import Batch, ComparedArm
 from flags.rollout.policy.guardrails import Exposure
 from flags.rollout.verdict.verdict import Finding, Verdict
 
@@ -27,7 +27,7 @@ class Tally:
 
 
 @dataclass(frozen=True, slots=True)
-class Grounds:
+class SampleSize:
     """What a comparison stands on, in the smaller arm."""
 
     samples: int
@@ -39,7 +39,7 @@ class Grounds:
 
 
 @dataclass(frozen=True, slots=True)
-class Frame:
+class StepContext:
     """What all guardrails of one step go by."""
 
     exposure: Exposure
@@ -54,14 +54,14 @@ class Frame:
 
     @property
     def smaller_users(self) -> int:
-        return min(self.users.get(arm, 0) for arm in Arm)
+        return min(self.users.get(arm, 0) for arm in ComparedArm)
 
     @property
     def smaller_users_ever(self) -> int:
-        return min(self.users_ever.get(arm, 0) for arm in Arm)
+        return min(self.users_ever.get(arm, 0) for arm in ComparedArm)
 
 
-class Judge(Protocol):
+class GuardrailTest(Protocol):
     """One guardrail's evidence."""
 
     name: str
@@ -72,7 +72,7 @@ class Judge(Protocol):
     def add(self, batch: Batch) -> None:
         """What has settled in this step since the last one."""
 
-    def judge(self, frame: Frame) -> Verdict:
+    def judge(self, frame: StepContext) -> Verdict:
         """What all of it says by now."""
 
 

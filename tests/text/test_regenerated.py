@@ -4,14 +4,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.text.retold import Retold, Said
+from proxy.text.regenerated import RegeneratedText, TextUpdate
 
 SHORT = st.text("ab", max_size=6)
 
 
-def told(shown: str, pieces: list[str]) -> tuple[str, list[Said]]:
+def told(shown: str, pieces: list[str]) -> tuple[str, list[TextUpdate]]:
     """What is on the screen after these pieces, and what was said."""
-    retold, screen, said = Retold(shown), shown, []
+    retold, screen, said = RegeneratedText(shown), shown, []
     for piece in pieces:
         if said:  # it is over
             screen += piece
@@ -36,15 +36,15 @@ def test_the_screen_becomes_the_second_text(shown: str, pieces: list[str]) -> No
 
 def test_it_may_begin_once_more() -> None:
     """An attempt that failed leaves nothing."""
-    retold = Retold("one two")
+    retold = RegeneratedText("one two")
     assert retold.add("one ") is None
     assert retold.text == "one "
     retold.begin_again()
     assert retold.text == ""
-    assert retold.add("one two three") == Said(" three", replaces=False)
+    assert retold.add("one two three") == TextUpdate(" three", replaces=False)
 
 
 @pytest.mark.parametrize("piece", ["", "one"])
 def test_what_is_known_says_nothing(piece: str) -> None:
     """A piece that is the beginning of what was shown."""
-    assert Retold("one two").add(piece) is None
+    assert RegeneratedText("one two").add(piece) is None

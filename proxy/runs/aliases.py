@@ -18,7 +18,7 @@ Name = tuple[str, str]
 """A principal, and the id it chose."""
 
 
-class Names:
+class RunAliases:
     """What the ids stand for, in this process."""
 
     def __init__(self) -> None:

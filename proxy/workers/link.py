@@ -15,7 +15,7 @@ BEAT_S = 0.5
 """Between two signs of life."""
 
 
-class Order(Enum):
+class Command(Enum):
     """What the parent wants."""
 
     STOP = b"s"
@@ -28,7 +28,7 @@ class Order(Enum):
     """Nobody: the parent is gone. Drain, and let go of the ports, for whoever starts Headgate again."""
 
 
-class Word(Enum):
+class Report(Enum):
     """What a worker says."""
 
     READY = b"r"
@@ -37,29 +37,29 @@ class Word(Enum):
     """It was told to end by somebody else, and asks what for."""
 
 
-class Parent:
+class SupervisorLink:
     """The line, from the worker's side. Whoever made the socket closes it."""
 
     def __init__(self, line: socket.socket) -> None:
         line.setblocking(False)
         self._line = line
 
-    def say(self, word: Word) -> None:
+    def say(self, word: Report) -> None:
         with contextlib.suppress(OSError):  # one that does not listen is gone, or will hear the next
             self._line.send(word.value)
 
-    async def order(self) -> Order:
+    async def order(self) -> Command:
         """The next order, once there is one."""
         try:
             said = await asyncio.get_running_loop().sock_recv(self._line, 1)
         except ConnectionError:
-            return Order.ORPHANED
-        return Order(said)
+            return Command.ORPHANED
+        return Command(said)
 
     @asynccontextmanager
     async def hears(self) -> AsyncIterator[None]:
         """Ready, and alive until the block is left."""
-        self.say(Word.READY)
+        self.say(Report.READY)
         beating = asyncio.get_running_loop().create_task(self._beat())
         try:
             yield
@@ -69,4 +69,4 @@ class Parent:
     async def _beat(self) -> None:
         while True:
             await asyncio.sleep(BEAT_S)
-            self.say(Word.ALIVE)
+            self.say(Report.ALIVE)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True, slots=True)
-class Said:
+class TextUpdate:
     """What is to be said of a text that is new, or that is not the one which was shown."""
 
     text: str
@@ -16,7 +16,7 @@ class Said:
     """Whether it takes the place of what was shown, or stands after it."""
 
 
-class Retold:
+class RegeneratedText:
     """One such text.
 
     Args:
@@ -38,11 +38,11 @@ class Retold:
         """It is made from its beginning, yet another time."""
         self._at = 0
 
-    def add(self, piece: str) -> Said | None:
+    def add(self, piece: str) -> TextUpdate | None:
         """The next piece of the second text; None as long as it says nothing new. Then it is over."""
         known = self._shown[self._at : self._at + len(piece)]
         if not piece.startswith(known):
-            return Said(self.text + piece, replaces=True)
+            return TextUpdate(self.text + piece, replaces=True)
         self._at += len(known)
         rest = piece[len(known) :]
-        return Said(rest, replaces=False) if rest else None
+        return TextUpdate(rest, replaces=False) if rest else None

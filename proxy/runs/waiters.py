@@ -12,7 +12,7 @@ MAX_WAITING_OF_ONE = 20
 """Of one principal, so that nobody takes all places, nor asks the store for them all the time."""
 
 
-class Arrivals:
+class Waiters:
     """Who waits for which run of this process. Another replica's has to be looked for."""
 
     def __init__(self) -> None:

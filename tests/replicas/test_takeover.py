@@ -10,10 +10,10 @@ import pytest
 
 from flags.decision import Arm, Decision, Mode, Reason
 from proxy.replicas.followed_run import FollowedRun
-from proxy.replicas.orders import MAX_ORDER_BYTES, Order
 from proxy.replicas.records import TAKE_OVER
 from proxy.replicas.sealing import Sealing, Unsealable
-from proxy.replicas.take_over import YIELD_S, Fate, fate
+from proxy.replicas.stored_requests import MAX_ORDER_BYTES, StoredRequest
+from proxy.replicas.takeover import YIELD_S, LostRunAction, fate
 from proxy.runs.recovery import MAX_TIMES
 from proxy.runs.run import Run
 from proxy.settings.route import RouteSettings
@@ -282,7 +282,7 @@ async def _asked(server: ValkeyServer, copy: FollowedRun, times: int) -> bool:
     async with server.client() as client:
         value = await client.get(f"headgate:run:{copy.id}:order")
     assert value is not None
-    return Order.opened(copy.box, value).times_asked == times
+    return StoredRequest.opened(copy.box, value).times_asked == times
 
 
 async def test_a_run_that_was_cancelled_is_not_taken_over(server: ValkeyServer) -> None:
@@ -440,7 +440,9 @@ async def test_a_cursor_of_what_nobody_else_has_seen_is_no_place_in_the_log(serv
 
 
 DECISION = Decision(Mode.STREAM, Arm.STREAM, "batch", Reason.FLAG_ON, "wide", (10, 20))
-ORDER = Order("POST", [(b"x", b"\xff"), (b"x", b"2")], b"{\n}\x00\xff", {"case_id": "7"}, DECISION, "ann", 2)
+ORDER = StoredRequest(
+    "POST", [(b"x", b"\xff"), (b"x", b"2")], b"{\n}\x00\xff", {"case_id": "7"}, DECISION, "ann", 2
+)
 
 
 def test_an_order_is_what_it_was() -> None:
@@ -448,25 +450,30 @@ def test_an_order_is_what_it_was() -> None:
     for order in (ORDER, replace(ORDER, user=None, decision=replace(DECISION, chunk_chars=None))):
         sealed = order.sealed(BOX)
         assert sealed is not None
-        assert Order.opened(BOX, sealed) == order
+        assert StoredRequest.opened(BOX, sealed) == order
         with pytest.raises(Unsealable):
-            Order.opened(Sealing(KEY[::-1]).box("run of tests"), sealed)
+            StoredRequest.opened(Sealing(KEY[::-1]).box("run of tests"), sealed)
     assert replace(ORDER, body=b"x" * MAX_ORDER_BYTES).sealed(BOX) is None
 
 
 @pytest.mark.parametrize(
     ("has_order", "replay", "order", "has_room", "expected"),
     [
-        (True, "safe", ORDER, True, Fate.TAKE),
-        (True, "safe", ORDER, False, Fate.LEAVE),
-        (True, "safe", replace(ORDER, times_asked=MAX_TIMES), True, Fate.LOSE),
-        (True, "safe", None, True, Fate.CANCEL),
-        (True, "never", ORDER, True, Fate.LOSE),
-        (False, "safe", None, True, Fate.LOSE),
+        (True, "safe", ORDER, True, LostRunAction.TAKE),
+        (True, "safe", ORDER, False, LostRunAction.LEAVE),
+        (True, "safe", replace(ORDER, times_asked=MAX_TIMES), True, LostRunAction.LOSE),
+        (True, "safe", None, True, LostRunAction.CANCEL),
+        (True, "never", ORDER, True, LostRunAction.LOSE),
+        (False, "safe", None, True, LostRunAction.LOSE),
     ],
 )
 async def test_what_becomes_of_a_lost_run(
-    has_order: bool, replay: str, order: Order | None, has_room: bool, expected: Fate, server: ValkeyServer
+    has_order: bool,
+    replay: str,
+    order: StoredRequest | None,
+    has_room: bool,
+    expected: LostRunAction,
+    server: ValkeyServer,
 ) -> None:
     """It is taken over by who may, has what it takes, and has room."""
     async with replica(server) as one, replica(server) as two:

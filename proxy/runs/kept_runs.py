@@ -24,7 +24,7 @@ class _Finished:
     size_bytes: int
 
 
-class Kept:
+class KeptRuns:
     """Those of one process."""
 
     def __init__(self, bounds: MemoryLogSettings) -> None:
