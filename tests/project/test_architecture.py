@@ -1,6 +1,7 @@
 """The shape of the house: who may import whom, and what nothing may be called."""
 
 import ast
+import re
 import sys
 from collections.abc import Iterator
 from graphlib import TopologicalSorter
@@ -52,6 +53,8 @@ WINGS = {
 
 MOST_FILES = 14
 """Of a wing, beside its `__init__.py`: what a reader takes in at a glance."""
+
+PLACE = re.compile(r"`([\w/]+(?:/|\.py))`")
 
 COMMANDS = "flags.rollout.commands"
 """The controller is another process with the same command line: `proxy.cli` alone knows of it."""
@@ -239,6 +242,32 @@ def test_a_module_is_named_for_what_it_is(module: str) -> None:
 def test_a_module_begins_by_saying_what_it_is(module: str) -> None:
     """Its docstring, which ends with a full stop or a list."""
     assert ast.get_docstring(ast.parse(MODULES[module].read_text()))
+
+
+def test_no_two_classes_have_one_name() -> None:
+    """One word, one thing: see `docs/glossary.md`."""
+    places: dict[str, list[str]] = {}
+    for module, path in MODULES.items():
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ClassDef):
+                places.setdefault(node.name, []).append(module)
+
+    assert {name: modules for name, modules in places.items() if len(modules) > 1} == {}
+
+
+def test_the_glossary_names_what_is_there() -> None:
+    """Each file and wing that it sends its reader to."""
+    page = (ROOT / "docs" / "glossary.md").read_text(encoding="utf-8")
+    named = {
+        place
+        for row in page.splitlines()
+        if row.startswith("| ")
+        for place in PLACE.findall(row.split(" | ")[-1])
+    }
+    wings = (ROOT, ROOT / "proxy", ROOT / "flags", ROOT / "flags" / "rollout")
+
+    assert len(named) > 30
+    assert [place for place in named if not any((wing / place).exists() for wing in wings)] == []
 
 
 def test_the_import_names_are_ours() -> None:
