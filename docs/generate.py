@@ -14,9 +14,9 @@ from prometheus_client import CollectorRegistry
 from docs import chart, http_page
 from docs.tables import blocks, table
 from flags.decision import Arm, Mode, Reason
-from flags.rollout.metrics import FAMILIES
-from flags.rollout.metrics import LABELS as ROLLOUT_LABELS
 from flags.rollout.policy.policy import Policy
+from flags.rollout.reporting.metrics import FAMILIES
+from flags.rollout.reporting.metrics import LABELS as ROLLOUT_LABELS
 from proxy.cli import main as command_line
 from proxy.errors import Fault
 from proxy.observe.labels import Budget, CallResult, FaultPhase

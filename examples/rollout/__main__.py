@@ -23,7 +23,7 @@ from flags.rollout.ledger import RolloutState, fold
 from flags.rollout.moves import MoveReason, RolloutPhase
 from flags.rollout.policy.file import load
 from flags.rollout.policy.policy import Policy
-from flags.rollout.status import Status, shown, status_of
+from flags.rollout.reporting.status import Status, shown, status_of
 from proxy.demo import HOST, await_ready, free_ports, process, terminable
 
 HERE = Path(__file__).parent

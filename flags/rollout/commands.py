@@ -26,8 +26,8 @@ from flags.rollout.moves import MoveKind, MoveReason
 from flags.rollout.policy.file import load
 from flags.rollout.policy.policy import Policy
 from flags.rollout.replay import differences
-from flags.rollout.standing import Standing, standing_of, written_said
-from flags.rollout.status import shown, status_of
+from flags.rollout.reporting.standing import Standing, standing_of, written_said
+from flags.rollout.reporting.status import shown, status_of
 from flags.rollout.writing import down
 from flags.rollout.writing.flag_admin import Flag, FlagAdmin
 

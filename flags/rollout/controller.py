@@ -37,13 +37,13 @@ from flags.rollout.moves import (
     StepRules,
     decide,
 )
-from flags.rollout.notices import Notice, NoticeHistory
 from flags.rollout.policy import believable
 from flags.rollout.policy.freezes import frozen
 from flags.rollout.policy.guardrails import ErrorBudget, Exposure, Guardrail
 from flags.rollout.policy.policy import Policy, Step
 from flags.rollout.replay import jury_heard, jury_said, plain, situation_said
-from flags.rollout.standing import gap, standing_of, written_said
+from flags.rollout.reporting.notices import Notice, NoticeHistory
+from flags.rollout.reporting.standing import gap, standing_of, written_said
 from flags.rollout.verdict.evaluator import Evaluator
 from flags.rollout.verdict.verdict import Verdict
 from flags.rollout.writing.flag_admin import Flag, FlagAdmin, Strategy

@@ -22,9 +22,9 @@ from flags.rollout.journal import Journal
 from flags.rollout.leases.kubernetes_api import ApiServer
 from flags.rollout.leases.kubernetes_lease import ClusterLease
 from flags.rollout.leases.lease import Fence, FileLease, Lease
-from flags.rollout.metrics import RolloutMetrics
-from flags.rollout.notices import Notice, Webhook
 from flags.rollout.policy.policy import Policy
+from flags.rollout.reporting.metrics import RolloutMetrics
+from flags.rollout.reporting.notices import Notice, Webhook
 from flags.rollout.writing.file_admin import FileAdmin
 from flags.rollout.writing.flag_admin import FlagAdmin, ManagedFlag
 from flags.rollout.writing.unleash_admin import UnleashAdmin

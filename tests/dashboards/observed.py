@@ -12,7 +12,7 @@ from typing import Any
 from prometheus_client import CollectorRegistry, start_http_server
 
 from flags.rollout.ledger import Act
-from flags.rollout.metrics import RolloutMetrics
+from flags.rollout.reporting.metrics import RolloutMetrics
 from tests.rollout.rolling import Now, Rolling, flag_file, policy
 from tests.servers.prometheus_server import Prometheus, prometheus
 from tests.servers.scripted import Asked, ScriptedUpstream

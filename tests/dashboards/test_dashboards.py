@@ -21,7 +21,7 @@ from dashboards.__main__ import DASHBOARDS
 from dashboards.draw import NOTE, drawn, view_of
 from dashboards.panels import text_of
 from dashboards.rules import RUNBOOKS, groups
-from flags.rollout.metrics import FAMILIES
+from flags.rollout.reporting.metrics import FAMILIES
 from proxy.observe.metrics import Metrics
 from tests.dashboards.observed import CONTROLLER, PROXY, Observed, observed
 from tests.project.shell_blocks import commands

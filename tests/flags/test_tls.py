@@ -14,7 +14,7 @@ import pytest
 
 from flags.errors import EvidenceError, FlagAdminError, LeaseError
 from flags.rollout.leases.kubernetes_api import ApiServer
-from flags.rollout.notices import Notice
+from flags.rollout.reporting.notices import Notice
 from flags.rollout.running import opened_admin, opened_news, opened_readings
 from flags.tls import strictly, why
 from tests.rollout.rolling import policy

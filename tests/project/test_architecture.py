@@ -47,6 +47,7 @@ WINGS = {
         "plan": "policy verdict",
         "writing": "",
         "leases": "",
+        "reporting": "ledger moves policy verdict writing",
     },
 }
 """What each wing may import beside itself: other wings, and files that stand in front of all of them."""

@@ -12,8 +12,8 @@ from flags.errors import EvidenceError, JournalError, LeaseLost, ReadingProblem,
 from flags.rollout.evidence.readings import OUTCOMES, Series
 from flags.rollout.ledger import Act, Record
 from flags.rollout.moves import MoveKind, MoveReason, RolloutPhase
-from flags.rollout.notices import Notice
 from flags.rollout.replay import differences
+from flags.rollout.reporting.notices import Notice
 from tests.rollout.rolling import PROXY, TICK_S, Crash, Rolling, Running, begun, flag_file, policy
 from tests.servers.streaming import eventually
 

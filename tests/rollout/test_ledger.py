@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from flags.rollout.ledger import KNOWN_ACTS, Act, Record, RolloutState, fold
 from flags.rollout.moves import ControlMode, MoveKind, RolloutPhase
-from flags.rollout.notices import NoticeHistory
+from flags.rollout.reporting.notices import NoticeHistory
 
 _ids = count(1)
 

@@ -21,8 +21,8 @@ from flags.rollout.commands import rollout
 from flags.rollout.inbox import wish
 from flags.rollout.journal import Journal
 from flags.rollout.ledger import Act, Record, fold
-from flags.rollout.standing import standing_of
-from flags.rollout.status import shown, status_of
+from flags.rollout.reporting.standing import standing_of
+from flags.rollout.reporting.status import shown, status_of
 from flags.rollout.writing.file_admin import FileAdmin
 from flags.rollout.writing.flag_admin import ManagedFlag
 from tests.rollout.rolling import FLAG, Rolling, flag_file, policy, policy_said

@@ -10,7 +10,7 @@ import pytest
 from flags.errors import FlagAdminError
 from flags.rollout.ledger import Act
 from flags.rollout.moves import MoveKind, MoveReason
-from flags.rollout.standing import gap
+from flags.rollout.reporting.standing import gap
 from flags.rollout.writing import down
 from flags.rollout.writing.flag_admin import ManagedFlag
 from flags.rollout.writing.unleash_admin import UnleashAdmin

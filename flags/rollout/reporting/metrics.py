@@ -15,7 +15,7 @@ from prometheus_client.registry import Collector
 from flags.rollout.ledger import RolloutState
 from flags.rollout.moves import ControlMode, MoveKind, MoveReason, RolloutPhase
 from flags.rollout.policy.policy import Policy
-from flags.rollout.status import Status, status_of
+from flags.rollout.reporting.status import Status, status_of
 from flags.rollout.verdict.verdict import Finding
 
 NO_PHASE = "none"

@@ -7,8 +7,8 @@ import pytest
 from prometheus_client import CollectorRegistry, generate_latest
 
 from flags.rollout.ledger import Act, RolloutState
-from flags.rollout.metrics import FAMILIES, NO_PHASE, RolloutMetrics
 from flags.rollout.moves import MoveKind, MoveReason, RolloutPhase
+from flags.rollout.reporting.metrics import FAMILIES, NO_PHASE, RolloutMetrics
 from tests.rollout.rolling import Rolling, begun, flag_file, policy
 
 pytestmark = pytest.mark.anyio

@@ -13,7 +13,7 @@ from rich.text import Text
 from flags.rollout.ledger import RolloutState
 from flags.rollout.moves import MoveKind, MoveReason, RolloutPhase
 from flags.rollout.policy.policy import Policy
-from flags.rollout.standing import Standing, decided, gap
+from flags.rollout.reporting.standing import Standing, decided, gap
 
 SILENT_TICKS = 3
 """A controller that has not looked for so many ticks is taken to be gone."""

@@ -7,8 +7,8 @@ from typing import Any
 import httpx
 import pytest
 
-from flags.rollout.notices import Notice, Webhook
 from flags.rollout.policy.policy import Notify
+from flags.rollout.reporting.notices import Notice, Webhook
 from tests.servers.scripted import ScriptedUpstream
 from tests.servers.streaming import answering
 
