@@ -12,7 +12,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from proxy.replicas.followed_run import STORE_LOST, FollowedRun
-from proxy.replicas.records import Keys, StoredEnd, StoredEntry, StoredMeta, is_run_id, send
+from proxy.replicas.records import Keys, StoredEnd, StoredEntry, StoredMeta, is_run_id
+from proxy.replicas.scripts import send
 from proxy.replicas.sealing import Sealing, Unsealable
 from proxy.replicas.valkey import Health, Link, StoreDown, is_wrong_type
 from proxy.settings.routes import Route

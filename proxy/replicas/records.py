@@ -1,34 +1,34 @@
-"""What is stored of a run: the names of its keys, its values sealed, and the scripts for both. No I/O.
+"""What is stored of a run: the names of its keys, and its values, sealed. No I/O.
 
-    PREFIX:run:ID              what the run is; there from the claim on
-    PREFIX:run:ID:order        what to ask the upstream, while the run may be taken over; see `orders.py`
-    PREFIX:run:ID:log          stream; entry N has the id N-0, so the store refuses what is doubled or late
+    PREFIX:run:ID              the run's meta; from the claim on
+    PREFIX:run:ID:order        the request, while the run may be taken over; see `stored_requests.py`
+    PREFIX:run:ID:log          stream; entry N has the id N-0, so the store refuses a duplicate or late entry
     PREFIX:run:ID:end          the answer or the failure; set together with the terminal entry
     PREFIX:run:ID:part:N:I     part I of entry N, or of the answer if N is 0, where these are large
-    PREFIX:same:DIGEST         the id of the run that requests for the same join, or that goes by an
-                               id which a client chose; "-" where none does
-    PREFIX:replica:REPLICA     there as long as the replica is
-    PREFIX:inbox:REPLICA       stream of messages for it
+    PREFIX:same:DIGEST         the id of the run that equal requests join, or of the run that has this
+                               alias; "-" where there is none
+    PREFIX:replica:REPLICA     the replica's lease
+    PREFIX:inbox:REPLICA       stream of messages to the replica
     PREFIX:ticket:DIGEST
-    PREFIX:tap:DIGEST          the replica and the route of the run that a model call's token stands for
-    PREFIX:learned             hash; by the digest of a provider and a model, why it is asked for no streams
+    PREFIX:tap:DIGEST          the replica and the route of the run that a token belongs to
+    PREFIX:tap-calls:DIGEST    how many model calls have come with the token
+    PREFIX:learned             hash; by the digest of a provider and a model, a lesson about that model
 
-Every key is created with a time to live, in the same command or script. Every value but run ids is sealed.
+Every key is created with a time to live, in the same command or script. Every value but run ids and counts is
+sealed.
 
-Who executes a run is in its meta. One that is taken over gets a new meta, and what the replica before still
-has to write is refused: each write names the meta that it goes by (`StoredMeta.fence`), and the store looks.
+A run's meta names the replica that executes the run. A takeover writes a new meta. Each write names the meta
+that it goes by (`StoredMeta.fence`), so the store refuses what the replica before may still send.
 """
 
 import hashlib
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import orjson
 
 from proxy.replicas.sealing import NONCE_BYTES, VERSION, Box
-from proxy.replicas.valkey import Command, Script
 from proxy.runs.run import Failure
 from proxy.text.event_log import LogEntry
 from proxy.upstream.client import Answer
@@ -36,12 +36,15 @@ from proxy.upstream.client import Answer
 PART_BYTES = 256 * 1024
 """Larger values are stored in parts of this size, so that none holds up the loop or the store."""
 
-INBOX_TTL_S = 60.0
-MAX_INBOX = 10_000
-"""Messages that wait for a replica that does not listen; the oldest go first."""
+LIVE_TTL_S = 90.0
+"""How long the records of a run in flight outlive the last write of the replica that executes it."""
+
+LIVE_TTL_MS = int(LIVE_TTL_S * 1000)
 
 _RUN_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _CONTENT, _TERMINAL, _PARTS = 1, 2, 4
+_STORED_NAMES = {"join_keys": "same", "has_request": "has_order"}
+"""What fields of a meta are called in the store, where replicas of other releases read them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +56,7 @@ class Keys:
     def run(self, run_id: str) -> str:
         return f"{self.prefix}:run:{run_id}"
 
-    def order(self, run_id: str) -> str:
+    def request(self, run_id: str) -> str:
         return f"{self.prefix}:run:{run_id}:order"
 
     def log(self, run_id: str) -> str:
@@ -65,7 +68,7 @@ class Keys:
     def part(self, run_id: str, seq: int, index: int) -> str:
         return f"{self.prefix}:run:{run_id}:part:{seq}:{index}"
 
-    def same(self, digest: str) -> str:
+    def join(self, digest: str) -> str:
         return f"{self.prefix}:same:{digest}"
 
     def replica(self, replica: str) -> str:
@@ -89,13 +92,13 @@ class Keys:
 
 
 def is_run_id(value: str) -> bool:
-    """Whether it can be part of a key without being taken for another key."""
+    """Whether a value can be part of a key, and the key is no other record's."""
     return _RUN_ID.fullmatch(value) is not None
 
 
 @dataclass(frozen=True, slots=True)
 class RunMeta:
-    """What a run is, for those who do not execute it."""
+    """What other replicas know of a run."""
 
     owner: str
     """The replica that executes it."""
@@ -107,24 +110,27 @@ class RunMeta:
     source: str
     started_at: float
     """Seconds since the epoch."""
-    same: list[str]
-    """The keys it is joined by; the first only while it runs."""
+    join_keys: list[str]
+    """The run is joined by these keys; by the first only while it is in flight."""
     generation: int = 0
-    """How often it was taken over."""
-    has_order: bool = False
-    """Whether it may be, as long as the order is there."""
+    """How often the run was taken over."""
+    has_request: bool = False
+    """Whether the request was stored, so that the run may be taken over."""
 
     def sealed(self, box: Box) -> bytes:
-        return box.seal("meta", 0, orjson.dumps(self))
+        fields = {_STORED_NAMES.get(name, name): value for name, value in asdict(self).items()}
+        return box.seal("meta", 0, orjson.dumps(fields))
 
     @classmethod
     def opened(cls, box: Box, value: bytes) -> "RunMeta":
-        return cls(**orjson.loads(box.open("meta", 0, value)))
+        fields = orjson.loads(box.open("meta", 0, value))
+        names = {stored: name for name, stored in _STORED_NAMES.items()}
+        return cls(**{names.get(name, name): field for name, field in fields.items()})
 
 
 @dataclass(frozen=True, slots=True)
 class StoredMeta:
-    """A meta, and its value in the store."""
+    """A run's meta, and its value in the store."""
 
     meta: RunMeta
     value: bytes
@@ -140,11 +146,12 @@ class StoredMeta:
 
     @property
     def fence(self) -> bytes:
-        """Enough of it to know it by: no other value begins with this nonce."""
+        """The beginning of the value, with its nonce: no other value begins so."""
         return self.value[: len(VERSION) + NONCE_BYTES]
 
 
-# Entries. One flag byte, then the wire; or, where that is large, of how many parts it is made.
+# An entry is stored as one flag byte and its wire; a large one as the flag byte, the number of its parts and
+# a digest.
 
 
 def part_count(value: bytes) -> int:
@@ -152,7 +159,7 @@ def part_count(value: bytes) -> int:
 
 
 def entry_plain(entry: LogEntry) -> bytes:
-    """What is sealed of an entry; equal for equal entries."""
+    """What is sealed of an entry; the same bytes for equal entries."""
     flags = _CONTENT * entry.is_content | _TERMINAL * entry.is_terminal
     if len(entry.wire) <= PART_BYTES:
         return bytes((flags,)) + entry.wire
@@ -162,7 +169,7 @@ def entry_plain(entry: LogEntry) -> bytes:
 
 @dataclass(frozen=True, slots=True)
 class StoredEntry:
-    """An entry as it was stored; `parts` of it are elsewhere, or none and it is whole."""
+    """An entry as it was stored. If `parts` is not 0, its wire is in so many values of their own."""
 
     entry: LogEntry
     parts: int
@@ -180,7 +187,7 @@ class StoredEntry:
 
 @dataclass(frozen=True, slots=True)
 class StoredEnd:
-    """What became of a run, but for the answer's body where that is large: then it is in `parts`."""
+    """A run's failure or answer. If `parts` is not 0, the answer's body is in so many values of their own."""
 
     failure: Failure | None
     answer: Answer | None
@@ -216,183 +223,3 @@ class StoredEnd:
             ]
             answer = Answer(head["status"], fields, body)
         return cls(failure, answer, head["parts"])
-
-
-# Scripts. Each may be executed twice with the same effect. What keeps one from its work is said in a list of
-# what it is, the number of the last entry, and a value.
-
-GONE, ELSEWHERE, DONE, FENCED, WITHDRAWN = -1, 0, 1, -2, -3
-"""What they say: there is no such run; its log is longer or shorter than was thought, and what its last entry
-is; it is done; the run has another meta, and which; its order is not there, and what its meta is."""
-
-
-def said(reply: Any) -> tuple[int, int, bytes]:
-    """What a script says, the number of the last entry, and a value."""
-    if isinstance(reply, list):
-        what, at, value = reply
-        return what, at, value
-    return reply, 0, b""
-
-
-CLAIM = Script("""
--- KEYS: run, order, same...; ARGV: ttl, meta, order or '', run id, for each same an id that may be replaced
-local known = redis.call('GET', KEYS[1])
-if known and known ~= ARGV[2] then return ARGV[4] end
-for i = 3, #KEYS do
-  local id = redis.call('GET', KEYS[i])
-  if id and id ~= ARGV[4] and id ~= ARGV[2 + i] then return id end
-end
-redis.call('SET', KEYS[1], ARGV[2], 'PX', ARGV[1])
-if ARGV[3] ~= '' then redis.call('SET', KEYS[2], ARGV[3], 'PX', ARGV[1]) end
-for i = 3, #KEYS do redis.call('SET', KEYS[i], ARGV[4], 'PX', ARGV[1]) end
-return false
-""")
-
-RESTORE = Script("""
--- As CLAIM, of a run that is executed already: what others have claimed meanwhile is theirs.
--- KEYS: run, order, same...; ARGV: ttl, meta, order or '', run id
-local known = redis.call('GET', KEYS[1])
-if known and known ~= ARGV[2] then return {-2, 0, known} end
-redis.call('SET', KEYS[1], ARGV[2], 'PX', ARGV[1])
-if ARGV[3] ~= '' then redis.call('SET', KEYS[2], ARGV[3], 'PX', ARGV[1]) end
-for i = 3, #KEYS do redis.call('SET', KEYS[i], ARGV[4], 'NX', 'PX', ARGV[1]) end
-return 1
-""")
-
-ABANDON = Script("""
--- KEYS: run, order, same...; ARGV: meta, run id
-if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end
-redis.call('DEL', KEYS[1], KEYS[2])
-for i = 3, #KEYS do
-  if redis.call('GET', KEYS[i]) == ARGV[2] then redis.call('DEL', KEYS[i]) end
-end
-return 1
-""")
-
-PUT_PART = Script("""
--- KEYS: run, part; ARGV: fence, ttl, value
-local known = redis.call('GET', KEYS[1])
-if not known then return -1 end
-if string.sub(known, 1, #ARGV[1]) ~= ARGV[1] then return {-2, 0, known} end
-redis.call('SET', KEYS[2], ARGV[3], 'PX', ARGV[2])
-return 1
-""")
-
-APPEND = Script("""
--- KEYS: run, log, end, order, same that go with the end..., same that stay..., parts...
--- ARGV: fence, number of the last entry, ttl, ttl after the end, end or '', order or '', how many same go,
---       how many stay, run id, entries...
-local known = redis.call('GET', KEYS[1])
-if not known then return -1 end
-if string.sub(known, 1, #ARGV[1]) ~= ARGV[1] then return {-2, 0, known} end
-local last = redis.call('XREVRANGE', KEYS[2], '+', '-', 'COUNT', 1)[1]
-local at = 0
-if last then at = tonumber(string.match(last[1], '^%d+')) end
-local after = tonumber(ARGV[2])
-if at ~= after then return {0, at, last and last[2][2] or ''} end
-for i = 10, #ARGV do
-  redis.call('XADD', KEYS[2], string.format('%d-0', after + i - 9), 'e', ARGV[i])
-end
--- Not if it was withdrawn meanwhile: who does that wants it done only once.
-if ARGV[6] ~= '' then redis.call('SET', KEYS[4], ARGV[6], 'XX', 'PX', ARGV[3]) end
-if ARGV[5] == '' then
-  if after == 0 and #ARGV > 9 then redis.call('PEXPIRE', KEYS[2], ARGV[3]) end
-  return 1
-end
-redis.call('SET', KEYS[3], ARGV[5], 'PX', ARGV[4])
-redis.call('DEL', KEYS[4])
-local going, staying = tonumber(ARGV[7]), tonumber(ARGV[8])
-for i = 1, #KEYS do
-  if i <= 4 or i > 4 + going + staying then
-    redis.call('PEXPIRE', KEYS[i], ARGV[4])
-  elseif redis.call('GET', KEYS[i]) == ARGV[9] then
-    if i <= 4 + going then redis.call('DEL', KEYS[i]) else redis.call('PEXPIRE', KEYS[i], ARGV[4]) end
-  end
-end
-return 1
-""")
-
-TAKE_OVER = Script("""
--- KEYS: run, order, log, same...; ARGV: fence, number of the last entry, ttl, meta, order, run id
-local known = redis.call('GET', KEYS[1])
-if not known then return -1 end
-if known ~= ARGV[4] and string.sub(known, 1, #ARGV[1]) ~= ARGV[1] then return {-2, 0, known} end
-if redis.call('EXISTS', KEYS[2]) == 0 then return {-3, 0, known} end
-local last = redis.call('XREVRANGE', KEYS[3], '+', '-', 'COUNT', 1)[1]
-local at = 0
-if last then at = tonumber(string.match(last[1], '^%d+')) end
-if at ~= tonumber(ARGV[2]) then return {0, at, ''} end
-redis.call('SET', KEYS[1], ARGV[4], 'PX', ARGV[3])
-redis.call('SET', KEYS[2], ARGV[5], 'PX', ARGV[3])
-redis.call('PEXPIRE', KEYS[3], ARGV[3])
-for i = 4, #KEYS do
-  if redis.call('GET', KEYS[i]) == ARGV[6] then redis.call('PEXPIRE', KEYS[i], ARGV[3]) end
-end
-return 1
-""")
-
-CANCEL = Script("""
--- KEYS: run, order, inbox of the replica that executes it; ARGV: fence, ttl, at most so many, message
-local known = redis.call('GET', KEYS[1])
-if not known then return -1 end
-if string.sub(known, 1, #ARGV[1]) ~= ARGV[1] then return {-2, 0, known} end
-redis.call('DEL', KEYS[2])
-redis.call('XADD', KEYS[3], 'MAXLEN', '~', ARGV[3], '*', 'e', ARGV[4])
-redis.call('PEXPIRE', KEYS[3], ARGV[2])
-return 1
-""")
-
-REFRESH = Script("""
--- KEYS: all of a run, of which same...; ARGV: ttl, how many are same, run id
-for i = 1, #KEYS do
-  if i > tonumber(ARGV[2]) or redis.call('GET', KEYS[i]) == ARGV[3] then
-    redis.call('PEXPIRE', KEYS[i], ARGV[1])
-  end
-end
-return 1
-""")
-
-SEND = Script("""
--- KEYS: inbox; ARGV: ttl, at most so many, message
-redis.call('XADD', KEYS[1], 'MAXLEN', '~', ARGV[2], '*', 'e', ARGV[3])
-redis.call('PEXPIRE', KEYS[1], ARGV[1])
-return 1
-""")
-
-COUNT = Script("""
--- KEYS: a count that was begun; else nothing is
-if redis.call('EXISTS', KEYS[1]) == 0 then return false end
-return redis.call('INCR', KEYS[1])
-""")
-
-SHELVE = Script("""
--- KEYS: all that is learned   ARGV: a name, its value, how long all of them are kept, in milliseconds
-redis.call('HSET', KEYS[1], ARGV[1], ARGV[2])
-redis.call('PEXPIRE', KEYS[1], ARGV[3])
-return 1
-""")
-
-SCRIPTS: Sequence[Script] = (
-    CLAIM,
-    RESTORE,
-    ABANDON,
-    PUT_PART,
-    APPEND,
-    TAKE_OVER,
-    CANCEL,
-    REFRESH,
-    SEND,
-    COUNT,
-    SHELVE,
-)
-
-
-def send(keys: Keys, replica: str, message: bytes) -> Command:
-    """A message to a replica; an empty one only wakes it."""
-    return SEND([keys.inbox(replica)], int(INBOX_TTL_S * 1000), MAX_INBOX, message)
-
-
-def cancel(keys: Keys, run_id: str, stored: StoredMeta, message: bytes) -> Command:
-    """A message to the replica that executes a run, which nobody takes over from then on."""
-    names = [keys.run(run_id), keys.order(run_id), keys.inbox(stored.meta.owner)]
-    return CANCEL(names, stored.fence, int(INBOX_TTL_S * 1000), MAX_INBOX, message)

@@ -24,21 +24,9 @@ import orjson
 from proxy.replicas.followed_run import FollowedRun
 from proxy.replicas.followers import BLOCK_MS, Followers, Subscription
 from proxy.replicas.lease import LEASE_S, LOST_S, ReplicaLease
-from proxy.replicas.mirror import LIVE_TTL_S, ROUND_S, Mirror
-from proxy.replicas.records import (
-    CLAIM,
-    COUNT,
-    FENCED,
-    SCRIPTS,
-    SHELVE,
-    Keys,
-    RunMeta,
-    StoredMeta,
-    cancel,
-    is_run_id,
-    said,
-    send,
-)
+from proxy.replicas.mirror import ROUND_S, Mirror
+from proxy.replicas.records import LIVE_TTL_MS, Keys, RunMeta, StoredMeta, is_run_id
+from proxy.replicas.scripts import CLAIM, COUNT, FENCED, PUT_LESSON, SCRIPTS, cancel, result_of, send
 from proxy.replicas.sealing import Sealing, Unsealable
 from proxy.replicas.stored_requests import StoredRequest
 from proxy.replicas.takeover import Takeover, TakeoverPort
@@ -185,7 +173,7 @@ class ValkeyRuns:
 
     async def claim(self, run: Run, keys: Sequence[str]) -> str | None:
         """See `Shared`. The first key is for the time the run takes, the others stay after its end."""
-        same = [self._keys.same(self._sealing.name(key)) for key in keys]
+        same = [self._keys.join(self._sealing.name(key)) for key in keys]
         box = self._sealing.box(f"run {run.id}")
         order = StoredRequest.of(run)
         sealed_order = (order.sealed(box) if order is not None else None) or b""
@@ -198,14 +186,14 @@ class ValkeyRuns:
             told=run.told,
             source=run.source,
             started_at=time(),
-            same=same,
-            has_order=bool(sealed_order),
+            join_keys=same,
+            has_request=bool(sealed_order),
         )
         stored = StoredMeta.seal(meta, box)
         copy = self._mirror.prepare(run, stored, box)
         # A run of ours that has ended may still have its key, for as long as its end takes to the store.
         replaceable = [self._mirror.replaceable(name) for name in same]
-        names, ttl_ms = [self._keys.run(run.id), self._keys.order(run.id), *same], int(LIVE_TTL_S * 1000)
+        names, ttl_ms = [self._keys.run(run.id), self._keys.request(run.id), *same], LIVE_TTL_MS
         command = CLAIM(names, ttl_ms, stored.value, sealed_order, run.id, *replaceable)
         try:
             [taken] = await self._ask.call(command)
@@ -227,7 +215,7 @@ class ValkeyRuns:
             return None
 
     async def joinable(self, keys: Sequence[str]) -> str | None:
-        same = [self._keys.same(self._sealing.name(key)) for key in keys]
+        same = [self._keys.join(self._sealing.name(key)) for key in keys]
         if not same:
             return None
         try:
@@ -239,7 +227,7 @@ class ValkeyRuns:
         return next(found, None)
 
     async def name(self, key: str, run_id: str, ttl_s: float) -> None:
-        same = self._keys.same(self._sealing.name(key))
+        same = self._keys.join(self._sealing.name(key))
         with contextlib.suppress(StoreDown):
             await self._ask.call(("SET", same, run_id, "PX", int(ttl_s * 1000)))
 
@@ -253,7 +241,7 @@ class ValkeyRuns:
                 [reply] = await self._ask.call(cancel(self._keys, run_id, stored, message))
                 # It was taken over just now: the message belongs to the new owner. That happens at most as
                 # often as a call may be sent.
-                stored = await self._followers.stored(run_id) if said(reply)[0] == FENCED else None
+                stored = await self._followers.stored(run_id) if result_of(reply)[0] == FENCED else None
 
     async def keeps(self, run_id: str) -> bool:
         # A lease that is held again says nothing of the time before: who was held up asks, until told.
@@ -266,7 +254,7 @@ class ValkeyRuns:
         return stored is None or stored.meta.owner == self.replica
 
     def can_be_left(self, run_id: str) -> bool:
-        return self.is_up and self._mirror.has_order(run_id)
+        return self.is_up and self._mirror.can_be_taken_over(run_id)
 
     def is_watched(self, run_id: str) -> bool:
         return self._loop.time() - self._watched.get(run_id, -WATCHED_S) < WATCHED_S
@@ -326,7 +314,7 @@ class ValkeyRuns:
     async def put_lesson(self, name: str, value: bytes, ttl_s: float) -> None:
         sealed = self._sealing.box(f"learned {name}").seal("learned", 0, value)
         with contextlib.suppress(StoreDown):
-            await self._ask.call(SHELVE([self._keys.learned], name, sealed, int(ttl_s * 1000)))
+            await self._ask.call(PUT_LESSON([self._keys.learned], name, sealed, int(ttl_s * 1000)))
 
     async def find_lesson(self, name: str) -> bytes | None:
         with contextlib.suppress(StoreDown):
@@ -388,13 +376,11 @@ class ValkeyRuns:
             self._on_cancel(heard["cancel"])
         self._on_tap(heard.get("taps", ()))
         now = self._loop.time()
-        self._watched.update(
-            {run_id: now for run_id in heard.get("watched", ()) if self._mirror.knows(run_id)}
-        )
+        self._watched.update({run_id: now for run_id in heard.get("watched", ()) if self._mirror.has(run_id)})
 
     def _taken(self, run: Run, copied: FollowedRun) -> None:
         self._followers.release(copied)
-        self._mirror.go_on(run, copied)
+        self._mirror.continue_copy(run, copied)
 
     # What is done again and again.
 
@@ -433,7 +419,7 @@ class ValkeyRuns:
             return
         self._health.wrote()
         if not was_up or self._lease.may_be_lost(now) or (self._has_lease and replies[0] is None):
-            self._mirror.look_again()
+            self._mirror.doubt_all()
         self._has_lease = True
         self._lease.renew(now)
         self._mirror.refresh()

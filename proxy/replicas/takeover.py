@@ -13,21 +13,8 @@ from typing import Protocol
 
 from proxy.identity import Identity
 from proxy.replicas.followed_run import FAILURES, REPLICA_LOST, FollowedRun
-from proxy.replicas.mirror import LIVE_TTL_S
-from proxy.replicas.records import (
-    APPEND,
-    DONE,
-    ELSEWHERE,
-    FENCED,
-    GONE,
-    TAKE_OVER,
-    WITHDRAWN,
-    Keys,
-    StoredEnd,
-    StoredMeta,
-    entry_plain,
-    said,
-)
+from proxy.replicas.records import LIVE_TTL_MS, Keys, StoredEnd, StoredMeta, entry_plain
+from proxy.replicas.scripts import APPEND, DONE, FENCED, GONE, MISMATCH, TAKE_OVER, WITHDRAWN, result_of
 from proxy.replicas.sealing import Unsealable
 from proxy.replicas.stored_requests import StoredRequest
 from proxy.replicas.valkey import Link
@@ -101,7 +88,7 @@ def fate(run: FollowedRun, order: StoredRequest | None, *, has_room: bool) -> Lo
         order: None if there is none in the store.
         has_room: whether this replica may execute it.
     """
-    if not run.meta.has_order or run.route.settings.replay != "safe":
+    if not run.meta.has_request or run.route.settings.replay != "safe":
         return LostRunAction.LOSE
     if order is None:  # it was there, and the run goes on: only who cancels a run withdraws it
         return LostRunAction.CANCEL
@@ -183,7 +170,7 @@ class Takeover:
         if run.id in self._bids:
             return
         try:
-            order = await self._order(run) if run.meta.has_order else None
+            order = await self._order(run) if run.meta.has_request else None
         except Unsealable as exc:
             logger.error("stored order cannot be read", extra={"run": run.id, "why": str(exc)})
             await self._end(run, REPLICA_LOST)
@@ -201,7 +188,7 @@ class Takeover:
                 await self._end(run, REPLICA_LOST)
 
     async def _order(self, run: FollowedRun) -> StoredRequest | None:
-        [value] = await self._ask.call(("GET", self._keys.order(run.id)))
+        [value] = await self._ask.call(("GET", self._keys.request(run.id)))
         return StoredRequest.opened(run.box, value) if isinstance(value, bytes) else None
 
     def _bid(self, run: FollowedRun, order: StoredRequest) -> _Claim | None:
@@ -216,13 +203,12 @@ class Takeover:
         if run.log.ended:
             await self._give_up(bid)
             return
-        names = [self._keys.run(run.id), self._keys.order(run.id), self._keys.log(run.id), *run.meta.same]
-        ttl_ms, new = int(LIVE_TTL_S * 1000), bid.stored.value
-        seq = len(run.log)
-        command = TAKE_OVER(names, bid.seen, seq, ttl_ms, new, bid.sealed_order, run.id)
-        what, at, value = said((await self._ask.call(command))[0])
+        keys, seq = self._keys, len(run.log)
+        names = [keys.run(run.id), keys.request(run.id), keys.log(run.id), *run.meta.join_keys]
+        command = TAKE_OVER(names, bid.seen, seq, LIVE_TTL_MS, bid.stored.value, bid.sealed_order, run.id)
+        what, at, value = result_of((await self._ask.call(command))[0])
         del self._bids[run.id]
-        if what == ELSEWHERE and at > seq:
+        if what == MISMATCH and at > seq:
             return  # the reader comes to what is new; if the replica is gone all the same, there is a new bid
         if what == DONE:
             self._execute(bid)
@@ -231,7 +217,7 @@ class Takeover:
         elif what == WITHDRAWN:
             adopt(run, value)
             await self._end(run, CANCELLED)
-        elif what in {GONE, ELSEWHERE}:
+        elif what in {GONE, MISMATCH}:
             await self._end(run, REPLICA_LOST)
 
     async def _give_up(self, bid: _Claim) -> None:
@@ -275,7 +261,7 @@ class Takeover:
         if what == FENCED:
             adopt(run, value)
             return
-        if what == ELSEWHERE and at > seq:
+        if what == MISMATCH and at > seq:
             return  # there is news, maybe of this very end; the reader takes it
         logger.warning("replica lost", extra={"run": run.id, "told": code})
         if what == DONE and code == REPLICA_LOST:
@@ -286,12 +272,15 @@ class Takeover:
     async def _store_end(
         self, run: FollowedRun, fence: bytes, entry: LogEntry, code: str
     ) -> tuple[int, int, bytes]:
-        keys, same, ttl_ms = self._keys, run.meta.same, self._ttl_ms
-        names = [keys.run(run.id), keys.log(run.id), keys.end(run.id), keys.order(run.id), *same, *run.parts]
+        keys, join_keys, ttl_ms = self._keys, run.meta.join_keys, self._ttl_ms
+        names = [keys.run(run.id), keys.log(run.id), keys.end(run.id), keys.request(run.id)]
+        names += [*join_keys, *run.parts]
         end = StoredEnd(FAILURES[code], None, 0).sealed(run.box)
         sealed = run.box.seal("entry", entry.seq, entry_plain(entry))
-        command = APPEND(names, fence, entry.seq - 1, ttl_ms, ttl_ms, end, b"", len(same), 0, run.id, sealed)
-        return said((await self._ask.call(command))[0])
+        command = APPEND(
+            names, fence, entry.seq - 1, ttl_ms, ttl_ms, end, b"", len(join_keys), 0, run.id, sealed
+        )
+        return result_of((await self._ask.call(command))[0])
 
 
 def adopt(run: FollowedRun, value: bytes) -> None:

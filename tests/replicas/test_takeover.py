@@ -10,7 +10,7 @@ import pytest
 
 from flags.decision import Arm, Decision, Mode, Reason
 from proxy.replicas.followed_run import FollowedRun
-from proxy.replicas.records import TAKE_OVER
+from proxy.replicas.scripts import TAKE_OVER
 from proxy.replicas.sealing import Sealing, Unsealable
 from proxy.replicas.stored_requests import MAX_ORDER_BYTES, StoredRequest
 from proxy.replicas.takeover import YIELD_S, LostRunAction, fate
@@ -457,7 +457,7 @@ def test_an_order_is_what_it_was() -> None:
 
 
 @pytest.mark.parametrize(
-    ("has_order", "replay", "order", "has_room", "expected"),
+    ("has_request", "replay", "order", "has_room", "expected"),
     [
         (True, "safe", ORDER, True, LostRunAction.TAKE),
         (True, "safe", ORDER, False, LostRunAction.LEAVE),
@@ -468,7 +468,7 @@ def test_an_order_is_what_it_was() -> None:
     ],
 )
 async def test_what_becomes_of_a_lost_run(
-    has_order: bool,
+    has_request: bool,
     replay: str,
     order: StoredRequest | None,
     has_room: bool,
@@ -478,6 +478,6 @@ async def test_what_becomes_of_a_lost_run(
     """It is taken over by who may, has what it takes, and has room."""
     async with replica(server) as one, replica(server) as two:
         run = await followed(two, await begun(one))
-    run.stored = replace(run.stored, meta=replace(run.meta, has_order=has_order))
+    run.stored = replace(run.stored, meta=replace(run.meta, has_request=has_request))
     run.route = Route.compile(RouteSettings.model_validate(route(replay=replay)))
     assert fate(run, order, has_room=has_room) is expected

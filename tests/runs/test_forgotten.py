@@ -17,7 +17,7 @@ import pytest
 
 from proxy.replicas.followed_run import CopiedLog, FollowedRun
 from proxy.replicas.followers import IDLE_S
-from proxy.replicas.mirror import RunCopy
+from proxy.replicas.run_copy import RunCopy
 from proxy.runs.run import Run
 from proxy.text.event_log import EventLog, LogReader
 from proxy.text.events import Transcript
