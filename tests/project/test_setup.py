@@ -236,7 +236,7 @@ def test_the_closing_line_has_the_figures_of_the_reports() -> None:
 
 @pytest.mark.parametrize(
     ("module", "expected"),
-    [("test_moves", False), ("test_cli", True), ("relay/test_heads", True), ("test_sse", False)],
+    [("rollout/test_moves", False), ("test_cli", True), ("relay/test_heads", True), ("text/test_sse", False)],
 )
 def test_a_module_that_starts_a_server_is_known_by_its_imports(module: str, expected: bool) -> None:
     """Its own, or those of what it uses."""
