@@ -8,7 +8,6 @@ import socket
 from asyncio.events import TimerHandle
 from collections.abc import Callable
 from dataclasses import dataclass
-from time import monotonic
 from typing import cast
 
 import httptools
@@ -181,7 +180,7 @@ class Connection(asyncio.Protocol):
         else:
             self._is_head = is_head
         self._active = True
-        self._total_due = monotonic() + self._timeouts.total_s
+        self._total_due = self._loop.time() + self._timeouts.total_s
 
     def write(self, data: bytes) -> None:
         if not self.closed:  # uvloop raises if it is
@@ -195,7 +194,7 @@ class Connection(asyncio.Protocol):
 
     def sending(self) -> None:
         """The request is on its way, in parts: until it is out, `total_s` alone counts."""
-        self._fire_by(self._total_due, monotonic())
+        self._fire_by(self._total_due, self._loop.time())
 
     def sent(self, on_slow: Callable[[], None] | None = None) -> None:
         """The request is out whole: from now on the upstream has `first_byte_s`.
@@ -204,7 +203,7 @@ class Connection(asyncio.Protocol):
         """
         self._sent = True
         self.on_slow = on_slow
-        now = self._sent_at = monotonic()
+        now = self._sent_at = self._loop.time()
         if on_slow is not None:
             due = now + SLOW_S
         else:
@@ -269,7 +268,7 @@ class Connection(asyncio.Protocol):
 
     def _begin_to_wait(self) -> None:
         if not self._waiting_since:
-            now = self._waiting_since = monotonic()
+            now = self._waiting_since = self._loop.time()
             self._fire_by(now + self.idle_s, now)
 
     @property
@@ -372,7 +371,7 @@ class Connection(asyncio.Protocol):
         self._timer = None
         if not self._active:
             return
-        now = monotonic()
+        now = self._loop.time()
         if self.on_slow is not None:
             if self._sent_at + SLOW_S > now + TIMER_SLACK_S:  # the timer was the exchange's before
                 self._fire_by(self._sent_at + SLOW_S, now)

@@ -5,7 +5,13 @@ from collections.abc import AsyncIterator
 
 import pytest
 
+from tests.faults.loop import PatientLoop
 from tests.faults.rounds import House, house
+
+
+@pytest.fixture(scope="module")
+def anyio_backend() -> tuple[str, dict[str, type[PatientLoop]]]:
+    return "asyncio", {"loop_factory": PatientLoop}
 
 
 @pytest.fixture(scope="module")

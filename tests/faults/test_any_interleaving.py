@@ -13,7 +13,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import uvloop
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
@@ -24,6 +23,7 @@ from proxy.runs.run import Run
 from proxy.settings.settings import Settings
 from proxy.upstream.client import Answer
 from tests.faults.invariants import of_a_log, shown
+from tests.faults.loop import PatientLoop
 from tests.faults.viewers import Reader, Saw
 from tests.servers.serving import flag_document
 from tests.servers.streaming import START, answer, eventually, route
@@ -146,7 +146,7 @@ class AnyInterleaving(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.runner = asyncio.Runner(loop_factory=uvloop.new_event_loop)
+        self.runner = asyncio.Runner(loop_factory=PatientLoop)
         self.directory = tempfile.TemporaryDirectory()
         (Path(self.directory.name) / "flags.json").write_text(json.dumps(flag_document()))
         self.source = Told()
