@@ -172,17 +172,17 @@ def _models(settings: LlmSettings) -> Table:
 
 def _serve(workers: int, config: Path, settings: Settings, sockets: Sockets, state_dir: Path) -> int:
     """The parent, and in it what each worker does. Returns the exit code."""
-    figures = ProcessMetrics(state_dir / "metrics")
+    process_metrics = ProcessMetrics(state_dir / "metrics")
 
     parent_pid = os.getpid()
 
-    def work(settings: Settings, parent: SupervisorLink, is_new: bool) -> None:
+    def work(settings: Settings, supervisor: SupervisorLink, is_new: bool) -> None:
         logs.set_up(settings.log)
-        figures.begin()
+        process_metrics.begin()
         try:
             if is_new and settings.flags.unleash is None:
                 asyncio.run(app.flags_from(settings).verify())
-            uvloop.run(app.serve(settings, sockets, state_dir, parent, figures))
+            uvloop.run(app.serve(settings, sockets, state_dir, supervisor, process_metrics))
         except FlagsError as exc:
             logger.error("worker cannot start", extra={"problem": str(exc)})
             sys.exit(1)
@@ -196,7 +196,7 @@ def _serve(workers: int, config: Path, settings: Settings, sockets: Sockets, sta
         sockets,
         work=work,
         read=partial(_read_again, config, state_dir),
-        figures=figures,
+        figures=process_metrics,
         manager=ServiceManager(os.environ),
     ).run()
 

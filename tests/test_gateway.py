@@ -15,8 +15,9 @@ from typing import Any
 import httpx
 import pytest
 
-from proxy.app import listening, running
+from proxy.app import running
 from proxy.downstream.bodies import MAX_REQUEST_BYTES
+from proxy.serving import listening
 from proxy.settings.settings import Settings
 from proxy.workers.sockets import Sockets
 from tests.servers.authority import certificates

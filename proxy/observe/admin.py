@@ -23,8 +23,8 @@ from flags.errors import KillSwitchError
 from flags.source import FlagSource, KillSwitch
 from proxy.errors import PROBLEM_TYPE
 
-FIGURES_TRIES, FIGURES_PAUSE_S = 100, 0.02
-"""How often figures are asked for that cannot be read just now: those of a process are being put away."""
+PAGE_TRIES, PAGE_PAUSE_S = 100, 0.02
+"""How often the metrics of all processes are read again while those of a dead process are being archived."""
 
 METHODS = ("GET", "HEAD", "POST", "DELETE")
 """In the order in which `Allow` lists them."""
@@ -74,7 +74,7 @@ class Admin:
     token: SecretStr | None
     learned: Lessons | None = None
     """Of the models behind the model port; None: there is none."""
-    figures: MetricsPages | None = None
+    process_metrics: MetricsPages | None = None
     """Of all processes; None: this one is the only one."""
 
     def app(self) -> Starlette:
@@ -107,19 +107,19 @@ class Admin:
         return JSONResponse(state, status_code=200 if ready else 503)
 
     async def _metrics(self, _: Request) -> Response:
-        if self.figures is None:
+        if self.process_metrics is None:
             page: bytes | None = generate_latest(self.registry)
         else:
-            page = await self._page(self.figures)
+            page = await self._page(self.process_metrics)
         if page is None:
             return _problem(503, "The figures cannot be read just now.")
         return Response(page, headers={"content-type": CONTENT_TYPE_LATEST})
 
-    async def _page(self, figures: MetricsPages) -> bytes | None:
-        for _ in range(FIGURES_TRIES):
-            if (page := figures.page(self.registry)) is not None:
+    async def _page(self, pages: MetricsPages) -> bytes | None:
+        for _ in range(PAGE_TRIES):
+            if (page := pages.page(self.registry)) is not None:
                 return page
-            await asyncio.sleep(FIGURES_PAUSE_S)
+            await asyncio.sleep(PAGE_PAUSE_S)
         return None
 
     async def _runs(self, _: Request) -> Response:

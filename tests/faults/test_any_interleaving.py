@@ -17,9 +17,10 @@ from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from proxy.app import App, running
+from proxy.app import running
 from proxy.errors import Fault, UpstreamBroke, UpstreamError, UpstreamSilent
 from proxy.runs.run import Run
+from proxy.serving import App
 from proxy.settings.settings import Settings
 from proxy.upstream.client import Answer
 from tests.faults.invariants import of_a_log, shown

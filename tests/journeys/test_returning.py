@@ -9,8 +9,8 @@ from typing import Any
 import httpx
 import pytest
 
-from proxy.app import App
 from proxy.runs import waiters as arrivals
+from proxy.serving import App
 from proxy.upstream.breaker import BreakerState
 from proxy.viewers.api import position
 from tests.servers.scripted import Asked, Script, ScriptedUpstream

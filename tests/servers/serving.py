@@ -10,7 +10,8 @@ from typing import Any
 
 import jwt
 
-from proxy.app import App, listening, running
+from proxy.app import running
+from proxy.serving import App, listening
 from proxy.settings.settings import Settings
 from proxy.workers.sockets import Sockets
 

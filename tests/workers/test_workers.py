@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from proxy.app import listening, running
+from proxy.app import running
+from proxy.serving import listening
 from proxy.settings.settings import Settings
 from proxy.workers.sockets import Sockets
 from tests.servers.scripted import ScriptedUpstream

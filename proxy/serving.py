@@ -1,0 +1,142 @@
+"""One process while it serves: its listening ports, its supervisor's commands, and the drain at the end."""
+
+import asyncio
+import gc
+import logging
+import signal
+import socket
+from collections.abc import AsyncIterator, Coroutine
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+from proxy.downstream.admission import Connections
+from proxy.downstream.admitting import admitting
+from proxy.downstream.descriptors import ENOUGH, RESERVED, Descriptors
+from proxy.gateway import Gateway
+from proxy.llm.port import ModelPort
+from proxy.observe.admin import Admin
+from proxy.observe.settling import Settling
+from proxy.runs.runs import Runs
+from proxy.settings.settings import Settings
+from proxy.upstream.tunnel import Upgrades
+from proxy.workers.link import Command, SupervisorLink
+from proxy.workers.servers import OwnedServer, Servers, server
+from proxy.workers.sockets import Sockets
+
+logger = logging.getLogger("headgate.app")
+
+CUT_S = 5.0
+"""Seconds after `drain_s` in which the remaining viewers get a goodbye. Then their connections are cut."""
+
+STUCK_S = 5.0
+"""Seconds after that. Then an orphaned process, which no supervisor can kill, ends itself."""
+
+GC_THRESHOLDS = (10_000, 5, 20)
+"""Events are kept and are no garbage. With Python's own threshold of 700 new objects, a fifteenth of the CPU
+time went into looking at them again and again."""
+
+
+@dataclass(frozen=True, slots=True)
+class App:
+    """The parts of one process that its ports and its drain need; `proxy.app` makes them."""
+
+    gateway: Gateway
+    admin: Admin
+    runs: Runs
+    settling: Settling
+    upgrades: Upgrades
+    model_port: ModelPort | None
+    descriptors: Descriptors
+    connections: Connections
+    """Of clients."""
+    model_connections: Connections
+    """Those of the model port."""
+
+    def end_all(self) -> None:
+        """End each run and cut each tunnel: the time to drain is over."""
+        self.runs.end_all()
+        self.upgrades.cut_all()
+
+
+async def serve(app: App, settings: Settings, sockets: Sockets, supervisor: SupervisorLink) -> None:
+    """Serve until the supervisor's command, then drain."""
+    async with listening(app, settings, sockets) as servers, supervisor.hears():
+        # The collector need not look again at what is here now; that takes milliseconds each time.
+        gc.collect()
+        gc.freeze()
+        gc.set_threshold(*GC_THRESHOLDS)
+        logger.info("ready", extra={"listen": settings.listen, "admin": settings.admin})
+        if app.descriptors.each < min(ENOUGH, settings.limits.connections):
+            logger.warning("few file descriptors, and some are kept for the admin port: raise ulimit -n")
+        logger.info(
+            "descriptors",
+            extra={"limit": app.descriptors.limit, "reserved": RESERVED, "connections": app.descriptors.each},
+        )
+        command = await supervisor.order()
+        logger.info("draining", extra={"runs": len(app.runs.live_routes())})
+        if command is Command.HAND_OVER:
+            command = await _until_commanded(servers.hand_over(), supervisor)
+        if command is Command.ORPHANED:
+            logger.error("the parent process is gone")
+            servers.let_go()
+            signal.alarm(int(servers.drain_s + CUT_S + STUCK_S))
+
+
+@asynccontextmanager
+async def listening(
+    app: App, settings: Settings, sockets: Sockets, *, drain_s: float | None = None
+) -> AsyncIterator[Servers]:
+    """The servers of one process, until the block is left. Then the process drains."""
+    if drain_s is None:
+        drain_s = settings.drain_s
+    front, others = _servers(app, settings, sockets, drain_s + CUT_S)
+    servers = Servers(front, others, app.runs, drain_s)
+    async with asyncio.TaskGroup() as group:
+        serving_front = group.create_task(front.serve_here())
+        serving_others = {group.create_task(other.serve_here()) for other in others}
+        try:
+            await servers.are_open()
+            yield servers
+        finally:
+            app.runs.draining = True
+            app.settling.close()  # while a scraper can still read the counts
+            app.runs.say_goodbye()
+            cut = asyncio.get_running_loop().call_later(servers.drain_s, app.end_all)
+            front.config.timeout_graceful_shutdown = int(servers.drain_s + CUT_S)
+            front.should_exit = True
+            await asyncio.wait({serving_front, group.create_task(app.runs.settled(servers.drain_s))})
+            cut.cancel()
+            # Until here, runs that end may call their models.
+            for other in others:
+                other.should_exit = True
+            await asyncio.wait(serving_others)  # the group would cancel them if the block failed
+
+
+def _servers(
+    app: App, settings: Settings, sockets: Sockets, grace_s: float
+) -> tuple[OwnedServer, list[OwnedServer]]:
+    """The public port's server, and those of the admin port and the model port."""
+    keep_alive_s, backlog = settings.client_keep_alive_s, app.descriptors.backlog
+
+    def counted(port: object, listener: socket.socket, connections: Connections) -> OwnedServer:
+        protocol = admitting(connections)
+        return server(port, listener, protocol, keep_alive_s=keep_alive_s, grace_s=grace_s, backlog=backlog)
+
+    front = counted(app.gateway, sockets.public, app.connections)
+    others = [server(app.admin.app(), sockets.admin, keep_alive_s=5, grace_s=1)]
+    if sockets.model is not None:
+        # SDKs keep their connections for long, and no load balancer stands between them and this port.
+        others.append(counted(app.model_port, sockets.model, app.model_connections))
+    return front, others
+
+
+async def _until_commanded(work: Coroutine[None, None, None], supervisor: SupervisorLink) -> Command:
+    """Do the work until it is done, or the supervisor commands something else."""
+    working = asyncio.ensure_future(work)
+    commanded = asyncio.ensure_future(supervisor.order())
+    await asyncio.wait({working, commanded}, return_when=asyncio.FIRST_COMPLETED)
+    command = commanded.result() if commanded.done() else Command.HAND_OVER
+    for task in (working, commanded):
+        task.cancel()
+    await asyncio.gather(working, commanded, return_exceptions=True)
+    return command
