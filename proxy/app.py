@@ -44,14 +44,10 @@ from proxy.runs.runs import Runs
 from proxy.runs.source import Source
 from proxy.runs.start import RunSpec
 from proxy.serving import App
+from proxy.settings.identity import IdentitySettings
 from proxy.settings.routes import Route, Routes
-from proxy.settings.settings import (
-    IdentitySettings,
-    LlmSettings,
-    ProviderSettings,
-    Settings,
-    UpstreamSettings,
-)
+from proxy.settings.settings import Settings
+from proxy.settings.upstream import LlmSettings, ProviderSettings, UpstreamSettings
 from proxy.sources.batch import BatchSource
 from proxy.sources.native import NativeSource
 from proxy.sources.poll import PollSource

@@ -23,7 +23,8 @@ from proxy.errors import SettingsError
 from proxy.observe import logs
 from proxy.settings.doubts import doubts
 from proxy.settings.file import load
-from proxy.settings.settings import LlmSettings, Settings
+from proxy.settings.settings import Settings
+from proxy.settings.upstream import LlmSettings
 from proxy.version import of_commit
 from proxy.workers.link import SupervisorLink
 from proxy.workers.process_metrics import ProcessMetrics

@@ -20,7 +20,7 @@ import jwt
 
 from flags.tls import strictly, why
 from proxy.http.headers import Headers
-from proxy.settings.settings import IdentitySettings, JwtSettings
+from proxy.settings.identity import IdentitySettings, JwtSettings
 
 logger = logging.getLogger("headgate.identity")
 

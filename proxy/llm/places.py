@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from proxy.llm.dialects.dialect import Prompt
-from proxy.settings.route import TapSettings
+from proxy.settings.sources import TapSettings
 from proxy.text.sections import Section
 
 

@@ -26,7 +26,7 @@ from proxy.llm.taps import OpenTap, TappedCall, Taps
 from proxy.observe.labels import CallResult
 from proxy.observe.metrics import Metrics
 from proxy.relay.relay import Outcome, Relay, RelayResult
-from proxy.settings.settings import LlmSettings
+from proxy.settings.upstream import LlmSettings
 from proxy.upstream.client import IDEMPOTENT, Upstream
 
 logger = logging.getLogger("headgate.llm")

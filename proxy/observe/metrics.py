@@ -16,8 +16,8 @@ from proxy.identity import BUCKETS, Identity
 from proxy.observe.labels import Budget, CallResult, FaultPhase
 from proxy.observe.settling import Settling
 from proxy.observe.users import Users
-from proxy.settings.block import UNMATCHED
 from proxy.settings.route import RouteSettings
+from proxy.settings.values import UNMATCHED
 from proxy.text.sections import Parity
 
 OUTCOMES = (

@@ -3,9 +3,10 @@
 import re
 from collections.abc import Collection, Iterator, Mapping
 
-from proxy.settings.route import PARAMETER, RouteSettings
+from proxy.settings.route import RouteSettings
 from proxy.settings.routes import PathTemplate
 from proxy.settings.settings import Settings
+from proxy.settings.values import PARAMETER
 
 ANYWHERE = frozenset({"0.0.0.0", "::", "[::]"})
 

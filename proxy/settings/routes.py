@@ -5,9 +5,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from proxy.settings.route import RouteSettings
+from proxy.settings.values import PARAMETER
 from proxy.text.sections import Section
-
-_PARAMETER = re.compile(r"\{([a-z_][a-z0-9_]*)\}")
 
 _SEGMENT = r"(?!(?:\.|%2[eE]){1,2}(?:/|$))[^/?#]+"
 """A parameter's value. `.` and `..` are none: filled into another path they would move it."""
@@ -24,13 +23,13 @@ class PathTemplate:
     text: str
 
     def pattern(self) -> str:
-        parts = _PARAMETER.split(self.text)
+        parts = PARAMETER.split(self.text)
         return "".join(
             f"(?P<{part}>{_SEGMENT})" if index % 2 else re.escape(part) for index, part in enumerate(parts)
         )
 
     def fill(self, parameters: Mapping[str, str]) -> str:
-        return _PARAMETER.sub(lambda match: parameters[match[1]], self.text)
+        return PARAMETER.sub(lambda match: parameters[match[1]], self.text)
 
 
 @dataclass(frozen=True, slots=True)

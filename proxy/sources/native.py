@@ -13,7 +13,8 @@ from proxy.http.headers import Headers
 from proxy.llm.dialects.dialect import ProviderFailed, Unfaithful
 from proxy.llm.dialects.openai import Completion
 from proxy.runs.run import Run
-from proxy.settings.route import NativeSettings, RouteSettings
+from proxy.settings.route import RouteSettings
+from proxy.settings.sources import NativeSettings
 from proxy.sources.batch import ask_once, is_json, read_answer
 from proxy.sources.native_rules import MalformedEvent, Rules, split_pair
 from proxy.sources.repeat import repeating

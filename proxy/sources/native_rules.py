@@ -9,7 +9,7 @@ from typing import Any, Literal, NamedTuple
 
 from jsonpath import JSONPath, JSONPathError
 
-from proxy.settings.route import NativeEventSettings
+from proxy.settings.sources import NativeEventSettings
 from proxy.text.sections import MalformedBody, Section, compile_path, keys_of, parse
 
 Meaning = Literal["text", "done", "error", "answer", "ignore"]

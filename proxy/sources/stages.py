@@ -12,7 +12,8 @@ import orjson
 from proxy.errors import Fault, UpstreamMalformed
 from proxy.http.headers import CONDITIONS, Headers
 from proxy.runs.run import Run
-from proxy.settings.route import RouteSettings, StageCallSettings
+from proxy.settings.route import RouteSettings
+from proxy.settings.sources import StageCallSettings
 from proxy.sources.repeat import repeating
 from proxy.text.sections import MalformedBody, parse
 from proxy.text.templates import PATH, REQUEST, MissingValue, fill, fill_known

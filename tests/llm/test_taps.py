@@ -9,7 +9,7 @@ import pytest
 from proxy.llm.dialects.dialect import Prompt
 from proxy.llm.places import CallPlace, compile_calls
 from proxy.llm.taps import MAX_CALLS, Tap, Taps
-from proxy.settings.route import TapSettings
+from proxy.settings.sources import TapSettings
 from proxy.text.sections import Section
 from tests.servers.streaming import PATIENCE_S, eventually
 

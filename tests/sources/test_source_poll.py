@@ -12,7 +12,8 @@ from typing import Any
 import httpx
 import pytest
 
-from proxy.settings.route import PollSettings, SectionSettings
+from proxy.settings.route import SectionSettings
+from proxy.settings.sources import PollSettings
 from proxy.sources import poll as poll_source
 from proxy.sources.poll import JITTER, STRIKES, Rows, RowsBefore
 from tests.servers.scripted import Asked, ScriptedUpstream

@@ -1,0 +1,71 @@
+"""Who asks: a part of `settings.py`."""
+
+from typing import Annotated
+
+from pydantic import AfterValidator, Field, SecretStr, model_validator
+
+from proxy.settings.block import SettingsBlock
+from proxy.settings.secret_rules import check_algorithms, check_key, fits
+from proxy.settings.values import WebAddress
+
+
+class JwtSettings(SettingsBlock):
+    """A bearer token in `Authorization`."""
+
+    claim: str = "sub"
+    """The claim that names the user: the `userId` of the flag context."""
+    key: Annotated[SecretStr, AfterValidator(check_key)] | None = None
+    """Secret (HS256; 32 bytes or more) or PEM public key to verify tokens with. Without `key` and `jwks_url`
+    a token is read but not verified: good enough to choose an arm, since the upstream verifies it anyway."""
+    jwks_url: WebAddress | None = None
+    """Where the issuer publishes its keys; fetched at start, every 10 minutes, and when a token names one
+    that is not known, at most once in 10 seconds."""
+    algorithms: Annotated[list[str], AfterValidator(check_algorithms)] = Field(
+        default=["HS256", "RS256", "ES256"]
+    )
+    """Accepted signature algorithms; never `none`."""
+    audience: str | None = None
+    """Required `aud`, if tokens are verified."""
+    issuer: str | None = None
+    """Required `iss`, if tokens are verified."""
+    leeway_s: Annotated[float, Field(ge=0, le=600)] = 60
+    """Seconds that clocks may differ: a verified token counts so long before its `nbf` and `iat`, and so
+    long after its `exp`."""
+
+    @model_validator(mode="after")
+    def _one_key(self) -> "JwtSettings":
+        if self.key is not None and self.jwks_url is not None:
+            raise ValueError("set key or jwks_url, not both")
+        if self.key is not None and not fits(self.key, self.algorithms):
+            raise ValueError("key: fits none of algorithms: HS256 takes a secret, RS256 a public key in PEM")
+        return self
+
+
+class TenantSettings(SettingsBlock):
+    """Whose user somebody is: the property `tenant` of the flag context, for segments and constraints. Users
+    of two tenants share no run, whatever they are called."""
+
+    claim: str | None = None
+    """A claim of the bearer token."""
+    header: str | None = None
+    """A header set by a trusted proxy in front, for example `X-Tenant`."""
+
+    @model_validator(mode="after")
+    def _one_place(self) -> "TenantSettings":
+        if (self.claim is None) == (self.header is None):
+            raise ValueError("set claim or header, one of them")
+        return self
+
+
+class IdentitySettings(SettingsBlock):
+    """Who is asking. The first that finds somebody counts; nobody found means batch."""
+
+    jwt: JwtSettings | None = JwtSettings()
+    """A bearer token. `null` turns it off."""
+    header: str | None = None
+    """A header set by a trusted proxy in front, for example `X-User-Id`. Clients must not reach
+    Headgate past that proxy."""
+    cookie: str | None = None
+    """A session cookie; its value is hashed, never kept."""
+    tenant: TenantSettings | None = None
+    """Where the user's tenant stands, if flags are to know it."""
