@@ -42,24 +42,28 @@ DELIVERY_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5)
 RATIO = (0.01, 0.02, 0.04, 0.1, 0.2, 0.3, 0.5, 0.7, 0.9, 1)
 
 
-class Metrics:
-    """Every metric of the process. Takes its registry, so that tests have their own.
+class _Registrar:
+    """Registers metrics whose names begin with `headgate_`."""
 
-    With a `settle_s` outcomes wait, see `proxy.observe.settling`; whoever makes it closes its `settling`.
-    """
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self._registry = registry
 
-    def __init__(
-        self, registry: CollectorRegistry, routes: Iterable[RouteSettings], settle_s: float = 0.0
-    ) -> None:
-        def counter(name: str, text: str, *labels: str) -> Counter:
-            return Counter(f"headgate_{name}", text, labels, registry=registry)
+    def counter(self, name: str, text: str, *labels: str) -> Counter:
+        return Counter(f"headgate_{name}", text, labels, registry=self._registry)
 
-        def histogram(name: str, text: str, buckets: tuple[float, ...], *labels: str) -> Histogram:
-            return Histogram(f"headgate_{name}", text, labels, buckets=buckets, registry=registry)
+    def histogram(self, name: str, text: str, buckets: tuple[float, ...], *labels: str) -> Histogram:
+        return Histogram(f"headgate_{name}", text, labels, buckets=buckets, registry=self._registry)
 
-        def gauge(name: str, text: str, mode: str, *labels: str) -> Gauge:
-            return Gauge(f"headgate_{name}", text, labels, registry=registry, multiprocess_mode=mode)  # type: ignore[arg-type]
+    def gauge(self, name: str, text: str, mode: str, *labels: str) -> Gauge:
+        return Gauge(f"headgate_{name}", text, labels, registry=self._registry, multiprocess_mode=mode)  # type: ignore[arg-type]
 
+
+class RouteFamilies:
+    """The metrics with the label `route`; `RouteMetrics` has their children."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        register = _Registrar(registry)
+        counter, histogram, gauge = register.counter, register.histogram, register.gauge
         self.requests = counter("requests", "Requests by what was decided and why", "route", "mode", "reason")
         self.request_seconds = histogram(
             "request_seconds", "Seconds from a request's head to its answer's end", REQUEST_S, "route", "mode"
@@ -107,14 +111,28 @@ class Metrics:
         self.users = gauge(
             "users", "Different users, at least so many, since the flag changed", "livemax", "route", "arm"
         )
-        self.over_budget = counter("over_budget", "What was refused because all share a budget", "budget")
-        for budget in Budget:
-            self.over_budget.labels(budget)
         self.identity_verified = gauge(
             "identity_verified", "1 where nobody is somebody by saying so", "livemin", "route"
         )
-        self.settling = Settling(settle_s)
         self.viewers = gauge("viewers", "Open streams", "livesum", "route")
+
+
+class Metrics:
+    """Every metric of the process. Takes its registry, so that tests have their own.
+
+    With a `settle_s` outcomes wait, see `proxy.observe.settling`; whoever makes it closes its `settling`.
+    """
+
+    def __init__(
+        self, registry: CollectorRegistry, routes: Iterable[RouteSettings], settle_s: float = 0.0
+    ) -> None:
+        self.families = RouteFamilies(registry)
+        self.settling = Settling(settle_s)
+        register = _Registrar(registry)
+        counter, gauge = register.counter, register.gauge
+        self.over_budget = counter("over_budget", "What was refused because all share a budget", "budget")
+        for budget in Budget:
+            self.over_budget.labels(budget)
         self.upgrades_open = gauge("upgrades_open", "Open upgraded connections, as of WebSocket", "livesum")
         self.viewer_lag = gauge(
             "viewer_lag_events", "Events that the slowest viewer has not been sent", "livemax"
@@ -129,10 +147,9 @@ class Metrics:
         for ended in CallResult:
             self.tap_calls.labels(ended)
         self.build_info = gauge("build_info", "Always 1", "livemax", "version", "python")
-
         self.build_info.labels(version("headgate"), platform.python_version()).set(1)
-        self.unmatched = UnmatchedMetrics(self)
-        self.by_route = {route.name: RouteMetrics(self, route) for route in routes}
+        self.unmatched = UnmatchedMetrics(self.families)
+        self.by_route = {route.name: RouteMetrics(self.families, self.settling, route) for route in routes}
 
     def count_over(self, budget: Budget) -> None:
         """Something was refused."""
@@ -142,49 +159,50 @@ class Metrics:
 class UnmatchedMetrics:
     """Children for requests that match no route."""
 
-    def __init__(self, metrics: Metrics) -> None:
-        self.requests = metrics.requests.labels(UNMATCHED, Mode.RELAY, Reason.NO_ROUTE)
-        self.upgrades = metrics.requests.labels(UNMATCHED, Mode.UPGRADE, Reason.NO_ROUTE)
-        self.seconds = metrics.request_seconds.labels(UNMATCHED, Mode.RELAY)
-        self.overhead = metrics.relay_overhead.labels(UNMATCHED)
+    def __init__(self, families: RouteFamilies) -> None:
+        self.requests = families.requests.labels(UNMATCHED, Mode.RELAY, Reason.NO_ROUTE)
+        self.upgrades = families.requests.labels(UNMATCHED, Mode.UPGRADE, Reason.NO_ROUTE)
+        self.seconds = families.request_seconds.labels(UNMATCHED, Mode.RELAY)
+        self.overhead = families.relay_overhead.labels(UNMATCHED)
 
 
 class RouteMetrics:
     """Children for one route."""
 
-    def __init__(self, metrics: Metrics, route: RouteSettings) -> None:
+    def __init__(self, families: RouteFamilies, settling: Settling, route: RouteSettings) -> None:
         name, sources = route.name, sorted(route.sources)
         reasons: list[Reason] = [reason for reason in Reason if reason is not Reason.NO_ROUTE]
         self.requests = {
-            (mode, reason): metrics.requests.labels(name, mode, reason)
+            (mode, reason): families.requests.labels(name, mode, reason)
             for mode, reason in product((Mode.BATCH, Mode.STREAM), reasons)
             if (mode is Mode.STREAM) == (reason is Reason.FLAG_ON)
         }
         self.seconds = {
-            mode: metrics.request_seconds.labels(name, mode) for mode in (Mode.BATCH, Mode.STREAM)
+            mode: families.request_seconds.labels(name, mode) for mode in (Mode.BATCH, Mode.STREAM)
         }
-        self.overhead = metrics.relay_overhead.labels(name)
+        self.overhead = families.relay_overhead.labels(name)
         self.runs = {
-            key: metrics.runs.labels(name, *key) for key in product([a.value for a in Arm], sources, OUTCOMES)
+            key: families.runs.labels(name, *key)
+            for key in product([a.value for a in Arm], sources, OUTCOMES)
         }
-        self.first_content = {s: metrics.first_content.labels(name, s) for s in sources}
-        self.delivery = {s: metrics.delivery.labels(name, s) for s in sources}
-        self.run_seconds = {arm.value: metrics.run_seconds.labels(name, arm) for arm in Arm}
-        self.perceived_wait = {s: metrics.perceived_wait.labels(name, s) for s in sources}
-        self.faults = {key: metrics.faults.labels(name, *key) for key in product(Fault, FaultPhase)}
+        self.first_content = {s: families.first_content.labels(name, s) for s in sources}
+        self.delivery = {s: families.delivery.labels(name, s) for s in sources}
+        self.run_seconds = {arm.value: families.run_seconds.labels(name, arm) for arm in Arm}
+        self.perceived_wait = {s: families.perceived_wait.labels(name, s) for s in sources}
+        self.faults = {key: families.faults.labels(name, *key) for key in product(Fault, FaultPhase)}
         self.recoveries = {
-            key: metrics.recoveries.labels(name, *key) for key in product(Fault, RECOVERY_RESULTS)
+            key: families.recoveries.labels(name, *key) for key in product(Fault, RECOVERY_RESULTS)
         }
-        self.parity = {parity: metrics.parity.labels(name, parity) for parity in Parity}
+        self.parity = {parity: families.parity.labels(name, parity) for parity in Parity}
         self.outcomes = {
-            key: metrics.outcomes.labels(name, *key)
+            key: families.outcomes.labels(name, *key)
             for key in product([a.value for a in Arm], map(str, range(BUCKETS)), OUTCOMES)
         }
-        self.settled_seconds = {arm: metrics.settled_seconds.labels(name, arm) for arm in Arm}
-        self.users = Users({arm: metrics.users.labels(name, arm) for arm in (Arm.STREAM, Arm.CONTROL)})
-        self.identity_verified = metrics.identity_verified.labels(name)
-        self._settling = metrics.settling
-        self.viewers = metrics.viewers.labels(name)
+        self.settled_seconds = {arm: families.settled_seconds.labels(name, arm) for arm in Arm}
+        self.users = Users({arm: families.users.labels(name, arm) for arm in (Arm.STREAM, Arm.CONTROL)})
+        self.identity_verified = families.identity_verified.labels(name)
+        self._settling = settling
+        self.viewers = families.viewers.labels(name)
         self.viewers.set(0)
 
     def settle(
