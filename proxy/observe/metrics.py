@@ -117,7 +117,7 @@ class RouteFamilies:
         self.viewers = gauge("viewers", "Open streams", "livesum", "route")
 
 
-class Metrics:
+class Metrics(RouteFamilies):
     """Every metric of the process. Takes its registry, so that tests have their own.
 
     With a `settle_s` outcomes wait, see `proxy.observe.settling`; whoever makes it closes its `settling`.
@@ -126,7 +126,7 @@ class Metrics:
     def __init__(
         self, registry: CollectorRegistry, routes: Iterable[RouteSettings], settle_s: float = 0.0
     ) -> None:
-        self.families = RouteFamilies(registry)
+        super().__init__(registry)
         self.settling = Settling(settle_s)
         register = _Registrar(registry)
         counter, gauge = register.counter, register.gauge
@@ -148,8 +148,8 @@ class Metrics:
             self.tap_calls.labels(ended)
         self.build_info = gauge("build_info", "Always 1", "livemax", "version", "python")
         self.build_info.labels(version("headgate"), platform.python_version()).set(1)
-        self.unmatched = UnmatchedMetrics(self.families)
-        self.by_route = {route.name: RouteMetrics(self.families, self.settling, route) for route in routes}
+        self.unmatched = UnmatchedMetrics(self)
+        self.by_route = {route.name: RouteMetrics(self, self.settling, route) for route in routes}
 
     def count_over(self, budget: Budget) -> None:
         """Something was refused."""

@@ -252,6 +252,6 @@ async def test_text_arrives_long_before_the_answer(tmp_path: Path) -> None:
             async with client.stream("POST", f"/api/cases/{case}/workflow/start", headers=STREAM) as answer:
                 async for _ in answer.aiter_lines():
                     pass
-            ratio = serving.app.gateway.metrics.families.perceived_wait.labels("workflow-start", "poll")
+            ratio = serving.app.gateway.metrics.perceived_wait.labels("workflow-start", "poll")
 
             assert ratio._sum.get() < 0.5
