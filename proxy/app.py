@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mappin
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from time import time
 from urllib.parse import urlsplit
 
 from prometheus_client import CollectorRegistry
@@ -97,6 +98,7 @@ async def running(
         flags = Flags(flag_source, switch)
         parts = _Parts.of(settings, state_dir, stack, descriptors, registry)
         metrics = parts.metrics
+        metrics.start_time.set(time() if process_metrics is None else process_metrics.began_at)
         to = within(origin(settings.upstream, strict_tls=settings.tls.strict), descriptors.each)
         upstream = parts.upstream(to, wary=True)
         routes = Routes(settings.routes)

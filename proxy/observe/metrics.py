@@ -147,6 +147,12 @@ class Metrics(RouteFamilies):
         for ended in CallResult:
             self.tap_calls.labels(ended)
         self.build_info = gauge("build_info", "Always 1", "livemax", "version", "python")
+        self.start_time = Gauge(
+            "process_start_time_seconds",
+            "Unix time at which the counters of this page began at zero",
+            registry=registry,
+            multiprocess_mode="livemax",
+        )
         self.build_info.labels(version("headgate"), platform.python_version()).set(1)
         self.unmatched = UnmatchedMetrics(self)
         self.by_route = {route.name: RouteMetrics(self, self.settling, route) for route in routes}

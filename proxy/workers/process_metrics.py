@@ -37,7 +37,8 @@ class ProcessMetrics:
         directory.mkdir(exist_ok=True)
         self._lock = directory / "lock"
         self._lock.touch()
-        self._began_at = self._lock.stat().st_mtime
+        self.began_at = self._lock.stat().st_mtime
+        """Unix time at which all counters were zero: that of the parent, whose workers come and go."""
 
     def begin(self) -> None:
         """Metrics that are made from now on are counted here. Once in a process, which was forked."""
@@ -96,7 +97,7 @@ class ProcessMetrics:
         both = Metric(metric.name, metric.documentation, metric.type)
         for sample in metric.samples:
             value = sample.value + there.pop((sample.name, frozenset(sample.labels.items())), 0.0)
-            both.samples.append(sample._replace(value=self._began_at if _is_created(sample.name) else value))
+            both.samples.append(sample._replace(value=self.began_at if _is_created(sample.name) else value))
         for name, labels in there:
             both.add_sample(name, dict(labels), there[name, labels])
         return both

@@ -3,6 +3,7 @@
 import asyncio
 import shutil
 import signal
+import time
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from itertools import product
@@ -39,6 +40,8 @@ class ProxyPage:
         self.url = f"http://{self.address}/metrics"
         self._route = route
         self._server: Any = None
+        self.dates = True
+        """Whether it says when it began; older versions did not."""
 
     def begin(self) -> None:
         """A new process, which counts from zero."""
@@ -63,6 +66,8 @@ class ProxyPage:
         self._parity = Counter("headgate_parity", "…", ["route", "result"], registry=registry)
         self._users = Gauge("headgate_users", "…", ["route", "arm"], registry=registry)
         Gauge("headgate_build_info", "…", ["version", "python"], registry=registry).labels("1", "3.11").set(1)
+        if self.dates:
+            Gauge("process_start_time_seconds", "…", registry=registry).set(time.time())
         for arm, bucket, outcome in product(ARMS, range(16), OUTCOMES):
             self._outcomes.labels(self._route, arm, bucket, outcome)
         for arm in ARMS:

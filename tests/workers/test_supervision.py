@@ -7,6 +7,7 @@ import re
 import signal
 import socket
 import sys
+import time
 from contextlib import AsyncExitStack
 from itertools import pairwise
 from pathlib import Path
@@ -511,7 +512,9 @@ async def test_the_kill_switch_holds_over_deaths_and_reloads(tmp_path: Path) -> 
 
 
 async def test_counters_go_on_over_deaths_and_reloads(tmp_path: Path) -> None:
-    """What one worker has counted is there in the next one's page, once; open streams of the dead are not."""
+    """What one worker has counted is there in the next one's page, once; open streams of the dead are not.
+    The page says when all of it began, and not when the worker did that answers."""
+    before_s = time.time()
     async with (
         ScriptedUpstream(answering(b"{}")).running() as upstream,
         served(upstream.url, tmp_path) as serving,
@@ -543,6 +546,8 @@ async def test_counters_go_on_over_deaths_and_reloads(tmp_path: Path) -> None:
         assert all(later[name] >= earlier[name] for name in counters)
     assert {frozenset(page) for page in pages} == {frozenset(pages[0])}
     assert files == {"counter", "histogram", "gauge"}
+    [began_s] = {page["process_start_time_seconds"] for page in pages}
+    assert before_s - 1 <= began_s <= time.time()
 
 
 def metric_files(serving: Served) -> list[Path]:

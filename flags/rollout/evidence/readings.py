@@ -4,15 +4,18 @@ No rate and no `increase`: those guess what lies between samples, and guesses ar
 
 An instance is one page of counters, which begin at zero together when their process does. For each of them:
 
-* nothing fell since it was last seen: the differences count;
-* something fell: it began again in between, and all that it shows was counted since;
+* its process is the one that was last seen: the differences count;
+* its process began since then: all that it shows was counted in between;
 * its samples are not newer than the last ones: nothing counts, it was only asked elsewhere;
 * it is not there: nothing counts, and what is known of it is carried, so that only what is new counts later;
-* it was not known: nothing counts the first time, because its past may be older than the rollout. A series
+* it was not known, and its process began since counting did: all that it shows counts;
+* it was not known, and has a past that is older or that nobody dates: nothing counts the first time. A series
   that is new on a known page counts nothing either: a route just named by the policy brings all its past.
 
-So no event counts twice, and what cannot be dated does not count: of a new process, what came before the
-first reading that shows it.
+When a process began is what its page says, by its own clock. Where a page does not say so, of an older proxy,
+one that was last seen has begun again if any of its counters fell.
+
+So no event counts twice, and what cannot be dated does not count.
 """
 
 import math
@@ -34,6 +37,7 @@ RECOVERIES = "headgate_recoveries_total"
 PARITY = "headgate_parity_total"
 USERS = "headgate_users"
 IDENTITY = "headgate_identity_verified"
+STARTED = "process_start_time_seconds"
 
 LABELS: Mapping[str, tuple[str, ...]] = {
     OUTCOMES: ("route", "arm", "bucket", "outcome"),
@@ -119,6 +123,10 @@ class Reading:
     unverified: Sequence[str] = ()
     """Routes on which somebody can be anybody by saying so, as far as proxies say. Of this moment: it is not
     stored."""
+    started: Mapping[str, float] = field(default_factory=dict)
+    """Unix time at which the process of an instance began, for those that say so."""
+    since_s: float | None = None
+    """Unix time since which each process that was seen is known; None: since `at_s`."""
 
 
 class Readings(Protocol):
@@ -141,7 +149,12 @@ def gather(
     """
     counters: dict[Series, int] = {}
     users: dict[str, int] = defaultdict(int)
+    started: dict[str, float] = {}
     for sample in samples:
+        if sample.metric == STARTED:
+            if 0 < sample.value < math.inf:
+                started[sample.instance] = sample.value
+            continue
         series = _series(sample, wanted)
         if series is None:
             continue
@@ -153,7 +166,7 @@ def gather(
         users[arm] = max(users[arm], counters.pop(series))
     identity = {series: counters.pop(series) for series in list(counters) if series.metric == IDENTITY}
     unverified = sorted({series.labels[0] for series, verified in identity.items() if not verified})
-    return Reading(at_s, counters, dict(seen), dict(users), tuple(missing), tuple(unverified))
+    return Reading(at_s, counters, dict(seen), dict(users), tuple(missing), tuple(unverified), started)
 
 
 def complete(reading: Reading, wanted: Wanted) -> Reading:
@@ -254,7 +267,16 @@ def carried(before: Reading, after: Reading) -> Reading:
     counters = {series: n for series, n in before.counters.items() if series.instance in known}
     counters |= {series: n for series, n in after.counters.items() if series.instance in newer}
     seen = {i: before.seen[i] for i in away if i in known} | {i: after.seen[i] for i in newer}
-    return replace(after, counters=counters, seen=seen)
+    started = {i: began_s for i, began_s in before.started.items() if i in known}
+    started |= {i: began_s for i, began_s in after.started.items() if i in newer}
+    # Whoever is forgotten began before it was seen last, and is not to be taken for a new one.
+    forgotten = [at_s for i, at_s in before.seen.items() if i not in seen]
+    since_s = max([_since(before), *forgotten])
+    return replace(after, counters=counters, seen=seen, started=started, since_s=since_s)
+
+
+def _since(reading: Reading) -> float:
+    return reading.at_s if reading.since_s is None else reading.since_s
 
 
 def _grown(before: Reading, after: Reading) -> dict[Series, int]:
@@ -262,13 +284,27 @@ def _grown(before: Reading, after: Reading) -> dict[Series, int]:
     earlier, grown = _pages(before), {}
     for instance, page in _pages(after).items():
         known = earlier.get(instance, {})
-        if after.seen[instance] <= before.seen.get(instance, math.inf):
-            continue  # not known yet, or not newer
-        began_again = any(n < known.get(series, 0) for series, n in page.items())
+        if after.seen[instance] <= before.seen.get(instance, -math.inf):
+            continue  # not newer
+        fell = any(n < known.get(series, 0) for series, n in page.items())
+        began_again = _began_since(instance, before, after, fell=fell)
+        if fell and not began_again:
+            continue  # of another process, which answers at the same address
         for series, n in page.items():
             if began_again or series in known:
                 grown[series] = n - (0 if began_again else known[series])
     return grown
+
+
+def _began_since(instance: str, before: Reading, after: Reading, *, fell: bool) -> bool:
+    """Whether all that a page shows was counted since it was seen last, or since counting began."""
+    last, began_s = before.started.get(instance), after.started.get(instance)
+    if instance not in before.seen:
+        # A process that begins after it was seen has a clock that dates nothing.
+        return began_s is not None and _since(before) < began_s <= after.seen[instance]
+    if began_s is not None and last is not None:
+        return began_s > last
+    return fell or (began_s is not None and began_s > before.seen[instance])
 
 
 def _pages(reading: Reading) -> dict[str, dict[Series, int]]:
@@ -314,6 +350,8 @@ def to_bytes(reading: Reading) -> bytes:
         "seen": reading.seen,
         "users": reading.users,
         "missing": reading.missing,
+        "started": reading.started,
+        "since_s": reading.since_s,
     }
     return orjson.dumps(said, option=orjson.OPT_SORT_KEYS)
 
@@ -328,6 +366,14 @@ def from_bytes(content: bytes) -> Reading:
             for metric, rows in metrics.items()
             for *labels, n in rows
         }
-        return Reading(said["at_s"], counters, said["seen"], said["users"], tuple(said["missing"]))
+        return Reading(
+            said["at_s"],
+            counters,
+            said["seen"],
+            said["users"],
+            tuple(said["missing"]),
+            started=said.get("started", {}),  # which older controllers did not store
+            since_s=said.get("since_s"),
+        )
     except (ValueError, KeyError, TypeError, AttributeError):
         raise InvalidReading("what was stored is no reading: begin with a new one") from None

@@ -93,6 +93,26 @@ async def test_a_proxy_that_comes_back_counts_only_what_is_new(page: ProxyPage) 
     assert between(carried(first, second), third, 0).outcomes == {("stream", 3, "complete"): 2}
 
 
+@pytest.mark.parametrize("dates", [True, False], ids=["dated", "of an older version"])
+async def test_a_proxy_that_begins_between_two_looks_counts_whole(page: ProxyPage, dates: bool) -> None:
+    """Unless it does not say when it began: then it is met with its past, and counts from there."""
+    new = ProxyPage()
+    new.dates = dates
+    async with readings([page.url, new.url]) as source:
+        first = await source.read(time.time())
+        new.begin()
+        try:
+            new.compare("missing")
+            second = await source.read(time.time())
+            new.compare("missing")
+            third = await source.read(time.time())
+        finally:
+            new.hide()
+
+    assert between(first, second, 0).parity == ({"missing": 1} if dates else {})
+    assert between(carried(first, second), third, 0).parity == {"missing": 1}
+
+
 async def test_no_page_is_no_data() -> None:
     """And the error says what the first of them said."""
     async with readings([f"http://127.0.0.1:{free_port()}/metrics"]) as source:

@@ -27,7 +27,8 @@ TOKEN = "s3cr3t-of-prometheus"
 
 
 JOBS = {job: [ProxyPage()] for job in ("settled", "restarted", "stale", "shown")}
-JOBS |= {"met": [ProxyPage(), ProxyPage()], "twice-a": [ProxyPage()]}
+JOBS |= {"met": [ProxyPage(), ProxyPage()], "born": [ProxyPage(), ProxyPage()], "quiet": [ProxyPage()]}
+JOBS |= {"twice-a": [ProxyPage()]}
 JOBS |= {"twice-b": JOBS["twice-a"]}
 """Each test has its own, so that none waits for Prometheus to read its settings again."""
 
@@ -163,6 +164,46 @@ async def test_proxies_come_and_go(server: Prometheus) -> None:
     assert (first.missing, second.missing, third.missing) == ((new.address,), (old.address,), ())
     assert between(first, second, 0).outcomes == {}
     assert between(carried(first, second), third, 0).outcomes == {("stream", 3, "complete"): 5}
+
+
+async def test_what_a_new_proxy_counts_before_it_is_scraped_counts(server: Prometheus) -> None:
+    """It began after counting did, so all that it shows is new: also the wrong text of its first second."""
+    with pages("born") as [old, new]:
+        new.hide()
+        await scraped(server, old, 0)
+        async with readings(server.url, 'job="born"') as source:
+            first = await source.read(time.time())
+            new.begin()
+            new.compare("missing")
+            new.settle("stream", "failed", times=3)
+            await scraped(server, new, 3)
+            second = await source.read(time.time())
+            new.settle("stream", "failed")
+            await scraped(server, new, 4)
+            third = await source.read(time.time())
+
+    batch = between(first, second, 0)
+    assert batch.outcomes == {("stream", 3, "failed"): 3}
+    assert batch.parity == {"missing": 1}
+    assert between(carried(first, second), third, 0).outcomes == {("stream", 3, "failed"): 1}
+
+
+async def test_a_proxy_that_begins_again_and_soon_has_counted_more_counts_whole(server: Prometheus) -> None:
+    """No counter fell, but its process is another one."""
+    with pages("quiet") as [page]:
+        page.settle("stream", "failed", times=1)
+        page.settle("stream", times=3)
+        await scraped(server, page, 4)
+        async with readings(server.url, 'job="quiet"') as source:
+            before = await source.read(time.time())
+            page.hide()
+            page.begin()
+            page.settle("stream", "failed", times=2)
+            page.settle("stream", times=5)
+            await scraped(server, page, 7)
+            after = await source.read(time.time())
+
+    assert between(before, after, 0).outcomes == {("stream", 3, "failed"): 2, ("stream", 3, "complete"): 5}
 
 
 async def test_a_proxy_that_two_jobs_scrape_is_refused(server: Prometheus) -> None:

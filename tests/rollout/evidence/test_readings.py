@@ -56,6 +56,11 @@ def failed(value: float, instance: str = "a", **more: str) -> Sample:
     return sample(OUTCOMES, value, instance, **labels)
 
 
+def dated(at_s: float, began_s: float, page: Mapping[tuple[str, ...], int]) -> Reading:
+    """Outcomes of the instance a, whose process says when it began."""
+    return replace(reading(at_s, {"a": page}), started={"a": began_s})
+
+
 def test_what_grew_is_what_counts() -> None:
     """The plain case: the same proxies, some time later."""
     before = reading(0, {"a": {COMPLETE: 10, FAILED: 1}, "b": {COMPLETE: 5}})
@@ -93,6 +98,61 @@ def test_a_proxy_that_is_new_brings_nothing() -> None:
 
     assert outcomes(before, met) == {}
     assert outcomes(carried(before, met), later) == {"complete": 2}
+
+
+def test_a_process_that_began_since_counting_did_counts_whole() -> None:
+    """Also if it was met only some looks later. Then what is new counts, and no more."""
+    before = reading(100, {})
+    without = reading(160, {})
+    met = dated(220, 101, {COMPLETE: 3, FAILED: 2})
+    later = dated(280, 101, {COMPLETE: 4, FAILED: 2})
+
+    baseline = carried(before, without)
+
+    assert outcomes(baseline, met) == {"complete": 3, "failed": 2}
+    assert outcomes(carried(baseline, met), later) == {"complete": 1}
+
+
+@pytest.mark.parametrize("began_s", [99.0, 161.0], ids=["before counting did", "after it was seen"])
+def test_a_process_whose_past_is_not_known_brings_nothing(began_s: float) -> None:
+    """It is older than the rollout, or its clock is wrong; from then on it counts."""
+    before, met = reading(100, {}), dated(160, began_s, {FAILED: 70})
+
+    assert outcomes(before, met) == {}
+    assert outcomes(carried(before, met), dated(220, began_s, {FAILED: 71})) == {"failed": 1}
+
+
+def test_a_process_that_began_again_is_known_by_its_start() -> None:
+    """With little traffic no counter falls: 3 and 1 before, 5 and 2 of another process after."""
+    before = dated(100, 10, {COMPLETE: 3, FAILED: 1})
+    after = dated(160, 120, {COMPLETE: 5, FAILED: 2})
+
+    assert outcomes(before, after) == {"complete": 5, "failed": 2}
+
+
+def test_a_proxy_that_is_upgraded_to_one_that_says_when_it_began() -> None:
+    """Before, only counters that fell told that it began again."""
+    before = reading(100, {"a": {COMPLETE: 3}})
+
+    assert outcomes(before, dated(160, 120, {COMPLETE: 5})) == {"complete": 5}
+    assert outcomes(before, dated(160, 90, {COMPLETE: 5})) == {"complete": 2}
+
+
+def test_one_process_cannot_have_counted_less_before() -> None:
+    """Another answers at its address: what it shows counted elsewhere, or is not dated."""
+    before = dated(100, 10, {COMPLETE: 30, FAILED: 1})
+
+    assert outcomes(before, dated(160, 10, {COMPLETE: 20, FAILED: 2})) == {}
+    assert outcomes(before, dated(160, 5, {COMPLETE: 20, FAILED: 2})) == {}
+
+
+def test_a_process_that_was_forgotten_is_not_new() -> None:
+    """It counted before it was away for a day; that it began since counting did is no longer enough."""
+    known = carried(reading(0, {}), dated(60, 30, {FAILED: 9}))
+    forgotten = carried(known, reading(60 + CARRY_S + 1, {}))
+
+    assert outcomes(forgotten, dated(CARRY_S + 120, 30, {FAILED: 10})) == {}
+    assert outcomes(forgotten, dated(CARRY_S + 120, 61, {FAILED: 10})) == {"failed": 10}
 
 
 def test_a_counter_that_is_new_on_a_known_page_brings_nothing() -> None:
@@ -284,6 +344,8 @@ def test_a_reading_that_was_stored_is_the_same_reading() -> None:
         {"b": 0.1, "a": 1721.0},
         {"stream": 3},
         ("c",),
+        started={"a": 1700.123456789},
+        since_s=12.5,
     )
     turned = replace(stored, counters=dict(reversed(stored.counters.items())))
 
@@ -304,7 +366,8 @@ class Process:
 
     now: Counter[tuple[str, ...]] = field(default_factory=Counter)
     ever: Counter[str] = field(default_factory=Counter)
-    seen: list[tuple[float, dict[tuple[str, ...], int]]] = field(default_factory=list)
+    seen: list[tuple[float, dict[tuple[str, ...], int], float]] = field(default_factory=list)
+    began_s: float = -1.0
 
     def page(self) -> dict[tuple[str, ...], int]:
         return {labels: self.now[labels] for labels in (COMPLETE, FAILED)}
@@ -320,25 +383,32 @@ BEHIND = [("complete", "a", 2), ("read", "a", 1)] * 2 + [("old", "a", 1), ("read
 def seen_at(at_s: float, processes: Mapping[str, Process], away: set[str], old: set[str]) -> Reading:
     """A reading of those that are not away; the old ones as they were in the first reading."""
     for process in processes.values():
-        process.seen.append((at_s, process.page()))
+        process.seen.append((at_s, process.page(), process.began_s))
     shown = {
         n: p.seen[1 if n in old and len(p.seen) > 1 else -1] for n, p in processes.items() if n not in away
     }
-    pages = {name: page for name, (_, page) in shown.items()}
-    return replace(reading(at_s, pages), seen={name: seen_s for name, (seen_s, _) in shown.items()})
+    pages = {name: page for name, (_, page, _) in shown.items()}
+    seen = {name: seen_s for name, (seen_s, _, _) in shown.items()}
+    return replace(reading(at_s, pages), seen=seen, started={n: s for n, (_, _, s) in shown.items()})
 
 
-@given(STORIES)
-@example(BEHIND)
+@given(STORIES, st.sampled_from(["", "a", "ab"]))
+@example(BEHIND, "")
+@example(BEHIND, "a")
 @settings(max_examples=300, deadline=None)
-def test_no_event_counts_twice(story: list[tuple[str, str, int]]) -> None:
-    """Whatever restarts, gaps, old samples and stored baselines there are: never more than there was, nor
-    less than nothing."""
+def test_no_event_counts_twice(story: list[tuple[str, str, int]], dating: str) -> None:
+    """Whatever restarts, gaps, old samples and stored baselines there are, and whichever of the processes
+    are dating: never more than there was, nor less than nothing."""
+
+    def look() -> Reading:
+        found = seen_at(at_s, processes, away, old)
+        return replace(found, started={n: s for n, s in found.started.items() if n in dating})
+
     processes = {name: Process() for name in "ab"}
     away: set[str] = set()
     old: set[str] = set()
     at_s = 0.0
-    baseline = seen_at(at_s, processes, away, old)
+    baseline = look()
     counted: Counter[str] = Counter()
     for what, name, times in story:
         process = processes[name]
@@ -347,6 +417,7 @@ def test_no_event_counts_twice(story: list[tuple[str, str, int]]) -> None:
             process.ever[what] += times
         elif what == "restart":
             process.now.clear()
+            process.began_s = at_s + 30
         elif what in ("away", "back"):
             (away.add if what == "away" else away.discard)(name)
             old.discard(name)
@@ -356,7 +427,7 @@ def test_no_event_counts_twice(story: list[tuple[str, str, int]]) -> None:
             baseline = from_bytes(to_bytes(baseline))
         else:
             at_s += 60
-            shown = seen_at(at_s, processes, away, old)
+            shown = look()
             grown = outcomes(baseline, shown)
             assert all(n > 0 for n in grown.values())
             counted.update(grown)
