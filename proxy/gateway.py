@@ -385,7 +385,7 @@ class Gateway:
             self._count(asked, decision, "shutdown")
             raise
         counted.overhead.observe(passage.overhead_s)
-        return passage, self.relayed_outcomes[asked.route.name].of(passage, copy)
+        return passage, await self.relayed_outcomes[asked.route.name].of(passage, copy)
 
     async def _dark(self, asked: _RouteRequest, copy: AnswerCopy, counted: RouteMetrics) -> RelayResult:
         """The relay, and beside it what would have been shown."""
@@ -393,7 +393,7 @@ class Gateway:
         async with self.taps.open(run, asked.route.name, waits=False) as (tap, token):
             passage = await self.relay(asked.scope, asked.receive, copy, token, long=True)
             run.why_silent = "" if tap.calls else self.taps.why_silent(tap)
-        run.settle(passage, copy)
+        await run.settle(passage, copy)
         return passage
 
     def _may_join(self, asked: _RouteRequest) -> bool:

@@ -13,7 +13,8 @@ from proxy.observe.metrics import RouteMetrics
 from proxy.relay.answer_copy import AnswerCopy
 from proxy.relay.relay import Outcome, RelayResult
 from proxy.settings.routes import Route
-from proxy.text.sections import MalformedBody, Parity, Section, compare, extract, parse
+from proxy.text.crowded import texts_of
+from proxy.text.sections import MalformedBody, Parity, Section, compare
 
 logger = logging.getLogger("headgate.dark")
 
@@ -50,10 +51,10 @@ class DarkRun:
     def withdraw(self, section: Section) -> None:
         self._texts.pop(section.stage, None)
 
-    def settle(self, passage: RelayResult, copy: AnswerCopy) -> None:
+    async def settle(self, passage: RelayResult, copy: AnswerCopy) -> None:
         """The answer has gone out: compare, and count."""
         took_s = self._loop.time() - self._started_at
-        authority = self._authority(passage, copy)
+        authority = await self._authority(passage, copy)
         if authority is None:
             return
         for section in self._route.sections:
@@ -71,12 +72,12 @@ class DarkRun:
         outcome = "complete" if self._first_content_s is not None else "fell_back"
         self._metrics.runs[Arm.STREAM.value, SOURCE, outcome].inc()
 
-    def _authority(self, passage: RelayResult, copy: AnswerCopy) -> Mapping[str, str] | None:
+    async def _authority(self, passage: RelayResult, copy: AnswerCopy) -> Mapping[str, str] | None:
         """The texts of the answer; None: it has none that could have been streamed, or none that was kept."""
         if passage.outcome is not Outcome.COMPLETE or not 200 <= passage.status < 300:
             return None
         body = copy.body()
         try:
-            return None if body is None else extract(parse(body), self._route.sections)
+            return None if body is None else await texts_of(body, self._route.sections)
         except MalformedBody:
             return None

@@ -27,6 +27,8 @@ from proxy.observe.labels import CallResult
 from proxy.observe.metrics import Metrics
 from proxy.relay.relay import Outcome, Relay, RelayResult
 from proxy.settings.upstream import LlmSettings
+from proxy.text.crowded import is_crowded
+from proxy.turns import STEP_BYTES, Turns
 from proxy.upstream.client import IDEMPOTENT, Upstream
 
 logger = logging.getLogger("headgate.llm")
@@ -152,12 +154,19 @@ class ModelPort:
         target: bytes = scope[TARGET]
         method: str = scope["method"]
         dialect = provider.dialect
-        prompt = None if body is None else dialect.prompt(method, target, body)
+        turns = Turns()
+        is_read = body is not None and not await is_crowded(body)
+        prompt = dialect.prompt(method, target, body) if body is not None and is_read else None
+        await turns.breathe()
         if body is None or prompt is None:
-            if dialect.is_call(method, target):  # too long, or compressed
+            if dialect.is_call(method, target):  # too long, compressed, or crowded
                 await tap.doubt()
             return _relayed_as(CallResult.BATCH, await provider.relay(scope, replayed, send))
-        digest = hashlib.sha256(target + b"\n" + body).digest()
+        hashing = hashlib.sha256(target + b"\n")
+        for at in range(0, len(body), STEP_BYTES):
+            hashing.update(memoryview(body)[at : at + STEP_BYTES])
+            await turns.breathe()
+        digest = hashing.digest()
         call = await tap.begin(digest, prompt)
         attempt = hashlib.sha256(token.encode() + digest).digest()
         asked = _RunCall(provider, _unexpected(scope), body, prompt, receive, send, attempt)
@@ -165,6 +174,7 @@ class ModelPort:
             return await self._own_stream(asked, call)
         if self._is_avoided(attempt) or await self.learned.why_not(provider.name, prompt.model):
             return _relayed_as(CallResult.AVOIDED, await asked.relayed())
+        await turns.breathe()
         stream = _as_stream(asked)
         if stream is None:
             return _relayed_as(CallResult.BATCH, await asked.relayed())

@@ -12,7 +12,8 @@ from proxy.errors import UpstreamBusy
 from proxy.relay.answer_copy import AnswerCopy
 from proxy.relay.relay import Outcome, RelayResult
 from proxy.settings.routes import Route
-from proxy.text.sections import MalformedBody, extract, parse
+from proxy.text.crowded import texts_of
+from proxy.text.sections import MalformedBody
 
 logger = logging.getLogger("headgate.outcomes")
 
@@ -30,7 +31,7 @@ class RelayedOutcomes:
         self._route = route
         self._has_met_foreign = False
 
-    def of(self, passage: RelayResult, copy: AnswerCopy | None) -> str | None:
+    async def of(self, passage: RelayResult, copy: AnswerCopy | None) -> str | None:
         """One of `headgate_outcomes_total`; None: it counts for nobody.
 
         Args:
@@ -42,9 +43,9 @@ class RelayedOutcomes:
             return None
         if passage.outcome is not Outcome.COMPLETE:
             return passage.outcome.value
-        return "failed" if self._is_failure(passage.status, copy) else "complete"
+        return "failed" if await self._is_failure(passage.status, copy) else "complete"
 
-    def _is_failure(self, status: int, copy: AnswerCopy | None) -> bool:
+    async def _is_failure(self, status: int, copy: AnswerCopy | None) -> bool:
         if not 200 <= status < 300:
             return status >= 500
         if copy is None:
@@ -55,7 +56,7 @@ class RelayedOutcomes:
         if body is None:
             self._note(copy)
             return False
-        return lacks_answer(body, self._route)
+        return await lacks_answer(body, self._route)
 
     def _note(self, copy: AnswerCopy) -> None:
         """Answers that cannot be read all count as complete, so that streams look worse beside them."""
@@ -67,13 +68,13 @@ class RelayedOutcomes:
             )
 
 
-def lacks_answer(body: bytes, route: Route) -> bool:
+async def lacks_answer(body: bytes, route: Route) -> bool:
     """Whether a 2xx answer cannot be read, or has an error sentence in place of a text.
 
     One without any text is an answer: it may ask the user for something.
     """
     try:
-        texts = extract(parse(body), route.sections)
+        texts = await texts_of(body, route.sections)
     except MalformedBody:
         return True
     return any(route.is_failure(text) for text in texts.values())

@@ -14,7 +14,6 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from statistics import median
-from typing import Any
 
 from flags.decision import Decision, Mode
 from proxy.downstream.bodies import ByteReservation
@@ -27,11 +26,12 @@ from proxy.relay.outcomes import OF_STRANGERS
 from proxy.runs.recovery import retry_available
 from proxy.settings.routes import Route
 from proxy.text.chunking import Chunker, split
+from proxy.text.crowded import texts_of
 from proxy.text.event_log import EventLog
 from proxy.text.events import Event, Transcript
 from proxy.text.live_text import LiveTexts
 from proxy.text.regenerated import RegeneratedText
-from proxy.text.sections import MalformedBody, Parity, Section, compare, extract, parse
+from proxy.text.sections import MalformedBody, Parity, Section, compare
 from proxy.text.sse import Long, decode, json_text
 from proxy.turns import STEP_BYTES, in_turns
 from proxy.upstream.client import Answer, Request
@@ -309,10 +309,20 @@ class Run:
     async def settle(self, answer: Answer) -> None:
         """The batch answer is here, and it is the authority: complete from it, and end."""
         async with self._telling:
+            authority = {} if self.ended else await self._authority(answer)
             if not self.ended:
-                await in_turns(self._settling(answer))
+                await in_turns(self._settling(answer, authority))
 
-    def _settling(self, answer: Answer) -> Iterator[None]:
+    async def _authority(self, answer: Answer) -> dict[str, str] | None:
+        """The texts that a good answer has; None: it cannot be read."""
+        if not 200 <= answer.status < 300:
+            return {}
+        try:
+            return await texts_of_answer(answer, self.sections)
+        except MalformedBody:
+            return None
+
+    def _settling(self, answer: Answer, authority: dict[str, str] | None) -> Iterator[None]:
         """In steps; between two of them the run may be ended, and then nothing more is said."""
         if answer.status > MAX_STATUS:
             self._fail(Failure(Fault.MALFORMED, 502, "The upstream's answer has no known status."))
@@ -321,9 +331,7 @@ class Run:
         if not 200 <= answer.status < 300:
             self._fail(Failure(Fault.STATUS, answer.status, "The upstream refused or failed."))
             return
-        try:
-            authority = extract(document_of(answer), self.sections)
-        except MalformedBody:
+        if authority is None:
             if answer.flaw is Fault.TRUNCATED:
                 self.answer = None
             detail = "The upstream's answer cannot be read."
@@ -621,8 +629,8 @@ def _encoding(text: str, pieces: list[bytes]) -> Iterator[None]:
         yield
 
 
-def document_of(answer: Answer) -> Any:
-    """What an answer says; None if it says that it has no body. Raises `MalformedBody`."""
+async def texts_of_answer(answer: Answer, sections: Sequence[Section]) -> dict[str, str]:
+    """The texts that an answer has; none if it says that it has no body. Raises `MalformedBody`."""
     if not answer.body and says_it_is_empty(answer.status, answer.headers):
-        return None
-    return parse(answer.body)
+        return {}
+    return await texts_of(answer.body, sections)

@@ -20,6 +20,7 @@ from proxy.runs.run import Run
 from proxy.settings.route import RouteSettings, SectionSettings
 from proxy.settings.sources import PollSettings
 from proxy.sources.batch import ask
+from proxy.text.crowded import is_crowded
 from proxy.text.sections import MalformedBody, Section, compile_path, parse
 from proxy.upstream.client import Answer, Request, Upstream
 
@@ -176,6 +177,8 @@ class Poller:
             answer = await self._upstream.fetch(self._request, max_bytes=self._limit, fresh=True)
             if answer.status != 200:
                 raise LookFailed(f"status {answer.status}")
+            if await is_crowded(answer.body):
+                raise LookFailed("too many values")
             return parse(answer.body)
         except (UpstreamError, MalformedBody) as exc:
             raise LookFailed(type(exc).__name__) from exc

@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable
 from proxy.errors import Fault, UpstreamError
 from proxy.http.headers import BODILESS_STATUS
 from proxy.runs.recovery import pause_before_repeat
-from proxy.runs.run import Run, document_of
+from proxy.runs.run import Run, texts_of_answer
 from proxy.text.sections import MalformedBody
 from proxy.upstream.client import Answer
 
@@ -26,7 +26,7 @@ async def repeating(run: Run, call: Callable[[], Awaitable[Answer]]) -> Answer:
     while True:
         attempt += 1
         got = await _answer_or_failure(call)
-        fault, pause_s = _judge(run, got, attempt)
+        fault, pause_s = await _judge(run, got, attempt)
         if pause_s is not None:
             run.note(fault)
             run.ask_again(attempt + 1)
@@ -45,12 +45,12 @@ async def _answer_or_failure(call: Callable[[], Awaitable[Answer]]) -> Answer | 
         return error.bare()
 
 
-def _judge(run: Run, got: Answer | UpstreamError, attempt: int) -> tuple[Fault, float | None]:
+async def _judge(run: Run, got: Answer | UpstreamError, attempt: int) -> tuple[Fault, float | None]:
     """What has failed, if anything has, and the pause before the next attempt, if there is to be one."""
     safe = run.route.settings.replay == "safe"
     if isinstance(got, UpstreamError):
         return got.fault, pause_before_repeat(got.fault, run.phase, attempt=attempt, safe=safe)
-    if safe and (fault := _flaw(got)) is not None:
+    if safe and (fault := await _flaw(got)) is not None:
         return fault, pause_before_repeat(fault, run.phase, attempt=attempt, safe=safe)
     pause_s = pause_before_repeat(
         Fault.STATUS,
@@ -63,12 +63,12 @@ def _judge(run: Run, got: Answer | UpstreamError, attempt: int) -> tuple[Fault, 
     return Fault.STATUS, pause_s
 
 
-def _flaw(answer: Answer) -> Fault | None:
+async def _flaw(answer: Answer) -> Fault | None:
     """What is wrong with the body of a good status, which every run reads as JSON."""
     if not 200 <= answer.status < 300 or answer.status in BODILESS_STATUS:
         return None
     try:
-        document_of(answer)
+        await texts_of_answer(answer, ())
     except MalformedBody:
         return answer.flaw
     return None

@@ -1,4 +1,6 @@
-"""Text as events: what may be said in which order, its bytes on the wire, its log. Only the log waits.
+"""Text as events: what may be said in which order, its bytes on the wire, its log. Only the log and
+the reader of crowded answers wait.
 
-Imports nothing of Headgate's. Read `events.py` first: the grammar of a stream.
+Imports nothing of Headgate's but how long one task may work at a time. Read `events.py` first: the
+grammar of a stream.
 """

@@ -5,13 +5,14 @@ have left, and with a cursor to come back with.
 """
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
 
 from proxy.text.event_log import LogEntry
 from proxy.text.events import Event, EventType
-from proxy.text.sse import decode, encode
+from proxy.text.sse import Long, decode, encode, json_text
+from proxy.turns import STEP_BYTES
 
 
 def merged(entries: Sequence[LogEntry]) -> bytes:
@@ -32,28 +33,40 @@ def merged(entries: Sequence[LogEntry]) -> bytes:
     return bytes(wire)
 
 
-def snapshot(entries: Sequence[LogEntry], after: int) -> bytes:
-    """What the viewer of the first `after` entries needs to stand where all of them end.
+def snapshot(entries: Iterable[LogEntry], after: int) -> Iterator[bytes]:
+    """What the viewer of the first `after` entries needs to stand where all of them end, in short steps.
 
     A stage that has changed gets one `content_replace` with its whole text. Only the last block has an
     id: a viewer that is cut within a snapshot comes back to where it was before, and gets another one.
     """
     stages: dict[str, _StageSnapshot] = {}
-    terminal: LogEntry | None = None
-    for entry in entries:
-        if entry.is_terminal:  # it may have the whole answer in it, and is sent as it is
-            terminal = entry
-        elif (event := decode(entry.wire)).stage:
+    last: LogEntry | None = None
+    for last in entries:
+        # A terminal one may have the whole answer in it, and is sent as it is.
+        if not last.is_terminal and (event := decode(last.wire)).stage:
             stages.setdefault(event.stage, _StageSnapshot(event.stage, event.panel)).hear(
-                event, new=entry.seq > after
+                event, new=last.seq > after
             )
-    events = [event for stage in stages.values() for event in stage.told()]
-    wires = [encode(event, None) for event in events]
-    if terminal is not None:
-        wires.append(terminal.wire)
-    elif events:
-        wires[-1] = encode(events[-1], entries[-1].id)
-    return b"".join(wires)
+        yield b""
+    told = [told for stage in stages.values() for told in stage.told()]
+    for left, (event, text) in zip(range(len(told) - 1, -1, -1), told, strict=True):
+        pieces: list[bytes] = []
+        digest = hashlib.sha256()
+        for at in range(0, len(text), STEP_BYTES):
+            part = text[at : at + STEP_BYTES]
+            pieces.append(json_text(part))
+            digest.update(part.encode())
+            yield b""
+        is_replace = event.type is EventType.CONTENT_REPLACE
+        said = event._replace(metadata={"sha256": digest.hexdigest()}) if is_replace else event
+        has_id = last is not None and not left and not last.is_terminal
+        yield encode(
+            said,
+            last.id if last is not None and has_id else None,
+            long=Long("content", pieces) if is_replace else None,
+        )
+    if last is not None and last.is_terminal:
+        yield last.wire
 
 
 @dataclass(slots=True)
@@ -80,12 +93,11 @@ class _StageSnapshot:
             case EventType.STAGE_COMPLETE:
                 self.complete = event if new else None
 
-    def told(self) -> Iterator[Event]:
+    def told(self) -> Iterator[tuple[Event, str]]:
+        """Its events; beside the replacement, whose digest is still to be made, its text."""
         if self.start is not None:
-            yield self.start
+            yield self.start, ""
         if self.changed:
-            text = "".join(self.parts)
-            digest = hashlib.sha256(text.encode()).hexdigest()
-            yield Event(EventType.CONTENT_REPLACE, self.panel, self.name, text, {"sha256": digest})
+            yield Event(EventType.CONTENT_REPLACE, self.panel, self.name, "", {}), "".join(self.parts)
         if self.complete is not None:
-            yield self.complete
+            yield self.complete, ""

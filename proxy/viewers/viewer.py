@@ -17,6 +17,7 @@ from proxy.observe.metrics import RouteMetrics
 from proxy.runs.shared import ViewableRun
 from proxy.text.event_log import LogEntry, LogReader
 from proxy.text.sse import HEARTBEAT
+from proxy.turns import in_turns
 from proxy.viewers.batch_viewer import DOUBT_S, named, send_answer
 from proxy.viewers.catch_up import merged, snapshot
 
@@ -238,8 +239,11 @@ class Viewer:
         """Each text that has changed, as it is now; True if the run has ended."""
         log = self.run.log
         ended, end = log.ended, len(log)
-        wire = snapshot(log.up_to(end), self._sent)
         log.snapshots_from.add(self._sent)
+        blocks: list[bytes] = []
+        entries = (log.entry(seq) for seq in range(1, end + 1))
+        await in_turns(map(blocks.append, snapshot(entries, self._sent)))
+        wire = b"".join(blocks)
         for at in range(0, len(wire), FLUSH_BYTES):
             await self._write(wire[at : at + FLUSH_BYTES], last=ended and at + FLUSH_BYTES >= len(wire))
         self._sent = end

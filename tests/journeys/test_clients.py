@@ -40,7 +40,7 @@ def _streams() -> dict[str, tuple[bytes, Sequence[Event]]]:
     log = EventLog("run", 1000)
     for event in events:
         log.append(event, 0.0)
-    caught_up = snapshot(log.up_to(len(log)), 0)
+    caught_up = b"".join(snapshot(log.up_to(len(log)), 0))
     said = Decoder(max_event_bytes=1 << 20).feed(caught_up)
     streams["snapshot"] = caught_up, [decode(b"data: " + block.data.encode()) for block in said]
     streams["sent-away"] = wire(events[:-1]) + b"retry: 4711\n", events[:-1]

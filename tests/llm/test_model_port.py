@@ -444,3 +444,24 @@ async def test_a_variant_called_dark_takes_the_tokens_and_shows_nobody(tmp_path:
     assert figures['headgate_first_content_seconds_count{route="start",source="tap"}'] == 2
     assert figures['headgate_runs_total{arm="stream",outcome="complete",route="start",source="tap"}'] == 2
     assert figures['headgate_viewers{route="start"}'] == 0
+
+
+async def test_a_call_of_very_many_values_goes_through_as_batch(tmp_path: Path) -> None:
+    """To read it would hold up everybody. It is passed on byte for byte, and its run has no live text."""
+    provider = Provider()
+    values = {"tools": [[]] * 150_000}
+
+    class Crowded(Backend):
+        async def _ask(self, client: httpx.AsyncClient, prompt: str, headers: dict[str, str]) -> Any:
+            body = chat(prompt, **values)
+            reply = await client.post(f"/models{COMPLETIONS}", json=body, headers=headers)
+            self.answers.append(reply)
+            return reply
+
+    async with tapped(tmp_path, provider, Crowded()) as (serving, _, client):
+        stream = await read(client, START, signed())
+        results = await counted(client, serving.admin_url)
+
+    assert stream.texts() == TEXTS
+    assert provider.bodies == [chat(prompt, **values) for prompt in TEXTS]
+    assert results == {"batch": 2}

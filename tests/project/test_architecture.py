@@ -26,15 +26,15 @@ COMPOSERS = {"proxy.app", "proxy.cli", "proxy.observe.admin"}
 WINGS = {
     "proxy": {
         "http": "errors",
-        "text": "",
+        "text": "turns",
         "settings": "errors text",
         "observe": "errors identity settings text",
         "upstream": "errors turns http settings",
         "downstream": "errors http observe",
         "relay": "errors downstream http settings text upstream",
         "runs": "errors identity turns downstream http observe relay settings text upstream",
-        "viewers": "errors identity http observe runs text",
-        "llm": "errors downstream http llm.dialects observe relay settings text upstream",
+        "viewers": "errors identity turns http observe runs text",
+        "llm": "errors turns downstream http llm.dialects observe relay settings text upstream",
         "llm.dialects": "",
         "sources": "errors turns http llm llm.dialects runs settings text upstream",
         "replicas": "errors identity http observe runs settings text upstream",

@@ -87,7 +87,7 @@ async def test_an_answer_comes_to_the_same_in_a_run_and_relayed(status: int, wha
 
     await run.settle(Answer(status, JSON, body))
     copy = await relayed(status, body)
-    outcome = RelayedOutcomes(run.route).of(RelayResult(status=status), copy)
+    outcome = await RelayedOutcomes(run.route).of(RelayResult(status=status), copy)
 
     assert counted(registry) == ([] if outcome is None else [outcome])
     assert (outcome is None) == (status in {401, 403})
@@ -108,7 +108,7 @@ async def test_a_bound_of_ours_counts_for_nobody() -> None:
     passage = RelayResult(Outcome.FAILED, 503, error=UpstreamBusy("all are in use"))
 
     assert counted(registry) == []
-    assert RelayedOutcomes(run.route).of(passage, await relayed(503, b"")) is None
+    assert await RelayedOutcomes(run.route).of(passage, await relayed(503, b"")) is None
 
 
 @pytest.mark.parametrize(("status", "users"), [(200, 1), (404, 1), (401, 0), (403, 0)])
@@ -138,7 +138,7 @@ async def test_a_relay_that_did_not_end_well_says_how(passage: RelayResult, outc
     """Its body is not looked at: what there is of it is no answer."""
     judged = RelayedOutcomes(Route.compile(RouteSettings.model_validate(route())))
 
-    assert judged.of(passage, await relayed(200, b"")) == outcome
+    assert await judged.of(passage, await relayed(200, b"")) == outcome
 
 
 @pytest.mark.parametrize(
@@ -159,7 +159,8 @@ async def test_what_cannot_be_read_counts_as_complete_and_is_said_once(
 
     for _ in range(3):
         assert (
-            judged.of(RelayResult(status=200), await relayed(200, body, headers, max_bytes=2000)) == outcome
+            await judged.of(RelayResult(status=200), await relayed(200, body, headers, max_bytes=2000))
+            == outcome
         )
 
     assert len(caplog.records) == warnings

@@ -10,6 +10,7 @@ import json
 import threading
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
+from hashlib import sha256
 from pathlib import Path
 from time import thread_time
 from typing import Any
@@ -17,6 +18,13 @@ from typing import Any
 import pytest
 import uvloop
 
+from proxy.text.crowded import texts_of
+from proxy.text.event_log import EventLog
+from proxy.text.events import Event, EventType
+from proxy.text.sections import MalformedBody, Section
+from proxy.text.sse import decode
+from proxy.turns import in_turns
+from proxy.viewers.catch_up import snapshot
 from tests.servers.scripted import Asked, ScriptedUpstream, talking
 from tests.servers.serving import headgate
 from tests.servers.streaming import START, route, signed
@@ -46,6 +54,16 @@ class Heart:
             await asyncio.sleep(0)
             now = thread_time()
             self.most_s, before = max(self.most_s, now - before), now
+
+    @asynccontextmanager
+    async def beating(self) -> AsyncIterator[None]:
+        """On this loop, from before the first to after the last of what is done meanwhile."""
+        task = asyncio.create_task(self.beat())
+        await asyncio.sleep(0)
+        yield
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        task.cancel()
 
 
 @asynccontextmanager
@@ -108,6 +126,9 @@ ANSWERS = {
     "escapes": b'{"result":{"extraction":"' + b"\\ud83d\\ude00" * 400_000 + b'","summary":"s"}}',
     "one word": text("x" * 10 * MEGABYTE),
     "many values": b'{"result":{"extraction":"e","summary":"s"},"x":[' + b"0," * 200_000 + b"0]}",
+    "lists": b'{"result":{"extraction":"e","summary":"s"},"x":[' + b"[]," * 2 * MEGABYTE + b"0]}",
+    "objects": b'{"result":{"extraction":"e","summary":"s"},"x":[' + b'{"a":1},' * MEGABYTE + b"0]}",
+    "commas": text("fever, chills, cough, " * (15 * MEGABYTE // 22)),
 }
 
 
@@ -164,3 +185,50 @@ async def test_no_stream_holds_the_loop(kind: str, tmp_path: Path) -> None:
 
     assert tail
     assert most_s < MOST_S
+
+
+@pytest.mark.parametrize("kind", ANSWERS)
+async def test_no_answer_that_is_relayed_holds_the_loop_when_it_is_read(kind: str) -> None:
+    """To compare the arms of a rollout, its texts are looked at: they are the same, whoever has read them."""
+    wanted = [
+        Section.compile("extraction", "", "$.result.extraction"),
+        Section.compile("summary", "", "$.result['summary']"),
+    ]
+    heart = Heart()
+    with uncollected():
+        async with heart.beating():
+            texts = await texts_of(ANSWERS[kind], wanted)
+
+    assert texts == json.loads(ANSWERS[kind])["result"]
+    assert heart.most_s < MOST_S
+
+
+@pytest.mark.parametrize("body", [b"[" + b"[]," * 300_000, b'{"a":"' + b",[" * 300_000 + b'\xff"}'])
+async def test_a_crowded_answer_that_is_no_json_is_none(body: bytes) -> None:
+    """Cut short, or in no UTF-8: it is read elsewhere, and judged as every other."""
+    with pytest.raises(MalformedBody):
+        await texts_of(body, [])
+
+
+LOGS = {
+    "words": [Event(EventType.CONTENT_CHUNK, "chat", "s", "fever and ", {})] * 200_000,
+    "prose": [Event(EventType.CONTENT_REPLACE, "chat", "s", "fever and chills " * 900_000, {})],
+    "flags": [Event(EventType.CONTENT_REPLACE, "chat", "s", "🇩🇪" * MEGABYTE, {})],
+}
+
+
+@pytest.mark.parametrize("kind", LOGS)
+async def test_no_snapshot_holds_the_loop(kind: str) -> None:
+    """Of however many events a slow viewer has missed, and however long their text is."""
+    log, blocks, heart = EventLog("run", 1000), list[bytes](), Heart()
+    for event in LOGS[kind]:
+        log.append(event, 0.0)
+    entries = (log.entry(seq) for seq in range(1, len(log) + 1))
+    with uncollected():
+        async with heart.beating():
+            await in_turns(map(blocks.append, snapshot(entries, 0)))
+
+    shown = decode(b"".join(blocks))
+    assert shown.content == "".join(event.content for event in LOGS[kind])
+    assert shown.metadata["sha256"] == sha256(shown.content.encode()).hexdigest()
+    assert heart.most_s < MOST_S

@@ -106,7 +106,7 @@ def test_a_snapshot_leaves_the_same_text(log: EventLog, data: st.DataObject) -> 
     entries = list(log.up_to(len(log)))
     at = data.draw(st.integers(0, len(entries)))
 
-    shown = after_reading(wire(entries[:at]), snapshot(entries, at))
+    shown = after_reading(wire(entries[:at]), b"".join(snapshot(entries, at)))
 
     expected = after_reading(wire(entries))
     assert (shown.texts, shown.complete, shown.ended) == (expected.texts, expected.complete, expected.ended)
@@ -136,7 +136,7 @@ def test_a_viewer_cut_within_a_snapshot_comes_back_to_where_it_was(at: int) -> N
     log, transcript = long_log(100), Transcript()
     log.append(transcript.stage_start("chat", "next", index=1, total_expected=2), 0.0)
     log.append(transcript.chunk("next", "text"), 0.0)
-    data = snapshot(log.up_to(103), at)
+    data = b"".join(snapshot(log.up_to(103), at))
 
     blocks = data.split(b"\n\n")[:-1]
     assert [block.startswith(b"id: run:103\n") for block in blocks] == [False] * (len(blocks) - 1) + [True]
@@ -145,4 +145,4 @@ def test_a_viewer_cut_within_a_snapshot_comes_back_to_where_it_was(at: int) -> N
 def test_a_snapshot_is_small() -> None:
     """A tenth of the events' bytes."""
     log = long_log(1000)
-    assert len(snapshot(log.up_to(1001), 0)) < len(wire(list(log.up_to(1001)))) / 10
+    assert len(b"".join(snapshot(log.up_to(1001), 0))) < len(wire(list(log.up_to(1001)))) / 10

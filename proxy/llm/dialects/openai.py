@@ -219,9 +219,9 @@ class OpenAI:
         if why := _not_streamable(call):
             raise NotStreamable(why)
         try:
-            asked = json.dumps(call | AS_STREAM, allow_nan=False).encode()
+            asked = json.dumps(call | AS_STREAM, ensure_ascii=False, allow_nan=False).encode()
         except ValueError:
-            raise NotStreamable("a number is out of range") from None
+            raise NotStreamable("a number is out of range, or a text is no Unicode") from None
         return StreamCall(target, asked, Prompt(_model(call, target), _system(call)), call.get("n") or 1)
 
     def assembler(self, choices: int | None = None) -> "Completion":
