@@ -19,6 +19,7 @@ RUN python -m venv --without-pip /opt/headgate \
 COPY pyproject.toml LICENSE README.md ./
 COPY proxy proxy
 COPY flags flags
+COPY browser browser
 RUN python -m pip wheel --quiet --no-deps --no-index --no-build-isolation --wheel-dir /dist . \
     && python -m pip --python /opt/headgate/bin/python install --quiet --no-deps --no-compile \
        --no-index --find-links /dist headgate

@@ -47,6 +47,7 @@ RUNS: Mapping[tuple[str, str], str] = {
 }
 
 REST = """\
+| `GET` or `HEAD` of `/_headgate/client.js`, `state.js`, `smoother.js`, `sse.js` | [the browser's modules](../browser.md), to anybody |
 | anything else under `/_headgate/` | 404 |
 | anything else | relayed |
 

@@ -59,6 +59,7 @@ from proxy.upstream.client import Origin, Upstream
 from proxy.upstream.connection import Timeouts
 from proxy.upstream.tunnel import Upgrades
 from proxy.viewers.api import RunApi
+from proxy.viewers.scripts import Scripts
 from proxy.viewers.tickets import Tickets
 from proxy.workers.link import Report, SupervisorLink
 from proxy.workers.process_metrics import ProcessMetrics
@@ -120,7 +121,7 @@ async def running(
             flags,
             Relay(upstream, forward, parts.upgrades),
             runs,
-            RunApi(runs, identifier, Tickets(shared), metrics, settings.attach_wait_s),
+            RunApi(runs, identifier, Tickets(shared), metrics, settings.attach_wait_s, Scripts.load()),
             taps,
             found,
             breaker,

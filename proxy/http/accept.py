@@ -21,7 +21,7 @@ def accepted(headers: Headers) -> Accept:
 
     `*/*` does not count as asking.
     """
-    weights = _weights(headers)
+    weights = _weights(headers, b"accept")
     events, json = weights.get(EVENTS, 0), _weight_of_json(weights)
     if not events or events < json:
         return Accept.NONE
@@ -30,18 +30,23 @@ def accepted(headers: Headers) -> Accept:
 
 def takes_json(headers: Headers) -> bool:
     """Whether a client can be answered in JSON; one that says nothing takes anything."""
-    return all(name != b"accept" for name, _ in headers) or _weight_of_json(_weights(headers)) > 0
+    return all(name != b"accept" for name, _ in headers) or _weight_of_json(_weights(headers, b"accept")) > 0
+
+
+def takes_gzip(headers: Headers) -> bool:
+    """Whether a client says that it reads gzip, by name (RFC 9110 12.5.3)."""
+    return _weights(headers, b"accept-encoding").get(b"gzip", 0) > 0
 
 
 def _weight_of_json(weights: dict[bytes, float]) -> float:
     return next((weights[media_range] for media_range in JSON_RANGES if media_range in weights), 0)
 
 
-def _weights(headers: Headers) -> dict[bytes, float]:
-    """By media range without its parameters. Of one that is there more than once the highest counts."""
+def _weights(headers: Headers, field: bytes) -> dict[bytes, float]:
+    """By media range or coding, without parameters; of one that is there twice the highest counts."""
     weights: dict[bytes, float] = {}
     for name, value in headers:
-        if name == b"accept":
+        if name == field:
             for item in _QUOTED.sub(b"", value.lower()).split(b","):
                 media_range, *parameters = (part.strip() for part in item.split(b";"))
                 weights[media_range] = max(weights.get(media_range, 0), _weight(parameters))

@@ -24,6 +24,7 @@ from proxy.runs.runs import Runs
 from proxy.runs.shared import ViewableRun
 from proxy.text.event_log import LogReader
 from proxy.viewers.batch_viewer import named
+from proxy.viewers.scripts import Scripts
 from proxy.viewers.tickets import TICKET_S, Tickets
 from proxy.viewers.viewer import STREAM_HEADERS, Viewer
 
@@ -39,6 +40,7 @@ NO_SUCH_RUN = "There is no such run, or it is no longer kept. Please ask again."
 RUN = "/_headgate/runs/{id}"
 EVENTS = f"{RUN}/events"
 TICKETS = "/_headgate/tickets"
+SCRIPT_METHODS = ("GET", "HEAD")
 
 _RUN = re.compile(rb"/_headgate/runs/([0-9a-f-]{36})(/events)?")
 _CURSOR = re.compile(r"([!-~]{1,64}?)(?:\.[0-9])?:([0-9]{1,9})")
@@ -67,8 +69,15 @@ class RunApi:
     """The endpoints, as one raw ASGI app."""
 
     def __init__(
-        self, runs: Runs, identifier: Identifier, tickets: Tickets, metrics: Metrics, attach_wait_s: float
+        self,
+        runs: Runs,
+        identifier: Identifier,
+        tickets: Tickets,
+        metrics: Metrics,
+        attach_wait_s: float,
+        scripts: Scripts,
     ) -> None:
+        self._scripts = scripts
         self._runs = runs
         self._identifier = identifier
         self._tickets = tickets
@@ -77,6 +86,9 @@ class RunApi:
 
     async def __call__(self, scope: Scope, target: bytes, receive: Receive, send: Send) -> None:
         path, _, query = target.partition(b"?")
+        if path in self._scripts.by_path:
+            await self._script(path, scope, send)
+            return
         found = _RUN.fullmatch(path)
         if found is None and path != TICKETS.encode():
             await refuse(send, RequestRefused(404, "There is nothing of Headgate's at this path."))
@@ -85,7 +97,7 @@ class RunApi:
         endpoint = endpoints.get(scope["method"])
         if endpoint is None:
             allowed = ", ".join(endpoints)
-            await refuse(send, RequestRefused(405, f"Here is only {allowed}."), (b"allow", allowed.encode()))
+            await _refuse_method(send, allowed)
             return
         run_id = found[1].decode() if found is not None else ""
         parameters = parse_qs(query.decode("latin-1"), max_num_fields=20) if query.count(b"&") < 20 else {}
@@ -121,6 +133,12 @@ class RunApi:
         viewer = Viewer(run, metrics, receive, send, expires_at=expires_at, write=write)
         with self._runs.watching(viewer):
             return await viewer.serve(after=after, takes_json=takes_json)
+
+    async def _script(self, path: bytes, scope: Scope, send: Send) -> None:
+        if scope["method"] in SCRIPT_METHODS:
+            await self._scripts.answer(path, scope["method"], scope["headers"], send)
+        else:
+            await _refuse_method(send, ", ".join(SCRIPT_METHODS))
 
     async def _events(self, asked: ApiRequest) -> None:
         """The log: replay from the cursor, then live."""
@@ -251,6 +269,10 @@ async def refuse(send: Send, refusal: RequestRefused, *more: tuple[bytes, bytes]
         headers.append((b"retry-after", RETRY_AFTER_S))
     await send({"type": "http.response.start", "status": refusal.status, "headers": [*headers, *more]})
     await send({"type": "http.response.body", "body": body, "more_body": False})
+
+
+async def _refuse_method(send: Send, allowed: str) -> None:
+    await refuse(send, RequestRefused(405, f"Here is only {allowed}."), (b"allow", allowed.encode()))
 
 
 async def _json(send: Send, status: int, body: bytes, *more: tuple[bytes, bytes]) -> None:

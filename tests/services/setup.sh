@@ -27,7 +27,7 @@ if [ -n "$missing" ]; then
 fi
 
 # npm comes with the node of .venv, which is newer than Debian's.
-for of in tests/clients tests/services; do
+for of in tests/browser tests/clients tests/services; do
     if [ ! $of/node_modules/.package-lock.json -nt $of/package-lock.json ]; then
         PATH="$(cd "${VENV:-.venv}" && pwd)/bin:$PATH" npm ci --prefix $of --silent --no-audit --no-fund
         touch $of/node_modules/.package-lock.json

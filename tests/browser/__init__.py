@@ -1,0 +1,1 @@
+"""Tests of `browser/`, with Node and what is installed here by `npm ci`."""
