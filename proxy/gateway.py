@@ -146,8 +146,10 @@ class Gateway:
         target = request_target(scope)
         match = self.routes.match(scope["method"], target) if UPGRADE not in scope else None
         if match is not None and not (match.by_stream_path and not _may_start(match, scope["headers"])):
-            with self.bodies.hold() as hold:
-                await self._serve(self._asked(match, target, scope, receive, send, hold), entered)
+            identity = self.identifier.identify(scope["headers"])
+            with self.bodies.hold(_owner(identity)) as hold:
+                asked = self._asked(match, target, scope, receive, send, identity, hold)
+                await self._serve(asked, entered)
         elif target.startswith(OWN_PATH):
             await self.run_api(scope, target, receive, send)
         else:
@@ -162,10 +164,16 @@ class Gateway:
                 logger.debug("relayed", extra={"outcome": passage.outcome, "status": passage.status})
 
     def _asked(
-        self, match: Match, target: bytes, scope: Scope, receive: Receive, send: Send, hold: ByteReservation
+        self,
+        match: Match,
+        target: bytes,
+        scope: Scope,
+        receive: Receive,
+        send: Send,
+        identity: Identity | None,
+        hold: ByteReservation,
     ) -> _RouteRequest:
         headers: Headers = scope["headers"]
-        identity = self.identifier.identify(headers)
         came_at = asyncio.get_running_loop().time()
         if match.by_stream_path:
             _, question_mark, query = target.partition(b"?")
@@ -322,7 +330,7 @@ class Gateway:
 
         The upstream is asked as the client asks: it may have a stream of its own, and that is passed on.
         """
-        with self.answers.hold() as hold:
+        with self.answers.hold(_owner(asked.identity)) as hold:
             return await self._held_as_events(asked, decision, counted, hold)
 
     async def _held_as_events(
@@ -363,7 +371,7 @@ class Gateway:
         self, asked: _RouteRequest, decision: Decision, counted: RouteMetrics
     ) -> tuple[RelayResult, str | None]:
         """The relay. What is compared is also read, once it has gone out."""
-        with self.answers.hold() as hold:
+        with self.answers.hold(_owner(asked.identity)) as hold:
             return await self._read_when_relayed(asked, decision, counted, hold)
 
     async def _read_when_relayed(
@@ -581,3 +589,8 @@ def _checked_id(run_id: bytes | None) -> str | None:
 def _chosen_id(run_id: bytes | None) -> str | None:
     """The same, of a request that may have one of another form: it is no id to us."""
     return run_id.decode() if run_id is not None and _UUID4.fullmatch(run_id) else None
+
+
+def _owner(identity: Identity | None) -> str:
+    """Whose share of a budget is taken; all that are nobody in particular have one together."""
+    return "" if identity is None else identity.principal

@@ -4,6 +4,7 @@ All that are held have a budget together, and each comes at a pace: else a few c
 """
 
 import asyncio
+from collections import Counter
 from collections.abc import Callable
 from types import TracebackType
 from typing import Self
@@ -30,8 +31,13 @@ TOO_SLOW = "The request's body did not arrive in time."
 NO_ROOM = "This proxy holds as many requests as it may. Please try again."
 
 
+PLACES_OF_OTHERS = 4
+"""One in so many bytes of a budget is not for a principal that has all the others."""
+
+
 class ByteBudget:
-    """What is held of all bodies of a kind together.
+    """What is held of all bodies of a kind together, and of each principal's. Who has all that one may
+    have is refused like whoever comes when there is no room.
 
     Args:
         most: bytes.
@@ -44,26 +50,40 @@ class ByteBudget:
         self._over = over
         self._kind = kind
         self.held = 0
+        self._of: Counter[str] = Counter()
 
-    def hold(self) -> "ByteReservation":
-        """For one body: `with budget.hold() as hold`."""
-        return ByteReservation(self)
+    def hold(self, owner: str | None = None) -> "ByteReservation":
+        """For one body: `with budget.hold() as hold`. Without an owner it counts as nobody's."""
+        return ByteReservation(self, owner)
 
-    def take(self, size: int) -> bool:
-        if self.held + size > self._most:
+    def take(self, size: int, owner: str | None) -> bool:
+        is_over_share = (
+            owner is not None and self._of[owner] + size > self._most - self._most // PLACES_OF_OTHERS
+        )
+        if is_over_share or self.held + size > self._most:
             self._over(self._kind)
             return False
         self.held += size
+        if owner is not None:
+            self._of[owner] += size
         return True
+
+    def give_back(self, size: int, owner: str | None) -> None:
+        self.held -= size
+        if owner is not None:
+            self._of[owner] -= size
+            if not self._of[owner]:
+                del self._of[owner]
 
 
 class ByteReservation:
     """What is held of one body. Whoever has it closes it, or hands it on."""
 
-    __slots__ = ("_budget", "_size")
+    __slots__ = ("_budget", "_owner", "_size")
 
-    def __init__(self, budget: ByteBudget, size: int = 0) -> None:
+    def __init__(self, budget: ByteBudget, owner: str | None = None, size: int = 0) -> None:
         self._budget = budget
+        self._owner = owner
         self._size = size
 
     def __enter__(self) -> Self:
@@ -76,20 +96,20 @@ class ByteReservation:
 
     def take(self, size: int) -> bool:
         """So many bytes more; False: there is no room for them."""
-        if not self._budget.take(size):
+        if not self._budget.take(size, self._owner):
             return False
         self._size += size
         return True
 
     def hand_on(self) -> "ByteReservation":
         """Somebody else holds the body from now on."""
-        other = ByteReservation(self._budget, self._size)
+        other = ByteReservation(self._budget, self._owner, self._size)
         self._size = 0
         return other
 
     def close(self) -> None:
         """The body is gone. Idempotent."""
-        self._budget.held -= self._size
+        self._budget.give_back(self._size, self._owner)
         self._size = 0
 
 

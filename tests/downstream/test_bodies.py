@@ -79,6 +79,24 @@ async def test_a_body_too_many_is_refused(tmp_path: Path) -> None:
         assert held(serving) == 0
 
 
+async def test_one_user_takes_not_the_room_of_all(tmp_path: Path) -> None:
+    """A quarter of it is for the others, however much one user sends; and it is given back."""
+    async with house(tmp_path, answering(answer())) as (_, serving, client):
+        async with unfinished(serving, "ann") as first:
+            await eventually(lambda: held(serving) == len(HALF))
+            hers = await read(client, START, signed("ann"), content=b"y" * 20_000)
+            his = await read(client, START, signed("bob"), content=b"y" * 20_000)
+            await first.send(b"x")
+            assert (await first.answer()).status == 200
+        served = await read(client, START, signed("ann"), content=b"y" * 20_000)
+
+        assert (hers.status, hers.headers["retry-after"]) == (503, "5")
+        assert his.last["type"] == "stream_done"
+        assert served.last["type"] == "stream_done"
+        assert (await scrape(client, serving.admin_url))[OVER] == 1
+        assert not serving.app.gateway.bodies._of
+
+
 async def test_a_runs_body_counts_until_its_end(tmp_path: Path) -> None:
     """Also while nobody watches it: the upstream may have to be asked with it again."""
     upstream_waits = Held(answering(answer()))
