@@ -74,7 +74,7 @@ async def serve(
     process_metrics: ProcessMetrics | None = None,
 ) -> None:
     """Serve until the supervisor's command, then drain."""
-    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, supervisor.say, Report.LEAVING)
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, supervisor.report, Report.LEAVING)
     async with running(settings, state_dir, process_metrics) as app:
         await serving.serve(app, settings, sockets, supervisor)
     serving.logger.info("stopped")

@@ -197,7 +197,7 @@ def _serve(workers: int, config: Path, settings: Settings, sockets: Sockets, sta
         sockets,
         work=work,
         read=partial(_read_again, config, state_dir),
-        figures=process_metrics,
+        metrics=process_metrics,
         manager=ServiceManager(os.environ),
     ).run()
 

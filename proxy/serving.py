@@ -60,7 +60,7 @@ class App:
 
 async def serve(app: App, settings: Settings, sockets: Sockets, supervisor: SupervisorLink) -> None:
     """Serve until the supervisor's command, then drain."""
-    async with listening(app, settings, sockets) as servers, supervisor.hears():
+    async with listening(app, settings, sockets) as servers, supervisor.reporting():
         # The collector need not look again at what is here now; that takes milliseconds each time.
         gc.collect()
         gc.freeze()
@@ -72,13 +72,13 @@ async def serve(app: App, settings: Settings, sockets: Sockets, supervisor: Supe
             "descriptors",
             extra={"limit": app.descriptors.limit, "reserved": RESERVED, "connections": app.descriptors.each},
         )
-        command = await supervisor.order()
+        command = await supervisor.command()
         logger.info("draining", extra={"runs": len(app.runs.live_routes())})
         if command is Command.HAND_OVER:
             command = await _until_commanded(servers.hand_over(), supervisor)
         if command is Command.ORPHANED:
             logger.error("the parent process is gone")
-            servers.let_go()
+            servers.stop_accepting()
             signal.alarm(int(servers.drain_s + CUT_S + STUCK_S))
 
 
@@ -133,7 +133,7 @@ def _servers(
 async def _until_commanded(work: Coroutine[None, None, None], supervisor: SupervisorLink) -> Command:
     """Do the work until it is done, or the supervisor commands something else."""
     working = asyncio.ensure_future(work)
-    commanded = asyncio.ensure_future(supervisor.order())
+    commanded = asyncio.ensure_future(supervisor.command())
     await asyncio.wait({working, commanded}, return_when=asyncio.FIRST_COMPLETED)
     command = commanded.result() if commanded.done() else Command.HAND_OVER
     for task in (working, commanded):

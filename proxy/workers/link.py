@@ -1,7 +1,7 @@
-"""A worker's end of the line to its parent: what it is ordered, and what it says of itself.
+"""The line between a worker and its supervisor, from the worker's side: commands in, reports out.
 
-One byte a message. The other end is the parent's alone, so that the line breaks when the parent is gone,
-however it went: that is an order, too.
+One byte a message. The supervisor alone holds the other end, so the line breaks when the supervisor is gone,
+however it ended: that is a command, too.
 """
 
 import asyncio
@@ -11,21 +11,21 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from enum import Enum
 
-BEAT_S = 0.5
-"""Between two signs of life."""
+HEARTBEAT_S = 0.5
+"""Between two reports that the worker is alive."""
 
 
 class Command(Enum):
-    """What the parent wants."""
+    """What the supervisor wants."""
 
     STOP = b"s"
     """Drain: nobody serves here any more."""
 
     HAND_OVER = b"h"
-    """Drain: others serve here now."""
+    """Drain: other workers serve here now."""
 
     ORPHANED = b""
-    """Nobody: the parent is gone. Drain, and let go of the ports, for whoever starts Headgate again."""
+    """The supervisor is gone. Drain, and release the ports, so that Headgate can be started again."""
 
 
 class Report(Enum):
@@ -34,39 +34,39 @@ class Report(Enum):
     READY = b"r"
     ALIVE = b"a"
     LEAVING = b"l"
-    """It was told to end by somebody else, and asks what for."""
+    """Another process has sent SIGTERM: the worker asks its supervisor for a command."""
 
 
 class SupervisorLink:
-    """The line, from the worker's side. Whoever made the socket closes it."""
+    """The line, from the worker's side. The process that made the socket closes it."""
 
     def __init__(self, line: socket.socket) -> None:
         line.setblocking(False)
         self._line = line
 
-    def say(self, word: Report) -> None:
-        with contextlib.suppress(OSError):  # one that does not listen is gone, or will hear the next
-            self._line.send(word.value)
+    def report(self, report: Report) -> None:
+        with contextlib.suppress(OSError):  # a supervisor that does not read is gone, or reads the next one
+            self._line.send(report.value)
 
-    async def order(self) -> Command:
-        """The next order, once there is one."""
+    async def command(self) -> Command:
+        """The next command, once there is one."""
         try:
-            said = await asyncio.get_running_loop().sock_recv(self._line, 1)
+            received = await asyncio.get_running_loop().sock_recv(self._line, 1)
         except ConnectionError:
             return Command.ORPHANED
-        return Command(said)
+        return Command(received)
 
     @asynccontextmanager
-    async def hears(self) -> AsyncIterator[None]:
-        """Ready, and alive until the block is left."""
-        self.say(Report.READY)
-        beating = asyncio.get_running_loop().create_task(self._beat())
+    async def reporting(self) -> AsyncIterator[None]:
+        """Report that the worker is ready, and that it is alive until the block is left."""
+        self.report(Report.READY)
+        heartbeat = asyncio.get_running_loop().create_task(self._send_heartbeats())
         try:
             yield
         finally:
-            beating.cancel()
+            heartbeat.cancel()
 
-    async def _beat(self) -> None:
+    async def _send_heartbeats(self) -> None:
         while True:
-            await asyncio.sleep(BEAT_S)
-            self.say(Report.ALIVE)
+            await asyncio.sleep(HEARTBEAT_S)
+            self.report(Report.ALIVE)

@@ -1,8 +1,8 @@
-"""The figures of several processes as those of one: whichever is asked answers for all.
+"""The metrics of several processes as those of one: each process can answer for all.
 
-Each process keeps what it counts in files (prometheus-client's multiprocess mode), which outlive it. What one
-has counted that is gone is added to a file of nobody's: no counter goes back while the parent lives, and the
-files do not become more.
+Each process keeps its metrics in files (prometheus-client's multiprocess mode), which outlive it. The counts
+of a process that is gone are added to one archive: no counter goes back while the supervisor lives, and the
+number of files stays the same.
 """
 
 import contextlib
@@ -21,18 +21,18 @@ from prometheus_client.multiprocess import MultiProcessCollector
 DIRECTORY_NAME = "PROMETHEUS_MULTIPROC_DIR"
 """The environment variable by which prometheus-client finds its files."""
 
-NOBODY = 0
-"""Stands for a process's id in the names of the files of those that are gone."""
+ARCHIVE_PID = 0
+"""Stands for a process's id in the names of the archive's files."""
 
-KEPT = ("counter", "histogram")
-"""What counts on after its process. A gauge says how something is, so it goes with who could say that."""
+ARCHIVED = ("counter", "histogram")
+"""Kinds that outlive their process. A gauge says how its process is now, so it goes with the process."""
 
 
 class ProcessMetrics:
-    """Those of all processes that share a directory."""
+    """The metrics of all processes that share a directory."""
 
     def __init__(self, directory: Path) -> None:
-        """Makes the directory, if need be; whoever names it removes it."""
+        """Makes the directory, if need be; the caller removes it."""
         self._directory = directory
         directory.mkdir(exist_ok=True)
         self._lock = directory / "lock"
@@ -41,25 +41,25 @@ class ProcessMetrics:
         """Unix time at which all counters were zero: that of the parent, whose workers come and go."""
 
     def begin(self) -> None:
-        """Metrics that are made from now on are counted here. Once in a process, which was forked."""
+        """Keep in the directory all metrics that are made from now on. Called once in each forked process."""
         os.environ[DIRECTORY_NAME] = str(self._directory)
-        # Chosen by the variable when the package is imported, which was before.
+        # The package has read the variable when it was imported, which was before.
         values.ValueClass = values.get_value_class()  # type: ignore[no-untyped-call]
 
     def page(self, registry: CollectorRegistry) -> bytes | None:
-        """What `/metrics` shows; None: not now, in a moment."""
-        with self._locked(fcntl.LOCK_SH) as is_ours, contextlib.suppress(struct.error, RuntimeError):
-            # Those errors: a process that begins has made a file, and not yet written its length.
-            return generate_latest(_Together(registry, self)) if is_ours else None
+        """The page `/metrics`; None if it cannot be read just now: ask again in a moment."""
+        with self._locked(fcntl.LOCK_SH) as is_free, contextlib.suppress(struct.error, RuntimeError):
+            # These errors: a process that begins has made a file, and not yet written its length.
+            return generate_latest(_MergedRegistry(registry, self)) if is_free else None
         return None
 
     def add_to(self, own: Iterable[Metric]) -> Iterator[Metric]:
-        """What this process has, with what the others have."""
-        files = [path for path in self._directory.glob("*.db") if _belongs_to(path) != os.getpid()]
+        """This process's metrics, with those of the others added."""
+        files = [path for path in self._directory.glob("*.db") if _pid_of(path) != os.getpid()]
         if not files:
             yield from own
             return
-        # Of gauges all, also our own: how they are put together is said in the files.
+        # All gauges, also this process's own: only the files say how gauges are merged.
         gauges = self._directory.glob(f"gauge_*_{os.getpid()}.db")
         found = MultiProcessCollector.merge([str(path) for path in chain(files, gauges)])  # type: ignore[no-untyped-call]
         others = {metric.name: metric for metric in found}
@@ -68,18 +68,18 @@ class ProcessMetrics:
             yield metric if other is None else self._added(metric, other)
         yield from others.values()
 
-    def bury(self, pid: int) -> bool:
-        """Keep what a process has counted that is gone. Returns False while the files are being read."""
-        with self._locked(fcntl.LOCK_EX) as is_ours:
-            if is_ours:
+    def archive(self, pid: int) -> bool:
+        """Keep the counts of a process that is gone. Returns False while the files are being read."""
+        with self._locked(fcntl.LOCK_EX) as is_free:
+            if is_free:
                 for path in self._directory.glob(f"*_{pid}.db"):
                     kind = path.name.partition("_")[0]
-                    if kind in KEPT:
-                        self._keep(path, self._directory / f"{kind}_{NOBODY}.db")
+                    if kind in ARCHIVED:
+                        self._add_file(path, self._directory / f"{kind}_{ARCHIVE_PID}.db")
                     path.unlink()
-            return is_ours
+            return is_free
 
-    def _keep(self, path: Path, total: Path) -> None:
+    def _add_file(self, path: Path, total: Path) -> None:
         draft = total.with_suffix(".draft")
         if total.exists():
             shutil.copyfile(total, draft)
@@ -104,7 +104,7 @@ class ProcessMetrics:
 
     @contextlib.contextmanager
     def _locked(self, how: int) -> Iterator[bool]:
-        """Whether nobody changes the files meanwhile; does not wait."""
+        """Whether the lock was free; the files stay as they are until the block is left. Does not wait."""
         with self._lock.open("rb") as lock:
             try:
                 fcntl.flock(lock, how | fcntl.LOCK_NB)
@@ -114,19 +114,19 @@ class ProcessMetrics:
                 yield True
 
 
-class _Together(CollectorRegistry):
-    """A registry, and what its processes beside this one have counted."""
+class _MergedRegistry(CollectorRegistry):
+    """This process's registry, and the metrics of the other processes."""
 
-    def __init__(self, own: CollectorRegistry, figures: ProcessMetrics) -> None:
+    def __init__(self, own: CollectorRegistry, others: ProcessMetrics) -> None:
         super().__init__()
         self._own = own
-        self._figures = figures
+        self._others = others
 
     def collect(self) -> Iterator[Metric]:
-        return self._figures.add_to(self._own.collect())
+        return self._others.add_to(self._own.collect())
 
 
-def _belongs_to(path: Path) -> int:
+def _pid_of(path: Path) -> int:
     return int(path.stem.rpartition("_")[2])
 
 

@@ -11,8 +11,8 @@ from proxy.downstream.descriptors import BACKLOG
 from proxy.downstream.server import ServerProtocol
 from proxy.runs.runs import Runs
 
-LOOK_S = 0.1
-"""Between two looks whether a process that hands over still has clients, and viewers to send away."""
+POLL_S = 0.1
+"""How often a process that hands over checks for clients and viewers that are left."""
 
 
 class OwnedServer(uvicorn.Server):
@@ -35,15 +35,15 @@ class OwnedServer(uvicorn.Server):
         await super().startup(sockets)
         self.is_open.set()
 
-    def let_go(self) -> None:
-        """Accept no more connections; those that are there stay."""
+    def stop_accepting(self) -> None:
+        """Accept no more connections; open connections stay."""
         for server in self.servers:
             server.close()
         if self._listening is not None:
             self._listening.close()
 
     def hand_over(self) -> None:
-        """Each connection has one more answer, which says that it is the last."""
+        """Close each connection after one more answer, which announces the close."""
         for connection in list(self.server_state.connections):
             assert isinstance(connection, ServerProtocol)
             connection.hand_over()
@@ -83,29 +83,29 @@ class Servers:
         self._servers = [front, *others]
         self._runs = runs
         self.drain_s = drain_s
-        """What is left of it."""
+        """Seconds that are left of the drain."""
 
     async def are_open(self) -> None:
         for server in self._servers:
             await server.is_open.wait()
 
-    def let_go(self) -> None:
-        """Accept no more connections; those that are there stay."""
+    def stop_accepting(self) -> None:
+        """Accept no more connections; open connections stay."""
         for server in self._servers:
-            server.let_go()
+            server.stop_accepting()
 
     async def hand_over(self) -> None:
-        """Others serve here now. Answer what still comes on the connections of this process, and end them."""
+        """Other processes accept now: answer what still comes on this one's connections, and end them."""
         loop = asyncio.get_running_loop()
         until = loop.time() + self.drain_s
-        self.let_go()
+        self.stop_accepting()
         self._runs.is_handing_over = True
         try:
             while loop.time() < until:
                 for server in self._servers:
                     server.hand_over()  # each time: a connection may have been accepted a moment before
                 self._runs.say_goodbye()
-                await asyncio.sleep(LOOK_S)
+                await asyncio.sleep(POLL_S)
                 if not (self._runs.live_routes() or self._has_clients()):
                     break
         finally:

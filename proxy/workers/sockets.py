@@ -1,4 +1,4 @@
-"""Where Headgate listens: sockets that are bound once, before anything else, and shared by the workers."""
+"""The sockets that Headgate listens on: bound once, before anything else, and shared by the workers."""
 
 import socket
 from collections.abc import Iterator
@@ -13,12 +13,12 @@ BACKLOG = 2048
 
 
 class CannotListen(HeadgateError):
-    """An address is taken, or none of this machine's. The message names it."""
+    """An address is in use, or is not one of this machine's. The message names the address."""
 
 
 @dataclass(frozen=True, slots=True)
 class Sockets:
-    """One for each port."""
+    """One socket for each port."""
 
     public: socket.socket
     admin: socket.socket
@@ -26,7 +26,7 @@ class Sockets:
     """For the model port, if there is one."""
 
     def close(self) -> None:
-        """Listen no more, as far as this process is concerned."""
+        """Stop listening in this process."""
         for listening in (self.public, self.admin, self.model):
             if listening is not None:
                 listening.close()
@@ -34,10 +34,10 @@ class Sockets:
 
 @contextmanager
 def bound(settings: Settings) -> Iterator[Sockets]:
-    """All that the settings name, until the block is left.
+    """Bind every socket that the settings name, until the block is left.
 
     Raises:
-        CannotListen: and nothing stays bound.
+        CannotListen: one cannot be bound; then none stays bound.
     """
     with ExitStack() as stack:
         public = stack.enter_context(_bind(settings.listen))

@@ -1,6 +1,6 @@
-"""What a service manager is told, by the protocol of `sd_notify(3)`: one datagram for each state.
+"""Notifications to a service manager, by the protocol of `sd_notify(3)`: one datagram for each state.
 
-Without `NOTIFY_SOCKET` nobody is there to be told. That one cannot be reached is no reason to stop serving.
+Without `NOTIFY_SOCKET` nothing is sent. One that cannot be reached is no reason to stop serving.
 """
 
 import contextlib
@@ -15,7 +15,7 @@ ALIVE = "WATCHDOG=1"
 
 
 class ServiceManager:
-    """Whoever started this process, if it wants to be told.
+    """The service manager that started this process, if there is one.
 
     Args:
         environment: where `sd_notify(3)` and `sd_watchdog_enabled(3)` look.
@@ -24,22 +24,22 @@ class ServiceManager:
     def __init__(self, environment: Mapping[str, str]) -> None:
         self._address = _address(environment.get("NOTIFY_SOCKET", ""))
         self.watchdog_s = _watchdog_s(environment) if self._address else None
-        """At least so often it wants to hear `ALIVE`; None: never."""
+        """It expects `ALIVE` at least so often; None: it has no watchdog."""
 
-    def tell(self, *states: str) -> None:
+    def notify(self, *states: str) -> None:
         if self._address is None:
             return
         with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as datagrams:
             datagrams.setblocking(False)
             datagrams.sendto("\n".join(states).encode(), self._address)
 
-    def reloading(self) -> None:
-        """It waits for `READY` from now on; newer ones want to know since when."""
-        self.tell("RELOADING=1", f"MONOTONIC_USEC={time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000}")
+    def notify_reloading(self) -> None:
+        """Settings are reloaded until the next `READY`. Newer service managers want the time, too."""
+        self.notify("RELOADING=1", f"MONOTONIC_USEC={time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000}")
 
 
 def _address(name: str) -> str | bytes | None:
-    """None where there is none, or one of a kind that is not spoken here."""
+    """None if there is no address, or one of a kind that is not supported."""
     if name.startswith("@"):
         return b"\0" + os.fsencode(name[1:])
     return name if name.startswith("/") else None

@@ -1,4 +1,4 @@
-"""A worker as its parent sees it, and the place that it has: when the next one is started there."""
+"""A worker as its supervisor sees it, and the slot that it has: when the next one is started there."""
 
 import contextlib
 import os
@@ -13,12 +13,12 @@ STOP_S = 10.0
 """Seconds beyond a worker's own drain until it is killed, if it still lives after it was told to end."""
 
 STEADY_S = 10.0
-"""A worker that has lived so long does not die again and again."""
+"""A worker that has lived so long starts its slot's backoff anew when it dies."""
 
 PAUSES_S = (0.0, 0.0, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 15.0, 30.0)
-"""Before a worker is started anew that has died, by how often it did without being steady in between."""
+"""The backoff: before a slot's next start, by how many of its workers have died in a row."""
 
-WORDS = {word.value: word for word in Report}
+REPORTS = {report.value: report for report in Report}
 
 
 def pause_s(deaths: int) -> float:
@@ -28,7 +28,7 @@ def pause_s(deaths: int) -> float:
 
 @dataclass(slots=True)
 class Worker:
-    """One process that serves, seen from its parent."""
+    """One process that serves, seen from its supervisor."""
 
     pid: int
     line: socket.socket
@@ -39,24 +39,24 @@ class Worker:
     exit_code: int | None = None
     """Once it is dead; as subprocess has it, a signal is negative."""
     kill_at: float | None = None
-    """It was told to end, and has until then."""
+    """When it is killed if it still lives; None: it was not told to end."""
 
-    def tell(self, order: Command, now: float) -> None:
-        """Order it to end."""
+    def send(self, command: Command, now: float) -> None:
+        """Tell it to end; it has its drain and `STOP_S` for that."""
         with contextlib.suppress(OSError):
-            self.line.send(order.value)
+            self.line.send(command.value)
         self.kill_at = now + self.drain_s + STOP_S
 
     def kill(self) -> None:
         with contextlib.suppress(ProcessLookupError):
             os.kill(self.pid, signal.SIGKILL)
 
-    def words(self) -> Iterator[Report]:
-        """What it has said since."""
+    def reports(self) -> Iterator[Report]:
+        """Those that have come since the last call."""
         with contextlib.suppress(BlockingIOError, ConnectionError):
-            while said := self.line.recv(1):
-                if said in WORDS:  # whatever a worker does, it cannot end its parent
-                    yield WORDS[said]
+            while received := self.line.recv(1):
+                if received in REPORTS:  # whatever a worker does, it cannot end its supervisor
+                    yield REPORTS[received]
 
 
 @dataclass(slots=True)
@@ -69,7 +69,7 @@ class WorkerSlot:
     start_at: float = 0.0
 
     def vacate(self, now: float) -> None:
-        """Its worker is dead."""
+        """Its worker is dead, or could not be started."""
         if self.worker is not None and now - self.worker.started_at >= STEADY_S:
             self.deaths = 0
         self.deaths += 1

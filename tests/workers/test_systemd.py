@@ -142,8 +142,8 @@ def test_the_watchdog_is_for_the_process_that_it_names(
 
 def test_a_manager_that_is_gone_is_no_reason_to_stop(tmp_path: Path) -> None:
     """Nobody listens there, and nothing is raised."""
-    ServiceManager({"NOTIFY_SOCKET": str(tmp_path / "nobody")}).tell("READY=1")
-    ServiceManager({}).tell("READY=1")
+    ServiceManager({"NOTIFY_SOCKET": str(tmp_path / "nobody")}).notify("READY=1")
+    ServiceManager({}).notify("READY=1")
 
 
 @needs_systemd

@@ -1,0 +1,68 @@
+"""Makes a worker: a fork of the supervisor, with a line between the two."""
+
+import logging
+import os
+import signal
+import socket
+import sys
+import time
+from collections.abc import Callable, Iterable
+
+from proxy.settings.settings import Settings
+from proxy.workers.link import SupervisorLink
+from proxy.workers.worker import Worker
+
+logger = logging.getLogger("headgate.workers")
+
+Work = Callable[[Settings, SupervisorLink, bool], None]
+"""What a worker does, in its own process, until it ends. Its arguments are the settings, the line to the
+supervisor, and whether the settings are new, and not yet proved."""
+
+
+def fork_worker(work: Work, settings: Settings, others: Iterable[Worker], *, is_new: bool) -> Worker | None:
+    """Start a worker; None, logged, if the system has no room for a process.
+
+    Args:
+        others: the workers there are. The new one closes its copies of their lines: see `link.py`.
+    """
+    try:
+        ours, theirs = socket.socketpair()
+    except OSError as exc:
+        logger.error("no process can be made", extra={"why": exc.strerror})
+        return None
+    ours.setblocking(False)
+    try:
+        pid = os.fork()
+    except OSError as exc:
+        ours.close()
+        theirs.close()
+        logger.error("no process can be made", extra={"why": exc.strerror})
+        return None
+    if pid == 0:
+        for line in (ours, *(worker.line for worker in others)):
+            line.close()
+        os._exit(_exit_code(work, settings, theirs, is_new=is_new))
+    theirs.close()
+    now = time.monotonic()
+    return Worker(pid, ours, settings.drain_s, now, now)
+
+
+def _exit_code(work: Work, settings: Settings, line: socket.socket, *, is_new: bool) -> int:
+    """The worker's whole life. Whatever happens, none of the supervisor's code runs in the worker."""
+    signal.set_wakeup_fd(-1)
+    for number in (signal.SIGTERM, signal.SIGCHLD):
+        signal.signal(number, signal.SIG_DFL)
+    # A terminal sends its signals to all processes; the supervisor alone acts on them.
+    for number in (signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
+    try:
+        work(settings, SupervisorLink(line), is_new)
+    except SystemExit as exc:
+        return exc.code if isinstance(exc.code, int) else 1
+    except BaseException:
+        logger.exception("worker failed")
+        return 1
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+    return 0
