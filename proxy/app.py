@@ -377,7 +377,11 @@ async def _every_second(
     runs: Runs,
     shared: ValkeyRuns | None,
 ) -> None:
+    was_killed = False
     while True:
+        if flag_source.killed and not was_killed:
+            metrics.kill_flag_on.set_to_current_time()
+        was_killed = flag_source.killed
         metrics.flag_age.set(flag_source.age_s)
         metrics.kill_switch.set(flags.killed)
         metrics.event_log_up.set(shared is None or shared.is_up)

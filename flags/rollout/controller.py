@@ -224,6 +224,9 @@ class Controller:
             self._settle_changes(flag)
             flag = await self._go_down(flag, fence)  # before evidence, which may keep one waiting
         evidence = self._timed(self._heard(await self._look()), flag)
+        if self._was_killed():
+            self._append_act(Act.KILL, "the kill flag", "a proxy found it on since the rollout began")
+            flag = flag and await self._go_down(flag, fence)
         unwritten = self._still_unwritten(problem)
         situation = self._situation(flag, problem, evidence)
         move = decide(situation)
@@ -331,6 +334,12 @@ class Controller:
             self._jury = jury_heard(entry.body["jury"])  # what was agreed on then is what it is judged by
         elif begins_anew(entry, step):
             self._jury.enter(self._state.step)
+
+    def _was_killed(self) -> bool:
+        """Whether the kill flag was on for a while between two looks, as proxies saw."""
+        if self._reading is None or self._state.is_over:
+            return False
+        return self._reading.killed_s > self._state.begun_s
 
     async def _read_flag(self) -> tuple[Flag | None, str]:
         try:

@@ -116,6 +116,7 @@ class RolloutState:
     """Whether the first step is a dark one."""
     wrote_dark: bool = False
     """Whether the variant of a dark step may be left over in the strategy, of whichever rollout."""
+    begun_s: float = 0.0
     entered_s: float = 0.0
     dwelt_s: float = 0.0
     streamed: int = 0
@@ -179,6 +180,7 @@ def _after_begin(state: RolloutState, entry: JournalLine) -> RolloutState:
         found_home=body.get("found_home", ""),
         around=body.get("around", ""),
         standing=body.get("standing"),
+        begun_s=entry.at_s,
         last_good_s=entry.at_s,
         last_flag_s=entry.at_s,
         told=state.told,

@@ -146,6 +146,11 @@ class Metrics(RouteFamilies):
         self.tap_calls = counter("tap_calls", "Calls to the model port by what became of them", "result")
         for ended in CallResult:
             self.tap_calls.labels(ended)
+        self.kill_flag_on = gauge(
+            "kill_flag_on_timestamp_seconds",
+            "Unix time at which the kill flag was last found to have been turned on; 0: it was not",
+            "livemax",
+        )
         self.build_info = gauge("build_info", "Always 1", "livemax", "version", "python")
         self.start_time = Gauge(
             "process_start_time_seconds",

@@ -38,6 +38,7 @@ LOOK_S = 30
 
 NOT_SHOWN: Mapping[str, str] = {
     "headgate_rollout_not_in_force": "it is an alert's; the shares that then differ are shown",
+    "headgate_kill_flag_on_timestamp_seconds": "it is of what is over, for the controller",
     "process_start_time_seconds": "it dates the counters, for the controller",
 }
 """Metrics that no panel shows, and why."""

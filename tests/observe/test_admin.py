@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -130,6 +131,31 @@ async def test_the_kill_switch_is_counted_while_it_is_on(tmp_path: Path) -> None
         await shown(1)
         await client.delete(f"{serving.admin_url}/kill", headers=TOKEN)
         await shown(0)
+
+
+async def test_a_kill_flag_that_is_off_again_is_still_known_to_have_been_on(tmp_path: Path) -> None:
+    """For a controller that did not look meanwhile. The local switch is no business of the flag's."""
+    async with house(tmp_path) as (serving, client):
+
+        async def shown(name: str, value: float) -> None:
+            async def is_shown() -> bool:
+                return (await scrape(client, serving.admin_url))[f"headgate_{name}"] == value
+
+            await eventually(is_shown, within_s=10)
+
+        await client.post(f"{serving.admin_url}/kill", headers=TOKEN)
+        await shown("kill_switch", 1)
+        await shown("kill_flag_on_timestamp_seconds", 0)
+        await client.delete(f"{serving.admin_url}/kill", headers=TOKEN)
+        await shown("kill_switch", 0)
+        before_s = time.time()
+        serving.flag_file.write_text(json.dumps(flag_document(kill=True)))
+        await shown("kill_switch", 1)
+        serving.flag_file.write_text(json.dumps(flag_document()))
+        await shown("kill_switch", 0)
+        samples = await scrape(client, serving.admin_url)
+
+    assert before_s <= samples["headgate_kill_flag_on_timestamp_seconds"] <= time.time()
 
 
 async def test_without_a_token_in_the_settings_there_is_no_kill_switch(tmp_path: Path) -> None:

@@ -54,6 +54,7 @@ FAMILIES = {
     "viewer_lag_events": set(),
     "flag_age_seconds": set(),
     "kill_switch": set(),
+    "kill_flag_on_timestamp_seconds": set(),
     "event_log_up": set(),
     "flag_context_missing_total": set(),
     "tap_calls_total": {"result"},

@@ -98,6 +98,7 @@ class Traffic:
     proxies: tuple[str, ...] = (PROXY,)
     missing: tuple[str, ...] = ()
     unverified: tuple[str, ...] = ()
+    killed_s: float = 0.0
     _turn: int = 0
 
     def __post_init__(self) -> None:
@@ -137,7 +138,8 @@ class Traffic:
             raise EvidenceError(ReadingProblem.ERROR, self.problem)
         seen = dict.fromkeys(self.proxies, now_s)
         counters, users = dict(self.counters), dict(self.users)
-        return Reading(now_s, counters, seen, users, self.missing, unverified=self.unverified)
+        beside = {"unverified": self.unverified, "killed_s": self.killed_s}
+        return Reading(now_s, counters, seen, users, self.missing, **beside)  # type: ignore[arg-type]
 
     def _settled(self, arm: str, every: int, over: int = 0) -> None:
         self._count(SETTLED_S, (arm, "inf"), every)

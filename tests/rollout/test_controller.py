@@ -203,6 +203,21 @@ async def test_the_kill_flag_ends_the_rollout(rolling: Rolling) -> None:
     assert running.controller.state.run == "r2"
 
 
+async def test_a_kill_between_two_looks_ends_the_rollout(rolling: Rolling) -> None:
+    """The flag is off again when it is looked at, and the proxies say when they found it on. One of before
+    the rollout ends nothing."""
+    rolling.traffic.killed_s = rolling.now.wall_s - 1
+    async with begun(rolling) as running:
+        assert running.controller.state.phase is RolloutPhase.RUNNING
+        rolling.traffic.killed_s = rolling.now.wall_s + 1
+        [move] = await running.ticks(1)
+        state = running.controller.state
+
+    assert (state.phase, move.kind, rolling.share) == (RolloutPhase.KILLED, MoveKind.STAY, 0)
+    assert state.last_act is not None
+    assert state.last_act["by"] == "the kill flag"
+
+
 @pytest.mark.parametrize("killed", [False, True])
 async def test_going_back_waits_for_no_evidence(rolling: Rolling, killed: bool) -> None:
     """A Prometheus that hangs keeps nobody who asked for batch in the stream."""

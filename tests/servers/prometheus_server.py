@@ -66,6 +66,7 @@ class ProxyPage:
         self._parity = Counter("headgate_parity", "…", ["route", "result"], registry=registry)
         self._users = Gauge("headgate_users", "…", ["route", "arm"], registry=registry)
         Gauge("headgate_build_info", "…", ["version", "python"], registry=registry).labels("1", "3.11").set(1)
+        self._kill_flag_on = Gauge("headgate_kill_flag_on_timestamp_seconds", "…", registry=registry)
         if self.dates:
             Gauge("process_start_time_seconds", "…", registry=registry).set(time.time())
         for arm, bucket, outcome in product(ARMS, range(16), OUTCOMES):
@@ -106,6 +107,10 @@ class ProxyPage:
 
     def hit(self, result: str) -> None:
         self._recoveries.labels(self._route, "source_lost", result).inc()
+
+    def find_kill_flag_on(self) -> None:
+        """Now; it may be off in a moment."""
+        self._kill_flag_on.set_to_current_time()
 
     def meet(self, arm: str, users: int) -> None:
         self._users.labels(self._route, arm).set(users)

@@ -8,7 +8,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from flags.errors import EvidenceError, InvalidReading, ReadingProblem
 from flags.rollout.evidence.fetching import fetch
-from flags.rollout.evidence.readings import LABELS, STARTED, Reading, Sample, Wanted, complete, gather
+from flags.rollout.evidence.readings import LABELS, OF_PROCESSES, Reading, Sample, Wanted, complete, gather
 
 PAGE_TIMEOUT_S = 5.0
 """For one page. They are asked at the same time."""
@@ -59,7 +59,7 @@ class PageReadings:
 
 def parse(url: str, page: str) -> Iterator[Sample]:
     """The samples of a page. Raises InvalidReading for a line of Headgate's that is none."""
-    names = {*LABELS, STARTED}
+    names = {*LABELS, *OF_PROCESSES}
     lines = (line for line in page.split("\n") if line.replace("{", " ").partition(" ")[0] in names)
     try:
         for family in text_string_to_metric_families("\n".join(lines) + "\n"):

@@ -15,7 +15,7 @@ from pydantic import SecretStr
 
 from flags.errors import EvidenceError, InvalidReading, ReadingProblem
 from flags.rollout.evidence.fetching import fetch
-from flags.rollout.evidence.readings import LABELS, STARTED, Reading, Sample, Wanted, complete, gather
+from flags.rollout.evidence.readings import LABELS, OF_PROCESSES, Reading, Sample, Wanted, complete, gather
 
 MAX_BODY_BYTES = 64 * 1024 * 1024
 """About 100 kB for each route of each proxy."""
@@ -89,13 +89,14 @@ class PrometheusReadings:
 
 
 def query(selector: str, wanted: Wanted) -> str:
-    """All that is wanted, without a name the time at which each proxy was scraped, and when it began."""
+    """All that is wanted, without a name the time at which each proxy was scraped, and what has no route."""
     routes = "|".join(sorted(wanted.routes))
     matchers = f'__name__=~"{"|".join(LABELS)}",route=~"{routes}",{selector}'
     proxies = f"headgate_build_info{{{selector}}}"
     # What a selector finds beside proxies began at some time, too.
-    started = f"({STARTED}{{{selector}}} and on(instance) {proxies})"
-    return f"{{{matchers}}} or timestamp({proxies}) or ({DOWN}{{{selector}}} == 0) or {started}"
+    named = f'{{__name__=~"{"|".join(OF_PROCESSES)}",{selector}}}'
+    of_processes = f"({named} and on(instance) {proxies})"
+    return f"{{{matchers}}} or timestamp({proxies}) or ({DOWN}{{{selector}}} == 0) or {of_processes}"
 
 
 def parse(body: bytes) -> Iterator[Row]:

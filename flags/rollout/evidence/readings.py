@@ -38,6 +38,9 @@ PARITY = "headgate_parity_total"
 USERS = "headgate_users"
 IDENTITY = "headgate_identity_verified"
 STARTED = "process_start_time_seconds"
+KILLED = "headgate_kill_flag_on_timestamp_seconds"
+OF_PROCESSES = (STARTED, KILLED)
+"""What is read beside LABELS, and has no route."""
 
 LABELS: Mapping[str, tuple[str, ...]] = {
     OUTCOMES: ("route", "arm", "bucket", "outcome"),
@@ -127,6 +130,8 @@ class Reading:
     """Unix time at which the process of an instance began, for those that say so."""
     since_s: float | None = None
     """Unix time since which each process that was seen is known; None: since `at_s`."""
+    killed_s: float = 0.0
+    """Unix time at which a proxy last found the kill flag turned on; 0: none did. It is not stored."""
 
 
 class Readings(Protocol):
@@ -150,10 +155,14 @@ def gather(
     counters: dict[Series, int] = {}
     users: dict[str, int] = defaultdict(int)
     started: dict[str, float] = {}
+    killed_s = 0.0
     for sample in samples:
         if sample.metric == STARTED:
             if 0 < sample.value < math.inf:
                 started[sample.instance] = sample.value
+            continue
+        if sample.metric == KILLED:
+            killed_s = max(killed_s, sample.value)
             continue
         series = _series(sample, wanted)
         if series is None:
@@ -166,7 +175,9 @@ def gather(
         users[arm] = max(users[arm], counters.pop(series))
     identity = {series: counters.pop(series) for series in list(counters) if series.metric == IDENTITY}
     unverified = sorted({series.labels[0] for series, verified in identity.items() if not verified})
-    return Reading(at_s, counters, dict(seen), dict(users), tuple(missing), tuple(unverified), started)
+    return Reading(
+        at_s, counters, dict(seen), dict(users), tuple(missing), tuple(unverified), started, killed_s=killed_s
+    )
 
 
 def complete(reading: Reading, wanted: Wanted) -> Reading:

@@ -103,12 +103,15 @@ async def test_a_proxy_that_begins_between_two_looks_counts_whole(page: ProxyPag
         new.begin()
         try:
             new.compare("missing")
+            new.find_kill_flag_on()
             second = await source.read(time.time())
             new.compare("missing")
             third = await source.read(time.time())
         finally:
             new.hide()
 
+    assert first.killed_s == 0
+    assert first.at_s < second.killed_s < third.at_s
     assert between(first, second, 0).parity == ({"missing": 1} if dates else {})
     assert between(carried(first, second), third, 0).parity == {"missing": 1}
 

@@ -175,6 +175,7 @@ async def test_what_a_new_proxy_counts_before_it_is_scraped_counts(server: Prome
             first = await source.read(time.time())
             new.begin()
             new.compare("missing")
+            new.find_kill_flag_on()
             new.settle("stream", "failed", times=3)
             await scraped(server, new, 3)
             second = await source.read(time.time())
@@ -183,6 +184,8 @@ async def test_what_a_new_proxy_counts_before_it_is_scraped_counts(server: Prome
             third = await source.read(time.time())
 
     batch = between(first, second, 0)
+    assert first.killed_s == 0
+    assert first.at_s < second.killed_s < second.at_s
     assert batch.outcomes == {("stream", 3, "failed"): 3}
     assert batch.parity == {"missing": 1}
     assert between(carried(first, second), third, 0).outcomes == {("stream", 3, "failed"): 1}
