@@ -251,6 +251,7 @@ def _await(policy: Policy, wanted: ActRequest) -> None:
             if move["kind"] != MoveKind.ADVANCE and (
                 wanted.what is not Act.RESUME or move["reason"] in _NOT_RESUMED
             ):
+                said = " ".join(filter(None, (said, _no_approval(wanted, MoveReason(move["reason"])))))
                 raise click.ClickException(f"{wanted.what}: has no effect: {said}")
             click.echo(f"{wanted.what}: {said}")
             return
@@ -259,6 +260,19 @@ def _await(policy: Policy, wanted: ActRequest) -> None:
 
 
 _NOT_RESUMED = frozenset({MoveReason.PAUSED, MoveReason.FLAG_CHANGED, MoveReason.FLAG_LOWERED})
+
+
+_UNAPPROVED = frozenset({MoveReason.TIME, MoveReason.SAMPLES, MoveReason.UNCLEAR, MoveReason.OVERDUE})
+
+
+def _no_approval(wanted: ActRequest, reason: MoveReason) -> str:
+    """Why an approval is not what the step waits for, and what is."""
+    if wanted.what is not Act.APPROVE or reason not in _UNAPPROVED:
+        return ""
+    return (
+        f"An approval takes the place of neither time nor proof, and this step does not ask for one "
+        f"({reason}): wait, or `headgate rollout advance`, and say why."
+    )
 
 
 def _heard(policy: Policy, wanted: ActRequest) -> tuple[Mapping[str, Any] | None, Mapping[str, Any] | None]:

@@ -533,6 +533,25 @@ async def test_an_approval_acts_when_it_is_asked_for_or_not_at_all(rolling: Roll
     assert move.kind is MoveKind.ADVANCE
 
 
+@pytest.mark.parametrize("harm", [1.5, {"ratio": 1.5, "or_points": 2.0}], ids=str)
+async def test_a_service_that_never_fails_goes_on_by_points_alone(tmp_path: Path, harm: Any) -> None:
+    """Of nothing there is no ratio: without points it is overdue for ever. The journal replays either way."""
+    flag_file(tmp_path / "flags.json")
+    steps = [
+        {"share": 25, "at_least": "3m", "at_most": "10m", "min_samples": 50},
+        {"share": 50, "at_least": "3m", "min_samples": 50},
+    ]
+    rolling = Rolling(tmp_path, policy(tmp_path, steps=steps, guardrails={"errors": {"harm": harm}}))
+    with rolling.running() as running:
+        await running.begin()
+        moves = await running.ticks(30, stream_bad=0.0, control_bad=0.0)
+
+    goes_on = isinstance(harm, dict)
+    assert (MoveReason.PROVED in {move.reason for move in moves}) is goes_on
+    assert (moves[-1].reason is MoveReason.OVERDUE) is not goes_on
+    assert differences(rolling.entries())[1] == []
+
+
 async def raised(rolling: Rolling, running: Running) -> None:
     rolling.set_share(50)
 

@@ -281,6 +281,23 @@ async def test_an_act_says_what_came_of_it(desk: Desk) -> None:
             await running.ticks(6)
 
 
+async def test_an_approval_in_place_of_proof_says_why_it_does_nothing(desk: Desk) -> None:
+    """Nothing fails in either arm, so no ratio is proved: an approval is no proof, and it says what is."""
+    await desk.has_begun()
+    with desk.rolling.running() as running:
+        await running.until(25, stream_bad=0.0, control_bad=0.0)
+        await running.ticks(6, stream_bad=0.0, control_bad=0.0)
+        typing = asyncio.create_task(desk.types("approve", *why()))
+        await eventually(lambda: running.controller.acts_wait)
+        await running.ticks(1, stream_bad=0.0, control_bad=0.0)
+        done = await typing
+
+    assert done.exit_code == 1
+    assert "approve: has no effect: soak (unclear)" in done.output
+    assert "takes the place of neither time nor proof" in done.output
+    assert "headgate rollout advance" in done.output
+
+
 async def test_a_rollback_needs_no_controller(desk: Desk) -> None:
     """0 % is read back before the command ends; the controller that runs next finds what it decided."""
     await desk.has_begun(25)

@@ -19,6 +19,7 @@ from flags.rollout.plan.walks import (
     Goal,
     against_ceiling,
     against_control,
+    against_either,
     arrivals,
     early_arrivals,
 )
@@ -26,7 +27,7 @@ from flags.rollout.policy.guardrails import Action, Ceiling, EarlyGuard, RateRat
 from flags.rollout.policy.policy import Policy, Step
 from flags.rollout.verdict.comparisons import CUMULATIVE, FEW_FAULTS, Thresholds
 from flags.rollout.verdict.evaluator import BUCKETS
-from flags.rollout.verdict.processes import RateBet, RatioBet, Vector, early_limits
+from flags.rollout.verdict.processes import EitherBet, RateBet, RatioBet, Vector, early_limits
 
 ROLLOUTS = 200
 """Drawn for each figure: the tenth, half and nine tenths of them are known to a few in a hundred."""
@@ -168,11 +169,15 @@ def _until(place: _SimulatedStep) -> float:
 
 
 def _ratio_proof(place: _SimulatedStep, rail: RateRatio) -> Vector:
-    rate, bet = _rate_of(place, rail), RatioBet.of_safety(rail.harm)
+    rate, bet = _rate_of(place, rail), EitherBet.of_safety(rail.harm, rail.or_points)
     if not rate.of:
         return np.full(len(place.ready), NEVER)
     line = Thresholds.of(place.policy.budget_value(), rail.weight).safe
-    draw = against_control(place.rng, bet, place.arms(rate.of), rate.at, rate.at)
+    arms = place.arms(rate.of)
+    if bet.points is None:
+        draw = against_control(place.rng, bet.ratio, arms, rate.at, rate.at)
+    else:
+        draw = against_either(place.rng, bet, arms, rate.at)
     return arrivals(draw, bet.weights, place.goal(line, _until(place), place.tempering))
 
 

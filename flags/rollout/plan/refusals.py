@@ -2,10 +2,12 @@
 
 from collections.abc import Callable, Iterator
 
-from flags.rollout.plan.plan import Plan, Rate, StepPlan
+from flags.rollout.plan.plan import HOUR_S, Plan, Rate, StepPlan
 from flags.rollout.policy import believable
 from flags.rollout.policy.guardrails import Action, Ceiling, EarlyGuard, RateRatio
 from flags.rollout.policy.policy import Policy
+from flags.rollout.verdict.comparisons import Thresholds
+from flags.rollout.verdict.processes import EitherBet
 
 SURE = 0.9
 """A step fits if nine in ten clean builds are through in time."""
@@ -127,6 +129,9 @@ def _ways_out(policy: Policy, step: StepPlan) -> str:
     slow = [rail for rail in policy.guardrail_values() if isinstance(rail, RateRatio) and rail.limit_s]
     if step.slowest in {rail.name for rail in slow}:
         ways.append(f"`guardrails.{step.slowest}` a lower `limit_s`, which more answers exceed")
+    compared = [rail for rail in policy.guardrail_values() if isinstance(rail, RateRatio)]
+    if step.slowest in {rail.name for rail in compared if rail.or_points is None}:
+        ways.append(f"`guardrails.{step.slowest}.harm` an `or_points`, where that is rare")
     ways.append("a person's approval in place of proof (`prove: false`, `approve: true`)")
     return f"give it {', or '.join(ways)}"
 
@@ -187,7 +192,30 @@ def assumptions(policy: Policy, plan: Plan) -> Iterator[str]:
     yield "A harm begins with its step, in answers that fail; harmed are those that would not have failed."
     if policy.mode != "auto":
         yield f"Somebody goes back at once when told to: with `mode: {policy.mode}` the controller does not."
+    yield from _never_fails(policy, plan)
     yield from _never_back(policy)
+
+
+def _never_fails(policy: Policy, plan: Plan) -> Iterator[str]:
+    """How soon points are proved, of which there may be no failure to tell."""
+    for rail in policy.guardrail_values():
+        if not isinstance(rail, RateRatio) or rail.or_points is None:
+            continue
+        line = Thresholds.of(policy.budget_value(), rail.weight).safe
+        bet = EitherBet.of_safety(rail.harm, rail.or_points)
+        times = []
+        for step in plan.steps:
+            both = step.stream_per_h + step.control_per_h
+            if step.proof is not None and both:
+                answers = bet.clean(line, step.stream_per_h / both)
+                hours = duration(answers / step.stream_per_h * HOUR_S)
+                times.append(f"{named(plan, step)} {answers:,.0f} answers of the stream arm, in {hours}")
+        if times:
+            what = "fails" if rail.limit_s is None else f"takes over {rail.limit_s:g} s"
+            yield (
+                f"Where nothing {what} in either arm, `guardrails.{rail.name}` is safe by `or_points: "
+                f"{rail.or_points:g}` after: {'; '.join(times)}."
+            )
 
 
 def _never_back(policy: Policy) -> Iterator[str]:

@@ -4,16 +4,20 @@ Many rollouts at once, from one event to the next: looks at which nothing bad ha
 month costs no more than the events in it. Time is counted in looks, of which there is one a tick.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from flags.rollout.verdict.processes import RateBet, RatioBet, Vector
+from flags.rollout.verdict.processes import EitherBet, RateBet, RatioBet, Vector
 
 BLOCK = 32
 """Events that are drawn at a time: each costs 48 alternatives for each rollout."""
+
+SOME = 0.1
+"""Of evidence that comes by itself, while nothing fails."""
 
 NEVER = np.inf
 
@@ -59,6 +63,23 @@ def against_control(rng: Generator, bet: RatioBet, arms: Arms, stream_rate: floa
         control = in_control + rng.poisson(arms.control * (1 - rate), events.shape)
         share = (stream / (stream + control))[..., None]
         return gaps, bet.gain(in_stream[..., None], in_control[..., None], share)
+
+    return draw
+
+
+def against_either(rng: Generator, bet: EitherBet, arms: Arms, rate: float) -> Draw:
+    """All requests of both arms, at one rate (0 to 1): those in which nothing fails are evidence too. So many
+    looks at a time as add a tenth of a nat or so."""
+    assert bet.points is not None, "else only events count"
+    looks = math.ceil(SOME / (bet.points.null * min(arms.stream, arms.control)))
+
+    def draw(rollouts: int) -> tuple[Vector, Vector]:
+        shape = (rollouts, BLOCK, 1)
+        stream = 1 + rng.poisson(arms.stream * looks, shape)
+        control = 1 + rng.poisson(arms.control * looks, shape)
+        stream_bad, control_bad = rng.binomial(stream, rate), rng.binomial(control, rate)
+        gains = bet.gain(stream_bad, stream - stream_bad, control_bad, control - control_bad)
+        return np.full(shape[:2], float(looks)), gains
 
     return draw
 

@@ -1,9 +1,17 @@
 """The policy's guardrails: a default set that is in force unless the policy changes it, name by name."""
 
 from collections.abc import Iterator
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, Field, ValidationInfo, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    Field,
+    TypeAdapter,
+    ValidationInfo,
+    WrapValidator,
+    field_validator,
+    model_validator,
+)
 
 from flags.rollout.policy.guardrails import (
     Action,
@@ -56,29 +64,62 @@ class WeightedRail(Rail):
     """Its share of the error budget. Those in force add up to 1: the ones left out share what is left."""
 
 
+class RatioOrPoints(PolicyBlock):
+    """Harm that is both so many times as often, and so many more in a hundred: ruling out either will do.
+
+    For a service that hardly ever fails: of nothing there is no ratio. In place of the number, it stands as
+    `harm: {ratio: 1.5, or_points: 0.2}`."""
+
+    ratio: Annotated[Number, Field(gt=1, le=30)] = 2.0
+    """A step is safe when a ratio of this or more is ruled out,"""
+    or_points: Annotated[Number, Field(gt=0, le=50)]
+    """or a difference of so many percentage points or more: 0.2 is two more in a thousand."""
+
+
+Ratio = Annotated[Number, Field(gt=1, le=30)]
+
+
+def _ratio_or_points(value: Any, _: Any) -> float | RatioOrPoints:
+    """What is no block is a number, and what is wrong with it is said of a number alone."""
+    if isinstance(value, dict | RatioOrPoints):
+        return RatioOrPoints.model_validate(value)
+    number: float = TypeAdapter(Ratio).validate_python(value)
+    return number
+
+
 class RatioRail(WeightedRail):
     """The stream arm's rate over the control arm's."""
 
     margin: Annotated[Number, Field(ge=1, le=10)] = 1.25
     """Up to this ratio there is no harm."""
-    harm: Annotated[Number, Field(gt=1, le=30)] = 2.0
-    """A step is safe when a ratio of this or more is ruled out."""
+    harm: Annotated[Ratio | RatioOrPoints, WrapValidator(_ratio_or_points)] = Field(
+        default=2.0, json_schema_extra={"kind": "number, over 1, at most 30, or a block"}
+    )
+    """A step is safe when a ratio of this or more is ruled out; with the block also when a difference is."""
     action: Action = Action.ROLL_BACK
     """The most that it may ask for."""
 
     @field_validator("harm")
     @classmethod
-    def _above_the_margin(cls, value: float, info: ValidationInfo) -> float:
-        if value <= info.data.get("margin", 0):
-            raise ValueError("must be over `margin`: between the two nothing is claimed")
+    def _above_the_margin(cls, value: float | RatioOrPoints, info: ValidationInfo) -> float | RatioOrPoints:
+        must, ratio = (
+            ("must have a `ratio`", value.ratio) if isinstance(value, RatioOrPoints) else ("must be", value)
+        )
+        if ratio <= info.data.get("margin", 0):
+            raise ValueError(f"{must} over `margin`: between the two nothing is claimed")
         return value
+
+    def _compared(self, name: str, weight: float, limit_s: float | None) -> RateRatio:
+        harm = self.harm
+        ratio, points = (harm.ratio, harm.or_points) if isinstance(harm, RatioOrPoints) else (harm, None)
+        return RateRatio(name, weight, limit_s, self.margin, ratio, self.action, points)
 
 
 class ErrorsRail(RatioRail):
     """Requests that end without a whole answer (`failed`, `truncated`), in both arms."""
 
     def value(self, name: str, weight: float) -> Guardrail:
-        return RateRatio(name, weight, None, self.margin, self.harm, self.action)
+        return self._compared(name, weight, None)
 
 
 class SlowRail(RatioRail):
@@ -88,7 +129,7 @@ class SlowRail(RatioRail):
     """Seconds; an edge of `headgate_settled_seconds`."""
 
     def value(self, name: str, weight: float) -> Guardrail:
-        return RateRatio(name, weight, self.limit_s, self.margin, self.harm, self.action)
+        return self._compared(name, weight, self.limit_s)
 
 
 class CeilingRail(WeightedRail):

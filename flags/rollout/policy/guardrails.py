@@ -25,6 +25,9 @@ class RateRatio:
     harm: float = 2.0
     """lambda1: safe is when a ratio of this or more is ruled out."""
     action: Action = Action.ROLL_BACK
+    or_points: float | None = None
+    """delta: with it harm is both a ratio of `harm` and so many percentage points more, or beyond, and either
+    of them ruled out is safe."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from flags.rollout.evidence.evidence import BAD, ELIGIBLE, Batch, ComparedArm
 from flags.rollout.policy.guardrails import Action, Ceiling, ErrorBudget, Exposure, RateRatio
-from flags.rollout.verdict.processes import Mixture, RateBet, RatioBet, Vector
+from flags.rollout.verdict.processes import EitherBet, Mixture, RateBet, RatioBet, Vector
 from flags.rollout.verdict.step_context import ENDS, SampleSize, StepContext, Tally, figure, log10, sentence
 from flags.rollout.verdict.verdict import Finding, Verdict
 
@@ -50,7 +50,7 @@ class Thresholds:
 class _Compared:
     """Bets of harm over all steps and in each, and of safety in the present one."""
 
-    def __init__(self, bet: RatioBet | RateBet, safety: RatioBet | RateBet, steps: int) -> None:
+    def __init__(self, bet: RatioBet | RateBet, safety: EitherBet | RateBet, steps: int) -> None:
         self._bet = bet
         self._safety = safety
         self._steps = steps
@@ -91,7 +91,7 @@ class RatioTest:
         self._rail = rail
         self.name = rail.name
         self._lines = Thresholds.of(budget, rail.weight)
-        self._harm, self._safe = RatioBet.of_harm(rail.margin), RatioBet.of_safety(rail.harm)
+        self._harm, self._safe = RatioBet.of_harm(rail.margin), EitherBet.of_safety(rail.harm, rail.or_points)
         self._evidence = _Compared(self._harm, self._safe, steps)
         self._ever = {arm: Tally() for arm in ComparedArm}
         self._tallies = {arm: Tally() for arm in ComparedArm}
@@ -112,12 +112,11 @@ class RatioTest:
         # comes depends on how many ask and not on what they get, so waiting is no choice of evidence.
         if not (stream.every and control.every):
             return
-        if stream.bad + control.bad:
-            share = stream.every / (stream.every + control.every)
-            self._evidence.add(
-                self._harm.gain(stream.bad, control.bad, share),
-                self._safe.gain(stream.bad, control.bad, share),
-            )
+        share = stream.every / (stream.every + control.every)
+        self._evidence.add(
+            self._harm.gain(stream.bad, control.bad, share),
+            self._safe.gain(stream.bad, stream.good, control.bad, control.good),
+        )
         self._block = {arm: Tally() for arm in ComparedArm}
 
     def _counted(self, batch: Batch, arm: ComparedArm) -> tuple[int, int]:
@@ -140,7 +139,7 @@ class RatioTest:
             f"{stream.bad:,} of {stream.every:,} answers in the stream arm {what} ({stream.percent}), "
             f"{control.bad:,} of {control.every:,} in its control ({control.percent})"
         )
-        if stream.every and control.bad:
+        if stream.every and control.bad:  # of nothing there is no ratio
             said += f": {figure(stream.bad / stream.every / (control.bad / control.every))} times as often"
         return said
 
@@ -275,6 +274,14 @@ def _end(
     if finding is Finding.UNCLEAR and enough:
         return f"no harm shown, and {100 * min(1.0, max(0.0, proved)):.0f} % of the way to shown to be safe"
     if finding is Finding.SAFE:
-        ruled_out = f"{rail.harm:g} times" if isinstance(rail, RateRatio) else f"{figure(100 * rail.harm)} %"
-        return f"safe, since {ruled_out} or more is ruled out"
+        return f"safe, since {_harm_said(rail)} or more is ruled out"
     return ENDS[finding]
+
+
+def _harm_said(rail: RateRatio | Ceiling) -> str:
+    """What is ruled out."""
+    if isinstance(rail, Ceiling):
+        return f"{figure(100 * rail.harm)} %"
+    if rail.or_points is None:
+        return f"{rail.harm:g} times"
+    return f"harm of {rail.harm:g} times and {rail.or_points:g} percentage points"

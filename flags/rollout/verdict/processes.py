@@ -5,7 +5,9 @@ reaches 1/alpha is at most alpha, however often one looks (Ville's inequality). 
 minute, and stop the moment it has seen enough.
 
 Sources: Lindon & Malek, "Anytime-valid inference for multinomial count data" (2022, arXiv 2011.03567) for the
-mixture; Waudby-Smith & Ramdas, "Estimating means of bounded random variables by betting" for one sample.
+mixture; Waudby-Smith & Ramdas, "Estimating means of bounded random variables by betting" for one sample;
+Turner & Grünwald, "Exact anytime-valid confidence intervals for contingency tables and beyond" (2023) for the
+difference, of which the proof that is needed here stands at `PointsBet`.
 """
 
 import math
@@ -16,14 +18,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 Vector = NDArray[np.float64]
-Counts = int | NDArray[np.int64]
-"""One, or those of many at once, with a last axis of 1 for the alternatives."""
+Counts = float | NDArray[np.int64]
+"""One, or those of many at once, with a last axis of 1 for the alternatives. Whole, but for averages."""
 
 GRID = 48
 """Alternatives that a mixture bets on."""
 
 MOST_RATIO = 30.0
 """The largest ratio that it bets on; harm beyond is seen at least as soon."""
+
+MOST_POINTS = 10.0
+"""Times the difference that is to be ruled out: who fails more often is better judged by the ratio."""
+
+HUNDRED = 100.0
+"""Percentage points in 1."""
 
 SPREAD = 1.0
 """Of the half-normal weights, in the logarithm of the ratio: most of the bet is on the next factor of 3."""
@@ -86,13 +94,116 @@ class RatioBet:
     def start(self) -> Mixture:
         return Mixture(self.weights)
 
-    def gain(self, stream_bad: Counts, control_bad: Counts, stream_share: float | Vector) -> Vector:
+    def gain(
+        self, stream_bad: Counts, control_bad: Counts, stream_share: float | NDArray[np.floating]
+    ) -> Vector:
         """What these bad events add, where the stream arm had this share (0 to 1) of both arms' requests."""
         r = stream_share
         expected = np.log((self.ratios * r + 1 - r) / (self.null * r + 1 - r))
         of_stream: Vector = np.log(self.ratios / self.null)
         gained: Vector = stream_bad * of_stream - (stream_bad + control_bad) * expected
         return gained
+
+
+@dataclass(frozen=True, slots=True)
+class PointsBet:
+    """Against: the stream arm's rate of bad events is at least `null` above control's, as a difference.
+
+    Requests in which nothing fails are evidence here, and of a ratio they are none. Each request wins or
+    loses: s and t are the stakes, c is the rate of control at which the hypothesis is hardest to rule out,
+
+        stream: bad 1 - s (1 - c - null), good 1 + s (c + null);    control: bad 1 + t (1 - c), good 1 - t c
+
+    with s times the requests of the stream arm equal to t times those of control. It is fair for any rates
+    p >= q + null, also those that differ between requests and change with time: the logarithm of the product
+    of all means is concave in the rates, is 0 where all are p = c + null and q = c, and has there a slope of
+    -s in each p and t in each q, which adds up to -s (p - q - null) <= 0 for each request of the stream arm.
+
+    c and s are nearly those of the likelihood ratio of a build that fails in both arms at the same one of
+    `rates`, over the least favourable rates p = q + null: there is one bet for each.
+    """
+
+    null: float
+    rates: Vector
+    weights: Vector
+
+    @classmethod
+    def of_safety(cls, harm: float) -> "PointsBet":
+        """Against a difference of at least `harm`, 0 to 0.5. The rarer failures are, the more is bet."""
+        low = harm / MOST_RATIO
+        high = min(MOST_POINTS * harm, (1 - harm) / 2)
+        steps = np.linspace(0.0, math.log(high / low), GRID // 2)
+        return cls(harm, low * np.exp(steps), _half_normal(steps / 2))
+
+    def gain(
+        self, stream_bad: Counts, stream_good: Counts, control_bad: Counts, control_good: Counts
+    ) -> Vector:
+        """What these requests add, of which there is at least one in each arm."""
+        stream, control = stream_bad + stream_good, control_bad + control_good
+        q, delta = self.rates, self.null
+        c = (q - delta + np.sqrt((q - delta) ** 2 + 4 * q * delta * control / (stream + control))) / 2
+        s = 1 - q / (c + delta)
+        t = s * stream / control
+        gained: Vector = (
+            stream_bad * np.log1p(-s * (1 - c - delta))
+            + stream_good * np.log1p(s * (c + delta))
+            + control_bad * np.log1p(t * (1 - c))
+            + control_good * np.log1p(-t * c)
+        )
+        return gained
+
+
+@dataclass(frozen=True, slots=True)
+class EitherBet:
+    """Against: the ratio is at least `ratio`'s null, and the difference at least that of `points`.
+
+    Half of the stake is on either. While both are so, both bets are fair, and so is their mean: to act on
+    either one alone, each would have to come to twice the line, and the mean is there no later.
+    """
+
+    ratio: RatioBet
+    points: PointsBet | None
+
+    @classmethod
+    def of_safety(cls, harm: float, points: float | None) -> "EitherBet":
+        """Against a ratio of `harm` or more and, unless None, so many percentage points or more."""
+        return cls(
+            RatioBet.of_safety(harm), None if points is None else PointsBet.of_safety(points / HUNDRED)
+        )
+
+    @property
+    def weights(self) -> Vector:
+        if self.points is None:
+            return self.ratio.weights
+        return np.concatenate([self.ratio.weights, self.points.weights]) - math.log(2)
+
+    def start(self) -> Mixture:
+        return Mixture(self.weights)
+
+    def gain(
+        self, stream_bad: Counts, stream_good: Counts, control_bad: Counts, control_good: Counts
+    ) -> Vector:
+        """What these requests add, of which there is at least one in each arm."""
+        stream, control = stream_bad + stream_good, control_bad + control_good
+        of_ratio = self.ratio.gain(stream_bad, control_bad, stream / (stream + control))
+        if self.points is None:
+            return of_ratio
+        of_points = self.points.gain(stream_bad, stream_good, control_bad, control_good)
+        return np.concatenate([of_ratio, of_points], axis=-1)
+
+    def clean(self, line: float, stream_share: float) -> float:
+        """So many requests of the stream arm, which has this share of both arms', until evidence comes to the
+        line though nothing fails in either; infinite without points."""
+        if self.points is None:
+            return math.inf
+        each = self.gain(0, stream_share, 0, 1 - stream_share)
+        low, high = 0.0, 1.0
+        while _log_sum(self.weights + high * each) < line:
+            low, high = high, 2 * high
+        while high - low > 1:
+            middle = (low + high) / 2
+            low, high = (low, middle) if _log_sum(self.weights + middle * each) >= line else (middle, high)
+        return math.ceil(high) * stream_share
 
 
 @dataclass(frozen=True, slots=True)

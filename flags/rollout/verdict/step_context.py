@@ -22,6 +22,10 @@ class Tally:
         self.every += every
 
     @property
+    def good(self) -> int:
+        return self.every - self.bad
+
+    @property
     def percent(self) -> str:
         return f"{figure(100 * self.bad / self.every)} %" if self.every else "none"
 

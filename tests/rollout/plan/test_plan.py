@@ -271,6 +271,35 @@ def test_the_plan_says_what_the_jury_would(per_arm: float, failing: float, ratio
     assert said * 60 - lag == pytest.approx(np.median(looks), rel=0.4)
 
 
+@pytest.mark.parametrize("failing", [0.0005, 0.004])
+def test_the_plan_says_when_points_are_proved(failing: float) -> None:
+    """As the verdict does, batch for batch, where failures are rare, and where they are less so."""
+    harm = {"ratio": 1.5, "or_points": 0.5}
+    made = policy(HALF | {"min_samples": 50}, guardrails=ERRORS_ALONE | {"errors": {"harm": harm}})
+    rng = np.random.default_rng(8)
+    looks = [found_by_jury(made, rng, 30, {"stream": failing, "control": failing}) for _ in range(30)]
+
+    with_points = first(made, traffic(60, failing), 200)
+    by_ratio = first(policy(HALF, guardrails=ERRORS_ALONE | {"errors": {"harm": 1.5}}), traffic(60, failing))
+
+    assert half(with_points) * 60 == pytest.approx(np.median(looks), rel=0.4)
+    assert half(with_points) < half(by_ratio) / 2
+
+
+def test_the_plan_says_how_long_a_service_that_never_fails_takes() -> None:
+    """For each step that is to be proved, in answers and hours; the verdict comes to the same."""
+    harm = {"ratio": 1.5, "or_points": 0.5}
+    made = policy({"share": 25, "at_least": "1h"}, HALF, guardrails={"errors": {"harm": harm}})
+    said = plan(made, traffic(60, 0.01), FEW).assumptions
+
+    [sentence] = [each for each in said if "or_points" in each]
+    assert sentence == (
+        "Where nothing fails in either arm, `guardrails.errors` is safe by `or_points: 0.5` after: "
+        "step 1 of 2 (25 %) 856 answers of the stream arm, in 57 min; "
+        "step 2 of 2 (50 %) 856 answers of the stream arm, in 29 min."
+    )
+
+
 def test_harm_that_begins_later_is_found_as_late_as_the_jury_does() -> None:
     """What was well before is no help: the bet on the new step alone has to come to the line."""
     steps = [{"share": share, "at_least": "1h"} for share in (20, *range(50, 60))]

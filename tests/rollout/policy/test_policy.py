@@ -351,6 +351,46 @@ def test_secrets_come_from_the_environment(path: Path, monkeypatch: pytest.Monke
     assert first.digest == second.digest
 
 
+@pytest.mark.parametrize("rail", ["errors", "slow"])
+def test_harm_is_a_ratio_or_a_ratio_and_points(path: Path, rail: str) -> None:
+    """The number alone stays what it was, for the digest too."""
+    number = loaded(path, minimal(guardrails={rail: {"harm": 1.5}}))
+    block = loaded(path, minimal(guardrails={rail: {"harm": {"ratio": 1.5, "or_points": 0.2}}}))
+    default = loaded(path, minimal(guardrails={rail: {"harm": {"or_points": 0.2}}}))
+    made = [
+        next(each for each in policy.guardrail_values() if each.name == rail)
+        for policy in (number, block, default)
+    ]
+
+    assert [(each.harm, each.or_points) for each in made if isinstance(each, RateRatio)] == [
+        (1.5, None),
+        (1.5, 0.2),
+        (2.0, 0.2),
+    ]
+    assert number.model_dump()["guardrails"][rail]["harm"] == 1.5
+    assert len({number.digest, block.digest, default.digest}) == 3
+
+
+@pytest.mark.parametrize(
+    ("harm", "said"),
+    [
+        (1, "harm: must be greater than 1"),
+        ("2", "harm: must be a valid number"),
+        ({"ratio": 1.2, "or_points": 0.2}, "harm: must have a `ratio` over `margin`"),
+        ({"ratio": 1.5}, "harm.or_points: is needed"),
+        ({"or_points": 0}, "harm.or_points: must be greater than 0"),
+        ({"or_points": 51}, "harm.or_points: must be less than or equal to 50"),
+        ({"or_points": 0.2, "rato": 2}, "harm.rato: unknown name; did you mean `ratio`?"),
+    ],
+)
+def test_a_harm_that_cannot_be_is_refused(path: Path, harm: Any, said: str) -> None:
+    """In one line each, with its place."""
+    assert [
+        problem.removeprefix("guardrails.errors.")[: len(said)]
+        for problem in problems(path, minimal(guardrails={"errors": {"harm": harm}}))
+    ] == [said]
+
+
 def test_the_digest_is_that_of_what_the_policy_says(path: Path, tmp_path: Path) -> None:
     """However it is written and wherever it lies; a changed number changes it."""
     elsewhere = tmp_path / "elsewhere"
