@@ -2,7 +2,8 @@
 
 import asyncio
 import logging
-from codecs import getincrementaldecoder
+from codecs import IncrementalDecoder, getincrementaldecoder
+from collections.abc import Callable
 from contextlib import suppress
 from typing import Literal
 
@@ -13,7 +14,7 @@ from proxy.llm.dialects.dialect import Assembler, Dialect, OddEnd, ProviderFaile
 from proxy.llm.learned import Why
 from proxy.llm.taps import TappedCall
 from proxy.observe.labels import CallResult
-from proxy.text.sse import Decoder, EventTooLarge
+from proxy.text.sse import Decoder, EventTooLarge, ServerSentEvent
 from proxy.upstream.client import Exchange, Request, Upstream
 
 logger = logging.getLogger("headgate.llm")
@@ -65,6 +66,7 @@ class ModelCall:
         dialect: Dialect,
         call: TappedCall,
         ask_again: Literal["never", "unbilled", "always"],
+        has_room: Callable[[int], bool],
     ) -> None:
         self._upstream = upstream
         self._asked = asked
@@ -72,6 +74,7 @@ class ModelCall:
         self._is_answer = dialect.is_answer
         self._call = call
         self._ask_again = ask_again
+        self._has_room = has_room
         self._events = 0
         self._has_text = False
         self.is_answered = False
@@ -151,14 +154,9 @@ class ModelCall:
         text = getincrementaldecoder("utf-8")()
 
         def take(data: bytes) -> None:
-            try:
-                text.decode(data)  # the other one puts U+FFFD in the place of what is none
-                events = decoder.feed(data)
-            except UnicodeDecodeError:
-                raise Unfaithful("a text is no Unicode") from None
-            except EventTooLarge:
-                raise Unfaithful("an event is too large") from None
-            for event in events:
+            if not self._has_room(len(data)):
+                raise NoRoom("there is no room for more of the calls' streams")
+            for event in _events(data, text, decoder):
                 self._events += 1
                 self.has_begun = True
                 piece = assembler.feed(event.data)
@@ -228,19 +226,26 @@ class ModelCall:
         if isinstance(failure, NoStream):
             return Why.NO_STREAM
         if isinstance(failure, Unfaithful):
-            return None if isinstance(failure, OddEnd) else Why.UNFAITHFUL
+            return None if isinstance(failure, OddEnd | NoRoom) else Why.UNFAITHFUL
         if self._has_text or isinstance(failure, UpstreamUnreachable | UpstreamBusy):
             return None
         return Why.BREAKS if isinstance(failure, UpstreamBroke) else Why.FAILS
 
 
+class NoRoom(Unfaithful):
+    """All calls together hold as much as they may: as batch, this one needs nothing here."""
+
+
 class Tee:
     """A `send` that also shows the text of a stream which the caller itself has asked for."""
 
-    def __init__(self, call: TappedCall, assembler: Assembler, send: Send) -> None:
+    def __init__(
+        self, call: TappedCall, assembler: Assembler, send: Send, has_room: Callable[[int], bool]
+    ) -> None:
         self._call = call
         self._assembler = assembler
         self._send = send
+        self._has_room = has_room
         self._decoder: Decoder | None = None
 
     async def __call__(self, message: Message) -> None:
@@ -252,6 +257,9 @@ class Tee:
         await self._send(message)
 
     def _look(self, decoder: Decoder, data: bytes) -> None:
+        if not self._has_room(len(data)):
+            self._decoder = None
+            return
         try:
             for event in decoder.feed(data):
                 self._call.add(self._assembler.feed(event.data))
@@ -284,6 +292,17 @@ async def _let_end(exchange: Exchange) -> None:
         async with asyncio.timeout(LET_END_S):
             while await exchange.read():
                 pass
+
+
+def _events(data: bytes, text: IncrementalDecoder, decoder: Decoder) -> list[ServerSentEvent]:
+    """What more of a stream completes. Raises Unfaithful."""
+    try:
+        text.decode(data)  # the other one puts U+FFFD in the place of what is none
+        return decoder.feed(data)
+    except UnicodeDecodeError:
+        raise Unfaithful("a text is no Unicode") from None
+    except EventTooLarge:
+        raise Unfaithful("an event is too large") from None
 
 
 def _says_its_end(headers: Headers) -> bool:

@@ -66,6 +66,8 @@ class _RunCall:
     receive: Receive
     """Says what comes after the body."""
     send: Send
+    hold: ByteReservation
+    """Of its body, and of the stream that its answer is made of."""
     attempt: bytes
     """Equal for the same call of the same run."""
 
@@ -169,7 +171,7 @@ class ModelPort:
         digest = hashing.digest()
         call = await tap.begin(digest, prompt)
         attempt = hashlib.sha256(token.encode() + digest).digest()
-        asked = _RunCall(provider, _unexpected(scope), body, prompt, receive, send, attempt)
+        asked = _RunCall(provider, _unexpected(scope), body, prompt, receive, send, hold, attempt)
         if dialect.is_stream(method, target, body):
             return await self._own_stream(asked, call)
         if self._is_avoided(attempt) or await self.learned.why_not(provider.name, prompt.model):
@@ -182,7 +184,7 @@ class ModelPort:
 
     async def _own_stream(self, asked: _RunCall, call: TappedCall) -> CallResult:
         """A stream that the caller itself has asked for."""
-        tee = Tee(call, asked.provider.dialect.assembler(), asked.send)
+        tee = Tee(call, asked.provider.dialect.assembler(), asked.send, asked.hold.take)
         # Without it the relay hands every part of the answer to `send`.
         asked.scope.pop(ANSWER, None)
         passage = await asked.relayed(tee)
@@ -191,7 +193,9 @@ class ModelPort:
     async def _streamed(self, asked: _RunCall, stream: StreamCall, call: TappedCall) -> CallResult:
         """As a stream; and where that was in vain, as the call it was."""
         provider, model = asked.provider, asked.prompt.model
-        model_call = ModelCall(provider.upstream, stream, provider.dialect, call, self.settings.ask_again)
+        model_call = ModelCall(
+            provider.upstream, stream, provider.dialect, call, self.settings.ask_again, asked.hold.take
+        )
         ended = await model_call.answer(asked.scope, asked.receive, asked.send)
         lesson = model_call.lesson
         if ended is CallResult.TAPPED:

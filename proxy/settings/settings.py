@@ -89,8 +89,9 @@ class LimitSettings(SettingsBlock):
     """Of one address. With `x_forwarded: append` the address that the proxy in front names counts, while its
     request is answered."""
     bodies: ByteSize = Field(default=ByteSize(256 * 1024 * 1024), ge=1024)
-    """Request bodies that are held, those of runs included, and on the model port as many again; for example
-    `256MiB`. What is relayed is not held."""
+    """Request bodies that are held, those of runs included; for example `256MiB`. What is relayed is not
+    held. On the model port as many again, with the streams that answers are made of: over it a call goes
+    through as batch."""
     answers: ByteSize = Field(default=ByteSize(256 * 1024 * 1024), ge=1024)
     """Copies of relayed answers, of the two arms that are compared and for clients that take nothing but
     events. Without room an answer goes out as it came, unread, and counts as complete."""

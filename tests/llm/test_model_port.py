@@ -465,3 +465,20 @@ async def test_a_call_of_very_many_values_goes_through_as_batch(tmp_path: Path) 
     assert stream.texts() == TEXTS
     assert provider.bodies == [chat(prompt, **values) for prompt in TEXTS]
     assert results == {"batch": 2}
+
+
+async def test_a_stream_that_there_is_no_room_for_is_asked_again_as_batch(tmp_path: Path) -> None:
+    """All calls' bodies and streams have one budget. Nothing is learned, and the room is given back."""
+    long = "more of the very same finding " * 200
+    provider = Provider({"extraction": long, "summary": SUMMARY})
+    limits = {"bodies": 8_000}
+    async with tapped(tmp_path, provider, limits=limits) as (serving, backend, client):
+        stream = await read(client, START, signed())
+        results = await counted(client, serving.admin_url)
+        figures = await scrape(client, serving.admin_url)
+
+    assert stream.texts() == {"extraction": long, "summary": SUMMARY}
+    assert [reply.json() for reply in backend.answers] == [completion(long), completion(SUMMARY)]
+    assert [body.get("stream") for body in provider.bodies] == [True, None, True]
+    assert results == {"lost": 1, "tapped": 1}
+    assert figures['headgate_over_budget_total{budget="bodies"}'] == 1
