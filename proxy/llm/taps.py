@@ -102,9 +102,13 @@ class Tap:
 
     async def doubt(self) -> None:
         """A call has come of which nothing is known: which place is the next one's is not known either."""
-        self._has_gap = True
+        self.lose_count()
         if self._count is not None:
             await self._count()
+
+    def lose_count(self) -> None:
+        """A call may have come of which nothing is known. No further one is shown."""
+        self._has_gap = True
 
     async def _heard(self, calls: int) -> None:
         """Wait until so many calls are known, or long enough."""
@@ -215,13 +219,15 @@ class OpenTap(Protocol):
 class TapShare(Mail, Protocol):
     """What replicas share of their taps. No method raises for a store that is down."""
 
-    async def put_tap(self, token: str, route: str, ttl_s: float) -> None:
-        """Let the other replicas find a tap of this one."""
+    async def put_tap(self, token: str, route: str, ttl_s: float) -> bool:
+        """Let the other replicas find a tap of this one. False: whether they can, or will, is not known."""
         ...
 
     async def drop_tap(self, token: str) -> None: ...
     async def find_tap(self, token: str) -> tuple[str, str] | None:
-        """The replica whose tap it is, and the route. If the store cannot say, the call is counted later."""
+        """The replica whose tap it is, and the route. If the store cannot say, the call is counted all the
+        same: at once, or as soon as that is possible.
+        """
         ...
 
     async def count_call(self, token: str) -> int | None:
@@ -269,7 +275,7 @@ class Taps:
         count = None if share is None else lambda: share.count_call(token)
         tap = self._taps[token] = Tap(shows, self._places[route], count)
         tap.strangers_before = self.strangers
-        putting = None if share is None else asyncio.create_task(share.put_tap(token, route, self._most_s))
+        putting = None if share is None else asyncio.create_task(self._put(share, tap, token, route))
         try:
             if putting is not None and waits:
                 await putting
@@ -279,6 +285,10 @@ class Taps:
             tap.close()
             if share is not None and putting is not None:
                 await asyncio.shield(_dropped(share, token, putting))
+
+    async def _put(self, share: TapShare, tap: Tap, token: str, route: str) -> None:
+        if not await share.put_tap(token, route, self._most_s):
+            tap.lose_count()  # a call at another replica may not have found it, nor have been counted
 
     def why_silent(self, tap: Tap) -> str:
         """Why a tap may have had no call; for the log."""

@@ -279,13 +279,16 @@ class ValkeyRuns:
             logger.error("stored ticket cannot be read", extra={"why": str(exc)})
         return None
 
-    async def put_tap(self, token: str, route: str, ttl_s: float) -> None:
+    async def put_tap(self, token: str, route: str, ttl_s: float) -> bool:
         sealed = self._sealing.box(f"tap {token}").seal("tap", 0, orjson.dumps([self.replica, route]))
         expiry: tuple[str, int] = ("PX", int(ttl_s * 1000))
-        with contextlib.suppress(StoreDown):
-            await self._ask.call(
-                ("SET", self._tap_key(token), sealed, *expiry), ("SET", self._calls_key(token), "0", *expiry)
-            )
+        # The count first, and never anew: a command may be executed twice.
+        count: Command = ("SET", self._calls_key(token), "0", "NX", *expiry)
+        try:
+            await self._ask.call(count, ("SET", self._tap_key(token), sealed, *expiry))
+        except StoreDown:
+            return False
+        return True
 
     async def drop_tap(self, token: str) -> None:
         with contextlib.suppress(StoreDown):  # it expires
@@ -298,7 +301,7 @@ class ValkeyRuns:
                 replica, route = orjson.loads(self._sealing.box(f"tap {token}").open("tap", 0, sealed))
                 return replica, route
         except StoreDown:
-            self._missed.append(token)
+            await self.count_call(token)  # before the call is made, or the next one is taken for it
         except Unsealable as exc:
             logger.error("stored tap cannot be read", extra={"why": str(exc)})
         return None

@@ -166,12 +166,15 @@ class Replicas:
         self.stores = asyncio.Event()
         self.stores.set()
 
-    async def put_tap(self, token: str, route: str, ttl_s: float) -> None:
+    async def put_tap(self, token: str, route: str, ttl_s: float) -> bool:
+        if self.loses:
+            return False
         await self.stores.wait()
         self.stored[token] = route
+        return True
 
     async def drop_tap(self, token: str) -> None:
-        del self.stored[token]
+        self.stored.pop(token, None)
 
     async def find_tap(self, token: str) -> tuple[str, str] | None:
         return ("owner", self.stored[token]) if token in self.stored else None
@@ -254,6 +257,23 @@ async def test_after_a_call_that_was_missed_no_further_one_is_shown():
             await call.finish()
 
     assert shown.said == [("one", "first")]
+
+
+async def test_a_tap_that_others_could_find_only_later_shows_no_call():
+    """The first call may have come to a replica that did not find it: the second would be taken for it."""
+    replicas, shown = Replicas(), Shown()
+    replicas.loses = True
+    async with replicas.owner.open(shown, "route") as (_, token):
+        replicas.loses = False
+        assert await replicas.other.find(token) is None  # the first call, which is not counted
+        replicas.stored[token] = "route"  # the store was slow
+        found = await replicas.other.find(token)
+        assert found is not None
+        second = await found.begin(b"b", ANY)
+        second.add("of which stage?")
+        await second.finish()
+
+    assert shown.said == []
 
 
 async def test_a_call_whose_number_is_not_known_is_not_shown():

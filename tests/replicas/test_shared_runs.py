@@ -23,6 +23,7 @@ from proxy.observe.metrics import Metrics
 from proxy.replicas.followed_run import FollowedRun
 from proxy.replicas.shared_runs import ValkeyRuns
 from proxy.replicas.takeover import TakenOverRun
+from proxy.replicas.valkey import CALL_S, STALL_S
 from proxy.runs.run import Call, Run
 from proxy.runs.shared import ViewableRun
 from proxy.settings.route import RouteSettings
@@ -426,6 +427,30 @@ async def test_a_ticket_is_taken_once_and_anywhere(server: ValkeyServer) -> None
         await asyncio.sleep(0.05)
         assert await other.runs.take_ticket("short") is None
         assert await other.runs.take_ticket("unknown") is None
+
+
+async def test_a_call_whose_tap_a_busy_replica_could_not_find_is_counted_before_it_is_made(
+    server: ValkeyServer,
+) -> None:
+    """The backend's next call may come to another replica, and is not to be taken for this one."""
+    async with replica(server) as one:
+        assert await one.runs.put_tap("token", "start", 30)
+        asked = one.runs._tap_key("token").encode()
+        async with Detour(server, asked).open() as detour, replica(detour) as other:
+            finding = asyncio.create_task(other.runs.find_tap("token"))
+            await detour.reached.wait()
+            be_busy(CALL_S + 2 * STALL_S)
+            assert await finding is None
+            assert await one.runs.count_call("token") == 2
+            detour.release.set()
+            assert await other.runs.find_tap("token") == (one.runs.replica, "start")
+
+
+def be_busy(seconds: float) -> None:
+    """With anything but the loop."""
+    until = time.monotonic() + seconds
+    while time.monotonic() < until:
+        pass
 
 
 async def test_what_is_learned_of_models_is_shared_and_sealed(server: ValkeyServer) -> None:

@@ -13,7 +13,17 @@ import httpx
 import pytest
 
 from tests.servers.scripted import Asked, ScriptedUpstream
-from tests.servers.streaming import Served, Stream, browser, free_port, read, scrape, served, signed
+from tests.servers.streaming import (
+    Served,
+    Stream,
+    browser,
+    eventually,
+    free_port,
+    read,
+    scrape,
+    served,
+    signed,
+)
 from tests.servers.tapping import (
     COMPLETIONS,
     EVENT_STREAM,
@@ -85,8 +95,27 @@ class Backend:
         return told
 
 
-def is_counted(sample: str) -> bool:
-    return sample.startswith(("headgate_tap_calls_total{", "headgate_parity_total{"))
+COUNTED = ("headgate_tap_calls_total{", "headgate_parity_total{")
+
+
+async def counts(client: httpx.AsyncClient, found: list[tuple[Served, str]]) -> Counter[str]:
+    """Calls and texts of all replicas together, by what became of them."""
+    counted: Counter[str] = Counter()
+    for at, _ in found:
+        figures = await scrape(client, at.admin_url)
+        counted += Counter(
+            {sample: int(value) for sample, value in figures.items() if sample.startswith(COUNTED)}
+        )
+    return counted
+
+
+async def are_all_counted(client: httpx.AsyncClient, found: list[tuple[Served, str]]) -> bool:
+    """Each call and each text, whatever became of it."""
+    counted = await counts(client, found)
+    return all(
+        sum(count for sample, count in counted.items() if sample.startswith(name)) >= RUNS * len(STAGES)
+        for name in COUNTED
+    )
 
 
 @asynccontextmanager
@@ -125,12 +154,9 @@ async def test_no_token_comes_to_another_run_and_no_answer_changes(tmp_path: Pat
             return await read(client, f"{at.url}/api/cases/{case}/start", signed(f"user{case % USERS}"))
 
         streams = await asyncio.gather(*(run(case) for case in range(RUNS)))
-        counted: Counter[str] = Counter()
-        for at, _ in found:
-            figures = await scrape(client, at.admin_url)
-            counted += Counter(
-                {sample: int(value) for sample, value in figures.items() if is_counted(sample)}
-            )
+        # A call is counted when all is done that follows its answer; who asked does not wait for that.
+        await eventually(lambda: are_all_counted(client, found), within_s=30)
+        counted = await counts(client, found)
         backend.model_urls = [model.url]
         direct = [await backend.answer(str(case), {}) for case in range(RUNS)]
 
