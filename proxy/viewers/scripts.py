@@ -40,8 +40,8 @@ class Scripts:
     @classmethod
     def load(cls) -> Self:
         """Those that this release came with."""
-        found = sorted((file.name, file.read_bytes()) for file in files("browser").iterdir())
-        return cls.of({name: data for name, data in found if name.endswith(".js")})
+        modules = [file for file in files("browser").iterdir() if file.name.endswith(".js")]
+        return cls.of({file.name: file.read_bytes() for file in sorted(modules, key=lambda file: file.name)})
 
     @classmethod
     def of(cls, modules: Mapping[str, bytes]) -> Self:

@@ -53,8 +53,9 @@ test("a line that comes in drips costs what it is long, not its square", () => {
     for (let at = 0; at < size; at += 1) decoder.feed(drip);
     return process.cpuUsage(began).user;
   };
-  time(100_000); // compiled by then
-  assert.ok(time(800_000) < 25 * time(100_000)); // its square would be 64 times as much
+  const best = (size) => Math.min(...[1, 2, 3].map(() => time(size)));
+  best(100_000); // compiled by then
+  assert.ok(best(800_000) < 25 * best(100_000)); // its square would be 64 times as much
 });
 
 test("the reconnection time counts also in a line after the last event", () => {

@@ -5,6 +5,7 @@ import re
 import subprocess
 import sys
 import tomllib
+from itertools import takewhile
 from pathlib import Path
 
 import pytest
@@ -78,14 +79,13 @@ def test_a_wheel_of_a_commit_serves_from_a_venv_of_its_own(tmp_path: Path) -> No
         [str(venv / "bin/headgate"), "serve"], cwd=tmp_path, stderr=subprocess.PIPE, text=True
     ) as serving:
         assert serving.stderr is not None
-        ready = any('"message":"ready"' in line for line in serving.stderr)
+        said_first = list(takewhile(lambda line: '"message":"ready"' not in line, serving.stderr))
         serving.terminate()
         rest = serving.stderr.read()
 
     commit = git(checkout, "rev-parse", "--short", "HEAD").strip()
     assert said == f"headgate, version {version()} (commit {commit})\n"
-    assert ready
-    assert serving.returncode == 0, rest
+    assert serving.returncode == 0, "".join([*said_first, rest])
 
 
 def run(command: list[str], cwd: Path | None = None) -> str:
