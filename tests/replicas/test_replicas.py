@@ -344,6 +344,39 @@ async def test_a_run_that_outlasts_the_drain_is_left_to_another_replica(tmp_path
         assert back.last["metadata"]["error_code"] == "shutdown"
 
 
+async def test_all_runs_that_outlast_the_drain_are_left(tmp_path: Path) -> None:
+    """Twenty-five at once, each of another user: all are completed as after SIGKILL, each asked once more."""
+    upstream_ = Twice(answer())
+    users = [f"user-{number}" for number in range(25)]
+    more = {"drain_s": 1, "route": {"replay": "safe"}}
+    async with replicas(upstream_, tmp_path, **more) as (upstream, (one, two), client, _):
+        async with AsyncExitStack() as stack:
+            streams = [
+                await stack.enter_async_context(opened(client, one.url + START, signed(user)))
+                for user in users
+            ]
+            runs = [await _run_of(stream) for stream in streams]
+            watching = [
+                await stack.enter_async_context(opened(client, events(two, run), signed(user), method="GET"))
+                for run, user in zip(runs, users, strict=True)
+            ]
+            for watched in watching:
+                await watched.until(lambda event: event["type"] == "stage_complete")
+            one.process.send_signal(signal.SIGTERM)
+            await eventually(lambda: len(upstream.asked) == 2 * len(users), 30)
+            upstream_.release.set()
+            for watched in watching:
+                await watched.rest()
+        left = await recovered(client, two)
+
+    for watched in watching:
+        check_whole(watched.events)
+        assert watched.last["metadata"]["recovered"]
+    assert len(upstream.asked) == 2 * len(users)
+    runs_of = {name: count for name, count in left.items() if name.startswith("headgate_runs_total")}
+    assert runs_of == {next(iter(ONCE)): len(users)}
+
+
 async def _run_of(stream: Stream) -> str:
     await stream.until(lambda event: event["type"] == "stage_complete")
     return stream.run
