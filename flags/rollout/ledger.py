@@ -14,7 +14,7 @@ from typing import Any, Protocol
 
 from flags.rollout.evidence.evidence import ComparedArm
 from flags.rollout.moves import ControlMode, MoveKind, MoveReason, RolloutPhase
-from flags.rollout.observed import STRAGGLE_S, Observed
+from flags.rollout.observed import STRAGGLE_S, Observed, explanation
 
 WAITING = frozenset({MoveReason.TIME, MoveReason.SAMPLES, MoveReason.UNCLEAR, MoveReason.PROXIES_CHANGE})
 """Reasons to do nothing for which nobody is needed, as long as it does not take too long."""
@@ -147,6 +147,14 @@ class RolloutState:
     seq: int = 0
     told: int = 0
     """The newest entry that somebody was sent a notice of."""
+
+    @property
+    def observed_why(self) -> str:
+        """Why so many answers can be of the stream arm at the written share; "" where it is about that."""
+        batch = (self.last_tick or {}).get("batch") or {}
+        users = batch.get("users", {}).get(ComparedArm.STREAM, 0)
+        in_step_s = self.last_tick_s - self.entered_s
+        return explanation(self.share, self.streamed, self.settled, users=users, in_step_s=in_step_s)
 
     @property
     def is_dark(self) -> bool:

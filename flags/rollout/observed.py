@@ -4,6 +4,7 @@ Answers are counted in windows, each as large as it takes to tell: what was righ
 nothing of now, nor does what was wrong until it was mended.
 """
 
+import math
 from dataclasses import dataclass, replace
 
 FEW = 50
@@ -17,6 +18,13 @@ STRAGGLERS = 3
 
 STRAGGLE_S = 900.0
 """After the share went to 0: what settles by then may have been decided before it."""
+
+
+SLIGHT = 0.05
+"""So much of all, or half of the share, is worth a word."""
+
+CHANCE = 3.0
+"""Standard deviations by which answers may differ, if each were another user's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +50,33 @@ class Observed:
     def problem(self, share: int) -> str:
         """How they differ from the written share; "" where they do not, or are too few to say."""
         return _problem(*self.last, share) or _problem(self.streamed, self.settled, share)
+
+
+def explanation(share: int, streamed: int, settled: int, *, users: int, in_step_s: float) -> str:
+    """Why the stream arm's part of the answers is another than its share of users; "" where it is hardly so.
+
+    Args:
+        share: written, in percent of users.
+        streamed: answers of the stream arm in this step.
+        settled: of everybody.
+        users: so many of the stream arm have asked, at least; 0: not known.
+        in_step_s: seconds since the step was entered.
+    """
+    if not settled:
+        return ""
+    expected, part = share / 100, streamed / settled
+    off = abs(part - expected)
+    if off < min(SLIGHT, expected / 2) or not off:
+        return ""
+    if not share:
+        return "of the whole step, also before it went to 0 %"
+    if off <= CHANCE * math.sqrt(expected * (1 - expected) / settled):
+        return "so few answers may be so by chance"
+    if part < expected and in_step_s < STRAGGLE_S:
+        return "some of them were decided before this step"
+    if not users:
+        return "answers are not users: who asks more counts more"
+    return f"answers are not users: at least {users:,} users had these {streamed:,} streamed"
 
 
 def _full(share: int) -> float:

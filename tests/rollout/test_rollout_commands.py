@@ -21,6 +21,7 @@ from flags.rollout.commands import rollout
 from flags.rollout.inbox import wish
 from flags.rollout.journal import Journal
 from flags.rollout.ledger import Act, Record, fold
+from flags.rollout.observed import explanation
 from flags.rollout.reporting.standing import standing_of
 from flags.rollout.reporting.status import shown, status_of
 from flags.rollout.writing.file_admin import FileAdmin
@@ -111,6 +112,43 @@ async def test_status_says_where_it_stands_and_why(desk: Desk) -> None:
     assert "shown to 25 % of users · observed —" in lines
     assert (found["run"], found["step"], found["written"], found["next_share"]) == ("r1", 2, 25, 50)
     assert {verdict["guardrail"] for verdict in found["verdicts"]} >= {"errors", "parity"}
+
+
+async def test_an_observed_share_that_is_not_the_written_one_explains_itself(desk: Desk) -> None:
+    """Few users who ask much are a few of the users, and much of the answers."""
+    await desk.has_begun(25)
+    with desk.rolling.running() as running:
+        await running.ticks(1)
+    shown = await desk.types("status")
+    found = json.loads((await desk.types("status", "--json")).output)
+
+    users = desk.rolling.traffic.users["stream"]
+    assert (found["observed"], found["written"]) == (50, 25)
+    said = f"answers are not users: at least {users:,} users had these {found['answers'] // 2:,} streamed"
+    assert found["observed_why"] == said
+    assert said in shown.output
+
+
+@pytest.mark.parametrize(
+    ("share", "streamed", "settled", "in_step_s", "said"),
+    [
+        (40, 0, 0, 60, ""),
+        (40, 42, 100, 60, ""),
+        (1, 110, 10_000, 60, ""),
+        (0, 0, 500, 60, ""),
+        (40, 2, 3, 60, "so few answers may be so by chance"),
+        (40, 730, 1000, 60, "answers are not users: who asks more counts more"),
+        (40, 200, 1000, 60, "some of them were decided before this step"),
+        (40, 200, 1000, 3600, "answers are not users: who asks more counts more"),
+        (1, 400, 10_000, 60, "answers are not users: who asks more counts more"),
+        (0, 7, 500, 60, "of the whole step, also before it went to 0 %"),
+    ],
+)
+def test_what_explains_an_observed_share(
+    share: int, streamed: int, settled: int, in_step_s: float, said: str
+) -> None:
+    """Chance, answers decided before, or who asks: what cannot be the reason is not named."""
+    assert explanation(share, streamed, settled, users=0, in_step_s=in_step_s) == said
 
 
 async def hold(desk: Desk) -> None:

@@ -67,6 +67,8 @@ class Status:
     whom it shows something by its own evaluation. None: it cannot be read, or never was."""
     gap: str
     """How what is in force differs from what was decided; "" where it does not."""
+    observed_why: str
+    """Why `observed` is another than `written`, where nothing is wrong; "" where it is not."""
     answers: int
     """That settled in this step, of everybody: what `observed` is a part of."""
     dwelt_s: float
@@ -107,6 +109,7 @@ def status_of(state: RolloutState, policy: Policy, now_s: float, in_force: Stand
     move = tick.get("move", {"kind": "", "reason": "", "detail": ""})
     in_step = 0 <= state.step < len(policy.steps)
     step = policy.steps[state.step] if in_step else None
+    differs = gap(state, in_force) or _differs_by_requests(move)
     following = policy.steps[state.step + 1 : state.step + 2]
     return Status(
         run=state.run,
@@ -120,7 +123,8 @@ def status_of(state: RolloutState, policy: Policy, now_s: float, in_force: Stand
         decided=decided(state, in_force),
         written=state.share,
         in_force=in_force,
-        gap=gap(state, in_force) or _differs_by_requests(move),
+        gap=differs,
+        observed_why="" if differs else state.observed_why,
         answers=state.settled,
         observed=100 * state.streamed / state.settled if state.settled else None,
         dwelt_s=state.dwelt_s,
@@ -166,6 +170,8 @@ def _head(status: Status, now_s: float) -> RenderableType:
     grid.add_row("written", f"{status.written} %")
     grid.add_row("in force", _in_force(status.in_force))
     grid.add_row("", _users_and_requests(status))
+    if status.observed_why:
+        grid.add_row("", _short(status.observed_why))
     grid.add_row(
         "step",
         f"{status.step} of {status.steps} · {_span(status.dwelt_s)} of at least {_span(status.at_least_s)}",
