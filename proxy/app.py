@@ -24,11 +24,11 @@ from proxy.errors import Fault
 from proxy.gateway import Gateway
 from proxy.http.headers import Forwarding
 from proxy.identity import Identifier, is_verified
+from proxy.llm.denylist import StreamDenylist
+from proxy.llm.denylist_file import FileDenylistStore
 from proxy.llm.dialects.gemini import Gemini
 from proxy.llm.dialects.openai import OpenAI
-from proxy.llm.learned import Learned
-from proxy.llm.lesson_file import FileLessonStore
-from proxy.llm.places import compile_calls
+from proxy.llm.expected_calls import compile_calls
 from proxy.llm.port import ModelPort, Provider
 from proxy.llm.taps import Taps
 from proxy.observe.admin import Admin
@@ -133,8 +133,8 @@ async def running(
             ByteBudget(int(settings.limits.answers), metrics.count_over, Budget.ANSWERS),
         )
         port = None if settings.llm is None else parts.model_port(settings.llm, taps, shared)
-        learned = None if port is None else port.learned
-        admin = Admin(registry, runs, flag_source, switch, settings.admin_token, learned, process_metrics)
+        denylist = None if port is None else port.denylist
+        admin = Admin(registry, runs, flag_source, switch, settings.admin_token, denylist, process_metrics)
         yield App(
             gateway,
             admin,
@@ -200,7 +200,7 @@ class _Parts:
                 on_cancel=lambda run_id: runs().cancel_here(run_id),
                 on_taken=lambda run: runs().part_with(run),
                 on_fault=lambda run: run.note(Fault.LOG_STORE),
-                on_tap=lambda items: taps().hear(items),
+                on_tap=lambda items: taps().receive(items),
                 strict_tls=self.settings.tls.strict,
             )
         )
@@ -221,9 +221,9 @@ class _Parts:
     def model_port(self, settings: LlmSettings, taps: Taps, shared: ValkeyRuns | None) -> ModelPort:
         most = max(1, self.descriptors.each // len(settings.providers))
         providers = [self._provider(provider, most) for provider in settings.providers]
-        store = FileLessonStore(self.state_dir / "learned") if shared is None else shared
-        learned = Learned(settings.learned_s, store)
-        return ModelPort(providers, settings, taps, self.metrics, learned, self.body_budget())
+        store = FileDenylistStore(self.state_dir / "learned") if shared is None else shared
+        denylist = StreamDenylist(settings.learned_s, store)
+        return ModelPort(providers, settings, taps, self.metrics, denylist, self.body_budget())
 
     def _provider(self, settings: ProviderSettings, most: int) -> Provider:
         to = within(origin(settings, strict_tls=self.settings.tls.strict), most)

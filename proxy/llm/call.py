@@ -10,9 +10,9 @@ from typing import Literal
 from proxy.errors import UpstreamAborted, UpstreamBroke, UpstreamBusy, UpstreamError, UpstreamUnreachable
 from proxy.http.asgi import Message, Receive, Scope, Send, send_problem
 from proxy.http.headers import Headers, end_to_end, response_headers
+from proxy.llm.denylist import StreamDefect
 from proxy.llm.dialects.dialect import Assembler, Dialect, OddEnd, ProviderFailed, StreamCall, Unfaithful
-from proxy.llm.learned import Why
-from proxy.llm.taps import TappedCall
+from proxy.llm.tap import TappedCall
 from proxy.observe.labels import CallResult
 from proxy.text.sse import Decoder, EventTooLarge, ServerSentEvent
 from proxy.upstream.client import Exchange, Request, Upstream
@@ -25,8 +25,8 @@ MAX_EVENT_BYTES = 8 * 1024 * 1024
 TOO_MANY = 429
 """The one failure that a batch call would have got as well, and that another call makes worse."""
 
-OF_THE_MOMENT = frozenset({408, 409, 421, 425})
-"""Of a connection that was idle for too long, of two calls that met: asked again, and nothing is learned."""
+TRANSIENT_STATUSES = frozenset({408, 409, 421, 425})
+"""Of a connection that was idle for too long, or of two calls that met: they say nothing about the model."""
 
 MAX_BATCH_BYTES = 1024 * 1024
 """Of a batch answer to a streamed call. To read it holds up everybody; what is larger is asked again."""
@@ -82,7 +82,7 @@ class ModelCall:
         was."""
         self.has_begun = False
         """Whether anything of its stream came."""
-        self.lesson: Why | None = None
+        self.defect: StreamDefect | None = None
         """What its stream says of the model's next one."""
 
     async def answer(self, scope: Scope, receive: Receive, send: Send) -> CallResult:
@@ -126,8 +126,8 @@ class ModelCall:
         if status == TOO_MANY or (fails and self._ask_again == "never"):
             await self._pass_on(exchange, send)
             return CallResult.FAILED
-        if status not in OF_THE_MOMENT:
-            self.lesson = Why.FAILS if fails else Why.REFUSED
+        if status not in TRANSIENT_STATUSES:
+            self.defect = StreamDefect.FAILS if fails else StreamDefect.REFUSED
         return CallResult.LOST if fails else CallResult.BATCH
 
     async def _batch_answer(self, exchange: Exchange) -> bytes:
@@ -210,7 +210,7 @@ class ModelCall:
         logger.warning("model call failed", extra={"why": str(failure), "events": self._events})
         if self.is_answered:
             return CallResult.FAILED  # cut, so that it does not look complete
-        self.lesson = self._learned_of(failure)
+        self.defect = self._defect_of(failure)
         if isinstance(failure, Unfaithful):
             return CallResult.LOST
         if self._ask_again == "always" or (self._ask_again == "unbilled" and not self._events):
@@ -222,14 +222,14 @@ class ModelCall:
             await send_problem(send, failure.status, failure.detail)
         return CallResult.FAILED
 
-    def _learned_of(self, failure: UpstreamError | ProviderFailed | Unfaithful) -> Why | None:
+    def _defect_of(self, failure: UpstreamError | ProviderFailed | Unfaithful) -> StreamDefect | None:
         if isinstance(failure, NoStream):
-            return Why.NO_STREAM
+            return StreamDefect.NO_STREAM
         if isinstance(failure, Unfaithful):
-            return None if isinstance(failure, OddEnd | NoRoom) else Why.UNFAITHFUL
+            return None if isinstance(failure, OddEnd | NoRoom) else StreamDefect.UNFAITHFUL
         if self._has_text or isinstance(failure, UpstreamUnreachable | UpstreamBusy):
             return None
-        return Why.BREAKS if isinstance(failure, UpstreamBroke) else Why.FAILS
+        return StreamDefect.BREAKS if isinstance(failure, UpstreamBroke) else StreamDefect.FAILS
 
 
 class NoRoom(Unfaithful):

@@ -20,9 +20,10 @@ from proxy.http.asgi import ANSWER, TARGET, Receive, Scope, Send, send_problem
 from proxy.http.framing import request_target
 from proxy.http.tracing import has_context, token_of, without_token
 from proxy.llm.call import ModelCall, Tee
+from proxy.llm.denylist import StreamDefect, StreamDenylist
 from proxy.llm.dialects.dialect import Dialect, NotStreamable, Prompt, StreamCall
-from proxy.llm.learned import Learned, Why
-from proxy.llm.taps import OpenTap, TappedCall, Taps
+from proxy.llm.tap import TappedCall
+from proxy.llm.taps import OpenTap, Taps
 from proxy.observe.labels import CallResult
 from proxy.observe.metrics import Metrics
 from proxy.relay.relay import Outcome, Relay, RelayResult
@@ -40,8 +41,8 @@ to get an answer, come what may."""
 MAX_AVOIDED = 1024
 """Calls that this is remembered of."""
 
-CERTAIN = frozenset({Why.UNFAITHFUL, Why.NO_STREAM})
-"""What is learned though the batch call has no better answer."""
+CERTAIN_DEFECTS = frozenset({StreamDefect.UNFAITHFUL, StreamDefect.NO_STREAM})
+"""Defects that put a model on the denylist even if the batch call fails too."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +94,7 @@ class ModelPort:
     settings: LlmSettings
     taps: Taps
     metrics: Metrics
-    learned: Learned
+    denylist: StreamDenylist
     bodies: ByteBudget
     avoided: OrderedDict[bytes, float] = field(default_factory=OrderedDict)
     """Attempts, and until when they are asked for no stream."""
@@ -132,7 +133,7 @@ class ModelPort:
 
     async def _untapped(self, provider: Provider, scope: Scope, receive: Receive, send: Send) -> None:
         """A call of no run. Its body is read first: it is to be sent again if a kept connection breaks."""
-        self.taps.strangers += 1
+        self.taps.unmatched += 1
         replayed = receive
         with self.bodies.hold() as hold:
             if scope["method"] not in IDEMPOTENT:
@@ -174,7 +175,7 @@ class ModelPort:
         asked = _RunCall(provider, _unexpected(scope), body, prompt, receive, send, hold, attempt)
         if dialect.is_stream(method, target, body):
             return await self._own_stream(asked, call)
-        if self._is_avoided(attempt) or await self.learned.why_not(provider.name, prompt.model):
+        if self._is_avoided(attempt) or await self.denylist.defect(provider.name, prompt.model):
             return _relayed_as(CallResult.AVOIDED, await asked.relayed())
         await turns.breathe()
         stream = _as_stream(asked)
@@ -197,20 +198,20 @@ class ModelPort:
             provider.upstream, stream, provider.dialect, call, self.settings.ask_again, asked.hold.take
         )
         ended = await model_call.answer(asked.scope, asked.receive, asked.send)
-        lesson = model_call.lesson
+        defect = model_call.defect
         if ended is CallResult.TAPPED:
-            await self.learned.forget(provider.name, model)
+            await self.denylist.note_success(provider.name, model)
         if ended in {CallResult.TAPPED, CallResult.LEFT}:
             return ended
         if model_call.has_begun or not model_call.is_answered:
             self._avoid(asked.attempt)
-        if lesson in CERTAIN:
-            await self.learned.learn(provider.name, model, lesson)
+        if defect in CERTAIN_DEFECTS:
+            await self.denylist.note_defect(provider.name, model, defect)
         if model_call.is_answered:
             return ended
         ended = _relayed_as(ended, await asked.relayed(fresh=True))
-        if lesson is not None and ended in {CallResult.LOST, CallResult.BATCH}:
-            await self.learned.learn(provider.name, model, lesson)
+        if defect is not None and ended in {CallResult.LOST, CallResult.BATCH}:
+            await self.denylist.note_defect(provider.name, model, defect)
         return ended
 
     def _is_avoided(self, attempt: bytes) -> bool:

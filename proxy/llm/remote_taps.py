@@ -1,7 +1,7 @@
-"""The model calls of runs that other replicas execute: their text is sent there, by way of the log store.
+"""Model calls of runs that other replicas execute: their text is sent there through the store.
 
-Pieces wait for each other a little, so that a thousand calls cost no more messages than one. What is lost on
-the way is not sent again: the run's own replica notices the gap, and has the batch answer in the end.
+Pieces are batched for a moment, so that a thousand calls cost no more messages than one. A lost message is
+not sent again: the run's own replica notices the gap, and has the batch answer in the end.
 """
 
 import asyncio
@@ -10,31 +10,31 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Protocol
 
 from proxy.llm.dialects.dialect import Prompt
-from proxy.llm.places import CallPlace, allowed
+from proxy.llm.expected_calls import ExpectedCall, matching
 
 GATHER_S = 0.02
-"""How long a piece waits for others."""
+"""How long a piece waits for others to be sent with it."""
 
 MAX_WAITING = 10_000
-"""Items for one replica that wait while the store is slow; those beyond it are dropped."""
+"""Items for one replica that wait while the store is slow. Further ones are dropped."""
 
 
-class Mail(Protocol):
+class Messenger(Protocol):
     """The way to another replica."""
 
-    async def tell(self, replica: str, said: dict[str, Any]) -> None:
+    async def tell(self, replica: str, message: dict[str, Any]) -> None:
         """Send a message, if that is possible now."""
         ...
 
 
 class Outbox:
-    """What is to be said to one replica, in order. Its task lives as long as there is something."""
+    """Messages to one replica, in order. Its task lives as long as messages wait."""
 
-    def __init__(self, replica: str, mail: Mail) -> None:
+    def __init__(self, replica: str, messenger: Messenger) -> None:
         self._replica = replica
-        self._mail = mail
+        self._messenger = messenger
         self._items: list[Sequence[Any]] = []
-        self._gone = asyncio.Event()
+        self._sent = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
 
     @property
@@ -42,12 +42,12 @@ class Outbox:
         return self._task is None
 
     def put(self, item: Sequence[Any]) -> asyncio.Event:
-        """Say something; the event is set when it has gone out, or was lost."""
+        """Queue an item. The event is set when the item was sent, or lost."""
         if len(self._items) < MAX_WAITING:
             self._items.append(item)
         if self._task is None:
             self._task = asyncio.get_running_loop().create_task(self._send())
-        return self._gone
+        return self._sent
 
     async def aclose(self) -> None:
         if self._task is not None:
@@ -59,11 +59,11 @@ class Outbox:
             while self._items:
                 await asyncio.sleep(GATHER_S)
                 items, self._items = self._items, []
-                gone, self._gone = self._gone, asyncio.Event()
+                sent, self._sent = self._sent, asyncio.Event()
                 try:
-                    await self._mail.tell(self._replica, {"taps": items})
+                    await self._messenger.tell(self._replica, {"taps": items})
                 finally:
-                    gone.set()
+                    sent.set()
         finally:
             self._task = None
 
@@ -75,26 +75,26 @@ class RemoteTap:
         self,
         outbox: Outbox,
         token: str,
-        places: Sequence[CallPlace],
+        expected: Sequence[ExpectedCall],
         count: Callable[[str], Awaitable[int | None]],
     ) -> None:
         self._outbox = outbox
         self._token = token
-        self._places = places
+        self._expected = expected
         self._count = count
 
     async def doubt(self) -> None:
-        await self._count(self._token)  # the run's own replica sees the gap
+        await self._count(self._token)  # the run's own replica notices the gap
 
     async def begin(self, digest: bytes, prompt: Prompt) -> "RemoteCall":
         number = await self._count(self._token)
         call = RemoteCall(self._outbox, self._token)
-        call.say("begin", [digest.hex(), allowed(self._places, prompt), number])
+        call.send("begin", [digest.hex(), matching(self._expected, prompt), number])
         return call
 
 
 class RemoteCall:
-    """A call of a run at another replica; a `TappedCall`. What it says is numbered, from 0."""
+    """A call of a run at another replica; a `TappedCall`. Its messages are numbered from 0."""
 
     def __init__(self, outbox: Outbox, token: str) -> None:
         self._outbox = outbox
@@ -104,15 +104,15 @@ class RemoteCall:
 
     def add(self, piece: str) -> None:
         if piece:
-            self.say("text", piece)
+            self.send("text", piece)
 
     async def finish(self) -> None:
-        await self.say("finish", None).wait()  # or the upstream's answer could be there before it
+        await self.send("finish", None).wait()  # or the upstream's answer could overtake it
 
     async def fail(self) -> None:
-        await self.say("fail", None).wait()
+        await self.send("fail", None).wait()
 
-    def say(self, what: str, value: Any) -> asyncio.Event:
-        gone = self._outbox.put((self._token, self._id, self._number, what, value))
+    def send(self, what: str, value: Any) -> asyncio.Event:
+        sent = self._outbox.put((self._token, self._id, self._number, what, value))
         self._number += 1
-        return gone
+        return sent

@@ -43,16 +43,16 @@ class RunCounts(Protocol):
     def live_routes(self) -> Iterable[str]: ...
 
 
-class ShownLesson(Protocol):
-    """What was learned of a model's streams."""
+class ShownEntry(Protocol):
+    """A model that is asked for no streams."""
 
     def shown(self, now: float) -> dict[str, Any]: ...
 
 
-class Lessons(Protocol):
-    """What all processes have learned."""
+class ModelDenylist(Protocol):
+    """The models that are asked for no streams."""
 
-    async def in_force(self) -> Iterable[ShownLesson]: ...
+    async def active(self) -> Iterable[ShownEntry]: ...
 
 
 class MetricsPages(Protocol):
@@ -72,7 +72,7 @@ class Admin:
     flag_source: FlagSource
     switch: KillSwitch
     token: SecretStr | None
-    learned: Lessons | None = None
+    denylist: ModelDenylist | None = None
     """Of the models behind the model port; None: there is none."""
     process_metrics: MetricsPages | None = None
     """Of all processes; None: this one is the only one."""
@@ -134,9 +134,9 @@ class Admin:
         )
 
     async def _learned(self, _: Request) -> Response:
-        """The models that are asked for no streams, as all processes have learned it."""
-        lessons = [] if self.learned is None else await self.learned.in_force()
-        return JSONResponse({"learned": [lesson.shown(time()) for lesson in lessons]})
+        """The denylist of all processes."""
+        entries = [] if self.denylist is None else await self.denylist.active()
+        return JSONResponse({"learned": [entry.shown(time()) for entry in entries]})
 
     async def _switch(self, request: Request) -> Response:
         return await (self._kill(request) if request.method == "POST" else self._unkill())

@@ -32,7 +32,7 @@ class CallResult(StrEnum):
     BATCH = "batch"
     """Of a run, but it could not be streamed, and was answered as batch."""
     AVOIDED = "avoided"
-    """Of a run, and answered as batch for what was learned of its model before."""
+    """Of a run, and asked as batch at once, because its model is on the denylist."""
     NO_CONTEXT = "no_context"
     """Without trace context: of no run, as far as can be said."""
     NOT_TAPPED = "not_tapped"

@@ -12,7 +12,7 @@
     PREFIX:ticket:DIGEST
     PREFIX:tap:DIGEST          the replica and the route of the run that a token belongs to
     PREFIX:tap-calls:DIGEST    how many model calls have come with the token
-    PREFIX:learned             hash; by the digest of a provider and a model, a lesson about that model
+    PREFIX:learned             hash; by the digest of a provider and a model, an entry of the denylist
 
 Every key is created with a time to live, in the same command or script. Every value but run ids and counts is
 sealed.

@@ -168,8 +168,8 @@ if redis.call('EXISTS', KEYS[1]) == 0 then return false end
 return redis.call('INCR', KEYS[1])
 """)
 
-PUT_LESSON = Script("""
--- KEYS: all lessons; ARGV: a name, its value, ttl of all of them
+PUT_DENYLIST_ENTRY = Script("""
+-- KEYS: all entries; ARGV: a name, its value, ttl of all of them
 redis.call('HSET', KEYS[1], ARGV[1], ARGV[2])
 redis.call('PEXPIRE', KEYS[1], ARGV[3])
 return 1
@@ -186,7 +186,7 @@ SCRIPTS: Sequence[Script] = (
     REFRESH,
     SEND,
     COUNT,
-    PUT_LESSON,
+    PUT_DENYLIST_ENTRY,
 )
 
 

@@ -26,7 +26,7 @@ from proxy.replicas.followers import BLOCK_MS, Followers, Subscription
 from proxy.replicas.lease import LEASE_S, LOST_S, ReplicaLease
 from proxy.replicas.mirror import ROUND_S, Mirror
 from proxy.replicas.records import LIVE_TTL_MS, Keys, RunMeta, StoredMeta, is_run_id
-from proxy.replicas.scripts import CLAIM, COUNT, FENCED, PUT_LESSON, SCRIPTS, cancel, result_of, send
+from proxy.replicas.scripts import CLAIM, COUNT, FENCED, PUT_DENYLIST_ENTRY, SCRIPTS, cancel, result_of, send
 from proxy.replicas.sealing import Sealing, Unsealable
 from proxy.replicas.stored_requests import StoredRequest
 from proxy.replicas.takeover import Takeover, TakeoverPort
@@ -314,32 +314,32 @@ class ValkeyRuns:
             self._missed.append(token)
             return None
 
-    async def put_lesson(self, name: str, value: bytes, ttl_s: float) -> None:
+    async def put_denylist_entry(self, name: str, value: bytes, ttl_s: float) -> None:
         sealed = self._sealing.box(f"learned {name}").seal("learned", 0, value)
         with contextlib.suppress(StoreDown):
-            await self._ask.call(PUT_LESSON([self._keys.learned], name, sealed, int(ttl_s * 1000)))
+            await self._ask.call(PUT_DENYLIST_ENTRY([self._keys.learned], name, sealed, int(ttl_s * 1000)))
 
-    async def find_lesson(self, name: str) -> bytes | None:
+    async def find_denylist_entry(self, name: str) -> bytes | None:
         with contextlib.suppress(StoreDown):
             [sealed] = await self._ask.call(("HGET", self._keys.learned, name))
-            return self._lesson(name, sealed)
+            return self._denylist_entry(name, sealed)
         return None
 
-    async def drop_lesson(self, name: str) -> None:
+    async def drop_denylist_entry(self, name: str) -> None:
         with contextlib.suppress(StoreDown):
             await self._ask.call(("HDEL", self._keys.learned, name))
 
-    async def lessons(self) -> dict[str, bytes]:
+    async def denylist_entries(self) -> dict[str, bytes]:
         found: dict[str, bytes] = {}
         with contextlib.suppress(StoreDown):
             [said] = await self._ask.call(("HGETALL", self._keys.learned))
             pairs = said if isinstance(said, list) else []
             for name, sealed in zip(pairs[::2], pairs[1::2], strict=True):
-                if (value := self._lesson(name.decode(), sealed)) is not None:
+                if (value := self._denylist_entry(name.decode(), sealed)) is not None:
                     found[name.decode()] = value
         return found
 
-    def _lesson(self, name: str, sealed: object) -> bytes | None:
+    def _denylist_entry(self, name: str, sealed: object) -> bytes | None:
         if not isinstance(sealed, bytes):
             return None
         try:
@@ -348,9 +348,9 @@ class ValkeyRuns:
             logger.error("what was learned cannot be read", extra={"why": str(exc)})
             return None
 
-    async def tell(self, replica: str, said: dict[str, Any]) -> None:
+    async def tell(self, replica: str, message: dict[str, Any]) -> None:
         with contextlib.suppress(StoreDown):
-            await self._ask.call(self._message(replica, said))
+            await self._ask.call(self._message(replica, message))
 
     def _tap_key(self, token: str) -> str:
         return self._keys.tap(self._sealing.name(token))

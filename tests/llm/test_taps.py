@@ -7,8 +7,9 @@ from typing import Any
 import pytest
 
 from proxy.llm.dialects.dialect import Prompt
-from proxy.llm.places import CallPlace, compile_calls
-from proxy.llm.taps import MAX_CALLS, Tap, Taps
+from proxy.llm.expected_calls import ExpectedCall, compile_calls
+from proxy.llm.tap import MAX_CALLS, Tap
+from proxy.llm.taps import Taps
 from proxy.settings.sources import TapSettings
 from proxy.text.sections import Section
 from tests.servers.streaming import PATIENCE_S, eventually
@@ -35,11 +36,11 @@ class Shown:
         self.said.append((section.stage, "withdraw", ""))
 
 
-def places(*calls: dict[str, Any]) -> tuple[CallPlace, ...]:
+def expected(*calls: dict[str, Any]) -> tuple[ExpectedCall, ...]:
     return compile_calls(TapSettings.model_validate({"calls": list(calls)}), SECTIONS)
 
 
-IN_ORDER = places({"stage": "one"}, {}, {"stage": "three"})
+IN_ORDER = expected({"stage": "one"}, {}, {"stage": "three"})
 
 
 async def test_calls_take_their_places_in_order():
@@ -101,7 +102,7 @@ async def test_patterns_name_calls_that_come_in_no_order():
     """By the model and by the system prompt; each place is taken once."""
     tap = Tap(
         shown := Shown(),
-        places(
+        expected(
             {"stage": "one", "model": "^small"},
             {"stage": "two", "system": "summar(y|ise)"},
             {"stage": "three", "model": "^small", "system": "plan"},
@@ -186,7 +187,7 @@ class Replicas:
     async def tell(self, replica: str, said: dict[str, Any]) -> None:
         self.messages += 1
         if not self.loses:
-            self.owner.hear(json.loads(json.dumps(said))["taps"])
+            self.owner.receive(json.loads(json.dumps(said))["taps"])
 
 
 async def test_a_call_at_another_replica_is_shown_at_the_runs_own():
@@ -234,9 +235,9 @@ async def test_text_after_a_gap_is_not_shown():
         found = await replicas.other.find(token)
         assert found is not None
         call = await found.begin(b"a", ANY)
-        await call.say("text", "one ").wait()
+        await call.send("text", "one ").wait()
         replicas.loses = True
-        await call.say("text", "two ").wait()
+        await call.send("text", "two ").wait()
         replicas.loses = False
         call.add("three")
         await call.finish()

@@ -211,7 +211,14 @@ def test_the_pure_modules_do_no_io() -> None:
     """Events, framing, chunking, sections, templates and the tables have no loop, clock or socket."""
     io = {"asyncio", "socket", "time", "os", "httpx", "logging", "random"}
     pure = ("errors", "http.headers", "http.framing", "http.request_rules", "http.tracing", "runs.recovery")
-    pure += ("text.events", "text.sse", "text.chunking", "text.sections", "text.templates", "llm.places")
+    pure += (
+        "text.events",
+        "text.sse",
+        "text.chunking",
+        "text.sections",
+        "text.templates",
+        "llm.expected_calls",
+    )
     pure += ("llm.dialects.dialect", "llm.dialects.joins", "llm.dialects.openai", "llm.dialects.gemini")
     pure += ("sources.native_rules", "observe.labels")
     for name in pure:

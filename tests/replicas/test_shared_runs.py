@@ -454,19 +454,19 @@ def be_busy(seconds: float) -> None:
 
 
 async def test_what_is_learned_of_models_is_shared_and_sealed(server: ValkeyServer) -> None:
-    """Each lesson for all replicas until it is dropped; all of them end."""
+    """Each entry for all replicas until it is dropped; all of them end."""
     async with replica(server) as one, replica(server) as other, server.client() as client:
         for name in ("a" * 64, "b" * 64):
-            await one.runs.put_lesson(name, b"gpt does not stream", 30)
+            await one.runs.put_denylist_entry(name, b"gpt does not stream", 30)
         stored = await client.hgetall("headgate:learned")
         left_ms = await client.pttl("headgate:learned")
 
-        assert await other.runs.find_lesson("a" * 64) == b"gpt does not stream"
-        assert await other.runs.find_lesson("c" * 64) is None
-        await other.runs.drop_lesson("a" * 64)
-        assert await one.runs.lessons() == {"b" * 64: b"gpt does not stream"}
+        assert await other.runs.find_denylist_entry("a" * 64) == b"gpt does not stream"
+        assert await other.runs.find_denylist_entry("c" * 64) is None
+        await other.runs.drop_denylist_entry("a" * 64)
+        assert await one.runs.denylist_entries() == {"b" * 64: b"gpt does not stream"}
         await client.hset("headgate:learned", "c" * 64, b"of somebody else")
-        assert await one.runs.lessons() == {"b" * 64: b"gpt does not stream"}
+        assert await one.runs.denylist_entries() == {"b" * 64: b"gpt does not stream"}
 
     assert 0 < left_ms <= 30_000
     assert not any(b"stream" in value for value in stored.values())
@@ -476,11 +476,11 @@ async def test_nothing_is_learned_from_a_store_that_is_away(tmp_path: Path) -> N
     """And nothing is raised."""
     async with valkey(tmp_path) as server, replica(server) as one:
         await server.kill()
-        await one.runs.put_lesson("a" * 64, b"value", 30)
-        await one.runs.drop_lesson("a" * 64)
+        await one.runs.put_denylist_entry("a" * 64, b"value", 30)
+        await one.runs.drop_denylist_entry("a" * 64)
 
-        assert await one.runs.find_lesson("a" * 64) is None
-        assert await one.runs.lessons() == {}
+        assert await one.runs.find_denylist_entry("a" * 64) is None
+        assert await one.runs.denylist_entries() == {}
 
 
 # A replica that is gone

@@ -1,4 +1,4 @@
-"""What is learned of models, for workers of one host that share no store: files in their directory."""
+"""The denylist of workers on one host that share no Valkey: files in a directory."""
 
 import logging
 import secrets
@@ -8,13 +8,13 @@ from pathlib import Path
 logger = logging.getLogger("headgate.llm")
 
 
-class FileLessonStore:
-    """A `learned.Shelf`. It lasts as long as the directory, which is that of one `headgate serve`."""
+class FileDenylistStore:
+    """A `DenylistStore`. It lasts as long as the directory: until `headgate serve` ends."""
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
 
-    async def put_lesson(self, name: str, value: bytes, ttl_s: float) -> None:
+    async def put_denylist_entry(self, name: str, value: bytes, ttl_s: float) -> None:
         """Whole or not at all: another worker may read it at any time."""
         new = self._directory / f".{secrets.token_hex(8)}"
         try:
@@ -24,17 +24,17 @@ class FileLessonStore:
         except OSError as exc:
             logger.warning("what was learned cannot be kept", extra={"why": type(exc).__name__})
 
-    async def find_lesson(self, name: str) -> bytes | None:
+    async def find_denylist_entry(self, name: str) -> bytes | None:
         try:
             return (self._directory / name).read_bytes()
         except OSError:
             return None
 
-    async def drop_lesson(self, name: str) -> None:
+    async def drop_denylist_entry(self, name: str) -> None:
         with suppress(OSError):
             (self._directory / name).unlink()
 
-    async def lessons(self) -> dict[str, bytes]:
+    async def denylist_entries(self) -> dict[str, bytes]:
         found = {}
         for path in self._directory.glob("[0-9a-f]*"):
             with suppress(OSError):

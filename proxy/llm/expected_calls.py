@@ -1,4 +1,4 @@
-"""Which of the upstream's model calls is which stage: a route's calls, ready to be matched. No I/O."""
+"""Which of the upstream's model calls is which stage: the calls that a route expects. No I/O."""
 
 import re
 from collections.abc import Sequence
@@ -10,24 +10,24 @@ from proxy.text.sections import Section
 
 
 @dataclass(frozen=True, slots=True)
-class CallPlace:
-    """One of the calls that a route names."""
+class ExpectedCall:
+    """One of the model calls that a route's settings name."""
 
     section: Section | None
     model: re.Pattern[str] | None
     system: re.Pattern[str] | None
 
-    def allows(self, prompt: Prompt) -> bool:
+    def matches(self, prompt: Prompt) -> bool:
         return (self.model is None or self.model.search(prompt.model) is not None) and (
             self.system is None or self.system.search(prompt.system) is not None
         )
 
 
-def compile_calls(settings: TapSettings, sections: Sequence[Section]) -> tuple[CallPlace, ...]:
+def compile_calls(settings: TapSettings, sections: Sequence[Section]) -> tuple[ExpectedCall, ...]:
     """A route's calls, ready to be matched."""
     by_stage = {section.stage: section for section in sections}
     return tuple(
-        CallPlace(
+        ExpectedCall(
             by_stage[call.stage] if call.stage is not None else None,
             re.compile(call.model) if call.model else None,
             re.compile(call.system) if call.system else None,
@@ -36,6 +36,6 @@ def compile_calls(settings: TapSettings, sections: Sequence[Section]) -> tuple[C
     )
 
 
-def allowed(places: Sequence[CallPlace], prompt: Prompt) -> list[int]:
-    """The places that a call may take, by its patterns."""
-    return [index for index, place in enumerate(places) if place.allows(prompt)]
+def matching(expected: Sequence[ExpectedCall], prompt: Prompt) -> list[int]:
+    """The indices of the expected calls that a call may be, by their patterns."""
+    return [index for index, call in enumerate(expected) if call.matches(prompt)]
