@@ -1,5 +1,6 @@
 """`make simulate`: whole rollouts by the real controller on made traffic, beside two rules of others."""
 
+import math
 import os
 import statistics
 from collections.abc import Sequence
@@ -22,13 +23,18 @@ class Row:
 
     name: str
     truth: Truth
+    or_points: float | None = None
 
+
+NOTHING_FAILS = Truth(failing=0.0, outage_every_s=math.inf)
 
 ROWS = (
     Row("no harm, 5 a minute", Truth(per_minute=5)),
     Row("no harm, 20 a minute", Truth()),
     Row("no harm, 100 a minute", Truth(per_minute=100)),
     Row("no harm, 400 users who differ strongly", Truth(users=400, zeal=STRONGLY, fate=STRONGLY)),
+    Row("nothing fails", NOTHING_FAILS),
+    Row("nothing fails, by 0.2 points", NOTHING_FAILS, or_points=0.2),
     Row("1.25 times, the edge of no harm", Truth(harm=1.25)),
     Row("2 times, 20 a minute", Truth(harm=2)),
     Row("3 times, 5 a minute", Truth(harm=3, per_minute=5)),
@@ -83,7 +89,10 @@ def main(rounds: int, seed: int, only: str) -> None:
         table.add_column(heading, justify="left" if not table.columns else "right")
     for row in ROWS:
         if only in row.name:
-            cases = [Case(row.truth, seed * 1_000_000 + number) for number in range(rounds)]
+            cases = [
+                Case(row.truth, seed * 1_000_000 + number, or_points=row.or_points)
+                for number in range(rounds)
+            ]
             found = courses(cases, os.cpu_count() or 1)
             table.add_row(row.name, *cells(found))
             click.echo(f"{row.name}: {cells(found)}", err=True)

@@ -73,13 +73,20 @@ class Case:
     truth: Truth
     seed: int
     hours: float = HOURS
+    or_points: float | None = None
+    """Percentage points that rule out harm to answers beside a ratio of 2."""
+
+    def policy(self) -> Policy:
+        errors = {} if self.or_points is None else {"harm": {"or_points": self.or_points}}
+        guardrails = {**POLICY["guardrails"], "errors": errors}
+        return Policy.model_validate({**POLICY, "guardrails": guardrails})
 
 
 async def course(case: Case) -> Course:
     """One rollout. A person approves each step that asks for it, after a tick."""
     clock, flag = Clock(), FakeFlag()
     world = World(case.truth, flag, clock, case.seed)
-    policy = Policy.model_validate(POLICY)
+    policy = case.policy()
     flagger, argo = FlaggerLike(), ArgoLike()
     held, proved = False, []
     with tempfile.TemporaryDirectory(dir=QUICK_DISK) as directory:

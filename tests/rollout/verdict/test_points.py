@@ -1,6 +1,8 @@
 """Safety by percentage points: fair wherever the harm is there, and soon where nothing fails."""
 
+import logging
 import math
+import os
 from collections.abc import Callable
 from itertools import product
 
@@ -19,7 +21,11 @@ RATIO, POINTS = 1.5, 0.2
 ERRORS = RateRatio("errors", 1.0, harm=RATIO, or_points=POINTS)
 MISSED = ErrorBudget().missed
 LINE = -math.log(MISSED)
-ROLLOUTS, LOOKS = 600, 150
+FACTOR = int(os.environ.get("HEADGATE_PATHS", "1"))
+"""How many times as many rollouts as CI has time for."""
+
+ROLLOUTS, LOOKS = 400 * FACTOR, 150
+LOG = logging.getLogger(__name__)
 
 
 @pytest.mark.parametrize(("stream", "control"), [(1, 1), (3, 1), (1, 5), (7, 4), (30, 10)])
@@ -89,9 +95,13 @@ def test_harm_by_points_is_seldom_taken_for_safe(
     most = stats.binom.ppf(0.999, ROLLOUTS, MISSED)
     at_difference = control + POINTS / 100
 
-    assert taken_for_safe(control, at_difference, arms, PointsBet.of_safety(POINTS / 100)) <= most
     both = np.maximum(at_difference, RATIO * control)
-    assert taken_for_safe(control, both, arms, EitherBet.of_safety(RATIO, POINTS)) <= most
+    by_points = taken_for_safe(control, at_difference, arms, PointsBet.of_safety(POINTS / 100))
+    by_either = taken_for_safe(control, both, arms, EitherBet.of_safety(RATIO, POINTS))
+    LOG.info("taken for safe: by points %d, by either %d, of %d", by_points, by_either, ROLLOUTS)
+
+    assert by_points <= most
+    assert by_either <= most
 
 
 def clean(answers: int, rail: RateRatio = ERRORS, bad: tuple[int, int] = (0, 0)) -> Verdict:
@@ -153,7 +163,7 @@ def test_failures_of_the_stream_arm_take_proof_away() -> None:
 def test_few_users_who_differ_are_seldom_safe_where_harm_is(spread: float) -> None:
     """60 users in each arm, whose rates differ much, at a difference of 2 points and more than the ratio: at
     most twice the budget, since how much they differ is an estimate."""
-    random, number, missed = np.random.default_rng(5), 120, 0
+    random, number, missed = np.random.default_rng(5), 60 * FACTOR, 0
     rail = RateRatio("errors", 1.0, harm=RATIO, or_points=2.0)
     for _ in range(number):
         fails = random.gamma(1 / spread, spread, (2, 60))
@@ -174,6 +184,7 @@ def test_few_users_who_differ_are_seldom_safe_where_harm_is(spread: float) -> No
             )
             safe |= made.verdicts()[0].finding is Finding.SAFE
         missed += safe
+    LOG.info("users who differ, taken for safe: %d of %d", missed, number)
 
     assert missed <= stats.binom.ppf(0.999, number, 2 * MISSED)
 
