@@ -7,11 +7,13 @@ import hashlib
 import re
 import secrets
 import time
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import orjson
 
+from proxy.errors import RequestRefused
 from proxy.runs.shared import SharedRuns
 
 TICKET_S = 30
@@ -25,6 +27,12 @@ TICKET_BYTES = 24
 
 MAX_TICKETS = 10_000
 """So many are kept in memory at once, with about 600 bytes each; then the oldest of who has the most goes."""
+
+MAX_STORED_OF_ONE = 1000
+"""So many one principal gets of a process in each `TICKET_S` where a store keeps them: that is shared as
+memory is, and lets go of them by their time alone."""
+
+TOO_MANY = "You have as many tickets as one may have at once. Please try again."
 
 _TICKET = re.compile(r"[A-Za-z0-9_-]{32}")
 
@@ -61,17 +69,24 @@ class Tickets:
         """By their hash: what they are worth, until when, and whose they are."""
         self._of: dict[str, dict[str, None]] = {}
         """The hashes of each principal's, the oldest first."""
+        self._stored_of: Counter[str] = Counter()
+        self._counted_since = clock()
 
     def __len__(self) -> int:
         """Those in memory."""
         return len(self._kept)
 
     async def issue(self, run_id: str, principal: str, expires_at: float | None) -> str:
-        """A new ticket for one run, for `principal`, whose token ends at `expires_at`."""
+        """A new ticket for one run, for `principal`, whose token ends at `expires_at`.
+
+        Raises RequestRefused, 503, to who has too many in the store.
+        """
         ticket = secrets.token_urlsafe(TICKET_BYTES)
         ttl_s = TICKET_S if expires_at is None else min(TICKET_S, expires_at - self._epoch())
         if ttl_s < LEAST_S:
             return ticket  # it opens nothing
+        if self._shared is not None:
+            self._count_stored(principal)
         key, worth = _hash(ticket), orjson.dumps([run_id, principal, expires_at])
         if self._shared is None or not await self._shared.put_ticket(key, worth, ttl_s):
             now = self._clock()
@@ -96,6 +111,15 @@ class Tickets:
             return None
         of_run, principal, expires_at = orjson.loads(worth)
         return TicketHolder(principal, expires_at) if of_run == run_id else None
+
+    def _count_stored(self, principal: str) -> None:
+        now = self._clock()
+        if now - self._counted_since >= TICKET_S:
+            self._stored_of.clear()
+            self._counted_since = now
+        if self._stored_of[principal] >= MAX_STORED_OF_ONE:
+            raise RequestRefused(503, TOO_MANY)
+        self._stored_of[principal] += 1
 
     def _forget(self, now: float) -> None:
         """Let go of those whose time is over, the oldest first; and over the bound, of the oldest of whoever

@@ -10,7 +10,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.viewers.tickets import MAX_TICKETS, TICKET_BYTES, TICKET_S, TicketHolder, Tickets
+from proxy.errors import RequestRefused
+from proxy.viewers.tickets import (
+    MAX_STORED_OF_ONE,
+    MAX_TICKETS,
+    TICKET_BYTES,
+    TICKET_S,
+    TicketHolder,
+    Tickets,
+)
 from tests.servers.streaming import logged
 
 pytestmark = pytest.mark.anyio
@@ -222,6 +230,22 @@ async def test_nobodys_tickets_void_another_ones() -> None:
 
     assert len(tickets) == MAX_TICKETS
     assert await tickets.redeem(hers, RUN) == TicketHolder("bea", None)
+
+
+async def test_nobody_fills_the_store() -> None:
+    """Who asks for too many is refused, for as long as they would be good; the others are served."""
+    house = House(shared=True)
+    issued = [await house.here.issue(RUN, ANN, None) for _ in range(MAX_STORED_OF_ONE)]
+
+    with pytest.raises(RequestRefused) as refused:
+        await house.here.issue(RUN, ANN, None)
+    assert refused.value.status == 503
+    assert await house.there.redeem(issued[0], RUN) is not None
+    hers = await house.here.issue(RUN, "bea", None)
+    assert await house.there.redeem(hers, RUN) is not None
+    house.clock.now += TICKET_S
+    again = await house.here.issue(RUN, ANN, None)
+    assert await house.there.redeem(again, RUN) is not None
 
 
 async def test_those_that_nobody_redeemed_are_forgotten() -> None:
