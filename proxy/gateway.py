@@ -24,7 +24,7 @@ from proxy.downstream.bodies import (
 )
 from proxy.errors import Fault, RequestRefused
 from proxy.http.accept import accepted, takes_json
-from proxy.http.asgi import WRITE, Receive, Scope, Send, send_problem
+from proxy.http.asgi import OWN_PATH, WRITE, Receive, Scope, Send, send_problem
 from proxy.http.fetch_metadata import comes_from
 from proxy.http.framing import check_framing, request_target
 from proxy.http.headers import Forwarding, Headers, end_to_end, request_headers
@@ -60,7 +60,6 @@ from proxy.viewers.batch_viewer import BatchViewer, Unanswered
 
 logger = logging.getLogger("headgate.gateway")
 
-OWN_PATH = b"/_headgate/"
 
 MADE_HERE = frozenset({"native", "stages"})
 """Sources whose answer is put together here: not the upstream's own bytes, so no plain request joins them."""

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from proxy.downstream.admission import Connections
 from proxy.downstream.admitting import admitting
+from proxy.downstream.cross_origin import CrossOrigin
 from proxy.downstream.descriptors import ENOUGH, RESERVED, Descriptors
 from proxy.gateway import Gateway
 from proxy.llm.port import ModelPort
@@ -122,7 +123,9 @@ def _servers(
         protocol = admitting(connections)
         return server(port, listener, protocol, keep_alive_s=keep_alive_s, grace_s=grace_s, backlog=backlog)
 
-    front = counted(app.gateway, sockets.public, app.connections)
+    origins = frozenset(origin.encode() for origin in settings.cors.origins)
+    public = CrossOrigin(app.gateway, origins) if origins else app.gateway
+    front = counted(public, sockets.public, app.connections)
     others = [server(app.admin.app(), sockets.admin, keep_alive_s=5, grace_s=1)]
     if sockets.model is not None:
         # SDKs keep their connections for long, and no load balancer stands between them and this port.

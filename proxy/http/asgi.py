@@ -14,6 +14,9 @@ Send = Callable[[Message], Awaitable[None]]
 WholeAnswer = Callable[[int, bytes, Headers, bytes], bool]
 """What `ANSWER` offers."""
 
+OWN_PATH = b"/_headgate/"
+"""Where the paths begin that are Headgate's own."""
+
 TARGET = "headgate.target"
 """Scope key: the request target, byte for byte (ASGI's `raw_path` loses an empty query)."""
 

@@ -14,7 +14,7 @@ from proxy.settings.identity import IdentitySettings
 from proxy.settings.route import RouteSettings
 from proxy.settings.secret_rules import check_token
 from proxy.settings.upstream import LlmSettings, UpstreamSettings
-from proxy.settings.values import PARAMETER, Address, Seconds
+from proxy.settings.values import PARAMETER, Address, PageOrigin, Seconds
 
 
 def _store(value: SecretStr) -> SecretStr:
@@ -97,6 +97,14 @@ class LimitSettings(SettingsBlock):
     events. Without room an answer goes out as it came, unread, and counts as complete."""
 
 
+class CorsSettings(SettingsBlock):
+    """Pages of other origins than this proxy's. What they may ask the upstream is its own affair."""
+
+    origins: list[PageOrigin] = Field(default=[])
+    """Whose pages may read runs, with their users' credentials. For these, the upstream's preflights do not
+    have to know Headgate's own headers, and what is under `/_headgate/` answers preflights by itself."""
+
+
 class Settings(SettingsBlock):
     """The whole file."""
 
@@ -115,6 +123,7 @@ class Settings(SettingsBlock):
     tls: StrictnessSettings = StrictnessSettings()
     event_log: EventLogSettings = EventLogSettings()
     log: LogSettings = LogSettings()
+    cors: CorsSettings = CorsSettings()
     limits: LimitSettings = LimitSettings()
     client_keep_alive_s: Seconds = 75
     """Idle client connections are closed after this."""

@@ -16,6 +16,8 @@ UNMATCHED = "unmatched"
 PARAMETER = re.compile(r"\{([a-z_][a-z0-9_]*)\}")
 """In a path."""
 
+PAGE_ORIGIN = re.compile(r"(https?)://([a-z0-9.-]+|\[[0-9a-f:]+\])(:[1-9][0-9]{0,4})?")
+
 
 def _name(value: str) -> str:
     if not re.fullmatch(r"[a-z0-9][a-z0-9_-]{0,62}", value):
@@ -42,6 +44,15 @@ def _origin(value: str) -> str:
         raise ValueError("must have a port from 1 to 65535")
     if parts.username or parts.password:
         raise ValueError("must not carry credentials: those of each client go through")
+    return value
+
+
+def _page_origin(value: str) -> str:
+    found = PAGE_ORIGIN.fullmatch(value)
+    if found is None:
+        raise ValueError("must be one page's origin as browsers say it, for example https://app.example.org")
+    if (found[1], found[3]) in {("http", ":80"), ("https", ":443")}:
+        raise ValueError("must have no port: browsers leave out the one that its scheme has by default")
     return value
 
 
@@ -126,6 +137,7 @@ Name = Annotated[str, AfterValidator(_name)]
 Seconds = Annotated[float, Field(gt=0, le=86_400)]
 Address = Annotated[str, AfterValidator(_address)]
 Origin = Annotated[str, AfterValidator(_origin)]
+PageOrigin = Annotated[str, AfterValidator(_page_origin)]
 WebAddress = Annotated[str, AfterValidator(_web_address)]
 File = Annotated[Path, AfterValidator(_beside_the_settings)]
 ReadableFile = Annotated[File, AfterValidator(_readable)]
