@@ -49,8 +49,8 @@ WORKDIR /etc/headgate
 USER 10001:10001
 EXPOSE 8080 9464
 STOPSIGNAL SIGTERM
-# The one thing that is written: a directory under /tmp, for the local kill switch and the figures of --workers. With
-# a read-only root it needs a tmpfs or an emptyDir there.
+# The one thing that is written: a directory under /tmp, for the local kill switch and the figures of the workers.
+# With a read-only root it needs a tmpfs or an emptyDir there.
 HEALTHCHECK --interval=10s --timeout=5s --start-period=20s --retries=3 \
     CMD ["python", "-I", "-S", "-c", "import os, urllib.request as u; u.build_opener(u.ProxyHandler({})).open(os.environ['HEADGATE_LIVEZ'], timeout=3)"]
 ENTRYPOINT ["headgate"]

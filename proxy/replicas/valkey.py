@@ -150,6 +150,7 @@ class Link:
             async with asyncio.timeout(self._timeout_s):
                 return await self._call(commands)
         except (RedisError, OSError, TimeoutError) as exc:
+            _without_frames(exc)
             if self._loop.time() - began > self._timeout_s + STALL_S:
                 raise StoreBusy("this process was busy") from None
             why = _word(exc)
@@ -182,12 +183,18 @@ class Link:
                 try:
                     replies.append(await connection.read_response(disconnect_on_error=False))
                 except ResponseError as error:
-                    replies.append(error)
+                    replies.append(_without_frames(error))
         except BaseException:
             # A reply that nobody has read would be taken for the next command's.
             await connection.disconnect(nowait=True)
             raise
         return replies
+
+
+def _without_frames(error: Exception) -> Exception:
+    """What the library raises is a local of the frame that raised it: a cycle, and from there every frame up
+    to whoever asked, with the user's text, until the collector comes."""
+    return error.with_traceback(None)
 
 
 def _packed(commands: Sequence[Command]) -> list[bytes]:

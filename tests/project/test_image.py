@@ -10,6 +10,7 @@ import re
 import shutil
 import signal
 import subprocess
+import sys
 import tempfile
 import tomllib
 from collections.abc import Iterator
@@ -292,7 +293,7 @@ def test_the_wheel_is_built_with_what_the_tests_use() -> None:
 def sbom(image: Image, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What `make sbom` writes, of the image's own packages. make takes what is set up as it is."""
     directory, venv = tmp_path_factory.mktemp("sbom"), image.root / "opt/headgate"
-    as_it_is = ["--assume-old=.venv/.test", f"--assume-old={venv}/.ready"]
+    as_it_is = [f"VENV={sys.prefix}", f"--assume-old={sys.prefix}/.test", f"--assume-old={venv}/.ready"]
     subprocess.run(
         ["make", *as_it_is, "sbom", f"RUNTIME={venv}", f"SBOM={directory}"], cwd=ROOT, check=True, timeout=60
     )
