@@ -11,7 +11,14 @@ from proxy.errors import UpstreamAborted, UpstreamBroke, UpstreamBusy, UpstreamE
 from proxy.http.asgi import Message, Receive, Scope, Send, send_problem
 from proxy.http.headers import Headers, end_to_end, response_headers
 from proxy.llm.denylist import StreamDefect
-from proxy.llm.dialects.dialect import Assembler, Dialect, OddEnd, ProviderFailed, StreamCall, Unfaithful
+from proxy.llm.dialects.dialect import (
+    AbnormalFinish,
+    Assembler,
+    Dialect,
+    ProviderFailed,
+    StreamCall,
+    Unfaithful,
+)
 from proxy.llm.tap import TappedCall
 from proxy.observe.labels import CallResult
 from proxy.text.sse import Decoder, EventTooLarge, ServerSentEvent
@@ -163,7 +170,7 @@ class ModelCall:
                 if piece and not self._has_text:
                     self._has_text, connection.idle_s = True, timeouts.idle_s
                 self._call.add(piece)
-                if assembler.is_over:
+                if assembler.is_terminated:
                     raise _Over
 
         try:
@@ -173,7 +180,7 @@ class ModelCall:
             return
         if not self._events and _says_its_end(exchange.headers):
             raise NoStream("there is no event in it")
-        if not (assembler.ended and _says_its_end(exchange.headers)):
+        if not (assembler.is_complete and _says_its_end(exchange.headers)):
             raise UpstreamBroke("the stream ended before its end")
 
     async def _say(
@@ -226,7 +233,7 @@ class ModelCall:
         if isinstance(failure, NoStream):
             return StreamDefect.NO_STREAM
         if isinstance(failure, Unfaithful):
-            return None if isinstance(failure, OddEnd | NoRoom) else StreamDefect.UNFAITHFUL
+            return None if isinstance(failure, AbnormalFinish | NoRoom) else StreamDefect.UNFAITHFUL
         if self._has_text or isinstance(failure, UpstreamUnreachable | UpstreamBusy):
             return None
         return StreamDefect.BREAKS if isinstance(failure, UpstreamBroke) else StreamDefect.FAILS
@@ -268,7 +275,7 @@ class Tee:
 
     async def end(self) -> bool:
         """The stream is over, one way or another. Whether all of it was shown."""
-        is_whole = self._decoder is not None and self._assembler.ended
+        is_whole = self._decoder is not None and self._assembler.is_complete
         if is_whole:
             await self._call.finish()
         else:

@@ -11,7 +11,7 @@ import orjson
 from proxy.errors import Fault, UpstreamBroke, UpstreamMalformed
 from proxy.http.headers import Headers
 from proxy.llm.dialects.dialect import ProviderFailed, Unfaithful
-from proxy.llm.dialects.openai import Completion
+from proxy.llm.dialects.openai_answer import Completion
 from proxy.runs.run import Run
 from proxy.settings.route import RouteSettings
 from proxy.settings.sources import NativeSettings
@@ -186,7 +186,7 @@ class _Completion:
 
     @property
     def ended(self) -> bool:
-        return self._completion.ended
+        return self._completion.is_complete
 
     def take(self, event: str, data: str | bytes) -> None:
         try:

@@ -10,8 +10,8 @@ from google.genai import types
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.llm.dialects import gemini
-from proxy.llm.dialects.dialect import NotStreamable, OddEnd, Prompt, ProviderFailed, Unfaithful
+from proxy.llm.dialects import gemini_answer as gemini
+from proxy.llm.dialects.dialect import AbnormalFinish, NotStreamable, Prompt, ProviderFailed, Unfaithful
 from proxy.llm.dialects.gemini import Gemini
 
 Json = dict[str, Any]
@@ -44,7 +44,7 @@ def assembled(*events: Json) -> tuple[Json, str]:
     """The answer that these events make, and the text that was shown."""
     assembler = Gemini().assembler()
     shown = "".join([assembler.feed(json.dumps(each)) for each in events])
-    assert assembler.ended
+    assert assembler.is_complete
     answer = json.loads(assembler.answer())
     types.GenerateContentResponse.model_validate(json.loads(assembler.answer()))
     return answer, shown
@@ -302,7 +302,7 @@ def test_a_blocked_prompt_is_a_complete_answer_of_the_callers_own_stream() -> No
     blocked = {"promptFeedback": {"blockReason": "SAFETY"}, "usageMetadata": {"promptTokenCount": 3}} | HEAD
 
     assert assembled(blocked) == (blocked, "")
-    with pytest.raises(OddEnd):
+    with pytest.raises(AbnormalFinish):
         strictly(blocked)
 
 
@@ -318,7 +318,7 @@ def strictly(*events: Json) -> Json:
 @pytest.mark.parametrize("reason", ["SAFETY", "RECITATION", "PROHIBITED_CONTENT", "OTHER", "A_NEW_ONE"])
 def test_an_end_that_is_not_known_to_be_harmless_is_no_answer(reason: str) -> None:
     """The batch answer has no text then, or another one. It says nothing of the model's next answer."""
-    with pytest.raises(OddEnd):
+    with pytest.raises(AbnormalFinish):
         strictly(event(A), event({"text": ""}, reason=reason))
 
 
@@ -328,7 +328,7 @@ def test_an_end_that_is_known_to_be_harmless_is_an_answer(reason: str) -> None:
 
 
 def test_a_rating_that_has_blocked_makes_no_answer() -> None:
-    with pytest.raises(OddEnd):
+    with pytest.raises(AbnormalFinish):
         strictly(event(A, reason="STOP", safetyRatings=[{"category": "X", "blocked": True}]))
 
 
@@ -371,7 +371,7 @@ def test_a_prompt_that_is_blocked_midway_ends_the_stream() -> None:
     assembler.feed(json.dumps(event({"text": "a"})))
     assembler.feed(json.dumps({"promptFeedback": {"blockReason": "OTHER"}}))
 
-    assert assembler.ended
+    assert assembler.is_complete
 
 
 def test_an_event_about_neither_candidates_nor_usage_changes_neither() -> None:
@@ -392,7 +392,7 @@ def test_a_stream_has_ended_when_every_candidate_has() -> None:
     ]
     for each in events:
         assembler.feed(json.dumps(each))
-        has_ended.append(assembler.ended)
+        has_ended.append(assembler.is_complete)
 
     assert has_ended == [False, False, False, False, False, True, True]
 
@@ -777,7 +777,7 @@ def test_whatever_comes_is_joined_or_refused(events: list[Any]) -> None:
     try:
         for each in events:
             assembler.feed(json.dumps(each))
-            assert assembler.ended in (True, False)
+            assert assembler.is_complete in (True, False)
         json.loads(assembler.answer())
     except (Unfaithful, ProviderFailed):
         pass

@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from openai.types.chat import ChatCompletion
 
-from proxy.llm.dialects import openai
-from proxy.llm.dialects.dialect import NotStreamable, OddEnd, ProviderFailed, Unfaithful
+from proxy.llm.dialects import openai_answer as openai
+from proxy.llm.dialects.dialect import AbnormalFinish, NotStreamable, ProviderFailed, Unfaithful
 from proxy.llm.dialects.joins import Text
 from proxy.llm.dialects.openai import OpenAI
 
@@ -40,10 +40,10 @@ def assembled(*chunks: Chunk, choices: int | None = None) -> tuple[dict[str, Any
     assembler = OpenAI().assembler(choices)
     shown = ""
     for each in chunks:
-        assert not assembler.ended
+        assert not assembler.is_complete
         shown += assembler.feed(json.dumps(HEAD | {"object": "chat.completion.chunk"} | each))
     assembler.feed("[DONE]")
-    assert assembler.ended
+    assert assembler.is_complete
     answer = json.loads(assembler.answer())
     ChatCompletion.model_validate(answer, strict=True)
     return answer, shown
@@ -273,7 +273,7 @@ def test_whatever_comes_is_joined_or_refused(chunks: list[Any]) -> None:
     try:
         for each in chunks:
             assembler.feed(json.dumps(each))
-            assert assembler.ended in (True, False)
+            assert assembler.is_complete in (True, False)
         assembler.feed(json.dumps(USED))
         json.loads(assembler.answer())
     except (Unfaithful, ProviderFailed):
@@ -423,7 +423,7 @@ def test_an_end_that_is_not_known_to_be_harmless_is_no_answer(reason: str) -> No
         assembled(*chunks, choices=1)
 
     one_answers = reason in ("content_filter", "insufficient_system_resource")
-    assert isinstance(refused.value, OddEnd) == one_answers
+    assert isinstance(refused.value, AbnormalFinish) == one_answers
 
 
 @pytest.mark.parametrize("reason", ["stop", "length"])
@@ -453,7 +453,7 @@ def test_the_callers_own_stream_is_its_answer_whatever_it_says_twice() -> None:
 
 
 def test_arguments_that_were_cut_for_their_length_say_nothing_of_the_next_call() -> None:
-    with pytest.raises(OddEnd):
+    with pytest.raises(AbnormalFinish):
         assembled(dose("a", {"name": "f", "arguments": '{"mg'}), chunk({}, reason="length"), USED, choices=1)
 
 
@@ -469,7 +469,7 @@ def test_arguments_that_were_cut_for_their_length_say_nothing_of_the_next_call()
     ],
 )
 def test_a_filter_that_has_struck_makes_no_answer(where: Chunk) -> None:
-    with pytest.raises(OddEnd):
+    with pytest.raises(AbnormalFinish):
         assembled(where, START, STOP, USED, choices=1)
 
 

@@ -1,4 +1,4 @@
-"""What providers' APIs look like: one file a dialect, each a table of fields and how their pieces join. Pure.
+"""What providers' APIs look like: a file for the calls of each, a file for its answers. Pure.
 
 Imports nothing of Headgate's. Read `dialect.py` first: what a dialect must say.
 """

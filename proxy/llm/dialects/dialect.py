@@ -3,10 +3,10 @@
 A call that belongs to a run is asked as a stream, and answered as the batch call it was. So a dialect says
 how to ask, and makes the batch answer out of the stream's events.
 
-* NotStreamable   asked so that a stream could not be made into its answer: it goes through as it came
-* Unfaithful      the stream has something that the batch answer cannot be made of for certain
-  * OddEnd        of this answer alone, and not of what the provider's streams are like
-* ProviderFailed  the provider says in its stream that it has failed
+* NotStreamable       no stream could be made into the call's answer: it goes through as it came
+* Unfaithful          the batch answer cannot be made of the stream for certain
+  * AbnormalFinish    because of this answer alone, and not of what the provider's streams are like
+* ProviderFailed      the provider reports an error in its stream
 """
 
 from dataclasses import dataclass
@@ -21,15 +21,15 @@ class Unfaithful(Exception):
     """The reason, in words without anything of the stream's own."""
 
 
-class OddEnd(Unfaithful):
-    """This answer has ended so that its batch answer may be another one; the model's next one need not."""
+class AbnormalFinish(Unfaithful):
+    """This answer finished so that its batch answer may differ; the model's next one need not."""
 
 
 class ProviderFailed(Exception):
     """An error within a stream whose status was 200.
 
     Args:
-        status: the one that its batch answer would have had; 500 where the stream does not say.
+        status: that the batch answer would have had; 500 where the stream does not say.
         body: of that answer, in the provider's own shape of errors.
     """
 
@@ -41,7 +41,7 @@ class ProviderFailed(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """What names a call, for routes that tell theirs apart by more than their order. Never logged."""
+    """What tells calls apart, for routes where their order is not enough. Never logged."""
 
     model: str
     system: str
@@ -57,36 +57,36 @@ class StreamCall:
     body: bytes
     prompt: Prompt
     choices: int = 1
-    """How many answers it asks for."""
+    """How many answers the call asks for."""
 
 
 class Assembler(Protocol):
-    """One stream's events, taken in order, become the batch answer."""
+    """Makes the batch answer of one stream's events, fed in order."""
 
     def feed(self, data: str) -> str:
         """Take one event's data; the text it adds to the answer's first choice, "" for none.
 
         Raises:
-            Unfaithful: what the event has cannot be put into a batch answer for certain.
-            ProviderFailed: it is an error.
+            Unfaithful: the event cannot be put into a batch answer for certain.
+            ProviderFailed: the event is an error.
         """
         ...
 
     @property
-    def ended(self) -> bool:
-        """Whether all is there that a complete stream has; what ends sooner was cut."""
+    def is_complete(self) -> bool:
+        """Whether everything is there that a complete stream has. A stream that ends before that was cut."""
         ...
 
     @property
-    def is_over(self) -> bool:
-        """Whether an event has said that it is the last one: what comes after it is nobody's."""
+    def is_terminated(self) -> bool:
+        """Whether the stream's terminator has come. What comes after it is ignored."""
         ...
 
     def answer(self) -> bytes:
-        """The batch answer's body, once `ended`.
+        """The batch answer's body, once `is_complete`.
 
         Raises:
-            Unfaithful: it cannot be made of what came.
+            Unfaithful: no batch answer can be made of the events.
         """
         ...
 
@@ -95,7 +95,7 @@ class Dialect(Protocol):
     """One shape of API."""
 
     def is_call(self, method: str, target: bytes) -> bool:
-        """Whether it is a call for text, as far as that can be said without its body."""
+        """Whether a request is a call for text, as far as that shows without its body."""
         ...
 
     def is_stream(self, method: str, target: bytes, body: bytes) -> bool:
@@ -103,26 +103,26 @@ class Dialect(Protocol):
         ...
 
     def as_stream(self, method: str, target: bytes, body: bytes) -> StreamCall | None:
-        """A batch call for text as the stream it is asked as. None: it is no call for text.
+        """A batch call for text, as a stream. None: the request is no call for text.
 
         Raises:
-            NotStreamable: it is, but its answer could not be made of a stream.
+            NotStreamable: its answer could not be made of a stream.
         """
         ...
 
     def prompt(self, method: str, target: bytes, body: bytes) -> Prompt | None:
-        """What names the call, also one that cannot be asked as a stream; None: it is no call for text."""
+        """What tells a call apart, streamable or not. None: the request is no call for text."""
         ...
 
     def assembler(self, choices: int | None = None) -> Assembler:
         """For one stream.
 
         Args:
-            choices: how many answers the call asks for. Its end must be known to be harmless then. None: the
-                caller's own stream, which ends as it ends.
+            choices: how many answers the call asks for; each must then finish harmlessly. None: the caller's
+                own stream, which may finish in any way.
         """
         ...
 
     def is_answer(self, body: bytes, choices: int) -> bool:
-        """Whether a body has the shape of a batch answer that is whole."""
+        """Whether a body has the shape of a whole batch answer."""
         ...

@@ -1,4 +1,4 @@
-"""What the tables of all dialects share: how the pieces of a field become one. No I/O."""
+"""What the tables of all dialects share: how the pieces of a field are joined. No I/O."""
 
 from collections.abc import Callable, Iterable
 from itertools import pairwise
@@ -7,17 +7,17 @@ from typing import Any
 from proxy.llm.dialects.dialect import Unfaithful
 
 MAX_ANSWER_CHARS = 16 * 1024 * 1024
-"""Of one stream's events. What is longer is not gathered."""
+"""Of one stream's events. A longer stream is unfaithful."""
 
 FEW_PIECES = 3
-"""Of fewer, two that are alike may well be what the model said: "ha", and "ha"."""
+"""With fewer pieces, two equal ones may well be the model's text: "ha", and "ha"."""
 
 Join = Callable[[Any, Any], Any]
-"""What has come so far (None: nothing yet) and what comes now become what there is."""
+"""From the value so far (None: nothing yet) and a new piece to the value with the piece."""
 
 
 class Text:
-    """A string in pieces: joining it anew for each piece would cost its square."""
+    """A string in pieces: joining them anew for each piece would cost O(n^2)."""
 
     __slots__ = ("pieces",)
 
@@ -32,34 +32,34 @@ class Text:
 
     @property
     def is_certain(self) -> bool:
-        """Whether its pieces follow one another. They may not: servers are known that say all of a text once
-        more in the end, or all that there is so far each time.
+        """Whether the pieces follow one another. Some servers repeat the whole text at the end, or send all
+        of the text so far each time.
         """
-        said = [piece for piece in self.pieces if piece]
-        if len(said) < FEW_PIECES:
+        pieces = [piece for piece in self.pieces if piece]
+        if len(pieces) < FEW_PIECES:
             return True
-        grows = all(len(a) < len(b) and b.startswith(a) for a, b in pairwise(said))
-        return not grows and said[-1] != "".join(said[:-1])
+        grows = all(len(a) < len(b) and b.startswith(a) for a, b in pairwise(pieces))
+        return not grows and pieces[-1] != "".join(pieces[:-1])
 
 
 def check_texts(texts: Iterable[Any]) -> None:
-    """Raises `Unfaithful` for a text whose pieces may not be what they seem."""
+    """Raises `Unfaithful` for a text whose pieces may not follow one another."""
     if any(isinstance(text, Text) and not text.is_certain for text in texts):
         raise Unfaithful("a text comes again, or more of it each time")
 
 
-class UnsureList(list[Any]):
-    """One that came more than once: nothing says whether that is more of it, or all of it so far."""
+class AmbiguousList(list[Any]):
+    """A list that came more than once: nothing says whether as more items, or as all items so far."""
 
 
-class UnsureEnd(str):
-    """A reason to finish after which there was more, or another one."""
+class AmbiguousFinish(str):
+    """A reason to finish after which more content came, or another reason."""
 
     __slots__ = ()
 
 
 def last(_: Any, new: Any) -> Any:
-    """Each event has the state as of then."""
+    """Each event has the current state."""
     return new
 
 

@@ -1,0 +1,300 @@
+"""A stream of Google's generateContent as the batch answer that it stands for. No I/O.
+
+Every event of the stream is a GenerateContentResponse of its own. They are joined by tables, one for each
+level, that name every field and how it joins; a field that no table names makes the stream unfaithful.
+Sources: Google's API reference, "GenerateContentResponse"; its guide "Thought signatures"; and its own two
+joiners of streams, `_join_chunks` of generative-ai-python and `aggregateResponses` of the Vertex AI SDK for
+Node. Where those two differ, a field joins only if it comes once, or the same each time.
+
+* A batch answer has each text in one part. So pieces of one kind (thought or not) that follow one another are
+  one text; every other part comes whole.
+* Google's JSON is indented and ours is not: both are the same value, and a client parses it.
+* Vertex AI has `avgLogprobs` in some batch answers and not in their streams: they are then not in ours.
+"""
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import orjson
+
+from proxy.llm.dialects.dialect import AbnormalFinish, ProviderFailed, Unfaithful
+from proxy.llm.dialects.joins import (
+    MAX_ANSWER_CHARS,
+    Join,
+    Text,
+    as_list,
+    as_object,
+    as_text,
+    check_texts,
+    last,
+)
+
+MAX_CANDIDATES = 8
+"""`candidateCount` of the API."""
+
+HARMLESS_FINISHES = frozenset({"STOP", "MAX_TOKENS"})
+"""Reasons to finish after which the batch answer has the stream's text. After all others, most of them about
+safety or a failed call, the batch answer may have no text, or another one."""
+
+_LONG_INTEGER = re.compile(r'"[^"\\]*+(?:\\.[^"\\]*+)*+"|(?<![0-9.])([0-9]{19,})(?![0-9.eE])')
+"""A string, or an integer that may be beyond 64 bits, of which orjson would make a float. Google writes its
+64-bit integers as strings."""
+
+
+def same(so_far: Any, new: Any) -> Any:
+    """The field comes once, or again unchanged."""
+    if so_far is not None and so_far != new:
+        raise Unfaithful("a field comes again, and differs")
+    return new
+
+
+def ambiguous(_: Any, new: Any) -> Any:
+    """No source says whether the field is about the event or about the answer so far."""
+    raise Unfaithful("a field is about a part of the answer, or about all of it")
+
+
+def fields(table: Mapping[str, Join]) -> Join:
+    """Joins objects, field by field, as a table says."""
+
+    def join(so_far: dict[str, Any] | None, new: Any) -> dict[str, Any]:
+        so_far = {} if so_far is None else so_far
+        for name, value in as_object(new).items():
+            if name not in table or value is None:
+                raise Unfaithful("an event has a field that is not known")
+            so_far[name] = table[name](so_far.get(name), value)
+        return so_far
+
+    return join
+
+
+def candidates(so_far: dict[int, Any] | None, new: Any) -> dict[int, Any]:
+    """Candidates by their index, which Vertex AI leaves out when it is 0."""
+    so_far = {} if so_far is None else so_far
+    for candidate in as_list(new):
+        index = as_object(candidate).get("index", 0)
+        if type(index) is not int or not 0 <= index < MAX_CANDIDATES:
+            raise Unfaithful("an index is none")
+        had_ended = "finishReason" in so_far.get(index, ())
+        so_far[index] = _candidate(so_far.get(index), candidate)
+        if had_ended and any(part.get("text", True) for part in _parts(candidate)):
+            raise Unfaithful("an answer goes on after its end")
+    return so_far
+
+
+def parts(so_far: list[Any] | None, new: Any) -> list[Any]:
+    """Pieces of text are joined; every other part comes whole."""
+    so_far = [] if so_far is None else so_far
+    for place, part in enumerate(as_list(new)):
+        if as_object(part).keys() <= TEXT_PART:
+            _join_text(so_far, part, is_beside=place > 0)
+        else:
+            _join_whole(so_far, part)
+    return so_far
+
+
+def supports(so_far: Any, new: Any) -> Any:
+    """A segment numbers the parts of the batch answer, and a stream has other parts: refused beyond part
+    0."""
+    if any(as_object(as_object(support).get("segment", {})).get("partIndex") for support in as_list(new)):
+        raise Unfaithful("a source is of a part that may have another number")
+    return same(so_far, new)
+
+
+TEXT_PART = frozenset({"text", "thought", "thoughtSignature"})
+"""Gemini 2.5 signs the first piece of a text, Gemini 3 the last, which is then empty or only signed. The
+batch answer has the signature in the one part that the text is."""
+
+WHOLE_PARTS: Mapping[str, frozenset[str]] = {
+    "functionCall": frozenset({"id", "name", "args"}),  # in pieces it has `partialArgs` and `willContinue`
+    "inlineData": frozenset({"mimeType", "data", "displayName"}),
+    "executableCode": frozenset({"id", "language", "code"}),
+    "codeExecutionResult": frozenset({"id", "outcome", "output"}),
+}
+
+CODE = frozenset({"executableCode", "codeExecutionResult"})
+"""Two of a kind in a row are one part for Google's joiner in Python, and two for the one in Node."""
+
+GROUNDING: Mapping[str, Join] = {
+    "groundingChunks": same,
+    "groundingSupports": supports,
+    "webSearchQueries": same,
+    "imageSearchQueries": same,
+    "retrievalQueries": same,
+    "searchEntryPoint": same,
+    "retrievalMetadata": same,
+    "sourceFlaggingUris": same,
+    "googleMapsWidgetContextToken": same,
+}
+
+CANDIDATE: Mapping[str, Join] = {
+    "index": same,
+    "content": fields({"role": same, "parts": parts}),
+    "finishReason": same,
+    "finishMessage": same,
+    "safetyRatings": same,
+    "citationMetadata": same,
+    "groundingMetadata": fields(GROUNDING),
+    "urlContextMetadata": same,
+    "avgLogprobs": ambiguous,
+    "logprobsResult": ambiguous,
+    "tokenCount": ambiguous,
+    "continuationToken": ambiguous,
+}
+
+RESPONSE: Mapping[str, Join] = {
+    "candidates": candidates,
+    "promptFeedback": fields({"blockReason": same, "blockReasonMessage": same, "safetyRatings": same}),
+    "usageMetadata": last,
+    "modelVersion": same,
+    "modelStatus": same,
+    "responseId": same,
+    "createTime": same,
+}
+
+_candidate = fields(CANDIDATE)
+
+_response = fields(RESPONSE)
+
+
+class Response:
+    """The answer that one stream makes; for `choices` see `Dialect.assembler`."""
+
+    def __init__(self, choices: int | None = None) -> None:
+        self._choices = choices
+        self._answer: dict[str, Any] = {}
+        self._chars = 0
+        self._is_counted = True
+
+    def feed(self, data: str) -> str:
+        """Take one event's data; the text, not of thoughts, that it adds to candidate 0."""
+        self._chars += len(data)
+        if self._chars > MAX_ANSWER_CHARS:
+            raise Unfaithful("the answer is too large")
+        try:
+            event = orjson.loads(data)
+        except ValueError:
+            raise Unfaithful("an event is no JSON") from None
+        if isinstance(event, dict) and "error" in event:
+            raise ProviderFailed(_status(event["error"]), data.encode())
+        if any(_LONG_INTEGER.findall(data)):
+            raise Unfaithful("an integer may have more than 64 bits")
+        try:
+            _response(self._answer, event)
+        except RecursionError:  # two values that are compared
+            raise Unfaithful("an event is too deep") from None
+        if "candidates" in event or "usageMetadata" in event:
+            self._is_counted = "usageMetadata" in event
+        first = [each for each in event.get("candidates", ()) if each.get("index", 0) == 0]
+        return "".join(
+            part.get("text", "") for each in first for part in _parts(each) if not _is_thought(part)
+        )
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether every candidate has its reason to finish, or the prompt is blocked: no event says more."""
+        found = self._answer.get("candidates")
+        if not found or self._is_blocked:
+            return self._is_blocked
+        return all("finishReason" in found.get(index, ()) for index in range(max(found) + 1))
+
+    @property
+    def is_terminated(self) -> bool:
+        """Never: usage may come after every reason to finish."""
+        return False
+
+    def answer(self) -> bytes:
+        """The GenerateContentResponse as JSON."""
+        answer = dict(self._answer)
+        if "candidates" in answer:
+            answer["candidates"] = [candidate for _, candidate in sorted(answer["candidates"].items())]
+        if self._choices is not None:
+            for candidate in answer.get("candidates", ()):
+                check_texts(part.get("text") for part in _parts(candidate))
+            self._check_finishes(answer.get("candidates", []), self._choices)
+        if self._is_blocked and answer.get("candidates"):
+            raise Unfaithful("the prompt was blocked after its answer began")
+        if "usageMetadata" in answer and not self._is_counted:
+            raise Unfaithful("the last event does not say what was used")
+        try:
+            return orjson.dumps(answer, default=str)
+        except TypeError:
+            raise Unfaithful("an event is too deep") from None
+
+    def _check_finishes(self, candidates: list[dict[str, Any]], asked: int) -> None:
+        """Check that each candidate is there, and has finished as it would have in the batch answer."""
+        ratings = [rating for each in candidates for rating in each.get("safetyRatings", ())]
+        if (
+            self._is_blocked
+            or any(each["finishReason"] not in HARMLESS_FINISHES for each in candidates)
+            or any(isinstance(rating, dict) and rating.get("blocked") for rating in ratings)
+        ):
+            raise AbnormalFinish("the prompt was blocked, or a candidate was ended before its end")
+        if len(candidates) != asked:
+            raise Unfaithful("there are more or fewer candidates than were asked for")
+
+    @property
+    def _is_blocked(self) -> bool:
+        return "blockReason" in self._answer.get("promptFeedback", ())
+
+
+def _join_text(so_far: list[Any], part: dict[str, Any], *, is_beside: bool) -> None:
+    """Join a part to the text before it; `is_beside`: the part before it is of the same event."""
+    text, signature = as_text(part.get("text", "")), part.get("thoughtSignature")
+    run = so_far[-1] if so_far and so_far[-1].keys() <= TEXT_PART else None
+    if run is not None and _is_thought(run) == _is_thought(part):
+        if text and is_beside:
+            raise Unfaithful("two texts of one event may be one or two")
+        run["text"].pieces.append(text)
+        if signature is not None:
+            run["thoughtSignature"] = same(run.get("thoughtSignature"), signature)
+    elif "text" not in part:
+        raise Unfaithful("a part has nothing that is known")
+    elif text or signature is not None or not so_far:
+        _append(so_far, {**part, "text": Text(text)})
+
+
+def _join_whole(so_far: list[Any], part: dict[str, Any]) -> None:
+    kinds = part.keys() - {"thought", "thoughtSignature"}
+    if len(kinds) != 1 or not kinds <= WHOLE_PARTS.keys():
+        raise Unfaithful("a part has a field that is not known")
+    (kind,) = kinds
+    if not as_object(part[kind]).keys() <= WHOLE_PARTS[kind]:
+        raise Unfaithful("a part comes in pieces, or has a field that is not known")
+    if so_far and kind in CODE & so_far[-1].keys():
+        raise Unfaithful("two parts with code may be one or two")
+    if "id" in part[kind] and any(
+        kind in each and each[kind].get("id") == part[kind]["id"] for each in so_far
+    ):
+        raise Unfaithful("a part comes again")
+    _append(so_far, part)
+
+
+def _append(so_far: list[Any], part: dict[str, Any]) -> None:
+    """Add a part. An empty text at the start is dropped, as Google's joiner in Node does."""
+    if so_far and not so_far[0].get("text", True) and "thoughtSignature" not in so_far[0]:
+        so_far.clear()
+    so_far.append(part)
+
+
+def _is_thought(part: Mapping[str, Any]) -> bool:
+    return bool(part.get("thought"))
+
+
+def _parts(candidate: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The parts of an event's candidate, whose types were checked when they were joined."""
+    found: list[dict[str, Any]] = candidate.get("content", {}).get("parts", [])
+    return found
+
+
+def _status(error: Any) -> int:
+    """The status that an error in a stream would have had."""
+    code = error.get("code") if isinstance(error, dict) else None
+    return code if isinstance(code, int) and 400 <= code < 600 else 500
+
+
+def is_candidate(found: Any) -> bool:
+    """Whether a value is a finished candidate of a batch answer."""
+    if not isinstance(found, dict) or not isinstance(found.get("finishReason"), str):
+        return False
+    return bool(found["finishReason"]) and isinstance(found.get("content", {}), dict)
