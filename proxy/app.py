@@ -55,8 +55,9 @@ from proxy.sources.poll import PollSource
 from proxy.sources.stages import StagesSource
 from proxy.sources.tap import TapSource
 from proxy.upstream.breaker import Breaker
-from proxy.upstream.client import Origin, Upstream
-from proxy.upstream.connection import Timeouts
+from proxy.upstream.client import Upstream
+from proxy.upstream.pool import Origin
+from proxy.upstream.timeouts import Timeouts
 from proxy.upstream.tunnel import Upgrades
 from proxy.viewers.api import RunApi
 from proxy.viewers.scripts import Scripts
@@ -101,7 +102,7 @@ async def running(
         metrics = parts.metrics
         metrics.start_time.set(time() if process_metrics is None else process_metrics.began_at)
         to = within(origin(settings.upstream, strict_tls=settings.tls.strict), descriptors.each)
-        upstream = parts.upstream(to, wary=True)
+        upstream = parts.upstream(to, avoids_busy=True)
         routes = Routes(settings.routes)
         executor = TakeoverExecutor(metrics)
         shared = await parts.shared_runs(routes, executor, lambda: runs, lambda: taps)
@@ -176,8 +177,8 @@ class _Parts:
         upgrades = Upgrades(bounds, metrics.unmatched.upgrades, metrics.upgrades_open)
         return cls(settings, state_dir, stack, descriptors, metrics, upgrades)
 
-    def upstream(self, to: Origin, *, wary: bool = False) -> Upstream:
-        upstream = Upstream(to, wary=wary)
+    def upstream(self, to: Origin, *, avoids_busy: bool = False) -> Upstream:
+        upstream = Upstream(to, avoids_busy=avoids_busy)
         self.stack.push_async_callback(upstream.aclose)
         return upstream
 

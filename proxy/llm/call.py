@@ -22,7 +22,8 @@ from proxy.llm.dialects.dialect import (
 from proxy.llm.tap import TappedCall
 from proxy.observe.labels import CallResult
 from proxy.text.sse import Decoder, EventTooLarge, ServerSentEvent
-from proxy.upstream.client import Exchange, Request, Upstream
+from proxy.upstream.client import Request, Upstream
+from proxy.upstream.exchange import Exchange
 
 logger = logging.getLogger("headgate.llm")
 
@@ -155,9 +156,9 @@ class ModelCall:
     async def _read(self, exchange: Exchange) -> None:
         """The whole stream. Raises what its provider, its way or its content makes of it."""
         assembler, decoder = self._assembler, Decoder(max_event_bytes=MAX_EVENT_BYTES)
-        timeouts, connection = self._upstream.origin.timeouts, exchange.connection
+        timeouts, timer = self._upstream.origin.timeouts, exchange.connection.timer
         # A model that thinks says nothing: as a batch call it would be waited for as long.
-        connection.idle_s = max(timeouts.idle_s, timeouts.first_byte_s)
+        timer.idle_s = max(timeouts.idle_s, timeouts.first_byte_s)
         text = getincrementaldecoder("utf-8")()
 
         def take(data: bytes) -> None:
@@ -168,7 +169,7 @@ class ModelCall:
                 self.has_begun = True
                 piece = assembler.feed(event.data)
                 if piece and not self._has_text:
-                    self._has_text, connection.idle_s = True, timeouts.idle_s
+                    self._has_text, timer.idle_s = True, timeouts.idle_s
                 self._call.add(piece)
                 if assembler.is_terminated:
                     raise _Over

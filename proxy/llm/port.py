@@ -30,7 +30,8 @@ from proxy.relay.relay import Outcome, Relay, RelayResult
 from proxy.settings.upstream import LlmSettings
 from proxy.text.crowded import is_crowded
 from proxy.turns import STEP_BYTES, Turns
-from proxy.upstream.client import IDEMPOTENT, Upstream
+from proxy.upstream.client import Upstream
+from proxy.upstream.exchange import IDEMPOTENT
 
 logger = logging.getLogger("headgate.llm")
 

@@ -18,8 +18,9 @@ from proxy.http.headers import Forwarding, Headers, request_headers, response_he
 from proxy.http.max_forwards import LIMITED, hops_left, last_hop, one_hop_less
 from proxy.http.tracing import with_token
 from proxy.http.upgrade import SWITCHING_PROTOCOLS, UPGRADE, UpgradeOffer
-from proxy.upstream.client import Exchange, Upstream
-from proxy.upstream.connection import SLOW_S
+from proxy.upstream.client import Upstream
+from proxy.upstream.exchange import Exchange
+from proxy.upstream.timeouts import SLOW_S
 from proxy.upstream.tunnel import Upgrades
 
 logger = logging.getLogger("headgate.relay")
@@ -223,7 +224,7 @@ class _RelayedExchange:
 
     async def is_switched(self, offer: UpgradeOffer) -> bool:
         """Whether the upstream takes the offer; if not, its answer is one like any other."""
-        self._exchange.connection.offered = offer.protocols
+        self._exchange.connection.response.offered = offer.protocols
         await self._exchange.head()
         if self._exchange.status != SWITCHING_PROTOCOLS:
             return False
@@ -235,23 +236,23 @@ class _RelayedExchange:
         exchange = self._exchange
         await exchange.head()
         answered = perf_counter()
-        connection = exchange.connection
-        status = exchange.status
+        connection, response = exchange.connection, exchange.connection.response
+        status = response.status
         if status > MAX_STATUS:
             raise UpstreamMalformed(f"status {status}")
-        headers = response_headers(exchange.headers, status)
-        body = connection.take() if connection.has_more else await connection.first()
+        headers = response_headers(response.headers, status)
+        body = connection.take() if response.chunks else await connection.first()
         self._passage.status = status
-        reason = connection.reason
-        if self._answer is None or not connection.whole or not self._answer(status, reason, headers, body):
+        reason = response.reason
+        if self._answer is None or not response.whole or not self._answer(status, reason, headers, body):
             if self._say_reason is not None:
                 self._say_reason(status, reason)
             await self._send({"type": "http.response.start", "status": status, "headers": headers})
-            await self._send({"type": "http.response.body", "body": body, "more_body": not connection.at_end})
+            await self._send({"type": "http.response.body", "body": body, "more_body": not response.at_end})
         self._passage.overhead_s = (self._asked - self._entered) + (perf_counter() - answered)
-        while not connection.at_end:
+        while not response.at_end:
             body = await connection.read()
-            await self._send({"type": "http.response.body", "body": body, "more_body": not connection.at_end})
+            await self._send({"type": "http.response.body", "body": body, "more_body": not response.at_end})
 
     def end(self) -> None:
         """The exchange is over, one way or another."""
@@ -278,5 +279,5 @@ class _RelayedExchange:
             more = message.get("more_body", False)
             connection.write(frame(message["body"], chunked, last=not more))
             await connection.drain()
-        connection.sent()
+        connection.timer.sent()
         await self._until_left()

@@ -8,7 +8,8 @@ from proxy.runs.run import Run
 from proxy.sources.repeat import repeating
 from proxy.text.sections import BodyTooLarge, Reader, Section
 from proxy.turns import Turns
-from proxy.upstream.client import Answer, Exchange, Request, Upstream
+from proxy.upstream.client import Answer, Request, Upstream
+from proxy.upstream.exchange import Exchange
 
 logger = logging.getLogger("headgate.runs")
 

@@ -21,7 +21,8 @@ from proxy.sources.repeat import repeating
 from proxy.text.sections import MalformedBody, Section, parse
 from proxy.text.sse import Decoder, EventTooLarge
 from proxy.text.templates import PATH, REQUEST, TEXT, MissingValue, fill
-from proxy.upstream.client import Answer, Exchange, Request, Upstream
+from proxy.upstream.client import Answer, Request, Upstream
+from proxy.upstream.exchange import Exchange
 
 MAX_EVENT_BYTES = 1024 * 1024
 """One event, or one line, of the upstream's stream."""

@@ -15,7 +15,7 @@ from proxy.errors import UpstreamAborted, UpstreamBusy
 from proxy.http.headers import Headers, end_to_end
 from proxy.http.upgrade import Lost, UpgradeOffer, listed
 from proxy.settings.upstream import UpgradeSettings
-from proxy.upstream.client import Exchange
+from proxy.upstream.exchange import Exchange
 
 
 class _End(asyncio.Protocol):

@@ -8,7 +8,8 @@ from contextlib import suppress
 import pytest
 
 from proxy.errors import UpstreamError
-from proxy.upstream.client import Origin, Upstream
+from proxy.upstream.client import Upstream
+from proxy.upstream.pool import Origin
 from tests.servers.scripted import Asked, ScriptedUpstream, ask, talking, until
 from tests.servers.serving import Serving
 

@@ -8,8 +8,9 @@ from time import monotonic
 import pytest
 
 from proxy.errors import UpstreamUnreachable
-from proxy.upstream.client import Origin, Upstream
-from proxy.upstream.connection import SLOW_S, Timeouts
+from proxy.upstream.client import Upstream
+from proxy.upstream.pool import Origin
+from proxy.upstream.timeouts import SLOW_S, Timeouts
 from tests.servers.scripted import Answered, Asked, ScriptedUpstream, ask, talking, until
 from tests.servers.serving import Serving, headgate
 
@@ -249,7 +250,7 @@ async def test_what_is_held_for_a_client_that_does_not_read_is_bounded(
         await exchange.send(GET, whole=True)
         await exchange.head()
         await until(lambda: exchange.connection._read_paused)
-        held = exchange.connection._buffered
+        held = exchange.connection.response.body_bytes
 
     assert held <= 64 * 1024 + 256 * 1024
     await pool.aclose()

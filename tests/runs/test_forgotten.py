@@ -22,7 +22,8 @@ from proxy.runs.run import Run
 from proxy.text.event_log import EventLog, LogReader
 from proxy.text.events import Transcript
 from proxy.text.live_text import LiveTexts
-from proxy.upstream.client import Answer, Exchange, Request
+from proxy.upstream.client import Answer, Request
+from proxy.upstream.exchange import Exchange
 from proxy.viewers.viewer import Viewer
 from tests.replicas.test_shared_runs import Replica, claimed, replica, same, say, watch, whole
 from tests.replicas.test_takeover import begun, followed, lose

@@ -17,8 +17,9 @@ from proxy.errors import (
     UpstreamStalled,
     UpstreamUnreachable,
 )
-from proxy.upstream.client import Answer, Origin, Request, Upstream
-from proxy.upstream.connection import Timeouts
+from proxy.upstream.client import Answer, Request, Upstream
+from proxy.upstream.pool import Origin
+from proxy.upstream.timeouts import Timeouts
 from tests.servers.authority import certificates
 from tests.servers.scripted import Asked, ScriptedUpstream, ask, until
 from tests.servers.serving import headgate

@@ -18,7 +18,8 @@ from hypothesis import strategies as st
 
 from proxy.errors import UpstreamError
 from proxy.http.headers import HOP_BY_HOP
-from proxy.upstream.connection import Connection, Timeouts
+from proxy.upstream.connection import Connection
+from proxy.upstream.timeouts import Timeouts
 from tests.servers.scripted import Answered, Asked, ScriptedUpstream, talking
 from tests.servers.serving import headgate
 
@@ -208,13 +209,13 @@ def hear(
     connection.connection_made(transport)
     connection.begin(is_head=is_head)
     connection.write(b"request")
-    connection.sent()
+    connection.timer.sent()
     body = b""
     for piece in data:
         if transport.aborted:
             break
         connection.data_received(piece)
-        if connection._chunks:
+        if connection.response.chunks:
             reading = connection.read()
             with pytest.raises(StopIteration) as read:
                 reading.send(None)
@@ -222,10 +223,10 @@ def hear(
     if eof and not transport.aborted:
         connection.connection_lost(None)
     outcome = Heard(
-        connection.status,
-        connection.headers,
+        connection.response.status,
+        connection.response.headers,
         body,
-        connection._complete,
+        connection.response.complete,
         connection._failure,
         connection.end(),
     )

@@ -2,7 +2,7 @@
 
 import pytest
 
-from proxy.upstream.patience import LEARNT_S, MAX_LEARNT, Patience
+from proxy.upstream.hedging import MAX_SLOW_PATHS, SLOW_PATH_S, Hedging
 
 
 def request(method: str, target: str, *headers: str) -> bytes:
@@ -12,7 +12,7 @@ def request(method: str, target: str, *headers: str) -> bytes:
 @pytest.mark.parametrize("method", ["GET", "HEAD", "OPTIONS"])
 def test_a_safe_request_is_sent_again(method: str):
     """As long as nothing says that it waits by nature."""
-    assert Patience().is_lost_on(request(method, "/a?await=1", "accept: */*", "prefer: waiting"), 0)
+    assert Hedging().should_hedge(request(method, "/a?await=1", "accept: */*", "prefer: waiting"), 0)
 
 
 @pytest.mark.parametrize(
@@ -34,25 +34,25 @@ def test_a_safe_request_is_sent_again(method: str):
 )
 def test_what_is_not_safe_or_waits_by_nature_is_not(asked: bytes):
     """A second call may have effects, and a second long poll ends the session of the first."""
-    assert not Patience().is_lost_on(asked, 0)
+    assert not Hedging().should_hedge(asked, 0)
 
 
 def test_what_was_slow_is_waited_for_whatever_its_case_is():
     """For ten minutes; other paths are not."""
-    patience = Patience()
-    patience.learn(request("GET", "/cases/7f/report?x=1"), 100)
+    hedging = Hedging()
+    hedging.note_slow(request("GET", "/cases/7f/report?x=1"), 100)
 
-    assert not patience.is_lost_on(request("GET", "/cases/12/report"), 101)
-    assert patience.is_lost_on(request("GET", "/cases/12"), 101)
-    assert patience.is_lost_on(request("GET", "/cases/12/report"), 100 + LEARNT_S)
+    assert not hedging.should_hedge(request("GET", "/cases/12/report"), 101)
+    assert hedging.should_hedge(request("GET", "/cases/12"), 101)
+    assert hedging.should_hedge(request("GET", "/cases/12/report"), 100 + SLOW_PATH_S)
 
 
 def test_what_is_remembered_is_bounded():
     """The oldest goes first."""
-    patience = Patience()
-    paths = [f"/{'a' * number}" for number in range(1, MAX_LEARNT + 2)]
+    hedging = Hedging()
+    paths = [f"/{'a' * number}" for number in range(1, MAX_SLOW_PATHS + 2)]
     for path in paths:
-        patience.learn(request("GET", path), 0)
+        hedging.note_slow(request("GET", path), 0)
 
-    assert patience.is_lost_on(request("GET", paths[0]), 1)
-    assert not patience.is_lost_on(request("GET", paths[1]), 1)
+    assert hedging.should_hedge(request("GET", paths[0]), 1)
+    assert not hedging.should_hedge(request("GET", paths[1]), 1)

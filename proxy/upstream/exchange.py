@@ -1,0 +1,240 @@
+"""One request to the upstream and its answer, on a connection of the pool.
+
+Giving a connection back is synchronous (`Exchange.close`): a cancelled task needs no shield for it, and there
+is no moment in which a connection belongs to nobody.
+
+A safe request that meets silence on a kept connection is hedged: it is sent on a fresh one, too.
+"""
+
+import asyncio
+from asyncio.events import TimerHandle
+from collections.abc import Callable, Iterable
+from time import monotonic
+from types import TracebackType
+from typing import Self
+
+from proxy.errors import UpstreamAborted, UpstreamBroke
+from proxy.http.headers import Headers
+from proxy.upstream.connection import Connection
+from proxy.upstream.pool import ConnectionPool
+from proxy.upstream.response import OnInterim
+from proxy.upstream.timeouts import LONG_S
+
+IDEMPOTENT = frozenset({"GET", "HEAD", "OPTIONS", "TRACE"})
+"""Methods sent again on a fresh connection if a reused one closed before any answer (RFC 9110 9.2.2)."""
+
+SILENT_S = 1.0
+"""A safe request whose kept connection has said nothing for so long is sent on a fresh one, too."""
+
+
+class Exchange:
+    """One request and its answer: `with upstream.exchange("GET") as exchange`. The block owns it."""
+
+    __slots__ = (
+        "_aborted",
+        "_connection",
+        "_fresh",
+        "_is_counted",
+        "_is_long",
+        "_pool",
+        "_repeats",
+        "_replay",
+        "_second",
+        "_silence",
+        "method",
+        "on_interim",
+    )
+
+    def __init__(self, pool: ConnectionPool, method: str, *, fresh: bool, long: bool, repeats: bool) -> None:
+        self.method = method
+        self._fresh = fresh
+        self._is_long = long or fresh
+        self._repeats = repeats or method in IDEMPOTENT
+        self._is_counted = False
+        self._pool = pool
+        self._connection: Connection | None = None
+        self._second: Connection | None = None
+        self._silence: TimerHandle | None = None
+        self._replay: bytes | None = None
+        self._aborted = False
+        self.on_interim: OnInterim | None = None
+        """Is called for each interim response but 100."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    @property
+    def connection(self) -> Connection:
+        assert self._connection is not None, "send() comes first"
+        return self._connection
+
+    async def send(self, data: bytes, *, whole: bool, on_slow: Callable[[], None] | None = None) -> None:
+        """Take a connection and write the head, and the body with it if `whole`.
+
+        `on_slow` is called once, if the exchange lasts longer than `SLOW_S` from then on.
+
+        Raises:
+            UpstreamUnreachable: no connection within `connect_s`.
+            UpstreamBusy: `max_connections` are in use.
+        """
+        if self._is_long:
+            self._count_as_long()
+        connection = None if self._is_long else self._pool.reuse()
+        if connection is None:
+            connection = await self._connect()
+        self._take(connection)
+        connection.write(data)
+        if whole:
+            connection.timer.sent(on_slow)
+            if connection.used and self._repeats:
+                self._replay = data
+        else:
+            connection.timer.sending()
+
+    async def _connect(self) -> Connection:
+        return await (self._pool.connect() if self._fresh else self._pool.connect_or_keep())
+
+    async def head(self) -> None:
+        """Wait for the head of the answer; `status` and `headers` are set then."""
+        try:
+            await self.connection.head()
+        except UpstreamBroke:
+            if self._replay is None or self.connection.response.has_begun or self._aborted:
+                raise
+            # The upstream closed an idle connection just as we wrote to it: its right, and no answer.
+            await self._send_again(self._replay)
+            await self.connection.head()
+        if self.connection.is_silent:
+            await self._hedge()
+
+    async def _send_again(self, data: bytes) -> None:
+        self._replay = None
+        on_slow = self.connection.timer.on_slow
+        self.close()
+        connection = await self._pool.connect()
+        self._take(connection)
+        connection.write(data)
+        connection.timer.sent(on_slow)
+
+    def _take(self, connection: Connection) -> None:
+        self._connection = connection
+        connection.begin(is_head=self.method == "HEAD")
+        connection.response.on_interim = self.on_interim
+        if self._pool.avoids_busy and not self._is_counted:
+            connection.timer.on_long = self._has_become_long
+        if self._aborted:
+            connection.fail(UpstreamAborted("the client left"))
+
+    # An upstream that is busy.
+
+    def _has_become_long(self) -> None:
+        self._count_as_long()
+        if self._replay is not None:
+            self._silence = asyncio.get_running_loop().call_later(SILENT_S - LONG_S, self._hedge_if_useful)
+
+    def _hedge_if_useful(self) -> None:
+        self._silence = None
+        if self._replay is not None and self._pool.hedging.should_hedge(self._replay, monotonic()):
+            self.connection.fall_silent()
+
+    async def _hedge(self) -> None:
+        """Ask on a fresh connection as well. Whichever answers first is the answer, the other is closed."""
+        first, request = self.connection, self._replay
+        assert request is not None, "nothing else falls silent"
+        self._replay = None
+        first.is_silent = False
+        asked_at = monotonic()
+        loop = asyncio.get_running_loop()
+        attempts = [loop.create_task(first.head()), loop.create_task(self._send_second(request))]
+        try:
+            await _one_succeeds(attempts)
+        finally:
+            for task in attempts:
+                task.cancel()
+            await asyncio.gather(*attempts, return_exceptions=True)
+        if not first.response.status and self._second is not None and self._second.response.status:
+            self._connection, self._second = self._second, first
+        self._give_back_second()
+        now = monotonic()
+        if self.connection is first or now - asked_at > SILENT_S:
+            self._pool.hedging.note_slow(request, now)
+        await self.connection.head()
+
+    async def _send_second(self, request: bytes) -> None:
+        self._second = second = await self._pool.connect()
+        second.begin(is_head=self.method == "HEAD")
+        if self._aborted:
+            raise UpstreamAborted("the client left")
+        second.write(request)
+        second.timer.sent()
+        await second.head()
+
+    def _count_as_long(self) -> None:
+        if not self._is_counted:
+            self._is_counted = True
+            self._pool.begin_long(known=self._is_long)
+
+    @property
+    def status(self) -> int:
+        return self.connection.response.status
+
+    @property
+    def headers(self) -> Headers:
+        return self.connection.response.headers
+
+    async def read(self) -> bytes:
+        return await self.connection.read()
+
+    async def each(self, take: Callable[[bytes], None]) -> None:
+        await self.connection.each(take)
+
+    def abort(self) -> None:
+        """Close the connection now; whoever waits on this exchange gets `UpstreamAborted`."""
+        self._aborted = True
+        for connection in (self._connection, self._second):
+            if connection is not None:
+                connection.fail(UpstreamAborted("the client left"))
+
+    def hand_over(self, protocol: asyncio.Protocol) -> tuple[asyncio.Transport, bytes]:
+        """The upgraded connection, which is neither this exchange's any more nor the pool's."""
+        connection = self.connection
+        self._connection = None
+        self._pool.give_up_one()
+        self.close()
+        return connection.hand_over(protocol)
+
+    def close(self) -> None:
+        """Give the connection back, to be used again if it can be. Idempotent."""
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            self._pool.release(connection)
+        if self._is_counted:
+            self._stop_counting()
+
+    def _stop_counting(self) -> None:
+        self._is_counted = False
+        self._pool.end_long()
+        if self._silence is not None:
+            self._silence.cancel()
+            self._silence = None
+        self._give_back_second()
+
+    def _give_back_second(self) -> None:
+        second, self._second = self._second, None
+        if second is not None:
+            second.abort()  # also one that has answered: nobody has read it
+            self._pool.release(second)
+
+
+async def _one_succeeds(tasks: Iterable[asyncio.Task[None]]) -> None:
+    """Wait until one has, or all have failed."""
+    pending: set[asyncio.Task[None]] = set(tasks)
+    while pending:
+        done, pending = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
+        if any(task.exception() is None for task in done):
+            return

@@ -1,0 +1,169 @@
+"""The connections to one origin: which of them carry an exchange, and which are idle, to be used again.
+
+A kept connection belongs to one worker of the upstream, and a request on it waits while that one is busy,
+though another is free. So a pool that `avoids_busy` workers uses no kept connection while an answer takes
+long, except one that has answered just now.
+"""
+
+import asyncio
+import ssl
+from asyncio.events import TimerHandle
+from collections import deque
+from dataclasses import dataclass, field
+from time import monotonic
+
+from flags.tls import why
+from proxy.errors import UpstreamBusy, UpstreamError, UpstreamUnreachable
+from proxy.upstream.connection import Connection
+from proxy.upstream.hedging import Hedging
+from proxy.upstream.timeouts import TIMER_SLACK_S, Timeouts
+
+JUST_ANSWERED_S = 0.01
+"""A worker that has answered within this time counts as free. Without it, an upstream at its limit, whose
+answers are all long, would be asked on nothing but fresh connections, and then be over it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """Where the upstream is, and how many connections to it there may be."""
+
+    host: str
+    port: int
+    tls: ssl.SSLContext | None = None
+    timeouts: Timeouts = field(default_factory=Timeouts)
+    max_connections: int = 2048
+    max_idle: int = 512
+    keep_alive_s: float = 4.0
+    """Idle connections older than this are closed; uvicorn, the usual upstream, closes its side after 5."""
+
+    @property
+    def authority(self) -> bytes:
+        """`Host` for a request that has none of its own."""
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        default_port = 443 if self.tls else 80
+        return (host if self.port == default_port else f"{host}:{self.port}").encode()
+
+
+class ConnectionPool:
+    """The pool of one origin. `aclose` closes what is idle; what is in use belongs to its exchange."""
+
+    def __init__(self, origin: Origin, *, avoids_busy: bool = False) -> None:
+        self.origin = origin
+        self.avoids_busy = avoids_busy
+        self.hedging = Hedging()
+        self._long_exchanges = 0
+        self._last_long_at = 0.0
+        self._idle: deque[Connection] = deque()
+        self._in_use = 0
+        self._reaper: TimerHandle | None = None
+
+    def __repr__(self) -> str:
+        return f"<Upstream {self._in_use} in use, {len(self._idle)} idle>"
+
+    @property
+    def in_use(self) -> int:
+        return self._in_use
+
+    def begin_long(self, *, known: bool) -> None:
+        """An answer takes long, or is known to take long before it is asked for."""
+        self._long_exchanges += 1
+        if known:
+            self._last_long_at = monotonic()
+
+    def end_long(self) -> None:
+        self._long_exchanges -= 1
+
+    def reuse(self) -> Connection | None:
+        """The idle connection used last, for one exchange; None if a new one must be made."""
+        if self._long_exchanges and self.avoids_busy and not self._has_free_worker():
+            return None
+        return self._kept()
+
+    def _has_free_worker(self) -> bool:
+        """Whether a kept connection leads to a worker that is not busy with another request."""
+        free_since = max(monotonic() - JUST_ANSWERED_S, self._last_long_at)
+        return bool(self._idle) and self._idle[-1].idle_since >= free_since
+
+    def _kept(self) -> Connection | None:
+        oldest = monotonic() - self.origin.keep_alive_s
+        while self._idle:
+            connection = self._idle.pop()
+            if not connection.closed and connection.idle_since >= oldest:
+                self._in_use += 1
+                return connection
+            connection.abort()
+        return None
+
+    async def connect(self) -> Connection:
+        """A new connection for one exchange."""
+        if self._in_use >= self.origin.max_connections:
+            raise UpstreamBusy(f"{self._in_use} connections are in use")
+        self._in_use += 1
+        try:
+            return await self._connect()
+        except BaseException:
+            self._in_use -= 1
+            raise
+
+    def give_up_one(self) -> None:
+        """A connection in use does not count towards `max_connections` any more."""
+        self._in_use -= 1
+
+    async def connect_or_keep(self) -> Connection:
+        """A new connection, or a kept one after all if none can be made: out of ports, for example."""
+        try:
+            return await self.connect()
+        except UpstreamError:
+            kept = self._kept()
+            if kept is None:
+                raise
+            return kept
+
+    def release(self, connection: Connection) -> None:
+        """The exchange is over: keep its connection for the next one, or close it."""
+        self._in_use -= 1
+        if connection.end() and len(self._idle) < self.origin.max_idle:
+            connection.idle_since = monotonic()
+            self._idle.append(connection)
+            if self._reaper is None:
+                loop = asyncio.get_running_loop()
+                self._reaper = loop.call_later(self.origin.keep_alive_s, self._reap)
+        else:
+            connection.abort()
+
+    async def _connect(self) -> Connection:
+        loop = asyncio.get_running_loop()
+        origin = self.origin
+        connection = Connection(loop, origin.timeouts)
+        try:
+            async with asyncio.timeout(origin.timeouts.connect_s):
+                await loop.create_connection(
+                    lambda: connection,
+                    origin.host,
+                    origin.port,
+                    ssl=origin.tls,
+                    server_hostname=origin.host if origin.tls else None,
+                )
+        except (OSError, ssl.SSLError) as exc:  # TimeoutError is an OSError
+            raise UpstreamUnreachable(why(exc)) from exc
+        except BaseException:
+            connection.abort()
+            raise
+        return connection
+
+    def _reap(self) -> None:
+        """Close what has been idle for too long; the oldest is on the left."""
+        loop = asyncio.get_running_loop()
+        oldest = monotonic() - self.origin.keep_alive_s
+        while self._idle and (self._idle[0].closed or self._idle[0].idle_since <= oldest + TIMER_SLACK_S):
+            self._idle.popleft().abort()
+        self._reaper = None
+        if self._idle:
+            self._reaper = loop.call_later(self._idle[0].idle_since - oldest, self._reap)
+
+    async def aclose(self) -> None:
+        if self._reaper is not None:
+            self._reaper.cancel()
+            self._reaper = None
+        while self._idle:
+            self._idle.pop().abort()

@@ -1,0 +1,203 @@
+"""The upstream's response, read from its bytes: interim responses, head and body. No socket, no clock."""
+
+from collections.abc import Callable
+
+import httptools
+
+from proxy.errors import Fault, UpstreamError, UpstreamMalformed
+from proxy.http.headers import Headers
+from proxy.http.repeated_length import final_head, with_one_length
+from proxy.http.upgrade import SWITCHING_PROTOCOLS, is_accepted
+
+MAX_HEAD_BYTES = 64 * 1024
+"""Status line and headers of a response, interim responses included; and its trailers."""
+
+OnInterim = Callable[[int, bytes, Headers], None]
+"""Is called with an interim response: status, reason and headers."""
+
+_FRAMING = frozenset({b"content-length", b"transfer-encoding"})
+"""These say nothing about an interim response, which has no body."""
+
+
+class UpstreamResponse:
+    """The response to the request that a connection carries; `reset` prepares it for the next one.
+
+    httptools calls the methods named `on_…`.
+    """
+
+    def __init__(self) -> None:
+        self._parser = httptools.HttpResponseParser(self)
+        self._read_bytes = 0
+        self.reset()
+
+    def reset(self, *, to_head: bool = False) -> None:
+        """Forget the response before; the next one is `to_head` if it answers a HEAD request."""
+        self.to_head = to_head
+        self.status = 0
+        """0 until the final head is here."""
+        self.reason = b""
+        self.headers: Headers = []
+        self.has_length = False
+        self.has_begun = False
+        """Whether any byte has come."""
+        self.continued = False
+        """Whether a 100 has come."""
+        self.on_interim: OnInterim | None = None
+        """Is called for each interim response but 100."""
+        self.chunks: list[bytes] = []
+        """The part of the body that nobody has taken yet."""
+        self.body_bytes = 0
+        """Of `chunks` together."""
+        self.complete = False
+        self.keep_alive = False
+        self.has_surplus = False
+        """Whether bytes came after the end: the connection must carry no other request."""
+        self.offered = b""
+        """The protocols that the request offers to switch to."""
+        self.beyond = b""
+        """What follows a 101: bytes of another protocol."""
+        self._is_interim = False
+        self._field_bytes = 0
+        self._head = b""
+
+    def feed(self, data: bytes) -> UpstreamError | None:
+        """Read more bytes. Returns what makes the response unreadable, if anything.
+
+        The error is returned and not raised: a raised one would hold on to frames, and to their text.
+        """
+        self.has_begun = True
+        self._read_bytes = len(data)
+        body_bytes = self.body_bytes
+        try:
+            self._parser.feed_data(data)
+        except (httptools.HttpParserError, httptools.HttpParserUpgrade) as exc:
+            if self.status == SWITCHING_PROTOCOLS and isinstance(exc, httptools.HttpParserUpgrade):
+                self.beyond = data[exc.args[0] :]
+                return None
+            if not self._read_again(data, exc):
+                # What a callback raised is the context of what the parser raises.
+                ours = exc.__context__
+                return ours if isinstance(ours, UpstreamError) else UpstreamMalformed(f"not HTTP/1.1: {exc}")
+        else:
+            if not self.status:
+                self._head += data
+        if self.body_bytes != body_bytes:
+            self._field_bytes = 0
+        elif not self.complete:
+            # A long head, trailers, or the lines between chunks: nothing else bounds them.
+            self._field_bytes += len(data)
+            if self._field_bytes > MAX_HEAD_BYTES:
+                return UpstreamMalformed("the head is too large", Fault.TOO_LARGE)
+        return None
+
+    def _read_again(self, data: bytes, exc: Exception) -> bool:
+        """Whether a repeated, equal `Content-Length` was all that is wrong, and the rest could be read."""
+        if self.status or "Content-Length" not in str(exc):
+            return False
+        self._head += data
+        head = final_head(self._head)
+        if head is None:
+            return True  # the parser fails again when the rest is here
+        mended = with_one_length(head)
+        if mended is None:
+            return False
+        self._parser = httptools.HttpResponseParser(self)
+        self.reason, self.headers, self.has_length = b"", [], False
+        try:
+            self._parser.feed_data(mended)
+        except httptools.HttpParserError:
+            return False
+        return True
+
+    def take(self) -> bytes:
+        """The part of the body that is here; there must be some."""
+        data = self.chunks[0] if len(self.chunks) == 1 else b"".join(self.chunks)
+        self.chunks.clear()
+        self.body_bytes = 0
+        return data
+
+    @property
+    def at_end(self) -> bool:
+        """The body is complete and nothing of it is left to read."""
+        return self.complete and not self.chunks
+
+    @property
+    def whole(self) -> bool:
+        """The body is complete, and its length was announced."""
+        return self.complete and self.has_length
+
+    @property
+    def is_framed(self) -> bool:
+        """Whether the response itself says where it ends; if not, the connection's end is its end."""
+        return self.has_length or any(name == b"transfer-encoding" for name, _ in self.headers)
+
+    def on_message_begin(self) -> None:
+        if self.complete:
+            self.has_surplus = True
+
+    def on_status(self, reason: bytes) -> None:
+        if not self.status:
+            self.reason += reason
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if not self.status:  # later ones are trailers, and those are dropped
+            name = name.lower()
+            if name == b"content-length":
+                self.has_length = True
+            elif name == b"transfer-encoding":
+                self._check_coding(value)
+            self.headers.append((name, value))
+
+    def _check_coding(self, value: bytes) -> None:
+        """Only `chunked` is undone here, so a body in another coding cannot be passed on."""
+        if value.strip().lower() != b"chunked" or any(n == b"transfer-encoding" for n, _ in self.headers):
+            raise UpstreamMalformed("a transfer coding other than 'chunked'")
+
+    def on_headers_complete(self) -> None:
+        if self.complete:
+            return
+        status = self._parser.get_status_code()
+        # Counted only if the head can be too large: it came in several reads, or with much of its body.
+        if self._field_bytes + self._read_bytes > MAX_HEAD_BYTES and _size(self.headers) > MAX_HEAD_BYTES:
+            raise UpstreamMalformed("the head is too large", Fault.TOO_LARGE)
+        if status < 100 or (status == SWITCHING_PROTOCOLS and not is_accepted(self.offered, self.headers)):
+            raise UpstreamMalformed(f"status {status}, which nobody asked for")
+        if status < 200 and status != SWITCHING_PROTOCOLS:
+            self._end_interim(status)
+            return
+        self.status = status
+        if self.to_head:
+            self._finish()
+            # The parser cannot know that no body follows, so it is not asked again.
+            self._parser = httptools.HttpResponseParser(self)
+
+    def _end_interim(self, status: int) -> None:
+        self._is_interim = True
+        self.continued = self.continued or status == 100
+        if status != 100 and self.on_interim is not None:
+            self.on_interim(status, self.reason, [pair for pair in self.headers if pair[0] not in _FRAMING])
+        self.reason = b""
+        self.headers = []
+        self.has_length = False
+
+    def on_body(self, body: bytes) -> None:
+        if self.complete:
+            self.has_surplus = True
+            return
+        self.chunks.append(body)
+        self.body_bytes += len(body)
+
+    def on_message_complete(self) -> None:
+        if self._is_interim:
+            self._is_interim = False
+        elif not self.complete:
+            self._finish()
+
+    def _finish(self) -> None:
+        self.complete = True
+        self.keep_alive = self._parser.should_keep_alive()
+
+
+def _size(headers: Headers) -> int:
+    """Bytes of header lines."""
+    return sum(len(name) + len(value) + 4 for name, value in headers)
