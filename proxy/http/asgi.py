@@ -21,15 +21,15 @@ TARGET = "headgate.target"
 """Scope key: the request target, byte for byte (ASGI's `raw_path` loses an empty query)."""
 
 ANSWER = "headgate.answer"
-"""Scope key: a function that sends a whole answer at once, see `ServerProtocol._answer`. Two messages
+"""Scope key: a function that sends a whole answer at once, see `AnsweringProtocol._answer`. Two messages
 would cost a relayed request a tenth more, half of it for a second system call."""
 
 WRITE = "headgate.write"
-"""Scope key: a function that sends more of a body at once, see `ServerProtocol._write_more`. A message takes
-a turn of its stream's task, which is a quarter of what an event costs."""
+"""Scope key: a function that sends more of a body at once, see `AnsweringProtocol._write_more`. A message
+takes a turn of its stream's task, which is a quarter of what an event costs."""
 
 REASON = "headgate.reason"
-"""Scope key: a function that says what stands behind an answer's status, for one that comes in messages."""
+"""Scope key: a function that sets the reason phrase of an answer that is sent in messages."""
 
 INTERIM = "headgate.interim"
 """Scope key: a function that sends an interim answer; there is none for HTTP/1.0 (RFC 9110 15.2)."""

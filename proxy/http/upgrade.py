@@ -34,6 +34,15 @@ def offered(version: str, headers: Headers) -> bytes:
     return b", ".join(token for token in tokens if token.partition(b"/")[0].lower() not in NOT_PASSED_ON)
 
 
+def without_upgrade(method: bytes, target: bytes, version: str, headers: Headers) -> bytes:
+    """The head of a request that asks for an upgrade, as one that does not."""
+    lines = [b"%b %b HTTP/%b" % (method, target, version.encode())]
+    for name, value in headers:
+        tokens = [token for token in value.split(b",") if token.strip().lower() != b"upgrade"]
+        lines.append(name + b": " + (b",".join(tokens) if name == b"connection" else value))
+    return b"\r\n".join([*lines, b"", b""])
+
+
 def _announces_body(name: bytes, value: bytes) -> bool:
     return name == b"transfer-encoding" or (name == b"content-length" and value.strip() != b"0")
 

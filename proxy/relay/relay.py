@@ -164,8 +164,8 @@ class _RelayedExchange:
         "_exchange",
         "_passage",
         "_receive",
-        "_say_reason",
         "_send",
+        "_set_reason",
         "_task",
     )
 
@@ -174,7 +174,7 @@ class _RelayedExchange:
     ) -> None:
         self._exchange = exchange
         self._answer: WholeAnswer | None = scope.get(ANSWER)
-        self._say_reason: Callable[[int, bytes], None] | None = scope.get(REASON)
+        self._set_reason: Callable[[int, bytes], None] | None = scope.get(REASON)
         self._arrived: Callable[[], bool] | None = scope.get(ARRIVED)
         self._receive = receive
         self._send = send
@@ -245,8 +245,8 @@ class _RelayedExchange:
         self._passage.status = status
         reason = response.reason
         if self._answer is None or not response.whole or not self._answer(status, reason, headers, body):
-            if self._say_reason is not None:
-                self._say_reason(status, reason)
+            if self._set_reason is not None:
+                self._set_reason(status, reason)
             await self._send({"type": "http.response.start", "status": status, "headers": headers})
             await self._send({"type": "http.response.body", "body": body, "more_body": not response.at_end})
         self._passage.overhead_s = (self._asked - self._entered) + (perf_counter() - answered)

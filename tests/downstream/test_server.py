@@ -13,7 +13,7 @@ import pytest
 import uvicorn
 from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
-from proxy.downstream.half_closed import LEFT_S, LOOK_S
+from proxy.downstream.half_closed import CHECK_S, LEFT_S
 from proxy.downstream.server import ServerProtocol
 from proxy.http.asgi import TARGET
 from proxy.workers.servers import OwnedServer
@@ -217,7 +217,7 @@ async def test_a_client_that_ends_its_side_gets_what_it_is_owed(app: App, url: s
         await client.send(GET + more)
         client.writer.write_eof()
         await until(lambda: len(app.seen) > seen)
-        await asyncio.sleep(LOOK_S * 2.5)  # beyond the time in which one that has left is told from it
+        await asyncio.sleep(CHECK_S * 2.5)  # beyond the time in which one that has left is told from it
         app.go.set()
         answers = [(await client.answer()).body for _ in range(1 + more.startswith(GET))]
         rest = await client.reader.read()
