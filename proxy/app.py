@@ -40,6 +40,10 @@ from proxy.replicas.followed_run import FollowedRun
 from proxy.replicas.sealing import Sealing
 from proxy.replicas.shared_runs import ValkeyRuns
 from proxy.replicas.takeover import TakenOverRun
+from proxy.routed.batch_path import BatchPath
+from proxy.routed.decider import Decider
+from proxy.routed.run_access import RunAccess
+from proxy.routed.stream_path import StreamPath
 from proxy.runs.run import Run
 from proxy.runs.runs import Runs
 from proxy.runs.source import Source
@@ -116,23 +120,16 @@ async def running(
         stack.enter_context(_repeating(_every_second(metrics, flag_source, flags, routes, runs, shared)))
         stack.enter_context(_repeating(identifier.keep_keys()))
         forward = forwarding(settings.upstream, settings.identity, to)
-        gateway = Gateway(
-            routes,
-            identifier,
-            flags,
-            Relay(upstream, forward, parts.upgrades),
-            runs,
-            RunApi(runs, identifier, Tickets(shared), metrics, settings.attach_wait_s, Scripts.load()),
-            taps,
-            found,
-            breaker,
-            metrics,
-            {route.name: RelayedOutcomes(route) for route in routes.all},
-            forward,
-            to.authority,
-            parts.body_budget(),
-            ByteBudget(int(settings.limits.answers), metrics.count_over, Budget.ANSWERS),
-        )
+        relay = Relay(upstream, forward, parts.upgrades)
+        run_api = RunApi(runs, identifier, Tickets(shared), metrics, settings.attach_wait_s, Scripts.load())
+        access = RunAccess(runs, run_api, found, metrics, forward, to.authority)
+        decider = Decider(flags, runs, breaker)
+        outcomes = {route.name: RelayedOutcomes(route) for route in routes.all}
+        answers = ByteBudget(int(settings.limits.answers), metrics.count_over, Budget.ANSWERS)
+        batch = BatchPath(access, decider, relay, taps, metrics, outcomes, answers)
+        stream = StreamPath(access, decider)
+        bodies = parts.body_budget()
+        gateway = Gateway(routes, identifier, decider, batch, stream, relay, run_api, metrics, bodies)
         port = None if settings.llm is None else parts.model_port(settings.llm, taps, shared)
         denylist = None if port is None else port.denylist
         admin = Admin(registry, runs, flag_source, switch, settings.admin_token, denylist, process_metrics)

@@ -198,7 +198,7 @@ async def test_an_answer_goes_out_as_it_came_where_there_is_no_room_to_keep_it(
         assert reply.headers["content-type"] == "application/json"
         figures = await scrape(client, serving.admin_url)
         assert figures['headgate_over_budget_total{budget="answers"}'] == 1
-        assert serving.app.gateway.answers.held == 0
+        assert serving.app.gateway.batch.answers.held == 0
 
 
 async def test_an_answer_that_is_kept_gives_its_room_back(tmp_path: Path) -> None:
@@ -211,7 +211,7 @@ async def test_an_answer_that_is_kept_gives_its_room_back(tmp_path: Path) -> Non
         for headers in (signed("ann", "application/json"), {"accept": SSE}) * 30:
             assert (await read(client, START, headers)).status == 200
 
-        assert serving.app.gateway.answers.held == 0
+        assert serving.app.gateway.batch.answers.held == 0
         assert (await scrape(client, serving.admin_url))['headgate_over_budget_total{budget="answers"}'] == 0
 
 

@@ -175,7 +175,7 @@ class AnyInterleaving(RuleBasedStateMachine):
             }
         )
         self.app = await self.stack.enter_async_context(running(parsed, Path(self.directory.name)))
-        self.app.gateway.sources["start", "batch"] = self.source  # type: ignore[index]
+        self.app.gateway.stream.access.sources["start", "batch"] = self.source  # type: ignore[index]
 
     # What is there.
 

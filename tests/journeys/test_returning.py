@@ -153,8 +153,8 @@ async def test_a_get_joins_whichever_run_of_its_target_still_lives(tmp_path: Pat
 
 def half_open(app: App) -> None:
     """One trial may begin."""
-    app.gateway.breaker.state = BreakerState.OPEN
-    app.gateway.breaker._next_trial_at = 0.0
+    app.gateway.decider.breaker.state = BreakerState.OPEN
+    app.gateway.decider.breaker._next_trial_at = 0.0
 
 
 async def test_a_trial_of_the_breaker_is_for_a_run_that_begins(tmp_path: Path) -> None:
@@ -169,7 +169,7 @@ async def test_a_trial_of_the_breaker_is_for_a_run_that_begins(tmp_path: Path) -
             resumed = await read(client, START, signed(**{"last-event-id": before.events[0]["id"]}))
             assert (refused.status_code, resumed.status) == (400, 200)
         fresh = await read(client, START, signed())
-        await eventually(lambda: serving.app.gateway.breaker.state is BreakerState.CLOSED)
+        await eventually(lambda: serving.app.gateway.decider.breaker.state is BreakerState.CLOSED)
 
     assert fresh.last["type"] == "stream_done"
     assert fresh.headers["headgate-decision"].startswith("stream;")

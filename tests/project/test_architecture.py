@@ -37,6 +37,7 @@ WINGS = {
         "llm": "errors turns downstream http llm.dialects observe relay settings text upstream",
         "llm.dialects": "",
         "sources": "errors turns http llm llm.dialects runs settings text upstream",
+        "routed": "errors identity downstream http llm observe relay runs settings sources upstream viewers",
         "replicas": "errors identity http observe runs settings text upstream",
         "workers": "errors downstream observe runs settings",
     },

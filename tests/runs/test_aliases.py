@@ -189,7 +189,7 @@ async def test_who_waits_for_a_run_that_is_relayed_is_told_at_once(
     async with house(held, tmp_path, flags=OFF) as (_, serving, client):
         get = {"url": events(ONE), "headers": signed()}
         waiting = None if late else asyncio.create_task(client.get(**get))
-        await eventually(lambda: late or len(serving.app.gateway.runs._arrivals) == 1)
+        await eventually(lambda: late or len(serving.app.runs._arrivals) == 1)
         strangers = asyncio.create_task(client.post(START, headers=named(ONE, "bob", accept=accept)))
         await held.come.wait()
         assert waiting is None or not waiting.done()
@@ -225,7 +225,7 @@ async def test_a_run_may_begin_under_an_id_that_was_called_off(tmp_path: Path) -
             [(b"authorization", signed()["authorization"].encode())]
         )
         assert ann is not None
-        serving.app.gateway.runs.call_off(ONE, ann)
+        serving.app.runs.call_off(ONE, ann)
         early = await client.get(events(ONE), headers=signed())
         async with opened(client, START, named(ONE)) as stream:
             await stream.piece()

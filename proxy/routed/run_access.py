@@ -1,0 +1,119 @@
+"""What a request of a route does with runs: describe one, begin it, name it, and show it in either form."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from flags.decision import Accept, Decision
+from proxy.http.accept import accepted
+from proxy.http.asgi import WRITE, Scope
+from proxy.http.headers import Forwarding, Headers, end_to_end, request_headers
+from proxy.observe.metrics import Metrics
+from proxy.routed.request import RouteRequest
+from proxy.runs.run import Call, Run
+from proxy.runs.runs import Runs
+from proxy.runs.shared import ViewableRun
+from proxy.runs.source import Source
+from proxy.runs.start import RunSpec
+from proxy.upstream.client import Request
+from proxy.viewers.api import RunApi, has_all, send_nothing_more
+from proxy.viewers.batch_viewer import BatchViewer
+
+NOT_FOR_THE_UPSTREAM = frozenset(
+    {
+        b"accept",  # the upstream answers in JSON, whatever the viewer reads
+        b"accept-encoding",  # its text is read here, so it is asked for as it is
+        b"content-length",  # made anew from the body
+        b"last-event-id",
+        b"transfer-encoding",
+        b"expect",
+        b"headgate-run",
+    }
+)
+
+
+@dataclass(frozen=True, slots=True)
+class RunAccess:
+    """The runs, as requests of routes use them."""
+
+    runs: Runs
+    run_api: RunApi
+    sources: Mapping[tuple[str, str], Source]
+    """By route and source name."""
+    metrics: Metrics
+    forwarding: Forwarding
+    authority: bytes
+    """The upstream's, for a client that sent no `Host`."""
+
+    def spec(self, request: RouteRequest, decision: Decision, body: bytes) -> RunSpec:
+        """What the request's run would be. Raises RequestRefused if its id cannot be used."""
+        route = request.route
+        upstream_request = Request(route.method, request.target, self._headers(request.scope), body)
+        return RunSpec(
+            Call(route, dict(request.match.parameters), upstream_request, request.arrived_at),
+            decision,
+            request.identity,
+            self.metrics.by_route[route.name],
+            self.sources[route.name, decision.source],
+            request.checked_id(),
+            request.idempotency_key,
+        )
+
+    def _headers(self, scope: Scope) -> Headers:
+        """The client's headers for the upstream, as far as they are about the request and not the stream."""
+        client = scope.get("client")
+        headers = request_headers(
+            end_to_end(scope["headers"], self.forwarding.kept),
+            self.forwarding,
+            client[0] if client else None,
+            scope["scheme"],
+            self.authority,
+        )
+        kept = [pair for pair in headers if pair[0] not in NOT_FOR_THE_UPSTREAM]
+        # Without it, any coding would be welcome (RFC 9110 12.5.3).
+        kept.append((b"accept-encoding", b"identity"))
+        if accepted(headers) is Accept.NONE:
+            # The answer is for a batch client, which may want a form of its own.
+            return kept + [pair for pair in headers if pair[0] == b"accept"]
+        return [*kept, (b"accept", b"application/json")]
+
+    async def begin(self, request: RouteRequest, spec: RunSpec) -> tuple[ViewableRun, bool]:
+        """The run, and whether it begins with this request; if so, the body is the run's from now on."""
+        run = await self.runs.start(spec)
+        if isinstance(run, Run) and run.call is spec.call:
+            run.hold = request.reservation.hand_on()
+            return run, True
+        return run, False
+
+    async def name(self, request: RouteRequest, run: ViewableRun, name: str | None) -> None:
+        """Let a run that was joined also be known by the id that this request had chosen for its own."""
+        if name is not None and request.identity is not None:
+            await self.runs.name(run, name, request.identity)
+
+    async def show(self, request: RouteRequest, run: ViewableRun, after: int | None = 0) -> str:
+        """The run as events, from `after` on. Returns how the viewer ended."""
+        if has_all(run, after) and not request.match.by_stream_path:
+            await send_nothing_more(run, request.send)
+            return "nothing_more"
+        return await self.run_api.show(
+            run,
+            request.identity,
+            request.receive,
+            request.send,
+            after=after,
+            takes_json=request.accept is Accept.EITHER,
+            write=request.scope.get(WRITE),
+        )
+
+    async def answer(
+        self, request: RouteRequest, run: ViewableRun, *, unless: frozenset[str] = frozenset()
+    ) -> tuple[str, int | None]:
+        """The run's batch answer. Returns how the viewer ended, and the status.
+
+        Raises:
+            Unanswered: the run ended in one of the ways in `unless`; nothing was sent.
+        """
+        heartbeat_s = request.route.settings.batch_heartbeat_s
+        viewer = BatchViewer(run, request.receive, request.send, heartbeat_s=heartbeat_s, unless=unless)
+        with self.runs.watching(viewer):
+            status = await viewer.serve()
+        return ("left" if status is None else "answered"), status
