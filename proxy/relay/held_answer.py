@@ -1,7 +1,7 @@
 """A JSON answer that is held back on its way through the relay, to be sent as events instead.
 
-Only to a client that takes nothing but events. Whatever else the upstream answers, above all a stream of its
-own, passes as it comes.
+Only for a client that accepts nothing but events. Any other answer, above all a stream of the upstream's own,
+passes as it comes.
 """
 
 from proxy.downstream.bodies import ByteReservation
@@ -12,17 +12,17 @@ from proxy.upstream.client import Answer
 
 
 class HeldAnswer:
-    """A `send` for the relay."""
+    """A `send` for the relay that holds a JSON answer back."""
 
-    def __init__(self, send: Send, max_bytes: int, hold: ByteReservation) -> None:
+    def __init__(self, send: Send, max_bytes: int, reservation: ByteReservation) -> None:
         self._send = send
         self._max_bytes = max_bytes
-        self._hold = hold
+        self._reservation = reservation
         self._start: Message | None = None
         self._kept = bytearray()
 
     def scope(self, scope: Scope) -> Scope:
-        """The request's scope for the relay: each answer comes by here."""
+        """The request's scope for the relay, so that every answer comes in messages."""
         return {name: value for name, value in scope.items() if name != ANSWER}
 
     async def __call__(self, message: Message) -> None:
@@ -32,30 +32,30 @@ class HeldAnswer:
             await self._send(message)
         else:
             self._kept += message["body"]
-            if len(self._kept) > self._max_bytes or not self._hold.take(len(message["body"])):
-                await self._let_go(more=message["more_body"])
+            if len(self._kept) > self._max_bytes or not self._reservation.take(len(message["body"])):
+                await self._release(more=message["more_body"])
 
-    async def _let_go(self, *, more: bool) -> None:
-        """It is too long to be held, or there is no room: let the client have what the upstream said."""
+    async def _release(self, *, more: bool) -> None:
+        """Send the answer as it came: it is too long to be held, or there is no room."""
         start, self._start = self._start, None
         assert start is not None, "it is held"
         await self._send(start)
         await self._send({"type": "http.response.body", "body": bytes(self._kept), "more_body": more})
         self._kept.clear()
-        self._hold.close()
+        self._reservation.close()
 
     @property
     def holds(self) -> bool:
-        """Whether nothing was sent to the client, because of a JSON answer."""
+        """Whether a JSON answer is held, and nothing was sent to the client."""
         return self._start is not None
 
     async def answer(self) -> Answer | None:
-        """The answer that is held, whole. None: it cannot be read here, and has gone out as it came."""
+        """The held answer, whole. None: it cannot be decoded, and has gone out as it came."""
         assert self._start is not None, "it is held"
         headers: Headers = self._start["headers"]
         body = decoded(bytes(self._kept), coding_of(headers), self._max_bytes)
         if body is None:
-            await self._let_go(more=False)
+            await self._release(more=False)
             return None
         plain = [(name, value) for name, value in headers if name not in _OF_THE_CODED_BODY]
         return Answer(self._start["status"], [*plain, (b"content-length", b"%d" % len(body))], body)
@@ -65,21 +65,19 @@ _OF_THE_CODED_BODY = frozenset({b"content-encoding", b"content-length"})
 
 
 class KeptBody:
-    """A `receive` that keeps a copy of a request's body, up to `max_bytes`; `body` is None beyond that, and
-    where there is no room for it.
-    """
+    """A `receive` that keeps a copy of a request's body, up to `max_bytes` and while there is room."""
 
-    def __init__(self, receive: Receive, max_bytes: int, hold: ByteReservation) -> None:
+    def __init__(self, receive: Receive, max_bytes: int, reservation: ByteReservation) -> None:
         self._receive = receive
         self._room = max_bytes
-        self._hold = hold
+        self._reservation = reservation
         self._kept = bytearray()
 
     async def __call__(self) -> Message:
         message = await self._receive()
         body = message.get("body", b"")
         self._room -= len(body)
-        if self._room >= 0 and not self._hold.take(len(body)):
+        if self._room >= 0 and not self._reservation.take(len(body)):
             self._room = -1
         if self._room >= 0:
             self._kept += body
@@ -87,6 +85,7 @@ class KeptBody:
 
     @property
     def body(self) -> bytes | None:
+        """None: it was too long, or there was no room."""
         return bytes(self._kept) if self._room >= 0 else None
 
 

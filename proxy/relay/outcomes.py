@@ -1,8 +1,8 @@
-"""What a request of a route came to, by one measure for all arms.
+"""The outcome of a relayed request of a route, by the measure that all arms have in common.
 
-A failure is one that the user sees: an answer that a run would have had to give up is as bad when it is
-relayed, and one that the upstream refuses (4xx) is an answer, whoever carries it. What anybody can bring
-about without being somebody counts for nobody: else strangers could make a rollout go back.
+A failure is one that the user sees. An answer that a run could not use counts as failed when it is relayed,
+too; an answer that refuses the request (4xx) is no failure in any arm. Outcomes that an unknown client can
+cause are not counted: strangers could make a rollout roll back.
 """
 
 import logging
@@ -18,48 +18,46 @@ from proxy.text.sections import MalformedBody
 logger = logging.getLogger("headgate.outcomes")
 
 COMPARED = frozenset({Arm.STREAM, Arm.CONTROL})
-"""Arms whose relayed answers are read; the rest's are not even copied."""
+"""Arms whose relayed answers are read. Those of the rest are not even copied."""
 
 OF_STRANGERS = frozenset({401, 403})
-"""Statuses of those whom the upstream does not let in: whoever they said they were, it was not shown."""
+"""Statuses of clients that the upstream does not let in: their identity was claimed, and not proved."""
 
 
 class RelayedOutcomes:
-    """What relayed answers of one route come to."""
+    """The outcomes of relayed answers of one route."""
 
     def __init__(self, route: Route) -> None:
         self._route = route
         self._has_met_foreign = False
 
-    async def of(self, passage: RelayResult, copy: AnswerCopy | None) -> str | None:
-        """One of `headgate_outcomes_total`; None: it counts for nobody.
+    async def of(self, result: RelayResult, copy: AnswerCopy | None) -> str | None:
+        """An `outcome` of `headgate_outcomes_total`; None: the request is not counted.
 
         Args:
-            passage: of an answer that has gone out, or not.
-            copy: of its body, if it is to be read.
+            result: of the relay.
+            copy: of the answer's body, if it is to be read.
         """
-        is_ours = passage.outcome is Outcome.REFUSED or isinstance(passage.error, UpstreamBusy)
-        if is_ours or passage.status in OF_STRANGERS:
+        is_ours = result.outcome is Outcome.REFUSED or isinstance(result.error, UpstreamBusy)
+        if is_ours or result.status in OF_STRANGERS:
             return None
-        if passage.outcome is not Outcome.COMPLETE:
-            return passage.outcome.value
-        return "failed" if await self._is_failure(passage.status, copy) else "complete"
+        if result.outcome is not Outcome.COMPLETE:
+            return result.outcome.value
+        return "failed" if await self._is_failure(result.status, copy) else "complete"
 
     async def _is_failure(self, status: int, copy: AnswerCopy | None) -> bool:
         if not 200 <= status < 300:
             return status >= 500
-        if copy is None:
-            return False
-        if copy.is_empty:
+        if copy is None or copy.is_empty:
             return False
         body = copy.body()
         if body is None:
-            self._note(copy)
+            self._warn(copy)
             return False
         return await lacks_answer(body, self._route)
 
-    def _note(self, copy: AnswerCopy) -> None:
-        """Answers that cannot be read all count as complete, so that streams look worse beside them."""
+    def _warn(self, copy: AnswerCopy) -> None:
+        """Unreadable answers all count as complete, so that streams look worse beside them."""
         if copy.is_foreign and not self._has_met_foreign:
             self._has_met_foreign = True
             logger.warning(
@@ -71,7 +69,7 @@ class RelayedOutcomes:
 async def lacks_answer(body: bytes, route: Route) -> bool:
     """Whether a 2xx answer cannot be read, or has an error sentence in place of a text.
 
-    One without any text is an answer: it may ask the user for something.
+    An answer without any text is not a failure: it may ask the user for something.
     """
     try:
         texts = await texts_of(body, route.sections)

@@ -1,7 +1,7 @@
 """Batch through, untouched: bytes of any request to the upstream, bytes of its answer back.
 
-A raw ASGI app and the hot path of the house: every user passes here, also those without the flag.
-Nothing is buffered but what the sockets hold; a slow side slows the other.
+A raw ASGI app and the hot path: every user passes here, also those without the flag. Nothing is buffered but
+what the sockets hold; a slow side slows the other.
 """
 
 import asyncio
@@ -29,7 +29,7 @@ CONTINUE_S = 1.0
 """Seconds the upstream has to answer `Expect: 100-continue`; RFC 9110 10.1.1 says not to wait for ever."""
 
 MAX_STATUS = 599
-"""uvicorn has no status line beyond it, and RFC 9110 15 no class."""
+"""The last status of a class that RFC 9110 15 knows, and that uvicorn has a status line for."""
 
 
 class Outcome(StrEnum):
@@ -44,12 +44,12 @@ class Outcome(StrEnum):
 
 @dataclass(slots=True)
 class RelayResult:
-    """What is known of one relayed request when it is over; for metrics and the log."""
+    """The outcome of one relayed request, for metrics and the log."""
 
     outcome: Outcome = Outcome.COMPLETE
     status: int = 0
     overhead_s: float = 0.0
-    """Seconds spent here rather than waiting for the upstream's first byte."""
+    """Seconds spent in this process, and not waiting for the upstream's first byte."""
     error: UpstreamError | None = None
 
 
@@ -77,43 +77,43 @@ class Relay:
     ) -> RelayResult:
         """Relay one request. Raises nothing but cancellation: what went wrong is in the `RelayResult`.
 
-        With a `token` its model calls find a tap; see `proxy.http.tracing`. For `fresh` and `long`, which
-        calls of routes are, see `Upstream.exchange`.
+        With a `token` the request's model calls find a tap; see `proxy.http.tracing`. For `fresh` and
+        `long`, see `Upstream.exchange`.
         """
-        passage = RelayResult()
+        result = RelayResult()
         offer: UpgradeOffer | None = scope.get(UPGRADE)
         if scope["method"] in LIMITED and hops_left(scope["headers"]) == 0:
             await _answer_as_last_hop(scope, send)
-            passage.status = 200
-            return passage
+            result.status = 200
+            return result
         try:
             head, body = self._head(scope, token, offer)
         except RequestRefused as refusal:
-            passage.outcome, passage.status = Outcome.REFUSED, refusal.status
+            result.outcome, result.status = Outcome.REFUSED, refusal.status
             await send_problem(send, refusal.status, refusal.detail, close=True)
-            return passage
+            return result
 
         fresh, repeats = fresh or offer is not None, self._repeats
         with self._upstream.exchange(scope["method"], fresh=fresh, long=long, repeats=repeats) as exchange:
             exchange.on_interim = scope.get(INTERIM)
-            crossing = _RelayedExchange(exchange, scope, receive, send, passage)
+            relayed = _RelayedExchange(exchange, scope, receive, send, result)
             try:
                 if offer is not None:
                     self._upgrades.check_room()
-                await crossing.ask(head, body)
-                if offer is not None and await crossing.is_switched(offer):
+                await relayed.ask(head, body)
+                if offer is not None and await relayed.is_switched(offer):
                     await self._upgrades.carry(offer, exchange)
-                    passage.status = SWITCHING_PROTOCOLS
+                    result.status = SWITCHING_PROTOCOLS
                 else:
-                    await crossing.answer()
+                    await relayed.answer()
             except UpstreamAborted:
-                passage.outcome = Outcome.CLIENT_LEFT
+                result.outcome = Outcome.CLIENT_LEFT
             except UpstreamError as error:
-                passage.error = error.bare()
-                await self._tell(error, passage, send)
+                result.error = error.bare()
+                await self._report(error, result, send)
             finally:
-                crossing.end()
-        return passage
+                relayed.end()
+        return result
 
     def _head(self, scope: Scope, token: str | None, offer: UpgradeOffer | None) -> tuple[bytes, Body]:
         """The upstream request's head, and how its body comes."""
@@ -133,13 +133,13 @@ class Relay:
             sent += [(b"connection", b"Upgrade"), (b"upgrade", offer.protocols)]
         return write_head(method.encode(), request_target(scope), sent), body
 
-    async def _tell(self, error: UpstreamError, passage: RelayResult, send: Send) -> None:
-        """Before the head: a problem. After it: nothing, so that the cut answer does not look complete."""
+    async def _report(self, error: UpstreamError, result: RelayResult, send: Send) -> None:
+        """Send a problem, if the head has not gone out. Else nothing: a cut answer must not look complete."""
         logger.warning("upstream failed", extra={"fault": error.fault, "why": str(error)})
-        if passage.status:
-            passage.outcome = Outcome.TRUNCATED
+        if result.status:
+            result.outcome = Outcome.TRUNCATED
             return
-        passage.outcome, passage.status = Outcome.FAILED, error.status
+        result.outcome, result.status = Outcome.FAILED, error.status
         await send_problem(send, error.status, error.detail)
 
 
@@ -152,25 +152,12 @@ async def _answer_as_last_hop(scope: Scope, send: Send) -> None:
 class _RelayedExchange:
     """One request on its way up, and its answer on its way down.
 
-    The client's leaving is watched for only when the answer is slow: a watch costs a fifth of a relayed
-    request, and most answers are here sooner.
+    Only when the answer is slow does a task watch whether the client leaves: the watch costs a fifth of a
+    relayed request, and most answers come sooner.
     """
 
-    __slots__ = (
-        "_answer",
-        "_arrived",
-        "_asked",
-        "_entered",
-        "_exchange",
-        "_passage",
-        "_receive",
-        "_send",
-        "_set_reason",
-        "_task",
-    )
-
     def __init__(
-        self, exchange: Exchange, scope: Scope, receive: Receive, send: Send, passage: RelayResult
+        self, exchange: Exchange, scope: Scope, receive: Receive, send: Send, result: RelayResult
     ) -> None:
         self._exchange = exchange
         self._answer: WholeAnswer | None = scope.get(ANSWER)
@@ -178,22 +165,22 @@ class _RelayedExchange:
         self._arrived: Callable[[], bool] | None = scope.get(ARRIVED)
         self._receive = receive
         self._send = send
-        self._passage = passage
+        self._result = result
         self._task: asyncio.Task[None] | None = None
-        self._asked = self._entered = perf_counter()
+        self._sent_at = self._entered_at = perf_counter()
 
     async def ask(self, head: bytes, body: Body) -> None:
-        """Send the request; a body that is still arriving is sent as it does, by a task."""
+        """Send the request; a task sends the rest of a body that is still arriving."""
         if body is Body.NONE:
             await self._exchange.send(head, whole=True, on_slow=self._watch)
         elif body in EXPECTED:
-            await self._ask_before_the_body(head, body)
+            await self._ask_for_continue(head, body)
         else:
             await self._ask_with_body(head, body is Body.CHUNKED)
-        self._asked = perf_counter()
+        self._sent_at = perf_counter()
 
     async def _ask_with_body(self, head: bytes, chunked: bool) -> None:
-        """Head and body in one write if the body is here soon; else the head alone, for an early answer."""
+        """Write head and body together if the body comes soon; else the head alone, for an early answer."""
         if self._arrived is not None and self._arrived():
             message = await self._receive()
         else:
@@ -210,12 +197,12 @@ class _RelayedExchange:
         if not whole:
             self._task = asyncio.ensure_future(self._pump(chunked))
 
-    async def _ask_before_the_body(self, head: bytes, body: Body) -> None:
+    async def _ask_for_continue(self, head: bytes, body: Body) -> None:
         """`Expect: 100-continue`: the client is asked for its body when the upstream asks."""
         await self._exchange.send(head, whole=False)
         await self._exchange.connection.until_continued(CONTINUE_S)
         if self._exchange.status:
-            # Answered without the body, so the client is never asked for it: the watch, which would ask,
+            # Answered without the body, so the client is never asked for it. The watch, which would ask,
             # begins only when the head has gone out.
             self._exchange.connection.leave_unsent()
             self._watch()
@@ -223,7 +210,7 @@ class _RelayedExchange:
             self._task = asyncio.ensure_future(self._pump(body is Body.CHUNKED_EXPECTED))
 
     async def is_switched(self, offer: UpgradeOffer) -> bool:
-        """Whether the upstream takes the offer; if not, its answer is one like any other."""
+        """Whether the upstream accepts the offer; if not, its answer is passed on as any other."""
         self._exchange.connection.response.offered = offer.protocols
         await self._exchange.head()
         if self._exchange.status != SWITCHING_PROTOCOLS:
@@ -235,40 +222,40 @@ class _RelayedExchange:
         """Pass the answer on: at once if it is whole, else as it comes."""
         exchange = self._exchange
         await exchange.head()
-        answered = perf_counter()
+        answered_at = perf_counter()
         connection, response = exchange.connection, exchange.connection.response
         status = response.status
         if status > MAX_STATUS:
             raise UpstreamMalformed(f"status {status}")
         headers = response_headers(response.headers, status)
         body = connection.take() if response.chunks else await connection.first()
-        self._passage.status = status
+        self._result.status = status
         reason = response.reason
         if self._answer is None or not response.whole or not self._answer(status, reason, headers, body):
             if self._set_reason is not None:
                 self._set_reason(status, reason)
             await self._send({"type": "http.response.start", "status": status, "headers": headers})
             await self._send({"type": "http.response.body", "body": body, "more_body": not response.at_end})
-        self._passage.overhead_s = (self._asked - self._entered) + (perf_counter() - answered)
+        self._result.overhead_s = (self._sent_at - self._entered_at) + (perf_counter() - answered_at)
         while not response.at_end:
             body = await connection.read()
             await self._send({"type": "http.response.body", "body": body, "more_body": not response.at_end})
 
     def end(self) -> None:
-        """The exchange is over, one way or another."""
+        """The exchange is over: stop the task that sends the body or watches the client."""
         if self._task is not None:
             self._task.cancel()
 
     def _watch(self) -> None:
-        self._task = asyncio.ensure_future(self._until_left())
+        self._task = asyncio.ensure_future(self._abort_when_left())
 
-    async def _until_left(self) -> None:
+    async def _abort_when_left(self) -> None:
         while (await self._receive())["type"] != "http.disconnect":
             pass
         self._exchange.abort()
 
     async def _pump(self, chunked: bool) -> None:
-        """Body bytes up as they come; then the watch. An early answer does not wait for the rest."""
+        """Send the body as it comes, then watch. An early answer does not wait for the rest."""
         connection = self._exchange.connection
         more = True
         while more:
@@ -280,4 +267,4 @@ class _RelayedExchange:
             connection.write(frame(message["body"], chunked, last=not more))
             await connection.drain()
         connection.timer.sent()
-        await self._until_left()
+        await self._abort_when_left()

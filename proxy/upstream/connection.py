@@ -27,27 +27,6 @@ QUICKACK: int | None = getattr(socket, "TCP_QUICKACK", None)
 class Connection(asyncio.Protocol):
     """One connection; carries one exchange at a time."""
 
-    __slots__ = (
-        "_active",
-        "_each",
-        "_eof",
-        "_failure",
-        "_loop",
-        "_read_paused",
-        "_socket",
-        "_transport",
-        "_waiter",
-        "_withheld",
-        "_writable",
-        "_write_paused",
-        "closed",
-        "idle_since",
-        "is_silent",
-        "response",
-        "timer",
-        "used",
-    )
-
     def __init__(self, loop: asyncio.AbstractEventLoop, timeouts: Timeouts) -> None:
         self._loop = loop
         self.response = UpstreamResponse()

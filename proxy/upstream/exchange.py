@@ -30,21 +30,6 @@ SILENT_S = 1.0
 class Exchange:
     """One request and its answer: `with upstream.exchange("GET") as exchange`. The block owns it."""
 
-    __slots__ = (
-        "_aborted",
-        "_connection",
-        "_fresh",
-        "_is_counted",
-        "_is_long",
-        "_pool",
-        "_repeats",
-        "_replay",
-        "_second",
-        "_silence",
-        "method",
-        "on_interim",
-    )
-
     def __init__(self, pool: ConnectionPool, method: str, *, fresh: bool, long: bool, repeats: bool) -> None:
         self.method = method
         self._fresh = fresh

@@ -105,10 +105,10 @@ async def test_a_bound_of_ours_counts_for_nobody() -> None:
     """Whoever opens many connections could else make an arm, and so a rollout, fail."""
     run, registry = a_run()
     run.fail(UpstreamBusy("all are in use"))
-    passage = RelayResult(Outcome.FAILED, 503, error=UpstreamBusy("all are in use"))
+    result = RelayResult(Outcome.FAILED, 503, error=UpstreamBusy("all are in use"))
 
     assert counted(registry) == []
-    assert await RelayedOutcomes(run.route).of(passage, await relayed(503, b"")) is None
+    assert await RelayedOutcomes(run.route).of(result, await relayed(503, b"")) is None
 
 
 @pytest.mark.parametrize(("status", "users"), [(200, 1), (404, 1), (401, 0), (403, 0)])
@@ -123,7 +123,7 @@ async def test_who_is_not_let_in_is_no_user(status: int, users: int) -> None:
 
 
 @pytest.mark.parametrize(
-    ("passage", "outcome"),
+    ("result", "outcome"),
     [
         (RelayResult(Outcome.FAILED, 502), "failed"),
         (RelayResult(Outcome.FAILED, 504), "failed"),
@@ -134,11 +134,11 @@ async def test_who_is_not_let_in_is_no_user(status: int, users: int) -> None:
         (RelayResult(Outcome.CLIENT_LEFT, 403), None),
     ],
 )
-async def test_a_relay_that_did_not_end_well_says_how(passage: RelayResult, outcome: str | None) -> None:
+async def test_a_relay_that_did_not_end_well_says_how(result: RelayResult, outcome: str | None) -> None:
     """Its body is not looked at: what there is of it is no answer."""
     judged = RelayedOutcomes(Route.compile(RouteSettings.model_validate(route())))
 
-    assert await judged.of(passage, await relayed(200, b"")) == outcome
+    assert await judged.of(result, await relayed(200, b"")) == outcome
 
 
 @pytest.mark.parametrize(
