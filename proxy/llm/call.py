@@ -8,12 +8,11 @@ from contextlib import suppress
 from typing import Literal
 
 from proxy.errors import UpstreamAborted, UpstreamBroke, UpstreamBusy, UpstreamError, UpstreamUnreachable
-from proxy.http.asgi import Message, Receive, Scope, Send, send_problem
+from proxy.http.asgi import Receive, Scope, Send, send_problem
 from proxy.http.headers import Headers, end_to_end, response_headers
 from proxy.llm.denylist import StreamDefect
 from proxy.llm.dialects.dialect import (
     AbnormalFinish,
-    Assembler,
     Dialect,
     ProviderFailed,
     StreamCall,
@@ -28,32 +27,32 @@ from proxy.upstream.exchange import Exchange
 logger = logging.getLogger("headgate.llm")
 
 MAX_EVENT_BYTES = 8 * 1024 * 1024
-"""One event of a provider's stream; a picture comes in one."""
+"""Of a provider's stream; a picture comes in one event."""
 
-TOO_MANY = 429
-"""The one failure that a batch call would have got as well, and that another call makes worse."""
+TOO_MANY_REQUESTS = 429
+"""The one failure that the batch call would have had too, and that another call makes worse."""
 
 TRANSIENT_STATUSES = frozenset({408, 409, 421, 425})
 """Of a connection that was idle for too long, or of two calls that met: they say nothing about the model."""
 
 MAX_BATCH_BYTES = 1024 * 1024
-"""Of a batch answer to a streamed call. To read it holds up everybody; what is larger is asked again."""
+"""Of a batch answer to a streamed call, since reading it blocks the loop. A larger one is asked for again."""
 
 NOT_IMPLEMENTED = 501
-"""Of a provider that has no streams: not that it fails."""
+"""The provider has no streams. That is a refusal rather than a failure."""
 
-LET_END_S = 0.1
-"""How long an HTTP answer has to end after its last event, so that its connection can be used again."""
+END_WAIT_S = 0.1
+"""How long an HTTP answer may take to end after its last event. Then its connection can be used again."""
 
-NOT_OF_THE_STREAM = frozenset({b"content-length", b"accept-encoding", b"transfer-encoding", b"expect"})
-"""Headers of the call that are made anew: another body is sent, and what comes back is read here."""
+REPLACED_HEADERS = frozenset({b"content-length", b"accept-encoding", b"transfer-encoding", b"expect"})
+"""Headers of the call that change, since another body is sent and the answer is read here."""
 
-OF_THE_STREAM = frozenset({b"content-type", b"content-length", b"cache-control", b"x-accel-buffering"})
-"""Headers of the stream that its batch answer would have in another way, or not at all."""
+STREAM_HEADERS = frozenset({b"content-type", b"content-length", b"cache-control", b"x-accel-buffering"})
+"""Headers of the stream that its batch answer would not have, or with other values."""
 
 
 class NoStream(Unfaithful):
-    """What came in the place of a stream is none."""
+    """The provider sent something else instead of a stream."""
 
 
 class ModelCall:
@@ -61,24 +60,24 @@ class ModelCall:
 
     Args:
         upstream: the provider.
-        asked: the call as a stream.
-        dialect: of its provider.
-        call: where its text goes.
+        stream: the call as a stream.
+        dialect: of the provider.
+        call: where the text goes.
         ask_again: see `LlmSettings`.
     """
 
     def __init__(
         self,
         upstream: Upstream,
-        asked: StreamCall,
+        stream: StreamCall,
         dialect: Dialect,
         call: TappedCall,
         ask_again: Literal["never", "unbilled", "always"],
         has_room: Callable[[int], bool],
     ) -> None:
         self._upstream = upstream
-        self._asked = asked
-        self._assembler = dialect.assembler(asked.choices)
+        self._stream = stream
+        self._assembler = dialect.assembler(stream.choices)
         self._is_answer = dialect.is_answer
         self._call = call
         self._ask_again = ask_again
@@ -86,15 +85,15 @@ class ModelCall:
         self._events = 0
         self._has_text = False
         self.is_answered = False
-        """Whether the caller has an answer, or the beginning of one. Else it is to be asked as the call it
-        was."""
+        """Whether the caller has an answer, or its beginning. If not, the call is to be asked again as
+        batch."""
         self.has_begun = False
-        """Whether anything of its stream came."""
+        """Whether any event of the stream came."""
         self.defect: StreamDefect | None = None
-        """What its stream says of the model's next one."""
+        """What is wrong with the model's streams, as far as this one shows. None: nothing."""
 
     async def answer(self, scope: Scope, receive: Receive, send: Send) -> CallResult:
-        """Ask, show, and answer if that is possible; see `is_answered`."""
+        """Ask as a stream, show its text, and answer if possible; see `is_answered`."""
         with self._upstream.exchange("POST", repeats=True) as exchange:
             leaving = asyncio.ensure_future(_abort_when_left(receive, exchange))
             try:
@@ -110,28 +109,28 @@ class ModelCall:
 
     async def _answer(self, exchange: Exchange, scope: Scope, send: Send) -> CallResult:
         headers = _headers(scope["headers"], self._upstream.origin.authority)
-        request = Request("POST", self._asked.target, headers, self._asked.body)
+        request = Request("POST", self._stream.target, headers, self._stream.body)
         await exchange.send(request.wire(), whole=True)
         await exchange.head()
         if not 200 <= exchange.status < 300:
             await self._call.fail()
             return await self._refused(exchange, send)
-        if exchange.status == 200 and _is_event_stream(exchange.headers):
+        if exchange.status == 200 and is_event_stream(exchange.headers):
             await self._read(exchange)
             body = self._assembler.answer()
             await self._call.finish()
-            await self._say(send, exchange, 200, body)
+            await self._send_answer(send, exchange, 200, body)
             return CallResult.TAPPED
         body = await self._batch_answer(exchange)
         await self._call.fail()
-        await self._say(send, exchange, 200, body, but=frozenset({b"content-length"}))
+        await self._send_answer(send, exchange, 200, body, but=frozenset({b"content-length"}))
         return CallResult.BATCH
 
     async def _refused(self, exchange: Exchange, send: Send) -> CallResult:
-        """A status that may be about the stream, or the call: as batch the call gets its own answer."""
+        """An error status. It may be about the stream only, so that the batch call would get an answer."""
         status = exchange.status
         fails = status >= 500 and status != NOT_IMPLEMENTED
-        if status == TOO_MANY or (fails and self._ask_again == "never"):
+        if status == TOO_MANY_REQUESTS or (fails and self._ask_again == "never"):
             await self._pass_on(exchange, send)
             return CallResult.FAILED
         if status not in TRANSIENT_STATUSES:
@@ -139,7 +138,7 @@ class ModelCall:
         return CallResult.LOST if fails else CallResult.BATCH
 
     async def _batch_answer(self, exchange: Exchange) -> bytes:
-        """The body of a good status that is no stream, if it has the batch answer's shape."""
+        """The body of a successful answer that is no stream, if it has a batch answer's shape."""
         parts: list[bytes] = []
         size = 0
         while data := await exchange.read():
@@ -149,15 +148,15 @@ class ModelCall:
             parts.append(data)
         body = b"".join(parts)
         is_json = _media_type(exchange.headers) == b"application/json" and _is_readable(exchange.headers)
-        if exchange.status != 200 or not is_json or not self._is_answer(body, self._asked.choices):
+        if exchange.status != 200 or not is_json or not self._is_answer(body, self._stream.choices):
             raise NoStream("neither a stream that can be read, nor a batch answer")
         return body
 
     async def _read(self, exchange: Exchange) -> None:
-        """The whole stream. Raises what its provider, its way or its content makes of it."""
+        """Read the whole stream. Raises what `answer` catches."""
         assembler, decoder = self._assembler, Decoder(max_event_bytes=MAX_EVENT_BYTES)
         timeouts, timer = self._upstream.origin.timeouts, exchange.connection.timer
-        # A model that thinks says nothing: as a batch call it would be waited for as long.
+        # A thinking model sends nothing: wait for it as long as for its batch answer.
         timer.idle_s = max(timeouts.idle_s, timeouts.first_byte_s)
         text = getincrementaldecoder("utf-8")()
 
@@ -172,28 +171,28 @@ class ModelCall:
                     self._has_text, timer.idle_s = True, timeouts.idle_s
                 self._call.add(piece)
                 if assembler.is_terminated:
-                    raise _Over
+                    raise _Terminated
 
         try:
             await exchange.each(take)
-        except _Over:
-            await _let_end(exchange)
+        except _Terminated:
+            await _await_end(exchange)
             return
-        if not self._events and _says_its_end(exchange.headers):
+        if not self._events and _is_delimited(exchange.headers):
             raise NoStream("there is no event in it")
-        if not (assembler.is_complete and _says_its_end(exchange.headers)):
+        if not (assembler.is_complete and _is_delimited(exchange.headers)):
             raise UpstreamBroke("the stream ended before its end")
 
-    async def _say(
+    async def _send_answer(
         self,
         send: Send,
         exchange: Exchange,
         status: int,
         body: bytes,
         *,
-        but: frozenset[bytes] = OF_THE_STREAM,
+        but: frozenset[bytes] = STREAM_HEADERS,
     ) -> None:
-        """What the batch call would have been told, under the answer's own headers `but` those."""
+        """Answer as the batch call would have been, with the provider's headers except those of `but`."""
         self.is_answered = True
         headers = response_headers(exchange.headers, status)
         headers = [pair for pair in headers if pair[0] not in but]
@@ -204,7 +203,7 @@ class ModelCall:
         await send({"type": "http.response.body", "body": body, "more_body": False})
 
     async def _pass_on(self, exchange: Exchange, send: Send) -> None:
-        """The provider's own answer, which is no stream, as it comes."""
+        """Pass on the provider's answer, which is no stream, as it comes."""
         self.is_answered = True
         headers = response_headers(exchange.headers, exchange.status)
         await send({"type": "http.response.start", "status": exchange.status, "headers": headers})
@@ -217,14 +216,14 @@ class ModelCall:
     ) -> CallResult:
         logger.warning("model call failed", extra={"why": str(failure), "events": self._events})
         if self.is_answered:
-            return CallResult.FAILED  # cut, so that it does not look complete
+            return CallResult.FAILED  # the answer is cut, so that it does not look complete
         self.defect = self._defect_of(failure)
         if isinstance(failure, Unfaithful):
             return CallResult.LOST
         if self._ask_again == "always" or (self._ask_again == "unbilled" and not self._events):
             return CallResult.LOST
         if isinstance(failure, ProviderFailed):
-            await self._say(send, exchange, failure.status, failure.body)
+            await self._send_answer(send, exchange, failure.status, failure.body)
         else:
             self.is_answered = True
             await send_problem(send, failure.status, failure.detail)
@@ -241,47 +240,7 @@ class ModelCall:
 
 
 class NoRoom(Unfaithful):
-    """All calls together hold as much as they may: as batch, this one needs nothing here."""
-
-
-class Tee:
-    """A `send` that also shows the text of a stream which the caller itself has asked for."""
-
-    def __init__(
-        self, call: TappedCall, assembler: Assembler, send: Send, has_room: Callable[[int], bool]
-    ) -> None:
-        self._call = call
-        self._assembler = assembler
-        self._send = send
-        self._has_room = has_room
-        self._decoder: Decoder | None = None
-
-    async def __call__(self, message: Message) -> None:
-        if message["type"] == "http.response.start":
-            if message["status"] == 200 and _is_event_stream(message["headers"]):
-                self._decoder = Decoder(max_event_bytes=MAX_EVENT_BYTES)
-        elif self._decoder is not None:
-            self._look(self._decoder, message["body"])
-        await self._send(message)
-
-    def _look(self, decoder: Decoder, data: bytes) -> None:
-        if not self._has_room(len(data)):
-            self._decoder = None
-            return
-        try:
-            for event in decoder.feed(data):
-                self._call.add(self._assembler.feed(event.data))
-        except (EventTooLarge, Unfaithful, ProviderFailed):
-            self._decoder = None  # it is the caller's stream: what we cannot read is not touched
-
-    async def end(self) -> bool:
-        """The stream is over, one way or another. Whether all of it was shown."""
-        is_whole = self._decoder is not None and self._assembler.is_complete
-        if is_whole:
-            await self._call.finish()
-        else:
-            await self._call.fail()
-        return is_whole
+    """All calls together hold as much as they may. As batch, this call needs no room here."""
 
 
 async def _abort_when_left(receive: Receive, exchange: Exchange) -> None:
@@ -290,22 +249,22 @@ async def _abort_when_left(receive: Receive, exchange: Exchange) -> None:
     exchange.abort()
 
 
-class _Over(Exception):
-    """Nothing of the answer can come any more; what may still be read is not looked at."""
+class _Terminated(Exception):
+    """The stream's last event has come; what follows is not read."""
 
 
-async def _let_end(exchange: Exchange) -> None:
-    """Nothing of the answer can come any more: whether and how the connection ends is nobody's matter."""
+async def _await_end(exchange: Exchange) -> None:
+    """Wait for the HTTP answer's end, so that its connection can be used again. Its errors do not matter."""
     with suppress(UpstreamError, TimeoutError):
-        async with asyncio.timeout(LET_END_S):
+        async with asyncio.timeout(END_WAIT_S):
             while await exchange.read():
                 pass
 
 
 def _events(data: bytes, text: IncrementalDecoder, decoder: Decoder) -> list[ServerSentEvent]:
-    """What more of a stream completes. Raises Unfaithful."""
+    """The events that more of a stream completes. Raises Unfaithful."""
     try:
-        text.decode(data)  # the other one puts U+FFFD in the place of what is none
+        text.decode(data)  # the event decoder replaces invalid UTF-8 by U+FFFD
         return decoder.feed(data)
     except UnicodeDecodeError:
         raise Unfaithful("a text is no Unicode") from None
@@ -313,25 +272,25 @@ def _events(data: bytes, text: IncrementalDecoder, decoder: Decoder) -> list[Ser
         raise Unfaithful("an event is too large") from None
 
 
-def _says_its_end(headers: Headers) -> bool:
-    """Whether an answer whose connection is cut is seen to be. One that ends with it may end anywhere."""
+def _is_delimited(headers: Headers) -> bool:
+    """Whether an answer says where it ends. Without that, a cut connection looks like its end."""
     return any(name in (b"content-length", b"transfer-encoding") for name, _ in headers)
 
 
 def _headers(headers: Headers, authority: bytes) -> Headers:
-    """The caller's headers for a call whose answer is read here."""
-    kept = [pair for pair in end_to_end(headers) if pair[0] not in NOT_OF_THE_STREAM]
+    """The caller's headers, for a call whose answer is read here."""
+    kept = [pair for pair in end_to_end(headers) if pair[0] not in REPLACED_HEADERS]
     kept = [(name, authority if name == b"host" else value) for name, value in kept]
     return [*kept, (b"accept-encoding", b"identity")]
 
 
-def _is_event_stream(headers: Headers) -> bool:
-    """Whether an answer is a stream of events that can be read here."""
+def is_event_stream(headers: Headers) -> bool:
+    """Whether an answer is an event stream that can be read here."""
     return _media_type(headers) == b"text/event-stream" and _is_readable(headers)
 
 
 def _is_readable(headers: Headers) -> bool:
-    """Whether a body is not compressed, which nobody has asked for."""
+    """Whether a body is not compressed; no compression was asked for."""
     return dict(headers).get(b"content-encoding", b"identity").strip().lower() == b"identity"
 
 

@@ -1,6 +1,6 @@
 """Dark mode: tokens are taken, timed and compared with the answer, and nobody sees them.
 
-The answer is relayed untouched, as if nothing were beside it: nothing here can change or delay a byte of it.
+The answer is relayed untouched: nothing here can change or delay a byte of it.
 """
 
 import asyncio
@@ -19,11 +19,11 @@ from proxy.text.sections import MalformedBody, Parity, Section, compare
 logger = logging.getLogger("headgate.dark")
 
 SOURCE: Final = "tap"
-"""The one source that needs no call beside the user's own."""
+"""The only source that needs no call besides the user's own."""
 
 
 class DarkRun:
-    """What a run would have shown of a relayed request; takes a tap's text in its place."""
+    """What a run would have shown of a relayed request; a `TapSink`."""
 
     def __init__(self, route: Route, metrics: RouteMetrics) -> None:
         self._route = route
@@ -35,7 +35,7 @@ class DarkRun:
         self._started_at = self._loop.time()
         self._first_content_s: float | None = None
         self.why_silent = ""
-        """Why no call of it came; "" if one has."""
+        """Why the tap had no call; "" if it had one."""
 
     def stream(self, section: Section, piece: str) -> None:
         self._room -= len(piece)
@@ -46,15 +46,15 @@ class DarkRun:
         self._texts.setdefault(section.stage, []).append(piece)
 
     def finish(self, section: Section) -> None:
-        """A text is whole: nothing to do before the answer is here."""
+        """Nothing is compared before the answer is here."""
 
     def withdraw(self, section: Section) -> None:
         self._texts.pop(section.stage, None)
 
-    async def settle(self, passage: RelayResult, copy: AnswerCopy) -> None:
+    async def settle(self, relayed: RelayResult, copy: AnswerCopy) -> None:
         """The answer has gone out: compare, and count."""
         took_s = self._loop.time() - self._started_at
-        authority = await self._authority(passage, copy)
+        authority = await self._authority(relayed, copy)
         if authority is None:
             return
         for section in self._route.sections:
@@ -72,9 +72,9 @@ class DarkRun:
         outcome = "complete" if self._first_content_s is not None else "fell_back"
         self._metrics.runs[Arm.STREAM.value, SOURCE, outcome].inc()
 
-    async def _authority(self, passage: RelayResult, copy: AnswerCopy) -> Mapping[str, str] | None:
-        """The texts of the answer; None: it has none that could have been streamed, or none that was kept."""
-        if passage.outcome is not Outcome.COMPLETE or not 200 <= passage.status < 300:
+    async def _authority(self, relayed: RelayResult, copy: AnswerCopy) -> Mapping[str, str] | None:
+        """The texts of the answer. None: no text could have been streamed, or the copy was not kept."""
+        if relayed.outcome is not Outcome.COMPLETE or not 200 <= relayed.status < 300:
             return None
         body = copy.body()
         try:

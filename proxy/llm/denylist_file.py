@@ -15,7 +15,7 @@ class FileDenylistStore:
         self._directory = directory
 
     async def put_denylist_entry(self, name: str, value: bytes, ttl_s: float) -> None:
-        """Whole or not at all: another worker may read it at any time."""
+        """Write the whole file at once: another worker may read it at any time."""
         new = self._directory / f".{secrets.token_hex(8)}"
         try:
             self._directory.mkdir(exist_ok=True)

@@ -3,8 +3,8 @@
     provider by path ─► token of a run? ─┬─► no: relay, bytes through, untouched; streams too
                                          └─► yes: asked as a stream, answered as the batch call it was
 
-What cannot be streamed faithfully is relayed like a call of no run. What was asked as a stream in vain is
-asked once more as the call it was, on a connection of its own.
+A call that cannot be streamed faithfully is relayed like a call of no run. When a stream fails, the call is
+asked again as batch, on a connection of its own.
 """
 
 import hashlib
@@ -19,11 +19,12 @@ from proxy.errors import RequestRefused
 from proxy.http.asgi import ANSWER, TARGET, Receive, Scope, Send, send_problem
 from proxy.http.framing import request_target
 from proxy.http.tracing import has_context, token_of, without_token
-from proxy.llm.call import ModelCall, Tee
+from proxy.llm.call import ModelCall
 from proxy.llm.denylist import StreamDefect, StreamDenylist
 from proxy.llm.dialects.dialect import Dialect, NotStreamable, Prompt, StreamCall
 from proxy.llm.tap import TappedCall
 from proxy.llm.taps import OpenTap, Taps
+from proxy.llm.tee import Tee
 from proxy.observe.labels import CallResult
 from proxy.observe.metrics import Metrics
 from proxy.relay.relay import Outcome, Relay, RelayResult
@@ -36,11 +37,11 @@ from proxy.upstream.exchange import IDEMPOTENT
 logger = logging.getLogger("headgate.llm")
 
 AVOIDED_S = 600.0
-"""How long a run's call whose stream was in vain is asked for no other one: its upstream asks again, and is
-to get an answer, come what may."""
+"""How long a call whose stream failed is asked as batch at once, if its upstream repeats it: the upstream
+must get an answer."""
 
 MAX_AVOIDED = 1024
-"""Calls that this is remembered of."""
+"""Calls that are remembered for that."""
 
 CERTAIN_DEFECTS = frozenset({StreamDefect.UNFAITHFUL, StreamDefect.NO_STREAM})
 """Defects that put a model on the denylist even if the batch call fails too."""
@@ -59,19 +60,19 @@ class Provider:
 
 @dataclass(frozen=True, slots=True)
 class _RunCall:
-    """A call of a run, whose body is here."""
+    """A call of a run, whose body has been read."""
 
     provider: Provider
     scope: Scope
     body: bytes
     prompt: Prompt
     receive: Receive
-    """Says what comes after the body."""
+    """For what comes after the body."""
     send: Send
     hold: ByteReservation
-    """Of its body, and of the stream that its answer is made of."""
+    """For the body, and for the stream that the answer is made of."""
     attempt: bytes
-    """Equal for the same call of the same run."""
+    """A digest that is equal for the same call of the same run."""
 
     @property
     def method(self) -> str:
@@ -82,7 +83,7 @@ class _RunCall:
         return bytes(self.scope[TARGET])
 
     async def relayed(self, send: Send | None = None, *, fresh: bool = False) -> RelayResult:
-        """As it came."""
+        """Relay the call as it came."""
         replayed = ReplayedBody.of(self.body, self.receive)
         return await self.provider.relay(self.scope, replayed, send or self.send, fresh=fresh)
 
@@ -98,7 +99,7 @@ class ModelPort:
     denylist: StreamDenylist
     bodies: ByteBudget
     avoided: OrderedDict[bytes, float] = field(default_factory=OrderedDict)
-    """Attempts, and until when they are asked for no stream."""
+    """Calls by their `attempt`, and until when they are asked for no stream."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         target = request_target(scope)
@@ -108,23 +109,25 @@ class ModelPort:
             return
         began = perf_counter()
         headers = scope["headers"]
-        # The provider learns nothing of ours; the member is taken out of every call.
+        # The provider learns nothing of ours: the tracestate member is taken out of every call.
         scope = {**scope, "headers": without_token(headers), TARGET: target[len(provider.mount) :]}
         token = token_of(headers)
         tap = None if token is None else await self.taps.find(token)
         try:
             if tap is None or token is None:
-                ended = CallResult.UNMATCHED if token else _of_no_token(has_context=has_context(headers))
+                result = (
+                    CallResult.UNMATCHED if token else _result_without_token(has_context=has_context(headers))
+                )
                 await self._untapped(provider, scope, receive, send)
             else:
                 with self.bodies.hold() as hold:
-                    ended = await self._tapped(provider, tap, token, scope, receive, send, hold)
+                    result = await self._tapped(provider, tap, token, scope, receive, send, hold)
         except RequestRefused as refusal:
             await send_problem(send, refusal.status, refusal.detail, close=True)
-            ended = CallResult.FAILED
-        self.metrics.tap_calls.labels(ended).inc()
+            result = CallResult.FAILED
+        self.metrics.tap_calls.labels(result).inc()
         took_ms = round((perf_counter() - began) * 1000, 1)
-        logger.debug("model call", extra={"provider": provider.name, "result": ended, "took_ms": took_ms})
+        logger.debug("model call", extra={"provider": provider.name, "result": result, "took_ms": took_ms})
 
     def _provider(self, target: bytes) -> Provider | None:
         for provider in self.providers:
@@ -133,7 +136,7 @@ class ModelPort:
         return None
 
     async def _untapped(self, provider: Provider, scope: Scope, receive: Receive, send: Send) -> None:
-        """A call of no run. Its body is read first: it is to be sent again if a kept connection breaks."""
+        """A call of no run. Its body is read ahead, to be sent again if a kept connection breaks."""
         self.taps.unmatched += 1
         replayed = receive
         with self.bodies.hold() as hold:
@@ -173,47 +176,47 @@ class ModelPort:
         digest = hashing.digest()
         call = await tap.begin(digest, prompt)
         attempt = hashlib.sha256(token.encode() + digest).digest()
-        asked = _RunCall(provider, _unexpected(scope), body, prompt, receive, send, hold, attempt)
+        run_call = _RunCall(provider, _unexpected(scope), body, prompt, receive, send, hold, attempt)
         if dialect.is_stream(method, target, body):
-            return await self._own_stream(asked, call)
+            return await self._own_stream(run_call, call)
         if self._is_avoided(attempt) or await self.denylist.defect(provider.name, prompt.model):
-            return _relayed_as(CallResult.AVOIDED, await asked.relayed())
+            return _relayed_as(CallResult.AVOIDED, await run_call.relayed())
         await turns.breathe()
-        stream = _as_stream(asked)
+        stream = _as_stream(run_call)
         if stream is None:
-            return _relayed_as(CallResult.BATCH, await asked.relayed())
-        return await self._streamed(asked, stream, call)
+            return _relayed_as(CallResult.BATCH, await run_call.relayed())
+        return await self._streamed(run_call, stream, call)
 
-    async def _own_stream(self, asked: _RunCall, call: TappedCall) -> CallResult:
-        """A stream that the caller itself has asked for."""
-        tee = Tee(call, asked.provider.dialect.assembler(), asked.send, asked.hold.take)
-        # Without it the relay hands every part of the answer to `send`.
-        asked.scope.pop(ANSWER, None)
-        passage = await asked.relayed(tee)
-        return _relayed_as(CallResult.TAPPED if await tee.end() else CallResult.BATCH, passage)
+    async def _own_stream(self, run_call: _RunCall, call: TappedCall) -> CallResult:
+        """A stream that the caller itself asked for."""
+        tee = Tee(call, run_call.provider.dialect.assembler(), run_call.send, run_call.hold.take)
+        # Without this extension the relay hands every part of the answer to `send`.
+        run_call.scope.pop(ANSWER, None)
+        relayed = await run_call.relayed(tee)
+        return _relayed_as(CallResult.TAPPED if await tee.end() else CallResult.BATCH, relayed)
 
-    async def _streamed(self, asked: _RunCall, stream: StreamCall, call: TappedCall) -> CallResult:
-        """As a stream; and where that was in vain, as the call it was."""
-        provider, model = asked.provider, asked.prompt.model
+    async def _streamed(self, run_call: _RunCall, stream: StreamCall, call: TappedCall) -> CallResult:
+        """Ask as a stream; if that fails, ask again as batch."""
+        provider, model = run_call.provider, run_call.prompt.model
         model_call = ModelCall(
-            provider.upstream, stream, provider.dialect, call, self.settings.ask_again, asked.hold.take
+            provider.upstream, stream, provider.dialect, call, self.settings.ask_again, run_call.hold.take
         )
-        ended = await model_call.answer(asked.scope, asked.receive, asked.send)
+        result = await model_call.answer(run_call.scope, run_call.receive, run_call.send)
         defect = model_call.defect
-        if ended is CallResult.TAPPED:
+        if result is CallResult.TAPPED:
             await self.denylist.note_success(provider.name, model)
-        if ended in {CallResult.TAPPED, CallResult.LEFT}:
-            return ended
+        if result in {CallResult.TAPPED, CallResult.LEFT}:
+            return result
         if model_call.has_begun or not model_call.is_answered:
-            self._avoid(asked.attempt)
+            self._avoid(run_call.attempt)
         if defect in CERTAIN_DEFECTS:
             await self.denylist.note_defect(provider.name, model, defect)
         if model_call.is_answered:
-            return ended
-        ended = _relayed_as(ended, await asked.relayed(fresh=True))
-        if defect is not None and ended in {CallResult.LOST, CallResult.BATCH}:
+            return result
+        result = _relayed_as(result, await run_call.relayed(fresh=True))
+        if defect is not None and result in {CallResult.LOST, CallResult.BATCH}:
             await self.denylist.note_defect(provider.name, model, defect)
-        return ended
+        return result
 
     def _is_avoided(self, attempt: bytes) -> bool:
         return monotonic() < self.avoided.get(attempt, 0.0)
@@ -225,27 +228,27 @@ class ModelPort:
             self.avoided.popitem(last=False)
 
 
-def _of_no_token(*, has_context: bool) -> CallResult:
+def _result_without_token(*, has_context: bool) -> CallResult:
     return CallResult.NOT_TAPPED if has_context else CallResult.NO_CONTEXT
 
 
-def _relayed_as(ended: CallResult, passage: RelayResult) -> CallResult:
-    """What became of a call of a run that was relayed, if it was answered as `ended` says."""
-    if passage.outcome is Outcome.CLIENT_LEFT:
+def _relayed_as(result: CallResult, relayed: RelayResult) -> CallResult:
+    """`result` for a run's call that was relayed and answered. The caller may have left, or got an error."""
+    if relayed.outcome is Outcome.CLIENT_LEFT:
         return CallResult.LEFT
-    is_good = passage.outcome is Outcome.COMPLETE and 200 <= passage.status < 300
-    return ended if is_good else CallResult.FAILED
+    is_good = relayed.outcome is Outcome.COMPLETE and 200 <= relayed.status < 300
+    return result if is_good else CallResult.FAILED
 
 
 def _unexpected(scope: Scope) -> Scope:
-    """A request whose body is here: its sender waits for no 100 any more."""
+    """The scope without `Expect`: the body has been read, and its sender waits for no 100."""
     return {**scope, "headers": [pair for pair in scope["headers"] if pair[0] != b"expect"]}
 
 
-def _as_stream(asked: _RunCall) -> StreamCall | None:
+def _as_stream(run_call: _RunCall) -> StreamCall | None:
     try:
-        return asked.provider.dialect.as_stream(asked.method, asked.target, asked.body)
+        return run_call.provider.dialect.as_stream(run_call.method, run_call.target, run_call.body)
     except NotStreamable as exc:
-        extra = {"provider": asked.provider.name, "why": str(exc)}
+        extra = {"provider": run_call.provider.name, "why": str(exc)}
         logger.info("call goes through as batch", extra=extra)
         return None
