@@ -1,4 +1,5 @@
-"""What settings allow and nobody means: what would never stream, or never start. Pure."""
+"""Warnings about valid settings that nobody means: routes that would never stream, ports that collide.
+Pure."""
 
 import re
 from collections.abc import Collection, Iterator, Mapping
@@ -11,18 +12,18 @@ from proxy.settings.values import PARAMETER
 ANYWHERE = frozenset({"0.0.0.0", "::", "[::]"})
 
 ANY_VALUE = "~headgate~"
-"""For a parameter: no template has it, so only a parameter takes it."""
+"""A parameter's value that stands in no template, so that only a parameter matches it."""
 
 _FOREIGN = re.compile(r"(?<=/)(:\w+|\*+[^/]*|<[^/]*>|\[[^/]*\])(?=/|$)")
-"""A segment that is a parameter in other routers, and here stands for itself."""
+"""A path segment that is a parameter in other routers, and a literal here."""
 
 
 def doubts(settings: Settings, unknown_flags: Collection[str]) -> Iterator[str]:
-    """One sentence each, with its place.
+    """One sentence for each, with the name of its setting.
 
     Args:
         settings: the whole file.
-        unknown_flags: those of its routes that its flags lack.
+        unknown_flags: flags of its routes that the flag source does not have.
     """
     yield from _addresses(settings)
     yield from _flags(settings, unknown_flags)
@@ -74,7 +75,7 @@ def _foreign_parameters(settings: Settings) -> Iterator[str]:
 
 
 def _templates(route: RouteSettings) -> Mapping[str, str]:
-    """Paths of a route by where they stand."""
+    """A route's path templates, by the names of their settings."""
     found = {"match": route.match, "stream_path": route.stream_path}
     found["poll.path"] = route.poll.path if route.poll else None
     found["native.request"] = route.native.request if route.native else None
@@ -84,7 +85,7 @@ def _templates(route: RouteSettings) -> Mapping[str, str]:
 
 
 def _shadowed(settings: Settings) -> Iterator[str]:
-    """Templates of which every request belongs to one that stands earlier."""
+    """Templates that are never reached, because an earlier one matches all of their requests."""
     earlier: list[tuple[str, str, str]] = []
     for index, route in enumerate(settings.routes):
         method, _, path = route.match.partition(" ")

@@ -16,7 +16,7 @@ _ENV = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
 
 
 class _SettingsLoader(yaml.SafeLoader):
-    """YAML in which a key that stands twice is an error rather than the last one wins."""
+    """YAML in which a duplicate key is an error; in plain YAML the last one wins."""
 
 
 def _mapping(loader: _SettingsLoader, node: yaml.MappingNode) -> dict[Any, Any]:
@@ -88,7 +88,7 @@ def _place(problem: str) -> str:
 
 
 def _explain(error: Any) -> str:
-    """One line: where, what, and the mend if it can be guessed. Never the value: it may be a secret."""
+    """One line: where, what, and a suggestion if there is one. Never the value: it may be a secret."""
     location: tuple[str | int, ...] = error["loc"]
     path = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in location).lstrip(".")
     if error["type"] == "extra_forbidden":
@@ -102,7 +102,7 @@ def _explain(error: Any) -> str:
 
 
 def _names_at(location: tuple[str | int, ...]) -> list[str]:
-    """The settings' names at a place of the file."""
+    """The names that a block of the file may have."""
     model: Any = Settings
     for part in location:
         if isinstance(part, int) or not isinstance(model, type) or not issubclass(model, BaseModel):

@@ -30,43 +30,43 @@ def _token(value: SecretStr) -> SecretStr:
 
 
 class UnleashSettings(SettingsBlock):
-    """A server that flags come from. Each worker process asks for itself, and keeps the answer in memory:
-    while the server is down the last flags hold, until they are stale; a process that never had any gives
-    everybody batch."""
+    """An Unleash server that flags come from. Each worker process fetches for itself, and keeps the flags in
+    memory. While the server is down, the last flags hold until they are stale. A process that never got any
+    gives everybody batch."""
 
     url: Annotated[WebAddress, AfterValidator(_unleash)]
-    """Its address as a browser has it, for example `https://unleash.example.org`, without `/api`."""
+    """Its address as a browser shows it, for example `https://unleash.example.org`, without `/api`."""
     token: Annotated[SecretStr, AfterValidator(_token)]
     """Backend (client) token of one environment."""
     app_name: str = Field(default="headgate", pattern=r"^[A-Za-z0-9_.~-]{1,100}$")
-    """What Unleash lists this application as."""
+    """The name under which Unleash lists this application."""
     refresh_s: Annotated[float, Field(ge=1, le=3600)] = 15
-    """At most so long between two fetches, so that a kill takes so long and 2 s more. An overloaded server
-    is asked less often, at least once a minute."""
+    """At most so many seconds between two fetches; a kill takes 2 s more. An overloaded server is asked less
+    often, but at least once a minute."""
     timeout_s: Annotated[float, Field(ge=0.1, le=60)] = 5
-    """For one request to it, all in all. Also the longest that the start waits for the first flags."""
+    """Seconds for one request to the server. At start the first flags are waited for no longer than this."""
     ca_file: Authorities | None = None
     """PEM file of the authorities to trust instead of the system's."""
 
 
 class FlagSettings(SettingsBlock):
-    """Who gets streams: from a file, or from an Unleash server."""
+    """Who gets streams. Flags come from a file or from an Unleash server."""
 
     file: File | None = Field(default=Path("flags.json"), validate_default=True)
-    """Unleash client-features JSON; watched, a change is applied within 2 s. A broken file keeps the
-    last good state. Relative to the settings file. Not together with `unleash`."""
+    """Unleash client-features JSON, relative to the settings file. A change is applied within 2 s. While the
+    file is broken, the last good flags hold. Not together with `unleash`."""
     unleash: UnleashSettings | None = None
-    """A server, instead of the file."""
+    """A server instead of the file."""
     kill_flag: str = "headgate.kill"
     """The flag that, when enabled, sends everybody to batch."""
     kill_file: File | None = None
     """The local kill switch is on while this file exists: it outlives `serve`, and can be engaged by hand.
-    Without it, the switch ends with `serve`."""
+    Without this setting the switch is released when `serve` ends."""
     stale_s: Seconds = 300
-    """Flags that could not be confirmed for this long count as off: everybody gets batch."""
+    """Flags that could not be confirmed for so many seconds count as off: everybody gets batch."""
     settle_s: Annotated[float, Field(ge=0, le=3600)] = 150
-    """Seconds after its start that a request counts in `headgate_outcomes_total`, or at its end if that is
-    later. Longer than nearly all answers, so that quick and slow ones are compared."""
+    """A request counts in `headgate_outcomes_total` so many seconds after its start, or at its end if that is
+    later. Set it longer than nearly all answers take, so that quick and slow ones are compared."""
 
     @model_validator(mode="before")
     @classmethod

@@ -13,23 +13,24 @@ class JwtSettings(SettingsBlock):
     """A bearer token in `Authorization`."""
 
     claim: str = "sub"
-    """The claim that names the user: the `userId` of the flag context."""
+    """The claim that names the user. Its value is the `userId` of the flag context."""
     key: Annotated[SecretStr, AfterValidator(check_key)] | None = None
-    """Secret (HS256; 32 bytes or more) or PEM public key to verify tokens with. Without `key` and `jwks_url`
-    a token is read but not verified: good enough to choose an arm, since the upstream verifies it anyway."""
+    """Secret (HS256; 32 bytes or more) or PEM public key that verifies tokens. Without `key` and `jwks_url` a
+    token is read but not verified. That is enough to choose an arm, since the upstream verifies the token
+    anyway."""
     jwks_url: WebAddress | None = None
-    """Where the issuer publishes its keys; fetched at start, every 10 minutes, and when a token names one
-    that is not known, at most once in 10 seconds."""
+    """Where the issuer publishes its keys. They are fetched at start, every 10 minutes, and when a token
+    names an unknown key, then at most once in 10 seconds."""
     algorithms: Annotated[list[str], AfterValidator(check_algorithms)] = Field(
         default=["HS256", "RS256", "ES256"]
     )
     """Accepted signature algorithms; never `none`."""
     audience: str | None = None
-    """Required `aud`, if tokens are verified."""
+    """Required `aud`, where tokens are verified."""
     issuer: str | None = None
-    """Required `iss`, if tokens are verified."""
+    """Required `iss`, where tokens are verified."""
     leeway_s: Annotated[float, Field(ge=0, le=600)] = 60
-    """Seconds that clocks may differ: a verified token counts so long before its `nbf` and `iat`, and so
+    """Seconds that clocks may differ. A verified token is accepted so long before its `nbf` and `iat`, and so
     long after its `exp`."""
 
     @model_validator(mode="after")
@@ -42,8 +43,8 @@ class JwtSettings(SettingsBlock):
 
 
 class TenantSettings(SettingsBlock):
-    """Whose user somebody is: the property `tenant` of the flag context, for segments and constraints. Users
-    of two tenants share no run, whatever they are called."""
+    """The user's tenant: the property `tenant` of the flag context, for segments and constraints. Users of
+    two tenants never share a run, even if they have the same name."""
 
     claim: str | None = None
     """A claim of the bearer token."""
@@ -58,7 +59,8 @@ class TenantSettings(SettingsBlock):
 
 
 class IdentitySettings(SettingsBlock):
-    """Who is asking. The first that finds somebody counts; nobody found means batch."""
+    """How the user of a request is found. The first way that finds one counts, in this order. A request
+    without a user gets batch."""
 
     jwt: JwtSettings | None = JwtSettings()
     """A bearer token. `null` turns it off."""
@@ -66,6 +68,6 @@ class IdentitySettings(SettingsBlock):
     """A header set by a trusted proxy in front, for example `X-User-Id`. Clients must not reach
     Headgate past that proxy."""
     cookie: str | None = None
-    """A session cookie; its value is hashed, never kept."""
+    """A session cookie. Its value is hashed, never kept."""
     tenant: TenantSettings | None = None
-    """Where the user's tenant stands, if flags are to know it."""
+    """Where the user's tenant is, if flags use it."""

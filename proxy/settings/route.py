@@ -1,7 +1,5 @@
-"""What may be set of one route: which requests, who, from where its words come, and how it ends.
-
-A part of `settings.py`, and with it the source of `docs/reference/settings.md`.
-"""
+"""What may be set of one route: which requests, which users, where live text comes from, and how runs end. A
+part of `settings.py`."""
 
 from collections.abc import Iterator
 from typing import Annotated, Any, Literal, get_args
@@ -27,29 +25,29 @@ SourceName = Literal["batch", "poll", "stages", "native", "tap"]
 
 
 class SectionSettings(SettingsBlock):
-    """One text of the answer, and where a viewer shows it. Their order is the order of the stages."""
+    """One text of the answer, and where a viewer shows it. Sections stand in the order of their stages."""
 
     stage: StageName
-    """Name of the stage that writes it; unique in its route."""
+    """Name of the stage that makes the text; unique in its route."""
     panel: str = Field(default="reasoning", min_length=1, max_length=64)
-    """Where the viewer shows it: `reasoning`, `chat` or a name of yours."""
+    """Where the viewer shows the text: `reasoning`, `chat` or a name of your own."""
     at: JsonPath | None = None
-    """JSONPath of the text in the batch answer. Without it the text is shown while it is made (`tap`,
-    `native`) and stands nowhere in the answer: nothing is compared, and what was shown stays."""
+    """JSONPath of the text in the batch answer. Without it, the answer does not have the text: `tap` and
+    `native` show it while it is made, nothing is compared, and what was shown stays."""
     poll_at: JsonPath | None = None
-    """JSONPath of the text within the stage's row of the polled document; without it the text comes
-    with the batch answer."""
+    """JSONPath of the text in the stage's row of the polled document. Without it the text comes with the
+    batch answer."""
 
 
 class ChunkSettings(SettingsBlock):
-    """How text is cut, in characters."""
+    """How text is cut into chunks, in characters."""
 
     min: int = Field(default=5, ge=1, le=200)
-    """Short words are joined until a chunk has this many."""
+    """Short words are joined until a chunk has so many characters."""
     max: int = Field(default=10, ge=1, le=200)
-    """A further word is not joined beyond this."""
+    """No word is joined to a chunk that would then be longer."""
     max_chunk: int = Field(default=64, ge=1, le=4096)
-    """Only a word longer than this is cut, between graphemes."""
+    """A longer word is cut, between graphemes."""
 
     @model_validator(mode="after")
     def _ordered(self) -> "ChunkSettings":
@@ -62,17 +60,17 @@ class RouteSettings(SettingsBlock):
     """One endpoint that can stream."""
 
     name: Name
-    """Unique; the metrics' label."""
+    """Unique; the label `route` of metrics."""
     match: MethodAndPath
-    """Method and path; `{name}` stands for one path segment."""
+    """Method and path. `{name}` stands for one path segment."""
     stream_path: PathText | None = None
-    """A path for EventSource: a GET there starts the same request, or joins the one that runs."""
+    """A path for EventSource. A GET there starts the same request, or joins its run in flight."""
     stream_path_from: list[Literal["same-origin", "same-site", "none"]] = Field(default=["same-origin"])
-    """From where a browser's GET there may start work, as its `Sec-Fetch-Site` says: `same-site` is a page of
-    a sibling domain, `none` an address that was typed. Clients that send no fetch metadata at all may, too;
-    those of other sites never."""
+    """From which sites a browser's GET of `stream_path` may start work, by its `Sec-Fetch-Site`: `same-site`
+    is a page of a sibling domain, `none` a typed address. Clients that send no fetch metadata may too; pages
+    of other sites never."""
     flag: str = "headgate.streaming"
-    """The flag that decides."""
+    """The flag that decides who gets streams."""
     source: SourceName = "batch"
     """Where live text comes from."""
     poll: PollSettings | None = None
@@ -86,43 +84,44 @@ class RouteSettings(SettingsBlock):
     sections: list[SectionSettings] = Field(min_length=1)
     """The texts of the answer."""
     failure_text: Pattern | None = None
-    """Regular expression for a text that is an error sentence rather than an answer."""
+    """Regular expression that matches a text which is an error message rather than an answer."""
     commit_after: Annotated[float, Field(ge=0, le=15)] = 2.0
-    """Seconds that the stream's headers wait for the first text, so that an early error can still have
-    its own status. No byte is sent until then."""
+    """Seconds that the stream's headers wait for the first text, so that an early error still gets its own
+    status. No byte is sent before."""
     heartbeat_s: Annotated[float, Field(gt=0, le=15)] = 10.0
-    """At most so long without a byte on an open stream."""
+    """At most so many seconds without a byte on an open stream."""
     progress: bool = False
     """Send `progress` events while there is no text."""
     progress_s: Annotated[float, Field(gt=0, le=10)] = 10.0
-    """At most so long between two of them."""
+    """At most so many seconds between two `progress` events."""
     replay: Literal["never", "safe"] = "never"
-    """Whether a request may be sent to the upstream again after it failed half-way. `safe` is a promise
-    that a repetition does no harm. With `event_log.valkey` another replica then goes on with a run whose
-    replica is lost; for that the request, with its credentials, is in the store, encrypted, until the run
-    ends. One of which no byte was sent, or that the upstream answered with 429
-    or 503 and a short `Retry-After`, is sent again in any case."""
+    """Whether a request may be sent to the upstream again after it failed half-way. `safe` promises that a
+    repetition does no harm. With `event_log.valkey` another replica then takes over a run whose replica is
+    lost; for that the store keeps the request with its credentials, encrypted, until the run ends. A request
+    of which no byte was sent, or that the upstream answered with 429 or 503 and a short `Retry-After`, is
+    always sent again."""
     join: bool = True
-    """A request that is the same as one in flight, by the same principal, gets the answer of that one; one
-    with its `Idempotency-Key` also after its end, and one with another key is another request. `false` where
+    """A request that equals one in flight of the same principal gets the answer of that one. With the same
+    `Idempotency-Key` that also holds after its end; with another key it is another request. Use `false` where
     repetition is meant."""
     unwatched: Literal["finish", "cancel"] = "finish"
-    """What becomes of a run that nobody watches: the upstream finishes its work, or it is ended."""
+    """What happens to a run that nobody watches: the upstream finishes its work, or the run is cancelled."""
     grace_s: Seconds = 30
-    """With `unwatched: cancel`, seconds that a viewer has to come back."""
+    """With `unwatched: cancel`, seconds in which a viewer may come back."""
     max_runs: int = Field(default=500, ge=1)
-    """Runs in flight per process, of one user at most three quarters. Over it, requests get the batch
-    answer; those that take nothing but events get 503."""
+    """Runs in flight per process; one user may have three quarters of them. Over it, requests get the batch
+    answer; those that accept only events get 503."""
     batch_heartbeat_s: Annotated[float, Field(gt=0, le=300)] | None = None
-    """Send a space whenever the batch answer has been silent for so long, for clients behind something that
-    cuts idle connections. The first space commits status 200 and JSON, whatever the upstream says later."""
+    """Send a space whenever the batch answer has been silent for so many seconds, for clients behind a proxy
+    that cuts idle connections. The first space commits status 200 and JSON, whatever the upstream answers
+    later."""
     chunk: ChunkSettings = ChunkSettings()
     flush_hz: float = Field(default=30.0, ge=1, le=1000)
-    """At most so many writes a second to one viewer."""
+    """At most so many writes per second to one viewer."""
     result: bool = True
-    """Send the exact batch body as text in `stream_done`."""
+    """Send the exact body of the batch answer as text in `stream_done`."""
     max_answer: ByteSize = Field(default=ByteSize(16 * 1024 * 1024), ge=1024)
-    """A batch answer over this is not streamed: the run fails."""
+    """The run fails if its batch answer is larger."""
 
     @model_validator(mode="after")
     def _shows_what_stands_nowhere(self) -> "RouteSettings":
@@ -197,7 +196,7 @@ class RouteSettings(SettingsBlock):
 
     @model_validator(mode="after")
     def _references_exist(self) -> "RouteSettings":
-        """A template may use the client's request and the stages before it."""
+        """A template may use the client's request and earlier stages."""
         known = {REQUEST, PATH}
         for index, call in enumerate(self.stages.calls if self.stages else ()):
             _check_references(call.body, known, f"stages.calls[{index}].body")
@@ -212,7 +211,7 @@ class RouteSettings(SettingsBlock):
 
     @property
     def sources(self) -> frozenset[str]:
-        """The sources that a flag variant may choose: those that have what they need."""
+        """The sources that a flag variant may choose: those whose block is there."""
         with_block = (name for name in get_args(SourceName) if getattr(self, name, None) is not None)
         return frozenset({"batch", *with_block})
 

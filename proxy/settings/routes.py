@@ -1,4 +1,4 @@
-"""Settings' routes, compiled: which request is a run, and what the run needs to know."""
+"""The settings' routes, compiled: which requests match a route, and what its runs need to know."""
 
 import re
 from collections.abc import Iterable, Mapping
@@ -9,16 +9,17 @@ from proxy.settings.values import PARAMETER
 from proxy.text.sections import Section
 
 _SEGMENT = r"(?!(?:\.|%2[eE]){1,2}(?:/|$))[^/?#]+"
-"""A parameter's value. `.` and `..` are none: filled into another path they would move it."""
+"""A parameter's value. `.` and `..` are refused: filled into another path they would change its other
+segments."""
 
 
 MAX_SENTENCE_CHARS = 64 * 1024
-"""A longer text is no error sentence, and is not searched for one: that would hold up everybody."""
+"""A longer text is never taken for an error message: searching it would block the loop."""
 
 
 @dataclass(frozen=True, slots=True)
 class PathTemplate:
-    """A path with `{name}` for single segments. Segments are matched and filled in as they are encoded."""
+    """A path with `{name}` for single segments, which are matched and filled in as they are encoded."""
 
     text: str
 
@@ -58,7 +59,7 @@ class Route:
         return self.settings.name
 
     def is_failure(self, text: str) -> bool:
-        """Whether a text is an error sentence where an answer should be."""
+        """Whether a text is an error message rather than an answer."""
         if self.failure_text is None or len(text) > MAX_SENTENCE_CHARS:
             return False
         return self.failure_text.search(text) is not None
@@ -66,7 +67,7 @@ class Route:
 
 @dataclass(frozen=True, slots=True)
 class Match:
-    """A request that belongs to a route."""
+    """A request that matches a route."""
 
     route: Route
     parameters: Mapping[str, str]
@@ -92,7 +93,7 @@ class Routes:
         }
 
     def match(self, method: str, target: bytes) -> Match | None:
-        """The route of a request, by its method and its target as it came."""
+        """The route of a request, by its method and its unchanged target."""
         any_of = self._any.get(method)
         if any_of is None:
             return None

@@ -1,20 +1,21 @@
-"""What a secret must be, so that it is one. Nothing here says a value."""
+"""Rules that secrets must fulfil. No message contains a value."""
 
 import jwt
 from pydantic import SecretStr
 
 MIN_TOKEN_CHARS = 16
-"""Of a token that people choose; a guess a millisecond takes longer than anybody waits."""
+"""Of a bearer token that people choose: at a guess per millisecond, finding it takes longer than anybody
+waits."""
 
 MIN_HMAC_BYTES = 32
-"""Of a key that signs tokens (RFC 7518 3.2: as long as the hash): a shorter one can be found at home, from
-one token."""
+"""Of a key that signs tokens (RFC 7518 3.2: as long as the hash). A shorter key can be found offline from a
+single token."""
 
 PEM = "-----BEGIN "
 
 
 def check_token(value: SecretStr) -> SecretStr:
-    """A bearer token; one with spaces around it could be sent by no client."""
+    """A bearer token. No client could send one with spaces around it."""
     token = value.get_secret_value()
     if token != token.strip():
         raise ValueError("must have no space or line break at its ends")
@@ -24,7 +25,7 @@ def check_token(value: SecretStr) -> SecretStr:
 
 
 def check_algorithms(value: list[str]) -> list[str]:
-    """Names of signature algorithms: at least one, and each one that proves something."""
+    """Names of signature algorithms: at least one, and never `none`."""
     if not value:
         raise ValueError("must name one or more: without any, nothing verifies")
     for name in value:
@@ -36,7 +37,7 @@ def check_algorithms(value: list[str]) -> list[str]:
 
 
 def check_key(value: SecretStr) -> SecretStr:
-    """A key for tokens: a public one in PEM, which is no secret, or a secret that nobody finds."""
+    """A key that verifies tokens: a public key in PEM, or a secret that is long enough."""
     text = value.get_secret_value().strip()
     if not text.startswith(PEM) and len(text.encode()) < MIN_HMAC_BYTES:
         raise ValueError(
@@ -46,7 +47,7 @@ def check_key(value: SecretStr) -> SecretStr:
 
 
 def fits(key: SecretStr, algorithms: list[str]) -> bool:
-    """Whether any token can be verified with a key."""
+    """Whether a key fits any of the algorithms."""
     return any(_prepares(key.get_secret_value(), name) for name in algorithms)
 
 

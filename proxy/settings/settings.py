@@ -29,23 +29,23 @@ def _store(value: SecretStr) -> SecretStr:
 
 
 class StrictnessSettings(SettingsBlock):
-    """TLS to everything that Headgate asks: upstream, providers, Unleash, `jwks_url`, Valkey."""
+    """TLS to every server that Headgate connects to: upstream, providers, Unleash, `jwks_url`, Valkey."""
 
     strict: bool = True
-    """Hold certificates to the letter of RFC 5280, on every Python. Authorities of one's own often leave out
-    the Authority Key Identifier, say, and are refused for it: the log says which certificate lacks what.
-    `false` trusts those too. Chain, dates and name are verified in any case."""
+    """Hold certificates to the letter of RFC 5280, on every Python. Private authorities often leave out, for
+    example, the Authority Key Identifier, and are refused for it: the log says which certificate lacks what.
+    `false` trusts those too. Chain, dates and name are always verified."""
 
 
 class MemoryLogSettings(SettingsBlock):
-    """Finished runs kept for reconnects, per worker process."""
+    """Finished runs that are kept for reconnects, per worker process."""
 
     runs: int = Field(default=1000, ge=1)
-    """At most so many finished runs; the oldest go first."""
+    """At most so many. The oldest are dropped first."""
     bytes: ByteSize = Field(default=ByteSize(64 * 1024 * 1024), ge=1024)
-    """At most so many bytes of them, for example `64MiB`."""
+    """At most so many bytes, for example `64MiB`."""
     ttl_s: Seconds = 600
-    """No longer than this after their end."""
+    """At most so many seconds after their end."""
 
 
 class ValkeyLogSettings(SettingsBlock):
@@ -54,12 +54,12 @@ class ValkeyLogSettings(SettingsBlock):
     url: Annotated[SecretStr, AfterValidator(_store)]
     """`redis://USER:PASSWORD@HOST:PORT/DB`; `rediss://` for TLS, `unix://` for a socket."""
     key: SecretStr = Field(min_length=32)
-    """Secret of 32 characters or more that everything stored is encrypted with; the same for all replicas.
-    With another one, runs that are stored already cannot be read."""
+    """Secret of 32 characters or more that encrypts everything in the store; the same for all replicas. After
+    a change, runs that are already stored cannot be read."""
     prefix: str = Field(default="headgate", pattern=r"^[A-Za-z0-9_.:-]{1,64}$")
-    """Begins the name of every key, so that several Headgates can share one store."""
+    """Start of every key's name, so that several Headgates can share one store."""
     ttl_s: Seconds = 600
-    """A run is kept no longer than this after its end."""
+    """A run is kept at most so many seconds after its end."""
 
 
 class EventLogSettings(SettingsBlock):
@@ -67,7 +67,7 @@ class EventLogSettings(SettingsBlock):
 
     memory: MemoryLogSettings = MemoryLogSettings()
     valkey: ValkeyLogSettings | None = None
-    """Also there, so that every replica can show the runs of every other one."""
+    """A store that all replicas share, so that each can show the runs of all."""
 
 
 class LogSettings(SettingsBlock):
@@ -75,26 +75,26 @@ class LogSettings(SettingsBlock):
 
     format: Literal["json", "console"] = "json"
     level: Literal["debug", "info", "warning", "error"] = "info"
-    """`info` has a line for each request that matches a route; `debug` also for the others."""
+    """`info` logs each request that matches a route; `debug` all requests."""
 
 
 class LimitSettings(SettingsBlock):
-    """What all clients share, per worker process. Over a limit: 503 with `Retry-After`, counted in
+    """Limits that all clients share, per worker process. Over a limit: 503 with `Retry-After`, counted in
     `headgate_over_budget_total`. The admin port has none."""
 
     connections: int = Field(default=10_000, ge=1)
-    """Connections of clients, and on the model port as many again; fewer where the file descriptors do not
-    suffice for them and the upstream's: some are kept back for the admin port."""
+    """Connections of clients, and as many again on the model port. Fewer where file descriptors do not
+    suffice for these and the upstream's; some are reserved for the admin port."""
     connections_of_client: int = Field(default=2_500, ge=1)
-    """Of one address. With `x_forwarded: append` the address that the proxy in front names counts, while its
-    request is answered."""
+    """Connections of one address. With `x_forwarded: append` the address that the proxy in front names
+    counts, while its request is answered."""
     bodies: ByteSize = Field(default=ByteSize(256 * 1024 * 1024), ge=1024)
-    """Request bodies that are held, those of runs included; for example `256MiB`. What is relayed is not
-    held. On the model port as many again, with the streams that answers are made of: over it a call goes
-    through as batch."""
+    """Bytes of request bodies that are held, for runs too; for example `256MiB`. Relayed bodies are not held.
+    As many again on the model port, with the streams that answers are made of: over it a call goes through as
+    batch."""
     answers: ByteSize = Field(default=ByteSize(256 * 1024 * 1024), ge=1024)
-    """Copies of relayed answers, of the two arms that are compared and for clients that take nothing but
-    events. Without room an answer goes out as it came, unread, and counts as complete."""
+    """Bytes of copies of relayed answers, for comparing the arms and for clients that accept only events.
+    Without room an answer goes out as it came, unread, and counts as complete."""
 
 
 class CorsSettings(SettingsBlock):
@@ -111,9 +111,10 @@ class Settings(SettingsBlock):
     listen: Address = "127.0.0.1:8080"
     """Where clients connect."""
     admin: Address = "127.0.0.1:9464"
-    """Where ops connect: `/livez`, `/readyz`, `/metrics`, `/runs`, `/learned`, `/kill`. Never public."""
+    """Where operators connect: `/livez`, `/readyz`, `/metrics`, `/runs`, `/learned`, `/kill`. Never
+    public."""
     admin_token: Annotated[SecretStr, AfterValidator(check_token)] | None = None
-    """Bearer token for `POST /kill` and `DELETE /kill`, of 16 characters or more; without it they are
+    """Bearer token for `POST /kill` and `DELETE /kill`, of 16 characters or more. Without it both are
     refused."""
     upstream: UpstreamSettings
     flags: FlagSettings = FlagSettings()
@@ -126,12 +127,12 @@ class Settings(SettingsBlock):
     cors: CorsSettings = CorsSettings()
     limits: LimitSettings = LimitSettings()
     client_keep_alive_s: Seconds = 75
-    """Idle client connections are closed after this."""
+    """Idle client connections are closed after so many seconds."""
     attach_wait_s: Annotated[float, Field(ge=0, le=60)] = 5
-    """How long the events of a run that has not begun yet are waited for."""
+    """Seconds that a request for a run's events waits for the run to begin."""
     drain_s: Annotated[float, Field(ge=0, le=3600)] = 20
-    """Seconds that runs and answers get to finish after SIGTERM. Set it to your longest answer, and the
-    grace period of whatever stops Headgate to 10 seconds more."""
+    """Seconds that runs and answers get to finish after SIGTERM. Set it to your longest answer, and the grace
+    period of the service manager to 10 seconds more."""
     routes: list[RouteSettings] = Field(default=[])
     """Endpoints that can stream; everything else is relayed."""
 

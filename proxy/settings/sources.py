@@ -18,7 +18,8 @@ class PollSettings(SettingsBlock):
     path: PathText
     """Its path, with the route's parameters, for example `/api/cases/{case_id}/details`."""
     every_ms: int = Field(default=1000, ge=50, le=60_000)
-    """Between two polls; ±20 %, never two at once, and slower when the resource is."""
+    """Milliseconds between two polls, ±20 %. Never two polls at once: a slow resource is polled less
+    often."""
     row: JsonPath
     """JSONPath of a stage's row; `{stage}` stands for the stage's name."""
     updated_at: Annotated[
@@ -26,8 +27,8 @@ class PollSettings(SettingsBlock):
         BeforeValidator(_one_or_many, json_schema_input_type=str | list[str]),
         Field(min_length=1),
     ]
-    """JSONPaths within the row of the time it was written; the first that is set counts. A row whose
-    time is the one it had before the request is an earlier run's and is not shown."""
+    """JSONPaths, in the row, of the time when it was written. The first that is set counts. A row with the
+    same time as before the request is of an earlier run, and is not shown."""
 
 
 class StageCallSettings(SettingsBlock):
@@ -38,14 +39,14 @@ class StageCallSettings(SettingsBlock):
     request: RequestLine
     """Method, path and query, with the route's parameters."""
     body: Any = None
-    """JSON body as a template; none is sent when it is left out."""
+    """JSON body as a template. Without it no body is sent."""
 
 
 class StagesSettings(SettingsBlock):
-    """A group made out of its single-stage calls, for upstreams where these are equivalent."""
+    """A group call that is replaced by its single-stage calls, for upstreams where these are equivalent."""
 
     calls: list[StageCallSettings] = Field(min_length=1)
-    """In order; each may use the answers of the earlier ones, and `request`, the client's own body."""
+    """The calls in order. Each may use the answers of earlier ones, and `request`, the client's own body."""
     answer: Any
     """The group's answer as a template of the calls' answers."""
 
@@ -54,56 +55,57 @@ class ConditionSettings(SettingsBlock):
     """A value that an event's JSON must have."""
 
     at: JsonPath
-    """Where it stands."""
+    """JSONPath of the value."""
     equals: bool | int | float | str
-    """Equal to it, and of the same type."""
+    """The value; of the same type, too."""
 
 
 class NativeEventSettings(SettingsBlock):
     """What one kind of event of the upstream's stream means."""
 
     event: str | None = None
-    """Only events of this name; those of a stream without names are called `message`."""
+    """Only events of this name. Events without a name are called `message`."""
     data: str | None = None
     """Only events whose data is this, for example `[DONE]`."""
     when: ConditionSettings | None = None
-    """Only events whose JSON has this."""
+    """Only events whose JSON has this value."""
     means: Literal["text", "done", "error", "answer", "ignore"] = "text"
-    """`text`: more of a stage's text. `done`: the stream is complete. `error`: it has failed. `answer`: it is
-    complete, and this is the batch answer."""
+    """`text`: more of a stage's text. `done`: the stream is complete. `error`: the stream failed. `answer`:
+    the stream is complete, and this is the batch answer."""
     at: JsonPath | None = None
-    """Where the text stands in the event's JSON, also that of a last event; or the answer. Without it, the
-    text is the data itself, and the answer the whole of the JSON."""
+    """JSONPath of the text, or of the answer, in the event's JSON. A last event may have a text too. Without
+    it, the text is the event's data, and the answer is its whole JSON."""
     stage: str | None = None
-    """Whose text it is; left out where the route has one section."""
+    """The stage of the text; not needed where the route has one section."""
     stage_at: JsonPath | None = None
-    """Where the event's JSON says whose text it is."""
+    """JSONPath of the stage's name in the event's JSON."""
 
 
 _OPENAI_BODY = {"stream": True, "stream_options": {"include_usage": True}}
 
 
 class NativeSettings(SettingsBlock):
-    """How the upstream streams by itself, and how it is asked to."""
+    """How the upstream itself streams, and how it is asked to."""
 
     format: Literal["sse", "ndjson", "openai"]
-    """Server-sent events; a JSON document a line; or a chat completion of OpenAI's shape, which needs neither
+    """Server-sent events; one JSON document per line; or OpenAI's chat completions, which need neither
     `events` nor `answer`."""
     request: RequestLine | None = None
-    """Method, path and query that are asked for the stream, with the route's parameters; the request's own
-    if left out."""
+    """Method, path and query of the call for the stream, with the route's parameters. The default is the
+    request's own."""
     body: dict[str, Any] | None = None
-    """Merged into the request's JSON body as RFC 7386 says, for example `{stream: true}`, which is what
-    `openai` has by default."""
+    """Merged into the request's JSON body (RFC 7386), for example `{stream: true}`, the default of
+    `openai`."""
     accept: str | None = None
-    """Header of the call; the format's media type if left out."""
+    """`Accept` of the call. The default is the format's media type."""
     events: list[NativeEventSettings] = Field(default=[], max_length=100)
-    """The first that fits an event says what it means. What none fits is ignored."""
+    """The first that matches an event says what the event means. Other events are ignored."""
     ends_by: Literal["event", "close"] = "event"
-    """What says that the stream is complete: an event that is `done` or `answer`, or, where there is none,
-    the end of the HTTP answer. A cut connection is neither."""
+    """What says that the stream is complete: an event that means `done` or `answer`; or, where the stream has
+    none, the end of the HTTP answer. A cut connection is neither."""
     answer: Any = None
-    """The batch answer as a template of `{{ text $.STAGE }}`, for a stream without an event that is it."""
+    """The batch answer as a template of `{{ text $.STAGE }}`, for a stream without an event that means
+    `answer`."""
 
     @model_validator(mode="before")
     @classmethod
@@ -136,21 +138,22 @@ class NativeSettings(SettingsBlock):
 
 
 class TapCallSettings(SettingsBlock):
-    """One of the calls that the upstream makes to its language model while it works on a request."""
+    """One of the calls that the upstream makes to its language model during a request."""
 
     stage: StageName | None = None
-    """The stage that shows its text; left out for a call whose text is shown nowhere."""
+    """The stage that shows its text. Without it the text is shown nowhere."""
     panel: str | None = None
-    """The panel of that stage, for who reads this list; it is the one of `sections`."""
+    """The panel of that stage, for readers of this list: the same as in `sections`."""
     model: Pattern | None = None
-    """Regular expression that the call's model must match somewhere, for calls that come in no order."""
+    """Regular expression that must match somewhere in the call's model, for calls that come in no fixed
+    order."""
     system: Pattern | None = None
-    """The same for its system prompt."""
+    """The same for the call's system prompt."""
 
 
 class TapSettings(SettingsBlock):
     """Which of the upstream's model calls is which stage."""
 
     calls: list[TapCallSettings] = Field(min_length=1, max_length=100)
-    """In the order in which they are made. A call takes the first that no call before it has taken and that
-    its patterns allow. A call that is made again, with the same request, keeps its place."""
+    """In the order in which they are made. Each call is the first of these that its patterns allow and that
+    no earlier call was. A call that is repeated with the same request stays the same one."""

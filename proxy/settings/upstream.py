@@ -16,18 +16,19 @@ def _mount(value: str) -> str:
 
 
 class TimeoutSettings(SettingsBlock):
-    """Measured at the upstream's own connection, each for its phase."""
+    """How long each phase of a request to the upstream may take, in seconds, measured at the upstream's own
+    connection."""
 
     connect_s: Seconds = 5
     """To open a connection, TLS included. Over it: 502."""
     first_byte_s: Seconds | None = None
-    """From the request sent to the answer's head. Over it: 504. It counts the time for which a call waits
-    until a worker of the upstream is free, so it is `total_s` if left out."""
+    """From the request sent to the answer's head. Over it: 504. This includes the time that a call waits for
+    a free worker of the upstream, so the default is `total_s`."""
     idle_s: Seconds = 120
-    """Between two reads of an answer's body, while this side is reading."""
+    """Between two reads of an answer's body, while Headgate is reading."""
     total_s: Seconds = 900
-    """For one request and its answer, the time in the upstream's own queue included: more than the slowest
-    answer times the calls at once for each of its workers."""
+    """For one request and its answer, the time in the upstream's own queue included. Set it to more than the
+    slowest answer times the number of calls at once for each of the upstream's workers."""
 
 
 class TlsSettings(SettingsBlock):
@@ -36,26 +37,26 @@ class TlsSettings(SettingsBlock):
     ca_file: ReadableFile | None = None
     """PEM file of the authorities to trust instead of the system's."""
     verify: bool = True
-    """Check the upstream's certificate and name. Turning it off lets anybody on the way read along."""
+    """Check the upstream's certificate and name. With `false` anybody on the network path can read along."""
 
 
 class PoolSettings(SettingsBlock):
     """Connections to the upstream, per worker process."""
 
     max_connections: int = Field(default=2048, ge=1)
-    """In use at once. Over it: 503. A streamed run holds one for its whole time."""
+    """In use at once. Over it: 503. A streamed run holds one connection until it ends."""
     max_idle: int = Field(default=512, ge=0)
-    """Kept open for the next request."""
+    """Idle connections that are kept open for later requests."""
     keep_alive_s: Seconds = 4
     """Idle connections are closed after this. Keep it below the upstream's own limit (uvicorn: 5 s)."""
 
 
 class ForwardingSettings(SettingsBlock):
-    """What the upstream is told about the client."""
+    """Headers that tell the upstream about the client."""
 
     x_forwarded: Literal["append", "replace", "off"] = "append"
-    """`X-Forwarded-For`, `-Proto`, `-Host`. `append` trusts what a proxy in front has written;
-    `replace` drops what came, for a Headgate that clients reach directly."""
+    """`X-Forwarded-For`, `-Proto`, `-Host`. `append` trusts what a proxy in front has written. `replace`
+    drops what came: use it where clients reach Headgate directly."""
     forwarded: bool = False
     """Also append an element of `Forwarded` (RFC 7239)."""
     via: bool = False
@@ -65,25 +66,28 @@ class ForwardingSettings(SettingsBlock):
 
 
 class BreakerSettings(SettingsBlock):
-    """When the upstream fails again and again, no streams begin for a while: everybody gets batch."""
+    """The circuit breaker: after repeated failures of the upstream no streams begin for a while, and
+    everybody gets batch."""
 
     failures: int = Field(default=5, ge=1, le=1000)
-    """Runs of different callers that fail one after another: by connect, reset, timeout or 5xx."""
+    """Consecutive failed runs, of different callers, that open the breaker. Failures are connect, reset,
+    timeout and 5xx."""
     window_s: Seconds = 60
-    """Within this time."""
+    """Seconds within which these runs fail."""
     open_s: Seconds = 15
-    """So long; then one run tries."""
+    """Seconds until one run tries the upstream again."""
 
 
 class UpgradeSettings(SettingsBlock):
-    """Connections that go on in another protocol, WebSocket for example, per worker process."""
+    """Connections that are upgraded to another protocol, for example WebSocket, per worker process."""
 
     idle_s: Seconds = 3600
-    """Without a byte either way. Over it: cut. Clients with pings of their own never meet it."""
+    """Seconds without a byte in either direction. Over it the connection is cut. Clients that send pings
+    never reach it."""
     total_s: Seconds = 86_400
-    """For one. Over it: cut."""
+    """Seconds that one connection may last. Over it the connection is cut."""
     max_open: int = Field(default=4096, ge=0)
-    """At the same time; they do not count for `pool.max_connections`. Over it: 503. Each has two sockets."""
+    """Open at once, not counted in `pool.max_connections`. Over it: 503. Each takes two sockets."""
 
 
 class UpstreamSettings(SettingsBlock):
@@ -100,43 +104,44 @@ class UpstreamSettings(SettingsBlock):
 
 
 class ProviderSettings(SettingsBlock):
-    """Where the upstream's language model really is."""
+    """A language model of the upstream, behind the model port."""
 
     name: Name
     """Unique."""
     url: Origin
     """Its origin, for example `https://api.openai.com`."""
     path: Annotated[str, AfterValidator(_mount)] | None = None
-    """What stands before the provider's own path in the base URL that the upstream is given; `/NAME` if
-    left out, so `http://HEADGATE:8090/openai/v1` for the provider `openai`. `/` for the only one."""
+    """What stands before the provider's own path in the base URL that the upstream uses. The default is
+    `/NAME`: `http://HEADGATE:8090/openai/v1` for the provider `openai`. A single provider may have `/`."""
     api: Literal["openai", "gemini"] = "openai"
-    """The shape of its API. `openai` is also Azure's, DeepSeek's and that of every compatible server."""
+    """The shape of its API. `openai` is also the shape of Azure, DeepSeek and every compatible server."""
     timeouts: TimeoutSettings = TimeoutSettings()
-    """Before a stream's first text `first_byte_s` holds in the place of `idle_s`: a model that thinks is
-    waited for as long as for its batch answer."""
+    """Before a stream's first text `first_byte_s` applies instead of `idle_s`: a thinking model gets as much
+    time as for its batch answer."""
     tls: TlsSettings = TlsSettings()
     pool: PoolSettings = PoolSettings()
 
     @property
     def mount(self) -> str:
-        """`path` without a slash at its end."""
+        """`path` without a trailing slash."""
         return (f"/{self.name}" if self.path is None else self.path).rstrip("/")
 
 
 class LlmSettings(SettingsBlock):
-    """The model port, for the source `tap`: the upstream's own base URL of its language model points here."""
+    """The model port, for the source `tap`. In the upstream's own settings, the base URL of its language
+    model points here."""
 
     listen: Address = "127.0.0.1:8090"
-    """Where the upstream connects. Never public: what comes here is passed on to the providers."""
+    """Where the upstream connects. Never public: every call that comes here is passed on to the providers."""
     providers: Annotated[list[ProviderSettings], Field(min_length=1)]
     """The language models behind it."""
     ask_again: Literal["never", "unbilled", "always"] = "always"
-    """Whether a call whose stream failed is asked once more, as the batch call it was: also when tokens are
-    paid twice for it (`always`), or only as long as no token has come (`unbilled`). Otherwise the upstream
-    gets the error, and does what it does about errors: not every client of a model asks again by itself."""
+    """Whether a call is asked again as batch after its stream failed: even if tokens are paid twice
+    (`always`), or only if no token has come (`unbilled`). Otherwise the upstream gets the error, and handles
+    it as any other: not every client of a model repeats a call by itself."""
     learned_s: Seconds = 86400
-    """How long a model is asked for no streams after one that made no batch answer, all workers and replicas
-    alike."""
+    """Seconds that a model is asked for no streams, by all workers and replicas, after a stream that no batch
+    answer could be made of."""
 
     @model_validator(mode="after")
     def _providers_are_told_apart(self) -> "LlmSettings":

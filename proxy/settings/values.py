@@ -11,7 +11,7 @@ from pydantic import AfterValidator, Field, ValidationInfo
 from proxy.text.sections import compile_path
 
 UNMATCHED = "unmatched"
-"""The label `route` of requests that match no route; so no route may have this name."""
+"""The label `route` of requests that match no route; no route may have this name."""
 
 PARAMETER = re.compile(r"\{([a-z_][a-z0-9_]*)\}")
 """In a path."""
