@@ -194,9 +194,9 @@ class _Parts:
             ValkeyRuns(
                 store,
                 {route.name: route for route in routes.all},
-                heir=executor,
+                executor=executor,
                 on_cancel=lambda run_id: runs().cancel_here(run_id),
-                on_taken=lambda run: runs().part_with(run),
+                on_taken_over=lambda run: runs().part_with(run),
                 on_fault=lambda run: run.note(Fault.LOG_STORE),
                 on_tap=lambda items: taps().receive(items),
                 strict_tls=self.settings.tls.strict,
@@ -332,7 +332,7 @@ class TakeoverExecutor:
 
     def take(self, taken: TakenOverRun) -> Run:
         assert self._runs is not None
-        name, decision = taken.route.name, taken.order.decision
+        name, decision = taken.route.name, taken.request.decision
         start = RunSpec(
             taken.call,
             decision,
@@ -341,7 +341,7 @@ class TakeoverExecutor:
             self._sources[name, decision.source],
             taken.run_id,
         )
-        return self._runs.take_over(start, taken.beginning)
+        return self._runs.take_over(start, taken.continuation)
 
     def lost(self, run: FollowedRun) -> None:
         counted = self._metrics.by_route[run.route.name]

@@ -1,4 +1,4 @@
-"""A run that another replica executes, as its viewers here see it: a local copy of what is stored of it."""
+"""A run that another replica executes, as viewers here see it: a copy of what is stored of the run."""
 
 import asyncio
 import random
@@ -18,26 +18,27 @@ from proxy.upstream.client import Answer
 
 REPLICA_LOST = "replica_lost"
 STORE_LOST = "log_store"
-"""`error_code` of runs whose end could not be seen: that of the replica that executed it, or of the store."""
+"""`error_code` of a run whose end nobody here can see: the replica that executed it is gone, or the store
+is."""
 
 FAILURES = {
     REPLICA_LOST: Failure(REPLICA_LOST, 502, "The replica that worked on this was lost. Please ask again."),
     STORE_LOST: Failure(STORE_LOST, 502, "The store of this run was lost. Please ask again."),
     CANCELLED: Failure(CANCELLED, 409, "The run was cancelled."),
 }
-"""Ends that those who follow a run may have to tell, by their `error_code`."""
+"""Ends that a replica gives to a run that it follows, by their `error_code`."""
 
 
 class CopiedLog(EventLog):
-    """A log that is filled from elsewhere, and knows whether anybody reads it.
+    """A log that is filled from the store, and knows whether it has readers.
 
     Args:
-        readers_changed: a method of who has the log, and would be in a cycle with it.
+        on_readers_changed: a method of the log's owner; held weakly, or both would be in a cycle.
     """
 
-    def __init__(self, run_id: str, readers_changed: Callable[[], None]) -> None:
+    def __init__(self, run_id: str, on_readers_changed: Callable[[], None]) -> None:
         super().__init__(run_id, random.randint(*RETRY_MS))
-        self._readers_changed = WeakMethod(readers_changed)
+        self._on_readers_changed = WeakMethod(on_readers_changed)
 
     @property
     def is_read(self) -> bool:
@@ -45,20 +46,20 @@ class CopiedLog(EventLog):
 
     def subscribe(self, wake: Callable[[], None]) -> None:
         super().subscribe(wake)
-        self._tell()
+        self._notify()
 
     def unsubscribe(self, wake: Callable[[], None]) -> None:
         super().unsubscribe(wake)
-        self._tell()
+        self._notify()
 
-    def _tell(self) -> None:
-        readers_changed = self._readers_changed()
-        if readers_changed is not None:
-            readers_changed()
+    def _notify(self) -> None:
+        on_readers_changed = self._on_readers_changed()
+        if on_readers_changed is not None:
+            on_readers_changed()
 
 
 class FollowedRun:
-    """A run that another replica executes or has executed; a `Watched`."""
+    """A run that another replica executes or has executed; a `ViewableRun`."""
 
     def __init__(
         self,
@@ -66,7 +67,7 @@ class FollowedRun:
         stored: StoredMeta,
         route: Route,
         box: Box,
-        readers_changed: Callable[["FollowedRun"], None],
+        on_readers_changed: Callable[["FollowedRun"], None],
     ) -> None:
         self._loop = asyncio.get_running_loop()
         self.id = run_id
@@ -74,14 +75,14 @@ class FollowedRun:
         self.route = route
         self.headers_sent = False
         self.stored = stored
-        """Who executes it, as far as is known here."""
+        """The run's meta, as far as is known here: it names the replica that executes the run."""
         self.box = box
         self.started_at = self._loop.time() - max(0.0, time() - stored.meta.started_at)
         self.parts: list[str] = []
-        """Keys of parts that entries were made of."""
+        """Keys of the parts that were read."""
         self.is_fetching = False
         self.idle_since = self._loop.time()
-        self._tell = readers_changed
+        self._on_readers_changed = on_readers_changed
         self._executed: Run | None = None
         self._failure: Failure | None = None
         self._answer: Answer | None = None
@@ -120,12 +121,12 @@ class FollowedRun:
 
     @property
     def is_executed_here(self) -> bool:
-        """Whether this replica has taken it over: its log is that of a `Run` from then on."""
+        """Whether this replica has taken the run over: a `Run` has its log from then on."""
         return self._executed is not None
 
     @property
     def phase(self) -> FaultPhase:
-        """What its viewers have, as far as is known here."""
+        """What the viewers have seen, as far as is known here."""
         if self.log.has_content:
             return FaultPhase.CONTENT
         return FaultPhase.HEADERS if self.headers_sent else FaultPhase.NOTHING
@@ -135,18 +136,20 @@ class FollowedRun:
         return self.log.size_bytes + (len(self.answer.body) if self.answer is not None else 0)
 
     def settle(self, failure: Failure | None, answer: Answer | None, terminal: LogEntry) -> None:
-        """It has ended as the replica that executed it says."""
+        """End the run as the replica that executed it did."""
         self._failure, self._answer = failure, answer
         self.log.take(terminal)
 
     def end(self, code: str) -> None:
-        """End it for the viewers here, for one of `FAILURES`."""
+        """End the run for the viewers here, by one of `FAILURES`."""
         if not (self.log.ended or self.is_executed_here):
             self._failure = FAILURES[code]
             self.log.take(self.terminal(code))
 
     def terminal(self, code: str) -> LogEntry:
-        """As `events.Transcript` would have it; but what was said so far is known only as bytes."""
+        """The terminal entry for one of `FAILURES`. `events.Transcript` makes it elsewhere; here the events
+        so far are known only as bytes.
+        """
         failure = FAILURES[code]
         metadata = {
             "error_code": code,
@@ -156,20 +159,20 @@ class FollowedRun:
         }
         seq = len(self.log) + 1
         event = Event(EventType.ERROR, content=failure.detail, metadata=metadata)
-        # The replica that is gone may have shown something else with this number to its own viewers.
+        # The lost replica may have shown another event with this number to its own viewers.
         name = event_id(self.id, self.meta.generation + 1, seq)
         return LogEntry(seq, encode(event, name), self._loop.time(), False, True)
 
-    def beginning(self, times_asked: int) -> Continuation:
-        """What a replica that takes it over goes on with."""
+    def continuation(self, times_asked: int) -> Continuation:
+        """What a takeover goes on with."""
         return Continuation(
             self.log, self.meta.generation + 1, times_asked, self.started_at, self.headers_sent
         )
 
     def execute(self, run: Run) -> None:
-        """It is executed here from now on, by `run`, which goes on with its log."""
+        """This replica executes the run from now on: `run` goes on with the log."""
         self._executed = run
 
     def _readers_changed(self) -> None:
         self.idle_since = self._loop.time()
-        self._tell(self)
+        self._on_readers_changed(self)

@@ -1,7 +1,7 @@
 """What is stored of a run: the names of its keys, and its values, sealed. No I/O.
 
     PREFIX:run:ID              the run's meta; from the claim on
-    PREFIX:run:ID:order        the request, while the run may be taken over; see `stored_requests.py`
+    PREFIX:run:ID:order        the request, while the run may be taken over
     PREFIX:run:ID:log          stream; entry N has the id N-0, so the store refuses a duplicate or late entry
     PREFIX:run:ID:end          the answer or the failure; set together with the terminal entry
     PREFIX:run:ID:part:N:I     part I of entry N, or of the answer if N is 0, where these are large
@@ -28,13 +28,18 @@ from typing import Any
 
 import orjson
 
-from proxy.replicas.sealing import NONCE_BYTES, VERSION, Box
-from proxy.runs.run import Failure
+from flags.decision import Arm, Decision, Mode, Reason
+from proxy.http.headers import Headers
+from proxy.replicas.sealing import NONCE_BYTES, VERSION, Box, Unsealable
+from proxy.runs.run import Failure, Run
 from proxy.text.event_log import LogEntry
 from proxy.upstream.client import Answer
 
 PART_BYTES = 256 * 1024
 """Larger values are stored in parts of this size, so that none holds up the loop or the store."""
+
+MAX_REQUEST_BYTES = 256 * 1024
+"""A longer request would hold up the loop and the store, and is not stored: its run is not taken over."""
 
 LIVE_TTL_S = 90.0
 """How long the records of a run in flight outlive the last write of the replica that executes it."""
@@ -148,6 +153,80 @@ class StoredMeta:
     def fence(self) -> bytes:
         """The beginning of the value, with its nonce: no other value begins so."""
         return self.value[: len(VERSION) + NONCE_BYTES]
+
+
+@dataclass(frozen=True, slots=True)
+class StoredRequest:
+    """A request, its decision and how often its call was sent; the rest is in the run's meta.
+
+    Stored only for a route that says `replay: safe`, and only until its run ends: the request has the
+    client's credentials.
+    """
+
+    method: str
+    headers: Headers
+    body: bytes
+    parameters: dict[str, str]
+    decision: Decision
+    user: str | None
+    """`userId` of the client; None: it is not known."""
+    times_asked: int
+
+    @classmethod
+    def of(cls, run: Run) -> "StoredRequest | None":
+        """The request of a run in flight; None if its call may not be repeated."""
+        if run.route.settings.replay != "safe":
+            return None
+        call, identity = run.call, run.identity
+        user = None if identity is None else identity.user
+        request = call.request
+        return cls(
+            request.method,
+            request.headers,
+            request.body,
+            call.parameters,
+            run.decision,
+            user,
+            run.times_asked,
+        )
+
+    def sealed(self, box: Box) -> bytes | None:
+        """None if it is longer than `MAX_REQUEST_BYTES`."""
+        decision = self.decision
+        head = {
+            "method": self.method,
+            "headers": [[name.decode("latin-1"), value.decode("latin-1")] for name, value in self.headers],
+            "parameters": self.parameters,
+            "decision": [decision.mode, decision.arm, decision.source, decision.reason, decision.variant],
+            "chunk_chars": decision.chunk_chars,
+            "user": self.user,
+            "times_asked": self.times_asked,
+        }
+        plain = orjson.dumps(head) + b"\n" + self.body
+        return box.seal("order", 0, plain) if len(plain) <= MAX_REQUEST_BYTES else None
+
+    @classmethod
+    def opened(cls, box: Box, value: bytes) -> "StoredRequest":
+        """Raises `Unsealable`."""
+        line, _, body = box.open("order", 0, value).partition(b"\n")
+        head = orjson.loads(line)
+        mode, arm, source, reason, variant = head["decision"]
+        chunk_chars = head["chunk_chars"]
+        try:
+            decision = Decision(
+                Mode(mode),
+                Arm(arm),
+                source,
+                Reason(reason),
+                variant,
+                tuple(chunk_chars) if chunk_chars is not None else None,
+            )
+        except ValueError:  # of a release with other decisions
+            raise Unsealable("the order's decision is not known here") from None
+        headers = [(name.encode("latin-1"), content.encode("latin-1")) for name, content in head["headers"]]
+        return cls(
+            head["method"], headers, body, head["parameters"], decision, head["user"], head["times_asked"]
+        )
 
 
 # An entry is stored as one flag byte and its wire; a large one as the flag byte, the number of its parts and

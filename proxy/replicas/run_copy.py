@@ -11,10 +11,17 @@ from dataclasses import dataclass, field
 from enum import Enum, auto
 from typing import Any
 
-from proxy.replicas.records import LIVE_TTL_MS, PART_BYTES, Keys, StoredEnd, StoredMeta, entry_plain
+from proxy.replicas.records import (
+    LIVE_TTL_MS,
+    PART_BYTES,
+    Keys,
+    StoredEnd,
+    StoredMeta,
+    StoredRequest,
+    entry_plain,
+)
 from proxy.replicas.scripts import APPEND, DONE, FENCED, GONE, PUT_PART, REFRESH, RESTORE, result_of
 from proxy.replicas.sealing import Box, Unsealable
-from proxy.replicas.stored_requests import StoredRequest
 from proxy.replicas.valkey import Argument, Command, is_wrong_type
 from proxy.runs.run import Run
 from proxy.text.event_log import EventLog

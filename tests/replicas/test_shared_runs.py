@@ -71,8 +71,8 @@ class Replica:
 
     def take(self, taken: TakenOverRun) -> Run:
         assert not self.fails, "a mistake"
-        run = Run(taken.call, taken.order.decision, taken.identity, METRICS, deque(), run_id=taken.run_id)
-        run.take_up(taken.beginning)
+        run = Run(taken.call, taken.request.decision, taken.identity, METRICS, deque(), run_id=taken.run_id)
+        run.take_up(taken.continuation)
         run.begun()
         self.taken.append(run)
         return run
@@ -97,9 +97,9 @@ async def replica(server: "ValkeyServer | Detour", **more: Any) -> AsyncIterator
     made.runs = ValkeyRuns(
         settings,
         {"start": ROUTE, "safe": SAFE},
-        heir=made,
+        executor=made,
         on_cancel=lambda run_id: made.cancelled.append(run_id),
-        on_taken=lambda run: made.parted_with.append(run),
+        on_taken_over=lambda run: made.parted_with.append(run),
         on_fault=lambda run: made.faults.append(run.id),
         on_tap=lambda items: None,
     )

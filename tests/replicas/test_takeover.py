@@ -10,10 +10,10 @@ import pytest
 
 from flags.decision import Arm, Decision, Mode, Reason
 from proxy.replicas.followed_run import FollowedRun
+from proxy.replicas.records import MAX_REQUEST_BYTES, StoredRequest
 from proxy.replicas.scripts import TAKE_OVER
 from proxy.replicas.sealing import Sealing, Unsealable
-from proxy.replicas.stored_requests import MAX_ORDER_BYTES, StoredRequest
-from proxy.replicas.takeover import YIELD_S, LostRunAction, fate
+from proxy.replicas.takeover import YIELD_S, LostRunAction, action_for
 from proxy.runs.recovery import MAX_TIMES
 from proxy.runs.run import Run
 from proxy.settings.route import RouteSettings
@@ -75,7 +75,7 @@ async def followed(at: Replica, run: Run) -> FollowedRun:
 
 async def lose(at: Replica, copy: FollowedRun, overdue_s: float = 0) -> None:
     """As when its replica has been silent for long enough."""
-    await at.runs._take_over.lose(copy, overdue_s)
+    await at.runs._takeover.handle_lost(copy, overdue_s)
 
 
 async def orders(server: ValkeyServer) -> int:
@@ -183,7 +183,7 @@ async def test_a_cancel_is_heard_in_the_middle(server: ValkeyServer) -> None:
         copy = await followed(one, run)
         losing = asyncio.create_task(lose(one, copy))
         await detour.reached.wait()
-        one.runs._take_over.cancel(run.id)
+        one.runs._takeover.cancel(run.id)
         await asyncio.wait({losing})
         assert losing.exception() is not None
         detour.release.set()
@@ -220,7 +220,7 @@ async def test_a_log_is_read_to_its_end_before_it_goes_on(server: ValkeyServer) 
         await eventually(lambda: _is_stored(client, run))
         await lose(one, copy)
         assert not one.taken and not copy.log.ended
-        await one.runs._followers._catch_up(copy)
+        await one.runs._stored.catch_up(copy)
         await lose(one, copy)
 
         assert wires(one.taken[0].log) == wires(run.log)
@@ -248,7 +248,7 @@ async def test_a_run_is_not_taken_over_without_leave(server: ValkeyServer) -> No
     async with replica(server) as dead, replica(server) as one:
         unsafe = new_run()
         long = new_run(of=SAFE)
-        body = b"x" * MAX_ORDER_BYTES
+        body = b"x" * MAX_REQUEST_BYTES
         long.call = replace(long.call, request=replace(long.call.request, body=body))
         for run in (unsafe, long):
             assert await dead.runs.claim(run, []) is None
@@ -393,7 +393,7 @@ async def test_others_learn_of_an_owner_that_they_did_not_see_gone(server: Valke
         run = await begun(paused)
         copy, stale = await followed(one, run), await followed(two, run)
         await lose(one, copy)
-        two.runs._doubted.add(paused.runs.replica)
+        two.runs._detector.suspected.add(paused.runs.replica)
         await eventually(lambda: stale.meta.owner == one.runs.replica)
 
 
@@ -453,7 +453,7 @@ def test_an_order_is_what_it_was() -> None:
         assert StoredRequest.opened(BOX, sealed) == order
         with pytest.raises(Unsealable):
             StoredRequest.opened(Sealing(KEY[::-1]).box("run of tests"), sealed)
-    assert replace(ORDER, body=b"x" * MAX_ORDER_BYTES).sealed(BOX) is None
+    assert replace(ORDER, body=b"x" * MAX_REQUEST_BYTES).sealed(BOX) is None
 
 
 @pytest.mark.parametrize(
@@ -480,4 +480,4 @@ async def test_what_becomes_of_a_lost_run(
         run = await followed(two, await begun(one))
     run.stored = replace(run.stored, meta=replace(run.meta, has_request=has_request))
     run.route = Route.compile(RouteSettings.model_validate(route(replay=replay)))
-    assert fate(run, order, has_room=has_room) is expected
+    assert action_for(run, order, has_room=has_room) is expected

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from proxy.replicas.followed_run import CopiedLog, FollowedRun
-from proxy.replicas.followers import IDLE_S
+from proxy.replicas.followed_runs import IDLE_S
 from proxy.replicas.run_copy import RunCopy
 from proxy.runs.run import Run
 from proxy.text.event_log import EventLog, LogReader
