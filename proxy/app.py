@@ -121,7 +121,8 @@ async def running(
         stack.enter_context(_repeating(identifier.keep_keys()))
         forward = forwarding(settings.upstream, settings.identity, to)
         relay = Relay(upstream, forward, parts.upgrades)
-        run_api = RunApi(runs, identifier, Tickets(shared), metrics, settings.attach_wait_s, Scripts.load())
+        tickets = Tickets(None if shared is None else shared.tickets)
+        run_api = RunApi(runs, identifier, tickets, metrics, settings.attach_wait_s, Scripts.load())
         access = RunAccess(runs, run_api, found, metrics, forward, to.authority)
         decider = Decider(flags, runs, breaker)
         outcomes = {route.name: RelayedOutcomes(route) for route in routes.all}
@@ -209,7 +210,7 @@ class _Parts:
             for route in routes.all
             if route.settings.tap is not None
         }
-        taps = Taps(calls, self.settings.upstream.timeouts.total_s, shared)
+        taps = Taps(calls, self.settings.upstream.timeouts.total_s, None if shared is None else shared.taps)
         self.stack.push_async_callback(taps.aclose)
         return taps
 
@@ -219,7 +220,7 @@ class _Parts:
     def model_port(self, settings: LlmSettings, taps: Taps, shared: ValkeyRuns | None) -> ModelPort:
         most = max(1, self.descriptors.each // len(settings.providers))
         providers = [self._provider(provider, most) for provider in settings.providers]
-        store = FileDenylistStore(self.state_dir / "learned") if shared is None else shared
+        store = FileDenylistStore(self.state_dir / "learned") if shared is None else shared.denylist
         denylist = StreamDenylist(settings.learned_s, store)
         return ModelPort(providers, settings, taps, self.metrics, denylist, self.body_budget())
 

@@ -1,4 +1,4 @@
-"""Encryption of what leaves this process for a store. No I/O.
+"""Encryption of the values in a store. No I/O.
 
 AES-256-GCM (NIST SP 800-38D) under keys that HKDF (RFC 5869) derives from one secret: one key for each scope,
 such as a run, so that random nonces never come near the 2³² of section 8.3. What a value is, and which number
@@ -20,7 +20,7 @@ NONCE_BYTES = 12
 
 
 class Unsealable(ValueError):
-    """Sealed with another key, as something else, or changed since. The message names no content."""
+    """Sealed with another key, as another value, or changed since. The message names no content."""
 
 
 class Box:
@@ -63,15 +63,15 @@ class Sealing:
         self._names = self._derive("names")
 
     def box(self, scope: str) -> Box:
-        """For the values of one scope; costs about 20 µs, so keep it."""
+        """The box of one scope's values. Making one costs about 20 µs: keep it."""
         return Box(AESGCM(self._derive(f"values {scope}")))
 
     def secret(self, purpose: str) -> bytes:
-        """32 bytes for something else that all replicas must agree on."""
+        """32 bytes for another purpose that all replicas must agree on."""
         return self._derive(purpose)
 
     def name(self, value: str) -> str:
-        """A name, 32 hexadecimal digits, that says nothing about `value`; equal for equal values."""
+        """32 hexadecimal digits: equal for equal values, and they say nothing about the value."""
         return hmac.digest(self._names, value.encode(), "sha256")[:16].hex()
 
     def _derive(self, purpose: str) -> bytes:

@@ -12,14 +12,11 @@ import asyncio
 import contextlib
 import logging
 import uuid
-from collections import deque
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from functools import partial
 from time import time
 from types import TracebackType
 from typing import Any, Self
-
-import orjson
 
 from proxy.replicas.followed_run import FollowedRun
 from proxy.replicas.followed_runs import FollowedRuns
@@ -27,8 +24,9 @@ from proxy.replicas.lease import LEASE_S, FailureDetector, ReplicaLease
 from proxy.replicas.log_tail import BLOCK_MS, LogTail
 from proxy.replicas.mirror import ROUND_S, Mirror
 from proxy.replicas.records import LIVE_TTL_MS, Keys, RunMeta, StoredMeta, StoredRequest, is_run_id
-from proxy.replicas.scripts import CLAIM, COUNT, FENCED, PUT_DENYLIST_ENTRY, SCRIPTS, cancel, result_of, send
-from proxy.replicas.sealing import Sealing, Unsealable
+from proxy.replicas.scripts import CLAIM, FENCED, SCRIPTS, cancel, result_of
+from proxy.replicas.sealing import Sealing
+from proxy.replicas.shared_values import Messages, SharedDenylist, SharedTaps, SharedTickets
 from proxy.replicas.stored_runs import StoredRuns
 from proxy.replicas.takeover import Takeover, TakeoverPort
 from proxy.replicas.valkey import CALL_S, Command, Health, Link, StoreDown
@@ -50,9 +48,6 @@ WATCH_S = 4.0
 
 FLUSH_S = 3.0
 """At the end, to copy what is left."""
-
-MAX_MISSED = 1000
-"""Model calls that are counted when the store is back; more are not counted."""
 
 CANCEL_S = 1.0
 """Between two attempts to cancel this process's own tasks."""
@@ -100,6 +95,11 @@ class ValkeyRuns:
         self._link, self._read_link = link(), link()
         self._tail_link = link(timeout_s=BLOCK_MS / 1000 + CALL_S)
         self._mirror_link = link(timeout_s=ROUND_S)
+        shared = (self._link, self._keys, self._sealing)
+        self._messages = Messages(*shared, self.replica)
+        self.tickets = SharedTickets(*shared)
+        self.taps = SharedTaps(*shared, self._messages, self.replica)
+        self.denylist = SharedDenylist(*shared)
         self._is_watch_due = asyncio.Event()
         self._lease = ReplicaLease(self._loop.time())
         self._detector = FailureDetector()
@@ -132,8 +132,6 @@ class ValkeyRuns:
         self._tasks: list[asyncio.Task[None]] = []
         self._has_lease = False
         self._watched_sent_at = 0.0
-        self._missed: deque[str] = deque(maxlen=MAX_MISSED)
-        """Tokens of model calls that could not be counted as they came."""
         self._watched: dict[str, float] = {}
         """Runs of this process, and when another replica has sent last that it watches them."""
 
@@ -253,7 +251,7 @@ class ValkeyRuns:
         with contextlib.suppress(StoreDown):
             stored = await self._stored.meta(run_id)
             while stored is not None:
-                message = self._sealed(stored.meta.owner, {"cancel": run_id})
+                message = self._messages.sealed(stored.meta.owner, {"cancel": run_id})
                 [reply] = await self._link.call(cancel(self._keys, run_id, stored, message))
                 # If the run was taken over just now, the new owner gets the message. That happens at most as
                 # often as a call may be sent.
@@ -276,124 +274,15 @@ class ValkeyRuns:
     def is_watched(self, run_id: str) -> bool:
         return self._loop.time() - self._watched.get(run_id, -WATCHED_S) < WATCHED_S
 
-    async def put_ticket(self, ticket: str, value: bytes, ttl_s: float) -> bool:
-        digest = self._sealing.name(ticket)
-        sealed = self._sealing.box(f"ticket {ticket}").seal("ticket", 0, value)
-        try:
-            await self._link.call(("SET", self._keys.ticket(digest), sealed, "PX", int(ttl_s * 1000)))
-        except StoreDown:
-            return False
-        return True
-
-    async def take_ticket(self, ticket: str) -> bytes | None:
-        try:
-            [sealed] = await self._link.call(("GETDEL", self._keys.ticket(self._sealing.name(ticket))))
-            if isinstance(sealed, bytes):
-                return self._sealing.box(f"ticket {ticket}").open("ticket", 0, sealed)
-        except StoreDown:
-            pass
-        except Unsealable as exc:
-            logger.error("stored ticket cannot be read", extra={"why": str(exc)})
-        return None
-
-    async def put_tap(self, token: str, route: str, ttl_s: float) -> bool:
-        sealed = self._sealing.box(f"tap {token}").seal("tap", 0, orjson.dumps([self.replica, route]))
-        expiry: tuple[str, int] = ("PX", int(ttl_s * 1000))
-        # The count first, and never anew: a command may be executed twice.
-        count: Command = ("SET", self._calls_key(token), "0", "NX", *expiry)
-        try:
-            await self._link.call(count, ("SET", self._tap_key(token), sealed, *expiry))
-        except StoreDown:
-            return False
-        return True
-
-    async def drop_tap(self, token: str) -> None:
-        with contextlib.suppress(StoreDown):  # it expires
-            await self._link.call(("DEL", self._tap_key(token), self._calls_key(token)))
-
-    async def find_tap(self, token: str) -> tuple[str, str] | None:
-        try:
-            [sealed] = await self._link.call(("GET", self._tap_key(token)))
-            if isinstance(sealed, bytes):
-                replica, route = orjson.loads(self._sealing.box(f"tap {token}").open("tap", 0, sealed))
-                return replica, route
-        except StoreDown:
-            await self.count_call(token)  # before the call is made, or the next one is taken for it
-        except Unsealable as exc:
-            logger.error("stored tap cannot be read", extra={"why": str(exc)})
-        return None
-
-    async def count_call(self, token: str) -> int | None:
-        try:
-            [count] = await self._link.call(COUNT([self._calls_key(token)]))
-            return count if isinstance(count, int) else None
-        except StoreDown:
-            self._missed.append(token)
-            return None
-
-    async def put_denylist_entry(self, name: str, value: bytes, ttl_s: float) -> None:
-        sealed = self._sealing.box(f"learned {name}").seal("learned", 0, value)
-        with contextlib.suppress(StoreDown):
-            await self._link.call(PUT_DENYLIST_ENTRY([self._keys.learned], name, sealed, int(ttl_s * 1000)))
-
-    async def find_denylist_entry(self, name: str) -> bytes | None:
-        with contextlib.suppress(StoreDown):
-            [sealed] = await self._link.call(("HGET", self._keys.learned, name))
-            return self._denylist_entry(name, sealed)
-        return None
-
-    async def drop_denylist_entry(self, name: str) -> None:
-        with contextlib.suppress(StoreDown):
-            await self._link.call(("HDEL", self._keys.learned, name))
-
-    async def denylist_entries(self) -> dict[str, bytes]:
-        found: dict[str, bytes] = {}
-        with contextlib.suppress(StoreDown):
-            [reply] = await self._link.call(("HGETALL", self._keys.learned))
-            pairs = reply if isinstance(reply, list) else []
-            for name, sealed in zip(pairs[::2], pairs[1::2], strict=True):
-                if (value := self._denylist_entry(name.decode(), sealed)) is not None:
-                    found[name.decode()] = value
-        return found
-
-    def _denylist_entry(self, name: str, sealed: object) -> bytes | None:
-        if not isinstance(sealed, bytes):
-            return None
-        try:
-            return self._sealing.box(f"learned {name}").open("learned", 0, sealed)
-        except Unsealable as exc:
-            logger.error("what was learned cannot be read", extra={"why": str(exc)})
-            return None
-
-    async def tell(self, replica: str, message: dict[str, Any]) -> None:
-        with contextlib.suppress(StoreDown):
-            await self._link.call(self._message(replica, message))
-
-    def _tap_key(self, token: str) -> str:
-        return self._keys.tap(self._sealing.name(token))
-
-    def _calls_key(self, token: str) -> str:
-        return self._keys.tap_calls(self._sealing.name(token))
-
     def _join_keys(self, keys: Sequence[str]) -> list[str]:
         return [self._keys.join(self._sealing.name(key)) for key in keys]
 
-    # Messages between replicas.
-
-    def _message(self, replica: str, content: dict[str, Any]) -> Command:
-        return send(self._keys, replica, self._sealed(replica, content))
-
-    def _sealed(self, replica: str, content: dict[str, Any]) -> bytes:
-        return self._sealing.box(f"inbox {replica}").seal("message", 0, orjson.dumps(content))
+    # What other replicas do.
 
     def _receive(self, message: bytes) -> None:
         if not message:
             return
-        try:
-            content = orjson.loads(self._sealing.box(f"inbox {self.replica}").open("message", 0, message))
-        except Unsealable as exc:
-            logger.error("message cannot be read", extra={"why": str(exc)})
-            return
+        content = self._messages.opened(message)
         if "cancel" in content:
             self._takeover.cancel(content["cancel"])
             self._on_cancel(content["cancel"])
@@ -419,15 +308,10 @@ class ValkeyRuns:
     async def _tick(self) -> None:
         """Renew the lease, send messages, read the other leases; and find out whether the store is back."""
         now = self._loop.time()
-        commands: list[Command] = []
-        if self._is_watch_due.is_set() or now - self._watched_sent_at >= WATCH_S:
-            watched = self._followed.watched().items()
-            commands += [self._message(owner, {"watched": run_ids}) for owner, run_ids in watched]
-            self._watched_sent_at = now
-        self._is_watch_due.clear()
-        missed = list(self._missed)
-        self._missed.clear()
-        commands += [COUNT([self._calls_key(token)]) for token in missed]
+        commands = self._watch_messages(now)
+        missed = list(self.taps.missed)
+        self.taps.missed.clear()
+        commands += [self.taps.count_command(token) for token in missed]
         owners = list(self._followed.owners())
         if owners:
             commands.append(("MGET", *(self._keys.replica(owner) for owner in owners)))
@@ -436,7 +320,7 @@ class ValkeyRuns:
         try:
             replies = await self._link.call(lease, *commands, probe=True)
         except StoreDown:
-            self._missed.extendleft(reversed(missed))
+            self.taps.missed.extendleft(reversed(missed))
             self._detector.observe_nothing(owners)
             self._followed.end_blind()
             self._mirror.bound_backlog()
@@ -453,6 +337,16 @@ class ValkeyRuns:
             await self._takeover.retry_claims()
             if owners:
                 await self._handle_lost(dict(zip(owners, replies[-1], strict=True)), now)
+
+    def _watch_messages(self, now: float) -> list[Command]:
+        """Tell the replicas that execute runs which of these have viewers here, if it is time to."""
+        is_due = self._is_watch_due.is_set() or now - self._watched_sent_at >= WATCH_S
+        self._is_watch_due.clear()
+        if not is_due:
+            return []
+        self._watched_sent_at = now
+        watched = self._followed.watched().items()
+        return [self._messages.command(owner, {"watched": run_ids}) for owner, run_ids in watched]
 
     async def _handle_lost(self, leases: Mapping[str, bytes | None], now: float) -> None:
         self._detector.observe(leases, now)

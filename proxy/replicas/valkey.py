@@ -1,8 +1,8 @@
-"""Commands to Valkey, bounded in time; and whether it can be asked at all. Knows nothing of runs.
+"""Commands to Valkey, bounded in time, and whether the store is up. Knows nothing of runs.
 
-A store that fails costs one request one `CALL_S`: from then on nobody asks until the probe, which its owner
-repeats in the background, has succeeded. What is logged names no password, and no
-host but one whose certificate is refused.
+A store that fails costs one request one `CALL_S`. From then on no command is sent but the probe, which the
+owner of the links repeats in the background, until a probe succeeds. The log has no password, and no host but
+one whose certificate is refused.
 """
 
 import asyncio
@@ -27,7 +27,7 @@ CALL_S = 0.5
 """The most that anything on a request's path waits for the store."""
 
 STALL_S = 0.2
-"""A timeout that fires so late says that this process was held up; the reply may be here."""
+"""A timeout that fires so late says that this process was held up; the reply may have come."""
 
 CLOSE_S = 0.5
 
@@ -38,22 +38,22 @@ Command = tuple[Argument, ...]
 
 
 class StoreDown(HeadgateError):
-    """The store did not answer, or refuses; or it did so just now and was not asked again."""
+    """The store did not answer, or refused; or it failed before, and was not asked again."""
 
 
 class StoreBusy(StoreDown):
-    """There was no time to ask, or to hear the reply. That says nothing of the store."""
+    """This process had no time to ask, or to read the reply. The store may be well."""
 
 
 @dataclass(frozen=True, slots=True)
 class Script:
-    """A Lua script: the store executes it as one, with nothing in between."""
+    """A Lua script, which the store executes as one step."""
 
     text: str
     sha: str = field(init=False)
 
     def __post_init__(self) -> None:
-        # The store names scripts by their SHA-1; nothing is kept secret by it.
+        # The store names scripts by their SHA-1, which protects nothing here.
         object.__setattr__(self, "sha", hashlib.sha1(self.text.encode(), usedforsecurity=False).hexdigest())
 
     def __call__(self, keys: Sequence[str], *arguments: Argument) -> Command:
@@ -74,7 +74,7 @@ class Health:
             logger.warning("log store down", extra={"why": why})
 
     def wrote(self) -> None:
-        """It took a write. That it can be read says little: a full store can."""
+        """The store took a write, so it is up. A full store can still be read."""
         self.up.set()
         if self._since is not None:
             took_s = asyncio.get_running_loop().time() - self._since
@@ -83,13 +83,13 @@ class Health:
 
 
 class Link:
-    """One connection, for one call at a time; made when it is needed. Closed by who made it.
+    """One connection, for one call at a time; opened when it is needed. The link's owner closes it.
 
     Args:
         url: may hold a password.
         scripts: those that may be called.
         timeout_s: for a call, and as much again for the wait for those before it.
-        strict_tls: whether its certificate must keep to the letter.
+        strict_tls: whether its certificate must follow RFC 5280 strictly.
     """
 
     def __init__(
@@ -126,15 +126,15 @@ class Link:
             await self._connection.disconnect(nowait=True)
 
     async def call(self, *commands: Command, probe: bool = False) -> list[Any]:
-        """The replies, in order. One that is about this command's key alone may be a `ResponseError`.
+        """The replies, in order. A reply is a `ResponseError` if a command's key has a value of another type.
 
         Commands may be executed twice, when the first connection breaks.
 
         Args:
-            probe: ask also a store that is down.
+            probe: send them even if the store is down.
 
         Raises:
-            StoreDown: no complete reply. What was executed is not known.
+            StoreDown: no complete reply. Whether the commands were executed is not known.
         """
         if not probe and not self._health.up.is_set():
             raise StoreDown("not asked")
@@ -153,7 +153,7 @@ class Link:
             _without_frames(exc)
             if self._loop.time() - began > self._timeout_s + STALL_S:
                 raise StoreBusy("this process was busy") from None
-            why = _word(exc)
+            why = _loggable(exc)
             self._health.failed(why)
             raise StoreDown(why) from None
         finally:
@@ -215,11 +215,11 @@ def _packed(commands: Sequence[Command]) -> list[bytes]:
 
 
 def is_wrong_type(reply: object) -> bool:
-    """Whether a command found something else under its key than Headgate puts there."""
+    """Whether a command's key has a value of a type that Headgate does not store there."""
     return isinstance(reply, ResponseError) and str(reply).startswith("WRONGTYPE")
 
 
-def _word(exc: BaseException) -> str:
-    """What may be logged of an error of the store: the text may name hosts, users and values."""
+def _loggable(exc: BaseException) -> str:
+    """The part of a store's error that may be logged: the whole may name hosts, users and values."""
     word = str(exc).partition(" ")[0] if isinstance(exc, ResponseError) else ""
     return word if word.isupper() and word.isalpha() else why(exc)

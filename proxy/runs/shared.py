@@ -109,11 +109,3 @@ class SharedRuns(Protocol):
     def is_watched(self, run_id: str) -> bool:
         """Whether a run of this process has viewers at other replicas, as far as is known."""
         ...
-
-    async def put_ticket(self, ticket: str, value: bytes, ttl_s: float) -> bool:
-        """Keep a ticket for all replicas; False if there is nowhere to keep it."""
-        ...
-
-    async def take_ticket(self, ticket: str) -> bytes | None:
-        """Its value, once."""
-        ...

@@ -10,11 +10,11 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Protocol
 
 import orjson
 
 from proxy.errors import RequestRefused
-from proxy.runs.shared import SharedRuns
 
 TICKET_S = 30
 """Seconds in which a ticket is to be redeemed; fewer if the token it was got with ends sooner."""
@@ -46,6 +46,18 @@ class TicketHolder:
     """When the token ends that the ticket was got with, in seconds since the epoch."""
 
 
+class TicketStore(Protocol):
+    """Keeps tickets for all replicas. No method raises for a store that is down."""
+
+    async def put_ticket(self, ticket: str, value: bytes, ttl_s: float) -> bool:
+        """Keep a ticket for all replicas; False if there is nowhere to keep it."""
+        ...
+
+    async def take_ticket(self, ticket: str) -> bytes | None:
+        """Its value, once."""
+        ...
+
+
 class Tickets:
     """Those that are out.
 
@@ -57,7 +69,7 @@ class Tickets:
 
     def __init__(
         self,
-        shared: SharedRuns | None = None,
+        shared: TicketStore | None = None,
         *,
         clock: Callable[[], float] = time.monotonic,
         epoch: Callable[[], float] = time.time,

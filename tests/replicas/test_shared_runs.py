@@ -419,14 +419,16 @@ async def test_the_owner_knows_that_a_run_is_watched_elsewhere(server: ValkeySer
 async def test_a_ticket_is_taken_once_and_anywhere(server: ValkeyServer) -> None:
     """By the replica where the viewer arrives; and never after its time."""
     async with replica(server) as one, replica(server) as other:
-        assert await one.runs.put_ticket("ticket", b"value", 30)
-        taken = await asyncio.gather(*(at.runs.take_ticket("ticket") for at in (one, other, one, other)))
+        assert await one.runs.tickets.put_ticket("ticket", b"value", 30)
+        taken = await asyncio.gather(
+            *(at.runs.tickets.take_ticket("ticket") for at in (one, other, one, other))
+        )
         assert sorted(taken, key=str) == [None, None, None, b"value"]
 
-        assert await one.runs.put_ticket("short", b"value", 0.01)
+        assert await one.runs.tickets.put_ticket("short", b"value", 0.01)
         await asyncio.sleep(0.05)
-        assert await other.runs.take_ticket("short") is None
-        assert await other.runs.take_ticket("unknown") is None
+        assert await other.runs.tickets.take_ticket("short") is None
+        assert await other.runs.tickets.take_ticket("unknown") is None
 
 
 async def test_a_call_whose_tap_a_busy_replica_could_not_find_is_counted_before_it_is_made(
@@ -434,16 +436,16 @@ async def test_a_call_whose_tap_a_busy_replica_could_not_find_is_counted_before_
 ) -> None:
     """The backend's next call may come to another replica, and is not to be taken for this one."""
     async with replica(server) as one:
-        assert await one.runs.put_tap("token", "start", 30)
-        asked = one.runs._tap_key("token").encode()
+        assert await one.runs.taps.put_tap("token", "start", 30)
+        asked = one.runs.taps._tap_key("token").encode()
         async with Detour(server, asked).open() as detour, replica(detour) as other:
-            finding = asyncio.create_task(other.runs.find_tap("token"))
+            finding = asyncio.create_task(other.runs.taps.find_tap("token"))
             await detour.reached.wait()
             be_busy(CALL_S + 2 * STALL_S)
             assert await finding is None
-            assert await one.runs.count_call("token") == 2
+            assert await one.runs.taps.count_call("token") == 2
             detour.release.set()
-            assert await other.runs.find_tap("token") == (one.runs.replica, "start")
+            assert await other.runs.taps.find_tap("token") == (one.runs.replica, "start")
 
 
 def be_busy(seconds: float) -> None:
@@ -457,16 +459,16 @@ async def test_what_is_learned_of_models_is_shared_and_sealed(server: ValkeyServ
     """Each entry for all replicas until it is dropped; all of them end."""
     async with replica(server) as one, replica(server) as other, server.client() as client:
         for name in ("a" * 64, "b" * 64):
-            await one.runs.put_denylist_entry(name, b"gpt does not stream", 30)
+            await one.runs.denylist.put_denylist_entry(name, b"gpt does not stream", 30)
         stored = await client.hgetall("headgate:learned")
         left_ms = await client.pttl("headgate:learned")
 
-        assert await other.runs.find_denylist_entry("a" * 64) == b"gpt does not stream"
-        assert await other.runs.find_denylist_entry("c" * 64) is None
-        await other.runs.drop_denylist_entry("a" * 64)
-        assert await one.runs.denylist_entries() == {"b" * 64: b"gpt does not stream"}
+        assert await other.runs.denylist.find_denylist_entry("a" * 64) == b"gpt does not stream"
+        assert await other.runs.denylist.find_denylist_entry("c" * 64) is None
+        await other.runs.denylist.drop_denylist_entry("a" * 64)
+        assert await one.runs.denylist.denylist_entries() == {"b" * 64: b"gpt does not stream"}
         await client.hset("headgate:learned", "c" * 64, b"of somebody else")
-        assert await one.runs.denylist_entries() == {"b" * 64: b"gpt does not stream"}
+        assert await one.runs.denylist.denylist_entries() == {"b" * 64: b"gpt does not stream"}
 
     assert 0 < left_ms <= 30_000
     assert not any(b"stream" in value for value in stored.values())
@@ -476,11 +478,11 @@ async def test_nothing_is_learned_from_a_store_that_is_away(tmp_path: Path) -> N
     """And nothing is raised."""
     async with valkey(tmp_path) as server, replica(server) as one:
         await server.kill()
-        await one.runs.put_denylist_entry("a" * 64, b"value", 30)
-        await one.runs.drop_denylist_entry("a" * 64)
+        await one.runs.denylist.put_denylist_entry("a" * 64, b"value", 30)
+        await one.runs.denylist.drop_denylist_entry("a" * 64)
 
-        assert await one.runs.find_denylist_entry("a" * 64) is None
-        assert await one.runs.denylist_entries() == {}
+        assert await one.runs.denylist.find_denylist_entry("a" * 64) is None
+        assert await one.runs.denylist.denylist_entries() == {}
 
 
 # A replica that is gone
@@ -592,8 +594,8 @@ async def test_a_store_that_hangs_costs_one_request_half_a_second(tmp_path: Path
         assert await one.runs.claim(second, ["b"]) is None
         assert await one.runs.joinable(["a"]) is None
         assert await one.runs.find("unknown") is None
-        assert await one.runs.take_ticket("unknown") is None
-        assert not await one.runs.put_ticket("ticket", b"", 30)
+        assert await one.runs.tickets.take_ticket("unknown") is None
+        assert not await one.runs.tickets.put_ticket("ticket", b"", 30)
         await one.runs.cancel("unknown")
         assert time.monotonic() - began < 0.05
         assert sorted(one.faults) == sorted([first.id, second.id])
@@ -716,7 +718,7 @@ async def test_nothing_readable_is_stored_and_every_key_ends(tmp_path: Path) -> 
         for _ in range(3):
             run = await claimed(one, f"body {len(seen)}", f"idempotency {len(seen)}", of=SAFE)
             watch(copy := await other.followed(run.id))
-            await one.runs.put_ticket("ticket-1", b"principal-of-ann", 30)
+            await one.runs.tickets.put_ticket("ticket-1", b"principal-of-ann", 30)
             for _ in range(20):
                 say(run, 2)
                 await asyncio.sleep(0.005)
@@ -766,12 +768,12 @@ async def test_with_another_key_nothing_is_seen(server: ValkeyServer) -> None:
         async with replica(server) as one, replica(server, key=KEY[::-1]) as stranger:
             run = await claimed(one, "body")
             say(run, 3)
-            await one.runs.put_ticket("ticket", b"value", 30)
+            await one.runs.tickets.put_ticket("ticket", b"value", 30)
 
             assert await stranger.runs.find(run.id) is None
-            assert await stranger.runs.take_ticket("ticket") is None
+            assert await stranger.runs.tickets.take_ticket("ticket") is None
             assert await stranger.runs.joinable(["body"]) is None
-            assert await one.runs.take_ticket("ticket") == b"value"
+            assert await one.runs.tickets.take_ticket("ticket") == b"value"
     assert [line["run"] for line in lines("stored run cannot be read")] == [run.id]
 
 

@@ -1,0 +1,187 @@
+"""What replicas share beside runs, through the store: tickets, taps, the denylist, and messages to each
+other.
+
+Every value is sealed. No method raises for a store that is down.
+"""
+
+import contextlib
+import logging
+from collections import deque
+from typing import Any
+
+import orjson
+
+from proxy.replicas.records import Keys
+from proxy.replicas.scripts import COUNT, PUT_DENYLIST_ENTRY, send
+from proxy.replicas.sealing import Sealing, Unsealable
+from proxy.replicas.valkey import Command, Link, StoreDown
+
+logger = logging.getLogger("headgate.event_log")
+
+MAX_MISSED = 1000
+"""Model calls that are counted when the store is back; more are not counted."""
+
+
+class Messages:
+    """Messages between replicas.
+
+    Args:
+        replica: this one's name.
+    """
+
+    def __init__(self, link: Link, keys: Keys, sealing: Sealing, replica: str) -> None:
+        self._link = link
+        self._keys = keys
+        self._sealing = sealing
+        self._replica = replica
+
+    async def tell(self, replica: str, content: dict[str, Any]) -> None:
+        """Send a message."""
+        with contextlib.suppress(StoreDown):
+            await self._link.call(self.command(replica, content))
+
+    def command(self, replica: str, content: dict[str, Any]) -> Command:
+        """The command that sends a message."""
+        return send(self._keys, replica, self.sealed(replica, content))
+
+    def sealed(self, replica: str, content: dict[str, Any]) -> bytes:
+        return self._sealing.box(f"inbox {replica}").seal("message", 0, orjson.dumps(content))
+
+    def opened(self, message: bytes) -> dict[str, Any]:
+        """The content of a message to this replica; empty, logged, if it cannot be opened."""
+        try:
+            plain = self._sealing.box(f"inbox {self._replica}").open("message", 0, message)
+        except Unsealable as exc:
+            logger.error("message cannot be read", extra={"why": str(exc)})
+            return {}
+        content: dict[str, Any] = orjson.loads(plain)
+        return content
+
+
+class SharedTickets:
+    """Tickets that every replica can redeem; see `proxy.viewers.tickets`."""
+
+    def __init__(self, link: Link, keys: Keys, sealing: Sealing) -> None:
+        self._link = link
+        self._keys = keys
+        self._sealing = sealing
+
+    async def put_ticket(self, ticket: str, value: bytes, ttl_s: float) -> bool:
+        digest = self._sealing.name(ticket)
+        sealed = self._sealing.box(f"ticket {ticket}").seal("ticket", 0, value)
+        try:
+            await self._link.call(("SET", self._keys.ticket(digest), sealed, "PX", int(ttl_s * 1000)))
+        except StoreDown:
+            return False
+        return True
+
+    async def take_ticket(self, ticket: str) -> bytes | None:
+        try:
+            [sealed] = await self._link.call(("GETDEL", self._keys.ticket(self._sealing.name(ticket))))
+            if isinstance(sealed, bytes):
+                return self._sealing.box(f"ticket {ticket}").open("ticket", 0, sealed)
+        except StoreDown:
+            pass
+        except Unsealable as exc:
+            logger.error("stored ticket cannot be read", extra={"why": str(exc)})
+        return None
+
+
+class SharedTaps:
+    """Taps that the model ports of all replicas can find; a `TapShare`."""
+
+    def __init__(self, link: Link, keys: Keys, sealing: Sealing, messages: Messages, replica: str) -> None:
+        self._link = link
+        self._keys = keys
+        self._sealing = sealing
+        self._replica = replica
+        self.tell = messages.tell
+        self.missed: deque[str] = deque(maxlen=MAX_MISSED)
+        """Tokens of model calls that could not be counted as they came."""
+
+    async def put_tap(self, token: str, route: str, ttl_s: float) -> bool:
+        sealed = self._sealing.box(f"tap {token}").seal("tap", 0, orjson.dumps([self._replica, route]))
+        expiry: tuple[str, int] = ("PX", int(ttl_s * 1000))
+        # The count first, and never anew: a command may be executed twice.
+        count: Command = ("SET", self._calls_key(token), "0", "NX", *expiry)
+        try:
+            await self._link.call(count, ("SET", self._tap_key(token), sealed, *expiry))
+        except StoreDown:
+            return False
+        return True
+
+    async def drop_tap(self, token: str) -> None:
+        with contextlib.suppress(StoreDown):  # it expires
+            await self._link.call(("DEL", self._tap_key(token), self._calls_key(token)))
+
+    async def find_tap(self, token: str) -> tuple[str, str] | None:
+        try:
+            [sealed] = await self._link.call(("GET", self._tap_key(token)))
+            if isinstance(sealed, bytes):
+                replica, route = orjson.loads(self._sealing.box(f"tap {token}").open("tap", 0, sealed))
+                return replica, route
+        except StoreDown:
+            await self.count_call(token)  # before the call is made, or the next one is taken for it
+        except Unsealable as exc:
+            logger.error("stored tap cannot be read", extra={"why": str(exc)})
+        return None
+
+    async def count_call(self, token: str) -> int | None:
+        try:
+            [count] = await self._link.call(self.count_command(token))
+            return count if isinstance(count, int) else None
+        except StoreDown:
+            self.missed.append(token)
+            return None
+
+    def count_command(self, token: str) -> Command:
+        return COUNT([self._calls_key(token)])
+
+    def _tap_key(self, token: str) -> str:
+        return self._keys.tap(self._sealing.name(token))
+
+    def _calls_key(self, token: str) -> str:
+        return self._keys.tap_calls(self._sealing.name(token))
+
+
+class SharedDenylist:
+    """The stream denylist of all replicas; a `DenylistStore`."""
+
+    def __init__(self, link: Link, keys: Keys, sealing: Sealing) -> None:
+        self._link = link
+        self._key = keys.learned
+        self._sealing = sealing
+
+    async def put_denylist_entry(self, name: str, value: bytes, ttl_s: float) -> None:
+        sealed = self._sealing.box(f"learned {name}").seal("learned", 0, value)
+        with contextlib.suppress(StoreDown):
+            await self._link.call(PUT_DENYLIST_ENTRY([self._key], name, sealed, int(ttl_s * 1000)))
+
+    async def find_denylist_entry(self, name: str) -> bytes | None:
+        with contextlib.suppress(StoreDown):
+            [sealed] = await self._link.call(("HGET", self._key, name))
+            return self._opened(name, sealed)
+        return None
+
+    async def drop_denylist_entry(self, name: str) -> None:
+        with contextlib.suppress(StoreDown):
+            await self._link.call(("HDEL", self._key, name))
+
+    async def denylist_entries(self) -> dict[str, bytes]:
+        found: dict[str, bytes] = {}
+        with contextlib.suppress(StoreDown):
+            [reply] = await self._link.call(("HGETALL", self._key))
+            pairs = reply if isinstance(reply, list) else []
+            for name, sealed in zip(pairs[::2], pairs[1::2], strict=True):
+                if (value := self._opened(name.decode(), sealed)) is not None:
+                    found[name.decode()] = value
+        return found
+
+    def _opened(self, name: str, sealed: object) -> bytes | None:
+        if not isinstance(sealed, bytes):
+            return None
+        try:
+            return self._sealing.box(f"learned {name}").open("learned", 0, sealed)
+        except Unsealable as exc:
+            logger.error("what was learned cannot be read", extra={"why": str(exc)})
+            return None
