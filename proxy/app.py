@@ -363,8 +363,8 @@ def _connections(
     of_client = settings.limits.connections_of_client
     names_clients = settings.upstream.forwarding.x_forwarded == "append"
     return (
-        Connections(most, of_client, names_clients=names_clients, over=metrics.count_over),
-        Connections(most, most, names_clients=False, over=metrics.count_over),
+        Connections(most, of_client, names_clients=names_clients, on_refused=metrics.count_over),
+        Connections(most, most, names_clients=False, on_refused=metrics.count_over),
     )
 
 

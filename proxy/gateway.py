@@ -50,7 +50,7 @@ class Gateway:
         match = self.routes.match(scope["method"], target) if UPGRADE not in scope else None
         if match is not None and not (match.by_stream_path and not may_start(match, scope["headers"])):
             identity = self.identifier.identify(scope["headers"])
-            with self.bodies.hold(owner_of(identity)) as reservation:
+            with self.bodies.reserve(owner_of(identity)) as reservation:
                 request = RouteRequest.of(match, target, (scope, receive, send), identity, reservation)
                 await self._serve(request, entered)
         elif target.startswith(OWN_PATH):

@@ -1,4 +1,4 @@
-"""Who is let in: how many connections there may be, in all and of one client. No I/O."""
+"""How many connections a port admits, in all and from one client. No I/O."""
 
 from collections.abc import Callable
 
@@ -10,20 +10,20 @@ class Connections:
     """The connections of one port.
 
     Args:
-        most: in all.
-        most_of_client: of one address.
-        names_clients: whether a proxy in front is believed whom it comes for. While such a request is
-            answered, its connection is that client's; afterwards nobody's, until the next one.
-        over: is told of each that is not let in.
+        max_open: connections in all.
+        max_per_client: connections of one address.
+        names_clients: whether a proxy in front is trusted to name the client of a request. While such a
+            request is answered, its connection is that client's; until the next one it is nobody's.
+        on_refused: is called for each connection or request that is not admitted.
     """
 
     def __init__(
-        self, most: int, most_of_client: int, *, names_clients: bool, over: Callable[[Budget], None]
+        self, max_open: int, max_per_client: int, *, names_clients: bool, on_refused: Callable[[Budget], None]
     ) -> None:
-        self._most = most
-        self._most_of_client = most_of_client
+        self._max_open = max_open
+        self._max_per_client = max_per_client
         self._names_clients = names_clients
-        self._over = over
+        self._on_refused = on_refused
         self._open = 0
         self._of_client: dict[str, int] = {}
 
@@ -31,9 +31,9 @@ class Connections:
         return self._open
 
     def enter(self, peer: str) -> bool:
-        """Another connection, which is its peer's, if there may be one; then `leave` follows."""
-        if self._open >= self._most:
-            self._over(Budget.CONNECTIONS)
+        """Admit a connection of a peer, if open_now may be one more; then `leave` must follow."""
+        if self._open >= self._max_open:
+            self._on_refused(Budget.CONNECTIONS)
             return False
         if not self._take(peer):
             return False
@@ -41,12 +41,12 @@ class Connections:
         return True
 
     def leave(self, holder: str | None) -> None:
-        """A connection that was let in has ended."""
+        """An admitted connection has ended."""
         self._open -= 1
         self._give_back(holder)
 
     def begin(self, holder: str | None, peer: str, headers: Headers) -> str | None:
-        """A request comes by a connection of `holder`: whose it is now. None: that client has its share."""
+        """A request comes on a connection of `holder`. Returns the new holder; None: it has too many."""
         client = (self._named(headers) if self._names_clients else None) or peer
         if client == holder:
             return holder
@@ -56,28 +56,28 @@ class Connections:
         return client
 
     def end(self, holder: str | None, peer: str) -> str | None:
-        """It is answered: whose the connection is now."""
+        """The request is answered. Returns the connection's new holder."""
         if holder == peer:
             return holder
         self._give_back(holder)
         return None
 
     def _take(self, client: str) -> bool:
-        there = self._of_client.get(client, 0)
-        if there >= self._most_of_client:
-            self._over(Budget.CLIENT)
+        open_now = self._of_client.get(client, 0)
+        if open_now >= self._max_per_client:
+            self._on_refused(Budget.CLIENT)
             return False
-        self._of_client[client] = there + 1
+        self._of_client[client] = open_now + 1
         return True
 
     def _give_back(self, client: str | None) -> None:
         if client is not None:
-            there = self._of_client.pop(client)
-            if there > 1:
-                self._of_client[client] = there - 1
+            open_now = self._of_client.pop(client)
+            if open_now > 1:
+                self._of_client[client] = open_now - 1
 
     def _named(self, headers: Headers) -> str | None:
-        """The address that the proxy in front has added itself, which is the last one."""
+        """The last address, which the proxy in front has added itself."""
         named = None
         for name, value in headers:
             if name == b"x-forwarded-for":

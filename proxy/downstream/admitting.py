@@ -1,4 +1,4 @@
-"""The protocol of a port whose connections are counted: what is over the budget is told so, and closed."""
+"""The protocol of a port whose connections are counted. One over the budget gets a 503 and is closed."""
 
 from asyncio import Transport
 from functools import partial
@@ -15,10 +15,10 @@ from proxy.http.headers import Headers
 from proxy.http.http_date import http_date
 
 LINGER_S = 1.0
-"""How long a client that was refused is listened to: closed at once, it might not see why."""
+"""Seconds until a refused connection is closed: closed at once, its client might not see why."""
 
 MAX_LINGERING = 32
-"""So many at a time; half of the descriptors that are kept back. Others are closed at once."""
+"""So many at a time, which is half of the reserved descriptors. Others are closed at once."""
 
 RETRY_AFTER_S = b"5"
 
@@ -29,34 +29,34 @@ _HEADERS.append((b"retry-after", RETRY_AFTER_S))
 
 
 class AdmittingProtocol(ServerProtocol):
-    """One client connection, if there may be another one."""
+    """One client connection, if the budget admits it."""
 
     lingering = 0
 
     def __init__(self, *given: Any, budget: Connections, **named: Any) -> None:
         super().__init__(*given, **named)
         self._budget = budget
-        self._is_in = False
+        self._is_admitted = False
         self._peer = ""
         self._holder: str | None = None
 
     def connection_made(self, transport: Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
         self._peer = self.client[0] if self.client else ""
-        self._is_in = self._budget.enter(self._peer)
-        if self._is_in:
+        self._is_admitted = self._budget.enter(self._peer)
+        if self._is_admitted:
             self._holder = self._peer
         else:
             self._turn_away(transport)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        if self._is_in:
-            self._is_in = False
+        if self._is_admitted:
+            self._is_admitted = False
             self._budget.leave(self._holder)
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        if self._is_in:
+        if self._is_admitted:
             super().data_received(data)
 
     def _turn_away(self, transport: Transport) -> None:
@@ -69,9 +69,9 @@ class AdmittingProtocol(ServerProtocol):
             return
         AdmittingProtocol.lingering += 1
         transport.write_eof()
-        self.loop.call_later(LINGER_S, self._linger_no_more)
+        self.loop.call_later(LINGER_S, self._end_lingering)
 
-    def _linger_no_more(self) -> None:
+    def _end_lingering(self) -> None:
         AdmittingProtocol.lingering -= 1
         self.transport.abort()
 
@@ -84,17 +84,17 @@ class AdmittingProtocol(ServerProtocol):
         super()._start_asgi_task(cycle, app)
 
     def on_response_complete(self) -> None:
-        if self._is_in:
+        if self._is_admitted:
             self._holder = self._budget.end(self._holder, self._peer)
         super().on_response_complete()
 
 
 async def _refusing(scope: Scope, receive: Receive, send: Send) -> None:
-    """Instead of the app, for a client that has as many requests as it may have."""
+    """The app for a client that has as many requests under way as it may have."""
     await send({"type": "http.response.start", "status": 503, "headers": _HEADERS})
     await send({"type": "http.response.body", "body": _BODY, "more_body": False})
 
 
 def admitting(budget: Connections) -> type[ServerProtocol]:
-    """What uvicorn makes connections of."""
+    """The protocol class that uvicorn is given."""
     return partial(AdmittingProtocol, budget=budget)  # type: ignore[return-value]

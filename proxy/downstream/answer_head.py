@@ -1,4 +1,4 @@
-"""Status lines as the upstream has them, and interim answers: the server below knows neither."""
+"""Reason phrases of the upstream, and interim answers: uvicorn knows neither."""
 
 import asyncio
 from typing import Any
@@ -19,7 +19,7 @@ def interim_answer(status: int, reason: bytes, headers: Headers) -> bytes:
 
 
 class FirstLine:
-    """A request's transport until its answer begins: puts the upstream's status line in place of ours."""
+    """A request's transport until its answer begins: replaces uvicorn's status line by the upstream's."""
 
     def __init__(self, cycle: RequestResponseCycle, status: int, reason: bytes) -> None:
         self._cycle = cycle

@@ -1,6 +1,6 @@
-"""Bodies of requests that are read here before anybody else reads them; never longer than their bound.
+"""Request bodies that are read into memory, each within a bound.
 
-All that are held have a budget together, and each comes at a pace: else a few clients could fill the memory.
+All of them share a budget, and each must keep a pace: else a few clients could fill the memory.
 """
 
 import asyncio
@@ -14,14 +14,14 @@ from proxy.http.asgi import Message, Receive
 from proxy.observe.labels import Budget
 
 MAX_REQUEST_BYTES = 8 * 1024 * 1024
-"""Body of a request that becomes a run; it is held until the run ends."""
+"""Of a request that becomes a run; its body is kept until the run ends."""
 
 COLLECT_S = 900.0
-"""Seconds that it may take altogether, as long as a call to the upstream by default. Each read has its own
+"""Seconds that a body may take in all, as long as a call to the upstream by default. Each read has its own
 bound, but one byte a minute would go on for years."""
 
 PACE_BYTES_S = 1024
-"""Bytes a second that it must have at least, on an average; a telephone of 2003 had four times as many."""
+"""Least bytes a second of a body, on average; a telephone of 2003 had four times as many."""
 
 GRACE_S = 60.0
 """Seconds beyond that pace, since a good line may stall, too."""
@@ -31,53 +31,55 @@ TOO_SLOW = "The request's body did not arrive in time."
 NO_ROOM = "This proxy holds as many requests as it may. Please try again."
 
 
-PLACES_OF_OTHERS = 4
-"""One in so many bytes of a budget is not for a principal that has all the others."""
+KEPT_FOR_OTHERS = 4
+"""One in so many bytes of a budget is never for a principal that has all the rest."""
 
 
 class ByteBudget:
-    """What is held of all bodies of a kind together, and of each principal's. Who has all that one may
-    have is refused like whoever comes when there is no room.
+    """The bytes of all bodies of a kind, and how many of them each principal has.
 
     Args:
-        most: bytes.
-        over: is told of each body that there was no room for.
-        kind: what they are.
+        max_bytes: of all of them; one principal has at most three quarters.
+        on_refused: is called for each body that there was no room for.
+        kind: of the bodies.
     """
 
-    def __init__(self, most: int, over: Callable[[Budget], None], kind: Budget = Budget.BODIES) -> None:
-        self._most = most
-        self._over = over
+    def __init__(
+        self, max_bytes: int, on_refused: Callable[[Budget], None], kind: Budget = Budget.BODIES
+    ) -> None:
+        self._max_bytes = max_bytes
+        self._on_refused = on_refused
         self._kind = kind
         self.held = 0
-        self._of: Counter[str] = Counter()
+        self._held_by: Counter[str] = Counter()
 
-    def hold(self, owner: str | None = None) -> "ByteReservation":
-        """For one body: `with budget.hold() as hold`. Without an owner it counts as nobody's."""
+    def reserve(self, owner: str | None = None) -> "ByteReservation":
+        """For one body: `with budget.reserve() as reservation`. Without an owner no share is counted."""
         return ByteReservation(self, owner)
 
     def take(self, size: int, owner: str | None) -> bool:
         is_over_share = (
-            owner is not None and self._of[owner] + size > self._most - self._most // PLACES_OF_OTHERS
+            owner is not None
+            and self._held_by[owner] + size > self._max_bytes - self._max_bytes // KEPT_FOR_OTHERS
         )
-        if is_over_share or self.held + size > self._most:
-            self._over(self._kind)
+        if is_over_share or self.held + size > self._max_bytes:
+            self._on_refused(self._kind)
             return False
         self.held += size
         if owner is not None:
-            self._of[owner] += size
+            self._held_by[owner] += size
         return True
 
     def give_back(self, size: int, owner: str | None) -> None:
         self.held -= size
         if owner is not None:
-            self._of[owner] -= size
-            if not self._of[owner]:
-                del self._of[owner]
+            self._held_by[owner] -= size
+            if not self._held_by[owner]:
+                del self._held_by[owner]
 
 
 class ByteReservation:
-    """What is held of one body. Whoever has it closes it, or hands it on."""
+    """The bytes of one body. Its owner closes it, or transfers it to another owner."""
 
     __slots__ = ("_budget", "_owner", "_size")
 
@@ -95,26 +97,26 @@ class ByteReservation:
         self.close()
 
     def take(self, size: int) -> bool:
-        """So many bytes more; False: there is no room for them."""
+        """Reserve `size` bytes more. False: there is no room for them, and nothing was reserved."""
         if not self._budget.take(size, self._owner):
             return False
         self._size += size
         return True
 
-    def hand_on(self) -> "ByteReservation":
-        """Somebody else holds the body from now on."""
+    def transfer(self) -> "ByteReservation":
+        """The same bytes, for a new owner; this reservation is empty then."""
         other = ByteReservation(self._budget, self._owner, self._size)
         self._size = 0
         return other
 
     def close(self) -> None:
-        """The body is gone. Idempotent."""
+        """Give all bytes back. Idempotent."""
         self._budget.give_back(self._size, self._owner)
         self._size = 0
 
 
 class ReplayedBody:
-    """A `receive` that says again what was read of a body, and then goes on."""
+    """A `receive` that replays what was read of a body, and then goes on."""
 
     def __init__(self, messages: list[Message], receive: Receive) -> None:
         self._messages = messages
@@ -122,20 +124,20 @@ class ReplayedBody:
 
     @classmethod
     def of(cls, body: bytes, receive: Receive) -> Self:
-        """With a body that is here whole."""
+        """Replay a whole body."""
         return cls([{"type": "http.request", "body": body, "more_body": False}], receive)
 
     async def __call__(self) -> Message:
         return self._messages.pop(0) if self._messages else await self._receive()
 
 
-async def read_ahead(receive: Receive, hold: ByteReservation) -> tuple[bytes | None, Receive]:
-    """A request's body, and a `receive` for who wants to read it again.
+async def read_ahead(receive: Receive, reservation: ByteReservation) -> tuple[bytes | None, Receive]:
+    """A request's body, and a `receive` that replays it.
 
-    None if it cannot be held: it is too long, there is no room, or it comes too slowly. Raises RequestRefused
-    if it does not come in time.
+    The body is None if it is too long, there is no room, or it comes too slowly. Raises RequestRefused if it
+    takes longer than `COLLECT_S`.
     """
-    reading = _Reading(receive)
+    reading = _PacedBody(receive)
     messages: list[Message] = []
     whole = False
     while not whole:
@@ -145,18 +147,16 @@ async def read_ahead(receive: Receive, hold: ByteReservation) -> tuple[bytes | N
         messages.append(message)
         if message["type"] == "http.disconnect":
             break
-        if reading.size > MAX_REQUEST_BYTES or not hold.take(len(message["body"])):
+        if reading.size > MAX_REQUEST_BYTES or not reservation.take(len(message["body"])):
             break
         whole = not message.get("more_body", False)
     body = b"".join(message["body"] for message in messages) if whole else None
     return body, ReplayedBody(messages, receive)
 
 
-async def collect(receive: Receive, hold: ByteReservation) -> bytes:
-    """A whole request body. Raises RequestRefused if it is too long, does not come whole and in time, or has
-    no room.
-    """
-    reading = _Reading(receive)
+async def collect(receive: Receive, reservation: ByteReservation) -> bytes:
+    """A whole request body. Raises RequestRefused if it is too long, cut or too slow, or has no room."""
+    reading = _PacedBody(receive)
     parts: list[bytes] = []
     more = True
     while more:
@@ -167,15 +167,15 @@ async def collect(receive: Receive, hold: ByteReservation) -> bytes:
             raise RequestRefused(400, "The request's body did not arrive whole.")
         if reading.size > MAX_REQUEST_BYTES:
             raise RequestRefused(413, f"A request that is streamed may have {MAX_REQUEST_BYTES} bytes.")
-        if not hold.take(len(message["body"])):
+        if not reservation.take(len(message["body"])):
             raise RequestRefused(503, NO_ROOM)
         parts.append(message["body"])
         more = message.get("more_body", False)
     return b"".join(parts)
 
 
-class _Reading:
-    """One body, as it comes."""
+class _PacedBody:
+    """Reads one body at its pace."""
 
     def __init__(self, receive: Receive) -> None:
         self._receive = receive
@@ -183,13 +183,13 @@ class _Reading:
         self.size = 0
 
     async def next(self) -> Message | None:
-        """More of it; None: it comes too slowly. Raises RequestRefused if it has taken too long in all."""
-        in_all, paced = COLLECT_S, GRACE_S + self.size / PACE_BYTES_S
+        """The next message; None: the body comes too slowly. Raises RequestRefused after `COLLECT_S`."""
+        paced_s = GRACE_S + self.size / PACE_BYTES_S
         try:
-            async with asyncio.timeout_at(self._began_at + min(in_all, paced)):
+            async with asyncio.timeout_at(self._began_at + min(COLLECT_S, paced_s)):
                 message = await self._receive()
         except TimeoutError:
-            if in_all <= paced:
+            if paced_s >= COLLECT_S:
                 raise RequestRefused(408, TOO_SLOW) from None
             return None
         self.size += len(message.get("body", b""))

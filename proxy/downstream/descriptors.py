@@ -1,17 +1,17 @@
-"""File descriptors: how many connections they suffice for, so that some are left for the admin port."""
+"""File descriptors: how many connections they allow, so that some are left for the admin port."""
 
 import os
 import resource
 from dataclasses import dataclass
 
 RESERVED = 64
-"""For what is neither a client's connection nor the upstream's: the admin port, the store, flags, files."""
+"""For everything but connections of clients and to the upstream: the admin port, the store, flags, files."""
 
 USUAL = 32
 """Descriptors of a process that has just begun."""
 
 ENOUGH = 1024
-"""Connections on each side for which nobody needs to be told."""
+"""Connections on each side from which on no warning is needed."""
 
 BACKLOG = 2048
 """Connections that may wait to be accepted, at most. They are accepted in one go, before any is refused."""
@@ -22,10 +22,10 @@ LEAST_BACKLOG = 64
 
 @dataclass(frozen=True, slots=True)
 class Descriptors:
-    """What there are."""
+    """How many there are, and how many connections on each side they allow."""
 
     limit: int
-    """The process's own."""
+    """Of this process."""
     each: int
     """Connections on each side: of clients, to the upstream, upgraded, of a model port, to its providers."""
 
@@ -35,7 +35,7 @@ class Descriptors:
 
 
 def raise_limit() -> int:
-    """Lift the soft limit to the hard one; returns what is in force. The soft one is for programs of old."""
+    """Raise the soft limit to the hard one. Returns the limit in force."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     try:
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
@@ -45,12 +45,12 @@ def raise_limit() -> int:
 
 
 def share(limit: int, in_use: int, sides: int) -> Descriptors:
-    """So many connections on each of `sides` leave the reserve alone, whatever clients do."""
+    """Divide what is free among the `sides`, so that `RESERVED` descriptors stay free whatever clients do."""
     return Descriptors(limit, max(1, (limit - in_use - RESERVED) // sides))
 
 
 def in_use() -> int:
-    """Descriptors that are open now; a guess where the system does not tell."""
+    """Descriptors that are open now, or `USUAL` where the system cannot list them."""
     try:
         return len(os.listdir("/dev/fd"))
     except OSError:

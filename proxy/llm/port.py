@@ -69,7 +69,7 @@ class _RunCall:
     receive: Receive
     """For what comes after the body."""
     send: Send
-    hold: ByteReservation
+    reservation: ByteReservation
     """For the body, and for the stream that the answer is made of."""
     attempt: bytes
     """A digest that is equal for the same call of the same run."""
@@ -120,8 +120,8 @@ class ModelPort:
                 )
                 await self._untapped(provider, scope, receive, send)
             else:
-                with self.bodies.hold() as hold:
-                    result = await self._tapped(provider, tap, token, scope, receive, send, hold)
+                with self.bodies.reserve() as reservation:
+                    result = await self._tapped(provider, tap, token, scope, receive, send, reservation)
         except RequestRefused as refusal:
             await send_problem(send, refusal.status, refusal.detail, close=True)
             result = CallResult.FAILED
@@ -139,9 +139,9 @@ class ModelPort:
         """A call of no run. Its body is read ahead, to be sent again if a kept connection breaks."""
         self.taps.unmatched += 1
         replayed = receive
-        with self.bodies.hold() as hold:
+        with self.bodies.reserve() as reservation:
             if scope["method"] not in IDEMPOTENT:
-                body, replayed = await read_ahead(receive, hold)
+                body, replayed = await read_ahead(receive, reservation)
                 if body is not None:
                     scope, replayed = _unexpected(scope), ReplayedBody.of(body, receive)
             await provider.relay(scope, replayed, send)
@@ -154,10 +154,10 @@ class ModelPort:
         scope: Scope,
         receive: Receive,
         send: Send,
-        hold: ByteReservation,
+        reservation: ByteReservation,
     ) -> CallResult:
         """A call of a run."""
-        body, replayed = await read_ahead(receive, hold)
+        body, replayed = await read_ahead(receive, reservation)
         target: bytes = scope[TARGET]
         method: str = scope["method"]
         dialect = provider.dialect
@@ -176,7 +176,7 @@ class ModelPort:
         digest = hashing.digest()
         call = await tap.begin(digest, prompt)
         attempt = hashlib.sha256(token.encode() + digest).digest()
-        run_call = _RunCall(provider, _unexpected(scope), body, prompt, receive, send, hold, attempt)
+        run_call = _RunCall(provider, _unexpected(scope), body, prompt, receive, send, reservation, attempt)
         if dialect.is_stream(method, target, body):
             return await self._own_stream(run_call, call)
         if self._is_avoided(attempt) or await self.denylist.defect(provider.name, prompt.model):
@@ -189,7 +189,7 @@ class ModelPort:
 
     async def _own_stream(self, run_call: _RunCall, call: TappedCall) -> CallResult:
         """A stream that the caller itself asked for."""
-        tee = Tee(call, run_call.provider.dialect.assembler(), run_call.send, run_call.hold.take)
+        tee = Tee(call, run_call.provider.dialect.assembler(), run_call.send, run_call.reservation.take)
         # Without this extension the relay hands every part of the answer to `send`.
         run_call.scope.pop(ANSWER, None)
         relayed = await run_call.relayed(tee)
@@ -199,7 +199,12 @@ class ModelPort:
         """Ask as a stream; if that fails, ask again as batch."""
         provider, model = run_call.provider, run_call.prompt.model
         model_call = ModelCall(
-            provider.upstream, stream, provider.dialect, call, self.settings.ask_again, run_call.hold.take
+            provider.upstream,
+            stream,
+            provider.dialect,
+            call,
+            self.settings.ask_again,
+            run_call.reservation.take,
         )
         result = await model_call.answer(run_call.scope, run_call.receive, run_call.send)
         defect = model_call.defect

@@ -55,7 +55,7 @@ class BatchPath:
         if name is not None and request.identity is not None:
             self.access.runs.call_off(name, request.identity)
         if request.accept is Accept.ONLY_STREAM:
-            with self.answers.hold(request.owner) as reservation:
+            with self.answers.reserve(request.owner) as reservation:
                 return await self._relay_as_events(request, decision, reservation)
         result, outcome = await self._relay(request, decision)
         self._count(request, decision, outcome)
@@ -151,7 +151,7 @@ class BatchPath:
 
     async def _relay(self, request: RouteRequest, decision: Decision) -> tuple[RelayResult, str | None]:
         """The relay. An answer of a compared arm is also read, once it has gone out."""
-        with self.answers.hold(request.owner) as reservation:
+        with self.answers.reserve(request.owner) as reservation:
             if decision.arm not in COMPARED:
                 copy = None
                 relaying = self.relay(request.scope, request.receive, request.send, long=True)

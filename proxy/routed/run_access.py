@@ -80,7 +80,7 @@ class RunAccess:
         """The run, and whether it begins with this request; if so, the body is the run's from now on."""
         run = await self.runs.start(spec)
         if isinstance(run, Run) and run.call is spec.call:
-            run.hold = request.reservation.hand_on()
+            run.body_reservation = request.reservation.transfer()
             return run, True
         return run, False
 

@@ -115,7 +115,7 @@ class Run:
         self.answer: Answer | None = None
         """The upstream's own, whole; also one that is a failure."""
         self.headers_sent = False
-        self.hold: ByteReservation | None = None
+        self.body_reservation: ByteReservation | None = None
         """Of its request's body, which it holds until its end."""
         self.is_watched = True
         """Whether anybody waits for it, when it ends."""

@@ -470,8 +470,8 @@ class Runs:
     def _finish(self, run: Run, keys: Sequence[str]) -> None:
         del self._tasks[run.id]
         del self._live[run.id]
-        if run.hold is not None:
-            run.hold.close()
+        if run.body_reservation is not None:
+            run.body_reservation.close()
         self._leave_place(run.route.name, run.principal)
         if run.principal is not None:
             place = (run.principal, run.route.name, run.target)

@@ -94,7 +94,7 @@ async def test_one_user_takes_not_the_room_of_all(tmp_path: Path) -> None:
         assert his.last["type"] == "stream_done"
         assert served.last["type"] == "stream_done"
         assert (await scrape(client, serving.admin_url))[OVER] == 1
-        assert not serving.app.gateway.bodies._of
+        assert not serving.app.gateway.bodies._held_by
 
 
 async def test_a_runs_body_counts_until_its_end(tmp_path: Path) -> None:
@@ -218,10 +218,10 @@ async def test_an_answer_that_is_kept_gives_its_room_back(tmp_path: Path) -> Non
 def test_what_is_held_is_held_by_one() -> None:
     """Whoever hands a body on gives nothing back; whoever has it does, once."""
     budget = ByteBudget(10, lambda budget: None)
-    with budget.hold() as hold:
-        assert hold.take(6)
-        assert not hold.take(5)
-        other = hold.hand_on()
+    with budget.reserve() as reservation:
+        assert reservation.take(6)
+        assert not reservation.take(5)
+        other = reservation.transfer()
     assert budget.held == 6
     other.close()
     other.close()
