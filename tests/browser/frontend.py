@@ -1,0 +1,91 @@
+"""A frontend like the reference one, in Chromium, and what of a visit can be compared with another."""
+
+import re
+import shutil
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+from playwright.async_api import Page, Request, async_playwright
+
+from tests.browser.npm import HERE, node
+
+FRONTEND = HERE / "frontend"
+CHROMIUM = shutil.which("chromium")
+CASE = "Fever of 38.9 °C and a cough for 4 days — SpO₂ 91 %."
+ANSWER_MS = 30_000
+
+VOLATILE = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
+"""What differs between two cases that were treated alike."""
+
+
+def bundle(directory: Path) -> Path:
+    """The page's files in a directory, as a production build has them; skips without the bundler."""
+    if not (HERE / "node_modules" / "esbuild").is_dir():
+        pytest.skip("the bundler is not here: npm ci --prefix tests/browser")
+    node("bundle.mjs", str(directory / "bundle.js"))
+    (directory / "index.html").write_bytes((FRONTEND / "index.html").read_bytes())
+    return directory
+
+
+@dataclass
+class Visit:
+    """One tab, and what went over the network for the page itself."""
+
+    page: Page
+    calls: list[str] = field(default_factory=list)
+    """Method, path, what was sent, and the status, in the order in which they ended."""
+    problems: list[str] = field(default_factory=list)
+    """What the console says of errors, and exceptions that nobody caught."""
+
+    async def send(self, text: str) -> None:
+        await self.page.fill("textarea", text)
+        await self.page.get_by_role("button", name="Send").click()
+
+    async def approve(self) -> None:
+        await self.page.get_by_role("button", name="Approve").click()
+
+    async def answers(self, count: int) -> None:
+        """So many answers of the assistant are there, and the page waits for nothing."""
+        await self.page.wait_for_function(
+            "count => document.querySelectorAll('.bubble.assistant').length === count"
+            " && !document.querySelector('.bubble.dots')",
+            arg=count,
+            timeout=ANSWER_MS,
+        )
+
+    async def shown(self) -> str:
+        return VOLATILE.sub("~", await self.page.inner_html("main"))
+
+
+@asynccontextmanager
+async def visiting(base: str, files: Path, user: str) -> AsyncIterator[Visit]:
+    """The page as `base` would serve it, open in a new tab of a browser of its own."""
+
+    async with (
+        async_playwright() as playwright,
+        await playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"]) as chromium,
+    ):
+        page = await chromium.new_page()
+        visit = Visit(page)
+
+        async def finished(request: Request) -> None:
+            response = await request.response()
+            path = VOLATILE.sub("~", request.url.removeprefix(base))
+            if path.startswith("/api/"):
+                status = "none" if response is None else response.status
+                visit.calls.append(f"{request.method} {path} {request.post_data} {status}")
+
+        page.on("requestfinished", finished)
+        page.on("requestfailed", finished)
+        page.on("console", lambda said: visit.problems.append(said.text) if said.type == "error" else None)
+        page.on("pageerror", lambda error: visit.problems.append(str(error)))
+        await page.route(
+            f"{base}/page/*",
+            lambda route: route.fulfill(path=files / Path(route.request.url).name.partition("?")[0]),
+        )
+        await page.goto(f"{base}/page/index.html?user={user}")
+        await page.wait_for_selector("textarea")
+        yield visit
