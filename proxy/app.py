@@ -388,7 +388,7 @@ async def _every_second(
         for route in routes.all:
             # Also when nobody asks: the users of before are not the arms of now.
             if (generation := generation_of(route.settings.flag, flags)) is not None:
-                metrics.by_route[route.name].users.turn_to(generation)
+                metrics.by_route[route.name].users.start_generation(generation)
         runs.evict()  # also when nobody asks: texts are kept no longer than the settings say
         await asyncio.sleep(1)
 

@@ -51,7 +51,7 @@ CONFIG = click.option(
 
 
 class _Commands(click.Group):
-    """Those of here, and `rollout`, the controller's, whose modules are loaded when it is asked for."""
+    """The commands here, and `rollout`, whose modules are imported only when it is used."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return sorted([*super().list_commands(ctx), "rollout"])
@@ -78,7 +78,7 @@ def main() -> None:
 def serve(config: Path, workers: int) -> None:
     """Serve until SIGTERM; SIGHUP reads the settings again."""
     settings = _load(config)
-    _check_flags(settings, ask_server=False)  # one that is down need not stop the process
+    _check_flags(settings, ask_server=False)  # a server that is down need not stop the process
     logs.set_up(settings.log)
     try:
         with bound(settings) as sockets, tempfile.TemporaryDirectory(prefix="headgate-") as directory:
@@ -148,7 +148,7 @@ def _load(config: Path) -> Settings:
 
 
 def _check_flags(settings: Settings, *, ask_server: bool = True) -> list[str]:
-    """Raises SystemExit if there are none that can be used; returns those of the routes that are lacking."""
+    """The routes' flags that are missing. Raises SystemExit if no flags can be read."""
     is_file = settings.flags.unleash is None
     if not is_file and not ask_server:
         return []
@@ -161,7 +161,7 @@ def _check_flags(settings: Settings, *, ask_server: bool = True) -> list[str]:
 
 
 def _models(settings: LlmSettings) -> Table:
-    """Where the upstream finds its language models."""
+    """A table of the base URLs under which the upstream finds its language models."""
     table = Table(title=f"model port {settings.listen}", show_lines=True)
     for heading in ("provider", "instead of", "the upstream's base URL begins with"):
         table.add_column(heading, overflow="fold")
@@ -172,7 +172,7 @@ def _models(settings: LlmSettings) -> Table:
 
 
 def _serve(workers: int, config: Path, settings: Settings, sockets: Sockets, state_dir: Path) -> int:
-    """The parent, and in it what each worker does. Returns the exit code."""
+    """Run the supervisor; `work` is what each worker does. Returns the exit code."""
     process_metrics = ProcessMetrics(state_dir / "metrics")
 
     parent_pid = os.getpid()
@@ -187,10 +187,10 @@ def _serve(workers: int, config: Path, settings: Settings, sockets: Sockets, sta
         except FlagsError as exc:
             logger.error("worker cannot start", extra={"problem": str(exc)})
             sys.exit(1)
-        if os.getppid() != parent_pid:  # it was the parent's, which is gone
+        if os.getppid() != parent_pid:  # the directory was the parent's, which is gone
             shutil.rmtree(state_dir, ignore_errors=True)
 
-    gc.freeze()  # what is here now is shared with the workers, as long as nobody writes to it
+    gc.freeze()  # memory is shared with the workers as long as nobody writes to it
     return Supervisor(
         workers,
         settings,
@@ -203,7 +203,7 @@ def _serve(workers: int, config: Path, settings: Settings, sockets: Sockets, sta
 
 
 def _read_again(config: Path, state_dir: Path, now: Settings) -> Settings:
-    """The settings of the file, if they can be gone on with. Raises SettingsError."""
+    """Reload the settings. Raises SettingsError if they are wrong, or need a restart."""
     try:
         settings = load(config)
     except SettingsError as exc:

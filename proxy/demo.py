@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
+from typing import NamedTuple
 
 import click
 import httpx
@@ -21,17 +22,17 @@ ROLLOUT = ROOT / "examples" / "rollout"
 HOST = "127.0.0.1"
 
 ON_LOOPBACK = {**os.environ, "no_proxy": HOST}
-"""Whatever else this machine asks through a proxy."""
+"""The environment, for requests that pass no proxy on their way to this host."""
 
 START_S = 30.0
 STOP_S = 4.0
-"""To end by itself. What a demo has under way is worth no more."""
+"""For a process to end by itself before it is killed."""
 
 POLL_S = 0.1
 LOOK_S = 0.5
-"""Between two looks whether whoever began the demo is still there."""
+"""Between two looks whether the demo's parent process is still there."""
 
-ENDS_IT = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 TETHER = """
 read -r group || exit
@@ -40,11 +41,12 @@ kill -TERM "-$group"
 for _ in 1 2 3 4 5 6 7 8 9 10; do sleep 0.5; kill -0 "-$group" || exit; done
 kill -KILL "-$group"
 """
-"""For a shell: it is told of a process group, and ends it when this process is gone, however it went."""
+"""For a shell: it reads the id of a process group, and ends the group when this process is gone, however it
+ended."""
 
 
 def run(port: int) -> None:
-    """Run the demo until it is told to end. Raises `FileNotFoundError` where there is no checkout."""
+    """Run the demo until a signal comes. Raises `FileNotFoundError` outside a checkout."""
     if not EXAMPLE.is_dir():
         raise FileNotFoundError("the demo runs from a checkout: its sample upstream is not installed")
     with ExitStack() as stack:
@@ -52,51 +54,62 @@ def run(port: int) -> None:
         claim(port)
         directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="headgate-demo-")))
         url = f"http://{HOST}:{port}"
-        # Whichever are free, so that another demo can stand beside this one, on the next port too.
-        model, clinic, admin, model_port = free_ports(4)
-        flag_file = directory / "flags.json"
-        flag_file.write_text((EXAMPLE / "flags.json").read_text())
-        config = directory / "headgate.yaml"
-        environment = {
-            **ON_LOOPBACK,
-            # The clinic's language model is Headgate's model port, and it does not know.
-            "OPENAI_BASE_URL": f"http://{HOST}:{model_port}/openai/v1",
-            "CLINIC_FLAGS_FILE": str(flag_file),
-            "CLINIC_DEMO": "1",
-            # The page has two requests under way at once; workers that block would answer them in turn.
-            "CLINIC_BLOCKING": "0",
-            "HEADGATE_LISTEN": f"{HOST}:{port}",
-            "HEADGATE_ADMIN": f"{HOST}:{admin}",
-            "HEADGATE_UPSTREAM": f"http://{HOST}:{clinic}",
-            "HEADGATE_LLM": f"{HOST}:{model_port}",
-            "HEADGATE_MODEL": f"http://{HOST}:{model}",
-        }
-        config.write_text((EXAMPLE / "headgate.yaml").read_text())
+        # Free ports, so that several demos can run side by side.
+        ports = Ports(port, *free_ports(4))
+        for name in ("flags.json", "headgate.yaml"):
+            (directory / name).write_text((EXAMPLE / name).read_text())
         serving: list[subprocess.Popen[bytes]] = []
-        for command, ready in (
-            (["examples.clinic.model", "--port", str(model)], f"http://{HOST}:{model}/v1/models"),
-            (
-                [
-                    *("examples.clinic", "--otel", "--port", str(clinic)),
-                    *("--workers", "2", "--data", str(directory)),
-                ],
-                f"http://{HOST}:{clinic}/health",
-            ),
-            (["proxy", "serve", "--config", str(config)], f"http://{HOST}:{admin}/readyz"),
-        ):
-            serving.append(stack.enter_context(process(command, environment)))
+        for command, ready in ports.commands(directory):
+            serving.append(stack.enter_context(process(command, ports.environment(directory))))
             await_ready(ready, serving[-1])
         for each in serving:
-            stack.callback(each.terminate)  # all are told to end before any is waited for
+            stack.callback(each.terminate)  # all are terminated before any is waited for
         click.echo(f"\n  Open      {url}/app/live.html   streamed and batch, side by side")
         click.echo(f"  or        {url}/app/            the batch-only frontend, unchanged")
-        click.echo(f"  metrics   http://{HOST}:{admin}/metrics")
+        click.echo(f"  metrics   http://{HOST}:{ports.admin}/metrics")
         click.echo("  Ctrl-C ends it.\n")
         await_the_end()
 
 
+class Ports(NamedTuple):
+    """Where each process of the demo listens."""
+
+    public: int
+    model: int
+    clinic: int
+    admin: int
+    model_port: int
+
+    def environment(self, directory: Path) -> dict[str, str]:
+        return {
+            **ON_LOOPBACK,
+            # The clinic's language model is Headgate's model port, without knowing it.
+            "OPENAI_BASE_URL": f"http://{HOST}:{self.model_port}/openai/v1",
+            "CLINIC_FLAGS_FILE": str(directory / "flags.json"),
+            "CLINIC_DEMO": "1",
+            # The page sends two requests at once; blocking workers would answer them in turn.
+            "CLINIC_BLOCKING": "0",
+            "HEADGATE_LISTEN": f"{HOST}:{self.public}",
+            "HEADGATE_ADMIN": f"{HOST}:{self.admin}",
+            "HEADGATE_UPSTREAM": f"http://{HOST}:{self.clinic}",
+            "HEADGATE_LLM": f"{HOST}:{self.model_port}",
+            "HEADGATE_MODEL": f"http://{HOST}:{self.model}",
+        }
+
+    def commands(self, directory: Path) -> list[tuple[list[str], str]]:
+        """The processes in the order in which they start, each with an address that answers when it is
+        ready."""
+        clinic = ["examples.clinic", "--otel", "--workers", "2", "--data", str(directory)]
+        headgate = ["proxy", "serve", "--config", str(directory / "headgate.yaml")]
+        return [
+            (["examples.clinic.model", "--port", str(self.model)], f"http://{HOST}:{self.model}/v1/models"),
+            ([*clinic, "--port", str(self.clinic)], f"http://{HOST}:{self.clinic}/health"),
+            (headgate, f"http://{HOST}:{self.admin}/readyz"),
+        ]
+
+
 def show_rollout(port: int) -> None:
-    """Whole rollouts in a terminal, by the example that is a program of its own. Raises as `run` does."""
+    """Show rollouts in a terminal, by `examples.rollout`. Raises as `run` does."""
     if not ROLLOUT.is_dir():
         raise FileNotFoundError("the demo runs from a checkout: its example is not installed")
     with terminable():
@@ -107,17 +120,17 @@ def show_rollout(port: int) -> None:
 
 
 def claim(port: int) -> None:
-    """Raises ClickException if nobody can listen there, and says what to do."""
+    """Raises ClickException, which says what to do, if the port cannot be listened on."""
     try:
         _bound(port).close()
     except OSError as exc:
-        taken = "is in use" if exc.errno == errno.EADDRINUSE else f"cannot be had ({exc.strerror})"
-        mend = "--port moves the demo to another (make run PORT=…)"
-        raise click.ClickException(f"port {port} of {HOST} {taken}: {mend}") from None
+        why = "is in use" if exc.errno == errno.EADDRINUSE else f"cannot be had ({exc.strerror})"
+        advice = "--port moves the demo to another (make run PORT=…)"
+        raise click.ClickException(f"port {port} of {HOST} {why}: {advice}") from None
 
 
 def free_ports(count: int) -> list[int]:
-    """Different ones that nobody listens on now."""
+    """Different ports that nobody listens on now."""
     with ExitStack() as stack:
         bound = [stack.enter_context(_bound(0)) for _ in range(count)]
         return [one.getsockname()[1] for one in bound]
@@ -136,22 +149,22 @@ def _bound(port: int) -> socket.socket:
 
 @contextmanager
 def terminable() -> Iterator[None]:
-    """Ctrl-C, SIGTERM and a closed terminal end it quietly; once more, and they do not cut that short."""
+    """Ctrl-C, SIGTERM and a closed terminal end the demo quietly; a second signal does not interrupt that."""
 
     def stop(*_: object) -> None:
-        for number in ENDS_IT:
+        for number in STOP_SIGNALS:
             signal.signal(number, signal.SIG_IGN)
         raise SystemExit(0)
 
-    for number in ENDS_IT:
-        # Whoever begins it by `nohup` wants it to outlive the terminal.
+    for number in STOP_SIGNALS:
+        # Under `nohup` the demo is to outlive the terminal.
         if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:
             signal.signal(number, stop)
     yield
 
 
 def await_the_end() -> None:
-    """Until a signal comes, or whoever shows the demo to a person is gone: a terminal's shell, or make."""
+    """Wait for a signal, or, in a terminal or under make, until the parent process is gone."""
     parent = os.getppid()
     is_watched = sys.stdout.isatty() or "MAKELEVEL" in os.environ
     while not is_watched or os.getppid() == parent:
@@ -162,7 +175,8 @@ def await_the_end() -> None:
 def process(
     command: list[str], environment: Mapping[str, str], *, quiet: bool = False
 ) -> Iterator[subprocess.Popen[bytes]]:
-    """A module of this checkout with all that it starts, until the block ends; `quiet` takes its words."""
+    """Run a module of this checkout, with all that it starts, until the block ends. `quiet` drops its
+    output."""
     nowhere = subprocess.DEVNULL
     with ExitStack() as stack:
         # Sessions of their own: Ctrl-C reaches this process alone, which then ends them in order.
@@ -204,7 +218,7 @@ def _untie(tether: subprocess.Popen[bytes]) -> None:
 
 
 def await_ready(url: str, process: subprocess.Popen[bytes]) -> None:
-    """Until it answers with 200. Raises ClickException if it does not in START_S, or has ended."""
+    """Wait until a URL answers with 200. Raises ClickException after START_S, or if the process has ended."""
     deadline = time.monotonic() + START_S
     while process.poll() is None and time.monotonic() < deadline:
         try:

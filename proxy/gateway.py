@@ -73,7 +73,7 @@ class Gateway:
             self.metrics.flag_context_missing.inc()
         decision = self.decider.decide(request)
         if decision.arm in COMPARED:
-            metrics.users.turn_to(decision.generation)
+            metrics.users.start_generation(decision.generation)
         status: int | None = None
         try:
             if decision.mode is Mode.STREAM and request.accept is Accept.NONE:

@@ -27,13 +27,13 @@ PAGE_TRIES, PAGE_PAUSE_S = 100, 0.02
 """How often the metrics of all processes are read again while those of a dead process are being archived."""
 
 METHODS = ("GET", "HEAD", "POST", "DELETE")
-"""In the order in which `Allow` lists them."""
+"""In the order of `Allow`."""
 
 MAX_REASON_BYTES = 1024
 
 
 class RunCounts(Protocol):
-    """The runs of this process, as numbers."""
+    """Counts of this process's runs."""
 
     draining: bool
 
@@ -59,13 +59,13 @@ class MetricsPages(Protocol):
     """The metrics of all processes."""
 
     def page(self, registry: CollectorRegistry) -> bytes | None:
-        """None: they cannot be read just now."""
+        """None: the page cannot be read just now."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class Admin:
-    """What the admin port speaks of."""
+    """The admin port, and what it shows."""
 
     registry: CollectorRegistry
     runs: RunCounts
@@ -73,7 +73,7 @@ class Admin:
     switch: KillSwitch
     token: SecretStr | None
     denylist: ModelDenylist | None = None
-    """Of the models behind the model port; None: there is none."""
+    """Of the model port. None: there is no model port."""
     process_metrics: MetricsPages | None = None
     """Of all processes; None: this one is the only one."""
 
@@ -94,7 +94,8 @@ class Admin:
         return JSONResponse({"live": True})
 
     async def _readyz(self, _: Request) -> Response:
-        """Ready to take requests. The upstream is not asked: it may be silent because it works."""
+        """Whether the process takes requests. The upstream is not asked: it may be silent because it is
+        working."""
         ready = not self.runs.draining
         state = {
             "ready": ready,
@@ -123,7 +124,7 @@ class Admin:
         return None
 
     async def _runs(self, _: Request) -> Response:
-        """Counts of this process; no content, and nothing about who."""
+        """Counts of this process, without content or users."""
         return JSONResponse(
             {
                 "live": dict(Counter(self.runs.live_routes())),
@@ -159,10 +160,10 @@ class Admin:
     def _guarded(
         self, endpoint: Callable[[Request], Awaitable[Response]]
     ) -> Callable[[Request], Awaitable[Response]]:
-        """The endpoint, for who has the token."""
+        """The endpoint, for callers with the admin token."""
 
         async def guarded(request: Request) -> Response:
-            if self.token is None or not self.token.get_secret_value():  # nothing is no secret
+            if self.token is None or not self.token.get_secret_value():  # an empty token is no secret
                 return _problem(403, "Set admin_token to use the kill switch.")
             given = request.headers.get("authorization", "").encode("latin-1")
             expected = f"Bearer {self.token.get_secret_value()}".encode()
@@ -183,7 +184,7 @@ async def _not_allowed(_: Request, exc: Exception) -> Response:
 
 
 def _finite(age_s: float) -> float | None:
-    """In JSON there is no infinity: flags that never came have no age."""
+    """None for infinity, which JSON does not have: flags that never came have no age."""
     return round(age_s, 1) if math.isfinite(age_s) else None
 
 

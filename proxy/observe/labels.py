@@ -1,23 +1,23 @@
-"""The closed lists of values that labels of metrics take, where no other part of the house has them. Pure."""
+"""Closed lists of label values of metrics, as far as no other wing defines them. Pure."""
 
 from enum import StrEnum
 
 
 class Budget(StrEnum):
-    """What all share; the label `budget` of `headgate_over_budget_total`."""
+    """A limit that all clients share; the label `budget` of `headgate_over_budget_total`."""
 
     CONNECTIONS = "connections"
-    """Of clients, in all."""
+    """Connections of all clients."""
     CLIENT = "client"
-    """Of one client."""
+    """Connections of one client."""
     BODIES = "bodies"
     """Bytes of request bodies that are held."""
     ANSWERS = "answers"
-    """Bytes of relayed answers that are kept to be read."""
+    """Bytes of copies of relayed answers."""
 
 
 class FaultPhase(StrEnum):
-    """What the viewer has when a failure comes."""
+    """What the viewer has seen when a failure comes."""
 
     NOTHING = "nothing"
     HEADERS = "headers"
@@ -25,23 +25,23 @@ class FaultPhase(StrEnum):
 
 
 class CallResult(StrEnum):
-    """What became of a call; the label `result` of `headgate_tap_calls_total`."""
+    """How a call to the model port ended; the label `result` of `headgate_tap_calls_total`."""
 
     TAPPED = "tapped"
-    """Streamed to its run."""
+    """Of a run, which shows its text."""
     BATCH = "batch"
-    """Of a run, but it could not be streamed, and was answered as batch."""
+    """Of a run, but not streamable: answered as batch."""
     AVOIDED = "avoided"
     """Of a run, and asked as batch at once, because its model is on the denylist."""
     NO_CONTEXT = "no_context"
-    """Without trace context: of no run, as far as can be said."""
+    """Without trace context, so of no known run."""
     NOT_TAPPED = "not_tapped"
-    """With trace context, of a request that no run was made of."""
+    """With trace context, of a request that is no run."""
     UNMATCHED = "unmatched"
-    """With the token of a run that is over, or of none."""
+    """With a token whose run has ended, or that was never issued."""
     LOST = "lost"
-    """Its stream failed, and asked again as batch it was answered."""
+    """Its stream failed; asked again as batch, it was answered."""
     FAILED = "failed"
-    """Of a run; it ended with an error."""
+    """Of a run; the call ended with an error."""
     LEFT = "left"
-    """Given up by its caller."""
+    """Its caller left."""

@@ -1,8 +1,8 @@
-"""The process's own log: one line an event, JSON or for people. Never a body, a query or a credential.
+"""The process's own log: one line per event, as JSON or for people. Never a body, a query or a credential.
 
-What may be in a line is what callers pass as `extra`; nothing is taken from a request by itself. Of an
-exception it is what it is and where: what it says may be of a patient, as in `KeyError: 'Miller'`. Our own
-errors name no content, and say what they say.
+A line has what callers pass as `extra`, and nothing else of a request. Of an exception it has the type and
+the frames, but not the message, which may name a patient: `KeyError: 'Miller'`. Messages of our own errors
+name no content, and are logged.
 """
 
 import logging
@@ -24,7 +24,7 @@ def _fields(record: logging.LogRecord) -> dict[str, object]:
 
 
 class JsonFormatter(logging.Formatter):
-    """One JSON object a line."""
+    """One JSON object per line."""
 
     def format(self, record: logging.LogRecord) -> str:
         line: dict[str, object] = {
@@ -51,14 +51,14 @@ class ConsoleFormatter(logging.Formatter):
 
 
 def _where(error: BaseException) -> Iterator[str]:
-    """The frames and the kind of an exception, after those of the one that it came of."""
+    """The frames and the type of an exception, after those of its cause."""
     cause = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
     if cause is not None:
         yield from _where(cause)
         yield "After that:\n"
     yield from traceback.format_tb(error.__traceback__)
-    said = f": {error}" if isinstance(error, HeadgateError) else ""
-    yield f"{type(error).__qualname__}{said}\n"
+    message = f": {error}" if isinstance(error, HeadgateError) else ""
+    yield f"{type(error).__qualname__}{message}\n"
     if isinstance(error, BaseExceptionGroup):
         for inner in error.exceptions:
             yield from _where(inner)
@@ -70,7 +70,7 @@ def set_up(settings: LogSettings) -> None:
     handler.setFormatter(JsonFormatter() if settings.format == "json" else ConsoleFormatter())
     logging.basicConfig(handlers=[handler], level=logging.WARNING, force=True)
     logging.getLogger("headgate").setLevel(settings.level.upper())
-    # uvicorn says at `error` what is ours to tell: that an answer was cut because the upstream's was.
+    # uvicorn logs as an error that an answer was cut; we log that ourselves, with the reason.
     logging.getLogger("uvicorn.error").addFilter(_not_about_cut_answers)
 
 

@@ -31,7 +31,7 @@ OUTCOMES = (
     "shutdown",
 )
 ANSWERED = frozenset({"complete", "recovered", "fell_back"})
-"""Outcomes of requests with an answer, which took so and so long."""
+"""Outcomes of requests that got a whole answer: their duration is observed."""
 
 RECOVERY_RESULTS = ("recovered", "fell_back", "failed")
 
@@ -118,10 +118,7 @@ class RouteFamilies:
 
 
 class Metrics(RouteFamilies):
-    """Every metric of the process. Takes its registry, so that tests have their own.
-
-    With a `settle_s` outcomes wait, see `proxy.observe.settling`; whoever makes it closes its `settling`.
-    """
+    """Every metric of the process, in the caller's registry. The caller closes `settling`."""
 
     def __init__(
         self, registry: CollectorRegistry, routes: Iterable[RouteSettings], settle_s: float = 0.0
@@ -163,7 +160,7 @@ class Metrics(RouteFamilies):
         self.by_route = {route.name: RouteMetrics(self, self.settling, route) for route in routes}
 
     def count_over(self, budget: Budget) -> None:
-        """Something was refused."""
+        """Count a refusal."""
         self.over_budget.labels(budget).inc()
 
 
@@ -219,12 +216,10 @@ class RouteMetrics:
     def settle(
         self, decision: Decision, identity: Identity, outcome: str, began_at: float, ended_at: float
     ) -> None:
-        """A request of somebody has ended; it counts when it settles. Times are the loop's.
-
-        Only now is its user one: before, it was whoever somebody said to be.
-        """
+        """A request of a user has ended: count it when it settles. Times are the loop's. The user counts from
+        now on: before the upstream has answered, anybody may claim to be any user."""
         arm = decision.arm
-        self.users.met(arm, identity.user, decision.generation)
+        self.users.add_ended(arm, identity.user, decision.generation)
         self._settling.add(
             self.outcomes[arm.value, str(identity.bucket), outcome],
             self.settled_seconds[arm] if outcome in ANSWERED else None,

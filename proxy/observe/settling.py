@@ -1,9 +1,9 @@
-"""Counting requests when they settle: so long after their start that slow and quick ends are both there.
+"""Requests are counted when they settle: a fixed time after their start, when quick and slow ones have ended.
 
-Counted as they end, the failures of one minute would be in before its long answers: an arm that is slower
-would look worse than it is. So what began in one moment is counted in one moment, unless it lasts longer.
+If requests counted at their end, a minute's failures would be in before its long answers, and the slower arm
+would look worse than it is. So requests that began together are counted together, unless they last longer.
 
-Not by request: what settles together is kept as counts, and 8 bytes for each duration.
+What settles together is kept as counts, and as 8 bytes for each duration.
 """
 
 import asyncio
@@ -18,10 +18,10 @@ from prometheus_client import Counter, Histogram
 logger = logging.getLogger("headgate.outcomes")
 
 SLOT_S = 0.25
-"""What is due within one slot is counted at its end."""
+"""Requests that are due within one slot are counted at its end."""
 
 MAX_PENDING = 500_000
-"""Requests that wait, all in all: 3,000 a second for the default `flags.settle_s`, and a few megabytes."""
+"""Requests that wait: 3,000 per second with the default `flags.settle_s`, in a few megabytes."""
 
 
 @dataclass(slots=True)
@@ -38,10 +38,10 @@ class _Slot:
 
 
 class Settling:
-    """What has ended and is not counted yet. Whoever makes it closes it.
+    """Requests that have ended and are not counted yet. Its maker closes it.
 
     Args:
-        settle_s: from a request's start; 0: count it when it ends.
+        settle_s: seconds from a request's start until it is counted; 0: it is counted when it ends.
         max_pending: over it the oldest are counted early.
     """
 
@@ -55,7 +55,7 @@ class Settling:
         self.pending = 0
 
     def add(self, counter: Counter, histogram: Histogram | None, began_at: float, ended_at: float) -> None:
-        """A request has ended. Times are the loop's; the duration is observed if there is a histogram."""
+        """A request has ended. Times are the loop's. A histogram also observes the duration."""
         due_at = began_at + self._settle_s
         if due_at <= ended_at or self._closed:
             counter.inc()
@@ -75,12 +75,12 @@ class Settling:
         self.pending += 1
 
     def settle(self, now: float) -> None:
-        """Count what is due."""
+        """Count the requests that are due."""
         for number in sorted(number for number in self._slots if number * SLOT_S <= now):
             self._settle(number)
 
     def close(self) -> None:
-        """The process ends: count what is here, and from now on what ends when it ends."""
+        """The process ends: count all pending requests now, and later ones at their end."""
         self._closed = True
         if self._timer is not None:
             self._timer.cancel()

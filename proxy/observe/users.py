@@ -1,6 +1,6 @@
-"""How many different users there were in each arm since the flag has changed: keyed hashes, and their count.
+"""The number of different users in each arm since the flag changed, counted by keyed hashes.
 
-At least so many: users of before a change of the flag are forgotten, and beyond a bound nobody is added.
+It is a lower bound: a change of the flag resets it, and at `MAX_USERS` counting stops.
 """
 
 import hashlib
@@ -16,7 +16,7 @@ MAX_USERS = 10_000
 
 
 class Users:
-    """The users of one route. `gauges` show how many there are; other arms are not counted."""
+    """The users of one route, in the arms that have a gauge."""
 
     def __init__(self, gauges: Mapping[Arm, Gauge], *, max_users: int = MAX_USERS) -> None:
         self._gauges = gauges
@@ -24,27 +24,28 @@ class Users:
         self._generation = ""
         self._seen: dict[Arm, set[bytes]] = {arm: set() for arm in gauges}
         self._salt = os.urandom(16)
-        """So that what is kept here says nothing about anybody, not even to who knows all users."""
+        """Keeps the hashes anonymous, even for somebody who has a list of all users."""
 
-    def saw(self, arm: Arm, user: str, generation: str) -> None:
+    def add(self, arm: Arm, user: str, generation: str) -> None:
         """A request of a user was decided."""
         seen = self._seen.get(arm)
         if seen is None:
             return
-        self.turn_to(generation)
-        # All arms stop together, or the one that goes on would seem to have more users.
+        self.start_generation(generation)
+        # All arms stop together, or the one that continues would seem to have more users.
         if any(len(others) >= self._max_users for others in self._seen.values()):
             return
         seen.add(hashlib.blake2b(user.encode(), digest_size=8, key=self._salt).digest())
         self._gauges[arm].set(len(seen))
 
-    def met(self, arm: Arm, user: str, generation: str) -> None:
-        """The same at a request's end: then the flag may have been changed, and the user is one of before."""
+    def add_ended(self, arm: Arm, user: str, generation: str) -> None:
+        """A request of a user has ended. If the flag has changed since it was decided, the user does not
+        count."""
         if generation == self._generation:
-            self.saw(arm, user, generation)
+            self.add(arm, user, generation)
 
-    def turn_to(self, generation: str) -> None:
-        """The flag is written like this now; see `flags.decision.Decision`."""
+    def start_generation(self, generation: str) -> None:
+        """Start anew if the flag has changed; see `flags.decision.Decision`."""
         if generation == self._generation:
             return
         self._generation = generation

@@ -22,9 +22,9 @@ def test_users_are_counted_once_each_by_arm() -> None:
     seen, registry = users()
 
     for number in range(30):
-        seen.saw(Arm.STREAM, f"user-{number % 7}", "g")
-        seen.saw(Arm.CONTROL, f"user-{number % 5}", "g")
-        seen.saw(Arm.REST, f"user-{number}", "g")
+        seen.add(Arm.STREAM, f"user-{number % 7}", "g")
+        seen.add(Arm.CONTROL, f"user-{number % 5}", "g")
+        seen.add(Arm.REST, f"user-{number}", "g")
 
     assert (shown(registry, "stream"), shown(registry, "control")) == (7, 5)
 
@@ -32,12 +32,12 @@ def test_users_are_counted_once_each_by_arm() -> None:
 def test_users_are_counted_anew_when_the_flag_has_changed() -> None:
     """Those of before had another share. A request of the rest, which has no generation, changes nothing."""
     seen, registry = users()
-    seen.saw(Arm.STREAM, "ann", "g1")
-    seen.saw(Arm.CONTROL, "bob", "g1")
-    seen.saw(Arm.REST, "cid", "")
+    seen.add(Arm.STREAM, "ann", "g1")
+    seen.add(Arm.CONTROL, "bob", "g1")
+    seen.add(Arm.REST, "cid", "")
     assert (shown(registry, "stream"), shown(registry, "control")) == (1, 1)
 
-    seen.saw(Arm.STREAM, "dee", "g2")
+    seen.add(Arm.STREAM, "dee", "g2")
 
     assert (shown(registry, "stream"), shown(registry, "control")) == (1, 0)
 
@@ -47,9 +47,9 @@ def test_when_one_arm_is_full_neither_grows() -> None:
     seen, registry = users(max_users=10)
 
     for number in range(100):
-        seen.saw(Arm.STREAM, f"user-{number}", "g")
+        seen.add(Arm.STREAM, f"user-{number}", "g")
         if number % 2:
-            seen.saw(Arm.CONTROL, f"user-{number}", "g")
+            seen.add(Arm.CONTROL, f"user-{number}", "g")
 
     assert (shown(registry, "stream"), shown(registry, "control")) == (10, 4)
 
@@ -59,7 +59,7 @@ def test_nothing_that_is_kept_of_users_says_who_they_are() -> None:
     kept = []
     for _ in range(2):
         seen, _registry = users()
-        seen.saw(Arm.STREAM, "ann", "g")
+        seen.add(Arm.STREAM, "ann", "g")
         kept += [*seen._seen[Arm.STREAM]]
 
     assert len(set(kept)) == 2
