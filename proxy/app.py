@@ -2,19 +2,16 @@
 
 import asyncio
 import signal
-import ssl
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from time import time
-from urllib.parse import urlsplit
 
 from prometheus_client import CollectorRegistry
 
 from flags.decision import generation_of
 from flags.source import FlagFile, Flags, FlagSource, KillSwitch
-from flags.tls import strictly
 from flags.unleash import UnleashFlags, UnleashServer
 from proxy import serving
 from proxy.downstream.admission import Connections
@@ -34,6 +31,7 @@ from proxy.llm.taps import Taps
 from proxy.observe.admin import Admin
 from proxy.observe.labels import Budget
 from proxy.observe.metrics import Metrics
+from proxy.outbound import forwarding, origin, within
 from proxy.relay.outcomes import RelayedOutcomes
 from proxy.relay.relay import Relay
 from proxy.replicas.followed_run import FollowedRun
@@ -49,10 +47,9 @@ from proxy.runs.runs import Runs
 from proxy.runs.source import Source
 from proxy.runs.start import RunSpec
 from proxy.serving import App
-from proxy.settings.identity import IdentitySettings
 from proxy.settings.routes import Route, Routes
 from proxy.settings.settings import Settings
-from proxy.settings.upstream import LlmSettings, ProviderSettings, UpstreamSettings
+from proxy.settings.upstream import LlmSettings, ProviderSettings
 from proxy.sources.batch import BatchSource
 from proxy.sources.native import NativeSource
 from proxy.sources.poll import PollSource
@@ -61,7 +58,6 @@ from proxy.sources.tap import TapSource
 from proxy.upstream.breaker import Breaker
 from proxy.upstream.client import Upstream
 from proxy.upstream.pool import Origin
-from proxy.upstream.timeouts import Timeouts
 from proxy.upstream.tunnel import Upgrades
 from proxy.viewers.api import RunApi
 from proxy.viewers.scripts import Scripts
@@ -78,7 +74,7 @@ async def serve(
     supervisor: SupervisorLink,
     process_metrics: ProcessMetrics | None = None,
 ) -> None:
-    """Serve until the supervisor's command, then drain."""
+    """Make the parts of this process, and serve until the supervisor's command; then drain."""
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, supervisor.report, Report.LEAVING)
     async with running(settings, state_dir, process_metrics) as app:
         await serving.serve(app, settings, sockets, supervisor)
@@ -148,7 +144,7 @@ async def running(
 
 @dataclass(frozen=True, slots=True)
 class _Parts:
-    """What makes the parts that `stack` closes, or that need most of the others."""
+    """Makes the parts that `stack` closes, or that need most of the others."""
 
     settings: Settings
     state_dir: Path
@@ -181,11 +177,7 @@ class _Parts:
         return upstream
 
     async def shared_runs(
-        self,
-        routes: Routes,
-        executor: "TakeoverExecutor",
-        runs: Callable[[], Runs],
-        taps: Callable[[], Taps],
+        self, routes: Routes, executor: "TakeoverExecutor", runs: Callable[[], Runs], taps: Callable[[], Taps]
     ) -> ValkeyRuns | None:
         """The port to the other replicas; it calls back what is made after it. None: without a store."""
         store = self.settings.event_log.valkey
@@ -240,40 +232,12 @@ def _identifier(settings: Settings) -> Identifier:
     return Identifier(settings.identity, secret, strict_tls=settings.tls.strict)
 
 
-def origin(settings: UpstreamSettings | ProviderSettings, *, strict_tls: bool) -> Origin:
-    """The settings of the upstream, or of a provider, as the client wants them."""
-    url = urlsplit(settings.url)
-    tls: ssl.SSLContext | None = None
-    if url.scheme == "https":
-        tls = strictly(ssl.create_default_context(cafile=settings.tls.ca_file), strict_tls)
-        tls.set_alpn_protocols(["http/1.1"])
-        if not settings.tls.verify:
-            tls.check_hostname = False
-            tls.verify_mode = ssl.CERT_NONE
-    assert url.hostname is not None
-    bounds = settings.timeouts.model_dump()
-    bounds["first_byte_s"] = bounds["first_byte_s"] or bounds["total_s"]  # queueing is not failing
-    return Origin(
-        url.hostname,
-        url.port or (443 if tls else 80),
-        tls,
-        Timeouts(**bounds),
-        **settings.pool.model_dump(),
-    )
-
-
-def within(to: Origin, most: int) -> Origin:
-    """The same origin with at most `most` connections, idle ones included."""
-    idle = min(to.max_idle, most // 4)
-    return replace(to, max_connections=min(to.max_connections, max(1, most - idle)), max_idle=idle)
-
-
 def flags_from(settings: Settings) -> FlagFile | UnleashFlags:
     """The source of flags that the settings name."""
     chosen = settings.flags
     if chosen.unleash is None:
         assert chosen.file is not None  # the settings have one of them
-        # A worker that takes a dead one's place while the file is broken relays: that is better than nothing.
+        # A worker that replaces a dead one while the file is broken relays, which is better than nothing.
         return FlagFile(chosen.file, must_be_good=False, kill_flag=chosen.kill_flag, stale_s=chosen.stale_s)
     token = chosen.unleash.token.get_secret_value()
     server = UnleashServer(**{**dict(chosen.unleash), "token": token, "strict_tls": settings.tls.strict})
@@ -282,17 +246,8 @@ def flags_from(settings: Settings) -> FlagFile | UnleashFlags:
 
 
 def kill_file(settings: Settings, state_dir: Path) -> Path:
-    """The local kill switch."""
+    """The file of the local kill switch."""
     return settings.flags.kill_file or state_dir / "kill"
-
-
-def forwarding(settings: UpstreamSettings, identity: IdentitySettings, to: Origin) -> Forwarding:
-    """The forwarding settings as the header tables want them."""
-    chosen = settings.forwarding
-    of_identity = (identity.header, identity.tenant.header if identity.tenant else None)
-    kept = frozenset(name.lower().encode() for name in of_identity if name)
-    upstream_host = to.authority if chosen.host == "upstream" else None
-    return Forwarding(chosen.x_forwarded, chosen.forwarded, chosen.via, upstream_host, kept)
 
 
 def sources(routes: Routes, upstream: Upstream, taps: Taps) -> dict[tuple[str, str], Source]:
@@ -351,14 +306,14 @@ class TakeoverExecutor:
 
 
 def _sides(settings: Settings) -> int:
-    """Of which each may have as many connections: clients, the upstream, upgraded ones, the model port's."""
+    """The number of sides that share descriptors: clients, upstream, tunnels, and the model port's two."""
     return 2 + bool(settings.upstream.upgrades.max_open) + (2 if settings.llm is not None else 0)
 
 
 def _connections(
     settings: Settings, descriptors: Descriptors, metrics: Metrics
 ) -> tuple[Connections, Connections]:
-    """Of clients, and of the model port, whose clients are the upstream's own."""
+    """The connections of clients, and those of the model port, whose only client is the upstream."""
     most = min(settings.limits.connections, descriptors.each)
     of_client = settings.limits.connections_of_client
     names_clients = settings.upstream.forwarding.x_forwarded == "append"
@@ -386,10 +341,10 @@ async def _every_second(
         metrics.event_log_up.set(shared is None or shared.is_up)
         metrics.viewer_lag.set(runs.lag_events)
         for route in routes.all:
-            # Also when nobody asks: the users of before are not the arms of now.
+            # Even without requests: users from before the flag changed belong to other arms.
             if (generation := generation_of(route.settings.flag, flags)) is not None:
                 metrics.by_route[route.name].users.start_generation(generation)
-        runs.evict()  # also when nobody asks: texts are kept no longer than the settings say
+        runs.evict()  # even without requests: texts are kept no longer than the settings say
         await asyncio.sleep(1)
 
 

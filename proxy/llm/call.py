@@ -11,13 +11,7 @@ from proxy.errors import UpstreamAborted, UpstreamBroke, UpstreamBusy, UpstreamE
 from proxy.http.asgi import Receive, Scope, Send, send_problem
 from proxy.http.headers import Headers, end_to_end, response_headers
 from proxy.llm.denylist import StreamDefect
-from proxy.llm.dialects.dialect import (
-    AbnormalFinish,
-    Dialect,
-    ProviderFailed,
-    StreamCall,
-    Unfaithful,
-)
+from proxy.llm.dialects.dialect import AbnormalFinish, Dialect, ProviderFailed, StreamCall, Unfaithful
 from proxy.llm.tap import TappedCall
 from proxy.observe.labels import CallResult
 from proxy.text.sse import Decoder, EventTooLarge, ServerSentEvent

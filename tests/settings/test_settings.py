@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 import yaml
 
-from proxy.app import origin
 from proxy.errors import SettingsError
+from proxy.outbound import origin
 from proxy.settings.file import load
 from proxy.settings.settings import Settings
 from tests.servers.streaming import route

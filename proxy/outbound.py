@@ -1,0 +1,49 @@
+"""The servers that Headgate sends requests to, as the settings describe them."""
+
+import ssl
+from dataclasses import replace
+from urllib.parse import urlsplit
+
+from flags.tls import strictly
+from proxy.http.headers import Forwarding
+from proxy.settings.identity import IdentitySettings
+from proxy.settings.upstream import ProviderSettings, UpstreamSettings
+from proxy.upstream.pool import Origin
+from proxy.upstream.timeouts import Timeouts
+
+
+def origin(settings: UpstreamSettings | ProviderSettings, *, strict_tls: bool) -> Origin:
+    """The upstream's or a provider's address, TLS, timeouts and pool."""
+    url = urlsplit(settings.url)
+    tls: ssl.SSLContext | None = None
+    if url.scheme == "https":
+        tls = strictly(ssl.create_default_context(cafile=settings.tls.ca_file), strict_tls)
+        tls.set_alpn_protocols(["http/1.1"])
+        if not settings.tls.verify:
+            tls.check_hostname = False
+            tls.verify_mode = ssl.CERT_NONE
+    assert url.hostname is not None
+    bounds = settings.timeouts.model_dump()
+    bounds["first_byte_s"] = bounds["first_byte_s"] or bounds["total_s"]  # waiting in its queue is no failure
+    return Origin(
+        url.hostname,
+        url.port or (443 if tls else 80),
+        tls,
+        Timeouts(**bounds),
+        **settings.pool.model_dump(),
+    )
+
+
+def within(to: Origin, most: int) -> Origin:
+    """The same origin with at most `most` connections, idle ones included."""
+    idle = min(to.max_idle, most // 4)
+    return replace(to, max_connections=min(to.max_connections, max(1, most - idle)), max_idle=idle)
+
+
+def forwarding(settings: UpstreamSettings, identity: IdentitySettings, to: Origin) -> Forwarding:
+    """How the request's headers are changed on the way to the upstream."""
+    chosen = settings.forwarding
+    names = (identity.header, identity.tenant.header if identity.tenant else None)
+    kept = frozenset(name.lower().encode() for name in names if name)
+    upstream_host = to.authority if chosen.host == "upstream" else None
+    return Forwarding(chosen.x_forwarded, chosen.forwarded, chosen.via, upstream_host, kept)
