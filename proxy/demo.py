@@ -55,7 +55,7 @@ def run(port: int) -> None:
         directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="headgate-demo-")))
         url = f"http://{HOST}:{port}"
         # Free ports, so that several demos can run side by side.
-        ports = Ports(port, *free_ports(4))
+        ports = DemoPorts(port, *free_ports(4))
         for name in ("flags.json", "headgate.yaml"):
             (directory / name).write_text((EXAMPLE / name).read_text())
         serving: list[subprocess.Popen[bytes]] = []
@@ -71,7 +71,7 @@ def run(port: int) -> None:
         await_the_end()
 
 
-class Ports(NamedTuple):
+class DemoPorts(NamedTuple):
     """Where each process of the demo listens."""
 
     public: int
