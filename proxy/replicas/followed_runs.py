@@ -10,9 +10,8 @@ from collections.abc import Callable, Mapping
 from proxy.replicas.followed_run import STORE_LOST, FollowedRun
 from proxy.replicas.log_tail import LogTail
 from proxy.replicas.records import is_run_id
-from proxy.replicas.sealing import Sealing, Unsealable
+from proxy.replicas.sealing import Unsealable
 from proxy.replicas.stored_runs import StoredRuns, log_unreadable
-from proxy.replicas.valkey import Health
 from proxy.settings.routes import Route
 
 logger = logging.getLogger("headgate.event_log")
@@ -43,16 +42,12 @@ class FollowedRuns:
         self,
         stored: StoredRuns,
         tail: LogTail,
-        health: Health,
-        sealing: Sealing,
         routes: Mapping[str, Route],
         replica: str,
         on_watched: Callable[[], None],
     ) -> None:
         self._stored = stored
         self._tail = tail
-        self._health = health
-        self._sealing = sealing
         self._routes = routes
         self._replica = replica
         self._on_watched = on_watched
@@ -81,7 +76,7 @@ class FollowedRuns:
         """
         run = self._by_id.get(run_id)
         failure = None if run is None else run.failure
-        if failure is not None and failure.code == STORE_LOST and self._health.up.is_set():
+        if failure is not None and failure.code == STORE_LOST and self._stored.is_up:
             del self._by_id[run_id]  # it was ended for want of the store, which is back
             run = None
         if run is not None or not is_run_id(run_id):
@@ -105,8 +100,7 @@ class FollowedRuns:
         if len(self) >= MAX_FOLLOWED:
             logger.warning("too many followed runs", extra={"runs": len(self)})
             return None
-        box = self._sealing.box(f"run {run_id}")
-        run = FollowedRun(run_id, stored, route, box, self._readers_changed)
+        run = FollowedRun(run_id, stored, route, self._stored.box(run_id), self._readers_changed)
         try:
             await self._stored.catch_up(run)
         except Unsealable as exc:

@@ -14,7 +14,7 @@ from proxy.replicas.records import Keys
 from proxy.replicas.scripts import send
 from proxy.replicas.sealing import Unsealable
 from proxy.replicas.stored_runs import PAGE, StoredRuns, log_unreadable, next_entry
-from proxy.replicas.valkey import Health, Link, StoreDown, is_wrong_type
+from proxy.replicas.valkey import Link, StoreDown, is_wrong_type
 
 BLOCK_MS = 1000
 """The longest that a read blocks before it takes newly followed runs into account."""
@@ -40,7 +40,6 @@ class LogTail:
         self,
         link: Link,
         wake_link: Link,
-        health: Health,
         keys: Keys,
         replica: str,
         stored: StoredRuns,
@@ -48,7 +47,7 @@ class LogTail:
     ) -> None:
         self._link = link
         self._wake_link = wake_link
-        self._health = health
+        self._health = link.health
         self._keys = keys
         self._replica = replica
         self._stored = stored

@@ -16,7 +16,7 @@ from proxy.replicas.records import Keys, StoredMeta
 from proxy.replicas.run_copy import REFRESH_S, CopyState, CopyWrite, RunCopy
 from proxy.replicas.scripts import ABANDON
 from proxy.replicas.sealing import Box
-from proxy.replicas.valkey import Command, Health, Link, StoreBusy, StoreDown
+from proxy.replicas.valkey import Command, Link, StoreBusy, StoreDown
 from proxy.runs.recovery import MAX_TIMES
 from proxy.runs.run import Run
 
@@ -48,7 +48,6 @@ class Mirror:
     def __init__(
         self,
         link: Link,
-        health: Health,
         lease: ReplicaLease,
         keys: Keys,
         ttl_s: float,
@@ -56,7 +55,7 @@ class Mirror:
         on_taken_over: Callable[[Run], None],
     ) -> None:
         self._link = link
-        self._health = health
+        self._health = link.health
         self._lease = lease
         self._keys = keys
         self._ttl_ms = int(ttl_s * 1000)

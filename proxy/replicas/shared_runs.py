@@ -104,27 +104,13 @@ class ValkeyRuns:
         self._lease = ReplicaLease(self._loop.time())
         self._detector = FailureDetector()
         self._mirror = Mirror(
-            self._mirror_link, self._health, self._lease, self._keys, settings.ttl_s, on_fault, on_taken_over
+            self._mirror_link, self._lease, self._keys, settings.ttl_s, on_fault, on_taken_over
         )
         self._stored = StoredRuns(self._read_link, self._keys, self._sealing)
         self._tail = LogTail(
-            self._tail_link,
-            self._read_link,
-            self._health,
-            self._keys,
-            self.replica,
-            self._stored,
-            self._receive,
+            self._tail_link, self._read_link, self._keys, self.replica, self._stored, self._receive
         )
-        self._followed = FollowedRuns(
-            self._stored,
-            self._tail,
-            self._health,
-            self._sealing,
-            routes,
-            self.replica,
-            self._is_watch_due.set,
-        )
+        self._followed = FollowedRuns(self._stored, self._tail, routes, self.replica, self._is_watch_due.set)
         ttl_ms = int(settings.ttl_s * 1000)
         self._takeover = Takeover(
             self._link, self._keys, self.replica, ttl_ms, executor, self._taken, on_cancel
@@ -143,7 +129,7 @@ class ValkeyRuns:
     @property
     def is_up(self) -> bool:
         """Whether the store took the last write."""
-        return self._health.up.is_set()
+        return self._stored.is_up
 
     async def __aenter__(self) -> Self:
         try:
@@ -188,7 +174,7 @@ class ValkeyRuns:
     async def claim(self, run: Run, keys: Sequence[str]) -> str | None:
         """See `SharedRuns`. The first key holds until the run's end, the others stay after it."""
         join_keys = self._join_keys(keys)
-        box = self._sealing.box(f"run {run.id}")
+        box = self._stored.box(run.id)
         request = StoredRequest.of(run)
         sealed_request = (request.sealed(box) if request is not None else None) or b""
         meta = RunMeta(

@@ -7,7 +7,7 @@ from typing import Any
 
 from proxy.replicas.followed_run import FollowedRun
 from proxy.replicas.records import Keys, StoredEnd, StoredEntry, StoredMeta
-from proxy.replicas.sealing import Sealing, Unsealable
+from proxy.replicas.sealing import Box, Sealing, Unsealable
 from proxy.replicas.valkey import Link
 
 logger = logging.getLogger("headgate.event_log")
@@ -28,6 +28,15 @@ class StoredRuns:
         self._sealing = sealing
         self._loop = asyncio.get_running_loop()
 
+    @property
+    def is_up(self) -> bool:
+        """Whether the store took the last write."""
+        return self._link.health.up.is_set()
+
+    def box(self, run_id: str) -> Box:
+        """Seals and opens all that is stored of a run."""
+        return self._sealing.box(f"run {run_id}")
+
     async def meta(self, run_id: str) -> StoredMeta | None:
         """A run's meta; None if it is not stored, or, logged, if it cannot be opened.
 
@@ -38,7 +47,7 @@ class StoredRuns:
         if not isinstance(value, bytes):
             return None
         try:
-            return StoredMeta.open(self._sealing.box(f"run {run_id}"), value)
+            return StoredMeta.open(self.box(run_id), value)
         except Unsealable as exc:
             log_unreadable(run_id, exc)
             return None

@@ -111,7 +111,7 @@ class Link:
         }
         connection_class = options.pop("connection_class", Connection)
         self._connection: Connection = connection_class(**options)
-        self._health = health
+        self.health = health
         self._scripts = scripts
         self._timeout_s = timeout_s
         self._strict_tls = strict_tls
@@ -136,7 +136,7 @@ class Link:
         Raises:
             StoreDown: no complete reply. Whether the commands were executed is not known.
         """
-        if not probe and not self._health.up.is_set():
+        if not probe and not self.health.up.is_set():
             raise StoreDown("not asked")
         try:
             async with asyncio.timeout(self._timeout_s):
@@ -145,7 +145,7 @@ class Link:
             raise StoreBusy("others were asking") from None
         began = self._loop.time()
         try:
-            if not probe and not self._health.up.is_set():
+            if not probe and not self.health.up.is_set():
                 raise StoreDown("not asked")  # it has failed meanwhile
             async with asyncio.timeout(self._timeout_s):
                 return await self._call(commands)
@@ -154,7 +154,7 @@ class Link:
             if self._loop.time() - began > self._timeout_s + STALL_S:
                 raise StoreBusy("this process was busy") from None
             why = _loggable(exc)
-            self._health.failed(why)
+            self.health.failed(why)
             raise StoreDown(why) from None
         finally:
             self._lock.release()
