@@ -76,9 +76,9 @@ class UpstreamError(HeadgateError):
             self.fault = fault
 
     def bare(self) -> Self:
-        """Without its traceback and what led to it, for whoever keeps it as a value.
+        """This error without traceback, cause and context, to be kept as a value.
 
-        Their frames hold all that was being worked on, this error included: a cycle with a user's text in it.
+        Their frames hold their local values, this error included: a cycle with a user's text in it.
         """
         self.__traceback__ = self.__context__ = self.__cause__ = None
         return self
@@ -117,7 +117,7 @@ class UpstreamMalformed(UpstreamError):
 
 
 class UpstreamAborted(UpstreamError):
-    """We closed the connection ourselves, because nobody waits for the answer."""
+    """Headgate closed the connection, because the client has left."""
 
 
 def problem(status: int, title: str, detail: str) -> tuple[list[tuple[bytes, bytes]], bytes]:

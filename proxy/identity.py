@@ -31,8 +31,7 @@ JWKS_S = 600.0
 """Seconds between two fetches of an issuer's keys."""
 
 JWKS_RETRY_S = 10.0
-"""The same after a fetch that failed, and when a token names a key that is not known: strangers can make
-such names up."""
+"""The same after a failed fetch, and when a token names an unknown key: strangers can make up such names."""
 
 JWKS_TIMEOUT_S = 10.0
 
@@ -45,7 +44,7 @@ _BEARER_TOKEN = re.compile(r"bearer +([!-~]+)", re.IGNORECASE)
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """Somebody."""
+    """One user, as far as a request shows."""
 
     principal: str
     """Opaque; equal for requests of one user (verified) or one credential (not verified)."""
@@ -55,7 +54,7 @@ class Identity:
     expires_at: float | None = None
     """When its token ends, in seconds since the epoch, if a verified one says so."""
     tenant: str | None = None
-    """Whose user it is, as far as the settings say where that stands. Never logged, never a label."""
+    """Whose user it is, if the settings say where requests name it. Never logged, never a label."""
 
     @property
     def bucket(self) -> int:
@@ -73,15 +72,15 @@ class Identity:
 
 
 def is_verified(settings: IdentitySettings) -> bool:
-    """Whether nobody can be somebody by saying so: tokens are verified, and the header is a trusted proxy's.
-    A cookie is a name that anybody may invent.
+    """Whether identities are proved: tokens are verified, and the header comes from a trusted proxy. Anybody
+    can invent a cookie.
     """
     jwt = settings.jwt
     return settings.cookie is None and (jwt is None or jwt.key is not None or jwt.jwks_url is not None)
 
 
 class Identifier:
-    """Finds out who sent a request, by the settings' ways in order: token, header, cookie."""
+    """Identifies the sender of a request, by token, header or cookie, in this order."""
 
     def __init__(
         self, settings: IdentitySettings, secret: bytes | None = None, *, strict_tls: bool = True
@@ -94,16 +93,16 @@ class Identifier:
         tenant = settings.tenant
         self._tenant_claim = tenant.claim if tenant else None
         self._tenant_header = tenant.header.lower().encode() if tenant and tenant.header else None
-        self._ways: list[Callable[[Headers], Identity | None]] = []
+        self._methods: list[Callable[[Headers], Identity | None]] = []
         if settings.header is not None:
             self._header = settings.header.lower().encode()
-            self._ways.append(self._by_header)
+            self._methods.append(self._by_header)
         if settings.cookie is not None:
             self._cookie = settings.cookie
-            self._ways.append(self._by_cookie)
+            self._methods.append(self._by_cookie)
 
     def identify(self, headers: Headers) -> Identity | None:
-        """Who sent these headers (names in lower case); None if that cannot be said. Never raises."""
+        """The sender of these headers (names in lower case); None if it is unknown. Never raises."""
         identity = self._found(headers)
         if identity is not None and self._tenant_header is not None:
             return self._of_tenant(identity, _values(headers, self._tenant_header))
@@ -114,14 +113,14 @@ class Identifier:
         if bearers:
             token = _token_of(bearers)
             identity = None if token is None else self._by_token(token)
-            # One that cannot be read, or does not verify, is nobody's, whatever else is there.
+            # A token that cannot be read or verified identifies nobody, whatever else the request has.
             if identity is not None or token is None or self._verifies:
                 return identity
-        return next((found for way in self._ways if (found := way(headers)) is not None), None)
+        return next((found for method in self._methods if (found := method(headers)) is not None), None)
 
     def _of_tenant(self, identity: Identity, tenants: Sequence[object]) -> Identity | None:
-        """User 7 of one tenant is another one's user 7 only by name. Of two tenants, or of what is no name,
-        it is nobody.
+        """The same user name in another tenant is another user. Two tenants, or a name that is no text,
+        identify nobody.
         """
         if not tenants:
             return identity
@@ -141,17 +140,17 @@ class Identifier:
             if identity is None or claimed is None:
                 return identity
             return self._of_tenant(identity, [claimed])
-        except Exception:  # noqa: BLE001 - whatever a stranger's claims make of a library, they are nobody's
+        except Exception:  # noqa: BLE001 - claims that make the library fail identify nobody
             return None
 
     def _of_claims(self, token: str, claims: dict[str, Any], settings: JwtSettings) -> Identity | None:
         user = claims.get(settings.claim)
-        if not isinstance(user, str) or not user.encode():  # a lone surrogate is nobody's name
+        if not isinstance(user, str) or not user.encode():  # fails for a lone surrogate
             return None
         if not self._verifies:
             return Identity(self._hash("token", token), user)
         principal = self._hash("user", repr((claims.get("iss"), user)))
-        return Identity(principal, user, expires_at=_end(claims.get("exp"), settings.leeway_s))
+        return Identity(principal, user, expires_at=_expiry(claims.get("exp"), settings.leeway_s))
 
     @property
     def _verifies(self) -> bool:
@@ -181,11 +180,11 @@ class Identifier:
         return self._keys[kid]
 
     def _by_header(self, headers: Headers) -> Identity | None:
-        value = _only(headers, self._header)
+        value = _single(headers, self._header)
         return Identity(self._hash("header", value), value) if value else None
 
     def _by_cookie(self, headers: Headers) -> Identity | None:
-        value = _only(headers, b"cookie")
+        value = _single(headers, b"cookie")
         if value is None:
             return None
         pairs = (pair.strip().partition("=") for pair in value.split(";"))
@@ -200,7 +199,7 @@ class Identifier:
         return hmac.new(self._secret, f"{kind}\n{value}".encode(), "sha256").hexdigest()
 
     async def keep_keys(self, *, retry_s: float = JWKS_RETRY_S) -> None:
-        """Fetch the issuer's keys now and again, for ever; at most once in `retry_s`."""
+        """Fetch the issuer's keys every `JWKS_S`, and when one is missing; at most once in `retry_s`."""
         while True:
             self._key_is_missing.clear()
             refreshed = await self.refresh_keys()
@@ -211,7 +210,7 @@ class Identifier:
                         await self._key_is_missing.wait()
 
     async def refresh_keys(self) -> bool:
-        """Fetch the issuer's keys, if there is a `jwks_url`. On failure, False, and the known keys stay."""
+        """Fetch the issuer's keys, if there is a `jwks_url`. False: it failed, and the known keys stay."""
         if self._jwt is None or self._jwt.jwks_url is None:
             return True
         try:
@@ -226,8 +225,8 @@ class Identifier:
         return True
 
 
-def _end(exp: Any, leeway_s: float) -> float | None:
-    """When a verified token ends; for one that has ended by our clock alone, when clocks differ no more."""
+def _expiry(exp: Any, leeway_s: float) -> float | None:
+    """When a verified token expires. One that has expired only by our clock gets the leeway."""
     if exp is None:
         return None
     end = float(exp)
@@ -238,19 +237,19 @@ def _values(headers: Headers, name: bytes) -> list[str]:
     return [value.decode("latin-1").strip() for key, value in headers if key == name]
 
 
-def _only(headers: Headers, name: bytes) -> str | None:
-    """The value of a header that stands there once; twice is nobody's."""
+def _single(headers: Headers, name: bytes) -> str | None:
+    """The value of a header that occurs once; None otherwise."""
     values = _values(headers, name)
     return values[0] if len(values) == 1 else None
 
 
 def _bearers(headers: Headers) -> list[str]:
-    """Every `Authorization`, if any of them is a bearer's, whether it can be read or not."""
+    """Every `Authorization`, if any of them has the scheme `Bearer`."""
     values = _values(headers, b"authorization")
     return values if any(_BEARER.match(value) for value in values) else []
 
 
 def _token_of(bearers: Sequence[str]) -> str | None:
-    """The one token that there is; None if there are several, or it is none."""
+    """The only token; None if there are several, or it is malformed."""
     found = _BEARER_TOKEN.fullmatch(bearers[0]) if len(bearers) == 1 else None
     return found[1] if found is not None and len(found[1]) <= MAX_TOKEN_BYTES else None

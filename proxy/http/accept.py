@@ -1,4 +1,4 @@
-"""What a client accepts, by name and by how much (RFC 9110 12.4.2 and 12.5.1). Pure."""
+"""What a client accepts, and with what weight (RFC 9110 12.4.2 and 12.5.1). Pure."""
 
 import re
 
@@ -8,18 +8,18 @@ from proxy.http.headers import Headers
 EVENTS = b"text/event-stream"
 
 JSON_RANGES = (b"application/json", b"application/*", b"*/*")
-"""Ranges that hold JSON; the most specific one that is there counts."""
+"""Media ranges that include JSON, the most specific first: the first that a client names counts."""
 
 _WEIGHT = re.compile(rb"0(\.\d{0,3})?|1(\.0{0,3})?")
 
 _QUOTED = re.compile(rb'"(?:[^"\\]|\\.)*"')
-"""A parameter's value that may hold commas, and names of other types."""
+"""A parameter's quoted value: it may contain commas, and names of other types."""
 
 
 def accepted(headers: Headers) -> Accept:
-    """Whether a client asks for server-sent events, by name, and likes them no less than JSON.
+    """Whether a client asks for server-sent events: it names them, and gives JSON no higher weight.
 
-    `*/*` does not count as asking.
+    `*/*` does not name them.
     """
     weights = _weights(headers, b"accept")
     events, json = weights.get(EVENTS, 0), _weight_of_json(weights)
@@ -29,7 +29,7 @@ def accepted(headers: Headers) -> Accept:
 
 
 def takes_json(headers: Headers) -> bool:
-    """Whether a client can be answered in JSON; one that says nothing takes anything."""
+    """Whether a client can be answered in JSON; without `Accept` it takes anything."""
     return all(name != b"accept" for name, _ in headers) or _weight_of_json(_weights(headers, b"accept")) > 0
 
 
@@ -54,6 +54,6 @@ def _weights(headers: Headers, field: bytes) -> dict[bytes, float]:
 
 
 def _weight(parameters: list[bytes]) -> float:
-    """1 if none is given, or one that cannot be read."""
+    """1 if there is none, or a malformed one."""
     given = next((parameter[2:] for parameter in parameters if parameter.startswith(b"q=")), b"1")
     return float(given) if _WEIGHT.fullmatch(given) else 1.0

@@ -1,4 +1,4 @@
-"""ASGI as the house speaks it: its types, what a scope offers beyond the standard, and problem answers."""
+"""ASGI as Headgate uses it: its types, what a scope offers beyond the standard, and problem answers."""
 
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
@@ -35,7 +35,7 @@ INTERIM = "headgate.interim"
 """Scope key: a function that sends an interim answer; there is none for HTTP/1.0 (RFC 9110 15.2)."""
 
 ARRIVED = "headgate.arrived"
-"""Scope key: a function that says whether `receive` has something to return at once."""
+"""Scope key: a function that tells whether `receive` would return at once."""
 
 TITLES = {
     400: "Bad Request",
@@ -51,7 +51,7 @@ TITLES = {
 
 
 async def send_problem(send: Send, status: int, detail: str, *, close: bool = False) -> None:
-    """Answer with an RFC 9457 problem; `close` for a client whose next request is better not read."""
+    """Answer with an RFC 9457 problem; `close` also ends the connection."""
     headers, body = problem(status, TITLES[status], detail)
     if close:
         headers.append((b"connection", b"close"))

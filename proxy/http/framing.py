@@ -1,4 +1,4 @@
-"""How a request's body is framed, and its target; what must not be passed on is refused. Pure.
+"""How a request's body is framed, and its target. What must not be passed on is refused. Pure.
 
 Source: RFC 9112 sections 3.2 (target) and 6 (framing).
 """
@@ -31,7 +31,7 @@ EXPECTED = frozenset({Body.LENGTH_EXPECTED, Body.CHUNKED_EXPECTED})
 
 
 def check_framing(headers: Headers, version: str) -> Body:
-    """How a request's body comes. Raises `RequestRefused` for what must not be passed on."""
+    """How a request's body comes. Raises RequestRefused for a request that must not be passed on."""
     body = Body.NONE
     expects = False
     has_host = False
@@ -58,14 +58,14 @@ def check_framing(headers: Headers, version: str) -> Body:
 def _coded(coding: bytes, version: str) -> Body:
     if version == "1.0":  # RFC 9112 6.1: its framing is faulty
         raise RequestRefused(400, "HTTP/1.0 has no Transfer-Encoding.")
-    # The server below undoes `chunked` and nothing else, so nothing else can be passed on.
+    # uvicorn undoes `chunked` and nothing else, so nothing else can be passed on.
     if coding.strip().lower() != b"chunked":
         raise RequestRefused(501, "No transfer coding but 'chunked' is understood.")
     return Body.CHUNKED
 
 
 def frame(body: bytes, chunked: bool, *, last: bool) -> bytes:
-    """A piece of a body as the upstream gets it; `last`: nothing follows."""
+    """A piece of a body as it goes to the upstream; `last`: nothing follows."""
     if not chunked:
         return body
     framed = b"%x\r\n%b\r\n" % (len(body), body) if body else b""

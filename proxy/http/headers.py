@@ -30,7 +30,7 @@ KEPT_THOUGH_LISTED = frozenset({b"host", b"content-length", b"content-type", b"a
 """A client may name these in `Connection` only to have them dropped; they are end to end."""
 
 SET_ON_THE_WAY = re.compile(rb"x-forwarded-.*|forwarded|x-real-ip|via")
-"""What proxies in front say of a request. A client cannot have them removed either."""
+"""Set by proxies in front. A client cannot have them removed either."""
 
 HARMLESS_CONNECTION = frozenset({b"keep-alive", b"close", b"Keep-Alive", b"Close"})
 """Values of `Connection` that name no further field: by far the most common ones."""
@@ -66,16 +66,16 @@ NOT_WHAT_IS_ASKED = {
     b"sec-fetch-site": "the same",
     b"sec-fetch-user": "the same",
 }
-"""Request headers in which two requests for the same may differ. Any other one may choose another answer,
-and then they are not the same: to ask once more is safe, another's text is not. `Authorization` and `Cookie`
-are not here: beside the principal they may hold a tenant or a role."""
+"""Request headers in which two requests for the same answer may differ. Any other header may lead to another
+answer, so that the requests are not joined: asking twice is safe, showing another answer's text is not.
+`Authorization` and `Cookie` are not here: beside the principal they may hold a tenant or a role."""
 
 SHADOWED = {
     **HOP_BY_HOP,
     b"content-length": "framing",
     b"x-real-ip": "says who the client is, as `X-Forwarded-For` does",
 }
-"""Beside `X-Forwarded-…`, names that are not passed on where an underscore stands for a hyphen."""
+"""Names that, beside `X-Forwarded-…`, are not passed on with an underscore in place of a hyphen."""
 
 BODILESS_STATUS = frozenset({204, 304})
 
@@ -97,13 +97,13 @@ class Forwarding:
     upstream_host: bytes | None = None
     """Sent as `Host` instead of the client's, if set."""
     kept: frozenset[bytes] = frozenset()
-    """Names in lower case that `Connection` cannot remove either: who somebody is, is decided by them."""
+    """Names in lower case that `Connection` cannot remove either: they identify the user."""
 
 
 def listed_in_connection(
     headers: Iterable[tuple[bytes, bytes]], kept: frozenset[bytes] = frozenset()
 ) -> frozenset[bytes]:
-    """Lower-case names that `Connection` fields list and that are dropped for it."""
+    """Lower-case names that are dropped because a `Connection` field lists them."""
     names: set[bytes] = set()
     for name, value in headers:
         if name == b"connection" and value not in HARMLESS_CONNECTION:
@@ -124,7 +124,7 @@ def end_to_end(headers: Headers, kept: frozenset[bytes] = frozenset()) -> Header
 
 
 def is_shadow(name: bytes) -> bool:
-    """Whether an upstream that reads `_` as `-`, as CGI and WSGI do, takes a name for what a proxy says."""
+    """Whether an upstream that reads `_` as `-`, as CGI and WSGI do, takes a name for a proxy's header."""
     read_as = name.replace(b"_", b"-")
     return read_as != name and (read_as in SHADOWED or read_as.startswith(b"x-forwarded-"))
 
@@ -158,7 +158,7 @@ def request_headers(
         elif name in _X_FORWARDED:
             earlier.append(pair)
         elif name == b"tracestate":
-            kept += without_token([pair])  # it would name a run: that is for Headgate alone to say
+            kept += without_token([pair])  # it would name a run, which only Headgate may
         elif name == b"connection" and pair[1] not in HARMLESS_CONNECTION:
             return request_headers(
                 end_to_end(headers, forwarding.kept), forwarding, client, scheme, fallback_host
@@ -173,7 +173,7 @@ def request_headers(
 
 
 def _with_host(headers: Headers, host: bytes | None, chosen: bytes | None, fallback: bytes) -> Headers:
-    """`headers` with the `Host` that the upstream shall see, where the client's stood."""
+    """`headers` with the upstream's `Host` in the place of the client's."""
     if host is None:
         return [(b"host", chosen or fallback), *headers]
     if chosen is None:
@@ -186,8 +186,8 @@ def _x_forwarded(
 ) -> Headers:
     """The three `X-Forwarded` fields, each as one line.
 
-    `-For` grows by one address a hop. `-Proto` and `-Host` speak of the first hop, so one that is
-    there already stays.
+    `-For` grows by one address a hop. `-Proto` and `-Host` describe the first hop, so an existing one
+    stays.
     """
     if forwarding.x_forwarded == "off":
         return earlier
@@ -219,8 +219,8 @@ def _forwarded_element(client: str | None, scheme: str, host: bytes | None) -> b
 def response_headers(headers: Headers, status: int) -> Headers:
     """Headers for the client, as they came, without those for one connection.
 
-    A 204 or 304 carries no body, so a `Content-Length` on it, which RFC 9110 8.6 forbids or makes
-    optional, is left out: the server below would wait for the bytes it announces.
+    A 204 or 304 carries no body, so its `Content-Length`, which RFC 9110 8.6 forbids or makes optional, is
+    left out: uvicorn would wait for the bytes it announces.
     """
     kept = end_to_end(headers)
     if status in BODILESS_STATUS:
@@ -229,7 +229,7 @@ def response_headers(headers: Headers, status: int) -> Headers:
 
 
 def is_json(headers: Headers) -> bool:
-    """Whether a body says that it is JSON."""
+    """Whether the content type is JSON."""
     for name, value in headers:
         if name == b"content-type":
             media_type = value.partition(b";")[0].strip().lower()
@@ -246,6 +246,6 @@ def write_head(method: bytes, target: bytes, headers: Headers) -> bytes:
     return b"".join(parts)
 
 
-def says_it_is_empty(status: int, headers: Headers) -> bool:
-    """Whether an answer without a body is whole without one."""
+def announces_no_body(status: int, headers: Headers) -> bool:
+    """Whether an answer without a body is whole: its status or its length says so."""
     return status in BODILESS_STATUS or (b"content-length", b"0") in headers

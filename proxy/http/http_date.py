@@ -1,4 +1,4 @@
-"""The `Date` of answers (RFC 9110 6.6.1), made once a second."""
+"""The `Date` of answers (RFC 9110 6.6.1), formatted once a second."""
 
 from email.utils import formatdate
 from time import time
@@ -7,13 +7,13 @@ from time import time
 class _Clock:
     def __init__(self) -> None:
         self._second = 0
-        self._said = b""
+        self._formatted = b""
 
     def __call__(self) -> bytes:
         now = int(time())
         if now != self._second:
-            self._second, self._said = now, formatdate(now, usegmt=True).encode()
-        return self._said
+            self._second, self._formatted = now, formatdate(now, usegmt=True).encode()
+        return self._formatted
 
 
 http_date = _Clock()
@@ -21,9 +21,9 @@ http_date = _Clock()
 
 
 class Dated(list[tuple[bytes, bytes]]):
-    """Headers that are put to those of each answer: `Date`, unless it has one.
+    """uvicorn's default headers of an answer: `Date`, unless the answer has one.
 
-    The server below adds its own to an answer's with `+`, and knows nothing of what is there already.
+    uvicorn joins them to the answer's own with `+`, and would repeat what is there already.
     """
 
     def __add__(self, headers: list[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:  # type: ignore[override]

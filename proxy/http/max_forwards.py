@@ -3,16 +3,16 @@
 from proxy.http.headers import Headers
 
 LIMITED = frozenset({"TRACE", "OPTIONS"})
-"""Methods for which it counts; other requests may have it, and it means nothing."""
+"""Methods for which it counts; in other requests it has no meaning."""
 
 _MAX_DIGITS = 9
 
-TOLD_BACK = frozenset({b"host", b"max-forwards", b"user-agent", b"via"})
-"""Request headers that an answer to TRACE repeats: none of those that may say who asks."""
+ECHOED = frozenset({b"host", b"max-forwards", b"user-agent", b"via"})
+"""Request headers that an answer to TRACE repeats: none that may identify the user."""
 
 
 def hops_left(headers: Headers) -> int | None:
-    """How many more; None if nothing is said, or not in a way that can be read."""
+    """How many hops are left; None if `Max-Forwards` is missing or malformed."""
     values = [value for name, value in headers if name == b"max-forwards"]
     if len(values) != 1 or not values[0].isdigit() or len(values[0]) > _MAX_DIGITS:
         return None
@@ -29,9 +29,9 @@ def one_hop_less(headers: Headers) -> Headers:
 
 
 def last_hop(method: str, target: bytes, headers: Headers) -> tuple[Headers, bytes]:
-    """Headers and body of the answer to a request that may go no further: what came, to TRACE."""
+    """Headers and body of the answer to a request that may go no further; TRACE gets itself back."""
     if method != "TRACE":
         return [(b"content-length", b"0")], b""
-    kept = [name + b": " + value + b"\r\n" for name, value in headers if name in TOLD_BACK]
+    kept = [name + b": " + value + b"\r\n" for name, value in headers if name in ECHOED]
     body = b"TRACE %b HTTP/1.1\r\n%b\r\n" % (target, b"".join(kept))
     return [(b"content-type", b"message/http"), (b"content-length", b"%d" % len(body))], body

@@ -1,4 +1,4 @@
-"""An upstream's answer whose `Content-Length` is there more than once, though equal each time. Pure.
+"""An upstream's answer that repeats an equal `Content-Length`. Pure.
 
 RFC 9110 8.6 lets a recipient take them for one. The parser does not, so it is given one.
 """
@@ -7,7 +7,7 @@ _NAME = b"content-length"
 
 
 def final_head(data: bytes) -> bytes | None:
-    """`data` from the final answer's head on, without the interim ones before; None: not here whole."""
+    """`data` from the final answer's head on, without interim answers; None: the head is not whole yet."""
     while (end := data.find(b"\r\n\r\n")) >= 0:
         if data[9:10] != b"1":  # of `HTTP/1.1 103`
             return data
@@ -16,17 +16,17 @@ def final_head(data: bytes) -> bytes | None:
 
 
 def with_one_length(data: bytes) -> bytes | None:
-    """An answer with its length said once; None if it is said once already, or is not one length.
+    """An answer with one `Content-Length`; None if it has one already, or several that differ.
 
     Args:
         data: begins with the answer's head, which is whole.
     """
     head, end, body = data.partition(b"\r\n\r\n")
     first, *fields = head.split(b"\r\n")
-    said = [field for field in fields if field.partition(b":")[0].lower() == _NAME]
-    values = {value.strip(b" \t") for field in said for value in field.partition(b":")[2].split(b",")}
+    lengths = [field for field in fields if field.partition(b":")[0].lower() == _NAME]
+    values = {value.strip(b" \t") for field in lengths for value in field.partition(b":")[2].split(b",")}
     value = values.pop() if len(values) == 1 else b""
-    if not value.isdigit() or said == [b"%b: %b" % (_NAME, value)]:
+    if not value.isdigit() or lengths == [b"%b: %b" % (_NAME, value)]:
         return None
-    others = [field for field in fields if field not in said]
+    others = [field for field in fields if field not in lengths]
     return b"\r\n".join([first, *others, b"%b: %b" % (_NAME, value)]) + end + body

@@ -1,4 +1,4 @@
-"""What a request's head must be, to be read in one way only. Pure.
+"""Rules by which a request's head can be read in one way only. Pure.
 
 Source: RFC 9112 sections 3.2 (target and `Host`) and 6.1 (framing), RFC 3986 section 3.2 (authority).
 """
@@ -10,7 +10,7 @@ from proxy.errors import RequestRefused
 from proxy.http.headers import Headers
 
 _NAME = b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-._~!$&'()*+;="
-"""Of a host that is a name or an IPv4 address; a comma would make a list of it."""
+"""Characters of a host that is a name or an IPv4 address; with a comma it would be a list."""
 
 _UNUSUAL_HOST = re.compile(
     rb"(?:\[[0-9A-Fa-f:.]+\]|(?:[A-Za-z0-9\-._~!$&'()*+;=]|%[0-9A-Fa-f]{2})+)(?::[0-9]*)?"
@@ -19,7 +19,7 @@ _UNUSUAL_HOST = re.compile(
 
 @lru_cache(maxsize=1024)  # a deployment has few
 def is_host(value: bytes) -> bool:
-    """Whether a value of `Host` is one host, and a port or none."""
+    """Whether a value of `Host` is one host with an optional port."""
     name, _, port = value.partition(b":")
     if name and not name.translate(None, _NAME) and (not port or port.isdigit()):
         return True
@@ -30,7 +30,7 @@ def authority_of(method: bytes, target: bytes) -> bytes | None:
     """The host of a target in absolute form; None for `*`, which is for OPTIONS.
 
     Raises:
-        RequestRefused: it is neither. Authority form is for CONNECT, and that is for forward proxies.
+        RequestRefused: the target is neither. Authority form is for CONNECT, and that is for forward proxies.
     """
     if target == b"*" and method == b"OPTIONS":
         return None
@@ -42,9 +42,9 @@ def authority_of(method: bytes, target: bytes) -> bytes | None:
 
 
 def put_host(headers: Headers, authority: bytes) -> None:
-    """Let the target win over `Host` (RFC 9112 3.2.2). Two, or one that is none, stay to be refused."""
-    places = [index for index, pair in enumerate(headers) if pair[0] == b"host"]
-    if not places:
+    """Replace `Host` by the target's (RFC 9112 3.2.2). Two, or an invalid one, stay and are refused later."""
+    indices = [index for index, pair in enumerate(headers) if pair[0] == b"host"]
+    if not indices:
         headers.insert(0, (b"host", authority))
-    elif len(places) == 1 and is_host(headers[places[0]][1]):
-        headers[places[0]] = (b"host", authority)
+    elif len(indices) == 1 and is_host(headers[indices[0]][1]):
+        headers[indices[0]] = (b"host", authority)

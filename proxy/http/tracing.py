@@ -1,7 +1,7 @@
 """Headgate's member of the W3C `tracestate` header: how a model call says which run it belongs to.
 
-An upstream that passes trace context on carries the member to its language model calls, and knows nothing of
-it. The client's own trace goes on unbroken beside it.
+An upstream that propagates trace context carries the member to its language model calls without knowing it.
+The client's own trace goes on unbroken beside it.
 
 Source: W3C Trace Context, https://www.w3.org/TR/trace-context/ ; sections are its.
 """
@@ -36,12 +36,12 @@ def token_of(headers: Fields) -> str | None:
 
 
 def has_context(headers: Fields) -> bool:
-    """Whether a call carries trace context at all, whoever's."""
+    """Whether a call carries any trace context."""
     return any(name in (b"traceparent", b"tracestate") for name, _ in headers)
 
 
 def without_token(headers: Fields) -> Fields:
-    """Fields without our member, whoever put it there; all else of them as it was."""
+    """Fields without our member; everything else stays as it was."""
     kept: Fields = []
     for name, value in headers:
         if name != b"tracestate" or _MEMBER not in value:
@@ -56,9 +56,9 @@ def without_token(headers: Fields) -> Fields:
 def with_token(headers: Fields, token: str) -> Fields:
     """Fields that carry a token, for a request of a run.
 
-    A `traceparent` is needed, or the `tracestate` counts for nothing (3.3.1): where the client sent none, or
-    one that its receivers must not use, there is a new one, of a trace that nobody records. A list of
-    members that is malformed would be dropped whole on its way (3.3.1.5), so it is dropped here.
+    Without a `traceparent` the `tracestate` does not count (3.3.1): if the client sent none, or an invalid
+    one, there is a new one, of a trace that nobody records. A malformed list of members would be dropped
+    whole on its way (3.3.1.5), so it is dropped here.
     """
     parents = [value for name, value in headers if name == b"traceparent"]
     rest = [pair for pair in headers if pair[0] not in {b"traceparent", b"tracestate"}]

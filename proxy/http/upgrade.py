@@ -12,21 +12,21 @@ UPGRADE = "headgate.upgrade"
 SWITCHING_PROTOCOLS = 101
 
 EARLY_BYTES = 64 * 1024
-"""What a client may send before it has its answer; then its socket is left alone."""
+"""Bytes that a client may send before it has its answer; then its socket is not read."""
 
 NOT_PASSED_ON = {
-    b"h2c": "requests that nobody here would look at; Java's HttpClient offers it with every first request",
+    b"h2c": "its requests would pass undecided; Java's HttpClient offers it with every first request",
     b"h2": "the same",
     b"http": "the same",
-    b"tls": "the same, and nobody could",
+    b"tls": "the same, and unreadable",
 }
-"""Protocols, without their version, in which other requests would come."""
+"""Protocols, without their version, that carry further requests."""
 
 
 def offered(version: str, headers: Headers) -> bytes:
-    """What of a request's `Upgrade` is passed on; empty if nothing is, and it is a request like any other.
+    """The protocols of a request's `Upgrade` that are passed on; empty: it is a request like any other.
 
-    Not with a body: it would have to be told from what follows it. Not of HTTP/1.0, as RFC 9110 says.
+    A request with a body offers none: its end could not be seen. Nor does one of HTTP/1.0 (RFC 9110 7.8).
     """
     if version != "1.1" or any(_announces_body(name, value) for name, value in headers):
         return b""
@@ -54,7 +54,7 @@ def listed(headers: Iterable[tuple[bytes, bytes]], wanted: bytes) -> list[bytes]
 
 
 def is_accepted(protocols: bytes, answer: Headers) -> bool:
-    """Whether a 101 is to what was offered: another one is no answer at all."""
+    """Whether a 101 accepts what was offered. Any other 101 is malformed."""
     asked = {token.strip().lower() for token in protocols.split(b",")}
     chosen = {token.lower() for token in listed(answer, b"upgrade")}
     says_so = b"upgrade" in {token.lower() for token in listed(answer, b"connection")}
@@ -62,15 +62,16 @@ def is_accepted(protocols: bytes, answer: Headers) -> bool:
 
 
 Lost = Callable[[Exception | None], None]
+"""The old protocol's `connection_lost`."""
 
 
 @dataclass(slots=True)
 class UpgradeOffer:
-    """An upgrade that a client offers, while it is not answered; and what the client has sent meanwhile."""
+    """An upgrade that a client offers, until it is answered, and what the client has sent meanwhile."""
 
     protocols: bytes
     switch: Callable[[asyncio.Protocol], tuple[asyncio.Transport, Lost]]
-    """Gives the client's connection to another protocol, which must tell the old one when it is lost."""
+    """Gives the client's connection to another protocol, which must call `Lost` when it is lost."""
     left: Callable[[], bool]
-    """Whether the client is gone."""
+    """Whether the client has left."""
     early: bytearray = field(default_factory=bytearray)

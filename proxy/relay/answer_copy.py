@@ -5,7 +5,7 @@ from typing import Final
 
 from proxy.downstream.bodies import ByteReservation
 from proxy.http.asgi import ANSWER, Message, Scope, Send, WholeAnswer
-from proxy.http.headers import Headers, says_it_is_empty
+from proxy.http.headers import Headers, announces_no_body
 
 CODINGS: Final = frozenset({b"gzip", b"deflate"})
 """Content codings that can be undone here."""
@@ -22,7 +22,7 @@ class AnswerCopy:
         self._kept = bytearray()
         self._coding = b""
         self._is_over = False
-        self._says_it_is_empty = False
+        self._announces_no_body = False
 
     def scope(self, scope: Scope) -> Scope:
         """The request's scope for the relay, so that an answer in one write is copied, too."""
@@ -46,7 +46,7 @@ class AnswerCopy:
 
     def _begin(self, status: int, headers: Headers) -> None:
         self._coding = coding_of(headers)
-        self._says_it_is_empty = says_it_is_empty(status, headers)
+        self._announces_no_body = announces_no_body(status, headers)
 
     def _keep(self, body: bytes) -> None:
         if self._is_over:
@@ -63,7 +63,7 @@ class AnswerCopy:
     @property
     def is_empty(self) -> bool:
         """Whether the answer has no body, and its head says so."""
-        return self._says_it_is_empty and not self._kept
+        return self._announces_no_body and not self._kept
 
     @property
     def is_foreign(self) -> bool:

@@ -44,7 +44,7 @@ class Decider:
         if decision.mode is Mode.STREAM and request.accept is Accept.NONE and decision.source in MADE_HERE:
             decision = _as_batch(decision)
         if not breaker_open and decision.mode is not Mode.STREAM:
-            self.breaker.unused()
+            self.breaker.give_back_trial()
         # A batch request gets the upstream's own call and nothing beside it, unless it is dark.
         if decision.mode is Mode.BATCH and not (decision.reason is Reason.DARK and _can_be_dark(request)):
             return replace(decision, source="batch")
@@ -62,7 +62,7 @@ class Decider:
         request = replace(request, receive=receive)
         if body is not None and not asks_to_stream(body):
             return request, decision
-        self.breaker.unused()
+        self.breaker.give_back_trial()
         return request, _as_batch(decision)
 
     def is_full(self, request: RouteRequest) -> bool:

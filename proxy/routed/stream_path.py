@@ -37,7 +37,7 @@ class StreamPath:
                 run, is_new = await self._join_or_start(request, decision)
         finally:
             if not is_new and decision.mode is Mode.STREAM:
-                self.decider.breaker.unused()  # a trial is for a run that begins
+                self.decider.breaker.give_back_trial()  # a trial is for a run that begins
         request.reservation.close()  # the body has been compared, or is the run's
         await self.access.name(request, run, request.chosen_id)
         if request.accept is Accept.NONE:

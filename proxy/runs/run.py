@@ -18,7 +18,7 @@ from statistics import median
 from flags.decision import Decision, Mode
 from proxy.downstream.bodies import ByteReservation
 from proxy.errors import Fault, UpstreamError
-from proxy.http.headers import says_it_is_empty
+from proxy.http.headers import announces_no_body
 from proxy.identity import Identity
 from proxy.observe.labels import FaultPhase
 from proxy.observe.metrics import RouteMetrics
@@ -631,6 +631,6 @@ def _encoding(text: str, pieces: list[bytes]) -> Iterator[None]:
 
 async def texts_of_answer(answer: Answer, sections: Sequence[Section]) -> dict[str, str]:
     """The texts that an answer has; none if it says that it has no body. Raises `MalformedBody`."""
-    if not answer.body and says_it_is_empty(answer.status, answer.headers):
+    if not answer.body and announces_no_body(answer.status, answer.headers):
         return {}
     return await texts_of(answer.body, sections)

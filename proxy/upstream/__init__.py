@@ -1,4 +1,4 @@
-"""The upstream's side: its connections, their pool, timeouts, the circuit breaker, tunnels.
+"""The upstream's side: its connections, their pool, timeouts, hedging, the circuit breaker, tunnels.
 
-Imports `http` and `settings`. Read `client.py` first: one request to the upstream, and its answer.
+Imports `http` and `settings`. Read `client.py` first, then `exchange.py`: one request, and its answer.
 """

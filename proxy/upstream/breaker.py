@@ -1,15 +1,14 @@
 """When the upstream fails again and again: a circuit breaker, one per upstream. Pure: the time is passed in.
 
-It opens when the last results were all failures, of `failures` different callers, and came within `window_s`:
-one whose request fails each time proves nothing for the others. Consecutive in the order in which the runs
-ended, since runs take 30 to 120 s and overlap, and when they began says little. Not a share of failures,
-because an open breaker sends everybody to batch, which asks the same upstream. That is worth while only if
-streaming has nothing to offer, which is when the upstream is down: one that fails every tenth run opens this
-once in 100,000 runs, one that is down at its fifth. And not a count of failures alone: of a hundred runs in
-flight, five in a minute may fail while all is well.
+It opens when the last `failures` results were failures of different callers, all within `window_s`. Callers
+count once: one whose request fails each time proves nothing for the others. Results count in the order in
+which the runs ended, since runs take 30 to 120 s and overlap. The rule is no share of failures: an open
+breaker sends everybody to batch, which asks the same upstream, so it helps only if the upstream is down. An
+upstream that fails every tenth run opens it once in 100,000 runs; one that is down opens it at its fifth. Nor
+is it a plain count: of a hundred runs in flight, five in a minute may fail while all is well.
 
-A success closes it in every state, for a whole answer has just come. One of a run begun long before may do so
-too early; then as many failures as opened it open it again.
+A success closes it in every state, for a whole answer has just come. A run begun long before may close it too
+early; then as many failures open it again.
 """
 
 from enum import StrEnum
@@ -21,11 +20,11 @@ class BreakerState(StrEnum):
     """Where a breaker stands."""
 
     CLOSED = "closed"
-    """Runs begin."""
+    """Runs may begin."""
     OPEN = "open"
-    """None does; after `open_s` one does, to try."""
+    """No run may begin; after `open_s` one may, as a trial."""
     HALF_OPEN = "half_open"
-    """A trial is under way, for `open_s` at most: what is not known by then is tried by another."""
+    """A trial is under way; if it has no result within `open_s`, there is another one."""
 
 
 class BreakerEvent(StrEnum):
@@ -34,11 +33,11 @@ class BreakerEvent(StrEnum):
     SUCCESS = "success"
     FAILURE = "failure"
     ONE_FAILURE_TOO_MANY = "one_failure_too_many"
-    """Of as many callers as it takes, one after another, within `window_s`."""
+    """A failure of the last caller that it takes, within `window_s`."""
     TRIAL = "trial"
-    """`open_s` is over and a run begins."""
+    """`open_s` is over and a run may begin."""
     TRIAL_UNUSED = "trial_unused"
-    """It did not begin after all."""
+    """That run did not begin after all."""
 
 
 MOVES: dict[tuple[BreakerState, BreakerEvent], BreakerState] = {
@@ -48,13 +47,13 @@ MOVES: dict[tuple[BreakerState, BreakerEvent], BreakerState] = {
     (BreakerState.CLOSED, BreakerEvent.TRIAL): BreakerState.CLOSED,
     (BreakerState.CLOSED, BreakerEvent.TRIAL_UNUSED): BreakerState.CLOSED,
     (BreakerState.OPEN, BreakerEvent.SUCCESS): BreakerState.CLOSED,
-    # Of a run begun before: that it is open is known already, and it stays so no longer for that.
+    # Of a run begun before: it does not prolong the time for which the breaker is open.
     (BreakerState.OPEN, BreakerEvent.FAILURE): BreakerState.OPEN,
     (BreakerState.OPEN, BreakerEvent.ONE_FAILURE_TOO_MANY): BreakerState.OPEN,
     (BreakerState.OPEN, BreakerEvent.TRIAL): BreakerState.HALF_OPEN,
     (BreakerState.OPEN, BreakerEvent.TRIAL_UNUSED): BreakerState.OPEN,
     (BreakerState.HALF_OPEN, BreakerEvent.SUCCESS): BreakerState.CLOSED,
-    # The trial's, or an older run's: they are not told apart. The next trial is `open_s` away at most.
+    # Of the trial, or of an older run: nobody can tell which. The next trial comes within `open_s`.
     (BreakerState.HALF_OPEN, BreakerEvent.FAILURE): BreakerState.OPEN,
     (BreakerState.HALF_OPEN, BreakerEvent.ONE_FAILURE_TOO_MANY): BreakerState.OPEN,
     (BreakerState.HALF_OPEN, BreakerEvent.TRIAL): BreakerState.HALF_OPEN,
@@ -63,12 +62,12 @@ MOVES: dict[tuple[BreakerState, BreakerEvent], BreakerState] = {
 
 
 class Breaker:
-    """Of one upstream.
+    """The circuit breaker of one upstream.
 
     Args:
-        failures: of so many callers, one after another, open it; at least 1. So many are kept.
-        window_s: seconds within which they must come.
-        open_s: seconds until a run may try; an unfinished trial is followed by another after as many.
+        failures: consecutive ones, each of another caller, that open it; at least 1.
+        window_s: seconds within which all of them must come.
+        open_s: seconds until a trial, and from one trial to the next.
     """
 
     def __init__(self, failures: int, window_s: float, open_s: float) -> None:
@@ -77,11 +76,11 @@ class Breaker:
         self._open_s = open_s
         self._failures = failures
         self._failed_at: dict[str | None, float] = {}
-        """When each caller's latest was, the oldest first."""
+        """The time of each caller's latest failure, the oldest first."""
         self._next_trial_at = 0.0
 
     def is_open(self, now: float) -> bool:
-        """Whether no run may begin. False, unless it is closed, is leave for one run: the trial."""
+        """Whether no run may begin. Unless the breaker is closed, False allows one run: the trial."""
         if self.state is BreakerState.CLOSED:
             return False
         if now < self._next_trial_at:
@@ -90,19 +89,20 @@ class Breaker:
         self._move(BreakerEvent.TRIAL)
         return False
 
-    def unused(self) -> None:
-        """Give a trial back: nobody else may begin until its time is over, and the request became no run.
+    def give_back_trial(self) -> None:
+        """Give a trial back whose request became no run, so that another one may try.
 
-        To be called only by who has been told that the breaker is not open; a closed one does not care.
+        Call it only after `is_open` was False. A closed breaker ignores it.
         """
         if self.state is BreakerState.HALF_OPEN:
             self._next_trial_at = 0.0
         self._move(BreakerEvent.TRIAL_UNUSED)
 
     def record(self, ok: bool, now: float, caller: str | None) -> None:
-        """A run of a caller has ended, with an answer or by the upstream's fault; `result_of` says which.
+        """A run has ended, with an answer or by the upstream's fault: see `result_of`.
 
-        All that are nobody in particular count as one.
+        Args:
+            caller: the run's principal. All unknown clients count as one.
         """
         if ok:
             self._failed_at.clear()
@@ -113,14 +113,14 @@ class Breaker:
         while len(self._failed_at) > self._failures:
             del self._failed_at[next(iter(self._failed_at))]
         is_full = len(self._failed_at) == self._failures
-        enough = is_full and now - min(self._failed_at.values()) <= self._window_s
+        is_enough = is_full and now - min(self._failed_at.values()) <= self._window_s
         before = self.state
-        self._move(BreakerEvent.ONE_FAILURE_TOO_MANY if enough else BreakerEvent.FAILURE)
+        self._move(BreakerEvent.ONE_FAILURE_TOO_MANY if is_enough else BreakerEvent.FAILURE)
         if self.state is BreakerState.OPEN and before is not BreakerState.OPEN:
             self._next_trial_at = now + self._open_s
 
-    def _move(self, sign: BreakerEvent) -> None:
-        self.state = MOVES[self.state, sign]
+    def _move(self, event: BreakerEvent) -> None:
+        self.state = MOVES[self.state, event]
 
 
 RESULTS: dict[Fault, bool | None] = {
@@ -130,24 +130,24 @@ RESULTS: dict[Fault, bool | None] = {
     Fault.IDLE_TIMEOUT: False,
     Fault.TOTAL_TIMEOUT: False,
     Fault.TRUNCATED: False,  # a reset, once the status has come
-    Fault.MALFORMED: None,  # it answers; what it says is nothing to begin no run for
+    Fault.MALFORMED: None,  # it answers, so that runs may begin
     Fault.STATUS: True,  # below 500: it works, and refuses
-    Fault.TOO_LARGE: True,  # a bound of ours on an answer that came
+    Fault.TOO_LARGE: True,  # an answer came, and Headgate's own bound refused it
     Fault.FAILURE_TEXT: True,  # what failed is behind it, and batch has the same sentence
     Fault.BUSY: None,  # never asked
     Fault.SOURCE_LOST: None,  # the call itself goes on
     Fault.LOG_STORE: None,
     Fault.INTERNAL: None,
 }
-"""What the end of a run says about the upstream: that it works, that it does not, or nothing."""
+"""What the end of a run proves about the upstream: it works, it does not, or (None) nothing."""
 
 
 def result_of(error_code: str | None, status: int) -> bool | None:
-    """What to record about a run that has ended; None: nothing, for it says nothing about the upstream.
+    """What to record about a run that has ended; None: it proves nothing about the upstream.
 
     Args:
         error_code: of its failure, a `Fault` or another end such as a cancellation; None: it is complete.
-        status: of its failure; any if it is complete.
+        status: of its failure; not read if it is complete.
     """
     if error_code is None:
         return True

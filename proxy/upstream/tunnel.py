@@ -1,7 +1,7 @@
-"""Upgraded connections: after the upstream's 101 bytes go both ways, and nobody here knows what they mean.
+"""Upgraded connections: after the upstream's 101, bytes go both ways and are not looked at.
 
-What a client offers goes to the upstream on a connection of its own. Until that answers, nothing which the
-client sends after its request is read; and only a 101 to what was offered makes a tunnel of the two.
+A client's offer goes to the upstream on a connection of its own. Until the upstream answers, nothing that the
+client sends after its request is read; and only a 101 that accepts the offer makes a tunnel of the two.
 """
 
 import asyncio
@@ -19,7 +19,7 @@ from proxy.upstream.exchange import Exchange
 
 
 class _End(asyncio.Protocol):
-    """One of a tunnel's two ends: what is heard here is said at the other."""
+    """One of a tunnel's two ends: what is read here is written at the other."""
 
     __slots__ = ("_lost", "_transport", "_tunnel", "closed", "is_at_eof", "other")
 
@@ -41,19 +41,19 @@ class _End(asyncio.Protocol):
         return not (self.closed or self._transport.is_closing())
 
     def data_received(self, data: bytes) -> None:
-        self._tunnel.moves()
-        self.other.say(data)
+        self._tunnel.note_activity()
+        self.other.write(data)
 
-    def say(self, data: bytes) -> None:
+    def write(self, data: bytes) -> None:
         if self._is_open:
             self._transport.write(data)
 
     def eof_received(self) -> bool:
         self.is_at_eof = True
-        self.other.say_eof()
+        self.other.write_eof()
         return True  # the other direction goes on
 
-    def say_eof(self) -> None:
+    def write_eof(self) -> None:
         if not self._is_open:
             return
         if self.is_at_eof or not self._transport.can_write_eof():  # TLS has no half-close
@@ -79,15 +79,15 @@ class _End(asyncio.Protocol):
             self.other.close()
         else:
             self.other.reset()
-        self._tunnel.ends()
+        self._tunnel.note_closed()
 
     def close(self) -> None:
-        """Once all is said."""
+        """Close when everything is written."""
         if self._is_open:
             self._transport.close()
 
     def reset(self) -> None:
-        """At once, and visibly: a protocol without an end of its own would take a plain close for one."""
+        """Close with a TCP reset: a protocol without an end of its own takes a plain close for one."""
         if not self.closed:
             connection = self._transport.get_extra_info("socket")
             connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
@@ -103,23 +103,23 @@ class Tunnel:
         self.client, self.upstream = _End(self), _End(self)
         self.client.other, self.upstream.other = self.upstream, self.client
         self.over: asyncio.Future[None] = self._loop.create_future()
-        self._moved_at = self._loop.time()
+        self._active_at = self._loop.time()
         self._total = self._loop.call_later(bounds.total_s, self.cut)
-        self._idle = self._loop.call_later(bounds.idle_s, self._look)
+        self._idle = self._loop.call_later(bounds.idle_s, self._check_idle)
 
-    def moves(self) -> None:
-        self._moved_at = self._loop.time()
+    def note_activity(self) -> None:
+        self._active_at = self._loop.time()
 
-    def _look(self) -> None:
-        """Cut it if it is idle; one timer, however many bytes come."""
-        due = self._moved_at + self._bounds.idle_s
+    def _check_idle(self) -> None:
+        """Cut the tunnel if it is idle. One timer serves it, however many bytes come."""
+        due = self._active_at + self._bounds.idle_s
         if due <= self._loop.time():
             self.cut()
         else:
-            self._idle = self._loop.call_at(due, self._look)
+            self._idle = self._loop.call_at(due, self._check_idle)
 
-    def ends(self) -> None:
-        """An end is closed."""
+    def note_closed(self) -> None:
+        """One end is closed: the tunnel is over if the other one is, too."""
         if self.client.closed and self.upstream.closed and not self.over.done():
             self._total.cancel()
             self._idle.cancel()
@@ -128,7 +128,7 @@ class Tunnel:
     def cut(self) -> None:
         self.client.reset()
         self.upstream.reset()
-        self.ends()
+        self.note_closed()
 
 
 class Upgrades:
@@ -141,7 +141,7 @@ class Upgrades:
         self._open: set[Tunnel] = set()
 
     def check_room(self) -> None:
-        """Raises `UpstreamBusy` if there are `max_open`."""
+        """Raises UpstreamBusy if `max_open` tunnels are open."""
         if len(self._open) >= self._bounds.max_open:
             raise UpstreamBusy(f"{len(self._open)} upgraded connections are open")
 
@@ -149,8 +149,8 @@ class Upgrades:
         """Pass the 101 on, and bytes both ways until both sides are closed.
 
         Raises:
-            UpstreamAborted: the client was gone before it could have the 101.
-            UpstreamBroke: so was the upstream.
+            UpstreamAborted: the client left before it could have the 101.
+            UpstreamBroke: the upstream did.
         """
         if offer.left():
             raise UpstreamAborted("the client left before its protocol was switched")
@@ -161,9 +161,9 @@ class Upgrades:
             upstream, first = exchange.hand_over(tunnel.upstream)
             tunnel.upstream.begin(upstream)
             tunnel.client.begin(*offer.switch(tunnel.client))
-            tunnel.client.say(head + first)
+            tunnel.client.write(head + first)
             if offer.early:
-                tunnel.upstream.say(bytes(offer.early))
+                tunnel.upstream.write(bytes(offer.early))
             upstream.resume_reading()
             self._counted.inc()
             with self._gauge.track_inprogress():
@@ -173,13 +173,13 @@ class Upgrades:
             self._open.discard(tunnel)
 
     def cut_all(self) -> None:
-        """The time to drain is over."""
+        """End all tunnels: the time to drain is over."""
         for tunnel in list(self._open):
             tunnel.cut()
 
 
 def _switching(headers: Headers) -> bytes:
-    """The head of the 101, for the client."""
+    """The head of the client's 101."""
     protocols = b", ".join(listed(headers, b"upgrade"))
     kept = [*end_to_end(headers), (b"connection", b"Upgrade"), (b"upgrade", protocols)]
     lines = [b"HTTP/1.1 101 Switching Protocols", *(name + b": " + value for name, value in kept)]

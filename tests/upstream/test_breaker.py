@@ -189,7 +189,7 @@ def test_the_result_of_a_trial_counts_after_its_time_too() -> None:
 def test_a_trial_that_is_given_back_is_the_next_ones() -> None:
     """Who was let through became no run: had its user no stream, 99 of 100 trials would be lost."""
     breaker = half_open(15)
-    breaker.unused()
+    breaker.give_back_trial()
 
     assert [breaker.is_open(15) for _ in range(3)] == [False, True, True]
 
@@ -198,7 +198,7 @@ def test_a_trial_that_is_given_back_is_the_next_ones() -> None:
 def test_giving_back_what_was_not_taken_changes_nothing(make: Any, state: BreakerState) -> None:
     """Whoever asks need not know whether it was the trial."""
     breaker = make()
-    breaker.unused()
+    breaker.give_back_trial()
 
     assert breaker.state is state
     assert breaker.is_open(OPEN_S / 2) is (state is BreakerState.OPEN)
@@ -258,7 +258,7 @@ class AnySequence(RuleBasedStateMachine):
     @precondition(lambda self: self.breaker.state is BreakerState.HALF_OPEN)
     @rule()
     def a_trial_is_not_used(self) -> None:
-        self.breaker.unused()
+        self.breaker.give_back_trial()
         self.next_trial_at = self.now
         self.somebody_asks()
 
