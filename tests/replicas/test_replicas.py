@@ -79,7 +79,7 @@ async def until_left(asked: Asked) -> None:
 
 
 async def test_any_replica_serves_any_run(tmp_path: Path) -> None:
-    """Live and afterwards, by token and by ticket, before it begins; the very same events."""
+    """Live and afterwards, by token and by ticket, even before the run begins: the same events."""
     held = Held(answering(answer()))
     async with replicas(held, tmp_path, attach_wait_s=3) as (upstream, (one, two), client, _):
         run = str(uuid.uuid4())
@@ -146,7 +146,7 @@ async def test_a_run_is_ended_from_another_replica(tmp_path: Path) -> None:
 
 
 async def resumed(client: httpx.AsyncClient, at: Served, stream: Stream, user: str) -> list[dict[str, Any]]:
-    """What a client has in the end that comes back with the last id it has."""
+    """All events of a client that reconnects with the last id it has."""
     cursor = {"last-event-id": stream.events[-1]["id"]} if stream.events else {}
     rest = await read(client, events(at, stream.run), signed(user, **cursor), method="GET")
     return stream.events + rest.events
@@ -193,7 +193,7 @@ async def test_a_deploy_loses_nothing(tmp_path: Path) -> None:
 
 
 async def test_the_viewers_of_a_lost_replica_are_told(tmp_path: Path) -> None:
-    """SIGKILL: what they have stays, and within 15 seconds they know that no more comes."""
+    """SIGKILL: viewers keep what they have, and within 15 seconds they see that no more comes."""
     async with replicas(until_left, tmp_path) as (_, (one, two), client, _):
         async with opened(client, one.url + START, signed()) as stream:
             await stream.piece()
@@ -219,7 +219,7 @@ async def test_the_viewers_of_a_lost_replica_are_told(tmp_path: Path) -> None:
 
 
 class Twice:
-    """An upstream that says the beginning of its answer, and the whole of it when it is told to."""
+    """An upstream that sends the beginning of its answer, and the rest once it is released."""
 
     def __init__(self, *bodies: bytes) -> None:
         self.bodies = bodies
@@ -238,7 +238,7 @@ class Twice:
 
 
 async def gone(store: ValkeyServer) -> None:
-    """The leases of the dead run out; the living say again that they live."""
+    """The leases of dead replicas end; living ones renew theirs."""
     async with store.client() as looking:
         await looking.delete(*await looking.keys("headgate:replica:*"))
 
@@ -467,7 +467,7 @@ async def test_a_run_that_may_not_be_repeated_is_lost_with_its_replica(tmp_path:
 
 
 async def test_a_run_that_was_cancelled_is_not_taken_over(tmp_path: Path) -> None:
-    """DELETE when its replica is gone already, which nobody has noticed yet."""
+    """DELETE after its replica is gone, and before any other has noticed that."""
     upstream_ = Twice(answer())
     more = {"route": {"replay": "safe"}}
     async with (
@@ -511,7 +511,7 @@ async def test_a_cancel_reaches_the_replica_that_took_a_run_over(tmp_path: Path)
 
 
 async def test_a_call_is_sent_three_times_at_most_whoever_sends_it(tmp_path: Path) -> None:
-    """A request that kills who works on it does not kill them all."""
+    """A request that kills its replica does not kill all replicas."""
     upstream_ = Twice(answer())
     more = {"route": {"replay": "safe"}}
     async with (

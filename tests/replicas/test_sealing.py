@@ -45,7 +45,7 @@ def test_a_value_that_was_changed_anywhere_cannot_be_opened() -> None:
 
 
 def test_equal_texts_look_different() -> None:
-    """Who reads the store cannot tell that two entries say the same, nor find the words."""
+    """A reader of the store cannot see that two entries are equal, nor find words in them."""
     box = Sealing(SECRET).box("run 1")
     values = {box.seal("entry", 1, b"the same text") for _ in range(100)}
 
@@ -54,7 +54,7 @@ def test_equal_texts_look_different() -> None:
 
 
 def test_a_name_says_nothing_about_what_it_names() -> None:
-    """It is equal for equal values under one secret, and nobody without it can find out by trying."""
+    """Equal for equal values under one secret; without the secret, guesses cannot be checked."""
     assert Sealing(SECRET).name("ann") == Sealing(SECRET).name("ann")
     assert (
         len({Sealing(SECRET).name("ann"), Sealing(SECRET).name("bob"), Sealing(SECRET + ".").name("ann")})

@@ -52,7 +52,7 @@ EXTRACTED, SUMMARIZED = ROUTE.sections
 
 @dataclass
 class Replica:
-    """One replica, and what it was told."""
+    """One replica, and its callbacks' calls."""
 
     runs: ValkeyRuns = field(init=False)
     cancelled: list[str] = field(default_factory=list)
@@ -86,7 +86,7 @@ class Replica:
         return found
 
     async def die(self) -> None:
-        """As with `kill -9`: nothing is told, nothing released."""
+        """As with `kill -9`: nothing is sent, nothing released."""
         await self.runs._end_tasks()
 
 
@@ -181,7 +181,7 @@ def watch(run: ViewableRun) -> Callable[[], None]:
 
 
 async def test_a_run_is_seen_elsewhere_as_it_is_where_it_is_executed(server: ValkeyServer) -> None:
-    """The same bytes in the same order, and everything that a viewer is asked for or told."""
+    """The same bytes in the same order, and every property that a viewer needs."""
     async with replica(server) as one, replica(server) as other:
         run = await claimed(one)
         say(run)
@@ -240,7 +240,7 @@ async def _has(client: Redis, run: Run) -> bool:
 
 
 async def test_what_is_stored_is_there_at_once(server: ValkeyServer) -> None:
-    """Who looks for a run knows without waiting whether it has text, and whether it has ended."""
+    """A replica that finds a run knows without waiting whether it has text, and whether it has ended."""
     async with replica(server) as one, replica(server) as other, server.client() as client:
         run = await claimed(one)
         empty = await other.followed(run.id)
@@ -273,7 +273,7 @@ async def test_a_run_that_fails_fails_elsewhere_too(server: ValkeyServer) -> Non
 
 
 async def test_viewers_of_one_run_share_one_copy(server: ValkeyServer) -> None:
-    """However many there are, it is read once."""
+    """However many viewers there are, the run is read once."""
     async with replica(server) as one, replica(server) as other:
         run = await claimed(one)
         found = await asyncio.gather(*(other.runs.find(run.id) for _ in range(10)))
@@ -320,7 +320,7 @@ async def test_a_large_answer_does_not_hold_up_the_others(server: ValkeyServer) 
 
 
 async def test_of_two_replicas_that_claim_the_same_one_executes_it(server: ValkeyServer) -> None:
-    """The other is told whose run to join; whatever the order in which they ask."""
+    """The other learns which run to join, in whatever order they ask."""
     async with replica(server) as one, replica(server) as other:
         for number in range(50):
             runs = [new_run(), new_run()]
@@ -335,7 +335,7 @@ async def test_of_two_replicas_that_claim_the_same_one_executes_it(server: Valke
 
 
 async def test_an_id_is_one_run_s(server: ValkeyServer) -> None:
-    """Clients may choose it; a second run does not get the id of the first."""
+    """Clients may choose an id; a second run does not get the id of the first."""
     async with replica(server) as one, replica(server) as other:
         run, again = new_run("chosen"), new_run("chosen")
         first, second = await asyncio.gather(one.runs.claim(run, []), other.runs.claim(again, []))
@@ -354,7 +354,7 @@ async def test_a_key_that_is_taken_claims_nothing(server: ValkeyServer) -> None:
 
 
 async def test_the_same_asked_again_after_the_end_is_another_run(server: ValkeyServer) -> None:
-    """Even at once, before the store knows of the end; but an idempotency key stays."""
+    """Even at once, before the store has the end. An idempotency key stays."""
     async with replica(server) as one, replica(server) as other, server.client() as client:
         run = await claimed(one, "body", "idempotency")
         assert await other.runs.joinable(["body"]) == run.id
@@ -373,7 +373,7 @@ async def _free(at: Replica, key: str) -> bool:
 
 
 async def test_a_run_that_is_claimed_but_not_executed_is_forgotten(server: ValkeyServer) -> None:
-    """The client may have left meanwhile. Nobody joins what never begins."""
+    """Its client may have left meanwhile. No request joins a run that never begins."""
     async with replica(server) as one, replica(server) as other:
         run = new_run()
         assert await one.runs.claim(run, ["ghost"]) is None
@@ -390,7 +390,7 @@ async def test_a_run_that_is_claimed_but_not_executed_is_forgotten(server: Valke
 
 
 async def test_a_run_is_cancelled_from_elsewhere(server: ValkeyServer) -> None:
-    """Well within a second, whether it is watched there or only named."""
+    """Well within a second, whether it has viewers at the other replica or is only named there."""
     async with replica(server) as one, replica(server) as other, replica(server) as third:
         watched, named = await claimed(one), await claimed(one)
         await other.followed(watched.id)
@@ -405,7 +405,7 @@ async def test_a_run_is_cancelled_from_elsewhere(server: ValkeyServer) -> None:
 
 
 async def test_the_owner_knows_that_a_run_is_watched_elsewhere(server: ValkeyServer) -> None:
-    """So it does not end one that nobody watches, while somebody does."""
+    """So the owner does not end a run for want of viewers that are elsewhere."""
     async with replica(server) as one, replica(server) as other:
         run, unwatched = await claimed(one), await claimed(one)
         copy = await other.followed(run.id)
@@ -417,7 +417,7 @@ async def test_the_owner_knows_that_a_run_is_watched_elsewhere(server: ValkeySer
 
 
 async def test_a_ticket_is_taken_once_and_anywhere(server: ValkeyServer) -> None:
-    """By the replica where the viewer arrives; and never after its time."""
+    """By the replica that the viewer comes to, and never after its time to live."""
     async with replica(server) as one, replica(server) as other:
         assert await one.runs.tickets.put_ticket("ticket", b"value", 30)
         taken = await asyncio.gather(
@@ -489,7 +489,7 @@ async def test_nothing_is_learned_from_a_store_that_is_away(tmp_path: Path) -> N
 
 
 async def test_viewers_are_told_when_the_replica_of_their_run_is_gone(server: ValkeyServer) -> None:
-    """Within 15 s, truthfully, all the same; and the dead replica that comes back changes nothing of it."""
+    """Within 15 s, and all of them the same. If the lost replica comes back, that end stands."""
     with logged() as lines:
         async with replica(server) as dead, replica(server) as one, replica(server) as other:
             run, silent = await claimed(dead, "body", "idempotency"), await claimed(dead)
@@ -548,7 +548,7 @@ async def test_a_replica_that_leaves_copies_what_is_left(server: ValkeyServer) -
 
 
 async def test_a_store_that_dies_costs_a_run_nothing_and_gets_all_of_it_later(tmp_path: Path) -> None:
-    """It comes back empty, and followers old and new have the whole run, in order."""
+    """The store comes back empty, and viewers old and new have the whole run, in order."""
     with logged() as lines:
         async with valkey(tmp_path) as server, replica(server) as one, replica(server) as other:
             run, silent = await claimed(one, "body"), await claimed(one)
@@ -583,7 +583,7 @@ async def _found(at: Replica, run: Run) -> bool:
 
 
 async def test_a_store_that_hangs_costs_one_request_half_a_second(tmp_path: Path) -> None:
-    """All others go on at once, until it answers again."""
+    """All other requests go on at once, until the store answers again."""
     async with valkey(tmp_path) as server, replica(server) as one:
         server.freeze()
         began = time.monotonic()
@@ -609,7 +609,7 @@ async def test_a_store_that_hangs_costs_one_request_half_a_second(tmp_path: Path
 
 
 async def test_a_store_that_is_not_there_is_no_reason_not_to_start(tmp_path: Path) -> None:
-    """Nor is one that does not accept the password; which is written nowhere."""
+    """Nor is a store that refuses the password. The password is logged nowhere."""
     with logged() as lines:
         async with valkey(tmp_path, "--requirepass", "right") as server:
             server.url = f"redis://:wrong-secret@127.0.0.1:{server.port}"
@@ -644,7 +644,7 @@ async def test_a_store_that_is_full_is_one_that_is_down(tmp_path: Path) -> None:
 
 
 async def test_a_connection_that_breaks_is_made_again(tmp_path: Path) -> None:
-    """As the store closes idle ones; and it may forget its scripts. Nobody notices."""
+    """The store may close idle connections and forget its scripts; no call fails."""
     async with (
         valkey(tmp_path) as server,
         replica(server) as one,
@@ -665,7 +665,7 @@ async def test_a_connection_that_breaks_is_made_again(tmp_path: Path) -> None:
 
 
 async def test_runs_that_have_ended_do_not_wait_for_ever_for_a_store(tmp_path: Path) -> None:
-    """Texts are kept no longer than the settings say; those of runs in flight are."""
+    """Texts are kept no longer than the settings say, except those of runs in flight."""
     with logged() as lines:
         async with valkey(tmp_path) as server, replica(server, ttl_s=0.5) as one:
             await server.kill()
@@ -681,7 +681,7 @@ async def test_runs_that_have_ended_do_not_wait_for_ever_for_a_store(tmp_path: P
 
 
 def test_settings_that_cannot_work_are_refused() -> None:
-    """A short key, a wrong address; and what is refused is not repeated, since it may hold a password."""
+    """A short key, a wrong address. The message does not repeat the value, which may hold a password."""
     good = {"url": "rediss://user:secret-word@valkey:6380/1", "key": KEY}
     assert "secret-word" not in repr(ValkeyLogSettings.model_validate(good))
     for wrong in (
@@ -778,7 +778,7 @@ async def test_with_another_key_nothing_is_seen(server: ValkeyServer) -> None:
 
 
 async def test_entries_that_were_swapped_are_refused(server: ValkeyServer) -> None:
-    """Who can write to the store cannot change what is read: viewers are told that the run is lost."""
+    """Whoever can write to the store cannot change what viewers read: they see that the run is lost."""
     async with replica(server) as one, replica(server) as other, server.client() as client:
         run, second = await claimed(one), await claimed(one)
         say(run, 4)
@@ -822,7 +822,7 @@ async def _write(client: Redis, log: str, values: list[bytes]) -> None:
 
 
 async def test_a_key_that_holds_something_else_disturbs_no_other_run(server: ValkeyServer) -> None:
-    """Of the two runs, the one whose log was replaced by a text is lost elsewhere; the other goes on."""
+    """Of two runs, the one whose log was replaced by another value is lost elsewhere; the other goes on."""
     async with replica(server) as one, replica(server) as other, server.client() as client:
         run, second = await claimed(one), await claimed(one)
         say(run)

@@ -78,7 +78,7 @@ async def lose(at: Replica, copy: FollowedRun, overdue_s: float = 0) -> None:
     await at.runs._takeover.handle_lost(copy, overdue_s)
 
 
-async def orders(server: ValkeyServer) -> int:
+async def stored_requests(server: ValkeyServer) -> int:
     async with server.client() as client:
         return len(await client.keys("*:order"))
 
@@ -87,7 +87,7 @@ async def orders(server: ValkeyServer) -> int:
 
 
 async def test_of_all_replicas_one_takes_a_run_over(server: ValkeyServer) -> None:
-    """However they race; and all see one log, that of the old owner and then that of the new."""
+    """However they race. All see one log: the old owner's, continued by the new owner."""
     async with (
         replica(server) as dead,
         replica(server) as one,
@@ -114,11 +114,11 @@ async def test_of_all_replicas_one_takes_a_run_over(server: ValkeyServer) -> Non
             assert new.id == run.id and new.principal == run.principal and new.decision == run.decision
             assert new.call == run.call
             assert [entry.seq for entry in new.log.up_to(999)] == list(range(1, len(new.log) + 1))
-            assert not await orders(server)
+            assert not await stored_requests(server)
 
 
 async def test_an_answer_of_the_store_that_is_lost_loses_no_run(server: ValkeyServer) -> None:
-    """The store says that a run is this replica's, but that is not heard: it asks again, and goes on."""
+    """The store gives a run to a replica, and the reply is lost: the replica asks again, and goes on."""
     sha = TAKE_OVER.sha.encode()
     async with Detour(server, sha).open() as detour, replica(server) as dead, replica(detour) as one:
         run = await begun(dead)
@@ -140,7 +140,7 @@ async def test_an_answer_of_the_store_that_is_lost_loses_no_run(server: ValkeySe
 
 
 async def test_a_run_that_was_given_up_meanwhile_is_ended_for_all(server: ValkeyServer) -> None:
-    """The store makes it this replica's and then does not answer for so long that its viewers are told so."""
+    """The store gives the run to a replica, then does not answer for so long that viewers see an end."""
     sha = TAKE_OVER.sha.encode()
     async with (
         Detour(server, sha).open() as detour,
@@ -163,7 +163,7 @@ async def test_a_run_that_was_given_up_meanwhile_is_ended_for_all(server: Valkey
 
 
 async def test_a_mistake_of_ours_ends_the_run_for_all(server: ValkeyServer) -> None:
-    """A run that is this replica's, and that it cannot go on with."""
+    """A replica has taken a run over, and cannot go on with it."""
     async with replica(server) as dead, replica(server) as one, replica(server) as two:
         run = await begun(dead)
         copy, other = await followed(one, run), await followed(two, run)
@@ -176,7 +176,7 @@ async def test_a_mistake_of_ours_ends_the_run_for_all(server: ValkeyServer) -> N
 
 
 async def test_a_cancel_is_heard_in_the_middle(server: ValkeyServer) -> None:
-    """It comes to the new owner before that one knows that it is the owner."""
+    """The cancel comes to the new owner before the new owner knows that it is the owner."""
     sha = TAKE_OVER.sha.encode()
     async with Detour(server, sha).open() as detour, replica(server) as dead, replica(detour) as one:
         run = await begun(dead)
@@ -192,7 +192,7 @@ async def test_a_cancel_is_heard_in_the_middle(server: ValkeyServer) -> None:
 
 
 async def test_a_run_that_has_just_ended_is_not_taken_over(server: ValkeyServer) -> None:
-    """Its end is in the store, and who follows it has not read that yet."""
+    """The run's end is in the store, and the replica that follows it has not read that yet."""
     async with replica(server) as dead, replica(server) as one:
         run = await begun(dead)
         copy = await followed(one, run)
@@ -211,7 +211,7 @@ async def _is_stored(client: Any, run: Run) -> bool:
 
 
 async def test_a_log_is_read_to_its_end_before_it_goes_on(server: ValkeyServer) -> None:
-    """Who has not read all that was stored does not take the run over yet; then it does."""
+    """A replica takes a run over only once it has read all that is stored of the run."""
     async with replica(server) as dead, replica(server) as one, server.client() as client:
         run = await begun(dead)
         copy = await followed(one, run)
@@ -227,7 +227,7 @@ async def test_a_log_is_read_to_its_end_before_it_goes_on(server: ValkeyServer) 
 
 
 async def test_who_has_no_room_leaves_a_run_to_the_others(server: ValkeyServer) -> None:
-    """For a while; then it is lost, and counted once."""
+    """For a while. Then the run is lost, and counted once."""
     async with replica(server) as dead, replica(server) as one, replica(server) as two:
         run = await begun(dead)
         copies = [await followed(at, run) for at in (one, two)]
@@ -240,11 +240,11 @@ async def test_who_has_no_room_leaves_a_run_to_the_others(server: ValkeyServer) 
         assert wires(copies[0].log) == wires(copies[1].log)
         assert events(copies[0].log)[-1]["error_code"] == "replica_lost"
         assert one.counted + two.counted == [run.id]
-        assert not await orders(server)
+        assert not await stored_requests(server)
 
 
 async def test_a_run_is_not_taken_over_without_leave(server: ValkeyServer) -> None:
-    """One of a route that does not say `replay: safe`, and one whose request is too long to be kept."""
+    """A run of a route without `replay: safe`, and a run whose request is too long to be stored."""
     async with replica(server) as dead, replica(server) as one:
         unsafe = new_run()
         long = new_run(of=SAFE)
@@ -253,7 +253,7 @@ async def test_a_run_is_not_taken_over_without_leave(server: ValkeyServer) -> No
         for run in (unsafe, long):
             assert await dead.runs.claim(run, []) is None
             say(run)
-            assert not await orders(server)
+            assert not await stored_requests(server)
             copy = await followed(one, run)
             await lose(one, copy)
             assert copy.failure is not None and copy.failure.code == "replica_lost"
@@ -286,7 +286,7 @@ async def _asked(server: ValkeyServer, copy: FollowedRun, times: int) -> bool:
 
 
 async def test_a_run_that_was_cancelled_is_not_taken_over(server: ValkeyServer) -> None:
-    """Whoever hears of it, and when: its viewers are told that it was cancelled."""
+    """Whichever replica gets the cancel, and when: the run's viewers see that it was cancelled."""
     async with replica(server) as dead, replica(server) as one, replica(server) as two:
         run = await begun(dead)
         copy = await followed(one, run)
@@ -297,7 +297,7 @@ async def test_a_run_that_was_cancelled_is_not_taken_over(server: ValkeyServer) 
 
 
 async def test_a_run_that_is_cancelled_at_the_last_moment_is_not_taken_over(server: ValkeyServer) -> None:
-    """After its order was read, and before it is this replica's."""
+    """After its stored request was read, and before the store gives the run to the replica."""
     async with (
         Detour(server, b":order").open() as detour,
         replica(server) as dead,
@@ -316,7 +316,7 @@ async def test_a_run_that_is_cancelled_at_the_last_moment_is_not_taken_over(serv
 
 
 async def test_a_cancel_finds_the_new_owner(server: ValkeyServer) -> None:
-    """Also from a replica that still takes the old one for it."""
+    """Also from a replica that still believes in the old owner."""
     async with replica(server) as dead, replica(server) as one, replica(server) as two:
         run = await begun(dead)
         copy, stale = await followed(one, run), await followed(two, run)
@@ -327,7 +327,7 @@ async def test_a_cancel_finds_the_new_owner(server: ValkeyServer) -> None:
 
 
 async def test_a_run_is_taken_over_from_who_took_it_over(server: ValkeyServer) -> None:
-    """Each time its events get another name; and then it may have no further owner."""
+    """With each takeover the names of its events change, until its call may not be sent again."""
     async with replica(server) as first, replica(server) as second, replica(server) as third:
         run = await begun(first)
         copy, last = await followed(second, run), await followed(third, run)
@@ -348,7 +348,7 @@ async def test_a_run_is_taken_over_from_who_took_it_over(server: ValkeyServer) -
 
 
 async def test_an_owner_that_was_held_up_adds_nothing(server: ValkeyServer) -> None:
-    """What it says is refused, and it is told once that the run is another's."""
+    """The store refuses its writes, and the owner learns once that another replica executes the run."""
     async with replica(server) as paused, replica(server) as one, server.client() as client:
         run = await begun(paused)
         await lose(one, copy := await followed(one, run))
@@ -369,7 +369,7 @@ async def test_an_owner_that_was_held_up_adds_nothing(server: ValkeyServer) -> N
 async def test_large_texts_of_an_owner_that_was_held_up_do_not_get_into_those_of_the_new(
     server: ValkeyServer,
 ) -> None:
-    """They are stored in parts, whose names are the same for both."""
+    """Large texts are stored in parts, whose keys are the same for both owners."""
     async with replica(server) as paused, replica(server) as one, server.client() as client:
         run = await begun(paused)
         await lose(one, await followed(one, run))
@@ -388,7 +388,7 @@ def say_much(run: Run, word: str) -> None:
 
 
 async def test_others_learn_of_an_owner_that_they_did_not_see_gone(server: ValkeyServer) -> None:
-    """The old one lives again before they have missed it; then it is asked who executes its runs."""
+    """The old owner is back before they have taken it for lost; they read who executes its runs now."""
     async with replica(server) as paused, replica(server) as one, replica(server) as two:
         run = await begun(paused)
         copy, stale = await followed(one, run), await followed(two, run)
@@ -398,7 +398,7 @@ async def test_others_learn_of_an_owner_that_they_did_not_see_gone(server: Valke
 
 
 async def test_a_store_that_loses_its_memory_gets_the_run_of_its_new_owner(server: ValkeyServer) -> None:
-    """With its order: it can be taken over once more."""
+    """With the stored request: the run can be taken over once more."""
     async with (
         replica(server) as dead,
         replica(server) as one,
@@ -440,44 +440,44 @@ async def test_a_cursor_of_what_nobody_else_has_seen_is_no_place_in_the_log(serv
 
 
 DECISION = Decision(Mode.STREAM, Arm.STREAM, "batch", Reason.FLAG_ON, "wide", (10, 20))
-ORDER = StoredRequest(
+REQUEST = StoredRequest(
     "POST", [(b"x", b"\xff"), (b"x", b"2")], b"{\n}\x00\xff", {"case_id": "7"}, DECISION, "ann", 2
 )
 
 
-def test_an_order_is_what_it_was() -> None:
+def test_a_stored_request_is_what_it_was() -> None:
     """Headers in their order, bytes as they were; and with another key nothing."""
-    for order in (ORDER, replace(ORDER, user=None, decision=replace(DECISION, chunk_chars=None))):
-        sealed = order.sealed(BOX)
+    for request in (REQUEST, replace(REQUEST, user=None, decision=replace(DECISION, chunk_chars=None))):
+        sealed = request.sealed(BOX)
         assert sealed is not None
-        assert StoredRequest.opened(BOX, sealed) == order
+        assert StoredRequest.opened(BOX, sealed) == request
         with pytest.raises(Unsealable):
             StoredRequest.opened(Sealing(KEY[::-1]).box("run of tests"), sealed)
-    assert replace(ORDER, body=b"x" * MAX_REQUEST_BYTES).sealed(BOX) is None
+    assert replace(REQUEST, body=b"x" * MAX_REQUEST_BYTES).sealed(BOX) is None
 
 
 @pytest.mark.parametrize(
-    ("has_request", "replay", "order", "has_room", "expected"),
+    ("has_request", "replay", "stored_request", "has_room", "expected"),
     [
-        (True, "safe", ORDER, True, LostRunAction.TAKE),
-        (True, "safe", ORDER, False, LostRunAction.LEAVE),
-        (True, "safe", replace(ORDER, times_asked=MAX_TIMES), True, LostRunAction.LOSE),
+        (True, "safe", REQUEST, True, LostRunAction.TAKE),
+        (True, "safe", REQUEST, False, LostRunAction.LEAVE),
+        (True, "safe", replace(REQUEST, times_asked=MAX_TIMES), True, LostRunAction.LOSE),
         (True, "safe", None, True, LostRunAction.CANCEL),
-        (True, "never", ORDER, True, LostRunAction.LOSE),
+        (True, "never", REQUEST, True, LostRunAction.LOSE),
         (False, "safe", None, True, LostRunAction.LOSE),
     ],
 )
 async def test_what_becomes_of_a_lost_run(
     has_request: bool,
     replay: str,
-    order: StoredRequest | None,
+    stored_request: StoredRequest | None,
     has_room: bool,
     expected: LostRunAction,
     server: ValkeyServer,
 ) -> None:
-    """It is taken over by who may, has what it takes, and has room."""
+    """A replica takes it over if the route allows that, the request is stored, and there is room."""
     async with replica(server) as one, replica(server) as two:
         run = await followed(two, await begun(one))
     run.stored = replace(run.stored, meta=replace(run.meta, has_request=has_request))
     run.route = Route.compile(RouteSettings.model_validate(route(replay=replay)))
-    assert action_for(run, order, has_room=has_room) is expected
+    assert action_for(run, stored_request, has_room=has_room) is expected

@@ -54,7 +54,7 @@ WORKERS = pytest.mark.parametrize("workers", ["1", "2"])
 
 
 def lines(serving: Served, message: str) -> list[dict[str, Any]]:
-    """What the log has of one kind."""
+    """The log's lines with this message."""
     said = [json.loads(line) for line in serving.log.read_text().splitlines() if line.startswith("{")]
     return [line for line in said if line["message"] == message]
 
@@ -65,7 +65,7 @@ def settings_of(serving: Served) -> dict[str, Any]:
 
 
 def write(serving: Served, **more: Any) -> None:
-    """Other settings; they are read when the parent is told to."""
+    """Write other settings, which the next SIGHUP reads."""
     (serving.directory / "headgate.yaml").write_text(json.dumps(settings_of(serving) | more))
 
 
@@ -77,7 +77,7 @@ async def reload(serving: Served) -> None:
 
 
 async def refused(serving: Served) -> list[str]:
-    """SIGHUP, until it is said why nothing changes: every problem."""
+    """SIGHUP, until the reload is refused; every problem that the log gives."""
     before = len(problems(serving))
     serving.process.send_signal(signal.SIGHUP)
     await eventually(lambda: len(problems(serving)) > before, within_s=30)
@@ -113,8 +113,8 @@ def can_listen(address: str) -> bool:
 
 @WORKERS
 async def test_connections_wait_while_no_worker_is_there(tmp_path: Path, workers: str) -> None:
-    """All workers are killed, again and again: nobody is refused, and each is replaced within a second. Who
-    has died is said, and how."""
+    """All workers are killed, again and again: no connection is refused, and each worker is replaced within a
+    second. The log says which worker died, and how."""
     async with (
         ScriptedUpstream(answering(b"{}")).running() as upstream,
         served(upstream.url, tmp_path, "--workers", workers) as serving,
@@ -141,7 +141,7 @@ async def test_connections_wait_while_no_worker_is_there(tmp_path: Path, workers
 
 def test_one_that_dies_again_and_again_is_started_with_growing_pauses() -> None:
     """At once after the first two deaths, then later and later, at most half a minute, and never given up.
-    Who has served for a while begins anew."""
+    A worker that has served for a while resets the pauses."""
     assert list(PAUSES_S) == sorted(PAUSES_S)
     assert (pause_s(1), pause_s(2), pause_s(10_000)) == (0, 0, 30)
 
@@ -158,7 +158,7 @@ def test_one_that_dies_again_and_again_is_started_with_growing_pauses() -> None:
 
 
 async def test_who_is_killed_at_once_is_started_later_and_later(tmp_path: Path) -> None:
-    """Five workers killed as soon as they are there: each death is said, and how long the next one waits."""
+    """Five workers killed as soon as they start: the log has each death, and the pause after it."""
     async with (
         ScriptedUpstream(answering(b"{}")).running() as upstream,
         served(upstream.url, tmp_path) as serving,
@@ -357,8 +357,8 @@ async def _is_each(ops: httpx.AsyncClient, status: int) -> bool:
 
 
 async def test_settings_that_are_wrong_change_nothing(tmp_path: Path) -> None:
-    """Every problem is said, and the same workers go on: settings that cannot be read, flags that cannot, and
-    addresses, which are the parent's. What was wrong can be mended, and is then in force."""
+    """The log has every problem, and the same workers go on: settings or flags that cannot be read, and
+    addresses, which only a restart changes. Once the file is mended, it is in force."""
     async with (
         ScriptedUpstream(answering(b"{}")).running() as upstream,
         served(upstream.url, tmp_path) as serving,
@@ -402,7 +402,7 @@ async def test_settings_that_are_wrong_change_nothing(tmp_path: Path) -> None:
 
 
 async def test_a_request_on_a_kept_connection_is_not_lost_by_a_reload(tmp_path: Path) -> None:
-    """An idle connection of before gets one more answer, which says that the connection ends with it."""
+    """An idle connection gets one more answer, with `connection: close`."""
     async with (
         ScriptedUpstream(answering(b"{}")).running() as upstream,
         served(upstream.url, tmp_path) as serving,
@@ -563,7 +563,7 @@ def metric_files(serving: Served) -> list[Path]:
 
 
 async def test_one_worker_shows_what_a_process_of_its_own_would(tmp_path: Path) -> None:
-    """Every sample of the registry, and no other: names, labels and kinds, also of those that say when."""
+    """Every sample of the registry, and no other: names, labels and kinds, `_created` ones too."""
     async with (
         ScriptedUpstream(answering(b"{}")).running() as upstream,
         served(upstream.url, tmp_path) as serving,

@@ -1,4 +1,4 @@
-"""A service manager is told what it wants to know, and the unit in the documentation is one that it takes."""
+"""A service manager gets its notifications, and systemd accepts the unit in the documentation."""
 
 import asyncio
 import os
@@ -136,12 +136,12 @@ async def test_the_watchdog_hears_nothing_while_a_worker_hangs(
 def test_the_watchdog_is_for_the_process_that_it_names(
     environment: dict[str, str], period_s: float | None
 ) -> None:
-    """Without a socket, for another process, or with a period that is none, nobody listens."""
+    """Without a socket, for another process, or with an invalid period, there is no watchdog."""
     assert ServiceManager(environment).watchdog_s == period_s
 
 
 def test_a_manager_that_is_gone_is_no_reason_to_stop(tmp_path: Path) -> None:
-    """Nobody listens there, and nothing is raised."""
+    """No process listens at the socket, and nothing is raised."""
     ServiceManager({"NOTIFY_SOCKET": str(tmp_path / "nobody")}).notify("READY=1")
     ServiceManager({}).notify("READY=1")
 
