@@ -19,8 +19,8 @@ from flags.rollout.plan.planner import plan
 from flags.rollout.plan.refusals import duration
 from flags.rollout.policy.policy import Policy
 from flags.rollout.running import opened_readings
+from flags.rollout.verdict.e_processes import Vector, dispersion
 from flags.rollout.verdict.evaluator import BUCKETS
-from flags.rollout.verdict.processes import Vector, dispersion
 
 
 async def look(policy: Policy, seconds: float, users: int | None) -> Plan:

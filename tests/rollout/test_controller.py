@@ -263,7 +263,7 @@ async def test_a_kill_flag_that_a_person_turns_off_stays_off(rolling: Rolling) -
     assert rolling.writes == [5, 0]
 
 
-async def test_counts_that_no_jury_knows_are_no_evidence(rolling: Rolling) -> None:
+async def test_counts_that_no_test_knows_are_no_evidence(rolling: Rolling) -> None:
     """A proxy of a newer version: it holds, and goes on when there is something to go by."""
     async with begun(rolling) as running:
         odd = Series(OUTCOMES, PROXY, ("start", "stream", "0", "half_way"))

@@ -4,37 +4,37 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from flags.rollout.plan.walks import NEVER
-from flags.rollout.verdict.processes import Vector
+from flags.rollout.plan.stopping_times import NEVER
+from flags.rollout.verdict.e_processes import Vector
 
 MAX_PROOF_S = 30 * 86_400.0
-"""A step that cannot be proved in so long is none, whatever its policy leaves open."""
+"""The longest that a step may need for its proof, where the policy sets no `at_most`."""
 
 FEW_EVENTS = 10
-"""With fewer a rate is not known."""
+"""With fewer events a rate is not known."""
 
-MOST = (3.00, 4.74, 6.30, 7.75, 9.15, 10.51, 11.84, 13.15, 14.43, 15.71)
-"""Where 0, 1, … 9 were seen, so many are expected at most: by Poisson's law, and wrong once in 20."""
+POISSON_95 = (3.00, 4.74, 6.30, 7.75, 9.15, 10.51, 11.84, 13.15, 14.43, 15.71)
+"""Upper 95 % limits of a Poisson mean, where 0, 1, … 9 events were seen."""
 
 HOUR_S = 3600.0
 
 
 @dataclass(frozen=True, slots=True)
 class Rate:
-    """How often something was seen, and what the plan takes it for."""
+    """How often something was seen, and the rate that the plan assumes."""
 
     bad: int
     of: int
     limit_s: float | None = None
     """Seconds that were exceeded; None: answers that failed."""
     at: float = field(init=False)
-    """0 to 1; never 0, since not to have seen a failure is not to have none."""
+    """The assumed rate, 0 to 1; never 0, since failures that were not seen may still happen."""
     is_guess: bool = field(init=False)
-    """Too few were seen: `at` is the most that fits."""
+    """Whether too few were seen: then `at` is an upper confidence limit."""
 
     def __post_init__(self) -> None:
         is_guess = self.bad < FEW_EVENTS
-        most = MOST[self.bad] if is_guess else self.bad
+        most = POISSON_95[self.bad] if is_guess else self.bad
         object.__setattr__(self, "at", min(1.0, most / max(1, self.of)))
         object.__setattr__(self, "is_guess", is_guess)
 
@@ -52,7 +52,7 @@ class Traffic:
     users: int | None = None
     """Different ones; None: not known."""
     dispersion: float = 1.0
-    """How much more users differ than chance makes them; 1 or more."""
+    """How much more users differ than by chance; 1 or more."""
     missing: int = 0
     """Proxies that gave no reading, whose traffic is not in here."""
     unverified: tuple[str, ...] = ()
@@ -65,7 +65,7 @@ class Traffic:
 
 @dataclass(frozen=True, slots=True)
 class Hours:
-    """So long it takes: one rollout in ten, half of them, nine in ten. None: longer than was looked ahead."""
+    """Quantiles of a time: 10, 50 and 90 % of rollouts. None: longer than was simulated."""
 
     p10: float | None
     p50: float | None
@@ -82,15 +82,15 @@ class Harm:
     """A build whose streams fail more often from this step on."""
 
     ratio: int
-    """So many times as often."""
+    """How many times as often."""
     found: float
-    """Part of such rollouts that go back within the step's `at_most`, or 30 days; 0 to 1."""
+    """The power: part of such rollouts that go back within the step's `at_most`, or 30 days; 0 to 1."""
     hours: float | None
-    """Until half of them are back; None: fewer are."""
+    """Until half of them have gone back; None: fewer do."""
     answers: float
-    """That failed and would not have, on average, until it goes back or somebody is asked."""
+    """Failures that the build caused, on average, until it goes back or somebody is asked."""
     users: float | None
-    """Whom they hit, at most. None: the number of users is not known."""
+    """Users that they hit, at most. None: the number of users is not known."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,24 +111,24 @@ class StepPlan:
     prove: bool
     approve: bool
     ready: Hours
-    """Until there are users and samples enough to compare at all."""
+    """Until there are enough users and samples to compare at all."""
     proof: Hours | None
     """Until every guardrail of a clean build is shown to be safe. None: the policy asks for no proof."""
     proved: float | None
-    """Part of clean builds that are proved within `at_most`, or 30 days."""
+    """The proof's power: the part of clean builds that are proved within `at_most`, or 30 days."""
     slowest: str
     """The guardrail that proof waits for longest, in most rollouts; "" where it waits for samples alone."""
     harms: tuple[Harm, ...]
 
     @property
     def limit_h(self) -> float:
-        """Longer than this a step should not need."""
+        """The longest that this step should need."""
         return self.at_most_h or MAX_PROOF_S / HOUR_S
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """All steps, what they rest on, and why the policy should not be begun like this."""
+    """All steps, what they rest on, and why the policy should not begin like this."""
 
     flag: str
     traffic: Traffic

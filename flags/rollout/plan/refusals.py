@@ -1,4 +1,4 @@
-"""Why a policy should not be begun like this, and what its plan takes for granted: sentences. Pure."""
+"""Why a policy should not begin like this, and what its plan assumes: sentences. Pure."""
 
 from collections.abc import Callable, Iterator
 
@@ -6,14 +6,14 @@ from flags.rollout.plan.plan import HOUR_S, Plan, Rate, StepPlan
 from flags.rollout.policy import believable
 from flags.rollout.policy.guardrails import Action, Ceiling, EarlyGuard, RateRatio
 from flags.rollout.policy.policy import Policy
-from flags.rollout.verdict.comparisons import Thresholds
-from flags.rollout.verdict.processes import EitherBet
+from flags.rollout.verdict.e_processes import JointNull
+from flags.rollout.verdict.rate_evidence import Thresholds
 
 SURE = 0.9
-"""A step fits if nine in ten clean builds are through in time."""
+"""The power that a step needs: nine in ten clean builds are proved in time."""
 
 MOST_COMPARED = 50
-"""Percent. Beyond it control shrinks, and a larger share is no help."""
+"""Percent. Above it the control arm shrinks, and a larger share does not help."""
 
 UNITS = (("s", 1.0), ("min", 60.0), ("h", 3600.0), ("d", 86_400.0))
 
@@ -28,16 +28,16 @@ def percent(part: float) -> str:
     return f"{100 * part:.2g} %" if part < 0.995 else "100 %"
 
 
-def named(plan: Plan, step: StepPlan) -> str:
-    """As people count: from 1."""
+def step_name(plan: Plan, step: StepPlan) -> str:
+    """The step in words, counted from 1."""
     return f"step {step.index + 1} of {len(plan.steps)} ({f'{step.share} %' if step.share else 'dark'})"
 
 
 def refusals(policy: Policy, plan: Plan) -> Iterator[str]:
-    """Without traffic nothing else is worth saying."""
-    said = list(_no_traffic(policy, plan))
-    yield from said
-    for check in () if said else _CHECKS:
+    """Every reason not to begin; without traffic that is the only one."""
+    no_traffic = list(_no_traffic(policy, plan))
+    yield from no_traffic
+    for check in () if no_traffic else _CHECKS:
         yield from check(policy, plan)
 
 
@@ -51,7 +51,7 @@ def _no_traffic(policy: Policy, plan: Plan) -> Iterator[str]:
 
 
 def _unknown_rates(policy: Policy, plan: Plan) -> Iterator[str]:
-    """A guess is said to be one: with a lower rate everything takes longer."""
+    """Rates that are guesses: at a lower rate everything takes longer."""
     rates = [plan.traffic.failed, *(rate for rate in plan.traffic.slow if _is_compared(policy, rate))]
     for rate in rates:
         if rate.is_guess:
@@ -79,25 +79,25 @@ def _too_few_users(policy: Policy, plan: Plan) -> Iterator[str]:
         if share <= MOST_COMPARED:
             ways.insert(0, f"{'it' if step.share else 'the next step'} a share of {_share(step, share)}")
         yield (
-            f"{named(plan, step).capitalize()} needs {step.users_needed:,} users in each arm, and of "
+            f"{step_name(plan, step).capitalize()} needs {step.users_needed:,} users in each arm, and of "
             f"{plan.traffic.users:,} users the smaller arm has about {step.users:,}: "
             + (f"give {', or '.join(ways)}." if ways else "there are too few users for any comparison.")
         )
 
 
 def _share(step: StepPlan, needed: int) -> str:
-    """Of large ones less is needed: it is their control that is small."""
+    """The share that a step needs: above 50 % a smaller one, since then the control arm is the small one."""
     return f"{needed} % or more" if step.share < needed else f"{needed} to {100 - needed} %"
 
 
 def _too_slow(policy: Policy, plan: Plan) -> Iterator[str]:
     for step in plan.steps:
         if step.users is not None and step.users < step.users_needed:
-            continue  # said already
+            continue  # `_too_few_users` has it
         if step.proved is None or step.proof is None:
             if step.ready.p90 is None or step.ready.p90 > step.limit_h:
                 yield (
-                    f"{named(plan, step).capitalize()} has too few requests: "
+                    f"{step_name(plan, step).capitalize()} has too few requests: "
                     f"{policy.steps[step.index].min_samples:,} in each arm take longer than "
                     f"{duration(step.limit_h * 3600)}; give it a larger share, or a smaller `min_samples`."
                 )
@@ -111,7 +111,7 @@ def _unproved(policy: Policy, plan: Plan, step: StepPlan) -> str:
     assert step.proof is not None and step.proved is not None
     waits = f" (it waits for `{step.slowest}`)" if step.slowest else ""
     return (
-        f"{named(plan, step).capitalize()} is shown to be safe within {within} in only "
+        f"{step_name(plan, step).capitalize()} is shown to be safe within {within} in only "
         f"{percent(step.proved)} of clean builds{waits}: {_ways_out(policy, step)}."
     )
 
@@ -166,7 +166,7 @@ _CHECKS: tuple[Callable[[Policy, Plan], Iterator[str]], ...] = (
 
 
 def assumptions(policy: Policy, plan: Plan) -> Iterator[str]:
-    """What would make the figures wrong if it were otherwise."""
+    """What the plan rests on: where one of these is not so, its numbers are wrong."""
     traffic = plan.traffic
     if traffic.failed.of:
         yield (
@@ -197,19 +197,19 @@ def assumptions(policy: Policy, plan: Plan) -> Iterator[str]:
 
 
 def _never_fails(policy: Policy, plan: Plan) -> Iterator[str]:
-    """How soon points are proved, of which there may be no failure to tell."""
+    """How soon a service in which nothing fails is proved by its percentage points."""
     for rail in policy.guardrail_values():
         if not isinstance(rail, RateRatio) or rail.or_points is None:
             continue
-        line = Thresholds.of(policy.budget_value(), rail.weight).safe
-        bet = EitherBet.of_safety(rail.harm, rail.or_points)
+        threshold = Thresholds.of(policy.budget_value(), rail.weight).safe
+        null = JointNull.of_safety(rail.harm, rail.or_points)
         times = []
         for step in plan.steps:
             both = step.stream_per_h + step.control_per_h
             if step.proof is not None and both:
-                answers = bet.clean(line, step.stream_per_h / both)
+                answers = null.clean(threshold, step.stream_per_h / both)
                 hours = duration(answers / step.stream_per_h * HOUR_S)
-                times.append(f"{named(plan, step)} {answers:,.0f} answers of the stream arm, in {hours}")
+                times.append(f"{step_name(plan, step)} {answers:,.0f} answers of the stream arm, in {hours}")
         if times:
             what = "fails" if rail.limit_s is None else f"takes over {rail.limit_s:g} s"
             yield (

@@ -1,6 +1,6 @@
-"""All guardrails of one rollout before the same evidence. Pure.
+"""All guardrail tests of one rollout on the same evidence. Pure.
 
-A jury is a function of its batches alone: the same ones in the same order give the same verdicts.
+The verdicts are a function of the batches alone: the same batches in the same order give the same verdicts.
 """
 
 import math
@@ -20,9 +20,9 @@ from flags.rollout.policy.guardrails import (
     SampleRatio,
     ZeroTolerance,
 )
-from flags.rollout.verdict.comparisons import CeilingTest, RatioTest
-from flags.rollout.verdict.counts import EarlyTest, ParityTest, SampleRatioTest
-from flags.rollout.verdict.processes import dispersion
+from flags.rollout.verdict.count_tests import EarlyTest, ParityTest, SampleRatioTest
+from flags.rollout.verdict.e_processes import dispersion
+from flags.rollout.verdict.rate_tests import CeilingTest, RatioTest
 from flags.rollout.verdict.step_context import GuardrailTest, StepContext
 from flags.rollout.verdict.verdict import Verdict
 
@@ -30,11 +30,11 @@ BUCKETS = 16
 """Of users, in the evidence's counts."""
 
 MOST_WAIT_S = 60.0
-"""After so long the proxies have seen a new share, and count their users anew."""
+"""By then the proxies have seen a new share, and count their users anew."""
 
 _ROWS: Mapping[str, int] = {arm: row for row, arm in enumerate(ComparedArm)}
 
-_JUDGES: Mapping[type, Callable[..., GuardrailTest]] = {
+_TESTS: Mapping[type, Callable[..., GuardrailTest]] = {
     RateRatio: RatioTest,
     Ceiling: CeilingTest,
     ZeroTolerance: ParityTest,
@@ -44,72 +44,72 @@ _JUDGES: Mapping[type, Callable[..., GuardrailTest]] = {
 
 
 class Evaluator:
-    """All guardrails of one rollout."""
+    """The guardrail tests of one rollout."""
 
     def __init__(
         self, guardrails: Sequence[Guardrail], exposures: Sequence[Exposure], budget: ErrorBudget
     ) -> None:
         self._exposures = exposures
-        self._rails = [_JUDGES[type(rail)](rail, budget, len(exposures)) for rail in guardrails]
-        self._shares = _written(exposures)
+        self._tests = [_TESTS[type(rail)](rail, budget, len(exposures)) for rail in guardrails]
+        self._shares = _shares_written(exposures)
         self._users_ever: dict[str, int] = {}
         self._bad = np.zeros((len(_ROWS), BUCKETS))
-        self._every = np.zeros((len(_ROWS), BUCKETS))
-        self._level: Mapping[str, int] = {}
+        self._total = np.zeros((len(_ROWS), BUCKETS))
+        self._users_before: Mapping[str, int] = {}
         self.enter(0)
 
     def enter(self, step: int) -> None:
-        """A step begins: what is to be proved of it is proved anew. What speaks for harm stays."""
+        """Begin a step: its safety must be proved anew, and evidence of harm stays."""
         self._step = step
         self._answers: dict[str, int] = {}
         self._users: dict[str, int] = {}
-        self._waits_until_s = math.inf if any(self._level.values()) else -math.inf
-        for rail in self._rails:
-            rail.enter(step, self._shares[step])
+        self._waits_until_s = math.inf if any(self._users_before.values()) else -math.inf
+        for test in self._tests:
+            test.enter(step, self._shares[step])
 
     def add(self, batch: Batch) -> None:
-        """More evidence of this step. Raises ValueError for what is none, and then nothing has changed."""
+        """Add evidence of this step. Raises ValueError for an invalid batch, and then nothing has changed."""
         if batch.step != self._step:
             raise ValueError(
                 f"evidence of step {batch.step} says nothing of step {self._step}: enter it first"
             )
-        _refuse_uncountable(batch)
+        _refuse_invalid(batch)
         batch = self._with_users_of_step(batch)
         for arm in ComparedArm:
             self._answers[arm] = self._answers.get(arm, 0) + batch.total(arm, ELIGIBLE)
-            # A proxy that begins anew has forgotten its users; that they were there stays true.
+            # A restarted proxy has forgotten its users, who were there all the same.
             for users in (self._users, self._users_ever):
                 users[arm] = max(users.get(arm, 0), batch.users.get(arm, 0))
         for (of, bucket, outcome), count in batch.outcomes.items():
             if of in _ROWS and outcome in ELIGIBLE:
-                self._every[_ROWS[of], bucket] += count
+                self._total[_ROWS[of], bucket] += count
                 self._bad[_ROWS[of], bucket] += count if outcome in BAD else 0
-        for rail in self._rails:
-            rail.add(batch)
+        for test in self._tests:
+            test.add(batch)
 
     def _with_users_of_step(self, batch: Batch) -> Batch:
-        """Without users while the proxies still count those of the share before: until there are fewer."""
-        level, self._level = self._level, batch.users
+        """The batch, without users as long as proxies still count those of the share before."""
+        before, self._users_before = self._users_before, batch.users
         if self._waits_until_s == math.inf:
             self._waits_until_s = batch.since_s + MOST_WAIT_S
-        if any(batch.users.get(arm, 0) < level.get(arm, 0) for arm in ComparedArm):
+        if any(batch.users.get(arm, 0) < before.get(arm, 0) for arm in ComparedArm):
             self._waits_until_s = -math.inf
         return replace(batch, users={}) if batch.until_s < self._waits_until_s else batch
 
     def verdicts(self) -> tuple[Verdict, ...]:
         """One for each guardrail, in their order, of the present step."""
-        frame = StepContext(
+        context = StepContext(
             exposure=self._exposures[self._step],
             answers=self._answers,
             users=self._users,
             users_ever=self._users_ever,
-            dispersion=dispersion(self._bad, self._every),
+            dispersion=dispersion(self._bad, self._total),
         )
-        return tuple(rail.judge(frame) for rail in self._rails)
+        return tuple(test.verdict(context) for test in self._tests)
 
 
-def _written(exposures: Sequence[Exposure]) -> tuple[int, ...]:
-    """The share in the flag, by step: dark that of the next. Raises ValueError where no control is left."""
+def _shares_written(exposures: Sequence[Exposure]) -> tuple[int, ...]:
+    """The flag's share, by step; a dark step has that of the next. Raises ValueError without a control."""
     shares = [step.share for step in exposures]
     written = tuple(share or following for share, following in zip(shares, [*shares, 0][1:], strict=True))
     if not written or not all(0 < share < 100 for share in written):
@@ -117,7 +117,7 @@ def _written(exposures: Sequence[Exposure]) -> tuple[int, ...]:
     return written
 
 
-def _refuse_uncountable(batch: Batch) -> None:
+def _refuse_invalid(batch: Batch) -> None:
     for _, bucket, outcome in batch.outcomes:
         if bucket not in range(BUCKETS):
             raise ValueError(f"outcomes holds the bucket {bucket!r}: buckets are 0 to {BUCKETS - 1}")

@@ -1,4 +1,4 @@
-"""What all judges share: what they go by, and how they say what they found. Pure."""
+"""What all guardrail tests share: their context in a step, and the sentences of their verdicts. Pure."""
 
 import math
 from collections.abc import Mapping
@@ -12,49 +12,49 @@ from flags.rollout.verdict.verdict import Finding, Verdict
 
 @dataclass(slots=True)
 class Tally:
-    """What one arm, or one rate, has come to in a step."""
+    """Bad events among all, of one arm or one rate."""
 
     bad: int = 0
-    every: int = 0
+    total: int = 0
 
-    def add(self, bad: int, every: int) -> None:
+    def add(self, bad: int, total: int) -> None:
         self.bad += bad
-        self.every += every
+        self.total += total
 
     @property
     def good(self) -> int:
-        return self.every - self.bad
+        return self.total - self.bad
 
     @property
     def percent(self) -> str:
-        return f"{figure(100 * self.bad / self.every)} %" if self.every else "none"
+        return f"{figure(100 * self.bad / self.total)} %" if self.total else "none"
 
 
 @dataclass(frozen=True, slots=True)
 class SampleSize:
-    """What a comparison stands on, in the smaller arm."""
+    """Of a comparison: the numbers of its smaller arm."""
 
     samples: int
     users: int
 
     def suffice(self, exposure: Exposure) -> bool:
-        """Fewer are a few people's luck, and no rate."""
+        """Whether there are enough: fewer are a few people's luck, and no rate."""
         return self.samples >= exposure.min_samples and self.users >= exposure.min_users
 
 
 @dataclass(frozen=True, slots=True)
 class StepContext:
-    """What all guardrails of one step go by."""
+    """What the tests of one step have in common."""
 
     exposure: Exposure
     answers: Mapping[str, int]
     """Settled requests by arm, in this step."""
     users: Mapping[str, int]
-    """Different ones met by arm in this step, at least."""
+    """Different users by arm in this step, at least."""
     users_ever: Mapping[str, int]
-    """The same of the step in which they were most: who is in an arm stays there while the share grows."""
+    """The same, of the step with the most: a user of an arm stays in it while the share grows."""
     dispersion: float
-    """How much more users differ than chance makes them; 1 or more."""
+    """How much more users differ than by chance; 1 or more."""
 
     @property
     def smaller_users(self) -> int:
@@ -66,33 +66,33 @@ class StepContext:
 
 
 class GuardrailTest(Protocol):
-    """One guardrail's evidence."""
+    """The sequential test of one guardrail."""
 
     name: str
 
     def enter(self, step: int, share: int) -> None:
-        """A step begins, in which this share is written."""
+        """Begin a step, in which the flag has this share in percent."""
 
     def add(self, batch: Batch) -> None:
-        """What has settled in this step since the last one."""
+        """Add what has settled in this step since the last batch."""
 
-    def judge(self, frame: StepContext) -> Verdict:
-        """What all of it says by now."""
+    def verdict(self, context: StepContext) -> Verdict:
+        """What all evidence so far says."""
 
 
 def log10(natural: float) -> float:
-    """Of what is kept as a natural logarithm."""
+    """The logarithm to the base of 10 of a natural one."""
     return natural / math.log(10)
 
 
 def figure(number: float) -> str:
-    """Two digits, as people write them."""
+    """A number with two significant digits, as people write it."""
     if 0 < number < 0.01:
         return "under 0.01"
     return f"{number:.2g}" if number < 10 else f"{number:,.0f}"
 
 
-ENDS: Mapping[Finding, str] = {
+CONCLUSIONS: Mapping[Finding, str] = {
     Finding.HARM: "that is harm",
     Finding.SAFE: "shown to be safe",
     Finding.UNCLEAR: "too few yet",
@@ -100,6 +100,6 @@ ENDS: Mapping[Finding, str] = {
 }
 
 
-def sentence(name: str, said: str, end: str) -> str:
-    """One that a clinician understands."""
-    return f"{name.replace('_', ' ').capitalize()}: {said}; {end}."
+def sentence(name: str, summary: str, conclusion: str) -> str:
+    """A verdict in words that a clinician understands."""
+    return f"{name.replace('_', ' ').capitalize()}: {summary}; {conclusion}."

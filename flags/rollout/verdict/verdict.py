@@ -1,4 +1,4 @@
-"""What the evidence says of one guardrail: the words. `jury` comes to them, `moves` follows them."""
+"""What the evidence says of one guardrail. `evaluator` finds the verdicts, `moves` acts on them."""
 
 from dataclasses import dataclass
 from enum import StrEnum
@@ -7,7 +7,7 @@ from flags.rollout.policy.guardrails import Action
 
 
 class Finding(StrEnum):
-    """What one guardrail comes to."""
+    """What a guardrail test found."""
 
     HARM = "harm"
     SAFE = "safe"
@@ -17,18 +17,18 @@ class Finding(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """One guardrail, with its numbers. Logarithms are to the base of 10."""
+    """The result of one guardrail test. Logarithms are to the base of 10."""
 
     guardrail: str
     finding: Finding
     action: Action | None
     """What harm asks for; None without it."""
     log10_e: float | None
-    """Evidence of harm so far; None where there is no process."""
+    """Evidence of harm so far; None where the test has no e-process."""
     hold_at: float | None
     roll_back_at: float | None
     log10_safe: float | None
-    """Evidence against harm in this step, and its line."""
+    """Evidence of safety in this step; `safe_at` is its threshold."""
     safe_at: float | None
     samples: int
     """The smaller arm's, in this step."""

@@ -13,22 +13,22 @@ from hypothesis import strategies as st
 from scipy.stats import chi2
 
 from flags.rollout.evidence.evidence import Batch, Tail
-from flags.rollout.plan.plan import FEW_EVENTS, MOST, Harm, Hours, Rate, StepPlan, Traffic
+from flags.rollout.plan.plan import FEW_EVENTS, POISSON_95, Harm, Hours, Rate, StepPlan, Traffic
 from flags.rollout.plan.planner import plan
-from flags.rollout.plan.walks import (
+from flags.rollout.plan.stopping_times import (
     NEVER,
     Arms,
     Draw,
-    Goal,
-    against_ceiling,
-    against_control,
-    arrivals,
-    early_arrivals,
+    StoppingRule,
+    early_stopping_times,
+    rate_events,
+    ratio_events,
+    stopping_times,
 )
 from flags.rollout.policy.guardrails import Action
 from flags.rollout.policy.policy import Policy
+from flags.rollout.verdict.e_processes import RateNull, RatioNull
 from flags.rollout.verdict.evaluator import Evaluator
-from flags.rollout.verdict.processes import RateBet, RatioBet
 from flags.rollout.verdict.verdict import Finding
 
 FEW = 40
@@ -80,17 +80,17 @@ def worse(step: StepPlan, ratio: int) -> Harm:
     return next(harm for harm in step.harms if harm.ratio == ratio)
 
 
-def walked(
+def stopped(
     draw: Draw,
-    bet: RatioBet | RateBet,
-    line: float,
+    null: RatioNull | RateNull,
+    threshold: float,
     *,
     number: int = 400,
     ready: float = 0,
     until: float = 90 * 1440,
 ) -> Any:
-    goal = Goal(line, np.full(number, ready), until, np.ones(number))
-    return arrivals(draw, bet.weights, goal)
+    rule = StoppingRule(threshold, np.full(number, ready), until, np.ones(number))
+    return stopping_times(draw, null.weights, rule)
 
 
 SAFE_AT = math.log(20)
@@ -99,9 +99,9 @@ SAFE_AT = math.log(20)
 @pytest.mark.parametrize(("arms", "least", "most"), [(Arms(5, 15), 0.97, 1.0), (Arms(1, 19), 0.55, 0.70)])
 def test_a_clean_build_is_proved_as_often_as_it_was_simulated(arms: Arms, least: float, most: float) -> None:
     """By others' code, each minute for 24 hours with 20 requests, 1 % of which fail: 99.6 % and 63 %."""
-    bet, rng = RatioBet.of_safety(2.0), np.random.default_rng(1)
+    null, rng = RatioNull.of_safety(2.0), np.random.default_rng(1)
 
-    looks = walked(against_control(rng, bet, arms, 0.01, 0.01), bet, SAFE_AT)
+    looks = stopped(ratio_events(rng, null, arms, 0.01, 0.01), null, SAFE_AT)
 
     assert least <= (looks <= 24 * 60).mean() <= most
     assert arms.stream == 1 or 4.0 < np.median(looks) / 60 < 6.8
@@ -109,32 +109,33 @@ def test_a_clean_build_is_proved_as_often_as_it_was_simulated(arms: Arms, least:
 
 @pytest.mark.parametrize("ratio", [3, 5, 10])
 def test_harm_is_found_after_as_many_failures_as_theory_says(ratio: int) -> None:
-    """The line, and what a mixture costs, over the information in one failure."""
-    bet, rng, line = RatioBet.of_harm(1.25), np.random.default_rng(2), math.log(200)
-    here, null = ratio / (1 + ratio), 1.25 / 2.25
-    information = here * math.log(here / null) + (1 - here) * math.log((1 - here) / (1 - null))
+    """The threshold, and what a mixture costs, over the information in one failure."""
+    null, rng, threshold = RatioNull.of_harm(1.25), np.random.default_rng(2), math.log(200)
+    here, at_margin = ratio / (1 + ratio), 1.25 / 2.25
+    information = here * math.log(here / at_margin)
+    information += (1 - here) * math.log((1 - here) / (1 - at_margin))
 
-    looks = walked(against_control(rng, bet, Arms(100, 100), 0.001 * ratio, 0.001), bet, line)
+    looks = stopped(ratio_events(rng, null, Arms(100, 100), 0.001 * ratio, 0.001), null, threshold)
 
-    assert looks.mean() * 0.1 * (1 + ratio) == pytest.approx((line + 1.5) / information, rel=0.25)
+    assert looks.mean() * 0.1 * (1 + ratio) == pytest.approx((threshold + 1.5) / information, rel=0.25)
 
 
 def test_a_rate_is_proved_after_as_many_requests_as_theory_says() -> None:
     """Of a ceiling, against which one arm stands alone."""
-    bet, rng = RateBet.of_safety(0.06), np.random.default_rng(3)
+    null, rng = RateNull.of_safety(0.06), np.random.default_rng(3)
     information = 0.02 * math.log(0.02 / 0.06) + 0.98 * math.log(0.98 / 0.94)
 
-    looks = walked(against_ceiling(rng, bet, 0.5, 0.02), bet, SAFE_AT)
+    looks = stopped(rate_events(rng, null, 0.5, 0.02), null, SAFE_AT)
 
     assert looks.mean() * 0.5 == pytest.approx((SAFE_AT + 1.5) / information, rel=0.25)
 
 
 def test_a_harm_passes_for_safe_as_seldom_as_the_budget_says() -> None:
     """At the ratio that safety rules out, in 5 of 100 rollouts at most, however long."""
-    bet, rng = RatioBet.of_safety(2.0), np.random.default_rng(4)
+    null, rng = RatioNull.of_safety(2.0), np.random.default_rng(4)
 
-    looks = walked(
-        against_control(rng, bet, Arms(100, 100), 0.02, 0.01), bet, SAFE_AT, number=200, until=1000
+    looks = stopped(
+        ratio_events(rng, null, Arms(100, 100), 0.02, 0.01), null, SAFE_AT, number=200, until=1000
     )
 
     assert (looks < NEVER).mean() <= 0.05 + 3 * math.sqrt(0.05 * 0.95 / 200)
@@ -142,21 +143,21 @@ def test_a_harm_passes_for_safe_as_seldom_as_the_budget_says() -> None:
 
 def test_evidence_stands_until_there_are_samples_enough() -> None:
     """What was there before counts at the first look that may use it, and later ones are none of ours."""
-    bet, rng = RateBet.of_safety(0.5), np.random.default_rng(5)
+    null, rng = RateNull.of_safety(0.5), np.random.default_rng(5)
 
-    ready = walked(against_ceiling(rng, bet, 0.1, 0.001), bet, SAFE_AT, ready=500, number=9)
-    late = walked(against_ceiling(rng, bet, 0.1, 0.001), bet, SAFE_AT, ready=1e6, number=9)
+    ready = stopped(rate_events(rng, null, 0.1, 0.001), null, SAFE_AT, ready=500, number=9)
+    late = stopped(rate_events(rng, null, 0.1, 0.001), null, SAFE_AT, ready=1e6, number=9)
 
     assert (ready == 500).all()
     assert (late == NEVER).all()
 
 
 def test_evidence_that_is_lost_by_then_does_not_count() -> None:
-    """A bet that was won by luck, before there were samples enough, is lost again."""
-    bet, rng, line = RateBet.of_safety(0.5), np.random.default_rng(5), math.log(2)
+    """Evidence by luck, before there were samples enough, does not last."""
+    null, rng, threshold = RateNull.of_safety(0.5), np.random.default_rng(5), math.log(2)
 
     lucky, ready = (
-        walked(against_ceiling(rng, bet, 1.0, 0.5), bet, line, ready=look, until=400) for look in (0, 300)
+        stopped(rate_events(rng, null, 1.0, 0.5), null, threshold, ready=look, until=400) for look in (0, 300)
     )
 
     assert (lucky < NEVER).mean() > 2 * (ready < NEVER).mean()
@@ -164,9 +165,9 @@ def test_evidence_that_is_lost_by_then_does_not_count() -> None:
 
 def test_what_takes_longer_than_was_looked_ahead_is_not_found() -> None:
     """Though events are drawn beyond."""
-    bet, rng = RateBet.of_safety(0.06), np.random.default_rng(5)
+    null, rng = RateNull.of_safety(0.06), np.random.default_rng(5)
 
-    looks = walked(against_ceiling(rng, bet, 1.0, 0.02), bet, SAFE_AT, until=200)
+    looks = stopped(rate_events(rng, null, 1.0, 0.02), null, SAFE_AT, until=200)
 
     assert looks[looks < NEVER].max() <= 200
     assert 0.1 < (looks < NEVER).mean() < 0.9
@@ -182,10 +183,10 @@ def test_hours_are_those_of_one_in_ten_and_half_and_nine_in_ten() -> None:
 
 def test_of_arms_that_are_seldom_both_there_little_is_learned() -> None:
     """A verdict waits for the other arm; a plan takes such a failure for lost, and is rather too long."""
-    bet = RatioBet.of_safety(2.0)
+    null = RatioNull.of_safety(2.0)
 
     seldom, often = (
-        walked(against_control(np.random.default_rng(6), bet, Arms(each, each), 0.1, 0.1), bet, SAFE_AT)
+        stopped(ratio_events(np.random.default_rng(6), null, Arms(each, each), 0.1, 0.1), null, SAFE_AT)
         for each in (0.1, 10)
     )
 
@@ -196,12 +197,12 @@ def test_the_early_guard_looks_at_the_end_of_a_look() -> None:
     """Three bad ones of three are too many; where all come at once, it is the comparison's business."""
     rng, limits = np.random.default_rng(7), (2, 3, 3, 4)
 
-    assert np.median(early_arrivals(rng, limits, 0.1, 1.0, 99)) > 10
-    assert (early_arrivals(rng, limits, 1000, 1.0, 99) == NEVER).all()
-    assert (early_arrivals(rng, limits, 0.1, 0.0, 99) == NEVER).all()
+    assert np.median(early_stopping_times(rng, limits, 0.1, 1.0, 99)) > 10
+    assert (early_stopping_times(rng, limits, 1000, 1.0, 99) == NEVER).all()
+    assert (early_stopping_times(rng, limits, 0.1, 0.0, 99) == NEVER).all()
 
 
-# The whole plan against the jury itself.
+# The whole plan against the tests themselves.
 
 
 def batch(
@@ -233,19 +234,21 @@ def batch(
     )
 
 
-def found_by_jury(made: Policy, rng: np.random.Generator, per_arm: float, rates: dict[str, float]) -> int:
+def found_by_evaluator(
+    made: Policy, rng: np.random.Generator, per_arm: float, rates: dict[str, float]
+) -> int:
     """Looks until all is safe, or, with a harm, until something goes back."""
-    jury = Evaluator(made.guardrail_values(), made.exposures(), made.budget_value())
-    return found_by(jury, rng, per_arm, rates, 0)
+    evaluator = Evaluator(made.guardrail_values(), made.exposures(), made.budget_value())
+    return found_by(evaluator, rng, per_arm, rates, 0)
 
 
 def found_by(
-    jury: Evaluator, rng: np.random.Generator, per_arm: float, rates: dict[str, float], step: int
+    evaluator: Evaluator, rng: np.random.Generator, per_arm: float, rates: dict[str, float], step: int
 ) -> int:
-    jury.enter(step)
+    evaluator.enter(step)
     for look in range(1, 3000):
-        jury.add(batch(rng, per_arm, rates, look, step))
-        verdicts = jury.verdicts()
+        evaluator.add(batch(rng, per_arm, rates, look, step))
+        verdicts = evaluator.verdicts()
         if rates["stream"] > rates["control"]:
             if any(verdict.action is Action.ROLL_BACK for verdict in verdicts):
                 return look
@@ -255,12 +258,13 @@ def found_by(
 
 
 @pytest.mark.parametrize(("per_arm", "failing", "ratio"), [(30, 0.03, 1), (30, 0.01, 3), (1.5, 0.2, 1)])
-def test_the_plan_says_what_the_jury_would(per_arm: float, failing: float, ratio: int) -> None:
+def test_the_plan_says_what_the_tests_would(per_arm: float, failing: float, ratio: int) -> None:
     """With all guardrails, batch for batch; also where there is so little traffic that arms are empty."""
     made = policy(HALF | {"min_samples": 50}, guardrails={"early": {"disabled": "fails so often here"}})
     rng = np.random.default_rng(8)
     looks = [
-        found_by_jury(made, rng, per_arm, {"stream": failing * ratio, "control": failing}) for _ in range(30)
+        found_by_evaluator(made, rng, per_arm, {"stream": failing * ratio, "control": failing})
+        for _ in range(30)
     ]
 
     step = first(made, traffic(2 * per_arm, failing, 0.2), 200)
@@ -277,7 +281,7 @@ def test_the_plan_says_when_points_are_proved(failing: float) -> None:
     harm = {"ratio": 1.5, "or_points": 0.5}
     made = policy(HALF | {"min_samples": 50}, guardrails=ERRORS_ALONE | {"errors": {"harm": harm}})
     rng = np.random.default_rng(8)
-    looks = [found_by_jury(made, rng, 30, {"stream": failing, "control": failing}) for _ in range(30)]
+    looks = [found_by_evaluator(made, rng, 30, {"stream": failing, "control": failing}) for _ in range(30)]
 
     with_points = first(made, traffic(60, failing), 200)
     by_ratio = first(policy(HALF, guardrails=ERRORS_ALONE | {"errors": {"harm": 1.5}}), traffic(60, failing))
@@ -300,17 +304,17 @@ def test_the_plan_says_how_long_a_service_that_never_fails_takes() -> None:
     )
 
 
-def test_harm_that_begins_later_is_found_as_late_as_the_jury_does() -> None:
-    """What was well before is no help: the bet on the new step alone has to come to the line."""
+def test_harm_that_begins_later_is_found_as_late_as_the_tests_find_it() -> None:
+    """What was well before is no help: the e-process of the new step alone has to reach the threshold."""
     steps = [{"share": share, "at_least": "1h"} for share in (20, *range(50, 60))]
     made = policy(*steps, guardrails=ERRORS_ALONE)
     rng, looks = np.random.default_rng(9), []
     for _ in range(100):
-        jury = Evaluator(made.guardrail_values(), made.exposures(), made.budget_value())
-        jury.enter(0)
+        evaluator = Evaluator(made.guardrail_values(), made.exposures(), made.budget_value())
+        evaluator.enter(0)
         for look in range(50):
-            jury.add(batch(rng, 300, {"stream": 0.01, "control": 0.01}, look))
-        looks.append(found_by(jury, rng, 30, {"stream": 0.03, "control": 0.01}, 1))
+            evaluator.add(batch(rng, 300, {"stream": 0.01, "control": 0.01}, look))
+        looks.append(found_by(evaluator, rng, 30, {"stream": 0.03, "control": 0.01}, 1))
 
     second = plan(made, traffic(), 200).steps[1]
 
@@ -512,7 +516,7 @@ def test_too_few_failures_are_no_rate() -> None:
     """The most that fits, by Poisson's law at 95 %."""
     exact = [chi2.ppf(0.95, 2 * (seen + 1)) / 2 for seen in range(FEW_EVENTS)]
 
-    assert list(MOST) == pytest.approx(exact, abs=0.006)
+    assert list(POISSON_95) == pytest.approx(exact, abs=0.006)
     assert (Rate(0, 1000).at, Rate(0, 1000).is_guess) == (0.003, True)
     assert (Rate(10, 1000).at, Rate(10, 1000).is_guess) == (0.01, False)
     assert (Rate(0, 0).at, Rate(3, 4).at) == (1.0, 1.0)

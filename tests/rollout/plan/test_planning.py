@@ -142,7 +142,7 @@ def test_a_proxy_that_was_not_scraped_in_between_is_no_lack_of_traffic() -> None
 
 
 def test_the_rest_is_in_no_comparison() -> None:
-    """A batch that has it, from wherever, says to a jury what it says without."""
+    """A batch that has it, from wherever, says to an evaluator what it says without."""
     labels = [("start", arm, "1", "complete") for arm in ("stream", "control", "rest")]
     before, after = (
         Reading(at_s, {Series(OUTCOMES, "a", of): n for of in labels}, {"a": at_s})
@@ -153,10 +153,10 @@ def test_the_rest_is_in_no_comparison() -> None:
 
     def verdicts(of: Any) -> Any:
         made = policy(HALF)
-        jury = Evaluator(made.guardrail_values(), made.exposures(), made.budget_value())
-        jury.enter(0)
-        jury.add(of)
-        return jury.verdicts()
+        evaluator = Evaluator(made.guardrail_values(), made.exposures(), made.budget_value())
+        evaluator.enter(0)
+        evaluator.add(of)
+        return evaluator.verdicts()
 
     assert len(batch.outcomes) == 3
     assert verdicts(batch) == verdicts(without)

@@ -1,7 +1,7 @@
 """Rollouts that never were: users, their requests and their luck, as batches of evidence. Seeded.
 
 Users are drawn for the arms by a hash, as Unleash does it, and may differ in how much they ask and how often
-they fail. A path knows what the jury said at each look; it goes on to the end, whatever that was.
+they fail. A path keeps what the verdicts were at each look; it goes on to the end, whatever they were.
 """
 
 from collections.abc import Iterator, Sequence
@@ -98,16 +98,16 @@ def batches(world: World, random: np.random.Generator) -> Iterator[Batch]:
 
 
 def followed(world: World, rails: Sequence[Guardrail], seed: Sequence[int], *, to_the_end: bool) -> Path:
-    """One rollout before a jury that looks after each batch; or only until it would go back."""
-    jury = Evaluator(rails, world.exposures(), ErrorBudget())
+    """One rollout, evaluated after each batch; or only until it would go back."""
+    evaluator = Evaluator(rails, world.exposures(), ErrorBudget())
     path, step = Path(), 0
     for batch in batches(world, np.random.default_rng(seed)):
         if batch.step != step:
             step = batch.step
-            jury.enter(step)
-        jury.add(batch)
+            evaluator.enter(step)
+        evaluator.add(batch)
         path.harmed += 0 if path.rolled_back else batch.total("stream", frozenset({"failed"}))  # type: ignore[arg-type]
-        path.see(step, jury.verdicts())
+        path.see(step, evaluator.verdicts())
         if path.rolled_back and not to_the_end:
             break
     return path

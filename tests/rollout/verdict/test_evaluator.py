@@ -1,4 +1,4 @@
-"""What a jury says of evidence: guardrail by guardrail, step by step, and in which words."""
+"""What the verdicts of evidence are: guardrail by guardrail, step by step, and in which words."""
 
 import json
 import math
@@ -63,7 +63,7 @@ def failing(stream: int, control: int, of: int = 1000, **changes: Any) -> Batch:
     )
 
 
-def jury_of(
+def evaluator_of(
     *rails: Guardrail, steps: tuple[Exposure, ...] = STEPS, budget: ErrorBudget | None = None
 ) -> Evaluator:
     return Evaluator(rails, steps, budget or ErrorBudget())
@@ -71,13 +71,13 @@ def jury_of(
 
 def said(rail: Guardrail, *batches: Batch, **made: Any) -> Verdict:
     """The verdict of one guardrail, after each batch in its step."""
-    jury, step = jury_of(rail, **made), 0
+    evaluator, step = evaluator_of(rail, **made), 0
     for each in batches:
         if each.step != step:
             step = each.step
-            jury.enter(step)
-        jury.add(each)
-    (verdict,) = jury.verdicts()
+            evaluator.enter(step)
+        evaluator.add(each)
+    (verdict,) = evaluator.verdicts()
     return verdict
 
 
@@ -185,11 +185,11 @@ def test_weights_split_the_budget():
 
 def test_the_hold_line_comes_before_the_rollback_line():
     """Harm that grows first asks to hold, then to go back; it never goes back at once from nothing."""
-    jury, actions = jury_of(ERRORS), []
+    evaluator, actions = evaluator_of(ERRORS), []
     for at in range(100):
         failed = {("stream", 3 * at % 16, "failed"): 3, ("control", at % 16, "failed"): 1}
-        jury.add(batch(outcomes={**answers({"complete": 97}, {"complete": 99}), **failed}))
-        actions.append(jury.verdicts()[0].action)
+        evaluator.add(batch(outcomes={**answers({"complete": 97}, {"complete": 99}), **failed}))
+        actions.append(evaluator.verdicts()[0].action)
 
     turns = [action for action, before in zip(actions, [..., *actions], strict=False) if action != before]
     assert turns == [None, Action.HOLD, Action.ROLL_BACK]
@@ -247,13 +247,13 @@ def test_some_harm_is_not_counted_twice(rail: Guardrail, evidence: Batch):
 
 def test_a_step_entered_proves_anew():
     """What was safe at 5 % is not known to be at 25 %."""
-    jury = jury_of(ERRORS)
-    jury.add(failing(50, 50))
-    safe = jury.verdicts()[0]
-    jury.enter(1)
-    entered = jury.verdicts()[0]
-    jury.add(failing(2, 2, 250, step=1))
-    begun = jury.verdicts()[0]
+    evaluator = evaluator_of(ERRORS)
+    evaluator.add(failing(50, 50))
+    safe = evaluator.verdicts()[0]
+    evaluator.enter(1)
+    entered = evaluator.verdicts()[0]
+    evaluator.add(failing(2, 2, 250, step=1))
+    begun = evaluator.verdicts()[0]
 
     assert safe.finding is Finding.SAFE
     assert (entered.finding, entered.samples, entered.users) == (Finding.NO_DATA, 0, 0)
@@ -262,13 +262,13 @@ def test_a_step_entered_proves_anew():
 
 def test_what_speaks_for_harm_stays_in_the_steps_that_follow():
     """The first answers of the next step are enough for what the last one has shown."""
-    jury = jury_of(ERRORS)
-    jury.add(failing(60, 10))
-    harm = jury.verdicts()[0]
-    jury.enter(1)
-    entered = jury.verdicts()[0]
-    jury.add(failing(0, 0, 1, step=1, users={"stream": 1, "control": 1}))
-    begun = jury.verdicts()[0]
+    evaluator = evaluator_of(ERRORS)
+    evaluator.add(failing(60, 10))
+    harm = evaluator.verdicts()[0]
+    evaluator.enter(1)
+    entered = evaluator.verdicts()[0]
+    evaluator.add(failing(0, 0, 1, step=1, users={"stream": 1, "control": 1}))
+    begun = evaluator.verdicts()[0]
 
     assert entered.finding is Finding.NO_DATA
     assert entered.log10_e == harm.log10_e
@@ -277,25 +277,25 @@ def test_what_speaks_for_harm_stays_in_the_steps_that_follow():
 
 def test_harm_that_comes_with_the_load_is_seen_by_its_step_alone():
     """Weeks in which all was well do not hide what the last step brings."""
-    jury = jury_of(ERRORS)
-    jury.add(failing(500, 500, 50_000))
-    jury.enter(1)
-    jury.add(failing(500, 500, 50_000, step=1))
-    jury.enter(2)
-    jury.add(failing(60, 10, step=2))
+    evaluator = evaluator_of(ERRORS)
+    evaluator.add(failing(500, 500, 50_000))
+    evaluator.enter(1)
+    evaluator.add(failing(500, 500, 50_000, step=1))
+    evaluator.enter(2)
+    evaluator.add(failing(60, 10, step=2))
 
-    assert jury.verdicts()[0].action is Action.ROLL_BACK
+    assert evaluator.verdicts()[0].action is Action.ROLL_BACK
 
 
 def test_who_comes_back_to_a_step_goes_on_with_its_bet():
     """A step that begins a second time is no second chance to win the same bet."""
-    jury = jury_of(ERRORS)
-    jury.add(failing(10, 30))
-    before = jury.verdicts()[0].log10_e
-    jury.enter(1)
-    jury.enter(0)
+    evaluator = evaluator_of(ERRORS)
+    evaluator.add(failing(10, 30))
+    before = evaluator.verdicts()[0].log10_e
+    evaluator.enter(1)
+    evaluator.enter(0)
 
-    assert jury.verdicts()[0].log10_e == pytest.approx(before)
+    assert evaluator.verdicts()[0].log10_e == pytest.approx(before)
 
 
 def test_a_lost_text_is_harm_in_all_steps_that_follow():
@@ -311,12 +311,12 @@ def test_texts_that_nobody_compared_are_no_proof():
 
 def test_proxies_that_begin_anew_take_nothing_back():
     """That there were users enough stays true when those who counted them are gone."""
-    jury = jury_of(ERRORS, SAMPLE_RATIO)
-    jury.add(failing(60, 10))
-    jury.add(failing(0, 0, 1, users={"stream": 0, "control": 1}))
+    evaluator = evaluator_of(ERRORS, SAMPLE_RATIO)
+    evaluator.add(failing(60, 10))
+    evaluator.add(failing(0, 0, 1, users={"stream": 0, "control": 1}))
 
-    assert jury.verdicts()[0].action is Action.ROLL_BACK
-    assert [verdict.users for verdict in jury.verdicts()] == [40, 40]
+    assert evaluator.verdicts()[0].action is Action.ROLL_BACK
+    assert [verdict.users for verdict in evaluator.verdicts()] == [40, 40]
 
 
 def test_where_few_ask_the_tick_is_no_part_of_the_evidence():
@@ -330,11 +330,11 @@ def test_where_few_ask_the_tick_is_no_part_of_the_evidence():
 
 def test_an_outage_of_both_arms_is_no_harm():
     """The batch API was down for an hour, for everybody."""
-    jury = jury_of(ERRORS)
-    jury.add(failing(10, 10))
-    before = jury.verdicts()[0].log10_e
-    jury.add(failing(900, 900))
-    after = jury.verdicts()[0]
+    evaluator = evaluator_of(ERRORS)
+    evaluator.add(failing(10, 10))
+    before = evaluator.verdicts()[0].log10_e
+    evaluator.add(failing(900, 900))
+    after = evaluator.verdicts()[0]
 
     assert after.finding is not Finding.HARM
     assert after.log10_e <= before + 1e-9  # type: ignore[operator]
@@ -459,20 +459,20 @@ UNCOUNTABLE: Mapping[str, Batch] = {
 @pytest.mark.parametrize("what", UNCOUNTABLE)
 def test_what_is_no_evidence_is_refused_and_changes_nothing(what: str):
     """Not numbers, negative ones, yes and no, outcomes nobody knows, another step: none is taken for zero."""
-    jury = jury_of(*ALL)
-    jury.add(failing(3, 2))
-    before = jury.verdicts()
+    evaluator = evaluator_of(*ALL)
+    evaluator.add(failing(3, 2))
+    before = evaluator.verdicts()
 
     with pytest.raises(ValueError, match=what):
-        jury.add(UNCOUNTABLE[what])
-    assert jury.verdicts() == before
+        evaluator.add(UNCOUNTABLE[what])
+    assert evaluator.verdicts() == before
 
 
 @pytest.mark.parametrize("shares", [(), (0,), (5, 100), (5, 0)])
 def test_steps_without_a_control_are_refused(shares: tuple[int, ...]):
     """Nothing can be compared where everybody streams, or where dark has no step after it."""
     with pytest.raises(ValueError, match="no control"):
-        jury_of(ERRORS, steps=tuple(Exposure(share) for share in shares))
+        evaluator_of(ERRORS, steps=tuple(Exposure(share) for share in shares))
 
 
 COUNTS = st.integers(0, 60)
@@ -502,13 +502,13 @@ ROLLOUTS = st.tuples(*(st.lists(some_batches(step), max_size=5) for step in rang
 
 
 def all_said(steps: tuple[list[Batch], ...]) -> list[tuple[Verdict, ...]]:
-    """What a jury of all guardrails says after each batch."""
-    jury, found = jury_of(*ALL), []
+    """The verdicts of all guardrails after each batch."""
+    evaluator, found = evaluator_of(*ALL), []
     for step, batches in enumerate(steps):
-        jury.enter(step)
+        evaluator.enter(step)
         for each in batches:
-            jury.add(each)
-            found.append(jury.verdicts())
+            evaluator.add(each)
+            found.append(evaluator.verdicts())
     return found
 
 
@@ -528,15 +528,15 @@ def test_the_same_batches_give_the_same_verdicts(steps: tuple[list[Batch], ...])
 @given(steps=ROLLOUTS)
 def test_looking_changes_nothing(steps: tuple[list[Batch], ...]):
     """Who looks at the end alone sees what one sees who looked after each batch."""
-    jury = jury_of(*ALL)
+    evaluator = evaluator_of(*ALL)
     for step, batches in enumerate(steps):
-        jury.enter(step)
+        evaluator.enter(step)
         for each in batches:
-            jury.add(each)
+            evaluator.add(each)
     seen = all_said(steps)
 
     if steps[-1]:
-        assert jury.verdicts() == seen[-1]
+        assert evaluator.verdicts() == seen[-1]
 
 
 @settings(deadline=None)

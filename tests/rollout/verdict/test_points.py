@@ -13,8 +13,8 @@ from scipy import stats
 from flags.rollout.evidence.evidence import Batch
 from flags.rollout.policy.guardrails import ErrorBudget, Exposure, RateRatio
 from flags.rollout.replay import jury_heard, jury_said, plain
+from flags.rollout.verdict.e_processes import DifferenceNull, EProcess, JointNull
 from flags.rollout.verdict.evaluator import Evaluator
-from flags.rollout.verdict.processes import EitherBet, Mixture, PointsBet
 from flags.rollout.verdict.verdict import Finding, Verdict
 
 RATIO, POINTS = 1.5, 0.2
@@ -33,9 +33,9 @@ LOG = logging.getLogger(__name__)
 def test_the_bet_wins_nothing_where_the_difference_is(stream: int, control: int, points: float) -> None:
     """By enumeration: its mean over all that can happen in a look is at most 1, at the difference and beyond,
     whatever the rate of control, for each alternative it bets on."""
-    bet = PointsBet.of_safety(points / 100)
+    null = DifferenceNull.of_safety(points / 100)
     x, y = np.arange(stream + 1)[:, None, None], np.arange(control + 1)[None, :, None]
-    won = np.exp(bet.gain(x, stream - x, y, control - y))
+    won = np.exp(null.log_increments(x, stream - x, y, control - y))
 
     for rate, more in product((0.0, 0.0005, 0.01, 0.05, 0.3, 0.5), (0.0, 0.01, 0.2)):
         p = min(1.0, rate + points / 100 + more)
@@ -45,13 +45,13 @@ def test_the_bet_wins_nothing_where_the_difference_is(stream: int, control: int,
 
 def test_half_of_the_stake_is_on_either() -> None:
     """It begins with nothing won; a bet that is won alone must be won twice over."""
-    bet = EitherBet.of_safety(RATIO, POINTS)
-    won = PointsBet.of_safety(POINTS / 100)
+    null = JointNull.of_safety(RATIO, POINTS)
+    won = DifferenceNull.of_safety(POINTS / 100)
 
-    assert bet.start().log() == pytest.approx(0)
-    both, alone = bet.start(), Mixture(won.weights)
-    both.logs += bet.gain(0, 5000, 0, 5000)
-    alone.logs += won.gain(0, 5000, 0, 5000)
+    assert null.e_process().log() == pytest.approx(0)
+    both, alone = null.e_process(), EProcess(won.weights)
+    both.logs += null.log_increments(0, 5000, 0, 5000)
+    alone.logs += won.log_increments(0, 5000, 0, 5000)
     assert math.exp(both.log()) == pytest.approx((1 + math.exp(alone.log())) / 2)
 
 
@@ -70,16 +70,16 @@ def in_outages(rate: float) -> Callable[[np.ndarray], np.ndarray]:
 
 
 def taken_for_safe(
-    control: np.ndarray, stream: np.ndarray, arms: tuple[float, float], bet: EitherBet | PointsBet
+    control: np.ndarray, stream: np.ndarray, arms: tuple[float, float], null: JointNull | DifferenceNull
 ) -> int:
     """Of so many rollouts whose arms fail at these rates, look by look, how many are ever safe."""
     random = np.random.default_rng(11)
-    logs, ever = np.zeros((ROLLOUTS, len(bet.weights))), np.zeros(ROLLOUTS, dtype=bool)
+    logs, ever = np.zeros((ROLLOUTS, len(null.weights))), np.zeros(ROLLOUTS, dtype=bool)
     for q, p in zip(control, stream, strict=True):
         every = [1 + random.poisson(arm, (ROLLOUTS, 1)) for arm in arms]
         bad = [random.binomial(n, min(1.0, rate)) for n, rate in zip(every, (p, q), strict=True)]
-        logs += bet.gain(bad[0], every[0] - bad[0], bad[1], every[1] - bad[1])
-        ever |= np.log(np.exp(bet.weights + logs).sum(axis=1)) >= LINE
+        logs += null.log_increments(bad[0], every[0] - bad[0], bad[1], every[1] - bad[1])
+        ever |= np.log(np.exp(null.weights + logs).sum(axis=1)) >= LINE
     return int(ever.sum())
 
 
@@ -96,8 +96,8 @@ def test_harm_by_points_is_seldom_taken_for_safe(
     at_difference = control + POINTS / 100
 
     both = np.maximum(at_difference, RATIO * control)
-    by_points = taken_for_safe(control, at_difference, arms, PointsBet.of_safety(POINTS / 100))
-    by_either = taken_for_safe(control, both, arms, EitherBet.of_safety(RATIO, POINTS))
+    by_points = taken_for_safe(control, at_difference, arms, DifferenceNull.of_safety(POINTS / 100))
+    by_either = taken_for_safe(control, both, arms, JointNull.of_safety(RATIO, POINTS))
     LOG.info("taken for safe: by points %d, by either %d, of %d", by_points, by_either, ROLLOUTS)
 
     assert by_points <= most
@@ -134,7 +134,7 @@ def test_a_service_that_never_fails_is_proved() -> None:
 
 def test_a_service_that_never_fails_is_proved_as_soon_as_is_planned() -> None:
     """The very look: what the plan says is what the verdict does."""
-    planned = EitherBet.of_safety(RATIO, POINTS).clean(LINE, 0.5)
+    planned = JointNull.of_safety(RATIO, POINTS).clean(LINE, 0.5)
     looks = math.ceil(planned / 100)
 
     assert 1500 < planned < 3000
@@ -144,11 +144,11 @@ def test_a_service_that_never_fails_is_proved_as_soon_as_is_planned() -> None:
 
 def test_unequal_arms_need_more_of_the_stream_arm_than_equal_ones() -> None:
     """The clean answers of either arm count, and a larger difference is ruled out sooner."""
-    bet = EitherBet.of_safety(RATIO, POINTS)
+    null = JointNull.of_safety(RATIO, POINTS)
 
-    assert bet.clean(LINE, 0.5) < bet.clean(LINE, 0.75)
-    assert EitherBet.of_safety(RATIO, 1.0).clean(LINE, 0.5) < bet.clean(LINE, 0.5) / 4
-    assert EitherBet.of_safety(RATIO, None).clean(LINE, 0.5) == math.inf
+    assert null.clean(LINE, 0.5) < null.clean(LINE, 0.75)
+    assert JointNull.of_safety(RATIO, 1.0).clean(LINE, 0.5) < null.clean(LINE, 0.5) / 4
+    assert JointNull.of_safety(RATIO, None).clean(LINE, 0.5) == math.inf
 
 
 def test_failures_of_the_stream_arm_take_proof_away() -> None:

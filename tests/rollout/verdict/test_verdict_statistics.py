@@ -1,4 +1,4 @@
-"""How often a jury is wrong, and how soon it is right: simulated rollouts, against what the budget says.
+"""How often verdicts are wrong, and how soon they are right: simulated rollouts, against the error budget.
 
 To see the figures, of ten times as many rollouts:
 
@@ -123,13 +123,13 @@ def test_arms_that_are_counted_rightly_seldom_look_wrong():
     """At most 0.1 % of steps, though proxies begin anew each night and count the same users again."""
     random, number, false = np.random.default_rng(7), 400 * FACTOR, 0
     for _ in range(number):
-        jury, looks = Evaluator((SampleRatio(),), WORLDS["few ask"].exposures(), BUDGET), []
+        evaluator, looks = Evaluator((SampleRatio(),), WORLDS["few ask"].exposures(), BUDGET), []
         for night in range(6):
             new = random.poisson(4.0, (10, 2)).cumsum(axis=0)
             looks = looks[:10] if night else new.tolist()
             for stream, control in looks:
-                jury.add(Batch(0, 1, 0, users={"stream": stream, "control": control}))
-            jury.add(Batch(0, 1, 0, users={}))
-        false += jury.verdicts()[0].finding is Finding.HARM
+                evaluator.add(Batch(0, 1, 0, users={"stream": stream, "control": control}))
+            evaluator.add(Batch(0, 1, 0, users={}))
+        false += evaluator.verdicts()[0].finding is Finding.HARM
 
     assert at_most(false, number, 0.001, "arms looked wrong")

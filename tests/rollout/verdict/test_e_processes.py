@@ -1,4 +1,4 @@
-"""Bets with fair odds: what they may win where there is nothing to win, and what moves them."""
+"""E-processes: at most 1 on average while the null hypothesis is true, and what makes them grow."""
 
 import math
 from itertools import product
@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from flags.rollout.verdict.processes import Mixture, RateBet, RatioBet, dispersion, early_limits
+from flags.rollout.verdict.binomial_limits import early_limits
+from flags.rollout.verdict.e_processes import EProcess, RateNull, RatioNull, dispersion
 
 PATHS = 20_000
 COUNTS = st.integers(0, 500)
@@ -17,22 +18,22 @@ BATCHES = st.lists(st.tuples(COUNTS, COUNTS), min_size=1, max_size=20)
 SHARES = st.floats(0.01, 0.99)
 
 
-def ratio_evidence(bet: RatioBet, batches: list[tuple[int, int]], share: float = 0.5) -> float:
-    mixture = bet.start()
+def ratio_evidence(null: RatioNull, batches: list[tuple[int, int]], share: float = 0.5) -> float:
+    process = null.e_process()
     for stream, control in batches:
-        mixture.logs += bet.gain(stream, control, share)
-    return mixture.log()
+        process.logs += null.log_increments(stream, control, share)
+    return process.log()
 
 
-def rate_evidence(bet: RateBet, bad: int, good: int) -> float:
-    mixture = bet.start()
-    mixture.logs += bet.gain(bad, good)
-    return mixture.log()
+def rate_evidence(null: RateNull, bad: int, good: int) -> float:
+    process = null.e_process()
+    process.logs += null.log_increments(bad, good)
+    return process.log()
 
 
-def e_values(mixture: Mixture, logs: np.ndarray, tempering: float = 1.0) -> np.ndarray:
+def e_values(process: EProcess, logs: np.ndarray) -> np.ndarray:
     """Of many paths at once: one row of `logs` each."""
-    return np.exp(mixture.weights + logs / tempering).sum(axis=1)
+    return np.exp(process.weights + logs).sum(axis=1)
 
 
 def at_most_one(values: np.ndarray) -> bool:
@@ -44,67 +45,69 @@ def at_most_one(values: np.ndarray) -> bool:
 @pytest.mark.parametrize("ratio", [1.0, 1.25])
 def test_a_bet_on_harm_wins_nothing_where_there_is_none(rate: float, stream: int, control: int, ratio: float):
     """The mean of the e-value over all paths is at most 1: at the margin and below, for arms of any size."""
-    bet, random = RatioBet.of_harm(1.25), np.random.default_rng(1)
+    null, random = RatioNull.of_harm(1.25), np.random.default_rng(1)
     share = stream / (stream + control)
     bad = random.binomial(stream, rate * ratio, (PATHS, 6)).sum(axis=1, keepdims=True)
     other = random.binomial(control, rate, (PATHS, 6)).sum(axis=1, keepdims=True)
 
-    logs = bad * bet.gain(1, 0, share) + other * bet.gain(0, 1, share)
+    logs = bad * null.log_increments(1, 0, share) + other * null.log_increments(0, 1, share)
 
-    assert at_most_one(e_values(bet.start(), logs))
+    assert at_most_one(e_values(null.e_process(), logs))
 
 
 @pytest.mark.parametrize("ratio", [2.0, 3.0])
 def test_a_bet_on_safety_wins_nothing_where_harm_is(ratio: float):
     """The mirrored bet is as fair: at the harm that is to be ruled out, and beyond."""
-    bet, random = RatioBet.of_safety(2.0), np.random.default_rng(2)
+    null, random = RatioNull.of_safety(2.0), np.random.default_rng(2)
     bad = random.binomial(300, 0.02 * ratio, (PATHS, 1))
     other = random.binomial(300, 0.02, (PATHS, 1))
 
-    logs = bad * bet.gain(1, 0, 0.5) + other * bet.gain(0, 1, 0.5)
+    logs = bad * null.log_increments(1, 0, 0.5) + other * null.log_increments(0, 1, 0.5)
 
-    assert at_most_one(e_values(bet.start(), logs))
+    assert at_most_one(e_values(null.e_process(), logs))
 
 
 def test_a_bet_stays_fair_while_the_weather_changes():
     """The rate moves tenfold from batch to batch, and the arms' sizes with it: still nothing to win."""
-    bet, random = RatioBet.of_harm(1.25), np.random.default_rng(3)
-    logs = np.zeros((PATHS, len(bet.ratios)))
+    null, random = RatioNull.of_harm(1.25), np.random.default_rng(3)
+    logs = np.zeros((PATHS, len(null.ratios)))
     for rate, stream, control in [(0.01, 20, 80), (0.1, 90, 10), (0.03, 30, 30), (0.1, 10, 90)]:
         share = stream / (stream + control)
         bad, other = random.binomial(stream, 1.25 * rate, PATHS), random.binomial(control, rate, PATHS)
-        logs += np.outer(bad, bet.gain(1, 0, share)) + np.outer(other, bet.gain(0, 1, share))
+        logs += np.outer(bad, null.log_increments(1, 0, share)) + np.outer(
+            other, null.log_increments(0, 1, share)
+        )
 
-    assert at_most_one(e_values(bet.start(), logs))
+    assert at_most_one(e_values(null.e_process(), logs))
 
 
 @pytest.mark.parametrize(
-    ("bet", "rate"),
+    ("null", "rate"),
     [
-        (RateBet.of_harm(0.02), 0.02),
-        (RateBet.of_harm(0.02), 0.005),
-        (RateBet.of_safety(0.06), 0.06),
-        (RateBet.of_safety(0.06), 0.2),
-        (RateBet.of_mismatch(0.6), 0.6),
+        (RateNull.of_harm(0.02), 0.02),
+        (RateNull.of_harm(0.02), 0.005),
+        (RateNull.of_safety(0.06), 0.06),
+        (RateNull.of_safety(0.06), 0.2),
+        (RateNull.of_mismatch(0.6), 0.6),
     ],
 )
-def test_a_bet_on_a_rate_wins_nothing_where_it_is_kept(bet: RateBet, rate: float):
+def test_a_bet_on_a_rate_wins_nothing_where_it_is_kept(null: RateNull, rate: float):
     """Against a ceiling, against harm, and against a share of users."""
     bad = np.random.default_rng(4).binomial(120, rate, (PATHS, 1))
 
-    logs = bad * bet.gain(1, 0) + (120 - bad) * bet.gain(0, 1)
+    logs = bad * null.log_increments(1, 0) + (120 - bad) * null.log_increments(0, 1)
 
-    assert at_most_one(e_values(bet.start(), logs))
+    assert at_most_one(e_values(null.e_process(), logs))
 
 
 @settings(deadline=None)
 @given(logs=st.lists(st.floats(-300, 300), min_size=48, max_size=48), tempering=st.floats(1, 1000))
 def test_tempering_adds_at_most_one(logs: list[float], tempering: float):
-    """Whatever dispersion is estimated, also from the same counts: so it cannot spoil a bet that is fair."""
-    mixture = RatioBet.of_harm(1.25).start()
-    mixture.logs += np.array(logs)
+    """Whatever dispersion is estimated, also from the same counts: so it cannot spoil an e-process."""
+    process = RatioNull.of_harm(1.25).e_process()
+    process.logs += np.array(logs)
 
-    assert mixture.log(tempering) <= np.logaddexp(mixture.log(), 0.0) + 1e-9
+    assert process.log(tempering) <= np.logaddexp(process.log(), 0.0) + 1e-9
 
 
 @settings(deadline=None)
@@ -114,7 +117,7 @@ def test_evidence_of_harm_falls_as_the_margin_rises(
 ):
     """Who tolerates more is not shown harm sooner."""
     low, high = sorted(margins)
-    of_low, of_high = (ratio_evidence(RatioBet.of_harm(margin), batches, share) for margin in (low, high))
+    of_low, of_high = (ratio_evidence(RatioNull.of_harm(margin), batches, share) for margin in (low, high))
 
     assert of_high <= max(of_low, 0.0) + 1e-6
 
@@ -123,11 +126,11 @@ def test_evidence_of_harm_falls_as_the_margin_rises(
 @given(batches=BATCHES, share=SHARES)
 def test_evidence_does_not_depend_on_how_it_is_cut(batches: list[tuple[int, int]], share: float):
     """At one share of requests, many small batches say what one large one says."""
-    bet = RatioBet.of_harm(1.25)
+    null = RatioNull.of_harm(1.25)
     whole = [(sum(stream for stream, _ in batches), sum(control for _, control in batches))]
 
-    assert ratio_evidence(bet, batches, share) == pytest.approx(
-        ratio_evidence(bet, whole, share), rel=1e-9, abs=1e-6
+    assert ratio_evidence(null, batches, share) == pytest.approx(
+        ratio_evidence(null, whole, share), rel=1e-9, abs=1e-6
     )
 
 
@@ -135,12 +138,12 @@ def test_evidence_does_not_depend_on_how_it_is_cut(batches: list[tuple[int, int]
 @given(data=st.data(), batches=st.lists(st.tuples(COUNTS, COUNTS, SHARES), min_size=2, max_size=8))
 def test_the_order_of_batches_does_not_matter(data: st.DataObject, batches: list[tuple[int, int, float]]):
     """Evidence is a sum."""
-    bet = RatioBet.of_harm(1.25)
-    one, other = bet.start(), bet.start()
+    null = RatioNull.of_harm(1.25)
+    one, other = null.e_process(), null.e_process()
     for batch in batches:
-        one.logs += bet.gain(*batch)
+        one.logs += null.log_increments(*batch)
     for batch in data.draw(st.permutations(batches)):
-        other.logs += bet.gain(*batch)
+        other.logs += null.log_increments(*batch)
 
     assert one.log() == pytest.approx(other.log(), rel=1e-9, abs=1e-6)
 
@@ -149,53 +152,54 @@ def test_the_order_of_batches_does_not_matter(data: st.DataObject, batches: list
 @given(failed=st.integers(0, 10_000), share=SHARES, ordinary=BATCHES)
 def test_an_outage_of_both_arms_is_no_evidence(failed: int, share: float, ordinary: list[tuple[int, int]]):
     """However much fails: where it fails in proportion, no bet on harm wins by it."""
-    bet = RatioBet.of_harm(1.25)
+    null = RatioNull.of_harm(1.25)
     stream = math.floor(failed * share)
 
-    before = ratio_evidence(bet, ordinary, share)
-    after = ratio_evidence(bet, [*ordinary, (stream, math.ceil(failed * (1 - share)))], share)
+    before = ratio_evidence(null, ordinary, share)
+    after = ratio_evidence(null, [*ordinary, (stream, math.ceil(failed * (1 - share)))], share)
 
     assert after <= before + 1e-6
 
 
 def test_an_arm_that_has_all_the_requests_settles_nothing_by_itself():
     """At a share of 0 or 1 the arm of an event is known beforehand: the bet stands still, and is finite."""
-    bet = RatioBet.of_harm(1.25)
+    null = RatioNull.of_harm(1.25)
 
-    assert bet.gain(0, 7, 0.0) == pytest.approx(0.0)
-    assert bet.gain(7, 0, 1.0) == pytest.approx(0.0)
+    assert null.log_increments(0, 7, 0.0) == pytest.approx(0.0)
+    assert null.log_increments(7, 0, 1.0) == pytest.approx(0.0)
 
 
 @pytest.mark.parametrize("bad", [(0, 2**53), (2**53, 0), (2**53, 2**53)])
 def test_a_bet_survives_any_count(bad: tuple[int, int]):
     """The largest counts that a counter can show still give a finite number."""
-    assert math.isfinite(ratio_evidence(RatioBet.of_harm(1.25), [bad]))
-    assert math.isfinite(ratio_evidence(RatioBet.of_safety(2.0), [bad]))
-    assert math.isfinite(rate_evidence(RateBet.of_mismatch(0.5), *bad))
-    assert math.isfinite(rate_evidence(RateBet.of_harm(0.999), *bad))
+    assert math.isfinite(ratio_evidence(RatioNull.of_harm(1.25), [bad]))
+    assert math.isfinite(ratio_evidence(RatioNull.of_safety(2.0), [bad]))
+    assert math.isfinite(rate_evidence(RateNull.of_mismatch(0.5), *bad))
+    assert math.isfinite(rate_evidence(RateNull.of_harm(0.999), *bad))
 
 
 @pytest.mark.parametrize(
-    "bet", [RatioBet.of_harm(1.25), RatioBet.of_safety(2), RateBet.of_harm(0.02), RateBet.of_mismatch(0.3)]
+    "null",
+    [RatioNull.of_harm(1.25), RatioNull.of_safety(2), RateNull.of_harm(0.02), RateNull.of_mismatch(0.3)],
 )
-def test_the_stakes_add_up_to_one(bet: RatioBet | RateBet):
+def test_the_stakes_add_up_to_one(null: RatioNull | RateNull):
     """Before anything happens the e-value is 1."""
-    assert bet.start().log() == pytest.approx(0.0)
+    assert null.e_process().log() == pytest.approx(0.0)
 
 
 def test_a_mismatch_is_seen_on_either_side():
     """Too many in the first arm, or too few; as many as should be is none."""
-    bet = RateBet.of_mismatch(0.5)
+    null = RateNull.of_mismatch(0.5)
 
-    assert rate_evidence(bet, 140, 60) == pytest.approx(rate_evidence(bet, 60, 140))
-    assert rate_evidence(bet, 140, 60) > math.log(1000)
-    assert rate_evidence(bet, 100, 100) < 0
+    assert rate_evidence(null, 140, 60) == pytest.approx(rate_evidence(null, 60, 140))
+    assert rate_evidence(null, 140, 60) > math.log(1000)
+    assert rate_evidence(null, 100, 100) < 0
 
 
 def test_a_ceiling_is_broken_on_one_side_only():
     """Fewer than the ceiling allows is never harm, more than the harm is never safe."""
-    assert rate_evidence(RateBet.of_harm(0.02), 0, 5000) < 0
-    assert rate_evidence(RateBet.of_safety(0.06), 500, 4500) < 0
+    assert rate_evidence(RateNull.of_harm(0.02), 0, 5000) < 0
+    assert rate_evidence(RateNull.of_safety(0.06), 500, 4500) < 0
 
 
 def test_users_who_are_alike_are_not_dispersed():

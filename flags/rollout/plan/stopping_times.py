@@ -1,0 +1,146 @@
+"""When e-processes reach their thresholds in random traffic: a simulation of the tests' stopping times. Pure.
+
+Many rollouts at once, from one event to the next: looks in which nothing bad happened change no e-process, so
+a month costs no more than the events in it. The unit of time is a look, of which there is one in each tick.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from flags.rollout.verdict.e_processes import JointNull, RateNull, RatioNull, Vector
+
+BLOCK = 32
+"""Events that are drawn at a time: each costs 48 alternatives in each rollout."""
+
+CLEAN_NATS = 0.1
+"""Evidence in a group of looks in which nothing fails, about."""
+
+NEVER = np.inf
+
+Generator = np.random.Generator
+Draw = Callable[[int], tuple[Vector, Vector]]
+"""For so many rollouts, the next BLOCK events of each: looks since the event before, and what it adds to the
+alternatives of the null."""
+
+
+@dataclass(frozen=True, slots=True)
+class Arms:
+    """Requests between two looks, on average."""
+
+    stream: float
+    control: float
+
+
+@dataclass(frozen=True, slots=True)
+class StoppingRule:
+    """When a test stops."""
+
+    threshold: float
+    """Evidence that is enough, as a natural logarithm."""
+    not_before: Vector
+    """For each rollout, the first look with enough users and samples."""
+    until: float
+    """The last look that counts."""
+    dispersion: Vector
+    """For each rollout, how much more users differ than by chance; 1 or more."""
+
+
+def ratio_events(rng: Generator, null: RatioNull, arms: Arms, stream_rate: float, rate: float) -> Draw:
+    """Bad events in both arms, at these rates (0 to 1). With little traffic one arm is often empty: then the
+    verdict waits for it, and the simulation loses the event, so that it is late rather than early."""
+    stream_bad, control_bad = arms.stream * stream_rate, arms.control * rate
+    bad = stream_bad + control_bad
+
+    def draw(rollouts: int) -> tuple[Vector, Vector]:
+        gaps, events = _looks(rng, bad, rollouts)
+        in_stream = rng.binomial(events, stream_bad / bad)
+        in_control = events - in_stream
+        stream = in_stream + rng.poisson(arms.stream * (1 - stream_rate), events.shape)
+        control = in_control + rng.poisson(arms.control * (1 - rate), events.shape)
+        share = (stream / (stream + control))[..., None]
+        return gaps, null.log_increments(in_stream[..., None], in_control[..., None], share)
+
+    return draw
+
+
+def joint_events(rng: Generator, null: JointNull, arms: Arms, rate: float) -> Draw:
+    """All requests of both arms, at one rate (0 to 1), since those in which nothing fails are evidence too.
+    Looks are grouped, so that a group adds about CLEAN_NATS."""
+    assert null.difference is not None, "else only events count"
+    looks = math.ceil(CLEAN_NATS / (null.difference.bound * min(arms.stream, arms.control)))
+
+    def draw(rollouts: int) -> tuple[Vector, Vector]:
+        shape = (rollouts, BLOCK, 1)
+        stream = 1 + rng.poisson(arms.stream * looks, shape)
+        control = 1 + rng.poisson(arms.control * looks, shape)
+        stream_bad, control_bad = rng.binomial(stream, rate), rng.binomial(control, rate)
+        gains = null.log_increments(stream_bad, stream - stream_bad, control_bad, control - control_bad)
+        return np.full(shape[:2], float(looks)), gains
+
+    return draw
+
+
+def rate_events(rng: Generator, null: RateNull, requests: float, rate: float) -> Draw:
+    """Bad ones among so many requests between two looks, at this rate (0 to 1)."""
+
+    def draw(rollouts: int) -> tuple[Vector, Vector]:
+        gaps, every = _looks(rng, requests, rollouts)
+        bad = rng.binomial(every, rate)
+        return gaps, null.log_increments(bad[..., None], (every - bad)[..., None])
+
+    return draw
+
+
+def _looks(rng: Generator, mean: float, rollouts: int) -> tuple[Vector, NDArray[np.int64]]:
+    """Looks until the next one that finds an event, and how many events it finds."""
+    first = rng.exponential(1 / mean, (rollouts, BLOCK))
+    gaps = np.ceil(first)
+    return gaps, 1 + rng.poisson(mean * (gaps - first))
+
+
+def stopping_times(draw: Draw, weights: Vector, rule: StoppingRule) -> Vector:
+    """For each rollout, the look at which its evidence reaches the threshold; NEVER where it does not."""
+    number = len(rule.not_before)
+    if rule.not_before.min() > rule.until:
+        return np.full(number, NEVER)
+    found = np.full(number, NEVER)
+    on = np.arange(number)
+    logs, look, evidence = np.zeros((number, len(weights))), np.zeros(number), np.zeros(number)
+    while len(on):
+        gaps, gains = draw(len(on))
+        summed = logs[on, None, :] + np.cumsum(gains, axis=1)
+        looks = np.column_stack([look[on], look[on, None] + np.cumsum(gaps, axis=1)])
+        so_far = np.column_stack(
+            [evidence[on], _log_sums(weights + summed / rule.dispersion[on, None, None])]
+        )
+        # Evidence holds from its look until the next one, which is not known yet for the last look.
+        held = (so_far[:, :-1] >= rule.threshold) & (looks[:, 1:] > rule.not_before[on, None])
+        stopped, first = held.any(axis=1), held.argmax(axis=1)
+        times = np.maximum(looks[np.arange(len(on)), first], rule.not_before[on])
+        found[on[stopped]] = times[stopped]
+        logs[on], look[on], evidence[on] = summed[:, -1], looks[:, -1], so_far[:, -1]
+        on = on[~stopped & (looks[:, -1] <= rule.until)]
+    found[found > rule.until] = NEVER
+    return found
+
+
+def _log_sums(terms: Vector) -> Vector:
+    most = terms.max(axis=-1)
+    sums: Vector = most + np.log(np.exp(terms - most[..., None]).sum(axis=-1))
+    return sums
+
+
+def early_stopping_times(
+    rng: Generator, limits: tuple[int, ...], requests: float, rate: float, number: int
+) -> Vector:
+    """The look at which the first requests of a step are too bad, as `EarlyTest` counts; else NEVER."""
+    looks = np.ceil(np.cumsum(rng.exponential(1 / requests, (number, len(limits) + 1)), axis=1))
+    bad = np.cumsum(rng.random((number, len(limits))) < rate, axis=1)
+    is_last_of_look = looks[:, :-1] < looks[:, 1:]
+    too_bad = is_last_of_look & (bad >= np.array(limits))
+    times: Vector = np.where(too_bad.any(axis=1), looks[np.arange(number), too_bad.argmax(axis=1)], NEVER)
+    return times

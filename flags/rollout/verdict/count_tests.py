@@ -1,0 +1,217 @@
+"""Tests of counts: texts shown wrongly, the first answers of a step, users in the arms. Pure."""
+
+import math
+from collections.abc import Sequence
+
+from flags.rollout.evidence.evidence import BAD, ELIGIBLE, Batch, ComparedArm
+from flags.rollout.policy.guardrails import EarlyGuard, ErrorBudget, SampleRatio, ZeroTolerance
+from flags.rollout.verdict.binomial_limits import early_limits
+from flags.rollout.verdict.e_processes import RateNull, RatioNull
+from flags.rollout.verdict.step_context import CONCLUSIONS, StepContext, Tally, figure, log10, sentence
+from flags.rollout.verdict.verdict import Finding, Verdict
+
+
+class ParityTest:
+    """Test of shown texts that the answer does not have. One is harm, in all steps that follow."""
+
+    def __init__(self, rail: ZeroTolerance, budget: ErrorBudget, steps: int) -> None:
+        self._rail = rail
+        self.name = rail.name
+        self._missed = budget.missed
+        self._all_steps = Tally()
+        self._this_step = 0
+
+    def enter(self, step: int, share: int) -> None:
+        self._this_step = 0
+
+    def add(self, batch: Batch) -> None:
+        bad = sum(count for result, count in batch.parity.items() if result in self._rail.results)
+        total = sum(batch.parity.values())
+        self._all_steps.add(bad, total)
+        self._this_step += total
+
+    def verdict(self, context: StepContext) -> Verdict:
+        # Answers whose texts nobody compared are no proof.
+        samples, needed = (
+            min(context.answers.get(ComparedArm.STREAM, 0), self._this_step),
+            context.exposure.min_samples,
+        )
+        finding = Finding.SAFE if samples >= needed else Finding.UNCLEAR if samples else Finding.NO_DATA
+        if self._all_steps.bad:
+            finding = Finding.HARM
+        return Verdict(
+            self.name,
+            finding,
+            self._rail.action if finding is Finding.HARM else None,
+            *(None, None, None, None, None),
+            samples,
+            needed,
+            context.users.get(ComparedArm.STREAM, 0),
+            0,
+            sentence(self.name, self._summary(), CONCLUSIONS[finding]),
+        )
+
+    def _summary(self) -> str:
+        whole = self._all_steps
+        summary = f"{whole.bad:,} of {whole.total:,} texts were shown otherwise than the answer has them"
+        if not whole.bad and whole.total:
+            # At a higher rate the chance of so many clean texts is below `missed`, however often one looks.
+            excluded = min(1.0, -math.log(self._missed) / whole.total)
+            summary += f", which rules out more than {figure(100 * excluded)} %"
+        return summary
+
+
+NO_WORSE = 1.25
+"""Ratio to the control arm's rate of failures up to which the stream arm is no worse."""
+
+WORSE = math.log(20)
+"""Log e-value from which the stream arm is worse. By itself, it would be a false alarm once in twenty."""
+
+
+class _FirstRequests:
+    """The first requests of a step or of the rollout, in both arms, and whether they are too bad."""
+
+    def __init__(self, limits: Sequence[int]) -> None:
+        self._limits = limits
+        self._null = RatioNull.of_harm(NO_WORSE)
+        self.stream, self.control = Tally(), Tally()
+        self.at_least = ""
+        self._too_many = False
+        self.harm = False
+
+    def add(self, batch: Batch) -> None:
+        bad, total = batch.total(ComparedArm.STREAM, BAD), batch.total(ComparedArm.STREAM, ELIGIBLE)
+        room = len(self._limits) - self.stream.total
+        if not room:
+            return
+        self.control.add(batch.total(ComparedArm.CONTROL, BAD), batch.total(ComparedArm.CONTROL, ELIGIBLE))
+        # The order within a batch is not known: as many of the bad requests as possible count as too late.
+        late = max(0, total - room)
+        sure = max(0, bad - late)
+        self.at_least = "at least " if sure < bad else ""
+        self.stream.add(sure, total - late)
+        if self.stream.total:
+            self._too_many = self._too_many or self.stream.bad >= self.limit
+            self.harm = self.harm or (self._too_many and self._evidence() >= WORSE)
+
+    @property
+    def limit(self) -> int:
+        """The fewest bad requests that are too many by now."""
+        return self._limits[self.stream.total - 1]
+
+    def _evidence(self) -> float:
+        """Log e-value that the stream arm is worse than control."""
+        process, share = self._null.e_process(), self.stream.total / (self.stream.total + self.control.total)
+        process.logs += self._null.log_increments(self.stream.bad, self.control.bad, share)
+        return process.log()
+
+
+class EarlyTest:
+    """Exact test of the first requests of the rollout, and of those of each step.
+
+    Harm needs two things, so that either threshold can be low: more failures than usual, and more than in the
+    control arm. An upstream that is down for everybody fulfils the first alone.
+    """
+
+    def __init__(self, rail: EarlyGuard, budget: ErrorBudget, steps: int) -> None:
+        self._rail = rail
+        self.name = rail.name
+        self._limits = early_limits(rail.rate, rail.of, rail.alpha / 2)  # of two windows
+        self._all_steps = _FirstRequests(self._limits)
+        self._step = _FirstRequests(self._limits)
+
+    def enter(self, step: int, share: int) -> None:
+        self._step = _FirstRequests(self._limits)
+
+    def add(self, batch: Batch) -> None:
+        self._all_steps.add(batch)
+        self._step.add(batch)
+
+    def verdict(self, context: StepContext) -> Verdict:
+        window, of = (self._all_steps, "rollout") if self._all_steps.harm else (self._step, "step")
+        finding = Finding.SAFE if window.stream.total else Finding.NO_DATA
+        if window.harm:
+            finding = Finding.HARM
+        conclusion = {Finding.HARM: "that is too many", Finding.SAFE: "not too many"}.get(
+            finding, CONCLUSIONS[finding]
+        )
+        stream, control = window.stream, window.control
+        summary = (
+            f"{window.at_least}{stream.bad:,} of the first {stream.total:,} answers of this {of} failed, "
+            f"{control.bad:,} of {control.total:,} in its control"
+        )
+        if finding is Finding.SAFE:
+            summary += f" ({window.limit:,} would be harm if control has fewer)"
+        return Verdict(
+            self.name,
+            finding,
+            self._rail.action if window.harm else None,
+            *(None, None, None, None, None),
+            stream.total,
+            1,
+            context.users.get(ComparedArm.STREAM, 0),
+            0,
+            sentence(self.name, summary, conclusion),
+        )
+
+
+class SampleRatioTest:
+    """Test of the numbers of users in the arms against the share: a sample ratio mismatch."""
+
+    def __init__(self, rail: SampleRatio, budget: ErrorBudget, steps: int) -> None:
+        self._rail = rail
+        self.name = rail.name
+        self._threshold = -math.log(rail.alpha)
+        self.enter(0, 50)
+
+    def enter(self, step: int, share: int) -> None:
+        self._null = RateNull.of_mismatch(share / (share + min(share, 100 - share)))
+        self._evidence = self._null.e_process()
+        self._most = 0
+
+    def add(self, batch: Batch) -> None:
+        stream, control = (batch.users.get(arm, 0) for arm in ComparedArm)
+        # A restarted proxy counts the same users again: only a number beyond the largest so far has new ones.
+        if stream + control > self._most:
+            self._most = stream + control
+            self._evidence.logs = self._null.log_increments(stream, control)
+
+    def verdict(self, context: StepContext) -> Verdict:
+        evidence = self._evidence.log()
+        finding = Finding.NO_DATA
+        if evidence >= self._threshold:
+            finding = Finding.HARM
+        elif context.smaller_users >= context.exposure.min_users:
+            finding = Finding.SAFE
+        elif self._most:
+            finding = Finding.UNCLEAR
+        return Verdict(
+            self.name,
+            finding,
+            self._rail.action if finding is Finding.HARM else None,
+            log10(evidence),
+            log10(self._threshold),
+            None,
+            None,
+            None,
+            0,
+            0,
+            context.smaller_users,
+            context.exposure.min_users,
+            sentence(
+                self.name,
+                self._summary(context),
+                _SAMPLE_RATIO_CONCLUSIONS.get(finding, CONCLUSIONS[finding]),
+            ),
+        )
+
+    def _summary(self, context: StepContext) -> str:
+        stream, control = (context.users.get(arm, 0) for arm in ComparedArm)
+        expected = f"{100 * self._null.bound:.0f} % of them expected in the first"
+        return f"{stream:,} users met in the stream arm and {control:,} in its control, {expected}"
+
+
+_SAMPLE_RATIO_CONCLUSIONS = {
+    Finding.HARM: "that is not chance, so the arms or the counting are wrong",
+    Finding.SAFE: "as it should be",
+}
