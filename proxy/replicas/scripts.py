@@ -1,7 +1,7 @@
 """The scripts that the store executes, each as one step, and what they return. No I/O.
 
-Each may be executed twice with the same effect. A script that changes a run goes by the meta that was seen: a
-replica whose run was taken over changes nothing.
+A script that changes a run may be executed twice with the same effect. Its writes go by the meta that the
+replica has seen: a replica whose run was taken over changes nothing.
 """
 
 from collections.abc import Sequence
