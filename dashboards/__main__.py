@@ -1,4 +1,4 @@
-"""Writes what the Python here says: the rules and the dashboards, and their copies for the chart."""
+"""Writes the rules and the dashboards, and their copies for the chart."""
 
 from pathlib import Path
 
@@ -6,7 +6,7 @@ import click
 
 from dashboards import rules
 from dashboards.compare import compare
-from dashboards.panels import text_of
+from dashboards.panels import json_of
 from dashboards.rollout import rollout
 from dashboards.streams import streams
 
@@ -16,12 +16,12 @@ DASHBOARDS = {"streams": streams, "rollout": rollout, "compare": compare}
 
 
 def files(runbooks: str = rules.RUNBOOKS) -> dict[Path, str]:
-    """Everything that is written, by where it lies."""
-    said = rules.text(runbooks)
-    written = {place / "rules.yaml": said for place in (HERE, CHART)}
+    """The text of each file that is written."""
+    text = rules.text(runbooks)
+    written = {place / "rules.yaml": text for place in (HERE, CHART)}
     for name, dashboard in DASHBOARDS.items():
-        said = text_of(dashboard(runbooks))
-        written |= {place / f"{name}.json": said for place in (HERE, CHART / "dashboards")}
+        text = json_of(dashboard(runbooks))
+        written |= {place / f"{name}.json": text for place in (HERE, CHART / "dashboards")}
     return written
 
 

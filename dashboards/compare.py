@@ -3,7 +3,7 @@
 from grafana_foundation_sdk.models.dashboard import Dashboard
 
 from dashboards.objectives import APART, BAD
-from dashboards.panels import JOB, NAMESPACE, POD, ROUTE, ROUTES, About, Panel, Query, figure, lines, made
+from dashboards.panels import JOB, NAMESPACE, POD, ROUTE, ROUTES, About, Panel, Query, built, lines, number
 from dashboards.queries import quantile, rate
 
 ARMS = ("stream", "control")
@@ -11,25 +11,25 @@ ARM = 'arm=~"stream|control"'
 OUTCOMES, SETTLED = "headgate_outcomes_total", "headgate_settled_seconds"
 
 
-def part(outcomes: str, more: str = ARM, by: str = "arm") -> str:
-    """Of settled requests, those with these outcomes."""
+def share(outcomes: str, more: str = ARM, by: str = "arm") -> str:
+    """The share of settled requests with these outcomes, a second."""
     some = rate(OUTCOMES, by, f'{more},outcome=~"{outcomes}"')
     return f"{some} / {rate(OUTCOMES, by, more)}"
 
 
-def only(arm: str) -> str:
+def in_arm(arm: str) -> str:
     return f'arm="{arm}"'
 
 
-def whole(arm: str) -> str:
-    """Of an arm, answers that failed in the time shown, as a part of those that count."""
+def failed_share(arm: str) -> str:
+    """The share of an arm's answers that failed, in the time range shown."""
     chosen = f'{ROUTES},arm="{arm}"'
     bad = f'sum(increase({OUTCOMES}{{{chosen},outcome=~"{BAD}"}}[$__range]))'
     return f'{bad} / sum(increase({OUTCOMES}{{{chosen},outcome!~"{APART}"}}[$__range]))'
 
 
-def half(metric: str, arm: str = "") -> str:
-    """The median in the time shown."""
+def median(metric: str, arm: str = "") -> str:
+    """The median of a histogram, in the time range shown."""
     chosen = f'{ROUTES},arm="{arm}"' if arm else ROUTES
     return f"histogram_quantile(0.5, sum by (le) (increase({metric}_bucket{{{chosen}}}[$__range])))"
 
@@ -37,7 +37,7 @@ def half(metric: str, arm: str = "") -> str:
 def _sum() -> list[Panel]:
     count = f'sum by (arm) (increase({OUTCOMES}{{{ROUTES},{ARM},outcome!~"{APART}"}}[$__range]))'
     return [
-        figure(
+        number(
             About(
                 "Failed, stream against control",
                 "In all the time shown. The guardrails judge it; this only shows it.",
@@ -47,10 +47,10 @@ def _sum() -> list[Panel]:
                 decimals=2,
                 alert="HeadgateAnswersFail",
             ),
-            Query(whole("stream"), "stream"),
-            Query(whole("control"), "control"),
+            Query(failed_share("stream"), "stream"),
+            Query(failed_share("control"), "control"),
         ),
-        figure(
+        number(
             About(
                 "What a reader waits for",
                 "Half of them wait less: for the first text of a stream, for the whole answer in control.",
@@ -58,10 +58,10 @@ def _sum() -> list[Panel]:
                 height=4,
                 below="text",
             ),
-            Query(half("headgate_first_content_seconds"), "stream"),
-            Query(half(SETTLED, "control"), "control"),
+            Query(median("headgate_first_content_seconds"), "stream"),
+            Query(median(SETTLED, "control"), "control"),
         ),
-        figure(
+        number(
             About(
                 "Settled requests",
                 "In all the time shown. Up to a share of 50 % both arms are as wide.",
@@ -78,7 +78,7 @@ def _answers() -> list[Panel]:
     return [
         lines(
             About("Failed", "Requests that ended without a whole answer.", "percentunit", named=ARMS),
-            Query(part(BAD), "{{arm}}"),
+            Query(share(BAD), "{{arm}}"),
         ),
         lines(
             About(
@@ -88,8 +88,7 @@ def _answers() -> list[Panel]:
                 lines=[(1, "yellow")],
             ),
             Query(
-                f"({part(BAD, only('stream'), 'job')}) / ({part(BAD, only('control'), 'job')})",
-                "ratio",
+                f"({share(BAD, in_arm('stream'), 'job')}) / ({share(BAD, in_arm('control'), 'job')})", "ratio"
             ),
         ),
         lines(
@@ -99,7 +98,7 @@ def _answers() -> list[Panel]:
                 "percentunit",
                 named=ARMS,
             ),
-            Query(part("client_left|cancelled"), "{{arm}}"),
+            Query(share("client_left|cancelled"), "{{arm}}"),
         ),
         lines(
             About(
@@ -157,16 +156,16 @@ def _users() -> list[Panel]:
                 "Sixteen buckets of a hash of the user. One far from the median is a few users.",
                 "percentunit",
             ),
-            Query(f"max({part(BAD, only('stream'), 'bucket')})", "worst"),
-            Query(f"quantile(0.5, {part(BAD, only('stream'), 'bucket')})", "median"),
-            Query(f"min({part(BAD, only('stream'), 'bucket')})", "best"),
+            Query(f"max({share(BAD, in_arm('stream'), 'bucket')})", "worst"),
+            Query(f"quantile(0.5, {share(BAD, in_arm('stream'), 'bucket')})", "median"),
+            Query(f"min({share(BAD, in_arm('stream'), 'bucket')})", "best"),
         ),
     ]
 
 
 def compare(runbooks: str) -> Dashboard:
-    """For whoever asks what the reader gains, and what it costs."""
-    return made(
+    """What streaming gains for readers, and what it costs."""
+    return built(
         "headgate-compare",
         "Headgate: Compare",
         "The stream arm against its control: as many users, drawn by the same hash, at the same time.",

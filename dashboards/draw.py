@@ -24,13 +24,13 @@ NOTE = (
 
 
 def drawn(document: Mapping[str, Any], view: View) -> Figure:
-    """All panels where the dashboard has them."""
+    """All panels of a dashboard, at their positions."""
     rows = max(panel["gridPos"]["y"] + panel["gridPos"]["h"] for panel in document["panels"]) + 2
     figure = Figure(figsize=(INCHES, rows * ROW), dpi=80, facecolor=GROUND)
     height = rows * ROW
 
     def place(at: Mapping[str, int], *, left: float, bottom: float, right: float, top: float) -> Any:
-        """In parts of the figure, with margins in inches."""
+        """A position as shares of the figure, with margins in inches."""
         x, width = at["x"] / COLUMNS * INCHES + left, at["w"] / COLUMNS * INCHES - left - right
         y = height - (at["y"] + 2 + at["h"]) * ROW + bottom
         return x / INCHES, y / height, width / INCHES, (at["h"] * ROW - bottom - top) / height
@@ -85,14 +85,14 @@ MARGINS: Mapping[str, Mapping[str, float]] = {
 
 
 def draw(dashboard: Path, picture: Path, view: View) -> None:
-    """From the one file to the other."""
+    """Draw a dashboard's JSON file as a picture file."""
     figure = drawn(json.loads(dashboard.read_text(encoding="utf-8")), view)
     picture.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(picture)
 
 
 def view_of(http: httpx.Client, seconds: float, rate_s: float, chosen: Mapping[str, str]) -> View:
-    """The last so many seconds, of everything that is not chosen otherwise."""
+    """The last `seconds`; variables that `chosen` does not have match everything."""
     everything = dict.fromkeys(("namespace", "job", "pod", "route", "controller"), ".*")
     windows = {"__rate_interval": f"{rate_s:.0f}s", "__range": f"{seconds:.0f}s"}
     return View(http, {**everything, **windows, **chosen}, time.time(), seconds)

@@ -1,7 +1,7 @@
 """The part of the dashboard *Rollout* that shows how far the evidence has come, on its way to each line."""
 
 from dashboards.panels import RED, YELLOW, About, Panel, Query, lines, meters, rows
-from dashboards.queries import line_of, of, way
+from dashboards.queries import line_of, metric, progress
 
 
 def evidence() -> list[Panel]:
@@ -18,7 +18,7 @@ def _now() -> list[Panel]:
                 unit="percentunit",
                 lines=[(0.5, YELLOW), (1, RED)],
             ),
-            Query(way("harm", "hold"), "{{guardrail}}"),
+            Query(progress("harm", "hold"), "{{guardrail}}"),
         ),
         meters(
             About(
@@ -27,7 +27,7 @@ def _now() -> list[Panel]:
                 unit="percentunit",
                 lines=[(0.5, YELLOW), (1, RED)],
             ),
-            Query(way("harm", "roll_back"), "{{guardrail}}"),
+            Query(progress("harm", "roll_back"), "{{guardrail}}"),
         ),
         meters(
             About(
@@ -37,7 +37,7 @@ def _now() -> list[Panel]:
                 lines=[(1, "green")],
                 below="blue",
             ),
-            Query(way("safe", "safe"), "{{guardrail}}"),
+            Query(progress("safe", "safe"), "{{guardrail}}"),
         ),
     ]
 
@@ -52,7 +52,7 @@ def _over_time() -> list[Panel]:
                 span=12,
                 lines=[(1, RED)],
             ),
-            Query(way("harm", "hold"), "{{guardrail}}"),
+            Query(progress("harm", "hold"), "{{guardrail}}"),
         ),
         lines(
             About(
@@ -63,7 +63,7 @@ def _over_time() -> list[Panel]:
                 lines=[(1, "green")],
                 below="blue",
             ),
-            Query(way("safe", "safe"), "{{guardrail}}"),
+            Query(progress("safe", "safe"), "{{guardrail}}"),
         ),
     ]
 
@@ -80,16 +80,16 @@ def _numbers() -> list[Panel]:
             ),
             ("guardrail", "finding"),
             {
-                "": Query(f"{of('finding')} == 1"),
-                "harm": Query(of("evidence_log10", 'towards="harm"')),
+                "": Query(f"{metric('finding')} == 1"),
+                "harm": Query(metric("evidence_log10", 'towards="harm"')),
                 "holds at": Query(line_of("hold")),
                 "rolls back at": Query(line_of("roll_back")),
-                "safety": Query(of("evidence_log10", 'towards="safe"')),
+                "safety": Query(metric("evidence_log10", 'towards="safe"')),
                 "proved at": Query(line_of("safe")),
-                "samples": Query(of("samples")),
-                "of": Query(of("samples_needed")),
-                "users": Query(of("users")),
-                "of users": Query(of("users_needed")),
+                "samples": Query(metric("samples")),
+                "of": Query(metric("samples_needed")),
+                "users": Query(metric("users")),
+                "of users": Query(metric("users_needed")),
             },
-        ),
+        )
     ]

@@ -1,6 +1,6 @@
-"""What is promised, as ratios of counters; rules burn their budgets, dashboards draw their lines.
+"""Service level objectives, as ratios of counters, for burn-rate alerts and the lines of dashboards.
 
-A ratio is of bad events to all. It is 0/0, which no comparison is true of, while nothing happens.
+A ratio is bad events over all events. While nothing happens it is 0/0, and no comparison with it is true.
 """
 
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ BY = "namespace, job, route"
 """A deployment's route is one thing, however many proxies serve it. Labels that are not there do no harm."""
 
 APART = "client_left|cancelled|shutdown"
-"""Outcomes that are neither good nor bad: somebody wanted the end, or it was moved elsewhere."""
+"""Outcomes that are neither good nor bad: somebody ended the run, or it continues elsewhere."""
 
 BAD = "failed|truncated"
 
@@ -24,18 +24,18 @@ RECOVERABLE = "|".join(sorted(fault.value for fault in LOSES_NO_ANSWER))
 
 @dataclass(frozen=True, slots=True)
 class Objective:
-    """One promise. In `good` and `every` the window stands as `$w`."""
+    """One objective. In `bad` and `every`, `$w` stands for the window."""
 
     name: str
     """Of its recorded series."""
     alert: str
     goal: float
-    """The part of all events that must be good, below 1."""
+    """The share of events that must be good, below 1."""
     bad: str
     every: str
     events: int
-    """Fewer of them in the longer window are too few to burn anything."""
-    said: str
+    """The least number of events in the longer window for an alert."""
+    summary: str
     """What a bad event is."""
 
     @property
@@ -43,11 +43,11 @@ class Objective:
         return round(1 - self.goal, 6)
 
     def ratio(self, window: str) -> str:
-        """Bad events as a part of all."""
+        """The share of bad events."""
         return f"({self.bad}) / ({self.every})".replace("$w", window)
 
     def count(self, window: str) -> str:
-        """All events."""
+        """The number of all events."""
         return self.every.replace("rate(", "increase(").replace("$w", window)
 
 
@@ -65,7 +65,7 @@ OBJECTIVES = (
         bad=f'{_DELIVERED} - {_sum(f"""headgate_delivery_seconds_bucket{{le="{DELIVERY_S}"}}""")}',
         every=_DELIVERED,
         events=1000,
-        said=f"text takes over {DELIVERY_S * 1000:.0f} ms through the proxy",
+        summary=f"text takes over {DELIVERY_S * 1000:.0f} ms through the proxy",
     ),
     Objective(
         name="answers_failed",
@@ -74,7 +74,7 @@ OBJECTIVES = (
         bad=_sum(f'headgate_outcomes_total{{arm="stream",outcome=~"{BAD}"}}'),
         every=_sum(f'headgate_outcomes_total{{arm="stream",outcome!~"{APART}"}}'),
         events=50,
-        said="requests of users who stream end without a whole answer",
+        summary="requests of users who stream end without a whole answer",
     ),
     Objective(
         name="recoveries_failed",
@@ -83,6 +83,6 @@ OBJECTIVES = (
         bad=_sum(f'headgate_recoveries_total{{fault=~"{RECOVERABLE}",result="failed"}}'),
         every=_sum(f'headgate_recoveries_total{{fault=~"{RECOVERABLE}"}}'),
         events=20,
-        said="runs that lost their live text give no answer, though there was one to be had",
+        summary="runs that lost their live text give no answer, though there was one to be had",
     ),
 )

@@ -43,30 +43,30 @@ COLOURS = {
     "truncated": RED,
     "missing": RED,
 }
-"""Of series that have these names, so that a colour always means the same."""
+"""By the name of a series, so that a colour means the same everywhere."""
 
 Panel = Any
-"""A builder of the SDK; they share no type of their own that names what they have in common."""
+"""A builder of the SDK, whose builders have no common type."""
 
 
 @dataclass(frozen=True, slots=True)
 class Query:
-    """What is asked; `legend` names each of its series by their labels."""
+    """A PromQL expression; `legend` is the template of its series' names."""
 
     expr: str
     legend: str = ""
 
     def target(self, at: int, *, instant: bool = False, as_table: bool = False) -> prometheus.Dataquery:
-        made = prometheus.Dataquery().expr(self.expr).ref_id(chr(ord("A") + at)).datasource(SOURCE)
+        target = prometheus.Dataquery().expr(self.expr).ref_id(chr(ord("A") + at)).datasource(SOURCE)
         if self.legend:
-            made = made.legend_format(self.legend)
-        made = made.instant() if instant else made.range()
-        return made.format(PromQueryFormat.TABLE) if as_table else made
+            target = target.legend_format(self.legend)
+        target = target.instant() if instant else target.range()
+        return target.format(PromQueryFormat.TABLE) if as_table else target
 
 
 @dataclass(frozen=True, slots=True)
 class About:
-    """What every panel says of itself."""
+    """Title, description and looks of a panel."""
 
     title: str
     text: str
@@ -74,13 +74,13 @@ class About:
     span: int = 8
     height: int = 8
     alert: str = ""
-    """Whose runbook is linked."""
+    """The alert whose runbook is linked."""
     lines: Sequence[tuple[float, str]] = ()
-    """From these values on it has these colours; green below the first one."""
+    """Thresholds: each value with the colour from there on. Below the first, `below`."""
     below: str = GREEN
     decimals: int | None = None
     named: Sequence[str] = ()
-    """Series that have the colours of their names."""
+    """Series that have the colour of their name in `COLOURS`."""
 
 
 def lines(about: About, *queries: Query, stacked: bool = False, log: bool = False) -> Panel:
@@ -114,7 +114,7 @@ def lines(about: About, *queries: Query, stacked: bool = False, log: bool = Fals
     return panel if log else panel.axis_soft_min(0)
 
 
-def figure(
+def number(
     about: About, *queries: Query, says: Mapping[str, str] | None = None, named: bool = False
 ) -> Panel:
     """One number for each series, as it is now.
@@ -144,7 +144,7 @@ def figure(
 
 
 def meters(about: About, *queries: Query) -> Panel:
-    """How far each series has come on its way to 1."""
+    """Each series as a bar from 0 to 1."""
     panel = _with(bargauge.Panel(), about)
     for at, query in enumerate(queries):
         panel = panel.with_target(query.target(at, instant=True))
@@ -158,7 +158,7 @@ def meters(about: About, *queries: Query) -> Panel:
 
 
 def states(about: About, *queries: Query) -> Panel:
-    """Which of several things was true, over time."""
+    """Which of several states held, over time."""
     panel = _with(statetimeline.Panel(), about)
     for at, query in enumerate(queries):
         panel = panel.with_target(query.target(at))
@@ -249,7 +249,7 @@ PODS = 'namespace=~"$namespace",job=~"$job",instance=~"$pod"'
 ROUTES = f'{PODS},route=~"$route"'
 
 
-def made(
+def built(
     uid: str,
     title: str,
     text: str,
@@ -301,6 +301,6 @@ def _chosen(variable: Variable) -> dashboard.QueryVariable:
     return query.multi(True).include_all(True).all_value(".*").current(everything)
 
 
-def text_of(made: models.Dashboard) -> str:
+def json_of(built: models.Dashboard) -> str:
     """The JSON that Grafana reads."""
-    return JSONEncoder(sort_keys=True, indent=2, ensure_ascii=False).encode(made) + "\n"
+    return JSONEncoder(sort_keys=True, indent=2, ensure_ascii=False).encode(built) + "\n"

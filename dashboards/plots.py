@@ -13,10 +13,10 @@ from matplotlib import ticker
 from matplotlib.axes import Axes
 
 POINTS = 240
-"""So many steps of a range query, at most."""
+"""Steps of a range query, at most."""
 
 NOTHING = 1e-9
-"""What is less comes from counting with floating points."""
+"""Smaller values are rounding errors."""
 
 PALETTE = ("#3f7fbf", "#e08214", "#5aae61", "#b2182b", "#8073ac", "#35978f", "#bf812d", "#999999", "#d6604d")
 NAMED = {"green": "#4c9a52", "yellow": "#c99700", "red": "#c4302b", "blue": "#3f7fbf", "orange": "#e08214"}
@@ -34,13 +34,13 @@ class Series:
 
     @property
     def last(self) -> float:
-        """NaN if there is none."""
+        """The last value; NaN if there is none."""
         return next((value for value in reversed(self.values) if not math.isnan(value)), math.nan)
 
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """What is looked at, and when."""
+    """A Prometheus, the values of the dashboard's variables, and the time range."""
 
     http: httpx.Client
     variables: Mapping[str, str]
@@ -48,7 +48,7 @@ class View:
     seconds: float
 
     def series(self, target: Mapping[str, Any]) -> list[Series]:
-        """What a panel's target gives."""
+        """The series of a panel's target."""
         expr = target["expr"]
         for name, value in self.variables.items():
             expr = re.sub(rf"\${name}\b", value, expr)
@@ -65,7 +65,7 @@ class View:
         return [_series(row, target.get("legendFormat", "")) for row in rows]
 
     def now(self, target: Mapping[str, Any]) -> list[Series]:
-        """Those that are there at the end."""
+        """The series that still have values at the end."""
         found = self.series(target)
         latest_s = max((one.times[-1] for one in found), default=0.0)
         return [one for one in found if one.times[-1] == latest_s]
@@ -80,8 +80,8 @@ def _series(row: Mapping[str, Any], legend: str) -> Series:
 # Numbers.
 
 
-def said(value: float, panel: Mapping[str, Any]) -> str:
-    """A number with its unit, as short as it can be read."""
+def formatted(value: float, panel: Mapping[str, Any]) -> str:
+    """A number with its unit, in short form."""
     defaults = panel["fieldConfig"]["defaults"]
     for mapping in defaults.get("mappings", ()):
         if (text := mapping["options"].get(f"{value:g}")) is not None:
@@ -117,7 +117,7 @@ UNITS: Mapping[str, Callable[[float, int | None], str]] = {
 
 
 def _colour(panel: Mapping[str, Any], value: float) -> str:
-    """By the panel's thresholds."""
+    """The colour of a value, by the panel's thresholds."""
     colour = "text"
     for step in panel["fieldConfig"]["defaults"]["thresholds"]["steps"]:
         if step["value"] is None or value >= step["value"]:
@@ -125,7 +125,7 @@ def _colour(panel: Mapping[str, Any], value: float) -> str:
     return NAMED.get(colour, INK)
 
 
-def _own(panel: Mapping[str, Any]) -> dict[str, str]:
+def _colours_by_name(panel: Mapping[str, Any]) -> dict[str, str]:
     """Colours that the panel gives to series by their names."""
     return {
         override["matcher"]["options"]: NAMED.get(override["properties"][0]["value"]["fixedColor"], FAINT)
@@ -138,7 +138,7 @@ def _own(panel: Mapping[str, Any]) -> dict[str, str]:
 
 def _lines(axes: Axes, panel: Mapping[str, Any], view: View) -> None:
     found = [one for target in panel["targets"] for one in view.series(target)]
-    own, custom = _own(panel), panel["fieldConfig"]["defaults"].get("custom", {})
+    own, custom = _colours_by_name(panel), panel["fieldConfig"]["defaults"].get("custom", {})
     stacked = custom.get("stacking", {}).get("mode") == "normal"
     colours = [own.get(one.name, PALETTE[at % len(PALETTE)]) for at, one in enumerate(found)]
     if stacked:
@@ -162,7 +162,7 @@ def _lines(axes: Axes, panel: Mapping[str, Any], view: View) -> None:
 
 
 def legend_of(axes: Axes, found: Sequence[Series]) -> None:
-    """Below the axes, in columns, cut where there are many."""
+    """Draw the legend below the axes, in columns; at most twelve entries."""
     handles, names = axes.get_legend_handles_labels()
     most = 12
     names = [textwrap.shorten(name, 34, placeholder="…") for name in names]
@@ -203,7 +203,7 @@ def _frame(axes: Axes, panel: Mapping[str, Any], view: View) -> None:
     axes.xaxis.set_major_formatter(_clock)
     axes.xaxis.set_major_locator(ticker.MaxNLocator(4))
     axes.yaxis.set_major_locator(ticker.MaxNLocator(5))
-    axes.yaxis.set_major_formatter(lambda value, _: said(value, panel))
+    axes.yaxis.set_major_formatter(lambda value, _: formatted(value, panel))
     axes.tick_params(labelsize=6.5, colors=FAINT, length=0)
     axes.grid(color="#e3e5e8", linewidth=0.6)
     axes.set_axisbelow(True)
@@ -220,8 +220,8 @@ def _figure(axes: Axes, panel: Mapping[str, Any], view: View) -> None:
         return
     for at, one in enumerate(found):
         x = (at + 0.5) / len(found)
-        text = one.name if named else said(one.last, panel)
-        colour = _own(panel).get(one.name) or _colour(panel, one.last)
+        text = one.name if named else formatted(one.last, panel)
+        colour = _colours_by_name(panel).get(one.name) or _colour(panel, one.last)
         box = axes.get_window_extent()
         size = min(
             22.0,
@@ -249,7 +249,7 @@ def _meters(axes: Axes, panel: Mapping[str, Any], view: View) -> None:
         axes.text(
             1.55,
             at,
-            said(one.last, panel),
+            formatted(one.last, panel),
             ha="left",
             va="center",
             fontsize=7.5,
@@ -261,7 +261,7 @@ def _states(axes: Axes, panel: Mapping[str, Any], view: View) -> None:
     found = sorted(
         (one for target in panel["targets"] for one in view.series(target)), key=lambda one: one.times[0]
     )
-    own = _own(panel)
+    own = _colours_by_name(panel)
     step_s = max(1.0, view.seconds / POINTS)
     for at, one in enumerate(found):
         spans = [(at_s, step_s * 1.05) for at_s in one.times]
@@ -286,7 +286,7 @@ def _table(axes: Axes, panel: Mapping[str, Any], view: View) -> None:
                 met = [own]
                 rows.append(own)
             for row in met:
-                row[f"Value #{target['refId']}"] = said(one.last, panel)
+                row[f"Value #{target['refId']}"] = formatted(one.last, panel)
     rows.sort(key=lambda row: row.get(keys[0], ""))
     axes.set_axis_off()
     if not rows:

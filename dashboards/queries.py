@@ -13,7 +13,7 @@ def rate(metric: str, by: str, more: str = "", where: str = ROUTES) -> str:
 
 
 def quantile(part: float, metric: str, more: str = "", by: str = "le") -> str:
-    """So many of a histogram's events are at most this."""
+    """A quantile of a histogram."""
     return f"histogram_quantile({part}, {rate(f'{metric}_bucket', by, more)})"
 
 
@@ -21,21 +21,21 @@ def quantiles(metric: str, more: str = "") -> list[Query]:
     return [Query(quantile(part, metric, more), f"p{100 * part:.0f}") for part in PARTS]
 
 
-def of(name: str, more: str = "") -> str:
+def metric(name: str, more: str = "") -> str:
     """One of the controller's metrics."""
     return f"headgate_rollout_{name}{{{','.join(part for part in (CONTROLLER, more) if part)}}}"
 
 
 def age(name: str) -> str:
-    """Seconds since; nothing if it never was."""
-    return f"time() - max({of(f'last_{name}_timestamp_seconds')} > 0)"
+    """Seconds since an event; no series if there never was one."""
+    return f"time() - max({metric(f'last_{name}_timestamp_seconds')} > 0)"
 
 
-def way(towards: str, line: str) -> str:
-    """Evidence as a part of what it takes to reach a line: from 0, also where it speaks against it, to 1."""
-    evidence, at = of("evidence_log10", f'towards="{towards}"'), of("line_log10", f'line="{line}"')
+def progress(towards: str, line: str) -> str:
+    """Evidence as a share of what a line needs, from 0 (also for evidence against it) to 1."""
+    evidence, at = (metric("evidence_log10", f'towards="{towards}"'), metric("line_log10", f'line="{line}"'))
     return f"clamp({evidence} / ignoring (towards, line) {at}, 0, 1)"
 
 
 def line_of(line: str) -> str:
-    return of("line_log10", f'line="{line}"')
+    return metric("line_log10", f'line="{line}"')

@@ -16,13 +16,13 @@ from dashboards.panels import (
     About,
     Panel,
     Query,
-    figure,
+    built,
     lines,
-    made,
     meters,
+    number,
     states,
 )
-from dashboards.queries import age, of, quantile, rate
+from dashboards.queries import age, metric, quantile, rate
 from dashboards.rules import BLIND_S, FLAG_AGE_S, FLAG_STALE_S, SILENT_S
 
 DRILL_S = 90 * 86400
@@ -35,12 +35,12 @@ ARMS = ("stream", "control")
 
 def _state() -> list[Panel]:
     return [
-        figure(
+        number(
             About("Phase", "Of the newest rollout; none before the first.", span=4, height=4, named=PHASES),
-            Query(f"{of('phase')} == 1", "{{phase}}"),
+            Query(f"{metric('phase')} == 1", "{{phase}}"),
             named=True,
         ),
-        figure(
+        number(
             About(
                 "Move",
                 "What the last look came to. On hold somebody should look.",
@@ -48,10 +48,10 @@ def _state() -> list[Panel]:
                 height=4,
                 named=MOVES,
             ),
-            Query(f"{of('move')} == 1", "{{move}}"),
+            Query(f"{metric('move')} == 1", "{{move}}"),
             named=True,
         ),
-        figure(
+        number(
             About(
                 "Reason",
                 "Why; `headgate rollout status` says it in a sentence, with its numbers.",
@@ -59,22 +59,22 @@ def _state() -> list[Panel]:
                 height=4,
                 below="text",
             ),
-            Query(f"{of('reason')} == 1", "{{reason}}"),
+            Query(f"{metric('reason')} == 1", "{{reason}}"),
             named=True,
         ),
-        figure(
+        number(
             About(
                 "Step", "The one in force, of so many; 0 before the first.", span=4, height=4, below="text"
             ),
-            Query(of("step"), "step"),
-            Query(of("steps"), "of"),
+            Query(metric("step"), "step"),
+            Query(metric("steps"), "of"),
         ),
     ]
 
 
 def _shares() -> list[Panel]:
     return [
-        figure(
+        number(
             About(
                 "Users who stream",
                 "By policy, decision, last write, the flag, its evaluation, and requests. Dark plans 0.",
@@ -85,13 +85,13 @@ def _shares() -> list[Panel]:
                 alert="HeadgateRolloutNotWritten",
                 decimals=0,
             ),
-            Query(of("share_percent"), "{{kind}}"),
+            Query(metric("share_percent"), "{{kind}}"),
         ),
-        figure(
+        number(
             About(
                 "Rollout", "Its id, its flag, and what the controller may do.", span=6, height=4, below="text"
             ),
-            Query(of("info"), "{{run}} · {{flag}} · {{mode}}"),
+            Query(metric("info"), "{{run}} · {{flag}} · {{mode}}"),
             named=True,
         ),
     ]
@@ -99,7 +99,7 @@ def _shares() -> list[Panel]:
 
 def _looks() -> list[Panel]:
     return [
-        figure(
+        number(
             About(
                 "Last look",
                 "Ago. A controller that is silent rolls nothing back.",
@@ -112,7 +112,7 @@ def _looks() -> list[Panel]:
             ),
             Query(age("look")),
         ),
-        figure(
+        number(
             About(
                 "Last evidence",
                 "Ago. Without evidence it holds.",
@@ -130,7 +130,7 @@ def _looks() -> list[Panel]:
 
 def _acts() -> list[Panel]:
     return [
-        figure(
+        number(
             About(
                 "Last act of a person",
                 "Ago; who and why is in the journal.",
@@ -141,7 +141,7 @@ def _acts() -> list[Panel]:
             ),
             Query(age("act")),
         ),
-        figure(
+        number(
             About(
                 "Last kill, or drill",
                 "Ago. What was not tried for a quarter of a year may not work.",
@@ -153,7 +153,7 @@ def _acts() -> list[Panel]:
             ),
             Query(age("kill")),
         ),
-        figure(
+        number(
             About(
                 "Flags confirmed",
                 "By the proxies, ago: so late a change of the share may arrive.",
@@ -180,17 +180,14 @@ def _way() -> list[Panel]:
                 unit="percent",
                 span=12,
             ),
-            Query(of("share_percent"), "{{kind}}"),
+            Query(metric("share_percent"), "{{kind}}"),
             Query(f"100 * {streamed} / {every}", "of requests"),
         ),
         states(
             About("Moves", "What each look came to.", span=6, named=MOVES),
-            Query(f"{of('move')} == 1", "{{move}}"),
+            Query(f"{metric('move')} == 1", "{{move}}"),
         ),
-        states(
-            About("Reasons", "And why.", span=6),
-            Query(f"{of('reason')} == 1", "{{reason}}"),
-        ),
+        states(About("Reasons", "And why.", span=6), Query(f"{metric('reason')} == 1", "{{reason}}")),
     ]
 
 
@@ -205,9 +202,11 @@ def _gate() -> list[Panel]:
                 lines=[(1, "green")],
                 below="blue",
             ),
-            Query(f"clamp_max({of('dwelt_seconds')} / ({of('dwell_needed_seconds')} > 0), 1)", "dwelt"),
+            Query(
+                f"clamp_max({metric('dwelt_seconds')} / ({metric('dwell_needed_seconds')} > 0), 1)", "dwelt"
+            ),
         ),
-        figure(
+        number(
             About(
                 "Next gate",
                 "Time that is left at least; then proof, samples, or a person's approval decide.",
@@ -216,7 +215,7 @@ def _gate() -> list[Panel]:
                 below="text",
                 decimals=0,
             ),
-            Query(f"clamp_min({of('dwell_needed_seconds')} - {of('dwelt_seconds')}, 0)", "at least"),
+            Query(f"clamp_min({metric('dwell_needed_seconds')} - {metric('dwelt_seconds')}, 0)", "at least"),
         ),
         meters(
             About(
@@ -227,7 +226,7 @@ def _gate() -> list[Panel]:
                 lines=[(1, "green")],
                 below="blue",
             ),
-            Query(f"clamp_max({of('samples')} / ({of('samples_needed')} > 0), 1)", "{{guardrail}}"),
+            Query(f"clamp_max({metric('samples')} / ({metric('samples_needed')} > 0), 1)", "{{guardrail}}"),
         ),
         meters(
             About(
@@ -238,7 +237,7 @@ def _gate() -> list[Panel]:
                 lines=[(1, "green")],
                 below="blue",
             ),
-            Query(f"clamp_max({of('users')} / ({of('users_needed')} > 0), 1)", "{{guardrail}}"),
+            Query(f"clamp_max({metric('users')} / ({metric('users_needed')} > 0), 1)", "{{guardrail}}"),
         ),
     ]
 
@@ -247,7 +246,7 @@ def _arms() -> list[Panel]:
     arm = 'arm=~"stream|control"'
     failed = rate("headgate_outcomes_total", "arm", f'{arm},outcome=~"failed|truncated"')
     every = rate("headgate_outcomes_total", "arm", f'{arm},outcome!~"client_left|cancelled|shutdown"')
-    srm = of("evidence_log10", 'guardrail="sample_ratio",towards="harm"')
+    srm = metric("evidence_log10", 'guardrail="sample_ratio",towards="harm"')
     return [
         lines(
             About(
@@ -280,7 +279,7 @@ def _arms() -> list[Panel]:
                 span=6,
             ),
             Query(srm, "evidence"),
-            Query(of("line_log10", 'guardrail="sample_ratio",line="hold"'), "holds at"),
+            Query(metric("line_log10", 'guardrail="sample_ratio",line="hold"'), "holds at"),
         ),
     ]
 
@@ -289,12 +288,12 @@ def _others() -> list[Panel]:
     return [
         lines(
             About("Journal", "Entries; one for each look, act, write and notice.", span=6),
-            Query(of("journal_entries"), "entries"),
+            Query(metric("journal_entries"), "entries"),
         ),
         lines(
             About("Looks", "Seconds between two of them, by the policy, and since the last.", "s", 6),
-            Query(of("look_interval_seconds"), "interval"),
-            Query(f"time() - ({of('last_look_timestamp_seconds')} > 0)", "since the last"),
+            Query(metric("look_interval_seconds"), "interval"),
+            Query(f"time() - ({metric('last_look_timestamp_seconds')} > 0)", "since the last"),
         ),
         lines(
             About("Fell back", "Runs of the stream arm that ended with the batch answer.", "percentunit", 6),
@@ -315,7 +314,7 @@ def _others() -> list[Panel]:
 
 def rollout(runbooks: str) -> Dashboard:
     """For whoever answers for the rollout."""
-    return made(
+    return built(
         "headgate-rollout",
         "Headgate: Rollout",
         "Should it advance? Where it stands and why, how far the evidence has come, and what comes next.",

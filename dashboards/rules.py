@@ -32,7 +32,7 @@ FLAG_AGE_S, FLAG_STALE_S = 120, 300
 """The second is the default of `flags.stale_s`, after which everybody gets batch; the first is well below."""
 
 SILENT_LOOKS, SILENT_S = 5, 300
-"""A controller is gone when it missed so many looks, and at least so many seconds."""
+"""A controller is silent after so many missed looks, and at least so many seconds."""
 
 BLIND_S = 900
 """As the default of the policy's `page_after_s`."""
@@ -40,7 +40,7 @@ BLIND_S = 900
 
 @dataclass(frozen=True, slots=True)
 class Burn:
-    """A budget for 30 days that is used so many times too fast."""
+    """A 30-day error budget that burns `factor` times too fast, in both windows."""
 
     factor: float
     long: str
@@ -58,7 +58,7 @@ BURNS = (
 
 @dataclass(frozen=True, slots=True)
 class Alert:
-    """What is wrong, for how long it must be, and what is said of it."""
+    """What is wrong, for how long, and the annotations."""
 
     name: str
     expr: str
@@ -83,12 +83,12 @@ class Alert:
 
 
 def ratio_name(objective: Objective, window: str) -> str:
-    """Of the recorded part of bad events."""
+    """The name of the recorded ratio of bad events."""
     return f"route:headgate_{objective.name}:ratio_rate{window}"
 
 
 def count_name(objective: Objective, window: str) -> str:
-    """Of the recorded number of events."""
+    """The name of the recorded number of events."""
     return f"route:headgate_{objective.name}:events_increase{window}"
 
 
@@ -115,7 +115,7 @@ def _burning(objective: Objective, severity: str) -> Alert:
         expr="\nor\n".join(f"({_burnt(objective, burn)})" for burn in burns),
         severity=severity,
         wait="2m" if severity == PAGE else "15m",
-        summary=f"{objective.said[0].upper()}{objective.said[1:]}, on {{{{ $labels.route }}}}.",
+        summary=f"{objective.summary[0].upper()}{objective.summary[1:]}, on {{{{ $labels.route }}}}.",
         description=(
             f"{{{{ $value | humanizePercentage }}}} in the short window, with {objective.budget:.0%} allowed;"
             f" the month's budget burns too fast over {hours}."
@@ -231,7 +231,7 @@ def alerts() -> tuple[Alert, ...]:
 
 
 def groups(runbooks: str = RUNBOOKS) -> Sequence[Mapping[str, Any]]:
-    """As a rule file has them."""
+    """The groups of the rule file."""
     recorded = [
         {"name": f"headgate-{objective.name.replace('_', '-')}", "rules": list(_recorded(objective))}
         for objective in OBJECTIVES
@@ -240,11 +240,11 @@ def groups(runbooks: str = RUNBOOKS) -> Sequence[Mapping[str, Any]]:
 
 
 class _Dumper(yaml.SafeDumper):
-    """Expressions of several lines stay lines."""
+    """Writes expressions of several lines as block scalars."""
 
 
-def _line(dumper: yaml.SafeDumper, said: str) -> yaml.Node:
-    return dumper.represent_scalar("tag:yaml.org,2002:str", said, style="|" if "\n" in said else None)
+def _line(dumper: yaml.SafeDumper, text: str) -> yaml.Node:
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style="|" if "\n" in text else None)
 
 
 _Dumper.add_representer(str, _line)

@@ -15,9 +15,9 @@ from dashboards.panels import (
     About,
     Panel,
     Query,
-    figure,
+    built,
     lines,
-    made,
+    number,
     rows,
 )
 from dashboards.queries import quantile, quantiles, rate
@@ -32,7 +32,7 @@ def _healthy() -> list[Panel]:
     every = f'sum(rate({total}{{{ROUTES},arm="stream",outcome!~"{APART}"}}[$__rate_interval]))'
     lost = f'headgate_recoveries_total{{{ROUTES},fault=~"{RECOVERABLE}"'
     return [
-        figure(
+        number(
             About(
                 "Delivery, p99",
                 "From text known to the proxy to bytes handed to the socket. The goal is below 100 ms.",
@@ -44,7 +44,7 @@ def _healthy() -> list[Panel]:
             ),
             Query(f"{quantile(0.99, 'headgate_delivery_seconds')} >= 0"),
         ),
-        figure(
+        number(
             About(
                 "Answers that failed",
                 "Requests of users who stream that ended without a whole answer. Who left is not counted.",
@@ -57,7 +57,7 @@ def _healthy() -> list[Panel]:
             ),
             Query(f"{failed} / {every} >= 0"),
         ),
-        figure(
+        number(
             About(
                 "Lost text made good",
                 "Of runs that lost their live text, those that still gave the whole answer.",
@@ -77,7 +77,7 @@ def _healthy() -> list[Panel]:
 
 def _switches() -> list[Panel]:
     return [
-        figure(
+        number(
             About(
                 "Texts shown wrongly",
                 "Sections that were shown and that the stored answer does not have, in the time shown here.",
@@ -89,7 +89,7 @@ def _switches() -> list[Panel]:
             ),
             Query(f'sum(increase(headgate_parity_total{{{ROUTES},result="missing"}}[$__range]))'),
         ),
-        figure(
+        number(
             About(
                 "Kill switch",
                 "On: everybody gets batch, by the local switch or the kill flag.",
@@ -101,7 +101,7 @@ def _switches() -> list[Panel]:
             Query(f"max(headgate_kill_switch{{{PODS}}})"),
             says={"0": "off", "1": "ON"},
         ),
-        figure(
+        number(
             About(
                 "Flags confirmed",
                 "Since when: the oldest of all proxies. At `flags.stale_s` everybody gets batch.",
@@ -119,7 +119,7 @@ def _switches() -> list[Panel]:
 
 def _seen() -> list[Panel]:
     return [
-        figure(
+        number(
             About(
                 "Store of runs",
                 "Whether it takes writes; also fine where replicas share nothing and none is used.",
@@ -143,7 +143,7 @@ def _seen() -> list[Panel]:
             ("alertname", "route", "severity", "alertstate"),
             {"": Query('ALERTS{alertname=~"Headgate.+",namespace=~"$namespace"}')},
         ),
-        figure(
+        number(
             About(
                 "Over budget",
                 "Refused with 503 because all share a budget (`limits`), in the time shown here.",
@@ -153,7 +153,7 @@ def _seen() -> list[Panel]:
             ),
             Query(f"sum(increase(headgate_over_budget_total{{{PODS}}}[$__range]))"),
         ),
-        figure(
+        number(
             About(
                 "Identity",
                 "Whether nobody is somebody by saying so: else strangers can make up evidence for a rollout.",
@@ -163,14 +163,8 @@ def _seen() -> list[Panel]:
             Query(f"min(headgate_identity_verified{{{ROUTES}}})"),
             says={"0": "not verified", "1": "verified"},
         ),
-        figure(
-            About(
-                "Proxies",
-                "Scraped ones, by version.",
-                span=8,
-                height=5,
-                alert="HeadgateMetricsAbsent",
-            ),
+        number(
+            About("Proxies", "Scraped ones, by version.", span=8, height=5, alert="HeadgateMetricsAbsent"),
             Query(f"count by (version) (headgate_build_info{{{PODS}}})", "{{version}}"),
         ),
     ]
@@ -211,8 +205,7 @@ def _times() -> list[Panel]:
     first, whole = "headgate_first_content_seconds", "headgate_request_seconds"
     return [
         lines(
-            About("First content", "Seconds from a run's start to its first text.", "s"),
-            *quantiles(first),
+            About("First content", "Seconds from a run's start to its first text.", "s"), *quantiles(first)
         ),
         lines(
             About(
@@ -374,7 +367,7 @@ def _busy() -> list[Panel]:
 
 def streams(runbooks: str) -> Dashboard:
     """For whoever is on call."""
-    return made(
+    return built(
         "headgate-streams",
         "Headgate: Streams",
         "Is it healthy? Traffic, times against their goals, what became of runs, and what is in the way.",

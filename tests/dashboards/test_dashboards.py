@@ -19,7 +19,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from dashboards.__main__ import DASHBOARDS
 from dashboards.draw import NOTE, drawn, view_of
-from dashboards.panels import text_of
+from dashboards.panels import json_of
 from dashboards.rules import RUNBOOKS, groups
 from flags.rollout.reporting.metrics import FAMILIES
 from proxy.observe.metrics import Metrics
@@ -189,7 +189,7 @@ def test_nothing_is_lost_that_grafana_would_read(name: str) -> None:
     """The JSON, read as Grafana's own types and written again, is the same."""
     read = Dashboard.from_json(documents()[name])
 
-    assert json.loads(text_of(read)) == documents()[name]
+    assert json.loads(json_of(read)) == documents()[name]
 
 
 @pytest.mark.parametrize("name", DASHBOARDS)
