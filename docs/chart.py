@@ -1,7 +1,7 @@
-"""What the chart says of its values: `helm/values.schema.json` and `helm/README.md`, from the models of them.
+"""The schema of the chart's values and its README: `helm/values.schema.json` and `helm/README.md`.
 
-`settings` and `policy` are Headgate's own models, less what the chart sets itself, so that a wrong setting is
-refused before anything is installed. A secret must be a reference, since values end in a ConfigMap.
+`settings` and `policy` are Headgate's own models without what the chart sets itself, so that a wrong setting
+is refused before anything is installed. A secret must be a reference, since values end up in a ConfigMap.
 """
 
 import json
@@ -23,10 +23,10 @@ SET_BY_THE_CHART = {
     "Where": ("file",),
     "Evidence": ("pages",),
 }
-"""`where.file` and `evidence.pages` cannot work here: a ConfigMap is not to be written, and pods go."""
+"""`where.file` and `evidence.pages` cannot work here: a ConfigMap is read-only, and pods come and go."""
 
 LEFT_TO_THE_CHART = {"ValkeyLogSettings": ("url",)}
-"""May be left out: with `valkey.enabled` the chart knows it."""
+"""Optional, since the chart knows it with `valkey.enabled`."""
 
 REFERENCE = r"\$\{[A-Za-z_][A-Za-z0-9_]*\}"
 
@@ -45,7 +45,7 @@ def schema() -> dict[str, Any]:
 
 
 def _for_values(node: Any) -> Any:
-    """The same schema for values: secrets by reference, and without titles and defaults."""
+    """A schema for values: secrets by reference, without titles and defaults."""
     match node:
         case {"writeOnly": True}:
             return {"type": "string", "pattern": REFERENCE, "description": "As `${NAME}`, of `secrets`."}
@@ -89,7 +89,7 @@ themselves.
 
 
 def readme() -> str:
-    """Headgate's own settings have pages of their own, and what several values have stands once."""
+    """The README: each block once, without Headgate's own settings, which have pages of their own."""
     elsewhere = ("settings.", "controller.policy.")
     shown: dict[type[BaseModel], str] = {}
     for path, model in blocks("", Values):
@@ -99,6 +99,6 @@ def readme() -> str:
 
 
 def files() -> dict[Path, str]:
-    """What is written, by where it lies."""
+    """The text of each file that is written."""
     text = json.dumps(schema(), indent=1, ensure_ascii=False)
     return {CHART / "values.schema.json": text + "\n", CHART / "README.md": readme()}

@@ -1,4 +1,4 @@
-"""What the chart takes: its values as models. `chart` writes their schema and their page."""
+"""The chart's values, as models. `chart` writes their schema and their README."""
 
 from typing import Annotated, Any, Literal
 
@@ -10,7 +10,7 @@ from flags.rollout.policy.policy import Policy
 from proxy.settings.settings import Settings
 
 Object = dict[str, Any]
-"""As Kubernetes has it, passed through."""
+"""An object of Kubernetes, passed through."""
 Port = Annotated[int, Field(ge=1, le=65535)]
 Name = Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?$")]
 HostName = Annotated[str, Field(pattern=r"^(\*\.)?[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?$")]
@@ -28,39 +28,40 @@ class Image(Block):
     """Where Headgate's image is."""
 
     repository: Annotated[str, Field(min_length=1)] = "headgate"
-    """With its registry."""
+    """Including its registry."""
     tag: str = ""
     """Empty: the chart's `appVersion`."""
     digest: Annotated[str, Field(pattern=r"^(sha256:[0-9a-f]{64})?$")] = ""
-    """`sha256:…`; it counts more than the tag."""
+    """`sha256:…`. It takes precedence over the tag."""
     pull_policy: Literal["IfNotPresent", "Always", "Never"] = "IfNotPresent"
     pull_secrets: list[Name] = []
     """Names of Secrets."""
 
 
 class SecretKey(Block):
-    """One key of a Secret that is there already."""
+    """One key of an existing Secret."""
 
     name: Name
-    """Of the Secret."""
+    """Name of the Secret."""
     key: Annotated[str, Field(pattern=r"^[-._a-zA-Z0-9]{1,253}$")]
-    """In it."""
+    """Key in the Secret."""
 
 
 class Autoscaling(Block):
-    """By CPU: quick up, and slow down, since each scale-down cuts streams."""
+    """By CPU: fast up and slow down, since each scale-down cuts streams."""
 
     enabled: bool = False
     min: Annotated[int, Field(ge=1, le=100)] = 2
     max: Annotated[int, Field(ge=1, le=100)] = 6
     cpu: Annotated[int, Field(ge=10, le=100)] = 70
-    """Percent of what is requested."""
+    """Percent of the CPU request."""
     scale_down_after_s: Annotated[int, Field(ge=0, le=3600)] = 900
-    """So long the load must be lower. Then one replica goes at a time, after the one before has drained."""
+    """Seconds that the load must be lower. Then replicas are removed one by one, each after the last has
+    drained."""
 
 
 class Service(Block):
-    """The public one."""
+    """The public Service."""
 
     type: Literal["ClusterIP", "NodePort", "LoadBalancer"] = "ClusterIP"
     port: Port = 80
@@ -75,7 +76,7 @@ class Backend(Block):
 
 
 class Ingress(Block):
-    """`networking.k8s.io/v1`. It knows no methods and no patterns: what begins as a route does goes to
+    """`networking.k8s.io/v1`. It has no methods and no patterns: every path with a route's prefix goes to
     Headgate."""
 
     enabled: bool = False
@@ -107,11 +108,11 @@ class HttpRoute(Block):
 
 
 class Expose(Block):
-    """How requests come in from outside the cluster."""
+    """How requests enter the cluster."""
 
     through: Literal["routes", "everything"] = "routes"
-    """What goes through Headgate: its own routes alone, and the rest straight to the upstream; or everything,
-    of which the rest is relayed."""
+    """What goes through Headgate: only its own routes, while the rest goes straight to the upstream; or
+    everything, and Headgate relays the rest."""
     upstream: Backend | None = None
     """Needed for `routes`."""
     ingress: Ingress = Ingress()
@@ -119,23 +120,23 @@ class Expose(Block):
 
 
 class Storage(Block):
-    """Of the rollout's journal, without which the controller begins anew."""
+    """For the rollout's journal, without which the controller would start over."""
 
     size: Annotated[str, Field(pattern=r"^[1-9][0-9]*[MGT]i$")] = "1Gi"
     class_name: str = ""
-    """Empty: the cluster's default. It must be a disk of one node: SQLite and NFS do not go together."""
+    """Empty: the cluster's default. It must be a disk of one node: SQLite does not work on NFS."""
     existing_claim: str = ""
-    """Use this claim, and make none."""
+    """Use this claim instead of a new one."""
 
 
 class Controller(Block):
-    """Raises the share of users, and goes back by itself. One, with a Lease; a second one waits."""
+    """The rollout controller: raises the share of users, and rolls back by itself. One runs, with a Lease."""
 
     enabled: bool = False
     policy: Policy | None = None
     """`rollout.yaml`, but for `journal`, `lease` and `listen`, which the chart sets. A change restarts it."""
     reason: Annotated[str, Field(min_length=1, max_length=500)] = "begun by the chart"
-    """Why the rollout is begun; it is journaled. Later starts go on with the rollout under way."""
+    """Why the rollout is begun, for the journal. Later starts continue the rollout under way."""
     storage: Storage = Storage()
     resources: Object = {"requests": {"cpu": "50m", "memory": "128Mi"}, "limits": {"memory": "256Mi"}}
 
@@ -154,7 +155,7 @@ class PrometheusRule(Block):
     enabled: bool = False
     labels: dict[str, str] = {}
     runbooks: Annotated[str, Field(pattern=r"^https?://\S+[^/]$")] = RUNBOOKS
-    """Where `docs/runbooks` is served; alerts lead there."""
+    """Where `docs/runbooks` is served, for the links of alerts."""
 
 
 class Dashboards(Block):
@@ -165,7 +166,7 @@ class Dashboards(Block):
 
 
 class Monitoring(Block):
-    """What watches it."""
+    """Metrics, alerts and dashboards."""
 
     service_monitor: ServiceMonitor = ServiceMonitor()
     rules: PrometheusRule = PrometheusRule()
@@ -173,12 +174,12 @@ class Monitoring(Block):
 
 
 class Peers(Block):
-    """Who is at the other end; each way out has these."""
+    """The destinations of one kind of outgoing connection."""
 
     peers: list[Object] = []
     """NetworkPolicyPeers: `podSelector`, `namespaceSelector`, `ipBlock`."""
     ports: list[Port] = []
-    """Of the pods, not of their Service."""
+    """Ports of the pods, not of their Service."""
 
 
 DNS = Peers(
@@ -193,26 +194,27 @@ DNS = Peers(
 
 
 class Egress(Block):
-    """Where Headgate may go. Each that the settings or the policy use is needed; no other way is open."""
+    """Where Headgate may connect to. Set each one that the settings or the policy use; all others are
+    closed."""
 
     dns: Peers = DNS
     upstream: Peers = Peers()
     unleash: Peers = Peers()
     valkey: Peers = Peers()
     prometheus: Peers = Peers()
-    """The controller's evidence."""
+    """For the controller's evidence."""
     models: Peers = Peers()
     """The providers of `settings.llm`."""
     keys: Peers = Peers()
-    """Of `settings.identity.jwt.jwks_url`."""
+    """The host of `settings.identity.jwt.jwks_url`."""
     webhook: Peers = Peers()
-    """Of `controller.policy.notify`."""
+    """The host of `controller.policy.notify`."""
     kubernetes: Peers = Peers()
     """The API server, for the controller's Lease."""
 
 
 class NetworkPolicy(Block):
-    """Who may come in, and where Headgate may go."""
+    """Who may connect to Headgate, and where Headgate may connect to."""
 
     enabled: bool = True
     public: list[Object] = []
@@ -225,7 +227,7 @@ class NetworkPolicy(Block):
 
 
 class Valkey(Block):
-    """A small one, for trying out: one pod, in memory, without a password. For production bring your own."""
+    """A small store for trying out: one pod, in memory, without a password. Use your own in production."""
 
     enabled: bool = False
     image: str = "valkey/valkey:8.1-alpine"
@@ -249,7 +251,7 @@ class Values(Block):
     replicas: Annotated[int, Field(ge=1, le=100)] = 1
     """More than one needs `settings.event_log.valkey`, or `valkey.enabled`."""
     workers: Annotated[int, Field(ge=1, le=64)] = 1
-    """Processes in a pod. More replicas are better."""
+    """Processes in a pod. Prefer more replicas."""
     drain_seconds: Annotated[int, Field(ge=1, le=3600)] = 120
     """Your longest answer. From it come `drain_s`, and a grace period of 15 seconds more: 5 in which the
     endpoints forget the pod, and 10 to end."""
@@ -268,4 +270,4 @@ class Values(Block):
     affinity: Object = {}
     priority_class_name: str = ""
     global_: Annotated[Object, Field(alias="global")] = {}
-    """Of a chart around this one; not used."""
+    """For a parent chart; not used."""

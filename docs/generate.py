@@ -1,6 +1,6 @@
-"""Writes `docs/reference` and what the chart says of its values, from the models. `make docs` runs it.
+"""Writes `docs/reference` and the chart's schema and README, from the code. `make docs` runs it.
 
-A test fails while what stands there is not what this would write.
+A test fails while the files differ from what this would write.
 """
 
 import enum
@@ -31,7 +31,7 @@ NOTE = "<!-- Written by `make docs` from the code. Change the docstrings there, 
 
 
 def pages() -> dict[Path, str]:
-    """Everything that is written, by where it lies."""
+    """The text of each file that is written."""
     reference = {
         "settings.md": settings_page(),
         "policy.md": policy_page(),
@@ -175,7 +175,7 @@ def _values(values: type[enum.Enum] | tuple[str, ...] | str) -> str:
 
 
 def commands(name: str, command: click.Command) -> Iterator[tuple[str, click.Command]]:
-    """A command and all that are below it, by their full names."""
+    """A command and all its subcommands, by their full names."""
     yield name, command
     if isinstance(command, click.Group):
         context = click.Context(command)

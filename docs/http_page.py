@@ -1,6 +1,6 @@
-"""The page of the HTTP reference: what there is, from the code; what it means, in the words that stand here.
+"""The HTTP reference: its entries come from the code, their descriptions stand here.
 
-Code that has something for which there are no words, and words for what the code no longer has, are refused.
+An entry without a description is an error, and so is a description without an entry.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
@@ -65,7 +65,7 @@ OF_RUN = {
     "headgate-run": "its id",
     "headgate-decision": "`stream;reason=…;source=…`: what was decided, and why",
 }
-"""Headers of a stream whose values differ."""
+"""Headers of a stream whose values depend on the run."""
 
 TYPES: Mapping[EventType, tuple[str, str]] = {
     EventType.STAGE_START: ("a stage begins", "`index`, `total_expected`"),
@@ -117,7 +117,7 @@ CODES: Mapping[str, str] = {
 }
 
 NEVER_LAST = {Fault.SOURCE_LOST}
-"""Faults after which there is always a next step."""
+"""Faults that always have a next recovery step."""
 
 ADMIN: Mapping[tuple[str, str], str] = {
     ("GET", "/livez"): "200",
@@ -139,7 +139,7 @@ ADMIN: Mapping[tuple[str, str], str] = {
 
 
 def text(note: str) -> str:
-    """The whole page. Raises ValueError where words and code differ."""
+    """The whole page. Raises ValueError where descriptions and code differ."""
     lines = [note, "# HTTP", "", "## Public port", "", ROUTES, *_requests(_run_api(), RUNS), REST, ""]
     lines += ["## A stream", "", "| header | value |", "| --- | --- |"]
     lines += [f"| `{name.decode()}` | `{value.decode()}` |" for name, value in STREAM_HEADERS]
@@ -149,7 +149,7 @@ def text(note: str) -> str:
         lines.append(f"| `{type_}`{', terminal' if type_ in TERMINAL else ''} | {when} | {metadata} |")
     lines += ["", "| `error_code` | what happened |", "| --- | --- |"]
     codes = [*(fault for fault in Fault if fault not in NEVER_LAST), CANCELLED, SHUTDOWN, REPLICA_LOST]
-    lines += [f"| `{code}` | {said} |" for code, said in _same(codes, CODES)]
+    lines += [f"| `{code}` | {text} |" for code, text in _same(codes, CODES)]
     lines += ["", "## Problems", "", PROBLEMS, "", "| status | `detail` |", "| --- | --- |"]
     lines += [f"| {status} {HTTPStatus(status).phrase} | {detail} |" for status, detail in _of_upstream()]
     lines += ["", "## Admin port", "", "| request | answer |", "| --- | --- |", *_requests(_admin(), ADMIN)]
@@ -163,17 +163,19 @@ failure has its own status: the upstream's answer if there is one, else a proble
 change; of the upstream there are these:"""
 
 
-def _requests(found: Iterable[tuple[str, str]], words: Mapping[tuple[str, str], str]) -> Iterator[str]:
-    for (method, path), said in _same(found, words):
-        yield f"| `{method} {path}` | {said} |"
+def _requests(found: Iterable[tuple[str, str]], descriptions: Mapping[tuple[str, str], str]) -> Iterator[str]:
+    for (method, path), text in _same(found, descriptions):
+        yield f"| `{method} {path}` | {text} |"
 
 
-def _same(found: Iterable[Key], words: Mapping[Key, str | tuple[str, str]]) -> list[tuple[Key, object]]:
-    """What the code has with its words, in the order of the words."""
-    differ = set(found) ^ set(words)
+def _same(
+    found: Iterable[Key], descriptions: Mapping[Key, str | tuple[str, str]]
+) -> list[tuple[Key, object]]:
+    """The code's entries with their descriptions, in the order of the descriptions."""
+    differ = set(found) ^ set(descriptions)
     if differ:
         raise ValueError(f"the code and the words of the HTTP reference differ in {differ}")
-    return list(words.items())
+    return list(descriptions.items())
 
 
 def _run_api() -> Iterator[tuple[str, str]]:
@@ -181,7 +183,7 @@ def _run_api() -> Iterator[tuple[str, str]]:
 
 
 def _admin() -> Iterator[tuple[str, str]]:
-    """Its routes are the same whatever it speaks of."""
+    """The routes do not depend on what the admin port shows."""
     admin = Admin(**dict.fromkeys(field.name for field in fields(Admin)))
     for route in admin.app().routes:
         assert isinstance(route, Route)

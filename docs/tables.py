@@ -1,4 +1,4 @@
-"""Models of settings as tables of their names: what each is, its default, and what its docstring says."""
+"""Settings models as tables: each name with its type, default and docstring."""
 
 import enum
 import json
@@ -14,7 +14,7 @@ from pydantic_core import PydanticUndefined
 
 
 def blocks(path: str, model: type[BaseModel]) -> Iterator[tuple[str, type[BaseModel]]]:
-    """Each block of the settings with the path it stands at, outer ones first."""
+    """Each block with its path, outer blocks first."""
     yield path, model
     for name, field in model.model_fields.items():
         inner, each = _model_in(field.annotation)
@@ -26,7 +26,7 @@ _EACH = {list: "[]", tuple: "[]", dict: ".NAME"}
 
 
 def _model_in(annotation: Any) -> tuple[type[BaseModel] | None, str]:
-    """The block that a field has, and what its path has for each of several."""
+    """The block in a field's type, and the suffix of its path where the field has several."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return annotation, ""
     for inner in get_args(annotation):
@@ -57,7 +57,7 @@ def _kind(field: FieldInfo) -> str:
 
 
 def _extra(field: FieldInfo, name: str) -> str:
-    """What the model says of a field that its type does not show."""
+    """A property of a field that its type does not show."""
     extra = field.json_schema_extra
     return str(extra.get(name, "")) if isinstance(extra, dict) else ""
 

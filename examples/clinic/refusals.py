@@ -1,4 +1,4 @@
-"""What the API refuses, and the JSON it says so with. Every body is `{"detail": ...}`.
+"""The errors of the API as JSON. Every body is `{"detail": ...}`.
 
 * HTTPException (Starlette's)
   * Unauthorized    401 and `WWW-Authenticate: Bearer`

@@ -1,7 +1,7 @@
 """Zero-code OpenTelemetry: this program again, as the argument of `opentelemetry-instrument`.
 
 Trace context that comes with a request then goes on to every call of the model: `traceparent`, `tracestate`
-and `baggage`. That is all that is wanted here, so nothing is exported. What the environment says comes first.
+and `baggage`. Nothing is exported. Variables of the environment take precedence.
 """
 
 import os

@@ -29,12 +29,12 @@ from proxy.demo import HOST, await_ready, free_ports, process, terminable
 HERE = Path(__file__).parent
 LOOK_S = 0.5
 MOST_S = 75.0
-"""Of one rollout: it ends long before, or the machine is too slow to show anything."""
+"""Of one rollout, which ends long before unless the machine is too slow for the demo."""
 
 
 @dataclass(frozen=True, slots=True)
 class Places:
-    """Where everything is."""
+    """Addresses and files of the demo."""
 
     directory: Path
     url: str
@@ -46,8 +46,8 @@ class Places:
         return self.directory / "rollout.yaml"
 
 
-class Teller:
-    """What the terminal shows: lines that stay, and below them the status as it changes."""
+class Screen:
+    """The terminal: lines that stay, and below them the current status."""
 
     def __init__(self, console: Console, live: Live) -> None:
         self._console = console
@@ -55,14 +55,14 @@ class Teller:
         self._began_s = time.monotonic()
         self._last = ""
 
-    def say(self, text: str, style: str = "") -> None:
+    def print(self, text: str, style: str = "") -> None:
         self._console.print(f"[dim]{time.monotonic() - self._began_s:5.1f} s[/dim]  {text}", style=style)
 
     def show(self, status: Status, visitors: Visitors) -> None:
         now = f"{status.written} %  {status.move} ({status.reason})" if status.run and status.reason else ""
         if now and now != self._last:
             self._last = now
-            self.say(f"{status.run}  {now}  {status.detail}")
+            self.print(f"{status.run}  {now}  {status.detail}")
         self._live.update(Group(shown(status, time.time()), _traffic(visitors)), refresh=True)
 
 
@@ -115,7 +115,7 @@ def _state(policy: Policy) -> RolloutState:
 
 
 async def rollout(
-    places: Places, teller: Teller, visitors: Visitors, *, breaks_at: int | None
+    places: Places, screen: Screen, visitors: Visitors, *, breaks_at: int | None
 ) -> RolloutState:
     """One rollout to its end. A person approves where one is asked."""
     policy = load(places.policy)
@@ -130,14 +130,14 @@ async def rollout(
             if state.run == before:
                 continue
             status = status_of(state, policy, time.time())
-            teller.show(status, visitors)
+            screen.show(status, visitors)
             if status.reason == MoveReason.APPROVAL:
-                teller.say("         a person: headgate rollout approve", "bold")
+                screen.print("         a person: headgate rollout approve", "bold")
                 await asyncio.to_thread(_command, places, "approve", "--by", "ops", "--reason", "looks good")
             if not broken and status.written == breaks_at:
                 broken = True
                 await asyncio.to_thread(httpx.post, f"{places.upstream}/break")
-                teller.say("         the upstream's streaming breaks", "bold red")
+                screen.print("         the upstream's streaming breaks", "bold red")
             if status.reason == MoveReason.COMPLETE or (
                 state.phase is RolloutPhase.ROLLED_BACK and not state.share
             ):
@@ -149,17 +149,19 @@ async def show(port: int) -> None:
     """Both rollouts."""
     console = Console()
     with running(port) as places, Live(console=console, auto_refresh=False, transient=True) as live:
-        teller, visitors, stop = Teller(console, live), Visitors(places.url), asyncio.Event()
-        teller.say("600 users, 60 questions a second, everybody gets the batch answer", "bold")
+        screen, visitors, stop = Screen(console, live), Visitors(places.url), asyncio.Event()
+        screen.print("600 users, 60 questions a second, everybody gets the batch answer", "bold")
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(visitors.ask_until(stop))
             try:
-                healthy = await rollout(places, teller, visitors, breaks_at=None)
-                teller.say(f"complete: {healthy.share} % of the users stream", "bold green")
+                healthy = await rollout(places, screen, visitors, breaks_at=None)
+                screen.print(f"complete: {healthy.share} % of the users stream", "bold green")
                 _command(places, "rollback", "--by", "ops", "--reason", "begin the second part at 0 %")
-                teller.say("again from 0 %, and this time it breaks at 40 %", "bold")
-                harmed = await rollout(places, teller, visitors, breaks_at=40)
-                teller.say(f"rolled back to {harmed.share} %: everybody gets the batch answer", "bold green")
+                screen.print("again from 0 %, and this time it breaks at 40 %", "bold")
+                harmed = await rollout(places, screen, visitors, breaks_at=40)
+                screen.print(
+                    f"rolled back to {harmed.share} %: everybody gets the batch answer", "bold green"
+                )
             finally:
                 stop.set()
         console.print(_traffic(visitors))

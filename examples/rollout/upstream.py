@@ -20,21 +20,21 @@ from starlette.routing import Route
 from examples.clinic.listening import serve
 
 FAILING = 0.08
-"""Of all requests, whoever asks: high, so that a minute says something about failures."""
+"""Share of all requests that fail, for all users: high, so that a minute shows some failures."""
 
 BROKEN = 0.4
-"""Of the streams, once they are broken: they end in the middle."""
+"""Share of the streams that end in the middle, after `POST /break`."""
 
 TEXT = "The fever began on Monday. It answers to the second antibiotic, and the culture is still to come."
 
 
 def _pause_s() -> float:
-    """Of one answer: most take a quarter of a second, some more than twice that."""
+    """Duration of one answer: mostly a quarter of a second, sometimes more than twice that."""
     return min(random.lognormvariate(-1.5, 0.5), 2.0)
 
 
 def text_for(question: str) -> str:
-    """The answer to a question: no two questions have the same."""
+    """The answer to a question, different for each question."""
     return f"{question} {TEXT}"
 
 

@@ -1,4 +1,4 @@
-"""Users who ask through the proxy, at a steady rate, and what became of their answers."""
+"""Users who send requests through the proxy at a steady rate, and how these are answered."""
 
 import asyncio
 import json
@@ -11,7 +11,7 @@ import httpx
 USERS = 600
 PER_S = 60.0
 IN_FLIGHT = 200
-"""At most so many questions at once; when the proxy cannot keep up, visitors wait."""
+"""Requests at once, at most. When the proxy cannot keep up, visitors wait."""
 
 TIMEOUT_S = 15.0
 EVENTS = "text/event-stream"
@@ -19,13 +19,13 @@ EVENTS = "text/event-stream"
 
 @dataclass
 class Visitors:
-    """All of them. `answers` counts whole ones as `streamed` or `batch`, and all others as `none`."""
+    """All visitors. `answers` counts whole answers as `streamed` or `batch`, and all others as `none`."""
 
     url: str
     answers: Counter[str] = field(default_factory=Counter)
 
     async def ask_until(self, stop: asyncio.Event) -> None:
-        """Ask until `stop`; the last answers are waited for."""
+        """Send requests until `stop`, and wait for the last answers."""
         slots = asyncio.Semaphore(IN_FLIGHT)
         limits = httpx.Limits(max_connections=IN_FLIGHT, max_keepalive_connections=IN_FLIGHT)
         async with (
@@ -56,5 +56,5 @@ def _is_whole(events: str) -> bool:
     names = [line.removeprefix("event: ") for line in events.splitlines() if line.startswith("event: ")]
     if names:
         return "stream_done" in names
-    said = [json.loads(line[6:]) for line in events.splitlines() if line.startswith("data: {")]
-    return any(event.get("type") == "stream_done" for event in said)
+    found = [json.loads(line[6:]) for line in events.splitlines() if line.startswith("data: {")]
+    return any(event.get("type") == "stream_done" for event in found)

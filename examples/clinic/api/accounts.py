@@ -1,4 +1,4 @@
-"""Who am I: three spellings of the question, and the profile."""
+"""The caller's own account, under three paths, and the profile."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""What anybody may ask: is it well, what can it do, and may I write to you."""
+"""Endpoints without a token: health, description, and contact."""
 
 import json
 import sqlite3

@@ -20,17 +20,17 @@ MAX_TOKENS = 4096
 
 ATTEMPTS = 3
 BETWEEN_ATTEMPTS_S = (1.0, 2.0)
-"""On top of what a provider's package repeats by itself inside every attempt."""
+"""In addition to what a provider's package repeats inside every attempt."""
 
 TOTAL_S = 120
-"""Looked at between attempts only; an attempt may take as long as the client lets it."""
+"""Checked between attempts only; an attempt may take as long as the client allows."""
 
 Message = dict[str, str]
 """`role` is `user` or `assistant`; `content` is text."""
 
 
 class ModelFailed(Exception):
-    """The model gave no answer; the text is what the error sentence ends with."""
+    """The model gave no answer. The message ends the error sentence."""
 
 
 class WrongFormat(Exception):
@@ -53,7 +53,7 @@ class Llm:
 
     client: Client
     finish: Callable[[str], str] = str
-    """What is done to the model's text before anybody sees it; never to an error sentence."""
+    """Changes the model's text before it is stored; never applied to an error sentence."""
     retry_scale: float = 1.0
 
     def __enter__(self) -> Self:

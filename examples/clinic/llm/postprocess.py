@@ -1,4 +1,4 @@
-"""What a backend may do to the model's text before it stores it: what is stored is then not what was said."""
+"""Changes that a backend makes to the model's text before storing it: the stored text then differs."""
 
 from collections.abc import Callable
 
@@ -6,12 +6,12 @@ HEADING = "# Draft, written by a language model"
 
 
 def strip(text: str) -> str:
-    """Without the whitespace around it: what was said so far still begins what is stored."""
+    """Strip whitespace. The text streamed so far is still a prefix of the stored one."""
     return text.strip()
 
 
 def wrap(text: str) -> str:
-    """Under a heading: nothing that was said begins what is stored."""
+    """Put the text under a heading. The text streamed so far is no prefix of the stored one."""
     return f"{HEADING}\n\n{text}"
 
 
