@@ -22,7 +22,8 @@ from flags.errors import (
 )
 from flags.rollout.acts import refusal
 from flags.rollout.evidence.evidence import APART, ELIGIBLE, Batch, ComparedArm, batch_heard, batch_said
-from flags.rollout.evidence.readings import Reading, Readings, between, carried, from_bytes, to_bytes
+from flags.rollout.evidence.readings import Reading, Readings, between, carried
+from flags.rollout.evidence.watermark import from_bytes, to_bytes
 from flags.rollout.inbox import ActRequest, Inbox, wish
 from flags.rollout.journal import Journal, JournalEntry
 from flags.rollout.leases.lease import Fence, Lease
@@ -383,7 +384,7 @@ class Controller:
         now_s = self._ports.clocks.wall()
         before = self._reading
         try:
-            reading = await self._ports.readings.read(now_s)
+            reading = await self._ports.readings.read(now_s, before)
             if before is not None and reading.at_s <= before.at_s:
                 self._reading = None  # or nothing would count until the clock is there again
                 raise InvalidReading("the clock went back; counting begins anew")
@@ -620,7 +621,7 @@ class Controller:
         why = self._asked_down(flag)
         if not why:
             move = decide(self._situation(flag, problem, self._heard(await self._look())))
-            why = move.detail if move.kind is MoveKind.ROLL_BACK else ""
+            why = move.detail if move.kind is MoveKind.ROLL_BACK else self._asked_down(flag)
         if not why:
             return
         try:
@@ -631,9 +632,11 @@ class Controller:
             logger.error("rollout: neither journaled nor written: %s", exc)
 
     def _asked_down(self, flag: Flag) -> str:
-        """What asks for 0 % without any evidence; "" if nothing does."""
+        """What asks for 0 % whatever the evidence; "" if nothing does."""
         if flag.killed:
             return f"{self._policy.kill_flag} is on"
+        if self._was_killed():
+            return f"a proxy found {self._policy.kill_flag} on since the rollout began"
         if self._state.down_pending:
             return "it is due"
         return next(

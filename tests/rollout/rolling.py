@@ -17,6 +17,7 @@ from flags.rollout.evidence.readings import (
     PARITY,
     RECOVERIES,
     SETTLED_S,
+    Page,
     Reading,
     Series,
 )
@@ -99,6 +100,8 @@ class Traffic:
     missing: tuple[str, ...] = ()
     unverified: tuple[str, ...] = ()
     killed_s: float = 0.0
+    departed: tuple[Page, ...] = ()
+    """What proxies showed last that came and went between two looks."""
     _turn: int = 0
 
     def __post_init__(self) -> None:
@@ -133,12 +136,13 @@ class Traffic:
     def shows_wrong_text(self) -> None:
         self._count(PARITY, ("missing",), 1)
 
-    async def read(self, now_s: float) -> Reading:
+    async def read(self, now_s: float, before: Reading | None = None) -> Reading:
         if self.problem:
             raise EvidenceError(ReadingProblem.ERROR, self.problem)
         seen = dict.fromkeys(self.proxies, now_s)
         counters, users = dict(self.counters), dict(self.users)
-        beside = {"unverified": self.unverified, "killed_s": self.killed_s}
+        departed = () if before is None else self.departed
+        beside = {"unverified": self.unverified, "killed_s": self.killed_s, "departed": departed}
         return Reading(now_s, counters, seen, users, self.missing, **beside)  # type: ignore[arg-type]
 
     def _settled(self, arm: str, every: int, over: int = 0) -> None:

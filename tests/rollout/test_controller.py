@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from flags.errors import EvidenceError, JournalError, LeaseLost, ReadingProblem, RolloutError
-from flags.rollout.evidence.readings import OUTCOMES, Series
+from flags.rollout.evidence.readings import OUTCOMES, PARITY, Page, Series
 from flags.rollout.ledger import Act, Record
 from flags.rollout.moves import MoveKind, MoveReason, RolloutPhase
 from flags.rollout.replay import differences
@@ -218,13 +218,24 @@ async def test_a_kill_between_two_looks_ends_the_rollout(rolling: Rolling) -> No
     assert state.last_act["by"] == "the kill flag"
 
 
+async def test_a_wrong_text_of_a_proxy_that_lived_between_two_looks_is_a_wrong_text(rolling: Rolling) -> None:
+    """Nobody is at its address any more, and what it showed last is enough."""
+    async with begun(rolling) as running:
+        born_s = rolling.now.wall_s + 1
+        page = {Series(PARITY, "pod", ("start", "missing")): 1}
+        rolling.traffic.departed = (Page("pod", born_s + 30, born_s, page),)
+        [move] = await running.ticks(1)
+
+    assert (move.kind, move.reason, rolling.share) == (MoveKind.ROLL_BACK, MoveReason.HARM, 0)
+
+
 @pytest.mark.parametrize("killed", [False, True])
 async def test_going_back_waits_for_no_evidence(rolling: Rolling, killed: bool) -> None:
     """A Prometheus that hangs keeps nobody who asked for batch in the stream."""
     async with begun(rolling) as running:
         hangs = asyncio.Event()
 
-        async def read(now_s: float) -> Any:
+        async def read(now_s: float, before: object) -> Any:
             await hangs.wait()
             raise EvidenceError(ReadingProblem.ERROR, "no answer")
 
@@ -690,6 +701,22 @@ async def test_harm_goes_back_though_the_journal_cannot_be_written(
     assert moves[-1].reason is MoveReason.ROLLED_BACK
     assert rolling.share == 0
     assert differences(rolling.entries())[1] == []
+
+
+@pytest.mark.parametrize("acts", [(), (Act.PAUSE,)], ids=["", "while somebody wants something"])
+async def test_a_kill_between_two_looks_needs_no_journal(rolling: Rolling, acts: tuple[Act, ...]) -> None:
+    """Whether the journal fails before proxies are asked, or by what they say."""
+    async with begun(rolling) as running:
+        rolling.disk_is_full = True
+        rolling.now.passes(TICK_S)
+        rolling.traffic.killed_s = rolling.now.wall_s - 1
+        for act in acts:
+            rolling.wants(act)
+        assert running.fence is not None
+        with pytest.raises(JournalError, match="full"):
+            await running.controller.tick(running.fence)
+
+    assert rolling.share == 0
 
 
 async def test_nothing_else_is_written_that_the_journal_does_not_have(rolling: Rolling) -> None:

@@ -189,7 +189,7 @@ class World:
             self._counters[at[RECOVERIES, (ROUTE, "source_lost", "fell_back")]] += int(fell_back.sum())
         self._counters[at[PARITY, (ROUTE, "equal")]] += every - bad if arm == "stream" else 0
 
-    async def read(self, now_s: float) -> Reading:
+    async def read(self, now_s: float, before: Reading | None = None) -> Reading:
         if self._random.random() < self.truth.missing:
             raise EvidenceError(ReadingProblem.STALE, "the scrape was missed")
         share = max(self._share, 0)

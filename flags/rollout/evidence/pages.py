@@ -1,4 +1,7 @@
-"""Readings straight from the proxies' own `/metrics`, for those who have no Prometheus."""
+"""Readings straight from the proxies' own `/metrics`, for those who have no Prometheus.
+
+A page that is gone is gone: what its process counted after the last look is in no reading.
+"""
 
 import asyncio
 from collections.abc import Iterator, Sequence
@@ -36,8 +39,8 @@ class PageReadings:
     def __repr__(self) -> str:
         return f"<PageReadings {' '.join(self._urls)}>"
 
-    async def read(self, now_s: float) -> Reading:
-        """The pages that answer; `missing` names the others. Raises EvidenceError if none does."""
+    async def read(self, now_s: float, before: Reading | None = None) -> Reading:
+        """The pages that answer now; `missing` names the others. Raises EvidenceError if none does."""
         answers = await asyncio.gather(*(self._page(url) for url in self._urls))
         failed = {url: said for url, said in zip(self._urls, answers, strict=True) if isinstance(said, str)}
         if len(failed) == len(self._urls):

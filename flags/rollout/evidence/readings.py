@@ -8,6 +8,8 @@ An instance is one page of counters, which begin at zero together when their pro
 * its process began since then: all that it shows was counted in between;
 * its samples are not newer than the last ones: nothing counts, it was only asked elsewhere;
 * it is not there: nothing counts, and what is known of it is carried, so that only what is new counts later;
+* it came or went since then, and its last page is still known: that counts by the same rules, in the order of
+  time, before the page of whoever is there now;
 * it was not known, and its process began since counting did: all that it shows counts;
 * it was not known, and has a past that is older or that nobody dates: nothing counts the first time. A series
   that is new on a known page counts nothing either: a route just named by the policy brings all its past.
@@ -23,9 +25,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import accumulate, product
-from typing import Any, NamedTuple, Protocol, TypeVar
-
-import orjson
+from typing import NamedTuple, Protocol, TypeVar
 
 from flags.errors import EvidenceError, InvalidReading, ReadingProblem
 from flags.rollout.evidence.evidence import REST, Batch, ComparedArm, Tail
@@ -110,6 +110,17 @@ class Wanted:
     """Limits of first texts."""
 
 
+class Page(NamedTuple):
+    """What one process showed at one scrape."""
+
+    instance: str
+    at_s: float
+    """Unix time of the scrape."""
+    began_s: float | None
+    """Unix time at which the process began; None: it does not say so."""
+    counters: Mapping[Series, int]
+
+
 @dataclass(frozen=True, slots=True)
 class Reading:
     """The counters of all processes at one moment."""
@@ -131,14 +142,23 @@ class Reading:
     since_s: float | None = None
     """Unix time since which each process that was seen is known; None: since `at_s`."""
     killed_s: float = 0.0
-    """Unix time at which a proxy last found the kill flag turned on; 0: none did. It is not stored."""
+    """Unix time at which a proxy last found the kill flag turned on, also one that is no more; 0: none did.
+    It is not stored."""
+    departed: Sequence[Page] = ()
+    """The last pages of processes that are no more, in the order of time. They are not stored."""
 
 
 class Readings(Protocol):
     """Where readings come from."""
 
-    async def read(self, now_s: float) -> Reading:
-        """All processes now, in Unix time. Raises EvidenceError: no reading is never a reading of zeros."""
+    async def read(self, now_s: float, before: Reading | None = None) -> Reading:
+        """All processes now, in Unix time. Raises EvidenceError: no reading is never a reading of zeros.
+
+        Args:
+            now_s: Unix time.
+            before: what it will be compared with; with it come the last pages of processes that are no more,
+                as far as the source still has them.
+        """
 
 
 def gather(
@@ -269,6 +289,7 @@ def between(before: Reading, after: Reading, step: int, *, rest_by_bucket: bool 
 
 def carried(before: Reading, after: Reading) -> Reading:
     """What to compare the next reading with: `after`, and what is known of instances that are away."""
+    before = _with_departed(before, after.departed)
     newer = {instance for instance, at_s in after.seen.items() if at_s > before.seen.get(instance, -math.inf)}
     away = [i for i, at_s in before.seen.items() if i not in newer and at_s >= after.at_s - CARRY_S]
     away.sort(key=lambda instance: (before.seen[instance], instance), reverse=True)
@@ -282,47 +303,75 @@ def carried(before: Reading, after: Reading) -> Reading:
     started |= {i: began_s for i, began_s in after.started.items() if i in newer}
     # Whoever is forgotten began before it was seen last, and is not to be taken for a new one.
     forgotten = [at_s for i, at_s in before.seen.items() if i not in seen]
-    since_s = max([_since(before), *forgotten])
-    return replace(after, counters=counters, seen=seen, started=started, since_s=since_s)
+    since_s = max([counting_since(before), *forgotten])
+    killed_s = max(before.killed_s, after.killed_s)  # whoever found it on may be gone by now
+    return replace(
+        after,
+        counters=counters,
+        seen=seen,
+        started=started,
+        since_s=since_s,
+        killed_s=killed_s,
+        departed=(),
+    )
 
 
-def _since(reading: Reading) -> float:
+def _with_departed(before: Reading, departed: Sequence[Page]) -> Reading:
+    """`before`, with the last pages in the place of those of the same instances."""
+    if not departed:
+        return before
+    last = {page.instance: page for page in departed if page.at_s > before.seen.get(page.instance, -math.inf)}
+    counters = {series: n for series, n in before.counters.items() if series.instance not in last}
+    started = {instance: began_s for instance, began_s in before.started.items() if instance not in last}
+    for instance, page in last.items():
+        counters |= page.counters
+        if page.began_s is not None:
+            started[instance] = page.began_s
+    seen = {**before.seen, **{instance: page.at_s for instance, page in last.items()}}
+    return replace(before, counters=counters, seen=seen, started=started)
+
+
+def counting_since(reading: Reading) -> float:
+    """Unix time since which each process that was seen is known: who began later and is unknown is new."""
     return reading.at_s if reading.since_s is None else reading.since_s
 
 
 def _grown(before: Reading, after: Reading) -> dict[Series, int]:
     """By how much each counter has grown; of what cannot be dated, nothing."""
-    earlier, grown = _pages(before), {}
-    for instance, page in _pages(after).items():
-        known = earlier.get(instance, {})
-        if after.seen[instance] <= before.seen.get(instance, -math.inf):
+    grown: dict[Series, int] = defaultdict(int)
+    known, since_s = {page.instance: page for page in pages(before)}, counting_since(before)
+    for page in (*after.departed, *pages(after)):
+        last = known.get(page.instance)
+        if last is not None and page.at_s <= last.at_s:
             continue  # not newer
-        fell = any(n < known.get(series, 0) for series, n in page.items())
-        began_again = _began_since(instance, before, after, fell=fell)
+        known[page.instance] = page
+        past = {} if last is None else last.counters
+        fell = any(n < past.get(series, 0) for series, n in page.counters.items())
+        began_again = _began_since(page, last, since_s, fell=fell)
         if fell and not began_again:
             continue  # of another process, which answers at the same address
-        for series, n in page.items():
-            if began_again or series in known:
-                grown[series] = n - (0 if began_again else known[series])
+        for series, n in page.counters.items():
+            if began_again or series in past:
+                grown[series] += n - (0 if began_again else past[series])
     return grown
 
 
-def _began_since(instance: str, before: Reading, after: Reading, *, fell: bool) -> bool:
+def _began_since(page: Page, last: Page | None, since_s: float, *, fell: bool) -> bool:
     """Whether all that a page shows was counted since it was seen last, or since counting began."""
-    last, began_s = before.started.get(instance), after.started.get(instance)
-    if instance not in before.seen:
+    if last is None:
         # A process that begins after it was seen has a clock that dates nothing.
-        return began_s is not None and _since(before) < began_s <= after.seen[instance]
-    if began_s is not None and last is not None:
-        return began_s > last
-    return fell or (began_s is not None and began_s > before.seen[instance])
+        return page.began_s is not None and since_s < page.began_s <= page.at_s
+    if page.began_s is not None and last.began_s is not None:
+        return page.began_s > last.began_s
+    return fell or (page.began_s is not None and page.began_s > last.at_s)
 
 
-def _pages(reading: Reading) -> dict[str, dict[Series, int]]:
-    pages: dict[str, dict[Series, int]] = defaultdict(dict)
+def pages(reading: Reading) -> list[Page]:
+    """A reading, process by process."""
+    counters: dict[str, dict[Series, int]] = {instance: {} for instance in reading.seen}
     for series, n in reading.counters.items():
-        pages[series.instance][series] = n
-    return pages
+        counters[series.instance][series] = n
+    return [Page(i, at_s, reading.started.get(i), counters[i]) for i, at_s in reading.seen.items()]
 
 
 def _summed(grown: Mapping[Series, int], metric: str, key: Callable[[Labels], Key]) -> dict[Key, int]:
@@ -348,43 +397,3 @@ def _tails(grown: Mapping[Series, int], metric: str, key: Callable[[Labels], Key
         tail = tails[key(series.labels)]
         tails[key(series.labels)] = Tail(tail.over + everything - within, tail.all + everything)
     return dict(tails)
-
-
-def to_bytes(reading: Reading) -> bytes:
-    """To be stored: equal readings give equal bytes."""
-    rows: dict[str, dict[str, list[list[str | int]]]] = defaultdict(lambda: defaultdict(list))
-    for series in sorted(reading.counters):
-        rows[series.instance][series.metric].append([*series.labels, reading.counters[series]])
-    said = {
-        "at_s": reading.at_s,
-        "counters": rows,
-        "seen": reading.seen,
-        "users": reading.users,
-        "missing": reading.missing,
-        "started": reading.started,
-        "since_s": reading.since_s,
-    }
-    return orjson.dumps(said, option=orjson.OPT_SORT_KEYS)
-
-
-def from_bytes(content: bytes) -> Reading:
-    """What `to_bytes` has stored. Raises InvalidReading for anything else."""
-    try:
-        said: dict[str, Any] = orjson.loads(content)
-        counters = {
-            Series(metric, instance, tuple(labels)): n
-            for instance, metrics in said["counters"].items()
-            for metric, rows in metrics.items()
-            for *labels, n in rows
-        }
-        return Reading(
-            said["at_s"],
-            counters,
-            said["seen"],
-            said["users"],
-            tuple(said["missing"]),
-            started=said.get("started", {}),  # which older controllers did not store
-            since_s=said.get("since_s"),
-        )
-    except (ValueError, KeyError, TypeError, AttributeError):
-        raise InvalidReading("what was stored is no reading: begin with a new one") from None

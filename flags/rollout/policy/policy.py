@@ -93,7 +93,8 @@ class Evidence(OneOf):
     """Which scrapes the proxies."""
     pages: Annotated[tuple[Url, ...], Field(min_length=1, max_length=100)] | None = None
     """The proxies' own `/metrics`. Each must be one proxy, never a load balancer before several: their counts
-    would be taken for restarts."""
+    would be taken for restarts. What a page counted since the last look is lost when it is gone; Prometheus
+    keeps it."""
 
     @field_validator("pages")
     @classmethod

@@ -2,9 +2,11 @@
 
 import json
 import time
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import ExitStack, asynccontextmanager, contextmanager
+from dataclasses import replace
 from typing import Any
+from urllib.parse import parse_qs, urlsplit
 
 import httpx
 import pytest
@@ -13,11 +15,11 @@ from pydantic import SecretStr
 from flags.errors import EvidenceError, ReadingProblem
 from flags.rollout.evidence.evidence import Tail
 from flags.rollout.evidence.fetching import fetch
-from flags.rollout.evidence.prometheus import PrometheusReadings
-from flags.rollout.evidence.readings import Wanted, between, carried
+from flags.rollout.evidence.prometheus import MOST_DEPARTED, PrometheusReadings
+from flags.rollout.evidence.readings import Reading, Wanted, between, carried
 from flags.rollout.policy.policy import PrometheusEvidence
 from tests.servers.prometheus_server import Prometheus, ProxyPage, is_installed, prometheus
-from tests.servers.scripted import Asked, ScriptedUpstream
+from tests.servers.scripted import Asked, Script, ScriptedUpstream
 from tests.servers.streaming import answering, free_port
 
 pytestmark = pytest.mark.anyio
@@ -28,7 +30,8 @@ TOKEN = "s3cr3t-of-prometheus"
 
 JOBS = {job: [ProxyPage()] for job in ("settled", "restarted", "stale", "shown")}
 JOBS |= {"met": [ProxyPage(), ProxyPage()], "born": [ProxyPage(), ProxyPage()], "quiet": [ProxyPage()]}
-JOBS |= {"twice-a": [ProxyPage()]}
+JOBS |= {"twice-a": [ProxyPage()], "brief": [ProxyPage(), ProxyPage()], "last": [ProxyPage(), ProxyPage()]}
+JOBS |= {"loop": [ProxyPage()], "undated": [ProxyPage(), ProxyPage()]}
 JOBS |= {"twice-b": JOBS["twice-a"]}
 """Each test has its own, so that none waits for Prometheus to read its settings again."""
 
@@ -209,6 +212,97 @@ async def test_a_proxy_that_begins_again_and_soon_has_counted_more_counts_whole(
     assert between(before, after, 0).outcomes == {("stream", 3, "failed"): 2, ("stream", 3, "complete"): 5}
 
 
+async def test_a_proxy_that_lives_between_two_looks_counts(server: Prometheus) -> None:
+    """It was born and died there. Its wrong text, its failures and the kill that it saw count, and once."""
+    with pages("brief") as [old, new]:
+        new.hide()
+        await scraped(server, old, 0)
+        async with readings(server.url, 'job="brief"') as source:
+            first = await source.read(time.time())
+            new.begin()
+            new.compare("missing")
+            new.find_kill_flag_on()
+            new.settle("stream", "failed", times=3)
+            await scraped(server, new, 3)
+            new.hide()
+            await gone(server, new)
+            second = await source.read(time.time(), first)
+            baseline = carried(first, second)
+            old.settle("stream")
+            await scraped(server, old, 1)
+            third = await source.read(time.time(), baseline)
+
+    batch = between(first, second, 0)
+    assert first.at_s < second.killed_s < second.at_s
+    assert batch.outcomes == {("stream", 3, "failed"): 3}
+    assert batch.parity == {"missing": 1}
+    assert (list(second.seen), second.missing) == ([old.address], (new.address,))
+    assert third.departed == ()
+    assert between(baseline, third, 0).outcomes == {("stream", 3, "complete"): 1}
+    assert between(baseline, third, 0).parity == {}
+
+
+@pytest.mark.parametrize(("job", "dates"), [("last", True), ("undated", False)])
+async def test_what_a_proxy_counted_after_the_last_look_counts_when_it_is_gone(
+    server: Prometheus, job: str, dates: bool
+) -> None:
+    """Up to its last scrape. Where it can be reached again, only what is new since then counts."""
+    for page in JOBS[job]:
+        page.dates = dates
+    with pages(job) as [_, lost]:
+        lost.settle("stream", times=5)
+        await scraped(server, lost, 5)
+        async with readings(server.url, f'job="{job}"') as source:
+            first = await source.read(time.time())
+            lost.compare("missing")
+            lost.settle("stream", "failed", times=2)
+            await scraped(server, lost, 7)
+            lost.hide()
+            await gone(server, lost)
+            second = await source.read(time.time(), first)
+            baseline = carried(first, second)
+            lost.settle("stream")
+            lost.show_again()
+            await scraped(server, lost, 8)
+            third = await source.read(time.time(), baseline)
+
+    assert between(first, second, 0).outcomes == {("stream", 3, "failed"): 2}
+    assert between(first, second, 0).parity == {"missing": 1}
+    assert between(baseline, third, 0).outcomes == {("stream", 3, "complete"): 1}
+    assert between(baseline, third, 0).parity == {}
+
+
+async def test_each_process_at_one_address_counts(server: Prometheus) -> None:
+    """A container that crashes again and again: its address shows only the newest process."""
+    with pages("loop") as [page]:
+        page.settle("stream", times=9)
+        await scraped(server, page, 9)
+        async with readings(server.url, 'job="loop"') as source:
+            first = await source.read(time.time())
+            page.compare("missing")
+            page.settle("stream", "failed")
+            await scraped(server, page, 10)
+            for times in (2, 3):
+                page.hide()
+                page.begin()
+                page.compare("missing")
+                page.settle("stream", "failed", times=times)
+                await scraped(server, page, times)
+            page.hide()
+            page.begin()
+            page.settle("stream", times=20)
+            await scraped(server, page, 20)
+            second = await source.read(time.time(), first)
+            baseline = carried(first, second)
+            third = await source.read(time.time(), baseline)
+
+    batch = between(first, second, 0)
+    assert batch.outcomes == {("stream", 3, "failed"): 6, ("stream", 3, "complete"): 20}
+    assert batch.parity == {"missing": 3}
+    assert third.departed == ()
+    assert between(baseline, third, 0).outcomes == {}
+
+
 async def test_a_proxy_that_two_jobs_scrape_is_refused(server: Prometheus) -> None:
     """Events that count twice would prove twice as much. The error names the series and the mend."""
     with pages("twice-a") as [page]:
@@ -340,11 +434,10 @@ async def test_a_bad_answer_is_the_right_kind_of_no_reading(
     assert TOKEN not in str(refused) + repr(source)
 
 
-async def test_one_proxy_that_was_not_scraped_lately_is_left_out() -> None:
-    """The others are the reading. One that is upgraded has two versions for a moment: the later counts."""
-    rows = [
+def whole_page(instance: str, value: str) -> list[Any]:
+    """Each counter that a reading must have."""
+    return [
         row(value, name, instance=instance, **labels)
-        for instance, value in (("fresh", "7"), ("old", "9"))
         for name, labels in (
             ("headgate_outcomes_total", {}),
             ("headgate_recoveries_total", {"fault": "source_lost", "result": "failed"}),
@@ -353,6 +446,35 @@ async def test_one_proxy_that_was_not_scraped_lately_is_left_out() -> None:
             ("headgate_first_content_seconds_bucket", {"source": "tap", "le": "5.0"}),
         )
     ]
+
+
+def matrix(*series: Any, **more: Any) -> dict[str, Any]:
+    return {"status": "success", "data": {"resultType": "matrix", "result": list(series)}, **more}
+
+
+def track(name: str, *samples: tuple[float, str], **labels: str) -> dict[str, Any]:
+    return {"metric": {"__name__": name, **labels}, "values": [list(sample) for sample in samples]}
+
+
+LIVING = vector(*whole_page("a", "7"), row("990", None))
+BEFORE = Reading(940, {}, {"a": 930.0})
+
+
+def by_query(answers: Mapping[str, Any]) -> Script:
+    """A Prometheus that has an answer for queries of a range, by what is in them, and knows who is there."""
+
+    async def script(asked: Asked) -> None:
+        [query] = parse_qs(urlsplit(asked.target.decode()).query)["query"]
+        ranged = query.endswith("s]")
+        found = [answer for part, answer in answers.items() if ranged and part in query]
+        await asked.answer(json.dumps(found[0] if found else LIVING).encode())
+
+    return script
+
+
+async def test_one_proxy_that_was_not_scraped_lately_is_left_out() -> None:
+    """The others are the reading. One that is upgraded has two versions for a moment: the later counts."""
+    rows = [*whole_page("fresh", "7"), *whole_page("old", "9")]
     rows += [row("900", None, instance="old"), row("890", None, instance="fresh", version="1")]
     rows += [row("990", None, instance="fresh", version="2")]
     script = answering(json.dumps(vector(*rows)).encode())
@@ -364,6 +486,50 @@ async def test_one_proxy_that_was_not_scraped_lately_is_left_out() -> None:
 
     assert (reading.seen, reading.missing) == ({"fresh": 990}, ("old",))
     assert set(reading.counters.values()) == {7}
+
+
+PAST = [
+    (vector(), ReadingProblem.INVALID),
+    (matrix(warnings=["partial response"]), ReadingProblem.INVALID),
+    (matrix(track("headgate_build_info", (960, "one"), instance="b")), ReadingProblem.INVALID),
+    (REFUSED, ReadingProblem.ERROR),
+]
+
+
+@pytest.mark.parametrize(("answer", "expected"), PAST)
+async def test_a_past_that_cannot_be_read_is_no_reading(answer: Any, expected: ReadingProblem) -> None:
+    """What somebody counted who is no more is never left out for that: the next look asks again."""
+    script = by_query({"process_start_time_seconds": answer})
+    async with (
+        ScriptedUpstream(script).running() as upstream,
+        readings(upstream.url, 'job="x"', stale_after_s=60) as source,
+    ):
+        with pytest.raises(EvidenceError) as refused:
+            await source.read(1000, BEFORE)
+
+    assert refused.value.problem is expected
+
+
+async def test_after_a_long_absence_there_are_bounds() -> None:
+    """Of the past, six hours; and of processes that are no more, those that were seen last."""
+    tracks = []
+    for number in range(MOST_DEPARTED + 2):
+        at_s, of = 500.0 + number, {"instance": f'pod "{number}"'}
+        tracks += [track("headgate_build_info", (at_s, "1"), **of)]
+        tracks += [track("process_start_time_seconds", (at_s, "400"), **of)]
+    script = by_query({"instance=": matrix(), "process_start_time_seconds": matrix(*tracks)})
+    before = replace(BEFORE, at_s=-1e6, since_s=0.0)
+    async with (
+        ScriptedUpstream(script).running() as upstream,
+        readings(upstream.url, 'job="x"', stale_after_s=60) as source,
+    ):
+        reading = await source.read(1000, before)
+
+    _, census, *asked = [parse_qs(urlsplit(each.target.decode()).query) for each in upstream.asked]
+    assert census["query"][0].endswith('job="x"}[21600s]')
+    assert [page.at_s for page in reading.departed] == [502.0 + n for n in range(MOST_DEPARTED)]
+    assert sorted(each["time"][0] for each in asked) == [f"{502 + n}.000" for n in range(MOST_DEPARTED)]
+    assert any('instance="pod \\"2\\""' in each["query"][0] for each in asked)
 
 
 async def test_an_answer_without_an_end_is_cut() -> None:

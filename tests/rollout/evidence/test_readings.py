@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from flags.errors import EvidenceError, InvalidReading, ReadingProblem
 from flags.rollout.evidence import readings
+from flags.rollout.evidence.departed import Scrape, last_scrapes
 from flags.rollout.evidence.evidence import Batch, Tail
 from flags.rollout.evidence.readings import (
     CARRY_S,
@@ -19,6 +20,7 @@ from flags.rollout.evidence.readings import (
     RECOVERIES,
     SETTLED_S,
     USERS,
+    Page,
     Reading,
     Sample,
     Series,
@@ -26,10 +28,9 @@ from flags.rollout.evidence.readings import (
     between,
     carried,
     complete,
-    from_bytes,
     gather,
-    to_bytes,
 )
+from flags.rollout.evidence.watermark import from_bytes, to_bytes
 
 WANTED = Wanted(frozenset({"start"}), frozenset({20.0}), frozenset({5.0}))
 COMPLETE = ("start", "stream", "3", "complete")
@@ -144,6 +145,17 @@ def test_one_process_cannot_have_counted_less_before() -> None:
 
     assert outcomes(before, dated(160, 10, {COMPLETE: 20, FAILED: 2})) == {}
     assert outcomes(before, dated(160, 5, {COMPLETE: 20, FAILED: 2})) == {}
+
+
+def test_what_a_process_showed_last_before_it_was_gone_counts_once() -> None:
+    """By the same rules as pages that are there, in the order of time, and carried like them."""
+    before = dated(100, 10, {FAILED: 1})
+    pages = [Page("a", at_s, 10, {Series(OUTCOMES, "a", FAILED): n}) for at_s, n in ((110.0, 3), (120.0, 4))]
+    after = replace(reading(160, {}), departed=pages)
+
+    assert outcomes(before, after) == {"failed": 3}
+    assert outcomes(carried(before, after), dated(220, 10, {FAILED: 6})) == {"failed": 2}
+    assert outcomes(carried(before, after), dated(220, 130, {FAILED: 6})) == {"failed": 6}
 
 
 def test_a_process_that_was_forgotten_is_not_new() -> None:
@@ -373,67 +385,137 @@ class Process:
         return {labels: self.now[labels] for labels in (COMPLETE, FAILED)}
 
 
-EVENTS = st.sampled_from(["complete", "failed", "restart", "away", "back", "old", "read", "store"])
+class Server:
+    """What a Prometheus does for two processes, some of which are away for it, and of some of which it shows
+    the oldest that it has."""
+
+    def __init__(self, dating: str) -> None:
+        self.processes = {name: Process() for name in "ab"}
+        self.away: set[str] = set()
+        self.old: set[str] = set()
+        self.at_s = 0.0
+        self._dating = dating
+        self._scrapes: dict[Scrape, dict[tuple[str, ...], int]] = {}
+
+    def scrape(self) -> None:
+        self.at_s += 60
+        for name, process in self.processes.items():
+            if name not in self.away:
+                process.seen.append((self.at_s, process.page(), process.began_s))
+                self._scrapes[Scrape(self.at_s, name, self._began(name, process.began_s))] = process.page()
+
+    def look(self, before: Reading | None) -> Reading:
+        """With what is no more, unless nothing was before."""
+        shown = {
+            name: process.seen[1 if name in self.old and len(process.seen) > 1 else -1]
+            for name, process in self.processes.items()
+            if name not in self.away and process.seen
+        }
+        found = reading(self.at_s, {name: page for name, (_, page, _) in shown.items()})
+        began = {name: self._began(name, began_s) for name, (_, _, began_s) in shown.items()}
+        found = replace(
+            found,
+            seen={name: seen_s for name, (seen_s, _, _) in shown.items()},
+            started={name: began_s for name, began_s in began.items() if began_s is not None},
+        )
+        if before is None:
+            return found
+        return replace(found, departed=[self._page(of) for of in last_scrapes(self._scrapes, found, before)])
+
+    def _page(self, of: Scrape) -> Page:
+        counters = {Series(OUTCOMES, of.instance, labels): n for labels, n in self._scrapes[of].items()}
+        return Page(of.instance, of.at_s, of.began_s, counters)
+
+    def _began(self, name: str, began_s: float) -> float | None:
+        return began_s if name in self._dating else None
+
+    @property
+    def ever(self) -> Counter[str]:
+        return sum((process.ever for process in self.processes.values()), Counter[str]())
+
+
+EVENTS = st.sampled_from(["complete", "failed", "restart", "scrape", "away", "back", "old", "read", "store"])
 STORIES = st.lists(st.tuples(EVENTS, st.sampled_from("ab"), st.integers(1, 5)), max_size=60)
 
 BEHIND = [("complete", "a", 2), ("read", "a", 1)] * 2 + [("old", "a", 1), ("read", "a", 1)]
 """What a second Prometheus shows that is behind the first."""
 
-
-def seen_at(at_s: float, processes: Mapping[str, Process], away: set[str], old: set[str]) -> Reading:
-    """A reading of those that are not away; the old ones as they were in the first reading."""
-    for process in processes.values():
-        process.seen.append((at_s, process.page(), process.began_s))
-    shown = {
-        n: p.seen[1 if n in old and len(p.seen) > 1 else -1] for n, p in processes.items() if n not in away
-    }
-    pages = {name: page for name, (_, page, _) in shown.items()}
-    seen = {name: seen_s for name, (seen_s, _, _) in shown.items()}
-    return replace(reading(at_s, pages), seen=seen, started={n: s for n, (_, _, s) in shown.items()})
+DIES = [("restart", "a", 1), ("failed", "a", 2), ("scrape", "a", 1), ("away", "a", 1), ("read", "a", 1)]
+"""Between two looks; and it comes back."""
 
 
-@given(STORIES, st.sampled_from(["", "a", "ab"]))
-@example(BEHIND, "")
-@example(BEHIND, "a")
-@settings(max_examples=300, deadline=None)
-def test_no_event_counts_twice(story: list[tuple[str, str, int]], dating: str) -> None:
-    """Whatever restarts, gaps, old samples and stored baselines there are, and whichever of the processes
-    are dating: never more than there was, nor less than nothing."""
-
-    def look() -> Reading:
-        found = seen_at(at_s, processes, away, old)
-        return replace(found, started={n: s for n, s in found.started.items() if n in dating})
-
-    processes = {name: Process() for name in "ab"}
-    away: set[str] = set()
-    old: set[str] = set()
-    at_s = 0.0
-    baseline = look()
-    counted: Counter[str] = Counter()
+def counted(story: list[tuple[str, str, int]], server: Server, *, has_past: bool) -> Counter[str]:
+    """What counts of all that happens, look by look."""
+    server.scrape()
+    baseline = server.look(None)
+    counts: Counter[str] = Counter()
     for what, name, times in story:
-        process = processes[name]
+        process = server.processes[name]
         if what in ("complete", "failed"):
             process.now[COMPLETE if what == "complete" else FAILED] += times
             process.ever[what] += times
         elif what == "restart":
             process.now.clear()
-            process.began_s = at_s + 30
+            process.began_s = server.at_s + 30
+        elif what == "scrape":
+            server.scrape()
         elif what in ("away", "back"):
-            (away.add if what == "away" else away.discard)(name)
-            old.discard(name)
+            (server.away.add if what == "away" else server.away.discard)(name)
+            server.old.discard(name)
         elif what == "old":
-            old.add(name)
+            server.old.add(name)
         elif what == "store":
             baseline = from_bytes(to_bytes(baseline))
         else:
-            at_s += 60
-            shown = look()
+            server.scrape()
+            shown = server.look(baseline if has_past else None)
             grown = outcomes(baseline, shown)
             assert all(n > 0 for n in grown.values())
-            counted.update(grown)
+            counts.update(grown)
             baseline = carried(baseline, shown)
-        ever = sum((p.ever for p in processes.values()), Counter[str]())
-        assert counted <= ever
+        assert counts <= server.ever
+    return counts
+
+
+@given(STORIES, st.sampled_from(["", "a", "ab"]), st.booleans())
+@example(BEHIND, "", False)
+@example(BEHIND, "a", True)
+@example([*DIES, ("back", "a", 1), ("complete", "a", 1), ("read", "a", 1), *DIES], "ab", True)
+@settings(max_examples=300, deadline=None)
+def test_no_event_counts_twice(story: list[tuple[str, str, int]], dating: str, has_past: bool) -> None:
+    """Whatever restarts, gaps, old samples and stored baselines there are, whichever of the processes are
+    dating, and with what those showed that are no more: never more than there was, nor less than nothing."""
+    counted(story, Server(dating), has_past=has_past)
+
+
+LIVES = st.lists(
+    st.tuples(
+        st.sampled_from(["complete", "failed", "restart", "away", "back", "read", "store"]),
+        st.sampled_from("ab"),
+        st.integers(1, 5),
+    ),
+    max_size=60,
+)
+
+
+@given(LIVES)
+@example([*DIES, ("back", "a", 1), *DIES])
+@settings(max_examples=300, deadline=None)
+def test_whatever_was_scraped_counts(story: list[tuple[str, str, int]]) -> None:
+    """Each process, however briefly it lives, up to its last scrape; here there is one before it goes."""
+    scraped: list[tuple[str, str, int]] = []
+    away: set[str] = set()
+    for what, name, times in story:
+        if what in ("complete", "failed", "restart") and name in away:
+            continue  # nobody scrapes it
+        if what in ("restart", "away"):
+            scraped.append(("scrape", name, 1))
+        if what in ("away", "back"):
+            away = away | {name} if what == "away" else away - {name}
+        scraped.append((what, name, times))
+    server = Server("ab")
+
+    assert counted([*scraped, ("read", "a", 1)], server, has_past=True) == server.ever
 
 
 @given(
