@@ -87,13 +87,11 @@ class DenylistStore(Protocol):
 
     async def put_denylist_entry(self, name: str, value: bytes, ttl_s: float) -> None:
         """Keep an entry for at least `ttl_s` seconds."""
-        ...
 
     async def find_denylist_entry(self, name: str) -> bytes | None: ...
     async def drop_denylist_entry(self, name: str) -> None: ...
     async def denylist_entries(self) -> dict[str, bytes]:
         """All entries, by name."""
-        ...
 
 
 class StreamDenylist:

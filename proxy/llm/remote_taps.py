@@ -24,7 +24,6 @@ class Messenger(Protocol):
 
     async def tell(self, replica: str, message: dict[str, Any]) -> None:
         """Send a message, if that is possible now."""
-        ...
 
 
 class Outbox:

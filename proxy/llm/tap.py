@@ -33,11 +33,9 @@ class TappedCall(Protocol):
     def add(self, piece: str) -> None: ...
     async def finish(self) -> None:
         """The call has its whole answer."""
-        ...
 
     async def fail(self) -> None:
         """The call has no answer: withdraw the text that was shown of it."""
-        ...
 
 
 class Tap:

@@ -28,11 +28,9 @@ class OpenTap(Protocol):
 
     async def doubt(self) -> None:
         """A call has come that cannot be read."""
-        ...
 
     async def begin(self, digest: bytes, prompt: Prompt) -> TappedCall:
         """A call has come, with the digest of its request."""
-        ...
 
 
 class TapShare(Messenger, Protocol):
@@ -40,18 +38,15 @@ class TapShare(Messenger, Protocol):
 
     async def put_tap(self, token: str, route: str, ttl_s: float) -> bool:
         """Let the other replicas find a tap of this one. False: whether they can is not known."""
-        ...
 
     async def drop_tap(self, token: str) -> None: ...
     async def find_tap(self, token: str) -> tuple[str, str] | None:
         """The replica whose tap it is, and the route. If the store cannot say, the call is counted all the
         same: at once, or as soon as possible.
         """
-        ...
 
     async def count_call(self, token: str) -> int | None:
         """How many calls have come with a token, including this one; None: the store cannot say."""
-        ...
 
 
 async def _dropped(share: TapShare, token: str, putting: asyncio.Task[None]) -> None:

@@ -60,7 +60,6 @@ class MetricsPages(Protocol):
 
     def page(self, registry: CollectorRegistry) -> bytes | None:
         """None: the page cannot be read just now."""
-        ...
 
 
 @dataclass(frozen=True, slots=True)

@@ -42,7 +42,6 @@ class Client(Protocol):
 
     def answer(self, messages: list[Message]) -> str:
         """The whole text. Raises `ModelFailed` and `WrongFormat`, and nothing else."""
-        ...
 
     def close(self) -> None: ...
 

@@ -12,30 +12,23 @@ class Shape(Protocol):
 
     def read(self, request: Request, body: Json) -> Asked:
         """Raises `LookupError`, `TypeError` or `AttributeError` for a body of another shape."""
-        ...
 
     def whole(self, completion: Completion) -> Json: ...
 
     def opening(self, completion: Completion) -> list[bytes]:
         """Events before the first token."""
-        ...
 
     def token(self, completion: Completion, number: int) -> bytes:
         """The event of one token, counted from 1."""
-        ...
 
     def closing(self, completion: Completion) -> list[bytes]:
         """Events after the last token."""
-        ...
 
     def error(self, status: int) -> Json:
         """The body of a failure, and what a stream says that fails."""
-        ...
 
     def event(self, data: bytes) -> bytes:
         """One server-sent event."""
-        ...
 
     def headers(self, completion: Completion | None) -> dict[str, str]:
         """What the provider's answers carry beside their type and length; None: of a failure."""
-        ...

@@ -70,17 +70,14 @@ class Assembler(Protocol):
             Unfaithful: the event cannot be put into a batch answer for certain.
             ProviderFailed: the event is an error.
         """
-        ...
 
     @property
     def is_complete(self) -> bool:
         """Whether everything is there that a complete stream has. A stream that ends before that was cut."""
-        ...
 
     @property
     def is_terminated(self) -> bool:
         """Whether the stream's terminator has come. What comes after it is ignored."""
-        ...
 
     def answer(self) -> bytes:
         """The batch answer's body, once `is_complete`.
@@ -88,7 +85,6 @@ class Assembler(Protocol):
         Raises:
             Unfaithful: no batch answer can be made of the events.
         """
-        ...
 
 
 class Dialect(Protocol):
@@ -96,11 +92,9 @@ class Dialect(Protocol):
 
     def is_call(self, method: str, target: bytes) -> bool:
         """Whether a request is a call for text, as far as that shows without its body."""
-        ...
 
     def is_stream(self, method: str, target: bytes, body: bytes) -> bool:
         """Whether the caller itself asks for a stream, of a kind that an assembler reads."""
-        ...
 
     def as_stream(self, method: str, target: bytes, body: bytes) -> StreamCall | None:
         """A batch call for text, as a stream. None: the request is no call for text.
@@ -108,11 +102,9 @@ class Dialect(Protocol):
         Raises:
             NotStreamable: its answer could not be made of a stream.
         """
-        ...
 
     def prompt(self, method: str, target: bytes, body: bytes) -> Prompt | None:
         """What tells a call apart, streamable or not. None: the request is no call for text."""
-        ...
 
     def assembler(self, choices: int | None = None) -> Assembler:
         """For one stream.
@@ -121,8 +113,6 @@ class Dialect(Protocol):
             choices: how many answers the call asks for; each must then finish harmlessly. None: the caller's
                 own stream, which may finish in any way.
         """
-        ...
 
     def is_answer(self, body: bytes, choices: int) -> bool:
         """Whether a body has the shape of a whole batch answer."""
-        ...
