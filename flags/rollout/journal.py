@@ -1,8 +1,8 @@
 """What a rollout did and why, kept for good: an append-only chain of entries in one SQLite file.
 
 Each entry holds the SHA-256 of the one before, so nothing before the last entry can be changed, taken out or
-put in without `verify` naming it. What a chain cannot show is that its end was cut off, or that all of it was
-made anew: for that, note the hash of the last entry somewhere else, such as in the log.
+put in without `verify` naming it. A chain cannot show that its end was cut off, or that all of it was made
+anew: for that, note the hash of the last entry somewhere else, such as in the log.
 
 The hash is of five lines and the body, so `sha256sum` can do it by hand:
 
@@ -35,7 +35,7 @@ from typing import Any, Self
 from flags.errors import JournalAbsent, JournalBroken, JournalBusy, JournalError
 
 SCHEMA = 1
-"""Of the file. A newer one is refused: what an old version would append, the new one could not judge."""
+"""The file's. A newer one is refused: the newer version could not verify what this one would append."""
 
 APPLICATION_ID = 0x48474A4C  # "HGJL": a file of SQLite's that is another's is refused
 WAIT_S = 5.0
@@ -44,7 +44,7 @@ WAIT_S = 5.0
 MAX_BODY_BYTES = 1 << 20
 MAX_WATERMARK_BYTES = 16 << 20
 PAGE = 256
-"""Entries that a reader fetches at once: no reader keeps the write-ahead log from being emptied for long."""
+"""Entries that a reader fetches at once, so that no reader blocks a checkpoint of the log for long."""
 
 _NOTHING = "0" * 64
 _KIND = re.compile(r"[a-z][a-z0-9_]{0,39}")
@@ -70,7 +70,7 @@ class JournalEntry:
     seq: int
     """From 1, without gaps."""
     at_s: float
-    """Unix time, by the clock of who wrote it."""
+    """Unix time, by the writer's clock."""
     kind: str
     watermark: str
     """SHA-256 of the watermark that was kept together with it, in hexadecimal; "" if none was."""
@@ -86,7 +86,7 @@ class JournalEntry:
 
 
 def entries_in(path: Path, after_seq: int = 0) -> Iterator[JournalEntry]:
-    """Those of the journal there, also while it is written; none where there is none yet."""
+    """The entries of the journal at `path`, also while it is written; none where there is no journal yet."""
     with suppress(JournalAbsent), JournalReader.open(path) as journal:
         yield from journal.entries(after_seq)
 
@@ -109,7 +109,7 @@ def hash_entry(before: str, seq: int, at_s: float, kind: str, watermark: str, te
 
 
 class JournalReader:
-    """The journal for whoever may not write, also while it is written. Who opens it closes it: `with`."""
+    """The journal for readers, also while it is written. The opener closes it: `with`."""
 
     def __init__(self, path: Path, connection: sqlite3.Connection) -> None:
         self._path = path
@@ -144,7 +144,7 @@ class JournalReader:
             self._connection.close()
 
     def entries(self, after_seq: int = 0) -> Iterator[JournalEntry]:
-        """Those after `after_seq`, in order, up to the last one there is when the reader gets there."""
+        """The entries after `after_seq`, in order, up to the last one there is when the reader gets there."""
         query = "SELECT seq, at_s, kind, watermark, body, hash FROM entry WHERE seq > ? ORDER BY seq LIMIT ?"
         while page := self._fetch(query, after_seq, PAGE):
             for row in page:
@@ -168,7 +168,7 @@ class JournalReader:
         return JournalEntry(*rows[0]) if rows else None
 
     def watermark(self) -> bytes | None:
-        """The latest that was kept: that of the last entry that has one. Raises JournalBroken."""
+        """The watermark of the last entry that has one; None without any. Raises JournalBroken."""
         query = (
             "SELECT (SELECT content FROM watermark), seq, watermark FROM entry "
             "WHERE watermark != '' ORDER BY seq DESC LIMIT 1"
@@ -199,7 +199,7 @@ class JournalReader:
             return self._connection.execute(query, values).fetchall()
 
     def _is_empty(self) -> bool:
-        """Whether its writer is still to make it: all of it comes in one transaction."""
+        """Whether the writer has not made the tables yet, which it does in one transaction."""
         (tables,) = self._connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
         return not tables
 
@@ -216,7 +216,7 @@ class JournalReader:
 
 
 class Journal(JournalReader):
-    """The journal as its one writer has it. Who opens it closes it: `with`."""
+    """The journal for its one writer. The opener closes it: `with`."""
 
     def __init__(
         self, path: Path, connection: sqlite3.Connection, lock: int, at: Callable[[str], None]
@@ -228,13 +228,14 @@ class Journal(JournalReader):
 
     @classmethod
     def open(cls, path: Path | str, *, at: Callable[[str], None] = lambda point: None) -> Self:
-        """Open or make it, and verify all of it: to a broken chain nothing is appended.
+        """Open or make the journal, and verify all of it: nothing is appended to a broken chain.
 
         Args:
             path: of the file. Beside it are `-wal` and `-shm` (SQLite's) and `.lock` (the writer's).
             at: called with each point of an `append` by name, for tests that end the process there.
 
-        Raises JournalBusy while another process writes it; JournalError if it is another's, newer or damaged.
+        Raises JournalBusy while another process writes the file; JournalError if it is no journal, newer or
+        damaged.
         """
         path = Path(path)
         lock = _lock(path)
@@ -285,7 +286,7 @@ class Journal(JournalReader):
     def _prepare(self) -> None:
         execute = self._connection.execute
         if self._is_empty():
-            # Whoever dies in here leaves an empty file, and the next one makes it.
+            # A crash in here leaves an empty file, and the next writer makes the tables.
             execute("PRAGMA journal_mode=WAL")
             with self._transaction():
                 for statement in _TABLES.strip().split(";\n"):

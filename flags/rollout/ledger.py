@@ -3,8 +3,8 @@
 begin ─► tick ─► tick … ─► tick that advances ─► written ─► tick … ─► tick that rolls back ─► written
              acts of people in between: pause, resume, approve, advance, rollback, kill
 
-A tick says what is about to be written, and only `written` says that it was: a controller that dies in
-between finds the flag as it was, or as it intended, and knows either for its own.
+A tick says what is about to be written, and only `written` says that it was. After a crash in between, the
+flag is as before or as intended, and the next controller knows either one as its own.
 """
 
 from collections.abc import Iterable, Mapping
@@ -17,13 +17,13 @@ from flags.rollout.moves import ControlMode, MoveKind, MoveReason, RolloutPhase
 from flags.rollout.observed import STRAGGLE_S, Observed, explanation
 
 WAITING = frozenset({MoveReason.TIME, MoveReason.SAMPLES, MoveReason.UNCLEAR, MoveReason.PROXIES_CHANGE})
-"""Reasons to do nothing for which nobody is needed, as long as it does not take too long."""
+"""Reasons to do nothing that need nobody, unless they last too long."""
 
 MOST_BETWEEN_S = 3600.0
-"""Between two looks; what is longer was an absence, of which others tell."""
+"""The longest time between two looks that counts: no controller ran for longer ones."""
 
 KNOWN_ACTS = 100
-"""As many as may wait at a time."""
+"""Ids of acts that are kept, as many as may wait at a time."""
 
 
 class Record(StrEnum):
@@ -34,11 +34,11 @@ class Record(StrEnum):
     WRITTEN = "written"
     ACT = "act"
     TOLD = "told"
-    """Somebody was sent a notice of an entry."""
+    """A notice of an entry was sent."""
 
 
 class Act(StrEnum):
-    """What a person can do. Each has a reason, and who it was."""
+    """What a person can do; each act is journaled with its reason and its author."""
 
     PAUSE = "pause"
     RESUME = "resume"
@@ -87,21 +87,21 @@ class RolloutState:
     reached: int = 0
     """The most that was written."""
     event_id: int = 0
-    """Of the last change of the flag that is known, and accounted for."""
+    """The last change of the flag that is accounted for."""
     digest: str = ""
-    """Of the strategy as it was written last."""
+    """The strategy's, as it was written last."""
     home: str = ""
-    """Name of the journal, by which its mark on the flag is known; "" of older ones."""
+    """The journal's name, which the mark on the flag repeats; "" in older journals."""
     found_home: str = ""
-    """That of the mark which was found at the beginning, until the first write replaces it."""
+    """The name in the mark that was on the flag at the beginning, until the first write replaces it."""
     around: str = ""
-    """Of what decides beside the strategy, as it was then; "" where that is not known."""
+    """Digest of what decides beside the strategy, at the last write; "" where it is not known."""
     standing: Mapping[str, Any] | None = None
     """The flag as it was read last, in the words of `standing`; None where it could not be."""
     unwritten: str = ""
     """Why what was decided was not written by the last look."""
     was_changed: bool = False
-    """Whether somebody had changed the flag at the last look: since then others than ours were exposed."""
+    """Whether the flag was changed by somebody else at the last look, so that other users were exposed."""
     was_unknown: bool = False
     """Whether the flag could not be read by the last look."""
     idle_s: float = 0.0
@@ -124,14 +124,14 @@ class RolloutState:
     settled: int = 0
     """Of everybody."""
     observed: Observed = field(default_factory=Observed)
-    """The same, of late: also after the end, where none of it should be of the stream arm."""
+    """The newest of these counts; after the end none of them should be of the stream arm."""
     down_pending: bool = False
     """Rolled back, and not yet seen to be written."""
     intent: Intent | None = None
     approved: bool = False
     overridden: bool = False
     resumed: bool = False
-    """Somebody has resumed since the last tick: the flag is accepted as it is, if it is a step's."""
+    """Somebody resumed since the last tick: the flag is accepted as it is, if its share is a step's."""
     last_tick: Mapping[str, Any] | None = None
     last_tick_s: float = 0.0
     last_good_s: float = 0.0
@@ -139,18 +139,18 @@ class RolloutState:
     last_flag_s: float = 0.0
     """When the flag could be read last."""
     acts: tuple[str, ...] = ()
-    """Ids of the newest acts of people: one that is found twice counts once."""
+    """Ids of the newest acts of people, so that each counts once."""
     last_act: Mapping[str, Any] | None = None
     last_act_s: float = 0.0
     last_kill_s: float = 0.0
-    """When it was last killed, in any rollout: so long ago it is known that this works."""
+    """When it was last killed, in any rollout: the last time that this is known to have worked."""
     seq: int = 0
     told: int = 0
-    """The newest entry that somebody was sent a notice of."""
+    """The newest entry of which a notice was sent."""
 
     @property
     def observed_why(self) -> str:
-        """Why so many answers can be of the stream arm at the written share; "" where it is about that."""
+        """Why the stream arm's part of answers differs from the written share; "" where it hardly does."""
         batch = (self.last_tick or {}).get("batch") or {}
         users = batch.get("users", {}).get(ComparedArm.STREAM, 0)
         in_step_s = self.last_tick_s - self.entered_s
@@ -229,7 +229,7 @@ def _after_tick(state: RolloutState, entry: JournalLine) -> RolloutState:
         settled=state.settled + settled,
         observed=_observed(state, entry, streamed, settled),
         resumed=False,
-        # An act is for the decision that its giver saw: it acts at the next look, or not at all.
+        # An act is about the decision that its author saw: it counts at the next look, or not at all.
         approved=state.approved and body["move"]["kind"] == MoveKind.ADVANCE,
         overridden=state.overridden and body["move"]["kind"] == MoveKind.ADVANCE,
         last_tick=body,
@@ -240,7 +240,7 @@ def _after_tick(state: RolloutState, entry: JournalLine) -> RolloutState:
 
 
 def _observed(state: RolloutState, entry: JournalLine, streamed: int, settled: int) -> Observed:
-    """At 0 %, what was decided before is not held against it; nor what somebody else has put in force."""
+    """The counts after a tick; at 0 % without requests decided earlier, or exposed by somebody else."""
     observed, body = state.observed, entry.body
     if not state.is_over:
         return observed.after(streamed, settled, state.share)
@@ -253,7 +253,7 @@ def _observed(state: RolloutState, entry: JournalLine, streamed: int, settled: i
 
 
 def _since(state: RolloutState, entry: JournalLine) -> float:
-    """The time since the last look; of one that a controller was away, no more than is sure."""
+    """The time since the last look, up to the longest that counts."""
     since_s = max(0.0, entry.at_s - max(state.last_tick_s, state.entered_s))
     return min(since_s, MOST_BETWEEN_S) if state.last_tick_s else 0.0
 
@@ -267,7 +267,7 @@ def _proxies_change(body: Mapping[str, Any]) -> bool:
 
 
 def begins_anew(entry: JournalLine, step: int) -> bool:
-    """Whether with this entry evidence is of another exposure than before, where `step` was in force then."""
+    """Whether evidence after this entry is of another exposure than before it, when `step` was in force."""
     return entry.kind == Record.WRITTEN and (entry.body["step"] != step or bool(entry.body.get("anew")))
 
 

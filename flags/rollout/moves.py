@@ -1,7 +1,7 @@
-"""What follows from what is known: verdicts and circumstances in, one move out. Pure, and one table.
+"""The decision: verdicts and circumstances in, one move out. Pure, and one table.
 
-The order of the table is the contract: the first line that applies is the reason. Going back stands before
-everything, and nothing that only blocks stands before it.
+The order of the table is the contract: the first line that applies is the reason. Going back comes before
+everything that only blocks.
 """
 
 from collections.abc import Callable, Sequence
@@ -23,7 +23,7 @@ class ControlMode(StrEnum):
 
 
 class RolloutPhase(StrEnum):
-    """Of a rollout. Both ends are for good: another try is another rollout."""
+    """Where a rollout is. Both ends are final: another try is another rollout."""
 
     RUNNING = "running"
     PAUSED = "paused"
@@ -36,9 +36,9 @@ class Change(StrEnum):
 
     NONE = "none"
     LOWERED = "lowered"
-    """The share alone, and downwards: it is the ceiling from now on."""
+    """The share alone, downwards: the new share is the ceiling from now on."""
     OTHER = "other"
-    """Raised, or anything else: what was measured is no longer what is there."""
+    """The share was raised, or something else changed: the evidence is not of what is there now."""
 
 
 class MoveKind(StrEnum):
@@ -55,41 +55,41 @@ class MoveKind(StrEnum):
 
 
 class MoveReason(StrEnum):
-    """Why; shown, journaled, and told."""
+    """Why; shown, journaled, and sent in notices."""
 
     KILLED = "killed"
     ROLLED_BACK = "rolled_back"
     NOT_WRITTEN = "not_written"
-    """The 0 % that was decided could not be written yet: somebody should."""
+    """The 0 % that was decided is not written yet: somebody should write it."""
     HARM = "harm"
     BEGIN = "begin"
-    """Nothing was written yet: the first step comes."""
+    """Nothing is written yet: the first step begins."""
     FLAG_UNREADABLE = "flag_unreadable"
     FLAG_CHANGED = "flag_changed"
     FLAG_LOWERED = "flag_lowered"
     NOT_EXPOSED = "not_exposed"
-    """The share is as it was written, and is not what users get."""
+    """The share is as written, and users get something else."""
     POLICY_CHANGED = "policy_changed"
     PAUSED = "paused"
     WARNING = "warning"
-    """A guardrail that may only ask to hold does."""
+    """A guardrail found harm, and may ask for no more than to hold."""
     NO_DATA = "no_data"
     CLOCK = "clock"
-    """The clock of this machine was set."""
+    """Somebody set the clock of this machine."""
     PROXIES_CHANGE = "proxies_change"
-    """Proxies come or go, which looks like harm and is none."""
+    """Proxies start or end, which looks like harm and is none."""
     TIME = "time"
     SAMPLES = "samples"
     UNCLEAR = "unclear"
     OVERDUE = "overdue"
-    """Unclear, and the step's `at_most` is over: somebody has to decide."""
+    """Unclear after the step's `at_most`: a person has to decide."""
     APPROVAL = "approval"
     FROZEN = "frozen"
     INCIDENT = "incident"
     COMPLETE = "complete"
     PROVED = "proved"
     APPROVED = "approved"
-    """A person has taken the place of proof."""
+    """By a person, in place of proof."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,7 +129,7 @@ class Situation:
     change: Change = Change.NONE
     changed_by: str = ""
     others: int = 0
-    """Enabled strategies beside ours, which expose whomever they name, and are never written."""
+    """Enabled strategies beside ours. They expose users too, and the controller never writes them."""
     policy_changed: bool = False
     no_data: str = ""
     """Why there is no new evidence."""
@@ -140,26 +140,26 @@ class Situation:
     overridden: bool = False
     """Somebody advanced it past what is unclear."""
     frozen: str = ""
-    """By which window, and until when."""
+    """The freeze window and its end; "" while nothing is frozen."""
     incident: bool = False
     unwritten: str = ""
-    """Why the 0 % that was decided is not written."""
+    """Why the 0 % that was decided is not written; "" where it is."""
     exposed_after: str = ""
-    """What is in force though the rollout is over."""
+    """What is in force although the rollout is over."""
     not_exposed: str = ""
-    """How what users get differs from the share, which is as it was written."""
+    """How what users get differs from the written share."""
     soaked_s: float = 0.0
     """Time in this step in which it only waited."""
     proxies_change_s: float = 0.0
-    """For so long proxies have come, gone or been missing at every look."""
+    """How long proxies have started, ended or been missing at every look."""
 
 
 CLOCK_JUMP_S = 30.0
-"""Between the two clocks of one machine, from one look to the next: beyond it somebody has set one."""
+"""Drift between the two clocks of a machine, from look to look, above which somebody has set one."""
 
 
 def harm(situation: Situation, action: Action) -> list[Verdict]:
-    """The verdicts of harm that ask for this."""
+    """The verdicts of harm that ask for this action."""
     found = [verdict for verdict in situation.verdicts if verdict.finding is Finding.HARM]
     return [verdict for verdict in found if verdict.action is action]
 
@@ -181,13 +181,13 @@ def _too_few(situation: Situation) -> list[Verdict]:
 
 
 def _stage(situation: Situation) -> StepRules:
-    """Below the line BEGIN there is one."""
+    """The step's rules, which all lines of the table after BEGIN have."""
     assert situation.stage is not None
     return situation.stage
 
 
 def _unproved(situation: Situation) -> list[Verdict]:
-    """What is in the way of the next step, for want of proof; nothing, where a person takes its place."""
+    """Verdicts that lack proof for the next step; none where a person takes the place of proof."""
     if situation.overridden or not _stage(situation).prove:
         return []
     return _not_safe(situation)
@@ -203,7 +203,7 @@ def _is_short(situation: Situation) -> bool:
 
 
 def _wants_samples(situation: Situation) -> list[Verdict]:
-    """A step that is to be proved, and one that a person judges, both need something to look at."""
+    """Verdicts with too few samples: proof needs them, and so does a person who approves."""
     return [] if situation.overridden else _too_few(situation)
 
 
@@ -212,14 +212,14 @@ def _needs_approval(situation: Situation) -> bool:
 
 
 LONG_S = 900.0
-"""A deployment takes less: proxies that come and go for longer, or stay away, are for somebody to look at."""
+"""Longer than a deployment: then somebody should look at proxies that start and end, or stay away."""
 
 TOO_LONG = 2
-"""Times its plan; what waits for longer does not end by waiting."""
+"""Multiple of the planned time above which waiting is a hold: more waiting would not end it."""
 
 
 def _waits(situation: Situation) -> MoveKind:
-    """As planned, or a hold, where it has taken twice its time."""
+    """Soak as planned; hold after twice the planned time."""
     stage = _stage(situation)
     is_long = situation.soaked_s > TOO_LONG * (stage.at_most_s or stage.at_least_s)
     return MoveKind.HOLD if is_long else MoveKind.SOAK
@@ -234,7 +234,7 @@ def _waits_for_proxies(situation: Situation) -> MoveKind:
     return MoveKind.HOLD if situation.proxies_change_s > LONG_S else _waits_for_time(situation)
 
 
-def _proxies_said(situation: Situation) -> str:
+def _proxies_detail(situation: Situation) -> str:
     return "proxies come and go, or one is missing: look at the targets" * (
         _waits_for_proxies(situation) is MoveKind.HOLD
     )
@@ -258,7 +258,7 @@ def _proof(situation: Situation) -> MoveReason:
 
 
 def _rollback_kind(situation: Situation) -> MoveKind:
-    """Only `auto` goes back by itself."""
+    """`hold-only` asks a person to go back."""
     return MoveKind.HOLD if situation.mode is ControlMode.HOLD_ONLY else MoveKind.ROLL_BACK
 
 
@@ -270,7 +270,7 @@ _Rule = tuple[
 ]
 
 
-def _nothing(_: Situation) -> str:
+def _no_detail(_: Situation) -> str:
     return ""
 
 
@@ -288,7 +288,7 @@ def _is_over(situation: Situation) -> bool:
 
 
 def _still_exposed(situation: Situation) -> str:
-    """What a share of 0 does not stop."""
+    """The exposure that a share of 0 does not stop."""
     if not situation.others:
         return ""
     return (
@@ -298,11 +298,11 @@ def _still_exposed(situation: Situation) -> str:
 
 
 RULES: tuple[_Rule, ...] = (
-    # What is for good.
+    # What is final.
     (MoveReason.NOT_WRITTEN, MoveKind.HOLD, lambda s: s.unwritten, lambda s: s.unwritten),
     (MoveReason.FLAG_CHANGED, MoveKind.HOLD, lambda s: s.exposed_after, _exposed_after),
     (MoveReason.NOT_EXPOSED, MoveKind.HOLD, lambda s: _is_over(s) and s.not_exposed, lambda s: s.not_exposed),
-    (MoveReason.KILLED, MoveKind.STAY, lambda s: s.phase is RolloutPhase.KILLED, _nothing),
+    (MoveReason.KILLED, MoveKind.STAY, lambda s: s.phase is RolloutPhase.KILLED, _no_detail),
     (MoveReason.ROLLED_BACK, MoveKind.STAY, lambda s: s.phase is RolloutPhase.ROLLED_BACK, _still_exposed),
     # Down, in every state.
     (
@@ -332,7 +332,7 @@ RULES: tuple[_Rule, ...] = (
         lambda s: s.policy_changed,
         lambda s: "put it back as it was, or roll back and begin another rollout",
     ),
-    (MoveReason.PAUSED, MoveKind.HOLD, lambda s: s.phase is RolloutPhase.PAUSED, _nothing),
+    (MoveReason.PAUSED, MoveKind.HOLD, lambda s: s.phase is RolloutPhase.PAUSED, _no_detail),
     (
         MoveReason.WARNING,
         MoveKind.HOLD,
@@ -347,10 +347,10 @@ RULES: tuple[_Rule, ...] = (
         lambda s: f"by {s.clock_jump_s:+.0f} s",
     ),
     (MoveReason.FROZEN, MoveKind.HOLD, lambda s: s.stage is None and s.frozen, lambda s: s.frozen),
-    (MoveReason.INCIDENT, MoveKind.HOLD, lambda s: s.stage is None and s.incident, _nothing),
-    (MoveReason.BEGIN, MoveKind.ADVANCE, lambda s: s.stage is None, _nothing),
+    (MoveReason.INCIDENT, MoveKind.HOLD, lambda s: s.stage is None and s.incident, _no_detail),
+    (MoveReason.BEGIN, MoveKind.ADVANCE, lambda s: s.stage is None, _no_detail),
     (MoveReason.NO_DATA, MoveKind.HOLD, lambda s: not s.verdicts, lambda s: "no guardrail is in force"),
-    (MoveReason.PROXIES_CHANGE, _waits_for_proxies, lambda s: s.proxies_change, _proxies_said),
+    (MoveReason.PROXIES_CHANGE, _waits_for_proxies, lambda s: s.proxies_change, _proxies_detail),
     # What is still to come.
     (MoveReason.TIME, _waits_for_time, _is_short, _time_left),
     (
@@ -361,12 +361,12 @@ RULES: tuple[_Rule, ...] = (
     ),
     (MoveReason.SAMPLES, _waits, _wants_samples, _samples_left),
     (MoveReason.UNCLEAR, _waits, _unproved, lambda s: _sentences(_unproved(s))),
-    (MoveReason.COMPLETE, MoveKind.STAY, lambda s: _stage(s).is_last, _nothing),
+    (MoveReason.COMPLETE, MoveKind.STAY, lambda s: _stage(s).is_last, _no_detail),
     (MoveReason.APPROVAL, MoveKind.HOLD, _needs_approval, lambda s: "headgate rollout approve"),
     (MoveReason.FROZEN, MoveKind.HOLD, lambda s: s.frozen, lambda s: s.frozen),
-    (MoveReason.INCIDENT, MoveKind.HOLD, lambda s: s.incident, _nothing),
+    (MoveReason.INCIDENT, MoveKind.HOLD, lambda s: s.incident, _no_detail),
     # Up: nothing is in the way.
-    (_proof, MoveKind.ADVANCE, lambda s: True, _nothing),
+    (_proof, MoveKind.ADVANCE, lambda s: True, _no_detail),
 )
 
 

@@ -1,30 +1,30 @@
-"""What requests say of the share that is in force, against the one that was written. Pure.
+"""The share that requests show to be in force, against the written one. Pure.
 
-Answers are counted in windows, each as large as it takes to tell: what was right until an hour ago says
-nothing of now, nor does what was wrong until it was mended.
+Answers are counted in windows, each as large as a comparison needs, so that old answers do not hide what is
+wrong now, and do not accuse what was mended.
 """
 
 import math
 from dataclasses import dataclass, replace
 
 FEW = 50
-"""Answers of an arm that would be expected: with fewer, none of them says nothing."""
+"""Expected answers of an arm: with fewer expected, an arm without any proves nothing."""
 
 AT_NOTHING = 20 * FEW
-"""Answers of a window at 0 %: where other proxies show a hundredth, some of so many tell."""
+"""Answers of a window at 0 %: enough to see that some proxies stream for one user in a hundred."""
 
 STRAGGLERS = 3
-"""Streamed answers at 0 %, of which fewer may have been decided before."""
+"""Streamed answers at 0 % that are a problem; fewer may have been decided before."""
 
 STRAGGLE_S = 900.0
-"""After the share went to 0: what settles by then may have been decided before it."""
+"""After the share went to 0: answers that settle by then may have been decided before."""
 
 
 SLIGHT = 0.05
-"""So much of all, or half of the share, is worth a word."""
+"""Difference from the share that is worth a word; half of the share is, too."""
 
 CHANCE = 3.0
-"""Standard deviations by which answers may differ, if each were another user's."""
+"""Standard deviations that are taken for chance, as if each answer were another user's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,22 +38,22 @@ class Observed:
     settled: int = 0
     """Of everybody."""
     last: tuple[int, int] = (0, 0)
-    """Both of the last full one."""
+    """Streamed and settled answers of the last full window."""
 
     def after(self, streamed: int, settled: int, share: int) -> "Observed":
-        """With so many more answers, at a written share in percent."""
+        """The counts with so many more answers, at a written share in percent."""
         streamed, settled = self.streamed + streamed, self.settled + settled
         if settled < _full(share):
             return replace(self, streamed=streamed, settled=settled)
         return replace(self, streamed=0, settled=0, last=(streamed, settled))
 
     def problem(self, share: int) -> str:
-        """How they differ from the written share; "" where they do not, or are too few to say."""
+        """How answers differ from the written share; "" where they do not, or are too few."""
         return _problem(*self.last, share) or _problem(self.streamed, self.settled, share)
 
 
 def explanation(share: int, streamed: int, settled: int, *, users: int, in_step_s: float) -> str:
-    """Why the stream arm's part of the answers is another than its share of users; "" where it is hardly so.
+    """Why the stream arm's part of answers differs from its share of users; "" where it hardly does.
 
     Args:
         share: written, in percent of users.
@@ -84,17 +84,17 @@ def _full(share: int) -> float:
     return AT_NOTHING if share == 0 else 100 * FEW / min(share, 100 - share or share)
 
 
-def _problem(streamed: int, every: int, share: int) -> str:
+def _problem(streamed: int, total: int, share: int) -> str:
     if share == 0:
         return (
-            f"{streamed:,} of {every:,} answers since then are of the stream arm: the proxies read another "
+            f"{streamed:,} of {total:,} answers since then are of the stream arm: the proxies read another "
             "environment, flag or file"
         ) * (streamed >= STRAGGLERS)
-    if not streamed and every * share / 100 >= FEW:
+    if not streamed and total * share / 100 >= FEW:
         return (
-            f"none of {every:,} answers is one of the stream arm: the proxies read another environment, flag "
+            f"none of {total:,} answers is one of the stream arm: the proxies read another environment, flag "
             f"or file, or none of their users is in the first {share} %"
         )
-    if every == streamed and every * (100 - share) / 100 >= FEW:
-        return f"all of {every:,} answers are of the stream arm: the proxies read another share than this"
+    if total == streamed and total * (100 - share) / 100 >= FEW:
+        return f"all of {total:,} answers are of the stream arm: the proxies read another share than this"
     return ""
