@@ -1,4 +1,4 @@
-"""`headgate rollout …`: what a person says to a rollout, and what it says of itself."""
+"""`headgate rollout …`: the commands by which people look at a rollout and act on it."""
 
 import asyncio
 import getpass
@@ -32,7 +32,7 @@ from flags.rollout.writing import down
 from flags.rollout.writing.flag_admin import Flag, FlagAdmin
 
 PIPED_COLUMNS = 100
-"""Of a plan in a file or a log, which has no width of its own."""
+"""The width of a plan in a file or a log, which has none of its own."""
 
 WATCH_S = 1.0
 """Between two looks of `watch`."""
@@ -40,14 +40,14 @@ WATCH_S = 1.0
 FLAG_S = 5.0
 """Between two of its reads of the flag, and the longest that one may take."""
 
-HEARD_S = 5.0
-"""How long a command waits for the controller to journal what it wants."""
+JOURNALED_S = 5.0
+"""How long a command waits until the controller has journaled its act."""
 
 LOOKED_S = 40.0
-"""How long it waits for what comes of it: the flag and the evidence may each keep the controller waiting."""
+"""How long it waits for the next look, in which the flag and the evidence may each take their timeout."""
 
-ACTS_S = 0.1
-"""Between two looks at whether it has."""
+POLL_S = 0.1
+"""Between two reads of the journal meanwhile."""
 
 Command = Callable[..., None]
 T = TypeVar("T")
@@ -66,7 +66,7 @@ def rollout() -> None:
 
 
 def _policy(command: Command) -> Command:
-    """The option that all have; a policy that is refused ends the command with all that is wrong."""
+    """The option `--policy` of every command, which ends with all problems of a policy that is refused."""
 
     @click.option(
         "--policy", "path", type=click.Path(path_type=Path), default="rollout.yaml", show_default=True
@@ -86,7 +86,7 @@ def _policy(command: Command) -> Command:
 
 
 def _reason(command: Command) -> Command:
-    """Of an act of a person: who it is, and why."""
+    """The options of a person's act: who, and why."""
     command = click.option("--reason", required=True, help="Why; it is journaled.")(command)
     return click.option("--by", default=getpass.getuser, help="Who; by default, who is logged in.")(command)
 
@@ -106,8 +106,8 @@ def status(policy: Policy, as_json: bool) -> None:
     now_s = time.time()
     found = status_of(_state(policy), policy, now_s, _in_force(policy))
     if as_json:
-        said = {**asdict(found), "exit_code": found.exit_code}
-        click.echo(orjson.dumps(said, option=orjson.OPT_INDENT_2))
+        fields = {**asdict(found), "exit_code": found.exit_code}
+        click.echo(orjson.dumps(fields, option=orjson.OPT_INDENT_2))
     else:
         Console().print(shown(found, now_s))
     raise SystemExit(found.exit_code)
@@ -167,7 +167,7 @@ def plan(policy: Policy, as_json: bool, seconds: float, users: int | None) -> No
 
 
 def _in_force(policy: Policy) -> Standing | None:
-    """The flag as it is now; None where it cannot be read: then as the controller saw it last."""
+    """The flag as it is now; None where it cannot be read, so that the controller's last look is shown."""
 
     async def reading() -> Standing:
         async with asyncio.timeout(FLAG_S), running.opened_admin(policy) as admin:
@@ -199,7 +199,7 @@ def run(policy: Policy, new: bool, reason: str, by: str) -> None:
 
 
 def _log_to_stderr() -> None:
-    """Our own logger alone: that of httpx names addresses, and the webhook's is a secret."""
+    """Only our own logger: httpx logs addresses, and a webhook's address is a secret."""
     handler = logging.StreamHandler()
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
     ours = logging.getLogger("headgate")
@@ -208,10 +208,10 @@ def _log_to_stderr() -> None:
 
 
 def _act(policy: Policy, what: Act, by: str, reason: str, lowered: Flag | None = None) -> None:
-    """Journal it, by the controller if one runs, and say what came of it.
+    """Have an act journaled, by the controller if one runs, and print its effect.
 
     Args:
-        lowered: the flag at 0 %, as the act has brought it there by itself.
+        lowered: the flag at 0 %, where the command itself has written that.
     """
     wanted = wish(what, by, reason, _state(policy).seq)
     if not _state(policy).run:
@@ -226,8 +226,8 @@ def _act(policy: Policy, what: Act, by: str, reason: str, lowered: Flag | None =
                 raise click.ClickException(f"{what}: {why}")
             journal.append(Record.ACT, wanted.body(), at_s=time.time())
             if lowered is not None:
-                said = written_said(_state(policy).step, lowered)
-                journal.append(Record.WRITTEN, said, at_s=time.time())
+                written = written_said(_state(policy).step, lowered)
+                journal.append(Record.WRITTEN, written, at_s=time.time())
         click.echo(f"{what}: journaled; no controller runs")
     except JournalBusy:
         Inbox(policy.journal).put(wanted)
@@ -235,27 +235,27 @@ def _act(policy: Policy, what: Act, by: str, reason: str, lowered: Flag | None =
 
 
 def _await(policy: Policy, wanted: ActRequest) -> None:
-    """Until the controller has journaled it, and looked. Raises ClickException where nothing came of it."""
+    """Wait until the controller has journaled an act, and looked. Raises ClickException without an effect."""
     looks = wanted.what in ABOUT_A_DECISION
-    due = time.monotonic() + (LOOKED_S if looks else HEARD_S)
+    due = time.monotonic() + (LOOKED_S if looks else JOURNALED_S)
     while time.monotonic() < due:
-        heard, look = _heard(policy, wanted)
-        if heard is not None and heard.get("refused"):
-            raise click.ClickException(f"{wanted.what}: refused: {heard['refused']}")
-        if heard is not None and not looks:
+        journaled, look = _found(policy, wanted)
+        if journaled is not None and journaled.get("refused"):
+            raise click.ClickException(f"{wanted.what}: refused: {journaled['refused']}")
+        if journaled is not None and not looks:
             click.echo(f"{wanted.what}: journaled by the controller")
             return
         if look is not None:
             move = look["move"]
-            said = f"{move['kind']} ({move['reason']}) {move['detail']}".strip()
+            effect = f"{move['kind']} ({move['reason']}) {move['detail']}".strip()
             if move["kind"] != MoveKind.ADVANCE and (
                 wanted.what is not Act.RESUME or move["reason"] in _NOT_RESUMED
             ):
-                said = " ".join(filter(None, (said, _no_approval(wanted, MoveReason(move["reason"])))))
-                raise click.ClickException(f"{wanted.what}: has no effect: {said}")
-            click.echo(f"{wanted.what}: {said}")
+                effect = " ".join(filter(None, (effect, _no_approval(wanted, MoveReason(move["reason"])))))
+                raise click.ClickException(f"{wanted.what}: has no effect: {effect}")
+            click.echo(f"{wanted.what}: {effect}")
             return
-        time.sleep(ACTS_S)
+        time.sleep(POLL_S)
     raise click.ClickException(f"{wanted.what}: left for the controller, which has not taken it yet")
 
 
@@ -266,7 +266,7 @@ _UNAPPROVED = frozenset({MoveReason.TIME, MoveReason.SAMPLES, MoveReason.UNCLEAR
 
 
 def _no_approval(wanted: ActRequest, reason: MoveReason) -> str:
-    """Why an approval is not what the step waits for, and what is."""
+    """Why an approval has no effect, and what would have one."""
     if wanted.what is not Act.APPROVE or reason not in _UNAPPROVED:
         return ""
     return (
@@ -275,15 +275,15 @@ def _no_approval(wanted: ActRequest, reason: MoveReason) -> str:
     )
 
 
-def _heard(policy: Policy, wanted: ActRequest) -> tuple[Mapping[str, Any] | None, Mapping[str, Any] | None]:
-    """The act as it was journaled, and the look after it, as far as they are there."""
-    heard = None
+def _found(policy: Policy, wanted: ActRequest) -> tuple[Mapping[str, Any] | None, Mapping[str, Any] | None]:
+    """The act as it was journaled, and the look after it; None for what is not there yet."""
+    journaled = None
     for entry in entries_in(policy.journal, after_seq=wanted.seen):
         if entry.kind == Record.ACT and entry.body["id"] == wanted.id:
-            heard = entry.body
-        elif heard is not None and entry.kind == Record.TICK:
-            return heard, entry.body
-    return heard, None
+            journaled = entry.body
+        elif journaled is not None and entry.kind == Record.TICK:
+            return journaled, entry.body
+    return journaled, None
 
 
 def _command(what: Act, text: str) -> None:
@@ -314,7 +314,7 @@ def _with_admin(policy: Policy, do: Callable[[FlagAdmin], Awaitable[T]]) -> T:
 def _go_down(
     policy: Policy, wanted: ActRequest, do: Callable[[FlagAdmin], Awaitable[Flag]], done: str
 ) -> None:
-    """The flag first, which needs neither controller nor journal; then journaled, also where that failed."""
+    """Write the flag first, which needs neither controller nor journal; then journal the act in any case."""
     problem, lowered = "", None
     try:
         lowered = _with_admin(policy, do)
