@@ -49,6 +49,10 @@ class NoStream(Unfaithful):
     """The provider sent something else instead of a stream."""
 
 
+class NoRoom(Unfaithful):
+    """All calls together hold as much as they may. As batch, this call needs no room here."""
+
+
 class ModelCall:
     """One attempt of one call.
 
@@ -231,10 +235,6 @@ class ModelCall:
         if self._has_text or isinstance(failure, UpstreamUnreachable | UpstreamBusy):
             return None
         return StreamDefect.BREAKS if isinstance(failure, UpstreamBroke) else StreamDefect.FAILS
-
-
-class NoRoom(Unfaithful):
-    """All calls together hold as much as they may. As batch, this call needs no room here."""
 
 
 async def _abort_when_left(receive: Receive, exchange: Exchange) -> None:

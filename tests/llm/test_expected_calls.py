@@ -1,4 +1,5 @@
-"""A call whose place nobody can know takes none, and neither do those after it: slow text, not another's."""
+"""A call of which nobody knows the stage is not shown, nor is any later one: text may be late, never
+wrong."""
 
 import gzip
 import json
@@ -44,7 +45,7 @@ class _Again:
 async def test_after_a_call_that_cannot_be_read_no_text_comes_to_another_stage(
     tmp_path: Path, first: str
 ) -> None:
-    """The second call would else take the place of the first, and its text would stand in the wrong panel."""
+    """Otherwise the second call would be taken for the first, and its text would stand in the wrong panel."""
     provider = Unread()
 
     async def ask(client: httpx.AsyncClient, headers: dict[str, str]) -> httpx.Response:

@@ -186,7 +186,7 @@ async def test_a_backend_that_asks_for_a_stream_itself_is_tapped_too(tmp_path: P
 async def test_what_the_backend_stores_is_what_the_viewer_ends_with(
     tmp_path: Path, postprocess: Callable[[str], str]
 ) -> None:
-    """A backend that works on the model's text is shown what it stored."""
+    """Where a backend changes the model's text, the viewer ends with the stored one."""
     provider = Provider({"extraction": "  one two three  ", "summary": "four five"})
     async with tapped(tmp_path, provider, Backend(postprocess=postprocess)) as (_, _, client):
         stream = await read(client, START, signed())
@@ -198,7 +198,7 @@ async def test_what_the_backend_stores_is_what_the_viewer_ends_with(
 
 
 async def test_a_providers_error_reaches_the_backend_as_it_is(tmp_path: Path) -> None:
-    """Status, body and headers; the backend's own repetition keeps its place."""
+    """Status, body and headers; a call that the backend repeats keeps its stage."""
     tries = 0
 
     async def limited(asked: Asked, events: list[bytes]) -> None:
@@ -381,7 +381,7 @@ async def test_what_cannot_be_streamed_faithfully_goes_through_as_batch(tmp_path
 
 
 async def test_a_backend_that_gives_a_call_up_closes_the_providers_stream(tmp_path: Path) -> None:
-    """Nothing is paid for that nobody waits for, and what was shown of it is withdrawn."""
+    """The provider's call is aborted, and the text that was shown is withdrawn."""
 
     async def endless(asked: Asked, events: list[bytes]) -> None:
         await asked.send(EVENT_STREAM + b"".join(events[:6]))
@@ -447,7 +447,7 @@ async def test_a_variant_called_dark_takes_the_tokens_and_shows_nobody(tmp_path:
 
 
 async def test_a_call_of_very_many_values_goes_through_as_batch(tmp_path: Path) -> None:
-    """To read it would hold up everybody. It is passed on byte for byte, and its run has no live text."""
+    """Reading it would block the loop. It is passed on byte for byte, and its run has no live text."""
     provider = Provider()
     values = {"tools": [[]] * 150_000}
 

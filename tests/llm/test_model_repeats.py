@@ -1,4 +1,5 @@
-"""A model call that is asked once more: what for, on which connection, how it counts, and what is learned."""
+"""A model call that is asked again: why, on which connection, how it counts, and what the denylist gets of
+it."""
 
 import asyncio
 import json
@@ -117,7 +118,7 @@ async def test_a_batch_answer_to_a_streamed_call_is_passed_on_as_it_is(tmp_path:
 async def test_a_provider_that_fails_only_when_asked_to_stream_is_asked_once_more(
     tmp_path: Path, status: bytes
 ) -> None:
-    """As batch; then that is remembered of it, and of this model alone."""
+    """As batch; then this model, and no other, is on the denylist."""
     provider = Provider(stream=answering(NO_STREAMS, status))
     async with tapped(tmp_path, provider) as (serving, backend, client):
         stream = await read(client, START, signed())
@@ -144,7 +145,7 @@ async def test_a_provider_that_fails_only_when_asked_to_stream_is_asked_once_mor
 async def test_a_provider_that_refuses_streams_is_asked_for_no_more_of_them(
     tmp_path: Path, status: bytes, streams: list[bool | None]
 ) -> None:
-    """But for a status that is of the moment."""
+    """Except for a transient status."""
     provider = Provider(stream=answering(NO_STREAMS, status))
     async with tapped(tmp_path, provider) as (_, backend, client):
         await read(client, START, signed())

@@ -43,7 +43,7 @@ def expected(*calls: dict[str, Any]) -> tuple[ExpectedCall, ...]:
 IN_ORDER = expected({"stage": "one"}, {}, {"stage": "three"})
 
 
-async def test_calls_take_their_places_in_order():
+async def test_calls_are_the_expected_ones_in_order():
     """One that the route names without a stage is shown nowhere, and counts."""
     shown = Shown()
     tap = Tap(shown, IN_ORDER)
@@ -61,8 +61,9 @@ async def test_calls_take_their_places_in_order():
     assert tap.calls == 4
 
 
-async def test_the_same_call_again_keeps_its_place():
-    """An SDK repeats what failed with the same body: what was shown is withdrawn, no place shifts."""
+async def test_a_repeated_call_stays_the_same_expected_one():
+    """An SDK repeats what failed with the same body: what was shown is withdrawn, and no later call
+    shifts."""
     shown = Shown()
     tap = Tap(shown, IN_ORDER)
     first = await tap.begin(b"a", ANY)
@@ -99,7 +100,7 @@ async def test_an_attempt_that_was_given_up_shows_nothing_more():
 
 
 async def test_patterns_name_calls_that_come_in_no_order():
-    """By the model and by the system prompt; each place is taken once."""
+    """By the model and by the system prompt; each expected call comes once."""
     tap = Tap(
         shown := Shown(),
         expected(
@@ -229,7 +230,7 @@ async def test_what_nobody_is_shown_waits_for_no_store():
 
 
 async def test_text_after_a_gap_is_not_shown():
-    """What is shown stays a beginning of the text: the batch answer has the rest."""
+    """The text shown so far stays a prefix of the whole: the batch answer has the rest."""
     replicas, shown = Replicas(), Shown()
     async with replicas.owner.open(shown, "route") as (_, token):
         found = await replicas.other.find(token)
