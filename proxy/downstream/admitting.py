@@ -5,14 +5,14 @@ from functools import partial
 from typing import Any, cast
 
 from uvicorn._types import ASGI3Application
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, RequestResponseCycle
+from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
 from proxy.downstream.admission import Connections
+from proxy.downstream.answer_head import last_answer
 from proxy.downstream.server import ServerProtocol
 from proxy.errors import problem
 from proxy.http.asgi import Receive, Scope, Send
 from proxy.http.headers import Headers
-from proxy.http.http_date import http_date
 
 LINGER_S = 1.0
 """Seconds until a refused connection is closed: closed at once, its client might not see why."""
@@ -61,9 +61,7 @@ class AdmittingProtocol(ServerProtocol):
 
     def _turn_away(self, transport: Transport) -> None:
         self._stop_head_timer()
-        headers = [*_HEADERS, (b"date", http_date()), (b"connection", b"close")]
-        lines = [b"%b: %b\r\n" % pair for pair in headers]
-        transport.write(b"".join((STATUS_LINE[503], *lines, b"\r\n", _BODY)))
+        transport.write(last_answer(503, _HEADERS, _BODY))
         if AdmittingProtocol.lingering >= MAX_LINGERING:
             transport.close()
             return

@@ -8,14 +8,14 @@ from http import HTTPStatus
 from typing import cast
 
 import httptools
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, RequestResponseCycle
+from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
+from proxy.downstream.answer_head import last_answer
 from proxy.downstream.half_closed import HalfClosed
 from proxy.downstream.slow_clients import TimedProtocol
 from proxy.errors import RequestRefused, problem
 from proxy.http.asgi import ARRIVED, TARGET
-from proxy.http.headers import Headers
-from proxy.http.http_date import http_date
+from proxy.http.headers import head_bytes
 from proxy.http.request_rules import authority_of, put_host
 from proxy.http.upgrade import EARLY_BYTES, UPGRADE, Lost, UpgradeOffer, offered, without_upgrade
 
@@ -149,9 +149,7 @@ class ServerProtocol(TimedProtocol):
 
     def _write_refusal(self, refusal: RequestRefused) -> None:
         headers, body = problem(refusal.status, HTTPStatus(refusal.status).phrase, refusal.detail)
-        headers += [(b"date", http_date()), (b"connection", b"close")]
-        lines = [name + b": " + value + b"\r\n" for name, value in headers]
-        self.transport.write(b"".join((STATUS_LINE[refusal.status], *lines, b"\r\n", body)))
+        self.transport.write(last_answer(refusal.status, headers, body))
         self.transport.close()
 
     def _end_of_answers(self) -> None:
@@ -181,8 +179,9 @@ class ServerProtocol(TimedProtocol):
                 put_host(self.headers, authority)
         if b"#" in self.url:
             raise RequestRefused(400, "A fragment is no part of a request's target.")
-        if not self._begun_in_read or len(self._read) > MAX_HEAD_BYTES:
-            _check_size(self.url, self.headers)
+        may_be_large = not self._begun_in_read or len(self._read) > MAX_HEAD_BYTES
+        if may_be_large and len(self.url) + head_bytes(self.headers) > MAX_HEAD_BYTES:
+            raise _too_large(self.url)
         if self.parser.should_upgrade():
             return
         super().on_headers_complete()
@@ -258,11 +257,6 @@ class ServerProtocol(TimedProtocol):
             self.loop.call_soon(protocol.eof_received)
         self.flow.resume_reading()
         return self.transport, self.connection_lost
-
-
-def _check_size(target: bytes, headers: Headers) -> None:
-    if len(target) + sum(len(name) + len(value) + 4 for name, value in headers) > MAX_HEAD_BYTES:
-        raise _too_large(target)
 
 
 def _too_large(target: bytes) -> RequestRefused:

@@ -40,32 +40,17 @@ CONDITIONS = frozenset(
 )
 """What a client asks of its own request; calls that Headgate makes beside it must not carry them."""
 
-NOT_WHAT_IS_ASKED = {
-    b"accept": "in what form, not what",
-    b"accept-encoding": "the same",
-    b"cache-control": "a reload asks the same again",
-    b"pragma": "the same",
-    b"content-length": "follows from the body",
-    b"forwarded": "the way it came",
-    b"via": "the same",
-    b"x-forwarded-for": "the same",
-    b"x-forwarded-host": "the same",
-    b"x-forwarded-port": "the same",
-    b"x-forwarded-proto": "the same",
-    b"x-real-ip": "the same",
-    b"baggage": "tracing",
-    b"sentry-trace": "tracing",
-    b"traceparent": "tracing",
-    b"tracestate": "tracing",
-    b"x-correlation-id": "tracing",
-    b"x-request-id": "tracing",
-    b"priority": "how urgently",
-    b"user-agent": "with what",
-    b"sec-fetch-dest": "by what part of a page",
-    b"sec-fetch-mode": "the same",
-    b"sec-fetch-site": "the same",
-    b"sec-fetch-user": "the same",
+_MAY_DIFFER = {
+    "in what form the answer comes": "accept accept-encoding",
+    "a reload asks for the same again": "cache-control pragma",
+    "follows from the body": "content-length",
+    "the way that it came": "forwarded via x-real-ip",
+    "the same, by proxies": "x-forwarded-for x-forwarded-host x-forwarded-port x-forwarded-proto",
+    "tracing": "baggage sentry-trace traceparent tracestate x-correlation-id x-request-id",
+    "how urgently, and with what": "priority user-agent",
+    "by what part of a page": "sec-fetch-dest sec-fetch-mode sec-fetch-site sec-fetch-user",
 }
+MAY_DIFFER = frozenset(name.encode() for names in _MAY_DIFFER.values() for name in names.split())
 """Request headers in which two requests for the same answer may differ. Any other header may lead to another
 answer, so that the requests are not joined: asking twice is safe, showing another answer's text is not.
 `Authorization` and `Cookie` are not here: beside the principal they may hold a tenant or a role."""
@@ -235,6 +220,11 @@ def is_json(headers: Headers) -> bool:
             media_type = value.partition(b";")[0].strip().lower()
             return media_type == b"application/json" or media_type.endswith(b"+json")
     return False
+
+
+def head_bytes(headers: Headers) -> int:
+    """The size of header lines."""
+    return sum(len(name) + len(value) + 4 for name, value in headers)
 
 
 def write_head(method: bytes, target: bytes, headers: Headers) -> bytes:

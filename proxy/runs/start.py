@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from flags.decision import Decision
 from proxy.errors import RequestRefused
-from proxy.http.headers import NOT_WHAT_IS_ASKED
+from proxy.http.headers import MAY_DIFFER
 from proxy.identity import Identity
 from proxy.observe.metrics import RouteMetrics
 from proxy.runs.run import Call
@@ -37,7 +37,7 @@ class RunSpec:
 
     def _same(self) -> str:
         """Equal for requests that ask for the same, in all that may choose the answer."""
-        headers = sorted(pair for pair in self.call.request.headers if pair[0] not in NOT_WHAT_IS_ASKED)
+        headers = sorted(pair for pair in self.call.request.headers if pair[0] not in MAY_DIFFER)
         return _digest(self.fingerprint, *(part for pair in headers for part in pair))
 
     def join_keys(self) -> list[str]:

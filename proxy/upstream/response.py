@@ -5,7 +5,7 @@ from collections.abc import Callable
 import httptools
 
 from proxy.errors import Fault, UpstreamError, UpstreamMalformed
-from proxy.http.headers import Headers
+from proxy.http.headers import Headers, head_bytes
 from proxy.http.repeated_length import final_head, with_one_length
 from proxy.http.upgrade import SWITCHING_PROTOCOLS, is_accepted
 
@@ -158,7 +158,10 @@ class UpstreamResponse:
             return
         status = self._parser.get_status_code()
         # Counted only if the head can be too large: it came in several reads, or with much of its body.
-        if self._field_bytes + self._read_bytes > MAX_HEAD_BYTES and _size(self.headers) > MAX_HEAD_BYTES:
+        if (
+            self._field_bytes + self._read_bytes > MAX_HEAD_BYTES
+            and head_bytes(self.headers) > MAX_HEAD_BYTES
+        ):
             raise UpstreamMalformed("the head is too large", Fault.TOO_LARGE)
         if status < 100 or (status == SWITCHING_PROTOCOLS and not is_accepted(self.offered, self.headers)):
             raise UpstreamMalformed(f"status {status}, which nobody asked for")
@@ -196,8 +199,3 @@ class UpstreamResponse:
     def _finish(self) -> None:
         self.complete = True
         self.keep_alive = self._parser.should_keep_alive()
-
-
-def _size(headers: Headers) -> int:
-    """Bytes of header lines."""
-    return sum(len(name) + len(value) + 4 for name, value in headers)
