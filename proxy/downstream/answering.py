@@ -1,4 +1,4 @@
-"""Answers as the app gives them: what the server below lacks for a proxy.
+"""Answers as the app gives them: what uvicorn lacks for a proxy.
 
 An answer that is here whole goes out in one write, with the upstream's own reason phrase, and interim answers
 pass.
@@ -17,7 +17,7 @@ from proxy.http.headers import Headers
 from proxy.http.http_date import Dated, http_date
 
 DATED = Dated()
-"""Headers that the server below adds to each answer."""
+"""Headers that uvicorn adds to each answer."""
 
 
 class AnsweringProtocol(HttpToolsProtocol):

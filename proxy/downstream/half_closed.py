@@ -24,7 +24,7 @@ PROBE = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 
 class PendingAnswer(Protocol):
-    """The answer that the client waits for: `RequestResponseCycle` of the server below."""
+    """The answer that the client waits for: uvicorn's `RequestResponseCycle`."""
 
     response_started: bool
 
