@@ -556,7 +556,8 @@ async def test_counters_go_on_over_deaths_and_reloads(tmp_path: Path) -> None:
 
 def metric_files(serving: Served) -> list[Path]:
     """Of the workers, in the directory that they share."""
-    maps = Path(f"/proc/{serving.workers()[0]}/maps").read_text()
+    # Of all workers: one is ready, but the first one may not have begun yet.
+    maps = "".join(Path(f"/proc/{pid}/maps").read_text() for pid in serving.workers())
     found = re.search(r"\S+/metrics/counter_\d+\.db", maps)
     assert found
     return list(Path(found[0]).parent.glob("*.db"))
