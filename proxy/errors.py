@@ -1,4 +1,4 @@
-"""What can go wrong, and what the client is told.
+"""What can go wrong, and what the client gets.
 
 * HeadgateError
   * SettingsError             the process does not start; every problem is listed
@@ -10,7 +10,7 @@
     * UpstreamStalled         504, or a cut connection once the status has gone out
     * UpstreamBroke           502, or a cut connection once the status has gone out
     * UpstreamMalformed       502, what came is not the HTTP or JSON it should be
-    * UpstreamAborted         nobody is told: we closed it because the client left
+    * UpstreamAborted         no answer: the client has left, so we closed it
 
 What a client reads names no host, no port and no exception: those are for the log.
 """

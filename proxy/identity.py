@@ -72,8 +72,8 @@ class Identity:
 
 
 def is_verified(settings: IdentitySettings) -> bool:
-    """Whether identities are proved: tokens are verified, and the header comes from a trusted proxy. Anybody
-    can invent a cookie.
+    """Whether identities are proved: tokens are verified, the header comes from a trusted proxy, and there is
+    no cookie, which any client can invent.
     """
     jwt = settings.jwt
     return settings.cookie is None and (jwt is None or jwt.key is not None or jwt.jwks_url is not None)

@@ -13,7 +13,7 @@ class Connections:
         max_open: connections in all.
         max_per_client: connections of one address.
         names_clients: whether a proxy in front is trusted to name the client of a request. While such a
-            request is answered, its connection is that client's; until the next one it is nobody's.
+            request is answered, its connection counts for that client; until the next one for none.
         on_refused: is called for each connection or request that is not admitted.
     """
 

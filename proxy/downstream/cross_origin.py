@@ -1,7 +1,7 @@
-"""Pages of other origins (CORS, WHATWG Fetch 3.2): what the upstream cannot know of Headgate is said for it.
+"""Pages of other origins (CORS, WHATWG Fetch 3.2): adds Headgate's own headers to what the upstream allows.
 
-Only origins of the settings are looked at. A request of any other one, and an answer that the upstream itself
-does not share with the page, pass as they are.
+Only the origins of the settings are looked at. Requests of other origins, and answers that the upstream does
+not share with the page, pass as they are.
 """
 
 from collections.abc import Awaitable, Callable
@@ -11,14 +11,14 @@ from proxy.http.framing import request_target
 from proxy.http.headers import Headers
 
 OWN_HEADERS = frozenset({b"headgate-run", b"last-event-id", b"idempotency-key"})
-"""Request headers that mean something here, and that an upstream may refuse to hear of."""
+"""Request headers that Headgate reads, and that an upstream may not allow."""
 
 EXPOSED = b"headgate-run, headgate-decision"
 """Response headers that a page may read."""
 
 METHODS = b"GET, HEAD, POST, DELETE"
 MAX_AGE_S = b"600"
-"""How long a browser need not ask again; Chromium's own limit is two hours."""
+"""Seconds for which a browser need not ask again; Chromium's own limit is two hours."""
 
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
@@ -28,7 +28,7 @@ class CrossOrigin:
 
     Args:
         app: answers all requests.
-        origins: whose pages may read runs, each as a browser says it: scheme, host and port, in lower case.
+        origins: their pages may read runs. Each as a browser sends it: scheme, host and port, in lower case.
     """
 
     def __init__(self, app: App, origins: frozenset[bytes]) -> None:
@@ -42,14 +42,14 @@ class CrossOrigin:
             return
         is_own = request_target(scope).startswith(OWN_PATH)
         if scope["method"] != "OPTIONS" or _value(scope["headers"], b"access-control-request-method") is None:
-            await self._app(_unhurried(scope), receive, _sharing(send, origin, is_own))
+            await self._app(_in_messages(scope), receive, _sharing(send, origin, is_own))
         elif is_own:
             await _allow(scope, origin, send)
         else:
             await self._preflight(scope, receive, send)
 
     async def _preflight(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """The upstream is asked for what it knows; the rest is added to what it allows."""
+        """Ask the upstream without Headgate's own headers, and add them to what it allows."""
         asked = _names(_value(scope["headers"], b"access-control-request-headers") or b"")
         own = [name for name in asked if name in OWN_HEADERS]
         if not own:
@@ -59,7 +59,7 @@ class CrossOrigin:
         headers = [pair for pair in scope["headers"] if pair[0] != b"access-control-request-headers"]
         if others:
             headers.append((b"access-control-request-headers", others))
-        await self._app(_unhurried({**scope, "headers": headers}), receive, _allowing(send, own))
+        await self._app(_in_messages({**scope, "headers": headers}), receive, _allowing(send, own))
 
 
 def _allowing(send: Send, own: list[bytes]) -> Send:
@@ -74,7 +74,7 @@ def _allowing(send: Send, own: list[bytes]) -> Send:
 
 
 def _sharing(send: Send, origin: bytes, is_own: bool) -> Send:
-    """Let the page read what is Headgate's: a run's stream, and all that is under `OWN_PATH`."""
+    """Let the page read what Headgate itself answers: runs, and everything under `OWN_PATH`."""
 
     async def sharing(message: Message) -> None:
         if message["type"] == "http.response.start":
@@ -92,7 +92,7 @@ def _sharing(send: Send, origin: bytes, is_own: bool) -> Send:
 
 
 async def _allow(scope: Scope, origin: bytes, send: Send) -> None:
-    """Answer a preflight for a path of Headgate's own: nothing there is done for a header alone."""
+    """Answer a preflight for a path of Headgate's own. No header has an effect there by itself."""
     asked = _value(scope["headers"], b"access-control-request-headers")
     headers = [
         *_shared_with(origin),
@@ -116,8 +116,8 @@ def _is_shared(message: Message) -> bool:
     return any(name == b"access-control-allow-origin" for name, _ in message["headers"])
 
 
-def _unhurried(scope: Scope) -> Scope:
-    """A request whose answer comes in messages, so that its head is seen."""
+def _in_messages(scope: Scope) -> Scope:
+    """The scope of a request whose answer must come in messages, so that its head is seen."""
     return {key: value for key, value in scope.items() if key != ANSWER}
 
 

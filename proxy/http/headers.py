@@ -74,7 +74,7 @@ _LOOKED_AT = _DROPPED | _X_FORWARDED | {b"host", b"tracestate"}
 
 @dataclass(frozen=True, slots=True)
 class Forwarding:
-    """Which headers tell the upstream about the client; see `proxy.settings.settings.ForwardingSettings`."""
+    """Which headers tell the upstream about the client; see `proxy.settings.upstream.ForwardingSettings`."""
 
     x_forwarded: Literal["append", "replace", "off"] = "append"
     forwarded: bool = False

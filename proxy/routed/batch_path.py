@@ -119,7 +119,7 @@ class BatchPath:
         The upstream is asked as the client asks: it may have a stream of its own, and that is passed on.
         """
         held = HeldAnswer(request.send, int(request.route.settings.max_answer), reservation)
-        # Bodies of unknown clients are not kept: they would fill what everybody shares.
+        # Bodies of unknown clients are not kept: they would fill what all clients share.
         kept = KeptBody(request.receive, MAX_REQUEST_BYTES if request.identity else 0, request.reservation)
         passing = replace(request, scope=held.scope(request.scope), receive=kept, send=held)
         result, outcome = await self._relay(passing, decision)

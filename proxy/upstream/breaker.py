@@ -2,8 +2,8 @@
 
 It opens when the last `failures` results were failures of different callers, all within `window_s`. Callers
 count once: one whose request fails each time proves nothing for the others. Results count in the order in
-which the runs ended, since runs take 30 to 120 s and overlap. The rule is no share of failures: an open
-breaker sends everybody to batch, which asks the same upstream, so it helps only if the upstream is down. An
+which the runs ended, since runs take 30 to 120 s and overlap. The rule is no share of failures: with an open
+breaker all requests are batch, which asks the same upstream, so it helps only if the upstream is down. An
 upstream that fails every tenth run opens it once in 100,000 runs; one that is down opens it at its fifth. Nor
 is it a plain count: of a hundred runs in flight, five in a minute may fail while all is well.
 
@@ -53,7 +53,7 @@ MOVES: dict[tuple[BreakerState, BreakerEvent], BreakerState] = {
     (BreakerState.OPEN, BreakerEvent.TRIAL): BreakerState.HALF_OPEN,
     (BreakerState.OPEN, BreakerEvent.TRIAL_UNUSED): BreakerState.OPEN,
     (BreakerState.HALF_OPEN, BreakerEvent.SUCCESS): BreakerState.CLOSED,
-    # Of the trial, or of an older run: nobody can tell which. The next trial comes within `open_s`.
+    # Of the trial or of an older run: the two look alike. The next trial comes within `open_s`.
     (BreakerState.HALF_OPEN, BreakerEvent.FAILURE): BreakerState.OPEN,
     (BreakerState.HALF_OPEN, BreakerEvent.ONE_FAILURE_TOO_MANY): BreakerState.OPEN,
     (BreakerState.HALF_OPEN, BreakerEvent.TRIAL): BreakerState.HALF_OPEN,

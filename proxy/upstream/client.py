@@ -41,8 +41,8 @@ class Answer:
 
     @property
     def flaw(self) -> Fault:
-        """What a body that cannot be read is. One that ends with its connection may have been cut anywhere:
-        nothing else said where it ends.
+        """The fault of a body that cannot be read. Without a length it ends with its connection, and may
+        have been cut anywhere.
         """
         framed = (self.header(b"content-length"), self.header(b"transfer-encoding"))
         says_its_end = self.status in BODILESS_STATUS or any(value is not None for value in framed)
@@ -50,22 +50,20 @@ class Answer:
 
 
 class Upstream(ConnectionPool):
-    """The upstream, as everything else sees it."""
+    """The upstream: its pool, and what is asked of it."""
 
     def exchange(
         self, method: str, *, fresh: bool = False, long: bool = False, repeats: bool = False
     ) -> Exchange:
-        """One exchange; `fresh` on a connection of its own making.
-
-        The upstream may close a kept connection just as it is written to. A call that has effects, and
-        must not be sent again, is lost then; beside one that takes a minute a connection costs nothing.
-
-        One that is `long`, as a fresh one is, is known to take its time: it has a connection of its own if
-        one can be made, and as long as it lasts its worker counts as busy.
+        """One exchange.
 
         Args:
-            repeats: a whole request that was written to a kept connection, and had not a byte of an answer
-                when that broke, is sent again on a fresh one, whatever its method. Clients of models do so.
+            fresh: use a new connection, never a kept one. The upstream may close a kept connection just as it
+                is written to, and a call with effects would be lost: it must not be sent again.
+            long: the answer is known to take long, as that of a fresh exchange is. It gets a new connection
+                if one can be made, and its worker counts as busy while it lasts.
+            repeats: send a whole request again on a new connection, whatever its method, if its kept
+                connection broke before a byte of the answer. Clients of models do so.
         """
         return Exchange(self, method, fresh=fresh, long=long, repeats=repeats)
 

@@ -1,6 +1,6 @@
 """One connection to the upstream: HTTP/1.1 over asyncio, an exchange at a time, each wait with its bound.
 
-What comes is handed on as it comes; the socket is left alone while nobody takes it.
+The answer is handed on as it comes. While no reader takes it, the socket is not read.
 """
 
 import asyncio
@@ -15,10 +15,10 @@ from proxy.upstream.response import UpstreamResponse
 from proxy.upstream.timeouts import ExchangeTimer, Timeouts
 
 READ_PAUSE_BYTES = 64 * 1024
-"""Body bytes that may wait for the reader before the socket is left alone."""
+"""Body bytes that may wait for the reader before the socket is paused."""
 
 EACH_BYTES = 4096
-"""Of a body that is given to its reader at a time: of the shortest events, five hundred."""
+"""Bytes of a body that are given to its reader at a time: of the shortest events, five hundred."""
 
 QUICKACK: int | None = getattr(socket, "TCP_QUICKACK", None)
 """Acknowledge at once; on Linux only."""
@@ -72,7 +72,7 @@ class Connection(asyncio.Protocol):
     def leave_unsent(self) -> None:
         """The rest of the request will not come: the upstream has answered without it.
 
-        It may still wait for it, and would read the next request as that rest.
+        The upstream may still wait for it, and would read the next request as that rest.
         """
         self._withheld = True
         self.timer.sent()
@@ -86,7 +86,7 @@ class Connection(asyncio.Protocol):
             await self._wait()
 
     def fall_silent(self) -> None:
-        """Whoever waits for the head may look elsewhere, if no byte of an answer has come."""
+        """End the wait for the head, if no byte of an answer has come; the exchange hedges then."""
         if not self.response.has_begun and self._failure is None:
             self.is_silent = True
             self.wake()
@@ -165,7 +165,7 @@ class Connection(asyncio.Protocol):
         if self.closed:
             raise UpstreamBroke("closed after its protocol was switched")
         self._transport.set_protocol(protocol)
-        self.closed = True  # for whoever had it
+        self.closed = True  # as far as the exchange is concerned
         return self._transport, self.response.beyond
 
     def fail(self, failure: UpstreamError) -> None:
@@ -177,7 +177,9 @@ class Connection(asyncio.Protocol):
 
     def abort(self) -> None:
         if not self.closed:
-            self.closed = True  # the loop says so only later, and nobody may take it until then
+            self.closed = (
+                True  # the loop calls `connection_lost` only later, and no exchange may take it until then
+            )
             self._transport.abort()
 
     async def _wait(self) -> None:
@@ -185,7 +187,7 @@ class Connection(asyncio.Protocol):
         await self._waiter
 
     def wake(self) -> None:
-        """Let whoever waits look again."""
+        """Let the waiting task look again."""
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)
 
@@ -198,7 +200,7 @@ class Connection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         if not self._active:
-            # Bytes that nobody asked for: an answer to come would be taken for another one's.
+            # Bytes without a request: the next answer would be mixed up with them.
             self.abort()
             return
         response = self.response

@@ -24,7 +24,7 @@ IDEMPOTENT = frozenset({"GET", "HEAD", "OPTIONS", "TRACE"})
 """Methods sent again on a fresh connection if a reused one closed before any answer (RFC 9110 9.2.2)."""
 
 SILENT_S = 1.0
-"""A safe request whose kept connection has said nothing for so long is sent on a fresh one, too."""
+"""Seconds of silence on a kept connection after which a safe request is sent on a fresh one, too."""
 
 
 class Exchange:
@@ -91,7 +91,7 @@ class Exchange:
         except UpstreamBroke:
             if self._replay is None or self.connection.response.has_begun or self._aborted:
                 raise
-            # The upstream closed an idle connection just as we wrote to it: its right, and no answer.
+            # The upstream closed an idle connection just as it was written to (RFC 9112 9.3.1).
             await self._send_again(self._replay)
             await self.connection.head()
         if self.connection.is_silent:
@@ -179,14 +179,14 @@ class Exchange:
         await self.connection.each(take)
 
     def abort(self) -> None:
-        """Close the connection now; whoever waits on this exchange gets `UpstreamAborted`."""
+        """Close the connection now; the task that waits on this exchange gets `UpstreamAborted`."""
         self._aborted = True
         for connection in (self._connection, self._second):
             if connection is not None:
                 connection.fail(UpstreamAborted("the client left"))
 
     def hand_over(self, protocol: asyncio.Protocol) -> tuple[asyncio.Transport, bytes]:
-        """The upgraded connection, which is neither this exchange's any more nor the pool's."""
+        """The upgraded connection, which belongs neither to this exchange any more nor to the pool."""
         connection = self.connection
         self._connection = None
         self._pool.give_up_one()
@@ -212,12 +212,12 @@ class Exchange:
     def _give_back_second(self) -> None:
         second, self._second = self._second, None
         if second is not None:
-            second.abort()  # also one that has answered: nobody has read it
+            second.abort()  # also one that has answered, for its answer was not read
             self._pool.release(second)
 
 
 async def _one_succeeds(tasks: Iterable[asyncio.Task[None]]) -> None:
-    """Wait until one has, or all have failed."""
+    """Wait until one task succeeds, or all have failed."""
     pending: set[asyncio.Task[None]] = set(tasks)
     while pending:
         done, pending = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)

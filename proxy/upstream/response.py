@@ -45,7 +45,7 @@ class UpstreamResponse:
         self.on_interim: OnInterim | None = None
         """Is called for each interim response but 100."""
         self.chunks: list[bytes] = []
-        """The part of the body that nobody has taken yet."""
+        """The part of the body that has not been taken yet."""
         self.body_bytes = 0
         """Of `chunks` together."""
         self.complete = False

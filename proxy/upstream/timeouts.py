@@ -36,7 +36,7 @@ class Timed(Protocol):
     def fail(self, failure: UpstreamError) -> None: ...
 
     def wake(self) -> None:
-        """Let whoever waits look again."""
+        """Let the waiting task look again."""
 
 
 class ExchangeTimer:
