@@ -43,7 +43,7 @@ MAX_BODY_BYTES = 64 * 1024 * 1024
 
 MOST_PAST_S = 6 * 3600.0
 """After a longer outage, what processes counted that were gone so long ago is lost. Of 300 proxies that are
-scraped every 15 seconds these are 25 MB."""
+scraped every 15 seconds these are about 25 MB."""
 
 LATE_S = 120.0
 """Until then a scrape that was under way during a look is stored, under the time of its begin."""

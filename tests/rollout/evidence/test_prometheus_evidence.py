@@ -1,5 +1,6 @@
 """Readings from a real Prometheus whose proxies come and go, and from one that answers nonsense."""
 
+import asyncio
 import json
 import time
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
@@ -461,12 +462,15 @@ BEFORE = Reading(940, {}, {"a": 930.0})
 
 
 def by_query(answers: Mapping[str, Any]) -> Script:
-    """A Prometheus that has an answer for queries of a range, by what is in them, and knows who is there."""
+    """A Prometheus that has an answer for queries of a range, by what is in them, and knows who is there. It
+    hangs where that is None."""
 
     async def script(asked: Asked) -> None:
         [query] = parse_qs(urlsplit(asked.target.decode()).query)["query"]
         ranged = query.endswith("s]")
         found = [answer for part, answer in answers.items() if ranged and part in query]
+        if None in found[:1]:
+            await asyncio.Event().wait()
         await asked.answer(json.dumps(found[0] if found else LIVING).encode())
 
     return script
@@ -508,6 +512,28 @@ async def test_a_past_that_cannot_be_read_is_no_reading(answer: Any, expected: R
             await source.read(1000, BEFORE)
 
     assert refused.value.problem is expected
+
+
+@pytest.mark.parametrize(
+    ("answer", "said"),
+    [(None, "within 2 s of 12 proxies that are gone"), (REFUSED, "Prometheus refuses: parse error")],
+    ids=["it hangs", "it refuses"],
+)
+async def test_a_last_page_that_cannot_be_read_is_no_reading(answer: Any, said: str) -> None:
+    """All of them together have the time of one reading."""
+    gone_ones = [f"pod-{number}" for number in range(12)]
+    tracks = [track("headgate_build_info", (960, "1"), instance=name) for name in gone_ones]
+    tracks += [track("process_start_time_seconds", (960, "950"), instance=name) for name in gone_ones]
+    script = by_query({"instance=": answer, "process_start_time_seconds": matrix(*tracks)})
+    async with (
+        ScriptedUpstream(script).running() as upstream,
+        readings(upstream.url, 'job="x"', stale_after_s=60, timeout_s=2) as source,
+    ):
+        with pytest.raises(EvidenceError) as refused:
+            await source.read(1000, BEFORE)
+
+    assert refused.value.problem is ReadingProblem.ERROR
+    assert said in refused.value.sentence
 
 
 async def test_after_a_long_absence_there_are_bounds() -> None:
