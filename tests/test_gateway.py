@@ -137,7 +137,7 @@ async def test_a_client_that_takes_either_gets_json_without_the_flag(tmp_path: P
 
 
 async def test_nobody_in_particular_gets_batch(tmp_path: Path) -> None:
-    """Nobody to decide for means batch; who takes only events gets them, and cannot come back."""
+    """Without a user the decision is batch. A client of events gets events, and cannot come back."""
     async with house(answering(answer()), tmp_path) as (upstream, _, client):
         either = await client.post(START, headers={"accept": EITHER})
         stream = await read(client, STREAM_PATH, {"accept": SSE}, method="GET")

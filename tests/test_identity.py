@@ -317,7 +317,7 @@ def test_a_header_of_a_trusted_proxy_names_the_user() -> None:
     "cookie", [b"s=abc", b"a=1; s=abc", b'prefs={"a":[1,"b"]}; s=abc; z', b"bad name=x;s=abc", b" s=abc "]
 )
 def test_a_session_cookie_is_found_beside_any_other(cookie: bytes) -> None:
-    """A neighbour that no strict parser likes does not take the session away; the value is not kept."""
+    """A malformed cookie beside it does not hide the session; the value is not kept."""
     found = identifier(jwt=None, cookie="s").identify([(b"cookie", cookie)])
 
     assert found is not None

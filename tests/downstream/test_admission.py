@@ -61,7 +61,7 @@ async def test_a_connection_too_many_is_told_so(tmp_path: Path) -> None:
 
 
 async def test_the_admin_port_has_no_such_bound(tmp_path: Path) -> None:
-    """Whoever takes all places takes none of those who watch."""
+    """Clients that use up all connections do not lock out monitoring."""
     async with house(tmp_path, limits={"connections": 1}) as serving, AsyncExitStack() as stack:
         for _ in range(5):
             await stack.enter_async_context(talking(serving.url))

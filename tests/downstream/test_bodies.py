@@ -110,7 +110,7 @@ async def test_a_runs_body_counts_until_its_end(tmp_path: Path) -> None:
 
 
 async def test_who_gets_batch_is_relayed_though_there_is_no_room(tmp_path: Path) -> None:
-    """Its body would be looked at, whether it is a run's; without room it goes on as it came."""
+    """Its body is compared with runs in flight only if there is room to keep it."""
     async with (
         house(tmp_path, answering(answer())) as (upstream, serving, client),
         unfinished(serving, "ann"),
@@ -184,7 +184,7 @@ async def test_a_model_call_goes_on_though_there_is_no_room(tmp_path: Path) -> N
 async def test_an_answer_goes_out_as_it_came_where_there_is_no_room_to_keep_it(
     tmp_path: Path, accept: str
 ) -> None:
-    """It would have been read, or sent as events; what is kept of others is more than there is room for."""
+    """It is neither read for the comparison of arms nor sent as events: other answers fill the budget."""
     long = answer("x" * 3000)
     async with (
         ScriptedUpstream(answering(long)).running() as upstream,
@@ -202,7 +202,7 @@ async def test_an_answer_goes_out_as_it_came_where_there_is_no_room_to_keep_it(
 
 
 async def test_an_answer_that_is_kept_gives_its_room_back(tmp_path: Path) -> None:
-    """When it was read, however often."""
+    """After it has been read, again and again."""
     async with (
         ScriptedUpstream(answering(answer())).running() as upstream,
         headgate(upstream.url, tmp_path, routes=[route()], limits={"answers": 2000}) as serving,
@@ -216,7 +216,7 @@ async def test_an_answer_that_is_kept_gives_its_room_back(tmp_path: Path) -> Non
 
 
 def test_what_is_held_is_held_by_one() -> None:
-    """Whoever hands a body on gives nothing back; whoever has it does, once."""
+    """A transferred reservation gives nothing back; its new owner does, once."""
     budget = ByteBudget(10, lambda budget: None)
     with budget.reserve() as reservation:
         assert reservation.take(6)

@@ -189,7 +189,7 @@ async def test_a_slow_second_head_is_closed_too(url: str):
 
 
 async def test_an_empty_line_does_not_keep_an_idle_connection_for_ever(url: str):
-    """It ends the time for which one is kept, so another begins."""
+    """It stops the keep-alive timer, so the timer of a head begins."""
     async with asyncio.timeout(3), talking(url) as client:
         assert (await client.ask(GET)).status == 200
         await client.send(b"\r\n")
@@ -228,7 +228,7 @@ async def test_a_client_that_ends_its_side_gets_what_it_is_owed(app: App, url: s
 
 
 async def test_a_quick_answer_is_all_that_a_client_gets_that_has_ended_its_side(app: App, url: str):
-    """It is not asked whether it is still there."""
+    """It gets no probe before its answer."""
     async with asyncio.timeout(5), talking(url) as client:
         await client.send(GET)
         client.writer.write_eof()
@@ -240,7 +240,7 @@ async def test_a_quick_answer_is_all_that_a_client_gets_that_has_ended_its_side(
 
 @pytest.mark.parametrize("version", [b"1.0", b"1.1"])
 async def test_a_client_that_has_left_is_told_from_one_that_has_ended_its_side(version: bytes):
-    """Within a second, though both looks the same at first."""
+    """Within a second, though both look the same at first."""
     left = asyncio.Event()
     come = asyncio.Event()
 
@@ -262,7 +262,7 @@ async def test_a_client_that_has_left_is_told_from_one_that_has_ended_its_side(v
 
 
 async def test_any_number_of_upgrades_in_one_packet_is_answered(url: str):
-    """Each begins again what follows it; none within the other."""
+    """Each is parsed again after the one before, and not within it."""
     upgrade = GET[:-2] + b"connection: upgrade\r\nupgrade: h2c\r\n\r\n"
     async with asyncio.timeout(10), talking(url) as client:
         await client.send(upgrade * 1500)
@@ -305,7 +305,7 @@ async def test_a_slow_body_that_goes_on_is_not_cut(url: str, app: App):
 
 
 async def test_a_client_that_never_reads_is_cut() -> None:
-    """What waits for it holds an upstream connection, or a run's text."""
+    """The bytes that wait for it hold an upstream connection, or a run's text."""
     cut = asyncio.Event()
 
     async def endless(scope: Any, receive: Any, send: Any) -> None:

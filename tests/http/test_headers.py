@@ -55,14 +55,14 @@ def test_two_connection_fields_count_as_one_list():
 
 @pytest.mark.parametrize("name", [b"x-forwarded-for", b"x-forwarded-prefix", b"forwarded", b"x-real-ip"])
 def test_what_a_proxy_in_front_says_cannot_be_dropped_by_listing_it(name: bytes):
-    """A client would be taken for one that came another way."""
+    """The upstream would believe that the client came another way."""
     headers = [(b"host", b"a"), (name, b"said before"), (b"connection", b"close, " + name.title())]
 
     assert (name, b"said before") in requested(headers)
 
 
 def test_who_somebody_is_cannot_be_dropped_by_listing_it():
-    """Else the API would serve nobody what is decided here for somebody."""
+    """Else the API would see no user, where Headgate decided for one."""
     forwarding = Forwarding(x_forwarded="off", kept=frozenset({b"x-user", b"x-tenant"}))
     headers = [(b"host", b"a"), (b"x-user", b"u"), (b"x-tenant", b"t"), (b"x-other", b"o")]
 
@@ -148,7 +148,7 @@ def test_an_answer_without_a_body_announces_no_length(status: int, kept: bool):
 
 
 def test_a_head_is_written_as_it_was_read():
-    """One space after the colon; bytes beyond ASCII as they came."""
+    """With one space after the colon, and bytes beyond ASCII unchanged."""
     head = write_head(b"GET", b"/a?", [(b"host", b"a"), (b"x", b"\xe4 b")])
 
     assert head == b"GET /a? HTTP/1.1\r\nhost: a\r\nx: \xe4 b\r\n\r\n"

@@ -102,7 +102,7 @@ def test_a_clients_own_member_is_dropped_at_the_door(came: bytes, crosses: bytes
     "value", [b"hg=" + b"k" * 32, b"a=1,hg=" + b"k" * 32, b"a=1, hg=" + b"k" * 32 + b" ,b=2"]
 )
 def test_a_token_is_found_wherever_it_stands(value: bytes):
-    """Those who pass the list on may put their own members before ours."""
+    """Other participants may put their own members before ours."""
     assert token_of([(b"tracestate", value)]) == TOKEN
 
 

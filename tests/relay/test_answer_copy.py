@@ -96,6 +96,6 @@ async def test_what_cannot_be_read_is_none(in_messages: bool, coding: bytes | No
 
 
 async def test_a_coding_that_is_not_known_is_told_from_a_body_that_is_broken() -> None:
-    """The one can be mended by whoever runs the upstream."""
+    """An unknown coding can be changed in the upstream; a broken body cannot."""
     assert (await relay(Client(), TEXT, b"br")).is_foreign
     assert not (await relay(Client(), TEXT, b"gzip")).is_foreign

@@ -210,7 +210,7 @@ async def test_interim_answers_are_passed_on(apart: bool, upstream: ScriptedUpst
 
 
 async def test_interim_answers_are_not_for_http_1_0(upstream: ScriptedUpstream, gate: Serving):
-    """It knows none (RFC 9110 15.2)."""
+    """HTTP/1.0 has no interim answers (RFC 9110 15.2)."""
     hint = b"HTTP/1.1 103 Early Hints\r\nlink: </a.css>\r\n\r\n"
     upstream.script = raw(hint + b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok")
     async with asyncio.timeout(5), talking(gate.url) as client:

@@ -135,7 +135,7 @@ async def test_who_is_not_let_in_is_no_user(status: int, users: int) -> None:
     ],
 )
 async def test_a_relay_that_did_not_end_well_says_how(result: RelayResult, outcome: str | None) -> None:
-    """Its body is not looked at: what there is of it is no answer."""
+    """A part of a body is no answer, so it is not read."""
     judged = RelayedOutcomes(Route.compile(RouteSettings.model_validate(route())))
 
     assert await judged.of(result, await relayed(200, b"")) == outcome
@@ -154,7 +154,7 @@ async def test_a_relay_that_did_not_end_well_says_how(result: RelayResult, outco
 async def test_what_cannot_be_read_counts_as_complete_and_is_said_once(
     caplog: pytest.LogCaptureFixture, headers: Any, body: bytes, outcome: str, warnings: int
 ) -> None:
-    """In doubt the batch answer was good: streams look worse beside it, never better."""
+    """In doubt the batch answer counts as good, so that streams may look worse beside it and never better."""
     judged = RelayedOutcomes(Route.compile(RouteSettings.model_validate(route())))
 
     for _ in range(3):

@@ -66,7 +66,7 @@ async def test_a_side_that_is_at_its_end_can_still_hear(upstream: ScriptedUpstre
 
 
 async def test_a_client_may_be_at_its_end_before_it_is_answered(upstream: ScriptedUpstream, gate: Serving):
-    """It has said all that it will, and hears what there is to say."""
+    """A client that has ended its side still gets what the upstream sends."""
     may_answer = asyncio.Event()
 
     async def play(asked: Asked) -> None:
@@ -341,7 +341,7 @@ async def metrics(gate: Serving) -> dict[str, float]:
 
 
 async def test_an_upgrade_is_counted_and_belongs_to_no_route(tmp_path: Path):
-    """Once it is one: a refused one is a request like any other. Open ones are a gauge."""
+    """It counts when it is switched; a refused one is a request like any other. Open ones are a gauge."""
     counted = 'headgate_requests_total{mode="upgrade",reason="no_route",route="unmatched"}'
     async with (
         ScriptedUpstream(echo).running() as upstream,
@@ -373,7 +373,7 @@ async def test_an_upgraded_connection_has_bounds_of_its_own(tmp_path: Path, boun
 
 
 async def test_bytes_keep_an_upgraded_connection_from_being_idle(tmp_path: Path):
-    """Of either side."""
+    """Bytes from either side do."""
     async with (
         ScriptedUpstream(echo).running() as upstream,
         headgate(upstream.url, tmp_path, upstream={"upgrades": {"idle_s": 1.0}}) as gate,
@@ -399,7 +399,7 @@ async def test_no_more_than_max_open_are(tmp_path: Path):
 
 
 async def test_an_open_upgrade_takes_no_connection_from_requests(tmp_path: Path):
-    """It counts for its own bound, not for `pool.max_connections`."""
+    """It counts towards its own bound, and not towards `pool.max_connections`."""
 
     async def play(asked: Asked) -> None:
         await (echo(asked) if asked.header(b"upgrade") else asked.answer(b"{}"))

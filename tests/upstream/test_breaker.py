@@ -104,7 +104,7 @@ def test_a_failure_can_be_enough() -> None:
 
 
 def test_the_settings_make_one() -> None:
-    """Their names are its arguments'."""
+    """The settings have the names of the breaker's arguments."""
     breaker = Breaker(**BreakerSettings().model_dump())
 
     assert not breaker.is_open(0)
@@ -123,7 +123,7 @@ def test_nobody_may_begin_until_open_s_is_over() -> None:
 
 
 def test_late_failures_do_not_prolong_it() -> None:
-    """Runs that began before go on failing for minutes, which is nothing new."""
+    """Runs that began before it opened go on failing for minutes, which proves nothing new."""
     breaker = opened(0)
     for now in range(1, 15):
         breaker.record(False, now, somebody())
@@ -187,7 +187,7 @@ def test_the_result_of_a_trial_counts_after_its_time_too() -> None:
 
 
 def test_a_trial_that_is_given_back_is_the_next_ones() -> None:
-    """Who was let through became no run: had its user no stream, 99 of 100 trials would be lost."""
+    """The request became no run: with streams for one user in a hundred, most trials would be lost."""
     breaker = half_open(15)
     breaker.give_back_trial()
 
@@ -196,7 +196,7 @@ def test_a_trial_that_is_given_back_is_the_next_ones() -> None:
 
 @pytest.mark.parametrize(("make", "state"), [(closed, BreakerState.CLOSED), (opened, BreakerState.OPEN)])
 def test_giving_back_what_was_not_taken_changes_nothing(make: Any, state: BreakerState) -> None:
-    """Whoever asks need not know whether it was the trial."""
+    """The caller need not know whether its request was the trial."""
     breaker = make()
     breaker.give_back_trial()
 

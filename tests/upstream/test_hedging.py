@@ -1,4 +1,4 @@
-"""Which requests are sent again because nothing is heard of them."""
+"""Which requests are hedged while they meet silence."""
 
 import pytest
 
@@ -11,7 +11,7 @@ def request(method: str, target: str, *headers: str) -> bytes:
 
 @pytest.mark.parametrize("method", ["GET", "HEAD", "OPTIONS"])
 def test_a_safe_request_is_sent_again(method: str):
-    """As long as nothing says that it waits by nature."""
+    """Unless its head shows that its answer waits by nature."""
     assert Hedging().should_hedge(request(method, "/a?await=1", "accept: */*", "prefer: waiting"), 0)
 
 
