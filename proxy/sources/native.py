@@ -18,9 +18,10 @@ from proxy.settings.sources import NativeSettings
 from proxy.sources.batch import ask_once, is_json, read_answer
 from proxy.sources.native_rules import MalformedEvent, Rules, split_pair
 from proxy.sources.repeat import repeating
+from proxy.text.crowded import is_crowded
 from proxy.text.sections import MalformedBody, Section, parse
 from proxy.text.sse import Decoder, EventTooLarge
-from proxy.text.templates import PATH, REQUEST, TEXT, MissingValue, fill
+from proxy.text.templates import PATH, REQUEST, TEXT, MissingValue, fill, references
 from proxy.upstream.client import Answer, Request, Upstream
 from proxy.upstream.exchange import Exchange
 
@@ -72,6 +73,9 @@ class _Calls:
         self._rules = rules
         self._run = run
         self._is_to_stream = True
+        self._is_request_read = bool(settings.body) or any(
+            name == REQUEST for name, _ in references(settings.answer)
+        )
 
     async def make(self) -> Answer:
         """The next one."""
@@ -80,7 +84,11 @@ class _Calls:
         return await ask_once(self._upstream, self._run, self._run.call.request)
 
     async def _stream(self) -> Answer | None:
-        """The answer of the call as a stream; None: the upstream does not offer that."""
+        """The answer of the call as a stream; None: it has to be asked for as batch."""
+        if self._is_request_read and await is_crowded(self._run.call.request.body):
+            self._is_to_stream = False
+            self._run.lose_source("the request has too many values to be made one for a stream")
+            return None
         request = _streaming(self._settings, self._run)
         with self._upstream.exchange(request.method, fresh=True) as exchange:
             await exchange.send(request.wire(), whole=True)

@@ -15,8 +15,9 @@ from proxy.runs.run import Run
 from proxy.settings.route import RouteSettings
 from proxy.settings.sources import StageCallSettings
 from proxy.sources.repeat import repeating
-from proxy.text.sections import MalformedBody, parse
-from proxy.text.templates import PATH, REQUEST, MissingValue, fill, fill_known
+from proxy.text.crowded import document_of
+from proxy.text.sections import MalformedBody
+from proxy.text.templates import PATH, REQUEST, MissingValue, fill, fill_known, references
 from proxy.upstream.client import Answer, Request, Upstream
 
 
@@ -29,10 +30,17 @@ class StagesSource:
         self._calls = route.stages.calls
         self._answer = route.stages.answer
         self._limit = int(route.max_answer)
+        self._paths: dict[str, set[str]] = {}
+        """What the templates refer to, by name."""
+        for template in (self._answer, *(call.body for call in self._calls)):
+            for name, path in references(template):
+                self._paths.setdefault(name, set()).add(path)
 
     async def answer(self, run: Run) -> Answer:
         """The group's own answer, assembled; or the answer of the call that failed."""
-        values: dict[str, Any] = {PATH: dict(run.call.parameters), REQUEST: _body(run.call.request)}
+        values: dict[str, Any] = {PATH: dict(run.call.parameters)}
+        if REQUEST in self._paths:
+            values[REQUEST] = await self._body(run.call.request)
         for call in self._calls:
             _begin(run, call.stage)
             request = self._request(run, call, values)
@@ -42,12 +50,19 @@ class StagesSource:
             if not 200 <= answer.status < 300:
                 return answer
             try:
-                values[call.stage] = parse(answer.body)
+                values[call.stage] = await document_of(answer.body, self._paths.get(call.stage, ()))
             except MalformedBody:
                 raise UpstreamMalformed(f"stage {call.stage}: not JSON", answer.flaw) from None
             await self._show(run, values)
         body = self._json(self._answer, values, "the group's answer")
         return Answer(200, [(b"content-type", b"application/json")], body)
+
+    async def _body(self, request: Request) -> Any:
+        """The client's own JSON, for templates; null if there is none."""
+        try:
+            return await document_of(request.body, self._paths[REQUEST])
+        except MalformedBody:
+            return None
 
     def _request(self, run: Run, call: StageCallSettings, values: dict[str, Any]) -> Request:
         method, _, path = call.request.partition(" ")
@@ -79,14 +94,6 @@ def _begin(run: Run, stage: str) -> None:
     for section in run.sections:
         if section.stage == stage:
             run.begin(section)
-
-
-def _body(request: Request) -> Any:
-    """The client's own JSON, for templates; null if there is none."""
-    try:
-        return parse(request.body)
-    except MalformedBody:
-        return None
 
 
 def _own_headers(headers: Headers) -> Headers:

@@ -1,8 +1,9 @@
-"""The texts of an answer, also of one with so many values that reading it would hold up everybody.
+"""Documents with so many values that reading one would hold up everybody.
 
 A JSON library reads a document in one go and lets nobody else work meanwhile, in no thread either: 15 MB of
 `[]` take up to two seconds. So a crowded document is read by a process of its own, one at a time, which says
-what the texts are. What is not crowded costs a count of characters more, made a little at a time.
+what stands at the paths that are asked for. What is not crowded costs a count of characters more, made a
+little at a time.
 """
 
 import asyncio
@@ -10,13 +11,15 @@ import os
 import resource
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Final
+from typing import Any, Final
 
 import orjson
+from jsonpath import JSONPathError
 
 from proxy.text.sections import MalformedBody, Section, extract, parse
+from proxy.text.templates import Excerpt, find_all
 from proxy.turns import STEP_BYTES, Turns
 
 FEW_BYTES: Final = 256 * 1024
@@ -61,20 +64,43 @@ async def texts_of(body: bytes, sections: Sequence[Section]) -> dict[str, str]:
     """As `extract` has them. Raises `MalformedBody`, also if it takes over `READ_S` or `MAX_READ_BYTES`."""
     if not await is_crowded(body):
         return extract(parse(body), sections)
-    wanted = {section.stage: str(section.path) for section in sections if section.path is not None}
-    said = await asyncio.get_running_loop().run_in_executor(_ONE, _read_apart, wanted, body)
-    if said is None:
+    paths = {section.stage: str(section.path) for section in sections if section.path is not None}
+    excerpt = await _excerpt(body, set(paths.values()))
+    found = {stage: excerpt.at[path] for stage, path in paths.items()}
+    return {stage: text for stage, (count, text) in found.items() if count == 1 and isinstance(text, str)}
+
+
+async def document_of(body: bytes, paths: Collection[str]) -> Any:
+    """The document, as `parse` has it; of a crowded one an `Excerpt`, which has what is at `paths`.
+
+    Raises `MalformedBody` as `texts_of` does.
+    """
+    return await _excerpt(body, paths) if await is_crowded(body) else parse(body)
+
+
+async def _excerpt(body: bytes, paths: Collection[str]) -> Excerpt:
+    output = await asyncio.get_running_loop().run_in_executor(_ONE, _read_apart, sorted(paths), body)
+    if output is None:
         raise MalformedBody("the body is not JSON, or there is too much of it to read")
-    texts = orjson.loads(said)
-    return {section.stage: texts[section.stage] for section in sections if section.stage in texts}
+    begin = output.index(b"\n") + 1
+    found: dict[str, tuple[int, Any]] = {}
+    for path, count, is_text, size in orjson.loads(output[:begin]):
+        value, begin = output[begin : begin + size], begin + size
+        found[path] = count, (value.decode() if is_text else await _value(value)) if count == 1 else None
+    return Excerpt(found)
 
 
-def _read_apart(wanted: dict[str, str], body: bytes) -> bytes | None:
+async def _value(json: bytes) -> Any:
+    """A crowded value is not read here: it is JSON that goes on as it is."""
+    return orjson.Fragment(json) if await is_crowded(json) else orjson.loads(json)
+
+
+def _read_apart(paths: list[str], body: bytes) -> bytes | None:
     command = [sys.executable, "-P", "-m", "proxy.text.crowded"]
     try:
         done = subprocess.run(
             command,
-            input=orjson.dumps(wanted) + b"\n" + body,
+            input=orjson.dumps(paths) + b"\n" + body,
             capture_output=True,
             timeout=READ_S,
             check=False,
@@ -85,19 +111,37 @@ def _read_apart(wanted: dict[str, str], body: bytes) -> bytes | None:
 
 
 def main() -> None:
-    """The process that reads: paths by stage in one line, then the body; texts by stage come out."""
+    """The process that reads: paths in one line, then the body.
+
+    Out come, in one line, each path with the number of its matches, whether the only one is a text, and its
+    size in bytes; then these matches, texts in UTF-8 and all else in JSON.
+    """
     os.nice(NICE)
     resource.setrlimit(resource.RLIMIT_CPU, (READ_CPU_S, READ_CPU_S))
     resource.setrlimit(resource.RLIMIT_AS, (MAX_READ_BYTES, MAX_READ_BYTES))
-    wanted, body = orjson.loads(sys.stdin.buffer.readline()), sys.stdin.buffer.read()
-    sections = [Section.compile(stage, "", at) for stage, at in wanted.items()]
+    paths, body = orjson.loads(sys.stdin.buffer.readline()), sys.stdin.buffer.read()
     try:
-        texts = extract(parse(body), sections)
+        document = parse(body)
+        found = [(path, *_looked_up(document, path)) for path in paths]
     except (MalformedBody, MemoryError):
         os._exit(1)
-    sys.stdout.buffer.write(orjson.dumps(texts))
+    head = [(path, count, is_text, len(value)) for path, count, is_text, value in found]
+    sys.stdout.buffer.write(orjson.dumps(head) + b"\n")
+    for _, _, _, value in found:
+        sys.stdout.buffer.write(value)
     sys.stdout.buffer.flush()
     os._exit(0)  # to let go of millions of values one by one takes as long again
+
+
+def _looked_up(document: Any, path: str) -> tuple[int, bool, bytes]:
+    try:
+        matches = find_all(document, path)
+        if len(matches) != 1:
+            return len(matches), False, b""
+        value = matches[0]
+        return 1, isinstance(value, str), value.encode() if isinstance(value, str) else orjson.dumps(value)
+    except (JSONPathError, UnicodeEncodeError, TypeError):  # too deep, or half a character: it cannot be sent
+        return 0, False, b""
 
 
 if __name__ == "__main__":

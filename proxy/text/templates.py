@@ -7,6 +7,7 @@ client's own body), `path` (the route's parameters) or, of a stream, `text` (wha
 
 import re
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import orjson
@@ -23,6 +24,14 @@ TEXT = "text"
 
 class MissingValue(LookupError):
     """A reference to something that is not there, or that is there more than once."""
+
+
+@dataclass(frozen=True, slots=True)
+class Excerpt:
+    """What a document has at some paths, where the document itself is not at hand."""
+
+    at: Mapping[str, tuple[int, Any]]
+    """How many matches a path has, and the only one."""
 
 
 class _Absent:
@@ -102,13 +111,22 @@ def _resolve(name: str, path: str, values: Mapping[str, Any]) -> Any:
     if name not in values:
         raise MissingValue(f"{name} is not known")
     value = values[name]
-    try:
-        # The library would take a string for JSON that is still to be read.
-        found = (
-            [value] if path == "$" else [] if isinstance(value, str) else compile_path(path).findall(value)
-        )
-    except JSONPathError as exc:
-        raise MissingValue(f"{name} {path}: {type(exc).__name__}") from exc
-    if len(found) != 1:
-        raise MissingValue(f"{name} {path}: {len(found)} matches")
-    return found[0]
+    if isinstance(value, Excerpt):
+        count, only = value.at[path]
+    else:
+        try:
+            found = find_all(value, path)
+        except JSONPathError as exc:
+            raise MissingValue(f"{name} {path}: {type(exc).__name__}") from exc
+        count, only = len(found), found[0] if found else None
+    if count != 1:
+        raise MissingValue(f"{name} {path}: {count} matches")
+    return only
+
+
+def find_all(value: Any, path: str) -> list[Any]:
+    """All that a document has at a path. Raises `JSONPathError`."""
+    if path == "$":
+        return [value]
+    # The library would take a string for JSON that is still to be read.
+    return [] if isinstance(value, str) else compile_path(path).findall(value)

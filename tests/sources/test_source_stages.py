@@ -277,3 +277,17 @@ async def test_an_unreachable_stage_is_told(tmp_path: Path) -> None:
     assert stream.texts() == {"extraction": EXTRACTION, "summary": ""}
     assert stream.last["metadata"]["error_code"] == "connect"
     assert stream.last["metadata"]["partial"] is True
+
+
+async def test_an_answer_of_very_many_values_is_handed_on_as_any_other(tmp_path: Path) -> None:
+    """Its texts are shown; the next call and the group's answer get its values, though it is read apart."""
+    many: dict[str, Any] = {**ONE, "n": [[]] * 150_000}
+    script = replies(one=dumped(many), two=dumped(TWO))
+    stages = json.loads(json.dumps(STAGES))
+    del stages["calls"][1]["body"]["s"]
+    async with house(script, tmp_path, stages=stages) as (upstream, client):
+        stream = await read(client, START, signed(), content=ASKED)
+
+    assert stream.texts() == {"extraction": EXTRACTION, "summary": SUMMARY}
+    assert json.loads(upstream.asked[1].body) == {"of": EXTRACTION, "n": many["n"]}
+    assert json.loads(stream.last["metadata"]["result"])["all"] == many

@@ -132,7 +132,9 @@ ANSWERS = {
 }
 
 
-async def most_work(directory: Path, of: dict[str, Any], answer: bytes, head: bytes) -> tuple[float, bytes]:
+async def most_work(
+    directory: Path, of: dict[str, Any], answer: bytes, head: bytes, *, body: bytes = b""
+) -> tuple[float, bytes]:
     async def script(asked: Asked) -> None:
         await asked.read_body()
         await asked.send(head % len(answer) + answer)
@@ -146,8 +148,9 @@ async def most_work(directory: Path, of: dict[str, Any], answer: bytes, head: by
             heart.most_s = 0.0
             headers = "".join(f"{name}: {value}\r\n" for name, value in signed().items())
             await client.send(
-                f"POST {START} HTTP/1.1\r\nhost: h\r\ncontent-length: 0\r\n{headers}\r\n".encode()
+                f"POST {START} HTTP/1.1\r\nhost: h\r\ncontent-length: {len(body)}\r\n{headers}\r\n".encode()
             )
+            await client.send(body)
             assert (await client.head()).header(b"transfer-encoding") == b"chunked"
             tail = b""
             async for chunk in client.chunks():
@@ -174,6 +177,7 @@ STREAMS = {
     "large deltas": b'data: {"t":"%b"}\n\n' % (b"a b c d e " * 100_000) * 3,
     "flags": b'data: {"t":"%b"}\n\n' % ("🇩🇪".encode() * 100_000) * 3,
     "marks": 'data: {"t":"\u0301"}\n\n'.encode() * 20_000,
+    "nested lists": b'data: {"t":"t","x":[' + (b"[" * 200 + b"]" * 200 + b",") * 2_540 + b"0]}\n\n",
 }
 
 
@@ -184,6 +188,35 @@ async def test_no_stream_holds_the_loop(kind: str, tmp_path: Path) -> None:
     most_s, tail = await most_work(tmp_path, {"source": "native", "native": NATIVE}, said, SSE)
 
     assert tail
+    assert most_s < MOST_S
+
+
+STAGES = {
+    "calls": [
+        {"stage": "extraction", "request": "POST /one", "body": {"asked": "{{ request $.text }}"}},
+        {"stage": "summary", "request": "POST /two", "body": "{{ extraction $ }}"},
+    ],
+    "answer": {"result": {"extraction": "{{ extraction $.text }}", "summary": "{{ summary $.text }}"}},
+}
+CROWDED = b'{"text":"Text. ","x":[' + b"[]," * 2 * MEGABYTE + b"0]}"
+
+
+@pytest.mark.parametrize(("answer", "body"), [(CROWDED, b'{"text":"t"}'), (b'{"text":"Text. "}', CROWDED)])
+async def test_no_stage_holds_the_loop(answer: bytes, body: bytes, tmp_path: Path) -> None:
+    """Of whatever its answer, or the request whose values it is asked with, is made."""
+    of = {"source": "stages", "stages": STAGES}
+    most_s, tail = await most_work(tmp_path, of, answer, JSON, body=body)
+
+    assert b'"sha256"' in tail
+    assert most_s < MOST_S
+
+
+async def test_no_request_that_is_made_one_for_a_stream_holds_the_loop(tmp_path: Path) -> None:
+    """One with too many values goes on as batch, byte for byte."""
+    of = {"source": "native", "native": NATIVE | {"body": {"stream": True}}}
+    most_s, tail = await most_work(tmp_path, of, text("Text. "), JSON, body=CROWDED)
+
+    assert b'"recovered":true' in tail
     assert most_s < MOST_S
 
 
