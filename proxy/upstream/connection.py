@@ -131,7 +131,10 @@ class Connection(asyncio.Protocol):
     def take(self) -> bytes:
         """The bytes of the body that are here; there must be some."""
         self.timer.waiting_since = 0.0
-        data = self.response.take()
+        response = self.response
+        data = response.chunks[0] if len(response.chunks) == 1 else b"".join(response.chunks)
+        response.chunks.clear()
+        response.body_bytes = 0
         if self._read_paused:
             self._read_paused = False
             if not self.closed:

@@ -109,13 +109,6 @@ class UpstreamResponse:
             return False
         return True
 
-    def take(self) -> bytes:
-        """The part of the body that is here; there must be some."""
-        data = self.chunks[0] if len(self.chunks) == 1 else b"".join(self.chunks)
-        self.chunks.clear()
-        self.body_bytes = 0
-        return data
-
     @property
     def at_end(self) -> bool:
         """The body is complete and nothing of it is left to read."""
