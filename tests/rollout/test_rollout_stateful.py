@@ -12,10 +12,14 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from flags.errors import LeaseLost, RolloutError
+from flags.errors import FlagAdminError, LeaseLost, RolloutError
+from flags.rollout.journal import JournalEntry, JournalReader
 from flags.rollout.ledger import Act, Record, RolloutState, fold
-from flags.rollout.moves import MoveKind
+from flags.rollout.moves import MoveKind, MoveReason, RolloutPhase
 from flags.rollout.replay import differences
+from flags.rollout.writing import down
+from flags.rollout.writing.file_admin import FileAdmin
+from flags.rollout.writing.flag_admin import ManagedFlag
 from tests.rollout.rolling import FLAG, Crash, Rolling, Running, flag_file, policy
 
 POINTS = ("begun", "written", "marked", "committed", "before the flag", "after the flag")
@@ -43,14 +47,23 @@ class Rollout(RuleBasedStateMachine):
         self.loop = asyncio.new_event_loop()
         flag_file(directory / "flags.json")
         self.rolling = Rolling(directory, policy(directory))
+        self.journaled: list[JournalEntry] = []
+        self.folded = RolloutState()
         self.running: Running | None = None
         self.process = ExitStack()
         self.said: set[int] = set()
         """Shares that a person has said by setting them."""
         self.by_hand: int | None = None
         """What a person has set since the controller wrote, or accepted what was there."""
+        self.was = 0
+        """The share before that."""
+        self.is_resumed = False
+        """A person has said since that it goes on with what was set."""
+        self.is_exposed_otherwise = False
+        """What decides beside the share is another one since the controller accepted it."""
 
     def teardown(self) -> None:
+        self.every_decision_follows_from_the_journal()
         self.process.close()
         self.loop.close()
         self.stack.close()
@@ -85,7 +98,7 @@ class Rollout(RuleBasedStateMachine):
         assert self.running is not None
         try:
             self.loop.run_until_complete(self.running.begin())
-            self.by_hand = None
+            self.by_hand, self.is_exposed_otherwise = None, False
         except RolloutError:
             pass  # somebody has changed the flag so that it must not
 
@@ -116,13 +129,40 @@ class Rollout(RuleBasedStateMachine):
             self.running = None
         finally:
             self.judged(self.rolling.writes[before:])
+        if self.running is not None:
+            self.is_down_where_it_must_be()
+            self.holds_where_somebody_has_changed_something()
         return self.running is not None
+
+    def last_tick(self) -> dict[str, Any]:
+        return [entry.body for entry in self.entries if entry.kind == Record.TICK][-1]
+
+    def is_down_where_it_must_be(self) -> None:
+        """One look after the kill flag was turned on, nobody streams; nor does anybody after the end."""
+        is_there = {each["name"] for each in self.rolling.flags} >= {FLAG, "headgate.kill"}
+        if not is_there or self.rolling.refuses_writes:
+            return
+        kill = next(each for each in self.rolling.flags if each["name"] == "headgate.kill")
+        if kill["enabled"] and not self.state.is_over:
+            raise AssertionError("the kill flag is on, and the rollout goes on")
+        if kill["enabled"] and self.by_hand is None:
+            assert self.rolling.share == 0
+
+    def holds_where_somebody_has_changed_something(self) -> None:
+        """Until somebody says that it goes on, or it is again as it was written."""
+        state, move = self.state, self.last_tick()["move"]
+        if state.is_over:
+            return
+        is_changed = self.by_hand is not None and self.by_hand != state.share
+        if is_changed or self.is_exposed_otherwise:
+            assert move["kind"] in (MoveKind.HOLD, MoveKind.ROLL_BACK), move
 
     def judged(self, written: list[int]) -> None:
         """What one look wrote."""
         assert len(written) <= 1, "one step in one look"
         if not written:
-            if self.running is not None and self.accepted():
+            if self.running is not None and self.by_hand is not None and self.accepted():
+                assert self.is_resumed or self.by_hand in (0, self.was), "nobody has said that it goes on"
                 self.by_hand = None
             return
         [share] = written
@@ -130,7 +170,7 @@ class Rollout(RuleBasedStateMachine):
             self.by_hand = None
             return
         assert self.by_hand is None, "what a person has set is written over"
-        last = [entry.body for entry in self.rolling.entries() if entry.kind == Record.TICK][-1]
+        last = [entry.body for entry in self.entries if entry.kind == Record.TICK][-1]
         assert last["move"]["kind"] == MoveKind.ADVANCE
         assert last["move"]["reason"] in AGREED
         is_dark_first = self.rolling.policy.steps[0].share == 0
@@ -146,15 +186,21 @@ class Rollout(RuleBasedStateMachine):
     @rule(act=st.sampled_from(ACTS))
     def wants(self, act: Act) -> None:
         if len(list(self.rolling.directory.glob("*.inbox/*"))) < 50:
+            self.is_resumed = self.is_resumed or act is Act.RESUME
             self.rolling.wants(act)
 
     @rule(share=st.sampled_from([0, 1, 5, 25, 50, 100]), really=st.integers(1, 4))
     def sets(self, share: int, really: int) -> None:
         """A person, in the file; now and then."""
         if really == 1 and share != self.rolling.share:
-            self.rolling.set_share(share)
-            self.by_hand = share
-            self.said.add(share)
+            self.is_set(share)
+
+    def is_set(self, share: int) -> None:
+        if self.by_hand is None:
+            self.was, self.is_resumed = self.rolling.share, False
+        self.rolling.set_share(share)
+        self.by_hand = share
+        self.said.add(share)
 
     @rule(refused=st.sampled_from([True, *[False] * 4]))
     def writing_is_refused(self, refused: bool) -> None:
@@ -178,6 +224,7 @@ class Rollout(RuleBasedStateMachine):
     def wants_by_an_old_look(self, act: Act, back: int) -> None:
         """By what somebody saw some entries ago."""
         if len(list(self.rolling.directory.glob("*.inbox/*"))) < 50:
+            self.is_resumed = self.is_resumed or act is Act.RESUME
             self.rolling.wants(act, seen=max(1, self.state.seq - back))
 
     @precondition(lambda self: self.running is not None)
@@ -196,11 +243,151 @@ class Rollout(RuleBasedStateMachine):
             document["features"].insert(at, each)
         self.rolling.path.write_text(json.dumps(document))
 
-    @rule(variants=st.sampled_from([None, None, [], [{"name": "a", "weight": 1000}]]))
-    def exposure_is_changed_elsewhere(self, variants: list[dict[str, Any]] | None) -> None:
-        """Not in the strategy: in what the whole flag gives to whomever it is on for."""
-        if variants is not None:
-            self.rolling.edit(lambda flag: flag.update(variants=variants))
+    @rule(is_other=st.booleans())
+    def exposure_is_changed_elsewhere(self, is_other: bool) -> None:
+        """Not in the strategy: in what the whole flag gives to whomever it is on for. And back again."""
+        if self.running is None or self.state.is_over or self.state.step < 0:
+            return
+        if not is_other:
+            self.is_exposed_otherwise = False
+            self.rolling.edit(lambda flag: flag.update(variants=[]))
+        elif not self.is_exposed_otherwise:
+            self.is_exposed_otherwise = True
+            self.rolling.edit(lambda flag: flag.update(variants=[{"name": "a", "weight": 1000}]))
+        self.looked(100, 0.1)
+
+    # Scenes of several steps, which chance alone would hardly put in a row.
+
+    def is_calm(self) -> bool:
+        """A rollout is under way, people use it, and nothing disturbs it: it is made so first."""
+        if self.running is None:
+            self.starts()
+        self.rolling.refuses_writes, self.rolling.incident, self.rolling.traffic.problem = False, False, ""
+        self.rolling.crash_at = lambda reached: False
+        self.rolling.edit(lambda flag: flag.update(enabled=False), flag=1)
+        for left in self.rolling.directory.glob("*.inbox/*"):
+            left.unlink()
+        if not self.state.is_over and (self.by_hand is not None or self.is_exposed_otherwise):
+            self.rolling.wants(Act.ROLL_BACK)
+        if not self.looked(100, 0.1) or self.running is None:
+            return False
+        if self.by_hand is not None or self.is_exposed_otherwise or self.state.phase is RolloutPhase.PAUSED:
+            if not self.state.is_over:
+                self.rolling.wants(Act.ROLL_BACK)
+                self.looked(100, 0.1)
+            flag_file(self.rolling.path)
+            self.by_hand, self.is_exposed_otherwise = None, False
+        if self.state.is_over:
+            self.loop.run_until_complete(self.running.begin(again=True))
+        if not self.rolling.share:
+            self.loop.run_until_complete(self.running.until(STEPS[0]))
+        return self.running is not None
+
+    @rule(answers=st.integers(100, 400))
+    def harm_comes(self, answers: int) -> None:
+        """Streams fail and batch does not: everybody goes back to batch within minutes, and stays there."""
+        if not self.is_calm():
+            return
+        for _ in range(20):
+            self.looked(answers, 0.9)
+        assert self.rolling.share == 0
+        assert self.state.phase is RolloutPhase.ROLLED_BACK
+
+    @rule(killed=st.booleans())
+    def who_goes_back_waits_for_no_evidence(self, killed: bool) -> None:
+        """Prometheus hangs, or says nothing; the share is 0 after the next look all the same."""
+        if not self.is_calm():
+            return
+        self.rolling.traffic.problem = "it does not answer"
+        self.rolling.refuses_writes = False
+        if killed:
+            self.rolling.edit(lambda flag: flag.update(enabled=True), flag=1)
+        else:
+            self.rolling.wants(Act.ROLL_BACK)
+        self.looked(0, 0.0)
+        assert self.rolling.share == 0
+
+    @rule(share=st.sampled_from([5, 25, 50]))
+    def a_kill_ends_it(self, share: int) -> None:
+        """By the command; after `unkill` nobody streams, whatever the controller does."""
+        if not self.is_calm():
+            return
+        assert self.running is not None
+        self.loop.run_until_complete(down.kill(FileAdmin(self.rolling.path, ManagedFlag(FLAG))))
+        assert self.rolling.share == 0
+        for _ in range(2):
+            self.looked(100, 0.1)
+        self.loop.run_until_complete(down.unkill(FileAdmin(self.rolling.path, ManagedFlag(FLAG))))
+        for _ in range(3):
+            self.looked(100, 0.1)
+        assert self.rolling.share == 0
+        assert self.state.phase is RolloutPhase.KILLED
+        self.rolling.set_share(share)
+        self.rolling.edit(lambda flag: flag.update(enabled=True), flag=1)
+        with pytest.raises(FlagAdminError):
+            self.loop.run_until_complete(down.unkill(FileAdmin(self.rolling.path, ManagedFlag(FLAG))))
+        self.rolling.set_share(0)
+        self.rolling.edit(lambda flag: flag.update(enabled=False), flag=1)
+
+    @rule(act=st.sampled_from([Act.ADVANCE, Act.APPROVE]), by_incident=st.booleans())
+    def an_act_of_another_time_has_no_effect(self, act: Act, by_incident: bool) -> None:
+        """Given for what was so, and read when it is no longer: nothing advances for it."""
+        if not self.is_calm():
+            return
+        before = self.rolling.share
+        self.rolling.incident = by_incident
+        self.rolling.traffic.problem = "" if by_incident else "it does not answer"
+        self.looked(0, 0.0)
+        seen = self.state.seq
+        self.rolling.incident, self.rolling.traffic.problem = False, ""
+        self.looked(0, 0.0)
+        if self.last_tick()["move"]["kind"] == MoveKind.ADVANCE or self.was_so(seen):
+            return
+        self.rolling.wants(act, seen=seen)
+        self.looked(0, 0.0)
+        assert self.rolling.share == before
+        assert not self.state.approved
+        assert not self.state.overridden
+
+    def was_so(self, seq: int) -> bool:
+        """Whether the newest look says what the one before this entry said."""
+        ticks = [entry for entry in self.entries if entry.kind == Record.TICK]
+        seen = [entry.body["move"] for entry in ticks if entry.seq <= seq][-1]
+        last = ticks[-1].body["move"]
+        return bool((seen["kind"], seen["reason"]) == (last["kind"], last["reason"]))
+
+    @rule()
+    def a_dark_step_leaves_nothing_over(self) -> None:
+        """Gone back from in the dark: the next rollout shows what it says that it shows."""
+        if not self.is_calm():
+            return
+        assert self.running is not None
+        steps = self.rolling.policy.steps
+        if steps[0].share:
+            return
+        self.rolling.wants(Act.ROLL_BACK)
+        self.looked(100, 0.1)
+        self.loop.run_until_complete(self.running.begin(again=True))
+        while self.state.step != 0:
+            self.looked(100, 0.1)
+        self.rolling.edit(lambda flag: flag.update(enabled=True), flag=1)
+        self.looked(100, 0.1)
+        assert "variants" not in self.strategy() or self.strategy()["variants"] == []
+        self.rolling.edit(lambda flag: flag.update(enabled=False), flag=1)
+        self.loop.run_until_complete(self.running.begin(again=True))
+        self.loop.run_until_complete(self.running.until(STEPS[0]))
+        for _ in range(40):
+            if self.state.step >= 1:
+                break
+            self.looked(200, 0.1)
+            if self.last_tick()["move"]["reason"] == MoveReason.APPROVAL:
+                self.rolling.wants(Act.APPROVE)
+        assert self.state.step >= 1
+        assert not self.strategy().get("variants")
+
+    def strategy(self) -> dict[str, Any]:
+        found: dict[str, Any] = self.rolling.flag["strategies"][0]
+        return found
 
     @precondition(lambda self: self.running is None)
     @rule(really=st.integers(1, 4))
@@ -208,6 +395,8 @@ class Rollout(RuleBasedStateMachine):
         """Who only starts the controller then begins nothing on a flag that it has marked; a person may."""
         if really != 1:
             return
+        self.every_decision_follows_from_the_journal()
+        self.journaled, self.folded = [], RolloutState()
         is_marked = "[headgate " in str(self.rolling.flag["strategies"][0].get("title"))
         self.rolling.policy.journal.rename(self.rolling.directory / f"lost-{self.rolling.now.wall_s}")
         share = self.rolling.share
@@ -223,7 +412,7 @@ class Rollout(RuleBasedStateMachine):
         except RolloutError:  # somebody has changed the flag so that it must not: they begin with another
             flag_file(self.rolling.path)
             self.loop.run_until_complete(self.running.begin(again=True))
-        self.by_hand = None
+        self.by_hand, self.is_exposed_otherwise = None, False
 
     @rule(on=st.sampled_from([True, *[False] * 8]))
     def kills(self, on: bool) -> None:
@@ -243,10 +432,19 @@ class Rollout(RuleBasedStateMachine):
         self.rolling.incident = incident
 
     @property
-    def state(self) -> RolloutState:
-        return fold(self.rolling.entries())
+    def entries(self) -> list[JournalEntry]:
+        """The journal, of which only what is new is read."""
+        with JournalReader.open(self.rolling.policy.journal) as journal:
+            new = list(journal.entries(after_seq=self.folded.seq))
+        self.journaled += new
+        self.folded = fold(new, self.folded)
+        return self.journaled
 
-    @invariant()
+    @property
+    def state(self) -> RolloutState:
+        _ = self.entries
+        return self.folded
+
     def every_decision_follows_from_the_journal(self) -> None:
         """Which is also a whole one."""
         assert differences(self.rolling.entries())[1] == []
@@ -254,7 +452,7 @@ class Rollout(RuleBasedStateMachine):
     @invariant()
     def the_share_in_force_is_proved_or_said(self) -> None:
         """Never above what the journal decided to write, or a person has set."""
-        intents = [entry.body["intent"] for entry in self.rolling.entries() if entry.kind == Record.TICK]
+        intents = [entry.body["intent"] for entry in self.entries if entry.kind == Record.TICK]
         decided = {intent["share"] for intent in intents if intent is not None}
         assert self.rolling.share <= max(decided | self.said | {0})
 
@@ -266,6 +464,15 @@ class Rollout(RuleBasedStateMachine):
         if self.looked(0, 0.0) and not self.rolling.refuses_writes:
             assert not self.state.down_pending
             assert self.rolling.share == 0
+
+    @invariant()
+    def what_the_journal_calls_written_is_in_force(self) -> None:
+        """As long as nobody has set anything else: the last that was written, or what was about to be."""
+        state = self.state
+        if self.by_hand is not None or not state.run or state.step < 0:
+            return
+        shares = {state.share} | ({state.intent.share} if state.intent is not None else set())
+        assert self.rolling.share in shares | ({0} if state.is_over else set())
 
     @invariant()
     def what_is_promised_is_shown(self) -> None:
@@ -285,7 +492,7 @@ class Rollout(RuleBasedStateMachine):
 
 TestAnything = Rollout.TestCase
 TestAnything.settings = settings(
-    max_examples=20,
+    max_examples=16,
     stateful_step_count=30,
     deadline=None,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],
