@@ -1,6 +1,6 @@
 """Every decision of a journal once more, from what was known then. Pure: the same evidence, the same move."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import orjson
@@ -84,15 +84,24 @@ def _differences(entry: JournalLine, jury: Evaluator, step: int) -> list[str]:
     if body["batch"] is not None:
         jury.add(batch_heard(body["batch"]))
     verdicts = jury.verdicts() if step >= 0 else ()
-    said = [plain(verdict) for verdict in verdicts]
     found = []
-    if said != body["verdicts"]:
+    if not _say_the_same(body["verdicts"], [plain(verdict) for verdict in verdicts]):
         found.append(f"entry {entry.seq}: the verdicts of its evidence are others than it says")
     move = plain(decide(situation_heard(body["situation"], verdicts)))
-    if move != body["move"]:
-        was, now = (f"{one['kind']} ({one['reason']})" for one in (body["move"], move))
-        found.append(f"entry {entry.seq}: it says {was}, and what was known then gives {now}")
+    was, is_now = (f"{one['kind']} ({one['reason']})" for one in (body["move"], move))
+    if was != is_now:
+        found.append(f"entry {entry.seq}: it says {was}, and what was known then gives {is_now}")
     return found
+
+
+def _say_the_same(was: Sequence[Mapping[str, Any]], now: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether two lists of verdicts differ in words alone, or in what an older release did not journal."""
+    return len(was) == len(now) and all(
+        value == new[name]
+        for old, new in zip(was, now, strict=True)
+        for name, value in old.items()
+        if name != "sentence"
+    )
 
 
 def situation_said(situation: Situation) -> dict[str, Any]:
