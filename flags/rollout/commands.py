@@ -19,14 +19,14 @@ from rich.live import Live
 from flags.errors import FlagAdminError, FlagsError, JournalBusy, PolicyError
 from flags.rollout import planning, running
 from flags.rollout.acts import ABOUT_A_DECISION, refusal
-from flags.rollout.inbox import ActRequest, Inbox, wish
+from flags.rollout.inbox import ActRequest, Inbox, act_request
 from flags.rollout.journal import Journal, JournalReader, entries_in
 from flags.rollout.ledger import Act, Record, RolloutState, fold
 from flags.rollout.moves import MoveKind, MoveReason
 from flags.rollout.policy.file import load
 from flags.rollout.policy.policy import Policy
 from flags.rollout.replay import differences
-from flags.rollout.reporting.standing import Standing, standing_of, written_said
+from flags.rollout.reporting.standing import Standing, standing_of, written_body
 from flags.rollout.reporting.status import shown, status_of
 from flags.rollout.writing import down
 from flags.rollout.writing.flag_admin import Flag, FlagAdmin
@@ -213,7 +213,7 @@ def _act(policy: Policy, what: Act, by: str, reason: str, lowered: Flag | None =
     Args:
         lowered: the flag at 0 %, where the command itself has written that.
     """
-    wanted = wish(what, by, reason, _state(policy).seq)
+    wanted = act_request(what, by, reason, _state(policy).seq)
     if not _state(policy).run:
         raise click.ClickException("there is no rollout yet; `headgate rollout run` begins one")
     try:
@@ -226,7 +226,7 @@ def _act(policy: Policy, what: Act, by: str, reason: str, lowered: Flag | None =
                 raise click.ClickException(f"{what}: {why}")
             journal.append(Record.ACT, wanted.body(), at_s=time.time())
             if lowered is not None:
-                written = written_said(_state(policy).step, lowered)
+                written = written_body(_state(policy).step, lowered)
                 journal.append(Record.WRITTEN, written, at_s=time.time())
         click.echo(f"{what}: journaled; no controller runs")
     except JournalBusy:
@@ -335,7 +335,7 @@ def _go_down(
 @_reason
 def rollback(policy: Policy, by: str, reason: str) -> None:
     """Back to 0 %, at once and for good: another try is another rollout."""
-    _go_down(policy, wish(Act.ROLL_BACK, by, reason, 0), down.lower, "0 % is in force")
+    _go_down(policy, act_request(Act.ROLL_BACK, by, reason, 0), down.lower, "0 % is in force")
 
 
 @rollout.command()
@@ -344,7 +344,7 @@ def rollback(policy: Policy, by: str, reason: str) -> None:
 def kill(policy: Policy, by: str, reason: str) -> None:
     """Everybody gets batch, within a poll of the flags, and 0 %, at once and for good."""
     done = f"{policy.kill_flag} is on, and 0 % is in force"
-    _go_down(policy, wish(Act.KILL, by, reason, 0), down.kill, done)
+    _go_down(policy, act_request(Act.KILL, by, reason, 0), down.kill, done)
 
 
 @rollout.command()
@@ -352,7 +352,7 @@ def kill(policy: Policy, by: str, reason: str) -> None:
 @_reason
 def unkill(policy: Policy, by: str, reason: str) -> None:
     """Turn the kill flag off, once the share is 0 %. It stays so until another rollout: `run --new`."""
-    wanted = wish(Act.UNKILL, by, reason, 0)
+    wanted = act_request(Act.UNKILL, by, reason, 0)
     _with_admin(policy, down.unkill)
     click.echo(f"{policy.kill_flag} is off")
     if _state(policy).run:

@@ -39,7 +39,7 @@ class ActRequest:
         return asdict(self)
 
 
-def wish(what: Act, by: str, reason: str, seen: int) -> ActRequest:
+def act_request(what: Act, by: str, reason: str, seen: int) -> ActRequest:
     """A new one. Raises RolloutError without a reason, or with one that is none."""
     reason = " ".join(reason.split())
     if not reason or len(reason) > MAX_REASON_CHARS:

@@ -13,7 +13,7 @@ import httpx
 from prometheus_client import CollectorRegistry, start_http_server
 
 from flags.errors import JournalBusy, LeaseError, LeaseLost, RolloutError
-from flags.rollout.controller import Clocks, Controller, Ports
+from flags.rollout.controller import Controller, Ports
 from flags.rollout.evidence.pages import PageReadings
 from flags.rollout.evidence.prometheus import PrometheusReadings
 from flags.rollout.evidence.readings import Readings
@@ -25,6 +25,7 @@ from flags.rollout.leases.lease import Fence, FileLease, Lease
 from flags.rollout.policy.policy import Policy
 from flags.rollout.reporting.metrics import RolloutMetrics
 from flags.rollout.reporting.notices import Notice, Webhook
+from flags.rollout.tick.looking import Clocks
 from flags.rollout.writing.file_admin import FileAdmin
 from flags.rollout.writing.flag_admin import FlagAdmin, ManagedFlag
 from flags.rollout.writing.unleash_admin import UnleashAdmin
@@ -99,7 +100,7 @@ async def _lead(
 ) -> None:
     """Tick until stopped. Raises LeaseLost."""
     with Journal.open(policy.journal) as journal:
-        async with opened(policy, journal, lease) as controller, opened_news(policy) as send:
+        async with opened(policy, journal, lease) as controller, opened_webhook(policy) as send:
             await _begin(controller, begin)
             metrics.show(controller.state, policy)
             renew_due_s = tick_due_s = retry_due_s = time.monotonic()
@@ -111,7 +112,7 @@ async def _lead(
                     tick_due_s = time.monotonic() + policy.tick_s
                     await _tick(controller, fence)
                     metrics.show(controller.state, policy)
-                    await controller.tell(send)
+                    await controller.send_notices(send)
                     retry_due_s = time.monotonic() + RETRY_S
                 elif controller.is_down_due and time.monotonic() >= retry_due_s:
                     await controller.retry(fence)
@@ -130,10 +131,10 @@ async def _renew(lease: Lease, fence: Fence) -> None:
 
 
 async def _tick(controller: Controller, fence: Fence) -> None:
-    before = controller.said
+    before = controller.last_move
     await controller.tick(fence)
-    if controller.said != before:
-        logger.info("rollout: %s", controller.said)
+    if controller.last_move != before:
+        logger.info("rollout: %s", controller.last_move)
 
 
 async def _begin(controller: Controller, begin: StartedBy) -> None:
@@ -244,7 +245,7 @@ async def _shown(policy: Policy) -> AsyncIterator[RolloutMetrics]:
 
 
 @asynccontextmanager
-async def opened_news(policy: Policy) -> AsyncIterator[Send]:
+async def opened_webhook(policy: Policy) -> AsyncIterator[Send]:
     if policy.notify is None:
         yield _nobody
         return

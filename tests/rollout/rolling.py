@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from flags.errors import EvidenceError, FlagAdminError, ReadingProblem
-from flags.rollout.controller import Clocks, Controller, Ports
+from flags.rollout.controller import Controller, Ports
 from flags.rollout.evidence.readings import (
     FIRST_CONTENT_S,
     OUTCOMES,
@@ -21,12 +21,13 @@ from flags.rollout.evidence.readings import (
     Reading,
     Series,
 )
-from flags.rollout.inbox import Inbox, wish
+from flags.rollout.inbox import Inbox, act_request
 from flags.rollout.journal import Journal, JournalEntry, JournalReader
 from flags.rollout.leases.lease import Fence, FileLease
 from flags.rollout.ledger import Act
 from flags.rollout.moves import Move
 from flags.rollout.policy.policy import Policy
+from flags.rollout.tick.looking import Clocks
 from flags.rollout.writing.file_admin import FileAdmin
 from flags.rollout.writing.flag_admin import Flag, FlagAdmin, ManagedFlag, Strategy
 
@@ -211,7 +212,7 @@ class Rolling:
 
     def wants(self, what: Act, reason: str = "because", seen: int = 0) -> None:
         """A person says so, by a command, who has seen the journal up to this entry; 0: nobody knows."""
-        Inbox(self.policy.journal).put(wish(what, "ops", reason, seen))
+        Inbox(self.policy.journal).put(act_request(what, "ops", reason, seen))
 
     @property
     def flags(self) -> list[dict[str, Any]]:
@@ -280,7 +281,7 @@ class Running:
             if move.reason == "approval":
                 self.rolling.wants(Act.APPROVE)
             yield move
-        raise AssertionError(f"{share} % was not reached: {self.controller.said}")
+        raise AssertionError(f"{share} % was not reached: {self.controller.last_move}")
 
 
 class Watched:

@@ -396,9 +396,9 @@ async def test_an_act_counts_once_though_it_is_found_twice(rolling: Rolling) -> 
         inbox = next(rolling.directory.glob("*.inbox"))
         [waiting] = inbox.iterdir()
         content = waiting.read_bytes()
-        assert running.controller.hear()
+        assert running.controller.journal_acts()
         waiting.write_bytes(content)
-        assert not running.controller.hear()
+        assert not running.controller.journal_acts()
 
     assert [entry.body["what"] for entry in rolling.entries() if entry.kind == Record.ACT][-1] == "pause"
     assert list(inbox.iterdir()) == []
@@ -416,7 +416,7 @@ async def test_a_hold_that_comes_and_goes_is_told_a_few_times(rolling: Rolling) 
         for share in (1, 5) * 12:
             rolling.set_share(share)
             await running.ticks(1)
-            await running.controller.tell(send)
+            await running.controller.send_notices(send)
 
     assert told.count("holding") == told.count("resolved") == 3
 

@@ -18,7 +18,7 @@ from click.testing import CliRunner, Result
 from rich.console import Console
 
 from flags.rollout.commands import rollout
-from flags.rollout.inbox import wish
+from flags.rollout.inbox import act_request
 from flags.rollout.journal import Journal
 from flags.rollout.ledger import Act, Record, fold
 from flags.rollout.observed import explanation
@@ -257,7 +257,7 @@ async def test_status_fits_a_terminal(desk: Desk, befalls: Callable[[Desk], obje
     """Of 80 by 24, with all guardrails, whatever there is to say."""
     await befalls(desk)  # type: ignore[misc]
     with Journal.open(desk.rolling.policy.journal) as journal:
-        journal.append(Record.ACT, wish(Act.PAUSE, "ops", "why " * 200, 0).body(), at_s=time.time())
+        journal.append(Record.ACT, act_request(Act.PAUSE, "ops", "why " * 200, 0).body(), at_s=time.time())
     desk.rolling.set_share(70)
     state = fold(desk.rolling.entries())
     console = Console(width=80, record=True, file=io.StringIO())

@@ -8,13 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from flags.rollout.controller import Clocks, Controller, Ports
-from flags.rollout.inbox import Inbox, wish
+from flags.rollout.controller import Controller, Ports
+from flags.rollout.inbox import Inbox, act_request
 from flags.rollout.journal import Journal
 from flags.rollout.leases.lease import Fence
 from flags.rollout.ledger import Act
 from flags.rollout.moves import MoveKind, MoveReason, RolloutPhase
 from flags.rollout.policy.policy import Policy
+from flags.rollout.tick.looking import Clocks
 from tests.simulate.peers import ArgoLike, FlaggerLike
 from tests.simulate.world import ROUTE, Clock, FakeFlag, Truth, World
 
@@ -108,7 +109,7 @@ async def course(case: Case) -> Course:
                     proved.append(policy.steps[controller.state.step - 1].share)
                 held = held or move.reason is MoveReason.WARNING
                 if move.reason is MoveReason.APPROVAL:
-                    inbox.put(wish(Act.APPROVE, "a person", "simulated", 0))
+                    inbox.put(act_request(Act.APPROVE, "a person", "simulated", 0))
                 if controller.state.phase is RolloutPhase.ROLLED_BACK:
                     break
             hours = (clock.now_s - world.begun_s) / 3600

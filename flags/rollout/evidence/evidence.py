@@ -67,8 +67,8 @@ class Batch:
         return sum(n for (of, _, outcome), n in self.outcomes.items() if of == arm and outcome in outcomes)
 
 
-def batch_said(batch: Batch) -> dict[str, Any]:
-    """As JSON has it: what `batch_heard` reads. What is 0 is left out."""
+def batch_body(batch: Batch) -> dict[str, Any]:
+    """As JSON has it: what `batch_from_body` reads. What is 0 is left out."""
     return {
         "since_s": batch.since_s,
         "until_s": batch.until_s,
@@ -86,8 +86,8 @@ def batch_said(batch: Batch) -> dict[str, Any]:
     }
 
 
-def batch_heard(said: Mapping[str, Any]) -> Batch:
-    """The batch that `batch_said` made this of; equal to it in all that is not 0."""
+def batch_from_body(said: Mapping[str, Any]) -> Batch:
+    """The batch that `batch_body` made this of; equal to it in all that is not 0."""
     return Batch(
         since_s=said["since_s"],
         until_s=said["until_s"],

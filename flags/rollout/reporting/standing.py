@@ -24,7 +24,7 @@ def standing_of(flag: Flag) -> dict[str, Any]:
     }
 
 
-def written_said(step: int, flag: Flag, *, anew: bool = False) -> dict[str, Any]:
+def written_body(step: int, flag: Flag, *, anew: bool = False) -> dict[str, Any]:
     """What is journaled of a write that was read back, and of a change that is accepted.
 
     Args:

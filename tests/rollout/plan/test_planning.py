@@ -14,7 +14,7 @@ from rich.console import Console
 
 from flags.errors import EvidenceError, ReadingProblem
 from flags.rollout import planning
-from flags.rollout.evidence.evidence import batch_heard, batch_said
+from flags.rollout.evidence.evidence import batch_body, batch_from_body
 from flags.rollout.evidence.readings import OUTCOMES, Reading, Series, between
 from flags.rollout.plan.plan import Plan, Rate
 from flags.rollout.plan.planner import plan
@@ -160,7 +160,7 @@ def test_the_rest_is_in_no_comparison() -> None:
 
     assert len(batch.outcomes) == 3
     assert verdicts(batch) == verdicts(without)
-    assert batch_heard(batch_said(batch)) == batch
+    assert batch_from_body(batch_body(batch)) == batch
 
 
 def text(made: Plan) -> str:

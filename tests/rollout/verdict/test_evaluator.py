@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from flags.rollout.evidence.evidence import Batch, Tail, batch_heard, batch_said
+from flags.rollout.evidence.evidence import Batch, Tail, batch_body, batch_from_body
 from flags.rollout.policy.guardrails import (
     Action,
     Ceiling,
@@ -516,7 +516,9 @@ def all_said(steps: tuple[list[Batch], ...]) -> list[tuple[Verdict, ...]]:
 @given(steps=ROLLOUTS)
 def test_the_same_batches_give_the_same_verdicts(steps: tuple[list[Batch], ...]):
     """To the last digit, and also after they were written down as JSON and read again."""
-    stored = tuple([batch_heard(json.loads(json.dumps(batch_said(b)))) for b in batches] for batches in steps)
+    stored = tuple(
+        [batch_from_body(json.loads(json.dumps(batch_body(b)))) for b in batches] for batches in steps
+    )
 
     first = all_said(steps)
 

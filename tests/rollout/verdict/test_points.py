@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from flags.rollout.bodies import evaluator_from_body, measures_body, plain
 from flags.rollout.evidence.evidence import Batch
 from flags.rollout.policy.guardrails import ErrorBudget, Exposure, RateRatio
-from flags.rollout.replay import jury_heard, jury_said, plain
 from flags.rollout.verdict.e_processes import DifferenceNull, EProcess, JointNull
 from flags.rollout.verdict.evaluator import Evaluator
 from flags.rollout.verdict.verdict import Finding, Verdict
@@ -192,7 +192,7 @@ def test_few_users_who_differ_are_seldom_safe_where_harm_is(spread: float) -> No
 def test_a_journal_from_before_there_were_points_is_heard_as_it_was_meant() -> None:
     """Its guardrails do not say `or_points`: the same verdicts come of them, to the last digit."""
     rail = RateRatio("errors", 1.0)
-    said = jury_said((rail,), (Exposure(25),), ErrorBudget())
+    said = measures_body((rail,), (Exposure(25),), ErrorBudget())
     del said["guardrails"][0]["or_points"]
     batch = Batch(
         0,
@@ -202,7 +202,7 @@ def test_a_journal_from_before_there_were_points_is_heard_as_it_was_meant() -> N
         | {("control", 0, "failed"): 4, ("control", 1, "complete"): 800},
         users={"stream": 40, "control": 40},
     )
-    old, new = jury_heard(said), Evaluator((rail,), (Exposure(25),), ErrorBudget())
+    old, new = evaluator_from_body(said), Evaluator((rail,), (Exposure(25),), ErrorBudget())
     for made in (old, new):
         made.add(batch)
 

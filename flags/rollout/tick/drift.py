@@ -1,0 +1,81 @@
+"""Drift of the flag: how it differs from what the journal says was written, and by whom. Pure."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from flags.rollout.ledger import RolloutState
+from flags.rollout.moves import Change
+from flags.rollout.writing.flag_admin import Flag
+from flags.rollout.writing.marks import FlagMark
+
+
+@dataclass(frozen=True, slots=True)
+class FlagDrift:
+    """The flag of one look beside the state of its rollout."""
+
+    state: RolloutState
+    flag: Flag
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether the flag is as a rollout needs it: on, and with one strategy."""
+        return self.flag.enabled and not self.flag.others
+
+    @property
+    def stranger(self) -> FlagMark | None:
+        """The mark of another controller, which has a journal of its own."""
+        state, mark = self.state, FlagMark.on(self.flag.strategy.title)
+        is_ours = mark is None or not state.home or mark.home in (state.home, state.found_home)
+        return None if is_ours else mark
+
+    @property
+    def is_around_changed(self) -> bool:
+        """Whether another controller writes the flag, or what decides beside the strategy has changed."""
+        if self.stranger is not None:
+            return True
+        return bool(self.state.around) and self.flag.around != self.state.around
+
+    @property
+    def change(self) -> Change:
+        """What somebody else did to the flag since it was last written, or accepted."""
+        state, strategy = self.state, self.flag.strategy
+        if not self.is_ready or self.is_around_changed:
+            return Change.OTHER
+        if strategy.digest == state.digest:
+            return Change.NONE
+        only_the_share = replace(strategy, share=state.share).digest == state.digest
+        return Change.LOWERED if only_the_share and strategy.share < state.share else Change.OTHER
+
+    @property
+    def changed_by(self) -> str:
+        """Who changed it; the flag's events do not say who changed what decides beside the flag."""
+        flag = self.flag
+        if (mark := self.stranger) is not None:
+            return f"another controller, with a journal of its own: {mark}"
+        if flag.strategy.digest == self.state.digest and self.is_ready:
+            return "somebody: its variants, parents, segments or disabled strategies are others"
+        return flag.event_by if flag.enabled else f"{flag.event_by}: it is off in its environment"
+
+    def accepted(self, shares: Sequence[int], *, is_observing: bool) -> tuple[int, bool] | None:
+        """The step that the flag stands at, and whether its evidence begins anew; None: there is nothing new.
+
+        A change is accepted where its author is known to want it: a controller that died after it wrote, a
+        person who resumed, and in the mode `observe` everybody.
+
+        Args:
+            shares: what each step of the policy writes, in percent.
+            is_observing: whether the mode is `observe`.
+        """
+        state, flag = self.state, self.flag
+        same = flag.strategy.digest == state.digest and not self.is_around_changed
+        before_first = is_observing and state.step < 0
+        if same and flag.event_id == state.event_id and not (state.was_changed or before_first):
+            return None
+        if state.intent is not None and flag.strategy.digest == state.intent.digest:
+            return state.intent.step, False
+        if same and state.step >= 0:
+            # Changed and changed back, or nothing that matters. Who was exposed meanwhile is not known.
+            return state.step, state.was_changed
+        if (state.resumed or is_observing) and self.stranger is None and flag.strategy.share in shares:
+            return shares.index(flag.strategy.share), True
+        return None
