@@ -1,4 +1,4 @@
-"""What a person wants, against what is so by now: an act is for what its giver saw. Pure."""
+"""Whether an act may still have an effect: it is about what its author saw. Pure."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -7,7 +7,7 @@ from flags.rollout.ledger import Act, RolloutState
 from flags.rollout.moves import RolloutPhase
 
 ABOUT_A_DECISION = frozenset({Act.RESUME, Act.APPROVE, Act.ADVANCE})
-"""Acts that let something go on; those that stop it are never too late."""
+"""Acts that let the rollout go on; acts that stop it are never too late."""
 
 _OF_THE_FLAG = ("share", "others", "environment", "digest", "around")
 
@@ -19,14 +19,14 @@ def refusal(
     now: Mapping[str, Any] | None,
     changed: bool,
 ) -> str:
-    """Why it has no effect; "" where it may have one.
+    """Why an act has no effect; "" where it may have one.
 
     Args:
         what: the act.
-        state: by now.
-        seen: the look that its giver saw; None: not known.
-        now: the flag as it is, in the words of `standing`; None: not known.
-        changed: whether the flag is another than written.
+        state: of the rollout, now.
+        seen: the look that its author saw; None: not known.
+        now: the flag now, as `standing_of` has it; None: not known.
+        changed: whether the flag differs from what was written.
     """
     if what in (Act.ROLL_BACK, Act.KILL, Act.UNKILL):
         return ""

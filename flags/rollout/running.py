@@ -1,4 +1,4 @@
-"""A controller at work: its ports opened as the policy says, the lease, and ticks until it is stopped."""
+"""A controller at work: the lease, its ports as the policy has them, and ticks until it is stopped."""
 
 import asyncio
 import logging
@@ -34,13 +34,13 @@ from flags.tls import strictly
 logger = logging.getLogger("headgate.rollout")
 
 ACTS_S = 0.5
-"""Between two looks for acts of people: a rollback that somebody asks for does not wait for the next tick."""
+"""Between two looks for acts of people, so that a rollback does not wait for the next tick."""
 
 RETRY_S = 5.0
-"""Between two attempts to write the 0 % that is due: it does not wait for the next tick."""
+"""Between two attempts to write the 0 % that is due, which does not wait for the next tick."""
 
 LEASE_S = 30
-"""How long a lease lasts without being renewed: so long nothing moves after a controller was killed."""
+"""How long a lease lasts without renewal, and so the time without a controller after one was killed."""
 
 RENEW_S = 10.0
 
@@ -57,7 +57,7 @@ class StartedBy:
     by: str
     reason: str
     again: bool = False
-    """Also after one that is over."""
+    """Also after a rollout that is over."""
 
 
 async def serve(policy: Policy, begin: StartedBy) -> None:
@@ -65,7 +65,7 @@ async def serve(policy: Policy, begin: StartedBy) -> None:
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    async with opened_lease(policy) as lease, _shown(policy) as metrics:
+    async with opened_lease(policy) as lease, _served_metrics(policy) as metrics:
         while not stop.is_set():
             fence = await _acquired(lease)
             if fence is None:
@@ -156,7 +156,7 @@ async def _until(stop: asyncio.Event, seconds: float) -> None:
 
 @asynccontextmanager
 async def opened(policy: Policy, journal: Journal, lease: Lease) -> AsyncIterator[Controller]:
-    """A controller that is where its journal stands."""
+    """A controller that goes on where its journal stands."""
     async with opened_admin(policy) as admin, opened_readings(policy) as readings:
         ports = Ports(
             admin=admin,
@@ -174,7 +174,7 @@ async def opened(policy: Policy, journal: Journal, lease: Lease) -> AsyncIterato
 
 @asynccontextmanager
 async def opened_admin(policy: Policy) -> AsyncIterator[FlagAdmin]:
-    """Whoever changes the flag where the policy says it is."""
+    """The port that changes the flag, in the place that the policy names."""
     flag = ManagedFlag(policy.flag, policy.kill_flag, policy.stickiness, policy.group_id)
     place = policy.where.unleash
     if place is None:
@@ -196,7 +196,7 @@ async def opened_admin(policy: Policy) -> AsyncIterator[FlagAdmin]:
 
 @asynccontextmanager
 async def opened_readings(policy: Policy) -> AsyncIterator[Readings]:
-    """Where the counts come from."""
+    """The port that the counts come from."""
     async with _client(policy) as client:
         server = policy.evidence.prometheus
         if server is not None:
@@ -213,7 +213,7 @@ def _client(policy: Policy) -> httpx.AsyncClient:
 
 @asynccontextmanager
 async def opened_lease(policy: Policy) -> AsyncIterator[Lease]:
-    """What keeps a second controller from writing."""
+    """The lease, which keeps a second controller from writing."""
     place = policy.lease.kubernetes
     if place is None:
         assert policy.lease.file is not None, "one of the two"
@@ -224,8 +224,8 @@ async def opened_lease(policy: Policy) -> AsyncIterator[Lease]:
 
 
 @asynccontextmanager
-async def _shown(policy: Policy) -> AsyncIterator[RolloutMetrics]:
-    """The controller's metrics, on a port of their own where the policy names one."""
+async def _served_metrics(policy: Policy) -> AsyncIterator[RolloutMetrics]:
+    """The controller's metrics, served on the port that the policy names, if any."""
     registry = CollectorRegistry()
     metrics = RolloutMetrics(registry)
     if policy.listen is None:
@@ -247,11 +247,11 @@ async def _shown(policy: Policy) -> AsyncIterator[RolloutMetrics]:
 @asynccontextmanager
 async def opened_webhook(policy: Policy) -> AsyncIterator[Send]:
     if policy.notify is None:
-        yield _nobody
+        yield _no_webhook
         return
     async with _client(policy) as client:
         yield Webhook(policy.notify, client).send
 
 
-async def _nobody(notice: Notice) -> bool:
+async def _no_webhook(notice: Notice) -> bool:
     return True

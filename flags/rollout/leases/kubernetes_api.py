@@ -30,12 +30,12 @@ _SAYS_NO: Mapping[int, str] = {
 
 
 class ApiServer:
-    """One cluster, asked as one service account. Raises LeaseError. Who opens it closes it: `async with`.
+    """One cluster, asked as one service account. Raises LeaseError. The opener closes it: `async with`.
 
     Args:
         url: of the API server.
         token_file: read for each request, since Kubernetes replaces it.
-        ca_file: whom to trust; None: whomever this machine trusts.
+        ca_file: authorities to trust; None: those of this machine.
         strict_tls: whether its certificate must keep to the letter.
     """
 
@@ -60,7 +60,7 @@ class ApiServer:
 
     @classmethod
     def in_cluster(cls, environment: Mapping[str, str], *, strict_tls: bool = True) -> Self:
-        """By what Kubernetes gives each pod. Raises LeaseError outside of one."""
+        """From the environment that Kubernetes gives each pod. Raises LeaseError outside of a pod."""
         try:
             host, port = environment["KUBERNETES_SERVICE_HOST"], environment["KUBERNETES_SERVICE_PORT"]
         except KeyError as exc:
@@ -78,9 +78,9 @@ class ApiServer:
     async def ask(
         self, method: str, path: str, body: Any = None, *, expects: frozenset[int]
     ) -> tuple[int, dict[str, Any]]:
-        """Status and object; an empty one for a status of `expects`, which are refusals that mean something.
+        """Status and object; an empty object for a status of `expects`, which are refusals with a meaning.
 
-        Raises LeaseError for every other refusal, and if there is no answer: then nobody knows what was done.
+        Raises LeaseError for every other refusal, and without an answer, when the effect is unknown.
         """
         what = f"Kubernetes: {method} {path}"
         headers = {"authorization": f"Bearer {self._token()}", "content-type": "application/json"}
@@ -90,17 +90,17 @@ class ApiServer:
                 asyncio.timeout(self._timeout_s),
                 self._client.stream(method, path, headers=headers, content=content) as answer,
             ):
-                said = bytearray()
+                received = bytearray()
                 async for piece in answer.aiter_bytes():
-                    said += piece
-                    if len(said) > MAX_BYTES:
+                    received += piece
+                    if len(received) > MAX_BYTES:
                         raise LeaseError(f"{what}: answers more than {MAX_BYTES} bytes")
         except TimeoutError:
             raise LeaseError(f"{what}: no answer within {self._timeout_s:g} s") from None
         except (httpx.HTTPError, httpx.InvalidURL) as exc:
             raise LeaseError(f"{what}: {why(exc)}") from None  # its text may hold headers
         status = answer.status_code
-        return status, {} if status in expects else _read(what, status, bytes(said))
+        return status, {} if status in expects else _read(what, status, bytes(received))
 
     def _token(self) -> str:
         try:
@@ -123,11 +123,11 @@ def _trusting(ca_file: Path | str | None) -> ssl.SSLContext:
         raise LeaseError(problem) from None
 
 
-def _read(what: str, status: int, said: bytes) -> dict[str, Any]:
+def _read(what: str, status: int, received: bytes) -> dict[str, Any]:
     if status not in (httpx.codes.OK, httpx.codes.CREATED):
         raise LeaseError(f"{what}: answers {status}: {_SAYS_NO.get(status, 'which was not expected')}")
     try:
-        found = orjson.loads(said)
+        found = orjson.loads(received)
     except orjson.JSONDecodeError as exc:
         raise LeaseError(f"{what}: answers {status}, but not with JSON") from exc
     if not isinstance(found, dict):

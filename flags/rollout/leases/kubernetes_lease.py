@@ -1,12 +1,13 @@
 """The lease for controllers of one cluster: a `coordination.k8s.io/v1` Lease, by Kubernetes's REST API.
 
-The API server compares and sets (`resourceVersion`), and `leaseTransitions` is the fence. No clock is
-compared with another machine's: the holder counts from before it last asked to renew, the others from when
-they last saw the lease change, as client-go's leader election does. So a new candidate waits a whole ttl
-before it takes over from a holder that was killed; one that ends in order releases it, and nobody waits.
+The API server compares and sets (`resourceVersion`), and `leaseTransitions` is the fence. Clocks of two
+machines are never compared: the holder counts from before its last request to renew, the others from when
+they last saw the lease change, as client-go's leader election does. So a candidate waits a whole term before
+it takes over from a holder that was killed; a holder that ends in order releases the lease, and nobody
+waits.
 
-The service account needs `get`, `create` and `update` of `leases` in the namespace. Whoever deletes the Lease
-begins again with number 1.
+The service account needs `get`, `create` and `update` of `leases` in the namespace. After the Lease is
+deleted, numbers begin again with 1.
 
 Sources: https://kubernetes.io/docs/concepts/architecture/leases/
 https://kubernetes.io/docs/reference/using-api/api-concepts/#updates-to-existing-resources
@@ -23,13 +24,13 @@ from flags.rollout.leases.kubernetes_api import ApiServer
 from flags.rollout.leases.lease import TTL_S, Fence, unique_holder
 
 RENEW_ATTEMPTS = 2
-"""The second one is for a lease that somebody has annotated, or whose last renewal came through unheard."""
+"""The second is for a lease that somebody annotated, or a renewal whose answer was lost."""
 
 _ABSENT, _CONFLICT = 404, 409
 
 
 def since_boot_s() -> float:
-    """Seconds that go on while the machine sleeps, and that nobody can set."""
+    """Seconds since boot: they go on while the machine sleeps, and nobody can set them."""
     return time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
@@ -48,7 +49,7 @@ class _Held:
 
 
 class ClusterLease:
-    """One Lease object. A Lease. Owns nothing: whoever opened the API server closes it.
+    """One Lease object. A Lease. The caller owns the API server.
 
     Args:
         ttl_s: whole seconds, the same for all controllers.
@@ -104,13 +105,13 @@ class ClusterLease:
         await self._mine(fence, for_s)
 
     def _may_take(self, lease: Mapping[str, Any]) -> bool:
-        """Whether nobody has it, or whoever has it has been silent for as long as it is theirs."""
+        """Whether nobody has it, or its holder has not renewed it for a whole term."""
         holder = lease["spec"].get("holderIdentity")
         version, now_s = lease["metadata"]["resourceVersion"], self._clock()
         if self._seen is None or self._seen.version != version:
             self._seen = _Seen(version, now_s)
         theirs_s = max(self._ttl_s, float(lease["spec"].get("leaseDurationSeconds") or 0))
-        # Our own name: we have asked for it, and never heard that we got it.
+        # Our own name: an earlier request got the lease, and its answer was lost.
         return holder in (None, "", self._holder) or now_s - self._seen.at_s > theirs_s
 
     async def _take(
@@ -149,7 +150,7 @@ class ClusterLease:
         return await self._ask("PUT", f"/{self._name}", lease, frozenset({_ABSENT, _CONFLICT}))
 
     async def _create(self, lease: Mapping[str, Any]) -> dict[str, Any] | None:
-        """What was stored; None if somebody else was there first. Without a namespace there is an error."""
+        """What was stored; None if somebody else was first. Raises LeaseError without the namespace."""
         meta = {"metadata": {"name": self._name, "namespace": self._namespace}}
         its = {"apiVersion": "coordination.k8s.io/v1", "kind": "Lease", **meta, **lease}
         return await self._ask("POST", "", its, frozenset({_CONFLICT}))
@@ -182,5 +183,5 @@ def _fence_of(lease: Mapping[str, Any]) -> Fence:
 
 
 def _micro_time() -> str:
-    # For people alone: nobody reckons with it.
+    # For people: no decision depends on it.
     return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")

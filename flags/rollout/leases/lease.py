@@ -1,8 +1,8 @@
-"""Who the one writer is: the port, and the lease for one machine. For a cluster there is `kubernetes_lease`.
+"""Leases, by which one controller writes at a time: the port, and the lease for one machine.
 
-A lease is held for a time. Each time it is had, it has a higher number, the fence, which no other acquisition
-ever has had. Before each write its holder asks `check`, which looks at what is stored, not at what this
-process remembers: one that was stopped for minutes and wakes up finds that it is the writer no more.
+`kubernetes_lease` has the one for a cluster. A lease is held for a time. Each acquisition has a higher number
+than all before it, the fence. Before each write the holder calls `check`, which reads what is stored, not
+what the process remembers: a process that was stopped for minutes finds that it is no longer the writer.
 
 What no lease can do: Unleash does not know fences. A process that is stopped between `check` and the write,
 for longer than it has left, still writes when it wakes up. Ask for as much time as the write may take
@@ -26,11 +26,11 @@ import orjson
 from flags.errors import LeaseError, LeaseLost
 
 TTL_S = 30.0
-"""How long a lease is held without being renewed: so long nobody moves the flag after a holder was killed."""
+"""How long a lease lasts without renewal, and so the time without a writer after its holder was killed."""
 
 LOCK_WAIT_S = 1.0
 LOCK_PAUSE_S = 0.01
-"""The file's lock is held for a write of some bytes: whoever waits longer is told."""
+"""Waiting for the file's lock, which is held for a write of some bytes; longer is an error."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,37 +38,37 @@ class Fence:
     """One acquisition."""
 
     number: int
-    """Higher than that of every one before, whoever had it."""
+    """Higher than that of every acquisition before."""
     holder: str
 
 
 class Lease(Protocol):
-    """Raises LeaseError when nobody can say who has it; then nothing may be written."""
+    """Raises LeaseError where the holder is not known; then nothing may be written."""
 
     async def acquire(self) -> Fence | None:
-        """None: somebody else has it. To be asked again and again, every few seconds.
+        """Try to become the holder; None while somebody else is. Call it every few seconds.
 
-        Its holder gets a new fence, and loses the one before.
+        A holder that calls it gets a new fence, and loses the one before.
         """
 
     async def renew(self, fence: Fence) -> None:
-        """Hold it for another time, from now. Raises LeaseLost if it was lost, or has run out."""
+        """Hold it for a whole term from now. Raises LeaseLost if it was lost, or has run out."""
 
     async def release(self, fence: Fence) -> None:
         """Let others have it at once. Does nothing if it was lost."""
 
     async def check(self, fence: Fence, *, for_s: float = 0.0) -> None:
-        """Raises LeaseLost unless it is held, and will be for `for_s` seconds without another word."""
+        """Raises LeaseLost unless it is held, and will be for `for_s` seconds without renewal."""
 
 
 def unique_holder() -> str:
-    """A name that no other process ever has: a restarted one is not the holder that it was."""
+    """A name that no other process ever has, so that a restarted process is another holder."""
     return f"{os.uname().nodename}/{os.getpid()}/{uuid.uuid4().hex[:8]}"
 
 
 @dataclass(frozen=True, slots=True)
 class _Record:
-    """What the file says."""
+    """The content of the file."""
 
     number: int
     holder: str
@@ -77,7 +77,7 @@ class _Record:
     ttl_s: float
 
     def is_held(self, now_s: float) -> bool:
-        # One that would run out later than any can was written before the clock was set back.
+        # A term that ends later than any can was written before the clock was set back.
         return bool(self.holder) and now_s < self.expires_s <= now_s + self.ttl_s
 
 
@@ -88,7 +88,7 @@ class FileLease:
     killed keeps the lease until it runs out.
 
     Args:
-        path: of the file; beside it is `.lock`. Whoever deletes it begins again with number 1.
+        path: of the file; beside it is `.lock`. Without the file, numbers begin again with 1.
         ttl_s: the same for all controllers.
         clock: Unix time. Set forward, it lets others have the lease too early, which its holder notices at
             its next `check`.
@@ -115,9 +115,9 @@ class FileLease:
             record = self._load()
             if record.holder != self._holder and record.is_held(self._clock()):
                 return None
-            taken = self._held(record.number + 1)
-            self._store(taken)
-        return Fence(taken.number, taken.holder)
+            record = self._held(record.number + 1)
+            self._store(record)
+        return Fence(record.number, record.holder)
 
     async def renew(self, fence: Fence) -> None:
         async with self._locked():
@@ -153,9 +153,12 @@ class FileLease:
         except OSError as exc:
             raise LeaseError(f"lease {self._path}: cannot be read: {exc.strerror}") from exc
         try:
-            said = orjson.loads(content)
+            fields = orjson.loads(content)
             return _Record(
-                int(said["number"]), str(said["holder"]), float(said["expires_s"]), float(said["ttl_s"])
+                int(fields["number"]),
+                str(fields["holder"]),
+                float(fields["expires_s"]),
+                float(fields["ttl_s"]),
             )
         except (ValueError, KeyError, TypeError) as exc:
             problem = "is no lease; see that no controller runs, and remove it"
@@ -179,7 +182,7 @@ class FileLease:
 
     @asynccontextmanager
     async def _locked(self) -> AsyncIterator[None]:
-        """No other process looks or writes meanwhile. Dies with the process that has it."""
+        """Hold the file's lock, which ends with the process that has it."""
         lock = self._open_lock()
         try:
             for _ in range(int(LOCK_WAIT_S / LOCK_PAUSE_S)):

@@ -1,7 +1,7 @@
-"""Who is told of what: which entries of the journal are news, and a webhook that gets each once.
+"""Notices: which entries of the journal are worth one, and a webhook that gets each once.
 
-A notice has the number of its entry, which never changes: whoever gets it twice, because the controller died
-between sending and journaling that it had, can tell.
+A notice has the number of its entry, which never changes. A controller that dies after it sent a notice and
+before it journaled that sends the notice again, and the receiver can tell by the number.
 """
 
 import logging
@@ -18,21 +18,21 @@ from flags.tls import why
 
 logger = logging.getLogger("headgate.rollout")
 
-MOST_TOLD = 3
+MOST_NOTICES = 3
 LATELY_S = 12 * 3600.0
-"""So often in so long somebody is told of one reason to hold; the status says it all the time."""
+"""The most notices of one reason to hold in this time; the status has it all the time."""
 
 QUIET = "quiet"
-"""A hold that was not told, and so is its end."""
+"""A hold without a notice, whose end gets none either."""
 
 
 @dataclass(frozen=True, slots=True)
 class Notice:
-    """One piece of news."""
+    """One message to people, of one entry of the journal."""
 
     run: str
     seq: int
-    """Of the journal's entry."""
+    """The number of the journal's entry."""
     at_s: float
     what: str
     """`written`, `rolled_back`, `holding`, `resolved`, `complete`, `act`, `no_effect`; in `observe` also
@@ -42,8 +42,8 @@ class Notice:
     step: int
     share: int
 
-    def said(self) -> dict[str, Any]:
-        """As JSON; `id` is the same however often it is sent."""
+    def body(self) -> dict[str, Any]:
+        """The webhook's JSON; `id` is the same each time that the notice is sent."""
         return {
             "id": f"{self.run}-{self.seq}",
             "run": self.run,
@@ -58,16 +58,16 @@ class Notice:
 
 @dataclass(frozen=True, slots=True)
 class NoticeHistory:
-    """What was said last, so that the same is not said again. A fold over the journal, as the state is."""
+    """The last notices, so that none is repeated. A fold over the journal, as the state is."""
 
     page_after_s: float
     standing: tuple[str, str] | None = None
-    """What still is as somebody was told: `what` and `reason`."""
+    """`what` and `reason` of a notice that still holds."""
     holds: tuple[tuple[MoveReason, float], ...] = ()
-    """Those that somebody was told of lately, and when."""
+    """Holds with a notice lately, and when."""
 
     def after(self, entry: JournalLine, state: RolloutState) -> tuple["NoticeHistory", Notice | None]:
-        """With one more entry, which `state` has in it; and the notice that it is worth."""
+        """The history after one more entry, which `state` includes, and the notice it is worth, if any."""
         if entry.kind == Record.TICK:
             return self._after_tick(entry, state)
         if entry.kind == Record.ACT:
@@ -91,7 +91,7 @@ class NoticeHistory:
         if entry.body.get("unwritten") and kind is not MoveKind.HOLD:
             kind, reason, detail = MoveKind.HOLD, MoveReason.NOT_WRITTEN, str(entry.body["unwritten"])
         what = (
-            _WATCHED.get(kind) if entry.body["situation"]["mode"] == ControlMode.OBSERVE else _DONE.get(kind)
+            _OBSERVED.get(kind) if entry.body["situation"]["mode"] == ControlMode.OBSERVE else _DONE.get(kind)
         )
         if reason is MoveReason.COMPLETE:
             what = "complete"
@@ -109,26 +109,26 @@ class NoticeHistory:
     def _holding(
         self, reason: MoveReason, entry: JournalLine, notice: Notice
     ) -> tuple["NoticeHistory", Notice | None]:
-        """One that comes and goes is told a few times, and then is no news."""
+        """A hold that comes and goes gets a few notices, and then none."""
         lately = tuple((of, at_s) for of, at_s in self.holds if entry.at_s - at_s < LATELY_S)
-        if sum(of is reason for of, _ in lately) >= MOST_TOLD:
+        if sum(of is reason for of, _ in lately) >= MOST_NOTICES:
             return replace(self, standing=(QUIET, reason), holds=lately), None
         return replace(self, standing=("holding", reason), holds=(*lately, (reason, entry.at_s))), notice
 
 
 _DONE = {MoveKind.ROLL_BACK: "rolled_back", MoveKind.HOLD: "holding"}
-"""An advance is told when it is written."""
+"""Moves with a notice; an advance gets its notice when it is written."""
 
-_WATCHED = {
+_OBSERVED = {
     MoveKind.ROLL_BACK: "would_roll_back",
     MoveKind.HOLD: "holding",
     MoveKind.ADVANCE: "would_advance",
 }
-"""In the mode `observe`, which does nothing of it."""
+"""The same in the mode `observe`, which only says what it would do."""
 
 
 def _had_no_effect(tick: Mapping[str, Any]) -> bool:
-    """Whether somebody's approval is used up; in older journals, which say no `standing`, it was kept."""
+    """Whether an approval was used up without effect; in older journals, without `standing`, it was kept."""
     situation = tick["situation"]
     asked = situation.get("approved") or situation.get("overridden")
     return bool(asked) and "standing" in tick and tick["move"]["kind"] != MoveKind.ADVANCE
@@ -139,7 +139,7 @@ def _notice(entry: JournalLine, state: RolloutState, what: str, reason: str, det
 
 
 class Webhook:
-    """Sends notices. Whoever made the client closes it."""
+    """Sends notices. The caller owns the client."""
 
     def __init__(self, settings: Notify, client: httpx.AsyncClient) -> None:
         self._settings = settings
@@ -147,7 +147,7 @@ class Webhook:
         self._attempts = 0
 
     async def send(self, notice: Notice) -> bool:
-        """Whether it was taken, or is given up; the next notices wait until then. Never raises."""
+        """Whether it was taken, or is given up; until then the next notices wait. Never raises."""
         self._attempts += 1
         problem = await self._problem(notice)
         if problem and self._attempts < self._settings.attempts:
@@ -162,7 +162,7 @@ class Webhook:
         try:
             response = await self._client.post(
                 self._settings.webhook.get_secret_value(),
-                json=notice.said(),
+                json=notice.body(),
                 headers={name: value.get_secret_value() for name, value in self._settings.headers.items()},
                 timeout=self._settings.timeout_s,
             )

@@ -1,4 +1,4 @@
-"""What is in force, beside what was decided and what was written: three things that may differ. Pure."""
+"""What is in force, beside what was decided and what was written. The three may differ. Pure."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -7,7 +7,7 @@ from flags.rollout.ledger import RolloutState
 from flags.rollout.writing.flag_admin import Flag, Kill
 
 Standing = Mapping[str, Any]
-"""What one look at the flag says, as the journal has it."""
+"""The flag at one look, as the journal has it."""
 
 
 def standing_of(flag: Flag) -> dict[str, Any]:
@@ -25,10 +25,10 @@ def standing_of(flag: Flag) -> dict[str, Any]:
 
 
 def written_body(step: int, flag: Flag, *, anew: bool = False) -> dict[str, Any]:
-    """What is journaled of a write that was read back, and of a change that is accepted.
+    """The body for a write that was read back, and for a change that is accepted.
 
     Args:
-        anew: what was measured in this step before is of another exposure.
+        anew: whether evidence of this step begins anew, since what was before is of another exposure.
     """
     return {
         "step": step,
@@ -43,13 +43,13 @@ def written_body(step: int, flag: Flag, *, anew: bool = False) -> dict[str, Any]
 
 
 def exposes(standing: Standing) -> bool:
-    """Whether it is on for anybody."""
+    """Whether the flag is on for anybody."""
     is_on = standing["environment"] and standing["kill"] != Kill.ON
     return bool(is_on and (standing["share"] or standing["others"]))
 
 
 def decided(state: RolloutState, standing: Standing | None) -> int:
-    """Percent. What a person has lowered is what they decided."""
+    """The share that was decided, in percent. A person who lowers the share decides it."""
     if state.is_over:
         return 0
     if state.intent is not None and state.intent.share is not None:
@@ -73,7 +73,7 @@ def gap(state: RolloutState, standing: Standing | None) -> str:
 
 
 def _is_due(state: RolloutState, standing: Standing | None) -> bool:
-    """Whether a write is due, and was not found to be done, by whomever."""
+    """Whether a write is due, and nobody has done it yet."""
     if state.down_pending:
         return standing is None or bool(standing["share"])
     return state.intent is not None and (standing is None or standing["digest"] != state.intent.digest)

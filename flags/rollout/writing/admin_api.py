@@ -14,7 +14,7 @@ from flags.errors import FlagAdminError
 from flags.tls import strictly, why
 
 TIMEOUT_S = 10.0
-"""For whatever is asked for at a time, with all the requests that it takes."""
+"""For one operation, with all its requests."""
 
 READ_ATTEMPTS = 3
 READ_PAUSE_S = 0.2
@@ -25,11 +25,11 @@ MAX_BYTES = 8 << 20
 """Of one answer. A page of a hundred events of a large strategy has some 200 kB."""
 
 MAX_SAID_CHARS = 200
-"""Of what Unleash says about a refusal."""
+"""Of the message in a refusal by Unleash."""
 
 
 class Refused(FlagAdminError):
-    """Unleash has answered, and not with what was asked for."""
+    """Unleash answered with a status that is no success."""
 
     def __init__(self, problem: str, status: int) -> None:
         super().__init__(problem)
@@ -37,7 +37,7 @@ class Refused(FlagAdminError):
 
 
 class AdminApi:
-    """One server, asked with one token. Raises FlagAdminError. Who opens it closes it: `async with`.
+    """One server, asked with one token. Raises FlagAdminError. The opener closes it: `async with`.
 
     Args:
         url: without `/api`.
@@ -75,7 +75,7 @@ class AdminApi:
         await self._client.aclose()
 
     async def get(self, path: str, params: Mapping[str, str] | None = None) -> Any:
-        """What is there now. Raises Refused, or FlagAdminError if it does not answer."""
+        """GET, with retries. Raises Refused, or FlagAdminError without an answer."""
         for left in reversed(range(READ_ATTEMPTS)):
             try:
                 return await self._ask("GET", path, params=params)
@@ -89,7 +89,7 @@ class AdminApi:
         raise AssertionError("unreachable")
 
     async def get_if_any(self, path: str) -> Any:
-        """As `get`; None where the server has no such thing, or no such part."""
+        """As `get`; None where the server answers 404."""
         try:
             return await self.get(path)
         except Refused as exc:
@@ -98,7 +98,7 @@ class AdminApi:
             raise
 
     async def send(self, method: str, path: str, body: Any = None) -> Any:
-        """Change something, once. Raises Refused; FlagAdminError if nobody knows whether it has changed."""
+        """Change something, without retries. Raises Refused; FlagAdminError where the effect is unknown."""
         try:
             return await self._ask(method, path, content=None if body is None else orjson.dumps(body))
         except Refused:
@@ -120,17 +120,17 @@ class AdminApi:
             raise FlagAdminError(f"{what}: {why(exc)}") from None  # its text may hold headers
         if not answer.is_success:
             raise Refused(
-                f"{what}: answers {answer.status_code}{self._said(bytes(body))}", answer.status_code
+                f"{what}: answers {answer.status_code}{self._message(bytes(body))}", answer.status_code
             )
         try:
             return orjson.loads(body) if body else None
         except orjson.JSONDecodeError:
             raise FlagAdminError(f"{what}: answers {answer.status_code}, but not with JSON") from None
 
-    def _said(self, body: bytes) -> str:
+    def _message(self, body: bytes) -> str:
         try:
             message = orjson.loads(body)["message"]
         except (orjson.JSONDecodeError, KeyError, TypeError):
             return ""
-        said = " ".join(str(message).replace(self._token, "…").split())
-        return f": {said[:MAX_SAID_CHARS]}"
+        text = " ".join(str(message).replace(self._token, "…").split())
+        return f": {text[:MAX_SAID_CHARS]}"

@@ -1,7 +1,7 @@
-"""Down, by whoever asks: nothing is read before it but the flag, and it is done when a new read says so.
+"""Down to 0 %, for anybody who asks: it reads only the flag, and is done when a new read says so.
 
-It needs neither the journal nor the lease. The one writer never writes over a share that was lowered since it
-looked, and so nothing that it was about to do comes after this.
+It needs neither the journal nor the lease. The controller never writes over a share that was lowered since
+its last look, so nothing that it was about to do comes after this.
 """
 
 from dataclasses import replace
@@ -11,11 +11,11 @@ from flags.rollout.writing.flag_admin import Flag, FlagAdmin
 from flags.rollout.writing.marks import brought_down
 
 ATTEMPTS = 5
-"""How often it is tried while somebody else writes the flag at the same time."""
+"""Attempts while somebody else writes the flag at the same time."""
 
 
 async def lower(admin: FlagAdmin) -> Flag:
-    """0 %, as it was read back. Raises FlagAdminError: then it is not known to be so."""
+    """Set 0 %; the flag as it was read back. Raises FlagAdminError where it is not known to be at 0 %."""
     for left in reversed(range(ATTEMPTS)):
         flag = await admin.read()
         try:
@@ -28,7 +28,7 @@ async def lower(admin: FlagAdmin) -> Flag:
 
 
 async def kill(admin: FlagAdmin) -> Flag:
-    """The kill flag on, and 0 %: each though the other fails. Raises FlagAdminError for either."""
+    """Turn the kill flag on, and set 0 %, each even if the other fails. Raises FlagAdminError for either."""
     problems = []
     try:
         await admin.kill(True)
@@ -44,7 +44,7 @@ async def kill(admin: FlagAdmin) -> Flag:
 
 
 async def unkill(admin: FlagAdmin) -> None:
-    """The kill flag off. Raises FlagAdminError while that would show anybody anything."""
+    """Turn the kill flag off. Raises FlagAdminError while that would expose anybody."""
     flag = await admin.read()
     if flag.strategy.share or flag.others:
         beside = f" and {len(flag.others)} strategies beside it" * bool(flag.others)

@@ -1,4 +1,4 @@
-"""Who is shown something by a flag as it is: by its own evaluation, of users that stand for all. Pure."""
+"""The share of users that a flag really exposes: the engine evaluates it for a sample of users. Pure."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -15,7 +15,7 @@ from flags.rollout.writing.flag_admin import ManagedFlag
 from flags.rollout.writing.strategies import shows_nobody
 
 PER_BUCKET = 3
-"""Users of each of the hundred buckets of the strategy's hash that are asked about."""
+"""Sampled users in each of the hundred buckets of the strategy's hash."""
 
 
 def expected_share(
@@ -24,9 +24,9 @@ def expected_share(
     """Percent of users who are shown something; None where more than the user's id decides.
 
     Args:
-        document: as the proxies have it.
+        document: the flags as the proxies have them.
         features: the same, by name.
-        flag: of which it is asked.
+        flag: the flag to evaluate.
         group_id: salt of its strategy.
     """
     feature = features.get(flag.name)
@@ -54,7 +54,7 @@ def _is_dark(feature: Mapping[str, Any]) -> bool:
 
 @lru_cache(maxsize=8)  # a rollout has one salt
 def _users(group_id: str) -> Sequence[str]:
-    """As many of each bucket, so that the share is exact."""
+    """Users, equally many of each bucket, so that the share is exact."""
     found: Counter[int] = Counter()
     users: list[str] = []
     for number in count():

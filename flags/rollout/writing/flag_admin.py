@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 @dataclass(frozen=True, slots=True)
 class ManagedFlag:
-    """The flag whose share is moved, and what its strategy must be for the arms to be what they are named."""
+    """The flag whose share is moved, and what its strategy must have for the arms to be comparable."""
 
     name: str
     kill_flag: str = "headgate.kill"
@@ -25,7 +25,7 @@ class ManagedFlag:
 
 @dataclass(frozen=True, slots=True)
 class Strategy:
-    """A gradual rollout. Always written whole: what an update leaves out, Unleash fills in as it likes."""
+    """A gradual rollout. It is always written whole, since Unleash fills in what an update leaves out."""
 
     id: str
     share: int
@@ -39,15 +39,15 @@ class Strategy:
     """None: what is there stays."""
     sort_order: int = 0
     kind: str = "flexibleRollout"
-    """Unleash's name of it. Strategies beside ours may be of any kind; their share is 100 then."""
+    """Unleash's name of its kind. Strategies beside ours may be of another kind; then their share is 100."""
 
     @property
     def digest(self) -> str:
         """Equal for strategies that enable the same users in the same way: SHA-256, in hexadecimal."""
-        said = asdict(self)
+        fields = asdict(self)
         for cosmetic in ("id", "title", "sort_order"):
-            del said[cosmetic]
-        return hashlib.sha256(json.dumps(said, sort_keys=True, default=dict).encode()).hexdigest()
+            del fields[cosmetic]
+        return hashlib.sha256(json.dumps(fields, sort_keys=True, default=dict).encode()).hexdigest()
 
 
 class Kill(StrEnum):
@@ -56,14 +56,14 @@ class Kill(StrEnum):
     OFF = "off"
     ON = "on"
     SOME = "some"
-    """It is on, and asks who the user is: so it stops some, and not everybody."""
+    """On, but its strategies ask who the user is, so that it stops only some."""
     ABSENT = "absent"
-    """There is none, or it was archived: whoever was killed by it stays so."""
+    """There is none, or it is archived: proxies that it has killed stay killed."""
 
 
 @dataclass(frozen=True, slots=True)
 class Flag:
-    """What one read says: the flag in one environment, and the last change of it."""
+    """One read of the flag in one environment, with its last change."""
 
     strategy: Strategy
     others: Sequence[Strategy]
@@ -73,7 +73,7 @@ class Flag:
     event_id: int
     """Of the last event of this flag; grows with each change."""
     event_by: str
-    """Who made it, as Unleash names them."""
+    """The author of that event, as Unleash names them."""
     killed: bool
     """Whether the kill flag is on."""
     kill: Kill = Kill.OFF

@@ -1,7 +1,7 @@
-"""What the controller leaves in its strategy's title: which rollout wrote it, and how it stands. Pure.
+"""The mark in the title of the strategy: which rollout wrote it, and its standing then. Pure.
 
-Whoever has lost the journal finds it there, and so does a second controller with a journal of its own. The
-title that people gave it stands before.
+It shows that a journal was lost, or that a second controller has another journal. The title that people gave
+the strategy comes before it.
 """
 
 import re
@@ -14,12 +14,12 @@ _MARK = re.compile(r"\s*\[headgate (r[0-9]+) of ([0-9a-f]{8}): ([^\[\]]*)\]\s*$"
 
 @dataclass(frozen=True, slots=True)
 class FlagMark:
-    """Of a rollout."""
+    """The mark of one rollout."""
 
     run: str
     home: str
-    """Of the journal."""
-    said: str
+    """The journal's name."""
+    standing: str
 
     @classmethod
     def on(cls, title: str | None) -> "FlagMark | None":
@@ -29,20 +29,20 @@ class FlagMark:
     def put_on(self, title: str | None) -> str:
         """The title with this mark, and without the one before."""
         theirs = _MARK.sub("", title or "").strip()
-        return f"{theirs} [headgate {self.run} of {self.home}: {self.said}]".strip()
+        return f"{theirs} [headgate {self.run} of {self.home}: {self.standing}]".strip()
 
     def __str__(self) -> str:
-        return f"rollout {self.run} of the journal {self.home} ({self.said})"
+        return f"rollout {self.run} of the journal {self.home} ({self.standing})"
 
 
 def brought_down(title: str | None) -> str | None:
-    """The title at 0 %, as a person has brought it there."""
+    """The title of a strategy that a person has set to 0 %."""
     mark = FlagMark.on(title)
-    return title if mark is None else replace(mark, said="0 %, by a person").put_on(title)
+    return title if mark is None else replace(mark, standing="0 %, by a person").put_on(title)
 
 
 def is_written(asked: Strategy, found: Strategy) -> bool:
-    """Whether there is nothing to write: the same users are enabled, by the same rollout."""
+    """Whether `asked` is there already: the same users are enabled, by the same rollout."""
     return asked.digest == found.digest and _whose(asked.title) in (None, _whose(found.title))
 
 

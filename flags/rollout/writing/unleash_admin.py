@@ -1,12 +1,12 @@
 """Changing a flag on an Unleash server. Behind the port of `flag_admin`.
 
-The server has no compare-and-set: between the last look and the write of this one writer lie milliseconds in
-which somebody else's edit would be overwritten. So the server's own events are read again after each write.
-They say what the write replaced. If that was somebody's edit, it is put back, with the lower of the two
-shares, and FlagChanged is raised: whoever was first has the last word, and nobody is exposed whom only one of
-the two meant to expose. An edit that came after ours stands as it is, and is told in the same way.
+The server has no compare-and-set: an edit by somebody else in the milliseconds between the last read and the
+write would be lost. So each write reads the server's events afterwards, which say what it replaced. If that
+was somebody's edit, the edit is put back, with the lower of the two shares, and FlagChanged is raised: the
+first edit wins, and nobody is exposed whom only one of the two meant to expose. An edit that came after ours
+stays, and raises FlagChanged too.
 
-Whoever is cut off in a write (timeout, crash) does not know whether it came through, and reads again.
+After a write that was cut off (timeout, crash), only a new read says whether it came through.
 """
 
 import asyncio
@@ -38,11 +38,11 @@ from flags.rollout.writing.unleash_problems import (
 from flags.rollout.writing.unleash_reading import ServerSnapshot, client_feature, flag_of, kill_of
 
 READ_ROUNDS = 3
-"""How often a flag is read anew because it has changed while it was read."""
+"""Reads of a flag that keeps changing while it is read."""
 
 EVENTS_PAGE = 100
 EVENT_PAGES = 10
-"""How far back the last change of this environment is looked for: other environments have events too."""
+"""How far back to look for the last change in this environment, among the events of all of them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +57,7 @@ class _Event:
 
 
 class UnleashAdmin:
-    """One flag in one environment. A FlagAdmin. Who opens it closes it: `async with`.
+    """One flag in one environment. A FlagAdmin. The opener closes it: `async with`.
 
     Args:
         url: of the server, without `/api`.
@@ -193,7 +193,7 @@ class UnleashAdmin:
         return ServerSnapshot(feature, served, segments, kill)
 
     async def _put(self, strategy: Strategy) -> Strategy:
-        """What the server says that it made of it."""
+        """Write the strategy; what the server says that it stored."""
         path = self._path(self._flag.name, f"/strategies/{strategy.id}")
         stored = read_strategy(await self._api.send("PUT", path, write_strategy(strategy)))
         await self._refuse_more(stored, strategy)
@@ -244,7 +244,7 @@ class UnleashAdmin:
         return events[0] if events else _Event(0, "", "", None, {}, {})
 
     async def _events(self, after_id: int, *, all_of_them: bool = True) -> list[_Event]:
-        """Of this flag and environment, latest first; on request only those of the latest page with any."""
+        """Events of this flag and environment, latest first; on request only those of one page."""
         events: list[_Event] = []
         for page in range(EVENT_PAGES):
             params = {
@@ -286,8 +286,8 @@ class UnleashAdmin:
             async with asyncio.timeout(self._api.timeout_s):
                 yield
         except TimeoutError:
-            said = f"{self._api.name}: no answer within {self._api.timeout_s:g} s, {doing}"
-            raise FlagAdminError(said) from None
+            problem = f"{self._api.name}: no answer within {self._api.timeout_s:g} s, {doing}"
+            raise FlagAdminError(problem) from None
         except (KeyError, TypeError, AttributeError, IndexError) as exc:
             raise FlagAdminError(f"{self._api.name}: an answer of another shape, {doing}") from exc
 

@@ -1,4 +1,4 @@
-"""What an Unleash server's Admin API says of a flag, as the proxies are served it, and as a `Flag`. Pure."""
+"""The Admin API's JSON of a flag, as the client API would serve it, and as a `Flag`. Pure."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,19 +19,19 @@ Feature = Mapping[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class ServerSnapshot:
-    """One look at the server."""
+    """What one read of the server found."""
 
     feature: Feature
     """The flag, as the Admin API has it."""
     served: Sequence[Feature]
-    """The flag and what it depends on, as the proxies are served them."""
+    """The flag and its parents, as the client API serves them."""
     segments: Sequence[Mapping[str, Any]]
     kill: Feature | None
     """The kill flag; None: there is none."""
 
 
 def client_feature(feature: Feature, environment: str) -> Feature:
-    """As the client API serves it in this environment; off where it is not there."""
+    """A flag as the client API serves it in this environment; off where it is not in the environment."""
     place = place_of(feature, environment) or {}
     return {
         "name": feature["name"],
@@ -54,7 +54,7 @@ def kill_of(feature: Feature | None, environment: str) -> Kill:
 
 
 def flag_of(seen: ServerSnapshot, flag: ManagedFlag, environment: str, event_id: int, event_by: str) -> Flag:
-    """What was seen. Raises FlagAdminError where no strategy of it can be ours."""
+    """The flag of a snapshot. Raises FlagAdminError where none of its strategies can be ours."""
     place = place_of(seen.feature, environment) or {}
     strategies = [read_strategy(raw) for raw in place["strategies"]]
     ours, others = choose(strategies, flag)
@@ -78,7 +78,7 @@ def flag_of(seen: ServerSnapshot, flag: ManagedFlag, environment: str, event_id:
 
 
 def _beside(strategies: Iterable[Strategy]) -> dict[str, Any]:
-    """Also those that are disabled: a click enables them. Nothing where there is none."""
+    """Digests of strategies beside ours, disabled ones too, which a click enables; empty without any."""
     digests = sorted(strategy.digest for strategy in strategies)
     return {"beside": digests} if digests else {}
 
