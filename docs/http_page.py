@@ -14,7 +14,7 @@ from proxy import errors
 from proxy.errors import Fault, UpstreamAborted, UpstreamError
 from proxy.observe.admin import Admin
 from proxy.replicas.followed_run import REPLICA_LOST
-from proxy.runs.run import CANCELLED, SHUTDOWN
+from proxy.runs.ending import CANCELLED, SHUTDOWN
 from proxy.text.events import TERMINAL, EventType
 from proxy.viewers.api import EVENTS, RUN, TICKETS, RunApi
 from proxy.viewers.viewer import STREAM_HEADERS

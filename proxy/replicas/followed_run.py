@@ -9,7 +9,10 @@ from weakref import WeakMethod
 from proxy.observe.labels import FaultPhase
 from proxy.replicas.records import RunMeta, StoredMeta
 from proxy.replicas.sealing import Box
-from proxy.runs.run import CANCELLED, RETRY_MS, Continuation, Failure, Run
+from proxy.runs.call import Continuation
+from proxy.runs.ending import CANCELLED, Failure
+from proxy.runs.run import Run
+from proxy.runs.texts import RETRY_MS
 from proxy.settings.routes import Route
 from proxy.text.event_log import EventLog, LogEntry, event_id
 from proxy.text.events import Event, EventType

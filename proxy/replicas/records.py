@@ -31,7 +31,8 @@ import orjson
 from flags.decision import Arm, Decision, Mode, Reason
 from proxy.http.headers import Headers
 from proxy.replicas.sealing import NONCE_BYTES, VERSION, Box, Unsealable
-from proxy.runs.run import Failure, Run
+from proxy.runs.ending import Failure
+from proxy.runs.run import Run
 from proxy.text.event_log import LogEntry
 from proxy.upstream.client import Answer
 

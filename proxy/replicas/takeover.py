@@ -18,8 +18,10 @@ from proxy.replicas.records import LIVE_TTL_MS, Keys, StoredEnd, StoredMeta, Sto
 from proxy.replicas.scripts import APPEND, DONE, FENCED, GONE, MISMATCH, TAKE_OVER, WITHDRAWN, result_of
 from proxy.replicas.sealing import Unsealable
 from proxy.replicas.valkey import Link
+from proxy.runs.call import Call, Continuation
+from proxy.runs.ending import CANCELLED
 from proxy.runs.recovery import MAX_TIMES
-from proxy.runs.run import CANCELLED, Call, Continuation, Run
+from proxy.runs.run import Run
 from proxy.settings.routes import Route
 from proxy.text.event_log import LogEntry
 from proxy.upstream.client import Request

@@ -19,7 +19,7 @@ from proxy.relay.relay import Outcome, Relay, RelayResult
 from proxy.routed.decider import MADE_HERE, Decider, asks_to_stream
 from proxy.routed.request import RouteRequest
 from proxy.routed.run_access import RunAccess
-from proxy.runs.run import CANCELLED
+from proxy.runs.ending import CANCELLED
 from proxy.runs.shared import ViewableRun
 from proxy.sources.batch import Answered
 from proxy.upstream.client import Answer

@@ -9,7 +9,8 @@ from proxy.http.asgi import WRITE, Scope
 from proxy.http.headers import Forwarding, Headers, end_to_end, request_headers
 from proxy.observe.metrics import Metrics
 from proxy.routed.request import RouteRequest
-from proxy.runs.run import Call, Run
+from proxy.runs.call import Call
+from proxy.runs.run import Run
 from proxy.runs.runs import Runs
 from proxy.runs.shared import ViewableRun
 from proxy.runs.source import Source

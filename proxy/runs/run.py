@@ -1,98 +1,44 @@
 """A run: one execution of one upstream request, with an append-only log of events.
 
-It says what happens (through its transcript, so that nothing illegal can be said) and how it ended. It
-asks nobody: sources tell it what they know.
+What it shows is `texts.py`'s. Here is how it begins, settles and ends. It asks nobody: sources tell it what
+they know.
 """
 
 import asyncio
 import hashlib
 import logging
-import random
 import uuid
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
-from functools import partial
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from statistics import median
 
-from flags.decision import Decision, Mode
+from flags.decision import Decision
 from proxy.downstream.bodies import ByteReservation
 from proxy.errors import Fault, UpstreamError
 from proxy.http.headers import announces_no_body
 from proxy.identity import Identity
 from proxy.observe.labels import FaultPhase
 from proxy.observe.metrics import RouteMetrics
-from proxy.relay.outcomes import OF_STRANGERS
+from proxy.runs.call import Call, Continuation
+from proxy.runs.ending import CANCELLED, SHUTDOWN, Failure, RunAccount, RunEnd
 from proxy.runs.recovery import retry_available
-from proxy.settings.routes import Route
-from proxy.text.chunking import Chunker, split
+from proxy.runs.texts import RunTexts, encoding
 from proxy.text.crowded import texts_of
-from proxy.text.event_log import EventLog
-from proxy.text.events import Event, Transcript
-from proxy.text.live_text import LiveTexts
-from proxy.text.regenerated import RegeneratedText
-from proxy.text.sections import MalformedBody, Parity, Section, compare
-from proxy.text.sse import Long, decode, json_text
+from proxy.text.events import Event
+from proxy.text.sections import MalformedBody, Parity, Section
+from proxy.text.sse import Long
 from proxy.turns import STEP_BYTES, in_turns
 from proxy.upstream.client import Answer, Request
 
 logger = logging.getLogger("headgate.runs")
 
-RETRY_MS = (1000, 3000)
-"""Bounds of the `retry:` a stream gives, drawn per run so that clients do not all come back at once."""
-
-MAX_SECTION_EVENTS = 2000
-"""About so many chunks of one text at most; those of a text of over 20,000 characters grow."""
-
-STEP_CHARS = 4096
-"""Of a text that is cut into words."""
-
 MAX_STATUS = 599
 """As in the relay: uvicorn has no status line beyond it, and RFC 9110 15 no class."""
 
 
-CANCELLED = "cancelled"
-SHUTDOWN = "shutdown"
-"""Ends of a run that are no failures of the upstream; their `error_code` and their outcome."""
-
-
-@dataclass(frozen=True, slots=True)
-class Failure:
-    """Why a run has no complete answer. `code` is a `Fault`, `CANCELLED` or `SHUTDOWN`."""
-
-    code: str
-    status: int
-    detail: str
-
-
-@dataclass(frozen=True, slots=True)
-class Call:
-    """What a run executes: the client's request, made ready for the upstream."""
-
-    route: Route
-    parameters: dict[str, str]
-    request: Request
-    asked_at: float | None = None
-    """When its request came, by the loop's time; None: not known here, so the run's start counts."""
-
-
-@dataclass(frozen=True, slots=True)
-class Continuation:
-    """What there is of a run that another replica began, and that this one goes on with."""
-
-    log: EventLog
-    """Goes on here, so that who reads it notices nothing."""
-    generation: int
-    """How often the run was taken over; at least once."""
-    times_asked: int
-    """How often its call was sent, as far as is known."""
-    started_at: float
-    """The loop's time."""
-    headers_sent: bool
-
-
-class Run:
-    """One run. Sources and the settling call it; viewers read `log`."""
+class Run(RunTexts):
+    """One run, from its start to its terminal event."""
 
     def __init__(
         self,
@@ -105,12 +51,9 @@ class Run:
         run_id: str | None = None,
         fingerprint: str = "",
     ) -> None:
-        self.id = run_id or str(uuid.uuid4())
+        super().__init__(run_id or str(uuid.uuid4()), call, decision, metrics)
         self.fingerprint = fingerprint
-        self.call = call
-        self.decision = decision
         self.identity = identity
-        self.log = EventLog(self.id, random.randint(*RETRY_MS))
         self.failure: Failure | None = None
         self.answer: Answer | None = None
         """The upstream's own, whole; also one that is a failure."""
@@ -119,60 +62,32 @@ class Run:
         """Of its request's body, which it holds until its end."""
         self.is_watched = True
         """Whether anybody waits for it, when it ends."""
-        self.is_elsewhere = False
-        """Whether another replica has taken it over."""
         self.asked_before = 0
         """How often its call was sent by other replicas."""
         self.times_asked = 1
         """How often it is sent in all; of several calls, the one that is sent most."""
-        self._metrics = metrics
+        self._account = RunAccount(call, decision, identity, metrics, durations)
         self._durations = durations
-        self._transcript = Transcript()
-        self._live = LiveTexts(_chunker(decision, call.route))
-        self._live_chars = 0
-        self._parity: dict[str, Parity] = {}
-        """Of stages whose text was made equal to its authority before the end."""
-        self._retold: dict[str, RegeneratedText] = {}
-        """Of stages that were shown by another replica: how far their texts are here."""
-        self._telling = asyncio.Lock()
-        """Of whoever tells a whole text, which takes several turns."""
-        self._loop = asyncio.get_running_loop()
-        self._faults: list[tuple[Fault, FaultPhase]] = []
-        self._taken_up: Continuation | None = None
-        self._had_content = False
-        """Whether its first text was another replica's, which has counted it."""
-        self._first_content_s: float | None = None
-        self._last_event_at = self.started_at = self._loop.time()
+        self._continued: Continuation | None = None
         self._ticker: asyncio.TimerHandle | None = None
 
-    def take_up(self, beginning: Continuation) -> None:
+    def take_up(self, continuation: Continuation) -> None:
         """Go on with a run that another replica began, before it is executed here."""
-        self.log = beginning.log
-        self.log.generation = beginning.generation
-        self.headers_sent = beginning.headers_sent
-        self.asked_before = beginning.times_asked
-        self.times_asked = beginning.times_asked + 1
-        self._taken_up = beginning
-        for entry in self.log.up_to(len(self.log)):
-            self._transcript.repeat(decode(entry.wire))
-        self._had_content = self._transcript.has_content
-        shown = {stage: self._transcript.shown(stage) for stage in self._transcript.stages}
-        self._retold = {stage: RegeneratedText(text) for stage, text in shown.items() if text}
+        self.go_on_with(continuation.log)
+        self.log.generation = continuation.generation
+        self.headers_sent = continuation.headers_sent
+        self.asked_before = continuation.times_asked
+        self.times_asked = continuation.times_asked + 1
+        self._continued = continuation
         # The upstream's call has broken off, whatever the reason.
         self.note(Fault.RESET)
 
     def begun(self) -> None:
         """It is executed from now on."""
         self._last_event_at = now = self._loop.time()
-        self.started_at = now if self._taken_up is None else self._taken_up.started_at
+        self.started_at = now if self._continued is None else self._continued.started_at
         if self.route.settings.progress:
             self._tick()
-
-    # What sources say.
-
-    @property
-    def sections(self) -> Sequence[Section]:
-        return self.call.route.sections
 
     @property
     def phase(self) -> FaultPhase:
@@ -181,23 +96,10 @@ class Run:
         return FaultPhase.HEADERS if self.headers_sent else FaultPhase.NOTHING
 
     @property
-    def has_content(self) -> bool:
-        return self._transcript.has_content
-
-    @property
-    def ended(self) -> bool:
-        """Whether nothing more is said of it here."""
-        return self._transcript.ended or self.is_elsewhere
-
-    @property
     def size_bytes(self) -> int:
         """What keeping this run costs: its log, the client's body, and the upstream's answer."""
         answer_bytes = len(self.answer.body) if self.answer is not None else 0
         return self.log.size_bytes + len(self.call.request.body) + answer_bytes
-
-    @property
-    def route(self) -> Route:
-        return self.call.route
 
     @property
     def source(self) -> str:
@@ -217,81 +119,6 @@ class Run:
         """Whose it is; None: nobody's in particular."""
         return None if self.identity is None else self.identity.principal
 
-    def is_complete(self, section: Section) -> bool:
-        return self._transcript.is_complete(section.stage)
-
-    def begin(self, section: Section) -> None:
-        """The stage of a section has begun. Said once, however often it is called."""
-        if not self.ended and section.stage not in self._transcript.stages:
-            index = self.sections.index(section)
-            self._say(
-                self._transcript.stage_start(
-                    section.panel, section.stage, index=index, total_expected=len(self.sections)
-                )
-            )
-
-    async def show(self, section: Section, text: str) -> bool:
-        """The whole text of a section is known: show it. False if it is an error sentence, which is not.
-
-        The first whole text counts; if a later one differs, the batch answer has the last word.
-        """
-        if self.call.route.is_failure(text):
-            return False
-        async with self._telling:
-            if not self.ended and not self.is_complete(section):
-                shown = self._transcript.shown(section.stage)
-                parity, steps = self._made_equal(section, text)
-                if shown:
-                    self._parity[section.stage] = parity
-                await in_turns(steps)
-        return True
-
-    def stream(self, section: Section, piece: str) -> None:
-        """More of a section's text, as it is made. After the section is complete it is not shown."""
-        if self.ended or self.is_complete(section):
-            return
-        self._live_chars += len(piece)
-        if self._live_chars > self.route.settings.max_answer:
-            return  # the batch answer itself may not be as long
-        self.begin(section)
-        if section.stage in self._retold:
-            self._retell(section.stage, piece)
-        else:
-            self._live.add(section.stage, piece, self)
-
-    def _retell(self, stage: str, piece: str) -> None:
-        said = self._retold[stage].add(piece)
-        if said is None:
-            return
-        del self._retold[stage]
-        if said.replaces:
-            self._parity[stage] = Parity.REPLACED
-            self._say(self._transcript.replace(stage, said.text))
-        else:
-            self._live.add(stage, said.text, self)
-
-    def finish(self, section: Section) -> None:
-        """A section's text is whole, as far as its source knows."""
-        if not self.ended and self._transcript.is_open(section.stage):
-            if section.stage in self._retold:
-                self._finish_retold(section, self._retold[section.stage].text)
-                return
-            self._live.finish(section.stage, self)
-            self._say(self._transcript.stage_complete(section.stage))
-
-    def _finish_retold(self, section: Section, text: str) -> None:
-        if not self.route.is_failure(text):
-            self._parity[section.stage], steps = self._made_equal(section, text)
-            deque(steps, maxlen=0)  # it is in no words: what was shown is as long, or longer
-
-    def withdraw(self, section: Section) -> None:
-        """What was shown of a section does not count: it is made once more, from its beginning."""
-        self._live.drop(section.stage)
-        if section.stage in self._retold:
-            self._retold[section.stage].begin_again()
-        elif not self.ended and self._transcript.shown(section.stage):
-            self._say(self._transcript.replace(section.stage, ""))
-
     def ask_again(self, times: int) -> None:
         """A call of it is about to be sent for the so manyth time."""
         self.times_asked = max(self.times_asked, times)
@@ -308,7 +135,7 @@ class Run:
 
     async def settle(self, answer: Answer) -> None:
         """The batch answer is here, and it is the authority: complete from it, and end."""
-        async with self._telling:
+        async with self._whole_texts:
             authority = {} if self.ended else await self._authority(answer)
             if not self.ended:
                 await in_turns(self._settling(answer, authority))
@@ -364,18 +191,18 @@ class Run:
         if self.call.route.settings.result:
             long = Long("result", [])
             text = answer.body.decode()
-            yield from _encoding(text, long.pieces)
+            yield from encoding(text, long.pieces)
             result = ""
         if not self.ended:
             done = self._transcript.done(
                 status=answer.status,
                 source=self.decision.source,
-                recovered=bool(self._faults),
+                recovered=self._account.is_recovered,
                 sha256=digest.hexdigest(),
                 result=result,
                 absent=absent,
             )
-            self._end(done, self._outcome_of_success(), long)
+            self._end(done, self._account.outcome_of_success(), long)
 
     def _settling_section(self, section: Section, text: str | None) -> Iterator[None]:
         """Make what is shown of a section equal to its authority."""
@@ -397,42 +224,6 @@ class Run:
             parity = self._parity.get(stage, parity)
         self._metrics.parity[parity].inc()
         yield from steps
-
-    def _made_equal(self, section: Section, text: str | None) -> tuple[Parity, Iterator[None]]:
-        """How what is shown of a section compares with its whole text; and the steps that make it equal, and
-        say that it is complete.
-        """
-        if self.ended:
-            return Parity.EQUAL, iter(())
-        stage = section.stage
-        self._live.drop(stage)
-        self._retold.pop(stage, None)
-        parity, rest = compare(
-            self._transcript.shown(stage) if stage in self._transcript.stages else None, text
-        )
-        return parity, self._making_equal(section, parity, text, rest)
-
-    def _making_equal(self, section: Section, parity: Parity, text: str | None, rest: str) -> Iterator[None]:
-        stage = section.stage
-        self.begin(section)
-        if parity is Parity.UNSHOWN or (parity is Parity.SUFFIX and not self._transcript.is_complete(stage)):
-            known_at = self._loop.time()
-            for content in self._chunks(rest):
-                yield
-                if self.ended:
-                    return
-                self._say(self._transcript.chunk(stage, content), known_at)
-        elif parity is not Parity.EQUAL:
-            yield from self._replacing(stage, text or "")
-        if not (self.ended or self._transcript.is_complete(stage)):
-            self._say(self._transcript.stage_complete(stage))
-
-    def _replacing(self, stage: str, text: str) -> Iterator[None]:
-        long = Long("content", [])
-        yield from _encoding(text, long.pieces)
-        if not self.ended:
-            event = self._transcript.replace(stage, text)
-            self._say(event._replace(content=""), long=long)
 
     def fail(self, error: UpstreamError) -> None:
         """The call has failed, and no batch answer comes."""
@@ -476,45 +267,9 @@ class Run:
             outcome,
         )
 
-    # Inside.
-
     def note(self, fault: Fault, phase: FaultPhase | None = None) -> None:
-        """Count a failure, also one that is overcome. One of the log store costs this run nothing."""
-        phase = phase or self.phase
-        if fault is not Fault.LOG_STORE:
-            self._faults.append((fault, phase))
-        self._metrics.faults[fault, phase].inc()
-
-    def _outcome_of_success(self) -> str:
-        if not self._faults:
-            return "complete"
-        without_live_text = any(
-            fault is Fault.SOURCE_LOST and phase is not FaultPhase.CONTENT for fault, phase in self._faults
-        )
-        return "fell_back" if without_live_text else "recovered"
-
-    def _chunks(self, text: str) -> Iterable[str]:
-        """The text in words; in one piece for a viewer who was decided to get batch."""
-        if self.decision.mode is Mode.BATCH:
-            return [text] if text else []
-        _, high, _ = _chunk_chars(self.decision, self.route)
-        if len(text) > high * MAX_SECTION_EVENTS:
-            # Its words would hold up everybody while they are made into events.
-            return split(text, len(text) // MAX_SECTION_EVENTS)
-        return _words(_chunker(self.decision, self.route)(), text)
-
-    def show_chunks(self, stage: str, chunks: Sequence[str]) -> None:
-        known_at = self._loop.time()
-        for content in chunks:
-            self._say(self._transcript.chunk(stage, content), known_at)
-
-    def _say(self, event: Event, known_at: float | None = None, long: Long | None = None) -> None:
-        now = self._loop.time()
-        self._last_event_at = now
-        if self._first_content_s is None and self._transcript.has_content and not self._had_content:
-            self._first_content_s = now - self.started_at
-            self._metrics.first_content[self.decision.source].observe(self._first_content_s)
-        self.log.append(event, now if known_at is None else known_at, long)
+        """Count a failure, also one that is overcome, in the phase of now or of when it was."""
+        self._account.note(fault, phase or self.phase)
 
     def _tick(self) -> None:
         """Say how long it has taken, whenever nothing else was said for `progress_s`."""
@@ -547,86 +302,19 @@ class Run:
     def _end(self, terminal: Event, outcome: str, long: Long | None = None) -> None:
         self._stop()
         now = self._loop.time()
-        took_s = now - self.started_at
         self._say(terminal, long=long)
-        arm, source = self.decision.arm.value, self.decision.source
-        self._metrics.runs[arm, source, outcome].inc()
-        self._metrics.run_seconds[arm].observe(took_s)
-        if self.identity is not None:
-            began_at = self.started_at if self.call.asked_at is None else self.call.asked_at
-            settled = self._compared_as(outcome)
-            if settled is not None:
-                self._metrics.settle(self.decision, self.identity, settled, began_at, now)
-        result = outcome if outcome in {"recovered", "fell_back"} else "failed"
-        for fault in {fault for fault, _ in self._faults}:
-            self._metrics.recoveries[fault, result].inc()
-        if self.failure is None:
-            self._durations.append(took_s)
-            if self._first_content_s is not None and took_s > 0:
-                self._metrics.perceived_wait[source].observe(self._first_content_s / took_s)
-        self._log_end(outcome, took_s)
-
-    def _compared_as(self, outcome: str) -> str | None:
-        """The outcome that the arms are compared by: what it would be called if it were relayed. None: it is
-        compared with nothing, see `proxy.relay.outcomes`.
-        """
-        failure = self.failure
-        if failure is not None and _counts_for_nobody(failure):
-            return None
-        if outcome in {CANCELLED, SHUTDOWN}:
-            return outcome
-        if not self.is_watched:
-            # Whoever leaves a relayed answer never learns what it would have been, and slow ones are left
-            # more often: counted here alone, they would make streams look slow.
-            return "client_left"
-        is_refusal = failure is not None and failure.code == Fault.STATUS and failure.status < 500
-        return "complete" if is_refusal else outcome
-
-    def _log_end(self, outcome: str, took_s: float) -> None:
-        first = self._first_content_s
-        logger.info(
-            "run ended",
-            extra={
-                "run": self.id,
-                "route": self.call.route.name,
-                "mode": self.decision.mode,
-                "source": self.decision.source,
-                "outcome": outcome,
-                "fault": self.failure.code if self.failure else None,
-                "events": len(self.log),
-                "first_content_ms": None if first is None else round(first * 1000),
-                "took_ms": round(took_s * 1000),
-            },
+        self._account.close(
+            RunEnd(
+                self.id,
+                outcome,
+                self.failure,
+                self.is_watched,
+                self.started_at,
+                now,
+                self._first_content_s,
+                len(self.log),
+            )
         )
-
-
-def _chunk_chars(decision: Decision, route: Route) -> tuple[int, int, int]:
-    """As `Chunker` has them."""
-    chunk = route.settings.chunk
-    low, high = decision.chunk_chars or (chunk.min, chunk.max)
-    return low, high, max(chunk.max_chunk, high)
-
-
-def _chunker(decision: Decision, route: Route) -> Callable[[], Chunker]:
-    """What makes a run's chunkers; not a method of the run, which would be in a cycle with them."""
-    return partial(Chunker, *_chunk_chars(decision, route))
-
-
-def _counts_for_nobody(failure: Failure) -> bool:
-    return failure.code == Fault.BUSY or (failure.code == Fault.STATUS and failure.status in OF_STRANGERS)
-
-
-def _words(chunker: Chunker, text: str) -> Iterator[str]:
-    for at in range(0, len(text), STEP_CHARS):
-        yield from chunker.feed(text[at : at + STEP_CHARS])
-    yield from chunker.flush()
-
-
-def _encoding(text: str, pieces: list[bytes]) -> Iterator[None]:
-    """Make a text's JSON in steps."""
-    for at in range(0, len(text), STEP_BYTES):
-        pieces.append(json_text(text[at : at + STEP_BYTES]))
-        yield
 
 
 async def texts_of_answer(answer: Answer, sections: Sequence[Section]) -> dict[str, str]:

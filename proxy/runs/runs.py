@@ -15,8 +15,9 @@ from typing import Any, Protocol
 from proxy.errors import Fault, RequestRefused, UpstreamError
 from proxy.identity import Identity
 from proxy.runs.aliases import NONE_S, RunAliases
+from proxy.runs.call import Call, Continuation
 from proxy.runs.kept_runs import KeptRuns
-from proxy.runs.run import Call, Continuation, Run
+from proxy.runs.run import Run
 from proxy.runs.shared import SharedRuns, ViewableRun
 from proxy.runs.source import Source
 from proxy.runs.start import ID_TAKEN, RunSpec, check_the_same, digest_of_name

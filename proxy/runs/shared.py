@@ -6,7 +6,8 @@ Without a store every process is alone: it knows its own runs, and keeps them in
 from collections.abc import Sequence
 from typing import Protocol
 
-from proxy.runs.run import Failure, Run
+from proxy.runs.ending import Failure
+from proxy.runs.run import Run
 from proxy.settings.routes import Route
 from proxy.text.event_log import EventLog
 from proxy.upstream.client import Answer

@@ -8,7 +8,7 @@ from proxy.errors import RequestRefused
 from proxy.http.headers import MAY_DIFFER
 from proxy.identity import Identity
 from proxy.observe.metrics import RouteMetrics
-from proxy.runs.run import Call
+from proxy.runs.call import Call
 from proxy.runs.shared import ViewableRun
 from proxy.runs.source import Source
 

@@ -6,7 +6,7 @@ from typing import NamedTuple
 from proxy.errors import problem
 from proxy.http.asgi import TITLES, Receive, Send
 from proxy.http.headers import BODILESS_STATUS, Headers, response_headers
-from proxy.runs.run import Failure
+from proxy.runs.ending import Failure
 from proxy.runs.shared import ViewableRun
 from proxy.text.event_log import LogReader
 

@@ -15,7 +15,8 @@ from proxy.observe.metrics import Metrics
 from proxy.relay.answer_copy import AnswerCopy
 from proxy.relay.outcomes import RelayedOutcomes
 from proxy.relay.relay import Outcome, RelayResult
-from proxy.runs.run import Call, Run
+from proxy.runs.call import Call
+from proxy.runs.run import Run
 from proxy.settings.route import RouteSettings
 from proxy.settings.routes import Route
 from proxy.upstream.client import Answer, Request

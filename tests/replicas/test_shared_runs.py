@@ -24,7 +24,8 @@ from proxy.replicas.followed_run import FollowedRun
 from proxy.replicas.shared_runs import ValkeyRuns
 from proxy.replicas.takeover import TakenOverRun
 from proxy.replicas.valkey import CALL_S, STALL_S
-from proxy.runs.run import Call, Run
+from proxy.runs.call import Call
+from proxy.runs.run import Run
 from proxy.runs.shared import ViewableRun
 from proxy.settings.route import RouteSettings
 from proxy.settings.routes import Route

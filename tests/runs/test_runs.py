@@ -19,9 +19,11 @@ from flags.decision import Arm, Decision, Mode, Reason
 from proxy.errors import UpstreamBroke, UpstreamError, UpstreamSilent
 from proxy.identity import Identity
 from proxy.observe.metrics import Metrics, RouteMetrics
-from proxy.runs.run import MAX_SECTION_EVENTS, Call, Continuation, Run
+from proxy.runs.call import Call, Continuation
+from proxy.runs.run import Run
 from proxy.runs.runs import Runs
 from proxy.runs.start import RunSpec
+from proxy.runs.texts import MAX_SECTION_EVENTS
 from proxy.settings.route import RouteSettings
 from proxy.settings.routes import Route
 from proxy.settings.settings import MemoryLogSettings

@@ -13,7 +13,8 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from proxy.observe.metrics import Metrics
-from proxy.runs.run import Call, Run
+from proxy.runs.call import Call
+from proxy.runs.run import Run
 from proxy.settings.route import RouteSettings
 from proxy.settings.routes import Route
 from proxy.text.events import Transcript

@@ -1,0 +1,33 @@
+"""What a run executes: its call, and what there is of a run that another replica began."""
+
+from dataclasses import dataclass
+
+from proxy.settings.routes import Route
+from proxy.text.event_log import EventLog
+from proxy.upstream.client import Request
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """What a run executes: the client's request, made ready for the upstream."""
+
+    route: Route
+    parameters: dict[str, str]
+    request: Request
+    asked_at: float | None = None
+    """When its request came, by the loop's time; None: not known here, so the run's start counts."""
+
+
+@dataclass(frozen=True, slots=True)
+class Continuation:
+    """What there is of a run that another replica began, and that this one goes on with."""
+
+    log: EventLog
+    """It goes on here, so that its readers notice nothing."""
+    generation: int
+    """How often the run was taken over; at least once."""
+    times_asked: int
+    """How often its call was sent, as far as is known."""
+    started_at: float
+    """The loop's time."""
+    headers_sent: bool

@@ -1,0 +1,246 @@
+"""What a run shows: the texts of its sections, as events of its log.
+
+Nothing illegal can be said, since the transcript makes each event. A text is shown while it is made, or
+whole; in the end it is made equal to its authority. Where a whole text comes from, and how the run ends, is
+`run.py`'s.
+"""
+
+import asyncio
+import random
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
+
+from flags.decision import Decision, Mode
+from proxy.observe.metrics import RouteMetrics
+from proxy.runs.call import Call
+from proxy.settings.routes import Route
+from proxy.text.chunking import Chunker, split
+from proxy.text.event_log import EventLog
+from proxy.text.events import Event, Transcript
+from proxy.text.live_text import LiveTexts
+from proxy.text.regenerated import RegeneratedText
+from proxy.text.sections import Parity, Section, compare
+from proxy.text.sse import Long, decode, json_text
+from proxy.turns import STEP_BYTES, in_turns
+
+RETRY_MS = (1000, 3000)
+"""Bounds of the `retry:` a stream gives, drawn per run so that clients do not all come back at once."""
+
+MAX_SECTION_EVENTS = 2000
+"""About so many chunks of one text at most; those of a text of over 20,000 characters grow."""
+
+STEP_CHARS = 4096
+"""Of a text that is cut into words."""
+
+
+class RunTexts:
+    """The texts of one run. Sources call it; viewers read `log`."""
+
+    def __init__(self, run_id: str, call: Call, decision: Decision, metrics: RouteMetrics) -> None:
+        self.id = run_id
+        self.call = call
+        self.decision = decision
+        self.log = EventLog(run_id, random.randint(*RETRY_MS))
+        self.is_elsewhere = False
+        """Whether another replica has taken the run over."""
+        self._metrics = metrics
+        self._transcript = Transcript()
+        self._live = LiveTexts(_chunker(decision, call.route))
+        self._live_chars = 0
+        self._parity: dict[str, Parity] = {}
+        """Of stages whose text was made equal to its authority before the end."""
+        self._regenerated: dict[str, RegeneratedText] = {}
+        """Of stages that were shown by another replica: how far their texts are here."""
+        self._whole_texts = asyncio.Lock()
+        """Held while a whole text is shown, which takes several turns."""
+        self._loop = asyncio.get_running_loop()
+        self._had_content = False
+        """Whether its first text was another replica's, which has counted it."""
+        self._first_content_s: float | None = None
+        self._last_event_at = self.started_at = self._loop.time()
+
+    @property
+    def sections(self) -> Sequence[Section]:
+        return self.call.route.sections
+
+    @property
+    def route(self) -> Route:
+        return self.call.route
+
+    @property
+    def has_content(self) -> bool:
+        return self._transcript.has_content
+
+    @property
+    def ended(self) -> bool:
+        """Whether nothing more is said of it here."""
+        return self._transcript.ended or self.is_elsewhere
+
+    def go_on_with(self, log: EventLog) -> None:
+        """Go on with what another replica has shown."""
+        self.log = log
+        for entry in log.up_to(len(log)):
+            self._transcript.repeat(decode(entry.wire))
+        self._had_content = self._transcript.has_content
+        shown = {stage: self._transcript.shown(stage) for stage in self._transcript.stages}
+        self._regenerated = {stage: RegeneratedText(text) for stage, text in shown.items() if text}
+
+    def is_complete(self, section: Section) -> bool:
+        return self._transcript.is_complete(section.stage)
+
+    def begin(self, section: Section) -> None:
+        """The stage of a section has begun. Said once, however often it is called."""
+        if not self.ended and section.stage not in self._transcript.stages:
+            index = self.sections.index(section)
+            self._say(
+                self._transcript.stage_start(
+                    section.panel, section.stage, index=index, total_expected=len(self.sections)
+                )
+            )
+
+    async def show(self, section: Section, text: str) -> bool:
+        """The whole text of a section is known: show it. False if it is an error sentence, which is not.
+
+        The first whole text counts; if a later one differs, the batch answer has the last word.
+        """
+        if self.call.route.is_failure(text):
+            return False
+        async with self._whole_texts:
+            if not self.ended and not self.is_complete(section):
+                shown = self._transcript.shown(section.stage)
+                parity, steps = self._made_equal(section, text)
+                if shown:
+                    self._parity[section.stage] = parity
+                await in_turns(steps)
+        return True
+
+    def stream(self, section: Section, piece: str) -> None:
+        """More of a section's text, as it is made. After the section is complete it is not shown."""
+        if self.ended or self.is_complete(section):
+            return
+        self._live_chars += len(piece)
+        if self._live_chars > self.route.settings.max_answer:
+            return  # the batch answer itself may not be as long
+        self.begin(section)
+        if section.stage in self._regenerated:
+            self._compare_with_shown(section.stage, piece)
+        else:
+            self._live.add(section.stage, piece, self)
+
+    def _compare_with_shown(self, stage: str, piece: str) -> None:
+        update = self._regenerated[stage].add(piece)
+        if update is None:
+            return
+        del self._regenerated[stage]
+        if update.replaces:
+            self._parity[stage] = Parity.REPLACED
+            self._say(self._transcript.replace(stage, update.text))
+        else:
+            self._live.add(stage, update.text, self)
+
+    def finish(self, section: Section) -> None:
+        """A section's text is whole, as far as its source knows."""
+        if not self.ended and self._transcript.is_open(section.stage):
+            if section.stage in self._regenerated:
+                self._finish_regenerated(section, self._regenerated[section.stage].text)
+                return
+            self._live.finish(section.stage, self)
+            self._say(self._transcript.stage_complete(section.stage))
+
+    def _finish_regenerated(self, section: Section, text: str) -> None:
+        if not self.route.is_failure(text):
+            self._parity[section.stage], steps = self._made_equal(section, text)
+            deque(steps, maxlen=0)  # it is in no words: what was shown is as long, or longer
+
+    def withdraw(self, section: Section) -> None:
+        """What was shown of a section does not count: it is made once more, from its beginning."""
+        self._live.drop(section.stage)
+        if section.stage in self._regenerated:
+            self._regenerated[section.stage].begin_again()
+        elif not self.ended and self._transcript.shown(section.stage):
+            self._say(self._transcript.replace(section.stage, ""))
+
+    def _made_equal(self, section: Section, text: str | None) -> tuple[Parity, Iterator[None]]:
+        """How what is shown of a section compares with its whole text; and the steps that make it equal, and
+        say that it is complete.
+        """
+        if self.ended:
+            return Parity.EQUAL, iter(())
+        stage = section.stage
+        self._live.drop(stage)
+        self._regenerated.pop(stage, None)
+        parity, rest = compare(
+            self._transcript.shown(stage) if stage in self._transcript.stages else None, text
+        )
+        return parity, self._making_equal(section, parity, text, rest)
+
+    def _making_equal(self, section: Section, parity: Parity, text: str | None, rest: str) -> Iterator[None]:
+        stage = section.stage
+        self.begin(section)
+        if parity is Parity.UNSHOWN or (parity is Parity.SUFFIX and not self._transcript.is_complete(stage)):
+            known_at = self._loop.time()
+            for content in self._chunks(rest):
+                yield
+                if self.ended:
+                    return
+                self._say(self._transcript.chunk(stage, content), known_at)
+        elif parity is not Parity.EQUAL:
+            yield from self._replacing(stage, text or "")
+        if not (self.ended or self._transcript.is_complete(stage)):
+            self._say(self._transcript.stage_complete(stage))
+
+    def _replacing(self, stage: str, text: str) -> Iterator[None]:
+        long = Long("content", [])
+        yield from encoding(text, long.pieces)
+        if not self.ended:
+            event = self._transcript.replace(stage, text)
+            self._say(event._replace(content=""), long=long)
+
+    def _chunks(self, text: str) -> Iterable[str]:
+        """The text in words; in one piece for a viewer who was decided to get batch."""
+        if self.decision.mode is Mode.BATCH:
+            return [text] if text else []
+        _, high, _ = _chunk_chars(self.decision, self.route)
+        if len(text) > high * MAX_SECTION_EVENTS:
+            # Its words would hold up everybody while they are made into events.
+            return split(text, len(text) // MAX_SECTION_EVENTS)
+        return _words(_chunker(self.decision, self.route)(), text)
+
+    def show_chunks(self, stage: str, chunks: Sequence[str]) -> None:
+        known_at = self._loop.time()
+        for content in chunks:
+            self._say(self._transcript.chunk(stage, content), known_at)
+
+    def _say(self, event: Event, known_at: float | None = None, long: Long | None = None) -> None:
+        now = self._loop.time()
+        self._last_event_at = now
+        if self._first_content_s is None and self._transcript.has_content and not self._had_content:
+            self._first_content_s = now - self.started_at
+            self._metrics.first_content[self.decision.source].observe(self._first_content_s)
+        self.log.append(event, now if known_at is None else known_at, long)
+
+
+def _chunk_chars(decision: Decision, route: Route) -> tuple[int, int, int]:
+    """As `Chunker` has them."""
+    chunk = route.settings.chunk
+    low, high = decision.chunk_chars or (chunk.min, chunk.max)
+    return low, high, max(chunk.max_chunk, high)
+
+
+def _chunker(decision: Decision, route: Route) -> Callable[[], Chunker]:
+    """What makes a run's chunkers; not a method of the run, which would be in a cycle with them."""
+    return partial(Chunker, *_chunk_chars(decision, route))
+
+
+def _words(chunker: Chunker, text: str) -> Iterator[str]:
+    for at in range(0, len(text), STEP_CHARS):
+        yield from chunker.feed(text[at : at + STEP_CHARS])
+    yield from chunker.flush()
+
+
+def encoding(text: str, pieces: list[bytes]) -> Iterator[None]:
+    """Make a text's JSON in steps."""
+    for at in range(0, len(text), STEP_BYTES):
+        pieces.append(json_text(text[at : at + STEP_BYTES]))
+        yield
