@@ -22,7 +22,9 @@ from flags.rollout.verdict.verdict import Finding, Verdict
 
 
 def verdict(finding: Finding, action: Action | None = None, **changes: object) -> Verdict:
-    made = Verdict("errors", finding, action, 0.0, 2.0, 3.0, 1.5, 1.3, 500, 200, 40, 20, f"It is {finding}.")
+    numbers = {"samples": 500, "samples_needed": 200, "users": 40, "users_needed": 20}
+    evidence = {"log10_e": 0.0, "hold_at": 2.0, "roll_back_at": 3.0, "log10_safe": 1.5, "safe_at": 1.3}
+    made = Verdict("errors", finding, action, f"It is {finding}.", **evidence, **numbers)
     return replace(made, **changes)  # type: ignore[arg-type]
 
 

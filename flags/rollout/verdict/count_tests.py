@@ -43,12 +43,10 @@ class ParityTest:
             self.name,
             finding,
             self._rail.action if finding is Finding.HARM else None,
-            *(None, None, None, None, None),
-            samples,
-            needed,
-            context.users.get(ComparedArm.STREAM, 0),
-            0,
             sentence(self.name, self._summary(), CONCLUSIONS[finding]),
+            samples=samples,
+            samples_needed=needed,
+            users=context.users.get(ComparedArm.STREAM, 0),
         )
 
     def _summary(self) -> str:
@@ -146,12 +144,10 @@ class EarlyTest:
             self.name,
             finding,
             self._rail.action if window.harm else None,
-            *(None, None, None, None, None),
-            stream.total,
-            1,
-            context.users.get(ComparedArm.STREAM, 0),
-            0,
             sentence(self.name, summary, conclusion),
+            samples=stream.total,
+            samples_needed=1,
+            users=context.users.get(ComparedArm.STREAM, 0),
         )
 
 
@@ -185,24 +181,16 @@ class SampleRatioTest:
             finding = Finding.SAFE
         elif self._most:
             finding = Finding.UNCLEAR
+        conclusion = _SAMPLE_RATIO_CONCLUSIONS.get(finding, CONCLUSIONS[finding])
         return Verdict(
             self.name,
             finding,
             self._rail.action if finding is Finding.HARM else None,
-            log10(evidence),
-            log10(self._threshold),
-            None,
-            None,
-            None,
-            0,
-            0,
-            context.smaller_users,
-            context.exposure.min_users,
-            sentence(
-                self.name,
-                self._summary(context),
-                _SAMPLE_RATIO_CONCLUSIONS.get(finding, CONCLUSIONS[finding]),
-            ),
+            sentence(self.name, self._summary(context), conclusion),
+            log10_e=log10(evidence),
+            hold_at=log10(self._threshold),
+            users=context.smaller_users,
+            users_needed=context.exposure.min_users,
         )
 
     def _summary(self, context: StepContext) -> str:

@@ -98,24 +98,21 @@ def rate_verdict(
         finding = Finding.NO_DATA
     elif here.suffice(exposure) and safe >= thresholds.safe:
         finding = Finding.SAFE
+    conclusion = _conclusion(finding, action, rail, here.suffice(exposure), safe / thresholds.safe)
     return Verdict(
         rail.name,
         finding,
         action,
-        log10(harm),
-        log10(thresholds.hold),
-        log10(thresholds.roll_back) if rail.action is Action.ROLL_BACK else None,
-        log10(safe),
-        log10(thresholds.safe),
-        here.samples,
-        exposure.min_samples,
-        here.users,
-        exposure.min_users,
-        sentence(
-            rail.name,
-            summary,
-            _conclusion(finding, action, rail, here.suffice(exposure), safe / thresholds.safe),
-        ),
+        sentence(rail.name, summary, conclusion),
+        log10_e=log10(harm),
+        hold_at=log10(thresholds.hold),
+        roll_back_at=log10(thresholds.roll_back) if rail.action is Action.ROLL_BACK else None,
+        log10_safe=log10(safe),
+        safe_at=log10(thresholds.safe),
+        samples=here.samples,
+        samples_needed=exposure.min_samples,
+        users=here.users,
+        users_needed=exposure.min_users,
     )
 
 

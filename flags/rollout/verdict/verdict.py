@@ -1,6 +1,6 @@
 """What the evidence says of one guardrail. `evaluator` finds the verdicts, `moves` acts on them."""
 
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from enum import StrEnum
 
 from flags.rollout.policy.guardrails import Action
@@ -23,17 +23,18 @@ class Verdict:
     finding: Finding
     action: Action | None
     """What harm asks for; None without it."""
-    log10_e: float | None
-    """Evidence of harm so far; None where the test has no e-process."""
-    hold_at: float | None
-    roll_back_at: float | None
-    log10_safe: float | None
-    """Evidence of safety in this step; `safe_at` is its threshold."""
-    safe_at: float | None
-    samples: int
-    """The smaller arm's, in this step."""
-    samples_needed: int
-    users: int
-    """The smaller arm's, at least."""
-    users_needed: int
     sentence: str
+    _: KW_ONLY
+    log10_e: float | None = None
+    """Evidence of harm so far; None where the test has no e-process."""
+    hold_at: float | None = None
+    roll_back_at: float | None = None
+    log10_safe: float | None = None
+    """Evidence of safety in this step; `safe_at` is its threshold."""
+    safe_at: float | None = None
+    samples: int = 0
+    """The smaller arm's, in this step."""
+    samples_needed: int = 0
+    users: int = 0
+    """The smaller arm's, at least."""
+    users_needed: int = 0
