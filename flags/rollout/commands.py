@@ -158,7 +158,7 @@ def plan(policy: Policy, as_json: bool, seconds: float, users: int | None) -> No
 
     Refuses a plan that cannot see its own margin.
     """
-    found = asyncio.run(planning.look(policy, seconds, users))
+    found = asyncio.run(planning.plan_from_traffic(policy, seconds, users))
     if as_json:
         click.echo(orjson.dumps(asdict(found), option=orjson.OPT_INDENT_2))
     else:

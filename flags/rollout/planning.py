@@ -1,4 +1,4 @@
-"""A plan from proxies that serve: two readings, and what was counted between them. And how it is shown."""
+"""A plan from live traffic: two readings, what was counted between them, and the plan as tables."""
 
 import asyncio
 import math
@@ -23,8 +23,8 @@ from flags.rollout.verdict.e_processes import Vector, dispersion
 from flags.rollout.verdict.evaluator import BUCKETS
 
 
-async def look(policy: Policy, seconds: float, users: int | None) -> Plan:
-    """Read the policy's evidence, wait so long, read again, and plan.
+async def plan_from_traffic(policy: Policy, seconds: float, users: int | None) -> Plan:
+    """Read the policy's evidence, wait, read again, and plan.
 
     Args:
         policy: its evidence source is read, with everybody's requests; nothing is written.
@@ -74,7 +74,7 @@ def _by_bucket(batch: Batch) -> tuple[Vector, Vector]:
 
 
 def shown(plan: Plan) -> RenderableType:
-    """For a terminal of 100 columns or more. Without traffic there is nothing to show but that."""
+    """The plan for a terminal of 100 columns or more; without traffic only that there is none."""
     parts: list[RenderableType] = [_seen(plan.traffic)]
     if plan.traffic.failed.of:
         parts += [_table(plan), _notes("Taken for granted", plan.assumptions)]
@@ -85,11 +85,11 @@ def shown(plan: Plan) -> RenderableType:
 
 def _seen(traffic: Traffic) -> Text:
     failed, per_minute = traffic.failed, _number(traffic.requests_per_s * 60)
-    said = f"Seen in {duration(traffic.looked_s)}: {failed.of:,} answers ({per_minute} a minute)"
-    said += f", {failed.bad:,} failed"
+    text = f"Seen in {duration(traffic.looked_s)}: {failed.of:,} answers ({per_minute} a minute)"
+    text += f", {failed.bad:,} failed"
     for rate in traffic.slow:
-        said += f", {rate.bad:,} of {rate.of:,} whole ones took over {rate.limit_s:g} s"
-    return Text(f"{said}.\n")
+        text += f", {rate.bad:,} of {rate.of:,} whole ones took over {rate.limit_s:g} s"
+    return Text(f"{text}.\n")
 
 
 def _table(plan: Plan) -> Table:
@@ -122,7 +122,7 @@ def _proof(step: StepPlan) -> str:
 
 
 def _harm(harm: Harm, step: StepPlan) -> str:
-    """Until it goes back, and whom that costs."""
+    """The time until it goes back, and the answers and users that it costs."""
     time = f"not in {_hours(step.limit_h)}" if harm.hours is None else f"in {_hours(harm.hours)}"
     users = "" if harm.users is None else f"\n\u2264 {math.ceil(harm.users):,} users"
     return f"{time}\n{math.ceil(harm.answers):,} answers{users}"

@@ -163,10 +163,10 @@ def test_ids_of_acts_are_kept_for_as_many_as_may_wait():
 
 
 def told(*lines: Line) -> list[tuple[str, str]]:
-    state, news, found = RolloutState(), NoticeHistory(page_after_s=150.0), []
+    state, history, found = RolloutState(), NoticeHistory(page_after_s=150.0), []
     for line in numbered(*lines):
         state = fold([line], state)
-        news, notice = news.after(line, state)
+        history, notice = history.after(line, state)
         if notice is not None:
             found.append((notice.what, notice.reason))
     return found

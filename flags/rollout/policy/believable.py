@@ -1,4 +1,4 @@
-"""Whether evidence may be believed at all: strangers must not be able to make it up. Pure."""
+"""Whether a rollout may trust its evidence: strangers must not be able to forge it. Pure."""
 
 from collections.abc import Sequence
 
@@ -8,11 +8,11 @@ RISK = "strangers can make up users and answers there, and so force a rollback, 
 
 
 def problem(policy: Policy, unverified: Sequence[str]) -> str:
-    """Why a policy must not be followed by itself; "" where it may.
+    """Why a rollout must not move by itself; "" where it may.
 
     Args:
-        policy: that of the rollout.
-        unverified: routes of it on which somebody can be anybody by saying so.
+        policy: of the rollout.
+        unverified: its routes on which a client can claim to be any user.
     """
     if not unverified or policy.mode != "auto" or policy.unverified_identity == "accepted":
         return ""

@@ -1,4 +1,4 @@
-"""A policy out of its YAML file: read once; every problem at once, with its path and the mend."""
+"""Reads a policy from its YAML file, and reports every problem at once, each with its path and its mend."""
 
 import difflib
 import os
@@ -21,8 +21,8 @@ _NAMES = {"tag:yaml.org,2002:str", "tag:yaml.org,2002:merge"}
 
 
 class _PolicyLoader(yaml.SafeLoader):
-    """Safe YAML without surprises: a name stands once, and is one (`on` and `off` are truth values); and
-    nothing refers to another place, which could be itself, or a thousand times a thousand copies."""
+    """Safe YAML without surprises: each name is text and stands once (`on` and `off` are truth values), and
+    there are no aliases, which could form a cycle or expand to a million copies."""
 
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
         if self.check_event(yaml.AliasEvent):
@@ -42,7 +42,7 @@ class _PolicyLoader(yaml.SafeLoader):
 
 
 def load(path: Path) -> Policy:
-    """Read and check a policy. Names of files in it are beside it.
+    """Read and check a policy. Relative paths in it are beside it.
 
     Raises:
         PolicyError: with every problem that was found.
@@ -80,7 +80,7 @@ def _document(path: Path) -> dict[Any, Any]:
 
 
 def _with_environment(value: Any, path: str, problems: list[str]) -> Any:
-    """`value` with the environment's text for each `${NAME}`; it is text, and never YAML."""
+    """`value` with each `${NAME}` replaced from the environment, as text and never as YAML."""
     if isinstance(value, dict):
         return {name: _with_environment(inner, f"{path}.{name}", problems) for name, inner in value.items()}
     if isinstance(value, list):
@@ -104,11 +104,11 @@ def _explained(refused: ValidationError) -> Iterator[str]:
         ):
             continue
         path = "".join(f"[{part}]" if type(part) is int else f".{part}" for part in location).lstrip(".")
-        said = _said(error["type"], location, error["msg"])
-        yield f"{path}: {said}" if path else said
+        problem = _problem(error["type"], location, error["msg"])
+        yield f"{path}: {problem}" if path else problem
 
 
-def _said(kind: str, location: tuple[int | str, ...], message: str) -> str:
+def _problem(kind: str, location: tuple[int | str, ...], message: str) -> str:
     match kind:
         case "extra_forbidden":
             close = difflib.get_close_matches(str(location[-1]), _names_at(location[:-1]), n=1)
@@ -122,7 +122,7 @@ def _said(kind: str, location: tuple[int | str, ...], message: str) -> str:
 
 
 def _names_at(location: tuple[str | int, ...]) -> list[str]:
-    """What may stand at a place of the file."""
+    """The names that are allowed at a place of the file."""
     model: type[BaseModel] = Policy
     for part in location:
         field = _fields(model).get(str(part))

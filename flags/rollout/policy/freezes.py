@@ -1,7 +1,7 @@
-"""Times in which nothing advances, as people say them: weekdays, dates and hours of a place. Pure.
+"""Freezes: weekdays, dates and hours of a time zone in which nothing advances. Pure.
 
-A local time that a clock change skips stands for the moment of the change; one that comes twice begins a
-window the first time and ends it the second. So a window is never shorter than the clock on the wall says.
+A local time that a clock change skips is the moment of the change. One that comes twice begins a window the
+first time and ends it the second. So a window is never shorter than the local clock shows.
 """
 
 import re
@@ -13,14 +13,14 @@ from zoneinfo import ZoneInfo, available_timezones
 
 from pydantic import AfterValidator, BeforeValidator, Field, field_validator, model_validator
 
-from flags.rollout.policy.words import PolicyBlock
+from flags.rollout.policy.value_types import PolicyBlock
 
 Day = Literal["mon", "tue", "wed", "thu", "fri", "sat", "sun"]
 DAYS: tuple[Day, ...] = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
 
 DAY_MIN = 24 * 60
 LOOK_AHEAD = 800
-"""Windows that follow on each other are one freeze; after so many of them its end is not looked for."""
+"""Adjoining windows, which make one freeze, that are searched for its end."""
 
 
 _CLOCK = re.compile(r"([0-2]?[0-9]):([0-5][0-9])")
@@ -112,7 +112,7 @@ class Freeze(PolicyBlock):
 
 
 def frozen(freeze: Freeze | None, at_utc: datetime) -> str | None:
-    """Why nothing may advance at this moment, and until when; None while it may.
+    """The freeze at this moment and its end, in words; None without one.
 
     Raises ValueError for a moment without a time zone.
     """
@@ -148,7 +148,7 @@ def _covering(freeze: Freeze, moment: datetime) -> tuple[Window, datetime] | Non
 
 
 def _around(window: Window, today: date, zone: ZoneInfo) -> Iterator[tuple[datetime, datetime]]:
-    """What began today, or yesterday and may go on."""
+    """Windows that began today or yesterday, as begin and end."""
     over_midnight = DAY_MIN if window.to_min <= window.from_min else 0
     for day in (today - timedelta(days=1), today):
         if window.begins_on(day):
@@ -158,7 +158,7 @@ def _around(window: Window, today: date, zone: ZoneInfo) -> Iterator[tuple[datet
 
 
 def _moments(day: date, minutes: int, zone: ZoneInfo) -> tuple[datetime, datetime]:
-    """The first and the last moment at which the wall clock of the zone shows this; equal but for folds."""
+    """The first and the last moment at which the zone's local time is this; equal except in a fold."""
     wall = datetime(day.year, day.month, day.day) + timedelta(minutes=minutes)
     first, last = (wall.replace(tzinfo=zone, fold=fold).astimezone(UTC) for fold in (0, 1))
     if last >= first:

@@ -23,7 +23,7 @@ from flags.rollout.policy.guardrails import (
     SampleRatio,
     ZeroTolerance,
 )
-from flags.rollout.policy.words import Number, PolicyBlock, Rate, Whole
+from flags.rollout.policy.value_types import Number, PolicyBlock, Rate, Whole
 
 REQUEST_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 30, 60, 90, 120, 300)
 """Edges of `headgate_settled_seconds`: only at these it is known how many took longer."""

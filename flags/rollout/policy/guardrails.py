@@ -1,4 +1,4 @@
-"""What a rollout is measured by, as plain values: the policy writes them, the verdict reads them."""
+"""Guardrails as plain values: the policy makes them, the guardrail tests read them."""
 
 from dataclasses import dataclass
 from enum import StrEnum
@@ -96,7 +96,7 @@ class ErrorBudget:
 
 @dataclass(frozen=True, slots=True)
 class Exposure:
-    """What the verdict has to know of one step of the policy."""
+    """One step of the policy, as the guardrail tests need it."""
 
     share: int
     """Percent of users, 0 to 100. 0 is dark: the arms are those of the next step, and nothing is shown."""

@@ -1,6 +1,6 @@
 """What a rollout may do and when, with defaults, units and dangers; unknown names are refused. No I/O.
 
-`policy_file` reads it. This file is the source of `docs/reference/policy.md`.
+`file.py` reads it. This file is the source of `docs/reference/policy.md`.
 """
 
 import hashlib
@@ -16,7 +16,7 @@ from flags.rollout.evidence.readings import Wanted
 from flags.rollout.policy.freezes import Freeze
 from flags.rollout.policy.guardrail_settings import BudgetSettings, Guardrails
 from flags.rollout.policy.guardrails import ErrorBudget, Exposure, Guardrail
-from flags.rollout.policy.words import (
+from flags.rollout.policy.value_types import (
     Address,
     Duration,
     File,

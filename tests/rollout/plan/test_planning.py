@@ -62,7 +62,7 @@ async def test_two_looks_at_the_pages_make_a_plan() -> None:
     one = Busy({"arm": "rest", "times": 40}, {"arm": "rest", "outcome": "failed", "times": 3})
     two = Busy({"arm": "rest", "seconds": 200, "times": 5}, {"arm": "stream", "times": 2})
     async with proxies(one, two) as urls:
-        made = await planning.look(pages(urls), 0.05, 1000)
+        made = await planning.plan_from_traffic(pages(urls), 0.05, 1000)
 
     seen = made.traffic
     assert (seen.failed.bad, seen.failed.of, seen.users, seen.missing) == (3, 50, 1000, 0)
@@ -75,7 +75,9 @@ async def test_two_looks_at_the_pages_make_a_plan() -> None:
 async def test_a_proxy_that_does_not_answer_is_said() -> None:
     """Its traffic would come on top."""
     async with proxies(Busy({"arm": "rest"})) as urls:
-        made = await planning.look(pages([*urls, f"http://127.0.0.1:{free_port()}/metrics"]), 0, None)
+        made = await planning.plan_from_traffic(
+            pages([*urls, f"http://127.0.0.1:{free_port()}/metrics"]), 0, None
+        )
 
     assert made.traffic.missing == 1
     assert any(said.startswith("No reading came from 1 of the proxies") for said in made.assumptions)
@@ -84,7 +86,7 @@ async def test_a_proxy_that_does_not_answer_is_said() -> None:
 async def test_without_traffic_the_plan_is_refused() -> None:
     """And nothing else is said, since nothing else is known."""
     async with proxies(Busy()) as urls:
-        made = await planning.look(pages(urls), 0.01, None)
+        made = await planning.plan_from_traffic(pages(urls), 0.01, None)
 
     assert len(made.refusals) == 1
     assert "No request of start settled" in made.refusals[0]
@@ -99,7 +101,7 @@ async def test_without_a_reading_there_is_no_plan() -> None:
 
     for evidence in ({"pages": [nowhere]}, server):
         with pytest.raises(EvidenceError, match="cannot be asked: ConnectError"):
-            await planning.look(policy(HALF, evidence=evidence), 0, None)
+            await planning.plan_from_traffic(policy(HALF, evidence=evidence), 0, None)
 
 
 def reading(at_s: float, seen: Mapping[str, float], failed: int) -> Reading:

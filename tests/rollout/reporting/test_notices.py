@@ -1,4 +1,4 @@
-"""Who is told: a webhook gets each piece of news once, in order, and its address is in no log."""
+"""Notices: a webhook gets each one once, in order, and its address is in no log."""
 
 import json
 import logging
@@ -48,7 +48,7 @@ async def test_a_webhook_gets_json_that_can_be_told_from_a_repetition() -> None:
 async def test_a_webhook_that_refuses_is_asked_again_and_then_given_up(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """So that one piece of news does not keep all others back; neither address nor token is logged."""
+    """So that one notice does not keep all others back; neither address nor token is logged."""
     caplog.set_level(logging.DEBUG, logger="headgate")
     async with ScriptedUpstream(answering(b"no", b"500 No")).running() as hook, httpx.AsyncClient() as client:
         webhook = Webhook(settings(hook.url, attempts=3), client)

@@ -1,4 +1,4 @@
-"""What the values of a policy may look like: durations, shares, addresses, secrets. No meaning yet."""
+"""Types of a policy's values: durations, rates, addresses, secrets, and what is refused in each."""
 
 import re
 from datetime import timedelta
