@@ -142,11 +142,11 @@ class House:
                 "upstream slots": gate.app.gateway.relay._upstream.in_use,
                 "runs in flight": len(runs._live) + len(runs._tasks),
                 "viewers": len(runs._viewers) + len(runs._watchers),
-                "waiting viewers": len(runs._arrivals) + len(runs._arrivals._waiting),
+                "waiting viewers": len(runs._waiters) + len(runs._waiters._waiting),
                 "grace timers": len(runs._grace),
                 "readers of logs": sum(len(run.log._readers) for run in runs._kept),
                 "runs by target": len(runs._by_target) + len(runs._joinable),
-                "runs of routes": sum(runs._live_on.values()) + len(runs._live_of),
+                "runs of routes": sum(runs._capacity._on_route.values()) + len(runs._capacity._of_principal),
                 "open streams": sum(
                     int(counted.viewers._value.get())
                     for counted in gate.app.gateway.metrics.by_route.values()

@@ -441,7 +441,7 @@ class AnyInterleaving(RuleBasedStateMachine):
         assert len(runs._viewers) == watching.total()
         assert runs.kept == min(len(self.ended_here), KEPT)
         assert not runs._grace
-        assert not runs._arrivals
+        assert not runs._waiters
         readers = sum(len(run.log._readers) for run in self.source.runs.values())
         assert readers == watching.total()
 

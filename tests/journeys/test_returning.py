@@ -221,7 +221,7 @@ async def test_nobody_in_particular_is_not_waited_for(tmp_path: Path) -> None:
     held = Held(answering(answer()))
     async with house(held, tmp_path) as (_, serving, client):
         reply = await client.get(f"/_headgate/runs/{RUN}/events", headers={"accept": "text/event-stream"})
-        waits = len(serving.app.runs._arrivals)
+        waits = len(serving.app.runs._waiters)
 
     assert (reply.status_code, waits) == (404, 0)
 
@@ -237,12 +237,12 @@ async def test_one_user_takes_not_the_places_of_all(tmp_path: Path, monkeypatch:
             return tasks.create_task(client.get(path, headers=signed(user)))
 
         waiting = [wait(1, "ann"), wait(2, "ann"), wait(3, "bob")]
-        await eventually(lambda: len(serving.app.runs._arrivals) == 3)
+        await eventually(lambda: len(serving.app.runs._waiters) == 3)
         third = await wait(4, "ann")
-        still = len(serving.app.runs._arrivals)
+        still = len(serving.app.runs._waiters)
         for task in waiting:
             task.cancel()
-        await eventually(lambda: len(serving.app.runs._arrivals) == 0)
+        await eventually(lambda: len(serving.app.runs._waiters) == 0)
 
     assert (third.status_code, still) == (404, 3)
 

@@ -189,7 +189,7 @@ async def test_who_waits_for_a_run_that_is_relayed_is_told_at_once(
     async with house(held, tmp_path, flags=OFF) as (_, serving, client):
         get = {"url": events(ONE), "headers": signed()}
         waiting = None if late else asyncio.create_task(client.get(**get))
-        await eventually(lambda: late or len(serving.app.runs._arrivals) == 1)
+        await eventually(lambda: late or len(serving.app.runs._waiters) == 1)
         strangers = asyncio.create_task(client.post(START, headers=named(ONE, "bob", accept=accept)))
         await held.come.wait()
         assert waiting is None or not waiting.done()
