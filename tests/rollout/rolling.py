@@ -101,8 +101,8 @@ class Traffic:
     missing: tuple[str, ...] = ()
     unverified: tuple[str, ...] = ()
     killed_s: float = 0.0
-    departed: tuple[Page, ...] = ()
-    """What proxies showed last that came and went between two looks."""
+    brief: int = 0
+    """So many proxies live and die before the next look, and each shows a wrong text."""
     _turn: int = 0
 
     def __post_init__(self) -> None:
@@ -142,9 +142,15 @@ class Traffic:
             raise EvidenceError(ReadingProblem.ERROR, self.problem)
         seen = dict.fromkeys(self.proxies, now_s)
         counters, users = dict(self.counters), dict(self.users)
-        departed = () if before is None else self.departed
+        departed = []
+        if before is not None:
+            departed = [self._brief(f"pod {now_s} {number}", now_s) for number in range(self.brief)]
+            self.brief = 0
         beside = {"unverified": self.unverified, "killed_s": self.killed_s, "departed": departed}
         return Reading(now_s, counters, seen, users, self.missing, **beside)  # type: ignore[arg-type]
+
+    def _brief(self, instance: str, now_s: float) -> Page:
+        return Page(instance, now_s - 0.1, now_s - 0.2, {Series(PARITY, instance, ("start", "missing")): 1})
 
     def _settled(self, arm: str, every: int, over: int = 0) -> None:
         self._count(SETTLED_S, (arm, "inf"), every)

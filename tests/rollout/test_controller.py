@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from flags.errors import EvidenceError, JournalError, LeaseLost, ReadingProblem, RolloutError
-from flags.rollout.evidence.readings import OUTCOMES, PARITY, Page, Series
+from flags.rollout.evidence.readings import OUTCOMES, Series
 from flags.rollout.ledger import Act, Record
 from flags.rollout.moves import MoveKind, MoveReason, RolloutPhase
 from flags.rollout.replay import differences
@@ -221,9 +221,7 @@ async def test_a_kill_between_two_looks_ends_the_rollout(rolling: Rolling) -> No
 async def test_a_wrong_text_of_a_proxy_that_lived_between_two_looks_is_a_wrong_text(rolling: Rolling) -> None:
     """Nobody is at its address any more, and what it showed last is enough."""
     async with begun(rolling) as running:
-        born_s = rolling.now.wall_s + 1
-        page = {Series(PARITY, "pod", ("start", "missing")): 1}
-        rolling.traffic.departed = (Page("pod", born_s + 30, born_s, page),)
+        rolling.traffic.brief = 1
         [move] = await running.ticks(1)
 
     assert (move.kind, move.reason, rolling.share) == (MoveKind.ROLL_BACK, MoveReason.HARM, 0)

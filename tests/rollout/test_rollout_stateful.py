@@ -106,12 +106,14 @@ class Rollout(RuleBasedStateMachine):
     @rule(
         answers=st.integers(0, 400),
         bad=st.sampled_from([0.5, *[0.1] * 9]),
+        brief=st.sampled_from([1, 2, *[0] * 4]),
         ticks=st.sampled_from([1, 2, 8, 16]),
         dies_at=st.sampled_from([*POINTS, *[""] * 20]),
     )
-    def looks(self, answers: int, bad: float, ticks: int, dies_at: str) -> None:
-        """Some minutes of traffic; perhaps the process dies in them."""
+    def looks(self, answers: int, bad: float, brief: int, ticks: int, dies_at: str) -> None:
+        """Some minutes of traffic; perhaps the process dies in them, and proxies came and went before."""
         assert self.running is not None
+        self.rolling.traffic.brief = brief
         self.rolling.crash_at = lambda reached: reached == dies_at
         for _ in range(ticks):
             if not self.looked(answers, bad):
@@ -121,12 +123,14 @@ class Rollout(RuleBasedStateMachine):
     def looked(self, answers: int, bad: float) -> bool:
         """One look; whether the process is still there after it."""
         assert self.running is not None
-        before = len(self.rolling.writes)
+        before, brief = len(self.rolling.writes), self.rolling.traffic.brief
         try:
             self.loop.run_until_complete(self.running.ticks(1, answers, stream_bad=bad))
         except (Crash, LeaseLost):
             self.process.close()
             self.running = None
+        else:
+            self.has_counted(brief - self.rolling.traffic.brief)
         finally:
             self.judged(self.rolling.writes[before:])
         if self.running is not None:
@@ -156,6 +160,12 @@ class Rollout(RuleBasedStateMachine):
         is_changed = self.by_hand is not None and self.by_hand != state.share
         if is_changed or self.is_exposed_otherwise:
             assert move["kind"] in (MoveKind.HOLD, MoveKind.ROLL_BACK), move
+
+    def has_counted(self, brief: int) -> None:
+        """Each proxy that the last look found gone, if anything counted."""
+        batch = self.last_tick()["batch"]
+        if batch is not None:
+            assert batch["parity"].get("missing", 0) == brief
 
     def judged(self, written: list[int]) -> None:
         """What one look wrote."""
