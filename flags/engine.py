@@ -42,7 +42,7 @@ class _MemoryCache(BaseCache):
 
 
 class Engine:
-    """The flags of one state, ready to be asked. Whoever makes it closes it."""
+    """The flags of one state, ready to be asked. Its maker closes it."""
 
     def __init__(self, state: str, rollouts: Mapping[str, Rollout]) -> None:
         self._client = UnleashClient(

@@ -1,6 +1,6 @@
 """The flags in force in one process: one engine, when they were last known to be right, whether they kill.
 
-No I/O and no task: who reads a file or asks a server hands in what was found. All of it happens in the event
+No I/O and no task: the reader of a file or a server hands in what it found. All of it happens in the event
 loop's own thread, so no answer can come from an engine that was just closed.
 """
 

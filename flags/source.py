@@ -264,7 +264,7 @@ class FlagSource(FlagState, Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Flags:
-    """The one object that `decide` asks. Owns neither part: whoever opened them closes them."""
+    """The one object that `decide` asks. The caller owns both parts."""
 
     source: FlagState
     switch: KillSwitch

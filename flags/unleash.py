@@ -1,7 +1,7 @@
-"""Flags from an Unleash server: asked again and again, kept in memory, and never waited for by a request.
+"""Flags from an Unleash server: polled, kept in memory, and never waited for by a request.
 
-The server is the truth; what it last said stays in force while it is silent, until that is too old. It is
-also told that this process is there and how often flags were asked; nothing depends on its hearing that.
+The server is the truth; its last answer stays in force while it is silent, until that is too old. The process
+also registers there and reports how often flags were asked; no decision depends on that.
 """
 
 import asyncio
@@ -25,17 +25,17 @@ from flags.usage import Usage, bucket
 __all__ = ["UnleashFlags", "UnleashServer"]
 
 JITTER = 0.2
-"""By so much of itself a pause may be shorter, so that replicas do not ask together; never longer, or a kill
-would come later than `refresh_s` says."""
+"""Part by which a pause may be shorter, so that replicas do not poll together; it is never longer, or a kill
+would come later than `refresh_s`."""
 
 MAX_BACK_OFF_S = 60.0
 """The longest pause that an overloaded server gets; one `refresh_s`, if that is longer."""
 
-TELL_S = 60.0
+REPORT_S = 60.0
 """Between two reports of how often flags were asked; Unleash adds them up by the hour."""
 
-FAREWELL_S = 1.0
-"""What the last report may take, when the process ends."""
+LAST_REPORT_S = 1.0
+"""Time for the last report, when the process ends."""
 
 _log = logging.getLogger("headgate.flags")
 
@@ -45,8 +45,8 @@ def pause_s(refresh_s: float, overloads: int, retry_after_s: float, draw: float)
 
     Args:
         refresh_s: as the settings have it.
-        overloads: how often, one after another, it has said that it has too much to do.
-        retry_after_s: what it asked for, the last time.
+        overloads: answers in a row that said that the server is overloaded.
+        retry_after_s: the pause that its last answer asked for.
         draw: from 0 to 1, by chance.
     """
     doubled_s = refresh_s * 2.0 ** min(overloads, 16)  # any bound will do: the next line has the real one
@@ -68,18 +68,18 @@ class UnleashFlags:
         *,
         kill_flag: str = "headgate.kill",
         stale_s: float = 300.0,
-        tell_s: float = TELL_S,
+        report_s: float = REPORT_S,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._server = server
         self._wanted = flags | {kill_flag}
         self._kill_flag = kill_flag
-        self._tell_s = tell_s
+        self._report_s = report_s
         self._clock = clock
         what = f"Unleash {server.url}"
         self._in_force = InForce(what, kill_flag=kill_flag, stale_s=stale_s, clock=clock)
         self._condition = Condition(what)
-        self._telling = Condition(f"{what}, told of usage", "no decision depends on it")
+        self._reporting = Condition(f"{what}, told of usage", "no decision depends on it")
         self._api = UnleashApi(server)
         self._usage = Usage()
         self._counted_since = datetime.now(UTC)
@@ -89,8 +89,8 @@ class UnleashFlags:
         self._registered = False
 
     def __repr__(self) -> str:
-        said = f"age_s={self.age_s:.1f} killed={self.killed} problem={self.problem!r}"
-        return f"<UnleashFlags {self._server.url} {said}>"
+        state = f"age_s={self.age_s:.1f} killed={self.killed} problem={self.problem!r}"
+        return f"<UnleashFlags {self._server.url} {state}>"
 
     async def __aenter__(self) -> Self:
         await self._api.__aenter__()
@@ -99,7 +99,7 @@ class UnleashFlags:
         except BaseException:
             await self._leave()
             raise
-        loops = (self._ask_for_flags, self._tell_of_them)
+        loops = (self._poll, self._report_usage)
         self._tasks = {asyncio.create_task(loop(), name=f"headgate {loop.__qualname__}") for loop in loops}
         return self
 
@@ -108,8 +108,8 @@ class UnleashFlags:
             task.cancel()
         with anyio.CancelScope(shield=True):
             await asyncio.wait(self._tasks)
-            with anyio.move_on_after(FAREWELL_S):
-                await self._tell()
+            with anyio.move_on_after(LAST_REPORT_S):
+                await self._report()
             await self._leave()
 
     async def _leave(self) -> None:
@@ -179,28 +179,30 @@ class UnleashFlags:
         self._in_force.confirm(asked_at)
         self.evaluate(self._kill_flag, None)  # counted, or Unleash would show it as a flag nobody asks for
 
-    async def _ask_for_flags(self) -> None:
+    async def _poll(self) -> None:
         while True:
             draw = random.random()
             wait_s = pause_s(self._server.refresh_s, self._overloads, self._retry_after_s, draw)
             await asyncio.sleep(wait_s)
             await self._look()
 
-    async def _tell_of_them(self) -> None:
+    async def _report_usage(self) -> None:
         while True:
-            await self._tell()
-            await asyncio.sleep(self._tell_s * (1 - JITTER * random.random()))
+            await self._report()
+            await asyncio.sleep(self._report_s * (1 - JITTER * random.random()))
 
-    async def _tell(self) -> None:
-        """Register, once, and send the counts. Raises nothing; what was not heard is told the next time."""
+    async def _report(self) -> None:
+        """Register once, and report the counts. Raises nothing; the next report has what failed."""
         try:
             await self._register()
             await self._count()
         except Exception as exc:  # noqa: BLE001 - no decision depends on it
             if self.problem is None:  # or that has been said already
-                self._telling.report(exc.problem if isinstance(exc, FlagServerError) else type(exc).__name__)
+                self._reporting.report(
+                    exc.problem if isinstance(exc, FlagServerError) else type(exc).__name__
+                )
         else:
-            self._telling.report(None)
+            self._reporting.report(None)
 
     async def _register(self) -> None:
         if self._registered:
@@ -224,7 +226,7 @@ class UnleashFlags:
         since, self._counted_since = self._counted_since, until
         try:
             await self._api.count(bucket(counts, since, until))
-        except FlagServerError:  # a report that was cut by our own end may have been heard: that stays told
+        except FlagServerError:  # not on cancellation: a report that our own end cut off may have arrived
             self._usage.put_back(counts)
             self._counted_since = since
             raise

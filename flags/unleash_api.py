@@ -167,11 +167,11 @@ class UnleashApi:
     def _refuse_unless(self, answer: _Answer, wanted: frozenset[int]) -> None:
         if answer.status in wanted:
             return
-        told = _PROBLEMS.get(answer.status, _REDIRECTS if answer.status in _AWAY else _ANYTHING_ELSE)
+        problem = _PROBLEMS.get(answer.status, _REDIRECTS if answer.status in _AWAY else _ANYTHING_ELSE)
         retry_after = answer.headers.get("retry-after", "")
         raise FlagServerError(
             self._server.url,
-            told.format(status=answer.status),
+            problem.format(status=answer.status),
             is_overload=answer.status == HTTPStatus.TOO_MANY_REQUESTS or answer.status >= 500,
             # In seconds; as a date it is rare, and the pause that is kept anyway will do.
             retry_after_s=float(retry_after) if re.fullmatch(r"[0-9]{1,6}", retry_after) else 0.0,

@@ -1,4 +1,4 @@
-"""How often flags were asked, as an Unleash server wants to be told. No I/O, no clock."""
+"""How often flags were asked, in the form of Unleash's usage metrics. No I/O, no clock."""
 
 from collections import Counter
 from datetime import datetime
@@ -7,7 +7,7 @@ from typing import Any
 from flags.decision import FlagAnswer
 
 MAX_COUNTS = 1000
-"""Different answers that are counted until somebody is told; a flag has two and its variants."""
+"""Different answers that are counted until the next report; a flag has two and its variants."""
 
 
 Counts = Counter[tuple[str, bool, str]]
@@ -15,7 +15,7 @@ Counts = Counter[tuple[str, bool, str]]
 
 
 class Usage:
-    """Answers that nobody was told of yet; flags that change meanwhile lose none."""
+    """Answers that are not reported yet; none is lost when flags change."""
 
     def __init__(self) -> None:
         self._counts = Counts()
@@ -26,17 +26,17 @@ class Usage:
             self._counts[key] += 1
 
     def take(self) -> Counts:
-        """All of them, to be told."""
+        """All counts, for a report."""
         counts, self._counts = self._counts, Counts()
         return counts
 
     def put_back(self, counts: Counts) -> None:
-        """They were not heard."""
+        """Keep counts of a report that failed, for the next one."""
         self._counts.update(counts)
 
 
 def bucket(counts: Counts, since: datetime, until: datetime) -> dict[str, Any]:
-    """As the metrics of the client API have it."""
+    """The counts as the client API's `metrics` has them."""
     flags: dict[str, Any] = {}
     for (flag, enabled, variant), count in counts.items():
         counted = flags.setdefault(flag, {"yes": 0, "no": 0, "variants": {}})

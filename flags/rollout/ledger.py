@@ -145,7 +145,7 @@ class RolloutState:
     last_kill_s: float = 0.0
     """When it was last killed, in any rollout: the last time that this is known to have worked."""
     seq: int = 0
-    told: int = 0
+    notified_seq: int = 0
     """The newest entry of which a notice was sent."""
 
     @property
@@ -191,7 +191,7 @@ def _after_begin(state: RolloutState, entry: JournalLine) -> RolloutState:
         begun_s=entry.at_s,
         last_good_s=entry.at_s,
         last_flag_s=entry.at_s,
-        told=state.told,
+        notified_seq=state.notified_seq,
         acts=state.acts,
         last_kill_s=state.last_kill_s,
         dark_first=_is_dark_first(body),
@@ -332,8 +332,8 @@ _WHEN_RUNNING: Mapping[Act, Mapping[str, Any]] = {
 }
 
 
-def _after_told(state: RolloutState, entry: JournalLine) -> RolloutState:
-    return replace(state, told=entry.body["of"])
+def _after_notice(state: RolloutState, entry: JournalLine) -> RolloutState:
+    return replace(state, notified_seq=entry.body["of"])
 
 
 _AFTER = {
@@ -341,5 +341,5 @@ _AFTER = {
     Record.TICK: _after_tick,
     Record.WRITTEN: _after_written,
     Record.ACT: _after_act,
-    Record.TOLD: _after_told,
+    Record.TOLD: _after_notice,
 }

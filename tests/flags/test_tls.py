@@ -15,7 +15,7 @@ import pytest
 from flags.errors import EvidenceError, FlagAdminError, LeaseError
 from flags.rollout.leases.kubernetes_api import ApiServer
 from flags.rollout.reporting.notices import Notice
-from flags.rollout.running import opened_admin, opened_news, opened_readings
+from flags.rollout.running import opened_admin, opened_readings, opened_webhook
 from flags.tls import strictly, why
 from tests.rollout.rolling import policy
 from tests.servers.authority import LACKS, certificates
@@ -176,7 +176,7 @@ async def test_the_policy_says_the_same_for_everything_that_the_controller_asks(
         async with opened_readings(rollout) as readings:
             with pytest.raises(EvidenceError) as prometheus:
                 await readings.read(0)
-        async with opened_news(rollout) as send:
+        async with opened_webhook(rollout) as send:
             await send(Notice("r", 1, 0.0, "holding", "", "", 0, 0))
         async with ApiServer(
             url, token_file=tmp_path / "token", ca_file=ca_file, strict_tls=rollout.tls.strict

@@ -382,7 +382,7 @@ async def test_every_worker_asks_for_itself(tmp_path: Path, unharmed: Unleash) -
 async def test_unleash_shows_the_application_and_how_often_it_asked(server: Unleash) -> None:
     """Its page lists who asks, how often the flag was on and when it was last seen: nobody archives it."""
     await server.make_flag("seen", 100)
-    async with flags_of(server, "seen", tell_s=0.2) as flags:
+    async with flags_of(server, "seen", report_s=0.2) as flags:
 
         async def is_counted() -> bool:
             flags.evaluate("seen", ALICE)  # more than once: Unleash drops what it hears of very new flags

@@ -450,7 +450,7 @@ async def test_the_server_is_told_who_we_are_and_how_often_we_asked() -> None:
     """Registered once; then yes, no and variants by flag, with nothing lost when the flags change."""
     variants = [{"name": "polled", "weight": 1000, "stickiness": "userId"}]
     served = serves(feature(gradual(), variants=variants), KILL)
-    async with playing(served) as played, flags_of(played, tell_s=0.02) as flags:
+    async with playing(served) as played, flags_of(played, report_s=0.02) as flags:
         assert flags.evaluate(FLAG, ALICE).variant == "polled"
         assert not flags.evaluate("no-such-flag", ALICE).known
         played.features = serves(feature(gradual("0")), KILL)
@@ -477,7 +477,7 @@ async def test_counts_that_were_not_heard_are_told_later_and_nothing_else_depend
     """A server that takes no reports still gives flags; what it did not take comes with the next report."""
     async with playing() as played:
         played.counts_status = b"500 Internal Server Error"
-        async with flags_of(played, tell_s=0.02) as flags:
+        async with flags_of(played, report_s=0.02) as flags:
             assert flags.evaluate(FLAG, ALICE) == ON
             await eventually(lambda: any("told of usage" in line for line in lines()))
             assert flags.problem is None
@@ -491,7 +491,7 @@ async def test_counts_that_were_not_heard_are_told_later_and_nothing_else_depend
 async def test_the_last_counts_are_told_at_the_end() -> None:
     """Within a bound: a server that says nothing holds nobody up."""
     async with playing() as played:
-        async with flags_of(played, tell_s=3600) as flags:
+        async with flags_of(played, report_s=3600) as flags:
             await eventually(lambda: bool(played.of("register")))
             flags.evaluate(FLAG, ALICE)
         assert played.of("metrics")[-1]["bucket"]["toggles"][FLAG]["yes"] == 1
@@ -501,7 +501,7 @@ async def test_a_report_that_is_cut_by_leaving_counts_as_told() -> None:
     """The server may have heard it: the last one begins where that one stopped, and repeats nothing of it."""
     async with playing() as played:
         played.counts_answered.clear()
-        async with flags_of(played, tell_s=3600) as flags:
+        async with flags_of(played, report_s=3600) as flags:
             flags.evaluate(FLAG, ALICE)
             await eventually(lambda: bool(played.of("metrics")))
             flags.evaluate(FLAG, ALICE)

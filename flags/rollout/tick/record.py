@@ -48,7 +48,7 @@ class RolloutRecord:
             self._follow(entry)
             if entry.kind == Record.TICK and entry.body["batch"] is not None:
                 self.evaluator.add(batch_from_body(entry.body["batch"]))
-        unsent = [notice for notice in self._unsent if notice.seq > self.state.told]
+        unsent = [notice for notice in self._unsent if notice.seq > self.state.notified_seq]
         self._unsent = deque(unsent, maxlen=MAX_UNSENT)
         watermark = self._journal.watermark()
         return None if self.state.is_over else watermark
