@@ -99,7 +99,7 @@ class FollowedRun:
         return self.meta.source
 
     @property
-    def told(self) -> str:
+    def decision_header(self) -> str:
         return self.meta.told
 
     @property

@@ -1,4 +1,4 @@
-"""Runs: one upstream call each, from its start to its last event, whoever watches.
+"""Runs: one upstream call each, from its start to its last event, with or without viewers.
 
 Imports `text`, `relay`, `upstream`, `observe` and `settings`; sources and stores come in through ports.
 Read `run.py` first, and `texts.py` for what it shows.

@@ -1,18 +1,18 @@
 """Ids that clients chose for runs, where the run has another one, or where none begins. No I/O.
 
-They are their principal's alone: whoever else uses the same id means something else by it.
+An alias belongs to one principal: the same id of another principal is another alias.
 """
 
 from collections import OrderedDict
 
 MAX_NAMES = 100
-"""Of one run. Who joins it under yet another id finds the run's own in the answer."""
+"""Of one run. A request that joins it under yet another id finds the run's own id in the answer."""
 
 NONE_S = 10.0
 """How long it is remembered that no run begins: the page that asks for its events may be a little late."""
 
 MAX_NONE = 10_000
-"""Such ids at a time; the oldest go first, and who waits for them waits as long as for any other."""
+"""Such ids at a time; the oldest go first, and their waiters wait as long as for any other id."""
 
 Name = tuple[str, str]
 """A principal, and the id it chose."""
@@ -58,5 +58,5 @@ class RunAliases:
             self._none.popitem(last=False)
 
     def is_of_none(self, principal: str, name: str, now: float) -> bool:
-        """Whether it was just said that no run begins under this id."""
+        """Whether a request with this id was relayed just now, so that no run begins under it."""
         return self._none.get((principal, name), now) > now

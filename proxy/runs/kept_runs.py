@@ -1,7 +1,8 @@
 """Finished runs that can still be replayed, within bounds that principals share. No I/O, no clock.
 
-Over a bound, the oldest run of who has most of it goes: one user's large answers cost another one nothing.
-An idempotency key outlives the run's body: whoever repeats it is told so, and nothing is asked twice.
+Over a bound, the oldest run of the principal with the largest share goes: one user's large answers cost
+another user nothing. An idempotency key outlives the run's body: a request that repeats it is refused, and no
+work is done twice.
 """
 
 from collections import Counter, OrderedDict
@@ -75,7 +76,7 @@ class KeptRuns:
         return self._oldest_of(self._runs_of) if len(self._finished) > self._bounds.runs else None
 
     def _oldest_of(self, shares: Counter[str | None]) -> _Finished:
-        # Of two who have as much, who came later.
+        # Of two with equal shares, the one that came later.
         principal = max(reversed(shares), key=lambda one: shares[one])
         return next(finished for finished in self._finished.values() if finished.run.principal == principal)
 

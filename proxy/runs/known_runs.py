@@ -88,7 +88,7 @@ class KnownRuns:
         self._waiters.announce(name)
 
     def call_off(self, name: str, identity: Identity) -> None:
-        """No run begins under the id that a request names, since it is relayed: tell who waits for it."""
+        """No run begins under the id that a request names, since it is relayed: tell its waiters."""
         principal = identity.principal
         self._aliases.give_to_none(principal, name, asyncio.get_running_loop().time())
         self._waiters.call_off(name, principal)
@@ -110,7 +110,7 @@ class KnownRuns:
     async def attach(self, run_id: str, identity: Identity | None, wait_s: float) -> ViewableRun | None:
         """The same for a run that may begin within `wait_s`: a page may ask for the events first."""
         if identity is None:
-            return None  # that it may be there is told by no wait
+            return None  # nobody in particular owns no run: there is none to wait for
         run = await self.look_up(run_id, identity)
         # Another's run is waited for as well: an answer that comes sooner would tell that it exists.
         if run is not None or not self._waiters.has_room(identity.principal):
@@ -137,7 +137,7 @@ class KnownRuns:
         return next((run for run in reversed(there) if not run.ended), None)
 
     def may_join(self, route: str, identity: Identity) -> bool:
-        """Whether it is worth to compare a request with the runs in flight; says yes too often."""
+        """Whether to compare a request with the runs in flight. True may be wrong, False never is."""
         return self._shared is not None or self._capacity.is_used_by(identity.principal, route)
 
     async def knows(self, run_id: str | None, key: str | None, identity: Identity | None) -> bool:

@@ -1,7 +1,6 @@
 """A run: one execution of one upstream request, with an append-only log of events.
 
-What it shows is `texts.py`'s. Here is how it begins, settles and ends. It asks nobody: sources tell it what
-they know.
+What it shows is `texts.py`'s. Here is how it begins, settles and ends. Sources call a run; it calls none.
 """
 
 import asyncio
@@ -71,7 +70,7 @@ class Run(RunTexts):
         self._continued: Continuation | None = None
         self._ticker: asyncio.TimerHandle | None = None
 
-    def take_up(self, continuation: Continuation) -> None:
+    def continue_from(self, continuation: Continuation) -> None:
         """Go on with a run that another replica began, before it is executed here."""
         self.go_on_with(continuation.log)
         self.log.generation = continuation.generation
@@ -110,7 +109,7 @@ class Run(RunTexts):
         return self.call.request.target
 
     @property
-    def told(self) -> str:
+    def decision_header(self) -> str:
         """The value of `headgate-decision`."""
         return f"{self.decision.mode};reason={self.decision.reason};source={self.decision.source}"
 
@@ -120,7 +119,7 @@ class Run(RunTexts):
         return None if self.identity is None else self.identity.principal
 
     def ask_again(self, times: int) -> None:
-        """A call of it is about to be sent for the so manyth time."""
+        """A call of this run is about to be sent, for the time with this number."""
         self.times_asked = max(self.times_asked, times)
         self.log.wake()  # replicas that may have to send it, too, should know
 
@@ -150,7 +149,7 @@ class Run(RunTexts):
             return None
 
     def _settling(self, answer: Answer, authority: dict[str, str] | None) -> Iterator[None]:
-        """In steps; between two of them the run may be ended, and then nothing more is said."""
+        """In steps; between two of them the run may be ended, and then it adds no more events."""
         if answer.status > MAX_STATUS:
             self._fail(Failure(Fault.MALFORMED, 502, "The upstream's answer has no known status."))
             return
@@ -237,13 +236,13 @@ class Run(RunTexts):
         self._end_without_answer(failure, "failed", again=retry_available(fault, failure.status))
 
     def cancel(self) -> None:
-        """Somebody who may has ended it, or nobody watches it and its route ends such runs."""
+        """Its owner has ended the run, or nobody watches it and its route ends such runs."""
         if not self.ended:
             detail = "The run was cancelled."
             self._end_without_answer(Failure(CANCELLED, 409, detail), CANCELLED, again=True)
 
     def leave(self) -> None:
-        """Another replica has taken it over: nothing more is said of it here, and nothing counted."""
+        """Another replica has taken the run over: it adds no more events here, and is not counted."""
         self.is_elsewhere = True
         self._stop()
 
@@ -272,7 +271,7 @@ class Run(RunTexts):
         self._account.note(fault, phase or self.phase)
 
     def _tick(self) -> None:
-        """Say how long it has taken, whenever nothing else was said for `progress_s`."""
+        """Add a `progress` event whenever there was no other event for `progress_s`."""
         every_s = self.call.route.settings.progress_s
         now = self._loop.time()
         silent_s = now - self._last_event_at

@@ -34,7 +34,7 @@ DURATIONS_KEPT = 50
 
 
 class ViewRequest(Protocol):
-    """Who watches a run, and in what form."""
+    """One client that watches a run, in any form."""
 
     run: ViewableRun
 
@@ -130,10 +130,10 @@ class Runs(KnownRuns):
         """Whether one of this principal may. All that are nobody in particular count as one."""
         return self._capacity.has_share(route, None if identity is None else identity.principal)
 
-    def take_over(self, start: RunSpec, beginning: Continuation) -> Run:
-        """Go on with a run that another replica began. Its keys are in the store: who joins it asks there."""
+    def take_over(self, start: RunSpec, continuation: Continuation) -> Run:
+        """Go on with a run that another replica began. Requests that join it find its keys in the store."""
         run = self._made(start)
-        run.take_up(beginning)
+        run.continue_from(continuation)
         self._capacity.take(run.route.name, run.principal)
         self._launch(run, (), start.source)
         return run
@@ -141,7 +141,7 @@ class Runs(KnownRuns):
     def part_with(self, run: Run) -> None:
         """Another replica has taken a run over, while this process was held up: end it here, untold.
 
-        What is said here from now on is not what the others are told, so its viewers are sent there.
+        Its events here are not those of the other replica from now on, so its viewers are sent there.
         """
         run.leave()
         task = asyncio.get_running_loop().create_task(self._part_with(run))
@@ -285,8 +285,8 @@ class Runs(KnownRuns):
             self._aliases.forget(run.id)
             return
         self._tell_breaker(run)
-        # The same asked again is another run. An idempotency key stays, unless the run has failed: who
-        # repeats that wants it done, and not to be told again.
+        # The same request, sent again, begins another run. An idempotency key stays, unless the run has
+        # failed: a client that repeats a failed request wants it done.
         staying = keys[1:] if run.failure is None else ()
         self._forget(run, [key for key in keys if key not in staying])
         run.forget_the_client()

@@ -28,7 +28,7 @@ class ViewableRun(Protocol):
     @property
     def source(self) -> str: ...
     @property
-    def told(self) -> str:
+    def decision_header(self) -> str:
         """The value of `headgate-decision`."""
         ...
 
@@ -99,7 +99,7 @@ class SharedRuns(Protocol):
 
     async def keeps(self, run_id: str) -> bool:
         """Whether a run of this process is still its own; not if this process was held up for so long that
-        another replica has taken it over. To be asked before its end is told.
+        another replica has taken it over. Ask before the run's terminal event.
         """
         ...
 

@@ -1,4 +1,4 @@
-"""What a run is made of, and by what requests for the same are known."""
+"""What a run is made of, and how a request finds a run to join."""
 
 import hashlib
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ ID_TAKEN = "The id of this run is another one's. Please choose a new one."
 
 @dataclass(frozen=True, slots=True)
 class RunSpec:
-    """Everything a run is made of, and how requests for the same are known."""
+    """Everything a run is made of, and the keys by which other requests join it."""
 
     call: Call
     decision: Decision
@@ -41,9 +41,8 @@ class RunSpec:
         return _digest(self.fingerprint, *(part for pair in headers for part in pair))
 
     def join_keys(self) -> list[str]:
-        """By what a request finds the run it joins: first while that one runs, then by its idempotency key.
-
-        Nothing joins a run of nobody.
+        """The keys by which a request finds the run it joins: the first while that run is in flight, the
+        second by its `Idempotency-Key`. None where nothing is joined, as without a principal.
         """
         if self.identity is None or not self.call.route.settings.join or not self.may_join:
             return []

@@ -1,6 +1,6 @@
 """What a run shows: the texts of its sections, as events of its log.
 
-Nothing illegal can be said, since the transcript makes each event. A text is shown while it is made, or
+The transcript makes each event, so that their order is always legal. A text is shown while it is made, or
 whole; in the end it is made equal to its authority. Where a whole text comes from, and how the run ends, is
 `run.py`'s.
 """
@@ -74,7 +74,7 @@ class RunTexts:
 
     @property
     def ended(self) -> bool:
-        """Whether nothing more is said of it here."""
+        """Whether the run adds no more events here."""
         return self._transcript.ended or self.is_elsewhere
 
     def go_on_with(self, log: EventLog) -> None:
@@ -90,7 +90,7 @@ class RunTexts:
         return self._transcript.is_complete(section.stage)
 
     def begin(self, section: Section) -> None:
-        """The stage of a section has begun. Said once, however often it is called."""
+        """The stage of a section has begun. The event is added once, however often this is called."""
         if not self.ended and section.stage not in self._transcript.stages:
             index = self.sections.index(section)
             self._say(
@@ -198,7 +198,7 @@ class RunTexts:
             self._say(event._replace(content=""), long=long)
 
     def _chunks(self, text: str) -> Iterable[str]:
-        """The text in words; in one piece for a viewer who was decided to get batch."""
+        """The text in words; in one piece for a request that was decided batch."""
         if self.decision.mode is Mode.BATCH:
             return [text] if text else []
         _, high, _ = _chunk_chars(self.decision, self.route)

@@ -13,11 +13,11 @@ MAX_WAITING_OF_ONE = 20
 
 
 class Waiters:
-    """Who waits for which run of this process. Another replica's has to be looked for."""
+    """Viewers by the run of this process they wait for. A run of another replica has to be polled for."""
 
     def __init__(self) -> None:
         self._waiting: dict[str, dict[asyncio.Future[bool], str]] = {}
-        """By the run, with whose each is."""
+        """By the run's id; the value is each waiter's principal."""
         self._places: Counter[str] = Counter()
 
     def __len__(self) -> int:
@@ -51,7 +51,7 @@ class Waiters:
                 arrived.set_result(True)
 
     def call_off(self, run_id: str, principal: str) -> None:
-        """The run does not begin. Told to its principal alone: others may wait for one of their own."""
+        """The run does not begin. Only its principal's waiters learn it: others may wait for their own."""
         for arrived, whose in self._waiting.get(run_id, {}).items():
             if whose == principal and not arrived.done():
                 arrived.set_result(False)

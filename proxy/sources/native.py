@@ -114,12 +114,12 @@ class _Calls:
         events = NdjsonLines() if settings.format == "ndjson" else Events()
 
         def take(data: bytes) -> None:
-            for event, said in events.feed(data):
-                reading.take(event, said)
+            for event, payload in events.feed(data):
+                reading.take(event, payload)
 
         await exchange.each(take)
-        for event, said in events.end():
-            reading.take(event, said)
+        for event, payload in events.end():
+            reading.take(event, payload)
         by_close = settings.ends_by == "close" and _says_its_end(exchange.headers)
         if not (reading.ended or by_close):
             raise UpstreamBroke("the stream ended before its end", Fault.TRUNCATED)
@@ -142,19 +142,19 @@ class _ByRules:
 
     def take(self, event: str, data: str | bytes) -> None:
         try:
-            said = self._rules.hear(event, data)
+            content = self._rules.read(event, data)
         except MalformedEvent as exc:
             if self.ended:
                 return  # it is no text, so nothing is lost
             raise UpstreamMalformed(str(exc)) from None
-        if said.meaning == "error":
+        if content.meaning == "error":
             raise UpstreamBroke("the stream says that it has failed", Fault.TRUNCATED)
-        if said.meaning == "answer":
-            self._answer = said.answer
-        if said.section is not None and said.text:
-            self._show(said.section, said.text)
+        if content.meaning == "answer":
+            self._answer = content.answer
+        if content.section is not None and content.text:
+            self._show(content.section, content.text)
         # Some say more after their end, of a last part for example: that is text like any other.
-        self.ended = self.ended or said.meaning in ("done", "answer")
+        self.ended = self.ended or content.meaning in ("done", "answer")
 
     def _show(self, section: Section, piece: str) -> None:
         stage = section.stage
@@ -267,16 +267,16 @@ def _streaming(settings: NativeSettings, run: Run) -> Request:
     headers = [(name, value) for name, value in request.headers if name != b"accept"]
     headers.append((b"accept", settings.media_type.encode()))
     body = request.body
-    if settings.body and isinstance(said := _json(request), dict):
-        body = orjson.dumps(merged(said, settings.body))
+    if settings.body and isinstance(document := _json(request), dict):
+        body = orjson.dumps(merged(document, settings.body))
     return Request(method, target, headers, body)
 
 
-def merged(said: Any, patch: Any) -> Any:
+def merged(document: Any, patch: Any) -> Any:
     """A document with a JSON merge patch (RFC 7386): members are put in, and null takes them out."""
     if not isinstance(patch, dict):
         return patch
-    result = dict(said) if isinstance(said, dict) else {}
+    result = dict(document) if isinstance(document, dict) else {}
     for name, value in patch.items():
         if value is None:
             result.pop(name, None)

@@ -44,7 +44,7 @@ class Rules:
         self._by_stage = {section.stage: section for section in sections}
         self._rules = [_Rule.compile(rule, self._by_stage) for rule in settings]
 
-    def hear(self, event: str, data: str | bytes) -> EventContent:
+    def read(self, event: str, data: str | bytes) -> EventContent:
         """What an event says.
 
         Args:
@@ -61,15 +61,15 @@ class Rules:
             if rule.data is not None and rule.data != data:
                 continue
             if not rule.reads_json:
-                return self._said(rule, str(data), document)
+                return self._content(rule, str(data), document)
             if document is _UNREAD:
                 document = _document(data)
             found = rule.found(document)
             if found is not _UNFIT:
-                return self._said(rule, found, document)
+                return self._content(rule, found, document)
         return IGNORED
 
-    def _said(self, rule: "_Rule", text: Any, document: Any) -> EventContent:
+    def _content(self, rule: "_Rule", text: Any, document: Any) -> EventContent:
         if rule.meaning == "answer":
             return EventContent("answer", answer=text)
         if rule.at is None and rule.meaning != "text":
@@ -171,8 +171,8 @@ class _Rule:
     def found(self, document: Any) -> Any:
         """What the rule reads, if its condition holds or, without one, if that is there; else `_UNFIT`."""
         if self.when is not None:
-            said = self.when.value(document)
-            if type(said) is not type(self.value) or said != self.value:
+            value = self.when.value(document)
+            if type(value) is not type(self.value) or value != self.value:
                 return _UNFIT
         if self.at is None:
             return document

@@ -26,12 +26,12 @@ async def repeating(run: Run, call: Callable[[], Awaitable[Answer]]) -> Answer:
     while True:
         attempt += 1
         got = await _answer_or_failure(call)
-        fault, pause_s = await _judge(run, got, attempt)
+        fault, pause_s = await _failure_and_pause(run, got, attempt)
         if pause_s is not None:
             run.note(fault)
             run.ask_again(attempt + 1)
             await asyncio.sleep(pause_s * random.uniform(1, 1 + JITTER))
-        # Those who watched a run that was ended meanwhile were told to ask again: it must not go on.
+        # Viewers of a run that was ended meanwhile were told to ask again: its call must not be repeated.
         if pause_s is None or run.ended:
             if isinstance(got, UpstreamError):
                 raise got from None
@@ -45,7 +45,9 @@ async def _answer_or_failure(call: Callable[[], Awaitable[Answer]]) -> Answer | 
         return error.bare()
 
 
-async def _judge(run: Run, got: Answer | UpstreamError, attempt: int) -> tuple[Fault, float | None]:
+async def _failure_and_pause(
+    run: Run, got: Answer | UpstreamError, attempt: int
+) -> tuple[Fault, float | None]:
     """What has failed, if anything has, and the pause before the next attempt, if there is to be one."""
     safe = run.route.settings.replay == "safe"
     if isinstance(got, UpstreamError):

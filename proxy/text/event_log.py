@@ -43,7 +43,7 @@ def event_id(run_id: str, generation: int, seq: int) -> str:
 
 
 class EventLog:
-    """Events of one run. Encoded once, whoever reads them.
+    """Events of one run. Each is encoded once, for all readers.
 
     Kept as columns: of an object for each event, the collector would look at every one again and again, and
     the texts of a thousand runs would then wait for tens of milliseconds.
@@ -121,7 +121,7 @@ class EventLog:
         self._readers.discard(wake)
 
     def wake(self) -> None:
-        """Let everybody who waits look again."""
+        """Let all waiting readers look again."""
         for wake in self._readers:
             wake()
 

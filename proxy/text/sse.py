@@ -81,12 +81,14 @@ def encode(
 
 def decode(block: bytes) -> Event:
     """The event of a block that `encode` made."""
-    said = orjson.loads(block[block.index(b"data: ") + len(b"data: ") :])
-    return Event(EventType(said["type"]), said["panel"], said["stage"], said["content"], said["metadata"])
+    fields = orjson.loads(block[block.index(b"data: ") + len(b"data: ") :])
+    return Event(
+        EventType(fields["type"]), fields["panel"], fields["stage"], fields["content"], fields["metadata"]
+    )
 
 
 def _json(event: Event) -> bytes:
-    said = {
+    fields = {
         "type": event.type,
         "panel": event.panel,
         "stage": event.stage,
@@ -94,7 +96,7 @@ def _json(event: Event) -> bytes:
         "metadata": event.metadata,
     }
     try:
-        payload = orjson.dumps(said)
+        payload = orjson.dumps(fields)
     except TypeError as exc:
         raise ValueError(f"not an event that JSON in UTF-8 can carry: {exc}") from exc
     return _one_line(payload)

@@ -1,6 +1,6 @@
 """The HTTP surface of runs, under `/_headgate/` on the public port: read one, look at it, end it.
 
-Whatever the reason, who may not see a run is told the same as for one that never was: 404.
+A client that may not see a run gets the same answer as for a run that never was: 404.
 """
 
 import asyncio
@@ -156,7 +156,7 @@ class RunApi:
             {
                 "run": run.id,
                 "route": run.route.name,
-                "decision": run.told,
+                "decision": run.decision_header,
                 "state": "running" if not run.log.ended else "failed" if run.failure else "complete",
                 "error_code": run.failure.code if run.failure else None,
                 "events": len(run.log),
@@ -219,8 +219,8 @@ def has_all(run: ViewableRun, after: int | None) -> bool:
 
 
 async def send_nothing_more(run: ViewableRun, send: Send) -> None:
-    """A stream that ends at once. Who posts is no EventSource: fetch-event-source refuses a 204, and would
-    post again for ever.
+    """A stream that ends at once. A client that posts is no EventSource: fetch-event-source refuses a 204,
+    and would post again for ever.
     """
     headers = [*STREAM_HEADERS, named(run)]
     await send({"type": "http.response.start", "status": 200, "headers": headers})
@@ -258,7 +258,7 @@ async def position(run: ViewableRun, cursor: str) -> int | None:
         reader.close()
     if after > len(run.log) or after in run.log.snapshots_from:
         return None
-    # Else the client has seen what was said by a replica that is gone, and by nobody else.
+    # Else the client has events of a replica that is gone, which no other replica has.
     return after if not after or run.log.after(after - 1)[0].id == cursor else None
 
 

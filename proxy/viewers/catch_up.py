@@ -44,12 +44,12 @@ def snapshot(entries: Iterable[LogEntry], after: int) -> Iterator[bytes]:
     for last in entries:
         # A terminal one may have the whole answer in it, and is sent as it is.
         if not last.is_terminal and (event := decode(last.wire)).stage:
-            stages.setdefault(event.stage, _StageSnapshot(event.stage, event.panel)).hear(
+            stages.setdefault(event.stage, _StageSnapshot(event.stage, event.panel)).apply(
                 event, new=last.seq > after
             )
         yield b""
-    told = [told for stage in stages.values() for told in stage.told()]
-    for left, (event, text) in zip(range(len(told) - 1, -1, -1), told, strict=True):
+    events = [event for stage in stages.values() for event in stage.events()]
+    for left, (event, text) in zip(range(len(events) - 1, -1, -1), events, strict=True):
         pieces: list[bytes] = []
         digest = hashlib.sha256()
         for at in range(0, len(text), STEP_BYTES):
@@ -58,10 +58,10 @@ def snapshot(entries: Iterable[LogEntry], after: int) -> Iterator[bytes]:
             digest.update(part.encode())
             yield b""
         is_replace = event.type is EventType.CONTENT_REPLACE
-        said = event._replace(metadata={"sha256": digest.hexdigest()}) if is_replace else event
+        whole = event._replace(metadata={"sha256": digest.hexdigest()}) if is_replace else event
         has_id = last is not None and not left and not last.is_terminal
         yield encode(
-            said,
+            whole,
             last.id if last is not None and has_id else None,
             long=Long("content", pieces) if is_replace else None,
         )
@@ -80,7 +80,7 @@ class _StageSnapshot:
     parts: list[str] = field(default_factory=list)
     changed: bool = False
 
-    def hear(self, event: Event, *, new: bool) -> None:
+    def apply(self, event: Event, *, new: bool) -> None:
         match event.type:
             case EventType.STAGE_START:
                 self.start = event if new else None
@@ -93,7 +93,7 @@ class _StageSnapshot:
             case EventType.STAGE_COMPLETE:
                 self.complete = event if new else None
 
-    def told(self) -> Iterator[tuple[Event, str]]:
+    def events(self) -> Iterator[tuple[Event, str]]:
         """Its events; beside the replacement, whose digest is still to be made, its text."""
         if self.start is not None:
             yield self.start, ""

@@ -26,7 +26,7 @@ TICKET_BYTES = 24
 """Of randomness: 192 bits, 32 characters."""
 
 MAX_TICKETS = 10_000
-"""So many are kept in memory at once, with about 600 bytes each; then the oldest of who has the most goes."""
+"""Tickets in memory, of about 600 bytes each. Over it, the oldest one of the principal with the most goes."""
 
 MAX_STORED_OF_ONE = 1000
 """So many one principal gets of a process in each `TICKET_S` where a store keeps them: that is shared as

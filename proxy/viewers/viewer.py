@@ -114,14 +114,14 @@ class Viewer:
         watch = self._loop.create_task(self._watch())
         self._metrics.viewers.inc()
         try:
-            await self._hold()
+            await self._wait_to_commit()
             if self._left:
                 return ViewEnd.LEFT
             run = self.run
             is_first = not (run.headers_sent or run.log.has_content or run.log.doubt())
             if run.failure is not None and is_first:
                 status = run.failure.status if run.answer is None else run.answer.status
-                # A 2xx that cannot be streamed is an answer only to who can take JSON.
+                # A 2xx that cannot be streamed is an answer only to a client that takes JSON.
                 if takes_json or status >= 300:
                     await send_answer(run, self._send)
                     return ViewEnd.ANSWERED
@@ -140,7 +140,7 @@ class Viewer:
         self._left = True
         self._reader.wake()
 
-    async def _hold(self) -> None:
+    async def _wait_to_commit(self) -> None:
         """Wait for the first text, the end, or the end of `commit_after`, whichever comes first."""
         log = self.run.log
         due = self.run.started_at + self.run.route.settings.commit_after
@@ -191,7 +191,7 @@ class Viewer:
         headers = [
             *STREAM_HEADERS,
             named(self.run),
-            (b"headgate-decision", self.run.told.encode()),
+            (b"headgate-decision", self.run.decision_header.encode()),
         ]
         await self._send({"type": "http.response.start", "status": 200, "headers": headers})
         await self._write(HEARTBEAT)

@@ -73,7 +73,7 @@ class Replica:
     def take(self, taken: TakenOverRun) -> Run:
         assert not self.fails, "a mistake"
         run = Run(taken.call, taken.request.decision, taken.identity, METRICS, deque(), run_id=taken.run_id)
-        run.take_up(taken.continuation)
+        run.continue_from(taken.continuation)
         run.begun()
         self.taken.append(run)
         return run
@@ -194,7 +194,7 @@ async def test_a_run_is_seen_elsewhere_as_it_is_where_it_is_executed(server: Val
     assert copy.answer == run.answer
     assert copy.failure is None
     assert [entry.is_content for entry in copy.log.up_to(99)] == [e.is_content for e in run.log.up_to(99)]
-    for name in ("id", "route", "source", "told", "principal", "target", "fingerprint"):
+    for name in ("id", "route", "source", "decision_header", "principal", "target", "fingerprint"):
         assert getattr(copy, name) == getattr(run, name), name
     assert abs(copy.started_at - run.started_at) < 0.5
 

@@ -462,7 +462,7 @@ def begun_elsewhere(bench: Bench, *shown: str, complete: bool = False) -> Run:
     first._live._held_long_enough(first)
     first.leave()
     run = Run(bench.call(), STREAM, ANN, bench.metrics, deque(), run_id=first.id)
-    run.take_up(Continuation(first.log, 1, 1, first.started_at, headers_sent=True))
+    run.continue_from(Continuation(first.log, 1, 1, first.started_at, headers_sent=True))
     run.begun()
     return run
 
