@@ -10,9 +10,9 @@ After a write that was cut off (timeout, crash), only a new read says whether it
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, Self
 
 from flags.deciding import parents_of, segments_of
@@ -27,6 +27,7 @@ from flags.rollout.writing.strategies import (
     refuse_unwritable,
     write_strategy,
 )
+from flags.rollout.writing.unleash_events import FlagEvents, differs
 from flags.rollout.writing.unleash_problems import (
     place_of,
     problems_of_changes,
@@ -39,21 +40,6 @@ from flags.rollout.writing.unleash_reading import ServerSnapshot, client_feature
 
 READ_ROUNDS = 3
 """Reads of a flag that keeps changing while it is read."""
-
-EVENTS_PAGE = 100
-EVENT_PAGES = 10
-"""How far back to look for the last change in this environment, among the events of all of them."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Event:
-    id: int
-    by: str
-    type: str
-    group: str | None
-    """The transaction, if the server says so."""
-    before: Mapping[str, Any]
-    after: Mapping[str, Any]
 
 
 class UnleashAdmin:
@@ -82,6 +68,7 @@ class UnleashAdmin:
         self._flag = flag
         self._project = project
         self._environment = environment
+        self._events = FlagEvents(self._api, flag.name, environment)
 
     def __repr__(self) -> str:
         return f"<UnleashAdmin {self._api.name} {self._project}/{self._environment}/{self._flag.name}>"
@@ -168,10 +155,10 @@ class UnleashAdmin:
         ]
 
     async def _read(self) -> Flag:
-        before = await self._last_event()
+        before = await self._events.last()
         for _ in range(READ_ROUNDS):
             seen = await self._see()
-            after = await self._last_event()
+            after = await self._events.last()
             if after.id == before.id:
                 return flag_of(seen, self._flag, self._environment, after.id, after.by)
             before = after
@@ -211,16 +198,16 @@ class UnleashAdmin:
 
     async def _look_back(self, stored: Strategy, expected: Flag) -> None:
         """Raises FlagChanged if anybody else was there since `expected`."""
-        since = await self._events(expected.event_id)
+        since = await self._events.after(expected.event_id)
         if not since:
             raise FlagAdminError(f"{self._api.name}: shows no event of the write; read the flag again")
         # None: somebody came in between with just what we were about to write.
-        ours = next((event for event in since if _is_of(event, stored)), None)
-        strangers = [event for event in since if event is not ours and not _same_transaction(event, ours)]
+        ours = next((event for event in since if event.wrote(stored)), None)
+        strangers = [event for event in since if event is not ours and not event.is_of_transaction(ours)]
         if not strangers:
             return
         who = ", ".join(sorted({event.by for event in strangers}))
-        if ours is not None and _differs(ours.before, expected.strategy):
+        if ours is not None and differs(ours.before, expected.strategy):
             await self._put_back(ours.before, stored)
             raise FlagChanged(
                 f"{self._flag.name} was changed by {who} in the moment it was written: theirs was put back, "
@@ -238,27 +225,6 @@ class UnleashAdmin:
         body = {key: value for key, value in theirs.items() if key != "id" and value is not None}
         path = self._path(self._flag.name, f"/strategies/{ours.id}")
         await self._api.send("PUT", path, {**body, "parameters": parameters})
-
-    async def _last_event(self) -> _Event:
-        events = await self._events(0, all_of_them=False)
-        return events[0] if events else _Event(0, "", "", None, {}, {})
-
-    async def _events(self, after_id: int, *, all_of_them: bool = True) -> list[_Event]:
-        """Events of this flag and environment, latest first; on request only those of one page."""
-        events: list[_Event] = []
-        for page in range(EVENT_PAGES):
-            params = {
-                "feature": f"IS:{self._flag.name}",
-                "limit": str(EVENTS_PAGE),
-                "offset": str(page * EVENTS_PAGE),
-            }
-            raws = (await self._api.get("/search/events", params))["events"]
-            events += (event for event in _read_events(raws, self._environment) if event.id > after_id)
-            if len(raws) < EVENTS_PAGE or min(raw["id"] for raw in raws) <= after_id:
-                break
-            if events and not all_of_them:
-                break
-        return events
 
     async def _place(self, flag: str) -> Mapping[str, Any]:
         feature = await self._api.get(self._feature_path(flag))
@@ -307,36 +273,3 @@ def _exposes_others(found: Strategy, asked: Strategy) -> bool:
         (found.stickiness, found.group_id, len(found.constraints), sorted(found.segments))
         != (asked.stickiness, asked.group_id, len(asked.constraints), sorted(asked.segments))
     )
-
-
-def _read_events(raws: list[Mapping[str, Any]], environment: str) -> Iterator[_Event]:
-    # The server sorts by the time a change began; ids are in the order in which they were made.
-    for raw in sorted(raws, key=lambda raw: raw["id"], reverse=True):
-        if raw.get("environment") in (None, environment):
-            yield _Event(
-                id=raw["id"],
-                by=str(raw.get("createdBy")),
-                type=raw["type"],
-                group=raw.get("groupId"),
-                before=raw.get("preData") or {},
-                after=raw.get("data") or {},
-            )
-
-
-def _is_of(event: _Event, stored: Strategy) -> bool:
-    return (
-        event.type == "feature-strategy-update"
-        and event.after.get("id") == stored.id
-        and not _differs(event.after, stored)
-    )
-
-
-def _same_transaction(event: _Event, ours: _Event | None) -> bool:
-    return ours is not None and ours.group is not None and event.group == ours.group
-
-
-def _differs(raw: Mapping[str, Any], strategy: Strategy) -> bool:
-    try:
-        return read_strategy(raw).digest != strategy.digest
-    except FlagAdminError:
-        return True
