@@ -1,4 +1,4 @@
-"""Texts while they are being made: cut into words as they come, and what waits for the rest of a word.
+"""Texts while they are being made: cut into words as they come, and what is held for the rest of a word.
 
 A piece of a text ends anywhere, also within a word. Whole words are shown at once or, where several short
 ones make one chunk, after `HOLD_S` at the latest; the beginning of a word waits for its end.
@@ -31,8 +31,8 @@ class ChunkSink(Protocol):
 class LiveTexts:
     """The unfinished texts of one run, by their stages.
 
-    It is told each time who shows them, and holds on to nobody for longer than `HOLD_S`: who has it would be
-    in a cycle with it.
+    The sink is an argument of each call, and is kept no longer than `HOLD_S`: the run owns its texts, so that
+    a reference back to it would be a cycle.
 
     Args:
         chunker: a new one for a text.

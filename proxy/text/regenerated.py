@@ -1,7 +1,7 @@
-"""A text that viewers have already, and that is made once more: what of it is to be said. No I/O, no clock.
+"""A text that viewers have already, and that is made once more: what of it is new. No I/O, no clock.
 
-While the second text is the first one over again, there is nothing to say. When it comes to the first one's
-end, the rest is new. When it differs, it takes the first one's place, from its beginning.
+While the second text repeats the first one, nothing is new. When it comes to the first one's end, the rest is
+new. When it differs, it takes the first one's place, from its beginning.
 """
 
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class TextUpdate:
-    """What is to be said of a text that is new, or that is not the one which was shown."""
+    """What viewers need of a text that goes on, or that is not the one which was shown."""
 
     text: str
     replaces: bool
@@ -31,7 +31,7 @@ class RegeneratedText:
 
     @property
     def text(self) -> str:
-        """As much as was told once more."""
+        """As much of it as was made once more."""
         return self._shown[: self._at]
 
     def begin_again(self) -> None:
@@ -39,7 +39,7 @@ class RegeneratedText:
         self._at = 0
 
     def add(self, piece: str) -> TextUpdate | None:
-        """The next piece of the second text; None as long as it says nothing new. Then it is over."""
+        """The next piece of the second text; None while nothing is new. After an update it is over."""
         known = self._shown[self._at : self._at + len(piece)]
         if not piece.startswith(known):
             return TextUpdate(self.text + piece, replaces=True)

@@ -62,11 +62,11 @@ class BatchViewer:
 
     @property
     def lag_events(self) -> int:
-        """It waits for the end alone."""
+        """None: a batch viewer waits for the end alone."""
         return 0
 
     def say_goodbye(self) -> None:
-        """It cannot come back for the rest: it waits on, as long as the process does."""
+        """A batch client cannot come back for the rest: it waits as long as the process lives."""
 
     def hand_over(self, copy: ViewableRun | None) -> None:
         """Another replica executes the run: its answer will be the one, if it can be seen."""
@@ -92,17 +92,17 @@ class BatchViewer:
                     if self._heartbeat_s is not None:
                         await self._beat(committed=committed)
                         committed = True
-                # Nobody has to say that a doubt is over.
+                # Nothing wakes the reader when a doubt is over.
                 await self._reader.wait(min(due, loop.time() + DOUBT_S) if self.run.log.ended else due)
             if self._left:
                 return None
-            told = self._told()
+            reply = self._reply()
             if committed:
-                await _send_body(told.body, self._send)
+                await _send_body(reply.body, self._send)
                 return 200
             if not self._is_lost and self.run.failure is not None and self.run.failure.code in self._unless:
                 raise Unanswered
-            return await _send_whole(told, self._send)
+            return await _send_whole(reply, self._send)
         finally:
             self._reader.close()
             watch.cancel()
@@ -111,8 +111,8 @@ class BatchViewer:
         """Ended, and not by a process that was held up while another replica went on with the run."""
         return self.run.log.ended and not self.run.log.doubt()
 
-    def _told(self) -> "_Told":
-        """Of a lost run, whatever this process was told meanwhile is not the answer."""
+    def _reply(self) -> "_Reply":
+        """What this process knows of a lost run is not its answer."""
         return _refusal(self.run, UNSEEN) if self._is_lost else _answer(self.run)
 
     async def _beat(self, *, committed: bool) -> None:
@@ -128,7 +128,7 @@ class BatchViewer:
         self._reader.wake()
 
 
-class _Told(NamedTuple):
+class _Reply(NamedTuple):
     status: int
     headers: Headers
     body: bytes
@@ -139,34 +139,34 @@ async def send_answer(run: ViewableRun, send: Send) -> int:
     return await _send_whole(_answer(run), send)
 
 
-async def _send_whole(told: _Told, send: Send) -> int:
-    await send({"type": "http.response.start", "status": told.status, "headers": told.headers})
-    await _send_body(told.body, send)
-    return told.status
+async def _send_whole(reply: _Reply, send: Send) -> int:
+    await send({"type": "http.response.start", "status": reply.status, "headers": reply.headers})
+    await _send_body(reply.body, send)
+    return reply.status
 
 
 async def _send_body(body: bytes, send: Send) -> None:
-    """In pieces: a client that takes its time is told from one that takes nothing by each of them."""
+    """In pieces, so that a slow client can be told from one that takes nothing."""
     for at in range(0, len(body) or 1, PIECE_BYTES):
         piece = body[at : at + PIECE_BYTES]
         await send({"type": "http.response.body", "body": piece, "more_body": at + PIECE_BYTES < len(body)})
 
 
 def named(run: ViewableRun) -> tuple[bytes, bytes]:
-    """The header by which every answer of a run says that it is one, and of which."""
+    """The header by which every answer of a run names it."""
     return b"headgate-run", run.id.encode()
 
 
-def _answer(run: ViewableRun) -> _Told:
+def _answer(run: ViewableRun) -> _Reply:
     if run.answer is None:
         return _refusal(run, run.failure or UNSEEN)
     status, body = run.answer.status, run.answer.body
     headers = response_headers(run.answer.headers, status)
     if status not in BODILESS_STATUS and not any(name == b"content-length" for name, _ in headers):
         headers.append((b"content-length", b"%d" % len(body)))
-    return _Told(status, [*headers, named(run)], body)
+    return _Reply(status, [*headers, named(run)], body)
 
 
-def _refusal(run: ViewableRun, failure: Failure) -> _Told:
+def _refusal(run: ViewableRun, failure: Failure) -> _Reply:
     headers, body = problem(failure.status, TITLES.get(failure.status, "Error"), failure.detail)
-    return _Told(failure.status, [*headers, named(run)], body)
+    return _Reply(failure.status, [*headers, named(run)], body)

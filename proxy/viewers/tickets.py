@@ -59,7 +59,7 @@ class TicketStore(Protocol):
 
 
 class Tickets:
-    """Those that are out.
+    """The tickets that can still be redeemed.
 
     Args:
         shared: keeps them, so that every replica can redeem them; None, or where it cannot: memory.
@@ -78,20 +78,20 @@ class Tickets:
         self._clock = clock
         self._epoch = epoch
         self._kept: dict[str, tuple[bytes, float, str]] = {}
-        """By their hash: what they are worth, until when, and whose they are."""
+        """By its hash, a ticket's value, the clock's time when it ends, and its principal."""
         self._of: dict[str, dict[str, None]] = {}
-        """The hashes of each principal's, the oldest first."""
+        """By principal, the hashes of its tickets, the oldest first."""
         self._stored_of: Counter[str] = Counter()
         self._counted_since = clock()
 
     def __len__(self) -> int:
-        """Those in memory."""
+        """The number of tickets in memory."""
         return len(self._kept)
 
     async def issue(self, run_id: str, principal: str, expires_at: float | None) -> str:
         """A new ticket for one run, for `principal`, whose token ends at `expires_at`.
 
-        Raises RequestRefused, 503, to who has too many in the store.
+        Raises RequestRefused, 503, if the principal has too many in the store.
         """
         ticket = secrets.token_urlsafe(TICKET_BYTES)
         ttl_s = TICKET_S if expires_at is None else min(TICKET_S, expires_at - self._epoch())
@@ -99,10 +99,10 @@ class Tickets:
             return ticket  # it opens nothing
         if self._shared is not None:
             self._count_stored(principal)
-        key, worth = _hash(ticket), orjson.dumps([run_id, principal, expires_at])
-        if self._shared is None or not await self._shared.put_ticket(key, worth, ttl_s):
+        key, value = _hash(ticket), orjson.dumps([run_id, principal, expires_at])
+        if self._shared is None or not await self._shared.put_ticket(key, value, ttl_s):
             now = self._clock()
-            self._kept[key] = worth, now + ttl_s, principal
+            self._kept[key] = value, now + ttl_s, principal
             self._of.setdefault(principal, {})[key] = None
             self._forget(now)
         return ticket
@@ -112,16 +112,16 @@ class Tickets:
         if not _TICKET.fullmatch(ticket):
             return None  # anybody may send anything: the store is asked only about what can be one
         key = _hash(ticket)
-        worth, until = self._take(key) if key in self._kept else (None, 0.0)
-        if worth is not None and until <= self._clock():
+        value, until = self._take(key) if key in self._kept else (None, 0.0)
+        if value is not None and until <= self._clock():
             return None
         if self._shared is not None:
             # Whose time the store keeps. One in memory may be there too, if the store's reply was lost.
             stored = await self._shared.take_ticket(key)
-            worth = stored if worth is None else worth
-        if worth is None:
+            value = stored if value is None else value
+        if value is None:
             return None
-        of_run, principal, expires_at = orjson.loads(worth)
+        of_run, principal, expires_at = orjson.loads(value)
         return TicketHolder(principal, expires_at) if of_run == run_id else None
 
     def _count_stored(self, principal: str) -> None:
@@ -144,11 +144,11 @@ class Tickets:
             self._take(next(iter(self._of[most])))
 
     def _take(self, key: str) -> tuple[bytes, float]:
-        worth, until, principal = self._kept.pop(key)
+        value, until, principal = self._kept.pop(key)
         del self._of[principal][key]
         if not self._of[principal]:
             del self._of[principal]
-        return worth, until
+        return value, until
 
 
 def _hash(ticket: str) -> str:

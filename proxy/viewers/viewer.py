@@ -3,8 +3,8 @@
 Nothing is sent until there is text, an end, or `commit_after` is over: until then a failure still has
 its own status (design, section 3, commit policy).
 
-A slow viewer costs the others nothing: it is behind by itself alone. First its chunks grow, then it gets
-each text as it is instead of what it missed, and then it is cut, to come back with its cursor.
+A slow viewer costs the others nothing: only its own position in the log is behind. First its chunks grow,
+then it gets each text as it is instead of what it missed, and then it is cut, to come back with its cursor.
 """
 
 import asyncio
@@ -31,10 +31,10 @@ SNAPSHOT_S = 5.0
 """A viewer whose next event is older than this gets a snapshot of each text that has changed."""
 
 MAX_SNAPSHOTS = 3
-"""So often; a viewer that is that slow once more is cut."""
+"""So many times; a viewer that is that slow once more is cut."""
 
 GOODBYE_MS = (1000, 8000)
-"""Bounds of the `retry:` of those sent away, so that they do not all come back at once."""
+"""Bounds of the `retry:` of clients that are sent away, so that they do not all come back at once."""
 
 STREAM_HEADERS = [
     (b"content-type", b"text/event-stream; charset=utf-8"),
@@ -45,12 +45,12 @@ STREAM_HEADERS = [
 
 
 class ViewEnd(StrEnum):
-    """How a viewer left."""
+    """How a view ended."""
 
     TOLD = "told"
-    """It has the terminal event."""
+    """The viewer has the terminal event."""
     ANSWERED = "answered"
-    """It has the failure's own status instead of a stream."""
+    """The client has the failure's own status instead of a stream."""
     LEFT = "left"
     SENT_AWAY = "sent_away"
     """Cut without a terminal event, to come back with its cursor."""
@@ -97,16 +97,16 @@ class Viewer:
 
     @property
     def lag_events(self) -> int:
-        """Events that it has not been sent."""
+        """Events that the client has not been sent."""
         return len(self.run.log) - self._sent
 
     def say_goodbye(self) -> None:
-        """Send it away at its next safe point: between two events."""
+        """Send the client away at the next safe point: between two events."""
         self._must_go = True
         self._reader.wake()
 
     def hand_over(self, copy: ViewableRun | None) -> None:
-        """Another replica executes the run, and goes on elsewhere than this one did: come back for that."""
+        """Another replica executes the run, and its log is another one: the client comes back for that."""
         self.say_goodbye()
 
     async def serve(self, *, after: int | None = 0, takes_json: bool = False) -> ViewEnd:
@@ -197,7 +197,7 @@ class Viewer:
         await self._write(HEARTBEAT)
 
     def _send_now(self) -> bool:
-        """Send the one event that it is behind, while it waits for one. False: its task is to see to it."""
+        """Send the one event that is new, while the task waits for one. False: the task has to send it."""
         now, log = self._loop.time(), self.run.log
         if self._write_now is None or now < self._pause_until or len(log) != self._sent + 1:
             return False
