@@ -73,16 +73,16 @@ README = """\
 
 # Chart
 
-Headgate on Kubernetes (1.30 or later): proxies, and if wanted the controller of a rollout, a way in, and
-what watches them. [How to install it](../docs/install.md). `examples/` has values that work:
+Headgate on Kubernetes (1.30 or later): proxies and, optionally, the controller of a rollout, a way in, and
+monitoring. [How to install it](../docs/install.md). `examples/` has values that work:
 
 - [`dev.yaml`](examples/dev.yaml), for trying out: flags from a file, runs in memory, one replica;
 - [`production.yaml`](examples/production.yaml): Unleash, a Valkey, replicas by load, the controller,
-  Gateway API, the Prometheus Operator, and every way in and out closed but those that are needed;
+  Gateway API, the Prometheus Operator, and only the ways in and out that are needed;
 - [`existing-services.yaml`](examples/existing-services.yaml): beside an Unleash and an Ingress controller
   that are there already, with the bundled Valkey.
 
-The chart holds no secret: `settings` and `policy` say `${NAME}`, and `secrets` says in which Secret it is.
+The chart holds no secret: `settings` and `policy` say `${NAME}`, and `secrets` names the Secret of each.
 When a Secret changes, restart the pods (`kubectl rollout restart`); when `settings` change they roll by
 themselves.
 """

@@ -25,8 +25,9 @@ ROUTES = """\
 | request | answer |
 | --- | --- |
 | a route's method and path, `Accept: text/event-stream` | the stream, if the flag says so; else the batch answer: the \
-upstream's own stream, or its JSON, as events to a client that takes nothing else. With `Last-Event-ID`, `headgate-run` or `Idempotency-Key` the run it names, never another call, whatever the flag says \
-by then; 422 if that run was asked for with another body |
+upstream's own stream, or its JSON, as events to a client that takes nothing else. A request that names an existing \
+run, by `Last-Event-ID`, `headgate-run` or `Idempotency-Key`, always gets that run and never makes another call, \
+whatever the flag says by then; 422 if that run was asked for with another body |
 | a route's method and path, anything else | the batch answer |
 | `GET` of a route's `stream_path` | the stream of the same request with an empty body. Joins the run in flight of \
 the same user; with `Last-Event-ID` resumes that run, and never starts one. 204 when there is nothing more, 404 when \
@@ -35,11 +36,14 @@ there is no such run |"""
 RUNS: Mapping[tuple[str, str], str] = {
     ("GET", EVENTS): (
         "the run's events from `Last-Event-ID` or `?after=` on (an event's id or its number), then live. Waits up to "
-        "`attach_wait_s` for a run that has not begun. A cursor of something else gets a snapshot: each text in one "
+        "`attach_wait_s` for a run that has not begun. An unknown cursor gets a snapshot: each text in one "
         "`content_replace`. 204 when there is nothing more"
     ),
-    ("GET", RUN): "its state as JSON, without text: `state` is `running`, `complete` or `failed`",
-    ("DELETE", RUN): "ends it: 202, and its viewers get `cancelled`. One that has ended stays as it was",
+    ("GET", RUN): "the run's state as JSON, without text: `state` is `running`, `complete` or `failed`",
+    (
+        "DELETE",
+        RUN,
+    ): "ends the run: 202, and its viewers get `cancelled`. A run that has ended stays as it was",
     ("POST", TICKETS): (
         'with `{"run": "<id>"}`: 201 and a `ticket`, which opens that run\'s events once, within 30 seconds, as '
         "`?ticket=`, for EventSource, which cannot send headers"
@@ -51,19 +55,19 @@ REST = """\
 | anything else under `/_headgate/` | 404 |
 | anything else | relayed |
 
-To anybody but its owner a run is 404, with the same bytes as one that never was.
+All but a run's owner get 404, with the same bytes as for a run that never was.
 
 Request headers of Headgate's own: `headgate-run`, a random UUID in lower case, chooses the run's id, so that its events
-can be asked for beside the POST (409 if it is taken). If the request joins a run, that one goes by the chosen id, too; if
-it is relayed, who waits for the events is told 404 at once. Every answer of a run names it in `headgate-run`, also one in
-JSON; whatever else comes is the upstream's own. `Idempotency-Key` makes a repeated request join the run, also
-after its end (422 with another body). Both make a run of a batch request whose user has the flag, and the answer is
-still the upstream's own, byte for byte. Where a run has no such answer (the sources `native` and `stages`, a body with
-`"stream": true`, one over 8 MiB), they make none, and the request is relayed."""
+can be asked for beside the POST (409 if it is taken). If the request joins a run, the chosen id names that run, too. If
+the request is relayed, viewers that wait for its events get 404 at once. Every answer of a run, also one in JSON, names
+the run in `headgate-run`; an answer without it is the upstream's own. `Idempotency-Key` makes a repeated request join
+the run, also after its end (422 with another body). With either header a batch request whose user has the flag is a
+run, and its answer is still the upstream's own, byte for byte. Where a run has no such answer (the sources `native` and
+`stages`, a body with `"stream": true`, a body over 8 MiB), there is no run, and the request is relayed."""
 
 OF_RUN = {
     "headgate-run": "its id",
-    "headgate-decision": "`stream;reason=…;source=…`: what was decided, and why",
+    "headgate-decision": "`stream;reason=…;source=…`: the decision and its reason",
 }
 """Headers of a stream whose values depend on the run."""
 
@@ -71,7 +75,7 @@ TYPES: Mapping[EventType, tuple[str, str]] = {
     EventType.STAGE_START: ("a stage begins", "`index`, `total_expected`"),
     EventType.CONTENT_CHUNK: ("text", "`chunk_index`, by stage"),
     EventType.CONTENT_REPLACE: (
-        "what was shown was not the answer's text; `content` is the whole",
+        "the shown text was not the answer's; `content` is the whole text",
         "`sha256`",
     ),
     EventType.STAGE_COMPLETE: ("a stage's text is final", "`sha256` of its UTF-8, `chars`"),
@@ -84,7 +88,7 @@ TYPES: Mapping[EventType, tuple[str, str]] = {
         "`error_code`, `retry_available`, `partial`, `status`",
     ),
     EventType.STREAM_DONE: (
-        "all has been said",
+        "the answer is complete",
         "`status`, `source`, `recovered`, `sha256`; `result` (the batch answer's body as text) if the route sends it",
     ),
 }
@@ -92,27 +96,28 @@ TYPES: Mapping[EventType, tuple[str, str]] = {
 WIRE = """\
 Each event is `id: <run>:<seq>` (`<run>.<n>:<seq>` after another replica has taken the run over for the n-th time; the
 number alone then gets a snapshot) and one `data:` line of JSON with `type`, `panel`, `stage`, `content` and `metadata`; a
-heartbeat is the comment `: hb` with a single line feed. A stream ends with exactly one terminal event; one that ends
-without was cut: come back with the last id. When it is cut on purpose its last line is a `retry:`, different for each."""
+heartbeat is the comment `: hb` with a single line feed. A stream ends with exactly one terminal event; a
+stream without one was cut: come back with the last id. A stream that Headgate cuts on purpose ends with a `retry:`
+line, different for each viewer."""
 
 CODES: Mapping[str, str] = {
     Fault.CONNECT: "the upstream could not be reached",
-    Fault.BUSY: "this proxy has as many requests under way as it may have",
+    Fault.BUSY: "this proxy has reached its limit of requests under way",
     Fault.RESET: "the upstream broke off its answer",
-    Fault.STATUS: "it answered with the status in `metadata.status`",
-    Fault.FIRST_BYTE_TIMEOUT: "it said nothing for `upstream.timeouts.first_byte_s`",
-    Fault.IDLE_TIMEOUT: "it stopped for `upstream.timeouts.idle_s`",
-    Fault.TOTAL_TIMEOUT: "it took longer than `upstream.timeouts.total_s`",
-    Fault.MALFORMED: "what it gave cannot be read",
-    Fault.TRUNCATED: "its answer ended before its end",
-    Fault.TOO_LARGE: "its answer is larger than the route's `max_answer`",
-    Fault.FAILURE_TEXT: "one of its texts is an error sentence, by the route's `failure_text`",
+    Fault.STATUS: "the upstream answered with the status in `metadata.status`",
+    Fault.FIRST_BYTE_TIMEOUT: "the upstream sent nothing for `upstream.timeouts.first_byte_s`",
+    Fault.IDLE_TIMEOUT: "the upstream stopped for `upstream.timeouts.idle_s`",
+    Fault.TOTAL_TIMEOUT: "the upstream took longer than `upstream.timeouts.total_s`",
+    Fault.MALFORMED: "the upstream's answer cannot be read",
+    Fault.TRUNCATED: "the upstream's answer is cut short",
+    Fault.TOO_LARGE: "the upstream's answer is larger than the route's `max_answer`",
+    Fault.FAILURE_TEXT: "one of the answer's texts is an error sentence, by the route's `failure_text`",
     Fault.LOG_STORE: "the shared store was away for too long to follow the run of another replica",
-    Fault.INTERNAL: "a mistake of ours; the log has it",
-    CANCELLED: "by its owner, or because nobody watched it where the route ends such runs",
+    Fault.INTERNAL: "an error of Headgate; the log has it",
+    CANCELLED: "cancelled by its owner, or because it had no viewers and the route ends such runs",
     SHUTDOWN: "this proxy ended, and no other could take over",
     REPLICA_LOST: (
-        "the process that executed the run is gone, and no other may ask again; what was shown stays, `partial`"
+        "the process that executed the run is gone, and no other may ask again; the shown text stays, `partial`"
     ),
 }
 
@@ -127,14 +132,14 @@ ADMIN: Mapping[tuple[str, str], str] = {
     ("GET", "/metrics"): "Prometheus text",
     ("GET", "/runs"): "counts of runs by route, and of asyncio tasks, of the process that answers",
     ("GET", "/learned"): (
-        "models that the model port asks for no streams: `provider`, `model`, `why`, and `for_s`, for how long yet; as "
-        "all processes that share what they learn have it"
+        "models that the model port asks for no streams: `provider`, `model`, `why`, and `for_s`, the seconds that are "
+        "left; all processes that share the denylist give the same"
     ),
     ("POST", "/kill"): (
-        "streaming off for everybody; bearer `admin_token`: 401 without it, 403 when none is set. A body of up to "
+        "turns streaming off for everybody; bearer `admin_token`: 401 without it, 403 when none is set. A body of up to "
         "1 KiB is kept as the reason"
     ),
-    ("DELETE", "/kill"): "and on again; with the same token",
+    ("DELETE", "/kill"): "turns streaming on again; with the same token",
 }
 
 
@@ -157,10 +162,10 @@ def text(note: str) -> str:
 
 
 PROBLEMS = """\
-What Headgate refuses, and what it says for an upstream that does not answer, is an `application/problem+json` with
-`title`, `status` and `detail`. Until a route's `commit_after` is over nothing of a stream is sent, so that an early
+A refusal of Headgate, and its answer for an upstream that does not answer, is an `application/problem+json` with
+`title`, `status` and `detail`. Until a route's `commit_after` is over no part of a stream is sent, so that an early
 failure has its own status: the upstream's answer if there is one, else a problem. A refusal's `detail` says what to
-change; of the upstream there are these:"""
+change; for failures of the upstream `detail` is one of these:"""
 
 
 def _requests(found: Iterable[tuple[str, str]], descriptions: Mapping[tuple[str, str], str]) -> Iterator[str]:
