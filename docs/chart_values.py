@@ -102,8 +102,8 @@ class HttpRoute(Block):
     parent_refs: list[ParentRef] = []
     hostnames: list[HostName] = []
     paths: Literal["regex", "prefix"] = "regex"
-    """`regex`: the routes' own paths, and for requests that start runs their method. Patterns are for the
-    gateway to support; Envoy's, Istio's and NGINX's do. `prefix`: as for the Ingress."""
+    """`regex`: the routes' own paths, and for requests that start runs their method. The
+    gateway must support patterns; Envoy's, Istio's and NGINX's do. `prefix`: as for the Ingress."""
     annotations: dict[str, str] = {}
 
 
@@ -111,8 +111,8 @@ class Expose(Block):
     """How requests enter the cluster."""
 
     through: Literal["routes", "everything"] = "routes"
-    """What goes through Headgate: only its own routes, while the rest goes straight to the upstream; or
-    everything, and Headgate relays the rest."""
+    """`routes`: only Headgate's own routes go through it, and the rest goes straight to the upstream.
+    `everything`: all requests do, and Headgate relays the rest."""
     upstream: Backend | None = None
     """Needed for `routes`."""
     ingress: Ingress = Ingress()
@@ -220,9 +220,9 @@ class NetworkPolicy(Block):
     public: list[Object] = []
     """NetworkPolicyPeers that may use the public port; empty: everybody."""
     admin: list[Object] = []
-    """Who may use the admin ports: Prometheus. Empty: nobody but the kubelet."""
+    """Peers that may use the admin ports: Prometheus. Empty: only the kubelet."""
     model: list[Object] = []
-    """Who may use the model port: the upstream. Empty: nobody."""
+    """Peers that may use the model port: the upstream. Empty: none."""
     to: Egress = Egress()
 
 
@@ -238,13 +238,13 @@ class Values(Block):
     """All values."""
 
     settings: Settings
-    """`headgate.yaml` ([settings](../docs/reference/settings.md)), but for what the chart sets: `listen`,
-    `admin`, `drain_s`, `flags.file`, `llm.listen`. A change rolls the pods."""
+    """`headgate.yaml` ([settings](../docs/reference/settings.md)), without the settings that the chart sets:
+    `listen`, `admin`, `drain_s`, `flags.file`, `llm.listen`. A change rolls the pods."""
     flag_file: Object | None = None
     """Unleash client-features JSON, for trying out without a server. A change rolls nothing, and is seen as
     soon as the kubelet has it."""
     secrets: dict[Annotated[str, Field(pattern=r"^[A-Z][A-Z0-9_]*$")], SecretKey] = {}
-    """Environment variable to a key of a Secret: what `${NAME}` in `settings` and `policy` stands for."""
+    """Environment variable to a key of a Secret: the value of `${NAME}` in `settings` and `policy`."""
     name_override: str = ""
     fullname_override: str = ""
     image: Image = Image()
