@@ -1,1 +1,1 @@
-"""Who gets what: flag evaluation and the decision it leads to."""
+"""Who gets what: flag evaluation and the decision it leads to. Read `decision.py` first."""

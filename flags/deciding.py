@@ -55,7 +55,7 @@ def asks_who(feature: Feature) -> bool:
 
 
 def digest(said: Any) -> str:
-    """Equal for what says the same."""
+    """A digest of a value as JSON, whatever the order of its keys."""
     return hashlib.blake2b(orjson.dumps(said, option=orjson.OPT_SORT_KEYS), digest_size=8).hexdigest()
 
 

@@ -38,7 +38,7 @@ class Condition:
 
 
 class InForce:
-    """Empty, and stale, until something is taken. `close` makes it so again."""
+    """The flags that answer now: none, and stale, before the first are taken and after `close`."""
 
     def __init__(self, what: str, *, kill_flag: str, stale_s: float, clock: Callable[[], float]) -> None:
         self._what = what

@@ -1,1 +1,1 @@
-"""How bytes flow: the gateway, the relay, and runs with their sources and viewers."""
+"""How bytes flow: gateway, relay, and runs with their sources and viewers. Read `gateway.py` first."""

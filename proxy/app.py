@@ -23,6 +23,7 @@ from proxy.http.headers import Forwarding
 from proxy.identity import Identifier, is_verified
 from proxy.llm.denylist import StreamDenylist
 from proxy.llm.denylist_file import FileDenylistStore
+from proxy.llm.dialects.dialect import Dialect
 from proxy.llm.dialects.gemini import Gemini
 from proxy.llm.dialects.openai import OpenAI
 from proxy.llm.expected_calls import compile_calls
@@ -65,6 +66,9 @@ from proxy.viewers.tickets import Tickets
 from proxy.workers.link import Report, SupervisorLink
 from proxy.workers.process_metrics import ProcessMetrics
 from proxy.workers.sockets import Sockets
+
+DIALECTS: Mapping[str, Callable[[], Dialect]] = {"openai": OpenAI, "gemini": Gemini}
+"""By `llm.providers[].api`."""
 
 
 async def serve(
@@ -221,7 +225,7 @@ class _Parts:
         upstream = self.upstream(to)
         forwarding = Forwarding(x_forwarded="off", upstream_host=to.authority)
         relay = Relay(upstream, forwarding, self.upgrades, repeats=True)
-        dialect = OpenAI() if settings.api == "openai" else Gemini()
+        dialect = DIALECTS[settings.api]()
         return Provider(settings.name, settings.mount.encode(), dialect, upstream, relay)
 
 

@@ -126,7 +126,7 @@ class RolloutState:
     observed: Observed = field(default_factory=Observed)
     """The newest of these counts; after the end none of them should be of the stream arm."""
     down_pending: bool = False
-    """Rolled back, and not yet seen to be written."""
+    """A rollback or a kill has decided 0 %, and no read of the flag has shown it yet."""
     intent: Intent | None = None
     approved: bool = False
     overridden: bool = False

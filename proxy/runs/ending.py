@@ -1,4 +1,4 @@
-"""How a run ended, and what is counted of it. Knows no run, so that it holds none."""
+"""How a run ended, and what is counted of it. Nothing here keeps a run, or its text, alive."""
 
 import logging
 from collections import deque
@@ -22,7 +22,10 @@ SHUTDOWN = "shutdown"
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """Why a run has no complete answer. `code` is a `Fault`, `CANCELLED` or `SHUTDOWN`."""
+    """Why a run has no complete answer.
+
+    `code` is a `Fault`, `CANCELLED`, `SHUTDOWN`, or `REPLICA_LOST` of a followed run.
+    """
 
     code: str
     status: int
