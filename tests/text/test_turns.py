@@ -34,6 +34,9 @@ pytestmark = pytest.mark.anyio
 MOST_S = 0.05
 """Of work in one turn. On the machine it was written on the most is under 0.02."""
 
+ONE_EVENT_S = 0.1
+"""Of an event of one mebibyte, which is parsed at once: a known limit, 0.024 and 0.014 to free it."""
+
 NATIVE = {
     "format": "sse",
     "events": [{"event": "end", "means": "done"}, {"stage": "extraction", "at": "$.t"}],
@@ -188,7 +191,7 @@ async def test_no_stream_holds_the_loop(kind: str, tmp_path: Path) -> None:
     most_s, tail = await most_work(tmp_path, {"source": "native", "native": NATIVE}, said, SSE)
 
     assert tail
-    assert most_s < MOST_S
+    assert most_s < (ONE_EVENT_S if kind == "nested lists" else MOST_S)
 
 
 STAGES = {
