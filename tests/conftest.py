@@ -25,6 +25,7 @@ LONGEST = (
     "test_replicas",
     "test_unleash_flags",
     "test_simulation",
+    "test_rollout_stateful",
     "test_unleash_admin",
 )
 """Files that take a minute or two: they begin first, so that two workers end at about the same time."""

@@ -59,6 +59,8 @@ class Rollout(RuleBasedStateMachine):
         """The share before that."""
         self.is_resumed = False
         """A person has said since that it goes on with what was set."""
+        self.resume_waits = False
+        """Nobody has read it yet: it is for whatever is there when somebody does."""
         self.is_exposed_otherwise = False
         """What decides beside the share is another one since the controller accepted it."""
 
@@ -130,6 +132,7 @@ class Rollout(RuleBasedStateMachine):
             self.process.close()
             self.running = None
         else:
+            self.resume_waits = False
             self.has_counted(brief - self.rolling.traffic.brief)
         finally:
             self.judged(self.rolling.writes[before:])
@@ -159,7 +162,9 @@ class Rollout(RuleBasedStateMachine):
             return
         is_changed = self.by_hand is not None and self.by_hand != state.share
         if is_changed or self.is_exposed_otherwise:
-            assert move["kind"] in (MoveKind.HOLD, MoveKind.ROLL_BACK), move
+            holds = move["kind"] in (MoveKind.HOLD, MoveKind.ROLL_BACK)
+            assert holds or self.is_resumed, move
+            self.is_exposed_otherwise = self.is_exposed_otherwise and holds
 
     def has_counted(self, brief: int) -> None:
         """Each proxy that the last look found gone, if anything counted."""
@@ -196,8 +201,12 @@ class Rollout(RuleBasedStateMachine):
     @rule(act=st.sampled_from(ACTS))
     def wants(self, act: Act) -> None:
         if len(list(self.rolling.directory.glob("*.inbox/*"))) < 50:
-            self.is_resumed = self.is_resumed or act is Act.RESUME
+            self.says(act)
             self.rolling.wants(act)
+
+    def says(self, act: Act) -> None:
+        if act is Act.RESUME:
+            self.is_resumed = self.resume_waits = True
 
     @rule(share=st.sampled_from([0, 1, 5, 25, 50, 100]), really=st.integers(1, 4))
     def sets(self, share: int, really: int) -> None:
@@ -207,7 +216,7 @@ class Rollout(RuleBasedStateMachine):
 
     def is_set(self, share: int) -> None:
         if self.by_hand is None:
-            self.was, self.is_resumed = self.rolling.share, False
+            self.was, self.is_resumed = self.rolling.share, self.resume_waits
         self.rolling.set_share(share)
         self.by_hand = share
         self.said.add(share)
@@ -234,7 +243,7 @@ class Rollout(RuleBasedStateMachine):
     def wants_by_an_old_look(self, act: Act, back: int) -> None:
         """By what somebody saw some entries ago."""
         if len(list(self.rolling.directory.glob("*.inbox/*"))) < 50:
-            self.is_resumed = self.is_resumed or act is Act.RESUME
+            self.says(act)
             self.rolling.wants(act, seen=max(1, self.state.seq - back))
 
     @precondition(lambda self: self.running is not None)
@@ -262,7 +271,7 @@ class Rollout(RuleBasedStateMachine):
             self.is_exposed_otherwise = False
             self.rolling.edit(lambda flag: flag.update(variants=[]))
         elif not self.is_exposed_otherwise:
-            self.is_exposed_otherwise = True
+            self.is_exposed_otherwise, self.is_resumed = True, self.resume_waits
             self.rolling.edit(lambda flag: flag.update(variants=[{"name": "a", "weight": 1000}]))
         self.looked(100, 0.1)
 

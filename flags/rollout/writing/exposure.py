@@ -6,7 +6,7 @@ from functools import lru_cache
 from itertools import count
 from typing import Any
 
-from flags.arms import BUCKETS, bucket_of
+from flags.arms import BUCKETS, Rollout, bucket_of
 from flags.deciding import asks_who, parents_of
 from flags.decision import DARK
 from flags.document import Document
@@ -32,11 +32,21 @@ def expected_share(
     feature = features.get(flag.name)
     if feature is None or flag.name not in document.enabled or _is_dark(feature):
         return 0.0
-    engine = Engine(document.state, document.rollouts)
+    concerned = [feature, *(features.get(name, {}) for name in parents_of(feature))]
+    by_id = not any(map(asks_who, concerned))
+    return _evaluated(document.state, tuple(document.rollouts.items()), flag, group_id, by_id)
+
+
+@lru_cache(maxsize=4)  # a flag is read some times in a tick, and changes some times in a rollout
+def _evaluated(
+    state: str, rollouts: tuple[tuple[str, Rollout], ...], flag: ManagedFlag, group_id: str, by_id: bool
+) -> float | None:
+    """What the engine says of the sampled users; a function of these values alone, of no clock."""
+    engine = Engine(state, dict(rollouts))
     try:
         if engine.ask(flag.kill_flag, None).enabled:
             return 0.0
-        if any(map(asks_who, [feature, *(features.get(name, {}) for name in parents_of(feature))])):
+        if not by_id:
             return None
         users = _users(group_id)
         answers = [engine.ask(flag.name, {"userId": user}) for user in users]
