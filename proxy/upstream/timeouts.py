@@ -19,6 +19,10 @@ LONG_S = 0.1
 TIMER_SLACK_S = 0.002
 """A loop's timers count in milliseconds and may fire one early."""
 
+LATE_S = 0.02
+"""A timer that fires so late finds a loop that was held up, by its own work or by the machine's. What came
+meanwhile is not read yet, since a loop runs its timers first: until it is, nobody can say who was silent."""
+
 
 @dataclass(frozen=True, slots=True)
 class Timeouts:
@@ -128,6 +132,10 @@ class ExchangeTimer:
         if timed is None:
             return
         now = self._loop.time()
+        if now > self._timer_due + LATE_S:
+            self._timer_due = now + TIMER_SLACK_S
+            self._timer = self._loop.call_later(TIMER_SLACK_S, self._fired)
+            return
         if self.on_slow is not None:
             if self._sent_at + SLOW_S > now + TIMER_SLACK_S:  # the exchange before armed the timer
                 self._fire_by(self._sent_at + SLOW_S, now)

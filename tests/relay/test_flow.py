@@ -45,6 +45,13 @@ async def timed(gate: Serving, request: bytes, expected_s: float) -> Answered:
     raise AssertionError(f"{took_s:.3f} s instead of {expected_s} s")
 
 
+def hold_up(seconds: float) -> None:
+    """Nothing else of this loop goes on meanwhile."""
+    until = monotonic() + seconds
+    while monotonic() < until:
+        pass
+
+
 @pytest.mark.parametrize("request_bytes", [GET, b"POST / HTTP/1.1\r\n%bcontent-length: 1\r\n\r\na" % HOST])
 async def test_an_upstream_that_is_silent_is_a_504_after_first_byte_s(
     request_bytes: bytes, upstream: ScriptedUpstream, gate: Serving
@@ -106,6 +113,22 @@ async def test_a_slow_answer_that_is_alive_is_not_cut(upstream: ScriptedUpstream
     answered = await ask(gate.url, GET)
 
     assert (answered.body, answered.complete) == (b"aaaa", True)
+
+
+async def test_what_came_while_the_loop_was_held_up_is_not_late(upstream: ScriptedUpstream, gate: Serving):
+    """A process that was given no time for longer than `idle_s` cannot say that the upstream was silent."""
+
+    async def held_up(asked: Asked) -> None:
+        await asked.send(b"HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\n")
+        for piece in (b"one", b"two", b"six"):
+            await asked.send(piece)
+            await asyncio.sleep(IDLE_S / 3)  # by now it waits for more
+            hold_up(IDLE_S)
+
+    upstream.script = held_up
+    answered = await ask(gate.url, GET)
+
+    assert (answered.body, answered.complete) == (b"onetwosix", True)
 
 
 async def test_an_answer_that_goes_on_for_too_long_is_cut_after_total_s(
