@@ -17,6 +17,7 @@ from proxy.replicas.followed_run import REPLICA_LOST
 from proxy.runs.ending import CANCELLED, SHUTDOWN
 from proxy.text.events import TERMINAL, EventType
 from proxy.viewers.api import EVENTS, RUN, TICKETS, RunApi
+from proxy.viewers.api import RUNS as OWN_RUNS
 from proxy.viewers.viewer import STREAM_HEADERS
 
 Key = TypeVar("Key")
@@ -39,6 +40,10 @@ RUNS: Mapping[tuple[str, str], str] = {
         "`attach_wait_s` for a run that has not begun. An unknown cursor gets a snapshot: each text in one "
         "`content_replace`. 204 when there is nothing more"
     ),
+    ("GET", OWN_RUNS): (
+        "the caller's runs in flight in this process: `run`, `route` and `age_s` of each; no text, and nothing of "
+        "anybody else's"
+    ),
     ("GET", RUN): "the run's state as JSON, without text: `state` is `running`, `complete` or `failed`",
     (
         "DELETE",
@@ -51,6 +56,8 @@ RUNS: Mapping[tuple[str, str], str] = {
 }
 
 REST = """\
+| `GET` or `HEAD` of `/_headgate/attach.json` | for [`attach.js`](../browser.md#a-page-that-nobody-changes): the routes \
+with a block `attach` that stream for this caller, as JSON. For everybody else a document without routes |
 | `GET` or `HEAD` of `/_headgate/client.js`, `state.js`, `smoother.js`, `sse.js` | [the browser's modules](../browser.md), to anybody |
 | anything else under `/_headgate/` | 404 |
 | anything else | relayed |

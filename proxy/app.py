@@ -39,6 +39,7 @@ from proxy.replicas.followed_run import FollowedRun
 from proxy.replicas.sealing import Sealing
 from proxy.replicas.shared_runs import ValkeyRuns
 from proxy.replicas.takeover import TakenOverRun
+from proxy.routed.attach_document import AttachDocument
 from proxy.routed.batch_path import BatchPath
 from proxy.routed.decider import Decider
 from proxy.routed.run_access import RunAccess
@@ -130,7 +131,8 @@ async def running(
         batch = BatchPath(access, decider, relay, taps, metrics, outcomes, answers)
         stream = StreamPath(access, decider)
         bodies = parts.body_budget()
-        gateway = Gateway(routes, identifier, decider, batch, stream, relay, run_api, metrics, bodies)
+        attach = AttachDocument(routes, settings.identity, identifier, flags)
+        gateway = Gateway(routes, identifier, decider, batch, stream, relay, run_api, attach, metrics, bodies)
         port = None if settings.llm is None else parts.model_port(settings.llm, taps, shared)
         denylist = None if port is None else port.denylist
         admin = Admin(registry, runs, flag_source, switch, settings.admin_token, denylist, process_metrics)

@@ -20,6 +20,8 @@ from proxy.identity import Identifier
 from proxy.observe.metrics import Metrics
 from proxy.relay.outcomes import COMPARED
 from proxy.relay.relay import Relay
+from proxy.routed.attach_document import PATH as ATTACH_PATH
+from proxy.routed.attach_document import AttachDocument
 from proxy.routed.batch_path import BatchPath
 from proxy.routed.decider import Decider
 from proxy.routed.request import RouteRequest, may_start, owner_of
@@ -41,6 +43,7 @@ class Gateway:
     stream: StreamPath
     relay: Relay
     run_api: RunApi
+    attach: AttachDocument
     metrics: Metrics
     bodies: ByteBudget
 
@@ -54,7 +57,10 @@ class Gateway:
                 request = RouteRequest.of(match, target, (scope, receive, send), identity, reservation)
                 await self._serve(request, entered)
         elif target.startswith(OWN_PATH):
-            await self.run_api(scope, target, receive, send)
+            if target.partition(b"?")[0] == ATTACH_PATH:
+                await self.attach.answer(scope, send)
+            else:
+                await self.run_api(scope, target, receive, send)
         else:
             result = await self.relay(scope, receive, send)
             if result.status == SWITCHING_PROTOCOLS:

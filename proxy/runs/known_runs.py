@@ -60,6 +60,11 @@ class KnownRuns:
             run = None if own_id is None else self._known(own_id)
         return run if run is not None and _owns(identity, run) else None
 
+    def live_of(self, identity: Identity | None) -> list[Run]:
+        """The runs in flight of this process that are somebody's, the oldest first."""
+        runs = (run for run in self._live.values() if _owns(identity, run))
+        return [run for run in runs if not (run.ended or run.is_elsewhere)]
+
     async def look_up(self, run_id: str, identity: Identity | None) -> ViewableRun | None:
         """A run of any replica by its id, for its owner. Nobody in particular owns none."""
         if identity is None:

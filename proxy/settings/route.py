@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal, get_args
 
 from pydantic import ByteSize, Field, model_validator
 
+from proxy.settings.attach import RouteAttachSettings
 from proxy.settings.block import SettingsBlock
 from proxy.settings.sources import NativeSettings, PollSettings, StagesSettings, TapSettings
 from proxy.settings.values import (
@@ -122,6 +123,8 @@ class RouteSettings(SettingsBlock):
     """Send the exact body of the batch answer as text in `stream_done`."""
     max_answer: ByteSize = Field(default=ByteSize(16 * 1024 * 1024), ge=1024)
     """The run fails if its batch answer is larger."""
+    attach: RouteAttachSettings | None = None
+    """Show the live text in a page that never asks for it."""
 
     @model_validator(mode="after")
     def _shows_what_stands_nowhere(self) -> "RouteSettings":
@@ -144,6 +147,14 @@ class RouteSettings(SettingsBlock):
         stages = [section.stage for section in self.sections]
         if len(set(stages)) < len(stages):
             raise ValueError("sections: each stage may stand there once")
+        return self
+
+    @model_validator(mode="after")
+    def _attached_panels_exist(self) -> "RouteSettings":
+        panels = {section.panel for section in self.sections}
+        for name in self.attach.panels if self.attach else ():
+            if name not in panels:
+                raise ValueError(f"attach.panels: '{name}' is the panel of no section")
         return self
 
     @model_validator(mode="after")

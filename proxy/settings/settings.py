@@ -8,6 +8,7 @@ from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, ByteSize, Field, SecretStr, model_validator
 
+from proxy.settings.attach import AttachSettings
 from proxy.settings.block import SettingsBlock
 from proxy.settings.flags import FlagSettings
 from proxy.settings.identity import IdentitySettings
@@ -125,6 +126,7 @@ class Settings(SettingsBlock):
     event_log: EventLogSettings = EventLogSettings()
     log: LogSettings = LogSettings()
     cors: CorsSettings = CorsSettings()
+    attach: AttachSettings = AttachSettings()
     limits: LimitSettings = LimitSettings()
     client_keep_alive_s: Seconds = 75
     """Idle client connections are closed after so many seconds."""

@@ -37,11 +37,13 @@ RETRY_AFTER_S = b"5"
 
 NO_SUCH_RUN = "There is no such run, or it is no longer kept. Please ask again."
 
-RUN = "/_headgate/runs/{id}"
+RUNS = "/_headgate/runs"
+RUN = f"{RUNS}/{{id}}"
 EVENTS = f"{RUN}/events"
 TICKETS = "/_headgate/tickets"
 SCRIPT_METHODS = ("GET", "HEAD")
 
+_WITHOUT_ID = {name.encode(): name for name in (RUNS, TICKETS)}
 _RUN = re.compile(rb"/_headgate/runs/([0-9a-f-]{36})(/events)?")
 _CURSOR = re.compile(r"([!-~]{1,64}?)(?:\.[0-9])?:([0-9]{1,9})")
 """An event's id, as `event_log.event_id` makes them. `int` refuses what has some thousand digits."""
@@ -90,10 +92,10 @@ class RunApi:
             await self._script(path, scope, send)
             return
         found = _RUN.fullmatch(path)
-        if found is None and path != TICKETS.encode():
+        if found is None and path not in _WITHOUT_ID:
             await refuse(send, RequestRefused(404, "There is nothing of Headgate's at this path."))
             return
-        endpoints = self.ENDPOINTS[TICKETS if found is None else EVENTS if found[2] else RUN]
+        endpoints = self.ENDPOINTS[_WITHOUT_ID[path] if found is None else EVENTS if found[2] else RUN]
         endpoint = endpoints.get(scope["method"])
         if endpoint is None:
             allowed = ", ".join(endpoints)
@@ -166,6 +168,15 @@ class RunApi:
         )
         await _json(asked.send, 200, body, named(run))
 
+    async def _list(self, asked: ApiRequest) -> None:
+        """What of one's own is in flight in this process; nobody in particular has nothing."""
+        now = asyncio.get_running_loop().time()
+        runs = [
+            {"run": run.id, "route": run.route.name, "age_s": round(now - run.started_at, 1)}
+            for run in self._runs.live_of(self._identifier.identify(asked.headers))
+        ]
+        await _json(asked.send, 200, orjson.dumps({"runs": runs}))
+
     async def _cancel(self, asked: ApiRequest) -> None:
         """End the run. One that has ended stays as it is, so that a late cancel does no harm."""
         run = await self._of_owner(asked)
@@ -208,6 +219,7 @@ class RunApi:
 
     ENDPOINTS: ClassVar[Mapping[str, Mapping[str, Callable[["RunApi", ApiRequest], Awaitable[None]]]]] = {
         EVENTS: {"GET": _events},
+        RUNS: {"GET": _list},
         RUN: {"GET": _state, "DELETE": _cancel},
         TICKETS: {"POST": _issue_ticket},
     }

@@ -1,0 +1,81 @@
+/**
+ * @typedef {object} LiveCall
+ * @property {string} run
+ * @property {import("./attach-routes.js").AttachRoute} route
+ * @property {string} base where Headgate is
+ * @property {typeof globalThis.fetch} fetch the page's own, from before the script
+ * @property {() => Record<string, string>} headers credentials as the page last set them
+ * @property {RequestCredentials} credentials
+ * @property {(step: () => void) => void} guard runs a step, and counts its failure
+ * @property {string} about for a text that no panel waits for; "" if the page waits
+ */
+export class Live {
+    /** @param {LiveCall} call */
+    constructor(call: LiveCall);
+    call: LiveCall;
+    state: import("./state.js").StreamState;
+    isOver: boolean;
+    isBound: boolean;
+    address: string;
+    /** @type {Map<string, Element | null>} by panel; null: in a window */
+    anchors: Map<string, Element | null>;
+    /** @type {Element | null} */
+    waiting: Element | null;
+    /** @type {Map<string, Card | Dock>} */
+    views: Map<string, Card | Dock>;
+    /** @type {(() => void) | null} */
+    cancelRender: (() => void) | null;
+    reading: AbortController;
+    observer: MutationObserver;
+    bindBy: number;
+    read(): Promise<void>;
+    /** Finds where the text will stand, while the page may still be about to show that it waits. */
+    bind(): void;
+    /** Whether all is still as it was when the call was sent; if not, the text is gone. */
+    look(): void;
+    renderSoon(): void;
+    render(): void;
+    /** @param {string} panel */
+    view(panel: string): Card | Dock;
+    window(): Dock;
+    /** A panel that has no room for the card, or does not keep it. @param {string} panel @param {Card | Dock} view */
+    dock(panel: string, view: Card | Dock): void;
+    /** @param {MutationRecord[]} records */
+    heed(records: MutationRecord[]): void;
+    isAnswered: boolean;
+    /** The page has its answer. @param {boolean} isGood whether it will show a text */
+    answered(isGood: boolean): void;
+    /** A run of before the page was loaded has ended: nothing of the page will show it. */
+    finish(): void;
+    /** @param {string} name @param {Card | Dock} view */
+    drop(name: string, view: Card | Dock): void;
+    /** Nothing of it is shown, or will be. */
+    end(): void;
+}
+export type LiveCall = {
+    run: string;
+    route: import("./attach-routes.js").AttachRoute;
+    /**
+     * where Headgate is
+     */
+    base: string;
+    /**
+     * the page's own, from before the script
+     */
+    fetch: typeof globalThis.fetch;
+    /**
+     * credentials as the page last set them
+     */
+    headers: () => Record<string, string>;
+    credentials: RequestCredentials;
+    /**
+     * runs a step, and counts its failure
+     */
+    guard: (step: () => void) => void;
+    /**
+     * for a text that no panel waits for; "" if the page waits
+     */
+    about: string;
+};
+import { Card } from "./attach-view.js";
+import { Dock } from "./attach-view.js";

@@ -1,0 +1,205 @@
+/**
+ * One call of the page, shown live: reads its run, and shows the text in the panels that wait for this very answer.
+ *
+ * The text is bound to the elements that were there when the call was sent. When one of them goes, or the page's address
+ * changes, the text goes at once and for good: what looks the same later may be about something else.
+ */
+
+import { Card, Dock } from "./attach-view.js";
+import { anchorOf, find, isStill } from "./attach-place.js";
+import { StreamClient } from "./client.js";
+import { EMPTY, reduce, stagesOf } from "./state.js";
+
+/** Milliseconds that a page has, after it has sent its call, to show where the answer will stand. */
+const BIND_MS = 1000;
+
+/** Milliseconds that a page has to show its own answer, from when it has it. */
+const RENDER_MS = 400;
+
+/** Between two looks of a hidden tab, which has no frames. */
+const HIDDEN_MS = 250;
+
+/**
+ * @typedef {object} LiveCall
+ * @property {string} run
+ * @property {import("./attach-routes.js").AttachRoute} route
+ * @property {string} base where Headgate is
+ * @property {typeof globalThis.fetch} fetch the page's own, from before the script
+ * @property {() => Record<string, string>} headers credentials as the page last set them
+ * @property {RequestCredentials} credentials
+ * @property {(step: () => void) => void} guard runs a step, and counts its failure
+ * @property {string} about for a text that no panel waits for; "" if the page waits
+ */
+
+export class Live {
+  /** @param {LiveCall} call */
+  constructor(call) {
+    this.call = call;
+    this.state = EMPTY;
+    this.isOver = this.isBound = false;
+    this.address = location.href;
+    /** @type {Map<string, Element | null>} by panel; null: in a window */
+    this.anchors = new Map();
+    /** @type {Element | null} */
+    this.waiting = null;
+    /** @type {Map<string, Card | Dock>} */
+    this.views = new Map();
+    /** @type {(() => void) | null} */
+    this.cancelRender = null;
+    this.reading = new AbortController();
+    const step = () => call.guard(() => this.look());
+    this.observer = new MutationObserver((records) => call.guard(() => (this.heed(records), this.look())));
+    this.observer.observe(document, { childList: true, subtree: true, attributes: true, characterData: true });
+    for (const [target, name] of /** @type {[EventTarget | undefined, string][]} */ ([
+      [window, "popstate"],
+      [window, "hashchange"],
+      [/** @type {any} */ (window).navigation, "currententrychange"],
+    ]))
+      target?.addEventListener(name, step, { signal: this.reading.signal });
+    window.addEventListener("pagehide", () => this.end(), { signal: this.reading.signal });
+    this.bindBy = performance.now() + BIND_MS;
+    setTimeout(() => call.guard(() => this.bind()), BIND_MS);
+    this.bind();
+    void this.read();
+  }
+
+  async read() {
+    const { base, fetch, headers, credentials, run, guard } = this.call;
+    const client = new StreamClient({ base, fetch, credentials, headers: async () => headers() });
+    try {
+      for await (const event of client.attach(run, this.reading.signal)) {
+        if (this.isOver) return;
+        this.state = reduce(this.state, event);
+        guard(() => this.renderSoon());
+      }
+      if (this.call.about) guard(() => this.finish());
+    } catch {
+      // No such run, or it failed: the page's own answer says how it went, and what was shown stays until then.
+      if (this.call.about) guard(() => this.end());
+    }
+  }
+
+  /** Finds where the text will stand, while the page may still be about to show that it waits. */
+  bind() {
+    if (this.isOver || this.isBound) return;
+    const { panels, waiting } = this.call.route;
+    const isLate = performance.now() >= this.bindBy;
+    if (this.call.about === "") {
+      if (waiting !== undefined && this.waiting === null) this.waiting = find(waiting);
+      for (const [name, place] of Object.entries(panels))
+        if (!this.anchors.get(name)) this.anchors.set(name, anchorOf(place));
+      const isWhole = [...this.anchors.values()].every((anchor) => anchor !== null);
+      if (!isLate && !(isWhole && (waiting === undefined || this.waiting !== null))) return;
+      if (waiting !== undefined && this.waiting === null) return this.end(); // nobody waits, as far as can be seen
+    }
+    this.isBound = true;
+    this.renderSoon();
+  }
+
+  /** Whether all is still as it was when the call was sent; if not, the text is gone. */
+  look() {
+    if (this.isOver) return;
+    this.bind();
+    const { waiting } = this.call.route;
+    const isSame =
+      location.href === this.address &&
+      (waiting === undefined || this.waiting === null || isStill(waiting, this.waiting)) &&
+      [...this.anchors.values()].every((anchor) => anchor === null || anchor.isConnected);
+    if (!isSame) return this.end();
+    for (const [name, view] of this.views) if (view instanceof Card && !view.put()) this.dock(name, view);
+  }
+
+  renderSoon() {
+    if (this.cancelRender !== null || this.isOver || !this.isBound) return;
+    const render = () => {
+      this.cancelRender = null;
+      this.call.guard(() => this.render());
+    };
+    if (document.hidden) {
+      const timer = setTimeout(render, HIDDEN_MS);
+      this.cancelRender = () => clearTimeout(timer);
+    } else {
+      const frame = requestAnimationFrame(render);
+      this.cancelRender = () => cancelAnimationFrame(frame);
+    }
+  }
+
+  render() {
+    this.look();
+    if (this.isOver) return;
+    for (const panel of new Set(this.state.stages.map((stage) => stage.panel))) {
+      const stages = stagesOf(this.state, panel);
+      if (stages.every(({ text }) => text === "")) continue;
+      const view = this.views.get(panel) ?? this.view(panel);
+      if (!view.set(stages)) this.dock(panel, view);
+    }
+  }
+
+  /** @param {string} panel */
+  view(panel) {
+    const anchor = this.anchors.get(panel) ?? null;
+    const view = anchor === null ? this.window() : new Card(anchor);
+    this.views.set(panel, view);
+    return view;
+  }
+
+  window() {
+    return new Dock(this.call.about || "Live text, not final. The finished answer takes its place.", () => this.end());
+  }
+
+  /** A panel that has no room for the card, or does not keep it. @param {string} panel @param {Card | Dock} view */
+  dock(panel, view) {
+    view.remove();
+    const dock = this.window();
+    this.views.set(panel, dock);
+    dock.set(stagesOf(this.state, panel));
+  }
+
+  /** @param {MutationRecord[]} records */
+  heed(records) {
+    if (!this.isAnswered) return;
+    const own = new Set([...this.views.values()].map(({ host }) => /** @type {Node} */ (host)));
+    for (const [name, view] of this.views) {
+      const anchor = this.anchors.get(name) ?? document.body;
+      const isRendered = records.some(
+        ({ target, addedNodes, removedNodes }) =>
+          anchor.contains(target) &&
+          (target.nodeType !== Node.ELEMENT_NODE || ![...addedNodes, ...removedNodes].every((node) => own.has(node))),
+      );
+      if (isRendered) this.drop(name, view);
+    }
+  }
+
+  isAnswered = false;
+
+  /** The page has its answer. @param {boolean} isGood whether it will show a text */
+  answered(isGood) {
+    if (!isGood) return this.end();
+    this.isAnswered = true;
+    this.reading.abort();
+    setTimeout(() => this.end(), RENDER_MS);
+  }
+
+  /** A run of before the page was loaded has ended: nothing of the page will show it. */
+  finish() {
+    for (const view of this.views.values())
+      if (view instanceof Dock) view.say("This answer is complete. You find it where you asked for it.");
+  }
+
+  /** @param {string} name @param {Card | Dock} view */
+  drop(name, view) {
+    view.remove();
+    this.views.delete(name);
+  }
+
+  /** Nothing of it is shown, or will be. */
+  end() {
+    if (this.isOver) return;
+    this.isOver = true;
+    this.observer.disconnect();
+    this.reading.abort();
+    this.cancelRender?.();
+    for (const [name, view] of this.views) this.drop(name, view);
+    this.state = EMPTY;
+  }
+}

@@ -1,0 +1,43 @@
+/** A card within an element of the page. */
+export class Card {
+    /** @param {Element} anchor */
+    constructor(anchor: Element);
+    anchor: Element;
+    texts: Texts;
+    host: HTMLElement;
+    puts: number;
+    maxPx: number;
+    fields: Element[];
+    /** @param {readonly Stage[]} stages @returns {boolean} whether it can be shown here */
+    set(stages: readonly Stage[]): boolean;
+    /** Stands as the last child, also after a render of the page. */
+    put(): boolean;
+    fit(): boolean;
+    remove(): void;
+}
+/** A small window in a corner: it can be moved, folded up and closed. */
+export class Dock {
+    /** @param {string} about what the text is, in words @param {() => void} onClose */
+    constructor(about: string, onClose: () => void);
+    texts: Texts;
+    host: HTMLElement;
+    words: HTMLElement;
+    dock: HTMLElement;
+    /** @param {PointerEvent} begun */
+    drag(begun: PointerEvent): void;
+    /** @param {string} about */
+    say(about: string): void;
+    /** @param {readonly Stage[]} stages @returns {boolean} whether it can be shown */
+    set(stages: readonly Stage[]): boolean;
+    remove(): void;
+}
+export type Stage = import("./state.js").Stage;
+/** The texts of some stages, each of which only grows or is replaced. */
+declare class Texts {
+    element: HTMLElement;
+    /** @type {Map<string, Text>} by stage */
+    shown: Map<string, Text>;
+    /** @param {readonly Stage[]} stages */
+    set(stages: readonly Stage[]): void;
+}
+export {};

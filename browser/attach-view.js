@@ -1,0 +1,203 @@
+/**
+ * Live text on the screen: a card within a panel of the page, or a small window of its own. It is in a shadow root, so
+ * that no style leaks in or out; fonts and colours are the page's.
+ */
+
+/** @typedef {import("./state.js").Stage} Stage */
+
+/** A card is at most so high, in CSS pixels, and at least so high, or it is not shown in its panel. */
+const MAX_PX = 320;
+const MIN_PX = 72;
+
+/** Where a reader is less than so far from the end, the end stays in view. */
+const NEAR_PX = 24;
+
+/** A page that removes a card so often does not want it there. */
+const MAX_PUTS = 50;
+
+const WORDS = "Live text, not final";
+const LONG_WORDS = "Being written now. The finished answer takes its place.";
+
+const STYLE = new CSSStyleSheet();
+STYLE.replaceSync(`
+  .card { box-sizing: border-box; display: flex; flex-direction: column; max-height: inherit; margin: 8px 4px; padding: 6px 10px;
+    border: 1px dashed currentColor; border-radius: 6px; font: inherit; color: inherit; text-align: start; }
+  .words { flex: none; font-size: 0.85em; }
+  .words strong { margin-inline-end: 0.6em; }
+  .text { overflow: auto; min-height: 0; overscroll-behavior: contain; white-space: pre-wrap; overflow-wrap: anywhere; }
+  .text:focus-visible, button:focus-visible { outline: 2px solid currentColor; outline-offset: 1px; }
+  .stage { font-weight: bold; margin-top: 0.4em; }
+  .dock { position: fixed; right: 16px; bottom: 16px; width: min(26rem, calc(100vw - 32px)); z-index: 2147483647; }
+  .dock .card { margin: 0; background: Canvas; color: CanvasText; border-style: solid; max-height: min(20rem, 60vh); }
+  .dock .words { cursor: move; touch-action: none; display: flex; gap: 0.5em; align-items: baseline; }
+  .dock .words span { flex: 1; }
+  button { font: inherit; color: inherit; background: none; border: 1px solid currentColor; border-radius: 4px; padding: 0 0.4em; }
+  .closed .text { display: none; }
+`);
+
+/** @param {string} tag @param {string} className @param {string} [text] */
+function made(tag, className, text = "") {
+  const element = document.createElement(tag);
+  element.className = className;
+  element.textContent = text;
+  return element;
+}
+
+/** The texts of some stages, each of which only grows or is replaced. */
+class Texts {
+  constructor() {
+    this.element = made("div", "text");
+    this.element.tabIndex = 0;
+    this.element.setAttribute("role", "region");
+    this.element.setAttribute("aria-label", WORDS);
+    /** @type {Map<string, Text>} by stage */
+    this.shown = new Map();
+  }
+
+  /** @param {readonly Stage[]} stages */
+  set(stages) {
+    const { element } = this;
+    const isAtEnd = element.scrollHeight - element.scrollTop - element.clientHeight < NEAR_PX;
+    for (const { name, text } of stages) {
+      let node = this.shown.get(name);
+      if (node === undefined) {
+        if (text === "") continue;
+        node = document.createTextNode("");
+        const body = made("div", "body");
+        body.append(node);
+        element.append(made("div", "stage", name.replace(/[_-]+/g, " ")), body);
+        this.shown.set(name, node);
+      }
+      if (text.startsWith(node.data)) node.appendData(text.slice(node.data.length));
+      else node.data = text;
+    }
+    if (isAtEnd) element.scrollTop = element.scrollHeight;
+  }
+}
+
+/** @returns {{host: HTMLElement, root: ShadowRoot}} */
+function hosted() {
+  const host = document.createElement("div");
+  const root = host.attachShadow({ mode: "open" });
+  root.adoptedStyleSheets = [STYLE];
+  host.setAttribute("data-headgate-live", "");
+  host.style.setProperty("all", "unset", "important");
+  host.style.setProperty("display", "block", "important");
+  return { host, root };
+}
+
+/** A card within an element of the page. */
+export class Card {
+  /** @param {Element} anchor */
+  constructor(anchor) {
+    this.anchor = anchor;
+    this.texts = new Texts();
+    const { host, root } = hosted();
+    this.host = host;
+    this.puts = 0;
+    this.maxPx = Math.min(MAX_PX, window.innerHeight / 3);
+    const words = made("div", "words");
+    words.append(made("strong", "", `${WORDS}.`), LONG_WORDS);
+    const card = made("div", "card");
+    card.append(words, this.texts.element);
+    root.append(card);
+    // What a person types into must not leave the screen.
+    this.fields = [...document.querySelectorAll("textarea, input:not([type=hidden]), [contenteditable]")]
+      .filter((field) => isOnScreen(field.getBoundingClientRect()))
+      .slice(0, 5);
+  }
+
+  /** @param {readonly Stage[]} stages @returns {boolean} whether it can be shown here */
+  set(stages) {
+    this.texts.set(stages);
+    if (this.texts.shown.size === 0) return true;
+    return this.put() && this.fit();
+  }
+
+  /** Stands as the last child, also after a render of the page. */
+  put() {
+    if (this.anchor.lastElementChild === this.host) return true;
+    this.puts += 1;
+    if (this.puts > MAX_PUTS) return false;
+    const { scrollTop } = this.texts.element;
+    this.anchor.append(this.host);
+    this.texts.element.scrollTop = scrollTop;
+    return true;
+  }
+
+  fit() {
+    this.host.style.setProperty("max-height", `${this.maxPx}px`, "important");
+    const over = Math.max(0, ...this.fields.map((field) => field.getBoundingClientRect().bottom - window.innerHeight));
+    if (over === 0) return true;
+    this.maxPx = Math.min(this.maxPx, this.host.getBoundingClientRect().height) - over;
+    this.host.style.setProperty("max-height", `${this.maxPx}px`, "important");
+    return this.maxPx >= MIN_PX;
+  }
+
+  remove() {
+    this.host.remove();
+  }
+}
+
+/** @param {DOMRect} rect */
+const isOnScreen = ({ top, bottom, height }) => height > 0 && top >= 0 && bottom <= window.innerHeight;
+
+/** A small window in a corner: it can be moved, folded up and closed. */
+export class Dock {
+  /** @param {string} about what the text is, in words @param {() => void} onClose */
+  constructor(about, onClose) {
+    this.texts = new Texts();
+    const { host, root } = hosted();
+    this.host = host;
+    const words = made("div", "words");
+    this.words = made("span", "", about);
+    const fold = made("button", "", "–");
+    fold.setAttribute("aria-label", "Fold up");
+    fold.setAttribute("aria-expanded", "true");
+    const close = made("button", "", "×");
+    close.setAttribute("aria-label", "Close");
+    words.append(this.words, fold, close);
+    const card = made("div", "card");
+    card.append(words, this.texts.element);
+    this.dock = made("div", "dock");
+    this.dock.append(card);
+    root.append(this.dock);
+    fold.addEventListener("click", () => {
+      const isClosed = this.dock.classList.toggle("closed");
+      fold.setAttribute("aria-expanded", String(!isClosed));
+    });
+    close.addEventListener("click", onClose);
+    words.addEventListener("pointerdown", (event) => event.target instanceof HTMLButtonElement || this.drag(event));
+  }
+
+  /** @param {PointerEvent} begun */
+  drag(begun) {
+    const handle = /** @type {HTMLElement} */ (begun.currentTarget);
+    const { left, top } = this.dock.getBoundingClientRect();
+    handle.setPointerCapture(begun.pointerId);
+    /** @param {PointerEvent} now */
+    const move = (now) => {
+      this.dock.style.right = this.dock.style.bottom = "auto";
+      this.dock.style.left = `${Math.min(Math.max(left + now.clientX - begun.clientX, 0), window.innerWidth - 48)}px`;
+      this.dock.style.top = `${Math.min(Math.max(top + now.clientY - begun.clientY, 0), window.innerHeight - 24)}px`;
+    };
+    handle.addEventListener("pointermove", move);
+    handle.addEventListener("lostpointercapture", () => handle.removeEventListener("pointermove", move), { once: true });
+  }
+
+  /** @param {string} about */
+  say(about) {
+    this.words.textContent = about;
+  }
+
+  /** @param {readonly Stage[]} stages @returns {boolean} whether it can be shown */
+  set(stages) {
+    this.texts.set(stages);
+    if (this.texts.shown.size > 0 && !this.host.isConnected) document.body.append(this.host);
+    return true;
+  }
+
+  remove() {
+    this.host.remove();
+  }
+}

@@ -1,0 +1,22 @@
+export type AttachRoute = import("./attach-routes.js").AttachRoute;
+export type Live = import("./attach-live.js").Live;
+/**
+ * a run that this tab has begun, and its call's path
+ */
+export type Remembered = {
+    run: string;
+    path: string;
+    at: number;
+};
+export type PageCall = {
+    method: string;
+    url: URL;
+    /**
+     * as the page has set them
+     */
+    headers: [string, string][];
+    isAsync: boolean;
+    run?: string | undefined;
+    route?: import("./attach-routes.js").AttachRoute | undefined;
+    live?: import("./attach-live.js").Live | undefined;
+};
