@@ -5,6 +5,7 @@ import signal
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from time import time
 
@@ -44,6 +45,7 @@ from proxy.routed.batch_path import BatchPath
 from proxy.routed.decider import Decider
 from proxy.routed.run_access import RunAccess
 from proxy.routed.stream_path import StreamPath
+from proxy.runs.capacity import AnswerBudget
 from proxy.runs.run import Run
 from proxy.runs.runs import Runs
 from proxy.runs.source import Source
@@ -112,7 +114,7 @@ async def running(
         executor = TakeoverExecutor(metrics)
         shared = await parts.shared_runs(routes, executor, lambda: runs, lambda: taps)
         breaker = Breaker(**settings.upstream.breaker.model_dump())
-        runs = Runs(settings.event_log.memory, shared, breaker)
+        runs = Runs(settings.event_log.memory, shared, breaker, parts.run_answers())
         stack.push_async_callback(runs.aclose)
         identifier = _identifier(settings)
         taps = parts.taps(routes, shared)
@@ -212,6 +214,10 @@ class _Parts:
         self.stack.push_async_callback(taps.aclose)
         return taps
 
+    def run_answers(self) -> AnswerBudget:
+        count = partial(self.metrics.count_over, Budget.RUN_ANSWERS)
+        return AnswerBudget(int(self.settings.limits.run_answers), count)
+
     def body_budget(self) -> ByteBudget:
         return ByteBudget(int(self.settings.limits.bodies), self.metrics.count_over)
 
@@ -286,11 +292,11 @@ class TakeoverExecutor:
         self._runs = runs
         self._sources = sources
 
-    def may_take(self, route: Route, source: str) -> bool:
+    def may_take(self, route: Route, source: str, principal: str | None) -> bool:
         runs = self._runs
         if runs is None or runs.is_handing_over or (route.name, source) not in self._sources:
             return False
-        return runs.has_room(route)
+        return runs.has_room(route, principal)
 
     def take(self, taken: TakenOverRun) -> Run:
         assert self._runs is not None

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from typing import Final
 
 from flags.decision import Arm
+from proxy.downstream.bodies import ByteReservation
 from proxy.observe.metrics import RouteMetrics
 from proxy.relay.answer_copy import AnswerCopy
 from proxy.relay.relay import Outcome, RelayResult
@@ -25,8 +26,9 @@ SOURCE: Final = "tap"
 class DarkRun:
     """What a run would have shown of a relayed request; a `TapSink`."""
 
-    def __init__(self, route: Route, metrics: RouteMetrics) -> None:
+    def __init__(self, route: Route, metrics: RouteMetrics, reservation: ByteReservation) -> None:
         self._route = route
+        self._reservation = reservation
         self._metrics = metrics
         self._texts: dict[str, list[str]] = {}
         self._room = int(route.settings.max_answer)
@@ -39,7 +41,10 @@ class DarkRun:
 
     def stream(self, section: Section, piece: str) -> None:
         self._room -= len(piece)
-        if self._room < 0:
+        if self._room < 0 or not self._reservation.take(len(piece)):
+            self._room = -1
+            self._texts.clear()
+            self._reservation.close()
             return
         if self._first_content_s is None:
             self._first_content_s = self._loop.time() - self._started_at
@@ -55,8 +60,8 @@ class DarkRun:
         """The answer has gone out: compare, and count."""
         took_s = self._loop.time() - self._started_at
         authority = await self._authority(relayed, copy)
-        if authority is None:
-            return
+        if authority is None or self._room < 0:
+            return  # a text with a gap is another one
         for section in self._route.sections:
             if not section.stands_in_answer:
                 continue

@@ -14,6 +14,8 @@ class Budget(StrEnum):
     """Bytes of request bodies that are held."""
     ANSWERS = "answers"
     """Bytes of copies of relayed answers."""
+    RUN_ANSWERS = "run_answers"
+    """Bytes of the answers of runs in flight, and of their live text."""
 
 
 class FaultPhase(StrEnum):

@@ -58,8 +58,8 @@ class TakenOverRun:
 class TakeoverPort(Protocol):
     """Executes the runs that this replica takes over."""
 
-    def may_take(self, route: Route, source: str) -> bool:
-        """Whether there is room for a run, and the source that was decided for it."""
+    def may_take(self, route: Route, source: str, principal: str | None) -> bool:
+        """Whether there is room for a run of this principal, and the source that was decided for it."""
         ...
 
     def take(self, taken: TakenOverRun) -> Run:
@@ -174,7 +174,9 @@ class Takeover:
             logger.error("stored order cannot be read", extra={"run": run.id, "why": str(exc)})
             await self._end(run, REPLICA_LOST)
             return
-        has_room = request is not None and self._executor.may_take(run.route, request.decision.source)
+        has_room = request is not None and self._executor.may_take(
+            run.route, request.decision.source, run.principal
+        )
         match action_for(run, request, has_room=has_room):
             case LostRunAction.TAKE if (claim := self._new_claim(run, request)) is not None:
                 self._claims[run.id] = claim

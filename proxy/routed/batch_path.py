@@ -172,11 +172,12 @@ class BatchPath:
 
     async def _dark(self, request: RouteRequest, copy: AnswerCopy) -> RelayResult:
         """The relay, and beside it what would have been shown."""
-        run = dark.DarkRun(request.route, self.metrics.by_route[request.route.name])
-        async with self.taps.open(run, request.route.name, waits=False) as (tap, token):
-            result = await self.relay(request.scope, request.receive, copy, token, long=True)
-            run.why_silent = "" if tap.calls else self.taps.why_silent(tap)
-        await run.settle(result, copy)
+        with self.answers.reserve(request.owner) as reservation:
+            run = dark.DarkRun(request.route, self.metrics.by_route[request.route.name], reservation)
+            async with self.taps.open(run, request.route.name, waits=False) as (tap, token):
+                result = await self.relay(request.scope, request.receive, copy, token, long=True)
+                run.why_silent = "" if tap.calls else self.taps.why_silent(tap)
+            await run.settle(result, copy)
         return result
 
     def _count(self, request: RouteRequest, decision: Decision, outcome: str | None) -> None:

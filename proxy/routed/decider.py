@@ -67,9 +67,9 @@ class Decider:
 
     def is_full(self, request: RouteRequest) -> bool:
         """Whether no run may begin: the route has as many as it may have, or the principal has."""
-        return not (
-            self.runs.has_room(request.route) and self.runs.has_share(request.route, request.identity)
-        )
+        principal = None if request.identity is None else request.identity.principal
+        runs, route = self.runs, request.route
+        return not (runs.has_room(route, principal) and runs.has_share(route, request.identity))
 
     async def names_known_run(self, request: RouteRequest) -> bool:
         """Whether a request names a run that exists: then its call must not be repeated, whatever is decided.

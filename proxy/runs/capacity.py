@@ -1,18 +1,145 @@
-"""How many runs may be in flight at a time: of a route, and of one principal on it. No I/O."""
+"""What runs in flight may take: how many of a route, and of one principal on it; how many bytes of all.
 
-from collections import Counter
+No I/O.
+"""
+
+import asyncio
+from collections import Counter, deque
+from collections.abc import Callable
 from typing import Any
 
+from proxy.downstream.bodies import KEPT_FOR_OTHERS
 from proxy.settings.routes import Route
+
+RUN_ANSWER_BYTES = 256 * 1024 * 1024
+"""By default, of the answers of all runs in flight."""
+
+LAST = 8
+"""With one in so many of these bytes left, no run begins: those in flight will want them."""
 
 SHARE_OF_OTHERS = 4
 """One in so many of a route's `max_runs` is not for a principal that has all the others."""
 
 
+class AnswerBudget:
+    """The bytes of the answers that runs in flight have read, and of the live text that they have shown.
+
+    A run that finds no room reads on when there is some: its upstream's call was made, and its answer must
+    not be lost. One run at a time goes on without room, so that always one of them ends. In sum there are at
+    most `max_bytes` and one answer.
+
+    Args:
+        max_bytes: of all of them; beyond three quarters a principal has no room.
+        on_over: is called whenever there is no room.
+    """
+
+    def __init__(self, max_bytes: int = RUN_ANSWER_BYTES, on_over: Callable[[], None] = lambda: None) -> None:
+        self._max_bytes = max_bytes
+        self._on_over = on_over
+        self._held_by: Counter[str | None] = Counter()
+        self._waiting: deque[tuple[AnswerShare, int, asyncio.Future[None]]] = deque()
+        self._over: AnswerShare | None = None
+        """The one that goes on without room."""
+        self.held = 0
+
+    def share(self, principal: str | None) -> "AnswerShare":
+        """For one run. The run's owner closes it."""
+        return AnswerShare(self, principal)
+
+    def has_room_for_run(self, principal: str | None) -> bool:
+        """Whether another run may begin."""
+        return self.has_room(principal, self._max_bytes // LAST)
+
+    def has_room(self, principal: str | None, size: int) -> bool:
+        """Whether so many bytes more fit in."""
+        share = self._max_bytes - self._max_bytes // KEPT_FOR_OTHERS
+        return self.held + size <= self._max_bytes and self._held_by[principal] + size <= share
+
+    def take(self, share: "AnswerShare", size: int) -> bool:
+        """Count the bytes, if they fit in."""
+        if share is not self._over and not self.has_room(share.principal, size):
+            self._on_over()
+            return False
+        self._add(share, size)
+        return True
+
+    async def wait(self, share: "AnswerShare", size: int) -> None:
+        """Count the bytes, as soon as they fit in or it is this share's turn to go on without room."""
+        admitted: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        waiting = (share, size, admitted)
+        self._waiting.append(waiting)
+        try:
+            self._admit()
+            await admitted
+        except asyncio.CancelledError:
+            if admitted.done() and not admitted.cancelled():
+                self.give_back(share, size)
+            raise
+        finally:
+            if waiting in self._waiting:
+                self._waiting.remove(waiting)
+
+    def give_back(self, share: "AnswerShare", size: int) -> None:
+        self._add(share, -size)
+        self._admit()
+
+    def close(self, share: "AnswerShare") -> None:
+        if self._over is share:
+            self._over = None
+        self.give_back(share, share.held)
+
+    def _add(self, share: "AnswerShare", size: int) -> None:
+        share.held += size
+        self.held += size
+        self._held_by[share.principal] += size
+        if not self._held_by[share.principal]:
+            del self._held_by[share.principal]
+
+    def _admit(self) -> None:
+        """Let those go on that can, in their order."""
+        for waiting in list(self._waiting):
+            share, size, admitted = waiting
+            if not self.has_room(share.principal, size):
+                if self._over is not None:
+                    continue
+                self._over = share
+            self._waiting.remove(waiting)
+            self._add(share, size)
+            admitted.set_result(None)
+
+
+class AnswerShare:
+    """What one run has of the budget."""
+
+    __slots__ = ("_budget", "held", "principal")
+
+    def __init__(self, budget: AnswerBudget, principal: str | None) -> None:
+        self._budget = budget
+        self.principal = principal
+        self.held = 0
+
+    async def take(self, size: int) -> None:
+        """Count bytes of an answer, which must be read. Waits until there is room for them."""
+        if not self._budget.take(self, size):
+            await self._budget.wait(self, size)
+
+    def take_now(self, size: int) -> bool:
+        """Count bytes that the run can do without. False: there is no room, and nothing was counted."""
+        return self._budget.take(self, size)
+
+    def give_back(self, size: int) -> None:
+        self._budget.give_back(self, size)
+
+    def close(self) -> None:
+        """Give all bytes back. Idempotent."""
+        self._budget.close(self)
+
+
 class Capacity:
     """The runs of this process that are in flight, or about to begin. None as a principal is nobody."""
 
-    def __init__(self) -> None:
+    def __init__(self, answers: AnswerBudget) -> None:
+        self.answers = answers
         self._on_route: Counter[str] = Counter()
         self._of_principal: Counter[tuple[str | None, str]] = Counter()
 
@@ -26,9 +153,11 @@ class Capacity:
         _decrease(self._on_route, route)
         _decrease(self._of_principal, (principal, route))
 
-    def has_room(self, route: Route) -> bool:
-        """Whether the route may have another one."""
-        return self._on_route[route.name] < route.settings.max_runs
+    def has_room(self, route: Route, principal: str | None) -> bool:
+        """Whether the route may have another one, of whomever, and there is room for its answer."""
+        return self._on_route[route.name] < route.settings.max_runs and self.answers.has_room_for_run(
+            principal
+        )
 
     def has_share(self, route: Route, principal: str | None) -> bool:
         """Whether the principal may have another one there. It leaves some of the room to the others."""

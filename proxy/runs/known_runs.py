@@ -10,7 +10,7 @@ from proxy.errors import RequestRefused
 from proxy.identity import Identity
 from proxy.runs.aliases import NONE_S, RunAliases
 from proxy.runs.call import Call
-from proxy.runs.capacity import Capacity
+from proxy.runs.capacity import AnswerBudget, Capacity
 from proxy.runs.kept_runs import KeptRuns
 from proxy.runs.run import Run
 from proxy.runs.shared import SharedRuns, ViewableRun
@@ -31,11 +31,13 @@ ATTACH_LOOK_S = 0.25
 class KnownRuns:
     """The runs of this process, and through `shared` those of the other replicas."""
 
-    def __init__(self, bounds: MemoryLogSettings, shared: SharedRuns | None) -> None:
+    def __init__(
+        self, bounds: MemoryLogSettings, shared: SharedRuns | None, answers: AnswerBudget | None
+    ) -> None:
         self._shared = shared
         self._live: dict[str, Run] = {}
         self._kept = KeptRuns(bounds)
-        self._capacity = Capacity()
+        self._capacity = Capacity(answers or AnswerBudget())
         # Indices, so that no request looks through all runs.
         self._joinable: dict[str, Run] = {}
         self._by_target: dict[tuple[str, str, bytes], list[Run]] = {}

@@ -15,6 +15,7 @@ from typing import Protocol
 from proxy.errors import Fault, RequestRefused, UpstreamError
 from proxy.identity import Identity
 from proxy.runs.call import Continuation
+from proxy.runs.capacity import AnswerBudget
 from proxy.runs.known_runs import KnownRuns
 from proxy.runs.run import Run
 from proxy.runs.shared import SharedRuns, ViewableRun
@@ -56,9 +57,13 @@ class Runs(KnownRuns):
     """All runs of this process: they begin, are watched, and end here."""
 
     def __init__(
-        self, bounds: MemoryLogSettings, shared: SharedRuns | None = None, breaker: Breaker | None = None
+        self,
+        bounds: MemoryLogSettings,
+        shared: SharedRuns | None = None,
+        breaker: Breaker | None = None,
+        answers: AnswerBudget | None = None,
     ) -> None:
-        super().__init__(bounds, shared)
+        super().__init__(bounds, shared, answers)
         self._breaker = breaker
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._durations: dict[str, deque[float]] = {}
@@ -122,9 +127,9 @@ class Runs(KnownRuns):
             raise RequestRefused(409, KEY_SPENT)
         return found_here, made
 
-    def has_room(self, route: Route) -> bool:
-        """Whether another run of a route may begin here."""
-        return not self.draining and self._capacity.has_room(route)
+    def has_room(self, route: Route, principal: str | None) -> bool:
+        """Whether another run of a route may begin here, as far as the room of all goes."""
+        return not self.draining and self._capacity.has_room(route, principal)
 
     def has_share(self, route: Route, identity: Identity | None) -> bool:
         """Whether one of this principal may. All that are nobody in particular count as one."""
@@ -227,7 +232,7 @@ class Runs(KnownRuns):
         await asyncio.gather(*tasks, return_exceptions=True)
 
     def _made(self, start: RunSpec) -> Run:
-        return Run(
+        run = Run(
             start.call,
             start.decision,
             start.identity,
@@ -236,6 +241,8 @@ class Runs(KnownRuns):
             run_id=start.run_id,
             fingerprint=start.fingerprint,
         )
+        run.answer_share = self._capacity.answers.share(run.principal)
+        return run
 
     def _launch(self, run: Run, keys: Sequence[str], source: Source) -> None:
         self._live[run.id] = run
@@ -271,6 +278,7 @@ class Runs(KnownRuns):
         del self._live[run.id]
         if run.body_reservation is not None:
             run.body_reservation.close()
+        run.answer_share.close()
         self._capacity.give_back(run.route.name, run.principal)
         if run.principal is not None:
             place = (run.principal, run.route.name, run.target)

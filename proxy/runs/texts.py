@@ -14,6 +14,7 @@ from functools import partial
 from flags.decision import Decision, Mode
 from proxy.observe.metrics import RouteMetrics
 from proxy.runs.call import Call
+from proxy.runs.capacity import AnswerBudget
 from proxy.settings.routes import Route
 from proxy.text.chunking import Chunker, split
 from proxy.text.event_log import EventLog
@@ -47,7 +48,13 @@ class RunTexts:
         self._metrics = metrics
         self._transcript = Transcript()
         self._live = LiveTexts(_chunker(decision, call.route))
+        self.answer_share = AnswerBudget().share(None)
+        """What the source reads of answers is counted here first, until the run's end."""
+        self._live_bytes = 0
+        """Of the log, as far as they are counted there."""
         self._live_chars = 0
+        self._has_room = True
+        """Whether text is shown while it is made."""
         self._parity: dict[str, Parity] = {}
         """Of stages whose text was made equal to its authority before the end."""
         self._regenerated: dict[str, RegeneratedText] = {}
@@ -120,13 +127,24 @@ class RunTexts:
         if self.ended or self.is_complete(section):
             return
         self._live_chars += len(piece)
-        if self._live_chars > self.route.settings.max_answer:
-            return  # the batch answer itself may not be as long
+        if not self._may_stream(section):
+            return
         self.begin(section)
         if section.stage in self._regenerated:
             self._compare_with_shown(section.stage, piece)
         else:
             self._live.add(section.stage, piece, self)
+
+    def _may_stream(self, section: Section) -> bool:
+        """Whether there is room for more live text. Once there is none, the batch answer has the rest."""
+        if self._live_chars > self.route.settings.max_answer:
+            self._has_room = False
+            return False  # the batch answer itself may not be as long
+        if self._has_room and section.stands_in_answer:
+            more = self.log.size_bytes - self._live_bytes
+            self._has_room = self.answer_share.take_now(more)
+            self._live_bytes += more
+        return self._has_room or not section.stands_in_answer
 
     def _compare_with_shown(self, stage: str, piece: str) -> None:
         update = self._regenerated[stage].add(piece)
@@ -141,6 +159,8 @@ class RunTexts:
 
     def finish(self, section: Section) -> None:
         """A section's text is whole, as far as its source knows."""
+        if not self._has_room and section.stands_in_answer:
+            return  # not all of it was shown
         if not self.ended and self._transcript.is_open(section.stage):
             if section.stage in self._regenerated:
                 self._finish_regenerated(section, self._regenerated[section.stage].text)

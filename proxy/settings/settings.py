@@ -94,8 +94,13 @@ class LimitSettings(SettingsBlock):
     As many again on the model port, with the streams that answers are made of: over it a call goes through as
     batch."""
     answers: ByteSize = Field(default=ByteSize(256 * 1024 * 1024), ge=1024)
-    """Bytes of copies of relayed answers, for comparing the arms and for clients that accept only events.
+    """Bytes of copies of relayed answers, for comparing the arms and for clients that accept only events; and
+    of the texts of `dark` requests.
     Without room an answer goes out as it came, unread, and counts as complete."""
+    run_answers: ByteSize = Field(default=ByteSize(256 * 1024 * 1024), ge=1024)
+    """Bytes of the answers of runs in flight, and of their live text. Near the limit requests get the batch
+    answer (`overloaded`). Over it runs read on one after another, and show the rest of their text at the
+    end."""
 
 
 class CorsSettings(SettingsBlock):

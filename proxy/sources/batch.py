@@ -57,6 +57,7 @@ async def read_answer(exchange: Exchange, run: Run) -> bytes:
     readable = 200 <= exchange.status < 300 and is_json(exchange)
     turns = Turns()
     while data := await exchange.read():
+        await run.answer_share.take(len(data))
         for at in range(0, len(data), FEED_BYTES):
             try:
                 texts = reader.feed(data[at : at + FEED_BYTES])

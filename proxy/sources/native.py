@@ -15,13 +15,14 @@ from proxy.llm.dialects.openai_answer import Completion
 from proxy.runs.run import Run
 from proxy.settings.route import RouteSettings
 from proxy.settings.sources import NativeSettings
-from proxy.sources.batch import ask_once, is_json, read_answer
+from proxy.sources.batch import FEED_BYTES, ask_once, is_json, read_answer
 from proxy.sources.native_rules import MalformedEvent, Rules, split_pair
 from proxy.sources.repeat import repeating
 from proxy.text.crowded import is_crowded
 from proxy.text.sections import MalformedBody, Section, parse
 from proxy.text.sse import Decoder, EventTooLarge
 from proxy.text.templates import PATH, REQUEST, TEXT, MissingValue, fill, references
+from proxy.turns import Turns
 from proxy.upstream.client import Answer, Request, Upstream
 from proxy.upstream.exchange import Exchange
 
@@ -44,6 +45,11 @@ class StreamReading(Protocol):
 
     def take(self, event: str, data: str | bytes) -> None:
         """The next event. Raises `UpstreamError` for one that cannot be read, or that says it has failed."""
+        ...
+
+    @property
+    def text_chars(self) -> int:
+        """Characters of text so far."""
         ...
 
     def body(self) -> bytes:
@@ -113,11 +119,14 @@ class _Calls:
         )
         events = NdjsonLines() if settings.format == "ndjson" else Events()
 
-        def take(data: bytes) -> None:
-            for event, payload in events.feed(data):
-                reading.take(event, payload)
-
-        await exchange.each(take)
+        turns, counted = Turns(), 0
+        while data := await exchange.read():
+            for at in range(0, len(data), FEED_BYTES):
+                for event, payload in events.feed(data[at : at + FEED_BYTES]):
+                    reading.take(event, payload)
+                await turns.breathe()
+            await self._run.answer_share.take(reading.text_chars - counted)
+            counted = reading.text_chars
         for event, payload in events.end():
             reading.take(event, payload)
         by_close = settings.ends_by == "close" and _says_its_end(exchange.headers)
@@ -133,12 +142,13 @@ class _ByRules:
         self._run = run
         self._rules = rules
         self._template = settings.answer
-        self._room = int(run.route.settings.max_answer)
+        self._limit = int(run.route.settings.max_answer)
         self._texts: dict[str, list[str]] = {}
         self._halves: dict[str, str] = {}
         """By stage, the half of a character that its last event has ended with."""
         self._answer: Any = None
         self.ended = False
+        self.text_chars = 0
 
     def take(self, event: str, data: str | bytes) -> None:
         try:
@@ -162,8 +172,8 @@ class _ByRules:
             text, self._halves[stage] = split_pair(self._halves.get(stage, "") + piece)
         except MalformedEvent as exc:
             raise UpstreamMalformed(str(exc)) from None
-        self._room -= len(text)
-        if self._room < 0:
+        self.text_chars += len(text)
+        if self.text_chars > self._limit:
             raise UpstreamMalformed("the texts are over max_answer", Fault.TOO_LARGE)
         self._texts.setdefault(stage, []).append(text)
         self._run.stream(section, text)
@@ -192,6 +202,7 @@ class _Completion:
     def __init__(self, run: Run) -> None:
         self._run = run
         self._completion = Completion()
+        self.text_chars = 0
 
     @property
     def ended(self) -> bool:
@@ -204,6 +215,7 @@ class _Completion:
             raise UpstreamBroke("the stream says that it has failed", Fault.TRUNCATED) from None
         except Unfaithful as exc:
             raise UpstreamMalformed(str(exc)) from None
+        self.text_chars += len(piece)
         if piece:
             self._run.stream(self._run.sections[0], piece)
 

@@ -165,6 +165,7 @@ class Poller:
 
     def __init__(self, upstream: Upstream, run: Run, settings: PollSettings) -> None:
         self._upstream = upstream
+        self._share = run.answer_share
         self._limit = int(run.call.route.settings.max_answer)
         path = settings.path.format_map(run.call.parameters)
         self._request = Request("GET", path.encode("latin-1"), _without_body(run.call.request.headers))
@@ -172,9 +173,17 @@ class Poller:
 
     async def look(self) -> Any:
         """The document as it is now. Raises `LookFailed`."""
+        held = 0
+
+        async def admit(size: int) -> None:
+            nonlocal held
+            if not self._share.take_now(size):
+                raise LookFailed("no room")
+            held += size
+
         try:
             # A kept connection may be to the worker that is busy with the call.
-            answer = await self._upstream.fetch(self._request, max_bytes=self._limit, fresh=True)
+            answer = await self._upstream.fetch(self._request, max_bytes=self._limit, fresh=True, admit=admit)
             if answer.status != 200:
                 raise LookFailed(f"status {answer.status}")
             if await is_crowded(answer.body):
@@ -182,6 +191,8 @@ class Poller:
             return parse(answer.body)
         except (UpstreamError, MalformedBody) as exc:
             raise LookFailed(type(exc).__name__) from exc
+        finally:
+            self._share.give_back(held)
 
     @property
     def blocked_s(self) -> float:

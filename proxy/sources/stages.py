@@ -44,9 +44,14 @@ class StagesSource:
         for call in self._calls:
             _begin(run, call.stage)
             request = self._request(run, call, values)
-            answer = await repeating(
-                run, partial(self._upstream.fetch, request, max_bytes=self._limit, fresh=True)
+            ask = partial(
+                self._upstream.fetch,
+                request,
+                max_bytes=self._limit,
+                fresh=True,
+                admit=run.answer_share.take,
             )
+            answer = await repeating(run, ask)
             if not 200 <= answer.status < 300:
                 return answer
             try:

@@ -446,6 +446,21 @@ async def test_a_variant_called_dark_takes_the_tokens_and_shows_nobody(tmp_path:
     assert figures['headgate_viewers{route="start"}'] == 0
 
 
+async def test_in_the_dark_texts_are_kept_as_far_as_there_is_room(tmp_path: Path) -> None:
+    """They share it with copies of answers. Without it nothing is compared, and the answer is the same."""
+    flags = flag_document(variants=[{"name": "dark", "weight": 1000}])
+    provider = Provider({"extraction": "a long finding " * 200, "summary": SUMMARY})
+    backend, limits = Backend(postprocess=lambda text: text[:20]), {"answers": 2_000}
+    async with tapped(tmp_path, provider, backend, flags=flags, limits=limits) as (serving, _, client):
+        plain = await client.post(START, headers=signed(accept="application/json"))
+        figures = await scrape(client, serving.admin_url)
+
+        assert plain.content == answer("a long finding a lon", SUMMARY[:20])
+        assert figures['headgate_over_budget_total{budget="answers"}'] == 1
+        assert figures['headgate_parity_total{result="replaced",route="start"}'] == 0
+        assert serving.app.gateway.batch.answers.held == 0
+
+
 async def test_a_call_of_very_many_values_goes_through_as_batch(tmp_path: Path) -> None:
     """Reading it would block the loop. It is passed on byte for byte, and its run has no live text."""
     provider = Provider()

@@ -67,7 +67,7 @@ class Replica:
     has_room: bool = True
     fails: bool = False
 
-    def may_take(self, route: Route, source: str) -> bool:
+    def may_take(self, route: Route, source: str, principal: str | None) -> bool:
         return self.has_room
 
     def take(self, taken: TakenOverRun) -> Run:
