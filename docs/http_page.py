@@ -142,6 +142,10 @@ ADMIN: Mapping[tuple[str, str], str] = {
         "models that the model port asks for no streams: `provider`, `model`, `why`, and `for_s`, the seconds that are "
         "left; all processes that share the denylist give the same"
     ),
+    ("GET", "/llm"): (
+        "fields of providers' streams that no table has and that were kept, by `provider` and `field`, with the number "
+        "of `answers`, of the process that answers; at most 256"
+    ),
     ("POST", "/kill"): (
         "turns streaming off for everybody; bearer `admin_token`: 401 without it, 403 when none is set. A body of up to "
         "1 KiB is kept as the reason"

@@ -24,9 +24,7 @@ from proxy.http.headers import Forwarding
 from proxy.identity import Identifier, is_verified
 from proxy.llm.denylist import StreamDenylist
 from proxy.llm.denylist_file import FileDenylistStore
-from proxy.llm.dialects.dialect import Dialect
-from proxy.llm.dialects.gemini import Gemini
-from proxy.llm.dialects.openai import OpenAI
+from proxy.llm.dialects.apis import APIS
 from proxy.llm.expected_calls import compile_calls
 from proxy.llm.port import ModelPort, Provider
 from proxy.llm.taps import Taps
@@ -70,7 +68,6 @@ from proxy.workers.link import Report, SupervisorLink
 from proxy.workers.process_metrics import ProcessMetrics
 from proxy.workers.sockets import Sockets
 
-DIALECTS: Mapping[str, Callable[[], Dialect]] = {"openai": OpenAI, "gemini": Gemini}
 """By `llm.providers[].api`."""
 
 
@@ -137,7 +134,10 @@ async def running(
         gateway = Gateway(routes, identifier, decider, batch, stream, relay, run_api, attach, metrics, bodies)
         port = None if settings.llm is None else parts.model_port(settings.llm, taps, shared)
         denylist = None if port is None else port.denylist
-        admin = Admin(registry, runs, flag_source, switch, settings.admin_token, denylist, process_metrics)
+        kept = None if port is None else port.kept
+        admin = Admin(
+            registry, runs, flag_source, switch, settings.admin_token, denylist, kept, process_metrics
+        )
         yield App(
             gateway,
             admin,
@@ -233,8 +233,8 @@ class _Parts:
         upstream = self.upstream(to)
         forwarding = Forwarding(x_forwarded="off", upstream_host=to.authority)
         relay = Relay(upstream, forwarding, self.upgrades, repeats=True)
-        dialect = DIALECTS[settings.api]()
-        return Provider(settings.name, settings.mount.encode(), dialect, upstream, relay)
+        dialects = APIS[settings.api](to.host)
+        return Provider(settings.name, settings.mount.encode(), dialects, upstream, relay)
 
 
 def _identifier(settings: Settings) -> Identifier:

@@ -2,8 +2,7 @@
 
 import asyncio
 import logging
-from codecs import IncrementalDecoder, getincrementaldecoder
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from typing import Literal
 
@@ -12,16 +11,13 @@ from proxy.http.asgi import Receive, Scope, Send, send_problem
 from proxy.http.headers import Headers, end_to_end, response_headers
 from proxy.llm.denylist import StreamDefect
 from proxy.llm.dialects.dialect import AbnormalFinish, Dialect, ProviderFailed, StreamCall, Unfaithful
+from proxy.llm.stream_events import StreamEvents, is_readable, is_stream, media_type_of
 from proxy.llm.tap import TappedCall
 from proxy.observe.labels import CallResult
-from proxy.text.sse import Decoder, EventTooLarge, ServerSentEvent
 from proxy.upstream.client import Request, Upstream
 from proxy.upstream.exchange import Exchange
 
 logger = logging.getLogger("headgate.llm")
-
-MAX_EVENT_BYTES = 8 * 1024 * 1024
-"""Of a provider's stream; a picture comes in one event."""
 
 TOO_MANY_REQUESTS = 429
 """The one failure that the batch call would have had too, and that another call makes worse."""
@@ -76,7 +72,7 @@ class ModelCall:
         self._upstream = upstream
         self._stream = stream
         self._assembler = dialect.assembler(stream.choices)
-        self._is_answer = dialect.is_answer
+        self._dialect = dialect
         self._call = call
         self._ask_again = ask_again
         self._has_room = has_room
@@ -105,6 +101,10 @@ class ModelCall:
             finally:
                 leaving.cancel()
 
+    def kept_fields(self) -> Iterable[str]:
+        """Names of fields of the answer that no table has."""
+        return self._assembler.kept_fields()
+
     async def _answer(self, exchange: Exchange, scope: Scope, send: Send) -> CallResult:
         headers = _headers(scope["headers"], self._upstream.origin.authority)
         request = Request("POST", self._stream.target, headers, self._stream.body)
@@ -113,7 +113,7 @@ class ModelCall:
         if not 200 <= exchange.status < 300:
             await self._call.fail()
             return await self._refused(exchange, send)
-        if exchange.status == 200 and is_event_stream(exchange.headers):
+        if exchange.status == 200 and is_stream(exchange.headers, self._dialect.media_type):
             await self._read(exchange)
             body = self._assembler.answer()
             await self._call.finish()
@@ -145,26 +145,25 @@ class ModelCall:
                 raise NoStream("neither a stream, nor an answer that can be read")
             parts.append(data)
         body = b"".join(parts)
-        is_json = _media_type(exchange.headers) == b"application/json" and _is_readable(exchange.headers)
-        if exchange.status != 200 or not is_json or not self._is_answer(body, self._stream.choices):
+        is_json = media_type_of(exchange.headers) == b"application/json" and is_readable(exchange.headers)
+        if exchange.status != 200 or not is_json or not self._dialect.is_answer(body, self._stream.choices):
             raise NoStream("neither a stream that can be read, nor a batch answer")
         return body
 
     async def _read(self, exchange: Exchange) -> None:
         """Read the whole stream. Raises what `answer` catches."""
-        assembler, decoder = self._assembler, Decoder(max_event_bytes=MAX_EVENT_BYTES)
+        assembler, events = self._assembler, StreamEvents(self._dialect.media_type)
         timeouts, timer = self._upstream.origin.timeouts, exchange.connection.timer
         # A thinking model sends nothing: wait for it as long as for its batch answer.
         timer.idle_s = max(timeouts.idle_s, timeouts.first_byte_s)
-        text = getincrementaldecoder("utf-8")()
 
         def take(data: bytes) -> None:
             if not self._has_room(len(data)):
                 raise NoRoom("there is no room for more of the calls' streams")
-            for event in _events(data, text, decoder):
+            for event in events.feed(data):
                 self._events += 1
                 self.has_begun = True
-                piece = assembler.feed(event.data)
+                piece = assembler.feed(event)
                 if piece and not self._has_text:
                     self._has_text, timer.idle_s = True, timeouts.idle_s
                 self._call.add(piece)
@@ -255,17 +254,6 @@ async def _await_end(exchange: Exchange) -> None:
                 pass
 
 
-def _events(data: bytes, text: IncrementalDecoder, decoder: Decoder) -> list[ServerSentEvent]:
-    """The events that more of a stream completes. Raises Unfaithful."""
-    try:
-        text.decode(data)  # the event decoder replaces invalid UTF-8 by U+FFFD
-        return decoder.feed(data)
-    except UnicodeDecodeError:
-        raise Unfaithful("a text is no Unicode") from None
-    except EventTooLarge:
-        raise Unfaithful("an event is too large") from None
-
-
 def _is_delimited(headers: Headers) -> bool:
     """Whether an answer says where it ends. Without that, a cut connection looks like its end."""
     return any(name in (b"content-length", b"transfer-encoding") for name, _ in headers)
@@ -276,17 +264,3 @@ def _headers(headers: Headers, authority: bytes) -> Headers:
     kept = [pair for pair in end_to_end(headers) if pair[0] not in REPLACED_HEADERS]
     kept = [(name, authority if name == b"host" else value) for name, value in kept]
     return [*kept, (b"accept-encoding", b"identity")]
-
-
-def is_event_stream(headers: Headers) -> bool:
-    """Whether an answer is an event stream that can be read here."""
-    return _media_type(headers) == b"text/event-stream" and _is_readable(headers)
-
-
-def _is_readable(headers: Headers) -> bool:
-    """Whether a body is not compressed; no compression was asked for."""
-    return dict(headers).get(b"content-encoding", b"identity").strip().lower() == b"identity"
-
-
-def _media_type(headers: Headers) -> bytes:
-    return dict(headers).get(b"content-type", b"").partition(b";")[0].strip().lower()

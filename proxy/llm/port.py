@@ -22,6 +22,7 @@ from proxy.http.tracing import has_context, token_of, without_token
 from proxy.llm.call import ModelCall
 from proxy.llm.denylist import StreamDefect, StreamDenylist
 from proxy.llm.dialects.dialect import Dialect, NotStreamable, Prompt, StreamCall
+from proxy.llm.kept_counts import KeptCounts
 from proxy.llm.tap import TappedCall
 from proxy.llm.taps import OpenTap, Taps
 from proxy.llm.tee import Tee
@@ -53,9 +54,14 @@ class Provider:
 
     name: str
     mount: bytes
-    dialect: Dialect
+    dialects: Sequence[Dialect]
+    """Told apart by a call's path."""
     upstream: Upstream
     relay: Relay
+
+    def dialect(self, method: str, target: bytes) -> Dialect | None:
+        """That of a call for text. None: the request is none, as far as that shows without its body."""
+        return next((each for each in self.dialects if each.is_call(method, target)), None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +69,7 @@ class _RunCall:
     """A call of a run, whose body has been read."""
 
     provider: Provider
+    dialect: Dialect
     scope: Scope
     body: bytes
     prompt: Prompt
@@ -98,6 +105,7 @@ class ModelPort:
     metrics: Metrics
     denylist: StreamDenylist
     bodies: ByteBudget
+    kept: KeptCounts = field(default_factory=KeptCounts)
     avoided: OrderedDict[bytes, float] = field(default_factory=OrderedDict)
     """Calls by their `attempt`, and until when they are asked for no stream."""
 
@@ -160,14 +168,15 @@ class ModelPort:
         body, replayed = await read_ahead(receive, reservation)
         target: bytes = scope[TARGET]
         method: str = scope["method"]
-        dialect = provider.dialect
+        dialect = provider.dialect(method, target)
+        if dialect is None:
+            return _relayed_as(CallResult.BATCH, await provider.relay(scope, replayed, send))
         turns = Turns()
         is_read = body is not None and not await is_crowded(body)
         prompt = dialect.prompt(method, target, body) if body is not None and is_read else None
         await turns.breathe()
         if body is None or prompt is None:
-            if dialect.is_call(method, target):  # too long, compressed, or crowded
-                await tap.doubt()
+            await tap.doubt()  # too long, compressed, or crowded
             return _relayed_as(CallResult.BATCH, await provider.relay(scope, replayed, send))
         hashing = hashlib.sha256(target + b"\n")
         for at in range(0, len(body), STEP_BYTES):
@@ -176,7 +185,9 @@ class ModelPort:
         digest = hashing.digest()
         call = await tap.begin(digest, prompt)
         attempt = hashlib.sha256(token.encode() + digest).digest()
-        run_call = _RunCall(provider, _unexpected(scope), body, prompt, receive, send, reservation, attempt)
+        run_call = _RunCall(
+            provider, dialect, _unexpected(scope), body, prompt, receive, send, reservation, attempt
+        )
         if dialect.is_stream(method, target, body):
             return await self._own_stream(run_call, call)
         if self._is_avoided(attempt) or await self.denylist.defect(provider.name, prompt.model):
@@ -189,7 +200,7 @@ class ModelPort:
 
     async def _own_stream(self, run_call: _RunCall, call: TappedCall) -> CallResult:
         """A stream that the caller itself asked for."""
-        tee = Tee(call, run_call.provider.dialect.assembler(), run_call.send, run_call.reservation.take)
+        tee = Tee(call, run_call.dialect, run_call.send, run_call.reservation.take)
         # Without this extension the relay hands every part of the answer to `send`.
         run_call.scope.pop(ANSWER, None)
         relayed = await run_call.relayed(tee)
@@ -201,7 +212,7 @@ class ModelPort:
         model_call = ModelCall(
             provider.upstream,
             stream,
-            provider.dialect,
+            run_call.dialect,
             call,
             self.settings.ask_again,
             run_call.reservation.take,
@@ -210,6 +221,7 @@ class ModelPort:
         defect = model_call.defect
         if result is CallResult.TAPPED:
             await self.denylist.note_success(provider.name, model)
+            self.kept.note(provider.name, model_call.kept_fields())
         if result in {CallResult.TAPPED, CallResult.LEFT}:
             return result
         if model_call.has_begun or not model_call.is_answered:
@@ -252,7 +264,7 @@ def _unexpected(scope: Scope) -> Scope:
 
 def _as_stream(run_call: _RunCall) -> StreamCall | None:
     try:
-        return run_call.provider.dialect.as_stream(run_call.method, run_call.target, run_call.body)
+        return run_call.dialect.as_stream(run_call.method, run_call.target, run_call.body)
     except NotStreamable as exc:
         extra = {"provider": run_call.provider.name, "why": str(exc)}
         logger.info("call goes through as batch", extra=extra)

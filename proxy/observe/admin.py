@@ -55,6 +55,12 @@ class ModelDenylist(Protocol):
     async def active(self) -> Iterable[ShownEntry]: ...
 
 
+class ModelFields(Protocol):
+    """Fields of providers' answers that no table has."""
+
+    def shown(self) -> list[dict[str, Any]]: ...
+
+
 class MetricsPages(Protocol):
     """The metrics of all processes."""
 
@@ -73,6 +79,8 @@ class Admin:
     token: SecretStr | None
     denylist: ModelDenylist | None = None
     """Of the model port. None: there is no model port."""
+    kept_fields: ModelFields | None = None
+    """Of the model port."""
     process_metrics: MetricsPages | None = None
     """Of all processes; None: this one is the only one."""
 
@@ -84,6 +92,7 @@ class Admin:
                 Route("/metrics", self._metrics),
                 Route("/runs", self._runs),
                 Route("/learned", self._learned),
+                Route("/llm", self._llm),
                 Route("/kill", self._guarded(self._switch), methods=["POST", "DELETE"]),
             ],
             exception_handlers={405: _not_allowed},
@@ -137,6 +146,11 @@ class Admin:
         """The denylist of all processes."""
         entries = [] if self.denylist is None else await self.denylist.active()
         return JSONResponse({"learned": [entry.shown(time()) for entry in entries]})
+
+    async def _llm(self, _: Request) -> Response:
+        """What the model port of this process has met."""
+        fields = [] if self.kept_fields is None else self.kept_fields.shown()
+        return JSONResponse({"kept_fields": fields, "process": os.getpid()})
 
     async def _switch(self, request: Request) -> Response:
         return await (self._kill(request) if request.method == "POST" else self._unkill())

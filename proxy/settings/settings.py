@@ -117,7 +117,7 @@ class Settings(SettingsBlock):
     listen: Address = "127.0.0.1:8080"
     """Where clients connect."""
     admin: Address = "127.0.0.1:9464"
-    """Where operators connect: `/livez`, `/readyz`, `/metrics`, `/runs`, `/learned`, `/kill`. Never
+    """Where operators connect: `/livez`, `/readyz`, `/metrics`, `/runs`, `/learned`, `/llm`, `/kill`. Never
     public."""
     admin_token: Annotated[SecretStr, AfterValidator(check_token)] | None = None
     """Bearer token for `POST /kill` and `DELETE /kill`, of 16 characters or more. Without it both are

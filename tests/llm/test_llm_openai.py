@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from openai.types.chat import ChatCompletion
 
 from proxy.llm.dialects import openai_answer as openai
+from proxy.llm.dialects import openai_fields as table
 from proxy.llm.dialects.dialect import AbnormalFinish, NotStreamable, ProviderFailed, Unfaithful
 from proxy.llm.dialects.joins import Text
 from proxy.llm.dialects.openai import OpenAI
@@ -239,7 +240,7 @@ def test_integers_of_any_size_and_unknown_nulls_are_kept() -> None:
 
 
 names = st.sampled_from(
-    sorted({*openai.CHUNK, *openai.CHOICE, *openai.DELTA, *openai.TOOL_CALL, *openai.FUNCTION, "content"})
+    sorted({*table.CHUNK, *table.CHOICE, *table.DELTA, *table.TOOL_CALL, *table.FUNCTION, "content"})
 )
 scalars = st.none() | st.booleans() | st.integers(-1, 2) | st.sampled_from(["", "stop", "tool_calls", "{}"])
 anything = st.recursive(
@@ -249,14 +250,14 @@ anything = st.recursive(
 
 @given(
     st.lists(
-        st.dictionaries(st.sampled_from([*openai.CHUNK]), anything, max_size=3)
+        st.dictionaries(st.sampled_from([*table.CHUNK]), anything, max_size=3)
         | st.fixed_dictionaries(
             {
                 "choices": st.lists(
                     st.fixed_dictionaries(
                         {
                             "index": st.integers(0, 1),
-                            "delta": st.dictionaries(st.sampled_from([*openai.DELTA]), anything, max_size=3),
+                            "delta": st.dictionaries(st.sampled_from([*table.DELTA]), anything, max_size=3),
                             "finish_reason": scalars,
                         },
                         optional={"content_filter_results": anything},
@@ -317,9 +318,19 @@ def test_however_it_is_cut_the_answer_is_the_same(contents: list[list[str]], dat
 @pytest.mark.parametrize(
     "chunks",
     [
-        pytest.param([START, STOP | {"x_groq": {"id": "r"}}, USED], id="a field of the whole"),
+        pytest.param([START | {"odd": 1}, STOP | {"odd": 2}, USED], id="an unknown field that changes"),
+        pytest.param(
+            [START | {"odd": 1}, chunk({"content": "a"}), STOP | {"odd": 1}, USED],
+            id="an unknown field that comes again, and not always",
+        ),
+        pytest.param(
+            [chunk({"content": "a"}, odd="a"), chunk({"content": "b"}, reason="stop", odd="ab"), USED],
+            id="an unknown field of the choice that grows",
+        ),
+        pytest.param(
+            [START | {f"odd{at}": at for at in range(33)}, STOP, USED], id="very many unknown fields"
+        ),
         pytest.param([START, chunk({"audio": {"id": "a"}}), STOP, USED], id="a field of the delta"),
-        pytest.param([START, chunk({}, reason="stop", matched=3), USED], id="a field of the choice"),
         pytest.param(
             [chunk({"tool_calls": [{"index": 0, "extra_content": {"google": {}}}]}), STOP, USED],
             id="a field of the tool call",

@@ -325,6 +325,25 @@ async def test_a_stream_with_something_unknown_is_asked_again_and_not_streamed_a
     assert results == {"lost": 1, "avoided": 1}
 
 
+async def test_a_field_that_nobody_knows_and_that_changes_nothing_is_kept_and_counted(tmp_path: Path) -> None:
+    """The backend gets it as it came, and the admin port names it."""
+
+    async def strange(asked: Asked, events: list[bytes]) -> None:
+        await whole(asked, [event.replace(b'"model"', b'"region": "eu", "model"') for event in events])
+
+    async with tapped(tmp_path, Provider(stream=strange)) as (serving, backend, client):
+        stream = await read(client, START, signed())
+        results = await counted(client, serving.admin_url)
+        kept = (await client.get(f"{serving.admin_url}/llm")).json()["kept_fields"]
+
+    assert results == {"tapped": 2}
+    assert [reply.json() for reply in backend.answers] == [
+        completion(text) | {"region": "eu"} for text in TEXTS.values()
+    ]
+    assert stream.texts() == TEXTS
+    assert kept == [{"provider": "models", "field": "region", "answers": 2}]
+
+
 @pytest.mark.parametrize("reason", ["content_filter", "a new one"])
 async def test_an_answer_that_a_filter_ended_is_asked_again_and_its_text_withdrawn(
     tmp_path: Path, reason: str

@@ -1,4 +1,4 @@
-"""What a provider's API looks like to the model port: one port for OpenAI's shape and for Gemini's. No I/O.
+"""What a provider's API looks like to the model port: one port for all dialects. No I/O.
 
 A call that belongs to a run is asked as a stream, and answered as the batch call it was. So a dialect says
 how to ask, and makes the batch answer out of the stream's events.
@@ -9,6 +9,7 @@ how to ask, and makes the batch answer out of the stream's events.
 * ProviderFailed      the provider reports an error in its stream
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -86,9 +87,16 @@ class Assembler(Protocol):
             Unfaithful: no batch answer can be made of the events.
         """
 
+    def kept_fields(self) -> Iterable[str]:
+        """Names of the fields that no table has, and that were kept all the same, see `kept_fields.py`."""
+
 
 class Dialect(Protocol):
     """One shape of API."""
+
+    @property
+    def media_type(self) -> bytes:
+        """Of its streams: `text/event-stream`, or `application/x-ndjson`."""
 
     def is_call(self, method: str, target: bytes) -> bool:
         """Whether a request is a call for text, as far as that shows without its body."""

@@ -34,6 +34,8 @@ class GeminiCall(NamedTuple):
 class Gemini:
     """Calls whose path ends with `/models/NAME:generateContent`, or `:streamGenerateContent`."""
 
+    media_type = b"text/event-stream"
+
     def is_call(self, method: str, target: bytes) -> bool:
         return method == "POST" and _TARGET.fullmatch(target) is not None
 

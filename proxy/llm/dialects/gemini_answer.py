@@ -13,7 +13,7 @@ Node. Where those two differ, a field joins only if it comes once, or the same e
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import orjson
@@ -220,6 +220,10 @@ class Response:
             return orjson.dumps(answer, default=str)
         except TypeError:
             raise Unfaithful("an event is too deep") from None
+
+    def kept_fields(self) -> Iterable[str]:
+        """See `Assembler`."""
+        return ()
 
     def _check_finishes(self, candidates: list[dict[str, Any]], asked: int) -> None:
         """Check that each candidate is there, and has finished as it would have in the batch answer."""

@@ -1,10 +1,11 @@
 """What the tables of all dialects share: how the pieces of a field are joined. No I/O."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from itertools import pairwise
 from typing import Any
 
 from proxy.llm.dialects.dialect import Unfaithful
+from proxy.llm.dialects.kept_fields import KeptFields
 
 MAX_ANSWER_CHARS = 16 * 1024 * 1024
 """Of one stream's events. A longer stream is unfaithful."""
@@ -82,3 +83,106 @@ def as_text(value: Any) -> str:
     if not isinstance(value, str):
         raise Unfaithful("a text is no string")
     return value
+
+
+def first(so_far: Any, new: Any) -> Any:
+    """The same value in every chunk; empty in Azure's chunk about the prompt."""
+    return so_far or new
+
+
+def same(so_far: Any, new: Any) -> Any:
+    """The same value in every chunk, or empty. Another value belongs to something else with the same
+    index."""
+    if so_far and new and so_far != new:
+        raise Unfaithful("a field comes again, and differs")
+    return so_far or new
+
+
+def whole(so_far: Any, new: Any) -> Any:
+    """A string in one piece. A second piece may be more of it or a repetition: nothing says which."""
+    if so_far and new:
+        raise Unfaithful("a name comes again")
+    return so_far or as_text(new)
+
+
+def once(so_far: Any, new: Any) -> Any:
+    """A list that comes in one chunk."""
+    if so_far and as_list(new):
+        return AmbiguousList([*so_far, *new])
+    return so_far or as_list(new)
+
+
+def reason(so_far: Any, new: Any) -> str | None:
+    """A reason to finish; some servers send "" until there is one. A second, different reason is
+    ambiguous."""
+    if so_far and so_far != new:
+        return AmbiguousFinish(as_text(new) or so_far)
+    return so_far or as_text(new) or None
+
+
+def text(so_far: Text | None, new: Any) -> Text:
+    piece = as_text(new)
+    if so_far is None:
+        return Text(piece)
+    so_far.pieces.append(piece)
+    return so_far
+
+
+def items(so_far: list[Any] | None, new: Any) -> list[Any]:
+    """Items of a list, some in each chunk. A chunk that begins with all earlier items is ambiguous."""
+    so_far = [] if so_far is None else so_far
+    comes_again = so_far and as_list(new)[: len(so_far)] == so_far
+    so_far.extend(as_list(new))
+    return AmbiguousList(so_far) if comes_again else so_far
+
+
+def fields(table: Mapping[str, Join]) -> Join:
+    """Joins objects, field by field, as a table says."""
+
+    def join(so_far: dict[str, Any] | None, new: Any) -> dict[str, Any]:
+        return joined(table, {} if so_far is None else so_far, new)
+
+    return join
+
+
+def joined(
+    table: Mapping[str, Join], so_far: dict[str, Any], new: Any, unknown: KeptFields | None = None
+) -> dict[str, Any]:
+    """`so_far` with a chunk's fields joined to it.
+
+    Args:
+        unknown: takes the fields that the table does not name. None: there may be none.
+
+    Raises:
+        Unfaithful: the table does not name one of the fields.
+    """
+    for name, value in as_object(new).items():
+        join = table.get(name)
+        if join is None:
+            if unknown is not None:
+                unknown.take(name, value)
+            elif value is not None:
+                raise Unfaithful("a chunk has a field that is not known")
+            else:
+                so_far.setdefault(name, None)
+        elif value is None:
+            so_far.setdefault(name, None)
+        else:
+            so_far[name] = join(so_far.get(name), value)
+    return so_far
+
+
+def numbered(table: Mapping[str, Join], bound: int) -> Join:
+    """Joins objects by their `index`, which is taken out of them."""
+
+    def join(so_far: dict[int, Any] | None, new: Any) -> dict[int, Any]:
+        by_index = {} if so_far is None else so_far
+        for item in as_list(new):
+            rest = dict(as_object(item))
+            index = rest.pop("index", None)
+            if type(index) is not int or not 0 <= index < bound:
+                raise Unfaithful("an index is none")
+            joined(table, by_index.setdefault(index, {}), rest)
+        return by_index
+
+    return join

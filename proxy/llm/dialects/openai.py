@@ -5,14 +5,29 @@ from collections.abc import Mapping
 from typing import Any
 
 from proxy.llm.dialects.dialect import NotStreamable, Prompt, StreamCall
-from proxy.llm.dialects.openai_answer import MAX_CHOICES, Completion
+from proxy.llm.dialects.openai_answer import Completion
+from proxy.llm.dialects.openai_fields import MAX_CHOICES
 from proxy.llm.dialects.openai_finish import is_choice
 
 AS_STREAM = {"stream": True, "stream_options": {"include_usage": True}}
 
+WITHOUT_OPTIONS = {"stream": True}
+
+REFUSING_OPTIONS = frozenset({"api.mistral.ai", "codestral.mistral.ai"})
+"""Hosts that refuse `stream_options`, and say what was used in any case."""
+
 
 class OpenAI:
-    """Calls whose path ends with `/chat/completions`, wherever an API has them."""
+    """Calls whose path ends with `/chat/completions`, wherever an API has them.
+
+    Args:
+        host: the provider's, "" if it does not matter.
+    """
+
+    media_type = b"text/event-stream"
+
+    def __init__(self, host: str = "") -> None:
+        self._as_stream = WITHOUT_OPTIONS if host in REFUSING_OPTIONS else AS_STREAM
 
     def is_call(self, method: str, target: bytes) -> bool:
         return method == "POST" and target.partition(b"?")[0].endswith(b"/chat/completions")
@@ -32,7 +47,7 @@ class OpenAI:
         if why := _not_streamable(call):
             raise NotStreamable(why)
         try:
-            asked = json.dumps(call | AS_STREAM, ensure_ascii=False, allow_nan=False).encode()
+            asked = json.dumps(call | self._as_stream, ensure_ascii=False, allow_nan=False).encode()
         except ValueError:
             raise NotStreamable("a number is out of range, or a text is no Unicode") from None
         return StreamCall(target, asked, Prompt(_model(call, target), _system(call)), call.get("n") or 1)

@@ -1,0 +1,68 @@
+"""The events of a provider's stream: server-sent events, or NDJSON with one a line."""
+
+from codecs import getincrementaldecoder
+
+from proxy.http.headers import Headers
+from proxy.llm.dialects.dialect import Unfaithful
+from proxy.text.sse import Decoder, EventTooLarge
+
+MAX_EVENT_BYTES = 8 * 1024 * 1024
+"""Of a provider's stream; a picture comes in one event."""
+
+SSE, NDJSON = b"text/event-stream", b"application/x-ndjson"
+
+
+class StreamEvents:
+    """Bytes to events.
+
+    Args:
+        media_type: of the stream.
+    """
+
+    def __init__(self, media_type: bytes) -> None:
+        self._text = getincrementaldecoder("utf-8")()
+        self._events = Decoder(max_event_bytes=MAX_EVENT_BYTES) if media_type == SSE else None
+        self._line: list[str] = []
+        self._line_chars = 0
+
+    def feed(self, data: bytes) -> list[str]:
+        """The data of the events that more of a stream completes.
+
+        Raises:
+            Unfaithful: an event is too large, or is no Unicode.
+        """
+        try:
+            text = self._text.decode(data)  # the event decoder replaces invalid UTF-8 by U+FFFD
+            if self._events is not None:
+                return [event.data for event in self._events.feed(data)]
+        except UnicodeDecodeError:
+            raise Unfaithful("a text is no Unicode") from None
+        except EventTooLarge:
+            raise Unfaithful("an event is too large") from None
+        return self._lines(text)
+
+    def _lines(self, text: str) -> list[str]:
+        first, *others = text.split("\n")
+        self._line.append(first)
+        self._line_chars += len(first)
+        if self._line_chars > MAX_EVENT_BYTES:
+            raise Unfaithful("an event is too large")
+        if not others:
+            return []
+        lines = ["".join(self._line), *others[:-1]]
+        self._line, self._line_chars = [others[-1]], len(others[-1])
+        return [line for line in lines if line.strip()]
+
+
+def is_stream(headers: Headers, media_type: bytes) -> bool:
+    """Whether an answer is a stream of this type that can be read here."""
+    return media_type_of(headers) == media_type and is_readable(headers)
+
+
+def is_readable(headers: Headers) -> bool:
+    """Whether a body is not compressed; no compression was asked for."""
+    return dict(headers).get(b"content-encoding", b"identity").strip().lower() == b"identity"
+
+
+def media_type_of(headers: Headers) -> bytes:
+    return dict(headers).get(b"content-type", b"").partition(b";")[0].strip().lower()
