@@ -1,7 +1,7 @@
 """Values as the bodies of journal entries, and back. Pure. The format is a contract with older journals."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, Final
 
 import orjson
 
@@ -23,6 +23,9 @@ from flags.rollout.verdict.verdict import Verdict
 _KINDS: Mapping[str, type[Guardrail]] = {
     kind.__name__: kind for kind in (RateRatio, Ceiling, ZeroTolerance, EarlyGuard, SampleRatio)
 }
+
+_KEYS: Final[Mapping[str, str]] = {"step_rules": "stage"}
+"""Fields of a situation that have another name in the journal."""
 
 
 def measures_body(
@@ -61,21 +64,22 @@ def plain(value: Any) -> dict[str, Any]:
 
 def situation_body(situation: Situation) -> dict[str, Any]:
     """A situation without its verdicts, which follow from the evidence."""
-    body = plain(situation)
-    del body["verdicts"]
-    return body
+    fields = plain(situation)
+    del fields["verdicts"]
+    return {_KEYS.get(name, name): value for name, value in fields.items()}
 
 
 def situation_from_body(body: Mapping[str, Any], verdicts: Sequence[Verdict]) -> Situation:
     """The situation of a tick, with these verdicts."""
-    stage = body["stage"]
+    fields = {name: value for name, value in body.items() if name != _KEYS["step_rules"]}
+    rules = body[_KEYS["step_rules"]]
     return Situation(
         **{
-            **body,
+            **fields,
             "phase": RolloutPhase(body["phase"]),
             "mode": ControlMode(body["mode"]),
             "change": Change(body["change"]),
-            "stage": None if stage is None else StepRules(**stage),
+            "step_rules": None if rules is None else StepRules(**rules),
             "verdicts": verdicts,
         }
     )

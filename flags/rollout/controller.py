@@ -237,7 +237,7 @@ class Controller:
         return Situation(
             phase=state.phase,
             mode=self._mode,
-            stage=self._step_rules(),
+            step_rules=self._step_rules(),
             dwelt_s=state.dwelt_s + evidence.dwelt_s,
             verdicts=self.verdicts,
             flag_problem=problem,

@@ -118,7 +118,7 @@ class Situation:
 
     phase: RolloutPhase
     mode: ControlMode
-    stage: StepRules | None
+    step_rules: StepRules | None
     """None: before the first step."""
     dwelt_s: float
     """Time in this step during which there was evidence; hours without any do not count."""
@@ -180,26 +180,26 @@ def _too_few(situation: Situation) -> list[Verdict]:
     ]
 
 
-def _stage(situation: Situation) -> StepRules:
+def _step_rules(situation: Situation) -> StepRules:
     """The step's rules, which all lines of the table after BEGIN have."""
-    assert situation.stage is not None
-    return situation.stage
+    assert situation.step_rules is not None
+    return situation.step_rules
 
 
 def _unproved(situation: Situation) -> list[Verdict]:
     """Verdicts that lack proof for the next step; none where a person takes the place of proof."""
-    if situation.overridden or not _stage(situation).prove:
+    if situation.overridden or not _step_rules(situation).prove:
         return []
     return _not_safe(situation)
 
 
 def _is_overdue(situation: Situation) -> bool:
-    most = _stage(situation).at_most_s
+    most = _step_rules(situation).at_most_s
     return most is not None and situation.dwelt_s >= most
 
 
 def _is_short(situation: Situation) -> bool:
-    return situation.dwelt_s < _stage(situation).at_least_s and not situation.overridden
+    return situation.dwelt_s < _step_rules(situation).at_least_s and not situation.overridden
 
 
 def _wants_samples(situation: Situation) -> list[Verdict]:
@@ -208,7 +208,7 @@ def _wants_samples(situation: Situation) -> list[Verdict]:
 
 
 def _needs_approval(situation: Situation) -> bool:
-    return _stage(situation).approve and not (situation.approved or situation.overridden)
+    return _step_rules(situation).approve and not (situation.approved or situation.overridden)
 
 
 LONG_S = 900.0
@@ -220,13 +220,13 @@ TOO_LONG = 2
 
 def _waits(situation: Situation) -> MoveKind:
     """Soak as planned; hold after twice the planned time."""
-    stage = _stage(situation)
-    is_long = situation.soaked_s > TOO_LONG * (stage.at_most_s or stage.at_least_s)
+    rules = _step_rules(situation)
+    is_long = situation.soaked_s > TOO_LONG * (rules.at_most_s or rules.at_least_s)
     return MoveKind.HOLD if is_long else MoveKind.SOAK
 
 
 def _waits_for_time(situation: Situation) -> MoveKind:
-    is_long = situation.soaked_s > TOO_LONG * _stage(situation).at_least_s
+    is_long = situation.soaked_s > TOO_LONG * _step_rules(situation).at_least_s
     return MoveKind.HOLD if is_long else MoveKind.SOAK
 
 
@@ -241,7 +241,7 @@ def _proxies_detail(situation: Situation) -> str:
 
 
 def _time_left(situation: Situation) -> str:
-    return f"{_stage(situation).at_least_s - situation.dwelt_s:.0f} s to go"
+    return f"{_step_rules(situation).at_least_s - situation.dwelt_s:.0f} s to go"
 
 
 def _samples_left(situation: Situation) -> str:
@@ -252,7 +252,7 @@ def _samples_left(situation: Situation) -> str:
 
 
 def _proof(situation: Situation) -> MoveReason:
-    if situation.overridden or not _stage(situation).prove:
+    if situation.overridden or not _step_rules(situation).prove:
         return MoveReason.APPROVED
     return MoveReason.PROVED
 
@@ -346,9 +346,9 @@ RULES: tuple[_Rule, ...] = (
         lambda s: abs(s.clock_jump_s) > CLOCK_JUMP_S,
         lambda s: f"by {s.clock_jump_s:+.0f} s",
     ),
-    (MoveReason.FROZEN, MoveKind.HOLD, lambda s: s.stage is None and s.frozen, lambda s: s.frozen),
-    (MoveReason.INCIDENT, MoveKind.HOLD, lambda s: s.stage is None and s.incident, _no_detail),
-    (MoveReason.BEGIN, MoveKind.ADVANCE, lambda s: s.stage is None, _no_detail),
+    (MoveReason.FROZEN, MoveKind.HOLD, lambda s: s.step_rules is None and s.frozen, lambda s: s.frozen),
+    (MoveReason.INCIDENT, MoveKind.HOLD, lambda s: s.step_rules is None and s.incident, _no_detail),
+    (MoveReason.BEGIN, MoveKind.ADVANCE, lambda s: s.step_rules is None, _no_detail),
     (MoveReason.NO_DATA, MoveKind.HOLD, lambda s: not s.verdicts, lambda s: "no guardrail is in force"),
     (MoveReason.PROXIES_CHANGE, _waits_for_proxies, lambda s: s.proxies_change, _proxies_detail),
     # What is still to come.
@@ -361,7 +361,7 @@ RULES: tuple[_Rule, ...] = (
     ),
     (MoveReason.SAMPLES, _waits, _wants_samples, _samples_left),
     (MoveReason.UNCLEAR, _waits, _unproved, lambda s: _sentences(_unproved(s))),
-    (MoveReason.COMPLETE, MoveKind.STAY, lambda s: _stage(s).is_last, _no_detail),
+    (MoveReason.COMPLETE, MoveKind.STAY, lambda s: _step_rules(s).is_last, _no_detail),
     (MoveReason.APPROVAL, MoveKind.HOLD, _needs_approval, lambda s: "headgate rollout approve"),
     (MoveReason.FROZEN, MoveKind.HOLD, lambda s: s.frozen, lambda s: s.frozen),
     (MoveReason.INCIDENT, MoveKind.HOLD, lambda s: s.incident, _no_detail),

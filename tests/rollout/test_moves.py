@@ -34,8 +34,8 @@ HARM = verdict(Finding.HARM, Action.ROLL_BACK)
 WARNING = verdict(Finding.HARM, Action.HOLD)
 TOO_FEW = verdict(Finding.UNCLEAR, samples=7)
 
-STAGE = StepRules(at_least_s=3600, at_most_s=86400, prove=True, approve=False, is_last=False)
-READY = Situation(RolloutPhase.RUNNING, ControlMode.AUTO, STAGE, dwelt_s=3600, verdicts=(SAFE,))
+STEP_RULES = StepRules(at_least_s=3600, at_most_s=86400, prove=True, approve=False, is_last=False)
+READY = Situation(RolloutPhase.RUNNING, ControlMode.AUTO, STEP_RULES, dwelt_s=3600, verdicts=(SAFE,))
 
 BLOCKS: dict[str, dict[str, object]] = {
     "paused": {"phase": RolloutPhase.PAUSED},
@@ -52,7 +52,7 @@ BLOCKS: dict[str, dict[str, object]] = {
     "too few": {"verdicts": (SAFE, TOO_FEW)},
     "never measured": {"verdicts": (SAFE, verdict(Finding.NO_DATA))},
     "no guardrail": {"verdicts": ()},
-    "to be approved": {"stage": replace(STAGE, approve=True)},
+    "to be approved": {"step_rules": replace(STEP_RULES, approve=True)},
     "frozen": {"frozen": "weekend"},
     "an incident": {"incident": True},
 }
@@ -113,7 +113,7 @@ def test_nobody_may_advance_past_what_is_wrong(what: str):
 
 def test_approval_takes_the_place_of_proof_where_the_policy_says_so():
     """It still needs its time and its samples."""
-    small = replace(READY, stage=replace(STAGE, prove=False, approve=True), verdicts=(UNCLEAR,))
+    small = replace(READY, step_rules=replace(STEP_RULES, prove=False, approve=True), verdicts=(UNCLEAR,))
 
     assert decide(small) == Move(MoveKind.HOLD, MoveReason.APPROVAL, "headgate rollout approve")
     assert decide(replace(small, approved=True)) == Move(MoveKind.ADVANCE, MoveReason.APPROVED)
@@ -129,14 +129,14 @@ def test_time_alone_never_advances():
 
 def test_the_last_step_stays_when_it_is_proved():
     """Whoever is held back is let in by a person who signs off, not by the controller."""
-    assert decide(replace(READY, stage=replace(STAGE, is_last=True))) == Move(
+    assert decide(replace(READY, step_rules=replace(STEP_RULES, is_last=True))) == Move(
         MoveKind.STAY, MoveReason.COMPLETE
     )
 
 
 def test_before_the_first_step_only_what_is_outside_matters():
     """There is nothing to prove yet; a freeze counts."""
-    before = replace(READY, stage=None, verdicts=())
+    before = replace(READY, step_rules=None, verdicts=())
 
     assert decide(before) == Move(MoveKind.ADVANCE, MoveReason.BEGIN)
     assert decide(replace(before, frozen="weekend")).reason is MoveReason.FROZEN
@@ -147,11 +147,16 @@ def test_before_the_first_step_only_what_is_outside_matters():
 def test_no_way_to_advance_without_every_verdict():
     """Over every combination of findings, phases, modes and words of people."""
     findings = (SAFE, UNCLEAR, TOO_FEW, WARNING, HARM, verdict(Finding.NO_DATA))
-    for one, other, phase, mode, approved, stage in product(
-        findings, findings, RolloutPhase, ControlMode, (False, True), (STAGE, replace(STAGE, approve=True))
+    for one, other, phase, mode, approved, step_rules in product(
+        findings,
+        findings,
+        RolloutPhase,
+        ControlMode,
+        (False, True),
+        (STEP_RULES, replace(STEP_RULES, approve=True)),
     ):
         situation = replace(
-            READY, verdicts=(one, other), phase=phase, mode=mode, approved=approved, stage=stage
+            READY, verdicts=(one, other), phase=phase, mode=mode, approved=approved, step_rules=step_rules
         )
         move = decide(situation)
         if move.kind is MoveKind.ADVANCE:
