@@ -100,7 +100,7 @@ class FollowedRun:
 
     @property
     def decision_header(self) -> str:
-        return self.meta.told
+        return self.meta.decision_header
 
     @property
     def principal(self) -> str | None:

@@ -49,7 +49,7 @@ LIVE_TTL_MS = int(LIVE_TTL_S * 1000)
 
 _RUN_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _CONTENT, _TERMINAL, _PARTS = 1, 2, 4
-_STORED_NAMES = {"join_keys": "same", "has_request": "has_order"}
+_STORED_NAMES = {"decision_header": "told", "join_keys": "same", "has_request": "has_order"}
 """What fields of a meta are called in the store, where replicas of other releases read them."""
 
 
@@ -112,7 +112,8 @@ class RunMeta:
     target: str
     principal: str | None
     fingerprint: str
-    told: str
+    decision_header: str
+    """The value of `headgate-decision`."""
     source: str
     started_at: float
     """Seconds since the epoch."""

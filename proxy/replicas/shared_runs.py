@@ -183,7 +183,7 @@ class ValkeyRuns:
             target=run.target.decode("latin-1"),
             principal=run.principal,
             fingerprint=run.fingerprint,
-            told=run.decision_header,
+            decision_header=run.decision_header,
             source=run.source,
             started_at=time(),
             join_keys=join_keys,
