@@ -1,9 +1,9 @@
 """Which arm a user is in, inside the hash space of Unleash's own gradual rollout. Pure.
 
 At a share of X percent the flag enables the users in buckets 1 to X. The control arm is as many buckets from
-the other end: as large as what it is compared with, drawn by the same hash, and nobody is ever in both. Who
-the strategy's constraints and segments leave out is in neither arm, so the engine is asked once more, about a
-hidden flag: the same strategy at 100 %.
+the other end: both arms are equally large and drawn by the same hash, and nobody is ever in both. Users whom
+the strategy's constraints and segments leave out are in neither arm. So the engine is asked once more, about
+a hidden flag: the same strategy at 100 %.
 
 Source of the hash: Unleash's normalized hash, https://docs.getunleash.io/reference/activation-strategies
 """
@@ -15,7 +15,7 @@ from typing import Any
 
 import mmh3
 
-from flags.deciding import WHO, digest, surroundings
+from flags.targeting import TARGETING, digest, surroundings
 
 BUCKETS = 100
 
@@ -38,15 +38,15 @@ def first_of_control(share: int) -> int:
 
 
 @dataclass(frozen=True, slots=True)
-class Rollout:
-    """A flag with arms, as it is written now."""
+class FlagArms:
+    """The arms of one flag, as it is written now."""
 
     share: int
     group_id: str
     eligible: str
     """The hidden flag, which is on for everybody whom the flag would enable at 100 %."""
     generation: str
-    """Another one whenever it is decided otherwise who gets what."""
+    """Changes whenever the flag is targeted in another way."""
 
     def may_be_control(self, user: str) -> bool:
         """Whether the user is in the control arm, if the hidden flag is on for them."""
@@ -54,10 +54,10 @@ class Rollout:
 
 
 @dataclass(frozen=True, slots=True)
-class Rollouts:
-    """What a list of flags has of rollouts."""
+class ArmsOfFlags:
+    """The arms of all flags of one document."""
 
-    by_flag: Mapping[str, Rollout]
+    by_flag: Mapping[str, FlagArms]
     hidden: Sequence[Mapping[str, Any]]
     """Features to evaluate beside the others."""
     warnings: Sequence[str]
@@ -66,12 +66,12 @@ class Rollouts:
     @classmethod
     def of(
         cls, features: Iterable[Mapping[str, Any]], segments: Iterable[Mapping[str, Any]] = ()
-    ) -> "Rollouts":
-        """Of features in Unleash's client format, with rollouts in text; a server may serve odd ones."""
+    ) -> "ArmsOfFlags":
+        """From features in Unleash's client format, with shares as text; a server may serve odd ones."""
         features = list(features)
         by_name = {feature["name"]: feature for feature in features}
         by_id = {segment.get("id"): segment for segment in segments}
-        by_flag: dict[str, Rollout] = {}
+        by_flag: dict[str, FlagArms] = {}
         hidden: list[Mapping[str, Any]] = []
         warnings: list[str] = []
         for feature in features:
@@ -84,7 +84,7 @@ class Rollouts:
                 continue
             [strategy] = strategies
             around = surroundings(feature, by_name, by_id)
-            by_flag[feature["name"]] = _rollout(feature, strategy, around)
+            by_flag[feature["name"]] = _arms(feature, strategy, around)
             hidden.append(_hidden(feature, strategy))
         return cls(by_flag, hidden, warnings)
 
@@ -108,14 +108,14 @@ def _names_everybody(strategies: Sequence[Mapping[str, Any]]) -> bool:
     return any((strategy.get("parameters") or {}).get("rollout") == "100" for strategy in strategies)
 
 
-def _rollout(feature: Mapping[str, Any], strategy: Mapping[str, Any], around: Mapping[str, Any]) -> Rollout:
+def _arms(feature: Mapping[str, Any], strategy: Mapping[str, Any], around: Mapping[str, Any]) -> FlagArms:
     parameters = strategy["parameters"]
     name = feature["name"]
-    return Rollout(
+    return FlagArms(
         share=int(parameters["rollout"]),
         group_id=parameters.get("groupId", name),  # the engine's own default
         eligible=_name(name),
-        generation=digest([{part: strategy.get(part) for part in WHO}, around]),
+        generation=digest([{part: strategy.get(part) for part in TARGETING}, around]),
     )
 
 

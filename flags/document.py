@@ -17,7 +17,7 @@ from typing import Any
 
 import orjson
 
-from flags.arms import Rollout, Rollouts
+from flags.arms import ArmsOfFlags, FlagArms
 from flags.errors import FlagDocumentError
 
 MAX_PROBLEMS = 5
@@ -65,8 +65,8 @@ class Document:
     enabled: frozenset[str]
     """Those of them that are on, for whomever their strategies name."""
     state: str
-    """What the engine takes: also the hidden flags of `rollouts`."""
-    rollouts: Mapping[str, Rollout]
+    """What the engine takes: also the hidden flags of `arms`."""
+    arms: Mapping[str, FlagArms]
     """By flag; of those that have a control arm."""
     warnings: tuple[str, ...]
     """What is allowed and probably not meant."""
@@ -114,13 +114,13 @@ def _made(document: dict[str, Any], warnings: Iterable[str]) -> Document:
             case {"parameters": {"rollout": rollout} as parameters}:
                 # A bare number makes the engine drop the whole document.
                 parameters["rollout"] = str(rollout)
-    rollouts = Rollouts.of(features, _objects(document.get("segments")))
+    arms = ArmsOfFlags.of(features, _objects(document.get("segments")))
     return Document(
         names=frozenset(feature["name"] for feature in features),
         enabled=frozenset(feature["name"] for feature in features if feature.get("enabled") is True),
-        state=orjson.dumps({**document, "features": [*features, *rollouts.hidden]}).decode(),
-        rollouts=rollouts.by_flag,
-        warnings=(*warnings, *rollouts.warnings),
+        state=orjson.dumps({**document, "features": [*features, *arms.hidden]}).decode(),
+        arms=arms.by_flag,
+        warnings=(*warnings, *arms.warnings),
     )
 
 

@@ -9,7 +9,7 @@ from UnleashClient.clients.unleash_client import UnleashClient
 from UnleashClient.constants import CLIENT_SPEC_VERSION, FEATURES_URL
 from UnleashClient.utils import InstanceAllowType
 
-from flags.arms import Rollout
+from flags.arms import FlagArms
 from flags.decision import FlagAnswer
 
 SPEC_VERSION = CLIENT_SPEC_VERSION
@@ -44,7 +44,7 @@ class _MemoryCache(BaseCache):
 class Engine:
     """The flags of one state, ready to be asked. Its maker closes it."""
 
-    def __init__(self, state: str, rollouts: Mapping[str, Rollout]) -> None:
+    def __init__(self, state: str, arms: Mapping[str, FlagArms]) -> None:
         self._client = UnleashClient(
             url="http://flags.invalid",  # required, never called
             app_name="headgate",
@@ -57,8 +57,8 @@ class Engine:
         # fetch_toggles=False, adds only a thread that reads the same cache every 15 s; so it is not called,
         # and the scheduler that never ran is taken away, or `destroy` would warn that it never ran.
         self._client.unleash_scheduler = None
-        self._rollouts = rollouts
-        hidden = {rollout.eligible for rollout in rollouts.values()}
+        self._arms = arms
+        hidden = {each.eligible for each in arms.values()}
         self.names = frozenset(self._client.feature_definitions()) - hidden
         """Empty when the engine refused the state, which the client does not say in any other way."""
 
@@ -70,22 +70,22 @@ class Engine:
         # One call: a variant carries whether its flag is on, and each call costs tens of microseconds.
         present = _present(context or {})
         variant = self._client.get_variant(flag, present)
-        rollout = self._rollouts.get(flag)
-        generation = rollout.generation if rollout is not None else ""
+        arms = self._arms.get(flag)
+        generation = arms.generation if arms is not None else ""
         if not variant["feature_enabled"]:
-            control = rollout is not None and self._is_control(rollout, present)
+            control = arms is not None and self._is_control(arms, present)
             return FlagAnswer(True, False, control=control, generation=generation)
         if not variant["enabled"]:
             return FlagAnswer(True, True, generation=generation)
         payload = variant.get("payload", {}).get("value", "")
         return FlagAnswer(True, True, variant["name"], payload, generation=generation)
 
-    def _is_control(self, rollout: Rollout, context: dict[str, Any]) -> bool:
+    def _is_control(self, arms: FlagArms, context: dict[str, Any]) -> bool:
         """The hash first: the engine is only asked about those who are control if it says so."""
         user = context.get("userId")
-        if not isinstance(user, str) or not rollout.may_be_control(user):
+        if not isinstance(user, str) or not arms.may_be_control(user):
             return False
-        return bool(self._client.is_enabled(rollout.eligible, context))
+        return bool(self._client.is_enabled(arms.eligible, context))
 
     def close(self) -> None:
         self._client.destroy()

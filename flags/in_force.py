@@ -95,7 +95,7 @@ class InForce:
         self.killed = False
 
     def _load(self, document: Document) -> Engine:
-        engine = Engine(document.state, document.rollouts)
+        engine = Engine(document.state, document.arms)
         if engine.names != document.names:
             engine.close()
             raise FlagDocumentError(REFUSED)

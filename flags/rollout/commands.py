@@ -21,7 +21,7 @@ from flags.rollout import planning, running
 from flags.rollout.acts import ABOUT_A_DECISION, refusal
 from flags.rollout.inbox import ActRequest, Inbox, act_request
 from flags.rollout.journal import Journal, JournalReader, entries_in
-from flags.rollout.ledger import Act, Record, RolloutState, fold
+from flags.rollout.ledger import Act, EntryKind, RolloutState, fold
 from flags.rollout.moves import MoveKind, MoveReason
 from flags.rollout.policy.file import load
 from flags.rollout.policy.policy import Policy
@@ -224,10 +224,10 @@ def _act(policy: Policy, what: Act, by: str, reason: str, lowered: Flag | None =
                 )
             if why := refusal(what, _state(policy), None, None, changed=False):
                 raise click.ClickException(f"{what}: {why}")
-            journal.append(Record.ACT, wanted.body(), at_s=time.time())
+            journal.append(EntryKind.ACT, wanted.body(), at_s=time.time())
             if lowered is not None:
                 written = written_body(_state(policy).step, lowered)
-                journal.append(Record.WRITTEN, written, at_s=time.time())
+                journal.append(EntryKind.WRITTEN, written, at_s=time.time())
         click.echo(f"{what}: journaled; no controller runs")
     except JournalBusy:
         Inbox(policy.journal).put(wanted)
@@ -279,9 +279,9 @@ def _found(policy: Policy, wanted: ActRequest) -> tuple[Mapping[str, Any] | None
     """The act as it was journaled, and the look after it; None for what is not there yet."""
     journaled = None
     for entry in entries_in(policy.journal, after_seq=wanted.seen):
-        if entry.kind == Record.ACT and entry.body["id"] == wanted.id:
+        if entry.kind == EntryKind.ACT and entry.body["id"] == wanted.id:
             journaled = entry.body
-        elif journaled is not None and entry.kind == Record.TICK:
+        elif journaled is not None and entry.kind == EntryKind.TICK:
             return journaled, entry.body
     return journaled, None
 

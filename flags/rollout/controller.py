@@ -17,7 +17,7 @@ from flags.rollout.evidence.readings import Readings
 from flags.rollout.inbox import ActRequest, Inbox
 from flags.rollout.journal import Journal
 from flags.rollout.leases.lease import Fence, Lease
-from flags.rollout.ledger import Act, Record, RolloutState
+from flags.rollout.ledger import Act, EntryKind, RolloutState
 from flags.rollout.moves import (
     Change,
     ControlMode,
@@ -36,8 +36,8 @@ from flags.rollout.reporting.standing import gap, standing_of
 from flags.rollout.tick.beginning import begin_body
 from flags.rollout.tick.desired import DesiredStrategy
 from flags.rollout.tick.drift import FlagDrift
+from flags.rollout.tick.journaled import JournaledRollout
 from flags.rollout.tick.looking import Clocks, ClockWatch, EvidenceWindow, TickEvidence
-from flags.rollout.tick.record import RolloutRecord
 from flags.rollout.tick.writer import FlagWriter
 from flags.rollout.verdict.verdict import Verdict
 from flags.rollout.writing.flag_admin import Flag, FlagAdmin, Strategy
@@ -66,19 +66,19 @@ class Controller:
         self._ports = ports
         self._policy_digest = policy.digest
         self._mode = ControlMode(policy.mode)
-        self._record = RolloutRecord(policy, ports.journal, ports.clocks.wall)
+        self._rollout = JournaledRollout(policy, ports.journal, ports.clocks.wall)
         self._window = EvidenceWindow(ports.readings, ports.clocks.wall)
         self._clock_watch = ClockWatch(ports.clocks)
         self._writer = FlagWriter(ports.admin, ports.lease)
 
     @property
     def state(self) -> RolloutState:
-        return self._record.state
+        return self._rollout.state
 
     @property
     def verdicts(self) -> Sequence[Verdict]:
         """What the evidence says of the present step; none before the first one."""
-        return self._record.verdicts
+        return self._rollout.verdicts
 
     @property
     def last_move(self) -> str:
@@ -90,7 +90,7 @@ class Controller:
 
     def load(self) -> None:
         """Go on where the journal stands: state and evidence are functions of it."""
-        self._window.restart(self._record.load())
+        self._window.restart(self._rollout.load())
 
     async def begin(self, by: str, reason: str, *, again: bool = False) -> None:
         """Begin a new rollout. Raises RolloutError, with every problem, if it must not.
@@ -108,7 +108,7 @@ class Controller:
             raise RolloutError(problem)
         flag = await self._ports.admin.read()
         body = begin_body(self._policy, self.state, flag, again=again)
-        self._record.append(Record.BEGIN, {**body, "by": by, "reason": reason})
+        self._rollout.append(EntryKind.BEGIN, {**body, "by": by, "reason": reason})
         self._window.restart()
 
     async def tick(self, fence: Fence) -> Move:
@@ -132,14 +132,14 @@ class Controller:
         drift = None if flag is None else FlagDrift(self.state, flag)
         evidence = evidence.timed(drift, self._policy.stale_after_s)
         if self._was_killed():
-            self._record.append_act(Act.KILL, "the kill flag", "a proxy found it on since the rollout began")
+            self._rollout.append_act(Act.KILL, "the kill flag", "a proxy found it on since the rollout began")
             flag = flag and await self._go_down(flag, fence)
         unwritten = self._still_unwritten(problem)
         situation = self._situation(flag, problem, evidence)
         move = decide(situation)
         intent = self._intent(move, flag)
-        self._record.append(
-            Record.TICK,
+        self._rollout.append(
+            EntryKind.TICK,
             {
                 "step": self.state.step,
                 "batch": None if evidence.batch is None else batch_body(evidence.batch),
@@ -179,7 +179,7 @@ class Controller:
         found = False
         for path, request in self._ports.inbox.waiting():
             if request.id not in self.state.acts:
-                self._record.append(Record.ACT, request.body() | self._refused(request, flag))
+                self._rollout.append(EntryKind.ACT, request.body() | self._refused(request, flag))
                 found = True
             self._ports.inbox.done(path)
         return found
@@ -187,12 +187,12 @@ class Controller:
     def _refused(self, request: ActRequest, flag: Flag | None) -> dict[str, str]:
         now = None if flag is None else standing_of(flag)
         changed = flag is None or FlagDrift(self.state, flag).change is not Change.NONE
-        why = refusal(request.what, self.state, self._record.look_seen(request.seen), now, changed)
+        why = refusal(request.what, self.state, self._rollout.look_seen(request.seen), now, changed)
         return {"refused": why} if why else {}
 
     async def send_notices(self, send: Callable[[Notice], Awaitable[bool]]) -> None:
         """Send the notices that are due, in order; one that is not taken waits for the next call."""
-        await self._record.send_notices(send)
+        await self._rollout.send_notices(send)
 
     async def retry(self, fence: Fence) -> None:
         """Try once more to write the 0 % that is due, without a look. Raises JournalError and LeaseLost."""
@@ -209,7 +209,7 @@ class Controller:
     def _accept_changes(self, flag: Flag) -> None:
         """Journal what somebody did to the flag, where that is known to be meant."""
         if flag.killed and self.state.phase is not RolloutPhase.KILLED:
-            self._record.append_act(Act.KILL, "the kill flag", "found to be on")
+            self._rollout.append_act(Act.KILL, "the kill flag", "found to be on")
         drift = FlagDrift(self.state, flag)
         if not drift.is_ready or self._is_policy_changed() or self.state.is_over:
             return
@@ -217,13 +217,13 @@ class Controller:
         accepted = drift.accepted(shares, is_observing=self._mode is ControlMode.OBSERVE)
         if accepted is not None:
             step, anew = accepted
-            self._record.append_written(step, flag, anew=anew)
+            self._rollout.append_written(step, flag, anew=anew)
 
     def _evaluated(self, evidence: TickEvidence) -> TickEvidence:
         """The evidence once the evaluator has its batch; without a batch that the evaluator refuses."""
         if evidence.batch is not None:
             try:
-                self._record.evaluator.add(evidence.batch)
+                self._rollout.evaluator.add(evidence.batch)
             except ValueError as exc:
                 return replace(evidence, batch=None, problem=str(exc))
         return evidence
@@ -332,7 +332,7 @@ class Controller:
             return flag
         if self._mode is ControlMode.OBSERVE:
             if not flag.strategy.share:
-                self._record.append_written(self.state.step, flag)  # a person has written it
+                self._rollout.append_written(self.state.step, flag)  # a person has written it
             return flag
         return await self._write(flag, (self.state.step, self._desired.lowered(flag)), fence)
 
@@ -342,7 +342,7 @@ class Controller:
         written = await self._writer.write(strategy, flag, fence)
         if written is None:
             return flag
-        self._record.append_written(step, written)
+        self._rollout.append_written(step, written)
         return written
 
     async def _go_back_unjournaled(self, fence: Fence) -> None:

@@ -26,7 +26,7 @@ KNOWN_ACTS = 100
 """Ids of acts that are kept, as many as may wait at a time."""
 
 
-class Record(StrEnum):
+class EntryKind(StrEnum):
     """Kinds of journal entries."""
 
     BEGIN = "begin"
@@ -171,7 +171,7 @@ def fold(entries: Iterable[JournalLine], state: RolloutState | None = None) -> R
     """`state` after these entries; from the beginning without one."""
     state = state or RolloutState()
     for entry in entries:
-        state = replace(_AFTER[Record(entry.kind)](state, entry), seq=entry.seq)
+        state = replace(_AFTER[EntryKind(entry.kind)](state, entry), seq=entry.seq)
     return state
 
 
@@ -268,7 +268,7 @@ def _proxies_change(body: Mapping[str, Any]) -> bool:
 
 def begins_anew(entry: JournalLine, step: int) -> bool:
     """Whether evidence after this entry is of another exposure than before it, when `step` was in force."""
-    return entry.kind == Record.WRITTEN and (entry.body["step"] != step or bool(entry.body.get("anew")))
+    return entry.kind == EntryKind.WRITTEN and (entry.body["step"] != step or bool(entry.body.get("anew")))
 
 
 def _after_written(state: RolloutState, entry: JournalLine) -> RolloutState:
@@ -337,9 +337,9 @@ def _after_notice(state: RolloutState, entry: JournalLine) -> RolloutState:
 
 
 _AFTER = {
-    Record.BEGIN: _after_begin,
-    Record.TICK: _after_tick,
-    Record.WRITTEN: _after_written,
-    Record.ACT: _after_act,
-    Record.TOLD: _after_notice,
+    EntryKind.BEGIN: _after_begin,
+    EntryKind.TICK: _after_tick,
+    EntryKind.WRITTEN: _after_written,
+    EntryKind.ACT: _after_act,
+    EntryKind.TOLD: _after_notice,
 }

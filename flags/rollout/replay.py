@@ -5,7 +5,7 @@ from typing import Any
 
 from flags.rollout.bodies import evaluator_from_body, plain, situation_from_body
 from flags.rollout.evidence.evidence import batch_from_body
-from flags.rollout.ledger import JournalLine, Record, RolloutState, begins_anew, fold
+from flags.rollout.ledger import EntryKind, JournalLine, RolloutState, begins_anew, fold
 from flags.rollout.moves import decide
 from flags.rollout.verdict.evaluator import Evaluator
 
@@ -17,12 +17,12 @@ def differences(entries: Iterable[JournalLine]) -> tuple[int, list[str]]:
     for entry in entries:
         step = state.step
         state = fold([entry], state)
-        if entry.kind == Record.BEGIN:
+        if entry.kind == EntryKind.BEGIN:
             evaluator = evaluator_from_body(entry.body["jury"])
         elif begins_anew(entry, step):
             assert evaluator is not None, "a rollout begins before anything is written"
             evaluator.enter(state.step)
-        elif entry.kind == Record.TICK:
+        elif entry.kind == EntryKind.TICK:
             assert evaluator is not None, "a rollout begins before anybody looks"
             decisions += 1
             found += _differences(entry, evaluator, step)

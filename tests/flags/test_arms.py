@@ -47,7 +47,7 @@ def parsed(*features: Any, **more: Any) -> Document:
 @contextmanager
 def engine(*features: Any, **more: Any) -> Iterator[Engine]:
     document = parsed(*features, **more)
-    made = Engine(document.state, document.rollouts)
+    made = Engine(document.state, document.arms)
     try:
         yield made
     finally:
@@ -203,7 +203,7 @@ def test_a_flag_that_cannot_be_compared_says_why(strategies, why):
     with engine(flag(*strategies)) as made:
         assert set(arms(made).values()) <= {Arm.STREAM, Arm.REST}
 
-    assert document.rollouts == {}
+    assert document.arms == {}
     [said] = [warning for warning in document.warnings if "no control arm" in warning]
     assert said.startswith(f"{FLAG}: ")
     assert why in said
@@ -221,7 +221,7 @@ def test_a_flag_without_a_share_has_no_arms_to_speak_of(strategies):
 
 
 def generation(*strategies: Any, **more: Any) -> str:
-    return parsed(flag(*strategies, **more)).rollouts[FLAG].generation
+    return parsed(flag(*strategies, **more)).arms[FLAG].generation
 
 
 @pytest.mark.parametrize(

@@ -92,7 +92,7 @@ def test_a_file_may_have_what_a_server_serves(file: str) -> None:
     """The stricter reader of files takes the documents of the specification, with all their flags."""
     state = specified(file)["state"]
     document = parse(json.dumps(state).encode())
-    engine = Engine(document.state, document.rollouts)
+    engine = Engine(document.state, document.arms)
 
     assert engine.names == document.names == {feature["name"] for feature in state["features"]}
     engine.close()

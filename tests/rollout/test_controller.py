@@ -10,7 +10,7 @@ import pytest
 
 from flags.errors import EvidenceError, JournalError, LeaseLost, ReadingProblem, RolloutError
 from flags.rollout.evidence.readings import OUTCOMES, Series
-from flags.rollout.ledger import Act, Record
+from flags.rollout.ledger import Act, EntryKind
 from flags.rollout.moves import MoveKind, MoveReason, RolloutPhase
 from flags.rollout.replay import differences
 from flags.rollout.reporting.notices import Notice
@@ -398,7 +398,7 @@ async def test_an_act_counts_once_though_it_is_found_twice(rolling: Rolling) -> 
         waiting.write_bytes(content)
         assert not running.controller.journal_acts()
 
-    assert [entry.body["what"] for entry in rolling.entries() if entry.kind == Record.ACT][-1] == "pause"
+    assert [entry.body["what"] for entry in rolling.entries() if entry.kind == EntryKind.ACT][-1] == "pause"
     assert list(inbox.iterdir()) == []
 
 
@@ -757,7 +757,7 @@ async def test_replay_finds_a_decision_that_does_not_follow(rolling: Rolling) ->
         await running.until(25)
     entries = rolling.entries()
     at = next(
-        i for i, e in enumerate(entries) if e.kind == Record.TICK and e.body["move"]["kind"] == "advance"
+        i for i, e in enumerate(entries) if e.kind == EntryKind.TICK and e.body["move"]["kind"] == "advance"
     )
     forged = Forged(entries[at], {"move": {"kind": "advance", "reason": "proved", "detail": "trust me"}})
 

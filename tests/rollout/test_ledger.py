@@ -8,7 +8,7 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flags.rollout.ledger import KNOWN_ACTS, Act, Record, RolloutState, fold
+from flags.rollout.ledger import KNOWN_ACTS, Act, EntryKind, RolloutState, fold
 from flags.rollout.moves import ControlMode, MoveKind, RolloutPhase
 from flags.rollout.reporting.notices import NoticeHistory
 
@@ -27,7 +27,7 @@ class Line:
 
 def begin(run: str = "r1") -> Line:
     body = {"run": run, "policy": "p", "base": {}, "event_id": 7, "digest": "as found", "share": 0}
-    return Line(Record.BEGIN, body)
+    return Line(EntryKind.BEGIN, body)
 
 
 def tick(
@@ -47,16 +47,16 @@ def tick(
         "situation": {"mode": mode},
         **more,
     }
-    return Line(Record.TICK, body)
+    return Line(EntryKind.TICK, body)
 
 
 def written(step: int, share: int, event_id: int = 8) -> Line:
     body = {"step": step, "share": share, "digest": f"step {step}", "event_id": event_id}
-    return Line(Record.WRITTEN, body)
+    return Line(EntryKind.WRITTEN, body)
 
 
 def act(what: Act) -> Line:
-    return Line(Record.ACT, {"what": what, "by": "somebody", "reason": "so", "id": f"act-{next(_ids)}"})
+    return Line(EntryKind.ACT, {"what": what, "by": "somebody", "reason": "so", "id": f"act-{next(_ids)}"})
 
 
 def numbered(*lines: Line) -> Iterator[Line]:

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from flags.rollout.journal import JournalReader
-from flags.rollout.ledger import Record, fold
+from flags.rollout.ledger import EntryKind, fold
 from flags.rollout.replay import differences
 from tests.rollout.test_controller import Forged
 
@@ -24,7 +24,7 @@ def test_a_journal_of_an_earlier_release_is_explained(kept: Path, tmp_path: Path
         assert journal.verify() == entries[-1]
     decisions, found = differences(entries)
 
-    assert decisions == sum(entry.kind == Record.TICK for entry in entries) > 10
+    assert decisions == sum(entry.kind == EntryKind.TICK for entry in entries) > 10
     assert found == []
     assert fold(entries).seq == entries[-1].seq
 
@@ -36,7 +36,7 @@ def test_a_changed_number_is_found_in_it(kept: Path, tmp_path: Path) -> None:
     path.write_bytes(gzip.decompress(kept.read_bytes()))
     with JournalReader.open(path) as journal:
         entries = list(journal.entries())
-    at = next(i for i, entry in enumerate(entries) if entry.kind == Record.TICK and entry.body["verdicts"])
+    at = next(i for i, entry in enumerate(entries) if entry.kind == EntryKind.TICK and entry.body["verdicts"])
     first, *others = entries[at].body["verdicts"]
     forged = Forged(entries[at], {"verdicts": [{**first, "finding": "harm"}, *others]})
 

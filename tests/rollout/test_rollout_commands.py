@@ -20,7 +20,7 @@ from rich.console import Console
 from flags.rollout.commands import rollout
 from flags.rollout.inbox import act_request
 from flags.rollout.journal import Journal
-from flags.rollout.ledger import Act, Record, fold
+from flags.rollout.ledger import Act, EntryKind, fold
 from flags.rollout.observed import explanation
 from flags.rollout.reporting.standing import standing_of
 from flags.rollout.reporting.status import shown, status_of
@@ -257,7 +257,7 @@ async def test_status_fits_a_terminal(desk: Desk, befalls: Callable[[Desk], obje
     """Of 80 by 24, with all guardrails, whatever there is to say."""
     await befalls(desk)  # type: ignore[misc]
     with Journal.open(desk.rolling.policy.journal) as journal:
-        journal.append(Record.ACT, act_request(Act.PAUSE, "ops", "why " * 200, 0).body(), at_s=time.time())
+        journal.append(EntryKind.ACT, act_request(Act.PAUSE, "ops", "why " * 200, 0).body(), at_s=time.time())
     desk.rolling.set_share(70)
     state = fold(desk.rolling.entries())
     console = Console(width=80, record=True, file=io.StringIO())
@@ -275,7 +275,7 @@ async def test_an_act_is_journaled_with_who_and_why(desk: Desk) -> None:
     await desk.has_begun()
     assert (await desk.types("rollback", *why("the ward is content without it"))).exit_code == 0
     act, written = desk.rolling.entries()[-2:]
-    assert (act.kind, written.kind, written.body["share"]) == (Record.ACT, Record.WRITTEN, 0)
+    assert (act.kind, written.kind, written.body["share"]) == (EntryKind.ACT, EntryKind.WRITTEN, 0)
     assert {name: act.body[name] for name in ("what", "by", "reason")} == {
         "what": "rollback",
         "by": "ops",
@@ -303,7 +303,7 @@ async def test_nobody_lets_go_on_what_nobody_looks_at(desk: Desk, what: str) -> 
     refused = await desk.types(what, *why())
     assert refused.exit_code == 1
     assert "no controller runs" in refused.output
-    assert desk.rolling.entries()[-1].kind != Record.ACT
+    assert desk.rolling.entries()[-1].kind != EntryKind.ACT
 
 
 async def test_an_act_says_what_came_of_it(desk: Desk) -> None:

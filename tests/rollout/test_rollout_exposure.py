@@ -33,7 +33,7 @@ def rolling(tmp_path: Path) -> Rolling:
 def shown(rolling: Rolling) -> float:
     """Percent of users who are shown something, as the proxies evaluate the file."""
     document = parse(rolling.path.read_bytes())
-    engine = Engine(document.state, document.rollouts)
+    engine = Engine(document.state, document.arms)
     answers = [engine.ask(FLAG, {"userId": f"user-{number}"}) for number in range(1000)]
     engine.close()
     return 100 * sum(answer.enabled and answer.variant != "dark" for answer in answers) / len(answers)

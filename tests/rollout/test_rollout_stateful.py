@@ -15,7 +15,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from flags.errors import FlagAdminError, LeaseLost, RolloutError
 from flags.rollout.journal import JournalEntry, JournalReader
-from flags.rollout.ledger import Act, Record, RolloutState, fold
+from flags.rollout.ledger import Act, EntryKind, RolloutState, fold
 from flags.rollout.moves import MoveKind, MoveReason, RolloutPhase
 from flags.rollout.replay import differences
 from flags.rollout.writing import down
@@ -374,7 +374,7 @@ class Rollout(RuleBasedStateMachine):
 
     def was_so(self, seq: int) -> bool:
         """Whether the newest look says what the one before this entry said."""
-        then = [entry for entry in self.entries if entry.kind == Record.TICK and entry.seq <= seq][-1]
+        then = [entry for entry in self.entries if entry.kind == EntryKind.TICK and entry.seq <= seq][-1]
         seen, last = then.body["move"], self.last_tick()["move"]
         return bool((seen["kind"], seen["reason"]) == (last["kind"], last["reason"]))
 
@@ -461,7 +461,7 @@ class Rollout(RuleBasedStateMachine):
         with JournalReader.open(self.rolling.policy.journal) as journal:
             new = list(journal.entries(after_seq=self.folded.seq))
         self.journaled += new
-        self.ticks += [entry.body for entry in new if entry.kind == Record.TICK]
+        self.ticks += [entry.body for entry in new if entry.kind == EntryKind.TICK]
         self.folded = fold(new, self.folded)
         return self.journaled
 

@@ -67,8 +67,8 @@ def unique_holder() -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class _Record:
-    """The content of the file."""
+class _Term:
+    """Who has the lease, and until when: the content of the file."""
 
     number: int
     holder: str
@@ -112,12 +112,12 @@ class FileLease:
 
     async def acquire(self) -> Fence | None:
         async with self._locked():
-            record = self._load()
-            if record.holder != self._holder and record.is_held(self._clock()):
+            term = self._load()
+            if term.holder != self._holder and term.is_held(self._clock()):
                 return None
-            record = self._held(record.number + 1)
-            self._store(record)
-        return Fence(record.number, record.holder)
+            term = self._held(term.number + 1)
+            self._store(term)
+        return Fence(term.number, term.holder)
 
     async def renew(self, fence: Fence) -> None:
         async with self._locked():
@@ -126,35 +126,35 @@ class FileLease:
 
     async def release(self, fence: Fence) -> None:
         async with self._locked():
-            record = self._load()
-            if (record.number, record.holder) == (fence.number, fence.holder):
-                self._store(replace(record, holder=""))
+            term = self._load()
+            if (term.number, term.holder) == (fence.number, fence.holder):
+                self._store(replace(term, holder=""))
 
     async def check(self, fence: Fence, *, for_s: float = 0.0) -> None:
         async with self._locked():
             self._refuse_lost(fence, for_s)
 
-    def _held(self, number: int) -> _Record:
-        return _Record(number, self._holder, self._clock() + self._ttl_s, self._ttl_s)
+    def _held(self, number: int) -> _Term:
+        return _Term(number, self._holder, self._clock() + self._ttl_s, self._ttl_s)
 
     def _refuse_lost(self, fence: Fence, for_s: float) -> None:
-        record, now_s = self._load(), self._clock()
-        if (record.number, record.holder) != (fence.number, fence.holder):
-            who = record.holder or "nobody"
-            raise LeaseLost(f"lease {self._path}: {who} has it, with number {record.number}")
-        if not record.is_held(now_s) or record.expires_s - now_s < for_s:
+        term, now_s = self._load(), self._clock()
+        if (term.number, term.holder) != (fence.number, fence.holder):
+            who = term.holder or "nobody"
+            raise LeaseLost(f"lease {self._path}: {who} has it, with number {term.number}")
+        if not term.is_held(now_s) or term.expires_s - now_s < for_s:
             raise LeaseLost(f"lease {self._path}: it has run out, or has less than {for_s:g} s left")
 
-    def _load(self) -> _Record:
+    def _load(self) -> _Term:
         try:
             content = self._path.read_bytes()
         except FileNotFoundError:
-            return _Record(0, "", 0.0, 0.0)
+            return _Term(0, "", 0.0, 0.0)
         except OSError as exc:
             raise LeaseError(f"lease {self._path}: cannot be read: {exc.strerror}") from exc
         try:
             fields = orjson.loads(content)
-            return _Record(
+            return _Term(
                 int(fields["number"]),
                 str(fields["holder"]),
                 float(fields["expires_s"]),
@@ -164,11 +164,11 @@ class FileLease:
             problem = "is no lease; see that no controller runs, and remove it"
             raise LeaseError(f"lease {self._path}: {problem}") from exc
 
-    def _store(self, record: _Record) -> None:
+    def _store(self, term: _Term) -> None:
         draft = self._path.with_name(f".{self._path.name}.draft")  # one is enough: the lock is held
         try:
             with draft.open("wb") as file:
-                file.write(orjson.dumps(asdict(record)))
+                file.write(orjson.dumps(asdict(term)))
                 file.flush()
                 os.fsync(file.fileno())
             draft.replace(self._path)

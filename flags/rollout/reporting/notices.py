@@ -11,7 +11,7 @@ from typing import Any
 
 import httpx
 
-from flags.rollout.ledger import JournalLine, Record, RolloutState
+from flags.rollout.ledger import EntryKind, JournalLine, RolloutState
 from flags.rollout.moves import ControlMode, MoveKind, MoveReason
 from flags.rollout.policy.policy import Notify
 from flags.tls import why
@@ -68,16 +68,16 @@ class NoticeHistory:
 
     def after(self, entry: JournalLine, state: RolloutState) -> tuple["NoticeHistory", Notice | None]:
         """The history after one more entry, which `state` includes, and the notice it is worth, if any."""
-        if entry.kind == Record.TICK:
+        if entry.kind == EntryKind.TICK:
             return self._after_tick(entry, state)
-        if entry.kind == Record.ACT:
+        if entry.kind == EntryKind.ACT:
             body = entry.body
             refused = f"; refused: {body['refused']}" if body.get("refused") else ""
             detail = f"{body['by']}: {body['reason']}{refused}"
             return self, _notice(entry, state, "act", str(body["what"]), detail)
-        if entry.kind == Record.WRITTEN:
+        if entry.kind == EntryKind.WRITTEN:
             return self, _notice(entry, state, "written", "", f"{entry.body['share']} %")
-        if entry.kind == Record.BEGIN:
+        if entry.kind == EntryKind.BEGIN:
             return replace(self, standing=None), None
         return self, None
 

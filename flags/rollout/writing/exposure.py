@@ -6,13 +6,13 @@ from functools import lru_cache
 from itertools import count
 from typing import Any
 
-from flags.arms import BUCKETS, Rollout, bucket_of
-from flags.deciding import asks_who, parents_of
+from flags.arms import BUCKETS, FlagArms, bucket_of
 from flags.decision import DARK
 from flags.document import Document
 from flags.engine import Engine
 from flags.rollout.writing.flag_admin import ManagedFlag
 from flags.rollout.writing.strategies import shows_nobody
+from flags.targeting import asks_who, parents_of
 
 PER_BUCKET = 3
 """Sampled users in each of the hundred buckets of the strategy's hash."""
@@ -34,15 +34,15 @@ def expected_share(
         return 0.0
     concerned = [feature, *(features.get(name, {}) for name in parents_of(feature))]
     by_id = not any(map(asks_who, concerned))
-    return _evaluated(document.state, tuple(document.rollouts.items()), flag, group_id, by_id)
+    return _evaluated(document.state, tuple(document.arms.items()), flag, group_id, by_id)
 
 
 @lru_cache(maxsize=4)  # a flag is read some times in a tick, and changes some times in a rollout
 def _evaluated(
-    state: str, rollouts: tuple[tuple[str, Rollout], ...], flag: ManagedFlag, group_id: str, by_id: bool
+    state: str, arms: tuple[tuple[str, FlagArms], ...], flag: ManagedFlag, group_id: str, by_id: bool
 ) -> float | None:
     """What the engine says of the sampled users; a function of these values alone, of no clock."""
-    engine = Engine(state, dict(rollouts))
+    engine = Engine(state, dict(arms))
     try:
         if engine.ask(flag.kill_flag, None).enabled:
             return 0.0

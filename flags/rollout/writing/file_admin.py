@@ -17,7 +17,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from flags.deciding import digest, surroundings
 from flags.document import Document, parse
 from flags.engine import Engine
 from flags.errors import FlagAdminError, FlagChanged, FlagDocumentError
@@ -33,6 +32,7 @@ from flags.rollout.writing.strategies import (
     refuse_unwritable,
     write_strategy,
 )
+from flags.targeting import digest, surroundings
 
 MAX_BYTES = 16 << 20
 KILL_ATTEMPTS = 3
@@ -177,7 +177,7 @@ class FileAdmin:
             document = parse(content)
         except FlagDocumentError as exc:
             raise FlagAdminError(f"flag file {self._path}: {exc.problem}") from exc
-        engine = Engine(document.state, document.rollouts)
+        engine = Engine(document.state, document.arms)
         engine.close()
         if engine.names != document.names:
             raise FlagAdminError(f"flag file {self._path}: the evaluation engine refuses it")
@@ -244,7 +244,7 @@ def _kill(found: _Found, kill_flag: str) -> Kill:
 
 
 def _is_killed(found: _Found, kill_flag: str) -> bool:
-    engine = Engine(found.checked.state, found.checked.rollouts)  # as the proxies ask it
+    engine = Engine(found.checked.state, found.checked.arms)  # as the proxies ask it
     try:
         return engine.ask(kill_flag, None).enabled
     finally:

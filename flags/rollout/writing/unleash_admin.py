@@ -15,7 +15,6 @@ from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import Any, Self
 
-from flags.deciding import parents_of, segments_of
 from flags.errors import FlagAdminError, FlagChanged
 from flags.rollout.writing.admin_api import TIMEOUT_S, AdminApi, Refused
 from flags.rollout.writing.flag_admin import Flag, Kill, ManagedFlag, Strategy
@@ -37,6 +36,7 @@ from flags.rollout.writing.unleash_problems import (
     problems_of_rights,
 )
 from flags.rollout.writing.unleash_reading import ServerSnapshot, client_feature, flag_of, kill_of
+from flags.targeting import parents_of, segments_of
 
 READ_ROUNDS = 3
 """Reads of a flag that keeps changing while it is read."""

@@ -6,13 +6,13 @@ from typing import Any
 
 import orjson
 
-from flags.deciding import digest, surroundings
 from flags.document import parse_served
 from flags.errors import FlagDocumentError
 from flags.rollout.writing.exposure import expected_share
 from flags.rollout.writing.flag_admin import Flag, Kill, ManagedFlag, Strategy
 from flags.rollout.writing.strategies import choose, names_everybody, read_strategy
 from flags.rollout.writing.unleash_problems import place_of
+from flags.targeting import digest, surroundings
 
 Feature = Mapping[str, Any]
 

@@ -1,7 +1,7 @@
-"""What decides who gets what beside a flag's own strategies: its variants, its parents, its segments. Pure.
+"""What targets a flag beside its own strategies: its variants, its parent flags, its segments. Pure.
 
-Where this and the strategies are equal, the same users are enabled for the same. It is written in the words
-of Unleash's client features; names, descriptions and times are for people, and decide nothing.
+Two flags whose strategies and surroundings are equal give the same users the same. Features are in Unleash's
+client format; their names, descriptions and times are for people, and decide nothing.
 """
 
 import hashlib
@@ -10,8 +10,8 @@ from typing import Any
 
 import orjson
 
-WHO = ("name", "parameters", "constraints", "segments", "variants")
-"""What of a strategy says whom it enables, and for what. The rest is for people: its title, its place."""
+TARGETING = ("name", "parameters", "constraints", "segments", "variants")
+"""The parts of a strategy that say whom it enables, and for what. Its title, say, is for people."""
 
 Feature = Mapping[str, Any]
 
@@ -19,7 +19,7 @@ Feature = Mapping[str, Any]
 def surroundings(
     feature: Feature, features: Mapping[str, Feature], segments: Mapping[Any, Mapping[str, Any]]
 ) -> dict[str, Any]:
-    """Of one feature, where those that it depends on and the segments that are named are in the mappings."""
+    """A feature's variants, its parents as `features` has them, and the constraints of their segments."""
     parents = [
         {**dependency, "is": _parent(features.get(str(dependency.get("feature"))))}
         for dependency in _objects(feature.get("dependencies"))
@@ -35,13 +35,13 @@ def surroundings(
 
 
 def segments_of(feature: Feature) -> Iterator[Any]:
-    """Ids of the segments that its strategies name."""
+    """Ids of the segments that the feature's strategies name."""
     for strategy in _objects(feature.get("strategies")):
         yield from strategy.get("segments") or ()
 
 
 def parents_of(feature: Feature) -> Iterator[str]:
-    """Names of the features that it depends on."""
+    """Names of the features that the feature depends on."""
     return (str(dependency.get("feature")) for dependency in _objects(feature.get("dependencies")))
 
 
@@ -54,16 +54,16 @@ def asks_who(feature: Feature) -> bool:
     )
 
 
-def digest(said: Any) -> str:
+def digest(value: Any) -> str:
     """A digest of a value as JSON, whatever the order of its keys."""
-    return hashlib.blake2b(orjson.dumps(said, option=orjson.OPT_SORT_KEYS), digest_size=8).hexdigest()
+    return hashlib.blake2b(orjson.dumps(value, option=orjson.OPT_SORT_KEYS), digest_size=8).hexdigest()
 
 
 def _parent(feature: Feature | None) -> Any:
     if feature is None:
         return None
     strategies = [
-        {part: strategy.get(part) or None for part in WHO}
+        {part: strategy.get(part) or None for part in TARGETING}
         for strategy in _objects(feature.get("strategies"))
         if not strategy.get("disabled")
     ]
