@@ -42,11 +42,10 @@ class ServerProtocol(TimedProtocol):
         self._refusal: RequestRefused | None = None
         self._half_closed: HalfClosed | None = None
 
-    def hand_over(self) -> None:
-        """Let the client go to the process that serves here from now on, and lose no request on its way.
+    def close_after_next(self) -> None:
+        """End the connection after one more answer, which announces the end; no request on its way is lost.
 
-        Only an answer may say that the connection ends, so an idle one is kept for another request, if that
-        comes soon.
+        An idle connection waits `LAST_S` for one more request, and is closed then.
         """
         if self._next_is_last:
             return

@@ -30,7 +30,7 @@ from proxy.observe.labels import CallResult
 from proxy.observe.metrics import Metrics
 from proxy.relay.relay import Outcome, Relay, RelayResult
 from proxy.settings.upstream import LlmSettings
-from proxy.text.crowded import is_crowded
+from proxy.text.slow_json import is_slow
 from proxy.turns import STEP_BYTES, Turns
 from proxy.upstream.client import Upstream
 from proxy.upstream.exchange import IDEMPOTENT
@@ -172,11 +172,11 @@ class ModelPort:
         if dialect is None:
             return _relayed_as(CallResult.BATCH, await provider.relay(scope, replayed, send))
         turns = Turns()
-        is_read = body is not None and not await is_crowded(body)
+        is_read = body is not None and not await is_slow(body)
         prompt = dialect.prompt(method, target, body) if body is not None and is_read else None
         await turns.breathe()
         if body is None or prompt is None:
-            await tap.doubt()  # too long, compressed, or crowded
+            await tap.doubt()  # too long, compressed, or slow to read
             return _relayed_as(CallResult.BATCH, await provider.relay(scope, replayed, send))
         hashing = hashlib.sha256(target + b"\n")
         for at in range(0, len(body), STEP_BYTES):

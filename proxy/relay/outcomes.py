@@ -12,8 +12,8 @@ from proxy.errors import UpstreamBusy
 from proxy.relay.answer_copy import AnswerCopy
 from proxy.relay.relay import Outcome, RelayResult
 from proxy.settings.routes import Route
-from proxy.text.crowded import texts_of
 from proxy.text.sections import MalformedBody
+from proxy.text.slow_json import texts_of
 
 logger = logging.getLogger("headgate.outcomes")
 

@@ -23,9 +23,9 @@ from proxy.runs.call import Call, Continuation
 from proxy.runs.ending import CANCELLED, SHUTDOWN, Failure, RunAccount, RunEnd
 from proxy.runs.recovery import retry_available
 from proxy.runs.texts import RunTexts, encoding
-from proxy.text.crowded import texts_of
 from proxy.text.events import Event
 from proxy.text.sections import MalformedBody, Parity, Section
+from proxy.text.slow_json import texts_of
 from proxy.text.sse import Long
 from proxy.turns import STEP_BYTES, in_turns
 from proxy.upstream.client import Answer, Request

@@ -48,8 +48,8 @@ class ViewRequest(Protocol):
         """Go, and come back to another replica."""
         ...
 
-    def hand_over(self, copy: ViewableRun | None) -> None:
-        """The run is another replica's now: `copy` is of that one; None if it cannot be read here."""
+    def move_to(self, copy: ViewableRun | None) -> None:
+        """Another replica executes the run now. `copy` is its run as seen here; None: it cannot be seen."""
         ...
 
 
@@ -72,7 +72,8 @@ class Runs(KnownRuns):
         self._grace: dict[str, TimerHandle] = {}
         self.draining = False
         self.is_handing_over = False
-        """Others serve here now: what clients begin that are still here does begin, and nothing else."""
+        """Other processes accept connections now. Requests of clients that are still here are served;
+        no run is taken over."""
 
     def live_routes(self) -> list[str]:
         """The route of each run in flight."""
@@ -161,7 +162,7 @@ class Runs(KnownRuns):
         copy = await self._shared.find(run.id) if self._shared is not None else None
         for viewer in list(self._viewers):
             if viewer.run.id == run.id and viewer.run is not copy:
-                viewer.hand_over(copy)
+                viewer.move_to(copy)
 
     @contextmanager
     def watching(self, viewer: ViewRequest) -> Iterator[None]:
@@ -212,7 +213,7 @@ class Runs(KnownRuns):
                 self._tasks[run.id].cancel()
                 for viewer in list(self._viewers):
                     if viewer.run is run:
-                        viewer.hand_over(None)
+                        viewer.move_to(None)
             else:
                 run.shut_down()
 

@@ -18,8 +18,8 @@ from proxy.settings.sources import NativeSettings
 from proxy.sources.batch import FEED_BYTES, ask_once, is_json, read_answer
 from proxy.sources.native_rules import MalformedEvent, Rules, split_pair
 from proxy.sources.repeat import repeating
-from proxy.text.crowded import is_crowded
 from proxy.text.sections import MalformedBody, Section, parse
+from proxy.text.slow_json import is_slow
 from proxy.text.sse import Decoder, EventTooLarge
 from proxy.text.templates import PATH, REQUEST, TEXT, MissingValue, fill, references
 from proxy.turns import Turns
@@ -91,7 +91,7 @@ class _Calls:
 
     async def _stream(self) -> Answer | None:
         """The answer of the call as a stream; None: it has to be asked for as batch."""
-        if self._is_request_read and await is_crowded(self._run.call.request.body):
+        if self._is_request_read and await is_slow(self._run.call.request.body):
             self._is_to_stream = False
             self._run.lose_source("the request has too many values to be made one for a stream")
             return None

@@ -20,8 +20,8 @@ from proxy.runs.run import Run
 from proxy.settings.route import RouteSettings, SectionSettings
 from proxy.settings.sources import PollSettings
 from proxy.sources.batch import ask
-from proxy.text.crowded import is_crowded
 from proxy.text.sections import MalformedBody, Section, compile_path, parse
+from proxy.text.slow_json import is_slow
 from proxy.upstream.client import Answer, Request, Upstream
 
 logger = logging.getLogger("headgate.poll")
@@ -186,7 +186,7 @@ class Poller:
             answer = await self._upstream.fetch(self._request, max_bytes=self._limit, fresh=True, admit=admit)
             if answer.status != 200:
                 raise LookFailed(f"status {answer.status}")
-            if await is_crowded(answer.body):
+            if await is_slow(answer.body):
                 raise LookFailed("too many values")
             return parse(answer.body)
         except (UpstreamError, MalformedBody) as exc:

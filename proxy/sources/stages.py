@@ -15,8 +15,8 @@ from proxy.runs.run import Run
 from proxy.settings.route import RouteSettings
 from proxy.settings.sources import StageCallSettings
 from proxy.sources.repeat import repeating
-from proxy.text.crowded import document_of
 from proxy.text.sections import MalformedBody
+from proxy.text.slow_json import document_of
 from proxy.text.templates import PATH, REQUEST, MissingValue, fill, fill_known, references
 from proxy.upstream.client import Answer, Request, Upstream
 

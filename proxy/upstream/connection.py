@@ -159,9 +159,11 @@ class Connection(asyncio.Protocol):
         is_whole = response.complete and self.timer.is_sent and response.keep_alive
         return is_whole and not (response.has_surplus or self._withheld or self.closed)
 
-    def hand_over(self, protocol: asyncio.Protocol) -> tuple[asyncio.Transport, bytes]:
-        """The socket, which belongs to another protocol from now on and is not read yet; and the bytes that
-        came after the 101.
+    def detach(self, protocol: asyncio.Protocol) -> tuple[asyncio.Transport, bytes]:
+        """Give the socket to another protocol, which reads nothing yet.
+
+        Returns:
+            The transport, and the bytes that came after the 101.
         """
         self.end()
         self.timer.stop()

@@ -185,13 +185,13 @@ class Exchange:
             if connection is not None:
                 connection.fail(UpstreamAborted("the client left"))
 
-    def hand_over(self, protocol: asyncio.Protocol) -> tuple[asyncio.Transport, bytes]:
-        """The upgraded connection, which belongs neither to this exchange any more nor to the pool."""
+    def detach(self, protocol: asyncio.Protocol) -> tuple[asyncio.Transport, bytes]:
+        """Give the upgraded connection to `protocol`: neither this exchange nor the pool has it any more."""
         connection = self.connection
         self._connection = None
         self._pool.give_up_one()
         self.close()
-        return connection.hand_over(protocol)
+        return connection.detach(protocol)
 
     def close(self) -> None:
         """Give the connection back, to be used again if it can be. Idempotent."""

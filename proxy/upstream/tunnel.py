@@ -158,7 +158,7 @@ class Upgrades:
         tunnel = Tunnel(self._bounds)
         self._open.add(tunnel)
         try:
-            upstream, first = exchange.hand_over(tunnel.upstream)
+            upstream, first = exchange.detach(tunnel.upstream)
             tunnel.upstream.begin(upstream)
             tunnel.client.begin(*offer.switch(tunnel.client))
             tunnel.client.write(head + first)

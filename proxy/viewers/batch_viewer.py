@@ -68,8 +68,8 @@ class BatchViewer:
     def say_goodbye(self) -> None:
         """A batch client cannot come back for the rest: it waits as long as the process lives."""
 
-    def hand_over(self, copy: ViewableRun | None) -> None:
-        """Another replica executes the run: its answer will be the one, if it can be seen."""
+    def move_to(self, copy: ViewableRun | None) -> None:
+        """Another replica executes the run now: wait for the answer of `copy`; None: give up."""
         before = self._reader
         if copy is None:
             self._is_lost = True

@@ -105,8 +105,8 @@ class Viewer:
         self._must_go = True
         self._reader.wake()
 
-    def hand_over(self, copy: ViewableRun | None) -> None:
-        """Another replica executes the run, and its log is another one: the client comes back for that."""
+    def move_to(self, copy: ViewableRun | None) -> None:
+        """Another replica executes the run now, with a log of its own: send the client there."""
         self.say_goodbye()
 
     async def serve(self, *, after: int | None = 0, takes_json: bool = False) -> ViewEnd:

@@ -46,7 +46,7 @@ class OwnedServer(uvicorn.Server):
         """Close each connection after one more answer, which announces the close."""
         for connection in list(self.server_state.connections):
             assert isinstance(connection, ServerProtocol)
-            connection.hand_over()
+            connection.close_after_next()
 
 
 def server(

@@ -3,6 +3,8 @@
 The supervisor holds the sockets, so that connections wait while no worker accepts them. It does nothing else
 that could end it: no connection, no request, no event loop. Workers are forked from it: a new one is there in
 a moment, and what all of them have loaded is in memory once.
+
+`worker.py` has the pauses between a worker's death and the next start.
 """
 
 import logging

@@ -18,10 +18,10 @@ from typing import Any
 import pytest
 import uvloop
 
-from proxy.text.crowded import texts_of
 from proxy.text.event_log import EventLog
 from proxy.text.events import Event, EventType
 from proxy.text.sections import MalformedBody, Section
+from proxy.text.slow_json import texts_of
 from proxy.text.sse import decode
 from proxy.turns import in_turns
 from proxy.viewers.catch_up import snapshot
@@ -240,7 +240,7 @@ async def test_no_answer_that_is_relayed_holds_the_loop_when_it_is_read(kind: st
 
 
 @pytest.mark.parametrize("body", [b"[" + b"[]," * 300_000, b'{"a":"' + b",[" * 300_000 + b'\xff"}'])
-async def test_a_crowded_answer_that_is_no_json_is_none(body: bytes) -> None:
+async def test_an_answer_of_many_values_that_is_no_json_is_malformed(body: bytes) -> None:
     """Cut short, or in no UTF-8: it is read elsewhere, and judged as every other."""
     with pytest.raises(MalformedBody):
         await texts_of(body, [])

@@ -501,7 +501,7 @@ async def test_what_may_be_nobodys_is_not_shown_until_that_is_known() -> None:
     await eventually(lambda: len(looks) == 2)
     assert b"doubtful" not in b"".join(client.bodies)
     await eventually(lambda: b"doubtful" in b"".join(client.bodies))
-    viewer.hand_over(None)
+    viewer.move_to(None)
 
     assert await ended(task) is ViewEnd.SENT_AWAY
 
@@ -516,7 +516,7 @@ async def test_a_batch_answer_comes_from_where_the_run_is() -> None:
         task = asyncio.create_task(viewer.serve())
         await asyncio.sleep(0)
         run.leave()
-        viewer.hand_over(copy)
+        viewer.move_to(copy)
         async with asyncio.timeout(PATIENCE_S):
             assert await task == status
         assert body in b"".join(client.bodies)

@@ -1,9 +1,8 @@
-"""Documents with so many values that reading one would hold up everybody.
+"""JSON documents with so many values that reading one would hold up the loop.
 
-A JSON library reads a document in one go and lets nobody else work meanwhile, in no thread either: 15 MB of
-`[]` take up to two seconds. So a crowded document is read by a process of its own, one at a time, which says
-what stands at the paths that are asked for. What is not crowded costs a count of characters more, made a
-little at a time.
+A JSON library reads a document in one go, and no other thread can work meanwhile: 15 MB of `[]` take up to
+two seconds. So a process of its own reads such a document, one at a time, and returns what is at the given
+paths. To tell a slow document from others, its commas and brackets are counted, in turns.
 """
 
 import asyncio
@@ -23,31 +22,31 @@ from proxy.text.templates import Excerpt, find_all
 from proxy.turns import STEP_BYTES, Turns
 
 FEW_BYTES: Final = 256 * 1024
-"""Of a body that cannot hold enough values, whatever they are: 6 ms."""
+"""A body of this size is never slow, whatever its values are: 6 ms."""
 
 MAX_COST: Final = 200_000
 """A comma is one, a bracket two: 5 to 15 ms of reading. In prose one character in fifty is a comma."""
 
 READ_CPU_S: Final = 20
-"""Work on one document, of which 15 MB of values take two seconds."""
+"""CPU time for one document; 15 MB of values take two seconds."""
 
 READ_S: Final = 120.0
-"""The same by the clock, on a machine that is busy: it has a lower priority than those who wait for less."""
+"""Elapsed time for one document: on a busy machine, other processes go first (`NICE`)."""
 
 NICE: Final = 5
-"""A quarter of a core where another one wants it whole. With 19 it would be a hundredth."""
+"""Priority of the process that reads: a quarter of a core that another process wants. 19 is a hundredth."""
 
 MAX_READ_BYTES: Final = 2 * 1024**3
-"""Memory of the process that reads. 15 MB of values take a quarter of it."""
+"""Memory of the process that reads; 15 MB of values take a quarter of it."""
 
-_ONE: Final = ThreadPoolExecutor(1, "crowded")
+_ONE: Final = ThreadPoolExecutor(1, "slow-json")
 
 
 def _cost(part: bytes) -> int:
     return part.count(b",") + 2 * (part.count(b"[") + part.count(b"{"))
 
 
-async def is_crowded(body: bytes) -> bool:
+async def is_slow(body: bytes) -> bool:
     """Whether it may have so many values that reading it takes too long for one turn."""
     if len(body) <= FEW_BYTES:
         return False
@@ -62,7 +61,7 @@ async def is_crowded(body: bytes) -> bool:
 
 async def texts_of(body: bytes, sections: Sequence[Section]) -> dict[str, str]:
     """As `extract` has them. Raises `MalformedBody`, also if it takes over `READ_S` or `MAX_READ_BYTES`."""
-    if not await is_crowded(body):
+    if not await is_slow(body):
         return extract(parse(body), sections)
     paths = {section.stage: str(section.path) for section in sections if section.path is not None}
     excerpt = await _excerpt(body, set(paths.values()))
@@ -71,11 +70,11 @@ async def texts_of(body: bytes, sections: Sequence[Section]) -> dict[str, str]:
 
 
 async def document_of(body: bytes, paths: Collection[str]) -> Any:
-    """The document, as `parse` has it; of a crowded one an `Excerpt`, which has what is at `paths`.
+    """The document, as `parse` has it; of a slow one an `Excerpt`, which has what is at `paths`.
 
     Raises `MalformedBody` as `texts_of` does.
     """
-    return await _excerpt(body, paths) if await is_crowded(body) else parse(body)
+    return await _excerpt(body, paths) if await is_slow(body) else parse(body)
 
 
 async def _excerpt(body: bytes, paths: Collection[str]) -> Excerpt:
@@ -91,12 +90,12 @@ async def _excerpt(body: bytes, paths: Collection[str]) -> Excerpt:
 
 
 async def _value(json: bytes) -> Any:
-    """A crowded value is not read here: it is JSON that goes on as it is."""
-    return orjson.Fragment(json) if await is_crowded(json) else orjson.loads(json)
+    """A slow value is not read here: it goes on as JSON, as it is."""
+    return orjson.Fragment(json) if await is_slow(json) else orjson.loads(json)
 
 
 def _read_apart(paths: list[str], body: bytes) -> bytes | None:
-    command = [sys.executable, "-P", "-m", "proxy.text.crowded"]
+    command = [sys.executable, "-P", "-m", "proxy.text.slow_json"]
     try:
         done = subprocess.run(
             command,
