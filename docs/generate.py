@@ -19,7 +19,7 @@ from flags.rollout.reporting.metrics import FAMILIES
 from flags.rollout.reporting.metrics import LABELS as ROLLOUT_LABELS
 from proxy.cli import main as command_line
 from proxy.errors import Fault
-from proxy.observe.labels import Budget, CallResult, FaultPhase
+from proxy.observe.labels import Budget, CallResult, FaultPhase, PageResult
 from proxy.observe.metrics import OUTCOMES, RECOVERY_RESULTS, Metrics
 from proxy.settings.route import SourceName
 from proxy.settings.settings import Settings
@@ -118,7 +118,9 @@ LABELS: dict[str, type[enum.Enum] | tuple[str, ...] | str] = {
     + "; of parity: "
     + ", ".join(f"`{p.value}`" for p in Parity)
     + "; of calls to the model port: "
-    + ", ".join(f"`{e.value}`" for e in CallResult),
+    + ", ".join(f"`{e.value}`" for e in CallResult)
+    + "; of pages: "
+    + ", ".join(f"`{e.value}`" for e in PageResult),
     "bucket": "`0` to `15`: a hash of the user id, unrelated to the flags' own",
     "version": "of Headgate",
     "python": "its version",

@@ -39,6 +39,7 @@ from proxy.replicas.sealing import Sealing
 from proxy.replicas.shared_runs import ValkeyRuns
 from proxy.replicas.takeover import TakenOverRun
 from proxy.routed.attach_document import AttachDocument
+from proxy.routed.attached_pages import AttachedPages
 from proxy.routed.batch_path import BatchPath
 from proxy.routed.decider import Decider
 from proxy.routed.run_access import RunAccess
@@ -131,7 +132,24 @@ async def running(
         stream = StreamPath(access, decider)
         bodies = parts.body_budget()
         attach = AttachDocument(routes, settings.identity, identifier, flags)
-        gateway = Gateway(routes, identifier, decider, batch, stream, relay, run_api, attach, metrics, bodies)
+        pages = (
+            AttachedPages(settings.attach, attach, identifier, relay, metrics)
+            if settings.attach.inject
+            else None
+        )
+        gateway = Gateway(
+            routes,
+            identifier,
+            decider,
+            batch,
+            stream,
+            relay,
+            run_api,
+            attach,
+            pages,
+            metrics,
+            bodies,
+        )
         port = None if settings.llm is None else parts.model_port(settings.llm, taps, shared)
         denylist = None if port is None else port.denylist
         kept = None if port is None else port.kept

@@ -22,6 +22,7 @@ from proxy.relay.outcomes import COMPARED
 from proxy.relay.relay import Relay
 from proxy.routed.attach_document import PATH as ATTACH_PATH
 from proxy.routed.attach_document import AttachDocument
+from proxy.routed.attached_pages import AttachedPages
 from proxy.routed.batch_path import BatchPath
 from proxy.routed.decider import Decider
 from proxy.routed.request import RouteRequest, may_start, owner_of
@@ -44,6 +45,8 @@ class Gateway:
     relay: Relay
     run_api: RunApi
     attach: AttachDocument
+    pages: AttachedPages | None
+    """None: no page gets the script here."""
     metrics: Metrics
     bodies: ByteBudget
 
@@ -62,7 +65,9 @@ class Gateway:
             else:
                 await self.run_api(scope, target, receive, send)
         else:
-            result = await self.relay(scope, receive, send)
+            pages = self.pages
+            relay = self.relay if pages is None or not pages.takes(scope, target) else pages
+            result = await relay(scope, receive, send)
             if result.status == SWITCHING_PROTOCOLS:
                 return  # counted when it was switched
             metrics = self.metrics.unmatched

@@ -47,3 +47,22 @@ class CallResult(StrEnum):
     """Of a run; the call ended with an error."""
     LEFT = "left"
     """Its caller left."""
+
+
+class PageResult(StrEnum):
+    """What became of a page of `attach`; the label `result` of `headgate_attached_pages_total`."""
+
+    ATTACHED = "attached"
+    """It has the script."""
+    UNCHANGED = "unchanged"
+    """The browser has it with the script already."""
+    POLICY = "policy"
+    """Its Content Security Policy lets no such script run, or stands in the page itself."""
+    CODING = "coding"
+    """Its content coding cannot be undone here, or its character set is not like ASCII."""
+    SIZE = "size"
+    """It is too long, or does not say how long it is."""
+    MARKUP = "markup"
+    """It does not begin as a page with a head."""
+    FIXED = "fixed"
+    """It must not be changed: by `no-transform` or a digest, or because it has the script already."""

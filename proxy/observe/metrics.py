@@ -13,7 +13,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from flags.decision import Arm, Decision, Mode, Reason
 from proxy.errors import Fault
 from proxy.identity import BUCKETS, Identity
-from proxy.observe.labels import Budget, CallResult, FaultPhase
+from proxy.observe.labels import Budget, CallResult, FaultPhase, PageResult
 from proxy.observe.settling import Settling
 from proxy.observe.users import Users
 from proxy.settings.route import RouteSettings
@@ -143,6 +143,9 @@ class Metrics(RouteFamilies):
         self.tap_calls = counter("tap_calls", "Calls to the model port by what became of them", "result")
         for ended in CallResult:
             self.tap_calls.labels(ended)
+        self.attached_pages = counter("attached_pages", "Pages of `attach` by what became of them", "result")
+        for became in PageResult:
+            self.attached_pages.labels(became)
         self.kill_flag_on = gauge(
             "kill_flag_on_timestamp_seconds",
             "Unix time at which the kill flag was last found to have been turned on; 0: it was not",

@@ -29,6 +29,10 @@ class PathTemplate:
             f"(?P<{part}>{_SEGMENT})" if index % 2 else re.escape(part) for index, part in enumerate(parts)
         )
 
+    def nameless(self) -> str:
+        """The same without names of groups, to be joined with others."""
+        return _without_names(self.pattern())
+
     def fill(self, parameters: Mapping[str, str]) -> str:
         return PARAMETER.sub(lambda match: parameters[match[1]], self.text)
 

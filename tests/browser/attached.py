@@ -68,6 +68,7 @@ class House:
                 "providers": [{"name": "openai", "url": self.model}],
             },
             "flags": {"file": str(flags)},
+            "drain_s": 0.5,
             **more,
         }
         async with served(self.clinic.url, directory, **settings) as serving:

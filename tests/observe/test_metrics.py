@@ -58,6 +58,7 @@ FAMILIES = {
     "event_log_up": set(),
     "flag_context_missing_total": set(),
     "tap_calls_total": {"result"},
+    "attached_pages_total": {"result"},
     "identity_verified": {"route"},
     "over_budget_total": {"budget"},
     "build_info": {"version", "python"},

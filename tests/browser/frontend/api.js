@@ -4,6 +4,7 @@ import axios from "axios";
 
 export const session = {
   user: new URLSearchParams(location.search).get("user") ?? "ada",
+  check: () => new Promise((resolve) => setTimeout(resolve, 20)), // as long as a session's lock takes
   async refresh() {
     const { data } = await axios.get(`/demo/token?user=${session.user}`);
     localStorage.setItem("token", data.token);

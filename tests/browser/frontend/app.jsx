@@ -163,7 +163,7 @@ function App() {
   useEffect(() => {
     const look = async () => {
       setLoading(true);
-      if (!localStorage.getItem("token")) await session.refresh();
+      await (localStorage.getItem("token") ? session.check() : session.refresh());
       setLoading(false);
     };
     const back = () => document.visibilityState === "visible" && look();

@@ -1,0 +1,55 @@
+"""Pages that get the script `attach.js` on their way through the relay: which requests are for one."""
+
+import re
+
+from proxy.http.asgi import Receive, Scope, Send
+from proxy.http.headers import Headers
+from proxy.identity import Identifier
+from proxy.observe.metrics import Metrics
+from proxy.relay.attached_page import AttachedPage
+from proxy.relay.relay import Relay, RelayResult
+from proxy.routed.attach_document import AttachDocument
+from proxy.settings.attach import AttachSettings
+from proxy.settings.routes import PathTemplate
+
+_DESTINATIONS = frozenset({b"document", b"iframe", b"frame"})
+"""Of a request for a page that is shown (Fetch 2.2.5), as far as a client says."""
+
+
+class AttachedPages:
+    """A relay for the pages of the settings."""
+
+    def __init__(
+        self,
+        settings: AttachSettings,
+        document: AttachDocument,
+        identifier: Identifier,
+        relay: Relay,
+        metrics: Metrics,
+    ) -> None:
+        self._any = re.compile("|".join(PathTemplate(page).nameless() for page in settings.pages))
+        self._document = document
+        self._identifier = identifier
+        self._relay = relay
+        self._metrics = metrics
+
+    def takes(self, scope: Scope, target: bytes) -> bool:
+        """Whether a request is for a page that is to have the script, if it may."""
+        if scope["method"] != "GET" or not self._any.fullmatch(target.partition(b"?")[0].decode("latin-1")):
+            return False
+        headers: Headers = scope["headers"]
+        is_shown = all(
+            value in _DESTINATIONS if name == b"sec-fetch-dest" else name != b"range"
+            for name, value in headers
+        )
+        # Who is nobody yet may be somebody to the script, which asks with the page's own credential.
+        return is_shown and self._document.shows(self._identifier.identify(headers))
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> RelayResult:
+        """Relay a request that `takes` says yes to."""
+        page = AttachedPage(scope, send)
+        result = await self._relay(page.scope(), receive, page)
+        await page.release()
+        if page.result is not None:
+            self._metrics.attached_pages.labels(page.result).inc()
+        return result
