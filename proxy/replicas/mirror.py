@@ -43,6 +43,7 @@ class Mirror:
         ttl_s: how long the store keeps a run after its end.
         on_fault: called with a run in flight that is not copied as it should be; at most once for each.
         on_taken_over: called with a run that another replica executes from now on.
+        keep: makes the command that counts a run which is stored whole, and has ended.
     """
 
     def __init__(
@@ -53,6 +54,7 @@ class Mirror:
         ttl_s: float,
         on_fault: Callable[[Run], None],
         on_taken_over: Callable[[Run], None],
+        keep: Callable[[RunCopy], Command],
     ) -> None:
         self._link = link
         self._health = link.health
@@ -61,9 +63,11 @@ class Mirror:
         self._ttl_ms = int(ttl_s * 1000)
         self._on_fault = on_fault
         self._on_taken_over = on_taken_over
+        self._keep = keep
         self._copies: dict[str, RunCopy] = {}
         self._behind: dict[str, None] = {}
-        self._abandoned: dict[str, Command] = {}
+        self._final: dict[str, Command] = {}
+        """The last command for each run that is copied no more, by their ids."""
         self._has_work = asyncio.Event()
         self._loop = asyncio.get_running_loop()
 
@@ -109,7 +113,7 @@ class Mirror:
         """Withdraw the claim of a run that is not executed after all."""
         self._remove(copy)
         names = [self._keys.run(copy.id), self._keys.request(copy.id), *copy.join_keys]
-        self._abandoned[copy.id] = ABANDON(names, copy.stored.value, copy.id)
+        self._final[copy.id] = ABANDON(names, copy.stored.value, copy.id)
         self._has_work.set()
 
     def replaceable(self, key: str) -> str:
@@ -182,21 +186,21 @@ class Mirror:
         Raises:
             StoreDown: what was not copied stays in the queue.
         """
-        while self._behind or self._abandoned:
+        while self._behind or self._final:
             await self._round()
 
     async def _round(self) -> None:
-        abandoned, self._abandoned = self._abandoned, {}
+        final, self._final = self._final, {}
         writes = self._next_writes()
         commands = [command for _, write in writes for command in write.commands]
         try:
-            replies = await self._link.call(*abandoned.values(), *commands) if abandoned or commands else []
+            replies = await self._link.call(*final.values(), *commands) if final or commands else []
         except BaseException:
-            self._abandoned = abandoned | self._abandoned
+            self._final = final | self._final
             for copy, _ in writes:
                 self._mark_behind(copy.id)
             raise
-        remaining = iter(replies[len(abandoned) :])
+        remaining = iter(replies[len(final) :])
         for copy, write in writes:
             own = [next(remaining) for _ in write.commands]
             if copy.id in self._copies:
@@ -228,6 +232,7 @@ class Mirror:
                 self._mark_behind(copy.id)
             case CopyState.COMPLETE:
                 self._remove(copy)
+                self._final[copy.id] = self._keep(copy)
             case CopyState.LOST:
                 logger.warning("run ended elsewhere", extra={"run": copy.id})
                 self.count_fault(copy)

@@ -7,6 +7,8 @@
     PREFIX:run:ID:part:N:I     part I of entry N, or of the answer if N is 0, where these are large
     PREFIX:same:DIGEST         the id of the run that equal requests join, or of the run that has this
                                alias; "-" where there is none
+    PREFIX:kept:DIGEST         sorted set; a principal's runs that have ended, by when
+    PREFIX:kept:DIGEST:sizes   hash; the size of each and its keys, and the sum
     PREFIX:replica:REPLICA     the replica's lease
     PREFIX:inbox:REPLICA       stream of messages to the replica
     PREFIX:ticket:DIGEST
@@ -76,6 +78,9 @@ class Keys:
 
     def join(self, digest: str) -> str:
         return f"{self.prefix}:same:{digest}"
+
+    def kept(self, digest: str) -> list[str]:
+        return [f"{self.prefix}:kept:{digest}", f"{self.prefix}:kept:{digest}:sizes"]
 
     def replica(self, replica: str) -> str:
         return f"{self.prefix}:replica:{replica}"

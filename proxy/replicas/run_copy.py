@@ -118,6 +118,11 @@ class RunCopy:
         answer = self.run.answer if isinstance(self.run, Run) else None
         return self.log.size_bytes + (len(answer.body) if answer is not None else 0)
 
+    @property
+    def own_keys(self) -> list[str]:
+        """Of all that is stored of it, but for the join keys."""
+        return [self.keys.run(self.id), self.keys.log(self.id), self.keys.end(self.id), *self.parts]
+
     # What to write.
 
     def next_write(self, room: int, now: float) -> CopyWrite:

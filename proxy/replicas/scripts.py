@@ -115,6 +115,33 @@ end
 return 1
 """)
 
+KEEP = Script("""
+-- A run has ended: of its principal's, the oldest go that are over the share. Join keys stay, so that nothing
+-- is asked twice.
+-- KEYS: ids of the principal's ended runs by their time, sizes and keys of these
+-- ARGV: ttl, most bytes, most runs, run id, size, keys of the run...
+local time = redis.call('TIME')
+local now = time[1] * 1000 + math.floor(time[2] / 1000)
+if redis.call('ZADD', KEYS[1], 'NX', now, ARGV[4]) == 0 then return 0 end
+redis.call('HSET', KEYS[2], ARGV[4], ARGV[5] .. ' ' .. table.concat(ARGV, ' ', 6))
+local bytes = redis.call('HINCRBY', KEYS[2], 'bytes', ARGV[5])
+while true do
+  local oldest = redis.call('ZRANGE', KEYS[1], 0, 0, 'WITHSCORES')
+  local is_over = bytes > tonumber(ARGV[2]) or redis.call('ZCARD', KEYS[1]) > tonumber(ARGV[3])
+  if oldest[1] == ARGV[4] or not (is_over or tonumber(oldest[2]) <= now - tonumber(ARGV[1])) then break end
+  local is_size = true
+  for word in string.gmatch(redis.call('HGET', KEYS[2], oldest[1]), '%S+') do
+    if is_size then bytes = redis.call('HINCRBY', KEYS[2], 'bytes', -tonumber(word))
+    else redis.call('DEL', word) end
+    is_size = false
+  end
+  redis.call('ZREM', KEYS[1], oldest[1])
+  redis.call('HDEL', KEYS[2], oldest[1])
+end
+for i = 1, 2 do redis.call('PEXPIRE', KEYS[i], ARGV[1]) end
+return 1
+""")
+
 TAKE_OVER = Script("""
 -- KEYS: run, request, log, join keys...; ARGV: fence, number of the last entry, ttl, meta, request, run id
 local known = redis.call('GET', KEYS[1])
@@ -181,6 +208,7 @@ SCRIPTS: Sequence[Script] = (
     ABANDON,
     PUT_PART,
     APPEND,
+    KEEP,
     TAKE_OVER,
     CANCEL,
     REFRESH,

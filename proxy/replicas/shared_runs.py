@@ -24,7 +24,8 @@ from proxy.replicas.lease import LEASE_S, FailureDetector, ReplicaLease
 from proxy.replicas.log_tail import BLOCK_MS, LogTail
 from proxy.replicas.mirror import ROUND_S, Mirror
 from proxy.replicas.records import LIVE_TTL_MS, Keys, RunMeta, StoredMeta, StoredRequest, is_run_id
-from proxy.replicas.scripts import CLAIM, FENCED, SCRIPTS, cancel, result_of
+from proxy.replicas.run_copy import RunCopy
+from proxy.replicas.scripts import CLAIM, FENCED, KEEP, SCRIPTS, cancel, result_of
 from proxy.replicas.sealing import Sealing
 from proxy.replicas.shared_values import Messages, SharedDenylist, SharedTaps, SharedTickets
 from proxy.replicas.stored_runs import StoredRuns
@@ -45,6 +46,9 @@ WATCHED_S = 12.0
 
 WATCH_S = 4.0
 """How often such messages are sent."""
+
+MAX_KEPT_OF_USER = 1000
+"""Ended runs of one principal in the store; the oldest go first."""
 
 FLUSH_S = 3.0
 """At the end, to copy what is left."""
@@ -104,7 +108,13 @@ class ValkeyRuns:
         self._lease = ReplicaLease(self._loop.time())
         self._detector = FailureDetector()
         self._mirror = Mirror(
-            self._mirror_link, self._lease, self._keys, settings.ttl_s, on_fault, on_taken_over
+            self._mirror_link,
+            self._lease,
+            self._keys,
+            settings.ttl_s,
+            on_fault,
+            on_taken_over,
+            partial(self._kept, settings),
         )
         self._stored = StoredRuns(self._read_link, self._keys, self._sealing)
         self._tail = LogTail(
@@ -262,6 +272,11 @@ class ValkeyRuns:
 
     def _join_keys(self, keys: Sequence[str]) -> list[str]:
         return [self._keys.join(self._sealing.name(key)) for key in keys]
+
+    def _kept(self, settings: ValkeyLogSettings, copy: RunCopy) -> Command:
+        whose = self._keys.kept(self._sealing.name(f"kept {copy.stored.meta.principal or ''}"))
+        bounds = (int(settings.ttl_s * 1000), int(settings.bytes_of_user), MAX_KEPT_OF_USER)
+        return KEEP(whose, *bounds, copy.id, copy.size_bytes, *copy.own_keys)
 
     # What other replicas do.
 

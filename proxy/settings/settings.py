@@ -61,6 +61,9 @@ class ValkeyLogSettings(SettingsBlock):
     """Start of every key's name, so that several Headgates can share one store."""
     ttl_s: Seconds = 600
     """A run is kept at most so many seconds after its end."""
+    bytes_of_user: ByteSize = Field(default=ByteSize(64 * 1024 * 1024), ge=1024)
+    """Ended runs of one user are kept up to so many bytes, and 1000 of them. The oldest go first. Give the
+    store memory for the users of `ttl_s`."""
 
 
 class EventLogSettings(SettingsBlock):

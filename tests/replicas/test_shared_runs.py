@@ -20,6 +20,7 @@ from flags.decision import Arm, Decision, Mode, Reason
 from proxy.errors import UpstreamSilent
 from proxy.identity import Identity
 from proxy.observe.metrics import Metrics
+from proxy.replicas import shared_runs
 from proxy.replicas.followed_run import FollowedRun
 from proxy.replicas.shared_runs import ValkeyRuns
 from proxy.replicas.takeover import TakenOverRun
@@ -701,6 +702,65 @@ def test_settings_that_cannot_work_are_refused() -> None:
         assert "secret-word" not in caught.value.errors()[0]["msg"]
 
 
+# Shares of the store
+
+
+async def ended(at: Replica, who: Identity, words: int, *keys: str) -> Run:
+    """A run of this principal that is stored whole."""
+    call = Call(ROUTE, {"case_id": "7"}, Request("POST", TARGET, [], b"the body"))
+    run = Run(call, STREAM, who, METRICS, deque(), fingerprint="print")
+    assert await at.runs.claim(run, keys) is None
+    run.begun()
+    await run.settle(whole(answer(summary="pneumonia " * words)))
+    mirror = at.runs._mirror
+    await eventually(lambda: not (mirror.has(run.id) or mirror._final))
+    return run
+
+
+async def test_large_runs_of_one_user_evict_his_own_from_the_store(server: ValkeyServer) -> None:
+    """All that is stored of the oldest, but for the key by which nothing is asked twice."""
+    bob = Identity("principal-of-bob", "bob")
+    async with (
+        replica(server, bytes_of_user=2_000_000) as one,
+        replica(server) as other,
+        server.client() as client,
+    ):
+        hers = await ended(one, ANN, 10)
+        first = await ended(one, bob, 60_000, "same", "key")
+        his = [await ended(one, bob, 10_000) for _ in range(20)]
+        left = [await client.keys(f"headgate:run:{run.id}*") for run in (first, his[0], his[-1], hers)]
+        used = sum(
+            [await client.memory_usage(key) or 0 for run in his for key in await client.keys(f"*{run.id}*")]
+        )
+        await same(await other.followed(hers.id), hers)
+        await same(await other.followed(his[-1].id), his[-1])
+
+        assert [bool(keys) for keys in left] == [False, False, True, True]
+        assert used < 2.5 * 2_000_000
+        assert await other.runs.find(first.id) is None
+        assert await other.runs.joinable(["key"]) == first.id
+
+
+async def test_many_runs_of_one_user_evict_his_own_from_the_store(
+    server: ValkeyServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same for their number; and what is counted goes with its runs."""
+    monkeypatch.setattr(shared_runs, "MAX_KEPT_OF_USER", 3)
+    async with replica(server, ttl_s=2) as one, server.client() as client:
+        runs = [await ended(one, ANN, 1) for _ in range(5)]
+        found = [await client.exists(f"headgate:run:{run.id}") for run in runs]
+        [kept, sizes] = sorted(await client.keys("headgate:kept:*"))
+        members, fields = await client.zcard(kept), await client.hlen(sizes)
+
+        assert found == [0, 0, 1, 1, 1]
+        assert (members, fields) == (3, 4)
+        await eventually(lambda: _none(client, "headgate:kept:*"))
+
+
+async def _none(client: Redis, pattern: str) -> bool:
+    return not await client.keys(pattern)
+
+
 # What is at rest
 
 
@@ -716,8 +776,8 @@ async def test_nothing_readable_is_stored_and_every_key_ends(tmp_path: Path) -> 
     ):
         seen: set[bytes] = set()
         scanning = asyncio.create_task(_scan(client, seen, secrets))
-        for _ in range(3):
-            run = await claimed(one, f"body {len(seen)}", f"idempotency {len(seen)}", of=SAFE)
+        for number in range(3):
+            run = await claimed(one, f"body {number}", f"idempotency {number}", of=SAFE)
             watch(copy := await other.followed(run.id))
             await one.runs.tickets.put_ticket("ticket-1", b"principal-of-ann", 30)
             for _ in range(20):
@@ -737,7 +797,9 @@ async def test_nothing_readable_is_stored_and_every_key_ends(tmp_path: Path) -> 
     assert kinds >= {
         b"headgate:run:*" + rest for rest in (b"", b":log", b":end", b":order", b":part:0:0", b":part:0:1")
     }
-    assert kinds >= {b"headgate:" + kind + b":*" for kind in (b"same", b"replica", b"inbox", b"ticket")}
+    assert kinds >= {
+        b"headgate:" + kind + b":*" for kind in (b"same", b"replica", b"inbox", b"ticket", b"kept")
+    }
     assert len(of_runs) > 5
     assert all(0 < left <= 5000 for left in left_ms)
 
@@ -758,7 +820,12 @@ async def _scan(client: Redis, seen: set[bytes], secrets: list[bytes]) -> None:
 
 
 async def _values(client: Redis, key: bytes) -> list[bytes]:
-    if await client.type(key) == b"stream":
+    kind = await client.type(key)
+    if kind == b"hash":
+        return list((await client.hgetall(key)).values())
+    if kind == b"zset":
+        return list(await client.zrange(key, 0, -1))
+    if kind == b"stream":
         return [value for _, fields in await client.xrange(key) for value in fields.values()]
     return [await client.get(key) or b""]
 
