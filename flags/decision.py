@@ -1,4 +1,4 @@
-"""Whether one request streams, and why. Pure and total: no I/O, no clock, and in doubt the batch answer."""
+"""Whether one request streams, and why. Pure: no I/O, no clock. Every doubt, and every error, means batch."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
@@ -9,7 +9,7 @@ from typing import Any, Protocol
 import orjson
 
 DARK = "dark"
-"""The variant for which everything is done but shown: its users get batch."""
+"""The variant whose users get batch while their texts are taken and compared (`llm/dark.py`)."""
 
 MAX_CHUNK_CHARS = 200
 """The longest chunk a variant may ask for; beyond it, text no longer looks live."""
@@ -18,14 +18,15 @@ MAX_CHUNK_CHARS = 200
 class Mode(StrEnum):
     """How the answer travels."""
 
-    RELAY = "relay"  # no route matched: made by the gateway, never by `decide`
-    UPGRADE = "upgrade"  # another protocol from now on, of no route whatever its path: the same
+    RELAY = "relay"  # no route matched; set by the gateway, never by `decide`
+    UPGRADE = "upgrade"  # the connection goes on in another protocol; set by the gateway, too
     BATCH = "batch"
     STREAM = "stream"
 
 
 class Arm(StrEnum):
-    """Where the flag puts the user, whatever the client then asks for: what outcomes are compared by."""
+    """The group in which the flag puts the user, whatever the client asks for; outcomes are compared by
+    arm."""
 
     STREAM = "stream"
     CONTROL = "control"  # see `flags.arms`
@@ -70,7 +71,7 @@ class Decision:
     chunk_chars: tuple[int, int] | None = None
     """Shortest and longest chunk, where the variant overrides the route's."""
     generation: str = ""
-    """Of the arms: another one when the flag's strategy has changed; "" where there is none."""
+    """Of the flag's arms; it changes with the flag's strategy. "" for a flag without arms."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,9 +80,9 @@ class Question:
 
     flag: str
     source: str
-    """The route's own."""
+    """The route's source."""
     sources: frozenset[str]
-    """What a variant may name instead."""
+    """Sources that a variant may name instead."""
     context: Mapping[str, Any] | None
     """Unleash context: `userId`, `sessionId`, `properties`. None: nobody knows who is asking."""
     accept: Accept
@@ -98,9 +99,9 @@ class FlagAnswer:
     variant: str = ""
     payload: str = ""
     control: bool = False
-    """Whether the user, who is not enabled, is one of those that the enabled are compared with."""
+    """Whether the user is not enabled, and in the control arm."""
     generation: str = field(default="", compare=False)
-    """See `Decision`; no part of what is said about the user."""
+    """See `Decision`. Equal answers may differ in it: it says nothing about the user."""
 
     @property
     def arm(self) -> Arm:
@@ -139,9 +140,8 @@ BY_THE_FLAG: tuple[tuple[Reason, Callable[[FlagAnswer], bool]], ...] = (
 # Then, for a user the flag turns on: VARIANT_INVALID, DARK, ACCEPT, FLAG_ON, in `_for_the_stream_arm`.
 
 KEEPS_THE_ARMS = frozenset({Reason.BREAKER_OPEN, Reason.OVERLOADED})
-"""Reasons that streams can be the cause of, so that their users stay in the arm they were drawn for: what
-streaming does to the house would else leave the comparison with them. Under the others nobody is exposed, or
-nobody knows who is."""
+"""Reasons that streaming itself can cause. Users who get batch for one of them stay in their arm: otherwise
+the comparison would miss this effect of streaming. For the other reasons they are `rest`."""
 
 
 def decide(question: Question, flags: FlagState) -> Decision:
@@ -160,7 +160,8 @@ def decide(question: Question, flags: FlagState) -> Decision:
 
 
 def generation_of(flag: str, flags: FlagState) -> str | None:
-    """Of a flag's arms, whoever asks; see `Decision`. None if it cannot be said now. Never raises."""
+    """The generation of a flag's arms, see `Decision`; None if the flags cannot be asked now. Never
+    raises."""
     try:
         return flags.evaluate(flag, None).generation
     except Exception:  # noqa: BLE001 - as in `decide`
@@ -180,8 +181,8 @@ def _batch(question: Question, answer: FlagAnswer, reason: Reason) -> Decision:
 
 
 def _for_the_stream_arm(question: Question, answer: FlagAnswer) -> Decision:
-    # The arm stays STREAM when the mode does not: arms are compared as they were drawn, or a variant
-    # that breaks, or a client that never asks, would drop out of the comparison unseen.
+    # The arm is STREAM even where the mode is BATCH: a variant that is broken, or a client that never asks
+    # for a stream, must not drop out of the comparison.
     override = _read_payload(answer.payload)
     if override is None or override.source not in (None, *question.sources):
         return _batch(question, answer, Reason.VARIANT_INVALID)

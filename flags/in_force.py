@@ -1,7 +1,7 @@
-"""The flags in force in one process: one engine, when they were last known to be right, whether they kill.
+"""The flags in force in one process: the engine, the time of the last confirmation, and the kill flag.
 
-No I/O and no task: the reader of a file or a server hands in what it found. All of it happens in the event
-loop's own thread, so no answer can come from an engine that was just closed.
+No I/O and no task: the reader of a file or a server hands in what it found. All calls come from the event
+loop's own thread, so that no answer comes from an engine that was just closed.
 """
 
 import logging
@@ -49,7 +49,8 @@ class InForce:
         self._state = ""
         self._good_at = -math.inf
         self.killed = False
-        """Is the kill flag on? As of the last `take` or `confirm`; one that is gone is what it was."""
+        """Whether the kill flag was on at the last `take` or `confirm`. A flag that is gone keeps its last
+        state."""
         self._is_orphaned = False
 
     @property
@@ -66,11 +67,11 @@ class InForce:
         return UNKNOWN if self._engine is None else self._engine.ask(flag, context)
 
     def lacking(self, flags: Collection[str]) -> list[str]:
-        """Those of `flags` that are not known."""
+        """The flags among these that are not in force."""
         return [flag for flag in flags if not self.evaluate(flag, None).known]
 
     def take(self, document: Document) -> None:
-        """Put these flags in force; those that are already cost nothing. Raises FlagDocumentError."""
+        """Put these flags in force; an equal document changes nothing. Raises FlagDocumentError."""
         if document.state == self._state:
             return
         self._swap(self._load(document))
@@ -84,9 +85,10 @@ class InForce:
             _log.warning(warning, self._what, self._kill_flag)
 
     def confirm(self, as_of: float) -> None:
-        """They are what the source has, or had at `as_of` of the clock."""
+        """Note that the flags in force equal those of the file or server, as of `as_of` (seconds of the
+        clock)."""
         self._good_at = as_of
-        self._ask_whether_to_kill()  # a kill flag may be on from a certain time
+        self._ask_whether_to_kill()  # a constraint on the time may turn the kill flag on
 
     def close(self) -> None:
         self._swap(None)

@@ -60,7 +60,7 @@ def rollout() -> None:
     \b
     Exit codes of all: 0 done; 1 refused, with the reason; 2 usage.
     Of `status`: 0 as planned, 3 holding, 4 rolled back, 5 killed, 6 no rollout, 7 no controller looks,
-    8 what is in force is not what was decided.
+    8 `DIFFERS`: users get something else than was decided.
     Of `replay`: 0 every decision is the same, 1 at least one is not.
     """
 
@@ -88,7 +88,11 @@ def _policy(command: Command) -> Command:
 def _reason(command: Command) -> Command:
     """The options of a person's act: who, and why."""
     command = click.option("--reason", required=True, help="Why; it is journaled.")(command)
-    return click.option("--by", default=getpass.getuser, help="Who; by default, who is logged in.")(command)
+    return click.option(
+        "--by",
+        default=getpass.getuser,
+        help="Name of the person who does it. Default: the user who is logged in.",
+    )(command)
 
 
 def _json(command: Command) -> Command:
@@ -191,7 +195,11 @@ def _state(policy: Policy) -> RolloutState:
 @_policy
 @click.option("--new", is_flag=True, help="Begin another rollout, after one that was rolled back or killed.")
 @click.option("--reason", default="", help="Why a rollout is begun; needed when one is.")
-@click.option("--by", default=getpass.getuser, help="Who; by default, who is logged in.")
+@click.option(
+    "--by",
+    default=getpass.getuser,
+    help="Name of the person who does it. Default: the user who is logged in.",
+)
 def run(policy: Policy, new: bool, reason: str, by: str) -> None:
     """Be the controller, until stopped. Goes on with the rollout under way, or begins the first one."""
     _log_to_stderr()

@@ -1,4 +1,4 @@
-"""How a request's body is framed, and its target. What must not be passed on is refused. Pure.
+"""The framing of a request's body, chunked or by length, and its target. Pure. Ambiguity is refused.
 
 Source: RFC 9112 sections 3.2 (target) and 6 (framing).
 """
@@ -15,7 +15,7 @@ LOOKED_AT = frozenset({b"host", b"content-length", b"transfer-encoding", b"expec
 
 
 class Body(Enum):
-    """How a request's body comes."""
+    """How a request's body is framed, and whether the client waits for a 100."""
 
     NONE = "none"
     LENGTH = "length"
@@ -31,7 +31,8 @@ EXPECTED = frozenset({Body.LENGTH_EXPECTED, Body.CHUNKED_EXPECTED})
 
 
 def check_framing(headers: Headers, version: str) -> Body:
-    """How a request's body comes. Raises RequestRefused for a request that must not be passed on."""
+    """The framing that the headers announce. Raises RequestRefused for a request that must not be passed
+    on."""
     body = Body.NONE
     expects = False
     has_host = False
@@ -65,7 +66,7 @@ def _coded(coding: bytes, version: str) -> Body:
 
 
 def frame(body: bytes, chunked: bool, *, last: bool) -> bytes:
-    """A piece of a body as it goes to the upstream; `last`: nothing follows."""
+    """A piece of a body in the bytes that go to the upstream. `last`: no piece follows."""
     if not chunked:
         return body
     framed = b"%x\r\n%b\r\n" % (len(body), body) if body else b""

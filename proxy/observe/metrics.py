@@ -64,7 +64,9 @@ class RouteFamilies:
     def __init__(self, registry: CollectorRegistry) -> None:
         register = _Registrar(registry)
         counter, histogram, gauge = register.counter, register.histogram, register.gauge
-        self.requests = counter("requests", "Requests by what was decided and why", "route", "mode", "reason")
+        self.requests = counter(
+            "requests", "Requests by mode and by the reason of the decision", "route", "mode", "reason"
+        )
         self.request_seconds = histogram(
             "request_seconds", "Seconds from a request's head to its answer's end", REQUEST_S, "route", "mode"
         )
@@ -84,20 +86,29 @@ class RouteFamilies:
         )
         self.delivery = histogram(
             "delivery_seconds",
-            "Seconds from text known to bytes handed to the socket",
+            "Seconds from when the proxy knows a text until its bytes are at the socket",
             DELIVERY_S,
             "route",
             "source",
         )
         self.run_seconds = histogram("run_seconds", "Seconds of a run", REQUEST_S, "route", "arm")
         self.perceived_wait = histogram(
-            "perceived_wait_ratio", "First text's time as a share of the run's", RATIO, "route", "source"
+            "perceived_wait_ratio",
+            "Time to the first text, as a share of the run's time",
+            RATIO,
+            "route",
+            "source",
         )
         self.faults = counter("faults", "Failures by class and phase", "route", "fault", "phase")
         self.recoveries = counter(
-            "recoveries", "What became of runs hit by a failure", "route", "fault", "result"
+            "recoveries", "Runs that met a failure, by how they ended", "route", "fault", "result"
         )
-        self.parity = counter("parity", "Sections shown compared with the batch answer", "route", "result")
+        self.parity = counter(
+            "parity",
+            "Sections of text by how the shown text compares with the batch answer",
+            "route",
+            "result",
+        )
         self.outcomes = counter(
             "outcomes", "Settled requests by arm and user bucket", "route", "arm", "bucket", "outcome"
         )
@@ -109,10 +120,13 @@ class RouteFamilies:
             "arm",
         )
         self.users = gauge(
-            "users", "Different users, at least so many, since the flag changed", "livemax", "route", "arm"
+            "users", "Different users since the flag changed: at least so many", "livemax", "route", "arm"
         )
         self.identity_verified = gauge(
-            "identity_verified", "1 where nobody is somebody by saying so", "livemin", "route"
+            "identity_verified",
+            "1 where each user is verified: no client is taken for a user that it only claims to be",
+            "livemin",
+            "route",
         )
         self.viewers = gauge("viewers", "Open streams", "livesum", "route")
 
@@ -127,7 +141,9 @@ class Metrics(RouteFamilies):
         self.settling = Settling(settle_s)
         register = _Registrar(registry)
         counter, gauge = register.counter, register.gauge
-        self.over_budget = counter("over_budget", "What was refused because all share a budget", "budget")
+        self.over_budget = counter(
+            "over_budget", "Refusals because a budget that all clients share was used up", "budget"
+        )
         for budget in Budget:
             self.over_budget.labels(budget)
         self.upgrades_open = gauge("upgrades_open", "Open upgraded connections, as of WebSocket", "livesum")
@@ -140,10 +156,10 @@ class Metrics(RouteFamilies):
             "event_log_up", "1 while the store of runs answers, or none is used", "livemin"
         )
         self.flag_context_missing = counter("flag_context_missing", "Requests of a route without an identity")
-        self.tap_calls = counter("tap_calls", "Calls to the model port by what became of them", "result")
+        self.tap_calls = counter("tap_calls", "Calls to the model port by result", "result")
         for ended in CallResult:
             self.tap_calls.labels(ended)
-        self.attached_pages = counter("attached_pages", "Pages of `attach` by what became of them", "result")
+        self.attached_pages = counter("attached_pages", "Pages of `attach` by result", "result")
         for became in PageResult:
             self.attached_pages.labels(became)
         self.kill_flag_on = gauge(
@@ -219,8 +235,16 @@ class RouteMetrics:
     def settle(
         self, decision: Decision, identity: Identity, outcome: str, began_at: float, ended_at: float
     ) -> None:
-        """A request of a user has ended: count it when it settles. Times are the loop's. The user counts from
-        now on: before the upstream has answered, anybody may claim to be any user."""
+        """Count a request that has ended, once it settles; count its user at once.
+
+        The user is not counted before the end: until the upstream has answered, a client may claim to be
+        any user.
+
+        Args:
+            outcome: one of `OUTCOMES`.
+            began_at: when the request came, in seconds of the loop's clock.
+            ended_at: when it ended, by the same clock.
+        """
         arm = decision.arm
         self.users.add_ended(arm, identity.user, decision.generation)
         self._settling.add(

@@ -1,6 +1,6 @@
-"""What replicas share of their runs: one port, and what a viewer sees of a run wherever it is executed.
+"""The port to the runs of other replicas, and a run as its viewers see it, whichever replica executes it.
 
-Without a store every process is alone: it knows its own runs, and keeps them in memory.
+Without a store there is no such port: each process knows its own runs alone.
 """
 
 from collections.abc import Sequence
@@ -34,7 +34,7 @@ class ViewableRun(Protocol):
 
     @property
     def principal(self) -> str | None:
-        """Whose it is; None: nobody's in particular."""
+        """The principal who began the run; None: unknown."""
         ...
 
     @property
@@ -44,7 +44,7 @@ class ViewableRun(Protocol):
 
     @property
     def fingerprint(self) -> str:
-        """Equal for requests that ask the same of the same."""
+        """A digest of principal, route, target and body."""
         ...
 
     @property
@@ -73,11 +73,11 @@ class SharedRuns(Protocol):
 
         Args:
             run: not started yet.
-            keys: what requests for the same have in common.
+            keys: digests that equal requests have in common.
 
         Returns:
-            The id of the run that has this run's id or one of the keys already: then nothing is claimed, and
-            that one is to be joined. None if this run is to be executed here.
+            None: the run is claimed, and is executed here. Otherwise the id of another run that has this id
+            or one of the keys: nothing is claimed, and the request joins that run.
         """
         ...
 

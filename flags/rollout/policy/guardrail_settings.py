@@ -54,33 +54,35 @@ class Rail(PolicyBlock):
     """One guardrail."""
 
     disabled: Reason | None = None
-    """Why it is turned off, for whoever asks later. Without it, the guardrail is in force."""
+    """Turns the guardrail off; the text says why. Without this setting the guardrail is in force."""
 
 
 class WeightedRail(Rail):
     """A guardrail that is a test, and takes its part of the error budget."""
 
     weight: Weight | None = None
-    """Its share of the error budget. Those in force add up to 1: the ones left out share what is left."""
+    """Its share of the error budget. The weights of all guardrails in force add up to 1. Guardrails without
+    one share what the others leave."""
 
 
 class RatioOrPoints(PolicyBlock):
-    """Harm that is both so many times as often, and so many more in a hundred: ruling out either will do.
+    """Harm that is both a ratio and a difference; a step is safe when either is ruled out.
 
-    For a service that hardly ever fails: of nothing there is no ratio. In place of the number, it stands as
+    For a service that hardly ever fails, where a ratio proves nothing. Written in place of the number:
     `harm: {ratio: 1.5, or_points: 0.2}`."""
 
     ratio: Annotated[Number, Field(gt=1, le=30)] = 2.0
-    """A step is safe when a ratio of this or more is ruled out,"""
+    """A step is safe when a ratio of this or more is ruled out."""
     or_points: Annotated[Number, Field(gt=0, le=50)]
-    """or a difference of so many percentage points or more: 0.2 is two more in a thousand."""
+    """A step is safe, too, when a difference of so many percentage points or more is ruled out: 0.2 is two
+    more in a thousand."""
 
 
 Ratio = Annotated[Number, Field(gt=1, le=30)]
 
 
 def _ratio_or_points(value: Any, _: Any) -> float | RatioOrPoints:
-    """What is no block is a number, and what is wrong with it is said of a number alone."""
+    """A value that is no block is read as a number, so that an error names numbers alone."""
     if isinstance(value, dict | RatioOrPoints):
         return RatioOrPoints.model_validate(value)
     number: float = TypeAdapter(Ratio).validate_python(value)
@@ -97,7 +99,7 @@ class RatioRail(WeightedRail):
     )
     """A step is safe when a ratio of this or more is ruled out; with the block also when a difference is."""
     action: Action = Action.ROLL_BACK
-    """The most that it may ask for."""
+    """The most that this guardrail may do when it finds harm."""
 
     @field_validator("harm")
     @classmethod
@@ -140,7 +142,7 @@ class CeilingRail(WeightedRail):
     harm: Rate
     """A step is safe when a rate of this or more is ruled out."""
     action: Action = Action.HOLD
-    """The most that it may ask for."""
+    """The most that this guardrail may do when it finds harm."""
 
     @field_validator("harm")
     @classmethod
@@ -191,55 +193,57 @@ class RecoveryRail(CeilingRail):
 
 
 class ParityRail(Rail):
-    """Text was shown that the batch answer does not have: one such section acts at once.
+    """Shown text that the batch answer does not confirm: one such section is harm.
 
-    `missing` is a section that the answer has not got at all: for what was shown of it nobody stands.
-    `replaced` is not in the default, because the screen is corrected before the answer ends; nor is `suffix`
-    or `unshown`, where what was shown is right and the rest follows.
+    `missing`: the answer lacks the section, so nothing confirms its text. `replaced`: the text differed, and
+    was corrected before the stream ended. `suffix` and `unshown`: the shown text was right, and the rest
+    followed. The default is `missing` alone.
     """
 
     results: Annotated[
         tuple[Literal["missing", "replaced", "suffix", "unshown"], ...], Field(min_length=1)
     ] = ("missing",)
-    """Results of `headgate_parity_total` of which one is too many."""
+    """Results of `headgate_parity_total`; one section with such a result is harm."""
     action: Action = Action.ROLL_BACK
-    """The most that it may ask for."""
+    """The most that this guardrail may do when it finds harm."""
 
     def value(self, name: str, weight: float) -> Guardrail:
         return ZeroTolerance(name, frozenset(self.results), self.action)
 
 
 class EarlyRail(Rail):
-    """The first requests of the rollout, and of each step: so many bad ones are too many, if control has
-    fewer of them.
+    """The first requests of the rollout, and of each step: harm if more of them fail than the usual `rate`
+    explains, and fewer in control.
 
-    Give it the `rate` of failures that is usual, and it sees harm sooner than a comparison alone."""
+    It sees harm sooner than a comparison of the arms does."""
 
     rate: Rate = 0.02
-    """What is expected of bad answers, at most."""
+    """The usual share of answers that fail, at most: 0.02 is 2 %."""
     of: Annotated[Whole, Field(ge=10, le=5_000)] = 200
-    """So many requests are looked at."""
+    """Number of first requests that are counted."""
     alpha: Rate = 0.001
-    """How often it may be wrong at that rate."""
+    """Probability of a false alarm while answers fail at that rate."""
     action: Action = Action.ROLL_BACK
-    """The most that it may ask for."""
+    """The most that this guardrail may do when it finds harm."""
 
     def value(self, name: str, weight: float) -> Guardrail:
         return EarlyGuard(name, self.rate, self.of, self.alpha, self.action)
 
 
 class SampleRatioRail(Rail):
-    """As many users in the arms as the written share says; else the measuring is wrong. Holds, no more."""
+    """Users met in each arm against the written share: a difference means that something measures wrongly. It
+    only holds."""
 
     alpha: Rate = 0.001
-    """How often it may be wrong."""
+    """Probability of a false alarm."""
 
     def value(self, name: str, weight: float) -> Guardrail:
         return SampleRatio(name, self.alpha)
 
 
 class Guardrails(PolicyBlock):
-    """All of these are in force. Each may be changed, or turned off with a reason (`disabled: why`)."""
+    """All guardrails are in force. A policy may change one, or turn it off with a reason (`disabled:
+    why`)."""
 
     errors: ErrorsRail = ErrorsRail()
     slow: SlowRail = SlowRail()

@@ -221,9 +221,9 @@ class Policy(PolicyBlock):
     """`observe` writes nothing and says what it would do. `hold-only` advances, and where `auto` would go
     back it holds and asks."""
     unverified_identity: Literal["refused", "accepted"] = "refused"
-    """Whether `auto` may go by routes on which the proxies do not verify who asks
-    (`headgate_identity_verified` is 0). `accepted` risks that strangers make up users and their answers: such
-    evidence can force a rollback, which is final, or an advance."""
+    """For routes whose proxies do not verify users (`headgate_identity_verified` is 0). With `refused` no
+    rollout begins in `mode: auto` on such a route. With `accepted` it does: then strangers can make up users
+    and answers, and so force an advance, or a rollback, which is final."""
     tick_s: Annotated[Number, Field(ge=1, le=3600)] = 60
     """Between two looks. Looking often costs no certainty."""
     stale_after_s: Seconds = 180
