@@ -17,6 +17,10 @@ from proxy.llm.tap import Tap, TappedCall, TapSink
 TOKEN_BYTES = 24
 """192 random bits: nobody finds a run by trying."""
 
+EARLY_S = 0.01
+"""No upstream asks its model so soon after it was asked itself. A tap that is stored later may have missed a
+call."""
+
 NO_CALL = "no model call came to this process's model port"
 WITHOUT_CONTEXT = (
     "calls came, none of them with this run's trace context: is OpenTelemetry on, are threads instrumented?"
@@ -92,7 +96,8 @@ class Taps:
         count = None if share is None else lambda: share.count_call(token)
         tap = self._taps[token] = Tap(sink, self._expected[route], count)
         tap.unmatched_before = self.unmatched
-        putting = None if share is None else asyncio.create_task(self._put(share, tap, token, route))
+        by_s = asyncio.get_running_loop().time() + (self._most_s if waits else EARLY_S)
+        putting = None if share is None else asyncio.create_task(self._put(share, tap, token, route, by_s))
         try:
             if putting is not None and waits:
                 await putting
@@ -103,8 +108,9 @@ class Taps:
             if share is not None and putting is not None:
                 await asyncio.shield(_dropped(share, token, putting))
 
-    async def _put(self, share: TapShare, tap: Tap, token: str, route: str) -> None:
-        if not await share.put_tap(token, route, self._most_s):
+    async def _put(self, share: TapShare, tap: Tap, token: str, route: str, by_s: float) -> None:
+        is_put = await share.put_tap(token, route, self._most_s)
+        if not is_put or asyncio.get_running_loop().time() > by_s:
             tap.lose_count()  # a call at another replica may not have found it, nor have been counted
 
     def why_silent(self, tap: Tap) -> str:

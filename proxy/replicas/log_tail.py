@@ -105,8 +105,16 @@ class LogTail:
             for number, (_, message) in items:
                 last_message = number
                 self._on_message(message)
+            await self._drop_read(last_message)
         await asyncio.sleep(PAUSE_S * len(runs))
         return last_message
+
+    async def _drop_read(self, last_message: bytes) -> None:
+        """What was read may hold a model's text, and the inbox lasts as long as messages come."""
+        time_ms, _, number = last_message.partition(b"-")
+        first_kept = b"%b-%d" % (time_ms, int(number) + 1)
+        with contextlib.suppress(StoreDown):  # the next time
+            await self._wake_link.call(("XTRIM", self._keys.inbox(self._replica), "MINID", first_kept))
 
     def _append(self, run: FollowedRun, items: Sequence[Any]) -> None:
         for item in items:

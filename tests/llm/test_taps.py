@@ -9,7 +9,7 @@ import pytest
 from proxy.llm.dialects.dialect import Prompt
 from proxy.llm.expected_calls import ExpectedCall, compile_calls
 from proxy.llm.tap import MAX_CALLS, Tap
-from proxy.llm.taps import Taps
+from proxy.llm.taps import EARLY_S, Taps
 from proxy.settings.sources import TapSettings
 from proxy.text.sections import Section
 from tests.servers.streaming import PATIENCE_S, eventually
@@ -227,6 +227,25 @@ async def test_what_nobody_is_shown_waits_for_no_store():
     async with replicas.owner.open(Shown(), "route", waits=False):
         asyncio.get_running_loop().call_soon(replicas.stores.set)
     assert replicas.stored == {}
+
+
+async def test_a_dark_tap_that_is_stored_late_compares_no_call():
+    """Its first call may have come to a replica that could not find it: the second is not taken for it."""
+    replicas, shown, loop = Replicas(), Shown(), asyncio.get_running_loop()
+    for late_s, expected_texts in ((0.0, ["one"]), (2 * EARLY_S, [])):
+        replicas.stores.clear()
+        replicas.calls, shown.said = 0, []
+        due = loop.time() + late_s
+        async with replicas.owner.open(shown, "route", waits=False) as (_, token):
+            await eventually(lambda due=due: loop.time() >= due)
+            replicas.stores.set()
+            await eventually(lambda token=token: token in replicas.stored)
+            found = await replicas.other.find(token)
+            assert found is not None
+            call = await found.begin(b"b", ANY)
+            call.add("of which stage?")
+            await call.finish()
+        assert [stage for stage, *_, text in shown.said if text] == expected_texts
 
 
 async def test_text_after_a_gap_is_not_shown():

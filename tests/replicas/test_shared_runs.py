@@ -830,6 +830,24 @@ async def _values(client: Redis, key: bytes) -> list[bytes]:
     return [await client.get(key) or b""]
 
 
+async def test_a_message_that_was_read_is_stored_no_more(server: ValkeyServer) -> None:
+    """It may hold a model's text, and an inbox that is in use has no end."""
+    got: list[Any] = []
+    async with replica(server) as one, replica(server) as other, server.client() as client:
+        one.runs._on_tap = got.extend
+        inbox = f"headgate:inbox:{one.runs.replica}"
+        for number in range(200):
+            await other.runs.taps.tell(one.runs.replica, {"taps": [["token", "call", number, "text", "t"]]})
+        await eventually(lambda: len(got) == 200)
+
+        async def is_empty() -> bool:
+            return int(await client.xlen(inbox)) == 0
+
+        await eventually(is_empty)
+        await other.runs.taps.tell(one.runs.replica, {"taps": [["token", "call", 200, "text", "t"]]})
+        await eventually(lambda: len(got) == 201)
+
+
 async def test_with_another_key_nothing_is_seen(server: ValkeyServer) -> None:
     """A replica with a wrong key says so in its log, and its viewers find no run."""
     with logged() as lines:
