@@ -11,7 +11,7 @@ from typing import Any, get_args
 import click
 from prometheus_client import CollectorRegistry
 
-from docs import chart, http_page
+from docs import chart, dialects_page, http_page
 from docs.tables import blocks, table
 from flags.decision import Arm, Mode, Reason
 from flags.rollout.policy.policy import Policy
@@ -38,6 +38,7 @@ def pages() -> dict[Path, str]:
         "metrics.md": metrics_page(),
         "cli.md": cli_page(),
         "http.md": http_page.text(NOTE),
+        "dialects.md": dialects_page.text(NOTE),
     }
     return {REFERENCE / name: text for name, text in reference.items()} | chart.files()
 

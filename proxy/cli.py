@@ -20,6 +20,7 @@ from proxy import app
 from proxy.demo import run as run_demo
 from proxy.demo import show_rollout
 from proxy.errors import SettingsError
+from proxy.llm.dialects.apis import tried
 from proxy.observe import logs
 from proxy.settings.doubts import doubts
 from proxy.settings.file import load
@@ -163,11 +164,18 @@ def _check_flags(settings: Settings, *, ask_server: bool = True) -> list[str]:
 def _models(settings: LlmSettings) -> Table:
     """A table of the base URLs under which the upstream finds its language models."""
     table = Table(title=f"model port {settings.listen}", show_lines=True)
-    for heading in ("provider", "instead of", "the upstream's base URL begins with"):
+    for heading in (
+        "provider",
+        "instead of",
+        "the upstream's base URL begins with",
+        "recorded streams tried",
+    ):
         table.add_column(heading, overflow="fold")
     for provider in settings.providers:
         name = f"{provider.name} ({provider.api})"
-        table.add_row(name, provider.url, f"http://{settings.listen}{provider.mount}")
+        found = tried(provider.url.split("://")[-1].partition("/")[0].partition(":")[0])
+        streams = "none of this host: read as documented" if found is None else ", ".join(found.streams)
+        table.add_row(name, provider.url, f"http://{settings.listen}{provider.mount}", streams)
     return table
 
 

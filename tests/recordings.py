@@ -11,15 +11,22 @@ a batch answer, the same one however it is cut into bytes, and if no beginning o
 import argparse
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from proxy.llm.dialects.dialect import Assembler, ProviderFailed, Unfaithful
+from proxy.llm.dialects.anthropic import Anthropic
+from proxy.llm.dialects.cohere import Cohere
+from proxy.llm.dialects.dialect import Assembler, Dialect, ProviderFailed, Unfaithful
 from proxy.llm.dialects.gemini import Gemini
+from proxy.llm.dialects.ollama import Ollama
 from proxy.llm.dialects.openai import OpenAI
-from proxy.text.sse import Decoder
+from proxy.llm.dialects.responses import Responses
+from proxy.llm.stream_events import SSE, StreamEvents
+
+OTHER = "another API"
+"""The shape of a recording that is no call for a chat, a message or a response, or of no dialect."""
 
 ODD_BYTES = (1, 7, 4096)
 """Sizes of the pieces in which a stream's bytes come."""
@@ -37,6 +44,8 @@ class Finding:
     shape: str
     why: str = ""
     """Why no batch answer can be made of it; "" if it is faithful."""
+    error: int | None = None
+    """The status, if the stream is an error of the provider's, which the batch call would have got."""
     kept: list[str] = field(default_factory=list)
     """Unknown fields that were kept."""
     differences: list[str] = field(default_factory=list)
@@ -62,13 +71,22 @@ def shape_of(events: list[str]) -> str:
             return "ollama"
         if "error" in said:
             return "openai"
-    return "another API"
+    return OTHER
+
+
+SHAPES: Mapping[str, Dialect] = {
+    "openai": OpenAI(),
+    "responses": Responses(),
+    "anthropic": Anthropic(),
+    "gemini": Gemini(),
+    "ollama": Ollama(),
+    "cohere": Cohere(),
+}
 
 
 def assembler_of(shape: str) -> Assembler | None:
-    if shape == "openai":
-        return OpenAI().assembler(1)
-    return Gemini().assembler(1) if shape == "gemini" else None
+    dialect = SHAPES.get(shape)
+    return None if dialect is None else dialect.assembler(1)
 
 
 def answer_of(shape: str, events: list[str], pieces: int | None = None) -> bytes | None:
@@ -79,7 +97,7 @@ def answer_of(shape: str, events: list[str], pieces: int | None = None) -> bytes
     """
     assembler = assembler_of(shape)
     assert assembler is not None
-    for data in events if pieces is None else _decoded(events, pieces):
+    for data in events if pieces is None else _decoded(SHAPES[shape].media_type, events, pieces):
         assembler.feed(data)
     return assembler.answer() if assembler.is_complete else None
 
@@ -104,7 +122,9 @@ def streams_of(path: Path) -> Iterator[list[str]]:
 
 
 def _begins_anew(before: Any, event: Any) -> bool:
-    """Whether a chunk of a chat completion is of another call than the finished one before it."""
+    """Whether an event is of another call than the finished one before it."""
+    if before.get("type") in ("message_stop", "response.completed"):
+        return True
     finished = any(choice.get("finish_reason") for choice in before.get("choices") or ())
     return finished and bool(event.get("choices")) and before.get("id") != event.get("id")
 
@@ -121,7 +141,7 @@ def examine(provider: str, path: Path, events: list[str]) -> Finding:
     try:
         whole = answer_of(shape, events)
     except ProviderFailed as failed:
-        found.why = f"an error of the provider's, {failed.status}"
+        found.error = failed.status
         return found
     except Unfaithful as why:
         found.why = str(why)
@@ -153,13 +173,13 @@ def _cuts(shape: str, events: list[str], whole: bytes) -> str:
     return ""
 
 
-def _decoded(events: list[str], pieces: int) -> Iterator[str]:
+def _decoded(media_type: bytes, events: list[str], pieces: int) -> Iterator[str]:
     """The events of a stream whose bytes come in pieces."""
-    wire = "".join(f"data: {event}\n\n" for event in events).encode()
-    decoder = Decoder(max_event_bytes=len(wire) + 1)
+    framed = "data: {}\n\n" if media_type == SSE else "{}\n"
+    wire = "".join(framed.format(event) for event in events).encode()
+    decoder = StreamEvents(media_type)
     for at in range(0, len(wire), pieces):
-        for event in decoder.feed(wire[at : at + pieces]):
-            yield event.data
+        yield from decoder.feed(wire[at : at + pieces])
 
 
 def _differences(batch: Any, ours: Any, path: str = "$") -> Iterator[str]:
@@ -197,17 +217,23 @@ def examined(folder: Path) -> list[Finding]:
 
 def report(found: list[Finding], *, shapes: bool) -> Iterator[str]:
     """A line for each provider, and for what there is to say of its recordings."""
+    others = [each for each in found if each.shape == OTHER]
+    found = [each for each in found if each.shape != OTHER]
     for provider in sorted({each.provider for each in found}):
         of_it = [each for each in found if each.provider == provider]
         yield f"{provider:20} {sum(not each.why for each in of_it)} of {len(of_it)}"
         for each in of_it:
             if each.why:
                 yield f"    {each.name} ({each.shape}): {each.why}"
+            if each.error is not None:
+                yield f"    {each.name} ({each.shape}): the provider's error, {each.error}"
             if each.kept:
                 yield f"    {each.name} ({each.shape}): kept {', '.join(each.kept)}"
             if shapes and each.differences:
                 yield f"    {each.name}: {' '.join(each.differences)}"
     yield f"{'all':20} {sum(not each.why for each in found)} of {len(found)}"
+    if others:
+        yield f"and {len(others)} of other APIs: {', '.join(sorted({each.provider for each in others}))}"
 
 
 def main() -> int:

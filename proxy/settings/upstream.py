@@ -113,8 +113,9 @@ class ProviderSettings(SettingsBlock):
     path: Annotated[str, AfterValidator(_mount)] | None = None
     """What stands before the provider's own path in the base URL that the upstream uses. The default is
     `/NAME`: `http://HEADGATE:8090/openai/v1` for the provider `openai`. A single provider may have `/`."""
-    api: Literal["openai", "gemini"] = "openai"
-    """The shape of its API. `openai` is also the shape of Azure, DeepSeek and every compatible server."""
+    api: Literal["openai", "anthropic", "gemini", "ollama", "cohere"] = "openai"
+    """The shape of its API, see [dialects](dialects.md). `openai` is also the shape of Azure, DeepSeek and
+    every compatible server; `gemini` is also Vertex AI's, with Anthropic's models there."""
     timeouts: TimeoutSettings = TimeoutSettings()
     """Before a stream's first text `first_byte_s` applies instead of `idle_s`: a thinking model gets as much
     time as for its batch answer."""

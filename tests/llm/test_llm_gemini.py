@@ -399,7 +399,6 @@ def test_a_stream_has_ended_when_every_candidate_has() -> None:
 
 REPEATED: dict[str, Any] = {
     "finishMessage": "Done.",
-    "safetyRatings": [{"category": "HARM_CATEGORY_HARASSMENT", "probability": "NEGLIGIBLE"}],
     "citationMetadata": {"citations": [{"startIndex": 1, "endIndex": 9, "uri": "https://a.example/"}]},
     "urlContextMetadata": {"urlMetadata": [{"retrievedUrl": "https://a.example/"}]},
 }
@@ -432,6 +431,78 @@ def test_what_is_said_of_a_candidate_is_said_once_or_again_unchanged(name: str) 
         assert assembled(*events)[0] == event({"text": "ab"}, reason="STOP", **{name: value})
 
 
+def rated(probability: str, *, blocked: bool = False, category: str = "HARM_CATEGORY_HARASSMENT") -> Json:
+    return {"category": category, "probability": probability} | ({"blocked": True} if blocked else {})
+
+
+def test_the_last_ratings_are_of_the_whole_answer() -> None:
+    """Vertex AI rates each event anew. What was blocked once stays so, and other categories are refused."""
+    rating = [rated("NEGLIGIBLE"), rated("LOW")]
+    first, last = (
+        event({"text": "a"}, safetyRatings=rating[:1]),
+        event({"text": "b"}, safetyRatings=rating[1:]),
+    )
+    assert assembled(first, last, STOP)[0] == event({"text": "ab"}, reason="STOP", safetyRatings=rating[1:])
+
+    struck = event({"text": "a"}, safetyRatings=[rated("HIGH", blocked=True)])
+    answer, _ = assembled(struck, last, STOP)
+    assert answer["candidates"][0]["safetyRatings"] == [rated("LOW", blocked=True)]
+    other = event({"text": "b"}, safetyRatings=[rated("LOW", category="HARM_CATEGORY_HATE_SPEECH")])
+    assert refusal(first, other) == DIFFERS
+
+
+def argument(path: str, value: str) -> list[Json]:
+    """A call in pieces whose only argument is a text, without its end."""
+    more = {"willContinue": True}
+    return [
+        event({"functionCall": {"name": "dose"} | more}),
+        event(
+            {"functionCall": {"partialArgs": [{"jsonPath": path, "stringValue": value[:1]} | more]} | more}
+        ),
+        event({"functionCall": {"partialArgs": [{"jsonPath": path, "stringValue": value[1:]}]} | more}),
+    ]
+
+
+def test_arguments_in_pieces_are_put_together() -> None:
+    """Vertex AI streams them on request. Each piece says where it stands; a call ends with one that does not
+    continue, or with an empty one."""
+
+    def more(path: str, *, ends: bool = False, **value: Any) -> Json:
+        rest = {} if ends else {"willContinue": True}
+        return event({"functionCall": {"partialArgs": [{"jsonPath": path} | value]} | rest})
+
+    said = parts_of(
+        *argument("$.drugs[0].name", "ASS"),
+        more("$.drugs[0].mg", numberValue=100),
+        more("$.drugs[1]['of it']", nullValue="NULL_VALUE"),
+        more("$.urgent", boolValue=False, ends=True),
+        *argument("$.a", "b"),
+        event({"functionCall": {}}),
+        STOP,
+    )
+
+    drugs = [{"name": "ASS", "mg": 100}, {"of it": None}]
+    assert said == [
+        {"functionCall": {"name": "dose", "args": {"drugs": drugs, "urgent": False}}},
+        {"functionCall": {"name": "dose", "args": {"a": "b"}}},
+    ]
+
+
+def test_arguments_in_pieces_are_not_asked_for_by_a_batch_call() -> None:
+    config = {"toolConfig": {"functionCallingConfig": {"streamFunctionCallArguments": True}}}
+    with pytest.raises(NotStreamable):
+        Gemini().as_stream("POST", TARGET, body(**config))
+
+
+def test_an_unknown_field_that_cannot_change_the_answer_is_kept_and_named() -> None:
+    assembler = Gemini().assembler(1)
+    for each in (event({"text": "a"}, rank=3) | {"region": "eu"}, STOP | {"region": "eu"}):
+        assembler.feed(json.dumps(each))
+
+    assert json.loads(assembler.answer()) == event({"text": "a"}, reason="STOP", rank=3) | {"region": "eu"}
+    assert sorted(assembler.kept_fields()) == ["candidates[].rank", "region"]
+
+
 @pytest.mark.parametrize("name", AROUND)
 def test_what_surrounds_the_candidates_is_said_once_or_again_unchanged(name: str) -> None:
     around = {name: AROUND[name]}
@@ -456,7 +527,7 @@ def differing(table: dict[str, Any]) -> list[Any]:
     return [pytest.param({name: value}, {name: "other"}, id=name) for name, value in table.items()]
 
 
-@pytest.mark.parametrize(("said", "other"), differing(REPEATED | {"finishReason": "STOP"}))
+@pytest.mark.parametrize(("said", "other"), differing({**REPEATED, "finishReason": "STOP"}))
 def test_what_differs_from_what_was_said_of_a_candidate_is_refused(said: Json, other: Json) -> None:
     assert refusal(event(**said), event(**other)) == "a field comes again, and differs"
 
@@ -486,10 +557,10 @@ def test_what_may_be_about_a_part_of_the_answer_is_refused(name: str) -> None:
     assert refusal(event({"text": "a"}, **said)) == refused
 
 
+CHANGES = "a field that is not known changes"
 DIFFERS = "a field comes again, and differs"
 UNKNOWN = "an event has a field that is not known"
 UNKNOWN_PART = "a part has a field that is not known"
-PIECES = "a part comes in pieces, or has a field that is not known"
 TWICE = {"text": "b", "thoughtSignature": "c2Vjb25k"}
 
 
@@ -504,8 +575,13 @@ TWICE = {"text": "b", "thoughtSignature": "c2Vjb25k"}
         pytest.param([[1]], "an object is none", id="an array"),
         pytest.param([{"candidates": {}}], "a list is none", id="candidates"),
         pytest.param([{"candidates": [[]]}], "an object is none", id="candidate"),
-        pytest.param([event() | {"new": 1}], UNKNOWN, id="unknown"),
-        pytest.param([event(new=1)], UNKNOWN, id="unknown in a candidate"),
+        pytest.param([event() | {"new": 1}, event() | {"new": 2}], CHANGES, id="unknown, and changes"),
+        pytest.param([event(new=1), event(new=2)], CHANGES, id="unknown in a candidate, and changes"),
+        pytest.param(
+            [event(new=1), event(A), STOP | event(new=1)],
+            "a field that is not known comes again, and not always",
+            id="unknown now and then",
+        ),
         pytest.param([event(finishReason=None)], UNKNOWN, id="null, which Google never writes"),
         pytest.param([event(content={"new": 1})], UNKNOWN, id="unknown in a content"),
         pytest.param([event(groundingMetadata={"new": 1})], UNKNOWN, id="unknown in sources"),
@@ -525,7 +601,25 @@ TWICE = {"text": "b", "thoughtSignature": "c2Vjb25k"}
         ),
         pytest.param([event({"functionCall": []})], "an object is none", id="call"),
         pytest.param(
-            [event({"functionCall": {"name": "a", "willContinue": True}})], PIECES, id="call in pieces"
+            [event({"functionCall": {"name": "a", "willContinue": True}}), STOP],
+            "a call has no end",
+            id="call without its end",
+        ),
+        pytest.param([*argument("$.a", "b"), STOP], "a call has no end", id="pieces without their end"),
+        pytest.param(
+            [*argument("$.a", "b"), event({"functionCall": {"name": "c"}})],
+            "a part begins within a call",
+            id="a call within a call",
+        ),
+        pytest.param([*argument("$[?(@.a)]", "b")], "an argument's path is none", id="another path"),
+        pytest.param([*argument("$.a[1]", "b")], "an argument's path is none", id="a gap in a list"),
+        pytest.param(
+            [*argument("$.a", "b"), *argument("$.a", "b")[1:]],
+            "an argument comes again",
+            id="argument twice",
+        ),
+        pytest.param(
+            [event({"functionCall": {"partialArgs": []}})], "a call's piece follows none", id="piece of none"
         ),
         pytest.param(
             [event({"functionCall": {"id": "1"}}), event({"functionCall": {"id": "1"}}, reason="STOP")],
@@ -535,7 +629,6 @@ TWICE = {"text": "b", "thoughtSignature": "c2Vjb25k"}
         pytest.param([event(A, A)], "two texts of one event may be one or two", id="two texts"),
         pytest.param([event(CODE), event(CODE)], "two parts with code may be one or two", id="code"),
         pytest.param([event(RAN), event(RAN)], "two parts with code may be one or two", id="code that ran"),
-        pytest.param([event(A, thoughtSignature="")], UNKNOWN, id="signature of a candidate"),
         pytest.param(
             [event({"text": "a", "thoughtSignature": SIGNED}), event(TWICE)], DIFFERS, id="two signatures"
         ),
@@ -636,6 +729,7 @@ def aliases(of: Any) -> set[str]:
             types.GenerateContentResponse,
             {
                 *gemini.RESPONSE,
+                "candidates",
                 "sdkHttpResponse",
                 "automaticFunctionCallingHistory",
                 "parsed",

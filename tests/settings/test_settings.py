@@ -278,7 +278,7 @@ OPENAI = {"name": "openai", "url": "https://api.openai.com"}
         ),
         ({"providers": [OPENAI | {"url": "https://x/v1"}]}, "must be an origin without a path"),
         ({"providers": [OPENAI | {"path": "v1"}]}, "llm.providers[0].path: must be / or segments"),
-        ({"providers": [OPENAI | {"api": "soap"}]}, "llm.providers[0].api: input should be 'openai' or"),
+        ({"providers": [OPENAI | {"api": "soap"}]}, "llm.providers[0].api: input should be 'openai', "),
         ({"providers": [OPENAI], "ask_again": "often"}, "llm.ask_again: input should be 'never'"),
     ],
 )

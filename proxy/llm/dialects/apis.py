@@ -4,13 +4,58 @@ Dialects are told apart by a call's path. Many providers offer OpenAI's beside t
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 
+from proxy.llm.dialects.anthropic import Anthropic
+from proxy.llm.dialects.cohere import Cohere
 from proxy.llm.dialects.dialect import Dialect
 from proxy.llm.dialects.gemini import Gemini
+from proxy.llm.dialects.ollama import Ollama
 from proxy.llm.dialects.openai import OpenAI
+from proxy.llm.dialects.responses import Responses
 
 APIS: Mapping[str, Callable[[str], Sequence[Dialect]]] = {
-    "openai": lambda host: (OpenAI(host),),
-    "gemini": lambda host: (Gemini(), OpenAI(host)),
+    "openai": lambda host: (OpenAI(host), Responses(host)),
+    "anthropic": lambda host: (Anthropic(), OpenAI(host)),
+    "gemini": lambda host: (Gemini(), Anthropic(), OpenAI(host)),
+    "ollama": lambda host: (Ollama(), OpenAI(host), Responses(host), Anthropic()),
+    "cohere": lambda host: (Cohere(), OpenAI(host)),
 }
 """By `api`: from the provider's host to its dialects."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tried:
+    """A provider of which recorded streams went through the assemblers, whole and cut at every event."""
+
+    name: str
+    hosts: tuple[str, ...]
+    """Ends of its hosts' names; none for what everybody runs at a host of their own."""
+    streams: tuple[str, ...]
+    """Of which calls."""
+
+
+CHAT, RESPONSES, MESSAGES, CONTENT = "chat completions", "responses", "messages", "content"
+
+TRIED = (
+    Tried("Alibaba", ("aliyuncs.com",), (CHAT,)),
+    Tried("Anthropic", ("api.anthropic.com",), (MESSAGES,)),
+    Tried("Azure", ("openai.azure.com", "azure.com"), (CHAT, RESPONSES)),
+    Tried("Cerebras", ("api.cerebras.ai",), (CHAT,)),
+    Tried("Cohere", ("api.cohere.com", "api.cohere.ai"), ("chat, version 2",)),
+    Tried("DeepSeek", ("api.deepseek.com",), (CHAT,)),
+    Tried("Gemini", ("generativelanguage.googleapis.com",), (CONTENT,)),
+    Tried("Groq", ("api.groq.com",), (CHAT,)),
+    Tried("LM Studio", (), (RESPONSES,)),
+    Tried("Mistral", ("api.mistral.ai",), (CHAT,)),
+    Tried("Moonshot", ("api.moonshot.ai", "api.moonshot.cn"), (CHAT,)),
+    Tried("OpenAI", ("api.openai.com",), (RESPONSES,)),
+    Tried("Perplexity", ("api.perplexity.ai",), (CHAT,)),
+    Tried("Vertex AI", ("aiplatform.googleapis.com",), (CONTENT,)),
+    Tried("xAI", ("api.x.ai",), (CHAT, RESPONSES)),
+)
+
+
+def tried(host: str) -> Tried | None:
+    """What was tried of a host's provider; None: nothing, so that its streams are read as documented."""
+    return next((each for each in TRIED if host.endswith(each.hosts)), None)

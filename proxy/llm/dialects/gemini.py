@@ -104,9 +104,24 @@ def _not_streamable(call: GeminiCall) -> str:
         return "several candidates"
     if _field(config, "responseModalities", "response_modalities") not in (None, [], ["TEXT"]):
         return "it asks for more than text"
+    if _streams_arguments(call.body):
+        return "it asks for arguments in pieces"
     if _field(config, "responseLogprobs", "response_logprobs") or config.get("logprobs") is not None:
         return "it asks for logprobs"
     return ""
+
+
+def _streams_arguments(call: Mapping[str, Any]) -> bool:
+    """Whether tools' arguments are to come in pieces, which a batch answer does not have."""
+    config = _field(call, "toolConfig", "tool_config") or {}
+    calling = (
+        _field(config, "functionCallingConfig", "function_calling_config")
+        if isinstance(config, dict)
+        else None
+    )
+    if not isinstance(calling, dict):
+        return False
+    return bool(_field(calling, "streamFunctionCallArguments", "stream_function_call_arguments"))
 
 
 def _system(call: Mapping[str, Any]) -> str:

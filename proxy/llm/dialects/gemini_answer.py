@@ -13,12 +13,13 @@ Node. Where those two differ, a field joins only if it comes once, or the same e
 """
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import orjson
 
 from proxy.llm.dialects.dialect import AbnormalFinish, ProviderFailed, Unfaithful
+from proxy.llm.dialects.gemini_arguments import check_calls, has_pieces, join_pieces
 from proxy.llm.dialects.joins import (
     MAX_ANSWER_CHARS,
     Join,
@@ -29,6 +30,7 @@ from proxy.llm.dialects.joins import (
     check_texts,
     last,
 )
+from proxy.llm.dialects.kept_fields import KeptFields
 
 MAX_CANDIDATES = 8
 """`candidateCount` of the API."""
@@ -58,27 +60,22 @@ def fields(table: Mapping[str, Join]) -> Join:
     """Joins objects, field by field, as a table says."""
 
     def join(so_far: dict[str, Any] | None, new: Any) -> dict[str, Any]:
-        so_far = {} if so_far is None else so_far
-        for name, value in as_object(new).items():
-            if name not in table or value is None:
-                raise Unfaithful("an event has a field that is not known")
-            so_far[name] = table[name](so_far.get(name), value)
-        return so_far
+        return _joined(table, {} if so_far is None else so_far, new)
 
     return join
 
 
-def candidates(so_far: dict[int, Any] | None, new: Any) -> dict[int, Any]:
-    """Candidates by their index, which Vertex AI leaves out when it is 0."""
-    so_far = {} if so_far is None else so_far
-    for candidate in as_list(new):
-        index = as_object(candidate).get("index", 0)
-        if type(index) is not int or not 0 <= index < MAX_CANDIDATES:
-            raise Unfaithful("an index is none")
-        had_ended = "finishReason" in so_far.get(index, ())
-        so_far[index] = _candidate(so_far.get(index), candidate)
-        if had_ended and any(part.get("text", True) for part in _parts(candidate)):
-            raise Unfaithful("an answer goes on after its end")
+def _joined(
+    table: Mapping[str, Join], so_far: dict[str, Any], new: Any, unknown: KeptFields | None = None
+) -> dict[str, Any]:
+    """`so_far` with an event's fields; `unknown` takes those that the table does not name."""
+    for name, value in as_object(new).items():
+        if value is None or (unknown is None and name not in table):
+            raise Unfaithful("an event has a field that is not known")
+        if unknown is not None and name not in table:
+            unknown.take(name, value)
+        else:
+            so_far[name] = table[name](so_far.get(name), value)
     return so_far
 
 
@@ -91,6 +88,17 @@ def parts(so_far: list[Any] | None, new: Any) -> list[Any]:
         else:
             _join_whole(so_far, part)
     return so_far
+
+
+def ratings(so_far: list[Any] | None, new: Any) -> list[Any]:
+    """Each event has the ratings of the answer so far, of the same categories. Both of Google's joiners take
+    the last ones, and one that was blocked stays blocked."""
+    categories = [as_object(rating).get("category") for rating in as_list(new)]
+    before = [] if so_far is None else so_far
+    if so_far is not None and [rating.get("category") for rating in before] != categories:
+        raise Unfaithful("a field comes again, and differs")
+    blocked = {rating.get("category") for rating in before if rating.get("blocked")}
+    return [rating | {"blocked": True} if rating.get("category") in blocked else rating for rating in new]
 
 
 def supports(so_far: Any, new: Any) -> Any:
@@ -110,6 +118,9 @@ WHOLE_PARTS: Mapping[str, frozenset[str]] = {
     "inlineData": frozenset({"mimeType", "data", "displayName"}),
     "executableCode": frozenset({"id", "language", "code"}),
     "codeExecutionResult": frozenset({"id", "outcome", "output"}),
+    "toolCall": frozenset({"id", "toolType", "args"}),
+    "toolResponse": frozenset({"id", "toolType", "response"}),
+    "fileData": frozenset({"mimeType", "fileUri", "displayName"}),
 }
 
 CODE = frozenset({"executableCode", "codeExecutionResult"})
@@ -132,7 +143,7 @@ CANDIDATE: Mapping[str, Join] = {
     "content": fields({"role": same, "parts": parts}),
     "finishReason": same,
     "finishMessage": same,
-    "safetyRatings": same,
+    "safetyRatings": ratings,
     "citationMetadata": same,
     "groundingMetadata": fields(GROUNDING),
     "urlContextMetadata": same,
@@ -143,7 +154,6 @@ CANDIDATE: Mapping[str, Join] = {
 }
 
 RESPONSE: Mapping[str, Join] = {
-    "candidates": candidates,
     "promptFeedback": fields({"blockReason": same, "blockReasonMessage": same, "safetyRatings": same}),
     "usageMetadata": last,
     "modelVersion": same,
@@ -151,10 +161,6 @@ RESPONSE: Mapping[str, Join] = {
     "responseId": same,
     "createTime": same,
 }
-
-_candidate = fields(CANDIDATE)
-
-_response = fields(RESPONSE)
 
 
 class Response:
@@ -165,6 +171,9 @@ class Response:
         self._answer: dict[str, Any] = {}
         self._chars = 0
         self._is_counted = True
+        self._candidates: dict[int, dict[str, Any]] = {}
+        self._unknown = KeptFields()
+        self._unknown_of_candidates: dict[int, KeptFields] = {}
 
     def feed(self, data: str) -> str:
         """Take one event's data; the text, not of thoughts, that it adds to candidate 0."""
@@ -180,7 +189,7 @@ class Response:
         if any(_LONG_INTEGER.findall(data)):
             raise Unfaithful("an integer may have more than 64 bits")
         try:
-            _response(self._answer, event)
+            self._join(as_object(event))
         except RecursionError:  # two values that are compared
             raise Unfaithful("an event is too deep") from None
         if "candidates" in event or "usageMetadata" in event:
@@ -190,10 +199,30 @@ class Response:
             part.get("text", "") for each in first for part in _parts(each) if not _is_thought(part)
         )
 
+    def _join(self, event: dict[str, Any]) -> None:
+        rest = {name: value for name, value in event.items() if name != "candidates"}
+        self._unknown.events += 1
+        _joined(RESPONSE, self._answer, rest, self._unknown)
+        for candidate in as_list(event.get("candidates", [])):
+            self._join_candidate(as_object(candidate))
+
+    def _join_candidate(self, candidate: dict[str, Any]) -> None:
+        """By its index, which Vertex AI leaves out when it is 0."""
+        index = candidate.get("index", 0)
+        if type(index) is not int or not 0 <= index < MAX_CANDIDATES:
+            raise Unfaithful("an index is none")
+        so_far = self._candidates.setdefault(index, {})
+        had_ended = "finishReason" in so_far
+        unknown = self._unknown_of_candidates.setdefault(index, KeptFields("candidates[]."))
+        unknown.events += 1
+        _joined(CANDIDATE, so_far, candidate, unknown)
+        if had_ended and any(part.get("text", True) for part in _parts(candidate)):
+            raise Unfaithful("an answer goes on after its end")
+
     @property
     def is_complete(self) -> bool:
         """Whether every candidate has its reason to finish, or the prompt is blocked: no event says more."""
-        found = self._answer.get("candidates")
+        found = self._candidates
         if not found or self._is_blocked:
             return self._is_blocked
         return all("finishReason" in found.get(index, ()) for index in range(max(found) + 1))
@@ -205,9 +234,13 @@ class Response:
 
     def answer(self) -> bytes:
         """The GenerateContentResponse as JSON."""
-        answer = dict(self._answer)
-        if "candidates" in answer:
-            answer["candidates"] = [candidate for _, candidate in sorted(answer["candidates"].items())]
+        answer = {**self._answer, **self._unknown.values()}
+        if self._candidates:
+            answer["candidates"] = [
+                candidate | self._unknown_of_candidates[index].values()
+                for index, candidate in sorted(self._candidates.items())
+            ]
+            check_calls(part for each in answer["candidates"] for part in _parts(each))
         if self._choices is not None:
             for candidate in answer.get("candidates", ()):
                 check_texts(part.get("text") for part in _parts(candidate))
@@ -221,9 +254,10 @@ class Response:
         except TypeError:
             raise Unfaithful("an event is too deep") from None
 
-    def kept_fields(self) -> Iterable[str]:
+    def kept_fields(self) -> Iterator[str]:
         """See `Assembler`."""
-        return ()
+        for unknown in (self._unknown, *self._unknown_of_candidates.values()):
+            yield from unknown.names()
 
     def _check_finishes(self, candidates: list[dict[str, Any]], asked: int) -> None:
         """Check that each candidate is there, and has finished as it would have in the batch answer."""
@@ -263,6 +297,9 @@ def _join_whole(so_far: list[Any], part: dict[str, Any]) -> None:
     if len(kinds) != 1 or not kinds <= WHOLE_PARTS.keys():
         raise Unfaithful("a part has a field that is not known")
     (kind,) = kinds
+    if kind == "functionCall" and has_pieces(so_far, as_object(part[kind])):
+        join_pieces(so_far, part)
+        return
     if not as_object(part[kind]).keys() <= WHOLE_PARTS[kind]:
         raise Unfaithful("a part comes in pieces, or has a field that is not known")
     if so_far and kind in CODE & so_far[-1].keys():

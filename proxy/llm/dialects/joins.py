@@ -1,5 +1,6 @@
 """What the tables of all dialects share: how the pieces of a field are joined. No I/O."""
 
+import json
 from collections.abc import Callable, Iterable, Mapping
 from itertools import pairwise
 from typing import Any
@@ -186,3 +187,34 @@ def numbered(table: Mapping[str, Join], bound: int) -> Join:
         return by_index
 
     return join
+
+
+def parsed(data: str) -> dict[str, Any]:
+    """One event's data. Raises `Unfaithful` if it is no JSON object."""
+    try:
+        return as_object(json.loads(data))
+    except (ValueError, RecursionError):
+        raise Unfaithful("a chunk is no JSON") from None
+
+
+def serialized(answer: Mapping[str, Any]) -> bytes:
+    """A batch answer as JSON. Raises `Unfaithful` for what JSON or Unicode does not have."""
+    try:
+        return json.dumps(answer, ensure_ascii=False, allow_nan=False, default=str).encode()
+    except (ValueError, RecursionError):
+        raise Unfaithful("a number is out of range, or a text is no Unicode, or it is too deep") from None
+
+
+def shown(piece: str) -> str:
+    """A piece of text that is shown. Raises `Unfaithful` for half a character."""
+    if not piece.isascii() and any("\ud800" <= char <= "\udfff" for char in piece):
+        raise Unfaithful("a text is no Unicode")
+    return piece
+
+
+def as_arguments(text: Any) -> dict[str, Any]:
+    """A tool's arguments. Raises `Unfaithful` if they are no JSON object."""
+    try:
+        return as_object(json.loads(str(text)))
+    except (ValueError, RecursionError):
+        raise Unfaithful("a tool's arguments are none") from None

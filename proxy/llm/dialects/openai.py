@@ -4,10 +4,17 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from proxy.llm.dialects.dialect import NotStreamable, Prompt, StreamCall
-from proxy.llm.dialects.openai_answer import Completion
+from proxy.llm.dialects.dialect import (
+    NotStreamable,
+    Prompt,
+    StreamCall,
+    asked_as,
+    call_of,
+    path_of,
+    system_of,
+)
+from proxy.llm.dialects.openai_answer import Completion, is_choice
 from proxy.llm.dialects.openai_fields import MAX_CHOICES
-from proxy.llm.dialects.openai_finish import is_choice
 
 AS_STREAM = {"stream": True, "stream_options": {"include_usage": True}}
 
@@ -30,7 +37,7 @@ class OpenAI:
         self._as_stream = WITHOUT_OPTIONS if host in REFUSING_OPTIONS else AS_STREAM
 
     def is_call(self, method: str, target: bytes) -> bool:
-        return method == "POST" and target.partition(b"?")[0].endswith(b"/chat/completions")
+        return method == "POST" and path_of(target).endswith(b"/chat/completions")
 
     def is_stream(self, method: str, target: bytes, body: bytes) -> bool:
         call = _call(method, target, body)
@@ -38,7 +45,7 @@ class OpenAI:
 
     def prompt(self, method: str, target: bytes, body: bytes) -> Prompt | None:
         call = _call(method, target, body)
-        return None if call is None else Prompt(_model(call, target), _system(call))
+        return None if call is None else _prompt(call, target)
 
     def as_stream(self, method: str, target: bytes, body: bytes) -> StreamCall | None:
         call = _call(method, target, body)
@@ -46,11 +53,8 @@ class OpenAI:
             return None
         if why := _not_streamable(call):
             raise NotStreamable(why)
-        try:
-            asked = json.dumps(call | self._as_stream, ensure_ascii=False, allow_nan=False).encode()
-        except ValueError:
-            raise NotStreamable("a number is out of range, or a text is no Unicode") from None
-        return StreamCall(target, asked, Prompt(_model(call, target), _system(call)), call.get("n") or 1)
+        asked = asked_as(call, self._as_stream)
+        return StreamCall(target, asked, _prompt(call, target), call.get("n") or 1)
 
     def assembler(self, choices: int | None = None) -> "Completion":
         return Completion(choices)
@@ -66,13 +70,10 @@ class OpenAI:
 
 def _call(method: str, target: bytes, body: bytes) -> dict[str, Any] | None:
     """The body of a call for a chat completion."""
-    if method != "POST" or not target.partition(b"?")[0].endswith(b"/chat/completions"):
+    if method != "POST" or not path_of(target).endswith(b"/chat/completions"):
         return None
-    try:
-        call = json.loads(body)
-    except (ValueError, RecursionError):
-        return None
-    return call if isinstance(call, dict) and isinstance(call.get("messages"), list) else None
+    call = call_of(body, "messages")
+    return call if call is not None and isinstance(call["messages"], list) else None
 
 
 def _not_streamable(call: Mapping[str, Any]) -> str:
@@ -91,21 +92,13 @@ def _not_streamable(call: Mapping[str, Any]) -> str:
     return ""
 
 
+def _prompt(call: Mapping[str, Any], target: bytes) -> Prompt:
+    return Prompt(_model(call, target), "\n".join(system_of(call["messages"])))
+
+
 def _model(call: Mapping[str, Any], target: bytes) -> str:
     """The model's name; in Azure's older paths the deployment's."""
     if isinstance(model := call.get("model"), str):
         return model
     _, found, deployment = target.partition(b"/deployments/")
     return deployment.partition(b"/")[0].decode("latin-1") if found else ""
-
-
-def _system(call: Mapping[str, Any]) -> str:
-    """The text of the messages that instruct the model, a line each."""
-    lines: list[str] = []
-    for message in call["messages"]:
-        if isinstance(message, dict) and message.get("role") in ("system", "developer"):
-            content = message.get("content")
-            parts = content if isinstance(content, list) else [{"text": content}]
-            texts = [part.get("text") for part in parts if isinstance(part, dict)]
-            lines += [text for text in texts if isinstance(text, str)]
-    return "\n".join(lines)

@@ -1,0 +1,315 @@
+"""Anthropic's Messages API, also through Vertex AI's and other paths: its calls and its answers. No I/O.
+
+Sources: Anthropic's API reference, "Streaming Messages" and "Errors"; its own joiner of streams,
+`accumulate_event` of its Python SDK; and recorded streams.
+
+A stream's first event has the message, mostly without content: a tool's call out of running code comes whole.
+Blocks follow one another: each begins with an event
+that has the block, and grows by deltas; what a server's tool returned comes whole. The last events say why
+the message ended, and what was used in all.
+"""
+
+import re
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+from proxy.llm.dialects.dialect import (
+    AbnormalFinish,
+    NotStreamable,
+    Prompt,
+    ProviderFailed,
+    StreamCall,
+    Unfaithful,
+    asked_as,
+    call_of,
+    model_of,
+    path_of,
+    texts_of,
+)
+from proxy.llm.dialects.joins import (
+    MAX_ANSWER_CHARS,
+    Text,
+    as_arguments,
+    as_list,
+    as_object,
+    as_text,
+    check_texts,
+    parsed,
+    serialized,
+    shown,
+)
+from proxy.llm.dialects.kept_fields import KeptFields
+
+MAX_BLOCKS = 4096
+"""Of one message."""
+
+HARMLESS_FINISHES = frozenset(
+    {
+        "end_turn",
+        "max_tokens",
+        "stop_sequence",
+        "tool_use",
+        "pause_turn",
+        "compaction",
+        "model_context_window_exceeded",
+    }
+)
+"""Reasons to stop after which the batch answer has the stream's text. After `refusal` it may have another."""
+
+STATUSES: Mapping[str, int] = {
+    "invalid_request_error": 400,
+    "authentication_error": 401,
+    "billing_error": 402,
+    "permission_error": 403,
+    "not_found_error": 404,
+    "request_too_large": 413,
+    "rate_limit_error": 429,
+    "api_error": 500,
+    "timeout_error": 504,
+    "overloaded_error": 529,
+}
+"""Of an error in a stream, by its type."""
+
+_VERTEX = re.compile(rb"(.*/publishers/anthropic/models/([^/:]+):)(rawPredict|streamRawPredict)")
+
+
+class Anthropic:
+    """Calls whose path ends with `/messages`, or on Vertex AI with `:rawPredict`."""
+
+    media_type = b"text/event-stream"
+
+    def is_call(self, method: str, target: bytes) -> bool:
+        path = path_of(target)
+        return method == "POST" and (path.endswith(b"/messages") or _VERTEX.fullmatch(path) is not None)
+
+    def is_stream(self, method: str, target: bytes, body: bytes) -> bool:
+        call = self._call(method, target, body)
+        return call is not None and call.get("stream") is True
+
+    def prompt(self, method: str, target: bytes, body: bytes) -> Prompt | None:
+        call = self._call(method, target, body)
+        return None if call is None else _prompt(call, target)
+
+    def as_stream(self, method: str, target: bytes, body: bytes) -> StreamCall | None:
+        call = self._call(method, target, body)
+        if call is None:
+            return None
+        vertex = _VERTEX.fullmatch(path_of(target))
+        if call.get("stream") not in (None, False) or (vertex and vertex[3] != b"rawPredict"):
+            raise NotStreamable("it speaks of streams itself")
+        if vertex:
+            target = vertex[1] + b"streamRawPredict" + target[len(vertex[0]) :]
+        return StreamCall(target, asked_as(call, {"stream": True}), _prompt(call, target))
+
+    def assembler(self, choices: int | None = None) -> "ClaudeMessage":
+        return ClaudeMessage(is_own_stream=choices is None)
+
+    def is_answer(self, body: bytes, choices: int) -> bool:
+        answer = call_of(body, "stop_reason")
+        return answer is not None and answer.get("type") == "message" and type(answer.get("content")) is list
+
+    def _call(self, method: str, target: bytes, body: bytes) -> dict[str, Any] | None:
+        return call_of(body, "messages") if self.is_call(method, target) else None
+
+
+def _prompt(call: Mapping[str, Any], target: bytes) -> Prompt:
+    vertex = _VERTEX.fullmatch(path_of(target))
+    model = vertex[2].decode("latin-1") if vertex else model_of(call)
+    return Prompt(model, "\n".join(texts_of(call.get("system"))))
+
+
+class ClaudeMessage:
+    """The answer that one stream makes.
+
+    Args:
+        is_own_stream: whether the caller asked for it, so that it may finish in any way.
+    """
+
+    def __init__(self, *, is_own_stream: bool) -> None:
+        self._is_own_stream = is_own_stream
+        self.is_terminated = False
+        """Whether `message_stop` has come."""
+        self._message: dict[str, Any] | None = None
+        self._blocks: list[dict[str, Any]] = []
+        self._arguments: list[str] = []
+        """Of the block that is open, a tool's use."""
+        self._is_open = False
+        self._unknown = KeptFields()
+        self._chars = 0
+
+    def feed(self, data: str) -> str:
+        """Take one event's data; the text that it adds."""
+        if self.is_terminated:
+            raise Unfaithful("something comes after the end")
+        self._chars += len(data)
+        if self._chars > MAX_ANSWER_CHARS:
+            raise Unfaithful("the answer is too large")
+        event = parsed(data)
+        kind = event.get("type")
+        if kind == "error":
+            raise ProviderFailed(_status(event.get("error")), data.encode())
+        take = EVENTS.get(kind) if isinstance(kind, str) else None
+        if take is None:
+            raise Unfaithful("an event is not known")
+        if kind != "message_delta" and not event.keys() <= FIELDS:
+            raise Unfaithful("an event has a field that is not known")
+        return take(self, event)
+
+    def _start(self, event: Mapping[str, Any]) -> str:
+        if self._message is not None:
+            raise Unfaithful("a second message begins")
+        self._message = as_object(event.get("message"))
+        self._blocks = [as_object(block) for block in as_list(self._message.get("content"))]
+        return shown("".join(as_text(block["text"]) for block in self._blocks if block.get("type") == "text"))
+
+    def _start_block(self, event: Mapping[str, Any]) -> str:
+        block = dict(as_object(event.get("content_block")))
+        if self._message is None or self._is_open or event.get("index") != len(self._blocks):
+            raise Unfaithful("a block is out of order")
+        if len(self._blocks) >= MAX_BLOCKS:
+            raise Unfaithful("there are too many blocks")
+        text = as_text(block.get("text", "")) if block.get("type") == "text" else ""
+        for name in ("text", "thinking"):
+            if isinstance(block.get(name), str) and block.get("type") == name:
+                block[name] = Text(block[name])
+        self._blocks.append(block)
+        self._arguments, self._is_open = [], True
+        return shown(text)
+
+    def _add(self, event: Mapping[str, Any]) -> str:
+        if not self._is_open or event.get("index") != len(self._blocks) - 1:
+            raise Unfaithful("a block is out of order")
+        delta = as_object(event.get("delta"))
+        kind = delta.get("type")
+        name = DELTAS.get(kind) if isinstance(kind, str) else None
+        if name is None or delta.keys() != {"type", name}:
+            raise Unfaithful("a delta is not known, or has a field that is not")
+        return self._join(name, delta[name])
+
+    def _join(self, name: str, value: Any) -> str:
+        """Join a delta's value to the open block; the text that is shown."""
+        block = self._blocks[-1]
+        if name in ("text", "thinking"):
+            if not isinstance(block.get(name), Text):
+                raise Unfaithful("a delta is of another kind than its block")
+            block[name].pieces.append(as_text(value))
+            return shown(value) if name == "text" else ""
+        if name == "partial_json":
+            self._arguments.append(as_text(value))
+        elif name == "citation":
+            block["citations"] = [*as_list(block.get("citations") or []), as_object(value)]
+        elif name == "signature":
+            block[name] = as_text(value)
+        elif block.get(name) is not None:
+            raise Unfaithful("a content comes again")
+        else:
+            block[name] = value
+        return ""
+
+    def _stop_block(self, event: Mapping[str, Any]) -> str:
+        if not self._is_open or event.get("index") != len(self._blocks) - 1:
+            raise Unfaithful("a block is out of order")
+        self._is_open = False
+        if arguments := "".join(self._arguments):
+            block = self._blocks[-1]
+            if "input" not in block or block["input"]:
+                raise Unfaithful("a tool's arguments come twice, or are of no tool")
+            block["input"] = Text(arguments)  # parsed at the end: they may have been cut for their length
+        return ""
+
+    def _change(self, event: Mapping[str, Any]) -> str:
+        """What is known at the end only: why, and what was used. What is null says nothing."""
+        if self._message is None:
+            raise Unfaithful("a message has not begun")
+        for name, value in as_object(event.get("delta")).items():
+            if value is not None and name in ("stop_reason", "stop_sequence") and self._message.get(name):
+                raise Unfaithful("a message ends twice")
+            if value is not None or name not in self._message:
+                self._message[name] = value
+        used = self._message.setdefault("usage", {})
+        used |= {
+            name: value for name, value in as_object(event.get("usage") or {}).items() if value is not None
+        }
+        for name in event.keys() - FIELDS:
+            if name in KNOWN_AT_THE_END:
+                self._message[name] = event[name]
+            else:
+                self._unknown.take(name, event[name])
+        return ""
+
+    def _stop(self, _: Mapping[str, Any]) -> str:
+        self.is_terminated = True
+        return ""
+
+    def _ignore(self, _: Mapping[str, Any]) -> str:
+        return ""
+
+    @property
+    def is_complete(self) -> bool:
+        return self.is_terminated
+
+    def answer(self) -> bytes:
+        """The message as JSON."""
+        if self._message is None or self._is_open:
+            raise Unfaithful("the message, or its last block, has no end")
+        reason = self._message.get("stop_reason")
+        if not self._is_own_stream:
+            check_texts(block.get(name) for block in self._blocks for name in ("text", "thinking"))
+            if reason == "refusal":
+                raise AbnormalFinish("the answer was ended before its end")
+            if reason not in HARMLESS_FINISHES:
+                raise Unfaithful("the message has ended for a reason that is not known")
+        blocks = [_finished(block, reason) for block in self._blocks]
+        return serialized(self._message | {"content": blocks} | self._unknown.values())
+
+    def kept_fields(self) -> Iterable[str]:
+        """See `Assembler`."""
+        return self._unknown.names()
+
+
+FIELDS = frozenset(
+    {"type", "index", "message", "content_block", "delta", "usage", "amazon-bedrock-invocationMetrics"}
+)
+"""Of all events; Amazon's is in the last event of streams alone."""
+
+KNOWN_AT_THE_END = frozenset({"context_management"})
+"""Fields of the message that stand in the event of its end."""
+
+DELTAS: Mapping[str, str] = {
+    "text_delta": "text",
+    "thinking_delta": "thinking",
+    "signature_delta": "signature",
+    "citations_delta": "citation",
+    "input_json_delta": "partial_json",
+    "compaction_delta": "content",
+}
+"""The field of each kind of delta. Texts and thoughts grow, arguments grow and are parsed, citations are
+appended, and a signature replaces an earlier one."""
+
+EVENTS: Mapping[str, Callable[[ClaudeMessage, Mapping[str, Any]], str]] = {
+    "message_start": ClaudeMessage._start,
+    "content_block_start": ClaudeMessage._start_block,
+    "content_block_delta": ClaudeMessage._add,
+    "content_block_stop": ClaudeMessage._stop_block,
+    "message_delta": ClaudeMessage._change,
+    "message_stop": ClaudeMessage._stop,
+    "ping": ClaudeMessage._ignore,
+}
+"""What is done with each kind of event; an `error` is dealt with before."""
+
+
+def _finished(block: Mapping[str, Any], reason: Any) -> dict[str, Any]:
+    """A block as the batch answer has it."""
+    if not isinstance(block.get("input"), Text):
+        return dict(block)
+    try:
+        return {**block, "input": as_arguments(block["input"])}
+    except Unfaithful:
+        if reason in ("max_tokens", "model_context_window_exceeded"):
+            raise AbnormalFinish("the answer was too long for its tool's arguments") from None
+        raise
+
+
+def _status(error: Any) -> int:
+    kind = error.get("type") if isinstance(error, dict) else None
+    return STATUSES.get(kind, 500) if isinstance(kind, str) else 500

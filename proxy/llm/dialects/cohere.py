@@ -1,0 +1,233 @@
+"""Cohere's chat, version 2: its calls and its answers. No I/O.
+
+Sources: Cohere's API reference, "Chat" and "Chat with streaming", and recorded streams. A batch answer has no
+empty lists and no empty plan, though a stream begins with them.
+"""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from proxy.llm.dialects.dialect import (
+    AbnormalFinish,
+    NotStreamable,
+    Prompt,
+    StreamCall,
+    Unfaithful,
+    asked_as,
+    call_of,
+    model_of,
+    path_of,
+    system_of,
+)
+from proxy.llm.dialects.joins import (
+    MAX_ANSWER_CHARS,
+    Text,
+    as_arguments,
+    as_object,
+    as_text,
+    check_texts,
+    parsed,
+    serialized,
+    shown,
+)
+from proxy.llm.dialects.kept_fields import KeptFields
+
+MAX_ITEMS = 4096
+"""Of each list of one message."""
+
+HARMLESS_FINISHES = frozenset({"COMPLETE", "MAX_TOKENS", "STOP_SEQUENCE", "TOOL_CALL"})
+"""Reasons to finish after which the batch answer has the stream's text."""
+
+IGNORED = frozenset({"content-end", "tool-call-end", "citation-end", "debug"})
+
+LISTS: Mapping[str, str] = {
+    "content-start": "content",
+    "tool-call-start": "tool_calls",
+    "citation-start": "citations",
+}
+"""Events that begin an item, and the list of the message that it belongs to."""
+
+GROWING = frozenset({"text", "thinking", "arguments"})
+"""Fields of an item whose texts are joined."""
+
+
+class Cohere:
+    """Calls whose path ends with `/v2/chat`."""
+
+    media_type = b"text/event-stream"
+
+    def is_call(self, method: str, target: bytes) -> bool:
+        return method == "POST" and path_of(target).endswith(b"/v2/chat")
+
+    def is_stream(self, method: str, target: bytes, body: bytes) -> bool:
+        call = self._call(method, target, body)
+        return call is not None and call.get("stream") is True
+
+    def prompt(self, method: str, target: bytes, body: bytes) -> Prompt | None:
+        call = self._call(method, target, body)
+        return None if call is None else _prompt(call)
+
+    def as_stream(self, method: str, target: bytes, body: bytes) -> StreamCall | None:
+        call = self._call(method, target, body)
+        if call is None:
+            return None
+        if call.get("stream") not in (None, False):
+            raise NotStreamable("it speaks of streams itself")
+        if call.get("logprobs"):
+            raise NotStreamable("it asks for logprobs")
+        return StreamCall(target, asked_as(call, {"stream": True}), _prompt(call))
+
+    def assembler(self, choices: int | None = None) -> "CohereMessage":
+        return CohereMessage(is_own_stream=choices is None)
+
+    def is_answer(self, body: bytes, choices: int) -> bool:
+        answer = call_of(body, "finish_reason")
+        return answer is not None and isinstance(answer.get("message"), dict)
+
+    def _call(self, method: str, target: bytes, body: bytes) -> dict[str, Any] | None:
+        return call_of(body, "messages") if self.is_call(method, target) else None
+
+
+def _prompt(call: Mapping[str, Any]) -> Prompt:
+    return Prompt(model_of(call), "\n".join(system_of(call["messages"])))
+
+
+class CohereMessage:
+    """The answer that one stream makes.
+
+    Args:
+        is_own_stream: whether the caller asked for it, so that it may finish in any way.
+    """
+
+    def __init__(self, *, is_own_stream: bool) -> None:
+        self._is_own_stream = is_own_stream
+        self.is_terminated = False
+        """Whether `message-end` has come."""
+        self._answer: dict[str, Any] = {}
+        self._message: dict[str, Any] = {}
+        self._lists: dict[str, list[dict[str, Any]]] = {name: [] for name in LISTS.values()}
+        self._plan = Text("")
+        self._unknown = KeptFields()
+        self._chars = 0
+
+    def feed(self, data: str) -> str:
+        """Take one event's data; the text that it adds."""
+        if self.is_terminated:
+            raise Unfaithful("something comes after the end")
+        self._chars += len(data)
+        if self._chars > MAX_ANSWER_CHARS:
+            raise Unfaithful("the answer is too large")
+        event = parsed(data)
+        kind = str(event.get("type"))
+        if kind in IGNORED:
+            return ""
+        delta = as_object(event.get("delta"))
+        if kind == "message-start":
+            self._start(event, delta)
+        elif kind == "message-end":
+            self._end(event, delta)
+        elif kind == "tool-plan-delta":
+            self._plan.pieces.append(as_text(_only(delta, "tool_plan")))
+        elif kind in LISTS:
+            return self._begin(LISTS[kind], event, delta)
+        elif kind == "content-delta":
+            return self._grow("content", event, delta)
+        elif kind == "tool-call-delta":
+            self._grow("tool_calls", event, delta)
+        else:
+            raise Unfaithful("an event is not known")
+        return ""
+
+    def _start(self, event: Mapping[str, Any], delta: Mapping[str, Any]) -> None:
+        if self._answer:
+            raise Unfaithful("a second message begins")
+        self._answer = {"id": event.get("id")}
+        self._message = {name: value for name, value in as_object(delta.get("message")).items() if value}
+
+    def _begin(self, name: str, event: Mapping[str, Any], delta: Mapping[str, Any]) -> str:
+        found = self._lists[name]
+        if event.get("index") != len(found) or len(found) >= MAX_ITEMS:
+            raise Unfaithful("an item is out of order")
+        item = _only(delta, name)
+        found.append(_growing(as_object(item)))
+        return shown(as_text(item.get("text", ""))) if name == "content" else ""
+
+    def _grow(self, name: str, event: Mapping[str, Any], delta: Mapping[str, Any]) -> str:
+        found = self._lists[name]
+        if not found or event.get("index") != len(found) - 1:
+            raise Unfaithful("an item is out of order")
+        if event.get("logprobs") is not None:
+            raise Unfaithful("logprobs were not asked for")
+        piece = as_object(_only(delta, name))
+        _add(found[-1], piece)
+        return shown(as_text(piece.get("text", ""))) if name == "content" else ""
+
+    def _end(self, event: Mapping[str, Any], delta: Mapping[str, Any]) -> None:
+        self._answer |= {name: delta.get(name) for name in ("finish_reason", "usage")}
+        for name in delta.keys() - {"finish_reason", "usage"}:
+            self._unknown.take(name, delta[name])
+        if event.keys() - {"type", "id", "delta"}:
+            raise Unfaithful("an event has a field that is not known")
+        self.is_terminated = True
+
+    @property
+    def is_complete(self) -> bool:
+        return self.is_terminated
+
+    def answer(self) -> bytes:
+        """The answer as JSON."""
+        if not self._message or self._answer.get("usage") is None:
+            raise Unfaithful("the message has no beginning, or does not say what was used")
+        if not self._is_own_stream:
+            self._check_end()
+        message = self._message | {name: found for name, found in self._lists.items() if found}
+        if self._plan:
+            message["tool_plan"] = self._plan
+        return serialized(self._answer | {"message": message} | self._unknown.values())
+
+    def _check_end(self) -> None:
+        reason = self._answer["finish_reason"]
+        if reason not in HARMLESS_FINISHES:
+            raise AbnormalFinish("the answer was ended before its end")
+        check_texts([self._plan, *(part.get(name) for part in self._lists["content"] for name in GROWING)])
+        try:
+            for call in self._lists["tool_calls"]:
+                as_arguments(as_object(call.get("function")).get("arguments"))
+        except Unfaithful:
+            if reason == "MAX_TOKENS":
+                raise AbnormalFinish("the answer was too long for its tool's arguments") from None
+            raise
+
+    def kept_fields(self) -> Iterable[str]:
+        """See `Assembler`."""
+        return self._unknown.names()
+
+
+def _only(delta: Mapping[str, Any], name: str) -> Any:
+    """The one field of the message in a delta. Raises `Unfaithful` for another or more."""
+    message = as_object(delta.get("message"))
+    if delta.keys() != {"message"} or message.keys() != {name}:
+        raise Unfaithful("a delta has a field that is not known")
+    return message[name]
+
+
+def _growing(item: Mapping[str, Any]) -> dict[str, Any]:
+    """An item whose texts can grow, at any depth."""
+    grown: dict[str, Any] = {}
+    for name, value in item.items():
+        if name in GROWING and "start" not in item:  # a citation has a text that does not
+            grown[name] = Text(as_text(value))
+        else:
+            grown[name] = _growing(value) if name == "function" and isinstance(value, dict) else value
+    return grown
+
+
+def _add(item: dict[str, Any], piece: Mapping[str, Any]) -> None:
+    for name, value in piece.items():
+        before = item.get(name)
+        if isinstance(before, Text):
+            before.pieces.append(as_text(value))
+        elif isinstance(before, dict) and name == "function":
+            _add(before, as_object(value))
+        elif before != value:
+            raise Unfaithful("a delta has a field that is not known")

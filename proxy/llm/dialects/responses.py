@@ -1,0 +1,190 @@
+"""OpenAI's Responses API, and its like of Azure, xAI and LM Studio: its calls and its answers. No I/O.
+
+Sources: OpenAI's API reference, "Responses" and "Streaming events", and recorded streams.
+
+The last event has the whole response, so that nothing has to be joined: what comes before is shown, and
+counts only where the last event lacks the output, which then is the items that came whole.
+"""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from proxy.llm.dialects.dialect import (
+    AbnormalFinish,
+    NotStreamable,
+    Prompt,
+    ProviderFailed,
+    StreamCall,
+    Unfaithful,
+    asked_as,
+    call_of,
+    model_of,
+    path_of,
+    system_of,
+)
+from proxy.llm.dialects.joins import MAX_ANSWER_CHARS, as_list, as_object, as_text, parsed, serialized, shown
+
+MAX_ITEMS = 4096
+"""Of one response's output."""
+
+SHOWN = frozenset({"response.output_text.delta", "response.refusal.delta"})
+
+ENDS = frozenset({"response.completed", "response.incomplete", "response.failed", "response.cancelled"})
+
+STATUSES: Mapping[str, int] = {
+    "invalid_prompt": 400,
+    "invalid_request_error": 400,
+    "rate_limit_exceeded": 429,
+    "insufficient_quota": 429,
+    "server_error": 500,
+}
+"""Of an error in a stream, by its code."""
+
+OPENAI_HOSTS = frozenset({"api.openai.com", "eu.api.openai.com", "us.api.openai.com"})
+"""They know `include_obfuscation`. Others may refuse it."""
+
+
+class Responses:
+    """Calls whose path ends with `/responses`.
+
+    Args:
+        host: the provider's, "" if it does not matter.
+    """
+
+    media_type = b"text/event-stream"
+
+    def __init__(self, host: str = "") -> None:
+        self._as_stream: dict[str, Any] = {"stream": True}
+        if host in OPENAI_HOSTS:
+            self._as_stream["stream_options"] = {"include_obfuscation": False}
+
+    def is_call(self, method: str, target: bytes) -> bool:
+        return method == "POST" and path_of(target).endswith(b"/responses")
+
+    def is_stream(self, method: str, target: bytes, body: bytes) -> bool:
+        call = self._call(method, target, body)
+        return call is not None and call.get("stream") is True
+
+    def prompt(self, method: str, target: bytes, body: bytes) -> Prompt | None:
+        call = self._call(method, target, body)
+        return None if call is None else _prompt(call)
+
+    def as_stream(self, method: str, target: bytes, body: bytes) -> StreamCall | None:
+        call = self._call(method, target, body)
+        if call is None:
+            return None
+        if call.get("stream") not in (None, False) or call.get("stream_options") is not None:
+            raise NotStreamable("it speaks of streams itself")
+        if call.get("background") or call.get("store"):
+            raise NotStreamable("its answer is kept for later")
+        if call.get("conversation") is not None:
+            raise NotStreamable("asked again, it would be twice in its conversation")
+        return StreamCall(target, asked_as(call, self._as_stream), _prompt(call))
+
+    def assembler(self, choices: int | None = None) -> "OpenAIResponse":
+        return OpenAIResponse(is_own_stream=choices is None)
+
+    def is_answer(self, body: bytes, choices: int) -> bool:
+        answer = call_of(body, "output")
+        return (
+            answer is not None
+            and answer.get("status") in ("completed", "incomplete")
+            and isinstance(answer["output"], list)
+        )
+
+    def _call(self, method: str, target: bytes, body: bytes) -> dict[str, Any] | None:
+        if not self.is_call(method, target):
+            return None
+        return call_of(body, "input") or call_of(body, "prompt")
+
+
+def _prompt(call: Mapping[str, Any]) -> Prompt:
+    instructions = call.get("instructions")
+    told = [instructions] if isinstance(instructions, str) else []
+    return Prompt(model_of(call), "\n".join([*told, *system_of(call.get("input"))]))
+
+
+class OpenAIResponse:
+    """The answer that one stream makes.
+
+    Args:
+        is_own_stream: whether the caller asked for it, so that it may finish in any way.
+    """
+
+    def __init__(self, *, is_own_stream: bool) -> None:
+        self._is_own_stream = is_own_stream
+        self._response: dict[str, Any] | None = None
+        self._items: dict[int, dict[str, Any]] = {}
+        self._chars = 0
+
+    def feed(self, data: str) -> str:
+        """Take one event's data; the text that it adds."""
+        if self.is_terminated:
+            raise Unfaithful("something comes after the end")
+        self._chars += len(data)
+        if self._chars > MAX_ANSWER_CHARS:
+            raise Unfaithful("the answer is too large")
+        event = parsed(data)
+        kind = event.get("type")
+        if kind in SHOWN:
+            return shown(as_text(event.get("delta")))
+        if kind == "response.output_item.done":
+            self._take_item(event)
+        elif kind in ENDS:
+            self._response = as_object(event.get("response"))
+        elif kind == "error" or (kind is None and event.get("error") is not None):
+            error = event.get("error") or {name: event.get(name) for name in ("code", "message", "param")}
+            raise _failed(error)
+        if kind == "response.failed":
+            raise _failed((self._response or {}).get("error"))
+        return ""
+
+    def _take_item(self, event: Mapping[str, Any]) -> None:
+        index = event.get("output_index")
+        if type(index) is not int or not 0 <= index < MAX_ITEMS or index in self._items:
+            raise Unfaithful("an index is none, or comes again")
+        self._items[index] = as_object(event.get("item"))
+
+    @property
+    def is_terminated(self) -> bool:
+        """Whether the event with the whole response has come."""
+        return self._response is not None
+
+    @property
+    def is_complete(self) -> bool:
+        return self.is_terminated
+
+    def answer(self) -> bytes:
+        """The response as JSON."""
+        assert self._response is not None, "asked for the answer of a stream that is not complete"
+        response = self._response
+        if not self._is_own_stream:
+            _check_end(response)
+        if not response.get("output"):
+            if sorted(self._items) != list(range(len(self._items))):
+                raise Unfaithful("an index is missing")
+            response = response | {"output": [self._items[at] for at in range(len(self._items))]}
+        return serialized(response)
+
+    def kept_fields(self) -> Iterable[str]:
+        """None: the whole response comes in one event, so that nothing needs to be known of its fields."""
+        return ()
+
+
+def _check_end(response: Mapping[str, Any]) -> None:
+    """Check that a response has ended so that its batch answer is the same."""
+    status = response.get("status")
+    reason = (response.get("incomplete_details") or {}).get("reason")
+    filters = [each for each in as_list(response.get("content_filters") or []) if isinstance(each, dict)]
+    if any(each.get("blocked") for each in filters) or reason == "content_filter":
+        raise AbnormalFinish("a filter has struck")
+    if status != "completed" and (status != "incomplete" or reason != "max_output_tokens"):
+        raise Unfaithful("the response has ended for a reason that is not known")
+
+
+def _failed(error: Any) -> ProviderFailed:
+    """An error in a stream, with the status and the body of the batch answer."""
+    said = error if isinstance(error, dict) else {"message": None}
+    code = said.get("code") or said.get("type")
+    status = STATUSES.get(code, 500) if isinstance(code, str) else 500
+    return ProviderFailed(status, serialized({"error": said}))
