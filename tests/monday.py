@@ -132,6 +132,8 @@ class Day:
     """What the runbook's commands said."""
     began_s: float = field(default_factory=time.monotonic)
     marks: dict[str, float] = field(default_factory=dict)
+    shown: dict[str, float] = field(default_factory=dict)
+    """Percent of users, at two moments of the drill."""
     typed: set[str] = field(default_factory=set)
     """Commands, as they stand in the docs."""
 
@@ -299,7 +301,7 @@ async def _sees(server: Prometheus, proxies: int) -> bool:
 
 
 def policy(unleash_url: str, prometheus_url: str, listen: str) -> dict[str, Any]:
-    """Five percent, which a person approves, then a quarter of all, which must prove itself."""
+    """Dark first; five percent, which a person approves; then a quarter of all, which must prove itself."""
     found: dict[str, Any] = yaml.safe_load((EXAMPLE / "rollout.yaml").read_text())
     return found | {
         "project": PROJECT,
@@ -310,6 +312,7 @@ def policy(unleash_url: str, prometheus_url: str, listen: str) -> dict[str, Any]
         "hold_back": 5,
         "listen": listen,
         "steps": [
+            {"share": 0, "at_least": "4s", "prove": False, "min_users": 3, "min_samples": 5},
             {"share": 5, "at_least": "4s", "prove": False, "approve": True, "min_users": 3, "min_samples": 5},
             {"share": 25, "at_least": "1h", "min_users": 10, "min_samples": 100},
             {"share": 50, "at_least": "1h", "min_users": 10, "min_samples": 100},
@@ -349,8 +352,9 @@ async def nine_o_clock(day: Day) -> None:
     await day.types("curl -fsS $ADMIN/readyz")
     async with day.runs("headgate rollout run --reason"):
         await within(day.ops.reaches(5))
-        day.mark("begun", "5 %: the controller has begun")
+        day.mark("begun", "5 % in the dark: the controller has begun")
         await day.types("headgate rollout status")
+        day.shown["in the dark"] = await shown(day)
         await day.types("headgate rollout kill")
         await eventually(killed, DAY_S)
         await day.types("headgate rollout unkill")
@@ -358,9 +362,15 @@ async def nine_o_clock(day: Day) -> None:
         day.mark("drill", "the kill switch has been tried: everybody got batch")
 
 
+async def shown(day: Day) -> float:
+    """Percent of users who are shown something, by the flag's own evaluation."""
+    return float((await day.ops.status())["in_force"]["expected"])
+
+
 async def a_quarter(day: Day) -> None:
     """The first users, a person's yes, and a quarter of all for a while."""
     await within(day.ops.until("approval", share=5))
+    day.shown["after the drill"] = await shown(day)
     await day.types("headgate rollout approve")
     await within(day.ops.reaches(25))
     day.mark("quarter", "25 %: somebody has looked at the first users, and approved")

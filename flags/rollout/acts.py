@@ -17,7 +17,9 @@ def refusal(
     state: RolloutState,
     seen: Mapping[str, Any] | None,
     now: Mapping[str, Any] | None,
+    *,
     changed: bool,
+    accepts: bool = True,
 ) -> str:
     """Why an act has no effect; "" where it may have one.
 
@@ -27,6 +29,7 @@ def refusal(
         seen: the look that its author saw; None: not known.
         now: the flag now, as `standing_of` has it; None: not known.
         changed: whether the flag differs from what was written.
+        accepts: whether the rollout can go on from the flag as it is.
     """
     if what in (Act.ROLL_BACK, Act.KILL, Act.UNKILL):
         return ""
@@ -38,6 +41,8 @@ def refusal(
         return f"{why}: look again"
     if what is Act.RESUME and state.phase is not RolloutPhase.PAUSED and not changed:
         return "there is nothing to resume"
+    if what is Act.RESUME and state.phase is not RolloutPhase.PAUSED and not accepts:
+        return "the flag is not as one of the steps writes it: set it back, or to the share of a step"
     return ""
 
 

@@ -35,7 +35,7 @@ from flags.rollout.reporting.notices import Notice
 from flags.rollout.reporting.standing import gap, standing_of
 from flags.rollout.tick.beginning import begin_body
 from flags.rollout.tick.desired import DesiredStrategy
-from flags.rollout.tick.drift import FlagDrift
+from flags.rollout.tick.drift import Exposing, FlagDrift
 from flags.rollout.tick.journaled import JournaledRollout
 from flags.rollout.tick.looking import Clocks, ClockWatch, EvidenceWindow, TickEvidence
 from flags.rollout.tick.writer import FlagWriter
@@ -104,10 +104,12 @@ class Controller:
             raise RolloutError(f"rollout {self.state.run} is not over: go on with it, or roll it back")
         if problems := await self._ports.admin.problems():
             raise RolloutError("\n".join(problems))
-        if problem := believable.problem(self._policy, await self._window.unverified()):
+        reading = await self._window.now()
+        if problem := believable.problem(self._policy, () if reading is None else reading.unverified):
             raise RolloutError(problem)
         flag = await self._ports.admin.read()
-        body = begin_body(self._policy, self.state, flag, again=again)
+        compared = reading is None or believable.compares_in_the_dark(reading)
+        body = begin_body(self._policy, self.state, flag, again=again, compared=compared)
         self._rollout.append(EntryKind.BEGIN, {**body, "by": by, "reason": reason})
         self._window.restart()
 
@@ -186,9 +188,17 @@ class Controller:
 
     def _refused(self, request: ActRequest, flag: Flag | None) -> dict[str, str]:
         now = None if flag is None else standing_of(flag)
-        changed = flag is None or FlagDrift(self.state, flag).change is not Change.NONE
-        why = refusal(request.what, self.state, self._rollout.look_seen(request.seen), now, changed)
+        drift = None if flag is None else FlagDrift(self.state, flag)
+        changed = drift is None or drift.change is not Change.NONE
+        accepts = drift is None or not changed or drift.may_resume(self._exposing)
+        seen = self._rollout.look_seen(request.seen)
+        why = refusal(request.what, self.state, seen, now, changed=changed, accepts=accepts)
         return {"refused": why} if why else {}
+
+    @property
+    def _exposing(self) -> list[Exposing]:
+        """What each step exposes."""
+        return [Exposing(step.share_written(self._policy), not step.share) for step in self._policy.steps]
 
     async def send_notices(self, send: Callable[[Notice], Awaitable[bool]]) -> None:
         """Send the notices that are due, in order; one that is not taken waits for the next call."""
@@ -213,8 +223,7 @@ class Controller:
         drift = FlagDrift(self.state, flag)
         if not drift.is_ready or self._is_policy_changed() or self.state.is_over:
             return
-        shares = [step.share_written(self._policy) for step in self._policy.steps]
-        accepted = drift.accepted(shares, is_observing=self._mode is ControlMode.OBSERVE)
+        accepted = drift.accepted(self._exposing, is_observing=self._mode is ControlMode.OBSERVE)
         if accepted is not None:
             step, anew = accepted
             self._rollout.append_written(step, flag, anew=anew)

@@ -248,7 +248,8 @@ def _samples_left(situation: Situation) -> str:
     verdict = _too_few(situation)[0]
     if verdict.users < verdict.users_needed:
         return f"{verdict.users} of {verdict.users_needed} users in the smaller arm"
-    return f"{verdict.samples} of {verdict.samples_needed} answers in the smaller arm"
+    count = f"{verdict.samples} of {verdict.samples_needed}"
+    return f"{count} answers in the smaller arm, for {verdict.guardrail}"
 
 
 def _proof(situation: Situation) -> MoveReason:

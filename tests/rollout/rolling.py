@@ -103,6 +103,9 @@ class Traffic:
     killed_s: float = 0.0
     brief: int = 0
     """So many proxies live and die before the next look, and each shows a wrong text."""
+    source: str = "tap"
+    is_dark: bool = False
+    """Whether nobody is shown anything: only the source tap then has texts to compare."""
     _turn: int = 0
 
     def __post_init__(self) -> None:
@@ -127,8 +130,9 @@ class Traffic:
                 self._count(OUTCOMES, (arm, str(self._turn % 16), outcome), 1)
             self._settled(arm, per_arm, over=per_arm // 10)
             self.users[arm] = self.users.get(arm, 0) + 30
-        self._first_content(per_arm)
-        self._count(PARITY, ("equal",), per_arm)
+        if self.source == "tap" or not self.is_dark:
+            self._first_content(per_arm)
+            self._count(PARITY, ("equal",), per_arm)
 
     def rests(self, every: int) -> None:
         """So many more answers of users in neither arm."""
@@ -157,8 +161,8 @@ class Traffic:
         self._count(SETTLED_S, (arm, "120.0"), every - over)
 
     def _first_content(self, every: int) -> None:
-        self._count(FIRST_CONTENT_S, ("tap", "inf"), every)
-        self._count(FIRST_CONTENT_S, ("tap", "5.0"), every)
+        self._count(FIRST_CONTENT_S, (self.source, "inf"), every)
+        self._count(FIRST_CONTENT_S, (self.source, "5.0"), every)
 
     def _count(self, metric: str, labels: tuple[str, ...], more: int) -> None:
         series = Series(metric, PROXY, ("start", *labels))

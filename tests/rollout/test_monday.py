@@ -19,11 +19,12 @@ pytestmark = [
 
 
 async def test_the_first_monday(tmp_path: Path) -> None:
-    """It breaks at 25 %: the alert rings, the controller goes back, the runbook says why, no text is lost."""
+    """The drill is in the dark. At 25 % it breaks: the alert rings, it goes back, and no text is lost."""
     lines: list[str] = []
 
     day = await monday(tmp_path, lines.append)
 
+    assert day.shown == {"in the dark": 0, "after the drill": 5}
     assert "HeadgateTextWrong" not in {name for name, _ in day.on_call.told}
     assert day.marks["fault"] < day.marks["alert"]
     assert day.marks["fault"] < day.marks["rollback"]

@@ -11,7 +11,7 @@ from flags.engine import Engine
 from flags.errors import RolloutError
 from flags.rollout.ledger import Act
 from flags.rollout.moves import MoveKind, MoveReason
-from tests.rollout.rolling import FLAG, Rolling, Running, flag_file, policy
+from tests.rollout.rolling import FLAG, Rolling, Running, Traffic, flag_file, policy
 
 pytestmark = pytest.mark.anyio
 
@@ -127,6 +127,65 @@ async def test_a_variant_of_the_whole_flag_is_a_change_by_somebody(
     assert (state.share, state.dwelt_s) == (25, 0)
     assert state.settled == 400, "more than one look's"
     assert rolling.flag["variants"] == variants
+
+
+async def test_a_dark_step_ends_where_no_source_has_texts_in_the_dark(tmp_path: Path) -> None:
+    """Nothing is compared there, for as long as it lasts; the next step waits for texts all the same."""
+    flag_file(tmp_path / "flags.json")
+    steps = [{**DARK_FIRST[0], "min_samples": 50}, *DARK_FIRST[1:]]
+    traffic = Traffic(source="native", is_dark=True)
+    rolling = Rolling(tmp_path, policy(tmp_path, steps=steps), traffic=traffic)
+    with rolling.running() as running:
+        await running.begin()
+        await running.ticks(6)
+        assert running.controller.state.step == 1
+        await running.ticks(6)
+        [move] = await running.ticks(1)
+    assert move.reason is MoveReason.SAMPLES
+
+
+async def test_a_dark_step_waits_for_texts_where_a_source_has_them(tmp_path: Path) -> None:
+    """A tap that takes no tokens has shown nothing."""
+    flag_file(tmp_path / "flags.json")
+    steps = [{**DARK_FIRST[0], "min_samples": 50}, *DARK_FIRST[1:]]
+    rolling = Rolling(tmp_path, policy(tmp_path, steps=steps))
+    with rolling.running() as running:
+        await running.begin()
+        rolling.traffic.source, rolling.traffic.is_dark = "its tap is dead", True
+        moves = await running.ticks(20)
+    assert running.controller.state.step == 0
+    assert (moves[-1].kind, moves[-1].reason) == (MoveKind.HOLD, MoveReason.SAMPLES)
+    assert moves[-1].detail.endswith("0 of 50 answers in the smaller arm, for parity")
+
+
+async def test_a_share_alone_makes_no_dark_step(rolling: Rolling) -> None:
+    """Somebody sets the share that the dark step has, too: users are shown streams, and that is step two."""
+    with rolling.running() as running:
+        await running.begin()
+        await running.until(50)
+        rolling.set_share(25)
+        await running.ticks(1)
+        rolling.wants(Act.RESUME)
+        await running.ticks(1)
+        state = running.controller.state
+    assert (state.step, state.share, state.is_dark) == (1, 25, False)
+
+
+async def test_a_resume_of_what_no_step_writes_is_refused(rolling: Rolling) -> None:
+    """A share between two steps; and a step's share behind the variant that shows it to nobody."""
+    with rolling.running() as running:
+        await running.begin()
+        await running.ticks(1)
+        for share in (40, 50):
+            rolling.set_share(share)
+            await running.ticks(1)
+            rolling.wants(Act.RESUME)
+            [move] = await running.ticks(1)
+            act = running.controller.state.last_act
+            assert act is not None
+            assert "not as one of the steps writes it" in act["refused"]
+            assert (move.kind, move.reason) == (MoveKind.HOLD, MoveReason.FLAG_CHANGED)
+    assert running.controller.state.step == 0
 
 
 # A journal that is lost, and two of them.

@@ -195,6 +195,18 @@ class Rollout(RuleBasedStateMachine):
         is_dark_first = self.rolling.policy.steps[0].share == 0
         steps = (STEPS[0], *STEPS) if is_dark_first else STEPS
         assert share == steps[last["step"] + 1]
+        if last["step"] >= 0 and self.rolling.policy.steps[last["step"]].approve:
+            assert self.is_agreed_by_a_person(), "nobody has approved it"
+
+    def is_agreed_by_a_person(self) -> bool:
+        """Whether somebody approved or advanced since the last look that went nowhere."""
+        for entry in reversed(self.entries):
+            if entry.kind == EntryKind.TICK and entry.body["move"]["kind"] != MoveKind.ADVANCE:
+                return False
+            is_said = entry.kind == EntryKind.ACT and not entry.body.get("refused")
+            if is_said and entry.body["what"] in (Act.APPROVE, Act.ADVANCE):
+                return True
+        return False
 
     def accepted(self) -> bool:
         """Whether the controller has taken the flag as it is for its own."""
@@ -378,6 +390,68 @@ class Rollout(RuleBasedStateMachine):
         seen, last = then.body["move"], self.last_tick()["move"]
         return bool((seen["kind"], seen["reason"]) == (last["kind"], last["reason"]))
 
+    @rule(share=st.sampled_from([1, 4, 5, 25, 50, 100]), goes_on=st.booleans())
+    def somebody_sets_a_share(self, share: int, goes_on: bool) -> None:
+        """It stays as it is, at each look and whatever the evidence, until somebody says that it goes on."""
+        if not self.is_calm() or share == self.rolling.share:
+            return
+        self.is_set(share)
+        for _ in range(6):
+            self.looked(200, 0.1)
+        assert self.rolling.share == share or self.state.is_over  # harm may be found
+        is_dark = bool(self.strategy().get("variants"))
+        steps = self.rolling.policy.steps
+        shares = [step.share_written(self.rolling.policy) for step in steps if (not step.share) == is_dark]
+        if not goes_on or self.state.is_over:
+            return
+        self.wants_now(Act.RESUME)
+        assert (self.state.share == share) == (share in shares) or self.state.is_over
+
+    def wants_now(self, act: Act) -> None:
+        """A person who has seen the newest look, and a look after it."""
+        self.says(act)
+        self.rolling.wants(act, seen=self.state.seq)
+        self.looked(100, 0.1)
+
+    @rule(dark=st.booleans())
+    def a_rollout_of_another_policy(self, dark: bool) -> None:
+        """The one before is over, its controller has ended, and nothing of it is in the way."""
+        if not self.is_calm():
+            return
+        self.wants_now(Act.ROLL_BACK)
+        self.stops()
+        self.rolling.policy = policy(self.rolling.directory, **({"steps": DARK_FIRST} if dark else {}))
+        self.starts()
+        assert self.running is not None
+        self.loop.run_until_complete(self.running.begin())
+        self.loop.run_until_complete(self.running.until(STEPS[0]))
+        assert self.state.step == 0
+        assert bool(self.strategy().get("variants")) == dark
+
+    @rule()
+    def what_people_have_made_dark_is_not_begun_with(self) -> None:
+        """It would show nobody anything, and the controller must not take from people what they have made."""
+        if not self.is_calm():
+            return
+        assert self.running is not None
+        self.wants_now(Act.ROLL_BACK)
+        self.stops()
+        self.journal_is_away()
+        flag_file(self.rolling.path)
+        dark = {"name": "dark", "weight": 1000, "weightType": "variable", "stickiness": "userId"}
+        self.rolling.edit(lambda flag: flag["strategies"][0].update(variants=[dark]))
+        self.starts()
+        with pytest.raises(RolloutError, match="dark"):
+            self.loop.run_until_complete(self.running.begin(again=True))
+        flag_file(self.rolling.path)
+        self.loop.run_until_complete(self.running.begin())
+
+    def journal_is_away(self) -> None:
+        """Somebody has moved it, and nothing is known of rollouts any more."""
+        self.every_decision_follows_from_the_journal()
+        self.journaled, self.ticks, self.folded = [], [], RolloutState()
+        self.rolling.policy.journal.rename(self.rolling.directory / f"lost-{self.rolling.now.wall_s}")
+
     @rule()
     def a_dark_step_leaves_nothing_over(self) -> None:
         """Gone back from in the dark: the next rollout shows what it says that it shows."""
@@ -419,10 +493,8 @@ class Rollout(RuleBasedStateMachine):
         """Who only starts the controller then begins nothing on a flag that it has marked; a person may."""
         if really != 1:
             return
-        self.every_decision_follows_from_the_journal()
-        self.journaled, self.ticks, self.folded = [], [], RolloutState()
+        self.journal_is_away()
         is_marked = "[headgate " in str(self.rolling.flag["strategies"][0].get("title"))
-        self.rolling.policy.journal.rename(self.rolling.directory / f"lost-{self.rolling.now.wall_s}")
         share = self.rolling.share
         self.said.add(share)  # which the lost journal proved
         self.starts()

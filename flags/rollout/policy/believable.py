@@ -1,10 +1,13 @@
-"""Whether a rollout may trust its evidence: strangers must not be able to forge it. Pure."""
+"""What a rollout may expect of its evidence: strangers must not be able to forge it. Pure."""
 
 from collections.abc import Sequence
 
+from flags.rollout.evidence.readings import FIRST_CONTENT_S, Reading
 from flags.rollout.policy.policy import Policy
 
 RISK = "strangers can make up users and answers there, and so force a rollback, which is final, or an advance"
+DARK_SOURCE = "tap"
+"""The source that takes tokens beside a batch answer: of others, a dark step has no text."""
 
 
 def problem(policy: Policy, unverified: Sequence[str]) -> str:
@@ -20,4 +23,11 @@ def problem(policy: Policy, unverified: Sequence[str]) -> str:
         f"mode: auto goes by {', '.join(unverified)}, where the proxies do not verify who asks: {RISK}. "
         "Give the proxies a key (identity.jwt.key or jwks_url, and no cookie), or say "
         "`unverified_identity: accepted`, or another mode"
+    )
+
+
+def compares_in_the_dark(reading: Reading) -> bool:
+    """Whether a route has a source whose texts are compared though nobody is shown them."""
+    return any(
+        series.metric == FIRST_CONTENT_S and series.labels[1] == DARK_SOURCE for series in reading.counters
     )

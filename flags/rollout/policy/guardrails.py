@@ -104,3 +104,5 @@ class Exposure:
     """Different users in each arm before the arms are compared."""
     min_samples: int = 200
     """Settled requests in each arm of this step before anything counts as safe."""
+    compared: bool = True
+    """Whether a route's texts are compared in the dark. A dark step alone asks."""

@@ -152,7 +152,8 @@ class Step(PolicyBlock):
 
     share: Annotated[Whole, Field(ge=0, le=100)]
     """Percent of users, whole, since Unleash enables nobody for others. 0, only as the first step, is dark:
-    everything is done for the users of the next step's share, and nothing is shown."""
+    everything is done for the users of the next step's share, and nothing is shown. Texts are compared there
+    only on routes with the source `tap`."""
     at_least: Duration
     """So long it stays, whatever is proved."""
     at_most: Duration | None = None
@@ -313,9 +314,12 @@ class Policy(PolicyBlock):
     def budget_value(self) -> ErrorBudget:
         return self.budget.value()
 
-    def exposures(self) -> tuple[Exposure, ...]:
-        """The steps, as the verdict reads them."""
-        return tuple(Exposure(step.share, step.min_users, step.min_samples) for step in self.steps)
+    def exposures(self, *, compared: bool = True) -> tuple[Exposure, ...]:
+        """The steps, as the verdict reads them; `compared`: whether texts are compared in the dark."""
+        return tuple(
+            Exposure(step.share, step.min_users, step.min_samples, compared or step.share > 0)
+            for step in self.steps
+        )
 
     def wanted(self) -> Wanted:
         """What is to be read, also for guardrails that are turned off: it is shown all the same."""

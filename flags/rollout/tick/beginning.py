@@ -17,7 +17,9 @@ HOME_CHARS = 8
 """Of a journal's name: nobody has a million of them."""
 
 
-def begin_body(policy: Policy, before: RolloutState, flag: Flag, *, again: bool) -> dict[str, Any]:
+def begin_body(
+    policy: Policy, before: RolloutState, flag: Flag, *, again: bool, compared: bool
+) -> dict[str, Any]:
     """The body of the entry, but for who begins and why. Raises RolloutError where no rollout must begin.
 
     Args:
@@ -25,6 +27,7 @@ def begin_body(policy: Policy, before: RolloutState, flag: Flag, *, again: bool)
         before: where the rollout before stands; a new state where there is none.
         flag: as it is now.
         again: a person said that this is another rollout, whatever the flag says of those before.
+        compared: whether a route's texts are compared in the dark.
     """
     if flag.killed:
         raise RolloutError(f"{policy.kill_flag} is on: turn it off first, with `unkill`")
@@ -39,7 +42,9 @@ def begin_body(policy: Policy, before: RolloutState, flag: Flag, *, again: bool)
     return {
         "run": f"r{max(numbers, default=0) + 1}",
         "policy": policy.digest,
-        "jury": measures_body(policy.guardrail_values(), policy.exposures(), policy.budget_value()),
+        "jury": measures_body(
+            policy.guardrail_values(), policy.exposures(compared=compared), policy.budget_value()
+        ),
         "base": asdict(base),
         "event_id": flag.event_id,
         "digest": flag.strategy.digest,

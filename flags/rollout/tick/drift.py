@@ -2,11 +2,22 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 from flags.rollout.ledger import RolloutState
 from flags.rollout.moves import Change
 from flags.rollout.writing.flag_admin import Flag
 from flags.rollout.writing.marks import FlagMark
+from flags.rollout.writing.strategies import shows_nobody
+
+
+class Exposing(NamedTuple):
+    """What a step exposes, or a flag."""
+
+    share: int
+    """Percent, as it is written."""
+    is_dark: bool
+    """Whether nobody is shown anything."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,14 +67,14 @@ class FlagDrift:
             return "somebody: its variants, parents, segments or disabled strategies are others"
         return flag.event_by if flag.enabled else f"{flag.event_by}: it is off in its environment"
 
-    def accepted(self, shares: Sequence[int], *, is_observing: bool) -> tuple[int, bool] | None:
+    def accepted(self, steps: Sequence[Exposing], *, is_observing: bool) -> tuple[int, bool] | None:
         """The step that the flag stands at, and whether its evidence begins anew; None: there is nothing new.
 
         A change is accepted where its author is known to want it: a controller that died after it wrote, a
         person who resumed, and in the mode `observe` everybody.
 
         Args:
-            shares: what each step of the policy writes, in percent.
+            steps: what each step of the policy exposes.
             is_observing: whether the mode is `observe`.
         """
         state, flag = self.state, self.flag
@@ -76,6 +87,12 @@ class FlagDrift:
         if same and state.step >= 0:
             # Changed and changed back, or nothing that matters. Who was exposed meanwhile is not known.
             return state.step, state.was_changed
-        if (state.resumed or is_observing) and self.stranger is None and flag.strategy.share in shares:
-            return shares.index(flag.strategy.share), True
+        exposing = Exposing(flag.strategy.share, shows_nobody(flag.strategy.variants))
+        if (state.resumed or is_observing) and self.stranger is None and exposing in steps:
+            return steps.index(exposing), True
         return None
+
+    def may_resume(self, steps: Sequence[Exposing]) -> bool:
+        """Whether a person's word is all that lacks to go on from the flag as it is."""
+        resumed = replace(self.state, resumed=True)
+        return self.is_ready and replace(self, state=resumed).accepted(steps, is_observing=False) is not None

@@ -97,12 +97,12 @@ class EvidenceWindow:
         """When a proxy last found the kill flag on, in Unix time; 0 where that is not known."""
         return 0.0 if self._last is None else self._last.killed_s
 
-    async def unverified(self) -> tuple[str, ...]:
-        """Routes known to be without verified identity; none without a reading, when nothing is proved."""
+    async def now(self) -> Reading | None:
+        """A reading beside those that are counted from; None where there is none."""
         try:
-            return tuple((await self._readings.read(self._wall())).unverified)
+            return await self._readings.read(self._wall())
         except EvidenceError:
-            return ()
+            return None
 
     async def look(self, step: int) -> TickEvidence:
         """What settled in this step since the last look; the first look only begins to count."""

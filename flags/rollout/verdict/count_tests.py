@@ -31,19 +31,21 @@ class ParityTest:
         self._this_step += total
 
     def verdict(self, context: StepContext) -> Verdict:
-        # Answers whose texts nobody compared are no proof.
-        samples, needed = (
-            min(context.answers.get(ComparedArm.STREAM, 0), self._this_step),
-            context.exposure.min_samples,
-        )
+        samples, needed = context.answers.get(ComparedArm.STREAM, 0), context.exposure.min_samples
+        has_texts = bool(context.exposure.share) or context.exposure.compared
+        if has_texts:
+            samples = min(samples, self._this_step)  # answers whose texts nobody compared are no proof
         finding = Finding.SAFE if samples >= needed else Finding.UNCLEAR if samples else Finding.NO_DATA
         if self._all_steps.bad:
             finding = Finding.HARM
+        conclusion = CONCLUSIONS[finding]
+        if finding is not Finding.HARM and not has_texts:
+            conclusion = "in the dark only the source tap has texts to compare, which no route has"
         return Verdict(
             self.name,
             finding,
             self._rail.action if finding is Finding.HARM else None,
-            sentence(self.name, self._summary(), CONCLUSIONS[finding]),
+            sentence(self.name, self._summary(), conclusion),
             samples=samples,
             samples_needed=needed,
             users=context.users.get(ComparedArm.STREAM, 0),

@@ -395,6 +395,17 @@ def test_a_dark_step_is_judged_by_the_arms_of_the_next():
     assert said(SAMPLE_RATIO, met(500, 500), steps=dark).finding is Finding.HARM
 
 
+def test_a_dark_step_waits_for_texts_only_where_a_source_has_some():
+    """Where one has, an answer whose text nobody compared is no proof, as in any other step."""
+    with_texts, without = (Exposure(0), Exposure(60)), (Exposure(0, compared=False), Exposure(60))
+
+    assert said(PARITY, failing(0, 0, 500), steps=with_texts).finding is Finding.NO_DATA
+    assert said(PARITY, failing(0, 0, 500), steps=without).finding is Finding.SAFE
+    assert "only the source tap" in said(PARITY, failing(0, 0, 500), steps=without).sentence
+    assert said(PARITY, failing(0, 0, 100), steps=without).finding is Finding.UNCLEAR
+    assert said(PARITY, parity(1), steps=without).finding is Finding.HARM
+
+
 def test_the_early_guard_looks_at_the_whole_rollout_and_at_each_step_anew():
     """Harm of its first answers stays; and what comes after many good ones has its own first answers."""
     assert said(EARLY, failing(12, 0, 12), failing(0, 0, 12, step=1)).finding is Finding.HARM
