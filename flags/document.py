@@ -51,7 +51,8 @@ _STRATEGY_KEYS = (
     "sortOrder",
 )
 _ALMOST = 0.75
-"""So alike, a key is a typo of one of these, and would be passed over without a word."""
+"""Similarity above which an unknown key counts as a typo of one of these; the engine would ignore it
+silently."""
 
 _OF_ONE_VALUE = re.compile(r"REGEX|(?:NUM|DATE|SEMVER)_[A-Z_]+")
 """Operators of constraints that compare with one value."""
@@ -63,13 +64,13 @@ class Document:
 
     names: frozenset[str]
     enabled: frozenset[str]
-    """Those of them that are on, for whomever their strategies name."""
+    """The features that are on, for whomever their strategies name."""
     state: str
     """What the engine takes: also the hidden flags of `arms`."""
     arms: Mapping[str, FlagArms]
-    """By flag; of those that have a control arm."""
+    """Arms, by flag; only flags with a control arm."""
     warnings: tuple[str, ...]
-    """What is allowed and probably not meant."""
+    """Settings that are allowed and probably not meant."""
 
 
 def parse(content: bytes) -> Document:
@@ -83,7 +84,7 @@ def parse(content: bytes) -> Document:
 
 
 def parse_served(content: bytes, wanted: frozenset[str]) -> Document:
-    """What a server serves, without what is neither `wanted` nor needed by it. Raises FlagDocumentError.
+    """A server's flags: those `wanted`, and those that they need. Raises FlagDocumentError.
 
     The flags of other teams cost the engine 50 ms a thousand, in the loop that streams; and one that it
     refused would cost us all of ours.
@@ -135,13 +136,13 @@ def _with_parents(served: list[Any], wanted: frozenset[str]) -> list[dict[str, A
 
 
 def _segments(served: object, features: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Those that strategies of `features` name."""
+    """The segments that strategies of `features` name."""
     named = [segment for strategy in _strategies(features) for segment in _list(strategy.get("segments"))]
     return [segment for segment in _objects(served) if segment.get("id") in named]
 
 
 def _doubts(features: list[dict[str, Any]], wanted: frozenset[str]) -> Iterator[str]:
-    """What a file would be refused for, and what it would be warned about, of the flags that are wanted."""
+    """Problems of the wanted flags: those for which a file would be refused, and warnings."""
     ours = [feature for feature in features if feature["name"] in wanted]
     taken: set[str] = set()
     for index, feature in enumerate(ours):
@@ -204,7 +205,7 @@ def _strategy_problems(at: str, strategy: object) -> Iterator[str]:
 
 
 def _doubtful_parts(at: str, strategy: dict[str, Any]) -> Iterator[str]:
-    """What the engine would pass over, and so enable others than are meant."""
+    """Parts that the engine would ignore, so that it would enable other users than are meant."""
     for key in sorted(strategy.keys() - set(_STRATEGY_KEYS)):
         if close := difflib.get_close_matches(key, _STRATEGY_KEYS, n=1, cutoff=_ALMOST):
             yield f"{at}.{key[:40]} is unknown; did you mean {close[0]}?"

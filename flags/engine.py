@@ -13,7 +13,7 @@ from flags.arms import FlagArms
 from flags.decision import FlagAnswer
 
 SPEC_VERSION = CLIENT_SPEC_VERSION
-"""Of Unleash's client specification, as a server wants to know it."""
+"""The version of Unleash's client specification, which a server wants to know."""
 
 UNKNOWN = FlagAnswer(known=False, enabled=False)
 

@@ -85,24 +85,24 @@ class PolicyError(FlagsError):
 
 
 class RolloutError(FlagsError):
-    """What was asked for must not be done now; says why, and what to do instead."""
+    """An act must not be done now; the message says why, and what to do instead."""
 
 
 class ReadingProblem(StrEnum):
     """Why there is no reading."""
 
     NO_DATA = "no_data"
-    """What was asked answers, and knows nothing of the proxies."""
+    """The server answers, and knows nothing of the proxies."""
     INVALID = "invalid"
     """There is an answer that must not be believed."""
     ERROR = "error"
     """Asking failed."""
     STALE = "stale"
-    """What is known is too old."""
+    """The newest counts are too old."""
 
 
 class EvidenceError(FlagsError):
-    """There is no reading; `problem` says which kind of none, `sentence` what to look at."""
+    """There is no reading. `problem` says why, `sentence` what to look at."""
 
     def __init__(self, problem: ReadingProblem, sentence: str) -> None:
         super().__init__(f"{problem}: {sentence}")
@@ -126,7 +126,7 @@ class JournalError(FlagsError):
 
 
 class JournalAbsent(JournalError):
-    """There is none yet, or it is just being made."""
+    """There is no journal yet, or it is just being made."""
 
     def __init__(self, path: Path) -> None:
         super().__init__(path, "does not exist; the controller makes it when it first runs")
@@ -148,7 +148,8 @@ class JournalBusy(JournalError):
 
 
 class LeaseError(FlagsError):
-    """It could be neither had nor refused; says what was asked and what came back, and never a token."""
+    """The lease was neither got nor refused. The message says what was asked and what came back, never a
+    token."""
 
 
 class LeaseLost(LeaseError):

@@ -20,7 +20,7 @@ REFUSED = "the evaluation engine refuses it; look at its constraints, segments a
 
 
 class Condition:
-    """What is wrong with something, if anything; one log line for each change."""
+    """The present problem of something, if there is one. Each change is one log line."""
 
     def __init__(self, what: str, meanwhile: str = "what was known last stays in force") -> None:
         self._what = what
@@ -38,7 +38,7 @@ class Condition:
 
 
 class InForce:
-    """The flags that answer now: none, and stale, before the first are taken and after `close`."""
+    """The flags in force. Before the first `take`, and after `close`, there are none, and they are stale."""
 
     def __init__(self, what: str, *, kill_flag: str, stale_s: float, clock: Callable[[], float]) -> None:
         self._what = what

@@ -13,7 +13,7 @@ from cryptography import x509
 SETTING = "tls.strict"
 
 MAX_NAME_CHARS = 200
-"""Of a certificate's subject in an error: whoever answers has written it."""
+"""The most characters of a certificate's subject in an error: the other side has written them."""
 
 
 def _has(certificate: x509.Certificate, extension: type[x509.ExtensionType]) -> bool:
@@ -49,7 +49,7 @@ RULES = range(80, 95)
 
 
 def strictly(context: ssl.SSLContext, strict: bool) -> ssl.SSLContext:
-    """The same context, held to `strict` whatever this Python's default is."""
+    """The same context, strict or not as given, whatever this Python's default is."""
     if strict:
         context.verify_flags |= ssl.VERIFY_X509_STRICT
     else:

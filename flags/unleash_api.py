@@ -47,7 +47,7 @@ class UnleashServer:
     """A server, and how it is asked."""
 
     url: str
-    """Without `/api`."""
+    """The server's address, without `/api`."""
     token: str = field(repr=False)
     app_name: str = "headgate"
     refresh_s: float = 15.0
@@ -82,7 +82,7 @@ class UnleashApi:
             "instanceId": f"{socket.gethostname()}-{os.getpid()}",
             "connectionId": str(uuid.uuid4()),
         }
-        """Who asks: what each payload begins with."""
+        """The fields with which each payload begins: who asks."""
 
     async def __aenter__(self) -> Self:
         self._client = httpx.AsyncClient(

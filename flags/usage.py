@@ -11,7 +11,7 @@ MAX_COUNTS = 1000
 
 
 Counts = Counter[tuple[str, bool, str]]
-"""By flag, whether it is on, and variant."""
+"""Counts by flag, whether it is on, and variant."""
 
 
 class Usage:

@@ -69,7 +69,7 @@ from proxy.workers.link import Report, SupervisorLink
 from proxy.workers.process_metrics import ProcessMetrics
 from proxy.workers.sockets import Sockets
 
-"""By `llm.providers[].api`."""
+"""The dialects, by `llm.providers[].api`."""
 
 
 async def serve(
@@ -205,7 +205,8 @@ class _Parts:
     async def shared_runs(
         self, routes: Routes, executor: "TakeoverExecutor", runs: Callable[[], Runs], taps: Callable[[], Taps]
     ) -> ValkeyRuns | None:
-        """The port to the other replicas; it calls back what is made after it. None: without a store."""
+        """The port to the other replicas, which needs parts that are made after it. None: there is no
+        store."""
         store = self.settings.event_log.valkey
         if store is None:
             return None
@@ -306,7 +307,7 @@ class TakeoverExecutor:
         self._sources: Mapping[tuple[str, str], Source] = {}
 
     def begin(self, runs: Runs, sources: Mapping[tuple[str, str], Source]) -> None:
-        """From now on runs can be executed."""
+        """Take over lost runs from now on."""
         self._runs = runs
         self._sources = sources
 

@@ -26,7 +26,7 @@ ON_LOOPBACK = {**os.environ, "no_proxy": HOST}
 
 START_S = 30.0
 STOP_S = 4.0
-"""For a process to end by itself before it is killed."""
+"""Seconds in which a process may end by itself before it is killed."""
 
 POLL_S = 0.1
 LOOK_S = 0.5
@@ -130,7 +130,7 @@ def claim(port: int) -> None:
 
 
 def free_ports(count: int) -> list[int]:
-    """Different ports that nobody listens on now."""
+    """Free ports, all different."""
     with ExitStack() as stack:
         bound = [stack.enter_context(_bound(0)) for _ in range(count)]
         return [one.getsockname()[1] for one in bound]

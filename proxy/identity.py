@@ -54,7 +54,7 @@ class Identity:
     expires_at: float | None = None
     """When its token ends, in seconds since the epoch, if a verified one says so."""
     tenant: str | None = None
-    """Whose user it is, if the settings say where requests name it. Never logged, never a label."""
+    """The user's tenant, if the settings say where requests name it. Never logged, never a label."""
 
     @property
     def bucket(self) -> int:

@@ -35,7 +35,7 @@ def origin(settings: UpstreamSettings | ProviderSettings, *, strict_tls: bool) -
 
 
 def within(to: Origin, most: int) -> Origin:
-    """The same origin with at most `most` connections, idle ones included."""
+    """A pool of the same origin with at most `most` connections, idle ones included."""
     idle = min(to.max_idle, most // 4)
     return replace(to, max_connections=min(to.max_connections, max(1, most - idle)), max_idle=idle)
 

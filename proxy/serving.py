@@ -49,9 +49,9 @@ class App:
     model_port: ModelPort | None
     descriptors: Descriptors
     connections: Connections
-    """Of clients."""
+    """Connections of clients."""
     model_connections: Connections
-    """Those of the model port."""
+    """Connections to the model port."""
 
     def end_all(self) -> None:
         """End each run and cut each tunnel: the time to drain is over."""

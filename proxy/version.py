@@ -7,6 +7,6 @@ COMMIT = Path(__file__).with_name("commit.txt")
 
 
 def of_commit(written: str | None = None) -> str:
-    """For behind the version: ` (commit 1a2b3c4)`, or nothing where it is not known."""
+    """The text after the version: ` (commit 1a2b3c4)`, or nothing if the commit is not known."""
     text = COMMIT.read_text(encoding="ascii") if written is None else written
     return f" (commit {text.strip()})" if re.fullmatch(r"[0-9a-f]{7,40}\s*", text) else ""

@@ -31,7 +31,7 @@ _KEYS: Final[Mapping[str, str]] = {"step_rules": "stage"}
 def measures_body(
     guardrails: Iterable[Guardrail], exposures: Iterable[Exposure], budget: ErrorBudget
 ) -> dict[str, Any]:
-    """What a rollout is measured by: a policy that is edited later changes no decision of the past."""
+    """The tests of a rollout, as it began: a policy that is edited later changes no decision of the past."""
     return {
         "guardrails": [{"kind": type(rail).__name__, **plain(rail)} for rail in guardrails],
         "exposures": [plain(exposure) for exposure in exposures],

@@ -32,7 +32,7 @@ from flags.rollout.writing import down
 from flags.rollout.writing.flag_admin import Flag, FlagAdmin
 
 PIPED_COLUMNS = 100
-"""The width of a plan in a file or a log, which has none of its own."""
+"""The width of a plan, in columns, in a file or a log."""
 
 WATCH_S = 1.0
 """Between two looks of `watch`."""
@@ -284,7 +284,7 @@ def _no_approval(wanted: ActRequest, reason: MoveReason) -> str:
 
 
 def _found(policy: Policy, wanted: ActRequest) -> tuple[Mapping[str, Any] | None, Mapping[str, Any] | None]:
-    """The act as it was journaled, and the look after it; None for what is not there yet."""
+    """The act as it was journaled, and the look after it; each None while it is not there yet."""
     journaled = None
     for entry in entries_in(policy.journal, after_seq=wanted.seen):
         if entry.kind == EntryKind.ACT and entry.body["id"] == wanted.id:

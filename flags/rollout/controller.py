@@ -47,7 +47,7 @@ logger = logging.getLogger("headgate.rollout")
 
 @dataclass(frozen=True, slots=True)
 class Ports:
-    """What a controller works with. The opener closes them."""
+    """The ports that a controller works with. Their opener closes them."""
 
     admin: FlagAdmin
     readings: Readings
@@ -217,7 +217,7 @@ class Controller:
         return not self.state.is_over and self._window.killed_s > self.state.begun_s
 
     def _accept_changes(self, flag: Flag) -> None:
-        """Journal what somebody did to the flag, where that is known to be meant."""
+        """Journal a person's change of the flag, where it is known to be meant."""
         if flag.killed and self.state.phase is not RolloutPhase.KILLED:
             self._rollout.append_act(Act.KILL, "the kill flag", "found to be on")
         drift = FlagDrift(self.state, flag)
@@ -278,14 +278,15 @@ class Controller:
         return problem or self._writer.problem or "the controller ended before it was"
 
     def _exposed_after(self, flag: Flag | None) -> str:
-        """What somebody has put in force after the end. It is theirs: the controller reports it, no more."""
+        """The flag that somebody put in force after the end. The controller only reports it."""
         if flag is None or not self.state.is_over or self.state.down_pending:
             return ""
         found = gap(self.state, standing_of(flag))
         return f"{found}, by {flag.event_by}." if found else ""
 
     def _not_exposed(self, flag: Flag | None) -> str:
-        """How what users get differs from the written share; "" where it does not, or nobody can tell."""
+        """How the share in requests differs from the written share; "" if it does not, or that cannot be
+        known."""
         state = self.state
         if flag is None or state.step < 0:
             return ""
@@ -373,7 +374,7 @@ class Controller:
             logger.error("rollout: neither journaled nor written: %s", exc)
 
     def _asked_down(self, flag: Flag) -> str:
-        """What asks for 0 % whatever the evidence; "" if nothing does."""
+        """The reason for 0 % whatever the evidence is; "" if there is none."""
         if flag.killed:
             return f"{self._policy.kill_flag} is on"
         if self._was_killed():

@@ -1,4 +1,4 @@
-"""What a rollout did and why, kept for good: an append-only chain of entries in one SQLite file.
+"""The journal: what a rollout did and why, for good, as an append-only chain of entries in one SQLite file.
 
 Each entry holds the SHA-256 of the one before, so nothing before the last entry can be changed, taken out or
 put in without `verify` naming it. A chain cannot show that its end was cut off, or that all of it was made
@@ -152,14 +152,14 @@ class JournalReader:
             after_seq = page[-1][0]
 
     def last(self) -> JournalEntry | None:
-        """None: nothing has happened yet."""
+        """The last entry; None: the journal is empty."""
         rows = self._fetch(
             "SELECT seq, at_s, kind, watermark, body, hash FROM entry ORDER BY seq DESC LIMIT 1"
         )
         return JournalEntry(*rows[0]) if rows else None
 
     def latest(self, kind: str, until_seq: int) -> JournalEntry | None:
-        """The last entry of this kind up to one; None: there is none."""
+        """The last entry of this kind up to `until_seq`; None: there is none."""
         query = (
             "SELECT seq, at_s, kind, watermark, body, hash FROM entry "
             "WHERE seq <= ? AND kind = ? ORDER BY seq DESC LIMIT 1"

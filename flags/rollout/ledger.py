@@ -17,7 +17,7 @@ from flags.rollout.moves import ControlMode, MoveKind, MoveReason, RolloutPhase
 from flags.rollout.observed import STRAGGLE_S, Observed, explanation
 
 WAITING = frozenset({MoveReason.TIME, MoveReason.SAMPLES, MoveReason.UNCLEAR, MoveReason.PROXIES_CHANGE})
-"""Reasons to do nothing that need nobody, unless they last too long."""
+"""Reasons to wait that need no person, unless they last too long."""
 
 MOST_BETWEEN_S = 3600.0
 """The longest time between two looks that counts: no controller ran for longer ones."""
@@ -64,7 +64,7 @@ class JournalLine(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Intent:
-    """What a tick was about to write."""
+    """The write that a tick was about to make."""
 
     step: int
     digest: str
@@ -122,7 +122,7 @@ class RolloutState:
     streamed: int = 0
     """Settled requests of the stream arm in this step."""
     settled: int = 0
-    """Of everybody."""
+    """Answers of all users."""
     observed: Observed = field(default_factory=Observed)
     """The newest of these counts; after the end none of them should be of the stream arm."""
     down_pending: bool = False

@@ -38,16 +38,16 @@ class Change(StrEnum):
     LOWERED = "lowered"
     """The share alone, downwards: the new share is the ceiling from now on."""
     OTHER = "other"
-    """The share was raised, or something else changed: the evidence is not of what is there now."""
+    """The share was raised, or something else changed: the evidence is not about the present flag."""
 
 
 class MoveKind(StrEnum):
-    """What is done."""
+    """The kinds of moves."""
 
     ROLL_BACK = "roll_back"
     ADVANCE = "advance"
     HOLD = "hold"
-    """Nothing, and somebody should look."""
+    """Nothing, and a person should look."""
     SOAK = "soak"
     """Nothing, as planned: the step needs time or samples."""
     STAY = "stay"
@@ -77,7 +77,7 @@ class MoveReason(StrEnum):
     CLOCK = "clock"
     """Somebody set the clock of this machine."""
     PROXIES_CHANGE = "proxies_change"
-    """Proxies start or end, which looks like harm and is none."""
+    """Proxies start or end, which can look like harm."""
     TIME = "time"
     SAMPLES = "samples"
     UNCLEAR = "unclear"
@@ -89,7 +89,7 @@ class MoveReason(StrEnum):
     COMPLETE = "complete"
     PROVED = "proved"
     APPROVED = "approved"
-    """By a person, in place of proof."""
+    """A person approved, in place of proof."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +103,7 @@ class Move:
 
 @dataclass(frozen=True, slots=True)
 class StepRules:
-    """What the policy says of the step that is in force."""
+    """The policy's rules for the step that is in force."""
 
     at_least_s: float
     at_most_s: float | None
@@ -138,14 +138,14 @@ class Situation:
     approved: bool = False
     """Somebody approved what follows this step."""
     overridden: bool = False
-    """Somebody advanced it past what is unclear."""
+    """A person advanced the rollout past an unclear verdict."""
     frozen: str = ""
     """The freeze window and its end; "" while nothing is frozen."""
     incident: bool = False
     unwritten: str = ""
     """Why the 0 % that was decided is not written; "" where it is."""
     exposed_after: str = ""
-    """What is in force although the rollout is over."""
+    """The exposure that is in force although the rollout is over; "" if there is none."""
     not_exposed: str = ""
     """How what users get differs from the written share."""
     soaked_s: float = 0.0
@@ -155,7 +155,7 @@ class Situation:
 
 
 CLOCK_JUMP_S = 30.0
-"""Drift between the two clocks of a machine, from look to look, above which somebody has set one."""
+"""Drift between the two clocks of a machine from look to look, above which one of them was set."""
 
 
 def harm(situation: Situation, action: Action) -> list[Verdict]:
@@ -187,7 +187,7 @@ def _step_rules(situation: Situation) -> StepRules:
 
 
 def _unproved(situation: Situation) -> list[Verdict]:
-    """Verdicts that lack proof for the next step; none where a person takes the place of proof."""
+    """Verdicts without the proof for the next step; empty where a person takes the place of proof."""
     if situation.overridden or not _step_rules(situation).prove:
         return []
     return _not_safe(situation)
@@ -212,7 +212,7 @@ def _needs_approval(situation: Situation) -> bool:
 
 
 LONG_S = 900.0
-"""Longer than a deployment: then somebody should look at proxies that start and end, or stay away."""
+"""Longer than a deployment takes: then a person should look at proxies that start and end, or stay away."""
 
 TOO_LONG = 2
 """Multiple of the planned time above which waiting is a hold: more waiting would not end it."""

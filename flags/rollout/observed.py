@@ -36,12 +36,12 @@ class Observed:
     streamed: int = 0
     """Answers of the stream arm."""
     settled: int = 0
-    """Of everybody."""
+    """Answers of all users."""
     last: tuple[int, int] = (0, 0)
     """Streamed and settled answers of the last full window."""
 
     def after(self, streamed: int, settled: int, share: int) -> "Observed":
-        """The counts with so many more answers, at a written share in percent."""
+        """The counts with these answers added, at a written share in percent."""
         streamed, settled = self.streamed + streamed, self.settled + settled
         if settled < _full(share):
             return replace(self, streamed=streamed, settled=settled)

@@ -18,7 +18,7 @@ LINGER_S = 1.0
 """Seconds until a refused connection is closed: closed at once, its client might not see why."""
 
 MAX_LINGERING = 32
-"""So many at a time, which is half of the reserved descriptors. Others are closed at once."""
+"""Connections that are refused at a time: half of the reserved descriptors. Any more are closed at once."""
 
 RETRY_AFTER_S = b"5"
 

@@ -87,7 +87,7 @@ class AnsweringProtocol(HttpToolsProtocol):
         return True
 
     def _set_reason(self, status: int, reason: bytes) -> None:
-        """To be called before the message that begins the answer."""
+        """Call it before the message that begins the answer."""
         cycle = self._answering
         if (
             cycle is not None

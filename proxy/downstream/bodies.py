@@ -14,7 +14,7 @@ from proxy.http.asgi import Message, Receive
 from proxy.observe.labels import Budget
 
 MAX_REQUEST_BYTES = 8 * 1024 * 1024
-"""Of a request that becomes a run; its body is kept until the run ends."""
+"""The longest body of a request that becomes a run, which keeps the body until it ends."""
 
 COLLECT_S = 900.0
 """Seconds that a body may take in all, as long as a call to the upstream by default. Each read has its own
@@ -32,7 +32,7 @@ NO_ROOM = "This proxy holds as many requests as it may. Please try again."
 
 
 KEPT_FOR_OTHERS = 4
-"""One in so many bytes of a budget is never for a principal that has all the rest."""
+"""The part of a budget, one in so many bytes, that a principal cannot take if it has all the rest."""
 
 
 class ByteBudget:
@@ -54,7 +54,8 @@ class ByteBudget:
         self._held_by: Counter[str] = Counter()
 
     def reserve(self, owner: str | None = None) -> "ByteReservation":
-        """For one body: `with budget.reserve() as reservation`. Without an owner no share is counted."""
+        """A reservation for one body: `with budget.reserve() as reservation`. Without an owner no share is
+        counted."""
         return ByteReservation(self, owner)
 
     def take(self, size: int, owner: str | None) -> bool:
@@ -104,7 +105,7 @@ class ByteReservation:
         return True
 
     def transfer(self) -> "ByteReservation":
-        """The same bytes, for a new owner; this reservation is empty then."""
+        """Move the bytes to a new reservation, and empty this one."""
         other = ByteReservation(self._budget, self._owner, self._size)
         self._size = 0
         return other

@@ -5,7 +5,7 @@ import resource
 from dataclasses import dataclass
 
 RESERVED = 64
-"""For everything but connections of clients and to the upstream: the admin port, the store, flags, files."""
+"""Descriptors for all but the connections of clients and to the upstream: admin port, store, flags, files."""
 
 USUAL = 32
 """Descriptors of a process that has just begun."""
@@ -25,7 +25,7 @@ class Descriptors:
     """How many there are, and how many connections on each side they allow."""
 
     limit: int
-    """Of this process."""
+    """The descriptors of this process."""
     each: int
     """Connections on each side: of clients, to the upstream, upgraded, of a model port, to its providers."""
 

@@ -204,7 +204,7 @@ class ServerProtocol(TimedProtocol):
         return True  # leaves all of them to `handle_websocket_upgrade`
 
     def handle_websocket_upgrade(self) -> None:
-        """Begin a request that asks for an upgrade, to WebSocket or not, again as one that asks for none.
+        """Read a request with an upgrade once more, as one without.
 
         The parser takes the bytes after such a head for another protocol's; a body would be lost, or be read
         as the next request. An upgrade that can be passed on is offered beside the request, see
@@ -226,7 +226,7 @@ class ServerProtocol(TimedProtocol):
         self._again = head + rest
 
     def _keeps_early(self, offer: UpgradeOffer, data: bytes) -> bool:
-        """Keep the bytes that a client sends before its offer is answered: they are the other protocol's.
+        """Keep bytes that come before the upgrade is answered: they belong to the other protocol.
 
         If the offer is refused, they are never read: the connection ends with the answer.
         """

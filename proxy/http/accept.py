@@ -43,7 +43,8 @@ def _weight_of_json(weights: dict[bytes, float]) -> float:
 
 
 def _weights(headers: Headers, field: bytes) -> dict[bytes, float]:
-    """By media range or coding, without parameters; of one that is there twice the highest counts."""
+    """Weights by media range or coding, without parameters. Of one that is there twice, the highest weight
+    counts."""
     weights: dict[bytes, float] = {}
     for name, value in headers:
         if name == field:
@@ -54,6 +55,6 @@ def _weights(headers: Headers, field: bytes) -> dict[bytes, float]:
 
 
 def _weight(parameters: list[bytes]) -> float:
-    """1 if there is none, or a malformed one."""
+    """The weight; 1 if it is absent or malformed."""
     given = next((parameter[2:] for parameter in parameters if parameter.startswith(b"q=")), b"1")
     return float(given) if _WEIGHT.fullmatch(given) else 1.0

@@ -12,7 +12,7 @@ Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 
 WholeAnswer = Callable[[int, bytes, Headers, bytes], bool]
-"""What `ANSWER` offers."""
+"""The value of `ANSWER`."""
 
 OWN_PATH = b"/_headgate/"
 """Where the paths begin that are Headgate's own."""

@@ -97,7 +97,7 @@ def listed_in_connection(
 
 
 def end_to_end(headers: Headers, kept: frozenset[bytes] = frozenset()) -> Headers:
-    """`headers` (names in lower case) without those for one connection, in order, duplicates kept.
+    """`headers` without those for a single hop. Names are in lower case; order and duplicates stay.
 
     Names that are to be `kept` are end to end, whatever `Connection` lists.
     """
@@ -202,7 +202,7 @@ def _forwarded_element(client: str | None, scheme: str, host: bytes | None) -> b
 
 
 def response_headers(headers: Headers, status: int) -> Headers:
-    """Headers for the client, as they came, without those for one connection.
+    """The upstream's headers, as they came, without those for a single hop.
 
     A 204 or 304 carries no body, so its `Content-Length`, which RFC 9110 8.6 forbids or makes optional, is
     left out: uvicorn would wait for the bytes it announces.

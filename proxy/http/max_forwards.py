@@ -8,7 +8,7 @@ LIMITED = frozenset({"TRACE", "OPTIONS"})
 _MAX_DIGITS = 9
 
 ECHOED = frozenset({b"host", b"max-forwards", b"user-agent", b"via"})
-"""Request headers that an answer to TRACE repeats: none that may identify the user."""
+"""Request headers that an answer to TRACE repeats. None of them can identify the user."""
 
 
 def hops_left(headers: Headers) -> int | None:

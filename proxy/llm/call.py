@@ -23,10 +23,12 @@ TOO_MANY_REQUESTS = 429
 """The one failure that the batch call would have had too, and that another call makes worse."""
 
 TRANSIENT_STATUSES = frozenset({408, 409, 421, 425})
-"""Of a connection that was idle for too long, or of two calls that met: they say nothing about the model."""
+"""Statuses for a connection that was idle too long, or for two calls in conflict. They say nothing about the
+model."""
 
 MAX_BATCH_BYTES = 1024 * 1024
-"""Of a batch answer to a streamed call, since reading it blocks the loop. A larger one is asked for again."""
+"""The largest batch answer to a streamed call that is read, since reading blocks the loop. A larger one is
+asked for again."""
 
 NOT_IMPLEMENTED = 501
 """The provider has no streams. That is a refusal rather than a failure."""
@@ -84,7 +86,7 @@ class ModelCall:
         self.has_begun = False
         """Whether any event of the stream came."""
         self.defect: StreamDefect | None = None
-        """What is wrong with the model's streams, as far as this one shows. None: nothing."""
+        """The defect of the model's streams that this call shows; None: it shows none."""
 
     async def answer(self, scope: Scope, receive: Receive, send: Send) -> CallResult:
         """Ask as a stream, show its text, and answer if possible; see `is_answered`."""

@@ -24,7 +24,7 @@ SOURCE: Final = "tap"
 
 
 class DarkRun:
-    """What a run would have shown of a relayed request; a `TapSink`."""
+    """The texts that a run would have shown for a relayed request; a `TapSink`."""
 
     def __init__(self, route: Route, metrics: RouteMetrics, reservation: ByteReservation) -> None:
         self._route = route
@@ -51,7 +51,7 @@ class DarkRun:
         self._texts.setdefault(section.stage, []).append(piece)
 
     def finish(self, section: Section) -> None:
-        """Nothing is compared before the answer is here."""
+        """Ignored: texts are compared once the answer is there."""
 
     def withdraw(self, section: Section) -> None:
         self._texts.pop(section.stage, None)

@@ -18,14 +18,14 @@ import orjson
 logger = logging.getLogger("headgate.llm")
 
 MAX_ENTRIES = 1024
-"""Of the denylist."""
+"""The most models on the denylist."""
 
 MAX_NAME_CHARS = 200
-"""Of a model's name, as the admin port shows it."""
+"""The longest part of a model's name that the admin port shows, in characters."""
 
 
 class StreamDefect(StrEnum):
-    """What is wrong with the streams of a model."""
+    """Why a model's streams cannot be used."""
 
     UNFAITHFUL = "unfaithful"
     """No batch answer can be made of them."""
@@ -55,7 +55,7 @@ class DenylistEntry:
     """When the model is asked for a stream again; seconds since the epoch."""
 
     def shown(self, now: float) -> dict[str, str | int]:
-        """For the admin port."""
+        """The entry as the admin port shows it."""
         return {
             "provider": self.provider,
             "model": self.model,
@@ -68,7 +68,7 @@ class DenylistEntry:
 
     @classmethod
     def unpacked(cls, value: bytes) -> "DenylistEntry | None":
-        """None: another release packed it."""
+        """Read a packed entry; None: another release packed it."""
         try:
             fields = orjson.loads(value)
             return cls(

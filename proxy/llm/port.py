@@ -60,7 +60,8 @@ class Provider:
     relay: Relay
 
     def dialect(self, method: str, target: bytes) -> Dialect | None:
-        """That of a call for text. None: the request is none, as far as that shows without its body."""
+        """The dialect of a call for text; None: the request is no such call, as far as that shows without its
+        body."""
         return next((each for each in self.dialects if each.is_call(method, target)), None)
 
 
@@ -74,7 +75,7 @@ class _RunCall:
     body: bytes
     prompt: Prompt
     receive: Receive
-    """For what comes after the body."""
+    """Provides what comes after the body."""
     send: Send
     reservation: ByteReservation
     """For the body, and for the stream that the answer is made of."""

@@ -96,7 +96,7 @@ class Tap:
         self._has_gap = True
 
     async def _await_earlier(self, calls: int) -> None:
-        """Wait until so many calls are known, but at most EARLIER_CALLS_S."""
+        """Wait until `calls` calls are known, but at most EARLIER_CALLS_S."""
         with suppress(TimeoutError):
             async with asyncio.timeout(EARLIER_CALLS_S):
                 while self.calls < calls:
@@ -174,7 +174,7 @@ class LocalCall:
             sink.stream(section, piece)
 
     def end(self, *, whole: bool) -> None:
-        """The call has its whole answer, or none."""
+        """Note that the call has ended, with its whole answer or without one."""
         if target := self._tap.target(self):
             sink, section = target
             if whole:

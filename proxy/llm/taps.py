@@ -38,7 +38,7 @@ class OpenTap(Protocol):
 
 
 class TapShare(Messenger, Protocol):
-    """What replicas share of their taps. No method raises for a store that is down."""
+    """The port to the taps of other replicas. No method raises for a store that is down."""
 
     async def put_tap(self, token: str, route: str, ttl_s: float) -> bool:
         """Let the other replicas find a tap of this one. False: whether they can is not known."""

@@ -27,7 +27,7 @@ PAGE_TRIES, PAGE_PAUSE_S = 100, 0.02
 """How often the metrics of all processes are read again while those of a dead process are being archived."""
 
 METHODS = ("GET", "HEAD", "POST", "DELETE")
-"""In the order of `Allow`."""
+"""The methods, in the order of `Allow`."""
 
 MAX_REASON_BYTES = 1024
 
@@ -65,7 +65,7 @@ class MetricsPages(Protocol):
     """The metrics of all processes."""
 
     def page(self, registry: CollectorRegistry) -> bytes | None:
-        """None: the page cannot be read just now."""
+        """The text of the page; None: it cannot be read just now."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,11 +78,11 @@ class Admin:
     switch: KillSwitch
     token: SecretStr | None
     denylist: ModelDenylist | None = None
-    """Of the model port. None: there is no model port."""
+    """The denylist of the model port; None: there is no model port."""
     kept_fields: ModelFields | None = None
-    """Of the model port."""
+    """The unknown fields that the model port kept."""
     process_metrics: MetricsPages | None = None
-    """Of all processes; None: this one is the only one."""
+    """The metrics of all processes; None: this process is the only one."""
 
     def app(self) -> Starlette:
         return Starlette(
@@ -148,7 +148,7 @@ class Admin:
         return JSONResponse({"learned": [entry.shown(time()) for entry in entries]})
 
     async def _llm(self, _: Request) -> Response:
-        """What the model port of this process has met."""
+        """Counts of the model port of this process."""
         fields = [] if self.kept_fields is None else self.kept_fields.shown()
         return JSONResponse({"kept_fields": fields, "process": os.getpid()})
 
@@ -197,7 +197,7 @@ async def _not_allowed(_: Request, exc: Exception) -> Response:
 
 
 def _finite(age_s: float) -> float | None:
-    """None for infinity, which JSON does not have: flags that never came have no age."""
+    """Seconds, or None for infinity, which JSON does not have: flags that never came have no age."""
     return round(age_s, 1) if math.isfinite(age_s) else None
 
 

@@ -38,7 +38,7 @@ class CallResult(StrEnum):
     NO_CONTEXT = "no_context"
     """Without trace context, so of no known run."""
     NOT_TAPPED = "not_tapped"
-    """With trace context, of a request that is no run."""
+    """With trace context, of a request that began no run."""
     UNMATCHED = "unmatched"
     """With a token whose run has ended, or that was never issued."""
     LOST = "lost"
@@ -50,7 +50,7 @@ class CallResult(StrEnum):
 
 
 class PageResult(StrEnum):
-    """What became of a page of `attach`; the label `result` of `headgate_attached_pages_total`."""
+    """How a page of `attach` was answered; the label `result` of `headgate_attached_pages_total`."""
 
     ATTACHED = "attached"
     """It has the script."""

@@ -194,7 +194,7 @@ class UnmatchedMetrics:
 
 
 class RouteMetrics:
-    """Children for one route."""
+    """The metrics of one route."""
 
     def __init__(self, families: RouteFamilies, settling: Settling, route: RouteSettings) -> None:
         name, sources = route.name, sorted(route.sources)

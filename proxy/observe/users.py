@@ -12,7 +12,7 @@ from prometheus_client import Gauge
 from flags.decision import Arm
 
 MAX_USERS = 10_000
-"""In one arm of one route. A comparison needs a few dozen."""
+"""The most users that are counted in one arm of one route. A comparison needs a few dozen."""
 
 
 class Users:

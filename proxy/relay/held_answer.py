@@ -85,7 +85,7 @@ class KeptBody:
 
     @property
     def body(self) -> bytes | None:
-        """None: it was too long, or there was no room."""
+        """The whole body; None: it was too long, or there was no room."""
         return bytes(self._kept) if self._room >= 0 else None
 
 

@@ -1,4 +1,4 @@
-"""A run that another replica executes, as viewers here see it: a copy of what is stored of the run."""
+"""A run that another replica executes, as viewers here see it: a copy made from the store."""
 
 import asyncio
 import random
@@ -129,7 +129,7 @@ class FollowedRun:
 
     @property
     def phase(self) -> FaultPhase:
-        """What the viewers have seen, as far as is known here."""
+        """How much of the run its viewers have seen, as far as this replica knows."""
         if self.log.has_content:
             return FaultPhase.CONTENT
         return FaultPhase.HEADERS if self.headers_sent else FaultPhase.NOTHING
@@ -167,7 +167,7 @@ class FollowedRun:
         return LogEntry(seq, encode(event, name), self._loop.time(), False, True)
 
     def continuation(self, times_asked: int) -> Continuation:
-        """What a takeover goes on with."""
+        """The state from which a takeover goes on."""
         return Continuation(
             self.log, self.meta.generation + 1, times_asked, self.started_at, self.headers_sent
         )

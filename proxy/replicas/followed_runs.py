@@ -52,7 +52,8 @@ class FollowedRuns:
         self._replica = replica
         self._on_watched = on_watched
         self._by_id: dict[str, FollowedRun] = {}
-        """Those that can be found. The tail may read more: runs that were released and have viewers."""
+        """The runs that requests can find. The tail may read more: runs that were released and have
+        viewers."""
         self._finding: dict[str, asyncio.Task[FollowedRun | None]] = {}
         self._loop = asyncio.get_running_loop()
 
@@ -69,7 +70,7 @@ class FollowedRuns:
     # Finding.
 
     async def find(self, run_id: str) -> FollowedRun | None:
-        """A run with all that is stored of it. Callers that look for one run at the same time share it.
+        """Read a whole run from the store. Callers that look for one run at the same time share the result.
 
         Raises:
             StoreDown: the run is not followed, and the store did not answer.

@@ -39,7 +39,7 @@ class FailureDetector:
         self._silent_since: dict[str, float] = {}
         """Replicas without a lease."""
         self.suspected: set[str] = set()
-        """Replicas that may have been silent for so long that others have taken over their runs."""
+        """Replicas that may have been silent long enough for others to have taken over their runs."""
 
     def observe(self, leases: Mapping[str, bytes | None], now: float) -> None:
         """Take note of the leases of other replicas; None: the store has none."""

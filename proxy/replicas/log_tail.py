@@ -28,7 +28,7 @@ MAX_FETCHES = 4
 
 
 class LogTail:
-    """The reader of what is new.
+    """The task that reads new entries.
 
     Args:
         link: for the blocking call; its timeout is beyond `BLOCK_MS`.
@@ -53,7 +53,7 @@ class LogTail:
         self._stored = stored
         self._on_message = on_message
         self.runs: set[FollowedRun] = set()
-        """Those that are read."""
+        """The runs that are read."""
         self._fetches: set[asyncio.Task[None]] = set()
         self._slots = asyncio.Semaphore(MAX_FETCHES)
         self._is_blocked = False
@@ -110,7 +110,8 @@ class LogTail:
         return last_message
 
     async def _drop_read(self, last_message: bytes) -> None:
-        """What was read may hold a model's text, and the inbox lasts as long as messages come."""
+        """Drop the messages that were read: they may hold a model's text, and the inbox lives as long as
+        messages come."""
         time_ms, _, number = last_message.partition(b"-")
         first_kept = b"%b-%d" % (time_ms, int(number) + 1)
         with contextlib.suppress(StoreDown):  # the next time

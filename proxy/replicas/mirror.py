@@ -30,7 +30,7 @@ ROUND_BYTES = 1024 * 1024
 """About the most that one round trip carries. A large answer takes several, and others have their turn."""
 
 ROUND_S = 2.0
-"""The most that a round trip may take; nobody waits for it."""
+"""The longest that a round trip may take. No viewer waits for it."""
 
 BACKLOG_BYTES = 64 * 1024 * 1024
 """Ended runs that wait for a store that is down, in bytes of their logs and answers; the oldest go first."""
@@ -110,7 +110,7 @@ class Mirror:
             copy.wake()
 
     def abandon(self, copy: RunCopy) -> None:
-        """Withdraw the claim of a run that is not executed after all."""
+        """Withdraw the claim of a run that will not be executed."""
         self._remove(copy)
         names = [self._keys.run(copy.id), self._keys.request(copy.id), *copy.join_keys]
         self._final[copy.id] = ABANDON(names, copy.stored.value, copy.id)
@@ -165,7 +165,7 @@ class Mirror:
     # The task.
 
     async def mirror(self) -> None:
-        """Copy what is new, for ever."""
+        """Copy new entries to the store until the task is cancelled."""
         while True:
             await self._has_work.wait()
             await asyncio.sleep(PAUSE_S)
@@ -181,7 +181,7 @@ class Mirror:
                 await self._health.up.wait()
 
     async def flush(self) -> None:
-        """Copy what is new now.
+        """Copy the entries that are new now.
 
         Raises:
             StoreDown: what was not copied stays in the queue.
@@ -252,7 +252,8 @@ class Mirror:
         self._has_work.set()
 
     def _is_doubtful(self, copy: RunCopy | None) -> bool:
-        """Whether what is new in a log must wait. While the store is down, nobody takes a run over."""
+        """Whether new entries of a log must not be shown yet. While the store is down, no replica takes a run
+        over."""
         if copy is None:
             return False
         may_be_lost = copy.is_in_doubt or self._lease.may_be_lost(self._loop.time())

@@ -1,4 +1,4 @@
-"""What is stored of a run: the names of its keys, and its values, sealed. No I/O.
+"""The records of a run in the store: the names of their keys, and their values, sealed. No I/O.
 
     PREFIX:run:ID              the run's meta; from the claim on
     PREFIX:run:ID:order        the request, while the run may be taken over
@@ -52,7 +52,7 @@ LIVE_TTL_MS = int(LIVE_TTL_S * 1000)
 _RUN_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _CONTENT, _TERMINAL, _PARTS = 1, 2, 4
 _STORED_NAMES = {"decision_header": "told", "join_keys": "same", "has_request": "has_order"}
-"""What fields of a meta are called in the store, where replicas of other releases read them."""
+"""Names that fields of a meta have in the store, where replicas of other releases read them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +109,7 @@ def is_run_id(value: str) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class RunMeta:
-    """What other replicas know of a run."""
+    """The facts about a run that other replicas need."""
 
     owner: str
     """The replica that executes it."""
@@ -198,7 +198,7 @@ class StoredRequest:
         )
 
     def sealed(self, box: Box) -> bytes | None:
-        """None if it is longer than `MAX_REQUEST_BYTES`."""
+        """The sealed request; None if it is longer than `MAX_REQUEST_BYTES`."""
         decision = self.decision
         head = {
             "method": self.method,
@@ -245,7 +245,7 @@ def part_count(value: bytes) -> int:
 
 
 def entry_plain(entry: LogEntry) -> bytes:
-    """What is sealed of an entry; the same bytes for equal entries."""
+    """The plain bytes of an entry, before it is sealed. Equal entries have equal bytes."""
     flags = _CONTENT * entry.is_content | _TERMINAL * entry.is_terminal
     if len(entry.wire) <= PART_BYTES:
         return bytes((flags,)) + entry.wire
@@ -255,7 +255,7 @@ def entry_plain(entry: LogEntry) -> bytes:
 
 @dataclass(frozen=True, slots=True)
 class StoredEntry:
-    """An entry as it was stored. If `parts` is not 0, its wire is in so many values of their own."""
+    """An entry as it was stored. If `parts` is not 0, its wire bytes are in that many values of their own."""
 
     entry: LogEntry
     parts: int
@@ -273,7 +273,8 @@ class StoredEntry:
 
 @dataclass(frozen=True, slots=True)
 class StoredEnd:
-    """A run's failure or answer. If `parts` is not 0, the answer's body is in so many values of their own."""
+    """A run's failure or answer. If `parts` is not 0, the answer's body is in that many values of their
+    own."""
 
     failure: Failure | None
     answer: Answer | None

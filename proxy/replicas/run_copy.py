@@ -72,7 +72,8 @@ class RunCopy:
     id: str
     log: EventLog
     run: "weakref.ref[Run] | Run"
-    """Weak until its first event: nobody owns a run that was claimed and never executed."""
+    """The run, by a weak reference until its first event: a run that was claimed and is not executed has no
+    owner."""
     stored: StoredMeta
     times_asked: int
     """As in the stored request, if there is one."""
@@ -92,7 +93,7 @@ class RunCopy:
     end: bytes | None = None
     ended_at: float = 0.0
     is_in_doubt: bool = False
-    """Whether another replica may have taken the run over: until the store has said that none has."""
+    """Whether another replica may have taken the run over. False once the store has said that none has."""
     has_fault: bool = False
 
     @property
@@ -120,7 +121,7 @@ class RunCopy:
 
     @property
     def own_keys(self) -> list[str]:
-        """Of all that is stored of it, but for the join keys."""
+        """Names of all its records, except the join keys."""
         return [self.keys.run(self.id), self.keys.log(self.id), self.keys.end(self.id), *self.parts]
 
     # What to write.
@@ -263,7 +264,7 @@ class RunCopy:
         return CopyState.CURRENT if is_current else CopyState.BEHIND
 
     def _start_over(self) -> None:
-        """Nothing of the log is stored."""
+        """Note that the store has nothing of the log."""
         self.seq = self.next_part = 0
         self.parts.clear()
         self.complete.clear()

@@ -37,7 +37,7 @@ class Box:
         return VERSION + nonce + self._cipher.encrypt(nonce, plain, b"%b %d" % (kind.encode(), number))
 
     def open(self, kind: str, number: int, sealed: bytes) -> bytes:
-        """What was sealed.
+        """The plain value.
 
         Raises:
             Unsealable: it was not sealed here as this kind with this number.

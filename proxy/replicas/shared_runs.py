@@ -51,7 +51,7 @@ MAX_KEPT_OF_USER = 1000
 """Ended runs of one principal in the store; the oldest go first."""
 
 FLUSH_S = 3.0
-"""At the end, to copy what is left."""
+"""Seconds at the end for copying the entries that are left."""
 
 CANCEL_S = 1.0
 """Between two attempts to cancel this process's own tasks."""
@@ -307,7 +307,8 @@ class ValkeyRuns:
             await self._tick()
 
     async def _tick(self) -> None:
-        """Renew the lease, send messages, read the other leases; and find out whether the store is back."""
+        """Renew the lease, send messages and read the other leases. Its answer shows whether the store is
+        back."""
         now = self._loop.time()
         commands = self._watch_messages(now)
         missed = list(self.taps.missed)

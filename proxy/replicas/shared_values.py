@@ -1,5 +1,4 @@
-"""What replicas share beside runs, through the store: tickets, taps, the denylist, and messages to each
-other.
+"""Everything but runs that replicas share through the store: tickets, taps, the denylist, and messages.
 
 Every value is sealed. No method raises for a store that is down.
 """

@@ -1,5 +1,4 @@
-"""What becomes of a lost run, a followed run whose replica is gone: another replica takes it over, or it
-ends.
+"""The fate of a lost run (its replica is gone): another replica takes it over, or it ends with an error.
 
 Each replica that follows a lost run acts by itself, and the store lets one of them through. Its script goes
 by the meta that the replica has seen, so that one new meta follows an old one; and by the end of the log, so
@@ -72,7 +71,7 @@ class TakeoverPort(Protocol):
 
 
 class LostRunAction(Enum):
-    """What a replica does about a lost run."""
+    """The steps that a replica can take for a lost run."""
 
     TAKE = auto()
     LEAVE = auto()
@@ -82,7 +81,7 @@ class LostRunAction(Enum):
 
 
 def action_for(run: FollowedRun, request: StoredRequest | None, *, has_room: bool) -> LostRunAction:
-    """What to do about a lost run. Pure.
+    """Decide the step for a lost run. Pure.
 
     Args:
         request: None if the store has none.

@@ -39,7 +39,7 @@ class BatchPath:
     taps: Taps
     metrics: Metrics
     relayed_outcomes: Mapping[str, RelayedOutcomes]
-    """By route."""
+    """Counters of relayed outcomes, by route."""
     answers: ByteBudget
 
     async def serve(self, request: RouteRequest, decision: Decision) -> tuple[str, int | None]:

@@ -26,7 +26,7 @@ class RouteRequest:
 
     match: Match
     target: bytes
-    """Of the POST, also for a GET of its `stream_path`."""
+    """The target of the POST, also for a GET of its `stream_path`."""
     scope: Scope
     receive: Receive
     send: Send
@@ -38,7 +38,7 @@ class RouteRequest:
     arrived_at: float
     """The loop's time."""
     reservation: ByteReservation
-    """For its body."""
+    """The part of the byte budget that the request's body takes."""
 
     @classmethod
     def of(
@@ -107,7 +107,7 @@ class RouteRequest:
 
 
 def owner_of(identity: Identity | None) -> str:
-    """Whose share of a byte budget is used; all unknown clients have one together."""
+    """The owner of the share of a byte budget; all unknown clients share one."""
     return "" if identity is None else identity.principal
 
 

@@ -39,14 +39,14 @@ class RunAccess:
     runs: Runs
     run_api: RunApi
     sources: Mapping[tuple[str, str], Source]
-    """By route and source name."""
+    """Sources, by route and source name."""
     metrics: Metrics
     forwarding: Forwarding
     authority: bytes
     """The upstream's, for a client that sent no `Host`."""
 
     def spec(self, request: RouteRequest, decision: Decision, body: bytes) -> RunSpec:
-        """What the request's run would be. Raises RequestRefused if its id cannot be used."""
+        """Describe the run that the request would begin. Raises RequestRefused if its id cannot be used."""
         route = request.route
         upstream_request = Request(route.method, request.target, self._headers(request.scope), body)
         return RunSpec(

@@ -1,4 +1,4 @@
-"""Ids that clients chose for runs, where the run has another one, or where none begins. No I/O.
+"""Run ids chosen by clients for runs that have another id, or for requests that begin no run. No I/O.
 
 An alias belongs to one principal: the same id of another principal is another alias.
 """
@@ -6,7 +6,8 @@ An alias belongs to one principal: the same id of another principal is another a
 from collections import OrderedDict
 
 MAX_NAMES = 100
-"""Of one run. A request that joins it under yet another id finds the run's own id in the answer."""
+"""Aliases of one run. A request that joins the run under yet another id finds the run's own id in the
+answer."""
 
 NONE_S = 10.0
 """How long it is remembered that no run begins: the page that asks for its events may be a little late."""
@@ -19,14 +20,14 @@ Name = tuple[str, str]
 
 
 class RunAliases:
-    """What the ids stand for, in this process."""
+    """The aliases that this process knows."""
 
     def __init__(self) -> None:
         self._runs: dict[Name, str] = {}
         self._names: dict[str, list[Name]] = {}
-        """By the run's own id."""
+        """Aliases, by the run's own id."""
         self._none: OrderedDict[Name, float] = OrderedDict()
-        """Until when."""
+        """Ids for which no run begins, and until when that is remembered."""
 
     def give(self, principal: str, name: str, run_id: str) -> None:
         """The run goes by this id, too, from now on."""

@@ -1,4 +1,4 @@
-"""What a run executes: its call, and what there is of a run that another replica began."""
+"""The call that a run executes, and the state of a run that another replica began."""
 
 from dataclasses import dataclass
 
@@ -9,7 +9,7 @@ from proxy.upstream.client import Request
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """What a run executes: the client's request, made ready for the upstream."""
+    """The client's request, made ready for the upstream."""
 
     route: Route
     parameters: dict[str, str]
@@ -20,10 +20,10 @@ class Call:
 
 @dataclass(frozen=True, slots=True)
 class Continuation:
-    """What there is of a run that another replica began, and that this one goes on with."""
+    """The state of a run that another replica began, and that this one continues."""
 
     log: EventLog
-    """It goes on here, so that its readers notice nothing."""
+    """The log, which goes on: its readers notice nothing."""
     generation: int
     """How often the run was taken over; at least once."""
     times_asked: int

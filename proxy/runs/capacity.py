@@ -149,7 +149,7 @@ class Capacity:
         self._of_principal[principal, route] += 1
 
     def give_back(self, route: str, principal: str | None) -> None:
-        """That run is over, or did not begin."""
+        """Give the place back: the run is over, or did not begin."""
         _decrease(self._on_route, route)
         _decrease(self._of_principal, (principal, route))
 

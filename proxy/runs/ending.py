@@ -33,7 +33,7 @@ class Failure:
 
 
 class RunEnd(NamedTuple):
-    """What is known of a run at its end. Times are the loop's, in seconds."""
+    """The facts of a run at its end. Times are the loop's, in seconds."""
 
     run_id: str
     outcome: str
@@ -47,7 +47,7 @@ class RunEnd(NamedTuple):
 
 
 class RunAccount:
-    """What one run counts for: its failures while it runs, and its outcome at its end.
+    """Counts one run in the metrics: its failures while it runs, its outcome at its end.
 
     Args:
         durations: seconds that the route's last complete runs took; those of this one are added.
@@ -81,7 +81,7 @@ class RunAccount:
         self._metrics.faults[fault, phase].inc()
 
     def outcome_of_success(self) -> str:
-        """What a run that is complete is counted as."""
+        """The outcome of a complete run."""
         if not self._faults:
             return "complete"
         without_live_text = any(

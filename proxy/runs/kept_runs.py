@@ -21,12 +21,12 @@ class _Finished:
     run: Run
     at: float
     keys: Sequence[str]
-    """By which it can still be joined."""
+    """Keys by which requests can still join the run."""
     size_bytes: int
 
 
 class KeptRuns:
-    """Those of one process."""
+    """The kept runs of one process."""
 
     def __init__(self, bounds: MemoryLogSettings) -> None:
         self._bounds = bounds
@@ -53,7 +53,7 @@ class KeptRuns:
         self._count(finished, 1)
 
     def evict(self, now: float) -> Iterator[tuple[Run, Sequence[str]]]:
-        """Let go of what is over age, or over a bound."""
+        """Drop the runs that are too old, or over a bound."""
         while (gone := self._next(now)) is not None:
             del self._finished[gone.run.id]
             self._count(gone, -1)

@@ -52,7 +52,7 @@ class KnownRuns:
         return len(self._kept)
 
     def find(self, run_id: str, identity: Identity | None) -> Run | None:
-        """A run of this process by its id, for its owner; for anybody else there is none."""
+        """A run of this process by its id, for its owner; None for everybody else."""
         self.evict()
         if identity is None:
             return None
@@ -63,12 +63,12 @@ class KnownRuns:
         return run if run is not None and _owns(identity, run) else None
 
     def live_of(self, identity: Identity | None) -> list[Run]:
-        """The runs in flight of this process that are somebody's, the oldest first."""
+        """The runs in flight of this process that belong to this identity, the oldest first."""
         runs = (run for run in self._live.values() if _owns(identity, run))
         return [run for run in runs if not (run.ended or run.is_elsewhere)]
 
     async def look_up(self, run_id: str, identity: Identity | None) -> ViewableRun | None:
-        """A run of any replica by its id, for its owner. Nobody in particular owns none."""
+        """A run of any replica by its id, for its owner. A client without a principal owns no run."""
         if identity is None:
             return None
         run: ViewableRun | None = self.find(run_id, identity)

@@ -1,4 +1,4 @@
-"""What is done about a failure: one table, failure class × phase → step. Pure."""
+"""Recovery from a failure: one table, failure class × phase → step. Pure."""
 
 from enum import StrEnum
 
@@ -7,7 +7,7 @@ from proxy.observe.labels import FaultPhase
 
 
 class RecoveryStep(StrEnum):
-    """What is done."""
+    """The steps of recovery."""
 
     ASK_AGAIN = "ask_again"
     """Send the call again, after a pause."""
@@ -16,7 +16,7 @@ class RecoveryStep(StrEnum):
     ERROR_EVENT = "error_event"
     """One terminal `error` that carries the status that can no longer be sent."""
     AWAIT_ANSWER = "await_answer"
-    """The same call's batch answer is still coming: wait for it and complete from it."""
+    """Wait for the batch answer of the same call, which is still coming, and complete the run from it."""
 
 
 class Repeat(StrEnum):

@@ -82,7 +82,7 @@ class Run(RunTexts):
         self.note(Fault.RESET)
 
     def begun(self) -> None:
-        """It is executed from now on."""
+        """Note that the run is executed from now on."""
         self._last_event_at = now = self._loop.time()
         self.started_at = now if self._continued is None else self._continued.started_at
         if self.route.settings.progress:
@@ -96,7 +96,7 @@ class Run(RunTexts):
 
     @property
     def size_bytes(self) -> int:
-        """What keeping this run costs: its log, the client's body, and the upstream's answer."""
+        """Bytes that keeping this run takes: its log, the client's body, and the upstream's answer."""
         answer_bytes = len(self.answer.body) if self.answer is not None else 0
         return self.log.size_bytes + len(self.call.request.body) + answer_bytes
 
@@ -115,7 +115,7 @@ class Run(RunTexts):
 
     @property
     def principal(self) -> str | None:
-        """Whose it is; None: nobody's in particular."""
+        """The principal who began the run; None: unknown."""
         return None if self.identity is None else self.identity.principal
 
     def ask_again(self, times: int) -> None:
@@ -204,7 +204,7 @@ class Run(RunTexts):
             self._end(done, self._account.outcome_of_success(), long)
 
     def _settling_section(self, section: Section, text: str | None) -> Iterator[None]:
-        """Make what is shown of a section equal to its authority."""
+        """Make the shown text of a section equal to its authority."""
         stage = section.stage
         if not section.stands_in_answer:
             self.finish(section)

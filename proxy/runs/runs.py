@@ -257,7 +257,7 @@ class Runs(KnownRuns):
         self._waiters.announce(run.id)
 
     async def _execute(self, run: Run, source: Source) -> None:
-        """From the first byte to the upstream to the terminal event. A run always gets one."""
+        """Execute a run, from the first byte to the upstream to the terminal event. Every run gets one."""
         try:
             got = await _answer_or_failure(run, source)
             run.is_watched = self._is_watched(run.id)

@@ -39,7 +39,7 @@ class ViewableRun(Protocol):
 
     @property
     def target(self) -> bytes:
-        """Of the upstream's request: path and query."""
+        """Path and query of the upstream's request."""
         ...
 
     @property
@@ -54,7 +54,7 @@ class ViewableRun(Protocol):
 
     @property
     def failure(self) -> Failure | None:
-        """Why there is no complete answer, once that is so."""
+        """Why there is no complete answer; None while there may be one."""
         ...
 
     @property

@@ -1,4 +1,4 @@
-"""What a run is made of, and how a request finds a run to join."""
+"""The parts that a run is begun from, and the keys by which a request finds a run to join."""
 
 import hashlib
 from dataclasses import dataclass
@@ -25,7 +25,7 @@ class RunSpec:
     metrics: RouteMetrics
     source: Source
     run_id: str | None = None
-    """As the client chose it."""
+    """The id that the client chose."""
     idempotency_key: bytes | None = None
     may_join: bool = True
 
@@ -69,17 +69,17 @@ def fingerprint(identity: Identity | None, route: str, target: bytes, body: byte
 
 
 def digest_of_key(identity: Identity, route: str, key: bytes) -> str:
-    """What an `Idempotency-Key` is kept as."""
+    """The join key for an `Idempotency-Key`."""
     return _digest(identity.principal, route, key)
 
 
 def digest_of_name(principal: str, name: str) -> str:
-    """What the id that a client chose for a run is kept as, where the run has another one."""
+    """The key under which an alias of a run is kept."""
     return _digest(principal, "name", name)
 
 
 def _digest(*parts: str | bytes) -> str:
-    """Of all parts, so that no two lists of them have the same."""
+    """A digest of all parts. No two lists of parts have the same one."""
     digest = hashlib.sha256()
     for part in parts:
         data = part.encode() if isinstance(part, str) else part

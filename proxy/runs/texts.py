@@ -1,4 +1,4 @@
-"""What a run shows: the texts of its sections, as events of its log.
+"""The texts of a run's sections, and the events that show them.
 
 The transcript makes each event, so that their order is always legal. A text is shown while it is made, or
 whole; in the end it is made equal to its authority. Where a whole text comes from, and how the run ends, is

@@ -14,7 +14,7 @@ UNMATCHED = "unmatched"
 """The label `route` of requests that match no route; no route may have this name."""
 
 PARAMETER = re.compile(r"\{([a-z_][a-z0-9_]*)\}")
-"""In a path."""
+"""A parameter in a path."""
 
 PAGE_ORIGIN = re.compile(r"(https?)://([a-z0-9.-]+|\[[0-9a-f:]+\])(:[1-9][0-9]{0,4})?")
 

@@ -14,7 +14,7 @@ from proxy.upstream.exchange import Exchange
 logger = logging.getLogger("headgate.runs")
 
 FEED_BYTES = 8 * 1024
-"""Of a body that is read at a time. As much of nothing but brackets takes a millisecond."""
+"""Bytes of a body that are read at a time. So many brackets take a millisecond."""
 
 
 class BatchSource:

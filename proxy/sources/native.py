@@ -241,7 +241,7 @@ class Events:
         return [(event.event, event.data) for event in events]
 
     def end(self) -> list[tuple[str, str]]:
-        """An event without the empty line after it is none (WHATWG HTML 9.2.6)."""
+        """Ignored: the standard drops an event without the empty line after it (WHATWG HTML 9.2.6)."""
         return []
 
 
@@ -298,7 +298,7 @@ def merged(document: Any, patch: Any) -> Any:
 
 
 def _json(request: Request) -> Any:
-    """The client's own JSON; null if there is none."""
+    """The client's own JSON; None if there is none."""
     try:
         return parse(request.body)
     except MalformedBody:

@@ -1,4 +1,4 @@
-"""What an upstream's own stream says: a route's rules, compiled. One event in, what it means out. Pure.
+"""A route's rules for the upstream's own stream, compiled: they say what each event means. Pure.
 
 event ─► the first rule that fits ─► text of a stage | done | error | answer | ignore
 """
@@ -20,7 +20,7 @@ class MalformedEvent(ValueError):
 
 
 class EventContent(NamedTuple):
-    """What one event says."""
+    """The meaning of one event."""
 
     meaning: Meaning
     section: Section | None = None
@@ -45,7 +45,7 @@ class Rules:
         self._rules = [_Rule.compile(rule, self._by_stage) for rule in settings]
 
     def read(self, event: str, data: str | bytes) -> EventContent:
-        """What an event says.
+        """Read one event.
 
         Args:
             event: its name; of a line of NDJSON "message", as of an SSE event that has none.
@@ -81,7 +81,7 @@ class Rules:
         return EventContent(rule.meaning, self._section(rule, document), text)
 
     def _section(self, rule: "_Rule", document: Any) -> Section | None:
-        """Whose text it is; None: that of a stage which the route does not show."""
+        """The section of the text; None: the route does not show its stage."""
         if rule.stage_at is None:
             return rule.section
         stage = rule.stage_at.value(document)
@@ -104,7 +104,7 @@ class _JsonPlace:
         return cls(path, keys_of(path))
 
     def value(self, document: Any) -> Any:
-        """The one value there; None: there is none, or it is null."""
+        """The one value at the path; None: there is none, or it is null."""
         if self.keys is None:
             return self._found(document)
         for key in self.keys:

@@ -1,8 +1,8 @@
 """The source `poll`: while the call runs, read a resource that already shows finished stages.
 
-For an upstream that commits stage by stage and can answer while it is busy. A row counts as this run's
-only if its time differs from the one it had before the call was sent: no clock is compared, and an
-earlier run's text is never shown as new. The batch answer remains the authority.
+For an upstream that commits stage by stage and can answer while it is busy. A row counts as this run's only
+if its time differs from the one it had before the call was sent. So no clocks are compared, and an earlier
+run's text is never shown as new. The batch answer remains the authority.
 """
 
 import asyncio
@@ -36,7 +36,7 @@ while it is busy: a single process that blocks, for example."""
 BLOCKED_MIN_S = 3.0
 
 STRIKES = 3
-"""Failed looks in a row until the source counts as lost."""
+"""Failed looks in a row after which the source counts as lost."""
 
 JITTER = 0.2
 
@@ -50,12 +50,12 @@ NOT_OF_A_LOOK = CONDITIONS | {
 
 
 class LookFailed(Exception):
-    """One look gave nothing to read."""
+    """A look failed, or gave a document that cannot be read."""
 
 
 @dataclass(frozen=True, slots=True)
 class RowsBefore:
-    """What a section's rows had before the call: nothing of it is this run's."""
+    """Times and texts of a section's rows before the call. None of them is this run's."""
 
     times: frozenset[str]
     texts: frozenset[str]
@@ -80,14 +80,15 @@ class Rows:
         )
 
     def earlier(self, document: Any) -> RowsBefore:
-        """What is there before the call."""
+        """The times and texts of the rows in this document."""
         rows = self._rows(document)
         return RowsBefore(
             frozenset(filter(None, map(self._time, rows))), frozenset(filter(None, map(self._text, rows)))
         )
 
     def new_text(self, document: Any, earlier: RowsBefore) -> str | None:
-        """The text of the last row that was written since; None if there is none, or it is an earlier one's.
+        """The text of the last row written since `earlier`; None if there is no such row, or its text is an
+        earlier one.
 
         A row may be touched before its text is written, so that its time is new and its text is not.
         """
@@ -114,7 +115,7 @@ class Rows:
 
 
 def _found(path: JSONPath, value: Any) -> list[Any]:
-    """What is there; nothing in a string, which the library would take for JSON that is still to be read."""
+    """The matches in a value. A string has none: the library would parse it as JSON."""
     try:
         return path.findall(value) if isinstance(value, dict | list) else []
     except JSONPathError:  # too deep for `$..`, or a filter that cannot be applied
@@ -130,7 +131,7 @@ class Polled:
 
 
 class PollSource:
-    """One call, and looks beside it."""
+    """The source `poll`: the call itself, and looks at another resource while it lasts."""
 
     def __init__(self, upstream: Upstream, route: RouteSettings) -> None:
         assert route.poll is not None

@@ -13,7 +13,7 @@ from proxy.text.sections import MalformedBody
 from proxy.upstream.client import Answer
 
 JITTER = 0.2
-"""Pauses are up to so much longer, so that runs which failed together do not come back together."""
+"""Jitter: pauses are up to this much longer, so that runs which failed together do not come back together."""
 
 
 async def repeating(run: Run, call: Callable[[], Awaitable[Answer]]) -> Answer:
@@ -48,7 +48,7 @@ async def _answer_or_failure(call: Callable[[], Awaitable[Answer]]) -> Answer | 
 async def _failure_and_pause(
     run: Run, got: Answer | UpstreamError, attempt: int
 ) -> tuple[Fault, float | None]:
-    """What has failed, if anything has, and the pause before the next attempt, if there is to be one."""
+    """The failure, if there is one, and the pause before the next attempt, if there is one."""
     safe = run.route.settings.replay == "safe"
     if isinstance(got, UpstreamError):
         return got.fault, pause_before_repeat(got.fault, run.phase, attempt=attempt, safe=safe)
@@ -66,7 +66,7 @@ async def _failure_and_pause(
 
 
 async def _flaw(answer: Answer) -> Fault | None:
-    """What is wrong with the body of a good status, which every run reads as JSON."""
+    """The failure of a body with a good status, which every run reads as JSON."""
     if not 200 <= answer.status < 300 or answer.status in BODILESS_STATUS:
         return None
     try:

@@ -31,7 +31,7 @@ class StagesSource:
         self._answer = route.stages.answer
         self._limit = int(route.max_answer)
         self._paths: dict[str, set[str]] = {}
-        """What the templates refer to, by name."""
+        """The values that templates refer to, by name."""
         for template in (self._answer, *(call.body for call in self._calls)):
             for name, path in references(template):
                 self._paths.setdefault(name, set()).add(path)
@@ -63,7 +63,7 @@ class StagesSource:
         return Answer(200, [(b"content-type", b"application/json")], body)
 
     async def _body(self, request: Request) -> Any:
-        """The client's own JSON, for templates; null if there is none."""
+        """The client's own JSON, for templates; None if there is none."""
         try:
             return await document_of(request.body, self._paths[REQUEST])
         except MalformedBody:

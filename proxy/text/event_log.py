@@ -28,16 +28,16 @@ class LogEntry(NamedTuple):
 
     @property
     def id(self) -> str:
-        """As it is on the wire."""
+        """The id as it is on the wire."""
         return self.wire[len(b"id: ") : self.wire.index(b"\n")].decode()
 
 
 def event_id(run_id: str, generation: int, seq: int) -> str:
     """The id of an event, which a client comes back with.
 
-    A replica that dies, or that is only held up, may have shown its own viewers a little more than the others
-    know of. So whoever takes a run over numbers on under a name of its own: such a cursor is then seen not to
-    be one of the log, although the log has an event with its number.
+    A replica that dies, or is held up, may have shown its own viewers events that the others never saw. So a
+    replica that takes a run over gives its events ids with another name. A cursor with the old name and a
+    later number is then known not to be of this log, although the log has an event with that number.
     """
     return f"{run_id}.{generation}:{seq}" if generation else f"{run_id}:{seq}"
 
@@ -45,8 +45,8 @@ def event_id(run_id: str, generation: int, seq: int) -> str:
 class EventLog:
     """Events of one run. Each is encoded once, for all readers.
 
-    Kept as columns: of an object for each event, the collector would look at every one again and again, and
-    the texts of a thousand runs would then wait for tens of milliseconds.
+    Entries are kept as columns. With an object for each event, the garbage collector would look at every
+    object again and again, and hold up the texts of a thousand runs for tens of milliseconds.
     """
 
     def __init__(self, run_id: str, retry_ms: int) -> None:
@@ -54,7 +54,8 @@ class EventLog:
         self.generation = 0
         """How often the run was taken over by another replica."""
         self.doubt: Callable[[], bool] = lambda: False
-        """Whether what was appended last may be nobody's but this process's: it is not to be shown yet."""
+        """Whether the last entries may be this process's alone, since another replica may have the run: do
+        not show them yet."""
         self._retry_ms = retry_ms
         self._wires: list[bytes] = []
         self._known_at = array("d")
@@ -127,7 +128,7 @@ class EventLog:
 
 
 class LogReader:
-    """Where one task waits: for more of a log, for somebody's word, or for a time."""
+    """The place where one task waits: for more of a log, for a call of `wake`, or for a time."""
 
     __slots__ = (
         "_called",
@@ -164,7 +165,8 @@ class LogReader:
         self._release()
 
     async def wait(self, until: float, serve: Callable[[], bool] | None = None) -> None:
-        """Until woken, or the loop's time `until`, or sooner for no reason: look again, and wait again.
+        """Wait for more of the log, for `wake`, or for the loop's time `until`. May return early: look, and
+        wait again.
 
         What happened since the last wait counts. One timer serves all waits and is armed again only when
         it fires or comes too late, so that an event costs none. With `serve` neither does it cost a turn of
@@ -180,7 +182,7 @@ class LogReader:
         self._has_more = self._called = False
 
     async def pause(self, until: float) -> None:
-        """The same, but more of the log ends no pause: events that come within it cost nothing."""
+        """Wait for `wake` or `until` alone. New entries do not end a pause, and cost nothing within it."""
         self._arm(until)
         if not self._called:
             self._pausing = True

@@ -1,8 +1,8 @@
-"""What may be said to a viewer, and in what order. No I/O, no clock, no bytes on the wire.
+"""The events of a run, and the order in which they may come. No I/O, no clock, no bytes on the wire.
 
 The order is a table of two rules:
 
-* all that may be said about a stage is in `_STAGE_MOVES`, all that may be said at all is in `_RUN_MOVES`;
+* `_STAGE_MOVES` has every event that a stage allows, `_RUN_MOVES` every event that a run allows;
 * an event that is not in both raises `IllegalEvent` and changes nothing.
 
 A stage moves like this; several stages may be open at once:
@@ -11,10 +11,11 @@ A stage moves like this; several stages may be open at once:
                               │  ▲                       │  ▲
                               └──┘ chunk, replace        └──┘ replace
 
-A terminal event asks every stage that was started: `stream_done` is not in the table for an open one, so a
-run whose text is unfinished cannot be called done. `error` is there for both: a run may break at any time.
+A terminal event is checked against every stage that was started. The table has no `stream_done` for an open
+stage, so a run with an unfinished text cannot be called done. It has `error` for both: a run may break at any
+time.
 
-A `Transcript` makes the events itself. So counters, digests and order cannot disagree with what was said.
+A `Transcript` makes the events itself, so that counters, digests and order always agree with the texts.
 """
 
 from collections.abc import Mapping, Sequence
@@ -88,7 +89,7 @@ class Event(NamedTuple):
 
 
 class IllegalEvent(ValueError):
-    """The event may not be said now, or at all; the transcript is as it was before."""
+    """The event is not allowed now, or never; the transcript has not changed."""
 
 
 class _StageTranscript:
@@ -119,7 +120,7 @@ class _StageTranscript:
 
 
 class Transcript:
-    """All that was said in one run; makes each event, so that the next one is legal or refused.
+    """The events of one run so far. It makes each next event, or refuses it.
 
     Every method that makes an event raises `IllegalEvent`, and then nothing has changed.
     """
@@ -154,7 +155,7 @@ class Transcript:
         return self._state(stage) is StageState.COMPLETE
 
     def shown(self, stage: str) -> str:
-        """What a viewer reads in this stage now; empty for a stage that never started."""
+        """The text that a viewer reads in this stage now; empty for a stage that never started."""
         known = self._stages.get(stage)
         return known.text() if known else ""
 
@@ -197,7 +198,7 @@ class Transcript:
     def progress(
         self, *, elapsed_s: float, stage_index: int | None, total_expected: int, eta_s: float | None
     ) -> Event:
-        """A sign of life while there is no text. What is unknown is `None`, and left out; never invented."""
+        """A sign of life while there is no text. A value that is not known is `None`, and is left out."""
         self._move(EventType.PROGRESS)
         metadata: dict[str, object] = {"elapsed_s": elapsed_s, "total_expected": total_expected}
         known = {"stage_index": stage_index, "eta_s": eta_s}
@@ -226,8 +227,8 @@ class Transcript:
         result: str | None = None,
         absent: Sequence[str] = (),
     ) -> Event:
-        """The run is complete. `sha256` is of the batch body; `result` is it, if the route sends it. `absent`
-        are the stages whose text the answer does not have; left out if it has all.
+        """The run is complete. `sha256` is of the batch body. `result` is that body, if the route sends it.
+        `absent` names the stages whose text the answer lacks; it is left out if there are none.
         """
         _utf8(source + sha256 + (result or ""))
         self._move_all(EventType.STREAM_DONE)
@@ -240,7 +241,7 @@ class Transcript:
         return Event(EventType.STREAM_DONE, metadata=metadata)
 
     def repeat(self, event: Event) -> None:
-        """Say what another transcript said, so that this one stands where that one stood."""
+        """Take over an event that another transcript made, so that this one has the same state."""
         match event.type:
             case EventType.STAGE_START:
                 self.stage_start(event.panel, event.stage, index=0, total_expected=0)

@@ -1,4 +1,4 @@
-"""Texts while they are being made: cut into words as they come, and what is held for the rest of a word.
+"""Texts while they are being made: cut into words as they come, with the beginning of a word held back.
 
 A piece of a text ends anywhere, also within a word. Whole words are shown at once or, where several short
 ones make one chunk, after `HOLD_S` at the latest; the beginning of a word waits for its end.
@@ -62,11 +62,11 @@ class LiveTexts:
             shows.show_chunks(stage, chunker.flush())
 
     def drop(self, stage: str) -> None:
-        """What is held back of the text is not shown."""
+        """Drop the part of the text that is held back."""
         self._chunkers.pop(stage, None)
 
     def close(self) -> None:
-        """Nothing more is shown of any."""
+        """Show nothing more of any text."""
         self._chunkers.clear()
         if self._timer is not None:
             self._timer.cancel()

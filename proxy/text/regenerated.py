@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class TextUpdate:
-    """What viewers need of a text that goes on, or that is not the one which was shown."""
+    """The event that viewers need: more of the shown text, or another text in its place."""
 
     text: str
     replaces: bool
@@ -31,11 +31,11 @@ class RegeneratedText:
 
     @property
     def text(self) -> str:
-        """As much of it as was made once more."""
+        """The part of the text that was made once more so far."""
         return self._shown[: self._at]
 
     def begin_again(self) -> None:
-        """It is made from its beginning, yet another time."""
+        """Begin again: the text is made from its beginning another time."""
         self._at = 0
 
     def add(self, piece: str) -> TextUpdate | None:

@@ -25,8 +25,8 @@ _RFC_9535: Final = JSONPathEnvironment(strict=True)
 
 
 def _know_no_children(self: JSONPathMatch, *children: JSONPathMatch) -> None:
-    """A match knows its parent. If that knew it too, as the library has it, each look into a document would
-    leave a cycle with the whole document in it, until a full collection. Nobody here asks for children.
+    """Keep a match's parent from knowing its children. In the library both know each other, so each look into
+    a document would leave a reference cycle with the whole document, until a full collection.
     """
 
 
@@ -44,11 +44,11 @@ BOM: Final = "\ufeff".encode()
 
 
 MAX_LENIENT_BYTES: Final = 1024 * 1024
-"""Of a body that is no JSON to the letter. To read more of one a second time would hold up everybody."""
+"""The longest body that is read a second time, leniently. Reading a longer one would hold up the loop."""
 
 MAX_EARLY_BYTES: Final = 1024 * 1024
-"""Of a body that is read while it arrives. A string that is not whole yet is gone through again with each
-read, so that a long one would cost its square; the texts behind this come with the document."""
+"""The part of a body that is read while it arrives. Each read goes through an unfinished string again, so a
+long string would cost its square. Texts behind this part come with the document."""
 
 
 class MalformedBody(ValueError):
@@ -72,7 +72,7 @@ def parse(body: bytes | bytearray) -> Any:
 
 
 def _leniently(body: bytes | bytearray) -> Any:
-    """What an upstream in Python writes, and one in Python reads: NaN, half a surrogate pair, any number."""
+    """Parse as Python's own `json` does: it takes NaN, half a surrogate pair, and any number."""
     if len(body) > MAX_LENIENT_BYTES:
         raise ValueError("too long to be read again")
     return json.loads(body.decode(), parse_int=float)
@@ -97,7 +97,7 @@ class Section:
     stage: str
     panel: str
     path: JSONPath | None
-    """None: it is shown while it is made, and stands nowhere in the answer."""
+    """None: the text is shown while it is made, and is not in the answer."""
 
     @classmethod
     def compile(cls, stage: str, panel: str, at: str | None) -> "Section":
@@ -109,7 +109,7 @@ class Section:
         return self.path is not None
 
     def find(self, document: object) -> str | None:
-        """The one string there; `None` if there is nothing, something else, or more than one match."""
+        """The string at the path; `None` if there is no match, more than one, or another type."""
         if self.path is None:
             return None
         if isinstance(document, str):  # the library would take it for JSON that is still to be read
@@ -129,7 +129,8 @@ class Section:
 
 
 def _can_be_sent(text: str) -> bool:
-    """Whether it has a UTF-8; one with a lone surrogate can only be of a body that was read leniently."""
+    """Whether the text can be encoded as UTF-8. A lone surrogate comes only from a body that was read
+    leniently."""
     if text.isascii() or len(text) > MAX_LENIENT_BYTES:
         return True
     try:
@@ -140,7 +141,7 @@ def _can_be_sent(text: str) -> bool:
 
 
 def keys_of(path: JSONPath) -> tuple[str | int, ...] | None:
-    """A path's names and indices from the root; `None` for one that only a whole document can answer."""
+    """A path's names and indices from the root; `None` for a path that needs the whole document."""
     keys: list[str | int] = []
     for segment in path.segments:
         match segment.selectors:
@@ -162,10 +163,10 @@ def extract(document: object, sections: Sequence[Section]) -> dict[str, str]:
 class Reader:
     """A batch body while it arrives: the texts that are already whole, and in the end the document.
 
-    A text is given as soon as its JSON string ends, but only for a path of names and indices; the other paths
-    wait for the document. It is the text that the document will have, with one exception: where a name
-    stands twice in one object, the first is given early and the last is in the document. The caller compares
-    both anyway. A body that turns out to be malformed has given the texts before the fault.
+    A text is returned as soon as its JSON string ends, but only for a path of names and indices; other paths
+    wait for the document. It is the text that the document will have, with one exception: if an object has a
+    name twice, the first value is returned early, and the document has the last. The caller compares both
+    anyway. A body may turn out to be malformed after some texts were returned.
 
     Args:
         sections: which texts to give.
@@ -249,13 +250,13 @@ _OPENS: Final[dict[str, str | int]] = {"start_map": "", "start_array": -1}
 
 
 class Parity(StrEnum):
-    """How what was shown compares with what the batch answer says."""
+    """How a shown text compares with the batch answer."""
 
     EQUAL = "equal"
     SUFFIX = "suffix"
-    """What was shown is the beginning; the rest is still to be sent."""
+    """The shown text is a prefix; the rest is still to be sent."""
     REPLACED = "replaced"
-    """Something else was shown; the whole text is to be sent in its place."""
+    """The shown text differs; the whole text is to be sent in its place."""
     UNSHOWN = "unshown"
     """The stage never began; the whole text is to be sent."""
     MISSING = "missing"
@@ -263,9 +264,8 @@ class Parity(StrEnum):
 
 
 def compare(shown: str | None, authority: str | None) -> tuple[Parity, str]:
-    """What was shown of a section against what the batch answer has, and the text that is still to be sent.
-
-    `None` is a stage that never began, and a section that the answer does not have.
+    """Compare a shown text with the batch answer's; return also the text that is still to be sent. `shown` is
+    None for a stage that never began, `authority` for a section that the answer lacks.
     """
     if authority is None:
         return (Parity.MISSING if shown else Parity.EQUAL), ""

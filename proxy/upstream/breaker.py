@@ -28,7 +28,7 @@ class BreakerState(StrEnum):
 
 
 class BreakerEvent(StrEnum):
-    """What happens to a breaker."""
+    """The events of a breaker."""
 
     SUCCESS = "success"
     FAILURE = "failure"
@@ -37,7 +37,7 @@ class BreakerEvent(StrEnum):
     TRIAL = "trial"
     """`open_s` is over and a run may begin."""
     TRIAL_UNUSED = "trial_unused"
-    """That run did not begin after all."""
+    """The run of that trial did not begin after all."""
 
 
 MOVES: dict[tuple[BreakerState, BreakerEvent], BreakerState] = {

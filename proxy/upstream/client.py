@@ -51,7 +51,7 @@ class Answer:
 
 
 class Upstream(ConnectionPool):
-    """The upstream: its pool, and what is asked of it."""
+    """The upstream: its pool, and the requests to it."""
 
     def exchange(
         self, method: str, *, fresh: bool = False, long: bool = False, repeats: bool = False

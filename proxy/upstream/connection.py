@@ -237,7 +237,8 @@ class Connection(asyncio.Protocol):
             self._socket.setsockopt(socket.IPPROTO_TCP, QUICKACK, 1)
 
     def _give(self, take: Callable[[bytes], None]) -> bool:
-        """Give what is here to a reader that waits for it; else it is left to the reader's task, in order."""
+        """Give the chunks to a reader that waits for them; otherwise the reader's task takes them, in
+        order."""
         waiter = self._waiter
         if waiter is None or waiter.done() or self.response.body_bytes > EACH_BYTES:
             return False

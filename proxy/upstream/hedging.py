@@ -30,7 +30,7 @@ _WAITS = re.compile(b"|".join(WAITS_BY_NATURE), re.IGNORECASE | re.MULTILINE)
 
 
 class Hedging:
-    """What is known of one upstream's slow paths. Times are of one clock, in seconds."""
+    """The slow paths of one upstream. Times are of one clock, in seconds."""
 
     def __init__(self) -> None:
         self._slow_until: dict[bytes, float] = {}
@@ -50,6 +50,6 @@ class Hedging:
 
 
 def _method_and_path(request: bytes) -> tuple[bytes, bytes]:
-    """With identifiers left out of the path."""
+    """The path without its identifiers."""
     method, target, _ = request.split(b" ", 2)
     return method, _IDENTIFIER.sub(b"/*", target.partition(b"?")[0])

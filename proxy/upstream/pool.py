@@ -45,7 +45,7 @@ class Origin:
 
 
 class ConnectionPool:
-    """The pool of one origin. `aclose` closes what is idle; what is in use belongs to its exchange."""
+    """The pool of one origin. `aclose` closes idle connections; one in use belongs to its exchange."""
 
     def __init__(self, origin: Origin, *, avoids_busy: bool = False) -> None:
         self.origin = origin

@@ -47,7 +47,7 @@ class UpstreamResponse:
         self.chunks: list[bytes] = []
         """The part of the body that has not been taken yet."""
         self.body_bytes = 0
-        """Of `chunks` together."""
+        """Bytes of all `chunks`."""
         self.complete = False
         self.keep_alive = False
         self.has_surplus = False

@@ -35,7 +35,7 @@ class Timeouts:
 
 
 class Timed(Protocol):
-    """What the timer ends."""
+    """The exchange that the timer ends."""
 
     def fail(self, failure: UpstreamError) -> None: ...
 
@@ -61,7 +61,7 @@ class ExchangeTimer:
         self._timer_due = 0.0
         self._total_due = 0.0
         self.idle_s = timeouts.idle_s
-        """As this exchange wants it."""
+        """The idle timeout of this exchange."""
         self.is_sent = False
         """Whether the request is out whole."""
         self._sent_at = 0.0

@@ -208,7 +208,7 @@ class RunApi:
         return run
 
     async def _who(self, asked: ApiRequest) -> Identity | None:
-        """By the ticket, if there is one: EventSource cannot send a header."""
+        """Identify the client by its ticket, if it has one: EventSource cannot send a header."""
         ticket = asked.one("ticket")
         if ticket is None:
             return self._identifier.identify(asked.headers)

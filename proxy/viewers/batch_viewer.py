@@ -112,7 +112,7 @@ class BatchViewer:
         return self.run.log.ended and not self.run.log.doubt()
 
     def _reply(self) -> "_Reply":
-        """What this process knows of a lost run is not its answer."""
+        """The run's answer, or a refusal: what this process knows of a lost run is not its answer."""
         return _refusal(self.run, UNSEEN) if self._is_lost else _answer(self.run)
 
     async def _beat(self, *, committed: bool) -> None:
@@ -146,7 +146,7 @@ async def _send_whole(reply: _Reply, send: Send) -> int:
 
 
 async def _send_body(body: bytes, send: Send) -> None:
-    """In pieces, so that a slow client can be told from one that takes nothing."""
+    """Send in pieces: so a slow client differs visibly from one that takes nothing."""
     for at in range(0, len(body) or 1, PIECE_BYTES):
         piece = body[at : at + PIECE_BYTES]
         await send({"type": "http.response.body", "body": piece, "more_body": at + PIECE_BYTES < len(body)})

@@ -1,4 +1,4 @@
-"""What a viewer that fell behind is sent instead of every event: fewer and larger ones, or the text as it is.
+"""Events for a viewer that fell behind: fewer and larger ones, or the text as it is now.
 
 Pure: entries of a log in, bytes out. Both leave the viewer with the text that all events together would
 have left, and with a cursor to come back with.
@@ -34,7 +34,7 @@ def merged(entries: Sequence[LogEntry]) -> bytes:
 
 
 def snapshot(entries: Iterable[LogEntry], after: int) -> Iterator[bytes]:
-    """What the viewer of the first `after` entries needs to stand where all of them end, in short steps.
+    """Events that bring a viewer of the first `after` entries to the end of the log, in short steps.
 
     A stage that has changed gets one `content_replace` with its whole text. Only the last block has an
     id: a viewer that is cut within a snapshot comes back to where it was before, and gets another one.

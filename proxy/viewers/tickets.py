@@ -23,7 +23,7 @@ LEAST_S = 0.001
 """A store counts in milliseconds, and refuses to keep anything for none."""
 
 TICKET_BYTES = 24
-"""Of randomness: 192 bits, 32 characters."""
+"""Random bytes of a ticket: 192 bits, 32 characters."""
 
 MAX_TICKETS = 10_000
 """Tickets in memory, of about 600 bytes each. Over it, the oldest one of the principal with the most goes."""
@@ -39,7 +39,7 @@ _TICKET = re.compile(r"[A-Za-z0-9_-]{32}")
 
 @dataclass(frozen=True, slots=True)
 class TicketHolder:
-    """Whose ticket it was."""
+    """The principal whose ticket it was."""
 
     principal: str
     expires_at: float | None

@@ -177,7 +177,7 @@ class Viewer:
         return ViewEnd.LEFT
 
     async def _wait(self, now: float) -> None:
-        """For the next event, or until a heartbeat is due."""
+        """Wait for the next event, or until a heartbeat is due."""
         # Counted from the last byte: a log also wakes its readers when there is nothing to read.
         due = self._wrote_at + self.run.route.settings.heartbeat_s
         if now >= due:

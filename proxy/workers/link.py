@@ -16,7 +16,7 @@ HEARTBEAT_S = 0.5
 
 
 class Command(Enum):
-    """What the supervisor wants."""
+    """Commands of the supervisor."""
 
     STOP = b"s"
     """Drain: nobody serves here any more."""
@@ -29,7 +29,7 @@ class Command(Enum):
 
 
 class Report(Enum):
-    """What a worker says."""
+    """Reports of a worker."""
 
     READY = b"r"
     ALIVE = b"a"

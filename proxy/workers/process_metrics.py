@@ -115,7 +115,7 @@ class ProcessMetrics:
 
 
 class _MergedRegistry(CollectorRegistry):
-    """This process's registry, and the metrics of the other processes."""
+    """The page: this process's registry, and the metrics of the other processes."""
 
     def __init__(self, own: CollectorRegistry, others: ProcessMetrics) -> None:
         super().__init__()

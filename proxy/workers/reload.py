@@ -67,7 +67,7 @@ class Reload:
         self._deadline = 0.0
         self.candidates: list[Worker] = []
         self.settings = settings
-        """Of the candidates."""
+        """The settings of the candidates."""
 
     def begin(self, settings: Settings) -> None:
         """Read the new settings, and start candidates with them; or log why the former settings hold.

@@ -52,7 +52,7 @@ class Worker:
             os.kill(self.pid, signal.SIGKILL)
 
     def reports(self) -> Iterator[Report]:
-        """Those that have come since the last call."""
+        """The reports that came since the last call."""
         with contextlib.suppress(BlockingIOError, ConnectionError):
             while received := self.line.recv(1):
                 if received in REPORTS:  # whatever a worker does, it cannot end its supervisor
@@ -65,7 +65,7 @@ class WorkerSlot:
 
     worker: Worker | None
     deaths: int = 0
-    """In a row."""
+    """Deaths in a row."""
     start_at: float = 0.0
 
     def vacate(self, now: float) -> None:

@@ -18,7 +18,7 @@ class Scrape(NamedTuple):
 
 
 def last_scrapes(scrapes: Iterable[Scrape], living: Reading, before: Reading) -> list[Scrape]:
-    """Those that show something new of a process that is no more, in the order of time.
+    """The pages that show something new of a process that has ended, in the order of time.
 
     Args:
         scrapes: all since `before`, and some of earlier; whose processes have an order, and no two overlap.

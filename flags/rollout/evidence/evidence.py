@@ -1,4 +1,4 @@
-"""What is known of the arms: counts of what settled between two readings. Pure; no person is in it.
+"""Evidence: counts of the requests of each arm that settled between two readings. Pure; it names no person.
 
 Source of the outcomes: `headgate_outcomes_total`, counted once for each request of a route when it settles.
 """
@@ -17,7 +17,7 @@ class ComparedArm(StrEnum):
 
 
 REST = "rest"
-"""Whoever is in neither arm: counted, to see what share of all is streamed, and compared with nobody."""
+"""Users in neither arm. They are counted, to see what share of all is streamed, and compared with nobody."""
 
 BAD = frozenset({"failed", "truncated"})
 """Outcomes by which a user has no answer, or not all of it."""
@@ -25,7 +25,7 @@ BAD = frozenset({"failed", "truncated"})
 GOOD = frozenset({"complete", "recovered", "fell_back"})
 
 ELIGIBLE = GOOD | BAD
-"""What is compared."""
+"""The arms that are compared."""
 
 APART = frozenset({"client_left", "cancelled", "shutdown"})
 """Shown by arm, and in no comparison: they say nothing about the answer."""
@@ -41,7 +41,8 @@ class Tail:
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """What settled between two readings within one step. Counts are whole and >= 0; what is absent is 0."""
+    """Requests that settled between two readings within one step. Counts are whole and >= 0; an absent one is
+    0."""
 
     since_s: float
     """Unix time of the earlier reading."""
@@ -50,17 +51,17 @@ class Batch:
     step: int
     """Index of the policy's step that was in force all the time."""
     outcomes: Mapping[tuple[str, int, str], int] = field(default_factory=dict)
-    """By arm, user bucket (0 to 15) and outcome; of REST all in bucket 0."""
+    """Requests by arm, user bucket (0 to 15) and outcome; those of REST are all in bucket 0."""
     seconds: Mapping[tuple[str, float], Tail] = field(default_factory=dict)
-    """By arm and limit in seconds: whole answers that took longer."""
+    """Whole answers that took longer than a limit, by arm and limit in seconds."""
     first_content: Mapping[float, Tail] = field(default_factory=dict)
-    """By limit in seconds: streams whose first text came later."""
+    """Streams whose first text came later than a limit, by limit in seconds."""
     recoveries: Mapping[str, int] = field(default_factory=dict)
     """Runs that lost their live text beside a call that went on: `recovered`, `fell_back`, `failed`."""
     parity: Mapping[str, int] = field(default_factory=dict)
     """Sections compared with the batch answer, by result."""
     users: Mapping[str, int] = field(default_factory=dict)
-    """By arm: at least so many different users since the share last changed. A level, not a difference."""
+    """Different users since the share last changed, at least, by arm. A level, not a difference."""
 
     def total(self, arm: str, outcomes: frozenset[str]) -> int:
         """Requests of one arm with one of these outcomes."""
@@ -68,7 +69,7 @@ class Batch:
 
 
 def batch_body(batch: Batch) -> dict[str, Any]:
-    """As JSON has it: what `batch_from_body` reads. What is 0 is left out."""
+    """The batch as JSON, for `batch_from_body`. Zeros are left out."""
     return {
         "since_s": batch.since_s,
         "until_s": batch.until_s,

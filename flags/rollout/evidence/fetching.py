@@ -10,7 +10,7 @@ from flags.errors import EvidenceError, ReadingProblem
 from flags.tls import why
 
 MAX_SAID_CHARS = 200
-"""Of what a server says about its refusal."""
+"""The most characters that are shown of a server's refusal."""
 
 
 async def fetch(

@@ -14,7 +14,7 @@ from flags.rollout.evidence.fetching import fetch
 from flags.rollout.evidence.readings import LABELS, OF_PROCESSES, Reading, Sample, Wanted, complete, gather
 
 PAGE_TIMEOUT_S = 5.0
-"""For one page. They are asked at the same time."""
+"""Seconds for one page. All pages are asked at the same time."""
 
 MAX_PAGE_BYTES = 16 * 1024 * 1024
 """About 100 kB for each route."""
@@ -40,7 +40,7 @@ class PageReadings:
         return f"<PageReadings {' '.join(self._urls)}>"
 
     async def read(self, now_s: float, before: Reading | None = None) -> Reading:
-        """The pages that answer now; `missing` names the others. Raises EvidenceError if none does."""
+        """The pages that answer now; `missing` names the others. Raises EvidenceError if no page answers."""
         answers = await asyncio.gather(*(self._page(url) for url in self._urls))
         failed = {url: said for url, said in zip(self._urls, answers, strict=True) if isinstance(said, str)}
         if len(failed) == len(self._urls):
@@ -52,7 +52,7 @@ class PageReadings:
         return complete(reading, self._wanted)
 
     async def _page(self, url: str) -> list[Sample] | str:
-        """What one page shows, or why it shows nothing. Raises InvalidReading."""
+        """The samples of one page, or why there are none. Raises InvalidReading."""
         try:
             page = await fetch(self._http, url, timeout_s=self._timeout_s, max_bytes=MAX_PAGE_BYTES)
         except EvidenceError as exc:
@@ -61,7 +61,7 @@ class PageReadings:
 
 
 def parse(url: str, page: str) -> Iterator[Sample]:
-    """The samples of a page. Raises InvalidReading for a line of Headgate's that is none."""
+    """The samples of a page. Raises InvalidReading for a malformed line of Headgate's."""
     names = {*LABELS, *OF_PROCESSES}
     lines = (line for line in page.split("\n") if line.replace("{", " ").partition(" ")[0] in names)
     try:

@@ -46,7 +46,7 @@ MOST_PAST_S = 6 * 3600.0
 scraped every 15 seconds these are about 25 MB."""
 
 LATE_S = 120.0
-"""Until then a scrape that was under way during a look is stored, under the time of its begin."""
+"""Seconds after which a scrape that was under way during a look is stored, under the time of its begin."""
 
 MOST_DEPARTED = 200
 """So many processes that are no more are asked for in one reading: those that were seen last, if there are
@@ -55,10 +55,10 @@ more."""
 DEPARTED_AT_A_TIME = 8
 
 BUILD = "headgate_build_info"
-"""By it a proxy is known."""
+"""The label that identifies a proxy."""
 
 DOWN = "up"
-"""What Prometheus says of each target: 0 if its last scrape failed."""
+"""Prometheus' own metric of each target: 0 if its last scrape failed."""
 
 Row = tuple[Mapping[str, str], float]
 Track = tuple[Mapping[str, str], Sequence[tuple[float, float]]]

@@ -40,7 +40,7 @@ IDENTITY = "headgate_identity_verified"
 STARTED = "process_start_time_seconds"
 KILLED = "headgate_kill_flag_on_timestamp_seconds"
 OF_PROCESSES = (STARTED, KILLED)
-"""What is read beside LABELS, and has no route."""
+"""Metrics that are read as well, and have no route."""
 
 LABELS: Mapping[str, tuple[str, ...]] = {
     OUTCOMES: ("route", "arm", "bucket", "outcome"),
@@ -51,7 +51,7 @@ LABELS: Mapping[str, tuple[str, ...]] = {
     USERS: ("route", "arm"),
     IDENTITY: ("route",),
 }
-"""What is read, with its own labels in order. Labels that a scrape adds say where it was read, not what."""
+"""The metrics that are read, with their own labels in order. Labels that a scrape adds do not matter."""
 
 CARRY_S = 24 * 3600.0
 """A process that was away for longer is met as a new one."""
@@ -83,7 +83,7 @@ class Series(NamedTuple):
     metric: str
     instance: str
     labels: Labels
-    """In the order of LABELS; an `le` is written as Python writes the number."""
+    """Label values in the order of LABELS; an `le` is written as Python writes the number."""
 
     def __str__(self) -> str:
         named = zip(("instance", *LABELS[self.metric]), (self.instance, *self.labels), strict=True)
@@ -91,7 +91,7 @@ class Series(NamedTuple):
 
 
 class Sample(NamedTuple):
-    """One line of a page, or one row of an answer, wherever it came from."""
+    """One sample: a line of a page, or a row of Prometheus' answer."""
 
     metric: str
     instance: str
@@ -101,7 +101,7 @@ class Sample(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """What is read for a policy."""
+    """The counters that a policy needs."""
 
     routes: frozenset[str]
     slow_s: frozenset[float]
@@ -111,7 +111,7 @@ class Wanted:
 
 
 class Page(NamedTuple):
-    """What one process showed at one scrape."""
+    """The counters of one process at one scrape."""
 
     instance: str
     at_s: float
@@ -131,18 +131,17 @@ class Reading:
     seen: Mapping[str, float]
     """Unix time of the samples, by instance; in what is carried, of those that were seen last."""
     users: Mapping[str, int] = field(default_factory=dict)
-    """By arm, the most that one process has met: so many are different for sure."""
+    """Users by arm: the most that one process has met, so that all of them are different."""
     missing: Sequence[str] = ()
     """Instances that were asked, and gave nothing."""
     unverified: Sequence[str] = ()
-    """Routes on which somebody can be anybody by saying so, as far as proxies say. Of this moment: it is not
-    stored."""
+    """Routes whose proxies do not verify users. As of this moment: it is not stored."""
     started: Mapping[str, float] = field(default_factory=dict)
     """Unix time at which the process of an instance began, for those that say so."""
     since_s: float | None = None
     """Unix time since which each process that was seen is known; None: since `at_s`."""
     killed_s: float = 0.0
-    """Unix time at which a proxy last found the kill flag turned on, also one that is no more; 0: none did.
+    """Unix time at which any proxy, also one that has ended, last found the kill flag turned on; 0: none did.
     It is not stored."""
     departed: Sequence[Page] = ()
     """The last pages of processes that are no more, in the order of time. They are not stored."""
@@ -168,7 +167,7 @@ def gather(
     wanted: Wanted,
     missing: Sequence[str] = (),
 ) -> Reading:
-    """A reading of what was found; what is not wanted is left out.
+    """Make a reading of these samples, without those that are not wanted.
 
     Raises InvalidReading for a number that no counter can have, and for a counter that is there twice.
     """
@@ -201,7 +200,7 @@ def gather(
 
 
 def complete(reading: Reading, wanted: Wanted) -> Reading:
-    """The reading, if each route has all its counters. Raises EvidenceError: what is absent is not zero."""
+    """The reading. Raises EvidenceError if a route lacks a counter: an absent counter is not zero."""
     found = {(series.metric, series.labels[0], _limit(series)) for series in reading.counters}
     limits = [(OUTCOMES, ""), (RECOVERIES, ""), (PARITY, "")]
     limits += [(SETTLED_S, _edge(SETTLED_S, limit_s)) for limit_s in wanted.slow_s]
@@ -219,7 +218,7 @@ def _limit(series: Series) -> str:
 
 
 def _series(sample: Sample, wanted: Wanted) -> Series | None:
-    """None: it is not wanted."""
+    """The key of a sample; None: it is not wanted."""
     names = LABELS.get(sample.metric)
     if names is None or sample.labels.get("route") not in wanted.routes:
         return None
@@ -255,7 +254,7 @@ def _count(series: Series, value: float) -> int:
 
 
 def between(before: Reading, after: Reading, step: int, *, rest_by_bucket: bool = False) -> Batch:
-    """What was counted after `before` until `after`.
+    """The counts from `before` to `after`.
 
     Args:
         before: at the begin of a step the reading itself, then what `carried` makes of it and the next ones.
@@ -288,7 +287,7 @@ def between(before: Reading, after: Reading, step: int, *, rest_by_bucket: bool 
 
 
 def carried(before: Reading, after: Reading) -> Reading:
-    """What to compare the next reading with: `after`, and what is known of instances that are away."""
+    """The reading to compare the next one with: `after`, and the counters of instances that are away."""
     before = _with_departed(before, after.departed)
     newer = {instance for instance, at_s in after.seen.items() if at_s > before.seen.get(instance, -math.inf)}
     away = [i for i, at_s in before.seen.items() if i not in newer and at_s >= after.at_s - CARRY_S]
@@ -337,7 +336,7 @@ def counting_since(reading: Reading) -> float:
 
 
 def _grown(before: Reading, after: Reading) -> dict[Series, int]:
-    """By how much each counter has grown; of what cannot be dated, nothing."""
+    """The growth of each counter; 0 for counts whose time is not known."""
     grown: dict[Series, int] = defaultdict(int)
     known, since_s = {page.instance: page for page in pages(before)}, counting_since(before)
     for page in (*after.departed, *pages(after)):
@@ -384,7 +383,8 @@ def _summed(grown: Mapping[Series, int], metric: str, key: Callable[[Labels], Ke
 
 
 def _tails(grown: Mapping[Series, int], metric: str, key: Callable[[Labels], Key]) -> dict[Key, Tail]:
-    """Of a histogram, whose buckets are cumulative: all of them less those within the limit."""
+    """Observations beyond a limit. A histogram's buckets are cumulative, so it is the total less those within
+    it."""
     tails: dict[Key, Tail] = defaultdict(lambda: Tail(0, 0))
     for series, within in grown.items():
         if series.metric != metric or series.labels[-1] == ALL:

@@ -10,7 +10,7 @@ from flags.rollout.evidence.readings import Reading, Series
 
 
 def to_bytes(reading: Reading) -> bytes:
-    """To be stored: equal readings give equal bytes."""
+    """The bytes to store. Equal readings give equal bytes."""
     rows: dict[str, dict[str, list[list[str | int]]]] = defaultdict(lambda: defaultdict(list))
     for series in sorted(reading.counters):
         rows[series.instance][series.metric].append([*series.labels, reading.counters[series]])
@@ -27,7 +27,7 @@ def to_bytes(reading: Reading) -> bytes:
 
 
 def from_bytes(content: bytes) -> Reading:
-    """What `to_bytes` has stored. Raises InvalidReading for anything else."""
+    """The reading that `to_bytes` has stored. Raises InvalidReading for any other bytes."""
     try:
         said: dict[str, Any] = orjson.loads(content)
         counters = {

@@ -16,10 +16,10 @@ from flags.errors import LeaseError
 from flags.tls import strictly, why
 
 TIMEOUT_S = 5.0
-"""For one request. Well below the time of a lease."""
+"""Seconds for one request, well below the time of a lease."""
 
 MAX_BYTES = 1 << 20
-"""Of one answer. A Lease has a kilobyte."""
+"""The longest answer. A Lease has a kilobyte."""
 
 SERVICE_ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 
@@ -60,7 +60,7 @@ class ApiServer:
 
     @classmethod
     def in_cluster(cls, environment: Mapping[str, str], *, strict_tls: bool = True) -> Self:
-        """From the environment that Kubernetes gives each pod. Raises LeaseError outside of a pod."""
+        """Read the environment that Kubernetes gives each pod. Raises LeaseError outside of a pod."""
         try:
             host, port = environment["KUBERNETES_SERVICE_HOST"], environment["KUBERNETES_SERVICE_PORT"]
         except KeyError as exc:

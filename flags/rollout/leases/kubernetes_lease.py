@@ -105,7 +105,7 @@ class ClusterLease:
         await self._mine(fence, for_s)
 
     def _may_take(self, lease: Mapping[str, Any]) -> bool:
-        """Whether nobody has it, or its holder has not renewed it for a whole term."""
+        """Whether the lease has no holder, or its holder has not renewed it for a whole term."""
         holder = lease["spec"].get("holderIdentity")
         version, now_s = lease["metadata"]["resourceVersion"], self._clock()
         if self._seen is None or self._seen.version != version:
@@ -146,11 +146,12 @@ class ClusterLease:
         return await self._ask("GET", f"/{self._name}", None, frozenset({_ABSENT}))
 
     async def _update(self, lease: Mapping[str, Any]) -> dict[str, Any] | None:
-        """What was stored; None if somebody else was there first."""
+        """The lease as stored; None if another controller was first."""
         return await self._ask("PUT", f"/{self._name}", lease, frozenset({_ABSENT, _CONFLICT}))
 
     async def _create(self, lease: Mapping[str, Any]) -> dict[str, Any] | None:
-        """What was stored; None if somebody else was first. Raises LeaseError without the namespace."""
+        """The lease as stored; None if another controller was first. Raises LeaseError without the
+        namespace."""
         meta = {"metadata": {"name": self._name, "namespace": self._namespace}}
         its = {"apiVersion": "coordination.k8s.io/v1", "kind": "Lease", **meta, **lease}
         return await self._ask("POST", "", its, frozenset({_CONFLICT}))

@@ -73,7 +73,7 @@ def gap(state: RolloutState, standing: Standing | None) -> str:
 
 
 def _is_due(state: RolloutState, standing: Standing | None) -> bool:
-    """Whether a write is due, and nobody has done it yet."""
+    """Whether a write is due that has not been made yet."""
     if state.down_pending:
         return standing is None or bool(standing["share"])
     return state.intent is not None and (standing is None or standing["digest"] != state.intent.digest)

@@ -16,17 +16,17 @@ from flags.rollout.policy.policy import Policy
 from flags.rollout.reporting.standing import Standing, decided, gap
 
 SILENT_TICKS = 3
-"""A controller that has not looked for so many ticks is taken to be gone."""
+"""Ticks without a look after which the controller counts as gone."""
 
 BAR = 8
 """Characters of a bar: two of them and their guardrail fit a terminal of 80."""
 
 MOST_CHARS = 130
-"""Of what is said in a line: the rest is in `--json`."""
+"""The most characters of one line; `--json` has the rest."""
 
 
 class ExitCode(IntEnum):
-    """Of `headgate rollout status`."""
+    """Exit codes of `headgate rollout status`."""
 
     FINE = 0
     """Running as planned, or complete."""
@@ -44,7 +44,7 @@ class ExitCode(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class Status:
-    """What is shown. Shares are percent of users, times are seconds."""
+    """The status as it is shown. Shares are percent of users, times are seconds."""
 
     run: str
     phase: str
@@ -52,14 +52,14 @@ class Status:
     reason: str
     detail: str
     step: int
-    """From 1; 0 before the first one."""
+    """The step, from 1; 0 before the first one."""
     steps: int
     planned: int
-    """What the policy says for this step."""
+    """The share that the policy has for this step."""
     decided: int
-    """What is to be in the flag: by the last decision, or a person's."""
+    """The share that was decided, by the controller or a person."""
     written: int
-    """What was last written to the flag, and read back."""
+    """The share that was last written to the flag, and read back."""
     observed: float | None
     """What requests say: the stream arm's part of all that settled in this step; None: nothing has."""
     in_force: Standing | None
@@ -70,7 +70,7 @@ class Status:
     observed_why: str
     """Why `observed` is another than `written`, where nothing is wrong; "" where it is not."""
     answers: int
-    """That settled in this step, of everybody: what `observed` is a part of."""
+    """Requests of all users that settled in this step: `observed` is a part of these."""
     dwelt_s: float
     at_least_s: float
     next_share: int | None
@@ -146,7 +146,7 @@ def _differs_by_requests(move: Mapping[str, Any]) -> str:
 
 
 def shown(status: Status, now_s: float) -> RenderableType:
-    """For a terminal."""
+    """The status as text for a terminal."""
     if not status.run:
         return Text("No rollout yet. `headgate rollout run` begins one.")
     return Group(_head(status, now_s), _evidence(status))

@@ -14,7 +14,7 @@ from flags.rollout.writing.flag_admin import Flag
 from flags.rollout.writing.marks import FlagMark
 
 HOME_CHARS = 8
-"""Of a journal's name: nobody has a million of them."""
+"""Characters of a journal's name: enough to tell a million journals apart."""
 
 
 def begin_body(

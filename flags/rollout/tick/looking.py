@@ -40,7 +40,7 @@ class ClockWatch:
 
 @dataclass(frozen=True, slots=True)
 class TickEvidence:
-    """What settled since the last tick, or why that is not known."""
+    """The requests that settled since the last tick, or why they are not known."""
 
     batch: Batch | None = None
     problem: str = ""

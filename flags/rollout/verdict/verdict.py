@@ -1,4 +1,4 @@
-"""What the evidence says of one guardrail. `evaluator` finds the verdicts, `moves` acts on them."""
+"""A verdict: what the evidence says of one guardrail. `evaluator` finds verdicts, `moves` acts on them."""
 
 from dataclasses import KW_ONLY, dataclass
 from enum import StrEnum
@@ -22,7 +22,7 @@ class Verdict:
     guardrail: str
     finding: Finding
     action: Action | None
-    """What harm asks for; None without it."""
+    """The action that harm asks for; None without harm."""
     sentence: str
     _: KW_ONLY
     log10_e: float | None = None

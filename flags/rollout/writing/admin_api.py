@@ -14,7 +14,7 @@ from flags.errors import FlagAdminError
 from flags.tls import strictly, why
 
 TIMEOUT_S = 10.0
-"""For one operation, with all its requests."""
+"""Seconds for one operation, with all its requests."""
 
 READ_ATTEMPTS = 3
 READ_PAUSE_S = 0.2
@@ -22,10 +22,10 @@ _PASSING = frozenset({429, 502, 503, 504})
 """Statuses after which a read is worth another attempt."""
 
 MAX_BYTES = 8 << 20
-"""Of one answer. A page of a hundred events of a large strategy has some 200 kB."""
+"""The longest answer. A page of a hundred events of a large strategy has some 200 kB."""
 
 MAX_SAID_CHARS = 200
-"""Of the message in a refusal by Unleash."""
+"""The most characters that are shown of a refusal by Unleash."""
 
 
 class Refused(FlagAdminError):

@@ -11,7 +11,7 @@ from flags.rollout.writing.flag_admin import Flag, FlagAdmin
 from flags.rollout.writing.marks import brought_down
 
 ATTEMPTS = 5
-"""Attempts while somebody else writes the flag at the same time."""
+"""Attempts while another client writes the flag at the same time."""
 
 
 async def lower(admin: FlagAdmin) -> Flag:

@@ -36,7 +36,7 @@ class Strategy:
     variants: Sequence[Mapping[str, Any]] = ()
     disabled: bool = False
     title: str | None = None
-    """None: what is there stays."""
+    """None: leave it as it is."""
     sort_order: int = 0
     kind: str = "flexibleRollout"
     """Unleash's name of its kind. Strategies beside ours may be of another kind; then their share is 100."""
@@ -51,7 +51,7 @@ class Strategy:
 
 
 class Kill(StrEnum):
-    """What the kill flag says."""
+    """The states of the kill flag."""
 
     OFF = "off"
     ON = "on"
@@ -71,7 +71,7 @@ class Flag:
     enabled: bool
     """Whether the environment is on."""
     event_id: int
-    """Of the last event of this flag; grows with each change."""
+    """The id of this flag's last event; it grows with each change."""
     event_by: str
     """The author of that event, as Unleash names them."""
     killed: bool

@@ -50,7 +50,7 @@ def place_of(feature: Feature, environment: str) -> Feature | None:
 
 
 def problems_of_flag(feature: Feature, environment: str, flag: ManagedFlag) -> Iterator[str]:
-    """What is wrong with the flag itself."""
+    """Problems of the flag itself."""
     yield from (f"{flag.name} {say}" for applies, say in _OF_FLAG if applies(feature))
     place = place_of(feature, environment)
     if place is None:
@@ -61,7 +61,7 @@ def problems_of_flag(feature: Feature, environment: str, flag: ManagedFlag) -> I
 
 
 def problems_of_kill(feature: Feature | None, environment: str, flag: ManagedFlag) -> Iterator[str]:
-    """What is wrong with the kill flag; None: there is none."""
+    """Problems of the kill flag. `feature` is None where there is no such flag."""
     place = None if feature is None or feature.get("archived") else place_of(feature, environment)
     if place is None:
         say = "make it in the same project, turned off"
@@ -94,7 +94,7 @@ def problems_of_changes(config: Sequence[Mapping[str, Any]] | None, environment:
 def problems_of_rights(
     permissions: Sequence[Mapping[str, Any]], project: str, environment: str
 ) -> Iterator[str]:
-    """What the token may not do."""
+    """Rights that the token lacks."""
     missing = [right for right in NEEDED if not _has(permissions, right, project, environment)]
     if missing:
         yield f"the token lacks {', '.join(missing)} for project {project} and environment {environment}"

@@ -19,7 +19,7 @@ Feature = Mapping[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class ServerSnapshot:
-    """What one read of the server found."""
+    """The flag as one read of the server found it."""
 
     feature: Feature
     """The flag, as the Admin API has it."""
@@ -43,7 +43,7 @@ def client_feature(feature: Feature, environment: str) -> Feature:
 
 
 def kill_of(feature: Feature | None, environment: str) -> Kill:
-    """What the kill flag says in this environment."""
+    """The state of the kill flag in this environment."""
     place = None if feature is None or feature.get("archived") else place_of(feature, environment)
     if place is None:
         return Kill.ABSENT

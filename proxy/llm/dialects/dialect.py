@@ -52,7 +52,7 @@ class Prompt:
 
 @dataclass(frozen=True, slots=True)
 class StreamCall:
-    """The same call, asked as a stream."""
+    """The request of the same call as a stream."""
 
     target: bytes
     """Path and query."""
@@ -97,7 +97,7 @@ class Dialect(Protocol):
 
     @property
     def media_type(self) -> bytes:
-        """Of its streams: `text/event-stream`, or `application/x-ndjson`."""
+        """The media type of its streams: `text/event-stream` or `application/x-ndjson`."""
 
     def is_call(self, method: str, target: bytes) -> bool:
         """Whether a request is a call for text, as far as that shows without its body."""
@@ -116,7 +116,7 @@ class Dialect(Protocol):
         """What tells a call apart, streamable or not. None: the request is no call for text."""
 
     def assembler(self, choices: int | None = None) -> Assembler:
-        """For one stream.
+        """A new assembler for one stream.
 
         Args:
             choices: how many answers the call asks for; each must then finish harmlessly. None: the caller's

@@ -20,7 +20,7 @@ class GeminiCall(NamedTuple):
     """A call for content."""
 
     path: bytes
-    """Up to the colon, which is included."""
+    """The path up to and including the colon."""
     model: str
     is_stream: bool
     query: bytes

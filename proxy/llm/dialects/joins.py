@@ -1,4 +1,4 @@
-"""What the tables of all dialects share: how the pieces of a field are joined. No I/O."""
+"""How the pieces of a field are joined; all dialects' tables use these functions. No I/O."""
 
 import json
 from collections.abc import Callable, Iterable, Mapping
@@ -9,13 +9,13 @@ from proxy.llm.dialects.dialect import Unfaithful
 from proxy.llm.dialects.kept_fields import KeptFields
 
 MAX_ANSWER_CHARS = 16 * 1024 * 1024
-"""Of one stream's events. A longer stream is unfaithful."""
+"""The most bytes of one stream's events. A longer stream is unfaithful."""
 
 FEW_PIECES = 3
 """With fewer pieces, two equal ones may well be the model's text: "ha", and "ha"."""
 
 Join = Callable[[Any, Any], Any]
-"""From the value so far (None: nothing yet) and a new piece to the value with the piece."""
+"""A function of the value so far (None: nothing yet) and a new piece; it returns the two joined."""
 
 
 class Text:

@@ -66,6 +66,6 @@ class KeptFields:
         return self._values
 
     def names(self) -> Iterator[str]:
-        """Of the fields that had a value."""
+        """The names of the fields that had a value."""
         for name in self._times:
             yield self._place + (name if NAME.fullmatch(name) else "(a name of another kind)")

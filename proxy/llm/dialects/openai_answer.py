@@ -188,7 +188,7 @@ def _status(error: Any) -> int:
 
 
 def _usage(answer: Mapping[str, Any], choices: Sequence[Mapping[str, Any]]) -> Any:
-    """What was used in all: at the top of a chunk, in the only choice, or in Groq's own field."""
+    """The usage: at the top of a chunk, in the only choice, or in Groq's own field."""
     if answer.get("usage") is not None:
         return answer["usage"]
     if len(choices) == 1 and (of_choice := choices[0].get("usage")) is not None:

@@ -31,10 +31,10 @@ MAX_CHOICES = 128
 """`n` of the API."""
 
 MAX_TOOL_CALLS = 1024
-"""Of one choice."""
+"""The most tool calls of one choice."""
 
 SEVERITIES = ("safe", "low", "medium", "high")
-"""Of Azure's content filters, the worst last."""
+"""Severities of Azure's content filters, the worst last."""
 
 WHOLE_PARTS = frozenset({"reference", "tool_reference", "image_url", "document_url"})
 """Parts of Mistral's contents that come in one piece."""
