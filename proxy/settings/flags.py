@@ -1,4 +1,4 @@
-"""Where the flags come from: a part of `settings.py`."""
+"""The source of the flags: a part of `settings.py`."""
 
 import re
 from pathlib import Path
@@ -30,19 +30,20 @@ def _token(value: SecretStr) -> SecretStr:
 
 
 class UnleashSettings(SettingsBlock):
-    """An Unleash server that flags come from. Each worker process fetches for itself, and keeps the flags in
-    memory. While the server is down, the last flags hold until they are stale. A process that never got any
-    gives everybody batch."""
+    """An Unleash server as the source of flags. Each worker process fetches for itself, and keeps the flags
+    in memory. While the server is down, the last flags hold until they are stale. A process that never got
+    flags gives everybody batch."""
 
     url: Annotated[WebAddress, AfterValidator(_unleash)]
-    """Its address as a browser shows it, for example `https://unleash.example.org`, without `/api`."""
+    """The server's address as a browser shows it, for example `https://unleash.example.org`, without
+    `/api`."""
     token: Annotated[SecretStr, AfterValidator(_token)]
     """Backend (client) token of one environment."""
     app_name: str = Field(default="headgate", pattern=r"^[A-Za-z0-9_.~-]{1,100}$")
     """The name under which Unleash lists this application."""
     refresh_s: Annotated[float, Field(ge=1, le=3600)] = 15
-    """At most so many seconds between two fetches; a kill takes 2 s more. An overloaded server is asked less
-    often, but at least once a minute."""
+    """The most seconds between two fetches; a kill takes 2 s more. An overloaded server is asked less often,
+    but at least once a minute."""
     timeout_s: Annotated[float, Field(ge=0.1, le=60)] = 5
     """Seconds for one request to the server. At start the first flags are waited for no longer than this."""
     ca_file: Authorities | None = None
@@ -60,13 +61,14 @@ class FlagSettings(SettingsBlock):
     kill_flag: str = "headgate.kill"
     """The flag that, when enabled, sends everybody to batch."""
     kill_file: File | None = None
-    """The local kill switch is on while this file exists: it outlives `serve`, and can be engaged by hand.
-    Without this setting the switch is released when `serve` ends."""
+    """The local kill switch is on while this file exists, so it outlives `serve`, and `touch` turns it on.
+    Without this setting the switch goes off when `serve` ends."""
     stale_s: Seconds = 300
-    """Flags that could not be confirmed for so many seconds count as off: everybody gets batch."""
+    """Seconds after which flags that could not be confirmed count as off: everybody gets batch."""
     settle_s: Annotated[float, Field(ge=0, le=3600)] = 150
-    """A request counts in `headgate_outcomes_total` so many seconds after its start, or at its end if that is
-    later. Set it longer than nearly all answers take, so that quick and slow ones are compared."""
+    """Seconds from the start of a request until it counts in `headgate_outcomes_total`; one that ends later
+    counts at its end. Set it longer than nearly all answers take, so that quick and slow ones are
+    compared."""
 
     @model_validator(mode="before")
     @classmethod

@@ -44,7 +44,7 @@ class ChunkSettings(SettingsBlock):
     """How text is cut into chunks, in characters."""
 
     min: int = Field(default=5, ge=1, le=200)
-    """Short words are joined until a chunk has so many characters."""
+    """The fewest characters of a chunk: short words are joined until they have so many."""
     max: int = Field(default=10, ge=1, le=200)
     """No word is joined to a chunk that would then be longer."""
     max_chunk: int = Field(default=64, ge=1, le=4096)
@@ -90,11 +90,11 @@ class RouteSettings(SettingsBlock):
     """Seconds that the stream's headers wait for the first text, so that an early error still gets its own
     status. No byte is sent before."""
     heartbeat_s: Annotated[float, Field(gt=0, le=15)] = 10.0
-    """At most so many seconds without a byte on an open stream."""
+    """The most seconds without a byte on an open stream."""
     progress: bool = False
     """Send `progress` events while there is no text."""
     progress_s: Annotated[float, Field(gt=0, le=10)] = 10.0
-    """At most so many seconds between two `progress` events."""
+    """The most seconds between two `progress` events."""
     replay: Literal["never", "safe"] = "never"
     """Whether a request may be sent to the upstream again after it failed half-way. `safe` promises that a
     repetition does no harm. With `event_log.valkey` another replica then takes over a run whose replica is
@@ -118,7 +118,7 @@ class RouteSettings(SettingsBlock):
     later."""
     chunk: ChunkSettings = ChunkSettings()
     flush_hz: float = Field(default=30.0, ge=1, le=1000)
-    """At most so many writes per second to one viewer."""
+    """The most writes per second to one viewer."""
     result: bool = True
     """Send the exact body of the batch answer as text in `stream_done`."""
     max_answer: ByteSize = Field(default=ByteSize(16 * 1024 * 1024), ge=1024)

@@ -42,11 +42,11 @@ class MemoryLogSettings(SettingsBlock):
     """Finished runs that are kept for reconnects, per worker process."""
 
     runs: int = Field(default=1000, ge=1)
-    """At most so many. The oldest are dropped first."""
+    """The most runs that are kept. The oldest are dropped first."""
     bytes: ByteSize = Field(default=ByteSize(64 * 1024 * 1024), ge=1024)
-    """At most so many bytes, for example `64MiB`."""
+    """The most bytes that kept runs take, for example `64MiB`."""
     ttl_s: Seconds = 600
-    """At most so many seconds after their end."""
+    """Seconds that a run is kept after its end, at most."""
 
 
 class ValkeyLogSettings(SettingsBlock):
@@ -60,7 +60,7 @@ class ValkeyLogSettings(SettingsBlock):
     prefix: str = Field(default="headgate", pattern=r"^[A-Za-z0-9_.:-]{1,64}$")
     """Start of every key's name, so that several Headgates can share one store."""
     ttl_s: Seconds = 600
-    """A run is kept at most so many seconds after its end."""
+    """Seconds that a run is kept after its end, at most."""
     bytes_of_user: ByteSize = Field(default=ByteSize(64 * 1024 * 1024), ge=1024)
     """Ended runs of one user are kept up to so many bytes, and 1000 of them. The oldest go first. Give the
     store memory for the users of `ttl_s`."""
@@ -137,7 +137,7 @@ class Settings(SettingsBlock):
     attach: AttachSettings = AttachSettings()
     limits: LimitSettings = LimitSettings()
     client_keep_alive_s: Seconds = 75
-    """Idle client connections are closed after so many seconds."""
+    """Seconds after which an idle client connection is closed."""
     attach_wait_s: Annotated[float, Field(ge=0, le=60)] = 5
     """Seconds that a request for a run's events waits for the run to begin."""
     drain_s: Annotated[float, Field(ge=0, le=3600)] = 20

@@ -101,7 +101,7 @@ class NativeSettings(SettingsBlock):
     events: list[NativeEventSettings] = Field(default=[], max_length=100)
     """The first that matches an event says what the event means. Other events are ignored."""
     ends_by: Literal["event", "close"] = "event"
-    """What says that the stream is complete: an event that means `done` or `answer`; or, where the stream has
+    """The sign that the stream is complete: an event that means `done` or `answer`; or, where the stream has
     none, the end of the HTTP answer. A cut connection is neither."""
     answer: Any = None
     """The batch answer as a template of `{{ text $.STAGE }}`, for a stream without an event that means
@@ -155,5 +155,6 @@ class TapSettings(SettingsBlock):
     """Which of the upstream's model calls is which stage."""
 
     calls: list[TapCallSettings] = Field(min_length=1, max_length=100)
-    """In the order in which they are made. Each call is the first of these that its patterns allow and that
-    no earlier call was. A call that is repeated with the same request stays the same one."""
+    """The model calls, in the order in which they are made. A call takes the first entry that its patterns
+    allow and that no earlier call has taken. A call that is repeated with the same request keeps its
+    entry."""

@@ -20,15 +20,15 @@ class TimeoutSettings(SettingsBlock):
     connection."""
 
     connect_s: Seconds = 5
-    """To open a connection, TLS included. Over it: 502."""
+    """Seconds to open a connection, TLS included. Over it: 502."""
     first_byte_s: Seconds | None = None
-    """From the request sent to the answer's head. Over it: 504. This includes the time that a call waits for
-    a free worker of the upstream, so the default is `total_s`."""
+    """Seconds from the request sent to the answer's head. Over it: 504. This includes the time that a call
+    waits for a free worker of the upstream, so the default is `total_s`."""
     idle_s: Seconds = 120
     """Between two reads of an answer's body, while Headgate is reading."""
     total_s: Seconds = 900
-    """For one request and its answer, the time in the upstream's own queue included. Set it to more than the
-    slowest answer times the number of calls at once for each of the upstream's workers."""
+    """Seconds for one request and its answer, the time in the upstream's own queue included. Set it to more
+    than the slowest answer times the number of calls at once for each of the upstream's workers."""
 
 
 class TlsSettings(SettingsBlock):
@@ -44,7 +44,7 @@ class PoolSettings(SettingsBlock):
     """Connections to the upstream, per worker process."""
 
     max_connections: int = Field(default=2048, ge=1)
-    """In use at once. Over it: 503. A streamed run holds one connection until it ends."""
+    """Connections in use at once. Over it: 503. A streamed run holds one connection until it ends."""
     max_idle: int = Field(default=512, ge=0)
     """Idle connections that are kept open for later requests."""
     keep_alive_s: Seconds = 4
@@ -62,7 +62,7 @@ class ForwardingSettings(SettingsBlock):
     via: bool = False
     """Also append `Via: 1.1 headgate` to requests."""
     host: Literal["client", "upstream"] = "client"
-    """Whose `Host` the upstream sees. With `client` its redirects point where the client is."""
+    """The `Host` that the upstream sees. With `client` its redirects point where the client is."""
 
 
 class BreakerSettings(SettingsBlock):
@@ -111,8 +111,8 @@ class ProviderSettings(SettingsBlock):
     url: Origin
     """Its origin, for example `https://api.openai.com`."""
     path: Annotated[str, AfterValidator(_mount)] | None = None
-    """What stands before the provider's own path in the base URL that the upstream uses. The default is
-    `/NAME`: `http://HEADGATE:8090/openai/v1` for the provider `openai`. A single provider may have `/`."""
+    """The part before the provider's own path in the base URL that the upstream uses. The default is `/NAME`:
+    `http://HEADGATE:8090/openai/v1` for the provider `openai`. A single provider may have `/`."""
     api: Literal["openai", "anthropic", "gemini", "ollama", "cohere"] = "openai"
     """The shape of its API, see [dialects](dialects.md). `openai` is also the shape of Azure, DeepSeek and
     every compatible server; `gemini` is also Vertex AI's, with Anthropic's models there."""

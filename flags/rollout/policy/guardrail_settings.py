@@ -32,7 +32,8 @@ FIRST_CONTENT_S = (0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 30, 60, 90, 120, 300)
 """Edges of `headgate_first_content_seconds`."""
 
 DEFAULT_WEIGHTS = {"errors": 50, "slow": 20, "first_content": 10, "fallback": 10, "recovery": 10}
-"""In proportion. Half of the error budget is for users without an answer: more weight sees harm sooner."""
+"""Weights, in proportion. Half of the error budget is for `errors`, users without an answer: more weight sees
+harm sooner."""
 
 ALMOST = 1e-9
 """Weights are added as floating-point numbers."""
@@ -275,7 +276,7 @@ class Guardrails(PolicyBlock):
                 yield name, rail
 
     def weights(self) -> dict[str, float]:
-        """Of those in force, by name; they add up to 1."""
+        """Weights of the guardrails in force, by name; they add up to 1."""
         rails = dict(self._weighted())
         given = {name: rail.weight for name, rail in rails.items() if rail.weight is not None}
         rest = {name: DEFAULT_WEIGHTS[name] for name in rails if name not in given}
@@ -283,7 +284,7 @@ class Guardrails(PolicyBlock):
         return {name: given[name] if name in given else rest[name] * left / parts for name in rails}
 
     def values(self) -> tuple[Guardrail, ...]:
-        """Those in force, as the verdict reads them."""
+        """The guardrails in force, as values for the tests."""
         weights = self.weights()
         rails = [(name, getattr(self, name)) for name in type(self).model_fields]
         return tuple(
@@ -295,11 +296,11 @@ class BudgetSettings(PolicyBlock):
     """How often the verdict may be wrong, in a whole rollout, however often it is looked at."""
 
     roll_back: Annotated[Number, Field(gt=0, le=0.5)] = 0.01
-    """That it goes back though there is no harm."""
+    """Probability of a rollback though there is no harm."""
     hold: Annotated[Number, Field(gt=0, le=0.5)] = 0.10
-    """That it holds though there is no harm."""
+    """Probability of a hold though there is no harm."""
     missed: Annotated[Number, Field(gt=0, le=0.5)] = 0.05
-    """That a step counts as safe though the harm is there."""
+    """Probability that a step counts as safe though the harm is there."""
 
     @field_validator("hold")
     @classmethod

@@ -19,7 +19,8 @@ class RateRatio:
     weight: float
     """Its share of the error budget; those of all guardrails add up to 1."""
     limit_s: float | None = None
-    """None: requests without an answer. Else: whole answers that take longer than this."""
+    """None: the guardrail counts requests without an answer. Otherwise: whole answers that take longer than
+    this."""
     margin: float = 1.25
     """lambda0: up to this ratio there is no harm."""
     harm: float = 2.0
@@ -53,13 +54,13 @@ class ZeroTolerance:
 
     name: str
     results: frozenset[str]
-    """Of `headgate_parity_total`."""
+    """Results of `headgate_parity_total`."""
     action: Action = Action.ROLL_BACK
 
 
 @dataclass(frozen=True, slots=True)
 class EarlyGuard:
-    """For the first requests of the rollout, and of each step: so many bad ones are too many.
+    """An exact limit to the failures among the first requests of the rollout, and of each step.
 
     By the exact chance of crossing at `rate`, at most `alpha` however often one looks; and only if
     the control arm has less.
@@ -74,7 +75,7 @@ class EarlyGuard:
 
 @dataclass(frozen=True, slots=True)
 class SampleRatio:
-    """As many users in the arms as the written share says; else the measuring is wrong, not the product."""
+    """Users met in each arm against the written share: a difference means that something measures wrongly."""
 
     name: str = "sample ratio"
     alpha: float = 0.001
@@ -91,7 +92,7 @@ class ErrorBudget:
     roll_back: float = 0.01
     hold: float = 0.10
     missed: float = 0.05
-    """That a step counts as safe though the harm is there."""
+    """Probability that a step counts as safe though the harm is there."""
 
 
 @dataclass(frozen=True, slots=True)

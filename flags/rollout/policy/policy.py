@@ -61,7 +61,7 @@ class UnleashPlace(PolicyBlock):
     url: Url
     """Without `/api`."""
     token: Secret
-    """Of the Admin API, with the right to update strategies of this project and environment."""
+    """Token of the Admin API, with the right to update strategies of this project and environment."""
 
 
 class Where(OneOf):
@@ -70,7 +70,7 @@ class Where(OneOf):
     unleash: UnleashPlace | None = None
     """On a server."""
     file: File | None = None
-    """In the file that the proxies watch. Where it is relative, it is looked for beside the policy."""
+    """The file that the proxies watch. A relative path starts from the policy's folder."""
 
 
 class PrometheusEvidence(PolicyBlock):
@@ -83,7 +83,7 @@ class PrometheusEvidence(PolicyBlock):
     token: Secret | None = None
     """Bearer token."""
     timeout_s: Annotated[Number, Field(gt=0, le=60)] = 10
-    """For one reading."""
+    """Seconds for one reading."""
 
 
 class Evidence(OneOf):
@@ -108,11 +108,11 @@ class KubernetesLease(PolicyBlock):
     namespace: Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$")]
     """Where it is."""
     name: Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?$")]
-    """What it is called."""
+    """Name of the Lease."""
 
 
 class LeasePlace(OneOf):
-    """What keeps a second controller from writing: exactly one of these."""
+    """The lease that keeps a second controller from writing: exactly one of these."""
 
     file: File | None = None
     """For controllers of one machine."""
@@ -121,14 +121,15 @@ class LeasePlace(OneOf):
 
 
 class Notify(PolicyBlock):
-    """Who is told of moves, holds and outages."""
+    """The webhook that is told of moves, holds and outages."""
 
     webhook: SecretUrl
-    """Gets a POST with JSON. Kept secret, since whoever has the address of a webhook can write to it."""
+    """Gets a POST with JSON. It is kept secret, since a webhook takes messages from everybody who has its
+    address."""
     headers: Annotated[Mapping[str, Secret], Field(max_length=20)] = {}
     """Sent along; the values are kept secret."""
     timeout_s: Annotated[Number, Field(gt=0, le=60)] = 10
-    """For one attempt."""
+    """Seconds for one attempt."""
     attempts: Annotated[Whole, Field(ge=1, le=10)] = 3
     """Then this message is given up; the journal has it all the same."""
 
@@ -141,7 +142,8 @@ class Notify(PolicyBlock):
 
 
 class Tls(PolicyBlock):
-    """Of everything that is asked by `https`: Unleash, Prometheus, the proxies, Kubernetes, the webhook."""
+    """Certificates of all that is asked by `https`: Unleash, Prometheus, the proxies, Kubernetes, the
+    webhook."""
 
     strict: Yes = True
     """Hold certificates to the letter of RFC 5280, as in the proxies' `tls.strict`."""
@@ -151,13 +153,13 @@ class Step(PolicyBlock):
     """One step of the way: how many users, for how long, and what must be shown before the next one."""
 
     share: Annotated[Whole, Field(ge=0, le=100)]
-    """Percent of users, whole, since Unleash enables nobody for others. 0, only as the first step, is dark:
-    everything is done for the users of the next step's share, and nothing is shown. Texts are compared there
-    only on routes with the source `tap`."""
+    """Percent of users, a whole number, since Unleash enables nobody for a fraction. 0 is allowed for the
+    first step alone, and is dark: everything is done for the users of the next step's share, and nothing is
+    shown. Texts are compared there only on routes with the source `tap`."""
     at_least: Duration
-    """So long it stays, whatever is proved."""
+    """The shortest time in this step, whatever is proved."""
     at_most: Duration | None = None
-    """Without proof by then, somebody is asked; it does not advance by time."""
+    """Without proof by then the controller asks a person. It never advances because of time."""
     min_users: Annotated[Whole, Field(ge=1, le=1_000_000)] = 20
     """Different users in each arm before the arms are compared."""
     min_samples: Annotated[Whole, Field(ge=1, le=100_000_000)] = 200
@@ -201,13 +203,13 @@ class Policy(PolicyBlock):
     environment: FlagName = "production"
     """Unleash's environment, of which the proxies' token is."""
     stickiness: Annotated[Literal["userId"], BeforeValidator(_stickiness)] = "userId"
-    """What keeps a user in one arm. Only `userId`, for now."""
+    """The property that keeps a user in one arm. Only `userId`, for now."""
     group_id: FlagName = Field(
         default_factory=lambda said: said.get("flag", ""), json_schema_extra={"default": "the flag"}
     )
     """Salt of the users' order: the same salt exposes the same users first."""
     reexposure: Literal["same", "rotate"] = "same"
-    """Who goes first when a rollout begins again: the `same` users as before, or others. `rotate` writes the
+    """Users who go first when another rollout begins: the `same` as before, or others. `rotate` writes the
     group id `<group_id>~<rollout>`, with the id of the rollout in the journal."""
     routes: Annotated[tuple[RouteName, ...], Field(min_length=1, max_length=100)]
     """Routes of the proxies whose evidence counts."""
@@ -230,11 +232,11 @@ class Policy(PolicyBlock):
     stale_after_s: Seconds = 180
     """A reading whose newest sample is older is no reading. Give it three scrape intervals or more."""
     page_after_s: Seconds = 900
-    """Somebody is told when there was no reading for so long."""
+    """The time without a reading after which a notice is sent."""
     steps: Annotated[tuple[Step, ...], Field(min_length=1, max_length=100)]
-    """In order; shares grow."""
+    """The steps in order; shares grow."""
     hold_back: Annotated[Whole, Field(ge=1, le=50)] = 5
-    """Percent of users who get batch until somebody signs off: without them nothing could be compared at the
+    """Percent of users who get batch until a person signs off: without them nothing could be compared at the
     end. The last share is at most 100 less this."""
     guardrails: Guardrails = Guardrails()
     budget: BudgetSettings = BudgetSettings()
@@ -308,7 +310,7 @@ class Policy(PolicyBlock):
         return self.group_id if self.reexposure == "same" else f"{self.group_id}~{rollout}"
 
     def guardrail_values(self) -> tuple[Guardrail, ...]:
-        """Those in force; the weights add up to 1."""
+        """The guardrails in force; their weights add up to 1."""
         return self.guardrails.values()
 
     def budget_value(self) -> ErrorBudget:
@@ -351,7 +353,7 @@ def _different(names: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def _plain(value: Any) -> Any:
-    """As JSON has it: the same for policies that say the same."""
+    """The policy as JSON; equal for policies that say the same."""
     match value:
         case dict():
             return {name: _plain(inner) for name, inner in value.items()}
