@@ -301,7 +301,7 @@ async def _sees(server: Prometheus, proxies: int) -> bool:
 
 
 def policy(unleash_url: str, prometheus_url: str, listen: str) -> dict[str, Any]:
-    """Dark first; five percent, which a person approves; then a quarter of all, which must prove itself."""
+    """Dark, then five percent, which a person approves each; then a quarter, which must prove itself."""
     found: dict[str, Any] = yaml.safe_load((EXAMPLE / "rollout.yaml").read_text())
     return found | {
         "project": PROJECT,
@@ -312,7 +312,7 @@ def policy(unleash_url: str, prometheus_url: str, listen: str) -> dict[str, Any]
         "hold_back": 5,
         "listen": listen,
         "steps": [
-            {"share": 0, "at_least": "4s", "prove": False, "min_users": 3, "min_samples": 5},
+            {"share": 0, "at_least": "4s", "prove": False, "approve": True, "min_users": 3, "min_samples": 5},
             {"share": 5, "at_least": "4s", "prove": False, "approve": True, "min_users": 3, "min_samples": 5},
             {"share": 25, "at_least": "1h", "min_users": 10, "min_samples": 100},
             {"share": 50, "at_least": "1h", "min_users": 10, "min_samples": 100},
@@ -369,7 +369,9 @@ async def shown(day: Day) -> float:
 
 async def a_quarter(day: Day) -> None:
     """The first users, a person's yes, and a quarter of all for a while."""
-    await within(day.ops.until("approval", share=5))
+    await within(day.ops.until("approval", step=1))
+    await day.types("headgate rollout approve")
+    await within(day.ops.until("approval", step=2))
     day.shown["after the drill"] = await shown(day)
     await day.types("headgate rollout approve")
     await within(day.ops.reaches(25))
@@ -399,7 +401,7 @@ async def evening(day: Day) -> None:
     async with day.runs("headgate rollout run --new"):
         await within(day.ops.reaches(5))
         await day.types("headgate rollout rollback")
-        await within(day.ops.until("rolled_back", share=0))
+        await within(day.ops.until("rolled_back", written=0))
     day.say(await day.types("headgate rollout replay"))
     day.mark("evening", "another try was rolled back by hand; the readers go home")
 
@@ -415,7 +417,7 @@ async def _rung(day: Day) -> None:
 
 
 async def _back(day: Day) -> None:
-    await day.ops.until("rolled_back", share=0)
+    await day.ops.until("rolled_back", written=0)
     day.mark("rollback", "0 %: the controller has rolled back")
 
 

@@ -77,9 +77,10 @@ class Ops:
         [strategy] = await self.strategies()
         return int(strategy["parameters"]["rollout"])
 
-    async def until(self, reason: str, *, share: int) -> None:
+    async def until(self, reason: str, **said: Any) -> None:
         """Look until the rollout says this of itself."""
-        await self._until(lambda status: (status["reason"], status["written"]) == (reason, share))
+        said["reason"] = reason
+        await self._until(lambda status: said.items() <= status.items())
 
     async def reaches(self, share: int) -> None:
         """Look until it is written."""

@@ -98,7 +98,7 @@ async def installation(directory: Path) -> AsyncIterator[Ops]:
 
 async def approved(ops: Ops, share: int) -> None:
     """Where the step asks for a person, one says yes."""
-    await ops.until("approval", share=share)
+    await ops.until("approval", written=share)
     await ops.types("approve", "--by", "ops", "--reason", "the first users are content")
 
 
@@ -112,12 +112,12 @@ async def test_from_nobody_to_everybody_and_back_when_it_breaks(ops: Ops) -> Non
         await controller.wait()
     assert await ops.share() == 40
     async with ops.controller():
-        await ops.until("complete", share=95)
+        await ops.until("complete", written=95)
         assert 'headgate_rollout_share_percent{kind="written"} 95.0' in await ops.metrics()
         assert await ops.share() == 95
         code, _ = await ops.types("rollback", "--by", "ops", "--reason", "another try, on purpose")
         assert code == 0
-        await ops.until("rolled_back", share=0)
+        await ops.until("rolled_back", written=0)
     assert (await ops.types("status"))[0] == 4
 
     async with ops.controller("--new", "--reason", "the second try"):
@@ -126,7 +126,7 @@ async def test_from_nobody_to_everybody_and_back_when_it_breaks(ops: Ops) -> Non
         await ops.types("pause", "--by", "ops", "--reason", "nobody is to get further")
         async with httpx.AsyncClient() as client:
             await client.post(f"{ops.upstream}/break")
-        await ops.until("rolled_back", share=0)
+        await ops.until("rolled_back", written=0)
         assert await ops.share() == 0
 
     code, said = await ops.types("replay", "--json")

@@ -1,13 +1,15 @@
 """A person edits the flag through Unleash's real API, in each state of a rollout: nothing is written over."""
 
+import asyncio
 import itertools
 from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from flags.errors import FlagAdminError
+from flags.errors import FlagAdminError, RolloutError
 from flags.rollout.ledger import Act
 from flags.rollout.moves import MoveKind, MoveReason
 from flags.rollout.reporting.standing import gap
@@ -339,6 +341,54 @@ async def test_down_and_up_again_without_a_controller(place: Place) -> None:
     assert (await down.lower(admin)).strategy.share == 0
     await down.unkill(admin)
     assert not (await admin.read()).killed
+
+
+@asynccontextmanager
+async def another(place: Place) -> AsyncIterator[Rolling]:
+    """A controller on another machine, with a journal, a lease and a connection of its own."""
+    directory = place.rolling.directory / "another"
+    directory.mkdir()
+    flag = ManagedFlag(place.flag, kill_flag=place.kill_flag, group_id="headgate.streaming")
+    token = place.server.admin_token
+    async with UnleashAdmin(place.server.url, token, flag, project=PROJECT, environment=ENVIRONMENT) as admin:
+        yield Rolling(directory, policy(directory), admin=admin)
+
+
+async def test_two_controllers_with_journals_of_their_own_find_each_other(place: Place) -> None:
+    """Both at the same share; who was there first holds, and says which journal the other one has."""
+    async with another(place) as other:
+        with place.rolling.running() as one, other.running() as two:
+            await one.begin()
+            await one.until(5)
+            with pytest.raises(RolloutError, match="was here"):
+                await two.begin()
+            await two.begin(again=True)
+            await two.ticks(2)
+            moves = await one.ticks(3)
+            home = two.controller.state.home
+
+    assert {(move.kind, move.reason) for move in moves} == {(MoveKind.HOLD, MoveReason.FLAG_CHANGED)}
+    assert (
+        f"another controller, with a journal of its own: rollout r2 of the journal {home}" in moves[-1].detail
+    )
+    assert await place.share() == 5
+
+
+async def test_of_two_controllers_that_write_at_once_at_most_one_goes_on(place: Place) -> None:
+    """Each began when the flag had no mark: the later write stays, and the share is not raised twice."""
+    async with another(place) as other:
+        with place.rolling.running() as one, other.running() as two:
+            await asyncio.gather(one.begin(), two.begin())
+            await asyncio.gather(one.tick(), two.tick())
+            shares = [await place.share()]
+            for _ in range(8):
+                moves = await asyncio.gather(*(each.ticks(1) for each in (one, two)))
+                shares.append(await place.share())
+
+    held = [move.reason is MoveReason.FLAG_CHANGED for [move] in moves]
+    assert any(held), moves
+    assert set(shares) <= {0, 5}
+    assert any("another controller" in move.detail for [move] in moves)
 
 
 async def test_an_unleash_that_is_away_holds_and_is_written_when_it_is_back(place: Place) -> None:
