@@ -4,6 +4,7 @@ The answer is what the stream says it is, or is put together from its texts. A s
 says so. One that fails may be followed by the plain batch call, where the route allows a repetition.
 """
 
+import re
 from typing import Any, Protocol
 
 import orjson
@@ -16,10 +17,10 @@ from proxy.runs.run import Run
 from proxy.settings.route import RouteSettings
 from proxy.settings.sources import NativeSettings
 from proxy.sources.batch import FEED_BYTES, ask_once, is_json, read_answer
-from proxy.sources.native_rules import MalformedEvent, Rules, split_pair
+from proxy.sources.native_rules import EventContent, MalformedEvent, Rules, split_pair
 from proxy.sources.repeat import repeating
 from proxy.text.sections import MalformedBody, Section, parse
-from proxy.text.slow_json import is_slow
+from proxy.text.slow_json import SEARCH_BYTES, document_of, is_slow, searched
 from proxy.text.sse import Decoder, EventTooLarge
 from proxy.text.templates import PATH, REQUEST, TEXT, MissingValue, fill, references
 from proxy.turns import Turns
@@ -32,6 +33,9 @@ MAX_EVENT_BYTES = 1024 * 1024
 NOT_OFFERED = frozenset({404, 405, 406, 415, 501})
 """Statuses which say that there is no such stream. Nothing was done yet, so the batch call may follow."""
 
+SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
+"""Half a character of those beyond 16 bits."""
+
 ANSWER_HEADERS: Headers = [(b"content-type", b"application/json")]
 
 
@@ -43,7 +47,7 @@ class StreamReading(Protocol):
         """Whether it has said that it is complete."""
         ...
 
-    def take(self, event: str, data: str | bytes) -> None:
+    async def take(self, event: str, data: str | bytes) -> None:
         """The next event. Raises `UpstreamError` for one that cannot be read, or that says it has failed."""
         ...
 
@@ -123,12 +127,12 @@ class _Calls:
         while data := await exchange.read():
             for at in range(0, len(data), FEED_BYTES):
                 for event, payload in events.feed(data[at : at + FEED_BYTES]):
-                    reading.take(event, payload)
+                    await reading.take(event, payload)
                 await turns.breathe()
             await self._run.answer_share.take(reading.text_chars - counted)
             counted = reading.text_chars
         for event, payload in events.end():
-            reading.take(event, payload)
+            await reading.take(event, payload)
         by_close = settings.ends_by == "close" and _says_its_end(exchange.headers)
         if not (reading.ended or by_close):
             raise UpstreamBroke("the stream ended before its end", Fault.TRUNCATED)
@@ -150,9 +154,9 @@ class _ByRules:
         self.ended = False
         self.text_chars = 0
 
-    def take(self, event: str, data: str | bytes) -> None:
+    async def take(self, event: str, data: str | bytes) -> None:
         try:
-            content = self._rules.read(event, data)
+            content = await self._content(event, data)
         except MalformedEvent as exc:
             if self.ended:
                 return  # it is no text, so nothing is lost
@@ -165,6 +169,22 @@ class _ByRules:
             self._show(content.section, content.text)
         # Some say more after their end, of a last part for example: that is text like any other.
         self.ended = self.ended or content.meaning in ("done", "answer")
+
+    async def _content(self, event: str, data: str | bytes) -> EventContent:
+        """What an event says, however many values it has. Raises `MalformedEvent`."""
+        if len(data) <= SEARCH_BYTES:
+            return self._rules.read(event, data)
+        body = data.encode() if isinstance(data, str) else data
+        if not await is_slow(body):
+            return await searched(len(body) if self._rules.searches else 0, self._rules.read, event, data)
+        try:
+            excerpt = await document_of(body, self._rules.paths)
+        except MalformedBody:
+            raise MalformedEvent("an event is no JSON") from None
+        if SURROGATE.search(body) or any(count > 1 for count, _ in excerpt.at.values()):
+            # An excerpt has no half characters, and no text in several parts. Seldom enough, the loop waits.
+            return self._rules.read(event, data)
+        return self._rules.read(event, data, excerpt)
 
     def _show(self, section: Section, piece: str) -> None:
         stage = section.stage
@@ -208,7 +228,7 @@ class _Completion:
     def ended(self) -> bool:
         return self._completion.is_complete
 
-    def take(self, event: str, data: str | bytes) -> None:
+    async def take(self, event: str, data: str | bytes) -> None:
         try:
             piece = self._completion.feed(str(data))
         except ProviderFailed:

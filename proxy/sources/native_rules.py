@@ -11,6 +11,7 @@ from jsonpath import JSONPath, JSONPathError
 
 from proxy.settings.sources import NativeEventSettings
 from proxy.text.sections import MalformedBody, Section, compile_path, keys_of, parse
+from proxy.text.templates import Excerpt
 
 Meaning = Literal["text", "done", "error", "answer", "ignore"]
 
@@ -43,18 +44,25 @@ class Rules:
     def __init__(self, settings: Sequence[NativeEventSettings], sections: Sequence[Section]) -> None:
         self._by_stage = {section.stage: section for section in sections}
         self._rules = [_Rule.compile(rule, self._by_stage) for rule in settings]
+        found = [place for rule in self._rules for place in (rule.when, rule.at, rule.stage_at)]
+        places = [place for place in found if place is not None]
+        self.paths = {"$", *(str(place.path) for place in places)}
+        """All that the rules look at in an event's JSON."""
+        self.searches = any(place.keys is None for place in places)
+        """Whether any of these is more than names and indices."""
 
-    def read(self, event: str, data: str | bytes) -> EventContent:
+    def read(self, event: str, data: str | bytes, document: Any = None) -> EventContent:
         """Read one event.
 
         Args:
             event: its name; of a line of NDJSON "message", as of an SSE event that has none.
             data: its data.
+            document: an `Excerpt` of it at `paths`, if it has too many values to be read here.
 
         Raises:
             MalformedEvent: data should be JSON for a rule that might fit, and is not; a text is none.
         """
-        document: Any = _UNREAD
+        document = _UNREAD if document is None else document
         for rule in self._rules:
             if rule.event is not None and rule.event != event:
                 continue
@@ -105,6 +113,8 @@ class _JsonPlace:
 
     def value(self, document: Any) -> Any:
         """The one value at the path; None: there is none, or it is null."""
+        if isinstance(document, Excerpt):
+            return document.at[str(self.path)][1]
         if self.keys is None:
             return self._found(document)
         for key in self.keys:
@@ -118,6 +128,8 @@ class _JsonPlace:
 
     def text(self, document: Any) -> Any:
         """The same; of several texts, such as an event's parts, all of them in their order."""
+        if isinstance(document, Excerpt):
+            return document.at[str(self.path)][1]
         if self.keys is not None:
             return self.value(document)
         found = self._all(document)
@@ -175,7 +187,7 @@ class _Rule:
             if type(value) is not type(self.value) or value != self.value:
                 return _UNFIT
         if self.at is None:
-            return document
+            return document.at["$"][1] if isinstance(document, Excerpt) else document
         value = self.at.value(document) if self.meaning == "answer" else self.at.text(document)
         return _UNFIT if value is None and self.when is None else value
 

@@ -21,7 +21,7 @@ from proxy.settings.route import RouteSettings, SectionSettings
 from proxy.settings.sources import PollSettings
 from proxy.sources.batch import ask
 from proxy.text.sections import MalformedBody, Section, compile_path, parse
-from proxy.text.slow_json import is_slow
+from proxy.text.slow_json import is_slow, searched
 from proxy.upstream.client import Answer, Request, Upstream
 
 logger = logging.getLogger("headgate.poll")
@@ -130,6 +130,15 @@ class Polled:
     rows: Rows
 
 
+@dataclass(frozen=True, slots=True)
+class Look:
+    """What the polled resource has."""
+
+    document: Any
+    size: int
+    """Of its body, in bytes."""
+
+
 class PollSource:
     """The source `poll`: the call itself, and looks at another resource while it lasts."""
 
@@ -152,7 +161,7 @@ class PollSource:
         except (TimeoutError, LookFailed) as exc:
             run.lose_source(f"no look before the call: {exc or 'it took too long'}")
             return await ask(self._upstream, run, run.call.request)
-        seen = {p.section.stage: p.rows.earlier(before) for p in polled}
+        seen = {p.section.stage: await searched(before.size, p.rows.earlier, before.document) for p in polled}
         poller = asyncio.get_running_loop().create_task(_poll_safely(run, looks, polled, seen))
         try:
             return await ask(self._upstream, run, run.call.request)
@@ -172,7 +181,7 @@ class Poller:
         self._request = Request("GET", path.encode("latin-1"), _without_body(run.call.request.headers))
         self.every_s = settings.every_ms / 1000
 
-    async def look(self) -> Any:
+    async def look(self) -> "Look":
         """The document as it is now. Raises `LookFailed`."""
         held = 0
 
@@ -189,7 +198,7 @@ class Poller:
                 raise LookFailed(f"status {answer.status}")
             if await is_slow(answer.body):
                 raise LookFailed("too many values")
-            return parse(answer.body)
+            return Look(parse(answer.body), len(answer.body))
         except (UpstreamError, MalformedBody) as exc:
             raise LookFailed(type(exc).__name__) from exc
         finally:
@@ -219,7 +228,7 @@ async def _poll(run: Run, looks: Poller, polled: list[Polled], seen: Mapping[str
         began = loop.time()
         try:
             async with asyncio.timeout(looks.blocked_s):
-                document = await looks.look()
+                look = await looks.look()
         except TimeoutError:
             run.lose_source("the upstream does not answer while it is busy with the call")
             return
@@ -232,14 +241,14 @@ async def _poll(run: Run, looks: Poller, polled: list[Polled], seen: Mapping[str
         strikes = 0
         # A resource slower than the interval is asked half of the time at most.
         wait_s = max(looks.every_s, loop.time() - began)
-        left = [p for p in left if not await _show(run, p, document, seen[p.section.stage])]
+        left = [p for p in left if not await _show(run, p, look, seen[p.section.stage])]
 
 
-async def _show(run: Run, polled: Polled, document: Any, earlier: RowsBefore) -> bool:
+async def _show(run: Run, polled: Polled, look: Look, earlier: RowsBefore) -> bool:
     """Show a section if this run has stored it. True if there is nothing more to wait for."""
     if run.is_complete(polled.section):
         return True
-    text = polled.rows.new_text(document, earlier)
+    text = await searched(look.size, polled.rows.new_text, look.document, earlier)
     if not text:  # a row may be there before its text is
         return False
     if await run.show(polled.section, text):

@@ -16,7 +16,7 @@ from proxy.settings.route import RouteSettings
 from proxy.settings.sources import StageCallSettings
 from proxy.sources.repeat import repeating
 from proxy.text.sections import MalformedBody
-from proxy.text.slow_json import document_of
+from proxy.text.slow_json import SEARCH_BYTES, document_of, searched
 from proxy.text.templates import PATH, REQUEST, MissingValue, fill, fill_known, references
 from proxy.upstream.client import Answer, Request, Upstream
 
@@ -90,7 +90,10 @@ class StagesSource:
         """Show each section that the answer, as far as it is known, already has."""
         known = fill_known(self._answer, values)
         for section in run.sections:
-            text = None if run.is_complete(section) else section.find(known)
+            if run.is_complete(section):
+                continue
+            size = 0 if section.keys is not None else SEARCH_BYTES + 1
+            text = await searched(size, section.find, known)
             if text is not None and not await run.show(section, text):
                 raise UpstreamMalformed(f"stage {section.stage}: an error sentence", Fault.FAILURE_TEXT)
 

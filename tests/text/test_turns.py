@@ -34,9 +34,6 @@ pytestmark = [pytest.mark.anyio, pytest.mark.alone]
 MOST_S = 0.05
 """Of work in one turn. On the machine it was written on the most is under 0.02."""
 
-ONE_EVENT_S = 0.1
-"""Of an event of one mebibyte, which is parsed at once: a known limit, 0.024 and 0.014 to free it."""
-
 NATIVE = {
     "format": "sse",
     "events": [{"event": "end", "means": "done"}, {"stage": "extraction", "at": "$.t"}],
@@ -191,7 +188,50 @@ async def test_no_stream_holds_the_loop(kind: str, tmp_path: Path) -> None:
     most_s, tail = await most_work(tmp_path, {"source": "native", "native": NATIVE}, said, SSE)
 
     assert tail
-    assert most_s < (ONE_EVENT_S if kind == "nested lists" else MOST_S)
+    assert most_s < MOST_S
+
+
+SEARCHED = b'{"result":{"extraction":"e","summary":"s"},"x":[' + b'{"a":1},' * 60_000 + b"0]}"
+SEARCHING = [
+    {"stage": "extraction", "at": "$..extraction"},
+    {"stage": "summary", "panel": "chat", "at": "$..[?@.summary == 's'].summary"},
+]
+
+
+async def test_no_path_that_is_searched_for_holds_the_loop(tmp_path: Path) -> None:
+    """`..` and filters look at each value, and take thousands of times as long as to read it."""
+    most_s, tail = await most_work(tmp_path, {"sections": SEARCHING}, SEARCHED, JSON)
+
+    assert b'"sha256"' in tail
+    assert b'"absent"' not in tail
+    assert most_s < MOST_S
+
+
+async def test_no_event_that_is_searched_holds_the_loop(tmp_path: Path) -> None:
+    """The same of a stream's."""
+    rules = [{"event": "end", "means": "done"}, {"stage": "extraction", "at": "$..[?@.t == 'Text. '].t"}]
+    of = {"source": "native", "native": NATIVE | {"events": rules}}
+    said = b'data: {"y":{"t":"Text. "},"x":[' + b'{"a":1},' * 20_000 + b"0]}\n\n"
+    most_s, tail = await most_work(tmp_path, of, said + b"event: end\ndata: {}\n\n", SSE)
+
+    assert b"Text. " in tail
+    assert most_s < MOST_S
+
+
+async def test_no_look_that_is_searched_holds_the_loop(tmp_path: Path) -> None:
+    """The same of a polled document, and of a single stage's answer."""
+    polls = {"path": "/api/cases/{case_id}/rows", "every_ms": 50, "row": "$..[?@.stage == '{stage}']"}
+    sections = [dict(section, poll_at="$.a") for section in SEARCHING]
+    of = {"source": "poll", "poll": polls | {"updated_at": ["$.at"]}, "sections": sections}
+    most_s, tail = await most_work(tmp_path, of, SEARCHED, JSON)
+    assert b'"sha256"' in tail
+    assert most_s < MOST_S
+
+    calls = [{"stage": stage, "request": f"POST /{stage}"} for stage in ("one", "two")]
+    stages = {"calls": calls, "answer": {"result": {"extraction": "{{ one $..extraction }}", "summary": "s"}}}
+    most_s, tail = await most_work(tmp_path, {"source": "stages", "stages": stages}, SEARCHED, JSON)
+    assert b'"sha256"' in tail
+    assert most_s < MOST_S
 
 
 STAGES = {
