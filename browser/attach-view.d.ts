@@ -35,9 +35,10 @@ export type Stage = import("./state.js").Stage;
 /** The texts of some stages, each of which only grows or is replaced. */
 declare class Texts {
     element: HTMLElement;
-    /** @type {Map<string, Text>} by stage */
-    shown: Map<string, Text>;
+    /** @type {Map<string, MarkdownView>} by stage */
+    shown: Map<string, MarkdownView>;
     /** @param {readonly Stage[]} stages */
     set(stages: readonly Stage[]): void;
 }
+import { MarkdownView } from "./markdown.js";
 export {};

@@ -3,6 +3,8 @@
  * that no style leaks in or out; fonts and colours are the page's.
  */
 
+import { MarkdownView } from "./markdown.js";
+
 /** @typedef {import("./state.js").Stage} Stage */
 
 /** A card is at most so high, in CSS pixels, and at least so high, or it is not shown in its panel. */
@@ -24,7 +26,13 @@ STYLE.replaceSync(`
     border: 1px dashed currentColor; border-radius: 6px; font: inherit; color: inherit; text-align: start; }
   .words { flex: none; font-size: 0.85em; }
   .words strong { margin-inline-end: 0.6em; }
-  .text { overflow: auto; min-height: 0; overscroll-behavior: contain; white-space: pre-wrap; overflow-wrap: anywhere; }
+  .text { overflow: auto; min-height: 0; overscroll-behavior: contain; overflow-wrap: anywhere; }
+  .body > :first-child { margin-top: 0.2em; }
+  .body :is(h1, h2, h3, h4, h5, h6) { font-size: 1em; margin: 0.5em 0 0.2em; }
+  .body :is(p, ul, ol, table, pre, blockquote) { margin: 0.3em 0; }
+  .body pre { white-space: pre-wrap; }
+  .body :is(th, td) { border: 1px solid; padding: 0 0.4em; text-align: start; }
+  .body table { border-collapse: collapse; }
   .text:focus-visible, button:focus-visible { outline: 2px solid currentColor; outline-offset: 1px; }
   .stage { font-weight: bold; margin-top: 0.4em; }
   .dock { position: fixed; right: 16px; bottom: 16px; width: min(26rem, calc(100vw - 32px)); z-index: 2147483647; }
@@ -50,7 +58,7 @@ class Texts {
     this.element.tabIndex = 0;
     this.element.setAttribute("role", "region");
     this.element.setAttribute("aria-label", WORDS);
-    /** @type {Map<string, Text>} by stage */
+    /** @type {Map<string, MarkdownView>} by stage */
     this.shown = new Map();
   }
 
@@ -58,18 +66,16 @@ class Texts {
   set(stages) {
     const { element } = this;
     const isAtEnd = element.scrollHeight - element.scrollTop - element.clientHeight < NEAR_PX;
-    for (const { name, text } of stages) {
-      let node = this.shown.get(name);
-      if (node === undefined) {
+    for (const { name, text, complete } of stages) {
+      let view = this.shown.get(name);
+      if (view === undefined) {
         if (text === "") continue;
-        node = document.createTextNode("");
         const body = made("div", "body");
-        body.append(node);
         element.append(made("div", "stage", name.replace(/[_-]+/g, " ")), body);
-        this.shown.set(name, node);
+        view = new MarkdownView(body, { level: 4 });
+        this.shown.set(name, view);
       }
-      if (text.startsWith(node.data)) node.appendData(text.slice(node.data.length));
-      else node.data = text;
+      view.set(text, { isFinal: complete });
     }
     if (isAtEnd) element.scrollTop = element.scrollHeight;
   }
