@@ -110,6 +110,11 @@ class Controller:
         flag = await self._ports.admin.read()
         compared = reading is None or believable.compares_in_the_dark(reading)
         body = begin_body(self._policy, self.state, flag, again=again, compared=compared)
+        if reading is not None and not (self.state.run or again) and (past := believable.remembered(reading)):
+            raise RolloutError(
+                f"{past}, of which this journal knows nothing: restore the journal of that time, or begin "
+                "another rollout with `headgate rollout run --new`"
+            )
         self._rollout.append(EntryKind.BEGIN, {**body, "by": by, "reason": reason})
         self._window.restart()
 

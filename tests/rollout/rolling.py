@@ -138,6 +138,13 @@ class Traffic:
         """So many more answers of users in neither arm."""
         self._count(OUTCOMES, ("rest", "0", "complete"), every)
 
+    @property
+    def has_streamed(self) -> bool:
+        """Whether an answer was counted in the stream arm."""
+        return any(
+            n for each, n in self.counters.items() if each.metric == OUTCOMES and "stream" in each.labels
+        )
+
     def shows_wrong_text(self) -> None:
         self._count(PARITY, ("missing",), 1)
 

@@ -223,6 +223,21 @@ async def test_a_rollout_whose_journal_is_lost_needs_a_person_s_word(tmp_path: P
     assert rolling.flag["strategies"][0]["title"].startswith("the pilot [headgate r2 of ")
 
 
+async def test_who_has_lost_journal_and_mark_is_told_what_proxies_remember(tmp_path: Path) -> None:
+    """The flag was made anew as well. Answers in the stream arm are of some rollout before."""
+    flag_file(tmp_path / "flags.json")
+    rolling = Rolling(tmp_path, policy(tmp_path))
+    rolling.traffic.flows(3)
+    with rolling.running() as running:
+        with pytest.raises(RolloutError, match="counted 3 answers in the stream arm, of which this journal"):
+            await running.begin()
+        assert rolling.entries() == []
+        await running.begin(again=True)
+        await running.ticks(1)
+
+    assert rolling.share == 5
+
+
 async def test_two_controllers_with_journals_of_their_own_find_each_other(tmp_path: Path) -> None:
     """Each on its machine, with its lease, and both at the same share."""
     flag_file(tmp_path / "flags.json")

@@ -2,7 +2,8 @@
 
 from collections.abc import Sequence
 
-from flags.rollout.evidence.readings import FIRST_CONTENT_S, Reading
+from flags.rollout.evidence.evidence import ComparedArm
+from flags.rollout.evidence.readings import FIRST_CONTENT_S, OUTCOMES, Reading
 from flags.rollout.policy.policy import Policy
 
 RISK = "strangers can make up users and answers there, and so force a rollback, which is final, or an advance"
@@ -31,3 +32,16 @@ def compares_in_the_dark(reading: Reading) -> bool:
     return any(
         series.metric == FIRST_CONTENT_S and series.labels[1] == DARK_SOURCE for series in reading.counters
     )
+
+
+def remembered(reading: Reading) -> str:
+    """What proxies remember of earlier rollouts, in a sentence; "" where they remember none.
+
+    A proxy remembers from its start on. It counts no answer in the stream arm while the share is 0.
+    """
+    streamed = sum(
+        count
+        for series, count in reading.counters.items()
+        if series.metric == OUTCOMES and series.labels[1] == ComparedArm.STREAM
+    )
+    return f"the proxies have counted {streamed:,} answers in the stream arm" if streamed else ""
