@@ -396,6 +396,23 @@ def test_however_it_is_cut_the_answer_is_the_same(contents: list[list[str]], dat
         ),
         pytest.param([START | {"usage": USAGE}, chunk({"content": "a"}), STOP], id="what was used so far"),
         pytest.param([START, STOP], id="no usage"),
+        pytest.param([START, STOP, {"choices": [], "usage": {}}], id="usage that is empty"),
+        pytest.param(
+            [START, chunk({"content": "Fever"}), chunk({"refusal": "I cannot"}), STOP, USED],
+            id="a refusal after a part of the text",
+        ),
+        pytest.param(
+            [
+                dose("a"),
+                chunk({"tool_calls": [{"index": 1, "function": {"name": "f", "arguments": "{}"}}]}),
+                chunk({}, reason="tool_calls"),
+                USED,
+            ],
+            id="a tool call without an id",
+        ),
+        pytest.param(
+            [chunk({"content": "Fever of 38.9 °C."})] * 2 + [STOP, USED], id="a long text twice, in one piece"
+        ),
         pytest.param([USED], id="no choice"),
         pytest.param([chunk({"content": "\ud83d"}), STOP, USED], id="half a character that is shown"),
         pytest.param([chunk({"refusal": "\ud83d"}), STOP, USED], id="half a character that is not"),
@@ -517,7 +534,9 @@ def test_a_body_is_known_for_a_batch_answer_by_its_shape(said: Any, is_answer: b
     assert not OpenAI().is_answer(json.dumps(said).encode() + b"}", 1)
 
 
-@pytest.mark.parametrize("data", ["{", "[]", "7", '{"choices": 7}', "{'a': 1}", "", "[" * 99_999])
+@pytest.mark.parametrize(
+    "data", ["{", "[]", "7", '{"detail": "overloaded"}', '{"choices": 7}', "{'a': 1}", "", "[" * 99_999]
+)
 def test_what_is_no_chunk_is_refused(data: str) -> None:
     with pytest.raises(Unfaithful):
         OpenAI().assembler().feed(data)

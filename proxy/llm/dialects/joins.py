@@ -14,6 +14,9 @@ MAX_ANSWER_CHARS = 16 * 1024 * 1024
 FEW_PIECES = 3
 """With fewer pieces, two equal ones may well be the model's text: "ha", and "ha"."""
 
+LONG_CHARS = 16
+"""So long a piece does not follow itself."""
+
 Join = Callable[[Any, Any], Any]
 """A function of the value so far (None: nothing yet) and a new piece; it returns the two joined."""
 
@@ -38,7 +41,7 @@ class Text:
         of the text so far each time.
         """
         pieces = [piece for piece in self.pieces if piece]
-        if len(pieces) < FEW_PIECES:
+        if len(pieces) < FEW_PIECES and (len(pieces) < 2 or len(pieces[0]) < LONG_CHARS):
             return True
         grows = all(len(a) < len(b) and b.startswith(a) for a, b in pairwise(pieces))
         return not grows and pieces[-1] != "".join(pieces[:-1])

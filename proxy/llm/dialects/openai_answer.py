@@ -65,8 +65,11 @@ class Completion:
         if self._chars > MAX_ANSWER_CHARS:
             raise Unfaithful("the answer is too large")
         chunk = parsed(data)
+        is_none = bool(chunk) and "choices" not in chunk and chunk.keys().isdisjoint(CHUNK)
         found = as_list(chunk.pop("choices", None) or [])
         _check_error(chunk, found, data)
+        if is_none:  # of what it says, a stream that fails may have said it
+            raise Unfaithful("an event is no chunk")
         joined(CHUNK, self._answer, chunk, self._unknown)
         adds, text = False, ""
         for choice in found:
@@ -189,11 +192,11 @@ def _status(error: Any) -> int:
 
 def _usage(answer: Mapping[str, Any], choices: Sequence[Mapping[str, Any]]) -> Any:
     """The usage: at the top of a chunk, in the only choice, or in Groq's own field."""
-    if answer.get("usage") is not None:
+    if answer.get("usage"):
         return answer["usage"]
-    if len(choices) == 1 and (of_choice := choices[0].get("usage")) is not None:
+    if len(choices) == 1 and (of_choice := choices[0].get("usage")):
         return of_choice
-    return (answer.get("x_groq") or {}).get("usage")
+    return (answer.get("x_groq") or {}).get("usage") or None
 
 
 def _text(content: Any) -> str:
@@ -236,6 +239,8 @@ def _check_choice(choice: Mapping[str, Any]) -> None:
     if reason not in HARMLESS_FINISHES:
         raise Unfaithful("a choice has ended for a reason that is not known")
     check_texts(message.values())
+    if message.get("refusal") and message.get("content"):
+        raise Unfaithful("a model refuses after a part of its text")
     _check_arguments(message, reason)
     lists = [message.get("annotations"), *(choice.get("logprobs") or {}).values()]
     if any(isinstance(each, AmbiguousList) for each in lists):
@@ -244,7 +249,10 @@ def _check_choice(choice: Mapping[str, Any]) -> None:
 
 def _check_arguments(message: Mapping[str, Any], reason: str) -> None:
     """A tool's arguments are one JSON object. Two objects in a row are one that came twice."""
-    calls = [call.get("function") for call in message.get("tool_calls") or () if "custom" not in call]
+    made = message.get("tool_calls") or ()
+    if not all(call.get("id") for call in made):
+        raise Unfaithful("a tool's call has no id")
+    calls = [call.get("function") for call in made if "custom" not in call]
     if message.get("function_call") is not None:
         calls.append(message["function_call"])
     if reason == "tool_calls" and not message.get("tool_calls"):

@@ -88,7 +88,7 @@ def _add_part(parts: Parts, part: Mapping[str, Any]) -> None:
             before |= rest
         else:
             parts.append({"type": kind, "thinking": [{"type": "text", "text": Text(thought)}], **rest})
-    elif kind in WHOLE_PARTS:
+    elif isinstance(kind, str) and kind in WHOLE_PARTS:
         parts.append(dict(part))
     else:
         raise Unfaithful("a part of a content is not known")
