@@ -166,9 +166,11 @@ class ModelCall:
                 self._events += 1
                 self.has_begun = True
                 piece = assembler.feed(event)
-                if piece and not self._has_text:
+                if (piece or assembler.arguments) and not self._has_text:
                     self._has_text, timer.idle_s = True, timeouts.idle_s
                 self._call.add(piece)
+                if assembler.arguments:
+                    self._call.add_arguments(assembler.arguments)
                 if assembler.is_terminated:
                     raise _Terminated
 

@@ -4,9 +4,11 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from jsonpath import JSONPath
+
 from proxy.llm.dialects.dialect import Prompt
 from proxy.settings.sources import TapSettings
-from proxy.text.sections import Section
+from proxy.text.sections import Section, compile_path
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,6 +18,8 @@ class ExpectedCall:
     section: Section | None
     model: re.Pattern[str] | None
     system: re.Pattern[str] | None
+    path: JSONPath | None = None
+    """Where the text is in the model's JSON. None: the model's text is the text."""
 
     def matches(self, prompt: Prompt) -> bool:
         return (self.model is None or self.model.search(prompt.model) is not None) and (
@@ -31,6 +35,7 @@ def compile_calls(settings: TapSettings, sections: Sequence[Section]) -> tuple[E
             by_stage[call.stage] if call.stage is not None else None,
             re.compile(call.model) if call.model else None,
             re.compile(call.system) if call.system else None,
+            compile_path(call.at) if call.at else None,
         )
         for call in settings.calls
     )

@@ -87,23 +87,30 @@ class RemoteTap:
 
     async def begin(self, digest: bytes, prompt: Prompt) -> "RemoteCall":
         number = await self._count(self._token)
-        call = RemoteCall(self._outbox, self._token)
-        call.send("begin", [digest.hex(), matching(self._expected, prompt), number])
+        candidates = matching(self._expected, prompt)
+        has_path = any(self._expected[index].path is not None for index in candidates)
+        call = RemoteCall(self._outbox, self._token, sends_arguments=has_path)
+        call.send("begin", [digest.hex(), candidates, number])
         return call
 
 
 class RemoteCall:
     """A call of a run at another replica; a `TappedCall`. Its messages are numbered from 0."""
 
-    def __init__(self, outbox: Outbox, token: str) -> None:
+    def __init__(self, outbox: Outbox, token: str, *, sends_arguments: bool = False) -> None:
         self._outbox = outbox
         self._token = token
+        self._sends_arguments = sends_arguments
         self._id = secrets.token_hex(8)
         self._number = 0
 
     def add(self, piece: str) -> None:
         if piece:
             self.send("text", piece)
+
+    def add_arguments(self, piece: str) -> None:
+        if piece and self._sends_arguments:
+            self.send("arguments", piece)
 
     async def finish(self) -> None:
         await self.send("finish", None).wait()  # or the upstream's answer could overtake it

@@ -6,8 +6,11 @@ from collections.abc import Awaitable, Callable, Collection, Sequence
 from contextlib import suppress
 from typing import Any, Protocol
 
+from jsonpath import JSONPath
+
 from proxy.llm.dialects.dialect import Prompt
 from proxy.llm.expected_calls import ExpectedCall, matching
+from proxy.llm.growing_string import GrowingString
 from proxy.text.sections import Section
 
 logger = logging.getLogger("headgate.taps")
@@ -31,6 +34,9 @@ class TappedCall(Protocol):
     """One model call of a run: its text as it is made, and how it ended."""
 
     def add(self, piece: str) -> None: ...
+    def add_arguments(self, piece: str) -> None:
+        """More of the arguments of the first tool that the model calls."""
+
     async def finish(self) -> None:
         """The call has its whole answer."""
 
@@ -121,7 +127,7 @@ class Tap:
             assigned = set(self._index_of.values())
             self._index_of[digest] = next((i for i in sorted(candidates) if i not in assigned), None)
         index = self._index_of.get(digest)
-        call = LocalCall(self, index)
+        call = LocalCall(self, index, None if index is None else self._expected[index].path)
         if index is not None:
             if index in self._latest and (section := self._expected[index].section) and self._sink:
                 self._sink.withdraw(section)
@@ -146,6 +152,8 @@ class Tap:
         self._remote[call_id] = (call, expected + 1)
         if what == "text":
             call.add(value)
+        elif what == "arguments":
+            call.add_arguments(value)
         else:
             del self._remote[call_id]
             call.end(whole=what == "finish")
@@ -162,19 +170,30 @@ class Tap:
 class LocalCall:
     """A call of a run of this process; a `TappedCall`."""
 
-    __slots__ = ("_tap", "index")
+    __slots__ = ("_in_arguments", "_in_text", "_tap", "index")
 
-    def __init__(self, tap: Tap, index: int | None) -> None:
+    def __init__(self, tap: Tap, index: int | None, path: JSONPath | None = None) -> None:
         self._tap = tap
         self.index = index
+        self._in_text = None if path is None else GrowingString(path)
+        self._in_arguments = None if path is None else GrowingString(path)
 
     def add(self, piece: str) -> None:
-        if piece and (target := self._tap.target(self)):
+        self._show(piece if self._in_text is None else self._in_text.add(piece))
+
+    def add_arguments(self, piece: str) -> None:
+        if self._in_arguments is not None:
+            self._show(self._in_arguments.add(piece))
+
+    def _show(self, text: str) -> None:
+        if text and (target := self._tap.target(self)):
             sink, section = target
-            sink.stream(section, piece)
+            sink.stream(section, text)
 
     def end(self, *, whole: bool) -> None:
         """Note that the call has ended, with its whole answer or without one."""
+        if whole and self._in_text is not None and self._in_arguments is not None:
+            self._show(self._in_text.rest() or self._in_arguments.rest())
         if target := self._tap.target(self):
             sink, section = target
             if whole:

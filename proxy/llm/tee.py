@@ -36,6 +36,7 @@ class Tee:
         try:
             for event in events.feed(data):
                 self._call.add(self._assembler.feed(event))
+                self._call.add_arguments(self._assembler.arguments)
         except (Unfaithful, ProviderFailed):
             self._events = None  # the caller's stream goes on, whether we can read it or not
 

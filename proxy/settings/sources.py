@@ -149,6 +149,10 @@ class TapCallSettings(SettingsBlock):
     order."""
     system: Pattern | None = None
     """The same for the call's system prompt."""
+    at: JsonPath | None = None
+    """JSONPath of the stage's text in what the model writes, for a call that answers in JSON or calls a tool,
+    for example `$.summary`: the string is shown as it grows, unescaped. Without it the model's text is shown
+    as it is."""
 
 
 class TapSettings(SettingsBlock):

@@ -516,3 +516,57 @@ async def test_a_stream_that_there_is_no_room_for_is_asked_again_as_batch(tmp_pa
     assert [body.get("stream") for body in provider.bodies] == [True, None, True]
     assert results == {"lost": 1, "tapped": 1}
     assert figures['headgate_over_budget_total{budget="bodies"}'] == 1
+
+
+STRUCTURED = [json.dumps({"thought": "Hm", "summary": text, "confidence": 0.9}) for text in TEXTS.values()]
+
+
+def in_json(pieces_of: Callable[[str], list[bytes]]) -> tuple[Provider, Backend, dict[str, Any]]:
+    """A model that writes the texts in JSON, a backend that takes them out, and the settings for it."""
+
+    async def stream(asked: Asked, events: list[bytes]) -> None:
+        said = STRUCTURED[0 if b"extraction" in asked.body else 1]
+        await whole(asked, pieces_of(said))
+
+    calls = [{"stage": stage, "at": "$.summary"} for stage in TEXTS]
+    return Provider(stream=stream), Backend(), {"route": {"tap": {"calls": calls}}}
+
+
+def as_arguments(said: str) -> list[bytes]:
+    """The events of a stream whose text are a tool's arguments."""
+    events = [json.loads(event[6:]) for event in chunks(said)[:-1]]
+    for event in events:
+        for choice in event["choices"]:
+            delta = choice["delta"]
+            if piece := delta.pop("content", None):
+                delta["tool_calls"] = [{"index": 0, "function": {"arguments": piece}}]
+            if choice["finish_reason"]:
+                choice["finish_reason"] = "tool_calls"
+    first = {"index": 0, "id": "c", "type": "function", "function": {"name": "note", "arguments": ""}}
+    events[0]["choices"][0]["delta"]["tool_calls"] = [first]
+    return [b"data: " + json.dumps(event).encode() + b"\n\n" for event in events] + [b"data: [DONE]\n\n"]
+
+
+@pytest.mark.parametrize("pieces_of", [chunks, as_arguments], ids=["content", "a tool's arguments"])
+async def test_of_an_answer_in_json_its_text_alone_is_shown_as_it_grows(
+    tmp_path: Path, pieces_of: Callable[[str], list[bytes]]
+) -> None:
+    """The backend gets the JSON; the viewer sees no brace of it, and nothing is replaced."""
+    provider, backend, more = in_json(pieces_of)
+    backend.text_of = structured
+    async with tapped(tmp_path, provider, backend, **more) as (serving, _, client):
+        stream = await read(client, START, signed())
+        results = await counted(client, serving.admin_url)
+
+    assert results == {"tapped": 2}
+    assert stream.texts() == TEXTS
+    assert "content_replace" not in stream.types
+    assert stream.types.count("content_chunk") > 4
+    assert stream.last["metadata"]["recovered"] is False
+
+
+def structured(reply: httpx.Response) -> str:
+    """The text of an answer in JSON, or of a tool's arguments."""
+    message = reply.json()["choices"][0]["message"]
+    said = message["content"] or message["tool_calls"][0]["function"]["arguments"]
+    return str(json.loads(said)["summary"])

@@ -158,10 +158,10 @@ async def test_tokens_are_unguessable_and_each_is_new():
 class Replicas:
     """Two `Taps` and what they share: messages arrive in order, or are lost."""
 
-    def __init__(self) -> None:
+    def __init__(self, calls: tuple[ExpectedCall, ...] = IN_ORDER) -> None:
         self.stored: dict[str, str] = {}
-        self.owner = Taps({"route": IN_ORDER}, 60, self)
-        self.other = Taps({"route": IN_ORDER}, 60, self)
+        self.owner = Taps({"route": calls}, 60, self)
+        self.other = Taps({"route": calls}, 60, self)
         self.loses = False
         self.messages = 0
         self.calls = 0
@@ -208,6 +208,21 @@ async def test_a_call_at_another_replica_is_shown_at_the_runs_own():
     assert replicas.messages == 2
     assert replicas.stored == {}
     assert await replicas.other.find(token) is None
+
+
+async def test_a_tools_arguments_go_to_the_runs_own_replica_if_their_text_is_shown():
+    """Nothing of them travels for a call whose entry names no path."""
+    for call_settings, texts in (({"at": "$.a"}, ["te", "xt"]), ({}, [])):
+        replicas, shown = Replicas(expected({"stage": "one"} | call_settings)), Shown()
+        async with replicas.owner.open(shown, "route") as (_, token):
+            found = await replicas.other.find(token)
+            assert found is not None
+            call = await found.begin(b"a", ANY)
+            for piece in ('{"a": "te', 'xt", "b', '": 1}'):
+                call.add_arguments(piece)
+            await call.finish()
+
+        assert shown.said == [*(("one", text) for text in texts), ("one", "finish", "")]
 
 
 async def test_what_nobody_is_shown_waits_for_no_store():

@@ -21,7 +21,7 @@ EVENT_STREAM = (
 
 
 def tapped_route(**more: Any) -> dict[str, Any]:
-    return route(source="tap", tap=CALLS, **more)
+    return route(**{"source": "tap", "tap": CALLS, **more})
 
 
 def chat(prompt: str, **more: Any) -> dict[str, Any]:
@@ -114,6 +114,7 @@ class Backend:
     """Whether it asks for streams by itself."""
     attempts: int = 1
     """How often it makes a call that fails."""
+    text_of: Callable[[httpx.Response], str] = field(default_factory=lambda: _text)
     passes: Callable[[Asked], dict[str, str]] = field(default_factory=lambda: trace_context)
 
     def __post_init__(self) -> None:
@@ -126,7 +127,7 @@ class Backend:
         async with browser(self.model_url) as client:
             for prompt in self.prompts:
                 reply = await self._ask(client, prompt, self.passes(asked))
-                texts.append(self.postprocess(_text(reply)))
+                texts.append(self.postprocess(self.text_of(reply)))
         await asked.answer(answer(*texts))
 
     async def _ask(self, client: httpx.AsyncClient, prompt: str, headers: dict[str, str]) -> httpx.Response:

@@ -127,6 +127,7 @@ class ClaudeMessage:
 
     def __init__(self, *, is_own_stream: bool) -> None:
         self._is_own_stream = is_own_stream
+        self.arguments = ""
         self.is_terminated = False
         """Whether `message_stop` has come."""
         self._message: dict[str, Any] | None = None
@@ -141,6 +142,7 @@ class ClaudeMessage:
         """Take one event's data; the text that it adds."""
         if self.is_terminated:
             raise Unfaithful("something comes after the end")
+        self.arguments = ""
         self._chars += len(data)
         if self._chars > MAX_ANSWER_CHARS:
             raise Unfaithful("the answer is too large")
@@ -196,6 +198,8 @@ class ClaudeMessage:
             return shown(value) if name == "text" else ""
         if name == "partial_json":
             self._arguments.append(as_text(value))
+            if block is next((each for each in self._blocks if each.get("type") == "tool_use"), None):
+                self.arguments = value
         elif name == "citation":
             block["citations"] = [*as_list(block.get("citations") or []), as_object(value)]
         elif name == "signature":

@@ -101,6 +101,7 @@ class CohereMessage:
 
     def __init__(self, *, is_own_stream: bool) -> None:
         self._is_own_stream = is_own_stream
+        self.arguments = ""
         self.is_terminated = False
         """Whether `message-end` has come."""
         self._answer: dict[str, Any] = {}
@@ -114,6 +115,7 @@ class CohereMessage:
         """Take one event's data; the text that it adds."""
         if self.is_terminated:
             raise Unfaithful("something comes after the end")
+        self.arguments = ""
         self._chars += len(data)
         if self._chars > MAX_ANSWER_CHARS:
             raise Unfaithful("the answer is too large")
@@ -160,6 +162,8 @@ class CohereMessage:
             raise Unfaithful("logprobs were not asked for")
         piece = as_object(_only(delta, name))
         _add(found[-1], piece)
+        if name == "tool_calls" and len(found) == 1:
+            self.arguments = as_text(as_object(piece.get("function", {})).get("arguments", ""))
         return shown(as_text(piece.get("text", ""))) if name == "content" else ""
 
     def _end(self, event: Mapping[str, Any], delta: Mapping[str, Any]) -> None:

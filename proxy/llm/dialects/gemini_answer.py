@@ -168,6 +168,7 @@ class Response:
 
     def __init__(self, choices: int | None = None) -> None:
         self._choices = choices
+        self.arguments = ""
         self._answer: dict[str, Any] = {}
         self._chars = 0
         self._is_counted = True

@@ -133,6 +133,7 @@ class OllamaAnswer:
 
     def __init__(self, *, is_own_stream: bool) -> None:
         self._is_own_stream = is_own_stream
+        self.arguments = ""
         self.is_terminated = False
         """Whether the line that is `done` has come."""
         self._answer: dict[str, Any] = {}

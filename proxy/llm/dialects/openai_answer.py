@@ -45,6 +45,7 @@ class Completion:
 
     def __init__(self, choices: int | None = None) -> None:
         self._asked = choices
+        self.arguments = ""
         self.is_terminated = False
         """Whether `[DONE]` has come."""
         self._answer: dict[str, Any] = {}
@@ -61,6 +62,7 @@ class Completion:
         if data == "[DONE]":
             self.is_terminated = True
             return ""
+        self.arguments = ""
         self._chars += len(data)
         if self._chars > MAX_ANSWER_CHARS:
             raise Unfaithful("the answer is too large")
@@ -71,11 +73,15 @@ class Completion:
         if is_none:  # of what it says, a stream that fails may have said it
             raise Unfaithful("an event is no chunk")
         joined(CHUNK, self._answer, chunk, self._unknown)
-        adds, text = False, ""
+        adds, text, is_only = False, "", len(found) == 1
         for choice in found:
-            adds = self._join_choice(as_object(choice), is_only=len(found) == 1) or adds
-            if choice.get("index", 0) == 0 and choice.get("delta") is not None:
-                text += _text(choice["delta"].get("content"))
+            delta = as_object(choice).pop("delta", None) or {}
+            index = choice.pop("index", 0 if is_only else None)
+            adds = self._join_choice(index, choice, as_object(delta)) or adds
+            if index == 0:
+                text += _text(delta.get("content"))
+                if delta.get("tool_calls"):
+                    self.arguments = _arguments(delta["tool_calls"])
         has_usage = _usage(chunk, found) is not None
         if found:
             self._unknown.events += 1
@@ -83,26 +89,25 @@ class Completion:
             self._is_counted = has_usage
         return shown(text)
 
-    def _join_choice(self, choice: dict[str, Any], *, is_only: bool) -> bool:
+    def _join_choice(self, index: Any, choice: dict[str, Any], delta: dict[str, Any]) -> bool:
         """Join a chunk's choice to what came of it; whether it adds anything to its answer. One that goes on
         after its reason to finish is ambiguous."""
-        index = choice.get("index", 0 if is_only else None)
         if type(index) is not int or not 0 <= index < MAX_CHOICES:
             raise Unfaithful("an index is none")
         so_far = self._choices.get(index)
         if so_far is None:
-            so_far = self._choices[index] = {}
+            so_far = self._choices[index] = {"delta": {}}
             self._unknown_of_choices[index] = KeptFields("choices[].")
         unknown = self._unknown_of_choices[index]
         unknown.events += 1
-        rest = {name: value for name, value in choice.items() if name not in ("index", "delta")}
-        had_finished = bool(so_far.get("finish_reason"))
-        joined(CHOICE, so_far, rest, unknown)
-        delta = choice.get("delta")
-        if delta is None:
+        had_finished = so_far.get("finish_reason")
+        joined(CHOICE, so_far, choice, unknown)
+        if not delta:
             return False
-        so_far["delta"] = joined(DELTA, so_far.get("delta") or {}, delta)
-        adds = any(value for name, value in delta.items() if name not in NO_CONTENT)
+        joined(DELTA, so_far["delta"], delta)
+        adds = False
+        for name, value in delta.items():
+            adds = adds or bool(value and name not in NO_CONTENT)
         if adds and had_finished:
             so_far["finish_reason"] = AmbiguousFinish(so_far["finish_reason"])
         return adds
@@ -149,9 +154,7 @@ class Completion:
         choice = self._choices[index]
         if choice.get("finish_reason") is None:
             raise Unfaithful("a choice has no end")
-        delta = {
-            name: value for name, value in (choice.get("delta") or {}).items() if name not in ONLY_IN_DELTAS
-        }
+        delta = {name: value for name, value in choice["delta"].items() if name not in ONLY_IN_DELTAS}
         message = {"role": "assistant", "content": None} | delta
         if message.get("tool_calls") is not None:
             message["tool_calls"] = [message["tool_calls"][at] for at in _in_order(message["tool_calls"])]
@@ -204,6 +207,12 @@ def _text(content: Any) -> str:
     if isinstance(content, list):
         return "".join(str(part["text"]) for part in content if part.get("type") == "text")
     return "" if content is None else str(content)
+
+
+def _arguments(calls: list[dict[str, Any]]) -> str:
+    """What a delta adds to the arguments of the first tool's call."""
+    functions = [call.get("function") for call in calls if call.get("index", 0) == 0]
+    return "".join(str(function.get("arguments") or "") for function in functions if function)
 
 
 def _in_order(by_index: Mapping[int, Any]) -> range:

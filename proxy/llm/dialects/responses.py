@@ -113,14 +113,18 @@ class OpenAIResponse:
 
     def __init__(self, *, is_own_stream: bool) -> None:
         self._is_own_stream = is_own_stream
+        self.arguments = ""
         self._response: dict[str, Any] | None = None
         self._items: dict[int, dict[str, Any]] = {}
+        self._tool: Any = None
+        """The place of the first tool's call."""
         self._chars = 0
 
     def feed(self, data: str) -> str:
         """Take one event's data; the text that it adds."""
         if self.is_terminated:
             raise Unfaithful("something comes after the end")
+        self.arguments = ""
         self._chars += len(data)
         if self._chars > MAX_ANSWER_CHARS:
             raise Unfaithful("the answer is too large")
@@ -128,7 +132,9 @@ class OpenAIResponse:
         kind = event.get("type")
         if kind in SHOWN:
             return shown(as_text(event.get("delta")))
-        if kind == "response.output_item.done":
+        if kind == "response.function_call_arguments.delta":
+            self._take_arguments(event)
+        elif kind == "response.output_item.done":
             self._take_item(event)
         elif kind in ENDS:
             self._response = as_object(event.get("response"))
@@ -138,6 +144,12 @@ class OpenAIResponse:
         if kind == "response.failed":
             raise _failed((self._response or {}).get("error"))
         return ""
+
+    def _take_arguments(self, event: Mapping[str, Any]) -> None:
+        if self._tool is None:
+            self._tool = event.get("output_index")
+        if self._tool == event.get("output_index"):
+            self.arguments = as_text(event.get("delta"))
 
     def _take_item(self, event: Mapping[str, Any]) -> None:
         index = event.get("output_index")

@@ -1,0 +1,63 @@
+"""The arguments of the first tool that an answer calls, as each dialect streams them."""
+
+import json
+from typing import Any
+
+import pytest
+
+from proxy.llm.dialects.anthropic import Anthropic
+from proxy.llm.dialects.cohere import Cohere
+from proxy.llm.dialects.dialect import Dialect
+from proxy.llm.dialects.openai import OpenAI
+from proxy.llm.dialects.responses import Responses
+from tests.llm import test_llm_anthropic as claude
+from tests.llm import test_llm_cohere as cohere
+from tests.llm import test_llm_openai as gpt
+
+Json = dict[str, Any]
+
+
+def of_responses(index: int, *pieces: str) -> list[Json]:
+    kind = "response.function_call_arguments.delta"
+    return [{"type": kind, "output_index": index, "delta": piece} for piece in pieces]
+
+
+def of_openai(index: int, *pieces: str) -> list[Json]:
+    begun = {
+        "index": index,
+        "id": f"c{index}",
+        "type": "function",
+        "function": {"name": "a", "arguments": ""},
+    }
+    calls = [begun, *({"index": index, "function": {"arguments": piece}} for piece in pieces)]
+    return [gpt.chunk({"tool_calls": [call]}) for call in calls]
+
+
+@pytest.mark.parametrize(
+    ("dialect", "events"),
+    [
+        pytest.param(OpenAI(), [*of_openai(0, '{"a"', ": 1}"), *of_openai(1, "{}"), gpt.STOP], id="openai"),
+        pytest.param(Responses(), [*of_responses(1, '{"a"', ": 1}"), *of_responses(2, "{}")], id="responses"),
+        pytest.param(
+            Anthropic(),
+            [
+                claude.start(),
+                *claude.tool(0, '{"query": 1}', type="server_tool_use"),
+                *claude.tool(1, '{"a"', ": 1}"),
+                *claude.tool(2, "{}"),
+            ],
+            id="anthropic",
+        ),
+        pytest.param(
+            Cohere(), [cohere.start(), *cohere.tool(0, '{"a"', ": 1}"), *cohere.tool(1, "{}")], id="cohere"
+        ),
+    ],
+)
+def test_they_come_as_they_grow_and_of_the_first_tool_alone(dialect: Dialect, events: list[Json]) -> None:
+    assembler = dialect.assembler(1)
+    pieces = []
+    for event in events:
+        assert assembler.feed(json.dumps(event)) == ""
+        pieces.append(assembler.arguments)
+
+    assert [piece for piece in pieces if piece] == ['{"a"', ": 1}"]
