@@ -22,6 +22,7 @@ from proxy.errors import Fault
 from proxy.gateway import Gateway
 from proxy.http.headers import Forwarding
 from proxy.identity import Identifier, is_verified
+from proxy.llm.cautious import CautiousDialect
 from proxy.llm.denylist import StreamDenylist
 from proxy.llm.denylist_file import FileDenylistStore
 from proxy.llm.dialects.apis import APIS
@@ -252,7 +253,7 @@ class _Parts:
         upstream = self.upstream(to)
         forwarding = Forwarding(x_forwarded="off", upstream_host=to.authority)
         relay = Relay(upstream, forwarding, self.upgrades, repeats=True)
-        dialects = APIS[settings.api](to.host)
+        dialects = [CautiousDialect(dialect) for dialect in APIS[settings.api](to.host)]
         return Provider(settings.name, settings.mount.encode(), dialects, upstream, relay)
 
 

@@ -20,6 +20,7 @@ from proxy.http.asgi import ANSWER, TARGET, Receive, Scope, Send, send_problem
 from proxy.http.framing import request_target
 from proxy.http.tracing import has_context, token_of, without_token
 from proxy.llm.call import ModelCall
+from proxy.llm.cautious import CautiousCall
 from proxy.llm.denylist import StreamDefect, StreamDenylist
 from proxy.llm.dialects.dialect import Dialect, NotStreamable, Prompt, StreamCall
 from proxy.llm.kept_counts import KeptCounts
@@ -184,7 +185,7 @@ class ModelPort:
             hashing.update(memoryview(body)[at : at + STEP_BYTES])
             await turns.breathe()
         digest = hashing.digest()
-        call = await tap.begin(digest, prompt)
+        call = CautiousCall(await tap.begin(digest, prompt))
         attempt = hashlib.sha256(token.encode() + digest).digest()
         run_call = _RunCall(
             provider, dialect, _unexpected(scope), body, prompt, receive, send, reservation, attempt

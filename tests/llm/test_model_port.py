@@ -9,6 +9,9 @@ from typing import Any
 import httpx
 import pytest
 
+from proxy.llm.dialects.openai import OpenAI
+from proxy.llm.dialects.openai_answer import Completion
+from proxy.llm.tap import LocalCall
 from proxy.observe.labels import CallResult
 from tests.servers.scripted import Asked
 from tests.servers.serving import flag_document
@@ -463,6 +466,32 @@ async def test_a_variant_called_dark_takes_the_tokens_and_shows_nobody(tmp_path:
     assert figures['headgate_first_content_seconds_count{route="start",source="tap"}'] == 2
     assert figures['headgate_runs_total{arm="stream",outcome="complete",route="start",source="tap"}'] == 2
     assert figures['headgate_viewers{route="start"}'] == 0
+
+
+async def test_a_mistake_of_ours_costs_the_live_text_and_not_the_answer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In reading a call or its stream, and in showing it: the backend is told what it would have been."""
+
+    def mistake(*_: Any) -> Any:
+        raise TypeError("unhashable type: 'list'")
+
+    for owner, name in (
+        (OpenAI, "is_call"),
+        (OpenAI, "prompt"),
+        (OpenAI, "as_stream"),
+        (Completion, "feed"),
+        (Completion, "answer"),
+        (LocalCall, "add"),
+        (LocalCall, "end"),
+    ):
+        with monkeypatch.context() as patched:
+            patched.setattr(owner, name, mistake)
+            async with tapped(tmp_path, Provider()) as (_, backend, client):
+                stream = await read(client, START, signed())
+
+        assert stream.texts() == TEXTS, name
+        assert [reply.json() for reply in backend.answers] == [completion(text) for text in TEXTS.values()]
 
 
 async def test_in_the_dark_texts_are_kept_as_far_as_there_is_room(tmp_path: Path) -> None:

@@ -65,9 +65,10 @@ class StreamCall:
 class Assembler(Protocol):
     """Makes the batch answer of one stream's events, fed in order."""
 
-    arguments: str
-    """What the last event added to the arguments of the first tool that the answer calls; "" for nothing, and
-    where a tool's call comes whole."""
+    @property
+    def arguments(self) -> str:
+        """What the last event added to the arguments of the first tool that the answer calls; "" for nothing,
+        and where a tool's call comes whole."""
 
     def feed(self, data: str) -> str:
         """Take one event's data; the text it adds to the answer's first choice, "" for none.
