@@ -16,6 +16,12 @@ const BIND_MS = 1000;
 /** Milliseconds that a page has to show its own answer, from when it has it. */
 const RENDER_MS = 400;
 
+/**
+ * Runs that all tabs together read at once by HTTP/1.1: there a browser opens six connections to a host, and the page's own
+ * calls need theirs.
+ */
+const MAX_READING = 2;
+
 /** Between two looks of a hidden tab, which has no frames. */
 const HIDDEN_MS = 250;
 
@@ -60,7 +66,7 @@ export class Live {
     this.bindBy = performance.now() + BIND_MS;
     setTimeout(() => call.guard(() => this.bind()), BIND_MS);
     this.bind();
-    void this.read();
+    void whileThereIsRoom(call.base, () => this.read());
   }
 
   async read() {
@@ -202,4 +208,23 @@ export class Live {
     for (const [name, view] of this.views) this.drop(name, view);
     this.state = EMPTY;
   }
+}
+
+/** @param {string} base @param {() => Promise<void>} read called if there is room, and by then */
+async function whileThereIsRoom(base, read) {
+  const { locks } = navigator;
+  if (locks === undefined || hasRoom(base)) return read();
+  for (let at = 0; at < MAX_READING; at += 1) {
+    const wasFree = await locks.request(`headgate-live-${at}`, { ifAvailable: true }, async (lock) => {
+      if (lock !== null) await read();
+      return lock !== null;
+    });
+    if (wasFree) return;
+  }
+}
+
+/** @param {string} base @returns {boolean} whether one connection carries many requests; in doubt it does not */
+function hasRoom(base) {
+  const asked = /** @type {PerformanceResourceTiming[]} */ (performance.getEntriesByName(`${base}/_headgate/attach.json`));
+  return /^h[23]/.test(asked.at(-1)?.nextHopProtocol ?? "");
 }

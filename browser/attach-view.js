@@ -35,6 +35,7 @@ STYLE.replaceSync(`
   .body table { border-collapse: collapse; }
   .text:focus-visible, button:focus-visible { outline: 2px solid currentColor; outline-offset: 1px; }
   .stage { font-weight: bold; margin-top: 0.4em; }
+  .stage::first-letter { text-transform: uppercase; }
   .dock { position: fixed; right: 16px; bottom: 16px; width: min(26rem, calc(100vw - 32px)); z-index: 2147483647; }
   .dock .card { margin: 0; background: Canvas; color: CanvasText; border-style: solid; max-height: min(20rem, 60vh); }
   .dock .words { cursor: move; touch-action: none; display: flex; gap: 0.5em; align-items: baseline; }

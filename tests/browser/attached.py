@@ -23,7 +23,7 @@ SCRIPT = '<script type="module" src="/_headgate/attach.js"></script>'
 LIVE = "[data-headgate-live]"
 
 SEE = """
-  window.seen = {first: null, texts: [], places: new Set()};
+  window.seen = {first: null, last: null, silence: 0, texts: [], places: new Set()};
   const look = () => {
     for (const host of document.querySelectorAll('[data-headgate-live]')) {
       const bodies = [...host.shadowRoot.querySelectorAll('.body')];
@@ -31,7 +31,13 @@ SEE = """
       if (text === '') continue;
       window.seen.first ??= performance.now();
       window.seen.places.add(host.parentElement.className || host.parentElement.tagName);
-      if (window.seen.texts.at(-1) !== text) window.seen.texts.push(text);
+      if (host.said !== text) {
+        const now = performance.now();
+        window.seen.silence = Math.max(window.seen.silence, now - (window.seen.last ?? now));
+        window.seen.last = now;
+        window.seen.texts.push(text);
+        host.said = text;
+      }
       if (window.seen.texts.length > 500) window.seen.texts.shift();
     }
     requestAnimationFrame(look);

@@ -62,7 +62,11 @@ async def test_with_the_script_the_page_does_and_shows_the_same_and_its_user_rea
         live = await journey(serving.url, attached, clinic, "with")
 
     first_ms, wait_ms = live["first_ms"], without["took_ms"]
-    sys.stdout.write(f"first text after {first_ms:.0f} ms, the batch answer after {wait_ms:.0f} ms\n")
+    silence_ms = live["seen"]["silence"]
+    sys.stdout.write(
+        f"first text after {first_ms:.0f} ms, then none for at most {silence_ms:.0f} ms; without the script"
+        f" nothing until the answer, after {wait_ms:.0f} ms\n"
+    )
     assert without["seen"]["texts"] == []
     assert live["same"] == without["same"]
     assert live["same"]["problems"] == []

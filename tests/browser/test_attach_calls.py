@@ -35,11 +35,15 @@ class Upstream:
         self.release = asyncio.Event()
         self.asked: list[Asked] = []
         self.begun: set[str] = set()
+        self.more = ""
+        self.goes_on = asyncio.Event()
+        """The second stage can be polled, too."""
 
     async def __call__(self, asked: Asked) -> None:
         case = asked.target.removeprefix(b"/api/cases/").partition(b"/")[0].decode()
         if asked.target.endswith(b"/details"):
-            rows = [row("extraction", f"Text of {case}.")] if case in self.begun else []
+            rows = [row("extraction", f"Text of {case}.{self.more}")] if case in self.begun else []
+            rows += [row("summary", f"Summary of {case}.")] if rows and self.goes_on.is_set() else []
             await asked.answer(json.dumps({"rows": rows}).encode())
             return
         self.begun.add(case)
@@ -72,16 +76,20 @@ async def opened_page(
     policy: str | None = None,
     rollout: int = 100,
     attach: dict[str, Any] | None = None,
+    attach_pages: dict[str, Any] | None = None,
+    bearer: str | None = None,
+    **settings: Any,
 ) -> AsyncIterator[tuple[Page, list[str], list[str]]]:
     """A page that has asked something before; the console's errors; and what Headgate's own was asked."""
     routes = [polling(attach=ATTACH if attach is None else attach, join=False)]
+    settings["attach"] = attach_pages or {}
     problems: list[str] = []
     own: list[str] = []
     html = f"<!doctype html><html><head>{before}{script}</head><body>{BODY}</body></html>"
     headers = {} if policy is None else {"content-security-policy": policy}
     async with (
         ScriptedUpstream(upstream).running() as scripted,
-        headgate(scripted.url, tmp_path, routes=routes, flags=flag_document(rollout)) as serving,
+        headgate(scripted.url, tmp_path, routes=routes, flags=flag_document(rollout), **settings) as serving,
         async_playwright() as playwright,
         await playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"]) as chromium,
     ):
@@ -100,7 +108,7 @@ async def opened_page(
             lambda route: route.fulfill(body=html, content_type="text/html", headers=headers),
         )
         await page.goto(f"{serving.url}/page")
-        await page.evaluate(f"window.auth = {{authorization: 'Bearer {token()}'}}")
+        await page.evaluate(f"window.auth = {{authorization: 'Bearer {bearer or token()}'}}")
         await page.evaluate("fetch('/api/hello', {headers: auth}).then((response) => response.text())")
         if ready:
             await eventually(lambda: any("attach-view" in url for url in own))

@@ -1,14 +1,17 @@
 """Live text over what happens to a tab: a reload, a second tab, a token that ends, a network that goes."""
 
 import asyncio
+import time
 from pathlib import Path
 
+import jwt
 import pytest
 from playwright.async_api import expect
 
 from tests.browser.attached import live_texts, until_live
 from tests.browser.frontend import CHROMIUM
 from tests.browser.test_attach_calls import BODY, SEND, Upstream, opened_page
+from tests.servers.scripted import Asked
 from tests.servers.serving import token
 from tests.servers.streaming import eventually
 
@@ -102,6 +105,29 @@ async def test_two_tabs_show_each_its_own(tmp_path: Path) -> None:
     assert problems == []
 
 
+async def test_the_pages_own_calls_keep_their_connections(tmp_path: Path) -> None:
+    """By HTTP/1.1 all tabs together show two texts at once: a browser opens six connections to a host."""
+    upstream = Upstream()
+    async with opened_page(tmp_path, upstream) as (page, problems, _):
+        tabs = [page]
+        for _ in range(2):
+            tabs.append(await page.context.new_page())
+            await tabs[-1].goto(page.url)
+            await tabs[-1].evaluate(SIGNED)
+            await tabs[-1].evaluate(ASK)
+        await tabs[-1].wait_for_timeout(700)
+        for tab, case in zip(tabs, "789", strict=True):
+            await tab.evaluate(SEND["XMLHttpRequest"].replace("/7/", f"/{case}/"))
+            await tab.wait_for_timeout(700)
+        shown = [await live_texts(tab) for tab in tabs]
+        upstream.release.set()
+        for tab in tabs:
+            await tab.wait_for_function("request.readyState === 4 && request.status === 200")
+
+    assert shown == [["Text of 7."], ["Text of 8."], []]
+    assert problems == []
+
+
 async def test_a_network_that_goes_and_comes_back_costs_no_text(tmp_path: Path) -> None:
     """The page's call is lost with it, and its text goes; the next call is shown as ever."""
     upstream = Upstream()
@@ -189,3 +215,112 @@ async def test_where_no_panel_is_found_the_window_can_be_folded_moved_and_closed
     assert (after["x"] - before["x"], after["y"] - before["y"]) == (-200, -100)
     assert left == BODY
     assert problems == []
+
+
+SECRET = "a secret that is long enough for HS256"
+
+
+def bearer(lasts_s: float) -> str:
+    return jwt.encode({"sub": "ann", "exp": time.time() + lasts_s}, SECRET, algorithm="HS256")
+
+
+async def test_a_token_that_is_refreshed_meanwhile_reads_on(tmp_path: Path) -> None:
+    """The stream ends with the token that it was opened with; the page's newer one opens it again."""
+    upstream = Upstream()
+    identity = {"jwt": {"key": SECRET, "leeway_s": 0}}
+    async with opened_page(tmp_path, upstream, bearer=bearer(6), identity=identity) as (page, problems, own):
+        await page.evaluate(SEND["XMLHttpRequest"])
+        await until_live(page)
+        await page.evaluate(f"window.auth = {{authorization: 'Bearer {bearer(600)}'}}")
+        await page.evaluate(ASK)
+        await eventually(lambda: len([url for url in own if url.endswith("/events")]) == 2, within_s=30)
+        upstream.goes_on.set()
+        async with asyncio.timeout(20):
+            while await live_texts(page) != ["Text of 7.", "Summary of 7."]:
+                await page.wait_for_timeout(100)
+
+    # The browser itself reports a stream that Headgate cuts on purpose.
+    assert [said for said in problems if "ERR_INCOMPLETE_CHUNKED_ENCODING" not in said] == []
+
+
+async def test_a_call_that_the_page_repeats_after_a_401_is_shown(tmp_path: Path) -> None:
+    """The refused one shows nothing, and its run is forgotten."""
+    upstream = Upstream()
+    async with opened_page(tmp_path, upstream) as (page, _, _):
+        await page.evaluate(
+            """async () => {
+              const init = {method: 'POST', headers: auth};
+              const first = await fetch('/api/cases/7/start?401', init);
+              if (first.status === 401) window.request = fetch('/api/cases/8/start?slow', init);
+            }"""
+        )
+        await until_live(page)
+        shown = await live_texts(page)
+
+    assert shown == ["Text of 8."]
+
+
+LAYOUT = """(room) => {
+  document.body.style.margin = '0';
+  document.body.innerHTML = '<div id="chat"></div><div id="reasoning"><div></div></div><textarea></textarea>';
+  document.querySelector('#reasoning > div').style.height = `${innerHeight - 40 - room}px`;
+  document.querySelector('textarea').style.cssText = 'display: block; box-sizing: border-box; height: 40px';
+}"""
+
+
+@pytest.mark.parametrize(("room", "place"), [(150, "reasoning"), (20, "BODY")])
+async def test_what_a_person_types_into_stays_on_the_screen(tmp_path: Path, room: int, place: str) -> None:
+    """The card is as high as there is room, and scrolls in itself; without room the text has a window."""
+    upstream = Upstream()
+    upstream.more = " and another line.\n\n" * 50
+    async with opened_page(tmp_path, upstream) as (page, problems, _):
+        await page.evaluate(LAYOUT, room)
+        await page.evaluate(SEND["XMLHttpRequest"])
+        await until_live(page)
+        await page.wait_for_timeout(1000)
+        left_px, where, hidden_px = await page.evaluate(
+            """() => {
+              const [host, ...more] = document.querySelectorAll('[data-headgate-live]');
+              const text = host.shadowRoot.querySelector('.text');
+              return [innerHeight - document.querySelector('textarea').getBoundingClientRect().bottom,
+                more.length ? 'several' : host.parentElement.id || host.parentElement.tagName,
+                text.scrollHeight - text.clientHeight];
+            }"""
+        )
+
+    assert left_px >= 0
+    assert where == place
+    assert hidden_px > 0
+    assert problems == []
+
+
+async def test_a_page_that_the_relay_adds_the_script_to_is_live(tmp_path: Path) -> None:
+    """Under the page's own policy, with its nonce."""
+
+    class Pages(Upstream):
+        async def __call__(self, asked: Asked) -> None:
+            if asked.target != b"/app":
+                await super().__call__(asked)
+                return
+            html = f"<!doctype html><html><head><title>x</title></head><body>{BODY}</body></html>".encode()
+            policy = b"content-security-policy: default-src 'self'; script-src 'nonce-r4nd0m'\r\n"
+            head = (
+                b"HTTP/1.1 200 OK\r\ncontent-type: text/html; charset=utf-8\r\n%bcontent-length: %d\r\n\r\n"
+            )
+            await asked.send(head % (policy, len(html)) + html)
+
+    upstream = Pages()
+    pages = {"inject": True, "pages": ["/app"]}
+    async with opened_page(tmp_path, upstream, attach_pages=pages) as (page, problems, own):
+        own.clear()
+        await page.goto(page.url.replace("/page", "/app"))
+        await page.evaluate(SIGNED)
+        await page.evaluate(ASK)
+        await eventually(lambda: any("attach-view" in url for url in own))
+        await page.wait_for_timeout(300)
+        await page.evaluate(SEND["XMLHttpRequest"])
+        await until_live(page)
+        shown = await live_texts(page)
+
+    assert shown == ["Text of 7."]
+    assert [said for said in problems if "favicon" not in said] == []
