@@ -203,7 +203,9 @@ def _state(policy: Policy) -> RolloutState:
 def run(policy: Policy, new: bool, reason: str, by: str) -> None:
     """Be the controller, until stopped. Goes on with the rollout under way, or begins the first one."""
     _log_to_stderr()
-    asyncio.run(running.serve(policy, begin=running.StartedBy(by, reason, again=new)))
+    state = _state(policy)
+    again = new and (state.is_over or not state.run)  # said of a rollout under way, it is of none to come
+    asyncio.run(running.serve(policy, running.StartedBy(by, reason, again=again, after=state.run)))
 
 
 def _log_to_stderr() -> None:

@@ -58,6 +58,8 @@ class StartedBy:
     reason: str
     again: bool = False
     """Also after a rollout that is over."""
+    after: str = ""
+    """The newest rollout when this was said; "" before the first one. It was said of no later one."""
 
 
 async def serve(policy: Policy, begin: StartedBy) -> None:
@@ -139,7 +141,7 @@ async def _tick(controller: Controller, fence: Fence) -> None:
 
 async def _begin(controller: Controller, begin: StartedBy) -> None:
     state = controller.state
-    if state.run and not (state.is_over and begin.again):
+    if state.run and not (state.is_over and begin.again and state.run == begin.after):
         return
     if not begin.reason:
         raise RolloutError("--reason must say why a rollout is begun")

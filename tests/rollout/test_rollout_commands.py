@@ -24,6 +24,7 @@ from flags.rollout.ledger import Act, EntryKind, fold
 from flags.rollout.observed import explanation
 from flags.rollout.reporting.standing import standing_of
 from flags.rollout.reporting.status import shown, status_of
+from flags.rollout.running import StartedBy, serve
 from flags.rollout.writing.file_admin import FileAdmin
 from flags.rollout.writing.flag_admin import ManagedFlag
 from tests.rollout.rolling import FLAG, Rolling, flag_file, policy, policy_said
@@ -403,3 +404,40 @@ async def test_watch_shows_what_an_act_has_changed(desk: Desk) -> None:
     await desk.types("pause", *why("wait for the night shift"))
     assert "pause by ops" in (await desk.types("status")).output
     assert Act.PAUSE in (await desk.types("status", "--json")).output
+
+
+async def test_a_controller_begins_one_new_rollout_however_often_it_gets_the_lease(desk: Desk) -> None:
+    """What a person said by `run --new` was of the rollout before: the one that it began is over for good."""
+    with desk.rolling.running() as running:
+        await running.begin()
+        await running.until(5)
+        desk.rolling.wants(Act.ROLL_BACK)
+        await running.ticks(1)
+    lease = desk.rolling.policy.lease.file
+    assert lease is not None
+
+    def entries(kind: EntryKind) -> list[Any]:
+        return [entry for entry in desk.rolling.entries() if entry.kind == kind]
+
+    def is_over() -> bool:
+        state = fold(desk.rolling.entries())
+        return (state.run, state.is_over) == ("r2", True)
+
+    controller = asyncio.create_task(
+        serve(desk.rolling.policy, StartedBy("ops", "again", again=True, after="r1"))
+    )
+    try:
+        await eventually(lambda: len(entries(EntryKind.BEGIN)) == 2, 30)
+        desk.rolling.wants(Act.ROLL_BACK)
+        await eventually(is_over, 30)
+        term = json.loads(lease.read_bytes())
+        lost = {"number": term["number"] + 1, "holder": "another", "expires_s": 0.0, "ttl_s": term["ttl_s"]}
+        lease.write_text(json.dumps(lost))
+        await eventually(lambda: json.loads(lease.read_bytes())["number"] > lost["number"], 60)
+        looks = len(entries(EntryKind.TICK))
+        await eventually(lambda: len(entries(EntryKind.TICK)) > looks, 60)
+    finally:
+        controller.cancel()
+        await asyncio.wait([controller])
+
+    assert [entry.body["run"] for entry in entries(EntryKind.BEGIN)] == ["r1", "r2"]
