@@ -50,6 +50,19 @@ def headgate(*arguments: str) -> Result:
     return CliRunner().invoke(main, arguments, env={"COLUMNS": "200"})
 
 
+def test_check_says_which_providers_were_tried_with_recorded_streams(tmp_path: Path) -> None:
+    (tmp_path / "flags.json").write_text(json.dumps(flag_document()))
+    providers = [
+        {"name": "groq", "url": "https://api.groq.com"},
+        {"name": "mine", "url": "http://127.0.0.1:11434", "api": "ollama"},
+    ]
+    checked = headgate("check", "--config", str(written(tmp_path / "h.yaml", llm={"providers": providers})))
+
+    rows = {line.split("│")[1].strip(): line for line in checked.stdout.splitlines() if "│" in line}
+    assert "chat completions" in rows["groq (openai)"]
+    assert "none of this host: read as documented" in rows["mine (ollama)"]
+
+
 def test_check_prints_the_route_table(config: Path) -> None:
     """Exit code 0, and what will happen to which request."""
     result = headgate("check", "--config", str(config))

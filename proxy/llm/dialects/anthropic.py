@@ -33,6 +33,7 @@ from proxy.llm.dialects.joins import (
     as_list,
     as_object,
     as_text,
+    as_word,
     check_texts,
     parsed,
     serialized,
@@ -147,10 +148,10 @@ class ClaudeMessage:
         if self._chars > MAX_ANSWER_CHARS:
             raise Unfaithful("the answer is too large")
         event = parsed(data)
-        kind = event.get("type")
+        kind = as_word(event.get("type"))
         if kind == "error":
             raise ProviderFailed(_status(event.get("error")), data.encode())
-        take = EVENTS.get(kind) if isinstance(kind, str) else None
+        take = EVENTS.get(kind)
         if take is None:
             raise Unfaithful("an event is not known")
         if kind != "message_delta" and not event.keys() <= FIELDS:
@@ -162,7 +163,9 @@ class ClaudeMessage:
             raise Unfaithful("a second message begins")
         self._message = as_object(event.get("message"))
         self._blocks = [as_object(block) for block in as_list(self._message.get("content"))]
-        return shown("".join(as_text(block["text"]) for block in self._blocks if block.get("type") == "text"))
+        return shown(
+            "".join(as_text(block.get("text")) for block in self._blocks if block.get("type") == "text")
+        )
 
     def _start_block(self, event: Mapping[str, Any]) -> str:
         block = dict(as_object(event.get("content_block")))
@@ -182,8 +185,7 @@ class ClaudeMessage:
         if not self._is_open or event.get("index") != len(self._blocks) - 1:
             raise Unfaithful("a block is out of order")
         delta = as_object(event.get("delta"))
-        kind = delta.get("type")
-        name = DELTAS.get(kind) if isinstance(kind, str) else None
+        name = DELTAS.get(as_word(delta.get("type")))
         if name is None or delta.keys() != {"type", name}:
             raise Unfaithful("a delta is not known, or has a field that is not")
         return self._join(name, delta[name])
@@ -201,7 +203,9 @@ class ClaudeMessage:
             if block is next((each for each in self._blocks if each.get("type") == "tool_use"), None):
                 self.arguments = value
         elif name == "citation":
-            block["citations"] = [*as_list(block.get("citations") or []), as_object(value)]
+            if block.get("citations") is None:
+                block["citations"] = []
+            as_list(block["citations"]).append(as_object(value))
         elif name == "signature":
             block[name] = as_text(value)
         elif block.get(name) is not None:
@@ -230,7 +234,7 @@ class ClaudeMessage:
                 raise Unfaithful("a message ends twice")
             if value is not None or name not in self._message:
                 self._message[name] = value
-        used = self._message.setdefault("usage", {})
+        used = as_object(self._message.setdefault("usage", {}))
         used |= {
             name: value for name, value in as_object(event.get("usage") or {}).items() if value is not None
         }
@@ -256,7 +260,7 @@ class ClaudeMessage:
         """The message as JSON."""
         if self._message is None or self._is_open:
             raise Unfaithful("the message, or its last block, has no end")
-        reason = self._message.get("stop_reason")
+        reason = as_word(self._message.get("stop_reason"))
         if not self._is_own_stream:
             check_texts(block.get(name) for block in self._blocks for name in ("text", "thinking"))
             if reason == "refusal":
@@ -315,5 +319,4 @@ def _finished(block: Mapping[str, Any], reason: Any) -> dict[str, Any]:
 
 
 def _status(error: Any) -> int:
-    kind = error.get("type") if isinstance(error, dict) else None
-    return STATUSES.get(kind, 500) if isinstance(kind, str) else 500
+    return STATUSES.get(as_word(error.get("type")), 500) if isinstance(error, dict) else 500

@@ -25,6 +25,7 @@ from proxy.llm.dialects.joins import (
     as_arguments,
     as_object,
     as_text,
+    as_word,
     check_texts,
     parsed,
     serialized,
@@ -120,7 +121,7 @@ class CohereMessage:
         if self._chars > MAX_ANSWER_CHARS:
             raise Unfaithful("the answer is too large")
         event = parsed(data)
-        kind = str(event.get("type"))
+        kind = as_word(event.get("type"))
         if kind in IGNORED:
             return ""
         delta = as_object(event.get("delta"))
@@ -190,7 +191,7 @@ class CohereMessage:
         return serialized(self._answer | {"message": message} | self._unknown.values())
 
     def _check_end(self) -> None:
-        reason = self._answer["finish_reason"]
+        reason = as_word(self._answer["finish_reason"])
         if reason not in HARMLESS_FINISHES:
             raise AbnormalFinish("the answer was ended before its end")
         check_texts([self._plan, *(part.get(name) for part in self._lists["content"] for name in GROWING)])

@@ -27,6 +27,7 @@ from proxy.llm.dialects.joins import (
     as_list,
     as_object,
     as_text,
+    as_word,
     check_texts,
     last,
 )
@@ -97,7 +98,7 @@ def ratings(so_far: list[Any] | None, new: Any) -> list[Any]:
     before = [] if so_far is None else so_far
     if so_far is not None and [rating.get("category") for rating in before] != categories:
         raise Unfaithful("a field comes again, and differs")
-    blocked = {rating.get("category") for rating in before if rating.get("blocked")}
+    blocked = [rating.get("category") for rating in before if rating.get("blocked")]
     return [rating | {"blocked": True} if rating.get("category") in blocked else rating for rating in new]
 
 
@@ -265,7 +266,7 @@ class Response:
         ratings = [rating for each in candidates for rating in each.get("safetyRatings", ())]
         if (
             self._is_blocked
-            or any(each["finishReason"] not in HARMLESS_FINISHES for each in candidates)
+            or any(as_word(each["finishReason"]) not in HARMLESS_FINISHES for each in candidates)
             or any(isinstance(rating, dict) and rating.get("blocked") for rating in ratings)
         ):
             raise AbnormalFinish("the prompt was blocked, or a candidate was ended before its end")

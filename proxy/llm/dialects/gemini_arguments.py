@@ -68,7 +68,7 @@ def _add(args: dict[str, Any], piece: Mapping[str, Any], growing: str | None) ->
     place, name = _place(args, path)
     is_new = len(place) == name if isinstance(place, list) else name not in place
     if growing is not None:
-        place[name] += as_text(value)
+        place[name] = as_text(place[name]) + as_text(value)
     elif not is_new:
         raise Unfaithful("an argument comes again")
     elif isinstance(place, list):

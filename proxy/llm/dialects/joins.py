@@ -221,3 +221,8 @@ def as_arguments(text: Any) -> dict[str, Any]:
         return as_object(json.loads(str(text)))
     except (ValueError, RecursionError):
         raise Unfaithful("a tool's arguments are none") from None
+
+
+def as_word(value: Any) -> str:
+    """A word that is looked up in a table; "" for anything but a string."""
+    return value if isinstance(value, str) else ""

@@ -27,6 +27,7 @@ from proxy.llm.dialects.joins import (
     Text,
     as_list,
     as_object,
+    as_word,
     check_texts,
     fields,
     items,
@@ -168,7 +169,7 @@ class OllamaAnswer:
         if self._answer.keys().isdisjoint(TEXTS):
             raise Unfaithful("there is no text")
         if not self._is_own_stream:
-            if self._answer.get("done_reason") not in HARMLESS_FINISHES:
+            if as_word(self._answer.get("done_reason")) not in HARMLESS_FINISHES:
                 raise Unfaithful("the answer has ended for a reason that is not known")
             message = as_object(self._answer.get("message") or {})
             check_texts([*message.values(), *self._answer.values()])

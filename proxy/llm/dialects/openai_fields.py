@@ -133,7 +133,7 @@ def finished_tools(so_far: list[dict[str, Any]] | None, new: Any) -> list[dict[s
     for tool in as_list(new):
         before = next((each for each in found if each.get("index") == as_object(tool).get("index")), None)
         if before is None:
-            found.append(dict(tool))
+            found.append(dict(as_object(tool)))
             continue
         for name, value in tool.items():
             before[name] = same(before.get(name), value)

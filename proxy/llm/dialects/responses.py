@@ -22,7 +22,16 @@ from proxy.llm.dialects.dialect import (
     path_of,
     system_of,
 )
-from proxy.llm.dialects.joins import MAX_ANSWER_CHARS, as_list, as_object, as_text, parsed, serialized, shown
+from proxy.llm.dialects.joins import (
+    MAX_ANSWER_CHARS,
+    as_list,
+    as_object,
+    as_text,
+    as_word,
+    parsed,
+    serialized,
+    shown,
+)
 
 MAX_ITEMS = 4096
 """Of one response's output."""
@@ -129,7 +138,7 @@ class OpenAIResponse:
         if self._chars > MAX_ANSWER_CHARS:
             raise Unfaithful("the answer is too large")
         event = parsed(data)
-        kind = event.get("type")
+        kind = as_word(event.get("type"))
         if kind in SHOWN:
             return shown(as_text(event.get("delta")))
         if kind == "response.function_call_arguments.delta":
@@ -138,7 +147,7 @@ class OpenAIResponse:
             self._take_item(event)
         elif kind in ENDS:
             self._response = as_object(event.get("response"))
-        elif kind == "error" or (kind is None and event.get("error") is not None):
+        elif kind == "error" or (not kind and event.get("error") is not None):
             error = event.get("error") or {name: event.get(name) for name in ("code", "message", "param")}
             raise _failed(error)
         if kind == "response.failed":
@@ -186,7 +195,7 @@ class OpenAIResponse:
 def _check_end(response: Mapping[str, Any]) -> None:
     """Check that a response has ended so that its batch answer is the same."""
     status = response.get("status")
-    reason = (response.get("incomplete_details") or {}).get("reason")
+    reason = as_object(response.get("incomplete_details") or {}).get("reason")
     filters = [each for each in as_list(response.get("content_filters") or []) if isinstance(each, dict)]
     if any(each.get("blocked") for each in filters) or reason == "content_filter":
         raise AbnormalFinish("a filter has struck")
@@ -197,6 +206,5 @@ def _check_end(response: Mapping[str, Any]) -> None:
 def _failed(error: Any) -> ProviderFailed:
     """An error in a stream, with the status and the body of the batch answer."""
     said = error if isinstance(error, dict) else {"message": None}
-    code = said.get("code") or said.get("type")
-    status = STATUSES.get(code, 500) if isinstance(code, str) else 500
-    return ProviderFailed(status, serialized({"error": said}))
+    code = as_word(said.get("code")) or as_word(said.get("type"))
+    return ProviderFailed(STATUSES.get(code, 500), serialized({"error": said}))
