@@ -12,6 +12,8 @@ JSON_RANGES = (b"application/json", b"application/*", b"*/*")
 
 _WEIGHT = re.compile(rb"0(\.\d{0,3})?|1(\.0{0,3})?")
 
+_DIALECT = re.compile(rb"(?:^|&)dialect=([a-z-]{1,20})(?:&|$)")
+
 _QUOTED = re.compile(rb'"(?:[^"\\]|\\.)*"')
 """A parameter's quoted value: it may contain commas, and names of other types."""
 
@@ -26,6 +28,22 @@ def accepted(headers: Headers) -> Accept:
     if not events or events < json:
         return Accept.NONE
     return Accept.EITHER if json else Accept.ONLY_STREAM
+
+
+def asked_dialect(headers: Headers, query: bytes) -> str | None:
+    """What a client asks for as `dialect=`: the parameter of `text/event-stream`, or else of the query.
+
+    None if neither is there. What it means is not checked: the query may be the API's own.
+    """
+    for name, value in headers:
+        if name == b"accept" and b"dialect" in value.lower():
+            for item in value.lower().split(b","):
+                media_range, *parameters = (part.strip() for part in item.split(b";"))
+                given = [part[8:].strip(b'"') for part in parameters if part.startswith(b"dialect=")]
+                if media_range == EVENTS and given:
+                    return given[0].decode("latin-1")
+    found = _DIALECT.search(query)
+    return found[1].decode() if found else None
 
 
 def takes_json(headers: Headers) -> bool:

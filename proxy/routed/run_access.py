@@ -18,6 +18,7 @@ from proxy.runs.start import RunSpec
 from proxy.upstream.client import Request
 from proxy.viewers.api import RunApi, has_all, send_nothing_more
 from proxy.viewers.batch_viewer import BatchViewer
+from proxy.viewers.translation import in_dialect
 
 NOT_FOR_THE_UPSTREAM = frozenset(
     {
@@ -92,6 +93,10 @@ class RunAccess:
 
     async def show(self, request: RouteRequest, run: ViewableRun, after: int | None = 0) -> str:
         """The run as events, from `after` on. Returns how the viewer ended."""
+        query = request.target.partition(b"?")[2]
+        translated = in_dialect(run, request.scope["headers"], query, request.send)
+        if translated is not None:
+            return await self.run_api.show(run, request.identity, request.receive, translated, after=None)
         if has_all(run, after) and not request.match.by_stream_path:
             await send_nothing_more(run, request.send)
             return "nothing_more"

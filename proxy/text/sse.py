@@ -43,7 +43,7 @@ class Long(NamedTuple):
 
 def json_text(piece: str) -> bytes:
     """A piece of a text as it stands between the quotes of an event's JSON."""
-    return _one_line(orjson.dumps(piece)[1:-1])
+    return one_line(orjson.dumps(piece)[1:-1])
 
 
 def encode(
@@ -99,10 +99,11 @@ def _json(event: Event) -> bytes:
         payload = orjson.dumps(fields)
     except TypeError as exc:
         raise ValueError(f"not an event that JSON in UTF-8 can carry: {exc}") from exc
-    return _one_line(payload)
+    return one_line(payload)
 
 
-def _one_line(payload: bytes) -> bytes:
+def one_line(payload: bytes) -> bytes:
+    """JSON, with the characters escaped that some clients take for a line's end."""
     for raw, escaped in _FOREIGN_LINE_ENDS:
         payload = payload.replace(raw, escaped)
     return payload

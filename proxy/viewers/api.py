@@ -26,6 +26,7 @@ from proxy.text.event_log import LogReader
 from proxy.viewers.batch_viewer import named
 from proxy.viewers.scripts import Scripts
 from proxy.viewers.tickets import TICKET_S, Tickets
+from proxy.viewers.translation import in_dialect
 from proxy.viewers.viewer import STREAM_HEADERS, Viewer
 
 MAX_TICKET_REQUEST_BYTES = 4096
@@ -56,6 +57,7 @@ class ApiRequest:
     run_id: str
     headers: Headers
     query: dict[str, list[str]]
+    query_string: bytes
     receive: Receive
     send: Send
     write: Callable[[bytes], bool] | None
@@ -106,7 +108,7 @@ class RunApi:
         try:
             check_framing(scope["headers"], scope["http_version"])
             await endpoint(
-                self, ApiRequest(run_id, scope["headers"], parameters, receive, send, scope.get(WRITE))
+                self, ApiRequest(run_id, scope["headers"], parameters, query, receive, send, scope.get(WRITE))
             )
         except RequestRefused as refusal:
             await refuse(send, refusal)
@@ -148,6 +150,10 @@ class RunApi:
         run = await self._runs.attach(asked.run_id, identity, self._attach_wait_s)
         if run is None:
             raise RequestRefused(404, NO_SUCH_RUN)
+        translated = in_dialect(run, asked.headers, asked.query_string, asked.send)
+        if translated is not None:
+            await self.show(run, identity, asked.receive, translated, after=None)
+            return
         given = last_event(asked.headers) or asked.one("after")
         after = 0 if given is None else await position(run, given)
         await self.show(run, identity, asked.receive, asked.send, after=after, write=asked.write)

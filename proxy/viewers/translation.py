@@ -1,0 +1,79 @@
+"""A viewer's stream, on its way to a client that asks for another dialect.
+
+It stands between the viewer and the socket, so that a viewer without one does nothing for it. An answer that
+is no stream passes as it is.
+"""
+
+import time
+
+import orjson
+
+from proxy.http.accept import asked_dialect
+from proxy.http.asgi import Message, Send
+from proxy.http.headers import Headers
+from proxy.runs.shared import ViewableRun
+from proxy.text.events import Event, EventType
+from proxy.text.sse import HEARTBEAT, Decoder
+from proxy.viewers.dialects import DIALECTS, StreamDialect
+
+MAX_EVENT_BYTES = 256 * 1024 * 1024
+"""Of one event: a text of an answer, which the route's own bounds keep far below."""
+
+_DONE = '{"type":"stream_done"'
+"""How the data of that event begins. It may have the whole answer in it, which no dialect has a word for."""
+
+
+def in_dialect(run: ViewableRun, headers: Headers, query: bytes, send: Send) -> Send | None:
+    """Where a viewer is to send the run's events, if the request asks for a dialect; else None.
+
+    The viewer begins with a snapshot: clients of dialects have no cursor, and read from the beginning.
+    """
+    dialect = DIALECTS.get(asked_dialect(headers, query) or "")
+    if dialect is None:
+        return None
+    return Translation(send, dialect(run.id, run.route.name, int(time.time()))).send
+
+
+class Translation:
+    """Sends a viewer's events in the words of a dialect.
+
+    Args:
+        send: of the ASGI request.
+        dialect: for this stream alone.
+    """
+
+    def __init__(self, send: Send, dialect: StreamDialect) -> None:
+        self._send = send
+        self._dialect = dialect
+        self._decoder = Decoder(max_event_bytes=MAX_EVENT_BYTES)
+        self._is_stream = False
+
+    async def send(self, message: Message) -> None:
+        """In place of the request's own `send`."""
+        if message["type"] == "http.response.start":
+            headers = list(message["headers"])
+            self._is_stream = any(
+                name == b"content-type" and value.startswith(b"text/event-stream") for name, value in headers
+            )
+            if self._is_stream:
+                message = {**message, "headers": [*headers, *self._dialect.headers]}
+        elif self._is_stream:
+            body = self._translated(message.get("body", b""))
+            if not body and message.get("more_body", False):
+                return
+            message = {**message, "body": body}
+        await self._send(message)
+
+    def _translated(self, data: bytes) -> bytes:
+        if data == HEARTBEAT:
+            return data
+        return b"".join(self._dialect.render(_event(said.data)) for said in self._decoder.feed(data))
+
+
+def _event(data: str) -> Event:
+    if data.startswith(_DONE):
+        return Event(EventType.STREAM_DONE, "", "", "", {})
+    fields = orjson.loads(data)
+    return Event(
+        EventType(fields["type"]), fields["panel"], fields["stage"], fields["content"], fields["metadata"]
+    )
