@@ -16,7 +16,7 @@ from proxy.downstream.slow_clients import TimedProtocol
 from proxy.errors import RequestRefused, problem
 from proxy.http.asgi import ARRIVED, TARGET
 from proxy.http.headers import head_bytes
-from proxy.http.request_rules import authority_of, put_host
+from proxy.http.request_rules import authority_of, put_host, with_path
 from proxy.http.upgrade import EARLY_BYTES, UPGRADE, Lost, UpgradeOffer, offered, without_upgrade
 
 MAX_HEAD_BYTES = 64 * 1024
@@ -173,9 +173,11 @@ class ServerProtocol(TimedProtocol):
 
     def on_headers_complete(self) -> None:
         if not self.url.startswith(b"/") and self.parser.get_method() != b"CONNECT":
-            authority = authority_of(self.parser.get_method(), self.url)
+            method = self.parser.get_method()
+            authority = authority_of(method, self.url)
             if authority is not None:
                 put_host(self.headers, authority)
+                self.url = with_path(method, self.url, authority)
         if b"#" in self.url:
             raise RequestRefused(400, "A fragment is no part of a request's target.")
         may_be_large = not self._begun_in_read or len(self._read) > MAX_HEAD_BYTES

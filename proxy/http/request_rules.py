@@ -41,6 +41,13 @@ def authority_of(method: bytes, target: bytes) -> bytes | None:
     return authority
 
 
+def with_path(method: bytes, target: bytes, authority: bytes) -> bytes:
+    """A target in absolute form with the path that none stands for: `/`, or `*` of the whole server."""
+    if not target.endswith(b"://" + authority):
+        return target
+    return b"*" if method == b"OPTIONS" else target + b"/"  # RFC 9112 3.2.4
+
+
 def put_host(headers: Headers, authority: bytes) -> None:
     """Replace `Host` by the target's (RFC 9112 3.2.2). Two, or an invalid one, stay and are refused later."""
     indices = [index for index, pair in enumerate(headers) if pair[0] == b"host"]

@@ -53,8 +53,10 @@ async def test_the_absolute_form_becomes_the_origin_form(upstream: ScriptedUpstr
     upstream.script = ok
     await ask(gate.url, b"GET http://Clinic.example/a?b=http://x/y HTTP/1.1\r\n%b\r\n" % HOST)
     await ask(gate.url, b"OPTIONS * HTTP/1.1\r\n%b\r\n" % HOST)
+    await ask(gate.url, b"GET http://clinic.example HTTP/1.1\r\n%b\r\n" % HOST)
+    await ask(gate.url, b"OPTIONS http://clinic.example HTTP/1.1\r\n%b\r\n" % HOST)
 
-    assert [asked.target for asked in upstream.asked] == [b"/a?b=http://x/y", b"*"]
+    assert [asked.target for asked in upstream.asked] == [b"/a?b=http://x/y", b"*", b"/", b"*"]
 
 
 @pytest.mark.parametrize(
