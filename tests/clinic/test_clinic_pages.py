@@ -4,6 +4,7 @@ import json
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -13,6 +14,7 @@ from tests.servers.clinic_server import RunningClinic, running_clinic
 
 CHROMIUM = shutil.which("chromium")
 QUIET = ("--no-sandbox", "--disable-background-networking", "--disable-component-update", "--disable-sync")
+AXE = Path(__file__).parents[1] / "browser" / "node_modules" / "axe-core" / "axe.min.js"
 PAGES = ("index.html", "live.html", "api.js", "batch.js", "live.js", "style.css")
 
 needs_chromium = pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed")
@@ -162,6 +164,37 @@ def test_the_pages_parser_reads_events_however_they_are_cut(clinic: RunningClini
 
     whole = [{"id": "r:1", "data": '{"content":"38.9 °C — ✅"}'}, {"id": "r:2", "data": "two"}]
     assert cuts == [whole] * len(wire.encode())
+
+
+@needs_chromium
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("name", ["", "live.html"])
+def test_the_pages_have_no_accessibility_finding_and_fit_a_small_screen(
+    clinic: RunningClinic, page: Page, name: str, scheme: Any
+) -> None:
+    """Before a case and after it, in both colour schemes, and at 320 pixels."""
+    if not AXE.is_file():
+        pytest.skip("axe-core is not here: npm ci --prefix tests/browser")
+    page.emulate_media(color_scheme=scheme)
+    page.goto(f"{clinic.url}/app/{name}")
+    page.evaluate(AXE.read_text())
+    page.wait_for_selector("textarea")
+    found = {"before": _findings(page)}
+    page.click("#submit" if name else "#say button")
+    page.wait_for_selector(".verdict.said" if name else "#approve:enabled")
+    found["after"] = _findings(page)
+    page.set_viewport_size({"width": 320, "height": 640})
+    wide = page.evaluate("document.documentElement.scrollWidth")
+    page.set_viewport_size({"width": 1280, "height": 800})
+    page.emulate_media(color_scheme="light")
+
+    assert found == {"before": [], "after": []}
+    assert wide == 320
+
+
+def _findings(page: Page) -> list[str]:
+    found = page.evaluate("axe.run()")["violations"]
+    return [f"{rule['id']}: {node['html'][:120]}" for rule in found for node in rule["nodes"]]
 
 
 def _call(method: str, url: str) -> str:

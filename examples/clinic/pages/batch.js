@@ -103,7 +103,7 @@ function stageBox(heading, text) {
 function showBubble(role, text) {
   const bubble = document.createElement("div");
   bubble.className = `bubble ${role}`;
-  bubble.append(renderMarkdown(text));
+  bubble.append(renderMarkdown(text, 2));
   byId("chat").append(bubble);
   bubble.scrollIntoView({ block: "end" });
   return bubble;

@@ -11,19 +11,20 @@ const INLINE = /(\*\*[^*]+\*\*|`[^`]+`|✅)/;
 
 /**
  * @param {string} text may end anywhere: an unfinished table or word is shown as far as it goes
+ * @param {number} level of the heading that it stands under
  * @returns {DocumentFragment}
  */
-export function renderMarkdown(text) {
+export function renderMarkdown(text, level = 3) {
   const out = document.createDocumentFragment();
   const lines = text.split("\n");
-  while (lines.length) out.append(...takeBlock(lines));
+  while (lines.length) out.append(...takeBlock(lines, level));
   return out;
 }
 
 /** Takes one block off the front of `lines`; always at least one line. */
-function takeBlock(lines) {
+function takeBlock(lines, level) {
   const [first] = lines;
-  if (HEADING.test(first)) return [heading(lines.shift())];
+  if (HEADING.test(first)) return [heading(lines.shift(), level)];
   if (ROW.test(first)) return [table(takeWhile(lines, (line) => ROW.test(line)))];
   if (ITEM.test(first)) return [list(takeWhile(lines, (line) => ITEM.test(line)))];
   if (first.trim()) return [element("p", inline(takeWhile(lines, isProse).join("\n")))];
@@ -31,10 +32,9 @@ function takeBlock(lines) {
   return [];
 }
 
-function heading(line) {
+function heading(line, level) {
   const [, marks, text] = line.match(HEADING);
-  // The page has used up the first three levels.
-  return element(`h${Math.min(marks.length + 3, 6)}`, inline(text));
+  return element(`h${Math.min(marks.length + level, 6)}`, inline(text));
 }
 
 function isProse(line) {
