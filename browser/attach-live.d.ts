@@ -7,6 +7,7 @@
  * @property {() => Record<string, string>} headers credentials as the page last set them
  * @property {RequestCredentials} credentials
  * @property {(step: () => void) => void} guard runs a step, and counts its failure
+ * @property {() => void} onNothing there is no such run: what was said of this route is not so any more
  * @property {string} about for a text that no panel waits for; "" if the page waits
  */
 export class Live {
@@ -40,11 +41,18 @@ export class Live {
     window(): Dock;
     /** A panel that has no room for the card, or does not keep it. @param {string} panel @param {Card | Dock} view */
     dock(panel: string, view: Card | Dock): void;
+    /** @param {MouseEvent} event */
+    heedClick({ target }: MouseEvent): void;
     /** @param {MutationRecord[]} records */
     heed(records: MutationRecord[]): void;
     isAnswered: boolean;
-    /** The page has its answer. @param {boolean} isGood whether it will show a text */
-    answered(isGood: boolean): void;
+    /** @type {Map<string, number>} when the page last changed something in a panel, by its name */
+    renderedAt: Map<string, number>;
+    /**
+     * The page has its answer.
+     * @param {boolean} isGood whether it will show a text @param {boolean} mayBeLate whether it may have shown it already
+     */
+    answered(isGood: boolean, mayBeLate: boolean): void;
     /** A run of before the page was loaded has ended: nothing of the page will show it. */
     finish(): void;
     /** @param {string} name @param {Card | Dock} view */
@@ -72,6 +80,10 @@ export type LiveCall = {
      * runs a step, and counts its failure
      */
     guard: (step: () => void) => void;
+    /**
+     * there is no such run: what was said of this route is not so any more
+     */
+    onNothing: () => void;
     /**
      * for a text that no panel waits for; "" if the page waits
      */

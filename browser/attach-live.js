@@ -7,7 +7,7 @@
 
 import { Card, Dock } from "./attach-view.js";
 import { anchorOf, find, isStill } from "./attach-place.js";
-import { StreamClient } from "./client.js";
+import { StreamClient, StreamError } from "./client.js";
 import { EMPTY, reduce, stagesOf } from "./state.js";
 
 /** Milliseconds that a page has, after it has sent its call, to show where the answer will stand. */
@@ -22,6 +22,13 @@ const RENDER_MS = 400;
  */
 const MAX_READING = 2;
 
+/** A render of the page so shortly before its answer is seen is that of the answer, in milliseconds. */
+const JUST_MS = 100;
+
+/** What a person turns to something else by. */
+const ACTS = "button, a, summary, input[type=submit], input[type=button], " +
+  ["button", "link", "menuitem", "option", "tab", "treeitem"].map((role) => `[role=${role}]`).join(", ");
+
 /** Between two looks of a hidden tab, which has no frames. */
 const HIDDEN_MS = 250;
 
@@ -34,6 +41,7 @@ const HIDDEN_MS = 250;
  * @property {() => Record<string, string>} headers credentials as the page last set them
  * @property {RequestCredentials} credentials
  * @property {(step: () => void) => void} guard runs a step, and counts its failure
+ * @property {() => void} onNothing there is no such run: what was said of this route is not so any more
  * @property {string} about for a text that no panel waits for; "" if the page waits
  */
 
@@ -62,6 +70,12 @@ export class Live {
       [/** @type {any} */ (window).navigation, "currententrychange"],
     ]))
       target?.addEventListener(name, step, { signal: this.reading.signal });
+    // A page that does not show that it waits may have turned to something else by any of these.
+    if (call.route.waiting === undefined || call.about !== "")
+      document.addEventListener("click", (event) => call.guard(() => this.heedClick(event)), {
+        capture: true,
+        signal: this.reading.signal,
+      });
     window.addEventListener("pagehide", () => this.end(), { signal: this.reading.signal });
     this.bindBy = performance.now() + BIND_MS;
     setTimeout(() => call.guard(() => this.bind()), BIND_MS);
@@ -79,7 +93,8 @@ export class Live {
         guard(() => this.renderSoon());
       }
       if (this.call.about) guard(() => this.finish());
-    } catch {
+    } catch (error) {
+      if (!this.isOver && this.state === EMPTY && error instanceof StreamError && error.code === "lost") this.call.onNothing();
       // No such run, or it failed: the page's own answer says how it went, and what was shown stays until then.
       if (this.call.about) guard(() => this.end());
     }
@@ -161,9 +176,15 @@ export class Live {
     dock.set(stagesOf(this.state, panel));
   }
 
+  /** @param {MouseEvent} event */
+  heedClick({ target }) {
+    const isOwn = [...this.views.values()].some(({ host }) => host === target);
+    if (!isOwn && target instanceof Element && target.closest(ACTS) !== null) this.end();
+  }
+
   /** @param {MutationRecord[]} records */
   heed(records) {
-    if (!this.isAnswered) return;
+    if (this.views.size === 0) return;
     const own = new Set([...this.views.values()].map(({ host }) => /** @type {Node} */ (host)));
     for (const [name, view] of this.views) {
       const anchor = this.anchors.get(name) ?? document.body;
@@ -172,15 +193,24 @@ export class Live {
           anchor.contains(target) &&
           (target.nodeType !== Node.ELEMENT_NODE || ![...addedNodes, ...removedNodes].every((node) => own.has(node))),
       );
-      if (isRendered) this.drop(name, view);
+      if (isRendered) this.renderedAt.set(name, performance.now());
+      if (isRendered && this.isAnswered) this.drop(name, view);
     }
   }
 
   isAnswered = false;
+  /** @type {Map<string, number>} when the page last changed something in a panel, by its name */
+  renderedAt = new Map();
 
-  /** The page has its answer. @param {boolean} isGood whether it will show a text */
-  answered(isGood) {
+  /**
+   * The page has its answer.
+   * @param {boolean} isGood whether it will show a text @param {boolean} mayBeLate whether it may have shown it already
+   */
+  answered(isGood, mayBeLate) {
     if (!isGood) return this.end();
+    if (mayBeLate)
+      for (const [name, view] of this.views)
+        if (performance.now() - (this.renderedAt.get(name) ?? -Infinity) < JUST_MS) this.drop(name, view);
     this.isAnswered = true;
     this.reading.abort();
     setTimeout(() => this.end(), RENDER_MS);

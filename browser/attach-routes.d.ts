@@ -5,7 +5,7 @@
 export function routeOf(routes: readonly AttachRoute[], { method, url }: Call): AttachRoute | null;
 /**
  * Whether a call shows that the page has left the thing that another call was about: it begins another one, opens one
- * with another id, or signs out. In doubt it has.
+ * with another id, or signs out or in. In doubt it has.
  * @param {AttachRoute} route @param {string} path of the earlier call, which is one of the route's @param {Call} call
  */
 export function leaves(route: AttachRoute, path: string, { method, url }: Call): boolean;

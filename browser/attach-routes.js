@@ -28,8 +28,9 @@
  * @property {URL} url
  */
 
-/** Calls that end a session, by their path. */
+/** Calls that end a session, or begin another one, by their path. */
 const SIGNS_OUT = /(?:log|sign)[-_]?(?:out|off)\b/i;
+const SIGNS_IN = /(?:log|sign)[-_]?(?:in|on)\b/i;
 
 const PARAMETER = /^\{[a-z_][a-z0-9_]*\}$/;
 
@@ -54,17 +55,18 @@ function fits(template, segments) {
 
 /**
  * Whether a call shows that the page has left the thing that another call was about: it begins another one, opens one
- * with another id, or signs out. In doubt it has.
+ * with another id, or signs out or in. In doubt it has.
  * @param {AttachRoute} route @param {string} path of the earlier call, which is one of the route's @param {Call} call
  */
 export function leaves(route, path, { method, url }) {
-  if (SIGNS_OUT.test(url.pathname)) return true;
+  const isReading = method === "GET" || method === "HEAD";
+  if (SIGNS_OUT.test(url.pathname) || (!isReading && SIGNS_IN.test(url.pathname))) return true;
   const template = segmentsOf(route.path);
   const at = template.findIndex((part) => PARAMETER.test(part));
   if (at < 0) return false;
   const segments = segmentsOf(url.pathname.replace(/\/$/, ""));
   if (!template.slice(0, at).every((part, index) => part === segments[index])) return false;
-  if (segments.length === at) return method !== "GET" && method !== "HEAD";
+  if (segments.length === at) return !isReading;
   const [mine, other] = [segmentsOf(path)[at], segments[at]];
   return other !== mine && (/\d/.test(other) || !/\d/.test(mine));
 }

@@ -149,20 +149,20 @@ function follow(live, call) {
   lives.add(live);
   pathOf.set(live, call.url.pathname);
   whoOf.set(live, subjectOf(valueOf(call.headers, "authorization")));
-  if (ended.has(call)) answered(call, ended.get(call) === true);
+  if (ended.has(call)) answered(call, ended.get(call) === true, true);
 }
 
 /** @type {WeakMap<PageCall, boolean>} calls that have their answer, and whether it is a good one */
 const ended = new WeakMap();
 
-/** @param {PageCall} call @param {boolean} isGood */
-function answered(call, isGood) {
+/** @param {PageCall} call @param {boolean} isGood @param {boolean} mayBeLate whether the page may have seen it before */
+function answered(call, isGood, mayBeLate) {
   ended.set(call, isGood);
   const { live, run } = call;
   // Later than an unload, which ends calls, too.
   if (run !== undefined) setTimeout(() => guard(() => forgetRun(run)), 500);
   if (live === undefined) return;
-  live.answered(isGood);
+  live.answered(isGood, mayBeLate);
   lives.delete(live);
 }
 
@@ -174,6 +174,10 @@ function reading(headers, mode) {
     fetch: fetchOfThePage,
     credentials: mode,
     guard,
+    onNothing: () => {
+      routes = [];
+      askedFor = null; // the page's next call asks again
+    },
     headers: () => {
       // A token that was refreshed meanwhile is the new one.
       const isSame = subjectOf(valueOf(credentials, "authorization")) === who;
@@ -301,7 +305,7 @@ function patchRequests() {
         sending(call);
         if (call.run === undefined) return;
         setHeader.call(this, "headgate-run", call.run);
-        listen.call(this, "loadend", () => guard(() => answered(call, this.status >= 200 && this.status < 300)), { once: true });
+        listen.call(this, "loadend", () => guard(() => answered(call, this.status >= 200 && this.status < 300, false)), { once: true });
       });
       const result = own.apply(this, given);
       guard(() => call && void sent(call, this.withCredentials ? "include" : "same-origin").catch(fault));
@@ -369,11 +373,11 @@ function watch(call, signal) {
       if (found === undefined) return;
       observer.disconnect();
       const { responseStatus = 200 } = /** @type {any} */ (found);
-      answered(call, responseStatus >= 200 && responseStatus < 300);
+      answered(call, responseStatus >= 200 && responseStatus < 300, true);
     }),
   );
   observer.observe({ type: "resource" });
-  signal?.addEventListener("abort", () => guard(() => (observer.disconnect(), answered(call, false))), { once: true });
+  signal?.addEventListener("abort", () => guard(() => (observer.disconnect(), answered(call, false, false))), { once: true });
 }
 
 guard(() => {

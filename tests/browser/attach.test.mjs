@@ -28,6 +28,8 @@ test("a page leaves what a call was about by another one of its kind, a new one,
     ["POST", "/api/cases/"],
     ["POST", "/auth/v1/logout"],
     ["POST", "/session/sign-out"],
+    ["GET", "/logoff"],
+    ["POST", "/api/login"],
   ])
     assert.equal(leaving(method, path), true, path);
 });
@@ -43,6 +45,8 @@ test("a page stays with it by what it asks of the same one, of lists, and of all
     ["GET", "/api/cases/recent"],
     ["POST", "/api/telemetry/8"],
     ["GET", "/blogs/logoutfits"],
+    ["GET", "/api/login"],
+    ["POST", "/auth/v1/token"],
   ])
     assert.equal(leaving(method, path), false, path);
   assert.equal(leaves(ASK, "/api/ask", call("POST", "/api/other")), false);

@@ -418,3 +418,50 @@ async def test_a_strict_policy_of_the_page_is_kept(tmp_path: Path, policy: str) 
 
     assert border == "dashed"
     assert problems == []
+
+
+@pytest.mark.parametrize(
+    ("press", "waiting", "left"),
+    [
+        ("#act", None, 0),
+        ("#act", {"role": "status"}, 1),
+        ("p", None, 1),
+        ("[data-headgate-live]", None, 1),
+    ],
+)
+async def test_a_page_that_does_not_show_that_it_waits_leaves_by_a_click(
+    tmp_path: Path, press: str, waiting: dict[str, str] | None, left: int
+) -> None:
+    """On a button or a link of its own; a page that shows it says itself when it has left."""
+    upstream = Upstream()
+    attach = ATTACH if waiting is None else {**ATTACH, "waiting": waiting}
+    async with opened_page(tmp_path, upstream, attach=attach) as (page, _, _):
+        await page.evaluate(
+            "() => { const act = document.createElement('button'); act.id = 'act';"
+            " document.body.prepend(act); }"
+        )
+        await page.evaluate(SEND["XMLHttpRequest"])
+        await until_live(page)
+        await page.click(press)
+        cards = await page.evaluate("document.querySelectorAll('[data-headgate-live]').length")
+
+    assert cards == left
+
+
+async def test_a_call_that_turns_out_to_be_no_run_ends_the_asking(tmp_path: Path) -> None:
+    """After a switch to batch, one call names a run in vain; the next asks again what is shown."""
+    upstream = Upstream()
+    async with opened_page(tmp_path, upstream) as (page, _, own):
+        (tmp_path / "flags.json").write_text(json.dumps(flag_document(0)))
+        await page.wait_for_timeout(2500)
+        await page.evaluate(SEND["XMLHttpRequest"])
+        await eventually(lambda: any(url.endswith("/events") for url in own))
+        await page.wait_for_timeout(500)
+        own.clear()
+        await page.evaluate(SEND["XMLHttpRequest"].replace("/7/", "/8/"))
+        await page.wait_for_timeout(500)
+        shown = await page.evaluate("document.body.innerHTML")
+
+    assert [url for url in own if url.endswith("/events")] == []
+    assert upstream.asked[-1].header(b"headgate-run") is None
+    assert shown == BODY
