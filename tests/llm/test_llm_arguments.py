@@ -8,13 +8,20 @@ import pytest
 from proxy.llm.dialects.anthropic import Anthropic
 from proxy.llm.dialects.cohere import Cohere
 from proxy.llm.dialects.dialect import Dialect
+from proxy.llm.dialects.gemini import Gemini
+from proxy.llm.dialects.ollama import Ollama
 from proxy.llm.dialects.openai import OpenAI
 from proxy.llm.dialects.responses import Responses
 from tests.llm import test_llm_anthropic as claude
 from tests.llm import test_llm_cohere as cohere
+from tests.llm import test_llm_gemini as gemini
+from tests.llm import test_llm_ollama as llama
 from tests.llm import test_llm_openai as gpt
 
 Json = dict[str, Any]
+
+CALL = {"functionCall": {"name": "note", "args": {"a": 1}}}
+CALLED = {"function": {"name": "note", "arguments": {"a": 1}}}
 
 
 def of_responses(index: int, *pieces: str) -> list[Json]:
@@ -51,6 +58,14 @@ def of_openai(index: int, *pieces: str) -> list[Json]:
         pytest.param(
             Cohere(), [cohere.start(), *cohere.tool(0, '{"a"', ": 1}"), *cohere.tool(1, "{}")], id="cohere"
         ),
+        pytest.param(
+            Ollama(),
+            [llama.line(tool_calls=[CALLED, CALLED]), llama.line(tool_calls=[llama.DOSE]), llama.last()],
+            id="ollama, whole",
+        ),
+        pytest.param(
+            Gemini(), [gemini.event(CALL, CALL), gemini.event(CALL), gemini.STOP], id="gemini, whole"
+        ),
     ],
 )
 def test_they_come_as_they_grow_and_of_the_first_tool_alone(dialect: Dialect, events: list[Json]) -> None:
@@ -60,4 +75,4 @@ def test_they_come_as_they_grow_and_of_the_first_tool_alone(dialect: Dialect, ev
         assert assembler.feed(json.dumps(event)) == ""
         pieces.append(assembler.arguments)
 
-    assert [piece for piece in pieces if piece] == ['{"a"', ": 1}"]
+    assert json.loads("".join(pieces)) == {"a": 1}

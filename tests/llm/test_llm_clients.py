@@ -112,13 +112,22 @@ class Model:
         body = json.loads(await asked.read_body())
         is_stream = body.get("stream") is True or b":stream" in asked.target
         self.streams.append(is_stream)
-        if not is_stream or self._stream_status != 200:
-            status = b"%d Said" % (self._stream_status if is_stream else self._status)
-            await asked.answer(json.dumps(self._batch).encode(), status)
-            return
-        kind = b"application/x-ndjson" if self._stream.startswith(b"{") else b"text/event-stream"
-        head = b"HTTP/1.1 200 OK\r\ncontent-type: %b\r\ncontent-length: %d\r\n\r\n"
-        await asked.send(head % (kind, len(self._stream)) + self._stream)
+        if is_stream:
+            await self._say(asked)
+        else:
+            await asked.answer(json.dumps(self._batch).encode(), b"%d Said" % self._status)
+
+    async def _say(self, asked: Asked) -> None:
+        """Answer a call for a stream."""
+        if self._stream_status != 200:
+            await asked.answer(json.dumps(self._batch).encode(), b"%d Said" % self._stream_status)
+        else:
+            await asked.send(head_of(self._stream) + self._stream)
+
+
+def head_of(stream: bytes) -> bytes:
+    kind = b"application/x-ndjson" if stream.startswith(b"{") else b"text/event-stream"
+    return b"HTTP/1.1 200 OK\r\ncontent-type: %b\r\ncontent-length: %d\r\n\r\n" % (kind, len(stream))
 
 
 class Client(Backend):
@@ -329,3 +338,57 @@ async def test_a_package_raises_the_error_that_it_raises_without_us(
     assert expected[1] == status
     assert came == expected
     assert results == {"failed": 1}
+
+
+PLAIN = (
+    "openai, tools",
+    "openai, response",
+    "anthropic, tools",
+    "google-genai, thoughts and structured output",
+    "ollama, chat with thoughts",
+)
+"""One case of each dialect, to which faults are added."""
+
+
+class Faulty(Model):
+    """A provider whose streams have a fault, and whose batch answers have none."""
+
+    def __init__(self, fault: str, stream: bytes, batch: Any) -> None:
+        super().__init__(stream, batch)
+        self._fault = fault
+
+    async def _say(self, asked: Asked) -> None:
+        if self._fault == "cut":
+            half = self._stream[: len(self._stream) * 2 // 3]
+            await asked.send(head_of(self._stream) + half)
+            asked.writer.close()
+        elif self._fault == "failing":
+            await asked.answer(b'{"error": "no"}', b"500 No")
+        elif self._fault == "refused":
+            await asked.answer(b'{"error": "no streams"}', b"400 No")
+        elif self._fault == "no stream":
+            await asked.answer(b'{"error": "streaming is not enabled"}')
+        else:
+            await asked.answer(json.dumps(self._batch).encode())
+
+
+FAULTS = {"cut": "lost", "failing": "lost", "refused": "batch", "no stream": "lost", "batch": "batch"}
+"""Faults of a stream, and how the call is counted."""
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+@pytest.mark.parametrize("case", PLAIN)
+async def test_a_package_notices_no_fault_of_a_stream(tmp_path: Path, case: str, fault: str) -> None:
+    """The call is asked again as batch, once, or was answered as batch already."""
+    api, call, stream, batch = CASES[case]
+    model = Model(stream, batch)
+    async with model.upstream.running() as direct:
+        expected = await asyncio.to_thread(outcome, call, direct.url, {})
+    model = Faulty(fault, stream, batch)
+
+    came, results = await through(tmp_path, model, api, call)
+
+    assert not isinstance(expected, tuple), expected
+    assert came == expected
+    assert results == {FAULTS[fault]: 1}
+    assert model.streams == ([True] if fault == "batch" else [True, False])

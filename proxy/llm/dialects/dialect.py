@@ -67,8 +67,7 @@ class Assembler(Protocol):
 
     @property
     def arguments(self) -> str:
-        """What the last event added to the arguments of the first tool that the answer calls; "" for nothing,
-        and where a tool's call comes whole."""
+        """What the last event added to the arguments of the first tool that the answer calls, or ""."""
 
     def feed(self, data: str) -> str:
         """Take one event's data; the text it adds to the answer's first choice, "" for none.

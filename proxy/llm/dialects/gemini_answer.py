@@ -170,6 +170,7 @@ class Response:
     def __init__(self, choices: int | None = None) -> None:
         self._choices = choices
         self.arguments = ""
+        self._has_called = False
         self._answer: dict[str, Any] = {}
         self._chars = 0
         self._is_counted = True
@@ -197,9 +198,20 @@ class Response:
         if "candidates" in event or "usageMetadata" in event:
             self._is_counted = "usageMetadata" in event
         first = [each for each in event.get("candidates", ()) if each.get("index", 0) == 0]
+        self.arguments = self._first_arguments(first)
         return "".join(
             part.get("text", "") for each in first for part in _parts(each) if not _is_thought(part)
         )
+
+    def _first_arguments(self, candidates: list[dict[str, Any]]) -> str:
+        """The arguments of the answer's first tool, which come whole."""
+        if self._has_called:
+            return ""
+        calls = [
+            part["functionCall"] for each in candidates for part in _parts(each) if "functionCall" in part
+        ]
+        self._has_called = bool(calls)
+        return orjson.dumps(calls[0].get("args", {})).decode() if calls else ""
 
     def _join(self, event: dict[str, Any]) -> None:
         rest = {name: value for name, value in event.items() if name != "candidates"}

@@ -135,6 +135,7 @@ class OllamaAnswer:
     def __init__(self, *, is_own_stream: bool) -> None:
         self._is_own_stream = is_own_stream
         self.arguments = ""
+        self._has_called = False
         self.is_terminated = False
         """Whether the line that is `done` has come."""
         self._answer: dict[str, Any] = {}
@@ -157,6 +158,11 @@ class OllamaAnswer:
         self._unknown.events += 1
         joined(LINE, self._answer, line, self._unknown)
         self.is_terminated = line.get("done") is True
+        message = line.get("message") or line
+        self.arguments = ""
+        if message.get("tool_calls") and not self._has_called:
+            self._has_called = True
+            self.arguments = _arguments(message["tool_calls"][0])
         said = line["message"].get("content") if line.get("message") is not None else line.get("response")
         return shown(said or "")
 
@@ -178,6 +184,11 @@ class OllamaAnswer:
     def kept_fields(self) -> Iterable[str]:
         """See `Assembler`."""
         return self._unknown.names()
+
+
+def _arguments(call: Any) -> str:
+    """A tool's arguments, which come whole."""
+    return serialized(as_object(as_object(as_object(call).get("function")).get("arguments"))).decode()
 
 
 def _without_empty(answer: Mapping[str, Any]) -> dict[str, Any]:
