@@ -42,10 +42,13 @@ STREAMS: dict[str, tuple[list[dict[str, Any]], dict[str, Any], str]] = {
             chunk({"channel": "analysis", "reasoning": "Hm"}),
             chunk({"channel": "analysis", "reasoning": "m."}),
             chunk({"channel": "final", "content": "Yes"}),
-            STOP | {"x_groq": {"id": "req_1", "usage": USAGE}, "usage": USAGE},
+            STOP
+            | {"x_groq": {"id": "req_1", "usage": USAGE, "usage_breakdown": {"models": []}}, "usage": USAGE},
         ],
         completion(
-            choice({"content": "Yes", "reasoning": "Hmm."}), usage=USAGE, x_groq={"id": "req_1", "seed": 7}
+            choice({"content": "Yes", "reasoning": "Hmm."}),
+            x_groq={"id": "req_1", "seed": 7},
+            usage_breakdown={"models": []},
         ),
         "Yes",
     ),
@@ -419,6 +422,17 @@ def test_kept_fields_are_counted_up_to_a_bound() -> None:
     assert counts.shown()[0] == {"provider": "", "field": "", "answers": 5}
     assert counts.shown()[1] == {"provider": "p", "field": "f0", "answers": 2}
     assert len(counts.shown()) == MAX_NAMES + 1
+
+
+@pytest.mark.parametrize(("host", "index"), [("dashscope.aliyuncs.com", {"index": 0}), ("api.groq.com", {})])
+def test_a_tools_call_has_its_index_where_batch_answers_have_it(host: str, index: dict[str, int]) -> None:
+    assembler = OpenAI(host).assembler(1)
+    for event in (START, chunk({"tool_calls": [called("a", "{}", index=0)]}), CALLS, USED):
+        assembler.feed(json.dumps(HEAD | event))
+
+    assert json.loads(assembler.answer()) == completion(
+        choice({"content": "", "tool_calls": [called("a", "{}") | index]}, "tool_calls")
+    )
 
 
 @pytest.mark.parametrize(("host", "asks"), [("api.mistral.ai", False), ("api.groq.com", True)])

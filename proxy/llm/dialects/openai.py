@@ -24,6 +24,10 @@ REFUSING_OPTIONS = frozenset({"api.mistral.ai", "codestral.mistral.ai"})
 """Hosts that refuse `stream_options`, and say what was used in any case."""
 
 
+KEEPING_INDEX = (".aliyuncs.com",)
+"""Ends of hosts whose batch answers have the index of each tool's call."""
+
+
 class OpenAI:
     """Calls whose path ends with `/chat/completions`, wherever an API has them.
 
@@ -34,6 +38,7 @@ class OpenAI:
     media_type = b"text/event-stream"
 
     def __init__(self, host: str = "") -> None:
+        self._keeps_index = host.endswith(KEEPING_INDEX)
         self._as_stream = WITHOUT_OPTIONS if host in REFUSING_OPTIONS else AS_STREAM
 
     def is_call(self, method: str, target: bytes) -> bool:
@@ -57,7 +62,7 @@ class OpenAI:
         return StreamCall(target, asked, _prompt(call, target), call.get("n") or 1)
 
     def assembler(self, choices: int | None = None) -> "Completion":
-        return Completion(choices)
+        return Completion(choices, keeps_index=self._keeps_index)
 
     def is_answer(self, body: bytes, choices: int) -> bool:
         try:

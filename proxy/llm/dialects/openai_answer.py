@@ -41,10 +41,16 @@ FINISHES_OF_ONE_ANSWER = frozenset({"content_filter", "insufficient_system_resou
 
 
 class Completion:
-    """The answer that one stream makes; for `choices` see `Dialect.assembler`."""
+    """The answer that one stream makes.
 
-    def __init__(self, choices: int | None = None) -> None:
+    Args:
+        choices: see `Dialect.assembler`.
+        keeps_index: whether the provider's batch answers have the `index` of a tool's call.
+    """
+
+    def __init__(self, choices: int | None = None, *, keeps_index: bool = False) -> None:
         self._asked = choices
+        self._keeps_index = keeps_index
         self.arguments = ""
         self.is_terminated = False
         """Whether `[DONE]` has come."""
@@ -133,6 +139,8 @@ class Completion:
         if usage is not None:
             answer["usage"] = usage
         if answer.get("x_groq") is not None:
+            if answer["x_groq"].get("usage_breakdown") is not None:
+                answer.setdefault("usage_breakdown", answer["x_groq"]["usage_breakdown"])
             answer["x_groq"] = {
                 name: answer["x_groq"][name] for name in ("id", "seed") if name in answer["x_groq"]
             }
@@ -157,7 +165,10 @@ class Completion:
         delta = {name: value for name, value in choice["delta"].items() if name not in ONLY_IN_DELTAS}
         message = {"role": "assistant", "content": None} | delta
         if message.get("tool_calls") is not None:
-            message["tool_calls"] = [message["tool_calls"][at] for at in _in_order(message["tool_calls"])]
+            made = message["tool_calls"]
+            message["tool_calls"] = [
+                made[at] | ({"index": at} if self._keeps_index else {}) for at in _in_order(made)
+            ]
         if message.get("refusal") is not None and not _text(message["content"]):
             message["content"] = None  # a stream begins with an empty text, whatever follows
         so_far = choice.get("message")
