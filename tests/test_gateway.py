@@ -29,12 +29,14 @@ from tests.servers.streaming import (
     SSE,
     START,
     SUMMARY,
+    WHOLE,
     Held,
     Stream,
     answer,
     answering,
     browser,
     eventually,
+    house,
     opened,
     read,
     route,
@@ -46,23 +48,8 @@ from tests.servers.streaming import (
 pytestmark = pytest.mark.anyio
 
 STREAM_PATH = f"{START}/stream"
-WHOLE = {"extraction": EXTRACTION, "summary": SUMMARY}
 AXIOS = "application/json, text/plain, */*"
 OFF = flag_document(rollout=0)
-
-
-@asynccontextmanager
-async def house(
-    script: Script, directory: Path, *, flags: dict[str, Any] | None = None, **more: Any
-) -> AsyncIterator[tuple[ScriptedUpstream, Serving, httpx.AsyncClient]]:
-    """An upstream, a Headgate in front of it with one route, and a client."""
-    settings = {name: more.pop(name) for name in ("upstream", "event_log", "identity") if name in more}
-    async with (
-        ScriptedUpstream(script).running() as upstream,
-        headgate(upstream.url, directory, routes=[route(**more)], flags=flags, **settings) as serving,
-        browser(serving.url) as client,
-    ):
-        yield upstream, serving, client
 
 
 def flag_file(serving: Serving, document: dict[str, Any]) -> None:

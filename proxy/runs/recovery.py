@@ -61,19 +61,20 @@ STEPS: dict[tuple[Fault, FaultPhase], tuple[RecoveryStep, ...]] = {
     for fault in Fault
     for phase in FaultPhase
 }
-"""In their order. `ASK_AGAIN` only as far as `REPEATS` and the bounds below allow; else the next one."""
+"""Steps in their order. `ASK_AGAIN` applies only if `REPEATS` and the bounds below allow it; otherwise the
+next step does."""
 
 PAUSES_S = (0.2, 1.0)
-"""Before the second and the third time that a call is sent; there is no fourth."""
+"""Seconds before the second and the third time that a call is sent; there is no fourth."""
 
 MAX_TIMES = len(PAUSES_S) + 1
-"""How often a call is sent in all, by whichever replicas."""
+"""How often a call is sent in all, by all replicas together."""
 
 MAX_RETRY_AFTER_S = 10.0
 """The longest `Retry-After` that is waited for; with a longer one the user is told at once."""
 
 RETRIABLE_STATUS = frozenset({408, 425, 429, 500, 502, 503, 504})
-"""Statuses of what passes."""
+"""Statuses of failures that may pass."""
 
 SAYS_WHEN = frozenset({429, 503})
 """Statuses whose `Retry-After` is leave to ask again (RFC 6585 4, RFC 9110 15.6.4): nothing was done yet."""

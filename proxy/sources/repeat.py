@@ -13,11 +13,12 @@ from proxy.text.sections import MalformedBody
 from proxy.upstream.client import Answer
 
 JITTER = 0.2
-"""Jitter: pauses are up to this much longer, so that runs which failed together do not come back together."""
+"""Pauses are up to this much longer, so that runs which failed together do not come back together."""
 
 
 async def repeating(run: Run, call: Callable[[], Awaitable[Answer]]) -> Answer:
-    """The answer of `call`, or of its repetition. Every failure is counted, also those that are overcome.
+    """The answer of `call`, repeated where that is allowed. Every failure is counted, also one that is
+    overcome.
 
     Raises:
         UpstreamError: the last one.

@@ -14,6 +14,11 @@ from tests.browser.npm import HERE, node
 
 FRONTEND = HERE / "frontend"
 CHROMIUM = shutil.which("chromium")
+IN_CHROMIUM = [
+    pytest.mark.anyio,
+    pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed"),
+]
+"""Marks of tests that need a real browser."""
 CASE = "Fever of 38.9 °C and a cough for 4 days — SpO₂ 91 %."
 ANSWER_MS = 30_000
 

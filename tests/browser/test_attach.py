@@ -8,12 +8,9 @@ from typing import Any
 import pytest
 
 from tests.browser.attached import SEE, House, house, page_files
-from tests.browser.frontend import CASE, CHROMIUM, bundle, visiting
+from tests.browser.frontend import CASE, IN_CHROMIUM, bundle, visiting
 
-pytestmark = [
-    pytest.mark.anyio,
-    pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed"),
-]
+pytestmark = IN_CHROMIUM
 
 
 @pytest.fixture(scope="module")

@@ -8,13 +8,10 @@ import pytest
 from playwright.async_api import Page
 
 from tests.browser.attached import House, house, live_texts, page_files, until_live
-from tests.browser.frontend import CASE, CHROMIUM, Visit, visiting
+from tests.browser.frontend import CASE, IN_CHROMIUM, Visit, visiting
 from tests.servers.streaming import Served
 
-pytestmark = [
-    pytest.mark.anyio,
-    pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed"),
-]
+pytestmark = IN_CHROMIUM
 
 OTHER_CASE = "A sprained ankle after football; no other complaint."
 

@@ -11,16 +11,13 @@ import pytest
 from playwright.async_api import Page, async_playwright
 
 from tests.browser.attached import SCRIPT, live_texts, until_live
-from tests.browser.frontend import CHROMIUM
+from tests.browser.frontend import CHROMIUM, IN_CHROMIUM
 from tests.servers.scripted import Asked, ScriptedUpstream
 from tests.servers.serving import flag_document, headgate, token
 from tests.servers.streaming import answer, eventually
 from tests.sources.test_source_poll import polling, row
 
-pytestmark = [
-    pytest.mark.anyio,
-    pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed"),
-]
+pytestmark = IN_CHROMIUM
 
 START = "/api/cases/7/start"
 BODY = """<p role="status">Thinking</p><div id="reasoning"></div><div id="chat"></div>"""

@@ -9,16 +9,13 @@ import pytest
 from playwright.async_api import expect
 
 from tests.browser.attached import live_texts, until_live
-from tests.browser.frontend import CHROMIUM
+from tests.browser.frontend import IN_CHROMIUM
 from tests.browser.test_attach_calls import BODY, SEND, Upstream, opened_page
 from tests.servers.scripted import Asked
 from tests.servers.serving import token
 from tests.servers.streaming import eventually
 
-pytestmark = [
-    pytest.mark.anyio,
-    pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed"),
-]
+pytestmark = IN_CHROMIUM
 
 SIGNED = f"window.auth = {{authorization: 'Bearer {token()}'}}"
 ASK = "fetch('/api/hello', {headers: auth}).then((response) => response.text())"

@@ -7,13 +7,10 @@ from typing import Any
 import pytest
 from playwright.async_api import Page, Route
 
-from tests.browser.frontend import CHROMIUM
+from tests.browser.frontend import IN_CHROMIUM
 from tests.browser.gallery import CHAT_SHADOW, SHADOW, event, findings, gallery, wire
 
-pytestmark = [
-    pytest.mark.anyio,
-    pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed"),
-]
+pytestmark = IN_CHROMIUM
 
 STATES = (
     *("waiting", "progress", "unknown", "live", "replaced"),

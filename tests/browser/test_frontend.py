@@ -6,15 +6,12 @@ from typing import Any
 
 import pytest
 
-from tests.browser.frontend import CASE, CHROMIUM, bundle, visiting
+from tests.browser.frontend import CASE, IN_CHROMIUM, bundle, visiting
 from tests.journeys.test_journey import POLLED
 from tests.servers.clinic_server import RunningClinic, running_clinic
 from tests.servers.serving import flag_document, headgate
 
-pytestmark = [
-    pytest.mark.anyio,
-    pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed"),
-]
+pytestmark = IN_CHROMIUM
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,7 @@ import pytest
 from tests.browser.npm import HERE, NODE
 from tests.servers.scripted import ScriptedUpstream
 from tests.servers.serving import Serving, flag_document, headgate, token
-from tests.servers.streaming import EXTRACTION, PATIENCE_S, START, SUMMARY, answer, answering, route
+from tests.servers.streaming import PATIENCE_S, START, WHOLE, answer, answering, route
 
 pytestmark = pytest.mark.anyio
 
@@ -62,9 +62,6 @@ async def journey(url: str, path: str = START, bearer: str | None = None) -> dic
 
 def shown(went: dict[str, Any]) -> dict[str, str]:
     return {stage["name"]: stage["text"] for stage in went["state"]["stages"]}
-
-
-WHOLE = {"extraction": EXTRACTION, "summary": SUMMARY}
 
 
 @asynccontextmanager

@@ -1,14 +1,9 @@
 """`browser/markdown.js` in Chromium: what a model writes is shown, and never acts."""
 
-import pytest
-
-from tests.browser.frontend import CHROMIUM
+from tests.browser.frontend import IN_CHROMIUM
 from tests.browser.gallery import gallery
 
-pytestmark = [
-    pytest.mark.anyio,
-    pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed"),
-]
+pytestmark = IN_CHROMIUM
 
 HOSTILE = (
     "<script>owned=1</script>",

@@ -11,18 +11,6 @@ import pytest
 from tests.servers.clinic_server import CASE_TEXT, RunningClinic, running_clinic
 
 
-@pytest.fixture(scope="module")
-def clinic() -> Iterator[RunningClinic]:
-    with running_clinic(workers=2) as running:
-        yield running
-
-
-@pytest.fixture
-def api(clinic: RunningClinic) -> Iterator[httpx.Client]:
-    with clinic.client() as client:
-        yield client
-
-
 @pytest.fixture
 def stranger(clinic: RunningClinic) -> Iterator[httpx.Client]:
     """A client without a token."""

@@ -15,18 +15,6 @@ GROUP_1, GROUP_2, GROUP_3 = "patient_case_analysis_group", "diagnosis_group", "t
 ORDER_1 = ["initial", "extraction", "causal_analysis", "validation", GROUP_1]
 
 
-@pytest.fixture(scope="module")
-def clinic() -> Iterator[RunningClinic]:
-    with running_clinic(workers=2) as running:
-        yield running
-
-
-@pytest.fixture
-def api(clinic: RunningClinic) -> Iterator[httpx.Client]:
-    with clinic.client() as client:
-        yield client
-
-
 def open_case(api: httpx.Client, *, says: str | None = CASE_TEXT) -> str:
     """The path of a new case, with the message that a frontend posts before it starts the workflow."""
     path = f"/api/cases/{api.post('/api/cases', json={'case_text': CASE_TEXT}).json()['id']}"

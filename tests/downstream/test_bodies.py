@@ -3,14 +3,14 @@
 import uuid
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
 from pathlib import Path
-from typing import Any
 
-import httpx
 import pytest
 
 from proxy.downstream import bodies
 from proxy.downstream.bodies import ByteBudget
+from tests.servers import streaming
 from tests.servers.scripted import ScriptedUpstream, Talker, ok, talking
 from tests.servers.serving import Serving, headgate
 from tests.servers.streaming import (
@@ -35,16 +35,7 @@ HALF = b"x" * 60_000
 OVER = 'headgate_over_budget_total{budget="bodies"}'
 
 
-@asynccontextmanager
-async def house(
-    directory: Path, script: Any, **more: Any
-) -> AsyncIterator[tuple[ScriptedUpstream, Serving, httpx.AsyncClient]]:
-    async with (
-        ScriptedUpstream(script).running() as upstream,
-        headgate(upstream.url, directory, routes=[route(**more)], limits={"bodies": LIMIT}) as serving,
-        browser(serving.url) as client,
-    ):
-        yield upstream, serving, client
+house = partial(streaming.house, limits={"bodies": LIMIT})
 
 
 def held(serving: Serving) -> int:
@@ -65,7 +56,7 @@ async def unfinished(serving: Serving, user: str | None, body: bytes = HALF) -> 
 
 async def test_a_body_too_many_is_refused(tmp_path: Path) -> None:
     """503 with the time to try again; it is counted, and who was there before is served."""
-    async with house(tmp_path, answering(answer())) as (_, serving, client):
+    async with house(answering(answer()), tmp_path) as (_, serving, client):
         async with unfinished(serving, "ann") as first:
             await eventually(lambda: held(serving) == len(HALF))
             refused = await read(client, START, signed("bob"), content=HALF)
@@ -81,7 +72,7 @@ async def test_a_body_too_many_is_refused(tmp_path: Path) -> None:
 
 async def test_one_user_takes_not_the_room_of_all(tmp_path: Path) -> None:
     """A quarter of it is for the others, however much one user sends; and it is given back."""
-    async with house(tmp_path, answering(answer())) as (_, serving, client):
+    async with house(answering(answer()), tmp_path) as (_, serving, client):
         async with unfinished(serving, "ann") as first:
             await eventually(lambda: held(serving) == len(HALF))
             hers = await read(client, START, signed("ann"), content=b"y" * 20_000)
@@ -100,7 +91,7 @@ async def test_one_user_takes_not_the_room_of_all(tmp_path: Path) -> None:
 async def test_a_runs_body_counts_until_its_end(tmp_path: Path) -> None:
     """Also while nobody watches it: the upstream may have to be asked with it again."""
     upstream_waits = Held(answering(answer()))
-    async with house(tmp_path, upstream_waits, commit_after=0) as (_, serving, client):
+    async with house(upstream_waits, tmp_path, commit_after=0) as (_, serving, client):
         async with opened(client, START, signed("ann"), content=HALF) as stream:
             await stream.piece()
         assert held(serving) == len(HALF)
@@ -112,7 +103,7 @@ async def test_a_runs_body_counts_until_its_end(tmp_path: Path) -> None:
 async def test_who_gets_batch_is_relayed_though_there_is_no_room(tmp_path: Path) -> None:
     """Its body is compared with runs in flight only if there is room to keep it."""
     async with (
-        house(tmp_path, answering(answer())) as (upstream, serving, client),
+        house(answering(answer()), tmp_path) as (upstream, serving, client),
         unfinished(serving, "ann"),
     ):
         await eventually(lambda: held(serving) == len(HALF))
@@ -125,7 +116,7 @@ async def test_who_gets_batch_is_relayed_though_there_is_no_room(tmp_path: Path)
 
 async def test_of_nobody_in_particular_no_body_is_held(tmp_path: Path) -> None:
     """Strangers could fill what all share; the API sees their requests as they come."""
-    async with house(tmp_path, answering(answer())) as (upstream, serving, client), AsyncExitStack() as stack:
+    async with house(answering(answer()), tmp_path) as (upstream, serving, client), AsyncExitStack() as stack:
         for _ in range(30):
             await stack.enter_async_context(unfinished(serving, None))
         await eventually(lambda: len(upstream.asked) == 30)
@@ -139,7 +130,7 @@ async def test_a_body_that_comes_too_slowly_is_refused(
 ) -> None:
     """408, though each of its bytes comes in time: else it would take its room for hours."""
     monkeypatch.setattr(bodies, "GRACE_S", 0.2)
-    async with house(tmp_path, answering(answer())) as (upstream, serving, _):
+    async with house(answering(answer()), tmp_path) as (upstream, serving, _):
         async with unfinished(serving, "ann", b"x" * 50) as slow:
             assert (await slow.answer()).status == 408
         assert upstream.asked == []
@@ -149,7 +140,7 @@ async def test_a_body_that_comes_too_slowly_is_refused(
 async def test_every_way_a_request_ends_gives_its_body_back(tmp_path: Path) -> None:
     """Streamed, joined, resumed, refused, cancelled, cut while it came, relayed."""
     run = str(uuid.uuid4())
-    async with house(tmp_path, answering(answer())) as (_, serving, client):
+    async with house(answering(answer()), tmp_path) as (_, serving, client):
         first = await read(client, START, signed("ann", **{"headgate-run": run}), content=HALF)
         cursor = {"last-event-id": first.events[2]["id"]}
         assert (await read(client, START, signed("ann", **cursor), content=HALF)).status == 200
@@ -186,11 +177,7 @@ async def test_an_answer_goes_out_as_it_came_where_there_is_no_room_to_keep_it(
 ) -> None:
     """It is neither read for the comparison of arms nor sent as events: other answers fill the budget."""
     long = answer("x" * 3000)
-    async with (
-        ScriptedUpstream(answering(long)).running() as upstream,
-        headgate(upstream.url, tmp_path, routes=[route()], limits={"answers": 2000}) as serving,
-        browser(serving.url) as client,
-    ):
+    async with house(answering(long), tmp_path, limits={"answers": 2000}) as (_, serving, client):
         headers = signed("ann", accept) if accept != SSE else {"accept": SSE}
         reply = await client.post(START, headers=headers)
 
@@ -203,11 +190,7 @@ async def test_an_answer_goes_out_as_it_came_where_there_is_no_room_to_keep_it(
 
 async def test_an_answer_that_is_kept_gives_its_room_back(tmp_path: Path) -> None:
     """After it has been read, again and again."""
-    async with (
-        ScriptedUpstream(answering(answer())).running() as upstream,
-        headgate(upstream.url, tmp_path, routes=[route()], limits={"answers": 2000}) as serving,
-        browser(serving.url) as client,
-    ):
+    async with house(answering(answer()), tmp_path, limits={"answers": 2000}) as (_, serving, client):
         for headers in (signed("ann", "application/json"), {"accept": SSE}) * 30:
             assert (await read(client, START, headers)).status == 200
 

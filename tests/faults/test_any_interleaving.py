@@ -459,7 +459,7 @@ class AnyInterleaving(RuleBasedStateMachine):
 
 
 def test_a_request_after_a_cancel_is_another_run() -> None:
-    """Who cancels and asks again at once gets a run, and not the end of the one before."""
+    """A user who cancels and asks again at once gets a new run, and not the end of the one before."""
     machine = AnyInterleaving()
     first, cancelling, second = (Viewing("ann") for _ in range(3))
 

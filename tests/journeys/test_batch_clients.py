@@ -3,31 +3,27 @@
 import asyncio
 import gzip
 import json
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
 
 from proxy.downstream.bodies import MAX_REQUEST_BYTES
-from tests.servers.scripted import DATE, Answered, Asked, ScriptedUpstream, ask, talking
-from tests.servers.serving import ADMIN_TOKEN, Serving, flag_document, headgate
+from tests.servers.scripted import DATE, Answered, Asked, ask, talking
+from tests.servers.serving import flag_document
 from tests.servers.streaming import (
     EITHER,
-    EXTRACTION,
     SSE,
     START,
-    SUMMARY,
+    WHOLE,
     Held,
     answer,
     answering,
-    browser,
     eventually,
+    house,
+    kill,
     opened,
     read,
-    route,
     scrape,
     signed,
 )
@@ -35,7 +31,6 @@ from tests.servers.streaming import (
 pytestmark = pytest.mark.anyio
 
 RUN = "6a1f0f9e-6d4e-4a51-9c0c-0a4f0c7f1d11"
-WHOLE = {"extraction": EXTRACTION, "summary": SUMMARY}
 OFF = flag_document(rollout=0)
 NATIVE: dict[str, Any] = {
     "source": "native",
@@ -67,18 +62,6 @@ async def completions(asked: Asked) -> None:
     await asked.send(b"0\r\n\r\n")
 
 
-@asynccontextmanager
-async def house(
-    script: Any, directory: Path, *, flags: dict[str, Any] | None = None, **more: Any
-) -> AsyncIterator[tuple[ScriptedUpstream, Serving, httpx.AsyncClient]]:
-    async with (
-        ScriptedUpstream(script).running() as upstream,
-        headgate(upstream.url, directory, routes=[route(**more)], flags=flags) as serving,
-        browser(serving.url) as client,
-    ):
-        yield upstream, serving, client
-
-
 def request(headers: dict[str, str], body: bytes) -> bytes:
     lines = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
     return f"POST {START} HTTP/1.1\r\nhost: a\r\n{lines}content-length: {len(body)}\r\n\r\n".encode() + body
@@ -88,11 +71,6 @@ def differences(direct: Answered, through: Answered) -> list[str]:
     """What a client could tell by."""
     kept = ("status", "headers", "body", "complete")
     return [name for name in kept if getattr(direct, name) != getattr(through, name)]
-
-
-async def kill(serving: Serving, client: httpx.AsyncClient) -> None:
-    headers = {"authorization": f"Bearer {ADMIN_TOKEN}"}
-    (await client.post(f"{serving.admin_url}/kill", headers=headers)).raise_for_status()
 
 
 # Their stream is not our stream

@@ -4,18 +4,17 @@ import asyncio
 import json
 import random
 from collections import Counter
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import httpx
 import mmh3
 import pytest
 from prometheus_client import CollectorRegistry
 
 from proxy.downstream.bodies import MAX_REQUEST_BYTES
 from proxy.identity import Identity
+from tests.servers import streaming
 from tests.servers.scripted import Asked, ScriptedUpstream, talking
 from tests.servers.serving import STREAMING, Serving, flag_document, headgate
 from tests.servers.streaming import (
@@ -111,19 +110,8 @@ def watching(serving: Serving) -> int:
     return len(serving.app.runs._viewers)
 
 
-@asynccontextmanager
-async def house(
-    script: Any, directory: Path, **more: Any
-) -> AsyncIterator[tuple[Serving, httpx.AsyncClient]]:
-    """Headgate with a flag at 30 %, and a client of it."""
-    more.setdefault("flags", flag_document(rollout=30))
-    more.setdefault("routes", [route(commit_after=15)])
-    async with (
-        ScriptedUpstream(script).running() as upstream,
-        headgate(upstream.url, directory, **more) as serving,
-        browser(serving.url) as client,
-    ):
-        yield serving, client
+house = partial(streaming.house, flags=flag_document(rollout=30), routes=[route(commit_after=15)])
+"""Headgate with a flag at 30 %."""
 
 
 def a_user(arm: str, share: int = 30, skip: int = 0) -> str:
@@ -139,7 +127,7 @@ async def test_arms_buckets_and_outcomes_are_what_was_done(tmp_path: Path, varia
     expected: Counter[tuple[str, str, str]] = Counter()
     seen: dict[str, set[str]] = {"stream": set(), "control": set(), "rest": set()}
     flags = flag_document(rollout=30, variants=list(variants))
-    async with house(upstream_script, tmp_path, flags=flags, settle_s=3) as (serving, client):
+    async with house(upstream_script, tmp_path, flags=flags, settle_s=3) as (_, serving, client):
         asking = []
         for number in range(300):
             user, how = f"user-{number}", seeded.choice(list(HOWS))
@@ -170,7 +158,7 @@ async def test_arms_buckets_and_outcomes_are_what_was_done(tmp_path: Path, varia
 @pytest.mark.parametrize("broken", ["stream", "control"])
 async def test_an_upstream_that_fails_one_arm_shows_in_that_arm(tmp_path: Path, broken: str) -> None:
     """Which is what the comparison is for."""
-    async with house(upstream_script, tmp_path) as (serving, client):
+    async with house(upstream_script, tmp_path) as (_, serving, client):
         for number in range(60):
             user = f"user-{number}"
             how = "sentence" if arm_of(user, 30) == broken else "good"
@@ -185,7 +173,7 @@ async def test_a_client_that_leaves_a_batch_answer_counts_apart(tmp_path: Path) 
     """And so does a run that ends with nobody there: the one arm must not keep what the other one loses."""
     held = Held(answering(answer()))
     stream_user, control_user = a_user("stream"), a_user("control")
-    async with house(held, tmp_path, routes=[route(commit_after=0)]) as (serving, client):
+    async with house(held, tmp_path, routes=[route(commit_after=0)]) as (_, serving, client):
         async with opened(client, START, signed(stream_user)):
             await held.come.wait()
         await eventually(lambda: watching(serving) == 0)  # it may only have ended its side
@@ -209,7 +197,7 @@ async def test_who_comes_back_before_the_end_has_an_answer(tmp_path: Path) -> No
     """A reader whose connection broke, and who reads on, did not leave."""
     held = Held(answering(answer()))
     user = a_user("stream")
-    async with house(held, tmp_path, routes=[route(commit_after=0)]) as (serving, client):
+    async with house(held, tmp_path, routes=[route(commit_after=0)]) as (_, serving, client):
         async with opened(client, START, signed(user)) as stream:
             await held.come.wait()
         await eventually(lambda: watching(serving) == 0)
@@ -225,7 +213,7 @@ async def test_a_run_counts_once_however_many_ask_for_it(tmp_path: Path) -> None
     """A second tab, and an unchanged client that asks for the same: one run, one outcome."""
     held = Held(answering(answer()))
     user = a_user("stream")
-    async with house(held, tmp_path) as (serving, client):
+    async with house(held, tmp_path) as (_, serving, client):
         asking = [asyncio.create_task(read(client, START, signed(user, SSE))) for _ in range(2)]
         await eventually(lambda: watching(serving) == 2)
         asking.append(asyncio.create_task(read(client, START, signed(user, "*/*"))))
@@ -242,7 +230,7 @@ async def test_who_is_refused_for_want_of_room_counts_in_no_arm(tmp_path: Path, 
     """How often that is, is up to whoever takes the room."""
     held = Held(answering(answer()))
     first, second = a_user("stream"), a_user(arm, skip=3)
-    async with house(held, tmp_path, routes=[route(max_runs=1)]) as (serving, client):
+    async with house(held, tmp_path, routes=[route(max_runs=1)]) as (_, serving, client):
         running = asyncio.create_task(read(client, START, signed(first)))
         await held.come.wait()
 
@@ -262,7 +250,7 @@ async def test_who_is_refused_for_want_of_room_counts_in_no_arm(tmp_path: Path, 
 async def test_a_request_too_long_to_be_streamed_counts_in_no_arm(tmp_path: Path) -> None:
     """Else a stranger could make the streams alone fail. Nor does a mistake of the client's, as an id that is
     none."""
-    async with house(upstream_script, tmp_path) as (serving, client):
+    async with house(upstream_script, tmp_path) as (_, serving, client):
         content = bytes(MAX_REQUEST_BYTES + 1)
         answers = [
             await read(client, START, signed(a_user(arm), EITHER), content=content)
@@ -277,7 +265,7 @@ async def test_a_request_too_long_to_be_streamed_counts_in_no_arm(tmp_path: Path
 async def test_strangers_make_no_evidence(tmp_path: Path) -> None:
     """Whom the API does not let in counts in no arm, streamed or relayed, and is no user."""
     refusing = answering(b'{"detail": "Unauthorized"}', b"401 Unauthorized")
-    async with house(refusing, tmp_path) as (serving, client):
+    async with house(refusing, tmp_path) as (_, serving, client):
         for number in range(20):
             for accept in (SSE, EITHER, "*/*"):
                 assert (await read(client, START, signed(f"forged-{number}", accept))).status == 401
@@ -332,7 +320,7 @@ def upstream_of(held: Held) -> Any:
 
 async def test_users_are_counted_anew_when_the_share_moves_though_nobody_asks(tmp_path: Path) -> None:
     """The controller reads how many users there were at the new share: those of the old one are gone."""
-    async with house(upstream_script, tmp_path) as (serving, client):
+    async with house(upstream_script, tmp_path) as (_, serving, client):
         for number in range(30):
             await read(client, START, signed(f"user-{number}", EITHER))
         before = await scrape(client, serving.admin_url)
@@ -350,7 +338,7 @@ async def test_users_are_counted_anew_when_the_share_moves_though_nobody_asks(tm
 
 async def test_nobody_in_particular_counts_in_no_arm(tmp_path: Path) -> None:
     """A request without an identity has no bucket."""
-    async with house(upstream_script, tmp_path) as (serving, client):
+    async with house(upstream_script, tmp_path) as (_, serving, client):
         for accept in (SSE, "*/*"):
             assert (await read(client, START, {"accept": accept})).status == 200
 

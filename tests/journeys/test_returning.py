@@ -1,8 +1,7 @@
 """Requests that come back, and those that only look like it: no call is repeated, no text is another's."""
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,21 +12,20 @@ from proxy.runs import waiters as arrivals
 from proxy.serving import App
 from proxy.upstream.breaker import BreakerState
 from proxy.viewers.api import position
-from tests.servers.scripted import Asked, Script, ScriptedUpstream
-from tests.servers.serving import ADMIN_TOKEN, Serving, flag_document, headgate
+from tests.servers import streaming
+from tests.servers.scripted import Asked
+from tests.servers.serving import flag_document
 from tests.servers.streaming import (
     EITHER,
-    EXTRACTION,
     START,
-    SUMMARY,
+    WHOLE,
     Held,
     answer,
     answering,
-    browser,
     eventually,
+    kill,
     opened,
     read,
-    route,
     signed,
 )
 
@@ -35,33 +33,9 @@ pytestmark = pytest.mark.anyio
 
 RUN = "6a1f0f9e-6d4e-4a51-9c0c-0a4f0c7f1d11"
 STREAM_PATH = f"{START}/stream"
-WHOLE = {"extraction": EXTRACTION, "summary": SUMMARY}
 
 
-@asynccontextmanager
-async def house(
-    script: Script, directory: Path, *, flags: dict[str, Any] | None = None, **more: Any
-) -> AsyncIterator[tuple[ScriptedUpstream, Serving, httpx.AsyncClient]]:
-    """An upstream that answers when told."""
-    settings = {name: more.pop(name) for name in ("upstream",) if name in more}
-    async with (
-        ScriptedUpstream(script).running() as upstream,
-        headgate(
-            upstream.url,
-            directory,
-            routes=[route(**{"commit_after": 0, **more})],
-            flags=flags,
-            admin_token=ADMIN_TOKEN,
-            **settings,
-        ) as serving,
-        browser(serving.url) as client,
-    ):
-        yield upstream, serving, client
-
-
-async def kill(serving: Serving, client: httpx.AsyncClient) -> None:
-    headers = {"authorization": f"Bearer {ADMIN_TOKEN}"}
-    (await client.post(f"{serving.admin_url}/kill", headers=headers)).raise_for_status()
+house = partial(streaming.house, commit_after=0)
 
 
 @pytest.mark.parametrize("names", ["cursor", "id", "key"])
@@ -217,7 +191,7 @@ async def test_a_route_says_from_where_work_may_be_started(
 
 
 async def test_nobody_in_particular_is_not_waited_for(tmp_path: Path) -> None:
-    """Who owns no run cannot use up the places of those who wait for theirs."""
+    """A client that owns no run cannot use up the places of users who wait for theirs."""
     held = Held(answering(answer()))
     async with house(held, tmp_path) as (_, serving, client):
         reply = await client.get(f"/_headgate/runs/{RUN}/events", headers={"accept": "text/event-stream"})
@@ -227,7 +201,7 @@ async def test_nobody_in_particular_is_not_waited_for(tmp_path: Path) -> None:
 
 
 async def test_one_user_takes_not_the_places_of_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Who waits for more runs than a page opens is told at once, and somebody else is waited for."""
+    """A user who waits for more runs than a page opens is told at once; other users still wait."""
     monkeypatch.setattr(arrivals, "MAX_WAITING_OF_ONE", 2)
     held = Held(answering(answer()))
     async with house(held, tmp_path) as (_, serving, client), asyncio.TaskGroup() as tasks:

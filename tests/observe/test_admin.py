@@ -3,10 +3,8 @@
 import asyncio
 import json
 import time
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import httpx
 import pytest
@@ -16,8 +14,9 @@ from pydantic import SecretStr
 from proxy.observe.admin import Admin
 from proxy.runs.runs import Runs
 from proxy.settings.settings import MemoryLogSettings
+from tests.servers import streaming
 from tests.servers.scripted import ScriptedUpstream
-from tests.servers.serving import ADMIN_TOKEN, Serving, flag_document, headgate
+from tests.servers.serving import ADMIN_TOKEN, flag_document, headgate
 from tests.servers.streaming import (
     EITHER,
     START,
@@ -39,14 +38,7 @@ pytestmark = pytest.mark.anyio
 TOKEN = {"authorization": f"Bearer {ADMIN_TOKEN}"}
 
 
-@asynccontextmanager
-async def house(directory: Path, **settings: Any) -> AsyncIterator[tuple[Serving, httpx.AsyncClient]]:
-    async with (
-        ScriptedUpstream(answering(answer())).running() as upstream,
-        headgate(upstream.url, directory, routes=[route()], **settings) as serving,
-        browser(serving.url) as client,
-    ):
-        yield serving, client
+house = partial(streaming.house, answering(answer()))
 
 
 async def reason(client: httpx.AsyncClient, url: str = "") -> str:
@@ -59,9 +51,7 @@ async def test_the_kill_switch_stops_streaming_at_once(tmp_path: Path) -> None:
     """The next request after POST /kill is batch, the next after DELETE streams again; open runs go on."""
     held = Held(answering(answer()))
     async with (
-        ScriptedUpstream(held).running() as upstream,
-        headgate(upstream.url, tmp_path, routes=[route(commit_after=0)]) as serving,
-        browser(serving.url) as client,
+        streaming.house(held, tmp_path, commit_after=0) as (_, serving, client),
         opened(client, START, signed()) as before,
     ):
         killed = await client.post(f"{serving.admin_url}/kill", headers=TOKEN, content="too many complaints")
@@ -98,7 +88,7 @@ async def test_what_the_admin_port_does_not_do_it_says(tmp_path: Path) -> None:
 
 async def test_the_kill_switch_needs_its_token(tmp_path: Path) -> None:
     """No token, a wrong one, another scheme: 401 with a challenge, and nothing changes."""
-    async with house(tmp_path) as (serving, client):
+    async with house(tmp_path) as (_, serving, client):
         for headers in (
             {},
             {"authorization": "Bearer wrong"},
@@ -118,7 +108,7 @@ async def test_the_kill_switch_needs_its_token(tmp_path: Path) -> None:
 
 async def test_the_kill_switch_is_counted_while_it_is_on(tmp_path: Path) -> None:
     """Also when nobody asks for anything: a switch that is forgotten would never be noticed."""
-    async with house(tmp_path) as (serving, client):
+    async with house(tmp_path) as (_, serving, client):
 
         async def shown(value: float) -> None:
             async def is_shown() -> bool:
@@ -135,7 +125,7 @@ async def test_the_kill_switch_is_counted_while_it_is_on(tmp_path: Path) -> None
 
 async def test_a_kill_flag_that_is_off_again_is_still_known_to_have_been_on(tmp_path: Path) -> None:
     """For a controller that did not look meanwhile. The local switch is no business of the flag's."""
-    async with house(tmp_path) as (serving, client):
+    async with house(tmp_path) as (_, serving, client):
 
         async def shown(name: str, value: float) -> None:
             async def is_shown() -> bool:
@@ -160,7 +150,7 @@ async def test_a_kill_flag_that_is_off_again_is_still_known_to_have_been_on(tmp_
 
 async def test_without_a_token_in_the_settings_there_is_no_kill_switch(tmp_path: Path) -> None:
     """Not set means refused for everybody: 403, also for an empty or a guessed token."""
-    async with house(tmp_path, admin_token=None) as (serving, client):
+    async with house(tmp_path, admin_token=None) as (_, serving, client):
         for headers in ({}, {"authorization": "Bearer None"}, {"authorization": "Bearer"}, TOKEN):
             response = await client.post(f"{serving.admin_url}/kill", headers=headers)
             assert response.status_code == 403
@@ -184,7 +174,7 @@ class NeverAsked:
 
 async def test_a_token_may_have_any_letters(tmp_path: Path) -> None:
     """A token in UTF-8 works as a client sends it."""
-    async with house(tmp_path, admin_token="schlüssel-für-alle") as (serving, client):
+    async with house(tmp_path, admin_token="schlüssel-für-alle") as (_, serving, client):
         header = {b"authorization": "Bearer schlüssel-für-alle".encode()}
         response = await client.post(f"{serving.admin_url}/kill", headers=header)
 
@@ -193,7 +183,7 @@ async def test_a_token_may_have_any_letters(tmp_path: Path) -> None:
 
 async def test_the_kill_flag_in_the_file_works_too(tmp_path: Path) -> None:
     """A changed flag file is applied within 2 s; a broken one changes nothing and is said."""
-    async with house(tmp_path) as (serving, client):
+    async with house(tmp_path) as (_, serving, client):
         serving.flag_file.write_text(json.dumps(flag_document(kill=True)))
 
         async def killed() -> bool:
@@ -248,7 +238,7 @@ async def test_health_and_counts(tmp_path: Path) -> None:
 
 async def test_the_admin_calls_are_not_on_the_public_port(tmp_path: Path) -> None:
     """There they belong to the upstream, which has none of them."""
-    async with house(tmp_path) as (serving, client):
+    async with house(tmp_path) as (_, serving, client):
         for path in ("/livez", "/readyz", "/metrics", "/runs"):
             assert (await client.get(path)).content == answer()
             if path != "/runs":

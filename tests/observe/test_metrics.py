@@ -24,6 +24,7 @@ from tests.servers.streaming import (
     answer,
     browser,
     eventually,
+    house,
     logged,
     read,
     route,
@@ -158,11 +159,7 @@ async def test_counts_agree_with_what_was_done(tmp_path: Path) -> None:
         "malformed": ("failed", "malformed", "nothing", "failed"),
         "sentence": ("failed", "failure_text", "content", "failed"),
     }
-    async with (
-        ScriptedUpstream(upstream_script).running() as upstream,
-        headgate(upstream.url, tmp_path, routes=[route(commit_after=15)]) as serving,
-        browser(serving.url) as client,
-    ):
+    async with house(upstream_script, tmp_path, commit_after=15) as (_, serving, client):
         before = await scrape(client, serving.admin_url)
         for how in kinds:
             await asyncio.gather(
@@ -233,13 +230,9 @@ async def test_nothing_that_identifies_anybody_is_counted_or_logged(tmp_path: Pa
     poll = {**POLL, "path": "/p/{case_id}", "every_ms": 50}
     flags = flag_document(rollout=60)
     with logged() as lines:
-        async with (
-            ScriptedUpstream(upstream_script).running() as upstream,
-            headgate(
-                upstream.url, tmp_path, flags=flags, routes=[route(poll=poll, source="poll", commit_after=0)]
-            ) as serving,
-            browser(serving.url) as client,
-        ):
+        async with house(
+            upstream_script, tmp_path, poll=poll, source="poll", commit_after=0, flags=flags
+        ) as (_, serving, client):
 
             async def one(number: int) -> None:
                 path = f"/api/cases/MARK-CASE-{number}/start?how={hows[number % 6]}&q=MARK-QUERY"

@@ -13,7 +13,7 @@ from proxy.observe.labels import PageResult
 from proxy.relay.attached_page import CHARSET_BYTES, MAX_PAGE_BYTES, with_script
 from tests.servers.scripted import DATE, Asked, ScriptedUpstream
 from tests.servers.serving import flag_document, headgate
-from tests.servers.streaming import browser, route, scrape, signed
+from tests.servers.streaming import browser, house, route, scrape, signed
 
 pytestmark = pytest.mark.anyio
 
@@ -169,11 +169,7 @@ async def test_a_page_that_is_cut_short_is_cut_short(tmp_path: Path) -> None:
         await asked.send(b"HTTP/1.1 200 OK\r\n%b%bcontent-length: 999\r\n\r\n%b" % (DATE, HTML, PAGE))
         asked.writer.close()
 
-    async with (
-        ScriptedUpstream(script).running() as upstream,
-        headgate(upstream.url, tmp_path, routes=ROUTES, attach=ATTACH) as serving,
-        browser(serving.url) as client,
-    ):
+    async with house(script, tmp_path, routes=ROUTES, attach=ATTACH) as (_, _, client):
         got_so_far = b""
         with pytest.raises(httpx.RemoteProtocolError):
             async with client.stream("GET", "/app") as answer:

@@ -20,6 +20,7 @@ from tests.servers.streaming import (
     EXTRACTION,
     START,
     SUMMARY,
+    WHOLE,
     Held,
     Served,
     Stream,
@@ -41,7 +42,6 @@ from tests.servers.valkey_server import ValkeyServer, valkey
 
 pytestmark = pytest.mark.anyio
 
-WHOLE = {"extraction": EXTRACTION, "summary": SUMMARY}
 KEY = "a key for the tests that is long enough"
 
 

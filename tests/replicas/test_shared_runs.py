@@ -109,20 +109,6 @@ async def replica(server: "ValkeyServer | Detour", **more: Any) -> AsyncIterator
         yield made
 
 
-@pytest.fixture(scope="module")
-async def started(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[ValkeyServer]:
-    async with valkey(tmp_path_factory.mktemp("valkey")) as server:
-        yield server
-
-
-@pytest.fixture
-async def server(started: ValkeyServer) -> ValkeyServer:
-    """Empty."""
-    async with started.client() as client:
-        await client.flushall()
-    return started
-
-
 def new_run(run_id: str | None = None, of: Route = ROUTE) -> Run:
     call = Call(of, {"case_id": "7"}, Request("POST", TARGET, [(b"x-own", b"\xe4")], b"the body"))
     return Run(call, STREAM, ANN, METRICS, deque(), run_id=run_id, fingerprint="print")
@@ -864,7 +850,7 @@ async def test_with_another_key_nothing_is_seen(server: ValkeyServer) -> None:
 
 
 async def test_entries_that_were_swapped_are_refused(server: ValkeyServer) -> None:
-    """Whoever can write to the store cannot change what viewers read: they see that the run is lost."""
+    """A writer to the store cannot change what viewers read: they see that the run is lost."""
     async with replica(server) as one, replica(server) as other, server.client() as client:
         run, second = await claimed(one), await claimed(one)
         say(run, 4)
@@ -908,7 +894,7 @@ async def _write(client: Redis, log: str, values: list[bytes]) -> None:
 
 
 async def test_a_key_that_holds_something_else_disturbs_no_other_run(server: ValkeyServer) -> None:
-    """Of two runs, the one whose log was replaced by another value is lost elsewhere; the other goes on."""
+    """A run whose log was replaced by another value is lost at other replicas; another run goes on."""
     async with replica(server) as one, replica(server) as other, server.client() as client:
         run, second = await claimed(one), await claimed(one)
         say(run)

@@ -1,7 +1,6 @@
 """Runs whose replica is gone, and what the others do about them; over a real Valkey server."""
 
 import asyncio
-from collections.abc import AsyncIterator
 from dataclasses import replace
 from itertools import count
 from typing import Any
@@ -35,26 +34,12 @@ from tests.replicas.test_shared_runs import (
     wires,
 )
 from tests.servers.streaming import eventually, route
-from tests.servers.valkey_server import Detour, ValkeyServer, valkey
+from tests.servers.valkey_server import Detour, ValkeyServer
 
 pytestmark = pytest.mark.anyio
 
 numbers = count()
 BOX = Sealing(KEY).box("run of tests")
-
-
-@pytest.fixture(scope="module")
-async def started(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[ValkeyServer]:
-    async with valkey(tmp_path_factory.mktemp("valkey")) as server:
-        yield server
-
-
-@pytest.fixture
-async def server(started: ValkeyServer) -> ValkeyServer:
-    """Empty."""
-    async with started.client() as client:
-        await client.flushall()
-    return started
 
 
 async def begun(at: Replica, words: int = 3, of: Route = SAFE) -> Run:

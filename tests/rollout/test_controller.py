@@ -20,12 +20,6 @@ from tests.servers.streaming import eventually
 pytestmark = pytest.mark.anyio
 
 
-@pytest.fixture
-def rolling(tmp_path: Path) -> Rolling:
-    flag_file(tmp_path / "flags.json")
-    return Rolling(tmp_path, policy(tmp_path))
-
-
 async def test_a_healthy_rollout_goes_to_its_last_step(rolling: Rolling) -> None:
     """Step by step, each once; then it stays, and every decision can be made again from the journal."""
     with rolling.running() as running:
@@ -188,7 +182,7 @@ async def test_who_is_exposed_beside_the_rollout_is_said_when_it_goes_back(rolli
 
 
 async def test_the_kill_flag_ends_the_rollout(rolling: Rolling) -> None:
-    """Whoever turned it on; turning it off brings nobody's stream back."""
+    """No matter who turned it on; turning it off brings nobody's stream back."""
     async with begun(rolling) as running:
         rolling.edit(lambda flag: flag.update(enabled=True), flag=1)
         await running.ticks(2)
@@ -544,7 +538,8 @@ async def test_an_approval_acts_when_it_is_asked_for_or_not_at_all(rolling: Roll
 
 @pytest.mark.parametrize("harm", [1.5, {"ratio": 1.5, "or_points": 2.0}], ids=str)
 async def test_a_service_that_never_fails_goes_on_by_points_alone(tmp_path: Path, harm: Any) -> None:
-    """Of nothing there is no ratio: without points it is overdue for ever. The journal replays either way."""
+    """Without failures there is no ratio: without points the step is overdue for ever. The journal replays
+    either way."""
     flag_file(tmp_path / "flags.json")
     steps = [
         {"share": 25, "at_least": "3m", "at_most": "10m", "min_samples": 50},

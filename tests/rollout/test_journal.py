@@ -119,7 +119,7 @@ def test_whatever_is_changed_is_named(path: Path, damage: str, seq: int, what: s
 
 
 def test_an_entry_made_anew_breaks_the_next(path: Path) -> None:
-    """Who also computes the changed entry's hash is found at the one after it."""
+    """If the changed entry's hash is computed anew, the change shows at the next entry."""
     fill(path, 3)
     with JournalReader.open(path) as reader:
         first, second, _ = reader.entries()

@@ -79,7 +79,7 @@ def test_a_step_is_in_force_when_it_is_written_and_not_when_it_is_decided():
 
 
 def test_an_intent_is_forgotten_by_the_next_tick():
-    """Whoever decides anew has not written it, or it would have been journaled."""
+    """A controller that decides anew has not written the share, or that would have been journaled."""
     assert after(begin(), tick(MoveKind.ADVANCE, step=0), tick()).intent is None
 
 

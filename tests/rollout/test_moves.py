@@ -128,7 +128,7 @@ def test_time_alone_never_advances():
 
 
 def test_the_last_step_stays_when_it_is_proved():
-    """Whoever is held back is let in by a person who signs off, not by the controller."""
+    """Users who are held back are let in by a person who signs off, not by the controller."""
     assert decide(replace(READY, step_rules=replace(STEP_RULES, is_last=True))) == Move(
         MoveKind.STAY, MoveReason.COMPLETE
     )

@@ -74,7 +74,7 @@ async def test_before_the_first_rollout_there_is_none(desk: Desk) -> None:
 
 
 async def test_a_journal_that_is_just_being_made_is_none_yet(desk: Desk) -> None:
-    """Whoever looks in the moment that the controller begins: the file is there, and its tables are not."""
+    """A look while the controller begins: the file is there, and its tables are not."""
     journal = desk.rolling.policy.journal
     with closing(sqlite3.connect(journal)) as connection:
         connection.execute("PRAGMA journal_mode=WAL")
@@ -399,7 +399,7 @@ async def test_replay_tells_a_journal_that_was_touched(desk: Desk) -> None:
 
 
 async def test_watch_shows_what_an_act_has_changed(desk: Desk) -> None:
-    """Who did it last, and why, is on the page."""
+    """The page names the last person who acted, and the reason."""
     await desk.has_begun()
     await desk.types("pause", *why("wait for the night shift"))
     assert "pause by ops" in (await desk.types("status")).output

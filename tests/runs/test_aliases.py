@@ -4,6 +4,7 @@ import asyncio
 import uuid
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +12,13 @@ import httpx
 import pytest
 
 from proxy.runs.aliases import MAX_NAMES, MAX_NONE, NONE_S, RunAliases
+from tests.servers import streaming
 from tests.servers.scripted import Script, ScriptedUpstream
-from tests.servers.serving import Serving, flag_document, headgate
+from tests.servers.serving import flag_document, headgate
 from tests.servers.streaming import (
     EITHER,
-    EXTRACTION,
     START,
-    SUMMARY,
+    WHOLE,
     Held,
     answer,
     answering,
@@ -32,7 +33,6 @@ from tests.servers.valkey_server import valkey
 
 pytestmark = pytest.mark.anyio
 
-WHOLE = {"extraction": EXTRACTION, "summary": SUMMARY}
 OFF = flag_document(rollout=0)
 ONE, TWO, THREE = (f"6a1f0f9e-6d4e-4a51-9c0c-0a4f0c7f1d1{n}" for n in range(3))
 JSON = "application/json"
@@ -40,23 +40,7 @@ LONG_S = 30.0
 """How long a viewer would wait for a run that never begins: beyond what a test may take."""
 
 
-@asynccontextmanager
-async def house(
-    script: Script, directory: Path, **more: Any
-) -> AsyncIterator[tuple[ScriptedUpstream, Serving, httpx.AsyncClient]]:
-    settings = {name: more.pop(name) for name in ("flags",) if name in more}
-    async with (
-        ScriptedUpstream(script).running() as upstream,
-        headgate(
-            upstream.url,
-            directory,
-            routes=[route(**{"commit_after": 0, **more})],
-            attach_wait_s=LONG_S,
-            **settings,
-        ) as serving,
-        browser(serving.url) as client,
-    ):
-        yield upstream, serving, client
+house = partial(streaming.house, commit_after=0, attach_wait_s=LONG_S)
 
 
 @asynccontextmanager

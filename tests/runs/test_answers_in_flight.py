@@ -7,14 +7,13 @@ from pathlib import Path
 import pytest
 
 from proxy.runs.capacity import AnswerBudget
-from tests.servers.scripted import Asked, ScriptedUpstream
-from tests.servers.serving import headgate
+from tests.servers.scripted import Asked
 from tests.servers.streaming import (
     EITHER,
     START,
     answer,
-    browser,
     eventually,
+    house,
     opened,
     read,
     route,
@@ -68,11 +67,11 @@ async def test_all_answers_come_though_they_do_not_fit_in_at_once(tmp_path: Path
             await asyncio.sleep(0)
 
     async with (
-        ScriptedUpstream(upstream_waits).running() as upstream,
-        headgate(
-            upstream.url, tmp_path, routes=[route(commit_after=0)], limits={"run_answers": LIMIT}
-        ) as serving,
-        browser(serving.url) as client,
+        house(upstream_waits, tmp_path, commit_after=0, limits={"run_answers": LIMIT}) as (
+            _,
+            serving,
+            client,
+        ),
         AsyncExitStack() as stack,
     ):
         budget = serving.app.runs._capacity.answers
@@ -105,15 +104,10 @@ async def test_live_text_stops_where_there_is_no_room_and_the_end_has_the_rest(t
         head = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ncontent-length: %d\r\n\r\n"
         await asked.send(head % len(stream) + stream)
 
-    async with (
-        ScriptedUpstream(script).running() as upstream,
-        headgate(
-            upstream.url,
-            tmp_path,
-            routes=[route(source="native", native=NATIVE)],
-            limits={"run_answers": 100_000},
-        ) as serving,
-        browser(serving.url) as client,
+    async with house(script, tmp_path, source="native", native=NATIVE, limits={"run_answers": 100_000}) as (
+        _,
+        serving,
+        client,
     ):
         got = await read(client, START, signed())
         samples = await scrape(client, serving.admin_url)
@@ -135,10 +129,10 @@ async def test_a_look_that_there_is_no_room_for_costs_the_live_text_alone(tmp_pa
     polls = {"path": "/api/cases/{case_id}/rows", "row": "$.rows[?@.stage == '{stage}']"}
     polled = route(source="poll", poll=polls | {"updated_at": ["$.at"]})
     polled["sections"][0]["poll_at"] = "$.text"
-    async with (
-        ScriptedUpstream(script).running() as upstream,
-        headgate(upstream.url, tmp_path, routes=[polled], limits={"run_answers": 100_000}) as serving,
-        browser(serving.url) as client,
+    async with house(script, tmp_path, routes=[polled], limits={"run_answers": 100_000}) as (
+        _,
+        serving,
+        client,
     ):
         got = await read(client, START, signed())
 

@@ -6,16 +6,14 @@ from typing import Any
 
 import pytest
 
-from tests.servers.scripted import ScriptedUpstream
-from tests.servers.serving import headgate
 from tests.servers.streaming import (
     EITHER,
     START,
     Held,
     answer,
     answering,
-    browser,
     eventually,
+    house,
     opened,
     read,
     route,
@@ -31,10 +29,10 @@ def memory(**bounds: Any) -> dict[str, Any]:
 
 async def test_large_answers_of_one_user_evict_his_own(tmp_path: Path) -> None:
     """Over the bound in bytes, the oldest run of who has most of them goes."""
-    async with (
-        ScriptedUpstream(answering(answer("word " * 200))).running() as upstream,
-        headgate(upstream.url, tmp_path, routes=[route()], event_log=memory(bytes=400_000)) as serving,
-        browser(serving.url) as client,
+    async with house(answering(answer("word " * 200)), tmp_path, event_log=memory(bytes=400_000)) as (
+        _,
+        serving,
+        client,
     ):
         hers = await read(client, START, signed("ann"), content=b"0")
         for number in range(30):
@@ -49,11 +47,7 @@ async def test_large_answers_of_one_user_evict_his_own(tmp_path: Path) -> None:
 
 async def test_many_runs_of_one_user_evict_his_own(tmp_path: Path) -> None:
     """The same for their number."""
-    async with (
-        ScriptedUpstream(answering(answer())).running() as upstream,
-        headgate(upstream.url, tmp_path, routes=[route()], event_log=memory(runs=3)) as serving,
-        browser(serving.url) as client,
-    ):
+    async with house(answering(answer()), tmp_path, event_log=memory(runs=3)) as (_, _, client):
         hers = await read(client, START, signed("ann"), content=b"0")
         for number in range(9):
             await read(client, START, signed("bob"), content=b"%d" % number)
@@ -65,11 +59,7 @@ async def test_many_runs_of_one_user_evict_his_own(tmp_path: Path) -> None:
 @pytest.mark.parametrize("accept", ["text/event-stream", "application/json"])
 async def test_an_idempotency_key_outlives_its_answer(tmp_path: Path, accept: str) -> None:
     """It is repeated when the answer had to go: that is told, and the upstream is not asked a second time."""
-    async with (
-        ScriptedUpstream(answering(answer())).running() as upstream,
-        headgate(upstream.url, tmp_path, routes=[route()], event_log=memory(runs=1)) as serving,
-        browser(serving.url) as client,
-    ):
+    async with house(answering(answer()), tmp_path, event_log=memory(runs=1)) as (upstream, _, client):
         await read(client, START, signed(**{"idempotency-key": "1"}))
         await read(client, START, signed(**{"idempotency-key": "2"}))
         again = await client.post(START, headers=signed(accept=accept, **{"idempotency-key": "1"}))
@@ -85,9 +75,7 @@ async def test_nobody_takes_all_places_of_a_route(tmp_path: Path) -> None:
     held = Held(answering(answer()))
     routes = [route(max_runs=4, commit_after=0)]
     async with (
-        ScriptedUpstream(held).running() as upstream,
-        headgate(upstream.url, tmp_path, routes=routes) as serving,
-        browser(serving.url) as client,
+        house(held, tmp_path, routes=routes) as (upstream, _, client),
         opened(client, START, signed("bob"), content=b"1"),
         opened(client, START, signed("bob"), content=b"2"),
         opened(client, START, signed("bob"), content=b"3"),

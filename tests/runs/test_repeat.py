@@ -23,6 +23,7 @@ from tests.servers.streaming import (
     EXTRACTION,
     START,
     SUMMARY,
+    WHOLE,
     answer,
     answering,
     browser,
@@ -37,7 +38,6 @@ from tests.servers.streaming import (
 
 pytestmark = pytest.mark.anyio
 
-WHOLE = {"extraction": EXTRACTION, "summary": SUMMARY}
 SAFE = {"replay": "safe"}
 SOON_S = 0.3
 SOON = {"timeouts": {"first_byte_s": SOON_S}}

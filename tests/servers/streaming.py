@@ -21,15 +21,17 @@ import httpx
 import orjson
 
 from proxy.observe.logs import JsonFormatter
+from proxy.settings.route import RouteSettings
 from proxy.text.sse import Decoder
-from tests.servers.scripted import Asked, Script
-from tests.servers.serving import ADMIN_TOKEN, flag_document, token
+from tests.servers.scripted import Asked, Script, ScriptedUpstream
+from tests.servers.serving import ADMIN_TOKEN, Serving, flag_document, headgate, token
 
 PATIENCE_S = 10.0
 """How long a test waits for what should come at once."""
 
 EXTRACTION = "Fever of 38.9 °C — productive cough, SpO₂ 91 %.\n\n| Sign | ✅ |\n"
 SUMMARY = "Likely pneumonia 🫁. Start treatment now."
+WHOLE = {"extraction": EXTRACTION, "summary": SUMMARY}
 START = "/api/cases/7/start"
 
 SSE = "text/event-stream"
@@ -101,6 +103,32 @@ async def browser(url: str = "") -> AsyncIterator[httpx.AsyncClient]:
         limits=httpx.Limits(max_connections=None),
     ) as client:
         yield client
+
+
+@asynccontextmanager
+async def house(
+    script: Script, directory: Path, **more: Any
+) -> AsyncIterator[tuple[ScriptedUpstream, Serving, httpx.AsyncClient]]:
+    """An upstream, a Headgate in front of it, and a client.
+
+    Without `routes` there is one route, and what can be set of a route in `more` is set of that one. All else
+    is for `headgate`.
+    """
+    if "routes" not in more:
+        of_route = {name: more.pop(name) for name in RouteSettings.model_fields if name in more}
+        more["routes"] = [route(**of_route)]
+    async with (
+        ScriptedUpstream(script).running() as upstream,
+        headgate(upstream.url, directory, **more) as serving,
+        browser(serving.url) as client,
+    ):
+        yield upstream, serving, client
+
+
+async def kill(serving: Serving, client: httpx.AsyncClient) -> None:
+    """Turn the kill switch on."""
+    headers = {"authorization": f"Bearer {ADMIN_TOKEN}"}
+    (await client.post(f"{serving.admin_url}/kill", headers=headers)).raise_for_status()
 
 
 class Stream:

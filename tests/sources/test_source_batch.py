@@ -7,9 +7,17 @@ from pathlib import Path
 
 import pytest
 
-from tests.servers.scripted import Asked, ScriptedUpstream
-from tests.servers.serving import headgate
-from tests.servers.streaming import EXTRACTION, START, SUMMARY, answer, browser, opened, read, route, signed
+from tests.servers.scripted import Asked
+from tests.servers.streaming import (
+    EXTRACTION,
+    START,
+    SUMMARY,
+    answer,
+    house,
+    opened,
+    read,
+    signed,
+)
 
 pytestmark = pytest.mark.anyio
 
@@ -31,9 +39,7 @@ async def test_each_section_is_shown_as_soon_as_it_is_whole(tmp_path: Path) -> N
         await asked.send(b"0\r\n\r\n")
 
     async with (
-        ScriptedUpstream(script).running() as upstream,
-        headgate(upstream.url, tmp_path, routes=[route(commit_after=0, heartbeat_s=0.02)]) as serving,
-        browser(serving.url) as client,
+        house(script, tmp_path, commit_after=0, heartbeat_s=0.02) as (_, _, client),
         opened(client, START, signed()) as stream,
     ):
         await stream.piece()
@@ -67,11 +73,7 @@ async def test_texts_that_only_the_whole_answer_has_come_at_its_end(tmp_path: Pa
         {"stage": "extraction", "at": "$.rows[?@.k == 'b'].t"},
         {"stage": "summary", "panel": "chat", "at": "$.summary"},
     ]
-    async with (
-        ScriptedUpstream(script).running() as upstream,
-        headgate(upstream.url, tmp_path, routes=[route(sections=sections)]) as serving,
-        browser(serving.url) as client,
-    ):
+    async with house(script, tmp_path, sections=sections) as (_, _, client):
         stream = await read(client, START, signed())
 
     assert stream.texts() == texts
@@ -86,11 +88,7 @@ async def test_a_body_in_a_coding_that_was_not_asked_for_is_not_guessed_at(tmp_p
         await asked.read_body()
         await asked.answer(gzip.compress(answer()), extra=b"content-encoding: gzip\r\n")
 
-    async with (
-        ScriptedUpstream(script).running() as upstream,
-        headgate(upstream.url, tmp_path, routes=[route()]) as serving,
-        browser(serving.url) as client,
-    ):
+    async with house(script, tmp_path) as (_, _, client):
         either = await client.post(START, headers=signed(accept="text/event-stream, application/json"))
         stream = await read(client, START, signed())
 
@@ -107,11 +105,7 @@ async def test_one_call_is_made_on_a_connection_of_its_own(tmp_path: Path) -> No
         await asked.read_body()
         await asked.answer(answer())
 
-    async with (
-        ScriptedUpstream(script).running() as upstream,
-        headgate(upstream.url, tmp_path, routes=[route()]) as serving,
-        browser(serving.url) as client,
-    ):
+    async with house(script, tmp_path) as (upstream, serving, client):
         for _ in range(5):
             assert (await read(client, START, signed())).last["type"] == "stream_done"
         in_use = serving.app.gateway.relay._upstream.in_use

@@ -16,12 +16,14 @@ from proxy.settings.route import SectionSettings
 from proxy.settings.sources import PollSettings
 from proxy.sources import poll as poll_source
 from proxy.sources.poll import JITTER, STRIKES, Rows, RowsBefore
+from tests.servers import streaming
 from tests.servers.scripted import Asked, ScriptedUpstream
 from tests.servers.serving import Serving, headgate
 from tests.servers.streaming import (
     EXTRACTION,
     START,
     SUMMARY,
+    WHOLE,
     Lines,
     answer,
     browser,
@@ -37,7 +39,6 @@ from tests.servers.streaming import (
 pytestmark = pytest.mark.anyio
 
 DETAILS = b"/api/cases/7/details"
-WHOLE = {"extraction": EXTRACTION, "summary": SUMMARY}
 SECTIONS = [
     {"stage": "extraction", "at": "$.result.extraction", "poll_at": "$.result.text"},
     {"stage": "summary", "panel": "chat", "at": "$.result.summary", "poll_at": "$.result.text"},
@@ -281,11 +282,7 @@ async def test_without_a_look_before_the_call_nothing_is_polled(tmp_path: Path) 
         number = int(asked.target.split(b"/")[3])
         await asked.answer(answer() if asked.head.startswith(b"POST") else documents[number])
 
-    async with (
-        ScriptedUpstream(script).running() as upstream,
-        headgate(upstream.url, tmp_path, routes=[polling()]) as serving,
-        browser(serving.url) as client,
-    ):
+    async with streaming.house(script, tmp_path, routes=[polling()]) as (_, _, client):
         for number, document in enumerate(documents):
             stream = await read(client, f"/api/cases/{number}/start", signed())
 

@@ -2,15 +2,14 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
 
-from tests.servers.scripted import Asked, Script, ScriptedUpstream
+from tests.servers import streaming
+from tests.servers.scripted import Asked, Script
 from tests.servers.serving import headgate
 from tests.servers.streaming import (
     EITHER,
@@ -66,23 +65,12 @@ def dumped(value: Any) -> bytes:
     return json.dumps(value, ensure_ascii=False).encode()
 
 
-@asynccontextmanager
-async def house(
-    script: Script, directory: Path, **more: Any
-) -> AsyncIterator[tuple[ScriptedUpstream, httpx.AsyncClient]]:
-    async with (
-        ScriptedUpstream(script).running() as upstream,
-        headgate(
-            upstream.url, directory, routes=[route(**{"source": "stages", "stages": STAGES, **more})]
-        ) as serving,
-        browser(serving.url) as client,
-    ):
-        yield upstream, client
+house = partial(streaming.house, source="stages", stages=STAGES)
 
 
 async def test_each_result_is_handed_to_the_next_call(tmp_path: Path) -> None:
     """Methods, paths, bodies and credentials as the settings say; values keep their type."""
-    async with house(replies(one=dumped(ONE), two=dumped(TWO)), tmp_path) as (upstream, client):
+    async with house(replies(one=dumped(ONE), two=dumped(TWO)), tmp_path) as (upstream, _, client):
         stream = await read(
             client,
             START,
@@ -105,7 +93,7 @@ async def test_each_result_is_handed_to_the_next_call(tmp_path: Path) -> None:
 
 async def test_the_groups_answer_is_assembled(tmp_path: Path) -> None:
     """`result` is the answer template filled in, and the texts shown are the ones it has."""
-    async with house(replies(one=dumped(ONE), two=dumped(TWO)), tmp_path) as (_, client):
+    async with house(replies(one=dumped(ONE), two=dumped(TWO)), tmp_path) as (_, _, client):
         stream = await read(client, START, signed(), content=ASKED)
 
     assert json.loads(stream.last["metadata"]["result"]) == {
@@ -132,7 +120,7 @@ async def test_stages_are_told_as_they_happen(tmp_path: Path) -> None:
 
     progress = {"progress": True, "progress_s": 0.03, "commit_after": 0}
     async with (
-        house(replies(one=one, two=two), tmp_path, **progress) as (upstream, client),
+        house(replies(one=one, two=two), tmp_path, **progress) as (upstream, _, client),
         opened(client, START, signed(), content=ASKED) as stream,
     ):
         await stream.until(lambda e: e["type"] == "progress" and e["metadata"].get("stage_index") == 0)
@@ -188,7 +176,7 @@ def failing(stage: str) -> Script:
 
 async def test_a_failed_stage_ends_the_group_and_keeps_what_was_finished(tmp_path: Path) -> None:
     """The second of two stages fails: the first one's text stays, partial, and the end says why."""
-    async with house(failing("two"), tmp_path) as (upstream, client):
+    async with house(failing("two"), tmp_path) as (upstream, _, client):
         for name, (_reply, code, status) in FAILURES.items():
             before = len(upstream.asked)
             path = f"/api/cases/{name.replace(' ', '-')}/start"
@@ -207,7 +195,7 @@ async def test_a_failed_stage_ends_the_group_and_keeps_what_was_finished(tmp_pat
 
 async def test_after_a_failed_stage_no_further_call_is_made(tmp_path: Path) -> None:
     """The first stage fails: the second is never asked, and the client has the failure's own status."""
-    async with house(failing("one"), tmp_path) as (upstream, client):
+    async with house(failing("one"), tmp_path) as (upstream, _, client):
         for name, (_reply, _code, status) in FAILURES.items():
             path = f"/api/cases/{name.replace(' ', '-')}/start"
             response = await client.post(path, headers=signed(accept=EITHER), content=ASKED)
@@ -233,7 +221,7 @@ async def test_a_plain_request_gets_the_upstreams_own_answer_beside_a_run(tmp_pa
 
     script = replies(one=one, two=dumped(TWO), cases=own)
     async with (
-        house(script, tmp_path, commit_after=0) as (_, client),
+        house(script, tmp_path, commit_after=0) as (_, _, client),
         opened(client, START, signed(), content=ASKED) as stream,
     ):
         await stream.piece()
@@ -246,7 +234,7 @@ async def test_a_plain_request_gets_the_upstreams_own_answer_beside_a_run(tmp_pa
 
 async def test_a_client_without_the_value_is_told_so(tmp_path: Path) -> None:
     """A template that cannot be filled is a failure with a status, and no call is made with half a body."""
-    async with house(replies(one=dumped(ONE), two=dumped(TWO)), tmp_path) as (upstream, client):
+    async with house(replies(one=dumped(ONE), two=dumped(TWO)), tmp_path) as (upstream, _, client):
         for body in (b"", b"nonsense", b"[]", b'{"other": 1}', b'"text"'):
             response = await client.post(START, headers=signed(accept=EITHER), content=body)
 
@@ -285,7 +273,7 @@ async def test_an_answer_of_very_many_values_is_handed_on_as_any_other(tmp_path:
     script = replies(one=dumped(many), two=dumped(TWO))
     stages = json.loads(json.dumps(STAGES))
     del stages["calls"][1]["body"]["s"]
-    async with house(script, tmp_path, stages=stages) as (upstream, client):
+    async with house(script, tmp_path, stages=stages) as (upstream, _, client):
         stream = await read(client, START, signed(), content=ASKED)
 
     assert stream.texts() == {"extraction": EXTRACTION, "summary": SUMMARY}

@@ -164,7 +164,7 @@ SSE = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ncontent-length: %d
 
 @pytest.mark.parametrize("kind", ANSWERS)
 async def test_no_batch_answer_holds_the_loop(kind: str, tmp_path: Path) -> None:
-    """Of whatever its text is made, and however long it is."""
+    """Whatever its text consists of, and however long it is."""
     most_s, tail = await most_work(tmp_path, {}, ANSWERS[kind], JSON)
 
     assert b'"sha256"' in tail
@@ -183,7 +183,7 @@ STREAMS = {
 
 @pytest.mark.parametrize("kind", STREAMS)
 async def test_no_stream_holds_the_loop(kind: str, tmp_path: Path) -> None:
-    """Of whatever its events are made, and however many come at once."""
+    """Whatever its events consist of, and however many come at once."""
     said = b'data: {"t":"Text. "}\n\n' + STREAMS[kind] + b"event: end\ndata: {}\n\n"
     most_s, tail = await most_work(tmp_path, {"source": "native", "native": NATIVE}, said, SSE)
 
@@ -246,7 +246,7 @@ CROWDED = b'{"text":"Text. ","x":[' + b"[]," * 2 * MEGABYTE + b"0]}"
 
 @pytest.mark.parametrize(("answer", "body"), [(CROWDED, b'{"text":"t"}'), (b'{"text":"Text. "}', CROWDED)])
 async def test_no_stage_holds_the_loop(answer: bytes, body: bytes, tmp_path: Path) -> None:
-    """Of whatever its answer, or the request whose values it is asked with, is made."""
+    """Whatever its answer consists of, or the request whose values go into the call."""
     of = {"source": "stages", "stages": STAGES}
     most_s, tail = await most_work(tmp_path, of, answer, JSON, body=body)
 
@@ -295,7 +295,7 @@ LOGS = {
 
 @pytest.mark.parametrize("kind", LOGS)
 async def test_no_snapshot_holds_the_loop(kind: str) -> None:
-    """Of however many events a slow viewer has missed, and however long their text is."""
+    """However many events a slow viewer has missed, and however long their text is."""
     log, blocks, heart = EventLog("run", 1000), list[bytes](), Heart()
     for event in LOGS[kind]:
         log.append(event, 0.0)

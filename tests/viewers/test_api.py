@@ -5,8 +5,7 @@ import json
 import random
 import time
 import uuid
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,48 +13,30 @@ import httpx
 import jwt
 import pytest
 
-from tests.servers.scripted import Asked, Script, ScriptedUpstream, talking
-from tests.servers.serving import Serving, headgate
+from tests.servers import streaming
+from tests.servers.scripted import Asked, talking
 from tests.servers.streaming import (
-    EXTRACTION,
     SSE,
     START,
     SUMMARY,
+    WHOLE,
     Held,
     answer,
     answering,
-    browser,
     eventually,
     logged,
     opened,
     read,
-    route,
     scrape,
     signed,
 )
 
 pytestmark = pytest.mark.anyio
 
-WHOLE = {"extraction": EXTRACTION, "summary": SUMMARY}
 KEY = "a secret that is long enough for HS256"
 
 
-@asynccontextmanager
-async def house(
-    script: Script, directory: Path, **more: Any
-) -> AsyncIterator[tuple[ScriptedUpstream, Serving, httpx.AsyncClient]]:
-    settings = {
-        name: more.pop(name)
-        for name in ("upstream", "event_log", "identity", "attach_wait_s")
-        if name in more
-    }
-    settings.setdefault("attach_wait_s", 0.1)
-    async with (
-        ScriptedUpstream(script).running() as upstream,
-        headgate(upstream.url, directory, routes=[route(**more)], **settings) as serving,
-        browser(serving.url) as client,
-    ):
-        yield upstream, serving, client
+house = partial(streaming.house, attach_wait_s=0.1)
 
 
 def events(run: str, query: str = "") -> str:
@@ -189,7 +170,8 @@ async def test_five_hundred_disconnects_lose_and_repeat_nothing(tmp_path: Path) 
 
 
 async def test_a_cursor_of_something_else_gets_the_texts_as_they_are(tmp_path: Path) -> None:
-    """Of another run, of an earlier life of the store, or none at all: a snapshot, never silence."""
+    """A cursor of another run, of an earlier life of the store, or one that is malformed, gets a snapshot,
+    never silence."""
     async with house(answering(answer()), tmp_path) as (_, _, client):
         first = await read(client, START, signed())
         for cursor in (f"{uuid.uuid4()}:2", f"{first.run}:999", "garbage", f"{first.run}:x"):
@@ -500,7 +482,7 @@ async def test_an_idempotency_key_of_another_request_is_refused(tmp_path: Path) 
 
 
 async def test_an_idempotency_key_of_a_failed_run_may_be_used_again(tmp_path: Path) -> None:
-    """Who repeats a request that has failed wants it done, and not to be told again."""
+    """A client that repeats a failed request wants it done, and not to be told of the failure again."""
     replies = iter([answering(b"{}", b"503 Busy"), answering(answer())])
 
     async def script(asked: Asked) -> None:

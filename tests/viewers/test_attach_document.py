@@ -1,19 +1,17 @@
 """What `attach.js` is told about its caller, and about the caller's runs in flight."""
 
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
 from pydantic import ValidationError
 
 from proxy.settings.attach import AttachSettings, PanelSettings
 from proxy.settings.route import RouteSettings
-from tests.servers.scripted import ScriptedUpstream
-from tests.servers.serving import Serving, flag_document, headgate, token
-from tests.servers.streaming import START, Held, answer, answering, browser, opened, route, signed
+from tests.servers import streaming
+from tests.servers.serving import flag_document, token
+from tests.servers.streaming import START, Held, answer, answering, opened, route, signed
 
 pytestmark = pytest.mark.anyio
 
@@ -32,20 +30,12 @@ DESCRIBED = {
 }
 
 
-@asynccontextmanager
-async def house(tmp_path: Path, **more: Any) -> AsyncIterator[tuple[Serving, httpx.AsyncClient]]:
-    more.setdefault("routes", ATTACHED)
-    async with (
-        ScriptedUpstream(answering(answer())).running() as upstream,
-        headgate(upstream.url, tmp_path, **more) as serving,
-        browser(serving.url) as client,
-    ):
-        yield serving, client
+house = partial(streaming.house, answering(answer()), routes=ATTACHED)
 
 
 async def test_a_user_of_the_stream_arm_is_told_the_routes_that_are_shown(tmp_path: Path) -> None:
     """Those with a block `attach`; kept for a minute, by this browser, for this credential."""
-    async with house(tmp_path) as (_, client):
+    async with house(tmp_path) as (_, _, client):
         told = await client.get(DOCUMENT, headers=signed(accept=None))
 
     assert told.json() == {"routes": [DESCRIBED]}
@@ -56,7 +46,7 @@ async def test_a_user_of_the_stream_arm_is_told_the_routes_that_are_shown(tmp_pa
 @pytest.mark.parametrize("flags", [flag_document(0), flag_document(100, kill=True)])
 async def test_a_user_of_another_arm_is_told_of_none(tmp_path: Path, flags: dict[str, Any]) -> None:
     """And asks no more for a minute."""
-    async with house(tmp_path, flags=flags) as (_, client):
+    async with house(tmp_path, flags=flags) as (_, _, client):
         told = await client.get(DOCUMENT, headers=signed(accept=None))
 
     assert told.json() == {"routes": []}
@@ -73,10 +63,10 @@ async def test_dark_users_and_answers_that_are_put_together_here_are_not_shown(t
         "answer": {"text": "{{ text $.extraction }}"},
     }
     dark = flag_document(variants=[{"name": "dark", "weight": 1000}])
-    async with house(tmp_path, flags=dark) as (_, client):
+    async with house(tmp_path, flags=dark) as (_, _, client):
         in_the_dark = await client.get(DOCUMENT, headers=signed(accept=None))
     routes = [route(attach={}, source="native", native=native)]
-    async with house(tmp_path, routes=routes) as (_, client):
+    async with house(tmp_path, routes=routes) as (_, _, client):
         made_here = await client.get(DOCUMENT, headers=signed(accept=None))
 
     assert in_the_dark.json() == made_here.json() == {"routes": []}
@@ -84,7 +74,7 @@ async def test_dark_users_and_answers_that_are_put_together_here_are_not_shown(t
 
 async def test_what_nobody_knows_is_not_kept(tmp_path: Path) -> None:
     """Without a credential a caller is nobody; with one that says nothing it may be somebody in a moment."""
-    async with house(tmp_path) as (_, client):
+    async with house(tmp_path) as (_, _, client):
         nobody = await client.get(DOCUMENT)
         unsure = await client.get(DOCUMENT, headers={"authorization": "Bearer nonsense"})
 
@@ -95,7 +85,7 @@ async def test_what_nobody_knows_is_not_kept(tmp_path: Path) -> None:
 
 async def test_a_user_whom_a_proxy_in_front_names_is_not_kept(tmp_path: Path) -> None:
     """The browser's cache does not see that header."""
-    async with house(tmp_path, identity={"header": "X-User"}) as (_, client):
+    async with house(tmp_path, identity={"header": "X-User"}) as (_, _, client):
         told = await client.get(DOCUMENT, headers={"x-user": "ann"})
 
     assert told.json() == {"routes": [DESCRIBED]}
@@ -104,7 +94,7 @@ async def test_a_user_whom_a_proxy_in_front_names_is_not_kept(tmp_path: Path) ->
 
 async def test_the_document_is_only_read(tmp_path: Path) -> None:
     """GET and HEAD."""
-    async with house(tmp_path) as (_, client):
+    async with house(tmp_path) as (_, _, client):
         head = await client.head(DOCUMENT, headers=signed(accept=None))
         posted = await client.post(DOCUMENT)
 
@@ -116,11 +106,7 @@ async def test_the_document_is_only_read(tmp_path: Path) -> None:
 async def test_a_caller_finds_its_runs_in_flight_and_nobody_elses(tmp_path: Path) -> None:
     """Id, route and age; one that has ended is not there."""
     held = Held(answering(answer()))
-    async with (
-        ScriptedUpstream(held).running() as upstream,
-        headgate(upstream.url, tmp_path, routes=[route(commit_after=0)]) as serving,
-        browser(serving.url) as client,
-    ):
+    async with streaming.house(held, tmp_path, commit_after=0) as (_, _, client):
         async with opened(client, START, signed()) as stream:
             await held.come.wait()
             found = await client.get("/_headgate/runs", headers=signed(accept=None))

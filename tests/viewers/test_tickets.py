@@ -104,7 +104,7 @@ async def test_a_token_without_an_end_gives_a_ticket_without_one(house: House) -
 
 
 async def test_a_ticket_for_another_run_is_used_up(house: House) -> None:
-    """Whoever has found one may not try it on run after run."""
+    """A stranger who found a ticket cannot try it on run after run."""
     ticket = await house.here.issue(RUN, ANN, None)
 
     assert await house.there.redeem(ticket, OTHER_RUN) is None
@@ -189,7 +189,7 @@ URL_SAFE = set("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_
 
 
 async def test_only_hashes_are_kept(house: House) -> None:
-    """Whoever reads the memory or the store can redeem nothing."""
+    """A reader of the memory or the store can redeem nothing."""
     ticket = await house.here.issue(RUN, ANN, None)
 
     assert ticket not in house.kept()
@@ -233,7 +233,7 @@ async def test_nobodys_tickets_void_another_ones() -> None:
 
 
 async def test_nobody_fills_the_store() -> None:
-    """Who asks for too many is refused, for as long as they would be good; the others are served."""
+    """A user who asks for too many is refused, for as long as tickets are good; all others are served."""
     house = House(shared=True)
     issued = [await house.here.issue(RUN, ANN, None) for _ in range(MAX_STORED_OF_ONE)]
 
@@ -274,7 +274,7 @@ async def test_where_there_is_a_store_memory_keeps_none() -> None:
 
 
 async def test_with_the_store_down_a_replica_keeps_its_own() -> None:
-    """Who comes back to the same replica is let in, once, also when the store is back."""
+    """A client that comes back to the same replica is let in, once, also when the store is back."""
     house = House(shared=True)
     assert house.store is not None
     house.store.down = True

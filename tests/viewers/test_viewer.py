@@ -23,8 +23,6 @@ from proxy.upstream.client import Answer, Request
 from proxy.viewers.batch_viewer import BatchViewer
 from proxy.viewers.viewer import FLUSH_BYTES, MAX_SNAPSHOTS, ViewEnd, Viewer
 from tests.runs.test_runs import ANN, STREAM, good, said
-from tests.servers.scripted import ScriptedUpstream
-from tests.servers.serving import headgate
 from tests.servers.streaming import (
     EXTRACTION,
     PATIENCE_S,
@@ -33,8 +31,8 @@ from tests.servers.streaming import (
     Held,
     answer,
     answering,
-    browser,
     eventually,
+    house,
     opened,
     route,
     signed,
@@ -412,11 +410,7 @@ async def test_progress_and_heartbeats_keep_a_silent_stream_alive(tmp_path: Path
     """Over a real socket: honest progress from second 0, and no gap longer than the heartbeat."""
     held = Held(answering(answer()))
     routes = [route(commit_after=0, heartbeat_s=0.1, progress=True, progress_s=0.25)]
-    async with (
-        ScriptedUpstream(held).running() as upstream,
-        headgate(upstream.url, tmp_path, routes=routes) as serving,
-        browser(serving.url) as client,
-    ):
+    async with house(held, tmp_path, routes=routes) as (_, _, client):
         clock = RunningTime()
         times = [clock.time()]
         async with opened(client, START, signed()) as stream:

@@ -23,9 +23,8 @@ from proxy.workers.worker import PAUSES_S, STEADY_S, Worker, WorkerSlot, pause_s
 from tests.servers.scripted import Asked, ScriptedUpstream
 from tests.servers.serving import ADMIN_TOKEN, flag_document
 from tests.servers.streaming import (
-    EXTRACTION,
     START,
-    SUMMARY,
+    WHOLE,
     Held,
     Served,
     answer,
@@ -44,7 +43,6 @@ from tests.servers.valkey_server import valkey
 
 pytestmark = pytest.mark.anyio
 
-WHOLE = {"extraction": EXTRACTION, "summary": SUMMARY}
 RELAYED = 'headgate_requests_total{mode="relay",reason="no_route",route="unmatched"}'
 ADMIN = {"authorization": f"Bearer {ADMIN_TOKEN}"}
 ANEW = {"connection": "close"}

@@ -19,6 +19,7 @@ from tests.servers.streaming import (
     EXTRACTION,
     START,
     SUMMARY,
+    WHOLE,
     Stream,
     answer,
     browser,
@@ -36,7 +37,6 @@ from tests.workers.test_supervision import RELAYED, reload
 
 pytestmark = pytest.mark.anyio
 
-WHOLE = {"extraction": EXTRACTION, "summary": SUMMARY}
 LETTER = "/api/letters/7/start"
 CONNECTIONS = 20
 

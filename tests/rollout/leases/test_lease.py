@@ -154,7 +154,7 @@ async def is_lost(ask: Awaitable[None]) -> bool:
 
 
 async def test_one_of_two_has_it(make: Make) -> None:
-    """Whoever comes second gets nothing, and the first goes on."""
+    """The second controller gets nothing, and the first one goes on."""
     clock = Clock()
     ann, bob = make("ann", clock), make("bob", clock)
 
@@ -592,7 +592,7 @@ async def test_a_namespace_that_is_not_there_is_an_error(tmp_path: Path) -> None
 
 
 async def test_a_lease_that_was_deleted_is_lost(tmp_path: Path) -> None:
-    """Whoever held it holds nothing."""
+    """The former holder no longer has the lease."""
     async with kubernetes(tmp_path) as (cluster, api):
         ann = lease_of(api, "ann", Clock())
         fence = await has(ann)

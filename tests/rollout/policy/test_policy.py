@@ -99,7 +99,7 @@ def test_the_dark_step_is_written_with_the_next_share(path: Path) -> None:
 
 
 def test_a_default_set_of_guardrails_is_in_force(path: Path) -> None:
-    """Whoever says nothing is guarded all the same."""
+    """A policy that names no guardrails has all of them."""
     policy = loaded(path, minimal())
 
     assert policy.guardrail_values() == (

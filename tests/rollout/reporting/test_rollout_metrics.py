@@ -9,15 +9,9 @@ from prometheus_client import CollectorRegistry, generate_latest
 from flags.rollout.ledger import Act, RolloutState
 from flags.rollout.moves import MoveKind, MoveReason, RolloutPhase
 from flags.rollout.reporting.metrics import FAMILIES, NO_PHASE, RolloutMetrics
-from tests.rollout.rolling import Rolling, begun, flag_file, policy
+from tests.rollout.rolling import Rolling, begun, policy
 
 pytestmark = pytest.mark.anyio
-
-
-@pytest.fixture
-def rolling(tmp_path: Path) -> Rolling:
-    flag_file(tmp_path / "flags.json")
-    return Rolling(tmp_path, policy(tmp_path))
 
 
 class Page:

@@ -115,7 +115,7 @@ def test_tempering_adds_at_most_one(logs: list[float], tempering: float):
 def test_evidence_of_harm_falls_as_the_margin_rises(
     batches: list[tuple[int, int]], share: float, margins: tuple[float, float]
 ):
-    """Who tolerates more is not shown harm sooner."""
+    """A policy that tolerates more does not find harm sooner."""
     low, high = sorted(margins)
     of_low, of_high = (ratio_evidence(RatioNull.of_harm(margin), batches, share) for margin in (low, high))
 
@@ -257,7 +257,8 @@ def ever_crossed(limits: tuple[int, ...], rate: float) -> float:
 
 @pytest.mark.parametrize(("rate", "alpha"), [(0.02, 0.001), (0.1, 0.01), (0.3, 0.05)])
 def test_the_early_guard_is_wrong_as_seldom_as_it_says(rate: float, alpha: float):
-    """Of all sequences of 12 answers, weighed by their chance, at most alpha ever cross; and some do."""
+    """Among all sequences of 12 answers, weighed by their probability, at most alpha ever cross; and some
+    do."""
     crossed = ever_crossed(early_limits(rate, 12, alpha), rate)
 
     assert 0 < crossed <= alpha

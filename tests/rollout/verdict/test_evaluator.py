@@ -540,7 +540,7 @@ def test_the_same_batches_give_the_same_verdicts(steps: tuple[list[Batch], ...])
 @settings(deadline=None)
 @given(steps=ROLLOUTS)
 def test_looking_changes_nothing(steps: tuple[list[Batch], ...]):
-    """Who looks at the end alone sees what one sees who looked after each batch."""
+    """One look at the end finds the same as a look after each batch."""
     evaluator = evaluator_of(*ALL)
     for step, batches in enumerate(steps):
         evaluator.enter(step)

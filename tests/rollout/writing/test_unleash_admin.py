@@ -403,7 +403,7 @@ async def test_a_kill_flag_that_asks_who_is_there_is_made_to_stop_everybody(serv
 
 
 async def test_a_kill_flag_that_is_not_there_is_an_error(server: Unleash) -> None:
-    """Whoever kills is told that nothing was stopped."""
+    """The person who kills is told that nothing was stopped."""
     flag = new_flag()
     await server.make_flag(flag.name, 10)
     async with admin(server, flag) as its_admin:

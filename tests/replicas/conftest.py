@@ -1,0 +1,21 @@
+"""A real store for each file of tests, empty for each test."""
+
+from collections.abc import AsyncIterator
+
+import pytest
+
+from tests.servers.valkey_server import ValkeyServer, valkey
+
+
+@pytest.fixture(scope="module")
+async def started(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[ValkeyServer]:
+    async with valkey(tmp_path_factory.mktemp("valkey")) as server:
+        yield server
+
+
+@pytest.fixture
+async def server(started: ValkeyServer) -> ValkeyServer:
+    """Empty."""
+    async with started.client() as client:
+        await client.flushall()
+    return started
