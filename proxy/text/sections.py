@@ -46,6 +46,9 @@ BOM: Final = "\ufeff".encode()
 MAX_LENIENT_BYTES: Final = 1024 * 1024
 """The longest body that is read a second time, leniently. Reading a longer one would hold up the loop."""
 
+MAX_DEEP_BYTES: Final = 32 * 1024
+"""The longest body that is read again because it is too deep: 20 ms if it is nothing but brackets."""
+
 MAX_EARLY_BYTES: Final = 1024 * 1024
 """The part of a body that is read while it arrives. Each read goes through an unfinished string again, so a
 long string would cost its square. Texts behind this part come with the document."""
@@ -67,7 +70,9 @@ def parse(body: bytes | bytearray) -> Any:
     except orjson.JSONDecodeError as exc:
         try:
             return _leniently(body)
-        except (ValueError, RecursionError):
+        except RecursionError as too_deep:
+            raise MalformedBody("the body is too deep") from too_deep
+        except ValueError:
             raise MalformedBody(f"the body is not JSON: {exc}") from exc
 
 
@@ -76,6 +81,22 @@ def _leniently(body: bytes | bytearray) -> Any:
     if len(body) > MAX_LENIENT_BYTES:
         raise ValueError("too long to be read again")
     return json.loads(body.decode(), parse_int=float)
+
+
+def parse_deep(body: bytes) -> Any:
+    """The same, also of a document that is too deep for `parse`. Raises `MalformedBody`."""
+    try:
+        return parse(body)
+    except MalformedBody as exc:
+        if not isinstance(exc.__cause__, RecursionError) or len(body) > MAX_DEEP_BYTES:
+            raise
+    builder = ijson.ObjectBuilder()
+    try:
+        for event, value in ijson.basic_parse(body.removeprefix(BOM), use_float=True):
+            builder.event(event, value)
+    except (ijson.JSONError, ValueError, OverflowError) as exc:
+        raise MalformedBody("the body is not JSON") from exc
+    return builder.value
 
 
 def compile_path(at: str) -> JSONPath:

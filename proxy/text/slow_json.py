@@ -17,7 +17,7 @@ from typing import Any, Final, TypeVar, TypeVarTuple
 import orjson
 from jsonpath import JSONPathError
 
-from proxy.text.sections import MalformedBody, Section, compile_path, extract, keys_of, parse
+from proxy.text.sections import MalformedBody, Section, compile_path, extract, keys_of, parse, parse_deep
 from proxy.text.templates import Excerpt, find_all
 from proxy.turns import STEP_BYTES, Turns
 
@@ -69,7 +69,7 @@ async def is_slow(body: bytes) -> bool:
 async def texts_of(body: bytes, sections: Sequence[Section]) -> dict[str, str]:
     """As `extract` has them. Raises `MalformedBody`, also if it takes over `READ_S` or `MAX_READ_BYTES`."""
     if not await is_slow(body):
-        document = parse(body)
+        document = parse_deep(body)
         if all(section.path is None or section.keys is not None for section in sections):
             return extract(document, sections)
         return await searched(len(body), extract, document, sections)

@@ -573,6 +573,7 @@ TWICE = {"text": "b", "thoughtSignature": "c2Vjb25k"}
         pytest.param(['{"modelVersion": 1e999}'], "an event is no JSON", id="no number"),
         pytest.param(["[" * 2000], "an event is no JSON", id="too deep to read"),
         pytest.param([[1]], "an object is none", id="an array"),
+        pytest.param([{"detail": "overloaded"}], "an event is no chunk", id="an event of another kind"),
         pytest.param([{"candidates": {}}], "a list is none", id="candidates"),
         pytest.param([{"candidates": [[]]}], "an object is none", id="candidate"),
         pytest.param([event() | {"new": 1}, event() | {"new": 2}], CHANGES, id="unknown, and changes"),

@@ -247,6 +247,7 @@ async def test_a_text_that_the_answer_lacks_is_counted_and_told_in_the_log() -> 
     "body",
     [
         b'{"status": "needs_more_info"}',
+        b'{"x": ' + b"[" * 3000 + b"]" * 3000 + b"}",
         b'{"result": {"extraction": null, "summary": 7}}',
         rb'{"result": {"extraction": "\ud800", "summary": ["x"]}}',
         b'{"confidence": NaN}',
@@ -255,7 +256,7 @@ async def test_a_text_that_the_answer_lacks_is_counted_and_told_in_the_log() -> 
         b"null",
         b"",
     ],
-    ids=range(8),
+    ids=range(9),
 )
 async def test_an_answer_without_texts_is_an_answer(body: bytes) -> None:
     """It may ask for something: it ends as it came, and says which texts are absent. What was shown goes."""

@@ -214,6 +214,8 @@ class Response:
         return orjson.dumps(calls[0].get("args", {})).decode() if calls else ""
 
     def _join(self, event: dict[str, Any]) -> None:
+        if event and "candidates" not in event and event.keys().isdisjoint(RESPONSE):
+            raise Unfaithful("an event is no chunk")
         rest = {name: value for name, value in event.items() if name != "candidates"}
         self._unknown.events += 1
         _joined(RESPONSE, self._answer, rest, self._unknown)
