@@ -228,7 +228,12 @@ class Controller:
         drift = FlagDrift(self.state, flag)
         if not drift.is_ready or self._is_policy_changed() or self.state.is_over:
             return
-        accepted = drift.accepted(self._exposing, is_observing=self._mode is ControlMode.OBSERVE)
+        unread_s = self._ports.clocks.wall() - self.state.last_flag_s
+        accepted = drift.accepted(
+            self._exposing,
+            is_observing=self._mode is ControlMode.OBSERVE,
+            was_away=self.state.was_unknown or unread_s > self._policy.stale_after_s,
+        )
         if accepted is not None:
             step, anew = accepted
             self._rollout.append_written(step, flag, anew=anew)

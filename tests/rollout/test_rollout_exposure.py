@@ -11,6 +11,7 @@ from flags.engine import Engine
 from flags.errors import RolloutError
 from flags.rollout.ledger import Act
 from flags.rollout.moves import MoveKind, MoveReason
+from flags.rollout.reporting.standing import gap
 from tests.rollout.rolling import FLAG, Rolling, Running, Traffic, flag_file, policy
 
 pytestmark = pytest.mark.anyio
@@ -186,6 +187,91 @@ async def test_a_resume_of_what_no_step_writes_is_refused(rolling: Rolling) -> N
             assert "not as one of the steps writes it" in act["refused"]
             assert (move.kind, move.reason) == (MoveKind.HOLD, MoveReason.FLAG_CHANGED)
     assert running.controller.state.step == 0
+
+
+WARD = {"contextName": "ward", "operator": "IN", "values": ["a"]}
+HALF = {"rollout": "50", "stickiness": "userId", "groupId": "k"}
+
+
+def on_for(**those: Any) -> dict[str, Any]:
+    """A kill flag that is on for some."""
+    strategy = {"name": "flexibleRollout", "parameters": {**HALF, "rollout": "100"}, **those}
+    return {"enabled": True, "strategies": [strategy]}
+
+
+CHANGES: dict[str, tuple[int, dict[str, Any], MoveReason, str]] = {
+    "the kill flag by a constraint": (1, on_for(constraints=[WARD]), MoveReason.FLAG_CHANGED, "on for some"),
+    "the kill flag for half": (1, on_for(parameters=HALF), MoveReason.FLAG_CHANGED, "on for some"),
+    "the kill flag gone": (1, {"name": "another"}, MoveReason.FLAG_CHANGED, "can stop nobody"),
+    "no strategy": (0, {"strategies": []}, MoveReason.FLAG_UNREADABLE, "it is on for everybody"),
+    "the flag gone": (0, {"name": "another"}, MoveReason.FLAG_UNREADABLE, "has no flag"),
+}
+
+
+@pytest.mark.parametrize("what", CHANGES)
+async def test_what_decides_exposure_is_watched_also_where_the_flag_says_nothing(
+    tmp_path: Path, what: str
+) -> None:
+    """All is proved, and nothing is raised; once it is as before, the step's time begins anew."""
+    at, change, reason, says = CHANGES[what]
+    flag_file(tmp_path / "flags.json")
+    rolling = Rolling(tmp_path, policy(tmp_path))
+    with rolling.running() as running:
+        await running.begin()
+        await running.until(25)
+        await running.ticks(2)
+        before = rolling.path.read_text()
+        rolling.edit(lambda flag: flag.update(change), flag=at)
+        moves = await running.ticks(4)
+        rolling.path.write_text(before)
+        await running.ticks(1)
+        state = running.controller.state
+
+    assert {(move.kind, move.reason) for move in moves} == {(MoveKind.HOLD, reason)}
+    assert says in moves[-1].detail
+    assert (state.share, state.dwelt_s) == (25, 0)
+
+
+async def test_a_flag_that_was_changed_while_no_controller_looked_begins_its_step_anew(
+    tmp_path: Path,
+) -> None:
+    """Off for a day, and on again: who was exposed meanwhile is not known. Untouched, the step goes on."""
+    flag_file(tmp_path / "flags.json")
+    rolling = Rolling(tmp_path, policy(tmp_path))
+
+    async def dwelt_after_a_day() -> float:
+        rolling.now.passes(24 * 3600)
+        with rolling.running() as running:
+            await running.ticks(1)
+            return running.controller.state.dwelt_s
+
+    with rolling.running() as running:
+        await running.begin()
+        await running.until(25)
+        await running.ticks(2)
+        before = running.controller.state.dwelt_s
+    assert await dwelt_after_a_day() == before > 0
+    rolling.edit(lambda flag: flag.update(enabled=False))
+    rolling.edit(lambda flag: flag.update(enabled=True))
+    assert await dwelt_after_a_day() == 0
+
+
+@pytest.mark.parametrize("change", [{"constraints": [WARD]}, {"variants": [DARK | {"weight": 500}, THEIRS]}])
+async def test_a_strategy_of_the_same_share_differs_where_it_exposes_others(
+    tmp_path: Path, change: dict[str, Any]
+) -> None:
+    """What is in force is not what was written, though its share is."""
+    flag_file(tmp_path / "flags.json")
+    rolling = Rolling(tmp_path, policy(tmp_path))
+    with rolling.running() as running:
+        await running.begin()
+        await running.until(25)
+        assert gap(running.controller.state, running.controller.state.standing) == ""
+        rolling.edit(lambda flag: flag["strategies"][0].update(change))
+        await running.ticks(1)
+        state = running.controller.state
+
+    assert "25 % is decided, and the strategy is not as it was written" in gap(state, state.standing)
 
 
 # A journal that is lost, and two of them.

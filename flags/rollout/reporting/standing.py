@@ -91,4 +91,16 @@ def _found(state: RolloutState, due: int, standing: Standing) -> str:
         return f"{due} % is decided, and {standing['share']} %{beside} are in force"
     if standing["expected"] == 0 and due and not state.is_dark:
         return f"{due} % is decided, and nobody is shown anything by the flag's own evaluation"
+    changed = _changed(state, standing)
+    return f"{due} % is decided, and {changed}" if changed else ""
+
+
+def _changed(state: RolloutState, standing: Standing) -> str:
+    """What decides whom the share exposes, and is not as it was written; "" where all is."""
+    if standing["kill"] == Kill.SOME:
+        return "the kill flag is on for some"
+    if standing["share"] == state.share and standing["digest"] != state.digest:
+        return "the strategy is not as it was written: others may be exposed"
+    if state.around and standing["around"] != state.around:
+        return "what decides beside the strategy has changed: others may be exposed"
     return ""

@@ -1,14 +1,19 @@
 """Drift of the flag: how it differs from what the journal says was written, and by whom. Pure."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from flags.rollout.ledger import RolloutState
 from flags.rollout.moves import Change
-from flags.rollout.writing.flag_admin import Flag
+from flags.rollout.writing.flag_admin import Flag, Kill
 from flags.rollout.writing.marks import FlagMark
 from flags.rollout.writing.strategies import shows_nobody
+
+_KILL_PROBLEMS: Mapping[Kill, str] = {
+    Kill.SOME: "the kill flag is on for some users, and does not stop the others",
+    Kill.ABSENT: "the kill flag is gone, and can stop nobody",
+}
 
 
 class Exposing(NamedTuple):
@@ -29,8 +34,8 @@ class FlagDrift:
 
     @property
     def is_ready(self) -> bool:
-        """Whether the flag is as a rollout needs it: on, and with one strategy."""
-        return self.flag.enabled and not self.flag.others
+        """Whether the flag is as a rollout needs it: on, with one strategy, and a kill flag that works."""
+        return self.flag.enabled and not self.flag.others and self.flag.kill not in _KILL_PROBLEMS
 
     @property
     def stranger(self) -> FlagMark | None:
@@ -63,11 +68,15 @@ class FlagDrift:
         flag = self.flag
         if (mark := self.stranger) is not None:
             return f"another controller, with a journal of its own: {mark}"
+        if (problem := _KILL_PROBLEMS.get(flag.kill)) is not None:
+            return f"somebody: {problem}"
         if flag.strategy.digest == self.state.digest and self.is_ready:
             return "somebody: its variants, parents, segments or disabled strategies are others"
         return flag.event_by if flag.enabled else f"{flag.event_by}: it is off in its environment"
 
-    def accepted(self, steps: Sequence[Exposing], *, is_observing: bool) -> tuple[int, bool] | None:
+    def accepted(
+        self, steps: Sequence[Exposing], *, is_observing: bool = False, was_away: bool = False
+    ) -> tuple[int, bool] | None:
         """The step that the flag stands at, and whether its evidence begins anew; None: there is nothing new.
 
         A change is accepted where its author is known to want it: a controller that died after it wrote, a
@@ -75,6 +84,7 @@ class FlagDrift:
 
         Args:
             steps: what each step of the policy exposes.
+            was_away: whether nobody has read the flag for so long that what it was meanwhile matters.
             is_observing: whether the mode is `observe`.
         """
         state, flag = self.state, self.flag
@@ -86,7 +96,8 @@ class FlagDrift:
             return state.intent.step, False
         if same and state.step >= 0:
             # Changed and changed back, or nothing that matters. Who was exposed meanwhile is not known.
-            return state.step, state.was_changed
+            is_other = was_away and flag.event_id != state.event_id
+            return state.step, state.was_changed or is_other
         exposing = Exposing(flag.strategy.share, shows_nobody(flag.strategy.variants))
         if (state.resumed or is_observing) and self.stranger is None and exposing in steps:
             return steps.index(exposing), True
@@ -95,4 +106,4 @@ class FlagDrift:
     def may_resume(self, steps: Sequence[Exposing]) -> bool:
         """Whether a person's word is all that lacks to go on from the flag as it is."""
         resumed = replace(self.state, resumed=True)
-        return self.is_ready and replace(self, state=resumed).accepted(steps, is_observing=False) is not None
+        return self.is_ready and replace(self, state=resumed).accepted(steps) is not None

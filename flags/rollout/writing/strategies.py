@@ -72,7 +72,10 @@ def choose(strategies: Sequence[Strategy], flag: ManagedFlag) -> tuple[Strategy,
     """Ours, and those beside it that are enabled. Raises FlagAdminError if none can be ours."""
     gradual = [strategy for strategy in strategies if strategy.kind == GRADUAL]
     if not gradual:
-        raise FlagAdminError(f"{flag.name} has no gradual rollout; give it one by {flag.stickiness}")
+        everybody = "" if strategies else ", and no strategy at all: where it is on, it is on for everybody"
+        raise FlagAdminError(
+            f"{flag.name} has no gradual rollout{everybody}; give it one by {flag.stickiness}"
+        )
     ours = min(gradual, key=lambda strategy: (strategy.disabled, not _fits(strategy, flag)))
     return ours, tuple(each for each in strategies if each is not ours and not each.disabled)
 
