@@ -71,7 +71,7 @@ def parse(body: bytes | bytearray) -> Any:
         try:
             return _leniently(body)
         except RecursionError as too_deep:
-            raise MalformedBody("the body is too deep") from too_deep
+            raise MalformedBody("the body is not JSON, or too deep") from too_deep
         except ValueError:
             raise MalformedBody(f"the body is not JSON: {exc}") from exc
 
