@@ -89,7 +89,8 @@ class RemoteTap:
         number = await self._count(self._token)
         candidates = matching(self._expected, prompt)
         has_path = any(self._expected[index].path is not None for index in candidates)
-        call = RemoteCall(self._outbox, self._token, sends_arguments=has_path)
+        sends_text = has_path or not prompt.wants_json
+        call = RemoteCall(self._outbox, self._token, sends_text=sends_text, sends_arguments=has_path)
         call.send("begin", [digest.hex(), candidates, number])
         return call
 
@@ -97,15 +98,18 @@ class RemoteTap:
 class RemoteCall:
     """A call of a run at another replica; a `TappedCall`. Its messages are numbered from 0."""
 
-    def __init__(self, outbox: Outbox, token: str, *, sends_arguments: bool = False) -> None:
+    def __init__(
+        self, outbox: Outbox, token: str, *, sends_text: bool = True, sends_arguments: bool = False
+    ) -> None:
         self._outbox = outbox
         self._token = token
+        self._sends_text = sends_text
         self._sends_arguments = sends_arguments
         self._id = secrets.token_hex(8)
         self._number = 0
 
     def add(self, piece: str) -> None:
-        if piece:
+        if piece and self._sends_text:
             self.send("text", piece)
 
     def add_arguments(self, piece: str) -> None:

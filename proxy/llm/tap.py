@@ -89,7 +89,7 @@ class Tap:
             number: int | None = self.calls + 1
         elif (number := await self._count()) is not None:
             await self._await_earlier(number - 1)
-        return self.assign(digest, matching(self._expected, prompt), number)
+        return self.assign(digest, matching(self._expected, prompt), number, wants_json=prompt.wants_json)
 
     async def doubt(self) -> None:
         """A call has come that cannot be read: which stage the next call is, is no longer known."""
@@ -109,7 +109,9 @@ class Tap:
                     self._arrived.clear()
                     await self._arrived.wait()
 
-    def assign(self, digest: bytes, candidates: Collection[int], number: int | None) -> "LocalCall":
+    def assign(
+        self, digest: bytes, candidates: Collection[int], number: int | None, *, wants_json: bool = False
+    ) -> "LocalCall":
         """Decide which expected call a call is.
 
         Args:
@@ -117,6 +119,7 @@ class Tap:
                 the attempt before, whatever became of that.
             candidates: indices of the expected calls that its patterns allow.
             number: its position among all calls, from 1; None if that is not known.
+            wants_json: whether the model writes JSON, of which only a text with a path can be shown.
         """
         self.calls += 1
         self._arrived.set()
@@ -127,7 +130,8 @@ class Tap:
             assigned = set(self._index_of.values())
             self._index_of[digest] = next((i for i in sorted(candidates) if i not in assigned), None)
         index = self._index_of.get(digest)
-        call = LocalCall(self, index, None if index is None else self._expected[index].path)
+        path = None if index is None else self._expected[index].path
+        call = LocalCall(self, index, path, is_shown=path is not None or not wants_json)
         if index is not None:
             if index in self._latest and (section := self._expected[index].section) and self._sink:
                 self._sink.withdraw(section)
@@ -170,10 +174,13 @@ class Tap:
 class LocalCall:
     """A call of a run of this process; a `TappedCall`."""
 
-    __slots__ = ("_in_arguments", "_in_text", "_tap", "index")
+    __slots__ = ("_in_arguments", "_in_text", "_is_shown", "_tap", "index")
 
-    def __init__(self, tap: Tap, index: int | None, path: JSONPath | None = None) -> None:
+    def __init__(
+        self, tap: Tap, index: int | None, path: JSONPath | None = None, *, is_shown: bool = True
+    ) -> None:
         self._tap = tap
+        self._is_shown = is_shown
         self.index = index
         self._in_text = None if path is None else GrowingString(path)
         self._in_arguments = None if path is None else GrowingString(path)
@@ -186,7 +193,7 @@ class LocalCall:
             self._show(self._in_arguments.add(piece))
 
     def _show(self, text: str) -> None:
-        if text and (target := self._tap.target(self)):
+        if text and self._is_shown and (target := self._tap.target(self)):
             sink, section = target
             sink.stream(section, text)
 

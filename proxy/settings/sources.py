@@ -152,7 +152,7 @@ class TapCallSettings(SettingsBlock):
     at: JsonPath | None = None
     """JSONPath of the stage's text in what the model writes, for a call that answers in JSON or calls a tool,
     for example `$.summary`: the string is shown as it grows, unescaped. Without it the model's text is shown
-    as it is."""
+    as it is, and JSON that was asked for is not shown at all."""
 
 
 class TapSettings(SettingsBlock):

@@ -76,3 +76,32 @@ def test_they_come_as_they_grow_and_of_the_first_tool_alone(dialect: Dialect, ev
         pieces.append(assembler.arguments)
 
     assert json.loads("".join(pieces)) == {"a": 1}
+
+
+JSON = {"type": "json_schema", "schema": {}}
+
+
+@pytest.mark.parametrize(
+    ("dialect", "target", "more"),
+    [
+        (OpenAI(), b"/v1/chat/completions", {"response_format": JSON}),
+        (OpenAI(), b"/v1/chat/completions", {"response_format": {"type": "json_object"}}),
+        (Responses(), b"/v1/responses", {"text": {"format": JSON}}),
+        (Anthropic(), b"/v1/messages", {"output_format": JSON}),
+        (Anthropic(), b"/v1/messages", {"output_config": {"format": JSON}}),
+        (Cohere(), b"/v2/chat", {"response_format": {"type": "json_object"}}),
+        (Ollama(), b"/api/chat", {"format": "json"}),
+        (Ollama(), b"/api/generate", {"format": {"type": "object"}}),
+        (
+            Gemini(),
+            b"/m/models/m:generateContent",
+            {"generationConfig": {"responseMimeType": "application/json"}},
+        ),
+    ],
+)
+def test_a_call_says_whether_it_wants_json(dialect: Dialect, target: bytes, more: Json) -> None:
+    call = {"model": "m", "messages": [], "input": "a", "contents": []}
+
+    said = [dialect.prompt("POST", target, json.dumps(call | each).encode()) for each in ({}, more)]
+
+    assert [prompt is not None and prompt.wants_json for prompt in said] == [False, True]

@@ -594,6 +594,20 @@ async def test_of_an_answer_in_json_its_text_alone_is_shown_as_it_grows(
     assert stream.last["metadata"]["recovered"] is False
 
 
+async def test_json_that_was_asked_for_is_not_shown_raw(tmp_path: Path) -> None:
+    """Without a path its text comes with the batch answer, and no brace of it before."""
+    provider, backend, _ = in_json(chunks)
+    backend.text_of, backend.more = structured, {"response_format": {"type": "json_object"}}
+    async with tapped(tmp_path, provider, backend) as (serving, _, client):
+        stream = await read(client, START, signed())
+        results = await counted(client, serving.admin_url)
+
+    assert results == {"tapped": 2}
+    assert stream.texts() == TEXTS
+    assert not any("{" in event.get("content", "") for event in stream.events)
+    assert "content_replace" not in stream.types
+
+
 def structured(reply: httpx.Response) -> str:
     """The text of an answer in JSON, or of a tool's arguments."""
     message = reply.json()["choices"][0]["message"]

@@ -114,6 +114,8 @@ class Backend:
     """Whether it asks for streams by itself."""
     attempts: int = 1
     """How often it makes a call that fails."""
+    more: Mapping[str, Any] = field(default_factory=dict)
+    """Further fields of its calls."""
     text_of: Callable[[httpx.Response], str] = field(default_factory=lambda: _text)
     passes: Callable[[Asked], dict[str, str]] = field(default_factory=lambda: trace_context)
 
@@ -131,7 +133,7 @@ class Backend:
         await asked.answer(answer(*texts))
 
     async def _ask(self, client: httpx.AsyncClient, prompt: str, headers: dict[str, str]) -> httpx.Response:
-        more = {"stream": True} if self.stream else {}
+        more = {**self.more, **({"stream": True} if self.stream else {})}
         for _ in range(self.attempts):
             reply = await client.post(f"/models{COMPLETIONS}", json=chat(prompt, **more), headers=headers)
             self.answers.append(reply)

@@ -21,6 +21,7 @@ from proxy.llm.dialects.dialect import (
     StreamCall,
     Unfaithful,
     asked_as,
+    asks_for_json,
     call_of,
     model_of,
     path_of,
@@ -116,7 +117,9 @@ class Anthropic:
 def _prompt(call: Mapping[str, Any], target: bytes) -> Prompt:
     vertex = _VERTEX.fullmatch(path_of(target))
     model = vertex[2].decode("latin-1") if vertex else model_of(call)
-    return Prompt(model, "\n".join(texts_of(call.get("system"))))
+    config = call.get("output_config")
+    form = config.get("format") if isinstance(config, dict) else call.get("output_format")
+    return Prompt(model, "\n".join(texts_of(call.get("system"))), asks_for_json(form))
 
 
 class ClaudeMessage:

@@ -14,6 +14,7 @@ from proxy.llm.dialects.dialect import (
     StreamCall,
     Unfaithful,
     asked_as,
+    asks_for_json,
     call_of,
     model_of,
     path_of,
@@ -90,7 +91,8 @@ class Cohere:
 
 
 def _prompt(call: Mapping[str, Any]) -> Prompt:
-    return Prompt(model_of(call), "\n".join(system_of(call["messages"])))
+    wants_json = asks_for_json(call.get("response_format"))
+    return Prompt(model_of(call), "\n".join(system_of(call["messages"])), wants_json)
 
 
 class CohereMessage:

@@ -48,6 +48,8 @@ class Prompt:
     model: str
     system: str
     """The system prompt's text; "" if there is none."""
+    wants_json: bool = False
+    """Whether the model is told to answer in JSON, which nobody reads as it is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,6 +153,11 @@ def asked_as(call: Mapping[str, Any], more: Mapping[str, Any]) -> bytes:
 def model_of(call: Mapping[str, Any]) -> str:
     model = call.get("model")
     return model if isinstance(model, str) else ""
+
+
+def asks_for_json(form: Any) -> bool:
+    """Whether a form of answer, as OpenAI and others name it, is JSON."""
+    return isinstance(form, dict) and form.get("type") in ("json_object", "json_schema")
 
 
 def path_of(target: bytes) -> bytes:

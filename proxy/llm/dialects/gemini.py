@@ -46,7 +46,7 @@ class Gemini:
 
     def prompt(self, method: str, target: bytes, body: bytes) -> Prompt | None:
         call = _call(method, target, body)
-        return None if call is None else Prompt(call.model, _system(call.body))
+        return None if call is None else _prompt(call)
 
     def as_stream(self, method: str, target: bytes, body: bytes) -> StreamCall | None:
         call = _call(method, target, body)
@@ -56,7 +56,7 @@ class Gemini:
             raise NotStreamable(why)
         query = [pair for pair in call.query.split(b"&") if pair and _parameter(pair)[0] != b"alt"]
         streamed = call.path + b"streamGenerateContent?" + b"&".join([*query, b"alt=sse"])
-        return StreamCall(streamed, body, Prompt(call.model, _system(call.body)))
+        return StreamCall(streamed, body, _prompt(call))
 
     def assembler(self, choices: int | None = None) -> "Response":
         return Response(choices)
@@ -86,6 +86,12 @@ def _call(method: str, target: bytes, body: bytes) -> GeminiCall | None:
         return None
     model = unquote(match[2].decode("latin-1"))
     return GeminiCall(match[1], model, match[3] == b"streamGenerateContent", match[4] or b"", call)
+
+
+def _prompt(call: GeminiCall) -> Prompt:
+    config = _field(call.body, "generationConfig", "generation_config")
+    kind = _field(config, "responseMimeType", "response_mime_type") if isinstance(config, dict) else None
+    return Prompt(call.model, _system(call.body), kind == "application/json")
 
 
 def _parameter(pair: bytes) -> tuple[bytes, bytes]:

@@ -122,7 +122,8 @@ TEXTS = frozenset({"message", "response"})
 
 def _prompt(call: Mapping[str, Any]) -> Prompt:
     told = texts_of(call.get("system"))
-    return Prompt(model_of(call), "\n".join([*told, *system_of(call.get("messages"))]))
+    wants_json = bool(call.get("format"))
+    return Prompt(model_of(call), "\n".join([*told, *system_of(call.get("messages"))]), wants_json)
 
 
 class OllamaAnswer:

@@ -9,6 +9,7 @@ from proxy.llm.dialects.dialect import (
     Prompt,
     StreamCall,
     asked_as,
+    asks_for_json,
     call_of,
     path_of,
     system_of,
@@ -98,7 +99,8 @@ def _not_streamable(call: Mapping[str, Any]) -> str:
 
 
 def _prompt(call: Mapping[str, Any], target: bytes) -> Prompt:
-    return Prompt(_model(call, target), "\n".join(system_of(call["messages"])))
+    wants_json = asks_for_json(call.get("response_format"))
+    return Prompt(_model(call, target), "\n".join(system_of(call["messages"])), wants_json)
 
 
 def _model(call: Mapping[str, Any], target: bytes) -> str:

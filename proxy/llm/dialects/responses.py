@@ -17,6 +17,7 @@ from proxy.llm.dialects.dialect import (
     StreamCall,
     Unfaithful,
     asked_as,
+    asks_for_json,
     call_of,
     model_of,
     path_of,
@@ -110,7 +111,9 @@ class Responses:
 def _prompt(call: Mapping[str, Any]) -> Prompt:
     instructions = call.get("instructions")
     told = [instructions] if isinstance(instructions, str) else []
-    return Prompt(model_of(call), "\n".join([*told, *system_of(call.get("input"))]))
+    text = call.get("text")
+    wants_json = isinstance(text, dict) and asks_for_json(text.get("format"))
+    return Prompt(model_of(call), "\n".join([*told, *system_of(call.get("input"))]), wants_json)
 
 
 class OpenAIResponse:
