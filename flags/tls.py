@@ -90,7 +90,8 @@ class _Handshake(ssl.SSLObject):
             return []
 
     def _seen(self) -> list[x509.Certificate]:
-        """Those that the other side has shown, and those trusted that may have issued one of them."""
+        """The certificates that the other side has shown, and the trusted ones that may have issued one of
+        them."""
         shown = [x509.load_der_x509_certificate(encoded) for encoded in self._shown()]
         issuers = {certificate.issuer for certificate in shown}
         trusted = map(x509.load_der_x509_certificate, self.context.get_ca_certs(binary_form=True))

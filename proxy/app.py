@@ -70,8 +70,6 @@ from proxy.workers.link import Report, SupervisorLink
 from proxy.workers.process_metrics import ProcessMetrics
 from proxy.workers.sockets import Sockets
 
-"""The dialects, by `llm.providers[].api`."""
-
 
 async def serve(
     settings: Settings,

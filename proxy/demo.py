@@ -41,8 +41,7 @@ kill -TERM "-$group"
 for _ in 1 2 3 4 5 6 7 8 9 10; do sleep 0.5; kill -0 "-$group" || exit; done
 kill -KILL "-$group"
 """
-"""For a shell: it reads the id of a process group, and ends the group when this process is gone, however it
-ended."""
+"""A script for a shell: it reads the id of a process group, and ends the group once this process is gone."""
 
 
 def run(port: int) -> None:

@@ -39,7 +39,7 @@ MAX_TOKEN_BYTES = 16 * 1024
 
 _BEARER = re.compile(r"bearer(?![!-~])", re.IGNORECASE)
 _BEARER_TOKEN = re.compile(r"bearer +([!-~]+)", re.IGNORECASE)
-"""As RFC 6750 2.1 writes it: a tab is no space."""
+"""The credential of RFC 6750 2.1, where a tab is no space."""
 
 
 @dataclass(frozen=True, slots=True)

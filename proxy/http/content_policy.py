@@ -39,7 +39,7 @@ def nonce_for(policies: Iterable[str]) -> str:
 
 
 def _directives(policy: str) -> dict[str, list[str]]:
-    """By name; of one that is there twice the first counts (2.2.1)."""
+    """Directives by name; if one is there twice, the first counts (2.2.1)."""
     found: dict[str, list[str]] = {}
     for part in policy.split(";"):
         name, *values = part.split() or [""]
@@ -67,7 +67,7 @@ def _nonce_of(directives: dict[str, list[str]]) -> str | None:
 
 
 def _sources(directives: dict[str, list[str]], *names: str) -> list[str] | None:
-    """Of the first directive that is there: each stands for those before it."""
+    """The sources of the first of these directives that is there: each stands for those before it."""
     return next((directives[name] for name in names if name in directives), None)
 
 

@@ -14,7 +14,7 @@ class KeptCounts:
     """Counts of this process."""
 
     answers: Counter[tuple[str, str]] = field(default_factory=Counter)
-    """By provider and field, how many answers have it."""
+    """The number of answers with a field, by provider and field."""
 
     def note(self, provider: str, names: Iterable[str]) -> None:
         """Count the kept fields of one answer."""
@@ -23,7 +23,8 @@ class KeptCounts:
             self.answers[key if key in self.answers or len(self.answers) < MAX_NAMES else ("", "")] += 1
 
     def shown(self) -> list[dict[str, Any]]:
-        """For the admin port, the most frequent first. The entry without names is of all beyond the bound."""
+        """The counts for the admin port, the most frequent first. The entry without names counts all beyond
+        the bound."""
         return [
             {"provider": provider, "field": name, "answers": count}
             for (provider, name), count in self.answers.most_common()

@@ -79,7 +79,7 @@ class _RunCall:
     """Provides what comes after the body."""
     send: Send
     reservation: ByteReservation
-    """For the body, and for the stream that the answer is made of."""
+    """The bytes held for the body, and for the stream that the answer is made of."""
     attempt: bytes
     """A digest that is equal for the same call of the same run."""
 

@@ -7,7 +7,7 @@ from proxy.llm.dialects.dialect import Unfaithful
 from proxy.text.sse import Decoder, EventTooLarge
 
 MAX_EVENT_BYTES = 8 * 1024 * 1024
-"""Of a provider's stream; a picture comes in one event."""
+"""The longest event of a provider's stream; a picture comes in one event."""
 
 SSE, NDJSON = b"text/event-stream", b"application/x-ndjson"
 

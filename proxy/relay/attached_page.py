@@ -13,7 +13,7 @@ from proxy.observe.labels import PageResult
 from proxy.relay.answer_copy import CODINGS, coding_of, decoded
 
 MAX_PAGE_BYTES: Final = 256 * 1024
-"""Of a page, as it comes and decoded."""
+"""The longest page, as it comes and decoded."""
 
 CHARSET_BYTES: Final = 1024
 """Within so many bytes a page names its character set, or a browser guesses (WHATWG HTML 4.2.5.4)."""

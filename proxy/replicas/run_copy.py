@@ -76,7 +76,7 @@ class RunCopy:
     owner."""
     stored: StoredMeta
     times_asked: int
-    """As in the stored request, if there is one."""
+    """How often the call was sent, as the stored request has it, if there is one."""
     box: Box
     keys: Keys
     ttl_ms: int

@@ -102,11 +102,11 @@ class _Claim:
 
     run: FollowedRun
     fence: bytes
-    """Of the meta that it goes by."""
+    """The fence of the meta that the attempt relies on."""
     request: StoredRequest
-    """As it was found."""
+    """The stored request as it was found."""
     stored: StoredMeta
-    """The new one."""
+    """The new meta."""
     sealed_request: bytes
     is_cancelled: bool = False
 

@@ -12,7 +12,7 @@ from proxy.downstream.bodies import KEPT_FOR_OTHERS
 from proxy.settings.routes import Route
 
 RUN_ANSWER_BYTES = 256 * 1024 * 1024
-"""By default, of the answers of all runs in flight."""
+"""The default budget for the answers of all runs in flight."""
 
 LAST = 8
 """With one in so many of these bytes left, no run begins: those in flight will want them."""
@@ -43,7 +43,7 @@ class AnswerBudget:
         self.held = 0
 
     def share(self, principal: str | None) -> "AnswerShare":
-        """For one run. The run's owner closes it."""
+        """A share of the budget for one run. The run's owner closes it."""
         return AnswerShare(self, principal)
 
     def has_room_for_run(self, principal: str | None) -> bool:

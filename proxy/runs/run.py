@@ -58,7 +58,7 @@ class Run(RunTexts):
         """The upstream's own, whole; also one that is a failure."""
         self.headers_sent = False
         self.body_reservation: ByteReservation | None = None
-        """Of its request's body, which it holds until its end."""
+        """The bytes held for its request's body, until its end."""
         self.is_watched = True
         """Whether anybody waits for it, when it ends."""
         self.asked_before = 0

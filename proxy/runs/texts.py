@@ -32,7 +32,7 @@ MAX_SECTION_EVENTS = 2000
 """About so many chunks of one text at most; those of a text of over 20,000 characters grow."""
 
 STEP_CHARS = 4096
-"""Of a text that is cut into words."""
+"""Characters that are cut into words in one step."""
 
 
 class RunTexts:
@@ -56,7 +56,7 @@ class RunTexts:
         self._has_room = True
         """Whether text is shown while it is made."""
         self._parity: dict[str, Parity] = {}
-        """Of stages whose text was made equal to its authority before the end."""
+        """Stages whose text was made equal to its authority before the end."""
         self._regenerated: dict[str, RegeneratedText] = {}
         """Of stages that were shown by another replica: how far their texts are here."""
         self._whole_texts = asyncio.Lock()

@@ -9,7 +9,7 @@ MAX_WAITING = 1000
 """Viewers that may wait; all others are told at once that there is no such run."""
 
 MAX_WAITING_OF_ONE = 20
-"""Of one principal, so that nobody takes all places, nor asks the store for them all the time."""
+"""Waiting viewers of one principal: nobody can take all places, or keep the store busy."""
 
 
 class Waiters:
@@ -17,7 +17,7 @@ class Waiters:
 
     def __init__(self) -> None:
         self._waiting: dict[str, dict[asyncio.Future[bool], str]] = {}
-        """By the run's id; the value is each waiter's principal."""
+        """Waiters by the run's id; the value is each waiter's principal."""
         self._places: Counter[str] = Counter()
 
     def __len__(self) -> int:

@@ -4,12 +4,12 @@ import jwt
 from pydantic import SecretStr
 
 MIN_TOKEN_CHARS = 16
-"""Of a bearer token that people choose: at a guess per millisecond, finding it takes longer than anybody
-waits."""
+"""The shortest bearer token that people choose: at a guess per millisecond, finding it takes too long for
+anybody."""
 
 MIN_HMAC_BYTES = 32
-"""Of a key that signs tokens (RFC 7518 3.2: as long as the hash). A shorter key can be found offline from a
-single token."""
+"""The shortest key that signs tokens (RFC 7518 3.2: as long as the hash). A shorter key can be found offline
+from a single token."""
 
 PEM = "-----BEGIN "
 

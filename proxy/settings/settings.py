@@ -110,8 +110,8 @@ class CorsSettings(SettingsBlock):
     """Pages of other origins than this proxy's. What they may ask the upstream is its own affair."""
 
     origins: list[PageOrigin] = Field(default=[])
-    """Whose pages may read runs, with their users' credentials. For these, the upstream's preflights do not
-    have to know Headgate's own headers, and what is under `/_headgate/` answers preflights by itself."""
+    """Origins whose pages may read runs, with their users' credentials. For these, the upstream's preflights
+    do not have to know Headgate's own headers, and Headgate answers preflights under `/_headgate/` itself."""
 
 
 class Settings(SettingsBlock):

@@ -149,7 +149,7 @@ class _ByRules:
         self._limit = int(run.route.settings.max_answer)
         self._texts: dict[str, list[str]] = {}
         self._halves: dict[str, str] = {}
-        """By stage, the half of a character that its last event has ended with."""
+        """The half of a character with which a stage's last event has ended, by stage."""
         self._answer: Any = None
         self.ended = False
         self.text_chars = 0

@@ -15,7 +15,7 @@ SPACE = b" "
 
 
 UNSEEN = Failure("replica_lost", 502, "What became of this request cannot be seen here. Please ask again.")
-"""Of a run that another replica has taken over and that cannot be followed."""
+"""The failure of a run that another replica has taken over and that cannot be followed."""
 
 PIECE_BYTES = 64 * 1024
 

@@ -39,7 +39,7 @@ class Scripts:
 
     @classmethod
     def load(cls) -> Self:
-        """Those that this release came with."""
+        """Load the scripts of this release."""
         modules = [file for file in files("browser").iterdir() if file.name.endswith(".js")]
         return cls.of({file.name: file.read_bytes() for file in sorted(modules, key=lambda file: file.name)})
 

@@ -78,9 +78,9 @@ class Tickets:
         self._clock = clock
         self._epoch = epoch
         self._kept: dict[str, tuple[bytes, float, str]] = {}
-        """By its hash, a ticket's value, the clock's time when it ends, and its principal."""
+        """Tickets by hash: the value, the clock's time when it ends, and the principal."""
         self._of: dict[str, dict[str, None]] = {}
-        """By principal, the hashes of its tickets, the oldest first."""
+        """Hashes of tickets by principal, the oldest first."""
         self._stored_of: Counter[str] = Counter()
         self._counted_since = clock()
 
@@ -108,7 +108,8 @@ class Tickets:
         return ticket
 
     async def redeem(self, ticket: str, run_id: str) -> TicketHolder | None:
-        """Whose ticket for this run it is, or None. It is used up whatever the answer is."""
+        """The principal whose ticket for this run it is, or None. The ticket is used up whatever the answer
+        is."""
         if not _TICKET.fullmatch(ticket):
             return None  # anybody may send anything: the store is asked only about what can be one
         key = _hash(ticket)

@@ -49,7 +49,7 @@ class Translation:
         self._is_stream = False
 
     async def send(self, message: Message) -> None:
-        """In place of the request's own `send`."""
+        """A replacement for the request's own `send`."""
         if message["type"] == "http.response.start":
             headers = list(message["headers"])
             self._is_stream = any(

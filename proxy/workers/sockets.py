@@ -23,7 +23,7 @@ class Sockets:
     public: socket.socket
     admin: socket.socket
     model: socket.socket | None = None
-    """For the model port, if there is one."""
+    """The socket of the model port, if there is one."""
 
     def close(self) -> None:
         """Stop listening in this process."""

@@ -41,16 +41,16 @@ class Rate:
 
 @dataclass(frozen=True, slots=True)
 class Traffic:
-    """What the policy's routes do, in all arms together."""
+    """The traffic of the policy's routes, in all arms together."""
 
     looked_s: float
-    """How long it was looked at; above 0."""
+    """Seconds for which the traffic was watched; above 0."""
     failed: Rate
-    """Of settled requests that are compared."""
+    """Failures among the settled requests that are compared."""
     slow: tuple[Rate, ...] = ()
-    """Of whole answers; one for each limit."""
+    """Slow answers among the whole ones; one rate for each limit."""
     users: int | None = None
-    """Different ones; None: not known."""
+    """Different users; None: not known."""
     dispersion: float = 1.0
     """How much more users differ than by chance; 1 or more."""
     missing: int = 0
@@ -99,12 +99,12 @@ class StepPlan:
 
     index: int
     share: int
-    """As the policy has it: 0 is dark."""
+    """The share in the policy; 0 is dark."""
     stream_per_h: float
     """Requests of the stream arm, and of its control."""
     control_per_h: float
     users: int | None
-    """Of the smaller arm, as expected. None: not known."""
+    """Expected users of the smaller arm. None: not known."""
     users_needed: int
     at_least_h: float
     at_most_h: float | None

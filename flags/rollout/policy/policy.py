@@ -115,9 +115,9 @@ class LeasePlace(OneOf):
     """The lease that keeps a second controller from writing: exactly one of these."""
 
     file: File | None = None
-    """For controllers of one machine."""
+    """The lease for controllers on one machine."""
     kubernetes: KubernetesLease | None = None
-    """For controllers of one cluster."""
+    """The lease for controllers in one cluster."""
 
 
 class Notify(PolicyBlock):

@@ -19,7 +19,7 @@ from flags.rollout.reporting.status import Status, status_of
 from flags.rollout.verdict.verdict import Finding
 
 NO_PHASE = "none"
-"""Of a controller whose journal has no rollout yet."""
+"""The phase of a controller whose journal has no rollout yet."""
 
 FAMILIES: Mapping[str, tuple[tuple[str, ...], str]] = {
     "info": (("run", "flag", "mode"), "Always 1"),
@@ -71,14 +71,14 @@ _COUNTS = ("samples", "samples_needed", "users", "users_needed")
 
 
 class RolloutMetrics(Collector):
-    """Of one controller."""
+    """The metrics of one controller."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
         self._shown: Mapping[str, Sequence[_Sample]] = {}
         registry.register(self)
 
     def show(self, state: RolloutState, policy: Policy) -> None:
-        """What every scrape sees from now on."""
+        """Set what every scrape sees from now on."""
         self._shown = {name: list(samples) for name, samples in _samples(state, policy).items()}
 
     def collect(self) -> Iterator[GaugeMetricFamily]:
@@ -104,7 +104,7 @@ def _samples(state: RolloutState, policy: Policy) -> dict[str, Iterable[_Sample]
 
 
 def _plain(state: RolloutState, status: Status, policy: Policy) -> Mapping[str, float]:
-    """Those without labels."""
+    """The metrics without labels."""
     return {
         "step": status.step,
         "steps": status.steps,

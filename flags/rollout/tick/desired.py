@@ -13,7 +13,7 @@ from flags.rollout.writing.marks import FlagMark
 from flags.rollout.writing.strategies import shows_nobody
 
 DARK_VARIANT = {"name": "dark", "weight": 1000, "weightType": "variable"}
-"""Of a dark step: for everybody for whom the flag is on."""
+"""The variant of a dark step: `dark`, for everybody for whom the flag is on."""
 
 
 @dataclass(frozen=True, slots=True)

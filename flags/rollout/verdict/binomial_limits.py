@@ -8,7 +8,7 @@ import numpy as np
 
 @lru_cache(maxsize=16)  # it takes a tenth of a second, and a policy has one
 def early_limits(rate: float, of: int, alpha: float) -> tuple[int, ...]:
-    """For each number of requests from 1 to `of`, the fewest bad ones that are too many.
+    """The limits: for each number of requests from 1 to `of`, the fewest failures that are too many.
 
     The limits are those of the binomial distribution at `rate`, all at one level. The level is the largest
     at which the chance of a false alarm, looking after every request, is at most `alpha`.

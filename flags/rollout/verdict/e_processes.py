@@ -33,7 +33,7 @@ HUNDRED = 100.0
 """Percentage points in 1."""
 
 SPREAD = 1.0
-"""Of the half-normal weights, in the logarithm of the ratio: most weight is on the next factor of 3."""
+"""Width of the half-normal weights, in the logarithm of the ratio: most weight is on the next factor of 3."""
 
 
 @dataclass(slots=True)

@@ -9,7 +9,7 @@ from flags.rollout.verdict.step_context import CONCLUSIONS, SampleSize, figure, 
 from flags.rollout.verdict.verdict import Finding, Verdict
 
 ALL_STEPS_WEIGHT = 2 / 3
-"""Of the e-process over all steps, in the evidence of harm; the steps share the rest."""
+"""Weight of the e-process over all steps in the evidence of harm; the steps share the rest."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -89,7 +89,7 @@ class AdminApi:
         raise AssertionError("unreachable")
 
     async def get_if_any(self, path: str) -> Any:
-        """As `get`; None where the server answers 404."""
+        """Like `get`, but None where the server answers 404."""
         try:
             return await self.get(path)
         except Refused as exc:

@@ -43,7 +43,7 @@ from proxy.llm.dialects.joins import (
 from proxy.llm.dialects.kept_fields import KeptFields
 
 MAX_BLOCKS = 4096
-"""Of one message."""
+"""The most blocks of one message."""
 
 HARMLESS_FINISHES = frozenset(
     {
@@ -70,7 +70,7 @@ STATUSES: Mapping[str, int] = {
     "timeout_error": 504,
     "overloaded_error": 529,
 }
-"""Of an error in a stream, by its type."""
+"""The status of an error in a stream, by its type."""
 
 _VERTEX = re.compile(rb"(.*/publishers/anthropic/models/([^/:]+):)(rawPredict|streamRawPredict)")
 

@@ -21,7 +21,7 @@ APIS: Mapping[str, Callable[[str], Sequence[Dialect]]] = {
     "ollama": lambda host: (Ollama(), OpenAI(host), Responses(host), Anthropic()),
     "cohere": lambda host: (Cohere(), OpenAI(host)),
 }
-"""By `api`: from the provider's host to its dialects."""
+"""For each `api`, a function from the provider's host to its dialects."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +32,7 @@ class Tried:
     hosts: tuple[str, ...]
     """Ends of its hosts' names; none for what everybody runs at a host of their own."""
     streams: tuple[str, ...]
-    """Of which calls."""
+    """The calls whose streams were recorded."""
 
 
 CHAT, RESPONSES, MESSAGES, CONTENT = "chat completions", "responses", "messages", "content"

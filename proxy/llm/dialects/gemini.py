@@ -40,7 +40,8 @@ class Gemini:
         return method == "POST" and _TARGET.fullmatch(target) is not None
 
     def is_stream(self, method: str, target: bytes, body: bytes) -> bool:
-        """Without `alt=sse` a stream is a JSON array, which no assembler reads."""
+        """Whether it is a stream with `alt=sse`. Without that a stream is a JSON array, which no assembler
+        reads."""
         call = _call(method, target, body)
         return call is not None and call.is_stream and call.parameters.get(b"alt") == b"sse"
 

@@ -223,7 +223,7 @@ class Response:
             self._join_candidate(as_object(candidate))
 
     def _join_candidate(self, candidate: dict[str, Any]) -> None:
-        """By its index, which Vertex AI leaves out when it is 0."""
+        """Join a candidate to that of the same index, which Vertex AI leaves out when it is 0."""
         index = candidate.get("index", 0)
         if type(index) is not int or not 0 <= index < MAX_CANDIDATES:
             raise Unfaithful("an index is none")
