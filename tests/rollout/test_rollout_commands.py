@@ -441,3 +441,14 @@ async def test_a_controller_begins_one_new_rollout_however_often_it_gets_the_lea
         await asyncio.wait([controller])
 
     assert [entry.body["run"] for entry in entries(EntryKind.BEGIN)] == ["r1", "r2"]
+
+
+async def test_status_says_that_the_last_act_was_refused(desk: Desk) -> None:
+    """Nobody takes it for something that is in force."""
+    with desk.rolling.running() as running:
+        await running.begin()
+        await running.until(5)
+        desk.rolling.wants(Act.RESUME)
+        await running.ticks(1)
+
+    assert "refused: there is nothing to resume" in (await desk.types("status")).output

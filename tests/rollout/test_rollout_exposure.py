@@ -200,8 +200,18 @@ def on_for(**those: Any) -> dict[str, Any]:
 
 
 CHANGES: dict[str, tuple[int, dict[str, Any], MoveReason, str]] = {
-    "the kill flag by a constraint": (1, on_for(constraints=[WARD]), MoveReason.FLAG_CHANGED, "on for some"),
-    "the kill flag for half": (1, on_for(parameters=HALF), MoveReason.FLAG_CHANGED, "on for some"),
+    "the kill flag by a constraint": (
+        1,
+        on_for(constraints=[WARD]),
+        MoveReason.FLAG_CHANGED,
+        "does not stop everybody",
+    ),
+    "the kill flag for half": (
+        1,
+        on_for(parameters=HALF),
+        MoveReason.FLAG_CHANGED,
+        "does not stop everybody",
+    ),
     "the kill flag gone": (1, {"name": "another"}, MoveReason.FLAG_CHANGED, "can stop nobody"),
     "no strategy": (0, {"strategies": []}, MoveReason.FLAG_UNREADABLE, "it is on for everybody"),
     "the flag gone": (0, {"name": "another"}, MoveReason.FLAG_UNREADABLE, "has no flag"),

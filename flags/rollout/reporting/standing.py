@@ -98,7 +98,7 @@ def _found(state: RolloutState, due: int, standing: Standing) -> str:
 def _changed(state: RolloutState, standing: Standing) -> str:
     """What decides whom the share exposes, and is not as it was written; "" where all is."""
     if standing["kill"] == Kill.SOME:
-        return "the kill flag is on for some"
+        return "the kill flag is on, and does not stop everybody"
     if standing["share"] == state.share and standing["digest"] != state.digest:
         return "the strategy is not as it was written: others may be exposed"
     if state.around and standing["around"] != state.around:

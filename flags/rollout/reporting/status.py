@@ -183,7 +183,8 @@ def _head(status: Status, now_s: float) -> RenderableType:
     )
     if status.last_act:
         act = status.last_act
-        said = f"{act['what']} by {act['by']}, {_span(now_s - status.last_act_s)} ago: {act['reason']}"
+        refused = f", refused: {act['refused']}" if act.get("refused") else f": {act['reason']}"
+        said = f"{act['what']} by {act['by']}, {_span(now_s - status.last_act_s)} ago{refused}"
         grid.add_row("last act", Text(_short(said)))
     return Panel(grid, title=f"rollout {status.run}", title_align="left")
 
@@ -205,6 +206,8 @@ def _users_and_requests(status: Status) -> str:
     """Two figures of different things: who asks more than others is one user, and many answers."""
     expected = None if status.in_force is None else status.in_force["expected"]
     users = "users by constraints" if expected is None else f"shown to {expected:.0f} % of users"
+    if status.in_force is None:
+        users = "shown to nobody knows how many users"
     if status.observed is None:
         return f"{users} · observed —"
     return f"{users} · observed {status.observed:.1f} % of {status.answers:,} answers"

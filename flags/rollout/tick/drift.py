@@ -11,7 +11,7 @@ from flags.rollout.writing.marks import FlagMark
 from flags.rollout.writing.strategies import shows_nobody
 
 _KILL_PROBLEMS: Mapping[Kill, str] = {
-    Kill.SOME: "the kill flag is on for some users, and does not stop the others",
+    Kill.SOME: "the kill flag is on, and does not stop everybody: its strategies ask who the user is",
     Kill.ABSENT: "the kill flag is gone, and can stop nobody",
 }
 
