@@ -24,6 +24,8 @@ export class Live {
     waiting: Element | null;
     /** @type {Map<string, Card | Dock>} */
     views: Map<string, Card | Dock>;
+    /** @type {Dock | null} */
+    docked: Dock | null;
     /** @type {(() => void) | null} */
     cancelRender: (() => void) | null;
     reading: AbortController;
@@ -38,7 +40,8 @@ export class Live {
     render(): void;
     /** @param {string} panel */
     view(panel: string): Card | Dock;
-    window(): Dock;
+    /** One for all panels that have no other place. @param {string} panel the first of them */
+    window(panel: string): Dock;
     /** A panel that has no room for the card, or does not keep it. @param {string} panel @param {Card | Dock} view */
     dock(panel: string, view: Card | Dock): void;
     /** @param {MouseEvent} event */

@@ -58,6 +58,8 @@ export class Live {
     this.waiting = null;
     /** @type {Map<string, Card | Dock>} */
     this.views = new Map();
+    /** @type {Dock | null} */
+    this.docked = null;
     /** @type {(() => void) | null} */
     this.cancelRender = null;
     this.reading = new AbortController();
@@ -159,19 +161,22 @@ export class Live {
   /** @param {string} panel */
   view(panel) {
     const anchor = this.anchors.get(panel) ?? null;
-    const view = anchor === null ? this.window() : new Card(anchor);
+    const view = anchor === null ? this.window(panel) : new Card(panel, anchor);
     this.views.set(panel, view);
     return view;
   }
 
-  window() {
-    return new Dock(this.call.about || "Live text, not final. The finished answer takes its place.", () => this.end());
+  /** One for all panels that have no other place. @param {string} panel the first of them */
+  window(panel) {
+    const about = this.call.about || "Live text, not final. The finished answer takes its place.";
+    this.docked ??= new Dock(panel, about, () => this.end());
+    return this.docked;
   }
 
   /** A panel that has no room for the card, or does not keep it. @param {string} panel @param {Card | Dock} view */
   dock(panel, view) {
     view.remove();
-    const dock = this.window();
+    const dock = this.window(panel);
     this.views.set(panel, dock);
     dock.set(stagesOf(this.state, panel));
   }
@@ -213,6 +218,7 @@ export class Live {
         if (performance.now() - (this.renderedAt.get(name) ?? -Infinity) < JUST_MS) this.drop(name, view);
     this.isAnswered = true;
     this.reading.abort();
+    this.cancelRender?.();
     setTimeout(() => this.end(), RENDER_MS);
   }
 

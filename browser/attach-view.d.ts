@@ -1,7 +1,7 @@
 /** A card within an element of the page. */
 export class Card {
-    /** @param {Element} anchor */
-    constructor(anchor: Element);
+    /** @param {string} panel @param {Element} anchor */
+    constructor(panel: string, anchor: Element);
     anchor: Element;
     texts: Texts;
     host: HTMLElement;
@@ -17,8 +17,8 @@ export class Card {
 }
 /** A small window in a corner: it can be moved, folded up and closed. */
 export class Dock {
-    /** @param {string} about what the text is, in words @param {() => void} onClose */
-    constructor(about: string, onClose: () => void);
+    /** @param {string} panel @param {string} about what the text is, in words @param {() => void} onClose */
+    constructor(panel: string, about: string, onClose: () => void);
     texts: Texts;
     host: HTMLElement;
     words: HTMLElement;

@@ -56,9 +56,9 @@ function made(tag, className, text = "") {
 class Texts {
   constructor() {
     this.element = made("div", "text");
-    this.element.tabIndex = 0;
-    this.element.setAttribute("role", "region");
-    this.element.setAttribute("aria-label", WORDS);
+    this.element.tabIndex = 0; // what scrolls can be reached
+    this.element.setAttribute("role", "group");
+    this.element.setAttribute("aria-label", "Text so far");
     /** @type {Map<string, MarkdownView>} by stage */
     this.shown = new Map();
   }
@@ -82,6 +82,15 @@ class Texts {
   }
 }
 
+/** @param {string} panel @param {...(Node)} children */
+function landmark(panel, ...children) {
+  const card = made("div", "card");
+  card.setAttribute("role", "region");
+  card.setAttribute("aria-label", `${WORDS}: ${panel}`);
+  card.append(...children);
+  return card;
+}
+
 /** @returns {{host: HTMLElement, root: ShadowRoot}} */
 function hosted() {
   const host = document.createElement("div");
@@ -95,8 +104,8 @@ function hosted() {
 
 /** A card within an element of the page. */
 export class Card {
-  /** @param {Element} anchor */
-  constructor(anchor) {
+  /** @param {string} panel @param {Element} anchor */
+  constructor(panel, anchor) {
     this.anchor = anchor;
     this.texts = new Texts();
     const { host, root } = hosted();
@@ -105,9 +114,7 @@ export class Card {
     this.maxPx = Math.min(MAX_PX, window.innerHeight / 3);
     const words = made("div", "words");
     words.append(made("strong", "", `${WORDS}.`), LONG_WORDS);
-    const card = made("div", "card");
-    card.append(words, this.texts.element);
-    root.append(card);
+    root.append(landmark(panel, words, this.texts.element));
     // What a person types into must not leave the screen.
     this.fields = [...document.querySelectorAll("textarea, input:not([type=hidden]), [contenteditable]")]
       .filter((field) => isOnScreen(field.getBoundingClientRect()))
@@ -151,8 +158,8 @@ const isOnScreen = ({ top, bottom, height }) => height > 0 && top >= 0 && bottom
 
 /** A small window in a corner: it can be moved, folded up and closed. */
 export class Dock {
-  /** @param {string} about what the text is, in words @param {() => void} onClose */
-  constructor(about, onClose) {
+  /** @param {string} panel @param {string} about what the text is, in words @param {() => void} onClose */
+  constructor(panel, about, onClose) {
     this.texts = new Texts();
     const { host, root } = hosted();
     this.host = host;
@@ -164,10 +171,8 @@ export class Dock {
     const close = made("button", "", "×");
     close.setAttribute("aria-label", "Close");
     words.append(this.words, fold, close);
-    const card = made("div", "card");
-    card.append(words, this.texts.element);
     this.dock = made("div", "dock");
-    this.dock.append(card);
+    this.dock.append(landmark(panel, words, this.texts.element));
     root.append(this.dock);
     fold.addEventListener("click", () => {
       const isClosed = this.dock.classList.toggle("closed");

@@ -186,6 +186,8 @@ FETCHES = {
     "with a URL": "fetch(new URL(url, location), init)",
     "with headers as pairs": "fetch(url, {...init, headers: Object.entries(auth)})",
     "with headers read once": "fetch(url, {...init, headers: Object.entries(auth)[Symbol.iterator]()})",
+    "with headers read once, not of a route": "fetch('/api/other', "
+    "{...init, headers: Object.entries(auth)[Symbol.iterator]()})",
     "with Headers": "(headers => fetch(url, {...init, headers}).then(r => (r.seen = [...headers.keys()], r)))"
     "(new Headers(auth))",
     "as a Request": "(r => fetch(r).then(a => (a.seen = [r.bodyUsed, [...r.headers.keys()]], a)))"
@@ -235,6 +237,7 @@ async def test_a_fetch_is_the_same(tmp_path: Path) -> None:
                 })"""
             )
             found["shape"] = await page.evaluate("[fetch.name, fetch.length, fetch() instanceof Promise]")
+            found["signed"] = [asked.header(b"authorization") is not None for asked in upstream.asked]
             await page.wait_for_timeout(100)
             return found, problems
 
@@ -370,6 +373,7 @@ async def test_other_wrappers_and_a_second_element_do_no_harm(
     ]
     assert len([url for url in own if url.endswith("/events")]) == 2
     assert counted == expected
+    assert own.count("/_headgate/attach.json") == 1
     assert problems == []
 
 

@@ -3,6 +3,7 @@
 import asyncio
 import time
 from pathlib import Path
+from typing import Literal
 
 import jwt
 import pytest
@@ -10,6 +11,7 @@ from playwright.async_api import expect
 
 from tests.browser.attached import live_texts, until_live
 from tests.browser.frontend import IN_CHROMIUM
+from tests.browser.gallery import findings
 from tests.browser.test_attach_calls import BODY, SEND, Upstream, opened_page
 from tests.servers.scripted import Asked
 from tests.servers.serving import token
@@ -255,6 +257,42 @@ async def test_a_call_that_the_page_repeats_after_a_401_is_shown(tmp_path: Path)
         shown = await live_texts(page)
 
     assert shown == ["Text of 8."]
+
+
+async def test_all_text_without_a_panel_is_in_one_window(tmp_path: Path) -> None:
+    """Stage after stage."""
+    upstream = Upstream()
+    upstream.goes_on.set()
+    async with opened_page(tmp_path, upstream, attach={}) as (page, problems, _):
+        await page.evaluate(SEND["XMLHttpRequest"])
+        async with asyncio.timeout(20):
+            while await live_texts(page) != ["Text of 7.\nSummary of 7."]:
+                await page.wait_for_timeout(100)
+        upstream.release.set()
+        await page.wait_for_function("!document.querySelector('[data-headgate-live]')")
+
+    assert problems == []
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+async def test_an_accessibility_check_finds_nothing_in_the_live_text(
+    tmp_path: Path, scheme: Literal["light", "dark"]
+) -> None:
+    """Neither in a card nor in the window; what it finds in the page itself stays."""
+    upstream = Upstream()
+    upstream.more = "\n\n| Sign | Value |\n| --- | --- |\n| Fever | **38.9** |\n\n" + "- one more line\n" * 40
+    upstream.goes_on.set()
+    panels = {"panels": {"reasoning": {"css": "#reasoning"}, "chat": {"css": "#nowhere"}}}
+    async with opened_page(tmp_path, upstream, attach=panels) as (page, _, _):
+        await page.emulate_media(color_scheme=scheme)
+        await page.evaluate("document.documentElement.style.colorScheme = 'light dark'")
+        before = await findings(page)
+        await page.evaluate(SEND["XMLHttpRequest"])
+        await until_live(page, 2)
+        await page.wait_for_timeout(500)
+        live = await findings(page)
+
+    assert [found for found in live if found not in before] == []
 
 
 LAYOUT = """(room) => {
