@@ -39,7 +39,7 @@ p, ul, ol, pre, blockquote, h1, h2, h3, h4, h5, h6 { margin: 0; padding: 0; }
 .text code { font-family: ui-monospace, "DejaVu Sans Mono", monospace; font-size: 0.9em; }
 .text pre { padding: 0.6em 0.8em; background: var(--accent-soft); border-radius: 0.4em; white-space: pre-wrap; text-align: left; direction: ltr; }
 .text hr { border: 0; border-block-start: 1px solid var(--line); }
-.table { overflow-x: auto; }
+.table { overflow-x: auto; overflow-wrap: break-word; }
 .table table { border-collapse: collapse; font-size: 0.95em; }
 .table th, .table td { min-width: 5em; text-align: start; vertical-align: top; padding-block: 0.2em; padding-inline: 0 0.9em; border-block-end: 1px solid var(--line); }
 .table th { color: var(--soft); }

@@ -1,7 +1,11 @@
 /** One side of the race: its stages, two panels, two clocks. It shows what it is told and measures nothing else. */
 
-import { renderMarkdown } from "./markdown.js";
+import "/_headgate/components.js";
+import { EMPTY, reduce, textOf } from "/_headgate/state.js";
 import { GROUPS, reasoningOf } from "./stages.js";
+
+/** @typedef {import("/_headgate/state.js").RunEvent} RunEvent */
+/** @typedef {import("/_headgate/state.js").StreamState} StreamState */
 
 const GROUP = "patient_case_analysis_group";
 const STAGES = [
@@ -16,6 +20,8 @@ export class Column {
     this.root = root;
     this.find("h2").textContent = title;
     this.find(".stages").append(...STAGES.map(stageItem));
+    this.elements = [this.find("headgate-panel"), this.find("headgate-chat")];
+    for (const element of this.elements) element.titles = Object.fromEntries(STAGES.map(({ name, title }) => [name, title]));
     this.reset();
   }
 
@@ -24,11 +30,10 @@ export class Column {
   }
 
   reset() {
-    /** @type {Map<string, {text: string, box: HTMLElement}>} */
-    this.sections = new Map();
+    /** @type {StreamState} */
+    this.state = EMPTY;
     this.times = { first: null, done: null };
     cancelAnimationFrame(this.frame);
-    for (const text of this.root.querySelectorAll(".text")) text.replaceChildren();
     for (const { name } of STAGES) this.mark(name, "waiting");
     this.find(".decision").textContent = "";
     this.tell("");
@@ -38,10 +43,6 @@ export class Column {
   start() {
     this.began = performance.now();
     this.root.dataset.state = "running";
-    const dots = document.createElement("div");
-    dots.className = "dots";
-    dots.append(...[1, 2, 3].map(() => document.createElement("i")));
-    this.find(".text").append(dots);
     const tick = () => {
       this.showClocks();
       this.frame = requestAnimationFrame(tick);
@@ -54,8 +55,6 @@ export class Column {
     if (outcome === "done") this.times.done = this.elapsed();
     cancelAnimationFrame(this.frame);
     this.root.dataset.state = outcome;
-    this.find(".dots")?.remove();
-    this.renderDue();
     this.showClocks();
   }
 
@@ -108,64 +107,47 @@ export class Column {
     if (item) item.dataset.how = how;
   }
 
-  append(panel, stage, text) {
-    this.replace(panel, stage, (this.sections.get(stage)?.text ?? "") + text);
-    this.mark(stage, "writing");
-  }
-
-  /** The whole text of a section; drawn with the next frame, however many chunks arrive before it. */
-  replace(panel, stage, text) {
-    if (!this.sections.has(stage)) this.sections.set(stage, { text: "", box: this.open(panel, stage) });
-    const section = this.sections.get(stage);
-    section.text = text;
-    section.isDue = true;
-    this.times.first ??= this.elapsed();
-    requestAnimationFrame(() => this.renderDue());
-  }
-
-  open(panel, stage) {
-    this.find(".dots")?.remove();
-    const box = document.createElement("section");
-    const title = document.createElement("h4");
-    title.textContent = STAGES.find(({ name }) => name === stage)?.title ?? stage;
-    box.append(title, document.createElement("div"));
-    this.textOf(panel).append(box);
-    return box.lastChild;
-  }
-
-  textOf(panel) {
-    return this.find(`[data-panel="${CSS.escape(panel)}"] .text`) ?? this.find('[data-panel="reasoning"] .text');
-  }
-
-  renderDue() {
-    for (const section of this.sections.values()) {
-      if (!section.isDue) continue;
-      section.isDue = false;
-      const area = section.box.closest(".text");
-      // Whoever has scrolled up to read is left there.
-      const follows = area.scrollHeight - area.scrollTop - area.clientHeight < 60;
-      section.box.replaceChildren(renderMarkdown(section.text));
-      if (follows) area.scrollTop = area.scrollHeight;
+  /** What is known of the answer now; the elements are shown it by others. @param {StreamState} state */
+  show(state) {
+    this.state = state;
+    for (const { name, text, complete } of state.stages) {
+      this.mark(name, complete ? "done" : "writing");
+      if (text) this.times.first ??= this.elapsed();
     }
+    if (state.progress) this.tellProgress(state.progress.etaS === null ? null : state.progress.elapsedS + state.progress.etaS);
   }
 
-  /** A batch answer, all at once. */
+  /** A batch answer, all at once. @param {object} result */
   showWhole(result) {
-    for (const { name, text } of reasoningOf(GROUP, result)) this.replace("reasoning", name, text);
-    this.replace("chat", "summary", result.summary);
-    for (const { name } of STAGES) this.mark(name, "done");
-    this.renderDue();
-    for (const area of this.root.querySelectorAll(".text")) area.scrollTop = 0;
+    const state = [...eventsOf(result), event("batch", "", "")].reduce(reduce, EMPTY);
+    this.show(state);
+    for (const element of this.elements) element.state = state;
   }
 
   textOfStage(stage) {
-    return this.sections.get(stage)?.text;
+    return textOf(this.state, stage);
   }
 
   /** Every text by its stage, to compare two columns. */
   texts() {
     return JSON.stringify(STAGES.map(({ name }) => this.textOfStage(name)));
   }
+}
+
+/**
+ * @param {object} result of a batch answer
+ * @returns {RunEvent[]} what a stream would have said of it
+ */
+export function eventsOf(result) {
+  const texts = reasoningOf(GROUP, result).map(({ name, text }) => ["reasoning", name, text]);
+  return [...texts, ["chat", "summary", result.summary]].flatMap(([panel, stage, text]) => [
+    event("content_chunk", panel, stage, text),
+    event("stage_complete", panel, stage),
+  ]);
+}
+
+function event(type, panel, stage, content = "") {
+  return { type, panel, stage, content, metadata: {} };
 }
 
 function stageItem({ name, title }) {

@@ -1,9 +1,11 @@
 /** The same case twice at the same moment: once asked for as a stream, once as a batch answer. */
 
 import { bearer, send, signIn } from "./api.js";
-import { Column } from "./column.js";
+import { StreamClient } from "/_headgate/client.js";
+import { Presentation } from "/_headgate/components.js";
+import { EMPTY } from "/_headgate/state.js";
+import { Column, eventsOf } from "./column.js";
 import { showFlag } from "./flag.js";
-import { followRun } from "./stream.js";
 
 const USERS = ["ada", "ben", "chen", "dana", "emil", "fay", "gita", "hugo"];
 
@@ -11,6 +13,10 @@ const byId = (id) => document.getElementById(id);
 const streamed = new Column(byId("streamed"), "Streamed");
 const whole = new Column(byId("whole"), "Batch");
 const columns = [streamed, whole];
+const client = new StreamClient({ headers: () => ({ authorization: bearer() }) });
+
+/** @type {Presentation | undefined} */
+let presentation;
 
 async function race(text) {
   const ids = await Promise.all(columns.map(() => openCase(text)));
@@ -32,6 +38,11 @@ async function keepSummary(id, column) {
 }
 
 async function askWhole(id) {
+  for (const element of whole.elements) {
+    element.setAttribute("actions", ""); // nobody can stop a batch answer
+    element.begin();
+    element.state = EMPTY;
+  }
   whole.decided("XMLHttpRequest, Accept: application/json");
   await finish(whole, async () => {
     whole.showWhole((await send("POST", `/api/cases/${id}/workflow/start`)).result);
@@ -39,38 +50,34 @@ async function askWhole(id) {
 }
 
 async function askStreamed(id) {
+  presentation?.close();
+  const shown = new Presentation(
+    [...streamed.elements.map(withoutProgress), { begin() {}, addEventListener() {}, set state(state) { tell(shown, state); } }],
+    () => client.stream({ url: `/api/cases/${id}/workflow/start`, method: "POST" }),
+    { batch: (text) => eventsOf(JSON.parse(text).result) },
+  );
+  presentation = shown;
   await finish(streamed, async () => {
-    const headers = { Accept: "text/event-stream", Authorization: bearer() };
-    const response = await fetch(`/api/cases/${id}/workflow/start`, { method: "POST", headers });
-    streamed.decided(response.headers.get("headgate-decision") ?? "batch: as without Headgate");
-    if (!response.ok) throw new Error(`The request was answered with ${response.status}.`);
-    const isStream = response.headers.get("content-type")?.startsWith("text/event-stream");
-    if (!isStream) streamed.showWhole((await response.json()).result);
-    else for await (const event of followRun(response)) take(event);
+    if ((await shown.start()) === null) throw new Error(shown.state.error.message || "The answer failed.");
+    if (shown.stream.decision.startsWith("stream")) streamed.tell("Complete.");
   });
 }
 
-const ACTIONS = {
-  stage_start: ({ stage }) => streamed.mark(stage, "writing"),
-  content_chunk: ({ panel, stage, content }) => streamed.append(panel, stage, content),
-  content_replace: ({ panel, stage, content }) => streamed.replace(panel, stage, content),
-  stage_complete: ({ stage }) => streamed.mark(stage, "done"),
-  progress: ({ metadata }) => streamed.tellProgress(totalOf(metadata ?? {})),
-  stream_done: ({ metadata }) => streamed.tell(metadata?.source ? `Complete. Source: ${metadata.source}.` : ""),
-  error: ({ content, metadata }) => {
-    const kept = metadata?.partial ? " What is shown is incomplete." : "";
-    const again = metadata?.retry_available ? " You can submit it again." : "";
-    throw new Error((content || `The answer failed (${metadata?.error_code ?? "unknown"}).`) + kept + again);
-  },
-};
-
-/** An event of a type this page does not know is passed over. */
-function take(event) {
-  ACTIONS[event.type]?.(event);
+/** The column says how long it has been, beside its own clock; a second clock would not always agree. */
+function withoutProgress(element) {
+  return {
+    begin: (options) => element.begin(options),
+    addEventListener: (...listening) => element.addEventListener(...listening),
+    set state(state) {
+      element.state = { ...state, progress: null };
+    },
+  };
 }
 
-function totalOf({ elapsed_s: elapsed, eta_s: eta }) {
-  return elapsed === undefined || eta === undefined ? null : elapsed + eta;
+/** @param {Presentation} shown */
+function tell(shown, state) {
+  if (state.phase !== "waiting" || state.stages.length) streamed.decided(shown.stream.decision || "batch: as without Headgate");
+  streamed.show(state);
 }
 
 async function finish(column, work) {
