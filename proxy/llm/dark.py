@@ -81,7 +81,7 @@ class DarkRun:
         """The texts of the answer. None: no text could have been streamed, or the copy was not kept."""
         if relayed.outcome is not Outcome.COMPLETE or not 200 <= relayed.status < 300:
             return None
-        body = copy.body()
+        body = await copy.body()
         try:
             return None if body is None else await texts_of(body, self._route.sections)
         except MalformedBody:

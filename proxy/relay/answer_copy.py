@@ -6,6 +6,7 @@ from typing import Final
 from proxy.downstream.bodies import ByteReservation
 from proxy.http.asgi import ANSWER, Message, Scope, Send, WholeAnswer
 from proxy.http.headers import Headers, announces_no_body
+from proxy.turns import STEP_BYTES, Turns
 
 CODINGS: Final = frozenset({b"gzip", b"deflate"})
 """Content codings that can be undone here."""
@@ -70,11 +71,11 @@ class AnswerCopy:
         """Whether the content coding cannot be undone here."""
         return bool(self._coding) and self._coding not in CODINGS
 
-    def body(self) -> bytes | None:
-        """The body, decoded; None if it was too long or cannot be decoded."""
+    async def body(self) -> bytes | None:
+        """The body, decoded; None if it was too long, there is no room for it, or it cannot be decoded."""
         if self._is_over or self.is_foreign:
             return None
-        return decoded(bytes(self._kept), self._coding, self._max_bytes)
+        return await decoded_in_turns(bytes(self._kept), self._coding, self._max_bytes, self._reservation)
 
 
 def decoded(body: bytes, coding: bytes, max_bytes: int) -> bytes | None:
@@ -87,6 +88,29 @@ def decoded(body: bytes, coding: bytes, max_bytes: int) -> bytes | None:
     except zlib.error:
         return None
     return plain if decoder.eof else None
+
+
+async def decoded_in_turns(
+    body: bytes, coding: bytes, max_bytes: int, reservation: ByteReservation | None
+) -> bytes | None:
+    """The same of a long body: 16 MB may come out of 15 kB. None also if there is no room for it."""
+    if not coding:
+        return body
+    decoder = zlib.decompressobj(wbits=zlib.MAX_WBITS | 32)  # either header
+    pieces, size, turns = list[bytes](), 0, Turns()
+    try:
+        for at in range(0, len(body), STEP_BYTES):
+            rest = body[at : at + STEP_BYTES]
+            while piece := decoder.decompress(rest, STEP_BYTES):
+                rest = decoder.unconsumed_tail
+                size += len(piece)
+                if size > max_bytes or (reservation is not None and not reservation.take(len(piece))):
+                    return None
+                pieces.append(piece)
+                await turns.breathe()
+    except zlib.error:
+        return None
+    return b"".join(pieces) if decoder.eof else None
 
 
 def coding_of(headers: Headers) -> bytes:

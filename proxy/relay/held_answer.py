@@ -7,7 +7,7 @@ passes as it comes.
 from proxy.downstream.bodies import ByteReservation
 from proxy.http.asgi import ANSWER, Message, Receive, Scope, Send
 from proxy.http.headers import BODILESS_STATUS, Headers, is_json
-from proxy.relay.answer_copy import CODINGS, coding_of, decoded
+from proxy.relay.answer_copy import CODINGS, coding_of, decoded_in_turns
 from proxy.upstream.client import Answer
 
 
@@ -53,7 +53,9 @@ class HeldAnswer:
         """The held answer, whole. None: it cannot be decoded, and has gone out as it came."""
         assert self._start is not None, "it is held"
         headers: Headers = self._start["headers"]
-        body = decoded(bytes(self._kept), coding_of(headers), self._max_bytes)
+        body = await decoded_in_turns(
+            bytes(self._kept), coding_of(headers), self._max_bytes, self._reservation
+        )
         if body is None:
             await self._release(more=False)
             return None

@@ -50,7 +50,7 @@ class RelayedOutcomes:
             return status >= 500
         if copy is None or copy.is_empty:
             return False
-        body = copy.body()
+        body = await copy.body()
         if body is None:
             self._warn(copy)
             return False

@@ -31,7 +31,7 @@ WINGS = {
         "observe": "errors identity settings text",
         "upstream": "errors turns http settings",
         "downstream": "errors http observe",
-        "relay": "errors downstream http observe settings text upstream",
+        "relay": "errors turns downstream http observe settings text upstream",
         "runs": "errors identity turns downstream http observe relay settings text upstream",
         "viewers": "errors identity turns http observe runs text",
         "llm": "errors turns downstream http llm.dialects observe relay settings text upstream",

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from proxy.downstream.bodies import ByteBudget
 from proxy.http.asgi import ANSWER
 from proxy.relay.answer_copy import AnswerCopy
 
@@ -68,7 +69,7 @@ async def test_what_went_out_can_be_read(how: str, coding: bytes | None, body: b
 
     copy = await relay(client, body, coding, in_messages=how == "in messages")
 
-    assert copy.body() == TEXT
+    assert await copy.body() == TEXT
     sent = [answer[3] for answer in client.whole]
     sent += [message["body"] for message in client.messages if message["type"] == "http.response.body"]
     assert b"".join(sent) == body
@@ -92,7 +93,25 @@ async def test_what_cannot_be_read_is_none(in_messages: bool, coding: bytes | No
     """Nor is more than the bound ever unpacked."""
     copy = await relay(Client(), body, coding, in_messages=in_messages)
 
-    assert copy.body() is None
+    assert await copy.body() is None
+
+
+async def test_what_is_unpacked_has_room_or_is_none() -> None:
+    """Copies share a budget, and a few bytes may unpack to very many. All of it is given back."""
+    refused: list[Any] = []
+    budget = ByteBudget(100_000, refused.append)
+    small, large = gzip.compress(bytes(90_000)), gzip.compress(bytes(200_000))
+
+    for body, size in ((small, 90_000), (large, None)):
+        with budget.reserve() as reservation:
+            copy = AnswerCopy(Client().send, 1_000_000, reservation)
+            headers = [(b"content-encoding", b"gzip")]
+            await copy({"type": "http.response.start", "status": 200, "headers": headers})
+            await copy({"type": "http.response.body", "body": body, "more_body": False})
+            unpacked = await copy.body()
+        assert (None if unpacked is None else len(unpacked)) == size
+    assert len(refused) == 1
+    assert budget.held == 0
 
 
 async def test_a_coding_that_is_not_known_is_told_from_a_body_that_is_broken() -> None:

@@ -6,6 +6,7 @@ processor's time: neither the client and the upstream count, nor whoever else is
 
 import asyncio
 import gc
+import gzip
 import json
 import threading
 from collections.abc import AsyncIterator, Iterator
@@ -18,6 +19,7 @@ from typing import Any
 import pytest
 import uvloop
 
+from proxy.relay.answer_copy import decoded_in_turns
 from proxy.text.event_log import EventLog
 from proxy.text.events import Event, EventType
 from proxy.text.sections import MalformedBody, Section
@@ -277,6 +279,21 @@ async def test_no_answer_that_is_relayed_holds_the_loop_when_it_is_read(kind: st
 
     assert texts == json.loads(ANSWERS[kind])["result"]
     assert heart.most_s < MOST_S
+
+
+@pytest.mark.parametrize("kind", ["prose", "one word"])
+async def test_no_answer_that_is_unpacked_holds_the_loop(kind: str) -> None:
+    """However much comes out of it: in one go it takes several times as long as any turn."""
+    packed, heart = gzip.compress(ANSWERS[kind]), Heart()
+    began = thread_time()
+    gzip.decompress(packed)
+    at_once_s = thread_time() - began
+    with uncollected():
+        async with heart.beating():
+            body = await decoded_in_turns(packed, b"gzip", len(ANSWERS[kind]), None)
+
+    assert body == ANSWERS[kind]
+    assert heart.most_s < at_once_s / 2
 
 
 @pytest.mark.parametrize("body", [b"[" + b"[]," * 300_000, b'{"a":"' + b",[" * 300_000 + b'\xff"}'])
