@@ -1,5 +1,6 @@
 """Who is shown something: what a rollout finds left over, and what a share is worth."""
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -317,6 +318,32 @@ async def test_a_rollout_whose_journal_is_lost_needs_a_person_s_word(tmp_path: P
         await running.until(5)
     assert running.controller.state.run == "r2"
     assert rolling.flag["strategies"][0]["title"].startswith("the pilot [headgate r2 of ")
+
+
+async def test_an_older_copy_of_the_journal_does_not_go_on_with_a_newer_rollout(tmp_path: Path) -> None:
+    """Both stand at the same share. What the copy has proved is of a rollout that is over."""
+    flag_file(tmp_path / "flags.json")
+    rolling = Rolling(tmp_path, policy(tmp_path))
+    journal, copy = rolling.policy.journal, tmp_path / "copy.sqlite"
+    with rolling.running() as running:
+        await running.begin()
+        await running.until(25)
+    shutil.copy(journal, copy)
+    rolling.now.passes(200)
+    with rolling.running() as running:
+        rolling.wants(Act.ROLL_BACK)
+        await running.ticks(1)
+        await running.begin()
+        await running.until(25)
+    shutil.copy(copy, journal)
+    rolling.now.passes(200)
+    with rolling.running() as running:
+        moves = await running.ticks(6)
+
+    assert running.controller.state.run == "r1"
+    assert {(move.kind, move.reason) for move in moves} == {(MoveKind.HOLD, MoveReason.FLAG_CHANGED)}
+    assert moves[-1].detail.endswith("it is an older copy")
+    assert rolling.share == 25
 
 
 async def test_who_has_lost_journal_and_mark_is_told_what_proxies_remember(tmp_path: Path) -> None:

@@ -39,10 +39,12 @@ class FlagDrift:
 
     @property
     def stranger(self) -> FlagMark | None:
-        """The mark of another controller, which has a journal of its own."""
+        """The mark of a rollout that this journal does not have: of another journal, or of a newer one."""
         state, mark = self.state, FlagMark.on(self.flag.strategy.title)
-        is_ours = mark is None or not state.home or mark.home in (state.home, state.found_home)
-        return None if is_ours else mark
+        if mark is None or not state.home:
+            return None
+        is_ours = mark.home == state.home and not mark.is_newer_than(state.run)
+        return None if is_ours or mark.home == state.found_home else mark
 
     @property
     def is_around_changed(self) -> bool:
@@ -67,6 +69,8 @@ class FlagDrift:
         """Who changed it; the flag's events do not say who changed what decides beside the flag."""
         flag = self.flag
         if (mark := self.stranger) is not None:
+            if mark.home == self.state.home:
+                return f"{mark}, of which this journal knows nothing: it is an older copy"
             return f"another controller, with a journal of its own: {mark}"
         if (problem := _KILL_PROBLEMS.get(flag.kill)) is not None:
             return f"somebody: {problem}"

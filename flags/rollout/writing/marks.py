@@ -26,6 +26,10 @@ class FlagMark:
         found = _MARK.search(title or "")
         return None if found is None else cls(*found.groups())
 
+    def is_newer_than(self, run: str) -> bool:
+        """Whether a journal whose newest rollout is `run` is older than this mark."""
+        return int(self.run.removeprefix("r")) > int(run.removeprefix("r"))
+
     def put_on(self, title: str | None) -> str:
         """The title with this mark, and without the one before."""
         theirs = _MARK.sub("", title or "").strip()
