@@ -57,7 +57,7 @@ class AnswerBudget:
 
     def take(self, share: "AnswerShare", size: int) -> bool:
         """Count the bytes, if they fit in."""
-        if share is not self._over and not self.has_room(share.principal, size):
+        if size and share is not self._over and not self.has_room(share.principal, size):
             self._on_over()
             return False
         self._add(share, size)
