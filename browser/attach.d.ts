@@ -18,5 +18,9 @@ export type PageCall = {
     isAsync: boolean;
     run?: string | undefined;
     route?: import("./attach-routes.js").AttachRoute | undefined;
+    /**
+     * the page has turned to something else since
+     */
+    isLeft?: boolean | undefined;
     live?: import("./attach-live.js").Live | undefined;
 };

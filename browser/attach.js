@@ -20,6 +20,7 @@ import { leaves, routeOf, subjectOf } from "./attach-routes.js";
  * @property {boolean} isAsync
  * @property {string} [run]
  * @property {AttachRoute} [route]
+ * @property {boolean} [isLeft] the page has turned to something else since
  * @property {Live} [live]
  */
 
@@ -50,8 +51,8 @@ const fetchOfThePage = globalThis.fetch;
 let routes = [];
 /** @type {Promise<typeof import("./attach-live.js")> | null} */
 let showing = null;
-/** @type {Set<Live>} */
-const lives = new Set();
+/** @type {Set<PageCall>} calls that are shown, or about to be */
+const shown = new Set();
 let faults = 0;
 let isOff = false;
 let asks = 0;
@@ -74,7 +75,7 @@ function fault() {
   faults += 1;
   if (faults < MAX_FAULTS || isOff) return;
   isOff = true;
-  for (const live of lives) live.end();
+  for (const call of shown) call.live?.end();
   for (const undo of patches) undo();
 }
 
@@ -109,26 +110,24 @@ function sending(call) {
   if (isOurs) learn(call.headers);
   const route = isOurs && call.isAsync ? routeOf(routes, call) : null;
   const authorization = valueOf(call.headers, "authorization");
-  for (const live of [...lives]) {
-    const isOther = route !== null || leaves(live.call.route, pathOf.get(live) ?? "", call);
-    const isSomebodyElse = isOurs && authorization !== undefined && subjectOf(authorization) !== whoOf.get(live);
-    if (isOther || isSomebodyElse || live.isOver) forget(live);
+  for (const one of [...shown]) {
+    const isOther = route !== null || one.route === undefined || leaves(one.route, one.url.pathname, call);
+    const isSomebodyElse =
+      isOurs && authorization !== undefined && subjectOf(authorization) !== subjectOf(valueOf(one.headers, "authorization"));
+    if (isOther || isSomebodyElse || one.live?.isOver) leave(one);
   }
   if (route === null || showing === null) return;
   if (valueOf(call.headers, "headgate-run") !== undefined || /event-stream/i.test(valueOf(call.headers, "accept") ?? "")) return;
   call.route = route;
   call.run = randomId();
+  shown.add(call);
 }
 
-/** @type {WeakMap<Live, string>} */
-const pathOf = new WeakMap();
-/** @type {WeakMap<Live, string>} */
-const whoOf = new WeakMap();
-
-/** @param {Live} live */
-function forget(live) {
-  live.end();
-  lives.delete(live);
+/** @param {PageCall} call */
+function leave(call) {
+  shown.delete(call);
+  call.isLeft = true; // also before its text is shown
+  call.live?.end();
 }
 
 /**
@@ -140,16 +139,11 @@ async function sent(call, mode) {
   if (run === undefined || route === undefined || showing === null) return;
   remember({ run, path: call.url.pathname, at: Date.now() });
   const { Live } = await showing;
-  guard(() => follow(new Live({ run, route, ...reading(call.headers, mode), about: "" }), call));
-}
-
-/** @param {Live} live @param {PageCall} call */
-function follow(live, call) {
-  call.live = live;
-  lives.add(live);
-  pathOf.set(live, call.url.pathname);
-  whoOf.set(live, subjectOf(valueOf(call.headers, "authorization")));
-  if (ended.has(call)) answered(call, ended.get(call) === true, true);
+  guard(() => {
+    if (call.isLeft) return;
+    call.live = new Live({ run, route, ...reading(call.headers, mode), about: "" });
+    if (ended.has(call)) answered(call, ended.get(call) === true, true);
+  });
 }
 
 /** @type {WeakMap<PageCall, boolean>} calls that have their answer, and whether it is a good one */
@@ -161,9 +155,7 @@ function answered(call, isGood, mayBeLate) {
   const { live, run } = call;
   // Later than an unload, which ends calls, too.
   if (run !== undefined) setTimeout(() => guard(() => forgetRun(run)), 500);
-  if (live === undefined) return;
-  live.answered(isGood, mayBeLate);
-  lives.delete(live);
+  live?.answered(isGood, mayBeLate);
 }
 
 /** How a run is read: as the page reads. @param {[string, string][]} headers @param {RequestCredentials} mode */
@@ -222,14 +214,12 @@ async function resume(headers, mode) {
   for (const { run, route: name, age_s: ageS } of runs) {
     const route = routes.find((one) => one.name === name);
     const begun = known.find((one) => one.run === run);
-    if (route === undefined || begun === undefined || lives.size > 0) continue;
+    if (route === undefined || begun === undefined || shown.size > 0) continue;
     const about = `Live text of what you asked for ${Math.round(ageS)} s ago, before this page was loaded again. Not final.`;
-    const pairs = /** @type {[string, string][]} */ (Object.entries(headers));
     guard(() => {
+      const pairs = /** @type {[string, string][]} */ (Object.entries(headers));
       const live = new Live({ run, route, ...reading(pairs, mode), about });
-      lives.add(live);
-      pathOf.set(live, begun.path);
-      whoOf.set(live, subjectOf(valueOf(pairs, "authorization")));
+      shown.add({ method: route.method, url: new URL(begun.path, BASE), headers: pairs, isAsync: true, route, live });
     });
   }
 }

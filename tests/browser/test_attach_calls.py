@@ -309,6 +309,21 @@ async def test_of_two_calls_the_last_is_shown_with_its_own_text(tmp_path: Path) 
     assert shown == ["Text of 8."]
 
 
+async def test_of_two_calls_in_one_breath_the_last_is_shown_alone(tmp_path: Path) -> None:
+    """Before anything of the first could be shown."""
+    upstream = Upstream()
+    async with opened_page(tmp_path, upstream) as (page, problems, own):
+        first = SEND["XMLHttpRequest"]
+        await page.evaluate(f"() => {{ ({first})(); ({first.replace('/7/', '/8/')})(); }}")
+        await until_live(page)
+        await page.wait_for_timeout(1000)
+        shown = await live_texts(page)
+
+    assert shown == ["Text of 8."]
+    assert len([url for url in own if url.endswith("/events")]) == 1
+    assert problems == []
+
+
 async def test_a_user_of_another_arm_pays_one_request(tmp_path: Path) -> None:
     """The script, its rules and the document, which is kept; no header, no stream, nothing on the screen."""
     upstream = Upstream()
