@@ -25,7 +25,7 @@ BAD = frozenset({"failed", "truncated"})
 GOOD = frozenset({"complete", "recovered", "fell_back"})
 
 ELIGIBLE = GOOD | BAD
-"""The arms that are compared."""
+"""Outcomes that count when arms are compared."""
 
 APART = frozenset({"client_left", "cancelled", "shutdown"})
 """Shown by arm, and in no comparison: they say nothing about the answer."""
