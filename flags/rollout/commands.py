@@ -26,7 +26,7 @@ from flags.rollout.moves import MoveKind, MoveReason
 from flags.rollout.policy.file import load
 from flags.rollout.policy.policy import Policy
 from flags.rollout.replay import differences
-from flags.rollout.reporting.standing import Standing, standing_of, written_body
+from flags.rollout.reporting.standing import Standing, exposes, standing_of, written_body
 from flags.rollout.reporting.status import shown, status_of
 from flags.rollout.writing import down
 from flags.rollout.writing.flag_admin import Flag, FlagAdmin
@@ -328,7 +328,13 @@ def _go_down(
     problem, lowered = "", None
     try:
         lowered = _with_admin(policy, do)
-        click.echo(done)
+        if exposes(standing_of(lowered)):
+            problem = (
+                "the share is 0 %, and the flag is still on by strategies beside it "
+                f"({len(lowered.others)}): remove them, or stop every stream with `headgate rollout kill`"
+            )
+        else:
+            click.echo(done)
     except FlagAdminError as exc:
         problem = str(exc)
     if _state(policy).run:

@@ -452,3 +452,17 @@ async def test_status_says_that_the_last_act_was_refused(desk: Desk) -> None:
         await running.ticks(1)
 
     assert "refused: there is nothing to resume" in (await desk.types("status")).output
+
+
+async def test_a_rollback_beside_which_the_flag_is_on_did_not_succeed(desk: Desk) -> None:
+    """Ours is at 0 %, and somebody's shows everybody streams: that is said, and `kill` stops those, too."""
+    await desk.has_begun(25)
+    everybody = {"name": "default", "parameters": {}}
+    desk.rolling.edit(lambda flag: flag["strategies"].append(everybody))
+
+    refused = await desk.types("rollback", *why())
+    assert refused.exit_code == 1
+    assert "still on by strategies beside it (1)" in refused.output
+    assert "0 % is in force" not in refused.output
+    assert desk.rolling.share == 0
+    assert (await desk.types("kill", *why())).exit_code == 0
