@@ -169,6 +169,8 @@ class Answers:
             await route.fulfill(status=202, body="{}")
         elif path == f"/_headgate/runs/{RUN}":
             await route.fulfill(status=200, content_type="application/json", body="{}")
+        elif not self.bodies:
+            await route.fulfill(status=500, body="nothing is left to say")
         else:
             body = self.bodies.pop(0)
             await self.held.wait()
