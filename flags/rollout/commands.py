@@ -5,7 +5,7 @@ import getpass
 import logging
 import sys
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import asdict
 from functools import wraps
 from pathlib import Path
@@ -23,8 +23,8 @@ from flags.rollout.inbox import ActRequest, Inbox, act_request
 from flags.rollout.journal import Journal, JournalReader, entries_in
 from flags.rollout.ledger import Act, EntryKind, RolloutState, fold
 from flags.rollout.moves import MoveKind, MoveReason
-from flags.rollout.policy.file import load
-from flags.rollout.policy.policy import Policy
+from flags.rollout.policy.file import load, load_place
+from flags.rollout.policy.policy import FlagPlace, Policy
 from flags.rollout.replay import differences
 from flags.rollout.reporting.standing import Standing, exposes, standing_of, written_body
 from flags.rollout.reporting.status import shown, status_of
@@ -65,24 +65,42 @@ def rollout() -> None:
     """
 
 
-def _policy(command: Command) -> Command:
+def _loading(load: Callable[[Path], FlagPlace]) -> Callable[[Command], Command]:
     """The option `--policy` of every command, which ends with all problems of a policy that is refused."""
 
-    @click.option(
-        "--policy", "path", type=click.Path(path_type=Path), default="rollout.yaml", show_default=True
-    )
-    @wraps(command)
-    def with_policy(path: Path, **others: Any) -> None:
-        try:
-            command(policy=load(path), **others)
-        except PolicyError as exc:
-            for problem in exc.problems:
-                click.echo(f"{path.name}: {problem}", err=True)
-            raise SystemExit(1) from None
-        except FlagsError as exc:
-            raise click.ClickException(str(exc)) from None
+    def decorate(command: Command) -> Command:
+        @click.option(
+            "--policy", "path", type=click.Path(path_type=Path), default="rollout.yaml", show_default=True
+        )
+        @wraps(command)
+        def with_policy(path: Path, **others: Any) -> None:
+            try:
+                command(policy=load(path), **others)
+            except PolicyError as exc:
+                _complain(path, exc.problems)
+                raise SystemExit(1) from None
+            except FlagsError as exc:
+                raise click.ClickException(str(exc)) from None
 
-    return with_policy
+        return with_policy
+
+    return decorate
+
+
+def _complain(path: Path, problems: Sequence[str]) -> None:
+    for problem in problems:
+        click.echo(f"{path.name}: {problem}", err=True)
+
+
+def _place(path: Path) -> FlagPlace:
+    """What going down needs; what else is wrong in the policy is said, and keeps nobody."""
+    place, problems = load_place(path)
+    _complain(path, problems)
+    return place
+
+
+_policy = _loading(load)
+_going_down = _loading(_place)
 
 
 def _reason(command: Command) -> Command:
@@ -184,7 +202,7 @@ def _in_force(policy: Policy) -> Standing | None:
         return None
 
 
-def _state(policy: Policy) -> RolloutState:
+def _state(policy: FlagPlace) -> RolloutState:
     return fold(entries_in(policy.journal))
 
 
@@ -217,7 +235,7 @@ def _log_to_stderr() -> None:
     ours.setLevel(logging.INFO)
 
 
-def _act(policy: Policy, what: Act, by: str, reason: str, lowered: Flag | None = None) -> None:
+def _act(policy: FlagPlace, what: Act, by: str, reason: str, lowered: Flag | None = None) -> None:
     """Have an act journaled, by the controller if one runs, and print its effect.
 
     Args:
@@ -244,7 +262,7 @@ def _act(policy: Policy, what: Act, by: str, reason: str, lowered: Flag | None =
         _await(policy, wanted)
 
 
-def _await(policy: Policy, wanted: ActRequest) -> None:
+def _await(policy: FlagPlace, wanted: ActRequest) -> None:
     """Wait until the controller has journaled an act, and looked. Raises ClickException without an effect."""
     looks = wanted.what in ABOUT_A_DECISION
     due = time.monotonic() + (LOOKED_S if looks else JOURNALED_S)
@@ -285,7 +303,9 @@ def _no_approval(wanted: ActRequest, reason: MoveReason) -> str:
     )
 
 
-def _found(policy: Policy, wanted: ActRequest) -> tuple[Mapping[str, Any] | None, Mapping[str, Any] | None]:
+def _found(
+    policy: FlagPlace, wanted: ActRequest
+) -> tuple[Mapping[str, Any] | None, Mapping[str, Any] | None]:
     """The act as it was journaled, and the look after it; each None while it is not there yet."""
     journaled = None
     for entry in entries_in(policy.journal, after_seq=wanted.seen):
@@ -313,7 +333,7 @@ for _what, _text in {
     _command(_what, _text)
 
 
-def _with_admin(policy: Policy, do: Callable[[FlagAdmin], Awaitable[T]]) -> T:
+def _with_admin(policy: FlagPlace, do: Callable[[FlagAdmin], Awaitable[T]]) -> T:
     async def doing() -> T:
         async with running.opened_admin(policy) as admin:
             return await do(admin)
@@ -322,7 +342,7 @@ def _with_admin(policy: Policy, do: Callable[[FlagAdmin], Awaitable[T]]) -> T:
 
 
 def _go_down(
-    policy: Policy, wanted: ActRequest, do: Callable[[FlagAdmin], Awaitable[Flag]], done: str
+    policy: FlagPlace, wanted: ActRequest, do: Callable[[FlagAdmin], Awaitable[Flag]], done: str
 ) -> None:
     """Write the flag first, which needs neither controller nor journal; then journal the act in any case."""
     problem, lowered = "", None
@@ -347,17 +367,17 @@ def _go_down(
 
 
 @rollout.command()
-@_policy
+@_going_down
 @_reason
-def rollback(policy: Policy, by: str, reason: str) -> None:
+def rollback(policy: FlagPlace, by: str, reason: str) -> None:
     """Back to 0 %, at once and for good: another try is another rollout."""
     _go_down(policy, act_request(Act.ROLL_BACK, by, reason, 0), down.lower, "0 % is in force")
 
 
 @rollout.command()
-@_policy
+@_going_down
 @_reason
-def kill(policy: Policy, by: str, reason: str) -> None:
+def kill(policy: FlagPlace, by: str, reason: str) -> None:
     """Everybody gets batch, within a poll of the flags, and 0 %, at once and for good."""
     done = f"{policy.kill_flag} is on, and 0 % is in force"
     _go_down(policy, act_request(Act.KILL, by, reason, 0), down.kill, done)

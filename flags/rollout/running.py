@@ -22,7 +22,7 @@ from flags.rollout.journal import Journal
 from flags.rollout.leases.kubernetes_api import ApiServer
 from flags.rollout.leases.kubernetes_lease import ClusterLease
 from flags.rollout.leases.lease import Fence, FileLease, Lease
-from flags.rollout.policy.policy import Policy
+from flags.rollout.policy.policy import FlagPlace, Policy
 from flags.rollout.reporting.metrics import RolloutMetrics
 from flags.rollout.reporting.notices import Notice, Webhook
 from flags.rollout.tick.looking import Clocks
@@ -175,7 +175,7 @@ async def opened(policy: Policy, journal: Journal, lease: Lease) -> AsyncIterato
 
 
 @asynccontextmanager
-async def opened_admin(policy: Policy) -> AsyncIterator[FlagAdmin]:
+async def opened_admin(policy: FlagPlace) -> AsyncIterator[FlagAdmin]:
     """The port that changes the flag, in the place that the policy names."""
     flag = ManagedFlag(policy.flag, policy.kill_flag, policy.stickiness, policy.group_id)
     place = policy.where.unleash

@@ -372,6 +372,52 @@ async def test_a_kill_flag_is_not_turned_off_over_a_share(desk: Desk) -> None:
 
 
 @pytest.mark.parametrize("what", ["kill", "rollback"])
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"steps": [{"share": 5.5, "at_least": "1h"}]},
+        {"guardrails": {"erors": {}}},
+        {"notify": {"webhook": "${NOBODY_SET_THIS}"}},
+        {"evidence": None},
+    ],
+    ids=lambda wrong: next(iter(wrong)),
+)
+async def test_what_is_wrong_elsewhere_in_the_policy_does_not_keep_anybody_up(
+    desk: Desk, what: str, wrong: dict[str, Any]
+) -> None:
+    """It is said, and nothing but going down is possible with it."""
+    await desk.has_begun(5)
+    desk.path.write_text(yaml.safe_dump(policy_said() | wrong))
+    done = await desk.types(what, *why())
+
+    assert (await desk.types("pause", *why())).exit_code == 1
+    assert done.exit_code == 0
+    assert f"rollout.yaml: {next(iter(wrong))}" in done.output
+    assert desk.rolling.share == 0
+
+
+@pytest.mark.parametrize("what", ["kill", "rollback"])
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"enviroment": "staging"},
+        {"where": {"file": "flags.json", "unleash": {}}},
+        {"flag": "${NOBODY_SET_THIS}"},
+    ],
+    ids=lambda wrong: next(iter(wrong)),
+)
+async def test_what_may_name_another_place_is_refused_on_the_way_down_too(
+    desk: Desk, what: str, wrong: dict[str, Any]
+) -> None:
+    """Zero percent in another environment would be said to be in force, and would not be."""
+    await desk.has_begun(5)
+    desk.path.write_text(yaml.safe_dump(policy_said() | wrong))
+
+    assert (await desk.types(what, *why())).exit_code == 1
+    assert desk.rolling.share == 5
+
+
+@pytest.mark.parametrize("what", ["kill", "rollback"])
 async def test_what_could_not_be_written_is_no_success(desk: Desk, what: str) -> None:
     """The act is journaled all the same, and the controller does it when it can."""
     await desk.has_begun(25)

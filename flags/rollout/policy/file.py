@@ -5,16 +5,18 @@ import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, TypeVar, get_args
 
 import yaml
 from pydantic import BaseModel, ValidationError
 
 from flags.errors import PolicyError
-from flags.rollout.policy.policy import Policy
+from flags.rollout.policy.policy import FlagPlace, Policy
 
 MAX_BYTES = 1024 * 1024
 """A policy has a few kilobytes."""
+
+Block = TypeVar("Block", bound=FlagPlace)
 
 _VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
 _NAMES = {"tag:yaml.org,2002:str", "tag:yaml.org,2002:merge"}
@@ -47,15 +49,40 @@ def load(path: Path) -> Policy:
     Raises:
         PolicyError: with every problem that was found.
     """
-    problems: list[str] = []
-    document = _with_environment(_document(path), "", problems)
+    return _checked(Policy, _document(path), path)
+
+
+def load_place(path: Path) -> tuple[FlagPlace, list[str]]:
+    """Read what going down needs of a policy, and the problems of the rest: down never waits for them.
+
+    Raises:
+        PolicyError: with every problem that was found, where what is needed is wrong itself, or may be: a
+            name that is unknown at the top could be a needed one that is mistyped.
+    """
+    document = _document(path)
     try:
-        policy = Policy.model_validate(document, context={"base": path.parent})
+        return _checked(Policy, document, path), []
+    except PolicyError as exc:
+        if not document.keys() <= Policy.model_fields.keys():
+            raise
+        problems = exc.problems
+    needed = {name: value for name, value in document.items() if name in FlagPlace.model_fields}
+    try:
+        return _checked(FlagPlace, needed, path), list(problems)
+    except PolicyError:
+        raise PolicyError(list(problems)) from None
+
+
+def _checked(model: type[Block], document: dict[Any, Any], path: Path) -> Block:
+    problems: list[str] = []
+    document = _with_environment(document, "", problems)
+    try:
+        checked = model.model_validate(document, context={"base": path.parent})
     except ValidationError as exc:
         raise PolicyError(problems + list(_explained(exc))) from None
     if problems:
         raise PolicyError(problems)
-    return policy
+    return checked
 
 
 def _document(path: Path) -> dict[Any, Any]:

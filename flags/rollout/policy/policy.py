@@ -191,8 +191,8 @@ class Step(PolicyBlock):
         return self.share or policy.steps[policy.steps.index(self) + 1].share
 
 
-class Policy(PolicyBlock):
-    """The whole file."""
+class FlagPlace(PolicyBlock):
+    """Where the flag is, and the journal of what was done to it: all that going down needs."""
 
     flag: FlagName
     """The flag whose share is moved."""
@@ -208,15 +208,28 @@ class Policy(PolicyBlock):
         default_factory=lambda said: said.get("flag", ""), json_schema_extra={"default": "the flag"}
     )
     """Salt of the users' order: the same salt exposes the same users first."""
+    where: Where
+    journal: File
+    """SQLite file of everything that was decided, and by what. Keep it on a local disk."""
+    tls: Tls = Tls()
+
+    @field_validator("kill_flag")
+    @classmethod
+    def _another_flag(cls, value: str, info: ValidationInfo) -> str:
+        if value == info.data.get("flag"):
+            raise ValueError("must not be `flag` itself: on, it turns everybody's stream off")
+        return value
+
+
+class Policy(FlagPlace):
+    """The whole file."""
+
     reexposure: Literal["same", "rotate"] = "same"
     """Users who go first when another rollout begins: the `same` as before, or others. `rotate` writes the
     group id `<group_id>~<rollout>`, with the id of the rollout in the journal."""
     routes: Annotated[tuple[RouteName, ...], Field(min_length=1, max_length=100)]
     """Routes of the proxies whose evidence counts."""
-    where: Where
     evidence: Evidence
-    journal: File
-    """SQLite file of everything that was decided, and by what. Keep it on a local disk."""
     lease: LeasePlace
     listen: Address | None = None
     """`host:port` on which the controller shows its own `/metrics`; left out: nowhere."""
@@ -244,14 +257,6 @@ class Policy(PolicyBlock):
     incident_lock: File | None = None
     """While this file exists nothing advances. Going back is never locked."""
     notify: Notify | None = None
-    tls: Tls = Tls()
-
-    @field_validator("kill_flag")
-    @classmethod
-    def _another_flag(cls, value: str, info: ValidationInfo) -> str:
-        if value == info.data.get("flag"):
-            raise ValueError("must not be `flag` itself: on, it turns everybody's stream off")
-        return value
 
     @field_validator("routes")
     @classmethod
