@@ -118,6 +118,7 @@ def _switches() -> list[Panel]:
 
 
 def _seen() -> list[Panel]:
+    pages, live = f"headgate_attached_pages_total{{{PODS}", 'result=~"attached|unchanged"'
     return [
         number(
             About(
@@ -164,7 +165,18 @@ def _seen() -> list[Panel]:
             says={"0": "not verified", "1": "verified"},
         ),
         number(
-            About("Proxies", "Scraped ones, by version.", span=8, height=5, alert="HeadgateMetricsAbsent"),
+            About(
+                "Pages with live text",
+                "Of `attach`: those that have the script, and those left as they are; the metric says why.",
+                span=4,
+                height=5,
+                decimals=0,
+            ),
+            Query(f"sum(increase({pages},{live}}}[$__range]))", "with the script"),
+            Query(f"sum(increase({pages}}}[$__range])) - sum(increase({pages},{live}}}[$__range]))", "left"),
+        ),
+        number(
+            About("Proxies", "Scraped ones, by version.", span=4, height=5, alert="HeadgateMetricsAbsent"),
             Query(f"count by (version) (headgate_build_info{{{PODS}}})", "{{version}}"),
         ),
     ]
