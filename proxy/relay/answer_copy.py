@@ -1,6 +1,7 @@
 """A bounded copy of a relayed answer, to be read when the answer has gone out. It changes no byte."""
 
 import zlib
+from io import BytesIO
 from typing import Final
 
 from proxy.downstream.bodies import ByteReservation
@@ -97,7 +98,7 @@ async def decoded_in_turns(
     if not coding:
         return body
     decoder = zlib.decompressobj(wbits=zlib.MAX_WBITS | 32)  # either header
-    pieces, size, turns = list[bytes](), 0, Turns()
+    unpacked, size, turns = BytesIO(), 0, Turns()  # gives its content without a copy of all of it
     try:
         for at in range(0, len(body), STEP_BYTES):
             rest = body[at : at + STEP_BYTES]
@@ -106,11 +107,11 @@ async def decoded_in_turns(
                 size += len(piece)
                 if size > max_bytes or (reservation is not None and not reservation.take(len(piece))):
                     return None
-                pieces.append(piece)
+                unpacked.write(piece)
                 await turns.breathe()
     except zlib.error:
         return None
-    return b"".join(pieces) if decoder.eof else None
+    return unpacked.getvalue() if decoder.eof else None
 
 
 def coding_of(headers: Headers) -> bytes:
