@@ -10,6 +10,7 @@ and what the packages `openai` 6.49, `ai` 6.0 and `@ag-ui/client` 1.0 accept.
 """
 
 import hashlib
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from types import MappingProxyType
 from typing import Any, ClassVar, Final
@@ -30,7 +31,7 @@ TEXT_CHANGED: Final = "The answer differs from the text that was shown. Please a
 Fields = dict[str, Any]
 
 
-class StreamDialect:
+class StreamDialect(ABC):
     """One stream in the words of a dialect: events in, blocks out.
 
     Args:
@@ -103,17 +104,17 @@ class StreamDialect:
     def _open(self, stage: str, shown: "_ShownText") -> Iterator[Fields | bytes]:
         yield from ()
 
-    def _text(self, stage: str, shown: "_ShownText", more: str) -> Iterator[Fields | bytes]:
-        raise NotImplementedError
+    @abstractmethod
+    def _text(self, stage: str, shown: "_ShownText", more: str) -> Iterator[Fields | bytes]: ...
 
     def _finish(self, stage: str, shown: "_ShownText") -> Iterator[Fields | bytes]:
         yield from ()
 
-    def _end(self) -> Iterator[Fields | bytes]:
-        raise NotImplementedError
+    @abstractmethod
+    def _end(self) -> Iterator[Fields | bytes]: ...
 
-    def _fail(self, message: str, code: str) -> Iterator[Fields | bytes]:
-        raise NotImplementedError
+    @abstractmethod
+    def _fail(self, message: str, code: str) -> Iterator[Fields | bytes]: ...
 
 
 class _ShownText:

@@ -48,12 +48,12 @@ def of_openai(url: str, headers: dict[str, str]) -> openai.OpenAI:
 
 def chat(url: str, headers: dict[str, str]) -> Any:
     with of_openai(url, headers) as client:
-        return client.chat.completions.create(model="m", messages=ASKED)  # type: ignore[arg-type]
+        return client.chat.completions.create(model="m", messages=ASKED)
 
 
 def parsed(url: str, headers: dict[str, str]) -> Any:
     with of_openai(url, headers) as client:
-        return client.chat.completions.parse(model="m", messages=ASKED, response_format=Dose)  # type: ignore[arg-type]
+        return client.chat.completions.parse(model="m", messages=ASKED, response_format=Dose)
 
 
 def respond(url: str, headers: dict[str, str]) -> Any:
@@ -68,7 +68,7 @@ def respond_parsed(url: str, headers: dict[str, str]) -> Any:
 
 def message(url: str, headers: dict[str, str]) -> Any:
     with anthropic.Anthropic(base_url=url, api_key="k", default_headers=headers, max_retries=0) as client:
-        return client.messages.create(model="m", max_tokens=9, messages=ASKED)  # type: ignore[arg-type]
+        return client.messages.create(model="m", max_tokens=9, messages=ASKED)
 
 
 def content(url: str, headers: dict[str, str]) -> Any:
@@ -284,7 +284,7 @@ async def through(directory: Path, model: Model, api: str, call: Call) -> tuple[
     """What the call gives through the model port, and how it was counted."""
     backend = Client(call)
     llm = {"provider": {"api": api}}
-    async with tapped(directory, model, backend, llm=llm) as (serving, _, client):  # type: ignore[arg-type]
+    async with tapped(directory, model, backend, llm=llm) as (serving, _, client):
         await read(client, START, signed())
         results = await counted(client, serving.admin_url)
     return backend.came, results
