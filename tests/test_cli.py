@@ -148,6 +148,18 @@ def test_options_that_make_no_sense_are_refused(config: Path, arguments: list[st
     assert headgate("serve", "--config", str(config), *arguments).exit_code == 2
 
 
+def test_the_version_waits_for_no_server_to_be_imported() -> None:
+    """A shell that completes a word, and a script that asks for the version, ask often."""
+    program = (
+        "import sys, proxy.cli\n"
+        "proxy.cli.main(['--version'], standalone_mode=False)\n"
+        "print(sorted({'httpx', 'uvicorn', 'pydantic', 'UnleashClient', 'proxy.app'} & sys.modules.keys()))"
+    )
+    said = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+
+    assert said.stdout.splitlines()[1:] == ["[]"]
+
+
 def test_help_and_version() -> None:
     """All commands are named, and the version is the distribution's."""
     assert {"serve", "check", "demo"} <= set(headgate("--help").output.split())
