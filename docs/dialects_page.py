@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Mapping
 
+from proxy.llm.assembly.kept_fields import MAX_FIELDS
 from proxy.llm.dialects import (
     anthropic,
     cohere,
@@ -12,7 +13,6 @@ from proxy.llm.dialects import (
     responses,
 )
 from proxy.llm.dialects.apis import APIS, TRIED
-from proxy.llm.dialects.kept_fields import MAX_FIELDS
 
 INTRO = """\
 The source `tap` asks a provider for a stream and answers with the batch answer that it stands for. A

@@ -16,9 +16,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from proxy.llm.assembly.dialect import Assembler, Dialect, ProviderFailed, Unfaithful
 from proxy.llm.dialects.anthropic import Anthropic
 from proxy.llm.dialects.cohere import Cohere
-from proxy.llm.dialects.dialect import Assembler, Dialect, ProviderFailed, Unfaithful
 from proxy.llm.dialects.gemini import Gemini
 from proxy.llm.dialects.ollama import Ollama
 from proxy.llm.dialects.openai import OpenAI

@@ -9,8 +9,8 @@ from typing import Literal
 from proxy.errors import UpstreamAborted, UpstreamBroke, UpstreamBusy, UpstreamError, UpstreamUnreachable
 from proxy.http.asgi import Receive, Scope, Send, send_problem
 from proxy.http.headers import Headers, end_to_end, response_headers
+from proxy.llm.assembly.dialect import AbnormalFinish, Dialect, ProviderFailed, StreamCall, Unfaithful
 from proxy.llm.denylist import StreamDefect
-from proxy.llm.dialects.dialect import AbnormalFinish, Dialect, ProviderFailed, StreamCall, Unfaithful
 from proxy.llm.stream_events import StreamEvents, is_readable, is_stream, media_type_of
 from proxy.llm.tap import TappedCall
 from proxy.observe.labels import CallResult

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable
 from contextlib import suppress
 from typing import TypeVar, TypeVarTuple
 
-from proxy.llm.dialects.dialect import (
+from proxy.llm.assembly.dialect import (
     Assembler,
     Dialect,
     NotStreamable,

@@ -19,10 +19,10 @@ from proxy.errors import RequestRefused
 from proxy.http.asgi import ANSWER, TARGET, Receive, Scope, Send, send_problem
 from proxy.http.framing import request_target
 from proxy.http.tracing import has_context, token_of, without_token
+from proxy.llm.assembly.dialect import Dialect, NotStreamable, Prompt, StreamCall
 from proxy.llm.call import ModelCall
 from proxy.llm.cautious import CautiousCall
 from proxy.llm.denylist import StreamDefect, StreamDenylist
-from proxy.llm.dialects.dialect import Dialect, NotStreamable, Prompt, StreamCall
 from proxy.llm.kept_counts import KeptCounts
 from proxy.llm.tap import TappedCall
 from proxy.llm.taps import OpenTap, Taps

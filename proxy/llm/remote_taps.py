@@ -9,7 +9,7 @@ import secrets
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Protocol
 
-from proxy.llm.dialects.dialect import Prompt
+from proxy.llm.assembly.dialect import Prompt
 from proxy.llm.expected_calls import ExpectedCall, matching
 
 GATHER_S = 0.02

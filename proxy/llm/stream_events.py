@@ -3,7 +3,7 @@
 from codecs import getincrementaldecoder
 
 from proxy.http.headers import Headers
-from proxy.llm.dialects.dialect import Unfaithful
+from proxy.llm.assembly.dialect import Unfaithful
 from proxy.text.sse import Decoder, EventTooLarge
 
 MAX_EVENT_BYTES = 8 * 1024 * 1024

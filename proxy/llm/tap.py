@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 from jsonpath import JSONPath
 
-from proxy.llm.dialects.dialect import Prompt
+from proxy.llm.assembly.dialect import Prompt
 from proxy.llm.expected_calls import ExpectedCall, matching
 from proxy.llm.growing_string import GrowingString
 from proxy.text.sections import Section

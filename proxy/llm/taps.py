@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, Protocol
 
-from proxy.llm.dialects.dialect import Prompt
+from proxy.llm.assembly.dialect import Prompt
 from proxy.llm.expected_calls import ExpectedCall
 from proxy.llm.remote_taps import Messenger, Outbox, RemoteTap
 from proxy.llm.tap import Tap, TappedCall, TapSink

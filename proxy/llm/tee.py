@@ -3,7 +3,7 @@
 from collections.abc import Callable
 
 from proxy.http.asgi import Message, Send
-from proxy.llm.dialects.dialect import Dialect, ProviderFailed, Unfaithful
+from proxy.llm.assembly.dialect import Dialect, ProviderFailed, Unfaithful
 from proxy.llm.stream_events import StreamEvents, is_stream
 from proxy.llm.tap import TappedCall
 

@@ -11,7 +11,7 @@ import orjson
 
 from proxy.errors import Fault, UpstreamBroke, UpstreamMalformed
 from proxy.http.headers import Headers
-from proxy.llm.dialects.dialect import ProviderFailed, Unfaithful
+from proxy.llm.assembly.dialect import ProviderFailed, Unfaithful
 from proxy.llm.dialects.openai_answer import Completion
 from proxy.runs.run import Run
 from proxy.settings.route import RouteSettings

@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
+from proxy.llm.assembly.dialect import AbnormalFinish, NotStreamable, Prompt, ProviderFailed, Unfaithful
 from proxy.llm.dialects.anthropic import Anthropic
-from proxy.llm.dialects.dialect import AbnormalFinish, NotStreamable, Prompt, ProviderFailed, Unfaithful
 
 TARGET = b"/v1/messages"
 CALL = {"model": "claude-sonnet-5", "max_tokens": 99, "messages": [{"role": "user", "content": "a"}]}

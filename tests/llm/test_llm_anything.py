@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from proxy.llm.assembly.dialect import Dialect, NotStreamable, ProviderFailed, Unfaithful
 from proxy.llm.dialects.anthropic import Anthropic
 from proxy.llm.dialects.cohere import Cohere
-from proxy.llm.dialects.dialect import Dialect, NotStreamable, ProviderFailed, Unfaithful
 from proxy.llm.dialects.gemini import Gemini
 from proxy.llm.dialects.ollama import Ollama
 from proxy.llm.dialects.openai import OpenAI

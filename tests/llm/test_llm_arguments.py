@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 
+from proxy.llm.assembly.dialect import Dialect
 from proxy.llm.dialects.anthropic import Anthropic
 from proxy.llm.dialects.cohere import Cohere
-from proxy.llm.dialects.dialect import Dialect
 from proxy.llm.dialects.gemini import Gemini
 from proxy.llm.dialects.ollama import Ollama
 from proxy.llm.dialects.openai import OpenAI

@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
+from proxy.llm.assembly.dialect import AbnormalFinish, NotStreamable, Prompt, Unfaithful
 from proxy.llm.dialects.cohere import Cohere
-from proxy.llm.dialects.dialect import AbnormalFinish, NotStreamable, Prompt, Unfaithful
 
 TARGET = b"/v2/chat"
 CALL = {"model": "command-a", "messages": [{"role": "system", "content": "Be brief."}]}

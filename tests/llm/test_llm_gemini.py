@@ -10,8 +10,8 @@ from google.genai import types
 from hypothesis import given
 from hypothesis import strategies as st
 
+from proxy.llm.assembly.dialect import AbnormalFinish, NotStreamable, Prompt, ProviderFailed, Unfaithful
 from proxy.llm.dialects import gemini_answer as gemini
-from proxy.llm.dialects.dialect import AbnormalFinish, NotStreamable, Prompt, ProviderFailed, Unfaithful
 from proxy.llm.dialects.gemini import Gemini
 
 Json = dict[str, Any]

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from proxy.llm.dialects.dialect import NotStreamable, Prompt, ProviderFailed, Unfaithful
+from proxy.llm.assembly.dialect import NotStreamable, Prompt, ProviderFailed, Unfaithful
 from proxy.llm.dialects.ollama import Ollama
 from proxy.llm.stream_events import NDJSON, StreamEvents
 

@@ -8,10 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from openai.types.chat import ChatCompletion
 
-from proxy.llm.dialects import openai_answer as openai
+from proxy.llm.assembly.dialect import AbnormalFinish, NotStreamable, ProviderFailed, Unfaithful
+from proxy.llm.assembly.joins import Text
 from proxy.llm.dialects import openai_fields as table
-from proxy.llm.dialects.dialect import AbnormalFinish, NotStreamable, ProviderFailed, Unfaithful
-from proxy.llm.dialects.joins import Text
 from proxy.llm.dialects.openai import OpenAI
 
 TARGET = b"/v1/chat/completions"
@@ -550,9 +549,9 @@ def test_nothing_may_come_after_the_end() -> None:
 
 
 def test_a_stream_is_gathered_up_to_a_bound(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(openai, "MAX_ANSWER_CHARS", 1000)
+    monkeypatch.setattr("proxy.llm.assembly.json_dialect.MAX_ANSWER_CHARS", 1000)
     assembler = OpenAI().assembler()
-    with pytest.raises(Unfaithful):
+    with pytest.raises(Unfaithful, match="too large"):
         for _ in range(1000):
             assembler.feed(json.dumps(chunk({"content": "word "})))
 

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from openai.types.responses import Response
 
-from proxy.llm.dialects.dialect import AbnormalFinish, NotStreamable, Prompt, ProviderFailed, Unfaithful
+from proxy.llm.assembly.dialect import AbnormalFinish, NotStreamable, Prompt, ProviderFailed, Unfaithful
 from proxy.llm.dialects.responses import Responses
 
 TARGET = b"/v1/responses"

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from proxy.llm.dialects.dialect import Prompt
+from proxy.llm.assembly.dialect import Prompt
 from proxy.llm.expected_calls import ExpectedCall, compile_calls
 from proxy.llm.tap import MAX_CALLS, Tap
 from proxy.llm.taps import EARLY_S, Taps

@@ -34,9 +34,10 @@ WINGS = {
         "relay": "errors turns downstream http observe settings text upstream",
         "runs": "errors identity turns downstream http observe relay settings text upstream",
         "viewers": "errors identity turns http observe runs text",
-        "llm": "errors turns downstream http llm.dialects observe relay settings text upstream",
-        "llm.dialects": "",
-        "sources": "errors turns http llm llm.dialects runs settings text upstream",
+        "llm": "errors turns downstream http llm.assembly observe relay settings text upstream",
+        "llm.assembly": "",
+        "llm.dialects": "llm.assembly",
+        "sources": "errors turns http llm llm.assembly llm.dialects runs settings text upstream",
         "routed": "errors identity downstream http llm observe relay runs settings sources upstream viewers",
         "replicas": "errors identity http observe runs settings text upstream",
         "workers": "errors downstream observe runs settings",
@@ -217,9 +218,10 @@ def test_the_pure_modules_do_no_io() -> None:
         "text.templates",
         "llm.expected_calls",
     )
-    pure += ("llm.dialects.dialect", "llm.dialects.joins", "llm.dialects.openai", "llm.dialects.gemini")
+    pure += ("llm.assembly.dialect", "llm.assembly.joins", "llm.dialects.openai", "llm.dialects.gemini")
     pure += ("llm.dialects.openai_answer", "llm.dialects.gemini_answer", "llm.dialects.gemini_arguments")
-    pure += ("llm.dialects.openai_fields", "llm.dialects.kept_fields", "llm.dialects.apis")
+    pure += ("llm.dialects.openai_fields", "llm.assembly.kept_fields", "llm.dialects.apis")
+    pure += ("llm.assembly.json_dialect",)
     pure += ("llm.dialects.anthropic", "llm.dialects.responses", "llm.dialects.ollama", "llm.dialects.cohere")
     pure += ("sources.native_rules", "observe.labels")
     for name in pure:

@@ -10,25 +10,22 @@ the message ended, and what was used in all.
 """
 
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
-from proxy.llm.dialects.dialect import (
+from proxy.llm.assembly.dialect import (
     AbnormalFinish,
     NotStreamable,
     Prompt,
     ProviderFailed,
-    StreamCall,
     Unfaithful,
-    asked_as,
     asks_for_json,
     call_of,
     model_of,
     path_of,
     texts_of,
 )
-from proxy.llm.dialects.joins import (
-    MAX_ANSWER_CHARS,
+from proxy.llm.assembly.joins import (
     Text,
     as_arguments,
     as_list,
@@ -36,11 +33,10 @@ from proxy.llm.dialects.joins import (
     as_text,
     as_word,
     check_texts,
-    parsed,
     serialized,
     shown,
 )
-from proxy.llm.dialects.kept_fields import KeptFields
+from proxy.llm.assembly.json_dialect import JsonAnswer, JsonDialect
 
 MAX_BLOCKS = 4096
 """The most blocks of one message."""
@@ -75,33 +71,20 @@ STATUSES: Mapping[str, int] = {
 _VERTEX = re.compile(rb"(.*/publishers/anthropic/models/([^/:]+):)(rawPredict|streamRawPredict)")
 
 
-class Anthropic:
+class Anthropic(JsonDialect):
     """Calls whose path ends with `/messages`, or on Vertex AI with `:rawPredict`."""
-
-    media_type = b"text/event-stream"
 
     def is_call(self, method: str, target: bytes) -> bool:
         path = path_of(target)
         return method == "POST" and (path.endswith(b"/messages") or _VERTEX.fullmatch(path) is not None)
 
-    def is_stream(self, method: str, target: bytes, body: bytes) -> bool:
-        call = self._call(method, target, body)
-        return call is not None and call.get("stream") is True
-
-    def prompt(self, method: str, target: bytes, body: bytes) -> Prompt | None:
-        call = self._call(method, target, body)
-        return None if call is None else _prompt(call, target)
-
-    def as_stream(self, method: str, target: bytes, body: bytes) -> StreamCall | None:
-        call = self._call(method, target, body)
-        if call is None:
-            return None
+    def stream_target(self, target: bytes) -> bytes:
         vertex = _VERTEX.fullmatch(path_of(target))
-        if call.get("stream") not in (None, False) or (vertex and vertex[3] != b"rawPredict"):
+        if vertex is None:
+            return target
+        if vertex[3] != b"rawPredict":
             raise NotStreamable("it speaks of streams itself")
-        if vertex:
-            target = vertex[1] + b"streamRawPredict" + target[len(vertex[0]) :]
-        return StreamCall(target, asked_as(call, {"stream": True}), _prompt(call, target))
+        return vertex[1] + b"streamRawPredict" + target[len(vertex[0]) :]
 
     def assembler(self, choices: int | None = None) -> "ClaudeMessage":
         return ClaudeMessage(is_own_stream=choices is None)
@@ -110,47 +93,26 @@ class Anthropic:
         answer = call_of(body, "stop_reason")
         return answer is not None and answer.get("type") == "message" and type(answer.get("content")) is list
 
-    def _call(self, method: str, target: bytes, body: bytes) -> dict[str, Any] | None:
-        return call_of(body, "messages") if self.is_call(method, target) else None
+    def prompt_of(self, call: Mapping[str, Any], target: bytes) -> Prompt:
+        vertex = _VERTEX.fullmatch(path_of(target))
+        model = vertex[2].decode("latin-1") if vertex else model_of(call)
+        config = call.get("output_config")
+        form = config.get("format") if isinstance(config, dict) else call.get("output_format")
+        return Prompt(model, "\n".join(texts_of(call.get("system"))), asks_for_json(form))
 
 
-def _prompt(call: Mapping[str, Any], target: bytes) -> Prompt:
-    vertex = _VERTEX.fullmatch(path_of(target))
-    model = vertex[2].decode("latin-1") if vertex else model_of(call)
-    config = call.get("output_config")
-    form = config.get("format") if isinstance(config, dict) else call.get("output_format")
-    return Prompt(model, "\n".join(texts_of(call.get("system"))), asks_for_json(form))
-
-
-class ClaudeMessage:
-    """The answer that one stream makes.
-
-    Args:
-        is_own_stream: whether the caller asked for it, so that it may finish in any way.
-    """
+class ClaudeMessage(JsonAnswer):
+    """The answer that one stream makes."""
 
     def __init__(self, *, is_own_stream: bool) -> None:
-        self._is_own_stream = is_own_stream
-        self.arguments = ""
-        self.is_terminated = False
-        """Whether `message_stop` has come."""
+        super().__init__(is_own_stream=is_own_stream)
         self._message: dict[str, Any] | None = None
         self._blocks: list[dict[str, Any]] = []
         self._arguments: list[str] = []
         """Of the block that is open, a tool's use."""
         self._is_open = False
-        self._unknown = KeptFields()
-        self._chars = 0
 
-    def feed(self, data: str) -> str:
-        """Take one event's data; the text that it adds."""
-        if self.is_terminated:
-            raise Unfaithful("something comes after the end")
-        self.arguments = ""
-        self._chars += len(data)
-        if self._chars > MAX_ANSWER_CHARS:
-            raise Unfaithful("the answer is too large")
-        event = parsed(data)
+    def take(self, event: dict[str, Any], data: str) -> str:
         kind = as_word(event.get("type"))
         if kind == "error":
             raise ProviderFailed(_status(event.get("error")), data.encode())
@@ -245,7 +207,7 @@ class ClaudeMessage:
             if name in KNOWN_AT_THE_END:
                 self._message[name] = event[name]
             else:
-                self._unknown.take(name, event[name])
+                self.unknown.take(name, event[name])
         return ""
 
     def _stop(self, _: Mapping[str, Any]) -> str:
@@ -255,27 +217,19 @@ class ClaudeMessage:
     def _ignore(self, _: Mapping[str, Any]) -> str:
         return ""
 
-    @property
-    def is_complete(self) -> bool:
-        return self.is_terminated
-
     def answer(self) -> bytes:
         """The message as JSON."""
         if self._message is None or self._is_open:
             raise Unfaithful("the message, or its last block, has no end")
         reason = as_word(self._message.get("stop_reason"))
-        if not self._is_own_stream:
+        if not self.is_own_stream:
             check_texts(block.get(name) for block in self._blocks for name in ("text", "thinking"))
             if reason == "refusal":
                 raise AbnormalFinish("the answer was ended before its end")
             if reason not in HARMLESS_FINISHES:
                 raise Unfaithful("the message has ended for a reason that is not known")
         blocks = [_finished(block, reason) for block in self._blocks]
-        return serialized(self._message | {"content": blocks} | self._unknown.values())
-
-    def kept_fields(self) -> Iterable[str]:
-        """See `Assembler`."""
-        return self._unknown.names()
+        return serialized(self._message | {"content": blocks} | self.unknown.values())
 
 
 FIELDS = frozenset(

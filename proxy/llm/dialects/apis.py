@@ -6,9 +6,9 @@ Dialects are told apart by a call's path. Many providers offer OpenAI's beside t
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+from proxy.llm.assembly.dialect import Dialect
 from proxy.llm.dialects.anthropic import Anthropic
 from proxy.llm.dialects.cohere import Cohere
-from proxy.llm.dialects.dialect import Dialect
 from proxy.llm.dialects.gemini import Gemini
 from proxy.llm.dialects.ollama import Ollama
 from proxy.llm.dialects.openai import OpenAI

@@ -4,35 +4,30 @@ Sources: Cohere's API reference, "Chat" and "Chat with streaming", and recorded 
 empty lists and no empty plan, though a stream begins with them.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
-from proxy.llm.dialects.dialect import (
+from proxy.llm.assembly.dialect import (
     AbnormalFinish,
-    NotStreamable,
     Prompt,
-    StreamCall,
     Unfaithful,
-    asked_as,
     asks_for_json,
     call_of,
     model_of,
     path_of,
     system_of,
 )
-from proxy.llm.dialects.joins import (
-    MAX_ANSWER_CHARS,
+from proxy.llm.assembly.joins import (
     Text,
     as_arguments,
     as_object,
     as_text,
     as_word,
     check_texts,
-    parsed,
     serialized,
     shown,
 )
-from proxy.llm.dialects.kept_fields import KeptFields
+from proxy.llm.assembly.json_dialect import JsonAnswer, JsonDialect
 
 MAX_ITEMS = 4096
 """Of each list of one message."""
@@ -53,31 +48,14 @@ GROWING = frozenset({"text", "thinking", "arguments"})
 """Fields of an item whose texts are joined."""
 
 
-class Cohere:
+class Cohere(JsonDialect):
     """Calls whose path ends with `/v2/chat`."""
-
-    media_type = b"text/event-stream"
 
     def is_call(self, method: str, target: bytes) -> bool:
         return method == "POST" and path_of(target).endswith(b"/v2/chat")
 
-    def is_stream(self, method: str, target: bytes, body: bytes) -> bool:
-        call = self._call(method, target, body)
-        return call is not None and call.get("stream") is True
-
-    def prompt(self, method: str, target: bytes, body: bytes) -> Prompt | None:
-        call = self._call(method, target, body)
-        return None if call is None else _prompt(call)
-
-    def as_stream(self, method: str, target: bytes, body: bytes) -> StreamCall | None:
-        call = self._call(method, target, body)
-        if call is None:
-            return None
-        if call.get("stream") not in (None, False):
-            raise NotStreamable("it speaks of streams itself")
-        if call.get("logprobs"):
-            raise NotStreamable("it asks for logprobs")
-        return StreamCall(target, asked_as(call, {"stream": True}), _prompt(call))
+    def not_streamable(self, call: Mapping[str, Any]) -> str:
+        return "it asks for logprobs" if call.get("logprobs") else ""
 
     def assembler(self, choices: int | None = None) -> "CohereMessage":
         return CohereMessage(is_own_stream=choices is None)
@@ -86,43 +64,22 @@ class Cohere:
         answer = call_of(body, "finish_reason")
         return answer is not None and isinstance(answer.get("message"), dict)
 
-    def _call(self, method: str, target: bytes, body: bytes) -> dict[str, Any] | None:
-        return call_of(body, "messages") if self.is_call(method, target) else None
+    def prompt_of(self, call: Mapping[str, Any], target: bytes) -> Prompt:
+        wants_json = asks_for_json(call.get("response_format"))
+        return Prompt(model_of(call), "\n".join(system_of(call["messages"])), wants_json)
 
 
-def _prompt(call: Mapping[str, Any]) -> Prompt:
-    wants_json = asks_for_json(call.get("response_format"))
-    return Prompt(model_of(call), "\n".join(system_of(call["messages"])), wants_json)
-
-
-class CohereMessage:
-    """The answer that one stream makes.
-
-    Args:
-        is_own_stream: whether the caller asked for it, so that it may finish in any way.
-    """
+class CohereMessage(JsonAnswer):
+    """The answer that one stream makes."""
 
     def __init__(self, *, is_own_stream: bool) -> None:
-        self._is_own_stream = is_own_stream
-        self.arguments = ""
-        self.is_terminated = False
-        """Whether `message-end` has come."""
+        super().__init__(is_own_stream=is_own_stream)
         self._answer: dict[str, Any] = {}
         self._message: dict[str, Any] = {}
         self._lists: dict[str, list[dict[str, Any]]] = {name: [] for name in LISTS.values()}
         self._plan = Text("")
-        self._unknown = KeptFields()
-        self._chars = 0
 
-    def feed(self, data: str) -> str:
-        """Take one event's data; the text that it adds."""
-        if self.is_terminated:
-            raise Unfaithful("something comes after the end")
-        self.arguments = ""
-        self._chars += len(data)
-        if self._chars > MAX_ANSWER_CHARS:
-            raise Unfaithful("the answer is too large")
-        event = parsed(data)
+    def take(self, event: dict[str, Any], data: str) -> str:
         kind = as_word(event.get("type"))
         if kind in IGNORED:
             return ""
@@ -172,25 +129,21 @@ class CohereMessage:
     def _end(self, event: Mapping[str, Any], delta: Mapping[str, Any]) -> None:
         self._answer |= {name: delta.get(name) for name in ("finish_reason", "usage")}
         for name in delta.keys() - {"finish_reason", "usage"}:
-            self._unknown.take(name, delta[name])
+            self.unknown.take(name, delta[name])
         if event.keys() - {"type", "id", "delta"}:
             raise Unfaithful("an event has a field that is not known")
         self.is_terminated = True
-
-    @property
-    def is_complete(self) -> bool:
-        return self.is_terminated
 
     def answer(self) -> bytes:
         """The answer as JSON."""
         if not self._message or self._answer.get("usage") is None:
             raise Unfaithful("the message has no beginning, or does not say what was used")
-        if not self._is_own_stream:
+        if not self.is_own_stream:
             self._check_end()
         message = self._message | {name: found for name, found in self._lists.items() if found}
         if self._plan:
             message["tool_plan"] = self._plan
-        return serialized(self._answer | {"message": message} | self._unknown.values())
+        return serialized(self._answer | {"message": message} | self.unknown.values())
 
     def _check_end(self) -> None:
         reason = as_word(self._answer["finish_reason"])
@@ -204,10 +157,6 @@ class CohereMessage:
             if reason == "MAX_TOKENS":
                 raise AbnormalFinish("the answer was too long for its tool's arguments") from None
             raise
-
-    def kept_fields(self) -> Iterable[str]:
-        """See `Assembler`."""
-        return self._unknown.names()
 
 
 def _only(delta: Mapping[str, Any], name: str) -> Any:

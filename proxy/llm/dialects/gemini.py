@@ -7,7 +7,7 @@ from urllib.parse import unquote, unquote_to_bytes
 
 import orjson
 
-from proxy.llm.dialects.dialect import NotStreamable, Prompt, StreamCall
+from proxy.llm.assembly.dialect import NotStreamable, Prompt, StreamCall
 from proxy.llm.dialects.gemini_answer import Response, is_candidate
 
 SHAPES_THE_ANSWER = frozenset({b"$alt", b"fields", b"$fields", b"callback"})

@@ -18,9 +18,8 @@ from typing import Any
 
 import orjson
 
-from proxy.llm.dialects.dialect import AbnormalFinish, ProviderFailed, Unfaithful
-from proxy.llm.dialects.gemini_arguments import check_calls, has_pieces, join_pieces
-from proxy.llm.dialects.joins import (
+from proxy.llm.assembly.dialect import AbnormalFinish, ProviderFailed, Unfaithful
+from proxy.llm.assembly.joins import (
     MAX_ANSWER_CHARS,
     Join,
     Text,
@@ -31,7 +30,8 @@ from proxy.llm.dialects.joins import (
     check_texts,
     last,
 )
-from proxy.llm.dialects.kept_fields import KeptFields
+from proxy.llm.assembly.kept_fields import KeptFields
+from proxy.llm.dialects.gemini_arguments import check_calls, has_pieces, join_pieces
 
 MAX_CANDIDATES = 8
 """`candidateCount` of the API."""

@@ -10,8 +10,8 @@ from collections.abc import Iterable, Mapping
 from itertools import pairwise
 from typing import Any
 
-from proxy.llm.dialects.dialect import Unfaithful
-from proxy.llm.dialects.joins import as_list, as_object, as_text
+from proxy.llm.assembly.dialect import Unfaithful
+from proxy.llm.assembly.joins import as_list, as_object, as_text
 
 MAX_DEPTH = 32
 """Of a value in the arguments."""

@@ -4,22 +4,15 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from proxy.llm.dialects.dialect import (
-    NotStreamable,
+from proxy.llm.assembly.dialect import (
     Prompt,
-    StreamCall,
-    asked_as,
     asks_for_json,
-    call_of,
     path_of,
     system_of,
 )
+from proxy.llm.assembly.json_dialect import JsonDialect
 from proxy.llm.dialects.openai_answer import Completion, is_choice
 from proxy.llm.dialects.openai_fields import MAX_CHOICES
-
-AS_STREAM = {"stream": True, "stream_options": {"include_usage": True}}
-
-WITHOUT_OPTIONS = {"stream": True}
 
 REFUSING_OPTIONS = frozenset({"api.mistral.ai", "codestral.mistral.ai"})
 """Hosts that refuse `stream_options`, and say what was used in any case."""
@@ -29,38 +22,20 @@ KEEPING_INDEX = (".aliyuncs.com",)
 """Ends of hosts whose batch answers have the index of each tool's call."""
 
 
-class OpenAI:
+class OpenAI(JsonDialect):
     """Calls whose path ends with `/chat/completions`, wherever an API has them.
 
     Args:
         host: the provider's, "" if it does not matter.
     """
 
-    media_type = b"text/event-stream"
-
     def __init__(self, host: str = "") -> None:
         self._keeps_index = host.endswith(KEEPING_INDEX)
-        self._as_stream = WITHOUT_OPTIONS if host in REFUSING_OPTIONS else AS_STREAM
+        if host not in REFUSING_OPTIONS:
+            self.asked_with = {"stream": True, "stream_options": {"include_usage": True}}
 
     def is_call(self, method: str, target: bytes) -> bool:
         return method == "POST" and path_of(target).endswith(b"/chat/completions")
-
-    def is_stream(self, method: str, target: bytes, body: bytes) -> bool:
-        call = _call(method, target, body)
-        return call is not None and call.get("stream") is True
-
-    def prompt(self, method: str, target: bytes, body: bytes) -> Prompt | None:
-        call = _call(method, target, body)
-        return None if call is None else _prompt(call, target)
-
-    def as_stream(self, method: str, target: bytes, body: bytes) -> StreamCall | None:
-        call = _call(method, target, body)
-        if call is None:
-            return None
-        if why := _not_streamable(call):
-            raise NotStreamable(why)
-        asked = asked_as(call, self._as_stream)
-        return StreamCall(target, asked, _prompt(call, target), call.get("n") or 1)
 
     def assembler(self, choices: int | None = None) -> "Completion":
         return Completion(choices, keeps_index=self._keeps_index)
@@ -73,34 +48,24 @@ class OpenAI:
         found = answer.get("choices") if isinstance(answer, dict) else None
         return isinstance(found, list) and len(found) == choices and all(map(is_choice, found))
 
+    def prompt_of(self, call: Mapping[str, Any], target: bytes) -> Prompt:
+        wants_json = asks_for_json(call.get("response_format"))
+        return Prompt(_model(call, target), "\n".join(system_of(call["messages"])), wants_json)
 
-def _call(method: str, target: bytes, body: bytes) -> dict[str, Any] | None:
-    """The body of a call for a chat completion."""
-    if method != "POST" or not path_of(target).endswith(b"/chat/completions"):
-        return None
-    call = call_of(body, "messages")
-    return call if call is not None and isinstance(call["messages"], list) else None
+    def choices_of(self, call: Mapping[str, Any]) -> int:
+        return call.get("n") or 1
 
-
-def _not_streamable(call: Mapping[str, Any]) -> str:
-    """Why a call's answer could not be made of a stream; "" if it can."""
-    if call.get("stream") not in (None, False) or call.get("stream_options") is not None:
-        return "it speaks of streams itself"
-    n = call.get("n", 1) or 1
-    if type(n) is not int or not 0 < n <= MAX_CHOICES:
-        return "its number of choices is none"
-    if n > 1 and call.get("logprobs"):
-        return "several choices with logprobs"
-    if call.get("audio") is not None or call.get("modalities") not in (None, ["text"]):
-        return "it asks for more than text"
-    if call.get("store") or call.get("metadata"):
-        return "a stored answer has fields that a stream has not"
-    return ""
-
-
-def _prompt(call: Mapping[str, Any], target: bytes) -> Prompt:
-    wants_json = asks_for_json(call.get("response_format"))
-    return Prompt(_model(call, target), "\n".join(system_of(call["messages"])), wants_json)
+    def not_streamable(self, call: Mapping[str, Any]) -> str:
+        n = call.get("n", 1) or 1
+        if type(n) is not int or not 0 < n <= MAX_CHOICES:
+            return "its number of choices is none"
+        if n > 1 and call.get("logprobs"):
+            return "several choices with logprobs"
+        if call.get("audio") is not None or call.get("modalities") not in (None, ["text"]):
+            return "it asks for more than text"
+        if call.get("store") or call.get("metadata"):
+            return "a stored answer has fields that a stream has not"
+        return ""
 
 
 def _model(call: Mapping[str, Any], target: bytes) -> str:

@@ -8,20 +8,19 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from proxy.llm.dialects.dialect import AbnormalFinish, ProviderFailed, Unfaithful
-from proxy.llm.dialects.joins import (
-    MAX_ANSWER_CHARS,
+from proxy.llm.assembly.dialect import AbnormalFinish, ProviderFailed, Unfaithful
+from proxy.llm.assembly.joins import (
     AmbiguousFinish,
     AmbiguousList,
     as_list,
     as_object,
     check_texts,
     joined,
-    parsed,
     serialized,
     shown,
 )
-from proxy.llm.dialects.kept_fields import KeptFields
+from proxy.llm.assembly.json_dialect import JsonAnswer
+from proxy.llm.assembly.kept_fields import KeptFields
 from proxy.llm.dialects.openai_fields import (
     CHOICE,
     CHUNK,
@@ -40,7 +39,7 @@ FINISHES_OF_ONE_ANSWER = frozenset({"content_filter", "insufficient_system_resou
 """Reasons, OpenAI's and DeepSeek's, that say nothing about the model's next answer."""
 
 
-class Completion:
+class Completion(JsonAnswer):
     """The answer that one stream makes.
 
     Args:
@@ -49,36 +48,28 @@ class Completion:
     """
 
     def __init__(self, choices: int | None = None, *, keeps_index: bool = False) -> None:
+        super().__init__(is_own_stream=choices is None)
         self._asked = choices
         self._keeps_index = keeps_index
-        self.arguments = ""
-        self.is_terminated = False
-        """Whether `[DONE]` has come."""
         self._answer: dict[str, Any] = {}
         self._choices: dict[int, dict[str, Any]] = {}
-        self._unknown = KeptFields()
         self._unknown_of_choices: dict[int, KeptFields] = {}
-        self._chars = 0
         self._is_counted = True
 
     def feed(self, data: str) -> str:
-        """Take one event's data; the text that it adds to choice 0."""
-        if self.is_terminated:
-            raise Unfaithful("something comes after the end")
-        if data == "[DONE]":
-            self.is_terminated = True
-            return ""
+        if data != "[DONE]" or self.is_terminated:
+            return super().feed(data)
         self.arguments = ""
-        self._chars += len(data)
-        if self._chars > MAX_ANSWER_CHARS:
-            raise Unfaithful("the answer is too large")
-        chunk = parsed(data)
+        self.is_terminated = True
+        return ""
+
+    def take(self, chunk: dict[str, Any], data: str) -> str:
         is_none = bool(chunk) and "choices" not in chunk and chunk.keys().isdisjoint(CHUNK)
         found = as_list(chunk.pop("choices", None) or [])
         _check_error(chunk, found, data)
         if is_none:  # of what it says, a stream that fails may have said it
             raise Unfaithful("an event is no chunk")
-        joined(CHUNK, self._answer, chunk, self._unknown)
+        joined(CHUNK, self._answer, chunk, self.unknown)
         adds, text, is_only = False, "", len(found) == 1
         for choice in found:
             delta = as_object(choice).pop("delta", None) or {}
@@ -90,7 +81,7 @@ class Completion:
                     self.arguments = _arguments(delta["tool_calls"])
         has_usage = _usage(chunk, found) is not None
         if found:
-            self._unknown.events += 1
+            self.unknown.events += 1
         if has_usage or adds:
             self._is_counted = has_usage
         return shown(text)
@@ -145,7 +136,7 @@ class Completion:
                 name: answer["x_groq"][name] for name in ("id", "seed") if name in answer["x_groq"]
             }
         choices = [self._finished(at) for at in _in_order(self._choices)]
-        answer |= self._unknown.values()
+        answer |= self.unknown.values()
         answer |= {"object": "chat.completion", "choices": choices}
         if self._asked is not None:
             _check_finishes(answer, choices, self._asked)
@@ -153,7 +144,7 @@ class Completion:
 
     def kept_fields(self) -> Iterator[str]:
         """See `Assembler`."""
-        yield from self._unknown.names()
+        yield from self.unknown.names()
         for unknown in self._unknown_of_choices.values():
             yield from unknown.names()
 

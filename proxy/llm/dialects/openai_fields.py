@@ -8,8 +8,8 @@ that no table names is dealt with in `kept_fields.py`.
 from collections.abc import Mapping
 from typing import Any
 
-from proxy.llm.dialects.dialect import Unfaithful
-from proxy.llm.dialects.joins import (
+from proxy.llm.assembly.dialect import Unfaithful
+from proxy.llm.assembly.joins import (
     Join,
     Text,
     as_list,

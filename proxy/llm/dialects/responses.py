@@ -9,30 +9,26 @@ counts only where the last event lacks the output, which then is the items that 
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from proxy.llm.dialects.dialect import (
+from proxy.llm.assembly.dialect import (
     AbnormalFinish,
-    NotStreamable,
     Prompt,
     ProviderFailed,
-    StreamCall,
     Unfaithful,
-    asked_as,
     asks_for_json,
     call_of,
     model_of,
     path_of,
     system_of,
 )
-from proxy.llm.dialects.joins import (
-    MAX_ANSWER_CHARS,
+from proxy.llm.assembly.joins import (
     as_list,
     as_object,
     as_text,
     as_word,
-    parsed,
     serialized,
     shown,
 )
+from proxy.llm.assembly.json_dialect import JsonAnswer, JsonDialect
 
 MAX_ITEMS = 4096
 """Of one response's output."""
@@ -54,42 +50,27 @@ OPENAI_HOSTS = frozenset({"api.openai.com", "eu.api.openai.com", "us.api.openai.
 """They know `include_obfuscation`. Others may refuse it."""
 
 
-class Responses:
+class Responses(JsonDialect):
     """Calls whose path ends with `/responses`.
 
     Args:
         host: the provider's, "" if it does not matter.
     """
 
-    media_type = b"text/event-stream"
+    needed = ("input", "prompt")
 
     def __init__(self, host: str = "") -> None:
-        self._as_stream: dict[str, Any] = {"stream": True}
         if host in OPENAI_HOSTS:
-            self._as_stream["stream_options"] = {"include_obfuscation": False}
+            self.asked_with = {"stream": True, "stream_options": {"include_obfuscation": False}}
 
     def is_call(self, method: str, target: bytes) -> bool:
         return method == "POST" and path_of(target).endswith(b"/responses")
 
-    def is_stream(self, method: str, target: bytes, body: bytes) -> bool:
-        call = self._call(method, target, body)
-        return call is not None and call.get("stream") is True
-
-    def prompt(self, method: str, target: bytes, body: bytes) -> Prompt | None:
-        call = self._call(method, target, body)
-        return None if call is None else _prompt(call)
-
-    def as_stream(self, method: str, target: bytes, body: bytes) -> StreamCall | None:
-        call = self._call(method, target, body)
-        if call is None:
-            return None
-        if call.get("stream") not in (None, False) or call.get("stream_options") is not None:
-            raise NotStreamable("it speaks of streams itself")
+    def not_streamable(self, call: Mapping[str, Any]) -> str:
         if call.get("background") or call.get("store"):
-            raise NotStreamable("its answer is kept for later")
-        if call.get("conversation") is not None:
-            raise NotStreamable("asked again, it would be twice in its conversation")
-        return StreamCall(target, asked_as(call, self._as_stream), _prompt(call))
+            return "its answer is kept for later"
+        has_conversation = call.get("conversation") is not None
+        return "asked again, it would be twice in its conversation" if has_conversation else ""
 
     def assembler(self, choices: int | None = None) -> "OpenAIResponse":
         return OpenAIResponse(is_own_stream=choices is None)
@@ -102,45 +83,25 @@ class Responses:
             and isinstance(answer["output"], list)
         )
 
-    def _call(self, method: str, target: bytes, body: bytes) -> dict[str, Any] | None:
-        if not self.is_call(method, target):
-            return None
-        return call_of(body, "input") or call_of(body, "prompt")
+    def prompt_of(self, call: Mapping[str, Any], target: bytes) -> Prompt:
+        instructions = call.get("instructions")
+        told = [instructions] if isinstance(instructions, str) else []
+        text = call.get("text")
+        wants_json = isinstance(text, dict) and asks_for_json(text.get("format"))
+        return Prompt(model_of(call), "\n".join([*told, *system_of(call.get("input"))]), wants_json)
 
 
-def _prompt(call: Mapping[str, Any]) -> Prompt:
-    instructions = call.get("instructions")
-    told = [instructions] if isinstance(instructions, str) else []
-    text = call.get("text")
-    wants_json = isinstance(text, dict) and asks_for_json(text.get("format"))
-    return Prompt(model_of(call), "\n".join([*told, *system_of(call.get("input"))]), wants_json)
-
-
-class OpenAIResponse:
-    """The answer that one stream makes.
-
-    Args:
-        is_own_stream: whether the caller asked for it, so that it may finish in any way.
-    """
+class OpenAIResponse(JsonAnswer):
+    """The answer that one stream makes."""
 
     def __init__(self, *, is_own_stream: bool) -> None:
-        self._is_own_stream = is_own_stream
-        self.arguments = ""
+        super().__init__(is_own_stream=is_own_stream)
         self._response: dict[str, Any] | None = None
         self._items: dict[int, dict[str, Any]] = {}
         self._tool: Any = None
         """The place of the first tool's call."""
-        self._chars = 0
 
-    def feed(self, data: str) -> str:
-        """Take one event's data; the text that it adds."""
-        if self.is_terminated:
-            raise Unfaithful("something comes after the end")
-        self.arguments = ""
-        self._chars += len(data)
-        if self._chars > MAX_ANSWER_CHARS:
-            raise Unfaithful("the answer is too large")
-        event = parsed(data)
+    def take(self, event: dict[str, Any], data: str) -> str:
         kind = as_word(event.get("type"))
         if kind in SHOWN:
             return shown(as_text(event.get("delta")))
@@ -150,6 +111,7 @@ class OpenAIResponse:
             self._take_item(event)
         elif kind in ENDS:
             self._response = as_object(event.get("response"))
+            self.is_terminated = True
         elif kind == "error" or (not kind and event.get("error") is not None):
             error = event.get("error") or {name: event.get(name) for name in ("code", "message", "param")}
             raise _failed(error)
@@ -169,20 +131,11 @@ class OpenAIResponse:
             raise Unfaithful("an index is none, or comes again")
         self._items[index] = as_object(event.get("item"))
 
-    @property
-    def is_terminated(self) -> bool:
-        """Whether the event with the whole response has come."""
-        return self._response is not None
-
-    @property
-    def is_complete(self) -> bool:
-        return self.is_terminated
-
     def answer(self) -> bytes:
         """The response as JSON."""
         assert self._response is not None, "asked for the answer of a stream that is not complete"
         response = self._response
-        if not self._is_own_stream:
+        if not self.is_own_stream:
             _check_end(response)
         if not response.get("output"):
             if sorted(self._items) != list(range(len(self._items))):

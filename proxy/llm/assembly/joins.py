@@ -5,8 +5,8 @@ from collections.abc import Callable, Iterable, Mapping
 from itertools import pairwise
 from typing import Any
 
-from proxy.llm.dialects.dialect import Unfaithful
-from proxy.llm.dialects.kept_fields import KeptFields
+from proxy.llm.assembly.dialect import Unfaithful
+from proxy.llm.assembly.kept_fields import KeptFields
 
 MAX_ANSWER_CHARS = 16 * 1024 * 1024
 """The most bytes of one stream's events. A longer stream is unfaithful."""

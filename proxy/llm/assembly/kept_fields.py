@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-from proxy.llm.dialects.dialect import Unfaithful
+from proxy.llm.assembly.dialect import Unfaithful
 
 MAX_FIELDS = 32
 """Unknown fields of one place in a stream."""

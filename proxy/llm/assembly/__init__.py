@@ -1,0 +1,5 @@
+"""What a dialect must say, and how the pieces of a stream become one answer. Pure.
+
+Imports nothing of Headgate's. Read `dialect.py` first, then `json_dialect.py`: what most dialects have in
+common.
+"""
