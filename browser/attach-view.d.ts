@@ -34,6 +34,9 @@ export class Dock {
 export type Stage = import("./state.js").Stage;
 /** The texts of some stages, each of which only grows or is replaced. */
 declare class Texts {
+    /** @param {number} level of the heading that they stand under */
+    constructor(level: number);
+    level: number;
     element: HTMLElement;
     /** @type {Map<string, MarkdownView>} by stage */
     shown: Map<string, MarkdownView>;

@@ -24,7 +24,7 @@ const STYLE = new CSSStyleSheet();
 STYLE.replaceSync(`
   .card { box-sizing: border-box; display: flex; flex-direction: column; max-height: inherit; margin: 8px 4px; padding: 6px 10px;
     border: 1px dashed currentColor; border-radius: 6px; font: inherit; color: inherit; text-align: start; }
-  .words { flex: none; font-size: 0.85em; }
+  .words { flex: none; font-size: 0.85em; margin-block-end: 0.4em; }
   .words strong { margin-inline-end: 0.6em; }
   .text { overflow: auto; min-height: 0; overscroll-behavior: contain; overflow-wrap: anywhere; }
   .body > :first-child { margin-top: 0.2em; }
@@ -54,7 +54,9 @@ function made(tag, className, text = "") {
 
 /** The texts of some stages, each of which only grows or is replaced. */
 class Texts {
-  constructor() {
+  /** @param {number} level of the heading that they stand under */
+  constructor(level) {
+    this.level = level;
     this.element = made("div", "text");
     this.element.tabIndex = 0; // what scrolls can be reached
     this.element.setAttribute("role", "group");
@@ -73,13 +75,21 @@ class Texts {
         if (text === "") continue;
         const body = made("div", "body");
         element.append(made("div", "stage", name.replace(/[_-]+/g, " ")), body);
-        view = new MarkdownView(body, { level: 4 });
+        view = new MarkdownView(body, { level: this.level });
         this.shown.set(name, view);
       }
       view.set(text, { isFinal: complete });
     }
     if (isAtEnd) element.scrollTop = element.scrollHeight;
   }
+}
+
+/** @param {Element} anchor @returns {number} of the last heading before its end, 1 to 5: ours go on in the page's outline */
+function levelIn(anchor) {
+  const before = Node.DOCUMENT_POSITION_PRECEDING | Node.DOCUMENT_POSITION_CONTAINED_BY;
+  const headings = [...document.querySelectorAll("h1, h2, h3, h4, h5, h6")];
+  const last = headings.findLast((heading) => (anchor.compareDocumentPosition(heading) & before) !== 0);
+  return Math.min(Number(last?.localName.slice(1) ?? 1), 5);
 }
 
 /** @param {string} panel @param {...(Node)} children */
@@ -107,7 +117,7 @@ export class Card {
   /** @param {string} panel @param {Element} anchor */
   constructor(panel, anchor) {
     this.anchor = anchor;
-    this.texts = new Texts();
+    this.texts = new Texts(levelIn(anchor));
     const { host, root } = hosted();
     this.host = host;
     this.puts = 0;
@@ -160,7 +170,7 @@ const isOnScreen = ({ top, bottom, height }) => height > 0 && top >= 0 && bottom
 export class Dock {
   /** @param {string} panel @param {string} about what the text is, in words @param {() => void} onClose */
   constructor(panel, about, onClose) {
-    this.texts = new Texts();
+    this.texts = new Texts(levelIn(document.body));
     const { host, root } = hosted();
     this.host = host;
     const words = made("div", "words");

@@ -64,7 +64,10 @@ def run(port: int) -> None:
         for each in serving:
             stack.callback(each.terminate)  # all are terminated before any is waited for
         click.echo(f"\n  Open      {url}/app/live.html   streamed and batch, side by side")
-        click.echo(f"  or        {url}/app/            the batch-only frontend, unchanged")
+        click.echo(
+            f"  or        {url}/app/attached.html   the batch-only frontend, unchanged, with live text"
+        )
+        click.echo(f"  or        {url}/app/   the same without")
         click.echo(f"  metrics   http://{HOST}:{ports.admin}/metrics")
         click.echo("  Ctrl-C ends it.\n")
         await_the_end()

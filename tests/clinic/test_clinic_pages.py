@@ -16,7 +16,10 @@ CHROMIUM = shutil.which("chromium")
 QUIET = ("--no-sandbox", "--disable-background-networking", "--disable-component-update", "--disable-sync")
 AXE = Path(__file__).parents[1] / "browser" / "node_modules" / "axe-core" / "axe.min.js"
 MODULES = Path(__file__).parents[2] / "browser"
-PAGES = ("index.html", "live.html", "api.js", "batch.js", "live.js", "style.css")
+PAGES = (
+    *("index.html", "live.html", "attached.html"),
+    *("api.js", "batch.js", "live.js", "attached.js", "style.css"),
+)
 
 needs_chromium = pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed")
 

@@ -9,11 +9,12 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Literal
 
 import httpx
 import pytest
 from playwright.async_api import async_playwright
-from playwright.sync_api import Page, expect, sync_playwright
+from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 from tests.servers.scripted import Asked, ScriptedUpstream
 from tests.servers.serving import headgate
@@ -24,6 +25,7 @@ QUIET = ("--no-sandbox", "--disable-background-networking", "--disable-component
 START_S = 40.0
 ANSWER_MS = 60_000
 APPLIED_S = 2.5
+AXE = Path(__file__).parents[1] / "browser" / "node_modules" / "axe-core" / "axe.min.js"
 
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed")
 
@@ -42,6 +44,11 @@ LATE_IN_THE_TEXT = """() => {
     const [first, done] = ["first", "done"].map(clock);
     return first && done > first + 2;
 }"""
+
+MEASURED = """name => { const shown = document.getElementById(name);
+    return shown.classList.contains("settled") ? parseFloat(shown.textContent) : null; }"""
+"""The stopwatch's time of this name, in seconds, once it has been taken."""
+
 PROGRESS = """() => ["state", "done"].map(name => document.querySelector(`#streamed .${name}`).textContent)"""
 
 
@@ -124,16 +131,54 @@ def settled(page: Page) -> tuple[str, str]:
     return verdict.inner_text(), page.locator("#streamed .decision").inner_text()
 
 
+def begin_batch(browser: Browser, demo: str) -> Page:
+    """Send a case in the batch page that has a stopwatch beside it, on a small dark screen."""
+    page = browser.new_page(viewport={"width": 320, "height": 640}, color_scheme="dark")
+    page.goto(f"{demo}/app/attached.html")
+    batch = page.frame_locator("#page")
+    expect(batch.locator("#words")).not_to_have_value("")
+    # The script has asked what it may show: this module comes next.
+    page.frames[1].wait_for_function(
+        "performance.getEntriesByType('resource').some(({name}) => name.endsWith('attach-live.js'))"
+    )
+    batch.get_by_role("button", name="Send").click()
+    return page
+
+
+def findings(page: Page) -> list[str]:
+    """What axe-core finds in the page and in its frame, in both colour schemes."""
+    found: list[str] = []
+    schemes: list[Literal["light", "dark"]] = ["light", "dark"]
+    for frame in page.frames:
+        frame.evaluate(AXE.read_text())
+    for scheme in schemes:
+        page.emulate_media(color_scheme=scheme)
+        violations = page.evaluate("axe.run()")["violations"]
+        found += [f"{scheme} {rule['id']}: {node['html']}" for rule in violations for node in rule["nodes"]]
+    return found
+
+
 def test_the_demo_streams_and_a_flag_brings_the_batch_answer_back(demo: str, tmp_path: Path) -> None:
-    """Submit: text arrives long before the batch answer, and is the same. Flag to 0: no stream any more."""
+    """Submit: text arrives long before the batch answer, and is the same. Flag to 0: no stream any more.
+
+    Meanwhile the batch page, which nobody changed, has live text. It fits a small screen, and an
+    accessibility check finds nothing.
+    """
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=QUIET)
+        batch = begin_batch(browser, demo)
+        live_s = batch.wait_for_function(MEASURED, arg="live", timeout=ANSWER_MS).json_value()
+        found = findings(batch)
+        wide = [frame.evaluate("document.documentElement.scrollWidth - innerWidth") for frame in batch.frames]
+
         page = browser.new_page(viewport={"width": 1280, "height": 800})
         page.goto(f"{demo}/app/live.html")
         page.get_by_role("button", name="Submit").click()
         page.wait_for_function(LATE_IN_THE_TEXT, timeout=ANSWER_MS)
         progress, clock = page.evaluate(PROGRESS)
         streamed, decided = settled(page)
+        answer_s = batch.wait_for_function(MEASURED, arg="answer", timeout=ANSWER_MS).json_value()
+        said = batch.locator("#verdict").inner_text()
 
         page.locator("#rollout").fill("0")
         page.locator("#rollout").dispatch_event("change")
@@ -141,6 +186,10 @@ def test_the_demo_streams_and_a_flag_brings_the_batch_answer_back(demo: str, tmp
         whole, decided_then = submit(page)
         browser.close()
 
+    assert found == []
+    assert max(wide) <= 0
+    assert live_s < answer_s / 2
+    assert said == f"Something to read after {live_s:.1f} s instead of {answer_s:.1f} s."
     assert progress.startswith(f"{int(float(clock.removesuffix(' s')))} s so far"), (
         "it stands beside that clock"
     )

@@ -112,6 +112,7 @@ function showBubble(role, text) {
 function showDots() {
   const bubble = showBubble("assistant", "");
   bubble.classList.add("dots");
+  bubble.setAttribute("role", "img");
   bubble.setAttribute("aria-label", "Processing");
   bubble.append(...[1, 2, 3].map(() => document.createElement("i")));
   return bubble;
