@@ -228,7 +228,13 @@ class _Parts:
             for route in routes.all
             if route.settings.tap is not None
         }
-        taps = Taps(calls, self.settings.upstream.timeouts.total_s, None if shared is None else shared.taps)
+        by_trace_id = frozenset(
+            route.name
+            for route in self.settings.routes
+            if route.tap is not None and route.tap.match == "traceparent"
+        )
+        share = None if shared is None else shared.taps
+        taps = Taps(calls, self.settings.upstream.timeouts.total_s, share, by_trace_id)
         self.stack.push_async_callback(taps.aclose)
         return taps
 

@@ -131,6 +131,7 @@ def request_headers(
     kept: Headers = []
     earlier: Headers = []
     host: bytes | None = None
+    has_trace_state = False
     for pair in headers:
         name = pair[0]
         if name not in _LOOKED_AT and (b"_" not in name or not is_shadow(name)):
@@ -143,18 +144,17 @@ def request_headers(
         elif name in _X_FORWARDED:
             earlier.append(pair)
         elif name == b"tracestate":
-            kept += without_token([pair])  # it would name a run, which only Headgate may
+            has_trace_state = True
+            kept.append(pair)
         elif name == b"connection" and pair[1] not in HARMLESS_CONNECTION:
             return request_headers(
                 end_to_end(headers, forwarding.kept), forwarding, client, scheme, fallback_host
             )
+    if has_trace_state:
+        kept = without_token(kept)  # it would name a run, which only Headgate may
     kept = _with_host(kept, host, forwarding.upstream_host, fallback_host)
     kept += _x_forwarded(earlier, forwarding, client, scheme, host)
-    if forwarding.forwarded:
-        kept.append((b"forwarded", _forwarded_element(client, scheme, host)))
-    if forwarding.via:
-        kept.append((b"via", b"1.1 headgate"))
-    return kept
+    return kept + _announced(forwarding, client, scheme, host)
 
 
 def _with_host(headers: Headers, host: bytes | None, chosen: bytes | None, fallback: bytes) -> Headers:
@@ -190,6 +190,16 @@ def _x_forwarded(
         hops.append(client.encode())
     appended = ((_FORWARDED_FOR, hops), (_FORWARDED_PROTO, protocols), (_FORWARDED_HOST, hosts))
     return [(name, b", ".join(values)) for name, values in appended if values]
+
+
+def _announced(forwarding: Forwarding, client: str | None, scheme: str, host: bytes | None) -> Headers:
+    """`Forwarded` and `Via`, where they are asked for."""
+    fields: Headers = []
+    if forwarding.forwarded:
+        fields.append((b"forwarded", _forwarded_element(client, scheme, host)))
+    if forwarding.via:
+        fields.append((b"via", b"1.1 headgate"))
+    return fields
 
 
 def _forwarded_element(client: str | None, scheme: str, host: bytes | None) -> bytes:

@@ -18,7 +18,7 @@ from proxy.downstream.bodies import ByteBudget, ByteReservation, ReplayedBody, r
 from proxy.errors import RequestRefused
 from proxy.http.asgi import ANSWER, TARGET, Receive, Scope, Send, send_problem
 from proxy.http.framing import request_target
-from proxy.http.tracing import has_context, token_of, without_token
+from proxy.http.tracing import Fields, TraceId, has_context, without_token
 from proxy.llm.assembly.dialect import Dialect, NotStreamable, Prompt, StreamCall
 from proxy.llm.call import ModelCall
 from proxy.llm.cautious import CautiousCall
@@ -119,15 +119,13 @@ class ModelPort:
             return
         began = perf_counter()
         headers = scope["headers"]
-        # The provider learns nothing of ours: the tracestate member is taken out of every call.
-        scope = {**scope, "headers": without_token(headers), TARGET: target[len(provider.mount) :]}
-        token = token_of(headers)
-        tap = None if token is None else await self.taps.find(token)
+        tokens = self.taps.tokens_of(headers)
+        token, tap = await self._find(tokens)
+        # The provider learns nothing of ours: a token is taken out of every call.
+        scope = {**scope, "headers": without_token(headers, token), TARGET: target[len(provider.mount) :]}
         try:
             if tap is None or token is None:
-                result = (
-                    CallResult.UNMATCHED if token else _result_without_token(has_context=has_context(headers))
-                )
+                result = _result_without_tap(tokens, headers)
                 await self._untapped(provider, scope, receive, send)
             else:
                 with self.bodies.reserve() as reservation:
@@ -144,6 +142,11 @@ class ModelPort:
             if target.startswith(provider.mount + b"/"):
                 return provider
         return None
+
+    async def _find(self, tokens: Sequence[str]) -> tuple[str | None, OpenTap | None]:
+        """The one tap that a call's tokens find, and its token. None: there is none, or which is a guess."""
+        found = [(token, tap) for token in tokens if (tap := await self.taps.find(token)) is not None]
+        return found[0] if len(found) == 1 else (None, None)
 
     async def _untapped(self, provider: Provider, scope: Scope, receive: Receive, send: Send) -> None:
         """A call of no run. Its body is read ahead, to be sent again if a kept connection breaks."""
@@ -247,8 +250,11 @@ class ModelPort:
             self.avoided.popitem(last=False)
 
 
-def _result_without_token(*, has_context: bool) -> CallResult:
-    return CallResult.NOT_TAPPED if has_context else CallResult.NO_CONTEXT
+def _result_without_tap(tokens: Sequence[str], headers: Fields) -> CallResult:
+    """What a call of no run counts as. A trace id that is no token is what a traced call has anyway."""
+    if any(not isinstance(token, TraceId) for token in tokens):
+        return CallResult.UNMATCHED
+    return CallResult.NOT_TAPPED if tokens or has_context(headers) else CallResult.NO_CONTEXT
 
 
 def _relayed_as(result: CallResult, relayed: RelayResult) -> CallResult:

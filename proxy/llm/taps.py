@@ -5,10 +5,11 @@ A tap lasts as long as its upstream's call. A token that was never issued, or wh
 
 import asyncio
 import secrets
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, Protocol
 
+from proxy.http.tracing import Fields, TraceId, token_of, trace_ids_of
 from proxy.llm.assembly.dialect import Prompt
 from proxy.llm.expected_calls import ExpectedCall
 from proxy.llm.remote_taps import Messenger, Outbox, RemoteTap
@@ -65,11 +66,17 @@ class Taps:
         expected: the calls that each route expects.
         most_s: the longest that a call to the upstream may take.
         share: None: there is one replica.
+        by_trace_id: the routes whose tokens travel as trace ids.
     """
 
     def __init__(
-        self, expected: Mapping[str, Sequence[ExpectedCall]], most_s: float, share: TapShare | None = None
+        self,
+        expected: Mapping[str, Sequence[ExpectedCall]],
+        most_s: float,
+        share: TapShare | None = None,
+        by_trace_id: Collection[str] = (),
     ) -> None:
+        self._by_trace_id = by_trace_id
         self._expected = expected
         self._most_s = most_s
         self._share = share
@@ -91,7 +98,7 @@ class Taps:
             waits: until the other replicas can find the tap. Otherwise a call that comes to one of them at
                 once may not be shown.
         """
-        token = secrets.token_urlsafe(TOKEN_BYTES)
+        token = TraceId.random() if route in self._by_trace_id else secrets.token_urlsafe(TOKEN_BYTES)
         share = self._share
         count = None if share is None else lambda: share.count_call(token)
         tap = self._taps[token] = Tap(sink, self._expected[route], count)
@@ -121,6 +128,13 @@ class Taps:
         """Send nothing more to other replicas."""
         for outbox in self._outboxes.values():
             await outbox.aclose()
+
+    def tokens_of(self, headers: Fields) -> list[str]:
+        """The tokens that a call may carry: our member, or else trace ids, if any route's tokens are such."""
+        token = token_of(headers)
+        if token is not None:
+            return [token]
+        return [TraceId(each) for each in sorted(trace_ids_of(headers))] if self._by_trace_id else []
 
     async def find(self, token: str) -> OpenTap | None:
         """The tap of a token. None: it was never issued, or its run has its answer."""

@@ -158,6 +158,10 @@ class TapCallSettings(SettingsBlock):
 class TapSettings(SettingsBlock):
     """Which of the upstream's model calls is which stage."""
 
+    match: Literal["tracestate", "traceparent"] = "tracestate"
+    """What a model call is known by. `tracestate`: our member in the client's own trace. `traceparent`: the
+    trace id, for a backend that passes that on, or X-Ray's header, and no `tracestate`. Each request then has
+    a new trace at the backend, and the client's trace ends at Headgate."""
     calls: list[TapCallSettings] = Field(min_length=1, max_length=100)
     """The model calls, in the order in which they are made. A call takes the first entry that its patterns
     allow and that no earlier call has taken. A call that is repeated with the same request keeps its

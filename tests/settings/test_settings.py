@@ -219,6 +219,10 @@ def native(*events: dict[str, Any], answer: Any = "{{ text $.extraction }}", **m
             "native.events[0]: needs 'stage' or 'stage_at', since there are several sections",
         ),
         ({"source": "tap"}, "source 'tap' needs a block 'tap'"),
+        (
+            {"tap": {"match": "trace", "calls": [{"stage": "extraction"}]}},
+            "tap.match: input should be 'tracestate' or 'traceparent'",
+        ),
         ({"tap": {"calls": []}}, "tap.calls: list should have at least 1 item"),
         ({"tap": {"calls": [{"stage": "z"}]}}, "tap.calls[0].stage: 'z' is none of sections: extraction"),
         ({"tap": {"calls": [{"panel": "chat"}]}}, "tap.calls[0].panel: is not the panel of this stage"),
