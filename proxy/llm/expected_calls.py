@@ -18,8 +18,9 @@ class ExpectedCall:
     section: Section | None
     model: re.Pattern[str] | None
     system: re.Pattern[str] | None
-    path: JSONPath | None = None
-    """Where the text is in the model's JSON. None: the model's text is the text."""
+    paths: Sequence[JSONPath] = ()
+    """Where the text is in the model's JSON, in the order in which it is shown. None: the model's text is the
+    text."""
 
     def matches(self, prompt: Prompt) -> bool:
         return (self.model is None or self.model.search(prompt.model) is not None) and (
@@ -35,7 +36,7 @@ def compile_calls(settings: TapSettings, sections: Sequence[Section]) -> tuple[E
             by_stage[call.stage] if call.stage is not None else None,
             re.compile(call.model) if call.model else None,
             re.compile(call.system) if call.system else None,
-            compile_path(call.at) if call.at else None,
+            tuple(map(compile_path, call.at)),
         )
         for call in settings.calls
     )

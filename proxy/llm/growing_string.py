@@ -1,10 +1,14 @@
-"""One string of a JSON document, while the document is still being written: its growth, unescaped.
+"""Strings of a JSON document, while the document is still being written: their growth, unescaped.
 
 The parser is jiter's, in its mode for documents whose end is missing; it comes with pydantic. It reads the
 document anew each time, which takes about half a microsecond a kilobyte. So a long one is read less often.
 """
 
+from collections.abc import Iterator, Sequence
+from typing import Any, Final
+
 from jsonpath import JSONPath, JSONPathError
+from jsonpath.selectors import IndexSelector, NameSelector
 from pydantic_core import from_json
 
 MAX_CHARS = 1024 * 1024
@@ -13,14 +17,26 @@ MAX_CHARS = 1024 * 1024
 READ_EACH = 512
 """A document is read again when it has grown by one part in this many."""
 
+BETWEEN: Final = "\n\n"
+"""What stands between two strings: in Markdown, a new paragraph."""
+
+Keys = tuple[str | int, ...]
+"""Names and indices from the root of a document."""
+
 
 class GrowingString:
-    """The string at a JSONPath."""
+    """The strings at JSONPaths as one text: in the order of the paths, whatever the document's own order is.
 
-    __slots__ = ("_document", "_is_over", "_new", "_new_chars", "_path", "_shown")
+    So a string waits until those of the paths before it are whole. One that never comes is known to be
+    missing when the document is whole. A path may find several strings, which come in the document's order.
+    `null` is left out; the text ends before anything else that is no string.
+    """
 
-    def __init__(self, path: JSONPath) -> None:
-        self._path = path
+    __slots__ = ("_document", "_fixed", "_is_over", "_new", "_new_chars", "_paths", "_shown")
+
+    def __init__(self, paths: Sequence[JSONPath]) -> None:
+        self._paths = paths
+        self._fixed = [_fixed_part(path) for path in paths]
         self._document = ""
         self._new: list[str] = []
         self._new_chars = 0
@@ -28,24 +44,24 @@ class GrowingString:
         self._is_over = False
 
     def add(self, piece: str) -> str:
-        """Take more of the document; what the string has grown by, "" for nothing that is certain yet."""
+        """Take more of the document; what the text has grown by, "" for nothing that is certain yet."""
         if self._is_over:
             return ""
         self._new.append(piece)
         self._new_chars += len(piece)
-        return "" if self._new_chars * READ_EACH < len(self._document) else self._read()
+        return "" if self._new_chars * READ_EACH < len(self._document) else self._read(is_whole=False)
 
     def rest(self) -> str:
-        """The document is whole: what has not been returned of the string."""
-        return self._read() if self._new else ""
+        """The document is whole: what has not been returned of the text."""
+        return "" if self._is_over else self._read(is_whole=True)
 
-    def _read(self) -> str:
+    def _read(self, *, is_whole: bool) -> str:
         self._document += "".join(self._new)
         self._new.clear()
         self._new_chars = 0
         if not self._document.strip():
             return ""
-        text = None if len(self._document) > MAX_CHARS else self._found()
+        text = None if len(self._document) > MAX_CHARS else self._found(is_whole=is_whole)
         if text is None or not text.startswith(self._shown):
             self._is_over = True  # no JSON, or a name that comes twice: the batch answer says what counts
             self._document = ""
@@ -53,13 +69,49 @@ class GrowingString:
         grown, self._shown = text[len(self._shown) :], text
         return grown
 
-    def _found(self) -> str | None:
-        """The string as far as it goes, "" if it has not begun. None: the document is none, or the path finds
-        something else."""
+    def _found(self, *, is_whole: bool) -> str | None:
+        """The text as far as it goes, "" if it has not begun. None: the document is none."""
         try:
-            matches = self._path.findall(from_json(self._document, allow_partial="trailing-strings"))
+            document = from_json(self._document, allow_partial="trailing-strings")
+            return BETWEEN.join(filter(None, self._strings(document, is_whole=is_whole)))
         except (ValueError, JSONPathError):
             return None
-        if not matches:
-            return ""
-        return matches[0] if len(matches) == 1 and isinstance(matches[0], str) else None
+
+    def _strings(self, document: Any, *, is_whole: bool) -> Iterator[str]:
+        for path, keys in zip(self._paths, self._fixed, strict=True):
+            for found in path.findall(document):
+                if isinstance(found, str):
+                    yield found
+                elif found is not None:
+                    return
+            if not is_whole and not _is_closed(document, keys):
+                return
+
+
+def _fixed_part(path: JSONPath) -> Keys:
+    """The keys of a path, up to where it may find several values."""
+    keys: list[str | int] = []
+    for segment in path.segments:
+        match segment.selectors:
+            case (NameSelector(name=key),):
+                keys.append(key)
+            case (IndexSelector(index=key),) if key >= 0:
+                keys.append(key)
+            case _:
+                break
+    return tuple(keys)
+
+
+def _is_closed(document: Any, keys: Keys) -> bool:
+    """Whether a value is there, and something else came after it, so that it grows no more."""
+    has_more_after = False
+    for key in keys:
+        if isinstance(document, dict) and key in document:
+            last: str | int = next(reversed(document))
+        elif isinstance(document, list) and isinstance(key, int) and key < len(document):
+            last = len(document) - 1
+        else:
+            return False
+        has_more_after = has_more_after or key != last
+        document = document[key]
+    return has_more_after

@@ -88,7 +88,7 @@ class RemoteTap:
     async def begin(self, digest: bytes, prompt: Prompt) -> "RemoteCall":
         number = await self._count(self._token)
         candidates = matching(self._expected, prompt)
-        has_path = any(self._expected[index].path is not None for index in candidates)
+        has_path = any(self._expected[index].paths for index in candidates)
         sends_text = has_path or not prompt.wants_json
         call = RemoteCall(self._outbox, self._token, sends_text=sends_text, sends_arguments=has_path)
         call.send("begin", [digest.hex(), candidates, number])

@@ -130,8 +130,8 @@ class Tap:
             assigned = set(self._index_of.values())
             self._index_of[digest] = next((i for i in sorted(candidates) if i not in assigned), None)
         index = self._index_of.get(digest)
-        path = None if index is None else self._expected[index].path
-        call = LocalCall(self, index, path, is_shown=path is not None or not wants_json)
+        paths = () if index is None else self._expected[index].paths
+        call = LocalCall(self, index, paths, is_shown=bool(paths) or not wants_json)
         if index is not None:
             if index in self._latest and (section := self._expected[index].section) and self._sink:
                 self._sink.withdraw(section)
@@ -177,13 +177,13 @@ class LocalCall:
     __slots__ = ("_in_arguments", "_in_text", "_is_shown", "_tap", "index")
 
     def __init__(
-        self, tap: Tap, index: int | None, path: JSONPath | None = None, *, is_shown: bool = True
+        self, tap: Tap, index: int | None, paths: Sequence[JSONPath] = (), *, is_shown: bool = True
     ) -> None:
         self._tap = tap
         self._is_shown = is_shown
         self.index = index
-        self._in_text = None if path is None else GrowingString(path)
-        self._in_arguments = None if path is None else GrowingString(path)
+        self._in_text = GrowingString(paths) if paths else None
+        self._in_arguments = GrowingString(paths) if paths else None
 
     def add(self, piece: str) -> None:
         self._show(piece if self._in_text is None else self._in_text.add(piece))

@@ -149,10 +149,15 @@ class TapCallSettings(SettingsBlock):
     order."""
     system: Pattern | None = None
     """The same for the call's system prompt."""
-    at: JsonPath | None = None
+    at: Annotated[
+        list[JsonPath],
+        BeforeValidator(_one_or_many, json_schema_input_type=str | list[str]),
+        Field(max_length=16),
+    ] = Field(default=[])
     """JSONPath of the stage's text in what the model writes, for a call that answers in JSON or calls a tool,
-    for example `$.summary`: the string is shown as it grows, unescaped. Without it the model's text is shown
-    as it is, and JSON that was asked for is not shown at all."""
+    for example `$.summary`: the string is shown as it grows, unescaped. Several are shown in the order of
+    this list, each a paragraph. Without it the model's text is shown as it is, and JSON that was asked for is
+    not shown at all."""
 
 
 class TapSettings(SettingsBlock):

@@ -550,14 +550,14 @@ async def test_a_stream_that_there_is_no_room_for_is_asked_again_as_batch(tmp_pa
 STRUCTURED = [json.dumps({"thought": "Hm", "summary": text, "confidence": 0.9}) for text in TEXTS.values()]
 
 
-def in_json(pieces_of: Callable[[str], list[bytes]]) -> tuple[Provider, Backend, dict[str, Any]]:
+def in_json(pieces_of: Callable[[str], list[bytes]], *at: str) -> tuple[Provider, Backend, dict[str, Any]]:
     """A model that writes the texts in JSON, a backend that takes them out, and the settings for it."""
 
     async def stream(asked: Asked, events: list[bytes]) -> None:
         said = STRUCTURED[0 if b"extraction" in asked.body else 1]
         await whole(asked, pieces_of(said))
 
-    calls = [{"stage": stage, "at": "$.summary"} for stage in TEXTS]
+    calls = [{"stage": stage, "at": list(at) or "$.summary"} for stage in TEXTS]
     return Provider(stream=stream), Backend(), {"route": {"tap": {"calls": calls}}}
 
 
@@ -592,6 +592,18 @@ async def test_of_an_answer_in_json_its_text_alone_is_shown_as_it_grows(
     assert "content_replace" not in stream.types
     assert stream.types.count("content_chunk") > 4
     assert stream.last["metadata"]["recovered"] is False
+
+
+async def test_several_texts_of_an_answer_in_json_are_shown_in_the_order_of_the_list(tmp_path: Path) -> None:
+    """Each is a paragraph, also where the model writes them in another order."""
+    provider, backend, more = in_json(as_arguments, "$.summary", "$.thought")
+    backend.text_of = lambda reply: f"{structured(reply)}\n\nHm"
+    async with tapped(tmp_path, provider, backend, **more) as (_, _, client):
+        stream = await read(client, START, signed())
+
+    assert stream.texts() == {stage: f"{text}\n\nHm" for stage, text in TEXTS.items()}
+    assert "content_replace" not in stream.types
+    assert stream.types.count("content_chunk") > 4
 
 
 async def test_json_that_was_asked_for_is_not_shown_raw(tmp_path: Path) -> None:
