@@ -29,7 +29,12 @@ RUN find /opt/headgate -depth \( -type d -name tests -o -type f -name '*.a' \) -
     && python -m compileall -q -j 0 --invalidation-mode unchecked-hash /opt/headgate/lib
 
 FROM ${BASE}
-LABEL org.opencontainers.image.title="Headgate" \
+# Where this comes from, and of which commit: only those who build it know.
+ARG SOURCE=""
+ARG REVISION=""
+LABEL org.opencontainers.image.source="${SOURCE}" \
+      org.opencontainers.image.revision="${REVISION}" \
+      org.opencontainers.image.title="Headgate" \
       org.opencontainers.image.description="Streams the answers of an unchanged batch API" \
       org.opencontainers.image.licenses="Apache-2.0" \
       org.opencontainers.image.version="0.1.0"

@@ -79,6 +79,8 @@ monitoring. [How to install it](../docs/install.md). `examples/` has values that
 - [`dev.yaml`](examples/dev.yaml), for trying out: flags from a file, runs in memory, one replica;
 - [`production.yaml`](examples/production.yaml): Unleash, a Valkey, replicas by load, the controller,
   Gateway API, the Prometheus Operator, and only the ways in and out that are needed;
+- [`openshift.yaml`](examples/openshift.yaml): users and groups that the cluster gives, its router, DNS and
+  Prometheus;
 - [`existing-services.yaml`](examples/existing-services.yaml): beside an Unleash and an Ingress controller
   that are there already, with the bundled Valkey.
 

@@ -16,6 +16,13 @@ Name = Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?$")]
 HostName = Annotated[str, Field(pattern=r"^(\*\.)?[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?$")]
 
 
+Named = Annotated[Object, Field(json_schema_extra={"required": ["name"]})]
+"""An object of Kubernetes in a list whose entries have names."""
+ShortTime = Annotated[str, Field(pattern=r"^[1-9][0-9]*s$")]
+Count = Annotated[int, Field(ge=0, le=100)] | Annotated[str, Field(pattern=r"^(100|[1-9]?[0-9])%$")]
+"""Of pods, or a percentage."""
+
+
 class Block(BaseModel):
     """A block of values: closed to names it does not know, and in camelCase as charts have it."""
 
@@ -48,13 +55,16 @@ class SecretKey(Block):
 
 
 class Autoscaling(Block):
-    """By CPU: fast up and slow down, since each scale-down cuts streams."""
+    """By CPU, by viewers or both: fast up and slow down, since each scale-down cuts streams."""
 
     enabled: bool = False
     min: Annotated[int, Field(ge=1, le=100)] = 2
     max: Annotated[int, Field(ge=1, le=100)] = 6
-    cpu: Annotated[int, Field(ge=10, le=100)] = 70
-    """Percent of the CPU request."""
+    cpu: Annotated[int, Field(ge=10, le=100)] | None = 70
+    """Percent of the CPU request; `null`: not by CPU."""
+    viewers: Annotated[int, Field(ge=1, le=100_000)] | None = None
+    """Viewers of a pod, on average. By the custom metric `headgate_viewers` of pods, which a metrics adapter
+    has to serve."""
     scale_down_after_s: Annotated[int, Field(ge=0, le=3600)] = 900
     """Seconds that the load must be lower. Then replicas are removed one by one, each after the last has
     drained."""
@@ -66,6 +76,39 @@ class Service(Block):
     type: Literal["ClusterIP", "NodePort", "LoadBalancer"] = "ClusterIP"
     port: Port = 80
     annotations: dict[str, str] = {}
+
+
+class AdminService(Block):
+    """The Service of the admin port, for Prometheus."""
+
+    annotations: dict[str, str] = {}
+
+
+class ServiceAccount(Block):
+    """Whom the pods run as in the cluster."""
+
+    create: bool = True
+    name: str = ""
+    """Empty: the release's name, or `default` where none is made."""
+    annotations: dict[str, str] = {}
+
+
+class DisruptionBudget(Block):
+    """How many pods an eviction may take at a time."""
+
+    enabled: bool = True
+    max_unavailable: Count = 1
+    """With one replica a node can be drained; of more, all but one stay."""
+    min_available: Count | None = None
+    """Takes precedence over `maxUnavailable`."""
+
+
+class EnvVar(Block):
+    """An environment variable. For a secret that `settings` refer to, `secrets` is shorter."""
+
+    name: Annotated[str, Field(pattern=r"^[-._a-zA-Z][-._a-zA-Z0-9]*$")]
+    value: str | None = None
+    value_from: Object | None = None
 
 
 class Backend(Block):
@@ -138,6 +181,8 @@ class Controller(Block):
     reason: Annotated[str, Field(min_length=1, max_length=500)] = "begun by the chart"
     """Why the rollout is begun, for the journal. Later starts continue the rollout under way."""
     storage: Storage = Storage()
+    service_account: ServiceAccount = ServiceAccount()
+    """Bound to the role for the Lease, also if it is not made here."""
     resources: Object = {"requests": {"cpu": "50m", "memory": "128Mi"}, "limits": {"memory": "256Mi"}}
 
 
@@ -145,8 +190,14 @@ class ServiceMonitor(Block):
     """`monitoring.coreos.com/v1`, for the Prometheus Operator."""
 
     enabled: bool = False
-    interval: Annotated[str, Field(pattern=r"^[1-9][0-9]*s$")] = "15s"
+    interval: ShortTime = "15s"
+    scrape_timeout: ShortTime | None = None
+    """At most `interval`. `null`: Prometheus's own."""
     labels: dict[str, str] = {}
+    annotations: dict[str, str] = {}
+    relabelings: list[Object] = []
+    """Keep the job `headgate`, by which rules and dashboards find Headgate."""
+    metric_relabelings: list[Object] = []
 
 
 class PrometheusRule(Block):
@@ -258,16 +309,65 @@ class Values(Block):
     resources: Object = {"requests": {"cpu": "250m", "memory": "256Mi"}, "limits": {"memory": "1Gi"}}
     autoscaling: Autoscaling = Autoscaling()
     service: Service = Service()
+    admin_service: AdminService = AdminService()
     expose: Expose = Expose()
     controller: Controller = Controller()
     monitoring: Monitoring = Monitoring()
     network_policy: NetworkPolicy = NetworkPolicy()
     valkey: Valkey = Valkey()
+    common_labels: dict[str, str] = {}
+    """On every object and pod."""
+    deployment_annotations: dict[str, str] = {}
     pod_annotations: dict[str, str] = {}
     pod_labels: dict[str, str] = {}
+    service_account: ServiceAccount = ServiceAccount()
+    """Of the proxies; they get no token."""
+    pod_security_context: Object = {
+        "runAsNonRoot": True,
+        "runAsUser": 10001,
+        "runAsGroup": 10001,
+        "fsGroup": 10001,
+        "fsGroupChangePolicy": "OnRootMismatch",
+        "seccompProfile": {"type": "RuntimeDefault"},
+    }
+    """Of all pods. The names given are changed, and `null` removes one: OpenShift gives `runAsUser`,
+    `runAsGroup` and `fsGroup` itself."""
+    security_context: Object = {
+        "allowPrivilegeEscalation": False,
+        "readOnlyRootFilesystem": True,
+        "capabilities": {"drop": ["ALL"]},
+    }
+    """Of all of the chart's containers, in the same way."""
+    extra_env: list[EnvVar] = []
+    """For the proxies and the controller."""
+    env_from: list[Object] = []
+    """For the proxies and the controller. With it, `secrets` need not have every `${NAME}`."""
+    extra_volumes: list[Named] = []
+    """For the proxies and the controller."""
+    extra_volume_mounts: list[Named] = []
+    """For the proxies and the controller."""
+    extra_containers: list[Named] = []
+    """Beside the proxy, in its pod."""
+    init_containers: list[Named] = []
+    """Before the proxy, in its pod."""
+    lifecycle: Object = {}
+    """Of the proxy. A `preStop` takes the place of the chart's, which waits 5 seconds for the endpoints to
+    forget the pod."""
+    revision_history_limit: Annotated[int, Field(ge=0, le=100)] = 10
+    topology_spread_constraints: list[Object] | None = None
+    """Of the proxies. `null`: over zones and nodes, as far as there are any. A constraint without
+    `labelSelector` is about the proxies."""
+    pod_disruption_budget: DisruptionBudget = DisruptionBudget()
+    """Of the proxies."""
+    host_aliases: list[Object] = []
+    dns_config: Object = {}
+    dns_policy: Literal["", "ClusterFirst", "Default", "None"] = ""
     node_selector: dict[str, str] = {}
     tolerations: list[Object] = []
     affinity: Object = {}
     priority_class_name: str = ""
+    runtime_class_name: str = ""
+    extra_objects: list[Object] = []
+    """Installed with the release; `{{ … }}` in them is filled in."""
     global_: Annotated[Object, Field(alias="global")] = {}
     """For a parent chart; not used."""

@@ -39,17 +39,25 @@ valkey: 6379
 {{- /* The environment variables that a text refers to, from their Secrets. Call with (list . text). */ -}}
 {{- define "headgate.env" -}}
 {{- $ := index . 0 -}}
+{{- $elsewhere := $.Values.envFrom -}}
+{{- $given := dict -}}
+{{- range $.Values.extraEnv }}{{ $_ := set $given .name true }}{{ end -}}
 {{- range $reference := regexFindAll "\\$\\{[A-Za-z_][A-Za-z0-9_]*\\}" (index . 1) -1 | uniq | sortAlpha -}}
 {{- $name := trimSuffix "}" (trimPrefix "${" $reference) -}}
 {{- $secret := index $.Values.secrets $name -}}
-{{- if not $secret -}}
+{{- if and $secret (hasKey $given $name) -}}
+{{- fail (printf "secrets.%s and extraEnv are both about %s: set one of them." $name $name) -}}
+{{- end -}}
+{{- if not (or $secret (hasKey $given $name) $elsewhere) -}}
 {{- fail (printf "secrets.%s is needed: settings or policy refer to %s. Name a Secret and its key." $name $reference) -}}
 {{- end }}
+{{- with $secret }}
 - name: {{ $name }}
   valueFrom:
     secretKeyRef:
-      name: {{ $secret.name }}
-      key: {{ $secret.key }}
+      name: {{ .name }}
+      key: {{ .key }}
+{{- end }}
 {{- end -}}
 {{- end -}}
 
@@ -78,6 +86,26 @@ valkey: 6379
 {{- end -}}
 {{- if and .Values.autoscaling.enabled (lt (int .Values.autoscaling.max) (int .Values.autoscaling.min)) -}}
 {{- fail "autoscaling.max is less than autoscaling.min." -}}
+{{- end -}}
+{{- if and .Values.autoscaling.enabled (not (or .Values.autoscaling.cpu .Values.autoscaling.viewers)) -}}
+{{- fail "autoscaling.cpu or autoscaling.viewers is needed: it scales by one of them, or by both." -}}
+{{- end -}}
+{{- with .Values.monitoring.serviceMonitor -}}
+{{- if and .scrapeTimeout (gt (int (trimSuffix "s" .scrapeTimeout)) (int (trimSuffix "s" .interval))) -}}
+{{- fail "monitoring.serviceMonitor.scrapeTimeout is longer than the interval." -}}
+{{- end -}}
+{{- end -}}
+{{- range $name := list "commonLabels" "podLabels" -}}
+{{- range $label, $_ := index $.Values $name -}}
+{{- if has $label (list "app.kubernetes.io/name" "app.kubernetes.io/instance" "app.kubernetes.io/component" "app.kubernetes.io/version" "app.kubernetes.io/managed-by" "helm.sh/chart") -}}
+{{- fail (printf "%s: %s is the chart's own." $name $label) -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+{{- range $label, $_ := .Values.podLabels -}}
+{{- if hasKey $.Values.commonLabels $label -}}
+{{- fail (printf "commonLabels and podLabels both have %s: set it in one of them." $label) -}}
+{{- end -}}
 {{- end -}}
 {{- if and .Values.controller.enabled (not .Values.controller.policy) -}}
 {{- fail "controller.policy is needed for controller.enabled: see docs/reference/policy.md." -}}

@@ -1,17 +1,26 @@
 """The chart, rendered by Helm's own engine, for tests. No cluster is asked."""
 
+import json
 from collections.abc import Iterator, Mapping
 from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import jsonschema
+import kubernetes_validate
 import yaml
 from helm_python import Chart
 
 ROOT = Path(__file__).parents[2]
 CHART = ROOT / "helm"
 EXAMPLES = sorted((CHART / "examples").glob("*.yaml"))
+KUBERNETES = ("1.30", "1.34", "1.37")
+"""The first that the chart is for, and up to the newest that there are schemas for."""
+
+FOREIGN = {"ServiceMonitor", "PrometheusRule", "HTTPRoute"}
+"""Not Kubernetes's own: what the chart uses of them is in tests/crds."""
+
 RELEASE, NAMESPACE = "headgate", "clinic"
 
 
@@ -74,6 +83,15 @@ def render(values: Mapping[str, Any]) -> Rendered:
     ]
     (notes,) = (text for path, text in files.items() if path.endswith("NOTES.txt"))
     return Rendered(tuple(objects), notes)
+
+
+def taken_by_kubernetes(found: Mapping[str, Any], version: str) -> None:
+    """Raises where this version would refuse an object. Strictly: a name it does not know is a mistake."""
+    if found["kind"] in FOREIGN:
+        schema = json.loads((Path(__file__).parent / "crds" / f"{found['kind']}.json").read_text())
+        jsonschema.validate(found, schema)
+    else:
+        kubernetes_validate.validate(found, version, strict=True)
 
 
 def container(deployment: Mapping[str, Any]) -> dict[str, Any]:

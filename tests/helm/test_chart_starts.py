@@ -117,6 +117,20 @@ async def passes(process: Process, probe: Mapping[str, Any], ports: Mapping[str,
         await eventually(passed, within_s=patience_s)
 
 
+async def helm_test(pod: Mapping[str, Any], ports: Mapping[str, int]) -> list[int]:
+    """Run what `helm test` runs, with this machine's ports: the statuses that it prints."""
+    (of,) = pod["spec"]["containers"]
+    services = {"headgate-admin:9464": ports["admin"], "headgate:80": ports["public"]}
+    script, *urls = of["args"]
+    for service, port in services.items():
+        urls = [url.replace(f"http://{service}/", f"http://127.0.0.1:{port}/") for url in urls]
+    command = [sys.executable, *of["command"][1:], script, *urls]
+    process = await asyncio.create_subprocess_exec(*command, stdout=asyncio.subprocess.PIPE)
+    written, _ = await asyncio.wait_for(process.communicate(), END_S)
+    assert process.returncode == 0
+    return [int(line.split()[1]) for line in written.decode().splitlines()]
+
+
 @pytest.fixture
 def folder() -> Iterator[Path]:
     """Stands for `/etc/headgate`. Not below pytest's own folder, into which others may not look."""
@@ -144,8 +158,10 @@ async def test_the_proxy_starts_as_the_chart_says_and_passes_its_probes(example:
             await passes(process, container(deployment)[f"{name}Probe"], ports)
         async with httpx.AsyncClient() as client:
             answer = await client.get(f"http://127.0.0.1:{ports['public']}/anything")
+        said = await helm_test(rendered.one("Pod", "headgate-test"), ports)
 
     assert answer.status_code == 502  # the relay's own: nobody is there
+    assert said == 2 * [200]
     assert written(folder) == before
 
 
