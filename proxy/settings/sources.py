@@ -99,7 +99,8 @@ class NativeSettings(SettingsBlock):
     accept: str | None = None
     """`Accept` of the call. The default is the format's media type."""
     events: list[NativeEventSettings] = Field(default=[], max_length=100)
-    """The first that matches an event says what the event means. Other events are ignored."""
+    """The first that matches an event says what the event means. If that one has an `at` for a text, later
+    ones that match add the texts that they find for other stages. Other events are ignored."""
     ends_by: Literal["event", "close"] = "event"
     """The sign that the stream is complete: an event that means `done` or `answer`; or, where the stream has
     none, the end of the HTTP answer. A cut connection is neither."""

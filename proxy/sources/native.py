@@ -17,7 +17,7 @@ from proxy.runs.run import Run
 from proxy.settings.route import RouteSettings
 from proxy.settings.sources import NativeSettings
 from proxy.sources.batch import FEED_BYTES, ask_once, is_json, read_answer
-from proxy.sources.native_rules import EventContent, MalformedEvent, Rules, split_pair
+from proxy.sources.native_rules import AmbiguousTexts, EventContent, MalformedEvent, Rules, split_pair
 from proxy.sources.repeat import repeating
 from proxy.text.sections import MalformedBody, Section, parse
 from proxy.text.slow_json import SEARCH_BYTES, document_of, is_slow, searched
@@ -158,15 +158,15 @@ class _ByRules:
         try:
             content = await self._content(event, data)
         except MalformedEvent as exc:
-            if self.ended:
+            if self.ended and not isinstance(exc, AmbiguousTexts):
                 return  # it is no text, so nothing is lost
             raise UpstreamMalformed(str(exc)) from None
         if content.meaning == "error":
             raise UpstreamBroke("the stream says that it has failed", Fault.TRUNCATED)
         if content.meaning == "answer":
             self._answer = content.answer
-        if content.section is not None and content.text:
-            self._show(content.section, content.text)
+        for section, text in content.texts:
+            self._show(section, text)
         # Some say more after their end, of a last part for example: that is text like any other.
         self.ended = self.ended or content.meaning in ("done", "answer")
 
@@ -187,6 +187,8 @@ class _ByRules:
         return self._rules.read(event, data, excerpt)
 
     def _show(self, section: Section, piece: str) -> None:
+        if not piece:
+            return
         stage = section.stage
         try:
             text, self._halves[stage] = split_pair(self._halves.get(stage, "") + piece)

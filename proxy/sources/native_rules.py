@@ -1,6 +1,10 @@
 """A route's rules for the upstream's own stream, compiled: they say what each event means. Pure.
 
 event ─► the first rule that fits ─► text of a stage | done | error | answer | ignore
+         further rules that fit   ─► more texts, or an error
+
+Where the first rule is about a text, the event may have others beside it. Each rule that finds a text of
+another stage adds it. Two different texts of one stage are ambiguous: nothing says which of them goes on.
 """
 
 from collections.abc import Sequence
@@ -20,12 +24,16 @@ class MalformedEvent(ValueError):
     """An event that a rule cannot read. The message has nothing of it."""
 
 
+class AmbiguousTexts(MalformedEvent):
+    """An event with two texts of one stage."""
+
+
 class EventContent(NamedTuple):
     """The meaning of one event."""
 
     meaning: Meaning
-    section: Section | None = None
-    text: str = ""
+    texts: Sequence[tuple[Section, str]] = ()
+    """In the order of the rules; one of a section."""
     answer: Any = None
     """The batch answer's document, of an `answer`."""
 
@@ -44,6 +52,7 @@ class Rules:
     def __init__(self, settings: Sequence[NativeEventSettings], sections: Sequence[Section]) -> None:
         self._by_stage = {section.stage: section for section in sections}
         self._rules = [_Rule.compile(rule, self._by_stage) for rule in settings]
+        self._further = [_further(self._rules, at) for at in range(len(self._rules))]
         found = [place for rule in self._rules for place in (rule.when, rule.at, rule.stage_at)]
         places = [place for place in found if place is not None]
         self.paths = {"$", *(str(place.path) for place in places)}
@@ -61,9 +70,10 @@ class Rules:
 
         Raises:
             MalformedEvent: data should be JSON for a rule that might fit, and is not; a text is none.
+            AmbiguousTexts: a stage has two.
         """
         document = _UNREAD if document is None else document
-        for rule in self._rules:
+        for at, rule in enumerate(self._rules):
             if rule.event is not None and rule.event != event:
                 continue
             if rule.data is not None and rule.data != data:
@@ -74,7 +84,9 @@ class Rules:
                 document = _document(data)
             found = rule.found(document)
             if found is not _UNFIT:
-                return self._content(rule, found, document)
+                content = self._content(rule, found, document)
+                further = self._further[at]
+                return self._with_further(content, further, event, document) if further else content
         return IGNORED
 
     def _content(self, rule: "_Rule", text: Any, document: Any) -> EventContent:
@@ -86,7 +98,28 @@ class Rules:
             return EventContent(rule.meaning)
         if not isinstance(text, str):
             raise MalformedEvent("a text is no string")
-        return EventContent(rule.meaning, self._section(rule, document), text)
+        section = self._section(rule, document)
+        return EventContent(rule.meaning, [] if section is None else [(section, text)])
+
+    def _with_further(
+        self, content: EventContent, rules: Sequence["_Rule"], event: str, document: Any
+    ) -> EventContent:
+        """What further rules add to the first that fits."""
+        texts = {section.stage: (section, text) for section, text in content.texts if text}
+        for rule in rules:
+            found = _UNFIT if rule.event not in (None, event) else rule.found(document)
+            if found is _UNFIT:
+                continue
+            if rule.meaning == "error":
+                return EventContent("error")
+            if rule.meaning == "ignore":
+                break
+            section = self._section(rule, document)
+            if section is None or not isinstance(found, str) or not found:
+                continue
+            if texts.setdefault(section.stage, (section, found))[1] != found:
+                raise AmbiguousTexts("an event has two texts of a stage")
+        return content._replace(texts=list(texts.values()))
 
     def _section(self, rule: "_Rule", document: Any) -> Section | None:
         """The section of the text; None: the route does not show its stage."""
@@ -177,6 +210,11 @@ class _Rule:
         )
 
     @property
+    def has_text(self) -> bool:
+        """Whether it finds a text in an event's JSON."""
+        return self.at is not None and self.meaning in ("text", "done")
+
+    @property
     def reads_json(self) -> bool:
         return self.when is not None or self.at is not None or self.meaning == "answer"
 
@@ -190,6 +228,22 @@ class _Rule:
             return document.at["$"][1] if isinstance(document, Excerpt) else document
         value = self.at.value(document) if self.meaning == "answer" else self.at.text(document)
         return _UNFIT if value is None and self.when is None else value
+
+
+def _further(rules: Sequence[_Rule], at: int) -> Sequence[_Rule]:
+    """The rules that may add to the one at a place in the list, if it fits first and is about a text. A rule
+    that does not look into an event's JSON says what all other events mean."""
+    first = rules[at]
+    if not first.has_text:
+        return ()
+    return [
+        rule
+        for rule in rules[at + 1 :]
+        if rule.reads_json
+        and rule.data is None
+        and (rule.has_text or rule.meaning in ("error", "ignore"))
+        and (rule.at, rule.section, rule.stage_at) != (first.at, first.section, first.stage_at)
+    ]
 
 
 _UNREAD: Any = object()

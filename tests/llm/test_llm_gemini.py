@@ -374,6 +374,21 @@ def test_a_prompt_that_is_blocked_midway_ends_the_stream() -> None:
     assert assembler.is_complete
 
 
+def test_an_answer_that_does_not_say_what_was_used_is_no_batch_answer() -> None:
+    """Every batch answer of Google's says it. The caller's own stream need not."""
+    without = event(A, reason="STOP")
+    del without["usageMetadata"]
+
+    assert assembled(without)[0] == without
+    with pytest.raises(Unfaithful):
+        strictly(without)
+
+
+def test_an_error_that_is_null_is_no_error_to_be_told() -> None:
+    with pytest.raises(Unfaithful):
+        strictly({"error": None} | event(A, reason="STOP"))
+
+
 def test_an_event_about_neither_candidates_nor_usage_changes_neither() -> None:
     assert assembled(event(A, reason="STOP"), HEAD, {})[0] == event(A, reason="STOP")
 

@@ -395,6 +395,11 @@ def test_however_it_is_cut_the_answer_is_the_same(contents: list[list[str]], dat
         ),
         pytest.param([START | {"usage": USAGE}, chunk({"content": "a"}), STOP], id="what was used so far"),
         pytest.param([START, STOP], id="no usage"),
+        pytest.param([dose("a"), STOP, USED], id="a tool's call, and no end that says so"),
+        pytest.param(
+            [chunk({"function_call": {"name": "f", "arguments": "{}"}}), STOP, USED],
+            id="a function's call, and no end that says so",
+        ),
         pytest.param([START, STOP, {"choices": [], "usage": {}}], id="usage that is empty"),
         pytest.param(
             [START, chunk({"content": "Fever"}), chunk({"refusal": "I cannot"}), STOP, USED],
@@ -451,6 +456,26 @@ def test_an_end_that_is_not_known_to_be_harmless_is_no_answer(reason: str) -> No
 
     one_answers = reason in ("content_filter", "insufficient_system_resource")
     assert isinstance(refused.value, AbnormalFinish) == one_answers
+
+
+@pytest.mark.parametrize("host", ["api.openai.com", "clinic.openai.azure.com"])
+def test_openai_itself_stops_at_a_tool_that_the_call_names(host: str) -> None:
+    """It documents `stop` for such a call, as a stream and as batch. Elsewhere the batch answer may end with
+    `tool_calls`, see what is refused."""
+    assembler = OpenAI(host).assembler(1)
+    for each in (dose("a"), STOP, USED):
+        assembler.feed(json.dumps(HEAD | each))
+    (made,) = json.loads(assembler.answer())["choices"]
+
+    assert (made["finish_reason"], len(made["message"]["tool_calls"])) == ("stop", 1)
+
+
+def test_an_error_that_is_null_is_none() -> None:
+    chunks = [START, chunk({"content": "a"}), STOP, USED]
+    answer, shown = assembled(*({"error": None} | each for each in chunks), choices=1)
+
+    assert shown == "a"
+    assert answer == completion(choice({"content": "a"}), error=None)
 
 
 @pytest.mark.parametrize("reason", ["stop", "length"])

@@ -284,6 +284,47 @@ async def test_text_that_cannot_be_shown_is_no_complete_run(tmp_path: Path, said
     assert stream.status == 502 or stream.last["metadata"]["error_code"] == "malformed"
 
 
+TWO_TEXTS = {
+    "format": "ndjson",
+    "events": [
+        {"when": {"at": "$.done", "equals": True}, "means": "done", "at": "$.e", "stage": "extraction"},
+        {"at": "$.e", "stage": "extraction"},
+        {"at": "$.s", "stage": "summary"},
+        {"at": "$.more", "stage": "summary"},
+    ],
+    "answer": {"result": {"extraction": "{{ text $.extraction }}", "summary": "{{ text $.summary }}"}},
+}
+
+
+@pytest.mark.parametrize(
+    ("said", "texts"),
+    [
+        (({"e": "one ", "s": "a "}, {"e": "two", "s": "b", "done": True}), ("one two", "a b")),
+        (({"e": "one", "s": "a", "done": True}, {"more": " b"}), ("one", "a b")),
+        (({"e": "one", "s": "a", "more": "b", "done": True},), None),
+        (({"e": "one", "done": True}, {"s": "a", "more": "b"}), None),
+    ],
+    ids=["of two stages", "after the end", "of one stage", "of one stage after the end"],
+)
+async def test_every_text_of_an_event_is_shown_or_the_run_is_not_complete(
+    tmp_path: Path, said: tuple[dict[str, Any], ...], texts: tuple[str, str] | None
+) -> None:
+    """Two texts of one stage may be one after the other, or one text twice: then there is no answer."""
+    upstream = ScriptedUpstream(Streamer(whole(lines(*said), "application/x-ndjson"), b"{}"))
+    async with (
+        upstream.running(),
+        headgate(upstream.url, tmp_path, routes=[route(source="native", native=TWO_TEXTS)]) as serving,
+        browser(serving.url) as client,
+    ):
+        stream = await read(client, START, signed())
+
+    if texts is None:
+        assert stream.status == 502 or stream.last["metadata"]["error_code"] == "malformed"
+    else:
+        assert stream.texts() == dict(zip(("extraction", "summary"), texts, strict=True))
+        assert stream.last["type"] == "stream_done"
+
+
 def media_type_of(dialect: str) -> str:
     return "application/x-ndjson" if dialect == "Ollama" else "text/event-stream"
 

@@ -187,7 +187,7 @@ class Response:
             event = orjson.loads(data)
         except ValueError:
             raise Unfaithful("an event is no JSON") from None
-        if isinstance(event, dict) and "error" in event:
+        if isinstance(event, dict) and event.get("error") is not None:
             raise ProviderFailed(_status(event["error"]), data.encode())
         if any(_LONG_INTEGER.findall(data)):
             raise Unfaithful("an integer may have more than 64 bits")
@@ -263,7 +263,8 @@ class Response:
             self._check_finishes(answer.get("candidates", []), self._choices)
         if self._is_blocked and answer.get("candidates"):
             raise Unfaithful("the prompt was blocked after its answer began")
-        if "usageMetadata" in answer and not self._is_counted:
+        is_used = "usageMetadata" in answer
+        if (is_used and not self._is_counted) or (not is_used and self._choices is not None):
             raise Unfaithful("the last event does not say what was used")
         try:
             return orjson.dumps(answer, default=str)

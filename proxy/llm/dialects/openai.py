@@ -21,6 +21,9 @@ REFUSING_OPTIONS = frozenset({"api.mistral.ai", "codestral.mistral.ai"})
 KEEPING_INDEX = (".aliyuncs.com",)
 """Ends of hosts whose batch answers have the index of each tool's call."""
 
+STOPPING_AT_TOOLS = ("api.openai.com", ".openai.azure.com")
+"""Ends of hosts that document `stop` for a call which names the tool: as a stream and as batch."""
+
 
 class OpenAI(JsonDialect):
     """Calls whose path ends with `/chat/completions`, wherever an API has them.
@@ -31,6 +34,7 @@ class OpenAI(JsonDialect):
 
     def __init__(self, host: str = "") -> None:
         self._keeps_index = host.endswith(KEEPING_INDEX)
+        self._stops_at_tools = host.endswith(STOPPING_AT_TOOLS)
         if host not in REFUSING_OPTIONS:
             self.asked_with = {"stream": True, "stream_options": {"include_usage": True}}
 
@@ -38,7 +42,7 @@ class OpenAI(JsonDialect):
         return method == "POST" and path_of(target).endswith(b"/chat/completions")
 
     def assembler(self, choices: int | None = None) -> "Completion":
-        return Completion(choices, keeps_index=self._keeps_index)
+        return Completion(choices, keeps_index=self._keeps_index, stops_at_tools=self._stops_at_tools)
 
     def is_answer(self, body: bytes, choices: int) -> bool:
         try:

@@ -45,12 +45,16 @@ class Completion(JsonAnswer):
     Args:
         choices: see `Dialect.assembler`.
         keeps_index: whether the provider's batch answers have the `index` of a tool's call.
+        stops_at_tools: whether `stop` beside a tool's call is what its batch answers say, too.
     """
 
-    def __init__(self, choices: int | None = None, *, keeps_index: bool = False) -> None:
+    def __init__(
+        self, choices: int | None = None, *, keeps_index: bool = False, stops_at_tools: bool = False
+    ) -> None:
         super().__init__(is_own_stream=choices is None)
         self._asked = choices
         self._keeps_index = keeps_index
+        self._stops_at_tools = stops_at_tools
         self._answer: dict[str, Any] = {}
         self._choices: dict[int, dict[str, Any]] = {}
         self._unknown_of_choices: dict[int, KeptFields] = {}
@@ -140,6 +144,8 @@ class Completion(JsonAnswer):
         answer |= {"object": "chat.completion", "choices": choices}
         if self._asked is not None:
             _check_finishes(answer, choices, self._asked)
+            if not self._stops_at_tools and any(map(_stops_at_tools, choices)):
+                raise Unfaithful("a choice stops with a tool's call")
         return serialized(answer)
 
     def kept_fields(self) -> Iterator[str]:
@@ -274,6 +280,14 @@ def _check_arguments(message: Mapping[str, Any], reason: str) -> None:
             raise AbnormalFinish("the answer was too long for its tool's arguments")
         if not is_whole or not (call or {}).get("name"):
             raise Unfaithful("a tool's name or its arguments are none")
+
+
+def _stops_at_tools(choice: Mapping[str, Any]) -> bool:
+    """Whether a choice that calls a tool says `stop`. Users of Gemini, vLLM and Ollama have reported streams
+    that said so, and that end with `tool_calls` as batch."""
+    message = choice["message"]
+    calls = message.get("tool_calls") or message.get("function_call")
+    return bool(calls) and choice["finish_reason"] == "stop"
 
 
 def _is_object(text: str) -> bool:
