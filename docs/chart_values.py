@@ -84,6 +84,21 @@ class AdminService(Block):
     annotations: dict[str, str] = {}
 
 
+class ModelPort(Block):
+    """The model port (`settings.llm`). Every model call of the upstream goes through it, whoever asks."""
+
+    own_deployment: bool = False
+    """Pods of its own: a deploy or a crash of the public proxies then touches no model call."""
+    replicas: Annotated[int, Field(ge=1, le=100)] = 2
+    """Of its own Deployment."""
+    resources: Object | None = None
+    """Of its own Deployment; `null`: as the proxies'."""
+    one_is_enough: bool = False
+    """Accept a single replica: while it is away, all model calls of the upstream fail."""
+    annotations: dict[str, str] = {}
+    """Of the Service."""
+
+
 class ServiceAccount(Block):
     """Whom the pods run as in the cluster."""
 
@@ -261,7 +276,8 @@ class Egress(Block):
     webhook: Peers = Peers()
     """The host of `controller.policy.notify`."""
     kubernetes: Peers = Peers()
-    """The API server, for the controller's Lease."""
+    """The API server, for the controller's Lease: its endpoints and their port. Most networks look at packets
+    after they have left the Service's address."""
 
 
 class NetworkPolicy(Block):
@@ -310,6 +326,7 @@ class Values(Block):
     autoscaling: Autoscaling = Autoscaling()
     service: Service = Service()
     admin_service: AdminService = AdminService()
+    model_port: ModelPort = ModelPort()
     expose: Expose = Expose()
     controller: Controller = Controller()
     monitoring: Monitoring = Monitoring()

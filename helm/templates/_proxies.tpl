@@ -143,6 +143,11 @@ spec:
 {{- end -}}
 {{- end -}}
 
+{{- /* Which pods have the model port. */ -}}
+{{- define "headgate.modelComponent" -}}
+{{- ternary "model" "proxy" (and .Values.modelPort.ownDeployment (not (empty .Values.settings.llm))) -}}
+{{- end -}}
+
 {{- /* How many an eviction may take. Call with (list . component name). */ -}}
 {{- define "headgate.budget" -}}
 {{- $ := index . 0 -}}

@@ -84,6 +84,18 @@ valkey: 6379
 {{- if and .Values.valkey.enabled $shared.url -}}
 {{- fail "settings.event_log.valkey.url and valkey.enabled are both set: the store is one of them." -}}
 {{- end -}}
+{{- if $settings.llm -}}
+{{- $replicas := ternary .Values.autoscaling.min .Values.replicas .Values.autoscaling.enabled -}}
+{{- if .Values.modelPort.ownDeployment -}}
+{{- $replicas = .Values.modelPort.replicas -}}
+{{- if not $shared -}}
+{{- fail "settings.event_log.valkey is needed for modelPort.ownDeployment: model calls come to other pods than their runs." -}}
+{{- end -}}
+{{- end -}}
+{{- if and (lt (int $replicas) 2) (not .Values.modelPort.oneIsEnough) -}}
+{{- fail (printf "%s is %v: with one replica of the model port, each deploy or crash of it fails model calls of all users. Give it two, or set modelPort.oneIsEnough." (ternary "modelPort.replicas" (ternary "autoscaling.min" "replicas" .Values.autoscaling.enabled) .Values.modelPort.ownDeployment) $replicas) -}}
+{{- end -}}
+{{- end -}}
 {{- if and .Values.autoscaling.enabled (lt (int .Values.autoscaling.max) (int .Values.autoscaling.min)) -}}
 {{- fail "autoscaling.max is less than autoscaling.min." -}}
 {{- end -}}

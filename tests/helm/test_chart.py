@@ -143,6 +143,19 @@ CONTRADICTIONS = [
     ("production", {"valkey.enabled": True}, "both set"),
     ("production", {"settings.event_log": {"valkey": {"key": "${K}"}}}, "settings.event_log.valkey.url"),
     ("production", {"autoscaling.max": 1}, "autoscaling.max"),
+    ("production", {"autoscaling.min": 1}, "autoscaling.min is 1: with one replica of the model port"),
+    ("production", {"autoscaling.enabled": False, "replicas": 1}, "replicas is 1: with one replica"),
+    ("production", {"modelPort": {"ownDeployment": True, "replicas": 1}}, "modelPort.replicas is 1"),
+    (
+        "production",
+        {
+            "modelPort": {"ownDeployment": True},
+            "settings.event_log": {},
+            "autoscaling.enabled": False,
+            "replicas": 1,
+        },
+        "settings.event_log.valkey is needed for modelPort.ownDeployment",
+    ),
     ("production", {"controller.policy": None}, "controller.policy is needed"),
     ("production", {"expose.upstream": None}, "expose.upstream is needed"),
     ("production", {"expose.httpRoute.parentRefs": []}, "parentRefs is needed"),
@@ -455,6 +468,58 @@ def test_admin_and_model_port_are_in_no_public_service() -> None:
         assert rendered.one("Service", name)["spec"]["type"] == "ClusterIP"
 
 
+# --- the model port, which every model call of the upstream takes
+
+
+def test_a_single_model_port_is_there_only_for_who_says_so() -> None:
+    """While it is away, model calls of all users fail."""
+    alone = {"autoscaling.enabled": False, "replicas": 1, "modelPort": {"oneIsEnough": True}}
+
+    assert render(changed(values_of("production"), alone)).one("Deployment")["spec"]["replicas"] == 1
+
+
+def test_the_model_port_may_have_pods_of_its_own() -> None:
+    """Its Service leads to them alone, the public one never, and one of them stays when a node is drained."""
+    own = {"modelPort": {"ownDeployment": True, "resources": {"requests": {"cpu": "1"}}}}
+    values = changed(values_of("production"), own)
+    rendered = render(values)
+    model = rendered.one("Deployment", "headgate-model")
+    selector = rendered.one("Service", "headgate-model")["spec"]["selector"]
+
+    assert selector == model["spec"]["selector"]["matchLabels"]
+    assert selector.items() <= model["spec"]["template"]["metadata"]["labels"].items()
+    assert rendered.one("Service")["spec"]["selector"] != selector
+    assert (model["spec"]["replicas"], container(model)["resources"]) == (2, {"requests": {"cpu": "1"}})
+    assert rendered.one("PodDisruptionBudget", "headgate-model")["spec"]["maxUnavailable"] == 1
+    assert text_of(rendered, "headgate", "headgate.yaml") == text_of(
+        render(values_of("production")), "headgate", "headgate.yaml"
+    )
+    for found in rendered.objects:
+        taken_by_kubernetes(found, KUBERNETES[-1])
+
+
+def test_pods_of_the_model_port_are_let_in_and_out_as_they_need() -> None:
+    """The upstream comes to them and no longer to the proxies; nobody comes to their public port."""
+    values = changed(values_of("production"), {"modelPort": {"ownDeployment": True}})
+    rendered = render(values)
+    proxy, model = (rendered.one("NetworkPolicy", name)["spec"] for name in ("headgate", "headgate-model"))
+
+    assert [rule["ports"][0]["port"] for rule in proxy["ingress"]] == ["public", "admin"]
+    assert {rule["ports"][0]["port"]: rule["from"] for rule in model["ingress"]} == {
+        "admin": values["networkPolicy"]["admin"],
+        "model": values["networkPolicy"]["model"],
+    }
+    assert model["egress"] == proxy["egress"]
+
+
+def test_prometheus_finds_the_pods_of_the_model_port() -> None:
+    """As the same job: what they count is Headgate's."""
+    rendered = render(changed(values_of("production"), {"modelPort": {"ownDeployment": True}}))
+    wanted = rendered.one("ServiceMonitor")["spec"]["selector"]["matchLabels"].items()
+
+    assert wanted <= rendered.one("Service", "headgate-model-admin")["metadata"]["labels"].items()
+
+
 # --- the network
 
 
@@ -545,17 +610,32 @@ def test_the_alerts_are_the_projects_own_and_lead_to_the_runbooks() -> None:
     assert all(rule["annotations"]["runbook_url"].startswith(wiki + "/") for rule in alerts)
 
 
-def test_the_dashboards_are_the_projects_own() -> None:
-    """All three, for Grafana's sidecar."""
-    rendered = render(values_of("production"))
-    found = rendered.one("ConfigMap", "headgate-dashboards")
+def boards(rendered: Rendered) -> list[dict[str, Any]]:
+    """The dashboards of the ConfigMaps that Grafana's sidecar takes."""
+    maps = [each for each in rendered.objects if "grafana_dashboard" in each["metadata"]["labels"]]
+    return [json.loads(text) for each in maps for text in each["data"].values()]
 
-    assert found["metadata"]["labels"]["grafana_dashboard"] == "1"
+
+def test_the_dashboards_are_the_projects_own() -> None:
+    """All three, for Grafana's sidecar, each in a ConfigMap of its own; but for UID and title as they are."""
+    found = {each["uid"].rpartition("-")[0]: each for each in boards(render(values_of("production")))}
+
     for path in (CHART / "files" / "dashboards").glob("*.json"):
-        assert (
-            json.loads(found["data"][f"headgate-{path.name}"])["title"]
-            == json.loads(path.read_text())["title"]
-        )
+        own = json.loads(path.read_text())
+        there = found.pop(own["uid"])
+        assert there["title"] == f"{own['title']} (clinic/headgate)"
+        assert there["panels"][0] == own["panels"][0]
+    assert found == {}
+
+
+def test_the_dashboards_of_two_releases_are_two() -> None:
+    """In Grafana a UID is there once, and a title once in a folder."""
+    one = boards(render(values_of("production")))
+    other = boards(render(values_of("production", fullnameOverride="second")))
+
+    assert not {each["uid"] for each in one} & {each["uid"] for each in other}
+    assert not {each["title"] for each in one} & {each["title"] for each in other}
+    assert max(len(each["uid"]) for each in one) <= 40
 
 
 # --- the release
