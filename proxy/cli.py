@@ -1,4 +1,4 @@
-"""The command line: `headgate serve | check | demo | rollout`."""
+"""The command line: `headgate serve | check | demo | doctor | rollout`."""
 
 from importlib import import_module
 
@@ -9,6 +9,7 @@ from proxy.version import of_commit
 COMMANDS = {
     "check": "proxy.commands.check",
     "demo": "proxy.commands.demo",
+    "doctor": "proxy.commands.doctor",
     "rollout": "flags.rollout.commands",
     "serve": "proxy.commands.serve",
 }

@@ -41,7 +41,8 @@ WINGS = {
         "routed": "errors identity downstream http llm observe relay runs settings sources upstream viewers",
         "replicas": "errors identity http observe runs settings text upstream",
         "workers": "errors downstream observe runs settings",
-        "commands": "app demo errors llm.dialects observe settings workers",
+        "doctor": "errors llm llm.assembly llm.dialects outbound replicas settings",
+        "commands": "app demo doctor errors llm.dialects observe settings workers",
     },
     "flags.rollout": {
         "evidence": "",

@@ -1,0 +1,69 @@
+"""What is asked, and in which order: what costs nothing first, then what the command line names."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from proxy.doctor import flag_server, prometheus, providers, store, upstream
+from proxy.doctor.diagnosis import Diagnosis, skipped
+from proxy.outbound import origin
+from proxy.settings.settings import Settings
+
+
+@dataclass(frozen=True, slots=True)
+class Wishes:
+    """What was asked for beside the checks that cost nothing."""
+
+    models: Mapping[str, str] = field(default_factory=dict)
+    """Models that are called, by the names of their providers."""
+    model_key: str = field(default="", repr=False)
+    """The credential for that."""
+    prometheus: str = ""
+    """Its address; "" for none."""
+    has_proxy: bool = False
+    """Whether the environment names a proxy for outgoing requests."""
+
+
+async def examine(settings: Settings, wishes: Wishes, tell: Callable[[Diagnosis], None]) -> list[Diagnosis]:
+    """Every finding, each told as soon as it is there."""
+    found: list[Diagnosis] = []
+
+    def note(findings: Sequence[Diagnosis]) -> None:
+        for finding in findings:
+            found.append(finding)
+            tell(finding)
+
+    strict = settings.tls.strict
+    to = origin(settings.upstream, strict_tls=strict)
+    findings, _ = await upstream.look(settings.upstream.url, to.tls, settings.upstream.pool.keep_alive_s)
+    note(findings)
+    note(await _flags(settings))
+    note(await _store(settings))
+    for provider in settings.llm.providers if settings.llm else ():
+        note([await providers.reach(provider, strict=strict, has_proxy=wishes.has_proxy)])
+        if provider.name in wishes.models:
+            model = wishes.models[provider.name]
+            note([await providers.compare(provider, model, wishes.model_key, strict=strict)])
+    note([await _prometheus(settings, wishes)])
+    return found
+
+
+async def _flags(settings: Settings) -> list[Diagnosis]:
+    chosen = settings.flags
+    wanted = {route.flag for route in settings.routes} | {chosen.kill_flag}
+    if chosen.unleash is not None:
+        return await flag_server.look_at_server(chosen.unleash, wanted, strict=settings.tls.strict)
+    assert chosen.file is not None  # the settings have one of them
+    return [flag_server.look_at_file(chosen.file, wanted)]
+
+
+async def _store(settings: Settings) -> list[Diagnosis]:
+    chosen = settings.event_log.valkey
+    if chosen is None:
+        return [skipped(store.CHECK, "event_log.valkey is not set: each process knows its own runs alone")]
+    return await store.look(chosen.url.get_secret_value(), strict=settings.tls.strict)
+
+
+async def _prometheus(settings: Settings, wishes: Wishes) -> Diagnosis:
+    if not wishes.prometheus:
+        return skipped(prometheus.CHECK, "not asked", "--prometheus URL asks whether it has the series.")
+    return await prometheus.look(wishes.prometheus, [route.name for route in settings.routes])

@@ -1,0 +1,92 @@
+"""The store of runs: is it there, does it take the login and writes, does it evict? Reads only."""
+
+import asyncio
+from collections.abc import Mapping
+
+from proxy.doctor.diagnosis import Diagnosis, fail, ok, skipped, warn
+from proxy.replicas.valkey import Health, Link, StoreDown
+
+CHECK = "store"
+EVICTION = "store eviction"
+
+WITHIN_S = 5.0
+OLDEST = (6, 2)
+
+_REASONS = {
+    "AuthenticationError": (
+        "does not take the login, or wants one",
+        "Mend USER:PASSWORD@ in event_log.valkey.url.",
+    ),
+    "NoPermissionError": (
+        "does not let this user ask",
+        "Let the user of event_log.valkey.url read and write the keys of event_log.valkey.prefix.",
+    ),
+    "BusyLoadingError": ("is still loading its data", "Wait, and look again."),
+}
+"""By the class of the client's error."""
+_AWAY = (
+    "does not answer: {why}",
+    "Start it, or mend event_log.valkey.url: until it answers, each process knows its own runs alone.",
+)
+
+
+async def look(url: str, *, strict: bool) -> list[Diagnosis]:
+    """Args:
+    url: may hold a password, which no finding has.
+    strict: see `tls.strict`.
+    """
+    link = Link(url, Health(), (), WITHIN_S, strict_tls=strict)
+    try:
+        [_, about] = await link.call(("PING",), ("INFO",), probe=True)
+        found = _info(about)
+        policy = await _policy(link)
+    except StoreDown as exc:
+        seen, advice = _REASONS.get(str(exc), _AWAY)
+        return [fail(CHECK, seen.format(why=exc), advice), skipped(EVICTION, "no answer")]
+    finally:
+        await link.aclose()
+    return [served(found), evicting(policy or found.get("maxmemory_policy"), found.get("maxmemory"))]
+
+
+async def _policy(link: Link) -> str | None:
+    """None: the store does not say; managed ones often forbid to ask."""
+    try:
+        async with asyncio.timeout(WITHIN_S):
+            [said] = await link.call(("CONFIG", "GET", "maxmemory-policy"), probe=True)
+    except (StoreDown, TimeoutError):
+        return None
+    return said[1].decode() if isinstance(said, list) and len(said) == 2 else None
+
+
+def _info(said: object) -> Mapping[str, str]:
+    text = said.decode("utf-8", "replace") if isinstance(said, bytes) else ""
+    pairs = (line.partition(":") for line in text.splitlines() if ":" in line)
+    return {name: value.strip() for name, _, value in pairs}
+
+
+def served(found: Mapping[str, str]) -> Diagnosis:
+    """By what `INFO` says."""
+    version = found.get("valkey_version") or found.get("redis_version", "")
+    if found.get("role") == "slave":
+        return fail(CHECK, "is a replica, which takes no writes", "Set event_log.valkey.url to the primary.")
+    if found.get("redis_mode") == "cluster":
+        return fail(CHECK, "is a cluster", "Headgate needs one server: use a store without cluster mode.")
+    numbers = found.get("redis_version", "").split(".")
+    is_known = len(numbers) > 1 and all(part.isdigit() for part in numbers[:2])
+    if is_known and tuple(map(int, numbers[:2])) < OLDEST:
+        return fail(CHECK, f"has the version {version}", "Use Valkey, or Redis 6.2 or later.")
+    return ok(CHECK, f"answers, and takes the login{f'; version {version}' if version else ''}")
+
+
+def evicting(policy: str | None, maxmemory: str | None) -> Diagnosis:
+    if policy is None:
+        return skipped(EVICTION, "the store does not say", "See that its maxmemory-policy is noeviction.")
+    if policy == "noeviction":
+        return ok(EVICTION, "noeviction")
+    if maxmemory == "0":
+        return ok(EVICTION, f"{policy}, and no limit of memory that it would keep")
+    return warn(
+        EVICTION,
+        f"maxmemory-policy is {policy}: when memory is short, runs in flight go",
+        "Set maxmemory-policy noeviction: Headgate's keys expire by themselves.",
+    )
