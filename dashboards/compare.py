@@ -9,12 +9,19 @@ from dashboards.queries import quantile, rate
 ARMS = ("stream", "control")
 ARM = 'arm=~"stream|control"'
 OUTCOMES, SETTLED = "headgate_outcomes_total", "headgate_settled_seconds"
+EXPECTED = "headgate_expected_failures_total"
 
 
 def share(outcomes: str, more: str = ARM, by: str = "arm") -> str:
     """The share of settled requests with these outcomes, a second."""
     some = rate(OUTCOMES, by, f'{more},outcome=~"{outcomes}"')
     return f"{some} / {rate(OUTCOMES, by, more)}"
+
+
+def beyond_expected(arm: str) -> str:
+    """Failures of an arm for each one that its users' histories let expect."""
+    failed = rate(OUTCOMES, "job", f'{in_arm(arm)},outcome=~"{BAD}"')
+    return f"{failed} / {rate(EXPECTED, 'job', in_arm(arm))}"
 
 
 def in_arm(arm: str) -> str:
@@ -83,12 +90,16 @@ def _answers() -> list[Panel]:
         lines(
             About(
                 "Failed, in stream over control",
-                "1 is no difference; above it streaming does harm, or chance does.",
+                "1 is no difference; above it streaming does harm, or chance does. The second line is beside "
+                "what users' own histories let expect.",
                 "none",
                 lines=[(1, "yellow")],
             ),
             Query(
                 f"({share(BAD, in_arm('stream'), 'job')}) / ({share(BAD, in_arm('control'), 'job')})", "ratio"
+            ),
+            Query(
+                f"({beyond_expected('stream')}) / ({beyond_expected('control')})", "beyond what was expected"
             ),
         ),
         lines(

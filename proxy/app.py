@@ -70,6 +70,9 @@ from proxy.workers.link import Report, SupervisorLink
 from proxy.workers.process_metrics import ProcessMetrics
 from proxy.workers.sockets import Sockets
 
+FORGET_S = 3600.0
+"""Seconds between two looks for users who were not seen for so long that they are forgotten."""
+
 
 async def serve(
     settings: Settings,
@@ -368,6 +371,7 @@ async def _every_second(
     shared: ValkeyRuns | None,
 ) -> None:
     was_killed = False
+    forget_at = 0.0
     while True:
         if flag_source.killed and not was_killed:
             metrics.kill_flag_on.set_to_current_time()
@@ -380,6 +384,10 @@ async def _every_second(
             # Even without requests: users from before the flag changed belong to other arms.
             if (generation := generation_of(route.settings.flag, flags)) is not None:
                 metrics.by_route[route.name].users.start_generation(generation)
+        if time() >= forget_at:
+            forget_at = time() + FORGET_S
+            for counted in metrics.by_route.values():
+                counted.histories.forget(time())
         runs.evict()  # even without requests: texts are kept no longer than the settings say
         await asyncio.sleep(1)
 

@@ -7,12 +7,14 @@ import platform
 from collections.abc import Iterable
 from importlib.metadata import version
 from itertools import product
+from time import time
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from flags.decision import Arm, Decision, Mode, Reason
 from proxy.errors import Fault
 from proxy.identity import BUCKETS, Identity
+from proxy.observe.histories import Histories
 from proxy.observe.labels import Budget, CallResult, FaultPhase, PageResult
 from proxy.observe.settling import Settling
 from proxy.observe.users import Users
@@ -32,6 +34,9 @@ OUTCOMES = (
 )
 ANSWERED = frozenset({"complete", "recovered", "fell_back"})
 """Outcomes of requests that got a whole answer: their duration is observed."""
+BAD = frozenset({"failed", "truncated"})
+"""Outcomes by which a user has no answer, or not all of it."""
+COMPARED_ARMS = (Arm.STREAM, Arm.CONTROL)
 
 RECOVERY_RESULTS = ("recovered", "fell_back", "failed")
 
@@ -111,6 +116,13 @@ class RouteFamilies:
         )
         self.outcomes = counter(
             "outcomes", "Settled requests by arm and user bucket", "route", "arm", "bucket", "outcome"
+        )
+        self.expected_failures = counter(
+            "expected_failures",
+            "Failures that users' own histories let expect among settled requests, by arm and user bucket",
+            "route",
+            "arm",
+            "bucket",
         )
         self.settled_seconds = histogram(
             "settled_seconds",
@@ -226,7 +238,12 @@ class RouteMetrics:
             for key in product([a.value for a in Arm], map(str, range(BUCKETS)), OUTCOMES)
         }
         self.settled_seconds = {arm: families.settled_seconds.labels(name, arm) for arm in Arm}
-        self.users = Users({arm: families.users.labels(name, arm) for arm in (Arm.STREAM, Arm.CONTROL)})
+        self.expected_failures = {
+            key: families.expected_failures.labels(name, *key)
+            for key in product([a.value for a in COMPARED_ARMS], map(str, range(BUCKETS)))
+        }
+        self.users = Users({arm: families.users.labels(name, arm) for arm in COMPARED_ARMS})
+        self.histories = Histories()
         self.identity_verified = families.identity_verified.labels(name)
         self._settling = settling
         self.viewers = families.viewers.labels(name)
@@ -245,11 +262,30 @@ class RouteMetrics:
             began_at: when the request came, in seconds of the loop's clock.
             ended_at: when it ended, by the same clock.
         """
-        arm = decision.arm
+        arm, bucket = decision.arm, str(identity.bucket)
         self.users.add_ended(arm, identity.user, decision.generation)
+        amounts: dict[Counter, float] = {self.outcomes[arm.value, bucket, outcome]: 1}
+        if outcome in ANSWERED or outcome in BAD:
+            expected = self._expected(identity, arm, outcome in BAD)
+            if arm in COMPARED_ARMS:
+                amounts[self.expected_failures[arm.value, bucket]] = expected
         self._settling.add(
-            self.outcomes[arm.value, str(identity.bucket), outcome],
+            amounts,
             self.settled_seconds[arm] if outcome in ANSWERED else None,
             began_at,
             ended_at,
         )
+
+    def _expected(self, identity: Identity, arm: Arm, failed: bool) -> float:
+        """The chance of a failure that the user's history gave this request; then the history has it too.
+
+        Both compared arms stop adding to their users' histories. Control could go on; but then a change of
+        all failures since, as by an outage, would be in its histories alone, and would look like harm.
+        """
+        user = self.histories.name_of(identity.user, identity.tenant)
+        expected = self.histories.expected(user)
+        if arm is Arm.REST:
+            self.histories.add(user, time(), failed)
+        elif arm is Arm.CONTROL:
+            self.histories.check(user, failed)
+        return expected

@@ -10,7 +10,7 @@ import asyncio
 import logging
 from array import array
 from asyncio.events import TimerHandle
-from collections import Counter as Counts
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from prometheus_client import Counter, Histogram
@@ -26,12 +26,13 @@ MAX_PENDING = 500_000
 
 @dataclass(slots=True)
 class _Slot:
-    counts: Counts[Counter] = field(default_factory=Counts)
+    requests: int = 0
+    amounts: dict[Counter, float] = field(default_factory=dict)
     durations: dict[Histogram, "array[float]"] = field(default_factory=dict)
 
     def settle(self) -> None:
-        for counter, number in self.counts.items():
-            counter.inc(number)
+        for counter, amount in self.amounts.items():
+            counter.inc(amount)
         for histogram, durations in self.durations.items():
             for duration_s in durations:
                 histogram.observe(duration_s)
@@ -54,11 +55,19 @@ class Settling:
         self._closed = False
         self.pending = 0
 
-    def add(self, counter: Counter, histogram: Histogram | None, began_at: float, ended_at: float) -> None:
-        """A request has ended. Times are the loop's. A histogram also observes the duration."""
+    def add(
+        self,
+        amounts: Mapping[Counter, float],
+        histogram: Histogram | None,
+        began_at: float,
+        ended_at: float,
+    ) -> None:
+        """A request has ended, and adds these amounts. Times are the loop's. A histogram also observes the
+        duration."""
         due_at = began_at + self._settle_s
         if due_at <= ended_at or self._closed:
-            counter.inc()
+            for counter, amount in amounts.items():
+                counter.inc(amount)
             if histogram is not None:
                 histogram.observe(ended_at - began_at)
             return
@@ -69,7 +78,9 @@ class Settling:
         if slot is None:
             slot = self._slots[number] = _Slot()
             self._wait()
-        slot.counts[counter] += 1
+        slot.requests += 1
+        for counter, amount in amounts.items():
+            slot.amounts[counter] = slot.amounts.get(counter, 0.0) + amount
         if histogram is not None:
             slot.durations.setdefault(histogram, array("d")).append(ended_at - began_at)
         self.pending += 1
@@ -89,7 +100,7 @@ class Settling:
 
     def _settle(self, number: int) -> None:
         slot = self._slots.pop(number)
-        self.pending -= slot.counts.total()
+        self.pending -= slot.requests
         slot.settle()
 
     def _make_room(self) -> None:

@@ -48,6 +48,7 @@ FAMILIES = {
     "recoveries_total": {"route", "fault", "result"},
     "parity_total": {"route", "result"},
     "outcomes_total": {"route", "arm", "bucket", "outcome"},
+    "expected_failures_total": {"route", "arm", "bucket"},
     "settled_seconds": {"route", "arm"},
     "users": {"route", "arm"},
     "viewers": {"route"},
@@ -142,6 +143,10 @@ async def test_all_label_sets_exist_from_the_first_scrape(tmp_path: Path) -> Non
         "headgate_upgrades_open",
         'headgate_relay_overhead_seconds_count{route="unmatched"}',
         'headgate_viewers{route="start"}',
+    ]
+    expected += [
+        f'headgate_expected_failures_total{{arm="{a}",bucket="{b}",route="start"}}'
+        for a, b in product((Arm.STREAM, Arm.CONTROL), range(BUCKETS))
     ]
     expected += [f'headgate_users{{arm="{a}",route="start"}}' for a in (Arm.STREAM, Arm.CONTROL)]
     expected += [f'headgate_settled_seconds_count{{arm="{a}",route="start"}}' for a in Arm]

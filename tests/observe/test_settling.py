@@ -45,7 +45,7 @@ async def test_every_request_counts_once_and_never_before_it_settles() -> None:
         if began_at is None:
             settling.settle(now)
         else:
-            settling.add(figures.counter, figures.histogram, began_at, now)
+            settling.add({figures.counter: 1}, figures.histogram, began_at, now)
             continue
         due = [max(ended_at, began_at + SETTLE_S) for ended_at, began_at in ends if ended_at <= now]
         assert sum(at + SLOT_S <= now for at in due) <= figures.count <= sum(at <= now for at in due)
@@ -62,7 +62,7 @@ async def test_over_the_bound_the_oldest_settle_early(caplog: pytest.LogCaptureF
     settling = Settling(SETTLE_S, max_pending=10)
 
     for second in range(100):
-        settling.add(figures.counter, None, second, second)
+        settling.add({figures.counter: 1}, None, second, second)
 
     assert settling.pending == 10
     assert figures.count == 90
@@ -75,10 +75,10 @@ async def test_a_process_that_ends_counts_what_it_has() -> None:
     """At once, and from then on what ends when it ends; nothing twice."""
     figures = Figures()
     settling = Settling(SETTLE_S)
-    settling.add(figures.counter, figures.histogram, 0, 1)
+    settling.add({figures.counter: 1}, figures.histogram, 0, 1)
 
     settling.close()
-    settling.add(figures.counter, None, 0, 2)
+    settling.add({figures.counter: 1}, None, 0, 2)
     settling.close()
 
     assert (figures.count, settling.pending) == (2, 0)
@@ -91,7 +91,7 @@ async def test_the_timer_settles_without_any_request() -> None:
     settling = Settling(SLOT_S)
     now = asyncio.get_running_loop().time()
     for late_s in (0, SLOT_S / 2, SLOT_S):
-        settling.add(figures.counter, None, now + late_s, now + late_s)
+        settling.add({figures.counter: 1}, None, now + late_s, now + late_s)
 
     await eventually(lambda: figures.count == 3)
 

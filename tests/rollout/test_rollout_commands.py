@@ -130,6 +130,19 @@ async def test_an_observed_share_that_is_not_the_written_one_explains_itself(des
     assert said in shown.output
 
 
+async def test_a_rollout_whose_proxies_expect_nothing_says_so(desk: Desk) -> None:
+    """They are older: nothing is wrong, and harm among users who differ is seen later."""
+    await desk.has_begun(25)
+    said = "Proxies did not say what they expect"
+    before = await desk.types("status")
+    with desk.rolling.running() as running:
+        await running.ticks(1)
+    after = await desk.types("status")
+
+    assert said not in " ".join(before.output.split())
+    assert said in " ".join(after.output.split())
+
+
 @pytest.mark.parametrize(
     ("share", "streamed", "settled", "in_step_s", "said"),
     [

@@ -31,6 +31,10 @@ class Scraped(Protocol):
     def address(self) -> str: ...
 
 
+EXPECTED = 2.0**-7
+"""The chance of failure that a page's users are given."""
+
+
 class ProxyPage:
     """A proxy's `/metrics`, as far as rollouts read it. Begins when told: until then nobody listens."""
 
@@ -49,6 +53,9 @@ class ProxyPage:
         self.registry = registry
         self._outcomes = Counter(
             "headgate_outcomes", "…", ["route", "arm", "bucket", "outcome"], registry=registry
+        )
+        self._expected = Counter(
+            "headgate_expected_failures", "…", ["route", "arm", "bucket"], registry=registry
         )
         self._settled = Histogram(
             "headgate_settled_seconds", "…", ["route", "arm"], buckets=REQUEST_S, registry=registry
@@ -71,6 +78,8 @@ class ProxyPage:
             Gauge("process_start_time_seconds", "…", registry=registry).set(time.time())
         for arm, bucket, outcome in product(ARMS, range(16), OUTCOMES):
             self._outcomes.labels(self._route, arm, bucket, outcome)
+        for arm, bucket in product(ARMS, range(16)):
+            self._expected.labels(self._route, arm, bucket)
         for arm in ARMS:
             self._settled.labels(self._route, arm)
             self._users.labels(self._route, arm)
@@ -97,6 +106,7 @@ class ProxyPage:
         """Requests of one arm, of users in the bucket 3."""
         for _ in range(times):
             self._settled.labels(self._route, arm).observe(seconds)
+            self._expected.labels(self._route, arm, 3).inc(EXPECTED)
             self._outcomes.labels(self._route, arm, 3, outcome).inc()  # last: by it tests know a scrape
 
     def show(self, first_s: float) -> None:

@@ -31,6 +31,10 @@ APART = frozenset({"client_left", "cancelled", "shutdown"})
 """Shown by arm, and in no comparison: they say nothing about the answer."""
 
 
+EXPECTED_UNITS = 1 << 20
+"""Of expected failures in one failure: they are whole numbers too."""
+
+
 @dataclass(frozen=True, slots=True)
 class Tail:
     """How many of all were over a limit."""
@@ -60,6 +64,9 @@ class Batch:
     """Runs that lost their live text beside a call that went on: `recovered`, `fell_back`, `failed`."""
     parity: Mapping[str, int] = field(default_factory=dict)
     """Sections compared with the batch answer, by result."""
+    expected: Mapping[tuple[str, int], int] | None = None
+    """Failures that users' histories let expect, by arm and user bucket, EXPECTED_UNITS to one. None: a proxy
+    does not say so, or the journal is of an older release."""
     users: Mapping[str, int] = field(default_factory=dict)
     """Different users since the share last changed, at least, by arm. A level, not a difference."""
 
@@ -67,10 +74,14 @@ class Batch:
         """Requests of one arm with one of these outcomes."""
         return sum(n for (of, _, outcome), n in self.outcomes.items() if of == arm and outcome in outcomes)
 
+    def total_expected(self, arm: str) -> int:
+        """Failures that were expected of one arm, in units of 1/EXPECTED_UNITS; 0 where nobody says so."""
+        return sum(n for (of, _), n in (self.expected or {}).items() if of == arm)
+
 
 def batch_body(batch: Batch) -> dict[str, Any]:
     """The batch as JSON, for `batch_from_body`. Zeros are left out."""
-    return {
+    body = {
         "since_s": batch.since_s,
         "until_s": batch.until_s,
         "step": batch.step,
@@ -85,10 +96,14 @@ def batch_body(batch: Batch) -> dict[str, Any]:
         "parity": {result: count for result, count in sorted(batch.parity.items()) if count},
         "users": dict(sorted(batch.users.items())),
     }
+    if batch.expected is not None:
+        body["expected"] = [[*key, units] for key, units in sorted(batch.expected.items()) if units]
+    return body
 
 
 def batch_from_body(said: Mapping[str, Any]) -> Batch:
     """The batch that `batch_body` made this of; equal to it in all that is not 0."""
+    expected = said.get("expected")
     return Batch(
         since_s=said["since_s"],
         until_s=said["until_s"],
@@ -98,5 +113,6 @@ def batch_from_body(said: Mapping[str, Any]) -> Batch:
         first_content={limit_s: Tail(over, every) for limit_s, over, every in said["first_content"]},
         recoveries=said["recoveries"],
         parity=said["parity"],
+        expected=None if expected is None else {(arm, bucket): units for arm, bucket, units in expected},
         users=said["users"],
     )

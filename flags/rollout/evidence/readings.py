@@ -28,9 +28,10 @@ from itertools import accumulate, product
 from typing import NamedTuple, Protocol, TypeVar
 
 from flags.errors import EvidenceError, InvalidReading, ReadingProblem
-from flags.rollout.evidence.evidence import REST, Batch, ComparedArm, Tail
+from flags.rollout.evidence.evidence import EXPECTED_UNITS, REST, Batch, ComparedArm, Tail
 
 OUTCOMES = "headgate_outcomes_total"
+EXPECTED = "headgate_expected_failures_total"
 SETTLED_S = "headgate_settled_seconds_bucket"
 FIRST_CONTENT_S = "headgate_first_content_seconds_bucket"
 RECOVERIES = "headgate_recoveries_total"
@@ -44,6 +45,7 @@ OF_PROCESSES = (STARTED, KILLED)
 
 LABELS: Mapping[str, tuple[str, ...]] = {
     OUTCOMES: ("route", "arm", "bucket", "outcome"),
+    EXPECTED: ("route", "arm", "bucket"),
     SETTLED_S: ("route", "arm", "le"),
     FIRST_CONTENT_S: ("route", "source", "le"),
     RECOVERIES: ("route", "fault", "result"),
@@ -248,9 +250,10 @@ def _edge(metric: str, text: str | float) -> str:
 
 
 def _count(series: Series, value: float) -> int:
-    if not (0 <= value < EXACT) or value != int(value):
+    units = EXPECTED_UNITS * value if series.metric == EXPECTED else value
+    if not (0 <= units < EXACT) or units != int(units):
         raise InvalidReading(f"{series} is {value}: no counter can be that")
-    return int(value)
+    return int(units)
 
 
 def between(before: Reading, after: Reading, step: int, *, rest_by_bucket: bool = False) -> Batch:
@@ -282,8 +285,22 @@ def between(before: Reading, after: Reading, step: int, *, rest_by_bucket: bool 
         first_content=_tails(grown, FIRST_CONTENT_S, lambda labels: float(labels[2])),
         recoveries=_summed(grown, RECOVERIES, lambda labels: labels[2]),
         parity=_summed(grown, PARITY, lambda labels: labels[1]),
+        expected=_summed(grown, EXPECTED, lambda labels: (labels[1], int(labels[2])))
+        if _all_expect(after)
+        else None,
         users=dict(after.users),
     )
+
+
+def _all_expect(reading: Reading) -> bool:
+    """Whether each process whose requests count says what was expected of them, for each of its routes."""
+    every = [series for page in reading.departed for series in page.counters]
+    every += reading.counters
+    routes = {
+        metric: {(series.instance, series.labels[0]) for series in every if series.metric == metric}
+        for metric in (OUTCOMES, EXPECTED)
+    }
+    return bool(routes[EXPECTED]) and routes[OUTCOMES] <= routes[EXPECTED]
 
 
 def carried(before: Reading, after: Reading) -> Reading:

@@ -25,6 +25,9 @@ MOST_CHARS = 130
 """The most characters of one line; `--json` has the rest."""
 
 
+NO_HISTORIES = "Proxies did not say what they expect: where users differ, harm shows later."
+
+
 class ExitCode(IntEnum):
     """Exit codes of `headgate rollout status`."""
 
@@ -149,7 +152,10 @@ def shown(status: Status, now_s: float) -> RenderableType:
     """The status as text for a terminal."""
     if not status.run:
         return Text("No rollout yet. `headgate rollout run` begins one.")
-    return Group(_head(status, now_s), _evidence(status))
+    parts = [_head(status, now_s), _evidence(status)]
+    if status.answers and any(verdict.get("histories") is False for verdict in status.verdicts):
+        parts.append(Text(NO_HISTORIES))
+    return Group(*parts)
 
 
 def _head(status: Status, now_s: float) -> RenderableType:

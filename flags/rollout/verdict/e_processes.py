@@ -257,7 +257,7 @@ def _rate(odds: Vector) -> Vector:
     return rates
 
 
-def dispersion(bad: Vector, every: Vector) -> float:
+def dispersion(bad: Vector, every: Vector, weights: Vector | None = None) -> float:
     """How much more bad events differ between groups of users than chance makes them; at least 1.
 
     Pearson's statistic over its degrees of freedom, of all arms together and of each against its own rate:
@@ -267,13 +267,19 @@ def dispersion(bad: Vector, every: Vector) -> float:
 
     It is estimated from the same counts that the e-processes use. That is harmless: a dispersion of 1 or more
     adds at most 1 to an e-value, since it only shrinks each log likelihood ratio towards 0.
+
+    Args:
+        bad: events of each group, a row for each arm.
+        every: the requests among which they are.
+        weights: what was expected of each group, in any unit; None: as many as it has requests.
     """
     pearson, free = 0.0, 0
-    for failed, total in zip(np.atleast_2d(bad), np.atleast_2d(every), strict=True):
-        seen = total > 0
+    rows = (np.atleast_2d(counts) for counts in (bad, every, every if weights is None else weights))
+    for failed, total, weight in zip(*rows, strict=True):
+        seen = weight > 0
         rate = failed.sum() / max(1.0, total.sum())
         if seen.sum() > 1 and 0 < rate < 1:
-            expected = total[seen] * rate
+            expected = weight[seen] * (failed.sum() / weight.sum())
             pearson += float((((failed[seen] - expected) ** 2) / (expected * (1 - rate))).sum())
             free += int(seen.sum()) - 1
     return max(1.0, pearson / free) if free else 1.0

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
+from numpy.typing import NDArray
 
 from flags.rollout.evidence.evidence import APART, BAD, ELIGIBLE, Batch, ComparedArm
 from flags.rollout.policy.guardrails import (
@@ -53,8 +54,11 @@ class Evaluator:
         self._tests = [_TESTS[type(rail)](rail, budget, len(exposures)) for rail in guardrails]
         self._shares = _shares_written(exposures)
         self._users_ever: dict[str, int] = {}
-        self._bad = np.zeros((len(_ROWS), BUCKETS))
-        self._total = np.zeros((len(_ROWS), BUCKETS))
+        self._bad, self._total = np.zeros((2, len(_ROWS), BUCKETS))
+        self._histories: bool | None = None
+        """Whether the proxies say what is expected, as of the first answers; None: there were none."""
+        self._foreseen = np.zeros((3, len(_ROWS), BUCKETS))
+        """Bad answers, all answers and expected failures, of batches that say what was expected."""
         self._users_before: Mapping[str, int] = {}
         self.enter(0)
 
@@ -74,18 +78,29 @@ class Evaluator:
                 f"evidence of step {batch.step} says nothing of step {self._step}: enter it first"
             )
         _refuse_invalid(batch)
-        batch = self._with_users_of_step(batch)
+        batch = self._with_expected(self._with_users_of_step(batch))
         for arm in ComparedArm:
             self._answers[arm] = self._answers.get(arm, 0) + batch.total(arm, ELIGIBLE)
             # A restarted proxy has forgotten its users, who were there all the same.
             for users in (self._users, self._users_ever):
                 users[arm] = max(users.get(arm, 0), batch.users.get(arm, 0))
-        for (of, bucket, outcome), count in batch.outcomes.items():
-            if of in _ROWS and outcome in ELIGIBLE:
-                self._total[_ROWS[of], bucket] += count
-                self._bad[_ROWS[of], bucket] += count if outcome in BAD else 0
+        counts = _by_bucket(batch)
+        self._bad += counts[0]
+        self._total += counts[1]
+        if batch.expected is not None:
+            self._foreseen += counts
         for test in self._tests:
             test.add(batch)
+
+    def _with_expected(self, batch: Batch) -> Batch:
+        """The batch, without what was expected if proxies did not say so from the first answers on.
+
+        A rollout that began without it ends without it: whether the second e-process takes part would else
+        depend on how the first one stands, and the mean of both would be no e-process.
+        """
+        if self._histories is None and any(batch.total(arm, ELIGIBLE) for arm in ComparedArm):
+            self._histories = batch.expected is not None
+        return batch if self._histories else replace(batch, expected=None)
 
     def _with_users_of_step(self, batch: Batch) -> Batch:
         """The batch, without users as long as proxies still count those of the share before."""
@@ -104,8 +119,21 @@ class Evaluator:
             users=self._users,
             users_ever=self._users_ever,
             dispersion=dispersion(self._bad, self._total),
+            dispersion_of_expected=dispersion(*self._foreseen),
         )
         return tuple(test.verdict(context) for test in self._tests)
+
+
+def _by_bucket(batch: Batch) -> NDArray[np.float64]:
+    """Bad answers, all answers, and expected failures, of each arm and bucket."""
+    counts = np.zeros((3, len(_ROWS), BUCKETS))
+    for (of, bucket, outcome), count in batch.outcomes.items():
+        if of in _ROWS and outcome in ELIGIBLE:
+            counts[1, _ROWS[of], bucket] += count
+            counts[0, _ROWS[of], bucket] += count if outcome in BAD else 0
+    for (of, bucket), units in (batch.expected or {}).items():
+        counts[2, _ROWS[of], bucket] += units
+    return counts
 
 
 def _shares_written(exposures: Sequence[Exposure]) -> tuple[int, ...]:
@@ -119,18 +147,27 @@ def _shares_written(exposures: Sequence[Exposure]) -> tuple[int, ...]:
 
 def _refuse_invalid(batch: Batch) -> None:
     for _, bucket, outcome in batch.outcomes:
-        if bucket not in range(BUCKETS):
-            raise ValueError(f"outcomes holds the bucket {bucket!r}: buckets are 0 to {BUCKETS - 1}")
+        _refuse_bucket("outcomes", bucket)
         if outcome not in ELIGIBLE | APART:
             raise ValueError(f"outcomes holds {outcome!r}: nobody knows whether that is bad")
+    for arm, bucket in batch.expected or {}:
+        _refuse_bucket("expected", bucket)
+        if arm not in _ROWS:
+            raise ValueError(f"expected holds the arm {arm!r}: it is not compared")
     for name, counts in _counts(batch):
         for count in counts:
             if type(count) is not int or count < 0:
                 raise ValueError(f"{name} holds {count!r}: counts are whole numbers from 0 on")
 
 
+def _refuse_bucket(name: str, bucket: int) -> None:
+    if bucket not in range(BUCKETS):
+        raise ValueError(f"{name} holds the bucket {bucket!r}: buckets are 0 to {BUCKETS - 1}")
+
+
 def _counts(batch: Batch) -> Iterator[tuple[str, Iterable[int]]]:
     yield "outcomes", batch.outcomes.values()
+    yield "expected", (batch.expected or {}).values()
     yield "seconds", [n for tail in batch.seconds.values() for n in (tail.over, tail.all - tail.over)]
     yield "first_content", [n for t in batch.first_content.values() for n in (t.over, t.all - t.over)]
     yield "recoveries", batch.recoveries.values()

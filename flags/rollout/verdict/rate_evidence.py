@@ -1,11 +1,13 @@
 """Evidence on a rate: its e-processes over the steps, their thresholds, and the verdict. Pure."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+from flags.rollout.evidence.evidence import BAD, Batch, ComparedArm
 from flags.rollout.policy.guardrails import Action, Ceiling, ErrorBudget, Exposure, RateRatio
 from flags.rollout.verdict.e_processes import EProcess, JointNull, RateNull, RatioNull, Vector
-from flags.rollout.verdict.step_context import CONCLUSIONS, SampleSize, figure, log10, sentence
+from flags.rollout.verdict.step_context import CONCLUSIONS, SampleSize, Tally, figure, log10, sentence
 from flags.rollout.verdict.verdict import Finding, Verdict
 
 ALL_STEPS_WEIGHT = 2 / 3
@@ -35,30 +37,26 @@ class Thresholds:
         return Action.HOLD if harm >= self.hold else None
 
 
-class RateEvidence:
-    """E-processes against "no harm", for all steps and for each, and against "harm", for the present step."""
+class HarmEvidence:
+    """E-processes against "no harm": one for all steps, and one for each."""
 
-    def __init__(self, no_harm: RatioNull | RateNull, harm: JointNull | RateNull, steps: int) -> None:
+    def __init__(self, no_harm: RatioNull | RateNull, steps: int) -> None:
         self._no_harm = no_harm
-        self._harm = harm
         self._steps = steps
         self._all_steps = no_harm.e_process()
         self._by_step: dict[int, EProcess] = {}
         self._this_step = no_harm.e_process()
-        self._safety = harm.e_process()
 
     def enter(self, step: int) -> None:
         # A step that comes back goes on with its own e-process: one that starts again at 1 has a higher rate
         # of false alarms.
         self._this_step = self._by_step.setdefault(step, self._no_harm.e_process())
-        self._safety = self._harm.e_process()
 
-    def add(self, of_harm: Vector, of_safety: Vector) -> None:
-        self._all_steps.logs += of_harm
-        self._this_step.logs += of_harm
-        self._safety.logs += of_safety
+    def add(self, increments: Vector) -> None:
+        self._all_steps.logs += increments
+        self._this_step.logs += increments
 
-    def harm(self, dispersion: float) -> float:
+    def log(self, dispersion: float) -> float:
         """The log of their weighted mean, which is an e-process too; steps that have not begun stand at 1."""
         each = (1 - ALL_STEPS_WEIGHT) / self._steps
         logs = [math.log(ALL_STEPS_WEIGHT) + self._all_steps.log(dispersion)]
@@ -66,11 +64,74 @@ class RateEvidence:
         waiting = (self._steps - len(self._by_step)) * each
         if waiting > 0:
             logs.append(math.log(waiting))
-        most = max(logs)
-        return most + math.log(sum(math.exp(log - most) for log in logs))
+        return _log_sum(logs)
+
+
+class RateEvidence:
+    """Evidence of harm, over all steps, and an e-process against "harm", for the present step."""
+
+    def __init__(self, no_harm: RatioNull | RateNull, harm: JointNull | RateNull, steps: int) -> None:
+        self._harm = harm
+        self._of_harm = HarmEvidence(no_harm, steps)
+        self._safety = harm.e_process()
+
+    def enter(self, step: int) -> None:
+        self._of_harm.enter(step)
+        self._safety = self._harm.e_process()
+
+    def add(self, of_harm: Vector, of_safety: Vector) -> None:
+        self._of_harm.add(of_harm)
+        self._safety.logs += of_safety
+
+    def harm(self, dispersion: float) -> float:
+        return self._of_harm.log(dispersion)
 
     def safety(self, dispersion: float) -> float:
         return self._safety.log(dispersion)
+
+
+class ExpectedEvidence:
+    """Evidence of harm by the stream arm's share of *expected* failures, where today's rule has its share of
+    requests. Users who fail more often than others are expected to, so that they are no noise.
+
+    It begins with the first batch that says what was expected. Batches that do not are left out: which
+    those are depends on the proxies' versions, and not on what failed.
+    """
+
+    def __init__(self, no_harm: RatioNull, steps: int) -> None:
+        self._no_harm = no_harm
+        self._of_harm = HarmEvidence(no_harm, steps)
+        self._pending = {arm: Tally() for arm in ComparedArm}
+        self.has_begun = False
+
+    def enter(self, step: int) -> None:
+        self._of_harm.enter(step)
+        self._pending = {arm: Tally() for arm in ComparedArm}
+
+    def add(self, batch: Batch) -> None:
+        if batch.expected is None:
+            return
+        self.has_begun = True
+        for arm, tally in self._pending.items():
+            tally.add(batch.total(arm, BAD), batch.total_expected(arm))
+        stream, control = self._pending[ComparedArm.STREAM], self._pending[ComparedArm.CONTROL]
+        if not (stream.total and control.total):
+            return
+        share = stream.total / (stream.total + control.total)
+        self._of_harm.add(self._no_harm.log_increments(stream.bad, control.bad, share))
+        self._pending = {arm: Tally() for arm in ComparedArm}
+
+    def mean(self, of_requests: float, dispersion: float) -> float:
+        """The log of the mean of two e-values: this one, and that by the share of requests. It is an e-value,
+        and at most 0.7 below the larger of them. Before it begins it is the other one."""
+        if not self.has_begun:
+            return of_requests
+        return _log_sum([of_requests, self._of_harm.log(dispersion)]) - math.log(2)
+
+
+def _log_sum(logs: Sequence[float]) -> float:
+    most = max(logs)
+    return most + math.log(sum(math.exp(log - most) for log in logs))
 
 
 def rate_verdict(

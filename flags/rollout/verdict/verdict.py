@@ -38,3 +38,5 @@ class Verdict:
     users: int = 0
     """The smaller arm's, at least."""
     users_needed: int = 0
+    histories: bool | None = None
+    """Whether users' own histories are in the evidence of harm; None: this test has no use for them."""

@@ -11,9 +11,10 @@ from hypothesis import strategies as st
 from flags.errors import EvidenceError, InvalidReading, ReadingProblem
 from flags.rollout.evidence import readings
 from flags.rollout.evidence.departed import Scrape, last_scrapes
-from flags.rollout.evidence.evidence import Batch, Tail
+from flags.rollout.evidence.evidence import EXPECTED_UNITS, Batch, Tail
 from flags.rollout.evidence.readings import (
     CARRY_S,
+    EXPECTED,
     FIRST_CONTENT_S,
     OUTCOMES,
     PARITY,
@@ -563,3 +564,36 @@ def test_the_rest_is_counted_and_compared_with_nobody() -> None:
 
     assert between(before, after, 1).outcomes == {("rest", 0, "complete"): 4}
     assert between(before, after, 1).users == {}
+
+
+def expecting(page: Mapping[tuple[str, ...], int], expected: float | None) -> list[Sample]:
+    """The samples of one page; None: its proxy is older, and expects nothing."""
+    samples = [failed(n, outcome=labels[-1]) for labels, n in page.items()]
+    if expected is not None:
+        samples.append(sample(EXPECTED, expected, arm="stream", bucket="3"))
+    return samples
+
+
+def test_what_was_expected_comes_with_what_came() -> None:
+    """Of parts of failures, as whole numbers of small units."""
+    before = gather(0, expecting({FAILED: 1}, 0.5), {"a": 0.0}, WANTED)
+    after = gather(60, expecting({FAILED: 3}, 1.25), {"a": 60.0}, WANTED)
+
+    assert between(before, after, 0).expected == {("stream", 3): EXPECTED_UNITS * 3 // 4}
+
+
+def test_where_one_proxy_expects_nothing_nothing_is_expected() -> None:
+    """Its failures count, and what was expected of them is not known: that is not zero."""
+    before = gather(0, expecting({FAILED: 1}, 0.5), {"a": 0.0}, WANTED)
+    older = [failed(5, "b")]
+    after = gather(60, [*expecting({FAILED: 3}, 1.25), *older], {"a": 60.0, "b": 60.0}, WANTED)
+
+    assert between(before, after, 0).expected is None
+    assert between(before, replace(after, counters=before.counters), 0).expected == {}
+
+
+@pytest.mark.parametrize("value", [-0.5, 0.3, float("nan"), 2.0**60])
+def test_a_sum_that_is_not_exact_is_refused(value: float) -> None:
+    """Somebody else has added it up, and its differences would be somebody's guess."""
+    with pytest.raises(InvalidReading, match="no counter can be that"):
+        gather(0, expecting({FAILED: 1}, value), {"a": 0.0}, WANTED)

@@ -8,11 +8,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
+from numpy.typing import NDArray
 
-from flags.rollout.evidence.evidence import Batch
+from flags.rollout.evidence.evidence import EXPECTED_UNITS, Batch
 from flags.rollout.policy.guardrails import Action, ErrorBudget, Exposure, Guardrail
 from flags.rollout.verdict.evaluator import BUCKETS, Evaluator
 from flags.rollout.verdict.verdict import Finding, Verdict
+from proxy.observe.histories import Histories
 
 ARMS = ("stream", "control")
 LOOK_MINUTES = 10
@@ -30,6 +32,8 @@ class World:
     users: int = 2000
     spread: float = 0.0
     """Squared coefficient of variation of the users' rates; 0: all are alike."""
+    history_hours: float = 0.0
+    """For which the proxy has known its users when it begins; 0: it says nothing of what it expects."""
     hours: Sequence[float] = (12, 12, 12, 16, 16)
     shares: Sequence[int] = (1, 5, 10, 25, 50)
 
@@ -62,39 +66,84 @@ class Path:
                 self.safe_steps.add(step)
 
 
+@dataclass
+class Users:
+    """Who they are, and what a proxy knows of them."""
+
+    world: World
+    random: np.random.Generator
+    histories: Histories = field(default_factory=lambda: Histories(b"key"))
+
+    def __post_init__(self) -> None:
+        world, random = self.world, self.random
+        self.place = random.integers(1, 101, world.users)
+        self.bucket = random.integers(0, BUCKETS, world.users)
+        asks = random.gamma(1.0, 1.0, world.users) if world.spread else np.ones(world.users)
+        self.asks = asks * (world.per_minute * LOOK_MINUTES / world.users)
+        shape = 1 / world.spread if world.spread else np.inf
+        fails = random.gamma(shape, 1 / shape, world.users) if world.spread else np.ones(world.users)
+        self.fails = np.minimum(1.0, world.rate * fails)
+        self.names = [number.to_bytes(8) for number in range(world.users)]
+        for _ in range(round(world.history_hours * 60 / LOOK_MINUTES)):
+            asked = random.poisson(self.asks)
+            self.learn(np.ones(world.users, bool), asked, random.binomial(asked, self.fails))
+
+    def learn(self, of: NDArray[np.bool_], asked: NDArray[np.int64], failed: NDArray[np.int64]) -> None:
+        """What users of neither arm did."""
+        for user in np.flatnonzero(of & (asked > 0)).tolist():
+            self.histories.add(self.names[user], 0.0, int(failed[user]), int(asked[user]))
+
+    def expected(self, of: NDArray[np.bool_], asked: NDArray[np.int64]) -> dict[int, int]:
+        """Failures that are expected of users of an arm, by bucket, in EXPECTED_UNITS."""
+        found: dict[int, int] = {}
+        for user in np.flatnonzero(of & (asked > 0)).tolist():
+            bucket, chance = int(self.bucket[user]), self.histories.expected(self.names[user])
+            found[bucket] = found.get(bucket, 0) + round(int(asked[user]) * chance * EXPECTED_UNITS)
+        return found
+
+
 def batches(world: World, random: np.random.Generator) -> Iterator[Batch]:
     """One rollout's evidence, look by look."""
-    place = random.integers(1, 101, world.users)
-    bucket = random.integers(0, BUCKETS, world.users)
-    asks = random.gamma(1.0, 1.0, world.users) if world.spread else np.ones(world.users)
-    asks *= world.per_minute * LOOK_MINUTES / world.users
-    shape = 1 / world.spread if world.spread else np.inf
-    fails = world.rate * (random.gamma(shape, 1 / shape, world.users) if world.spread else 1.0)
-    since = 0
+    users = Users(world, random)
+    look = 0
     for step, (share, hours) in enumerate(zip(world.shares, world.hours, strict=True)):
-        looks = round(hours * 60 / LOOK_MINUTES)
-        inside = (place <= share, place > 100 - min(share, 100 - share))
-        every, bad, users = {}, {}, {}
-        for arm, within, ratio in zip(ARMS, inside, (world.ratio, 1.0), strict=True):
-            asked = random.poisson(asks[within], (looks, int(within.sum())))
-            failed = random.binomial(asked, np.minimum(1.0, fails * np.ones(world.users) * ratio)[within])
-            sorted_in = np.eye(BUCKETS, dtype=int)[bucket[within]]
-            every[arm], bad[arm] = asked @ sorted_in, failed @ sorted_in
-            users[arm] = (asked.cumsum(axis=0) > 0).sum(axis=1)
-        for look in range(looks):
-            outcomes = {}
-            for arm in ARMS:
-                for b in np.flatnonzero(every[arm][look]).tolist():
-                    n, x = int(every[arm][look, b]), int(bad[arm][look, b])
-                    outcomes[arm, b, "complete"], outcomes[arm, b, "failed"] = n - x, x
+        arms = {
+            "stream": (users.place <= share, world.ratio),
+            "control": (users.place > 100 - min(share, 100 - share), 1.0),
+        }
+        rest = ~(arms["stream"][0] | arms["control"][0])
+        met = np.zeros(world.users, bool)
+        for _ in range(round(hours * 60 / LOOK_MINUTES)):
+            ratios = np.ones(world.users)
+            for within, ratio in arms.values():
+                ratios[within] = ratio
+            asked = random.poisson(users.asks)
+            failed = random.binomial(asked, np.minimum(1.0, users.fails * ratios))
+            met |= asked > 0
+            expected, outcomes = {}, {}
+            for arm, (within, _) in arms.items():
+                of = users.bucket[within]
+                every = np.bincount(of, asked[within], BUCKETS).astype(int).tolist()
+                bad = np.bincount(of, failed[within], BUCKETS).astype(int).tolist()
+                for b in range(BUCKETS):
+                    if every[b]:
+                        outcomes[arm, b, "complete"] = every[b] - bad[b]
+                        outcomes[arm, b, "failed"] = bad[b]
+                if world.history_hours:
+                    expected |= {(arm, b): units for b, units in users.expected(within, asked).items()}
             yield Batch(
-                since,
-                since + LOOK_MINUTES * 60,
+                look * LOOK_MINUTES * 60,
+                (look + 1) * LOOK_MINUTES * 60,
                 step,
                 outcomes=outcomes,
-                users={arm: int(users[arm][look]) for arm in ARMS},
+                expected=expected if world.history_hours else None,
+                users={arm: int((met & within).sum()) for arm, (within, _) in arms.items()},
             )
-            since += LOOK_MINUTES * 60
+            look += 1
+            if world.history_hours:
+                for user in np.flatnonzero(arms["control"][0] & (asked > 0)).tolist():
+                    users.histories.check(users.names[user], int(failed[user]), int(asked[user]))
+                users.learn(rest, asked, failed)
 
 
 def followed(world: World, rails: Sequence[Guardrail], seed: Sequence[int], *, to_the_end: bool) -> Path:

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from flags.rollout.evidence.evidence import Batch, Tail, batch_body, batch_from_body
+from flags.rollout.evidence.evidence import EXPECTED_UNITS, Batch, Tail, batch_body, batch_from_body
 from flags.rollout.policy.guardrails import (
     Action,
     Ceiling,
@@ -338,6 +338,68 @@ def test_an_outage_of_both_arms_is_no_harm():
 
     assert after.finding is not Finding.HARM
     assert after.log10_e <= before + 1e-9  # type: ignore[operator]
+
+
+def expecting(of: Batch, stream: float, control: float) -> Batch:
+    """A batch with so many failures expected in each arm, of the buckets alike."""
+    each = {"stream": stream, "control": control}
+    expected = {(a, b): round(n * EXPECTED_UNITS / 16) for a, n in each.items() for b in range(16)}
+    return replace(of, expected=expected)
+
+
+def test_failures_that_were_expected_are_no_harm():
+    """Users who always failed are in control by chance: as many failures may be too many in the other arm."""
+    plain, more = failing(60, 60), failing(60, 30)
+
+    assert said(ERRORS, expecting(plain, 10, 60)).action is Action.ROLL_BACK
+    assert said(ERRORS, expecting(plain, 60, 60)).action is None
+    assert said(ERRORS, expecting(more, 60, 30)).log10_e < said(ERRORS, more).log10_e  # type: ignore[operator]
+
+
+@pytest.mark.parametrize("expected", [(10.0, 10.0), (90.0, 10.0), (10.0, 90.0)])
+def test_what_is_expected_never_hides_half_of_what_requests_show(expected: tuple[float, float]):
+    """The e-value is the mean of both, so forecasts that are wrong cost a factor of two, and no more."""
+    plain = failing(60, 10)
+    alone, both = said(ERRORS, plain), said(ERRORS, expecting(plain, *expected))
+
+    assert (alone.histories, both.histories) == (False, True)
+    assert both.log10_e >= alone.log10_e - math.log10(2) - 1e-9  # type: ignore[operator]
+
+
+def test_a_rollout_that_began_with_older_proxies_goes_by_requests_alone():
+    """To its end. Whether a second bet takes part may not depend on how the first one stands."""
+    plain = failing(20, 10)
+    older = said(ERRORS, plain, plain)
+
+    assert said(ERRORS, plain, expecting(plain, 5, 20)) == older
+    assert older.histories is False
+    assert said(SLOW, plain).histories is None
+
+
+def test_a_look_without_forecasts_is_left_out_of_their_evidence():
+    """One proxy was replaced by an older version: what it fails is in the other bet."""
+    first = expecting(failing(20, 10), 10, 10)
+    verdict = said(ERRORS, first, failing(400, 400))
+
+    assert verdict.histories is True
+    assert verdict.log10_e is not None
+
+
+def test_what_is_expected_is_in_the_journal():
+    """Replayed, it is the same evidence; older journals say nothing of it."""
+    plain = failing(3, 2)
+    expected = expecting(plain, 2, 2)
+
+    assert "expected" not in batch_body(plain)
+    assert batch_from_body(batch_body(plain)).expected is None
+    assert batch_from_body(json.loads(json.dumps(batch_body(expected)))).expected == expected.expected
+
+
+@pytest.mark.parametrize("expected", [{("rest", 3): 1}, {("stream", 16): 1}, {("stream", 3): -1}])
+def test_what_cannot_be_expected_is_refused(expected: dict[tuple[str, int], int]):
+    """A reader that goes wrong is found at once, and nothing has changed."""
+    with pytest.raises(ValueError, match="expected holds"):
+        evaluator_of(ERRORS).add(replace(failing(1, 1), expected=expected))
 
 
 def test_one_user_who_always_fails_is_not_a_hundred():
