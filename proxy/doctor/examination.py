@@ -3,8 +3,9 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from proxy.doctor import flag_server, prometheus, providers, store, upstream
+from proxy.doctor import buffering, flag_server, prometheus, providers, store, tracing, upstream
 from proxy.doctor.diagnosis import Diagnosis, skipped
+from proxy.doctor.real_request import RealRequest
 from proxy.outbound import origin
 from proxy.settings.settings import Settings
 
@@ -19,6 +20,12 @@ class Wishes:
     """The credential for that."""
     prometheus: str = ""
     """Its address; "" for none."""
+    requests: Sequence[RealRequest] = ()
+    """Real requests, each of which is sent once, and once more if there are `addresses`."""
+    addresses: Sequence[str] = ()
+    """Origins under which Headgate is reached, the nearest first: a stream through each is compared."""
+    wait_s: float = 180.0
+    """For the answer to such a request."""
     has_proxy: bool = False
     """Whether the environment names a proxy for outgoing requests."""
 
@@ -44,6 +51,12 @@ async def examine(settings: Settings, wishes: Wishes, tell: Callable[[Diagnosis]
             model = wishes.models[provider.name]
             note([await providers.compare(provider, model, wishes.model_key, strict=strict)])
     note([await _prometheus(settings, wishes)])
+    for request in wishes.requests:
+        note(await tracing.look(settings, request, to.tls, wishes.wait_s))
+    if wishes.addresses:
+        request = wishes.requests[0]
+        wait_s = wishes.wait_s
+        note(await buffering.look(settings.listen, wishes.addresses, request, strict=strict, wait_s=wait_s))
     return found
 
 

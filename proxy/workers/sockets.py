@@ -40,13 +40,14 @@ def bound(settings: Settings) -> Iterator[Sockets]:
         CannotListen: one cannot be bound; then none stays bound.
     """
     with ExitStack() as stack:
-        public = stack.enter_context(_bind(settings.listen))
-        admin = stack.enter_context(_bind(settings.admin))
-        model = stack.enter_context(_bind(settings.llm.listen)) if settings.llm else None
+        public = stack.enter_context(listening_at(settings.listen))
+        admin = stack.enter_context(listening_at(settings.admin))
+        model = stack.enter_context(listening_at(settings.llm.listen)) if settings.llm else None
         yield Sockets(public, admin, model)
 
 
-def _bind(address: str) -> socket.socket:
+def listening_at(address: str) -> socket.socket:
+    """A socket that listens at `HOST:PORT`. Raises CannotListen."""
     host, _, port = address.rpartition(":")
     host = host.strip("[]")
     family = socket.AF_INET6 if ":" in host else socket.AF_INET

@@ -70,8 +70,16 @@ def test_no_secret_is_in_the_output(tmp_path: Path, form: tuple[str, ...]) -> No
 
 @pytest.mark.parametrize(
     "arguments",
-    [("--config", "/absent/headgate.yaml"), ("--probe-model", "nobody=small"), ("--wrong",)],
-    ids=["no settings", "a provider that is not there", "an option that is not there"],
+    [
+        ("--config", "/absent/headgate.yaml"),
+        ("--probe-model", "nobody=small"),
+        ("--wrong",),
+        ("--route", "absent"),
+        ("--route", "start"),
+        ("--from", "https://public.example"),
+        ("--route", "start", "--param", "case_id=7", "--headers", "/absent"),
+    ],
+    ids=["settings", "provider", "option", "route", "parameter", "stream to compare", "headers"],
 )
 def test_what_cannot_run_ends_with_2(tmp_path: Path, arguments: tuple[str, ...]) -> None:
     """And with one line that says why."""
@@ -79,6 +87,16 @@ def test_what_cannot_run_ends_with_2(tmp_path: Path, arguments: tuple[str, ...])
 
     assert result.exit_code == 2
     assert result.stderr != "" and result.stdout == ""
+
+
+def test_a_real_request_is_announced(tmp_path: Path) -> None:
+    """On standard error, before it is sent: it has all of its effects."""
+    result = doctor("--config", str(config(tmp_path)), "--route", "start", "--param", "case_id=7", "--json")
+
+    assert result.stderr == "Sending real requests: start to the upstream. They have all their effects.\n"
+    checks = {each["check"]: each["status"] for each in json.loads(result.stdout)["findings"]}
+    assert checks["route start"] == "fail"
+    assert checks["tracing start"] == "skipped"
 
 
 def test_wrong_settings_end_it_with_2(tmp_path: Path) -> None:

@@ -41,7 +41,7 @@ WINGS = {
         "routed": "errors identity downstream http llm observe relay runs settings sources upstream viewers",
         "replicas": "errors identity http observe runs settings text upstream",
         "workers": "errors downstream observe runs settings",
-        "doctor": "errors llm llm.assembly llm.dialects outbound replicas settings",
+        "doctor": "errors http llm llm.assembly llm.dialects outbound replicas settings text workers",
         "commands": "app demo doctor errors llm.dialects observe settings workers",
     },
     "flags.rollout": {

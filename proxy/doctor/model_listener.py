@@ -1,0 +1,102 @@
+"""The model port while nobody serves: each call is passed on as it came, and its context is noted."""
+
+import asyncio
+import contextlib
+import socket
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+
+import httpx
+
+from proxy.doctor.asking import MAX_BYTES, trusting
+from proxy.doctor.model_calls import Context, context_of
+from proxy.http.asgi import Receive, Scope, Send, send_problem
+from proxy.http.framing import request_target
+from proxy.http.headers import HOP_BY_HOP
+from proxy.http.tracing import Fields, without_token
+from proxy.settings.upstream import LlmSettings, ProviderSettings
+from proxy.workers.servers import server
+from proxy.workers.sockets import CannotListen, listening_at
+
+GRACE_S = 1.0
+
+
+class ModelListener:
+    """An ASGI app. `calls` is what came."""
+
+    def __init__(
+        self, providers: Sequence[ProviderSettings], token: str, trace_id: str, *, strict: bool
+    ) -> None:
+        self.calls: list[Context] = []
+        self._providers = providers
+        self._token = token
+        self._trace_id = trace_id
+        self._strict = strict
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        target = request_target(scope)
+        provider = next((p for p in self._providers if target.startswith(p.mount.encode() + b"/")), None)
+        if provider is None:
+            await send_problem(send, 404, "No provider of llm.providers has this path.")
+            return
+        self.calls.append(context_of(scope["headers"], self._token, self._trace_id))
+        body = b""
+        while True:
+            message = await receive()
+            body += message.get("body", b"")
+            if len(body) > MAX_BYTES or message["type"] == "http.disconnect":
+                await send_problem(send, 413, "The call is too long for this check.", close=True)
+                return
+            if not message.get("more_body"):
+                break
+        url = provider.url.encode() + target[len(provider.mount) :]
+        try:
+            await self._pass_on(
+                provider, scope["method"], url.decode("latin-1"), scope["headers"], body, send
+            )
+        except httpx.HTTPError:
+            with contextlib.suppress(Exception):  # the answer may have begun
+                await send_problem(send, 502, "The provider does not answer.")
+
+    async def _pass_on(
+        self, provider: ProviderSettings, method: str, url: str, headers: Fields, body: bytes, send: Send
+    ) -> None:
+        is_tls = provider.url.startswith("https:")
+        tls = (
+            trusting(provider.tls.ca_file, strict=self._strict, verify=provider.tls.verify)
+            if is_tls
+            else False
+        )
+        dropped = {*HOP_BY_HOP, b"host", b"content-length", b"expect"}
+        sent = [pair for pair in without_token(headers, self._token) if pair[0] not in dropped]
+        async with (
+            httpx.AsyncClient(verify=tls, trust_env=False, timeout=provider.timeouts.total_s) as client,
+            client.stream(method, url, headers=sent, content=body) as answer,
+        ):
+            kept = [(n.lower(), v) for n, v in answer.headers.raw if n.lower() not in HOP_BY_HOP]
+            await send({"type": "http.response.start", "status": answer.status_code, "headers": kept})
+            async for piece in answer.aiter_raw():
+                await send({"type": "http.response.body", "body": piece, "more_body": True})
+            await send({"type": "http.response.body", "body": b""})
+
+
+@asynccontextmanager
+async def listening(
+    settings: LlmSettings, token: str, trace_id: str, *, strict: bool
+) -> AsyncIterator[ModelListener | None]:
+    """A listener at `llm.listen` until the block is left. None: somebody else listens there."""
+    listener = ModelListener(settings.providers, token, trace_id, strict=strict)
+    try:
+        opened: socket.socket = listening_at(settings.listen)
+    except CannotListen:
+        yield None
+        return
+    serving = server(listener, opened, keep_alive_s=5, grace_s=GRACE_S)
+    task = asyncio.create_task(serving.serve_here())
+    try:
+        await serving.is_open.wait()
+        yield listener
+    finally:
+        serving.should_exit = True
+        await asyncio.wait([task])
+        opened.close()

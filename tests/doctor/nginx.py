@@ -1,0 +1,69 @@
+"""A real nginx in front of a Headgate, with a port for each way to hold a stream back."""
+
+import asyncio
+import os
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+from tests.servers.streaming import eventually, free_port
+
+STARTING_S = 20.0
+
+CONF = """\
+daemon off;
+{user}
+worker_processes 1;
+pid {dir}/nginx.pid;
+error_log {dir}/error.log warn;
+events {{ worker_connections 256; }}
+http {{
+    access_log off;
+    client_body_temp_path {dir}/body;
+    proxy_temp_path {dir}/proxy;
+    fastcgi_temp_path {dir}/fastcgi;
+    uwsgi_temp_path {dir}/uwsgi;
+    scgi_temp_path {dir}/scgi;
+    {servers}
+}}
+"""
+
+WAYS = {
+    "as it comes": "",
+    "buffering": "proxy_ignore_headers X-Accel-Buffering;",
+    "compressing": "gzip on; gzip_types text/event-stream; gzip_proxied any; gzip_min_length 1;",
+    "cutting": "proxy_read_timeout 1s;",
+    "closed": "deny all;",
+}
+"""What stands in the location, by a name."""
+
+
+@asynccontextmanager
+async def nginx(directory: Path, headgate: str) -> AsyncIterator[Mapping[str, str]]:
+    """Addresses by the names of `WAYS`, until the block is left."""
+    ports = {name: free_port() for name in WAYS}
+    servers = [
+        f"server {{ listen 127.0.0.1:{ports[name]}; location / {{ proxy_pass {headgate}; {way} }} }}"
+        for name, way in WAYS.items()
+    ]
+    user = "user root;" if os.geteuid() == 0 else ""  # the directory is its maker's alone
+    conf = directory / "nginx.conf"
+    conf.write_text(CONF.format(user=user, dir=directory, servers="\n    ".join(servers)))
+    process = await asyncio.create_subprocess_exec(
+        "nginx", "-e", str(directory / "error.log"), "-c", str(conf), "-p", str(directory)
+    )
+    try:
+        await eventually(lambda: _listens(ports["closed"]), STARTING_S)
+        yield {name: f"http://127.0.0.1:{port}" for name, port in ports.items()}
+    finally:
+        process.terminate()
+        await process.wait()
+
+
+async def _listens(port: int) -> bool:
+    try:
+        _, writer = await asyncio.open_connection("127.0.0.1", port)
+    except OSError:
+        return False
+    writer.close()
+    return True
