@@ -119,6 +119,7 @@ CODES: Mapping[str, str] = {
     Fault.TRUNCATED: "the upstream's answer is cut short",
     Fault.TOO_LARGE: "the upstream's answer is larger than the route's `max_answer`",
     Fault.FAILURE_TEXT: "one of the answer's texts is an error sentence, by the route's `failure_text`",
+    Fault.JOB_FAILED: "the upstream says that the job which it had accepted has failed",
     Fault.LOG_STORE: "the shared store was away for too long to follow the run of another replica",
     Fault.INTERNAL: "an error of Headgate; the log has it",
     CANCELLED: "cancelled by its owner, or because it had no viewers and the route ends such runs",

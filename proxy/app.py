@@ -55,6 +55,7 @@ from proxy.settings.routes import Route, Routes
 from proxy.settings.settings import Settings
 from proxy.settings.upstream import LlmSettings, ProviderSettings
 from proxy.sources.batch import BatchSource
+from proxy.sources.job import JobSource
 from proxy.sources.native import NativeSource
 from proxy.sources.poll import PollSource
 from proxy.sources.stages import StagesSource
@@ -237,7 +238,9 @@ class _Parts:
             if route.tap is not None and route.tap.match == "traceparent"
         )
         share = None if shared is None else shared.taps
-        taps = Taps(calls, self.settings.upstream.timeouts.total_s, share, by_trace_id)
+        total_s = [route.settings.job.total_s for route in routes.all if route.settings.job is not None]
+        most_s = max(self.settings.upstream.timeouts.total_s, *total_s, 0.0)
+        taps = Taps(calls, most_s, share, by_trace_id)
         self.stack.push_async_callback(taps.aclose)
         return taps
 
@@ -303,6 +306,9 @@ def sources(routes: Routes, upstream: Upstream, taps: Taps) -> dict[tuple[str, s
             found[route.name, "native"] = NativeSource(upstream, route, compiled.sections)
         if route.tap is not None:
             found[route.name, "tap"] = TapSource(upstream, taps)
+        if route.job is not None:
+            tapped = taps if route.tap is not None else None
+            found[route.name, "job"] = JobSource(upstream, route, compiled.sections, tapped)
     return found
 
 

@@ -11,6 +11,7 @@
     * UpstreamBroke           502, or a cut connection once the status has gone out
     * UpstreamMalformed       502, what came is not the HTTP or JSON it should be
     * UpstreamAborted         no answer: the client has left, so we closed it
+    * JobFailed               502, the job that the upstream had accepted has failed
 
 What a client reads names no host, no port and no exception: those are for the log.
 """
@@ -39,6 +40,7 @@ class Fault(StrEnum):
     SOURCE_LOST = "source_lost"
     LOG_STORE = "log_store"
     FAILURE_TEXT = "failure_text"
+    JOB_FAILED = "job_failed"
     INTERNAL = "internal"
 
 
@@ -118,6 +120,13 @@ class UpstreamMalformed(UpstreamError):
 
 class UpstreamAborted(UpstreamError):
     """Headgate closed the connection, because the client has left."""
+
+
+class JobFailed(UpstreamError):
+    """The upstream says so of a job that it had accepted."""
+
+    fault = Fault.JOB_FAILED
+    detail = "The service behind this proxy says that its work has failed."
 
 
 def problem(status: int, title: str, detail: str) -> tuple[list[tuple[bytes, bytes]], bytes]:

@@ -9,7 +9,7 @@ from weakref import WeakMethod
 from proxy.observe.labels import FaultPhase
 from proxy.replicas.records import RunMeta, StoredMeta
 from proxy.replicas.sealing import Box
-from proxy.runs.call import Continuation
+from proxy.runs.call import AcceptedJob, Continuation
 from proxy.runs.ending import CANCELLED, Failure
 from proxy.runs.run import Run
 from proxy.runs.texts import RETRY_MS
@@ -166,10 +166,10 @@ class FollowedRun:
         name = event_id(self.id, self.meta.generation + 1, seq)
         return LogEntry(seq, encode(event, name), self._loop.time(), False, True)
 
-    def continuation(self, times_asked: int) -> Continuation:
+    def continuation(self, times_asked: int, job: AcceptedJob | None) -> Continuation:
         """The state from which a takeover goes on."""
         return Continuation(
-            self.log, self.meta.generation + 1, times_asked, self.started_at, self.headers_sent
+            self.log, self.meta.generation + 1, times_asked, self.started_at, self.headers_sent, job
         )
 
     def execute(self, run: Run) -> None:

@@ -17,7 +17,6 @@ from proxy.replicas.run_copy import REFRESH_S, CopyState, CopyWrite, RunCopy
 from proxy.replicas.scripts import ABANDON
 from proxy.replicas.sealing import Box
 from proxy.replicas.valkey import Command, Link, StoreBusy, StoreDown
-from proxy.runs.recovery import MAX_TIMES
 from proxy.runs.run import Run
 
 logger = logging.getLogger("headgate.event_log")
@@ -76,8 +75,9 @@ class Mirror:
     def prepare(self, run: Run, stored: StoredMeta, box: Box) -> RunCopy:
         """A copy of which nothing is stored yet."""
         reference, now = weakref.ref(run), self._loop.time()
+        has_job = run.job is not None
         return RunCopy(
-            run.id, run.log, reference, stored, run.times_asked, box, self._keys, self._ttl_ms, now
+            run.id, run.log, reference, stored, run.times_asked, has_job, box, self._keys, self._ttl_ms, now
         )
 
     def continue_copy(self, run: Run, followed: FollowedRun) -> None:
@@ -136,7 +136,7 @@ class Mirror:
             and copy.has_meta
             and copy.stored.meta.has_request
             and not copy.log.ended
-            and copy.times_asked < MAX_TIMES
+            and (copy.has_job or copy.may_be_asked_again)
         )
 
     def has(self, run_id: str) -> bool:
@@ -268,7 +268,7 @@ class Mirror:
             return
         if isinstance(copy.run, weakref.ref):
             run = copy.run()
-            if run is None or not (len(copy.log) or run.times_asked > copy.times_asked):
+            if run is None or not (len(copy.log) or copy.is_request_old(run)):
                 return
             copy.run = run
         if copy.log.ended:

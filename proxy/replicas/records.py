@@ -33,6 +33,7 @@ import orjson
 from flags.decision import Arm, Decision, Mode, Reason
 from proxy.http.headers import Headers
 from proxy.replicas.sealing import NONCE_BYTES, VERSION, Box, Unsealable
+from proxy.runs.call import JOB, AcceptedJob
 from proxy.runs.ending import Failure
 from proxy.runs.run import Run
 from proxy.text.event_log import LogEntry
@@ -166,23 +167,27 @@ class StoredMeta:
 class StoredRequest:
     """A request, its decision and how often its call was sent; the rest is in the run's meta.
 
-    Stored only for a route that says `replay: safe`, and only until its run ends: the request has the
-    client's credentials.
+    Stored only for a route that says `replay: safe`, and for jobs, whose status is asked for with it; and
+    only until its run ends: the request has the client's credentials.
     """
 
     method: str
     headers: Headers
     body: bytes
+    """Empty where it may not be sent again."""
     parameters: dict[str, str]
     decision: Decision
     user: str | None
     """`userId` of the client; None: it is not known."""
     times_asked: int
+    job: AcceptedJob | None = None
+    """The job that the upstream has accepted: the call is not sent again."""
 
     @classmethod
     def of(cls, run: Run) -> "StoredRequest | None":
-        """The request of a run in flight; None if its call may not be repeated."""
-        if run.route.settings.replay != "safe":
+        """The request of a run in flight; None if no other replica can go on with the run."""
+        is_safe = run.route.settings.replay == "safe"
+        if not is_safe and run.source != JOB:
             return None
         call, identity = run.call, run.identity
         user = None if identity is None else identity.user
@@ -190,17 +195,18 @@ class StoredRequest:
         return cls(
             request.method,
             request.headers,
-            request.body,
+            request.body if is_safe else b"",
             call.parameters,
             run.decision,
             user,
             run.times_asked,
+            run.job,
         )
 
     def sealed(self, box: Box) -> bytes | None:
         """The sealed request; None if it is longer than `MAX_REQUEST_BYTES`."""
         decision = self.decision
-        head = {
+        head: dict[str, Any] = {
             "method": self.method,
             "headers": [[name.decode("latin-1"), value.decode("latin-1")] for name, value in self.headers],
             "parameters": self.parameters,
@@ -209,6 +215,8 @@ class StoredRequest:
             "user": self.user,
             "times_asked": self.times_asked,
         }
+        if self.job is not None:
+            head["job"] = [self.job.target.decode("latin-1"), self.job.id, self.job.after_s]
         plain = orjson.dumps(head) + b"\n" + self.body
         return box.seal("order", 0, plain) if len(plain) <= MAX_REQUEST_BYTES else None
 
@@ -231,8 +239,19 @@ class StoredRequest:
         except ValueError:  # of a release with other decisions
             raise Unsealable("the order's decision is not known here") from None
         headers = [(name.encode("latin-1"), content.encode("latin-1")) for name, content in head["headers"]]
+        job = None
+        if "job" in head:
+            target, job_id, after_s = head["job"]
+            job = AcceptedJob(target.encode("latin-1"), job_id, after_s)
         return cls(
-            head["method"], headers, body, head["parameters"], decision, head["user"], head["times_asked"]
+            head["method"],
+            headers,
+            body,
+            head["parameters"],
+            decision,
+            head["user"],
+            head["times_asked"],
+            job,
         )
 
 

@@ -23,6 +23,7 @@ from proxy.replicas.records import (
 from proxy.replicas.scripts import APPEND, DONE, FENCED, GONE, PUT_PART, REFRESH, RESTORE, result_of
 from proxy.replicas.sealing import Box, Unsealable
 from proxy.replicas.valkey import Argument, Command, is_wrong_type
+from proxy.runs.recovery import MAX_TIMES
 from proxy.runs.run import Run
 from proxy.text.event_log import EventLog
 
@@ -54,6 +55,8 @@ class CopyWrite:
     """The stored request, sealed anew, if the call was sent once more."""
     times_asked: int = 0
     """As in `request`."""
+    has_job: bool = False
+    """As in `request`."""
     part_of: int | None = None
     """The entry whose parts these are; None: these are entries."""
     parts: list[str] = field(default_factory=list)
@@ -77,6 +80,8 @@ class RunCopy:
     stored: StoredMeta
     times_asked: int
     """How often the call was sent, as the stored request has it, if there is one."""
+    has_job: bool
+    """Whether the stored request has the job that the upstream has accepted."""
     box: Box
     keys: Keys
     ttl_ms: int
@@ -108,6 +113,12 @@ class RunCopy:
     @property
     def join_keys(self) -> list[str]:
         return self.stored.meta.join_keys
+
+    @property
+    def may_be_asked_again(self) -> bool:
+        """Whether another replica may send its call once more."""
+        run = self.known_run
+        return run is not None and run.route.settings.replay == "safe" and self.times_asked < MAX_TIMES
 
     @property
     def keys_until_end(self) -> list[str]:
@@ -156,12 +167,17 @@ class RunCopy:
         failed = write.ends and self.executed.failure is not None
         deleted = len(self.join_keys) if failed else len(self.keys_until_end)
         run = self.known_run
-        if run is not None and run.times_asked > self.times_asked:
+        if run is not None and self.is_request_old(run):
             # A replica that takes the run over may send the call so much less often.
             write.request, write.times_asked = self._sealed_request(), run.times_asked
+            write.has_job = run.job is not None
         position = (self.stored.fence, self.seq, LIVE_TTL_MS, self.ttl_ms)
         counts = (deleted, len(self.join_keys) - deleted)
         return APPEND(names, *position, end, write.request, *counts, self.id, *sealed)
+
+    def is_request_old(self, run: Run) -> bool:
+        """Whether the stored request, if there is one, lacks what has become of the call."""
+        return run.times_asked > self.times_asked or (run.job is not None and not self.has_job)
 
     def _add_entries(self, write: CopyWrite, room: int) -> list[Argument]:
         """The next entries, sealed; none if the write has parts of a large one."""
@@ -248,6 +264,7 @@ class RunCopy:
             self.seq = write.seq
             is_complete = write.ends
             self.times_asked = max(self.times_asked, write.times_asked)
+            self.has_job = self.has_job or write.has_job
         elif result == GONE:
             self.has_meta = False
             self._start_over()

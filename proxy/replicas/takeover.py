@@ -17,7 +17,7 @@ from proxy.replicas.records import LIVE_TTL_MS, Keys, StoredEnd, StoredMeta, Sto
 from proxy.replicas.scripts import APPEND, DONE, FENCED, GONE, MISMATCH, TAKE_OVER, WITHDRAWN, result_of
 from proxy.replicas.sealing import Unsealable
 from proxy.replicas.valkey import Link
-from proxy.runs.call import Call, Continuation
+from proxy.runs.call import JOB, Call, Continuation
 from proxy.runs.ending import CANCELLED
 from proxy.runs.recovery import MAX_TIMES
 from proxy.runs.run import Run
@@ -87,11 +87,12 @@ def action_for(run: FollowedRun, request: StoredRequest | None, *, has_room: boo
         request: None if the store has none.
         has_room: whether this replica may execute the run.
     """
-    if not run.meta.has_request or run.route.settings.replay != "safe":
+    if not run.meta.has_request:
         return LostRunAction.LOSE
+    is_safe = run.route.settings.replay == "safe"
     if request is None:  # only a cancel withdraws the request of a run in flight
-        return LostRunAction.CANCEL
-    if request.times_asked >= MAX_TIMES:
+        return LostRunAction.CANCEL if is_safe or run.meta.source == JOB else LostRunAction.LOSE
+    if request.job is None and (not is_safe or request.times_asked >= MAX_TIMES):
         return LostRunAction.LOSE
     return LostRunAction.TAKE if has_room else LostRunAction.LEAVE
 
@@ -195,7 +196,8 @@ class Takeover:
         if request is None:
             return None
         meta = replace(run.meta, owner=self._replica, generation=run.meta.generation + 1)
-        sealed = replace(request, times_asked=request.times_asked + 1).sealed(run.box)
+        times = request.times_asked + (request.job is None)
+        sealed = replace(request, times_asked=times).sealed(run.box)
         if sealed is None:
             return None
         return _Claim(run, run.stored.fence, request, StoredMeta.seal(meta, run.box), sealed)
@@ -246,7 +248,7 @@ class Takeover:
         followed, request = claim.run, claim.request
         generation = claim.stored.meta.generation
         logger.warning("run taken over", extra={"run": followed.id, "generation": generation})
-        continuation = followed.continuation(request.times_asked)
+        continuation = followed.continuation(request.times_asked, request.job)
         followed.stored = claim.stored
         principal = followed.meta.principal
         run = self._executor.take(

@@ -12,7 +12,7 @@ from proxy.runs.start import digest_of_key
 from proxy.upstream.breaker import Breaker
 from proxy.viewers.api import last_event, run_of
 
-MADE_HERE = frozenset({"native", "stages"})
+MADE_HERE = frozenset({"native", "stages", "job"})
 """Sources whose answer is put together here: not the upstream's own bytes, so no plain request joins them."""
 
 _ASKS_TO_STREAM = re.compile(rb'"stream"\s*:\s*true\b')

@@ -6,6 +6,9 @@ from proxy.settings.routes import Route
 from proxy.text.event_log import EventLog
 from proxy.upstream.client import Request
 
+JOB = "job"
+"""The source of runs whose work goes on after the upstream's answer."""
+
 
 @dataclass(frozen=True, slots=True)
 class Call:
@@ -16,6 +19,18 @@ class Call:
     request: Request
     asked_at: float | None = None
     """When its request came, by the loop's time; None: not known here, so the run's start counts."""
+
+
+@dataclass(frozen=True, slots=True)
+class AcceptedJob:
+    """The work that goes on after the upstream's answer, and that is asked for until it is done."""
+
+    target: bytes
+    """Path and query of its status."""
+    id: str
+    """"" where no setting needs it."""
+    after_s: float
+    """Seconds from the run's start to the answer that named it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,3 +46,5 @@ class Continuation:
     started_at: float
     """The loop's time."""
     headers_sent: bool
+    job: AcceptedJob | None = None
+    """The job that the upstream had accepted. Then the call is not sent again."""

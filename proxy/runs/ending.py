@@ -44,6 +44,8 @@ class RunEnd(NamedTuple):
     first_content_s: float | None
     """From its start to its first text; None: it had none, or another replica has counted it."""
     events: int
+    accepted_s: float | None
+    """From its start to the upstream's answer that it will do the work; None: its answer was the work."""
 
 
 class RunAccount:
@@ -98,8 +100,10 @@ class RunAccount:
         if self._identity is not None:
             began_at = end.started_at if self._asked_at is None else self._asked_at
             compared = _compared_as(end)
+            # A relayed request ends when its job is accepted.
+            ended_at = end.ended_at if end.accepted_s is None else end.started_at + end.accepted_s
             if compared is not None:
-                self._metrics.settle(self._decision, self._identity, compared, began_at, end.ended_at)
+                self._metrics.settle(self._decision, self._identity, compared, began_at, ended_at)
         result = end.outcome if end.outcome in {"recovered", "fell_back"} else "failed"
         for fault in {fault for fault, _ in self._faults}:
             self._metrics.recoveries[fault, result].inc()
@@ -142,7 +146,8 @@ def _compared_as(end: RunEnd) -> str | None:
         # more often: counted for runs alone, they would make streams look slow.
         return "client_left"
     is_refusal = failure is not None and failure.code == Fault.STATUS and failure.status < 500
-    return "complete" if is_refusal else end.outcome
+    has_failed_later = failure is not None and failure.code == Fault.JOB_FAILED
+    return "complete" if is_refusal or has_failed_later else end.outcome
 
 
 def _counts_for_nobody(failure: Failure) -> bool:

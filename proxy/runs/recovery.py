@@ -43,6 +43,7 @@ REPEATS: dict[Fault, Repeat] = {
     Fault.TOTAL_TIMEOUT: Repeat.NEVER,  # there is no time left
     Fault.TOO_LARGE: Repeat.NEVER,  # it would be too large again
     Fault.FAILURE_TEXT: Repeat.NEVER,  # it is the answer, and it is stored
+    Fault.JOB_FAILED: Repeat.NEVER,  # as the API says, which has ended it
     Fault.SOURCE_LOST: Repeat.NEVER,  # the call itself goes on
     Fault.LOG_STORE: Repeat.NEVER,
     Fault.INTERNAL: Repeat.NEVER,
@@ -123,6 +124,7 @@ RETRY_HELPS = frozenset(
         Fault.TOTAL_TIMEOUT,
         Fault.TRUNCATED,
         Fault.FAILURE_TEXT,
+        Fault.JOB_FAILED,
     }
 )
 """Failures after which the user may sensibly ask again."""

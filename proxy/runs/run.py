@@ -19,7 +19,7 @@ from proxy.http.headers import announces_no_body
 from proxy.identity import Identity
 from proxy.observe.labels import FaultPhase
 from proxy.observe.metrics import RouteMetrics
-from proxy.runs.call import Call, Continuation
+from proxy.runs.call import AcceptedJob, Call, Continuation
 from proxy.runs.ending import CANCELLED, SHUTDOWN, Failure, RunAccount, RunEnd
 from proxy.runs.recovery import retry_available
 from proxy.runs.texts import RunTexts, encoding
@@ -65,6 +65,8 @@ class Run(RunTexts):
         """How often its call was sent by other replicas."""
         self.times_asked = 1
         """How often it is sent in all; of several calls, the one that is sent most."""
+        self.job: AcceptedJob | None = None
+        """The job that the upstream has accepted. A replica that goes on with the run asks for that one."""
         self._account = RunAccount(call, decision, identity, metrics, durations)
         self._durations = durations
         self._continued: Continuation | None = None
@@ -76,7 +78,8 @@ class Run(RunTexts):
         self.log.generation = continuation.generation
         self.headers_sent = continuation.headers_sent
         self.asked_before = continuation.times_asked
-        self.times_asked = continuation.times_asked + 1
+        self.job = continuation.job
+        self.times_asked = continuation.times_asked + (self.job is None)
         self._continued = continuation
         # The upstream's call has broken off, whatever the reason.
         self.note(Fault.RESET)
@@ -122,6 +125,15 @@ class Run(RunTexts):
         """A call of this run is about to be sent, for the time with this number."""
         self.times_asked = max(self.times_asked, times)
         self.log.wake()  # replicas that may have to send it, too, should know
+
+    def accept(self, job: AcceptedJob) -> None:
+        """The upstream works on this run's request as a job, from now on."""
+        self.job = job
+        self.log.wake()  # replicas that may have to go on with it should know
+
+    @property
+    def is_cancelled(self) -> bool:
+        return self.failure is not None and self.failure.code == CANCELLED
 
     def lose_source(self, why: str, phase: FaultPhase | None = None) -> None:
         """Live text has ended early; the batch answer still comes. `phase` is when, if that is past."""
@@ -312,6 +324,7 @@ class Run(RunTexts):
                 now,
                 self._first_content_s,
                 len(self.log),
+                None if self.job is None else self.job.after_s,
             )
         )
 

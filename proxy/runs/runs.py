@@ -14,7 +14,7 @@ from typing import Protocol
 
 from proxy.errors import Fault, RequestRefused, UpstreamError
 from proxy.identity import Identity
-from proxy.runs.call import Continuation
+from proxy.runs.call import JOB, Continuation
 from proxy.runs.capacity import AnswerBudget
 from proxy.runs.known_runs import KnownRuns
 from proxy.runs.run import Run
@@ -188,7 +188,7 @@ class Runs(KnownRuns):
         if here:
             self.cancel_here(run.id)
         # Also here, lest somebody takes it over if this process dies before its end is stored.
-        if self._shared is not None and (not run.log.ended or (here and run.route.settings.replay == "safe")):
+        if self._shared is not None and (not run.log.ended or (here and _may_be_taken_over(run))):
             await self._shared.cancel(run.id)
 
     def cancel_here(self, run_id: str) -> None:
@@ -323,6 +323,10 @@ class Runs(KnownRuns):
             self._unwatched(run_id)
         else:
             self.cancel_here(run_id)
+
+
+def _may_be_taken_over(run: ViewableRun) -> bool:
+    return run.route.settings.replay == "safe" or run.source == JOB
 
 
 async def _answer_or_failure(run: Run, source: Source) -> Answer | UpstreamError:

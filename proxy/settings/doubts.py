@@ -79,6 +79,8 @@ def _templates(route: RouteSettings) -> Mapping[str, str]:
     found = {"match": route.match, "stream_path": route.stream_path}
     found["poll.path"] = route.poll.path if route.poll else None
     found["native.request"] = route.native.request if route.native else None
+    found["job.path"] = route.job.path if route.job else None
+    found["job.result_path"] = route.job.result_path if route.job else None
     for index, call in enumerate(route.stages.calls if route.stages else ()):
         found[f"stages.calls[{index}].request"] = call.request
     return {where: template for where, template in found.items() if template is not None}

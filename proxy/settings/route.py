@@ -8,7 +8,7 @@ from pydantic import ByteSize, Field, model_validator
 
 from proxy.settings.attach import RouteAttachSettings
 from proxy.settings.block import SettingsBlock
-from proxy.settings.sources import NativeSettings, PollSettings, StagesSettings, TapSettings
+from proxy.settings.sources import JobSettings, NativeSettings, PollSettings, StagesSettings, TapSettings
 from proxy.settings.values import (
     PARAMETER,
     JsonPath,
@@ -22,7 +22,10 @@ from proxy.settings.values import (
 from proxy.text.sections import compile_path
 from proxy.text.templates import PATH, REQUEST, TEXT, references, strays
 
-SourceName = Literal["batch", "poll", "stages", "native", "tap"]
+JOB_ID = "job"
+"""The parameter of a job's paths that is no parameter of the route."""
+
+SourceName = Literal["batch", "poll", "stages", "native", "tap", "job"]
 
 
 class SectionSettings(SettingsBlock):
@@ -36,8 +39,8 @@ class SectionSettings(SettingsBlock):
     """JSONPath of the text in the batch answer. Without it, the answer does not have the text: `tap` and
     `native` show it while it is made, nothing is compared, and what was shown stays."""
     poll_at: JsonPath | None = None
-    """JSONPath of the text in the stage's row of the polled document. Without it the text comes with the
-    batch answer."""
+    """JSONPath of the text in what is polled: for `poll` in the stage's row, for `job` in the job's status.
+    Without it the text comes with the batch answer."""
 
 
 class ChunkSettings(SettingsBlock):
@@ -81,7 +84,10 @@ class RouteSettings(SettingsBlock):
     native: NativeSettings | None = None
     """For the source `native`."""
     tap: TapSettings | None = None
-    """For the source `tap`, which also needs `llm`."""
+    """For the source `tap`, which also needs `llm`. The source `job` uses it too, for the tokens of its
+    job."""
+    job: JobSettings | None = None
+    """For the source `job`."""
     sections: list[SectionSettings] = Field(min_length=1)
     """The texts of the answer."""
     failure_text: Pattern | None = None
@@ -185,9 +191,12 @@ class RouteSettings(SettingsBlock):
     @model_validator(mode="after")
     def _parameters_exist(self) -> "RouteSettings":
         known = set(PARAMETER.findall(self.match))
+        if self.job is not None and JOB_ID in known:
+            raise ValueError(f"match: {{{JOB_ID}}} stands for the job's id in paths of 'job'")
         for where, template in self._templates():
+            of_job = {JOB_ID} if where.startswith("job.") else set()
             for name in PARAMETER.findall(template):
-                if name not in known:
+                if name not in known | of_job:
                     raise ValueError(f"{where}: {{{name}}} is no parameter of match")
         if self.stream_path is not None:
             for name in sorted(known - set(PARAMETER.findall(self.stream_path))):
@@ -204,6 +213,10 @@ class RouteSettings(SettingsBlock):
                 yield f"stages.calls[{index}].request", call.request
         if self.native is not None and self.native.request is not None:
             yield "native.request", self.native.request
+        if self.job is not None and self.job.path is not None:
+            yield "job.path", self.job.path
+        if self.job is not None and self.job.result_path is not None:
+            yield "job.result_path", self.job.result_path
 
     @model_validator(mode="after")
     def _references_exist(self) -> "RouteSettings":

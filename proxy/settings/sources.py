@@ -5,7 +5,16 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, model_validator
 
 from proxy.settings.block import SettingsBlock
-from proxy.settings.values import JsonPath, PathText, Pattern, RequestLine, StageName
+from proxy.settings.values import (
+    HeaderName,
+    JsonPath,
+    PathText,
+    Pattern,
+    RequestLine,
+    Seconds,
+    StageName,
+    TargetText,
+)
 
 
 def _one_or_many(value: Any) -> Any:
@@ -172,3 +181,72 @@ class TapSettings(SettingsBlock):
     """The model calls, in the order in which they are made. A call takes the first entry that its patterns
     allow and that no earlier call has taken. A call that is repeated with the same request keeps its
     entry."""
+
+
+class JobSettings(SettingsBlock):
+    """An API that accepts a request, and is then asked until the work is done. A resource has the job's
+    status."""
+
+    accepted: list[Annotated[int, Field(ge=200, le=399)]] = Field(default=[202], min_length=1)
+    """Statuses of the answer that names a job. Any other answer is the whole answer."""
+    path: TargetText | None = None
+    """Path of the status, with the route's parameters and `{job}`, the job's id: for example
+    `/api/jobs/{job}`. Without it, the answer says where the status is."""
+    id: JsonPath = "$.id"
+    """JSONPath of the job's id in that answer, for `{job}`."""
+    location: HeaderName = "location"
+    """Header of the answer that has the status's URL, absolute or relative; of the same origin, or it is not
+    asked."""
+    location_at: JsonPath | None = None
+    """JSONPath of the status's URL in the answer, instead of a header."""
+    status: JsonPath | None = None
+    """JSONPath of the state in the status. Without it the status code says it: 202 while the job runs. A 302
+    or 303 always means that the job is done, and where its result is."""
+    running: list[bool | int | str] = Field(default=[])
+    """States of a job at work. Empty: every other. If it is not, the run ends at a state that is nowhere."""
+    done: list[bool | int | str] = Field(default=[])
+    """States of a job that has its result."""
+    failed: list[bool | int | str] = Field(default=[])
+    """States of a job that has none, and will have none."""
+    result: JsonPath | None = None
+    """JSONPath of the batch answer in the status of a job that is done. Without any setting of the result it
+    is the whole of that status, byte for byte."""
+    result_path: TargetText | None = None
+    """Path of the result, where it is a resource of its own. It may have `{job}`."""
+    result_location_at: JsonPath | None = None
+    """JSONPath of the result's URL in the status, where it is a resource of its own."""
+    every_ms: int = Field(default=1000, ge=50, le=60_000)
+    """Milliseconds between two looks at the status, ±20 %. A longer `Retry-After` counts, up to a minute."""
+    lost_after_s: Seconds = 60
+    """Seconds of failed looks in a row after which the run ends. A job that is not found three times in a row
+    is lost at once."""
+    total_s: Seconds = 3600
+    """The most seconds from the request to the result."""
+    cancel: bool = False
+    """Cancel the job, with DELETE of its status, when its run is cancelled: by its owner, or by the route's
+    `unwatched: cancel`."""
+
+    @model_validator(mode="after")
+    def _places_are_single(self) -> "JobSettings":
+        if self.path is not None and self.location_at is not None:
+            raise ValueError("path, location_at: only one of them can say where the status is")
+        results = ("result", "result_path", "result_location_at")
+        if sum(getattr(self, name) is not None for name in results) > 1:
+            raise ValueError(f"{', '.join(results)}: only one of them can say where the result is")
+        return self
+
+    @model_validator(mode="after")
+    def _states_are_known(self) -> "JobSettings":
+        states = [(type(state), state) for state in (*self.running, *self.done, *self.failed)]
+        if (self.status is None) != (not states):
+            raise ValueError("status: needs the states of 'done', and these need it")
+        if states and not self.done:
+            raise ValueError("done: must have a state: without one the job would never end")
+        if len(set(states)) < len(states):
+            raise ValueError("running, done, failed: a state may stand there once")
+        return self
+
+    @property
+    def needs_id(self) -> bool:
+        """Whether a path has the job's id."""
+        return any("{job}" in (path or "") for path in (self.path, self.result_path))

@@ -113,6 +113,19 @@ def _path(value: str) -> str:
     return value
 
 
+def _target(value: str) -> str:
+    if not re.fullmatch(r"/[!-~]*", value) or "#" in value:
+        raise ValueError("must be a path in ASCII that starts with /; it may have a query")
+    _parameters(value)
+    return value
+
+
+def _header(value: str) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+", value):
+        raise ValueError("must be the name of a header")
+    return value
+
+
 def _parameters(path: str) -> None:
     names = PARAMETER.findall(path)
     if "{" in PARAMETER.sub("", path) or "}" in PARAMETER.sub("", path):
@@ -147,5 +160,8 @@ RequestLine = Annotated[str, AfterValidator(_request)]
 """Method, path and query."""
 MethodAndPath = Annotated[str, AfterValidator(_match)]
 PathText = Annotated[str, AfterValidator(_path)]
+TargetText = Annotated[str, AfterValidator(_target)]
+"""Path and query."""
+HeaderName = Annotated[str, AfterValidator(_header)]
 StageName = Annotated[str, AfterValidator(_stage)]
 JsonPath = Annotated[str, AfterValidator(_json_path)]

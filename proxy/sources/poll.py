@@ -178,7 +178,7 @@ class Poller:
         self._share = run.answer_share
         self._limit = int(run.call.route.settings.max_answer)
         path = settings.path.format_map(run.call.parameters)
-        self._request = Request("GET", path.encode("latin-1"), _without_body(run.call.request.headers))
+        self._request = Request("GET", path.encode("latin-1"), headers_of_look(run.call.request.headers))
         self.every_s = settings.every_ms / 1000
 
     async def look(self) -> "Look":
@@ -222,7 +222,7 @@ async def _poll(run: Run, looks: Poller, polled: list[Polled], seen: Mapping[str
     loop = asyncio.get_running_loop()
     wait_s, strikes = looks.every_s, 0
     left = list(polled)
-    _begin_next(run)
+    begin_next(run)
     while left:
         await asyncio.sleep(wait_s * random.uniform(1 - JITTER, 1 + JITTER))
         began = loop.time()
@@ -252,11 +252,11 @@ async def _show(run: Run, polled: Polled, look: Look, earlier: RowsBefore) -> bo
     if not text:  # a row may be there before its text is
         return False
     if await run.show(polled.section, text):
-        _begin_next(run)
+        begin_next(run)
     return True
 
 
-def _begin_next(run: Run) -> None:
+def begin_next(run: Run) -> None:
     """Stages follow one another: the first that is not complete is the one at work."""
     for section in run.sections:
         if not run.is_complete(section):
@@ -264,5 +264,6 @@ def _begin_next(run: Run) -> None:
             return
 
 
-def _without_body(headers: Headers) -> Headers:
+def headers_of_look(headers: Headers) -> Headers:
+    """A request's headers but for those about its body, its conditions and its repetition."""
     return [(name, value) for name, value in headers if name not in NOT_OF_A_LOOK]

@@ -3,7 +3,7 @@
 import asyncio
 import math
 import random
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 
 from proxy.errors import Fault, UpstreamError
 from proxy.http.headers import BODILESS_STATUS
@@ -16,9 +16,14 @@ JITTER = 0.2
 """Pauses are up to this much longer, so that runs which failed together do not come back together."""
 
 
-async def repeating(run: Run, call: Callable[[], Awaitable[Answer]]) -> Answer:
+async def repeating(
+    run: Run, call: Callable[[], Awaitable[Answer]], *, accepted: Collection[int] = ()
+) -> Answer:
     """The answer of `call`, repeated where that is allowed. Every failure is counted, also one that is
     overcome.
+
+    Args:
+        accepted: statuses which say that the upstream does the work, whatever its answer looks like.
 
     Raises:
         UpstreamError: the last one.
@@ -27,6 +32,8 @@ async def repeating(run: Run, call: Callable[[], Awaitable[Answer]]) -> Answer:
     while True:
         attempt += 1
         got = await _answer_or_failure(call)
+        if isinstance(got, Answer) and got.status in accepted:
+            return got
         fault, pause_s = await _failure_and_pause(run, got, attempt)
         if pause_s is not None:
             run.note(fault)
@@ -61,7 +68,7 @@ async def _failure_and_pause(
         attempt=attempt,
         safe=safe,
         status=got.status,
-        retry_after_s=_seconds(got.header(b"retry-after")),
+        retry_after_s=retry_after_s(got),
     )
     return Fault.STATUS, pause_s
 
@@ -77,8 +84,9 @@ async def _flaw(answer: Answer) -> Fault | None:
     return None
 
 
-def _seconds(value: bytes | None) -> float | None:
+def retry_after_s(answer: Answer) -> float | None:
     """`Retry-After` in seconds; `inf` for its other form, a date, which is not waited for: clocks differ."""
+    value = answer.header(b"retry-after")
     if value is None:
         return None
     return int(value) if value.isdigit() and len(value) < 10 else math.inf

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import lru_cache
 from typing import Any, Final
 
 import ijson
@@ -99,8 +100,9 @@ def parse_deep(body: bytes) -> Any:
     return builder.value
 
 
+@lru_cache(maxsize=1024)
 def compile_path(at: str) -> JSONPath:
-    """A JSONPath of RFC 9535; raises `ValueError` that names it."""
+    """A JSONPath of RFC 9535, which the settings have; raises `ValueError` that names it."""
     try:
         path = _RFC_9535.compile(at)
     except JSONPathError as exc:

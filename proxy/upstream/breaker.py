@@ -134,6 +134,7 @@ RESULTS: dict[Fault, bool | None] = {
     Fault.STATUS: True,  # below 500: it works, and refuses
     Fault.TOO_LARGE: True,  # an answer came, and Headgate's own bound refused it
     Fault.FAILURE_TEXT: True,  # what failed is behind it, and batch has the same sentence
+    Fault.JOB_FAILED: True,  # the same: a client that polls by itself is told the same
     Fault.BUSY: None,  # never asked
     Fault.SOURCE_LOST: None,  # the call itself goes on
     Fault.LOG_STORE: None,

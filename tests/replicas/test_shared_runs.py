@@ -5,7 +5,7 @@ import gc
 import re
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -93,12 +93,14 @@ class Replica:
 
 
 @asynccontextmanager
-async def replica(server: "ValkeyServer | Detour", **more: Any) -> AsyncIterator[Replica]:
+async def replica(
+    server: "ValkeyServer | Detour", routes: Mapping[str, Route] | None = None, **more: Any
+) -> AsyncIterator[Replica]:
     settings = ValkeyLogSettings.model_validate({"url": server.url, "key": KEY, **more})
     made = Replica()
     made.runs = ValkeyRuns(
         settings,
-        {"start": ROUTE, "safe": SAFE},
+        routes or {"start": ROUTE, "safe": SAFE},
         executor=made,
         on_cancel=lambda run_id: made.cancelled.append(run_id),
         on_taken_over=lambda run: made.parted_with.append(run),
