@@ -1,5 +1,5 @@
-export type AttachRoute = import("./attach-routes.js").AttachRoute;
-export type Live = import("./attach-live.js").Live;
+export type AttachRoute = import("./attach/routes.js").AttachRoute;
+export type Live = import("./attach/live.js").Live;
 /**
  * a run that this tab has begun, and its call's path
  */
@@ -17,10 +17,10 @@ export type PageCall = {
     headers: [string, string][];
     isAsync: boolean;
     run?: string | undefined;
-    route?: import("./attach-routes.js").AttachRoute | undefined;
+    route?: import("./attach/routes.js").AttachRoute | undefined;
     /**
      * the page has turned to something else since
      */
     isLeft?: boolean | undefined;
-    live?: import("./attach-live.js").Live | undefined;
+    live?: import("./attach/live.js").Live | undefined;
 };

@@ -6,10 +6,10 @@
  * Every step is in a try of its own; after `MAX_FAULTS` failures the script takes itself off.
  */
 
-import { leaves, routeOf, subjectOf } from "./attach-routes.js";
+import { leaves, routeOf, subjectOf } from "./attach/routes.js";
 
-/** @typedef {import("./attach-routes.js").AttachRoute} AttachRoute */
-/** @typedef {import("./attach-live.js").Live} Live */
+/** @typedef {import("./attach/routes.js").AttachRoute} AttachRoute */
+/** @typedef {import("./attach/live.js").Live} Live */
 /** @typedef {{run: string, path: string, at: number}} Remembered a run that this tab has begun, and its call's path */
 
 /**
@@ -49,7 +49,7 @@ const fetchOfThePage = globalThis.fetch;
 
 /** @type {readonly AttachRoute[]} */
 let routes = [];
-/** @type {Promise<typeof import("./attach-live.js")> | null} */
+/** @type {Promise<typeof import("./attach/live.js")> | null} */
 let showing = null;
 /** @type {Set<PageCall>} calls that are shown, or about to be */
 const shown = new Set();
@@ -197,7 +197,7 @@ async function ask(headers) {
   const document_ = await response.json();
   routes = document_.routes;
   if (routes.length === 0) return;
-  showing ??= import("./attach-live.js");
+  showing ??= import("./attach/live.js");
   await showing;
   await resume(headers, mode);
 }

@@ -225,9 +225,10 @@ export class Stream {
         const ended = await this.read(ask ?? ((signal) => this.resume(signal)), ask !== null);
         if (ended !== null) return ended;
       } catch (error) {
-        if (this.reading.signal.aborted) throw new StreamError("aborted", "The stream was left.", { cause: error });
-        if (error instanceof StreamError || error instanceof RangeError) throw error;
+        if (!this.reading.signal.aborted && (error instanceof StreamError || error instanceof RangeError)) throw error;
       }
+      const { aborted, reason } = this.reading.signal;
+      if (aborted) throw new StreamError("aborted", "The stream was left.", { cause: reason });
       ask = null;
       tries = this.lastId === before ? tries + 1 : 0;
       if (tries >= MAX_TRIES) throw new StreamError("lost", "The connection was lost, and does not come back.", { retryAvailable: true });

@@ -1,4 +1,4 @@
-export { Presentation } from "./presentation.js";
+export { Presentation } from "./components/presentation.js";
 /** Answers and messages that a conversation shows; the oldest go first. */
 export const MAX_TURNS: 200;
 export class HeadgatePanel extends AnswerElement {
@@ -10,8 +10,8 @@ export class HeadgateChat extends AnswerElement {
     bound(): void;
 }
 export type StreamState = import("./state.js").StreamState;
-export type Action = import("./answer-view.js").Action;
-export type Labels = import("./answer-view.js").Labels;
+export type Action = import("./components/answer-view.js").Action;
+export type Labels = import("./components/answer-view.js").Labels;
 /**
  * What both elements have. Attributes: `label`; `panel`, whose stages alone are shown; `actions`, of `stop retry replay`;
  * `level` of the headings of stages, 3 if it is not given.
@@ -54,5 +54,5 @@ declare class AnswerElement extends HTMLElement {
     keepUp(): void;
     toNewest(): void;
 }
-import { AnswerView } from "./answer-view.js";
-import { Announcer } from "./announcer.js";
+import { AnswerView } from "./components/answer-view.js";
+import { Announcer } from "./components/announcer.js";

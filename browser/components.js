@@ -8,16 +8,16 @@
  *     await new Presentation([...elements], () => client.stream(request)).start();
  */
 
-import { Announcer } from "./announcer.js";
-import { AnswerView } from "./answer-view.js";
-import { STYLE } from "./components-style.js";
+import { Announcer } from "./components/announcer.js";
+import { AnswerView } from "./components/answer-view.js";
+import { STYLE } from "./components/style.js";
 import { EMPTY } from "./state.js";
 
-export { Presentation } from "./presentation.js";
+export { Presentation } from "./components/presentation.js";
 
 /** @typedef {import("./state.js").StreamState} StreamState */
-/** @typedef {import("./answer-view.js").Action} Action */
-/** @typedef {import("./answer-view.js").Labels} Labels */
+/** @typedef {import("./components/answer-view.js").Action} Action */
+/** @typedef {import("./components/answer-view.js").Labels} Labels */
 
 /** Pixels from its end within which a reader counts as being there. */
 const NEAR_PX = 40;

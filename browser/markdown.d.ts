@@ -6,8 +6,8 @@
 export function renderMarkdown(text: string, options?: {
     level?: number;
 }): DocumentFragment;
-/** @typedef {import("./markdown-inline.js").Made} Made */
-/** @typedef {import("./markdown-inline.js").Piece} Piece */
+/** @typedef {import("./markdown/inline.js").Made} Made */
+/** @typedef {import("./markdown/inline.js").Piece} Piece */
 /** One text as it grows. It owns the children of `root`. */
 export class MarkdownView {
     /**
@@ -32,5 +32,5 @@ export class MarkdownView {
         isFinal?: boolean;
     }): void;
 }
-export type Made = import("./markdown-inline.js").Made;
-export type Piece = import("./markdown-inline.js").Piece;
+export type Made = import("./markdown/inline.js").Made;
+export type Piece = import("./markdown/inline.js").Piece;

@@ -10,10 +10,10 @@
  * mailto and fragments alone; an image is shown as a link to it, so that nothing is fetched.
  */
 
-import { Blocks } from "./markdown-blocks.js";
+import { Blocks } from "./markdown/blocks.js";
 
-/** @typedef {import("./markdown-inline.js").Made} Made */
-/** @typedef {import("./markdown-inline.js").Piece} Piece */
+/** @typedef {import("./markdown/inline.js").Made} Made */
+/** @typedef {import("./markdown/inline.js").Piece} Piece */
 
 /** One text as it grows. It owns the children of `root`. */
 export class MarkdownView {

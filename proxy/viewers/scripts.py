@@ -2,13 +2,16 @@
 
 /_headgate/client.js                the module as it is now; a browser asks each time whether it still is
 /_headgate/0123456789ab/client.js   the same for ever, with the modules that it imports
+
+Parts of a module are in a folder beside it: /_headgate/attach/live.js.
 """
 
 import gzip
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from hashlib import sha256
 from importlib.resources import files
+from importlib.resources.abc import Traversable
 from typing import Self
 
 from proxy.http.accept import takes_gzip
@@ -27,6 +30,8 @@ class ServedScript:
     compressed: bytes
     etag: bytes
     """Weak, since it stands for both of them (RFC 9110 8.8.3.3)."""
+    kept_at: bytes
+    """The path under which caches may keep it for ever."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,8 +45,7 @@ class Scripts:
     @classmethod
     def load(cls) -> Self:
         """Load the scripts of this release."""
-        modules = [file for file in files("browser").iterdir() if file.name.endswith(".js")]
-        return cls.of({file.name: file.read_bytes() for file in sorted(modules, key=lambda file: file.name)})
+        return cls.of(dict(sorted(_modules(files("browser"), ""))))
 
     @classmethod
     def of(cls, modules: Mapping[str, bytes]) -> Self:
@@ -52,9 +56,10 @@ class Scripts:
         by_path = {}
         for name, data in modules.items():
             etag = b'W/"%b"' % sha256(data).hexdigest()[:16].encode()
-            script = ServedScript(data, gzip.compress(data, mtime=0), etag)
+            kept = f"/_headgate/{folder}/{name}".encode()
+            script = ServedScript(data, gzip.compress(data, mtime=0), etag, kept)
             by_path[f"/_headgate/{name}".encode()] = script, ASKED_EACH_TIME
-            by_path[f"/_headgate/{folder}/{name}".encode()] = script, FOREVER
+            by_path[kept] = script, FOREVER
         return cls(folder, by_path)
 
     async def answer(self, path: bytes, method: str, headers: Headers, send: Send) -> None:
@@ -70,7 +75,7 @@ class Scripts:
             (b"cache-control", caching),
             (b"etag", script.etag),
             (b"vary", b"accept-encoding"),
-            (b"content-location", f"/_headgate/{self.folder}/".encode() + path.rpartition(b"/")[2]),
+            (b"content-location", script.kept_at),
         ]
         if is_known:
             body = b""
@@ -85,3 +90,12 @@ class Scripts:
         await send(
             {"type": "http.response.body", "body": b"" if method == "HEAD" else body, "more_body": False}
         )
+
+
+def _modules(folder: Traversable, under: str) -> Iterator[tuple[str, bytes]]:
+    """Names, with the folders they are in, and bytes."""
+    for file in folder.iterdir():
+        if file.is_dir():
+            yield from _modules(file, f"{under}{file.name}/")
+        elif file.name.endswith(".js"):
+            yield under + file.name, file.read_bytes()

@@ -1,8 +1,8 @@
-// `browser/attach-routes.js`: which calls are shown, and which tell that the page has turned to something else.
+// `browser/attach/routes.js`: which calls are shown, and which tell that the page has turned to something else.
 
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { leaves, routeOf, subjectOf } from "../../browser/attach-routes.js";
+import { leaves, routeOf, subjectOf } from "../../browser/attach/routes.js";
 
 const START = { name: "start", method: "POST", path: "/api/cases/{case_id}/start", panels: {} };
 const ASK = { name: "ask", method: "POST", path: "/api/ask", panels: {} };

@@ -1,5 +1,6 @@
 """The unchanged frontend with `attach.js` beside it: the house it is in, and what can be seen live."""
 
+import asyncio
 import json
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
@@ -99,6 +100,22 @@ def page_files(directory: Path, script: str = SCRIPT, policy: str = "") -> Path:
     meta = f'<meta http-equiv="Content-Security-Policy" content="{policy}">' if policy else ""
     index.write_text(index.read_text().replace("<head>", f"<head>{meta}{script}"))
     return directory
+
+
+async def until_ready(page: Page) -> None:
+    """The script knows what it shows, and has begun to load the parts that do."""
+    await page.wait_for_function(
+        "performance.getEntriesByType('resource').some(({name}) => name.endsWith('/attach/live.js'))"
+    )
+
+
+async def until_empty(page: Page, path: str, key: str, bearer: str) -> None:
+    """What Headgate tells the bearer at a path has nothing under a key any more. The page sees none of it."""
+    url = page.url.partition("/page")[0] + path
+    async with asyncio.timeout(20):
+        headers = {"authorization": f"Bearer {bearer}"}
+        while (await (await page.request.get(url, headers=headers)).json())[key]:
+            await page.wait_for_timeout(50)
 
 
 async def live_texts(page: Page) -> list[str]:

@@ -9,7 +9,7 @@ import jwt
 import pytest
 from playwright.async_api import expect
 
-from tests.browser.attached import live_texts, until_live
+from tests.browser.attached import live_texts, until_empty, until_live, until_ready
 from tests.browser.frontend import IN_CHROMIUM
 from tests.browser.gallery import findings
 from tests.browser.test_attach_calls import BODY, SEND, Upstream, opened_page
@@ -68,7 +68,7 @@ async def test_a_run_that_ended_meanwhile_or_is_another_users_is_not_shown(tmp_p
         await page.wait_for_timeout(500)
         of_bob = await page.evaluate("document.body.innerHTML")
         upstream.release.set()
-        await page.wait_for_timeout(200)
+        await until_empty(page, "/_headgate/runs", "runs", token())
         await page.reload()
         await page.evaluate(SIGNED)
         await page.evaluate(ASK)
@@ -88,7 +88,7 @@ async def test_two_tabs_show_each_its_own(tmp_path: Path) -> None:
         await other.goto(page.url)
         await other.evaluate(SIGNED)
         await other.evaluate(ASK)
-        await other.wait_for_timeout(700)
+        await until_ready(other)
         await page.evaluate(SEND["XMLHttpRequest"])
         await other.evaluate(SEND["XMLHttpRequest"].replace("/7/", "/8/"))
         await until_live(page)
@@ -114,10 +114,12 @@ async def test_the_pages_own_calls_keep_their_connections(tmp_path: Path) -> Non
             await tabs[-1].goto(page.url)
             await tabs[-1].evaluate(SIGNED)
             await tabs[-1].evaluate(ASK)
-        await tabs[-1].wait_for_timeout(700)
+            await until_ready(tabs[-1])
         for tab, case in zip(tabs, "789", strict=True):
             await tab.evaluate(SEND["XMLHttpRequest"].replace("/7/", f"/{case}/"))
-            await tab.wait_for_timeout(700)
+            if tab is not tabs[-1]:
+                await until_live(tab)
+        await tabs[-1].wait_for_timeout(700)
         shown = [await live_texts(tab) for tab in tabs]
         upstream.release.set()
         for tab in tabs:
@@ -227,7 +229,7 @@ async def test_a_token_that_is_refreshed_meanwhile_reads_on(tmp_path: Path) -> N
     """The stream ends with the token that it was opened with; the page's newer one opens it again."""
     upstream = Upstream()
     identity = {"jwt": {"key": SECRET, "leeway_s": 0}}
-    async with opened_page(tmp_path, upstream, bearer=bearer(6), identity=identity) as (page, problems, own):
+    async with opened_page(tmp_path, upstream, bearer=bearer(10), identity=identity) as (page, problems, own):
         await page.evaluate(SEND["XMLHttpRequest"])
         await until_live(page)
         await page.evaluate(f"window.auth = {{authorization: 'Bearer {bearer(600)}'}}")
@@ -312,7 +314,12 @@ async def test_what_a_person_types_into_stays_on_the_screen(tmp_path: Path, room
         await page.evaluate(LAYOUT, room)
         await page.evaluate(SEND["XMLHttpRequest"])
         await until_live(page)
-        await page.wait_for_timeout(1000)
+        await page.wait_for_function(
+            """() => {
+              const {shadowRoot} = document.querySelector('[data-headgate-live]');
+              const text = shadowRoot.querySelector('.text');
+              return text.scrollHeight > text.clientHeight; }"""
+        )
         left_px, where, hidden_px = await page.evaluate(
             """() => {
               const [host, ...more] = document.querySelectorAll('[data-headgate-live]');
@@ -351,8 +358,7 @@ async def test_a_page_that_the_relay_adds_the_script_to_is_live(tmp_path: Path) 
         await page.goto(page.url.replace("/page", "/app"))
         await page.evaluate(SIGNED)
         await page.evaluate(ASK)
-        await eventually(lambda: any("attach-view" in url for url in own))
-        await page.wait_for_timeout(300)
+        await until_ready(page)
         await page.evaluate(SEND["XMLHttpRequest"])
         await until_live(page)
         shown = await live_texts(page)

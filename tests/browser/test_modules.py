@@ -31,10 +31,17 @@ def test_the_types_are_right() -> None:
 def test_the_declarations_are_those_of_the_code(tmp_path: Path) -> None:
     """After a change: `npx tsc -p tests/browser --outDir browser`, with the checker of that folder."""
     tsc("--outDir", str(tmp_path))
-    made = {path.name: path.read_text() for path in tmp_path.glob("*.d.ts")}
+    made = declarations(tmp_path)
 
-    assert made.keys() == {path.with_suffix(".d.ts").name for path in MODULES.glob("*.js")}
-    assert made == {path.name: path.read_text() for path in MODULES.glob("*.d.ts")}
+    assert made.keys() == {
+        str(path.relative_to(MODULES).with_suffix(".d.ts")) for path in MODULES.rglob("*.js")
+    }
+    assert made == declarations(MODULES)
+
+
+def declarations(folder: Path) -> dict[str, str]:
+    """Texts by path."""
+    return {str(path.relative_to(folder)): path.read_text() for path in folder.rglob("*.d.ts")}
 
 
 def test_the_client_is_small() -> None:

@@ -47,7 +47,10 @@ def page() -> Iterator[Page]:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=QUIET)
         page = browser.new_page(viewport={"width": 1280, "height": 800})
         # Headgate's modules are beside the clinic wherever it is reached through Headgate.
-        page.route("**/_headgate/*", lambda route: route.fulfill(path=MODULES / Path(route.request.url).name))
+        page.route(
+            "**/_headgate/**",
+            lambda route: route.fulfill(path=MODULES / route.request.url.partition("/_headgate/")[2]),
+        )
         yield page
         browser.close()
 

@@ -139,7 +139,7 @@ def begin_batch(browser: Browser, demo: str) -> Page:
     expect(batch.locator("#words")).not_to_have_value("")
     # The script has asked what it may show: this module comes next.
     page.frames[1].wait_for_function(
-        "performance.getEntriesByType('resource').some(({name}) => name.endsWith('attach-live.js'))"
+        "performance.getEntriesByType('resource').some(({name}) => name.endsWith('attach/live.js'))"
     )
     batch.get_by_role("button", name="Send").click()
     return page

@@ -18,7 +18,7 @@ export class Blocks {
     /** @param {readonly string[]} lines @param {number} at */
     interrupts(lines: readonly string[], at: number): boolean;
     /** @param {string} line @param {number} marks @param {boolean} isLast */
-    heading(line: string, marks: number, isLast: boolean): import("./markdown-inline.js").Made;
+    heading(line: string, marks: number, isLast: boolean): import("./inline.js").Made;
     /** @param {readonly string[]} lines @param {number} at @param {number} depth @returns {[Made, number]} */
     quote(lines: readonly string[], at: number, depth: number): [Made, number];
     /** @param {readonly string[]} lines @param {number} at @param {number} depth @returns {[Made, number]} */
@@ -33,7 +33,7 @@ export class Blocks {
     /** @param {readonly string[]} lines @param {number} at @returns {[Made, number]} */
     table(lines: readonly string[], at: number): [Made, number];
 }
-export type Made = import("./markdown-inline.js").Made;
+export type Made = import("./inline.js").Made;
 /**
  * `end`: where the text after it begins; `level`: of the last heading
  */

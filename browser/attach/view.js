@@ -3,9 +3,9 @@
  * that no style leaks in or out; fonts and colours are the page's.
  */
 
-import { MarkdownView } from "./markdown.js";
+import { MarkdownView } from "../markdown.js";
 
-/** @typedef {import("./state.js").Stage} Stage */
+/** @typedef {import("../state.js").Stage} Stage */
 
 /** A card is at most so high, in CSS pixels, and at least so high, or it is not shown in its panel. */
 const MAX_PX = 320;

@@ -4,5 +4,5 @@ export function isStill(place: Place, element: Element): boolean;
 export function find(place: Place): Element | null;
 /** @param {PanelPlace} place @returns {Element | null} the element that the live text is the last child of */
 export function anchorOf(place: PanelPlace): Element | null;
-export type Place = import("./attach-routes.js").Place;
-export type PanelPlace = import("./attach-routes.js").PanelPlace;
+export type Place = import("./routes.js").Place;
+export type PanelPlace = import("./routes.js").PanelPlace;

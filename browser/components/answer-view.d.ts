@@ -1,5 +1,5 @@
-/** @typedef {import("./state.js").StreamState} StreamState */
-/** @typedef {import("./state.js").Stage} Stage */
+/** @typedef {import("../state.js").StreamState} StreamState */
+/** @typedef {import("../state.js").Stage} Stage */
 /** @typedef {import("./announcer.js").Announcer} Announcer */
 /** What can be done about an answer. @typedef {"stop" | "retry" | "replay"} Action */
 /** All words that are shown or said; a page gives its own in another language. */
@@ -63,18 +63,18 @@ export class AnswerView {
         done: string;
         live: string;
         timeout: string;
-        retry: string;
-        replay: string;
-        replaced: string;
+        lost: string;
         begins: string;
+        replaced: string;
         step: string;
         soFar: string;
         toGo: string;
         copied: string;
         notCopied: string;
+        retry: string;
+        replay: string;
         newest: string;
         kept: string;
-        lost: string;
         refused: string;
     };
     titles: Readonly<Record<string, string>>;
@@ -105,7 +105,7 @@ export class AnswerView {
     buttons: Map<Action | "copy", HTMLButtonElement>;
     /** @param {StreamState} state */
     set(state: StreamState): void;
-    state: import("./state.js").StreamState | undefined;
+    state: import("../state.js").StreamState | undefined;
     /** Frames and timers end; what is shown stays. */
     close(): void;
     /** The whole text, as it was sent. */
@@ -133,8 +133,8 @@ export class AnswerView {
     copy(): Promise<void>;
     stopClock(): void;
 }
-export type StreamState = import("./state.js").StreamState;
-export type Stage = import("./state.js").Stage;
+export type StreamState = import("../state.js").StreamState;
+export type Stage = import("../state.js").Stage;
 export type Announcer = import("./announcer.js").Announcer;
 /**
  * What can be done about an answer.
@@ -148,5 +148,5 @@ export type Shown = {
     smoother: Smoother;
     stage: Stage;
 };
-import { MarkdownView } from "./markdown.js";
-import { Smoother } from "./smoother.js";
+import { MarkdownView } from "../markdown.js";
+import { Smoother } from "../smoother.js";

@@ -2,8 +2,8 @@
  * Elements of a foreign page, found by what a person sees of them. In doubt, there is none.
  */
 
-/** @typedef {import("./attach-routes.js").Place} Place */
-/** @typedef {import("./attach-routes.js").PanelPlace} PanelPlace */
+/** @typedef {import("./routes.js").Place} Place */
+/** @typedef {import("./routes.js").PanelPlace} PanelPlace */
 
 /** @param {string | null | undefined} text */
 const plain = (text) => (text ?? "").replace(/\s+/g, " ").trim();

@@ -1,8 +1,8 @@
 /** The blocks of a Markdown text: headings, lists, tables, quotes, code and paragraphs, as elements to be. Pure. */
 
-import { MAX_DEPTH, inline, make } from "./markdown-inline.js";
+import { MAX_DEPTH, inline, make } from "./inline.js";
 
-/** @typedef {import("./markdown-inline.js").Made} Made */
+/** @typedef {import("./inline.js").Made} Made */
 /** @typedef {{piece: Made, end: number, level: number}} Block `end`: where the text after it begins; `level`: of the last heading */
 
 /** Cells of a row; more are left out of the table, and not of the text that is copied. */

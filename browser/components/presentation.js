@@ -1,12 +1,12 @@
 /** One request and the elements that show its answer: who asks, who stops, who asks again, and never twice at once. */
 
-import { StreamError } from "./client.js";
-import { EMPTY, reduce } from "./state.js";
+import { StreamError } from "../client.js";
+import { EMPTY, reduce } from "../state.js";
 
-/** @typedef {import("./client.js").Stream} Stream */
-/** @typedef {import("./client.js").Result} Result */
-/** @typedef {import("./state.js").StreamState} StreamState */
-/** @typedef {import("./state.js").RunEvent} RunEvent */
+/** @typedef {import("../client.js").Stream} Stream */
+/** @typedef {import("../client.js").Result} Result */
+/** @typedef {import("../state.js").StreamState} StreamState */
+/** @typedef {import("../state.js").RunEvent} RunEvent */
 /** @typedef {import("./answer-view.js").Action} Action */
 
 /**

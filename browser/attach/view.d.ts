@@ -31,7 +31,7 @@ export class Dock {
     set(stages: readonly Stage[]): boolean;
     remove(): void;
 }
-export type Stage = import("./state.js").Stage;
+export type Stage = import("../state.js").Stage;
 /** The texts of some stages, each of which only grows or is replaced. */
 declare class Texts {
     /** @param {number} level of the heading that they stand under */
@@ -43,5 +43,5 @@ declare class Texts {
     /** @param {readonly Stage[]} stages */
     set(stages: readonly Stage[]): void;
 }
-import { MarkdownView } from "./markdown.js";
+import { MarkdownView } from "../markdown.js";
 export {};

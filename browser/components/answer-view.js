@@ -1,10 +1,10 @@
 /** One answer as a reader sees it: its stages, how far it is, its end, and what can be done about it. */
 
-import { MarkdownView } from "./markdown.js";
-import { Smoother } from "./smoother.js";
+import { MarkdownView } from "../markdown.js";
+import { Smoother } from "../smoother.js";
 
-/** @typedef {import("./state.js").StreamState} StreamState */
-/** @typedef {import("./state.js").Stage} Stage */
+/** @typedef {import("../state.js").StreamState} StreamState */
+/** @typedef {import("../state.js").Stage} Stage */
 /** @typedef {import("./announcer.js").Announcer} Announcer */
 
 /** What can be done about an answer. @typedef {"stop" | "retry" | "replay"} Action */

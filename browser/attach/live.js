@@ -5,10 +5,10 @@
  * changes, the text goes at once and for good: what looks the same later may be about something else.
  */
 
-import { Card, Dock } from "./attach-view.js";
-import { anchorOf, find, isStill } from "./attach-place.js";
-import { StreamClient, StreamError } from "./client.js";
-import { EMPTY, reduce, stagesOf } from "./state.js";
+import { Card, Dock } from "./view.js";
+import { anchorOf, find, isStill } from "./place.js";
+import { StreamClient, StreamError } from "../client.js";
+import { EMPTY, reduce, stagesOf } from "../state.js";
 
 /** Milliseconds that a page has, after it has sent its call, to show where the answer will stand. */
 const BIND_MS = 1000;
@@ -35,7 +35,7 @@ const HIDDEN_MS = 250;
 /**
  * @typedef {object} LiveCall
  * @property {string} run
- * @property {import("./attach-routes.js").AttachRoute} route
+ * @property {import("./routes.js").AttachRoute} route
  * @property {string} base where Headgate is
  * @property {typeof globalThis.fetch} fetch the page's own, from before the script
  * @property {() => Record<string, string>} headers credentials as the page last set them

@@ -42,10 +42,10 @@ export class Presentation {
     /** @param {unknown} error what no event has said: the connection's end, or a refusal */
     fail(error: unknown): void;
 }
-export type Stream = import("./client.js").Stream;
-export type Result = import("./client.js").Result;
-export type StreamState = import("./state.js").StreamState;
-export type RunEvent = import("./state.js").RunEvent;
+export type Stream = import("../client.js").Stream;
+export type Result = import("../client.js").Result;
+export type StreamState = import("../state.js").StreamState;
+export type RunEvent = import("../state.js").RunEvent;
 export type Action = import("./answer-view.js").Action;
 /**
  * what an element must do to show answers

@@ -1,7 +1,7 @@
 /**
  * @typedef {object} LiveCall
  * @property {string} run
- * @property {import("./attach-routes.js").AttachRoute} route
+ * @property {import("./routes.js").AttachRoute} route
  * @property {string} base where Headgate is
  * @property {typeof globalThis.fetch} fetch the page's own, from before the script
  * @property {() => Record<string, string>} headers credentials as the page last set them
@@ -14,7 +14,7 @@ export class Live {
     /** @param {LiveCall} call */
     constructor(call: LiveCall);
     call: LiveCall;
-    state: import("./state.js").StreamState;
+    state: import("../state.js").StreamState;
     isOver: boolean;
     isBound: boolean;
     address: string;
@@ -65,7 +65,7 @@ export class Live {
 }
 export type LiveCall = {
     run: string;
-    route: import("./attach-routes.js").AttachRoute;
+    route: import("./routes.js").AttachRoute;
     /**
      * where Headgate is
      */
@@ -92,5 +92,5 @@ export type LiveCall = {
      */
     about: string;
 };
-import { Card } from "./attach-view.js";
-import { Dock } from "./attach-view.js";
+import { Card } from "./view.js";
+import { Dock } from "./view.js";
