@@ -100,14 +100,17 @@ wheel: $(VENV)/.demo  ## dist/headgate-….whl
 	@$(BIN)/python -m pip --disable-pip-version-check wheel --quiet --no-deps --no-index --no-build-isolation --wheel-dir dist ./build/wheel
 	@ls dist/headgate-*.whl
 
+# What two packages disagree about is in overrides.txt, with the reason.
+OVERRIDE := --override requirements/overrides.txt
 COMPILE := build/lock/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate --no-header
 
 lock:  ## new versions of everything; commit the result
 	$(PYTHON) -m venv --clear build/lock
 	build/lock/bin/python -m pip --disable-pip-version-check install --quiet $(LOCKED) -r requirements/locking.lock
 	$(COMPILE) --upgrade pyproject.toml -o requirements/runtime.lock
+	$(COMPILE) --upgrade $(OVERRIDE) -c requirements/runtime.lock --extra bedrock pyproject.toml -o requirements/bedrock.lock
 	$(COMPILE) --upgrade -c requirements/runtime.lock pyproject.toml requirements/demo.in -o requirements/demo.lock
-	$(COMPILE) --upgrade -c requirements/demo.lock pyproject.toml requirements/demo.in requirements/test.in -o requirements/test.lock
+	$(COMPILE) --upgrade $(OVERRIDE) -c requirements/demo.lock -c requirements/bedrock.lock --extra bedrock pyproject.toml requirements/demo.in requirements/test.in -o requirements/test.lock
 	$(COMPILE) -c requirements/test.lock requirements/build.in -o requirements/build.lock
 	$(COMPILE) --upgrade requirements/locking.in -o requirements/locking.lock
 

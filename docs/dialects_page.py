@@ -6,7 +6,9 @@ from proxy.llm.assembly.kept_fields import MAX_FIELDS
 from proxy.llm.dialects import (
     anthropic,
     cohere,
+    converse_answer,
     gemini_answer,
+    invoked_answer,
     ollama,
     openai_answer,
     openai_fields,
@@ -116,6 +118,30 @@ SHAPES: tuple[tuple[str, str, str, Mapping[str, Iterable[str]]], ...] = (
                 "message-end",
             ],
             "a harmless end": cohere.HARMLESS_FINISHES,
+        },
+    ),
+    (
+        "Bedrock, Converse",
+        "`…/model/NAME/converse`",
+        "`…/converse-stream`, with the permission `bedrock:InvokeModelWithResponseStream`. "
+        "Not streamed: calls with a guardrail. A citation, and what a server's tool adds, is uncertain.",
+        {
+            "an event": converse_answer.EVENTS,
+            "a delta": converse_answer.DELTAS,
+            "an end": converse_answer.KNOWN,
+            "a harmless end": converse_answer.HARMLESS_FINISHES,
+            "an error, with its status": _statuses(converse_answer.STATUSES),
+        },
+    ),
+    (
+        "Bedrock, InvokeModel",
+        "`…/model/NAME/invoke` with a body of Anthropic's",
+        "`…/invoke-with-response-stream`, with the same permission. The events are Anthropic's, each within "
+        "one of Amazon's; the figures of the last one are headers of the batch answer. Bodies of other "
+        "makers are not streamed.",
+        {
+            "an event": anthropic.EVENTS,
+            "a header": [name.decode() for name in invoked_answer.HEADERS.values()],
         },
     ),
 )

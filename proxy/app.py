@@ -22,6 +22,7 @@ from proxy.errors import Fault
 from proxy.gateway import Gateway
 from proxy.http.headers import Forwarding
 from proxy.identity import Identifier, is_verified
+from proxy.llm.aws.signing import Signer
 from proxy.llm.cautious import CautiousDialect
 from proxy.llm.denylist import StreamDenylist
 from proxy.llm.denylist_file import FileDenylistStore
@@ -264,7 +265,8 @@ class _Parts:
         forwarding = Forwarding(x_forwarded="off", upstream_host=to.authority)
         relay = Relay(upstream, forwarding, self.upgrades, repeats=True)
         dialects = [CautiousDialect(dialect) for dialect in APIS[settings.api](to.host)]
-        return Provider(settings.name, settings.mount.encode(), dialects, upstream, relay)
+        signer = Signer(to.host, to.authority) if settings.api == "bedrock" else None
+        return Provider(settings.name, settings.mount.encode(), dialects, upstream, relay, signer)
 
 
 def _identifier(settings: Settings) -> Identifier:

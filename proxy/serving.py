@@ -5,12 +5,14 @@ import gc
 import logging
 import signal
 import socket
+import ssl
 from collections.abc import AsyncIterator, Coroutine
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 from proxy.downstream.admission import Connections
 from proxy.downstream.admitting import admitting
+from proxy.downstream.certificate import server_tls
 from proxy.downstream.cross_origin import CrossOrigin
 from proxy.downstream.descriptors import ENOUGH, RESERVED, Descriptors
 from proxy.gateway import Gateway
@@ -119,9 +121,13 @@ def _servers(
     """The public port's server, and those of the admin port and the model port."""
     keep_alive_s, backlog = settings.client_keep_alive_s, app.descriptors.backlog
 
-    def counted(port: object, listener: socket.socket, connections: Connections) -> OwnedServer:
+    def counted(
+        port: object, listener: socket.socket, connections: Connections, tls: ssl.SSLContext | None = None
+    ) -> OwnedServer:
         protocol = admitting(connections)
-        return server(port, listener, protocol, keep_alive_s=keep_alive_s, grace_s=grace_s, backlog=backlog)
+        return server(
+            port, listener, protocol, keep_alive_s=keep_alive_s, grace_s=grace_s, backlog=backlog, tls=tls
+        )
 
     origins = frozenset(origin.encode() for origin in settings.cors.origins)
     public = CrossOrigin(app.gateway, origins) if origins else app.gateway
@@ -129,7 +135,9 @@ def _servers(
     others = [server(app.admin.app(), sockets.admin, keep_alive_s=5, grace_s=1)]
     if sockets.model is not None:
         # SDKs keep their connections for long, and no load balancer stands between them and this port.
-        others.append(counted(app.model_port, sockets.model, app.model_connections))
+        chosen = settings.llm.tls if settings.llm is not None else None
+        tls = None if chosen is None else server_tls(chosen.cert, chosen.key)
+        others.append(counted(app.model_port, sockets.model, app.model_connections, tls))
     return front, others
 
 

@@ -18,12 +18,14 @@ from typing import Any
 
 from proxy.llm.assembly.dialect import Assembler, Dialect, ProviderFailed, Unfaithful
 from proxy.llm.dialects.anthropic import Anthropic
+from proxy.llm.dialects.bedrock import EVENT_STREAM, Converse
 from proxy.llm.dialects.cohere import Cohere
 from proxy.llm.dialects.gemini import Gemini
 from proxy.llm.dialects.ollama import Ollama
 from proxy.llm.dialects.openai import OpenAI
 from proxy.llm.dialects.responses import Responses
 from proxy.llm.stream_events import SSE, StreamEvents
+from tests.servers.bedrock import framed
 
 OTHER = "another API"
 """The shape of a recording that is no call for a chat, a message or a response, or of no dialect."""
@@ -52,17 +54,23 @@ class Finding:
     """Fields that only the recorded batch answer has (-), only ours (+), or that have another type (~)."""
 
 
+BY_TYPE = {
+    "message_start": "anthropic",
+    "ping": "anthropic",
+    "response.created": "responses",
+    "message-start": "cohere",
+}
+"""The shape of a stream, by the type of an event."""
+
+
 def shape_of(events: list[str]) -> str:
     """The API that a stream comes from, as its first events show."""
     for event in events[:3]:
         said = json.loads(event)
-        kind = said.get("type")
-        if kind in ("message_start", "ping"):
-            return "anthropic"
-        if kind == "response.created":
-            return "responses"
-        if kind == "message-start":
-            return "cohere"
+        if said.get("type") in BY_TYPE:
+            return BY_TYPE[said["type"]]
+        if said.keys() & {"messageStart", "contentBlockStart", "contentBlockDelta"}:
+            return "bedrock"
         if "candidates" in said or "usageMetadata" in said:
             return "gemini"
         if isinstance(said.get("choices"), list) and said.get("object") != "text_completion":
@@ -81,6 +89,7 @@ SHAPES: Mapping[str, Dialect] = {
     "gemini": Gemini(),
     "ollama": Ollama(),
     "cohere": Cohere(),
+    "bedrock": Converse(),
 }
 
 
@@ -175,11 +184,17 @@ def _cuts(shape: str, events: list[str], whole: bytes) -> str:
 
 def _decoded(media_type: bytes, events: list[str], pieces: int) -> Iterator[str]:
     """The events of a stream whose bytes come in pieces."""
-    framed = "data: {}\n\n" if media_type == SSE else "{}\n"
-    wire = "".join(framed.format(event) for event in events).encode()
+    wire = _wire(media_type, events)
     decoder = StreamEvents(media_type)
     for at in range(0, len(wire), pieces):
         yield from decoder.feed(wire[at : at + pieces])
+
+
+def _wire(media_type: bytes, events: list[str]) -> bytes:
+    if media_type == EVENT_STREAM:
+        return b"".join(framed(json.loads(event)) for event in events)
+    form = "data: {}\n\n" if media_type == SSE else "{}\n"
+    return "".join(form.format(event) for event in events).encode()
 
 
 def _differences(batch: Any, ours: Any, path: str = "$") -> Iterator[str]:

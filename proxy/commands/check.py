@@ -58,9 +58,10 @@ def _models(settings: LlmSettings) -> Table:
         "recorded streams tried",
     ):
         table.add_column(heading, overflow="fold")
+    scheme = "http" if settings.tls is None else "https"
     for provider in settings.providers:
         name = f"{provider.name} ({provider.api})"
         found = tried(provider.url.split("://")[-1].partition("/")[0].partition(":")[0])
         streams = "none of this host: read as documented" if found is None else ", ".join(found.streams)
-        table.add_row(name, provider.url, f"http://{settings.listen}{provider.mount}", streams)
+        table.add_row(name, provider.url, f"{scheme}://{settings.listen}{provider.mount}", streams)
     return table

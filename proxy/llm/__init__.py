@@ -1,4 +1,5 @@
 """The model port: the upstream's calls to its language model pass here, and their tokens go to the run.
 
-Imports `llm.assembly`, `relay`, `upstream` and `observe`. Read `port.py` first, then `call.py`: one call.
+Imports `llm.assembly`, `llm.aws`, `relay`, `upstream` and `observe`. Read `port.py` first, then `call.py`:
+one call.
 """

@@ -6,10 +6,18 @@ from collections.abc import Callable, Iterable
 from contextlib import suppress
 from typing import Literal
 
-from proxy.errors import UpstreamAborted, UpstreamBroke, UpstreamBusy, UpstreamError, UpstreamUnreachable
+from proxy.errors import (
+    RequestRefused,
+    UpstreamAborted,
+    UpstreamBroke,
+    UpstreamBusy,
+    UpstreamError,
+    UpstreamUnreachable,
+)
 from proxy.http.asgi import Receive, Scope, Send, send_problem
 from proxy.http.headers import Headers, end_to_end, response_headers
 from proxy.llm.assembly.dialect import AbnormalFinish, Dialect, ProviderFailed, StreamCall, Unfaithful
+from proxy.llm.aws.signing import Signer
 from proxy.llm.denylist import StreamDefect
 from proxy.llm.stream_events import StreamEvents, is_readable, is_stream, media_type_of
 from proxy.llm.tap import TappedCall
@@ -39,7 +47,15 @@ END_WAIT_S = 0.1
 REPLACED_HEADERS = frozenset({b"content-length", b"accept-encoding", b"transfer-encoding", b"expect"})
 """Headers of the call that change, since another body is sent and the answer is read here."""
 
-STREAM_HEADERS = frozenset({b"content-type", b"content-length", b"cache-control", b"x-accel-buffering"})
+STREAM_HEADERS = frozenset(
+    {
+        b"content-type",
+        b"content-length",
+        b"cache-control",
+        b"x-accel-buffering",
+        b"x-amzn-bedrock-content-type",
+    }
+)
 """Headers of the stream that its batch answer would not have, or with other values."""
 
 
@@ -60,6 +76,8 @@ class ModelCall:
         dialect: of the provider.
         call: where the text goes.
         ask_again: see `LlmSettings`.
+        has_room: whether so many more bytes may be held.
+        signer: signs the call as a stream. None: it needs no signature.
     """
 
     def __init__(
@@ -70,6 +88,7 @@ class ModelCall:
         call: TappedCall,
         ask_again: Literal["never", "unbilled", "always"],
         has_room: Callable[[int], bool],
+        signer: Signer | None = None,
     ) -> None:
         self._upstream = upstream
         self._stream = stream
@@ -78,6 +97,7 @@ class ModelCall:
         self._call = call
         self._ask_again = ask_again
         self._has_room = has_room
+        self._signer = signer
         self._events = 0
         self._has_text = False
         self.is_answered = False
@@ -97,6 +117,9 @@ class ModelCall:
             except UpstreamAborted:
                 await self._call.fail()
                 return CallResult.LEFT
+            except RequestRefused:
+                await self._call.fail()
+                raise
             except (UpstreamError, ProviderFailed, Unfaithful) as failure:
                 await self._call.fail()
                 return await self._failed(failure, exchange, send)
@@ -109,6 +132,8 @@ class ModelCall:
 
     async def _answer(self, exchange: Exchange, scope: Scope, send: Send) -> CallResult:
         headers = _headers(scope["headers"], self._upstream.origin.authority)
+        if self._signer is not None:
+            headers = await self._signer.signed("POST", self._stream.target, headers, self._stream.body)
         request = Request("POST", self._stream.target, headers, self._stream.body)
         await exchange.send(request.wire(), whole=True)
         await exchange.head()
@@ -119,7 +144,7 @@ class ModelCall:
             await self._read(exchange)
             body = self._assembler.answer()
             await self._call.finish()
-            await self._send_answer(send, exchange, 200, body)
+            await self._send_answer(send, exchange, 200, body, self._assembler.headers)
             return CallResult.TAPPED
         body = await self._batch_answer(exchange)
         await self._call.fail()
@@ -190,6 +215,7 @@ class ModelCall:
         exchange: Exchange,
         status: int,
         body: bytes,
+        more: Iterable[tuple[bytes, bytes]] = (),
         *,
         but: frozenset[bytes] = STREAM_HEADERS,
     ) -> None:
@@ -199,7 +225,7 @@ class ModelCall:
         headers = [pair for pair in headers if pair[0] not in but]
         if b"content-type" in but:
             headers.append((b"content-type", b"application/json"))
-        headers.append((b"content-length", b"%d" % len(body)))
+        headers += [*more, (b"content-length", b"%d" % len(body))]
         await send({"type": "http.response.start", "status": status, "headers": headers})
         await send({"type": "http.response.body", "body": body, "more_body": False})
 
@@ -224,7 +250,7 @@ class ModelCall:
         if self._ask_again == "always" or (self._ask_again == "unbilled" and not self._events):
             return CallResult.LOST
         if isinstance(failure, ProviderFailed):
-            await self._send_answer(send, exchange, failure.status, failure.body)
+            await self._send_answer(send, exchange, failure.status, failure.body, failure.headers)
         else:
             self.is_answered = True
             await send_problem(send, failure.status, failure.detail)

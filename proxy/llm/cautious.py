@@ -11,6 +11,7 @@ from typing import TypeVar, TypeVarTuple
 from proxy.llm.assembly.dialect import (
     Assembler,
     Dialect,
+    Headers,
     NotStreamable,
     Prompt,
     ProviderFailed,
@@ -68,6 +69,10 @@ class CautiousAssembler:
     @property
     def arguments(self) -> str:
         return self._assembler.arguments
+
+    @property
+    def headers(self) -> Headers:
+        return self._assembler.headers
 
     @property
     def is_complete(self) -> bool:

@@ -20,6 +20,7 @@ from proxy.http.asgi import ANSWER, TARGET, Receive, Scope, Send, send_problem
 from proxy.http.framing import request_target
 from proxy.http.tracing import Fields, TraceId, has_context, without_token
 from proxy.llm.assembly.dialect import Dialect, NotStreamable, Prompt, StreamCall
+from proxy.llm.aws.signing import Signer
 from proxy.llm.call import ModelCall
 from proxy.llm.cautious import CautiousCall
 from proxy.llm.denylist import StreamDefect, StreamDenylist
@@ -59,6 +60,21 @@ class Provider:
     """Told apart by a call's path."""
     upstream: Upstream
     relay: Relay
+    signer: Signer | None = None
+
+    async def relayed(
+        self, scope: Scope, body: bytes | None, receive: Receive, send: Send, *, fresh: bool = False
+    ) -> RelayResult:
+        """Relay a call as it came, but signed anew if it must be.
+
+        Args:
+            body: of the call; None: it was not read, or is too long.
+            receive: provides the body, and what comes after it.
+        """
+        if self.signer is not None:
+            headers = await self.signer.signed(scope["method"], scope[TARGET], scope["headers"], body)
+            scope = {**scope, "headers": headers}
+        return await self.relay(scope, receive, send, fresh=fresh)
 
     def dialect(self, method: str, target: bytes) -> Dialect | None:
         """The dialect of a call for text; None: the request is no such call, as far as that shows without its
@@ -94,7 +110,7 @@ class _RunCall:
     async def relayed(self, send: Send | None = None, *, fresh: bool = False) -> RelayResult:
         """Relay the call as it came."""
         replayed = ReplayedBody.of(self.body, self.receive)
-        return await self.provider.relay(self.scope, replayed, send or self.send, fresh=fresh)
+        return await self.provider.relayed(self.scope, self.body, replayed, send or self.send, fresh=fresh)
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,13 +167,13 @@ class ModelPort:
     async def _untapped(self, provider: Provider, scope: Scope, receive: Receive, send: Send) -> None:
         """A call of no run. Its body is read ahead, to be sent again if a kept connection breaks."""
         self.taps.unmatched += 1
-        replayed = receive
+        body, replayed = None, receive
         with self.bodies.reserve() as reservation:
-            if scope["method"] not in IDEMPOTENT:
+            if scope["method"] not in IDEMPOTENT or provider.signer is not None:
                 body, replayed = await read_ahead(receive, reservation)
                 if body is not None:
                     scope, replayed = _unexpected(scope), ReplayedBody.of(body, receive)
-            await provider.relay(scope, replayed, send)
+            await provider.relayed(scope, body, replayed, send)
 
     async def _tapped(
         self,
@@ -175,14 +191,14 @@ class ModelPort:
         method: str = scope["method"]
         dialect = provider.dialect(method, target)
         if dialect is None:
-            return _relayed_as(CallResult.BATCH, await provider.relay(scope, replayed, send))
+            return _relayed_as(CallResult.BATCH, await provider.relayed(scope, body, replayed, send))
         turns = Turns()
         is_read = body is not None and not await is_slow(body)
         prompt = dialect.prompt(method, target, body) if body is not None and is_read else None
         await turns.breathe()
         if body is None or prompt is None:
             await tap.doubt()  # too long, compressed, or slow to read
-            return _relayed_as(CallResult.BATCH, await provider.relay(scope, replayed, send))
+            return _relayed_as(CallResult.BATCH, await provider.relayed(scope, body, replayed, send))
         hashing = hashlib.sha256(target + b"\n")
         for at in range(0, len(body), STEP_BYTES):
             hashing.update(memoryview(body)[at : at + STEP_BYTES])
@@ -221,6 +237,7 @@ class ModelPort:
             call,
             self.settings.ask_again,
             run_call.reservation.take,
+            provider.signer,
         )
         result = await model_call.answer(run_call.scope, run_call.receive, run_call.send)
         defect = model_call.defect

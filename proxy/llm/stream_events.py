@@ -1,9 +1,10 @@
-"""The events of a provider's stream: server-sent events, or NDJSON with one a line."""
+"""The events of a provider's stream: server-sent events, NDJSON with one a line, or Amazon's frames."""
 
 from codecs import getincrementaldecoder
 
 from proxy.http.headers import Headers
 from proxy.llm.assembly.dialect import Unfaithful
+from proxy.llm.aws.event_stream import EVENT_STREAM, AmazonEvents
 from proxy.text.sse import Decoder, EventTooLarge
 
 MAX_EVENT_BYTES = 8 * 1024 * 1024
@@ -22,6 +23,7 @@ class StreamEvents:
     def __init__(self, media_type: bytes) -> None:
         self._text = getincrementaldecoder("utf-8")()
         self._events = Decoder(max_event_bytes=MAX_EVENT_BYTES) if media_type == SSE else None
+        self._frames = AmazonEvents(MAX_EVENT_BYTES) if media_type == EVENT_STREAM else None
         self._line: list[str] = []
         self._line_chars = 0
 
@@ -31,6 +33,8 @@ class StreamEvents:
         Raises:
             Unfaithful: an event is too large, or is no Unicode.
         """
+        if self._frames is not None:
+            return self._frames.feed(data)
         try:
             text = self._text.decode(data)  # the event decoder replaces invalid UTF-8 by U+FFFD
             if self._events is not None:

@@ -1,6 +1,8 @@
 """How the upstream and its language models are reached: a part of `settings.py`."""
 
 import re
+import ssl
+from importlib.util import find_spec
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, model_validator
@@ -13,6 +15,12 @@ def _mount(value: str) -> str:
     if not re.fullmatch(r"(/[A-Za-z0-9_.-]+)*/?", value) or not value.startswith("/"):
         raise ValueError("must be / or segments of letters, digits, '_', '.' and '-', for example /openai")
     return value
+
+
+def _with_its_extra(api: str) -> str:
+    if api == "bedrock" and find_spec("botocore") is None:
+        raise ValueError("bedrock needs an extra package: install headgate[bedrock], which is botocore")
+    return api
 
 
 class TimeoutSettings(SettingsBlock):
@@ -113,9 +121,13 @@ class ProviderSettings(SettingsBlock):
     path: Annotated[str, AfterValidator(_mount)] | None = None
     """The part before the provider's own path in the base URL that the upstream uses. The default is `/NAME`:
     `http://HEADGATE:8090/openai/v1` for the provider `openai`. A single provider may have `/`."""
-    api: Literal["openai", "anthropic", "gemini", "ollama", "cohere"] = "openai"
+    api: Annotated[
+        Literal["openai", "anthropic", "gemini", "ollama", "cohere", "bedrock"],
+        AfterValidator(_with_its_extra),
+    ] = "openai"
     """The shape of its API, see [dialects](dialects.md). `openai` is also the shape of Azure, DeepSeek and
-    every compatible server; `gemini` is also Vertex AI's, with Anthropic's models there."""
+    every compatible server; `gemini` is also Vertex AI's, with Anthropic's models there. `bedrock` needs
+    Headgate's extra of that name."""
     timeouts: TimeoutSettings = TimeoutSettings()
     """Before a stream's first text `first_byte_s` applies instead of `idle_s`: a thinking model gets as much
     time as for its batch answer."""
@@ -128,12 +140,32 @@ class ProviderSettings(SettingsBlock):
         return (f"/{self.name}" if self.path is None else self.path).rstrip("/")
 
 
+class CertificateSettings(SettingsBlock):
+    """The certificate of a port, so that it speaks `https`. The files may be replaced while Headgate serves:
+    new connections have the new certificate."""
+
+    cert: ReadableFile
+    """PEM file of the certificate and those between it and its authority."""
+    key: ReadableFile
+    """PEM file of its private key, without a passphrase."""
+
+    @model_validator(mode="after")
+    def _belong_together(self) -> "CertificateSettings":
+        try:
+            ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(self.cert, self.key, password="")
+        except ssl.SSLError:
+            raise ValueError("cert, key: not a certificate in PEM and its own key") from None
+        return self
+
+
 class LlmSettings(SettingsBlock):
     """The model port, for the source `tap`. In the upstream's own settings, the base URL of its language
     model points here."""
 
     listen: Address = "127.0.0.1:8090"
     """Where the upstream connects. Never public: every call that comes here is passed on to the providers."""
+    tls: CertificateSettings | None = None
+    """Makes it `https`, which AWS's SDKs want for a bearer key. Without it the port speaks `http`."""
     providers: Annotated[list[ProviderSettings], Field(min_length=1)]
     """The language models behind it."""
     ask_again: Literal["never", "unbilled", "always"] = "always"

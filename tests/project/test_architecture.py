@@ -34,8 +34,9 @@ WINGS = {
         "relay": "errors turns downstream http observe settings text upstream",
         "runs": "errors identity turns downstream http observe relay settings text upstream",
         "viewers": "errors identity turns http observe runs text",
-        "llm": "errors turns downstream http llm.assembly observe relay settings text upstream",
+        "llm": "errors turns downstream http llm.assembly llm.aws observe relay settings text upstream",
         "llm.assembly": "",
+        "llm.aws": "errors llm.assembly",
         "llm.dialects": "llm.assembly",
         "sources": "errors turns http llm llm.assembly llm.dialects runs settings text upstream",
         "routed": "errors identity downstream http llm observe relay runs settings sources upstream viewers",
@@ -222,7 +223,8 @@ def test_the_pure_modules_do_no_io() -> None:
     pure += ("llm.assembly.dialect", "llm.assembly.joins", "llm.dialects.openai", "llm.dialects.gemini")
     pure += ("llm.dialects.openai_answer", "llm.dialects.gemini_answer", "llm.dialects.gemini_arguments")
     pure += ("llm.dialects.openai_fields", "llm.assembly.kept_fields", "llm.dialects.apis")
-    pure += ("llm.assembly.json_dialect",)
+    pure += ("llm.assembly.json_dialect", "llm.aws.event_stream", "llm.dialects.bedrock")
+    pure += ("llm.dialects.converse_answer", "llm.dialects.invoked_answer")
     pure += ("llm.dialects.anthropic", "llm.dialects.responses", "llm.dialects.ollama", "llm.dialects.cohere")
     pure += ("sources.native_rules", "observe.labels")
     for name in pure:

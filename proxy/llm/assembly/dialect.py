@@ -14,6 +14,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+Headers = tuple[tuple[bytes, bytes], ...]
+
 
 class NotStreamable(Exception):
     """The reason, in words without anything of the call's own."""
@@ -33,12 +35,14 @@ class ProviderFailed(Exception):
     Args:
         status: that the batch answer would have had; 500 where the stream does not say.
         body: of that answer, in the provider's own shape of errors.
+        headers: of that answer, which its stream has in events.
     """
 
-    def __init__(self, status: int, body: bytes) -> None:
+    def __init__(self, status: int, body: bytes, headers: Headers = ()) -> None:
         super().__init__(f"the provider's stream says {status}")
         self.status = status
         self.body = body
+        self.headers = headers
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +74,10 @@ class Assembler(Protocol):
     @property
     def arguments(self) -> str:
         """What the last event added to the arguments of the first tool that the answer calls, or ""."""
+
+    @property
+    def headers(self) -> Headers:
+        """Headers of the batch answer that its stream has in events."""
 
     def feed(self, data: str) -> str:
         """Take one event's data; the text it adds to the answer's first choice, "" for none.
@@ -103,7 +111,7 @@ class Dialect(Protocol):
 
     @property
     def media_type(self) -> bytes:
-        """The media type of its streams: `text/event-stream` or `application/x-ndjson`."""
+        """The media type of its streams, of which `stream_events.py` knows three."""
 
     def is_call(self, method: str, target: bytes) -> bool:
         """Whether a request is a call for text, as far as that shows without its body."""

@@ -6,6 +6,7 @@ from typing import Any, ClassVar
 
 from proxy.llm.assembly.dialect import (
     Assembler,
+    Headers,
     NotStreamable,
     Prompt,
     StreamCall,
@@ -101,6 +102,7 @@ class JsonAnswer(ABC):
     def __init__(self, *, is_own_stream: bool) -> None:
         self.is_own_stream = is_own_stream
         self.arguments = ""
+        self.headers: Headers = ()
         self.is_terminated = False
         self.unknown = KeptFields()
         """Fields of the events' top level that no table names."""

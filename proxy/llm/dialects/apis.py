@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from proxy.llm.assembly.dialect import Dialect
 from proxy.llm.dialects.anthropic import Anthropic
+from proxy.llm.dialects.bedrock import Converse, InvokeModel
 from proxy.llm.dialects.cohere import Cohere
 from proxy.llm.dialects.gemini import Gemini
 from proxy.llm.dialects.ollama import Ollama
@@ -20,6 +21,7 @@ APIS: Mapping[str, Callable[[str], Sequence[Dialect]]] = {
     "gemini": lambda host: (Gemini(), Anthropic(), OpenAI(host)),
     "ollama": lambda host: (Ollama(), OpenAI(host), Responses(host), Anthropic()),
     "cohere": lambda host: (Cohere(), OpenAI(host)),
+    "bedrock": lambda host: (Converse(), InvokeModel(), OpenAI(host), Responses(host)),
 }
 """For each `api`, a function from the provider's host to its dialects."""
 
@@ -39,6 +41,7 @@ CHAT, RESPONSES, MESSAGES, CONTENT = "chat completions", "responses", "messages"
 
 TRIED = (
     Tried("Alibaba", ("aliyuncs.com",), (CHAT,)),
+    Tried("Amazon Bedrock", ("amazonaws.com",), ("converse",)),
     Tried("Anthropic", ("api.anthropic.com",), (MESSAGES,)),
     Tried("Azure", ("openai.azure.com", "azure.com"), (CHAT, RESPONSES)),
     Tried("Cerebras", ("api.cerebras.ai",), (CHAT,)),

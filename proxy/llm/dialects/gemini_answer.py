@@ -170,6 +170,7 @@ class Response:
     def __init__(self, choices: int | None = None) -> None:
         self._choices = choices
         self.arguments = ""
+        self.headers = ()
         self._has_called = False
         self._answer: dict[str, Any] = {}
         self._chars = 0

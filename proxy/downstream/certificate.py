@@ -1,0 +1,54 @@
+"""The certificate of a port of ours. A renewed one is used for new connections, without a restart."""
+
+import logging
+import ssl
+from pathlib import Path
+from time import monotonic
+
+logger = logging.getLogger("headgate.tls")
+
+LOOK_EACH_S = 1.0
+"""How often the files are looked at, at most; they are when somebody connects."""
+
+
+def server_tls(cert: Path, key: Path) -> ssl.SSLContext:
+    """TLS 1.2 or later, with the certificate that the files have at the time of each handshake.
+
+    Raises:
+        OSError: a file cannot be read.
+        ssl.SSLError: they have no certificate, or another one's key.
+    """
+    return _Certificate(cert, key).context
+
+
+class _Certificate:
+    def __init__(self, cert: Path, key: Path) -> None:
+        self._files = (cert, key)
+        self._seen = self._stamps()
+        self._looked_at = monotonic()
+        self.context = self._loaded()
+        self.context.sni_callback = self._renew
+
+    def _loaded(self) -> ssl.SSLContext:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.minimum_version = ssl.TLSVersion.TLSv1_2
+        context.set_alpn_protocols(["http/1.1"])
+        context.load_cert_chain(*self._files)
+        return context
+
+    def _stamps(self) -> list[tuple[int, int]]:
+        found = [file.stat() for file in self._files]
+        return [(stat.st_mtime_ns, stat.st_ino) for stat in found]
+
+    def _renew(self, connection: ssl.SSLObject, _name: str | None, _context: ssl.SSLContext) -> None:
+        """Called within each handshake: take the new certificate, if there is one."""
+        if monotonic() - self._looked_at >= LOOK_EACH_S:
+            self._looked_at = monotonic()
+            try:
+                stamps = self._stamps()
+                if stamps != self._seen:
+                    self.context = self._loaded()
+                    self._seen = stamps
+            except (OSError, ssl.SSLError) as why:  # half written: the next connection looks again
+                logger.warning("the certificate is not renewed", extra={"why": type(why).__name__})
+        connection.context = self.context
