@@ -123,6 +123,7 @@ LABELS: dict[str, type[enum.Enum] | tuple[str, ...] | str] = {
     + "; of pages: "
     + ", ".join(f"`{e.value}`" for e in PageResult),
     "bucket": "`0` to `15`: a hash of the user id, unrelated to the flags' own",
+    "generation": "of Python's garbage collector: `0` to `2`",
     "version": "of Headgate",
     "python": "its version",
 }
@@ -142,7 +143,7 @@ def metrics_page() -> str:
         "| --- | --- | --- | --- |",
     ]
     used: list[str] = []
-    for collector in vars(metrics).values():
+    for collector in (*vars(metrics).values(), *vars(metrics.process).values()):
         if not hasattr(collector, "_labelnames"):
             continue
         kind = type(collector).__name__.lower()

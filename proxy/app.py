@@ -124,6 +124,7 @@ async def running(
         executor.begin(runs, found)
         stack.enter_context(_repeating(_every_second(metrics, flag_source, flags, routes, runs, shared)))
         stack.enter_context(_repeating(identifier.keep_keys()))
+        stack.enter_context(_repeating(metrics.process.watch()))
         forward = forwarding(settings.upstream, settings.identity, to)
         relay = Relay(upstream, forward, parts.upgrades)
         tickets = Tickets(None if shared is None else shared.tickets)

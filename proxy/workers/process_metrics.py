@@ -97,7 +97,7 @@ class ProcessMetrics:
         both = Metric(metric.name, metric.documentation, metric.type)
         for sample in metric.samples:
             value = sample.value + there.pop((sample.name, frozenset(sample.labels.items())), 0.0)
-            both.samples.append(sample._replace(value=self.began_at if _is_created(sample.name) else value))
+            both.samples.append(sample._replace(value=value))
         for name, labels in there:
             both.add_sample(name, dict(labels), there[name, labels])
         return both
@@ -128,7 +128,3 @@ class _MergedRegistry(CollectorRegistry):
 
 def _pid_of(path: Path) -> int:
     return int(path.stem.rpartition("_")[2])
-
-
-def _is_created(name: str) -> bool:
-    return name.endswith("_created")

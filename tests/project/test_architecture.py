@@ -28,7 +28,7 @@ WINGS = {
         "http": "errors",
         "text": "turns",
         "settings": "errors text",
-        "observe": "errors identity settings text",
+        "observe": "errors http identity settings text",
         "upstream": "errors turns http settings",
         "downstream": "errors http observe",
         "relay": "errors turns downstream http observe settings text upstream",
