@@ -7,19 +7,22 @@ alert of its own.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import yaml
 
 from dashboards.objectives import APART, BY, OBJECTIVES, Objective
+from dashboards.place import EVERYWHERE, Place
 
-PAGE, TICKET = "page", "ticket"
+CRITICAL, WARNING, INFO = "critical", "warning", "info"
+"""A person now, a person today, nobody: as in the rules of most clusters, so that their routes fit."""
 
-RUNBOOKS = "https://runbooks.example.org/headgate"
-"""Where `docs/runbooks` is served; yours is another place: `python -m dashboards --runbooks URL`."""
+INHIBITED_BY = ("alertname", "namespace", "job", "route")
+"""A more severe alert that has these in common silences a less severe one."""
 
 DEPLOYMENT = "namespace, job"
+POD = f"{DEPLOYMENT}, instance"
 
 FALLBACK_SHARE, FALLBACK_EVENTS = 0.2, 20
 """So many fall back when the source of live text is down, and not because one model call was."""
@@ -49,10 +52,10 @@ class Burn:
 
 
 BURNS = (
-    Burn(14.4, "1h", "5m", PAGE),  # 2 % of the month's budget in an hour
-    Burn(6, "6h", "30m", PAGE),  # 5 % in six
-    Burn(3, "1d", "2h", TICKET),  # 10 % in a day
-    Burn(1, "3d", "6h", TICKET),  # 10 % in three
+    Burn(14.4, "1h", "5m", CRITICAL),  # 2 % of the month's budget in an hour
+    Burn(6, "6h", "30m", CRITICAL),  # 5 % in six
+    Burn(3, "1d", "2h", WARNING),  # 10 % in a day
+    Burn(1, "3d", "6h", WARNING),  # 10 % in three
 )
 
 
@@ -66,37 +69,40 @@ class Alert:
     wait: str
     summary: str
     description: str
-    more: Mapping[str, str] = field(default_factory=dict)
 
-    def rule(self, runbooks: str) -> dict[str, Any]:
+    def rule(self, place: Place) -> dict[str, Any]:
         return {
             "alert": self.name,
-            "expr": self.expr,
+            "expr": place.scoped(self.expr),
             "for": self.wait,
-            "labels": {"severity": self.severity, **self.more},
+            "labels": {"severity": self.severity, **place.labels},
             "annotations": {
                 "summary": self.summary,
                 "description": self.description,
-                "runbook_url": f"{runbooks}/{self.name}.md",
+                "runbook_url": f"{place.runbooks}/{self.name}.md",
             },
         }
 
 
+LEVEL = BY.replace(", ", "_")
+"""The labels of what is recorded, as the first part of its name."""
+
+
 def ratio_name(objective: Objective, window: str) -> str:
     """The name of the recorded ratio of bad events."""
-    return f"route:headgate_{objective.name}:ratio_rate{window}"
+    return f"{LEVEL}:headgate_{objective.name}:ratio_rate{window}"
 
 
 def count_name(objective: Objective, window: str) -> str:
     """The name of the recorded number of events."""
-    return f"route:headgate_{objective.name}:events_increase{window}"
+    return f"{LEVEL}:headgate_{objective.name}:events_increase{window}"
 
 
-def _recorded(objective: Objective) -> Iterator[dict[str, str]]:
+def _recorded(objective: Objective, place: Place) -> Iterator[dict[str, str]]:
     for window in dict.fromkeys(window for burn in BURNS for window in (burn.short, burn.long)):
-        yield {"record": ratio_name(objective, window), "expr": objective.ratio(window)}
+        yield {"record": ratio_name(objective, window), "expr": place.scoped(objective.ratio(window))}
     for burn in BURNS:
-        yield {"record": count_name(objective, burn.long), "expr": objective.count(burn.long)}
+        yield {"record": count_name(objective, burn.long), "expr": place.scoped(objective.count(burn.long))}
 
 
 def _burnt(objective: Objective, burn: Burn) -> str:
@@ -108,13 +114,13 @@ def _burnt(objective: Objective, burn: Burn) -> str:
 
 
 def _burning(objective: Objective, severity: str) -> Alert:
-    burns = [burn for burn in BURNS if burn.severity == severity]
+    burns = [burn for burn in BURNS if severity == (burn.severity if objective.critical else WARNING)]
     hours = " or ".join(burn.long for burn in burns)
     return Alert(
         name=objective.alert,
         expr="\nor\n".join(f"({_burnt(objective, burn)})" for burn in burns),
         severity=severity,
-        wait="2m" if severity == PAGE else "15m",
+        wait="2m" if severity == CRITICAL else "15m",
         summary=f"{objective.summary[0].upper()}{objective.summary[1:]}, on {{{{ $labels.route }}}}.",
         description=(
             f"{{{{ $value | humanizePercentage }}}} in the short window, with {objective.budget:.0%} allowed;"
@@ -131,10 +137,21 @@ _TAP_LOST = f'sum by ({BY}) (rate(headgate_runs_total{{source="tap",outcome="fel
 _NOT_LIVE = "avoided|lost|no_context|unmatched"
 _CALLS = f'sum by ({DEPLOYMENT}) (rate(headgate_tap_calls_total{{result=~"tapped|{_NOT_LIVE}"}}[30m]))'
 _CALLS_LOST = f'sum by ({DEPLOYMENT}) (rate(headgate_tap_calls_total{{result=~"{_NOT_LIVE}"}}[30m]))'
-_LOOKED = f"max by ({DEPLOYMENT}) (max_over_time(headgate_rollout_last_look_timestamp_seconds[1d]) > 0)"
+_LAST_LOOK = "last_over_time(headgate_rollout_last_look_timestamp_seconds[1d])"
+_LOOKED = f"max by ({DEPLOYMENT}) ({_LAST_LOOK} > 0)"
 _LOOKS = f"max by ({DEPLOYMENT}) (max_over_time(headgate_rollout_look_interval_seconds[1d]))"
+_SILENCE = f"> clamp_min({SILENT_LOOKS} * {_LOOKS}, {SILENT_S})"
 _EVIDENCE = f"max by ({DEPLOYMENT}) (headgate_rollout_last_evidence_timestamp_seconds)"
 _RUNNING = f'max by ({DEPLOYMENT}) (headgate_rollout_phase{{phase="running"}}) == 1'
+
+
+def _looked_last(phases: str) -> str:
+    """The last look of a controller, if it found its rollout in one of these phases."""
+    phase = f'last_over_time(headgate_rollout_phase{{phase=~"{phases}"}}[1d])'
+    found = f"max by ({POD}) ({_LAST_LOOK}) * on ({POD}) max by ({POD}) ({phase})"
+    return f"({_LOOKED} == max by ({DEPLOYMENT}) ({found}))"
+
+
 _WAS_HERE = "on (namespace, job, instance) last_over_time(headgate_build_info[1h])"
 
 LEVELS = (
@@ -142,7 +159,7 @@ LEVELS = (
         "HeadgateFallbackSurge",
         f"({_FELL_BACK} + {_TURNED_AWAY}) / ({_STREAMED} + {_TURNED_AWAY}) > {FALLBACK_SHARE}\n"
         f"and 1800 * ({_STREAMED} + {_TURNED_AWAY}) >= {FALLBACK_EVENTS}",
-        TICKET,
+        WARNING,
         "10m",
         "Many who should stream get the batch answer, on {{ $labels.route }}.",
         "{{ $value | humanizePercentage }} of the last half hour fell back, or were never let begin.",
@@ -152,7 +169,7 @@ LEVELS = (
         f"({_TAP_LOST} / {_TAPPED} > {TAP_LOST_SHARE} and 1800 * {_TAPPED} >= {TAP_LOST_RUNS})\n"
         f"or\n({_CALLS_LOST} / {_CALLS} > {TAP_LOST_SHARE} and 1800 * {_CALLS} >= {TAP_LOST_CALLS}\n"
         f"and sum by ({DEPLOYMENT}) ({_TAPPED}) > 0)",
-        TICKET,
+        WARNING,
         "10m",
         "Users who should see the model's words wait for the whole answer.",
         "{{ $value | humanizePercentage }} of the runs of {{ $labels.job }} {{ $labels.route }}, or of its"
@@ -161,47 +178,56 @@ LEVELS = (
     Alert(
         "HeadgateTextWrong",
         f'sum by ({BY}) (increase(headgate_parity_total{{result="missing"}}[15m])) > 0',
-        PAGE,
+        CRITICAL,
         "0m",
         "Text was shown that the stored answer does not have, on {{ $labels.route }}.",
         "{{ $value | humanize }} sections in a quarter of an hour. One is too many.",
     ),
     Alert(
         "HeadgateFlagsStale",
-        f"max by ({DEPLOYMENT}) (headgate_flag_age_seconds) > {FLAG_AGE_S}",
-        TICKET,
+        f"max by ({POD}) (headgate_flag_age_seconds) > {FLAG_AGE_S}",
+        WARNING,
         "1m",
         "The flags are old: changes in Unleash, also the kill flag, do not arrive.",
         "Last confirmed {{ $value | humanizeDuration }} ago. From `flags.stale_s` on everybody gets batch.",
     ),
     Alert(
         "HeadgateKilled",
-        f"max by ({DEPLOYMENT}) (headgate_kill_switch) == 1",
-        TICKET,
+        f"max by ({POD}) (headgate_kill_switch) == 1",
+        WARNING,
         "1m",
         "The kill switch is on: everybody gets batch.",
-        "By the local switch or the kill flag, of {{ $labels.job }}. Nobody streams until it is off.",
+        "By the local switch or the kill flag, of {{ $labels.instance }}. Nobody streams there meanwhile.",
     ),
     Alert(
         "HeadgateEventLogDown",
-        f"min by ({DEPLOYMENT}) (headgate_event_log_up) == 0",
-        PAGE,
+        f"min by ({POD}) (headgate_event_log_up) == 0",
+        CRITICAL,
         "2m",
         "The store of runs does not answer: replicas do not know each other's runs.",
-        "Runs go on from memory; a viewer that reconnects to another replica is not found.",
+        "Runs of {{ $labels.instance }} go on from memory; a viewer that reconnects to another replica is not"
+        " found.",
     ),
     Alert(
         "HeadgateControllerSilent",
-        f"time() - {_LOOKED}\n> clamp_min({SILENT_LOOKS} * {_LOOKS}, {SILENT_S})",
-        PAGE,
+        f"time() - ({_LOOKED} unless {_looked_last('paused|rolled_back|killed|none')})\n{_SILENCE}",
+        CRITICAL,
         "1m",
         "Nobody watches the rollout: the controller does not look.",
         "Its last look was {{ $value | humanizeDuration }} ago. The share stays, also if it does harm.",
     ),
     Alert(
+        "HeadgateControllerSilent",
+        f"time() - {_looked_last('paused')}\n{_SILENCE}",
+        INFO,
+        "1m",
+        "The controller was stopped, after the rollout was paused.",
+        "Its last look was {{ $value | humanizeDuration }} ago. The share stays, also if it does harm.",
+    ),
+    Alert(
         "HeadgateRolloutNotWritten",
         f"max by ({DEPLOYMENT}) (headgate_rollout_not_in_force) == 1",
-        PAGE,
+        CRITICAL,
         "2m",
         "What is in force is not what the rollout decided.",
         "It could not be written, or somebody has changed the flag: `headgate rollout status` says which.",
@@ -209,7 +235,7 @@ LEVELS = (
     Alert(
         "HeadgateRolloutBlind",
         f"time() - {_EVIDENCE} > {BLIND_S}\nand {_RUNNING}",
-        TICKET,
+        WARNING,
         "5m",
         "The rollout has no evidence: it can neither advance nor go back.",
         "The last evidence is {{ $value | humanizeDuration }} old.",
@@ -217,7 +243,7 @@ LEVELS = (
     Alert(
         "HeadgateMetricsAbsent",
         f"absent(headgate_build_info)\nor\nup == 0 and {_WAS_HERE}",
-        PAGE,
+        CRITICAL,
         "5m",
         "Prometheus does not see Headgate, or one of its proxies.",
         "No other alert can be relied on meanwhile. {{ $labels.instance }}",
@@ -226,17 +252,22 @@ LEVELS = (
 
 
 def alerts() -> tuple[Alert, ...]:
-    burning = [_burning(objective, severity) for objective in OBJECTIVES for severity in (PAGE, TICKET)]
+    burning = [
+        _burning(objective, severity)
+        for objective in OBJECTIVES
+        for severity in (CRITICAL, WARNING)
+        if severity == WARNING or objective.critical
+    ]
     return (*burning, *LEVELS)
 
 
-def groups(runbooks: str = RUNBOOKS) -> Sequence[Mapping[str, Any]]:
+def groups(place: Place = EVERYWHERE) -> Sequence[Mapping[str, Any]]:
     """The groups of the rule file."""
     recorded = [
-        {"name": f"headgate-{objective.name.replace('_', '-')}", "rules": list(_recorded(objective))}
+        {"name": f"headgate-{objective.name.replace('_', '-')}", "rules": list(_recorded(objective, place))}
         for objective in OBJECTIVES
     ]
-    return [*recorded, {"name": "headgate-alerts", "rules": [alert.rule(runbooks) for alert in alerts()]}]
+    return [*recorded, {"name": "headgate-alerts", "rules": [alert.rule(place) for alert in alerts()]}]
 
 
 class _Dumper(yaml.SafeDumper):
@@ -250,7 +281,25 @@ def _line(dumper: yaml.SafeDumper, text: str) -> yaml.Node:
 _Dumper.add_representer(str, _line)
 
 
-def text(runbooks: str = RUNBOOKS) -> str:
+def text(place: Place = EVERYWHERE) -> str:
     """The file."""
+    return _file({"groups": groups(place)})
+
+
+def inhibition() -> str:
+    """For Alertmanager's own file: what is silent while something worse is said of the same."""
+    order = (CRITICAL, WARNING, INFO)
+    rules = [
+        {
+            "source_matchers": ['alertname=~"Headgate.+"', f'severity="{severity}"'],
+            "target_matchers": ['alertname=~"Headgate.+"', f'severity=~"{"|".join(order[at:])}"'],
+            "equal": list(INHIBITED_BY),
+        }
+        for at, severity in enumerate(order[:-1], 1)
+    ]
+    return _file({"inhibit_rules": rules})
+
+
+def _file(content: Mapping[str, Any]) -> str:
     head = "# Written by `make docs` from dashboards/rules.py. Change that, not this file.\n"
-    return head + yaml.dump({"groups": groups(runbooks)}, Dumper=_Dumper, sort_keys=False, width=1000)
+    return head + yaml.dump(dict(content), Dumper=_Dumper, sort_keys=False, width=1000)

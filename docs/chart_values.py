@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 from pydantic.alias_generators import to_camel
 
-from dashboards.rules import RUNBOOKS
+from dashboards.place import RUNBOOKS
 from flags.rollout.policy.policy import Policy
 from proxy.settings.settings import Settings
 
@@ -222,6 +222,10 @@ class PrometheusRule(Block):
     labels: dict[str, str] = {}
     runbooks: Annotated[str, Field(pattern=r"^https?://\S+[^/]$")] = RUNBOOKS
     """Where `docs/runbooks` is served, for the links of alerts."""
+    selector: str = ""
+    """Label matchers of the release's own series. Empty: its namespace and its job."""
+    alert_labels: dict[Annotated[str, Field(pattern=r"^[a-zA-Z_][a-zA-Z0-9_]*$")], str] = {}
+    """Labels of each alert, by which Alertmanager finds who is told: `team`, `cluster`."""
 
 
 class Dashboards(Block):

@@ -338,9 +338,9 @@ async def week_before(day: Day) -> None:
     """What is tried before anybody streams."""
     await day.types("headgate check")
     await day.types("amtool alert add HeadgateDrill")
-    await eventually(lambda: ("HeadgateDrill", "page") in day.on_call.told, DAY_S)
+    await eventually(lambda: ("HeadgateDrill", "critical") in day.on_call.told, DAY_S)
     day.say(await day.types("headgate rollout plan"))
-    day.mark("tried", "the settings are checked, a page has come, the plan is looked at")
+    day.mark("tried", "the settings are checked, the drill has come, the plan is looked at")
 
 
 async def nine_o_clock(day: Day) -> None:
@@ -379,7 +379,7 @@ async def a_quarter(day: Day) -> None:
     await day.types("headgate rollout pause")
     await day.types("headgate rollout resume")
     await asyncio.sleep(HEALTHY_S)
-    assert (ALERT, "page") not in day.on_call.told, "it rang before anything was wrong"
+    assert (ALERT, "critical") not in day.on_call.told, "it rang before anything was wrong"
 
 
 async def it_breaks(day: Day) -> None:
@@ -412,8 +412,8 @@ async def within(waited_for: Awaitable[None]) -> None:
 
 
 async def _rung(day: Day) -> None:
-    await eventually(lambda: (ALERT, "page") in day.on_call.told, DAY_S)
-    day.mark("alert", f"the webhook of who is on call gets {ALERT}, as a page")
+    await eventually(lambda: (ALERT, "critical") in day.on_call.told, DAY_S)
+    day.mark("alert", f"the webhook of who is on call gets {ALERT}, as critical")
 
 
 async def _back(day: Day) -> None:

@@ -20,7 +20,8 @@ from prometheus_client.parser import text_string_to_metric_families
 from dashboards.__main__ import DASHBOARDS
 from dashboards.draw import NOTE, drawn, view_of
 from dashboards.panels import json_of
-from dashboards.rules import RUNBOOKS, groups
+from dashboards.place import RUNBOOKS
+from dashboards.rules import groups
 from flags.rollout.reporting.metrics import FAMILIES
 from proxy.observe.metrics import Metrics
 from tests.dashboards.observed import CONTROLLER, PROXY, Observed, observed
@@ -145,7 +146,7 @@ def test_every_metric_that_is_named_exists() -> None:
     """In the code, not only in one that was scraped; recorded ones are recorded."""
     assert without_endings(named(expressions())) <= exported()
     recorded = {rule["record"] for group in groups() for rule in group["rules"] if "record" in rule}
-    used = {name for expr in expressions() for name in re.findall(r"route:\w+:\w+", expr)}
+    used = {name for expr in expressions() for name in re.findall(r"\w+:headgate_\w+:\w+", expr)}
     assert used <= recorded
 
 
@@ -227,7 +228,7 @@ async def test_an_alert_says_what_it_should(house: Observed) -> None:
     [wrong] = [alert for alert in alerts if alert["labels"]["alertname"] == "HeadgateTextWrong"]
 
     assert wrong["state"] == "firing"
-    assert wrong["labels"] | {"route": "start", "severity": "page"} == wrong["labels"]
+    assert wrong["labels"] | {"route": "start", "severity": "critical"} == wrong["labels"]
     assert wrong["annotations"]["summary"].endswith("on start.")
     assert wrong["annotations"]["runbook_url"] == f"{RUNBOOKS}/HeadgateTextWrong.md"
     assert "<" not in str([alert["annotations"] for alert in alerts])

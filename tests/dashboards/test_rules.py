@@ -13,10 +13,12 @@ import yaml
 
 from dashboards.__main__ import files
 from dashboards.objectives import OBJECTIVES
-from dashboards.rules import PAGE, TICKET, alerts, groups
+from dashboards.place import Place
+from dashboards.rules import CRITICAL, INFO, WARNING, alerts, groups
 
 ROOT = Path(__file__).parents[2]
 RULES = ROOT / "dashboards" / "rules.yaml"
+INHIBITION = ROOT / "dashboards" / "inhibition.yaml"
 RUNBOOKS = ROOT / "docs" / "runbooks"
 
 pytestmark = pytest.mark.skipif(shutil.which("promtool") is None, reason="no promtool here")
@@ -38,7 +40,7 @@ class Case:
     """With these severities."""
 
 
-BOTH = (PAGE, TICKET)
+BOTH = (CRITICAL, WARNING)
 """What is bad in an hour is bad in a day; whoever routes them lets a page silence its ticket."""
 
 PLACE = 'job="headgate",route="start"'
@@ -91,6 +93,7 @@ def burning() -> list[Case]:
     """The same for each promise; a bad share of 16 budgets burns fast, one of 1.5 slowly."""
     cases = []
     for objective in OBJECTIVES:
+        both = BOTH if objective.critical else (WARNING,)
         of, fast, slow = COUNTERS[objective.alert], 16 * objective.budget, 1.5 * objective.budget
         many, few = objective.events, 0.8 * objective.events / HOUR
 
@@ -109,12 +112,12 @@ def burning() -> list[Case]:
             f"0+{many * (1 - fast):g}x30 {began[1]}+{many:g}x65",
         )
         cases += [
-            Case(objective.alert, "fires", of(*counted(fast, 70)), 70, BOTH),
-            Case(objective.alert, "fires for a slow burn", of(*slowly), 3 * DAY, (TICKET,)),
+            Case(objective.alert, "fires", of(*counted(fast, 70)), 70, both),
+            Case(objective.alert, "fires for a slow burn", of(*slowly), 3 * DAY, (WARNING,)),
             Case(objective.alert, "is quiet within the budget", of(*counted(objective.budget / 2, 70)), 70),
-            Case(objective.alert, "pages no more when it is over", of(*mended), 95, (TICKET,)),
+            Case(objective.alert, "pages no more when it is over", of(*mended), 95, (WARNING,)),
             Case(objective.alert, "is quiet when proxies restart", of(*joined(*resets)), 75),
-            Case(objective.alert, "fires though proxies restart", of(*joined(*bad_resets)), 75, BOTH),
+            Case(objective.alert, "fires though proxies restart", of(*joined(*bad_resets)), 75, both),
             Case(objective.alert, "is quiet without traffic", of("0+0x70", "0+0x70"), 70),
             Case(objective.alert, "is quiet with little traffic", of(*counted(1, 59, few)), 59),
             Case(objective.alert, "is quiet without a series", {}, 70),
@@ -153,18 +156,22 @@ LOOK, INTERVAL, EVIDENCE = (
 NEXT_LOOK, NEXT_INTERVAL = LOOK.replace("one", "two"), INTERVAL.replace("one", "two")
 NOT_IN_FORCE = 'headgate_rollout_not_in_force{job="headgate",instance="one"}'
 RUNNING = 'headgate_rollout_phase{job="headgate",instance="one",phase="running"}'
+NEXT_RUNNING, PAUSED, NEXT_PAUSED, OVER = (
+    RUNNING.replace("one", instance).replace("running", phase)
+    for instance, phase in (("two", "running"), ("one", "paused"), ("two", "paused"), ("one", "rolled_back"))
+)
 UP = f"up{PROXY}"
 
 FEW = {f'headgate_runs_total{{{PLACE},arm="stream",source="tap",outcome="fell_back"}}': "0+1x70"}
 
 LEVELS = [
-    Case("HeadgateFallbackSurge", "fires", runs("0+7x70", "0+3x70"), 60, (TICKET,)),
+    Case("HeadgateFallbackSurge", "fires", runs("0+7x70", "0+3x70"), 60, (WARNING,)),
     Case(
         "HeadgateFallbackSurge",
         "fires for requests turned away",
         runs("0+7x70", "0x70", "0+3x70"),
         60,
-        (TICKET,),
+        (WARNING,),
     ),
     Case("HeadgateFallbackSurge", "is quiet with a few", runs("0+9x70", "0+1x70"), 60),
     Case("HeadgateFallbackSurge", "is quiet when proxies restart", runs("0+9x9 " * 7, "0+1x9 " * 7), 65),
@@ -172,42 +179,82 @@ LEVELS = [
     Case("HeadgateFallbackSurge", "is quiet with little traffic", runs("0+0.2x70", "0+0.3x70"), 60),
     Case("HeadgateFallbackSurge", "is quiet without a series", {}, 60),
     Case(
-        "HeadgateTapLost", "fires for runs without their calls", runs("0+0.1x70", "0+0.3x70"), 60, (TICKET,)
+        "HeadgateTapLost", "fires for runs without their calls", runs("0+0.1x70", "0+0.3x70"), 60, (WARNING,)
     ),
-    Case("HeadgateTapLost", "fires for calls without context", calls(no_context="0+1x70"), 60, (TICKET,)),
-    Case("HeadgateTapLost", "fires for models without streams", calls(avoided="0+1x70"), 60, (TICKET,)),
-    Case("HeadgateTapLost", "fires for tokens that are over", calls(unmatched="0+1x70"), 60, (TICKET,)),
+    Case("HeadgateTapLost", "fires for calls without context", calls(no_context="0+1x70"), 60, (WARNING,)),
+    Case("HeadgateTapLost", "fires for models without streams", calls(avoided="0+1x70"), 60, (WARNING,)),
+    Case("HeadgateTapLost", "fires for tokens that are over", calls(unmatched="0+1x70"), 60, (WARNING,)),
     Case("HeadgateTapLost", "is quiet with a few", calls("0+9x70", lost="0+0.5x70") | FEW, 60),
     Case("HeadgateTapLost", "is quiet for users who get batch", calls(not_tapped="0+50x70"), 60),
     Case("HeadgateTapLost", "is quiet while nobody streams", calls("0x70", no_context="0+9x70"), 60),
     Case("HeadgateTapLost", "is quiet when proxies restart", runs("0+9x9 " * 7, "0+1x9 " * 7), 65),
     Case("HeadgateTapLost", "is quiet with little traffic", runs("0+0.05x70", "0+0.05x70"), 60),
     Case("HeadgateTapLost", "is quiet without a series", {}, 60),
-    Case("HeadgateTextWrong", "fires", {MISSING: "0x10 1x10"}, 12, (PAGE,)),
+    Case("HeadgateTextWrong", "fires", {MISSING: "0x10 1x10"}, 12, (CRITICAL,)),
     Case("HeadgateTextWrong", "is quiet for what was put right", {REPLACED: "0+1x20", MISSING: "0x20"}, 12),
     Case("HeadgateTextWrong", "is quiet when proxies restart", {MISSING: "3x10 0x20"}, 12),
-    Case("HeadgateTextWrong", "fires though proxies restart", {MISSING: "3x9 0x2 1x20"}, 14, (PAGE,)),
+    Case("HeadgateTextWrong", "fires though proxies restart", {MISSING: "3x9 0x2 1x20"}, 14, (CRITICAL,)),
     Case("HeadgateTextWrong", "is quiet when it is over", {MISSING: "0x5 1x60"}, 40),
     Case("HeadgateTextWrong", "is quiet without a series", {}, 12),
-    Case("HeadgateFlagsStale", "fires", {AGE: "5x5 60+60x10"}, 12, (TICKET,)),
-    Case("HeadgateFlagsStale", "fires where no flags ever came", {AGE: "1000000000x10"}, 5, (TICKET,)),
+    Case("HeadgateFlagsStale", "fires", {AGE: "5x5 60+60x10"}, 12, (WARNING,)),
+    Case("HeadgateFlagsStale", "fires where no flags ever came", {AGE: "1000000000x10"}, 5, (WARNING,)),
     Case("HeadgateFlagsStale", "is quiet for a late poll", {AGE: "5x5 90 5x10"}, 8),
     Case("HeadgateFlagsStale", "is quiet without a series", {}, 8),
-    Case("HeadgateKilled", "fires", {KILL: "1x10", OTHER_KILL: "0x10"}, 5, (TICKET,)),
+    Case("HeadgateKilled", "fires", {KILL: "1x10", OTHER_KILL: "0x10"}, 5, (WARNING,)),
     Case("HeadgateKilled", "is quiet when it is off", {KILL: "1x4 0x10"}, 7),
     Case("HeadgateKilled", "is quiet without a series", {}, 5),
     Case(
-        "HeadgateEventLogDown", "fires for one of two", {STORE: "1x5 0x10", OTHER_STORE: "1x20"}, 10, (PAGE,)
+        "HeadgateEventLogDown",
+        "fires for one of two",
+        {STORE: "1x5 0x10", OTHER_STORE: "1x20"},
+        10,
+        (CRITICAL,),
     ),
     Case("HeadgateEventLogDown", "is quiet for a moment", {STORE: "1x5 0 1x10"}, 10),
     Case("HeadgateEventLogDown", "is quiet without a series", {}, 10),
-    Case("HeadgateControllerSilent", "fires", {LOOK: "0+60x10 600x30", INTERVAL: "60x40"}, 30, (PAGE,)),
+    Case("HeadgateControllerSilent", "fires", {LOOK: "0+60x10 600x30", INTERVAL: "60x40"}, 30, (CRITICAL,)),
     Case(
         "HeadgateControllerSilent",
         "fires when it is gone",
         {LOOK: "60+60x10", INTERVAL: "60x10"},
         40,
-        (PAGE,),
+        (CRITICAL,),
+    ),
+    Case(
+        "HeadgateControllerSilent",
+        "fires for a rollout that runs, though it was paused before",
+        {LOOK: "60+60x10", INTERVAL: "60x10", PAUSED: "1x5 0x5", RUNNING: "0x5 1x5"},
+        40,
+        (CRITICAL,),
+    ),
+    Case(
+        "HeadgateControllerSilent",
+        "only informs when the rollout was paused, and then stopped",
+        {LOOK: "60+60x10", INTERVAL: "60x10", PAUSED: "0x5 1x5", RUNNING: "1x5 0x5"},
+        40,
+        (INFO,),
+    ),
+    Case(
+        "HeadgateControllerSilent",
+        "only informs when the last of two pods found it paused",
+        {
+            LOOK: "60+60x10",
+            INTERVAL: "60x10",
+            RUNNING: "1x10",
+            PAUSED: "0x10",
+            NEXT_LOOK: "_x12 720+60x5",
+            NEXT_INTERVAL: "_x12 60x5",
+            NEXT_RUNNING: "_x12 0x5",
+            NEXT_PAUSED: "_x12 1x5",
+        },
+        40,
+        (INFO,),
+    ),
+    Case(
+        "HeadgateControllerSilent",
+        "is quiet when the rollout is over",
+        {LOOK: "60+60x10", INTERVAL: "60x10", RUNNING: "1x5 0x5", OVER: "0x5 1x5"},
+        40,
     ),
     Case("HeadgateControllerSilent", "is quiet while it looks", {LOOK: "0+60x40", INTERVAL: "60x40"}, 30),
     Case(
@@ -219,20 +266,20 @@ LEVELS = [
     Case("HeadgateControllerSilent", "is quiet for a slow one", {LOOK: "60x40", INTERVAL: "600x40"}, 30),
     Case("HeadgateControllerSilent", "is quiet before it ever looked", {LOOK: "0x40", INTERVAL: "60x40"}, 30),
     Case("HeadgateControllerSilent", "is quiet where there is none", {}, 40),
-    Case("HeadgateRolloutNotWritten", "fires", {NOT_IN_FORCE: "1x40"}, 5, (PAGE,)),
+    Case("HeadgateRolloutNotWritten", "fires", {NOT_IN_FORCE: "1x40"}, 5, (CRITICAL,)),
     Case("HeadgateRolloutNotWritten", "is quiet for a moment", {NOT_IN_FORCE: "0 1 0x40"}, 5),
     Case("HeadgateRolloutNotWritten", "is quiet without a series", {}, 30),
-    Case("HeadgateRolloutBlind", "fires", {EVIDENCE: "60x40", RUNNING: "1x40"}, 30, (TICKET,)),
+    Case("HeadgateRolloutBlind", "fires", {EVIDENCE: "60x40", RUNNING: "1x40"}, 30, (WARNING,)),
     Case("HeadgateRolloutBlind", "is quiet with evidence", {EVIDENCE: "0+60x40", RUNNING: "1x40"}, 30),
     Case("HeadgateRolloutBlind", "is quiet when it is over", {EVIDENCE: "60x40", RUNNING: "0x40"}, 30),
     Case("HeadgateRolloutBlind", "is quiet without a series", {}, 30),
-    Case("HeadgateMetricsAbsent", "fires without a series", {}, 7, (PAGE,)),
+    Case("HeadgateMetricsAbsent", "fires without a series", {}, 7, (CRITICAL,)),
     Case(
         "HeadgateMetricsAbsent",
         "fires for one proxy",
         {BUILD: "1x5", UP: "1x5 0x20", BUILD.replace("one", "two"): "1x30"},
         14,
-        (PAGE,),
+        (CRITICAL,),
     ),
     Case("HeadgateMetricsAbsent", "is quiet when all are there", {BUILD: "1x30", UP: "1x30"}, 14),
     Case(
@@ -308,8 +355,49 @@ def test_promtool_accepts_the_rules() -> None:
 
 @pytest.mark.parametrize("path", files(), ids=lambda path: str(path.relative_to(ROOT)))
 def test_what_lies_here_is_what_the_python_says(path: Path) -> None:
-    """`make docs` would change nothing; the chart has the same."""
+    """`make docs` would change nothing."""
     assert path.read_text(encoding="utf-8") == files()[path]
+
+
+def test_rules_of_one_place_are_about_nothing_else(tmp_path: Path) -> None:
+    """Every series that they read is narrowed, recorded ones too; each alert has the place's labels."""
+    place = Place("https://wiki/books", 'namespace="clinic"', {"team": "ai"})
+    rules = [rule for group in groups(place) for rule in group["rules"]]
+    path = tmp_path / "rules.yaml"
+    path.write_text(yaml.safe_dump({"groups": groups(place)}))
+
+    for rule in rules:
+        named = re.findall(r"(?<![\w:])(?:\w+:)?headgate_[\w:]+", rule["expr"])
+        assert named
+        assert rule["expr"].count('{namespace="clinic"') == len(named)
+        if "alert" in rule:
+            assert rule["labels"]["team"] == "ai"
+            assert rule["annotations"]["runbook_url"].startswith("https://wiki/books/")
+    assert promtool("check", "rules", str(path)).returncode == 0
+
+
+def test_what_is_recorded_says_its_level() -> None:
+    """`level:metric:operation`: the level has the labels that are left."""
+    names = [rule["record"] for group in groups() for rule in group["rules"] if "record" in rule]
+
+    for name in names:
+        assert re.fullmatch(
+            r"namespace_job_route:headgate_[a-z_]+:(ratio_rate|events_increase)\d+[mhd]", name
+        )
+
+
+def test_the_worse_silences_the_less_bad_of_the_same(tmp_path: Path) -> None:
+    """Alertmanager takes the file, and the labels that must agree are those that alerts have."""
+    rules = yaml.safe_load(INHIBITION.read_text(encoding="utf-8"))["inhibit_rules"]
+    path = tmp_path / "alertmanager.yml"
+    path.write_text(
+        yaml.safe_dump({"route": {"receiver": "a"}, "receivers": [{"name": "a"}], "inhibit_rules": rules})
+    )
+
+    assert [rule["target_matchers"][1] for rule in rules] == ['severity=~"warning|info"', 'severity=~"info"']
+    taken = subprocess.run(["amtool", "check-config", str(path)], capture_output=True, text=True, check=False)
+    assert taken.returncode == 0, taken.stdout + taken.stderr
+    assert "2 inhibit rules" in taken.stdout
 
 
 def test_every_alert_leads_to_its_runbook() -> None:

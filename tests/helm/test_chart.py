@@ -10,6 +10,8 @@ import pytest
 import yaml
 from helm_python import Chart, HelmError, lint
 
+from dashboards.place import Place
+from dashboards.rules import groups
 from docs.chart_values import Values
 from flags.rollout.policy import file as policy_file
 from proxy.settings import file as settings_file
@@ -599,15 +601,29 @@ def test_prometheus_finds_proxies_and_controller_as_one_job() -> None:
 
 
 def test_the_alerts_are_the_projects_own_and_lead_to_the_runbooks() -> None:
-    """Every rule, with the place of the runbooks put in."""
-    rendered = render(values_of("production"))
-    groups = rendered.one("PrometheusRule")["spec"]["groups"]
-    said = (CHART / "files" / "rules.yaml").read_text()
-    wiki = "https://wiki.example.org/headgate/runbooks"
+    """Every rule, about the release's own series, with the place of the runbooks and the labels put in."""
+    values = changed(values_of("production"), {"monitoring.rules.alertLabels": {"team": "ai"}})
+    rule = render(values).one("PrometheusRule")
+    place = Place(
+        "https://wiki.example.org/headgate/runbooks", 'namespace="clinic",job="headgate"', {"team": "ai"}
+    )
 
-    assert groups == yaml.safe_load(said.replace("https://runbooks.example.org/headgate", wiki))["groups"]
-    alerts = [rule for group in groups for rule in group["rules"] if "alert" in rule]
-    assert all(rule["annotations"]["runbook_url"].startswith(wiki + "/") for rule in alerts)
+    assert rule["spec"]["groups"] == groups(place)
+    taken_by_kubernetes(rule, KUBERNETES[-1])
+
+
+def test_the_rules_of_two_releases_are_about_their_own() -> None:
+    """In one namespace their names, which are their jobs, tell them apart; or a selector of yours does."""
+    second = changed(values_of("production"), {"nameOverride": "second"})
+    own = changed(second, {"monitoring.rules.selector": 'cluster="ward"'})
+    said = [
+        str(each["spec"])
+        for each in (render(values).one("PrometheusRule", "headgate-second") for values in (second, own))
+    ]
+
+    assert 'namespace="clinic",job="second"' in said[0]
+    assert 'cluster="ward"' in said[1]
+    assert not [text for text in said if "$selector$" in text]
 
 
 def boards(rendered: Rendered) -> list[dict[str, Any]]:
