@@ -79,22 +79,13 @@ class AnswerCopy:
         return await decoded_in_turns(bytes(self._kept), self._coding, self._max_bytes, self._reservation)
 
 
-def decoded(body: bytes, coding: bytes, max_bytes: int) -> bytes | None:
-    """A body without its coding, "" or one of `CODINGS`; None if it is too long or cannot be decoded."""
-    if not coding:
-        return body
-    decoder = zlib.decompressobj(wbits=zlib.MAX_WBITS | 32)  # either header
-    try:
-        plain = decoder.decompress(body, max_bytes)
-    except zlib.error:
-        return None
-    return plain if decoder.eof else None
-
-
 async def decoded_in_turns(
     body: bytes, coding: bytes, max_bytes: int, reservation: ByteReservation | None
 ) -> bytes | None:
-    """The same of a long body: 16 MB may come out of 15 kB. None also if there is no room for it."""
+    """A body without its coding, "" or one of `CODINGS`: 16 MB may come out of 15 kB.
+
+    None: it is too long, cannot be decoded, or there is no room for it.
+    """
     if not coding:
         return body
     decoder = zlib.decompressobj(wbits=zlib.MAX_WBITS | 32)  # either header

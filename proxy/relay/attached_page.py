@@ -10,7 +10,7 @@ from proxy.http.asgi import ANSWER, Message, Scope, Send
 from proxy.http.content_policy import Forbidden, nonce_for
 from proxy.http.headers import Headers
 from proxy.observe.labels import PageResult
-from proxy.relay.answer_copy import CODINGS, coding_of, decoded
+from proxy.relay.answer_copy import CODINGS, coding_of, decoded_in_turns
 
 MAX_PAGE_BYTES: Final = 256 * 1024
 """The longest page, as it comes and decoded."""
@@ -121,7 +121,7 @@ class AttachedPage:
         """Send the page that is here whole, with the script if that is right."""
         self._start = None
         headers: Headers = start["headers"]
-        page = decoded(bytes(self._kept), coding_of(headers), MAX_PAGE_BYTES)
+        page = await decoded_in_turns(bytes(self._kept), coding_of(headers), MAX_PAGE_BYTES, None)
         attached: bytes | None = None
         if page is None:
             self.result = PageResult.CODING

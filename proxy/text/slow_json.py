@@ -27,8 +27,9 @@ Arguments = TypeVarTuple("Arguments")
 FEW_BYTES: Final = 256 * 1024
 """A body of this size is never slow, whatever its values are: 6 ms."""
 
-MAX_COST: Final = 200_000
-"""A comma is one, a bracket two: 5 to 15 ms of reading. In prose one character in fifty is a comma."""
+MAX_COST: Final = 150_000
+"""A comma or a colon is one, a bracket two: 1 to 15 ms of reading, the most of it for long names that all
+differ. In prose one character in fifty is a comma."""
 
 READ_CPU_S: Final = 20
 """CPU time for one document; 15 MB of values take two seconds."""
@@ -45,12 +46,16 @@ MAX_READ_BYTES: Final = 2 * 1024**3
 SEARCH_BYTES: Final = 4 * 1024
 """In a body of this size a JSONPath of any kind is looked up at once: 10 ms."""
 
+SWITCH_S: Final = 0.0005
+"""Seconds for which a search keeps the interpreter from the loop. The loop asks for it anew for every socket,
+so with Python's own 5 ms a turn with few sockets takes 20 ms and more."""
+
 _ONE: Final = ThreadPoolExecutor(1, "slow-json")
-_SEARCH: Final = ThreadPoolExecutor(1, "jsonpath")
+_SEARCH: Final = ThreadPoolExecutor(1, "jsonpath", sys.setswitchinterval, (SWITCH_S,))
 
 
 def _cost(part: bytes) -> int:
-    return part.count(b",") + 2 * (part.count(b"[") + part.count(b"{"))
+    return part.count(b",") + part.count(b":") + 2 * (part.count(b"[") + part.count(b"{"))
 
 
 async def is_slow(body: bytes) -> bool:
@@ -97,7 +102,7 @@ async def searched(size: int, look_up: Callable[[*Arguments], T], *arguments: *A
     """What `look_up` returns, which looks up any JSONPath in a body of this size.
 
     One with `..`, `*` or a filter takes 3 to 10 µs for each value that it passes, all of it in Python: so
-    another thread does it, from which the loop takes over every few milliseconds.
+    another thread does it, from which the loop takes over after `SWITCH_S`.
     """
     if size <= SEARCH_BYTES:
         return look_up(*arguments)

@@ -8,6 +8,7 @@ import asyncio
 import gc
 import gzip
 import json
+import sys
 import threading
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
@@ -23,7 +24,7 @@ from proxy.relay.answer_copy import decoded_in_turns
 from proxy.text.event_log import EventLog
 from proxy.text.events import Event, EventType
 from proxy.text.sections import MalformedBody, Section
-from proxy.text.slow_json import texts_of
+from proxy.text.slow_json import is_slow, texts_of
 from proxy.text.sse import decode
 from proxy.turns import in_turns
 from proxy.viewers.catch_up import snapshot
@@ -129,6 +130,9 @@ ANSWERS = {
     "one word": text("x" * 10 * MEGABYTE),
     "many values": b'{"result":{"extraction":"e","summary":"s"},"x":[' + b"0," * 200_000 + b"0]}",
     "lists": b'{"result":{"extraction":"e","summary":"s"},"x":[' + b"[]," * 2 * MEGABYTE + b"0]}",
+    "names": b'{"result":{"extraction":"e","summary":"s"},"x":{'
+    + b",".join(b'"%064d":0' % at for at in range(150_000))
+    + b"}}",
     "objects": b'{"result":{"extraction":"e","summary":"s"},"x":[' + b'{"a":1},' * MEGABYTE + b"0]}",
     "commas": text("fever, chills, cough, " * (15 * MEGABYTE // 22)),
 }
@@ -193,7 +197,7 @@ async def test_no_stream_holds_the_loop(kind: str, tmp_path: Path) -> None:
     assert most_s < MOST_S
 
 
-SEARCHED = b'{"result":{"extraction":"e","summary":"s"},"x":[' + b'{"a":1},' * 60_000 + b"0]}"
+SEARCHED = b'{"result":{"extraction":"e","summary":"s"},"x":[' + b'{"a":1},' * 36_000 + b"0]}"
 SEARCHING = [
     {"stage": "extraction", "at": "$..extraction"},
     {"stage": "summary", "panel": "chat", "at": "$..[?@.summary == 's'].summary"},
@@ -207,6 +211,20 @@ async def test_no_path_that_is_searched_for_holds_the_loop(tmp_path: Path) -> No
     assert b'"sha256"' in tail
     assert b'"absent"' not in tail
     assert most_s < MOST_S
+
+
+async def test_a_search_gives_way_to_the_loop_within_a_millisecond() -> None:
+    """The loop asks for the interpreter for each socket anew: with Python's own 5 ms, four wait 20."""
+    found = await texts_of(SEARCHED, [Section.compile("extraction", "", "$..extraction")])
+
+    assert found == {"extraction": "e"}
+    assert sys.getswitchinterval() <= 0.001
+
+
+async def test_names_that_all_differ_make_a_document_slow() -> None:
+    """Each takes several times as long to read as a number; where they are few, the loop reads them."""
+    assert await is_slow(ANSWERS["names"])
+    assert not await is_slow(b"{" + b",".join(b'"%064d":0' % at for at in range(70_000)) + b"}")
 
 
 async def test_no_event_that_is_searched_holds_the_loop(tmp_path: Path) -> None:
