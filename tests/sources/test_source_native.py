@@ -52,6 +52,17 @@ def gemini(piece: str, **more: Any) -> tuple[str, Any]:
     return "", {"candidates": [{"content": content, "index": 0, **more}]}
 
 
+def langchain(piece: str, position: str | None) -> dict[str, Any]:
+    """A chunk of a message, as LangServe writes it."""
+    empty: dict[str, Any] = {"additional_kwargs": {}, "response_metadata": {}, "tool_calls": []}
+    return empty | {"content": piece, "type": "AIMessageChunk", "name": None, "chunk_position": position}
+
+
+def ollama(piece: str, **more: Any) -> dict[str, Any]:
+    message = {"role": "assistant", "content": piece}
+    return {"model": "m", "created_at": "2026-11-29T22:00:00.000000Z", "message": message, **more}
+
+
 STREAMS = {
     "OpenAI chat completions": b"".join(chunks(TEXT)),
     "Anthropic messages": sse(
@@ -68,28 +79,32 @@ STREAMS = {
         anthropic("message_stop"),
     ),
     "Vercel AI SDK, UI message stream": sse(
-        ("", {"type": "start", "messageId": "m"}),
+        ("", {"type": "start"}),
+        ("", {"type": "start-step"}),
+        ("", {"type": "reasoning-start", "id": "r"}),
+        ("", {"type": "reasoning-delta", "id": "r", "delta": "Considering the fever"}),
+        ("", {"type": "reasoning-end", "id": "r"}),
         ("", {"type": "text-start", "id": "t"}),
         *(("", {"type": "text-delta", "id": "t", "delta": piece}) for piece in PIECES),
         ("", {"type": "text-end", "id": "t"}),
-        ("", {"type": "finish"}),
+        ("", {"type": "finish-step"}),
+        ("", {"type": "finish", "finishReason": "stop"}),
         ("", "[DONE]"),
     ),
     "LangServe": sse(
         ("metadata", {"run_id": "r"}),
-        *(("data", {"content": piece, "type": "AIMessageChunk"}) for piece in PIECES),
-    )
+        *(("data", langchain(piece, None)) for piece in PIECES),
+        ("data", langchain("", "last")),
+    ).replace(b"\n", b"\r\n")
     + b"event: end\r\n\r\n",
     "Plain text in events": b"".join(
-        "".join(f"data: {line}\n" for line in piece.split("\n")).encode() + b"\n" for piece in PIECES
+        "".join(f"data: {line}\r\n" for line in piece.split("\n")).encode() + b"\r\n" for piece in PIECES
     )
-    + b"data: [DONE]\n\n",
+    + b": ping - 2026-11-29\r\n\r\n"
+    + b"data: [DONE]\r\n\r\n",
     "Ollama": lines(
-        *(
-            {"model": "m", "message": {"role": "assistant", "content": piece}, "done": False}
-            for piece in PIECES
-        ),
-        {"model": "m", "message": {"role": "assistant", "content": ""}, "done": True, "eval_count": 9},
+        *(ollama(piece, done=False) for piece in PIECES),
+        ollama("", done=True, done_reason="stop", total_duration=9, eval_count=9, eval_duration=9),
     ),
     "Gemini": sse(
         *(gemini(piece) for piece in PIECES[:-1]), gemini(PIECES[-1], finishReason="STOP"), ("", {"usage": 1})
@@ -266,6 +281,32 @@ async def test_text_that_arrives_is_shown(tmp_path: Path, what: str) -> None:
 
     assert stream.texts().get("answer", "") == text
     assert stream.last["type"] == "stream_done"
+
+
+FAILING = {
+    "Vercel AI SDK, UI message stream": sse(
+        ("", {"type": "text-delta", "id": "t", "delta": "Fever of "}),
+        ("", {"type": "error", "errorText": "An error occurred."}),
+        ("", {"type": "finish-step"}),
+        ("", {"type": "finish", "finishReason": "error"}),
+        ("", "[DONE]"),
+    ),
+    "LangServe": sse(
+        ("data", langchain("Fever of ", None)),
+        ("error", {"status_code": 500, "message": "Internal Server Error"}),
+    ),
+    "Ollama": lines(ollama("Fever of ", done=False), {"error": "an error was encountered"}),
+}
+
+
+@pytest.mark.parametrize("dialect", FAILING)
+async def test_a_stream_that_says_it_has_failed_is_no_complete_run(tmp_path: Path, dialect: str) -> None:
+    """Whatever comes after that, its usual end included."""
+    said = whole(FAILING[dialect], media_type_of(dialect))
+    async with streaming(tmp_path, dialect, said) as (_, _, client):
+        stream = await read(client, START, signed(), content=body())
+
+    assert stream.status == 502 or stream.last["type"] == "error"
 
 
 @pytest.mark.parametrize(
