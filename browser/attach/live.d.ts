@@ -31,6 +31,9 @@ export class Live {
     reading: AbortController;
     observer: MutationObserver;
     bindBy: number;
+    whole: Promise<void>;
+    /** Reads no further. */
+    leave(): void;
     read(): Promise<void>;
     /** Finds where the text will stand, while the page may still be about to show that it waits. */
     bind(): void;

@@ -22,6 +22,9 @@ const RENDER_MS = 400;
  */
 const MAX_READING = 2;
 
+/** Reads of this page that have been left, until their places are free. @type {Set<Promise<void>>} */
+const leaving = new Set();
+
 /** A render of the page so shortly before its answer is seen is that of the answer, in milliseconds. */
 const JUST_MS = 100;
 
@@ -82,7 +85,15 @@ export class Live {
     this.bindBy = performance.now() + BIND_MS;
     setTimeout(() => call.guard(() => this.bind()), BIND_MS);
     this.bind();
-    void whileThereIsRoom(call.base, () => this.read());
+    this.whole = whileThereIsRoom(call.base, () => this.read());
+  }
+
+  /** Reads no further. */
+  leave() {
+    this.reading.abort();
+    leaving.add(this.whole);
+    const left = () => void leaving.delete(this.whole);
+    this.whole.then(left, left);
   }
 
   async read() {
@@ -217,7 +228,7 @@ export class Live {
       for (const [name, view] of this.views)
         if (performance.now() - (this.renderedAt.get(name) ?? -Infinity) < JUST_MS) this.drop(name, view);
     this.isAnswered = true;
-    this.reading.abort();
+    this.leave();
     this.cancelRender?.();
     setTimeout(() => this.end(), RENDER_MS);
   }
@@ -239,7 +250,7 @@ export class Live {
     if (this.isOver) return;
     this.isOver = true;
     this.observer.disconnect();
-    this.reading.abort();
+    this.leave();
     this.cancelRender?.();
     for (const [name, view] of this.views) this.drop(name, view);
     this.state = EMPTY;
@@ -250,6 +261,7 @@ export class Live {
 async function whileThereIsRoom(base, read) {
   const { locks } = navigator;
   if (locks === undefined || hasRoom(base)) return read();
+  await Promise.allSettled(leaving); // one call after the other has the same place, also where no other is free
   for (let at = 0; at < MAX_READING; at += 1) {
     const wasFree = await locks.request(`headgate-live-${at}`, { ifAvailable: true }, async (lock) => {
       if (lock !== null) await read();

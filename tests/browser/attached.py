@@ -104,8 +104,8 @@ def page_files(directory: Path, script: str = SCRIPT, policy: str = "") -> Path:
 
 async def until_ready(page: Page) -> None:
     """The script knows what it shows, and has begun to load the parts that do."""
-    await page.wait_for_function(
-        "performance.getEntriesByType('resource').some(({name}) => name.endsWith('/attach/live.js'))"
+    await page.wait_for_function(  # a function: a policy may forbid to look for a string anew
+        "() => performance.getEntriesByType('resource').some(({name}) => name.endsWith('/attach/live.js'))"
     )
 
 

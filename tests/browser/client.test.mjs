@@ -179,6 +179,18 @@ test("aborted, it stops reading at once, and asks nothing more", async () => {
   assert.deepEqual([events.length, asked.length], [1, 1]);
 });
 
+test("aborted while it waits for more, it asks for nothing, not even in vain", async () => {
+  script = [hangs(BLOCKS[0])];
+  let calls = 0;
+  const fetch = (...given) => (calls++, globalThis.fetch(...given));
+  const leave = new AbortController();
+  const stream = client({ fetch }).stream({ ...POST, signal: leave.signal });
+  setTimeout(() => leave.abort(), 50);
+  await assert.rejects(gathered(stream), { code: "aborted" });
+
+  assert.equal(calls, 1);
+});
+
 test("leaving the loop stops reading, and not the run; stop() ends the run", async () => {
   script = [hangs(BLOCKS[0]), (response) => response.writeHead(202).end("{}")];
   const stream = client().stream(POST);

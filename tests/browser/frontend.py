@@ -8,9 +8,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
-from playwright.async_api import Page, Request, async_playwright
+from playwright.async_api import Browser, Page, Request
 
 from tests.browser.npm import HERE, node
+from tests.servers.streaming import eventually
 
 FRONTEND = HERE / "frontend"
 CHROMIUM = shutil.which("chromium")
@@ -41,9 +42,11 @@ class Visit:
 
     page: Page
     calls: list[str] = field(default_factory=list)
-    """Method, path, what was sent, and the status, in the order in which they ended."""
+    """Method, path, what was sent, and the status of the page's own, in the order in which they ended."""
     problems: list[str] = field(default_factory=list)
     """What the console says of errors, and exceptions that nobody caught."""
+    open_calls: int = 0
+    """Of its own calls, those that are not in `calls` yet."""
 
     async def send(self, text: str) -> None:
         await self.page.fill("textarea", text)
@@ -53,28 +56,29 @@ class Visit:
         await self.page.get_by_role("button", name="Approve").click()
 
     async def answers(self, count: int) -> None:
-        """So many answers of the assistant are there, and the page waits for nothing."""
+        """So many answers of the assistant are there, the page waits for nothing, and its calls are known."""
         await self.page.wait_for_function(
             "count => document.querySelectorAll('.bubble.assistant').length === count"
             " && !document.querySelector('.bubble.dots')",
             arg=count,
             timeout=ANSWER_MS,
         )
+        await eventually(lambda: self.open_calls == 0)
 
     async def shown(self) -> str:
         return VOLATILE.sub("~", await self.page.inner_html("main"))
 
 
 @asynccontextmanager
-async def visiting(base: str, files: Path, user: str) -> AsyncIterator[Visit]:
-    """The page as `base` would serve it, open in a new tab of a browser of its own."""
-
-    async with (
-        async_playwright() as playwright,
-        await playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"]) as chromium,
-    ):
-        page = await chromium.new_page()
+async def visiting(chromium: Browser, base: str, files: Path, user: str) -> AsyncIterator[Visit]:
+    """The page as `base` would serve it, in the only tab of a browser that has seen nothing before."""
+    async with await chromium.new_context() as context:
+        page = await context.new_page()
         visit = Visit(page)
+
+        def begun(request: Request) -> None:
+            if request.url.startswith(f"{base}/api/"):
+                visit.open_calls += 1
 
         async def finished(request: Request) -> None:
             response = await request.response()
@@ -82,7 +86,9 @@ async def visiting(base: str, files: Path, user: str) -> AsyncIterator[Visit]:
             if path.startswith("/api/"):
                 status = "none" if response is None else response.status
                 visit.calls.append(f"{request.method} {path} {request.post_data} {status}")
+                visit.open_calls -= 1
 
+        page.on("request", begun)
         page.on("requestfinished", finished)
         page.on("requestfailed", finished)
         page.on("console", lambda said: visit.problems.append(said.text) if said.type == "error" else None)

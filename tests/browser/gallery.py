@@ -6,17 +6,13 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-import pytest
-from playwright.async_api import Page, Route, async_playwright
+from playwright.async_api import Browser, Page, Route
 
-from tests.browser.frontend import CHROMIUM
+from tests.browser import axe
 from tests.browser.npm import HERE, MODULES
 
 ORIGIN = "http://127.0.0.1:9"
 """Nobody listens there: each request is answered here."""
-
-AXE = HERE / "node_modules" / "axe-core" / "axe.min.js"
-RULES = {"runOnly": ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"]}
 
 SHADOW = "document.querySelector('headgate-panel').shadowRoot"
 CHAT_SHADOW = "document.querySelector('headgate-chat').shadowRoot"
@@ -36,16 +32,11 @@ def event(kind: str, panel: str = "", stage: str = "", content: str = "", **meta
 
 @asynccontextmanager
 async def gallery(
-    *, width: int = 1280, height: int = 900, answer: Answer | None = None, **context: Any
+    chromium: Browser, *, width: int = 1280, height: int = 900, answer: Answer | None = None, **context: Any
 ) -> AsyncIterator[Page]:
     """The page; `answer` for what it asks beside its files."""
-    async with (
-        async_playwright() as playwright,
-        await playwright.chromium.launch(
-            executable_path=CHROMIUM, args=["--no-sandbox", "--enable-precise-memory-info"]
-        ) as chromium,
-    ):
-        page = await chromium.new_page(viewport={"width": width, "height": height}, **context)
+    async with await chromium.new_context(viewport={"width": width, "height": height}, **context) as visitor:
+        page = await visitor.new_page()
 
         async def serve(route: Route) -> None:
             path = route.request.url.removeprefix(ORIGIN).partition("?")[0]
@@ -64,13 +55,7 @@ async def gallery(
 
 async def findings(page: Page) -> list[str]:
     """What axe-core finds, rule by rule; skips where it is not installed."""
-    if not AXE.is_file():
-        pytest.skip("axe-core is not here: npm ci --prefix tests/browser")
+    script = axe.script()
     if not await page.evaluate("'axe' in window"):
-        await page.evaluate(AXE.read_text())
-    found = await page.evaluate("rules => axe.run(document, rules)", RULES)
-    return [
-        f"{rule['id']}: {node['target']} {node['failureSummary']}"
-        for rule in found["violations"]
-        for node in rule["nodes"]
-    ]
+        await page.evaluate(script)
+    return axe.findings(await page.evaluate(axe.RUN, axe.RULES))

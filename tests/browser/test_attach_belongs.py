@@ -3,9 +3,10 @@
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
-from playwright.async_api import Page
+from playwright.async_api import Browser, Page
 
 from tests.browser.attached import House, house, live_texts, page_files, until_live
 from tests.browser.frontend import CASE, IN_CHROMIUM, Visit, visiting
@@ -54,14 +55,22 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return page_files(tmp_path_factory.mktemp("attached"))
 
 
+@pytest.fixture(scope="module")
+async def serving(
+    clinic: House, tmp_path_factory: pytest.TempPathFactory, anyio_backend: Any
+) -> AsyncIterator[Served]:
+    async with clinic.headgate(tmp_path_factory.mktemp("headgate")) as served:
+        yield served
+
+
 @asynccontextmanager
 async def reading_along(
-    clinic: House, files: Path, directory: Path, user: str
-) -> AsyncIterator[tuple[Served, Visit]]:
+    chromium: Browser, serving: Served, clinic: House, files: Path, user: str
+) -> AsyncIterator[Visit]:
     """A user who has another case, and has just begun this one: its first words are there."""
     with clinic.clinic.client(user) as client:
         client.post("/api/cases", json={"case_text": OTHER_CASE}).raise_for_status()
-    async with clinic.headgate(directory) as serving, visiting(serving.url, files, user) as visit:
+    async with visiting(chromium, serving.url, files, user) as visit:
         await visit.send(CASE)
         await until_live(visit.page)
         await visit.page.evaluate(
@@ -69,7 +78,7 @@ async def reading_along(
             ".forEach((b) => text.startsWith(b.textContent) && b.setAttribute('data-now', ''))",
             CASE,
         )
-        yield serving, visit
+        yield visit
 
 
 async def stays_empty(page: Page, ms: int = 1500) -> bool:
@@ -80,14 +89,15 @@ async def stays_empty(page: Page, ms: int = 1500) -> bool:
 
 @pytest.mark.parametrize("turn", TURNS)
 async def test_the_text_goes_at_once_when_the_page(
-    clinic: House, files: Path, tmp_path: Path, turn: str
+    chromium: Browser, serving: Served, clinic: House, files: Path, turn: str
 ) -> None:
     """Before the next frame that a person could see, and for good."""
-    async with reading_along(clinic, files, tmp_path, f"turns-{list(TURNS).index(turn)}") as (_, visit):
+    user = f"turns-{list(TURNS).index(turn)}"
+    async with reading_along(chromium, serving, clinic, files, user) as visit:
         before, after = await visit.page.evaluate(GONE, TURNS[turn])
         is_empty = await stays_empty(visit.page)
 
-    assert before == 1
+    assert before >= 1  # in the second panel, too, when the first stage has ended meanwhile
     # React renders some of these a task or two later; until then the panel is still there.
     assert sum(after[5:]) == 0
     assert is_empty

@@ -1,117 +1,19 @@
 """The page's own calls under `attach.js`: each behaves as without it, down to its events and errors."""
 
-import asyncio
 import json
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
-from playwright.async_api import Page, async_playwright
+from playwright.async_api import Browser
 
-from tests.browser.attached import SCRIPT, live_texts, until_empty, until_live, until_ready
-from tests.browser.frontend import CHROMIUM, IN_CHROMIUM
-from tests.servers.scripted import Asked, ScriptedUpstream
-from tests.servers.serving import flag_document, headgate, token
-from tests.servers.streaming import answer, eventually
-from tests.sources.test_source_poll import polling, row
+from tests.browser.attached import SCRIPT, live_texts, until_empty, until_live
+from tests.browser.frontend import IN_CHROMIUM
+from tests.browser.opened import ATTACH, BODY, SEND, Upstream, opened_page
+from tests.servers.serving import flag_document, token
+from tests.servers.streaming import eventually
 
 pytestmark = IN_CHROMIUM
-
-START = "/api/cases/7/start"
-BODY = """<p role="status">Thinking</p><div id="reasoning"></div><div id="chat"></div>"""
-ATTACH = {"panels": {"reasoning": {"css": "#reasoning"}, "chat": {"css": "#chat"}}}
-
-
-class Upstream:
-    """Answers as the query says; a `slow` one when `release` is set. The first stage of a case can be polled
-    as soon as its call has come."""
-
-    def __init__(self) -> None:
-        self.release = asyncio.Event()
-        self.asked: list[Asked] = []
-        self.begun: set[str] = set()
-        self.more = ""
-        self.goes_on = asyncio.Event()
-        """The second stage can be polled, too."""
-
-    async def __call__(self, asked: Asked) -> None:
-        case = asked.target.removeprefix(b"/api/cases/").partition(b"/")[0].decode()
-        if asked.target.endswith(b"/details"):
-            rows = [row("extraction", f"Text of {case}.{self.more}")] if case in self.begun else []
-            rows += [row("summary", f"Summary of {case}.")] if rows and self.goes_on.is_set() else []
-            await asked.answer(json.dumps({"rows": rows}).encode())
-            return
-        self.begun.add(case)
-        self.asked.append(asked)
-        await asked.read_body()
-        how = asked.target.partition(b"?")[2].decode()
-        if how.startswith("slow"):
-            await self.release.wait()
-        match how:
-            case "cut":
-                head = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: 999\r\n\r\n{"
-                await asked.send(head)
-                asked.writer.close()
-            case "500":
-                await asked.answer(b'{"detail": "no"}', b"500 Internal Server Error")
-            case "401":
-                await asked.answer(b'{"detail": "no"}', b"401 Unauthorized")
-            case _:
-                await asked.answer(answer())
-
-
-@asynccontextmanager
-async def opened_page(
-    tmp_path: Path,
-    upstream: Upstream,
-    *,
-    script: str = SCRIPT,
-    before: str = "",
-    ready: bool = True,
-    policy: str | None = None,
-    rollout: int = 100,
-    attach: dict[str, Any] | None = None,
-    attach_pages: dict[str, Any] | None = None,
-    bearer: str | None = None,
-    **settings: Any,
-) -> AsyncIterator[tuple[Page, list[str], list[str]]]:
-    """A page that has asked something before; the console's errors; and what Headgate's own was asked."""
-    routes = [polling(attach=ATTACH if attach is None else attach, join=False)]
-    settings["attach"] = attach_pages or {}
-    problems: list[str] = []
-    own: list[str] = []
-    html = f"<!doctype html><html><head>{before}{script}</head><body>{BODY}</body></html>"
-    headers = {} if policy is None else {"content-security-policy": policy}
-    async with (
-        ScriptedUpstream(upstream).running() as scripted,
-        headgate(scripted.url, tmp_path, routes=routes, flags=flag_document(rollout), **settings) as serving,
-        async_playwright() as playwright,
-        await playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"]) as chromium,
-    ):
-        context = await chromium.new_context()
-        page = await context.new_page()
-        page.on("console", lambda said: problems.append(said.text) if said.type == "error" else None)
-        page.on("pageerror", lambda error: problems.append(str(error)))
-        page.on(
-            "request",
-            lambda request: (
-                own.append(request.url.removeprefix(serving.url)) if "/_headgate/" in request.url else None
-            ),
-        )
-        await context.route(
-            f"{serving.url}/page",
-            lambda route: route.fulfill(body=html, content_type="text/html", headers=headers),
-        )
-        await page.goto(f"{serving.url}/page")
-        await page.evaluate(f"window.auth = {{authorization: 'Bearer {bearer or token()}'}}")
-        await page.evaluate("fetch('/api/hello', {headers: auth}).then((response) => response.text())")
-        if ready:
-            await until_ready(page)
-        yield page, problems, own
-        upstream.release.set()
-
 
 XHR = """async ({how, method, sync, abortAfter, timeout, again}) => {
   const said = [];
@@ -151,12 +53,16 @@ XHR_CALLS: dict[str, dict[str, Any]] = {
 DEFAULTS = {"how": "", "method": "POST", "sync": False, "abortAfter": None, "timeout": 0, "again": False}
 
 
-async def test_an_xml_http_request_is_the_same(tmp_path: Path) -> None:
+async def test_an_xml_http_request_is_the_same(chromium: Browser, tmp_path: Path) -> None:
     """Its events in their order, with their numbers; its answer, headers and errors."""
 
     async def all_of(script: str) -> tuple[dict[str, Any], list[list[tuple[bytes, bytes]]], list[str]]:
         upstream = Upstream()
-        async with opened_page(tmp_path, upstream, script=script, ready=bool(script)) as (page, problems, _):
+        async with opened_page(chromium, tmp_path, upstream, script=script, ready=bool(script)) as (
+            page,
+            problems,
+            _,
+        ):
             found = {name: await page.evaluate(XHR, DEFAULTS | call) for name, call in XHR_CALLS.items()}
             thrown = await page.evaluate(
                 """() => [
@@ -218,12 +124,16 @@ FETCH = """async (source) => {
 }"""
 
 
-async def test_a_fetch_is_the_same(tmp_path: Path) -> None:
+async def test_a_fetch_is_the_same(chromium: Browser, tmp_path: Path) -> None:
     """Its answer, and what became of what it was given; also an error that the page leaves to the window."""
 
     async def all_of(script: str) -> tuple[dict[str, Any], list[str]]:
         upstream = Upstream()
-        async with opened_page(tmp_path, upstream, script=script, ready=bool(script)) as (page, problems, _):
+        async with opened_page(chromium, tmp_path, upstream, script=script, ready=bool(script)) as (
+            page,
+            problems,
+            _,
+        ):
             found = {name: await page.evaluate(FETCH, source) for name, source in FETCHES.items()}
             found["unhandled"] = await page.evaluate(
                 """() => new Promise((resolve) => {
@@ -232,12 +142,18 @@ async def test_a_fetch_is_the_same(tmp_path: Path) -> None:
                     resolve(String(event.reason));
                   });
                   const signal = AbortSignal.timeout(0);
-                  fetch('/api/cases/7/start', {method: 'POST', headers: auth, signal});
+                  fetch('/api/cases/7/start?slow', {method: 'POST', headers: auth, signal});
                 })"""
             )
-            found["shape"] = await page.evaluate("[fetch.name, fetch.length, fetch() instanceof Promise]")
-            found["signed"] = [asked.header(b"authorization") is not None for asked in upstream.asked]
-            await page.wait_for_timeout(1000)  # what the browser says of a failure comes later
+            found["shape"] = await page.evaluate(
+                """() => { const none = fetch(); none.catch(() => {});
+                  return [fetch.name, fetch.length, none instanceof Promise]; }"""
+            )
+            # Whether a call that the page aborts has come by then depends on the machine.
+            whole = [asked for asked in upstream.asked if not asked.target.endswith(b"?slow")]
+            found["signed"] = [asked.header(b"authorization") is not None for asked in whole]
+            await page.evaluate("console.error('the end')")
+            await eventually(lambda: "the end" in problems)
             return found, problems
 
     without, said_without = await all_of("")
@@ -248,22 +164,13 @@ async def test_a_fetch_is_the_same(tmp_path: Path) -> None:
     assert sorted(said) == sorted(said_without)
 
 
-SEND = {
-    "XMLHttpRequest": """() => { const request = new XMLHttpRequest();
-      request.open('POST', '/api/cases/7/start?slow');
-      request.setRequestHeader('authorization', auth.authorization);
-      request.send(); window.request = request; }""",
-    "fetch": """() => { window.cut = new AbortController();
-      const init = {method: 'POST', headers: auth, signal: cut.signal};
-      window.request = fetch('/api/cases/7/start?slow', init); }""",
-}
-
-
 @pytest.mark.parametrize("kind", SEND)
-async def test_the_text_is_shown_until_the_page_has_its_answer(tmp_path: Path, kind: str) -> None:
+async def test_the_text_is_shown_until_the_page_has_its_answer(
+    chromium: Browser, tmp_path: Path, kind: str
+) -> None:
     """For either way of calling; the first paint after the page's own render has none of it."""
     upstream = Upstream()
-    async with opened_page(tmp_path, upstream) as (page, problems, _):
+    async with opened_page(chromium, tmp_path, upstream) as (page, problems, _):
         await page.evaluate(SEND[kind])
         await until_live(page)
         shown = await live_texts(page)
@@ -279,10 +186,10 @@ async def test_the_text_is_shown_until_the_page_has_its_answer(tmp_path: Path, k
 
 
 @pytest.mark.parametrize("end", ["request.abort()", "cut.abort()"])
-async def test_an_aborted_call_is_shown_no_longer(tmp_path: Path, end: str) -> None:
+async def test_an_aborted_call_is_shown_no_longer(chromium: Browser, tmp_path: Path, end: str) -> None:
     """At once, and its run goes on as ever."""
     upstream = Upstream()
-    async with opened_page(tmp_path, upstream) as (page, _, _):
+    async with opened_page(chromium, tmp_path, upstream) as (page, _, _):
         await page.evaluate(SEND["XMLHttpRequest" if end.startswith("request") else "fetch"])
         await page.evaluate("void window.request.catch?.(() => {})")
         await until_live(page)
@@ -291,10 +198,12 @@ async def test_an_aborted_call_is_shown_no_longer(tmp_path: Path, end: str) -> N
     assert left == 0
 
 
-async def test_of_several_calls_the_last_is_shown_with_its_own_text(tmp_path: Path) -> None:
+async def test_of_several_calls_the_last_is_shown_with_its_own_text(
+    chromium: Browser, tmp_path: Path
+) -> None:
     """One's text goes when the next is sent, and so does its connection: each is shown, however many."""
     upstream = Upstream()
-    async with opened_page(tmp_path, upstream) as (page, _, _):
+    async with opened_page(chromium, tmp_path, upstream) as (page, _, _):
         await page.evaluate(SEND["XMLHttpRequest"])
         await until_live(page)
         left = await page.evaluate(
@@ -311,10 +220,10 @@ async def test_of_several_calls_the_last_is_shown_with_its_own_text(tmp_path: Pa
     assert shown == ["Text of 8.", "Text of 9."]
 
 
-async def test_of_two_calls_in_one_breath_the_last_is_shown_alone(tmp_path: Path) -> None:
+async def test_of_two_calls_in_one_breath_the_last_is_shown_alone(chromium: Browser, tmp_path: Path) -> None:
     """Before anything of the first could be shown."""
     upstream = Upstream()
-    async with opened_page(tmp_path, upstream) as (page, problems, own):
+    async with opened_page(chromium, tmp_path, upstream) as (page, problems, own):
         first = SEND["XMLHttpRequest"]
         await page.evaluate(f"() => {{ ({first})(); ({first.replace('/7/', '/8/')})(); }}")
         await until_live(page)
@@ -326,10 +235,10 @@ async def test_of_two_calls_in_one_breath_the_last_is_shown_alone(tmp_path: Path
     assert problems == []
 
 
-async def test_a_user_of_another_arm_pays_one_request(tmp_path: Path) -> None:
+async def test_a_user_of_another_arm_pays_one_request(chromium: Browser, tmp_path: Path) -> None:
     """The script, its rules and the document, which is kept; no header, no stream, nothing on the screen."""
     upstream = Upstream()
-    async with opened_page(tmp_path, upstream, ready=False, rollout=0) as (page, problems, own):
+    async with opened_page(chromium, tmp_path, upstream, ready=False, rollout=0) as (page, problems, own):
         await page.evaluate(SEND["XMLHttpRequest"])
         await eventually(lambda: len(upstream.asked) == 2)
         await page.wait_for_timeout(1500)
@@ -348,14 +257,14 @@ WRAPPED = """window.counted = 0;
     const own = target[name];
     target[name] = function (...given) { counted += 1; return own.apply(this, given); };
   }"""
-BROKEN = """<script>window.thrown = 0;
-  Element.prototype.attachShadow = () => { thrown += 1; throw new Error('no'); };</script>"""
+BROKEN = """<script>window.broken = 0;
+  Element.prototype.attachShadow = () => { broken += 1; throw new Error('no'); };</script>"""
 
 
-async def test_frozen_prototypes_are_left_alone(tmp_path: Path) -> None:
+async def test_frozen_prototypes_are_left_alone(chromium: Browser, tmp_path: Path) -> None:
     """The calls go through, and nothing is said."""
     upstream = Upstream()
-    async with opened_page(tmp_path, upstream, before=FROZEN, ready=False) as (page, problems, _):
+    async with opened_page(chromium, tmp_path, upstream, before=FROZEN, ready=False) as (page, problems, _):
         found = await page.evaluate(XHR, DEFAULTS)
 
     assert json.loads(found["text"])["next_stage"] == "diagnosis"
@@ -371,11 +280,11 @@ async def test_frozen_prototypes_are_left_alone(tmp_path: Path) -> None:
     ],
 )
 async def test_other_wrappers_and_a_second_element_do_no_harm(
-    tmp_path: Path, script: str, late: str, expected: int
+    chromium: Browser, tmp_path: Path, script: str, late: str, expected: int
 ) -> None:
     """Each call goes out once, and is shown once."""
     upstream = Upstream()
-    async with opened_page(tmp_path, upstream, script=script) as (page, problems, own):
+    async with opened_page(chromium, tmp_path, upstream, script=script) as (page, problems, own):
         await page.evaluate(f"() => {{ {late} }}")
         await page.evaluate(SEND["XMLHttpRequest"])
         await until_live(page)
@@ -395,22 +304,27 @@ async def test_other_wrappers_and_a_second_element_do_no_harm(
     assert problems == []
 
 
-async def test_it_takes_itself_off_after_three_failures(tmp_path: Path) -> None:
+async def test_it_takes_itself_off_after_three_failures(chromium: Browser, tmp_path: Path) -> None:
     """The functions are the page's again, and its calls have gone through meanwhile."""
     upstream = Upstream()
-    async with opened_page(tmp_path, upstream, before=BROKEN) as (page, problems, _):
+    async with opened_page(chromium, tmp_path, upstream, before=BROKEN) as (page, problems, _):
         was_patched = await page.evaluate("!/native code/.test(XMLHttpRequest.prototype.send)")
-        for count, case in enumerate("789", 1):
+        for case in "789":
+            before = await page.evaluate("broken")
             await page.evaluate(SEND["XMLHttpRequest"].replace("/7/", f"/{case}/"))
-            await page.wait_for_function("(count) => window.thrown >= count", arg=count)
-        await page.wait_for_function(
+            # An answer that comes in two pieces fails twice.
+            await page.wait_for_function("(before) => broken > before || broken === 3", arg=before)
+        broken = await page.evaluate("broken")
+        patched = await page.evaluate(
             "[XMLHttpRequest.prototype.open, XMLHttpRequest.prototype.send, fetch]"
-            ".every((own) => /native code/.test(own))"
+            ".map((own) => !/native code/.test(own))"
         )
         upstream.release.set()
         await page.wait_for_function("request.readyState === 4 && request.status === 200")
 
     assert was_patched
+    assert broken == 3
+    assert patched == [False, False, False]
     assert problems == []
 
 
@@ -422,11 +336,11 @@ async def test_it_takes_itself_off_after_three_failures(tmp_path: Path) -> None:
         "default-src 'self'; style-src 'none'; require-trusted-types-for 'script'; trusted-types 'none'",
     ],
 )
-async def test_a_strict_policy_of_the_page_is_kept(tmp_path: Path, policy: str) -> None:
+async def test_a_strict_policy_of_the_page_is_kept(chromium: Browser, tmp_path: Path, policy: str) -> None:
     """The text is shown, with its styles, and no violation is reported."""
     upstream = Upstream()
     script = SCRIPT.replace("<script", '<script nonce="r4nd0m"')
-    async with opened_page(tmp_path, upstream, script=script, policy=policy) as (page, problems, _):
+    async with opened_page(chromium, tmp_path, upstream, script=script, policy=policy) as (page, problems, _):
         await page.evaluate(SEND["XMLHttpRequest"])
         await until_live(page)
         border = await page.evaluate(
@@ -448,12 +362,12 @@ async def test_a_strict_policy_of_the_page_is_kept(tmp_path: Path, policy: str) 
     ],
 )
 async def test_a_page_that_does_not_show_that_it_waits_leaves_by_a_click(
-    tmp_path: Path, press: str, waiting: dict[str, str] | None, left: int
+    chromium: Browser, tmp_path: Path, press: str, waiting: dict[str, str] | None, left: int
 ) -> None:
     """On a button or a link of its own; a page that shows it says itself when it has left."""
     upstream = Upstream()
     attach = ATTACH if waiting is None else {**ATTACH, "waiting": waiting}
-    async with opened_page(tmp_path, upstream, attach=attach) as (page, _, _):
+    async with opened_page(chromium, tmp_path, upstream, attach=attach) as (page, _, _):
         await page.evaluate(
             "() => { const act = document.createElement('button'); act.id = 'act';"
             " document.body.prepend(act); }"
@@ -466,20 +380,26 @@ async def test_a_page_that_does_not_show_that_it_waits_leaves_by_a_click(
     assert cards == left
 
 
-async def test_a_call_that_turns_out_to_be_no_run_ends_the_asking(tmp_path: Path) -> None:
+async def test_a_call_that_turns_out_to_be_no_run_ends_the_asking(chromium: Browser, tmp_path: Path) -> None:
     """After a switch to batch, one call names a run in vain; the next asks again what is shown."""
     upstream = Upstream()
-    async with opened_page(tmp_path, upstream) as (page, _, own):
+    async with opened_page(chromium, tmp_path, upstream) as (page, _, own):
         (tmp_path / "flags.json").write_text(json.dumps(flag_document(0)))
+
+        async def asks_again() -> bool:
+            await page.evaluate("fetch('/api/hello', {headers: auth}).then((response) => response.text())")
+            return "/_headgate/attach.json" in own
+
         await until_empty(page, "/_headgate/attach.json", "routes", token())
-        async with page.expect_response("**/events"):
-            await page.evaluate(SEND["XMLHttpRequest"])
-        await page.wait_for_timeout(500)
+        own.clear()
+        await page.evaluate(SEND["XMLHttpRequest"])
+        await eventually(lambda: any(url.endswith("/events") for url in own))
+        await eventually(asks_again)
         own.clear()
         await page.evaluate(SEND["XMLHttpRequest"].replace("/7/", "/8/"))
+        await eventually(lambda: upstream.asked[-1].target == b"/api/cases/8/start?slow")
         await page.wait_for_timeout(500)
         shown = await page.evaluate("document.body.innerHTML")
 
-    assert [url for url in own if url.endswith("/events")] == []
-    assert upstream.asked[-1].header(b"headgate-run") is None
+    assert own == []
     assert shown == BODY

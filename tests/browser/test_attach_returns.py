@@ -1,41 +1,48 @@
 """Live text over what happens to a tab: a reload, a second tab, a token that ends, a network that goes."""
 
-import asyncio
 import time
 from pathlib import Path
 from typing import Literal
 
 import jwt
 import pytest
-from playwright.async_api import expect
+from playwright.async_api import Browser, Page, expect
 
-from tests.browser.attached import live_texts, until_empty, until_live, until_ready
+from tests.browser.attached import live_texts, until_empty, until_live
 from tests.browser.frontend import IN_CHROMIUM
 from tests.browser.gallery import findings
-from tests.browser.test_attach_calls import BODY, SEND, Upstream, opened_page
+from tests.browser.opened import BODY, SEND, Upstream, opened_page, signed_in
 from tests.servers.scripted import Asked
 from tests.servers.serving import token
 from tests.servers.streaming import eventually
 
 pytestmark = IN_CHROMIUM
 
-SIGNED = f"window.auth = {{authorization: 'Bearer {token()}'}}"
-ASK = "fetch('/api/hello', {headers: auth}).then((response) => response.text())"
 DOCK = "[data-headgate-live] .dock"
 
 
-async def test_after_a_reload_the_run_is_found_again_and_says_what_it_is(tmp_path: Path) -> None:
+async def until_shown(page: Page, *texts: str) -> None:
+    """Each live card on the screen says all of its text."""
+
+    async def are_shown() -> bool:
+        return await live_texts(page) == list(texts)
+
+    await eventually(are_shown, within_s=30)
+
+
+async def test_after_a_reload_the_run_is_found_again_and_says_what_it_is(
+    chromium: Browser, tmp_path: Path
+) -> None:
     """In a small window; it goes when the page opens something else, and no text is kept in the browser."""
     upstream = Upstream()
-    async with opened_page(tmp_path, upstream) as (page, problems, own):
+    async with opened_page(chromium, tmp_path, upstream) as (page, problems, own):
         await page.evaluate(SEND["XMLHttpRequest"])
         await until_live(page)
         kept = await page.evaluate(
             "JSON.stringify([{...sessionStorage}, {...localStorage}, document.cookie])"
         )
         await page.reload()
-        await page.evaluate(SIGNED)
-        await page.evaluate(ASK)
+        await signed_in(page)
         await until_live(page)
         shown = await live_texts(page)
         words = await page.inner_text(f"{DOCK} .words span")
@@ -55,23 +62,23 @@ async def test_after_a_reload_the_run_is_found_again_and_says_what_it_is(tmp_pat
     assert problems == []
 
 
-async def test_a_run_that_ended_meanwhile_or_is_another_users_is_not_shown(tmp_path: Path) -> None:
+async def test_a_run_that_ended_meanwhile_or_is_another_users_is_not_shown(
+    chromium: Browser, tmp_path: Path
+) -> None:
     """Nothing is on the screen, and nothing is asked twice."""
     upstream = Upstream()
-    async with opened_page(tmp_path, upstream) as (page, problems, own):
+    async with opened_page(chromium, tmp_path, upstream) as (page, problems, own):
         await page.evaluate(SEND["XMLHttpRequest"])
         await until_live(page)
         await page.reload()
-        await page.evaluate(f"window.auth = {{authorization: 'Bearer {token('bob')}'}}")
-        await page.evaluate(ASK)
+        await signed_in(page, token("bob"))
         await eventually(lambda: own.count("/_headgate/runs") == 1)
         await page.wait_for_timeout(500)
         of_bob = await page.evaluate("document.body.innerHTML")
         upstream.release.set()
         await until_empty(page, "/_headgate/runs", "runs", token())
         await page.reload()
-        await page.evaluate(SIGNED)
-        await page.evaluate(ASK)
+        await signed_in(page)
         await eventually(lambda: own.count("/_headgate/runs") == 2)
         await page.wait_for_timeout(500)
         ended = await page.evaluate("document.body.innerHTML")
@@ -80,23 +87,20 @@ async def test_a_run_that_ended_meanwhile_or_is_another_users_is_not_shown(tmp_p
     assert problems == []
 
 
-async def test_two_tabs_show_each_its_own(tmp_path: Path) -> None:
+async def test_two_tabs_show_each_its_own(chromium: Browser, tmp_path: Path) -> None:
     """Also when one of them is loaded again."""
     upstream = Upstream()
-    async with opened_page(tmp_path, upstream) as (page, problems, _):
+    async with opened_page(chromium, tmp_path, upstream) as (page, problems, _):
         other = await page.context.new_page()
         await other.goto(page.url)
-        await other.evaluate(SIGNED)
-        await other.evaluate(ASK)
-        await until_ready(other)
+        await signed_in(other)
         await page.evaluate(SEND["XMLHttpRequest"])
         await other.evaluate(SEND["XMLHttpRequest"].replace("/7/", "/8/"))
         await until_live(page)
         await until_live(other)
         shown = [await live_texts(page), await live_texts(other)]
         await other.reload()
-        await other.evaluate(SIGNED)
-        await other.evaluate(ASK)
+        await signed_in(other)
         await until_live(other)
         again = [await live_texts(page), await live_texts(other)]
 
@@ -104,22 +108,20 @@ async def test_two_tabs_show_each_its_own(tmp_path: Path) -> None:
     assert problems == []
 
 
-async def test_the_pages_own_calls_keep_their_connections(tmp_path: Path) -> None:
+async def test_the_pages_own_calls_keep_their_connections(chromium: Browser, tmp_path: Path) -> None:
     """By HTTP/1.1 all tabs together show two texts at once: a browser opens six connections to a host."""
     upstream = Upstream()
-    async with opened_page(tmp_path, upstream) as (page, problems, _):
+    async with opened_page(chromium, tmp_path, upstream) as (page, problems, _):
         tabs = [page]
         for _ in range(2):
             tabs.append(await page.context.new_page())
             await tabs[-1].goto(page.url)
-            await tabs[-1].evaluate(SIGNED)
-            await tabs[-1].evaluate(ASK)
-            await until_ready(tabs[-1])
+            await signed_in(tabs[-1])
         for tab, case in zip(tabs, "789", strict=True):
             await tab.evaluate(SEND["XMLHttpRequest"].replace("/7/", f"/{case}/"))
             if tab is not tabs[-1]:
                 await until_live(tab)
-        await tabs[-1].wait_for_timeout(700)
+        await tabs[-1].wait_for_timeout(1000)
         shown = [await live_texts(tab) for tab in tabs]
         upstream.release.set()
         for tab in tabs:
@@ -129,10 +131,28 @@ async def test_the_pages_own_calls_keep_their_connections(tmp_path: Path) -> Non
     assert problems == []
 
 
-async def test_a_network_that_goes_and_comes_back_costs_no_text(tmp_path: Path) -> None:
+async def test_a_call_that_follows_another_at_once_has_its_place(chromium: Browser, tmp_path: Path) -> None:
+    """Also where another tab has the other one."""
+    upstream = Upstream()
+    async with opened_page(chromium, tmp_path, upstream) as (page, problems, _):
+        other = await page.context.new_page()
+        await other.goto(page.url)
+        await signed_in(other)
+        await other.evaluate(SEND["XMLHttpRequest"].replace("/7/", "/6/"))
+        await until_live(other)
+        for case in "789":
+            await page.evaluate(SEND["XMLHttpRequest"].replace("/7/", f"/{case}/"))
+            await until_live(page)
+        shown = await live_texts(page)
+
+    assert shown == ["Text of 9."]
+    assert problems == []
+
+
+async def test_a_network_that_goes_and_comes_back_costs_no_text(chromium: Browser, tmp_path: Path) -> None:
     """The page's call is lost with it, and its text goes; the next call is shown as ever."""
     upstream = Upstream()
-    async with opened_page(tmp_path, upstream) as (page, _, _):
+    async with opened_page(chromium, tmp_path, upstream) as (page, _, _):
         await page.evaluate(SEND["XMLHttpRequest"])
         await until_live(page)
         await page.context.set_offline(True)
@@ -147,13 +167,15 @@ async def test_a_network_that_goes_and_comes_back_costs_no_text(tmp_path: Path) 
     assert shown == ["Text of 8."]
 
 
-async def test_a_page_with_a_service_worker_that_answers_for_it_is_shown(tmp_path: Path) -> None:
+async def test_a_page_with_a_service_worker_that_answers_for_it_is_shown(
+    chromium: Browser, tmp_path: Path
+) -> None:
     """The worker passes each request on, as such workers do."""
     upstream = Upstream()
     worker = """self.addEventListener('install', () => self.skipWaiting());
       self.addEventListener('activate', (event) => event.waitUntil(clients.claim()));
       self.addEventListener('fetch', (event) => event.respondWith(fetch(event.request)));"""
-    async with opened_page(tmp_path, upstream) as (page, problems, _):
+    async with opened_page(chromium, tmp_path, upstream) as (page, problems, _):
         await page.context.route(
             "**/worker.js", lambda route: route.fulfill(body=worker, content_type="text/javascript")
         )
@@ -175,29 +197,29 @@ async def test_a_page_with_a_service_worker_that_answers_for_it_is_shown(tmp_pat
     assert problems == []
 
 
-async def test_a_hidden_tab_has_the_text_when_it_comes_back(tmp_path: Path) -> None:
+async def test_a_hidden_tab_has_the_text_when_it_comes_back(chromium: Browser, tmp_path: Path) -> None:
     """Frames stop there; the text is there all the same."""
     upstream = Upstream()
-    async with opened_page(tmp_path, upstream) as (page, problems, _):
+    async with opened_page(chromium, tmp_path, upstream) as (page, problems, _):
         await page.evaluate(
             """() => { Object.defineProperty(document, 'hidden', {get: () => true});
               window.requestAnimationFrame = () => 0; }"""
         )
         await page.evaluate(SEND["XMLHttpRequest"])
-        async with asyncio.timeout(10):
-            while await live_texts(page) != ["Text of 7."]:
-                await page.wait_for_timeout(100)
+        await until_shown(page, "Text of 7.")
 
     assert problems == []
 
 
-async def test_where_no_panel_is_found_the_window_can_be_folded_moved_and_closed(tmp_path: Path) -> None:
+async def test_where_no_panel_is_found_the_window_can_be_folded_moved_and_closed(
+    chromium: Browser, tmp_path: Path
+) -> None:
     """By its buttons and its head; closed, it stays so for that call."""
     upstream = Upstream()
     nowhere = {"panels": {"reasoning": {"css": "#nowhere"}}}
-    async with opened_page(tmp_path, upstream, attach=nowhere) as (page, problems, _):
+    async with opened_page(chromium, tmp_path, upstream, attach=nowhere) as (page, problems, _):
         await page.evaluate(SEND["XMLHttpRequest"])
-        await until_live(page)
+        await until_shown(page, "Text of 7.")
         dock = page.locator(DOCK)
         before = await dock.bounding_box()
         assert before is not None
@@ -225,29 +247,31 @@ def bearer(lasts_s: float) -> str:
     return jwt.encode({"sub": "ann", "exp": time.time() + lasts_s}, SECRET, algorithm="HS256")
 
 
-async def test_a_token_that_is_refreshed_meanwhile_reads_on(tmp_path: Path) -> None:
+async def test_a_token_that_is_refreshed_meanwhile_reads_on(chromium: Browser, tmp_path: Path) -> None:
     """The stream ends with the token that it was opened with; the page's newer one opens it again."""
     upstream = Upstream()
     identity = {"jwt": {"key": SECRET, "leeway_s": 0}}
-    async with opened_page(tmp_path, upstream, bearer=bearer(10), identity=identity) as (page, problems, own):
+    async with opened_page(chromium, tmp_path, upstream, bearer=bearer(600), identity=identity) as (
+        page,
+        problems,
+        own,
+    ):
+        await page.evaluate(f"window.auth = {{authorization: 'Bearer {bearer(8)}'}}")
         await page.evaluate(SEND["XMLHttpRequest"])
         await until_live(page)
-        await page.evaluate(f"window.auth = {{authorization: 'Bearer {bearer(600)}'}}")
-        await page.evaluate(ASK)
+        await signed_in(page, bearer(601))
         await eventually(lambda: len([url for url in own if url.endswith("/events")]) == 2, within_s=30)
         upstream.goes_on.set()
-        async with asyncio.timeout(20):
-            while await live_texts(page) != ["Text of 7.", "Summary of 7."]:
-                await page.wait_for_timeout(100)
+        await until_shown(page, "Text of 7.", "Summary of 7.")
 
     # The browser itself reports a stream that Headgate cuts on purpose.
     assert [said for said in problems if "ERR_INCOMPLETE_CHUNKED_ENCODING" not in said] == []
 
 
-async def test_a_call_that_the_page_repeats_after_a_401_is_shown(tmp_path: Path) -> None:
+async def test_a_call_that_the_page_repeats_after_a_401_is_shown(chromium: Browser, tmp_path: Path) -> None:
     """The refused one shows nothing, and its run is forgotten."""
     upstream = Upstream()
-    async with opened_page(tmp_path, upstream) as (page, _, _):
+    async with opened_page(chromium, tmp_path, upstream) as (page, _, _):
         await page.evaluate(
             """async () => {
               const init = {method: 'POST', headers: auth};
@@ -261,15 +285,13 @@ async def test_a_call_that_the_page_repeats_after_a_401_is_shown(tmp_path: Path)
     assert shown == ["Text of 8."]
 
 
-async def test_all_text_without_a_panel_is_in_one_window(tmp_path: Path) -> None:
+async def test_all_text_without_a_panel_is_in_one_window(chromium: Browser, tmp_path: Path) -> None:
     """Stage after stage."""
     upstream = Upstream()
     upstream.goes_on.set()
-    async with opened_page(tmp_path, upstream, attach={}) as (page, problems, _):
+    async with opened_page(chromium, tmp_path, upstream, attach={}) as (page, problems, _):
         await page.evaluate(SEND["XMLHttpRequest"])
-        async with asyncio.timeout(20):
-            while await live_texts(page) != ["Text of 7.\nSummary of 7."]:
-                await page.wait_for_timeout(100)
+        await until_shown(page, "Text of 7.\nSummary of 7.")
         upstream.release.set()
         await page.wait_for_function("!document.querySelector('[data-headgate-live]')")
 
@@ -278,14 +300,14 @@ async def test_all_text_without_a_panel_is_in_one_window(tmp_path: Path) -> None
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 async def test_an_accessibility_check_finds_nothing_in_the_live_text(
-    tmp_path: Path, scheme: Literal["light", "dark"]
+    chromium: Browser, tmp_path: Path, scheme: Literal["light", "dark"]
 ) -> None:
     """Neither in a card nor in the window; what it finds in the page itself stays."""
     upstream = Upstream()
     upstream.more = "\n\n| Sign | Value |\n| --- | --- |\n| Fever | **38.9** |\n\n" + "- one more line\n" * 40
     upstream.goes_on.set()
     panels = {"panels": {"reasoning": {"css": "#reasoning"}, "chat": {"css": "#nowhere"}}}
-    async with opened_page(tmp_path, upstream, attach=panels) as (page, _, _):
+    async with opened_page(chromium, tmp_path, upstream, attach=panels) as (page, _, _):
         await page.emulate_media(color_scheme=scheme)
         await page.evaluate("document.documentElement.style.colorScheme = 'light dark'")
         before = await findings(page)
@@ -306,19 +328,18 @@ LAYOUT = """(room) => {
 
 
 @pytest.mark.parametrize(("room", "place"), [(150, "reasoning"), (20, "BODY")])
-async def test_what_a_person_types_into_stays_on_the_screen(tmp_path: Path, room: int, place: str) -> None:
+async def test_what_a_person_types_into_stays_on_the_screen(
+    chromium: Browser, tmp_path: Path, room: int, place: str
+) -> None:
     """The card is as high as there is room, and scrolls in itself; without room the text has a window."""
     upstream = Upstream()
     upstream.more = " and another line.\n\n" * 50
-    async with opened_page(tmp_path, upstream) as (page, problems, _):
+    async with opened_page(chromium, tmp_path, upstream) as (page, problems, _):
         await page.evaluate(LAYOUT, room)
         await page.evaluate(SEND["XMLHttpRequest"])
-        await until_live(page)
         await page.wait_for_function(
-            """() => {
-              const {shadowRoot} = document.querySelector('[data-headgate-live]');
-              const text = shadowRoot.querySelector('.text');
-              return text.scrollHeight > text.clientHeight; }"""
+            """() => [...document.querySelectorAll('[data-headgate-live]')]
+                .some((host) => host.shadowRoot.querySelectorAll('.body p').length === 50)"""
         )
         left_px, where, hidden_px = await page.evaluate(
             """() => {
@@ -336,7 +357,7 @@ async def test_what_a_person_types_into_stays_on_the_screen(tmp_path: Path, room
     assert problems == []
 
 
-async def test_a_page_that_the_relay_adds_the_script_to_is_live(tmp_path: Path) -> None:
+async def test_a_page_that_the_relay_adds_the_script_to_is_live(chromium: Browser, tmp_path: Path) -> None:
     """Under the page's own policy, with its nonce."""
 
     class Pages(Upstream):
@@ -353,12 +374,10 @@ async def test_a_page_that_the_relay_adds_the_script_to_is_live(tmp_path: Path) 
 
     upstream = Pages()
     pages = {"inject": True, "pages": ["/app"]}
-    async with opened_page(tmp_path, upstream, attach_pages=pages) as (page, problems, own):
+    async with opened_page(chromium, tmp_path, upstream, attach_pages=pages) as (page, problems, own):
         own.clear()
         await page.goto(page.url.replace("/page", "/app"))
-        await page.evaluate(SIGNED)
-        await page.evaluate(ASK)
-        await until_ready(page)
+        await signed_in(page)
         await page.evaluate(SEND["XMLHttpRequest"])
         await until_live(page)
         shown = await live_texts(page)

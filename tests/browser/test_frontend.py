@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from playwright.async_api import Browser
 
 from tests.browser.frontend import CASE, IN_CHROMIUM, bundle, visiting
 from tests.journeys.test_journey import POLLED
@@ -25,9 +26,11 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return bundle(tmp_path_factory.mktemp("page"))
 
 
-async def journey(base: str, files: Path, clinic: RunningClinic, user: str) -> dict[str, Any]:
+async def journey(
+    chromium: Browser, base: str, files: Path, clinic: RunningClinic, user: str
+) -> dict[str, Any]:
     """A case, two approvals and a question: what was asked, what is shown, what is stored."""
-    async with visiting(base, files, user) as visit:
+    async with visiting(chromium, base, files, user) as visit:
         await visit.send(CASE)
         await visit.answers(1)
         await visit.approve()
@@ -52,12 +55,12 @@ async def journey(base: str, files: Path, clinic: RunningClinic, user: str) -> d
 
 @pytest.mark.parametrize("rollout", [0, 100])
 async def test_the_page_is_the_same_through_headgate(
-    clinic: RunningClinic, files: Path, tmp_path: Path, rollout: int
+    chromium: Browser, clinic: RunningClinic, files: Path, tmp_path: Path, rollout: int
 ) -> None:
     """Its own calls, what is on the screen at the end, and what is stored; for a user of each arm."""
-    direct = await journey(clinic.url, files, clinic, f"direct-{rollout}")
+    direct = await journey(chromium, clinic.url, files, clinic, f"direct-{rollout}")
     async with headgate(clinic.url, tmp_path, routes=POLLED, flags=flag_document(rollout)) as serving:
-        through = await journey(serving.url, files, clinic, f"through-{rollout}")
+        through = await journey(chromium, serving.url, files, clinic, f"through-{rollout}")
 
     assert direct["problems"] == []
     assert len(direct["stored"]) == 8

@@ -1,5 +1,7 @@
 """`browser/markdown.js` in Chromium: what a model writes is shown, and never acts."""
 
+from playwright.async_api import Browser
+
 from tests.browser.frontend import IN_CHROMIUM
 from tests.browser.gallery import gallery
 
@@ -75,10 +77,10 @@ STREAM = """(texts) => texts.map(text => {
 })"""
 
 
-async def test_nothing_that_a_model_writes_acts() -> None:
+async def test_nothing_that_a_model_writes_acts(chromium: Browser) -> None:
     """Shown letter by letter: no element but those of Markdown, no attribute but ours, nothing fetched."""
     asked: list[str] = []
-    async with gallery() as page:
+    async with gallery(chromium) as page:
         page.on("request", lambda request: asked.append(request.url))
         found = await page.evaluate(
             """(texts) => {
@@ -117,17 +119,17 @@ async def test_nothing_that_a_model_writes_acts() -> None:
     assert (owned, asked) == (False, [])
 
 
-async def test_however_a_text_came_it_ends_as_the_same_nodes() -> None:
+async def test_however_a_text_came_it_ends_as_the_same_nodes(chromium: Browser) -> None:
     """Letter by letter or at once."""
-    async with gallery() as page:
+    async with gallery(chromium) as page:
         pairs = await page.evaluate(STREAM, [*DOCUMENTS, *HOSTILE])
 
     assert [streamed for streamed, _ in pairs] == [whole for _, whole in pairs]
 
 
-async def test_a_table_and_code_grow_without_being_made_again() -> None:
+async def test_a_table_and_code_grow_without_being_made_again(chromium: Browser) -> None:
     """Every element of them stays the one that it was, and no text is shown first that becomes a table."""
-    async with gallery() as page:
+    async with gallery(chromium) as page:
         seen = await page.evaluate(
             """() => {
                 const table = "| a | b |\\n| --- | --- |\\n| 1 | 2 |\\n| 3 | 4 |\\n\\n";
@@ -149,9 +151,9 @@ async def test_a_table_and_code_grow_without_being_made_again() -> None:
     assert seen == {"gone": [], "tables": 1, "text": "ab1234one\ntwo"}
 
 
-async def test_a_selection_survives_growth() -> None:
+async def test_a_selection_survives_growth(chromium: Browser) -> None:
     """Within the paragraph that is being written, too."""
-    async with gallery() as page:
+    async with gallery(chromium) as page:
         selected = await page.evaluate(
             """() => {
                 const box = document.body.appendChild(document.createElement("div"));
@@ -168,9 +170,9 @@ async def test_a_selection_survives_growth() -> None:
     assert selected == "fever is"
 
 
-async def test_headings_leave_no_level_out() -> None:
+async def test_headings_leave_no_level_out(chromium: Browser) -> None:
     """Under the heading that they stand under, whatever the model begins with."""
-    async with gallery() as page:
+    async with gallery(chromium) as page:
         levels = await page.evaluate(
             "[...gallery.renderMarkdown('#### a\\n# b\\n### c\\n###### d', { level: 3 }).children]"
             ".map(heading => heading.localName)"

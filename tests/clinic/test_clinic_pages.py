@@ -10,11 +10,11 @@ import httpx
 import pytest
 from playwright.sync_api import Page, sync_playwright
 
+from tests.browser import axe
 from tests.servers.clinic_server import RunningClinic, running_clinic
 
 CHROMIUM = shutil.which("chromium")
 QUIET = ("--no-sandbox", "--disable-background-networking", "--disable-component-update", "--disable-sync")
-AXE = Path(__file__).parents[1] / "browser" / "node_modules" / "axe-core" / "axe.min.js"
 MODULES = Path(__file__).parents[2] / "browser"
 PAGES = (
     *("index.html", "live.html", "attached.html"),
@@ -157,11 +157,10 @@ def test_the_pages_have_no_accessibility_finding_and_fit_a_small_screen(
     clinic: RunningClinic, page: Page, name: str, scheme: Any
 ) -> None:
     """Before a case and after it, in both colour schemes, and at 320 pixels."""
-    if not AXE.is_file():
-        pytest.skip("axe-core is not here: npm ci --prefix tests/browser")
+    script = axe.script()
     page.emulate_media(color_scheme=scheme)
     page.goto(f"{clinic.url}/app/{name}")
-    page.evaluate(AXE.read_text())
+    page.evaluate(script)
     page.wait_for_selector("textarea")
     found = {"before": _findings(page)}
     page.click("#submit" if name else "#say button")
@@ -177,8 +176,7 @@ def test_the_pages_have_no_accessibility_finding_and_fit_a_small_screen(
 
 
 def _findings(page: Page) -> list[str]:
-    found = page.evaluate("axe.run()")["violations"]
-    return [f"{rule['id']}: {node['html'][:120]}" for rule in found for node in rule["nodes"]]
+    return axe.findings(page.evaluate(axe.RUN, axe.RULES))
 
 
 def _call(method: str, url: str) -> str:
