@@ -18,6 +18,10 @@ POISSON_95 = (3.00, 4.74, 6.30, 7.75, 9.15, 10.51, 11.84, 13.15, 14.43, 15.71)
 
 HOUR_S = 3600.0
 
+BETWEEN = 1.5
+"""By default between the ratio that is no harm and the one that safety rules out: such a build may count as
+safe, and what that costs is good to know."""
+
 
 @dataclass(frozen=True, slots=True)
 class Rate:
@@ -81,7 +85,7 @@ class Hours:
 class Harm:
     """A build whose streams fail more often from this step on."""
 
-    ratio: int
+    ratio: float
     """How many times as often."""
     found: float
     """The power: part of such rollouts that go back within the step's `at_most`, or 30 days; 0 to 1."""

@@ -10,11 +10,12 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from flags.rollout.plan.plan import HOUR_S, MAX_PROOF_S, Harm, Hours, Plan, Rate, StepPlan, Traffic
+from flags.rollout.plan.plan import BETWEEN, HOUR_S, MAX_PROOF_S, Harm, Hours, Plan, Rate, StepPlan, Traffic
 from flags.rollout.plan.refusals import assumptions, refusals
 from flags.rollout.plan.stopping_times import (
     NEVER,
     Arms,
+    EarlyRule,
     Generator,
     StoppingRule,
     early_stopping_times,
@@ -26,8 +27,8 @@ from flags.rollout.plan.stopping_times import (
 from flags.rollout.policy.guardrails import Action, Ceiling, EarlyGuard, RateRatio
 from flags.rollout.policy.policy import Policy, Step
 from flags.rollout.verdict.binomial_limits import early_limits
+from flags.rollout.verdict.buckets import BUCKETS
 from flags.rollout.verdict.e_processes import JointNull, RateNull, RatioNull, Vector
-from flags.rollout.verdict.evaluator import BUCKETS
 from flags.rollout.verdict.rate_evidence import ALL_STEPS_WEIGHT, Thresholds
 from flags.rollout.verdict.rate_tests import FEW_FAULTS
 
@@ -94,7 +95,7 @@ def shares(written: int) -> tuple[float, float]:
 def plan(policy: Policy, traffic: Traffic, rollouts: int = ROLLOUTS) -> Plan:
     """What each step takes, costs and lacks. It computes for seconds, and gives the same each time."""
     limits = {
-        rail.name: early_limits(rail.rate, rail.of, rail.alpha)
+        rail.name: early_limits(rail.rate, rail.of, rail.alpha / 2)  # of two windows
         for rail in policy.guardrail_values()
         if isinstance(rail, EarlyGuard)
     }
@@ -141,7 +142,7 @@ def _step_plan(
         proof=Hours.of(proof * tick_s) if step.prove else None,
         proved=float((proof <= simulated.limit).mean()) if step.prove else None,
         slowest=_slowest(simulated.ready, proofs),
-        harms=tuple(_harm(simulated, ratio, limits, in_stream) for ratio in HARMS),
+        harms=tuple(_harm(simulated, ratio, limits, in_stream) for ratio in (BETWEEN, *HARMS)),
     )
 
 
@@ -221,7 +222,7 @@ def _slowest(ready: Vector, proofs: Mapping[str, Vector]) -> str:
 
 
 def _harm(
-    simulated: _SimulatedStep, ratio: int, limits: Mapping[str, tuple[int, ...]], in_stream: float | None
+    simulated: _SimulatedStep, ratio: float, limits: Mapping[str, tuple[int, ...]], in_stream: float | None
 ) -> Harm:
     """What a build costs that is so many times worse from this step on, and clean before it."""
     traffic, tick_s = simulated.traffic, simulated.policy.tick_s
@@ -229,7 +230,9 @@ def _harm(
     back = np.full(len(simulated.ready), NEVER)
     for rail in simulated.policy.guardrail_values():
         if rail.action is Action.ROLL_BACK and traffic.failed.of:
-            back = np.minimum(back, _back(simulated, rail, rate, limits))
+            # The same failures are what each guardrail sees: were their times independent, the first of them
+            # would come too soon.
+            back = np.minimum(back, np.sort(_back(simulated, rail, rate, limits)))
     back[back > simulated.limit] = NEVER
     exposed_h = (np.minimum(back, simulated.limit) * tick_s + LAG_S) / HOUR_S
     per_h = traffic.requests_per_s * simulated.step.share_written(simulated.policy) / 100 * HOUR_S
@@ -250,7 +253,8 @@ def _back(
     arms, number = simulated.arms(simulated.traffic.failed.of), len(simulated.ready)
     match rail:
         case EarlyGuard():
-            return early_stopping_times(simulated.rng, limits[rail.name], arms.stream, rate, number)
+            first = EarlyRule(limits[rail.name], rail.min_users, simulated.dispersion)
+            return early_stopping_times(simulated.rng, first, arms, rate, simulated.traffic.failed.at)
         case RateRatio(limit_s=None) if rate > rail.margin * simulated.traffic.failed.at:
             null = RatioNull.of_harm(rail.margin)
             draw = ratio_events(simulated.rng, null, arms, rate, simulated.traffic.failed.at)

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator
 
-from flags.rollout.plan.plan import HOUR_S, Plan, Rate, StepPlan
+from flags.rollout.plan.plan import BETWEEN, HOUR_S, Plan, Rate, StepPlan
 from flags.rollout.policy import believable
 from flags.rollout.policy.guardrails import Action, Ceiling, EarlyGuard, RateRatio
 from flags.rollout.policy.policy import Policy
@@ -190,10 +190,28 @@ def assumptions(policy: Policy, plan: Plan) -> Iterator[str]:
         fine = ", ".join(f"{rail.name} {percent(rail.at)}" for rail in ceilings)
         yield f"What only streams have is just as bad as the policy calls fine: {fine}."
     yield "A harm begins with its step, in answers that fail; harmed are those that would not have failed."
+    yield from _between(policy, plan)
     if policy.mode != "auto":
         yield f"Somebody goes back at once when told to: with `mode: {policy.mode}` the controller does not."
     yield from _never_fails(policy, plan)
     yield from _never_back(policy)
+
+
+def _between(policy: Policy, plan: Plan) -> Iterator[str]:
+    """What a build costs that is worse than is no harm, and not so bad that safety rules it out."""
+    for rail in policy.guardrail_values():
+        if not isinstance(rail, RateRatio) or rail.limit_s or not rail.margin < BETWEEN < rail.harm:
+            continue
+        harms = [(step, harm) for step in plan.steps for harm in step.harms if harm.ratio == BETWEEN]
+        costs = [
+            f"{step_name(plan, step)} {harm.answers:,.0f} answers until {duration(step.limit_h * 3600)}"
+            for step, harm in harms
+        ]
+        yield (
+            f"A build whose answers fail {BETWEEN:g} times as often is between what is no harm "
+            f"({rail.margin:g}) and what `guardrails.{rail.name}` rules out ({rail.harm:g}): it may count as "
+            f"safe. About so many would be harmed: {'; '.join(costs)}."
+        )
 
 
 def _never_fails(policy: Policy, plan: Plan) -> Iterator[str]:

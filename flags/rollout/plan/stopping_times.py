@@ -11,6 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from flags.rollout.verdict.buckets import BUCKETS
+from flags.rollout.verdict.count_tests import NO_WORSE, WORSE
 from flags.rollout.verdict.e_processes import JointNull, RateNull, RatioNull, Vector
 
 BLOCK = 32
@@ -20,6 +22,8 @@ CLEAN_NATS = 0.1
 """Evidence in a group of looks in which nothing fails, about."""
 
 NEVER = np.inf
+
+_NO_WORSE = RatioNull.of_harm(NO_WORSE)
 
 Generator = np.random.Generator
 Draw = Callable[[int], tuple[Vector, Vector]]
@@ -134,13 +138,40 @@ def _log_sums(terms: Vector) -> Vector:
     return sums
 
 
+@dataclass(frozen=True, slots=True)
+class EarlyRule:
+    """When the test of the first requests stops, as `EarlyTest` has it."""
+
+    limits: tuple[int, ...]
+    """The fewest failures that are too many, by the number of requests."""
+    min_users: int
+    dispersion: Vector
+    """For each rollout, how much more users differ than by chance; 1 or more."""
+
+
 def early_stopping_times(
-    rng: Generator, limits: tuple[int, ...], requests: float, rate: float, number: int
+    rng: Generator, rule: EarlyRule, arms: Arms, stream_rate: float, rate: float
 ) -> Vector:
-    """The look at which the first requests of a step are too bad, as `EarlyTest` counts; else NEVER."""
-    looks = np.ceil(np.cumsum(rng.exponential(1 / requests, (number, len(limits) + 1)), axis=1))
-    bad = np.cumsum(rng.random((number, len(limits))) < rate, axis=1)
-    is_last_of_look = looks[:, :-1] < looks[:, 1:]
-    too_bad = is_last_of_look & (bad >= np.array(limits))
-    times: Vector = np.where(too_bad.any(axis=1), looks[np.arange(number), too_bad.argmax(axis=1)], NEVER)
-    return times
+    """The look at which the first requests of a step are too bad, and worse than control's; else NEVER."""
+    number, of = len(rule.dispersion), len(rule.limits)
+    looks = np.ceil(np.cumsum(rng.exponential(1 / arms.stream, (number, of + 1)), axis=1))
+    bad = rng.random((number, of)) < stream_rate
+    groups = rng.integers(0, BUCKETS, (number, of))
+    control = np.cumsum(rng.poisson(arms.control / arms.stream, (number, of)), axis=1)
+    control_bad = np.cumsum(rng.poisson(rate * arms.control / arms.stream, (number, of)), axis=1)
+    found = np.full(number, NEVER)
+    for at in range(number):  # one at a time: all groups of all requests of all rollouts are many
+        by_group = np.cumsum(np.eye(BUCKETS, dtype=np.int64)[groups[at]] * bad[at][:, None], axis=0)
+        most = np.partition(by_group, BUCKETS - rule.min_users, axis=1)[:, BUCKETS - rule.min_users]
+        counted = np.minimum(by_group, most[:, None]).sum(axis=1)
+        is_last_of_look = looks[at, :-1] < looks[at, 1:]
+        too_many = np.logical_or.accumulate(is_last_of_look & (counted >= np.array(rule.limits)))
+        asked = np.flatnonzero(too_many & is_last_of_look)
+        share = (1 + asked) / (1 + asked + control[at, asked])
+        gains = _NO_WORSE.log_increments(
+            counted[asked, None], control_bad[at, asked, None], share[:, None]
+        ) / float(rule.dispersion[at])
+        worse = asked[_log_sums(_NO_WORSE.weights + gains) >= WORSE] if len(asked) else asked
+        if len(worse):
+            found[at] = looks[at, worse[0]]
+    return found

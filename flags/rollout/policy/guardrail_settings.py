@@ -224,11 +224,14 @@ class EarlyRail(Rail):
     """Number of first requests that are counted."""
     alpha: Rate = 0.001
     """Probability of a false alarm while answers fail at that rate."""
+    min_users: Annotated[Whole, Field(ge=1, le=8)] = 3
+    """Different users who must have failed answers, at least. Users are in 16 groups by a hash; a group with
+    more failures than the last of so many counts as that one, so that one user's retries are no harm."""
     action: Action = Action.ROLL_BACK
     """The most that this guardrail may do when it finds harm."""
 
     def value(self, name: str, weight: float) -> Guardrail:
-        return EarlyGuard(name, self.rate, self.of, self.alpha, self.action)
+        return EarlyGuard(name, self.rate, self.of, self.alpha, self.action, self.min_users)
 
 
 class SampleRatioRail(Rail):

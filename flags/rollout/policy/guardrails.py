@@ -71,6 +71,9 @@ class EarlyGuard:
     of: int = 200
     alpha: float = 0.001
     action: Action = Action.ROLL_BACK
+    min_users: int = 1
+    """Different users who must have failed answers, at least: who has more than the last of so many counts as
+    that one does. 1: all answers count, as before there was this bound."""
 
 
 @dataclass(frozen=True, slots=True)

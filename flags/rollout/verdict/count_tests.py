@@ -3,10 +3,13 @@
 import math
 from collections.abc import Sequence
 
+import numpy as np
+
 from flags.rollout.evidence.evidence import BAD, ELIGIBLE, Batch, ComparedArm
 from flags.rollout.policy.guardrails import EarlyGuard, ErrorBudget, SampleRatio, ZeroTolerance
 from flags.rollout.verdict.binomial_limits import early_limits
-from flags.rollout.verdict.e_processes import RateNull, RatioNull
+from flags.rollout.verdict.buckets import BUCKETS, ROWS, by_bucket
+from flags.rollout.verdict.e_processes import RateNull, RatioNull, dispersion
 from flags.rollout.verdict.step_context import CONCLUSIONS, StepContext, Tally, figure, log10, sentence
 from flags.rollout.verdict.verdict import Finding, Verdict
 
@@ -69,13 +72,22 @@ WORSE = math.log(20)
 
 
 class _FirstRequests:
-    """The first requests of a step or of the rollout, in both arms, and whether they are too bad."""
+    """The first requests of a step or of the rollout, in both arms, and whether they are too bad.
 
-    def __init__(self, limits: Sequence[int]) -> None:
+    Args:
+        limits: for each number of requests, the fewest failures that are too many.
+        min_users: different users who must have failed answers.
+    """
+
+    def __init__(self, limits: Sequence[int], min_users: int) -> None:
         self._limits = limits
+        self._min_users = min_users
         self._null = RatioNull.of_harm(NO_WORSE)
         self.stream, self.control = Tally(), Tally()
         self.at_least = ""
+        self._by_bucket = np.zeros((2, len(ROWS), BUCKETS))
+        """Bad and all answers, by arm and bucket of users."""
+        self._maybe_late = 0
         self._too_many = False
         self.harm = False
 
@@ -84,14 +96,15 @@ class _FirstRequests:
         room = len(self._limits) - self.stream.total
         if not room:
             return
+        self._by_bucket += by_bucket(batch)[:2]
         self.control.add(batch.total(ComparedArm.CONTROL, BAD), batch.total(ComparedArm.CONTROL, ELIGIBLE))
         # The order within a batch is not known: as many of the bad requests as possible count as too late.
         late = max(0, total - room)
-        sure = max(0, bad - late)
-        self.at_least = "at least " if sure < bad else ""
-        self.stream.add(sure, total - late)
+        self._maybe_late = min(bad, late)
+        self.at_least = "at least " if self._maybe_late else ""
+        self.stream.add(bad - self._maybe_late, total - late)
         if self.stream.total:
-            self._too_many = self._too_many or self.stream.bad >= self.limit
+            self._too_many = self._too_many or self.counted >= self.limit
             self.harm = self.harm or (self._too_many and self._evidence() >= WORSE)
 
     @property
@@ -99,11 +112,19 @@ class _FirstRequests:
         """The fewest bad requests that are too many by now."""
         return self._limits[self.stream.total - 1]
 
+    @property
+    def counted(self) -> int:
+        """Bad requests, as far as they are of different users: of the `min_users` buckets that have the most,
+        each counts as the last one. One user's retries are one bucket's.
+        """
+        bad = np.sort(self._by_bucket[0, ROWS[ComparedArm.STREAM]])[::-1]
+        return max(0, int(np.minimum(bad, bad[self._min_users - 1]).sum()) - self._maybe_late)
+
     def _evidence(self) -> float:
-        """Log e-value that the stream arm is worse than control."""
+        """Log e-value that the stream arm is worse than control, divided by how much users differ."""
         process, share = self._null.e_process(), self.stream.total / (self.stream.total + self.control.total)
-        process.logs += self._null.log_increments(self.stream.bad, self.control.bad, share)
-        return process.log()
+        process.logs += self._null.log_increments(self.counted, self.control.bad, share)
+        return process.log(dispersion(*self._by_bucket) if self._min_users > 1 else 1.0)
 
 
 class EarlyTest:
@@ -117,11 +138,11 @@ class EarlyTest:
         self._rail = rail
         self.name = rail.name
         self._limits = early_limits(rail.rate, rail.of, rail.alpha / 2)  # of two windows
-        self._all_steps = _FirstRequests(self._limits)
-        self._step = _FirstRequests(self._limits)
+        self._all_steps = _FirstRequests(self._limits, rail.min_users)
+        self._step = _FirstRequests(self._limits, self._rail.min_users)
 
     def enter(self, step: int, share: int) -> None:
-        self._step = _FirstRequests(self._limits)
+        self._step = _FirstRequests(self._limits, self._rail.min_users)
 
     def add(self, batch: Batch) -> None:
         self._all_steps.add(batch)
@@ -140,6 +161,8 @@ class EarlyTest:
             f"{window.at_least}{stream.bad:,} of the first {stream.total:,} answers of this {of} failed, "
             f"{control.bad:,} of {control.total:,} in its control"
         )
+        if window.counted < stream.bad:
+            summary += f"; {window.counted:,} of them count, since few users have most"
         if finding is Finding.SAFE:
             summary += f" ({window.limit:,} would be harm if control has fewer)"
         return Verdict(

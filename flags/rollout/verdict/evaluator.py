@@ -8,9 +8,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
-from numpy.typing import NDArray
 
-from flags.rollout.evidence.evidence import APART, BAD, ELIGIBLE, Batch, ComparedArm
+from flags.rollout.evidence.evidence import APART, ELIGIBLE, Batch, ComparedArm
 from flags.rollout.policy.guardrails import (
     Ceiling,
     EarlyGuard,
@@ -21,19 +20,15 @@ from flags.rollout.policy.guardrails import (
     SampleRatio,
     ZeroTolerance,
 )
+from flags.rollout.verdict.buckets import BUCKETS, ROWS, by_bucket
 from flags.rollout.verdict.count_tests import EarlyTest, ParityTest, SampleRatioTest
 from flags.rollout.verdict.e_processes import dispersion
 from flags.rollout.verdict.rate_tests import CeilingTest, RatioTest
 from flags.rollout.verdict.step_context import GuardrailTest, StepContext
 from flags.rollout.verdict.verdict import Verdict
 
-BUCKETS = 16
-"""Of users, in the evidence's counts."""
-
 MOST_WAIT_S = 60.0
 """By then the proxies have seen a new share, and count their users anew."""
-
-_ROWS: Mapping[str, int] = {arm: row for row, arm in enumerate(ComparedArm)}
 
 _TESTS: Mapping[type, Callable[..., GuardrailTest]] = {
     RateRatio: RatioTest,
@@ -54,10 +49,10 @@ class Evaluator:
         self._tests = [_TESTS[type(rail)](rail, budget, len(exposures)) for rail in guardrails]
         self._shares = _shares_written(exposures)
         self._users_ever: dict[str, int] = {}
-        self._bad, self._total = np.zeros((2, len(_ROWS), BUCKETS))
+        self._bad, self._total = np.zeros((2, len(ROWS), BUCKETS))
         self._histories: bool | None = None
         """Whether the proxies say what is expected, as of the first answers; None: there were none."""
-        self._foreseen = np.zeros((3, len(_ROWS), BUCKETS))
+        self._foreseen = np.zeros((3, len(ROWS), BUCKETS))
         """Bad answers, all answers and expected failures, of batches that say what was expected."""
         self._users_before: Mapping[str, int] = {}
         self.enter(0)
@@ -84,7 +79,7 @@ class Evaluator:
             # A restarted proxy has forgotten its users, who were there all the same.
             for users in (self._users, self._users_ever):
                 users[arm] = max(users.get(arm, 0), batch.users.get(arm, 0))
-        counts = _by_bucket(batch)
+        counts = by_bucket(batch)
         self._bad += counts[0]
         self._total += counts[1]
         if batch.expected is not None:
@@ -124,18 +119,6 @@ class Evaluator:
         return tuple(test.verdict(context) for test in self._tests)
 
 
-def _by_bucket(batch: Batch) -> NDArray[np.float64]:
-    """Bad answers, all answers, and expected failures, of each arm and bucket."""
-    counts = np.zeros((3, len(_ROWS), BUCKETS))
-    for (of, bucket, outcome), count in batch.outcomes.items():
-        if of in _ROWS and outcome in ELIGIBLE:
-            counts[1, _ROWS[of], bucket] += count
-            counts[0, _ROWS[of], bucket] += count if outcome in BAD else 0
-    for (of, bucket), units in (batch.expected or {}).items():
-        counts[2, _ROWS[of], bucket] += units
-    return counts
-
-
 def _shares_written(exposures: Sequence[Exposure]) -> tuple[int, ...]:
     """The flag's share, by step; a dark step has that of the next. Raises ValueError without a control."""
     shares = [step.share for step in exposures]
@@ -152,7 +135,7 @@ def _refuse_invalid(batch: Batch) -> None:
             raise ValueError(f"outcomes holds {outcome!r}: nobody knows whether that is bad")
     for arm, bucket in batch.expected or {}:
         _refuse_bucket("expected", bucket)
-        if arm not in _ROWS:
+        if arm not in ROWS:
             raise ValueError(f"expected holds the arm {arm!r}: it is not compared")
     for name, counts in _counts(batch):
         for count in counts:

@@ -19,6 +19,7 @@ from flags.rollout.plan.stopping_times import (
     NEVER,
     Arms,
     Draw,
+    EarlyRule,
     StoppingRule,
     early_stopping_times,
     rate_events,
@@ -195,11 +196,29 @@ def test_of_arms_that_are_seldom_both_there_little_is_learned() -> None:
 
 def test_the_early_guard_looks_at_the_end_of_a_look() -> None:
     """Three bad ones of three are too many; where all come at once, it is the comparison's business."""
-    rng, limits = np.random.default_rng(7), (2, 3, 3, 4)
+    rng, rule = np.random.default_rng(7), EarlyRule((2, 3, 3, 4, 5, 6, 7, 8, 9), 1, np.ones(99))
 
-    assert np.median(early_stopping_times(rng, limits, 0.1, 1.0, 99)) > 10
-    assert (early_stopping_times(rng, limits, 1000, 1.0, 99) == NEVER).all()
-    assert (early_stopping_times(rng, limits, 0.1, 0.0, 99) == NEVER).all()
+    def times(each: float, stream_rate: float, rate: float = 0.0) -> Any:
+        return early_stopping_times(rng, rule, Arms(each, each), stream_rate, rate)
+
+    assert np.median(times(0.1, 1.0)) > 10
+    assert (times(1000, 1.0) == NEVER).all()
+    assert (times(0.1, 0.0) == NEVER).all()
+    assert (times(0.1, 1.0, 1.0) == NEVER).all()
+
+
+def test_the_early_guard_of_a_plan_waits_for_different_users() -> None:
+    """One who fails is not three: of the same failures, fewer count, and later."""
+    limits = tuple(6 + n // 8 for n in range(100))
+    of_one, of_three = (
+        early_stopping_times(
+            np.random.default_rng(7), EarlyRule(limits, users, np.ones(99)), Arms(0.1, 0.1), 0.5, 0.0
+        )
+        for users in (1, 3)
+    )
+
+    assert (of_three >= of_one).all()
+    assert (of_three > of_one).mean() > 0.5
 
 
 # The whole plan against the tests themselves.
@@ -343,11 +362,20 @@ def test_a_worse_harm_is_found_sooner_and_hits_fewer() -> None:
     """What is harmed until then is the invariant that a rollout is cut by."""
     harms = usual().harms
 
-    assert [harm.ratio for harm in harms] == [2, 3, 5]
-    assert [harm.found for harm in harms] == [1, 1, 1]
-    assert harms[0].hours > harms[1].hours > harms[2].hours  # type: ignore[operator]
-    assert harms[0].answers > harms[1].answers > harms[2].answers > 10
+    assert [harm.ratio for harm in harms] == [1.5, 2, 3, 5]
+    assert [harm.found for harm in harms[1:]] == [1, 1, 1]
+    assert harms[1].hours > harms[2].hours > harms[3].hours  # type: ignore[operator]
+    assert harms[0].answers > harms[1].answers > harms[2].answers > harms[3].answers > 10
     assert all(harm.users is not None and harm.users < harm.answers for harm in harms)
+
+
+def test_a_harm_that_may_count_as_safe_has_its_price() -> None:
+    """Between what is no harm and what is ruled out; where a policy rules it out, there is nothing to say."""
+    [said] = [each for each in plan(policy(), traffic(), FEW).assumptions if "1.5 times" in each]
+    ruled_out = plan(policy(guardrails={"errors": {"harm": 1.5}}), traffic(), FEW).assumptions
+
+    assert "it may count as safe. About so many would be harmed: step 1 of 1 (50 %) " in said
+    assert not any("may count as safe" in each for each in ruled_out)
 
 
 def test_the_last_step_has_a_small_control() -> None:

@@ -109,7 +109,7 @@ def test_a_default_set_of_guardrails_is_in_force(path: Path) -> None:
         Ceiling("fallback", 0.1, "fallback", at=0.02, harm=0.06),
         Ceiling("recovery", 0.1, "unrecovered", at=0.05, harm=0.2),
         ZeroTolerance("parity", frozenset({"missing"})),
-        EarlyGuard("early"),
+        EarlyGuard("early", min_users=3),
         SampleRatio("sample_ratio"),
     )
     assert policy.budget_value() == ErrorBudget()
@@ -129,7 +129,7 @@ def test_each_guardrail_may_be_changed(path: Path) -> None:
     assert by_name["errors"] == RateRatio("errors", 0.5, margin=1.1, harm=3, action=Action.HOLD)
     assert by_name["slow"] == RateRatio("slow", 0.2, limit_s=60)
     assert by_name["parity"] == ZeroTolerance("parity", frozenset({"missing", "replaced"}))
-    assert by_name["early"] == EarlyGuard("early", 0.01, 50)
+    assert by_name["early"] == EarlyGuard("early", 0.01, 50, min_users=3)
     assert policy.budget_value() == replace(ErrorBudget(), missed=0.01)
 
 

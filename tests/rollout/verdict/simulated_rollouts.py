@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 
 from flags.rollout.evidence.evidence import EXPECTED_UNITS, Batch
 from flags.rollout.policy.guardrails import Action, ErrorBudget, Exposure, Guardrail
-from flags.rollout.verdict.evaluator import BUCKETS, Evaluator
+from flags.rollout.verdict.buckets import BUCKETS
+from flags.rollout.verdict.evaluator import Evaluator
 from flags.rollout.verdict.verdict import Finding, Verdict
 from proxy.observe.histories import Histories
 

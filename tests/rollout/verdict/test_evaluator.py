@@ -31,7 +31,7 @@ FIRST_CONTENT = Ceiling("first_content", 0.1, "first_content", at=0.05, harm=0.1
 FALLBACK = Ceiling("fallback", 0.1, "fallback", at=0.02, harm=0.06)
 RECOVERY = Ceiling("recovery", 0.1, "unrecovered", at=0.05, harm=0.2)
 PARITY = ZeroTolerance("parity", frozenset({"missing"}))
-EARLY = EarlyGuard("early")
+EARLY = EarlyGuard("early", min_users=3)
 SAMPLE_RATIO = SampleRatio("sample_ratio")
 ALL = (ERRORS, SLOW, FIRST_CONTENT, FALLBACK, RECOVERY, PARITY, EARLY, SAMPLE_RATIO)
 
@@ -479,6 +479,35 @@ def test_the_early_guard_blames_no_streaming_for_what_control_has_too():
     assert said(EARLY, failing(12, 12, 12)).finding is Finding.SAFE
     assert said(EARLY, failing(12, 9, 12)).finding is Finding.SAFE
     assert said(EARLY, batch(outcomes=answers({"failed": 12}))).finding is Finding.SAFE
+
+
+def by_bucket(*failed: int, of: int = 3) -> Batch:
+    """Each of 16 groups of users has so many answers in either arm; of the stream arm's these failed."""
+    outcomes = {(arm, bucket, "complete"): of for arm in ("stream", "control") for bucket in range(16)}
+    outcomes |= {("stream", bucket, "failed"): count for bucket, count in enumerate(failed)}
+    return batch(outcomes=outcomes)
+
+
+@pytest.mark.parametrize("storm", [1, 14, 100])
+def test_one_users_retries_are_no_early_harm(storm: int):
+    """Nor are two users', however often they try again on a quiet night."""
+    assert said(EARLY, by_bucket(storm)).finding is Finding.SAFE
+    assert said(EARLY, by_bucket(storm, 0, storm)).finding is Finding.SAFE
+    assert said(EARLY, by_bucket(storm, 1, 1, 1)).finding is Finding.SAFE
+    assert said(EARLY, by_bucket(*[2] * 12)).finding is Finding.HARM
+
+
+def test_a_journal_from_before_users_were_asked_for_comes_to_what_it_says():
+    """There a guard has no `min_users`: all failed answers count, whoever's they are."""
+    assert said(EarlyGuard("early"), by_bucket(14)).finding is Finding.HARM
+
+
+def test_an_early_verdict_says_when_not_all_failures_count():
+    """Else nobody understands why so many are not too many."""
+    sentence = said(EARLY, by_bucket(14, 1, 1)).sentence
+
+    assert "16 of the first 64 answers" in sentence
+    assert "3 of them count" in sentence
 
 
 def test_the_early_guard_does_not_forget_within_a_step():
