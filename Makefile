@@ -11,7 +11,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
 LOCKED := --no-deps --require-hashes --only-binary :all:
 packages = $(shell grep -c == requirements/$(1).lock) packages of requirements/$(1).lock
 
-.PHONY: setup run test quick pythons check bench faults soak monday simulate waits lock docs sbom wheel clean
+.PHONY: setup run test quick pythons check bench faults soak monday simulate waits stacks lock docs sbom wheel clean
 
 setup: $(VENV)/.test  ## all that the tests need: Python, Debian and npm packages
 	@VENV=$(VENV) sh tests/services/setup.sh
@@ -75,6 +75,18 @@ simulate: $(VENV)/.test  ## whole rollouts on made traffic, beside two rules of 
 waits: $(VENV)/.test  ## how long a reader waits, by source, with a model at real speed
 	$(BIN)/python -m tests.waits
 
+# What the backends of other stacks run with, apart from all else: a venv of 140 MB and 95 MB of npm packages.
+STACKS := build/stacks
+
+$(STACKS)/.ready: $(VENV)/.test requirements/stacks.lock tests/stacks/package-lock.json
+	$(PYTHON) -m venv --clear $(STACKS)
+	$(STACKS)/bin/python -m pip --disable-pip-version-check install --quiet $(LOCKED) -r requirements/stacks.lock
+	PATH="$(CURDIR)/$(BIN):$$PATH" npm ci --prefix tests/stacks --silent --no-audit --no-fund
+	touch $@
+
+stacks: $(STACKS)/.ready  ## backends of each stack under OpenTelemetry: is their model call found to be its run's?
+	$(BIN)/python -m tests.stacks $(STACKS)
+
 docs: $(VENV)/.test  ## docs/reference, dashboards and rules from the code
 	$(BIN)/python -m docs.generate
 	$(BIN)/python -m dashboards
@@ -111,6 +123,7 @@ lock:  ## new versions of everything; commit the result
 	$(COMPILE) --upgrade $(OVERRIDE) -c requirements/runtime.lock --extra bedrock pyproject.toml -o requirements/bedrock.lock
 	$(COMPILE) --upgrade -c requirements/runtime.lock pyproject.toml requirements/demo.in -o requirements/demo.lock
 	$(COMPILE) --upgrade $(OVERRIDE) -c requirements/demo.lock -c requirements/bedrock.lock --extra bedrock pyproject.toml requirements/demo.in requirements/test.in -o requirements/test.lock
+	$(COMPILE) --upgrade requirements/stacks.in -o requirements/stacks.lock
 	$(COMPILE) -c requirements/test.lock requirements/build.in -o requirements/build.lock
 	$(COMPILE) --upgrade requirements/locking.in -o requirements/locking.lock
 

@@ -42,7 +42,7 @@ def context_of(headers: Fields, token: str, trace_id: str) -> Context:
 _INSTRUMENT = (
     "Start the upstream under opentelemetry-instrument, with the instrumentation of its web framework and of "
     "the HTTP client that calls the model: `opentelemetry-bootstrap -a install` installs all; "
-    "docs/sources.md says more."
+    "docs/stacks.md has the table."
 )
 _THREADS = (
     "The context gets lost inside the upstream, mostly at its threads: install "
