@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import anthropic
+import cohere as coheres
+import httpx
 import ollama
 import openai
 import pytest
@@ -17,6 +19,7 @@ from google.genai import errors as google_errors
 from pydantic import BaseModel
 
 from tests.llm import test_llm_anthropic as claude
+from tests.llm import test_llm_cohere as cohere
 from tests.llm import test_llm_gemini as gemini
 from tests.llm import test_llm_ollama as llama
 from tests.llm import test_llm_openai as gpt
@@ -76,6 +79,14 @@ def content(url: str, headers: dict[str, str]) -> Any:
     with genai.Client(api_key="k", http_options=options) as client:
         said = client.models.generate_content(model="m", contents="a")
     return said.model_copy(update={"sdk_http_response": None})  # headers, of which some are the framing's
+
+
+def cohere_chat(url: str, headers: dict[str, str]) -> Any:
+    with httpx.Client(trust_env=False) as http:
+        client = coheres.ClientV2("k", base_url=url, httpx_client=http)
+        options = {"additional_headers": headers, "max_retries": 0}
+        said = [coheres.UserChatMessageV2(content="a")]
+        return client.chat(model="m", messages=said, request_options=options)  # type: ignore[arg-type]
 
 
 def llama_chat(url: str, headers: dict[str, str]) -> Any:
@@ -208,6 +219,23 @@ THOUGHT, TEXT = {"text": "Hmm", "thought": True}, {"text": '{"mg": 5}'}
 OFTEN_MET = ("Groq", "OpenRouter", "Mistral, thinking", "Perplexity", "DeepSeek", "vLLM", "llama.cpp")
 """Of `STREAMS`, of which each is tried without a server: these also through the package."""
 
+COHERE_THOUGHTS = (
+    cohere.answer(
+        "MAX_TOKENS", content=[{"type": "thinking", "thinking": "Hmm"}, {"type": "text", "text": "So"}]
+    ),
+    *cohere.content(0, "thinking", "Hm", "m"),
+    *cohere.content(1, "text", "So"),
+    cohere.end("MAX_TOKENS"),
+)
+COHERE_TOOLS = (
+    cohere.answer("TOOL_CALL", tool_plan="I will.", tool_calls=[cohere.call('{"mg":5}')]),
+    cohere.says("tool-plan-delta", tool_plan="I "),
+    cohere.says("tool-plan-delta", tool_plan="will."),
+    *cohere.tool(0, '{"mg":', "5}"),
+    cohere.end("TOOL_CALL"),
+)
+"""Batch answers, and the events of their streams."""
+
 CASES: dict[str, tuple[str, Call, bytes, Any]] = {
     **{f"openai, chat of {name}": ("openai", chat, *of_chat(name)) for name in OFTEN_MET},
     "openai, tools": (
@@ -259,6 +287,10 @@ CASES: dict[str, tuple[str, Call, bytes, Any]] = {
         sse([gemini.event(FUNCTION), gemini.event({"text": ""}, reason="STOP")]),
         gemini.event(FUNCTION, reason="STOP"),
     ),
+    **{
+        f"cohere, {name}": ("cohere", cohere_chat, sse([cohere.start(), *events]), batch)
+        for name, (batch, *events) in (("thoughts", COHERE_THOUGHTS), ("tools", COHERE_TOOLS))
+    },
     "ollama, chat with thoughts": (
         "ollama",
         llama_chat,
@@ -346,6 +378,7 @@ PLAIN = (
     "anthropic, tools",
     "google-genai, thoughts and structured output",
     "ollama, chat with thoughts",
+    "cohere, tools",
 )
 """One case of each dialect, to which faults are added."""
 
