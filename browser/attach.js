@@ -142,20 +142,20 @@ async function sent(call, mode) {
   guard(() => {
     if (call.isLeft) return;
     call.live = new Live({ run, route, ...reading(call.headers, mode), about: "" });
-    if (ended.has(call)) answered(call, ended.get(call) === true, true);
+    if (ended.has(call)) answered(call, ended.get(call) === true);
   });
 }
 
 /** @type {WeakMap<PageCall, boolean>} calls that have their answer, and whether it is a good one */
 const ended = new WeakMap();
 
-/** @param {PageCall} call @param {boolean} isGood @param {boolean} mayBeLate whether the page may have seen it before */
-function answered(call, isGood, mayBeLate) {
+/** The page has its answer, or sees it now. @param {PageCall} call @param {boolean} isGood */
+function answered(call, isGood) {
   ended.set(call, isGood);
   const { live, run } = call;
   // Later than an unload, which ends calls, too.
   if (run !== undefined) setTimeout(() => guard(() => forgetRun(run)), 500);
-  live?.answered(isGood, mayBeLate);
+  live?.answered(isGood);
 }
 
 /** How a run is read: as the page reads. @param {[string, string][]} headers @param {RequestCredentials} mode */
@@ -258,7 +258,7 @@ function randomId() {
 
 function patchRequests() {
   const prototype = XMLHttpRequest.prototype;
-  const listen = EventTarget.prototype.addEventListener;
+  const { addEventListener: listen, removeEventListener: ignore } = EventTarget.prototype;
   const setHeader = prototype.setRequestHeader;
   /** @type {WeakMap<XMLHttpRequest, PageCall>} */
   const calls = new WeakMap();
@@ -295,7 +295,14 @@ function patchRequests() {
         sending(call);
         if (call.run === undefined) return;
         setHeader.call(this, "headgate-run", call.run);
-        listen.call(this, "loadend", () => guard(() => answered(call, this.status >= 200 && this.status < 300, false)), { once: true });
+        // Not its `loadend`: a page may show its answer in an earlier event.
+        const done = () =>
+          guard(() => {
+            if (this.readyState !== XMLHttpRequest.DONE) return;
+            ignore.call(this, "readystatechange", done);
+            answered(call, this.status >= 200 && this.status < 300);
+          });
+        listen.call(this, "readystatechange", done);
       });
       const result = own.apply(this, given);
       guard(() => call && void sent(call, this.withCredentials ? "include" : "same-origin").catch(fault));
@@ -363,11 +370,11 @@ function watch(call, signal) {
       if (found === undefined) return;
       observer.disconnect();
       const { responseStatus = 200 } = /** @type {any} */ (found);
-      answered(call, responseStatus >= 200 && responseStatus < 300, true);
+      answered(call, responseStatus >= 200 && responseStatus < 300);
     }),
   );
   observer.observe({ type: "resource" });
-  signal?.addEventListener("abort", () => guard(() => (observer.disconnect(), answered(call, false, false))), { once: true });
+  signal?.addEventListener("abort", () => guard(() => (observer.disconnect(), answered(call, false))), { once: true });
 }
 
 guard(() => {

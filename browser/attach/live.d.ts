@@ -55,10 +55,10 @@ export class Live {
     /** @type {Map<string, number>} when the page last changed something in a panel, by its name */
     renderedAt: Map<string, number>;
     /**
-     * The page has its answer.
-     * @param {boolean} isGood whether it will show a text @param {boolean} mayBeLate whether it may have shown it already
+     * The page has its answer, and may have shown it already.
+     * @param {boolean} isGood whether it will show a text
      */
-    answered(isGood: boolean, mayBeLate: boolean): void;
+    answered(isGood: boolean): void;
     /** A run of before the page was loaded has ended: nothing of the page will show it. */
     finish(): void;
     /** @param {string} name @param {Card | Dock} view */

@@ -219,14 +219,13 @@ export class Live {
   renderedAt = new Map();
 
   /**
-   * The page has its answer.
-   * @param {boolean} isGood whether it will show a text @param {boolean} mayBeLate whether it may have shown it already
+   * The page has its answer, and may have shown it already.
+   * @param {boolean} isGood whether it will show a text
    */
-  answered(isGood, mayBeLate) {
+  answered(isGood) {
     if (!isGood) return this.end();
-    if (mayBeLate)
-      for (const [name, view] of this.views)
-        if (performance.now() - (this.renderedAt.get(name) ?? -Infinity) < JUST_MS) this.drop(name, view);
+    for (const [name, view] of this.views)
+      if (performance.now() - (this.renderedAt.get(name) ?? -Infinity) < JUST_MS) this.drop(name, view);
     this.isAnswered = true;
     this.leave();
     this.cancelRender?.();

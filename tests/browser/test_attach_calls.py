@@ -185,6 +185,63 @@ async def test_the_text_is_shown_until_the_page_has_its_answer(
     assert problems == []
 
 
+RENDERS = """(event) => new Promise((resolve) => {
+  const request = window.request;
+  const panel = document.getElementById('reasoning');
+  request[event] = () => {
+    panel.textContent = 'The answer.';
+    // After what the script does at this change, and before anything is painted.
+    const cards = () => document.querySelectorAll('[data-headgate-live]').length;
+    queueMicrotask(() => resolve([panel.innerHTML, cards()]));
+  };
+  window.isListening = true;
+})"""
+
+
+@pytest.mark.parametrize("event", ["onload", "onloadend"])
+async def test_the_text_is_gone_before_the_pages_own_answer_is_painted(tmp_path: Path, event: str) -> None:
+    """In the panel that shows it; the other one may be about to."""
+    upstream = Upstream()
+    upstream.goes_on.set()
+    async with opened_page(tmp_path, upstream) as (page, problems, _):
+        await page.evaluate(SEND["XMLHttpRequest"])
+        await until_live(page, 2)
+        rendering = asyncio.ensure_future(page.evaluate(RENDERS, event))
+        await page.wait_for_function("window.isListening")
+        upstream.release.set()
+        panel, cards = await rendering
+        await page.wait_for_function("!document.querySelector('[data-headgate-live]')")
+
+    assert panel == "The answer."
+    assert cards == 1
+    assert problems == []
+
+
+async def test_the_text_goes_from_everywhere_when_one_panel_is_made_anew(tmp_path: Path) -> None:
+    """Though the page still waits, and the new panel looks the same: it may be another patient's."""
+    upstream = Upstream()
+    upstream.goes_on.set()
+    async with opened_page(tmp_path, upstream, attach={**ATTACH, "waiting": {"role": "status"}}) as (
+        page,
+        _,
+        _,
+    ):
+        await page.evaluate(SEND["XMLHttpRequest"])
+        await until_live(page, 2)
+        left = await page.evaluate(
+            """async () => {
+              const panel = document.getElementById('reasoning');
+              panel.replaceWith(panel.cloneNode());
+              await null; // the script sees it in the same breath
+              return document.querySelectorAll('[data-headgate-live]').length;
+            }"""
+        )
+        shown = await page.evaluate("document.body.innerHTML")
+
+    assert left == 0
+    assert shown == BODY
+
+
 @pytest.mark.parametrize("end", ["request.abort()", "cut.abort()"])
 async def test_an_aborted_call_is_shown_no_longer(chromium: Browser, tmp_path: Path, end: str) -> None:
     """At once, and its run goes on as ever."""
