@@ -1,6 +1,7 @@
 """What a client accepts, and with what weight (RFC 9110 12.4.2 and 12.5.1). Pure."""
 
 import re
+from collections.abc import Container
 
 from flags.decision import Accept
 from proxy.http.headers import Headers
@@ -35,6 +36,27 @@ def asked_dialect(headers: Headers, query: bytes) -> str | None:
 
     None if neither is there. What it means is not checked: the query may be the API's own.
     """
+    by_header = _accepted_dialect(headers)
+    if by_header is not None:
+        return by_header
+    found = _DIALECT.search(query)
+    return found[1].decode() if found else None
+
+
+def without_dialect(headers: Headers, target: bytes, known: Container[str]) -> bytes:
+    """A request's target without the `dialect=` of its query, if that is what it is shown in.
+
+    Every other byte stays; and so does a value that is not known here, which may be the API's own.
+    """
+    path, _, query = target.partition(b"?")
+    found = _DIALECT.search(query)
+    if found is None or found[1].decode() not in known or _accepted_dialect(headers) is not None:
+        return target
+    kept = b"&".join(part for part in (query[: found.start()], query[found.end() :]) if part)
+    return path + b"?" + kept if kept else path
+
+
+def _accepted_dialect(headers: Headers) -> str | None:
     for name, value in headers:
         if name == b"accept" and b"dialect" in value.lower():
             for item in value.lower().split(b","):
@@ -42,8 +64,7 @@ def asked_dialect(headers: Headers, query: bytes) -> str | None:
                 given = [part[8:].strip(b'"') for part in parameters if part.startswith(b"dialect=")]
                 if media_range == EVENTS and given:
                     return given[0].decode("latin-1")
-    found = _DIALECT.search(query)
-    return found[1].decode() if found else None
+    return None
 
 
 def takes_json(headers: Headers) -> bool:

@@ -8,13 +8,14 @@ from typing import Self
 from flags.decision import Accept
 from proxy.downstream.bodies import ByteReservation
 from proxy.errors import RequestRefused
-from proxy.http.accept import accepted
+from proxy.http.accept import accepted, without_dialect
 from proxy.http.asgi import Receive, Scope, Send
 from proxy.http.fetch_metadata import comes_from
 from proxy.http.framing import check_framing
 from proxy.http.headers import Headers
 from proxy.identity import Identity
 from proxy.settings.routes import Match, Route
+from proxy.viewers.dialects import DIALECTS
 
 _UUID4 = re.compile(rb"[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}")
 """122 random bits; other ids may be guessed."""
@@ -26,7 +27,8 @@ class RouteRequest:
 
     match: Match
     target: bytes
-    """The target of the POST, also for a GET of its `stream_path`."""
+    """The target of a run's call: of the POST, also for a GET of its `stream_path`; without the dialect that
+    the run is to be shown in. The relay passes on what has come."""
     scope: Scope
     receive: Receive
     send: Send
@@ -60,6 +62,8 @@ class RouteRequest:
             accept = accepted(headers)
             run_id = next((value for name, value in headers if name == b"headgate-run"), None)
             key = next((value for name, value in headers if name == b"idempotency-key"), None)
+        if accept is not Accept.NONE:
+            target = without_dialect(headers, target, DIALECTS)
         arrived_at = asyncio.get_running_loop().time()
         return cls(
             match, target, scope, receive, send, identity, accept, run_id, key, arrived_at, reservation

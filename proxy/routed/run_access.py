@@ -93,13 +93,14 @@ class RunAccess:
 
     async def show(self, request: RouteRequest, run: ViewableRun, after: int | None = 0) -> str:
         """The run as events, from `after` on. Returns how the viewer ended."""
-        query = request.target.partition(b"?")[2]
-        translated = in_dialect(run, request.scope["headers"], query, request.send)
-        if translated is not None:
-            return await self.run_api.show(run, request.identity, request.receive, translated, after=None)
+        scope = request.scope
+        translated = in_dialect(run, scope["headers"], scope["query_string"], request.send)
         if has_all(run, after) and not request.match.by_stream_path:
             await send_nothing_more(run, request.send)
             return "nothing_more"
+        if translated is not None:
+            after = after if has_all(run, after) else None
+            return await self.run_api.show(run, request.identity, request.receive, translated, after=after)
         return await self.run_api.show(
             run,
             request.identity,

@@ -150,12 +150,13 @@ class RunApi:
         run = await self._runs.attach(asked.run_id, identity, self._attach_wait_s)
         if run is None:
             raise RequestRefused(404, NO_SUCH_RUN)
-        translated = in_dialect(run, asked.headers, asked.query_string, asked.send)
-        if translated is not None:
-            await self.show(run, identity, asked.receive, translated, after=None)
-            return
         given = last_event(asked.headers) or asked.one("after")
         after = 0 if given is None else await position(run, given)
+        translated = in_dialect(run, asked.headers, asked.query_string, asked.send)
+        if translated is not None:
+            after = after if has_all(run, after) else None
+            await self.show(run, identity, asked.receive, translated, after=after)
+            return
         await self.show(run, identity, asked.receive, asked.send, after=after, write=asked.write)
 
     async def _state(self, asked: ApiRequest) -> None:

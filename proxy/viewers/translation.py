@@ -26,7 +26,8 @@ _DONE = '{"type":"stream_done"'
 def in_dialect(run: ViewableRun, headers: Headers, query: bytes, send: Send) -> Send | None:
     """Where a viewer is to send the run's events, if the request asks for a dialect; else None.
 
-    The viewer begins with a snapshot: clients of dialects have no cursor, and read from the beginning.
+    The viewer begins with a snapshot: clients of dialects have no cursor, and read from the beginning. Only
+    who has the id of the end has all.
     """
     dialect = DIALECTS.get(asked_dialect(headers, query) or "")
     if dialect is None:
@@ -67,7 +68,15 @@ class Translation:
     def _translated(self, data: bytes) -> bytes:
         if data == HEARTBEAT:
             return data
-        return b"".join(self._dialect.render(_event(said.data)) for said in self._decoder.feed(data))
+        return b"".join(self._block(_event(said.data), said.id) for said in self._decoder.feed(data))
+
+    def _block(self, event: Event, event_id: str) -> bytes:
+        """The end alone has an id, so that EventSource, which comes back after it, is told to stay away."""
+        blocks = self._dialect.render(event)
+        if not blocks or event.type not in (EventType.STREAM_DONE, EventType.ERROR):
+            return blocks
+        before, gap, last = blocks[:-2].rpartition(b"\n\n")
+        return b"%b%bid: %b\n%b\n\n" % (before, gap, event_id.encode(), last)
 
 
 def _event(data: str) -> Event:

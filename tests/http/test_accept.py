@@ -3,7 +3,7 @@
 import pytest
 
 from flags.decision import Accept
-from proxy.http.accept import accepted, takes_json
+from proxy.http.accept import accepted, takes_json, without_dialect
 
 EVENTS = {
     "text/event-stream": Accept.ONLY_STREAM,
@@ -56,3 +56,25 @@ def test_two_lines_are_one_list() -> None:
 def test_json_is_for_who_does_not_refuse_it(values: list[str], takes: bool) -> None:
     """Who says nothing takes anything."""
     assert takes_json([(b"accept", value.encode()) for value in values]) is takes
+
+
+@pytest.mark.parametrize(
+    ("accept", "target", "expected"),
+    [
+        ("text/event-stream", "/a?dialect=openai", "/a"),
+        ("text/event-stream", "/a?b=1&dialect=openai&c=%20", "/a?b=1&c=%20"),
+        ("text/event-stream", "/a?dialect=openai&c", "/a?c"),
+        ("text/event-stream", "/a?b=?&dialect=openai", "/a?b=?"),
+        ("text/event-stream", "/a?dialect=other", "/a?dialect=other"),
+        ("text/event-stream", "/a?mydialect=openai&", "/a?mydialect=openai&"),
+        ("text/event-stream", "/dialect=openai", "/dialect=openai"),
+        ("text/event-stream;dialect=openai", "/a?dialect=openai", "/a?dialect=openai"),
+    ],
+)
+def test_a_dialect_of_the_query_is_taken_off_where_it_is_acted_on(
+    accept: str, target: str, expected: str
+) -> None:
+    """All else stays as it is, byte for byte."""
+    left = without_dialect([(b"accept", accept.encode())], target.encode(), {"openai"})
+
+    assert left.decode() == expected

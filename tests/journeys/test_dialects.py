@@ -189,12 +189,14 @@ async def test_openai_for_python_reads_it(tmp_path: Path, breaks: bool) -> None:
 
 async def test_only_who_asks_for_a_dialect_gets_one(tmp_path: Path) -> None:
     """Another value is the API's own business, and the header names the AI SDK's stream alone."""
-    async with house(answering(answer()), tmp_path) as (_, serving), browser(serving.url) as client:
+    async with house(answering(answer()), tmp_path) as (upstream, serving), browser(serving.url) as client:
         said = {}
         for value in ("none", "ai-sdk", "openai"):
             found = await client.post(PATH, params={"dialect": value}, headers=signed(), content=b"{}")
             said[value] = found.headers.get("x-vercel-ai-ui-message-stream"), found.text
 
+    # What Headgate has acted on is not for the API.
+    assert [asked.target.decode() for asked in upstream.asked] == [f"{PATH}?dialect=none", PATH, PATH]
     assert '"type":"stream_done"' in said["none"][1] and "[DONE]" not in said["none"][1]
     assert [header for header, _ in said.values()] == [None, "v1", None]
     assert all(said[value][1].endswith("data: [DONE]\n\n") for value in ("ai-sdk", "openai"))
@@ -203,9 +205,31 @@ async def test_only_who_asks_for_a_dialect_gets_one(tmp_path: Path) -> None:
 async def test_in_the_batch_arm_the_same_stream_comes_when_the_answer_does(tmp_path: Path) -> None:
     """For a client that accepts nothing else: it can read nothing else."""
     async with (
-        house(answering(answer()), tmp_path, flags=flag_document(0)) as (_, serving),
+        house(answering(answer()), tmp_path, flags=flag_document(0)) as (upstream, serving),
         browser(serving.url) as client,
     ):
         found = await client.post(PATH, params={"dialect": "openai"}, headers=signed(), content=b"{}")
 
     assert found.text.endswith("data: [DONE]\n\n")
+    assert [asked.target.decode() for asked in upstream.asked] == [f"{PATH}?dialect=openai"]
+
+
+@pytest.mark.parametrize("dialect", DIALECTS.values())
+async def test_an_eventsource_that_comes_back_after_the_end_asks_for_nothing_twice(
+    tmp_path: Path, dialect: str
+) -> None:
+    """The end has an id, and nothing before it; with another one the run is read from its beginning."""
+    asks = {"params": {"dialect": dialect}}
+    async with house(answering(answer()), tmp_path) as (upstream, serving), browser(serving.url) as client:
+        first = await client.get(f"{PATH}/stream", headers=signed(), **asks)
+        (cursor,) = [line[4:] for line in first.text.split("\n") if line.startswith("id: ")]
+        end = first.text[first.text.index("id: ") :]
+        back = {}
+        for name, path in (("again", f"{PATH}/stream"), ("run", f"/_headgate/runs/{cursor[:36]}/events")):
+            found = await client.get(path, headers=signed(**{"last-event-id": cursor}), **asks)
+            earlier = await client.get(path, headers=signed(**{"last-event-id": f"{cursor[:36]}:1"}), **asks)
+            back[name] = found.status_code, found.text, earlier.text.endswith(end)
+        calls = len(upstream.asked)
+
+    assert back == {"again": (204, "", True), "run": (204, "", True)}
+    assert calls == 1
