@@ -1,5 +1,6 @@
 """The page's own calls under `attach.js`: each behaves as without it, down to its events and errors."""
 
+import asyncio
 import json
 from pathlib import Path
 from typing import Any
@@ -199,11 +200,13 @@ RENDERS = """(event) => new Promise((resolve) => {
 
 
 @pytest.mark.parametrize("event", ["onload", "onloadend"])
-async def test_the_text_is_gone_before_the_pages_own_answer_is_painted(tmp_path: Path, event: str) -> None:
+async def test_the_text_is_gone_before_the_pages_own_answer_is_painted(
+    chromium: Browser, tmp_path: Path, event: str
+) -> None:
     """In the panel that shows it; the other one may be about to."""
     upstream = Upstream()
     upstream.goes_on.set()
-    async with opened_page(tmp_path, upstream) as (page, problems, _):
+    async with opened_page(chromium, tmp_path, upstream) as (page, problems, _):
         await page.evaluate(SEND["XMLHttpRequest"])
         await until_live(page, 2)
         rendering = asyncio.ensure_future(page.evaluate(RENDERS, event))
@@ -217,15 +220,14 @@ async def test_the_text_is_gone_before_the_pages_own_answer_is_painted(tmp_path:
     assert problems == []
 
 
-async def test_the_text_goes_from_everywhere_when_one_panel_is_made_anew(tmp_path: Path) -> None:
+async def test_the_text_goes_from_everywhere_when_one_panel_is_made_anew(
+    chromium: Browser, tmp_path: Path
+) -> None:
     """Though the page still waits, and the new panel looks the same: it may be another patient's."""
     upstream = Upstream()
     upstream.goes_on.set()
-    async with opened_page(tmp_path, upstream, attach={**ATTACH, "waiting": {"role": "status"}}) as (
-        page,
-        _,
-        _,
-    ):
+    attach = {**ATTACH, "waiting": {"role": "status"}}
+    async with opened_page(chromium, tmp_path, upstream, attach=attach) as (page, _, _):
         await page.evaluate(SEND["XMLHttpRequest"])
         await until_live(page, 2)
         left = await page.evaluate(
