@@ -14,7 +14,7 @@ import anyio
 import httpx
 
 from proxy.doctor.asking import Headers, trusting
-from proxy.doctor.diagnosis import Diagnosis, fail, ok, skipped, warn
+from proxy.doctor.diagnosis import Diagnosis, Grade, fail, ok, skipped, warn
 from proxy.doctor.real_request import RealRequest
 from proxy.text.sse import Decoder
 
@@ -115,11 +115,11 @@ def judged(direct: Arrivals, through: Mapping[str, Arrivals]) -> list[Diagnosis]
     trouble = _no_stream(direct)
     if trouble is not None:
         return [trouble, *(skipped(_check(url), "there was no stream to compare with") for url in through)]
-    own = ok(CHECK, f"{len(direct.at)} events within {direct.lasted_s:.1f} s out of Headgate")
-    findings, last_good = [own], "Headgate"
+    findings = [ok(CHECK, f"{len(direct.at)} events within {direct.lasted_s:.1f} s out of Headgate")]
+    last_good = "Headgate"
     for url, arrivals in through.items():
         findings.append(_through(url, arrivals, direct, last_good))
-        if findings[-1].status is own.status:
+        if findings[-1].status is Grade.OK:
             last_good = url
     return findings
 

@@ -8,12 +8,16 @@ from contextlib import asynccontextmanager
 
 import httpx
 
-from proxy.doctor.asking import MAX_BYTES, trusting
+from proxy.doctor.asking import MAX_BYTES
 from proxy.doctor.model_calls import Context, context_of
+from proxy.downstream.certificate import server_tls
+from proxy.errors import RequestRefused
 from proxy.http.asgi import Receive, Scope, Send, send_problem
 from proxy.http.framing import request_target
 from proxy.http.headers import HOP_BY_HOP
 from proxy.http.tracing import Fields, without_token
+from proxy.llm.aws.signing import Signer
+from proxy.outbound import origin
 from proxy.settings.upstream import LlmSettings, ProviderSettings
 from proxy.workers.servers import server
 from proxy.workers.sockets import CannotListen, listening_at
@@ -49,29 +53,29 @@ class ModelListener:
                 return
             if not message.get("more_body"):
                 break
-        url = provider.url.encode() + target[len(provider.mount) :]
         try:
             await self._pass_on(
-                provider, scope["method"], url.decode("latin-1"), scope["headers"], body, send
+                provider, scope["method"], target[len(provider.mount) :], scope["headers"], body, send
             )
-        except httpx.HTTPError:
+        except (httpx.HTTPError, RequestRefused):
             with contextlib.suppress(Exception):  # the answer may have begun
                 await send_problem(send, 502, "The provider does not answer.")
 
     async def _pass_on(
-        self, provider: ProviderSettings, method: str, url: str, headers: Fields, body: bytes, send: Send
+        self, provider: ProviderSettings, method: str, target: bytes, headers: Fields, body: bytes, send: Send
     ) -> None:
-        is_tls = provider.url.startswith("https:")
-        tls = (
-            trusting(provider.tls.ca_file, strict=self._strict, verify=provider.tls.verify)
-            if is_tls
-            else False
-        )
+        to = origin(provider, strict_tls=self._strict)
         dropped = {*HOP_BY_HOP, b"host", b"content-length", b"expect"}
         sent = [pair for pair in without_token(headers, self._token) if pair[0] not in dropped]
+        if provider.api == "bedrock":
+            sent = await Signer(to.host, to.authority).signed(method, target, sent, body)
         async with (
-            httpx.AsyncClient(verify=tls, trust_env=False, timeout=provider.timeouts.total_s) as client,
-            client.stream(method, url, headers=sent, content=body) as answer,
+            httpx.AsyncClient(
+                verify=to.tls or False, trust_env=False, timeout=provider.timeouts.total_s
+            ) as client,
+            client.stream(
+                method, (provider.url.encode() + target).decode("latin-1"), headers=sent, content=body
+            ) as answer,
         ):
             kept = [(n.lower(), v) for n, v in answer.headers.raw if n.lower() not in HOP_BY_HOP]
             await send({"type": "http.response.start", "status": answer.status_code, "headers": kept})
@@ -91,7 +95,8 @@ async def listening(
     except CannotListen:
         yield None
         return
-    serving = server(listener, opened, keep_alive_s=5, grace_s=GRACE_S)
+    tls = None if settings.tls is None else server_tls(settings.tls.cert, settings.tls.key)
+    serving = server(listener, opened, keep_alive_s=5, grace_s=GRACE_S, tls=tls)
     task = asyncio.create_task(serving.serve_here())
     try:
         await serving.is_open.wait()

@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 import httpx
 
 from proxy.doctor.asking import Headers, NoAnswer, Reply, ask, client, trusting
-from proxy.doctor.diagnosis import Diagnosis, fail, ok, warn
+from proxy.doctor.diagnosis import Diagnosis, fail, ok, skipped, warn
 from proxy.llm.assembly.dialect import ProviderFailed, Unfaithful
 from proxy.llm.dialects.apis import APIS
 from proxy.llm.stream_events import StreamEvents
@@ -111,7 +111,13 @@ async def compare(provider: ProviderSettings, model: str, key: str, *, strict: b
         strict: see `tls.strict`.
     """
     check = f"model of {provider.name}"
-    call = _CALLS[provider.api]
+    call = _CALLS.get(provider.api)
+    if call is None:
+        return skipped(
+            check,
+            "its calls are signed, and are not made here",
+            "--route sends a request whose calls the upstream makes.",
+        )
     path = call.path.format(model=model)
     body = json.dumps(call.body(model)).encode()
     headers = (("content-type", "application/json"), *(call.credential(key) if key else ()))
@@ -125,7 +131,7 @@ async def compare(provider: ProviderSettings, model: str, key: str, *, strict: b
             if batch.status != 200:
                 return _refused(check, "the batch call", batch)
             target = provider.url + stream.target.decode()
-            streamed = await _post(asking, target, (*headers, ("accept-encoding", "identity")), stream.body)
+            streamed = await _post(asking, target, headers, stream.body)
             if streamed.status != 200:
                 return _refused(check, "the stream", streamed)
     except NoAnswer as exc:

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from time import perf_counter
 
 from proxy.doctor.asking import NoAnswer, Reply, ask, client
-from proxy.doctor.diagnosis import Diagnosis, fail, ok, skipped, warn
-from proxy.doctor.model_calls import counted, judged
+from proxy.doctor.diagnosis import Diagnosis, Grade, fail, ok, skipped, warn
+from proxy.doctor.model_calls import counted, judged, no_call
 from proxy.doctor.model_listener import listening
 from proxy.doctor.real_request import RealRequest
 from proxy.http.tracing import TraceId, trace_ids_of, with_token
@@ -58,9 +58,10 @@ async def look(
     sent = with_token([(n.encode("latin-1"), v.encode("latin-1")) for n, v in request.headers], token)
     [trace_id] = trace_ids_of(sent)
     headers = [(n.decode("latin-1"), v.decode("latin-1")) for n, v in sent]
-    if tap is None or settings.llm is None:
+    if tap is None or settings.llm is None or request.route.job is not None:
         answered, looks, ended_at = await _asked(settings.upstream.url, request, headers, tls, wait_s)
-        traced = skipped(tracing, "the route has no block 'tap'")
+        why = "has no block 'tap'" if tap is None else "begins a job, whose calls come later"
+        traced = skipped(tracing, f"the route {why}")
     else:
         async with listening(settings.llm, token, trace_id, strict=settings.tls.strict) as listener:
             before = None if listener else await _results(settings.admin)
@@ -77,7 +78,7 @@ async def look(
                 new = {result: value - before.get(result, 0) for result, value in after.items()}
                 traced = counted(tracing, new, tap.match)
     route = _answered(f"route {name}", answered)
-    if route.status is not ok("", "").status and traced.status is not ok("", "").status:
+    if route.status is not Grade.OK and traced == no_call(tracing):
         traced = skipped(tracing, "the request was not answered well", "First mend the request.")
     return [route, traced, waiting(busy, looks, ended_at)]
 

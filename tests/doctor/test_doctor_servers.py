@@ -351,6 +351,14 @@ async def test_a_model_that_refuses_the_key() -> None:
     assert "HEADGATE_PROBE_KEY" in found.advice
 
 
+async def test_calls_of_bedrock_are_not_made() -> None:
+    """They would have to be signed."""
+    provider = model_provider("https://bedrock-runtime.eu-central-1.amazonaws.com")
+    found = await providers.compare(provider.model_copy(update={"api": "bedrock"}), "m", KEY, strict=True)
+
+    assert found.status is Grade.SKIPPED
+
+
 # Prometheus.
 
 

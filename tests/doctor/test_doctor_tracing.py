@@ -17,6 +17,7 @@ from proxy.doctor.real_request import BadRequest, RealRequest, request_of
 from proxy.doctor.tracing import HELD_UP_S, Glance, waiting
 from proxy.settings.settings import Settings
 from tests.doctor.deployments import date, settings_of
+from tests.servers.authority import certificates
 from tests.servers.scripted import Asked, ScriptedUpstream
 from tests.servers.streaming import free_port, signed
 from tests.servers.tapping import CALLS, Backend, Provider, completion, tapped, tapped_route, trace_context
@@ -62,7 +63,7 @@ def in_front_of(backend: Backend) -> Callable[[Asked], Any]:
 
 @asynccontextmanager
 async def deployed(
-    directory: Path, provider: Provider, backend: Backend, **of_route: Any
+    directory: Path, provider: Provider, backend: Backend, *, llm: Mapping[str, Any] = {}, **of_route: Any
 ) -> AsyncIterator[tuple[Settings, RealRequest]]:
     """An upstream and its provider; nobody serves."""
     port = free_port()
@@ -71,8 +72,9 @@ async def deployed(
         provider.upstream.running() as model,
         ScriptedUpstream(in_front_of(backend)).running() as app,
     ):
-        llm = {"listen": f"127.0.0.1:{port}", "providers": [{"name": "models", "url": model.url}]}
-        settings = settings_of(directory, app.url, llm=llm, routes=[tapped_route(**of_route)])
+        providers = [{"name": "models", "url": model.url}]
+        models = {"listen": f"127.0.0.1:{port}", "providers": providers, **llm}
+        settings = settings_of(directory, app.url, llm=models, routes=[tapped_route(**of_route)])
         yield settings, RealRequest(settings.routes[0], "POST", "/api/cases/7/start", USER, b"{}")
 
 
@@ -139,6 +141,31 @@ async def test_a_route_that_names_fewer_calls_than_are_made(tmp_path: Path) -> N
 
     assert found["tracing"].status is Grade.WARN
     assert "tap.calls names 1" in found["tracing"].seen
+
+
+async def test_a_model_port_that_speaks_https(tmp_path: Path) -> None:
+    """With the certificate of `llm.tls`."""
+    certificates(tmp_path)
+    own = {"cert": str(tmp_path / "server.pem"), "key": str(tmp_path / "server.pem")}
+    provider, backend = Provider(), Backend()
+    async with deployed(tmp_path, provider, backend, llm={"tls": own}) as (settings, request):
+        backend.model_url = backend.model_url.replace("http:", "https:")
+        found = await looked(settings, request)
+
+    assert found["tracing"].status is Grade.OK
+    assert [reply.json() for reply in backend.answers] == [
+        completion(text) for text in provider.texts.values()
+    ]
+
+
+async def test_a_job_is_not_followed(tmp_path: Path) -> None:
+    """Its model calls come after the answer to its request."""
+    job = {"source": "job", "job": {"path": "/api/jobs/{job}", "status": "$.state", "done": ["done"]}}
+    async with deployed(tmp_path, Provider(), Backend(prompts=()), **job) as (settings, request):
+        found = await looked(settings, request)
+
+    assert found["tracing"].status is Grade.SKIPPED
+    assert "begins a job" in found["tracing"].seen
 
 
 async def test_a_request_that_the_upstream_refuses_says_nothing_of_tracing(tmp_path: Path) -> None:

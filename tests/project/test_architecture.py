@@ -42,7 +42,8 @@ WINGS = {
         "routed": "errors identity downstream http llm observe relay runs settings sources upstream viewers",
         "replicas": "errors identity http observe runs settings text upstream",
         "workers": "errors downstream observe runs settings",
-        "doctor": "errors http llm llm.assembly llm.dialects outbound replicas settings text workers",
+        "doctor": "downstream errors http llm llm.assembly llm.aws llm.dialects outbound replicas settings "
+        "text workers",
         "commands": "app demo doctor errors llm.dialects observe settings workers",
     },
     "flags.rollout": {
