@@ -135,7 +135,8 @@ NEVER_LAST = {Fault.SOURCE_LOST}
 ADMIN: Mapping[tuple[str, str], str] = {
     ("GET", "/livez"): "200",
     ("GET", "/readyz"): (
-        "200, or 503 while draining; as JSON also whether streaming is killed, and the flags' age and problem"
+        "200, or 503 while draining; as JSON also whether streaming is `killed`, by the flag (`kill_flag`) or by the "
+        "local switch (`kill_switch`, with `reason`, `by` and `at`), and the flags' age and problem"
     ),
     ("GET", "/metrics"): "Prometheus text",
     ("GET", "/runs"): "counts of runs by route, and of asyncio tasks, of the process that answers",
@@ -149,9 +150,9 @@ ADMIN: Mapping[tuple[str, str], str] = {
     ),
     ("POST", "/kill"): (
         "turns streaming off for everybody; bearer `admin_token`: 401 without it, 403 when none is set. A body of up to "
-        "1 KiB is kept as the reason"
+        "1 KiB is kept as the reason; `?by=` says who, otherwise it is the caller's address"
     ),
-    ("DELETE", "/kill"): "turns streaming on again; with the same token",
+    ("DELETE", "/kill"): "turns streaming on again; with the same token, and `?by=`",
 }
 
 

@@ -19,6 +19,7 @@ from flags.decision import FlagAnswer, FlagState
 from flags.document import parse
 from flags.errors import FlagDocumentError, FlagFileError, KillSwitchError
 from flags.in_force import Condition, InForce
+from flags.kill_order import MAX_CHARS, KillOrder
 
 SETTLED_NS = 50_000_000
 """Five ticks of the coarsest Linux file clock (10 ms): a file younger than this can change unseen."""
@@ -173,6 +174,9 @@ class KillSwitch:
 
     def __init__(self, path: Path | str, *, poll_s: float = 0.25) -> None:
         self._path = Path(path)
+        self.order: KillOrder | None = None
+        """Who turned the switch on, and why; None while it is off, or while that cannot be read."""
+        self._stamp: tuple[int, int, int] | None = None
         self._seen = False
         self._unshared = False  # engaged here, though the file could not be written
         self._condition = Condition(f"kill switch {self._path}")
@@ -184,7 +188,7 @@ class KillSwitch:
     async def __aenter__(self) -> Self:
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
-            self._note(self._exists())
+            self._note(self._status())
         except OSError as exc:
             raise KillSwitchError(self._path, f"cannot be watched: {exc.strerror}") from exc
         await self._watcher.__aenter__()
@@ -202,22 +206,31 @@ class KillSwitch:
         """Why the switch cannot be read now; None while it can."""
         return self._condition.problem
 
-    def engage(self, reason: str) -> None:
+    def engage(self, reason: str, by: str = "") -> None:
         """Stop streaming. Raises KillSwitchError if others cannot be told; this process stops even then."""
         self._unshared = True
+        order = KillOrder.given(reason, by, time.time())
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
-            self._path.touch()  # this is the switch; the reason is for whoever finds the file
+            if not self._written(order):
+                self._path.touch()  # this is the switch; the reason is for whoever asks
+            status = self._path.lstat()
         except OSError as exc:
+            self.order = order
             raise KillSwitchError(self._path, f"engaged in this process only: {exc.strerror}") from exc
-        self._note(True)
+        self._note(status, order)
         self._unshared = False
-        with suppress(OSError):  # a full disk still takes an empty file
-            draft = self._path.with_name(f".{self._path.name}.{os.getpid()}")
-            draft.write_text(f"{reason}\n", encoding="utf-8", errors="replace")
-            draft.replace(self._path)
 
-    def release(self) -> None:
+    def _written(self, order: KillOrder) -> bool:
+        """Whether the file has the order. A full disk has no room for it, and still takes an empty file."""
+        with suppress(OSError):
+            draft = self._path.with_name(f".{self._path.name}.{os.getpid()}")
+            draft.write_text(order.written(), encoding="utf-8", errors="replace")
+            draft.replace(self._path)
+            return True
+        return False
+
+    def release(self, by: str = "") -> None:
         """Let streaming be decided again. Raises KillSwitchError, and stays engaged, if the file stays."""
         try:
             # Without its directory the file is gone, but the others would hold on to what they knew.
@@ -226,28 +239,42 @@ class KillSwitch:
         except OSError as exc:
             raise KillSwitchError(self._path, f"cannot be released: {exc.strerror}") from exc
         self._unshared = False
-        self._note(False)
+        self._note(None, KillOrder.given("", by, time.time()))
 
     def _look(self) -> None:
         try:
-            self._note(self._exists())
+            self._note(self._status())
         except OSError as exc:
             self._condition.report(f"cannot be read: {exc.strerror}")
         else:
             self._condition.report(None)
 
-    def _exists(self) -> bool:
+    def _status(self) -> os.stat_result | None:
+        """Of the file; None where there is none."""
         try:
-            self._path.lstat()
+            return self._path.lstat()
         except FileNotFoundError:
             self._path.parent.stat()  # raises if it is the directory that is missing
-            return False
-        return True
+            return None
 
-    def _note(self, exists: bool) -> None:
-        if exists != self._seen:
-            self._seen = exists
-            _log.warning("kill switch %s: %s", self._path, "engaged" if exists else "released")
+    def _note(self, status: os.stat_result | None, order: KillOrder | None = None) -> None:
+        """Take over what the file says, and log each order once. `order`: it was given here."""
+        stamp = None if status is None else (status.st_mtime_ns, status.st_size, status.st_ino)
+        if stamp == self._stamp:
+            return
+        self._stamp, self._seen = stamp, status is not None
+        self.order = None if status is None else order or self._read(status)
+        said = order or self.order
+        state = "released" if status is None else "engaged"
+        _log.warning("kill switch %s: %s", self._path, state, extra=None if said is None else said.shown())
+
+    def _read(self, status: os.stat_result) -> KillOrder | None:
+        try:
+            with self._path.open("rb") as file:
+                text = file.read(2 * MAX_CHARS).decode(errors="replace")
+        except OSError:
+            return None
+        return KillOrder.read(text, status.st_mtime)
 
 
 class FlagSource(FlagState, Protocol):

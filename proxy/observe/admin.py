@@ -114,6 +114,8 @@ class Admin:
             "ready": ready,
             "draining": self.runs.draining,
             "killed": self.flag_source.killed or self.switch.engaged,
+            "kill_flag": self.flag_source.killed,
+            "kill_switch": None if self.switch.order is None else self.switch.order.shown(),
             "flag_age_s": _finite(self.flag_source.age_s),
             "flags_stale": self.flag_source.stale,
             "flags_problem": self.flag_source.problem,
@@ -162,19 +164,20 @@ class Admin:
         return JSONResponse({"kept_fields": fields, "process": os.getpid()})
 
     async def _switch(self, request: Request) -> Response:
-        return await (self._kill(request) if request.method == "POST" else self._unkill())
+        by = request.query_params.get("by") or f"somebody at {request.client.host if request.client else '?'}"
+        return await (self._kill(request, by) if request.method == "POST" else self._unkill(by))
 
-    async def _kill(self, request: Request) -> Response:
+    async def _kill(self, request: Request, by: str) -> Response:
         reason = (await request.body())[:MAX_REASON_BYTES].decode(errors="replace")
         try:
-            self.switch.engage(reason)
+            self.switch.engage(reason, by)
         except KillSwitchError:
             return _problem(500, "This process has stopped streaming, but the others could not be told.")
         return JSONResponse({"killed": True})
 
-    async def _unkill(self) -> Response:
+    async def _unkill(self, by: str) -> Response:
         try:
-            self.switch.release()
+            self.switch.release(by)
         except KillSwitchError:
             return _problem(500, "The kill switch could not be released; streaming stays off.")
         return JSONResponse({"killed": self.flag_source.killed})

@@ -20,6 +20,7 @@ from scipy.stats import binom
 
 from flags.decision import Accept, Arm, FlagAnswer, Mode, Question, Reason, decide
 from flags.errors import FlagFileError, FlagsError, KillSwitchError
+from flags.kill_order import KillOrder
 from flags.source import FlagFile, Flags, KillSwitch
 
 pytestmark = pytest.mark.anyio
@@ -488,9 +489,9 @@ async def test_the_asked_process_obeys_at_once_and_leaves_a_reason(tmp_path):
     """No look has to pass, and whoever finds the file can read why it is there."""
     async with KillSwitch(tmp_path / "run" / "kill", poll_s=3600) as switch:
         assert not switch.engaged
-        switch.engage("wrong text in \ud800 chat")
+        switch.engage("wrong text\nin \ud800 chat", "anna")
         assert switch.engaged
-        assert (tmp_path / "run" / "kill").read_text() == "wrong text in ? chat\n"
+        assert (tmp_path / "run" / "kill").read_text() == "wrong text in chat\nby: anna\n"
         assert os.listdir(tmp_path / "run") == ["kill"]
         switch.release()
         assert not switch.engaged
@@ -527,6 +528,39 @@ async def test_another_process_sees_the_switch_within_a_second(tmp_path):
         with anyio.fail_after(KILLED_S):
             assert await told.receive_until(b"\n", 10) == b"False"
         await becomes(lambda: switch.engaged, KILLED_S)
+
+
+async def test_who_and_why_come_to_every_process_and_are_logged_once(tmp_path, lines):
+    """The last order counts. One that was written by hand has a reason and no name."""
+    path = tmp_path / "kill"
+    async with KillSwitch(path, poll_s=3600) as asked, KillSwitch(path, poll_s=0.01) as other:
+        asked.engage("texts look odd", "anna")
+        await becomes(lambda: other.order is not None)
+        assert [(o.reason, o.by) for o in (asked.order, other.order)] == 2 * [("texts look odd", "anna")]
+        asked.engage("they still do", "bert")
+        await becomes(lambda: other.order.by == "bert")
+        path.write_text("by hand\n")
+        await becomes(lambda: other.order.reason == "by hand")
+        assert other.order.by == ""
+        asked.release("carl")
+        await becomes(lambda: not other.engaged)
+
+        assert asked.order is None
+        assert other.order is None
+
+    said = [line for line in lines() if "kill switch" in line]
+    assert len([line for line in said if "engaged" in line]) == 2 + 3
+    assert len([line for line in said if "released" in line]) == 2
+
+
+@pytest.mark.parametrize("text", ["", "\n", "why", "why\nby: ", "by: anna", "\x1b[31mwhy\nby: a\x00b\nmore"])
+def test_an_order_can_be_read_whatever_is_in_the_file(text):
+    """One line each, of what can be printed; what was written is read again as it was."""
+    order = KillOrder.read(text, 5.0)
+
+    assert KillOrder.read(order.written(), 5.0) == order
+    assert (order.reason + order.by).isprintable()
+    assert order.shown()["at"] == "1970-01-01T00:00:05+00:00"
 
 
 async def test_whoever_releases_releases_for_all(tmp_path):

@@ -54,7 +54,8 @@ async def test_the_kill_switch_stops_streaming_at_once(tmp_path: Path) -> None:
         streaming.house(held, tmp_path, commit_after=0) as (_, serving, client),
         opened(client, START, signed()) as before,
     ):
-        killed = await client.post(f"{serving.admin_url}/kill", headers=TOKEN, content="too many complaints")
+        url = f"{serving.admin_url}/kill?by=anna"
+        killed = await client.post(url, headers=TOKEN, content="too many complaints")
         held.release.set()
         either = await client.post(START, headers=signed(accept=EITHER))
         while_killed = await reason(client)
@@ -67,6 +68,9 @@ async def test_the_kill_switch_stops_streaming_at_once(tmp_path: Path) -> None:
     assert either.content == answer()
     assert while_killed == "reason=killed"
     assert ready["killed"] is True
+    assert ready["kill_flag"] is False
+    order = ready["kill_switch"]
+    assert (order["reason"], order["by"]) == ("too many complaints", "anna")
     assert ready["ready"] is True
     assert (released.status_code, released.json()) == (200, {"killed": False})
     assert afterwards == "reason=flag_on"
@@ -230,7 +234,11 @@ async def test_health_and_counts(tmp_path: Path) -> None:
 
     assert live == {"live": True}
     assert ready.status_code == 200
-    assert set(ready.json()) == {"ready", "draining", "killed", "flag_age_s", "flags_stale", "flags_problem"}
+    assert set(ready.json()) == {
+        *("ready", "draining", "killed", "kill_flag", "kill_switch"),
+        *("flag_age_s", "flags_stale", "flags_problem"),
+    }
+    assert ready.json()["kill_switch"] is None
     assert {key: counts[key] for key in ("live", "kept")} == {"live": {"start": 1}, "kept": 0}
     assert set(counts) == {"live", "kept", "process", "tasks"}
     assert (draining.status_code, draining.json()["draining"]) == (503, True)
