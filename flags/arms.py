@@ -54,6 +54,18 @@ class FlagArms:
 
 
 @dataclass(frozen=True, slots=True)
+class Placement:
+    """Where one user is in the arms of a flag."""
+
+    group_id: str
+    bucket: int
+    share: int
+    first_of_control: int
+    eligible: bool
+    """Whether the flag would be on for the user at 100 %."""
+
+
+@dataclass(frozen=True, slots=True)
 class ArmsOfFlags:
     """The arms of all flags of one document."""
 

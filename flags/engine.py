@@ -9,7 +9,7 @@ from UnleashClient.clients.unleash_client import UnleashClient
 from UnleashClient.constants import CLIENT_SPEC_VERSION, FEATURES_URL
 from UnleashClient.utils import InstanceAllowType
 
-from flags.arms import FlagArms
+from flags.arms import FlagArms, Placement, bucket_of, first_of_control
 from flags.decision import FlagAnswer
 
 SPEC_VERSION = CLIENT_SPEC_VERSION
@@ -79,6 +79,16 @@ class Engine:
             return FlagAnswer(True, True, generation=generation)
         payload = variant.get("payload", {}).get("value", "")
         return FlagAnswer(True, True, variant["name"], payload, generation=generation)
+
+    def placed(self, flag: str, context: Mapping[str, Any] | None) -> Placement | None:
+        """Where a user is in the flag's arms; None for a flag without arms, or nobody."""
+        arms, present = self._arms.get(flag), _present(context or {})
+        user = present.get("userId")
+        if arms is None or not isinstance(user, str):
+            return None
+        bucket, first = bucket_of(arms.group_id, user), first_of_control(arms.share)
+        eligible = bool(self._client.is_enabled(arms.eligible, present))
+        return Placement(arms.group_id, bucket, arms.share, first, eligible)
 
     def _is_control(self, arms: FlagArms, context: dict[str, Any]) -> bool:
         """The hash first: the engine is only asked about those who are control if it says so."""

@@ -9,6 +9,7 @@ import math
 from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
+from flags.arms import Placement
 from flags.decision import FlagAnswer
 from flags.document import Document
 from flags.engine import UNKNOWN, Engine
@@ -65,6 +66,10 @@ class InForce:
     def evaluate(self, flag: str, context: Mapping[str, Any] | None) -> FlagAnswer:
         """Ask one flag about one user. Raises TypeError for a context that is not Unicode text."""
         return UNKNOWN if self._engine is None else self._engine.ask(flag, context)
+
+    def placed(self, flag: str, context: Mapping[str, Any] | None) -> Placement | None:
+        """Where a user is in the flag's arms; None for a flag without arms."""
+        return None if self._engine is None else self._engine.placed(flag, context)
 
     def lacking(self, flags: Collection[str]) -> list[str]:
         """The flags among these that are not in force."""

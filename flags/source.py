@@ -13,8 +13,9 @@ from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, Self
+from typing import Any, Protocol, Self, TypeVar
 
+from flags.arms import Placement
 from flags.decision import FlagAnswer, FlagState
 from flags.document import parse
 from flags.errors import FlagDocumentError, FlagFileError, KillSwitchError
@@ -25,6 +26,8 @@ SETTLED_NS = 50_000_000
 """Five ticks of the coarsest Linux file clock (10 ms): a file younger than this can change unseen."""
 
 _log = logging.getLogger("headgate.flags")
+
+T = TypeVar("T")
 
 
 class _Watcher:
@@ -102,11 +105,19 @@ class FlagFile:
 
         Returns those of `flags` that it lacks.
         """
+        return await self.once(lambda _: self._in_force.lacking(flags))
+
+    async def once(self, ask: Callable[[Self], T]) -> T:
+        """Instead of `async with`: what `ask` finds in the file as it is now. Raises FlagFileError."""
         try:
             self._refresh()
-            return self._in_force.lacking(flags)
+            return ask(self)
         finally:
             self._in_force.close()
+
+    def placed(self, flag: str, context: Mapping[str, Any] | None) -> Placement | None:
+        """Where a user is in the flag's arms; None for a flag without arms."""
+        return self._in_force.placed(flag, context)
 
     @property
     def problem(self) -> str | None:

@@ -11,10 +11,11 @@ import time
 from collections.abc import Callable, Collection, Mapping
 from datetime import UTC, datetime
 from platform import python_implementation, python_version
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 import anyio
 
+from flags.arms import Placement
 from flags.decision import FlagAnswer
 from flags.document import parse_served
 from flags.errors import FlagDocumentError, FlagServerError
@@ -38,6 +39,8 @@ LAST_REPORT_S = 1.0
 """Time for the last report, when the process ends."""
 
 _log = logging.getLogger("headgate.flags")
+
+T = TypeVar("T")
 
 
 def pause_s(refresh_s: float, overloads: int, retry_after_s: float, draw: float) -> float:
@@ -122,12 +125,20 @@ class UnleashFlags:
 
         Returns those of `flags` that the server lacks.
         """
+        return await self.once(lambda _: self._in_force.lacking(flags))
+
+    async def once(self, ask: Callable[[Self], T]) -> T:
+        """Instead of `async with`: what `ask` finds in the flags as they are now. Raises FlagServerError."""
         async with self._api:
             try:
                 await self._fetch()
-                return self._in_force.lacking(flags)
+                return ask(self)
             finally:
                 self._in_force.close()
+
+    def placed(self, flag: str, context: Mapping[str, Any] | None) -> Placement | None:
+        """Where a user is in the flag's arms; None for a flag without arms."""
+        return self._in_force.placed(flag, context)
 
     @property
     def problem(self) -> str | None:

@@ -1,4 +1,4 @@
-"""The command line: `headgate serve | check | demo | doctor | rollout`."""
+"""The command line: `headgate serve | check | settings | flags | demo | doctor | rollout`."""
 
 from importlib import import_module
 
@@ -10,8 +10,10 @@ COMMANDS = {
     "check": "proxy.commands.check",
     "demo": "proxy.commands.demo",
     "doctor": "proxy.commands.doctor",
+    "flags": "proxy.commands.flags",
     "rollout": "flags.rollout.commands",
     "serve": "proxy.commands.serve",
+    "settings": "proxy.commands.settings",
 }
 """The module of each command, which has the command's name there."""
 

@@ -2,15 +2,21 @@
 
 import asyncio
 import sys
+from collections.abc import Callable, Coroutine
 from pathlib import Path
+from typing import Any, TypeVar
 
 import click
 
 from flags.errors import FlagsError
+from flags.source import FlagFile
+from flags.unleash import UnleashFlags
 from proxy import app
 from proxy.errors import SettingsError
 from proxy.settings.file import load
 from proxy.settings.settings import Settings
+
+T = TypeVar("T")
 
 CONFIG = click.option(
     "--config",
@@ -33,12 +39,16 @@ def settings_of(config: Path) -> Settings:
 
 def missing_flags(settings: Settings, *, ask_server: bool = True) -> list[str]:
     """The routes' flags that are missing. Raises SystemExit if no flags can be read."""
-    is_file = settings.flags.unleash is None
-    if not is_file and not ask_server:
+    if settings.flags.unleash is not None and not ask_server:
         return []
+    wanted = sorted({route.flag for route in settings.routes})
+    return found_in_flags(settings, lambda flags: flags.verify(wanted))
+
+
+def found_in_flags(settings: Settings, ask: Callable[[FlagFile | UnleashFlags], Coroutine[Any, Any, T]]) -> T:
+    """What `ask` finds in the flags as they are now. Raises SystemExit if no flags can be read."""
     try:
-        wanted = sorted({route.flag for route in settings.routes})
-        return asyncio.run(app.flags_from(settings).verify(wanted))
+        return asyncio.run(ask(app.flags_from(settings)))
     except FlagsError as exc:
-        click.echo(f"flags.{'file' if is_file else 'unleash'}: {exc}", err=True)
+        click.echo(f"flags.{'file' if settings.flags.unleash is None else 'unleash'}: {exc}", err=True)
         sys.exit(1)

@@ -338,7 +338,7 @@ async def test_the_local_switch_works_without_the_server_and_outlives_the_proces
     await unharmed.start()
     async with house(tmp_path, unharmed, "switched", flag_settings=flag_settings) as (serving, client):
         assert await reason(client) == "killed"
-        assert (tmp_path / "state" / "kill").read_text() == "too many complaints\n"
+        assert (tmp_path / "state" / "kill").read_text().startswith("too many complaints\n")
         await client.delete(f"{serving.admin_url}/kill", headers=TOKEN)
         await until(client, "flag_on")
 

@@ -14,13 +14,21 @@ ROOT = Path(__file__).parents[2]
 PACKAGES = ("proxy", "flags")
 BESIDE = {"dashboards", "docs", "examples", "tests"}
 FORBIDDEN_NAMES = {"utils", "util", "helpers", "helper", "common", "core", "manager", "base", "misc"}
-FLAGS_FOR_PROXY = {"flags.decision", "flags.source", "flags.unleash", "flags.errors", "flags.tls"}
+FLAGS_FOR_PROXY = {
+    *("flags.decision", "flags.source", "flags.unleash", "flags.errors", "flags.tls", "flags.explaining"),
+}
 """What decides, what it decides by, and what its failures are called. No request knows of rollouts."""
 
 FLAGS_FOR_ALL = {"flags.decision", "flags.tls"}
 """Every request is decided, and both packages hold others' certificates to the same."""
 
-COMPOSERS = {"proxy.app", "proxy.commands.serve", "proxy.commands.settings_file", "proxy.observe.admin"}
+COMPOSERS = {
+    "proxy.app",
+    "proxy.commands.serve",
+    "proxy.commands.settings_file",
+    "proxy.observe.admin",
+    "proxy.commands.flags",
+}
 """They open what `flags.source` and `flags.unleash` read, or report on it; all else asks `flags.decision`."""
 
 WINGS = {
@@ -232,6 +240,8 @@ def test_the_pure_modules_do_no_io() -> None:
         assert not io & {imported.split(".")[0] for imported in imports(MODULES[f"proxy.{name}"])}, name
     pure_flags = (
         "decision",
+        "explaining",
+        "kill_order",
         "rollout.policy.policy",
         "rollout.policy.guardrail_settings",
         "rollout.policy.freezes",
