@@ -47,7 +47,11 @@ class Connections:
 
     def begin(self, holder: str | None, peer: str, headers: Headers) -> str | None:
         """A request comes on a connection of `holder`. Returns the new holder; None: it has too many."""
-        client = (self._named(headers) if self._names_clients else None) or peer
+        client = peer
+        if self._names_clients:
+            for name, value in headers:
+                if name == b"x-forwarded-for":
+                    client = _last_of(value) or peer
         if client == holder:
             return holder
         if not self._take(client):
@@ -55,12 +59,9 @@ class Connections:
         self._give_back(holder)
         return client
 
-    def end(self, holder: str | None, peer: str) -> str | None:
-        """The request is answered. Returns the connection's new holder."""
-        if holder == peer:
-            return holder
+    def end(self, holder: str | None) -> None:
+        """A request of a client that is not the peer is answered: its connection counts for none."""
         self._give_back(holder)
-        return None
 
     def _take(self, client: str) -> bool:
         open_now = self._of_client.get(client, 0)
@@ -76,10 +77,7 @@ class Connections:
             if open_now > 1:
                 self._of_client[client] = open_now - 1
 
-    def _named(self, headers: Headers) -> str | None:
-        """The last address, which the proxy in front has added itself."""
-        named = None
-        for name, value in headers:
-            if name == b"x-forwarded-for":
-                named = value
-        return None if named is None else named.rpartition(b",")[2].strip().decode("latin-1")
+
+def _last_of(addresses: bytes) -> str:
+    """The last address, which the proxy in front has added itself."""
+    return addresses.rpartition(b",")[2].strip().decode("latin-1")

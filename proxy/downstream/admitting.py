@@ -74,7 +74,8 @@ class AdmittingProtocol(ServerProtocol):
         self.transport.abort()
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
-        holder = self._budget.begin(self._holder, self._peer, cast(Headers, cycle.scope["headers"]))
+        headers: Headers = cycle.scope["headers"]  # type: ignore[assignment]
+        holder = self._budget.begin(self._holder, self._peer, headers)
         if holder is None:
             app = cast(ASGI3Application, _refusing)
         else:
@@ -82,8 +83,9 @@ class AdmittingProtocol(ServerProtocol):
         super()._start_asgi_task(cycle, app)
 
     def on_response_complete(self) -> None:
-        if self._is_admitted:
-            self._holder = self._budget.end(self._holder, self._peer)
+        if self._is_admitted and self._holder != self._peer:
+            self._budget.end(self._holder)
+            self._holder = None
         super().on_response_complete()
 
 

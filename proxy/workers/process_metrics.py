@@ -18,6 +18,8 @@ from prometheus_client import CollectorRegistry, Metric, generate_latest, values
 from prometheus_client.mmap_dict import MmapedDict
 from prometheus_client.multiprocess import MultiProcessCollector
 
+from proxy.workers.process_values import process_values
+
 DIRECTORY_NAME = "PROMETHEUS_MULTIPROC_DIR"
 """The environment variable by which prometheus-client finds its files."""
 
@@ -42,9 +44,9 @@ class ProcessMetrics:
 
     def begin(self) -> None:
         """Keep in the directory all metrics that are made from now on. Called once in each forked process."""
+        # By this the package knows that the metrics of several processes are merged.
         os.environ[DIRECTORY_NAME] = str(self._directory)
-        # The package has read the variable when it was imported, which was before.
-        values.ValueClass = values.get_value_class()  # type: ignore[no-untyped-call]
+        values.ValueClass = process_values(self._directory)
 
     def page(self, registry: CollectorRegistry) -> bytes | None:
         """The page `/metrics`; None if it cannot be read just now: ask again in a moment."""
