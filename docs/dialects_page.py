@@ -33,9 +33,11 @@ batch.
 UNTRIED = """\
 Recorded streams of these providers were put through the assemblers: whole, cut at every event, and cut at
 odd bytes (`python -m tests.recordings FOLDER`). All other servers of these shapes are read as their
-documentation says: OpenRouter, Together, Fireworks, Hugging Face, Snowflake, vLLM, SGLang, llama.cpp, LiteLLM
-and Ollama have tests with the shapes that they document. `headgate check` says it of each provider in the
-settings.
+documentation says: OpenRouter, Together, Fireworks, Hugging Face, Snowflake, vLLM, SGLang, LiteLLM
+and Ollama have tests with the shapes that they document. The tests run a real llama.cpp server, and the
+providers' own packages as a backend's client: for Python `openai`, `anthropic`, `google-genai`, `ollama`,
+`cohere` and `boto3`, for Node those and `@mistralai/mistralai`. `headgate check` says it of each provider in
+the settings.
 """
 
 

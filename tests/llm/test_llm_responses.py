@@ -77,6 +77,15 @@ def test_an_output_that_the_last_event_lacks_is_made_of_the_items(output: Any) -
     assert assembled(*said("Hey"), *items, last)[0] == response(THOUGHT, message("Hey"))
 
 
+def test_items_without_a_place_count_in_the_last_event_alone() -> None:
+    """llama.cpp's have none."""
+    stray = {"type": "response.output_item.done", "item": message("Hi")}
+
+    assert assembled(stray, ends("completed", response(message("Hi"))))[0] == response(message("Hi"))
+    with pytest.raises(Unfaithful):
+        assembled(stray, ends("completed", response() | {"output": None}))
+
+
 def test_an_answer_that_is_too_long_is_the_batch_answer() -> None:
     cut = response(message("a"), status="incomplete", incomplete_details={"reason": "max_output_tokens"})
 

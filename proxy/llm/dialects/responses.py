@@ -98,6 +98,8 @@ class OpenAIResponse(JsonAnswer):
         super().__init__(is_own_stream=is_own_stream)
         self._response: dict[str, Any] | None = None
         self._items: dict[int, dict[str, Any]] = {}
+        self._has_strays = False
+        """Whether an item came without its place: it counts in the whole response alone."""
         self._tool: Any = None
         """The place of the first tool's call."""
 
@@ -120,13 +122,17 @@ class OpenAIResponse(JsonAnswer):
         return ""
 
     def _take_arguments(self, event: Mapping[str, Any]) -> None:
+        place = event.get("output_index", event.get("item_id"))
         if self._tool is None:
-            self._tool = event.get("output_index")
-        if self._tool == event.get("output_index"):
+            self._tool = place
+        if self._tool == place:
             self.arguments = as_text(event.get("delta"))
 
     def _take_item(self, event: Mapping[str, Any]) -> None:
         index = event.get("output_index")
+        if index is None:  # llama.cpp's have none
+            self._has_strays = True
+            return
         if type(index) is not int or not 0 <= index < MAX_ITEMS or index in self._items:
             raise Unfaithful("an index is none, or comes again")
         self._items[index] = as_object(event.get("item"))
@@ -138,7 +144,7 @@ class OpenAIResponse(JsonAnswer):
         if not self.is_own_stream:
             _check_end(response)
         if not response.get("output"):
-            if sorted(self._items) != list(range(len(self._items))):
+            if self._has_strays or sorted(self._items) != list(range(len(self._items))):
                 raise Unfaithful("an index is missing")
             response = response | {"output": [self._items[at] for at in range(len(self._items))]}
         return serialized(response)
