@@ -1,1 +1,1 @@
-"""Who gets what: flag evaluation and the decision it leads to. Read `decision.py` first."""
+"""Flag evaluation, and the decision about each user that it leads to. Read `decision.py` first."""

@@ -1,4 +1,4 @@
-"""Which arm a user is in, inside the hash space of Unleash's own gradual rollout. Pure.
+"""The arms of a flag: a user's place in the hash space of Unleash's own gradual rollout. Pure.
 
 At a share of X percent the flag enables the users in buckets 1 to X. The control arm is as many buckets from
 the other end: both arms are equally large and drawn by the same hash, and nobody is ever in both. Users whom
@@ -55,7 +55,7 @@ class FlagArms:
 
 @dataclass(frozen=True, slots=True)
 class Placement:
-    """Where one user is in the arms of a flag."""
+    """One user's place in the arms of a flag."""
 
     group_id: str
     bucket: int

@@ -34,7 +34,7 @@ class Arm(StrEnum):
 
 
 class Reason(StrEnum):
-    """Why; a label of metrics and a part of `headgate-decision`."""
+    """The reason of a decision: a label of metrics and a part of `headgate-decision`."""
 
     NO_ROUTE = "no_route"
     KILLED = "killed"
@@ -52,7 +52,7 @@ class Reason(StrEnum):
 
 
 class Accept(Enum):
-    """What the client can read. `*/*` does not ask for events."""
+    """The form that the client can read. `*/*` does not ask for events."""
 
     NONE = "none"  # did not name text/event-stream
     EITHER = "either"  # names it, and takes JSON as well
@@ -92,7 +92,7 @@ class Question:
 
 @dataclass(frozen=True, slots=True)
 class FlagAnswer:
-    """What the flag says about one user. `variant` and `payload` are "" where there is none."""
+    """The flag's answer about one user. `variant` and `payload` are "" where there is none."""
 
     known: bool
     enabled: bool
@@ -111,7 +111,7 @@ class FlagAnswer:
 
 
 class FlagState(Protocol):
-    """Where answers come from."""
+    """The port to a source of flags' answers."""
 
     @property
     def killed(self) -> bool:

@@ -81,7 +81,7 @@ class Engine:
         return FlagAnswer(True, True, variant["name"], payload, generation=generation)
 
     def placed(self, flag: str, context: Mapping[str, Any] | None) -> Placement | None:
-        """Where a user is in the flag's arms; None for a flag without arms, or nobody."""
+        """A user's place in the flag's arms; None for a flag without arms, or nobody."""
         arms, present = self._arms.get(flag), _present(context or {})
         user = present.get("userId")
         if arms is None or not isinstance(user, str):

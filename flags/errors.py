@@ -1,4 +1,4 @@
-"""What can go wrong with flags, and who is told. A request never sees one of these: a decision is total.
+"""The errors of flags and rollouts, and who is told. A request never sees one of these: a decision is total.
 
 * FlagsError
   * FlagDocumentError nobody by itself: whoever read the document says which one it was
@@ -89,7 +89,7 @@ class RolloutError(FlagsError):
 
 
 class ReadingProblem(StrEnum):
-    """Why there is no reading."""
+    """The reason why there is no reading."""
 
     NO_DATA = "no_data"
     """The server answers, and knows nothing of the proxies."""

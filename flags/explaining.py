@@ -1,4 +1,4 @@
-"""Why one user gets what he gets, step by step, in the order of `decision.decide`. Pure."""
+"""The reasons why one user gets what he gets, step by step, in the order of `decision.decide`. Pure."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass

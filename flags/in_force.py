@@ -68,7 +68,7 @@ class InForce:
         return UNKNOWN if self._engine is None else self._engine.ask(flag, context)
 
     def placed(self, flag: str, context: Mapping[str, Any] | None) -> Placement | None:
-        """Where a user is in the flag's arms; None for a flag without arms."""
+        """A user's place in the flag's arms; None for a flag without arms."""
         return None if self._engine is None else self._engine.placed(flag, context)
 
     def lacking(self, flags: Collection[str]) -> list[str]:

@@ -1,4 +1,4 @@
-"""Who turned the kill switch on, when and why: what its file says. Pure."""
+"""The content of the kill switch's file: who turned it on, when and why. Pure."""
 
 from dataclasses import dataclass
 from datetime import UTC, datetime

@@ -1,4 +1,4 @@
-"""Where flags come from: a watched file, and a kill switch that all processes of a machine share.
+"""Flags from a watched file, and a kill switch that all processes of a machine share.
 
 Both read their files in the event loop's own thread. A look is one `stat` (microseconds), a change is a read
 of a few kilobytes and a millisecond of engine. The price: keep both files on a local disk, since a network
@@ -116,12 +116,12 @@ class FlagFile:
             self._in_force.close()
 
     def placed(self, flag: str, context: Mapping[str, Any] | None) -> Placement | None:
-        """Where a user is in the flag's arms; None for a flag without arms."""
+        """A user's place in the flag's arms; None for a flag without arms."""
         return self._in_force.placed(flag, context)
 
     @property
     def problem(self) -> str | None:
-        """What is wrong with the file now; None while it is good."""
+        """The fault of the file now; None while it is good."""
         return self._condition.problem
 
     @property
@@ -214,7 +214,7 @@ class KillSwitch:
 
     @property
     def problem(self) -> str | None:
-        """Why the switch cannot be read now; None while it can."""
+        """The reason why the switch cannot be read now; None while it can."""
         return self._condition.problem
 
     def engage(self, reason: str, by: str = "") -> None:
@@ -297,7 +297,7 @@ class FlagSource(FlagState, Protocol):
 
     @property
     def problem(self) -> str | None:
-        """What is wrong with the source now; None while it is good."""
+        """The fault of the source now; None while it is good."""
 
 
 @dataclass(frozen=True, slots=True)

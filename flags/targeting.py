@@ -1,4 +1,4 @@
-"""What targets a flag beside its own strategies: its variants, its parent flags, its segments. Pure.
+"""The targets of a flag beside its own strategies: its variants, its parent flags, its segments. Pure.
 
 Two flags whose strategies and surroundings are equal give the same users the same. Features are in Unleash's
 client format; their names, descriptions and times are for people, and decide nothing.

@@ -61,7 +61,7 @@ def strictly(context: ssl.SSLContext, strict: bool) -> ssl.SSLContext:
 
 
 def why(exc: BaseException) -> str:
-    """What may be said of a failed call: a refused certificate in words, else a class: texts hold secrets."""
+    """The part of a failed call's error that may be told: a refused certificate in words, else a class."""
     cause: BaseException | None = exc
     while cause is not None:
         if isinstance(cause, ssl.SSLCertVerificationError):

@@ -137,12 +137,12 @@ class UnleashFlags:
                 self._in_force.close()
 
     def placed(self, flag: str, context: Mapping[str, Any] | None) -> Placement | None:
-        """Where a user is in the flag's arms; None for a flag without arms."""
+        """A user's place in the flag's arms; None for a flag without arms."""
         return self._in_force.placed(flag, context)
 
     @property
     def problem(self) -> str | None:
-        """What is wrong with the server now; None while it is good."""
+        """The fault of the server now; None while it is good."""
         return self._condition.problem
 
     @property

@@ -74,7 +74,7 @@ def run(port: int) -> None:
 
 
 class DemoPorts(NamedTuple):
-    """Where each process of the demo listens."""
+    """The ports of the demo's processes."""
 
     public: int
     model: int

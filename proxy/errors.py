@@ -1,4 +1,4 @@
-"""What can go wrong, and what the client gets.
+"""The errors of the proxy, and the answers that clients get for them.
 
 * HeadgateError
   * SettingsError             the process does not start; every problem is listed

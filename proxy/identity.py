@@ -1,4 +1,4 @@
-"""Who is asking: the principal that owns a run, and the flag context that decides about it.
+"""The caller's identity: the principal that owns a run, and the flag context that decides about it.
 
 Nothing of a credential is kept: a principal is a keyed hash, and it stays in this process.
 """
@@ -226,7 +226,7 @@ class Identifier:
 
 
 def _expiry(exp: Any, leeway_s: float) -> float | None:
-    """When a verified token expires. One that has expired only by our clock gets the leeway."""
+    """The time at which a verified token expires. One that has expired only by our clock gets the leeway."""
     if exp is None:
         return None
     end = float(exp)

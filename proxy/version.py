@@ -1,4 +1,4 @@
-"""Which commit this Headgate is made of. `git archive` writes it into `commit.txt`; a checkout names none."""
+"""The commit of this Headgate. `git archive` writes it into `commit.txt`; a checkout names none."""
 
 import re
 from pathlib import Path

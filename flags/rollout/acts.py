@@ -21,7 +21,7 @@ def refusal(
     changed: bool,
     accepts: bool = True,
 ) -> str:
-    """Why an act has no effect; "" where it may have one.
+    """The reason why an act has no effect; "" where it may have one.
 
     Args:
         what: the act.

@@ -77,7 +77,7 @@ class Controller:
 
     @property
     def verdicts(self) -> Sequence[Verdict]:
-        """What the evidence says of the present step; none before the first one."""
+        """The verdicts about the present step; none before the first one."""
         return self._rollout.verdicts
 
     @property
@@ -202,7 +202,7 @@ class Controller:
 
     @property
     def _exposing(self) -> list[Exposing]:
-        """What each step exposes."""
+        """The exposure of each step."""
         return [Exposing(step.share_written(self._policy), not step.share) for step in self._policy.steps]
 
     async def send_notices(self, send: Callable[[Notice], Awaitable[bool]]) -> None:

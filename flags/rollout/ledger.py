@@ -1,4 +1,4 @@
-"""Where a rollout stands: a fold over its journal. Pure; nothing else is remembered anywhere.
+"""The state of a rollout: a fold over its journal. Pure; nothing else is remembered anywhere.
 
 begin ─► tick ─► tick … ─► tick that advances ─► written ─► tick … ─► tick that rolls back ─► written
              acts of people in between: pause, resume, approve, advance, rollback, kill
@@ -38,7 +38,7 @@ class EntryKind(StrEnum):
 
 
 class Act(StrEnum):
-    """What a person can do; each act is journaled with its reason and its author."""
+    """An act of a person; each is journaled with its reason and its author."""
 
     PAUSE = "pause"
     RESUME = "resume"
@@ -74,7 +74,7 @@ class Intent:
 
 @dataclass(frozen=True, slots=True)
 class RolloutState:
-    """Where the newest rollout of a journal stands."""
+    """The state of a journal's newest rollout."""
 
     run: str = ""
     """Its id; empty before the first one."""

@@ -13,7 +13,7 @@ from flags.rollout.verdict.verdict import Finding, Verdict
 
 
 class ControlMode(StrEnum):
-    """What the controller may do by itself."""
+    """The moves that the controller may make by itself."""
 
     OBSERVE = "observe"
     """Write nothing, and say what it would do."""
@@ -23,7 +23,7 @@ class ControlMode(StrEnum):
 
 
 class RolloutPhase(StrEnum):
-    """Where a rollout is. Both ends are final: another try is another rollout."""
+    """The phase of a rollout. Both ends are final: another try is another rollout."""
 
     RUNNING = "running"
     PAUSED = "paused"
@@ -32,7 +32,7 @@ class RolloutPhase(StrEnum):
 
 
 class Change(StrEnum):
-    """What somebody else did to the flag since the controller wrote it."""
+    """A change that somebody else made to the flag since the controller wrote it."""
 
     NONE = "none"
     LOWERED = "lowered"
@@ -55,7 +55,7 @@ class MoveKind(StrEnum):
 
 
 class MoveReason(StrEnum):
-    """Why; shown, journaled, and sent in notices."""
+    """The reason of a move: shown, journaled, and sent in notices."""
 
     KILLED = "killed"
     ROLLED_BACK = "rolled_back"
@@ -94,7 +94,7 @@ class MoveReason(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Move:
-    """What is done and why. `detail` is for people: numbers, names, until when."""
+    """A move and its reason. `detail` is for people: numbers, names, until when."""
 
     kind: MoveKind
     reason: MoveReason

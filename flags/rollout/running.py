@@ -52,7 +52,7 @@ Send = Callable[[Notice], Awaitable[bool]]
 
 @dataclass(frozen=True, slots=True)
 class StartedBy:
-    """Who begins a rollout, where none is under way."""
+    """The one who begins a rollout, where none is under way."""
 
     by: str
     reason: str

@@ -1,4 +1,4 @@
-"""What a command starts from: the settings of `--config`, and the flags that their routes name."""
+"""A command's start: the settings of `--config`, and the flags that their routes name."""
 
 import asyncio
 import sys
@@ -46,7 +46,7 @@ def missing_flags(settings: Settings, *, ask_server: bool = True) -> list[str]:
 
 
 def found_in_flags(settings: Settings, ask: Callable[[FlagFile | UnleashFlags], Coroutine[Any, Any, T]]) -> T:
-    """What `ask` finds in the flags as they are now. Raises SystemExit if no flags can be read."""
+    """The result of `ask` for the flags as they are now. Raises SystemExit if no flags can be read."""
     try:
         return asyncio.run(ask(app.flags_from(settings)))
     except FlagsError as exc:

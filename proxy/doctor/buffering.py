@@ -177,7 +177,7 @@ def _through(url: str, arrivals: Arrivals, direct: Arrivals, last_good: str) -> 
 
 
 def _hints(arrivals: Arrivals) -> str:
-    """What an answer says of the hops that it came by."""
+    """An answer's hints about the hops that it came by."""
     headers = arrivals.headers
     told = [
         f"{name}: {headers[name][:60]}" for name in ("server", "via", "content-encoding") if name in headers

@@ -1,4 +1,4 @@
-"""What a check found, and how that is told. Pure: no I/O, no clock.
+"""The findings of a check, and the words for them. Pure: no I/O, no clock.
 
 A finding has no secret in it: no token, no header's value, no body.
 """

@@ -1,4 +1,4 @@
-"""What is asked, and in which order: what costs nothing first, then what the command line names."""
+"""The checks in their order: first those that cost nothing, then those that the command line names."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -12,7 +12,7 @@ from proxy.settings.settings import Settings
 
 @dataclass(frozen=True, slots=True)
 class Wishes:
-    """What was asked for beside the checks that cost nothing."""
+    """The checks that were asked for beside those that cost nothing."""
 
     models: Mapping[str, str] = field(default_factory=dict)
     """Models that are called, by the names of their providers."""

@@ -39,7 +39,7 @@ async def look_at_server(
 
 
 def scope(token: str) -> str:
-    """What a token is for, which is its part before the secret; "" if it does not say."""
+    """A token's scope, which is its part before the secret; "" if it names none."""
     before, dot, _ = token.rpartition(".")
     project, colon, environment = before.partition(":")
     if not (dot and colon) or len(before) > MAX_SCOPE_CHARS:

@@ -1,4 +1,4 @@
-"""What a model call that came during a request says of the way there. Pure.
+"""A model call that came during a request shows what its way there loses. Pure.
 
 The request carried a token; see `proxy.http.tracing`.
 """

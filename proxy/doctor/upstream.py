@@ -25,7 +25,7 @@ WATCHED = 1.5
 
 @dataclass(frozen=True, slots=True)
 class Kept:
-    """What became of a connection after its answer."""
+    """The fate of a connection after its answer."""
 
     is_announced: bool
     """Whether the answer said that the connection ends."""

@@ -1,4 +1,4 @@
-"""What a client accepts, and with what weight (RFC 9110 12.4.2 and 12.5.1). Pure."""
+"""The media types that a client accepts, and their weights (RFC 9110 12.4.2 and 12.5.1). Pure."""
 
 import re
 from collections.abc import Container

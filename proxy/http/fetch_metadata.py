@@ -1,4 +1,4 @@
-"""Which site a browser's request comes from, by the browser's own headers. Pure.
+"""The site that a browser's request comes from, by the browser's own headers. Pure.
 
 Source: https://www.w3.org/TR/fetch-metadata/
 """

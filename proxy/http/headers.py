@@ -1,4 +1,4 @@
-"""What crosses the proxy, as tables with reasons. No I/O.
+"""The headers that cross the proxy, as tables with reasons. No I/O.
 
 Source: RFC 9110 section 7.6 (forwarding) and RFC 9112 section 6 (framing).
 """
@@ -74,7 +74,7 @@ _LOOKED_AT = _DROPPED | _X_FORWARDED | {b"host", b"tracestate"}
 
 @dataclass(frozen=True, slots=True)
 class Forwarding:
-    """Which headers tell the upstream about the client; see `proxy.settings.upstream.ForwardingSettings`."""
+    """Headers that tell the upstream about the client; see `proxy.settings.upstream.ForwardingSettings`."""
 
     x_forwarded: Literal["append", "replace", "off"] = "append"
     forwarded: bool = False

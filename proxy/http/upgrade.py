@@ -1,4 +1,4 @@
-"""Which upgrades (RFC 9110 7.8) are passed on, and which answer accepts one. No I/O."""
+"""The upgrades (RFC 9110 7.8) that are passed on, and the answer that accepts one. No I/O."""
 
 import asyncio
 from collections.abc import Callable, Iterable

@@ -25,7 +25,7 @@ MAX_NAME_CHARS = 200
 
 
 class StreamDefect(StrEnum):
-    """Why a model's streams cannot be used."""
+    """The reason why a model's streams cannot be used."""
 
     UNFAITHFUL = "unfaithful"
     """No batch answer can be made of them."""
@@ -110,7 +110,7 @@ class StreamDenylist:
         self._entries: OrderedDict[str, DenylistEntry] = OrderedDict()
 
     async def defect(self, provider: str, model: str) -> StreamDefect | None:
-        """Why a model is asked for no stream now. None: it is not on the denylist."""
+        """The reason why a model is asked for no stream now. None: it is not on the denylist."""
         name = _name(provider, model)
         entry = self._entries.get(name)
         if entry is None or entry.until <= self._clock():

@@ -1,4 +1,4 @@
-"""Which of the upstream's model calls is which stage: the calls that a route expects. No I/O."""
+"""The model calls that a route expects, and the stage of each. No I/O."""
 
 import re
 from collections.abc import Sequence

@@ -23,7 +23,7 @@ EARLIER_CALLS_S = 0.5
 
 
 class TapSink(Protocol):
-    """Where a tap's text goes: to a run, or to a dark run, which only compares."""
+    """The destination of a tap's text: a run, or a dark run, which only compares."""
 
     def stream(self, section: Section, piece: str) -> None: ...
     def finish(self, section: Section) -> None: ...
@@ -163,7 +163,7 @@ class Tap:
             call.end(whole=what == "finish")
 
     def target(self, call: "LocalCall") -> tuple[TapSink, Section] | None:
-        """Where a call's text goes. None: nowhere, or no longer."""
+        """The destination of a call's text. None: it is shown nowhere, or no longer."""
         index = call.index
         if self._sink is None or index is None or self._latest.get(index) is not call:
             return None

@@ -121,7 +121,7 @@ class Taps:
             tap.lose_count()  # a call at another replica may not have found it, nor have been counted
 
     def why_silent(self, tap: Tap) -> str:
-        """Why a tap may have had no call; for the log."""
+        """The likely reason why a tap had no call; for the log."""
         return WITHOUT_CONTEXT if self.unmatched > tap.unmatched_before else NO_CALL
 
     async def aclose(self) -> None:

@@ -1,4 +1,4 @@
-"""What this process takes: CPU, memory, descriptors, collections of garbage, and how late its event loop is.
+"""This process's use of CPU, memory and descriptors, its garbage collections, and its event loop's delay.
 
 The names are those that prometheus-client's own collectors have. These only know one process, and a page
 here is of all workers.

@@ -33,7 +33,7 @@ class ReplicaLease:
 
 
 class FailureDetector:
-    """Which other replicas are lost, and which were silent for a while."""
+    """The other replicas that are lost, and those that were silent for a while."""
 
     def __init__(self) -> None:
         self._silent_since: dict[str, float] = {}

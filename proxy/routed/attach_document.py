@@ -1,4 +1,4 @@
-"""What `attach.js` is told about its caller: the routes whose live text it may show, and where.
+"""The answer to `attach.js`: the routes whose live text it may show its caller, and where.
 
 Users of another arm, and callers who are nobody in particular, get a document without routes, which their
 browser keeps for a short time: that is all that the script costs them.

@@ -1,4 +1,4 @@
-"""What a request of a route does with runs: describe one, begin it, name it, and show it in either form."""
+"""A route's requests describe runs, begin them, name them, and show them in either form."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""What runs in flight may take: how many of a route, and of one principal on it; how many bytes of all.
+"""Bounds of runs in flight: their number on a route, and of one principal there; the bytes of all.
 
 No I/O.
 """
@@ -109,7 +109,7 @@ class AnswerBudget:
 
 
 class AnswerShare:
-    """What one run has of the budget."""
+    """One run's share of the budget."""
 
     __slots__ = ("_budget", "held", "principal")
 

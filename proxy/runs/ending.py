@@ -22,7 +22,7 @@ SHUTDOWN = "shutdown"
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """Why a run has no complete answer.
+    """The reason why a run has no complete answer.
 
     `code` is a `Fault`, `CANCELLED`, `SHUTDOWN`, or `REPLICA_LOST` of a followed run.
     """

@@ -54,7 +54,7 @@ class ViewableRun(Protocol):
 
     @property
     def failure(self) -> Failure | None:
-        """Why there is no complete answer; None while there may be one."""
+        """The reason why there is no complete answer; None while there may be one."""
         ...
 
     @property

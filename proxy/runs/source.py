@@ -1,4 +1,4 @@
-"""Where a run's text comes from, as a port."""
+"""The port to a source of a run's text."""
 
 from typing import Protocol
 

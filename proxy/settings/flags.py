@@ -51,7 +51,7 @@ class UnleashSettings(SettingsBlock):
 
 
 class FlagSettings(SettingsBlock):
-    """Who gets streams. Flags come from a file or from an Unleash server."""
+    """Flags say which users get streams. They come from a file or from an Unleash server."""
 
     file: File | None = Field(default=Path("flags.json"), validate_default=True)
     """Unleash client-features JSON, relative to the settings file. A change is applied within 2 s. While the

@@ -1,4 +1,4 @@
-"""Who asks: a part of `settings.py`."""
+"""Settings of the caller's identity: a part of `settings.py`."""
 
 from typing import Annotated
 

@@ -1,4 +1,4 @@
-"""What may be set, with defaults, units and dangers; unknown names are refused.
+"""All settings, with defaults, units and dangers; unknown names are refused.
 
 This file and those it imports are the source of `docs/reference/settings.md`.
 """
@@ -67,7 +67,7 @@ class ValkeyLogSettings(SettingsBlock):
 
 
 class EventLogSettings(SettingsBlock):
-    """Where runs keep their events."""
+    """The place where runs keep their events."""
 
     memory: MemoryLogSettings = MemoryLogSettings()
     valkey: ValkeyLogSettings | None = None

@@ -1,4 +1,4 @@
-"""What each source of live text needs: a part of `route.py`."""
+"""Settings of the sources of live text: a part of `route.py`."""
 
 from typing import Annotated, Any, Literal
 
@@ -70,7 +70,7 @@ class ConditionSettings(SettingsBlock):
 
 
 class NativeEventSettings(SettingsBlock):
-    """What one kind of event of the upstream's stream means."""
+    """The meaning of one kind of event in the upstream's stream."""
 
     event: str | None = None
     """Only events of this name. Events without a name are called `message`."""
@@ -171,7 +171,7 @@ class TapCallSettings(SettingsBlock):
 
 
 class TapSettings(SettingsBlock):
-    """Which of the upstream's model calls is which stage."""
+    """The upstream's model calls, and the stage of each."""
 
     match: Literal["tracestate", "traceparent"] = "tracestate"
     """What a model call is known by. `tracestate`: our member in the client's own trace. `traceparent`: the

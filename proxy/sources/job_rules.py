@@ -1,4 +1,4 @@
-"""What a job's API says, by a route's settings: where its status is, its state, its result. Pure."""
+"""A job's API, read by a route's settings: the place of its status, its state, its result. Pure."""
 
 import re
 from collections.abc import Collection
@@ -28,7 +28,7 @@ class JobLost(UpstreamMalformed):
 
 
 class JobState(Enum):
-    """What a look finds."""
+    """The result of one look."""
 
     RUNNING = auto()
     DONE = auto()

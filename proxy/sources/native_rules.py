@@ -104,7 +104,7 @@ class Rules:
     def _with_further(
         self, content: EventContent, rules: Sequence["_Rule"], event: str, document: Any
     ) -> EventContent:
-        """What further rules add to the first that fits."""
+        """The event's content with the texts that further rules find, beside the first that fits."""
         texts = {section.stage: (section, text) for section, text in content.texts if text}
         for rule in rules:
             found = _UNFIT if rule.event not in (None, event) else rule.found(document)

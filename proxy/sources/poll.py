@@ -63,7 +63,7 @@ class RowsBefore:
 
 @dataclass(frozen=True, slots=True)
 class Rows:
-    """Where the polled document has a section's rows, and in a row its text and the time it was written."""
+    """The places of a section's rows in the polled document, and of a row's text and time."""
 
     rows: JSONPath
     updated_at: tuple[JSONPath, ...]
@@ -132,7 +132,7 @@ class Polled:
 
 @dataclass(frozen=True, slots=True)
 class Look:
-    """What the polled resource has."""
+    """The content of the polled resource."""
 
     document: Any
     size: int

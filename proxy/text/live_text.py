@@ -23,7 +23,7 @@ LARGE_PIECES = 64
 
 
 class ChunkSink(Protocol):
-    """Where chunks go."""
+    """The receiver of chunks."""
 
     def show_chunks(self, stage: str, chunks: list[str]) -> None: ...
 

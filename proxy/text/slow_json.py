@@ -72,7 +72,11 @@ async def is_slow(body: bytes) -> bool:
 
 
 async def texts_of(body: bytes, sections: Sequence[Section]) -> dict[str, str]:
-    """As `extract` has them. Raises `MalformedBody`, also if it takes over `READ_S` or `MAX_READ_BYTES`."""
+    """Stage to text, as `extract` gives them.
+
+    Raises:
+        MalformedBody: also if it takes over `READ_S` or `MAX_READ_BYTES`.
+    """
     if not await is_slow(body):
         document = parse_deep(body)
         if all(section.path is None or section.keys is not None for section in sections):
@@ -99,7 +103,7 @@ async def document_of(body: bytes, paths: Collection[str]) -> Any:
 
 
 async def searched(size: int, look_up: Callable[[*Arguments], T], *arguments: *Arguments) -> T:
-    """What `look_up` returns, which looks up any JSONPath in a body of this size.
+    """The result of `look_up`, which looks up any JSONPath in a body of this size.
 
     One with `..`, `*` or a filter takes 3 to 10 µs for each value that it passes, all of it in Python: so
     another thread does it, from which the loop takes over after `SWITCH_S`.

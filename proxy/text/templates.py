@@ -28,7 +28,7 @@ class MissingValue(LookupError):
 
 @dataclass(frozen=True, slots=True)
 class Excerpt:
-    """What a document has at some paths, where the document itself is not at hand."""
+    """The values of a document at some paths, where the document itself is not at hand."""
 
     at: Mapping[str, tuple[int, Any]]
     """How many matches a path has, and the only one."""

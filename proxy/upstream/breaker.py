@@ -1,4 +1,4 @@
-"""When the upstream fails again and again: a circuit breaker, one per upstream. Pure: the time is passed in.
+"""A circuit breaker for an upstream that fails again and again. Pure: the time is passed in.
 
 It opens when the last `failures` results were failures of different callers, all within `window_s`. Callers
 count once: one whose request fails each time proves nothing for the others. Results count in the order in
@@ -17,7 +17,7 @@ from proxy.errors import Fault
 
 
 class BreakerState(StrEnum):
-    """Where a breaker stands."""
+    """The state of a breaker."""
 
     CLOSED = "closed"
     """Runs may begin."""
@@ -144,7 +144,7 @@ RESULTS: dict[Fault, bool | None] = {
 
 
 def result_of(error_code: str | None, status: int) -> bool | None:
-    """What to record about a run that has ended; None: it proves nothing about the upstream.
+    """The result to record of a run that has ended; None: it proves nothing about the upstream.
 
     Args:
         error_code: of its failure, a `Fault` or another end such as a cancellation; None: it is complete.

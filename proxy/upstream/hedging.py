@@ -1,4 +1,4 @@
-"""Which requests are hedged: sent a second time while the first meets silence. Pure.
+"""The choice of requests that are hedged: sent a second time while the first meets silence. Pure.
 
 A request is given as it goes on the wire, after a second of silence.
 """

@@ -25,7 +25,7 @@ answers are all long, would be asked on nothing but fresh connections, and then 
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """Where the upstream is, and how many connections to it there may be."""
+    """The upstream's address, and the number of connections to it."""
 
     host: str
     port: int

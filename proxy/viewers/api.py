@@ -258,7 +258,7 @@ def run_of(cursor: str) -> str | None:
 
 
 async def position(run: ViewableRun, cursor: str) -> int | None:
-    """Where in the log a cursor stands, an event's id or its number.
+    """The position in the log of a cursor, which is an event's id or its number.
 
     None if it is not one of this log, or one from which a snapshot was begun: a viewer that was cut within it
     shows some texts whole already, and would append to them what it had missed.

@@ -52,7 +52,7 @@ class StreamDialect(ABC):
         self._has_ended = False
 
     def render(self, event: Event) -> bytes:
-        """What an event is in this dialect; nothing, if there is no word for it, and after the end."""
+        """An event in the words of this dialect; nothing, if there is no word for it, and after the end."""
         if self._has_ended:
             return b""
         blocks = list(self._blocks(event))
@@ -133,7 +133,7 @@ class _ShownText:
         self._digest.update(more.encode())
 
     def beyond(self, whole: str) -> str | None:
-        """What a whole text has beyond what was told; None if it begins in another way."""
+        """The part of a whole text beyond what was told; None if it begins in another way."""
         begins = hashlib.sha256(whole[: self._chars].encode()).digest() == self._digest.digest()
         return whole[self._chars :] if begins else None
 

@@ -16,13 +16,13 @@ START_S = 30.0
 
 
 def addresses(settings: Settings) -> dict[str, str | None]:
-    """Where the settings listen, by their names."""
+    """The addresses at which the settings listen, by name."""
     model = settings.llm.listen if settings.llm is not None else None
     return {"listen": settings.listen, "admin": settings.admin, "llm.listen": model}
 
 
 def needs_restart(now: Settings, then: Settings, *, switch_engaged: bool) -> list[str]:
-    """Why a process with the first settings cannot change to the second. Pure.
+    """The reason why a process with the first settings cannot change to the second. Pure.
 
     Args:
         switch_engaged: the local kill switch is on, by the file that the first settings name.

@@ -1,4 +1,4 @@
-"""Which processes are no more, and when each of them was scraped last. Pure."""
+"""Processes that are gone, and the time at which each of them was scraped last. Pure."""
 
 import math
 from collections.abc import Iterable

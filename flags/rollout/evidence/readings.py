@@ -150,7 +150,7 @@ class Reading:
 
 
 class Readings(Protocol):
-    """Where readings come from."""
+    """The port to a source of readings."""
 
     async def read(self, now_s: float, before: Reading | None = None) -> Reading:
         """All processes now, in Unix time. Raises EvidenceError: no reading is never a reading of zeros.

@@ -1,4 +1,4 @@
-"""What a plan is: the traffic seen, and for each step its hours, its harm, and what speaks against it."""
+"""A plan: the traffic seen, and for each step its hours, its harm, and what speaks against it."""
 
 from dataclasses import dataclass, field
 

@@ -1,4 +1,4 @@
-"""What a policy's steps will take and cost in the traffic of today, before a rollout begins. Pure.
+"""The time and the cost of a policy's steps in the traffic of today, before a rollout begins. Pure.
 
 A simulation, and no promise: the verdict's own tests run on random traffic, in many rollouts of a clean build
 (their power), and of builds that fail 2, 3 and 5 times as often. `refusals` says what cannot work.
@@ -93,7 +93,7 @@ def shares(written: int) -> tuple[float, float]:
 
 
 def plan(policy: Policy, traffic: Traffic, rollouts: int = ROLLOUTS) -> Plan:
-    """What each step takes, costs and lacks. It computes for seconds, and gives the same each time."""
+    """The time, the cost and the gaps of each step. It computes for seconds, and gives the same each time."""
     limits = {
         rail.name: early_limits(rail.rate, rail.of, rail.alpha / 2)  # of two windows
         for rail in policy.guardrail_values()

@@ -1,4 +1,4 @@
-"""Why a policy should not begin like this, and what its plan assumes: sentences. Pure."""
+"""Objections to a policy as it is, and the assumptions of its plan: sentences. Pure."""
 
 from collections.abc import Callable, Iterator
 
@@ -166,7 +166,7 @@ _CHECKS: tuple[Callable[[Policy, Plan], Iterator[str]], ...] = (
 
 
 def assumptions(policy: Policy, plan: Plan) -> Iterator[str]:
-    """What the plan rests on: where one of these is not so, its numbers are wrong."""
+    """The assumptions of the plan: where one of these is not so, its numbers are wrong."""
     traffic = plan.traffic
     if traffic.failed.of:
         yield (

@@ -1,4 +1,4 @@
-"""When e-processes reach their thresholds in random traffic: a simulation of the tests' stopping times. Pure.
+"""The tests' stopping times: a simulation of when e-processes reach their thresholds in random traffic. Pure.
 
 Many rollouts at once, from one event to the next: looks in which nothing bad happened change no e-process, so
 a month costs no more than the events in it. The unit of time is a look, of which there is one in each tick.
@@ -41,7 +41,7 @@ class Arms:
 
 @dataclass(frozen=True, slots=True)
 class StoppingRule:
-    """When a test stops."""
+    """The rule by which a test stops."""
 
     threshold: float
     """Evidence that is enough, as a natural logarithm."""

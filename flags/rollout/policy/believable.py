@@ -1,4 +1,4 @@
-"""What a rollout may expect of its evidence: strangers must not be able to forge it. Pure."""
+"""Evidence that a rollout may believe: strangers must not be able to forge it. Pure."""
 
 from collections.abc import Sequence
 
@@ -12,7 +12,7 @@ DARK_SOURCE = "tap"
 
 
 def problem(policy: Policy, unverified: Sequence[str]) -> str:
-    """Why a rollout must not move by itself; "" where it may.
+    """The reason why a rollout must not move by itself; "" where it may.
 
     Args:
         policy: of the rollout.

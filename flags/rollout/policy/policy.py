@@ -1,4 +1,4 @@
-"""What a rollout may do and when, with defaults, units and dangers; unknown names are refused. No I/O.
+"""All that a rollout may do, and when, with defaults, units and dangers; unknown names are refused. No I/O.
 
 `file.py` reads it. This file is the source of `docs/reference/policy.md`.
 """
@@ -65,7 +65,7 @@ class UnleashPlace(PolicyBlock):
 
 
 class Where(OneOf):
-    """Where the flag is: exactly one of these."""
+    """The place of the flag: exactly one of these."""
 
     unleash: UnleashPlace | None = None
     """On a server."""
@@ -87,7 +87,7 @@ class PrometheusEvidence(PolicyBlock):
 
 
 class Evidence(OneOf):
-    """Where the counts come from: exactly one of these."""
+    """The source of the counts: exactly one of these."""
 
     prometheus: PrometheusEvidence | None = None
     """Which scrapes the proxies."""
@@ -192,7 +192,7 @@ class Step(PolicyBlock):
 
 
 class FlagPlace(PolicyBlock):
-    """Where the flag is, and the journal of what was done to it: all that going down needs."""
+    """The place of the flag, and the journal of what was done to it: all that going down needs."""
 
     flag: FlagName
     """The flag whose share is moved."""

@@ -1,4 +1,4 @@
-"""Where a rollout stands, as metrics; of the journal's state and the policy alone. It opens no port.
+"""The state of a rollout as metrics; of the journal's state and the policy alone. It opens no port.
 
 What is shown is replaced as a whole, so that no scrape sees half of one look and half of the next. Before the
 first `show` the names are there, without a value. Who acted is in the journal; here nobody is named.

@@ -1,4 +1,4 @@
-"""Where a rollout stands and why, for people and for scripts; made of the journal alone. No I/O."""
+"""The status of a rollout, with reasons, for people and for scripts; made of the journal alone. No I/O."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

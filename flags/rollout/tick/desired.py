@@ -18,7 +18,7 @@ DARK_VARIANT = {"name": "dark", "weight": 1000, "weightType": "variable"}
 
 @dataclass(frozen=True, slots=True)
 class DesiredStrategy:
-    """What to write for a rollout in this state."""
+    """The strategy to write for a rollout in this state."""
 
     policy: Policy
     state: RolloutState

@@ -17,7 +17,7 @@ _KILL_PROBLEMS: Mapping[Kill, str] = {
 
 
 class Exposing(NamedTuple):
-    """What a step exposes, or a flag."""
+    """The exposure of a step, or of a flag."""
 
     share: int
     """Percent, as it is written."""
@@ -55,7 +55,7 @@ class FlagDrift:
 
     @property
     def change(self) -> Change:
-        """What somebody else did to the flag since it was last written, or accepted."""
+        """The change that somebody else made to the flag since it was last written, or accepted."""
         state, strategy = self.state, self.flag.strategy
         if not self.is_ready or self.is_around_changed:
             return Change.OTHER
@@ -66,7 +66,7 @@ class FlagDrift:
 
     @property
     def changed_by(self) -> str:
-        """Who changed it; the flag's events do not say who changed what decides beside the flag."""
+        """The author of the change; the flag's events do not say who changed what decides beside the flag."""
         flag = self.flag
         if (mark := self.stranger) is not None:
             if mark.home == self.state.home:

@@ -38,7 +38,7 @@ class JournaledRollout:
 
     @property
     def verdicts(self) -> Sequence[Verdict]:
-        """What the evidence says of the present step; none before the first one."""
+        """The verdicts about the present step; none before the first one."""
         return () if self.state.step < 0 else self.evaluator.verdicts()
 
     def load(self) -> bytes | None:

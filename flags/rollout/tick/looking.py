@@ -94,7 +94,7 @@ class EvidenceWindow:
 
     @property
     def killed_s(self) -> float:
-        """When a proxy last found the kill flag on, in Unix time; 0 where that is not known."""
+        """The time at which a proxy last found the kill flag on, in Unix time; 0 where that is not known."""
         return 0.0 if self._last is None else self._last.killed_s
 
     async def now(self) -> Reading | None:
@@ -105,7 +105,7 @@ class EvidenceWindow:
             return None
 
     async def look(self, step: int) -> TickEvidence:
-        """What settled in this step since the last look; the first look only begins to count."""
+        """The counts that settled in this step since the last look; the first look only begins to count."""
         before = self._last
         try:
             reading = await self._readings.read(self._wall(), before)

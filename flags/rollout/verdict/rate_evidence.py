@@ -31,7 +31,7 @@ class Thresholds:
         )
 
     def action(self, harm: float, most: Action) -> Action | None:
-        """What this evidence of harm asks for, if anything."""
+        """The action that this evidence of harm asks for, if any."""
         if harm >= self.roll_back and most is Action.ROLL_BACK:
             return most
         return Action.HOLD if harm >= self.hold else None

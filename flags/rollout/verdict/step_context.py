@@ -1,4 +1,4 @@
-"""What all guardrail tests share: their context in a step, and the sentences of their verdicts. Pure."""
+"""The context of a step for all guardrail tests, and the sentences of their verdicts. Pure."""
 
 import math
 from collections.abc import Mapping
@@ -44,7 +44,7 @@ class SampleSize:
 
 @dataclass(frozen=True, slots=True)
 class StepContext:
-    """What the tests of one step have in common."""
+    """The context that the tests of one step share."""
 
     exposure: Exposure
     answers: Mapping[str, int]
@@ -79,7 +79,7 @@ class GuardrailTest(Protocol):
         """Add what has settled in this step since the last batch."""
 
     def verdict(self, context: StepContext) -> Verdict:
-        """What all evidence so far says."""
+        """The verdict of all evidence so far."""
 
 
 def log10(natural: float) -> float:

@@ -7,7 +7,7 @@ from flags.rollout.policy.guardrails import Action
 
 
 class Finding(StrEnum):
-    """What a guardrail test found."""
+    """The result of a guardrail test."""
 
     HARM = "harm"
     SAFE = "safe"

@@ -87,7 +87,7 @@ class FlagAdmin(Protocol):
     """One writer's view of one flag. Raises FlagAdminError, which names what failed and never a token."""
 
     async def problems(self) -> list[str]:
-        """Why a rollout must not start here, each with what to do: a second strategy, a release plan, …"""
+        """Problems that keep a rollout from starting here, each with what to do, as a second strategy."""
 
     async def read(self) -> Flag:
         """The flag as it is now, past every cache."""

@@ -99,7 +99,7 @@ def everybody(flag: str) -> dict[str, Any]:
 
 
 def problems_of(raws: Sequence[Mapping[str, Any]], flag: ManagedFlag) -> Iterator[str]:
-    """Why no rollout can start from these strategies of one environment, each with what to do."""
+    """The reasons why no rollout can start from these strategies of one environment, each with what to do."""
     enabled = [raw for raw in raws if not raw.get("disabled")]
     if not enabled:
         yield (
@@ -116,7 +116,7 @@ def problems_of(raws: Sequence[Mapping[str, Any]], flag: ManagedFlag) -> Iterato
 
 
 def problems_of_kill_flag(raws: Sequence[Mapping[str, Any]], flag: ManagedFlag) -> Iterator[str]:
-    """Why turning the kill flag on would not stop everybody."""
+    """The reasons why turning the kill flag on would not stop everybody."""
     enabled = [raw for raw in raws if not raw.get("disabled")]
     if enabled and not any(map(names_everybody, enabled)):
         yield (

@@ -1,4 +1,4 @@
-"""Why no rollout can start on a flag of an Unleash server, read from what its Admin API says. Pure.
+"""The reasons why no rollout can start on a flag of an Unleash server, read from its Admin API. Pure.
 
 Release plans, milestones and change requests are Unleash Enterprise's; the open-source server knows none.
 """

@@ -127,7 +127,7 @@ class Dialect(Protocol):
         """
 
     def prompt(self, method: str, target: bytes, body: bytes) -> Prompt | None:
-        """What tells a call apart, streamable or not. None: the request is no call for text."""
+        """The model and system prompt of a call, streamable or not. None: the request is no call for text."""
 
     def assembler(self, choices: int | None = None) -> Assembler:
         """A new assembler for one stream.
