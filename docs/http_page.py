@@ -41,8 +41,8 @@ RUNS: Mapping[tuple[str, str], str] = {
         "`content_replace`. 204 when there is nothing more"
     ),
     ("GET", OWN_RUNS): (
-        "the caller's runs in flight in this process: `run`, `route` and `age_s` of each; no text, and nothing of "
-        "anybody else's"
+        "the caller's runs in flight, also of other workers and replicas that share the event log: `run`, `route` "
+        "and `age_s` of each; no text, and nothing of anybody else's"
     ),
     ("GET", RUN): "the run's state as JSON, without text: `state` is `running`, `complete` or `failed`",
     (

@@ -7,6 +7,7 @@
     PREFIX:run:ID:part:N:I     part I of entry N, or of the answer if N is 0, where these are large
     PREFIX:same:DIGEST         the id of the run that equal requests join, or of the run that has this
                                alias; "-" where there is none
+    PREFIX:live:DIGEST         sorted set; a principal's newest runs, by when they began
     PREFIX:kept:DIGEST         sorted set; a principal's runs that have ended, by when
     PREFIX:kept:DIGEST:sizes   hash; the size of each and its keys, and the sum
     PREFIX:replica:REPLICA     the replica's lease
@@ -79,6 +80,9 @@ class Keys:
 
     def join(self, digest: str) -> str:
         return f"{self.prefix}:same:{digest}"
+
+    def live(self, digest: str) -> str:
+        return f"{self.prefix}:live:{digest}"
 
     def kept(self, digest: str) -> list[str]:
         return [f"{self.prefix}:kept:{digest}", f"{self.prefix}:kept:{digest}:sizes"]

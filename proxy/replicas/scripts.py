@@ -51,6 +51,15 @@ for i = 3, #KEYS do redis.call('SET', KEYS[i], ARGV[4], 'PX', ARGV[1]) end
 return false
 """)
 
+ENLIST = Script("""
+-- A run of a principal has begun.
+-- KEYS: ids of its runs by their time; ARGV: ttl, at most so many, time, run id
+redis.call('ZADD', KEYS[1], ARGV[3], ARGV[4])
+redis.call('ZREMRANGEBYRANK', KEYS[1], 0, -1 - ARGV[2])
+redis.call('PEXPIRE', KEYS[1], ARGV[1])
+return 1
+""")
+
 RESTORE = Script("""
 -- As CLAIM, for a run that is in flight already: what other runs have claimed meanwhile stays theirs.
 -- KEYS: run, request, join keys...; ARGV: ttl, meta, request or '', run id
@@ -204,6 +213,7 @@ return 1
 
 SCRIPTS: Sequence[Script] = (
     CLAIM,
+    ENLIST,
     RESTORE,
     ABANDON,
     PUT_PART,

@@ -25,14 +25,14 @@ from proxy.replicas.log_tail import BLOCK_MS, LogTail
 from proxy.replicas.mirror import ROUND_S, Mirror
 from proxy.replicas.records import LIVE_TTL_MS, Keys, RunMeta, StoredMeta, StoredRequest, is_run_id
 from proxy.replicas.run_copy import RunCopy
-from proxy.replicas.scripts import CLAIM, FENCED, KEEP, SCRIPTS, cancel, result_of
+from proxy.replicas.scripts import CLAIM, ENLIST, FENCED, KEEP, SCRIPTS, cancel, result_of
 from proxy.replicas.sealing import Sealing
 from proxy.replicas.shared_values import Messages, SharedDenylist, SharedTaps, SharedTickets
 from proxy.replicas.stored_runs import StoredRuns
 from proxy.replicas.takeover import Takeover, TakeoverPort
 from proxy.replicas.valkey import CALL_S, Command, Health, Link, StoreDown
 from proxy.runs.run import Run
-from proxy.runs.shared import ViewableRun
+from proxy.runs.shared import LiveRun, ViewableRun
 from proxy.settings.routes import Route
 from proxy.settings.settings import ValkeyLogSettings
 
@@ -49,6 +49,12 @@ WATCH_S = 4.0
 
 MAX_KEPT_OF_USER = 1000
 """Ended runs of one principal in the store; the oldest go first."""
+
+MAX_LISTED_OF_USER = 50
+"""Runs of one principal that are looked at for those in flight; the oldest go first."""
+
+LISTED_MS = 3_600_000
+"""How long the list of a principal's runs outlives the beginning of the last one, in milliseconds."""
 
 FLUSH_S = 3.0
 """Seconds at the end for copying the entries that are left."""
@@ -204,9 +210,13 @@ class ValkeyRuns:
         # The key of a run that has ended here can be replaced while the end is on its way to the store.
         replaceable = [self._mirror.replaceable(key) for key in join_keys]
         names = [self._keys.run(run.id), self._keys.request(run.id), *join_keys]
-        command = CLAIM(names, LIVE_TTL_MS, stored.value, sealed_request, run.id, *replaceable)
+        commands = [CLAIM(names, LIVE_TTL_MS, stored.value, sealed_request, run.id, *replaceable)]
+        if run.principal is not None:
+            began_ms = int(meta.started_at * 1000)
+            whose = self._live_of(run.principal)
+            commands.append(ENLIST([whose], LISTED_MS, MAX_LISTED_OF_USER, began_ms, run.id))
         try:
-            [other] = await self._link.call(command)
+            other, *_ = await self._link.call(*commands)
         except StoreDown:
             self._mirror.add(copy, claimed=False)
             return None
@@ -223,6 +233,18 @@ class ValkeyRuns:
             return await self._followed.find(run_id)
         except StoreDown:
             return None
+
+    async def live(self, principal: str) -> list[LiveRun]:
+        try:
+            stored = await self._stored.live(self._live_of(principal), MAX_LISTED_OF_USER)
+        except StoreDown:
+            return []
+        now = time()
+        return [
+            LiveRun(run_id, meta.route, max(0.0, now - meta.started_at))
+            for run_id, meta in stored
+            if meta.principal == principal
+        ]
 
     async def joinable(self, keys: Sequence[str]) -> str | None:
         names = self._join_keys(keys)
@@ -272,6 +294,9 @@ class ValkeyRuns:
 
     def _join_keys(self, keys: Sequence[str]) -> list[str]:
         return [self._keys.join(self._sealing.name(key)) for key in keys]
+
+    def _live_of(self, principal: str) -> str:
+        return self._keys.live(self._sealing.name(f"live {principal}"))
 
     def _kept(self, settings: ValkeyLogSettings, copy: RunCopy) -> Command:
         whose = self._keys.kept(self._sealing.name(f"kept {copy.stored.meta.principal or ''}"))

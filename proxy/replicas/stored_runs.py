@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 from proxy.replicas.followed_run import FollowedRun
-from proxy.replicas.records import Keys, StoredEnd, StoredEntry, StoredMeta
+from proxy.replicas.records import Keys, RunMeta, StoredEnd, StoredEntry, StoredMeta
 from proxy.replicas.sealing import Box, Sealing, Unsealable
 from proxy.replicas.valkey import Link
 
@@ -46,6 +46,33 @@ class StoredRuns:
         [value] = await self._link.call(("GET", self._keys.run(run_id)))
         if not isinstance(value, bytes):
             return None
+        return self._opened(run_id, value)
+
+    async def live(self, name: str, at_most: int) -> list[tuple[str, RunMeta]]:
+        """The newest runs of a principal that have not ended, with their ids.
+
+        Args:
+            name: of the principal's list.
+            at_most: as many entries of the list are looked at.
+
+        Raises:
+            StoreDown: the store did not answer.
+        """
+        [listed] = await self._link.call(("ZREVRANGE", name, 0, at_most - 1))
+        ids = [run_id.decode("latin-1") for run_id in listed]
+        if not ids:
+            return []
+        metas, *ends = await self._link.call(
+            ("MGET", *map(self._keys.run, ids)), *(("EXISTS", self._keys.end(run_id)) for run_id in ids)
+        )
+        opened = [
+            (run_id, self._opened(run_id, value))
+            for run_id, value, has_ended in zip(ids, metas, ends, strict=True)
+            if isinstance(value, bytes) and not has_ended
+        ]
+        return [(run_id, stored.meta) for run_id, stored in opened if stored is not None]
+
+    def _opened(self, run_id: str, value: bytes) -> StoredMeta | None:
         try:
             return StoredMeta.open(self.box(run_id), value)
         except Unsealable as exc:

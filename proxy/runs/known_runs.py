@@ -13,7 +13,7 @@ from proxy.runs.call import Call
 from proxy.runs.capacity import AnswerBudget, Capacity
 from proxy.runs.kept_runs import KeptRuns
 from proxy.runs.run import Run
-from proxy.runs.shared import SharedRuns, ViewableRun
+from proxy.runs.shared import LiveRun, SharedRuns, ViewableRun
 from proxy.runs.start import ID_TAKEN, RunSpec, check_the_same, digest_of_name
 from proxy.runs.waiters import Waiters
 from proxy.settings.settings import MemoryLogSettings
@@ -62,10 +62,22 @@ class KnownRuns:
             run = None if own_id is None else self._known(own_id)
         return run if run is not None and _owns(identity, run) else None
 
-    def live_of(self, identity: Identity | None) -> list[Run]:
-        """The runs in flight of this process that belong to this identity, the oldest first."""
-        runs = (run for run in self._live.values() if _owns(identity, run))
-        return [run for run in runs if not (run.ended or run.is_elsewhere)]
+    async def live_of(self, identity: Identity | None) -> list[LiveRun]:
+        """The runs in flight that belong to this identity, the oldest first: all of this process, and the
+        newest of the other replicas. A client without a principal owns none."""
+        if identity is None:
+            return []
+        now = asyncio.get_running_loop().time()
+        found = [
+            LiveRun(run.id, run.route.name, now - run.started_at)
+            for run in self._live.values()
+            if _owns(identity, run) and not (run.ended or run.is_elsewhere)
+        ]
+        if self._shared is not None:
+            there = await self._shared.live(identity.principal)
+            # Of a run of its own this process knows more.
+            found += [run for run in there if self._known(run.id) is None]
+        return sorted(found, key=lambda run: -run.age_s)
 
     async def look_up(self, run_id: str, identity: Identity | None) -> ViewableRun | None:
         """A run of any replica by its id, for its owner. A client without a principal owns no run."""

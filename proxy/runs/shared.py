@@ -4,7 +4,7 @@ Without a store there is no such port: each process knows its own runs alone.
 """
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from proxy.runs.ending import Failure
 from proxy.runs.run import Run
@@ -63,6 +63,14 @@ class ViewableRun(Protocol):
         ...
 
 
+class LiveRun(NamedTuple):
+    """What a run's owner is told of one in flight."""
+
+    id: str
+    route: str
+    age_s: float
+
+
 class SharedRuns(Protocol):
     """The runs of all replicas. No method raises for a store that is down: that is counted and logged, and
     this process goes on alone.
@@ -83,6 +91,10 @@ class SharedRuns(Protocol):
 
     async def find(self, run_id: str) -> ViewableRun | None:
         """A run that another replica executes or has executed, followed from now on while it is watched."""
+        ...
+
+    async def live(self, principal: str) -> list[LiveRun]:
+        """The newest runs of a principal that some replica executes, this one or another."""
         ...
 
     async def joinable(self, keys: Sequence[str]) -> str | None:

@@ -176,11 +176,10 @@ class RunApi:
         await _json(asked.send, 200, body, named(run))
 
     async def _list(self, asked: ApiRequest) -> None:
-        """What of one's own is in flight in this process; nobody in particular has nothing."""
-        now = asyncio.get_running_loop().time()
+        """What of one's own is in flight; nobody in particular has nothing."""
         runs = [
-            {"run": run.id, "route": run.route.name, "age_s": round(now - run.started_at, 1)}
-            for run in self._runs.live_of(self._identifier.identify(asked.headers))
+            {"run": run.id, "route": run.route, "age_s": round(run.age_s, 1)}
+            for run in await self._runs.live_of(self._identifier.identify(asked.headers))
         ]
         await _json(asked.send, 200, orjson.dumps({"runs": runs}))
 

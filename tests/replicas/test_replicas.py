@@ -73,6 +73,20 @@ def events(at: Served, run: str, query: str = "") -> str:
     return f"{at.url}/_headgate/runs/{run}/events{query}"
 
 
+async def live_runs(client: httpx.AsyncClient, at: Served, name: str = "ann") -> list[str]:
+    """Ids of a user's runs in flight, as a replica tells them."""
+    found = (await client.get(f"{at.url}/_headgate/runs", headers=signed(name))).json()["runs"]
+    assert all(one.keys() == {"run", "route", "age_s"} and 0 <= one["age_s"] < 600 for one in found)
+    return [one["run"] for one in found]
+
+
+async def eventually_none_live(client: httpx.AsyncClient, at: Served) -> None:
+    """A replica hears of the end of another's run from the store."""
+    async with asyncio.timeout(20):
+        while await live_runs(client, at):  # noqa: ASYNC110 - another process knows
+            await asyncio.sleep(0.05)
+
+
 async def until_left(asked: Asked) -> None:
     await asked.read_body()
     await asked.reader.readexactly(1)
@@ -91,14 +105,19 @@ async def test_any_replica_serves_any_run(tmp_path: Path) -> None:
                 read(client, events(two, run, f"?ticket={ticket.json()['ticket']}"), {}, method="GET")
             )
             strangers = [await client.get(events(at, run), headers=signed("bob")) for at in (one, two)]
+            listed = {
+                name: [await live_runs(client, at, name) for at in (one, two)] for name in ("ann", "bob")
+            }
             held.release.set()
             await stream.rest()
+        await eventually_none_live(client, two)
         later = await read(client, events(two, run), signed(), method="GET")
         state = (await client.get(f"{two.url}/_headgate/runs/{run}", headers=signed())).json()
 
         assert stream.texts() == WHOLE
         assert (await early).events == (await by_ticket).events == later.events == stream.events
         assert [response.status_code for response in strangers] == [404, 404]
+        assert listed == {"ann": [[run], [run]], "bob": [[], []]}
         assert (state["state"], state["events"]) == ("complete", len(stream.events))
         assert len(upstream.asked) == 1
 
