@@ -332,6 +332,34 @@ def _budgets() -> list[Panel]:
     ]
 
 
+def _used() -> list[Panel]:
+    return [
+        lines(
+            About(
+                "Tokens of the model",
+                "Of the calls of runs, read and written; models that the settings do not name are `other`.",
+                "none",
+                span=12,
+            ),
+            Query(
+                rate("headgate_tap_tokens_sum", "provider, model, type"), "{{provider}} {{model}}, {{type}}"
+            ),
+            stacked=True,
+        ),
+        lines(
+            About(
+                "Cost of the model, by the hour",
+                "Of the calls of runs, by the prices in the settings and in their currency.",
+                "none",
+                span=12,
+                decimals=2,
+            ),
+            Query(f"{rate('headgate_tap_cost_total', 'route, model')} * 3600", "{{route}}, {{model}}"),
+            stacked=True,
+        ),
+    ]
+
+
 def _busy() -> list[Panel]:
     return [
         lines(
@@ -390,6 +418,7 @@ def streams(runbooks: str) -> Dashboard:
             "Traffic": _traffic(),
             "How long it takes": _times(),
             "What became of it": [*_ends(), *_budgets()],
+            "What the model has used": _used(),
             "How busy it is": _busy(),
         },
     )

@@ -122,6 +122,9 @@ LABELS: dict[str, type[enum.Enum] | tuple[str, ...] | str] = {
     + ", ".join(f"`{e.value}`" for e in CallResult)
     + "; of pages: "
     + ", ".join(f"`{e.value}`" for e in PageResult),
+    "provider": "a name of `llm.providers`",
+    "model": "of a provider's `models`, else `other`",
+    "type": ("input", "output"),
     "bucket": "`0` to `15`: a hash of the user id, unrelated to the flags' own",
     "generation": "of Python's garbage collector: `0` to `2`",
     "version": "of Headgate",

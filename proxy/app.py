@@ -193,7 +193,8 @@ class _Parts:
         descriptors: Descriptors,
         registry: CollectorRegistry,
     ) -> "_Parts":
-        metrics = Metrics(registry, settings.routes, settings.flags.settle_s)
+        providers = [] if settings.llm is None else settings.llm.providers
+        metrics = Metrics(registry, settings.routes, settings.flags.settle_s, providers)
         stack.callback(metrics.settling.close)
         for counted in metrics.by_route.values():
             counted.identity_verified.set(is_verified(settings.identity))

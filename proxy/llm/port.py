@@ -11,7 +11,7 @@ import hashlib
 import logging
 from collections import OrderedDict
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from time import monotonic, perf_counter
 
 from proxy.downstream.bodies import ByteBudget, ByteReservation, ReplayedBody, read_ahead
@@ -30,8 +30,10 @@ from proxy.llm.taps import OpenTap, Taps
 from proxy.llm.tee import Tee
 from proxy.observe.labels import CallResult
 from proxy.observe.metrics import Metrics
+from proxy.relay.answer_copy import AnswerCopy
 from proxy.relay.relay import Outcome, Relay, RelayResult
 from proxy.settings.upstream import LlmSettings
+from proxy.text.sections import MalformedBody, parse
 from proxy.text.slow_json import is_slow
 from proxy.turns import STEP_BYTES, Turns
 from proxy.upstream.client import Upstream
@@ -45,6 +47,15 @@ must get an answer."""
 
 MAX_AVOIDED = 1024
 """Calls that are remembered for that."""
+
+MAX_COUNTED_BYTES = 1024 * 1024
+"""The longest batch answer whose tokens are counted: a copy of it is kept until it has gone out."""
+
+COUNTED_BYTES = 32 * 1024 * 1024
+"""Of all such copies at a time. Beyond it calls are answered and not counted."""
+
+ANSWERED = frozenset({CallResult.TAPPED, CallResult.BATCH, CallResult.AVOIDED, CallResult.LOST})
+"""Results of calls whose caller has a good answer."""
 
 CERTAIN_DEFECTS = frozenset({StreamDefect.UNFAITHFUL, StreamDefect.NO_STREAM})
 """Defects that put a model on the denylist even if the batch call fails too."""
@@ -124,6 +135,8 @@ class ModelPort:
     denylist: StreamDenylist
     bodies: ByteBudget
     kept: KeptCounts = field(default_factory=KeptCounts)
+    copies: ByteBudget = field(default_factory=lambda: ByteBudget(COUNTED_BYTES, lambda _: None))
+    """Answers whose tokens are counted once they have gone out."""
     avoided: OrderedDict[bytes, float] = field(default_factory=OrderedDict)
     """Calls by their `attempt`, and until when they are asked for no stream."""
 
@@ -210,22 +223,47 @@ class ModelPort:
             provider, dialect, _unexpected(scope), body, prompt, receive, send, reservation, attempt
         )
         if dialect.is_stream(method, target, body):
-            return await self._own_stream(run_call, call)
-        if self._is_avoided(attempt) or await self.denylist.defect(provider.name, prompt.model):
-            return _relayed_as(CallResult.AVOIDED, await run_call.relayed())
+            return await self._own_stream(tap.route, run_call, call)
         await turns.breathe()
+        with self.copies.reserve() as room:
+            copy = AnswerCopy(send, MAX_COUNTED_BYTES, room)
+            run_call = replace(run_call, scope=copy.scope(run_call.scope), send=copy)
+            result = await self._answered(run_call, call)
+            if result in ANSWERED:
+                await self._count_tokens(tap.route, run_call, await copy.body())
+        return result
+
+    async def _answered(self, run_call: _RunCall, call: TappedCall) -> CallResult:
+        """A call for a batch answer, which is asked as a stream where that is possible."""
+        provider, model = run_call.provider.name, run_call.prompt.model
+        if self._is_avoided(run_call.attempt) or await self.denylist.defect(provider, model):
+            return _relayed_as(CallResult.AVOIDED, await run_call.relayed())
         stream = _as_stream(run_call)
         if stream is None:
             return _relayed_as(CallResult.BATCH, await run_call.relayed())
         return await self._streamed(run_call, stream, call)
 
-    async def _own_stream(self, run_call: _RunCall, call: TappedCall) -> CallResult:
+    async def _count_tokens(self, route: str, run_call: _RunCall, body: bytes | None) -> None:
+        """Count the tokens of a call that has its answer, whichever way that came. Streams that were asked
+        again count once: what the failed ones have used, nobody says."""
+        if not body or await is_slow(body):
+            return
+        try:
+            used = run_call.dialect.usage.read(parse(body))
+        except MalformedBody:
+            return
+        self.metrics.tokens.count(route, run_call.provider.name, run_call.prompt.model, *used)
+
+    async def _own_stream(self, route: str, run_call: _RunCall, call: TappedCall) -> CallResult:
         """A stream that the caller itself asked for."""
         tee = Tee(call, run_call.dialect, run_call.send, run_call.reservation.take)
         # Without this extension the relay hands every part of the answer to `send`.
         run_call.scope.pop(ANSWER, None)
         relayed = await run_call.relayed(tee)
-        return _relayed_as(CallResult.TAPPED if await tee.end() else CallResult.BATCH, relayed)
+        result = _relayed_as(CallResult.TAPPED if await tee.end() else CallResult.BATCH, relayed)
+        if result is CallResult.TAPPED:
+            await self._count_tokens(route, run_call, tee.answer())
+        return result
 
     async def _streamed(self, run_call: _RunCall, stream: StreamCall, call: TappedCall) -> CallResult:
         """Ask as a stream; if that fails, ask again as batch."""

@@ -74,9 +74,11 @@ class RemoteTap:
         self,
         outbox: Outbox,
         token: str,
+        route: str,
         expected: Sequence[ExpectedCall],
         count: Callable[[str], Awaitable[int | None]],
     ) -> None:
+        self.route = route
         self._outbox = outbox
         self._token = token
         self._expected = expected

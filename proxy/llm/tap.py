@@ -66,6 +66,8 @@ class Tap:
     ) -> None:
         self.calls = 0
         """How many calls have come, repeated ones included."""
+        self.route = ""
+        """Its name."""
         self.unmatched_before = 0
         """How many calls of no run had come when the tap was opened."""
         self._expected = expected

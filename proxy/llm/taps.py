@@ -31,6 +31,10 @@ WITHOUT_CONTEXT = (
 class OpenTap(Protocol):
     """A tap that a call has found by its token, whichever replica executes its run."""
 
+    @property
+    def route(self) -> str:
+        """Its name."""
+
     async def doubt(self) -> None:
         """A call has come that cannot be read."""
 
@@ -102,7 +106,7 @@ class Taps:
         share = self._share
         count = None if share is None else lambda: share.count_call(token)
         tap = self._taps[token] = Tap(sink, self._expected[route], count)
-        tap.unmatched_before = self.unmatched
+        tap.route, tap.unmatched_before = route, self.unmatched
         by_s = asyncio.get_running_loop().time() + (self._most_s if waits else EARLY_S)
         putting = None if share is None else asyncio.create_task(self._put(share, tap, token, route, by_s))
         try:
@@ -147,7 +151,7 @@ class Taps:
         replica, route = found
         self._outboxes = {name: outbox for name, outbox in self._outboxes.items() if not outbox.is_idle}
         outbox = self._outboxes.setdefault(replica, Outbox(replica, self._share))
-        return RemoteTap(outbox, token, self._expected[route], self._share.count_call)
+        return RemoteTap(outbox, token, route, self._expected[route], self._share.count_call)
 
     def receive(self, messages: Sequence[Sequence[Any]]) -> None:
         """Messages of another replica's model port to taps of this process."""

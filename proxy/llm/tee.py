@@ -40,6 +40,13 @@ class Tee:
         except (Unfaithful, ProviderFailed):
             self._events = None  # the caller's stream goes on, whether we can read it or not
 
+    def answer(self) -> bytes | None:
+        """The batch answer that a stream whose whole text was shown stands for."""
+        try:
+            return self._assembler.answer()
+        except Unfaithful:
+            return None
+
     async def end(self) -> bool:
         """The stream has ended. Returns whether its whole text was shown."""
         is_whole = self._events is not None and self._assembler.is_complete

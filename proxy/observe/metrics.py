@@ -4,7 +4,7 @@ Children are bound once per route, so that a request looks up no labels.
 """
 
 import platform
-from collections.abc import Iterable
+from collections.abc import Sequence
 from importlib.metadata import version
 from itertools import product
 from time import time
@@ -18,8 +18,10 @@ from proxy.observe.histories import Histories
 from proxy.observe.labels import Budget, CallResult, FaultPhase, PageResult
 from proxy.observe.process import ProcessFigures
 from proxy.observe.settling import Settling
+from proxy.observe.tokens import TOKENS, TokenCounts
 from proxy.observe.users import Users
 from proxy.settings.route import RouteSettings
+from proxy.settings.upstream import ProviderSettings
 from proxy.settings.values import UNMATCHED
 from proxy.text.sections import Parity
 
@@ -151,12 +153,16 @@ class Metrics(RouteFamilies):
     """Every metric of the process, in the caller's registry. The caller closes `settling`."""
 
     def __init__(
-        self, registry: CollectorRegistry, routes: Iterable[RouteSettings], settle_s: float = 0.0
+        self,
+        registry: CollectorRegistry,
+        routes: Sequence[RouteSettings],
+        settle_s: float = 0.0,
+        providers: Sequence[ProviderSettings] = (),
     ) -> None:
         super().__init__(registry)
         self.settling = Settling(settle_s)
         register = _Registrar(registry)
-        counter, gauge = register.counter, register.gauge
+        counter, gauge, histogram = register.counter, register.gauge, register.histogram
         self.over_budget = counter(
             "over_budget", "Refusals because a budget that all clients share was used up", "budget"
         )
@@ -175,6 +181,23 @@ class Metrics(RouteFamilies):
         self.tap_calls = counter("tap_calls", "Calls to the model port by result", "result")
         for ended in CallResult:
             self.tap_calls.labels(ended)
+        self.tap_tokens = histogram(
+            "tap_tokens",
+            "Tokens of answered model calls of runs",
+            TOKENS,
+            "route",
+            "provider",
+            "model",
+            "type",
+        )
+        self.tap_cost = counter(
+            "tap_cost",
+            "Cost of the same, in the currency of the prices in the settings",
+            "route",
+            "provider",
+            "model",
+        )
+        self.tokens = TokenCounts(self.tap_tokens, self.tap_cost, routes, providers)
         self.attached_pages = counter("attached_pages", "Pages of `attach` by result", "result")
         for became in PageResult:
             self.attached_pages.labels(became)

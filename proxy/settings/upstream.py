@@ -111,6 +111,28 @@ class UpstreamSettings(SettingsBlock):
     breaker: BreakerSettings = BreakerSettings()
 
 
+class PriceSettings(SettingsBlock):
+    """Prices of a model, in any currency, for a million tokens."""
+
+    input: Annotated[float, Field(ge=0)]
+    """Of what the model reads; also of what it reads from a cache, which some sell for less."""
+    output: Annotated[float, Field(ge=0)]
+    """Of what it writes."""
+
+
+class ModelSettings(SettingsBlock):
+    """A model whose tokens are counted by its name."""
+
+    name: Annotated[str, Field(min_length=1, max_length=128)]
+    """As the upstream's calls name it; the label `model` of metrics."""
+    price: PriceSettings | None = None
+    """Without it no cost is counted."""
+
+
+OTHER_MODEL = "other"
+"""The label `model` of all models that a provider's `models` do not name."""
+
+
 class ProviderSettings(SettingsBlock):
     """A language model of the upstream, behind the model port."""
 
@@ -128,11 +150,20 @@ class ProviderSettings(SettingsBlock):
     """The shape of its API, see [dialects](dialects.md). `openai` is also the shape of Azure, DeepSeek and
     every compatible server; `gemini` is also Vertex AI's, with Anthropic's models there. `bedrock` needs
     Headgate's extra of that name."""
+    models: list[ModelSettings] = Field(default=[], max_length=50)
+    """Models that `headgate_tap_tokens` counts by name. All others are `other`."""
     timeouts: TimeoutSettings = TimeoutSettings()
     """Before a stream's first text `first_byte_s` applies instead of `idle_s`: a thinking model gets as much
     time as for its batch answer."""
     tls: TlsSettings = TlsSettings()
     pool: PoolSettings = PoolSettings()
+
+    @model_validator(mode="after")
+    def _models_are_told_apart(self) -> "ProviderSettings":
+        names = [OTHER_MODEL, *(model.name for model in self.models)]
+        if len(set(names)) < len(names):
+            raise ValueError(f"models: two have the same name, or one has the name '{OTHER_MODEL}'")
+        return self
 
     @property
     def mount(self) -> str:

@@ -30,6 +30,7 @@ from tests.servers.streaming import (
     scrape,
     signed,
 )
+from tests.servers.tapping import CALLS
 
 RULES = Path(__file__).parents[2] / "dashboards" / "rules.yaml"
 USERS, QUESTIONS, AT_ONCE = 53, 240, 12
@@ -41,6 +42,7 @@ KINDS = {3: "500", 7: "lost", 11: "reset", 17: "lost", 23: "replaced", 29: "miss
 POLLED = route(
     source="poll",
     commit_after=15,
+    tap=CALLS,
     poll={
         "path": "/rows/{case_id}",
         "every_ms": 50,
@@ -52,7 +54,17 @@ POLLED = route(
         {"stage": "summary", "panel": "chat", "at": "$.result.summary", "poll_at": "$.text"},
     ],
 )
-"""Live text from rows that appear while the call runs."""
+"""Live text from rows that appear while the call runs. The tap is there to be chosen by a variant."""
+
+MODELS = {
+    "providers": [
+        {
+            "name": "models",
+            "url": "http://127.0.0.1:1",
+            "models": [{"name": "m", "price": {"input": 1, "output": 2}}],
+        }
+    ]
+}
 
 
 @dataclass
@@ -190,7 +202,7 @@ async def observed(directory: Path) -> AsyncIterator[Observed]:
         upstream = await stack.enter_async_context(ScriptedUpstream(clinic).running())
         flags = flag_document(rollout=50)
         serving = await stack.enter_async_context(
-            headgate(upstream.url, directory, flags=flags, routes=[POLLED])
+            headgate(upstream.url, directory, flags=flags, routes=[POLLED], llm=MODELS)
         )
         controller = stack.enter_context(rollout_page(registry))
         proxy = Page(serving.admin_url.removeprefix("http://"))

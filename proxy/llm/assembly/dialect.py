@@ -14,6 +14,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from proxy.llm.assembly.usage import UsageFields
+
 Headers = tuple[tuple[bytes, bytes], ...]
 
 
@@ -108,6 +110,10 @@ class Assembler(Protocol):
 
 class Dialect(Protocol):
     """One shape of API."""
+
+    @property
+    def usage(self) -> UsageFields:
+        """Where its batch answers say how many tokens were used."""
 
     @property
     def media_type(self) -> bytes:

@@ -16,12 +16,16 @@ from proxy.llm.assembly.dialect import (
 )
 from proxy.llm.assembly.joins import MAX_ANSWER_CHARS, parsed
 from proxy.llm.assembly.kept_fields import KeptFields
+from proxy.llm.assembly.usage import UsageFields
 
 
 class JsonDialect(ABC):
     """A `Dialect` whose calls are JSON objects with a field `stream`."""
 
     media_type = b"text/event-stream"
+
+    usage: ClassVar[UsageFields]
+    """See `Dialect`."""
 
     needed: ClassVar[tuple[str, ...]] = ("messages",)
     """A call has one of these fields."""

@@ -37,6 +37,7 @@ from proxy.llm.assembly.joins import (
     shown,
 )
 from proxy.llm.assembly.json_dialect import JsonAnswer, JsonDialect
+from proxy.llm.assembly.usage import UsageFields
 
 MAX_BLOCKS = 4096
 """The most blocks of one message."""
@@ -73,6 +74,11 @@ _VERTEX = re.compile(rb"(.*/publishers/anthropic/models/([^/:]+):)(rawPredict|st
 
 class Anthropic(JsonDialect):
     """Calls whose path ends with `/messages`, or on Vertex AI with `:rawPredict`."""
+
+    usage = UsageFields(
+        input=("usage.input_tokens", "usage.cache_creation_input_tokens", "usage.cache_read_input_tokens"),
+        output=("usage.output_tokens",),
+    )
 
     def is_call(self, method: str, target: bytes) -> bool:
         path = path_of(target)

@@ -21,6 +21,7 @@ from proxy.llm.assembly.dialect import (
     path_of,
     texts_of,
 )
+from proxy.llm.assembly.usage import UsageFields
 from proxy.llm.dialects.anthropic import Anthropic
 from proxy.llm.dialects.converse_answer import Conversation
 from proxy.llm.dialects.invoked_answer import InvokedMessage
@@ -45,6 +46,10 @@ class Converse:
     """Calls whose path ends with `/model/NAME/converse`, or `/converse-stream`."""
 
     media_type = EVENT_STREAM
+    usage = UsageFields(
+        input=("usage.inputTokens", "usage.cacheReadInputTokens", "usage.cacheWriteInputTokens"),
+        output=("usage.outputTokens",),
+    )
     batch, streamed = b"converse", b"converse-stream"
 
     def __init__(self) -> None:
@@ -102,6 +107,7 @@ class InvokeModel(Converse):
     """Calls whose path ends with `/model/NAME/invoke`, or `/invoke-with-response-stream`."""
 
     batch, streamed = b"invoke", b"invoke-with-response-stream"
+    usage = Anthropic.usage
 
     def is_call(self, method: str, target: bytes) -> bool:
         found = self._target.fullmatch(path_of(target))

@@ -28,6 +28,7 @@ from proxy.llm.assembly.joins import (
     shown,
 )
 from proxy.llm.assembly.json_dialect import JsonAnswer, JsonDialect
+from proxy.llm.assembly.usage import UsageFields
 
 MAX_ITEMS = 4096
 """Of each list of one message."""
@@ -50,6 +51,8 @@ GROWING = frozenset({"text", "thinking", "arguments"})
 
 class Cohere(JsonDialect):
     """Calls whose path ends with `/v2/chat`."""
+
+    usage = UsageFields(input=("usage.tokens.input_tokens",), output=("usage.tokens.output_tokens",))
 
     def is_call(self, method: str, target: bytes) -> bool:
         return method == "POST" and path_of(target).endswith(b"/v2/chat")

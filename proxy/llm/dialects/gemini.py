@@ -8,6 +8,7 @@ from urllib.parse import unquote, unquote_to_bytes
 import orjson
 
 from proxy.llm.assembly.dialect import NotStreamable, Prompt, StreamCall
+from proxy.llm.assembly.usage import UsageFields
 from proxy.llm.dialects.gemini_answer import Response, is_candidate
 
 SHAPES_THE_ANSWER = frozenset({b"$alt", b"fields", b"$fields", b"callback"})
@@ -35,6 +36,10 @@ class Gemini:
     """Calls whose path ends with `/models/NAME:generateContent`, or `:streamGenerateContent`."""
 
     media_type = b"text/event-stream"
+    usage = UsageFields(
+        input=("usageMetadata.promptTokenCount", "usageMetadata.toolUsePromptTokenCount"),
+        output=("usageMetadata.candidatesTokenCount", "usageMetadata.thoughtsTokenCount"),
+    )
 
     def is_call(self, method: str, target: bytes) -> bool:
         return method == "POST" and _TARGET.fullmatch(target) is not None

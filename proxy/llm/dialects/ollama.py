@@ -35,6 +35,7 @@ from proxy.llm.assembly.joins import (
     text,
 )
 from proxy.llm.assembly.json_dialect import JsonAnswer, JsonDialect
+from proxy.llm.assembly.usage import UsageFields
 
 HARMLESS_FINISHES = frozenset({"stop", "length"})
 """Reasons to be done after which the batch answer has the stream's text."""
@@ -78,6 +79,7 @@ class Ollama(JsonDialect):
     """Calls whose path ends with `/api/chat` or `/api/generate`."""
 
     media_type = b"application/x-ndjson"
+    usage = UsageFields(input=("prompt_eval_count",), output=("eval_count",))
     needed = ("model",)
     streams_by_default = True
 

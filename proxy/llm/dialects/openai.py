@@ -11,6 +11,7 @@ from proxy.llm.assembly.dialect import (
     system_of,
 )
 from proxy.llm.assembly.json_dialect import JsonDialect
+from proxy.llm.assembly.usage import UsageFields
 from proxy.llm.dialects.openai_answer import Completion, is_choice
 from proxy.llm.dialects.openai_fields import MAX_CHOICES
 
@@ -31,6 +32,8 @@ class OpenAI(JsonDialect):
     Args:
         host: the provider's, "" if it does not matter.
     """
+
+    usage = UsageFields(input=("usage.prompt_tokens",), output=("usage.completion_tokens",))
 
     def __init__(self, host: str = "") -> None:
         self._keeps_index = host.endswith(KEEPING_INDEX)

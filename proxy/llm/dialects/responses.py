@@ -29,6 +29,7 @@ from proxy.llm.assembly.joins import (
     shown,
 )
 from proxy.llm.assembly.json_dialect import JsonAnswer, JsonDialect
+from proxy.llm.assembly.usage import UsageFields
 
 MAX_ITEMS = 4096
 """Of one response's output."""
@@ -58,6 +59,7 @@ class Responses(JsonDialect):
     """
 
     needed = ("input", "prompt")
+    usage = UsageFields(input=("usage.input_tokens",), output=("usage.output_tokens",))
 
     def __init__(self, host: str = "") -> None:
         if host in OPENAI_HOSTS:
