@@ -27,6 +27,8 @@ from tests.servers.streaming import SSE, Stream, free_port, served
 
 EXAMPLE = Path(__file__).parent.parent / "examples" / "clinic" / "headgate.yaml"
 DIRECT = "(the upstream)"
+STRUCTURED = "tap, of JSON"
+"""The tap, before a sample upstream whose model answers in JSON: the text inside it is shown."""
 SOURCES = ("batch", "poll", "tap")
 """The sample upstream has no stream of its own, for `native`, and its single-stage calls are not equivalent
 to the group, as `stages` would need."""
@@ -34,7 +36,7 @@ to the group, as `stages` would need."""
 TIMEOUT_S = 120.0
 CONTENT = ("content_chunk", "content_replace")
 
-FIRST_OF_BATCH = {"poll": 0.30, "tap": 0.04}
+FIRST_OF_BATCH = {"poll": 0.30, "tap": 0.04, STRUCTURED: 0.04}
 """First text, as a share of the wait for the batch answer: at most this."""
 TOTAL_OF_BATCH = 1.02
 
@@ -65,24 +67,33 @@ class Wait:
 
 
 @asynccontextmanager
-async def clinic_and_proxies(pace: Pace) -> AsyncIterator[tuple[RunningClinic, dict[str, str]]]:
+async def clinic_and_proxies(
+    pace: Pace, sources: Sequence[str]
+) -> AsyncIterator[tuple[RunningClinic, dict[str, str]]]:
     """The sample upstream, and the URL of a Headgate for each source before it."""
-    port = free_port()
     async with AsyncExitStack() as stack:
         directory = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         model = stack.enter_context(running_model(**vars(pace)))
-        # The tap's model port, for all that it is asked: only calls of that Headgate's runs are streamed.
-        base_url = f"http://127.0.0.1:{port}/openai/v1"
-        clinic = stack.enter_context(running_clinic(workers=2, otel=True, openai_base_url=base_url))
+        tap = {source: free_port() for source in sources if source in ("tap", STRUCTURED)}
+
+        def clinic_of(source: str) -> RunningClinic:
+            # The tap's model port, for all that it is asked: only calls of that Headgate's runs are streamed.
+            base_url = f"http://127.0.0.1:{tap[source]}/openai/v1"
+            environ = {"CLINIC_STRUCTURED": "1" if source == STRUCTURED else "0"}
+            opening = running_clinic(workers=2, otel=True, openai_base_url=base_url, environ=environ)
+            return stack.enter_context(opening)
+
+        clinic = clinic_of("tap")
         urls = {DIRECT: clinic.url}
-        for source in SOURCES:
-            (directory / source).mkdir()
+        for number, source in enumerate(sources):
+            folder = directory / str(number)
+            folder.mkdir()
             settings: dict[str, Any] = {"routes": [_route(source)]}
-            if source == "tap":
+            if source in tap:
                 providers = [{"name": "openai", "url": model}]
-                settings["llm"] = {"listen": f"127.0.0.1:{port}", "providers": providers}
-            opening = served(clinic.url, directory / source, **settings)
-            urls[source] = (await stack.enter_async_context(opening)).url
+                settings["llm"] = {"listen": f"127.0.0.1:{tap[source]}", "providers": providers}
+            upstream = clinic_of(source) if source == STRUCTURED else clinic
+            urls[source] = (await stack.enter_async_context(served(upstream.url, folder, **settings))).url
         yield clinic, urls
 
 
@@ -90,14 +101,18 @@ def _route(source: str) -> Mapping[str, Any]:
     """Of the sample's first group, with its blocks for this source alone."""
     document = yaml.safe_load(EXAMPLE.read_text())
     route = next(route for route in document["routes"] if route["name"] == "workflow-start")
-    left_out = {"poll", "tap"} - {source}
-    return {name: value for name, value in route.items() if name not in left_out} | {"source": source}
+    chosen = "tap" if source == STRUCTURED else source
+    left_out = {"poll", "tap"} - {chosen}
+    made = {name: value for name, value in route.items() if name not in left_out} | {"source": chosen}
+    if source == STRUCTURED:
+        made["tap"] = {"calls": [{**call, "at": "$.text"} for call in route["tap"]["calls"]]}
+    return made
 
 
-async def measure(pace: Pace, rounds: int) -> dict[str, list[Wait]]:
+async def measure(pace: Pace, rounds: int, sources: Sequence[str] = SOURCES) -> dict[str, list[Wait]]:
     """Waits by source; those of one round began together."""
-    found: dict[str, list[Wait]] = {source: [] for source in (DIRECT, *SOURCES)}
-    async with clinic_and_proxies(pace) as (clinic, urls):
+    found: dict[str, list[Wait]] = {source: [] for source in (DIRECT, *sources)}
+    async with clinic_and_proxies(pace, sources) as (clinic, urls):
         for number in range(rounds):
             waits = await asyncio.gather(
                 *(_wait(url, clinic.headers(f"reader{number}"), source) for source, url in urls.items())
@@ -152,15 +167,17 @@ def problems(found: Mapping[str, Sequence[Wait]]) -> list[str]:
     """Every promise that was broken."""
     batch_s = median(wait.total_s for wait in found[DIRECT])
     broken = [
-        f"{source}: other text than the batch answer's" for source in SOURCES if not _equal(found[source])
+        f"{source}: other text than the batch answer's" for source in found if not _equal(found[source])
     ]
     for source, most in FIRST_OF_BATCH.items():
         share = median(wait.first_s for wait in found[source]) / batch_s
         if share > most:
             broken.append(f"{source}: first text after {share:.1%} of the batch wait, and at most {most:.0%}")
-    share = median(wait.total_s for wait in found["tap"]) / batch_s
-    if share > TOTAL_OF_BATCH:
-        broken.append(f"tap: complete after {share:.1%} of the batch wait, and at most {TOTAL_OF_BATCH:.0%}")
+    for source in ("tap", STRUCTURED):
+        share = median(wait.total_s for wait in found[source]) / batch_s
+        if share > TOTAL_OF_BATCH:
+            most = f"at most {TOTAL_OF_BATCH:.0%}"
+            broken.append(f"{source}: complete after {share:.1%} of the batch wait, and {most}")
     return broken
 
 
@@ -191,7 +208,7 @@ def main() -> int:
     parser = ArgumentParser(prog="python -m tests.waits", description=__doc__)
     parser.add_argument("--rounds", type=int, default=3)
     rounds = parser.parse_args().rounds
-    found = asyncio.run(measure(REALISTIC, rounds))
+    found = asyncio.run(measure(REALISTIC, rounds, (*SOURCES, STRUCTURED)))
     console = Console(width=110)
     console.print(table(found, REALISTIC))
     broken = problems(found)

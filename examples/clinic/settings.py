@@ -41,6 +41,8 @@ class Model:
     """At Azure, the deployment's."""
     api_version: str = "2024-10-21"
     """Azure's alone."""
+    is_structured: bool = False
+    """The text is asked for inside JSON, by a schema. Not at Gemini."""
 
 
 @dataclass(frozen=True)
@@ -101,6 +103,7 @@ def _model(environ: Mapping[str, str]) -> Model:
         api_key=environ.get(f"{provider.prefix}_API_KEY", Model.api_key),
         name=environ.get(f"{provider.prefix}_MODEL", Model.name),
         api_version=environ.get("AZURE_OPENAI_API_VERSION", Model.api_version),
+        is_structured=environ.get("CLINIC_STRUCTURED", "0") == "1",
     )
 
 

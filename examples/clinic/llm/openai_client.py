@@ -5,19 +5,36 @@ seconds for a connection and ten minutes for an answer. None of that is set here
 stands for does not set it either.
 """
 
+import json
 from typing import Any, cast
 
-from openai import AzureOpenAI, OpenAI, OpenAIError
+from openai import AzureOpenAI, OpenAI, OpenAIError, omit
 from openai.types.chat import ChatCompletionMessageParam
+from openai.types.shared_params import ResponseFormatJSONSchema
 
 from examples.clinic.llm.conversation import MAX_TOKENS, TEMPERATURE, Message, ModelFailed, WrongFormat
 from examples.clinic.settings import Model
+
+FORMAT: ResponseFormatJSONSchema = {
+    "type": "json_schema",
+    "json_schema": {
+        "name": "answer",
+        "strict": True,
+        "schema": {
+            "type": "object",
+            "properties": {"text": {"type": "string"}},
+            "required": ["text"],
+            "additionalProperties": False,
+        },
+    },
+}
 
 
 class OpenAiClient:
     def __init__(self, model: Model, retry_scale: float = 1.0) -> None:
         self._client = _connect(model)
         self._model = model.name
+        self._is_structured = model.is_structured
         _scale_pauses(self._client, retry_scale)
 
     def answer(self, messages: list[Message]) -> str:
@@ -29,12 +46,13 @@ class OpenAiClient:
                 temperature=TEMPERATURE,
                 max_tokens=MAX_TOKENS,
                 stream=False,
+                response_format=FORMAT if self._is_structured else omit,
             )
         except OpenAIError as exc:
             raise ModelFailed(str(exc)) from exc
         except ValueError as exc:  # JSON by its content type, but not by what it is
             raise WrongFormat from exc
-        return _text(reply)
+        return _inside(_text(reply)) if self._is_structured else _text(reply)
 
     def close(self) -> None:
         self._client.close()
@@ -55,6 +73,17 @@ def _text(reply: Any) -> str:
     if not isinstance(content, str):
         raise WrongFormat
     return content
+
+
+def _inside(content: str) -> str:
+    """The text in an answer of this schema."""
+    try:
+        text = json.loads(content)["text"]
+    except (ValueError, LookupError, TypeError) as exc:
+        raise WrongFormat from exc
+    if not isinstance(text, str):
+        raise WrongFormat
+    return text
 
 
 def _scale_pauses(client: OpenAI, scale: float) -> None:

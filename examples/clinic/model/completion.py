@@ -39,6 +39,8 @@ class Asked:
     is_stream: bool = False
     has_usage: bool = False
     """OpenAI's `stream_options.include_usage`."""
+    is_structured: bool = False
+    """The answer is to be JSON: an object with the text."""
 
 
 @dataclass(frozen=True)

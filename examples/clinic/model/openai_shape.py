@@ -41,6 +41,7 @@ class OpenAiShape:
             [dict(message) for message in body["messages"]],
             is_stream=bool(body.get("stream")),
             has_usage=bool(options.get("include_usage")),
+            is_structured=(body.get("response_format") or {}).get("type") == "json_schema",
         )
 
     def whole(self, completion: Completion) -> Json:

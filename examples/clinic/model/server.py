@@ -1,5 +1,6 @@
 """A language model behind the paths of OpenAI, Azure and Gemini; one text for the same messages at each."""
 
+import json
 import time
 from collections.abc import Awaitable, Callable
 
@@ -58,6 +59,8 @@ def _endpoint(
         except (ValueError, LookupError, TypeError, AttributeError):
             return refuse(shape, 400)
         tokens = author.write(asked.messages)
+        if asked.is_structured:
+            tokens = ['{"text": "', *(json.dumps(token, ensure_ascii=False)[1:-1] for token in tokens), '"}']
         prompt_tokens = sum(count_tokens(message) for message in asked.messages)
         fault = _fault(request, asked, struck)
         return await respond(Completion(asked, tokens, prompt_tokens, began, fault), shape, pace)
