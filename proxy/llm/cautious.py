@@ -66,10 +66,8 @@ class CautiousAssembler:
 
     def __init__(self, assembler: Assembler) -> None:
         self._assembler = assembler
-
-    @property
-    def arguments(self) -> str:
-        return self._assembler.arguments
+        self.arguments = ""
+        self.is_terminated = False
 
     @property
     def headers(self) -> Headers:
@@ -79,12 +77,17 @@ class CautiousAssembler:
     def is_complete(self) -> bool:
         return _faithful(lambda: self._assembler.is_complete)
 
-    @property
-    def is_terminated(self) -> bool:
-        return _faithful(lambda: self._assembler.is_terminated)
-
     def feed(self, data: str) -> str:
-        return _faithful(self._assembler.feed, data)
+        assembler = self._assembler
+        try:
+            piece = assembler.feed(data)
+            self.arguments, self.is_terminated = assembler.arguments, assembler.is_terminated
+        except (Unfaithful, ProviderFailed):
+            raise
+        except Exception:
+            logger.exception(WHY)
+            raise Unfaithful(WHY) from None
+        return piece
 
     def answer(self) -> bytes:
         return _faithful(self._assembler.answer)
@@ -101,10 +104,20 @@ class CautiousCall:
         self._is_lost = False
 
     def add(self, piece: str) -> None:
-        self._do(self._call.add, piece)
+        if piece and not self._is_lost:
+            try:
+                self._call.add(piece)
+            except Exception:
+                logger.exception(WHY)
+                self._is_lost = True
 
     def add_arguments(self, piece: str) -> None:
-        self._do(self._call.add_arguments, piece)
+        if piece and not self._is_lost:
+            try:
+                self._call.add_arguments(piece)
+            except Exception:
+                logger.exception(WHY)
+                self._is_lost = True
 
     async def finish(self) -> None:
         if self._is_lost:
@@ -118,15 +131,6 @@ class CautiousCall:
     async def fail(self) -> None:
         with suppress(Exception):
             await self._call.fail()
-
-    def _do(self, add: Callable[[str], None], piece: str) -> None:
-        if self._is_lost:
-            return
-        try:
-            add(piece)
-        except Exception:
-            logger.exception(WHY)
-            self._is_lost = True
 
 
 def _tried(otherwise: T, read: Callable[[*Arguments], T], *arguments: *Arguments) -> T:

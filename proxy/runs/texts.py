@@ -31,6 +31,9 @@ RETRY_MS = (1000, 3000)
 MAX_SECTION_EVENTS = 2000
 """About so many chunks of one text at most; those of a text of over 20,000 characters grow."""
 
+LIVE_STEP_BYTES = 1024
+"""Live text is counted in steps of so many bytes of the log: to count a token costs as much as to log it."""
+
 STEP_CHARS = 4096
 """Characters that are cut into words in one step."""
 
@@ -53,6 +56,7 @@ class RunTexts:
         self._live_bytes = 0
         """Of the log, as far as they are counted there."""
         self._live_chars = 0
+        self._most_live_chars = int(call.route.settings.max_answer)
         self._has_room = True
         """Whether text is shown while it is made."""
         self._parity: dict[str, Parity] = {}
@@ -124,24 +128,27 @@ class RunTexts:
 
     def stream(self, section: Section, piece: str) -> None:
         """More of a section's text, as it is made. After the section is complete it is not shown."""
-        if self.ended or self.is_complete(section):
+        stage = section.stage
+        is_open = self._transcript.is_open(stage)
+        if self.ended or (not is_open and self._transcript.is_complete(stage)):
             return
         self._live_chars += len(piece)
         if not self._may_stream(section):
             return
-        self.begin(section)
-        if section.stage in self._regenerated:
-            self._compare_with_shown(section.stage, piece)
+        if not is_open:
+            self.begin(section)
+        if stage in self._regenerated:
+            self._compare_with_shown(stage, piece)
         else:
-            self._live.add(section.stage, piece, self)
+            self._live.add(stage, piece, self)
 
     def _may_stream(self, section: Section) -> bool:
         """Whether there is room for more live text. Once there is none, the batch answer has the rest."""
-        if self._live_chars > self.route.settings.max_answer:
+        if self._live_chars > self._most_live_chars:
             self._has_room = False
             return False  # the batch answer itself may not be as long
-        if self._has_room and section.stands_in_answer:
-            more = self.log.size_bytes - self._live_bytes
+        more = self.log.size_bytes - self._live_bytes
+        if more >= LIVE_STEP_BYTES and self._has_room and section.stands_in_answer:
             self._has_room = self.answer_share.take_now(more)
             self._live_bytes += more
         return self._has_room or not section.stands_in_answer
