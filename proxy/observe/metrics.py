@@ -256,9 +256,10 @@ class RouteMetrics:
         self.delivery = {s: families.delivery.labels(name, s) for s in sources}
         self.run_seconds = {arm.value: families.run_seconds.labels(name, arm) for arm in Arm}
         self.perceived_wait = {s: families.perceived_wait.labels(name, s) for s in sources}
-        self.faults = {key: families.faults.labels(name, *key) for key in product(Fault, FaultPhase)}
+        faults = [fault for fault in Fault if fault is not Fault.JOB_FAILED or route.job is not None]
+        self.faults = {key: families.faults.labels(name, *key) for key in product(faults, FaultPhase)}
         self.recoveries = {
-            key: families.recoveries.labels(name, *key) for key in product(Fault, RECOVERY_RESULTS)
+            key: families.recoveries.labels(name, *key) for key in product(faults, RECOVERY_RESULTS)
         }
         self.parity = {parity: families.parity.labels(name, parity) for parity in Parity}
         self.outcomes = {
