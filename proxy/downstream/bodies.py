@@ -132,7 +132,9 @@ class ReplayedBody:
         return self._messages.pop(0) if self._messages else await self._receive()
 
 
-async def read_ahead(receive: Receive, reservation: ByteReservation) -> tuple[bytes | None, Receive]:
+async def read_ahead(
+    receive: Receive, reservation: ByteReservation, most_bytes: int = MAX_REQUEST_BYTES
+) -> tuple[bytes | None, Receive]:
     """A request's body, and a `receive` that replays it.
 
     The body is None if it is too long, there is no room, or it comes too slowly. Raises RequestRefused if it
@@ -148,7 +150,7 @@ async def read_ahead(receive: Receive, reservation: ByteReservation) -> tuple[by
         messages.append(message)
         if message["type"] == "http.disconnect":
             break
-        if reading.size > MAX_REQUEST_BYTES or not reservation.take(len(message["body"])):
+        if reading.size > most_bytes or not reservation.take(len(message["body"])):
             break
         whole = not message.get("more_body", False)
     body = b"".join(message["body"] for message in messages) if whole else None

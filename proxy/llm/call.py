@@ -131,7 +131,9 @@ class ModelCall:
         return self._assembler.kept_fields()
 
     async def _answer(self, exchange: Exchange, scope: Scope, send: Send) -> CallResult:
-        headers = _headers(scope["headers"], self._upstream.origin.authority)
+        renamed = self._stream.renamed
+        headers = [(renamed.get(name, name), value) for name, value in scope["headers"]]
+        headers = _headers(headers, self._upstream.origin.authority)
         if self._signer is not None:
             headers = await self._signer.signed("POST", self._stream.target, headers, self._stream.body)
         request = Request("POST", self._stream.target, headers, self._stream.body)

@@ -14,13 +14,19 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from time import monotonic, perf_counter
 
-from proxy.downstream.bodies import ByteBudget, ByteReservation, ReplayedBody, read_ahead
+from proxy.downstream.bodies import (
+    MAX_REQUEST_BYTES,
+    ByteBudget,
+    ByteReservation,
+    ReplayedBody,
+    read_ahead,
+)
 from proxy.errors import RequestRefused
 from proxy.http.asgi import ANSWER, TARGET, Receive, Scope, Send, send_problem
 from proxy.http.framing import request_target
 from proxy.http.tracing import Fields, TraceId, has_context, without_token
 from proxy.llm.assembly.dialect import Dialect, NotStreamable, Prompt, StreamCall
-from proxy.llm.aws.signing import Signer
+from proxy.llm.aws.signing import SIGNED_BYTES, Signer
 from proxy.llm.call import ModelCall
 from proxy.llm.cautious import CautiousCall
 from proxy.llm.denylist import StreamDefect, StreamDenylist
@@ -72,6 +78,11 @@ class Provider:
     upstream: Upstream
     relay: Relay
     signer: Signer | None = None
+
+    @property
+    def most_bytes(self) -> int:
+        """The longest body of a call that is read before the call goes out."""
+        return MAX_REQUEST_BYTES if self.signer is None else SIGNED_BYTES
 
     async def relayed(
         self, scope: Scope, body: bytes | None, receive: Receive, send: Send, *, fresh: bool = False
@@ -183,7 +194,7 @@ class ModelPort:
         body, replayed = None, receive
         with self.bodies.reserve() as reservation:
             if scope["method"] not in IDEMPOTENT or provider.signer is not None:
-                body, replayed = await read_ahead(receive, reservation)
+                body, replayed = await read_ahead(receive, reservation, provider.most_bytes)
                 if body is not None:
                     scope, replayed = _unexpected(scope), ReplayedBody.of(body, receive)
             await provider.relayed(scope, body, replayed, send)
@@ -199,14 +210,14 @@ class ModelPort:
         reservation: ByteReservation,
     ) -> CallResult:
         """A call of a run."""
-        body, replayed = await read_ahead(receive, reservation)
+        body, replayed = await read_ahead(receive, reservation, provider.most_bytes)
         target: bytes = scope[TARGET]
         method: str = scope["method"]
         dialect = provider.dialect(method, target)
         if dialect is None:
             return _relayed_as(CallResult.BATCH, await provider.relayed(scope, body, replayed, send))
         turns = Turns()
-        is_read = body is not None and not await is_slow(body)
+        is_read = body is not None and len(body) <= MAX_REQUEST_BYTES and not await is_slow(body)
         prompt = dialect.prompt(method, target, body) if body is not None and is_read else None
         await turns.breathe()
         if body is None or prompt is None:

@@ -16,6 +16,7 @@ from botocore.config import Config
 from botocore.exceptions import ClientError
 from pydantic import ValidationError
 
+from proxy.downstream.bodies import MAX_REQUEST_BYTES
 from proxy.llm.assembly.dialect import AbnormalFinish, NotStreamable, Prompt, ProviderFailed, Unfaithful
 from proxy.llm.dialects.bedrock import Converse, InvokeModel
 from proxy.llm.stream_events import StreamEvents
@@ -24,7 +25,7 @@ from tests.llm import test_llm_anthropic as claude
 from tests.llm.test_llm_clients import Call, Client
 from tests.llm.test_model_port import counted
 from tests.servers.authority import certificates
-from tests.servers.bedrock import BEARER, REGION, ROLE, Bedrock, framed
+from tests.servers.bedrock import BEARER, REGION, ROLE, Bedrock, frame, framed
 from tests.servers.scripted import Asked
 from tests.servers.streaming import START, answer, browser, read, signed
 from tests.servers.tapping import tapped, trace_context
@@ -271,13 +272,18 @@ def converse(url: str, headers: dict[str, str], **more: Any) -> Any:
     return _without_times(client_of(url, headers, **more).converse(modelId=MODEL, messages=ASKED))
 
 
+def converse_long(url: str, headers: dict[str, str]) -> Any:
+    said = [{"role": "user", "content": [{"text": "a" * (MAX_REQUEST_BYTES + 1)}]}]
+    return _without_times(client_of(url, headers).converse(modelId=MODEL, messages=said))
+
+
 def converse_stream(url: str, headers: dict[str, str]) -> Any:
     came = client_of(url, headers).converse_stream(modelId=MODEL, messages=ASKED)
     return _without_times(came | {"stream": list(came["stream"])})
 
 
 def invoke(url: str, headers: dict[str, str]) -> Any:
-    came = client_of(url, headers).invoke_model(modelId=MODEL, body=CLAUDE_CALL)
+    came = client_of(url, headers).invoke_model(modelId=MODEL, body=CLAUDE_CALL, accept="application/json")
     return _without_times(came | {"body": json.loads(came["body"].read())})
 
 
@@ -433,6 +439,29 @@ async def test_the_callers_own_stream_passes_untouched_and_is_shown(tmp_path: Pa
     assert "".join(shown).startswith("Hey")
 
 
+async def test_a_body_that_is_too_long_for_the_tap_is_signed_all_the_same(tmp_path: Path) -> None:
+    """Pictures and documents make it so."""
+    model = Bedrock(TEXT, BATCH)
+
+    came, results, _ = await through(tmp_path, model, converse_long)
+
+    assert came[0] == BATCH
+    assert results == {"batch": 1}
+    assert model.paths == [b"converse"]
+
+
+async def test_a_header_of_the_call_has_another_name_in_a_call_for_a_stream(tmp_path: Path) -> None:
+    """`Accept` would be about the stream's own framing."""
+    model = Bedrock(*of_claude("tools"))
+
+    _, results, _ = await through(tmp_path, model, invoke)
+
+    asked = model.upstream.asked[0]
+    assert results == {"tapped": 1}
+    assert asked.header(b"x-amzn-bedrock-accept") == b"application/json"
+    assert asked.header(b"accept") is None
+
+
 async def test_a_bearer_key_goes_on_as_it_came_over_https(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -492,6 +521,12 @@ def test_the_settings_say_which_extra_is_missing(tmp_path: Path, monkeypatch: py
 
     with pytest.raises(ValidationError, match=r"headgate\[bedrock\]"):
         Settings.model_validate(block | {"admin_token": "a token for tests alone"})
+
+
+def test_what_is_no_frame_is_unfaithful() -> None:
+    for wire in (b"data: {}\n\n" * 9, frame(b"\xff", message_type="event", event_type="a"), frame(b"{}")):
+        with pytest.raises(Unfaithful):
+            StreamEvents(Converse.media_type).feed(wire)
 
 
 def test_frames_are_read_however_they_are_cut() -> None:

@@ -11,7 +11,7 @@ how to ask, and makes the batch answer out of the stream's events.
 
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from proxy.llm.assembly.usage import UsageFields
@@ -68,6 +68,8 @@ class StreamCall:
     prompt: Prompt
     choices: int = 1
     """How many answers the call asks for."""
+    renamed: Mapping[bytes, bytes] = field(default_factory=dict)
+    """Headers of the call that have another name in a call for a stream, in lower case."""
 
 
 class Assembler(Protocol):

@@ -3,6 +3,7 @@
 The parser is botocore's, which checks the lengths and checksums.
 """
 
+import struct
 from collections.abc import Iterator
 
 import orjson
@@ -24,7 +25,7 @@ class AmazonEvents:
         from botocore.eventstream import EventStreamBuffer, ParserError
 
         self._buffer = EventStreamBuffer()
-        self._errors = (ParserError, KeyError, ValueError)
+        self._errors = (ParserError, struct.error, LookupError, ValueError)
         self._max_bytes = max_bytes
         self._waiting_bytes = 0
 

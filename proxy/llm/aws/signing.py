@@ -29,6 +29,9 @@ KEPT_S = 30.0
 """How long credentials are used before they are asked for anew. botocore itself renews them long before they
 expire."""
 
+SIGNED_BYTES = 32 * 1024 * 1024
+"""The longest body that is signed. Amazon itself takes no longer one than 25,000,000 bytes."""
+
 LONG_BYTES = 256 * 1024
 """A body that takes so long to be hashed that the loop should be free meanwhile."""
 
@@ -79,7 +82,7 @@ class Signer:
         if came is None:
             return headers
         if body is None:
-            raise RequestRefused(413, "The request's body is too long to be signed anew.")
+            raise RequestRefused(503, "There is no room to sign the request anew, or its body is too long.")
         hashing = partial(hashlib.sha256, body)
         digest = (hashing() if len(body) < LONG_BYTES else await asyncio.to_thread(hashing)).hexdigest()
         kept = [pair for pair in headers if pair[0] not in SIGNED_HERE]

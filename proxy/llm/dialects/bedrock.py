@@ -51,6 +51,7 @@ class Converse:
         output=("usage.outputTokens",),
     )
     batch, streamed = b"converse", b"converse-stream"
+    renamed: Mapping[bytes, bytes] = {}
 
     def __init__(self) -> None:
         self._target = re.compile(rb"(.*/model/([^/]+)/)(%b|%b)" % (self.batch, self.streamed))
@@ -75,7 +76,7 @@ class Converse:
         if why := self.not_streamable(call.body):
             raise NotStreamable(why)
         streamed = call.path + self.streamed + target[len(path_of(target)) :]
-        return StreamCall(streamed, body, self.prompt_of(call))
+        return StreamCall(streamed, body, self.prompt_of(call), renamed=self.renamed)
 
     def assembler(self, choices: int | None = None) -> "Conversation":
         return Conversation(is_own_stream=choices is None)
@@ -108,6 +109,7 @@ class InvokeModel(Converse):
 
     batch, streamed = b"invoke", b"invoke-with-response-stream"
     usage = Anthropic.usage
+    renamed: Mapping[bytes, bytes] = {b"accept": b"x-amzn-bedrock-accept"}
 
     def is_call(self, method: str, target: bytes) -> bool:
         found = self._target.fullmatch(path_of(target))
