@@ -22,6 +22,7 @@ from flags.rollout.writing import down
 from flags.rollout.writing.file_admin import FileAdmin
 from flags.rollout.writing.flag_admin import ManagedFlag
 from tests.rollout.rolling import FLAG, Crash, Rolling, Running, flag_file, policy
+from tests.simulate.rollouts import QUICK_DISK
 
 POINTS = ("begun", "written", "marked", "committed", "before the flag", "after the flag")
 STEPS = (5, 25, 50)
@@ -44,7 +45,7 @@ class Rollout(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.stack = ExitStack()
-        directory = Path(self.stack.enter_context(tempfile.TemporaryDirectory()))
+        directory = Path(self.stack.enter_context(tempfile.TemporaryDirectory(dir=QUICK_DISK)))
         self.loop = asyncio.new_event_loop()
         flag_file(directory / "flags.json")
         self.rolling = Rolling(directory, policy(directory))

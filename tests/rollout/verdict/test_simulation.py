@@ -6,7 +6,9 @@ from functools import cache
 from tests.simulate.__main__ import ROWS
 from tests.simulate.rollouts import Case, Course, courses
 
-ROUNDS = 4
+ROUNDS = 2
+"""Always the same two, so chance has no part: how often anything happens is what `make simulate` counts."""
+
 SEED = 7_000_000
 TRUTHS = {row.name: row.truth for row in ROWS}
 
@@ -25,7 +27,7 @@ def test_without_harm_nothing_goes_back() -> None:
 def test_a_healthy_build_is_proved_to_be_safe() -> None:
     """At a quarter of the users, within the time of its steps; others' rules go back for nothing."""
     found = simulated("no harm, 20 a minute")
-    assert sum(25 in course.proved for course in found) >= ROUNDS - 2
+    assert all(25 in course.proved for course in found)
     assert all(course.flagger for course in found)
 
 
@@ -38,5 +40,5 @@ def test_three_times_the_failures_go_back_soon() -> None:
 
 def test_the_same_seed_gives_the_same_rollout() -> None:
     """To the last count: what a seed shows can be looked at again."""
-    case = Case(TRUTHS["5 times, 20 a minute"], SEED)
-    assert courses([case], processes=1) == courses([case], processes=2)
+    name = "3 times, 20 a minute"
+    assert courses([Case(TRUTHS[name], SEED)], processes=1) == simulated(name)[:1]
