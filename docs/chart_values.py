@@ -84,6 +84,18 @@ class AdminService(Block):
     annotations: dict[str, str] = {}
 
 
+class PrivateAuthorities(Block):
+    """Certificates of your authorities, as `tls.ca_file` of settings and policy: a ConfigMap or a Secret,
+    such as a Bundle of trust-manager makes."""
+
+    config_map: str = ""
+    """Name of a ConfigMap."""
+    secret: str = ""
+    """Name of a Secret."""
+    key: Annotated[str, Field(pattern=r"^[-._a-zA-Z0-9]{1,253}$")] = "ca.crt"
+    """Key in it: a PEM file of all authorities to trust, public ones too if they are needed."""
+
+
 class ModelPort(Block):
     """The model port (`settings.llm`). Every model call of the upstream goes through it, whoever asks."""
 
@@ -359,6 +371,7 @@ class Values(Block):
         "capabilities": {"drop": ["ALL"]},
     }
     """Of all of the chart's containers, in the same way."""
+    authorities: PrivateAuthorities = PrivateAuthorities()
     extra_env: list[EnvVar] = []
     """For the proxies and the controller."""
     env_from: list[Object] = []

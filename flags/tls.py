@@ -7,6 +7,7 @@ authority of one's own often miss. Strict or not: chain, dates and name are alwa
 import ssl
 import sys
 from collections.abc import Callable, Iterable
+from pathlib import Path
 
 from cryptography import x509
 
@@ -58,6 +59,16 @@ def strictly(context: ssl.SSLContext, strict: bool) -> ssl.SSLContext:
     context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
     context.sslobject_class = _Handshake
     return context
+
+
+def trusting(ca_file: Path | None, *, strict: bool) -> ssl.SSLContext:
+    """A client's context.
+
+    Args:
+        ca_file: PEM file of the authorities to trust; None: those of the system, or of `SSL_CERT_FILE`.
+        strict: see `strictly`.
+    """
+    return strictly(ssl.create_default_context(cafile=ca_file), strict)
 
 
 def why(exc: BaseException) -> str:

@@ -21,7 +21,7 @@ import orjson
 
 from flags.engine import SPEC_VERSION
 from flags.errors import FlagServerError
-from flags.tls import strictly
+from flags.tls import trusting
 
 MAX_BODY_BYTES = 16 * 1024 * 1024
 """Some 30,000 flags of a usual size."""
@@ -110,8 +110,7 @@ class UnleashApi:
     def _tls(self) -> ssl.SSLContext | bool:
         if not self._server.url.startswith("https:"):
             return False  # reading the authorities takes longer than all the rest
-        context = ssl.create_default_context(cafile=self._server.ca_file)
-        return strictly(context, self._server.strict_tls)
+        return trusting(self._server.ca_file, strict=self._server.strict_tls)
 
     async def features(self, etag: str = "") -> Served | None:
         """The flags; None if they are still those of `etag`. Raises FlagServerError."""

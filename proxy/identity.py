@@ -18,7 +18,7 @@ from typing import Any
 import httpx
 import jwt
 
-from flags.tls import strictly, why
+from flags.tls import trusting, why
 from proxy.http.headers import Headers
 from proxy.settings.identity import IdentitySettings, JwtSettings
 
@@ -214,7 +214,7 @@ class Identifier:
         if self._jwt is None or self._jwt.jwks_url is None:
             return True
         try:
-            tls = strictly(httpx.create_ssl_context(), self._strict_tls)
+            tls = trusting(self._jwt.ca_file, strict=self._strict_tls)
             async with httpx.AsyncClient(verify=tls, timeout=JWKS_TIMEOUT_S) as client:
                 answer = (await client.get(self._jwt.jwks_url)).raise_for_status()
             keys = jwt.PyJWKSet.from_dict(answer.json()).keys

@@ -4,7 +4,7 @@ import ssl
 from dataclasses import replace
 from urllib.parse import urlsplit
 
-from flags.tls import strictly
+from flags.tls import trusting
 from proxy.http.headers import Forwarding
 from proxy.settings.identity import IdentitySettings
 from proxy.settings.upstream import ProviderSettings, UpstreamSettings
@@ -17,7 +17,7 @@ def origin(settings: UpstreamSettings | ProviderSettings, *, strict_tls: bool) -
     url = urlsplit(settings.url)
     tls: ssl.SSLContext | None = None
     if url.scheme == "https":
-        tls = strictly(ssl.create_default_context(cafile=settings.tls.ca_file), strict_tls)
+        tls = trusting(settings.tls.ca_file, strict=strict_tls)
         tls.set_alpn_protocols(["http/1.1"])
         if not settings.tls.verify:
             tls.check_hostname = False

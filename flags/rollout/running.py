@@ -8,6 +8,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
+from pathlib import Path
 
 import httpx
 from prometheus_client import CollectorRegistry, start_http_server
@@ -29,7 +30,7 @@ from flags.rollout.tick.looking import Clocks
 from flags.rollout.writing.file_admin import FileAdmin
 from flags.rollout.writing.flag_admin import FlagAdmin, ManagedFlag
 from flags.rollout.writing.unleash_admin import UnleashAdmin
-from flags.tls import strictly
+from flags.tls import trusting
 
 logger = logging.getLogger("headgate.rollout")
 
@@ -190,7 +191,7 @@ async def opened_admin(policy: FlagPlace) -> AsyncIterator[FlagAdmin]:
         flag,
         project=policy.project,
         environment=policy.environment,
-        strict_tls=policy.tls.strict,
+        tls=trusting(place.ca_file or policy.tls.ca_file, strict=policy.tls.strict),
     )
     async with opened as admin:
         yield admin
@@ -199,8 +200,8 @@ async def opened_admin(policy: FlagPlace) -> AsyncIterator[FlagAdmin]:
 @asynccontextmanager
 async def opened_readings(policy: Policy) -> AsyncIterator[Readings]:
     """The port that the counts come from."""
-    async with _client(policy) as client:
-        server = policy.evidence.prometheus
+    server = policy.evidence.prometheus
+    async with _client(policy, None if server is None else server.ca_file) as client:
         if server is not None:
             yield PrometheusReadings(client, server, policy.wanted(), stale_after_s=policy.stale_after_s)
         else:
@@ -208,8 +209,8 @@ async def opened_readings(policy: Policy) -> AsyncIterator[Readings]:
             yield PageReadings(client, policy.evidence.pages, policy.wanted())
 
 
-def _client(policy: Policy) -> httpx.AsyncClient:
-    tls = strictly(httpx.create_ssl_context(), policy.tls.strict)
+def _client(policy: Policy, ca_file: Path | None) -> httpx.AsyncClient:
+    tls = trusting(ca_file or policy.tls.ca_file, strict=policy.tls.strict)
     return httpx.AsyncClient(verify=tls, follow_redirects=False)
 
 
@@ -251,7 +252,7 @@ async def opened_webhook(policy: Policy) -> AsyncIterator[Send]:
     if policy.notify is None:
         yield _no_webhook
         return
-    async with _client(policy) as client:
+    async with _client(policy, policy.notify.ca_file) as client:
         yield Webhook(policy.notify, client).send
 
 

@@ -42,6 +42,36 @@ envFrom:
 {{- end }}
 {{- end -}}
 
+{{- /* Where the authorities of `authorities` are; empty: nowhere. */ -}}
+{{- define "headgate.caFile" -}}
+{{- with .Values.authorities -}}
+{{- if or .configMap .secret -}}
+/etc/headgate-authorities/{{ .key }}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+
+{{- define "headgate.caMount" -}}
+{{- if include "headgate.caFile" . }}
+- {name: authorities, mountPath: /etc/headgate-authorities, readOnly: true}
+{{- end }}
+{{- end -}}
+
+{{- define "headgate.caVolume" -}}
+{{- if include "headgate.caFile" . }}
+{{- with .Values.authorities }}
+- name: authorities
+  {{- if .configMap }}
+  configMap:
+    name: {{ .configMap }}
+  {{- else }}
+  secret:
+    secretName: {{ .secret }}
+  {{- end }}
+{{- end }}
+{{- end }}
+{{- end -}}
+
 {{- /* Labels and annotations of a pod of Headgate. Call with (list . component checksum-name checksum). */ -}}
 {{- define "headgate.podMeta" -}}
 {{- $ := index . 0 -}}

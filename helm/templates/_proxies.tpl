@@ -98,6 +98,7 @@ spec:
             - {name: flags, mountPath: /etc/headgate/flags, readOnly: true}
             {{- end }}
             - {name: tmp, mountPath: /tmp}
+            {{- include "headgate.caMount" . | nindent 12 }}
             {{- with .Values.extraVolumeMounts }}
             {{- toYaml . | nindent 12 }}
             {{- end }}
@@ -118,6 +119,7 @@ spec:
           emptyDir:
             medium: Memory
             sizeLimit: 64Mi
+        {{- include "headgate.caVolume" . | nindent 8 }}
         {{- with .Values.extraVolumes }}
         {{- toYaml . | nindent 8 }}
         {{- end }}

@@ -23,6 +23,9 @@ valkey: 6379
 {{- $url := printf "redis://%s-valkey:6379" (include "headgate.fullname" .) -}}
 {{- $_ := set $settings.event_log.valkey "url" $url -}}
 {{- end -}}
+{{- with include "headgate.caFile" . -}}
+{{- $_ := set $settings "tls" (merge (dict "ca_file" .) (default dict $settings.tls)) -}}
+{{- end -}}
 {{- toYaml $settings -}}
 {{- end -}}
 
@@ -33,6 +36,9 @@ valkey: 6379
 {{- $lease := dict "namespace" .Release.Namespace "name" (printf "%s-controller" (include "headgate.fullname" .)) -}}
 {{- $_ := set $policy "lease" (dict "kubernetes" $lease) -}}
 {{- $_ := set $policy "listen" "0.0.0.0:9465" -}}
+{{- with include "headgate.caFile" . -}}
+{{- $_ := set $policy "tls" (merge (dict "ca_file" .) (default dict $policy.tls)) -}}
+{{- end -}}
 {{- toYaml $policy -}}
 {{- end -}}
 
@@ -98,6 +104,12 @@ valkey: 6379
 {{- end -}}
 {{- if and .Values.autoscaling.enabled (lt (int .Values.autoscaling.max) (int .Values.autoscaling.min)) -}}
 {{- fail "autoscaling.max is less than autoscaling.min." -}}
+{{- end -}}
+{{- if and .Values.authorities.configMap .Values.authorities.secret -}}
+{{- fail "authorities.configMap and authorities.secret are both set: the file is in one of them." -}}
+{{- end -}}
+{{- if and (include "headgate.caFile" .) (or (dig "ca_file" "" (default dict $settings.tls)) (dig "tls" "ca_file" "" (default dict .Values.controller.policy))) -}}
+{{- fail "authorities and tls.ca_file are both set: it is one file for all servers." -}}
 {{- end -}}
 {{- if and .Values.autoscaling.enabled (not (or .Values.autoscaling.cpu .Values.autoscaling.viewers)) -}}
 {{- fail "autoscaling.cpu or autoscaling.viewers is needed: it scales by one of them, or by both." -}}

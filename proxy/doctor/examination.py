@@ -73,10 +73,12 @@ async def _store(settings: Settings) -> list[Diagnosis]:
     chosen = settings.event_log.valkey
     if chosen is None:
         return [skipped(store.CHECK, "event_log.valkey is not set: each process knows its own runs alone")]
-    return await store.look(chosen.url.get_secret_value(), strict=settings.tls.strict)
+    return await store.look(chosen.url.get_secret_value(), strict=settings.tls.strict, ca_file=chosen.ca_file)
 
 
 async def _prometheus(settings: Settings, wishes: Wishes) -> Diagnosis:
     if not wishes.prometheus:
         return skipped(prometheus.CHECK, "not asked", "--prometheus URL asks whether it has the series.")
-    return await prometheus.look(wishes.prometheus, [route.name for route in settings.routes])
+    return await prometheus.look(
+        wishes.prometheus, [route.name for route in settings.routes], settings.tls.ca_file
+    )

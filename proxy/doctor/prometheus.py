@@ -3,6 +3,7 @@
 import json
 import ssl
 from collections.abc import Collection, Mapping
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
 
@@ -20,12 +21,13 @@ ROUTES = "count by (route) (headgate_requests_total)"
 STARTS = "count(process_start_time_seconds and on(instance, job) headgate_build_info)"
 
 
-async def look(url: str, routes: Collection[str]) -> Diagnosis:
+async def look(url: str, routes: Collection[str], ca_file: Path | None = None) -> Diagnosis:
     """Args:
     url: as its page has it.
     routes: names that must be labels.
+    ca_file: see `tls.ca_file`.
     """
-    tls = ssl.create_default_context() if url.startswith("https:") else None
+    tls = ssl.create_default_context(cafile=ca_file) if url.startswith("https:") else None
     found: dict[str, list[Mapping[str, Any]]] = {}
     try:
         async with client(tls) as asking:

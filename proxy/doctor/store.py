@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Mapping
+from pathlib import Path
 
 from proxy.doctor.diagnosis import Diagnosis, fail, ok, skipped, warn
 from proxy.replicas.valkey import Health, Link, StoreDown
@@ -30,12 +31,13 @@ _AWAY = (
 )
 
 
-async def look(url: str, *, strict: bool) -> list[Diagnosis]:
+async def look(url: str, *, strict: bool, ca_file: Path | None = None) -> list[Diagnosis]:
     """Args:
     url: may hold a password, which no finding has.
     strict: see `tls.strict`.
+    ca_file: see `event_log.valkey.ca_file`.
     """
-    link = Link(url, Health(), (), WITHIN_S, strict_tls=strict)
+    link = Link(url, Health(), (), WITHIN_S, strict_tls=strict, ca_file=ca_file)
     try:
         [_, about] = await link.call(("PING",), ("INFO",), probe=True)
         found = _info(about)

@@ -101,7 +101,7 @@ class ValkeyRuns:
         self._sealing = Sealing(settings.key.get_secret_value())
         self._keys = Keys(settings.prefix)
         self._health = Health()
-        link = partial(Link, url, self._health, SCRIPTS, strict_tls=strict_tls)
+        link = partial(Link, url, self._health, SCRIPTS, strict_tls=strict_tls, ca_file=settings.ca_file)
         self._link, self._read_link = link(), link()
         self._tail_link = link(timeout_s=BLOCK_MS / 1000 + CALL_S)
         self._mirror_link = link(timeout_s=ROUND_S)

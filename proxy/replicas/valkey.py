@@ -10,6 +10,7 @@ import hashlib
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from redis.asyncio.connection import Connection, SSLConnection, parse_url
@@ -90,6 +91,7 @@ class Link:
         scripts: those that may be called.
         timeout_s: for a call, and as much again for the wait for those before it.
         strict_tls: whether its certificate must follow RFC 5280 strictly.
+        ca_file: authorities to trust beside the system's.
     """
 
     def __init__(
@@ -100,6 +102,7 @@ class Link:
         timeout_s: float = CALL_S,
         *,
         strict_tls: bool = True,
+        ca_file: Path | None = None,
     ) -> None:
         options: dict[str, Any] = {
             "socket_timeout": None,  # the whole call has one
@@ -110,6 +113,8 @@ class Link:
             **parse_url(url),
         }
         connection_class = options.pop("connection_class", Connection)
+        if ca_file is not None and issubclass(connection_class, SSLConnection):
+            options.setdefault("ssl_ca_certs", str(ca_file))
         self._connection: Connection = connection_class(**options)
         self.health = health
         self._scripts = scripts

@@ -6,7 +6,7 @@ from pydantic import AfterValidator, Field, SecretStr, model_validator
 
 from proxy.settings.block import SettingsBlock
 from proxy.settings.secret_rules import check_algorithms, check_key, fits
-from proxy.settings.values import WebAddress
+from proxy.settings.values import Authorities, WebAddress
 
 
 class JwtSettings(SettingsBlock):
@@ -21,6 +21,8 @@ class JwtSettings(SettingsBlock):
     jwks_url: WebAddress | None = None
     """Where the issuer publishes its keys. They are fetched at start, every 10 minutes, and when a token
     names an unknown key, then at most once in 10 seconds."""
+    ca_file: Authorities | None = None
+    """PEM file of the authorities to trust instead of the system's, for `jwks_url`."""
     algorithms: Annotated[list[str], AfterValidator(check_algorithms)] = Field(
         default=["HS256", "RS256", "ES256"]
     )

@@ -9,13 +9,13 @@ from urllib.parse import urlsplit
 from pydantic import AfterValidator, ByteSize, Field, SecretStr, model_validator
 
 from proxy.settings.attach import AttachSettings
-from proxy.settings.block import SettingsBlock
+from proxy.settings.block import SettingsBlock, with_authorities
 from proxy.settings.flags import FlagSettings
 from proxy.settings.identity import IdentitySettings
 from proxy.settings.route import RouteSettings
 from proxy.settings.secret_rules import check_token
 from proxy.settings.upstream import LlmSettings, UpstreamSettings
-from proxy.settings.values import PARAMETER, Address, PageOrigin, Seconds
+from proxy.settings.values import PARAMETER, Address, Authorities, PageOrigin, Seconds
 
 
 def _store(value: SecretStr) -> SecretStr:
@@ -31,6 +31,10 @@ def _store(value: SecretStr) -> SecretStr:
 
 class StrictnessSettings(SettingsBlock):
     """TLS to every server that Headgate connects to: upstream, providers, Unleash, `jwks_url`, Valkey."""
+
+    ca_file: Authorities | None = None
+    """PEM file of the authorities to trust instead of the system's, wherever a server has no `ca_file` of its
+    own. With private and public servers it needs the authorities of both."""
 
     strict: bool = True
     """Hold certificates to the letter of RFC 5280, on every Python. Private authorities often leave out, for
@@ -57,6 +61,9 @@ class ValkeyLogSettings(SettingsBlock):
     key: SecretStr = Field(min_length=32)
     """Secret of 32 characters or more that encrypts everything in the store; the same for all replicas. After
     a change, runs that are already stored cannot be read."""
+    ca_file: Authorities | None = None
+    """PEM file of authorities to trust beside the system's, for `rediss://`. `?ssl_ca_certs=` in the URL
+    takes precedence."""
     prefix: str = Field(default="headgate", pattern=r"^[A-Za-z0-9_.:-]{1,64}$")
     """Start of every key's name, so that several Headgates can share one store."""
     ttl_s: Seconds = 600
@@ -171,6 +178,10 @@ class Settings(SettingsBlock):
                     raise ValueError(f"routes: '{key}' stands there twice")
                 seen.add(key)
         return self
+
+    @model_validator(mode="after")
+    def _authorities_of_all_are_those_of_each(self) -> "Settings":
+        return self if self.tls.ca_file is None else with_authorities(self, self.tls.ca_file)
 
 
 def _shape(match: str) -> str:

@@ -17,6 +17,7 @@ from flags.rollout.leases.kubernetes_api import ApiServer
 from flags.rollout.reporting.notices import Notice
 from flags.rollout.running import opened_admin, opened_readings, opened_webhook
 from flags.tls import strictly, why
+from proxy.settings.settings import Settings
 from tests.rollout.rolling import policy
 from tests.servers.authority import LACKS, certificates
 from tests.servers.scripted import until
@@ -188,3 +189,89 @@ async def test_the_policy_says_the_same_for_everything_that_the_controller_asks(
     assert [SAID in reason for reason in reasons] == [strict] * 4
     asked = {request.split(b" ")[1].split(b"?")[0] for request in secure.heard}
     assert len(asked) == (0 if strict else 4)
+
+
+WAYS = pytest.mark.parametrize("way", ["one for all", "one for each"])
+"""Of naming private authorities: the two of `tls.ca_file` and `ca_file`."""
+
+
+@WAYS
+async def test_private_authorities_are_trusted_by_everything_that_the_proxy_asks(
+    tmp_path: Path, way: str
+) -> None:
+    """Upstream, provider, Unleash, keys and store; the system's authorities know none of them."""
+    ca_file, context = certificates(tmp_path)
+    own: dict[str, Any] = {} if way == "one for all" else {"ca_file": str(ca_file)}
+    names = ("upstream", "provider", "unleash", "issuer", "store")
+    async with AsyncExitStack() as stack:
+        served = {name: await stack.enter_async_context(Secure(context).running()) for name in names}
+        url = {name: f"https://127.0.0.1:{secure.port}" for name, secure in served.items()}
+        settings: dict[str, Any] = {
+            "tls": {} if own else {"ca_file": str(ca_file)},
+            "upstream": {"tls": own},
+            "flag_settings": {"unleash": {"url": url["unleash"], "token": "t", **own}},
+            "identity": {"jwt": {"jwks_url": f"{url['issuer']}/keys", **own}},
+            "event_log": {
+                "valkey": {"url": f"rediss://127.0.0.1:{served['store'].port}", "key": "k" * 32, **own}
+            },
+            "llm": {"providers": [{"name": "openai", "url": url["provider"], "tls": own}]},
+        }
+        gate = await stack.enter_async_context(
+            headgate(url["upstream"], tmp_path, routes=[route()], **settings)
+        )
+        client = await stack.enter_async_context(httpx.AsyncClient(trust_env=False))
+        await client.get(f"{gate.url}/page")
+        await client.post(f"{gate.model_url}/openai/v1/chat/completions", json={"model": "m"})
+
+        await until(lambda: all(secure.heard for secure in served.values()), within_s=30)
+
+
+@WAYS
+async def test_private_authorities_are_trusted_by_everything_that_the_controller_asks(
+    tmp_path: Path, way: str
+) -> None:
+    """Unleash's Admin API, Prometheus and the webhook."""
+    ca_file, context = certificates(tmp_path)
+    own: dict[str, Any] = {} if way == "one for all" else {"ca_file": str(ca_file)}
+    async with Secure(context).running() as secure:
+        url = f"https://127.0.0.1:{secure.port}"
+        rollout = policy(
+            tmp_path,
+            where={"unleash": {"url": url, "token": "t", **own}},
+            evidence={"prometheus": {"url": url, "selector": 'job="headgate"', **own}},
+            notify={"webhook": url, **own},
+            tls={} if own else {"ca_file": str(ca_file)},
+        )
+        async with opened_admin(rollout) as admin:
+            with pytest.raises(FlagAdminError):
+                await admin.read()
+        async with opened_readings(rollout) as readings:
+            with pytest.raises(EvidenceError):
+                await readings.read(0)
+        async with opened_webhook(rollout) as send:
+            await send(Notice("r", 1, 0.0, "holding", "", "", 0, 0))
+
+    asked = {request.split(b" ")[1].split(b"?")[0] for request in secure.heard}
+    assert len(asked) == 3
+
+
+def test_a_servers_own_authorities_take_precedence(tmp_path: Path) -> None:
+    """Who has none gets those of all, and nothing else of the settings changes."""
+    ca_file, _ = certificates(tmp_path)
+    (tmp_path / "own").mkdir()
+    own, _ = certificates(tmp_path / "own")
+    document = {
+        "upstream": {"url": "https://ehr", "tls": {"ca_file": str(own)}},
+        "llm": {"providers": [{"name": "openai", "url": "https://api"}]},
+        "flags": {"unleash": {"url": "https://unleash", "token": "t"}},
+        "tls": {"ca_file": str(ca_file)},
+    }
+
+    settings = Settings.model_validate(document)
+
+    assert settings.llm is not None
+    assert settings.flags.unleash is not None
+    assert settings.upstream.tls.ca_file == own
+    assert settings.llm.providers[0].tls.ca_file == settings.flags.unleash.ca_file == ca_file
+    assert "breaker" not in settings.upstream.model_fields_set
+    assert "limits" not in settings.model_fields_set

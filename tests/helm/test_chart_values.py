@@ -3,6 +3,7 @@
 from typing import Any
 
 import pytest
+import yaml
 from helm_python import HelmError
 
 from tests.helm.charting import (
@@ -207,6 +208,7 @@ REFUSED = [
     ("dnsPolicy", "Somewhere", "dnsPolicy"),
     ("commonLabels", {"app.kubernetes.io/name": "mine"}, "is the chart's own"),
     ("podLabels", {"app.kubernetes.io/component": "mine"}, "is the chart's own"),
+    ("authorities", {"configMap": "a", "secret": "b"}, "authorities.configMap and authorities.secret"),
     ("autoscaling", {"enabled": True, "cpu": None}, "autoscaling.cpu or autoscaling.viewers is needed"),
     ("monitoring", {"serviceMonitor": {"scrapeTimeout": "20s"}}, "longer than the interval"),
 ]
@@ -307,3 +309,29 @@ def test_the_charts_test_is_a_hook_and_closes_the_way_it_opens() -> None:
         "http://headgate-admin:9464/readyz",
         "http://headgate:80/_headgate/client.js",
     ]
+
+
+@pytest.mark.parametrize(
+    ("given", "volume"),
+    [
+        ({"configMap": "bundle"}, {"configMap": {"name": "bundle"}}),
+        ({"secret": "bundle", "key": "tls.pem"}, {"secret": {"secretName": "bundle"}}),
+    ],
+    ids=["ConfigMap", "Secret"],
+)
+def test_private_authorities_are_mounted_and_named_in_both_files(
+    given: dict[str, str], volume: dict[str, Any]
+) -> None:
+    """As trust-manager makes them: one file, for the proxies and the controller."""
+    rendered = render(values_of("production", authorities=given))
+    path = f"/etc/headgate-authorities/{given.get('key', 'ca.crt')}"
+
+    for name, file in {"headgate": "headgate.yaml", "headgate-controller": "rollout.yaml"}.items():
+        deployment = rendered.one("Deployment", name)
+        document = yaml.safe_load(rendered.one("ConfigMap", name)["data"][file])
+        assert document["tls"]["ca_file"] == path
+        assert {"name": "authorities", **volume} in deployment["spec"]["template"]["spec"]["volumes"]
+        mounts = {each["name"]: each["mountPath"] for each in container(deployment)["volumeMounts"]}
+        assert path.startswith(f"{mounts['authorities']}/")
+        taken_by_kubernetes(deployment, KUBERNETES[-1])
+    assert "authorities" not in str(render(values_of("production")).one("Deployment"))

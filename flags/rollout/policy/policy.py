@@ -18,6 +18,7 @@ from flags.rollout.policy.guardrail_settings import BudgetSettings, Guardrails
 from flags.rollout.policy.guardrails import ErrorBudget, Exposure, Guardrail
 from flags.rollout.policy.value_types import (
     Address,
+    Authorities,
     Duration,
     File,
     FlagName,
@@ -62,6 +63,8 @@ class UnleashPlace(PolicyBlock):
     """Without `/api`."""
     token: Secret
     """Token of the Admin API, with the right to update strategies of this project and environment."""
+    ca_file: Authorities | None = None
+    """PEM file of the authorities to trust for this server."""
 
 
 class Where(OneOf):
@@ -82,6 +85,8 @@ class PrometheusEvidence(PolicyBlock):
     """Label matchers that find the proxies, each of them once: `job="headgate"`."""
     token: Secret | None = None
     """Bearer token."""
+    ca_file: Authorities | None = None
+    """PEM file of the authorities to trust for this server."""
     timeout_s: Annotated[Number, Field(gt=0, le=60)] = 10
     """Seconds for one reading."""
 
@@ -128,6 +133,8 @@ class Notify(PolicyBlock):
     address."""
     headers: Annotated[Mapping[str, Secret], Field(max_length=20)] = {}
     """Sent along; the values are kept secret."""
+    ca_file: Authorities | None = None
+    """PEM file of the authorities to trust for this server."""
     timeout_s: Annotated[Number, Field(gt=0, le=60)] = 10
     """Seconds for one attempt."""
     attempts: Annotated[Whole, Field(ge=1, le=10)] = 3
@@ -147,6 +154,9 @@ class Tls(PolicyBlock):
 
     strict: Yes = True
     """Hold certificates to the letter of RFC 5280, as in the proxies' `tls.strict`."""
+    ca_file: Authorities | None = None
+    """PEM file of the authorities to trust instead of the system's, wherever a server has no `ca_file` of its
+    own. Kubernetes has one: its service account's."""
 
 
 class Step(PolicyBlock):

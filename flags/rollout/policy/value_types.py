@@ -1,6 +1,7 @@
 """Types of a policy's values: durations, rates, addresses, secrets, and what is refused in each."""
 
 import re
+import ssl
 from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, Any, Self
@@ -16,6 +17,8 @@ from pydantic import (
     ValidationInfo,
     model_validator,
 )
+
+from flags.tls import trusting
 
 _DURATION = re.compile(r"([1-9][0-9]{0,6})([smhd])")
 _UNITS_S = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
@@ -81,6 +84,16 @@ def _route_name(value: str) -> str:
     return value
 
 
+def _authorities(value: Path) -> Path:
+    try:
+        trusting(value, strict=True)
+    except ssl.SSLError:
+        raise ValueError("must be a PEM file of certificates") from None
+    except OSError as exc:
+        raise ValueError(f"cannot be read: {exc.strerror}") from None
+    return value
+
+
 def _beside_the_policy(value: Path, info: ValidationInfo) -> Path:
     base: Path = (info.context or {}).get("base", Path())
     return base / value
@@ -100,6 +113,7 @@ Secret = Annotated[SecretStr, AfterValidator(_header_value)]
 FlagName = Annotated[str, AfterValidator(_flag_name)]
 RouteName = Annotated[str, AfterValidator(_route_name)]
 File = Annotated[Path, AfterValidator(_beside_the_policy)]
+Authorities = Annotated[File, AfterValidator(_authorities)]
 
 
 class PolicyBlock(BaseModel):

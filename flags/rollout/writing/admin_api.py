@@ -4,6 +4,7 @@ Source: https://docs.getunleash.io/api/overview
 """
 
 import asyncio
+import ssl
 from collections.abc import Mapping
 from typing import Any, Self
 
@@ -11,7 +12,7 @@ import httpx
 import orjson
 
 from flags.errors import FlagAdminError
-from flags.tls import strictly, why
+from flags.tls import trusting, why
 
 TIMEOUT_S = 10.0
 """Seconds for one operation, with all its requests."""
@@ -42,11 +43,11 @@ class AdminApi:
     Args:
         url: without `/api`.
         token: of an administrator, a service account or a user; a client's is refused by the server.
-        strict_tls: whether its certificate must keep to the letter.
+        tls: whose certificates are good; None: the system's authorities, strictly.
     """
 
     def __init__(
-        self, url: str, token: str, *, timeout_s: float = TIMEOUT_S, strict_tls: bool = True
+        self, url: str, token: str, *, timeout_s: float = TIMEOUT_S, tls: ssl.SSLContext | None = None
     ) -> None:
         address = httpx.URL(url)
         if not address.host or address.scheme not in ("http", "https"):
@@ -60,7 +61,7 @@ class AdminApi:
         self._client = httpx.AsyncClient(
             base_url=f"{url.rstrip('/')}/api/admin",
             headers={"authorization": token, "accept-encoding": "identity", "user-agent": "headgate"},
-            verify=strictly(httpx.create_ssl_context(), strict_tls),
+            verify=tls or trusting(None, strict=True),
             timeout=timeout_s,
             follow_redirects=False,  # nor the token sent elsewhere
         )

@@ -10,6 +10,7 @@ After a write that was cut off (timeout, crash), only a new read says whether it
 """
 
 import asyncio
+import ssl
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -50,7 +51,7 @@ class UnleashAdmin:
         token: with the rights to change strategies and to turn environments on and off.
         flag: what is moved, and what it must be. The kill flag is of the same project.
         timeout_s: for each call of the port, with all the requests that it takes.
-        strict_tls: whether its certificate must keep to the letter.
+        tls: whose certificates are good; None: the system's authorities, strictly.
     """
 
     def __init__(
@@ -62,9 +63,9 @@ class UnleashAdmin:
         project: str = "default",
         environment: str = "production",
         timeout_s: float = TIMEOUT_S,
-        strict_tls: bool = True,
+        tls: ssl.SSLContext | None = None,
     ) -> None:
-        self._api = AdminApi(url, token, timeout_s=timeout_s, strict_tls=strict_tls)
+        self._api = AdminApi(url, token, timeout_s=timeout_s, tls=tls)
         self._flag = flag
         self._project = project
         self._environment = environment
