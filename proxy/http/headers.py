@@ -101,11 +101,10 @@ def end_to_end(headers: Headers, kept: frozenset[bytes] = frozenset()) -> Header
 
     Names that are to be `kept` are end to end, whatever `Connection` lists.
     """
-    for name, value in headers:
-        if name == b"connection" and value not in HARMLESS_CONNECTION:
-            dropped = _DROPPED | listed_in_connection(headers, kept)
-            return [pair for pair in headers if pair[0] not in dropped]
-    return [pair for pair in headers if pair[0] not in _DROPPED]
+    passed = [pair for pair in headers if pair[0] not in _DROPPED]
+    if len(passed) < len(headers) and (listed := listed_in_connection(headers, kept)):
+        return [pair for pair in passed if pair[0] not in listed]
+    return passed
 
 
 def is_shadow(name: bytes) -> bool:
@@ -154,7 +153,8 @@ def request_headers(
         kept = without_token(kept)  # it would name a run, which only Headgate may
     kept = _with_host(kept, host, forwarding.upstream_host, fallback_host)
     kept += _x_forwarded(earlier, forwarding, client, scheme, host)
-    return kept + _announced(forwarding, client, scheme, host)
+    is_announced = forwarding.forwarded or forwarding.via
+    return kept + _announced(forwarding, client, scheme, host) if is_announced else kept
 
 
 def _with_host(headers: Headers, host: bytes | None, chosen: bytes | None, fallback: bytes) -> Headers:
