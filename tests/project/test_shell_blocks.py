@@ -31,7 +31,7 @@ DASHBOARDS = ROOT / "docs" / "dashboards.md"
 ROLLOUT = ROOT / "docs" / "rollout.md"
 SOURCES = ROOT / "docs" / "sources.md"
 
-TYPED_HERE = {README: 3, CONTRIBUTING: 1, OPERATE: 1, DASHBOARDS: 1, ROLLOUT: 1, SOURCES: 1}
+TYPED_HERE = {README: 3, CONTRIBUTING: 1, OPERATE: 2, DASHBOARDS: 1, ROLLOUT: 1, SOURCES: 1}
 """Pages, and how many blocks they have."""
 
 TYPED_ELSEWHERE = {
@@ -104,12 +104,13 @@ async def test_the_readmes_five_minutes_and_the_kill_switch(tmp_path: Path) -> N
     [settings] = re.findall(r"```yaml\n(.*?)```", page, re.DOTALL)
     [flags] = re.findall(r"```json\n(.*?)```", page, re.DOTALL)
     _, serve, ask = blocks(README)
-    [switch] = blocks(OPERATE)
+    explain, switch = blocks(OPERATE)
     kill, unkill = switch.splitlines()
     directory = checkout(tmp_path)
     (directory / "flags.json").write_text(flags)
     token = jwt.encode({"sub": "somebody"}, "a key that nobody here verifies it with", "HS256")
-    environment = {"TOKEN": token, "HEADGATE_ADMIN_TOKEN": TOKEN}
+    path = f"{sys.prefix}/bin:{os.environ['PATH']}"
+    environment = {"TOKEN": token, "HEADGATE_ADMIN_TOKEN": TOKEN, "PATH": path}
 
     def here(text: str) -> str:
         return text.replace(":8080", f":{public}").replace(":9464", f":{admin}")
@@ -129,7 +130,8 @@ async def test_the_readmes_five_minutes_and_the_kill_switch(tmp_path: Path) -> N
             await eventually(is_ready, START_S)
             streamed = await said(here(ask), directory, environment)
             await said(here(kill), directory, environment)
-            killed = (await client.get(f"http://127.0.0.1:{admin}/readyz")).json()["killed"]
+            killed = (await client.get(f"http://127.0.0.1:{admin}/readyz")).json()["kill_switch"]
+            explained = await said(explain, directory, environment)
             in_one_piece = await said(here(ask), directory, environment)
             await said(here(unkill), directory, environment)
 
@@ -137,7 +139,8 @@ async def test_the_readmes_five_minutes_and_the_kill_switch(tmp_path: Path) -> N
     assert "headgate-decision: stream;reason=flag_on;source=batch" in head
     events = [json.loads(event.data) for event in Decoder(max_event_bytes=1 << 16).feed(body.encode())]
     assert texts(events) == {"answer": "Rest, and drink a lot."}
-    assert killed
+    assert (killed["reason"], killed["by"]) == ("why", "anna")
+    assert "anna on answer: stream, arm stream (flag_on)" in explained
     assert "headgate-decision: batch;reason=killed" in in_one_piece
 
 
