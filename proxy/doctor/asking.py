@@ -14,7 +14,8 @@ from time import perf_counter
 import anyio
 import httpx
 
-from flags.tls import strictly, why
+import flags.tls
+from flags.tls import why
 from proxy.errors import HeadgateError
 
 PATIENCE_S = 10.0
@@ -50,7 +51,7 @@ Headers = Sequence[tuple[str, str]]
 
 def trusting(ca_file: Path | None, *, strict: bool, verify: bool = True) -> ssl.SSLContext:
     """TLS as Headgate has it for a server with these settings."""
-    context = strictly(ssl.create_default_context(cafile=ca_file), strict)
+    context = flags.tls.trusting(ca_file, strict=strict)
     if not verify:
         context.check_hostname = False
         context.verify_mode = ssl.CERT_NONE

@@ -108,9 +108,11 @@ async def _arrivals(
 
 
 def judged(direct: Arrivals, through: Mapping[str, Arrivals]) -> list[Diagnosis]:
-    """Args:
-    direct: the stream as Headgate sent it.
-    through: the same, by address, the nearest first.
+    """What the arrivals of one stream say of each address.
+
+    Args:
+        direct: the stream as Headgate sent it.
+        through: the same, by address, the nearest first.
     """
     trouble = _no_stream(direct)
     if trouble is not None:

@@ -18,11 +18,13 @@ def clock(check: str, reply: Reply) -> Diagnosis:
 
 
 def compared(check: str, date: str | None, now: datetime, took_s: float) -> Diagnosis:
-    """Args:
-    check: the finding's name.
-    date: the field's value. None: the answer has none.
-    now: when the answer was whole.
-    took_s: how long it took: the server may have written the date at any time within.
+    """What a `Date` says of the two clocks.
+
+    Args:
+        check: the finding's name.
+        date: the field's value. None: the answer has none.
+        now: when the answer was whole.
+        took_s: how long it took: the server may have written the date at any time within.
     """
     try:
         told = parsedate_to_datetime(date or "")

@@ -25,10 +25,12 @@ class Context(StrEnum):
 
 
 def context_of(headers: Fields, token: str, trace_id: str) -> Context:
-    """Args:
-    headers: of the call.
-    token: of our member, in the request that was sent.
-    trace_id: of that request.
+    """With what a call came.
+
+    Args:
+        headers: of the call.
+        token: of our member, in the request that was sent.
+        trace_id: of that request.
     """
     if token_of(headers) == token:
         return Context.MEMBER

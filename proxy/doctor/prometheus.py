@@ -22,10 +22,12 @@ STARTS = "count(process_start_time_seconds and on(instance, job) headgate_build_
 
 
 async def look(url: str, routes: Collection[str], ca_file: Path | None = None) -> Diagnosis:
-    """Args:
-    url: as its page has it.
-    routes: names that must be labels.
-    ca_file: see `tls.ca_file`.
+    """Ask for the series of this Headgate.
+
+    Args:
+        url: as its page has it.
+        routes: names that must be labels.
+        ca_file: see `tls.ca_file`.
     """
     tls = ssl.create_default_context(cafile=ca_file) if url.startswith("https:") else None
     found: dict[str, list[Mapping[str, Any]]] = {}

@@ -77,10 +77,12 @@ _CALLS: Mapping[str, _Call] = {
 
 
 async def reach(provider: ProviderSettings, *, strict: bool, has_proxy: bool) -> Diagnosis:
-    """Args:
-    provider: as the settings have it.
-    strict: see `tls.strict`.
-    has_proxy: whether the environment names a proxy, which Headgate does not use.
+    """Ask a provider for anything at all.
+
+    Args:
+        provider: as the settings have it.
+        strict: see `tls.strict`.
+        has_proxy: whether the environment names a proxy, which Headgate does not use.
     """
     check = f"provider {provider.name}"
     try:

@@ -31,7 +31,9 @@ class RealRequest:
 def request_of(
     route: RouteSettings, parameters: Mapping[str, str], headers: Path | None, body: Path | None
 ) -> RealRequest:
-    """Args:
+    """The request that the command line describes.
+
+    Args:
         route: as the settings have it.
         parameters: values of the parameters in `match`.
         headers: a file of lines `Name: value`, such as the user's `Authorization`.

@@ -32,10 +32,12 @@ _AWAY = (
 
 
 async def look(url: str, *, strict: bool, ca_file: Path | None = None) -> list[Diagnosis]:
-    """Args:
-    url: may hold a password, which no finding has.
-    strict: see `tls.strict`.
-    ca_file: see `event_log.valkey.ca_file`.
+    """Ask the store what it is, and what it does when its memory is full.
+
+    Args:
+        url: may hold a password, which no finding has.
+        strict: see `tls.strict`.
+        ca_file: see `event_log.valkey.ca_file`.
     """
     link = Link(url, Health(), (), WITHIN_S, strict_tls=strict, ca_file=ca_file)
     try:

@@ -7,6 +7,7 @@ from threading import Event
 import httpx
 import pytest
 
+from proxy.http.tracing import TraceId, trace_ids_of, with_token, without_token
 from tests.servers.clinic_server import CASE_TEXT, Asked, RecordingModel, RunningClinic, running_clinic
 
 TRACE_ID = "4bf92f3577b34da6a3ce929d0e0e4736"
@@ -89,6 +90,21 @@ def test_a_request_without_context_still_gets_its_own_trace(clinic: RunningClini
 
     assert len({call.headers["traceparent"].split("-")[1] for call in model.calls}) == 1
     assert not any("tracestate" in call.headers for call in model.calls)
+
+
+def test_a_trace_of_headgates_reaches_every_call_of_the_model(clinic: RunningClinic, model: RecordingModel):
+    """With `tap: {match: traceparent}` the token is found, and the provider gets the client's trace."""
+    model.calls.clear()
+    token = TraceId.random()
+    client = [(b"traceparent", f"00-{TRACE_ID}-00f067aa0ba902b7-01".encode())]
+
+    start(clinic, **{name.decode(): value.decode() for name, value in with_token(client, token)})
+
+    assert len(model.calls) == CALLS_OF_START
+    for call in model.calls:
+        came = [(name.lower().encode(), value.encode()) for name, value in call.headers.items()]
+        assert trace_ids_of(came) == {token}
+        assert trace_ids_of(without_token(came, token)) == {TRACE_ID}
 
 
 def test_every_worker_is_instrumented(model_url: str, model: RecordingModel, monkeypatch: pytest.MonkeyPatch):

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from proxy.http.tracing import TraceId, with_token
 from proxy.llm.assembly.dialect import Prompt
 from proxy.llm.expected_calls import ExpectedCall, compile_calls
 from proxy.llm.tap import MAX_CALLS, Tap
@@ -158,10 +159,12 @@ async def test_tokens_are_unguessable_and_each_is_new():
 class Replicas:
     """Two `Taps` and what they share: messages arrive in order, or are lost."""
 
-    def __init__(self, calls: tuple[ExpectedCall, ...] = IN_ORDER) -> None:
+    def __init__(
+        self, calls: tuple[ExpectedCall, ...] = IN_ORDER, by_trace_id: frozenset[str] = frozenset()
+    ) -> None:
         self.stored: dict[str, str] = {}
-        self.owner = Taps({"route": calls}, 60, self)
-        self.other = Taps({"route": calls}, 60, self)
+        self.owner = Taps({"route": calls}, 60, self, by_trace_id)
+        self.other = Taps({"route": calls}, 60, self, by_trace_id)
         self.loses = False
         self.messages = 0
         self.calls = 0
@@ -208,6 +211,30 @@ async def test_a_call_at_another_replica_is_shown_at_the_runs_own():
     assert replicas.messages == 2
     assert replicas.stored == {}
     assert await replicas.other.find(token) is None
+
+
+async def test_a_call_at_another_replica_is_found_by_its_trace_id():
+    """As the run's own replica would find it; a trace id that was never given finds nothing."""
+    replicas, shown = Replicas(by_trace_id=frozenset({"route"})), Shown()
+    async with replicas.owner.open(shown, "route") as (_, token):
+        headers = with_token([], token)
+        [carried] = replicas.other.tokens_of([pair for pair in headers if pair[0] == b"traceparent"])
+        found = await replicas.other.find(carried)
+        assert found is not None and carried == token
+        call = await found.begin(b"a", ANY)
+        call.add("words")
+        await call.finish()
+        assert await replicas.other.find(TraceId.random()) is None
+
+    assert shown.said == [("one", "words"), ("one", "finish", "")]
+    assert await replicas.other.find(token) is None
+
+
+def test_without_such_a_route_trace_ids_are_not_looked_up():
+    """No store is asked for the trace of each call."""
+    headers = with_token([], TraceId.random())
+
+    assert Taps({"route": IN_ORDER}, 60).tokens_of(headers) == []
 
 
 async def test_a_tools_arguments_go_to_the_runs_own_replica_if_their_text_is_shown():

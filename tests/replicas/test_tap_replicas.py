@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -25,6 +26,7 @@ from tests.servers.streaming import (
     signed,
 )
 from tests.servers.tapping import (
+    CALLS,
     COMPLETIONS,
     EVENT_STREAM,
     chat,
@@ -42,6 +44,8 @@ RUNS = 200
 USERS = 20
 WORDS = 40
 STAGES = ("extraction", "summary")
+ROUTES = ("start", "traced")
+PARENT = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
 PREFIX = ("equal", "suffix", "unshown")
 KEY = "a key for the tests that is long enough"
 
@@ -118,6 +122,13 @@ async def are_all_counted(client: httpx.AsyncClient, found: list[tuple[Served, s
     )
 
 
+def _route(name: str, match: str) -> dict[str, Any]:
+    path = f"/api/cases/{{case_id}}/{name}"
+    return tapped_route(
+        name=name, match=f"POST {path}", stream_path=None, max_runs=RUNS, tap={**CALLS, "match": match}
+    )
+
+
 @asynccontextmanager
 async def replicas(directory: Path, upstream: str, model: str) -> AsyncIterator[list[tuple[Served, str]]]:
     """Each with the URL of its model port."""
@@ -130,7 +141,7 @@ async def replicas(directory: Path, upstream: str, model: str) -> AsyncIterator[
             listen = f"127.0.0.1:{free_port()}"
             settings = {
                 "event_log": {"valkey": {"url": store.url, "key": KEY}},
-                "routes": [tapped_route(max_runs=RUNS)],
+                "routes": [_route("start", "tracestate"), _route("traced", "traceparent")],
                 "llm": {"listen": listen, "providers": [{"name": "models", "url": model}]},
             }
             at = await stack.enter_async_context(served(upstream, folder, **settings))
@@ -139,8 +150,11 @@ async def replicas(directory: Path, upstream: str, model: str) -> AsyncIterator[
 
 
 async def test_no_token_comes_to_another_run_and_no_answer_changes(tmp_path: Path) -> None:
-    """200 runs of 20 users at three replicas. Every byte that a viewer sees is its own case's, and what the
-    backend says is what it says with no proxy before it and none behind."""
+    """200 runs of 20 users at three replicas, all of one client trace, known by a member or by a trace id.
+
+    Every byte that a viewer sees is its own case's, and what the backend says is what it says with no proxy
+    before it and none behind.
+    """
     async with AsyncExitStack() as stack:
         client = await stack.enter_async_context(browser())
         model = await stack.enter_async_context(ScriptedUpstream(provider).running())
@@ -151,7 +165,8 @@ async def test_no_token_comes_to_another_run_and_no_answer_changes(tmp_path: Pat
 
         async def run(case: int) -> Stream:
             at, _ = found[case % REPLICAS]
-            return await read(client, f"{at.url}/api/cases/{case}/start", signed(f"user{case % USERS}"))
+            path = f"/api/cases/{case}/{ROUTES[case % 2]}"
+            return await read(client, at.url + path, signed(f"user{case % USERS}", traceparent=PARENT))
 
         streams = await asyncio.gather(*(run(case) for case in range(RUNS)))
         # A call is counted when all is done that follows its answer; who asked does not wait for that.
@@ -168,8 +183,13 @@ async def test_no_token_comes_to_another_run_and_no_answer_changes(tmp_path: Pat
     assert answers == direct
     tapped = counted.pop('headgate_tap_calls_total{result="tapped"}')
     # A store that is too slow on a machine that is too busy costs calls their place, and never moves others.
-    tapped += counted.pop('headgate_tap_calls_total{result="unmatched"}', 0)
+    for result in ("unmatched", "not_tapped"):
+        tapped += counted.pop(f'headgate_tap_calls_total{{result="{result}"}}', 0)
     # What comes by way of another replica may come after the answer, which then has the last words of it.
-    as_shown = sum(counted.pop(f'headgate_parity_total{{result="{p}",route="start"}}', 0) for p in PREFIX)
+    as_shown = sum(
+        counted.pop(f'headgate_parity_total{{result="{parity}",route="{name}"}}', 0)
+        for parity in PREFIX
+        for name in ROUTES
+    )
     assert tapped == as_shown == RUNS * len(STAGES)
     assert not counted
