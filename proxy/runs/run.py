@@ -127,8 +127,12 @@ class Run(RunTexts):
         self.log.wake()  # replicas that may have to send it, too, should know
 
     def accept(self, job: AcceptedJob) -> None:
-        """The upstream works on this run's request as a job, from now on."""
+        """The upstream works on this run's request as a job, from now on. Its body is not sent again, and a
+        job may be long."""
         self.job = job
+        self.call = replace(self.call, request=replace(self.call.request, body=b""))
+        if self.body_reservation is not None:
+            self.body_reservation.close()
         self.log.wake()  # replicas that may have to go on with it should know
 
     @property

@@ -212,6 +212,26 @@ async def test_a_job_at_another_origin_is_not_asked_for(tmp_path: Path, location
     assert len(lines("source lost")) == 1
 
 
+async def test_a_jobs_request_is_not_held_while_it_runs(tmp_path: Path) -> None:
+    """Its body is never sent again. A request that joins the run later is still compared with it."""
+    api = JobApi()
+    async with house(api, tmp_path) as (serving, client, _):
+        asked = signed(**{"idempotency-key": "k"})
+        async with opened(client, START, asked, content=b"x" * 1000) as stream:
+            await stream.until(lambda event: event["type"] == "stage_start")
+            held = serving.app.gateway.bodies.held
+            joined = asyncio.create_task(read(client, START, asked, content=b"x" * 1000))
+            other = await client.post(START, headers=asked, content=b"y" * 1000)
+            await api.seen()
+            api.status = DONE
+            await stream.rest()
+        assert (await joined).events == stream.events
+
+    assert held == 0
+    assert other.status_code == 422
+    assert api.calls[POST] == 1
+
+
 async def test_an_answer_that_comes_at_once_is_the_answer(tmp_path: Path) -> None:
     """200 instead of 202: nothing is asked for."""
     api = JobApi(accept=answers(answer()))
