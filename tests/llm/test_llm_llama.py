@@ -9,12 +9,14 @@ from types import SimpleNamespace
 from typing import Any
 
 import anthropic
+import ollama
 import openai
 import pytest
 
 from tests.llm.test_llm_clients import Call, Client, outcome
 from tests.llm.test_model_port import counted
 from tests.servers.llama_server import llama_server
+from tests.servers.ollama_server import OllamaServer
 from tests.servers.streaming import START, read, signed
 from tests.servers.tapping import tapped
 
@@ -113,3 +115,26 @@ def text_of(came: Any) -> str:
     if hasattr(came, "choices"):
         return str(came.choices[0].message.content)
     return str(came.output_text if hasattr(came, "output_text") else came.content[0].text)
+
+
+def ollama_chat(url: str, headers: dict[str, str]) -> Any:
+    options = {"temperature": 0, "seed": 1, "num_predict": 24}
+    with ollama.Client(host=url, headers=headers) as client:
+        return client.chat(model="m", messages=ASKED, options=options)
+
+
+async def test_ollamas_package_gets_the_same_from_a_server_of_its_shape(tmp_path: Path, llama: str) -> None:
+    """The words are llama.cpp's, as they are Ollama's."""
+    async with OllamaServer(llama).upstream.running() as direct:
+        expected = await asyncio.to_thread(outcome, ollama_chat, direct.url, {})
+    provider, backend = OllamaServer(llama), Client(ollama_chat)
+    llm = {"provider": {"api": "ollama"}}
+    async with tapped(tmp_path, provider, backend, llm=llm) as (serving, _, client):  # type: ignore[arg-type]
+        stream = await read(client, START, signed())
+        results = await counted(client, serving.admin_url)
+
+    assert results == {"tapped": 1}
+    assert provider.streams == [True]
+    assert expected.message.content and backend.came == expected
+    shown = "".join(event.get("content", "") for event in stream.events)
+    assert shown.startswith(expected.message.content)
