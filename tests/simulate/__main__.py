@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from tests.simulate.rollouts import Case, Course, courses
+from tests.simulate.user_table import users_table
 from tests.simulate.world import Truth
 
 STRONGLY = 1.0
@@ -78,7 +79,7 @@ def cells(found: Sequence[Course]) -> list[str]:
 @click.option("--seed", type=int, default=1, show_default=True)
 @click.option("--only", default="", help="Rows whose name has this.")
 def main(rounds: int, seed: int, only: str) -> None:
-    """Print the table."""
+    """Print the tables: whole rollouts by the real controller, and its tests among users who differ."""
     table = Table(
         title=f"{rounds} rollouts a row, of 68 hours; 1 % of batch answers fail; looked at each minute"
     )
@@ -97,6 +98,7 @@ def main(rounds: int, seed: int, only: str) -> None:
             table.add_row(row.name, *cells(found))
             click.echo(f"{row.name}: {cells(found)}", err=True)
     Console(width=150).print(table)
+    Console(width=150).print(users_table(rounds, seed, only))
 
 
 if __name__ == "__main__":

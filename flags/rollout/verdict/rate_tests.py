@@ -71,11 +71,12 @@ class RatioTest:
         return (0, 0) if tail is None else (tail.over, tail.all)
 
     def verdict(self, context: StepContext) -> Verdict:
-        harm, safe = self._evidence.harm(context.dispersion), self._evidence.safety(context.dispersion)
-        histories = None
-        if self._expected is not None:
+        safe = self._evidence.safety(context.dispersion)
+        if self._expected is None:
+            histories, harm = None, self._evidence.harm(context.dispersion)
+        else:
             histories = self._expected.has_begun
-            harm = self._expected.mean(harm, context.dispersion_of_expected)
+            harm = self._expected.mean(self._evidence.harm, context)
         here = SampleSize(min(tally.total for tally in self._this_step.values()), context.smaller_users)
         ever = SampleSize(min(tally.total for tally in self._all_steps.values()), context.smaller_users_ever)
         found = rate_verdict(

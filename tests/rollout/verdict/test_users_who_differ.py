@@ -1,0 +1,63 @@
+"""Power and false alarms among users who differ, in short: `make simulate` has the whole table."""
+
+import math
+from functools import cache
+
+import pytest
+from scipy import stats
+
+from flags.rollout.policy.guardrails import EarlyGuard, ErrorBudget, Exposure, RateRatio
+from flags.rollout.verdict.evaluator import Evaluator
+from tests.simulate.user_table import part, simulated
+from tests.simulate.users import EARLY, LOOKS, STEPS, Among, Back, Rollout, early, evidence
+
+
+@cache
+def found(truth: Among, rounds: int) -> list[Back]:
+    """The same rollouts each time."""
+    return simulated(truth, rounds, 1, 1)
+
+
+@pytest.mark.parametrize("cv2", [0.0, 4.0])
+def test_the_arrays_say_what_the_verdict_says(cv2: float) -> None:
+    """Look by look, but for answers that wait while the other arm is empty: it is the same rule."""
+    rollout, step = Rollout(Among(cv2, 3.0), (1, 2)), 0
+    rails = (RateRatio("errors", 1.0), EarlyGuard("early", **EARLY))  # type: ignore[arg-type]
+    evaluator = Evaluator(rails, tuple(Exposure(share) for share, _ in STEPS), ErrorBudget())
+    _, errors = evidence(rollout)
+    harm = early(rollout)
+
+    for look, batch in enumerate(rollout.batches()):
+        if batch.step != step:
+            step = batch.step
+            evaluator.enter(step)
+        evaluator.add(batch)
+        if look % 29 == 0 or look == LOOKS - 1:
+            of_errors, of_early = evaluator.verdicts()
+            assert of_errors.log10_e == pytest.approx(errors[look] / math.log(10), abs=0.1)
+            assert (of_early.action is not None) == bool(harm[look])
+
+
+@pytest.mark.parametrize("cv2", [0.0, 4.0])
+def test_harm_is_found_among_users_who_differ(cv2: float) -> None:
+    """Three times the failures, a day of history; by requests alone fewer than half, where users differ."""
+    back = found(Among(cv2, 3.0), 12)
+
+    assert part(back, "errors") >= 11 / 12
+    assert part(back, "errors") >= part(back, "by requests")
+
+
+def test_users_who_differ_are_seldom_taken_for_harm() -> None:
+    """At the most that is no harm; and though all failures triple for everybody on the second day."""
+    back = [*found(Among(4.0, 1.25), 15), *found(Among(4.0, 1.25, later=3.0), 15)]
+
+    for rule in ("errors", "early"):
+        assert part(back, rule) * len(back) <= stats.binom.ppf(0.999, len(back), 0.02)
+
+
+def test_one_users_storm_is_seldom_taken_for_harm() -> None:
+    """14 retries that fail within ten minutes, at any time."""
+    back = found(Among(1.0, storm=14), 15)
+
+    assert part(back, "early") == 0
+    assert part(back, "errors") * len(back) <= stats.binom.ppf(0.999, len(back), 0.02)

@@ -1,0 +1,83 @@
+"""The table of rollouts among users who differ: power beside false alarms, and two rules of others beside."""
+
+import os
+import statistics
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
+
+import click
+from rich.table import Table
+
+from tests.simulate.users import LOOK_MIN, LOOKS, RULES, Among, Back, backs
+
+_SPREADS = {f"CV² {cv2:g}": Among(cv2=cv2) for cv2 in (0.0, 1.0, 4.0, 10.0)}
+_OTHERS = {
+    "CV² 4, half of them others than before": Among(kept=0.5),
+    "CV² 4, 30 % without a history": Among(new=0.3),
+    "CV² 4, no history": Among(history_h=0),
+    "CV² 4, 3 times as many from hour 13 on": Among(later=3.0),
+    "CV² 4, outages for all": Among(outages=True),
+    "CV² 1, an outage each hour in a clinic": Among(cv2=1.0, clinics=True),
+    "CV² 1, one user's storm of 14 retries": Among(cv2=1.0, storm=14),
+    "CV² 1, a bot has half of the traffic": Among(cv2=1.0, bot=True),
+    "100, of whom 10 % have 80 % of failures": Among(users=100, heavy=0.1),
+    "400, of whom 5 % have 80 % of failures": Among(users=400, heavy=0.05),
+    "3,000, of whom 2 % have 80 % of failures": Among(users=3000, heavy=0.02),
+}
+
+
+def _with(truth: Among, ratio: float, few: float = 1.0) -> Among:
+    return Among(**{**vars(truth), "ratio": ratio, "few": few})
+
+
+TRUTHS: Mapping[str, Among] = {
+    **{
+        f"users, {name}; {r:g} times": _with(truth, r)
+        for r in (1.25, 3.0, 1.5)
+        for name, truth in _SPREADS.items()
+    },
+    **{
+        f"users, {name}; 3 times, all with 1 in 10": _with(truth, 3.0, 0.1)
+        for name, truth in _SPREADS.items()
+    },
+    **{
+        f"users, {name}; {r:g} times": _with(truth, r) for r in (1.25, 3.0) for name, truth in _OTHERS.items()
+    },
+}
+"""At 1.25 times, the most that is no harm, whatever goes back is a false alarm."""
+
+
+def simulated(truth: Among, rounds: int, seed: int, processes: int) -> list[Back]:
+    """So many rollouts; the same ones each time."""
+    seeds = [(seed, number) for number in range(rounds)]
+    if processes == 1:
+        return [backs(truth, each) for each in seeds]
+    with ProcessPoolExecutor(processes) as pool:
+        return list(pool.map(partial(backs, truth), seeds, chunksize=max(1, rounds // 16)))
+
+
+def part(found: Sequence[Back], rule: str) -> float:
+    """The part of rollouts in which a rule goes back, 0 to 1."""
+    return sum(back.at[rule] < LOOKS for back in found) / len(found)
+
+
+def users_table(rounds: int, seed: int, only: str) -> Table:
+    """The table, of rows whose name has `only`."""
+    table = Table(title=f"{rounds} rollouts a row, of 68 hours, 20 requests a minute; 1 % fail; goes back")
+    for heading in ("truth", *RULES, "hours", "harmed"):
+        table.add_column(heading, justify="left" if heading == "truth" else "right")
+    for name, truth in TRUTHS.items():
+        if only in name:
+            found = simulated(truth, rounds, seed, os.cpu_count() or 1)
+            cells = [f"{100 * part(found, rule):.3g} %" for rule in RULES]
+            back = [each for each in found if each.at["errors"] < LOOKS]
+            cells.append(_middle([(each.at["errors"] + 1) * LOOK_MIN / 60 for each in back]))
+            cells.append(_middle([each.harmed["errors"] for each in back]))
+            table.add_row(name, *cells)
+            click.echo(f"{name}: {cells}", err=True)
+    return table
+
+
+def _middle(values: Sequence[float]) -> str:
+    return f"{statistics.median(values):.0f}" if values else "–"
