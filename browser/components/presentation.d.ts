@@ -1,3 +1,5 @@
+/** A replay waits so long for an event at most, in milliseconds. */
+export const MAX_GAP_MS: 1000;
 export class Presentation {
     /**
      * @param {readonly Shows[]} elements
@@ -17,6 +19,10 @@ export class Presentation {
     stream: Stream | null;
     isBusy: boolean;
     left: boolean;
+    /** @type {number[]} milliseconds before each event of the answer, as it came first */
+    pace: number[];
+    /** Ends the replay's waiting; nothing is waited for without a replay. */
+    skip: () => void;
     /** @type {ReturnType<typeof setTimeout> | undefined} */
     timer: ReturnType<typeof setTimeout> | undefined;
     listening: AbortController;
@@ -31,8 +37,14 @@ export class Presentation {
     act(action: Action): Promise<void>;
     /** @param {Stream} before */
     retry(before: Stream): Promise<void>;
-    /** @param {Stream} before */
+    isReplaying: boolean;
+    /** The answer as it came, with shorter silences; at once for a reader who prefers less motion. @param {Stream} before */
     replay(before: Stream): Promise<void>;
+    /**
+     * @param {Stream} stream @param {readonly number[]} pace
+     * @returns {Stream} the same, whose events come at this pace
+     */
+    paced(stream: Stream, pace: readonly number[]): Stream;
     /** @param {Stream} stream */
     isKept(stream: Stream): Promise<boolean>;
     /** @param {() => Stream} ask @param {boolean} again @returns {Promise<Result | null>} */

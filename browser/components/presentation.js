@@ -19,6 +19,12 @@ import { EMPTY, reduce } from "../state.js";
 /** Milliseconds; an answer whose text comes at once is drawn no more often than a screen can show. */
 const FRAME_MS = 16;
 
+/** A replay waits so long for an event at most, in milliseconds. */
+export const MAX_GAP_MS = 1000;
+
+/** Events whose pace is remembered; later ones come at once. */
+const MAX_PACED = 20_000;
+
 export class Presentation {
   /**
    * @param {readonly Shows[]} elements
@@ -35,6 +41,10 @@ export class Presentation {
     /** @type {Stream | null} */
     this.stream = null;
     this.isBusy = this.left = false;
+    /** @type {number[]} milliseconds before each event of the answer, as it came first */
+    this.pace = [];
+    /** Ends the replay's waiting; nothing is waited for without a replay. */
+    this.skip = () => {};
     /** @type {ReturnType<typeof setTimeout> | undefined} */
     this.timer = undefined;
     this.listening = new AbortController();
@@ -56,11 +66,13 @@ export class Presentation {
   close() {
     this.listening.abort();
     this.left = true;
+    this.skip();
   }
 
   /** @param {Action} action */
   async act(action) {
-    if (action === "stop") await this.stream?.stop().catch(() => {});
+    if (action === "stop" && this.isReplaying) this.skip();
+    else if (action === "stop") await this.stream?.stop().catch(() => {});
     else if (this.isBusy || this.stream === null) return;
     else if (action === "replay") await this.replay(this.stream);
     else await this.retry(this.stream);
@@ -73,10 +85,44 @@ export class Presentation {
     else await this.follow(this.ask, true);
   }
 
-  /** @param {Stream} before */
+  isReplaying = false;
+
+  /** The answer as it came, with shorter silences; at once for a reader who prefers less motion. @param {Stream} before */
   async replay(before) {
-    if (await this.isKept(before)) await this.follow(() => before.client.attach(before.run), true);
-    else for (const element of this.elements) element.state = this.state;
+    if (await this.isKept(before)) {
+      this.isReplaying = true;
+      const isStill = globalThis.matchMedia?.("(prefers-reduced-motion: reduce)").matches ?? false;
+      await this.follow(() => this.paced(before.client.attach(before.run), isStill ? [] : this.pace), true);
+      this.isReplaying = false;
+    } else for (const element of this.elements) element.state = this.state;
+  }
+
+  /**
+   * @param {Stream} stream @param {readonly number[]} pace
+   * @returns {Stream} the same, whose events come at this pace
+   */
+  paced(stream, pace) {
+    let isSkipped = false;
+    let wake = () => {};
+    this.skip = () => {
+      isSkipped = true;
+      wake();
+    };
+    async function* events() {
+      let at = 0;
+      let dueMs = performance.now();
+      for await (const event of stream) {
+        dueMs += pace[at++] ?? 0;
+        const leftMs = dueMs - performance.now();
+        if (!isSkipped && leftMs > 0)
+          await new Promise((/** @type {(value?: unknown) => void} */ resolve) => {
+            const timer = setTimeout(resolve, leftMs);
+            wake = () => (clearTimeout(timer), resolve());
+          });
+        yield event;
+      }
+    }
+    return Object.assign(Object.create(stream), { [Symbol.asyncIterator]: events });
   }
 
   /** @param {Stream} stream */
@@ -100,9 +146,15 @@ export class Presentation {
     for (const element of this.elements) element.begin({ again });
     this.show();
     const stream = (this.stream = ask());
+    if (!this.isReplaying) this.pace = [];
     let dueMs = 0;
+    let lastMs = performance.now();
     try {
       for await (const event of stream) {
+        if (!this.isReplaying && this.pace.length < MAX_PACED) {
+          this.pace.push(Math.min(performance.now() - lastMs, MAX_GAP_MS));
+          lastMs = performance.now();
+        }
         for (const one of event.type === "batch" ? [...this.batch(event.content), event] : [event]) this.state = reduce(this.state, one);
         if (performance.now() < dueMs && this.state.phase === "live") this.showSoon();
         else {
