@@ -22,7 +22,7 @@ from proxy.http.tracing import with_token
 from proxy.llm.tap import Tap
 from proxy.llm.taps import Taps
 from proxy.runs.call import AcceptedJob
-from proxy.runs.run import Run
+from proxy.runs.run import Run, texts_of_answer
 from proxy.settings.route import JOB_ID, RouteSettings
 from proxy.settings.sources import JobSettings
 from proxy.sources.batch import read_answer
@@ -309,7 +309,7 @@ class _Execution:
         if settings.result_location_at is not None:
             return self._target(only(document, settings.result_location_at), job.target)
         if settings.result is None:
-            return Answer(200, answer.headers, answer.body)
+            return await _good_result(Answer(200, answer.headers, answer.body))
         result = only(document, settings.result)
         if result is None:
             raise UpstreamMalformed("a job that is done has no result")
@@ -375,6 +375,11 @@ class _FailedLook:
 async def _good_result(answer: Answer) -> Answer:
     if answer.status == ACCEPTED:
         raise UpstreamMalformed("the result of a job that is done is not there yet")
+    if 200 <= answer.status < 300:
+        try:
+            await texts_of_answer(answer, ())
+        except MalformedBody:
+            raise UpstreamMalformed("the result cannot be read", answer.flaw) from None
     return answer
 
 

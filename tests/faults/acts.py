@@ -65,6 +65,25 @@ def rows(count: int) -> Play:
     return play
 
 
+async def accepts(called: Called) -> None:
+    """202: the work goes on, and is asked for."""
+    await called.whole(b"{}", status=b"202 Accepted")
+
+
+def working(count: int) -> Play:
+    """A job's status after so many stages."""
+
+    async def play(called: Called) -> None:
+        rows = called.round.rows(count)
+        await called.whole(b'{"state": "working", ' + rows[1:])
+
+    return play
+
+
+async def done(called: Called) -> None:
+    await called.whole(b'{"state": "done"}')
+
+
 # Acts that fail before the body
 
 

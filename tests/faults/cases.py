@@ -7,12 +7,14 @@ from dataclasses import replace
 from proxy.errors import Fault
 from proxy.observe.labels import FaultPhase
 from tests.faults.acts import (
+    accepts,
     after_the_content,
     after_the_loss,
     answers,
     breaks_off,
     closing,
     cut_at,
+    done,
     floods,
     goes_wrong_within_the_body,
     hangs_up,
@@ -33,6 +35,7 @@ from tests.faults.acts import (
     told_in,
     trickles_without_end,
     whole,
+    working,
 )
 from tests.faults.upstream import Act, Case, Play
 
@@ -232,6 +235,40 @@ def _look_cases() -> Iterator[Case]:
             )
 
 
+LOOKS_AT_A_JOB: dict[str, tuple[Play, Fault]] = {
+    "failing": (status(b"500 Oh"), Fault.STATUS),
+    "busy": (status(b"503 Busy", b"0"), Fault.STATUS),
+    "broken": (answers(b'{"state": '), Fault.MALFORMED),
+    "empty": (answers(b""), Fault.MALFORMED),
+    "broken off": (breaks_off("length"), Fault.TRUNCATED),
+}
+
+
+def _job_cases() -> Iterator[Case]:
+    """A look at a job that fails, or the first try of its result: the job is known, so nothing is lost."""
+    for replay, phase in itertools.product(("never", "safe"), FaultPhase):
+        start = {"start": (Act(accepts),), "result": (Act(whole()),)}
+        begun = (Act(working(1)),) if phase is FaultPhase.CONTENT else ()
+        for name, (play, fault) in LOOKS_AT_A_JOB.items():
+            bad = Act(play, fault, phase)
+            looks = {"job": (*begun, bad, Act(play, None, phase), Act(done))}
+            yield Case(f"two looks are {name}", "job", start | looks, phase, replay)
+            result = {"job": (*begun, Act(done)), "result": (bad, Act(whole()))}
+            if name != "empty":  # that is a whole answer, as of every call
+                yield Case(f"the result is {name}", "job", start | result, phase, replay)
+        missing = (
+            *(Act(status(b"404 None"), None, phase),) * 2,
+            Act(status(b"404 None"), Fault.STATUS, phase),
+        )
+        failed = (Act(answers(b'{"state": "failed"}'), Fault.JOB_FAILED, phase),)
+        for name, acts, ends in (
+            ("the job is not found", missing, (Fault.STATUS, 404)),
+            ("the job fails", failed, (Fault.JOB_FAILED, 502)),
+        ):
+            looks = {"job": (*begun, *acts)}
+            yield Case(name, "job", start | looks, phase, replay, answer_exists=False, ends=ends)
+
+
 def healthy() -> list[Case]:
     """Odd, but no fault: nothing may be counted, and nothing may be asked twice."""
     cases = [
@@ -248,6 +285,8 @@ def healthy() -> list[Case]:
         for source, endpoint in (("batch", "start"), ("poll", "start"), ("stages", "one"), ("stages", "two"))
     ]
     strikes = tuple(itertools.repeat(Act(status(b"500 Oh"), None, FaultPhase.NOTHING), STRIKES - 1))
+    job = {"start": (Act(accepts),), "job": (Act(working(1)), Act(working(2)), Act(done))}
+    cases.append(Case("a job", "job", {**job, "result": (Act(whole()),)}))
     cases.append(
         Case(
             "two looks fail and the third is fine",
@@ -261,7 +300,7 @@ def healthy() -> list[Case]:
 def upstream_faults() -> list[Case]:
     """Everything but refused connections."""
     cases = [case for source in ("batch", "poll", "stages") for case in _call_cases(source)]
-    return [*cases, *_sentences(), *_look_cases()]
+    return [*cases, *_sentences(), *_look_cases(), *_job_cases()]
 
 
 def refusals() -> list[Case]:

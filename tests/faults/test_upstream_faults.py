@@ -36,7 +36,7 @@ def wrong(results: Iterable[Result]) -> list[str]:
     return [str(result) for result in results if result.problems]
 
 
-@pytest.mark.parametrize("source", ["batch", "poll", "stages"])
+@pytest.mark.parametrize("source", ["batch", "poll", "stages", "job"])
 async def test_every_fault_in_every_phase_has_its_honest_end(rounds: House, source: str) -> None:
     """The answer where one existed, else one `error` or the failure's own status; never more calls than the
     policy allows, and never more text than the upstream has stored."""

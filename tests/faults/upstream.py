@@ -69,7 +69,7 @@ class Round:
     def body(self, endpoint: str = "start") -> bytes:
         """The good answer: the one text raw, the other with every escape."""
         match endpoint:
-            case "start":
+            case "start" | "result":
                 texts = ", ".join(f'"{stage}": {self.text(stage)}' for stage in self.texts)
                 return f'{{"result": {{{texts}}}, "next": null}}'.encode()
             case "one":
@@ -250,6 +250,9 @@ SECTIONS = [
     {"stage": "extraction", "at": "$.result.extraction", "poll_at": "$.text"},
     {"stage": "summary", "panel": "chat", "at": "$.result.summary", "poll_at": "$.text"},
 ]
+SECTIONS_OF_JOB = [
+    {**section, "poll_at": f"$.rows[?@.stage == '{section['stage']}'].text"} for section in SECTIONS
+]
 ANSWER = {
     "result": {"extraction": "{{ extraction $.text }}", "summary": "{{ summary $.text }}"},
     "next": None,
@@ -261,7 +264,7 @@ def routes(every_ms: int = 50) -> list[dict[str, Any]]:
     """Every source, with and without `replay: safe`, with headers at once and with headers held back."""
     return [
         _route(source, replay, when, every_ms)
-        for source in ("batch", "poll", "stages")
+        for source in ("batch", "poll", "stages", "job")
         for replay in ("never", "safe")
         for when in ("early", "held")
     ]
@@ -288,6 +291,15 @@ def _route(source: str, replay: str, when: str, every_ms: int) -> dict[str, Any]
             ],
             "answer": ANSWER,
         },
+        "job": {
+            "path": f"{prefix}/job",
+            "result_path": f"{prefix}/result",
+            "status": "$.state",
+            "running": ["working"],
+            "done": ["done"],
+            "failed": ["failed"],
+            "every_ms": every_ms,
+        },
     }
     return {
         "name": f"{source}-{replay}-{when}",
@@ -296,7 +308,7 @@ def _route(source: str, replay: str, when: str, every_ms: int) -> dict[str, Any]
         "source": source,
         "replay": replay,
         "commit_after": COMMIT_S[when],
-        "sections": SECTIONS,
+        "sections": SECTIONS_OF_JOB if source == "job" else SECTIONS,
         "failure_text": "^Error generating response",
         "max_answer": MAX_ANSWER,
         "heartbeat_s": 0.2,
