@@ -5,8 +5,15 @@ from collections.abc import Generator
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from tests.quick import is_served, refuse_to_serve
+
+# How long an example takes says how busy the machine is. Where CI runs, Hypothesis leaves this out by itself.
+settings.register_profile(
+    "any machine", parent=settings(), deadline=None, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.load_profile("any machine")
 
 
 @pytest.hookimpl(wrapper=True)

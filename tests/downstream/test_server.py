@@ -106,7 +106,7 @@ def url(shared: tuple[App, str]) -> str:
 async def test_a_head_over_64_kib_is_refused(head: bytes, status: int, app: App, url: str):
     """400, or 414 if it is the target alone, and the connection closes; it makes no difference in how many
     packets the head came."""
-    async with asyncio.timeout(5), talking(url) as client:
+    async with asyncio.timeout(20), talking(url) as client:
         client.writer.write(head)
         answered = await client.answer()
 
@@ -117,7 +117,7 @@ async def test_a_head_over_64_kib_is_refused(head: bytes, status: int, app: App,
 
 async def test_a_large_head_within_the_bound_is_served(app: App, url: str):
     """60 KiB of cookies are unusual but lawful."""
-    async with asyncio.timeout(5), talking(url) as client:
+    async with asyncio.timeout(20), talking(url) as client:
         answered = await client.ask(b"GET / HTTP/1.1\r\nhost: a\r\ncookie: %b\r\n\r\n" % (b"a" * 60 * 1024))
 
     assert answered.status == 200
@@ -126,7 +126,7 @@ async def test_a_large_head_within_the_bound_is_served(app: App, url: str):
 @pytest.mark.parametrize("trailers", [b"x: " + b"a" * 500_000, b"x: y\r\n" * 50_000])
 async def test_trailers_over_64_kib_are_refused(trailers: bytes, app: App, url: str):
     """They are dropped, but one without an end would be held until then."""
-    async with asyncio.timeout(5), talking(url) as client:
+    async with asyncio.timeout(20), talking(url) as client:
         await client.send(CHUNKED + b"1\r\na\r\n0\r\n")
         client.writer.write(trailers)
         answered = await client.answer()
@@ -136,7 +136,7 @@ async def test_trailers_over_64_kib_are_refused(trailers: bytes, app: App, url: 
 
 async def test_a_trailer_is_no_header_even_in_the_same_packet(app: App, url: str):
     """The app has not begun when the trailer is read; it must not find it among the headers."""
-    async with asyncio.timeout(5), talking(url) as client:
+    async with asyncio.timeout(20), talking(url) as client:
         await client.ask(CHUNKED + b"1\r\na\r\n0\r\nauthorization: evil\r\n\r\n")
 
     assert [name for name, _ in app.seen[0]["headers"]] == [b"host", b"transfer-encoding"]
@@ -173,7 +173,7 @@ async def test_many_pipelined_requests_are_not_taken_for_a_long_head(app: App, u
 @pytest.mark.parametrize("start", [b"", b"GET / HT", b"GET / HTTP/1.1\r\nhost: a\r\nx: "])
 async def test_a_slow_head_is_closed(start: bytes, url: str):
     """From the connection's or the head's first byte it has its time, however it drips."""
-    async with asyncio.timeout(3), talking(url) as client:
+    async with asyncio.timeout(20), talking(url) as client:
         if start:
             await client.send(start)
         assert await client.reader.read() == b""
@@ -181,7 +181,7 @@ async def test_a_slow_head_is_closed(start: bytes, url: str):
 
 async def test_a_slow_second_head_is_closed_too(url: str):
     """The time of a kept connection's next head counts from its first byte."""
-    async with asyncio.timeout(3), talking(url) as client:
+    async with asyncio.timeout(20), talking(url) as client:
         assert (await client.ask(GET)).status == 200
         await client.send(GET[:20])
 
@@ -190,7 +190,7 @@ async def test_a_slow_second_head_is_closed_too(url: str):
 
 async def test_an_empty_line_does_not_keep_an_idle_connection_for_ever(url: str):
     """It stops the keep-alive timer, so the timer of a head begins."""
-    async with asyncio.timeout(3), talking(url) as client:
+    async with asyncio.timeout(20), talking(url) as client:
         assert (await client.ask(GET)).status == 200
         await client.send(b"\r\n")
 
@@ -201,7 +201,7 @@ async def test_an_empty_line_does_not_keep_an_idle_connection_for_ever(url: str)
 async def test_a_connect_is_refused_at_once(app: App, url: str, target: bytes):
     """To the parser it is an upgrade that cannot be taken back: begun again it would be one again."""
     seen = len(app.seen)
-    async with asyncio.timeout(3), talking(url) as client:
+    async with asyncio.timeout(20), talking(url) as client:
         answered = await client.ask(b"CONNECT %b HTTP/1.1\r\nhost: a\r\n\r\n" % target)
 
     assert answered.status == 400
@@ -213,7 +213,7 @@ async def test_a_client_that_ends_its_side_gets_what_it_is_owed(app: App, url: s
     """Also with more requests on the way: those that came whole are answered, then the connection closes."""
     app.go.clear()
     seen = len(app.seen)
-    async with asyncio.timeout(5), talking(url) as client:
+    async with asyncio.timeout(20), talking(url) as client:
         await client.send(GET + more)
         client.writer.write_eof()
         await until(lambda: len(app.seen) > seen)
@@ -229,7 +229,7 @@ async def test_a_client_that_ends_its_side_gets_what_it_is_owed(app: App, url: s
 
 async def test_a_quick_answer_is_all_that_a_client_gets_that_has_ended_its_side(app: App, url: str):
     """It gets no probe before its answer."""
-    async with asyncio.timeout(5), talking(url) as client:
+    async with asyncio.timeout(20), talking(url) as client:
         await client.send(GET)
         client.writer.write_eof()
         data = await client.reader.read()
@@ -250,7 +250,7 @@ async def test_a_client_that_has_left_is_told_from_one_that_has_ended_its_side(v
             pass
         left.set()
 
-    async with asyncio.timeout(5), serving(waiting) as url, talking(url) as client:
+    async with asyncio.timeout(20), serving(waiting) as url, talking(url) as client:
         await client.send(b"GET / HTTP/%b\r\nhost: a\r\n\r\n" % version)
         await come.wait()
         client.writer.close()
@@ -258,7 +258,7 @@ async def test_a_client_that_has_left_is_told_from_one_that_has_ended_its_side(v
         await left.wait()
         took_s = asyncio.get_running_loop().time() - began
 
-    assert took_s < LEFT_S + 2
+    assert took_s < LEFT_S + 10
 
 
 async def test_any_number_of_upgrades_in_one_packet_is_answered(url: str):
@@ -274,7 +274,7 @@ async def test_any_number_of_upgrades_in_one_packet_is_answered(url: str):
 async def test_a_slow_answer_is_not_cut_by_the_time_for_heads(app: App, url: str):
     """Also with more requests waiting, the last of which is not here whole."""
     app.go.clear()
-    async with asyncio.timeout(5), talking(url) as client:
+    async with asyncio.timeout(20), talking(url) as client:
         await client.send(GET * 2 + GET[:10])
         await asyncio.sleep(Impatient.head_s * 2)
         app.go.set()
@@ -288,7 +288,7 @@ async def test_a_slow_answer_is_not_cut_by_the_time_for_heads(app: App, url: str
 )
 async def test_a_body_that_stops_is_cut(start: bytes, url: str):
     """It would hold an upstream connection for as long as the client likes."""
-    async with asyncio.timeout(3), talking(url) as client:
+    async with asyncio.timeout(20), talking(url) as client:
         await client.send(b"POST / HTTP/1.1\r\nhost: a\r\n" + start)
         assert await client.reader.read() == b""
 
@@ -296,7 +296,7 @@ async def test_a_body_that_stops_is_cut(start: bytes, url: str):
 async def test_a_slow_body_that_goes_on_is_not_cut(url: str, app: App):
     """Its time counts from the last byte, not from the first."""
     pieces = 10
-    async with asyncio.timeout(5), talking(url) as client:
+    async with asyncio.timeout(20), talking(url) as client:
         await client.send(b"POST /slow HTTP/1.1\r\nhost: a\r\ncontent-length: %d\r\n\r\n" % pieces)
         for _ in range(pieces):
             await asyncio.sleep(Impatient.body_s / 5)
@@ -320,7 +320,7 @@ async def test_a_client_that_never_reads_is_cut() -> None:
             pass
         cut.set()
 
-    async with asyncio.timeout(5), serving(endless) as url, talking(url) as client:
+    async with asyncio.timeout(20), serving(endless) as url, talking(url) as client:
         client.writer.transport.pause_reading()  # type: ignore[attr-defined]
         await client.send(GET)
         await cut.wait()
@@ -329,7 +329,7 @@ async def test_a_client_that_never_reads_is_cut() -> None:
 async def test_a_client_that_leaves_is_told_to_the_request_that_is_being_answered(url: str, app: App):
     """Not to the one that was read last, which waits behind it."""
 
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(20):
         left = asyncio.Event()
 
         async def waiting(scope: Any, receive: Any, send: Any) -> None:

@@ -209,7 +209,7 @@ class AnyInterleaving(RuleBasedStateMachine):
             live = {known.id for known in self.live}
             return self.app.runs._live.keys() == live
 
-        await eventually(calm, within_s=3)
+        await eventually(calm)
 
     def _end(self, known: Known, code: str, authority: dict[str, str] | None = None) -> None:
         known.is_live, known.code, known.authority = False, code, authority or {}
@@ -451,7 +451,7 @@ class AnyInterleaving(RuleBasedStateMachine):
                 viewing.leave()
             await self.stack.aclose()
             me = asyncio.current_task()
-            await eventually(lambda: asyncio.all_tasks() == {me}, within_s=2)
+            await eventually(lambda: asyncio.all_tasks() == {me})
 
         self.do(work())
         self.runner.close()

@@ -91,7 +91,7 @@ LEGAL = {
 async def test_a_legal_stream_becomes_the_batch_answer_at_once(tmp_path: Path, script: Script) -> None:
     """It is asked once, shown as it comes, and the backend gets every field."""
     provider = Provider(stream=script)
-    async with asyncio.timeout(5), tapped(tmp_path, provider) as (_, backend, client):
+    async with asyncio.timeout(20), tapped(tmp_path, provider) as (_, backend, client):
         stream = await read(client, START, signed())
 
     assert [body.get("stream") for body in provider.bodies] == [True, True]

@@ -69,7 +69,7 @@ async def test_both_bodies_stream_piece_by_piece(chunked: bool, upstream: Script
 
     upstream.script = converse
     async with (
-        asyncio.timeout(5),
+        asyncio.timeout(20),
         talking(gate.url) as client,
     ):
         framing = b"transfer-encoding: chunked" if chunked else b"content-length: 12"
@@ -98,7 +98,7 @@ async def test_a_head_is_passed_on_before_its_body_begins(upstream: ScriptedUpst
 
     upstream.script = slow
     async with (
-        asyncio.timeout(5),
+        asyncio.timeout(20),
         talking(gate.url) as client,
     ):
         await client.send(b"GET / HTTP/1.1\r\n%b\r\n" % HOST)
@@ -124,7 +124,7 @@ async def test_an_answer_without_a_body_ends_with_its_head(
     """Whatever length it announces; the connection goes on to the next request."""
     upstream.script = raw(answer)
     async with (
-        asyncio.timeout(5),
+        asyncio.timeout(20),
         talking(gate.url) as client,
     ):
         for _ in range(2):
@@ -166,7 +166,7 @@ async def test_a_client_that_expects_100_is_asked_when_the_upstream_asks(
 
     upstream.script = asking
     async with (
-        asyncio.timeout(5),
+        asyncio.timeout(20),
         talking(gate.url) as client,
     ):
         await client.send(b"PUT / HTTP/1.1\r\n%bexpect: 100-continue\r\n%b\r\n\r\n" % (HOST, framing))
@@ -188,7 +188,7 @@ async def test_a_client_that_expects_100_is_not_asked_when_the_upstream_refuses(
 
     upstream.script = refusing
     async with (
-        asyncio.timeout(5),
+        asyncio.timeout(20),
         talking(gate.url) as client,
     ):
         request = b"PUT / HTTP/1.1\r\n%bexpect: 100-continue\r\ncontent-length: 40\r\n\r\n" % HOST
@@ -225,7 +225,7 @@ async def test_an_early_answer_does_not_wait_for_the_rest_of_the_body(
 
     upstream.script = refusing
     async with (
-        asyncio.timeout(5),
+        asyncio.timeout(20),
         talking(gate.url) as client,
     ):
         await client.send(b"POST / HTTP/1.1\r\n%bcontent-length: 2000\r\n\r\n" % HOST + b"x" * 1000)
@@ -299,7 +299,7 @@ async def test_an_answer_that_breaks_off_never_looks_complete(
     """The client's connection is cut: its framing is unfinished, and where it has none it is reset."""
     upstream.script = closing(answer)
     async with (
-        asyncio.timeout(5),
+        asyncio.timeout(20),
         talking(gate.url) as client,
     ):
         await client.send(b"GET / HTTP/1.%b\r\n%b\r\n" % (version[2:], HOST))

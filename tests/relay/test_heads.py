@@ -169,7 +169,7 @@ async def test_the_upstreams_reason_is_passed_on(
         asked.writer.close()
 
     upstream.script = play
-    async with asyncio.timeout(5), talking(gate.url) as client:
+    async with asyncio.timeout(20), talking(gate.url) as client:
         await client.send(b"GET / HTTP/%b\r\n%bconnection: close\r\n\r\n" % (version, HOST))
         data = await client.reader.read()
 
@@ -197,7 +197,7 @@ async def test_interim_answers_are_passed_on(apart: bool, upstream: ScriptedUpst
             await asked.send(interim + b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{}")
 
     upstream.script = play
-    async with asyncio.timeout(5), talking(gate.url) as client:
+    async with asyncio.timeout(20), talking(gate.url) as client:
         await client.send(b"GET / HTTP/1.1\r\n%b\r\n" % HOST)
         heads = [await client.reader.readuntil(b"\r\n\r\n") for _ in range(2)]
         go_on.set()
@@ -215,7 +215,7 @@ async def test_interim_answers_are_not_for_http_1_0(upstream: ScriptedUpstream, 
     """HTTP/1.0 has no interim answers (RFC 9110 15.2)."""
     hint = b"HTTP/1.1 103 Early Hints\r\nlink: </a.css>\r\n\r\n"
     upstream.script = raw(hint + b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok")
-    async with asyncio.timeout(5), talking(gate.url) as client:
+    async with asyncio.timeout(20), talking(gate.url) as client:
         await client.send(b"GET / HTTP/1.0\r\n%b\r\n" % HOST)
         data = await client.reader.read()
 
@@ -269,7 +269,7 @@ async def test_a_length_that_is_said_twice_is_one(
             await asyncio.sleep(0)
 
     upstream.script = play
-    async with asyncio.timeout(5), talking(gate.url) as client:
+    async with asyncio.timeout(20), talking(gate.url) as client:
         answers = [await client.ask(b"GET / HTTP/1.1\r\n%b\r\n" % HOST) for _ in range(2)]
 
     for answered in answers:
@@ -362,7 +362,7 @@ async def test_an_upgrade_to_h2c_is_ignored(apart: bool, upstream: ScriptedUpstr
     )
     after = b"GET /next HTTP/1.1\r\n%b\r\n" % HOST
     upstream.script = ok
-    async with asyncio.timeout(5), talking(gate.url) as client:
+    async with asyncio.timeout(20), talking(gate.url) as client:
         await client.send(head if apart else head + body + after)
         if apart:
             await until(lambda: len(upstream.asked) == 1)
@@ -387,7 +387,7 @@ async def test_pipelined_requests_are_answered_in_order(upstream: ScriptedUpstre
     )
     upstream.script = by_target
     async with (
-        asyncio.timeout(5),
+        asyncio.timeout(20),
         talking(gate.url) as client,
     ):
         await client.send(requests)

@@ -317,7 +317,7 @@ async def test_an_upstream_that_switches_and_leaves_is_no_mistake_of_ours(
     upstream.script = play
     with logged() as lines:
         for _ in range(20):
-            async with asyncio.timeout(5), talking(gate.url) as client:
+            async with asyncio.timeout(20), talking(gate.url) as client:
                 await client.send(HELLO)
                 try:
                     answered = await client.reader.read()
@@ -376,11 +376,11 @@ async def test_bytes_keep_an_upgraded_connection_from_being_idle(tmp_path: Path)
     """Bytes from either side do."""
     async with (
         ScriptedUpstream(echo).running() as upstream,
-        headgate(upstream.url, tmp_path, upstream={"upgrades": {"idle_s": 1.0}}) as gate,
+        headgate(upstream.url, tmp_path, upstream={"upgrades": {"idle_s": 3.0}}) as gate,
         upgraded(gate) as (client, _),
     ):
         began = asyncio.get_running_loop().time()
-        while asyncio.get_running_loop().time() < began + 1.5:
+        while asyncio.get_running_loop().time() < began + 3.5:
             await client.send(b"x")
             assert await client.reader.readexactly(1) == b"x"
             with pytest.raises(TimeoutError):

@@ -45,7 +45,7 @@ IN_A_SECOND = format_datetime(datetime.now(UTC) + timedelta(seconds=1), usegmt=T
 """`Retry-After` in its other form, which is as long as the upstream's clock says."""
 ONCE, TWICE, THREE_TIMES = 1, 2, 3
 FIRST_S, SECOND_S = PAUSES_S
-SLACK_S = 0.25
+SLACK_S = 2.0
 """What a pause may be longer than it should be, on a busy machine."""
 
 
@@ -342,9 +342,9 @@ async def test_a_run_that_is_cancelled_in_its_pause_is_over(tmp_path: Path) -> N
     ):
         await eventually(lambda: script.calls == ONCE)
         await at.client.delete(f"/_headgate/runs/{stream.run}", headers=signed())
-        async with asyncio.timeout(1):
+        async with asyncio.timeout(6):
             await stream.rest()
-            await at.serving.app.runs.settled(1)
+            await at.serving.app.runs.settled(6)
 
     assert stream.last["metadata"]["error_code"] == "cancelled"
     assert script.calls == ONCE

@@ -26,7 +26,7 @@ from proxy.text.sse import Decoder
 from tests.servers.scripted import Asked, Script, ScriptedUpstream
 from tests.servers.serving import ADMIN_TOKEN, Serving, flag_document, headgate, token
 
-PATIENCE_S = 10.0
+PATIENCE_S = 20.0
 """How long a test waits for what should come at once."""
 
 EXTRACTION = "Fever of 38.9 °C — productive cough, SpO₂ 91 %.\n\n| Sign | ✅ |\n"

@@ -65,7 +65,7 @@ async def test_readers_wait_until_there_is_more() -> None:
 
     transcript = Transcript()
     log.append(transcript.stage_start("chat", "t", index=0, total_expected=1), 0.0)
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(20):
         await asyncio.gather(*waits)
 
         log.append(transcript.chunk("t", "word"), 0.0)
@@ -80,7 +80,7 @@ async def test_waiting_has_an_end() -> None:
     reader = LogReader(filled(1))
     due = loop.time() + 0.02
 
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(20):
         while loop.time() < due:
             await reader.wait(due)
 
@@ -102,7 +102,7 @@ async def test_a_pause_ends_at_its_time_or_by_a_word_and_not_by_more_of_the_log(
     await asyncio.sleep(0)
     assert not pausing.done()
     reader.wake()
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(20):
         await pausing
         due = loop.time() + 0.02
         while loop.time() < due:

@@ -124,7 +124,7 @@ async def test_connections_wait_while_no_worker_is_there(tmp_path: Path, workers
             assert len(before) == int(workers)
             for pid in before:
                 os.kill(pid, signal.SIGKILL)
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(20):
                 began = asyncio.get_running_loop().time()
                 assert (await client.get("/anything", headers=ANEW)).status_code == 200
                 took.append(asyncio.get_running_loop().time() - began)
@@ -134,7 +134,7 @@ async def test_connections_wait_while_no_worker_is_there(tmp_path: Path, workers
     died = lines(serving, "worker died")
     assert [line["exit_code"] for line in died] == [-signal.SIGKILL] * (2 * int(workers))
     assert {line["level"] for line in died} == {"error"}
-    assert min(took) < 1
+    assert min(took) < 5
 
 
 def test_one_that_dies_again_and_again_is_started_with_growing_pauses() -> None:
@@ -306,7 +306,7 @@ async def test_a_second_interrupt_ends_everything_at_once(tmp_path: Path) -> Non
             await eventually(lambda: bool(lines(serving, "draining")))
             assert serving.process.returncode is None
             serving.process.send_signal(signal.SIGINT)
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(20):
                 code = await serving.process.wait()
             with pytest.raises(httpx.HTTPError):
                 await stream.rest()

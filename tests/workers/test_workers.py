@@ -55,7 +55,7 @@ async def test_a_stream_that_outlasts_the_drain_is_told_the_truth(tmp_path: Path
             leave, left = asyncio.Event(), asyncio.Event()
 
             async def serve() -> None:
-                async with listening(app, settings, Sockets(public, admin), drain_s=0.4):
+                async with listening(app, settings, Sockets(public, admin), drain_s=2):
                     await leave.wait()
                 left.set()
 
@@ -68,9 +68,9 @@ async def test_a_stream_that_outlasts_the_drain_is_told_the_truth(tmp_path: Path
                 async def draining() -> bool:
                     return (await client.get(f"{admin_url}/readyz")).status_code == 503
 
-                await eventually(draining, within_s=0.35)
+                await eventually(draining, within_s=1.9)
                 await stream.rest()
-            await asyncio.wait_for(left.wait(), 5)
+            await asyncio.wait_for(left.wait(), 20)
             took = loop.time() - began
             await serving
 
@@ -81,7 +81,7 @@ async def test_a_stream_that_outlasts_the_drain_is_told_the_truth(tmp_path: Path
         "partial": False,
         "status": 503,
     }
-    assert 0.4 <= took < 4
+    assert 2 <= took < 20
 
 
 async def test_a_killed_worker_is_replaced(tmp_path: Path) -> None:
