@@ -8,6 +8,7 @@ import ssl
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from time import perf_counter
 
@@ -41,6 +42,8 @@ class Reply:
     """Seconds from the request until its head was there."""
     took_s: float = 0.0
     """Seconds until the whole of it was."""
+    whole_at: datetime = datetime.min
+    """When that was, by this machine's clock."""
     body: bytes = b""
     pieces: list[tuple[float, bytes]] = field(default_factory=list)
     """What came, and when: `perf_counter()`."""
@@ -107,7 +110,7 @@ async def ask(
     except (httpx.HTTPError, OSError) as exc:
         raise NoAnswer(_reason(exc)) from None
     reply.body = b"".join(piece for _, piece in reply.pieces)
-    reply.took_s = perf_counter() - began
+    reply.took_s, reply.whole_at = perf_counter() - began, datetime.now(UTC)
     return reply
 
 

@@ -1,4 +1,4 @@
-"""This machine's clock beside the `Date` of an answer. Pure but for reading the clock."""
+"""This machine's clock beside the `Date` of an answer. Pure."""
 
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
@@ -14,7 +14,7 @@ TOLERATED_S = 1.0
 
 
 def clock(check: str, reply: Reply) -> Diagnosis:
-    return compared(check, reply.headers.get("date"), datetime.now(UTC), reply.took_s)
+    return compared(check, reply.headers.get("date"), reply.whole_at, reply.took_s)
 
 
 def compared(check: str, date: str | None, now: datetime, took_s: float) -> Diagnosis:

@@ -124,7 +124,7 @@ def keep_alive(kept: Kept | None, keep_alive_s: float) -> Diagnosis:
             "it closes each connection after one answer",
             "Turn keep-alive on at the upstream, or each request pays for a new connection.",
         )
-    if kept.closed_after_s is None:
+    if kept.closed_after_s is None or kept.closed_after_s > keep_alive_s:
         return ok(KEEP_ALIVE, f"an idle connection outlives upstream.pool.keep_alive_s ({keep_alive_s:g} s)")
     return warn(
         KEEP_ALIVE,

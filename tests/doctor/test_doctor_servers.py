@@ -127,6 +127,24 @@ async def test_an_upstream_that_keeps_connections_for_less_long_than_headgate(
     assert says in found["upstream keep-alive"].seen
 
 
+@pytest.mark.parametrize(
+    ("closed_after_s", "grade"), [(None, Grade.OK), (5.0, Grade.OK), (4.0, Grade.WARN), (0.0, Grade.WARN)]
+)
+def test_a_connection_need_only_outlive_headgates_use_of_it(
+    closed_after_s: float | None, grade: Grade
+) -> None:
+    """As uvicorn's 5 seconds outlive the 4 of `keep_alive_s`."""
+    assert upstream.keep_alive(upstream.Kept(False, closed_after_s), 4.0).status is grade
+
+
+async def test_a_clock_is_compared_with_the_time_of_the_answer() -> None:
+    """However long the checks take that come between."""
+    async with ScriptedUpstream(saying({})).running() as app:
+        found, _ = await upstream.look(app.url, None, keep_alive_s=1.6)
+
+    assert [each.status for each in found] == [Grade.OK] * 3
+
+
 async def test_an_upstream_that_breaks_the_connection_is_no_answer() -> None:
     async def breaking(asked: Asked) -> None:
         asked.writer.close()
