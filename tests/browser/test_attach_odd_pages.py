@@ -10,6 +10,7 @@ from tests.browser.attached import SCRIPT, live_texts, until_live, until_ready
 from tests.browser.frontend import IN_CHROMIUM
 from tests.browser.npm import HERE
 from tests.browser.opened import ATTACH, BODY, SEND, Upstream, opened_page, signed_in
+from tests.browser.test_markdown import HOSTILE
 from tests.servers.scripted import ScriptedUpstream
 from tests.servers.streaming import free_port, served
 from tests.sources.test_source_poll import polling
@@ -113,6 +114,39 @@ async def test_on_a_machine_of_a_quarter_of_the_speed_the_text_is_whole(
     assert texts[1] == "Summary of 7."
     assert left == BODY
     assert problems == []
+
+
+@pytest.mark.parametrize("place", ["reasoning", "BODY"])
+async def test_hostile_text_is_text_in_a_card_and_in_the_window(
+    chromium: Browser, tmp_path: Path, place: str
+) -> None:
+    """Nothing of it is run, fetched or submitted."""
+    upstream = Upstream()
+    upstream.more = "\n\n" + "\n\n".join([*HOSTILE, "The end."])
+    attach = ATTACH if place == "reasoning" else {"panels": {}}
+    async with opened_page(chromium, tmp_path, upstream, attach=attach) as (page, problems, _):
+        asked: list[str] = []
+        await page.evaluate(SEND["XMLHttpRequest"])
+        await until_live(page)
+        page.on("request", lambda request: asked.append(request.url))
+        await page.wait_for_function(
+            "document.querySelector('[data-headgate-live]').shadowRoot.textContent.includes('The end.')"
+        )
+        where, made, links, owned = await page.evaluate(
+            """() => {
+              const host = document.querySelector('[data-headgate-live]');
+              const all = [...host.shadowRoot.querySelectorAll('.body *')];
+              const parent = host.parentElement;
+              const links = all.filter(({localName}) => localName === 'a');
+              return [parent.id || parent.tagName, [...new Set(all.map(({localName}) => localName))],
+                links.map(({protocol}) => protocol), window.owned ?? null];
+            }"""
+        )
+
+    assert where == place
+    assert not {"img", "script", "iframe", "svg", "math", "form", "style", "object", "input"} & set(made)
+    assert set(links) <= {"http:", "https:", "mailto:"}
+    assert (owned, asked, problems) == (None, [], [])
 
 
 async def test_a_proxy_that_is_killed_and_comes_back(chromium: Browser, tmp_path: Path) -> None:

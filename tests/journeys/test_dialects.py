@@ -187,6 +187,29 @@ async def test_openai_for_python_reads_it(tmp_path: Path, breaks: bool) -> None:
     assert (text, ended) == (("", "APIError") if breaks else (SUMMARY, "stop"))
 
 
+@pytest.mark.parametrize("dialect", DIALECTS.values())
+async def test_a_dialect_opens_nobody_elses_run(tmp_path: Path, dialect: str) -> None:
+    """Neither by the run's address nor by the id of its events; the answer is that for no run."""
+    run = str(uuid4())
+    asks: dict[str, Any] = {"params": {"dialect": dialect}}
+    async with house(answering(answer()), tmp_path, attach_wait_s=0.1) as (upstream, serving):
+        async with browser(serving.url) as client:
+            named = signed(**{"headgate-run": run})
+            await client.post(PATH, headers=named, content=b"{}", **asks)
+            cursor = {"last-event-id": f"{run}:1"}
+            found = [
+                await client.get(f"/_headgate/runs/{run}/events", headers=signed("bob"), **asks),
+                await client.get(f"/_headgate/runs/{run}/events", **asks),
+                await client.post(PATH, headers=signed("bob", **cursor), content=b"{}", **asks),
+                await client.get(f"{PATH}/stream", headers=signed("bob", **cursor), **asks),
+            ]
+        calls = len(upstream.asked)
+
+    assert [answered.status_code for answered in found] == [404] * 4
+    assert not any(SUMMARY[:20] in answered.text for answered in found)
+    assert calls == 1
+
+
 async def test_only_who_asks_for_a_dialect_gets_one(tmp_path: Path) -> None:
     """Another value is the API's own business, and the header names the AI SDK's stream alone."""
     async with house(answering(answer()), tmp_path) as (upstream, serving), browser(serving.url) as client:
