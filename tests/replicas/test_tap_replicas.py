@@ -124,9 +124,9 @@ async def are_all_counted(client: httpx.AsyncClient, found: list[tuple[Served, s
 
 def _route(name: str, match: str) -> dict[str, Any]:
     path = f"/api/cases/{{case_id}}/{name}"
-    return tapped_route(
-        name=name, match=f"POST {path}", stream_path=None, max_runs=RUNS, tap={**CALLS, "match": match}
-    )
+    # A machine that is busy with 200 runs may have no text for a reader for longer than a test waits.
+    more = {"stream_path": None, "max_runs": RUNS, "heartbeat_s": 2}
+    return tapped_route(name=name, match=f"POST {path}", tap={**CALLS, "match": match}, **more)
 
 
 @asynccontextmanager
