@@ -102,7 +102,7 @@ async def process(*command: str, environment: dict[str, str], ready: str) -> Asy
 
     async def answers() -> bool:
         try:
-            async with httpx.AsyncClient(timeout=2, trust_env=False) as client:
+            async with httpx.AsyncClient(timeout=10, trust_env=False) as client:
                 return (await client.get(ready)).is_success
         except httpx.HTTPError:
             return False

@@ -627,7 +627,7 @@ async def test_kept_runs_have_a_bound_in_time() -> None:
         runs.evict()
         return runs.kept == 0
 
-    await eventually(forgotten, within_s=2)
+    await eventually(forgotten)
     assert runs.find(run.id, ANN) is None
 
 

@@ -16,7 +16,7 @@ import yaml
 from tests.servers.scripted import Asked, ScriptedUpstream
 from tests.servers.streaming import eventually, free_port
 
-STARTING_S = 30.0
+STARTING_S = 60.0
 
 
 @dataclass
@@ -62,7 +62,7 @@ async def alertmanager(directory: Path, on_call: OnCall) -> AsyncIterator[str]:
 
 async def _is_ready(address: str) -> bool:
     try:
-        async with httpx.AsyncClient(timeout=2, trust_env=False) as client:
+        async with httpx.AsyncClient(timeout=10, trust_env=False) as client:
             return (await client.get(f"http://{address}/-/ready")).status_code == 200
     except httpx.HTTPError:
         return False

@@ -17,7 +17,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, star
 from flags.rollout.policy.guardrail_settings import FIRST_CONTENT_S, REQUEST_S
 from tests.servers.streaming import eventually, free_port
 
-STARTING_S = 30.0
+STARTING_S = 60.0
 SCRAPE_S = 0.25
 
 ARMS = ("stream", "control", "rest")
@@ -207,7 +207,7 @@ class Prometheus:
 
     async def _is_ready(self) -> bool:
         try:
-            async with httpx.AsyncClient(timeout=2, trust_env=False) as client:
+            async with httpx.AsyncClient(timeout=10, trust_env=False) as client:
                 return (await client.get(f"{self.url}/-/ready")).status_code == 200
         except httpx.HTTPError:
             return False

@@ -364,7 +364,7 @@ async def served(
                 except httpx.TransportError:
                     return False
 
-            await eventually(ready, within_s=20)
+            await eventually(ready, within_s=60)
         yield found
     finally:
         if process.returncode is None:

