@@ -162,7 +162,8 @@ class EarlyTest:
             f"{control.bad:,} of {control.total:,} in its control"
         )
         if window.counted < stream.bad:
-            summary += f"; {window.counted:,} of them count, since few users have most"
+            few = self._rail.min_users
+            summary += f"; {window.counted:,} of them count, for the others may be of fewer than {few} users"
         if finding is Finding.SAFE:
             summary += f" ({window.limit:,} would be harm if control has fewer)"
         return Verdict(

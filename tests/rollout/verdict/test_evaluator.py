@@ -734,8 +734,8 @@ SENTENCES: Mapping[str, tuple[Guardrail, Batch, str]] = {
     "first answers": (
         EARLY,
         failing(2, 0, 12),
-        "Early: 2 of the first 12 answers of this step failed, 0 of 12 in its control (4 would be harm if "
-        "control has fewer); not too many.",
+        "Early: 2 of the first 12 answers of this step failed, 0 of 12 in its control; 0 of them count, for "
+        "the others may be of fewer than 3 users (4 would be harm if control has fewer); not too many.",
     ),
     "a burst": (
         EARLY,
