@@ -21,7 +21,8 @@ CHECKS = {
     "types": ["mypy"],
 }
 
-TOGETHER = ["-n", "3", "--dist", "loadfile", "--no-loadscope-reorder"]
+BY_FILE = ["--dist", "loadfile", "--no-loadscope-reorder"]
+TOGETHER = ["-n", "3", *BY_FILE]
 """Three at a time, since most tests wait for servers more than they compute."""
 
 SUITES = {
@@ -31,7 +32,8 @@ SUITES = {
 NOT_SERVED = [str(path) for path in sorted((ROOT / "tests").rglob("test_*.py")) if not is_served(path)]
 """By name: each process that runs tests would else import all of them, for a quarter of the time in all."""
 
-QUICK_SUITES = {"tests that start no server": ["-m", "not served", *TOGETHER, *NOT_SERVED]}
+QUICK_SUITES = {"tests that start no server": ["-m", "not served", "-n", "auto", *BY_FILE, *NOT_SERVED]}
+"""They compute: one for each core."""
 
 
 @dataclass(frozen=True)

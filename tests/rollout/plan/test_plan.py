@@ -328,7 +328,7 @@ def test_harm_that_begins_later_is_found_as_late_as_the_tests_find_it() -> None:
     steps = [{"share": share, "at_least": "1h"} for share in (20, *range(50, 60))]
     made = policy(*steps, guardrails=ERRORS_ALONE)
     rng, looks = np.random.default_rng(9), []
-    for _ in range(100):
+    for _ in range(40):
         evaluator = Evaluator(made.guardrail_values(), made.exposures(), made.budget_value())
         evaluator.enter(0)
         for look in range(50):
