@@ -324,7 +324,7 @@ async def through(
     """What the call gives through the model port, how it was counted, and the texts that were shown."""
     backend = BedrockClient(call)
     settings = {"provider": {"api": "bedrock"}, **llm}
-    async with tapped(directory, model, backend, llm=settings) as (serving, _, client):  # type: ignore[arg-type]
+    async with tapped(directory, model, backend, llm=settings) as (serving, _, client):
         if "tls" in llm:
             backend.model_url = backend.model_url.replace("http:", "https:")
         stream = await read(client, START, signed())
@@ -501,7 +501,7 @@ async def test_what_comes_unsigned_is_not_signed(tmp_path: Path) -> None:
     """Whoever has no credentials does not get Headgate's. What is of no run is signed like a run's call."""
     model = Bedrock(TEXT, BATCH)
     settings = {"provider": {"api": "bedrock"}}
-    async with tapped(tmp_path, model, llm=settings) as (serving, _, _):  # type: ignore[arg-type]
+    async with tapped(tmp_path, model, llm=settings) as (serving, _, _):
         path = f"/models/model/{MODEL.replace(':', '%3A')}/converse"
         async with browser(serving.model_url) as client:
             refused = await client.post(path, content=CALL)

@@ -86,7 +86,7 @@ def cohere_chat(url: str, headers: dict[str, str]) -> Any:
         client = coheres.ClientV2("k", base_url=url, httpx_client=http)
         options = {"additional_headers": headers, "max_retries": 0}
         said = [coheres.UserChatMessageV2(content="a")]
-        return client.chat(model="m", messages=said, request_options=options)  # type: ignore[arg-type]
+        return client.chat(model="m", messages=said, request_options=options)
 
 
 def llama_chat(url: str, headers: dict[str, str]) -> Any:

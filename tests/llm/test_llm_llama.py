@@ -129,7 +129,7 @@ async def test_ollamas_package_gets_the_same_from_a_server_of_its_shape(tmp_path
         expected = await asyncio.to_thread(outcome, ollama_chat, direct.url, {})
     provider, backend = OllamaServer(llama), Client(ollama_chat)
     llm = {"provider": {"api": "ollama"}}
-    async with tapped(tmp_path, provider, backend, llm=llm) as (serving, _, client):  # type: ignore[arg-type]
+    async with tapped(tmp_path, provider, backend, llm=llm) as (serving, _, client):
         stream = await read(client, START, signed())
         results = await counted(client, serving.admin_url)
 

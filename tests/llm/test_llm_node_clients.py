@@ -145,7 +145,7 @@ async def through(
 ) -> tuple[Json, dict[str, int]]:
     """What the call gives through the model port, and how it was counted."""
     llm = {"provider": {"api": api}}
-    async with tapped(directory, provider, backend, llm=llm) as (serving, _, client):  # type: ignore[arg-type]
+    async with tapped(directory, provider, backend, llm=llm) as (serving, _, client):
         await read(client, START, signed())
         results = await counted(client, serving.admin_url)
     return backend.came, results

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 from urllib.parse import unquote
 
 from proxy.llm.assembly.dialect import (
+    Assembler,
     NotStreamable,
     Prompt,
     StreamCall,
@@ -78,7 +79,7 @@ class Converse:
         streamed = call.path + self.streamed + target[len(path_of(target)) :]
         return StreamCall(streamed, body, self.prompt_of(call), renamed=self.renamed)
 
-    def assembler(self, choices: int | None = None) -> "Conversation":
+    def assembler(self, choices: int | None = None) -> Assembler:
         return Conversation(is_own_stream=choices is None)
 
     def is_answer(self, body: bytes, choices: int) -> bool:
@@ -115,7 +116,7 @@ class InvokeModel(Converse):
         found = self._target.fullmatch(path_of(target))
         return method == "POST" and found is not None and not _NO_TEXT.search(found[2].decode("latin-1"))
 
-    def assembler(self, choices: int | None = None) -> "InvokedMessage":  # type: ignore[override]
+    def assembler(self, choices: int | None = None) -> Assembler:
         return InvokedMessage(is_own_stream=choices is None)
 
     def is_answer(self, body: bytes, choices: int) -> bool:
