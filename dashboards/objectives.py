@@ -38,7 +38,7 @@ class Objective:
     summary: str
     """What a bad event is."""
     critical: bool = True
-    """Whether a person is needed now, when the budget burns fast."""
+    """True if a person is needed now, when the budget burns fast."""
 
     @property
     def budget(self) -> float:

@@ -49,7 +49,7 @@ class FlagArms:
     """Changes whenever the flag is targeted in another way."""
 
     def may_be_control(self, user: str) -> bool:
-        """Whether the user is in the control arm, if the hidden flag is on for them."""
+        """True if the user is in the control arm, if the hidden flag is on for them."""
         return bucket_of(self.group_id, user) >= first_of_control(self.share)
 
 
@@ -62,7 +62,7 @@ class Placement:
     share: int
     first_of_control: int
     eligible: bool
-    """Whether the flag would be on for the user at 100 %."""
+    """True if the flag would be on for the user at 100 %."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +116,7 @@ def _lack(strategies: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _names_everybody(strategies: Sequence[Mapping[str, Any]]) -> bool:
-    """Whether nobody would be left for a control arm."""
+    """True if everybody is in the stream arm, so that nobody is left for control."""
     return any((strategy.get("parameters") or {}).get("rollout") == "100" for strategy in strategies)
 
 

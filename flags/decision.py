@@ -1,4 +1,4 @@
-"""Whether one request streams, and why. Pure: no I/O, no clock. Every doubt, and every error, means batch."""
+"""The decision on one request: stream or batch, and why. Pure. Every doubt, and every error, means batch."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
@@ -99,7 +99,7 @@ class FlagAnswer:
     variant: str = ""
     payload: str = ""
     control: bool = False
-    """Whether the user is not enabled, and in the control arm."""
+    """True if the user is not enabled, and in the control arm."""
     generation: str = field(default="", compare=False)
     """See `Decision`. Equal answers may differ in it: it says nothing about the user."""
 

@@ -50,7 +50,7 @@ class ExplainedStep:
     """A `Reason`, or `constraints` or `bucket`."""
     says: str
     decides: bool = False
-    """Whether the decision ends here."""
+    """True if the decision ends here."""
 
 
 def steps(question: Question, flags: ExplainedFlags) -> Iterator[ExplainedStep]:

@@ -233,7 +233,7 @@ class KillSwitch:
         self._unshared = False
 
     def _written(self, order: KillOrder) -> bool:
-        """Whether the file has the order. A full disk has no room for it, and still takes an empty file."""
+        """True if the file has the order. A full disk has no room for it, and still takes an empty file."""
         with suppress(OSError):
             draft = self._path.with_name(f".{self._path.name}.{os.getpid()}")
             draft.write_text(order.written(), encoding="utf-8", errors="replace")

@@ -46,7 +46,7 @@ def parents_of(feature: Feature) -> Iterator[str]:
 
 
 def asks_who(feature: Feature) -> bool:
-    """Whether more than a hash of the user's id decides, so that only requests tell how many are enabled."""
+    """True if more than a hash of the user's id decides, so that only requests tell how many are enabled."""
     strategies = _objects(feature.get("strategies"))
     kinds = {strategy.get("name") for strategy in strategies}
     return not kinds <= {"flexibleRollout", "default"} or any(

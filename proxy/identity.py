@@ -72,7 +72,7 @@ class Identity:
 
 
 def is_verified(settings: IdentitySettings) -> bool:
-    """Whether identities are proved: tokens are verified, the header comes from a trusted proxy, and there is
+    """True if identities are proved: tokens are verified, the header comes from a trusted proxy, and there is
     no cookie, which any client can invent.
     """
     jwt = settings.jwt

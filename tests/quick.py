@@ -16,7 +16,7 @@ OURS = {"tests", "examples"}
 
 @cache
 def is_served(path: Path) -> bool:
-    """Whether the tests of a module may start a server or a process."""
+    """True if the tests of a module may start a server or a process."""
     seen: set[Path] = set()
     waiting = [path]
     while waiting:

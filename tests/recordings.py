@@ -131,7 +131,7 @@ def streams_of(path: Path) -> Iterator[list[str]]:
 
 
 def _begins_anew(before: Any, event: Any) -> bool:
-    """Whether an event is of another call than the finished one before it."""
+    """True if an event is of another call than the finished one before it."""
     if before.get("type") in ("message_stop", "response.completed"):
         return True
     finished = any(choice.get("finish_reason") for choice in before.get("choices") or ())

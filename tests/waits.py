@@ -63,7 +63,7 @@ class Wait:
     """The longest without new text."""
     total_s: float
     is_equal: bool = True
-    """Whether the texts that were shown are those of the batch answer."""
+    """True if the texts that were shown are those of the batch answer."""
 
 
 @asynccontextmanager

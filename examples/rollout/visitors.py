@@ -52,7 +52,7 @@ class Visitors:
 
 
 def _is_whole(events: str) -> bool:
-    """Whether a stream ended with the whole answer."""
+    """True if a stream ended with the whole answer."""
     names = [line.removeprefix("event: ") for line in events.splitlines() if line.startswith("event: ")]
     if names:
         return "stream_done" in names

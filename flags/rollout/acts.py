@@ -1,4 +1,4 @@
-"""Whether an act may still have an effect: it is about what its author saw. Pure."""
+"""A person's act that comes too late has no effect; here is why. Pure."""
 
 from collections.abc import Mapping
 from typing import Any

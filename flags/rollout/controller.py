@@ -169,12 +169,12 @@ class Controller:
 
     @property
     def is_down_due(self) -> bool:
-        """Whether 0 % was decided, and is not yet written."""
+        """True if 0 % was decided, and is not yet written."""
         return self.state.down_pending
 
     @property
     def acts_wait(self) -> bool:
-        """Whether acts of people wait to be journaled."""
+        """True if acts of people wait to be journaled."""
         return any(True for _ in self._ports.inbox.waiting())
 
     def journal_acts(self, flag: Flag | None = None) -> bool:
@@ -218,7 +218,7 @@ class Controller:
     # Looking.
 
     def _was_killed(self) -> bool:
-        """Whether the kill flag was on for a while between two looks, as proxies saw."""
+        """True if the kill flag was on for a while between two looks, as proxies saw."""
         return not self.state.is_over and self._window.killed_s > self.state.begun_s
 
     def _accept_changes(self, flag: Flag) -> None:
@@ -315,7 +315,7 @@ class Controller:
         return self._policy.steps[self.state.step]
 
     def _is_policy_changed(self) -> bool:
-        """Whether the policy is another than when the rollout began."""
+        """True if the policy is another than when the rollout began."""
         return self.state.policy_digest != self._policy_digest
 
     def _step_rules(self) -> StepRules | None:

@@ -199,7 +199,7 @@ class JournalReader:
             return self._connection.execute(query, values).fetchall()
 
     def _is_empty(self) -> bool:
-        """Whether the writer has not made the tables yet, which it does in one transaction."""
+        """True if the writer has not made the tables yet, which it does in one transaction."""
         (tables,) = self._connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
         return not tables
 

@@ -101,9 +101,9 @@ class RolloutState:
     unwritten: str = ""
     """Why what was decided was not written by the last look."""
     was_changed: bool = False
-    """Whether the flag was changed by somebody else at the last look, so that other users were exposed."""
+    """True if the flag was changed by somebody else at the last look, so that other users were exposed."""
     was_unknown: bool = False
-    """Whether the flag could not be read by the last look."""
+    """True if the flag could not be read by the last look."""
     idle_s: float = 0.0
     """Time without one answer of the stream arm, up to the last look, which is not in `dwelt_s` yet."""
     soaked_s: float = 0.0
@@ -113,9 +113,9 @@ class RolloutState:
     base: Mapping[str, Any] | None = None
     """The strategy as it was found, for its variants."""
     dark_first: bool = False
-    """Whether the first step is a dark one."""
+    """True if the first step is a dark one."""
     wrote_dark: bool = False
-    """Whether the variant of a dark step may be left over in the strategy, of whichever rollout."""
+    """True if the variant of a dark step may be left over in the strategy, of whichever rollout."""
     begun_s: float = 0.0
     entered_s: float = 0.0
     dwelt_s: float = 0.0
@@ -158,12 +158,12 @@ class RolloutState:
 
     @property
     def is_dark(self) -> bool:
-        """Whether it stands at a dark step."""
+        """True if the rollout stands at a dark step."""
         return self.dark_first and self.step == 0
 
     @property
     def is_over(self) -> bool:
-        """Whether nothing more will be written but the share of 0."""
+        """True if nothing more will be written but the share of 0."""
         return self.phase in (RolloutPhase.ROLLED_BACK, RolloutPhase.KILLED)
 
 
@@ -267,7 +267,7 @@ def _proxies_change(body: Mapping[str, Any]) -> bool:
 
 
 def begins_anew(entry: JournalLine, step: int) -> bool:
-    """Whether evidence after this entry is of another exposure than before it, when `step` was in force."""
+    """True if evidence after this entry is of another exposure than before it, when `step` was in force."""
     return entry.kind == EntryKind.WRITTEN and (entry.body["step"] != step or bool(entry.body.get("anew")))
 
 

@@ -45,7 +45,7 @@ def _differences(entry: JournalLine, evaluator: Evaluator, step: int) -> list[st
 
 
 def _are_equal(was: Sequence[Mapping[str, Any]], now: Sequence[Mapping[str, Any]]) -> bool:
-    """Whether verdicts are equal but for their wording, and for fields that older releases do not journal."""
+    """True if verdicts are equal but for their wording, and for fields that older releases do not journal."""
     return len(was) == len(now) and all(
         value == new[name]
         for old, new in zip(was, now, strict=True)

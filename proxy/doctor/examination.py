@@ -27,7 +27,7 @@ class Wishes:
     wait_s: float = 180.0
     """For the answer to such a request."""
     has_proxy: bool = False
-    """Whether the environment names a proxy for outgoing requests."""
+    """True if the environment names a proxy for outgoing requests."""
 
 
 async def examine(settings: Settings, wishes: Wishes, tell: Callable[[Diagnosis], None]) -> list[Diagnosis]:

@@ -180,7 +180,7 @@ def _unlike(check: str, why: str) -> Diagnosis:
 
 
 def alike(check: str, batch: bytes, made: bytes) -> Diagnosis:
-    """Whether both answers have the same fields; texts, ids and times may differ."""
+    """Compare the fields of both answers, which must be the same; texts, ids and times may differ."""
     try:
         missing = sorted(_fields(json.loads(batch)) - _fields(json.loads(made)))
     except ValueError:

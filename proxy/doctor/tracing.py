@@ -133,7 +133,7 @@ async def _looking(url: str, tls: ssl.SSLContext | None, looks: list[Glance]) ->
 
 
 def waiting(check: str, looks: list[Glance], ended_at: float) -> Diagnosis:
-    """Whether one busy worker holds up others.
+    """Diagnose whether one busy worker holds up others.
 
     Args:
         check: the finding's name.

@@ -28,7 +28,7 @@ class Kept:
     """The fate of a connection after its answer."""
 
     is_announced: bool
-    """Whether the answer said that the connection ends."""
+    """True if the answer said that the connection ends."""
     closed_after_s: float | None
     """Seconds without a byte until the upstream closed it. None: it was still open at the end."""
 
@@ -111,7 +111,7 @@ async def _watched(reader: asyncio.StreamReader, wait_s: float) -> Kept | None:
 
 
 def keep_alive(kept: Kept | None, keep_alive_s: float) -> Diagnosis:
-    """Whether Headgate lets go of an idle connection before the upstream does."""
+    """Diagnose whether Headgate lets go of an idle connection before the upstream does."""
     if kept is None:
         return warn(
             KEEP_ALIVE,

@@ -117,7 +117,7 @@ class ServerProtocol(TimedProtocol):
                 self._body_timer = self.loop.call_later(self.body_s, self._look_for_body)
 
     def _awaits_head(self) -> bool:
-        """Whether a request's head must come now. Empty lines count as its beginning: they have stopped the
+        """True if a request's head is due. Empty lines count as its beginning: they have stopped the
         keep-alive timer, and no other timer would end the connection.
         """
         if self._reading_head:

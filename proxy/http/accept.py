@@ -20,7 +20,7 @@ _QUOTED = re.compile(rb'"(?:[^"\\]|\\.)*"')
 
 
 def accepted(headers: Headers) -> Accept:
-    """Whether a client asks for server-sent events: it names them, and gives JSON no higher weight.
+    """Tell if a client asks for server-sent events: it names them, and gives JSON no higher weight.
 
     `*/*` does not name them.
     """
@@ -68,12 +68,12 @@ def _accepted_dialect(headers: Headers) -> str | None:
 
 
 def takes_json(headers: Headers) -> bool:
-    """Whether a client can be answered in JSON; without `Accept` it takes anything."""
+    """True if a client can be answered in JSON; without `Accept` it takes anything."""
     return all(name != b"accept" for name, _ in headers) or _weight_of_json(_weights(headers, b"accept")) > 0
 
 
 def takes_gzip(headers: Headers) -> bool:
-    """Whether a client says that it reads gzip, by name (RFC 9110 12.5.3)."""
+    """True if a client says that it reads gzip, by name (RFC 9110 12.5.3)."""
     return _weights(headers, b"accept-encoding").get(b"gzip", 0) > 0
 
 

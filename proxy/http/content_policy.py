@@ -1,4 +1,4 @@
-"""Whether a page's Content Security Policy lets a script of its own origin run, and by what. Pure.
+"""A page's Content Security Policy: does it let a script of its own origin run, and by what? Pure.
 
 Source: Content Security Policy Level 3, https://www.w3.org/TR/CSP3/
 """

@@ -12,7 +12,7 @@ PREFIX = b"sec-fetch-"
 
 
 def comes_from(headers: Headers, sites: Collection[str]) -> bool:
-    """Whether a request comes from one of `sites`, or from a client that is no browser.
+    """True if a request comes from one of `sites`, or from a client that is no browser.
 
     Over plain HTTP a browser sends no `Sec-Fetch-Site`, but it sends the `Origin` of another site's page.
     """

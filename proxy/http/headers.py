@@ -108,7 +108,7 @@ def end_to_end(headers: Headers, kept: frozenset[bytes] = frozenset()) -> Header
 
 
 def is_shadow(name: bytes) -> bool:
-    """Whether an upstream that reads `_` as `-`, as CGI and WSGI do, takes a name for a proxy's header."""
+    """True if CGI and WSGI, which read `_` as `-`, would take a name for a proxy's header."""
     read_as = name.replace(b"_", b"-")
     return read_as != name and (read_as in SHADOWED or read_as.startswith(b"x-forwarded-"))
 
@@ -224,7 +224,7 @@ def response_headers(headers: Headers, status: int) -> Headers:
 
 
 def is_json(headers: Headers) -> bool:
-    """Whether the content type is JSON."""
+    """True if the content type is JSON."""
     for name, value in headers:
         if name == b"content-type":
             media_type = value.partition(b";")[0].strip().lower()
@@ -247,5 +247,5 @@ def write_head(method: bytes, target: bytes, headers: Headers) -> bytes:
 
 
 def announces_no_body(status: int, headers: Headers) -> bool:
-    """Whether an answer without a body is whole: its status or its length says so."""
+    """True if an answer without a body is whole: its status or its length says so."""
     return status in BODILESS_STATUS or (b"content-length", b"0") in headers

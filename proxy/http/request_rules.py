@@ -19,7 +19,7 @@ _UNUSUAL_HOST = re.compile(
 
 @lru_cache(maxsize=1024)  # a deployment has few
 def is_host(value: bytes) -> bool:
-    """Whether a value of `Host` is one host with an optional port."""
+    """True if a value of `Host` is one host with an optional port."""
     name, _, port = value.partition(b":")
     if name and not name.translate(None, _NAME) and (not port or port.isdigit()):
         return True

@@ -67,7 +67,7 @@ def trace_ids_of(headers: Fields) -> set[str]:
 
 
 def has_context(headers: Fields) -> bool:
-    """Whether a call carries any trace context of W3C's."""
+    """True if a call carries any trace context of W3C's."""
     return any(name in (b"traceparent", b"tracestate") for name, _ in headers)
 
 

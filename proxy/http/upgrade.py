@@ -54,7 +54,7 @@ def listed(headers: Iterable[tuple[bytes, bytes]], wanted: bytes) -> list[bytes]
 
 
 def is_accepted(protocols: bytes, answer: Headers) -> bool:
-    """Whether a 101 accepts what was offered. Any other 101 is malformed."""
+    """True if a 101 accepts what was offered. Any other 101 is malformed."""
     asked = {token.strip().lower() for token in protocols.split(b",")}
     chosen = {token.lower() for token in listed(answer, b"upgrade")}
     says_so = b"upgrade" in {token.lower() for token in listed(answer, b"connection")}
@@ -73,5 +73,5 @@ class UpgradeOffer:
     switch: Callable[[asyncio.Protocol], tuple[asyncio.Transport, Lost]]
     """Gives the client's connection to another protocol, which must call `Lost` when it is lost."""
     left: Callable[[], bool]
-    """Whether the client has left."""
+    """True if the client has left."""
     early: bytearray = field(default_factory=bytearray)

@@ -287,7 +287,7 @@ async def _await_end(exchange: Exchange) -> None:
 
 
 def _is_delimited(headers: Headers) -> bool:
-    """Whether an answer says where it ends. Without that, a cut connection looks like its end."""
+    """True if an answer says where it ends. Without that, a cut connection looks like its end."""
     return any(name in (b"content-length", b"transfer-encoding") for name, _ in headers)
 
 

@@ -103,7 +103,7 @@ def _fixed_part(path: JSONPath) -> Keys:
 
 
 def _is_closed(document: Any, keys: Keys) -> bool:
-    """Whether a value is there, and something else came after it, so that it grows no more."""
+    """True if a value is there, and something else came after it, so that it grows no more."""
     has_more_after = False
     for key in keys:
         if isinstance(document, dict) and key in document:

@@ -59,12 +59,12 @@ class StreamEvents:
 
 
 def is_stream(headers: Headers, media_type: bytes) -> bool:
-    """Whether an answer is a stream of this type that can be read here."""
+    """True if an answer is a stream of this type that can be read here."""
     return media_type_of(headers) == media_type and is_readable(headers)
 
 
 def is_readable(headers: Headers) -> bool:
-    """Whether a body is not compressed; no compression was asked for."""
+    """True if a body is not compressed; no compression was asked for."""
     return dict(headers).get(b"content-encoding", b"identity").strip().lower() == b"identity"
 
 

@@ -107,7 +107,7 @@ class Admin:
         return JSONResponse({"live": True})
 
     async def _readyz(self, _: Request) -> Response:
-        """Whether the process takes requests. The upstream is not asked: it may be silent because it is
+        """Say if the process takes requests. The upstream is not asked: it may be silent because it is
         working."""
         ready = not self.runs.draining
         state = {

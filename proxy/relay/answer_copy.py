@@ -64,12 +64,12 @@ class AnswerCopy:
 
     @property
     def is_empty(self) -> bool:
-        """Whether the answer has no body, and its head says so."""
+        """True if the answer has no body, and its head says so."""
         return self._announces_no_body and not self._kept
 
     @property
     def is_foreign(self) -> bool:
-        """Whether the content coding cannot be undone here."""
+        """True if the content coding cannot be undone here."""
         return bool(self._coding) and self._coding not in CODINGS
 
     async def body(self) -> bytes | None:

@@ -187,7 +187,7 @@ def _charset(headers: Headers) -> bytes | None:
 
 
 def _is_like_ascii(headers: Headers) -> bool:
-    """Whether the character set that the headers name, if any, has ASCII's bytes for ASCII's characters."""
+    """True if the character set that the headers name, if any, has ASCII's bytes for ASCII's characters."""
     charset = _charset(headers)
     return charset is None or _ASCII_LIKE.fullmatch(charset) is not None
 

@@ -46,7 +46,7 @@ class HeldAnswer:
 
     @property
     def holds(self) -> bool:
-        """Whether a JSON answer is held, and nothing was sent to the client."""
+        """True if a JSON answer is held, and nothing was sent to the client."""
         return self._start is not None
 
     async def answer(self) -> Answer | None:

@@ -67,7 +67,7 @@ class RelayedOutcomes:
 
 
 async def lacks_answer(body: bytes, route: Route) -> bool:
-    """Whether a 2xx answer cannot be read, or has an error sentence in place of a text.
+    """True if a 2xx answer cannot be read, or has an error sentence in place of a text.
 
     An answer without any text is not a failure: it may ask the user for something.
     """

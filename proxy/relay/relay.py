@@ -210,7 +210,7 @@ class _RelayedExchange:
             self._task = asyncio.ensure_future(self._pump(body is Body.CHUNKED_EXPECTED))
 
     async def is_switched(self, offer: UpgradeOffer) -> bool:
-        """Whether the upstream accepts the offer; if not, its answer is passed on as any other."""
+        """True if the upstream accepts the offer; if not, its answer is passed on as any other."""
         self._exchange.connection.response.offered = offer.protocols
         await self._exchange.head()
         if self._exchange.status != SWITCHING_PROTOCOLS:

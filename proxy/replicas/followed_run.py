@@ -124,7 +124,7 @@ class FollowedRun:
 
     @property
     def is_executed_here(self) -> bool:
-        """Whether this replica has taken the run over: a `Run` has its log from then on."""
+        """True if this replica has taken the run over: a `Run` has its log from then on."""
         return self._executed is not None
 
     @property

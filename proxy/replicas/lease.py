@@ -28,7 +28,7 @@ class ReplicaLease:
         self._renewed_at = began_at
 
     def may_be_lost(self, now: float) -> bool:
-        """Whether others may have taken this replica for dead, because it was held up or not heard."""
+        """True if others may have taken this replica for dead, because it was held up or not heard."""
         return now - self._renewed_at >= LOST_S
 
 

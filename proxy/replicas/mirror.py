@@ -124,12 +124,12 @@ class Mirror:
         return ""
 
     def is_in_doubt(self, run_id: str) -> bool:
-        """Whether another replica may have taken over a run of this process, as far as the store has said."""
+        """True if another replica may have taken over a run of this process, as far as the store has said."""
         copy = self._copies.get(run_id)
         return copy is not None and copy.is_in_doubt
 
     def can_be_taken_over(self, run_id: str) -> bool:
-        """Whether the store has all that another replica needs to go on with a run of this process."""
+        """True if the store has all that another replica needs to go on with a run of this process."""
         copy = self._copies.get(run_id)
         return (
             copy is not None
@@ -252,7 +252,7 @@ class Mirror:
         self._has_work.set()
 
     def _is_doubtful(self, copy: RunCopy | None) -> bool:
-        """Whether new entries of a log must not be shown yet. While the store is down, no replica takes a run
+        """True if new entries of a log must not be shown yet. While the store is down, no replica takes a run
         over."""
         if copy is None:
             return False

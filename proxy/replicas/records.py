@@ -108,7 +108,7 @@ class Keys:
 
 
 def is_run_id(value: str) -> bool:
-    """Whether a value can be part of a key, and the key is no other record's."""
+    """True if a value can be part of a key, and the key is no other record's."""
     return _RUN_ID.fullmatch(value) is not None
 
 
@@ -132,7 +132,7 @@ class RunMeta:
     generation: int = 0
     """How often the run was taken over."""
     has_request: bool = False
-    """Whether the request was stored, so that the run may be taken over."""
+    """True if the request was stored, so that the run may be taken over."""
 
     def sealed(self, box: Box) -> bytes:
         fields = {_STORED_NAMES.get(name, name): value for name, value in asdict(self).items()}

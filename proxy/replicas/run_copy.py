@@ -81,7 +81,7 @@ class RunCopy:
     times_asked: int
     """How often the call was sent, as the stored request has it, if there is one."""
     has_job: bool
-    """Whether the stored request has the job that the upstream has accepted."""
+    """True if the stored request has the job that the upstream has accepted."""
     box: Box
     keys: Keys
     ttl_ms: int
@@ -98,7 +98,7 @@ class RunCopy:
     end: bytes | None = None
     ended_at: float = 0.0
     is_in_doubt: bool = False
-    """Whether another replica may have taken the run over. False once the store has said that none has."""
+    """True if another replica may have taken the run over. False once the store has said that none has."""
     has_fault: bool = False
 
     @property
@@ -116,7 +116,7 @@ class RunCopy:
 
     @property
     def may_be_asked_again(self) -> bool:
-        """Whether another replica may send its call once more."""
+        """True if another replica may send its call once more."""
         run = self.known_run
         return run is not None and run.route.settings.replay == "safe" and self.times_asked < MAX_TIMES
 
@@ -176,7 +176,7 @@ class RunCopy:
         return APPEND(names, *position, end, write.request, *counts, self.id, *sealed)
 
     def is_request_old(self, run: Run) -> bool:
-        """Whether the stored request, if there is one, lacks what has become of the call."""
+        """True if the stored request, if there is one, lacks what has become of the call."""
         return run.times_asked > self.times_asked or (run.job is not None and not self.has_job)
 
     def _add_entries(self, write: CopyWrite, room: int) -> list[Argument]:
@@ -287,7 +287,7 @@ class RunCopy:
         self.complete.clear()
 
     def _is_own(self, seq: int, value: bytes) -> bool:
-        """Whether this process has written the store's last entry."""
+        """True if this process has written the store's last entry."""
         if seq > len(self.log):
             return False
         try:

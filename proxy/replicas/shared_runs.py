@@ -144,7 +144,7 @@ class ValkeyRuns:
 
     @property
     def is_up(self) -> bool:
-        """Whether the store took the last write."""
+        """True if the store took the last write."""
         return self._stored.is_up
 
     async def __aenter__(self) -> Self:

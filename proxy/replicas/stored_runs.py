@@ -30,7 +30,7 @@ class StoredRuns:
 
     @property
     def is_up(self) -> bool:
-        """Whether the store took the last write."""
+        """True if the store took the last write."""
         return self._link.health.up.is_set()
 
     def box(self, run_id: str) -> Box:

@@ -58,7 +58,7 @@ class TakeoverPort(Protocol):
     """Executes the runs that this replica takes over."""
 
     def may_take(self, route: Route, source: str, principal: str | None) -> bool:
-        """Whether there is room for a run of this principal, and the source that was decided for it."""
+        """True if there is room for a run of this principal, and the source that was decided for it."""
         ...
 
     def take(self, taken: TakenOverRun) -> Run:

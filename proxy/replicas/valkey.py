@@ -62,7 +62,7 @@ class Script:
 
 
 class Health:
-    """Whether the store answers, for all links of a process."""
+    """The store's health, for all links of a process: it answers, or it does not."""
 
     def __init__(self) -> None:
         self.up = asyncio.Event()
@@ -220,7 +220,7 @@ def _packed(commands: Sequence[Command]) -> list[bytes]:
 
 
 def is_wrong_type(reply: object) -> bool:
-    """Whether a command's key has a value of a type that Headgate does not store there."""
+    """True if a command's key has a value of a type that Headgate does not store there."""
     return isinstance(reply, ResponseError) and str(reply).startswith("WRONGTYPE")
 
 

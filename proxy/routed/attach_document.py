@@ -46,7 +46,7 @@ class AttachDocument:
         )
 
     def shows(self, identity: Identity | None) -> bool:
-        """Whether any route would show this caller live text; so it may for one who is not known yet."""
+        """True if any route would show this caller live text. A caller who is not known yet counts as one."""
         if identity is None:
             return bool(self._routes) and not (self._flags.killed or self._flags.stale)
         return any(self._streams(route, identity) for route, _ in self._routes)

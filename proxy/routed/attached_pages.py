@@ -34,7 +34,7 @@ class AttachedPages:
         self._metrics = metrics
 
     def takes(self, scope: Scope, target: bytes) -> bool:
-        """Whether a request is for a page that is to have the script, if it may."""
+        """True if a request is for a page that is to have the script, if it may."""
         if scope["method"] != "GET" or not self._any.fullmatch(target.partition(b"?")[0].decode("latin-1")):
             return False
         headers: Headers = scope["headers"]

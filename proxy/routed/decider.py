@@ -66,13 +66,13 @@ class Decider:
         return request, _as_batch(decision)
 
     def is_full(self, request: RouteRequest) -> bool:
-        """Whether no run may begin: the route has as many as it may have, or the principal has."""
+        """True if no run may begin: the route has as many as it may have, or the principal has."""
         principal = None if request.identity is None else request.identity.principal
         runs, route = self.runs, request.route
         return not (runs.has_room(route, principal) and runs.has_share(route, request.identity))
 
     async def names_known_run(self, request: RouteRequest) -> bool:
-        """Whether a request names a run that exists: then its call must not be repeated, whatever is decided.
+        """True if a request names a run that exists: then its call must not be repeated, whatever is decided.
 
         A reconnect names one even when the run is gone: it gets a 404, and starts nothing.
         """
@@ -90,7 +90,7 @@ class Decider:
 
 
 def asks_to_stream(body: bytes) -> bool:
-    """Whether a request asks the upstream for a stream of its own; sometimes true of one that does not."""
+    """True if a request asks the upstream for a stream of its own; sometimes true of one that does not."""
     return _ASKS_TO_STREAM.search(body) is not None
 
 
@@ -100,5 +100,5 @@ def _as_batch(decision: Decision) -> Decision:
 
 
 def _can_be_dark(request: RouteRequest) -> bool:
-    """Whether a dark answer can be relayed: not to a client that accepts nothing but events."""
+    """True if a dark answer can be relayed: not to a client that accepts nothing but events."""
     return request.accept is not Accept.ONLY_STREAM

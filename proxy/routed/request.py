@@ -102,7 +102,7 @@ class RouteRequest:
 
     @property
     def is_well_framed(self) -> bool:
-        """Whether the body can be read here. If not, the relay refuses the request in its own way."""
+        """True if the body can be read here. If not, the relay refuses the request in its own way."""
         try:
             self.check_framing()
         except RequestRefused:
@@ -116,12 +116,12 @@ def owner_of(identity: Identity | None) -> str:
 
 
 def is_random_id(run_id: bytes) -> bool:
-    """Whether an id is a random UUID (version 4) in lower case."""
+    """True if an id is a random UUID (version 4) in lower case."""
     return _UUID4.fullmatch(run_id) is not None
 
 
 def may_start(match: Match, headers: Headers) -> bool:
-    """Whether a GET may start the work of a POST: it asks for a stream by name, and from an allowed site.
+    """True if a GET may start the work of a POST: it asks for a stream by name, and from an allowed site.
 
     An image, a link or a prefetch must not, least of all with the user's cookies. It is relayed.
     """

@@ -59,5 +59,5 @@ class RunAliases:
             self._none.popitem(last=False)
 
     def is_of_none(self, principal: str, name: str, now: float) -> bool:
-        """Whether a request with this id was relayed just now, so that no run begins under it."""
+        """True if a request with this id was relayed just now, so that no run begins under it."""
         return self._none.get((principal, name), now) > now

@@ -47,11 +47,11 @@ class AnswerBudget:
         return AnswerShare(self, principal)
 
     def has_room_for_run(self, principal: str | None) -> bool:
-        """Whether another run may begin."""
+        """True if another run may begin."""
         return self.has_room(principal, self._max_bytes // LAST)
 
     def has_room(self, principal: str | None, size: int) -> bool:
-        """Whether so many bytes more fit in."""
+        """True if so many bytes more fit in."""
         share = self._max_bytes - self._max_bytes // KEPT_FOR_OTHERS
         return self.held + size <= self._max_bytes and self._held_by[principal] + size <= share
 
@@ -154,18 +154,18 @@ class Capacity:
         _decrease(self._of_principal, (principal, route))
 
     def has_room(self, route: Route, principal: str | None) -> bool:
-        """Whether the route may have another one, of whomever, and there is room for its answer."""
+        """True if the route may have another one, of any principal, and there is room for its answer."""
         return self._on_route[route.name] < route.settings.max_runs and self.answers.has_room_for_run(
             principal
         )
 
     def has_share(self, route: Route, principal: str | None) -> bool:
-        """Whether the principal may have another one there. It leaves some of the room to the others."""
+        """True if the principal may have another one there. It leaves some of the room to the others."""
         most = route.settings.max_runs
         return self._of_principal[principal, route.name] < most - most // SHARE_OF_OTHERS
 
     def is_used_by(self, principal: str, route: str) -> bool:
-        """Whether the principal has any there."""
+        """True if the principal has any there."""
         return (principal, route) in self._of_principal
 
 

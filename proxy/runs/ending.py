@@ -73,7 +73,7 @@ class RunAccount:
 
     @property
     def is_recovered(self) -> bool:
-        """Whether anything has failed so far."""
+        """True if anything has failed so far."""
         return bool(self._faults)
 
     def note(self, fault: Fault, phase: FaultPhase) -> None:

@@ -64,7 +64,7 @@ class KeptRuns:
             self._spent.popitem(last=False)
 
     def is_spent(self, key: str, now: float) -> bool:
-        """Whether a run had this key that is over, and whose answer had to go before its time."""
+        """True if the run of this key is over, and its answer had to go before its time."""
         return self._spent.get(key, now) > now
 
     def _next(self, now: float) -> _Finished | None:

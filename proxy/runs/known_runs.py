@@ -156,11 +156,11 @@ class KnownRuns:
         return next((run for run in reversed(there) if not run.ended), None)
 
     def may_join(self, route: str, identity: Identity) -> bool:
-        """Whether to compare a request with the runs in flight. True may be wrong, False never is."""
+        """True if a request is worth comparing with the runs in flight. True may be wrong, False never is."""
         return self._shared is not None or self._capacity.is_used_by(identity.principal, route)
 
     async def knows(self, run_id: str | None, key: str | None, identity: Identity | None) -> bool:
-        """Whether a request that names a run, by its id or by an idempotency key's digest, comes to one."""
+        """True if a request that names a run, by its id or by an idempotency key's digest, comes to one."""
         if run_id is not None and await self.look_up(run_id, identity) is not None:
             return True
         if key is None:

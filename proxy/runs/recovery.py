@@ -131,5 +131,5 @@ RETRY_HELPS = frozenset(
 
 
 def retry_available(fault: Fault, status: int) -> bool:
-    """Whether a viewer should offer to ask again."""
+    """True if a viewer should offer to ask again."""
     return fault in RETRY_HELPS or (fault is Fault.STATUS and status in RETRIABLE_STATUS)

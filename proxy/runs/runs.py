@@ -129,11 +129,11 @@ class Runs(KnownRuns):
         return found_here, made
 
     def has_room(self, route: Route, principal: str | None) -> bool:
-        """Whether another run of a route may begin here, as far as the room of all goes."""
+        """True if the room that all principals share has a place for another run of a route."""
         return not self.draining and self._capacity.has_room(route, principal)
 
     def has_share(self, route: Route, identity: Identity | None) -> bool:
-        """Whether one of this principal may. All that are nobody in particular count as one."""
+        """True if another run of this principal may begin. All anonymous clients count as one principal."""
         return self._capacity.has_share(route, None if identity is None else identity.principal)
 
     def take_over(self, start: RunSpec, continuation: Continuation) -> Run:

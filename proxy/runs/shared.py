@@ -17,7 +17,7 @@ class ViewableRun(Protocol):
     """A run as its viewers see it: a `Run` of this process, or the copy of one that another executes."""
 
     headers_sent: bool
-    """Whether a viewer has the stream's headers."""
+    """True if a viewer has the stream's headers."""
 
     @property
     def id(self) -> str: ...
@@ -110,15 +110,15 @@ class SharedRuns(Protocol):
         ...
 
     async def keeps(self, run_id: str) -> bool:
-        """Whether a run of this process is still its own; not if this process was held up for so long that
+        """True if a run of this process is still its own; not if this process was held up for so long that
         another replica has taken it over. Ask before the run's terminal event.
         """
         ...
 
     def can_be_left(self, run_id: str) -> bool:
-        """Whether another replica can go on with a run of this process, once this one is gone."""
+        """True if another replica can go on with a run of this process, once this one is gone."""
         ...
 
     def is_watched(self, run_id: str) -> bool:
-        """Whether a run of this process has viewers at other replicas, as far as is known."""
+        """True if a run of this process has viewers at other replicas, as far as is known."""
         ...

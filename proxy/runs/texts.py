@@ -85,7 +85,7 @@ class RunTexts:
 
     @property
     def ended(self) -> bool:
-        """Whether the run adds no more events here."""
+        """True if the run adds no more events here."""
         return self._transcript.ended or self.is_elsewhere
 
     def go_on_with(self, log: EventLog) -> None:
@@ -143,7 +143,7 @@ class RunTexts:
             self._live.add(stage, piece, self)
 
     def _may_stream(self, section: Section) -> bool:
-        """Whether there is room for more live text. Once there is none, the batch answer has the rest."""
+        """True if there is room for more live text. Once there is none, the batch answer has the rest."""
         if self._live_chars > self._most_live_chars:
             self._has_room = False
             return False  # the batch answer itself may not be as long

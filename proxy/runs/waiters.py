@@ -24,7 +24,7 @@ class Waiters:
         return self._places.total()
 
     def has_room(self, principal: str) -> bool:
-        """Whether one more of this principal may wait."""
+        """True if one more of this principal may wait."""
         return len(self) < MAX_WAITING and self._places[principal] < MAX_WAITING_OF_ONE
 
     @contextmanager

@@ -102,8 +102,8 @@ class RouteSettings(SettingsBlock):
     progress_s: Annotated[float, Field(gt=0, le=10)] = 10.0
     """The most seconds between two `progress` events."""
     replay: Literal["never", "safe"] = "never"
-    """Whether a request may be sent to the upstream again after it failed half-way. `safe` promises that a
-    repetition does no harm. With `event_log.valkey` another replica then takes over a run whose replica is
+    """A request that failed half-way may be sent to the upstream again: `safe` promises that a repetition
+    does no harm. With `event_log.valkey` another replica then takes over a run whose replica is
     lost; for that the store keeps the request with its credentials, encrypted, until the run ends. A request
     of which no byte was sent, or that the upstream answered with 429 or 503 and a short `Retry-After`, is
     always sent again."""

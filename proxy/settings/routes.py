@@ -63,7 +63,7 @@ class Route:
         return self.settings.name
 
     def is_failure(self, text: str) -> bool:
-        """Whether a text is an error message rather than an answer."""
+        """True if a text is an error message rather than an answer."""
         if self.failure_text is None or len(text) > MAX_SENTENCE_CHARS:
             return False
         return self.failure_text.search(text) is not None

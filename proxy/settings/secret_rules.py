@@ -47,7 +47,7 @@ def check_key(value: SecretStr) -> SecretStr:
 
 
 def fits(key: SecretStr, algorithms: list[str]) -> bool:
-    """Whether a key fits any of the algorithms."""
+    """True if a key fits any of the algorithms."""
     return any(_prepares(key.get_secret_value(), name) for name in algorithms)
 
 

@@ -248,5 +248,5 @@ class JobSettings(SettingsBlock):
 
     @property
     def needs_id(self) -> bool:
-        """Whether a path has the job's id."""
+        """True if a path has the job's id."""
         return any("{job}" in (path or "") for path in (self.path, self.result_path))

@@ -200,9 +200,9 @@ class LlmSettings(SettingsBlock):
     providers: Annotated[list[ProviderSettings], Field(min_length=1)]
     """The language models behind it."""
     ask_again: Literal["never", "unbilled", "always"] = "always"
-    """Whether a call is asked again as batch after its stream failed: even if tokens are paid twice
-    (`always`), or only if no token has come (`unbilled`). Otherwise the upstream gets the error, and handles
-    it as any other: not every client of a model repeats a call by itself."""
+    """A call is asked again as batch after its stream failed: even if tokens are paid twice (`always`), or
+    only if no token has come (`unbilled`). Otherwise the upstream gets the error, and handles it as any
+    other. Not every client of a model repeats a call by itself."""
     learned_s: Seconds = 86400
     """Seconds that a model is asked for no streams, by all workers and replicas, after a stream that no batch
     answer could be made of."""

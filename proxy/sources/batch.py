@@ -78,5 +78,5 @@ async def _show_early(run: Run, section: Section, text: str) -> None:
 
 
 def is_json(exchange: Exchange) -> bool:
-    """Whether the answer says that it is JSON."""
+    """True if the answer says that it is JSON."""
     return headers.is_json(exchange.headers)

@@ -44,7 +44,7 @@ class StreamReading(Protocol):
 
     @property
     def ended(self) -> bool:
-        """Whether it has said that it is complete."""
+        """True if the stream has said that it is complete."""
         ...
 
     async def take(self, event: str, data: str | bytes) -> None:
@@ -287,7 +287,7 @@ class NdjsonLines:
 
 
 def _says_its_end(headers: Headers) -> bool:
-    """Whether an answer whose connection is cut is seen to be. One that ends with it may end anywhere."""
+    """True if a cut connection can be told from the answer's end: the answer itself says where it ends."""
     return any(name in (b"content-length", b"transfer-encoding") for name, _ in headers)
 
 

@@ -211,7 +211,7 @@ class _Rule:
 
     @property
     def has_text(self) -> bool:
-        """Whether it finds a text in an event's JSON."""
+        """True if the rule finds a text in an event's JSON."""
         return self.at is not None and self.meaning in ("text", "done")
 
     @property

@@ -94,7 +94,7 @@ class Chunker:
 
     @property
     def holds_words(self) -> bool:
-        """Whether `flush_words` would return any."""
+        """True if `flush_words` would return any."""
         return self._word_ends or bool(self._phrase)
 
     def flush_words(self) -> list[str]:
@@ -188,7 +188,7 @@ def split(text: str, size: int) -> Iterator[str]:
 
 
 def _is_apart(text: str, at: int) -> bool:
-    """Whether a cluster certainly ends there: in most texts, at a glance."""
+    """True if a cluster certainly ends there: in most texts, at a glance."""
     before, after = text[at - 1], text[at]
     if before < _FIRST_JOINING and after < _FIRST_JOINING:
         return before + after != "\r\n"

@@ -140,7 +140,7 @@ class Transcript:
 
     @property
     def has_content(self) -> bool:
-        """Whether any text was ever shown, even if it was replaced by nothing since."""
+        """True if any text was ever shown, even if it was replaced by nothing since."""
         return self._has_content
 
     @property

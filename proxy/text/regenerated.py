@@ -13,7 +13,7 @@ class TextUpdate:
 
     text: str
     replaces: bool
-    """Whether it takes the place of what was shown, or stands after it."""
+    """True if it takes the place of what was shown; False if it stands after that."""
 
 
 class RegeneratedText:

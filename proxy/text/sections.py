@@ -152,7 +152,7 @@ class Section:
 
 
 def _can_be_sent(text: str) -> bool:
-    """Whether the text can be encoded as UTF-8. A lone surrogate comes only from a body that was read
+    """True if the text can be encoded as UTF-8. A lone surrogate comes only from a body that was read
     leniently."""
     if text.isascii() or len(text) > MAX_LENIENT_BYTES:
         return True

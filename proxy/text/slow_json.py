@@ -59,7 +59,7 @@ def _cost(part: bytes) -> int:
 
 
 async def is_slow(body: bytes) -> bool:
-    """Whether it may have so many values that reading it takes too long for one turn."""
+    """True if a document may have so many values that reading it takes too long for one turn."""
     if len(body) <= FEW_BYTES:
         return False
     cost, turns = 0, Turns()

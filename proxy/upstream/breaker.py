@@ -80,7 +80,7 @@ class Breaker:
         self._next_trial_at = 0.0
 
     def is_open(self, now: float) -> bool:
-        """Whether no run may begin. Unless the breaker is closed, False allows one run: the trial."""
+        """True if no run may begin. Unless the breaker is closed, False allows one run: the trial."""
         if self.state is BreakerState.CLOSED:
             return False
         if now < self._next_trial_at:

@@ -36,7 +36,7 @@ class Hedging:
         self._slow_until: dict[bytes, float] = {}
 
     def should_hedge(self, request: bytes, now: float) -> bool:
-        """Whether to send the request again: it is safe, has no body, and does not wait by nature."""
+        """True if the request may be sent again: it is safe, has no body, and does not wait by nature."""
         method, path = _method_and_path(request)
         has_body = not request.endswith(b"\r\n\r\n") or request.count(b"\r\n\r\n") > 1
         is_slow = self._slow_until.get(path, now) > now

@@ -80,7 +80,7 @@ class ConnectionPool:
         return self._kept()
 
     def _has_free_worker(self) -> bool:
-        """Whether a kept connection leads to a worker that is not busy with another request."""
+        """True if a kept connection leads to a worker that is not busy with another request."""
         free_since = max(monotonic() - JUST_ANSWERED_S, self._last_long_at)
         return bool(self._idle) and self._idle[-1].idle_since >= free_since
 

@@ -91,7 +91,7 @@ class UpstreamResponse:
         return None
 
     def _read_again(self, data: bytes, exc: Exception) -> bool:
-        """Whether a repeated, equal `Content-Length` was all that is wrong, and the rest could be read."""
+        """True if a repeated, equal `Content-Length` was all that is wrong, and the rest could be read."""
         if self.status or "Content-Length" not in str(exc):
             return False
         self._head += data
@@ -121,7 +121,7 @@ class UpstreamResponse:
 
     @property
     def is_framed(self) -> bool:
-        """Whether the response itself says where it ends; if not, the connection's end is its end."""
+        """True if the response itself says where it ends; if not, the connection's end is its end."""
         return self.has_length or any(name == b"transfer-encoding" for name, _ in self.headers)
 
     def on_message_begin(self) -> None:

@@ -232,7 +232,7 @@ class RunApi:
 
 
 def has_all(run: ViewableRun, after: int | None) -> bool:
-    """Whether a viewer of the events up to `after` misses nothing, and nothing will come."""
+    """True if a viewer of the events up to `after` misses nothing, and nothing will come."""
     return bool(after) and run.log.ended and after is not None and after >= len(run.log)
 
 

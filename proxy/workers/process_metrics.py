@@ -106,7 +106,7 @@ class ProcessMetrics:
 
     @contextlib.contextmanager
     def _locked(self, how: int) -> Iterator[bool]:
-        """Whether the lock was free; the files stay as they are until the block is left. Does not wait."""
+        """Yield True if the lock was free; the files then stay as they are in the block. Does not wait."""
         with self._lock.open("rb") as lock:
             try:
                 fcntl.flock(lock, how | fcntl.LOCK_NB)

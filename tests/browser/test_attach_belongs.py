@@ -82,7 +82,7 @@ async def reading_along(
 
 
 async def stays_empty(page: Page, ms: int = 1500) -> bool:
-    """Whether no live text comes back, for longer than the page's renders take."""
+    """True if no live text comes back, for longer than the page's renders take."""
     await page.wait_for_timeout(ms)
     return await live_texts(page) == []
 

@@ -93,7 +93,7 @@ SENT_AGAIN_BY_STATUS = {
 
 
 def sent_again(name: str, fault: Fault, replay: str) -> bool:
-    """Whether the design sends the call again."""
+    """True if the design sends the call again."""
     if fault is Fault.STATUS:
         return name in SENT_AGAIN_BY_STATUS[replay]
     return replay == "safe" and fault in SENT_AGAIN_IF_SAFE and name != WITHOUT_TEXTS

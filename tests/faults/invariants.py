@@ -143,7 +143,7 @@ def _of_a_status(saw: Saw, round_: Round) -> list[str]:
 
 
 def has_answer(events: Sequence[Mapping[str, Any]], round_: Round) -> bool:
-    """Whether the complete and correct answer was delivered."""
+    """True if the complete and correct answer was delivered."""
     ends = [event["type"] for event in events if event["type"] in TERMINAL]
     return ends == ["stream_done"] and shown(events) == round_.texts
 

@@ -184,7 +184,7 @@ class AnyInterleaving(RuleBasedStateMachine):
         return [known for known in self.known if known.is_live]
 
     def kept(self, known: Known) -> bool:
-        """Whether a run can still be read: in flight, or among the last that have ended here."""
+        """True if a run can still be read: in flight, or among the last that have ended here."""
         return known.begun == self.processes and (known.is_live or known in self.ended_here[-KEPT:])
 
     @property

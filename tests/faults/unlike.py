@@ -26,7 +26,7 @@ class Fault:
     stream: Play
     batch: Answer | None = None
     is_told: bool = False
-    """Whether the streamed call's own error may be told."""
+    """True if the streamed call's own error may be told."""
     more: tuple[tuple[str, Any], ...] = ()
     """Of the call's body."""
 

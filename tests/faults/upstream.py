@@ -223,7 +223,7 @@ class Case:
 
     @property
     def early(self) -> bool:
-        """Whether the viewer has its headers before the upstream has said anything."""
+        """True if the viewer has its headers before the upstream has said anything."""
         return self.phase is FaultPhase.HEADERS
 
     @property

@@ -37,9 +37,9 @@ class Saw:
     body: bytes = b""
     """Of an answer that is no stream."""
     is_clean: bool = False
-    """Whether the framing said that this is all."""
+    """True if the framing said that this is all."""
     has_left: bool = False
-    """Whether it left by itself."""
+    """True if it left by itself."""
     problems: list[str] = field(default_factory=list)
 
     @property

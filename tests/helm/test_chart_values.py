@@ -90,7 +90,7 @@ USUAL: list[tuple[str, Any, tuple[str, str], Any]] = [
 
 
 def arrives(found: Any, wanted: Any) -> bool:
-    """Whether an object has at least what is wanted of it."""
+    """True if an object has at least what is wanted of it."""
     match wanted:
         case dict():
             return all(name in found and arrives(found[name], inner) for name, inner in wanted.items())

@@ -92,7 +92,7 @@ def serving(image: Image, *more: str) -> Iterator["subprocess.Popen[str]"]:
 
 
 def checked(image: Image, admin_url: str) -> bool:
-    """Whether the image's health check says that all is well there."""
+    """True if the image's health check says that all is well there."""
     code, _ = image.output(image.command("HEALTHCHECK"), HEADGATE_LIVEZ=f"{admin_url}/livez")
     return code == 0
 

@@ -105,7 +105,7 @@ class Traffic:
     """So many proxies live and die before the next look, and each shows a wrong text."""
     source: str = "tap"
     is_dark: bool = False
-    """Whether nobody is shown anything: only the source tap then has texts to compare."""
+    """True if nobody is shown anything: only the source tap then has texts to compare."""
     _turn: int = 0
 
     def __post_init__(self) -> None:
@@ -140,7 +140,7 @@ class Traffic:
 
     @property
     def has_streamed(self) -> bool:
-        """Whether an answer was counted in the stream arm."""
+        """True if an answer was counted in the stream arm."""
         return any(
             n for each, n in self.counters.items() if each.metric == OUTCOMES and "stream" in each.labels
         )

@@ -698,7 +698,7 @@ async def test_harm_goes_back_though_the_journal_cannot_be_written(
 
 @pytest.mark.parametrize("acts", [(), (Act.PAUSE,)], ids=["", "while somebody wants something"])
 async def test_a_kill_between_two_looks_needs_no_journal(rolling: Rolling, acts: tuple[Act, ...]) -> None:
-    """Whether the journal fails before proxies are asked, or by what they say."""
+    """The share goes to 0 although the journal fails, also while an act waits to be journaled."""
     async with begun(rolling) as running:
         rolling.disk_is_full = True
         rolling.now.passes(TICK_S)

@@ -200,7 +200,7 @@ class Rollout(RuleBasedStateMachine):
             assert self.is_agreed_by_a_person(), "nobody has approved it"
 
     def is_agreed_by_a_person(self) -> bool:
-        """Whether somebody approved or advanced since the last look that went nowhere."""
+        """True if somebody approved or advanced since the last look that went nowhere."""
         for entry in reversed(self.entries):
             if entry.kind == EntryKind.TICK and entry.body["move"]["kind"] != MoveKind.ADVANCE:
                 return False
@@ -210,7 +210,7 @@ class Rollout(RuleBasedStateMachine):
         return False
 
     def accepted(self) -> bool:
-        """Whether the controller has taken the flag as it is for its own."""
+        """True if the controller has taken the flag as it is for its own."""
         return any(each["name"] == FLAG for each in self.rolling.flags) and (
             self.state.share == self.rolling.share
         )
@@ -386,7 +386,7 @@ class Rollout(RuleBasedStateMachine):
         assert not self.state.overridden
 
     def was_so(self, seq: int) -> bool:
-        """Whether the newest look says what the one before this entry said."""
+        """True if the newest look says what the one before this entry said."""
         then = [entry for entry in self.entries if entry.kind == EntryKind.TICK and entry.seq <= seq][-1]
         seen, last = then.body["move"], self.last_tick()["move"]
         return bool((seen["kind"], seen["reason"]) == (last["kind"], last["reason"]))

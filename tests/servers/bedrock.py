@@ -61,7 +61,7 @@ def _hmac(key: bytes, text: str) -> bytes:
 
 
 def is_signed(asked: Asked, body: bytes) -> bool:
-    """Whether a request has the role's signature: AWS Signature Version 4, for any service but S3."""
+    """True if a request has the role's signature: AWS Signature Version 4, for any service but S3."""
     given = (asked.header(b"authorization") or b"").decode()
     if given == f"Bearer {BEARER}":
         return True

@@ -121,7 +121,7 @@ class Answered:
     headers: list[tuple[bytes, bytes]]
     body: bytes = b""
     complete: bool = True
-    """Whether the framing says that this is all; an answer that ends with its connection never says so."""
+    """True if the framing says that this is all; an answer that ends with its connection never says so."""
 
     def header(self, name: bytes) -> bytes | None:
         return next((value for key, value in self.headers if key.lower() == name), None)

@@ -111,7 +111,7 @@ class Backend:
     prompts: Sequence[str] = ("extraction", "summary")
     postprocess: Callable[[str], str] = str
     stream: bool = False
-    """Whether it asks for streams by itself."""
+    """True if it asks for streams by itself."""
     attempts: int = 1
     """How often it makes a call that fails."""
     more: Mapping[str, Any] = field(default_factory=dict)

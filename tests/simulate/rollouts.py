@@ -56,7 +56,7 @@ class Course:
 
     rolled_back: bool
     held: bool
-    """Whether a guardrail ever asked to hold."""
+    """True if a guardrail ever asked to hold."""
     hours: float
     """To the rollback, or to the end."""
     harmed: int

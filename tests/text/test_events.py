@@ -26,7 +26,7 @@ FINISHED = re.compile(r"s[cr]*kr*")
 
 
 def is_legal(events: list[Event]) -> bool:
-    """Whether a viewer may read these events, judged from the events alone."""
+    """True if a viewer may read these events, judged from the events alone."""
     if any(event.terminal for event in events[:-1]):
         return False
     stages: dict[str, str] = {}

@@ -277,7 +277,7 @@ class AnySequence(RuleBasedStateMachine):
             assert len(self.breaker._failed_at) <= self.failures
 
     def enough(self) -> bool:
-        """Whether so many failures, one after another, ever came within the window since the last success."""
+        """True if so many failures, one after another, ever came within the window since the last success."""
         ends = zip(self.since_success, self.since_success[self.failures - 1 :], strict=False)
         return any(last - first <= self.window_s for first, last in ends)
 

@@ -293,7 +293,7 @@ def between(before: Reading, after: Reading, step: int, *, rest_by_bucket: bool 
 
 
 def _all_expect(reading: Reading) -> bool:
-    """Whether each process whose requests count says what was expected of them, for each of its routes."""
+    """True if each process whose requests count says what was expected of them, for each of its routes."""
     every = [series for page in reading.departed for series in page.counters]
     every += reading.counters
     routes = {
@@ -373,7 +373,7 @@ def _grown(before: Reading, after: Reading) -> dict[Series, int]:
 
 
 def _began_since(page: Page, last: Page | None, since_s: float, *, fell: bool) -> bool:
-    """Whether all that a page shows was counted since it was seen last, or since counting began."""
+    """True if all that a page shows was counted since it was seen last, or since counting began."""
     if last is None:
         # A process that begins after it was seen has a clock that dates nothing.
         return page.began_s is not None and since_s < page.began_s <= page.at_s

@@ -105,7 +105,7 @@ class ClusterLease:
         await self._mine(fence, for_s)
 
     def _may_take(self, lease: Mapping[str, Any]) -> bool:
-        """Whether the lease has no holder, or its holder has not renewed it for a whole term."""
+        """True if the lease has no holder, or its holder has not renewed it for a whole term."""
         holder = lease["spec"].get("holderIdentity")
         version, now_s = lease["metadata"]["resourceVersion"], self._clock()
         if self._seen is None or self._seen.version != version:

@@ -34,7 +34,7 @@ class Rate:
     at: float = field(init=False)
     """The assumed rate, 0 to 1; never 0, since failures that were not seen may still happen."""
     is_guess: bool = field(init=False)
-    """Whether too few were seen: then `at` is an upper confidence limit."""
+    """True if too few were seen: then `at` is an upper confidence limit."""
 
     def __post_init__(self) -> None:
         is_guess = self.bad < FEW_EVENTS

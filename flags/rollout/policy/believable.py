@@ -28,7 +28,7 @@ def problem(policy: Policy, unverified: Sequence[str]) -> str:
 
 
 def compares_in_the_dark(reading: Reading) -> bool:
-    """Whether a route has a source whose texts are compared though nobody is shown them."""
+    """True if a route has a source whose texts can be compared while nobody is shown them."""
     return any(
         series.metric == FIRST_CONTENT_S and series.labels[1] == DARK_SOURCE for series in reading.counters
     )

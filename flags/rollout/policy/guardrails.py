@@ -109,4 +109,4 @@ class Exposure:
     min_samples: int = 200
     """Settled requests in each arm of this step before anything counts as safe."""
     compared: bool = True
-    """Whether a route's texts are compared in the dark. A dark step alone asks."""
+    """True if a route's texts are compared in the dark. A dark step alone asks."""

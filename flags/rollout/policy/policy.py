@@ -178,9 +178,9 @@ class Step(PolicyBlock):
         default_factory=lambda said: said.get("share") != 0,
         json_schema_extra={"default": "`true`; dark: `false`"},
     )
-    """Whether every guardrail must be shown to be safe before the next step. Harm acts in any case."""
+    """Every guardrail must be shown to be safe before the next step. Harm acts in any case."""
     approve: Yes = False
-    """Whether a person must approve the next step. Needed where a step that is shown has `prove: false`."""
+    """A person must approve the next step. Needed where a step that is shown has `prove: false`."""
 
     @field_validator("at_most")
     @classmethod

@@ -128,7 +128,7 @@ _OBSERVED = {
 
 
 def _had_no_effect(tick: Mapping[str, Any]) -> bool:
-    """Whether an approval was used up without effect; in older journals, without `standing`, it was kept."""
+    """True if an approval was used up without effect; in older journals, without `standing`, it was kept."""
     situation = tick["situation"]
     asked = situation.get("approved") or situation.get("overridden")
     return bool(asked) and "standing" in tick and tick["move"]["kind"] != MoveKind.ADVANCE
@@ -147,7 +147,7 @@ class Webhook:
         self._attempts = 0
 
     async def send(self, notice: Notice) -> bool:
-        """Whether it was taken, or is given up; until then the next notices wait. Never raises."""
+        """True if the notice was taken, or is given up; until then the next notices wait. Never raises."""
         self._attempts += 1
         problem = await self._problem(notice)
         if problem and self._attempts < self._settings.attempts:

@@ -43,7 +43,7 @@ def written_body(step: int, flag: Flag, *, anew: bool = False) -> dict[str, Any]
 
 
 def exposes(standing: Standing) -> bool:
-    """Whether the flag is on for anybody."""
+    """True if the flag is on for anybody."""
     is_on = standing["environment"] and standing["kill"] != Kill.ON
     return bool(is_on and (standing["share"] or standing["others"]))
 
@@ -73,7 +73,7 @@ def gap(state: RolloutState, standing: Standing | None) -> str:
 
 
 def _is_due(state: RolloutState, standing: Standing | None) -> bool:
-    """Whether a write is due that has not been made yet."""
+    """True if a write is due that has not been made yet."""
     if state.down_pending:
         return standing is None or bool(standing["share"])
     return state.intent is not None and (standing is None or standing["digest"] != state.intent.digest)

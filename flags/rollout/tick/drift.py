@@ -22,7 +22,7 @@ class Exposing(NamedTuple):
     share: int
     """Percent, as it is written."""
     is_dark: bool
-    """Whether nobody is shown anything."""
+    """True if nobody is shown anything."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +34,7 @@ class FlagDrift:
 
     @property
     def is_ready(self) -> bool:
-        """Whether the flag is as a rollout needs it: on, with one strategy, and a kill flag that works."""
+        """True if the flag is as a rollout needs it: on, with one strategy, and a kill flag that works."""
         return self.flag.enabled and not self.flag.others and self.flag.kill not in _KILL_PROBLEMS
 
     @property
@@ -48,7 +48,7 @@ class FlagDrift:
 
     @property
     def is_around_changed(self) -> bool:
-        """Whether another controller writes the flag, or what decides beside the strategy has changed."""
+        """True if another controller writes the flag, or what decides beside the strategy has changed."""
         if self.stranger is not None:
             return True
         return bool(self.state.around) and self.flag.around != self.state.around
@@ -108,6 +108,6 @@ class FlagDrift:
         return None
 
     def may_resume(self, steps: Sequence[Exposing]) -> bool:
-        """Whether a person's word is all that lacks to go on from the flag as it is."""
+        """True if the rollout can go on from the flag as it is, once a person says so."""
         resumed = replace(self.state, resumed=True)
         return self.is_ready and replace(self, state=resumed).accepted(steps) is not None

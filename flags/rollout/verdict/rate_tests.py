@@ -183,7 +183,7 @@ class _Rate(NamedTuple):
     is_of_shown: bool = False
 
     def may_be_few(self, exposure: Exposure) -> bool:
-        """Whether there may be few events for a good reason: nothing broke, or nothing is shown."""
+        """True if there may be few events for a good reason: nothing broke, or nothing is shown."""
         return self.is_of_faults or (self.is_of_shown and not exposure.share)
 
 

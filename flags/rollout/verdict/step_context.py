@@ -38,7 +38,7 @@ class SampleSize:
     users: int
 
     def suffice(self, exposure: Exposure) -> bool:
-        """Whether there are enough: fewer are a few people's luck, and no rate."""
+        """True if there are enough: fewer are a few people's luck, and no rate."""
         return self.samples >= exposure.min_samples and self.users >= exposure.min_users
 
 

@@ -39,4 +39,4 @@ class Verdict:
     """The smaller arm's, at least."""
     users_needed: int = 0
     histories: bool | None = None
-    """Whether users' own histories are in the evidence of harm; None: this test has no use for them."""
+    """True if users' own histories are in the evidence of harm; None: this test has no use for them."""

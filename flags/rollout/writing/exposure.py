@@ -56,7 +56,7 @@ def _evaluated(
 
 
 def _is_dark(feature: Mapping[str, Any]) -> bool:
-    """Whether each strategy shows nobody anything; the feature's variants count where a strategy has none."""
+    """True if each strategy shows nobody anything; the feature's variants count where a strategy has none."""
     strategies = feature.get("strategies") or [{}]
     of_feature = feature.get("variants") or []
     return all(shows_nobody(strategy.get("variants") or of_feature) for strategy in strategies)

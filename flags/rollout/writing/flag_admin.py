@@ -69,13 +69,13 @@ class Flag:
     others: Sequence[Strategy]
     """Strategies beside ours, which are OR-ed to it: there should be none."""
     enabled: bool
-    """Whether the environment is on."""
+    """True if the environment is on."""
     event_id: int
     """The id of this flag's last event; it grows with each change."""
     event_by: str
     """The author of that event, as Unleash names them."""
     killed: bool
-    """Whether the kill flag is on."""
+    """True if the kill flag is on."""
     kill: Kill = Kill.OFF
     around: str = ""
     """Digest of what decides beside the strategies: variants, parents, segments. "": it is not known."""

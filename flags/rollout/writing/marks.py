@@ -27,7 +27,7 @@ class FlagMark:
         return None if found is None else cls(*found.groups())
 
     def is_newer_than(self, run: str) -> bool:
-        """Whether a journal whose newest rollout is `run` is older than this mark."""
+        """True if a journal whose newest rollout is `run` is older than this mark."""
         return int(self.run.removeprefix("r")) > int(run.removeprefix("r"))
 
     def put_on(self, title: str | None) -> str:
@@ -46,7 +46,7 @@ def brought_down(title: str | None) -> str | None:
 
 
 def is_written(asked: Strategy, found: Strategy) -> bool:
-    """Whether `asked` is there already: the same users are enabled, by the same rollout."""
+    """True if `asked` is there already: the same users are enabled, by the same rollout."""
     return asked.digest == found.digest and _whose(asked.title) in (None, _whose(found.title))
 
 

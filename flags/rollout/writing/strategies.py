@@ -81,7 +81,7 @@ def choose(strategies: Sequence[Strategy], flag: ManagedFlag) -> tuple[Strategy,
 
 
 def names_everybody(raw: Mapping[str, Any]) -> bool:
-    """Whether it is on for a request of which nothing is known: what a kill flag needs."""
+    """True if the strategies enable a request of which nothing is known: what a kill flag needs."""
     if raw.get("disabled") or raw.get("constraints") or raw.get("segments"):
         return False
     parameters = raw.get("parameters") or {}
@@ -126,13 +126,13 @@ def problems_of_kill_flag(raws: Sequence[Mapping[str, Any]], flag: ManagedFlag) 
 
 
 def hides(variants: Sequence[Mapping[str, Any]]) -> bool:
-    """Whether some of the users of an arm would be shown nothing. All of them is the dark step itself."""
+    """True if some of the users of an arm would be shown nothing. All of them is the dark step itself."""
     names = [variant.get("name") for variant in variants]
     return DARK in names and len(names) > 1
 
 
 def shows_nobody(variants: Sequence[Mapping[str, Any]]) -> bool:
-    """Whether everybody of the stream arm is dark: as in the dark step."""
+    """True if the whole stream arm is dark, as in the dark step."""
     return {variant.get("name") for variant in variants} == {DARK}
 
 

@@ -27,7 +27,7 @@ class FlagEvent:
     after: Mapping[str, Any]
 
     def wrote(self, stored: Strategy) -> bool:
-        """Whether this is the write of `stored`."""
+        """True if this is the write of `stored`."""
         return (
             self.type == "feature-strategy-update"
             and self.after.get("id") == stored.id
@@ -83,7 +83,7 @@ def _read_events(raws: list[Mapping[str, Any]], environment: str) -> Iterator[Fl
 
 
 def differs(raw: Mapping[str, Any], strategy: Strategy) -> bool:
-    """Whether a strategy in an event enables other users than `strategy`, or cannot be read."""
+    """True if a strategy in an event enables other users than `strategy`, or cannot be read."""
     try:
         return read_strategy(raw).digest != strategy.digest
     except FlagAdminError:

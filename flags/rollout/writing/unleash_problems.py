@@ -82,7 +82,7 @@ def problems_of_project(overview: Mapping[str, Any], environment: str) -> Iterat
 
 
 def problems_of_changes(config: Sequence[Mapping[str, Any]] | None, environment: str) -> Iterator[str]:
-    """Whether each change waits for somebody's approval; None: the server has no change requests."""
+    """Warn of changes that wait for somebody's approval; None: the server has no change requests."""
     for place in config or ():
         if place.get("environment") == environment and place.get("changeRequestEnabled"):
             yield (

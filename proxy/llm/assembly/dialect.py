@@ -55,7 +55,7 @@ class Prompt:
     system: str
     """The system prompt's text; "" if there is none."""
     wants_json: bool = False
-    """Whether the model is told to answer in JSON, which nobody reads as it is."""
+    """True if the model is told to answer in JSON, which nobody reads as it is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,11 +93,11 @@ class Assembler(Protocol):
 
     @property
     def is_complete(self) -> bool:
-        """Whether everything is there that a complete stream has. A stream that ends before that was cut."""
+        """True if everything is there that a complete stream has. A stream that ends before that was cut."""
 
     @property
     def is_terminated(self) -> bool:
-        """Whether the stream's terminator has come. What comes after it is ignored."""
+        """True if the stream's terminator has come. What comes after it is ignored."""
 
     def answer(self) -> bytes:
         """The batch answer's body, once `is_complete`.
@@ -122,10 +122,10 @@ class Dialect(Protocol):
         """The media type of its streams, of which `stream_events.py` knows three."""
 
     def is_call(self, method: str, target: bytes) -> bool:
-        """Whether a request is a call for text, as far as that shows without its body."""
+        """True if a request is a call for text, as far as that shows without its body."""
 
     def is_stream(self, method: str, target: bytes, body: bytes) -> bool:
-        """Whether the caller itself asks for a stream, of a kind that an assembler reads."""
+        """True if the caller itself asks for a stream, of a kind that an assembler reads."""
 
     def as_stream(self, method: str, target: bytes, body: bytes) -> StreamCall | None:
         """A batch call for text, as a stream. None: the request is no call for text.
@@ -146,7 +146,7 @@ class Dialect(Protocol):
         """
 
     def is_answer(self, body: bytes, choices: int) -> bool:
-        """Whether a body has the shape of a whole batch answer."""
+        """True if a body has the shape of a whole batch answer."""
 
 
 def call_of(body: bytes, needed: str) -> dict[str, Any] | None:
@@ -172,7 +172,7 @@ def model_of(call: Mapping[str, Any]) -> str:
 
 
 def asks_for_json(form: Any) -> bool:
-    """Whether a form of answer, as OpenAI and others name it, is JSON."""
+    """True if a form of answer, as OpenAI and others name it, is JSON."""
     return isinstance(form, dict) and form.get("type") in ("json_object", "json_schema")
 
 

@@ -39,7 +39,7 @@ class Text:
 
     @property
     def is_certain(self) -> bool:
-        """Whether the pieces follow one another. Some servers repeat the whole text at the end, or send all
+        """True if the pieces follow one another. Some servers repeat the whole text at the end, or send all
         of the text so far each time.
         """
         pieces = [piece for piece in self.pieces if piece]

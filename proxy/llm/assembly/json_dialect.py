@@ -31,7 +31,7 @@ class JsonDialect(ABC):
     """A call has one of these fields."""
 
     streams_by_default: ClassVar[bool] = False
-    """Whether a call that does not say `stream` is answered as a stream."""
+    """True if a call that does not say `stream` is answered as a stream."""
 
     asked_with: Mapping[str, Any] = {"stream": True}
     """Fields of a call that ask for a stream."""

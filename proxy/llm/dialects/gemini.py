@@ -45,8 +45,8 @@ class Gemini:
         return method == "POST" and _TARGET.fullmatch(target) is not None
 
     def is_stream(self, method: str, target: bytes, body: bytes) -> bool:
-        """Whether it is a stream with `alt=sse`. Without that a stream is a JSON array, which no assembler
-        reads."""
+        """True if the call asks for a stream with `alt=sse`. Without that a stream is a JSON array, which no
+        assembler reads."""
         call = _call(method, target, body)
         return call is not None and call.is_stream and call.parameters.get(b"alt") == b"sse"
 
@@ -124,7 +124,7 @@ def _not_streamable(call: GeminiCall) -> str:
 
 
 def _streams_arguments(call: Mapping[str, Any]) -> bool:
-    """Whether tools' arguments are to come in pieces, which a batch answer does not have."""
+    """True if tools' arguments are to come in pieces, which a batch answer does not have."""
     config = _field(call, "toolConfig", "tool_config") or {}
     calling = (
         _field(config, "functionCallingConfig", "function_calling_config")

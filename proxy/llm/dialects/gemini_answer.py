@@ -238,7 +238,7 @@ class Response:
 
     @property
     def is_complete(self) -> bool:
-        """Whether every candidate has its reason to finish, or the prompt is blocked: no event says more."""
+        """True if every candidate has its reason to finish, or the prompt is blocked: no event says more."""
         found = self._candidates
         if not found or self._is_blocked:
             return self._is_blocked
@@ -353,7 +353,7 @@ def _status(error: Any) -> int:
 
 
 def is_candidate(found: Any) -> bool:
-    """Whether a value is a finished candidate of a batch answer."""
+    """True if a value is a finished candidate of a batch answer."""
     if not isinstance(found, dict) or not isinstance(found.get("finishReason"), str):
         return False
     return bool(found["finishReason"]) and isinstance(found.get("content", {}), dict)

@@ -25,7 +25,7 @@ _STEP = re.compile(r"\.([A-Za-z_][A-Za-z0-9_-]*)|\[([0-9]{1,4})\]|\['([^'\\]*)'\
 
 
 def has_pieces(parts: list[dict[str, Any]], call: Mapping[str, Any]) -> bool:
-    """Whether a function call comes in pieces, or is a piece of the one before it."""
+    """True if a function call comes in pieces, or is a piece of the one before it."""
     return "willContinue" in call or "partialArgs" in call or bool(parts and _is_open(parts[-1]))
 
 

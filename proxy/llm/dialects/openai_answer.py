@@ -115,7 +115,7 @@ class Completion(JsonAnswer):
 
     @property
     def is_complete(self) -> bool:
-        """Whether `[DONE]` has come; from servers that send none, usage and each choice's reason to
+        """True if `[DONE]` has come; from servers that send none, usage and each choice's reason to
         finish."""
         if self.is_terminated:
             return True
@@ -283,7 +283,7 @@ def _check_arguments(message: Mapping[str, Any], reason: str) -> None:
 
 
 def _stops_at_tools(choice: Mapping[str, Any]) -> bool:
-    """Whether a choice that calls a tool says `stop`. Users of Gemini, vLLM and Ollama have reported streams
+    """True if a choice that calls a tool says `stop`. Users of Gemini, vLLM and Ollama have reported streams
     that said so, and that end with `tool_calls` as batch."""
     message = choice["message"]
     calls = message.get("tool_calls") or message.get("function_call")
@@ -298,14 +298,14 @@ def _is_object(text: str) -> bool:
 
 
 def _is_filtered(verdicts: Any) -> bool:
-    """Whether any of Azure's filters has struck, at any depth."""
+    """True if any of Azure's filters has struck, at any depth."""
     if isinstance(verdicts, dict):
         return verdicts.get("filtered") is True or _is_filtered(list(verdicts.values()))
     return isinstance(verdicts, list) and any(map(_is_filtered, verdicts))
 
 
 def is_choice(found: Any) -> bool:
-    """Whether a value is a finished choice of a batch answer."""
+    """True if a value is a finished choice of a batch answer."""
     message = found.get("message") if isinstance(found, dict) else None
     content = ("content", "tool_calls", "function_call")
     has_content = isinstance(message, dict) and not message.keys().isdisjoint(content)

@@ -54,7 +54,7 @@ def _with(world: World, ratio: float) -> World:
 
 
 def at_most(count: int, number: int, allowed: float, what: str) -> bool:
-    """Whether so many of so many may be chance at the rate that is allowed."""
+    """True if so many of so many may be chance at the rate that is allowed."""
     LOG.info(
         "%s: %d of %d (%.2f %%); allowed are %g %%", what, count, number, 100 * count / number, 100 * allowed
     )
