@@ -102,7 +102,7 @@ class ArmsOfFlags:
 
 
 def _lack(strategies: Sequence[Mapping[str, Any]]) -> str:
-    """Why users cannot be compared; "" if they can."""
+    """Return why users cannot be compared; "" if they can."""
     if len(strategies) > 1:
         return "it has more than one strategy, and each of them enables users; keep one"
     if strategies[0]["name"] != "flexibleRollout":

@@ -16,7 +16,7 @@ MAX_CHUNK_CHARS = 200
 
 
 class Mode(StrEnum):
-    """How the answer travels."""
+    """The way that an answer takes to its client."""
 
     RELAY = "relay"  # no route matched; set by the gateway, never by `decide`
     UPGRADE = "upgrade"  # the connection goes on in another protocol; set by the gateway, too

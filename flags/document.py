@@ -21,7 +21,7 @@ from flags.arms import ArmsOfFlags, FlagArms
 from flags.errors import FlagDocumentError
 
 MAX_PROBLEMS = 5
-"""How many are named in one message; the rest are counted."""
+"""The most problems that one message names; the rest are counted."""
 
 # Unleash's own rule for names; it also keeps anything else out of messages and logs.
 _NAME = re.compile(r"[A-Za-z0-9._~-]{1,100}")
@@ -66,7 +66,7 @@ class Document:
     enabled: frozenset[str]
     """The features that are on, for whomever their strategies name."""
     state: str
-    """What the engine takes: also the hidden flags of `arms`."""
+    """The document for the engine, with the hidden flags of `arms`."""
     arms: Mapping[str, FlagArms]
     """Arms, by flag; only flags with a control arm."""
     warnings: tuple[str, ...]

@@ -16,7 +16,7 @@ NEVER: Mapping[Reason, str] = {
     Reason.FLAG_UNKNOWN: "the flag is there",
     Reason.FLAG_OFF: "the flag is on for the user",
 }
-"""What is said where a reason for batch does not apply."""
+"""The words for a reason for batch that does not apply."""
 
 ALWAYS: Mapping[Reason, str] = {
     Reason.KILLED: "a kill switch is on: everybody gets batch",
@@ -25,7 +25,7 @@ ALWAYS: Mapping[Reason, str] = {
     Reason.FLAG_UNKNOWN: "the flag is not there",
     Reason.FLAG_OFF: "the flag is off for the user",
 }
-"""What is said where it applies."""
+"""The words for a reason that applies."""
 
 BY_THE_VARIANT: Mapping[Reason, str] = {
     Reason.VARIANT_INVALID: "the payload of the variant {variant!r} cannot be read: batch",

@@ -37,7 +37,7 @@ class KillOrder:
         return f"{self.reason}\n{BY}{self.by}\n"
 
     def shown(self) -> dict[str, str]:
-        """For log lines and `/readyz`."""
+        """Return the fields for log lines and `/readyz`."""
         at = datetime.fromtimestamp(self.at_s, UTC).isoformat(timespec="seconds")
         return {"reason": self.reason, "by": self.by, "at": at}
 

@@ -289,7 +289,7 @@ class KillSwitch:
 
 
 class FlagSource(FlagState, Protocol):
-    """What a source of flags says of itself, beside its answers."""
+    """A source of flags, with what it says of itself beside its answers."""
 
     @property
     def age_s(self) -> float:

@@ -43,7 +43,7 @@ _BREAKS: dict[int, Callable[[x509.Certificate], bool]] = {
     89: lambda found: _is_authority(found) and not any(part.critical for part in _constraints(found)),
     92: lambda found: _is_authority(found) and not _has(found, x509.KeyUsage),
 }
-"""Which certificate breaks a rule, for those that are often broken, by OpenSSL's number of the rule."""
+"""Tests of a certificate, for the rules that are often broken, by OpenSSL's number of the rule."""
 
 RULES = range(80, 95)
 """OpenSSL's numbers of what it checks in strict mode alone (`openssl/x509_vfy.h`)."""

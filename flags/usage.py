@@ -1,4 +1,4 @@
-"""How often flags were asked, in the form of Unleash's usage metrics. No I/O, no clock."""
+"""Counts of the questions to each flag, in the form of Unleash's usage metrics. No I/O, no clock."""
 
 from collections import Counter
 from datetime import datetime

@@ -1,4 +1,4 @@
-"""How the share of users is moved: evidence, verdict, move, in three pure steps, and one writer.
+"""The controller that moves the share of users: evidence, verdict, move, in three pure steps, and one writer.
 
 Read `moves.py` first: what follows from what is known.
 """

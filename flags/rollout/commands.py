@@ -41,10 +41,11 @@ FLAG_S = 5.0
 """Between two of its reads of the flag, and the longest that one may take."""
 
 JOURNALED_S = 5.0
-"""How long a command waits until the controller has journaled its act."""
+"""Seconds that a command waits until the controller has journaled its act."""
 
 LOOKED_S = 40.0
-"""How long it waits for the next look, in which the flag and the evidence may each take their timeout."""
+"""Seconds that a command waits for the next look, in which the flag and the evidence may each take their
+timeout."""
 
 POLL_S = 0.1
 """Between two reads of the journal meanwhile."""
@@ -93,7 +94,7 @@ def _complain(path: Path, problems: Sequence[str]) -> None:
 
 
 def _place(path: Path) -> FlagPlace:
-    """What going down needs; what else is wrong in the policy is said, and keeps nobody."""
+    """Return what the way down needs. Whatever else is wrong in the policy is said, and stops nothing."""
     place, problems = load_place(path)
     _complain(path, problems)
     return place
@@ -124,7 +125,7 @@ def _json(command: Command) -> Command:
 @_policy
 @_json
 def status(policy: Policy, as_json: bool) -> None:
-    """What was decided, what was written, what is in force now; why, and how far proof has come."""
+    """Show what was decided, what was written, what is in force now; why, and how far proof has come."""
     now_s = time.time()
     found = status_of(_state(policy), policy, now_s, _in_force(policy))
     if as_json:
@@ -294,7 +295,7 @@ _UNAPPROVED = frozenset({MoveReason.TIME, MoveReason.SAMPLES, MoveReason.UNCLEAR
 
 
 def _no_approval(wanted: ActRequest, reason: MoveReason) -> str:
-    """Why an approval has no effect, and what would have one."""
+    """Return why an approval has no effect, and what would have one."""
     if wanted.what is not Act.APPROVE or reason not in _UNAPPROVED:
         return ""
     return (

@@ -279,7 +279,7 @@ class Controller:
         )
 
     def _still_unwritten(self, problem: str) -> str:
-        """Why what an earlier look decided is not written; "" where it is, or nothing was decided."""
+        """Return why an earlier look's decision is not written; "" where it is, or nothing was decided."""
         state = self.state
         if self._mode is ControlMode.OBSERVE and state.down_pending:
             return "the mode is observe, which writes nothing: set the share to 0"
@@ -295,8 +295,8 @@ class Controller:
         return f"{found}, by {flag.event_by}." if found else ""
 
     def _not_exposed(self, flag: Flag | None) -> str:
-        """How the share in requests differs from the written share; "" if it does not, or that cannot be
-        known."""
+        """Return how the share in requests differs from the written share; "" if it does not, or that cannot
+        be known."""
         state = self.state
         if flag is None or state.step < 0:
             return ""

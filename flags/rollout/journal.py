@@ -39,7 +39,7 @@ SCHEMA = 1
 
 APPLICATION_ID = 0x48474A4C  # "HGJL": a file of SQLite's that is another's is refused
 WAIT_S = 5.0
-"""How long a reader or the writer waits for SQLite's lock, which is held for moments."""
+"""Seconds that a reader or the writer waits for SQLite's lock, which is held for moments."""
 
 MAX_BODY_BYTES = 1 << 20
 MAX_WATERMARK_BYTES = 16 << 20

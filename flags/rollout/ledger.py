@@ -99,7 +99,7 @@ class RolloutState:
     standing: Mapping[str, Any] | None = None
     """The flag as it was read last, in the words of `standing`; None where it could not be."""
     unwritten: str = ""
-    """Why what was decided was not written by the last look."""
+    """The reason why the last look did not write what was decided."""
     was_changed: bool = False
     """True if the flag was changed by somebody else at the last look, so that other users were exposed."""
     was_unknown: bool = False
@@ -135,22 +135,23 @@ class RolloutState:
     last_tick: Mapping[str, Any] | None = None
     last_tick_s: float = 0.0
     last_good_s: float = 0.0
-    """When there was evidence last."""
+    """The time of the last evidence."""
     last_flag_s: float = 0.0
-    """When the flag could be read last."""
+    """The time at which the flag was read last."""
     acts: tuple[str, ...] = ()
     """Ids of the newest acts of people, so that each counts once."""
     last_act: Mapping[str, Any] | None = None
     last_act_s: float = 0.0
     last_kill_s: float = 0.0
-    """When it was last killed, in any rollout: the last time that this is known to have worked."""
+    """The time of the last kill, in any rollout: the last time that a kill is known to have worked."""
     seq: int = 0
     notified_seq: int = 0
     """The newest entry of which a notice was sent."""
 
     @property
     def observed_why(self) -> str:
-        """Why the stream arm's part of answers differs from the written share; "" where it hardly does."""
+        """Return why the stream arm's part of answers differs from the written share; "" where it hardly
+        does."""
         batch = (self.last_tick or {}).get("batch") or {}
         users = batch.get("users", {}).get(ComparedArm.STREAM, 0)
         in_step_s = self.last_tick_s - self.entered_s

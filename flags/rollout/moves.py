@@ -47,11 +47,11 @@ class MoveKind(StrEnum):
     ROLL_BACK = "roll_back"
     ADVANCE = "advance"
     HOLD = "hold"
-    """Nothing, and a person should look."""
+    """Change nothing; a person should look."""
     SOAK = "soak"
-    """Nothing, as planned: the step needs time or samples."""
+    """Change nothing, as planned: the step needs time or samples."""
     STAY = "stay"
-    """Nothing any more."""
+    """Change nothing any more."""
 
 
 class MoveReason(StrEnum):
@@ -125,14 +125,14 @@ class Situation:
     verdicts: Sequence[Verdict]
     """One for each guardrail, of this step."""
     flag_problem: str = ""
-    """Why the flag could not be read."""
+    """The reason why the flag could not be read; "" if it could."""
     change: Change = Change.NONE
     changed_by: str = ""
     others: int = 0
     """Enabled strategies beside ours. They expose users too, and the controller never writes them."""
     policy_changed: bool = False
     no_data: str = ""
-    """Why there is no new evidence."""
+    """The reason why there is no new evidence; "" if there is."""
     clock_jump_s: float = 0.0
     proxies_change: bool = False
     approved: bool = False
@@ -143,15 +143,15 @@ class Situation:
     """The freeze window and its end; "" while nothing is frozen."""
     incident: bool = False
     unwritten: str = ""
-    """Why the 0 % that was decided is not written; "" where it is."""
+    """The reason why the 0 % that was decided is not written; "" where it is."""
     exposed_after: str = ""
     """The exposure that is in force although the rollout is over; "" if there is none."""
     not_exposed: str = ""
-    """How what users get differs from the written share."""
+    """The difference between what users get and the written share, in a sentence; "" where there is none."""
     soaked_s: float = 0.0
     """Time in this step in which it only waited."""
     proxies_change_s: float = 0.0
-    """How long proxies have started, ended or been missing at every look."""
+    """Seconds for which proxies have started, ended or been missing at every look."""
 
 
 CLOCK_JUMP_S = 30.0

@@ -48,12 +48,12 @@ class Observed:
         return replace(self, streamed=0, settled=0, last=(streamed, settled))
 
     def problem(self, share: int) -> str:
-        """How answers differ from the written share; "" where they do not, or are too few."""
+        """Return how answers differ from the written share; "" where they do not, or are too few."""
         return _problem(*self.last, share) or _problem(self.streamed, self.settled, share)
 
 
 def explanation(share: int, streamed: int, settled: int, *, users: int, in_step_s: float) -> str:
-    """Why the stream arm's part of answers differs from its share of users; "" where it hardly does.
+    """Return why the stream arm's part of answers differs from its share of users; "" where it hardly does.
 
     Args:
         share: written, in percent of users.

@@ -41,7 +41,7 @@ async def plan_from_traffic(policy: Policy, seconds: float, users: int | None) -
 
 
 def traffic(before: Reading, after: Reading, users: int | None) -> Traffic:
-    """What was counted between two readings, of all arms together. Raises EvidenceError."""
+    """Return the counts between two readings, of all arms together. Raises EvidenceError."""
     batch = between(before, after, 0, rest_by_bucket=True)
     # Counts are of the time between scrapes, which is not the time between questions.
     looked = [at_s - before.seen[i] for i, at_s in after.seen.items() if at_s > before.seen.get(i, at_s)]

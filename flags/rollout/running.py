@@ -41,7 +41,7 @@ RETRY_S = 5.0
 """Between two attempts to write the 0 % that is due, which does not wait for the next tick."""
 
 LEASE_S = 30
-"""How long a lease lasts without renewal, and so the time without a controller after one was killed."""
+"""Seconds that a lease lasts without renewal, and so the time without a controller after one was killed."""
 
 RENEW_S = 10.0
 
@@ -58,7 +58,7 @@ class StartedBy:
     by: str
     reason: str
     again: bool = False
-    """Also after a rollout that is over."""
+    """Begin another rollout, also after one that is over."""
     after: str = ""
     """The newest rollout when this was said; "" before the first one. It was said of no later one."""
 

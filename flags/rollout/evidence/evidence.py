@@ -37,7 +37,7 @@ EXPECTED_UNITS = 1 << 20
 
 @dataclass(frozen=True, slots=True)
 class Tail:
-    """How many of all were over a limit."""
+    """A count of all, and of those among them that were over a limit."""
 
     over: int
     all: int

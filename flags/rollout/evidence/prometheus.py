@@ -49,8 +49,7 @@ LATE_S = 120.0
 """Seconds after which a scrape that was under way during a look is stored, under the time of its begin."""
 
 MOST_DEPARTED = 200
-"""So many processes that are no more are asked for in one reading: those that were seen last, if there are
-more."""
+"""The most processes that are gone and that one reading asks for: those that were seen last."""
 
 DEPARTED_AT_A_TIME = 8
 
@@ -67,7 +66,7 @@ T = TypeVar("T")
 
 
 class PrometheusServer(Protocol):
-    """What has to be known of a server: `PrometheusEvidence` of the policy."""
+    """The address of a Prometheus and how to ask it: `PrometheusEvidence` of the policy."""
 
     @property
     def url(self) -> str: ...

@@ -59,8 +59,8 @@ CARRY_S = 24 * 3600.0
 """A process that was away for longer is met as a new one."""
 
 CARRIED_COUNTERS = 50_000
-"""So many counters of processes that are away are remembered, about 400 for each route of each: 20 MB. The
-longest away are forgotten first."""
+"""The most counters that are remembered of processes that are away: 20 MB. A process has about 400 for each
+of its routes. Those that are away longest are forgotten first."""
 
 ALL = str(math.inf)
 """The last bucket of a histogram, which holds everything."""

@@ -26,7 +26,8 @@ import orjson
 from flags.errors import LeaseError, LeaseLost
 
 TTL_S = 30.0
-"""How long a lease lasts without renewal, and so the time without a writer after its holder was killed."""
+"""Seconds that a lease lasts without renewal, and so the time without a writer after its holder was
+killed."""
 
 LOCK_WAIT_S = 1.0
 LOCK_PAUSE_S = 0.01
@@ -68,7 +69,7 @@ def unique_holder() -> str:
 
 @dataclass(frozen=True, slots=True)
 class _Term:
-    """Who has the lease, and until when: the content of the file."""
+    """The content of the file: who has the lease, and until when."""
 
     number: int
     holder: str

@@ -25,7 +25,7 @@ safe, and what that costs is good to know."""
 
 @dataclass(frozen=True, slots=True)
 class Rate:
-    """How often something was seen, and the rate that the plan assumes."""
+    """A rate that the plan assumes, and the counts that it comes from."""
 
     bad: int
     of: int
@@ -56,7 +56,7 @@ class Traffic:
     users: int | None = None
     """Different users; None: not known."""
     dispersion: float = 1.0
-    """How much more users differ than by chance; 1 or more."""
+    """The factor by which users differ more than by chance; 1 or more."""
     missing: int = 0
     """Proxies that gave no reading, whose traffic is not in here."""
     unverified: tuple[str, ...] = ()
@@ -86,11 +86,11 @@ class Harm:
     """A build whose streams fail more often from this step on."""
 
     ratio: float
-    """How many times as often."""
+    """The factor by which failures become more frequent."""
     found: float
     """The power: part of such rollouts that go back within the step's `at_most`, or 30 days; 0 to 1."""
     hours: float | None
-    """Until half of them have gone back; None: fewer do."""
+    """Hours until half of such rollouts have gone back; None: fewer than half do."""
     answers: float
     """Failures that the build caused, on average, until it goes back or somebody is asked."""
     users: float | None
@@ -115,9 +115,10 @@ class StepPlan:
     prove: bool
     approve: bool
     ready: Hours
-    """Until there are enough users and samples to compare at all."""
+    """Hours until there are enough users and samples to compare at all."""
     proof: Hours | None
-    """Until every guardrail of a clean build is shown to be safe. None: the policy asks for no proof."""
+    """Hours until every guardrail of a clean build is shown to be safe. None: the policy asks for no
+    proof."""
     proved: float | None
     """The proof's power: the part of clean builds that are proved within `at_most`, or 30 days."""
     slowest: str

@@ -39,7 +39,7 @@ SEED = 2205_14762
 """The same policy and traffic give the same plan."""
 
 HARMS = (2, 3, 5)
-"""How many times as often answers fail, in the simulated builds that must be found."""
+"""The factors by which answers fail more often, in the simulated builds that must be found."""
 
 LAG_S = 180.0
 """From an answer to its effect: 150 until it settles and, by the defaults, 15 each for a scrape and for the
@@ -224,7 +224,7 @@ def _slowest(ready: Vector, proofs: Mapping[str, Vector]) -> str:
 def _harm(
     simulated: _SimulatedStep, ratio: float, limits: Mapping[str, tuple[int, ...]], in_stream: float | None
 ) -> Harm:
-    """What a build costs that is so many times worse from this step on, and clean before it."""
+    """Return the cost of a build that is clean before this step, and worse by a factor from there on."""
     traffic, tick_s = simulated.traffic, simulated.policy.tick_s
     rate = min(1.0, ratio * traffic.failed.at)
     back = np.full(len(simulated.ready), NEVER)

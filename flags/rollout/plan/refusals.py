@@ -198,7 +198,8 @@ def assumptions(policy: Policy, plan: Plan) -> Iterator[str]:
 
 
 def _between(policy: Policy, plan: Plan) -> Iterator[str]:
-    """What a build costs that is worse than is no harm, and not so bad that safety rules it out."""
+    """Say what a build costs whose failures are above what counts as no harm, and below what proof of safety
+    excludes."""
     for rail in policy.guardrail_values():
         if not isinstance(rail, RateRatio) or rail.limit_s or not rail.margin < BETWEEN < rail.harm:
             continue
@@ -215,7 +216,7 @@ def _between(policy: Policy, plan: Plan) -> Iterator[str]:
 
 
 def _never_fails(policy: Policy, plan: Plan) -> Iterator[str]:
-    """How soon a service in which nothing fails is proved by its percentage points."""
+    """Say how soon a service in which nothing fails is proved by its percentage points."""
     for rail in policy.guardrail_values():
         if not isinstance(rail, RateRatio) or rail.or_points is None:
             continue

@@ -27,8 +27,8 @@ _NO_WORSE = RatioNull.of_harm(NO_WORSE)
 
 Generator = np.random.Generator
 Draw = Callable[[int], tuple[Vector, Vector]]
-"""For so many rollouts, the next BLOCK events of each: looks since the event before, and what it adds to the
-alternatives of the null."""
+"""A function from the number of rollouts to the next BLOCK events of each: the looks since the event before,
+and what it adds to the alternatives of the null."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,11 +46,11 @@ class StoppingRule:
     threshold: float
     """Evidence that is enough, as a natural logarithm."""
     not_before: Vector
-    """For each rollout, the first look with enough users and samples."""
+    """The first look with enough users and samples, for each rollout."""
     until: float
     """The last look that counts."""
     dispersion: Vector
-    """For each rollout, how much more users differ than by chance; 1 or more."""
+    """The factor by which users differ more than by chance, for each rollout; 1 or more."""
 
 
 def ratio_events(rng: Generator, null: RatioNull, arms: Arms, stream_rate: float, rate: float) -> Draw:
@@ -107,7 +107,7 @@ def _looks(rng: Generator, mean: float, rollouts: int) -> tuple[Vector, NDArray[
 
 
 def stopping_times(draw: Draw, weights: Vector, rule: StoppingRule) -> Vector:
-    """For each rollout, the look at which its evidence reaches the threshold; NEVER where it does not."""
+    """Return the look at which each rollout's evidence reaches the threshold; NEVER where it does not."""
     number = len(rule.not_before)
     if rule.not_before.min() > rule.until:
         return np.full(number, NEVER)
@@ -140,13 +140,13 @@ def _log_sums(terms: Vector) -> Vector:
 
 @dataclass(frozen=True, slots=True)
 class EarlyRule:
-    """When the test of the first requests stops, as `EarlyTest` has it."""
+    """The rule by which the test of the first requests stops, as `EarlyTest` has it."""
 
     limits: tuple[int, ...]
     """The fewest failures that are too many, by the number of requests."""
     min_users: int
     dispersion: Vector
-    """For each rollout, how much more users differ than by chance; 1 or more."""
+    """The factor by which users differ more than by chance, for each rollout; 1 or more."""
 
 
 def early_stopping_times(

@@ -35,7 +35,7 @@ def compares_in_the_dark(reading: Reading) -> bool:
 
 
 def remembered(reading: Reading) -> str:
-    """What proxies remember of earlier rollouts, in a sentence; "" where they remember none.
+    """Say in a sentence what proxies remember of earlier rollouts; "" where they remember none.
 
     A proxy remembers from its start on. It counts no answer in the stream arm while the share is 0.
     """

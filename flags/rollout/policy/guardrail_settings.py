@@ -296,7 +296,7 @@ class Guardrails(PolicyBlock):
 
 
 class BudgetSettings(PolicyBlock):
-    """How often the verdict may be wrong, in a whole rollout, however often it is looked at."""
+    """The probability of a wrong verdict in a whole rollout, however often one looks."""
 
     roll_back: Annotated[Number, Field(gt=0, le=0.5)] = 0.01
     """Probability of a rollback though there is no harm."""

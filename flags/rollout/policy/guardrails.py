@@ -90,7 +90,7 @@ Guardrail = RateRatio | Ceiling | ZeroTolerance | EarlyGuard | SampleRatio
 
 @dataclass(frozen=True, slots=True)
 class ErrorBudget:
-    """How often the verdict may be wrong, in a whole rollout, however often it is looked at."""
+    """The probability of a wrong verdict in a whole rollout, however often one looks."""
 
     roll_back: float = 0.01
     hold: float = 0.10

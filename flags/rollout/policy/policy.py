@@ -95,7 +95,7 @@ class Evidence(OneOf):
     """The source of the counts: exactly one of these."""
 
     prometheus: PrometheusEvidence | None = None
-    """Which scrapes the proxies."""
+    """A Prometheus that scrapes the proxies."""
     pages: Annotated[tuple[Url, ...], Field(min_length=1, max_length=100)] | None = None
     """The proxies' own `/metrics`. Each must be one proxy, never a load balancer before several: their counts
     would be taken for restarts. What a page counted since the last look is lost when it is gone; Prometheus
@@ -111,7 +111,7 @@ class KubernetesLease(PolicyBlock):
     """A `coordination.k8s.io` Lease, for a controller in a cluster."""
 
     namespace: Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$")]
-    """Where it is."""
+    """The namespace of the lease."""
     name: Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?$")]
     """Name of the Lease."""
 
@@ -247,11 +247,11 @@ class Policy(FlagPlace):
     """`observe` writes nothing and says what it would do. `hold-only` advances, and where `auto` would go
     back it holds and asks."""
     unverified_identity: Literal["refused", "accepted"] = "refused"
-    """For routes whose proxies do not verify users (`headgate_identity_verified` is 0). With `refused` no
-    rollout begins in `mode: auto` on such a route. With `accepted` it does: then strangers can make up users
-    and answers, and so force an advance, or a rollback, which is final."""
+    """Routes whose proxies do not verify users (`headgate_identity_verified` is 0). With `refused` no rollout
+    begins in `mode: auto` on such a route. With `accepted` it does: then strangers can make up users and
+    answers, and so force an advance, or a rollback, which is final."""
     tick_s: Annotated[Number, Field(ge=1, le=3600)] = 60
-    """Between two looks. Looking often costs no certainty."""
+    """Seconds between two looks. Looking often costs no certainty."""
     stale_after_s: Seconds = 180
     """A reading whose newest sample is older is no reading. Give it three scrape intervals or more."""
     page_after_s: Seconds = 900
@@ -265,7 +265,7 @@ class Policy(FlagPlace):
     budget: BudgetSettings = BudgetSettings()
     freeze: Freeze | None = None
     incident_lock: File | None = None
-    """While this file exists nothing advances. Going back is never locked."""
+    """A file: while it exists nothing advances. Going back is never locked."""
     notify: Notify | None = None
 
     @field_validator("routes")
@@ -339,7 +339,8 @@ class Policy(FlagPlace):
         )
 
     def wanted(self) -> Wanted:
-        """What is to be read, also for guardrails that are turned off: it is shown all the same."""
+        """Return what is to be read, also for guardrails that are turned off, since it is shown all the
+        same."""
         rails = self.guardrails
         limits = frozenset({rails.slow.limit_s}), frozenset({rails.first_content.limit_s})
         return Wanted(frozenset(self.routes), *limits)

@@ -1,4 +1,4 @@
-"""What is in force, beside what was decided and what was written. The three may differ. Pure."""
+"""The share that is in force, beside those that were decided and written. The three may differ. Pure."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -59,7 +59,7 @@ def decided(state: RolloutState, standing: Standing | None) -> int:
 
 
 def gap(state: RolloutState, standing: Standing | None) -> str:
-    """How what is in force differs from what was decided, in a sentence; "" where it does not."""
+    """Say in a sentence how what is in force differs from what was decided; "" where it does not."""
     if not state.run:
         return ""
     due = decided(state, standing)
@@ -96,7 +96,7 @@ def _found(state: RolloutState, due: int, standing: Standing) -> str:
 
 
 def _changed(state: RolloutState, standing: Standing) -> str:
-    """What decides whom the share exposes, and is not as it was written; "" where all is."""
+    """Name what decides whom the share exposes and is not as it was written; "" where all is."""
     if standing["kill"] == Kill.SOME:
         return "the kill flag is on, and does not stop everybody"
     if standing["share"] == state.share and standing["digest"] != state.digest:

@@ -42,7 +42,7 @@ class ExitCode(IntEnum):
     SILENT = 7
     """No controller looks."""
     NOT_IN_FORCE = 8
-    """What is in force is not what was decided."""
+    """Users get something else than what was decided."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,14 +64,14 @@ class Status:
     written: int
     """The share that was last written to the flag, and read back."""
     observed: float | None
-    """What requests say: the stream arm's part of all that settled in this step; None: nothing has."""
+    """The stream arm's part of all requests that settled in this step; None: none has."""
     in_force: Standing | None
     """The flag as it is: share, strategies beside, variants, environment, kill flag, and the percent of users
     whom it shows something by its own evaluation. None: it cannot be read, or never was."""
     gap: str
-    """How what is in force differs from what was decided; "" where it does not."""
+    """The difference between what is in force and what was decided, in a sentence; "" where there is none."""
     observed_why: str
-    """Why `observed` is another than `written`, where nothing is wrong; "" where it is not."""
+    """The reason why `observed` differs from `written` though nothing is wrong; "" where they agree."""
     answers: int
     """Requests of all users that settled in this step: `observed` is a part of these."""
     dwelt_s: float
@@ -83,7 +83,7 @@ class Status:
     last_look_s: float
     last_evidence_s: float
     last_flag_s: float
-    """When the flag could be read last."""
+    """The time at which the flag was read last."""
     silent: bool
 
     @property

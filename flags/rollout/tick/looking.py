@@ -16,7 +16,7 @@ MOST_IDLE_S = 3600.0
 
 @dataclass(frozen=True, slots=True)
 class Clocks:
-    """Both clocks of a machine, since either alone can mislead."""
+    """The two clocks of a machine, since either alone can mislead."""
 
     wall: Callable[[], float]
     """Unix time."""

@@ -97,7 +97,8 @@ class RatioNull:
     def log_increments(
         self, stream_bad: Counts, control_bad: Counts, stream_share: float | NDArray[np.floating]
     ) -> Vector:
-        """What these bad events add to each alternative; the stream arm had this part of all requests."""
+        """Return what these bad events add to each alternative; the stream arm had this part of all
+        requests."""
         r = stream_share
         expected = np.log((self.ratios * r + 1 - r) / (self.bound * r + 1 - r))
         of_stream: Vector = np.log(self.ratios / self.bound)
@@ -138,7 +139,7 @@ class DifferenceNull:
     def log_increments(
         self, stream_bad: Counts, stream_good: Counts, control_bad: Counts, control_good: Counts
     ) -> Vector:
-        """What these requests add to each alternative; each arm has at least one of them."""
+        """Return what these requests add to each alternative; each arm has at least one of them."""
         stream, control = stream_bad + stream_good, control_bad + control_good
         q, delta = self.rates, self.bound
         c = (q - delta + np.sqrt((q - delta) ** 2 + 4 * q * delta * control / (stream + control))) / 2
@@ -155,7 +156,8 @@ class DifferenceNull:
 
 @dataclass(frozen=True, slots=True)
 class JointNull:
-    """Both hypotheses hold: the ratio is at least its bound, and the difference is at least its own.
+    """The null that both hypotheses hold: the ratio is at least its bound, and the difference is at least its
+    own.
 
     Half of the weight is on either. While both hold, both are e-processes, and so is their mean. A test of
     each alone would need twice the threshold, which the mean reaches no later.
@@ -183,7 +185,7 @@ class JointNull:
     def log_increments(
         self, stream_bad: Counts, stream_good: Counts, control_bad: Counts, control_good: Counts
     ) -> Vector:
-        """What these requests add to each alternative; each arm has at least one of them."""
+        """Return what these requests add to each alternative; each arm has at least one of them."""
         stream, control = stream_bad + stream_good, control_bad + control_good
         of_ratio = self.ratio.log_increments(stream_bad, control_bad, stream / (stream + control))
         if self.difference is None:
@@ -245,7 +247,7 @@ class RateNull:
         return EProcess(self.weights)
 
     def log_increments(self, bad: Counts, good: Counts) -> Vector:
-        """What these events add to each alternative."""
+        """Return what these events add to each alternative."""
         of_bad: Vector = np.log(self.rates / self.bound)
         of_good: Vector = np.log((1 - self.rates) / (1 - self.bound))
         increments: Vector = bad * of_bad + good * of_good
@@ -258,7 +260,7 @@ def _rate(odds: Vector) -> Vector:
 
 
 def dispersion(bad: Vector, every: Vector, weights: Vector | None = None) -> float:
-    """How much more bad events differ between groups of users than chance makes them; at least 1.
+    """Return the factor by which groups of users differ more than by chance in their bad events; at least 1.
 
     Pearson's statistic over its degrees of freedom, of all arms together and of each against its own rate:
     one row for each arm, one column for each group. Users differ, and one who always fails is one piece of

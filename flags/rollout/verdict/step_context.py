@@ -54,7 +54,7 @@ class StepContext:
     users_ever: Mapping[str, int]
     """The same, of the step with the most: a user of an arm stays in it while the share grows."""
     dispersion: float
-    """How much more users differ than by chance; 1 or more."""
+    """The factor by which users differ more than by chance; 1 or more."""
     dispersion_of_expected: float = 1.0
     """The same, of what is beyond the failures that were expected of them."""
 

@@ -41,7 +41,7 @@ def expected_share(
 def _evaluated(
     state: str, arms: tuple[tuple[str, FlagArms], ...], flag: ManagedFlag, group_id: str, by_id: bool
 ) -> float | None:
-    """What the engine says of the sampled users; a function of these values alone, of no clock."""
+    """Return the percent of the sampled users who are shown live text, by these values alone and no clock."""
     engine = Engine(state, dict(arms))
     try:
         if engine.ask(flag.kill_flag, None).enabled:

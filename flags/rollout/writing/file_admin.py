@@ -36,7 +36,7 @@ from flags.targeting import digest, surroundings
 
 MAX_BYTES = 16 << 20
 KILL_ATTEMPTS = 3
-"""How often a kill is tried anew when somebody else saves the file in between."""
+"""The most attempts of a kill when somebody else saves the file in between."""
 
 BY_US = "headgate"
 BY_OTHERS = "somebody with the file"
@@ -172,7 +172,7 @@ class FileAdmin:
         return _Found(content, _stamp(status), features, document, checked)
 
     def _check(self, content: bytes) -> Document:
-        """What the proxies take. Raises FlagAdminError for what the proxies would refuse."""
+        """Return the document as the proxies take it. Raises FlagAdminError for what they would refuse."""
         try:
             document = parse(content)
         except FlagDocumentError as exc:

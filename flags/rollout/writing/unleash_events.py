@@ -11,7 +11,8 @@ from flags.rollout.writing.strategies import read_strategy
 
 EVENTS_PAGE = 100
 EVENT_PAGES = 10
-"""How far back to look for the last change in this environment, among the events of all of them."""
+"""The most pages of events to read for the last change in this environment: they have those of all
+environments."""
 
 
 @dataclass(frozen=True, slots=True)

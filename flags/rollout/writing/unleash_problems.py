@@ -71,7 +71,7 @@ def problems_of_kill(feature: Feature | None, environment: str, flag: ManagedFla
 
 
 def problems_of_project(overview: Mapping[str, Any], environment: str) -> Iterator[str]:
-    """What the project would do on its own when a flag without strategies is turned on."""
+    """Warn of what the project does on its own when a flag without strategies is turned on."""
     for place in overview.get("environments", ()):
         strategy = place.get("defaultStrategy") if place.get("environment") == environment else None
         if strategy and str(strategy.get("parameters", {}).get("rollout", "100")) != "0":
