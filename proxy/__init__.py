@@ -1,1 +1,1 @@
-"""How bytes flow: gateway, relay, and runs with their sources and viewers. Read `gateway.py` first."""
+"""The proxy: gateway, relay, and runs with their sources and viewers. Read `gateway.py` first."""

@@ -52,7 +52,7 @@ class Identity:
     """`userId` of the flag context. Never logged, never a label."""
     session: str | None = None
     expires_at: float | None = None
-    """When its token ends, in seconds since the epoch, if a verified one says so."""
+    """The time at which the user's verified token ends, in seconds since the epoch; None: it does not say."""
     tenant: str | None = None
     """The user's tenant, if the settings say where requests name it. Never logged, never a label."""
 

@@ -41,7 +41,7 @@ def within(to: Origin, most: int) -> Origin:
 
 
 def forwarding(settings: UpstreamSettings, identity: IdentitySettings, to: Origin) -> Forwarding:
-    """How the request's headers are changed on the way to the upstream."""
+    """Return the changes to a request's headers on the way to the upstream."""
     chosen = settings.forwarding
     names = (identity.header, identity.tenant.header if identity.tenant else None)
     kept = frozenset(name.lower().encode() for name in names if name)

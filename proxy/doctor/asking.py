@@ -20,7 +20,7 @@ from flags.tls import why
 from proxy.errors import HeadgateError
 
 PATIENCE_S = 10.0
-"""For one request that should be answered at once."""
+"""The most seconds for one request that should be answered at once."""
 
 MAX_BYTES = 32 * 1024 * 1024
 """Of one answer. What comes after that is not read."""
@@ -43,10 +43,10 @@ class Reply:
     took_s: float = 0.0
     """Seconds until the whole of it was."""
     whole_at: datetime = datetime.min
-    """When that was, by this machine's clock."""
+    """The time at which the answer was whole, by this machine's clock."""
     body: bytes = b""
     pieces: list[tuple[float, bytes]] = field(default_factory=list)
-    """What came, and when: `perf_counter()`."""
+    """Each piece of the body, with the time at which it came: `perf_counter()`."""
 
 
 Headers = Sequence[tuple[str, str]]

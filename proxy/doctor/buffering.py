@@ -28,15 +28,15 @@ CHECK = "stream"
 
 @dataclass(slots=True)
 class Arrivals:
-    """How a stream came."""
+    """A stream as it came."""
 
     status: int = 0
     version: str = ""
     headers: Mapping[str, str] = field(default_factory=dict)
     at: dict[str, float] = field(default_factory=dict)
-    """When each event was there, by its id: `perf_counter()`."""
+    """The time of each event, by its id: `perf_counter()`."""
     problem: str = ""
-    """Why the stream could not be read to its end; "" if it could."""
+    """The reason why the stream could not be read to its end; "" if it could."""
 
     @property
     def is_stream(self) -> bool:
@@ -108,7 +108,7 @@ async def _arrivals(
 
 
 def judged(direct: Arrivals, through: Mapping[str, Arrivals]) -> list[Diagnosis]:
-    """What the arrivals of one stream say of each address.
+    """Diagnose each address by the arrivals of one stream.
 
     Args:
         direct: the stream as Headgate sent it.

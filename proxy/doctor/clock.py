@@ -18,7 +18,7 @@ def clock(check: str, reply: Reply) -> Diagnosis:
 
 
 def compared(check: str, date: str | None, now: datetime, took_s: float) -> Diagnosis:
-    """What a `Date` says of the two clocks.
+    """Diagnose the two clocks by a `Date`.
 
     Args:
         check: the finding's name.

@@ -10,7 +10,7 @@ from enum import StrEnum
 
 
 class Grade(StrEnum):
-    """How a check ended."""
+    """The result of a check."""
 
     OK = "ok"
     WARN = "warn"
@@ -61,7 +61,7 @@ def as_json(findings: Sequence[Diagnosis]) -> str:
 
 
 def as_line(finding: Diagnosis) -> str:
-    """For people: the finding, and under it what to do."""
+    """Return the finding for people, and under it what to do."""
     mark = {Grade.WARN: "WARN", Grade.FAIL: "FAIL"}.get(finding.status, finding.status.value)
     said = f"{mark:<8}{finding.check}: {finding.seen}"
     return f"{said}\n        → {finding.advice}" if finding.advice else said

@@ -25,7 +25,7 @@ class Wishes:
     addresses: Sequence[str] = ()
     """Origins under which Headgate is reached, the nearest first: a stream through each is compared."""
     wait_s: float = 180.0
-    """For the answer to such a request."""
+    """The most seconds for the answer to such a request."""
     has_proxy: bool = False
     """True if the environment names a proxy for outgoing requests."""
 

@@ -19,14 +19,14 @@ from proxy.llm.stream_events import StreamEvents
 from proxy.settings.upstream import ProviderSettings
 
 MODEL_S = 60.0
-"""For one call of a few tokens: a model may have to be loaded."""
+"""The most seconds for one call of a few tokens: a model may have to be loaded."""
 
 TOKENS = 1
 
 
 @dataclass(frozen=True, slots=True)
 class _Call:
-    """How a provider of one `api` is asked for a few tokens."""
+    """A call that asks a provider of one `api` for a few tokens."""
 
     path: str
     body: Callable[[str], Mapping[str, Any]]

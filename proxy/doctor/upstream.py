@@ -20,7 +20,7 @@ KEEP_ALIVE = "upstream keep-alive"
 CLOCK = "upstream clock"
 
 WATCHED = 1.5
-"""How long an idle connection is watched, in times of `keep_alive_s`."""
+"""The time for which an idle connection is watched, in multiples of `keep_alive_s`."""
 
 
 @dataclass(frozen=True, slots=True)

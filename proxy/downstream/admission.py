@@ -1,4 +1,4 @@
-"""How many connections a port admits, in all and from one client. No I/O."""
+"""The connections that a port admits, counted in all and from one client. No I/O."""
 
 from collections.abc import Callable
 

@@ -8,7 +8,7 @@ from time import monotonic
 logger = logging.getLogger("headgate.tls")
 
 LOOK_EACH_S = 1.0
-"""How often the files are looked at, at most; they are when somebody connects."""
+"""The least seconds between two looks at the files; a new connection causes a look."""
 
 
 def server_tls(cert: Path, key: Path) -> ssl.SSLContext:

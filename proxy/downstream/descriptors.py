@@ -22,7 +22,7 @@ LEAST_BACKLOG = 64
 
 @dataclass(frozen=True, slots=True)
 class Descriptors:
-    """How many there are, and how many connections on each side they allow."""
+    """The number of file descriptors, and the connections that they allow on each side."""
 
     limit: int
     """The descriptors of this process."""

@@ -1,6 +1,5 @@
-"""What uvicorn's HTTP protocol lacks for a proxy when it reads requests: the target as it came, bounds on a
-head, refusals in their turn, upgrades, and clients that have ended their side.
-"""
+"""uvicorn's HTTP protocol, with what a proxy needs to read requests: the target as it came, bounds on a head,
+refusals in their turn, upgrades, and clients that have ended their side."""
 
 import asyncio
 import sys

@@ -32,7 +32,8 @@ def accepted(headers: Headers) -> Accept:
 
 
 def asked_dialect(headers: Headers, query: bytes) -> str | None:
-    """What a client asks for as `dialect=`: the parameter of `text/event-stream`, or else of the query.
+    """Return what a client asks for as `dialect=`: the parameter of `text/event-stream`, or else of the
+    query.
 
     None if neither is there. What it means is not checked: the query may be the API's own.
     """

@@ -15,7 +15,7 @@ WholeAnswer = Callable[[int, bytes, Headers, bytes], bool]
 """The value of `ANSWER`."""
 
 OWN_PATH = b"/_headgate/"
-"""Where the paths begin that are Headgate's own."""
+"""The beginning of the paths that are Headgate's own."""
 
 TARGET = "headgate.target"
 """Scope key: the request target, byte for byte (ASGI's `raw_path` loses an empty query)."""

@@ -18,7 +18,8 @@ class Forbidden(Exception):
 
 
 def nonce_for(policies: Iterable[str]) -> str:
-    """What a script element needs to run under all of these policies: a nonce, or "" where it needs none.
+    """Return the nonce that a script element needs to run under all of these policies; "" where it needs
+    none.
 
     Args:
         policies: values of `Content-Security-Policy`, each of which may hold several, separated by commas.

@@ -15,7 +15,7 @@ LOOKED_AT = frozenset({b"host", b"content-length", b"transfer-encoding", b"expec
 
 
 class Body(Enum):
-    """How a request's body is framed, and whether the client waits for a 100."""
+    """The framing of a request's body, and whether the client waits for a 100."""
 
     NONE = "none"
     LENGTH = "length"

@@ -38,7 +38,8 @@ HARMLESS_CONNECTION = frozenset({b"keep-alive", b"close", b"Keep-Alive", b"Close
 CONDITIONS = frozenset(
     {b"range", b"if-range", b"if-match", b"if-none-match", b"if-modified-since", b"if-unmodified-since"}
 )
-"""What a client asks of its own request; calls that Headgate makes beside it must not carry them."""
+"""Headers that are about the client's own request; calls that Headgate makes beside it must not carry
+them."""
 
 _MAY_DIFFER = {
     "in what form the answer comes": "accept accept-encoding",

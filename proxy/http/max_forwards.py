@@ -12,7 +12,7 @@ ECHOED = frozenset({b"host", b"max-forwards", b"user-agent", b"via"})
 
 
 def hops_left(headers: Headers) -> int | None:
-    """How many hops are left; None if `Max-Forwards` is missing or malformed."""
+    """Return the number of hops that are left; None if `Max-Forwards` is missing or malformed."""
     values = [value for name, value in headers if name == b"max-forwards"]
     if len(values) != 1 or not values[0].isdigit() or len(values[0]) > _MAX_DIGITS:
         return None

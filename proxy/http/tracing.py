@@ -1,4 +1,4 @@
-"""How a model call says which run it belongs to: a token in the trace context that the upstream passes on.
+"""Trace context, which links a model call to its run: the upstream passes on the token in it.
 
 Usually the token is Headgate's member of the W3C `tracestate` header, and the client's own trace goes on
 unbroken beside it. For an upstream that loses `tracestate`, the token is the trace id itself (`TraceId`): the
@@ -34,7 +34,7 @@ _LISTED: Final = re.compile(
 )
 
 _TRACE: Final = slice(3, 35)
-"""Where the trace id stands in a `traceparent`."""
+"""The place of the trace id in a `traceparent`."""
 
 # https://docs.aws.amazon.com/xray/latest/devguide/xray-concepts.html, "Tracing header".
 _XRAY: Final = b"x-amzn-trace-id"

@@ -42,7 +42,8 @@ NOT_IMPLEMENTED = 501
 """The provider has no streams. That is a refusal rather than a failure."""
 
 END_WAIT_S = 0.1
-"""How long an HTTP answer may take to end after its last event. Then its connection can be used again."""
+"""Seconds that an HTTP answer may take to end after its last event, so that its connection can be used
+again."""
 
 REPLACED_HEADERS = frozenset({b"content-length", b"accept-encoding", b"transfer-encoding", b"expect"})
 """Headers of the call that change, since another body is sent and the answer is read here."""

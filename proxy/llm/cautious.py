@@ -1,4 +1,4 @@
-"""What reads and shows a model's calls, so that a mistake of ours in it costs live text and never the answer.
+"""A guard around all that reads and shows a model's calls: a mistake in it costs live text, never the answer.
 
 A dialect reads what anybody may have written, and a run shows it: both are beside the call.
 """

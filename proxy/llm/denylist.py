@@ -40,8 +40,8 @@ class StreamDefect(StrEnum):
 
 
 FIRST_DENIAL_S: Mapping[StreamDefect, float] = {StreamDefect.FAILS: 600.0, StreamDefect.BREAKS: 0.0}
-"""How long the first entry of a model holds, if less than `llm.learned_s`: the provider or the network may
-have a bad hour. A second defect with no good stream between them is the model's."""
+"""Seconds that the first entry of a model holds, if fewer than `llm.learned_s`: the provider or the network
+may have a bad hour. A second defect with no good stream between them is the model's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +52,7 @@ class DenylistEntry:
     model: str
     why: StreamDefect
     until: float
-    """When the model is asked for a stream again; seconds since the epoch."""
+    """The time from which the model is asked for streams again; seconds since the epoch."""
 
     def shown(self, now: float) -> dict[str, str | int]:
         """The entry as the admin port shows it."""

@@ -19,8 +19,8 @@ class ExpectedCall:
     model: re.Pattern[str] | None
     system: re.Pattern[str] | None
     paths: Sequence[JSONPath] = ()
-    """Where the text is in the model's JSON, in the order in which it is shown. None: the model's text is the
-    text."""
+    """The places of the text in the model's JSON, in the order in which it is shown. Empty: the model's text
+    is the text."""
 
     def matches(self, prompt: Prompt) -> bool:
         return (self.model is None or self.model.search(prompt.model) is not None) and (

@@ -18,7 +18,7 @@ READ_EACH = 512
 """A document is read again when it has grown by one part in this many."""
 
 BETWEEN: Final = "\n\n"
-"""What stands between two strings: in Markdown, a new paragraph."""
+"""The separator between two strings: in Markdown, a new paragraph."""
 
 Keys = tuple[str | int, ...]
 """Names and indices from the root of a document."""

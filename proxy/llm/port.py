@@ -48,8 +48,8 @@ from proxy.upstream.exchange import IDEMPOTENT
 logger = logging.getLogger("headgate.llm")
 
 AVOIDED_S = 600.0
-"""How long a call whose stream failed is asked as batch at once, if its upstream repeats it: the upstream
-must get an answer."""
+"""Seconds for which a call whose stream failed is asked as batch at once, if its upstream repeats it: the
+upstream must get an answer."""
 
 MAX_AVOIDED = 1024
 """Calls that are remembered for that."""
@@ -317,7 +317,8 @@ class ModelPort:
 
 
 def _result_without_tap(tokens: Sequence[str], headers: Fields) -> CallResult:
-    """What a call of no run counts as. A trace id that is no token is what a traced call has anyway."""
+    """Return what a call of no run counts as. A trace id that is no token is what a traced call has
+    anyway."""
     if any(not isinstance(token, TraceId) for token in tokens):
         return CallResult.UNMATCHED
     return CallResult.NOT_TAPPED if tokens or has_context(headers) else CallResult.NO_CONTEXT

@@ -13,7 +13,7 @@ from proxy.llm.assembly.dialect import Prompt
 from proxy.llm.expected_calls import ExpectedCall, matching
 
 GATHER_S = 0.02
-"""How long a piece waits for others to be sent with it."""
+"""Seconds that a piece waits for others to be sent with it."""
 
 MAX_WAITING = 10_000
 """Items for one replica that wait while the store is slow. Further ones are dropped."""

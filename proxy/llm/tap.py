@@ -19,7 +19,7 @@ MAX_CALLS = 1000
 """Different calls that one tap tells apart. Further ones are shown nowhere."""
 
 EARLIER_CALLS_S = 0.5
-"""How long a call waits for messages about earlier calls, which came to other replicas."""
+"""Seconds that a call waits for messages about earlier calls, which came to other replicas."""
 
 
 class TapSink(Protocol):

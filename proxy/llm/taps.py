@@ -55,7 +55,8 @@ class TapShare(Messenger, Protocol):
         """
 
     async def count_call(self, token: str) -> int | None:
-        """How many calls have come with a token, including this one; None: the store cannot say."""
+        """Return the number of calls that have come with a token, including this one; None: the store cannot
+        say."""
 
 
 async def _dropped(share: TapShare, token: str, putting: asyncio.Task[None]) -> None:

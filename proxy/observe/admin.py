@@ -26,7 +26,8 @@ from proxy.errors import PROBLEM_TYPE
 from proxy.http.accept import takes_gzip
 
 PAGE_TRIES, PAGE_PAUSE_S = 100, 0.02
-"""How often the metrics of all processes are read again while those of a dead process are being archived."""
+"""The most tries to read the metrics of all processes while those of a dead one are being archived, and the
+seconds between two."""
 
 METHODS = ("GET", "HEAD", "POST", "DELETE")
 """The methods, in the order of `Allow`."""

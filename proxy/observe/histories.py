@@ -1,4 +1,4 @@
-"""How often users' requests failed before arms were compared, and how many are expected to fail now. Pure.
+"""Users' failures before the arms were compared, and the failures to be expected now. Pure.
 
 Users differ: some have cases that fail again and again. Compared with what they did before, they differ much
 less. No clock, no I/O, no user: a history has a keyed hash, and two counts.
@@ -19,8 +19,8 @@ MAX_HISTORIES = 20_000
 """Histories of one route, about 4 MB. Over it a short and old one is forgotten."""
 
 CANDIDATES = 8
-"""So many of the oldest are looked at, and the shortest is forgotten: the others get another turn. A flood of
-names that ask once drives out names that asked once."""
+"""The number of oldest users of whom the one with the shortest history is forgotten; the others get another
+turn. So a flood of names that ask once drives out names that asked once."""
 
 FORGOTTEN_S = 30 * 86_400.0
 """A user who was not seen for so long is forgotten."""
@@ -35,7 +35,7 @@ WIDTHS = (0.02, 50.0)
 """Bounds of the squared coefficient of variation of users' rates."""
 
 UNIT = 2.0**-20
-"""What is expected is rounded to multiples of it: their sums are exact, whatever process adds them up."""
+"""The unit to which expected failures are rounded: their sums are exact, whatever process adds them up."""
 
 
 @dataclass(slots=True)

@@ -19,7 +19,7 @@ class Budget(StrEnum):
 
 
 class FaultPhase(StrEnum):
-    """What the viewer has seen when a failure comes."""
+    """The part of the run that the viewer has seen when a failure comes."""
 
     NOTHING = "nothing"
     HEADERS = "headers"
@@ -27,7 +27,7 @@ class FaultPhase(StrEnum):
 
 
 class CallResult(StrEnum):
-    """How a call to the model port ended; the label `result` of `headgate_tap_calls_total`."""
+    """The end of a call to the model port; the label `result` of `headgate_tap_calls_total`."""
 
     TAPPED = "tapped"
     """A call of a run, which shows its text."""
@@ -50,7 +50,7 @@ class CallResult(StrEnum):
 
 
 class PageResult(StrEnum):
-    """How a page of `attach` was answered; the label `result` of `headgate_attached_pages_total`."""
+    """The answer to a page of `attach`; the label `result` of `headgate_attached_pages_total`."""
 
     ATTACHED = "attached"
     """It has the script."""

@@ -13,7 +13,7 @@ from pathlib import Path
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 LOOK_S, LAG_S = 1.0, 0.1
-"""How often the figures are taken, and how often the loop is asked to be on time."""
+"""Seconds between two looks at the figures, and between two checks that the loop is on time."""
 
 EDGES_S = (0.001, 0.0025, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 10)
 """20 ms is what no input may hold the loop for."""

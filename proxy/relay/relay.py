@@ -33,7 +33,7 @@ MAX_STATUS = 599
 
 
 class Outcome(StrEnum):
-    """How a relayed request ended."""
+    """The end of a relayed request."""
 
     COMPLETE = "complete"
     REFUSED = "refused"

@@ -129,7 +129,7 @@ class FollowedRun:
 
     @property
     def phase(self) -> FaultPhase:
-        """How much of the run its viewers have seen, as far as this replica knows."""
+        """The part of the run that its viewers have seen, as far as this replica knows."""
         if self.log.has_content:
             return FaultPhase.CONTENT
         return FaultPhase.HEADERS if self.headers_sent else FaultPhase.NOTHING

@@ -23,10 +23,10 @@ MAX_FOLLOWED_BYTES = 64 * 1024 * 1024
 """Over it, runs without viewers are dropped at once."""
 
 IDLE_S = 15.0
-"""How long a run without viewers is followed."""
+"""Seconds that a run without viewers is followed."""
 
 BLIND_S = 30.0
-"""How long viewers wait for a store that does not answer, before their streams end."""
+"""Seconds that viewers wait for a store that does not answer, before their streams end."""
 
 
 class FollowedRuns:

@@ -1,4 +1,4 @@
-"""How replicas know of each other that they live: a lease each, and a failure detector. No I/O, no clock.
+"""The leases by which replicas know of each other that they live, and a failure detector. No I/O, no clock.
 
 Every time here is the loop's.
 """
@@ -6,10 +6,10 @@ Every time here is the loop's.
 from collections.abc import Iterable, Iterator, Mapping
 
 LEASE_S = 6.0
-"""How long a replica's lease holds after it was renewed."""
+"""Seconds that a replica's lease holds after it was renewed."""
 
 LOST_S = 4.0
-"""How long another replica must have been without a lease until it is lost: after the store has lost its
+"""Seconds that another replica must have been without a lease until it is lost: after the store has lost its
 memory, the living replicas take so long to renew their leases."""
 
 

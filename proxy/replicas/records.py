@@ -47,7 +47,7 @@ MAX_REQUEST_BYTES = 256 * 1024
 """A longer request would hold up the loop and the store, and is not stored: its run is not taken over."""
 
 LIVE_TTL_S = 90.0
-"""How long the records of a run in flight outlive the last write of the replica that executes it."""
+"""Seconds that the records of a run in flight outlive the last write of the replica that executes it."""
 
 LIVE_TTL_MS = int(LIVE_TTL_S * 1000)
 
@@ -130,7 +130,7 @@ class RunMeta:
     join_keys: list[str]
     """The run is joined by these keys; by the first only while it is in flight."""
     generation: int = 0
-    """How often the run was taken over."""
+    """The number of times that the run was taken over."""
     has_request: bool = False
     """True if the request was stored, so that the run may be taken over."""
 

@@ -28,11 +28,11 @@ from proxy.runs.run import Run
 from proxy.text.event_log import EventLog
 
 REFRESH_S = 20.0
-"""How often the replica writes of a run that has nothing new, so that its records stay."""
+"""Seconds between two writes of a run that has nothing new, so that its records stay."""
 
 
 class CopyState(Enum):
-    """How a copy stands after a write."""
+    """The state of a copy after a write."""
 
     BEHIND = auto()
     CURRENT = auto()
@@ -79,7 +79,7 @@ class RunCopy:
     owner."""
     stored: StoredMeta
     times_asked: int
-    """How often the call was sent, as the stored request has it, if there is one."""
+    """The number of times that the call was sent, as the stored request has it, if there is one."""
     has_job: bool
     """True if the stored request has the job that the upstream has accepted."""
     box: Box

@@ -39,13 +39,13 @@ from proxy.settings.settings import ValkeyLogSettings
 logger = logging.getLogger("headgate.event_log")
 
 TICK_S = 1.0
-"""How often a replica renews its lease, and reads the leases of the others."""
+"""Seconds after which a replica renews its lease, and reads the leases of the others."""
 
 WATCHED_S = 12.0
-"""How long a message that a run is watched at another replica holds."""
+"""Seconds for which a message holds that a run is watched at another replica."""
 
 WATCH_S = 4.0
-"""How often such messages are sent."""
+"""Seconds between two such messages."""
 
 MAX_KEPT_OF_USER = 1000
 """Ended runs of one principal in the store; the oldest go first."""
@@ -54,7 +54,7 @@ MAX_LISTED_OF_USER = 50
 """Runs of one principal that are looked at for those in flight; the oldest go first."""
 
 LISTED_MS = 3_600_000
-"""How long the list of a principal's runs outlives the beginning of the last one, in milliseconds."""
+"""Milliseconds that the list of a principal's runs outlives the beginning of the last one."""
 
 FLUSH_S = 3.0
 """Seconds at the end for copying the entries that are left."""

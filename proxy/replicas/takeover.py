@@ -28,7 +28,7 @@ from proxy.upstream.client import Request
 logger = logging.getLogger("headgate.event_log")
 
 YIELD_S = 2.0
-"""How long a replica without room for a lost run waits before it ends the run: another may have room."""
+"""Seconds that a replica without room for a lost run waits before it ends the run: another may have room."""
 
 
 @dataclass(frozen=True, slots=True)

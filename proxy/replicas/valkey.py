@@ -197,8 +197,8 @@ class Link:
 
 
 def _without_frames(error: Exception) -> Exception:
-    """What the library raises is a local of the frame that raised it: a cycle, and from there every frame up
-    to whoever asked, with the user's text, until the collector comes."""
+    """Free an error of its frames. The library's frame holds the error as a local: a cycle, which keeps every
+    frame up to whoever asked, with the user's text, until the collector comes."""
     return error.with_traceback(None)
 
 

@@ -10,7 +10,8 @@ MAX_NAMES = 100
 answer."""
 
 NONE_S = 10.0
-"""How long it is remembered that no run begins: the page that asks for its events may be a little late."""
+"""Seconds for which it is remembered that no run begins: the page that asks for its events may be a little
+late."""
 
 MAX_NONE = 10_000
 """Such ids at a time; the oldest go first, and their waiters wait as long as for any other id."""

@@ -18,7 +18,8 @@ class Call:
     parameters: dict[str, str]
     request: Request
     asked_at: float | None = None
-    """When its request came, by the loop's time; None: not known here, so the run's start counts."""
+    """The time at which its request came, by the loop's time; None: not known here, so the run's start
+    counts."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,9 +41,9 @@ class Continuation:
     log: EventLog
     """The log, which goes on: its readers notice nothing."""
     generation: int
-    """How often the run was taken over; at least once."""
+    """The number of times that the run was taken over; at least 1."""
     times_asked: int
-    """How often its call was sent, as far as is known."""
+    """The number of times that its call was sent, as far as is known."""
     started_at: float
     """The loop's time."""
     headers_sent: bool

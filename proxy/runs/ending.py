@@ -1,4 +1,4 @@
-"""How a run ended, and what is counted of it. Nothing here keeps a run, or its text, alive."""
+"""The end of a run, and what is counted of it. Nothing here keeps a run, or its text, alive."""
 
 import logging
 from collections import deque

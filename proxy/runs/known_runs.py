@@ -19,10 +19,10 @@ from proxy.runs.waiters import Waiters
 from proxy.settings.settings import MemoryLogSettings
 
 NO_RUN = "-"
-"""What the id of a request that is relayed stands for in the store; no run has such an id."""
+"""The store's value for the id of a request that is relayed; no run has such an id."""
 
 NAMED_S = 7200.0
-"""How long the store knows a run by another id: longer than most runs last and are kept."""
+"""Seconds that the store knows a run by another id: longer than most runs last and are kept."""
 
 ATTACH_LOOK_S = 0.25
 """Between two looks whether another replica has begun an awaited run."""

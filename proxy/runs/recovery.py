@@ -20,7 +20,8 @@ class RecoveryStep(StrEnum):
 
 
 class Repeat(StrEnum):
-    """When a call may be sent again. The upstream's work has effects: in doubt it is not."""
+    """The condition on which a call may be sent again. The upstream's work has effects: in doubt it is
+    not."""
 
     NOTHING_SENT = "nothing_sent"
     """Always: no byte of it has reached the upstream."""
@@ -69,7 +70,7 @@ PAUSES_S = (0.2, 1.0)
 """Seconds before the second and the third time that a call is sent; there is no fourth."""
 
 MAX_TIMES = len(PAUSES_S) + 1
-"""How often a call is sent in all, by all replicas together."""
+"""The most times that a call is sent, by all replicas together."""
 
 MAX_RETRY_AFTER_S = 10.0
 """The longest `Retry-After` that is waited for; with a longer one the user is told at once."""

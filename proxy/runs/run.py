@@ -33,7 +33,8 @@ from proxy.upstream.client import Answer, Request
 logger = logging.getLogger("headgate.runs")
 
 MAX_STATUS = 599
-"""As in the relay: uvicorn has no status line beyond it, and RFC 9110 15 no class."""
+"""The highest status that is passed on, as in the relay: uvicorn has no status line beyond it, and RFC 9110
+15 no class."""
 
 
 class Run(RunTexts):

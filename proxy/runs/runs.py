@@ -81,7 +81,7 @@ class Runs(KnownRuns):
 
     @property
     def lag_events(self) -> int:
-        """How far the slowest viewer is behind its run."""
+        """The number of events that the slowest viewer is behind its run."""
         return max((viewer.lag_events for viewer in self._viewers), default=0)
 
     async def start(self, start: RunSpec) -> ViewableRun:

@@ -64,7 +64,7 @@ class ViewableRun(Protocol):
 
 
 class LiveRun(NamedTuple):
-    """What a run's owner is told of one in flight."""
+    """A run in flight, as its owner is told of it."""
 
     id: str
     route: str

@@ -181,7 +181,7 @@ class RunTexts:
             deque(steps, maxlen=0)  # it is in no words: what was shown is as long, or longer
 
     def withdraw(self, section: Section) -> None:
-        """What was shown of a section does not count: it is made once more, from its beginning."""
+        """Forget what was shown of a section: the model makes it once more, from its beginning."""
         self._live.drop(section.stage)
         if section.stage in self._regenerated:
             self._regenerated[section.stage].begin_again()
@@ -189,9 +189,8 @@ class RunTexts:
             self._say(self._transcript.replace(section.stage, ""))
 
     def _made_equal(self, section: Section, text: str | None) -> tuple[Parity, Iterator[None]]:
-        """How what is shown of a section compares with its whole text; and the steps that make it equal, and
-        say that it is complete.
-        """
+        """Compare what is shown of a section with its whole text, and return the steps that make both equal
+        and say that it is complete."""
         if self.ended:
             return Parity.EQUAL, iter(())
         stage = section.stage
@@ -256,7 +255,7 @@ def _chunk_chars(decision: Decision, route: Route) -> tuple[int, int, int]:
 
 
 def _chunker(decision: Decision, route: Route) -> Callable[[], Chunker]:
-    """What makes a run's chunkers; not a method of the run, which would be in a cycle with them."""
+    """Return a maker of a run's chunkers; not a method of the run, which would be in a cycle with them."""
     return partial(Chunker, *_chunk_chars(decision, route))
 
 

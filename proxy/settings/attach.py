@@ -35,8 +35,8 @@ class PlaceSettings(SettingsBlock):
 
 
 class PanelSettings(PlaceSettings):
-    """Where the live text of one panel stands: as the last child of an element. Where there is no such
-    element, the text stands in a small window of its own."""
+    """The place of the live text of one panel: the last child of an element. Where there is no such element,
+    the text stands in a small window of its own."""
 
     up: int = Field(default=0, ge=0, le=20)
     """The element's ancestor of this degree is meant."""

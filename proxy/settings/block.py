@@ -1,4 +1,4 @@
-"""What all blocks of settings are."""
+"""A block of settings, the base of all of them."""
 
 from pathlib import Path
 from typing import Any, TypeVar

@@ -19,8 +19,8 @@ class JwtSettings(SettingsBlock):
     token is read but not verified. That is enough to choose an arm, since the upstream verifies the token
     anyway."""
     jwks_url: WebAddress | None = None
-    """Where the issuer publishes its keys. They are fetched at start, every 10 minutes, and when a token
-    names an unknown key, then at most once in 10 seconds."""
+    """The address at which the issuer publishes its keys. They are fetched at start, every 10 minutes, and
+    when a token names an unknown key, then at most once in 10 seconds."""
     ca_file: Authorities | None = None
     """PEM file of the authorities to trust instead of the system's, for `jwks_url`."""
     algorithms: Annotated[list[str], AfterValidator(check_algorithms)] = Field(
@@ -61,7 +61,7 @@ class TenantSettings(SettingsBlock):
 
 
 class IdentitySettings(SettingsBlock):
-    """How the user of a request is found. The first way that finds one counts, in this order. A request
+    """The ways to find the user of a request. The first way that finds one counts, in this order. A request
     without a user gets batch."""
 
     jwt: JwtSettings | None = JwtSettings()
@@ -72,4 +72,4 @@ class IdentitySettings(SettingsBlock):
     cookie: str | None = None
     """A session cookie. Its value is hashed, never kept."""
     tenant: TenantSettings | None = None
-    """Where the user's tenant is, if flags use it."""
+    """The place of the user's tenant, if flags use it."""

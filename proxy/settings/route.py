@@ -1,5 +1,5 @@
-"""What may be set of one route: which requests, which users, where live text comes from, and how runs end. A
-part of `settings.py`."""
+"""The settings of one route: its requests, their users, where live text comes from, and how runs end. A part
+of `settings.py`."""
 
 from collections.abc import Iterator
 from typing import Annotated, Any, Literal, get_args
@@ -34,7 +34,7 @@ class SectionSettings(SettingsBlock):
     stage: StageName
     """Name of the stage that makes the text; unique in its route."""
     panel: str = Field(default="reasoning", min_length=1, max_length=64)
-    """Where the viewer shows the text: `reasoning`, `chat` or a name of your own."""
+    """The panel in which the viewer shows the text: `reasoning`, `chat` or a name of your own."""
     at: JsonPath | None = None
     """JSONPath of the text in the batch answer. Without it, the answer does not have the text: `tap` and
     `native` show it while it is made, nothing is compared, and what was shown stays."""
@@ -44,7 +44,7 @@ class SectionSettings(SettingsBlock):
 
 
 class ChunkSettings(SettingsBlock):
-    """How text is cut into chunks, in characters."""
+    """The sizes of the chunks into which text is cut, in characters."""
 
     min: int = Field(default=5, ge=1, le=200)
     """The fewest characters of a chunk: short words are joined until they have so many."""
@@ -76,18 +76,18 @@ class RouteSettings(SettingsBlock):
     flag: str = "headgate.streaming"
     """The flag that decides who gets streams."""
     source: SourceName = "batch"
-    """Where live text comes from."""
+    """The origin of live text."""
     poll: PollSettings | None = None
-    """For the source `poll`."""
+    """Settings of the source `poll`."""
     stages: StagesSettings | None = None
-    """For the source `stages`."""
+    """Settings of the source `stages`."""
     native: NativeSettings | None = None
-    """For the source `native`."""
+    """Settings of the source `native`."""
     tap: TapSettings | None = None
-    """For the source `tap`, which also needs `llm`. The source `job` uses it too, for the tokens of its
-    job."""
+    """Settings of the source `tap`, which also needs `llm`. The source `job` uses it too, for the tokens of
+    its job."""
     job: JobSettings | None = None
-    """For the source `job`."""
+    """Settings of the source `job`."""
     sections: list[SectionSettings] = Field(min_length=1)
     """The texts of the answer."""
     failure_text: Pattern | None = None
@@ -112,7 +112,7 @@ class RouteSettings(SettingsBlock):
     `Idempotency-Key` that also holds after its end; with another key it is another request. Use `false` where
     repetition is meant."""
     unwatched: Literal["finish", "cancel"] = "finish"
-    """What happens to a run that nobody watches: the upstream finishes its work, or the run is cancelled."""
+    """The end of a run that nobody watches: the upstream finishes its work, or the run is cancelled."""
     grace_s: Seconds = 30
     """With `unwatched: cancel`, seconds in which a viewer may come back."""
     max_runs: int = Field(default=500, ge=1)

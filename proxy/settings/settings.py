@@ -125,17 +125,17 @@ class Settings(SettingsBlock):
     """The whole file."""
 
     listen: Address = "127.0.0.1:8080"
-    """Where clients connect."""
+    """The address at which clients connect."""
     admin: Address = "127.0.0.1:9464"
-    """Where operators connect: `/livez`, `/readyz`, `/metrics`, `/runs`, `/learned`, `/llm`, `/kill`. Never
-    public."""
+    """The address at which operators connect: `/livez`, `/readyz`, `/metrics`, `/runs`, `/learned`, `/llm`,
+    `/kill`. Never public."""
     admin_token: Annotated[SecretStr, AfterValidator(check_token)] | None = None
     """Bearer token for `POST /kill` and `DELETE /kill`, of 16 characters or more. Without it both are
     refused."""
     upstream: UpstreamSettings
     flags: FlagSettings = FlagSettings()
     llm: LlmSettings | None = None
-    """For the source `tap`."""
+    """The model port, for the source `tap`."""
     identity: IdentitySettings = IdentitySettings()
     tls: StrictnessSettings = StrictnessSettings()
     event_log: EventLogSettings = EventLogSettings()

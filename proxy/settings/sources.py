@@ -94,7 +94,7 @@ _OPENAI_BODY = {"stream": True, "stream_options": {"include_usage": True}}
 
 
 class NativeSettings(SettingsBlock):
-    """How the upstream itself streams, and how it is asked to."""
+    """The upstream's own stream: how it is asked for, and how it is read."""
 
     format: Literal["sse", "ndjson", "openai"]
     """Server-sent events; one JSON document per line; or OpenAI's chat completions, which need neither
@@ -174,9 +174,9 @@ class TapSettings(SettingsBlock):
     """The upstream's model calls, and the stage of each."""
 
     match: Literal["tracestate", "traceparent"] = "tracestate"
-    """What a model call is known by. `tracestate`: our member in the client's own trace. `traceparent`: the
-    trace id, for a backend that passes that on, or X-Ray's header, and no `tracestate`. Each request then has
-    a new trace at the backend, and the client's trace ends at Headgate."""
+    """The mark by which a model call is known. `tracestate`: our member in the client's own trace.
+    `traceparent`: the trace id, for a backend that passes that on, or X-Ray's header, and no `tracestate`.
+    Each request then has a new trace at the backend, and the client's trace ends at Headgate."""
     calls: list[TapCallSettings] = Field(min_length=1, max_length=100)
     """The model calls, in the order in which they are made. A call takes the first entry that its patterns
     allow and that no earlier call has taken. A call that is repeated with the same request keeps its

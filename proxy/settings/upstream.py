@@ -1,4 +1,4 @@
-"""How the upstream and its language models are reached: a part of `settings.py`."""
+"""The upstream and its language models, and the ways to reach them: a part of `settings.py`."""
 
 import re
 import ssl
@@ -24,7 +24,7 @@ def _with_its_extra(api: str) -> str:
 
 
 class TimeoutSettings(SettingsBlock):
-    """How long each phase of a request to the upstream may take, in seconds, measured at the upstream's own
+    """Seconds that each phase of a request to the upstream may take, measured at the upstream's own
     connection."""
 
     connect_s: Seconds = 5
@@ -40,7 +40,7 @@ class TimeoutSettings(SettingsBlock):
 
 
 class TlsSettings(SettingsBlock):
-    """For an `https` upstream."""
+    """Settings of TLS to an `https` upstream."""
 
     ca_file: ReadableFile | None = None
     """PEM file of the authorities to trust instead of the system's."""
@@ -124,7 +124,7 @@ class ModelSettings(SettingsBlock):
     """A model whose tokens are counted by its name."""
 
     name: Annotated[str, Field(min_length=1, max_length=128)]
-    """As the upstream's calls name it; the label `model` of metrics."""
+    """The model as the upstream's calls name it; the label `model` of metrics."""
     price: PriceSettings | None = None
     """Without it no cost is counted."""
 
@@ -194,7 +194,8 @@ class LlmSettings(SettingsBlock):
     model points here."""
 
     listen: Address = "127.0.0.1:8090"
-    """Where the upstream connects. Never public: every call that comes here is passed on to the providers."""
+    """The address at which the upstream connects. Never public: every call that comes here is passed on to
+    the providers."""
     tls: CertificateSettings | None = None
     """Makes it `https`, which AWS's SDKs want for a bearer key. Without it the port speaks `http`."""
     providers: Annotated[list[ProviderSettings], Field(min_length=1)]

@@ -230,8 +230,8 @@ class _Execution:
             pause_s = found
 
     async def _patiently(self, target: bytes, read: Callable[[Answer], Awaitable[T]]) -> T | Answer:
-        """What `read` makes of a resource; the answer itself if it is no good one. A look that fails is
-        repeated for `lost_after_s`.
+        """Return what `read` makes of a resource; the answer itself if it is no good one. A look that fails
+        is repeated for `lost_after_s`.
 
         Raises:
             UpstreamError: the last failure, or one that no further look would change.

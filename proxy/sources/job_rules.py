@@ -24,7 +24,7 @@ _TARGET = re.compile(r"/[!-~]*")
 
 
 class JobLost(UpstreamMalformed):
-    """What the API says makes no sense by the settings, and another look would not change it."""
+    """The API's answer makes no sense by the settings, and another look would not change it."""
 
 
 class JobState(Enum):

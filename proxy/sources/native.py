@@ -171,7 +171,7 @@ class _ByRules:
         self.ended = self.ended or content.meaning in ("done", "answer")
 
     async def _content(self, event: str, data: str | bytes) -> EventContent:
-        """What an event says, however many values it has. Raises `MalformedEvent`."""
+        """Return the content of an event, however many values it has. Raises `MalformedEvent`."""
         if len(data) <= SEARCH_BYTES:
             return self._rules.read(event, data)
         body = data.encode() if isinstance(data, str) else data

@@ -131,7 +131,7 @@ class Rules:
 
 @dataclass(frozen=True, slots=True)
 class _JsonPlace:
-    """Where a value stands in an event's JSON."""
+    """The place of a value in an event's JSON."""
 
     path: JSONPath
     keys: tuple[str | int, ...] | None
@@ -219,7 +219,8 @@ class _Rule:
         return self.when is not None or self.at is not None or self.meaning == "answer"
 
     def found(self, document: Any) -> Any:
-        """What the rule reads, if its condition holds or, without one, if that is there; else `_UNFIT`."""
+        """Return what the rule reads, if its condition holds or, without one, if that is there; else
+        `_UNFIT`."""
         if self.when is not None:
             value = self.when.value(document)
             if type(value) is not type(self.value) or value != self.value:

@@ -106,7 +106,8 @@ class Chunker:
         return chunks
 
     def _held_with(self, text: str) -> str:
-        """What is held back, and more; nothing yet of a cluster that is not to be read again so soon."""
+        """Add to what is held back; return it, or "" while it is a cluster that is not to be read again so
+        soon."""
         self._held.append(text)
         self._held_chars += len(text)
         return "" if self._held_chars < self._scan_at else "".join(self._held)

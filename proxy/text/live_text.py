@@ -12,7 +12,8 @@ from typing import Protocol
 from proxy.text.chunking import Chunker, split
 
 HOLD_S = 0.04
-"""How long a whole word may wait for the next one: with a flush of a viewer after it, well below 100 ms."""
+"""Seconds that a whole word may wait for the next one: with a flush of a viewer after it, well below 100
+ms."""
 
 
 LARGE_CHARS = 1000

@@ -273,7 +273,7 @@ _OPENS: Final[dict[str, str | int]] = {"start_map": "", "start_array": -1}
 
 
 class Parity(StrEnum):
-    """How a shown text compares with the batch answer."""
+    """The result of comparing a shown text with the batch answer."""
 
     EQUAL = "equal"
     SUFFIX = "suffix"

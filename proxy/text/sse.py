@@ -37,7 +37,7 @@ class Long(NamedTuple):
     """A long text of an event, in JSON already: `pieces` of it were made one by one by `json_text`."""
 
     field: str
-    """Where it stands in the event, with an empty text in its place."""
+    """The field of the event's JSON with an empty text, which marks the place of the long one."""
     pieces: list[bytes]
 
 
@@ -110,7 +110,8 @@ def one_line(payload: bytes) -> bytes:
 
 
 class ServerSentEvent(NamedTuple):
-    """What a browser would dispatch: `event` is the type, `id` the last event id of the stream so far.
+    """An event as a browser would dispatch it: `event` is the type, `id` the last event id of the stream so
+    far.
 
     `retry` is the reconnection time in milliseconds if the stream set one since the event before.
     """

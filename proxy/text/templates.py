@@ -31,7 +31,7 @@ class Excerpt:
     """The values of a document at some paths, where the document itself is not at hand."""
 
     at: Mapping[str, tuple[int, Any]]
-    """How many matches a path has, and the only one."""
+    """The number of matches of each path, and the match if there is only one."""
 
 
 class _Absent:

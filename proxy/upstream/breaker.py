@@ -140,7 +140,7 @@ RESULTS: dict[Fault, bool | None] = {
     Fault.LOG_STORE: None,
     Fault.INTERNAL: None,
 }
-"""What the end of a run proves about the upstream: it works, it does not, or (None) nothing."""
+"""The proof that a run's end gives of the upstream: it works, it does not, or (None) nothing."""
 
 
 def result_of(error_code: str | None, status: int) -> bool | None:

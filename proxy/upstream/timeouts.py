@@ -10,11 +10,12 @@ from proxy.errors import Fault, UpstreamError, UpstreamSilent, UpstreamStalled
 from proxy.upstream.response import UpstreamResponse
 
 SLOW_S = 0.05
-"""When an exchange counts as slow. It shares the timer of the timeouts: most answers come sooner, and a
-second timer for each would cost a twentieth of a relayed request."""
+"""Seconds after which an exchange counts as slow. It shares the timer of the timeouts: most answers come
+sooner, and a second timer for each would cost a twentieth of a relayed request."""
 
 LONG_S = 0.1
-"""When an answer that is not whole counts as long, and its worker as busy; see `proxy.upstream.pool`."""
+"""Seconds after which an answer that is not whole counts as long, and its worker as busy; see
+`proxy.upstream.pool`."""
 
 TIMER_SLACK_S = 0.002
 """A loop's timers count in milliseconds and may fire one early."""

@@ -32,7 +32,7 @@ from proxy.viewers.viewer import STREAM_HEADERS, Viewer
 MAX_TICKET_REQUEST_BYTES = 4096
 
 CATCH_UP_S = 1.0
-"""How long a cursor that is ahead of a replica's copy of the log is waited for."""
+"""Seconds that a viewer waits whose cursor is ahead of a replica's copy of the log."""
 
 RETRY_AFTER_S = b"5"
 
@@ -176,7 +176,7 @@ class RunApi:
         await _json(asked.send, 200, body, named(run))
 
     async def _list(self, asked: ApiRequest) -> None:
-        """What of one's own is in flight; nobody in particular has nothing."""
+        """List the client's own runs in flight; an anonymous client has none."""
         runs = [
             {"run": run.id, "route": run.route, "age_s": round(run.age_s, 1)}
             for run in await self._runs.live_of(self._identifier.identify(asked.headers))

@@ -23,7 +23,7 @@ DOUBT_S = 0.05
 """Between two looks whether an end that may not be the run's is. The answer takes about so long."""
 
 LOOK_S = 60.0
-"""How often a viewer without a heartbeat looks without being woken; any time will do."""
+"""Seconds after which a viewer without a heartbeat looks without being woken; any time will do."""
 
 
 class Unanswered(Exception):

@@ -118,7 +118,7 @@ class StreamDialect(ABC):
 
 
 class _ShownText:
-    """How much of a stage's text was told; a digest of it, and not the text."""
+    """The length of a stage's text that was told, and a digest of it in place of the text."""
 
     __slots__ = ("_chars", "_digest", "is_closed", "is_reasoning")
 

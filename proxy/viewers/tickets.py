@@ -29,8 +29,8 @@ MAX_TICKETS = 10_000
 """Tickets in memory, of about 600 bytes each. Over it, the oldest one of the principal with the most goes."""
 
 MAX_STORED_OF_ONE = 1000
-"""So many one principal gets of a process in each `TICKET_S` where a store keeps them: that is shared as
-memory is, and lets go of them by their time alone."""
+"""The most tickets that one principal gets of a process in each `TICKET_S`, where a store keeps them: its
+memory is shared, and it lets go of tickets by their time alone."""
 
 TOO_MANY = "You have as many tickets as one may have at once. Please try again."
 
@@ -43,7 +43,7 @@ class TicketHolder:
 
     principal: str
     expires_at: float | None
-    """When the token ends that the ticket was got with, in seconds since the epoch."""
+    """The time at which the token ends that the ticket was got with, in seconds since the epoch."""
 
 
 class TicketStore(Protocol):

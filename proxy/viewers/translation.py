@@ -20,11 +20,11 @@ MAX_EVENT_BYTES = 256 * 1024 * 1024
 """Of one event: a text of an answer, which the route's own bounds keep far below."""
 
 _DONE = '{"type":"stream_done"'
-"""How the data of that event begins. It may have the whole answer in it, which no dialect has a word for."""
+"""The beginning of that event's data. The rest may be the whole answer, for which no dialect has a word."""
 
 
 def in_dialect(run: ViewableRun, headers: Headers, query: bytes, send: Send) -> Send | None:
-    """Where a viewer is to send the run's events, if the request asks for a dialect; else None.
+    """Return a `send` that translates a run's events, if the request asks for a dialect; else None.
 
     The viewer begins with a snapshot: clients of dialects have no cursor, and read from the beginning. Only
     who has the id of the end has all.

@@ -31,7 +31,7 @@ SNAPSHOT_S = 5.0
 """A viewer whose next event is older than this gets a snapshot of each text that has changed."""
 
 MAX_SNAPSHOTS = 3
-"""So many times; a viewer that is that slow once more is cut."""
+"""The most snapshots that a slow viewer gets; a viewer that is slow once more is cut."""
 
 GOODBYE_MS = (1000, 8000)
 """Bounds of the `retry:` of clients that are sent away, so that they do not all come back at once."""
@@ -45,7 +45,7 @@ STREAM_HEADERS = [
 
 
 class ViewEnd(StrEnum):
-    """How a view ended."""
+    """The end of a view."""
 
     TOLD = "told"
     """The viewer has the terminal event."""

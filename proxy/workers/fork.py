@@ -15,7 +15,7 @@ from proxy.workers.worker import Worker
 logger = logging.getLogger("headgate.workers")
 
 Work = Callable[[Settings, SupervisorLink, bool], None]
-"""What a worker does, in its own process, until it ends. Its arguments are the settings, the line to the
+"""The work of a worker in its own process, until it ends. Its arguments are the settings, the line to the
 supervisor, and whether the settings are new, and not yet proved."""
 
 

@@ -62,7 +62,7 @@ def process_values(directory: Path, opened: Callable[[str], MmapedDict] = Mmaped
             return self._value
 
         def set_exemplar(self, exemplar: object) -> None:
-            """Nothing: several processes have no exemplars."""
+            """Do nothing: several processes have no exemplars."""
 
         def get_exemplar(self) -> None:
             return None

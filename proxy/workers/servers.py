@@ -13,7 +13,7 @@ from proxy.downstream.server import ServerProtocol
 from proxy.runs.runs import Runs
 
 POLL_S = 0.1
-"""How often a process that hands over checks for clients and viewers that are left."""
+"""Seconds between two looks of a process that hands over for clients and viewers that are left."""
 
 
 class OwnedServer(uvicorn.Server):

@@ -37,9 +37,9 @@ class Worker:
     heard_at: float
     is_ready: bool = False
     exit_code: int | None = None
-    """Once it is dead; as subprocess has it, a signal is negative."""
+    """The exit status of a dead worker; as subprocess has it, a signal is negative. None: it lives."""
     kill_at: float | None = None
-    """When it is killed if it still lives; None: it was not told to end."""
+    """The time at which the worker is killed if it still lives; None: it was not told to end."""
 
     def send(self, command: Command, now: float) -> None:
         """Tell it to end; it has its drain and `STOP_S` for that."""

@@ -1,4 +1,4 @@
-"""What a provider's API looks like to the model port: one port for all dialects. No I/O.
+"""A provider's API as the model port sees it: one port for all dialects. No I/O.
 
 A call that belongs to a run is asked as a stream, and answered as the batch call it was. So a dialect says
 how to ask, and makes the batch answer out of the stream's events.
@@ -49,7 +49,7 @@ class ProviderFailed(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """What tells calls apart, for routes where their order is not enough. Never logged."""
+    """The properties of a call by which routes tell calls apart where order is not enough. Never logged."""
 
     model: str
     system: str
@@ -67,7 +67,7 @@ class StreamCall:
     body: bytes
     prompt: Prompt
     choices: int = 1
-    """How many answers the call asks for."""
+    """The number of answers that the call asks for."""
     renamed: Mapping[bytes, bytes] = field(default_factory=dict)
     """Headers of the call that have another name in a call for a stream, in lower case."""
 
@@ -77,7 +77,8 @@ class Assembler(Protocol):
 
     @property
     def arguments(self) -> str:
-        """What the last event added to the arguments of the first tool that the answer calls, or ""."""
+        """Return what the last event added to the arguments of the first tool that the answer calls, or
+        ""."""
 
     @property
     def headers(self) -> Headers:
@@ -115,7 +116,7 @@ class Dialect(Protocol):
 
     @property
     def usage(self) -> UsageFields:
-        """Where its batch answers say how many tokens were used."""
+        """Return the fields in which its batch answers give the numbers of tokens."""
 
     @property
     def media_type(self) -> bytes:

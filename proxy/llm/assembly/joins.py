@@ -1,4 +1,4 @@
-"""How the pieces of a field are joined; all dialects' tables use these functions. No I/O."""
+"""The functions that join the pieces of a field, for the tables of all dialects. No I/O."""
 
 import json
 from collections.abc import Callable, Iterable, Mapping
@@ -15,7 +15,7 @@ FEW_PIECES = 3
 """With fewer pieces, two equal ones may well be the model's text: "ha", and "ha"."""
 
 LONG_CHARS = 16
-"""So long a piece does not follow itself."""
+"""The length from which an equal piece is no continuation of the one before it."""
 
 _DECODER = json.JSONDecoder()
 

@@ -1,4 +1,4 @@
-"""What most dialects have in common: a call says in its JSON whether it asks for a stream. No I/O."""
+"""The base of most dialects: a call says in its JSON whether it asks for a stream. No I/O."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
@@ -47,10 +47,10 @@ class JsonDialect(ABC):
 
     @abstractmethod
     def prompt_of(self, call: Mapping[str, Any], target: bytes) -> Prompt:
-        """What tells a call apart."""
+        """Return the properties by which a call is told from others."""
 
     def not_streamable(self, call: Mapping[str, Any]) -> str:
-        """Why the answer to a batch call could not be made of a stream; "" if it can."""
+        """Return why the answer to a batch call could not be made of a stream; "" if it can."""
         return ""
 
     def stream_target(self, target: bytes) -> bytes:
@@ -58,7 +58,7 @@ class JsonDialect(ABC):
         return target
 
     def choices_of(self, call: Mapping[str, Any]) -> int:
-        """How many answers a call asks for."""
+        """Return the number of answers that a call asks for."""
         return 1
 
     def is_stream(self, method: str, target: bytes, body: bytes) -> bool:
@@ -91,7 +91,7 @@ class JsonDialect(ABC):
         return call if call is not None and isinstance(call.get("messages"), list | None) else None
 
     def _asks_for_stream(self, call: Mapping[str, Any]) -> Any:
-        """What a call says about streams: True, False, or what nobody understands."""
+        """Return a call's own word about streams: True, False, or a value that nobody understands."""
         stream = call.get("stream")
         return self.streams_by_default if stream is None else stream
 

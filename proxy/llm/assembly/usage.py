@@ -1,4 +1,4 @@
-"""Where a batch answer says how many tokens were used. No I/O."""
+"""The fields of a batch answer with the numbers of tokens. No I/O."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -22,7 +22,7 @@ class UsageFields:
     output: Sequence[str]
 
     def read(self, answer: Any) -> TokenUsage:
-        """What an answer says."""
+        """Return the numbers in an answer."""
         return TokenUsage(_sum(answer, self.input), _sum(answer, self.output))
 
 

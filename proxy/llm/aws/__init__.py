@@ -1,4 +1,4 @@
-"""What Amazon Bedrock needs of botocore: the framing of its streams, and signatures. botocore is an extra.
+"""The framing and the signatures of Amazon Bedrock, by botocore, which is an extra.
 
 Imports `llm.assembly` and `errors`. Read `signing.py` first.
 """

@@ -26,8 +26,8 @@ CREDENTIALS_S = 10.0
 """The longest that a call waits for credentials."""
 
 KEPT_S = 30.0
-"""How long credentials are used before they are asked for anew. botocore itself renews them long before they
-expire."""
+"""Seconds that credentials are used before they are asked for anew. botocore itself renews them long before
+they expire."""
 
 SIGNED_BYTES = 32 * 1024 * 1024
 """The longest body that is signed. Amazon itself takes no longer one than 25,000,000 bytes."""

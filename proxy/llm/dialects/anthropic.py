@@ -197,7 +197,7 @@ class ClaudeMessage(JsonAnswer):
         return ""
 
     def _change(self, event: Mapping[str, Any]) -> str:
-        """What is known at the end only: why, and what was used. What is null says nothing."""
+        """Take in what is known at the end only: why it ended, and what was used. A null says nothing."""
         if self._message is None:
             raise Unfaithful("a message has not begun")
         for name, value in as_object(event.get("delta")).items():
@@ -266,7 +266,7 @@ EVENTS: Mapping[str, Callable[[ClaudeMessage, Mapping[str, Any]], str]] = {
     "message_stop": ClaudeMessage._stop,
     "ping": ClaudeMessage._ignore,
 }
-"""What is done with each kind of event; an `error` is dealt with before."""
+"""The function for each kind of event; an `error` is dealt with before."""
 
 
 def _finished(block: Mapping[str, Any], reason: Any) -> dict[str, Any]:

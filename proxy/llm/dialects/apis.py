@@ -23,7 +23,7 @@ APIS: Mapping[str, Callable[[str], Sequence[Dialect]]] = {
     "cohere": lambda host: (Cohere(), OpenAI(host)),
     "bedrock": lambda host: (Converse(), InvokeModel(), OpenAI(host), Responses(host)),
 }
-"""For each `api`, a function from the provider's host to its dialects."""
+"""The function from a provider's host to its dialects, for each `api`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,5 +60,5 @@ TRIED = (
 
 
 def tried(host: str) -> Tried | None:
-    """What was tried of a host's provider; None: nothing, so that its streams are read as documented."""
+    """Return what was tried of a host's provider; None: nothing, so its streams are read as documented."""
     return next((each for each in TRIED if host.endswith(each.hosts)), None)

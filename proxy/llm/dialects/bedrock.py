@@ -94,13 +94,13 @@ class Converse:
         return BedrockCall(found[1], unquote(found[2].decode("latin-1")), found[3] == self.streamed, call)
 
     def prompt_of(self, call: BedrockCall) -> Prompt:
-        """What tells a call apart."""
+        """Return the properties by which a call is told from others."""
         config = call.body.get("outputConfig")
         form = config.get("textFormat") if isinstance(config, dict) else None
         return Prompt(call.model, "\n".join(texts_of(call.body.get("system"))), asks_for_json(form))
 
     def not_streamable(self, call: Mapping[str, Any]) -> str:
-        """Why the answer to a batch call could not be made of a stream; "" if it can."""
+        """Return why the answer to a batch call could not be made of a stream; "" if it can."""
         has_guardrail = call.get("guardrailConfig") is not None
         return "a guardrail reads a whole answer, and a stream in parts" if has_guardrail else ""
 

@@ -180,7 +180,7 @@ EVENTS: Mapping[str, Callable[[Conversation, Mapping[str, Any]], str]] = {
     "messageStop": Conversation._end,
     "metadata": Conversation._count,
 }
-"""What is done with each kind of event; errors are dealt with before."""
+"""The function for each kind of event; errors are dealt with before."""
 
 DELTAS = frozenset({"text", "toolUse", "reasoningContent"})
 """Kinds of delta that are joined. What a citation or a server's tool adds is uncertain."""

@@ -106,7 +106,7 @@ def _parameter(pair: bytes) -> tuple[bytes, bytes]:
 
 
 def _not_streamable(call: GeminiCall) -> str:
-    """Why a call's answer could not be made of a stream; "" if it can."""
+    """Return why a call's answer could not be made of a stream; "" if it can."""
     config = _field(call.body, "generationConfig", "generation_config") or {}
     if call.is_stream:
         return "it asks for a stream itself"

@@ -104,7 +104,7 @@ class Ollama(JsonDialect):
 
 
 TEXTS = frozenset({"message", "response"})
-"""Where a chat's and a generation's text stands."""
+"""The fields with the text of a chat and of a generation."""
 
 
 class OllamaAnswer(JsonAnswer):

@@ -218,7 +218,7 @@ def _text(content: Any) -> str:
 
 
 def _arguments(calls: list[dict[str, Any]]) -> str:
-    """What a delta adds to the arguments of the first tool's call."""
+    """Return what a delta adds to the arguments of the first tool's call."""
     functions = [call.get("function") for call in calls if call.get("index", 0) == 0]
     return "".join(str(function.get("arguments") or "") for function in functions if function)
 

@@ -1,5 +1,5 @@
-"""Which fields the chunks of a chat completion have, and how each joins: OpenAI's, and those of every API of
-that shape. No I/O.
+"""The fields of a chat completion's chunks, and the function that joins each: OpenAI's, and those of every
+API of that shape. No I/O.
 
 Sources: the API references of the providers named beside the fields, and recorded streams of theirs. A field
 that no table names is dealt with in `kept_fields.py`.
