@@ -1,1 +1,1 @@
-"""What operators look at: Grafana dashboards and Prometheus rules, as Python that prints them."""
+"""The pages and rules of operators: Grafana dashboards and Prometheus rules, as Python that prints them."""

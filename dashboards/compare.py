@@ -175,7 +175,7 @@ def _users() -> list[Panel]:
 
 
 def compare(runbooks: str) -> Dashboard:
-    """What streaming gains for readers, and what it costs."""
+    """The dashboard that compares what streaming gains for readers with what it costs."""
     return built(
         "headgate-compare",
         "Headgate: Compare",

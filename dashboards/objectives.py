@@ -36,7 +36,7 @@ class Objective:
     events: int
     """The least number of events in the longer window for an alert."""
     summary: str
-    """What a bad event is."""
+    """The definition of a bad event."""
     critical: bool = True
     """True if a person is needed now, when the budget burns fast."""
 

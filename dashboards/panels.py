@@ -158,7 +158,7 @@ def meters(about: About, *queries: Query) -> Panel:
 
 
 def states(about: About, *queries: Query) -> Panel:
-    """Which of several states held, over time."""
+    """A panel of the states that held, over time."""
     panel = _with(statetimeline.Panel(), about)
     for at, query in enumerate(queries):
         panel = panel.with_target(query.target(at))

@@ -1,11 +1,11 @@
-"""Where rules are installed: which of several Headgates they are about, and what labels their alerts have."""
+"""The place where rules are installed: the Headgate that they are about, and the labels of their alerts."""
 
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 RUNBOOKS = "https://runbooks.example.org/headgate"
-"""Where `docs/runbooks` is served; yours is another place: `python -m dashboards --runbooks URL`."""
+"""The address of `docs/runbooks`; yours is another one: `python -m dashboards --runbooks URL`."""
 
 _SERIES = re.compile(r"(?<![\w:])((?:\w+:)?headgate_\w+(?::\w+)?)(?:\{([^}]*)\})?")
 

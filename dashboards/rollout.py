@@ -313,7 +313,7 @@ def _others() -> list[Panel]:
 
 
 def rollout(runbooks: str) -> Dashboard:
-    """For whoever answers for the rollout."""
+    """The dashboard of the person who answers for the rollout."""
     return built(
         "headgate-rollout",
         "Headgate: Rollout",

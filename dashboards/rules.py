@@ -25,11 +25,12 @@ DEPLOYMENT = "namespace, job"
 POD = f"{DEPLOYMENT}, instance"
 
 FALLBACK_SHARE, FALLBACK_EVENTS = 0.2, 20
-"""So many fall back when the source of live text is down, and not because one model call was."""
+"""The share and the number of runs that fall back when the source of live text is down. One failed model call
+causes fewer."""
 
 TAP_LOST_SHARE, TAP_LOST_RUNS, TAP_LOST_CALLS = 0.2, 5, 20
-"""So many have no live words when the backend passes no trace context on: then it is all of them, of a small
-share of the users too."""
+"""The share and the numbers without live words when the backend passes no trace context on: then all of them
+have none, also where a small share of the users streams."""
 
 FLAG_AGE_S, FLAG_STALE_S = 120, 300
 """The second is the default of `flags.stale_s`, after which everybody gets batch; the first is well below."""
@@ -38,7 +39,7 @@ SILENT_LOOKS, SILENT_S = 5, 300
 """A controller is silent after so many missed looks, and at least so many seconds."""
 
 BLIND_S = 900
-"""As the default of the policy's `page_after_s`."""
+"""Seconds, as the default of the policy's `page_after_s`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +62,7 @@ BURNS = (
 
 @dataclass(frozen=True, slots=True)
 class Alert:
-    """What is wrong, for how long, and the annotations."""
+    """An alert: the condition, for how long it holds, and the annotations."""
 
     name: str
     expr: str
@@ -287,7 +288,8 @@ def text(place: Place = EVERYWHERE) -> str:
 
 
 def inhibition() -> str:
-    """For Alertmanager's own file: what is silent while something worse is said of the same."""
+    """Return rules for Alertmanager's own file: an alert is silent while a worse one says more of the
+    same."""
     order = (CRITICAL, WARNING, INFO)
     rules = [
         {

@@ -406,7 +406,7 @@ def _busy() -> list[Panel]:
 
 
 def streams(runbooks: str) -> Dashboard:
-    """For whoever is on call."""
+    """The dashboard of the person on call."""
     return built(
         "headgate-streams",
         "Headgate: Streams",

@@ -32,7 +32,7 @@ class Block(BaseModel):
 
 
 class Image(Block):
-    """Where Headgate's image is."""
+    """Headgate's image."""
 
     repository: Annotated[str, Field(min_length=1)] = "headgate"
     """Including its registry."""
@@ -121,7 +121,7 @@ class ServiceAccount(Block):
 
 
 class DisruptionBudget(Block):
-    """How many pods an eviction may take at a time."""
+    """The number of pods that an eviction may take at a time."""
 
     enabled: bool = True
     max_unavailable: Count = 1
@@ -178,7 +178,7 @@ class HttpRoute(Block):
 
 
 class Expose(Block):
-    """How requests enter the cluster."""
+    """The ways by which requests enter the cluster."""
 
     through: Literal["routes", "everything"] = "routes"
     """`routes`: only Headgate's own routes go through it, and the rest goes straight to the upstream.
@@ -190,7 +190,7 @@ class Expose(Block):
 
 
 class Storage(Block):
-    """For the rollout's journal, without which the controller would start over."""
+    """Storage of the rollout's journal, without which the controller would start over."""
 
     size: Annotated[str, Field(pattern=r"^[1-9][0-9]*[MGT]i$")] = "1Gi"
     class_name: str = ""
@@ -206,7 +206,7 @@ class Controller(Block):
     policy: Policy | None = None
     """`rollout.yaml`, but for `journal`, `lease` and `listen`, which the chart sets. A change restarts it."""
     reason: Annotated[str, Field(min_length=1, max_length=500)] = "begun by the chart"
-    """Why the rollout is begun, for the journal. Later starts continue the rollout under way."""
+    """The reason of the rollout, for the journal. Later starts continue the rollout under way."""
     storage: Storage = Storage()
     service_account: ServiceAccount = ServiceAccount()
     """Bound to the role for the Lease, also if it is not made here."""
@@ -233,7 +233,7 @@ class PrometheusRule(Block):
     enabled: bool = False
     labels: dict[str, str] = {}
     runbooks: Annotated[str, Field(pattern=r"^https?://\S+[^/]$")] = RUNBOOKS
-    """Where `docs/runbooks` is served, for the links of alerts."""
+    """The address of `docs/runbooks`, for the links of alerts."""
     selector: str = ""
     """Label matchers of the release's own series. Empty: its namespace and its job."""
     alert_labels: dict[Annotated[str, Field(pattern=r"^[a-zA-Z_][a-zA-Z0-9_]*$")], str] = {}
@@ -276,15 +276,15 @@ DNS = Peers(
 
 
 class Egress(Block):
-    """Where Headgate may connect to. Set each one that the settings or the policy use; all others are
-    closed."""
+    """The servers to which Headgate may connect. Set each one that the settings or the policy use; all others
+    are closed."""
 
     dns: Peers = DNS
     upstream: Peers = Peers()
     unleash: Peers = Peers()
     valkey: Peers = Peers()
     prometheus: Peers = Peers()
-    """For the controller's evidence."""
+    """The server of the controller's evidence."""
     models: Peers = Peers()
     """The providers of `settings.llm`."""
     keys: Peers = Peers()
@@ -297,7 +297,7 @@ class Egress(Block):
 
 
 class NetworkPolicy(Block):
-    """Who may connect to Headgate, and where Headgate may connect to."""
+    """The clients that may connect to Headgate, and the servers to which Headgate may connect."""
 
     enabled: bool = True
     public: list[Object] = []
@@ -373,13 +373,13 @@ class Values(Block):
     """Of all of the chart's containers, in the same way."""
     authorities: PrivateAuthorities = PrivateAuthorities()
     extra_env: list[EnvVar] = []
-    """For the proxies and the controller."""
+    """Added to the proxies and the controller."""
     env_from: list[Object] = []
-    """For the proxies and the controller. With it, `secrets` need not have every `${NAME}`."""
+    """Variables of the proxies and the controller. With it, `secrets` need not have every `${NAME}`."""
     extra_volumes: list[Named] = []
-    """For the proxies and the controller."""
+    """Added to the proxies and the controller."""
     extra_volume_mounts: list[Named] = []
-    """For the proxies and the controller."""
+    """Added to the proxies and the controller."""
     extra_containers: list[Named] = []
     """Beside the proxy, in its pod."""
     init_containers: list[Named] = []
@@ -404,4 +404,4 @@ class Values(Block):
     extra_objects: list[Object] = []
     """Installed with the release; `{{ … }}` in them is filled in."""
     global_: Annotated[Object, Field(alias="global")] = {}
-    """For a parent chart; not used."""
+    """Values of a parent chart; not used."""

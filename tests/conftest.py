@@ -1,4 +1,4 @@
-"""What holds for every test: the loop is production's, and where CI runs nothing is skipped."""
+"""Rules for every test: the loop is production's, and where CI runs nothing is skipped."""
 
 import os
 from collections.abc import Generator

@@ -76,7 +76,7 @@ class Watching:
 
 
 def command(places: Places, what: str) -> None:
-    """What an operator types."""
+    """Run a command that an operator types."""
     arguments = ["--by", "ops", "--reason", "for the picture", "--policy", str(places.policy)]
     with process(["proxy", "rollout", what, *arguments], places.environment, quiet=True) as typed:
         typed.wait(30)

@@ -36,7 +36,7 @@ from tests.servers.valkey_server import valkey
 
 EXAMPLE = ROOT / "examples" / "rollout"
 ALERT = "HeadgateAnswersFail"
-"""What must ring when the streams of one arm break off."""
+"""The alert that must ring when the streams of one arm break off."""
 
 HANDBOOK = ROOT / "docs" / "first-monday.md"
 RUNBOOK = ROOT / "docs" / "runbooks" / f"{ALERT}.md"
@@ -45,7 +45,7 @@ USERS = 300
 PER_S = 50.0
 IN_FLIGHT = 200
 AGAIN = 8
-"""So often a reader asks, at most, for one answer: the API fails at times with or without us."""
+"""The most times that a reader asks for one answer: the API fails at times with or without us."""
 
 FAILING = 0.005
 HEALTHY_S = 8.0
@@ -103,7 +103,7 @@ class Readers:
     async def _answer(
         self, client: httpx.AsyncClient, user: int, question: str, accept: str
     ) -> tuple[str, str | None]:
-        """How it came, and its text; None where it is not whole."""
+        """Return how an answer came, and its text; None where it is not whole."""
         response = await client.post(
             f"{random.choice(self.urls)}/answers",
             json={"question": question},
@@ -121,7 +121,7 @@ def _events(stream: bytes) -> list[dict[str, Any]]:
 
 @dataclass
 class Day:
-    """What is there, and what has happened."""
+    """The servers of the day, and what has happened."""
 
     ops: Ops
     readers: Readers
@@ -129,7 +129,7 @@ class Day:
     environment: dict[str, str]
     say: Callable[[str], None]
     cause: str = ""
-    """What the runbook's commands said."""
+    """The output of the runbook's commands."""
     began_s: float = field(default_factory=time.monotonic)
     marks: dict[str, float] = field(default_factory=dict)
     shown: dict[str, float] = field(default_factory=dict)
@@ -177,7 +177,7 @@ CODES = {"headgate rollout status": (0, 3, 4), "headgate rollout plan": (0, 1)}
 
 
 def hurried(command: str) -> str:
-    """Nobody looks at the traffic for ten minutes here."""
+    """Return a command with a shorter look at the traffic than ten minutes."""
     return command.replace("--seconds 600", "--seconds 5")
 
 
@@ -335,7 +335,7 @@ async def monday(directory: Path, say: Callable[[str], None]) -> Day:
 
 
 async def week_before(day: Day) -> None:
-    """What is tried before anybody streams."""
+    """Try everything before anybody streams."""
     await day.types("headgate check")
     await day.types("amtool alert add HeadgateDrill")
     await eventually(lambda: ("HeadgateDrill", "critical") in day.on_call.told, DAY_S)

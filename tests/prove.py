@@ -1,4 +1,4 @@
-"""What `make test` and `make quick` run: format, lint, types, tests; they say what was proved."""
+"""The steps of `make test` and `make quick`: format, lint, types, tests; they say what was proved."""
 
 import argparse
 import subprocess

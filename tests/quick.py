@@ -1,4 +1,4 @@
-"""Which tests start no server and no process: those of `make quick`."""
+"""The tests that start no server and no process: those of `make quick`."""
 
 import ast
 import sys
@@ -9,7 +9,7 @@ from typing import Any
 ROOT = Path(__file__).parent.parent
 
 STARTERS = {"subprocess", "multiprocessing", "socket", "uvicorn", "asyncio.start_server"}
-"""What a module that starts a server or a process uses, itself or by others of the tests and examples."""
+"""The modules by which a test starts a server or a process, itself or by others of the tests and examples."""
 
 OURS = {"tests", "examples"}
 

@@ -39,13 +39,13 @@ MAX_CUTS = 400
 
 @dataclass
 class Finding:
-    """What became of one recording."""
+    """The result of one recording."""
 
     provider: str
     name: str
     shape: str
     why: str = ""
-    """Why no batch answer can be made of it; "" if it is faithful."""
+    """The reason why no batch answer can be made of it; "" if it is faithful."""
     error: int | None = None
     """The status, if the stream is an error of the provider's, which the batch call would have got."""
     kept: list[str] = field(default_factory=list)
@@ -167,7 +167,7 @@ def examine(provider: str, path: Path, events: list[str]) -> Finding:
 
 
 def _cuts(shape: str, events: list[str], whole: bytes) -> str:
-    """What is wrong with the stream when it is cut; "" if nothing is."""
+    """Return what is wrong with the stream when it is cut; "" if nothing is."""
     for pieces in ODD_BYTES:
         if answer_of(shape, events, pieces) != whole:
             return f"another answer, cut into pieces of {pieces} bytes"
@@ -198,7 +198,7 @@ def _wire(media_type: bytes, events: list[str]) -> bytes:
 
 
 def _differences(batch: Any, ours: Any, path: str = "$") -> Iterator[str]:
-    """Where two answers differ in their fields. Lists are compared by what their first items have in
+    """Give the fields in which two answers differ. Lists are compared by what their first items have in
     common."""
     if isinstance(batch, dict) and isinstance(ours, dict):
         yield from (f"-{path}.{name}" for name in batch if name not in ours and batch[name] not in (None, []))

@@ -46,7 +46,8 @@ WARM = 0.25
 
 @dataclass(frozen=True)
 class Sample:
-    """What both replicas have together at a moment, and how long readers waited since the one before."""
+    """The resources of both replicas together at a moment, and how long readers waited since the one
+    before."""
 
     rss_mb: float
     descriptors: float
@@ -72,7 +73,7 @@ class Soak:
     """From the request to the first text, since the last sample."""
     open: set[asyncio.Task[None]] = field(default_factory=set)
     asked: Sequence[list[Any]] = ()
-    """What the upstream and its model remember, which is nothing to the soak."""
+    """The calls that the upstream and its model remember, which mean nothing to the soak."""
 
     def begin(self) -> None:
         """One more run."""
@@ -126,7 +127,7 @@ class Soak:
         return "resumed" if b'"stream_done"' in answer.body else f"not resumed: {answer.status}"
 
     async def sample(self, client: httpx.AsyncClient) -> Sample:
-        """As it is now. Begins a new count of waits."""
+        """Take a sample. Begins a new count of waits."""
         pids = [pid for replica in self.replicas for pid in replica.workers()]
         pages = [(await client.get(f"{replica.admin_url}/metrics")).content for replica in self.replicas]
         runs = [(await client.get(f"{replica.admin_url}/runs")).json() for replica in self.replicas]
@@ -232,7 +233,7 @@ async def soak(seconds: float, rate: float) -> tuple[list[Sample], Counter[str]]
 
 
 def problems(samples: Sequence[Sample], ended: Mapping[str, int]) -> list[str]:
-    """What has grown, and what did not end as it should have."""
+    """Return what has grown, and what did not end as it should have."""
     broken = [f"{count} {how}" for how, count in ended.items() if how not in {"complete", "left", "resumed"}]
     looked_at = samples[int(len(samples) * WARM) :]
     half = len(looked_at) // 2

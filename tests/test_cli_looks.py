@@ -86,7 +86,7 @@ def user_in(buckets: range) -> str:
 
 
 def explained(config: str, user: str, *arguments: str) -> tuple[dict[str, Any], dict[str, Any]]:
-    """What is said, and its steps by name."""
+    """Return what is said, and its steps by name."""
     result = headgate("flags", "explain", user, "start", "--config", config, "--json", *arguments)
     assert result.exit_code == 0, result.output
     said = json.loads(result.stdout)

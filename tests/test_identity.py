@@ -1,4 +1,4 @@
-"""Who is asking: principals and flag contexts out of a request's headers."""
+"""The user of a request: principals and flag contexts out of its headers."""
 
 import asyncio
 import base64

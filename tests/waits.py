@@ -1,4 +1,4 @@
-"""How long a reader waits, by source: `python -m tests.waits`. Prints a table; 1 if a promise is broken.
+"""The time that a reader waits, by source: `python -m tests.waits`. Prints a table; 1 if a promise is broken.
 
 The sample upstream with its model at the speed of a real one. Every round begins one workflow for each
 source, and one that asks the upstream itself, at the same moment: what the others are compared with.

@@ -22,7 +22,7 @@ PAGES = Path(__file__).parent / "pages"
 
 
 def create_app(settings: Settings | None = None) -> FastAPI:
-    """For uvicorn's `--factory`; without `settings` they are read from the environment."""
+    """Make the app, as uvicorn's `--factory`; without `settings` it reads them from the environment."""
     settings = settings or read_settings(os.environ)
     prepare(settings.data_dir)
     providers.load(settings.model)

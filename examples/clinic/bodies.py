@@ -1,4 +1,4 @@
-"""What the requests carry, and the check that names everything wrong with it at once."""
+"""The bodies of requests, and the check that names everything wrong with one at once."""
 
 import json
 from collections.abc import Mapping
@@ -87,7 +87,7 @@ def read_window(query: Mapping[str, str]) -> Window:
 
 
 def check_ids(path: Mapping[str, str]) -> list[Problem]:
-    """What is wrong with the path parameters that must be UUIDs."""
+    """Name the path parameters that must be UUIDs and are not."""
     return [
         problem for name, text in path.items() if name.endswith("_id") for problem in _check_id(name, text)
     ]

@@ -58,7 +58,7 @@ class Call:
         return case
 
     def window(self) -> Window:
-        """Which part of a list is asked for."""
+        """Return the part of a list that is asked for."""
         return bodies.read_window(self.query)
 
     def id(self, name: str) -> str:

@@ -1,4 +1,4 @@
-"""What the model is asked. The `Task:` line names the stage; the rest is the case and what is known."""
+"""The prompts of the model. The `Task:` line names the stage; the rest is the case and what is known."""
 
 from collections.abc import Mapping
 

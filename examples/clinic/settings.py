@@ -1,4 +1,4 @@
-"""What can be set, and where it is read: once a process, from the environment."""
+"""The settings, which each process reads once, from the environment."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ DEV_SERVER = "http://localhost:5173"
 
 @dataclass(frozen=True)
 class Provider:
-    """Where the environment says how a provider is reached."""
+    """The variables of the environment that say how a provider is reached."""
 
     prefix: str
     """Of the variables that end in `_API_KEY` and `_MODEL`."""
@@ -35,7 +35,7 @@ class Model:
 
     provider: str
     url: str
-    """What the provider's package calls its base URL: OpenAI's ends in `/v1`, Azure's and Gemini's do not."""
+    """The base URL, as the provider's package has it: OpenAI's ends in `/v1`, Azure's and Gemini's do not."""
     api_key: str = "none"
     name: str = "clinic-synthetic"
     """At Azure, the deployment's."""
@@ -62,7 +62,8 @@ class Settings:
     model: Model = Model("openai", PROVIDERS["openai"].url)
 
     postprocess: str = "off"
-    """What is stored of the model's text. `strip`: no whitespace around it; `wrap`: under a heading."""
+    """The form in which the model's text is stored. `strip`: no whitespace around it; `wrap`: under a
+    heading."""
 
     retry_scale: float = 1.0
     """Every sleep before a new attempt at the model is multiplied by this; 0 in tests."""

@@ -16,9 +16,10 @@ class Group:
     name: str
     stages: tuple[Stage, ...]
     next_stage: str
-    """What the answer says comes next: a stage or `complete`, never a group. The frontend ignores it."""
+    """The stage that comes next, as the answer says: a stage or `complete`, never a group. The frontend
+    ignores it."""
     next_group: str
-    """What approving the group leads to; the last leads to itself."""
+    """The group to which approving this one leads; the last leads to itself."""
 
 
 INITIAL = "initial"
@@ -78,6 +79,6 @@ UI_LABELS = {
 
 
 def next_after(name: str) -> str:
-    """Where approving leads to."""
+    """Return the group to which approving leads."""
     group = GROUP_OF_NAME.get(name)
     return group.next_group if group else STAGES[name].next

@@ -103,7 +103,7 @@ def running(port: int) -> Iterator[Places]:
 
 
 def _command(places: Places, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """What an operator types."""
+    """Run a command that an operator types."""
     command = [sys.executable, "-m", "proxy", "rollout", *arguments, "--policy", str(places.policy)]
     return subprocess.run(
         command, env=places.environment, cwd=HERE.parent.parent, capture_output=True, text=True, check=False
@@ -146,7 +146,7 @@ async def rollout(
 
 
 async def show(port: int) -> None:
-    """Both rollouts."""
+    """Show both rollouts."""
     console = Console()
     with running(port) as places, Live(console=console, auto_refresh=False, transient=True) as live:
         screen, visitors, stop = Screen(console, live), Visitors(places.url), asyncio.Event()

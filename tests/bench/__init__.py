@@ -1,1 +1,1 @@
-"""How fast Headgate is, beside nginx and beside the proxy that everyone writes. `python -m tests.bench`."""
+"""The speed of Headgate, beside nginx and beside the proxy that everyone writes. `python -m tests.bench`."""

@@ -1,4 +1,4 @@
-"""Who used the two cores, and how much memory a server holds: read from /proc, so Linux only."""
+"""The use of the two cores, and the memory of a server: read from /proc, so Linux only."""
 
 import os
 import time
@@ -18,7 +18,7 @@ GAUGE_EVERY_S = 0.05
 
 
 class Gauge:
-    """How fast the proxy's core is now, compared with the best it was seen to be.
+    """The speed of the proxy's core now, in parts of the best that it was seen to have.
 
     On a virtual machine a neighbour on the same physical core can halve its speed for seconds, and neither
     /proc/stat nor steal time shows it; a loop whose length is known does.
@@ -60,7 +60,7 @@ class Busy:
 
 
 def busy(core: int) -> Busy:
-    """What /proc/stat says of one core."""
+    """Return the use of one core by /proc/stat."""
     for line in (PROC / "stat").read_text().splitlines():
         name, *columns = line.split()
         if name == f"cpu{core}":

@@ -14,7 +14,7 @@ from tests.bench.results import Measured
 from tests.bench.upstream import END_OF_JSON
 
 GRACE_S = 2.0
-"""How long answers may come after the last request was due."""
+"""Seconds for which answers may come after the last request was due."""
 TAIL_BYTES = len(END_OF_JSON) + 16
 """The end of an answer, with the end of its last chunk."""
 

@@ -1,4 +1,4 @@
-"""What the bench found, as one table for people and as JSON for programs."""
+"""The bench's report: one table for people and as JSON for programs."""
 
 import json
 from collections.abc import Iterator

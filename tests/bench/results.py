@@ -1,4 +1,4 @@
-"""What a run of the bench found: samples, rows, goals. No I/O."""
+"""The results of a run of the bench: samples, rows, goals. No I/O."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -16,7 +16,7 @@ FEW = 2
 
 
 class Target(StrEnum):
-    """What is measured."""
+    """A server that is measured."""
 
     HEADGATE = "headgate"
     NGINX = "nginx"  # proxy_buffering off
@@ -71,9 +71,9 @@ class Goal:
 
     text: str
     shown: str
-    """How to print the comparison, a format with one field."""
+    """The format of the comparison, with one field."""
     targets: tuple[Target, ...]
-    """What it compares."""
+    """The servers that it compares."""
     measure: Callable[["Row"], float | None]
     at_least: float | None = None
     at_most: float | None = None
@@ -95,7 +95,7 @@ class Row:
     name: str
     unit: str
     figure: str
-    """Which figure of the samples it shows."""
+    """The figure of the samples that it shows."""
     samples: Samples
     goals: tuple[Goal, ...] = ()
     added: bool = False
@@ -165,14 +165,14 @@ def added_goal(at_most_us: float, text: str) -> Goal:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """How much to measure. The default stays under 8 minutes, `QUICK` under 90 seconds."""
+    """The amount to measure. The default stays under 8 minutes, `QUICK` under 90 seconds."""
 
     repeats: int = 4
     spare_repeats: int = 3
     """Rounds that may be added to have `good` good samples of each target."""
     good: int = 3
     watch_s: float = 3.0
-    """How long to watch the proxy's core before, to learn its best speed."""
+    """Seconds for which the proxy's core is watched before, to learn its best speed."""
     run_s: int = 1
     connections: tuple[int, ...] = (1, 32, 256)
     first_events: int = 60

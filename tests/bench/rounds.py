@@ -71,5 +71,5 @@ def settle(pids: list[int]) -> None:
 
 
 def only(servers: Mapping[Target, Server], *targets: Target) -> dict[Target, Server]:
-    """Those of `targets` that run."""
+    """Return those of `targets` that run."""
     return {target: servers[target] for target in targets if target in servers}

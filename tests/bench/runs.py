@@ -259,7 +259,7 @@ def _tapped(bench: "Bench") -> Iterator[Row]:
 
 
 def _relayed(server: Server, port: int, path: str) -> Sample:
-    """As many requests as there can be, with what each costs."""
+    """Send as many requests as possible, and measure the cost of each."""
     assert server.pid is not None
     pids = cores.tree(server.pid)
     settle(pids)
@@ -269,7 +269,7 @@ def _relayed(server: Server, port: int, path: str) -> Sample:
 
 
 def _times(one: Sample, other: Sample, weight: int = 1) -> Sample:
-    """How much more CPU time one thing costs than another, as a sample as bad as the worse of both."""
+    """Return the ratio of CPU time of two samples, as a sample as bad as the worse of both."""
     one_us, other_us = one.cpu_us * weight, other.cpu_us
     worse = max(one, other, key=lambda sample: (sample.disturbance, -sample.speed))
     figures = {"times": one_us / other_us, "one_us": one_us, "other_us": other_us}
@@ -295,7 +295,7 @@ class Viewing:
 
 
 class Meter:
-    """What a proxy and the load spend in a window that begins when everything is open.
+    """The CPU time of a proxy and of the load in a window that begins when everything is open.
 
     The ticks of /proc/stat cannot say it here: tokens come at whole milliseconds, in step with the ticks.
     """
@@ -332,14 +332,14 @@ class Meter:
 
 
 def _waited_s(pids: list[int]) -> float:
-    """How long all threads of these processes were ready to run while something else did."""
+    """Return the seconds for which threads of these processes were ready to run while something else ran."""
     threads = (path for pid in pids for path in (cores.PROC / str(pid) / "task").iterdir())
     return sum(int((path / "schedstat").read_text().split()[1]) for path in threads) / 1e9
 
 
 @dataclass(frozen=True, slots=True)
 class Bench:
-    """What all rows share."""
+    """The state that all rows share."""
 
     directory: Path
     plan: Plan
@@ -615,7 +615,7 @@ class Model(upstream.Connection):
             self._asking.cancel()
 
     async def _ask(self, model_port: int) -> None:
-        """As a backend does: a batch call to its model, with the trace context that it was given."""
+        """Call the model in batch as a backend does, with the trace context that it was given."""
         context = [line for line in self._head.split(b"\r\n") if line.startswith(b"trace")]
         body = b'{"model":"m","messages":[]}'
         head = b"POST /models%b HTTP/1.1\r\nhost: model\r\ncontent-length: %d\r\n" % (COMPLETIONS, len(body))

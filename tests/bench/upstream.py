@@ -122,7 +122,7 @@ class Connection(asyncio.Protocol):
 
 
 def _end_of_request(data: bytes) -> int | None:
-    """Where the first request in `data` ends; None if it is not all there."""
+    """Return where the first request in `data` ends; None if it is not all there."""
     end = data.find(END_OF_HEAD)
     if end < 0:
         return None

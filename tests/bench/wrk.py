@@ -1,4 +1,4 @@
-"""As many requests as a proxy can take: wrk, one thread, closed loop."""
+"""The most requests that a proxy can take: wrk, one thread, closed loop."""
 
 import json
 import subprocess

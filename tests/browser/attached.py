@@ -110,7 +110,8 @@ async def until_ready(page: Page) -> None:
 
 
 async def until_empty(page: Page, path: str, key: str, bearer: str) -> None:
-    """What Headgate tells the bearer at a path has nothing under a key any more. The page sees none of it."""
+    """Wait until what Headgate tells the bearer at a path has nothing under a key any more. The page sees
+    none of it."""
     url = page.url.partition("/page")[0] + path
     async with asyncio.timeout(20):
         headers = {"authorization": f"Bearer {bearer}"}
@@ -119,7 +120,7 @@ async def until_empty(page: Page, path: str, key: str, bearer: str) -> None:
 
 
 async def live_texts(page: Page) -> list[str]:
-    """What each live card on the screen says now."""
+    """Return the text of each live card on the screen."""
     found: list[str] = await page.evaluate(
         """() => [...document.querySelectorAll('[data-headgate-live]')]
             .map((host) => [...host.shadowRoot.querySelectorAll('.body')])
@@ -130,7 +131,7 @@ async def live_texts(page: Page) -> list[str]:
 
 
 async def until_live(page: Page, cards: int = 1) -> None:
-    """So many cards show text."""
+    """Wait until so many cards show text."""
     await page.wait_for_function(
         """(cards) => [...document.querySelectorAll('[data-headgate-live]')]
             .filter((host) => [...host.shadowRoot.querySelectorAll('.body')].some((body) => body.textContent))

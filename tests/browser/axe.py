@@ -14,7 +14,7 @@ RUN = "rules => axe.run(document, rules)"
 
 
 def script() -> str:
-    """What a page must have evaluated before; skips where it is not installed."""
+    """Return the script that a page must have evaluated before; skips where it is not installed."""
     if not AXE.is_file():
         pytest.skip("axe-core is not here: npm ci --prefix tests/browser")
     return AXE.read_text()

@@ -24,7 +24,7 @@ CASE = "Fever of 38.9 °C and a cough for 4 days — SpO₂ 91 %."
 ANSWER_MS = 30_000
 
 VOLATILE = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
-"""What differs between two cases that were treated alike."""
+"""The parts that differ between two cases that were treated alike."""
 
 
 def bundle(directory: Path) -> Path:
@@ -44,7 +44,7 @@ class Visit:
     calls: list[str] = field(default_factory=list)
     """Method, path, what was sent, and the status of the page's own, in the order in which they ended."""
     problems: list[str] = field(default_factory=list)
-    """What the console says of errors, and exceptions that nobody caught."""
+    """The errors in the console, and exceptions that nobody caught."""
     open_calls: int = 0
     """Of its own calls, those that are not in `calls` yet."""
 
@@ -56,7 +56,8 @@ class Visit:
         await self.page.get_by_role("button", name="Approve").click()
 
     async def answers(self, count: int) -> None:
-        """So many answers of the assistant are there, the page waits for nothing, and its calls are known."""
+        """Wait until so many answers of the assistant are there, the page waits for nothing, and its calls
+        are known."""
         await self.page.wait_for_function(
             "count => document.querySelectorAll('.bubble.assistant').length === count"
             " && !document.querySelector('.bubble.dots')",

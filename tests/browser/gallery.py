@@ -1,4 +1,4 @@
-"""Both elements on a page of their own, in Chromium, with the modules as they are served."""
+"""The two elements on a page of their own, in Chromium, with the modules as they are served."""
 
 import json
 from collections.abc import AsyncIterator, Callable
@@ -12,7 +12,7 @@ from tests.browser import axe
 from tests.browser.npm import HERE, MODULES
 
 ORIGIN = "http://127.0.0.1:9"
-"""Nobody listens there: each request is answered here."""
+"""An address where nobody listens: each request is answered here."""
 
 SHADOW = "document.querySelector('headgate-panel').shadowRoot"
 CHAT_SHADOW = "document.querySelector('headgate-chat').shadowRoot"
@@ -54,7 +54,7 @@ async def gallery(
 
 
 async def findings(page: Page) -> list[str]:
-    """What axe-core finds, rule by rule; skips where it is not installed."""
+    """Return what axe-core finds, rule by rule; skips where it is not installed."""
     script = axe.script()
     if not await page.evaluate("'axe' in window"):
         await page.evaluate(script)

@@ -15,7 +15,7 @@ DEADLINE_S = 120
 
 
 def node(*arguments: str, cwd: Path = HERE) -> str:
-    """What a command of Node prints; its failure is the test's."""
+    """Return what a command of Node prints; its failure is the test's."""
     return _printed(str(NODE), *arguments, cwd=cwd)
 
 

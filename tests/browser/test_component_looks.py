@@ -1,4 +1,4 @@
-"""How the components look, compared with kept pictures of few pixels: colours and places, not letters.
+"""The looks of the components, compared with kept pictures of few pixels: colours and places, not letters.
 
 After a change that is meant, renew the pictures:  python -m tests.browser.test_component_looks
 """

@@ -47,7 +47,7 @@ async def cutting(url: str, *after: int) -> AsyncIterator[str]:
 
 
 async def journey(url: str, path: str = START, bearer: str | None = None) -> dict[str, Any]:
-    """What the client makes of one request."""
+    """Return what the client makes of one request."""
     process = await asyncio.create_subprocess_exec(
         *(str(NODE), "journey.mjs", url, path, token() if bearer is None else bearer),
         cwd=HERE,

@@ -32,7 +32,7 @@ def asked(**more: object) -> dict[str, Any]:
 
 
 def chunks(model: httpx.Client, **more: object) -> list[Any]:
-    """What a stream says, one item an event; the last is `[DONE]`."""
+    """Return the content of a stream, one item for each event; the last is `[DONE]`."""
     answer = model.post(PATH, json=asked(stream=True, **more))
     assert answer.headers["content-type"].startswith("text/event-stream")
     events = [block.removeprefix("data: ") for block in answer.text.split("\n\n") if block]

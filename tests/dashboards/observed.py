@@ -113,7 +113,7 @@ def _kind(case: int) -> str:
 
 @dataclass(frozen=True)
 class Page:
-    """For Prometheus to scrape."""
+    """A page that Prometheus scrapes."""
 
     address: str
 
@@ -129,7 +129,7 @@ class Observed:
 
     @property
     def variables(self) -> dict[str, str]:
-        """What Grafana puts in the place of its variables here."""
+        """Return what Grafana puts in the place of its variables here."""
         return {
             "namespace": ".*",
             "job": PROXY,

@@ -35,7 +35,7 @@ pytestmark = pytest.mark.anyio
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs" / "runbooks"
 LOOK_S = 30
-"""So far back the queries look: over all of the load."""
+"""Seconds that the queries look back: over all of the load."""
 
 NOT_SHOWN: Mapping[str, str] = {
     "headgate_rollout_not_in_force": "it is an alert's; the shares that then differ are shown",
@@ -246,13 +246,14 @@ async def test_no_page_says_who(house: Observed) -> None:
 
 PAGES = sorted(DOCS.glob("*.md"))
 EXIT_CODES = {"headgate rollout status": range(8)}
-"""What is not only 0 when all is well."""
+"""The exit statuses of commands that have others than 0 when all is well."""
 
 REFUSED_HERE = {
     'headgate rollout resume --reason "evidence is back"': "resume: no controller runs",
     'headgate rollout unkill --reason "the cause is mended"': "go back first",
 }
-"""What makes no sense of this rollout, which is under way and has no controller; with what is said then."""
+"""Commands that make no sense for this rollout, which is under way and has no controller; with what is said
+then."""
 
 
 def pages_by_command() -> dict[str, list[str]]:
@@ -297,7 +298,7 @@ def _own_rollout(policy: Path, directory: Path) -> Path:
 
 
 def _environment(house: Observed, directory: Path) -> dict[str, str]:
-    """What the page about runbooks says of it, and `headgate`."""
+    """Return the environment that the page about runbooks names, and `headgate`."""
     command = directory / "headgate"
     command.write_text(f'#!/bin/sh\nPYTHONPATH={ROOT} exec {sys.executable} -m proxy "$@"\n')
     command.chmod(0o755)

@@ -30,7 +30,7 @@ and grows by 5 sixty times."""
 
 @dataclass(frozen=True)
 class Case:
-    """What is there, and whether an alert fires `at` a time, in minutes."""
+    """A case: the series that are there, and whether an alert fires `at` a time, in minutes."""
 
     alert: str
     name: str
@@ -41,7 +41,8 @@ class Case:
 
 
 BOTH = (CRITICAL, WARNING)
-"""What is bad in an hour is bad in a day; whoever routes them lets a page silence its ticket."""
+"""Both severities: what is bad in an hour is bad in a day; whoever routes them lets a page silence its
+ticket."""
 
 PLACE = 'job="headgate",route="start"'
 HOUR, DAY = 60, 1440
@@ -294,7 +295,7 @@ CASES = [*burning(), *LEVELS]
 
 
 def told(case: Case) -> Mapping[str, Any]:
-    """As promtool has it; what fires is counted, by severity."""
+    """Return the case as promtool has it; alerts that fire are counted, by severity."""
     firing = f'ALERTS{{alertname="{case.alert}",alertstate="firing"}}'
     expected = [{"labels": f'{{severity="{severity}"}}', "value": 1} for severity in case.fires]
     return {

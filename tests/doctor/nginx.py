@@ -35,7 +35,7 @@ WAYS = {
     "cutting": "proxy_read_timeout 1s;",
     "closed": "deny all;",
 }
-"""What stands in the location, by a name."""
+"""The directives of the location, by a name."""
 
 
 @asynccontextmanager

@@ -28,7 +28,8 @@ USER = list(signed(accept=None).items())
 
 
 def other_trace(asked: Asked) -> dict[str, str]:
-    """As a call of a thread that nothing has handed the context to: its client begins a trace."""
+    """Return the trace of a call by a thread that nothing has handed the context to: its client begins
+    one."""
     return {"traceparent": f"00-{secrets.token_hex(16)}-{'b' * 16}-01"}
 
 

@@ -1,4 +1,4 @@
-"""Who is let in: connections in all and of one client, and an admin port that lives whatever clients do."""
+"""Admission: connections in all and of one client, and an admin port that lives whatever clients do."""
 
 import asyncio
 import socket

@@ -25,7 +25,8 @@ CHROMIUM = shutil.which("chromium")
 
 
 async def as_starlette(asked: Asked) -> None:
-    """What Starlette's CORSMiddleware says: 400 to a preflight that names a header it was not told of."""
+    """Answer as Starlette's CORSMiddleware does: 400 to a preflight that names a header it was not told
+    of."""
     await asked.read_body()
     lines = [line.partition(b":") for line in asked.head.split(b"\r\n")[1:]]
     headers = {name.lower().decode(): value.strip().decode() for name, _, value in lines}

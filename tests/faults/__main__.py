@@ -34,7 +34,7 @@ console = Console(width=110, soft_wrap=True)
 
 @dataclass(frozen=True)
 class Report:
-    """What a long run has found."""
+    """The findings of a long run."""
 
     results: Sequence[Result]
     miscounted: Sequence[str]

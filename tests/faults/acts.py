@@ -1,4 +1,4 @@
-"""What an upstream does with one call: well, oddly, or badly."""
+"""Acts of an upstream on one call: well, oddly, or badly."""
 
 import asyncio
 
@@ -236,7 +236,7 @@ async def closing(called: Called) -> None:
 
 
 def cut_at(at: int, framing: str) -> Play:
-    """So many bytes of the body, and no more."""
+    """Send so many bytes of the body, and no more."""
 
     async def play(called: Called) -> None:
         body = called.round.rows(1) if called.endpoint == "details" else called.body

@@ -41,7 +41,7 @@ from tests.faults.upstream import Act, Case, Play
 
 FRAMINGS = ("length", "chunked", "close")
 ATTEMPTS = 3
-"""How often a call may be sent at most (`proxy/runs/recovery.py`: two pauses)."""
+"""The most times that a call is sent (`proxy/runs/recovery.py`: two pauses)."""
 
 WITHOUT_TEXTS = "an answer without the texts"
 """A fault of a stage that is asked for alone. A whole answer may have none: it ends as it came."""
@@ -154,7 +154,7 @@ def _endpoints(source: str, phase: FaultPhase) -> list[tuple[str, FaultPhase]]:
 
 
 def _good(source: str, phase: FaultPhase) -> dict[str, tuple[Act, ...]]:
-    """What all is fine with: for `poll`, the first text is there to be seen if it is to be shown."""
+    """Acts with which all is fine: for `poll`, the first text is there to be seen if it is to be shown."""
     match source:
         case "stages":
             return {"one": (Act(whole()),), "two": (Act(whole()),)}

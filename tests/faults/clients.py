@@ -1,4 +1,4 @@
-"""What clients do to a run, each from its request to the end of the run."""
+"""Clients of a run, each from its request to the end of the run."""
 
 import asyncio
 import random
@@ -143,7 +143,7 @@ async def a_client_that_never_reads(house: House, dice: random.Random) -> Result
 
 
 async def a_fault_and_a_client_that_comes_and_goes(house: House, dice: random.Random) -> Result:
-    """Both at once: a fault that is overcome, and a client that leaves at any byte and resumes."""
+    """Play both at once: a fault that is overcome, and a client that leaves at any byte and resumes."""
     case = dice.choice(RECOVERING)
     result = await house.play(case, dice, comes_and_goes)
     result.kind = "left and resumed, with a fault beside it"

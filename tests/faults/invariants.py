@@ -1,4 +1,4 @@
-"""What must hold whatever has happened: pure checks of what was seen. Each returns what is wrong."""
+"""Invariants, which hold whatever has happened: pure checks of what was seen. Each returns what is wrong."""
 
 import hashlib
 import json
@@ -15,7 +15,7 @@ Counts = Counter[tuple[str, ...]]
 
 
 def shown(events: Iterable[Mapping[str, Any]]) -> dict[str, str]:
-    """What these events leave on the screen, stage by stage."""
+    """Return what these events leave on the screen, stage by stage."""
     texts: dict[str, str] = {}
     for event in events:
         match event["type"]:
@@ -149,7 +149,7 @@ def has_answer(events: Sequence[Mapping[str, Any]], round_: Round) -> bool:
 
 
 def of_the_outcome(saw: Saw, events: Sequence[Mapping[str, Any]], round_: Round) -> list[str]:
-    """What the design promises for this case: the answer, or the failure's own words."""
+    """Check what the design promises for this case: the answer, or the failure's own words."""
     case = round_.case
     if case.answer_exists:
         told = saw.status if not events else events[-1]["metadata"].get("error_code", "no error")
@@ -184,7 +184,7 @@ def of_the_log(round_: Round) -> list[str]:
 
 
 def counted(round_: Round, *, complete: bool) -> tuple[Counts, Counts]:
-    """What `faults` must have of a round, by fault and phase, and `recoveries`, by fault and result."""
+    """Return the counts of a round: `faults`, by fault and phase, and `recoveries`, by fault and result."""
     route = round_.case.route
     faults = Counter((route, str(fault), str(phase)) for fault, phase in round_.injected)
     without_live_text = any(

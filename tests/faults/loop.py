@@ -14,8 +14,9 @@ import uvloop
 
 TICK_S = 0.01
 LONGEST_S = 0.015
-"""What one turn of the loop may add to the clock at most. So a second of it is at least 66 turns, in each of
-which all that is there is read: enough for whatever a round does before its timeouts, on any machine."""
+"""Seconds that one turn of the loop adds to the clock at most. So a second of it is at least 66 turns, in
+each of which all that is there is read: enough for whatever a round does before its timeouts, on any
+machine."""
 
 EARLY_S = 0.0005
 """Half of the millisecond in which libuv counts: a timer that is so near is due."""

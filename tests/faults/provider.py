@@ -46,12 +46,12 @@ ATTEMPTS = 3
 TIMEOUTS = {"connect_s": 2.0, "first_byte_s": 0.5, "idle_s": 0.5, "total_s": 5.0}
 
 Play = Callable[[Asked, list[bytes]], Awaitable[None]]
-"""What the model does with a call that asks for a stream, and the events of its good answer."""
+"""A function of a call that asks for a stream, and of the events of its good answer: the model's act."""
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What happens to the first attempts of a round's first call, and as what each is counted."""
+    """The acts on the first attempts of a round's first call, and the result that each is counted as."""
 
     name: str
     plays: tuple[Play, ...]
@@ -208,7 +208,7 @@ class Backend:
 
 @dataclass
 class Tapped:
-    """Where rounds are played."""
+    """The place where rounds are played."""
 
     model: Model
     backend: Backend

@@ -65,7 +65,7 @@ class House:
     door: Door
     admin: httpx.AsyncClient
     faults: Counts = field(default_factory=Counter)
-    """What the injector has done so far, as the metrics should have it."""
+    """The injector's own count so far, as the metrics should have it."""
     recoveries: Counts = field(default_factory=Counter)
 
     @property
@@ -104,7 +104,7 @@ class House:
         self.recoveries += recoveries
 
     async def run_ended(self, run: str) -> None:
-        """Until a run is no longer in flight anywhere."""
+        """Wait until a run is no longer in flight anywhere."""
         lives = [gate.app.runs._live for gate in self.gates]
         await eventually(lambda: not any(run in live for live in lives))
 
@@ -122,7 +122,7 @@ class House:
         return faults, recoveries
 
     async def miscounted(self) -> list[str]:
-        """Where the metrics and the injector's own count differ."""
+        """Return where the metrics and the injector's own count differ."""
         faults, recoveries = await self.metrics()
         return [
             *invariants.of_metrics("faults", self.faults, faults),
@@ -157,7 +157,7 @@ class House:
         return found
 
     async def left_over(self, baseline: dict[str, int]) -> dict[str, int]:
-        """What has not come back within its time."""
+        """Return what has not come back within its time."""
 
         def more() -> dict[str, int]:
             return {name: value for name, value in self.resources().items() if value > baseline[name]}
@@ -170,7 +170,8 @@ class House:
 
 
 Manner = Callable[[Client, Round], Awaitable[tuple[Saw, list[dict[str, object]]]]]
-"""How a client reads a round's run: its last answer, and all events over all its connections."""
+"""A function that reads a round's run as a client does: its last answer, and all events over all its
+connections."""
 
 
 def tells(round_: Round) -> Callable[[Saw], None]:
@@ -252,7 +253,7 @@ async def house(directory: Path) -> AsyncIterator[House]:
 
 
 async def warm(house_: House) -> dict[str, int]:
-    """What is taken while nothing happens, after one round of everything that is made once."""
+    """Return what is taken while nothing happens, after one round of everything that is made once."""
     for case in healthy()[:2]:
         await house_.play(case, random.Random("warm"))
     await house_.metrics()

@@ -129,7 +129,7 @@ class Viewing:
 
 @dataclass
 class Known:
-    """What the model knows of one run."""
+    """One run, as the model knows it."""
 
     id: str
     user: str
@@ -138,7 +138,7 @@ class Known:
     """The process that executes it."""
     is_live: bool = True
     code: str = ""
-    """How it ended: `done`, or its `error_code`."""
+    """The end of the run: `done`, or its `error_code`."""
     authority: dict[str, str] = field(default_factory=dict)
 
 
@@ -195,7 +195,7 @@ class AnyInterleaving(RuleBasedStateMachine):
         return next(known for known in self.known if known.id == viewing.run)
 
     async def _settle(self) -> None:
-        """Until everybody who reads has everything there is, and what has ended is put away."""
+        """Wait until everybody who reads has everything there is, and what has ended is put away."""
 
         def calm() -> bool:
             for viewing in self.viewings:
@@ -354,7 +354,7 @@ class AnyInterleaving(RuleBasedStateMachine):
 
     @rule()
     def evict(self) -> None:
-        """Nothing that has ended is kept any longer."""
+        """Forget every run that has ended."""
 
         async def work() -> None:
             bounds = self.app.runs._kept._bounds

@@ -22,7 +22,7 @@ EVERY_S = 0.5
 
 
 def halt(seconds: float) -> None:
-    """Nothing else of this thread goes on meanwhile, as on a machine that is busy with others."""
+    """Stop everything else of this thread, as on a machine that is busy with others."""
     until = time.monotonic() + seconds
     while time.monotonic() < until:
         pass

@@ -1,4 +1,4 @@
-"""What a provider may do to a call only because it was asked as a stream, or to both; each shape's own."""
+"""Acts of a provider on a call only because it was asked as a stream, or on both; each shape's own."""
 
 import json
 from collections.abc import Callable, Iterator
@@ -148,7 +148,7 @@ def _again(shape: Shape, good: list[bytes]) -> list[bytes]:
 
 
 async def _closing(asked: Asked, good: list[bytes]) -> None:
-    """What is not faithful, and then the connection's end, as soon as it is used once more."""
+    """Send what is not faithful, and then end the connection as soon as it is used once more."""
     await asked.send(_framed(b"".join(_put(good, 2, UNKNOWN))))
     await asked.reader.read(1)
     asked.writer.close()

@@ -22,7 +22,7 @@ from proxy.observe.labels import FaultPhase
 from tests.servers.scripted import Asked, ScriptedUpstream
 
 PATIENCE_S = 8.0
-"""How long an act waits for its phase; then the round has a problem, and says so."""
+"""Seconds that an act waits for its phase; then the round has a problem, and says so."""
 
 MAX_ANSWER = 256 * 1024
 TIMEOUTS = {"connect_s": 2.0, "first_byte_s": 1.0, "idle_s": 1.0, "total_s": 2.5}
@@ -194,11 +194,11 @@ Play = Callable[[Called], Awaitable[None]]
 
 @dataclass(frozen=True)
 class Act:
-    """What the upstream does with one call."""
+    """An act of the upstream on one call."""
 
     play: Play
     fault: Fault | None = None
-    """What Headgate is to count for it."""
+    """The fault that Headgate is to count for it."""
     when: FaultPhase = FaultPhase.NOTHING
 
 

@@ -15,7 +15,7 @@ from typing import Any
 from tests.servers.scripted import Talker
 
 PATIENCE_S = 12.0
-"""How long a viewer waits for the end of what it reads; longer than any timeout of the upstream."""
+"""Seconds that a viewer waits for the end of what it reads; longer than any timeout of the upstream."""
 
 USER = "X-User"
 TERMINAL = frozenset({"stream_done", "error"})
@@ -27,7 +27,7 @@ _HEARTBEAT = b": hb\n"
 
 @dataclass
 class Saw:
-    """What one client saw of one answer."""
+    """One answer, as one client saw it."""
 
     status: int = 0
     """0: it left before there was one."""
@@ -52,7 +52,7 @@ class Saw:
 
     @property
     def cursor(self) -> str | None:
-        """What this client would send as `Last-Event-ID`."""
+        """Return what this client would send as `Last-Event-ID`."""
         ids = [f"{event['run']}:{event['seq']}" for event in self.events if event["seq"] is not None]
         return ids[-1] if ids else None
 
@@ -105,7 +105,7 @@ def nobody(_: Saw) -> None:
 
 @dataclass
 class Stay:
-    """How much of a stream a client reads before it leaves; None: all."""
+    """The part of a stream that a client reads before it leaves; None: all."""
 
     body_bytes: int | None = None
     """May end within an event, which is then lost to the client."""
@@ -115,7 +115,7 @@ class Stay:
         return (self.events is not None and len(saw.events) >= self.events) or self.body_bytes == 0
 
     def take(self, data: bytes) -> bytes:
-        """What it still reads of these bytes."""
+        """Return the part of these bytes that it still reads."""
         if self.body_bytes is None:
             return data
         taken = data[: self.body_bytes]

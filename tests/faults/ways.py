@@ -30,7 +30,7 @@ from tests.servers.tapping import EVENT_STREAM, tapped_route, trace_context
 TEXTS = {"extraction": TEXT, "summary": "Likely pneumonia."}
 DARK = "headgate.dark"
 ANY_FAULT = 0.7
-"""So many of the rounds of a long run meet any fault; the others are reset somewhere."""
+"""The share of a long run's rounds that meet any fault; the others are reset somewhere."""
 
 Told = tuple[int, Any]
 """Status and JSON of one model call."""
@@ -100,7 +100,7 @@ class Backend:
 
 @dataclass
 class Ways:
-    """Where rounds are played."""
+    """The place where rounds are played."""
 
     model: Model
     backend: Backend
@@ -124,7 +124,8 @@ class Ways:
         return Result(f"{shape.api}: {fault.name}", FaultPhase.HEADERS, True, not problems, problems, "ways")
 
     def _seen(self, saw: Saw, batch: httpx.Response, dark: httpx.Response, fault: Fault) -> Iterator[str]:
-        """What the user ends with; where a provider's own error was told, what the backend made of that."""
+        """Check what the user ends with; where a provider's own error was told, what the backend made of
+        that."""
         done = saw.events[-1]["metadata"] if saw.events and saw.events[-1]["type"] == "stream_done" else {}
         results = [done.get("result", "no result"), dark.text]
         if not fault.is_told and results != [batch.text] * 2:

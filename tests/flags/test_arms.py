@@ -1,4 +1,4 @@
-"""Who is in which arm: Unleash's own hash, arms that never overlap and only grow, like compared with like."""
+"""The arms: Unleash's own hash, arms that never overlap and only grow, like compared with like."""
 
 import json
 import random

@@ -24,7 +24,7 @@ DELTAS = {"19-delta-api-hydration.json", "20-delta-api-events.json"}
 engine alone is asked about them, and the reader refuses them."""
 
 CASES = 227 + 52
-"""As the specification has them: whether flags are on, and variants."""
+"""The number of cases in the specification: whether flags are on, and variants."""
 
 
 def specified(file: str) -> dict[str, Any]:

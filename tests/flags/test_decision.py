@@ -1,4 +1,4 @@
-"""Whether one request streams, and why: the order of reasons, what a variant may change, no exceptions."""
+"""The decision on one request: the order of reasons, what a variant may change, no exceptions."""
 
 import json
 from collections.abc import Mapping

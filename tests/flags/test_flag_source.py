@@ -43,7 +43,7 @@ def path(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def lines(caplog: pytest.LogCaptureFixture) -> Iterator[Callable[[], list[str]]]:
-    """What was logged, by anybody."""
+    """Give the lines that anybody has logged."""
     with caplog.at_level(logging.INFO):
         yield lambda: [record.getMessage() for record in caplog.records]
 

@@ -55,7 +55,7 @@ class Secure:
 
 
 async def refusal(client: ssl.SSLContext, server: ssl.SSLContext) -> str:
-    """What a connection of the one to the other is refused for; "" if it is made."""
+    """Return why a connection of the one to the other is refused; "" if it is made."""
     async with Secure(server).running() as secure:
         try:
             _, writer = await asyncio.open_connection("127.0.0.1", secure.port, ssl=client)

@@ -113,7 +113,8 @@ async def until(
 
 
 async def reason(client: httpx.AsyncClient, url: str = "", headers: dict[str, str] | None = None) -> str:
-    """Why a request got what it got; batch answers that JSON clients get say nothing, so events are asked."""
+    """Return the reason of the decision on a request; batch answers that JSON clients get say nothing, so
+    events are asked."""
     wanted = {**(headers or signed()), "accept": "text/event-stream"}
     response = await client.post(f"{url}{START}", headers=wanted)
     return str(response.headers["headgate-decision"]).split(";")[1].removeprefix("reason=")

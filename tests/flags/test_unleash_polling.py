@@ -1,4 +1,4 @@
-"""What becomes of whatever a flag server may answer: played on loopback, answer by answer."""
+"""Answers of a flag server, and what becomes of each: played on loopback, answer by answer."""
 
 import asyncio
 import json
@@ -36,7 +36,7 @@ SECRET = "Mrs Miller, fever of 38.9"
 
 @pytest.fixture
 def lines(caplog: pytest.LogCaptureFixture) -> Iterator[Callable[[], list[str]]]:
-    """What was logged about flags."""
+    """Give the lines that were logged about flags."""
     with caplog.at_level(logging.INFO):
         yield lambda: [record.getMessage() for record in caplog.records if record.name != "httpx"]
 

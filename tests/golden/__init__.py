@@ -130,11 +130,12 @@ _SAID: dict[str, Callable[[Transcript], list[Event]]] = {
 }
 
 OURS: dict[str, list[Event]] = {name: say(Transcript()) for name, say in _SAID.items()}
-"""What Headgate says, stream by stream."""
+"""The events of Headgate's own streams."""
 
 
 def wire(events: list[Event]) -> bytes:
-    """As the server writes it: a heartbeat from the start and before every third event, `retry` once."""
+    """Return a stream as the server writes it: a heartbeat from the start and before every third event,
+    `retry` once."""
     blocks = [
         (HEARTBEAT if seq % 3 == 1 else b"") + encode(event, f"{RUN}:{seq}", RETRY_MS if seq == 1 else None)
         for seq, event in enumerate(events, start=1)
@@ -203,7 +204,7 @@ WILD: dict[str, tuple[bytes, list[ServerSentEvent]]] = {
     "utf8-whole": ("id: é\nevent: ü\ndata: 😀 – 病\n\n".encode(), [_said("😀 – 病", "ü", "é")]),
     "nul-in-data": (b"data: a\x00b\n\n", [_said("a\x00b")]),
 }
-"""What others may say, and what the standard makes of it."""
+"""Streams that others may send, and the events that the standard makes of them."""
 
 
 def files() -> dict[str, bytes]:
@@ -221,7 +222,7 @@ def files() -> dict[str, bytes]:
 
 
 def payload(event: Event) -> dict[str, object]:
-    """What a client finds in the JSON of `data`."""
+    """Return what a client finds in the JSON of `data`."""
     return {
         "type": str(event.type),
         "panel": event.panel,

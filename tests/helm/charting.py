@@ -35,7 +35,7 @@ class _Once(yaml.CSafeLoader):
 
 @dataclass(frozen=True, slots=True)
 class Rendered:
-    """What would be installed."""
+    """The objects that would be installed."""
 
     objects: tuple[dict[str, Any], ...]
     notes: str

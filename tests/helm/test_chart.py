@@ -370,7 +370,7 @@ def test_the_controller_has_a_lease_a_journal_that_stays_and_metrics() -> None:
 
 
 def through_ingress(rendered: Rendered, path: str) -> str:
-    """Which Service a path goes to: of Prefix paths, the longest that matches by whole segments."""
+    """Return the Service that a path goes to: of Prefix paths, the longest that matches by whole segments."""
     (rule,) = rendered.one("Ingress")["spec"]["rules"]
     parts = path.strip("/").split("/")
     matching = [

@@ -1,4 +1,4 @@
-"""What the chart would run does run: its commands, files and secrets, as a user who can write none of it."""
+"""The containers of the chart run: their commands, files and secrets, as a user who can write none of it."""
 
 import asyncio
 import os
@@ -61,7 +61,7 @@ def laid_out(rendered: Rendered, deployment: Mapping[str, Any], folder: Path) ->
 
 
 def written(folder: Path) -> dict[Path, int]:
-    """When each file was written last."""
+    """Return the time at which each file was written last."""
     return {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
 
 
@@ -77,7 +77,8 @@ def with_free_ports(deployment: Mapping[str, Any], folder: Path) -> dict[str, in
 
 
 def environment(deployment: Mapping[str, Any]) -> dict[str, str]:
-    """What the container's `env` gives, with made-up secrets, and what the image sets."""
+    """Return the environment that the container's `env` gives, with made-up secrets, and what the image
+    sets."""
     given = {
         each["name"]: SECRETS.get(each["name"], A_SECRET) for each in container(deployment).get("env", [])
     }

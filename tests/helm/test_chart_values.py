@@ -1,4 +1,4 @@
-"""What strangers set in the values of every chart, and what becomes of it here."""
+"""Values that others set in every chart, and what becomes of them here."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""What a client accepts: names and weights, as RFC 9110 has them."""
+"""`Accept`: names and weights, as RFC 9110 has them."""
 
 import pytest
 

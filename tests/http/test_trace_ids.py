@@ -26,7 +26,7 @@ def at_the_door(headers: Fields) -> Fields:
 
 
 def passed_on(headers: Fields) -> Fields:
-    """What a backend's tracing makes of it: the same trace, a span of its own."""
+    """Return what a backend's tracing makes of a trace context: the same trace, a span of its own."""
     parent, state = value(headers, b"traceparent"), value(headers, b"tracestate")
     return [(b"traceparent", parent[:36] + b"b" * 16 + parent[52:]), (b"tracestate", state)]
 

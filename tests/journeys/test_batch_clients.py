@@ -68,7 +68,7 @@ def request(headers: dict[str, str], body: bytes) -> bytes:
 
 
 def differences(direct: Answered, through: Answered) -> list[str]:
-    """What a client could tell by."""
+    """Return the differences by which a client could tell."""
     kept = ("status", "headers", "body", "complete")
     return [name for name in kept if getattr(direct, name) != getattr(through, name)]
 

@@ -125,7 +125,7 @@ def submit(page: Page) -> tuple[str, str]:
 
 
 def settled(page: Page) -> tuple[str, str]:
-    """As soon as both sides are done: the verdict and what was decided."""
+    """Wait until both sides are done; return the verdict and what was decided."""
     verdict = page.locator("#verdict.said")
     expect(verdict).to_contain_text("First text after", timeout=ANSWER_MS)
     return verdict.inner_text(), page.locator("#streamed .decision").inner_text()
@@ -146,7 +146,7 @@ def begin_batch(browser: Browser, demo: str) -> Page:
 
 
 def findings(page: Page) -> list[str]:
-    """What axe-core finds in the page and in its frame, in both colour schemes."""
+    """Return what axe-core finds in the page and in its frame, in both colour schemes."""
     found: list[str] = []
     schemes: list[Literal["light", "dark"]] = ["light", "dark"]
     for frame in page.frames:

@@ -60,7 +60,7 @@ def _missing() -> str | None:
 
 @pytest.fixture(scope="module")
 def reports(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Any]]:
-    """What each client delivered of each stream. All of them run at once, and are gone afterwards."""
+    """Give what each client delivered of each stream. All of them run at once, and are gone afterwards."""
     if missing := _missing():
         pytest.skip(f"the client libraries are not here: {missing}")
     folder = tmp_path_factory.mktemp("streams")

@@ -46,7 +46,7 @@ HOWS = {
     "sentence": "failed",
     "malformed": "failed",
 }
-"""What the upstream does, and what that is for its user, streamed or not."""
+"""Acts of the upstream, and the outcome of each for its user, streamed or not."""
 
 
 async def upstream_script(asked: Asked) -> None:
@@ -80,7 +80,7 @@ def labels(user: str, outcome: str, share: int = 30) -> tuple[str, str, str]:
 
 
 def outcomes(figures: Any) -> Counter[tuple[str, str, str]]:
-    """Those of a scrape, or of a registry, that are not 0."""
+    """Return the outcomes of a scrape, or of a registry, that are not 0."""
     found: Counter[tuple[str, str, str]] = Counter()
     if isinstance(figures, dict):
         for name, value in figures.items():
@@ -115,7 +115,7 @@ house = partial(streaming.house, flags=flag_document(rollout=30), routes=[route(
 
 
 def a_user(arm: str, share: int = 30, skip: int = 0) -> str:
-    """One who is in this arm."""
+    """Return a user who is in this arm."""
     found = (user for number in range(1000) if arm_of(user := f"user-{number}", share) == arm)
     return [next(found) for _ in range(skip + 1)][-1]
 

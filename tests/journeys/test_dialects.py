@@ -74,7 +74,7 @@ async def reading(
     has_text: asyncio.Event | None = None,
     **more: str,
 ) -> dict[str, Any]:
-    """What a library makes of it; `has_text` is set with the first.
+    """Return what a library makes of a stream; `has_text` is set with the first.
 
     The dialect is a parameter of `Accept`, or of the query.
     """

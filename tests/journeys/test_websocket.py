@@ -57,7 +57,8 @@ async def both(tmp_path: Path) -> AsyncIterator[dict[str, str]]:
 
 
 async def said_to(url: str) -> dict[str, object]:
-    """What a client gets of the server: its extensions, two messages, a pong, the end, and a refusal."""
+    """Return what a client gets of the server: its extensions, two messages, a pong, the end, and a
+    refusal."""
     got: dict[str, object] = {}
     async with connect(url, max_size=None, subprotocols=None) as client:
         assert client.response is not None

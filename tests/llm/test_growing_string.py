@@ -12,7 +12,7 @@ from proxy.text.sections import compile_path
 
 
 def grown(document: str, *at: str, size: int = 1) -> list[str]:
-    """What is shown of a document that comes in pieces."""
+    """Return what is shown of a document that comes in pieces."""
     string = GrowingString([compile_path(path) for path in at or ("$.summary",)])
     pieces = [string.add(document[begin : begin + size]) for begin in range(0, len(document), size)]
     return [*pieces, string.rest()]

@@ -310,7 +310,7 @@ COUNTS = {
 
 
 def outcome(call: Call, url: str, headers: dict[str, str]) -> Any:
-    """What a call gives: its object, or its error."""
+    """Return the result of a call: its object, or its error."""
     try:
         return call(url, headers)
     except ClientError as failed:
@@ -321,7 +321,7 @@ def outcome(call: Call, url: str, headers: dict[str, str]) -> Any:
 async def through(
     directory: Path, model: Bedrock, call: Call, **llm: Any
 ) -> tuple[Any, dict[str, int], list[str]]:
-    """What the call gives through the model port, how it was counted, and the texts that were shown."""
+    """Return the call's result through the model port, how it was counted, and the texts that were shown."""
     backend = BedrockClient(call)
     settings = {"provider": {"api": "bedrock"}, **llm}
     async with tapped(directory, model, backend, llm=settings) as (serving, _, client):
@@ -372,7 +372,7 @@ def text_of(batch: Json) -> str:
 
 
 async def _direct(model: Bedrock, call: Call) -> Any:
-    """What a call gives to the role itself, without Headgate."""
+    """Return the result of a call by the role itself, without Headgate."""
 
     async with model.upstream.running() as upstream:
         return await asyncio.to_thread(outcome, call, upstream.url, {})

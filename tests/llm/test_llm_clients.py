@@ -160,7 +160,7 @@ FAILURES = (openai.APIStatusError, anthropic.APIStatusError, google_errors.APIEr
 
 
 def outcome(call: Call, url: str, headers: dict[str, str]) -> Any:
-    """What a call gives: its object, or the status of its error."""
+    """Return the result of a call: its object, or the status of its error."""
     try:
         return call(url, headers)
     except FAILURES as failed:
@@ -313,7 +313,7 @@ CASES: dict[str, tuple[str, Call, bytes, Any]] = {
 
 
 async def through(directory: Path, model: Model, api: str, call: Call) -> tuple[Any, dict[str, int]]:
-    """What the call gives through the model port, and how it was counted."""
+    """Return the call's result through the model port, and how it was counted."""
     backend = Client(call)
     llm = {"provider": {"api": api}}
     async with tapped(directory, model, backend, llm=llm) as (serving, _, client):

@@ -56,7 +56,7 @@ def parts_of(*events: Json) -> list[Json]:
 
 
 def refusal(*events: Any) -> str:
-    """Why these events make no answer."""
+    """Return why these events make no answer."""
     assembler = Gemini().assembler()
     with pytest.raises(Unfaithful) as caught:
         for each in events:

@@ -29,7 +29,7 @@ Json = dict[str, Any]
 CLIENTS = Path(__file__).parents[1] / "clients"
 NODE = Path(sys.executable).with_name("node")
 PATIENCE_S = 120.0
-"""For one call; the first one of a package loads it."""
+"""Seconds for one call; the first one of a package loads it."""
 
 PACKAGES = (
     "openai",
@@ -70,7 +70,7 @@ def role(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def made(node: "subprocess.Popen[str]", call: str, url: str, headers: dict[str, str]) -> Json:
-    """What a call gives."""
+    """Return the result of a call."""
     assert node.stdin is not None and node.stdout is not None
     said = {"call": call, "url": url, "headers": headers, "key": KEY if headers else ROLES_KEY}
     node.stdin.write(json.dumps(said) + "\n")
@@ -143,7 +143,7 @@ CASES: dict[str, Case] = {
 async def through(
     directory: Path, provider: Provider, api: str, backend: NodeClient
 ) -> tuple[Json, dict[str, int]]:
-    """What the call gives through the model port, and how it was counted."""
+    """Return the call's result through the model port, and how it was counted."""
     llm = {"provider": {"api": api}}
     async with tapped(directory, provider, backend, llm=llm) as (serving, _, client):
         await read(client, START, signed())

@@ -35,7 +35,7 @@ def traceparent_alone(asked: Asked) -> dict[str, str]:
 
 
 def of_xray(asked: Asked) -> dict[str, str]:
-    """As boto3's instrumentation: X-Ray's header alone."""
+    """Pass the context on as boto3's instrumentation does: X-Ray's header alone."""
     trace = trace_of(asked)
     return {"x-amzn-trace-id": f"Root=1-{trace[:8]}-{trace[8:]};Parent={SPAN};Sampled=1"}
 
@@ -47,7 +47,7 @@ def of_xrays_own(asked: Asked) -> dict[str, str]:
 
 
 def of_opentelemetry(asked: Asked) -> dict[str, str]:
-    """What OpenTelemetry's own extracting, spans and injecting make of it."""
+    """Pass the context on by OpenTelemetry's own extracting, spans and injecting."""
     propagator = TraceContextTextMapPropagator()
     came = {name.decode(): value.decode() for name, value in asked.headers()}
     sent: dict[str, str] = {}

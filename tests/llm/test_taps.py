@@ -1,4 +1,4 @@
-"""Which model call shows its text where: in order, by patterns, once more, and no more."""
+"""The place of each model call's text: in order, by patterns, once more, and no more."""
 
 import asyncio
 import json

@@ -42,7 +42,7 @@ house = partial(streaming.house, answering(answer()))
 
 
 async def reason(client: httpx.AsyncClient, url: str = "") -> str:
-    """Why the next request is answered as it is."""
+    """Return the reason of the decision on the next request."""
     decision = (await read(client, f"{url}{START}", signed())).headers["headgate-decision"]
     return str(decision).split(";")[1]
 

@@ -1,4 +1,4 @@
-"""What is expected of a user's next request, from what this user did before."""
+"""The chance that a user's next request fails, from what this user did before."""
 
 import numpy as np
 import pytest
@@ -177,7 +177,7 @@ class Counted:
         self.metrics: RouteMetrics = Metrics(self.registry, [settings]).by_route["start"]
 
     def end(self, user: str, arm: Arm, outcome: str = "complete", times: int = 1) -> float:
-        """What was expected of these requests, as it is counted."""
+        """Return what was expected of these requests, as it is counted."""
         before = self.total()
         identity = Identity("principal", user)
         for _ in range(times):

@@ -1,4 +1,4 @@
-"""What is counted, under which names, and that none of it says who."""
+"""The metrics and their names; none of them says who asked."""
 
 import asyncio
 import re
@@ -74,7 +74,7 @@ PROCESS = {
     *("process_open_fds", "process_max_fds"),
     *(f"python_gc_{name}" for name in ("collections", "objects_collected", "objects_uncollectable")),
 }
-"""As prometheus-client's own collectors call them."""
+"""The names of prometheus-client's own collectors."""
 
 SCRAPE_SERIES, SCRAPE_BYTES, ROUTE_SERIES = 860, 73_500, 770
 """The most of a page with one route, and the most series that each further route adds."""

@@ -1,4 +1,4 @@
-"""When requests count: once each, never before they settle, within bounds."""
+"""The time at which requests count: once each, never before they settle, within bounds."""
 
 import asyncio
 import random

@@ -1,4 +1,4 @@
-"""How many different users there were in each arm, and that nothing says who."""
+"""The number of different users in each arm; nothing says who they were."""
 
 import prometheus_client
 from prometheus_client import CollectorRegistry

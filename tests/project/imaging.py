@@ -1,4 +1,5 @@
-"""What the Dockerfile makes, without an engine: its steps carried out under a folder, as if that were `/`.
+"""The image that the Dockerfile makes, without an engine: its steps carried out under a folder, as if that
+were `/`.
 
 Not a container: kernel, C library and shell are the machine's, and for the base image stands a copy of the
 interpreter that runs this. Each stage is made at the same place and then set aside: a venv knows its own.
@@ -36,7 +37,7 @@ class Image:
     workdir: Path
     user: tuple[int, int] = (0, 0)
     says: dict[str, str] = field(default_factory=dict)
-    """What instructions say that do nothing to the tree, such as `EXPOSE`."""
+    """The words of instructions that do nothing to the tree, such as `EXPOSE`."""
 
     def here(self, text: str) -> str:
         """The text, with its paths under `root`."""
@@ -165,7 +166,7 @@ def _link(source: str, target: str) -> None:
 
 
 def _environment(root: Path) -> dict[str, str]:
-    """What the base image sets, and where its interpreter finds itself."""
+    """Return the environment that the base image sets, and where its interpreter finds itself."""
     path = PLACES.sub(f"{root}/", BASE_PATH.replace(":/usr/local", f":{root}/usr/local"))
     return {"PATH": path, "LANG": "C.UTF-8", "LD_LIBRARY_PATH": f"{root}/usr/local/lib"}
 
@@ -187,7 +188,8 @@ def opened(folder: Path) -> Iterator[None]:
 
 
 def close(folder: Path) -> None:
-    """Nobody may write there, but to `/tmp`. Whoever owns a tree could open it again; nothing here does."""
+    """Forbid everybody to write there, but to `/tmp`. Whoever owns a tree could open it again; nothing here
+    does."""
     _permit(folder, lambda mode: mode & ~0o222)
 
 

@@ -1,4 +1,4 @@
-"""What the documentation has its readers type."""
+"""The commands that the documentation has its readers type."""
 
 import re
 from pathlib import Path

@@ -89,7 +89,7 @@ def _marked(mark: bytes) -> Iterator[bytes]:
 def shown(
     command: list[str], *, cwd: Path | None = None, environment: Mapping[str, str] = os.environ
 ) -> Iterator[Shown]:
-    """Until the block ends, or it ends itself."""
+    """Run the command until the block ends, or it ends itself."""
     side, its_side = os.openpty()
     mark = f"{os.getpid()}-{time.monotonic_ns()}"
     process = subprocess.Popen(

@@ -17,7 +17,7 @@ FORBIDDEN_NAMES = {"utils", "util", "helpers", "helper", "common", "core", "mana
 FLAGS_FOR_PROXY = {
     *("flags.decision", "flags.source", "flags.unleash", "flags.errors", "flags.tls", "flags.explaining"),
 }
-"""What decides, what it decides by, and what its failures are called. No request knows of rollouts."""
+"""The decision, the flags it is taken by, and the names of failures. No request knows of rollouts."""
 
 FLAGS_FOR_ALL = {"flags.decision", "flags.tls"}
 """Every request is decided, and both packages hold others' certificates to the same."""
@@ -65,7 +65,8 @@ WINGS = {
         "tick": "bodies evidence inbox journal leases ledger moves policy reporting verdict writing",
     },
 }
-"""What each wing may import beside itself: other wings, and files that stand in front of all of them."""
+"""The modules that each wing may import beside itself: other wings, and files that stand in front of all of
+them."""
 
 MOST_FILES = 14
 """Of a wing, beside its `__init__.py`: what a reader takes in at a glance."""
@@ -116,7 +117,7 @@ def place_of(module: str, house: str) -> str:
 
 
 def arrows(house: str) -> set[tuple[str, str]]:
-    """Which wings and front files of a house import which others."""
+    """Return which wings and front files of a house import which others."""
     inside = {module for module in MODULES if module.startswith(f"{house}.")}
     found = {
         (place_of(module, house), place_of(imported, house))

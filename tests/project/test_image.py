@@ -46,9 +46,9 @@ LICENCES = {
     "PSF": r"PSF-2\.0|CNRI-Python|Python Software Foundation License",
     "MPL": r"MPL[- ]2\.0|Mozilla Public License 2\.0",
 }
-"""What may be in the image, and how packages spell it. Each lets us pass a package on with its notice; MPL
-asks more, but of who changes the files of the package, and we change none. What else comes with a new lock
-is for a person to read first."""
+"""The licences that may be in the image, and how packages spell them. Each lets us pass a package on with its
+notice; MPL asks more, but of who changes the files of the package, and we change none. What else comes with a
+new lock is for a person to read first."""
 
 
 @pytest.fixture(scope="module")
@@ -291,7 +291,7 @@ def test_the_wheel_is_built_with_what_the_tests_use() -> None:
 
 @pytest.fixture(scope="module")
 def sbom(image: Image, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What `make sbom` writes, of the image's own packages. make takes what is set up as it is."""
+    """Return what `make sbom` writes, of the image's own packages. make takes what is set up as it is."""
     directory, venv = tmp_path_factory.mktemp("sbom"), image.root / "opt/headgate"
     as_it_is = [f"VENV={sys.prefix}", f"--assume-old={sys.prefix}/.test", f"--assume-old={venv}/.ready"]
     subprocess.run(

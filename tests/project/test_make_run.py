@@ -16,7 +16,7 @@ from tests.servers.streaming import free_port
 
 ROOT = Path(__file__).parents[2]
 BOUND_S = 180.0
-"""For everything."""
+"""Seconds for everything."""
 
 # The left side shows text while the right one has none yet.
 AHEAD = """() => {
@@ -34,7 +34,7 @@ pytestmark = [
 
 
 def clone(directory: Path) -> Path:
-    """What a clone of this work tree would have, with what is not committed yet."""
+    """Make a clone of this work tree, with what is not committed yet."""
     listed = subprocess.run(
         ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
         cwd=ROOT,
@@ -86,7 +86,7 @@ def submit(page: Page, deadline: Deadline) -> str:
 
 
 def verdict(page: Page, deadline: Deadline) -> str:
-    """What the page says when both sides are done."""
+    """Return what the page says when both sides are done."""
     said = page.locator("#verdict.said")
     expect(said).to_be_visible(timeout=deadline.left_s * 1000)
     return said.inner_text()

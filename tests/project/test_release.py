@@ -89,7 +89,7 @@ def test_a_wheel_of_a_commit_serves_from_a_venv_of_its_own(tmp_path: Path) -> No
 
 
 def run(command: list[str], cwd: Path | None = None) -> str:
-    """What a command that succeeds has written."""
+    """Return what a command that succeeds has written."""
     ended = subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=STEP_S, check=False)
     assert ended.returncode == 0, ended.stdout + ended.stderr
     return ended.stdout

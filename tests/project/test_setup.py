@@ -39,7 +39,7 @@ def newer(version: str) -> str:
 
 
 def locked_options() -> list[str]:
-    """How the Makefile has pip take a lock."""
+    """Return the options by which the Makefile has pip take a lock."""
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
     found = re.search(r"(?m)^LOCKED := (.+)$", makefile)
     assert found, "the Makefile has its options for locks in one place"
@@ -82,7 +82,7 @@ class Index(http.server.SimpleHTTPRequestHandler):
         super().do_GET()
 
     def log_message(self, *_: object) -> None:
-        """Nothing is printed."""
+        """Print nothing."""
 
 
 @contextmanager
@@ -104,7 +104,7 @@ def served(folder: Path) -> Iterator[tuple[str, list[str]]]:
 
 
 def requirements_of(name: str) -> list[str]:
-    """What an installed package says it needs; nothing of one that is for other platforms."""
+    """Return what an installed package says it needs, without what is for other platforms."""
     try:
         return distribution(name).requires or []
     except PackageNotFoundError:
@@ -166,7 +166,7 @@ def test_an_index_with_newer_versions_changes_nothing(tmp_path: Path) -> None:
 
 
 TYPED = ["Makefile", "Dockerfile", "README.md", "docs/install.md"]
-"""Where a person or a machine finds a command to type."""
+"""The files in which a person or a machine finds a command to type."""
 
 
 INSTALLS = re.compile(r"(?:\bpip3?\b|-m pip\b).*\s(?:install|wheel|download)\s|\$\(PIP\)\s")

@@ -73,7 +73,7 @@ async def typed(block: str, directory: Path, more: Mapping[str, str] = {}) -> As
 
 
 async def said(block: str, directory: Path, more: Mapping[str, str] = {}) -> str:
-    """What a block says that ends by itself, and well."""
+    """Return the output of a block that ends by itself, and well."""
     running = await asyncio.create_subprocess_exec(
         *("bash", "-euo", "pipefail", "-c", block),
         cwd=directory,

@@ -40,7 +40,7 @@ async def relay(
     in_messages: bool = False,
     max_bytes: int = 1000,
 ) -> AnswerCopy:
-    """As the relay does it: whole if it can be, else in messages."""
+    """Pass on an answer as the relay does: whole if it can be, else in messages."""
     copy = AnswerCopy(client.send, MAX_BYTES)
     scope = copy.scope({} if in_messages else {ANSWER: client.answer})
     headers = [] if coding is None else [(b"content-encoding", coding)]

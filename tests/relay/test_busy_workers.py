@@ -20,7 +20,7 @@ from tests.servers.streaming import browser, opened, signed
 pytestmark = pytest.mark.anyio
 
 BUSY_S = 3.0
-"""How long a worker is kept from everything else."""
+"""Seconds for which a worker is kept from everything else."""
 
 SOON_S = 1.5
 """Far less: what an unbusy worker takes, on a busy machine."""
@@ -63,7 +63,7 @@ async def a_connection_to_each(url: str) -> AsyncIterator[tuple[Talker, Talker]]
 
 
 async def keep_connections_to(gate: Serving, worker: Talker, other: Talker) -> None:
-    """While the other one is busy, only this one can answer."""
+    """Keep the other one busy, so that only this one can answer."""
     await keep_busy(other, 0.2)
     answers = await asked_at_once(gate.url, CLIENTS)
     await other.answer()

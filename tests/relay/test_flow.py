@@ -46,7 +46,7 @@ async def timed(gate: Serving, request: bytes, expected_s: float) -> Answered:
 
 
 def hold_up(seconds: float) -> None:
-    """Nothing else of this loop goes on meanwhile."""
+    """Hold up everything else of this loop."""
     until = monotonic() + seconds
     while monotonic() < until:
         pass
@@ -193,7 +193,7 @@ async def test_a_connection_that_is_not_made_is_given_up_after_connect_s():
 
 PIECE = b"x" * 65_536
 KERNEL_BYTES = 24 * 1024 * 1024
-"""What four socket buffers of this system may hold; the answer and the upload are far larger."""
+"""The bytes that four socket buffers of this system may hold; the answer and the upload are far larger."""
 
 
 async def _flood(send, writer, pieces: int, sent: list[int]) -> None:

@@ -1,4 +1,4 @@
-"""What requests came to: the same measure for all arms, however an answer travels."""
+"""The outcomes of requests: the same measure for all arms, however an answer travels."""
 
 import asyncio
 import gzip

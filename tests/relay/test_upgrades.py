@@ -217,7 +217,7 @@ async def test_nothing_follows_a_pretended_upgrade_unseen(
 
 
 async def heard(gate: Serving, upstream: ScriptedUpstream) -> None:
-    """What another client sent before this is here: one loop reads both."""
+    """Wait until what another client sent before this is here: one loop reads both."""
     async with talking(gate.url) as other:
         await other.send(b"GET /other HTTP/1.1\r\nhost: a\r\n\r\n")
         await until(lambda: any(asked.target == b"/other" for asked in upstream.asked))

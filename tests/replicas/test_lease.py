@@ -1,4 +1,4 @@
-"""When a replica counts as lost, and when its runs may be another's; without a store."""
+"""The time from which a replica counts as lost, and its runs may be another's; without a store."""
 
 from proxy.replicas.lease import LOST_S, FailureDetector
 

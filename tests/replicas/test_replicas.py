@@ -49,7 +49,7 @@ KEY = "a key for the tests that is long enough"
 async def replicas(
     script: Script, directory: Path, count: int = 2, **more: Any
 ) -> AsyncIterator[tuple[ScriptedUpstream, list[Served], httpx.AsyncClient, ValkeyServer]]:
-    """As many processes, with what each route has in `route`."""
+    """Start as many processes, with what each route has in `route`."""
     routes = [route(commit_after=0, **more.pop("route", {}))]
     async with AsyncExitStack() as stack:
         store = await stack.enter_async_context(valkey(directory))
@@ -275,7 +275,7 @@ def check_whole(events: list[dict[str, Any]], whole: dict[str, str] = WHOLE) -> 
 
 
 async def recovered(client: httpx.AsyncClient, *at: Served) -> dict[str, float]:
-    """What these replicas have counted of runs, outcomes, failures and recoveries, but for zeros."""
+    """Return what these replicas have counted of runs, outcomes, failures and recoveries, but for zeros."""
     counted: dict[str, float] = {}
     for one in at:
         for name, value in (await scrape(client, one.admin_url)).items():

@@ -88,7 +88,7 @@ class Replica:
         return found
 
     async def die(self) -> None:
-        """As with `kill -9`: nothing is sent, nothing released."""
+        """Die as with `kill -9`: send nothing, release nothing."""
         await self.runs._end_tasks()
 
 

@@ -59,7 +59,7 @@ async def followed(at: Replica, run: Run) -> FollowedRun:
 
 
 async def lose(at: Replica, copy: FollowedRun, overdue_s: float = 0) -> None:
-    """As when its replica has been silent for long enough."""
+    """Lose a run, as when its replica has been silent for long enough."""
     await at.runs._takeover.handle_lost(copy, overdue_s)
 
 

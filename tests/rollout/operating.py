@@ -25,7 +25,7 @@ ROLLOUT_S = 150.0
 
 @dataclass
 class Ops:
-    """What an operator has: the server, the policy, and the commands."""
+    """The things of an operator: the server, the policy, and the commands."""
 
     server: Unleash
     policy: Path
@@ -73,7 +73,7 @@ class Ops:
         return found
 
     async def share(self) -> int:
-        """As Unleash has it."""
+        """Return the share that Unleash has."""
         [strategy] = await self.strategies()
         return int(strategy["parameters"]["rollout"])
 

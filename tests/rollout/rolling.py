@@ -74,7 +74,7 @@ def policy_said(**changes: Any) -> dict[str, Any]:
 
 @dataclass
 class Now:
-    """Both clocks of a machine."""
+    """The two clocks of a machine."""
 
     wall_s: float = 1_800_000_000.0
     monotonic_s: float = 1000.0
@@ -102,7 +102,7 @@ class Traffic:
     unverified: tuple[str, ...] = ()
     killed_s: float = 0.0
     brief: int = 0
-    """So many proxies live and die before the next look, and each shows a wrong text."""
+    """The number of proxies that live and die before the next look, and each shows a wrong text."""
     source: str = "tap"
     is_dark: bool = False
     """True if nobody is shown anything: only the source tap then has texts to compare."""
@@ -120,7 +120,7 @@ class Traffic:
         self._first_content(0)
 
     def flows(self, per_arm: int = 100, *, stream_bad: float = 0.1, control_bad: float = 0.1) -> None:
-        """So many more answers in each arm, of which this part failed."""
+        """Add so many answers to each arm, of which this part failed."""
         for arm, bad in (("stream", stream_bad), ("control", control_bad)):
             failed = round(per_arm * bad)
             for number in range(per_arm):
@@ -135,7 +135,7 @@ class Traffic:
             self._count(PARITY, ("equal",), per_arm)
 
     def rests(self, every: int) -> None:
-        """So many more answers of users in neither arm."""
+        """Add so many answers of users in neither arm."""
         self._count(OUTCOMES, ("rest", "0", "complete"), every)
 
     @property
@@ -195,7 +195,7 @@ class Rolling:
     disk_is_full: bool = False
     refuses_writes: bool = False
     admin: FlagAdmin | None = None
-    """Who changes the flag, where it is in no file."""
+    """The admin that changes the flag, where it is in no file."""
 
     @property
     def path(self) -> Path:
@@ -278,7 +278,7 @@ class Running:
         return await self.controller.tick(self.fence)
 
     async def ticks(self, number: int, per_tick: int = 200, **traffic: float) -> list[Move]:
-        """So many minutes with traffic."""
+        """Let so many minutes with traffic pass."""
         moves = []
         for _ in range(number):
             self.rolling.traffic.flows(per_tick, **traffic)

@@ -1,4 +1,4 @@
-"""Where a rollout stands, from its journal alone."""
+"""The state of a rollout, from its journal alone."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace

@@ -1,4 +1,4 @@
-"""What must be true of the first Monday, however it goes."""
+"""The first Monday: what must be true, however it goes."""
 
 import re
 from pathlib import Path

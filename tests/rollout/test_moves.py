@@ -1,4 +1,4 @@
-"""What follows from what is known: the table of moves, as a whole and line by line."""
+"""The move that follows from what is known: the table of moves, as a whole and line by line."""
 
 from dataclasses import replace
 from itertools import product

@@ -97,7 +97,7 @@ async def installation(directory: Path) -> AsyncIterator[Ops]:
 
 
 async def approved(ops: Ops, share: int) -> None:
-    """Where the step asks for a person, one says yes."""
+    """Approve the step where it asks for a person."""
     await ops.until("approval", written=share)
     await ops.types("approve", "--by", "ops", "--reason", "the first users are content")
 

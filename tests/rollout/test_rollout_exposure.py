@@ -1,4 +1,4 @@
-"""Who is shown something: what a rollout finds left over, and what a share is worth."""
+"""The users who are shown something: what a rollout finds left over, and what a share is worth."""
 
 import shutil
 from dataclasses import replace
@@ -294,7 +294,7 @@ async def harmed(rolling: Rolling, running: Running) -> None:
 
 
 async def under_way(rolling: Rolling, running: Running) -> None:
-    """Nothing has befallen it."""
+    """Check that nothing has befallen the rollout."""
 
 
 @pytest.mark.parametrize("befalls", [harmed, under_way])

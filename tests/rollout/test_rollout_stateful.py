@@ -178,7 +178,7 @@ class Rollout(RuleBasedStateMachine):
             assert batch["parity"].get("missing", 0) == brief
 
     def judged(self, written: list[int]) -> None:
-        """What one look wrote."""
+        """Check what one look wrote."""
         assert len(written) <= 1, "one step in one look"
         if not written:
             if self.running is not None and self.by_hand is not None and self.accepted():

@@ -37,7 +37,7 @@ OFF = flag_document(rollout=0)
 ONE, TWO, THREE = (f"6a1f0f9e-6d4e-4a51-9c0c-0a4f0c7f1d1{n}" for n in range(3))
 JSON = "application/json"
 LONG_S = 30.0
-"""How long a viewer would wait for a run that never begins: beyond what a test may take."""
+"""Seconds that a viewer would wait for a run that never begins: beyond what a test may take."""
 
 
 house = partial(streaming.house, commit_after=0, attach_wait_s=LONG_S)

@@ -1,4 +1,4 @@
-"""What is gone is gone: no run, text or body outlives its eviction, with the collector turned off.
+"""Forgotten runs: no run, text or body outlives its eviction, with the collector turned off.
 
 A cycle would keep them until a full collection, which a server with a large heap makes seldom.
 """
@@ -73,7 +73,7 @@ _OF_THE_TEST = {"httpx", "tests.servers.scripted"}
 
 
 FATES = ("whole", "status", "malformed", "textless", "reset", "truncated", "held")
-"""What becomes of a call at the upstream; of one that is held, nothing, until somebody ends it."""
+"""The ends of a call at the upstream; a call that is held has none until somebody ends it."""
 
 SOURCES: dict[str, dict[str, Any]] = {
     "batch": {},

@@ -46,7 +46,7 @@ IN_A_SECOND = format_datetime(datetime.now(UTC) + timedelta(seconds=1), usegmt=T
 ONCE, TWICE, THREE_TIMES = 1, 2, 3
 FIRST_S, SECOND_S = PAUSES_S
 SLACK_S = 2.0
-"""What a pause may be longer than it should be, on a busy machine."""
+"""Seconds by which a pause may be longer than it should be, on a busy machine."""
 
 
 def busy(retry_after: str | None, status: bytes = b"503 Service Unavailable") -> Script:
@@ -123,7 +123,7 @@ class House:
         return await self.counted("faults")
 
     async def recovered(self) -> dict[str, bool]:
-        """For each fault that the one run was hit by, whether it was overcome."""
+        """Return whether each fault that hit the run was overcome."""
         recoveries = await self.counted("recoveries")
         assert set(recoveries.values()) <= {1.0}
         return {key.split("/")[0]: not key.endswith("/failed") for key in recoveries}

@@ -44,7 +44,7 @@ numbers = count()
 
 
 class Bench:
-    """What a run is made of."""
+    """The parts of which a run is made."""
 
     def __init__(self, **more: Any) -> None:
         self.settings = RouteSettings.model_validate(route(**more))

@@ -21,7 +21,7 @@ STARTING_S = 60.0
 
 @dataclass
 class OnCall:
-    """Who is told. Each alert once, with when it first came (seconds, monotonic)."""
+    """The person who is told. Each alert once, with when it first came (seconds, monotonic)."""
 
     told: dict[tuple[str, str], tuple[float, dict[str, Any]]] = field(default_factory=dict)
 

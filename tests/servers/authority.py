@@ -18,7 +18,7 @@ LACKS = {
     "Key Usage": AUTHORITY,
     "critical Basic Constraints": AUTHORITY,
 }
-"""What can be left out, and of whose certificate."""
+"""The extensions that can be left out, and of whose certificate."""
 
 _DAY = datetime.timedelta(days=1)
 _PEM, _PLAIN = serialization.Encoding.PEM, serialization.NoEncryption()

@@ -28,7 +28,8 @@ CASE_TEXT = "A 58-year-old woman with fever of 38.9 °C and productive cough for
 
 
 def provider_environ(provider: str, model_url: str) -> dict[str, str]:
-    """What makes the clinic ask a model by that provider's package; `model_url` is without `/v1`."""
+    """Return the variables that make the clinic ask a model by that provider's package; `model_url` is
+    without `/v1`."""
     url = f"{model_url}/v1" if PROVIDERS[provider].url.endswith("/v1") else model_url
     return {"LLM_PROVIDER": provider, PROVIDERS[provider].url_name: url}
 
@@ -132,7 +133,7 @@ class RunningClinic:
         return httpx.Client(base_url=self.url, headers=headers, timeout=30, trust_env=False, verify=False)
 
     def log(self) -> str:
-        """What the clinic wrote to its standard error."""
+        """Return what the clinic wrote to its standard error."""
         return (self.data_dir / "clinic.log").read_text()
 
 

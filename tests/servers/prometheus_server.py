@@ -25,7 +25,7 @@ OUTCOMES = ("complete", "fell_back", "failed")
 
 
 class Scraped(Protocol):
-    """What Prometheus looks at."""
+    """The page that Prometheus looks at."""
 
     @property
     def address(self) -> str: ...
@@ -95,7 +95,7 @@ class ProxyPage:
         self._server, self._thread = start_http_server(self.port, "127.0.0.1", self.registry)
 
     def hide(self) -> None:
-        """Nobody listens any more."""
+        """Stop listening."""
         if self._server is not None:
             self._server.shutdown()
             self._server.server_close()

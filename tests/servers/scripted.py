@@ -1,4 +1,4 @@
-"""Both ends in bytes: an upstream that plays a script, and a client that says what it is told."""
+"""The two ends in bytes: an upstream that plays a script, and a client that says what it is told."""
 
 import asyncio
 import ssl

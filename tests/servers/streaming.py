@@ -1,4 +1,5 @@
-"""What tests of streams share: a route, an answer, a client that reads piece by piece, a real process."""
+"""The things that tests of streams share: a route, an answer, a client that reads piece by piece, a real
+process."""
 
 import asyncio
 import itertools
@@ -27,7 +28,7 @@ from tests.servers.scripted import Asked, Script, ScriptedUpstream
 from tests.servers.serving import ADMIN_TOKEN, Serving, flag_document, headgate, token
 
 PATIENCE_S = 20.0
-"""How long a test waits for what should come at once."""
+"""Seconds that a test waits for what should come at once."""
 
 EXTRACTION = "Fever of 38.9 °C — productive cough, SpO₂ 91 %.\n\n| Sign | ✅ |\n"
 SUMMARY = "Likely pneumonia 🫁. Start treatment now."
@@ -179,12 +180,12 @@ class Stream:
         return [event["type"] for event in self.events]
 
     def texts(self) -> dict[str, str]:
-        """What a reader ends up with, stage by stage."""
+        """Return what a reader ends up with, stage by stage."""
         return texts(self.events)
 
 
 def texts(events: list[dict[str, Any]]) -> dict[str, str]:
-    """What these events leave on the screen, stage by stage."""
+    """Return what these events leave on the screen, stage by stage."""
     shown: dict[str, str] = {}
     for event in events:
         if event["type"] == "stage_start":

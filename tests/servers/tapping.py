@@ -1,4 +1,5 @@
-"""What tests of the tap share: a provider in bytes, and a backend that passes trace context on to it."""
+"""The things that tests of the tap share: a provider in bytes, and a backend that passes trace context on to
+it."""
 
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
@@ -113,7 +114,7 @@ class Backend:
     stream: bool = False
     """True if it asks for streams by itself."""
     attempts: int = 1
-    """How often it makes a call that fails."""
+    """The number of times that it makes a call that fails."""
     more: Mapping[str, Any] = field(default_factory=dict)
     """Further fields of its calls."""
     text_of: Callable[[httpx.Response], str] = field(default_factory=lambda: _text)
@@ -143,7 +144,7 @@ class Backend:
 
 
 def trace_context(asked: Asked) -> dict[str, str]:
-    """What zero-code tracing passes on to every call."""
+    """Return what zero-code tracing passes on to every call."""
     names = (b"traceparent", b"tracestate")
     return {name.decode(): (asked.header(name) or b"").decode() for name in names if asked.header(name)}
 

@@ -29,7 +29,7 @@ SERVICES = Path(__file__).parents[1] / "services" / "node_modules"
 
 
 class Unleash:
-    """Where it listens, and what a test asks of it as an administrator."""
+    """An Unleash server: its address, and what a test asks of it as an administrator."""
 
     def __init__(self, directory: Path, database_port: int) -> None:
         self.port = free_port()

@@ -55,7 +55,7 @@ class ValkeyServer:
 
     @asynccontextmanager
     async def client(self) -> AsyncIterator[Redis]:
-        """What somebody sees who looks into the store."""
+        """Give a client of the store, for somebody who looks into it."""
         # With a timeout of its own it would lose cancellations (asyncio.wait_for of Python 3.11).
         async with Redis.from_url(self.url, socket_timeout=None) as client:
             yield client

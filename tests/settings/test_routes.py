@@ -1,4 +1,4 @@
-"""Which request is a run: settings' routes, compiled."""
+"""The requests of routes: settings' routes, compiled."""
 
 import random
 import string

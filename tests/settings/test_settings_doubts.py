@@ -1,4 +1,4 @@
-"""What `headgate check` warns of: settings that are valid, and never do what they were written for."""
+"""The warnings of `headgate check`: settings that are valid, and never do what they were written for."""
 
 import json
 from pathlib import Path
@@ -16,7 +16,7 @@ PROVIDER = {"name": "openai", "url": "https://api.openai.com"}
 
 
 def warnings(directory: Path, **settings: Any) -> list[str]:
-    """What is said, after what is said of every house without a store."""
+    """Return the warnings, without those that every deployment without a store gets."""
     (directory / "flags.json").write_text(json.dumps(flag_document()))
     config = directory / "headgate.yaml"
     document = {"upstream": {"url": "http://127.0.0.1:8000"}, "routes": [route()], **settings}

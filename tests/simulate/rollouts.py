@@ -52,7 +52,7 @@ class AlwaysMine:
 
 @dataclass(frozen=True, slots=True)
 class Course:
-    """How one rollout went."""
+    """The course of one rollout."""
 
     rolled_back: bool
     held: bool
@@ -69,7 +69,7 @@ class Course:
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """What to simulate."""
+    """A case to simulate."""
 
     truth: Truth
     seed: int

@@ -49,7 +49,7 @@ TRUTHS: Mapping[str, Among] = {
 
 
 def simulated(truth: Among, rounds: int, seed: int, processes: int) -> list[Back]:
-    """So many rollouts; the same ones each time."""
+    """Return so many rollouts; the same ones each time."""
     seeds = [(seed, number) for number in range(rounds)]
     if processes == 1:
         return [backs(truth, each) for each in seeds]

@@ -38,7 +38,7 @@ EARLY = {"rate": 0.02, "of": 200, "alpha": 0.001, "min_users": 3}
 
 @dataclass(frozen=True)
 class Among:
-    """What is so. How often users ask is a gamma distribution, of squared coefficient of variation 2."""
+    """The truth. How often users ask is a gamma distribution, of squared coefficient of variation 2."""
 
     cv2: float = 4.0
     """Squared coefficient of variation of users' failure rates."""
@@ -259,7 +259,7 @@ RULES = ("by requests", "errors", "early", "Flagger-like", "Argo-like")
 
 
 def backs(truth: Among, seed: Sequence[int]) -> Back:
-    """When each rule goes back in one rollout. `errors` has the whole budget."""
+    """Return when each rule goes back in one rollout. `errors` has the whole budget."""
     rollout = Rollout(truth, seed)
     smaller = rollout.every.sum(2).cumsum(0).min(axis=1)
     enough = (rollout.users >= MIN_USERS) & (smaller >= MIN_SAMPLES)

@@ -36,14 +36,14 @@ SETTLE_MIN = 4
 
 @dataclass(frozen=True, slots=True)
 class Truth:
-    """What is so, which the controller has to find out."""
+    """The truth, which the controller has to find out."""
 
     per_minute: float = 20.0
     users: int = 3000
     failing: float = 0.01
     """Of batch answers."""
     harm: float = 1.0
-    """So many times as often streamed answers fail."""
+    """The factor by which streamed answers fail more often."""
     harm_from: int = 0
     """Percent of users from which on it does."""
     fall_back: float = 0.005
@@ -63,7 +63,7 @@ class Truth:
 
 @dataclass(slots=True)
 class Clock:
-    """Both of its faces."""
+    """The two faces of a clock."""
 
     now_s: float = 1_800_000_000.0
 
@@ -130,7 +130,7 @@ class World:
         self._failing = np.minimum(truth.failing * fate / np.average(fate, weights=self._rate), 0.9)
 
     def pass_minute(self) -> None:
-        """What happens until the next look."""
+        """Do what happens until the next look."""
         self._clock.now_s += 60.0
         truth, random = self.truth, self._random
         age_s = self._clock.now_s - self.begun_s

@@ -1,4 +1,4 @@
-"""What an event of the upstream's own stream means, by a route's rules. The order of the rules counts."""
+"""The meaning of an event of the upstream's own stream, by a route's rules. The order of the rules counts."""
 
 import json
 from typing import Any

@@ -137,7 +137,7 @@ async def _listens(port: int) -> bool:
 
 
 async def results(stack: Stack, venv: Path, directory: Path) -> Mapping[str, str]:
-    """What became of each endpoint's model call, or why nothing did."""
+    """Return what became of each endpoint's model call, or why nothing did."""
     port = free_port()
     provider = Provider({"summary": TEXT})
     log = directory / "backend.log"

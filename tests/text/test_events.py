@@ -1,4 +1,4 @@
-"""What may be said, in what order. The oracle is a regular expression for each stage, not our table."""
+"""The grammar of events. The oracle is a regular expression for each stage, not our table."""
 
 import itertools
 import re

@@ -15,7 +15,7 @@ CLOCK_S = 0.002
 
 
 class Shown(list[tuple[str, str]]):
-    """What is shown of the texts."""
+    """The texts, as they are shown."""
 
     def show_chunks(self, stage: str, chunks: list[str]) -> None:
         self.extend((stage, chunk) for chunk in chunks)

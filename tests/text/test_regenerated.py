@@ -10,7 +10,7 @@ SHORT = st.text("ab", max_size=6)
 
 
 def told(shown: str, pieces: list[str]) -> tuple[str, list[TextUpdate]]:
-    """What is on the screen after these pieces, and what was said."""
+    """Return what is on the screen after these pieces, and what was said."""
     retold, screen, said = RegeneratedText(shown), shown, []
     for piece in pieces:
         if said:  # it is over

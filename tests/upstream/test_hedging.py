@@ -1,4 +1,4 @@
-"""Which requests are hedged while they meet silence."""
+"""The requests that are hedged while they meet silence."""
 
 import pytest
 

@@ -190,7 +190,7 @@ class RecordingTransport(asyncio.Transport):
 
 @dataclass
 class Heard:
-    """What became of one exchange."""
+    """The end of one exchange."""
 
     status: int
     headers: list[tuple[bytes, bytes]]

@@ -1,4 +1,4 @@
-"""What `attach.js` is told about its caller, and about the caller's runs in flight."""
+"""The document that tells `attach.js` about its caller, and about the caller's runs in flight."""
 
 from functools import partial
 from pathlib import Path

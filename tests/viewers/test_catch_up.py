@@ -1,4 +1,4 @@
-"""What a viewer that fell behind is sent: the text that all events together would have left."""
+"""Snapshots for a viewer that fell behind: the text that all events together would have left."""
 
 import json
 
@@ -16,7 +16,7 @@ TEXT = st.sampled_from(["a", "word ", "38.9 °C ", "\n\n", "🫁", "\u2028"])
 
 
 class Screen:
-    """What a reader has in front of them."""
+    """The screen in front of a reader."""
 
     def __init__(self) -> None:
         self.texts: dict[str, str] = {}

@@ -40,7 +40,7 @@ class Clock:
 
 @dataclass
 class Store:
-    """What replicas share, as far as tickets go. `down`: it keeps nothing and finds nothing."""
+    """The store that replicas share, as far as tickets go. `down`: it keeps nothing and finds nothing."""
 
     clock: Clock
     down: bool = False

@@ -388,7 +388,7 @@ class RunningTime:
 
     TICK_S = 0.01
     LATE_S = 0.02
-    """What a timer may be late by on any machine; it counts as running time."""
+    """Seconds by which a timer may be late on any machine; it counts as running time."""
 
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
@@ -429,7 +429,7 @@ async def test_progress_and_heartbeats_keep_a_silent_stream_alive(tmp_path: Path
 
 
 class Wire:
-    """What a server offers to write at once with. `open` is whether it can."""
+    """The call by which a server offers to write at once. `open` is whether it can."""
 
     def __init__(self, client: Client) -> None:
         self._client = client

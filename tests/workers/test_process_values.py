@@ -1,4 +1,5 @@
-"""What a process counts is in its file at once, as prometheus-client reads it: another process shows it."""
+"""The counts of a process are in its file at once, as prometheus-client reads it: another process shows
+it."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -31,7 +32,7 @@ def registry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Collec
 
 
 def samples(directory: Path) -> dict[tuple[Any, ...], float]:
-    """What the package finds in the files, without the processes' ids."""
+    """Return what the package finds in the files, without the processes' ids."""
     found = MultiProcessCollector.merge([str(path) for path in directory.glob("*.db")])  # type: ignore[no-untyped-call]
     return {
         (

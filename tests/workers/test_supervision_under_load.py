@@ -131,7 +131,7 @@ class Clinic:
 
 
 async def cut(stream: Stream) -> None:
-    """Until its connection is gone."""
+    """Wait until its connection is gone."""
     with pytest.raises(httpx.HTTPError):
         await stream.rest()
 

@@ -28,7 +28,7 @@ needs_systemd = pytest.mark.skipif(
 
 
 class Heard:
-    """What has come to a notification socket, one datagram a state or two."""
+    """The datagrams that have come to a notification socket, each of a state or two."""
 
     def __init__(self, listening: socket.socket) -> None:
         self._listening = listening
@@ -54,7 +54,7 @@ class Heard:
 
 @contextmanager
 def manager(address: str) -> Iterator[Heard]:
-    """Where a service manager listens; `@` begins the name of an abstract socket."""
+    """Give the place where a service manager listens; `@` begins the name of an abstract socket."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as listening:
         listening.bind("\0" + address[1:] if address.startswith("@") else address)
         listening.setblocking(False)

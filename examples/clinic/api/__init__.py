@@ -1,1 +1,1 @@
-"""What each path does, one module a subject. Each has its `ROUTES`."""
+"""The paths, one module for each subject. Each module has its `ROUTES`."""

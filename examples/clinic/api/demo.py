@@ -1,4 +1,4 @@
-"""For the demo page only: a token for a made-up user, and the flag. 404 unless the setting is there."""
+"""Paths of the demo page only: a token for a made-up user, and the flag. 404 unless the setting is there."""
 
 from pathlib import Path
 from typing import Any

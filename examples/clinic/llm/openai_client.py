@@ -87,7 +87,7 @@ def _inside(content: str) -> str:
 
 
 def _scale_pauses(client: OpenAI, scale: float) -> None:
-    """For tests: the package has no setting for its pauses. At 1 it is left as it is."""
+    """Scale the package's pauses, for which it has no setting. Only tests do; 1 leaves them as they are."""
     if scale == 1:
         return
     pause_s = client._calculate_retry_timeout

@@ -1,4 +1,4 @@
-"""Which client speaks to which provider."""
+"""The providers, and the client of each."""
 
 from collections.abc import Callable
 

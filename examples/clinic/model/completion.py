@@ -1,4 +1,4 @@
-"""What one request is answered with, whatever the provider's shape: tokens, and what is derived from them."""
+"""The answer to one request, whatever the provider's shape: tokens, and what is derived from them."""
 
 import hashlib
 import json
@@ -24,7 +24,8 @@ class Pace:
     tokens_per_s: float
 
     async def wait_for(self, token: int, began: float) -> None:
-        """Until the time of that token, counted from 1. Each has its own time, so delays do not add up."""
+        """Wait until the time of that token, counted from 1. Each has its own time, so delays do not add
+        up."""
         due = began + self.first_token_s + token / self.tokens_per_s
         await anyio.sleep(max(0.0, due - time.monotonic()))
 
@@ -35,7 +36,7 @@ class Asked:
 
     model: str
     messages: list[Json]
-    """As OpenAI's: `role` is `system`, `user` or `assistant`; `content` is text."""
+    """The messages in OpenAI's form: `role` is `system`, `user` or `assistant`; `content` is text."""
     is_stream: bool = False
     has_usage: bool = False
     """OpenAI's `stream_options.include_usage`."""

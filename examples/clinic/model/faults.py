@@ -38,7 +38,7 @@ class Fault:
     """Tokens that come before it; None: half of them."""
 
     def strikes_after(self, tokens: int) -> int:
-        """How many of that many tokens come before it."""
+        """Return how many of these tokens come before the fault."""
         return tokens // 2 if self.after is None else min(self.after, tokens)
 
 

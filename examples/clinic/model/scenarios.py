@@ -1,4 +1,4 @@
-"""What the made-up texts are made of. Nothing here is advice; doses and values only look like medicine."""
+"""The words of the made-up texts. Nothing here is advice; doses and values only look like medicine."""
 
 from dataclasses import dataclass
 

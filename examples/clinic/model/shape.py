@@ -1,4 +1,4 @@
-"""What differs between providers: how a request is read, and how an answer or a failure is written."""
+"""The port of a provider's shape: how a request is read, and how an answer or a failure is written."""
 
 from typing import Protocol
 
@@ -31,4 +31,4 @@ class Shape(Protocol):
         """One server-sent event."""
 
     def headers(self, completion: Completion | None) -> dict[str, str]:
-        """What the provider's answers carry beside their type and length; None: of a failure."""
+        """Return the headers of the provider's answers beside their type and length; None: of a failure."""

@@ -19,7 +19,7 @@ CHANGES = ("stable", "rising", "falling", "not yet repeated", "borderline", "as 
 
 @dataclass(frozen=True)
 class Layout:
-    """How the text of one task is laid out."""
+    """The layout of the text of one task."""
 
     title: str
     lead: str

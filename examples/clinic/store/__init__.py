@@ -1,1 +1,1 @@
-"""What is kept, one module a table. Functions take an open database and return JSON-ready rows."""
+"""The tables, a module for each. Functions take an open database and return JSON-ready rows."""

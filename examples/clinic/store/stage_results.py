@@ -1,4 +1,4 @@
-"""What each stage and each group of stages has said, one row a name; a second run overwrites the first."""
+"""The results of stages and of their groups, one row for each name; a second run overwrites the first."""
 
 import json
 import sqlite3
@@ -39,7 +39,7 @@ def get(db: sqlite3.Connection, case_id: str, stage_name: str) -> Row | None:
 
 
 def in_order(db: sqlite3.Connection, case_id: str) -> list[Row]:
-    """As first written: an overwritten row keeps its place."""
+    """Return the rows in the order in which they were first written: an overwritten row keeps its place."""
     rows = find(db, "SELECT * FROM stage_results WHERE case_id = ? ORDER BY rowid", case_id)
     return [_shown(row) for row in rows]
 

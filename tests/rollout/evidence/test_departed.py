@@ -1,4 +1,4 @@
-"""Which processes are no more: each of them is asked for once, and nobody who is there."""
+"""Processes that are gone: each of them is asked for once, and none that is there."""
 
 import pytest
 
@@ -6,7 +6,7 @@ from flags.rollout.evidence.departed import Scrape, last_scrapes
 from flags.rollout.evidence.readings import Reading
 
 BEFORE = Reading(100, {}, {"a": 95.0, "old": 95.0}, started={"a": 10.0})
-"""What was counted by then. The instance old does not say when its process began."""
+"""The reading before. The instance old does not say when its process began."""
 
 LIVING = Reading(160, {}, {"a": 155.0}, started={"a": 10.0})
 

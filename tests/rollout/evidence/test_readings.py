@@ -45,7 +45,7 @@ def reading(at_s: float, pages: Mapping[str, Mapping[tuple[str, ...], int]]) -> 
 
 
 def outcomes(before: Reading, after: Reading) -> dict[str, int]:
-    """What counted, by outcome."""
+    """Return what counted, by outcome."""
     return {outcome: n for (_, _, outcome), n in between(before, after, 0).outcomes.items()}
 
 
@@ -387,8 +387,8 @@ class Process:
 
 
 class Server:
-    """What a Prometheus does for two processes, some of which are away for it, and of some of which it shows
-    the oldest that it has."""
+    """A Prometheus of two processes, some of which are away for it, and of some of which it shows the oldest
+    that it has."""
 
     def __init__(self, dating: str) -> None:
         self.processes = {name: Process() for name in "ab"}
@@ -439,14 +439,14 @@ EVENTS = st.sampled_from(["complete", "failed", "restart", "scrape", "away", "ba
 STORIES = st.lists(st.tuples(EVENTS, st.sampled_from("ab"), st.integers(1, 5)), max_size=60)
 
 BEHIND = [("complete", "a", 2), ("read", "a", 1)] * 2 + [("old", "a", 1), ("read", "a", 1)]
-"""What a second Prometheus shows that is behind the first."""
+"""The pages of a second Prometheus that is behind the first."""
 
 DIES = [("restart", "a", 1), ("failed", "a", 2), ("scrape", "a", 1), ("away", "a", 1), ("read", "a", 1)]
 """Between two looks; and it comes back."""
 
 
 def counted(story: list[tuple[str, str, int]], server: Server, *, has_past: bool) -> Counter[str]:
-    """What counts of all that happens, look by look."""
+    """Return what counts of all that happens, look by look."""
     server.scrape()
     baseline = server.look(None)
     counts: Counter[str] = Counter()

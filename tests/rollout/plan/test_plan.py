@@ -1,4 +1,4 @@
-"""What a policy's steps take and cost: as the verdict itself would find, and never pretended."""
+"""The time and the cost of a policy's steps: as the verdict itself would find, and never pretended."""
 
 import json
 import math

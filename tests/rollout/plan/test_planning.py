@@ -166,7 +166,7 @@ def test_the_rest_is_in_no_comparison() -> None:
 
 
 def text(made: Plan) -> str:
-    """As a terminal of 100 columns has it."""
+    """Return the text as a terminal of 100 columns has it."""
     console = Console(file=StringIO(), width=100, color_system=None)
     console.print(planning.shown(made))
     return console.file.getvalue()  # type: ignore[attr-defined, no-any-return]

@@ -23,7 +23,7 @@ def at(moment: str) -> datetime:
 
 
 def until(window: Freeze, moment: str) -> str | None:
-    """When the freeze of this moment ends; None if there is none."""
+    """Return when the freeze of this moment ends; None if there is none."""
     found = frozen(window, at(moment))
     return None if found is None else found.rpartition(" until ")[2]
 

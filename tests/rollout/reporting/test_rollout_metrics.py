@@ -1,4 +1,4 @@
-"""What a rollout shows to Prometheus: all of where it stands, and nobody's name."""
+"""The rollout's metrics: all of where it stands, and nobody's name."""
 
 import math
 from pathlib import Path

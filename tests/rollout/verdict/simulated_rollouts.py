@@ -23,18 +23,18 @@ LOOK_MINUTES = 10
 
 @dataclass(frozen=True)
 class World:
-    """What is true, and the verdict does not know."""
+    """The truth, which the verdict does not know."""
 
     per_minute: float
     rate: float
     """Of bad answers, in the control arm."""
     ratio: float = 1.0
-    """How many times as often the stream arm fails."""
+    """The factor by which the stream arm fails more often."""
     users: int = 2000
     spread: float = 0.0
     """Squared coefficient of variation of the users' rates; 0: all are alike."""
     history_hours: float = 0.0
-    """For which the proxy has known its users when it begins; 0: it says nothing of what it expects."""
+    """Hours for which the proxy has known its users when it begins; 0: it says nothing of what it expects."""
     hours: Sequence[float] = (12, 12, 12, 16, 16)
     shares: Sequence[int] = (1, 5, 10, 25, 50)
 
@@ -44,7 +44,7 @@ class World:
 
 @dataclass
 class Path:
-    """What came of one rollout."""
+    """The course of one rollout."""
 
     rolled_back: bool = False
     held: bool = False
@@ -53,7 +53,7 @@ class Path:
     harmed: int = 0
     """Bad answers of the stream arm up to the rollback."""
     safe_steps: set[int] = field(default_factory=set)
-    """Those whose proof of safety was there at some look."""
+    """The steps whose proof of safety was there at some look."""
 
     def see(self, step: int, verdicts: Sequence[Verdict]) -> None:
         for verdict in verdicts:
@@ -69,7 +69,7 @@ class Path:
 
 @dataclass
 class Users:
-    """Who they are, and what a proxy knows of them."""
+    """The users, and what a proxy knows of them."""
 
     world: World
     random: np.random.Generator
@@ -90,7 +90,7 @@ class Users:
             self.learn(np.ones(world.users, bool), asked, random.binomial(asked, self.fails))
 
     def learn(self, of: NDArray[np.bool_], asked: NDArray[np.int64], failed: NDArray[np.int64]) -> None:
-        """What users of neither arm did."""
+        """Learn what users of neither arm did."""
         for user in np.flatnonzero(of & (asked > 0)).tolist():
             self.histories.add(self.names[user], 0.0, int(failed[user]), int(asked[user]))
 
@@ -164,5 +164,5 @@ def followed(world: World, rails: Sequence[Guardrail], seed: Sequence[int], *, t
 
 
 def paths(world: World, rails: Sequence[Guardrail], number: int, *, to_the_end: bool = False) -> list[Path]:
-    """So many rollouts in this world; the same ones each time."""
+    """Return so many rollouts in this world; the same ones each time."""
     return [followed(world, rails, (2026, at), to_the_end=to_the_end) for at in range(number)]

@@ -1,4 +1,4 @@
-"""What the verdicts of evidence are: guardrail by guardrail, step by step, and in which words."""
+"""The verdicts of evidence: guardrail by guardrail, step by step, and in which words."""
 
 import json
 import math
@@ -54,7 +54,7 @@ def batch(step: int = 0, users: Mapping[str, int] = USERS, **counts: Any) -> Bat
 
 
 def failing(stream: int, control: int, of: int = 1000, **changes: Any) -> Batch:
-    """So many of so many answers failed in each arm."""
+    """Return evidence in which so many of so many answers failed in each arm."""
     return batch(
         outcomes=answers(
             {"failed": stream, "complete": of - stream}, {"failed": control, "complete": of - control}

@@ -22,7 +22,7 @@ ERRORS = RateRatio("errors", 1.0, harm=RATIO, or_points=POINTS)
 MISSED = ErrorBudget().missed
 LINE = -math.log(MISSED)
 FACTOR = int(os.environ.get("HEADGATE_PATHS", "1"))
-"""How many times as many rollouts as CI has time for."""
+"""The factor of rollouts over those for which CI has time."""
 
 ROLLOUTS, LOOKS = 400 * FACTOR, 150
 LOG = logging.getLogger(__name__)

@@ -1,4 +1,4 @@
-"""How often verdicts are wrong, and how soon they are right: simulated rollouts, against the error budget.
+"""The rate of wrong verdicts, and the time to right ones: simulated rollouts, against the error budget.
 
 To see the figures, of ten times as many rollouts:
 
@@ -23,7 +23,7 @@ from flags.rollout.verdict.verdict import Finding
 from tests.rollout.verdict.simulated_rollouts import Path, World, paths
 
 FACTOR = int(os.environ.get("HEADGATE_PATHS", "1"))
-"""How many times as many rollouts as CI has time for."""
+"""The factor of rollouts over those for which CI has time."""
 
 BUDGET = ErrorBudget()
 ERRORS = RateRatio("errors", weight=1.0)

@@ -72,7 +72,7 @@ async def strategies(server: Unleash, flag: str) -> list[dict[str, Any]]:
 
 
 async def edit(server: Unleash, flag: ManagedFlag, **change: Any) -> None:
-    """What a human does in Unleash's pages: change a strategy, and leave the rest of it."""
+    """Do what a person does in Unleash's pages: change a strategy, and leave the rest of it."""
     (strategy,) = await strategies(server, flag.name)
     share = change.pop("share", strategy["parameters"]["rollout"])
     del strategy["milestoneId"]
