@@ -23,10 +23,19 @@ def message(text: str) -> Json:
 THOUGHT = {"id": "rs_1", "type": "reasoning", "summary": []}
 
 
+USAGE = {
+    "input_tokens": 3,
+    "input_tokens_details": {"cached_tokens": 0, "cache_write_tokens": 0},
+    "output_tokens": 4,
+    "output_tokens_details": {"reasoning_tokens": 0},
+    "total_tokens": 7,
+}
+
+
 def response(*output: Json, status: str = "completed", **more: Any) -> Json:
     rest = {"parallel_tool_calls": True, "tool_choice": "auto", "tools": [], "error": None}
     said = {"id": "resp_1", "object": "response", "created_at": 1.0, "model": "gpt-5", "status": status}
-    return said | rest | {"output": list(output), "usage": None} | more
+    return said | rest | {"output": list(output), "usage": USAGE} | more
 
 
 def said(*pieces: str) -> list[Json]:
@@ -55,7 +64,7 @@ def assembled(*events: Json, choices: int | None = 1) -> tuple[Json, str]:
 
 
 def test_the_last_event_is_the_answer_and_its_text_was_shown() -> None:
-    whole = response(THOUGHT, message("Hey 😀"), usage=None, billing={"payer": "developer"})
+    whole = response(THOUGHT, message("Hey 😀"), billing={"payer": "developer"})
 
     events = [*said("He", "y 😀"), {"type": "response.new_event", "new": 1}, ends("completed", whole)]
     assert assembled(*events) == (whole, "Hey 😀")
@@ -120,6 +129,11 @@ def test_a_filter_makes_no_answer_and_says_nothing_of_the_next(last: Json) -> No
         pytest.param([{"type": "response.output_text.delta"}], id="no text"),
         pytest.param([{"type": "response.completed"}], id="no response"),
         pytest.param([ends("completed", response(THOUGHT)), *said()], id="more after the end"),
+        pytest.param([*said("a"), ends("completed", response(message("a"), usage=None))], id="no usage"),
+        pytest.param([*said("a"), ends("completed", response())], id="a text that no item has"),
+        pytest.param(
+            [*said("a"), done(0, message("")), ends("completed", response())], id="an item without its text"
+        ),
     ],
 )
 def test_what_cannot_be_joined_for_certain_is_refused(events: list[Json]) -> None:

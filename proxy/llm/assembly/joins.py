@@ -45,14 +45,22 @@ class Text:
         pieces = [piece for piece in self.pieces if piece]
         if len(pieces) < FEW_PIECES and (len(pieces) < 2 or len(pieces[0]) < LONG_CHARS):
             return True
-        grows = all(len(a) < len(b) and b.startswith(a) for a, b in pairwise(pieces))
+        states = [pieces[0], *(b for a, b in pairwise(pieces) if a != b)]
+        if len(states) == 1:
+            return len(pieces[0]) < LONG_CHARS
+        grows = all(len(a) < len(b) and b.startswith(a) for a, b in pairwise(states))
         return not grows and pieces[-1] != "".join(pieces[:-1])
 
 
-def check_texts(texts: Iterable[Any]) -> None:
-    """Raises `Unfaithful` for a text whose pieces may not follow one another."""
-    if any(isinstance(text, Text) and not text.is_certain for text in texts):
-        raise Unfaithful("a text comes again, or more of it each time")
+def check_texts(found: Iterable[Any]) -> None:
+    """Raises `Unfaithful` for a text, at any depth, whose pieces may not follow one another."""
+    for value in found:
+        if isinstance(value, Text) and not value.is_certain:
+            raise Unfaithful("a text comes again, or more of it each time")
+        if isinstance(value, dict):
+            check_texts(value.values())
+        elif isinstance(value, list):
+            check_texts(value)
 
 
 class AmbiguousList(list[Any]):

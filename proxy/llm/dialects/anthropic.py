@@ -117,6 +117,8 @@ class ClaudeMessage(JsonAnswer):
         self._arguments: list[str] = []
         """Of the block that is open, a tool's use."""
         self._is_open = False
+        self._is_counted = False
+        """Whether an event said what was used, and nothing came after it."""
 
     def take(self, event: dict[str, Any], data: str) -> str:
         kind = as_word(event.get("type"))
@@ -125,7 +127,7 @@ class ClaudeMessage(JsonAnswer):
         take = EVENTS.get(kind)
         if take is None:
             raise Unfaithful("an event is not known")
-        if kind != "message_delta" and not event.keys() <= FIELDS:
+        if kind not in FREE and not event.keys() <= FIELDS:
             raise Unfaithful("an event has a field that is not known")
         return take(self, event)
 
@@ -134,6 +136,8 @@ class ClaudeMessage(JsonAnswer):
             raise Unfaithful("a second message begins")
         self._message = as_object(event.get("message"))
         self._blocks = [as_object(block) for block in as_list(self._message.get("content"))]
+        is_whole = self._message.get("stop_reason") is not None
+        self._is_counted = is_whole and "output_tokens" in as_object(self._message.get("usage"))
         return shown(
             "".join(as_text(block.get("text")) for block in self._blocks if block.get("type") == "text")
         )
@@ -144,12 +148,14 @@ class ClaudeMessage(JsonAnswer):
             raise Unfaithful("a block is out of order")
         if len(self._blocks) >= MAX_BLOCKS:
             raise Unfaithful("there are too many blocks")
+        if self._message.get("stop_reason") is not None:
+            raise Unfaithful("an answer goes on after its end")
         text = as_text(block.get("text", "")) if block.get("type") == "text" else ""
         for name in ("text", "thinking"):
             if isinstance(block.get(name), str) and block.get("type") == name:
                 block[name] = Text(block[name])
         self._blocks.append(block)
-        self._arguments, self._is_open = [], True
+        self._arguments, self._is_open, self._is_counted = [], True, False
         return shown(text)
 
     def _add(self, event: Mapping[str, Any]) -> str:
@@ -164,6 +170,8 @@ class ClaudeMessage(JsonAnswer):
     def _join(self, name: str, value: Any) -> str:
         """Join a delta's value to the open block; the text that is shown."""
         block = self._blocks[-1]
+        if block.get("type") != BLOCKS.get(name, block.get("type")):
+            raise Unfaithful("a delta is of another kind than its block")
         if name in ("text", "thinking"):
             if not isinstance(block.get(name), Text):
                 raise Unfaithful("a delta is of another kind than its block")
@@ -200,15 +208,21 @@ class ClaudeMessage(JsonAnswer):
         """Take in what is known at the end only: why it ended, and what was used. A null says nothing."""
         if self._message is None:
             raise Unfaithful("a message has not begun")
+        if self._is_open:
+            raise Unfaithful("a block is out of order")
         for name, value in as_object(event.get("delta")).items():
-            if value is not None and name in ("stop_reason", "stop_sequence") and self._message.get(name):
+            before = self._message.get(name)
+            if value is not None and name in ("stop_reason", "stop_sequence") and before:
                 raise Unfaithful("a message ends twice")
+            if value is not None and before is not None and before != value:
+                raise Unfaithful("a field of the message comes again, and differs")
             if value is not None or name not in self._message:
                 self._message[name] = value
-        used = as_object(self._message.setdefault("usage", {}))
-        used |= {
-            name: value for name, value in as_object(event.get("usage") or {}).items() if value is not None
-        }
+            if name not in OF_THE_END:
+                self.unknown.take(name, value)
+        used = {name: of for name, of in as_object(event.get("usage") or {}).items() if of is not None}
+        self._is_counted = self._is_counted or "output_tokens" in used
+        as_object(self._message.setdefault("usage", {})).update(used)
         for name in event.keys() - FIELDS:
             if name in KNOWN_AT_THE_END:
                 self._message[name] = event[name]
@@ -234,6 +248,8 @@ class ClaudeMessage(JsonAnswer):
                 raise AbnormalFinish("the answer was ended before its end")
             if reason not in HARMLESS_FINISHES:
                 raise Unfaithful("the message has ended for a reason that is not known")
+            if not self._is_counted:
+                raise Unfaithful("the stream does not say what was used in all")
         blocks = [_finished(block, reason) for block in self._blocks]
         return serialized(self._message | {"content": blocks} | self.unknown.values())
 
@@ -242,6 +258,12 @@ FIELDS = frozenset(
     {"type", "index", "message", "content_block", "delta", "usage", "amazon-bedrock-invocationMetrics"}
 )
 """Of all events; Amazon's is in the last event of streams alone."""
+
+FREE = frozenset({"message_delta", "ping"})
+"""Events that may have other fields: of a ping nothing is read."""
+
+OF_THE_END = frozenset({"stop_reason", "stop_sequence", "stop_details", "container"})
+"""Fields of the message that are known at its end only, in that event's delta."""
 
 KNOWN_AT_THE_END = frozenset({"context_management"})
 """Fields of the message that stand in the event of its end."""
@@ -256,6 +278,9 @@ DELTAS: Mapping[str, str] = {
 }
 """The field of each kind of delta. Texts and thoughts grow, arguments grow and are parsed, citations are
 appended, and a signature replaces an earlier one."""
+
+BLOCKS: Mapping[str, str] = {"signature": "thinking", "citation": "text", "content": "compaction"}
+"""The only kind of block that has a delta's field."""
 
 EVENTS: Mapping[str, Callable[[ClaudeMessage, Mapping[str, Any]], str]] = {
     "message_start": ClaudeMessage._start,
@@ -272,6 +297,7 @@ EVENTS: Mapping[str, Callable[[ClaudeMessage, Mapping[str, Any]], str]] = {
 def _finished(block: Mapping[str, Any], reason: Any) -> dict[str, Any]:
     """A block as the batch answer has it."""
     if not isinstance(block.get("input"), Text):
+        as_object(block.get("input", {}))
         return dict(block)
     try:
         return {**block, "input": as_arguments(block["input"])}

@@ -45,6 +45,9 @@ LISTS: Mapping[str, str] = {
 }
 """Events that begin an item, and the list of the message that it belongs to."""
 
+FIELDS = frozenset({"type", "id", "index", "delta", "logprobs"})
+"""Of all events that are read."""
+
 GROWING = frozenset({"text", "thinking", "arguments"})
 """Fields of an item whose texts are joined."""
 
@@ -87,6 +90,9 @@ class CohereMessage(JsonAnswer):
         if kind in IGNORED:
             return ""
         delta = as_object(event.get("delta"))
+        self.unknown.events += 1
+        for name in event.keys() - FIELDS if not event.keys() <= FIELDS else ():
+            self.unknown.take(name, event[name])
         if kind == "message-start":
             self._start(event, delta)
         elif kind == "message-end":
@@ -108,6 +114,8 @@ class CohereMessage(JsonAnswer):
             raise Unfaithful("a second message begins")
         self._answer = {"id": event.get("id")}
         self._message = {name: value for name, value in as_object(delta.get("message")).items() if value}
+        if not self._message.keys().isdisjoint({*self._lists, "tool_plan"}):
+            raise Unfaithful("a message begins with content")
 
     def _begin(self, name: str, event: Mapping[str, Any], delta: Mapping[str, Any]) -> str:
         found = self._lists[name]
@@ -133,8 +141,6 @@ class CohereMessage(JsonAnswer):
         self._answer |= {name: delta.get(name) for name in ("finish_reason", "usage")}
         for name in delta.keys() - {"finish_reason", "usage"}:
             self.unknown.take(name, delta[name])
-        if event.keys() - {"type", "id", "delta"}:
-            raise Unfaithful("an event has a field that is not known")
         self.is_terminated = True
 
     def answer(self) -> bytes:

@@ -18,6 +18,7 @@ from proxy.llm.assembly.joins import (
     check_texts,
     serialized,
     shown,
+    whole,
 )
 from proxy.llm.assembly.json_dialect import JsonAnswer
 
@@ -96,13 +97,8 @@ class Conversation(JsonAnswer):
         delta = as_object(said.get("delta"))
         if said.keys() != {"contentBlockIndex", "delta"} or len(delta) != 1:
             raise Unfaithful("a delta is none, or has a field that is not known")
-        if said["contentBlockIndex"] == len(self._blocks):
-            self._open(said)
-            self._blocks.append({})
-        elif said["contentBlockIndex"] != len(self._blocks) - 1 or not self._is_open:
-            raise Unfaithful("a block is out of order")
+        block = self._block_of(said)
         ((kind, piece),) = delta.items()
-        block = self._blocks[-1]
         if kind not in DELTAS:
             raise Unfaithful("a delta is not known")
         if block and kind not in block:
@@ -119,6 +115,17 @@ class Conversation(JsonAnswer):
         else:
             raise Unfaithful("a tool's delta is not known, or of no tool")
         return ""
+
+    def _block_of(self, said: Mapping[str, Any]) -> dict[str, Any]:
+        """The block that a delta belongs to, which may be a new one."""
+        if said["contentBlockIndex"] == len(self._blocks):
+            self._open(said)
+            self._blocks.append({})
+        elif said["contentBlockIndex"] != len(self._blocks) - 1 or not self._is_open:
+            raise Unfaithful("a block is out of order")
+        elif self._stop is not None:
+            raise Unfaithful("an answer goes on after its end")
+        return self._blocks[-1]
 
     def _stop_block(self, said: Mapping[str, Any]) -> str:
         if not self._is_open or said != {"contentBlockIndex": len(self._blocks) - 1}:
@@ -200,8 +207,11 @@ def _grow(of: dict[str, Any], name: str, piece: Any) -> None:
 def _think(thought: dict[str, Any], piece: Mapping[str, Any]) -> None:
     """Join a delta to a block of reasoning: text and signature, or what is redacted, which comes whole."""
     (kind,) = piece.keys() if len(piece) == 1 else ("",)
-    if kind in ("text", "signature") and "redactedContent" not in thought:
+    if kind == "text" and "redactedContent" not in thought:
         _grow(thought.setdefault("reasoningText", {}), kind, piece[kind])
+    elif kind == "signature" and "redactedContent" not in thought:
+        signed = thought.setdefault("reasoningText", {})
+        signed[kind] = whole(signed.get(kind), piece[kind])
     elif kind == "redactedContent" and not thought:
         thought[kind] = as_text(piece[kind])
     else:

@@ -188,8 +188,9 @@ class Response:
             event = orjson.loads(data)
         except ValueError:
             raise Unfaithful("an event is no JSON") from None
-        if isinstance(event, dict) and event.get("error") is not None:
-            raise ProviderFailed(_status(event["error"]), data.encode())
+        error = event.get("error") if isinstance(event, dict) else None
+        if error or (error is not None and "candidates" not in event):  # an empty one beside all else is none
+            raise ProviderFailed(_status(error), data.encode())
         if any(_LONG_INTEGER.findall(data)):
             raise Unfaithful("an integer may have more than 64 bits")
         try:

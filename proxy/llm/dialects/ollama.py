@@ -42,8 +42,12 @@ HARMLESS_FINISHES = frozenset({"stop", "length"})
 
 
 def gathered(so_far: list[Any] | None, new: Any) -> list[Any]:
-    """Tool calls, each of which comes whole and once."""
-    return [*(so_far or []), *as_list(new)]
+    """Tool calls, each of which comes whole and once. Older versions give them no id."""
+    calls = [*(so_far or []), *as_list(new)]
+    ids = [call["id"] for call in calls if as_object(call).get("id")]
+    if len({*map(str, ids)}) < len(ids):
+        raise Unfaithful("a tool's call comes again")
+    return calls
 
 
 MESSAGE: Mapping[str, Join] = {
@@ -116,7 +120,8 @@ class OllamaAnswer(JsonAnswer):
         self._answer: dict[str, Any] = {}
 
     def take(self, line: dict[str, Any], data: str) -> str:
-        if line.get("error") is not None:
+        error = line.get("error")
+        if error or (error is not None and "done" not in line):  # an empty one beside all else is none
             status = line.get("status_code")
             if not isinstance(status, int) or not 400 <= status < 600:
                 status = 500

@@ -182,14 +182,15 @@ NO_CONTENT = frozenset({"role", "channel", "index", "token_id", "type"})
 def _check_error(chunk: Mapping[str, Any], choices: list[Any], data: str) -> None:
     """Raises `ProviderFailed` if a chunk is an error: of OpenAI's shape, of vLLM's, or of OpenRouter's in a
     choice."""
-    error = chunk.get("error")
+    error = chunk.get("error") or (None if choices else chunk.get("error"))  # beside choices, "" is none
     if error is None and chunk.get("object") == "error":
         error = chunk
+    is_whole = error is not None
     for choice in choices:
         if error is None and isinstance(choice, dict):
-            error = choice.get("error")
+            error = choice.get("error") or None
     if error is not None:
-        body = data if chunk.get("error") is not None or chunk is error else json.dumps({"error": error})
+        body = data if is_whole else json.dumps({"error": error})
         raise ProviderFailed(_status(error), body.encode())
 
 

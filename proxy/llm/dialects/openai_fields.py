@@ -211,8 +211,8 @@ CHUNK: Mapping[str, Join] = {
     "id": first,
     "object": first,
     "created": first,
-    "model": first,
-    "system_fingerprint": first,
+    "model": same,
+    "system_fingerprint": same,
     "provider": same,  # OpenRouter
     "service_tier": last,
     "usage": last,

@@ -6,7 +6,7 @@ The last event has the whole response, so that nothing has to be joined: what co
 counts only where the last event lacks the output, which then is the items that came whole.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from proxy.llm.assembly.dialect import (
@@ -102,13 +102,16 @@ class OpenAIResponse(JsonAnswer):
         self._items: dict[int, dict[str, Any]] = {}
         self._has_strays = False
         """Whether an item came without its place: it counts in the whole response alone."""
+        self._shown: list[str] = []
         self._tool: Any = None
         """The place of the first tool's call."""
 
     def take(self, event: dict[str, Any], data: str) -> str:
         kind = as_word(event.get("type"))
         if kind in SHOWN:
-            return shown(as_text(event.get("delta")))
+            piece = shown(as_text(event.get("delta")))
+            self._shown.append(piece)
+            return piece
         if kind == "response.function_call_arguments.delta":
             self._take_arguments(event)
         elif kind == "response.output_item.done":
@@ -148,12 +151,22 @@ class OpenAIResponse(JsonAnswer):
         if not response.get("output"):
             if self._has_strays or sorted(self._items) != list(range(len(self._items))):
                 raise Unfaithful("an index is missing")
-            response = response | {"output": [self._items[at] for at in range(len(self._items))]}
+            items = [self._items[at] for at in range(len(self._items))]
+            if self._shown and "".join(self._shown) != "".join(_texts(items)):
+                raise Unfaithful("the items have another text than was shown")
+            response = response | {"output": items}
         return serialized(response)
 
     def kept_fields(self) -> Iterable[str]:
         """None: the whole response comes in one event, so that nothing needs to be known of its fields."""
         return ()
+
+
+def _texts(items: Iterable[Mapping[str, Any]]) -> Iterator[str]:
+    """The texts of an output that are shown."""
+    for item in items:
+        for part in item.get("content") or () if item.get("type") == "message" else ():
+            yield as_text(part.get("text") if part.get("type") == "output_text" else part.get("refusal", ""))
 
 
 def _check_end(response: Mapping[str, Any]) -> None:
@@ -165,10 +178,12 @@ def _check_end(response: Mapping[str, Any]) -> None:
         raise AbnormalFinish("a filter has struck")
     if status != "completed" and (status != "incomplete" or reason != "max_output_tokens"):
         raise Unfaithful("the response has ended for a reason that is not known")
+    if response.get("usage") is None:
+        raise Unfaithful("the stream does not say what was used in all")
 
 
 def _failed(error: Any) -> ProviderFailed:
     """An error in a stream, with the status and the body of the batch answer."""
     said = error if isinstance(error, dict) else {"message": None}
-    code = as_word(said.get("code")) or as_word(said.get("type"))
-    return ProviderFailed(STATUSES.get(code, 500), serialized({"error": said}))
+    named = (STATUSES.get(as_word(said.get(name))) for name in ("code", "type"))
+    return ProviderFailed(next(filter(None, named), 500), serialized({"error": said}))
