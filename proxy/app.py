@@ -12,8 +12,11 @@ from time import time
 from prometheus_client import CollectorRegistry
 
 from flags.decision import generation_of
-from flags.source import FlagFile, Flags, FlagSource, KillSwitch
-from flags.unleash import UnleashFlags, UnleashServer
+from flags.sources.flag_file import FlagFile
+from flags.sources.kill_switch import KillSwitch
+from flags.sources.source import Flags, FlagSource
+from flags.sources.unleash import UnleashFlags
+from flags.sources.unleash_api import UnleashServer
 from proxy import serving
 from proxy.downstream.admission import Connections
 from proxy.downstream.bodies import ByteBudget
@@ -278,7 +281,7 @@ def _identifier(settings: Settings) -> Identifier:
     return Identifier(settings.identity, secret, strict_tls=settings.tls.strict)
 
 
-def flags_from(settings: Settings) -> FlagFile | UnleashFlags:
+def flags_from(settings: Settings) -> FlagSource:
     """The source of flags that the settings name."""
     chosen = settings.flags
     if chosen.unleash is None:

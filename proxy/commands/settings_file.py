@@ -9,8 +9,7 @@ from typing import Any, TypeVar
 import click
 
 from flags.errors import FlagsError
-from flags.source import FlagFile
-from flags.unleash import UnleashFlags
+from flags.sources.source import FlagSource
 from proxy import app
 from proxy.errors import SettingsError
 from proxy.settings.file import load
@@ -45,7 +44,7 @@ def missing_flags(settings: Settings, *, ask_server: bool = True) -> list[str]:
     return found_in_flags(settings, lambda flags: flags.verify(wanted))
 
 
-def found_in_flags(settings: Settings, ask: Callable[[FlagFile | UnleashFlags], Coroutine[Any, Any, T]]) -> T:
+def found_in_flags(settings: Settings, ask: Callable[[FlagSource], Coroutine[Any, Any, T]]) -> T:
     """The result of `ask` for the flags as they are now. Raises SystemExit if no flags can be read."""
     try:
         return asyncio.run(ask(app.flags_from(settings)))

@@ -21,7 +21,8 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from flags.errors import KillSwitchError
-from flags.source import FlagSource, KillSwitch
+from flags.sources.kill_switch import KillSwitch
+from flags.sources.source import FlagSource
 from proxy.errors import PROBLEM_TYPE
 from proxy.http.accept import takes_gzip
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from flags.decision import Accept, Question, Reason, decide
-from flags.source import FlagFile
+from flags.sources.flag_file import FlagFile
 from tests.bench.results import Plan, Row, Sample, Target
 
 USERS = 1000

@@ -15,7 +15,8 @@ PACKAGES = ("proxy", "flags")
 BESIDE = {"dashboards", "docs", "examples", "tests"}
 FORBIDDEN_NAMES = {"utils", "util", "helpers", "helper", "common", "core", "manager", "base", "misc"}
 FLAGS_FOR_PROXY = {
-    *("flags.decision", "flags.source", "flags.unleash", "flags.errors", "flags.tls", "flags.explaining"),
+    *("flags.decision", "flags.errors", "flags.tls", "flags.explaining"),
+    *(f"flags.sources.{name}" for name in ("flag_file", "kill_switch", "source", "unleash", "unleash_api")),
 }
 """The decision, the flags it is taken by, and the names of failures. No request knows of rollouts."""
 
@@ -29,7 +30,7 @@ COMPOSERS = {
     "proxy.observe.admin",
     "proxy.commands.flags",
 }
-"""They open what `flags.source` and `flags.unleash` read, or report on it; all else asks `flags.decision`."""
+"""They open what `flags.sources` reads, or report on it; all else asks `flags.decision`."""
 
 WINGS = {
     "proxy": {
@@ -53,6 +54,10 @@ WINGS = {
         "doctor": "downstream errors http llm llm.assembly llm.aws llm.dialects outbound replicas settings "
         "text workers",
         "commands": "app demo doctor errors llm.dialects observe settings workers",
+    },
+    "flags": {
+        "sources": "arms decision document engine errors tls",
+        "rollout": "arms decision document engine errors targeting tls",
     },
     "flags.rollout": {
         "evidence": "",
@@ -242,7 +247,7 @@ def test_the_pure_modules_do_no_io() -> None:
     pure_flags = (
         "decision",
         "explaining",
-        "kill_order",
+        "sources.kill_order",
         "rollout.policy.policy",
         "rollout.policy.guardrail_settings",
         "rollout.policy.freezes",

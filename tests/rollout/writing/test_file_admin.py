@@ -14,7 +14,7 @@ from flags.errors import FlagAdminError, FlagChanged
 from flags.rollout.writing import strategies
 from flags.rollout.writing.file_admin import FileAdmin
 from flags.rollout.writing.flag_admin import ManagedFlag, Strategy
-from flags.source import FlagFile
+from flags.sources.flag_file import FlagFile
 from tests.servers.serving import STREAMING, flag_document
 from tests.servers.streaming import eventually
 

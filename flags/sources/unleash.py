@@ -8,22 +8,20 @@ import asyncio
 import logging
 import random
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from platform import python_implementation, python_version
 from typing import Any, Self, TypeVar
 
 import anyio
 
-from flags.arms import Placement
 from flags.decision import FlagAnswer
 from flags.document import parse_served
 from flags.errors import FlagDocumentError, FlagServerError
-from flags.in_force import Condition, InForce
-from flags.unleash_api import SDK, UnleashApi, UnleashServer
-from flags.usage import Usage, bucket
-
-__all__ = ["UnleashFlags", "UnleashServer"]
+from flags.sources.in_force import Condition
+from flags.sources.source import FlagSource
+from flags.sources.unleash_api import SDK, UnleashApi, UnleashServer
+from flags.sources.usage import Usage, bucket
 
 JITTER = 0.2
 """Part by which a pause may be shorter, so that replicas do not poll together; it is never longer, or a kill
@@ -57,8 +55,8 @@ def pause_s(refresh_s: float, overloads: int, retry_after_s: float, draw: float)
     return wait_s * (1 - JITTER * draw)
 
 
-class UnleashFlags:
-    """Flags from a server. A FlagSource.
+class UnleashFlags(FlagSource):
+    """Flags from a server.
 
     `async with` asks once, never raises for what comes back, and owns the two tasks that go on: one asks for
     flags, one tells of them. Enter it in the process and the loop that is to be served.
@@ -78,10 +76,8 @@ class UnleashFlags:
         self._wanted = flags | {kill_flag}
         self._kill_flag = kill_flag
         self._report_s = report_s
-        self._clock = clock
         what = f"Unleash {server.url}"
-        self._in_force = InForce(what, kill_flag=kill_flag, stale_s=stale_s, clock=clock)
-        self._condition = Condition(what)
+        super().__init__(what, kill_flag=kill_flag, stale_s=stale_s, clock=clock)
         self._reporting = Condition(f"{what}, told of usage", "no decision depends on it")
         self._api = UnleashApi(server)
         self._usage = Usage()
@@ -120,13 +116,6 @@ class UnleashFlags:
         self._in_force.close()
         await self._api.__aexit__()
 
-    async def verify(self, flags: Collection[str] = ()) -> list[str]:
-        """Instead of `async with`: ask once, log what is doubtful, and forget it. Raises FlagServerError.
-
-        Returns those of `flags` that the server lacks.
-        """
-        return await self.once(lambda _: self._in_force.lacking(flags))
-
     async def once(self, ask: Callable[[Self], T]) -> T:
         """Instead of `async with`: what `ask` finds in the flags as they are now. Raises FlagServerError."""
         async with self._api:
@@ -136,31 +125,8 @@ class UnleashFlags:
             finally:
                 self._in_force.close()
 
-    def placed(self, flag: str, context: Mapping[str, Any] | None) -> Placement | None:
-        """A user's place in the flag's arms; None for a flag without arms."""
-        return self._in_force.placed(flag, context)
-
-    @property
-    def problem(self) -> str | None:
-        """The fault of the server now; None while it is good."""
-        return self._condition.problem
-
-    @property
-    def age_s(self) -> float:
-        """Seconds since the server last confirmed what is in force; infinite if it never did."""
-        return self._in_force.age_s
-
-    @property
-    def stale(self) -> bool:
-        return self._in_force.stale
-
-    @property
-    def killed(self) -> bool:
-        return self._in_force.killed
-
     def evaluate(self, flag: str, context: Mapping[str, Any] | None) -> FlagAnswer:
-        """Ask one flag about one user. Raises TypeError for a context that is not Unicode text."""
-        answer = self._in_force.evaluate(flag, context)
+        answer = super().evaluate(flag, context)
         self._usage.note(flag, answer)
         return answer
 

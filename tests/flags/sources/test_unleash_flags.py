@@ -15,8 +15,9 @@ import jwt
 import pytest
 
 from flags.decision import Accept, FlagAnswer, Mode, Question, Reason, decide
-from flags.unleash import UnleashFlags, UnleashServer
-from tests.flags.test_flag_source import ALICE, Clock
+from flags.sources.unleash import UnleashFlags
+from flags.sources.unleash_api import UnleashServer
+from tests.flags.documents import ALICE, Clock
 from tests.observe.test_admin import TOKEN
 from tests.servers.scripted import ScriptedUpstream
 from tests.servers.serving import Serving, headgate
@@ -415,7 +416,7 @@ async def checked(directory: Path, **unleash_settings: Any) -> tuple[int, str]:
         *(sys.executable, "-m", "proxy", "check", "--config", str(config)),
         stdout=asyncio.subprocess.DEVNULL,
         stderr=asyncio.subprocess.PIPE,
-        cwd=Path(__file__).parents[2],
+        cwd=Path(__file__).parents[3],
     )
     _, told = await process.communicate()
     assert process.returncode is not None

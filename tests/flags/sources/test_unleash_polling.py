@@ -2,11 +2,10 @@
 
 import asyncio
 import json
-import logging
 import os
 import sys
 import threading
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
@@ -19,9 +18,10 @@ import pytest
 
 from flags.decision import Accept, FlagAnswer, Question, Reason, decide
 from flags.errors import FlagServerError
-from flags.unleash import JITTER, MAX_BACK_OFF_S, UnleashFlags, UnleashServer, pause_s
-from flags.usage import MAX_COUNTS, Usage
-from tests.flags.test_flag_source import ALICE, FLAG, OFF, ON, Clock, document, feature, gradual
+from flags.sources.unleash import JITTER, MAX_BACK_OFF_S, UnleashFlags, pause_s
+from flags.sources.unleash_api import UnleashServer
+from flags.sources.usage import MAX_COUNTS, Usage
+from tests.flags.documents import ALICE, FLAG, OFF, ON, SECRET, Clock, document, feature, gradual
 from tests.servers.authority import certificates
 from tests.servers.scripted import Asked, Script, ScriptedUpstream, raw
 from tests.servers.streaming import eventually, free_port
@@ -31,14 +31,6 @@ pytestmark = pytest.mark.anyio
 TOKEN = "default:development.not-to-be-told"
 KILL = feature({"name": "default"}, name="headgate.kill", enabled=False)
 QUESTION = Question(FLAG, "tap", frozenset(), ALICE, Accept.EITHER)
-SECRET = "Mrs Miller, fever of 38.9"
-
-
-@pytest.fixture
-def lines(caplog: pytest.LogCaptureFixture) -> Iterator[Callable[[], list[str]]]:
-    """Give the lines that were logged about flags."""
-    with caplog.at_level(logging.INFO):
-        yield lambda: [record.getMessage() for record in caplog.records if record.name != "httpx"]
 
 
 @dataclass
@@ -562,7 +554,8 @@ async def test_cancellation_ends_the_asking(script: Script) -> None:
 
 EVALUATING = """
 import asyncio, sys
-from flags.unleash import UnleashFlags, UnleashServer
+from flags.sources.unleash import UnleashFlags
+from flags.sources.unleash_api import UnleashServer
 
 async def evaluate():
     server = UnleashServer(sys.argv[1], "token")
