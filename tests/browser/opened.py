@@ -7,9 +7,10 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-from playwright.async_api import Browser, Page
+from playwright.async_api import Browser, ConsoleMessage, Error, Page, Request
 
 from tests.browser.attached import SCRIPT, until_ready
+from tests.browser.tabs import borrowed_tab
 from tests.servers.scripted import Asked, ScriptedUpstream
 from tests.servers.serving import flag_document, headgate, token
 from tests.servers.streaming import answer
@@ -91,18 +92,24 @@ async def opened_page(
     async with (
         ScriptedUpstream(upstream).running() as scripted,
         headgate(scripted.url, tmp_path, routes=routes, flags=flag_document(rollout), **settings) as serving,
-        await chromium.new_context() as context,
+        borrowed_tab(chromium) as page,
     ):
-        page = await context.new_page()
-        page.on("console", lambda said: problems.append(said.text) if said.type == "error" else None)
-        page.on("pageerror", lambda error: problems.append(str(error)))
-        page.on(
-            "request",
-            lambda request: (
-                own.append(request.url.removeprefix(serving.url)) if "/_headgate/" in request.url else None
-            ),
-        )
-        await context.route(
+
+        def heard(said: ConsoleMessage) -> None:
+            if said.type == "error":
+                problems.append(said.text)
+
+        def thrown(error: Error) -> None:
+            problems.append(str(error))
+
+        def requested(request: Request) -> None:
+            if "/_headgate/" in request.url:
+                own.append(request.url.removeprefix(serving.url))
+
+        listeners = {"console": heard, "pageerror": thrown, "request": requested}
+        for name, listener in listeners.items():
+            page.on(name, listener)  # type: ignore[call-overload]  # each name has its own kind
+        await page.context.route(
             f"{serving.url}/page",
             lambda route: route.fulfill(body=html, content_type="text/html", headers=headers),
         )
@@ -110,6 +117,8 @@ async def opened_page(
         await signed_in(page, bearer, ready=ready)
         yield page, problems, own
         upstream.release.set()
+        for name, listener in listeners.items():
+            page.remove_listener(name, listener)
 
 
 SEND = {

@@ -109,6 +109,7 @@ async def test_on_a_machine_of_a_quarter_of_the_speed_the_text_is_whole(
         upstream.release.set()
         await page.wait_for_function(NO_TEXT)
         left = await page.evaluate("document.body.innerHTML")
+        await developer.detach()
 
     assert texts[0].count("Text of 7.") == 1
     assert texts[1] == "Summary of 7."

@@ -132,10 +132,15 @@ def settled(page: Page) -> tuple[str, str]:
 
 
 def begin_batch(browser: Browser, demo: str) -> Page:
-    """Send a case in the batch page that has a stopwatch beside it, on a small dark screen."""
-    page = browser.new_page(viewport={"width": 320, "height": 640}, color_scheme="dark")
+    """Send a case in the batch page that has a stopwatch beside it, on a small dark screen.
+
+    On a laptop's screen the button is there without scrolling, in the page and in its frame.
+    """
+    page = browser.new_page(viewport={"width": 1280, "height": 720}, color_scheme="dark")
     page.goto(f"{demo}/app/attached.html")
     batch = page.frame_locator("#page")
+    expect(batch.get_by_role("button", name="Send")).to_be_in_viewport(ratio=1)
+    page.set_viewport_size({"width": 320, "height": 640})
     expect(batch.locator("#words")).not_to_have_value("")
     # The script has asked what it may show: this module comes next.
     page.frames[1].wait_for_function(
