@@ -8,8 +8,9 @@ from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
 from jsonpath import JSONPath, JSONPathError
-from jsonpath.selectors import IndexSelector, NameSelector
 from pydantic_core import from_json
+
+from proxy.text.sections import Keys, leading_keys
 
 MAX_CHARS = 1024 * 1024
 """Of a document. What comes after that is not shown; the batch answer has it."""
@@ -19,9 +20,6 @@ READ_EACH = 512
 
 BETWEEN: Final = "\n\n"
 """The separator between two strings: in Markdown, a new paragraph."""
-
-Keys = tuple[str | int, ...]
-"""Names and indices from the root of a document."""
 
 
 class GrowingString:
@@ -36,7 +34,7 @@ class GrowingString:
 
     def __init__(self, paths: Sequence[JSONPath]) -> None:
         self._paths = paths
-        self._fixed = [_fixed_part(path) for path in paths]
+        self._fixed = [leading_keys(path) for path in paths]
         self._document = ""
         self._new: list[str] = []
         self._new_chars = 0
@@ -86,20 +84,6 @@ class GrowingString:
                     return
             if not is_whole and not _is_closed(document, keys):
                 return
-
-
-def _fixed_part(path: JSONPath) -> Keys:
-    """The keys of a path, up to where it may find several values."""
-    keys: list[str | int] = []
-    for segment in path.segments:
-        match segment.selectors:
-            case (NameSelector(name=key),):
-                keys.append(key)
-            case (IndexSelector(index=key),) if key >= 0:
-                keys.append(key)
-            case _:
-                break
-    return tuple(keys)
 
 
 def _is_closed(document: Any, keys: Keys) -> bool:

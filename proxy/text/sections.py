@@ -54,6 +54,9 @@ MAX_EARLY_BYTES: Final = 1024 * 1024
 """The part of a body that is read while it arrives. Each read goes through an unfinished string again, so a
 long string would cost its square. Texts behind this part come with the document."""
 
+Keys = tuple[str | int, ...]
+"""Names and indices from the root of a document."""
+
 
 class MalformedBody(ValueError):
     """Not JSON in UTF-8, or not all of it."""
@@ -146,7 +149,7 @@ class Section:
         return matches[0]
 
     @property
-    def keys(self) -> tuple[str | int, ...] | None:
+    def keys(self) -> Keys | None:
         """See `keys_of`."""
         return None if self.path is None else keys_of(self.path)
 
@@ -163,8 +166,8 @@ def _can_be_sent(text: str) -> bool:
     return True
 
 
-def keys_of(path: JSONPath) -> tuple[str | int, ...] | None:
-    """A path's names and indices from the root; `None` for a path that needs the whole document."""
+def leading_keys(path: JSONPath) -> Keys:
+    """A path's names and indices from the root, up to where it may find several values."""
     keys: list[str | int] = []
     for segment in path.segments:
         match segment.selectors:
@@ -173,8 +176,14 @@ def keys_of(path: JSONPath) -> tuple[str | int, ...] | None:
             case (IndexSelector(index=key),) if key >= 0:
                 keys.append(key)
             case _:
-                return None
-    return tuple(keys) if path.singular_query() else None
+                break
+    return tuple(keys)
+
+
+def keys_of(path: JSONPath) -> Keys | None:
+    """A path's names and indices from the root; `None` for a path that needs the whole document."""
+    keys = leading_keys(path)
+    return keys if path.singular_query() and len(keys) == len(path.segments) else None
 
 
 def extract(document: object, sections: Sequence[Section]) -> dict[str, str]:
@@ -199,7 +208,7 @@ class Reader:
     def __init__(self, sections: Sequence[Section], *, max_bytes: int) -> None:
         self._max_bytes = max_bytes
         self._body = bytearray()
-        self._wanted: dict[tuple[str | int, ...], list[Section]] = {}
+        self._wanted: dict[Keys, list[Section]] = {}
         for section in sections:
             if (keys := section.keys) is not None:
                 self._wanted.setdefault(keys, []).append(section)
