@@ -1,6 +1,7 @@
 """The errors of the proxy, and the answers that clients get for them.
 
 * HeadgateError
+  * StoreDown                 the store of shared runs did not answer
   * SettingsError             the process does not start; every problem is listed
   * RequestRefused            400, 501: the request must not be forwarded as it is
   * UpstreamError             the upstream did not give a whole answer
@@ -54,6 +55,10 @@ class SettingsError(HeadgateError):
     def __init__(self, problems: list[str]) -> None:
         super().__init__("\n".join(problems))
         self.problems = problems
+
+
+class StoreDown(HeadgateError):
+    """The store did not answer, or refused; or it failed before, and was not asked again."""
 
 
 class RequestRefused(HeadgateError):

@@ -5,7 +5,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from proxy.doctor.diagnosis import Diagnosis, fail, ok, skipped, warn
-from proxy.replicas.valkey import Health, Link, StoreDown
+from proxy.errors import StoreDown
+from proxy.replicas.valkey import Health, Link
 
 CHECK = "store"
 EVICTION = "store eviction"

@@ -12,12 +12,13 @@ from proxy.replicas.log_tail import LogTail
 from proxy.replicas.records import is_run_id
 from proxy.replicas.sealing import Unsealable
 from proxy.replicas.stored_runs import StoredRuns, log_unreadable
+from proxy.replicas.valkey import StoreBusy
 from proxy.settings.routes import Route
 
 logger = logging.getLogger("headgate.event_log")
 
 MAX_FOLLOWED = 1000
-"""Runs of other replicas that are followed at once. Over it, a run that is not yet followed is not found."""
+"""Runs of other replicas that are followed at once. Over it, who asks for one more is to ask again."""
 
 MAX_FOLLOWED_BYTES = 64 * 1024 * 1024
 """Over it, runs without viewers are dropped at once."""
@@ -73,7 +74,7 @@ class FollowedRuns:
         """Read a whole run from the store. Callers that look for one run at the same time share the result.
 
         Raises:
-            StoreDown: the run is not followed, and the store did not answer.
+            StoreDown: the run is not followed, and the store did not answer; or too many are followed.
         """
         run = self._by_id.get(run_id)
         failure = None if run is None else run.failure
@@ -100,7 +101,7 @@ class FollowedRuns:
         self.drop_idle()
         if len(self) >= MAX_FOLLOWED:
             logger.warning("too many followed runs", extra={"runs": len(self)})
-            return None
+            raise StoreBusy("too many runs are followed")
         run = FollowedRun(run_id, stored, route, self._stored.box(run_id), self._readers_changed)
         try:
             await self._stored.catch_up(run)

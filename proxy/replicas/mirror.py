@@ -10,13 +10,14 @@ import logging
 import weakref
 from collections.abc import Callable
 
+from proxy.errors import StoreDown
 from proxy.replicas.followed_run import FollowedRun
 from proxy.replicas.lease import ReplicaLease
 from proxy.replicas.records import Keys, StoredMeta
 from proxy.replicas.run_copy import REFRESH_S, CopyState, CopyWrite, RunCopy
 from proxy.replicas.scripts import ABANDON
 from proxy.replicas.sealing import Box
-from proxy.replicas.valkey import Command, Link, StoreBusy, StoreDown
+from proxy.replicas.valkey import Command, Link, StoreBusy
 from proxy.runs.run import Run
 
 logger = logging.getLogger("headgate.event_log")

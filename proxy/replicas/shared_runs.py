@@ -18,6 +18,7 @@ from time import time
 from types import TracebackType
 from typing import Any, Self
 
+from proxy.errors import StoreDown
 from proxy.replicas.followed_run import FollowedRun
 from proxy.replicas.followed_runs import FollowedRuns
 from proxy.replicas.lease import LEASE_S, FailureDetector, ReplicaLease
@@ -30,7 +31,7 @@ from proxy.replicas.sealing import Sealing
 from proxy.replicas.shared_values import Messages, SharedDenylist, SharedTaps, SharedTickets
 from proxy.replicas.stored_runs import StoredRuns
 from proxy.replicas.takeover import Takeover, TakeoverPort
-from proxy.replicas.valkey import CALL_S, Command, Health, Link, StoreDown
+from proxy.replicas.valkey import CALL_S, Command, Health, Link
 from proxy.runs.run import Run
 from proxy.runs.shared import LiveRun, ViewableRun
 from proxy.settings.routes import Route
@@ -229,10 +230,7 @@ class ValkeyRuns:
         return None
 
     async def find(self, run_id: str) -> ViewableRun | None:
-        try:
-            return await self._followed.find(run_id)
-        except StoreDown:
-            return None
+        return await self._followed.find(run_id)
 
     async def live(self, principal: str) -> list[LiveRun]:
         try:
@@ -250,10 +248,7 @@ class ValkeyRuns:
         names = self._join_keys(keys)
         if not names:
             return None
-        try:
-            [values] = await self._link.call(("MGET", *names))
-        except StoreDown:
-            return None
+        [values] = await self._link.call(("MGET", *names))
         ids = {name: value.decode("latin-1") for name, value in zip(names, values, strict=True) if value}
         found = (run_id for name, run_id in ids.items() if run_id != self._mirror.replaceable(name))
         return next(found, None)

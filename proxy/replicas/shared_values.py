@@ -10,10 +10,11 @@ from typing import Any
 
 import orjson
 
+from proxy.errors import StoreDown
 from proxy.replicas.records import Keys
 from proxy.replicas.scripts import COUNT, PUT_DENYLIST_ENTRY, send
 from proxy.replicas.sealing import Sealing, Unsealable
-from proxy.replicas.valkey import Command, Link, StoreDown
+from proxy.replicas.valkey import Command, Link
 
 logger = logging.getLogger("headgate.event_log")
 
@@ -75,12 +76,10 @@ class SharedTickets:
         return True
 
     async def take_ticket(self, ticket: str) -> bytes | None:
+        [sealed] = await self._link.call(("GETDEL", self._keys.ticket(self._sealing.name(ticket))))
         try:
-            [sealed] = await self._link.call(("GETDEL", self._keys.ticket(self._sealing.name(ticket))))
             if isinstance(sealed, bytes):
                 return self._sealing.box(f"ticket {ticket}").open("ticket", 0, sealed)
-        except StoreDown:
-            pass
         except Unsealable as exc:
             logger.error("stored ticket cannot be read", extra={"why": str(exc)})
         return None

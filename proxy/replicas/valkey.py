@@ -20,7 +20,7 @@ from redis.exceptions import ConnectionError as StoreConnectionError
 from redis.exceptions import NoScriptError, RedisError, ResponseError
 
 from flags.tls import strictly, why
-from proxy.errors import HeadgateError
+from proxy.errors import StoreDown
 
 logger = logging.getLogger("headgate.event_log")
 
@@ -36,10 +36,6 @@ LARGE_BYTES = 8192
 
 Argument = bytes | str | int
 Command = tuple[Argument, ...]
-
-
-class StoreDown(HeadgateError):
-    """The store did not answer, or refused; or it failed before, and was not asked again."""
 
 
 class StoreBusy(StoreDown):

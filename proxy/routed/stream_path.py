@@ -4,13 +4,13 @@ from dataclasses import dataclass
 
 from flags.decision import Accept, Decision, Mode
 from proxy.downstream.bodies import collect
-from proxy.errors import RequestRefused
+from proxy.errors import RequestRefused, StoreDown
 from proxy.routed.decider import Decider
 from proxy.routed.request import RouteRequest
 from proxy.routed.run_access import RunAccess
 from proxy.runs.shared import ViewableRun
 from proxy.runs.start import fingerprint
-from proxy.viewers.api import NO_SUCH_RUN, last_event, position, run_of
+from proxy.viewers.api import NO_SUCH_RUN, STORE_SILENT, last_event, position, run_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +51,10 @@ class StreamPath:
         Some clients send the id of something else with a first POST: that is not a reconnect.
         """
         run_id = run_of(cursor)
-        run = await self.access.runs.look_up(run_id, request.identity) if run_id is not None else None
+        try:
+            run = await self.access.runs.look_up(run_id, request.identity) if run_id is not None else None
+        except StoreDown:
+            raise RequestRefused(503, STORE_SILENT) from None
         # One case's text must not answer for another's, nor one query's, nor one question's.
         if run is not None and run.route is request.route and run.target == request.target:
             if not request.match.by_stream_path:

@@ -6,7 +6,7 @@ Nothing begins or ends a run here: `runs.py` does.
 import asyncio
 from collections.abc import Sequence
 
-from proxy.errors import RequestRefused
+from proxy.errors import RequestRefused, StoreDown
 from proxy.identity import Identity
 from proxy.runs.aliases import NONE_S, RunAliases
 from proxy.runs.call import Call
@@ -80,15 +80,29 @@ class KnownRuns:
         return sorted(found, key=lambda run: -run.age_s)
 
     async def look_up(self, run_id: str, identity: Identity | None) -> ViewableRun | None:
-        """A run of any replica by its id, for its owner. A client without a principal owns no run."""
+        """A run of any replica by its id, for its owner. A client without a principal owns no run.
+
+        Raises:
+            StoreDown: another replica may have such a run.
+        """
         if identity is None:
             return None
         run: ViewableRun | None = self.find(run_id, identity)
-        if run is None and self._shared is not None and self._known(run_id) is None:
-            run = await self._shared.find(run_id)
+        if run is None and self._shared is not None:
+            if self._known(run_id) is None:
+                run = await self._shared.find(run_id)
+            # The store is asked about another's run of this process as well: when it is down, both are told
+            # the same.
             if run is None or not _owns(identity, run):
                 run = await self._named_elsewhere(run_id, identity, self._shared)
         return run if run is not None and _owns(identity, run) else None
+
+    async def look_up_if_certain(self, run_id: str, identity: Identity | None) -> ViewableRun | None:
+        """The same for a request that can go on without the store: what may be there is not found."""
+        try:
+            return await self.look_up(run_id, identity)
+        except StoreDown:
+            return None
 
     async def _named_elsewhere(self, name: str, identity: Identity, shared: SharedRuns) -> ViewableRun | None:
         own_id = await shared.joinable([digest_of_name(identity.principal, name)])
@@ -122,18 +136,20 @@ class KnownRuns:
         principal = identity.principal
         if self._aliases.is_of_none(principal, name, asyncio.get_running_loop().time()):
             return True
-        if self._shared is None:
-            return False
-        return await self._shared.joinable([digest_of_name(principal, name)]) == NO_RUN
+        return await self._joinable_elsewhere([digest_of_name(principal, name)]) == NO_RUN
 
     async def attach(self, run_id: str, identity: Identity | None, wait_s: float) -> ViewableRun | None:
-        """The same for a run that may begin within `wait_s`: a page may ask for the events first."""
+        """A run of any replica, also one that begins within `wait_s`: a page may ask for the events first.
+
+        Raises:
+            StoreDown: at the last look, another replica may have had such a run.
+        """
         if identity is None:
             return None  # nobody in particular owns no run: there is none to wait for
-        run = await self.look_up(run_id, identity)
+        run = await self.look_up_if_certain(run_id, identity)
         # Another's run is waited for as well: an answer that comes sooner would tell that it exists.
         if run is not None or not self._waiters.has_room(identity.principal):
-            return run
+            return run or await self.look_up(run_id, identity)
         loop = asyncio.get_running_loop()
         due = loop.time() + wait_s
         with self._waiters.awaited(run_id, identity.principal) as arrived:
@@ -147,8 +163,8 @@ class KnownRuns:
                     await asyncio.sleep(min(left_s, look_s))
                 else:
                     await asyncio.wait({arrived}, timeout=min(left_s, look_s))
-                run = await self.look_up(run_id, identity)
-        return run
+                run = await self.look_up_if_certain(run_id, identity)
+        return run or await self.look_up(run_id, identity)
 
     def live_one(self, call: Call, identity: Identity) -> Run | None:
         """The run in flight of the same principal, route and target, if there is one."""
@@ -161,7 +177,7 @@ class KnownRuns:
 
     async def knows(self, run_id: str | None, key: str | None, identity: Identity | None) -> bool:
         """True if a request that names a run, by its id or by an idempotency key's digest, comes to one."""
-        if run_id is not None and await self.look_up(run_id, identity) is not None:
+        if run_id is not None and await self.look_up_if_certain(run_id, identity) is not None:
             return True
         if key is None:
             return False
@@ -169,24 +185,33 @@ class KnownRuns:
             return run.failure is None
         if self._kept.is_spent(key, asyncio.get_running_loop().time()):
             return True  # it is told so, and asks the upstream nothing
-        return self._shared is not None and await self._shared.joinable([key]) is not None
+        return await self._joinable_elsewhere([key]) is not None
 
     async def joinable(self, start: RunSpec) -> ViewableRun | None:
         """The run that a request names, or may join, if there is one."""
         if (
             start.run_id is not None
-            and (named := await self.look_up(start.run_id, start.identity)) is not None
+            and (named := await self.look_up_if_certain(start.run_id, start.identity)) is not None
         ):
             check_the_same(start, named, is_named=True)
             return named
         keys = start.join_keys()
         run: ViewableRun | None = self._local(keys)
-        if run is None and self._shared is not None and keys:
-            other = await self._shared.joinable(keys)
-            run = await self.look_up(other, start.identity) if other is not None else None
+        if run is None and keys:
+            other = await self._joinable_elsewhere(keys)
+            run = await self.look_up_if_certain(other, start.identity) if other is not None else None
         if run is not None:
             check_the_same(start, run)
         return run
+
+    async def _joinable_elsewhere(self, keys: Sequence[str]) -> str | None:
+        """The id of a run that one of the keys is claimed for; None if the store does not say."""
+        if self._shared is None:
+            return None
+        try:
+            return await self._shared.joinable(keys)
+        except StoreDown:
+            return None
 
     def evict(self) -> None:
         """Let go of finished runs, until their number, bytes and age are within their bounds."""

@@ -8,11 +8,11 @@ import logging
 from asyncio.events import TimerHandle
 from collections import Counter, deque
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from time import monotonic
 from typing import Protocol
 
-from proxy.errors import Fault, RequestRefused, UpstreamError
+from proxy.errors import Fault, RequestRefused, StoreDown, UpstreamError
 from proxy.identity import Identity
 from proxy.runs.call import JOB, Continuation
 from proxy.runs.capacity import AnswerBudget
@@ -113,7 +113,7 @@ class Runs(KnownRuns):
         made = self._made(start)
         if self._shared is not None:
             other = await self._shared.claim(made, keys)
-            found = await self.look_up(other, start.identity) if other is not None else None
+            found = await self.look_up_if_certain(other, start.identity) if other is not None else None
             if found is not None:
                 check_the_same(start, found)
                 return found, made
@@ -159,7 +159,10 @@ class Runs(KnownRuns):
         if task is not None:
             task.cancel()
             await asyncio.wait({task})
-        copy = await self._shared.find(run.id) if self._shared is not None else None
+        copy: ViewableRun | None = None
+        if self._shared is not None:
+            with suppress(StoreDown):  # viewers come back, and find it then
+                copy = await self._shared.find(run.id)
         for viewer in list(self._viewers):
             if viewer.run.id == run.id and viewer.run is not copy:
                 viewer.move_to(copy)

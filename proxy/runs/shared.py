@@ -72,8 +72,8 @@ class LiveRun(NamedTuple):
 
 
 class SharedRuns(Protocol):
-    """The runs of all replicas. No method raises for a store that is down: that is counted and logged, and
-    this process goes on alone.
+    """The runs of all replicas. For a store that is down only `find` and `joinable` raise: their answer would
+    be a guess. That it is down is counted and logged, and this process goes on alone.
     """
 
     async def claim(self, run: Run, keys: Sequence[str]) -> str | None:
@@ -90,7 +90,11 @@ class SharedRuns(Protocol):
         ...
 
     async def find(self, run_id: str) -> ViewableRun | None:
-        """A run that another replica executes or has executed, followed from now on while it is watched."""
+        """A run that another replica executes or has executed, followed from now on while it is watched.
+
+        Raises:
+            StoreDown: there may be such a run.
+        """
         ...
 
     async def live(self, principal: str) -> list[LiveRun]:
@@ -98,7 +102,11 @@ class SharedRuns(Protocol):
         ...
 
     async def joinable(self, keys: Sequence[str]) -> str | None:
-        """The id of a run that one of the keys is claimed for."""
+        """The id of a run that one of the keys is claimed for.
+
+        Raises:
+            StoreDown: there may be such a run.
+        """
         ...
 
     async def name(self, key: str, run_id: str, ttl_s: float) -> None:

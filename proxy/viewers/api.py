@@ -14,7 +14,7 @@ from urllib.parse import parse_qs
 
 import orjson
 
-from proxy.errors import RequestRefused, problem
+from proxy.errors import RequestRefused, StoreDown, problem
 from proxy.http.asgi import WRITE, Receive, Scope, Send
 from proxy.http.framing import check_framing
 from proxy.http.headers import Headers
@@ -37,6 +37,7 @@ CATCH_UP_S = 1.0
 RETRY_AFTER_S = b"5"
 
 NO_SUCH_RUN = "There is no such run, or it is no longer kept. Please ask again."
+STORE_SILENT = "The run may be at another replica, which cannot be told just now. Please try again."
 
 RUNS = "/_headgate/runs"
 RUN = f"{RUNS}/{{id}}"
@@ -112,6 +113,8 @@ class RunApi:
             )
         except RequestRefused as refusal:
             await refuse(send, refusal)
+        except StoreDown:
+            await refuse(send, RequestRefused(503, STORE_SILENT))
 
     async def show(
         self,

@@ -14,7 +14,7 @@ from typing import Protocol
 
 import orjson
 
-from proxy.errors import RequestRefused
+from proxy.errors import RequestRefused, StoreDown
 
 TICKET_S = 30
 """Seconds in which a ticket is to be redeemed; fewer if the token it was got with ends sooner."""
@@ -54,7 +54,7 @@ class TicketStore(Protocol):
         ...
 
     async def take_ticket(self, ticket: str) -> bytes | None:
-        """Its value, once."""
+        """Its value, once. Raises StoreDown: there may be one."""
         ...
 
 
@@ -109,7 +109,11 @@ class Tickets:
 
     async def redeem(self, ticket: str, run_id: str) -> TicketHolder | None:
         """The principal whose ticket for this run it is, or None. The ticket is used up whatever the answer
-        is."""
+        is.
+
+        Raises:
+            StoreDown: another replica may have issued it.
+        """
         if not _TICKET.fullmatch(ticket):
             return None  # anybody may send anything: the store is asked only about what can be one
         key = _hash(ticket)
@@ -118,8 +122,13 @@ class Tickets:
             return None
         if self._shared is not None:
             # Whose time the store keeps. One in memory may be there too, if the store's reply was lost.
-            stored = await self._shared.take_ticket(key)
-            value = stored if value is None else value
+            try:
+                stored = await self._shared.take_ticket(key)
+            except StoreDown:
+                if value is None:
+                    raise
+            else:
+                value = stored if value is None else value
         if value is None:
             return None
         of_run, principal, expires_at = orjson.loads(value)

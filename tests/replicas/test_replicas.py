@@ -556,13 +556,29 @@ async def test_a_call_is_sent_three_times_at_most_whoever_sends_it(tmp_path: Pat
 
 
 async def test_a_store_that_goes_down_costs_a_run_nothing(tmp_path: Path) -> None:
-    """It goes on from memory, is complete, and the store's failure is counted."""
+    """It goes on from memory, is complete, and the store's failure is counted.
+
+    Of any other run nobody is told that there is none: it may be at another replica. A stranger is told the
+    same of this one.
+    """
     held = Held(answering(answer()))
-    async with replicas(held, tmp_path, 1) as (_, (one,), client, store):
+    async with replicas(held, tmp_path, 1, attach_wait_s=0) as (_, (one,), client, store):
         assert (await scrape(client, one.admin_url))["headgate_event_log_up"] == 1
         async with opened(client, one.url + START, signed()) as stream:
             await stream.piece()
             await store.kill()
+            unsure = [
+                await ask
+                for run, user in ((str(uuid.uuid4()), "ann"), (stream.run, "bob"))
+                for ask in (
+                    client.get(events(one, run), headers=signed(user)),
+                    client.get(f"{one.url}/_headgate/runs/{run}", headers=signed(user)),
+                    client.delete(f"{one.url}/_headgate/runs/{run}", headers=signed(user)),
+                    client.post(f"{one.url}/_headgate/tickets", headers=signed(user), json={"run": run}),
+                    client.get(events(one, run, f"?ticket={'t' * 32}"), headers=signed(user)),
+                    client.post(one.url + START, headers=signed(user, **{"last-event-id": f"{run}:1"})),
+                )
+            ]
             held.release.set()
             await stream.rest()
         second = await read(client, one.url + START, signed(), content=b"another")
@@ -578,6 +594,10 @@ async def test_a_store_that_goes_down_costs_a_run_nothing(tmp_path: Path) -> Non
         await eventually(counted)
 
         assert stream.texts() == second.texts() == WHOLE
+        assert {(response.status_code, response.headers["retry-after"]) for response in unsure} == {
+            (503, "5")
+        }
+        assert len({response.content for response in unsure}) == 1
         log = one.log.read_text()
         assert SUMMARY[:12] not in log
         assert KEY not in log

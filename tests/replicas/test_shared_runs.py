@@ -4,6 +4,7 @@ import asyncio
 import gc
 import re
 import time
+import uuid
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
@@ -17,10 +18,10 @@ from pydantic import ValidationError
 from redis.asyncio import Redis
 
 from flags.decision import Arm, Decision, Mode, Reason
-from proxy.errors import UpstreamSilent
+from proxy.errors import StoreDown, UpstreamSilent
 from proxy.identity import Identity
 from proxy.observe.metrics import Metrics
-from proxy.replicas import shared_runs
+from proxy.replicas import followed_runs, shared_runs
 from proxy.replicas.followed_run import FollowedRun
 from proxy.replicas.shared_runs import ValkeyRuns
 from proxy.replicas.takeover import TakenOverRun
@@ -569,7 +570,10 @@ async def test_a_store_that_dies_costs_a_run_nothing_and_gets_all_of_it_later(tm
 
 
 async def _found(at: Replica, run: Run) -> bool:
-    return await at.runs.find(run.id) is not None
+    try:
+        return await at.runs.find(run.id) is not None
+    except StoreDown:  # not back yet
+        return False
 
 
 async def test_a_store_that_hangs_costs_one_request_half_a_second(tmp_path: Path) -> None:
@@ -582,9 +586,13 @@ async def test_a_store_that_hangs_costs_one_request_half_a_second(tmp_path: Path
         assert time.monotonic() - began < 10
         began = time.monotonic()
         assert await one.runs.claim(second, ["b"]) is None
-        assert await one.runs.joinable(["a"]) is None
-        assert await one.runs.find("unknown") is None
-        assert await one.runs.tickets.take_ticket("unknown") is None
+        for unsure in (
+            one.runs.joinable(["a"]),
+            one.runs.find(str(uuid.uuid4())),
+            one.runs.tickets.take_ticket("unknown"),
+        ):
+            with pytest.raises(StoreDown):
+                await unsure
         assert not await one.runs.tickets.put_ticket("ticket", b"", 30)
         await one.runs.cancel("unknown")
         assert time.monotonic() - began < 1.5  # six that wait, too, take twice as long
@@ -598,6 +606,19 @@ async def test_a_store_that_hangs_costs_one_request_half_a_second(tmp_path: Path
             await eventually(lambda: _found(other, second))
 
 
+async def test_more_runs_than_may_be_followed_are_not_said_to_be_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who asks for one more is to ask again."""
+    monkeypatch.setattr(followed_runs, "MAX_FOLLOWED", 1)
+    async with valkey(tmp_path) as server, replica(server) as one, replica(server) as other:
+        first, second = await claimed(one), await claimed(one)
+        leave = watch(await other.followed(first.id))
+        with pytest.raises(StoreDown):
+            await other.runs.find(second.id)
+        leave()
+
+
 async def test_a_store_that_is_not_there_is_no_reason_not_to_start(tmp_path: Path) -> None:
     """Nor is a store that refuses the password. The password is logged nowhere."""
     with logged() as lines:
@@ -606,7 +627,8 @@ async def test_a_store_that_is_not_there_is_no_reason_not_to_start(tmp_path: Pat
             async with replica(server) as one:
                 run = await claimed(one)
                 say(run)
-                assert await one.runs.find("unknown") is None
+                with pytest.raises(StoreDown):
+                    await one.runs.find(str(uuid.uuid4()))
                 await server.kill()
                 await claimed(one)
             server.url = f"redis://:right@127.0.0.1:{server.port}"
