@@ -96,6 +96,22 @@ class PrivateAuthorities(Block):
     """Key in it: a PEM file of all authorities to trust, public ones too if they are needed."""
 
 
+class WayOut(Block):
+    """The proxy between this cluster and the others' servers, as `proxy` of settings and policy. For
+    `HTTPS_PROXY` and `NO_PROXY` use `extraEnv`."""
+
+    url: str = ""
+    """`http://HOST:PORT` or `https://HOST:PORT`; empty: none but that of the environment."""
+    username: str = ""
+    """The name, if the proxy wants one."""
+    password: Annotated[str, Field(pattern=r"^(|\$\{[A-Z][A-Z0-9_]*\})$")] = ""
+    """The password for that, as `${NAME}` of `secrets`."""
+    no_proxy: list[str] = []
+    """Servers that are reached straight: names, addresses and networks."""
+    upstream: bool = False
+    """Whether the upstream is behind the proxy, too."""
+
+
 class ModelPort(Block):
     """The model port (`settings.llm`). Every model call of the upstream goes through it, whoever asks."""
 
@@ -291,6 +307,9 @@ class Egress(Block):
     """The host of `settings.identity.jwt.jwks_url`."""
     webhook: Peers = Peers()
     """The host of `controller.policy.notify`."""
+    proxy: Peers = Peers()
+    """The corporate proxy, where one is named. `unleash`, `prometheus`, `models`, `keys` and `webhook` may be
+    left empty then: what they name is reached through it."""
     kubernetes: Peers = Peers()
     """The API server, for the controller's Lease: its endpoints and their port. Most networks look at packets
     after they have left the Service's address."""
@@ -372,6 +391,7 @@ class Values(Block):
     }
     """Of all of the chart's containers, in the same way."""
     authorities: PrivateAuthorities = PrivateAuthorities()
+    proxy: WayOut = WayOut()
     extra_env: list[EnvVar] = []
     """Added to the proxies and the controller."""
     env_from: list[Object] = []

@@ -9,7 +9,10 @@ import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
+import httpx
 from cryptography import x509
+
+from flags.egress import refusal
 
 SETTING = "tls.strict"
 
@@ -72,9 +75,12 @@ def trusting(ca_file: Path | None, *, strict: bool) -> ssl.SSLContext:
 
 
 def why(exc: BaseException) -> str:
-    """The part of a failed call's error that may be told: a refused certificate in words, else a class."""
+    """The part of a failed call's error that may be told: a refused certificate or a proxy's refusal in
+    words, else a class."""
     cause: BaseException | None = exc
     while cause is not None:
+        if isinstance(cause, httpx.ProxyError):
+            return refusal(cause)
         if isinstance(cause, ssl.SSLCertVerificationError):
             return str(cause)
         cause = cause.__cause__ or cause.__context__

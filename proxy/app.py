@@ -36,7 +36,7 @@ from proxy.llm.taps import Taps
 from proxy.observe.admin import Admin
 from proxy.observe.labels import Budget
 from proxy.observe.metrics import Metrics
-from proxy.outbound import forwarding, origin, within
+from proxy.outbound import egress, forwarding, origin, upstream_origin, within
 from proxy.relay.outcomes import RelayedOutcomes
 from proxy.relay.relay import Relay
 from proxy.replicas.followed_run import FollowedRun
@@ -113,7 +113,7 @@ async def running(
         parts = _Parts.of(settings, state_dir, stack, descriptors, registry)
         metrics = parts.metrics
         metrics.start_time.set(time() if process_metrics is None else process_metrics.began_at)
-        to = within(origin(settings.upstream, strict_tls=settings.tls.strict), descriptors.each)
+        to = within(upstream_origin(settings), descriptors.each)
         upstream = parts.upstream(to, avoids_busy=True)
         routes = Routes(settings.routes)
         executor = TakeoverExecutor(metrics)
@@ -265,7 +265,8 @@ class _Parts:
         return ModelPort(providers, settings, taps, self.metrics, denylist, self.body_budget())
 
     def _provider(self, settings: ProviderSettings, most: int) -> Provider:
-        to = within(origin(settings, strict_tls=self.settings.tls.strict), most)
+        ways = egress(self.settings)
+        to = within(origin(settings, strict_tls=self.settings.tls.strict, ways=ways), most)
         upstream = self.upstream(to)
         forwarding = Forwarding(x_forwarded="off", upstream_host=to.authority)
         relay = Relay(upstream, forwarding, self.upgrades, repeats=True)
@@ -278,7 +279,7 @@ def _identifier(settings: Settings) -> Identifier:
     store = settings.event_log.valkey
     # Replicas must agree on who owns a run.
     secret = None if store is None else Sealing(store.key.get_secret_value()).secret("principals")
-    return Identifier(settings.identity, secret, strict_tls=settings.tls.strict)
+    return Identifier(settings.identity, secret, strict_tls=settings.tls.strict, ways=egress(settings))
 
 
 def flags_from(settings: Settings) -> FlagSource:
@@ -289,7 +290,14 @@ def flags_from(settings: Settings) -> FlagSource:
         # A worker that replaces a dead one while the file is broken relays, which is better than nothing.
         return FlagFile(chosen.file, must_be_good=False, kill_flag=chosen.kill_flag, stale_s=chosen.stale_s)
     token = chosen.unleash.token.get_secret_value()
-    server = UnleashServer(**{**dict(chosen.unleash), "token": token, "strict_tls": settings.tls.strict})
+    server = UnleashServer(
+        **{
+            **dict(chosen.unleash),
+            "token": token,
+            "strict_tls": settings.tls.strict,
+            "ways": egress(settings),
+        }
+    )
     flags = frozenset(route.flag for route in settings.routes)
     return UnleashFlags(server, flags, kill_flag=chosen.kill_flag, stale_s=chosen.stale_s)
 

@@ -18,6 +18,7 @@ from typing import Any
 import httpx
 import jwt
 
+from flags.egress import STRAIGHT, Egress
 from flags.tls import trusting, why
 from proxy.http.headers import Headers
 from proxy.settings.identity import IdentitySettings, JwtSettings
@@ -83,8 +84,14 @@ class Identifier:
     """Identifies the sender of a request, by token, header or cookie, in this order."""
 
     def __init__(
-        self, settings: IdentitySettings, secret: bytes | None = None, *, strict_tls: bool = True
+        self,
+        settings: IdentitySettings,
+        secret: bytes | None = None,
+        *,
+        strict_tls: bool = True,
+        ways: Egress = STRAIGHT,
     ) -> None:
+        self._ways = ways
         self._strict_tls = strict_tls
         self._secret = secret or os.urandom(32)
         self._keys: Mapping[str, Any] = {}
@@ -215,11 +222,17 @@ class Identifier:
             return True
         try:
             tls = trusting(self._jwt.ca_file, strict=self._strict_tls)
-            async with httpx.AsyncClient(verify=tls, timeout=JWKS_TIMEOUT_S) as client:
+            proxy = self._ways.for_httpx(self._jwt.jwks_url)
+            async with (
+                asyncio.timeout(JWKS_TIMEOUT_S),  # of the whole; the client's is of each step
+                httpx.AsyncClient(verify=tls, timeout=JWKS_TIMEOUT_S, trust_env=False, proxy=proxy) as client,
+            ):
                 answer = (await client.get(self._jwt.jwks_url)).raise_for_status()
             keys = jwt.PyJWKSet.from_dict(answer.json()).keys
         except Exception as exc:  # noqa: BLE001 - whatever the issuer sends, the next refresh must come
-            logger.warning("keys not refreshed", extra={"why": why(exc)})
+            logger.warning(
+                "keys not refreshed", extra={"why": why(exc) + self._ways.through(self._jwt.jwks_url)}
+            )
             return False
         self._keys = {key.key_id or "": key for key in keys}
         return True

@@ -1,19 +1,29 @@
 """The servers that Headgate sends requests to, as the settings describe them."""
 
+import os
 import ssl
 from dataclasses import replace
 from urllib.parse import urlsplit
 
+from flags.egress import STRAIGHT, Egress
 from flags.tls import trusting
 from proxy.http.headers import Forwarding
 from proxy.settings.identity import IdentitySettings
+from proxy.settings.settings import Settings
 from proxy.settings.upstream import ProviderSettings, UpstreamSettings
 from proxy.upstream.pool import Origin
 from proxy.upstream.timeouts import Timeouts
 
 
-def origin(settings: UpstreamSettings | ProviderSettings, *, strict_tls: bool) -> Origin:
-    """The upstream's or a provider's address, TLS, timeouts and pool."""
+def egress(settings: Settings) -> Egress:
+    """The ways to others' servers, as the settings and this process's environment have them."""
+    return settings.proxy.way(os.environ, strict=settings.tls.strict)
+
+
+def origin(
+    settings: UpstreamSettings | ProviderSettings, *, strict_tls: bool, ways: Egress = STRAIGHT
+) -> Origin:
+    """The upstream's or a provider's address, TLS, timeouts and pool, and the proxy on the way there."""
     url = urlsplit(settings.url)
     tls: ssl.SSLContext | None = None
     if url.scheme == "https":
@@ -31,7 +41,30 @@ def origin(settings: UpstreamSettings | ProviderSettings, *, strict_tls: bool) -
         tls,
         Timeouts(**bounds),
         **settings.pool.model_dump(),
+        via=ways.proxy_for(settings.url),
     )
+
+
+def upstream_origin(settings: Settings) -> Origin:
+    """The upstream's, which is behind the proxy only if the settings say so."""
+    ways = egress(settings) if settings.proxy.upstream else STRAIGHT
+    return origin(settings.upstream, strict_tls=settings.tls.strict, ways=ways)
+
+
+def behind(settings: Settings) -> dict[str, list[str]]:
+    """The settings of the servers behind each proxy, by its `HOST:PORT`."""
+    ways, found = egress(settings), dict[str, list[str]]()
+    servers = {"upstream": settings.upstream.url} if settings.proxy.upstream else {}
+    if settings.flags.unleash is not None:
+        servers["flags.unleash"] = settings.flags.unleash.url
+    if settings.identity.jwt is not None and settings.identity.jwt.jwks_url is not None:
+        servers["identity.jwt.jwks_url"] = settings.identity.jwt.jwks_url
+    for index, provider in enumerate(settings.llm.providers if settings.llm else ()):
+        servers[f"llm.providers[{index}]"] = provider.url
+    for name, url in servers.items():
+        if (proxy := ways.proxy_for(url)) is not None:
+            found.setdefault(str(proxy), []).append(name)
+    return found
 
 
 def within(to: Origin, most: int) -> Origin:

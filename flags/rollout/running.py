@@ -13,6 +13,7 @@ from pathlib import Path
 import httpx
 from prometheus_client import CollectorRegistry, start_http_server
 
+from flags.egress import Egress
 from flags.errors import JournalBusy, LeaseError, LeaseLost, RolloutError
 from flags.rollout.controller import Controller, Ports
 from flags.rollout.evidence.pages import PageReadings
@@ -185,6 +186,7 @@ async def opened_admin(policy: FlagPlace) -> AsyncIterator[FlagAdmin]:
         yield FileAdmin(policy.where.file, flag)
         return
     token = place.token.get_secret_value()
+    proxy = _ways(policy).for_httpx(place.url)
     opened = UnleashAdmin(
         place.url,
         token,
@@ -192,6 +194,7 @@ async def opened_admin(policy: FlagPlace) -> AsyncIterator[FlagAdmin]:
         project=policy.project,
         environment=policy.environment,
         tls=trusting(place.ca_file or policy.tls.ca_file, strict=policy.tls.strict),
+        proxy=proxy,
     )
     async with opened as admin:
         yield admin
@@ -201,17 +204,28 @@ async def opened_admin(policy: FlagPlace) -> AsyncIterator[FlagAdmin]:
 async def opened_readings(policy: Policy) -> AsyncIterator[Readings]:
     """The port that the counts come from."""
     server = policy.evidence.prometheus
-    async with _client(policy, None if server is None else server.ca_file) as client:
-        if server is not None:
+    if server is not None:
+        async with _client(policy, server.ca_file, server.url) as client:
             yield PrometheusReadings(client, server, policy.wanted(), stale_after_s=policy.stale_after_s)
-        else:
-            assert policy.evidence.pages is not None, "one of the two"
-            yield PageReadings(client, policy.evidence.pages, policy.wanted())
+        return
+    assert policy.evidence.pages is not None, "one of the two"
+    async with _client(policy, None, "") as client:
+        yield PageReadings(client, policy.evidence.pages, policy.wanted())
 
 
-def _client(policy: Policy, ca_file: Path | None) -> httpx.AsyncClient:
+def _client(policy: Policy, ca_file: Path | None, url: str) -> httpx.AsyncClient:
+    """A client for one server, or without `url` for those to which there is never a proxy."""
     tls = trusting(ca_file or policy.tls.ca_file, strict=policy.tls.strict)
-    return httpx.AsyncClient(verify=tls, follow_redirects=False)
+    proxy = _ways(policy).for_httpx(url) if url else None
+    return httpx.AsyncClient(verify=tls, follow_redirects=False, trust_env=False, proxy=proxy)
+
+
+def _ways(policy: FlagPlace) -> Egress:
+    """How each server is reached. Raises RolloutError for a variable that names no proxy."""
+    try:
+        return policy.proxy.way(os.environ, policy.tls.ca_file, strict=policy.tls.strict)
+    except ValueError as exc:
+        raise RolloutError(f"proxy: {exc}") from None
 
 
 @asynccontextmanager
@@ -252,7 +266,8 @@ async def opened_webhook(policy: Policy) -> AsyncIterator[Send]:
     if policy.notify is None:
         yield _no_webhook
         return
-    async with _client(policy, policy.notify.ca_file) as client:
+    url = policy.notify.webhook.get_secret_value()
+    async with _client(policy, policy.notify.ca_file, url) as client:
         yield Webhook(policy.notify, client).send
 
 

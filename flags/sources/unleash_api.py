@@ -19,6 +19,7 @@ import anyio
 import httpx
 import orjson
 
+from flags.egress import STRAIGHT, Egress, refusal
 from flags.engine import SPEC_VERSION
 from flags.errors import FlagServerError
 from flags.tls import trusting
@@ -55,6 +56,7 @@ class UnleashServer:
     ca_file: Path | None = None
     strict_tls: bool = True
     max_body_bytes: int = MAX_BODY_BYTES
+    ways: Egress = STRAIGHT
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +100,8 @@ class UnleashApi:
             },
             verify=self._tls(),
             timeout=None,  # of each step; the whole has one
+            trust_env=False,
+            proxy=self._server.ways.for_httpx(self._server.url),
             follow_redirects=False,  # a token goes to no address but the one in the settings
             # Unleash closes idle connections after 15 s, just when the next request would come.
             limits=httpx.Limits(max_keepalive_connections=0),
@@ -141,13 +145,16 @@ class UnleashApi:
             headers={**(headers or {}), **({} if json is None else {"content-type": "application/json"})},
             content=None if json is None else orjson.dumps(json),
         )
+        through = self._server.ways.through(self._server.url)
         try:
             with anyio.fail_after(self._server.timeout_s):
                 return await self._whole(await self._client.send(request, stream=True))
         except TimeoutError as exc:
-            raise self._error(f"did not answer within {self._server.timeout_s:g} s") from exc
+            raise self._error(f"did not answer within {self._server.timeout_s:g} s{through}") from exc
         except httpx.ConnectError as exc:
-            raise self._error(f"cannot be reached: {exc}") from exc
+            raise self._error(f"cannot be reached{through}: {exc}") from exc
+        except httpx.ProxyError as exc:
+            raise self._error(f"cannot be reached{through}: {refusal(exc)}") from exc
         except httpx.HTTPError as exc:
             raise self._error(f"broke off ({type(exc).__name__})") from exc
 

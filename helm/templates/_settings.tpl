@@ -26,7 +26,29 @@ valkey: 6379
 {{- with include "headgate.caFile" . -}}
 {{- $_ := set $settings "tls" (merge (dict "ca_file" .) (default dict $settings.tls)) -}}
 {{- end -}}
+{{- with include "headgate.wayOut" . -}}
+{{- $_ := set $settings "proxy" (merge (dict) (fromYaml .) (dict "upstream" $.Values.proxy.upstream)) -}}
+{{- end -}}
 {{- toYaml $settings -}}
+{{- end -}}
+
+{{- /* The block `proxy` that settings and policy have in common. */ -}}
+{{- define "headgate.wayOut" -}}
+{{- with .Values.proxy -}}
+{{- if .url -}}
+{{- $block := dict "url" .url "no_proxy" .noProxy -}}
+{{- with .username }}{{ $_ := set $block "username" . }}{{ end -}}
+{{- with .password }}{{ $_ := set $block "password" . }}{{ end -}}
+{{- toYaml $block -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+
+{{- /* Whether a proxy is named anywhere. */ -}}
+{{- define "headgate.hasProxy" -}}
+{{- $named := or .Values.proxy.url (dig "proxy" "url" "" .Values.settings) (dig "proxy" "url" "" (default dict .Values.controller.policy)) -}}
+{{- range .Values.extraEnv }}{{ if has (upper .name) (list "HTTPS_PROXY" "HTTP_PROXY" "ALL_PROXY") }}{{ $named = true }}{{ end }}{{ end -}}
+{{- if $named }}true{{ end -}}
 {{- end -}}
 
 {{- /* rollout.yaml. */ -}}
@@ -38,6 +60,9 @@ valkey: 6379
 {{- $_ := set $policy "listen" "0.0.0.0:9465" -}}
 {{- with include "headgate.caFile" . -}}
 {{- $_ := set $policy "tls" (merge (dict "ca_file" .) (default dict $policy.tls)) -}}
+{{- end -}}
+{{- with include "headgate.wayOut" . -}}
+{{- $_ := set $policy "proxy" (fromYaml .) -}}
 {{- end -}}
 {{- toYaml $policy -}}
 {{- end -}}
@@ -110,6 +135,9 @@ valkey: 6379
 {{- end -}}
 {{- if and (include "headgate.caFile" .) (or (dig "ca_file" "" (default dict $settings.tls)) (dig "tls" "ca_file" "" (default dict .Values.controller.policy))) -}}
 {{- fail "authorities and tls.ca_file are both set: it is one file for all servers." -}}
+{{- end -}}
+{{- if and .Values.proxy.url (or (hasKey $settings "proxy") (hasKey (default dict .Values.controller.policy) "proxy")) -}}
+{{- fail "proxy.url and settings.proxy or policy.proxy are both set: it is one proxy for both files." -}}
 {{- end -}}
 {{- if and .Values.autoscaling.enabled (not (or .Values.autoscaling.cpu .Values.autoscaling.viewers)) -}}
 {{- fail "autoscaling.cpu or autoscaling.viewers is needed: it scales by one of them, or by both." -}}

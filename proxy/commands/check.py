@@ -8,6 +8,7 @@ from rich.table import Table
 
 from proxy.commands.settings_file import CONFIG, missing_flags, settings_of
 from proxy.llm.dialects.apis import tried
+from proxy.outbound import behind
 from proxy.settings.doubts import doubts
 from proxy.settings.upstream import LlmSettings
 
@@ -42,6 +43,8 @@ def check(config: Path) -> None:
     console.print(table, width=width)
     if settings.llm is not None:
         console.print(_models(settings.llm), width=width)
+    for proxy, names in behind(settings).items():
+        click.echo(f"through the proxy {proxy}: {', '.join(names)}; all else straight", err=True)
     if settings.event_log.valkey is None:
         click.echo(ALONE, err=True)
     for doubt in doubts(settings, unknown_flags):

@@ -19,7 +19,6 @@ from proxy.settings.file import load
 from proxy.settings.settings import Settings
 
 PROBE_KEY = "HEADGATE_PROBE_KEY"
-PROXIES = ("HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy")
 
 COULD_NOT_RUN = 2
 
@@ -78,7 +77,6 @@ def doctor(
         model_key=os.environ.get(PROBE_KEY, ""),
         prometheus=prometheus,
         **_requests(settings, **of_requests),
-        has_proxy=any(os.environ.get(name) for name in PROXIES),
     )
     if wishes.requests:
         click.echo(f"Sending real requests: {_count(wishes)}. They have all their effects.", err=True)

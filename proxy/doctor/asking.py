@@ -1,6 +1,6 @@
 """One request to a server of the deployment, bounded in time and size; when each byte of the answer came.
 
-It goes the way of Headgate's own requests: straight to the address, whatever `HTTPS_PROXY` says, and with the
+It goes the way of Headgate's own requests: through the proxy, if there is one on that way, and with the
 authorities of the settings.
 """
 
@@ -16,6 +16,7 @@ import anyio
 import httpx
 
 import flags.tls
+from flags.egress import ProxyServer
 from flags.tls import why
 from proxy.errors import HeadgateError
 
@@ -62,12 +63,15 @@ def trusting(ca_file: Path | None, *, strict: bool, verify: bool = True) -> ssl.
 
 
 @asynccontextmanager
-async def client(tls: ssl.SSLContext | None = None) -> AsyncIterator[httpx.AsyncClient]:
+async def client(
+    tls: ssl.SSLContext | None = None, proxy: ProxyServer | None = None
+) -> AsyncIterator[httpx.AsyncClient]:
     """A client that follows nothing and keeps no connection. None: for plain HTTP."""
     async with httpx.AsyncClient(
         verify=False if tls is None else tls,
         timeout=None,  # the whole request has one
         trust_env=False,
+        proxy=None if proxy is None else proxy.for_httpx(),
         follow_redirects=False,
         limits=httpx.Limits(max_keepalive_connections=0),
     ) as opened:

@@ -3,10 +3,11 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from flags.egress import Egress
 from proxy.doctor import buffering, flag_server, prometheus, providers, store, tracing, upstream
 from proxy.doctor.diagnosis import Diagnosis, skipped
 from proxy.doctor.real_request import RealRequest
-from proxy.outbound import origin
+from proxy.outbound import egress, upstream_origin
 from proxy.settings.settings import Settings
 
 
@@ -26,8 +27,6 @@ class Wishes:
     """Origins under which Headgate is reached, the nearest first: a stream through each is compared."""
     wait_s: float = 180.0
     """The most seconds for the answer to such a request."""
-    has_proxy: bool = False
-    """True if the environment names a proxy for outgoing requests."""
 
 
 async def examine(settings: Settings, wishes: Wishes, tell: Callable[[Diagnosis], None]) -> list[Diagnosis]:
@@ -40,19 +39,19 @@ async def examine(settings: Settings, wishes: Wishes, tell: Callable[[Diagnosis]
             tell(finding)
 
     strict = settings.tls.strict
-    to = origin(settings.upstream, strict_tls=strict)
-    findings, _ = await upstream.look(settings.upstream.url, to.tls, settings.upstream.pool.keep_alive_s)
+    ways, to = egress(settings), upstream_origin(settings)
+    findings, _ = await upstream.look(settings.upstream.url, to)
     note(findings)
-    note(await _flags(settings))
+    note(await _flags(settings, ways))
     note(await _store(settings))
     for provider in settings.llm.providers if settings.llm else ():
-        note([await providers.reach(provider, strict=strict, has_proxy=wishes.has_proxy)])
+        note([await providers.reach(provider, ways, strict=strict)])
         if provider.name in wishes.models:
             model = wishes.models[provider.name]
-            note([await providers.compare(provider, model, wishes.model_key, strict=strict)])
-    note([await _prometheus(settings, wishes)])
+            note([await providers.compare(provider, ways, model, wishes.model_key, strict=strict)])
+    note([await _prometheus(settings, ways, wishes)])
     for request in wishes.requests:
-        note(await tracing.look(settings, request, to.tls, wishes.wait_s))
+        note(await tracing.look(settings, request, to, ways, wishes.wait_s))
     if wishes.addresses:
         request = wishes.requests[0]
         wait_s = wishes.wait_s
@@ -60,11 +59,11 @@ async def examine(settings: Settings, wishes: Wishes, tell: Callable[[Diagnosis]
     return found
 
 
-async def _flags(settings: Settings) -> list[Diagnosis]:
+async def _flags(settings: Settings, ways: Egress) -> list[Diagnosis]:
     chosen = settings.flags
     wanted = {route.flag for route in settings.routes} | {chosen.kill_flag}
     if chosen.unleash is not None:
-        return await flag_server.look_at_server(chosen.unleash, wanted, strict=settings.tls.strict)
+        return await flag_server.look_at_server(chosen.unleash, wanted, ways, strict=settings.tls.strict)
     assert chosen.file is not None  # the settings have one of them
     return [flag_server.look_at_file(chosen.file, wanted)]
 
@@ -76,9 +75,8 @@ async def _store(settings: Settings) -> list[Diagnosis]:
     return await store.look(chosen.url.get_secret_value(), strict=settings.tls.strict, ca_file=chosen.ca_file)
 
 
-async def _prometheus(settings: Settings, wishes: Wishes) -> Diagnosis:
+async def _prometheus(settings: Settings, ways: Egress, wishes: Wishes) -> Diagnosis:
     if not wishes.prometheus:
         return skipped(prometheus.CHECK, "not asked", "--prometheus URL asks whether it has the series.")
-    return await prometheus.look(
-        wishes.prometheus, [route.name for route in settings.routes], settings.tls.ca_file
-    )
+    names = [route.name for route in settings.routes]
+    return await prometheus.look(wishes.prometheus, names, ways, settings.tls.ca_file)

@@ -5,6 +5,7 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
+from flags.egress import Egress
 from proxy.doctor.asking import NoAnswer, Reply, ask, client, trusting
 from proxy.doctor.clock import clock
 from proxy.doctor.diagnosis import Diagnosis, fail, ok, skipped, warn
@@ -17,24 +18,28 @@ MAX_SCOPE_CHARS = 100
 
 
 async def look_at_server(
-    settings: UnleashSettings, wanted: Collection[str], *, strict: bool
+    settings: UnleashSettings, wanted: Collection[str], ways: Egress, *, strict: bool
 ) -> list[Diagnosis]:
     """Ask the server once for its flags.
 
     Args:
         wanted: the flags of the routes, and the kill flag.
+        ways: to it, straight or through a proxy.
         strict: see `tls.strict`.
     """
     token = settings.token.get_secret_value()
     tls = trusting(settings.ca_file, strict=strict) if settings.url.startswith("https:") else None
     try:
-        async with client(tls) as asking:
+        async with client(tls, ways.proxy_for(settings.url)) as asking:
             url = f"{settings.url}/api/client/features"
             headers = (("authorization", token), ("unleash-appname", f"{settings.app_name}-doctor"))
             reply = await ask(asking, url, headers=headers, within_s=settings.timeout_s)
     except NoAnswer as exc:
         advice = "Mend flags.unleash.url or the way there: until it answers, everybody gets batch."
-        return [fail(CHECK, f"Unleash does not answer: {exc}", advice), skipped(CLOCK, "no answer")]
+        return [
+            fail(CHECK, f"Unleash does not answer{ways.through(settings.url)}: {exc}", advice),
+            skipped(CLOCK, "no answer"),
+        ]
     return [served(reply, scope(token), wanted), clock(CLOCK, reply)]
 
 

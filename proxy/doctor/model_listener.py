@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 
 import httpx
 
+from flags.egress import Egress
 from proxy.doctor.asking import MAX_BYTES
 from proxy.doctor.model_calls import Context, context_of
 from proxy.downstream.certificate import server_tls
@@ -29,8 +30,15 @@ class ModelListener:
     """An ASGI app. `calls` is what came."""
 
     def __init__(
-        self, providers: Sequence[ProviderSettings], token: str, trace_id: str, *, strict: bool
+        self,
+        providers: Sequence[ProviderSettings],
+        token: str,
+        trace_id: str,
+        ways: Egress,
+        *,
+        strict: bool,
     ) -> None:
+        self._ways = ways
         self.calls: list[Context] = []
         self._providers = providers
         self._token = token
@@ -64,14 +72,17 @@ class ModelListener:
     async def _pass_on(
         self, provider: ProviderSettings, method: str, target: bytes, headers: Fields, body: bytes, send: Send
     ) -> None:
-        to = origin(provider, strict_tls=self._strict)
+        to = origin(provider, strict_tls=self._strict, ways=self._ways)
         dropped = {*HOP_BY_HOP, b"host", b"content-length", b"expect"}
         sent = [pair for pair in without_token(headers, self._token) if pair[0] not in dropped]
         if provider.api == "bedrock":
             sent = await Signer(to.host, to.authority).signed(method, target, sent, body)
         async with (
             httpx.AsyncClient(
-                verify=to.tls or False, trust_env=False, timeout=provider.timeouts.total_s
+                verify=to.tls or False,
+                trust_env=False,
+                proxy=None if to.via is None else to.via.for_httpx(),
+                timeout=provider.timeouts.total_s,
             ) as client,
             client.stream(
                 method, (provider.url.encode() + target).decode("latin-1"), headers=sent, content=body
@@ -86,10 +97,10 @@ class ModelListener:
 
 @asynccontextmanager
 async def listening(
-    settings: LlmSettings, token: str, trace_id: str, *, strict: bool
+    settings: LlmSettings, token: str, trace_id: str, ways: Egress, *, strict: bool
 ) -> AsyncIterator[ModelListener | None]:
     """A listener at `llm.listen` until the block is left. None: somebody else listens there."""
-    listener = ModelListener(settings.providers, token, trace_id, strict=strict)
+    listener = ModelListener(settings.providers, token, trace_id, ways, strict=strict)
     try:
         opened: socket.socket = listening_at(settings.listen)
     except CannotListen:

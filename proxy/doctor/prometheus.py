@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
 
+from flags.egress import STRAIGHT, Egress
 from proxy.doctor.asking import NoAnswer, ask, client
 from proxy.doctor.diagnosis import Diagnosis, fail, ok, warn
 
@@ -21,23 +22,28 @@ ROUTES = "count by (route) (headgate_requests_total)"
 STARTS = "count(process_start_time_seconds and on(instance, job) headgate_build_info)"
 
 
-async def look(url: str, routes: Collection[str], ca_file: Path | None = None) -> Diagnosis:
+async def look(
+    url: str, routes: Collection[str], ways: Egress = STRAIGHT, ca_file: Path | None = None
+) -> Diagnosis:
     """Ask for the series of this Headgate.
 
     Args:
         url: as its page has it.
         routes: names that must be labels.
+        ways: to it, straight or through a proxy.
         ca_file: see `tls.ca_file`.
     """
     tls = ssl.create_default_context(cafile=ca_file) if url.startswith("https:") else None
     found: dict[str, list[Mapping[str, Any]]] = {}
     try:
-        async with client(tls) as asking:
+        async with client(tls, ways.proxy_for(url)) as asking:
             for query in (PAGES, AGE, ROUTES, STARTS):
                 reply = await ask(asking, f"{url.rstrip('/')}/api/v1/query?{urlencode({'query': query})}")
                 found[query] = json.loads(reply.body)["data"]["result"]
     except NoAnswer as exc:
-        return fail(CHECK, f"does not answer: {exc}", "Give its address as its own page has it.")
+        return fail(
+            CHECK, f"does not answer{ways.through(url)}: {exc}", "Give its address as its own page has it."
+        )
     except (ValueError, KeyError, TypeError):
         return fail(CHECK, f"answers {reply.status}, and no result", "Give its address, without /api.")
     return judged(found, routes)

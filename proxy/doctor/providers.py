@@ -5,12 +5,14 @@
 
 import json
 from collections.abc import Callable, Mapping
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
 
 import httpx
 
+from flags.egress import Egress
 from proxy.doctor.asking import Headers, NoAnswer, Reply, ask, client, trusting
 from proxy.doctor.diagnosis import Diagnosis, fail, ok, skipped, warn
 from proxy.llm.assembly.dialect import ProviderFailed, Unfaithful
@@ -76,38 +78,43 @@ _CALLS: Mapping[str, _Call] = {
 }
 
 
-async def reach(provider: ProviderSettings, *, strict: bool, has_proxy: bool) -> Diagnosis:
+async def reach(provider: ProviderSettings, ways: Egress, *, strict: bool) -> Diagnosis:
     """Ask a provider for anything at all.
 
     Args:
         provider: as the settings have it.
+        ways: to it, straight or through a proxy.
         strict: see `tls.strict`.
-        has_proxy: whether the environment names a proxy, which Headgate does not use.
     """
     check = f"provider {provider.name}"
+    through = ways.through(provider.url)
     try:
-        async with _client(provider, strict=strict) as asking:
+        async with _client(provider, ways, strict=strict) as asking:
             reply = await ask(asking, f"{provider.url}/")
     except NoAnswer as exc:
         advice = "Open the way from here to this address and port, or mend its url or tls.ca_file."
-        if has_proxy:
-            advice += " HTTPS_PROXY is set here, and Headgate goes straight to its providers."
-        return fail(check, f"does not answer: {exc}", advice)
-    return ok(check, f"answers {reply.status} to GET / after {reply.took_s * 1000:.0f} ms")
+        if through:
+            advice = "See whether the proxy lets this machine go there, or name the provider in NO_PROXY."
+        return fail(check, f"does not answer{through}: {exc}", advice)
+    return ok(check, f"answers {reply.status} to GET /{through} after {reply.took_s * 1000:.0f} ms")
 
 
-def _client(provider: ProviderSettings, *, strict: bool) -> Any:
+def _client(
+    provider: ProviderSettings, ways: Egress, *, strict: bool
+) -> AbstractAsyncContextManager[httpx.AsyncClient]:
     is_tls = provider.url.startswith("https:")
-    return client(
-        trusting(provider.tls.ca_file, strict=strict, verify=provider.tls.verify) if is_tls else None
-    )
+    tls = trusting(provider.tls.ca_file, strict=strict, verify=provider.tls.verify) if is_tls else None
+    return client(tls, ways.proxy_for(provider.url))
 
 
-async def compare(provider: ProviderSettings, model: str, key: str, *, strict: bool) -> Diagnosis:
+async def compare(
+    provider: ProviderSettings, ways: Egress, model: str, key: str, *, strict: bool
+) -> Diagnosis:
     """Ask for the same few tokens as a batch and as a stream, as the model port would.
 
     Args:
         provider: as the settings have it.
+        ways: to it, straight or through a proxy.
         model: its name there.
         key: the credential; "" for none.
         strict: see `tls.strict`.
@@ -128,7 +135,7 @@ async def compare(provider: ProviderSettings, model: str, key: str, *, strict: b
     stream = dialect.as_stream("POST", path.encode(), body)
     assert stream is not None, "a call for text"
     try:
-        async with _client(provider, strict=strict) as asking:
+        async with _client(provider, ways, strict=strict) as asking:
             batch = await _post(asking, provider.url + path, headers, body)
             if batch.status != 200:
                 return _refused(check, "the batch call", batch)

@@ -8,11 +8,11 @@ counters tell.
 
 import asyncio
 import secrets
-import ssl
 from collections.abc import Mapping
 from dataclasses import dataclass
 from time import perf_counter
 
+from flags.egress import Egress
 from proxy.doctor.asking import NoAnswer, Reply, ask, client
 from proxy.doctor.diagnosis import Diagnosis, Grade, fail, ok, skipped, warn
 from proxy.doctor.model_calls import counted, judged, no_call
@@ -20,6 +20,7 @@ from proxy.doctor.model_listener import listening
 from proxy.doctor.real_request import RealRequest
 from proxy.http.tracing import TraceId, trace_ids_of, with_token
 from proxy.settings.settings import Settings
+from proxy.upstream.pool import Origin
 
 EVERY_S = 0.25
 """Between two looks at an upstream that works."""
@@ -41,14 +42,15 @@ class Glance:
 
 
 async def look(
-    settings: Settings, request: RealRequest, tls: ssl.SSLContext | None, wait_s: float
+    settings: Settings, request: RealRequest, to: Origin, ways: Egress, wait_s: float
 ) -> list[Diagnosis]:
     """The findings of one request; it is sent once.
 
     Args:
         settings: the whole file.
         request: whose route says how its model calls are known.
-        tls: of the upstream; None for plain HTTP.
+        to: how Headgate reaches the upstream.
+        ways: to the providers.
         wait_s: for its answer.
     """
     name = request.route.name
@@ -59,13 +61,13 @@ async def look(
     [trace_id] = trace_ids_of(sent)
     headers = [(n.decode("latin-1"), v.decode("latin-1")) for n, v in sent]
     if tap is None or settings.llm is None or request.route.job is not None:
-        answered, looks, ended_at = await _asked(settings.upstream.url, request, headers, tls, wait_s)
+        answered, looks, ended_at = await _asked(settings.upstream.url, request, headers, to, wait_s)
         why = "has no block 'tap'" if tap is None else "begins a job, whose calls come later"
         traced = skipped(tracing, f"the route {why}")
     else:
-        async with listening(settings.llm, token, trace_id, strict=settings.tls.strict) as listener:
+        async with listening(settings.llm, token, trace_id, ways, strict=settings.tls.strict) as listener:
             before = None if listener else await _results(settings.admin)
-            answered, looks, ended_at = await _asked(settings.upstream.url, request, headers, tls, wait_s)
+            answered, looks, ended_at = await _asked(settings.upstream.url, request, headers, to, wait_s)
             if listener is not None:
                 traced = judged(tracing, listener.calls, tap.match, len(tap.calls))
             elif before is None or (after := await _results(settings.admin)) is None:
@@ -95,12 +97,12 @@ def _answered(check: str, answered: Reply | NoAnswer) -> Diagnosis:
 
 
 async def _asked(
-    url: str, request: RealRequest, headers: list[tuple[str, str]], tls: ssl.SSLContext | None, wait_s: float
+    url: str, request: RealRequest, headers: list[tuple[str, str]], to: Origin, wait_s: float
 ) -> tuple[Reply | NoAnswer, list[Glance], float]:
     """The answer, the looks meanwhile, and when the answer was there."""
     looks: list[Glance] = []
-    async with client(tls) as asking:
-        looking = asyncio.create_task(_looking(url, tls, looks))
+    async with client(to.tls, to.via) as asking:
+        looking = asyncio.create_task(_looking(url, to, looks))
         try:
             answered: Reply | NoAnswer = await ask(
                 asking,
@@ -118,9 +120,9 @@ async def _asked(
     return answered, looks, ended_at
 
 
-async def _looking(url: str, tls: ssl.SSLContext | None, looks: list[Glance]) -> None:
+async def _looking(url: str, to: Origin, looks: list[Glance]) -> None:
     """`GET /` again and again, each on a connection of its own; one that is cut off counts, too."""
-    async with client(tls) as asking:
+    async with client(to.tls, to.via) as asking:
         while True:
             await asyncio.sleep(EVERY_S)
             began = perf_counter()

@@ -14,6 +14,7 @@ import anyio
 from proxy.doctor.asking import PATIENCE_S, NoAnswer, Reply, ask, client
 from proxy.doctor.clock import clock
 from proxy.doctor.diagnosis import Diagnosis, fail, ok, skipped, warn
+from proxy.upstream.pool import Origin
 
 CHECK = "upstream"
 KEEP_ALIVE = "upstream keep-alive"
@@ -33,26 +34,28 @@ class Kept:
     """Seconds without a byte until the upstream closed it. None: it was still open at the end."""
 
 
-async def look(
-    url: str, tls: ssl.SSLContext | None, keep_alive_s: float, within_s: float = PATIENCE_S
-) -> tuple[list[Diagnosis], float]:
+async def look(url: str, to: Origin, within_s: float = PATIENCE_S) -> tuple[list[Diagnosis], float]:
     """The findings, and how long its answer took in seconds.
 
     Args:
         url: its origin.
-        tls: None for plain HTTP.
-        keep_alive_s: how long Headgate keeps an idle connection to it.
+        to: how Headgate reaches it.
         within_s: for its answer.
     """
     try:
-        async with client(tls) as asking:
+        async with client(to.tls, to.via) as asking:
             reply = await ask(asking, f"{url}/", within_s=within_s)
     except NoAnswer as exc:
         advice = "Start the upstream, mend upstream.url, or open the way there from here."
         skips = [skipped(each, "the upstream does not answer") for each in (CLOCK, KEEP_ALIVE)]
-        return [fail(CHECK, f"does not answer: {exc}", advice), *skips], 0.0
-    kept = await keeps(url, tls, keep_alive_s * WATCHED)
-    return [reached(reply), clock(CLOCK, reply), keep_alive(kept, keep_alive_s)], reply.took_s
+        through = "" if to.via is None else f" through the proxy {to.via}"
+        return [fail(CHECK, f"does not answer{through}: {exc}", advice), *skips], 0.0
+    if to.via is None:
+        kept = await keeps(url, to.tls, to.keep_alive_s * WATCHED)
+        kept_open = keep_alive(kept, to.keep_alive_s)
+    else:
+        kept_open = skipped(KEEP_ALIVE, f"its connections go through the proxy {to.via}")
+    return [reached(reply), clock(CLOCK, reply), kept_open], reply.took_s
 
 
 def reached(reply: Reply) -> Diagnosis:

@@ -61,6 +61,10 @@ def load(path: Path) -> Settings:
         unset = {_place(problem) for problem in problems}  # and so of no good value either
         problems += [found for error in exc.errors() if _place(found := _explain(error)) not in unset]
         raise SettingsError(problems) from None
+    try:
+        settings.proxy.way(os.environ, strict=settings.tls.strict)
+    except ValueError as exc:
+        problems.append(f"proxy: {exc}")
     if problems:
         raise SettingsError(problems)
     return settings

@@ -10,6 +10,7 @@ from pydantic import AfterValidator, ByteSize, Field, SecretStr, model_validator
 
 from proxy.settings.attach import AttachSettings
 from proxy.settings.block import SettingsBlock, with_authorities
+from proxy.settings.egress import EgressSettings
 from proxy.settings.flags import FlagSettings
 from proxy.settings.identity import IdentitySettings
 from proxy.settings.route import RouteSettings
@@ -138,6 +139,7 @@ class Settings(SettingsBlock):
     """The model port, for the source `tap`."""
     identity: IdentitySettings = IdentitySettings()
     tls: StrictnessSettings = StrictnessSettings()
+    proxy: EgressSettings = EgressSettings()
     event_log: EventLogSettings = EventLogSettings()
     log: LogSettings = LogSettings()
     cors: CorsSettings = CorsSettings()

@@ -13,8 +13,9 @@ from time import monotonic
 from types import TracebackType
 from typing import Self
 
-from proxy.errors import UpstreamAborted, UpstreamBroke
+from proxy.errors import UpstreamAborted, UpstreamBroke, UpstreamUnreachable
 from proxy.http.headers import Headers
+from proxy.upstream.connecting import PROXY_AUTHENTICATION_REQUIRED, absolute
 from proxy.upstream.connection import Connection
 from proxy.upstream.pool import ConnectionPool
 from proxy.upstream.response import OnInterim
@@ -69,6 +70,9 @@ class Exchange:
         """
         if self._is_long:
             self._count_as_long()
+        asking = self._pool.origin.asked_by_proxy
+        if asking is not None:
+            data = absolute(data, self._pool.origin.authority, asking)
         connection = None if self._is_long else self._pool.reuse()
         if connection is None:
             connection = await self._connect()
@@ -96,6 +100,8 @@ class Exchange:
             await self.connection.head()
         if self.connection.is_silent:
             await self._hedge()
+        if self.status == PROXY_AUTHENTICATION_REQUIRED and self._pool.origin.asked_by_proxy is not None:
+            raise UpstreamUnreachable(f"the proxy {self._pool.origin.via} answers {self.status}")
 
     async def _send_again(self, data: bytes) -> None:
         self._replay = None

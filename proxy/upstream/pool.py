@@ -12,8 +12,9 @@ from collections import deque
 from dataclasses import dataclass, field
 from time import monotonic
 
-from flags.tls import why
+from flags.egress import ProxyServer
 from proxy.errors import UpstreamBusy, UpstreamError, UpstreamUnreachable
+from proxy.upstream.connecting import connect
 from proxy.upstream.connection import Connection
 from proxy.upstream.hedging import Hedging
 from proxy.upstream.timeouts import TIMER_SLACK_S, Timeouts
@@ -35,6 +36,8 @@ class Origin:
     max_idle: int = 512
     keep_alive_s: float = 4.0
     """Idle connections older than this are closed; uvicorn, the usual upstream, closes its side after 5."""
+    via: ProxyServer | None = None
+    """The proxy on the way there."""
 
     @property
     def authority(self) -> bytes:
@@ -42,6 +45,11 @@ class Origin:
         host = f"[{self.host}]" if ":" in self.host else self.host
         default_port = 443 if self.tls else 80
         return (host if self.port == default_port else f"{host}:{self.port}").encode()
+
+    @property
+    def asked_by_proxy(self) -> ProxyServer | None:
+        """The proxy that reads each request, and asks for us. None: requests reach the origin as they are."""
+        return self.via if self.tls is None else None
 
 
 class ConnectionPool:
@@ -132,20 +140,14 @@ class ConnectionPool:
             connection.abort()
 
     async def _connect(self) -> Connection:
-        loop = asyncio.get_running_loop()
         origin = self.origin
-        connection = Connection(loop, origin.timeouts)
+        connection = Connection(asyncio.get_running_loop(), origin.timeouts)
         try:
             async with asyncio.timeout(origin.timeouts.connect_s):
-                await loop.create_connection(
-                    lambda: connection,
-                    origin.host,
-                    origin.port,
-                    ssl=origin.tls,
-                    server_hostname=origin.host if origin.tls else None,
-                )
-        except (OSError, ssl.SSLError) as exc:  # TimeoutError is an OSError
-            raise UpstreamUnreachable(why(exc)) from exc
+                await connect(connection, origin.host, origin.port, origin.tls, origin.via)
+        except TimeoutError as exc:
+            through = "" if origin.via is None else f", through the proxy {origin.via}"
+            raise UpstreamUnreachable(f"TimeoutError{through}") from exc
         except BaseException:
             connection.abort()
             raise

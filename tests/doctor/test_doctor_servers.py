@@ -10,11 +10,13 @@ from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
+from flags.egress import STRAIGHT
 from proxy.doctor import flag_server, providers, store, upstream
 from proxy.doctor.clock import compared
 from proxy.doctor.diagnosis import Grade
 from proxy.settings.flags import UnleashSettings
 from proxy.settings.upstream import ProviderSettings
+from proxy.upstream.pool import Origin
 from tests.doctor.deployments import date, examined, saying, settings_of
 from tests.servers.authority import certificates
 from tests.servers.scripted import Asked, ScriptedUpstream
@@ -140,7 +142,7 @@ def test_a_connection_need_only_outlive_headgates_use_of_it(
 async def test_a_clock_is_compared_with_the_time_of_the_answer() -> None:
     """However long the checks take that come between."""
     async with ScriptedUpstream(saying({})).running() as app:
-        found, _ = await upstream.look(app.url, None, keep_alive_s=1.6)
+        found, _ = await upstream.look(app.url, Origin("127.0.0.1", 0, keep_alive_s=1.6))
 
     assert [each.status for each in found] == [Grade.OK] * 3
 
@@ -151,7 +153,7 @@ async def test_an_upstream_that_breaks_the_connection_is_no_answer() -> None:
 
     async with ScriptedUpstream(breaking).running() as app:
         assert await upstream.keeps(app.url, None, 5) is None
-        found, _ = await upstream.look(app.url, None, 0.1)
+        found, _ = await upstream.look(app.url, Origin("127.0.0.1", 0, keep_alive_s=0.1))
 
     assert found[0].status is Grade.FAIL
 
@@ -182,7 +184,7 @@ def unleash(url: str) -> UnleashSettings:
 async def test_a_flag_server(body: Any, status: bytes, grade: Grade, says: str) -> None:
     """It is asked once, and told of nothing; the token is in no word."""
     async with ScriptedUpstream(saying(body, status)).running() as server:
-        found, clock = await flag_server.look_at_server(unleash(server.url), FLAGS, strict=True)
+        found, clock = await flag_server.look_at_server(unleash(server.url), FLAGS, STRAIGHT, strict=True)
 
     assert (found.status, clock.status) == (grade, Grade.OK)
     assert says in found.seen
@@ -192,9 +194,11 @@ async def test_a_flag_server(body: Any, status: bytes, grade: Grade, says: str) 
 
 
 async def test_a_flag_server_that_is_away_or_has_another_time() -> None:
-    found, clock = await flag_server.look_at_server(unleash("http://127.0.0.1:9"), FLAGS, strict=True)
+    found, clock = await flag_server.look_at_server(
+        unleash("http://127.0.0.1:9"), FLAGS, STRAIGHT, strict=True
+    )
     async with ScriptedUpstream(saying(flag_document(), behind_s=600)).running() as server:
-        _, late = await flag_server.look_at_server(unleash(server.url), FLAGS, strict=True)
+        _, late = await flag_server.look_at_server(unleash(server.url), FLAGS, STRAIGHT, strict=True)
 
     assert (found.status, clock.status) == (Grade.FAIL, Grade.SKIPPED)
     assert late.status is Grade.WARN
@@ -294,13 +298,12 @@ def test_a_store_that_says_nothing_of_eviction() -> None:
 
 
 async def test_a_provider_that_cannot_be_reached(tmp_path: Path) -> None:
-    """With a word on the proxy that the environment names, which Headgate does not use."""
     llm = {"providers": [{"name": "openai", "url": f"http://127.0.0.1:{free_port()}"}]}
     async with ScriptedUpstream(saying({})).running() as app:
-        found = await examined(settings_of(tmp_path, app.url, llm=llm), has_proxy=True)
+        found = await examined(settings_of(tmp_path, app.url, llm=llm))
 
     assert found["provider openai"].status is Grade.FAIL
-    assert "HTTPS_PROXY" in found["provider openai"].advice
+    assert "url" in found["provider openai"].advice
 
 
 def model_provider(url: str) -> ProviderSettings:
@@ -321,7 +324,7 @@ async def test_a_models_stream_beside_its_batch_answer(batch: Any, grade: Grade,
     """Two calls of one token, with the key, which no word has."""
     provider = Provider(TEXTS, batch=batch)
     async with provider.upstream.running() as model:
-        found = await providers.compare(model_provider(model.url), "small", KEY, strict=True)
+        found = await providers.compare(model_provider(model.url), STRAIGHT, "small", KEY, strict=True)
 
     assert (found.status, says in found.seen) == (grade, True)
     assert [(body["max_tokens"], body.get("stream", False)) for body in provider.bodies] == [
@@ -355,7 +358,7 @@ async def failing(asked: Asked, events: list[bytes]) -> None:
 async def test_a_model_whose_stream_makes_no_batch_answer(stream: Any, grade: Grade) -> None:
     provider = Provider(TEXTS, stream=stream)
     async with provider.upstream.running() as model:
-        found = await providers.compare(model_provider(model.url), "small", KEY, strict=True)
+        found = await providers.compare(model_provider(model.url), STRAIGHT, "small", KEY, strict=True)
 
     assert found.status is grade
     assert KEY not in repr(found)
@@ -363,7 +366,7 @@ async def test_a_model_whose_stream_makes_no_batch_answer(stream: Any, grade: Gr
 
 async def test_a_model_that_refuses_the_key() -> None:
     async with ScriptedUpstream(saying({}, b"401 Unauthorized")).running() as model:
-        found = await providers.compare(model_provider(model.url), "small", "", strict=True)
+        found = await providers.compare(model_provider(model.url), STRAIGHT, "small", "", strict=True)
 
     assert found.status is Grade.FAIL
     assert "HEADGATE_PROBE_KEY" in found.advice
@@ -372,7 +375,9 @@ async def test_a_model_that_refuses_the_key() -> None:
 async def test_calls_of_bedrock_are_not_made() -> None:
     """They would have to be signed."""
     provider = model_provider("https://bedrock-runtime.eu-central-1.amazonaws.com")
-    found = await providers.compare(provider.model_copy(update={"api": "bedrock"}), "m", KEY, strict=True)
+    found = await providers.compare(
+        provider.model_copy(update={"api": "bedrock"}), STRAIGHT, "m", KEY, strict=True
+    )
 
     assert found.status is Grade.SKIPPED
 
@@ -436,7 +441,7 @@ async def test_a_server_that_says_nothing_holds_nobody_up() -> None:
         await said.wait()
 
     async with ScriptedUpstream(silent).running() as app:
-        found, _ = await upstream.look(app.url, None, 0.1, within_s=0.2)
+        found, _ = await upstream.look(app.url, Origin("127.0.0.1", 0), within_s=0.2)
         said.set()
 
     assert found[0].status is Grade.FAIL

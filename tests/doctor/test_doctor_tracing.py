@@ -10,12 +10,14 @@ from typing import Any
 
 import pytest
 
+from flags.egress import STRAIGHT
 from proxy.doctor import tracing
 from proxy.doctor.diagnosis import Diagnosis, Grade
 from proxy.doctor.model_calls import Context, counted, judged
 from proxy.doctor.real_request import BadRequest, RealRequest, request_of
 from proxy.doctor.tracing import HELD_UP_S, Glance, waiting
 from proxy.settings.settings import Settings
+from proxy.upstream.pool import Origin
 from tests.doctor.deployments import date, settings_of
 from tests.servers.authority import certificates
 from tests.servers.scripted import Asked, ScriptedUpstream
@@ -80,7 +82,7 @@ async def deployed(
 
 
 async def looked(settings: Settings, request: RealRequest) -> Mapping[str, Diagnosis]:
-    found = await tracing.look(settings, request, None, 20)
+    found = await tracing.look(settings, request, Origin("127.0.0.1", 0), STRAIGHT, 20)
     return {each.check.rpartition(" ")[0]: each for each in found}
 
 

@@ -194,6 +194,36 @@ def test_a_variable_that_comes_from_elsewhere_needs_no_secret_here() -> None:
     assert [each for each in env if each["name"] == "JWT_KEY"] == given
 
 
+def test_a_corporate_proxy_is_named_in_both_files() -> None:
+    """Its password comes from a Secret; who is behind it needs no way of its own."""
+    way = {"peers": [{"ipBlock": {"cidr": "192.0.2.7/32"}}], "ports": [3128]}
+    none: dict[str, Any] = {"peers": [], "ports": []}
+    values = changed(
+        values_of("production"),
+        {
+            "proxy": {
+                "url": "http://corp:3128",
+                "username": "house",
+                "password": "${WORD}",
+                "noProxy": [".svc"],
+            },
+            "secrets.WORD": {"name": "proxy", "key": "word"},
+            "networkPolicy.to.proxy": way,
+            **{f"networkPolicy.to.{name}": none for name in ("models", "unleash", "prometheus", "webhook")},
+        },
+    )
+    rendered = render(values)
+    block = {"url": "http://corp:3128", "username": "house", "password": "${WORD}", "no_proxy": [".svc"]}
+
+    for name, file in {"headgate": "headgate.yaml", "headgate-controller": "rollout.yaml"}.items():
+        document = yaml.safe_load(rendered.one("ConfigMap", name)["data"][file])
+        assert document["proxy"] == (block if file == "rollout.yaml" else {**block, "upstream": False})
+        assert "WORD" in {each["name"] for each in container(rendered.one("Deployment", name))["env"]}
+        out = rendered.one("NetworkPolicy", name)["spec"]["egress"]
+        assert {"to": way["peers"], "ports": [{"port": 3128, "protocol": "TCP"}]} in out
+        taken_by_kubernetes(rendered.one("Deployment", name), KUBERNETES[-1])
+
+
 REFUSED = [
     ("extraEnv", [{"name": "A B", "value": "1"}], "extraEnv"),
     ("extraEnv", [{"value": "1"}], "name"),
@@ -209,6 +239,8 @@ REFUSED = [
     ("commonLabels", {"app.kubernetes.io/name": "mine"}, "is the chart's own"),
     ("podLabels", {"app.kubernetes.io/component": "mine"}, "is the chart's own"),
     ("authorities", {"configMap": "a", "secret": "b"}, "authorities.configMap and authorities.secret"),
+    ("proxy", {"url": "http://a", "password": "in plain sight"}, "password"),
+    ("proxy", {"url": "http://a"}, "networkPolicy.to.proxy needs"),
     ("autoscaling", {"enabled": True, "cpu": None}, "autoscaling.cpu or autoscaling.viewers is needed"),
     ("monitoring", {"serviceMonitor": {"scrapeTimeout": "20s"}}, "longer than the interval"),
 ]

@@ -15,13 +15,13 @@ PACKAGES = ("proxy", "flags")
 BESIDE = {"dashboards", "docs", "examples", "tests"}
 FORBIDDEN_NAMES = {"utils", "util", "helpers", "helper", "common", "core", "manager", "base", "misc"}
 FLAGS_FOR_PROXY = {
-    *("flags.decision", "flags.errors", "flags.tls", "flags.explaining"),
+    *("flags.decision", "flags.errors", "flags.tls", "flags.egress", "flags.explaining"),
     *(f"flags.sources.{name}" for name in ("flag_file", "kill_switch", "source", "unleash", "unleash_api")),
 }
 """The decision, the flags it is taken by, and the names of failures. No request knows of rollouts."""
 
-FLAGS_FOR_ALL = {"flags.decision", "flags.tls"}
-"""Every request is decided, and both packages hold others' certificates to the same."""
+FLAGS_FOR_ALL = {"flags.decision", "flags.tls", "flags.egress"}
+"""Every request is decided, and both packages reach others' servers by the same rules."""
 
 COMPOSERS = {
     "proxy.app",
@@ -52,12 +52,12 @@ WINGS = {
         "replicas": "errors identity http observe runs settings text upstream",
         "workers": "errors downstream observe runs settings",
         "doctor": "downstream errors http llm llm.assembly llm.aws llm.dialects outbound replicas settings "
-        "text workers",
-        "commands": "app demo doctor errors llm.dialects observe settings workers",
+        "text upstream workers",
+        "commands": "app demo doctor errors llm.dialects observe outbound settings workers",
     },
     "flags": {
-        "sources": "arms decision document engine errors tls",
-        "rollout": "arms decision document engine errors targeting tls",
+        "sources": "arms decision document egress engine errors tls",
+        "rollout": "arms decision document egress engine errors targeting tls",
     },
     "flags.rollout": {
         "evidence": "",

@@ -3,6 +3,7 @@
 import datetime
 import ipaddress
 import ssl
+from collections.abc import Sequence
 from pathlib import Path
 
 from cryptography import x509
@@ -25,13 +26,19 @@ _PEM, _PLAIN = serialization.Encoding.PEM, serialization.NoEncryption()
 
 
 def certificates(
-    directory: Path, *, without: str = "", host: str = "127.0.0.1", days: int = 1
+    directory: Path,
+    *,
+    without: str = "",
+    host: str = "127.0.0.1",
+    names: Sequence[str] = (),
+    days: int = 1,
 ) -> tuple[Path, ssl.SSLContext]:
     """The authority's file, and a server's side with a certificate of it.
 
     Args:
         without: a key of `LACKS`.
         host: an address that the certificate is for.
+        names: what else it is for.
         days: from now until it is no longer good.
     """
     ca_key, key = (ec.generate_private_key(ec.SECP256R1()) for _ in range(2))
@@ -53,7 +60,9 @@ def certificates(
 
     server = started.subject_name(subject).public_key(key.public_key())
     server = server.not_valid_before(until - 500 * _DAY).not_valid_after(until)
-    address = x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address(host))])
+    address = x509.SubjectAlternativeName(
+        [x509.IPAddress(ipaddress.ip_address(host)), *map(x509.DNSName, names)]
+    )
     server = server.add_extension(x509.BasicConstraints(False, None), True).add_extension(address, False)
     if without != "Authority Key Identifier":
         identifier = x509.AuthorityKeyIdentifier.from_issuer_public_key(ca_key.public_key())

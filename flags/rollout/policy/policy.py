@@ -16,6 +16,7 @@ from flags.rollout.evidence.readings import Wanted
 from flags.rollout.policy.freezes import Freeze
 from flags.rollout.policy.guardrail_settings import BudgetSettings, Guardrails
 from flags.rollout.policy.guardrails import ErrorBudget, Exposure, Guardrail
+from flags.rollout.policy.proxy_settings import ProxySettings
 from flags.rollout.policy.value_types import (
     Address,
     Authorities,
@@ -222,6 +223,7 @@ class FlagPlace(PolicyBlock):
     journal: File
     """SQLite file of everything that was decided, and by what. Keep it on a local disk."""
     tls: Tls = Tls()
+    proxy: ProxySettings = ProxySettings()
 
     @field_validator("kill_flag")
     @classmethod

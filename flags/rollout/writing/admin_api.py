@@ -44,10 +44,17 @@ class AdminApi:
         url: without `/api`.
         token: of an administrator, a service account or a user; a client's is refused by the server.
         tls: whose certificates are good; None: the system's authorities, strictly.
+        proxy: on the way there; None: straight.
     """
 
     def __init__(
-        self, url: str, token: str, *, timeout_s: float = TIMEOUT_S, tls: ssl.SSLContext | None = None
+        self,
+        url: str,
+        token: str,
+        *,
+        timeout_s: float = TIMEOUT_S,
+        tls: ssl.SSLContext | None = None,
+        proxy: httpx.Proxy | None = None,
     ) -> None:
         address = httpx.URL(url)
         if not address.host or address.scheme not in ("http", "https"):
@@ -63,6 +70,8 @@ class AdminApi:
             headers={"authorization": token, "accept-encoding": "identity", "user-agent": "headgate"},
             verify=tls or trusting(None, strict=True),
             timeout=timeout_s,
+            trust_env=False,
+            proxy=proxy,
             follow_redirects=False,  # nor the token sent elsewhere
         )
 

@@ -16,6 +16,8 @@ from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import Any, Self
 
+import httpx
+
 from flags.errors import FlagAdminError, FlagChanged
 from flags.rollout.writing.admin_api import TIMEOUT_S, AdminApi, Refused
 from flags.rollout.writing.flag_admin import Flag, Kill, ManagedFlag, Strategy
@@ -52,9 +54,10 @@ class UnleashAdmin:
         flag: what is moved, and what it must be. The kill flag is of the same project.
         timeout_s: for each call of the port, with all the requests that it takes.
         tls: whose certificates are good; None: the system's authorities, strictly.
+        proxy: on the way there; None: straight.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - all but three are by name
         self,
         url: str,
         token: str,
@@ -64,8 +67,9 @@ class UnleashAdmin:
         environment: str = "production",
         timeout_s: float = TIMEOUT_S,
         tls: ssl.SSLContext | None = None,
+        proxy: httpx.Proxy | None = None,
     ) -> None:
-        self._api = AdminApi(url, token, timeout_s=timeout_s, tls=tls)
+        self._api = AdminApi(url, token, timeout_s=timeout_s, tls=tls, proxy=proxy)
         self._flag = flag
         self._project = project
         self._environment = environment

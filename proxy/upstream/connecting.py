@@ -1,0 +1,139 @@
+"""A connection to an origin: straight, or through a proxy. Without a bound of time: the pool has it.
+
+To an origin of `https` a proxy makes a tunnel (CONNECT, RFC 9110 9.3.6). One of `http` is asked for by its
+whole address (RFC 9112 3.2.2), since proxies make tunnels to port 443 alone.
+"""
+
+import asyncio
+import re
+import ssl
+from typing import cast
+
+from flags.egress import ProxyServer
+from flags.tls import why
+from proxy.errors import UpstreamUnreachable
+
+MAX_HEAD_BYTES = 16 * 1024
+"""Of a proxy's answer to CONNECT."""
+
+PROXY_AUTHENTICATION_REQUIRED = 407
+
+_STATUS = re.compile(rb"HTTP/1\.[01] ([1-5][0-9][0-9])[ \r]")
+
+
+async def connect(
+    protocol: asyncio.Protocol, host: str, port: int, tls: ssl.SSLContext | None, via: ProxyServer | None
+) -> None:
+    """Connect the protocol, which the caller aborts if that fails.
+
+    Args:
+        protocol: not connected yet.
+        host: the origin's name or address.
+        port: of the origin.
+        tls: None for plain HTTP.
+        via: the proxy; None: straight.
+
+    Raises:
+        UpstreamUnreachable: no byte of a request has been sent.
+    """
+    if via is None:
+        await _open(protocol, host, port, tls)
+        return
+    tunnel = None if tls is None else _Tunnel()
+    try:
+        await _open(tunnel or protocol, via.host, via.port, via.tls)
+        if tls is None or tunnel is None:
+            return
+        await tunnel.ask(_asking(host, port, via.credential))
+        await _secure(tunnel.transport, protocol, tls, host)
+    except BaseException as exc:
+        if tunnel is not None:
+            tunnel.abort()
+        if isinstance(exc, UpstreamUnreachable):
+            raise UpstreamUnreachable(f"{exc}, through the proxy {via}") from exc
+        raise
+
+
+def absolute(request: bytes, authority: bytes, via: ProxyServer) -> bytes:
+    """A request, or its head, as a proxy wants it for an origin of `http`."""
+    method, _, rest = request.partition(b" ")
+    line, _, fields = rest.partition(b"\r\n")
+    if line.startswith(b"/"):
+        line = b"http://%b%b" % (authority, line)
+    elif line.startswith(b"*"):  # OPTIONS for the whole server
+        line = b"http://%b%b" % (authority, line[1:])
+    credential = f"Proxy-Authorization: {via.credential}\r\n".encode() if via.credential else b""
+    return b"%b %b\r\n%b%b" % (method, line, credential, fields)
+
+
+async def _open(protocol: asyncio.Protocol, host: str, port: int, tls: ssl.SSLContext | None) -> None:
+    name = host if tls else None
+    try:
+        await asyncio.get_running_loop().create_connection(
+            lambda: protocol, host, port, ssl=tls, server_hostname=name
+        )
+    except (OSError, ssl.SSLError) as exc:
+        raise UpstreamUnreachable(why(exc)) from exc
+
+
+async def _secure(
+    plain: asyncio.Transport, protocol: asyncio.Protocol, tls: ssl.SSLContext, host: str
+) -> None:
+    loop = asyncio.get_running_loop()
+    try:
+        transport = await loop.start_tls(plain, protocol, tls, server_hostname=host)
+    except (OSError, ssl.SSLError) as exc:
+        raise UpstreamUnreachable(why(exc)) from exc
+    if transport is None or transport.is_closing():
+        raise UpstreamUnreachable("closed after the handshake")
+    protocol.connection_made(transport)  # `start_tls` leaves that to its caller
+
+
+def _asking(host: str, port: int, credential: str) -> bytes:
+    authority = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    lines = [f"CONNECT {authority} HTTP/1.1", f"Host: {authority}"]
+    if credential:
+        lines.append(f"Proxy-Authorization: {credential}")
+    return "\r\n".join([*lines, "", ""]).encode()
+
+
+class _Tunnel(asyncio.Protocol):
+    """Asks a proxy for a tunnel, and reads the head of its answer."""
+
+    def __init__(self) -> None:
+        self.transport: asyncio.Transport = cast(asyncio.Transport, None)
+        self._received = bytearray()
+        self._status: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+
+    async def ask(self, request: bytes) -> None:
+        """Raises UpstreamUnreachable if there is no tunnel; waits for an answer without a bound."""
+        self.transport.write(request)
+        status = await self._status
+        if not status:
+            raise UpstreamUnreachable("no HTTP answer to CONNECT")
+        if status >= 300:
+            raise UpstreamUnreachable(f"CONNECT is answered with {status}")
+
+    def abort(self) -> None:
+        if self.transport is not None:
+            self.transport.abort()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = cast(asyncio.Transport, transport)
+
+    def data_received(self, data: bytes) -> None:
+        self._received += data
+        while not self._status.done() and b"\r\n\r\n" in self._received:
+            head, _, rest = bytes(self._received).partition(b"\r\n\r\n")
+            found = _STATUS.match(head + b"\r")
+            status = int(found[1]) if found else 0
+            self._received = bytearray(rest)
+            if status == 0 or status >= 200:
+                # The origin waits for our handshake: what comes before it is not its.
+                self._status.set_result(0 if status < 300 and rest else status)
+        if len(self._received) > MAX_HEAD_BYTES and not self._status.done():
+            self._status.set_result(0)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if not self._status.done():
+            self._status.set_result(0)
