@@ -13,6 +13,7 @@ from starlette.routing import Route
 from proxy import errors
 from proxy.errors import Fault, UpstreamAborted, UpstreamError
 from proxy.observe.admin import Admin
+from proxy.observe.page.served import OperatorsPage
 from proxy.replicas.followed_run import REPLICA_LOST
 from proxy.runs.ending import CANCELLED, SHUTDOWN
 from proxy.text.events import TERMINAL, EventType
@@ -133,6 +134,16 @@ NEVER_LAST = {Fault.SOURCE_LOST}
 """Faults that always have a next recovery step."""
 
 ADMIN: Mapping[tuple[str, str], str] = {
+    ("GET", "/"): "the operators' page; its style and its script are in it",
+    ("GET", "/now"): (
+        "what that page shows, without the token; for `text/event-stream` as a stream, an event a second, for at most "
+        "16 readers of a process, else once as JSON. Its fields are not a contract"
+    ),
+    ("GET", "/warnings"): "the last 50 warnings of all processes, the newest first; bearer `admin_token`",
+    (
+        "GET",
+        "/settings",
+    ): "the settings in force with secrets masked, as of `headgate settings`; bearer `admin_token`",
     ("GET", "/livez"): "200",
     ("GET", "/readyz"): (
         "200, or 503 while draining; as JSON also whether streaming is `killed`, by the flag (`kill_flag`) or by the "
@@ -202,7 +213,8 @@ def _run_api() -> Iterator[tuple[str, str]]:
 
 def _admin() -> Iterator[tuple[str, str]]:
     """The routes do not depend on what the admin port shows."""
-    admin = Admin(**dict.fromkeys(field.name for field in fields(Admin)))
+    page = OperatorsPage(**dict.fromkeys(field.name for field in fields(OperatorsPage) if field.init))
+    admin = Admin(**{**dict.fromkeys(field.name for field in fields(Admin)), "page": page})
     for route in admin.app().routes:
         assert isinstance(route, Route)
         yield from ((method, route.path) for method in route.methods or () if method != "HEAD")

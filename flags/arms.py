@@ -66,6 +66,19 @@ class Placement:
 
 
 @dataclass(frozen=True, slots=True)
+class FlagInForce:
+    """One flag as it is now, whoever asks."""
+
+    known: bool
+    enabled: bool = False
+    """For whomever its strategies name; False: for nobody."""
+    share: int | None = None
+    """Percent of users who stream; None for a flag without arms, whose strategies alone decide."""
+    control: int | None = None
+    """Percent of users in the control arm; None for a flag without arms."""
+
+
+@dataclass(frozen=True, slots=True)
 class ArmsOfFlags:
     """The arms of all flags of one document."""
 

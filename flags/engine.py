@@ -9,7 +9,7 @@ from UnleashClient.clients.unleash_client import UnleashClient
 from UnleashClient.constants import CLIENT_SPEC_VERSION, FEATURES_URL
 from UnleashClient.utils import InstanceAllowType
 
-from flags.arms import FlagArms, Placement, bucket_of, first_of_control
+from flags.arms import BUCKETS, FlagArms, Placement, bucket_of, first_of_control
 from flags.decision import FlagAnswer
 
 SPEC_VERSION = CLIENT_SPEC_VERSION
@@ -89,6 +89,11 @@ class Engine:
         bucket, first = bucket_of(arms.group_id, user), first_of_control(arms.share)
         eligible = bool(self._client.is_enabled(arms.eligible, present))
         return Placement(arms.group_id, bucket, arms.share, first, eligible)
+
+    def shares(self, flag: str) -> tuple[int, int] | None:
+        """Percent of users in the arms stream and control; None for a flag without arms."""
+        arms = self._arms.get(flag)
+        return None if arms is None else (arms.share, BUCKETS + 1 - first_of_control(arms.share))
 
     def _is_control(self, arms: FlagArms, context: dict[str, Any]) -> bool:
         """The hash first: the engine is only asked about those who are control if it says so."""

@@ -36,6 +36,13 @@ from proxy.llm.taps import Taps
 from proxy.observe.admin import Admin
 from proxy.observe.labels import Budget
 from proxy.observe.metrics import Metrics
+from proxy.observe.page.board import Board
+from proxy.observe.page.recent_counts import RecentCounts
+from proxy.observe.page.rollout import ControllerPage
+from proxy.observe.page.served import OperatorsPage
+from proxy.observe.page.state import PageState
+from proxy.observe.recent_warnings import RecentWarnings
+from proxy.observe.shown_counts import totals, viewers
 from proxy.outbound import egress, forwarding, origin, upstream_origin, within
 from proxy.relay.outcomes import RelayedOutcomes
 from proxy.relay.relay import Relay
@@ -107,6 +114,7 @@ async def running(
     descriptors = share(raise_limit(), in_use(), _sides(settings))
     registry = CollectorRegistry()
     async with AsyncExitStack() as stack:
+        warnings = stack.enter_context(RecentWarnings())
         flag_source: FlagSource = await stack.enter_async_context(flags_from(settings))
         switch = await stack.enter_async_context(KillSwitch(kill_file(settings, state_dir)))
         flags = Flags(flag_source, switch)
@@ -159,11 +167,9 @@ async def running(
             bodies,
         )
         port = None if settings.llm is None else parts.model_port(settings.llm, taps, shared)
-        denylist = None if port is None else port.denylist
-        kept = None if port is None else port.kept
-        admin = Admin(
-            registry, runs, flag_source, switch, settings.admin_token, denylist, kept, process_metrics
-        )
+        page = parts.page(runs, breaker, warnings, PageState(flag_source, switch, port, shared))
+        stack.enter_context(_repeating(page.keep()))
+        admin = Admin(registry, runs, page, settings.admin_token, process_metrics)
         yield App(
             gateway,
             admin,
@@ -263,6 +269,14 @@ class _Parts:
         store = FileDenylistStore(self.state_dir / "learned") if shared is None else shared.denylist
         denylist = StreamDenylist(settings.learned_s, store)
         return ModelPort(providers, settings, taps, self.metrics, denylist, self.body_budget())
+
+    def page(self, runs: Runs, breaker: Breaker, warnings: RecentWarnings, state: PageState) -> OperatorsPage:
+        calls = {} if state.port is None else state.port.ended
+        counts = RecentCounts(lambda: totals(self.metrics, calls), time())
+        directory = self.state_dir / "page"
+        open_streams = partial(viewers, self.metrics)
+        board = Board(self.settings.routes, runs, breaker, warnings, counts, open_streams, directory)
+        return OperatorsPage(board, state, ControllerPage(self.settings.controller), self.settings)
 
     def _provider(self, settings: ProviderSettings, most: int) -> Provider:
         ways = egress(self.settings)

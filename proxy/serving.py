@@ -109,6 +109,7 @@ async def listening(
             front.should_exit = True
             await asyncio.wait({serving_front, group.create_task(app.runs.settled(servers.drain_s))})
             cut.cancel()
+            app.admin.page.close()
             # Until here, runs that end may call their models.
             for other in others:
                 other.should_exit = True

@@ -9,7 +9,7 @@ import math
 from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
-from flags.arms import Placement
+from flags.arms import FlagInForce, Placement
 from flags.decision import FlagAnswer
 from flags.document import Document
 from flags.engine import UNKNOWN, Engine
@@ -48,6 +48,7 @@ class InForce:
         self._clock = clock
         self._engine: Engine | None = None
         self._state = ""
+        self._enabled: frozenset[str] = frozenset()
         self._good_at = -math.inf
         self.killed = False
         """Whether the kill flag was on at the last `take` or `confirm`. A flag that is gone keeps its last
@@ -71,6 +72,13 @@ class InForce:
         """A user's place in the flag's arms; None for a flag without arms."""
         return None if self._engine is None else self._engine.placed(flag, context)
 
+    def found(self, flag: str) -> FlagInForce:
+        """A flag as it is now."""
+        if self._engine is None or flag not in self._engine.names:
+            return FlagInForce(known=False)
+        share, control = self._engine.shares(flag) or (None, None)
+        return FlagInForce(True, flag in self._enabled, share, control)
+
     def lacking(self, flags: Collection[str]) -> list[str]:
         """The flags among these that are not in force."""
         return [flag for flag in flags if not self.evaluate(flag, None).known]
@@ -80,7 +88,7 @@ class InForce:
         if document.state == self._state:
             return
         self._swap(self._load(document))
-        self._state = document.state
+        self._state, self._enabled = document.state, document.enabled
         self._ask_whether_to_kill()
         _log.info("%s: applied, %d flags", self._what, len(document.names))
         for warning in document.warnings:

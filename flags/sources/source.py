@@ -5,7 +5,7 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, Self, TypeVar
 
-from flags.arms import Placement
+from flags.arms import FlagInForce, Placement
 from flags.decision import FlagAnswer, FlagState
 from flags.sources.in_force import Condition, InForce
 from flags.sources.kill_switch import KillSwitch
@@ -70,6 +70,10 @@ class FlagSource(ABC):
     def placed(self, flag: str, context: Mapping[str, Any] | None) -> Placement | None:
         """A user's place in the flag's arms; None for a flag without arms."""
         return self._in_force.placed(flag, context)
+
+    def found(self, flag: str) -> FlagInForce:
+        """A flag as it is now, whoever asks."""
+        return self._in_force.found(flag)
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ asked again as batch, on a connection of its own.
 
 import hashlib
 import logging
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from time import monotonic, perf_counter
@@ -65,6 +65,9 @@ ANSWERED = frozenset({CallResult.TAPPED, CallResult.BATCH, CallResult.AVOIDED, C
 
 CERTAIN_DEFECTS = frozenset({StreamDefect.UNFAITHFUL, StreamDefect.NO_STREAM})
 """Defects that put a model on the denylist even if the batch call fails too."""
+
+
+_ENDS = {CallResult.FAILED: "failed", CallResult.LEFT: "left"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,6 +149,8 @@ class ModelPort:
     denylist: StreamDenylist
     bodies: ByteBudget
     kept: KeptCounts = field(default_factory=KeptCounts)
+    ended: Counter[tuple[str, str]] = field(default_factory=Counter)
+    """Calls of this process, by provider and `answered`, `failed` or `left`."""
     copies: ByteBudget = field(default_factory=lambda: ByteBudget(COUNTED_BYTES, lambda _: None))
     """Answers whose tokens are counted once they have gone out."""
     avoided: OrderedDict[bytes, float] = field(default_factory=OrderedDict)
@@ -166,13 +171,15 @@ class ModelPort:
         try:
             if tap is None or token is None:
                 result = _result_without_tap(tokens, headers)
-                await self._untapped(provider, scope, receive, send)
+                ended = await self._untapped(provider, scope, receive, send)
             else:
                 with self.bodies.reserve() as reservation:
-                    result = await self._tapped(provider, tap, token, scope, receive, send, reservation)
+                    ended = await self._tapped(provider, tap, token, scope, receive, send, reservation)
+                result = ended
         except RequestRefused as refusal:
             await send_problem(send, refusal.status, refusal.detail, close=True)
-            result = CallResult.FAILED
+            result = ended = CallResult.FAILED
+        self.ended[provider.name, _ENDS.get(ended, "answered")] += 1
         self.metrics.tap_calls.labels(result).inc()
         took_ms = round((perf_counter() - began) * 1000, 1)
         logger.debug("model call", extra={"provider": provider.name, "result": result, "took_ms": took_ms})
@@ -188,7 +195,7 @@ class ModelPort:
         found = [(token, tap) for token in tokens if (tap := await self.taps.find(token)) is not None]
         return found[0] if len(found) == 1 else (None, None)
 
-    async def _untapped(self, provider: Provider, scope: Scope, receive: Receive, send: Send) -> None:
+    async def _untapped(self, provider: Provider, scope: Scope, receive: Receive, send: Send) -> CallResult:
         """A call of no run. Its body is read ahead, to be sent again if a kept connection breaks."""
         self.taps.unmatched += 1
         body, replayed = None, receive
@@ -197,7 +204,7 @@ class ModelPort:
                 body, replayed = await read_ahead(receive, reservation, provider.most_bytes)
                 if body is not None:
                     scope, replayed = _unexpected(scope), ReplayedBody.of(body, receive)
-            await provider.relayed(scope, body, replayed, send)
+            return _relayed_as(CallResult.BATCH, await provider.relayed(scope, body, replayed, send))
 
     async def _tapped(
         self,

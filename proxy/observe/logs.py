@@ -19,7 +19,8 @@ from proxy.settings.settings import LogSettings
 _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName", "color_message"}
 
 
-def _fields(record: logging.LogRecord) -> dict[str, object]:
+def fields_of(record: logging.LogRecord) -> dict[str, object]:
+    """What a line says beside its message: the `extra` of its caller."""
     return {key: value for key, value in vars(record).items() if key not in _STANDARD and value is not None}
 
 
@@ -32,7 +33,7 @@ class JsonFormatter(logging.Formatter):
             "level": record.levelname.lower(),
             "logger": record.name,
             "message": record.getMessage(),
-            **_fields(record),
+            **fields_of(record),
         }
         if record.exc_info and record.exc_info[1]:
             line["exception"] = "".join(_where(record.exc_info[1]))
@@ -44,7 +45,7 @@ class ConsoleFormatter(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         time = datetime.fromtimestamp(record.created).strftime("%H:%M:%S.%f")[:-3]
-        fields = "".join(f" {key}={value}" for key, value in _fields(record).items())
+        fields = "".join(f" {key}={value}" for key, value in fields_of(record).items())
         line = f"{time} {record.levelname.lower():<7} {record.getMessage()}{fields}"
         error = record.exc_info[1] if record.exc_info else None
         return line if error is None else "".join([line, "\n", *_where(error)]).rstrip()

@@ -30,6 +30,18 @@ def _store(value: SecretStr) -> SecretStr:
     return value
 
 
+def _controller(value: str) -> str:
+    try:
+        parts = urlsplit(value)
+        good = parts.scheme == "http" and parts.hostname and parts.port and parts.path in ("", "/")
+        good = good and not (parts.username or parts.query or parts.fragment)
+    except ValueError:
+        good = False
+    if not good:
+        raise ValueError("must be http://HOST:PORT")
+    return value.rstrip("/")
+
+
 class StrictnessSettings(SettingsBlock):
     """TLS to every server that Headgate connects to: upstream, providers, Unleash, `jwks_url`, Valkey."""
 
@@ -128,11 +140,14 @@ class Settings(SettingsBlock):
     listen: Address = "127.0.0.1:8080"
     """The address at which clients connect."""
     admin: Address = "127.0.0.1:9464"
-    """The address at which operators connect: `/livez`, `/readyz`, `/metrics`, `/runs`, `/learned`, `/llm`,
-    `/kill`. Never public."""
+    """The address at which operators connect: a page at `/`, and `/livez`, `/readyz`, `/metrics`, `/runs`,
+    `/learned`, `/llm`, `/kill`. Never public."""
     admin_token: Annotated[SecretStr, AfterValidator(check_token)] | None = None
-    """Bearer token for `POST /kill` and `DELETE /kill`, of 16 characters or more. Without it both are
-    refused."""
+    """Bearer token for `POST /kill` and `DELETE /kill`, and for the warnings and settings of the operators'
+    page, of 16 characters or more. Without it all of these are refused."""
+    controller: Annotated[str, AfterValidator(_controller)] | None = None
+    """The `listen` of a rollout's controller, as `http://HOST:9465`: the operators' page shows the rollout
+    that its metrics show. It is asked while a page is open, and decides nothing here."""
     upstream: UpstreamSettings
     flags: FlagSettings = FlagSettings()
     llm: LlmSettings | None = None

@@ -8,12 +8,13 @@ from pathlib import Path
 
 import httpx
 import pytest
-from prometheus_client import CollectorRegistry
 from pydantic import SecretStr
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
 
-from proxy.observe.admin import Admin
-from proxy.runs.runs import Runs
-from proxy.settings.settings import MemoryLogSettings
+from proxy.observe.page.guard import Guard
 from tests.servers import streaming
 from tests.servers.scripted import ScriptedUpstream
 from tests.servers.serving import ADMIN_TOKEN, flag_document, headgate
@@ -164,16 +165,16 @@ async def test_without_a_token_in_the_settings_there_is_no_kill_switch(tmp_path:
 @pytest.mark.parametrize("header", ["Bearer ", "Bearer", "Bearer  ", ""])
 async def test_nothing_is_never_the_token(header: str) -> None:
     """Settings refuse an empty one; the switch would refuse it, too."""
-    runs = Runs(MemoryLogSettings())
-    admin = Admin(CollectorRegistry(), runs, NeverAsked(), NeverAsked(), SecretStr(""))  # type: ignore[arg-type]
-    transport = httpx.ASGITransport(admin.app())
+    kill = Guard(SecretStr(""))("the kill switch", never_asked)
+    transport = httpx.ASGITransport(Starlette(routes=[Route("/kill", kill, methods=["POST"])]))
 
     async with httpx.AsyncClient(transport=transport, base_url="http://admin") as client:
         assert (await client.post("/kill", headers={"authorization": header})).status_code == 403
 
 
-class NeverAsked:
-    """Flags and a switch that nobody gets to."""
+async def never_asked(_: Request) -> Response:
+    """A switch that nobody gets to."""
+    raise AssertionError
 
 
 async def test_a_token_may_have_any_letters(tmp_path: Path) -> None:

@@ -28,6 +28,7 @@ COMPOSERS = {
     "proxy.commands.serve",
     "proxy.commands.settings_file",
     "proxy.observe.admin",
+    "proxy.observe.page.state",
     "proxy.commands.flags",
 }
 """They open what `flags.sources` reads, or report on it; all else asks `flags.decision`."""
@@ -37,7 +38,8 @@ WINGS = {
         "http": "errors",
         "text": "turns",
         "settings": "errors text",
-        "observe": "errors http identity settings text",
+        "observe": "errors http identity observe.page settings text",
+        "observe.page": "errors settings text",
         "upstream": "errors turns http settings",
         "downstream": "errors http observe",
         "relay": "errors turns downstream http observe settings text upstream",
@@ -53,7 +55,7 @@ WINGS = {
         "workers": "errors downstream observe runs settings",
         "doctor": "downstream errors http llm llm.assembly llm.aws llm.dialects outbound replicas settings "
         "text upstream workers",
-        "commands": "app demo doctor errors llm.dialects observe outbound settings workers",
+        "commands": "app demo doctor errors llm.dialects observe observe.page outbound settings workers",
     },
     "flags": {
         "sources": "arms decision document egress engine errors tls",
