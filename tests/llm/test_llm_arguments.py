@@ -12,9 +12,9 @@ from proxy.llm.dialects.gemini import Gemini
 from proxy.llm.dialects.ollama import Ollama
 from proxy.llm.dialects.openai import OpenAI
 from proxy.llm.dialects.responses import Responses
+from tests.llm import gemini_events as gemini
 from tests.llm import test_llm_anthropic as claude
 from tests.llm import test_llm_cohere as cohere
-from tests.llm import test_llm_gemini as gemini
 from tests.llm import test_llm_ollama as llama
 from tests.llm import test_llm_openai as gpt
 

@@ -18,9 +18,9 @@ from google import genai
 from google.genai import errors as google_errors
 from pydantic import BaseModel
 
+from tests.llm import gemini_events as gemini
 from tests.llm import test_llm_anthropic as claude
 from tests.llm import test_llm_cohere as cohere
-from tests.llm import test_llm_gemini as gemini
 from tests.llm import test_llm_ollama as llama
 from tests.llm import test_llm_openai as gpt
 from tests.llm import test_llm_responses as responses
