@@ -1,0 +1,1 @@
+"""Tests of `proxy/routed/` and `proxy/gateway.py`: one request's whole path, over real sockets."""
