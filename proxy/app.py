@@ -43,13 +43,17 @@ from proxy.observe.page.served import OperatorsPage
 from proxy.observe.page.state import PageState
 from proxy.observe.recent_warnings import RecentWarnings
 from proxy.observe.shown_counts import totals, viewers
+from proxy.observe.users import UserNames
 from proxy.outbound import egress, forwarding, origin, upstream_origin, within
 from proxy.relay.outcomes import RelayedOutcomes
 from proxy.relay.relay import Relay
 from proxy.replicas.followed_run import FollowedRun
+from proxy.replicas.histories.history_scripts import HISTORY_SCRIPTS
+from proxy.replicas.histories.shared_histories import ROUND_S, SharedHistories
 from proxy.replicas.sealing import Sealing
 from proxy.replicas.shared_runs import ValkeyRuns
 from proxy.replicas.takeover import TakenOverRun
+from proxy.replicas.valkey import Health
 from proxy.routed.attach_document import AttachDocument
 from proxy.routed.attached_pages import AttachedPages
 from proxy.routed.batch_path import BatchPath
@@ -126,6 +130,8 @@ async def running(
         routes = Routes(settings.routes)
         executor = TakeoverExecutor(metrics)
         shared = await parts.shared_runs(routes, executor, lambda: runs, lambda: taps)
+        if shared is not None:
+            await stack.enter_async_context(_shared_histories(shared, metrics))
         breaker = Breaker(**settings.upstream.breaker.model_dump())
         runs = Runs(settings.event_log.memory, shared, breaker, parts.run_answers())
         stack.push_async_callback(runs.aclose)
@@ -203,7 +209,9 @@ class _Parts:
         registry: CollectorRegistry,
     ) -> "_Parts":
         providers = [] if settings.llm is None else settings.llm.providers
-        metrics = Metrics(registry, settings.routes, settings.flags.settle_s, providers)
+        # Replicas must agree on users' names, too.
+        names = UserNames(_secret(settings, "users"))
+        metrics = Metrics(registry, settings.routes, settings.flags.settle_s, providers, names)
         stack.callback(metrics.settling.close)
         for counted in metrics.by_route.values():
             counted.identity_verified.set(is_verified(settings.identity))
@@ -290,10 +298,21 @@ class _Parts:
 
 
 def _identifier(settings: Settings) -> Identifier:
-    store = settings.event_log.valkey
     # Replicas must agree on who owns a run.
-    secret = None if store is None else Sealing(store.key.get_secret_value()).secret("principals")
+    secret = _secret(settings, "principals")
     return Identifier(settings.identity, secret, strict_tls=settings.tls.strict, ways=egress(settings))
+
+
+def _secret(settings: Settings, purpose: str) -> bytes | None:
+    """32 bytes that all replicas have. None: there is no store, so there is nothing to agree on."""
+    store = settings.event_log.valkey
+    return None if store is None else Sealing(store.key.get_secret_value()).secret(purpose)
+
+
+def _shared_histories(shared: ValkeyRuns, metrics: Metrics) -> SharedHistories:
+    link = shared.new_link(Health("store of histories"), HISTORY_SCRIPTS, ROUND_S)
+    known = {route: counted.histories for route, counted in metrics.by_route.items()}
+    return SharedHistories(link, shared.keys, shared.sealing, shared.replica, known)
 
 
 def flags_from(settings: Settings) -> FlagSource:

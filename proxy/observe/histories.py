@@ -9,24 +9,31 @@ rho is how well such a forecast did for the requests that were shown no live tex
 say nothing, the same is expected of everybody.
 """
 
-import os
-from collections import OrderedDict
-from dataclasses import dataclass
-from hashlib import blake2b
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
 from itertools import islice
+from typing import NamedTuple
 
 MAX_HISTORIES = 20_000
-"""Histories of one route, about 4 MB. Over it a short and old one is forgotten."""
+"""Histories of one route, of about 140 bytes each. Over it a short and old one is forgotten."""
 
 CANDIDATES = 8
 """The number of oldest users of whom the one with the shortest history is forgotten; the others get another
 turn. So a flood of names that ask once drives out names that asked once."""
 
+AT_ONCE = 1 / 512
+"""The part of all histories for which room is made at once: looking for the oldest costs as much for one."""
+
+HOUR_S = 3600.0
+
 FORGOTTEN_S = 30 * 86_400.0
-"""A user who was not seen for so long is forgotten."""
+"""A user who was not seen for so long, to the hour, is forgotten."""
 
 MOST_REQUESTS = 4096
 """A history that reaches it is halved: what was long ago counts less."""
+
+MAX_CHANGED = MAX_HISTORIES
+"""Histories whose changes wait to be shared. Over it those of others are not shared."""
 
 USUAL, USUAL_REQUESTS = 0.01, 100.0
 """The rate that is assumed where nothing is known, and how many requests it is worth."""
@@ -38,35 +45,64 @@ UNIT = 2.0**-20
 """The unit to which expected failures are rounded: their sums are exact, whatever process adds them up."""
 
 
-@dataclass(slots=True)
-class _History:
+class History(NamedTuple):
+    """What is known of one user of one route, or has become known."""
+
+    user: bytes
+    """The user's keyed hash."""
     requests: int
     failed: int
-    seen_s: float
+    seen_h: int
+    """When the last of them ended, in hours since the epoch."""
+
+
+# A history in memory is one whole number: the hour above 13 bits of failures and 13 of requests.
+_BITS = MOST_REQUESTS.bit_length()
+_MASK = (1 << _BITS) - 1
+
+
+def _packed(requests: int, failed: int, seen_h: int) -> int:
+    while requests >= MOST_REQUESTS:
+        requests, failed = requests // 2, failed // 2
+    return (seen_h << 2 * _BITS) | (failed << _BITS) | requests
+
+
+def _unpacked(user: bytes, packed: int) -> History:
+    return History(user, packed & _MASK, packed >> _BITS & _MASK, packed >> 2 * _BITS)
+
+
+@dataclass(slots=True)
+class Changes:
+    """What was learned from requests that ended here."""
+
+    histories: list[History] = field(default_factory=list)
+    agreed: float = 0.0
+    forecast: float = 0.0
+    """How forecasts did; see `Histories.calibrate`."""
+
+    def __bool__(self) -> bool:
+        return bool(self.histories) or bool(self.forecast)
 
 
 class Histories:
-    """The histories of one route's users, by keyed hash, the one that was seen longest ago first.
+    """The histories of one route's users, by keyed hash, the one that was seen longest ago first."""
 
-    Args:
-        key: of the hashes: without it nobody can ask for a user's history, not even with a list of all users.
-    """
-
-    def __init__(self, key: bytes | None = None, *, max_histories: int = MAX_HISTORIES) -> None:
-        self._key = os.urandom(16) if key is None else key
+    def __init__(self, *, max_histories: int = MAX_HISTORIES) -> None:
         self._max = max_histories
-        self._by_user: OrderedDict[bytes, _History] = OrderedDict()
+        self._by_user: dict[bytes, int] = {}
         # Sums over all histories, of requests n and failures x: whole numbers, so that they stay exact.
         self._n = self._x = self._nn = self._nx = self._xx = 0
         # How forecasts did: products of a request's surprise, and of the forecast, with the forecast.
         self._agreed = self._forecast = 0.0
+        self._changed: dict[bytes, int] | None = None
+        self._unshared = Changes()
 
     def __len__(self) -> int:
         return len(self._by_user)
 
-    def name_of(self, user: str, tenant: str | None) -> bytes:
-        """The keyed hash of a user, who is another one in another tenant."""
-        return blake2b(f"{tenant or ''}\n{user}".encode(), digest_size=8, key=self._key).digest()
+    def __iter__(self) -> Iterator[History]:
+        """All of them, the one that was seen longest ago first."""
+        return (_unpacked(user, packed) for user, packed in self._by_user.items())
 
     def expected(self, user: bytes) -> float:
         """The chance that the user's next request fails, from what is known by now; above 0, at most 1."""
@@ -75,34 +111,80 @@ class Histories:
         return max(1.0, round(chance / UNIT)) * UNIT
 
     def add(self, user: bytes, now_s: float, failed: int, requests: int = 1) -> None:
-        """Requests of a user who is in neither of the compared arms have ended."""
+        """Requests of a user who is in neither of the compared arms have ended. Times are Unix's."""
         self.check(user, failed, requests)
-        history = self._by_user.pop(user, None)
-        if history is None:
-            if len(self._by_user) >= self._max:
-                self._make_room()
-            history = _History(0, 0, now_s)
-        self._sum(history, -1)
-        history.requests += requests
-        history.failed += failed
-        history.seen_s = now_s
-        if history.requests >= MOST_REQUESTS:
-            history.requests, history.failed = history.requests // 2, history.failed // 2
-        self._sum(history, 1)
-        self._by_user[user] = history
+        learned = History(user, requests, failed, int(now_s / HOUR_S))
+        self.merge(learned)
+        if self._changed is not None and (user in self._changed or len(self._changed) < MAX_CHANGED):
+            _add(self._changed, learned)
 
     def check(self, user: bytes, failed: int, requests: int = 1) -> None:
         """Requests that were shown no live text have ended: compare them with their forecast."""
         rate = self._rate
-        forecast = self._own(user, rate) - rate
-        self._agreed += (failed - requests * rate) * forecast
-        self._forecast += requests * forecast * forecast
+        said = self._own(user, rate) - rate
+        agreed, forecast = (failed - requests * rate) * said, requests * said * said
+        self.calibrate(agreed, forecast)
+        if self._changed is not None:
+            self._unshared.agreed += agreed
+            self._unshared.forecast += forecast
+
+    def merge(self, learned: History) -> None:
+        """Add what was learned of a user, here or elsewhere."""
+        user = learned.user
+        if user not in self._by_user and len(self._by_user) >= self._max:
+            self._make_room()
+        self._sum(user, -1)
+        _add(self._by_user, learned)
+        self._sum(user, 1)
+
+    def calibrate(self, agreed: float, forecast: float) -> None:
+        """Add how forecasts did, here or elsewhere: sums of the products of a request's surprise, and of the
+        forecast, with the forecast."""
+        self._agreed += agreed
+        self._forecast += forecast
+
+    def share(self) -> None:
+        """From now on remember what changes, at most of `MAX_CHANGED` users, for `take`."""
+        self._changed = {}
+
+    def take(self, most: int) -> Changes:
+        """Of at most so many users, what was learned here and was not taken before."""
+        changed = self._changed or {}
+        users = list(islice(changed, most))
+        taken, self._unshared = self._unshared, Changes()
+        taken.histories = [_unpacked(user, changed.pop(user)) for user in users]
+        return taken
+
+    def begin_again(self, known: Changes) -> Iterable[None]:
+        """Forget all, and take over what is known elsewhere, and what was learned here and not taken yet.
+
+        In steps of one history each, between which requests may end.
+        """
+        waiting = [_unpacked(*item) for item in (self._changed or {}).items()]
+        self._by_user.clear()
+        self._n = self._x = self._nn = self._nx = self._xx = 0
+        self._agreed = known.agreed + self._unshared.agreed
+        self._forecast = known.forecast + self._unshared.forecast
+        for learned in (*known.histories, *waiting):
+            self.merge(learned)
+            yield
+
+    def shared(self) -> Changes:
+        """What is known, without what `take` has yet to give."""
+        changed, unshared = self._changed or {}, self._unshared
+        known = []
+        for user, requests, failed, seen_h in self:
+            waiting = _unpacked(user, changed.get(user, 0))
+            if requests > waiting.requests:
+                left = max(0, failed - waiting.failed)
+                known.append(History(user, requests - waiting.requests, left, seen_h))
+        return Changes(known, self._agreed - unshared.agreed, self._forecast - unshared.forecast)
 
     def forget(self, now_s: float) -> None:
         """Forget who was not seen for long. Times are Unix's."""
-        old = [user for user, history in self._by_user.items() if now_s - history.seen_s > FORGOTTEN_S]
+        old = [each.user for each in self if now_s - each.seen_h * HOUR_S > FORGOTTEN_S]
         for user in old:
-            self._sum(self._by_user.pop(user), -1)
+            self._remove(user)
 
     @property
     def _rate(self) -> float:
@@ -115,11 +197,11 @@ class Histories:
 
     def _own(self, user: bytes, rate: float) -> float:
         """The rate of one user's history, drawn towards the rate of all."""
-        history = self._by_user.get(user)
-        if history is None:
+        packed = self._by_user.get(user)
+        if packed is None:
             return rate
         weight = 1 / self._width(rate)
-        return (history.failed + weight) / (history.requests + weight / rate)
+        return ((packed >> _BITS & _MASK) + weight) / ((packed & _MASK) + weight / rate)
 
     def _width(self, rate: float) -> float:
         """The squared coefficient of variation of users' rates, by the method of moments."""
@@ -130,17 +212,32 @@ class Histories:
         return min(high, max(low, beyond_chance / (rate * rate * self._nn)))
 
     def _make_room(self) -> None:
-        oldest = list(islice(self._by_user, CANDIDATES))
-        shortest = min(oldest, key=lambda user: self._by_user[user].requests)
-        self._sum(self._by_user.pop(shortest), -1)
+        number = max(1, int(self._max * AT_ONCE))
+        oldest = list(islice(self._by_user, number * CANDIDATES))
+        shortest = set(sorted(oldest, key=lambda user: self._by_user[user] & _MASK)[:number])
         for user in oldest:
-            if user != shortest:
-                self._by_user.move_to_end(user)
+            if user in shortest:
+                self._remove(user)
+            else:
+                self._by_user[user] = self._by_user.pop(user)
 
-    def _sum(self, history: _History, sign: int) -> None:
-        n, x = history.requests, history.failed
+    def _remove(self, user: bytes) -> None:
+        self._sum(user, -1)
+        del self._by_user[user]
+
+    def _sum(self, user: bytes, sign: int) -> None:
+        packed = self._by_user.get(user, 0)
+        n, x = packed & _MASK, packed >> _BITS & _MASK
         self._n += sign * n
         self._x += sign * x
         self._nn += sign * n * n
         self._nx += sign * n * x
         self._xx += sign * x * x
+
+
+def _add(histories: dict[bytes, int], learned: History) -> None:
+    """Add to a user's history, which becomes the last one."""
+    user, requests, failed, seen_h = learned
+    packed = histories.pop(user, 0)
+    requests, failed = requests + (packed & _MASK), failed + (packed >> _BITS & _MASK)
+    histories[user] = _packed(requests, failed, max(seen_h, packed >> 2 * _BITS))

@@ -19,7 +19,7 @@ from proxy.observe.labels import Budget, CallResult, FaultPhase, PageResult
 from proxy.observe.process import ProcessFigures
 from proxy.observe.settling import Settling
 from proxy.observe.tokens import TOKENS, TokenCounts
-from proxy.observe.users import Users
+from proxy.observe.users import UserNames, Users
 from proxy.settings.route import RouteSettings
 from proxy.settings.upstream import ProviderSettings
 from proxy.settings.values import UNMATCHED
@@ -158,6 +158,7 @@ class Metrics(RouteFamilies):
         routes: Sequence[RouteSettings],
         settle_s: float = 0.0,
         providers: Sequence[ProviderSettings] = (),
+        names: UserNames | None = None,
     ) -> None:
         super().__init__(registry)
         self.settling = Settling(settle_s)
@@ -216,7 +217,8 @@ class Metrics(RouteFamilies):
         self.process = ProcessFigures(registry)
         self.build_info.labels(version("headgate"), platform.python_version()).set(1)
         self.unmatched = UnmatchedMetrics(self)
-        self.by_route = {route.name: RouteMetrics(self, self.settling, route) for route in routes}
+        names = UserNames() if names is None else names
+        self.by_route = {route.name: RouteMetrics(self, self.settling, route, names) for route in routes}
 
     def count_over(self, budget: Budget) -> None:
         """Count a refusal."""
@@ -236,7 +238,9 @@ class UnmatchedMetrics:
 class RouteMetrics:
     """The metrics of one route."""
 
-    def __init__(self, families: RouteFamilies, settling: Settling, route: RouteSettings) -> None:
+    def __init__(
+        self, families: RouteFamilies, settling: Settling, route: RouteSettings, names: UserNames
+    ) -> None:
         name, sources = route.name, sorted(route.sources)
         reasons: list[Reason] = [reason for reason in Reason if reason is not Reason.NO_ROUTE]
         self.requests = {
@@ -275,6 +279,7 @@ class RouteMetrics:
         self.histories = Histories()
         self.identity_verified = families.identity_verified.labels(name)
         self._settling = settling
+        self._names = names
         self.viewers = families.viewers.labels(name)
         self.viewers.set(0)
 
@@ -292,10 +297,11 @@ class RouteMetrics:
             ended_at: when it ended, by the same clock.
         """
         arm, bucket = decision.arm, str(identity.bucket)
-        self.users.add_ended(arm, identity.user, decision.generation)
+        user = self._names.of(identity.user, identity.tenant)
+        self.users.add_ended(arm, user, decision.generation)
         amounts: dict[Counter, float] = {self.outcomes[arm.value, bucket, outcome]: 1}
         if outcome in ANSWERED or outcome in BAD:
-            expected = self._expected(identity, arm, outcome in BAD)
+            expected = self._expected(user, arm, outcome in BAD)
             if arm in COMPARED_ARMS:
                 amounts[self.expected_failures[arm.value, bucket]] = expected
         self._settling.add(
@@ -305,13 +311,12 @@ class RouteMetrics:
             ended_at,
         )
 
-    def _expected(self, identity: Identity, arm: Arm, failed: bool) -> float:
+    def _expected(self, user: bytes, arm: Arm, failed: bool) -> float:
         """The chance of a failure that the user's history gave this request; then the history has it too.
 
         Both compared arms stop adding to their users' histories. Control could go on; but then a change of
         all failures since, as by an outage, would be in its histories alone, and would look like harm.
         """
-        user = self.histories.name_of(identity.user, identity.tenant)
         expected = self.histories.expected(user)
         if arm is Arm.REST:
             self.histories.add(user, time(), failed)

@@ -1,6 +1,6 @@
-"""The number of different users in each arm since the flag changed, counted by keyed hashes.
+"""Keyed hashes in place of users, and the number of different ones in each arm since the flag changed.
 
-It is a lower bound: a change of the flag resets it, and at `MAX_USERS` counting stops.
+The number is a lower bound: a change of the flag resets it, and at `MAX_USERS` counting stops.
 """
 
 import hashlib
@@ -15,6 +15,23 @@ MAX_USERS = 10_000
 """The most users that are counted in one arm of one route. A comparison needs a few dozen."""
 
 
+class UserNames:
+    """Names users by keyed hashes, which say nothing without the key.
+
+    Args:
+        key: replicas that share what they know of users have the same. None: a random one, of this process.
+    """
+
+    def __init__(self, key: bytes | None = None) -> None:
+        self._key = os.urandom(32) if key is None else key
+
+    def of(self, user: str, tenant: str | None) -> bytes:
+        """8 bytes. A user of another tenant is another one."""
+        # Quoted: else a name with a separator in it would be another tenant's user.
+        named = repr((tenant, user))
+        return hashlib.blake2b(named.encode(), digest_size=8, key=self._key, person=b"headgate-user").digest()
+
+
 class Users:
     """The users of one route, in the arms that have a gauge."""
 
@@ -23,11 +40,9 @@ class Users:
         self._max_users = max_users
         self._generation = ""
         self._seen: dict[Arm, set[bytes]] = {arm: set() for arm in gauges}
-        self._salt = os.urandom(16)
-        """Keeps the hashes anonymous, even for somebody who has a list of all users."""
 
-    def add(self, arm: Arm, user: str, generation: str) -> None:
-        """A request of a user was decided."""
+    def add(self, arm: Arm, user: bytes, generation: str) -> None:
+        """A request of a user, by keyed hash, was decided."""
         seen = self._seen.get(arm)
         if seen is None:
             return
@@ -35,10 +50,10 @@ class Users:
         # All arms stop together, or the one that continues would seem to have more users.
         if any(len(others) >= self._max_users for others in self._seen.values()):
             return
-        seen.add(hashlib.blake2b(user.encode(), digest_size=8, key=self._salt).digest())
+        seen.add(user)
         self._gauges[arm].set(len(seen))
 
-    def add_ended(self, arm: Arm, user: str, generation: str) -> None:
+    def add_ended(self, arm: Arm, user: bytes, generation: str) -> None:
         """A request of a user has ended. If the flag has changed since it was decided, the user does not
         count."""
         if generation == self._generation:

@@ -16,9 +16,13 @@
     PREFIX:tap:DIGEST          the replica and the route of the run that a token belongs to
     PREFIX:tap-calls:DIGEST    how many model calls have come with the token
     PREFIX:learned             hash; by the digest of a provider and a model, an entry of the denylist
+    PREFIX:histories:DIGEST    stream; what processes have learned of a route's users: a process (r), the
+                               number of its batch (n), the batch (e)
+    PREFIX:histories:DIGEST:sum       hash; what batches add up to (value), and up to which entry (upto)
+    PREFIX:histories:DIGEST:folding   the process that is about to add them up
 
-Every key is created with a time to live, in the same command or script. Every value but run ids and counts is
-sealed.
+Every key is created with a time to live, in the same command or script. Every value but run ids, names of
+processes, and counts of calls and batches is sealed.
 
 A run's meta names the replica that executes the run. A takeover writes a new meta. Each write names the meta
 that it goes by (`StoredMeta.fence`), so the store refuses what the replica before may still send.
@@ -102,6 +106,10 @@ class Keys:
     @property
     def learned(self) -> str:
         return f"{self.prefix}:learned"
+
+    def histories(self, digest: str) -> list[str]:
+        name = f"{self.prefix}:histories:{digest}"
+        return [name, f"{name}:sum", f"{name}:folding"]
 
     def ticket(self, digest: str) -> str:
         return f"{self.prefix}:ticket:{digest}"

@@ -99,14 +99,15 @@ class ValkeyRuns:
         url = settings.url.get_secret_value()
         self._on_cancel = on_cancel
         self._on_tap = on_tap
-        self._sealing = Sealing(settings.key.get_secret_value())
-        self._keys = Keys(settings.prefix)
         self._health = Health()
-        link = partial(Link, url, self._health, SCRIPTS, strict_tls=strict_tls, ca_file=settings.ca_file)
+        self.sealing = Sealing(settings.key.get_secret_value())
+        self.keys = Keys(settings.prefix)
+        self.new_link = partial(Link, url, strict_tls=strict_tls, ca_file=settings.ca_file)
+        link = partial(self.new_link, self._health, SCRIPTS)
         self._link, self._read_link = link(), link()
         self._tail_link = link(timeout_s=BLOCK_MS / 1000 + CALL_S)
         self._mirror_link = link(timeout_s=ROUND_S)
-        shared = (self._link, self._keys, self._sealing)
+        shared = (self._link, self.keys, self.sealing)
         self._messages = Messages(*shared, self.replica)
         self.tickets = SharedTickets(*shared)
         self.taps = SharedTaps(*shared, self._messages, self.replica)
@@ -117,20 +118,20 @@ class ValkeyRuns:
         self._mirror = Mirror(
             self._mirror_link,
             self._lease,
-            self._keys,
+            self.keys,
             settings.ttl_s,
             on_fault,
             on_taken_over,
             partial(self._kept, settings),
         )
-        self._stored = StoredRuns(self._read_link, self._keys, self._sealing)
+        self._stored = StoredRuns(self._read_link, self.keys, self.sealing)
         self._tail = LogTail(
-            self._tail_link, self._read_link, self._keys, self.replica, self._stored, self._receive
+            self._tail_link, self._read_link, self.keys, self.replica, self._stored, self._receive
         )
         self._followed = FollowedRuns(self._stored, self._tail, routes, self.replica, self._is_watch_due.set)
         ttl_ms = int(settings.ttl_s * 1000)
         self._takeover = Takeover(
-            self._link, self._keys, self.replica, ttl_ms, executor, self._taken, on_cancel
+            self._link, self.keys, self.replica, ttl_ms, executor, self._taken, on_cancel
         )
         self._tasks: list[asyncio.Task[None]] = []
         self._has_lease = False
@@ -168,9 +169,7 @@ class ValkeyRuns:
                 async with asyncio.timeout(FLUSH_S):
                     await self._mirror.flush()
             with contextlib.suppress(StoreDown):
-                await self._link.call(
-                    ("DEL", self._keys.replica(self.replica), self._keys.inbox(self.replica))
-                )
+                await self._link.call(("DEL", self.keys.replica(self.replica), self.keys.inbox(self.replica)))
         finally:
             await self._close()
 
@@ -210,7 +209,7 @@ class ValkeyRuns:
         copy = self._mirror.prepare(run, stored, box)
         # The key of a run that has ended here can be replaced while the end is on its way to the store.
         replaceable = [self._mirror.replaceable(key) for key in join_keys]
-        names = [self._keys.run(run.id), self._keys.request(run.id), *join_keys]
+        names = [self.keys.run(run.id), self.keys.request(run.id), *join_keys]
         commands = [CLAIM(names, LIVE_TTL_MS, stored.value, sealed_request, run.id, *replaceable)]
         if run.principal is not None:
             began_ms = int(meta.started_at * 1000)
@@ -265,7 +264,7 @@ class ValkeyRuns:
             stored = await self._stored.meta(run_id)
             while stored is not None:
                 message = self._messages.sealed(stored.meta.owner, {"cancel": run_id})
-                [reply] = await self._link.call(cancel(self._keys, run_id, stored, message))
+                [reply] = await self._link.call(cancel(self.keys, run_id, stored, message))
                 # If the run was taken over just now, the new owner gets the message. That happens at most as
                 # often as a call may be sent.
                 stored = await self._stored.meta(run_id) if result_of(reply)[0] == FENCED else None
@@ -288,13 +287,13 @@ class ValkeyRuns:
         return self._loop.time() - self._watched.get(run_id, -WATCHED_S) < WATCHED_S
 
     def _join_keys(self, keys: Sequence[str]) -> list[str]:
-        return [self._keys.join(self._sealing.name(key)) for key in keys]
+        return [self.keys.join(self.sealing.name(key)) for key in keys]
 
     def _live_of(self, principal: str) -> str:
-        return self._keys.live(self._sealing.name(f"live {principal}"))
+        return self.keys.live(self.sealing.name(f"live {principal}"))
 
     def _kept(self, settings: ValkeyLogSettings, copy: RunCopy) -> Command:
-        whose = self._keys.kept(self._sealing.name(f"kept {copy.stored.meta.principal or ''}"))
+        whose = self.keys.kept(self.sealing.name(f"kept {copy.stored.meta.principal or ''}"))
         bounds = (int(settings.ttl_s * 1000), int(settings.bytes_of_user), MAX_KEPT_OF_USER)
         return KEEP(whose, *bounds, copy.id, copy.size_bytes, *copy.own_keys)
 
@@ -336,9 +335,9 @@ class ValkeyRuns:
         commands += [self.taps.count_command(token) for token in missed]
         owners = list(self._followed.owners())
         if owners:
-            commands.append(("MGET", *(self._keys.replica(owner) for owner in owners)))
+            commands.append(("MGET", *(self.keys.replica(owner) for owner in owners)))
         was_up = self._health.up.is_set()
-        lease: Command = ("SET", self._keys.replica(self.replica), "1", "PX", int(LEASE_S * 1000), "GET")
+        lease: Command = ("SET", self.keys.replica(self.replica), "1", "PX", int(LEASE_S * 1000), "GET")
         try:
             replies = await self._link.call(lease, *commands, probe=True)
         except StoreDown:

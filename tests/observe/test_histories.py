@@ -16,7 +16,9 @@ from proxy.observe.histories import (
     USUAL,
     USUAL_REQUESTS,
     WIDTHS,
+    Changes,
     Histories,
+    History,
 )
 from proxy.observe.metrics import Metrics, RouteMetrics
 from proxy.settings.route import RouteSettings
@@ -27,7 +29,7 @@ ANN, BOB = b"ann", b"bob"
 
 def known(*, requests: int = 50, failing: int = 10) -> Histories:
     """Ten users who always fail, by turns with ninety who never do, and the forecasts that came true."""
-    histories = Histories(b"key")
+    histories = Histories()
     for _ in range(requests):
         for user in range(100):
             histories.add(b"%d" % user, 0.0, user < failing)
@@ -36,7 +38,7 @@ def known(*, requests: int = 50, failing: int = 10) -> Histories:
 
 def test_where_nothing_is_known_the_same_is_expected_of_everybody() -> None:
     """The share of expected failures is then the share of requests."""
-    histories = Histories(b"key")
+    histories = Histories()
 
     assert histories.expected(ANN) == histories.expected(BOB) == pytest.approx(USUAL, abs=UNIT)
 
@@ -52,7 +54,7 @@ def test_who_failed_before_is_expected_to_fail_again() -> None:
 
 def test_what_came_true_for_nobody_is_trusted_for_nobody() -> None:
     """Each failure is a new user's luck: whoever failed before does no worse than the others."""
-    random, histories = np.random.default_rng(3), Histories(b"key")
+    random, histories = np.random.default_rng(3), Histories()
     for _ in range(100):
         for user in range(100):
             histories.add(b"%d" % user, 0.0, bool(random.random() < 0.1))
@@ -76,7 +78,7 @@ def test_forecasts_that_fail_are_no_longer_trusted() -> None:
 @given(st.lists(st.tuples(st.integers(0, 6), st.booleans()), max_size=120))
 def test_it_is_what_its_formula_says(requests: list[tuple[int, bool]]) -> None:
     """Of sums that are kept up: the same as from all histories anew, after any requests."""
-    histories = Histories(b"key")
+    histories = Histories()
     n, x = np.zeros(7), np.zeros(7)
     agreed = forecast = 0.0
 
@@ -107,12 +109,12 @@ def test_all_sums_are_exact() -> None:
         chance = histories.expected(user)
         assert UNIT <= chance <= 1
         assert (chance / UNIT).is_integer()
-    assert Histories(b"key").expected(ANN) >= UNIT
+    assert Histories().expected(ANN) >= UNIT
 
 
 def test_a_flood_of_names_drives_out_names_that_asked_once() -> None:
     """Twenty times as many made-up users as there is room for: those who ask again and again stay known."""
-    histories = Histories(b"key", max_histories=200)
+    histories = Histories(max_histories=200)
     for _ in range(30):
         for user in range(100):
             histories.add(b"%d" % user, 0.0, user < 10)
@@ -128,7 +130,7 @@ def test_a_flood_of_names_drives_out_names_that_asked_once() -> None:
 
 def test_of_the_oldest_the_shortest_is_forgotten() -> None:
     """Room is made by one of the first few, whatever else there is."""
-    histories = Histories(b"key", max_histories=CANDIDATES)
+    histories = Histories(max_histories=CANDIDATES)
     for user in range(CANDIDATES):
         histories.add(b"%d" % user, 0.0, True, requests=1 if user == 4 else 50)
     for _ in range(20):
@@ -159,13 +161,45 @@ def test_a_long_history_counts_what_was_long_ago_less() -> None:
     assert histories.expected(b"3") < 0.1
 
 
-def test_a_user_of_another_tenant_is_another_user() -> None:
-    """And no name can be made that looks like both."""
-    histories = Histories(b"key")
+def test_who_fails_on_purpose_is_expected_to_and_nobody_else() -> None:
+    """Of others the same is expected as of their like, and much less."""
+    histories = known()
+    histories.add(ANN, 0.0, 4000, requests=4000)
+    said = [histories.expected(user) for user in (b"50", b"60", ANN)]
 
-    assert histories.name_of("ann", None) != histories.name_of("ann", "north")
-    assert histories.name_of("ann", "north") == histories.name_of("ann", "north")
-    assert histories.name_of("ann", "north") != Histories().name_of("ann", "north")
+    assert said[0] == said[1] < said[2] / 10
+    assert said[2] > 0.9
+
+
+def test_of_what_is_shared_the_half_that_waits_is_no_part() -> None:
+    """Or it would count twice where it is added up: of histories and of how forecasts did."""
+    histories = known()
+    alone = histories.shared()
+    histories.share()
+    for _ in range(2):
+        histories.add(b"3", 0.0, True, requests=5)
+        histories.add(ANN, 7200.0, False)
+    histories.check(b"4", 0)
+    shared = histories.shared()
+
+    assert set(shared.histories) == set(alone.histories)
+    assert (shared.agreed, shared.forecast) == pytest.approx((alone.agreed, alone.forecast))
+    waiting = histories.take(1), histories.take(9)
+    assert [change.histories for change in waiting] == [[(b"3", 10, 2, 0)], [(ANN, 2, 0, 2)]]
+    assert set(histories.shared().histories) - set(alone.histories) == {(b"3", 60, 52, 0), (ANN, 2, 0, 2)}
+    assert not histories.take(9)
+
+
+def test_beginning_again_keeps_what_waits() -> None:
+    """What is known elsewhere takes the place of all else."""
+    histories = known()
+    histories.share()
+    histories.add(b"3", 7200.0, True)
+    for _ in histories.begin_again(Changes([History(b"3", 7, 1, 9), History(BOB, 1, 0, 9)], 0.1, 0.2)):
+        histories.expected(b"3")
+
+    assert set(histories) == {(b"3", 8, 2, 9), (BOB, 1, 0, 9)}
+    assert histories.take(9).histories == [(b"3", 1, 1, 2)]
 
 
 class Counted:

@@ -52,6 +52,7 @@ WINGS = {
         "sources": "errors turns http llm llm.assembly llm.dialects runs settings text upstream",
         "routed": "errors identity downstream http llm observe relay runs settings sources upstream viewers",
         "replicas": "errors identity http observe runs settings text upstream",
+        "replicas.histories": "errors observe replicas turns",
         "workers": "errors downstream observe runs settings",
         "doctor": "downstream errors http llm llm.assembly llm.aws llm.dialects outbound replicas settings "
         "text upstream workers",

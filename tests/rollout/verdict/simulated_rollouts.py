@@ -73,7 +73,7 @@ class Users:
 
     world: World
     random: np.random.Generator
-    histories: Histories = field(default_factory=lambda: Histories(b"key"))
+    histories: Histories = field(default_factory=Histories)
 
     def __post_init__(self) -> None:
         world, random = self.world, self.random

@@ -1,0 +1,4 @@
+"""Users' histories that replicas share through the store.
+
+Read `shared_histories.py` first.
+"""
