@@ -17,7 +17,7 @@ from proxy.runs.run import Run
 from proxy.settings.route import RouteSettings
 from proxy.settings.routes import Route
 from proxy.upstream.client import Request
-from tests.replicas.test_shared_runs import ANN, KEY, STREAM, TARGET, replica, same
+from tests.replicas.sharing import ANN, KEY, STREAM, TARGET, replica, same
 from tests.servers.jobs import DONE, JobApi, job_route, status
 from tests.servers.scripted import ScriptedUpstream
 from tests.servers.serving import headgate

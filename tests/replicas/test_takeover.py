@@ -18,7 +18,7 @@ from proxy.runs.run import Run
 from proxy.settings.route import RouteSettings
 from proxy.settings.routes import Route
 from proxy.viewers.api import position
-from tests.replicas.test_shared_runs import (
+from tests.replicas.sharing import (
     KEY,
     SAFE,
     Replica,

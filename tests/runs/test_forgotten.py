@@ -25,7 +25,7 @@ from proxy.text.live_text import LiveTexts
 from proxy.upstream.client import Answer, Request
 from proxy.upstream.exchange import Exchange
 from proxy.viewers.viewer import Viewer
-from tests.replicas.test_shared_runs import Replica, claimed, replica, same, say, watch, whole
+from tests.replicas.sharing import Replica, claimed, replica, same, say, watch, whole
 from tests.replicas.test_takeover import begun, followed, lose
 from tests.servers.scripted import Asked, Script, ScriptedUpstream, talking
 from tests.servers.serving import Serving, headgate, token
