@@ -9,11 +9,15 @@ VERSION := $(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
 # A lock is complete, so pip has nothing to look up: what was published since changes nothing.
 LOCKED := --no-deps --require-hashes --only-binary :all:
+STACKS := build/stacks
 packages = $(shell grep -c == requirements/$(1).lock) packages of requirements/$(1).lock
 
-.PHONY: setup run test quick pythons check bench faults soak monday simulate waits stacks lock docs sbom wheel clean
+.PHONY: setup services run test quick pythons check bench faults soak monday simulate waits stacks lock docs sbom wheel clean
 
 setup: $(VENV)/.test  ## all that the tests need: Python, Debian and npm packages
+	@$(MAKE) --no-print-directory -j 2 $(STACKS)/.ready services
+
+services: $(VENV)/.test
 	@VENV=$(VENV) sh tests/services/setup.sh
 
 # One venv: `make test` adds to what `make run` has installed. Another Python begins it anew.
@@ -75,17 +79,15 @@ simulate: $(VENV)/.test  ## whole rollouts on made traffic, beside two rules of 
 waits: $(VENV)/.test  ## how long a reader waits, by source, with a model at real speed
 	$(BIN)/python -m tests.waits
 
-# What the backends of other stacks run with, apart from all else: a venv of 140 MB and 95 MB of npm packages.
-STACKS := build/stacks
+# What the backends of other stacks run with, apart from all else: its packages disagree with ours about versions.
+$(STACKS)/.ready: $(VENV)/.test requirements/stacks.lock
+	@echo "Installing $(call packages,stacks), for backends of other stacks; half a minute."
+	@$(BIN)/python -m venv --clear --without-pip $(STACKS)
+	@$(BIN)/python -m pip --disable-pip-version-check --python $(STACKS)/bin/python install --quiet $(LOCKED) -r requirements/stacks.lock
+	@touch $@
 
-$(STACKS)/.ready: $(VENV)/.test requirements/stacks.lock tests/stacks/package-lock.json
-	$(PYTHON) -m venv --clear $(STACKS)
-	$(STACKS)/bin/python -m pip --disable-pip-version-check install --quiet $(LOCKED) -r requirements/stacks.lock
-	PATH="$(CURDIR)/$(BIN):$$PATH" npm ci --prefix tests/stacks --silent --no-audit --no-fund
-	touch $@
-
-stacks: $(STACKS)/.ready  ## backends of each stack under OpenTelemetry: is their model call found to be its run's?
-	$(BIN)/python -m tests.stacks $(STACKS)
+stacks: setup  ## backends of each stack under OpenTelemetry: is their model call found to be its run's?
+	$(BIN)/python -m tests.stacks
 
 docs: $(VENV)/.test  ## docs/reference, dashboards and rules from the code
 	$(BIN)/python -m docs.generate
@@ -128,4 +130,4 @@ lock:  ## new versions of everything; commit the result
 	$(COMPILE) --upgrade requirements/locking.in -o requirements/locking.lock
 
 clean:
-	rm -rf $(VENV) build dist var .mypy_cache .ruff_cache .pytest_cache .hypothesis tests/clients/node_modules tests/services/node_modules
+	rm -rf $(VENV) build dist var .mypy_cache .ruff_cache .pytest_cache .hypothesis tests/*/node_modules

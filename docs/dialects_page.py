@@ -36,8 +36,8 @@ odd bytes (`python -m tests.recordings FOLDER`). All other servers of these shap
 documentation says: OpenRouter, Together, Fireworks, Hugging Face, Snowflake, vLLM, SGLang, LiteLLM
 and Ollama have tests with the shapes that they document. The tests run a real llama.cpp server, and the
 providers' own packages as a backend's client: for Python `openai`, `anthropic`, `google-genai`, `ollama`,
-`cohere` and `boto3`, for Node those and `@mistralai/mistralai`. `headgate check` says it of each provider in
-the settings.
+`cohere`, `mistralai` and `boto3`, and those of the same makers for Node. `headgate check` says it of each
+provider in the settings.
 """
 
 

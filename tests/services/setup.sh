@@ -27,10 +27,15 @@ if [ -n "$missing" ]; then
     fi
 fi
 
-# npm comes with the node of .venv, which is newer than Debian's.
-for of in tests/browser tests/clients tests/services; do
+# npm comes with the node of .venv, which is newer than Debian's. All at once: each mostly waits for files.
+PATH="$(cd "${VENV:-.venv}" && pwd)/bin:$PATH"
+installing=""
+for of in tests/browser tests/clients tests/services tests/stacks; do
     if [ ! $of/node_modules/.package-lock.json -nt $of/package-lock.json ]; then
-        PATH="$(cd "${VENV:-.venv}" && pwd)/bin:$PATH" npm ci --prefix $of --silent --no-audit --no-fund
-        touch $of/node_modules/.package-lock.json
+        (npm ci --prefix $of --silent --no-audit --no-fund && touch $of/node_modules/.package-lock.json) &
+        installing="$installing $!"
     fi
+done
+for npm in $installing; do
+    wait "$npm"
 done

@@ -8,7 +8,6 @@ from typing import Any
 import aiohttp
 import httpx
 import requests
-from celery_backend import ask as task
 from fastapi import FastAPI
 
 URL = os.environ["MODEL_URL"] + "/v1/chat/completions"
@@ -50,4 +49,6 @@ async def by_aiohttp() -> dict[str, str]:
 
 @app.post("/ask/celery")
 def in_a_worker_of_celery() -> dict[str, str]:
+    from celery_backend import ask as task  # only where a worker is
+
     return {"text": task.delay().get(timeout=30)}

@@ -41,7 +41,7 @@ HARMLESS_FINISHES = frozenset({"STOP", "MAX_TOKENS"})
 safety or a failed call, the batch answer may have no text, or another one."""
 
 _MANY_DIGITS = re.compile("[0-9]{19}")
-"""Without it, an event has no such integer: it is looked for first, since it is found in a fifth of the time."""
+"""Looked for first, since without it there is no such integer, and it is found in a fifth of the time."""
 
 _LONG_INTEGER = re.compile(r'"[^"\\]*+(?:\\.[^"\\]*+)*+"|(?<![0-9.])([0-9]{19,})(?![0-9.eE])')
 """A string, or an integer that may be beyond 64 bits, of which orjson would make a float. Google writes its

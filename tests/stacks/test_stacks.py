@@ -1,0 +1,17 @@
+"""Backends of many stacks, started under OpenTelemetry as the docs say: whose run is their model call?"""
+
+from pathlib import Path
+
+import pytest
+
+from tests.stacks.backends import MANY, VENV, results
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.mark.skipif(not (VENV / ".ready").exists(), reason="no build/stacks; make setup makes it")
+async def test_each_stacks_model_call_is_found_to_be_its_runs(tmp_path: Path) -> None:
+    """What is not instrumented loses it: a pool of threads, and a client."""
+    assert await results(MANY, tmp_path) == {
+        (stack.name, how): result for stack in MANY for how, result in stack.expected.items()
+    }
