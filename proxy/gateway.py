@@ -18,6 +18,7 @@ from proxy.http.framing import request_target
 from proxy.http.upgrade import SWITCHING_PROTOCOLS, UPGRADE
 from proxy.identity import Identifier
 from proxy.observe.metrics import Metrics
+from proxy.observe.request_ids import CURRENT, SentHead, ids_of, with_request
 from proxy.relay.outcomes import COMPARED
 from proxy.relay.relay import Relay
 from proxy.routed.attach_document import PATH as ATTACH_PATH
@@ -52,13 +53,17 @@ class Gateway:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         entered = perf_counter()
+        ids = ids_of(scope["headers"])
+        CURRENT.set(ids)
         target = request_target(scope)
         match = self.routes.match(scope["method"], target) if UPGRADE not in scope else None
         if match is not None and not (match.by_stream_path and not may_start(match, scope["headers"])):
+            CURRENT.set(with_request(ids))
             identity = self.identifier.identify(scope["headers"])
             with self.bodies.reserve(owner_of(identity)) as reservation:
-                request = RouteRequest.of(match, target, (scope, receive, send), identity, reservation)
-                await self._serve(request, entered)
+                sent = SentHead(send)
+                request = RouteRequest.of(match, target, (scope, receive, sent), identity, reservation)
+                await self._serve(request, entered, sent)
         elif target.startswith(OWN_PATH):
             if target.partition(b"?")[0] == ATTACH_PATH:
                 await self.attach.answer(scope, send)
@@ -77,7 +82,7 @@ class Gateway:
             if logger.isEnabledFor(logging.DEBUG):
                 logger.debug("relayed", extra={"outcome": result.outcome, "status": result.status})
 
-    async def _serve(self, request: RouteRequest, entered: float) -> None:
+    async def _serve(self, request: RouteRequest, entered: float, sent: SentHead) -> None:
         """A request of a route: decide, then serve it by one of its two ways."""
         metrics = self.metrics.by_route[request.route.name]
         if request.identity is None:
@@ -85,25 +90,25 @@ class Gateway:
         decision = self.decider.decide(request)
         if decision.arm in COMPARED:
             metrics.users.start_generation(decision.generation)
-        status: int | None = None
         try:
             if decision.mode is Mode.STREAM and request.accept is Accept.NONE:
                 request, decision = await self.decider.with_body(request, decision)
             is_batch = decision.mode is Mode.BATCH and not request.match.by_stream_path
             if is_batch and not await self.decider.names_known_run(request):
                 ended, status = await self.batch.serve(request, decision)
+                sent.status = status or sent.status  # the relay may send it in another way
             else:
                 ended = await self.stream.serve(request, decision)
         except RequestRefused as refusal:  # in no arm: strangers decide how many of these there are
             await refuse(request.send, refusal)
-            ended, status = "refused", refusal.status
+            ended = "refused"
         took_s = perf_counter() - entered
         metrics.requests[decision.mode, decision.reason].inc()
         metrics.seconds[decision.mode].observe(took_s)
-        _log(request, decision, ended, status, took_s)
+        _log(request, decision, ended, sent, took_s)
 
 
-def _log(request: RouteRequest, decision: Decision, ended: str, status: int | None, took_s: float) -> None:
+def _log(request: RouteRequest, decision: Decision, ended: str, sent: SentHead, took_s: float) -> None:
     logger.info(
         "request",
         extra={
@@ -113,7 +118,8 @@ def _log(request: RouteRequest, decision: Decision, ended: str, status: int | No
             "source": decision.source,
             "variant": decision.variant or None,
             "ended": ended,
-            "status": status,
+            "status": sent.status,
+            "run": sent.run,
             "took_ms": round(took_s * 1000, 1),
         },
     )

@@ -66,6 +66,11 @@ def trace_ids_of(headers: Fields) -> set[str]:
     return {trace_id.decode() for trace_id in found}
 
 
+def trace_id_of(parent: bytes) -> str | None:
+    """The trace id in a `traceparent`; None: it is not valid."""
+    return parent[_TRACE].decode() if _is_parent(parent) else None
+
+
 def has_context(headers: Fields) -> bool:
     """True if a call carries any trace context of W3C's."""
     return any(name in (b"traceparent", b"tracestate") for name, _ in headers)

@@ -36,6 +36,7 @@ from proxy.llm.taps import OpenTap, Taps
 from proxy.llm.tee import Tee
 from proxy.observe.labels import CallResult
 from proxy.observe.metrics import Metrics
+from proxy.observe.request_ids import CURRENT, ids_of
 from proxy.relay.answer_copy import AnswerCopy
 from proxy.relay.relay import Outcome, Relay, RelayResult
 from proxy.settings.upstream import LlmSettings
@@ -168,6 +169,7 @@ class ModelPort:
         token, tap = await self._find(tokens)
         # The provider learns nothing of ours: a token is taken out of every call.
         scope = {**scope, "headers": without_token(headers, token), TARGET: target[len(provider.mount) :]}
+        CURRENT.set(ids_of(scope["headers"]))  # no token is logged
         try:
             if tap is None or token is None:
                 result = _result_without_tap(tokens, headers)

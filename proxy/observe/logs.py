@@ -1,8 +1,8 @@
 """The process's own log: one line per event, as JSON or for people. Never a body, a query or a credential.
 
-A line has what callers pass as `extra`, and nothing else of a request. Of an exception it has the type and
-the frames, but not the message, which may name a patient: `KeyError: 'Miller'`. Messages of our own errors
-name no content, and are logged.
+A line has what callers pass as `extra`, the ids of the request whose work it is, and nothing else of a
+request. Of an exception it has the type and the frames, but not the message, which may name a patient:
+`KeyError: 'Miller'`. Messages of our own errors name no content, and are logged.
 """
 
 import logging
@@ -14,14 +14,21 @@ from datetime import UTC, datetime
 import orjson
 
 from proxy.errors import HeadgateError
+from proxy.observe.request_ids import CURRENT
 from proxy.settings.settings import LogSettings
 
 _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName", "color_message"}
 
 
 def fields_of(record: logging.LogRecord) -> dict[str, object]:
-    """What a line says beside its message: the `extra` of its caller."""
-    return {key: value for key, value in vars(record).items() if key not in _STANDARD and value is not None}
+    """What a line says beside its message: the `extra` of its caller, and the ids of the request."""
+    given = {key: value for key, value in vars(record).items() if key not in _STANDARD and value is not None}
+    request, trace_id = CURRENT.get()
+    if request is not None:
+        given.setdefault("request", request)
+    if trace_id is not None:
+        given.setdefault("trace_id", trace_id)
+    return given
 
 
 class JsonFormatter(logging.Formatter):

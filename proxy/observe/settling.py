@@ -11,6 +11,7 @@ import logging
 from array import array
 from asyncio.events import TimerHandle
 from collections.abc import Mapping
+from contextvars import Context
 from dataclasses import dataclass, field
 
 from prometheus_client import Counter, Histogram
@@ -111,7 +112,7 @@ class Settling:
 
     def _wait(self) -> None:
         if self._timer is None:
-            self._timer = asyncio.get_running_loop().call_later(SLOT_S, self._tick)
+            self._timer = asyncio.get_running_loop().call_later(SLOT_S, self._tick, context=Context())
 
     def _tick(self) -> None:
         self._timer = None

@@ -44,6 +44,8 @@ class RunEnd(NamedTuple):
     first_content_s: float | None
     """From its start to its first text; None: it had none, or another replica has counted it."""
     events: int
+    status: int | None
+    """Of the upstream's answer, or of the failure; None: there is neither."""
     accepted_s: float | None
     """From its start to the upstream's answer that it will do the work; None: its answer was the work."""
 
@@ -123,6 +125,7 @@ class RunAccount:
                 "mode": self._decision.mode,
                 "source": self._decision.source,
                 "outcome": end.outcome,
+                "status": end.status,
                 "fault": end.failure.code if end.failure else None,
                 "events": end.events,
                 "first_content_ms": None if first is None else round(first * 1000),

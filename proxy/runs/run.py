@@ -137,6 +137,12 @@ class Run(RunTexts):
         self.log.wake()  # replicas that may have to go on with it should know
 
     @property
+    def _status(self) -> int | None:
+        if self.answer is not None:
+            return self.answer.status
+        return None if self.failure is None else self.failure.status
+
+    @property
     def is_cancelled(self) -> bool:
         return self.failure is not None and self.failure.code == CANCELLED
 
@@ -329,6 +335,7 @@ class Run(RunTexts):
                 now,
                 self._first_content_s,
                 len(self.log),
+                self._status,
                 None if self.job is None else self.job.after_s,
             )
         )
