@@ -1,0 +1,81 @@
+"""What `headgate doctor` says of a store."""
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from proxy.doctor import store
+from proxy.doctor.diagnosis import Grade
+from tests.servers.streaming import free_port
+from tests.servers.valkey_server import ValkeyServer, valkey
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture(scope="module")
+async def locked(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[ValkeyServer]:
+    """A store with a password, which evicts what was used least."""
+    options = ("--requirepass", "secret", "--maxmemory", "64mb", "--maxmemory-policy", "allkeys-lru")
+    async with valkey(tmp_path_factory.mktemp("valkey"), *options) as server:
+        yield server
+
+
+async def test_a_store_that_is_well(tmp_path: Path) -> None:
+    async with valkey(tmp_path) as server:
+        served, evicting = await store.look(server.url, strict=True)
+
+    assert (served.status, evicting.status) == (Grade.OK, Grade.OK)
+    assert "version" in served.seen and evicting.seen == "noeviction"
+
+
+@pytest.mark.parametrize(
+    ("login", "grade", "says"),
+    [
+        ("", Grade.FAIL, "or wants one"),
+        (":wrong@", Grade.FAIL, "or wants one"),
+        (":secret@", Grade.OK, "login"),
+    ],
+)
+async def test_a_store_with_a_password(locked: ValkeyServer, login: str, grade: Grade, says: str) -> None:
+    url = f"redis://{login}127.0.0.1:{locked.port}"
+    served, evicting = await store.look(url, strict=True)
+
+    assert served.status is grade and says in served.seen
+    assert evicting.status is (Grade.WARN if grade is Grade.OK else Grade.SKIPPED)
+    assert not any(word in repr(served) + repr(evicting) for word in ("secret", "wrong"))
+
+
+async def test_a_store_that_lets_its_user_do_nothing(tmp_path: Path) -> None:
+    async with valkey(tmp_path, "--user", "ada", "on", ">secret", "~*", "-@all") as server:
+        served, _ = await store.look(f"redis://ada:secret@127.0.0.1:{server.port}", strict=True)
+
+    assert served.status is Grade.FAIL and "does not let this user ask" in served.seen
+    assert "secret" not in repr(served)
+
+
+async def test_a_store_that_is_away() -> None:
+    served, evicting = await store.look(f"redis://:secret@127.0.0.1:{free_port()}", strict=True)
+
+    assert (served.status, evicting.status) == (Grade.FAIL, Grade.SKIPPED)
+    assert "secret" not in repr(served)
+
+
+@pytest.mark.parametrize(
+    ("info", "says"),
+    [
+        ({"role": "slave"}, "replica"),
+        ({"redis_mode": "cluster"}, "cluster"),
+        ({"redis_version": "5.0.14"}, "5.0.14"),
+    ],
+)
+def test_a_store_that_cannot_keep_runs(info: dict[str, str], says: str) -> None:
+    found = store.served(info)
+
+    assert found.status is Grade.FAIL and says in found.seen
+
+
+def test_a_store_that_says_nothing_of_eviction() -> None:
+    """Managed ones forbid to ask; and without a limit nothing is evicted."""
+    assert store.evicting(None, None).status is Grade.SKIPPED
+    assert store.evicting("allkeys-lru", "0").status is Grade.OK
