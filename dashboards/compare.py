@@ -3,7 +3,21 @@
 from grafana_foundation_sdk.models.dashboard import Dashboard
 
 from dashboards.objectives import APART, BAD
-from dashboards.panels import JOB, NAMESPACE, POD, ROUTE, ROUTES, About, Panel, Query, built, lines, number
+from dashboards.panels import (
+    CLUSTER,
+    JOB,
+    NAMESPACE,
+    POD,
+    ROUTE,
+    ROUTES,
+    About,
+    Look,
+    Panel,
+    Query,
+    built,
+    lines,
+    number,
+)
 from dashboards.queries import quantile, rate
 
 ARMS = ("stream", "control")
@@ -174,14 +188,13 @@ def _users() -> list[Panel]:
     ]
 
 
-def compare(runbooks: str) -> Dashboard:
+def compare(look: Look) -> Dashboard:
     """The dashboard that compares what streaming gains for readers with what it costs."""
     return built(
-        "headgate-compare",
-        "Headgate: Compare",
+        "Compare",
         "The stream arm against its control: as many users, drawn by the same hash, at the same time.",
-        (NAMESPACE, JOB, POD, ROUTE),
-        runbooks,
+        (CLUSTER, NAMESPACE, JOB, POD, ROUTE),
+        look,
         {
             "In sum": _sum(),
             "Answers": _answers(),

@@ -23,9 +23,15 @@ NOTE = (
 )
 
 
+def all_panels(document: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """Rows and panels, also those in closed rows."""
+    return [each for panel in document["panels"] for each in (panel, *panel.get("panels", ()))]
+
+
 def drawn(document: Mapping[str, Any], view: View) -> Figure:
-    """All panels of a dashboard, at their positions."""
-    rows = max(panel["gridPos"]["y"] + panel["gridPos"]["h"] for panel in document["panels"]) + 2
+    """All panels of a dashboard, at their positions; closed rows are drawn as if they were open."""
+    panels = all_panels(document)
+    rows = max(panel["gridPos"]["y"] + panel["gridPos"]["h"] for panel in panels) + 2
     figure = Figure(figsize=(INCHES, rows * ROW), dpi=80, facecolor=GROUND)
     height = rows * ROW
 
@@ -39,7 +45,7 @@ def drawn(document: Mapping[str, Any], view: View) -> Figure:
         0.008, 1 - 0.3 / height, document["title"], fontsize=15, fontweight="bold", color=INK, va="center"
     )
     figure.text(0.992, 1 - 0.3 / height, NOTE, fontsize=8, color=FAINT, ha="right", va="center")
-    for panel in document["panels"]:
+    for panel in panels:
         at = panel["gridPos"]
         if panel["type"] == "row":
             x, y, _, tall = place(at, left=0.12, bottom=0, right=0, top=0)
@@ -93,7 +99,7 @@ def draw(dashboard: Path, picture: Path, view: View) -> None:
 
 def view_of(http: httpx.Client, seconds: float, rate_s: float, chosen: Mapping[str, str]) -> View:
     """The last `seconds`; variables that `chosen` does not have match everything."""
-    everything = dict.fromkeys(("namespace", "job", "pod", "route", "controller"), ".*")
+    everything = dict.fromkeys(("cluster", "namespace", "job", "pod", "route", "controller"), ".*")
     windows = {"__rate_interval": f"{rate_s:.0f}s", "__range": f"{seconds:.0f}s"}
     return View(http, {**everything, **windows, **chosen}, time.time(), seconds)
 

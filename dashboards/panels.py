@@ -237,47 +237,82 @@ class Variable:
     many: bool = True
 
 
-NAMESPACE = Variable("namespace", "Namespace", "headgate_build_info", "namespace")
-JOB = Variable("job", "Job", 'headgate_build_info{namespace=~"$namespace"}', "job")
-POD = Variable("pod", "Pod", 'headgate_build_info{namespace=~"$namespace",job=~"$job"}', "instance")
-ROUTE = Variable("route", "Route", 'headgate_requests_total{namespace=~"$namespace",job=~"$job"}', "route")
+IN_NAMESPACE = 'cluster=~"$cluster",namespace=~"$namespace"'
+OF_JOB = f'{IN_NAMESPACE},job=~"$job"'
+CLUSTER = Variable("cluster", "Cluster", "headgate_build_info", "cluster")
+NAMESPACE = Variable("namespace", "Namespace", 'headgate_build_info{cluster=~"$cluster"}', "namespace")
+JOB = Variable("job", "Job", f"headgate_build_info{{{IN_NAMESPACE}}}", "job")
+POD = Variable("pod", "Pod", f"headgate_build_info{{{OF_JOB}}}", "instance")
+ROUTE = Variable("route", "Route", f"headgate_requests_total{{{OF_JOB}}}", "route")
 CONTROLLER = Variable(
-    "controller", "Controller", 'headgate_rollout_phase{namespace=~"$namespace"}', "job", many=False
+    "controller", "Controller", f"headgate_rollout_phase{{{IN_NAMESPACE}}}", "job", many=False
 )
 
-PODS = 'namespace=~"$namespace",job=~"$job",instance=~"$pod"'
+PODS = f'{OF_JOB},instance=~"$pod"'
 ROUTES = f'{PODS},route=~"$route"'
 
 
+EVENTS: Mapping[str, tuple[str, str]] = {
+    "Step of a rollout": ("blue", f"changes(headgate_rollout_step{{{IN_NAMESPACE}}}[2m]) > 0"),
+    "Kill switch turned": ("red", f"max by (job) (changes(headgate_kill_switch{{{PODS}}}[2m])) > 0"),
+    "Deploy": (
+        "purple",
+        f"count by (job, version) (headgate_build_info{{{PODS}}})"
+        f" unless count by (job, version) (headgate_build_info{{{PODS}}} offset 2m)",
+    ),
+    "Restart": ("yellow", f"time() - process_start_time_seconds{{{PODS}}} < 120"),
+}
+"""What is marked in every graph: colour and query. Grafana looks at these once a minute, and joins marks that
+follow each other; so each query holds for two."""
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """What all dashboards have in common where they are installed; see `place.py`."""
+
+    runbooks: str
+    titles: str = "Headgate: "
+    """Before each title."""
+    uids: str = "headgate-"
+    """Before each UID."""
+    tag: str = "headgate"
+    """By which they find each other."""
+
+
 def built(
-    uid: str,
-    title: str,
+    name: str,
     text: str,
     variables: Sequence[Variable],
-    runbooks: str,
+    look: Look,
     parts: Mapping[str, Sequence[Panel]],
+    closed: Mapping[str, Sequence[Panel]] | None = None,
 ) -> models.Dashboard:
-    """A dashboard with its parts below each other, each under its title."""
+    """A dashboard with its parts below each other, each under its title; `closed` ones below, in closed
+    rows, so that Grafana runs their queries when somebody opens them."""
     builder = (
-        dashboard.Dashboard(title)
-        .uid(uid)
+        dashboard.Dashboard(f"{look.titles}{name}")
+        .uid(f"{look.uids}{name.lower()}")
         .description(text)
-        .tags(["headgate"])
+        .tags([look.tag])
         .readonly()
         .tooltip(models.DashboardCursorSync.CROSSHAIR)
         .time("now-6h", "now")
         .refresh("30s")
         .with_variable(dashboard.DatasourceVariable("datasource").label("Data source").type("prometheus"))
     )
+    for event, (colour, expr) in EVENTS.items():
+        builder = builder.annotation(
+            dashboard.AnnotationQuery().name(event).datasource(SOURCE).expr(expr).icon_color(colour)
+        )
     for variable in variables:
         builder = builder.with_variable(_chosen(variable))
     builder = builder.with_variable(
-        dashboard.TextBoxVariable("runbooks").label("Runbooks").default_value(runbooks)
+        dashboard.TextBoxVariable("runbooks").label("Runbooks").default_value(look.runbooks)
     )
     builder = builder.link(
         dashboard.DashboardLink("Headgate")
         .type(models.DashboardLinkType.DASHBOARDS)
-        .tags(["headgate"])
+        .tags([look.tag])
         .as_dropdown(False)
         .include_vars(True)
         .keep_time(True)
@@ -286,6 +321,11 @@ def built(
         builder = builder.with_row(dashboard.Row(heading).id(100 * (number + 1)))
         for at, panel in enumerate(panels, 1):
             builder = builder.with_panel(panel.id(100 * (number + 1) + at))
+    for number, (heading, panels) in enumerate((closed or {}).items(), len(parts)):
+        row = dashboard.Row(heading).id(100 * (number + 1)).collapsed(True)
+        for at, panel in enumerate(panels, 1):
+            row = row.with_panel(panel.id(100 * (number + 1) + at))
+        builder = builder.with_row(row)
     return builder.build()
 
 

@@ -1,8 +1,8 @@
 """PromQL that panels share. Windows are Grafana's, places are the dashboard's variables."""
 
-from dashboards.panels import ROUTES, Query
+from dashboards.panels import IN_NAMESPACE, ROUTES, Query
 
-CONTROLLER = 'namespace=~"$namespace",job=~"$controller"'
+CONTROLLER = f'{IN_NAMESPACE},job=~"$controller"'
 PARTS = (0.5, 0.95, 0.99)
 
 

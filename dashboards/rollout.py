@@ -4,6 +4,7 @@ from grafana_foundation_sdk.models.dashboard import Dashboard
 
 from dashboards.evidence import evidence
 from dashboards.panels import (
+    CLUSTER,
     CONTROLLER,
     JOB,
     NAMESPACE,
@@ -14,6 +15,7 @@ from dashboards.panels import (
     ROUTES,
     YELLOW,
     About,
+    Look,
     Panel,
     Query,
     built,
@@ -312,18 +314,16 @@ def _others() -> list[Panel]:
     ]
 
 
-def rollout(runbooks: str) -> Dashboard:
+def rollout(look: Look) -> Dashboard:
     """The dashboard of the person who answers for the rollout."""
     return built(
-        "headgate-rollout",
-        "Headgate: Rollout",
+        "Rollout",
         "Should it advance? Where it stands and why, how far the evidence has come, and what comes next.",
-        (NAMESPACE, CONTROLLER, JOB, POD, ROUTE),
-        runbooks,
+        (CLUSTER, NAMESPACE, CONTROLLER, JOB, POD, ROUTE),
+        look,
+        {"Where it stands, and why": [*_state(), *_shares(), *_looks()], "Evidence": evidence()},
         {
-            "Where it stands, and why": [*_state(), *_shares(), *_looks(), *_acts()],
-            "The way so far": _way(),
-            "Evidence": evidence(),
+            "The way so far": [*_way(), *_acts()],
             "The next gate": _gate(),
             "The arms, side by side": [*_arms(), *_others()],
         },

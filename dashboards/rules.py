@@ -268,7 +268,8 @@ def groups(place: Place = EVERYWHERE) -> Sequence[Mapping[str, Any]]:
         {"name": f"headgate-{objective.name.replace('_', '-')}", "rules": list(_recorded(objective, place))}
         for objective in OBJECTIVES
     ]
-    return [*recorded, {"name": "headgate-alerts", "rules": [alert.rule(place) for alert in alerts()]}]
+    found = [*recorded, {"name": "headgate-alerts", "rules": [alert.rule(place) for alert in alerts()]}]
+    return [{**group, "rules": place.renamed(group["rules"])} for group in found]
 
 
 class _Dumper(yaml.SafeDumper):
@@ -287,7 +288,7 @@ def text(place: Place = EVERYWHERE) -> str:
     return _file({"groups": groups(place)})
 
 
-def inhibition() -> str:
+def inhibition(place: Place = EVERYWHERE) -> str:
     """Return rules for Alertmanager's own file: an alert is silent while a worse one says more of the
     same."""
     order = (CRITICAL, WARNING, INFO)
@@ -295,7 +296,7 @@ def inhibition() -> str:
         {
             "source_matchers": ['alertname=~"Headgate.+"', f'severity="{severity}"'],
             "target_matchers": ['alertname=~"Headgate.+"', f'severity=~"{"|".join(order[at:])}"'],
-            "equal": list(INHIBITED_BY),
+            "equal": [place.names.get(name, name) for name in INHIBITED_BY],
         }
         for at, severity in enumerate(order[:-1], 1)
     ]

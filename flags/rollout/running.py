@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
-from prometheus_client import CollectorRegistry, start_http_server
+from prometheus_client import CollectorRegistry, GCCollector, start_http_server
 
 from flags.egress import Egress
 from flags.errors import JournalBusy, LeaseError, LeaseLost, RolloutError
@@ -25,7 +25,7 @@ from flags.rollout.leases.kubernetes_api import ApiServer
 from flags.rollout.leases.kubernetes_lease import ClusterLease
 from flags.rollout.leases.lease import Fence, FileLease, Lease
 from flags.rollout.policy.policy import FlagPlace, Policy
-from flags.rollout.reporting.metrics import RolloutMetrics
+from flags.rollout.reporting.metrics import ControllerProcess, RolloutMetrics
 from flags.rollout.reporting.notices import Notice, Webhook
 from flags.rollout.tick.looking import Clocks
 from flags.rollout.writing.file_admin import FileAdmin
@@ -245,6 +245,8 @@ async def _served_metrics(policy: Policy) -> AsyncIterator[RolloutMetrics]:
     """The controller's metrics, served on the port that the policy names, if any."""
     registry = CollectorRegistry()
     metrics = RolloutMetrics(registry)
+    ControllerProcess(registry)
+    GCCollector(registry)
     if policy.listen is None:
         yield metrics
         return

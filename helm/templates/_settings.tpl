@@ -23,6 +23,9 @@ valkey: 6379
 {{- $url := printf "redis://%s-valkey:6379" (include "headgate.fullname" .) -}}
 {{- $_ := set $settings.event_log.valkey "url" $url -}}
 {{- end -}}
+{{- if and .Values.controller.enabled (not $settings.controller) -}}
+{{- $_ := set $settings "controller" (printf "http://%s-controller:9465" (include "headgate.fullname" .)) -}}
+{{- end -}}
 {{- with include "headgate.caFile" . -}}
 {{- $_ := set $settings "tls" (merge (dict "ca_file" .) (default dict $settings.tls)) -}}
 {{- end -}}

@@ -131,6 +131,7 @@ class Observed:
     def variables(self) -> dict[str, str]:
         """Return what Grafana puts in the place of its variables here."""
         return {
+            "cluster": ".*",
             "namespace": ".*",
             "job": PROXY,
             "pod": ".*",

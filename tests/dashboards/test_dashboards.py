@@ -18,7 +18,7 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.parser import text_string_to_metric_families
 
 from dashboards.__main__ import DASHBOARDS
-from dashboards.draw import NOTE, drawn, view_of
+from dashboards.draw import NOTE, all_panels, drawn, view_of
 from dashboards.panels import json_of
 from dashboards.place import RUNBOOKS
 from dashboards.rules import groups
@@ -51,7 +51,7 @@ def documents() -> dict[str, dict[str, Any]]:
 
 def panels() -> Iterator[tuple[str, dict[str, Any]]]:
     for name, document in documents().items():
-        for panel in document["panels"]:
+        for panel in all_panels(document):
             if panel["type"] != "row":
                 yield name, panel
 
@@ -103,10 +103,10 @@ async def test_every_query_of_every_panel_has_data(house: Observed, name: str, p
 
 
 async def test_every_choice_has_values(house: Observed) -> None:
-    """Each variable's query finds some; but for the namespace, which is there in clusters alone."""
+    """Each variable's query finds some; but for labels that are there in clusters alone."""
     for document in documents().values():
         for variable in document["templating"]["list"]:
-            if variable["type"] != "query" or variable["name"] == "namespace":
+            if variable["type"] != "query" or variable["name"] in ("cluster", "namespace"):
                 continue
             found = re.fullmatch(r"label_values\((.*), (\w+)\)", variable["query"])
             assert found is not None
@@ -132,7 +132,7 @@ def exported() -> set[str]:
     proxy = Metrics(CollectorRegistry(), [])
     own = {
         f"{metric._name}{'_total' if type(metric).__name__ == 'Counter' else ''}"
-        for metric in vars(proxy).values()
+        for metric in (*vars(proxy).values(), proxy.process.loop_lag)
         if hasattr(metric, "_labelnames")
     }
     return own | {f"headgate_rollout_{name}" for name in FAMILIES}
@@ -186,6 +186,25 @@ async def test_the_queries_of_a_table_join(house: Observed, panel: Any) -> None:
 
 
 @pytest.mark.parametrize("name", DASHBOARDS)
+def test_little_is_asked_until_somebody_asks(name: str) -> None:
+    """At most 16 panels are open: each asks Prometheus each half minute, for everybody who looks."""
+    document = documents()[name]
+    rows = [panel for panel in document["panels"] if panel["type"] == "row"]
+
+    assert len(document["panels"]) - len(rows) <= 16
+    assert all(row["collapsed"] == bool(row["panels"]) for row in rows)
+
+
+async def test_events_are_marked(house: Observed) -> None:
+    """Prometheus answers each query of an annotation; without its condition there is something to mark."""
+    for event in documents()["streams"]["annotations"]["list"]:
+        expr = resolved(event["expr"], house)
+        await asked(house, expr)
+        bare = re.sub(r" (>|<|unless) .*", "", expr)
+        assert await asked(house, bare), event["name"]
+
+
+@pytest.mark.parametrize("name", DASHBOARDS)
 def test_nothing_is_lost_that_grafana_would_read(name: str) -> None:
     """The JSON, read as Grafana's own types and written again, is the same."""
     read = Dashboard.from_json(documents()[name])
@@ -196,7 +215,7 @@ def test_nothing_is_lost_that_grafana_would_read(name: str) -> None:
 @pytest.mark.parametrize("name", DASHBOARDS)
 def test_panels_do_not_overlap(name: str) -> None:
     """Each has its place on the grid of 24 columns, and an id of its own."""
-    found = documents()[name]["panels"]
+    found = all_panels(documents()[name])
     taken: set[tuple[int, int]] = set()
     for panel in found:
         at = panel["gridPos"]

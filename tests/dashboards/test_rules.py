@@ -1,5 +1,6 @@
 """Alerts fire when they should and not otherwise: after resets, without traffic, without a single series."""
 
+import json
 import re
 import shutil
 import subprocess
@@ -10,8 +11,9 @@ from typing import Any
 
 import pytest
 import yaml
+from click.testing import CliRunner
 
-from dashboards.__main__ import files
+from dashboards.__main__ import files, main
 from dashboards.objectives import OBJECTIVES
 from dashboards.place import Place
 from dashboards.rules import CRITICAL, INFO, WARNING, alerts, groups
@@ -407,3 +409,56 @@ def test_every_alert_leads_to_its_runbook() -> None:
     pages = {rule["annotations"]["runbook_url"].rsplit("/", 1)[1] for rule in rules if "alert" in rule}
 
     assert {page.name for page in RUNBOOKS.glob("Headgate*.md")} == pages
+
+
+def test_rules_and_dashboards_are_made_for_the_names_of_another_place(tmp_path: Path) -> None:
+    """Of labels, titles, UIDs and tags, by a file; no label has its old name, and promtool agrees."""
+    config, out = tmp_path / "place.yaml", tmp_path / "out"
+    config.write_text(
+        "names: {cluster: k8s_cluster, namespace: kube_ns, instance: target}\n"
+        "titles: 'AI gateway: '\nuids: ai-\ntag: ai\nlabels: {team: ai}\n"
+        "runbooks: https://wiki.example.org/runbooks\n"
+    )
+    done = CliRunner().invoke(main, ["--config", str(config), "--out", str(out)])
+    assert done.exit_code == 0, done.output
+
+    streams = json.loads((out / "streams.json").read_text())
+    assert (streams["title"], streams["uid"], streams["tags"]) == (
+        "AI gateway: Streams",
+        "ai-streams",
+        ["ai"],
+    )
+    rules = (out / "rules.yaml").read_text()
+    for text in (rules, *(path.read_text() for path in out.glob("*.json"))):
+        assert not re.search(
+            r"[{(,]\s*(namespace|instance|cluster)\s*[=),]|labels\.(namespace|instance)", text
+        )
+    assert "kube_ns" in rules
+    [first, *_] = yaml.safe_load((out / "inhibition.yaml").read_text())["inhibit_rules"]
+    assert first["equal"] == ["alertname", "kube_ns", "job", "route"]
+    assert {rule["labels"]["team"] for rule in _alerts(rules)} == {"ai"}
+    subprocess.run(["promtool", "check", "rules", out / "rules.yaml"], check=True, capture_output=True)
+
+
+@pytest.mark.parametrize(
+    ("said", "problem"),
+    [
+        ("titel: x", "titel is unknown"),
+        ("names: {route: path}", "names: route"),
+        ("labels: team", "labels must be a map"),
+        ("- x", "must be names with values"),
+    ],
+)
+def test_a_file_of_names_that_means_nothing_is_refused(tmp_path: Path, said: str, problem: str) -> None:
+    """With what is wrong, and before anything is written."""
+    config = tmp_path / "place.yaml"
+    config.write_text(said)
+    done = CliRunner().invoke(main, ["--config", str(config), "--out", str(tmp_path / "out")])
+
+    assert done.exit_code == 2
+    assert problem in done.output.replace("\n", " ")
+    assert not (tmp_path / "out").exists()
+
+
+def _alerts(text: str) -> list[dict[str, Any]]:
+    return [rule for group in yaml.safe_load(text)["groups"] for rule in group["rules"] if "alert" in rule]

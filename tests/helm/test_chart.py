@@ -530,18 +530,33 @@ def ways_out(policy: dict[str, Any]) -> dict[int, list[Any]]:
 
 
 def test_the_only_ways_out_are_those_that_are_used() -> None:
-    """Proxies: DNS, upstream, Unleash, Valkey and the models. Controller: not the upstream."""
+    """Proxies: DNS, upstream, Unleash, Valkey, the models and the controller's metrics. Controller: not the
+    upstream."""
     rendered = render(values_of("production"))
     to = values_of("production")["networkPolicy"]["to"]
     proxy, controller = (
         ways_out(rendered.one("NetworkPolicy", n)) for n in ("headgate", "headgate-controller")
     )
 
-    assert set(proxy) == {53, 8000, 4242, 6379, 443}
+    assert set(proxy) == {53, 8000, 4242, 6379, 443, 9465}
     assert proxy[8000] == to["upstream"]["peers"]
     assert proxy[443] == to["models"]["peers"]
     assert set(controller) == {53, 4242, 9090, 443, 6443}
     assert all(rule["to"] for rule in rendered.one("NetworkPolicy")["spec"]["egress"])
+
+
+def test_the_operators_page_finds_the_controller() -> None:
+    """Its Service is in the settings, and only proxies, and whoever may read metrics, reach that port."""
+    rendered = render(values_of("production"))
+    settings = yaml.safe_load(text_of(rendered, "headgate", "headgate.yaml"))
+    ins = rendered.one("NetworkPolicy", "headgate-controller")["spec"]["ingress"]
+    alone = changed(values_of("production"), {"controller.enabled": False})
+
+    assert settings["controller"] == "http://headgate-controller:9465"
+    assert rendered.one("Service", "headgate-controller")["spec"]["ports"][0]["port"] == 9465
+    assert ins[-1]["from"][0]["podSelector"]["matchLabels"]["app.kubernetes.io/component"] == "proxy"
+    assert "controller" not in yaml.safe_load(text_of(render(alone), "headgate", "headgate.yaml"))
+    assert 9465 not in ways_out(render(alone).one("NetworkPolicy"))
 
 
 def test_an_upstream_without_a_model_needs_no_way_to_one() -> None:

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from enum import Enum
 from typing import Any
 
-from prometheus_client import CollectorRegistry
+from prometheus_client import CollectorRegistry, Metric, ProcessCollector
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
@@ -68,6 +68,23 @@ LABELS: Mapping[str, type[Enum] | tuple[str, ...] | str] = {
 
 _Sample = tuple[tuple[str, ...], float]
 _COUNTS = ("samples", "samples_needed", "users", "users_needed")
+
+
+STARTED = "process_start_time_seconds"
+
+
+class ControllerProcess(Collector):
+    """The controller's own CPU, memory and descriptors.
+
+    Not when it started: by that metric a reader of the job's pages knows proxies, and a controller is none.
+    """
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self._process = ProcessCollector(registry=None)
+        registry.register(self)
+
+    def collect(self) -> Iterator[Metric]:
+        return (metric for metric in self._process.collect() if metric.name != STARTED)
 
 
 class RolloutMetrics(Collector):

@@ -8,7 +8,7 @@ from prometheus_client import CollectorRegistry, generate_latest
 
 from flags.rollout.ledger import Act, RolloutState
 from flags.rollout.moves import MoveKind, MoveReason, RolloutPhase
-from flags.rollout.reporting.metrics import FAMILIES, NO_PHASE, RolloutMetrics
+from flags.rollout.reporting.metrics import FAMILIES, NO_PHASE, STARTED, ControllerProcess, RolloutMetrics
 from tests.rollout.rolling import Rolling, begun, policy
 
 pytestmark = pytest.mark.anyio
@@ -184,3 +184,14 @@ async def test_a_policy_that_lost_its_steps_is_shown_all_the_same(rolling: Rolli
 
     assert (page.value("step"), page.value("steps")) == (2, 1)
     assert page.value("share_percent", kind="planned") == 0
+
+
+def test_the_page_has_the_controllers_own_process() -> None:
+    """CPU, memory and descriptors; not its start, by which readers of the job's pages know proxies."""
+    registry = CollectorRegistry()
+    ControllerProcess(registry)
+    page = generate_latest(registry).decode()
+
+    for name in ("process_cpu_seconds_total", "process_resident_memory_bytes", "process_open_fds"):
+        assert f"\n{name} " in page
+    assert STARTED not in page
