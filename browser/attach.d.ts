@@ -1,13 +1,5 @@
 export type AttachRoute = import("./attach/routes.js").AttachRoute;
 export type Live = import("./attach/live.js").Live;
-/**
- * a run that this tab has begun, and its call's path
- */
-export type Remembered = {
-    run: string;
-    path: string;
-    at: number;
-};
 export type PageCall = {
     method: string;
     url: URL;
@@ -18,6 +10,7 @@ export type PageCall = {
     isAsync: boolean;
     run?: string | undefined;
     route?: import("./attach/routes.js").AttachRoute | undefined;
+    isSent?: boolean | undefined;
     /**
      * the page has turned to something else since
      */

@@ -6,12 +6,10 @@
  * Every step is in a try of its own; after `MAX_FAULTS` failures the script takes itself off.
  */
 
-import { leaves, routeOf, subjectOf } from "./attach/routes.js";
+import { routeOf, subjectOf, turnsFrom, valueOf } from "./attach/routes.js";
 
 /** @typedef {import("./attach/routes.js").AttachRoute} AttachRoute */
 /** @typedef {import("./attach/live.js").Live} Live */
-/** @typedef {{run: string, path: string, at: number}} Remembered a run that this tab has begun, and its call's path */
-
 /**
  * @typedef {object} PageCall
  * @property {string} method
@@ -20,6 +18,7 @@ import { leaves, routeOf, subjectOf } from "./attach/routes.js";
  * @property {boolean} isAsync
  * @property {string} [run]
  * @property {AttachRoute} [route]
+ * @property {boolean} [isSent]
  * @property {boolean} [isLeft] the page has turned to something else since
  * @property {Live} [live]
  */
@@ -33,9 +32,11 @@ const MAX_ASKS = 20;
 /** Milliseconds that a page has to make its first call; its credential is asked with. */
 const FIRST_CALL_MS = 1000;
 
-/** Runs that a tab remembers over a reload: their ids, and no text. */
-const MAX_REMEMBERED = 5;
-const REMEMBERED = "headgate.attach";
+/** Texts that a tab has kept over a reload: see `attach/kept.js`, which takes those that are shown. */
+const KEPT_TEXT = "headgate.attach.text.";
+
+/** Calls of the page while runs of before a reload are looked for; after more of them none is shown. */
+const MAX_MEANWHILE = 100;
 
 /** A run that was begun longer ago is not looked for, in milliseconds. */
 const MAX_AGE_MS = 15 * 60_000;
@@ -51,6 +52,10 @@ const fetchOfThePage = globalThis.fetch;
 let routes = [];
 /** @type {Promise<typeof import("./attach/live.js")> | null} */
 let showing = null;
+/** @type {typeof import("./attach/kept.js") | null} there as soon as anything is shown */
+let kept = null;
+/** @type {PageCall[] | null} what the page has sent since runs of before a reload are looked for */
+let meanwhile = null;
 /** @type {Set<PageCall>} calls that are shown, or about to be */
 const shown = new Set();
 let faults = 0;
@@ -100,28 +105,24 @@ function patch(target, name, around) {
   });
 }
 
-/** @param {readonly [string, string][]} headers @param {string} wanted */
-const valueOf = (headers, wanted) => headers.find(([name]) => name.toLowerCase() === wanted)?.[1];
-
 /** What the page is about to send: learn from it, and name its run if it is to be shown. @param {PageCall} call */
 function sending(call) {
   const isOurs = call.url.origin === BASE;
   if (isOurs && call.url.pathname.startsWith("/_headgate/")) return; // a page that reads runs by itself
   if (isOurs) learn(call.headers);
   const route = isOurs && call.isAsync ? routeOf(routes, call) : null;
-  const authorization = valueOf(call.headers, "authorization");
-  for (const one of [...shown]) {
-    const isOther = route !== null || one.route === undefined || leaves(one.route, one.url.pathname, call);
-    const isSomebodyElse =
-      isOurs && authorization !== undefined && subjectOf(authorization) !== subjectOf(valueOf(one.headers, "authorization"));
-    if (isOther || isSomebodyElse || one.live?.isOver) leave(one);
-  }
+  if (meanwhile !== null && meanwhile.length <= MAX_MEANWHILE) meanwhile.push(call);
+  for (const one of [...shown]) if (route !== null || hasTurned(one, call) || one.live?.isOver) leave(one);
   if (route === null || showing === null) return;
   if (valueOf(call.headers, "headgate-run") !== undefined || /event-stream/i.test(valueOf(call.headers, "accept") ?? "")) return;
   call.route = route;
   call.run = randomId();
   shown.add(call);
 }
+
+/** Whether a later call shows that the page is not about an earlier one any more. @param {PageCall} one @param {PageCall} later */
+const hasTurned = (one, { method, url, headers }) =>
+  one.route === undefined || turnsFrom(one.route, one, { method, url, headers: url.origin === BASE ? headers : [] });
 
 /** @param {PageCall} call */
 function leave(call) {
@@ -137,24 +138,24 @@ function leave(call) {
 async function sent(call, mode) {
   const { run, route } = call;
   if (run === undefined || route === undefined || showing === null) return;
-  remember({ run, path: call.url.pathname, at: Date.now() });
   const { Live } = await showing;
+  if (ended.has(call)) return; // aborted in the same breath, or answered at once
+  isOfThisPage.add(run);
+  kept?.remember({ run, path: call.url.pathname, at: Date.now() });
   guard(() => {
-    if (call.isLeft) return;
-    call.live = new Live({ run, route, ...reading(call.headers, mode), about: "" });
-    if (ended.has(call)) answered(call, ended.get(call) === true);
+    if (!call.isLeft) call.live = new Live({ run, route, ...reading(call.headers, mode), about: "", stages: [] });
   });
 }
 
-/** @type {WeakMap<PageCall, boolean>} calls that have their answer, and whether it is a good one */
-const ended = new WeakMap();
+/** @type {WeakSet<PageCall>} calls that have their answer */
+const ended = new WeakSet();
 
 /** The page has its answer, or sees it now. @param {PageCall} call @param {boolean} isGood */
 function answered(call, isGood) {
-  ended.set(call, isGood);
+  ended.add(call);
   const { live, run } = call;
   // Later than an unload, which ends calls, too.
-  if (run !== undefined) setTimeout(() => guard(() => forgetRun(run)), 500);
+  if (run !== undefined) setTimeout(() => guard(() => kept?.forget(run)), 500);
   live?.answered(isGood);
 }
 
@@ -186,65 +187,85 @@ function learn(headers) {
   if (/** @type {any} */ (document).prerendering) return;
   askedFor = credential;
   asks += 1;
-  void ask(Object.fromEntries(headers.filter(([name]) => !OF_ONE_CALL.test(name)))).catch(fault);
+  void ask(credential, Object.fromEntries(headers.filter(([name]) => !OF_ONE_CALL.test(name)))).catch(fault);
 }
 
-/** @param {Record<string, string>} headers */
-async function ask(headers) {
+/** @param {string} credential @param {Record<string, string>} headers */
+async function ask(credential, headers) {
   const mode = BASE === location.origin ? "same-origin" : "include";
-  const response = await fetchOfThePage.call(globalThis, `${BASE}/_headgate/attach.json`, { headers, credentials: mode });
-  if (!response.ok) return;
-  const document_ = await response.json();
-  routes = document_.routes;
-  if (routes.length === 0) return;
+  const said = await told("attach.json", headers, mode);
+  if (askedFor !== credential) return; // the page asks as somebody else by now
+  if (said === null) return void (askedFor = null); // its next call asks again
+  routes = said.routes;
+  if (routes.length === 0) return forgetTexts();
   showing ??= import("./attach/live.js");
-  await showing;
-  await resume(headers, mode);
+  kept = (await showing).kept;
+  await resume(credential, headers, mode);
 }
 
-/** Shows the runs that this tab had begun before it was loaded again. @param {Record<string, string>} headers @param {RequestCredentials} mode */
-async function resume(headers, mode) {
-  const known = remembered().filter(({ run, at }) => !isOfThisPage.has(run) && Date.now() - at < MAX_AGE_MS);
+/**
+ * @param {string} name @param {Record<string, string>} headers @param {RequestCredentials} mode
+ * @returns {Promise<any>} what Headgate says there; null where it cannot be reached now
+ */
+async function told(name, headers, mode) {
+  try {
+    const response = await fetchOfThePage.call(globalThis, `${BASE}/_headgate/${name}`, { headers, credentials: mode });
+    return response.status < 500 ? await response.json() : null;
+  } catch {
+    return null; // cut off, or an answer of somebody else's
+  }
+}
+
+/**
+ * Shows the runs that this tab had begun before it was loaded again.
+ * @param {string} credential @param {Record<string, string>} headers @param {RequestCredentials} mode
+ */
+async function resume(credential, headers, mode) {
+  const known = (kept?.remembered() ?? []).filter(({ run, at }) => !isOfThisPage.has(run) && Date.now() - at < MAX_AGE_MS);
   if (known.length === 0 || showing === null) return;
-  const response = await fetchOfThePage.call(globalThis, `${BASE}/_headgate/runs`, { headers, credentials: mode });
-  if (!response.ok) return;
-  /** @type {{runs: {run: string, route: string, age_s: number}[]}} */
-  const { runs } = await response.json();
+  meanwhile = [];
+  /** @type {{runs: {run: string, route: string, age_s: number}[]} | null} */
+  const said = await told("runs", headers, mode);
   const { Live } = await showing;
-  for (const { run, route: name, age_s: ageS } of runs) {
+  if (askedFor !== credential) return;
+  const since = meanwhile;
+  meanwhile = null;
+  if (said === null || since.length > MAX_MEANWHILE) return;
+  for (const { run, route: name, age_s: ageS } of said.runs) {
     const route = routes.find((one) => one.name === name);
     const begun = known.find((one) => one.run === run);
     if (route === undefined || begun === undefined || shown.size > 0) continue;
     const about = `Live text of what you asked for ${Math.round(ageS)} s ago, before this page was loaded again. Not final.`;
+    const pairs = /** @type {[string, string][]} */ (Object.entries(headers));
+    /** @type {PageCall} */
+    const call = { method: route.method, url: new URL(begun.path, BASE), headers: pairs, isAsync: true, route };
+    if (since.some((later) => hasTurned(call, later))) continue;
     guard(() => {
-      const pairs = /** @type {[string, string][]} */ (Object.entries(headers));
-      const live = new Live({ run, route, ...reading(pairs, mode), about });
-      shown.add({ method: route.method, url: new URL(begun.path, BASE), headers: pairs, isAsync: true, route, live });
+      call.live = new Live({ run, route, ...reading(pairs, mode), about, stages: kept?.takeText(run) ?? [] });
+      shown.add(call);
     });
   }
+  forgetTexts();
 }
 
 /** @type {Set<string>} */
 const isOfThisPage = new Set();
 
-/** @returns {Remembered[]} */
-function remembered() {
-  return JSON.parse(sessionStorage.getItem(REMEMBERED) ?? "[]");
+/** The page goes: no text comes back with it by itself. */
+function hide() {
+  for (const call of [...shown]) {
+    call.live?.keep();
+    leave(call);
+  }
 }
 
-/** @param {Remembered} run */
-function remember(run) {
-  guard(() => {
-    isOfThisPage.add(run.run);
-    sessionStorage.setItem(REMEMBERED, JSON.stringify([...remembered(), run].slice(-MAX_REMEMBERED)));
-  });
-}
-
-/** @param {string} run */
-function forgetRun(run) {
-  const left = remembered().filter((one) => one.run !== run);
-  if (left.length > 0) sessionStorage.setItem(REMEMBERED, JSON.stringify(left));
-  else sessionStorage.removeItem(REMEMBERED);
+/** Texts that were kept over a reload, and are nobody's now. */
+function forgetTexts() {
+  try {
+    for (const key of Object.keys(sessionStorage)) if (key.startsWith(KEPT_TEXT)) sessionStorage.removeItem(key);
+  } catch {
+    // this browser keeps nothing
+  }
 }
 
 /** A random UUID; `crypto.randomUUID` is for pages by https alone. */
@@ -267,6 +288,8 @@ function patchRequests() {
     function (...given) {
       const result = own.apply(this, given);
       guard(() => {
+        const before = calls.get(this);
+        if (before?.run !== undefined && !ended.has(before)) leave(before); // which this has ended, without an event
         const [method, url, isAsync = true] = given;
         calls.set(this, {
           method: String(method).toUpperCase(),
@@ -291,16 +314,18 @@ function patchRequests() {
     function (...given) {
       const call = calls.get(this);
       guard(() => {
-        if (call === undefined) return;
+        if (call === undefined || call.isSent) return; // the browser refuses it
+        call.isSent = true;
         sending(call);
         if (call.run === undefined) return;
         setHeader.call(this, "headgate-run", call.run);
         // Not its `loadend`: a page may show its answer in an earlier event.
         const done = () =>
           guard(() => {
-            if (this.readyState !== XMLHttpRequest.DONE) return;
+            const isAnother = calls.get(this) !== call;
+            if (this.readyState !== XMLHttpRequest.DONE && !isAnother) return;
             ignore.call(this, "readystatechange", done);
-            answered(call, this.status >= 200 && this.status < 300);
+            if (!isAnother) answered(call, this.status >= 200 && this.status < 300);
           });
         listen.call(this, "readystatechange", done);
       });
@@ -326,7 +351,8 @@ function patchFetch() {
         // What else could be given reads differently the second time.
         if (request === null && typeof input !== "string" && !(input instanceof URL)) return;
         if ((init !== undefined && !isPlain(init)) || !isReadTwice(init?.headers)) return;
-        if ((init?.mode ?? request?.mode) === "no-cors") return;
+        const signal = init?.signal ?? request?.signal;
+        if ((init?.mode ?? request?.mode) === "no-cors" || signal?.aborted) return;
         const headers = new Headers(init?.headers ?? request?.headers);
         const found = {
           method: String(init?.method ?? request?.method ?? "GET").toUpperCase(),
@@ -342,7 +368,7 @@ function patchFetch() {
         headers.set("headgate-run", run);
         const kept = request === null || init !== undefined ? {} : { referrer: request.referrer, referrerPolicy: request.referrerPolicy };
         passed = [input, { ...kept, ...init, headers }];
-        watch(found, init?.signal ?? request?.signal);
+        watch(found, signal);
       });
       const result = own.apply(this, passed);
       guard(() => call && void sent(call, mode).catch(fault));
@@ -384,4 +410,6 @@ guard(() => {
   guard(patchFetch);
   setTimeout(() => guard(() => learn([])), FIRST_CALL_MS);
   document.addEventListener("prerenderingchange", () => guard(() => learn(credentials)));
+  addEventListener("pagehide", () => guard(hide));
+  addEventListener("pageshow", ({ persisted }) => persisted && guard(forgetTexts));
 });

@@ -1,3 +1,4 @@
+export { kept };
 /**
  * @typedef {object} LiveCall
  * @property {string} run
@@ -9,11 +10,13 @@
  * @property {(step: () => void) => void} guard runs a step, and counts its failure
  * @property {() => void} onNothing there is no such run: what was said of this route is not so any more
  * @property {string} about for a text that no panel waits for; "" if the page waits
+ * @property {readonly import("../state.js").Stage[]} stages what the tab has kept of it
  */
 export class Live {
     /** @param {LiveCall} call */
     constructor(call: LiveCall);
     call: LiveCall;
+    /** @type {import("../state.js").StreamState} */
     state: import("../state.js").StreamState;
     isOver: boolean;
     isBound: boolean;
@@ -61,6 +64,8 @@ export class Live {
     answered(isGood: boolean): void;
     /** A run of before the page was loaded has ended: nothing of the page will show it. */
     finish(): void;
+    /** The page is about to be unloaded. */
+    keep(): void;
     /** @param {string} name @param {Card | Dock} view */
     drop(name: string, view: Card | Dock): void;
     /** Nothing of it is shown, or will be. */
@@ -94,6 +99,11 @@ export type LiveCall = {
      * for a text that no panel waits for; "" if the page waits
      */
     about: string;
+    /**
+     * what the tab has kept of it
+     */
+    stages: readonly import("../state.js").Stage[];
 };
+import * as kept from "./kept.js";
 import { Card } from "./view.js";
 import { Dock } from "./view.js";

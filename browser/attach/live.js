@@ -5,10 +5,13 @@
  * changes, the text goes at once and for good: what looks the same later may be about something else.
  */
 
+import * as kept from "./kept.js";
 import { Card, Dock } from "./view.js";
 import { anchorOf, find, isStill } from "./place.js";
 import { StreamClient, StreamError } from "../client.js";
 import { EMPTY, reduce, stagesOf } from "../state.js";
+
+export { kept };
 
 /** Milliseconds that a page has, after it has sent its call, to show where the answer will stand. */
 const BIND_MS = 1000;
@@ -46,13 +49,15 @@ const HIDDEN_MS = 250;
  * @property {(step: () => void) => void} guard runs a step, and counts its failure
  * @property {() => void} onNothing there is no such run: what was said of this route is not so any more
  * @property {string} about for a text that no panel waits for; "" if the page waits
+ * @property {readonly import("../state.js").Stage[]} stages what the tab has kept of it
  */
 
 export class Live {
   /** @param {LiveCall} call */
   constructor(call) {
     this.call = call;
-    this.state = EMPTY;
+    /** @type {import("../state.js").StreamState} */
+    this.state = { ...EMPTY, stages: call.stages };
     this.isOver = this.isBound = false;
     this.address = location.href;
     /** @type {Map<string, Element | null>} by panel; null: in a window */
@@ -81,7 +86,6 @@ export class Live {
         capture: true,
         signal: this.reading.signal,
       });
-    window.addEventListener("pagehide", () => this.end(), { signal: this.reading.signal });
     this.bindBy = performance.now() + BIND_MS;
     setTimeout(() => call.guard(() => this.bind()), BIND_MS);
     this.bind();
@@ -99,15 +103,18 @@ export class Live {
   async read() {
     const { base, fetch, headers, credentials, run, guard } = this.call;
     const client = new StreamClient({ base, fetch, credentials, headers: async () => headers() });
+    let state = EMPTY;
     try {
       for await (const event of client.attach(run, this.reading.signal)) {
         if (this.isOver) return;
-        this.state = reduce(this.state, event);
+        state = reduce(state, event);
+        // Read again from its beginning, a text first has to come up to what was kept of it.
+        if (state.phase === "done" || charsOf(state) >= charsOf(this.state)) this.state = state;
         guard(() => this.renderSoon());
       }
       if (this.call.about) guard(() => this.finish());
     } catch (error) {
-      if (!this.isOver && this.state === EMPTY && error instanceof StreamError && error.code === "lost") this.call.onNothing();
+      if (!this.isOver && state === EMPTY && error instanceof StreamError && error.code === "lost") this.call.onNothing();
       // No such run, or it failed: the page's own answer says how it went, and what was shown stays until then.
       if (this.call.about) guard(() => this.end());
     }
@@ -238,6 +245,11 @@ export class Live {
       if (view instanceof Dock) view.say("This answer is complete. You find it where you asked for it.");
   }
 
+  /** The page is about to be unloaded. */
+  keep() {
+    if (this.call.route.keep_text === "sessionStorage" && !this.isOver && !this.isAnswered) kept.keepText(this.call.run, this.state.stages);
+  }
+
   /** @param {string} name @param {Card | Dock} view */
   drop(name, view) {
     view.remove();
@@ -255,6 +267,9 @@ export class Live {
     this.state = EMPTY;
   }
 }
+
+/** @param {import("../state.js").StreamState} state */
+const charsOf = (state) => state.stages.reduce((sum, { text }) => sum + text.length, 0);
 
 /** @param {string} base @param {() => Promise<void>} read called if there is room, and by then */
 async function whileThereIsRoom(base, read) {

@@ -10,10 +10,21 @@ export function routeOf(routes: readonly AttachRoute[], { method, url }: Call): 
  */
 export function leaves(route: AttachRoute, path: string, { method, url }: Call): boolean;
 /**
+ * Whether a call shows that the page has left what an earlier one of the route was about, or that somebody else asks.
+ * @param {AttachRoute} route @param {Call & {headers: [string, string][]}} one
+ * @param {Call & {headers: [string, string][]}} later its headers, if it goes where the earlier one went
+ */
+export function turnsFrom(route: AttachRoute, one: Call & {
+    headers: [string, string][];
+}, later: Call & {
+    headers: [string, string][];
+}): boolean;
+/**
  * @param {string | undefined} authorization
  * @returns {string} who a bearer token is for, as far as it says; the whole value if it does not
  */
 export function subjectOf(authorization: string | undefined): string;
+export function valueOf(headers: readonly [string, string][], wanted: string): string | undefined;
 /**
  * an element, by one of these
  */
@@ -40,6 +51,10 @@ export type AttachRoute = {
     path: string;
     panels: Record<string, PanelPlace>;
     waiting?: Place | undefined;
+    /**
+     * where a text is kept over a reload
+     */
+    keep_text: "nowhere" | "sessionStorage";
 };
 /**
  * what is known of one of the page's calls

@@ -20,6 +20,7 @@
  * @property {string} path with `{name}` for single segments
  * @property {Record<string, PanelPlace>} panels
  * @property {Place} [waiting]
+ * @property {"nowhere" | "sessionStorage"} keep_text where a text is kept over a reload
  */
 
 /**
@@ -69,6 +70,20 @@ export function leaves(route, path, { method, url }) {
   if (segments.length === at) return !isReading;
   const [mine, other] = [segmentsOf(path)[at], segments[at]];
   return other !== mine && (/\d/.test(other) || !/\d/.test(mine));
+}
+
+/** @param {readonly [string, string][]} headers @param {string} wanted @returns {string | undefined} */
+export const valueOf = (headers, wanted) => headers.find(([name]) => name.toLowerCase() === wanted)?.[1];
+
+/**
+ * Whether a call shows that the page has left what an earlier one of the route was about, or that somebody else asks.
+ * @param {AttachRoute} route @param {Call & {headers: [string, string][]}} one
+ * @param {Call & {headers: [string, string][]}} later its headers, if it goes where the earlier one went
+ */
+export function turnsFrom(route, one, later) {
+  if (leaves(route, one.url.pathname, later)) return true;
+  const authorization = valueOf(later.headers, "authorization");
+  return authorization !== undefined && subjectOf(authorization) !== subjectOf(valueOf(one.headers, "authorization"));
 }
 
 /**

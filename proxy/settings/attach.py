@@ -1,7 +1,7 @@
 """Live text in pages that nobody changes: which pages get the script, and where in them the text stands. A
 part of `settings.py`."""
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
@@ -53,6 +53,9 @@ class RouteAttachSettings(SettingsBlock):
     """An element that is there only while the page waits for the answer, for example a disabled field by its
     placeholder. When it goes, the live text goes at once, for good: the page is about something else. Set it
     for pages that can begin something else without a change of address."""
+    keep_text: Literal["nowhere", "sessionStorage"] = "nowhere"
+    """Where the browser keeps a live text over a reload of the page: nowhere, and it is read again; or in the
+    tab's `sessionStorage`, in the clear, until the page is there again, so that it is shown at once."""
 
 
 class AttachSettings(SettingsBlock):

@@ -27,6 +27,7 @@ DESCRIBED = {
     "path": "/api/cases/{case_id}/start",
     "panels": PANELS,
     "waiting": {"text": "Thinking"},
+    "keep_text": "nowhere",
 }
 
 
