@@ -12,6 +12,7 @@ from typing import cast
 from flags.egress import ProxyServer
 from flags.tls import why
 from proxy.errors import UpstreamUnreachable
+from proxy.upstream.addresses import Addresses, first_connected
 
 MAX_HEAD_BYTES = 16 * 1024
 """Of a proxy's answer to CONNECT."""
@@ -22,7 +23,12 @@ _STATUS = re.compile(rb"HTTP/1\.[01] ([1-5][0-9][0-9])[ \r]")
 
 
 async def connect(
-    protocol: asyncio.Protocol, host: str, port: int, tls: ssl.SSLContext | None, via: ProxyServer | None
+    protocol: asyncio.Protocol,
+    host: str,
+    port: int,
+    tls: ssl.SSLContext | None,
+    via: ProxyServer | None,
+    at: Addresses,
 ) -> None:
     """Connect the protocol, which the caller aborts if that fails.
 
@@ -32,16 +38,17 @@ async def connect(
         port: of the origin.
         tls: None for plain HTTP.
         via: the proxy; None: straight.
+        at: the addresses of the proxy, or straight those of the origin.
 
     Raises:
         UpstreamUnreachable: no byte of a request has been sent.
     """
     if via is None:
-        await _open(protocol, host, port, tls)
+        await _open(protocol, host, port, tls, at)
         return
     tunnel = None if tls is None else _Tunnel()
     try:
-        await _open(tunnel or protocol, via.host, via.port, via.tls)
+        await _open(tunnel or protocol, via.host, via.port, via.tls, at)
         if tls is None or tunnel is None:
             return
         await tunnel.ask(_asking(host, port, via.credential))
@@ -66,14 +73,30 @@ def absolute(request: bytes, authority: bytes, via: ProxyServer) -> bytes:
     return b"%b %b\r\n%b%b" % (method, line, credential, fields)
 
 
-async def _open(protocol: asyncio.Protocol, host: str, port: int, tls: ssl.SSLContext | None) -> None:
-    name = host if tls else None
+async def _open(
+    protocol: asyncio.Protocol, host: str, port: int, tls: ssl.SSLContext | None, at: Addresses
+) -> None:
+    loop, name = asyncio.get_running_loop(), host if tls else None
+
+    async def to(address: str) -> asyncio.Transport:
+        transport, _ = await loop.create_connection(_Early, address, port, ssl=tls, server_hostname=name)
+        return transport
+
     try:
-        await asyncio.get_running_loop().create_connection(
-            lambda: protocol, host, port, ssl=tls, server_hostname=name
-        )
+        hosts = await at.look_up()
+        if len(hosts) == 1:
+            await loop.create_connection(lambda: protocol, hosts[0], port, ssl=tls, server_hostname=name)
+            return
+        transport = await first_connected(hosts, to)
+        early = transport.get_protocol()
+        if transport.is_closing() or (isinstance(early, _Early) and early.is_over):
+            transport.abort()
+            raise ConnectionResetError
     except (OSError, ssl.SSLError) as exc:
+        at.forget()
         raise UpstreamUnreachable(why(exc)) from exc
+    transport.set_protocol(protocol)
+    protocol.connection_made(transport)
 
 
 async def _secure(
@@ -95,6 +118,18 @@ def _asking(host: str, port: int, credential: str) -> bytes:
     if credential:
         lines.append(f"Proxy-Authorization: {credential}")
     return "\r\n".join([*lines, "", ""]).encode()
+
+
+class _Early(asyncio.Protocol):
+    """Of a connection that may not be the first one. Nobody answers before anything was asked."""
+
+    is_over = False
+
+    def data_received(self, _: bytes) -> None:
+        self.is_over = True
+
+    def connection_lost(self, _: Exception | None) -> None:
+        self.is_over = True
 
 
 class _Tunnel(asyncio.Protocol):

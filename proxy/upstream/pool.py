@@ -14,6 +14,7 @@ from time import monotonic
 
 from flags.egress import ProxyServer
 from proxy.errors import UpstreamBusy, UpstreamError, UpstreamUnreachable
+from proxy.upstream.addresses import Addresses
 from proxy.upstream.connecting import connect
 from proxy.upstream.connection import Connection
 from proxy.upstream.hedging import Hedging
@@ -64,6 +65,7 @@ class ConnectionPool:
         self._idle: deque[Connection] = deque()
         self._in_use = 0
         self._reaper: TimerHandle | None = None
+        self._addresses = Addresses((origin.via or origin).host)
 
     def __repr__(self) -> str:
         return f"<Upstream {self._in_use} in use, {len(self._idle)} idle>"
@@ -144,7 +146,7 @@ class ConnectionPool:
         connection = Connection(asyncio.get_running_loop(), origin.timeouts)
         try:
             async with asyncio.timeout(origin.timeouts.connect_s):
-                await connect(connection, origin.host, origin.port, origin.tls, origin.via)
+                await connect(connection, origin.host, origin.port, origin.tls, origin.via, self._addresses)
         except TimeoutError as exc:
             through = "" if origin.via is None else f", through the proxy {origin.via}"
             raise UpstreamUnreachable(f"TimeoutError{through}") from exc

@@ -1,0 +1,126 @@
+"""The addresses of a server's name, and connections to the first of them that accepts.
+
+A name is looked up anew for new connections, so that a service that has moved is found without a restart.
+Of several addresses the next one is tried once one has failed, or has been silent for a while (RFC 8305).
+"""
+
+import asyncio
+import ipaddress
+import socket
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from itertools import chain, zip_longest
+from time import monotonic
+from typing import Any
+
+ADDRESSES_S = 5.0
+"""Seconds for which the addresses of a name are used: a system's resolver does not say how long they hold."""
+
+NEXT_S = 0.25
+"""Seconds of silence after which the next address is tried beside the others (RFC 8305 section 5)."""
+
+MAX_ADDRESSES = 8
+"""Addresses of a name that are tried for one connection."""
+
+Resolve = Callable[[str], Awaitable[Sequence[str]]]
+"""Finds the addresses of a name, the best one first. Raises OSError if it has none."""
+
+
+class Addresses:
+    """Where one server is.
+
+    Args:
+        host: its name, or its only address.
+        resolve: None: asks the system's resolver.
+    """
+
+    def __init__(self, host: str, resolve: Resolve | None = None) -> None:
+        self._host = host
+        self._resolve = resolve or _resolve
+        self._found: Sequence[str] = (host,)
+        self._until = float("inf") if _is_address(host) else 0.0
+        self._looking: asyncio.Task[Sequence[str]] | None = None
+
+    async def look_up(self) -> Sequence[str]:
+        """The addresses, in the order in which to try them. Raises OSError if there are none."""
+        if monotonic() < self._until:
+            return self._found
+        if self._looking is None:
+            self._looking = asyncio.get_running_loop().create_task(self._ask())
+            self._looking.add_done_callback(self._asked)
+        # Connections share the answer; one that is given up takes it from no other.
+        return await asyncio.shield(self._looking)
+
+    def forget(self) -> None:
+        """None of them has accepted a connection: a name is looked up for the next one."""
+        if not _is_address(self._host):
+            self._until = 0.0
+
+    async def _ask(self) -> Sequence[str]:
+        self._found = alternating(await self._resolve(self._host))[:MAX_ADDRESSES]
+        self._until = monotonic() + ADDRESSES_S
+        return self._found
+
+    def _asked(self, task: asyncio.Task[Sequence[str]]) -> None:
+        self._looking = None
+        if not task.cancelled():
+            task.exception()  # who waits for it has it; they may all be gone
+
+
+def alternating(hosts: Sequence[str]) -> list[str]:
+    """Both families in turns, each in the resolver's order, the family of its first choice first (RFC 8305
+    section 4): where one family leads nowhere, the second try has the other."""
+    first = [host for host in hosts if (":" in host) == (":" in hosts[0])]
+    others = [host for host in hosts if (":" in host) != (":" in hosts[0])]
+    return [host for host in chain.from_iterable(zip_longest(first, others)) if host is not None]
+
+
+async def first_connected(
+    hosts: Sequence[str], connect: Callable[[str], Coroutine[Any, Any, asyncio.Transport]]
+) -> asyncio.Transport:
+    """A connection to the first address that accepts. All others are aborted.
+
+    Raises:
+        OSError: of the last address that failed.
+    """
+    waiting = list(hosts)
+    tasks: list[asyncio.Task[asyncio.Transport]] = []
+    chosen: asyncio.Transport | None = None
+    failure: BaseException = OSError("the name has no address")
+    try:
+        trying: set[asyncio.Task[asyncio.Transport]] = set()
+        while chosen is None and (waiting or trying):
+            if waiting:
+                tasks.append(asyncio.create_task(connect(waiting.pop(0))))
+                trying.add(tasks[-1])
+            done, trying = await asyncio.wait(
+                trying, timeout=NEXT_S if waiting else None, return_when=asyncio.FIRST_COMPLETED
+            )
+            for task in done:
+                failure = task.exception() or failure
+                if task.exception() is None and chosen is None:
+                    chosen = task.result()
+        if chosen is None:
+            raise failure
+        return chosen
+    finally:
+        for task in tasks:
+            task.cancel()
+        for made in await asyncio.gather(*tasks, return_exceptions=True):
+            if isinstance(made, asyncio.Transport) and made is not chosen:
+                made.abort()
+
+
+async def _resolve(host: str) -> Sequence[str]:
+    found = await asyncio.get_running_loop().getaddrinfo(host, None, type=socket.SOCK_STREAM)
+    return [
+        f"{address[0]}%{address[3]}" if len(address) > 3 and address[3] else str(address[0])
+        for *_, address in found
+    ]
+
+
+def _is_address(host: str) -> bool:
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    return True
