@@ -159,6 +159,11 @@ ADMIN: Mapping[tuple[str, str], str] = {
         "fields of providers' streams that no table has and that were kept, by `provider` and `field`, with the number "
         "of `answers`, of the process that answers; at most 256"
     ),
+    ("GET", "/debug/stalls"): (
+        "the 20 longest stalls of the event loop of the process that answers, above 0.1 s: `at`, `seconds`, and up to "
+        "three `stacks`, each with how often it was `seen` and its `frames`, file, line and function, the innermost "
+        "first; bearer `admin_token`"
+    ),
     ("POST", "/kill"): (
         "turns streaming off for everybody; bearer `admin_token`: 401 without it, 403 when none is set. A body of up to "
         "1 KiB is kept as the reason; `?by=` says who, otherwise it is the caller's address"

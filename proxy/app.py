@@ -43,6 +43,7 @@ from proxy.observe.page.served import OperatorsPage
 from proxy.observe.page.state import PageState
 from proxy.observe.recent_warnings import RecentWarnings
 from proxy.observe.shown_counts import totals, viewers
+from proxy.observe.stalls import StallWatch
 from proxy.observe.users import UserNames
 from proxy.outbound import egress, forwarding, origin, upstream_origin, within
 from proxy.relay.outcomes import RelayedOutcomes
@@ -175,7 +176,8 @@ async def running(
         port = None if settings.llm is None else parts.model_port(settings.llm, taps, shared)
         page = parts.page(runs, breaker, warnings, PageState(flag_source, switch, port, shared))
         stack.enter_context(_repeating(page.keep()))
-        admin = Admin(registry, runs, page, settings.admin_token, process_metrics)
+        stalls = stack.enter_context(StallWatch())
+        admin = Admin(registry, runs, page, stalls, settings.admin_token, process_metrics)
         yield App(
             gateway,
             admin,

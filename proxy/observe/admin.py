@@ -21,6 +21,7 @@ from proxy.http.accept import takes_gzip
 from proxy.observe.page.guard import Guard, problem
 from proxy.observe.page.served import OperatorsPage
 from proxy.observe.page.state import PageState
+from proxy.observe.stalls import LATE_S, StallWatch
 
 PAGE_TRIES, PAGE_PAUSE_S = 100, 0.02
 """The most tries to read the metrics of all processes while those of a dead one are being archived, and the
@@ -60,6 +61,7 @@ class Admin:
     registry: CollectorRegistry
     runs: RunCounts
     page: OperatorsPage
+    stalls: StallWatch
     token: SecretStr | None
     process_metrics: MetricsPages | None = None
     """The metrics of all processes; None: this process is the only one."""
@@ -79,6 +81,7 @@ class Admin:
                 Route("/runs", self._runs),
                 Route("/learned", self._learned),
                 Route("/llm", self._llm),
+                Route("/debug/stalls", guard("the list of stalls", self._stalls)),
                 Route("/kill", guard("the kill switch", self._switch), methods=["POST", "DELETE"]),
             ],
             exception_handlers={405: _not_allowed},
@@ -136,6 +139,11 @@ class Admin:
     async def _llm(self, _: Request) -> Response:
         """Counts of the model port of this process."""
         return JSONResponse({"kept_fields": self.state.kept(), "process": os.getpid()})
+
+    async def _stalls(self, _: Request) -> Response:
+        """The longest turns of this process's loop."""
+        found = [stall.shown() for stall in self.stalls.longest()]
+        return JSONResponse({"process": os.getpid(), "longer_than_s": LATE_S, "stalls": found})
 
     async def _switch(self, request: Request) -> Response:
         by = request.query_params.get("by") or f"somebody at {request.client.host if request.client else '?'}"
