@@ -3,18 +3,12 @@
 from collections.abc import Iterable, Iterator, Mapping
 
 from proxy.llm.assembly.kept_fields import MAX_FIELDS
-from proxy.llm.dialects import (
-    anthropic,
-    cohere,
-    converse_answer,
-    gemini_answer,
-    invoked_answer,
-    ollama,
-    openai_answer,
-    openai_fields,
-    responses,
-)
+from proxy.llm.dialects import anthropic, cohere, converse_answer, invoked_answer, ollama
 from proxy.llm.dialects.apis import APIS, TRIED
+from proxy.llm.dialects.gemini import answer as gemini_answer
+from proxy.llm.dialects.openai import answer as openai_answer
+from proxy.llm.dialects.openai import fields as openai_fields
+from proxy.llm.dialects.openai import responses
 
 INTRO = """\
 The source `tap` asks a provider for a stream and answers with the batch answer that it stands for. A
@@ -153,7 +147,9 @@ def text(note: str) -> str:
     """The whole page."""
     lines = [note, "# Dialects", "", INTRO, "| `api` | dialects |", "| --- | --- |"]
     for api, dialects in APIS.items():
-        names = [f"{type(each).__module__.rpartition('.')[2]}" for each in dialects("")]
+        names = [
+            f"{type(each).__module__.removesuffix('.calls').rpartition('.')[2]}" for each in dialects("")
+        ]
         lines.append(f"| `{api}` | {', '.join(names)} |")
     lines += ["", RULE]
     for title, paths, asked, tables in SHAPES:

@@ -30,9 +30,9 @@ from proxy.llm.cautious import CautiousDialect
 from proxy.llm.denylist import StreamDenylist
 from proxy.llm.denylist_file import FileDenylistStore
 from proxy.llm.dialects.apis import APIS
-from proxy.llm.expected_calls import compile_calls
 from proxy.llm.port import ModelPort, Provider
-from proxy.llm.taps import Taps
+from proxy.llm.taps.expected_calls import compile_calls
+from proxy.llm.taps.open_taps import Taps
 from proxy.observe.admin import Admin
 from proxy.observe.labels import Budget
 from proxy.observe.metrics import Metrics

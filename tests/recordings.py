@@ -20,10 +20,10 @@ from proxy.llm.assembly.dialect import Assembler, Dialect, ProviderFailed, Unfai
 from proxy.llm.dialects.anthropic import Anthropic
 from proxy.llm.dialects.bedrock import EVENT_STREAM, Converse
 from proxy.llm.dialects.cohere import Cohere
-from proxy.llm.dialects.gemini import Gemini
+from proxy.llm.dialects.gemini.calls import Gemini
 from proxy.llm.dialects.ollama import Ollama
-from proxy.llm.dialects.openai import OpenAI
-from proxy.llm.dialects.responses import Responses
+from proxy.llm.dialects.openai.calls import OpenAI
+from proxy.llm.dialects.openai.responses import Responses
 from proxy.llm.stream_events import SSE, StreamEvents
 from tests.servers.bedrock import framed
 

@@ -20,7 +20,7 @@ from proxy.llm.assembly.dialect import AbnormalFinish, Dialect, ProviderFailed, 
 from proxy.llm.aws.signing import Signer
 from proxy.llm.denylist import StreamDefect
 from proxy.llm.stream_events import StreamEvents, is_readable, is_stream, media_type_of
-from proxy.llm.tap import TappedCall
+from proxy.llm.taps.tap import TappedCall
 from proxy.observe.labels import CallResult
 from proxy.upstream.client import Request, Upstream
 from proxy.upstream.exchange import Exchange

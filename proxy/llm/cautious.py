@@ -18,7 +18,7 @@ from proxy.llm.assembly.dialect import (
     StreamCall,
     Unfaithful,
 )
-from proxy.llm.tap import TappedCall
+from proxy.llm.taps.tap import TappedCall
 
 logger = logging.getLogger("headgate.taps")
 

@@ -31,8 +31,8 @@ from proxy.llm.call import ModelCall
 from proxy.llm.cautious import CautiousCall
 from proxy.llm.denylist import StreamDefect, StreamDenylist
 from proxy.llm.kept_counts import KeptCounts
-from proxy.llm.tap import TappedCall
-from proxy.llm.taps import OpenTap, Taps
+from proxy.llm.taps.open_taps import OpenTap, Taps
+from proxy.llm.taps.tap import TappedCall
 from proxy.llm.tee import Tee
 from proxy.observe.labels import CallResult
 from proxy.observe.metrics import Metrics

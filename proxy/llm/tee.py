@@ -5,7 +5,7 @@ from collections.abc import Callable
 from proxy.http.asgi import Message, Send
 from proxy.llm.assembly.dialect import Dialect, ProviderFailed, Unfaithful
 from proxy.llm.stream_events import StreamEvents, is_stream
-from proxy.llm.tap import TappedCall
+from proxy.llm.taps.tap import TappedCall
 
 
 class Tee:

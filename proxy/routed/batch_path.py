@@ -10,7 +10,7 @@ from proxy.errors import Fault, RequestRefused
 from proxy.http.accept import takes_json
 from proxy.http.asgi import send_problem
 from proxy.llm import dark
-from proxy.llm.taps import Taps
+from proxy.llm.taps.open_taps import Taps
 from proxy.observe.metrics import Metrics
 from proxy.relay.answer_copy import AnswerCopy
 from proxy.relay.held_answer import HeldAnswer, KeptBody

@@ -15,7 +15,7 @@ from proxy.http.framing import check_framing
 from proxy.http.headers import Headers
 from proxy.identity import Identity
 from proxy.settings.routes import Match, Route
-from proxy.viewers.dialects import DIALECTS
+from proxy.viewers.formats import FORMATS
 
 _UUID4 = re.compile(rb"[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}")
 """122 random bits; other ids may be guessed."""
@@ -63,7 +63,7 @@ class RouteRequest:
             run_id = next((value for name, value in headers if name == b"headgate-run"), None)
             key = next((value for name, value in headers if name == b"idempotency-key"), None)
         if accept is not Accept.NONE:
-            target = without_dialect(headers, target, DIALECTS)
+            target = without_dialect(headers, target, FORMATS)
         arrived_at = asyncio.get_running_loop().time()
         return cls(
             match, target, scope, receive, send, identity, accept, run_id, key, arrived_at, reservation

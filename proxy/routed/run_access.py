@@ -18,7 +18,7 @@ from proxy.runs.start import RunSpec
 from proxy.upstream.client import Request
 from proxy.viewers.api import RunApi, has_all, send_nothing_more
 from proxy.viewers.batch_viewer import BatchViewer
-from proxy.viewers.translation import in_dialect
+from proxy.viewers.translation import in_format
 
 NOT_FOR_THE_UPSTREAM = frozenset(
     {
@@ -94,7 +94,7 @@ class RunAccess:
     async def show(self, request: RouteRequest, run: ViewableRun, after: int | None = 0) -> str:
         """The run as events, from `after` on. Returns how the viewer ended."""
         scope = request.scope
-        translated = in_dialect(run, scope["headers"], scope["query_string"], request.send)
+        translated = in_format(run, scope["headers"], scope["query_string"], request.send)
         if has_all(run, after) and not request.match.by_stream_path:
             await send_nothing_more(run, request.send)
             return "nothing_more"

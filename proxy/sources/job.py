@@ -19,8 +19,8 @@ import orjson
 from proxy.errors import Fault, JobFailed, UpstreamError, UpstreamMalformed, UpstreamSilent, UpstreamStalled
 from proxy.http.headers import Headers
 from proxy.http.tracing import with_token
-from proxy.llm.tap import Tap
-from proxy.llm.taps import Taps
+from proxy.llm.taps.open_taps import Taps
+from proxy.llm.taps.tap import Tap
 from proxy.runs.call import AcceptedJob
 from proxy.runs.run import Run, texts_of_answer
 from proxy.settings.route import JOB_ID, RouteSettings

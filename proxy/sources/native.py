@@ -12,7 +12,7 @@ import orjson
 from proxy.errors import Fault, UpstreamBroke, UpstreamMalformed
 from proxy.http.headers import Headers
 from proxy.llm.assembly.dialect import ProviderFailed, Unfaithful
-from proxy.llm.dialects.openai_answer import Completion
+from proxy.llm.dialects.openai.answer import Completion
 from proxy.runs.run import Run
 from proxy.settings.route import RouteSettings
 from proxy.settings.sources import NativeSettings

@@ -7,7 +7,7 @@ They pass the model port, which finds the run by it. The batch answer stays the 
 from dataclasses import replace
 
 from proxy.http.tracing import with_token
-from proxy.llm.taps import Taps
+from proxy.llm.taps.open_taps import Taps
 from proxy.runs.run import Run
 from proxy.sources.batch import read_answer
 from proxy.sources.repeat import repeating

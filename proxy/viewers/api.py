@@ -26,7 +26,7 @@ from proxy.text.event_log import LogReader
 from proxy.viewers.batch_viewer import named
 from proxy.viewers.scripts import Scripts
 from proxy.viewers.tickets import TICKET_S, Tickets
-from proxy.viewers.translation import in_dialect
+from proxy.viewers.translation import in_format
 from proxy.viewers.viewer import STREAM_HEADERS, Viewer
 
 MAX_TICKET_REQUEST_BYTES = 4096
@@ -155,7 +155,7 @@ class RunApi:
             raise RequestRefused(404, NO_SUCH_RUN)
         given = last_event(asked.headers) or asked.one("after")
         after = 0 if given is None else await position(run, given)
-        translated = in_dialect(run, asked.headers, asked.query_string, asked.send)
+        translated = in_format(run, asked.headers, asked.query_string, asked.send)
         if translated is not None:
             after = after if has_all(run, after) else None
             await self.show(run, identity, asked.receive, translated, after=after)

@@ -21,13 +21,13 @@ from proxy.llm.assembly.dialect import Dialect, Prompt
 from proxy.llm.cautious import CautiousCall, CautiousDialect
 from proxy.llm.dialects.anthropic import Anthropic
 from proxy.llm.dialects.cohere import Cohere
-from proxy.llm.dialects.gemini import Gemini
+from proxy.llm.dialects.gemini.calls import Gemini
 from proxy.llm.dialects.ollama import Ollama
-from proxy.llm.dialects.openai import OpenAI
-from proxy.llm.dialects.responses import Responses
-from proxy.llm.expected_calls import compile_calls
+from proxy.llm.dialects.openai.calls import OpenAI
+from proxy.llm.dialects.openai.responses import Responses
 from proxy.llm.stream_events import StreamEvents
-from proxy.llm.taps import Taps
+from proxy.llm.taps.expected_calls import compile_calls
+from proxy.llm.taps.open_taps import Taps
 from proxy.observe.metrics import Metrics
 from proxy.runs.call import Call
 from proxy.runs.run import Run

@@ -23,7 +23,7 @@ CLIENTS = Path(__file__).parents[1] / "clients"
 NODE = Path(sys.executable).with_name("node")
 DEADLINE_S = 30
 PATH = "/v1/chat/completions"
-DIALECTS = {"openai": "openai", "ai": "ai-sdk", "ag-ui": "ag-ui"}
+FORMATS = {"openai": "openai", "ai": "ai-sdk", "ag-ui": "ag-ui"}
 PACKAGES = {"openai": "openai", "ai": "ai", "ag-ui": "@ag-ui/client"}
 LIBRARIES = [
     pytest.param(
@@ -81,7 +81,7 @@ async def reading(
     if library == "openai":
         url, headers = f"{base}/v1", signed(accept="text/event-stream;dialect=openai", **more)
     else:
-        url, headers = f"{base}{path}?dialect={DIALECTS[library]}", signed(**more)
+        url, headers = f"{base}{path}?dialect={FORMATS[library]}", signed(**more)
     client = await asyncio.create_subprocess_exec(
         *(str(NODE), "dialects.mjs", library, url, json.dumps(headers), mode),
         cwd=CLIENTS,
@@ -187,7 +187,7 @@ async def test_openai_for_python_reads_it(tmp_path: Path, breaks: bool) -> None:
     assert (text, ended) == (("", "APIError") if breaks else (SUMMARY, "stop"))
 
 
-@pytest.mark.parametrize("dialect", DIALECTS.values())
+@pytest.mark.parametrize("dialect", FORMATS.values())
 async def test_a_dialect_opens_nobody_elses_run(tmp_path: Path, dialect: str) -> None:
     """Neither by the run's address nor by the id of its events; the answer is that for no run."""
     run = str(uuid4())
@@ -237,7 +237,7 @@ async def test_in_the_batch_arm_the_same_stream_comes_when_the_answer_does(tmp_p
     assert [asked.target.decode() for asked in upstream.asked] == [f"{PATH}?dialect=openai"]
 
 
-@pytest.mark.parametrize("dialect", DIALECTS.values())
+@pytest.mark.parametrize("dialect", FORMATS.values())
 async def test_an_eventsource_that_comes_back_after_the_end_asks_for_nothing_twice(
     tmp_path: Path, dialect: str
 ) -> None:

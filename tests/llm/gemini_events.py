@@ -7,7 +7,7 @@ import pytest
 from google.genai import types
 
 from proxy.llm.assembly.dialect import Unfaithful
-from proxy.llm.dialects.gemini import Gemini
+from proxy.llm.dialects.gemini.calls import Gemini
 
 Json = dict[str, Any]
 TARGET = b"/v1beta/models/gemini-3.8-flash:generateContent"

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from proxy.llm.growing_string import BETWEEN, MAX_CHARS, READ_EACH, GrowingString
+from proxy.llm.taps.growing_string import BETWEEN, MAX_CHARS, READ_EACH, GrowingString
 from proxy.text.sections import compile_path
 
 

@@ -8,10 +8,10 @@ import pytest
 from proxy.llm.assembly.dialect import Dialect
 from proxy.llm.dialects.anthropic import Anthropic
 from proxy.llm.dialects.cohere import Cohere
-from proxy.llm.dialects.gemini import Gemini
+from proxy.llm.dialects.gemini.calls import Gemini
 from proxy.llm.dialects.ollama import Ollama
-from proxy.llm.dialects.openai import OpenAI
-from proxy.llm.dialects.responses import Responses
+from proxy.llm.dialects.openai.calls import OpenAI
+from proxy.llm.dialects.openai.responses import Responses
 from tests.llm import gemini_events as gemini
 from tests.llm import test_llm_anthropic as claude
 from tests.llm import test_llm_cohere as cohere

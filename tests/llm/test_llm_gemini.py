@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from proxy.llm.assembly.dialect import AbnormalFinish, NotStreamable, ProviderFailed, Unfaithful
-from proxy.llm.dialects.gemini import Gemini
+from proxy.llm.dialects.gemini.calls import Gemini
 from tests.llm.gemini_events import (
     HEAD,
     SIGNED,

@@ -3,7 +3,7 @@
 import pytest
 
 from proxy.llm.assembly.dialect import NotStreamable, Prompt
-from proxy.llm.dialects.gemini import Gemini
+from proxy.llm.dialects.gemini.calls import Gemini
 from tests.llm.gemini_events import (
     STREAM,
     TARGET,

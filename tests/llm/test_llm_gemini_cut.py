@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from proxy.llm.assembly.dialect import ProviderFailed, Unfaithful
-from proxy.llm.dialects import gemini_answer as gemini
-from proxy.llm.dialects.gemini import Gemini
+from proxy.llm.dialects.gemini import answer as gemini
+from proxy.llm.dialects.gemini.calls import Gemini
 from tests.llm.gemini_events import (
     GROUNDING,
     HEAD,

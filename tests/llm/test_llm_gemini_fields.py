@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 from google.genai import types
 
-from proxy.llm.dialects import gemini_answer as gemini
-from proxy.llm.dialects.gemini import Gemini
+from proxy.llm.dialects.gemini import answer as gemini
+from proxy.llm.dialects.gemini.calls import Gemini
 from tests.llm.gemini_events import (
     DIFFERS,
     GROUNDING,

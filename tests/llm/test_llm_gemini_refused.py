@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from proxy.llm.dialects import gemini_answer as gemini
+from proxy.llm.dialects.gemini import answer as gemini
 from tests.llm.gemini_events import (
     CODE,
     DIFFERS,

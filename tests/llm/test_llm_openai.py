@@ -10,8 +10,8 @@ from openai.types.chat import ChatCompletion
 
 from proxy.llm.assembly.dialect import AbnormalFinish, NotStreamable, ProviderFailed, Unfaithful
 from proxy.llm.assembly.joins import Text
-from proxy.llm.dialects import openai_fields as table
-from proxy.llm.dialects.openai import OpenAI
+from proxy.llm.dialects.openai import fields as table
+from proxy.llm.dialects.openai.calls import OpenAI
 
 TARGET = b"/v1/chat/completions"
 HEAD = {"id": "chatcmpl-1", "created": 1700000000, "model": "gpt-4o-2024-08-06"}

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from proxy.llm.assembly.dialect import ProviderFailed, Unfaithful
-from proxy.llm.dialects.openai import OpenAI
+from proxy.llm.dialects.openai.calls import OpenAI
 from proxy.llm.kept_counts import MAX_NAMES, KeptCounts
 from tests.llm.test_llm_openai import HEAD, START, STOP, TARGET, USAGE, USED, body, choice, chunk, completion
 

@@ -7,7 +7,7 @@ import pytest
 from openai.types.responses import Response
 
 from proxy.llm.assembly.dialect import AbnormalFinish, NotStreamable, Prompt, ProviderFailed, Unfaithful
-from proxy.llm.dialects.responses import Responses
+from proxy.llm.dialects.openai.responses import Responses
 
 TARGET = b"/v1/responses"
 CALL = {"model": "gpt-5", "input": "a"}

@@ -9,9 +9,9 @@ from typing import Any
 import httpx
 import pytest
 
-from proxy.llm.dialects.openai import OpenAI
-from proxy.llm.dialects.openai_answer import Completion
-from proxy.llm.tap import LocalCall
+from proxy.llm.dialects.openai.answer import Completion
+from proxy.llm.dialects.openai.calls import OpenAI
+from proxy.llm.taps.tap import LocalCall
 from proxy.observe.labels import CallResult
 from tests.servers.scripted import Asked
 from tests.servers.serving import flag_document

@@ -45,12 +45,17 @@ WINGS = {
         "relay": "errors turns downstream http observe settings text upstream",
         "runs": "errors identity turns downstream http observe relay settings text upstream",
         "viewers": "errors identity turns http observe runs text",
-        "llm": "errors turns downstream http llm.assembly llm.aws observe relay settings text upstream",
+        "llm": "errors turns downstream http llm.assembly llm.aws llm.taps observe relay settings text "
+        "upstream",
+        "llm.taps": "http llm.assembly settings text",
         "llm.assembly": "",
         "llm.aws": "errors llm.assembly",
-        "llm.dialects": "llm.assembly",
-        "sources": "errors turns http llm llm.assembly llm.dialects runs settings text upstream",
-        "routed": "errors identity downstream http llm observe relay runs settings sources upstream viewers",
+        "llm.dialects": "llm.assembly llm.dialects.gemini llm.dialects.openai",
+        "llm.dialects.gemini": "llm.assembly",
+        "llm.dialects.openai": "llm.assembly",
+        "sources": "errors turns http llm.assembly llm.dialects.openai llm.taps runs settings text upstream",
+        "routed": "errors identity downstream http llm llm.taps observe relay runs settings sources upstream "
+        "viewers",
         "replicas": "errors identity http observe runs settings text upstream",
         "replicas.histories": "errors observe replicas turns",
         "workers": "errors downstream observe runs settings",
@@ -236,14 +241,14 @@ def test_the_pure_modules_do_no_io() -> None:
         "text.chunking",
         "text.sections",
         "text.templates",
-        "llm.expected_calls",
+        "llm.taps.expected_calls",
     )
-    pure += ("llm.assembly.dialect", "llm.assembly.joins", "llm.dialects.openai", "llm.dialects.gemini")
-    pure += ("llm.dialects.openai_answer", "llm.dialects.gemini_answer", "llm.dialects.gemini_arguments")
-    pure += ("llm.dialects.openai_fields", "llm.assembly.kept_fields", "llm.dialects.apis")
+    pure += ("llm.assembly.dialect", "llm.assembly.joins", "llm.assembly.kept_fields")
+    pure += tuple(f"llm.dialects.openai.{name}" for name in ("calls", "answer", "fields", "responses"))
+    pure += tuple(f"llm.dialects.gemini.{name}" for name in ("calls", "answer", "arguments"))
     pure += ("llm.assembly.json_dialect", "llm.aws.event_stream", "llm.dialects.bedrock")
     pure += ("llm.dialects.converse_answer", "llm.dialects.invoked_answer")
-    pure += ("llm.dialects.anthropic", "llm.dialects.responses", "llm.dialects.ollama", "llm.dialects.cohere")
+    pure += ("llm.dialects.anthropic", "llm.dialects.apis", "llm.dialects.ollama", "llm.dialects.cohere")
     pure += ("sources.native_rules", "observe.labels")
     for name in pure:
         assert not io & {imported.split(".")[0] for imported in imports(MODULES[f"proxy.{name}"])}, name

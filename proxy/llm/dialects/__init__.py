@@ -1,4 +1,4 @@
-"""The APIs of providers: a file for the calls of each, a file for its answers. Pure.
+"""The APIs of providers: a file for each, or a folder where one file would be too long. Pure.
 
 Imports `llm.assembly`. Read `apis.py` first: which dialects there are.
 """

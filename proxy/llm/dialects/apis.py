@@ -10,10 +10,10 @@ from proxy.llm.assembly.dialect import Dialect
 from proxy.llm.dialects.anthropic import Anthropic
 from proxy.llm.dialects.bedrock import Converse, InvokeModel
 from proxy.llm.dialects.cohere import Cohere
-from proxy.llm.dialects.gemini import Gemini
+from proxy.llm.dialects.gemini.calls import Gemini
 from proxy.llm.dialects.ollama import Ollama
-from proxy.llm.dialects.openai import OpenAI
-from proxy.llm.dialects.responses import Responses
+from proxy.llm.dialects.openai.calls import OpenAI
+from proxy.llm.dialects.openai.responses import Responses
 
 APIS: Mapping[str, Callable[[str], Sequence[Dialect]]] = {
     "openai": lambda host: (OpenAI(host), Responses(host)),

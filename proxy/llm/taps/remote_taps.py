@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Protocol
 
 from proxy.llm.assembly.dialect import Prompt
-from proxy.llm.expected_calls import ExpectedCall, matching
+from proxy.llm.taps.expected_calls import ExpectedCall, matching
 
 GATHER_S = 0.02
 """Seconds that a piece waits for others to be sent with it."""

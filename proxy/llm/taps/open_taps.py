@@ -11,9 +11,9 @@ from typing import Any, Protocol
 
 from proxy.http.tracing import Fields, TraceId, token_of, trace_ids_of
 from proxy.llm.assembly.dialect import Prompt
-from proxy.llm.expected_calls import ExpectedCall
-from proxy.llm.remote_taps import Messenger, Outbox, RemoteTap
-from proxy.llm.tap import Tap, TappedCall, TapSink
+from proxy.llm.taps.expected_calls import ExpectedCall
+from proxy.llm.taps.remote_taps import Messenger, Outbox, RemoteTap
+from proxy.llm.taps.tap import Tap, TappedCall, TapSink
 
 TOKEN_BYTES = 24
 """192 random bits: nobody finds a run by trying."""

@@ -9,7 +9,7 @@ import orjson
 
 from proxy.llm.assembly.dialect import NotStreamable, Prompt, StreamCall
 from proxy.llm.assembly.usage import UsageFields
-from proxy.llm.dialects.gemini_answer import Response, is_candidate
+from proxy.llm.dialects.gemini.answer import Response, is_candidate
 
 SHAPES_THE_ANSWER = frozenset({b"$alt", b"fields", b"$fields", b"callback"})
 """Query parameters of all of Google's APIs that change the shape of an answer, or of a stream's event."""

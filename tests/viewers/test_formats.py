@@ -1,4 +1,4 @@
-"""A run in other dialects: pure, event by event."""
+"""A run in the formats of other streams: pure, event by event."""
 
 import json
 from typing import Any
@@ -7,31 +7,31 @@ import pytest
 
 from proxy.text.events import Event, EventType
 from proxy.text.sse import Decoder
-from proxy.viewers.dialects import DIALECTS
+from proxy.viewers.formats import FORMATS
 from tests.golden import OURS
 
 
-def said(dialect: str, *events: Event) -> list[Any]:
+def said(kind: str, *events: Event) -> list[Any]:
     """The data of each block, as JSON where it is."""
-    words = DIALECTS[dialect]("run", "start", 1)
+    words = FORMATS[kind]("run", "start", 1)
     wire = b"".join(words.render(event) for event in events)
     data = [block.data for block in Decoder(max_event_bytes=1 << 24).feed(wire)]
     return [json.loads(one) if one != "[DONE]" else one for one in data]
 
 
-def ends_well(dialect: str, blocks: list[Any]) -> bool:
+def ends_well(kind: str, blocks: list[Any]) -> bool:
     last = blocks[-1] if blocks else None
-    return last == "[DONE]" if dialect != "ag-ui" else last["type"] == "RUN_FINISHED"
+    return last == "[DONE]" if kind != "ag-ui" else last["type"] == "RUN_FINISHED"
 
 
-def fails(dialect: str, block: Any) -> bool:
+def fails(kind: str, block: Any) -> bool:
     if not isinstance(block, dict):
         return False
-    return "error" in block if dialect == "openai" else block["type"] in ("error", "RUN_ERROR", "abort")
+    return "error" in block if kind == "openai" else block["type"] in ("error", "RUN_ERROR", "abort")
 
 
-def text_of(dialect: str, blocks: list[Any]) -> str:
-    if dialect != "openai":
+def text_of(kind: str, blocks: list[Any]) -> str:
+    if kind != "openai":
         return "".join(block.get("delta", "") for block in blocks if isinstance(block, dict))
     deltas = [block["choices"][0]["delta"] for block in blocks if "choices" in block]
     return "".join(delta.get("content", "") + delta.get("reasoning_content", "") for delta in deltas)
@@ -48,44 +48,44 @@ def replace(content: str) -> Event:
 DONE = Event(EventType.STREAM_DONE, "", "", "", {"status": 200})
 
 
-@pytest.mark.parametrize("dialect", DIALECTS)
+@pytest.mark.parametrize("kind", FORMATS)
 @pytest.mark.parametrize("name", OURS)
-def test_only_a_whole_answer_ends_well(dialect: str, name: str) -> None:
+def test_only_a_whole_answer_ends_well(kind: str, name: str) -> None:
     """A run that failed, or that takes back a text, ends as an error, with nothing behind it."""
-    blocks = said(dialect, *OURS[name])
+    blocks = said(kind, *OURS[name])
     is_whole = OURS[name][-1].type is EventType.STREAM_DONE and name != "repaired"
 
-    assert ends_well(dialect, blocks) == is_whole
-    assert fails(dialect, blocks[-1]) == (not is_whole)
+    assert ends_well(kind, blocks) == is_whole
+    assert fails(kind, blocks[-1]) == (not is_whole)
 
 
-@pytest.mark.parametrize("dialect", DIALECTS)
-def test_a_text_that_goes_on_in_the_answer_grows(dialect: str) -> None:
+@pytest.mark.parametrize("kind", FORMATS)
+def test_a_text_that_goes_on_in_the_answer_grows(kind: str) -> None:
     """Only what is new of it is told."""
     blocks = said(
-        dialect, chunk("Fe"), chunk("ver"), replace("Fever 🫁 and more"), replace("Fever 🫁 and more"), DONE
+        kind, chunk("Fe"), chunk("ver"), replace("Fever 🫁 and more"), replace("Fever 🫁 and more"), DONE
     )
 
-    assert text_of(dialect, blocks) == "Fever 🫁 and more"
-    assert ends_well(dialect, blocks)
+    assert text_of(kind, blocks) == "Fever 🫁 and more"
+    assert ends_well(kind, blocks)
 
 
-@pytest.mark.parametrize("dialect", DIALECTS)
+@pytest.mark.parametrize("kind", FORMATS)
 @pytest.mark.parametrize("other", ["Fevers", "Fe", "", "Cough"])
-def test_a_text_that_cannot_be_taken_back_ends_in_an_error(dialect: str, other: str) -> None:
+def test_a_text_that_cannot_be_taken_back_ends_in_an_error(kind: str, other: str) -> None:
     """Nothing comes after it, and least of all a good end."""
-    blocks = said(dialect, chunk("Feverx"), replace(other), chunk("more"), DONE)
+    blocks = said(kind, chunk("Feverx"), replace(other), chunk("more"), DONE)
 
-    assert text_of(dialect, blocks) == "Feverx"
-    assert fails(dialect, blocks[-1]) and not ends_well(dialect, blocks)
+    assert text_of(kind, blocks) == "Feverx"
+    assert fails(kind, blocks[-1]) and not ends_well(kind, blocks)
 
 
-@pytest.mark.parametrize("dialect", DIALECTS)
-def test_a_run_that_is_told_as_it_stands_begins_with_what_was_corrected(dialect: str) -> None:
+@pytest.mark.parametrize("kind", FORMATS)
+def test_a_run_that_is_told_as_it_stands_begins_with_what_was_corrected(kind: str) -> None:
     """As its viewers get it, who come when the answer is known: no text that it does not have."""
-    blocks = said(dialect, replace("Cough"), DONE)
+    blocks = said(kind, replace("Cough"), DONE)
 
-    assert text_of(dialect, blocks) == "Cough" and ends_well(dialect, blocks)
+    assert text_of(kind, blocks) == "Cough" and ends_well(kind, blocks)
 
 
 def test_stages_of_a_chat_completion_are_apart() -> None:
@@ -97,9 +97,9 @@ def test_stages_of_a_chat_completion_are_apart() -> None:
     assert "".join(delta.get("reasoning_content", "") for delta in deltas) == "r"
 
 
-@pytest.mark.parametrize("dialect", DIALECTS)
-def test_no_character_ends_a_line(dialect: str) -> None:
+@pytest.mark.parametrize("kind", FORMATS)
+def test_no_character_ends_a_line(kind: str) -> None:
     """Some clients take more characters for a line's end than there are."""
-    wire = DIALECTS[dialect]("run", "start", 1).render(chunk("a\u2028b\u2029c\u0085d\r\ne"))
+    wire = FORMATS[kind]("run", "start", 1).render(chunk("a\u2028b\u2029c\u0085d\r\ne"))
 
     assert [line for line in wire.decode().splitlines() if line and not line.startswith("data: {")] == []

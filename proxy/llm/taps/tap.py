@@ -9,8 +9,8 @@ from typing import Any, Protocol
 from jsonpath import JSONPath
 
 from proxy.llm.assembly.dialect import Prompt
-from proxy.llm.expected_calls import ExpectedCall, matching
-from proxy.llm.growing_string import GrowingString
+from proxy.llm.taps.expected_calls import ExpectedCall, matching
+from proxy.llm.taps.growing_string import GrowingString
 from proxy.text.sections import Section
 
 logger = logging.getLogger("headgate.taps")

@@ -12,8 +12,8 @@ from proxy.llm.assembly.dialect import (
 )
 from proxy.llm.assembly.json_dialect import JsonDialect
 from proxy.llm.assembly.usage import UsageFields
-from proxy.llm.dialects.openai_answer import Completion, is_choice
-from proxy.llm.dialects.openai_fields import MAX_CHOICES
+from proxy.llm.dialects.openai.answer import Completion, is_choice
+from proxy.llm.dialects.openai.fields import MAX_CHOICES
 
 REFUSING_OPTIONS = frozenset({"api.mistral.ai", "codestral.mistral.ai"})
 """Hosts that refuse `stream_options`, and say what was used in any case."""

@@ -31,7 +31,7 @@ from proxy.llm.assembly.joins import (
     last,
 )
 from proxy.llm.assembly.kept_fields import KeptFields
-from proxy.llm.dialects.gemini_arguments import check_calls, has_pieces, join_pieces
+from proxy.llm.dialects.gemini.arguments import check_calls, has_pieces, join_pieces
 
 MAX_CANDIDATES = 8
 """`candidateCount` of the API."""

@@ -2,7 +2,7 @@
 
 None of these can take back a text. So a run is told as it stands now, and then only grows; where the answer
 differs from what was told, the stream ends with an error, and another request gets the answer. Only a whole
-answer gets the end that its dialect calls a good one.
+answer gets the end that its format calls a good one.
 
 Sources: https://platform.openai.com/docs/api-reference/chat-streaming,
 https://ai-sdk.dev/docs/ai-sdk-ui/stream-protocol (UI message stream, v1), https://docs.ag-ui.com/concepts/events;
@@ -22,7 +22,7 @@ from proxy.text.events import Event, EventType
 from proxy.text.sse import one_line
 
 REASONING: Final = "reasoning"
-"""The panel whose text each dialect has a place of its own for."""
+"""The panel whose text each format has a place of its own for."""
 
 DONE: Final = b"data: [DONE]\n\n"
 
@@ -31,8 +31,8 @@ TEXT_CHANGED: Final = "The answer differs from the text that was shown. Please a
 Fields = dict[str, Any]
 
 
-class StreamDialect(ABC):
-    """One stream in the words of a dialect: events in, blocks out.
+class StreamFormat(ABC):
+    """One stream in a format: events in, blocks out.
 
     Args:
         run_id: of the run.
@@ -52,7 +52,7 @@ class StreamDialect(ABC):
         self._has_ended = False
 
     def render(self, event: Event) -> bytes:
-        """An event in the words of this dialect; nothing, if there is no word for it, and after the end."""
+        """An event in this format; nothing, if there is no word for it, and after the end."""
         if self._has_ended:
             return b""
         blocks = list(self._blocks(event))
@@ -138,7 +138,7 @@ class _ShownText:
         return whole[self._chars :] if begins else None
 
 
-class OpenAi(StreamDialect):
+class OpenAi(StreamFormat):
     """`chat.completion.chunk`; the panel `reasoning` is `reasoning_content`, as other models' APIs name it.
 
     A stage begins with a blank line where another one was before it.
@@ -176,7 +176,7 @@ def _openai_field(shown: _ShownText) -> str:
     return "reasoning_content" if shown.is_reasoning else "content"
 
 
-class AiSdk(StreamDialect):
+class AiSdk(StreamFormat):
     """The AI SDK's UI message stream; a part for each stage."""
 
     headers: ClassVar[Headers] = [(b"x-vercel-ai-ui-message-stream", b"v1")]
@@ -208,7 +208,7 @@ def _part(shown: _ShownText) -> str:
     return "reasoning" if shown.is_reasoning else "text"
 
 
-class AgUi(StreamDialect):
+class AgUi(StreamFormat):
     """AG-UI's events; a message for each stage."""
 
     def _begin(self) -> Iterator[Fields]:
@@ -246,7 +246,7 @@ def _message(shown: _ShownText) -> str:
     return "REASONING_MESSAGE" if shown.is_reasoning else "TEXT_MESSAGE"
 
 
-DIALECTS: Final[Mapping[str, type[StreamDialect]]] = MappingProxyType(
+FORMATS: Final[Mapping[str, type[StreamFormat]]] = MappingProxyType(
     {"openai": OpenAi, "ai-sdk": AiSdk, "ag-ui": AgUi}
 )
 

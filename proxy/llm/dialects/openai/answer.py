@@ -1,6 +1,6 @@
 """A stream of OpenAI's chat completions as the batch answer that it stands for. No I/O.
 
-Each field of a chunk is joined as `openai_fields.py` says.
+Each field of a chunk is joined as `fields.py` says.
 """
 
 import json
@@ -21,7 +21,7 @@ from proxy.llm.assembly.joins import (
 )
 from proxy.llm.assembly.json_dialect import JsonAnswer
 from proxy.llm.assembly.kept_fields import KeptFields
-from proxy.llm.dialects.openai_fields import (
+from proxy.llm.dialects.openai.fields import (
     CHOICE,
     CHUNK,
     DELTA,
