@@ -53,6 +53,10 @@ class JobApi:
     look: Callable[[Asked], Awaitable[None]] | None = None
     """Answers looks at the status in its own way."""
     result: bytes = field(default_factory=answer)
+    fetch: Callable[[Asked], Awaitable[None]] | None = None
+    """Answers requests for the result in its own way."""
+    cancel: Callable[[Asked], Awaitable[None]] | None = None
+    """Answers DELETE in its own way."""
     cancelled: asyncio.Event = field(default_factory=asyncio.Event)
     asked: list[Asked] = field(default_factory=list)
 
@@ -64,9 +68,9 @@ class JobApi:
             await (self.accept or accepted)(asked)
         elif method == "DELETE":
             self.cancelled.set()
-            await asked.answer(b"{}")
+            await (self.cancel or answers(b"{}"))(asked)
         elif target.endswith("/result"):
-            await asked.answer(self.result)
+            await (self.fetch or answers(self.result))(asked)
         else:
             assert not body
             await (self.look or self._look)(asked)

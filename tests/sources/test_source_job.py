@@ -1,7 +1,9 @@
 """The source `job`: an API that accepts the request, and is asked until the work is done."""
 
 import asyncio
+import itertools
 import json
+from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -48,6 +50,7 @@ from tests.servers.tapping import CALLS, Provider, chat, trace_context
 pytestmark = pytest.mark.anyio
 
 POST = f"POST {START}"
+MANY_JOBS = 20
 
 
 @asynccontextmanager
@@ -372,6 +375,75 @@ async def test_a_cancelled_run_cancels_its_job_where_the_settings_say_so(
     assert api.calls[f"DELETE {JOB}"] == int(cancel)
     if cancel:
         assert api.asked[-1].header(b"authorization") == signed()["authorization"].encode()
+
+
+@pytest.mark.parametrize(
+    ("refusal", "why"),
+    [(answers(b"no", b"405 No"), "status 405"), (resets, "no answer")],
+    ids=["405", "reset"],
+)
+async def test_a_job_that_cannot_be_cancelled_is_let_alone(
+    tmp_path: Path, refusal: Callable[[Asked], Awaitable[None]], why: str
+) -> None:
+    """Its run has ended all the same; a line of the log says so, once, and DELETE is not sent again."""
+    api = JobApi(cancel=refusal)
+    async with house(api, tmp_path, {"cancel": True}) as (_, client, lines):
+        async with opened(client, START, signed()) as stream:
+            await stream.until(lambda event: event["type"] == "stage_start")
+            await api.seen()
+            await client.delete(f"/_headgate/runs/{stream.run}", headers=signed())
+            await stream.rest()
+        await eventually(lambda: len(lines("job not cancelled")) == 1)
+
+    assert stream.last["metadata"]["error_code"] == "cancelled"
+    assert [line["why"] for line in lines("job not cancelled")] == [why]
+    assert api.calls[f"DELETE {JOB}"] == 1
+
+
+async def test_a_result_that_is_not_there_ends_the_run_with_its_status(tmp_path: Path) -> None:
+    """The job is done, and is not asked for again; its request is never sent again."""
+    api = JobApi(DONE, fetch=answers(b"gone", b"404 None"))
+    async with house(api, tmp_path, {"result_path": "/api/jobs/{job}/result"}, replay="safe") as (
+        _,
+        client,
+        _,
+    ):
+        stream = await read(client, START, signed())
+
+    told = stream.last["metadata"]
+    assert (stream.last["type"], told["error_code"], told["status"]) == ("error", "status", 404)
+    assert (api.calls[POST], api.looks, api.calls[f"GET {RESULT}"]) == (1, 1, 3)
+
+
+async def test_many_jobs_are_asked_for_one_look_at_a_time_each(tmp_path: Path) -> None:
+    """An API that is slow to say how a job stands is asked no more often for that, and no job is lost."""
+    now: Counter[bytes] = Counter()
+    most: Counter[bytes] = Counter()
+    come, is_done = asyncio.Event(), asyncio.Event()
+
+    async def slow(asked: Asked) -> None:
+        now[asked.target] += 1
+        most[asked.target] = max(most[asked.target], now[asked.target])
+        if len(most) == MANY_JOBS:
+            come.set()
+        await is_done.wait()
+        now[asked.target] -= 1
+        await asked.answer(json.dumps(DONE).encode())
+
+    names = itertools.count()
+
+    async def accept(asked: Asked) -> None:
+        await asked.answer(b"{}", b"202 Accepted", b"location: /api/jobs/j-%d\r\n" % next(names))
+
+    api = JobApi(accept=accept, look=slow)
+    async with house(api, tmp_path) as (_, client, _):
+        streams = [asyncio.create_task(read(client, START, signed(f"user{n}"))) for n in range(MANY_JOBS)]
+        await asyncio.wait_for(come.wait(), 60)
+        is_done.set()
+        ended = await asyncio.gather(*streams)
+
+    assert all(stream.texts() == WHOLE for stream in ended)
+    assert set(most.values()) == {1} and api.calls[POST] == MANY_JOBS
 
 
 async def test_a_client_that_leaves_leaves_the_job_alone(tmp_path: Path) -> None:
