@@ -80,7 +80,10 @@ async def clinic_and_proxies(
             # The tap's model port, for all that it is asked: only calls of that Headgate's runs are streamed.
             base_url = f"http://127.0.0.1:{tap[source]}/openai/v1"
             environ = {"CLINIC_STRUCTURED": "1" if source == STRUCTURED else "0"}
-            opening = running_clinic(workers=2, otel=True, openai_base_url=base_url, environ=environ)
+            # A worker's first call takes a third of a second more, to load its client: a median is of warm
+            # ones only where each worker has many readers. This one has a reader a round.
+            workers = 1 if source == STRUCTURED else 2
+            opening = running_clinic(workers=workers, otel=True, openai_base_url=base_url, environ=environ)
             return stack.enter_context(opening)
 
         clinic = clinic_of("tap")

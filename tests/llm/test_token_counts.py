@@ -62,6 +62,7 @@ COST = (READ * 3 + WRITTEN * 10) / 1_000_000
         (OpenAI(), {"usage": {"prompt_tokens": "5", "completion_tokens": True}}, (None, None)),
         (OpenAI(), {"usage": None}, (None, None)),
         (OpenAI(), {"usage": {"prompt_tokens": -1, "completion_tokens": 2.5}}, (None, None)),
+        (OpenAI(), {"usage": {"prompt_tokens": 10**400, "completion_tokens": 2 * 10**9}}, (None, None)),
         (OpenAI(), [], (None, None)),
     ],
 )

@@ -4,6 +4,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+MAX_TOKENS = 1_000_000_000
+"""Of one call, far beyond what any model reads or writes. A larger number is a mistake of the provider's, and
+one such call would be all that the sums of all calls show."""
+
 
 class TokenUsage(NamedTuple):
     """Tokens of one call; None: the answer does not say."""
@@ -34,4 +38,4 @@ def _sum(answer: Any, fields: Sequence[str]) -> int | None:
 def _number(answer: Any, field: str) -> int | None:
     for name in field.split("."):
         answer = answer.get(name) if isinstance(answer, dict) else None
-    return answer if type(answer) is int and answer >= 0 else None
+    return answer if type(answer) is int and 0 <= answer <= MAX_TOKENS else None
