@@ -51,10 +51,10 @@ from proxy.relay.relay import Relay
 from proxy.replicas.followed_run import FollowedRun
 from proxy.replicas.histories.history_scripts import HISTORY_SCRIPTS
 from proxy.replicas.histories.shared_histories import ROUND_S, SharedHistories
-from proxy.replicas.sealing import Sealing
 from proxy.replicas.shared_runs import ValkeyRuns
+from proxy.replicas.store.sealing import Sealing
+from proxy.replicas.store.valkey import Health
 from proxy.replicas.takeover import TakenOverRun
-from proxy.replicas.valkey import Health
 from proxy.routed.attach_document import AttachDocument
 from proxy.routed.attached_pages import AttachedPages
 from proxy.routed.batch_path import BatchPath

@@ -11,9 +11,9 @@ from typing import Any
 import click
 
 from proxy.commands.settings_file import CONFIG
-from proxy.doctor.diagnosis import Diagnosis, as_json, as_line, exit_code
 from proxy.doctor.examination import Wishes, examine
-from proxy.doctor.real_request import BadRequest, request_of
+from proxy.doctor.findings.diagnosis import Diagnosis, as_json, as_line, exit_code
+from proxy.doctor.one_request.real_request import BadRequest, request_of
 from proxy.errors import SettingsError
 from proxy.settings.file import load
 from proxy.settings.settings import Settings

@@ -4,9 +4,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from flags.egress import Egress
-from proxy.doctor import buffering, flag_server, prometheus, providers, store, tracing, upstream
-from proxy.doctor.diagnosis import Diagnosis, skipped
-from proxy.doctor.real_request import RealRequest
+from proxy.doctor import flag_server, prometheus, providers, store, upstream
+from proxy.doctor.findings.diagnosis import Diagnosis, skipped
+from proxy.doctor.one_request import buffering, tracing
+from proxy.doctor.one_request.real_request import RealRequest
 from proxy.outbound import egress, upstream_origin
 from proxy.settings.settings import Settings
 

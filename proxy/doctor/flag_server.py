@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from flags.egress import Egress
-from proxy.doctor.asking import NoAnswer, Reply, ask, client, trusting
-from proxy.doctor.clock import clock
-from proxy.doctor.diagnosis import Diagnosis, fail, ok, skipped, warn
+from proxy.doctor.findings.asking import NoAnswer, Reply, ask, client, trusting
+from proxy.doctor.findings.clock import clock
+from proxy.doctor.findings.diagnosis import Diagnosis, fail, ok, skipped, warn
 from proxy.settings.flags import UnleashSettings
 
 CHECK = "flags"

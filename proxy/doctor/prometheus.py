@@ -8,8 +8,8 @@ from typing import Any
 from urllib.parse import urlencode
 
 from flags.egress import STRAIGHT, Egress
-from proxy.doctor.asking import NoAnswer, ask, client
-from proxy.doctor.diagnosis import Diagnosis, fail, ok, warn
+from proxy.doctor.findings.asking import NoAnswer, ask, client
+from proxy.doctor.findings.diagnosis import Diagnosis, fail, ok, warn
 
 CHECK = "prometheus"
 

@@ -13,8 +13,8 @@ from urllib.parse import urlsplit
 import httpx
 
 from flags.egress import Egress
-from proxy.doctor.asking import Headers, NoAnswer, Reply, ask, client, trusting
-from proxy.doctor.diagnosis import Diagnosis, fail, ok, skipped, warn
+from proxy.doctor.findings.asking import Headers, NoAnswer, Reply, ask, client, trusting
+from proxy.doctor.findings.diagnosis import Diagnosis, fail, ok, skipped, warn
 from proxy.llm.assembly.dialect import ProviderFailed, Unfaithful
 from proxy.llm.dialects.apis import APIS
 from proxy.llm.stream_events import StreamEvents

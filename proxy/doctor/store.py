@@ -4,9 +4,9 @@ import asyncio
 from collections.abc import Mapping
 from pathlib import Path
 
-from proxy.doctor.diagnosis import Diagnosis, fail, ok, skipped, warn
+from proxy.doctor.findings.diagnosis import Diagnosis, fail, ok, skipped, warn
 from proxy.errors import StoreDown
-from proxy.replicas.valkey import Health, Link
+from proxy.replicas.store.valkey import Health, Link
 
 CHECK = "store"
 EVICTION = "store eviction"

@@ -11,9 +11,9 @@ from urllib.parse import urlsplit
 
 import anyio
 
-from proxy.doctor.asking import PATIENCE_S, NoAnswer, Reply, ask, client
-from proxy.doctor.clock import clock
-from proxy.doctor.diagnosis import Diagnosis, fail, ok, skipped, warn
+from proxy.doctor.findings.asking import PATIENCE_S, NoAnswer, Reply, ask, client
+from proxy.doctor.findings.clock import clock
+from proxy.doctor.findings.diagnosis import Diagnosis, fail, ok, skipped, warn
 from proxy.upstream.pool import Origin
 
 CHECK = "upstream"

@@ -1,4 +1,4 @@
-"""Replicas that share their runs through Valkey: records, leases, takeover after a failure, encryption.
+"""Replicas that share their runs through Valkey: mirrors, leases, takeover after a failure.
 
 Stands behind the port `runs.shared`. Read `shared_runs.py` first.
 """

@@ -7,8 +7,8 @@ from time import time
 from weakref import WeakMethod
 
 from proxy.observe.labels import FaultPhase
-from proxy.replicas.records import RunMeta, StoredMeta
-from proxy.replicas.sealing import Box
+from proxy.replicas.store.records import RunMeta, StoredMeta
+from proxy.replicas.store.sealing import Box
 from proxy.runs.call import AcceptedJob, Continuation
 from proxy.runs.ending import CANCELLED, Failure
 from proxy.runs.run import Run

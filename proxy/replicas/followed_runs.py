@@ -9,10 +9,10 @@ from collections.abc import Callable, Mapping
 
 from proxy.replicas.followed_run import STORE_LOST, FollowedRun
 from proxy.replicas.log_tail import LogTail
-from proxy.replicas.records import is_run_id
-from proxy.replicas.sealing import Unsealable
+from proxy.replicas.store.records import is_run_id
+from proxy.replicas.store.sealing import Unsealable
+from proxy.replicas.store.valkey import StoreBusy
 from proxy.replicas.stored_runs import StoredRuns, log_unreadable
-from proxy.replicas.valkey import StoreBusy
 from proxy.settings.routes import Route
 
 logger = logging.getLogger("headgate.event_log")

@@ -11,11 +11,11 @@ from typing import Any
 
 from proxy.errors import StoreDown
 from proxy.replicas.followed_run import STORE_LOST, FollowedRun
-from proxy.replicas.records import Keys
-from proxy.replicas.scripts import send
-from proxy.replicas.sealing import Unsealable
+from proxy.replicas.store.records import Keys
+from proxy.replicas.store.scripts import send
+from proxy.replicas.store.sealing import Unsealable
+from proxy.replicas.store.valkey import Link, is_wrong_type
 from proxy.replicas.stored_runs import PAGE, StoredRuns, log_unreadable, next_entry
-from proxy.replicas.valkey import Link, is_wrong_type
 
 BLOCK_MS = 1000
 """The longest that a read blocks before it takes newly followed runs into account."""

@@ -13,11 +13,11 @@ from collections.abc import Callable
 from proxy.errors import StoreDown
 from proxy.replicas.followed_run import FollowedRun
 from proxy.replicas.lease import ReplicaLease
-from proxy.replicas.records import Keys, StoredMeta
 from proxy.replicas.run_copy import REFRESH_S, CopyState, CopyWrite, RunCopy
-from proxy.replicas.scripts import ABANDON
-from proxy.replicas.sealing import Box
-from proxy.replicas.valkey import Command, Link, StoreBusy
+from proxy.replicas.store.records import Keys, StoredMeta
+from proxy.replicas.store.scripts import ABANDON
+from proxy.replicas.store.sealing import Box
+from proxy.replicas.store.valkey import Command, Link, StoreBusy
 from proxy.runs.run import Run
 
 logger = logging.getLogger("headgate.event_log")

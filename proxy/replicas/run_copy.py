@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from enum import Enum, auto
 from typing import Any
 
-from proxy.replicas.records import (
+from proxy.replicas.store.records import (
     LIVE_TTL_MS,
     PART_BYTES,
     Keys,
@@ -20,9 +20,9 @@ from proxy.replicas.records import (
     StoredRequest,
     entry_plain,
 )
-from proxy.replicas.scripts import APPEND, DONE, FENCED, GONE, PUT_PART, REFRESH, RESTORE, result_of
-from proxy.replicas.sealing import Box, Unsealable
-from proxy.replicas.valkey import Argument, Command, is_wrong_type
+from proxy.replicas.store.scripts import APPEND, DONE, FENCED, GONE, PUT_PART, REFRESH, RESTORE, result_of
+from proxy.replicas.store.sealing import Box, Unsealable
+from proxy.replicas.store.valkey import Argument, Command, is_wrong_type
 from proxy.runs.recovery import MAX_TIMES
 from proxy.runs.run import Run
 from proxy.text.event_log import EventLog

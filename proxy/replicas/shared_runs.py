@@ -24,14 +24,14 @@ from proxy.replicas.followed_runs import FollowedRuns
 from proxy.replicas.lease import LEASE_S, FailureDetector, ReplicaLease
 from proxy.replicas.log_tail import BLOCK_MS, LogTail
 from proxy.replicas.mirror import ROUND_S, Mirror
-from proxy.replicas.records import LIVE_TTL_MS, Keys, RunMeta, StoredMeta, StoredRequest, is_run_id
 from proxy.replicas.run_copy import RunCopy
-from proxy.replicas.scripts import CLAIM, ENLIST, FENCED, KEEP, SCRIPTS, cancel, result_of
-from proxy.replicas.sealing import Sealing
 from proxy.replicas.shared_values import Messages, SharedDenylist, SharedTaps, SharedTickets
+from proxy.replicas.store.records import LIVE_TTL_MS, Keys, RunMeta, StoredMeta, StoredRequest, is_run_id
+from proxy.replicas.store.scripts import CLAIM, ENLIST, FENCED, KEEP, SCRIPTS, cancel, result_of
+from proxy.replicas.store.sealing import Sealing
+from proxy.replicas.store.valkey import CALL_S, Command, Health, Link
 from proxy.replicas.stored_runs import StoredRuns
 from proxy.replicas.takeover import Takeover, TakeoverPort
-from proxy.replicas.valkey import CALL_S, Command, Health, Link
 from proxy.runs.run import Run
 from proxy.runs.shared import LiveRun, ViewableRun
 from proxy.settings.routes import Route

@@ -11,10 +11,10 @@ from typing import Any
 import orjson
 
 from proxy.errors import StoreDown
-from proxy.replicas.records import Keys
-from proxy.replicas.scripts import COUNT, PUT_DENYLIST_ENTRY, send
-from proxy.replicas.sealing import Sealing, Unsealable
-from proxy.replicas.valkey import Command, Link
+from proxy.replicas.store.records import Keys
+from proxy.replicas.store.scripts import COUNT, PUT_DENYLIST_ENTRY, send
+from proxy.replicas.store.sealing import Sealing, Unsealable
+from proxy.replicas.store.valkey import Command, Link
 
 logger = logging.getLogger("headgate.event_log")
 

@@ -6,9 +6,9 @@ from dataclasses import replace
 from typing import Any
 
 from proxy.replicas.followed_run import FollowedRun
-from proxy.replicas.records import Keys, RunMeta, StoredEnd, StoredEntry, StoredMeta
-from proxy.replicas.sealing import Box, Sealing, Unsealable
-from proxy.replicas.valkey import Link
+from proxy.replicas.store.records import Keys, RunMeta, StoredEnd, StoredEntry, StoredMeta
+from proxy.replicas.store.sealing import Box, Sealing, Unsealable
+from proxy.replicas.store.valkey import Link
 
 logger = logging.getLogger("headgate.event_log")
 

@@ -13,10 +13,10 @@ from typing import Protocol
 
 from proxy.identity import Identity
 from proxy.replicas.followed_run import FAILURES, REPLICA_LOST, FollowedRun
-from proxy.replicas.records import LIVE_TTL_MS, Keys, StoredEnd, StoredMeta, StoredRequest, entry_plain
-from proxy.replicas.scripts import APPEND, DONE, FENCED, GONE, MISMATCH, TAKE_OVER, WITHDRAWN, result_of
-from proxy.replicas.sealing import Unsealable
-from proxy.replicas.valkey import Link
+from proxy.replicas.store.records import LIVE_TTL_MS, Keys, StoredEnd, StoredMeta, StoredRequest, entry_plain
+from proxy.replicas.store.scripts import APPEND, DONE, FENCED, GONE, MISMATCH, TAKE_OVER, WITHDRAWN, result_of
+from proxy.replicas.store.sealing import Unsealable
+from proxy.replicas.store.valkey import Link
 from proxy.runs.call import JOB, Call, Continuation
 from proxy.runs.ending import CANCELLED
 from proxy.runs.recovery import MAX_TIMES

@@ -7,8 +7,8 @@ from pathlib import Path
 from time import time
 from typing import Any
 
-from proxy.doctor.diagnosis import Diagnosis
 from proxy.doctor.examination import Wishes, examine
+from proxy.doctor.findings.diagnosis import Diagnosis
 from proxy.settings.settings import Settings
 from tests.servers.scripted import Asked, Script
 from tests.servers.serving import flag_document

@@ -7,10 +7,10 @@ from pathlib import Path
 import httpx
 import pytest
 
-from proxy.doctor import buffering
-from proxy.doctor.buffering import HELD_BACK_S, Arrivals, judged
-from proxy.doctor.diagnosis import Grade
-from proxy.doctor.real_request import RealRequest
+from proxy.doctor.findings.diagnosis import Grade
+from proxy.doctor.one_request import buffering
+from proxy.doctor.one_request.buffering import HELD_BACK_S, Arrivals, judged
+from proxy.doctor.one_request.real_request import RealRequest
 from tests.doctor.deployments import settings_of
 from tests.doctor.nginx import nginx
 from tests.servers.scripted import Asked, ScriptedUpstream

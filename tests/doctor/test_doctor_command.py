@@ -9,7 +9,7 @@ import yaml
 from click.testing import CliRunner, Result
 
 from proxy.cli import main
-from proxy.doctor.diagnosis import Diagnosis, Grade, as_line, exit_code
+from proxy.doctor.findings.diagnosis import Diagnosis, Grade, as_line, exit_code
 from tests.servers.serving import flag_document
 from tests.servers.streaming import free_port, route
 

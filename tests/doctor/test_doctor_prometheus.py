@@ -7,7 +7,7 @@ from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
-from proxy.doctor.diagnosis import Grade
+from proxy.doctor.findings.diagnosis import Grade
 from tests.doctor.deployments import examined, saying, settings_of
 from tests.servers.scripted import Asked, ScriptedUpstream
 

@@ -7,7 +7,7 @@ import pytest
 
 from flags.egress import STRAIGHT
 from proxy.doctor import providers
-from proxy.doctor.diagnosis import Grade
+from proxy.doctor.findings.diagnosis import Grade
 from proxy.settings.upstream import ProviderSettings
 from tests.doctor.deployments import examined, saying, settings_of
 from tests.servers.scripted import Asked, ScriptedUpstream

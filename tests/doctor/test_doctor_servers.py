@@ -10,8 +10,8 @@ import pytest
 
 from flags.egress import STRAIGHT
 from proxy.doctor import flag_server, upstream
-from proxy.doctor.clock import compared
-from proxy.doctor.diagnosis import Grade
+from proxy.doctor.findings.clock import compared
+from proxy.doctor.findings.diagnosis import Grade
 from proxy.settings.flags import UnleashSettings
 from proxy.upstream.pool import Origin
 from tests.doctor.deployments import date, examined, saying, settings_of

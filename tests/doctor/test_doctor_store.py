@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from proxy.doctor import store
-from proxy.doctor.diagnosis import Grade
+from proxy.doctor.findings.diagnosis import Grade
 from tests.servers.streaming import free_port
 from tests.servers.valkey_server import ValkeyServer, valkey
 

@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 
 from flags.egress import STRAIGHT
-from proxy.doctor import tracing
-from proxy.doctor.diagnosis import Diagnosis, Grade
-from proxy.doctor.model_calls import Context, counted, judged
-from proxy.doctor.real_request import BadRequest, RealRequest, request_of
-from proxy.doctor.tracing import HELD_UP_S, Glance, waiting
+from proxy.doctor.findings.diagnosis import Diagnosis, Grade
+from proxy.doctor.one_request import tracing
+from proxy.doctor.one_request.model_calls import Context, counted, judged
+from proxy.doctor.one_request.real_request import BadRequest, RealRequest, request_of
+from proxy.doctor.one_request.tracing import HELD_UP_S, Glance, waiting
 from proxy.settings.settings import Settings
 from proxy.upstream.pool import Origin
 from tests.doctor.deployments import date, settings_of

@@ -16,8 +16,8 @@ from flags.errors import EvidenceError, FlagAdminError, RolloutError
 from flags.rollout.reporting.notices import Notice
 from flags.rollout.running import opened_admin, opened_readings, opened_webhook
 from proxy.cli import main
-from proxy.doctor.diagnosis import Grade
 from proxy.doctor.examination import Wishes, examine
+from proxy.doctor.findings.diagnosis import Grade
 from proxy.settings.file import load
 from tests.rollout.rolling import policy
 from tests.servers.authority import certificates

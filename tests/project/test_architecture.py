@@ -56,12 +56,17 @@ WINGS = {
         "sources": "errors turns http llm.assembly llm.dialects.openai llm.taps runs settings text upstream",
         "routed": "errors identity downstream http llm llm.taps observe relay runs settings sources upstream "
         "viewers",
-        "replicas": "errors identity http observe runs settings text upstream",
-        "replicas.histories": "errors observe replicas turns",
+        "replicas.store": "errors http runs text upstream",
+        "replicas": "errors identity observe replicas.store runs settings text upstream",
+        "replicas.histories": "errors turns observe replicas.store",
         "workers": "errors downstream observe runs settings",
-        "doctor": "downstream errors http llm llm.assembly llm.aws llm.dialects outbound replicas settings "
-        "text upstream workers",
-        "commands": "app demo doctor errors llm.dialects observe observe.page outbound settings workers",
+        "doctor.findings": "errors",
+        "doctor.one_request": "errors doctor.findings downstream http llm.aws outbound settings text "
+        "upstream workers",
+        "doctor": "errors doctor.findings doctor.one_request llm llm.assembly llm.dialects outbound "
+        "replicas.store settings upstream",
+        "commands": "errors app demo doctor doctor.findings doctor.one_request llm.dialects observe "
+        "observe.page outbound settings workers",
     },
     "flags": {
         "sources": "arms decision document egress engine errors tls",

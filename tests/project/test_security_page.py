@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from proxy.identity import BUCKETS
-from proxy.replicas.records import LIVE_TTL_S
+from proxy.replicas.store.records import LIVE_TTL_S
 from proxy.settings.settings import LimitSettings, MemoryLogSettings, ValkeyLogSettings
 from proxy.viewers.tickets import TICKET_S
 

@@ -10,7 +10,7 @@ from prometheus_client import CollectorRegistry
 
 from proxy.observe.metrics import Metrics
 from proxy.replicas.followed_run import FollowedRun
-from proxy.replicas.records import StoredRequest
+from proxy.replicas.store.records import StoredRequest
 from proxy.replicas.takeover import LostRunAction, action_for
 from proxy.runs.call import AcceptedJob, Call
 from proxy.runs.run import Run

@@ -2,7 +2,7 @@
 
 import pytest
 
-from proxy.replicas.sealing import Sealing, Unsealable
+from proxy.replicas.store.sealing import Sealing, Unsealable
 
 SECRET = "a secret of at least thirty-two characters"
 

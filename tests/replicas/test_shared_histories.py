@@ -15,9 +15,9 @@ from proxy.observe.users import UserNames
 from proxy.replicas.histories import shared_histories
 from proxy.replicas.histories.history_scripts import HISTORY_SCRIPTS
 from proxy.replicas.histories.shared_histories import MAX_BATCH, MAX_LOG, ROUND_S, SharedHistories
-from proxy.replicas.records import Keys
-from proxy.replicas.sealing import Sealing
-from proxy.replicas.valkey import Health, Link
+from proxy.replicas.store.records import Keys
+from proxy.replicas.store.sealing import Sealing
+from proxy.replicas.store.valkey import Health, Link
 from tests.servers.scripted import Asked, ScriptedUpstream
 from tests.servers.serving import flag_document, headgate
 from tests.servers.streaming import START, answer, browser, eventually, logged, route, scrape, signed

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from proxy.errors import UpstreamSilent
-from proxy.replicas.valkey import CALL_S, STALL_S
+from proxy.replicas.store.valkey import CALL_S, STALL_S
 from proxy.upstream.client import Answer
 from tests.replicas.sharing import (
     EXTRACTED,

@@ -9,9 +9,9 @@ import pytest
 
 from flags.decision import Arm, Decision, Mode, Reason
 from proxy.replicas.followed_run import FollowedRun
-from proxy.replicas.records import MAX_REQUEST_BYTES, StoredRequest
-from proxy.replicas.scripts import TAKE_OVER
-from proxy.replicas.sealing import Sealing, Unsealable
+from proxy.replicas.store.records import MAX_REQUEST_BYTES, StoredRequest
+from proxy.replicas.store.scripts import TAKE_OVER
+from proxy.replicas.store.sealing import Sealing, Unsealable
 from proxy.replicas.takeover import YIELD_S, LostRunAction, action_for
 from proxy.runs.recovery import MAX_TIMES
 from proxy.runs.run import Run

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from proxy.observe.histories import Changes, Histories, History
-from proxy.replicas.sealing import Box, Unsealable
+from proxy.replicas.store.sealing import Box, Unsealable
 
 MAX_SENDERS = 512
 """Processes whose last batch is known, so that a batch which comes twice counts once; the newest."""

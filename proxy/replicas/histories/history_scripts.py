@@ -5,7 +5,7 @@ Each may be executed twice with the same effect: a batch that is stored twice co
 
 from collections.abc import Sequence
 
-from proxy.replicas.valkey import Script
+from proxy.replicas.store.valkey import Script
 
 PUT_BATCH = Script("""
 -- KEYS: log, sum; ARGV: ttl, at most so many, process, number of its batch, batch

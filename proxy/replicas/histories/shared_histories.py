@@ -20,9 +20,9 @@ from proxy.errors import HeadgateError, StoreDown
 from proxy.observe.histories import FORGOTTEN_S, Histories
 from proxy.replicas.histories.history_records import Senders, StoredBatch, Sum, folded, sealed_batch
 from proxy.replicas.histories.history_scripts import PUT_BATCH, PUT_SUM
-from proxy.replicas.records import Keys
-from proxy.replicas.sealing import Sealing, Unsealable
-from proxy.replicas.valkey import Command, Link
+from proxy.replicas.store.records import Keys
+from proxy.replicas.store.sealing import Sealing, Unsealable
+from proxy.replicas.store.valkey import Command, Link
 from proxy.turns import in_turns
 
 logger = logging.getLogger("headgate.event_log")

@@ -13,9 +13,9 @@ from urllib.parse import urlsplit
 import anyio
 import httpx
 
-from proxy.doctor.asking import Headers, trusting
-from proxy.doctor.diagnosis import Diagnosis, Grade, fail, ok, skipped, warn
-from proxy.doctor.real_request import RealRequest
+from proxy.doctor.findings.asking import Headers, trusting
+from proxy.doctor.findings.diagnosis import Diagnosis, Grade, fail, ok, skipped, warn
+from proxy.doctor.one_request.real_request import RealRequest
 from proxy.text.sse import Decoder
 
 MAX_EVENT_BYTES = 32 * 1024 * 1024

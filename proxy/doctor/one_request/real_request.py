@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from proxy.doctor.asking import Headers
+from proxy.doctor.findings.asking import Headers
 from proxy.errors import HeadgateError
 from proxy.http.headers import HOP_BY_HOP
 from proxy.settings.route import RouteSettings

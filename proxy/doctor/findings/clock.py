@@ -3,8 +3,8 @@
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 
-from proxy.doctor.asking import Reply
-from proxy.doctor.diagnosis import Diagnosis, ok, skipped, warn
+from proxy.doctor.findings.asking import Reply
+from proxy.doctor.findings.diagnosis import Diagnosis, ok, skipped, warn
 
 WHOLE_SECONDS_S = 1.0
 """`Date` has no parts of a second."""

@@ -7,8 +7,8 @@ replica has seen: a replica whose run was taken over changes nothing.
 from collections.abc import Sequence
 from typing import Any
 
-from proxy.replicas.records import Keys, StoredMeta
-from proxy.replicas.valkey import Command, Script
+from proxy.replicas.store.records import Keys, StoredMeta
+from proxy.replicas.store.valkey import Command, Script
 
 INBOX_TTL_S = 60.0
 MAX_INBOX = 10_000

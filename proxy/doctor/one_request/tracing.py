@@ -13,11 +13,11 @@ from dataclasses import dataclass
 from time import perf_counter
 
 from flags.egress import Egress
-from proxy.doctor.asking import NoAnswer, Reply, ask, client
-from proxy.doctor.diagnosis import Diagnosis, Grade, fail, ok, skipped, warn
-from proxy.doctor.model_calls import counted, judged, no_call
-from proxy.doctor.model_listener import listening
-from proxy.doctor.real_request import RealRequest
+from proxy.doctor.findings.asking import NoAnswer, Reply, ask, client
+from proxy.doctor.findings.diagnosis import Diagnosis, Grade, fail, ok, skipped, warn
+from proxy.doctor.one_request.model_calls import counted, judged, no_call
+from proxy.doctor.one_request.model_listener import listening
+from proxy.doctor.one_request.real_request import RealRequest
 from proxy.http.tracing import TraceId, trace_ids_of, with_token
 from proxy.settings.settings import Settings
 from proxy.upstream.pool import Origin

@@ -9,8 +9,8 @@ from contextlib import asynccontextmanager
 import httpx
 
 from flags.egress import Egress
-from proxy.doctor.asking import MAX_BYTES
-from proxy.doctor.model_calls import Context, context_of
+from proxy.doctor.findings.asking import MAX_BYTES
+from proxy.doctor.one_request.model_calls import Context, context_of
 from proxy.downstream.certificate import server_tls
 from proxy.errors import RequestRefused
 from proxy.http.asgi import Receive, Scope, Send, send_problem

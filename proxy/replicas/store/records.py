@@ -37,7 +37,7 @@ import orjson
 
 from flags.decision import Arm, Decision, Mode, Reason
 from proxy.http.headers import Headers
-from proxy.replicas.sealing import NONCE_BYTES, VERSION, Box, Unsealable
+from proxy.replicas.store.sealing import NONCE_BYTES, VERSION, Box, Unsealable
 from proxy.runs.call import JOB, AcceptedJob
 from proxy.runs.ending import Failure
 from proxy.runs.run import Run

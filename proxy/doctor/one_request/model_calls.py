@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from enum import StrEnum
 from typing import Literal
 
-from proxy.doctor.diagnosis import Diagnosis, fail, ok, skipped, warn
+from proxy.doctor.findings.diagnosis import Diagnosis, fail, ok, skipped, warn
 from proxy.http.tracing import Fields, token_of, trace_ids_of
 
 Match = Literal["tracestate", "traceparent"]
