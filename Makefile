@@ -123,8 +123,9 @@ lock:  ## new versions of everything; commit the result
 	build/lock/bin/python -m pip --disable-pip-version-check install --quiet $(LOCKED) -r requirements/locking.lock
 	$(COMPILE) --upgrade pyproject.toml -o requirements/runtime.lock
 	$(COMPILE) --upgrade $(OVERRIDE) -c requirements/runtime.lock --extra bedrock pyproject.toml -o requirements/bedrock.lock
+	$(COMPILE) --upgrade -c requirements/runtime.lock --extra traces pyproject.toml -o requirements/traces.lock
 	$(COMPILE) --upgrade -c requirements/runtime.lock pyproject.toml requirements/demo.in -o requirements/demo.lock
-	$(COMPILE) --upgrade $(OVERRIDE) -c requirements/demo.lock -c requirements/bedrock.lock --extra bedrock pyproject.toml requirements/demo.in requirements/test.in -o requirements/test.lock
+	$(COMPILE) --upgrade $(OVERRIDE) -c requirements/demo.lock -c requirements/bedrock.lock -c requirements/traces.lock --extra bedrock --extra traces pyproject.toml requirements/demo.in requirements/test.in -o requirements/test.lock
 	$(COMPILE) --upgrade requirements/stacks.in -o requirements/stacks.lock
 	$(COMPILE) -c requirements/test.lock requirements/build.in -o requirements/build.lock
 	$(COMPILE) --upgrade requirements/locking.in -o requirements/locking.lock

@@ -308,8 +308,10 @@ class Egress(Block):
     webhook: Peers = Peers()
     """The host of `controller.policy.notify`."""
     proxy: Peers = Peers()
-    """The corporate proxy, where one is named. `unleash`, `prometheus`, `models`, `keys` and `webhook` may be
-    left empty then: what they name is reached through it."""
+    """The corporate proxy, where one is named. `unleash`, `prometheus`, `models`, `keys`, `webhook` and
+    `traces` may be left empty then: what they name is reached through it."""
+    traces: Peers = Peers()
+    """The collector of `settings.traces`."""
     kubernetes: Peers = Peers()
     """The API server, for the controller's Lease: its endpoints and their port. Most networks look at packets
     after they have left the Service's address."""

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from time import time
+from typing import TYPE_CHECKING
 
 from prometheus_client import CollectorRegistry
 
@@ -43,11 +44,13 @@ from proxy.observe.page.served import OperatorsPage
 from proxy.observe.page.state import PageState
 from proxy.observe.recent_warnings import RecentWarnings
 from proxy.observe.shown_counts import totals, viewers
+from proxy.observe.spans.ports import ModelSpans
 from proxy.observe.stalls import StallWatch
 from proxy.observe.users import UserNames
 from proxy.outbound import egress, forwarding, origin, upstream_origin, within
 from proxy.relay.outcomes import RelayedOutcomes
 from proxy.relay.relay import Relay
+from proxy.relay.traced import TracedRelay
 from proxy.replicas.followed_run import FollowedRun
 from proxy.replicas.histories.history_scripts import HISTORY_SCRIPTS
 from proxy.replicas.histories.shared_histories import ROUND_S, SharedHistories
@@ -86,6 +89,9 @@ from proxy.viewers.tickets import Tickets
 from proxy.workers.link import Report, SupervisorLink
 from proxy.workers.process_metrics import ProcessMetrics
 from proxy.workers.sockets import Sockets
+
+if TYPE_CHECKING:
+    from proxy.observe.spans.otlp import Traces
 
 FORGET_S = 3600.0
 """Seconds between two looks for users who were not seen for so long that they are forgotten."""
@@ -144,7 +150,8 @@ async def running(
         stack.enter_context(_repeating(identifier.keep_keys()))
         stack.enter_context(_repeating(metrics.process.watch()))
         forward = forwarding(settings.upstream, settings.identity, to)
-        relay = Relay(upstream, forward, parts.upgrades)
+        traces = parts.traces(to)
+        relay = (Relay if traces is None else TracedRelay)(upstream, forward, parts.upgrades)
         tickets = Tickets(None if shared is None else shared.tickets)
         run_api = RunApi(runs, identifier, tickets, metrics, settings.attach_wait_s, Scripts.load())
         access = RunAccess(runs, run_api, found, metrics, forward, to.authority)
@@ -173,7 +180,7 @@ async def running(
             metrics,
             bodies,
         )
-        port = None if settings.llm is None else parts.model_port(settings.llm, taps, shared)
+        port = None if settings.llm is None else parts.model_port(settings.llm, taps, shared, traces)
         page = parts.page(runs, breaker, warnings, PageState(flag_source, switch, port, shared))
         stack.enter_context(_repeating(page.keep()))
         stalls = stack.enter_context(StallWatch())
@@ -187,6 +194,7 @@ async def running(
             port,
             descriptors,
             *_connections(settings, descriptors, metrics),
+            traces,
         )
 
 
@@ -273,12 +281,35 @@ class _Parts:
     def body_budget(self) -> ByteBudget:
         return ByteBudget(int(self.settings.limits.bodies), self.metrics.count_over)
 
-    def model_port(self, settings: LlmSettings, taps: Taps, shared: ValkeyRuns | None) -> ModelPort:
+    def traces(self, to: Origin) -> "Traces | None":
+        """Headgate's own spans; None: the settings have none."""
+        settings = self.settings.traces
+        if settings is None:
+            return None
+        from proxy.observe.spans.otlp import Traces
+
+        providers = {
+            each.name: (each.api, (there := origin(each, strict_tls=True)).host, there.port)
+            for each in (self.settings.llm.providers if self.settings.llm else ())
+        }
+        traces = Traces(
+            settings,
+            egress(self.settings),
+            strict_tls=self.settings.tls.strict,
+            upstream=(to.host, to.port),
+            providers=providers,
+        )
+        self.stack.push_async_callback(traces.aclose)
+        return traces
+
+    def model_port(
+        self, settings: LlmSettings, taps: Taps, shared: ValkeyRuns | None, spans: ModelSpans | None
+    ) -> ModelPort:
         most = max(1, self.descriptors.each // len(settings.providers))
         providers = [self._provider(provider, most) for provider in settings.providers]
         store = FileDenylistStore(self.state_dir / "learned") if shared is None else shared.denylist
         denylist = StreamDenylist(settings.learned_s, store)
-        return ModelPort(providers, settings, taps, self.metrics, denylist, self.body_budget())
+        return ModelPort(providers, settings, taps, self.metrics, denylist, self.body_budget(), spans=spans)
 
     def page(self, runs: Runs, breaker: Breaker, warnings: RecentWarnings, state: PageState) -> OperatorsPage:
         calls = {} if state.port is None else state.port.ended

@@ -18,7 +18,8 @@ from proxy.http.framing import request_target
 from proxy.http.upgrade import SWITCHING_PROTOCOLS, UPGRADE
 from proxy.identity import Identifier
 from proxy.observe.metrics import Metrics
-from proxy.observe.request_ids import CURRENT, SentHead, ids_of, with_request
+from proxy.observe.spans.ports import REQUEST, exemplar
+from proxy.observe.spans.request_ids import CURRENT, SentHead, ids_of, with_request
 from proxy.relay.outcomes import COMPARED
 from proxy.relay.relay import Relay
 from proxy.routed.attach_document import PATH as ATTACH_PATH
@@ -75,9 +76,11 @@ class Gateway:
             result = await relay(scope, receive, send)
             if result.status == SWITCHING_PROTOCOLS:
                 return  # counted when it was switched
+            if (span := REQUEST.get()) is not None:
+                span.answered(result.status or None)
             metrics = self.metrics.unmatched
             metrics.requests.inc()
-            metrics.seconds.observe(perf_counter() - entered)
+            metrics.seconds.observe(perf_counter() - entered, exemplar())
             metrics.overhead.observe(result.overhead_s)
             if logger.isEnabledFor(logging.DEBUG):
                 logger.debug("relayed", extra={"outcome": result.outcome, "status": result.status})
@@ -104,7 +107,11 @@ class Gateway:
             ended = "refused"
         took_s = perf_counter() - entered
         metrics.requests[decision.mode, decision.reason].inc()
-        metrics.seconds[decision.mode].observe(took_s)
+        metrics.seconds[decision.mode].observe(took_s, exemplar())
+        if (span := REQUEST.get()) is not None:
+            path = request.route.settings.match.partition(" ")[2]
+            span.decided(request.route.name, path, decision.mode, decision.reason)
+            span.answered(sent.status, sent.run)
         _log(request, decision, ended, sent, took_s)
 
 

@@ -59,6 +59,8 @@ def behind(settings: Settings) -> dict[str, list[str]]:
         servers["flags.unleash"] = settings.flags.unleash.url
     if settings.identity.jwt is not None and settings.identity.jwt.jwks_url is not None:
         servers["identity.jwt.jwks_url"] = settings.identity.jwt.jwks_url
+    if settings.traces is not None:
+        servers["traces"] = settings.traces.endpoint
     for index, provider in enumerate(settings.llm.providers if settings.llm else ()):
         servers[f"llm.providers[{index}]"] = provider.url
     for name, url in servers.items():

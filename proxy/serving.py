@@ -19,6 +19,7 @@ from proxy.gateway import Gateway
 from proxy.llm.port import ModelPort
 from proxy.observe.admin import Admin
 from proxy.observe.settling import Settling
+from proxy.observe.spans.ports import Front
 from proxy.runs.runs import Runs
 from proxy.settings.settings import Settings
 from proxy.upstream.tunnel import Upgrades
@@ -54,6 +55,8 @@ class App:
     """Connections of clients."""
     model_connections: Connections
     """Connections to the model port."""
+    traces: Front | None = None
+    """Begins the spans of requests; None: there are none."""
 
     def end_all(self) -> None:
         """End each run and cut each tunnel: the time to drain is over."""
@@ -131,7 +134,8 @@ def _servers(
         )
 
     origins = frozenset(origin.encode() for origin in settings.cors.origins)
-    public = CrossOrigin(app.gateway, origins) if origins else app.gateway
+    gateway = app.gateway if app.traces is None else app.traces.front(app.gateway)
+    public = CrossOrigin(gateway, origins) if origins else gateway
     front = counted(public, sockets.public, app.connections)
     others = [server(app.admin.app(), sockets.admin, keep_alive_s=5, grace_s=1)]
     if sockets.model is not None:

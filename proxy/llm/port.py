@@ -36,7 +36,8 @@ from proxy.llm.taps.tap import TappedCall
 from proxy.llm.tee import Tee
 from proxy.observe.labels import CallResult
 from proxy.observe.metrics import Metrics
-from proxy.observe.request_ids import CURRENT, ids_of
+from proxy.observe.spans.ports import MODEL, ModelSpans
+from proxy.observe.spans.request_ids import CURRENT, ids_of
 from proxy.relay.answer_copy import AnswerCopy
 from proxy.relay.relay import Outcome, Relay, RelayResult
 from proxy.settings.upstream import LlmSettings
@@ -154,6 +155,8 @@ class ModelPort:
     """Calls of this process, by provider and `answered`, `failed` or `left`."""
     copies: ByteBudget = field(default_factory=lambda: ByteBudget(COUNTED_BYTES, lambda _: None))
     """Answers whose tokens are counted once they have gone out."""
+    spans: ModelSpans | None = None
+    """None: calls have no spans."""
     avoided: OrderedDict[bytes, float] = field(default_factory=OrderedDict)
     """Calls by their `attempt`, and until when they are asked for no stream."""
 
@@ -170,6 +173,9 @@ class ModelPort:
         # The provider learns nothing of ours: a token is taken out of every call.
         scope = {**scope, "headers": without_token(headers, token), TARGET: target[len(provider.mount) :]}
         CURRENT.set(ids_of(scope["headers"]))  # no token is logged
+        span = None if self.spans is None else self.spans.model_call(provider.name, scope["headers"])
+        MODEL.set(span)
+        ended = CallResult.LEFT
         try:
             if tap is None or token is None:
                 result = _result_without_tap(tokens, headers)
@@ -181,6 +187,9 @@ class ModelPort:
         except RequestRefused as refusal:
             await send_problem(send, refusal.status, refusal.detail, close=True)
             result = ended = CallResult.FAILED
+        finally:
+            if span is not None:
+                span.end(ended, is_error=ended is CallResult.FAILED)
         self.ended[provider.name, _ENDS.get(ended, "answered")] += 1
         self.metrics.tap_calls.labels(result).inc()
         took_ms = round((perf_counter() - began) * 1000, 1)
@@ -228,6 +237,8 @@ class ModelPort:
         turns = Turns()
         is_read = body is not None and len(body) <= MAX_REQUEST_BYTES and not await is_slow(body)
         prompt = dialect.prompt(method, target, body) if body is not None and is_read else None
+        if prompt is not None and (span := MODEL.get()) is not None:
+            span.asked(prompt.model)
         await turns.breathe()
         if body is None or prompt is None:
             await tap.doubt()  # too long, compressed, or slow to read
@@ -273,6 +284,8 @@ class ModelPort:
         except MalformedBody:
             return
         self.metrics.tokens.count(route, run_call.provider.name, run_call.prompt.model, *used)
+        if (span := MODEL.get()) is not None:
+            span.used(*used)
 
     async def _own_stream(self, route: str, run_call: _RunCall, call: TappedCall) -> CallResult:
         """A stream that the caller itself asked for."""

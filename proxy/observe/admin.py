@@ -4,11 +4,12 @@ import asyncio
 import gzip
 import os
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Protocol
 
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
+from prometheus_client.openmetrics import exposition as openmetrics
 from pydantic import SecretStr
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -47,10 +48,14 @@ class RunCounts(Protocol):
     def live_routes(self) -> Iterable[str]: ...
 
 
+Render = Callable[[CollectorRegistry], bytes]
+"""Writes the page."""
+
+
 class MetricsPages(Protocol):
     """The metrics of all processes."""
 
-    def page(self, registry: CollectorRegistry) -> bytes | None:
+    def page(self, registry: CollectorRegistry, render: Render) -> bytes | None:
         """The text of the page; None: it cannot be read just now."""
 
 
@@ -102,21 +107,22 @@ class Admin:
         return JSONResponse(state, status_code=200 if ready else 503)
 
     async def _metrics(self, request: Request) -> Response:
+        render, content_type = _form(request.headers.get("accept", ""))
         if self.process_metrics is None:
-            page: bytes | None = generate_latest(self.registry)
+            page: bytes | None = render(self.registry)
         else:
-            page = await self._page(self.process_metrics)
+            page = await self._page(self.process_metrics, render)
         if page is None:
             return problem(503, "The figures cannot be read just now.")
-        headers = {"content-type": CONTENT_TYPE_LATEST, "vary": "accept-encoding"}
+        headers = {"content-type": content_type, "vary": "accept, accept-encoding"}
         if takes_gzip(request.headers.raw):
             headers["content-encoding"] = "gzip"
             page = gzip.compress(page, GZIP_LEVEL, mtime=0)
         return Response(page, headers=headers)
 
-    async def _page(self, pages: MetricsPages) -> bytes | None:
+    async def _page(self, pages: MetricsPages, render: Render) -> bytes | None:
         for _ in range(PAGE_TRIES):
-            if (page := pages.page(self.registry)) is not None:
+            if (page := pages.page(self.registry, render)) is not None:
                 return page
             await asyncio.sleep(PAGE_PAUSE_S)
         return None
@@ -170,3 +176,10 @@ async def _not_allowed(_: Request, exc: Exception) -> Response:
     allowed = (exc.headers or {}).get("Allow", "").split(", ")
     allow = ", ".join(sorted(allowed, key=METHODS.index))
     return problem(405, f"Here is only {allow}.", {"allow": allow})
+
+
+def _form(accept: str) -> tuple[Render, str]:
+    """The page's form, and its type: OpenMetrics, which has exemplars, for who asks for it by name."""
+    if "application/openmetrics-text" in accept:
+        return openmetrics.generate_latest, openmetrics.CONTENT_TYPE_LATEST
+    return generate_latest, CONTENT_TYPE_LATEST

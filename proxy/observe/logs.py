@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 import orjson
 
 from proxy.errors import HeadgateError
-from proxy.observe.request_ids import CURRENT
+from proxy.observe.spans.request_ids import CURRENT
 from proxy.settings.settings import LogSettings
 
 _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName", "color_message"}

@@ -1,13 +1,14 @@
 """A route's requests describe runs, begin them, name them, and show them in either form."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from flags.decision import Accept, Decision
 from proxy.http.accept import accepted
 from proxy.http.asgi import WRITE, Scope
 from proxy.http.headers import Forwarding, Headers, end_to_end, request_headers
 from proxy.observe.metrics import Metrics
+from proxy.observe.spans.ports import REQUEST
 from proxy.routed.request import RouteRequest
 from proxy.runs.call import Call
 from proxy.runs.run import Run
@@ -16,7 +17,7 @@ from proxy.runs.shared import ViewableRun
 from proxy.runs.source import Source
 from proxy.runs.start import RunSpec
 from proxy.upstream.client import Request
-from proxy.viewers.api import RunApi, has_all, send_nothing_more
+from proxy.viewers.api import RunApi, has_all, link, send_nothing_more
 from proxy.viewers.batch_viewer import BatchViewer
 from proxy.viewers.translation import in_format
 
@@ -80,6 +81,7 @@ class RunAccess:
 
     async def begin(self, request: RouteRequest, spec: RunSpec) -> tuple[ViewableRun, bool]:
         """The run, and whether it begins with this request; if so, the body is the run's from now on."""
+        spec = _with_span(spec)
         run = await self.runs.start(spec)
         if isinstance(run, Run) and run.call is spec.call:
             run.body_reservation = request.reservation.transfer()
@@ -120,7 +122,18 @@ class RunAccess:
             Unanswered: the run ended in one of the ways in `unless`; nothing was sent.
         """
         heartbeat_s = request.route.settings.batch_heartbeat_s
+        link(run)
         viewer = BatchViewer(run, request.receive, request.send, heartbeat_s=heartbeat_s, unless=unless)
         with self.runs.watching(viewer):
             status = await viewer.serve()
         return ("left" if status is None else "answered"), status
+
+
+def _with_span(spec: RunSpec) -> RunSpec:
+    """The spec with spans for the run that it may begin, where its request has one."""
+    span = REQUEST.get()
+    if span is None:
+        return spec
+    asked = spec.call.request
+    began = span.begin_run(asked.method, asked.headers, spec.call.route.name, spec.decision.source)
+    return replace(spec, call=replace(spec.call, request=replace(asked, headers=began.headers), span=began))

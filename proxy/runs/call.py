@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from proxy.observe.spans.ports import RunSpan
 from proxy.settings.routes import Route
 from proxy.text.event_log import EventLog
 from proxy.upstream.client import Request
@@ -20,6 +21,8 @@ class Call:
     asked_at: float | None = None
     """The time at which its request came, by the loop's time; None: not known here, so the run's start
     counts."""
+    span: RunSpan | None = None
+    """The run's; None: there is none."""
 
 
 @dataclass(frozen=True, slots=True)

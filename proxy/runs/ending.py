@@ -10,6 +10,7 @@ from proxy.errors import Fault
 from proxy.identity import Identity
 from proxy.observe.labels import FaultPhase
 from proxy.observe.metrics import RouteMetrics
+from proxy.observe.spans.ports import SpanEnd, exemplar
 from proxy.relay.outcomes import OF_STRANGERS
 from proxy.runs.call import Call
 
@@ -46,6 +47,8 @@ class RunEnd(NamedTuple):
     events: int
     status: int | None
     """Of the upstream's answer, or of the failure; None: there is neither."""
+    times_asked: int
+    """The number of times that its call was sent."""
     accepted_s: float | None
     """From its start to the upstream's answer that it will do the work; None: its answer was the work."""
 
@@ -66,6 +69,7 @@ class RunAccount:
         durations: "deque[float]",
     ) -> None:
         self._route = call.route.name
+        self._span = call.span
         self._asked_at = call.asked_at
         self._decision = decision
         self._identity = identity
@@ -98,7 +102,10 @@ class RunAccount:
         took_s = end.ended_at - end.started_at
         arm, source = self._decision.arm.value, self._decision.source
         self._metrics.runs[arm, source, end.outcome].inc()
-        self._metrics.run_seconds[arm].observe(took_s)
+        self._metrics.run_seconds[arm].observe(took_s, exemplar())
+        if self._span is not None:
+            error = end.failure.code if end.failure else None
+            self._span.end(end.run_id, end.outcome, end.times_asked, SpanEnd(end.status, error))
         if self._identity is not None:
             began_at = end.started_at if self._asked_at is None else self._asked_at
             compared = _compared_as(end)

@@ -19,6 +19,7 @@ from proxy.http.headers import announces_no_body
 from proxy.identity import Identity
 from proxy.observe.labels import FaultPhase
 from proxy.observe.metrics import RouteMetrics
+from proxy.observe.spans.ports import SpanEnd
 from proxy.runs.call import AcceptedJob, Call, Continuation
 from proxy.runs.ending import CANCELLED, SHUTDOWN, Failure, RunAccount, RunEnd
 from proxy.runs.recovery import retry_available
@@ -267,6 +268,8 @@ class Run(RunTexts):
     def leave(self) -> None:
         """Another replica has taken the run over: it adds no more events here, and is not counted."""
         self.is_elsewhere = True
+        if self.call.span is not None:
+            self.call.span.end(self.id, "left", self.times_asked, SpanEnd(None, None))
         self._stop()
 
     def forget_the_client(self) -> None:
@@ -336,6 +339,7 @@ class Run(RunTexts):
                 self._first_content_s,
                 len(self.log),
                 self._status,
+                self.times_asked,
                 None if self.job is None else self.job.after_s,
             )
         )

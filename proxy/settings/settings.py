@@ -3,6 +3,7 @@
 This file and those it imports are the source of `docs/reference/settings.md`.
 """
 
+from importlib.util import find_spec
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
@@ -16,7 +17,15 @@ from proxy.settings.identity import IdentitySettings
 from proxy.settings.route import RouteSettings
 from proxy.settings.secret_rules import check_token
 from proxy.settings.upstream import LlmSettings, UpstreamSettings
-from proxy.settings.values import PARAMETER, Address, Authorities, PageOrigin, Seconds
+from proxy.settings.values import (
+    PARAMETER,
+    Address,
+    Authorities,
+    HeaderName,
+    PageOrigin,
+    Seconds,
+    WebAddress,
+)
 
 
 def _store(value: SecretStr) -> SecretStr:
@@ -40,6 +49,18 @@ def _controller(value: str) -> str:
     if not good:
         raise ValueError("must be http://HOST:PORT")
     return value.rstrip("/")
+
+
+def _with_traces(value: str) -> str:
+    try:
+        found = find_spec("opentelemetry.sdk.trace") and find_spec("opentelemetry.exporter.otlp.proto.common")
+    except ModuleNotFoundError:
+        found = None
+    if found is None:
+        raise ValueError("needs an extra package: install headgate[traces], which is OpenTelemetry's SDK")
+    if urlsplit(value).username or urlsplit(value).password:
+        raise ValueError("must not carry credentials: use headers")
+    return value
 
 
 class StrictnessSettings(SettingsBlock):
@@ -126,6 +147,22 @@ class LimitSettings(SettingsBlock):
     end."""
 
 
+class TraceSettings(SettingsBlock):
+    """Headgate's own spans, sent as OTLP. Needs Headgate's extra `traces`."""
+
+    endpoint: Annotated[WebAddress, AfterValidator(_with_traces)]
+    """Where spans are sent by OTLP over HTTP, for example `http://otel-collector:4318/v1/traces`."""
+    headers: dict[HeaderName, SecretStr] = Field(default={})
+    """Sent along, for example `authorization: ${OTLP_TOKEN}`."""
+    ratio: Annotated[float, Field(ge=0, le=1)] = 1.0
+    """Part of the requests without a trace context that are recorded. All others are as their context
+    says."""
+    service_name: str = Field(default="headgate", pattern=r"^[A-Za-z0-9_.-]{1,100}$")
+    """Name of the service in traces."""
+    ca_file: Authorities | None = None
+    """PEM file of the authorities to trust instead of the system's."""
+
+
 class CorsSettings(SettingsBlock):
     """Pages of other origins than this proxy's. What they may ask the upstream is its own affair."""
 
@@ -157,6 +194,8 @@ class Settings(SettingsBlock):
     proxy: EgressSettings = EgressSettings()
     event_log: EventLogSettings = EventLogSettings()
     log: LogSettings = LogSettings()
+    traces: TraceSettings | None = None
+    """Where Headgate's own spans go; without it there are none, and they cost nothing."""
     cors: CorsSettings = CorsSettings()
     attach: AttachSettings = AttachSettings()
     limits: LimitSettings = LimitSettings()

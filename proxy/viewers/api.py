@@ -20,6 +20,8 @@ from proxy.http.framing import check_framing
 from proxy.http.headers import Headers
 from proxy.identity import Identifier, Identity
 from proxy.observe.metrics import Metrics
+from proxy.observe.spans.ports import REQUEST
+from proxy.runs.run import Run
 from proxy.runs.runs import Runs
 from proxy.runs.shared import ViewableRun
 from proxy.text.event_log import LogReader
@@ -136,6 +138,7 @@ class RunApi:
         expires_at: float | None = None
         if identity is not None and identity.expires_at is not None:
             expires_at = asyncio.get_running_loop().time() + identity.expires_at - time.time()
+        link(run)
         metrics = self._metrics.by_route[run.route.name]
         viewer = Viewer(run, metrics, receive, send, expires_at=expires_at, write=write)
         with self._runs.watching(viewer):
@@ -316,3 +319,10 @@ async def _small_body(receive: Receive) -> bytes:
             raise RequestRefused(400, "The request's body is too long, or did not arrive whole.")
         if not message.get("more_body", False):
             return body
+
+
+def link(run: ViewableRun) -> None:
+    """Link the span of the request at work and that of the run that it shows, where there are both here."""
+    span = REQUEST.get()
+    if span is not None and isinstance(run, Run) and run.call.span is not None:
+        span.views(run.call.span)

@@ -10,7 +10,7 @@ import fcntl
 import os
 import shutil
 import struct
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from itertools import chain
 from pathlib import Path
 
@@ -48,11 +48,13 @@ class ProcessMetrics:
         os.environ[DIRECTORY_NAME] = str(self._directory)
         values.ValueClass = process_values(self._directory)
 
-    def page(self, registry: CollectorRegistry) -> bytes | None:
+    def page(
+        self, registry: CollectorRegistry, render: Callable[[CollectorRegistry], bytes] = generate_latest
+    ) -> bytes | None:
         """The page `/metrics`; None if it cannot be read just now: ask again in a moment."""
         with self._locked(fcntl.LOCK_SH) as is_free, contextlib.suppress(struct.error, RuntimeError):
             # These errors: a process that begins has made a file, and not yet written its length.
-            return generate_latest(_MergedRegistry(registry, self)) if is_free else None
+            return render(_MergedRegistry(registry, self)) if is_free else None
         return None
 
     def add_to(self, own: Iterable[Metric]) -> Iterator[Metric]:

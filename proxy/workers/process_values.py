@@ -31,7 +31,7 @@ def process_values(directory: Path, opened: Callable[[str], MmapedDict] = Mmaped
     class ProcessValue:
         """A number: its value here, and the same in the file."""
 
-        __slots__ = ("_at", "_file", "_value")
+        __slots__ = ("_at", "_exemplar", "_file", "_value")
         _multiprocess = True
 
         def __init__(
@@ -45,6 +45,7 @@ def process_values(directory: Path, opened: Callable[[str], MmapedDict] = Mmaped
             multiprocess_mode: str = "",
             **_: Any,
         ) -> None:
+            self._exemplar: object = None
             self._file = file_of(f"{typ}_{multiprocess_mode}" if typ == "gauge" else typ)
             key = mmap_key(metric_name, name, labelnames, labelvalues, help_text)
             self._value: float = self._file.read_value(key)[0]  # type: ignore[no-untyped-call]
@@ -62,9 +63,10 @@ def process_values(directory: Path, opened: Callable[[str], MmapedDict] = Mmaped
             return self._value
 
         def set_exemplar(self, exemplar: object) -> None:
-            """Do nothing: several processes have no exemplars."""
+            """Keep it here: a page has those of the process that answers."""
+            self._exemplar = exemplar
 
-        def get_exemplar(self) -> None:
-            return None
+        def get_exemplar(self) -> object:
+            return self._exemplar
 
     return ProcessValue

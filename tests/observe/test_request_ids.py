@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from proxy.observe.request_ids import ids_of
+from proxy.observe.spans.request_ids import ids_of
 from tests.servers.scripted import Asked
 from tests.servers.streaming import (
     START,

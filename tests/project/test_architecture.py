@@ -38,15 +38,16 @@ WINGS = {
         "http": "errors",
         "text": "turns",
         "settings": "errors text",
-        "observe": "errors http identity observe.page settings text",
+        "observe": "errors http identity observe.page observe.spans settings text",
+        "observe.spans": "http settings",
         "observe.page": "errors settings text",
         "upstream": "errors turns http settings",
         "downstream": "errors http observe",
-        "relay": "errors turns downstream http observe settings text upstream",
-        "runs": "errors identity turns downstream http observe relay settings text upstream",
-        "viewers": "errors identity turns http observe runs text",
-        "llm": "errors turns downstream http llm.assembly llm.aws llm.taps observe relay settings text "
-        "upstream",
+        "relay": "errors turns downstream http observe observe.spans settings text upstream",
+        "runs": "errors identity turns downstream http observe observe.spans relay settings text upstream",
+        "viewers": "errors identity turns http observe observe.spans runs text",
+        "llm": "errors turns downstream http llm.assembly llm.aws llm.taps observe observe.spans relay "
+        "settings text upstream",
         "llm.taps": "http llm.assembly settings text",
         "llm.assembly": "",
         "llm.aws": "errors llm.assembly",
@@ -54,8 +55,8 @@ WINGS = {
         "llm.dialects.gemini": "llm.assembly",
         "llm.dialects.openai": "llm.assembly",
         "sources": "errors turns http llm.assembly llm.dialects.openai llm.taps runs settings text upstream",
-        "routed": "errors identity downstream http llm llm.taps observe relay runs settings sources upstream "
-        "viewers",
+        "routed": "errors identity downstream http llm llm.taps observe observe.spans relay "
+        "runs settings sources upstream viewers",
         "replicas.store": "errors http runs text upstream",
         "replicas": "errors identity observe replicas.store runs settings text upstream",
         "replicas.histories": "errors turns observe replicas.store",

@@ -1,0 +1,91 @@
+"""The ports to Headgate's own spans. Without `traces` in the settings nothing stands behind them.
+
+`otlp.py` stands there otherwise, and alone knows OpenTelemetry, which is an optional extra.
+"""
+
+from collections.abc import Awaitable, Callable
+from contextvars import ContextVar
+from typing import NamedTuple, Protocol
+
+from proxy.http.asgi import Receive, Scope, Send
+from proxy.http.headers import Headers
+
+App = Callable[[Scope, Receive, Send], Awaitable[None]]
+
+
+class SpanEnd(NamedTuple):
+    """How a call of the upstream ended."""
+
+    status: int | None
+    """Of its answer; None: there is none."""
+    error: str | None
+    """What went wrong, as the metrics call it."""
+
+
+class CallSpan(Protocol):
+    """The span of a relayed request's call."""
+
+    headers: Headers
+    """The request's, with this span as the parent of all that the upstream does."""
+
+    def end(self, end: SpanEnd) -> None: ...
+
+
+class RunSpan(Protocol):
+    """The spans of a run and of its call. A run that is not begun after all leaves no span."""
+
+    headers: Headers
+    """The request's, with the call's span as the parent of all that the upstream does."""
+
+    def end(self, run_id: str, outcome: str, calls: int, end: SpanEnd) -> None:
+        """The run has ended, after so many calls."""
+
+
+class RequestSpan(Protocol):
+    """The span of the request whose work this is."""
+
+    trace_id: str
+
+    def decided(self, route: str, path: str, mode: str, reason: str) -> None: ...
+    def answered(self, status: int | None, run_id: str | None = None) -> None: ...
+    def begin_call(self, method: str, headers: Headers) -> CallSpan: ...
+    def begin_run(self, method: str, headers: Headers, route: str, source: str) -> RunSpan: ...
+    def views(self, run: RunSpan) -> None:
+        """The request shows a run: the spans of both are linked."""
+
+
+class ModelSpan(Protocol):
+    """The span of a model call."""
+
+    def asked(self, model: str) -> None: ...
+    def used(self, read: int | None, written: int | None) -> None:
+        """Tokens of its input and its output; None: not known."""
+
+    def end(self, result: str, *, is_error: bool) -> None: ...
+
+
+class ModelSpans(Protocol):
+    """Begins them."""
+
+    def model_call(self, provider: str, headers: Headers) -> ModelSpan | None: ...
+
+
+class Front(Protocol):
+    """Begins the spans of requests."""
+
+    def front(self, app: App) -> App:
+        """The app, with a span for each request."""
+        ...
+
+
+REQUEST: ContextVar[RequestSpan | None] = ContextVar("request_span", default=None)
+"""The span of the request whose work this is; None: it has none."""
+
+MODEL: ContextVar[ModelSpan | None] = ContextVar("model_span", default=None)
+"""The span of the model call whose work this is."""
+
+
+def exemplar() -> dict[str, str] | None:
+    """The labels of an exemplar for what is observed now."""
+    span = REQUEST.get()
+    return None if span is None else {"trace_id": span.trace_id}
