@@ -76,7 +76,7 @@ monday: setup  ## a whole rollout with real servers, two proxies and a fault, in
 simulate: $(VENV)/.test  ## whole rollouts on made traffic, beside two rules of others; an hour
 	$(BIN)/python -m tests.simulate
 
-waits: $(VENV)/.test  ## how long a reader waits, by source, with a model at real speed
+waits: setup  ## how long a reader waits, by source, with a model at real speed
 	$(BIN)/python -m tests.waits
 
 # What the backends of other stacks run with, apart from all else: its packages disagree with ours about versions.

@@ -1,4 +1,5 @@
-"""The time that a reader waits, by source: `python -m tests.waits`. Prints a table; 1 if a promise is broken.
+"""The time that a reader waits, by source: `python -m tests.waits`. Prints a table, and what a
+person sees of a frontend that nobody changed; 1 if a promise is broken.
 
 The sample upstream with its model at the speed of a real one. Every round begins one workflow for each
 source, and one that asks the upstream itself, at the same moment: what the others are compared with.
@@ -19,9 +20,12 @@ from typing import Any
 
 import httpx
 import yaml
+from playwright.async_api import async_playwright
 from rich.console import Console
 from rich.table import Table
 
+from tests.browser.attached import SEE, FirstText, first_text, house, page_files, until_ready
+from tests.browser.frontend import CHROMIUM, visiting
 from tests.servers.clinic_server import CASE_TEXT, RunningClinic, running_clinic, running_model
 from tests.servers.streaming import SSE, Stream, free_port, served
 
@@ -38,6 +42,8 @@ CONTENT = ("content_chunk", "content_replace")
 
 FIRST_OF_BATCH = {"poll": 0.30, "tap": 0.04, STRUCTURED: 0.04}
 """First text, as a share of the wait for the batch answer: at most this."""
+FIRST_ON_THE_SCREEN = 0.05
+"""The same from the click, on the screen of a frontend that nobody changed."""
 TOTAL_OF_BATCH = 1.02
 
 
@@ -203,6 +209,22 @@ def table(found: Mapping[str, Sequence[Wait]], pace: Pace) -> Table:
     return made
 
 
+async def on_the_screen(pace: Pace) -> FirstText:
+    """The first text of a frontend that nobody changed, with `attach.js`, in Chromium."""
+    with tempfile.TemporaryDirectory() as made, house(**vars(pace)) as clinic:
+        directory = Path(made)
+        files = page_files(directory)
+        async with (
+            async_playwright() as playwright,
+            await playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"]) as chromium,
+            clinic.headgate(directory) as serving,
+            visiting(chromium, serving.url, files, "ada") as visit,
+        ):
+            await until_ready(visit.page)
+            await visit.page.evaluate(SEE)
+            return await first_text(visit)
+
+
 def _equal(waits: Sequence[Wait]) -> bool:
     return all(wait.is_equal for wait in waits)
 
@@ -215,6 +237,10 @@ def main() -> int:
     console = Console(width=110)
     console.print(table(found, REALISTIC))
     broken = problems(found)
+    screen = asyncio.run(on_the_screen(REALISTIC))
+    console.print(f"On the screen of a frontend that nobody changed: {screen}")
+    if screen.after_ms > FIRST_ON_THE_SCREEN * screen.wait_ms:
+        broken.append(f"on the screen: first text after more than {FIRST_ON_THE_SCREEN:.0%} of the wait")
     for problem in broken:
         console.print(problem, style="red", highlight=False)
     return 1 if broken else 0

@@ -10,7 +10,7 @@ from typing import Any
 
 from playwright.async_api import Page
 
-from tests.browser.frontend import bundle
+from tests.browser.frontend import CASE, Visit, bundle
 from tests.journeys.test_journey import TAPPED
 from tests.servers.clinic_server import RunningClinic, running_clinic, running_model
 from tests.servers.serving import flag_document
@@ -24,7 +24,8 @@ SCRIPT = '<script type="module" src="/_headgate/attach.js"></script>'
 LIVE = "[data-headgate-live]"
 
 SEE = """
-  window.seen = {first: null, last: null, silence: 0, texts: [], places: new Set()};
+  window.seen = {clicked: null, first: null, last: null, silence: 0, texts: [], places: new Set()};
+  document.addEventListener('click', () => { window.seen.clicked ??= performance.now(); }, {capture: true});
   const look = () => {
     for (const host of document.querySelectorAll('[data-headgate-live]')) {
       const bodies = [...host.shadowRoot.querySelectorAll('.body')];
@@ -45,7 +46,17 @@ SEE = """
   };
   requestAnimationFrame(look);
 """
-"""In the page: what a person has seen live, frame by frame."""
+"""In the page: what a person has seen live, frame by frame, since the first click."""
+
+PARTS = """() => {
+  const entries = performance.getEntriesByType('resource');
+  const last = (end) => entries.findLast(({name}) => name.split('?')[0].endsWith(end));
+  const [call, events] = [last('/workflow/start'), last('/events')];
+  const moments = [seen.clicked, call.startTime, events.startTime, events.responseStart, seen.first];
+  return moments.slice(1).map((moment, at) => moment - moments[at]);
+}"""
+"""In the page, when its first answer is there: milliseconds from the click to its call, from there to the
+request for the run's events, to the first of them, and to the first text on the screen."""
 
 
 def attaching(route: dict[str, Any]) -> dict[str, Any]:
@@ -83,11 +94,11 @@ class House:
 
 
 @contextmanager
-def house(*, tokens: int = 120, tokens_per_s: float = 60) -> Iterator[House]:
+def house(*, first_token_s: float = 0.05, tokens: int = 120, tokens_per_s: float = 60) -> Iterator[House]:
     """A clinic that is asked through Headgate. Each of its answers takes some seconds."""
     port = free_port()
     with (
-        running_model(first_token_s=0.05, tokens_per_s=tokens_per_s, tokens=tokens) as model,
+        running_model(first_token_s=first_token_s, tokens_per_s=tokens_per_s, tokens=tokens) as model,
         running_clinic(workers=2, otel=True, openai_base_url=f"http://127.0.0.1:{port}/openai/v1") as clinic,
     ):
         yield House(clinic, model, port)
@@ -100,6 +111,52 @@ def page_files(directory: Path, script: str = SCRIPT, policy: str = "") -> Path:
     meta = f'<meta http-equiv="Content-Security-Policy" content="{policy}">' if policy else ""
     index.write_text(index.read_text().replace("<head>", f"<head>{meta}{script}"))
     return directory
+
+
+@dataclass(frozen=True)
+class FirstText:
+    """When a person had something to read, in milliseconds from the click that asked for it: the sum of the
+    page's own part, the script's before and after, and the API's with its model between them."""
+
+    page_ms: float
+    asks_ms: float
+    api_ms: float
+    shows_ms: float
+    silence_ms: float
+    """The longest without new text after it."""
+    wait_ms: float
+    """For the page's own answer."""
+
+    @property
+    def after_ms(self) -> float:
+        return self.page_ms + self.asks_ms + self.api_ms + self.shows_ms
+
+    def __str__(self) -> str:
+        parts = {
+            "until the page's call": self.page_ms,
+            "until its events are asked for": self.asks_ms,
+            "until there is one": self.api_ms,
+            "until it is on the screen": self.shows_ms,
+        }
+        return (
+            f"first text {self.after_ms:.0f} ms after the click, {self.after_ms / self.wait_ms:.1%} of the"
+            f" {self.wait_ms:.0f} ms for the page's own answer: "
+            + ", ".join(f"{ms:.0f} {words}" for words, ms in parts.items())
+            + f"; then none for at most {self.silence_ms:.0f} ms\n"
+        )
+
+
+async def first_text(visit: Visit) -> FirstText:
+    """Sends a case in a page that has evaluated `SEE`, and waits for its answer."""
+    await visit.send(CASE)
+    await visit.answers(1)
+    page = visit.page
+    wait_ms, silence_ms = await page.evaluate("[performance.now() - seen.clicked, seen.silence]")
+    # The browser says of a request how it went when that is over.
+    await page.wait_for_function(
+        "performance.getEntriesByType('resource').some(({name}) => name.endsWith('/events'))"
+    )
+    return FirstText(*await page.evaluate(PARTS), silence_ms, wait_ms)
 
 
 async def until_ready(page: Page) -> None:

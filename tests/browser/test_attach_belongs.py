@@ -9,7 +9,8 @@ import pytest
 from playwright.async_api import Browser, Page
 
 from tests.browser.attached import House, house, live_texts, page_files, until_live
-from tests.browser.frontend import CASE, IN_CHROMIUM, Visit, visiting
+from tests.browser.frontend import CASE, IN_CHROMIUM, Visit, visit_in
+from tests.browser.tabs import borrowed_tab
 from tests.servers.streaming import Served
 
 pytestmark = IN_CHROMIUM
@@ -70,7 +71,7 @@ async def reading_along(
     """A user who has another case, and has just begun this one: its first words are there."""
     with clinic.clinic.client(user) as client:
         client.post("/api/cases", json={"case_text": OTHER_CASE}).raise_for_status()
-    async with visiting(chromium, serving.url, files, user) as visit:
+    async with borrowed_tab(chromium) as page, visit_in(page, serving.url, files, user) as visit:
         await visit.send(CASE)
         await until_live(visit.page)
         await visit.page.evaluate(

@@ -6,6 +6,7 @@ cd "$(dirname "$0")/../.."
 
 missing=""
 command -v chromium >/dev/null 2>&1 || missing="$missing chromium"
+command -v firefox-esr >/dev/null 2>&1 || missing="$missing firefox-esr"
 command -v curl >/dev/null 2>&1 || missing="$missing curl"
 command -v nginx >/dev/null 2>&1 || missing="$missing nginx"
 command -v tinyproxy >/dev/null 2>&1 || missing="$missing tinyproxy"
