@@ -21,7 +21,7 @@ from proxy.cli import main as command_line
 from proxy.errors import Fault
 from proxy.observe.labels import Budget, CallResult, FaultPhase, PageResult
 from proxy.observe.metrics import OUTCOMES, RECOVERY_RESULTS, Metrics
-from proxy.settings.route import SourceName
+from proxy.settings.blocks.route import SourceName
 from proxy.settings.settings import Settings
 from proxy.text.sections import Parity
 

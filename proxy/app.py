@@ -70,9 +70,9 @@ from proxy.runs.runs import Runs
 from proxy.runs.source import Source
 from proxy.runs.start import RunSpec
 from proxy.serving import App
+from proxy.settings.blocks.upstream import LlmSettings, ProviderSettings
 from proxy.settings.routes import Route, Routes
 from proxy.settings.settings import Settings
-from proxy.settings.upstream import LlmSettings, ProviderSettings
 from proxy.sources.batch import BatchSource
 from proxy.sources.job import JobSource
 from proxy.sources.native import NativeSource

@@ -21,7 +21,7 @@ import jwt
 from flags.egress import STRAIGHT, Egress
 from flags.tls import trusting, why
 from proxy.http.headers import Headers
-from proxy.settings.identity import IdentitySettings, JwtSettings
+from proxy.settings.blocks.identity import IdentitySettings, JwtSettings
 
 logger = logging.getLogger("headgate.identity")
 

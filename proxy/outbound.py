@@ -8,9 +8,9 @@ from urllib.parse import urlsplit
 from flags.egress import STRAIGHT, Egress
 from flags.tls import trusting
 from proxy.http.headers import Forwarding
-from proxy.settings.identity import IdentitySettings
+from proxy.settings.blocks.identity import IdentitySettings
+from proxy.settings.blocks.upstream import ProviderSettings, UpstreamSettings
 from proxy.settings.settings import Settings
-from proxy.settings.upstream import ProviderSettings, UpstreamSettings
 from proxy.upstream.pool import Origin
 from proxy.upstream.timeouts import Timeouts
 

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from proxy.http.headers import Headers
 from proxy.identity import BUCKETS, JWKS_RETRY_S, Identifier, Identity
-from proxy.settings.identity import IdentitySettings
+from proxy.settings.blocks.identity import IdentitySettings
 from tests.servers.scripted import Asked, ScriptedUpstream
 from tests.servers.serving import headgate
 from tests.servers.streaming import START, answer, answering, browser, eventually, read, route

@@ -9,8 +9,8 @@ from rich.table import Table
 from proxy.commands.settings_file import CONFIG, missing_flags, settings_of
 from proxy.llm.dialects.apis import tried
 from proxy.outbound import behind
+from proxy.settings.blocks.upstream import LlmSettings
 from proxy.settings.doubts import doubts
-from proxy.settings.upstream import LlmSettings
 
 ALONE = (
     "event_log.valkey is not set: each process knows its own runs alone. With several workers or replicas, "

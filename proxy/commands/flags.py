@@ -10,7 +10,7 @@ import orjson
 from flags.decision import Accept, Question, decide
 from flags.explaining import ExplainedFlags, steps
 from proxy.commands.settings_file import CONFIG, found_in_flags, settings_of
-from proxy.settings.route import RouteSettings
+from proxy.settings.blocks.route import RouteSettings
 
 ACCEPTS = {"stream": Accept.ONLY_STREAM, "both": Accept.EITHER, "batch": Accept.NONE}
 

@@ -9,7 +9,7 @@ from flags.egress import Egress
 from proxy.doctor.findings.asking import NoAnswer, Reply, ask, client, trusting
 from proxy.doctor.findings.clock import clock
 from proxy.doctor.findings.diagnosis import Diagnosis, fail, ok, skipped, warn
-from proxy.settings.flags import UnleashSettings
+from proxy.settings.blocks.flags import UnleashSettings
 
 CHECK = "flags"
 CLOCK = "flag server clock"

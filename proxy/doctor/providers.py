@@ -18,7 +18,7 @@ from proxy.doctor.findings.diagnosis import Diagnosis, fail, ok, skipped, warn
 from proxy.llm.assembly.dialect import ProviderFailed, Unfaithful
 from proxy.llm.dialects.apis import APIS
 from proxy.llm.stream_events import StreamEvents
-from proxy.settings.upstream import ProviderSettings
+from proxy.settings.blocks.upstream import ProviderSettings
 
 MODEL_S = 60.0
 """The most seconds for one call of a few tokens: a model may have to be loaded."""

@@ -75,7 +75,7 @@ _LOOKED_AT = _DROPPED | _X_FORWARDED | {b"host", b"tracestate"}
 
 @dataclass(frozen=True, slots=True)
 class Forwarding:
-    """Headers that tell the upstream about the client; see `proxy.settings.upstream.ForwardingSettings`."""
+    """Headers that tell the upstream about the client; see `ForwardingSettings`."""
 
     x_forwarded: Literal["append", "replace", "off"] = "append"
     forwarded: bool = False

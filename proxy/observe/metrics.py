@@ -20,9 +20,9 @@ from proxy.observe.process import ProcessFigures
 from proxy.observe.settling import Settling
 from proxy.observe.tokens import TOKENS, TokenCounts
 from proxy.observe.users import UserNames, Users
-from proxy.settings.route import RouteSettings
-from proxy.settings.upstream import ProviderSettings
-from proxy.settings.values import UNMATCHED
+from proxy.settings.blocks.route import RouteSettings
+from proxy.settings.blocks.upstream import ProviderSettings
+from proxy.settings.blocks.values import UNMATCHED
 from proxy.text.sections import Parity
 
 # A second series beside each counter and histogram; `process_start_time_seconds` says the same of all.

@@ -5,8 +5,8 @@ from collections.abc import Iterable
 
 from prometheus_client import Counter, Histogram
 
-from proxy.settings.route import RouteSettings
-from proxy.settings.upstream import OTHER_MODEL, ProviderSettings
+from proxy.settings.blocks.route import RouteSettings
+from proxy.settings.blocks.upstream import OTHER_MODEL, ProviderSettings
 
 TOKENS = tuple(4**exponent for exponent in range(14))
 """Buckets: those that OpenTelemetry recommends for `gen_ai.client.token.usage`."""

@@ -15,7 +15,7 @@ from proxy.http.asgi import Scope, Send
 from proxy.http.headers import Headers
 from proxy.identity import Identifier, Identity
 from proxy.routed.decider import MADE_HERE
-from proxy.settings.identity import IdentitySettings
+from proxy.settings.blocks.identity import IdentitySettings
 from proxy.settings.routes import Route, Routes
 from proxy.viewers.api import refuse
 

@@ -9,7 +9,7 @@ from proxy.observe.metrics import Metrics
 from proxy.relay.attached_page import AttachedPage
 from proxy.relay.relay import Relay, RelayResult
 from proxy.routed.attach_document import AttachDocument
-from proxy.settings.attach import AttachSettings
+from proxy.settings.blocks.attach import AttachSettings
 from proxy.settings.routes import PathTemplate
 
 _DESTINATIONS = frozenset({b"document", b"iframe", b"frame"})

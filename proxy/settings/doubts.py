@@ -4,10 +4,10 @@ Pure."""
 import re
 from collections.abc import Collection, Iterator, Mapping
 
-from proxy.settings.route import RouteSettings
+from proxy.settings.blocks.route import RouteSettings
+from proxy.settings.blocks.values import PARAMETER
 from proxy.settings.routes import PathTemplate
 from proxy.settings.settings import Settings
-from proxy.settings.values import PARAMETER
 
 ANYWHERE = frozenset({"0.0.0.0", "::", "[::]"})
 

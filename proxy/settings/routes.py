@@ -4,8 +4,8 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from proxy.settings.route import RouteSettings
-from proxy.settings.values import PARAMETER
+from proxy.settings.blocks.route import RouteSettings
+from proxy.settings.blocks.values import PARAMETER
 from proxy.text.sections import Section
 
 _SEGMENT = r"(?!(?:\.|%2[eE]){1,2}(?:/|$))[^/?#]+"

@@ -9,15 +9,15 @@ from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, ByteSize, Field, SecretStr, model_validator
 
-from proxy.settings.attach import AttachSettings
-from proxy.settings.block import SettingsBlock, with_authorities
-from proxy.settings.egress import EgressSettings
-from proxy.settings.flags import FlagSettings
-from proxy.settings.identity import IdentitySettings
-from proxy.settings.route import RouteSettings
-from proxy.settings.secret_rules import check_token
-from proxy.settings.upstream import LlmSettings, UpstreamSettings
-from proxy.settings.values import (
+from proxy.settings.blocks.attach import AttachSettings
+from proxy.settings.blocks.block import SettingsBlock, with_authorities
+from proxy.settings.blocks.egress import EgressSettings
+from proxy.settings.blocks.flags import FlagSettings
+from proxy.settings.blocks.identity import IdentitySettings
+from proxy.settings.blocks.route import RouteSettings
+from proxy.settings.blocks.secret_rules import check_token
+from proxy.settings.blocks.upstream import LlmSettings, UpstreamSettings
+from proxy.settings.blocks.values import (
     PARAMETER,
     Address,
     Authorities,

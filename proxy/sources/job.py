@@ -23,8 +23,8 @@ from proxy.llm.taps.open_taps import Taps
 from proxy.llm.taps.tap import Tap
 from proxy.runs.call import AcceptedJob
 from proxy.runs.run import Run, texts_of_answer
-from proxy.settings.route import JOB_ID, RouteSettings
-from proxy.settings.sources import JobSettings
+from proxy.settings.blocks.route import JOB_ID, RouteSettings
+from proxy.settings.blocks.sources import JobSettings
 from proxy.sources.batch import read_answer
 from proxy.sources.job_rules import (
     ACCEPTED,

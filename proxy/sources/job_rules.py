@@ -9,7 +9,7 @@ from urllib.parse import quote, urljoin, urlsplit
 from jsonpath import JSONPathError
 
 from proxy.errors import UpstreamMalformed
-from proxy.settings.sources import JobSettings
+from proxy.settings.blocks.sources import JobSettings
 from proxy.text.templates import Excerpt, find_all
 from proxy.upstream.client import Answer
 

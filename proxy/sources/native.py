@@ -14,8 +14,8 @@ from proxy.http.headers import Headers
 from proxy.llm.assembly.dialect import ProviderFailed, Unfaithful
 from proxy.llm.dialects.openai.answer import Completion
 from proxy.runs.run import Run
-from proxy.settings.route import RouteSettings
-from proxy.settings.sources import NativeSettings
+from proxy.settings.blocks.route import RouteSettings
+from proxy.settings.blocks.sources import NativeSettings
 from proxy.sources.batch import FEED_BYTES, ask_once, is_json, read_answer
 from proxy.sources.native_rules import AmbiguousTexts, EventContent, MalformedEvent, Rules, split_pair
 from proxy.sources.repeat import repeating

@@ -13,7 +13,7 @@ from typing import Any, Literal, NamedTuple
 
 from jsonpath import JSONPath, JSONPathError
 
-from proxy.settings.sources import NativeEventSettings
+from proxy.settings.blocks.sources import NativeEventSettings
 from proxy.text.sections import Keys, MalformedBody, Section, compile_path, keys_of, parse
 from proxy.text.templates import Excerpt
 

@@ -17,8 +17,8 @@ from jsonpath import JSONPath, JSONPathError
 from proxy.errors import UpstreamError
 from proxy.http.headers import CONDITIONS, Headers
 from proxy.runs.run import Run
-from proxy.settings.route import RouteSettings, SectionSettings
-from proxy.settings.sources import PollSettings
+from proxy.settings.blocks.route import RouteSettings, SectionSettings
+from proxy.settings.blocks.sources import PollSettings
 from proxy.sources.batch import ask
 from proxy.text.sections import MalformedBody, Section, compile_path, parse
 from proxy.text.slow_json import is_slow, searched

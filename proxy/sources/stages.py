@@ -12,8 +12,8 @@ import orjson
 from proxy.errors import Fault, UpstreamMalformed
 from proxy.http.headers import CONDITIONS, Headers
 from proxy.runs.run import Run
-from proxy.settings.route import RouteSettings
-from proxy.settings.sources import StageCallSettings
+from proxy.settings.blocks.route import RouteSettings
+from proxy.settings.blocks.sources import StageCallSettings
 from proxy.sources.repeat import repeating
 from proxy.text.sections import MalformedBody
 from proxy.text.slow_json import SEARCH_BYTES, document_of, searched

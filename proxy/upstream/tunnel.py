@@ -14,7 +14,7 @@ from prometheus_client import Counter, Gauge
 from proxy.errors import UpstreamAborted, UpstreamBusy
 from proxy.http.headers import Headers, end_to_end
 from proxy.http.upgrade import Lost, UpgradeOffer, listed
-from proxy.settings.upstream import UpgradeSettings
+from proxy.settings.blocks.upstream import UpgradeSettings
 from proxy.upstream.exchange import Exchange
 
 

@@ -31,7 +31,7 @@ from proxy.llm.taps.open_taps import Taps
 from proxy.observe.metrics import Metrics
 from proxy.runs.call import Call
 from proxy.runs.run import Run
-from proxy.settings.route import RouteSettings
+from proxy.settings.blocks.route import RouteSettings
 from proxy.settings.routes import Route
 from proxy.upstream.client import Request
 from tests.bench.results import Goal, Plan, Row, Sample, Target

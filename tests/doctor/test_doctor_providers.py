@@ -8,7 +8,7 @@ import pytest
 from flags.egress import STRAIGHT
 from proxy.doctor import providers
 from proxy.doctor.findings.diagnosis import Grade
-from proxy.settings.upstream import ProviderSettings
+from proxy.settings.blocks.upstream import ProviderSettings
 from tests.doctor.deployments import examined, saying, settings_of
 from tests.servers.scripted import Asked, ScriptedUpstream
 from tests.servers.streaming import free_port

@@ -12,7 +12,7 @@ from flags.egress import STRAIGHT
 from proxy.doctor import flag_server, upstream
 from proxy.doctor.findings.clock import compared
 from proxy.doctor.findings.diagnosis import Grade
-from proxy.settings.flags import UnleashSettings
+from proxy.settings.blocks.flags import UnleashSettings
 from proxy.upstream.pool import Origin
 from tests.doctor.deployments import date, examined, saying, settings_of
 from tests.servers.authority import certificates

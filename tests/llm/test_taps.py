@@ -11,7 +11,7 @@ from proxy.llm.assembly.dialect import Prompt
 from proxy.llm.taps.expected_calls import ExpectedCall, compile_calls
 from proxy.llm.taps.open_taps import EARLY_S, Taps
 from proxy.llm.taps.tap import MAX_CALLS, Tap
-from proxy.settings.sources import TapSettings
+from proxy.settings.blocks.sources import TapSettings
 from proxy.text.sections import Section
 from tests.servers.streaming import PATIENCE_S, eventually
 

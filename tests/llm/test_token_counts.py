@@ -15,8 +15,8 @@ from proxy.llm.dialects.ollama import Ollama
 from proxy.llm.dialects.openai.calls import OpenAI
 from proxy.llm.dialects.openai.responses import Responses
 from proxy.observe.metrics import Metrics
-from proxy.settings.route import RouteSettings
-from proxy.settings.upstream import ProviderSettings
+from proxy.settings.blocks.route import RouteSettings
+from proxy.settings.blocks.upstream import ProviderSettings
 from tests.llm.test_model_port import cutting
 from tests.servers.serving import Serving, flag_document
 from tests.servers.streaming import EITHER, START, browser, eventually, read, route, scrape, signed

@@ -21,7 +21,7 @@ from proxy.observe.histories import (
     History,
 )
 from proxy.observe.metrics import Metrics, RouteMetrics
-from proxy.settings.route import RouteSettings
+from proxy.settings.blocks.route import RouteSettings
 from tests.servers.streaming import route
 
 ANN, BOB = b"ann", b"bob"

@@ -37,37 +37,39 @@ WINGS = {
     "proxy": {
         "http": "errors",
         "text": "turns",
-        "settings": "errors text",
-        "observe": "errors http identity observe.page observe.spans settings text",
+        "settings.blocks": "text",
+        "settings": "errors settings.blocks text",
+        "observe": "errors identity http observe.page observe.spans settings settings.blocks text",
         "observe.spans": "http settings",
-        "observe.page": "errors settings text",
-        "upstream": "errors turns http settings",
+        "observe.page": "errors settings settings.blocks text",
+        "upstream": "errors turns http settings.blocks",
         "downstream": "errors http observe",
         "relay": "errors turns downstream http observe observe.spans settings text upstream",
         "runs": "errors identity turns downstream http observe observe.spans relay settings text upstream",
         "viewers": "errors identity turns http observe observe.spans runs text",
         "llm": "errors turns downstream http llm.assembly llm.aws llm.taps observe observe.spans relay "
-        "settings text upstream",
-        "llm.taps": "http llm.assembly settings text",
+        "settings settings.blocks text upstream",
+        "llm.taps": "http llm.assembly settings.blocks text",
         "llm.assembly": "",
         "llm.aws": "errors llm.assembly",
         "llm.dialects": "llm.assembly llm.dialects.gemini llm.dialects.openai",
         "llm.dialects.gemini": "llm.assembly",
         "llm.dialects.openai": "llm.assembly",
-        "sources": "errors turns http llm.assembly llm.dialects.openai llm.taps runs settings text upstream",
-        "routed": "errors identity downstream http llm llm.taps observe observe.spans relay "
-        "runs settings sources upstream viewers",
+        "sources": "errors turns http llm.assembly llm.dialects.openai llm.taps runs settings.blocks text "
+        "upstream",
+        "routed": "errors identity downstream http llm llm.taps observe observe.spans relay runs settings "
+        "settings.blocks sources upstream viewers",
         "replicas.store": "errors http runs text upstream",
         "replicas": "errors identity observe replicas.store runs settings text upstream",
         "replicas.histories": "errors turns observe replicas.store",
         "workers": "errors downstream observe runs settings",
         "doctor.findings": "errors",
-        "doctor.one_request": "errors doctor.findings downstream http llm.aws outbound settings text "
-        "upstream workers",
+        "doctor.one_request": "errors doctor.findings downstream http llm.aws outbound settings "
+        "settings.blocks text upstream workers",
         "doctor": "errors doctor.findings doctor.one_request llm llm.assembly llm.dialects outbound "
-        "replicas.store settings upstream",
+        "replicas.store settings settings.blocks upstream",
         "commands": "errors app demo doctor doctor.findings doctor.one_request llm.dialects observe "
-        "observe.page outbound settings workers",
+        "observe.page outbound settings settings.blocks workers",
     },
     "flags": {
         "sources": "arms decision document egress engine errors tls",

@@ -17,7 +17,7 @@ from proxy.relay.outcomes import RelayedOutcomes
 from proxy.relay.relay import Outcome, RelayResult
 from proxy.runs.call import Call
 from proxy.runs.run import Run
-from proxy.settings.route import RouteSettings
+from proxy.settings.blocks.route import RouteSettings
 from proxy.settings.routes import Route
 from proxy.upstream.client import Answer, Request
 from tests.servers.streaming import (

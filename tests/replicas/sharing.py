@@ -18,7 +18,7 @@ from proxy.replicas.takeover import TakenOverRun
 from proxy.runs.call import Call
 from proxy.runs.run import Run
 from proxy.runs.shared import ViewableRun
-from proxy.settings.route import RouteSettings
+from proxy.settings.blocks.route import RouteSettings
 from proxy.settings.routes import Route
 from proxy.settings.settings import ValkeyLogSettings
 from proxy.text.event_log import EventLog

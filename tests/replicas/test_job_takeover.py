@@ -14,7 +14,7 @@ from proxy.replicas.store.records import StoredRequest
 from proxy.replicas.takeover import LostRunAction, action_for
 from proxy.runs.call import AcceptedJob, Call
 from proxy.runs.run import Run
-from proxy.settings.route import RouteSettings
+from proxy.settings.blocks.route import RouteSettings
 from proxy.settings.routes import Route
 from proxy.upstream.client import Request
 from tests.replicas.sharing import ANN, KEY, STREAM, TARGET, replica, same

@@ -15,7 +15,7 @@ from proxy.replicas.store.sealing import Sealing, Unsealable
 from proxy.replicas.takeover import YIELD_S, LostRunAction, action_for
 from proxy.runs.recovery import MAX_TIMES
 from proxy.runs.run import Run
-from proxy.settings.route import RouteSettings
+from proxy.settings.blocks.route import RouteSettings
 from proxy.settings.routes import Route
 from proxy.viewers.api import position
 from tests.replicas.sharing import (

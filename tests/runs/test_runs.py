@@ -24,7 +24,7 @@ from proxy.runs.run import Run
 from proxy.runs.runs import Runs
 from proxy.runs.start import RunSpec
 from proxy.runs.texts import MAX_SECTION_EVENTS
-from proxy.settings.route import RouteSettings
+from proxy.settings.blocks.route import RouteSettings
 from proxy.settings.routes import Route
 from proxy.settings.settings import MemoryLogSettings
 from proxy.text.events import EventType

@@ -22,7 +22,7 @@ import httpx
 import orjson
 
 from proxy.observe.logs import JsonFormatter
-from proxy.settings.route import RouteSettings
+from proxy.settings.blocks.route import RouteSettings
 from proxy.text.sse import Decoder
 from tests.servers.scripted import Asked, Script, ScriptedUpstream
 from tests.servers.serving import ADMIN_TOKEN, Serving, flag_document, headgate, token

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from proxy.settings.route import RouteSettings
+from proxy.settings.blocks.route import RouteSettings
 from proxy.settings.routes import PathTemplate, Route, Routes
 from tests.servers.streaming import route
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from proxy.settings.sources import NativeEventSettings
+from proxy.settings.blocks.sources import NativeEventSettings
 from proxy.sources.native_rules import AmbiguousTexts, EventContent, Rules
 from proxy.text.sections import Section
 

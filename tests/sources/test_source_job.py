@@ -13,7 +13,7 @@ import httpx
 import pytest
 
 from proxy.errors import UpstreamMalformed
-from proxy.settings.sources import JobSettings
+from proxy.settings.blocks.sources import JobSettings
 from proxy.sources.job_rules import JobLost, JobState, job_id, state, target_of
 from proxy.upstream.client import Answer
 from tests.servers.jobs import (

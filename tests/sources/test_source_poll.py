@@ -12,8 +12,8 @@ from typing import Any
 import httpx
 import pytest
 
-from proxy.settings.route import SectionSettings
-from proxy.settings.sources import PollSettings
+from proxy.settings.blocks.route import SectionSettings
+from proxy.settings.blocks.sources import PollSettings
 from proxy.sources import poll as poll_source
 from proxy.sources.poll import JITTER, STRIKES, Rows, RowsBefore
 from tests.servers import streaming

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from proxy.errors import Fault
-from proxy.settings.upstream import BreakerSettings
+from proxy.settings.blocks.upstream import BreakerSettings
 from proxy.upstream.breaker import MOVES, RESULTS, Breaker, BreakerEvent, BreakerState, result_of
 
 FAILURES, WINDOW_S, OPEN_S = 3, 60.0, 15.0

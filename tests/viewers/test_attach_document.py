@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from proxy.settings.attach import AttachSettings, PanelSettings
-from proxy.settings.route import RouteSettings
+from proxy.settings.blocks.attach import AttachSettings, PanelSettings
+from proxy.settings.blocks.route import RouteSettings
 from tests.servers import streaming
 from tests.servers.serving import flag_document, token
 from tests.servers.streaming import START, Held, answer, answering, opened, route, signed

@@ -15,7 +15,7 @@ from prometheus_client import CollectorRegistry
 from proxy.observe.metrics import Metrics
 from proxy.runs.call import Call
 from proxy.runs.run import Run
-from proxy.settings.route import RouteSettings
+from proxy.settings.blocks.route import RouteSettings
 from proxy.settings.routes import Route
 from proxy.text.events import Transcript
 from proxy.text.sse import HEARTBEAT, Decoder

@@ -19,7 +19,7 @@ from proxy.http.headers import HOP_BY_HOP
 from proxy.http.tracing import Fields, without_token
 from proxy.llm.aws.signing import Signer
 from proxy.outbound import origin
-from proxy.settings.upstream import LlmSettings, ProviderSettings
+from proxy.settings.blocks.upstream import LlmSettings, ProviderSettings
 from proxy.workers.servers import server
 from proxy.workers.sockets import CannotListen, listening_at
 

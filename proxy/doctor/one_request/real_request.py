@@ -8,9 +8,9 @@ from pathlib import Path
 from proxy.doctor.findings.asking import Headers
 from proxy.errors import HeadgateError
 from proxy.http.headers import HOP_BY_HOP
-from proxy.settings.route import RouteSettings
+from proxy.settings.blocks.route import RouteSettings
+from proxy.settings.blocks.values import PARAMETER
 from proxy.settings.routes import PathTemplate
-from proxy.settings.values import PARAMETER
 
 
 class BadRequest(HeadgateError):

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from jsonpath import JSONPath
 
 from proxy.llm.assembly.dialect import Prompt
-from proxy.settings.sources import TapSettings
+from proxy.settings.blocks.sources import TapSettings
 from proxy.text.sections import Section, compile_path
 
 

@@ -17,7 +17,7 @@ from typing import Any, Protocol
 import orjson
 
 from proxy.observe.page.recent_counts import RecentCounts
-from proxy.settings.route import RouteSettings
+from proxy.settings.blocks.route import RouteSettings
 
 FRESH_S = 10.0
 """A process whose file is older is gone."""

@@ -7,8 +7,8 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, model_validator
 
-from proxy.settings.block import SettingsBlock
-from proxy.settings.values import Address, Name, Origin, ReadableFile, Seconds
+from proxy.settings.blocks.block import SettingsBlock
+from proxy.settings.blocks.values import Address, Name, Origin, ReadableFile, Seconds
 
 
 def _mount(value: str) -> str:

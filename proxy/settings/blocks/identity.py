@@ -4,9 +4,9 @@ from typing import Annotated
 
 from pydantic import AfterValidator, Field, SecretStr, model_validator
 
-from proxy.settings.block import SettingsBlock
-from proxy.settings.secret_rules import check_algorithms, check_key, fits
-from proxy.settings.values import Authorities, WebAddress
+from proxy.settings.blocks.block import SettingsBlock
+from proxy.settings.blocks.secret_rules import check_algorithms, check_key, fits
+from proxy.settings.blocks.values import Authorities, WebAddress
 
 
 class JwtSettings(SettingsBlock):

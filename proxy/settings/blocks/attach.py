@@ -5,8 +5,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from proxy.settings.block import SettingsBlock
-from proxy.settings.values import PathText
+from proxy.settings.blocks.block import SettingsBlock
+from proxy.settings.blocks.values import PathText
 
 Words = Annotated[str, Field(min_length=1, max_length=200)]
 

@@ -4,8 +4,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from proxy.settings.block import SettingsBlock
-from proxy.settings.values import (
+from proxy.settings.blocks.block import SettingsBlock
+from proxy.settings.blocks.values import (
     HeaderName,
     JsonPath,
     PathText,

@@ -8,8 +8,8 @@ from pydantic import AfterValidator, Field, SecretStr, model_validator
 
 from flags.egress import Egress, Spared, from_environment, named, proxy_address
 from flags.tls import trusting
-from proxy.settings.block import SettingsBlock
-from proxy.settings.values import Authorities
+from proxy.settings.blocks.block import SettingsBlock
+from proxy.settings.blocks.values import Authorities
 
 
 def _spared(value: str) -> str:

@@ -6,10 +6,16 @@ from typing import Annotated, Any, Literal, get_args
 
 from pydantic import ByteSize, Field, model_validator
 
-from proxy.settings.attach import RouteAttachSettings
-from proxy.settings.block import SettingsBlock
-from proxy.settings.sources import JobSettings, NativeSettings, PollSettings, StagesSettings, TapSettings
-from proxy.settings.values import (
+from proxy.settings.blocks.attach import RouteAttachSettings
+from proxy.settings.blocks.block import SettingsBlock
+from proxy.settings.blocks.sources import (
+    JobSettings,
+    NativeSettings,
+    PollSettings,
+    StagesSettings,
+    TapSettings,
+)
+from proxy.settings.blocks.values import (
     PARAMETER,
     JsonPath,
     MethodAndPath,

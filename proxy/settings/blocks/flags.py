@@ -7,8 +7,8 @@ from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, Field, SecretStr, model_validator
 
-from proxy.settings.block import SettingsBlock
-from proxy.settings.values import Authorities, File, Seconds, WebAddress
+from proxy.settings.blocks.block import SettingsBlock
+from proxy.settings.blocks.values import Authorities, File, Seconds, WebAddress
 
 
 def _unleash(value: str) -> str:
