@@ -26,7 +26,10 @@ batch.
 
 UNTRIED = """\
 Recorded streams of these providers were put through the assemblers: whole, cut at every event, and cut at
-odd bytes (`python -m tests.recordings FOLDER`). All other servers of these shapes are read as their
+odd bytes (`python -m tests.recordings FOLDER`). Of 88 streams, 84 made their batch answer or the provider's
+own error. Four did not, and such calls are asked again as batch: two of Amazon Bedrock end before their end,
+one of Anthropic has a second message in it, and one of Cohere calls a tool without arguments, of which its
+batch answer may say `{}`. All other servers of these shapes are read as their
 documentation says: OpenRouter, Together, Fireworks, Hugging Face, Snowflake, vLLM, SGLang, LiteLLM
 and Ollama have tests with the shapes that they document. The tests run a real llama.cpp server, and the
 providers' own packages as a backend's client: for Python `openai`, `anthropic`, `google-genai`, `ollama`,
