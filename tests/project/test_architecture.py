@@ -318,6 +318,7 @@ def test_the_glossary_names_what_is_there() -> None:
     wings = (ROOT, ROOT / "proxy", ROOT / "flags", ROOT / "flags" / "rollout")
 
     assert len(named) > 30
+    assert 40 <= len(page.splitlines()) <= 60, "it is read as a whole"
     assert [place for place in named if not any((wing / place).exists() for wing in wings)] == []
 
 
