@@ -126,6 +126,8 @@ class Observed:
     serving: Serving
     policy: Path
     """A file, whose journal is a real one's."""
+    at_s: float
+    """Prometheus' time at the end of the load: a slow machine asks long after it."""
 
     @property
     def variables(self) -> dict[str, str]:
@@ -212,7 +214,8 @@ async def observed(directory: Path) -> AsyncIterator[Observed]:
         await eventually(lambda: _is_scraped(server), 30)
         await ask_all(serving)
         await _all_seen(server, serving)
-        yield Observed(server, serving, _policy_file(rollout))
+        at_s = float((await server.ask("time()"))[1])
+        yield Observed(server, serving, _policy_file(rollout), at_s)
 
 
 async def _is_scraped(server: Prometheus) -> bool:

@@ -8,6 +8,7 @@ import re
 import shutil
 import sys
 from collections.abc import AsyncIterator, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -80,8 +81,7 @@ def resolved(expr: str, house: Observed) -> str:
 
 async def asked(house: Observed, expr: str) -> list[Any]:
     """The series that a panel would draw; Prometheus has nothing to object."""
-    now_s = float((await house.server.ask("time()"))[1])
-    window = {"start": now_s - LOOK_S, "end": now_s, "step": 1}
+    window = {"start": house.at_s - LOOK_S, "end": house.at_s, "step": 1}
     async with browser(house.server.url) as client:
         answer = await client.get("/api/v1/query_range", params={"query": expr, **window})
     said = answer.json()
@@ -231,7 +231,8 @@ async def test_a_dashboard_can_be_drawn(house: Observed, name: str, tmp_path: Pa
     """As for the documentation: every panel that has data shows some, and the picture says what it is not."""
     with httpx.Client(base_url=house.server.url) as http:
         chosen = {"job": PROXY, "controller": CONTROLLER}
-        figure = await asyncio.to_thread(drawn, documents()[name], view_of(http, LOOK_S, 10, chosen))
+        view = replace(view_of(http, LOOK_S, 10, chosen), until_s=house.at_s)
+        figure = await asyncio.to_thread(drawn, documents()[name], view)
 
     texts = {text.get_text() for axes in figure.axes for text in axes.texts}
     assert len(figure.axes) == len([panel for shown, panel in PANELS if shown == name])

@@ -30,8 +30,9 @@ OPERATE = ROOT / "docs" / "operate.md"
 DASHBOARDS = ROOT / "docs" / "dashboards.md"
 ROLLOUT = ROOT / "docs" / "rollout.md"
 SOURCES = ROOT / "docs" / "sources.md"
+WHY = ROOT / "docs" / "why-batch.md"
 
-TYPED_HERE = {README: 3, CONTRIBUTING: 1, OPERATE: 2, DASHBOARDS: 1, ROLLOUT: 1, SOURCES: 1}
+TYPED_HERE = {README: 3, CONTRIBUTING: 1, OPERATE: 3, DASHBOARDS: 1, ROLLOUT: 1, SOURCES: 1, WHY: 10}
 """Pages, and how many blocks they have."""
 
 TYPED_ELSEWHERE = {
@@ -40,6 +41,21 @@ TYPED_ELSEWHERE = {
     **{page: "test_dashboards.py" for page in (ROOT / "docs" / "runbooks").glob("*.md")},
 }
 
+WHY_KILLED = (
+    "headgate-decision: batch;reason=killed",
+    "answer",
+    '"killed":true',
+    "headgate_flag_age_seconds",
+    "headgate_flag_context_missing_total 0",
+    "stream, arm stream (flag_on)",
+    "batch, arm stream (accept)",
+    'reason="breaker_open"',
+    "ok      upstream: answers",
+    'headgate_tap_calls_total{result="tapped"} 0',
+)
+"""What the ten questions' commands say where the kill switch is on, in their order."""
+
+ANSWER = "http://127.0.0.1:8080/api/questions/7/answer"
 START_S = 30.0
 ROLLOUT_S = 170.0
 TOKEN = "a-token-of-the-tests"
@@ -74,6 +90,13 @@ async def typed(block: str, directory: Path, more: Mapping[str, str] = {}) -> As
 
 async def said(block: str, directory: Path, more: Mapping[str, str] = {}) -> str:
     """Return the output of a block that ends by itself, and well."""
+    code, output = await ended(block, directory, more)
+    assert code == 0, output
+    return output
+
+
+async def ended(block: str, directory: Path, more: Mapping[str, str]) -> tuple[int | None, str]:
+    """The exit code and the output of a block that ends by itself."""
     running = await asyncio.create_subprocess_exec(
         *("bash", "-euo", "pipefail", "-c", block),
         cwd=directory,
@@ -82,8 +105,7 @@ async def said(block: str, directory: Path, more: Mapping[str, str] = {}) -> str
         stderr=STDOUT,
     )
     output, _ = await running.communicate()
-    assert running.returncode == 0, output.decode()
-    return output.decode()
+    return running.returncode, output.decode()
 
 
 def checkout(directory: Path) -> Path:
@@ -104,7 +126,7 @@ async def test_the_readmes_five_minutes_and_the_kill_switch(tmp_path: Path) -> N
     [settings] = re.findall(r"```yaml\n(.*?)```", page, re.DOTALL)
     [flags] = re.findall(r"```json\n(.*?)```", page, re.DOTALL)
     _, serve, ask = blocks(README)
-    explain, switch = blocks(OPERATE)
+    explain, stalls, switch = blocks(OPERATE)
     kill, unkill = switch.splitlines()
     directory = checkout(tmp_path)
     (directory / "flags.json").write_text(flags)
@@ -132,6 +154,9 @@ async def test_the_readmes_five_minutes_and_the_kill_switch(tmp_path: Path) -> N
             await said(here(kill), directory, environment)
             killed = (await client.get(f"http://127.0.0.1:{admin}/readyz")).json()["kill_switch"]
             explained = await said(explain, directory, environment)
+            longest = await said(here(stalls), directory, environment)
+            asked = {**environment, "ADMIN": here("http://127.0.0.1:9464"), "URL": here(ANSWER)}
+            why = await asyncio.gather(*(ended(block, directory, asked) for block in blocks(WHY)))
             in_one_piece = await said(here(ask), directory, environment)
             await said(here(unkill), directory, environment)
 
@@ -142,6 +167,11 @@ async def test_the_readmes_five_minutes_and_the_kill_switch(tmp_path: Path) -> N
     assert (killed["reason"], killed["by"]) == ("why", "anna")
     assert "anna on answer: stream, arm stream (flag_on)" in explained
     assert "headgate-decision: batch;reason=killed" in in_one_piece
+    assert json.loads(longest)["stalls"] is not None
+    # The examination warns of what this test leaves out, and says so by its exit code.
+    assert [code for code, _ in why] == [0] * 8 + [1, 0]
+    for (_, output), expected in zip(why, WHY_KILLED, strict=True):
+        assert expected in output
 
 
 async def test_the_commands_that_come_first_are_make_targets() -> None:
