@@ -1,5 +1,5 @@
-"""Settings: their types and rules, the file they come from, and the routes compiled from them.
+"""Settings: the file, what is doubtful in it, and the routes compiled from it.
 
-Imports `text` for the types of sections and templates. Read `settings.py` first;
+Imports `settings.blocks`, which has the blocks of the file and their rules. Read `settings.py` first;
 `file.py` says what is wrong with a file.
 """

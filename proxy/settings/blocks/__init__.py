@@ -1,1 +1,4 @@
-"""The blocks of `headgate.yaml`, their types and rules: parts of `settings.py`. Read `route.py` first."""
+"""The blocks of `headgate.yaml`, their types and rules: parts of `settings.py`.
+
+Imports `text` for the types of sections and templates. Read `route.py` first.
+"""
