@@ -23,7 +23,7 @@ from dashboards.queries import quantile, rate
 ARMS = ("stream", "control")
 ARM = 'arm=~"stream|control"'
 OUTCOMES, SETTLED = "headgate_outcomes_total", "headgate_settled_seconds"
-EXPECTED = "headgate_expected_failures_total"
+EXPECTED, WEIGHED = "headgate_expected_failures_total", "headgate_weighed_failures_total"
 
 
 def share(outcomes: str, more: str = ARM, by: str = "arm") -> str:
@@ -34,8 +34,7 @@ def share(outcomes: str, more: str = ARM, by: str = "arm") -> str:
 
 def beyond_expected(arm: str) -> str:
     """Failures of an arm for each one that its users' histories let expect."""
-    failed = rate(OUTCOMES, "job", f'{in_arm(arm)},outcome=~"{BAD}"')
-    return f"{failed} / {rate(EXPECTED, 'job', in_arm(arm))}"
+    return f"{rate(WEIGHED, 'job', in_arm(arm))} / {rate(EXPECTED, 'job', in_arm(arm))}"
 
 
 def in_arm(arm: str) -> str:
@@ -161,6 +160,7 @@ def _times() -> list[Panel]:
 
 
 def _users() -> list[Panel]:
+    answered = f'{ARM},outcome=~"complete|recovered|fell_back"'
     return [
         lines(
             About("Users met", "Different ones since the share was last written.", named=ARMS),
@@ -184,6 +184,30 @@ def _users() -> list[Panel]:
             Query(f"max({share(BAD, in_arm('stream'), 'bucket')})", "worst"),
             Query(f"quantile(0.5, {share(BAD, in_arm('stream'), 'bucket')})", "median"),
             Query(f"min({share(BAD, in_arm('stream'), 'bucket')})", "best"),
+        ),
+        lines(
+            About(
+                "Users who came to fail far more often",
+                "Than they did before, in an hour; each once in a rollout. By chance the stream arm has its "
+                "share of them.",
+                span=12,
+                named=ARMS,
+            ),
+            Query(
+                f'sum by (arm) (increase(headgate_users_worse_total{{{ROUTES},limit="7"}}[1h]))', "{{arm}}"
+            ),
+        ),
+        lines(
+            About(
+                "Slower than is usual for their user",
+                "Of whole answers, those that took 1.5 times what is usual for whoever asked.",
+                "percentunit",
+                12,
+                named=ARMS,
+            ),
+            Query(
+                f"{rate('headgate_slower_total', 'arm', ARM)} / {rate(OUTCOMES, 'arm', answered)}", "{{arm}}"
+            ),
         ),
     ]
 

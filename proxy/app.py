@@ -475,6 +475,7 @@ async def _every_second(
             forget_at = time() + FORGET_S
             for counted in metrics.by_route.values():
                 counted.histories.forget(time())
+                counted.watched_users.forget(time())
         runs.evict()  # even without requests: texts are kept no longer than the settings say
         await asyncio.sleep(1)
 

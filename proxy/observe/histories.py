@@ -110,6 +110,12 @@ class Histories:
         chance = rate + self._trust * (self._own(user, rate) - rate)
         return max(1.0, round(chance / UNIT)) * UNIT
 
+    @property
+    def prior(self) -> tuple[float, float]:
+        """What is known of all, as so many failures of so many requests of a user of whom nothing is."""
+        weight, rate = 1 / self._width(self._rate), self._rate
+        return weight, weight / rate
+
     def add(self, user: bytes, now_s: float, failed: int, requests: int = 1) -> None:
         """Requests of a user who is in neither of the compared arms have ended. Times are Unix's."""
         self.check(user, failed, requests)

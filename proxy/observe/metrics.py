@@ -20,6 +20,7 @@ from proxy.observe.process import ProcessFigures
 from proxy.observe.settling import Settling
 from proxy.observe.tokens import TOKENS, TokenCounts
 from proxy.observe.users import UserNames, Users
+from proxy.observe.watched_users import LIMITS, WatchedUsers, exact
 from proxy.settings.blocks.route import RouteSettings
 from proxy.settings.blocks.upstream import ProviderSettings
 from proxy.settings.blocks.values import UNMATCHED
@@ -125,10 +126,27 @@ class RouteFamilies:
         )
         self.expected_failures = counter(
             "expected_failures",
-            "Failures that users' own histories let expect among settled requests, by arm and user bucket",
+            "Failures that users' own histories let expect among settled requests, weighed",
             "route",
             "arm",
             "bucket",
+        )
+        self.weighed_failures = counter(
+            "weighed_failures",
+            "Failures of settled requests, each weighing less the more were expected of its user",
+            "route",
+            "arm",
+            "bucket",
+        )
+        self.users_worse = counter(
+            "users_worse",
+            "Users who came to fail far more often than before, once for each limit and rollout",
+            "route",
+            "arm",
+            "limit",
+        )
+        self.slower = counter(
+            "slower", "Answers that took 1.5 times their user's usual time", "route", "arm", "bucket"
         )
         self.settled_seconds = histogram(
             "settled_seconds",
@@ -271,12 +289,20 @@ class RouteMetrics:
             for key in product([a.value for a in Arm], map(str, range(BUCKETS)), OUTCOMES)
         }
         self.settled_seconds = {arm: families.settled_seconds.labels(name, arm) for arm in Arm}
-        self.expected_failures = {
-            key: families.expected_failures.labels(name, *key)
-            for key in product([a.value for a in COMPARED_ARMS], map(str, range(BUCKETS)))
+        self.expected_failures, self.weighed_failures, self.slower = (
+            {
+                key: family.labels(name, *key)
+                for key in product([a.value for a in COMPARED_ARMS], map(str, range(BUCKETS)))
+            }
+            for family in (families.expected_failures, families.weighed_failures, families.slower)
+        )
+        self.users_worse = {
+            (arm, limit): families.users_worse.labels(name, arm, f"{limit:g}")
+            for arm, limit in product(Arm, LIMITS)
         }
         self.users = Users({arm: families.users.labels(name, arm) for arm in COMPARED_ARMS})
         self.histories = Histories()
+        self.watched_users = WatchedUsers()
         self.identity_verified = families.identity_verified.labels(name)
         self._settling = settling
         self._names = names
@@ -301,9 +327,7 @@ class RouteMetrics:
         self.users.add_ended(arm, user, decision.generation)
         amounts: dict[Counter, float] = {self.outcomes[arm.value, bucket, outcome]: 1}
         if outcome in ANSWERED or outcome in BAD:
-            expected = self._expected(user, arm, outcome in BAD)
-            if arm in COMPARED_ARMS:
-                amounts[self.expected_failures[arm.value, bucket]] = expected
+            amounts |= self._of_user(user, arm, bucket, outcome in BAD, ended_at - began_at)
         self._settling.add(
             amounts,
             self.settled_seconds[arm] if outcome in ANSWERED else None,
@@ -311,7 +335,25 @@ class RouteMetrics:
             ended_at,
         )
 
-    def _expected(self, user: bytes, arm: Arm, failed: bool) -> float:
+    def _of_user(
+        self, user: bytes, arm: Arm, bucket: str, failed: bool, seconds: float
+    ) -> dict[Counter, float]:
+        """What an answer or a failure is, compared with what its user did before."""
+        now_s, watched = time(), self.watched_users
+        passed = watched.passes(user, now_s, arm, self.histories.prior, failed=failed)
+        amounts: dict[Counter, float] = {self.users_worse[arm, limit]: 1 for limit in passed}
+        expected = self._expected(user, arm, now_s, failed)
+        slow = not failed and watched.is_slow(user, now_s, arm, seconds)
+        if arm in COMPARED_ARMS:
+            weight = watched.weight(user, now_s, expected)
+            amounts[self.expected_failures[arm.value, bucket]] = exact(weight * expected)
+            if failed:
+                amounts[self.weighed_failures[arm.value, bucket]] = weight
+            if slow:
+                amounts[self.slower[arm.value, bucket]] = 1
+        return amounts
+
+    def _expected(self, user: bytes, arm: Arm, now_s: float, failed: bool) -> float:
         """The chance of a failure that the user's history gave this request; then the history has it too.
 
         Both compared arms stop adding to their users' histories. Control could go on; but then a change of
@@ -319,7 +361,7 @@ class RouteMetrics:
         """
         expected = self.histories.expected(user)
         if arm is Arm.REST:
-            self.histories.add(user, time(), failed)
+            self.histories.add(user, now_s, failed)
         elif arm is Arm.CONTROL:
             self.histories.check(user, failed)
         return expected
