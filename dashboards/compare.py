@@ -185,16 +185,17 @@ def _users() -> list[Panel]:
             Query(f"quantile(0.5, {share(BAD, in_arm('stream'), 'bucket')})", "median"),
             Query(f"min({share(BAD, in_arm('stream'), 'bucket')})", "best"),
         ),
-        lines(
+        number(
             About(
                 "Users who came to fail far more often",
-                "Than they did before, in an hour; each once in a rollout. By chance the stream arm has its "
-                "share of them.",
+                "Than before, in all the time shown. By chance the stream arm has its share of them.",
                 span=12,
-                named=ARMS,
+                below="text",
+                decimals=0,
             ),
             Query(
-                f'sum by (arm) (increase(headgate_users_worse_total{{{ROUTES},limit="7"}}[1h]))', "{{arm}}"
+                f'sum by (arm) (increase(headgate_users_worse_total{{{ROUTES},limit="7"}}[$__range]))',
+                "{{arm}}",
             ),
         ),
         lines(

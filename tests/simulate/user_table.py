@@ -21,9 +21,12 @@ _OTHERS = {
     "CV² 1, an outage each hour in a clinic": Among(cv2=1.0, clinics=True),
     "CV² 1, one user's storm of 14 retries": Among(cv2=1.0, storm=14),
     "CV² 1, a bot has half of the traffic": Among(cv2=1.0, bot=True),
-    "100, of whom 10 % have 80 % of failures": Among(users=100, heavy=0.1),
-    "400, of whom 5 % have 80 % of failures": Among(users=400, heavy=0.05),
-    "3,000, of whom 2 % have 80 % of failures": Among(users=3000, heavy=0.02),
+    "CV² 4, a bot has half of the traffic": Among(bot=True),
+}
+_FEW_WHO_FAIL = {
+    f"{users:,}, of whom {100 * heavy:.0f} % have 80 % of failures": Among(users=users, heavy=heavy)
+    for users in (100, 400, 3000)
+    for heavy in (0.1, 0.05, 0.02)
 }
 
 
@@ -44,6 +47,7 @@ TRUTHS: Mapping[str, Among] = {
     **{
         f"users, {name}; {r:g} times": _with(truth, r) for r in (1.25, 3.0) for name, truth in _OTHERS.items()
     },
+    **{f"users, {name}; 1.25 times": _with(truth, 1.25) for name, truth in _FEW_WHO_FAIL.items()},
 }
 """At 1.25 times, the most that is no harm, whatever goes back is a false alarm."""
 

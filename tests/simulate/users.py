@@ -11,14 +11,16 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from flags.rollout.evidence.evidence import EXPECTED_UNITS, Batch
+from flags.rollout.evidence.evidence import EXPECTED_UNITS, LIMITS, Batch
 from flags.rollout.policy.guardrails import ErrorBudget
 from flags.rollout.verdict.binomial_limits import early_limits
 from flags.rollout.verdict.buckets import BUCKETS
 from flags.rollout.verdict.count_tests import NO_WORSE, WORSE
 from flags.rollout.verdict.e_processes import RatioNull
-from flags.rollout.verdict.rate_evidence import ALL_STEPS_WEIGHT, AT_MOST
+from flags.rollout.verdict.failure_evidence import AT_MOST, STAKES
+from flags.rollout.verdict.rate_evidence import ALL_STEPS_WEIGHT
 from proxy.observe.histories import USUAL, USUAL_REQUESTS, WIDTHS
+from proxy.observe.watched_users import HALF_AFTER, KEPT, TIMES
 from tests.simulate.peers import ArgoLike, FlaggerLike
 
 Array = NDArray[np.float64]
@@ -79,6 +81,9 @@ class Rollout:
     every: Array = field(init=False)
     bad: Array = field(init=False)
     expected: Array = field(init=False)
+    weighed: Array = field(init=False)
+    worse: Array = field(init=False)
+    """Users who are worse than before, by look, limit, and stream arm or not."""
     users: Array = field(init=False)
 
     def __post_init__(self) -> None:
@@ -102,11 +107,17 @@ class Rollout:
         past = random.poisson(asks * truth.history_h * 60 / LOOK_MIN) * (
             random.random(truth.users) >= truth.new
         )
-        self.chance = self._forecast(past, random.binomial(past, before))
-        self.every, self.bad, self.expected = (
+        past_failed = random.binomial(past, before)
+        self.chance = self._forecast(past, past_failed)
+        expected = self.asked * self.chance
+        compared = self.arms.any(axis=0)
+        weight = HALF_AFTER / (HALF_AFTER + _before((expected * compared).cumsum(axis=0)))
+        weight = np.round(weight * EXPECTED_UNITS) / EXPECTED_UNITS
+        self.every, self.bad, self.expected, self.weighed = (
             np.stack([(counts * arm) @ self.buckets for arm in self.arms], axis=1)
-            for counts in (self.asked, self.failed, self.asked * self.chance)
+            for counts in (self.asked, self.failed, expected * weight, self.failed * weight)
         )
+        self.worse = self._worse(random, past, past_failed)
         met = np.stack([np.maximum.accumulate((self.asked > 0) & arm) for arm in self.arms])
         self.users = met.sum(axis=2).min(axis=0)
 
@@ -149,6 +160,7 @@ class Rollout:
         usual = n * rate
         beyond = (((x - usual) ** 2 - usual).sum(1) / np.maximum((usual**2).sum(1), 1e-9))[:, None]
         weight = 1 / np.clip(beyond, *WIDTHS)
+        self._prior = np.concatenate([weight, weight / rate], axis=1)
         own = (x + weight) / (n + weight / rate) - rate
         shown_none = self.asked * ~stream
         agreed = _before(((self.failed * ~stream - shown_none * rate) * own).sum(1).cumsum())
@@ -156,6 +168,30 @@ class Rollout:
         trust = np.clip(agreed / np.maximum(forecast, 1e-12), 0.0, 1.0)
         chances: Array = np.round((rate + trust[:, None] * own) * EXPECTED_UNITS) / EXPECTED_UNITS
         return chances
+
+    def _worse(
+        self, random: np.random.Generator, past: NDArray[np.int64], past_failed: NDArray[np.int64]
+    ) -> Array:
+        """`WatchedUsers.passes`, once a look."""
+        stream = self.arms[0]
+        counts = np.where(stream, random.binomial(self.failed, KEPT), self.failed)
+        requests, failed = past.astype(float), past_failed.astype(float)
+        run, run_failed, odds = np.zeros_like(requests), np.zeros_like(requests), np.zeros(self.asked.shape)
+        for look in range(LOOKS):
+            run, run_failed = run + self.asked[look], run_failed + counts[look]
+            x, n = failed + self._prior[look, 0], requests + self._prior[look, 1]
+            odds[look] = run_failed * math.log(TIMES) - (x + run_failed) * np.log(
+                (n + TIMES * run) / (n + run)
+            )
+            usual = odds[look] <= 0
+            requests, failed = requests + run * usual, failed + run_failed * usual
+            run, run_failed = run * ~usual, run_failed * ~usual
+        found = []
+        for limit in LIMITS:
+            passed = np.maximum.accumulate(odds >= float(limit))
+            passes = passed & ~_before(passed)
+            found.append(np.stack([(passes & stream).sum(1), (passes & ~stream).sum(1)], axis=1))
+        return np.stack(found, axis=1)
 
     def batches(self) -> list[Batch]:
         """The same, as the controller reads it."""
@@ -167,8 +203,22 @@ class Rollout:
         outcomes = {(arm, b, "failed"): int(bad[a, b]) for a, arm, b in cells}
         outcomes |= {(arm, b, "complete"): int(every[a, b] - bad[a, b]) for a, arm, b in cells}
         units = {(arm, b): round(self.expected[look, a, b] * EXPECTED_UNITS) for a, arm, b in cells}
-        users = dict.fromkeys(("stream", "control"), int(self.users[look]))
-        return Batch(look, look + 1, int(STEP[look]), outcomes=outcomes, expected=units, users=users)
+        weighed = {(arm, b): round(self.weighed[look, a, b] * EXPECTED_UNITS) for a, arm, b in cells}
+        worse = {
+            (arm, limit): int(self.worse[look, at, a])
+            for at, limit in enumerate(LIMITS)
+            for a, arm in enumerate(("stream", "rest"))
+        }
+        return Batch(
+            look,
+            look + 1,
+            int(STEP[look]),
+            outcomes=outcomes,
+            expected=units,
+            weighed=weighed,
+            worse=worse,
+            users=dict.fromkeys(("stream", "control"), int(self.users[look])),
+        )
 
 
 def _before(sums: Array) -> Array:
@@ -196,16 +246,21 @@ def _dispersion(bad: Array, every: Array, weights: Array) -> Array:
 
 
 def evidence(rollout: Rollout, margin: float = NO_WORSE) -> tuple[Array, Array]:
-    """By look, the log e-value of harm by requests alone, and its mean with the one by expected failures."""
+    """By look, the log e-value of harm by requests alone, and that of all bets by their stakes."""
     null = RatioNull.of_harm(margin)
+    every = rollout.every
     found = []
-    for weights, times in ((rollout.every, 1.0), (rollout.every, AT_MOST), (rollout.expected, 1.0)):
+    for bad, weights, times in (
+        (rollout.bad, every, 1.0),
+        (rollout.bad, every, AT_MOST),
+        (rollout.weighed, rollout.expected, 1.0),
+    ):
         stream, control = weights.sum(2).T
-        bad = rollout.bad.sum(2)
         known = (stream > 0) & (control > 0)
         share = np.where(known, stream / np.maximum(stream + control, 1e-300), 0.5)
-        gains = null.log_increments(bad[:, :1], bad[:, 1:], share[:, None]) * known[:, None]
-        spread = times * _dispersion(rollout.bad, rollout.every, weights)[:, None]
+        of_arms = bad.sum(2)
+        gains = null.log_increments(of_arms[:, :1], of_arms[:, 1:], share[:, None]) * known[:, None]
+        spread = times * _dispersion(bad, every, weights)[:, None]
         logs = [math.log(ALL_STEPS_WEIGHT) + _log_sum(gains.cumsum(0) / spread + null.weights)]
         each = math.log((1 - ALL_STEPS_WEIGHT) / len(STEPS))
         for step in range(len(STEPS)):  # of a step that has not begun: 1
@@ -213,7 +268,16 @@ def evidence(rollout: Rollout, margin: float = NO_WORSE) -> tuple[Array, Array]:
                 each + _log_sum((gains * np.equal(STEP, step)[:, None]).cumsum(0) / spread + null.weights)
             )
         found.append(_log_sum(np.stack(logs), axis=0))
-    return found[0], _log_sum(np.stack(found[1:]), axis=0) - math.log(2)
+    alone, by_requests, by_expected = found
+    stakes = np.log([STAKES.by_requests, STAKES.by_expected, STAKES.by_users])[:, None]
+    return alone, _log_sum(stakes + np.stack([by_requests, by_expected, _by_users(rollout)]), axis=0)
+
+
+def _by_users(rollout: Rollout) -> Array:
+    null, share = RatioNull.of_few(), (SHARE / 100)[:, None]
+    gains = [null.log_increments(of[:, :1], of[:, 1:], share) for of in rollout.worse.transpose(1, 0, 2)]
+    logs = [_log_sum(each.cumsum(0) + null.weights) for each in gains]
+    return _log_sum(np.stack(logs), axis=0) - math.log(len(logs))
 
 
 def early(rollout: Rollout, *, min_users: int = 3) -> Array:

@@ -3,7 +3,7 @@
 Source of the outcomes: `headgate_outcomes_total`, counted once for each request of a route when it settles.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
@@ -32,7 +32,10 @@ APART = frozenset({"client_left", "cancelled", "shutdown"})
 
 
 EXPECTED_UNITS = 1 << 20
-"""Of expected failures in one failure: they are whole numbers too."""
+"""Of expected, or weighed, failures in one failure: they are whole numbers too."""
+
+LIMITS = ("5", "7")
+"""Of users who are worse than before, as proxies name them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +70,16 @@ class Batch:
     expected: Mapping[tuple[str, int], int] | None = None
     """Failures that users' histories let expect, by arm and user bucket, EXPECTED_UNITS to one. None: a proxy
     does not say so, or the journal is of an older release."""
+    weighed: Mapping[tuple[str, int], int] | None = None
+    """Failures, by the weights with which they are expected, likewise. None: nothing is weighed."""
+    worse: Mapping[tuple[str, str], int] = field(default_factory=dict)
+    """Users who came to fail far more often than before, by arm and limit; of all arms."""
+    slower: Mapping[tuple[str, int], int] | None = None
+    """Answers that took longer than is usual for their user, by arm and user bucket. None: nobody says so."""
+    proxies: int = 1
+    """Processes that counted: each may have met the same users."""
+    routes: Mapping[str, "Batch"] = field(default_factory=dict)
+    """The outcomes, and what is beside them, of each route, if there are several."""
     users: Mapping[str, int] = field(default_factory=dict)
     """Different users since the share last changed, at least, by arm. A level, not a difference."""
 
@@ -77,6 +90,12 @@ class Batch:
     def total_expected(self, arm: str) -> int:
         """Failures that were expected of one arm, in units of 1/EXPECTED_UNITS; 0 where nobody says so."""
         return sum(n for (of, _), n in (self.expected or {}).items() if of == arm)
+
+    def total_weighed(self, arm: str) -> float:
+        """Failures of one arm, by the weights with which they are expected."""
+        if self.weighed is None:
+            return self.total(arm, BAD)
+        return sum(n for (of, _), n in self.weighed.items() if of == arm) / EXPECTED_UNITS
 
 
 def batch_body(batch: Batch) -> dict[str, Any]:
@@ -96,14 +115,20 @@ def batch_body(batch: Batch) -> dict[str, Any]:
         "parity": {result: count for result, count in sorted(batch.parity.items()) if count},
         "users": dict(sorted(batch.users.items())),
     }
-    if batch.expected is not None:
-        body["expected"] = [[*key, units] for key, units in sorted(batch.expected.items()) if units]
+    for name, counts in (("expected", batch.expected), ("weighed", batch.weighed), ("slower", batch.slower)):
+        if counts is not None:
+            body[name] = [[*key, count] for key, count in sorted(counts.items()) if count]
+    if batch.worse:
+        body["worse"] = [[*key, count] for key, count in sorted(batch.worse.items())]
+    if batch.proxies != 1:
+        body["proxies"] = batch.proxies
+    if batch.routes:
+        body["routes"] = {name: batch_body(of_route) for name, of_route in sorted(batch.routes.items())}
     return body
 
 
 def batch_from_body(said: Mapping[str, Any]) -> Batch:
     """The batch that `batch_body` made this of; equal to it in all that is not 0."""
-    expected = said.get("expected")
     return Batch(
         since_s=said["since_s"],
         until_s=said["until_s"],
@@ -113,6 +138,15 @@ def batch_from_body(said: Mapping[str, Any]) -> Batch:
         first_content={limit_s: Tail(over, every) for limit_s, over, every in said["first_content"]},
         recoveries=said["recoveries"],
         parity=said["parity"],
-        expected=None if expected is None else {(arm, bucket): units for arm, bucket, units in expected},
+        expected=_by_bucket(said.get("expected")),
+        weighed=_by_bucket(said.get("weighed")),
+        worse={(arm, limit): count for arm, limit, count in said.get("worse", ())},
+        slower=_by_bucket(said.get("slower")),
+        proxies=said.get("proxies", 1),
+        routes={name: batch_from_body(of_route) for name, of_route in said.get("routes", {}).items()},
         users=said["users"],
     )
+
+
+def _by_bucket(said: Iterable[tuple[str, int, int]] | None) -> Mapping[tuple[str, int], int] | None:
+    return None if said is None else {(arm, bucket): count for arm, bucket, count in said}

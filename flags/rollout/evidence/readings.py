@@ -28,10 +28,13 @@ from itertools import accumulate, product
 from typing import NamedTuple, Protocol, TypeVar
 
 from flags.errors import EvidenceError, InvalidReading, ReadingProblem
-from flags.rollout.evidence.evidence import EXPECTED_UNITS, REST, Batch, ComparedArm, Tail
+from flags.rollout.evidence.evidence import EXPECTED_UNITS, LIMITS, REST, Batch, ComparedArm, Tail
 
 OUTCOMES = "headgate_outcomes_total"
 EXPECTED = "headgate_expected_failures_total"
+WEIGHED = "headgate_weighed_failures_total"
+WORSE = "headgate_users_worse_total"
+SLOWER = "headgate_slower_total"
 SETTLED_S = "headgate_settled_seconds_bucket"
 FIRST_CONTENT_S = "headgate_first_content_seconds_bucket"
 RECOVERIES = "headgate_recoveries_total"
@@ -46,6 +49,9 @@ OF_PROCESSES = (STARTED, KILLED)
 LABELS: Mapping[str, tuple[str, ...]] = {
     OUTCOMES: ("route", "arm", "bucket", "outcome"),
     EXPECTED: ("route", "arm", "bucket"),
+    WEIGHED: ("route", "arm", "bucket"),
+    WORSE: ("route", "arm", "limit"),
+    SLOWER: ("route", "arm", "bucket"),
     SETTLED_S: ("route", "arm", "le"),
     FIRST_CONTENT_S: ("route", "source", "le"),
     RECOVERIES: ("route", "fault", "result"),
@@ -147,6 +153,8 @@ class Reading:
     It is not stored."""
     departed: Sequence[Page] = ()
     """The last pages of processes that are no more, in the order of time. They are not stored."""
+    users_by_route: Mapping[tuple[str, str], int] = field(default_factory=dict)
+    """Users by route and arm, as `users`. It is not stored."""
 
 
 class Readings(Protocol):
@@ -191,13 +199,24 @@ def gather(
         if series in counters:
             raise InvalidReading(f"{series} is there twice: make the selector find each proxy once")
         counters[series] = _count(series, sample.value)
+    users_by_route: dict[tuple[str, str], int] = defaultdict(int)
     for series in [series for series in counters if series.metric == USERS]:
-        arm = series.labels[1]
-        users[arm] = max(users[arm], counters.pop(series))
+        route, arm = series.labels
+        met = counters.pop(series)
+        users[arm] = max(users[arm], met)
+        users_by_route[route, arm] = max(users_by_route[route, arm], met)
     identity = {series: counters.pop(series) for series in list(counters) if series.metric == IDENTITY}
     unverified = sorted({series.labels[0] for series, verified in identity.items() if not verified})
     return Reading(
-        at_s, counters, dict(seen), dict(users), tuple(missing), tuple(unverified), started, killed_s=killed_s
+        at_s,
+        counters,
+        dict(seen),
+        dict(users),
+        tuple(missing),
+        tuple(unverified),
+        started,
+        killed_s=killed_s,
+        users_by_route=dict(users_by_route),
     )
 
 
@@ -226,8 +245,10 @@ def _series(sample: Sample, wanted: Wanted) -> Series | None:
         return None
     arm = sample.labels.get("arm", ComparedArm.STREAM)
     if arm not in (ComparedArm.STREAM, ComparedArm.CONTROL) and (
-        arm != REST or sample.metric not in (OUTCOMES, SETTLED_S)
+        arm != REST or sample.metric not in (OUTCOMES, SETTLED_S, WORSE)
     ):
+        return None
+    if sample.labels.get("limit", LIMITS[0]) not in LIMITS:
         return None
     if sample.metric == RECOVERIES and sample.labels.get("fault") not in STREAMING_FAULTS:
         return None
@@ -250,7 +271,7 @@ def _edge(metric: str, text: str | float) -> str:
 
 
 def _count(series: Series, value: float) -> int:
-    units = EXPECTED_UNITS * value if series.metric == EXPECTED else value
+    units = EXPECTED_UNITS * value if series.metric in (EXPECTED, WEIGHED) else value
     if not (0 <= units < EXACT) or units != int(units):
         raise InvalidReading(f"{series} is {value}: no counter can be that")
     return int(units)
@@ -271,10 +292,38 @@ def between(before: Reading, after: Reading, step: int, *, rest_by_bucket: bool 
     if after.at_s <= before.at_s:
         raise InvalidReading("the clock went back between two readings: look at the machine's time")
     grown = _grown(before, after)
+    batch = _batch(before, after, step, grown, rest_by_bucket=rest_by_bucket)
+    names = sorted({series.labels[0] for series in after.counters if series.metric == OUTCOMES})
+    if len(names) < 2:
+        return batch
+    by_route = {
+        name: {series: n for series, n in grown.items() if series.labels[0] == name} for name in names
+    }
+    routes = {
+        name: replace(
+            _batch(before, after, step, of_route, rest_by_bucket=False),
+            seconds={},
+            first_content={},
+            recoveries={},
+            parity={},
+            users={arm: n for (route, arm), n in after.users_by_route.items() if route == name},
+        )
+        for name, of_route in by_route.items()
+    }
+    return replace(batch, routes=routes)
 
+
+def _batch(
+    before: Reading, after: Reading, step: int, grown: Mapping[Series, int], *, rest_by_bucket: bool
+) -> Batch:
     def outcome_of(labels: Labels) -> tuple[str, int, str]:
         _, arm, bucket, outcome = labels
         return arm, 0 if arm == REST and not rest_by_bucket else int(bucket), outcome
+
+    def by_bucket(metric: str) -> dict[tuple[str, int], int] | None:
+        if not _all_say(after, metric):
+            return None
+        return _summed(grown, metric, lambda labels: (labels[1], int(labels[2])))
 
     return Batch(
         since_s=before.at_s,
@@ -285,22 +334,24 @@ def between(before: Reading, after: Reading, step: int, *, rest_by_bucket: bool 
         first_content=_tails(grown, FIRST_CONTENT_S, lambda labels: float(labels[2])),
         recoveries=_summed(grown, RECOVERIES, lambda labels: labels[2]),
         parity=_summed(grown, PARITY, lambda labels: labels[1]),
-        expected=_summed(grown, EXPECTED, lambda labels: (labels[1], int(labels[2])))
-        if _all_expect(after)
-        else None,
+        expected=by_bucket(EXPECTED),
+        weighed=by_bucket(WEIGHED),
+        worse=_summed(grown, WORSE, lambda labels: (labels[1], labels[2])),
+        slower=by_bucket(SLOWER),
+        proxies=max(1, len({series.instance for series in after.counters if series.metric == OUTCOMES})),
         users=dict(after.users),
     )
 
 
-def _all_expect(reading: Reading) -> bool:
-    """True if each process whose requests count says what was expected of them, for each of its routes."""
+def _all_say(reading: Reading, metric: str) -> bool:
+    """Whether each process whose requests count shows this metric, for each of its routes."""
     every = [series for page in reading.departed for series in page.counters]
     every += reading.counters
     routes = {
-        metric: {(series.instance, series.labels[0]) for series in every if series.metric == metric}
-        for metric in (OUTCOMES, EXPECTED)
+        of: {(series.instance, series.labels[0]) for series in every if series.metric == of}
+        for of in (OUTCOMES, metric)
     }
-    return bool(routes[EXPECTED]) and routes[OUTCOMES] <= routes[EXPECTED]
+    return bool(routes[metric]) and routes[OUTCOMES] <= routes[metric]
 
 
 def carried(before: Reading, after: Reading) -> Reading:

@@ -32,6 +32,9 @@ MOST_POINTS = 10.0
 HUNDRED = 100.0
 """Percentage points in 1."""
 
+MANY_TIMES = 20.0
+"""As many users who are worse than before, where harm is to few."""
+
 SPREAD = 1.0
 """Width of the half-normal weights, in the logarithm of the ratio: most weight is on the next factor of 3."""
 
@@ -84,6 +87,13 @@ class RatioNull:
         """The ratio is at most `margin`."""
         steps = np.linspace(0.0, math.log(MOST_RATIO / margin), GRID + 1)[1:]
         return cls(margin, margin * np.exp(steps), _half_normal(steps))
+
+    @classmethod
+    def of_few(cls) -> "RatioNull":
+        """The ratio is at most 1, of users who are worse than before. Most weight is on about 20 times: harm
+        to few makes users worse whom nothing else does."""
+        steps = np.linspace(0.0, math.log(MOST_RATIO), GRID + 1)[1:]
+        return cls(1.0, np.exp(steps), _half_normal(math.log(MANY_TIMES) - steps))
 
     @classmethod
     def of_safety(cls, harm: float) -> "RatioNull":

@@ -50,10 +50,9 @@ class Evaluator:
         self._shares = _shares_written(exposures)
         self._users_ever: dict[str, int] = {}
         self._bad, self._total = np.zeros((2, len(ROWS), BUCKETS))
-        self._histories: bool | None = None
-        """Whether the proxies say what is expected, as of the first answers; None: there were none."""
-        self._foreseen = np.zeros((3, len(ROWS), BUCKETS))
-        """Bad answers, all answers and expected failures, of batches that say what was expected."""
+        self._histories: tuple[bool, bool] | None = None
+        """Whether proxies say what is expected, and weigh it, as of the first answers; None: there were
+        none."""
         self._users_before: Mapping[str, int] = {}
         self.enter(0)
 
@@ -82,20 +81,23 @@ class Evaluator:
         counts = by_bucket(batch)
         self._bad += counts[0]
         self._total += counts[1]
-        if batch.expected is not None:
-            self._foreseen += counts
         for test in self._tests:
             test.add(batch)
 
     def _with_expected(self, batch: Batch) -> Batch:
-        """The batch, without what was expected if proxies did not say so from the first answers on.
+        """The batch, without what was expected if proxies did not say so from the first answers on, or say it
+        otherwise now.
 
-        A rollout that began without it ends without it: whether the second e-process takes part would else
-        depend on how the first one stands, and the mean of both would be no e-process.
+        A rollout that began without it ends without it: whether the other e-processes take part would else
+        depend on how the first one stands, and the mean of all would be no e-process.
         """
+        said = batch.expected is not None, batch.weighed is not None
         if self._histories is None and any(batch.total(arm, ELIGIBLE) for arm in ComparedArm):
-            self._histories = batch.expected is not None
-        return batch if self._histories else replace(batch, expected=None)
+            self._histories = said
+        if said[0] and self._histories == said:
+            return batch
+        routes = {name: replace(of_route, expected=None) for name, of_route in batch.routes.items()}
+        return replace(batch, expected=None, routes=routes)
 
     def _with_users_of_step(self, batch: Batch) -> Batch:
         """The batch, without users as long as proxies still count those of the share before."""
@@ -114,7 +116,6 @@ class Evaluator:
             users=self._users,
             users_ever=self._users_ever,
             dispersion=dispersion(self._bad, self._total),
-            dispersion_of_expected=dispersion(*self._foreseen),
         )
         return tuple(test.verdict(context) for test in self._tests)
 
@@ -133,14 +134,21 @@ def _refuse_invalid(batch: Batch) -> None:
         _refuse_bucket("outcomes", bucket)
         if outcome not in ELIGIBLE | APART:
             raise ValueError(f"outcomes holds {outcome!r}: nobody knows whether that is bad")
-    for arm, bucket in batch.expected or {}:
-        _refuse_bucket("expected", bucket)
-        if arm not in ROWS:
-            raise ValueError(f"expected holds the arm {arm!r}: it is not compared")
+    for name, by_bucket_of in (
+        ("expected", batch.expected),
+        ("weighed", batch.weighed),
+        ("slower", batch.slower),
+    ):
+        for arm, bucket in by_bucket_of or {}:
+            _refuse_bucket(name, bucket)
+            if arm not in ROWS:
+                raise ValueError(f"{name} holds the arm {arm!r}: it is not compared")
     for name, counts in _counts(batch):
         for count in counts:
             if type(count) is not int or count < 0:
                 raise ValueError(f"{name} holds {count!r}: counts are whole numbers from 0 on")
+    for of_route in batch.routes.values():
+        _refuse_invalid(of_route)
 
 
 def _refuse_bucket(name: str, bucket: int) -> None:
@@ -151,6 +159,9 @@ def _refuse_bucket(name: str, bucket: int) -> None:
 def _counts(batch: Batch) -> Iterator[tuple[str, Iterable[int]]]:
     yield "outcomes", batch.outcomes.values()
     yield "expected", (batch.expected or {}).values()
+    yield "weighed", (batch.weighed or {}).values()
+    yield "worse", batch.worse.values()
+    yield "slower", (batch.slower or {}).values()
     yield "seconds", [n for tail in batch.seconds.values() for n in (tail.over, tail.all - tail.over)]
     yield "first_content", [n for t in batch.first_content.values() for n in (t.over, t.all - t.over)]
     yield "recoveries", batch.recoveries.values()

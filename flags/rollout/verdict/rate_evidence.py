@@ -1,17 +1,14 @@
 """Evidence on a rate: its e-processes over the steps, their thresholds, and the verdict. Pure."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-from flags.rollout.evidence.evidence import BAD, Batch, ComparedArm
 from flags.rollout.policy.guardrails import Action, Ceiling, ErrorBudget, Exposure, RateRatio
 from flags.rollout.verdict.e_processes import EProcess, JointNull, RateNull, RatioNull, Vector
 from flags.rollout.verdict.step_context import (
     CONCLUSIONS,
     SampleSize,
-    StepContext,
-    Tally,
     figure,
     log10,
     sentence,
@@ -20,12 +17,6 @@ from flags.rollout.verdict.verdict import Finding, Verdict
 
 ALL_STEPS_WEIGHT = 2 / 3
 """Weight of the e-process over all steps in the evidence of harm; the steps share the rest."""
-
-
-AT_MOST = 30 / 20.6
-"""Times the estimate, of 30 degrees of freedom (two arms of 16 groups): with 90 % users differ no more. Where
-there is the sharper bet by expected failures, it divides the one by requests: that one has most of the false
-alarms, at a time when the few failures so far show little of how users differ."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +69,7 @@ class HarmEvidence:
         waiting = (self._steps - len(self._by_step)) * each
         if waiting > 0:
             logs.append(math.log(waiting))
-        return _log_sum(logs)
+        return log_sum(logs)
 
 
 class RateEvidence:
@@ -104,47 +95,8 @@ class RateEvidence:
         return self._safety.log(dispersion)
 
 
-class ExpectedEvidence:
-    """Evidence of harm by the stream arm's share of *expected* failures, where today's rule has its share of
-    requests. Users who fail more often than others are expected to, so that they are no noise.
-
-    It begins with the first batch that says what was expected. Batches that do not are left out: which
-    those are depends on the proxies' versions, and not on what failed.
-    """
-
-    def __init__(self, no_harm: RatioNull, steps: int) -> None:
-        self._no_harm = no_harm
-        self._of_harm = HarmEvidence(no_harm, steps)
-        self._pending = {arm: Tally() for arm in ComparedArm}
-        self.has_begun = False
-
-    def enter(self, step: int) -> None:
-        self._of_harm.enter(step)
-        self._pending = {arm: Tally() for arm in ComparedArm}
-
-    def add(self, batch: Batch) -> None:
-        if batch.expected is None:
-            return
-        self.has_begun = True
-        for arm, tally in self._pending.items():
-            tally.add(batch.total(arm, BAD), batch.total_expected(arm))
-        stream, control = self._pending[ComparedArm.STREAM], self._pending[ComparedArm.CONTROL]
-        if not (stream.total and control.total):
-            return
-        share = stream.total / (stream.total + control.total)
-        self._of_harm.add(self._no_harm.log_increments(stream.bad, control.bad, share))
-        self._pending = {arm: Tally() for arm in ComparedArm}
-
-    def mean(self, of_requests: Callable[[float], float], context: StepContext) -> float:
-        """The log of the mean of two e-values: this one, and that by requests, given the dispersion. It is an
-        e-value, and at most 0.7 below the larger of them. Before it begins it is the other one."""
-        if not self.has_begun:
-            return of_requests(context.dispersion)
-        own = self._of_harm.log(context.dispersion_of_expected)
-        return _log_sum([of_requests(AT_MOST * context.dispersion), own]) - math.log(2)
-
-
-def _log_sum(logs: Sequence[float]) -> float:
+def log_sum(logs: Sequence[float]) -> float:
+    """The logarithm of the sum of numbers, by their logarithms."""
     most = max(logs)
     return most + math.log(sum(math.exp(log - most) for log in logs))
 

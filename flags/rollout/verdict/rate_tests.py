@@ -10,7 +10,8 @@ from typing import NamedTuple
 from flags.rollout.evidence.evidence import BAD, ELIGIBLE, Batch, ComparedArm
 from flags.rollout.policy.guardrails import Ceiling, ErrorBudget, Exposure, RateRatio
 from flags.rollout.verdict.e_processes import JointNull, RateNull, RatioNull
-from flags.rollout.verdict.rate_evidence import ExpectedEvidence, RateEvidence, Thresholds, rate_verdict
+from flags.rollout.verdict.failure_evidence import FailureEvidence
+from flags.rollout.verdict.rate_evidence import RateEvidence, Thresholds, rate_verdict
 from flags.rollout.verdict.step_context import SampleSize, StepContext, Tally, figure, sentence
 from flags.rollout.verdict.verdict import Finding, Verdict
 
@@ -33,21 +34,21 @@ class RatioTest:
             JointNull.of_safety(rail.harm, rail.or_points),
         )
         self._evidence = RateEvidence(self._no_harm, self._harm, steps)
-        self._expected = ExpectedEvidence(self._no_harm, steps) if rail.limit_s is None else None
+        self._failures = FailureEvidence(rail, steps) if rail.limit_s is None else None
         self._all_steps = {arm: Tally() for arm in ComparedArm}
         self._this_step = {arm: Tally() for arm in ComparedArm}
         self._pending = {arm: Tally() for arm in ComparedArm}
 
     def enter(self, step: int, share: int) -> None:
         self._evidence.enter(step)
-        if self._expected is not None:
-            self._expected.enter(step)
+        if self._failures is not None:
+            self._failures.enter(step, share)
         self._this_step = {arm: Tally() for arm in ComparedArm}
         self._pending = {arm: Tally() for arm in ComparedArm}
 
     def add(self, batch: Batch) -> None:
-        if self._expected is not None:
-            self._expected.add(batch)
+        if self._failures is not None:
+            self._failures.add(batch)
         for arm in ComparedArm:
             counted = self._counted(batch, arm)
             for tallies in (self._all_steps, self._this_step, self._pending):
@@ -72,11 +73,10 @@ class RatioTest:
 
     def verdict(self, context: StepContext) -> Verdict:
         safe = self._evidence.safety(context.dispersion)
-        if self._expected is None:
+        if self._failures is None:
             histories, harm = None, self._evidence.harm(context.dispersion)
         else:
-            histories = self._expected.has_begun
-            harm = self._expected.mean(self._evidence.harm, context)
+            histories, harm = self._failures.uses_histories, self._failures.log(context.exposure)
         here = SampleSize(min(tally.total for tally in self._this_step.values()), context.smaller_users)
         ever = SampleSize(min(tally.total for tally in self._all_steps.values()), context.smaller_users_ever)
         found = rate_verdict(

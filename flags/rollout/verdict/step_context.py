@@ -55,8 +55,6 @@ class StepContext:
     """The same, of the step with the most: a user of an arm stays in it while the share grows."""
     dispersion: float
     """The factor by which users differ more than by chance; 1 or more."""
-    dispersion_of_expected: float = 1.0
-    """The same, of what is beyond the failures that were expected of them."""
 
     @property
     def smaller_users(self) -> int:

@@ -20,7 +20,10 @@ from flags.rollout.evidence.readings import (
     PARITY,
     RECOVERIES,
     SETTLED_S,
+    SLOWER,
     USERS,
+    WEIGHED,
+    WORSE,
     Page,
     Reading,
     Sample,
@@ -590,6 +593,59 @@ def test_where_one_proxy_expects_nothing_nothing_is_expected() -> None:
 
     assert between(before, after, 0).expected is None
     assert between(before, replace(after, counters=before.counters), 0).expected == {}
+
+
+def test_what_users_add_comes_with_what_came() -> None:
+    """Weighed failures in the same units, users who are worse in any arm, slow answers; and who counts."""
+
+    def page(at_s: float, times: int, *older: Sample) -> Reading:
+        samples = [
+            failed(times),
+            sample(WEIGHED, times * 0.75, arm="stream", bucket="3"),
+            sample(WORSE, times, arm="rest", limit="7"),
+            sample(WORSE, times, arm="rest", limit="of another release"),
+            sample(SLOWER, times, arm="stream", bucket="3"),
+            *older,
+        ]
+        return gather(at_s, samples, dict.fromkeys([sample.instance for sample in samples], at_s), WANTED)
+
+    batch = between(page(0.0, 1), page(60.0, 5), 0)
+    assert batch.weighed == {("stream", 3): 3 * EXPECTED_UNITS}
+    assert batch.worse == {("rest", "7"): 4}
+    assert batch.slower == {("stream", 3): 4}
+    assert batch.proxies == 1
+
+    mixed = between(page(0.0, 1, failed(1, "b")), page(60.0, 5, failed(2, "b")), 0)
+    assert (mixed.weighed, mixed.slower, mixed.proxies) == (None, None, 2)
+
+
+def test_several_routes_are_counted_one_by_one_too() -> None:
+    """A route alone is all there is."""
+    wanted = replace(WANTED, routes=frozenset({"start", "resume"}))
+    before, after = (
+        gather(
+            at_s,
+            [
+                sample(OUTCOMES, n, route=name, arm="stream", bucket="3", outcome="failed")
+                for name, n in (("start", times), ("resume", 2 * times))
+            ]
+            + [sample(USERS, 7, route="start", arm="stream"), sample(USERS, 9, route="resume", arm="stream")],
+            {"a": at_s},
+            wanted,
+        )
+        for at_s, times in ((0.0, 1), (60.0, 3))
+    )
+
+    batch = between(before, after, 0)
+    assert batch.outcomes == {("stream", 3, "failed"): 6}
+    assert {name: dict(of.outcomes) for name, of in batch.routes.items()} == {
+        "start": {("stream", 3, "failed"): 2},
+        "resume": {("stream", 3, "failed"): 4},
+    }
+    assert {name: of.users for name, of in batch.routes.items()} == {
+        "start": {"stream": 7},
+        "resume": {"stream": 9},
+    }
 
 
 @pytest.mark.parametrize("value", [-0.5, 0.3, float("nan"), 2.0**60])

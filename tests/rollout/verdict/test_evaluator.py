@@ -402,6 +402,99 @@ def test_what_cannot_be_expected_is_refused(expected: dict[tuple[str, int], int]
         evaluator_of(ERRORS).add(replace(failing(1, 1), expected=expected))
 
 
+def known(stream: int, control: int, of: int = 1000, weight: float = 1.0, **counts: Any) -> Batch:
+    """Return what proxies say that know their users: as much is expected of everybody."""
+    of_answers = failing(stream, control, of)
+    expected = {(arm, b): EXPECTED_UNITS // 2 for arm in USERS for b in range(16)}
+    weighed = {
+        (arm, b): round(
+            weight * EXPECTED_UNITS * sum(of_answers.outcomes.get((arm, b, o), 0) for o in ("failed",))
+        )
+        for arm in USERS
+        for b in range(16)
+    }
+    return replace(of_answers, expected=expected, weighed=weighed, **counts)
+
+
+def test_failures_that_weigh_little_say_little() -> None:
+    """They are of users of whom many were expected already."""
+    heavy, light = (said(ERRORS, known(40, 10, weight=weight)).log10_e or 0.0 for weight in (1.0, 0.1))
+
+    assert heavy > 1.5
+    assert light < 0.7
+
+
+def test_harm_to_few_users_is_found_by_the_users() -> None:
+    """Failures are as many in both arms; but all users who came to fail far more often are in one arm."""
+    few = known(10, 10, worse={("stream", "7"): 9, ("stream", "5"): 9, ("rest", "5"): 2})
+    many = known(10, 10, worse={("stream", "7"): 1, ("stream", "5"): 1, ("rest", "5"): 9, ("rest", "7"): 9})
+
+    assert said(ERRORS, replace(few, step=0)).action is Action.ROLL_BACK
+    assert said(ERRORS, many).action is None
+
+
+def test_processes_that_may_have_met_the_same_users_are_one_draw() -> None:
+    """Four proxies, each of which saw the same three users come to fail."""
+    worse = {("stream", "7"): 12, ("stream", "5"): 12}
+    at_25_percent = replace(known(10, 10, worse=worse), step=1)
+
+    assert said(ERRORS, at_25_percent).action is Action.ROLL_BACK
+    assert said(ERRORS, replace(at_25_percent, proxies=4)).action is None
+
+
+def test_a_wide_margin_leaves_the_users_out() -> None:
+    """Proxies take a fourth more for no harm: with a margin beyond it they would accuse what is none."""
+    few = known(10, 10, worse={("stream", "7"): 12, ("stream", "5"): 12})
+
+    assert said(RateRatio("errors", 0.5, margin=1.5, harm=3.0), few).action is None
+
+
+def test_harm_in_one_small_route_is_found() -> None:
+    """A twentieth of all answers, whose failures nobody would see among those of the other route."""
+    small, large = failing(40, 4, 400), failing(96, 132, 8000)
+    both = failing(136, 136, 8400, routes={"small": small, "large": large})
+
+    assert said(ERRORS, replace(both, routes={})).action is None
+    assert said(ERRORS, both).action is Action.ROLL_BACK
+    assert (
+        said(ERRORS, replace(both, routes={"small": replace(small, users={}), "large": large})).action is None
+    )
+
+
+def test_routes_share_the_budget() -> None:
+    """What one route alone would find needs more winnings, the more routes there are."""
+    evidence = [
+        said(ERRORS, failing(0, 0, 8000, routes={"hit": failing(30, 4), **quiet})).log10_e or 0.0
+        for quiet in ({"a": failing(0, 0)}, {name: failing(0, 0) for name in "abcdefghi"})
+    ]
+
+    assert evidence[0] == pytest.approx(evidence[1] + math.log10(5), abs=0.01)
+
+
+def test_what_users_and_routes_say_is_in_the_journal() -> None:
+    """A replay comes to the same."""
+    of_route = known(7, 3, 100)
+    said_by_all = known(
+        40,
+        10,
+        worse={("stream", "5"): 2, ("rest", "7"): 1},
+        slower={("control", 3): 4},
+        proxies=3,
+        routes={"start": of_route, "resume": of_route},
+    )
+
+    stored = batch_from_body(json.loads(json.dumps(batch_body(said_by_all))))
+    assert said(ERRORS, stored) == said(ERRORS, said_by_all)
+    assert stored.slower == {("control", 3): 4}
+
+
+def test_a_rollout_that_began_before_failures_were_weighed_goes_on_as_it_began() -> None:
+    """Newer proxies expect otherwise: their looks count by requests alone."""
+    older = replace(known(10, 10), weighed=None)
+
+    assert said(ERRORS, older, known(40, 10)) == said(ERRORS, older, replace(known(40, 10), expected=None))
+
+
 def test_one_user_who_always_fails_is_not_a_hundred():
     """The same number of failures is harm where all users have some, and is not where one has them all."""
     one = batch(outcomes={**failing(0, 10).outcomes, ("stream", 3, "failed"): 60})

@@ -61,3 +61,19 @@ def test_one_users_storm_is_seldom_taken_for_harm() -> None:
 
     assert part(back, "early") == 0
     assert part(back, "errors") * len(back) <= stats.binom.ppf(0.999, len(back), 0.02)
+
+
+def test_harm_to_few_is_found() -> None:
+    """All of it is with one user in ten; by requests alone it is found in one of three."""
+    back = found(Among(0.0, 3.0, few=0.1), 12)
+
+    assert part(back, "errors") >= 9 / 12
+    assert part(back, "errors") > part(back, "by requests")
+    assert part(found(Among(1.0, 3.0, few=0.1), 12), "errors") >= 5 / 12
+
+
+def test_a_bot_is_seldom_taken_for_harm() -> None:
+    """It makes half of the traffic; by requests alone one in fourteen such rollouts goes back."""
+    back = found(Among(1.0, 1.25, bot=True), 15)
+
+    assert part(back, "errors") * len(back) <= stats.binom.ppf(0.999, len(back), 0.02)
