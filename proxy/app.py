@@ -54,8 +54,7 @@ from proxy.relay.traced import TracedRelay
 from proxy.replicas.followed_run import FollowedRun
 from proxy.replicas.histories.history_scripts import HISTORY_SCRIPTS
 from proxy.replicas.histories.shared_histories import ROUND_S, SharedHistories
-from proxy.replicas.shared_runs import ValkeyRuns
-from proxy.replicas.store.sealing import Sealing
+from proxy.replicas.shared_runs import ValkeyRuns, sealing_of
 from proxy.replicas.store.valkey import Health
 from proxy.replicas.takeover import TakenOverRun
 from proxy.routed.attach_document import AttachDocument
@@ -339,7 +338,7 @@ def _identifier(settings: Settings) -> Identifier:
 def _secret(settings: Settings, purpose: str) -> bytes | None:
     """32 bytes that all replicas have. None: there is no store, so there is nothing to agree on."""
     store = settings.event_log.valkey
-    return None if store is None else Sealing(store.key.get_secret_value()).secret(purpose)
+    return None if store is None else sealing_of(store).secret(purpose)
 
 
 def _shared_histories(shared: ValkeyRuns, metrics: Metrics) -> SharedHistories:

@@ -100,7 +100,7 @@ class ValkeyRuns:
         self._on_cancel = on_cancel
         self._on_tap = on_tap
         self._health = Health()
-        self.sealing = Sealing(settings.key.get_secret_value())
+        self.sealing = sealing_of(settings)
         self.keys = Keys(settings.prefix)
         self.new_link = partial(Link, url, strict_tls=strict_tls, ca_file=settings.ca_file)
         link = partial(self.new_link, self._health, SCRIPTS)
@@ -386,3 +386,10 @@ async def _unending(work: Callable[[], Coroutine[None, None, None]]) -> None:
         except Exception:  # the task is needed until the process ends
             logger.exception("task of the log store failed")
             await asyncio.sleep(RESTART_S)
+
+
+def sealing_of(settings: ValkeyLogSettings) -> Sealing:
+    """The encryption that the settings of a store describe."""
+    others = [key.get_secret_value() for key in settings.other_keys]
+    names = None if settings.names_key is None else settings.names_key.get_secret_value()
+    return Sealing(settings.key.get_secret_value(), others, names)

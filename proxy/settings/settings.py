@@ -93,8 +93,13 @@ class ValkeyLogSettings(SettingsBlock):
     url: Annotated[SecretStr, AfterValidator(_store)]
     """`redis://USER:PASSWORD@HOST:PORT/DB`; `rediss://` for TLS, `unix://` for a socket."""
     key: SecretStr = Field(min_length=32)
-    """Secret of 32 characters or more that encrypts everything in the store; the same for all replicas. After
-    a change, runs that are already stored cannot be read."""
+    """Secret of 32 characters or more that encrypts everything in the store; the same for all replicas. To
+    change it without losing a run, see [operate](../operate.md#another-key-for-the-store)."""
+    other_keys: list[Annotated[SecretStr, Field(min_length=32)]] = Field(default=[], max_length=3)
+    """Secrets that open values too, and seal none: while `key` is changed, that of before or that to come."""
+    names_key: Annotated[SecretStr, Field(min_length=32)] | None = None
+    """Secret that the names of records, and the owners of runs, are derived from; it opens nothing. Without
+    it, `key`. After a change, nobody finds the runs of before."""
     ca_file: Authorities | None = None
     """PEM file of authorities to trust beside the system's, for `rediss://`. `?ssl_ca_certs=` in the URL
     takes precedence."""

@@ -44,6 +44,31 @@ def test_a_value_that_was_changed_anywhere_cannot_be_opened() -> None:
             box.open("entry", 1, value)
 
 
+NEXT = "another secret of at least thirty-two characters"
+
+
+def test_a_secret_is_changed_in_three_steps_in_which_everybody_reads_everybody() -> None:
+    """First the new one opens, then it seals, then the old one goes; names stay throughout."""
+    before, after = Sealing(SECRET), Sealing(NEXT, names=SECRET)
+    both = (Sealing(SECRET, [NEXT], SECRET), Sealing(NEXT, [SECRET], SECRET))
+    sealings = [before, *both, after]
+    values = [each.box("run 1").seal("entry", 1, b"text") for each in sealings]
+
+    def opens(sealing: Sealing, value: bytes) -> bool:
+        try:
+            return sealing.box("run 1").open("entry", 1, value) == b"text"
+        except Unsealable:
+            return False
+
+    assert [[opens(each, value) for value in values] for each in sealings] == [
+        [True, True, False, False],
+        [True] * 4,
+        [True] * 4,
+        [False, False, True, True],
+    ]
+    assert len({each.name("ann") for each in sealings}) == len({each.secret("a") for each in sealings}) == 1
+
+
 def test_equal_texts_look_different() -> None:
     """A reader of the store cannot see that two entries are equal, nor find words in them."""
     box = Sealing(SECRET).box("run 1")

@@ -1,6 +1,8 @@
 """The journal: a chain that shows where it was touched, and that a crash leaves whole."""
 
 import hashlib
+import re
+import shlex
 import shutil
 import signal
 import sqlite3
@@ -355,3 +357,22 @@ def test_a_week_is_as_large_as_the_docs_say(path: Path) -> None:
     week = (path.stat().st_size - len(counters)) / 500 * 10_080
 
     assert 30e6 < week < 45e6, week
+
+
+ROLLOUT_PAGE = Path(__file__).parents[2] / "docs" / "rollout.md"
+BACKUP = re.compile(r"^python3 (-c '.*') rollout\.sqlite rollout\.backup\.sqlite$", re.MULTILINE)
+
+
+def test_the_journal_is_backed_up_while_it_is_written_and_restored(journal: Journal, tmp_path: Path) -> None:
+    """By the command of the docs. The copy is whole, and goes on where it was made."""
+    journal.append("started", {}, at_s=AT_S)
+    before = journal.append("tick", {"n": 1}, at_s=AT_S + 1)
+    command = BACKUP.findall(ROLLOUT_PAGE.read_text(encoding="utf-8"))
+    copy = tmp_path / "copy.sqlite"
+    line = f"{shlex.quote(sys.executable)} {command[0]} {tmp_path / 'journal.db'} {copy}"
+    subprocess.run(["sh", "-c", line], check=True, timeout=60)
+    journal.append("tick", {"n": 2}, at_s=AT_S + 2)
+
+    with Journal.open(copy) as restored:
+        assert restored.verify() == before
+        assert restored.append("tick", {"n": 3}, at_s=AT_S + 3).seq == 3

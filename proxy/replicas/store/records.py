@@ -148,9 +148,14 @@ class RunMeta:
 
     @classmethod
     def opened(cls, box: Box, value: bytes) -> "RunMeta":
+        """Fields that a newer release has added are left out. Raises `Unsealable`."""
         fields = orjson.loads(box.open("meta", 0, value))
         names = {stored: name for name, stored in _STORED_NAMES.items()}
-        return cls(**{names.get(name, name): field for name, field in fields.items()})
+        known = {names.get(name, name): field for name, field in fields.items()}
+        try:
+            return cls(**{name: field for name, field in known.items() if name in cls.__slots__})
+        except TypeError:  # of a release without a field that is needed here
+            raise Unsealable("the run's meta lacks a field") from None
 
 
 @dataclass(frozen=True, slots=True)
@@ -237,7 +242,7 @@ class StoredRequest:
         """Raises `Unsealable`."""
         line, _, body = box.open("order", 0, value).partition(b"\n")
         head = orjson.loads(line)
-        mode, arm, source, reason, variant = head["decision"]
+        mode, arm, source, reason, variant = head["decision"][:5]
         chunk_chars = head["chunk_chars"]
         try:
             decision = Decision(
@@ -333,7 +338,7 @@ class StoredEnd:
     def opened(cls, box: Box, value: bytes) -> "StoredEnd":
         line, _, body = box.open("end", 0, value).partition(b"\n")
         head = orjson.loads(line)
-        failure = Failure(*head["failure"]) if "failure" in head else None
+        failure = Failure(*head["failure"][:3]) if "failure" in head else None
         answer = None
         if "status" in head:
             fields = [

@@ -7,6 +7,8 @@ it has, is authenticated with it: a value that was moved or changed cannot be op
 
 import hmac
 import os
+from collections.abc import Sequence
+from contextlib import suppress
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
@@ -24,12 +26,13 @@ class Unsealable(ValueError):
 
 
 class Box:
-    """Seals the values of one scope."""
+    """Seals the values of one scope with one cipher, and opens what any of several has sealed."""
 
-    __slots__ = ("_cipher",)
+    __slots__ = ("_cipher", "_openers")
 
-    def __init__(self, cipher: AESGCM) -> None:
+    def __init__(self, cipher: AESGCM, *others: AESGCM) -> None:
         self._cipher = cipher
+        self._openers = (cipher, *others)
 
     def seal(self, kind: str, number: int, plain: bytes) -> bytes:
         """`plain` as the value of this kind with this number."""
@@ -45,34 +48,39 @@ class Box:
         body = 1 + NONCE_BYTES
         if sealed[:1] != VERSION or len(sealed) < body:
             raise Unsealable(f"{kind} {number} is in no known form")
-        try:
-            return self._cipher.decrypt(sealed[1:body], sealed[body:], b"%b %d" % (kind.encode(), number))
-        except InvalidTag:
-            raise Unsealable(f"{kind} {number} cannot be opened") from None
+        what = b"%b %d" % (kind.encode(), number)
+        for cipher in self._openers:
+            with suppress(InvalidTag):
+                return cipher.decrypt(sealed[1:body], sealed[body:], what)
+        raise Unsealable(f"{kind} {number} cannot be opened")
 
 
 class Sealing:
-    """Everything that is derived from one secret.
+    """Everything that is derived from the secrets of the settings; keys are as hard to guess as they are.
 
     Args:
-        secret: from the settings; keys are as hard to guess as it is.
+        secret: seals, and opens.
+        others: open what replicas with another secret seal, while it is changed.
+        names: for names, and for what else all replicas must agree on; None: `secret`.
     """
 
-    def __init__(self, secret: str) -> None:
-        self._secret = secret.encode()
-        self._names = self._derive("names")
+    def __init__(self, secret: str, others: Sequence[str] = (), names: str | None = None) -> None:
+        self._secrets = [each.encode() for each in (secret, *others)]
+        self._agreed = (secret if names is None else names).encode()
+        self._names = _derived(self._agreed, "names")
 
     def box(self, scope: str) -> Box:
         """The box of one scope's values. Making one costs about 20 µs: keep it."""
-        return Box(AESGCM(self._derive(f"values {scope}")))
+        return Box(*(AESGCM(_derived(secret, f"values {scope}")) for secret in self._secrets))
 
     def secret(self, purpose: str) -> bytes:
         """32 bytes for another purpose that all replicas must agree on."""
-        return self._derive(purpose)
+        return _derived(self._agreed, purpose)
 
     def name(self, value: str) -> str:
         """32 hexadecimal digits: equal for equal values, and they say nothing about the value."""
         return hmac.digest(self._names, value.encode(), "sha256")[:16].hex()
 
-    def _derive(self, purpose: str) -> bytes:
-        return HKDF(SHA256(), 32, None, b"headgate " + purpose.encode()).derive(self._secret)
+
+def _derived(secret: bytes, purpose: str) -> bytes:
+    return HKDF(SHA256(), 32, None, b"headgate " + purpose.encode()).derive(secret)
