@@ -32,6 +32,8 @@ def origin(
         if not settings.tls.verify:
             tls.check_hostname = False
             tls.verify_mode = ssl.CERT_NONE
+        if settings.tls.cert is not None:
+            tls.load_cert_chain(settings.tls.cert, settings.tls.key)
     assert url.hostname is not None
     bounds = settings.timeouts.model_dump()
     bounds["first_byte_s"] = bounds["first_byte_s"] or bounds["total_s"]  # waiting in its queue is no failure

@@ -5,7 +5,6 @@ import gc
 import logging
 import signal
 import socket
-import ssl
 from collections.abc import AsyncIterator, Coroutine
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -15,12 +14,14 @@ from proxy.downstream.admitting import admitting
 from proxy.downstream.certificate import server_tls
 from proxy.downstream.cross_origin import CrossOrigin
 from proxy.downstream.descriptors import ENOUGH, RESERVED, Descriptors
+from proxy.downstream.handshake import secured
 from proxy.gateway import Gateway
 from proxy.llm.port import ModelPort
 from proxy.observe.admin import Admin
 from proxy.observe.settling import Settling
 from proxy.observe.spans.ports import Front
 from proxy.runs.runs import Runs
+from proxy.settings.blocks.certificates import PortCertificate
 from proxy.settings.settings import Settings
 from proxy.upstream.tunnel import Upgrades
 from proxy.workers.link import Command, SupervisorLink
@@ -126,23 +127,22 @@ def _servers(
     keep_alive_s, backlog = settings.client_keep_alive_s, app.descriptors.backlog
 
     def counted(
-        port: object, listener: socket.socket, connections: Connections, tls: ssl.SSLContext | None = None
+        port: object, listener: socket.socket, connections: Connections, chosen: PortCertificate | None
     ) -> OwnedServer:
         protocol = admitting(connections)
-        return server(
-            port, listener, protocol, keep_alive_s=keep_alive_s, grace_s=grace_s, backlog=backlog, tls=tls
-        )
+        if chosen is not None:
+            protocol = secured(protocol, server_tls(chosen.cert, chosen.key, chosen.client_ca), connections)
+        return server(port, listener, protocol, keep_alive_s=keep_alive_s, grace_s=grace_s, backlog=backlog)
 
     origins = frozenset(origin.encode() for origin in settings.cors.origins)
     gateway = app.gateway if app.traces is None else app.traces.front(app.gateway)
     public = CrossOrigin(gateway, origins) if origins else gateway
-    front = counted(public, sockets.public, app.connections)
+    front = counted(public, sockets.public, app.connections, settings.tls.port)
     others = [server(app.admin.app(), sockets.admin, keep_alive_s=5, grace_s=1)]
     if sockets.model is not None:
         # SDKs keep their connections for long, and no load balancer stands between them and this port.
         chosen = settings.llm.tls if settings.llm is not None else None
-        tls = None if chosen is None else server_tls(chosen.cert, chosen.key)
-        others.append(counted(app.model_port, sockets.model, app.model_connections, tls))
+        others.append(counted(app.model_port, sockets.model, app.model_connections, chosen))
     return front, others
 
 

@@ -11,6 +11,7 @@ from pydantic import AfterValidator, ByteSize, Field, SecretStr, model_validator
 
 from proxy.settings.blocks.attach import AttachSettings
 from proxy.settings.blocks.block import SettingsBlock, with_authorities
+from proxy.settings.blocks.certificates import OwnCertificate, PortCertificate
 from proxy.settings.blocks.egress import EgressSettings
 from proxy.settings.blocks.flags import FlagSettings
 from proxy.settings.blocks.identity import IdentitySettings
@@ -63,9 +64,13 @@ def _with_traces(value: str) -> str:
     return value
 
 
-class StrictnessSettings(SettingsBlock):
-    """TLS to every server that Headgate connects to: upstream, providers, Unleash, `jwks_url`, Valkey."""
+class OverallTlsSettings(OwnCertificate):
+    """TLS of the public port, if it has a certificate; and to every server that Headgate connects to:
+    upstream, providers, Unleash, `jwks_url`, Valkey."""
 
+    client_ca: Authorities | None = None
+    """PEM file of the authorities of the public port's clients, each of which must then show a certificate of
+    one of them."""
     ca_file: Authorities | None = None
     """PEM file of the authorities to trust instead of the system's, wherever a server has no `ca_file` of its
     own. With private and public servers it needs the authorities of both."""
@@ -74,6 +79,19 @@ class StrictnessSettings(SettingsBlock):
     """Hold certificates to the letter of RFC 5280, on every Python. Private authorities often leave out, for
     example, the Authority Key Identifier, and are refused for it: the log says which certificate lacks what.
     `false` trusts those too. Chain, dates and name are always verified."""
+
+    @model_validator(mode="after")
+    def _clients_need_a_port_with_tls(self) -> "OverallTlsSettings":
+        if self.client_ca is not None and self.cert is None:
+            raise ValueError("client_ca: needs cert and key, for the port to speak https")
+        return self
+
+    @property
+    def port(self) -> PortCertificate | None:
+        """The public port's certificate, or None: it speaks `http`."""
+        if self.cert is None or self.key is None:
+            return None
+        return PortCertificate(cert=self.cert, key=self.key, client_ca=self.client_ca)
 
 
 class MemoryLogSettings(SettingsBlock):
@@ -195,7 +213,7 @@ class Settings(SettingsBlock):
     llm: LlmSettings | None = None
     """The model port, for the source `tap`."""
     identity: IdentitySettings = IdentitySettings()
-    tls: StrictnessSettings = StrictnessSettings()
+    tls: OverallTlsSettings = OverallTlsSettings()
     proxy: EgressSettings = EgressSettings()
     event_log: EventLogSettings = EventLogSettings()
     log: LogSettings = LogSettings()

@@ -3,7 +3,6 @@
 import asyncio
 import contextlib
 import socket
-import ssl
 from collections.abc import Iterator, Sequence
 
 import uvicorn
@@ -58,7 +57,6 @@ def server(
     keep_alive_s: float,
     grace_s: float,
     backlog: int = BACKLOG,
-    tls: ssl.SSLContext | None = None,
 ) -> OwnedServer:
     config = uvicorn.Config(
         app,  # type: ignore[arg-type]
@@ -76,7 +74,6 @@ def server(
         timeout_graceful_shutdown=int(grace_s),
     )
     config.load()
-    config.ssl = tls  # uvicorn would make its own, of files that it never looks at again
     return OwnedServer(config, listening)
 
 

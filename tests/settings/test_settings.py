@@ -11,6 +11,7 @@ from proxy.errors import SettingsError
 from proxy.outbound import origin
 from proxy.settings.file import load
 from proxy.settings.settings import Settings
+from tests.servers.authority import certificates
 from tests.servers.streaming import route
 
 SECRET = "s3cr3t-value-of-the-tests"
@@ -346,6 +347,25 @@ def test_files_that_are_needed_are_looked_for(path: Path) -> None:
     ]
     (path.parent / "none.pem").touch()
     assert loaded(path, minimal(**tls)).upstream.tls.ca_file == path.parent / "none.pem"
+
+
+def test_a_certificate_and_its_key_go_together(path: Path) -> None:
+    """Of the public port, of the model port, and the one that an upstream or a provider is shown."""
+    certificates(path.parent)
+    file, other = str(path.parent / "server.pem"), str(path.parent / "ca.pem")
+    for block, name in (("tls", "tls"), ("upstream", "upstream.tls")):
+        for tls, problem in (
+            ({"cert": file}, "cert, key: one needs the other"),
+            ({"key": file}, "cert, key: one needs the other"),
+            ({"cert": file, "key": other}, "cert, key: not a certificate in PEM and its own key"),
+        ):
+            given = tls if block == "tls" else {"url": "https://x", "tls": tls}
+            assert problems(path, minimal(**{block: given})) == [f"{name}: {problem}"]
+    assert problems(path, minimal(tls={"client_ca": other})) == [
+        "tls: client_ca: needs cert and key, for the port to speak https"
+    ]
+    whole = loaded(path, minimal(tls={"cert": file, "key": file, "client_ca": other}))
+    assert whole.tls.port is not None and whole.tls.port.client_ca == path.parent / "ca.pem"
 
 
 def test_two_routes_cannot_be_the_same(path: Path) -> None:

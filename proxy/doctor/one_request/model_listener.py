@@ -11,7 +11,10 @@ import httpx
 from flags.egress import Egress
 from proxy.doctor.findings.asking import MAX_BYTES
 from proxy.doctor.one_request.model_calls import Context, context_of
+from proxy.downstream.admission import Connections
 from proxy.downstream.certificate import server_tls
+from proxy.downstream.handshake import secured
+from proxy.downstream.server import ServerProtocol
 from proxy.errors import RequestRefused
 from proxy.http.asgi import Receive, Scope, Send, send_problem
 from proxy.http.framing import request_target
@@ -24,6 +27,9 @@ from proxy.workers.servers import server
 from proxy.workers.sockets import CannotListen, listening_at
 
 GRACE_S = 1.0
+
+MAX_CONNECTIONS = 64
+"""Handshakes at a time, of the calls of one request."""
 
 
 class ModelListener:
@@ -106,8 +112,12 @@ async def listening(
     except CannotListen:
         yield None
         return
-    tls = None if settings.tls is None else server_tls(settings.tls.cert, settings.tls.key)
-    serving = server(listener, opened, keep_alive_s=5, grace_s=GRACE_S, tls=tls)
+    protocol = ServerProtocol
+    if settings.tls is not None:
+        tls = server_tls(settings.tls.cert, settings.tls.key, settings.tls.client_ca)
+        budget = Connections(MAX_CONNECTIONS, MAX_CONNECTIONS, names_clients=False, on_refused=lambda _: None)
+        protocol = secured(protocol, tls, budget)
+    serving = server(listener, opened, protocol, keep_alive_s=5, grace_s=GRACE_S)
     task = asyncio.create_task(serving.serve_here())
     try:
         await serving.is_open.wait()

@@ -1,13 +1,13 @@
 """The upstream and its language models, and the ways to reach them: a part of `settings.py`."""
 
 import re
-import ssl
 from importlib.util import find_spec
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, model_validator
 
 from proxy.settings.blocks.block import SettingsBlock
+from proxy.settings.blocks.certificates import OwnCertificate, PortCertificate
 from proxy.settings.blocks.values import Address, Name, Origin, ReadableFile, Seconds
 
 
@@ -39,8 +39,8 @@ class TimeoutSettings(SettingsBlock):
     than the slowest answer times the number of calls at once for each of the upstream's workers."""
 
 
-class TlsSettings(SettingsBlock):
-    """Settings of TLS to an `https` upstream."""
+class TlsSettings(OwnCertificate):
+    """Settings of TLS to an `https` server. One that asks for a certificate of its clients gets `cert`."""
 
     ca_file: ReadableFile | None = None
     """PEM file of the authorities to trust instead of the system's."""
@@ -171,24 +171,6 @@ class ProviderSettings(SettingsBlock):
         return (f"/{self.name}" if self.path is None else self.path).rstrip("/")
 
 
-class CertificateSettings(SettingsBlock):
-    """The certificate of a port, so that it speaks `https`. The files may be replaced while Headgate serves:
-    new connections have the new certificate."""
-
-    cert: ReadableFile
-    """PEM file of the certificate and those between it and its authority."""
-    key: ReadableFile
-    """PEM file of its private key, without a passphrase."""
-
-    @model_validator(mode="after")
-    def _belong_together(self) -> "CertificateSettings":
-        try:
-            ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(self.cert, self.key, password="")
-        except ssl.SSLError:
-            raise ValueError("cert, key: not a certificate in PEM and its own key") from None
-        return self
-
-
 class LlmSettings(SettingsBlock):
     """The model port, for the source `tap`. In the upstream's own settings, the base URL of its language
     model points here."""
@@ -196,7 +178,7 @@ class LlmSettings(SettingsBlock):
     listen: Address = "127.0.0.1:8090"
     """The address at which the upstream connects. Never public: every call that comes here is passed on to
     the providers."""
-    tls: CertificateSettings | None = None
+    tls: PortCertificate | None = None
     """Makes it `https`, which AWS's SDKs want for a bearer key. Without it the port speaks `http`."""
     providers: Annotated[list[ProviderSettings], Field(min_length=1)]
     """The language models behind it."""
