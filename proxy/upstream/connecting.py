@@ -79,7 +79,7 @@ async def _open(
     loop, name = asyncio.get_running_loop(), host if tls else None
 
     async def to(address: str) -> asyncio.Transport:
-        transport, _ = await loop.create_connection(_Early, address, port, ssl=tls, server_hostname=name)
+        transport, _ = await loop.create_connection(_Unasked, address, port, ssl=tls, server_hostname=name)
         return transport
 
     try:
@@ -89,7 +89,7 @@ async def _open(
             return
         transport = await first_connected(hosts, to)
         early = transport.get_protocol()
-        if transport.is_closing() or (isinstance(early, _Early) and early.is_over):
+        if transport.is_closing() or (isinstance(early, _Unasked) and early.is_over):
             transport.abort()
             raise ConnectionResetError
     except (OSError, ssl.SSLError) as exc:
@@ -120,7 +120,7 @@ def _asking(host: str, port: int, credential: str) -> bytes:
     return "\r\n".join([*lines, "", ""]).encode()
 
 
-class _Early(asyncio.Protocol):
+class _Unasked(asyncio.Protocol):
     """Of a connection that may not be the first one. Nobody answers before anything was asked."""
 
     is_over = False
