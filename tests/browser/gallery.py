@@ -10,6 +10,7 @@ from playwright.async_api import Browser, Page, Route
 
 from tests.browser import axe
 from tests.browser.npm import HERE, MODULES
+from tests.browser.tabs import borrowed_tab
 
 ORIGIN = "http://127.0.0.1:9"
 """An address where nobody listens: each request is answered here."""
@@ -31,12 +32,24 @@ def event(kind: str, panel: str = "", stage: str = "", content: str = "", **meta
 
 
 @asynccontextmanager
+async def _tab(chromium: Browser, context: dict[str, Any]) -> AsyncIterator[Page]:
+    """The tab that tests take turns with, which can be told of media; one of its own for all else."""
+    if context.keys() <= {"color_scheme", "reduced_motion"}:
+        async with borrowed_tab(chromium) as page:
+            await page.emulate_media(**context)
+            yield page
+    else:
+        async with await chromium.new_context(**context) as visitor:
+            yield await visitor.new_page()
+
+
+@asynccontextmanager
 async def gallery(
     chromium: Browser, *, width: int = 1280, height: int = 900, answer: Answer | None = None, **context: Any
 ) -> AsyncIterator[Page]:
     """The page; `answer` for what it asks beside its files."""
-    async with await chromium.new_context(viewport={"width": width, "height": height}, **context) as visitor:
-        page = await visitor.new_page()
+    async with _tab(chromium, context) as page:
+        await page.set_viewport_size({"width": width, "height": height})
 
         async def serve(route: Route) -> None:
             path = route.request.url.removeprefix(ORIGIN).partition("?")[0]

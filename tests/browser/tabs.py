@@ -22,7 +22,7 @@ async def borrowed_tab(chromium: Browser) -> AsyncIterator[Page]:
         await page.goto("about:blank")
         await context.unroute_all(behavior="ignoreErrors")
         await page.unroute_all(behavior="ignoreErrors")
-        await page.emulate_media(color_scheme="null")
+        await page.emulate_media(color_scheme="null", reduced_motion="null")
     except BaseException:
         await context.close()
         raise

@@ -305,37 +305,50 @@ PACED = """async ([from, to]) => {
 """Words at 100 a second, until all of them are drawn."""
 
 
+async def tasks_ms(page: Page, first: int, last: int) -> list[float]:
+    """What each task of the page's thread cost while these words came.
+
+    In the thread's own time, which others on the machine do not change.
+    """
+    session = await page.context.new_cdp_session(page)
+    events: list[dict[str, Any]] = []
+    is_whole = asyncio.Event()
+    session.on("Tracing.dataCollected", lambda told: events.extend(told["value"]))
+    session.on("Tracing.tracingComplete", lambda _: is_whole.set())
+    traced = {"includedCategories": ["disabled-by-default-devtools.timeline"]}
+    await session.send("Tracing.start", {"traceConfig": traced, "transferMode": "ReportEvents"})
+    await page.evaluate(PACED, [first, last])
+    await session.send("Tracing.end")
+    await is_whole.wait()
+    await session.detach()
+    named = [event for event in events if event["name"] == "thread_name"]
+    threads = {(event["pid"], event["tid"]) for event in named if event["args"]["name"] == "CrRendererMain"}
+    return [
+        event.get("tdur", 0) / 1000  # the one that the trace began in has none
+        for event in events
+        if event["name"] == "RunTask" and (event["pid"], event["tid"]) in threads
+    ]
+
+
 async def test_a_long_answer_holds_the_page_up_for_no_more_than_a_moment(chromium: Browser) -> None:
     """Of 10,000 words the last 300 cost the page two to three times what the first 300 cost.
 
-    In its own thread's time, which others on the machine do not change; a word must not come near 50 ms, from
-    where on Chromium calls a task long.
+    None of their tasks is long, which is what Chromium calls one from 50 ms on; on a slow machine, none is
+    many times as long as the longest of the first.
     """
     async with gallery(chromium) as page:
-        session = await page.context.new_cdp_session(page)
-        await session.send("Performance.enable", {"timeDomain": "threadTicks"})
-
-        async def cost_s(first: int, last: int) -> float:
-            async def busy_s() -> float:
-                metrics = (await session.send("Performance.getMetrics"))["metrics"]
-                return float({one["name"]: one["value"] for one in metrics}["TaskDuration"])
-
-            before = await busy_s()
-            await page.evaluate(PACED, [first, last])
-            return await busy_s() - before
-
         await page.evaluate(LONG_ANSWER)
-        begins_s = await cost_s(0, 300)
+        begins = await tasks_ms(page, 0, 300)
         await page.evaluate("more(words.slice(300, 9700).join(''))")
         await page.wait_for_function("() => gallery.elements[0].area.textContent.length > 35000")
         await page.wait_for_timeout(500)  # until all of it is drawn
-        ends_s = await cost_s(9700, 10_000)
+        ends = await tasks_ms(page, 9700, 10_000)
         count = await page.evaluate("words.length")
 
     assert count == 10_000
-    assert begins_s > 0
-    assert ends_s < 8 * begins_s
-    assert ends_s / 300 < 0.05
+    assert sum(begins) > 0
+    assert sum(ends) < 8 * sum(begins)
+    assert max(ends) < max(50, 8 * max(begins))
 
 
 async def test_the_heap_is_flat_over_fifty_answers(chromium: Browser) -> None:
