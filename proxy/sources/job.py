@@ -26,16 +26,7 @@ from proxy.runs.run import Run, texts_of_answer
 from proxy.settings.blocks.route import JOB_ID, RouteSettings
 from proxy.settings.blocks.sources import JobSettings
 from proxy.sources.batch import read_answer
-from proxy.sources.job_rules import (
-    ACCEPTED,
-    SEE_OTHER,
-    JobLost,
-    JobState,
-    job_id,
-    only,
-    state,
-    target_of,
-)
+from proxy.sources.job_rules import ACCEPTED, SEE_OTHER, JobLost, JobState, job_id, only, state, target_of
 from proxy.sources.poll import begin_next, headers_of_look
 from proxy.sources.repeat import repeating, retry_after_s
 from proxy.text.sections import MalformedBody, Section

@@ -11,13 +11,7 @@ from proxy.observe.labels import FaultPhase
 from tests.faults import invariants
 from tests.faults.acts import half_and_then_when_released, one_byte_at_a_time, says_nothing, when_released
 from tests.faults.cases import refusals, upstream_faults
-from tests.faults.rounds import (
-    House,
-    Result,
-    comes_and_goes,
-    leaves_before_the_headers,
-    watches,
-)
+from tests.faults.rounds import House, Result, comes_and_goes, leaves_before_the_headers, watches
 from tests.faults.upstream import Act, Case, Round
 from tests.faults.viewers import Client, Saw, Stay
 from tests.servers.streaming import eventually

@@ -7,15 +7,7 @@ from functools import partial
 import pytest
 
 from tests.faults.acts import after_the_content, answers_and_closes, rows, whole
-from tests.faults.cases import (
-    FRAMINGS,
-    cut_calls,
-    cut_looks,
-    cut_stages,
-    healthy,
-    refusals,
-    upstream_faults,
-)
+from tests.faults.cases import FRAMINGS, cut_calls, cut_looks, cut_stages, healthy, refusals, upstream_faults
 from tests.faults.rounds import House, Result, at_once, watches
 from tests.faults.upstream import Act, Case, Round
 

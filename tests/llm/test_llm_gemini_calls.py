@@ -4,12 +4,7 @@ import pytest
 
 from proxy.llm.assembly.dialect import NotStreamable, Prompt
 from proxy.llm.dialects.gemini.calls import Gemini
-from tests.llm.gemini_events import (
-    STREAM,
-    TARGET,
-    Json,
-    body,
-)
+from tests.llm.gemini_events import STREAM, TARGET, Json, body
 
 
 @pytest.mark.parametrize(

@@ -11,14 +11,7 @@ from hypothesis import strategies as st
 from proxy.llm.assembly.dialect import ProviderFailed, Unfaithful
 from proxy.llm.dialects.gemini import answer as gemini
 from proxy.llm.dialects.gemini.calls import Gemini
-from tests.llm.gemini_events import (
-    GROUNDING,
-    HEAD,
-    REPEATED,
-    USAGE,
-    Json,
-    assembled,
-)
+from tests.llm.gemini_events import GROUNDING, HEAD, REPEATED, USAGE, Json, assembled
 
 base64s = st.binary(min_size=1, max_size=8).map(lambda raw: base64.b64encode(raw).decode())
 scalars = st.none() | st.booleans() | st.integers(1 - 10**18, 10**18 - 1) | st.text(max_size=5)

@@ -8,17 +8,7 @@ from google.genai import types
 
 from proxy.llm.dialects.gemini import answer as gemini
 from proxy.llm.dialects.gemini.calls import Gemini
-from tests.llm.gemini_events import (
-    DIFFERS,
-    GROUNDING,
-    REPEATED,
-    STOP,
-    Json,
-    assembled,
-    event,
-    rated,
-    refusal,
-)
+from tests.llm.gemini_events import DIFFERS, GROUNDING, REPEATED, STOP, Json, assembled, event, rated, refusal
 
 AROUND: dict[str, Any] = {
     "modelVersion": "gemini-3.8-flash",

@@ -6,17 +6,7 @@ from typing import Any
 import pytest
 
 from proxy.llm.dialects.gemini import answer as gemini
-from tests.llm.gemini_events import (
-    CODE,
-    DIFFERS,
-    RAN,
-    SIGNED,
-    STOP,
-    A,
-    argument,
-    event,
-    refusal,
-)
+from tests.llm.gemini_events import CODE, DIFFERS, RAN, SIGNED, STOP, A, argument, event, refusal
 
 CHANGES = "a field that is not known changes"
 UNKNOWN = "an event has a field that is not known"

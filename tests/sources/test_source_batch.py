@@ -8,16 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.servers.scripted import Asked
-from tests.servers.streaming import (
-    EXTRACTION,
-    START,
-    SUMMARY,
-    answer,
-    house,
-    opened,
-    read,
-    signed,
-)
+from tests.servers.streaming import EXTRACTION, START, SUMMARY, answer, house, opened, read, signed
 
 pytestmark = pytest.mark.anyio
 

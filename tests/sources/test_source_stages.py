@@ -11,17 +11,7 @@ import pytest
 from tests.servers import streaming
 from tests.servers.scripted import Asked, Script
 from tests.servers.serving import headgate
-from tests.servers.streaming import (
-    EITHER,
-    EXTRACTION,
-    START,
-    SUMMARY,
-    browser,
-    opened,
-    read,
-    route,
-    signed,
-)
+from tests.servers.streaming import EITHER, EXTRACTION, START, SUMMARY, browser, opened, read, route, signed
 
 pytestmark = pytest.mark.anyio
 

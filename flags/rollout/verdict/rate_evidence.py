@@ -6,13 +6,7 @@ from dataclasses import dataclass
 
 from flags.rollout.policy.guardrails import Action, Ceiling, ErrorBudget, Exposure, RateRatio
 from flags.rollout.verdict.e_processes import EProcess, JointNull, RateNull, RatioNull, Vector
-from flags.rollout.verdict.step_context import (
-    CONCLUSIONS,
-    SampleSize,
-    figure,
-    log10,
-    sentence,
-)
+from flags.rollout.verdict.step_context import CONCLUSIONS, SampleSize, figure, log10, sentence
 from flags.rollout.verdict.verdict import Finding, Verdict
 
 ALL_STEPS_WEIGHT = 2 / 3

@@ -20,14 +20,7 @@ from proxy.llm.assembly.dialect import (
     path_of,
     system_of,
 )
-from proxy.llm.assembly.joins import (
-    as_list,
-    as_object,
-    as_text,
-    as_word,
-    serialized,
-    shown,
-)
+from proxy.llm.assembly.joins import as_list, as_object, as_text, as_word, serialized, shown
 from proxy.llm.assembly.json_dialect import JsonAnswer, JsonDialect
 from proxy.llm.assembly.usage import UsageFields
 
