@@ -91,7 +91,7 @@ def _shares() -> list[Panel]:
         ),
         number(
             About(
-                "Rollout", "Its id, its flag, and what the controller may do.", span=6, height=4, below="text"
+                "Rollout", "Its id, its flag, and what the controller may do.", span=8, height=4, below="text"
             ),
             Query(metric("info"), "{{run}} · {{flag}} · {{mode}}"),
             named=True,
@@ -106,7 +106,7 @@ def _looks() -> list[Panel]:
                 "Last look",
                 "Ago. A controller that is silent rolls nothing back.",
                 unit="s",
-                span=4,
+                span=8,
                 height=4,
                 alert="HeadgateControllerSilent",
                 lines=[(SILENT_S, RED)],
@@ -119,7 +119,7 @@ def _looks() -> list[Panel]:
                 "Last evidence",
                 "Ago. Without evidence it holds.",
                 unit="s",
-                span=4,
+                span=8,
                 height=4,
                 alert="HeadgateRolloutBlind",
                 lines=[(BLIND_S, YELLOW)],
@@ -137,7 +137,7 @@ def _acts() -> list[Panel]:
                 "Last act of a person",
                 "Ago; who and why is in the journal.",
                 unit="s",
-                span=3,
+                span=8,
                 height=4,
                 below="text",
             ),
@@ -148,7 +148,7 @@ def _acts() -> list[Panel]:
                 "Last kill, or drill",
                 "Ago. What was not tried for a quarter of a year may not work.",
                 unit="s",
-                span=3,
+                span=8,
                 height=4,
                 alert="HeadgateKilled",
                 lines=[(DRILL_S, YELLOW)],
@@ -160,7 +160,7 @@ def _acts() -> list[Panel]:
                 "Flags confirmed",
                 "By the proxies, ago: so late a change of the share may arrive.",
                 unit="s",
-                span=4,
+                span=8,
                 height=4,
                 alert="HeadgateFlagsStale",
                 lines=[(FLAG_AGE_S, YELLOW), (FLAG_STALE_S, RED)],

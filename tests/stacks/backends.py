@@ -7,6 +7,7 @@ as the docs say.
 
 import asyncio
 import os
+import re
 import signal
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -52,8 +53,26 @@ class Stack:
     """The command of a process beside it."""
 
 
+GUIDES = HERE.parents[1] / "docs" / "adopt.md"
+OURS = {
+    **{name: f"{{bin}}/{name}" for name in ("opentelemetry-instrument", "uvicorn", "gunicorn")},
+    "node": str(NODE),
+    "8000": "{port}",
+    "127.0.0.1:8000": "127.0.0.1:{port}",
+    "server.mjs": "express_backend.mjs",
+}
+"""What stands here in the place of what a reader of the guides has."""
+
+
+def guided(heading: str, app: str = "") -> tuple[str, ...]:
+    """The command by which a guide starts a backend; `app` is ours in the place of the reader's."""
+    section = GUIDES.read_text(encoding="utf-8").split(f"\n## {heading}\n")[1].partition("\n## ")[0]
+    [command] = re.findall(r"(?m)^\$ (.+)$", section)
+    return tuple({**OURS, "main:app": app}.get(part, part) for part in command.split())
+
+
 INSTRUMENT = "{bin}/opentelemetry-instrument"
-FASTAPI = (INSTRUMENT, "{bin}/uvicorn", "--port", "{port}", "fastapi_backend:app")
+FASTAPI = guided("FastAPI with the openai package", "fastapi_backend:app")
 CELERY = (
     INSTRUMENT,
     "{bin}/celery",
@@ -66,7 +85,6 @@ CELERY = (
     "error",
 )
 GUNICORN = (INSTRUMENT, "{bin}/gunicorn", "--bind", "127.0.0.1:{port}", "--workers", "1", "--threads", "2")
-AUTO = "@opentelemetry/auto-instrumentations-node/register"
 
 MANY = (
     Stack("FastAPI", FASTAPI, dict.fromkeys(("async", "sync", "pool", "aiohttp"), "tapped")),
@@ -77,13 +95,13 @@ MANY = (
         {"OTEL_PYTHON_DISABLED_INSTRUMENTATIONS": "threading,aiohttp-client"},
     ),
     Stack("Flask, gunicorn", (*GUNICORN, "flask_backend:app"), {"flask": "tapped"}),
-    Stack("Django, gunicorn", (*GUNICORN, "django_backend:app"), {"django": "tapped"}),
+    Stack("Django, gunicorn", guided("Django", "django_backend:app"), {"django": "tapped"}),
     Stack(
         "aiohttp", (INSTRUMENT, "{bin}/python", "aiohttp_backend.py", "{port}"), {"aiohttp-server": "tapped"}
     ),
     Stack(
         "Express",
-        (str(NODE), "--require", AUTO, "express_backend.mjs", "{port}"),
+        guided("A Node backend"),
         {"express-fetch": "tapped", "express-http": "tapped"},
     ),
 )
