@@ -190,7 +190,10 @@ class ModelCall:
         def take(data: bytes) -> None:
             if not self._has_room(len(data)):
                 raise NoRoom("there is no room for more of the calls' streams")
-            for event in events.feed(data):
+            take_events(events.feed(data))
+
+        def take_events(found: list[str]) -> None:
+            for event in found:
                 self._events += 1
                 self.has_begun = True
                 piece = assembler.feed(event)
@@ -204,12 +207,18 @@ class ModelCall:
 
         try:
             await exchange.each(take)
+            if _is_delimited(exchange.headers):
+                take_events(events.rest())
         except _Terminated:
             await _await_end(exchange)
             return
-        if not self._events and _is_delimited(exchange.headers):
+        self._check_end(is_delimited=_is_delimited(exchange.headers))
+
+    def _check_end(self, *, is_delimited: bool) -> None:
+        """Check that a stream without a terminator is whole."""
+        if not self._events and is_delimited:
             raise NoStream("there is no event in it")
-        if not (assembler.is_complete and _is_delimited(exchange.headers)):
+        if not (self._assembler.is_complete and is_delimited):
             raise UpstreamBroke("the stream ended before its end")
 
     async def _send_answer(

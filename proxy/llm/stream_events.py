@@ -45,6 +45,13 @@ class StreamEvents:
             raise Unfaithful("an event is too large") from None
         return self._lines(text)
 
+    def rest(self) -> list[str]:
+        """The last line of a stream that has ended, if nothing ended the line. An event of the other formats
+        that has no end is none."""
+        line = "".join(self._line)
+        self._line, self._line_chars = [], 0
+        return [line] if line.strip() else []
+
     def _lines(self, text: str) -> list[str]:
         first, *others = text.split("\n")
         self._line.append(first)

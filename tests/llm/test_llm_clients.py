@@ -303,6 +303,12 @@ CASES: dict[str, tuple[str, Call, bytes, Any]] = {
         ndjson([llama.line(tool_calls=[llama.DOSE]), llama.last()]),
         llama.last(tool_calls=[llama.DOSE]),
     ),
+    "ollama, a last line without its end": (
+        "ollama",
+        llama_chat,
+        ndjson([llama.line("So"), llama.last(".")]).removesuffix(b"\n"),
+        llama.last(".") | {"message": {"role": "assistant", "content": "So."}},
+    ),
     "ollama, generate": (
         "ollama",
         llama_generate,
