@@ -262,13 +262,13 @@ EVENTS: Mapping[str, tuple[str, str]] = {
     ),
     "Restart": ("yellow", f"time() - process_start_time_seconds{{{PODS}}} < 120"),
 }
-"""What is marked in every graph: colour and query. Grafana looks at these once a minute, and joins marks that
+"""The marks in every graph: colour and query. Grafana looks at these once a minute, and joins marks that
 follow each other; so each query holds for two."""
 
 
 @dataclass(frozen=True, slots=True)
 class Look:
-    """What all dashboards have in common where they are installed; see `place.py`."""
+    """The looks that all dashboards of one place have in common; see `place.py`."""
 
     runbooks: str
     titles: str = "Headgate: "

@@ -9,7 +9,7 @@ DELIVERY, ANSWERS, RECOVERY = OBJECTIVES
 
 
 def times() -> list[Panel]:
-    """How long answers take, and what a reader waits for."""
+    """Panels of the time that answers take, and that a reader waits."""
     first, whole = "headgate_first_content_seconds", "headgate_request_seconds"
     return [
         lines(
@@ -55,7 +55,7 @@ def times() -> list[Panel]:
 
 
 def ends() -> list[Panel]:
-    """What became of runs and of their texts."""
+    """Panels of the ends of runs and of their texts."""
     return [
         lines(
             About(
@@ -98,7 +98,7 @@ def ends() -> list[Panel]:
 
 
 def budgets() -> list[Panel]:
-    """How fast error budgets burn, and calls to the model port."""
+    """Panels of the speed at which error budgets burn, and of calls to the model port."""
     burning = f'{OF_JOB},route=~"$route"'
     return [
         lines(
@@ -160,7 +160,7 @@ def used() -> list[Panel]:
 
 
 def busy() -> list[Panel]:
-    """What is in the way: viewers, lag, refusals."""
+    """Panels of what is in the way: viewers, lag, refusals."""
     return [
         lines(
             About("Viewers", "Open streams by route; and open upgraded connections, as of WebSocket."),

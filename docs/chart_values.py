@@ -109,7 +109,7 @@ class WayOut(Block):
     no_proxy: list[str] = []
     """Servers that are reached straight: names, addresses and networks."""
     upstream: bool = False
-    """Whether the upstream is behind the proxy, too."""
+    """The upstream is behind the proxy, too."""
 
 
 class ModelPort(Block):

@@ -71,7 +71,7 @@ class FlagInForce:
 
     known: bool
     enabled: bool = False
-    """For whomever its strategies name; False: for nobody."""
+    """True if the flag is on for those whom its strategies name; False: for nobody."""
     share: int | None = None
     """Percent of users who stream; None for a flag without arms, whose strategies alone decide."""
     control: int | None = None

@@ -31,7 +31,7 @@ class ProxyServer:
     credential: str = field(default="", repr=False)
     """The value of `Proxy-Authorization`; "" for none."""
     tls: ssl.SSLContext | None = field(default=None, repr=False)
-    """For a proxy that is itself reached by `https`."""
+    """The TLS of a proxy that is itself reached by `https`."""
 
     def __str__(self) -> str:
         return _authority(self.host, self.port)
@@ -73,7 +73,7 @@ class Spared:
         return cls(name, port=port)
 
     def has(self, host: str, port: int) -> bool:
-        """Whether it means this host, which is in small letters, without brackets and last dot."""
+        """True if the entry means this host, which is in small letters, without brackets and last dot."""
         if self.port not in {None, port}:
             return False
         if self.network is None:
@@ -84,7 +84,7 @@ class Spared:
 
 @dataclass(frozen=True, slots=True)
 class Egress:
-    """How each server is reached."""
+    """The way to each server: straight, or through a proxy."""
 
     http: ProxyServer | None = None
     """The proxy for servers of `http`; None: straight."""
@@ -174,7 +174,7 @@ def proxy_address(url: str) -> str:
 
 
 def refusal(exc: httpx.ProxyError) -> str:
-    """What a proxy's refusal is told as: its status, if it has one."""
+    """Return the words for a proxy's refusal: its status, if it has one."""
     status = str(exc)[:MAX_SHOWN_CHARS]
     return f"the proxy answers {status}" if status.isdecimal() else "the proxy refuses"
 

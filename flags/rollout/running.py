@@ -221,7 +221,7 @@ def _client(policy: Policy, ca_file: Path | None, url: str) -> httpx.AsyncClient
 
 
 def _ways(policy: FlagPlace) -> Egress:
-    """How each server is reached. Raises RolloutError for a variable that names no proxy."""
+    """Return the way to each server. Raises RolloutError for a variable that names no proxy."""
     try:
         return policy.proxy.way(os.environ, policy.tls.ca_file, strict=policy.tls.strict)
     except ValueError as exc:

@@ -21,7 +21,8 @@ _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", 
 
 
 def fields_of(record: logging.LogRecord) -> dict[str, object]:
-    """What a line says beside its message: the `extra` of its caller, and the ids of the request."""
+    """Return the fields of a line beside its message: the `extra` of its caller, and the ids of the
+    request."""
     given = {key: value for key, value in vars(record).items() if key not in _STANDARD and value is not None}
     request, trace_id = CURRENT.get()
     if request is not None:

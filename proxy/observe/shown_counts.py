@@ -7,7 +7,7 @@ from proxy.observe.metrics import Metrics
 
 
 def totals(metrics: Metrics, providers: Mapping[tuple[str, str], float]) -> dict[tuple[str, ...], float]:
-    """What was counted since the process began: the kind, its labels, and how often.
+    """Return the counts since the process began: the kind, its labels, and how often.
 
     `decision` has route, mode and reason; `run` route, source and outcome; `parity` route and result.
 

@@ -37,10 +37,11 @@ class Stall:
     at: float
     """Unix time at which it was noticed."""
     stacks: tuple[tuple[int, Stack], ...] = field(compare=False)
-    """How often each was seen, the most frequent first; a stack has its innermost frame first."""
+    """The number of times that each was seen, the most frequent first; a stack has its innermost frame
+    first."""
 
     def shown(self) -> dict[str, Any]:
-        """For the admin port."""
+        """Return the stall as the admin port shows it."""
         stacks = [{"seen": seen, "frames": list(stack)} for seen, stack in self.stacks]
         return {"at": round(self.at, 3), "seconds": round(self.seconds, 3), "stacks": stacks}
 

@@ -26,7 +26,7 @@ Resolve = Callable[[str], Awaitable[Sequence[str]]]
 
 
 class Addresses:
-    """Where one server is.
+    """The addresses of one server.
 
     Args:
         host: its name, or its only address.
@@ -67,8 +67,8 @@ class Addresses:
 
 
 def alternating(hosts: Sequence[str]) -> list[str]:
-    """Both families in turns, each in the resolver's order, the family of its first choice first (RFC 8305
-    section 4): where one family leads nowhere, the second try has the other."""
+    """Return both families in turns, each in the resolver's order, the family of its first choice first (RFC
+    8305 section 4): where one family leads nowhere, the second try has the other."""
     first = [host for host in hosts if (":" in host) == (":" in hosts[0])]
     others = [host for host in hosts if (":" in host) != (":" in hosts[0])]
     return [host for host in chain.from_iterable(zip_longest(first, others)) if host is not None]

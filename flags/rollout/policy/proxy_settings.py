@@ -24,7 +24,7 @@ class ProxySettings(PolicyBlock):
     """Its address, `http://HOST:PORT` or `https://HOST:PORT`, without credentials. It wins: then
     `HTTPS_PROXY`, `HTTP_PROXY`, `ALL_PROXY` and `NO_PROXY` of the environment do not count."""
     environment: Yes = True
-    """Whether these variables count where `url` is not set."""
+    """These variables count where `url` is not set."""
     username: Annotated[str, Field(pattern=r"^[!-9;-~]+$")] | None = None
     """The name for `url`, if the proxy wants one (Basic)."""
     password: Secret | None = None
@@ -50,7 +50,7 @@ class ProxySettings(PolicyBlock):
         return value
 
     def way(self, environment: Mapping[str, str], authorities: Authorities | None, *, strict: bool) -> Egress:
-        """How each server is reached.
+        """Return the way to each server.
 
         Args:
             environment: of this process.

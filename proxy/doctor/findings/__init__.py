@@ -1,4 +1,5 @@
-"""What `headgate doctor` says, and how it asks: a diagnosis, one bounded request, and the two clocks.
+"""The words of `headgate doctor`, and its way of asking: a diagnosis, one bounded request, and the two
+clocks.
 
 Read `diagnosis.py` first.
 """

@@ -1,4 +1,4 @@
-"""What a replica does now, as the page and its stream show it. No content, no user, no secret.
+"""The state of a replica now, as the page and its stream show it. No content, no user, no secret.
 
 Each process has a `Board` of itself. Where several serve, each keeps its own in a file that all can read, and
 whoever is asked adds them up.
@@ -45,7 +45,7 @@ class WarningLines(Protocol):
     """The last warnings of this process's log."""
 
     seen: int
-    """How many there were since the process began."""
+    """The number of warnings since the process began."""
 
     def lines(self) -> Sequence[dict[str, Any]]:
         """The last of them; each has `at`, in Unix time."""
@@ -63,7 +63,7 @@ class Board:
     viewers: Callable[[], Mapping[str, float]]
     """Open streams, by route."""
     directory: Path
-    """Where the processes of a replica keep theirs."""
+    """The directory in which the processes of a replica keep theirs."""
     began_at: float = field(default_factory=time)
     """Unix time."""
 

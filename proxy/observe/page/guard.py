@@ -1,4 +1,4 @@
-"""What of the admin port needs the admin token."""
+"""The guard of those parts of the admin port that need the admin token."""
 
 import hmac
 from collections.abc import Awaitable, Callable, Mapping

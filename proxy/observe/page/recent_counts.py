@@ -7,7 +7,7 @@ from typing import Generic, TypeVar
 Key = TypeVar("Key", bound=Hashable)
 
 WINDOW_S, LOOK_S = 300.0, 10.0
-"""How far back it looks, and how often the counters are read."""
+"""Seconds of the window, and between two looks at the counters."""
 
 
 class RecentCounts(Generic[Key]):
@@ -31,7 +31,7 @@ class RecentCounts(Generic[Key]):
             self._read.popleft()
 
     def counts(self) -> dict[Key, int]:
-        """What was counted since the oldest reading; what was not counted is left out."""
+        """Return the counts since the oldest reading, without zeros."""
         before = self._read[0][1]
         grown = {key: round(value - before.get(key, 0.0)) for key, value in self._totals().items()}
         return {key: count for key, count in grown.items() if count > 0}

@@ -10,7 +10,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.samples import Sample
 
 EVERY_S, TIMEOUT_S = 5.0, 3.0
-"""How often a controller is asked at most, and how long."""
+"""The least seconds between two questions to a controller, and the most seconds for one."""
 
 MOST_BYTES = 256 * 1024
 
@@ -18,7 +18,7 @@ PREFIX = "headgate_rollout_"
 
 
 class ControllerPage:
-    """What the controller at an address says. Where nobody asks, nothing is fetched. Not for two at once.
+    """The page of the controller at an address. Nothing is fetched unless somebody asks. Not for two at once.
 
     Args:
         url: `http://HOST:PORT`; None: there is no controller.
@@ -63,7 +63,7 @@ async def _read(client: httpx.AsyncClient, url: str) -> str:
 
 
 def rollout_of(page: str) -> dict[str, Any]:
-    """What a page of a controller's metrics says. Raises ValueError if it is none."""
+    """Return what a page of a controller's metrics says. Raises ValueError if it is none."""
     found: dict[str, list[Sample]] = {}
     for family in text_string_to_metric_families(page):
         if family.name.startswith(PREFIX):

@@ -28,10 +28,10 @@ from proxy.settings.settings import Settings
 from proxy.text.sse import HEARTBEAT, one_line
 
 EVERY_S = 1.0
-"""How often a page is told how things are. So it needs no heartbeats."""
+"""Seconds between two events to a page, which needs no heartbeats therefore."""
 
 KEEP_S = 2.0
-"""How often a process leaves its figures for the others."""
+"""Seconds after which a process leaves its figures for the others."""
 
 MOST_WATCHERS = 16
 """Open pages of one process."""
@@ -85,7 +85,7 @@ class OperatorsPage:
         return Response(html, headers=headers, media_type="text/html")
 
     async def _now(self, request: Request) -> Response:
-        """What the page shows: once, or as a stream for whoever accepts events."""
+        """Answer with what the page shows: once, or as a stream to a client that accepts events."""
         if "text/event-stream" not in request.headers.get("accept", ""):
             return Response(await self._figures(), headers=HEADERS, media_type="application/json")
         if self.watchers >= MOST_WATCHERS:

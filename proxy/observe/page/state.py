@@ -51,7 +51,7 @@ class RunStore(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class PageState:
-    """Where that state is read."""
+    """The places from which that state is read."""
 
     flag_source: FlagSource
     switch: KillSwitch
@@ -61,7 +61,7 @@ class PageState:
     """None: runs are in this process alone."""
 
     def killing(self) -> dict[str, Any]:
-        """Whether streaming is off for everybody, and who said so; how old the flags are."""
+        """Return whether streaming is off for everybody, who said so, and how old the flags are."""
         return {
             "killed": self.flag_source.killed or self.switch.engaged,
             "kill_flag": self.flag_source.killed,

@@ -37,10 +37,10 @@ from proxy.settings.settings import TraceSettings
 logger = logging.getLogger("headgate.traces")
 
 EXPORT_S = 5.0
-"""For one request to the collector. What it does not take by then is dropped."""
+"""The most seconds for one request to the collector. What it does not take by then is dropped."""
 
 LAST_EXPORT_S = 3.0
-"""For all that is left when the process ends."""
+"""The most seconds for all that is left when the process ends."""
 
 MAX_QUEUED = 4096
 """Spans that wait to be sent; more are dropped."""
@@ -98,7 +98,7 @@ class OtlpExporter(SpanExporter):
         self._is_down = bool(problem)
 
     def end_soon(self) -> None:
-        """What is not sent within `LAST_EXPORT_S` is dropped."""
+        """Drop what is not sent within `LAST_EXPORT_S` from now."""
         self._until = monotonic() + LAST_EXPORT_S
 
     def shutdown(self) -> None:

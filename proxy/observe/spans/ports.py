@@ -14,12 +14,12 @@ App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 
 class SpanEnd(NamedTuple):
-    """How a call of the upstream ended."""
+    """The end of a call of the upstream."""
 
     status: int | None
     """Of its answer; None: there is none."""
     error: str | None
-    """What went wrong, as the metrics call it."""
+    """The failure, as the metrics call it; None: there was none."""
 
 
 class CallSpan(Protocol):

@@ -27,7 +27,7 @@ class Senders:
         self._last = dict(last or {})
 
     def is_new(self, sender: str, number: int) -> bool:
-        """Whether a batch was not there before; from now on it was."""
+        """Note a batch; return True if it was not there before."""
         last = self._last.pop(sender, 0)
         self._last[sender] = max(last, number)
         while len(self._last) > MAX_SENDERS:
@@ -74,7 +74,7 @@ class Sum:
         return cls(_changes(plain[rest:]), Senders({sender.hex(): last for sender, last in senders}))
 
     def sealed(self, box: Box, upto: bytes) -> bytes:
-        """As it is stored, up to this entry of the log."""
+        """Return the sum as it is stored, up to this entry of the log."""
         last = self.senders.last()
         senders = b"".join(_SENDER.pack(bytes.fromhex(sender), number) for sender, number in last.items())
         plain = _NUMBER.pack(len(last)) + senders + _plain(self.changes)

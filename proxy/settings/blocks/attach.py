@@ -54,8 +54,9 @@ class RouteAttachSettings(SettingsBlock):
     placeholder. When it goes, the live text goes at once, for good: the page is about something else. Set it
     for pages that can begin something else without a change of address."""
     keep_text: Literal["nowhere", "sessionStorage"] = "nowhere"
-    """Where the browser keeps a live text over a reload of the page: nowhere, and it is read again; or in the
-    tab's `sessionStorage`, in the clear, until the page is there again, so that it is shown at once."""
+    """The place where the browser keeps a live text over a reload of the page: nowhere, and it is read again;
+    or in the tab's `sessionStorage`, in the clear, until the page is there again, so that it is shown at
+    once."""
 
 
 class AttachSettings(SettingsBlock):

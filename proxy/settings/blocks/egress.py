@@ -25,7 +25,7 @@ class EgressSettings(SettingsBlock):
     """Its address, `http://HOST:PORT` or `https://HOST:PORT`, without credentials. It wins: then
     `HTTPS_PROXY`, `HTTP_PROXY`, `ALL_PROXY` and `NO_PROXY` of the environment do not count."""
     environment: bool = True
-    """Whether these variables count where `url` is not set."""
+    """These variables count where `url` is not set."""
     username: Annotated[str, Field(pattern=r"^[!-9;-~]+$")] | None = None
     """The name for `url`, if the proxy wants one (Basic)."""
     password: SecretStr | None = None
@@ -37,8 +37,8 @@ class EgressSettings(SettingsBlock):
     """Servers that are reached straight, beside those of `NO_PROXY` where that counts: a name (with all below
     it), an address, a network (`10.0.0.0/8`), each but the last with a port or without; `*` for all."""
     upstream: bool = False
-    """Whether the way to the upstream goes through the proxy, too. For an upstream of `http` the proxy reads
-    each request, and may not pass on upgrades such as WebSocket; the `Host` is the upstream's."""
+    """The way to the upstream goes through the proxy, too. For an upstream of `http` the proxy reads each
+    request, and may not pass on upgrades such as WebSocket; the `Host` is the upstream's."""
 
     @model_validator(mode="after")
     def _credentials_have_a_proxy(self) -> "EgressSettings":
@@ -49,7 +49,7 @@ class EgressSettings(SettingsBlock):
         return self
 
     def way(self, environment: Mapping[str, str], *, strict: bool) -> Egress:
-        """How each server is reached. Raises ValueError for a variable that names no proxy."""
+        """Return the way to each server. Raises ValueError for a variable that names no proxy."""
 
         def tls() -> ssl.SSLContext:
             return trusting(self.ca_file, strict=strict)
