@@ -15,13 +15,14 @@ from flags.rollout.policy.guardrails import (
     Guardrail,
     RateRatio,
     SampleRatio,
+    UsualTime,
     ZeroTolerance,
 )
 from flags.rollout.verdict.evaluator import Evaluator
 from flags.rollout.verdict.verdict import Verdict
 
 _KINDS: Mapping[str, type[Guardrail]] = {
-    kind.__name__: kind for kind in (RateRatio, Ceiling, ZeroTolerance, EarlyGuard, SampleRatio)
+    kind.__name__: kind for kind in (RateRatio, Ceiling, UsualTime, ZeroTolerance, EarlyGuard, SampleRatio)
 }
 
 _KEYS: Final[Mapping[str, str]] = {"step_rules": "stage"}

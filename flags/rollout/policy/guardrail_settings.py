@@ -21,6 +21,7 @@ from flags.rollout.policy.guardrails import (
     Guardrail,
     RateRatio,
     SampleRatio,
+    UsualTime,
     ZeroTolerance,
 )
 from flags.rollout.policy.value_types import Number, PolicyBlock, Rate, Whole
@@ -31,7 +32,14 @@ REQUEST_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 30, 60
 FIRST_CONTENT_S = (0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 30, 60, 90, 120, 300)
 """Edges of `headgate_first_content_seconds`."""
 
-DEFAULT_WEIGHTS = {"errors": 50, "slow": 20, "first_content": 10, "fallback": 10, "recovery": 10}
+DEFAULT_WEIGHTS = {
+    "errors": 50,
+    "slow": 20,
+    "usual": 10,
+    "first_content": 10,
+    "fallback": 10,
+    "recovery": 10,
+}
 """Weights, in proportion. Half of the error budget is for `errors`, users without an answer: more weight sees
 harm sooner."""
 
@@ -133,6 +141,21 @@ class SlowRail(RatioRail):
 
     def value(self, name: str, weight: float) -> Guardrail:
         return self._compared(name, weight, self.limit_s)
+
+
+class UsualRail(WeightedRail):
+    """Whole answers that took 1.5 times what is usual for whoever asked, in both arms: slowness that no fixed
+    limit shows. In force where the policy names it, `usual: {}`.
+
+    It looks for harm and proves nothing: a step does not wait for it once users and answers are enough."""
+
+    margin: Annotated[Number, Field(ge=1, le=10)] = 1.25
+    """Up to so many times as many of such answers there is no harm."""
+    action: Action = Action.HOLD
+    """The most that this guardrail may do when it finds harm."""
+
+    def value(self, name: str, weight: float) -> Guardrail:
+        return UsualTime(name, weight, self.margin, self.action)
 
 
 class CeilingRail(WeightedRail):
@@ -251,6 +274,7 @@ class Guardrails(PolicyBlock):
 
     errors: ErrorsRail = ErrorsRail()
     slow: SlowRail = SlowRail()
+    usual: UsualRail | None = None
     first_content: FirstContentRail = FirstContentRail()
     fallback: FallbackRail = FallbackRail()
     recovery: RecoveryRail = RecoveryRail()
@@ -274,8 +298,8 @@ class Guardrails(PolicyBlock):
 
     def _weighted(self) -> Iterator[tuple[str, WeightedRail]]:
         for name in DEFAULT_WEIGHTS:
-            rail: WeightedRail = getattr(self, name)
-            if rail.disabled is None:
+            rail: WeightedRail | None = getattr(self, name)
+            if rail is not None and rail.disabled is None:
                 yield name, rail
 
     def weights(self) -> dict[str, float]:
@@ -291,7 +315,9 @@ class Guardrails(PolicyBlock):
         weights = self.weights()
         rails = [(name, getattr(self, name)) for name in type(self).model_fields]
         return tuple(
-            rail.value(name, weights.get(name, 0.0)) for name, rail in rails if rail.disabled is None
+            rail.value(name, weights.get(name, 0.0))
+            for name, rail in rails
+            if rail is not None and rail.disabled is None
         )
 
 

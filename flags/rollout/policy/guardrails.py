@@ -49,6 +49,18 @@ class Ceiling:
 
 
 @dataclass(frozen=True, slots=True)
+class UsualTime:
+    """Answers that took longer than is usual for their user must not be shown to be more than `margin` times
+    as many in the stream arm."""
+
+    name: str
+    weight: float
+    margin: float = 1.25
+    """lambda0: up to this ratio there is no harm."""
+    action: Action = Action.HOLD
+
+
+@dataclass(frozen=True, slots=True)
 class ZeroTolerance:
     """One such event rolls back: text was shown that the batch answer does not have."""
 
@@ -85,7 +97,7 @@ class SampleRatio:
     action: Action = Action.HOLD
 
 
-Guardrail = RateRatio | Ceiling | ZeroTolerance | EarlyGuard | SampleRatio
+Guardrail = RateRatio | Ceiling | UsualTime | ZeroTolerance | EarlyGuard | SampleRatio
 
 
 @dataclass(frozen=True, slots=True)

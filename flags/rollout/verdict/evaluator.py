@@ -18,6 +18,7 @@ from flags.rollout.policy.guardrails import (
     Guardrail,
     RateRatio,
     SampleRatio,
+    UsualTime,
     ZeroTolerance,
 )
 from flags.rollout.verdict.buckets import BUCKETS, ROWS, by_bucket
@@ -25,6 +26,7 @@ from flags.rollout.verdict.count_tests import EarlyTest, ParityTest, SampleRatio
 from flags.rollout.verdict.e_processes import dispersion
 from flags.rollout.verdict.rate_tests import CeilingTest, RatioTest
 from flags.rollout.verdict.step_context import GuardrailTest, StepContext
+from flags.rollout.verdict.usual_times import UsualTest
 from flags.rollout.verdict.verdict import Verdict
 
 MOST_WAIT_S = 60.0
@@ -33,6 +35,7 @@ MOST_WAIT_S = 60.0
 _TESTS: Mapping[type, Callable[..., GuardrailTest]] = {
     RateRatio: RatioTest,
     Ceiling: CeilingTest,
+    UsualTime: UsualTest,
     ZeroTolerance: ParityTest,
     EarlyGuard: EarlyTest,
     SampleRatio: SampleRatioTest,

@@ -21,6 +21,7 @@ from flags.rollout.policy.guardrails import (
     Exposure,
     RateRatio,
     SampleRatio,
+    UsualTime,
     ZeroTolerance,
 )
 from flags.rollout.policy.policy import Policy
@@ -131,6 +132,16 @@ def test_each_guardrail_may_be_changed(path: Path) -> None:
     assert by_name["parity"] == ZeroTolerance("parity", frozenset({"missing", "replaced"}))
     assert by_name["early"] == EarlyGuard("early", 0.01, 50, min_users=3)
     assert policy.budget_value() == replace(ErrorBudget(), missed=0.01)
+
+
+def test_the_usual_time_is_a_guardrail_where_the_policy_names_it(path: Path) -> None:
+    """It takes its part of the error budget from the others."""
+    policy = loaded(path, minimal(guardrails={"usual": {}}))
+
+    by_name = {guardrail.name: guardrail for guardrail in policy.guardrail_values()}
+    assert by_name["usual"] == UsualTime("usual", pytest.approx(10 / 110))  # type: ignore[arg-type]
+    assert sum(policy.guardrails.weights().values()) == pytest.approx(1)
+    assert "usual" not in loaded(path, minimal()).guardrails.weights()
 
 
 def test_a_guardrail_is_turned_off_with_a_reason_only(path: Path) -> None:

@@ -20,6 +20,7 @@ from flags.rollout.policy.guardrails import (
     Guardrail,
     RateRatio,
     SampleRatio,
+    UsualTime,
     ZeroTolerance,
 )
 from flags.rollout.verdict.evaluator import Evaluator
@@ -459,6 +460,30 @@ def test_harm_in_one_small_route_is_found() -> None:
     assert (
         said(ERRORS, replace(both, routes={"small": replace(small, users={}), "large": large})).action is None
     )
+
+
+def usual(stream: int, control: int, *, one_user: bool = False) -> Batch:
+    """Return evidence of 1000 answers an arm, of which so many took longer than is usual."""
+    spread = {
+        (arm, b): count // 16 for arm, count in (("stream", stream), ("control", control)) for b in range(16)
+    }
+    if one_user:
+        spread = {("stream", 3): stream - control, **{("control", b): 0 for b in range(16)}}
+    return failing(0, 0, slower=spread)
+
+
+def test_answers_slower_than_usual_are_harm_whatever_the_limit() -> None:
+    """A third more time makes twice as many of them; the same in both arms is none."""
+    rail = UsualTime("usual", 0.1)
+
+    assert said(rail, usual(320, 160)).action is Action.HOLD
+    assert said(rail, usual(320, 320)).finding is Finding.SAFE
+    assert said(rail, usual(320, 160, one_user=True)).action is None
+
+
+def test_what_nobody_compares_with_the_usual_is_no_proof() -> None:
+    """Older proxies do not say it: that is not zero."""
+    assert said(UsualTime("usual", 0.1), failing(0, 0)).finding is Finding.NO_DATA
 
 
 def test_routes_share_the_budget() -> None:
