@@ -80,13 +80,9 @@ NO_STREAM = {
 }
 
 
-@pytest.mark.parametrize("script", NO_STREAM.values(), ids=NO_STREAM)
-async def test_a_good_status_that_is_no_stream_is_asked_again_as_batch_and_remembered(
-    tmp_path: Path, script: Script
-) -> None:
-    """Passed on, the backend's SDK would fail, or have an empty answer."""
-    provider = Provider(stream=script)
-    async with tapped(tmp_path, provider) as (serving, backend, client):
+async def asked_once_more(directory: Path, provider: Provider) -> list[dict[str, Any]]:
+    """Check that the first call is asked again as batch, and the second at once; return what was learned."""
+    async with tapped(directory, provider) as (serving, backend, client):
         stream = await read(client, START, signed())
         results = await counted(client, serving.admin_url)
         shown = (await client.get(f"{serving.admin_url}/learned")).json()["learned"]
@@ -95,6 +91,18 @@ async def test_a_good_status_that_is_no_stream_is_asked_again_as_batch_and_remem
     assert [body.get("stream") for body in provider.bodies] == [True, None, None]
     assert stream.texts() == TEXTS
     assert results == {"lost": 1, "avoided": 1}
+    learned: list[dict[str, Any]] = shown
+    return learned
+
+
+@pytest.mark.parametrize("script", NO_STREAM.values(), ids=NO_STREAM)
+async def test_a_good_status_that_is_no_stream_is_asked_again_as_batch_and_remembered(
+    tmp_path: Path, script: Script
+) -> None:
+    """Passed on, the backend's SDK would fail, or have an empty answer."""
+    provider = Provider(stream=script)
+    shown = await asked_once_more(tmp_path, provider)
+
     assert [(lesson["provider"], lesson["model"], lesson["why"]) for lesson in shown] == [
         ("models", "m", "no_stream")
     ]
@@ -120,15 +128,8 @@ async def test_a_provider_that_fails_only_when_asked_to_stream_is_asked_once_mor
 ) -> None:
     """As batch; then this model, and no other, is on the denylist."""
     provider = Provider(stream=answering(NO_STREAMS, status))
-    async with tapped(tmp_path, provider) as (serving, backend, client):
-        stream = await read(client, START, signed())
-        results = await counted(client, serving.admin_url)
-        shown = (await client.get(f"{serving.admin_url}/learned")).json()["learned"]
+    shown = await asked_once_more(tmp_path, provider)
 
-    assert [reply.json() for reply in backend.answers] == BATCH
-    assert [body.get("stream") for body in provider.bodies] == [True, None, None]
-    assert stream.texts() == TEXTS
-    assert results == {"lost": 1, "avoided": 1}
     assert [(lesson["why"], lesson["for_s"] <= 600) for lesson in shown] == [("fails", True)]
 
 
