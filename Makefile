@@ -12,7 +12,7 @@ LOCKED := --no-deps --require-hashes --only-binary :all:
 STACKS := build/stacks
 packages = $(shell grep -c == requirements/$(1).lock) packages of requirements/$(1).lock
 
-.PHONY: setup services run test quick pythons check bench faults soak monday simulate waits stacks lock docs sbom wheel clean
+.PHONY: setup services run test quick pythons check bench cuts faults soak monday simulate waits stacks lock docs sbom wheel clean
 
 setup: $(VENV)/.test  ## all that the tests need: Python, Debian and npm packages
 	@$(MAKE) --no-print-directory -j 2 $(STACKS)/.ready services
@@ -63,6 +63,9 @@ pythons:  ## everything, with each Python that is found
 
 bench: setup  ## nginx and the naive proxy beside Headgate, one table
 	$(BIN)/python -m tests.bench
+
+cuts: $(VENV)/.test  ## the relay, with both sides cut and joined anywhere, 50,000 made-up connections
+	$(BIN)/python -m tests.relay.cuts --seed 1 --rounds 50000
 
 faults: $(VENV)/.test  ## every fault in every phase, 1,000 seeded runs, one table
 	$(BIN)/python -m tests.faults --seed 1 --rounds 1000

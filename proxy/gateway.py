@@ -8,20 +8,24 @@ A request that matches no route pays for a dictionary look-up and goes on to the
 
 import logging
 from dataclasses import dataclass
+from functools import partial
 from time import perf_counter
 
 from flags.decision import Accept, Decision, Mode
 from proxy.downstream.bodies import ByteBudget
+from proxy.downstream.client_request import ClientRequest
 from proxy.errors import RequestRefused
 from proxy.http.asgi import OWN_PATH, Receive, Scope, Send
-from proxy.http.framing import request_target
+from proxy.http.framing import origin_form, request_target
+from proxy.http.headers import Headers
 from proxy.http.upgrade import SWITCHING_PROTOCOLS, UPGRADE
 from proxy.identity import Identifier
 from proxy.observe.metrics import Metrics
 from proxy.observe.spans.ports import REQUEST, exemplar
-from proxy.observe.spans.request_ids import CURRENT, SentHead, ids_of, with_request
+from proxy.observe.spans.request_ids import CURRENT, SentHead, ids_of, with_request, work_of
 from proxy.relay.outcomes import COMPARED
 from proxy.relay.relay import Relay
+from proxy.relay.relayed_request import RelayResult
 from proxy.routed.attach_document import PATH as ATTACH_PATH
 from proxy.routed.attach_document import AttachDocument
 from proxy.routed.attached_pages import AttachedPages
@@ -52,6 +56,35 @@ class Gateway:
     metrics: Metrics
     bodies: ByteBudget
 
+    def begin(self, request: ClientRequest) -> bool:
+        """Relay a request that nothing but the relay is for. False: it becomes an ASGI call."""
+        entered = perf_counter()
+        target, headers = origin_form(request.target), request.headers
+        if request.offer is None:
+            match = self.routes.match(request.method, target)
+            if match is not None and not (match.by_stream_path and not may_start(match, headers)):
+                return False
+        if target.startswith(OWN_PATH):
+            return False
+        if self.pages is not None and self.pages.takes(request.method, headers, target):
+            return False
+        told = logger.isEnabledFor(logging.DEBUG)
+        self.relay.begin(request, partial(self._tell, headers) if told else self._count, entered)
+        return True
+
+    def _tell(self, headers: Headers, result: RelayResult) -> None:
+        """Count a request, and log it: here is no task that has its ids."""
+        with work_of(ids_of(headers)):
+            self._count(result)
+
+    def _count(self, result: RelayResult) -> None:
+        """Count a request that matched no route, at its end."""
+        if result.status == SWITCHING_PROTOCOLS:
+            return  # counted when it was switched
+        self.metrics.unmatched.count_relayed(result.took_s, result.overhead_s)
+        if logger.isEnabledFor(logging.DEBUG):
+            logger.debug("relayed", extra={"outcome": result.outcome, "status": result.status})
+
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         entered = perf_counter()
         ids = ids_of(scope["headers"])
@@ -72,18 +105,12 @@ class Gateway:
                 await self.run_api(scope, target, receive, send)
         else:
             pages = self.pages
-            relay = self.relay if pages is None or not pages.takes(scope, target) else pages
+            takes = pages is not None and pages.takes(scope["method"], scope["headers"], target)
+            relay = pages if pages is not None and takes else self.relay
             result = await relay(scope, receive, send)
-            if result.status == SWITCHING_PROTOCOLS:
-                return  # counted when it was switched
             if (span := REQUEST.get()) is not None:
                 span.answered(result.status or None)
-            metrics = self.metrics.unmatched
-            metrics.requests.inc()
-            metrics.seconds.observe(perf_counter() - entered, exemplar())
-            metrics.overhead.observe(result.overhead_s)
-            if logger.isEnabledFor(logging.DEBUG):
-                logger.debug("relayed", extra={"outcome": result.outcome, "status": result.status})
+            self._count(result)
 
     async def _serve(self, request: RouteRequest, entered: float, sent: SentHead) -> None:
         """A request of a route: decide, then serve it by one of its two ways."""

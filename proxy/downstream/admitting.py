@@ -2,17 +2,13 @@
 
 from asyncio import Transport
 from functools import partial
-from typing import Any, cast
-
-from uvicorn._types import ASGI3Application
-from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
+from typing import Any
 
 from proxy.downstream.admission import Connections
 from proxy.downstream.answer_head import last_answer
+from proxy.downstream.client_request import ClientRequest
 from proxy.downstream.server import ServerProtocol
 from proxy.errors import problem
-from proxy.http.asgi import Receive, Scope, Send
-from proxy.http.headers import Headers
 
 LINGER_S = 1.0
 """Seconds until a refused connection is closed: closed at once, its client might not see why."""
@@ -73,26 +69,19 @@ class AdmittingProtocol(ServerProtocol):
         AdmittingProtocol.lingering -= 1
         self.transport.abort()
 
-    def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
-        headers: Headers = cycle.scope["headers"]  # type: ignore[assignment]
-        holder = self._budget.begin(self._holder, self._peer, headers)
+    def _begin(self, request: ClientRequest) -> None:
+        holder = self._budget.begin(self._holder, self._peer, request.headers)
         if holder is None:
-            app = cast(ASGI3Application, _refusing)
-        else:
-            self._holder = holder
-        super()._start_asgi_task(cycle, app)
+            request.answer(503, b"Service Unavailable", _HEADERS, _BODY, last=True)
+            return
+        self._holder = holder
+        super()._begin(request)
 
     def on_response_complete(self) -> None:
         if self._is_admitted and self._holder != self._peer:
             self._budget.end(self._holder)
             self._holder = None
         super().on_response_complete()
-
-
-async def _refusing(scope: Scope, receive: Receive, send: Send) -> None:
-    """The app for a client that has as many requests under way as it may have."""
-    await send({"type": "http.response.start", "status": 503, "headers": _HEADERS})
-    await send({"type": "http.response.body", "body": _BODY, "more_body": False})
 
 
 def admitting(budget: Connections) -> type[ServerProtocol]:

@@ -8,6 +8,8 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, RequestResponseCy
 from proxy.http.headers import Headers, end_to_end
 from proxy.http.http_date import http_date
 
+CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
+
 
 def status_line(status: int, reason: bytes) -> bytes:
     return b"HTTP/1.1 %d %b\r\n" % (status, reason)

@@ -1,23 +1,25 @@
-"""Answers as the app gives them: what uvicorn lacks for a proxy.
+"""Answers as an app gives them: what uvicorn lacks for a proxy.
 
 An answer that is here whole goes out in one write, with the upstream's own reason phrase, and interim answers
-pass.
+pass. What need not be an ASGI call is offered to the app as it is, before.
 """
 
 import asyncio
+from collections import deque
+from collections.abc import Callable
 from typing import cast
 
 from uvicorn._types import ASGI3Application
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from proxy.downstream.answer_head import FirstLine, interim_answer, status_line
+from proxy.downstream.client_request import ClientRequest
 from proxy.downstream.compatibility import CompatibleApp
-from proxy.http.asgi import ANSWER, INTERIM, REASON, WRITE
+from proxy.http.asgi import ANSWER, INTERIM, REASON, REQUEST, TARGET, WRITE
 from proxy.http.headers import Headers
-from proxy.http.http_date import Dated, http_date
+from proxy.http.upgrade import UPGRADE
 
-DATED = Dated()
-"""Headers that uvicorn adds to each answer."""
+SPOKEN = frozenset({"1.0", "1.1"})
 
 
 class AnsweringProtocol(HttpToolsProtocol):
@@ -25,7 +27,11 @@ class AnsweringProtocol(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
-        self._answering: RequestResponseCycle | None = None
+        self.cycle: ClientRequest | None  # type: ignore[assignment]
+        self.pipeline: deque[ClientRequest]  # type: ignore[assignment]
+        self._answering: ClientRequest | None = None
+        self._front: Callable[[ClientRequest], bool] | None = getattr(self.app, "begin", None)
+        """Takes a request as it is, if the app does so. False: it becomes an ASGI call."""
 
     def connection_lost(self, exc: Exception | None) -> None:
         # uvicorn notifies the request that it read last, which need not be the one it answers.
@@ -35,23 +41,53 @@ class AnsweringProtocol(HttpToolsProtocol):
             cycle.message_event.set()
         super().connection_lost(exc)
 
-    def _pending(self) -> RequestResponseCycle | None:
+    def _pending(self) -> ClientRequest | None:
         """The request that is being answered, if there is one."""
-        cycle = self._answering
-        return None if cycle is None or cycle.response_complete else cycle
+        request = self._answering
+        return None if request is None or request.response_complete else request
 
-    def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
-        self._answering = cycle
-        if cycle.waiting_for_100_continue or cycle.scope["http_version"] != "1.1":
-            app = CompatibleApp(cycle, app)
-        super()._start_asgi_task(cycle, app)
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        pending = self._pending()
+        if pending is not None and pending.watcher is not None:
+            pending.watcher.client_changed()
 
-    def _offer_answers(self, scope: dict[str, object]) -> None:
-        self.cycle.default_headers = DATED
+    def give_up(self) -> None:
+        """The process ends: so does a relayed request that is not answered yet."""
+        pending = self._pending()
+        if pending is not None and pending.watcher is not None:
+            pending.watcher.cut()
+
+    def _begin(self, request: ClientRequest) -> None:
+        """Hand a request to the app: as it is, or else as an ASGI call."""
+        if self.transport.is_closing():
+            return
+        if request.version not in SPOKEN:
+            request.refuse(505, "HTTP/1.1 and 1.0 are spoken here.")
+            return
+        try:
+            is_taken = self._front is not None and self._front(request)
+        except Exception:
+            self.logger.exception("Exception in the app")
+            request.fail()
+            return
+        if not is_taken:
+            self._call(request, self.app)
+
+    def _call(self, request: ClientRequest, app: ASGI3Application) -> None:
+        """Make an ASGI call of a request."""
+        scope = request.as_call(self)
+        scope[REQUEST] = request
+        scope[TARGET] = request.target
         scope[ANSWER] = self._answer
         scope[WRITE] = self._write_more
         scope[REASON] = self._set_reason
         scope[INTERIM] = self._send_interim
+        if request.offer is not None:
+            scope[UPGRADE] = request.offer
+        if request.waiting_for_100_continue or request.version != "1.1":
+            app = cast(ASGI3Application, CompatibleApp(request, app))
+        self._start_asgi_task(request, app)
 
     def _answer(self, status: int, reason: bytes, headers: Headers, body: bytes) -> bool:
         """Send an answer that is here whole; the same bytes as by two messages, in one write.
@@ -62,28 +98,13 @@ class AnsweringProtocol(HttpToolsProtocol):
         `headers` must say the body's length, and come from a parser that refuses CR, LF and NUL. Returns
         False if the client must be waited for: then nothing was done.
         """
-        cycle = self._answering
-        assert cycle is not None, "an app asks, so it was started"
-        if self.flow.write_paused:
+        request = self._answering
+        assert request is not None, "an app asks, so it was started"
+        if request.is_slow:
             return False
-        if cycle.disconnected:
-            return True
-        cycle.response_started = cycle.response_complete = True
-        line = STATUS_LINE[status]
-        parts = [line if line[13:-2] == reason else status_line(status, reason)]
-        has_date = False
-        for name, value in headers:
-            if name == b"date":
-                has_date = True
-            parts += (name, b": ", value, b"\r\n")
-        if not has_date:
-            parts += (b"date: ", http_date(), b"\r\n")
-        parts += (b"\r\n" if cycle.keep_alive else b"connection: close\r\n\r\n", body)
-        self.transport.write(b"".join(parts))
-        cycle.message_event.set()
-        if not cycle.keep_alive:
-            self.transport.close()
-        cycle.on_response()
+        if not request.disconnected:
+            request.answer(status, reason, headers, body, last=True)
+            request.message_event.set()
         return True
 
     def _set_reason(self, status: int, reason: bytes) -> None:

@@ -1,4 +1,4 @@
-"""Requests that uvicorn would answer wrongly: of HTTP/1.0, of an unknown version, or with `Expect`."""
+"""ASGI calls that uvicorn would answer wrongly: of HTTP/1.0, or with `Expect`."""
 
 import socket
 import struct
@@ -7,31 +7,23 @@ from functools import partial
 from typing import Any
 
 from uvicorn._types import ASGI3Application, ASGIReceiveCallable, ASGISendCallable, ASGISendEvent
-from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
-from proxy.errors import problem
+from proxy.downstream.client_request import ClientRequest
 from proxy.http.asgi import ANSWER, INTERIM, WRITE
 
 
 class CompatibleApp:
     """An app, for a request that waits to be asked for its body, or is not of HTTP/1.1."""
 
-    def __init__(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
+    def __init__(self, cycle: ClientRequest, app: ASGI3Application) -> None:
         self._cycle = cycle
         self._app = app
         self._until_close = False
 
     async def __call__(self, scope: Any, receive: ASGIReceiveCallable, send: ASGISendCallable) -> None:
         del scope[ANSWER], scope[WRITE]
-        version = scope["http_version"]
-        if version not in ("1.0", "1.1"):
-            headers, body = problem(505, "HTTP Version Not Supported", "HTTP/1.1 and 1.0 are spoken here.")
-            await send({"type": "http.response.start", "status": 505, "headers": headers})
-            await send({"type": "http.response.body", "body": body, "more_body": False})
-            return
-        if version == "1.0":
+        if self._cycle.version == "1.0":
             del scope[INTERIM]
-            self._cycle.waiting_for_100_continue = False  # RFC 9110 10.1.1: such a client cannot mean it
         try:
             await self._app(scope, receive, partial(self._send, send))
         finally:
@@ -44,7 +36,7 @@ class CompatibleApp:
             if cycle.waiting_for_100_continue and cycle.more_body:
                 # Not asked for its body, the client may send its next request, which would be read as one.
                 cycle.keep_alive = False
-            if cycle.scope["http_version"] == "1.0" and not _has_length(message["headers"]):
+            if cycle.version == "1.0" and not _has_length(message["headers"]):
                 # RFC 9112 7.1: no chunks for HTTP/1.0; the body ends with the connection.
                 self._until_close = True
                 cycle.chunked_encoding = False

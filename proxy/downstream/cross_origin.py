@@ -6,6 +6,7 @@ not share with the page, pass as they are.
 
 from collections.abc import Awaitable, Callable
 
+from proxy.downstream.client_request import ClientRequest
 from proxy.http.asgi import ANSWER, OWN_PATH, Message, Receive, Scope, Send
 from proxy.http.framing import request_target
 from proxy.http.headers import Headers
@@ -34,6 +35,12 @@ class CrossOrigin:
     def __init__(self, app: App, origins: frozenset[bytes]) -> None:
         self._app = app
         self._origins = origins
+        self._front: Callable[[ClientRequest], bool] | None = getattr(app, "begin", None)
+
+    def begin(self, request: ClientRequest) -> bool:
+        """Requests of other origins pass as they are."""
+        origin = _value(request.headers, b"origin")
+        return origin not in self._origins and self._front is not None and self._front(request)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         origin = _value(scope["headers"], b"origin")

@@ -10,6 +10,8 @@ import socket
 from collections.abc import Callable
 from typing import Protocol
 
+from proxy.downstream.answer_head import CONTINUE
+
 CHECK_S = 0.2
 """Seconds between two checks."""
 
@@ -19,8 +21,6 @@ client that has left frees the upstream within a second."""
 
 PROBE_S = 15.0
 """Seconds between two probes."""
-
-PROBE = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 
 class PendingAnswer(Protocol):
@@ -61,7 +61,7 @@ class HalfClosed:
             self._transport.abort()
         else:
             if self._may_probe and not pending.response_started and self._loop.time() >= self._probe_at:
-                self._transport.write(PROBE)
+                self._transport.write(CONTINUE)
                 self._probe_at = self._loop.time() + PROBE_S
             self._timer = self._loop.call_later(CHECK_S, self._check)
 

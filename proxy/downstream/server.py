@@ -7,16 +7,16 @@ from http import HTTPStatus
 from typing import cast
 
 import httptools
-from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
+from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
 
 from proxy.downstream.answer_head import last_answer
+from proxy.downstream.client_request import ClientRequest
 from proxy.downstream.half_closed import HalfClosed
 from proxy.downstream.slow_clients import TimedProtocol
 from proxy.errors import RequestRefused, problem
-from proxy.http.asgi import ARRIVED, TARGET
 from proxy.http.headers import head_bytes
 from proxy.http.request_rules import authority_of, put_host, with_path
-from proxy.http.upgrade import EARLY_BYTES, UPGRADE, Lost, UpgradeOffer, offered, without_upgrade
+from proxy.http.upgrade import EARLY_BYTES, Lost, UpgradeOffer, offered, without_upgrade
 
 MAX_HEAD_BYTES = 64 * 1024
 """Request line and headers together; nginx's default is 32 KiB."""
@@ -40,6 +40,7 @@ class ServerProtocol(TimedProtocol):
         self._next_is_last = False
         self._refusal: RequestRefused | None = None
         self._half_closed: HalfClosed | None = None
+        self._unbegun: ClientRequest | None = None
 
     def close_after_next(self) -> None:
         """End the connection after one more answer, which announces the end; no request on its way is lost.
@@ -52,9 +53,9 @@ class ServerProtocol(TimedProtocol):
         self.timeout_keep_alive = LAST_S
         if self.cycle is not None and not self.cycle.response_started:
             self.cycle.keep_alive = False
-        if self.timeout_keep_alive_task is not None:
-            self._unset_keepalive_if_required()
-            self.timeout_keep_alive_task = self.loop.call_later(LAST_S, self.timeout_keep_alive_handler)
+        if self._idle_since:
+            self._stop_idle_timer()
+            self._wait_for_request()
 
     def connection_lost(self, exc: Exception | None) -> None:
         if self._half_closed is not None:
@@ -72,18 +73,19 @@ class ServerProtocol(TimedProtocol):
             return False
         if pending.response_started and pending.chunked_encoding:
             return False  # the viewer of a stream has left: that must be known at once
-        self._drop_unfinished()
-        self.cycle.keep_alive = False
-        self.cycle.on_response = self._end_of_answers
-        may_probe = pending.scope["http_version"] == "1.1"
+        last = self._last_whole(pending)
+        last.keep_alive = False
+        last.on_response = self._end_of_answers
+        may_probe = pending.version == "1.1"
         self._half_closed = HalfClosed(self.transport, self._pending, may_probe=may_probe)
         return True
 
-    def _drop_unfinished(self) -> None:
-        """The request that was read last has no end, and waits for the one before to be answered."""
-        if self.pipeline and self.pipeline[0][0] is self.cycle and self.cycle.more_body:
+    def _last_whole(self, pending: ClientRequest) -> ClientRequest:
+        """The last request that gets an answer. One without an end, which waits behind it, is dropped."""
+        if self.pipeline and self.pipeline[0] is self.cycle and self.cycle.more_body:
             self.pipeline.popleft()
-            self.cycle = self.pipeline[0][0] if self.pipeline else cast(RequestResponseCycle, self._answering)
+            self.cycle = self.pipeline[0] if self.pipeline else pending
+        return self.cycle or pending
 
     def data_received(self, data: bytes) -> None:
         if self._refusal is not None:
@@ -94,15 +96,28 @@ class ServerProtocol(TimedProtocol):
         while self._again:
             again, self._again = self._again, b""
             self._parse(again)
+        request = self._unbegun
+        if request is not None:
+            # Now that all that came with its head has been read: they go on in one write.
+            self._unbegun = None
+            self._begin(request)
 
     def _parse(self, data: bytes) -> None:
         self._read = data
         self._begun_in_read = False
         self._only_fields = True
-        super().data_received(data)
+        self._idle_since = 0.0
+        try:
+            self.parser.feed_data(data)
+        except httptools.HttpParserError:
+            self.send_400_response("Invalid HTTP request received.")
+        except httptools.HttpParserUpgrade:
+            self.handle_websocket_upgrade()
         self._read = b""
         if not self._only_fields:
             self._field_bytes = 0
+            if self._unbegun is not None and not (self._unbegun.more_body or self._reading_head):
+                return  # nothing is waited for
         else:
             # A long head, trailers, or the lines between chunks: nothing else bounds them.
             self._field_bytes += len(data)
@@ -137,13 +152,13 @@ class ServerProtocol(TimedProtocol):
         """
         pending = self._pending()
         self._refusal = refusal
+        self.logger.warning("Invalid HTTP request received.")
         if pending is None or (pending is self.cycle and pending.more_body and not pending.response_started):
             self._write_refusal(refusal)
         elif pending.more_body:
             self.transport.close()
         else:
-            self._drop_unfinished()
-            self.cycle.on_response = self._end_of_answers
+            self._last_whole(pending).on_response = self._end_of_answers
 
     def _write_refusal(self, refusal: RequestRefused) -> None:
         headers, body = problem(refusal.status, HTTPStatus(refusal.status).phrase, refusal.detail)
@@ -161,18 +176,40 @@ class ServerProtocol(TimedProtocol):
             self.transport.close()
 
     def on_message_begin(self) -> None:
-        super().on_message_begin()
+        self.url = b""
+        self.expect_100_continue = False
+        self.headers = []
         self._reading_head = True
         self._begun_in_read = True
         self._only_fields = False
 
     def on_body(self, body: bytes) -> None:
         self._only_fields = False
-        super().on_body(body)
+        request = self.cycle
+        if request is None or request.response_complete or self._reading_head:
+            return
+        held = request.body
+        if not held:
+            request.body = body
+        elif isinstance(held, bytearray):
+            held += body
+        else:
+            request.body = bytearray(held + body)
+        if len(request.body) > HIGH_WATER_LIMIT:
+            self.flow.pause_reading()
+        request.message_event.set()
+
+    def on_message_complete(self) -> None:
+        request = self.cycle
+        if request is None or request.response_complete or self._reading_head:
+            return
+        request.more_body = False
+        request.message_event.set()
 
     def on_headers_complete(self) -> None:
-        if not self.url.startswith(b"/") and self.parser.get_method() != b"CONNECT":
-            method = self.parser.get_method()
+        parser = self.parser
+        method = parser.get_method()
+        if not self.url.startswith(b"/") and method != b"CONNECT":
             authority = authority_of(method, self.url)
             if authority is not None:
                 put_host(self.headers, authority)
@@ -182,24 +219,40 @@ class ServerProtocol(TimedProtocol):
         may_be_large = not self._begun_in_read or len(self._read) > MAX_HEAD_BYTES
         if may_be_large and len(self.url) + head_bytes(self.headers) > MAX_HEAD_BYTES:
             raise _too_large(self.url)
-        if self.parser.should_upgrade():
+        if parser.should_upgrade():
             return
-        super().on_headers_complete()
-        if self._next_is_last:
-            self.cycle.keep_alive = False
+        httptools.parse_url(self.url).path.decode("ascii")  # or it is refused
+        version = parser.get_http_version()
+        keeps = version != "1.0" and parser.should_keep_alive() and not self._next_is_last
+        request = ClientRequest(self, method, version, keeps)
+        if self.expect_100_continue and version != "1.0":  # RFC 9110 10.1.1: such a client cannot mean it
+            request.waiting_for_100_continue = True
+        before, self.cycle = self.cycle, request
         self._reading_head = False
         self._only_fields = False
         self._stop_head_timer()
-        # The app's task was made just now and has not begun.
-        scope = cast(dict[str, object], self.scope)
-        scope[TARGET] = self.url
-        self._offer_answers(scope)
-        scope[ARRIVED] = self.cycle.message_event.is_set
         if self._offer is not None:
-            scope[UPGRADE] = self._offer
-            self.cycle.keep_alive = self.cycle.keep_alive and not self._offer.early
-        # Trailers come by the same callback, and would be headers to an app that has not begun.
+            request.offer = self._offer
+            request.keep_alive = keeps and not self._offer.early
+        # Trailers come by the same callback, and would be headers of a request that has not begun.
         self.headers = []
+        if before is None or before.response_complete:
+            self._answering = self._unbegun = request
+        else:
+            self.flow.pause_reading()
+            self.pipeline.appendleft(request)
+
+    def on_response_complete(self) -> None:
+        """An answer is out: begin the next request, or wait for it."""
+        self.server_state.total_requests += 1
+        if self.transport.is_closing():
+            return
+        self.flow.resume_reading()
+        if self.pipeline:
+            request = self._answering = self.pipeline.pop()
+            self.loop.call_soon(self._begin, request)  # not within the one before
+        else:
+            self._wait_for_request()
 
     def _should_upgrade(self) -> bool:
         return True  # leaves all of them to `handle_websocket_upgrade`
@@ -238,7 +291,8 @@ class ServerProtocol(TimedProtocol):
         if self.transport.is_closing():
             return True
         offer.early += data
-        self.cycle.keep_alive = False
+        if self.cycle is not None:
+            self.cycle.keep_alive = False
         if len(offer.early) > EARLY_BYTES:
             self.flow.pause_reading()
         return True

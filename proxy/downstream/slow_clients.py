@@ -28,12 +28,15 @@ class TimedProtocol(AnsweringProtocol):
         self._write_timer: TimerHandle | None = None
         self._body_timer: TimerHandle | None = None
         self._read_at = 0.0
+        self._idle_timer: TimerHandle | None = None
+        self._idle_since = 0.0
         self._head_timer: TimerHandle | None = self.loop.call_later(self.head_s, self._head_is_late)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._stop_head_timer()
         self._stop_write_timer()
         self._stop_body_timer()
+        self._stop_idle_timer()
         super().connection_lost(exc)
 
     def pause_writing(self) -> None:
@@ -53,7 +56,7 @@ class TimedProtocol(AnsweringProtocol):
     def _look_for_body(self) -> None:
         """Cut a client whose body has stopped. One timer serves a whole body, however many reads it takes."""
         self._body_timer = None
-        if not self.cycle.more_body:
+        if self.cycle is None or not self.cycle.more_body:
             return
         ours_to_read = self.flow.read_paused or self.cycle.waiting_for_100_continue
         due_s = self.body_s if ours_to_read else self._read_at + self.body_s - self.loop.time()
@@ -71,6 +74,28 @@ class TimedProtocol(AnsweringProtocol):
         if self._head_timer is not None:
             self._head_timer.cancel()
             self._head_timer = None
+
+    def _wait_for_request(self) -> None:
+        """All requests are answered. One timer serves a kept connection, however many requests come on it."""
+        self._idle_since = self.loop.time()
+        if self._idle_timer is None:
+            self._idle_timer = self.loop.call_later(self.timeout_keep_alive, self._look_for_request)
+
+    def _look_for_request(self) -> None:
+        """Close a connection on which no request came within the time that it is kept."""
+        self._idle_timer = None
+        if not self._idle_since:
+            return
+        due_s = self._idle_since + self.timeout_keep_alive - self.loop.time()
+        if due_s > 0:
+            self._idle_timer = self.loop.call_later(due_s, self._look_for_request)
+        elif not self.transport.is_closing():
+            self.transport.close()
+
+    def _stop_idle_timer(self) -> None:
+        if self._idle_timer is not None:
+            self._idle_timer.cancel()
+            self._idle_timer = None
 
     def _head_is_late(self) -> None:
         self._head_timer = None

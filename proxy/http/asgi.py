@@ -20,6 +20,9 @@ OWN_PATH = b"/_headgate/"
 TARGET = "headgate.target"
 """Scope key: the request target, byte for byte (ASGI's `raw_path` loses an empty query)."""
 
+REQUEST = "headgate.request"
+"""Scope key: the `ClientRequest` that became this call."""
+
 ANSWER = "headgate.answer"
 """Scope key: a function that sends a whole answer at once, see `AnsweringProtocol._answer`. Two messages
 would cost a relayed request a tenth more, half of it for a second system call."""
@@ -34,9 +37,6 @@ REASON = "headgate.reason"
 INTERIM = "headgate.interim"
 """Scope key: a function that sends an interim answer; there is none for HTTP/1.0 (RFC 9110 15.2)."""
 
-ARRIVED = "headgate.arrived"
-"""Scope key: a function that tells whether `receive` would return at once."""
-
 TITLES = {
     400: "Bad Request",
     404: "Not Found",
@@ -47,6 +47,7 @@ TITLES = {
     502: "Bad Gateway",
     503: "Service Unavailable",
     504: "Gateway Timeout",
+    505: "HTTP Version Not Supported",
 }
 
 

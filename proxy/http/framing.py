@@ -79,7 +79,11 @@ def request_target(scope: Scope) -> bytes:
     if target is None:
         query: bytes = scope["query_string"]
         target = scope["raw_path"] + b"?" + query if query else scope["raw_path"]
-    if not target.startswith(b"/") and target != b"*":
-        # Absolute form (RFC 9112 3.2.2): the origin behind gets the origin form.
-        target = b"/" + target.partition(b"://")[2].partition(b"/")[2]
-    return target
+    return origin_form(target)
+
+
+def origin_form(target: bytes) -> bytes:
+    """A target in absolute form (RFC 9112 3.2.2) as the origin behind gets it; others as they are."""
+    if target.startswith(b"/") or target == b"*":
+        return target
+    return b"/" + target.partition(b"://")[2].partition(b"/")[2]

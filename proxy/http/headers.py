@@ -70,7 +70,8 @@ _FORWARDED_FOR = b"x-forwarded-for"
 _FORWARDED_PROTO = b"x-forwarded-proto"
 _FORWARDED_HOST = b"x-forwarded-host"
 _X_FORWARDED = frozenset({_FORWARDED_FOR, _FORWARDED_PROTO, _FORWARDED_HOST})
-_LOOKED_AT = _DROPPED | _X_FORWARDED | {b"host", b"tracestate"}
+SECOND_LOOK = _DROPPED | _X_FORWARDED | {b"host", b"tracestate"}
+"""Request headers that are not just passed on."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,7 +135,7 @@ def request_headers(
     has_trace_state = False
     for pair in headers:
         name = pair[0]
-        if name not in _LOOKED_AT and (b"_" not in name or not is_shadow(name)):
+        if name not in SECOND_LOOK and (b"_" not in name or not is_shadow(name)):
             kept.append(pair)
         elif name == b"host":
             if host is not None:
@@ -153,9 +154,16 @@ def request_headers(
     if has_trace_state:
         kept = without_token(kept)  # it would name a run, which only Headgate may
     kept = _with_host(kept, host, forwarding.upstream_host, fallback_host)
-    kept += _x_forwarded(earlier, forwarding, client, scheme, host)
+    return kept + added_fields(earlier, forwarding, client, scheme, host)
+
+
+def added_fields(
+    earlier: Headers, forwarding: Forwarding, client: str | None, scheme: str, host: bytes | None
+) -> Headers:
+    """What is added to a request's headers, which had these `X-Forwarded` fields."""
+    fields = _x_forwarded(earlier, forwarding, client, scheme, host)
     is_announced = forwarding.forwarded or forwarding.via
-    return kept + _announced(forwarding, client, scheme, host) if is_announced else kept
+    return fields + _announced(forwarding, client, scheme, host) if is_announced else fields
 
 
 def _with_host(headers: Headers, host: bytes | None, chosen: bytes | None, fallback: bytes) -> Headers:
@@ -240,10 +248,14 @@ def head_bytes(headers: Headers) -> int:
 
 def write_head(method: bytes, target: bytes, headers: Headers) -> bytes:
     """The bytes of a request's head. Names and values were parsed strictly, so they hold no CR or LF."""
-    parts = [method, b" ", target, b" HTTP/1.1\r\n"]
+    return b"%b %b HTTP/1.1\r\n%b\r\n" % (method, target, write_fields(headers))
+
+
+def write_fields(headers: Headers) -> bytes:
+    """The lines of headers."""
+    parts: list[bytes] = []
     for name, value in headers:
         parts += (name, b": ", value, b"\r\n")
-    parts.append(b"\r\n")
     return b"".join(parts)
 
 

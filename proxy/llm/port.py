@@ -39,7 +39,8 @@ from proxy.observe.metrics import Metrics
 from proxy.observe.spans.ports import MODEL, ModelSpans
 from proxy.observe.spans.request_ids import CURRENT, ids_of
 from proxy.relay.answer_copy import AnswerCopy
-from proxy.relay.relay import Outcome, Relay, RelayResult
+from proxy.relay.relay import Relay
+from proxy.relay.relayed_request import Outcome, RelayResult
 from proxy.settings.blocks.upstream import LlmSettings
 from proxy.text.sections import MalformedBody, parse
 from proxy.text.slow_json import is_slow

@@ -4,7 +4,8 @@ Children are bound once per route, so that a request looks up no labels.
 """
 
 import platform
-from collections.abc import Sequence
+from bisect import bisect_left
+from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from itertools import product
 from time import time
@@ -251,6 +252,27 @@ class UnmatchedMetrics:
         self.upgrades = families.requests.labels(UNMATCHED, Mode.UPGRADE, Reason.NO_ROUTE)
         self.seconds = families.request_seconds.labels(UNMATCHED, Mode.RELAY)
         self.overhead = families.relay_overhead.labels(UNMATCHED)
+        self._one = self.requests._value.inc
+        self._observe_seconds = _observer(self.seconds)
+        self._observe_overhead = _observer(self.overhead)
+
+    def count_relayed(self, took_s: float, overhead_s: float) -> None:
+        """Count a relayed request at its end."""
+        self._one(1)
+        self._observe_seconds(took_s)
+        self._observe_overhead(overhead_s)
+
+
+def _observer(histogram: Histogram) -> Callable[[float], None]:
+    """The same as `histogram.observe`, for the relay: without checks of what is known here."""
+    add, bounds = histogram._sum.inc, histogram._upper_bounds
+    counts = [bucket.inc for bucket in histogram._buckets]
+
+    def observe(amount: float) -> None:
+        add(amount)
+        counts[bisect_left(bounds, amount)](1)
+
+    return observe
 
 
 class RouteMetrics:

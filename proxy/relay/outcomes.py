@@ -10,7 +10,7 @@ import logging
 from flags.decision import Arm
 from proxy.errors import UpstreamBusy
 from proxy.relay.answer_copy import AnswerCopy
-from proxy.relay.relay import Outcome, RelayResult
+from proxy.relay.relayed_request import Outcome, RelayResult
 from proxy.settings.routes import Route
 from proxy.text.sections import MalformedBody
 from proxy.text.slow_json import texts_of

@@ -2,7 +2,8 @@
 
 from proxy.http.asgi import Receive, Scope, Send
 from proxy.observe.spans.ports import REQUEST, SpanEnd
-from proxy.relay.relay import Outcome, Relay, RelayResult
+from proxy.relay.relay import Relay
+from proxy.relay.relayed_request import Outcome, RelayResult
 
 
 class TracedRelay(Relay):

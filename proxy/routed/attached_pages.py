@@ -7,7 +7,8 @@ from proxy.http.headers import Headers
 from proxy.identity import Identifier
 from proxy.observe.metrics import Metrics
 from proxy.relay.attached_page import AttachedPage
-from proxy.relay.relay import Relay, RelayResult
+from proxy.relay.relay import Relay
+from proxy.relay.relayed_request import RelayResult
 from proxy.routed.attach_document import AttachDocument
 from proxy.settings.blocks.attach import AttachSettings
 from proxy.settings.routes import PathTemplate
@@ -33,11 +34,10 @@ class AttachedPages:
         self._relay = relay
         self._metrics = metrics
 
-    def takes(self, scope: Scope, target: bytes) -> bool:
+    def takes(self, method: str, headers: Headers, target: bytes) -> bool:
         """True if a request is for a page that is to have the script, if it may."""
-        if scope["method"] != "GET" or not self._any.fullmatch(target.partition(b"?")[0].decode("latin-1")):
+        if method != "GET" or not self._any.fullmatch(target.partition(b"?")[0].decode("latin-1")):
             return False
-        headers: Headers = scope["headers"]
         is_shown = all(
             value in _DESTINATIONS if name == b"sec-fetch-dest" else name != b"range"
             for name, value in headers

@@ -15,7 +15,8 @@ from proxy.observe.metrics import Metrics
 from proxy.relay.answer_copy import AnswerCopy
 from proxy.relay.held_answer import HeldAnswer, KeptBody
 from proxy.relay.outcomes import COMPARED, RelayedOutcomes
-from proxy.relay.relay import Outcome, Relay, RelayResult
+from proxy.relay.relay import Relay
+from proxy.relay.relayed_request import Outcome, RelayResult
 from proxy.routed.decider import MADE_HERE, Decider, asks_to_stream
 from proxy.routed.request import RouteRequest
 from proxy.routed.run_access import RunAccess

@@ -35,6 +35,9 @@ class Connection(asyncio.Protocol):
         self._socket: socket.socket | None = None
         self._waiter: asyncio.Future[None] | None = None
         self._each: Callable[[bytes], None] | None = None
+        self.on_change: Callable[[], None] | None = None
+        """Is called when there is more of the answer, or its end, or room for more of the request. It must
+        not raise."""
         self._writable: asyncio.Future[None] | None = None
         self._write_paused = False
         self._eof = False
@@ -63,9 +66,14 @@ class Connection(asyncio.Protocol):
         if not self.closed:  # uvloop raises if it is
             self._transport.write(data)
 
+    @property
+    def is_slow(self) -> bool:
+        """True if the upstream must be waited for before more is written."""
+        return self._write_paused and not self.closed
+
     async def drain(self) -> None:
         """Wait until the socket takes more; returns at once when the connection is lost."""
-        while self._write_paused and not self.closed:
+        while self.is_slow:
             self._writable = self._loop.create_future()
             await self._writable
 
@@ -153,7 +161,7 @@ class Connection(asyncio.Protocol):
         response = self.response
         self._active = False
         self.used = True
-        response.on_interim = None  # it holds on to the request
+        response.on_interim = self.on_change = None  # they hold on to the request
         self._failure = self._waiter = None  # and so do the frames that an error was raised through
         self.timer.end()
         is_whole = response.complete and self.timer.is_sent and response.keep_alive
@@ -191,10 +199,17 @@ class Connection(asyncio.Protocol):
         self._waiter = self._loop.create_future()
         await self._waiter
 
+    @property
+    def failure(self) -> UpstreamError | None:
+        """What has ended the exchange, if anything; what came before of the answer can still be taken."""
+        return self._failure
+
     def wake(self) -> None:
-        """Let the waiting task look again."""
+        """Let whoever waits look again."""
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)
+        if self.on_change is not None:
+            self.on_change()
 
     # The socket's side.
 
@@ -277,3 +292,5 @@ class Connection(asyncio.Protocol):
         self._write_paused = False
         if self._writable is not None and not self._writable.done():
             self._writable.set_result(None)
+        if self.on_change is not None and self._active:
+            self.on_change()

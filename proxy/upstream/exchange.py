@@ -13,7 +13,7 @@ from time import monotonic
 from types import TracebackType
 from typing import Self
 
-from proxy.errors import UpstreamAborted, UpstreamBroke, UpstreamUnreachable
+from proxy.errors import UpstreamAborted, UpstreamBroke, UpstreamError, UpstreamUnreachable
 from proxy.http.headers import Headers
 from proxy.upstream.connecting import PROXY_AUTHENTICATION_REQUIRED, absolute
 from proxy.upstream.connection import Connection
@@ -31,20 +31,23 @@ SILENT_S = 1.0
 class Exchange:
     """One request and its answer: `with upstream.exchange("GET") as exchange`. The block owns it."""
 
+    _is_counted = False
+    _connection: Connection | None = None
+    _second: Connection | None = None
+    _silence: TimerHandle | None = None
+    _replay: bytes | None = None
+    _aborted = False
+    on_interim: OnInterim | None = None
+    """Is called for each interim response but 100."""
+    on_change: Callable[[], None] | None = None
+    """See `Connection.on_change`."""
+
     def __init__(self, pool: ConnectionPool, method: str, *, fresh: bool, long: bool, repeats: bool) -> None:
         self.method = method
         self._fresh = fresh
         self._is_long = long or fresh
         self._repeats = repeats or method in IDEMPOTENT
-        self._is_counted = False
         self._pool = pool
-        self._connection: Connection | None = None
-        self._second: Connection | None = None
-        self._silence: TimerHandle | None = None
-        self._replay: bytes | None = None
-        self._aborted = False
-        self.on_interim: OnInterim | None = None
-        """Is called for each interim response but 100."""
 
     def __enter__(self) -> Self:
         return self
@@ -68,15 +71,26 @@ class Exchange:
             UpstreamUnreachable: no connection within `connect_s`.
             UpstreamBusy: `max_connections` are in use.
         """
-        if self._is_long:
-            self._count_as_long()
+        if not self.send_at_once(data, whole=whole, on_slow=on_slow):
+            if self._is_long:
+                self._count_as_long()
+            self._send_on(await self._connect(), data, whole, on_slow)
+
+    def send_at_once(self, data: bytes, *, whole: bool, on_slow: Callable[[], None] | None = None) -> bool:
+        """Do the same on a kept connection. False: there is none, and nothing was sent."""
+        connection = None if self._is_long else self._pool.reuse()
+        if connection is None:
+            return False
+        self._send_on(connection, data, whole, on_slow)
+        return True
+
+    def _send_on(
+        self, connection: Connection, data: bytes, whole: bool, on_slow: Callable[[], None] | None
+    ) -> None:
+        self._take(connection)
         asking = self._pool.origin.asked_by_proxy
         if asking is not None:
             data = absolute(data, self._pool.origin.authority, asking)
-        connection = None if self._is_long else self._pool.reuse()
-        if connection is None:
-            connection = await self._connect()
-        self._take(connection)
         connection.write(data)
         if whole:
             connection.timer.sent(on_slow)
@@ -87,6 +101,24 @@ class Exchange:
 
     async def _connect(self) -> Connection:
         return await (self._pool.connect() if self._fresh else self._pool.connect_or_keep())
+
+    @property
+    def may_go_on(self) -> bool:
+        """True if a failure or silence before the head is not the end: `head` asks again, or hedges."""
+        connection = self.connection
+        return connection.is_silent or (
+            self._replay is not None
+            and isinstance(connection.failure, UpstreamBroke)
+            and not connection.response.has_begun
+            and not self._aborted
+        )
+
+    @property
+    def refusal_of_proxy(self) -> UpstreamError | None:
+        """The failure that an answer's head stands for if it is not the upstream's own, but a proxy's."""
+        if self.status != PROXY_AUTHENTICATION_REQUIRED or self._pool.origin.asked_by_proxy is None:
+            return None
+        return UpstreamUnreachable(f"the proxy {self._pool.origin.via} answers {self.status}")
 
     async def head(self) -> None:
         """Wait for the head of the answer; `status` and `headers` are set then."""
@@ -100,8 +132,8 @@ class Exchange:
             await self.connection.head()
         if self.connection.is_silent:
             await self._hedge()
-        if self.status == PROXY_AUTHENTICATION_REQUIRED and self._pool.origin.asked_by_proxy is not None:
-            raise UpstreamUnreachable(f"the proxy {self._pool.origin.via} answers {self.status}")
+        if (refusal := self.refusal_of_proxy) is not None:
+            raise refusal
 
     async def _send_again(self, data: bytes) -> None:
         self._replay = None
@@ -116,6 +148,7 @@ class Exchange:
         self._connection = connection
         connection.begin(is_head=self.method == "HEAD")
         connection.response.on_interim = self.on_interim
+        connection.on_change = self.on_change
         if self._pool.avoids_busy and not self._is_counted:
             connection.timer.on_long = self._has_become_long
         if self._aborted:
@@ -159,6 +192,7 @@ class Exchange:
     async def _send_second(self, request: bytes) -> None:
         self._second = second = await self._pool.connect()
         second.begin(is_head=self.method == "HEAD")
+        second.on_change = self.on_change
         if self._aborted:
             raise UpstreamAborted("the client left")
         second.write(request)

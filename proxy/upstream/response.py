@@ -5,7 +5,7 @@ from collections.abc import Callable
 import httptools
 
 from proxy.errors import Fault, UpstreamError, UpstreamMalformed
-from proxy.http.headers import Headers, head_bytes
+from proxy.http.headers import HOP_BY_HOP, Headers, head_bytes
 from proxy.http.repeated_length import final_head, with_one_length
 from proxy.http.upgrade import SWITCHING_PROTOCOLS, is_accepted
 
@@ -14,6 +14,8 @@ MAX_HEAD_BYTES = 64 * 1024
 
 OnInterim = Callable[[int, bytes, Headers], None]
 """Is called with an interim response: status, reason and headers."""
+
+_LOOKED_AT = frozenset({b"content-length", *HOP_BY_HOP})
 
 _FRAMING = frozenset({b"content-length", b"transfer-encoding"})
 """These say nothing about an interim response, which has no body."""
@@ -38,10 +40,12 @@ class UpstreamResponse:
         self.reason = b""
         self.headers: Headers = []
         self.has_length = False
+        self.has_hop_fields = False
+        """True if any of the headers is for this connection only."""
         self.has_begun = False
-        """Whether any byte has come."""
+        """True if any byte has come."""
         self.continued = False
-        """Whether a 100 has come."""
+        """True if a 100 has come."""
         self.on_interim: OnInterim | None = None
         """Is called for each interim response but 100."""
         self.chunks: list[bytes] = []
@@ -51,7 +55,7 @@ class UpstreamResponse:
         self.complete = False
         self.keep_alive = False
         self.has_surplus = False
-        """Whether bytes came after the end: the connection must carry no other request."""
+        """True if bytes came after the end: the connection must carry no other request."""
         self.offered = b""
         """The protocols that the request offers to switch to."""
         self.beyond = b""
@@ -102,7 +106,7 @@ class UpstreamResponse:
         if mended is None:
             return False
         self._parser = httptools.HttpResponseParser(self)
-        self.reason, self.headers, self.has_length = b"", [], False
+        self.reason, self.headers, self.has_length, self.has_hop_fields = b"", [], False, False
         try:
             self._parser.feed_data(mended)
         except httptools.HttpParserError:
@@ -135,10 +139,13 @@ class UpstreamResponse:
     def on_header(self, name: bytes, value: bytes) -> None:
         if not self.status:  # later ones are trailers, and those are dropped
             name = name.lower()
-            if name == b"content-length":
-                self.has_length = True
-            elif name == b"transfer-encoding":
-                self._check_coding(value)
+            if name in _LOOKED_AT:
+                if name == b"content-length":
+                    self.has_length = True
+                else:
+                    self.has_hop_fields = True
+                    if name == b"transfer-encoding":
+                        self._check_coding(value)
             self.headers.append((name, value))
 
     def _check_coding(self, value: bytes) -> None:
@@ -174,7 +181,7 @@ class UpstreamResponse:
             self.on_interim(status, self.reason, [pair for pair in self.headers if pair[0] not in _FRAMING])
         self.reason = b""
         self.headers = []
-        self.has_length = False
+        self.has_length = self.has_hop_fields = False
 
     def on_body(self, body: bytes) -> None:
         if self.complete:

@@ -35,6 +35,13 @@ class OwnedServer(uvicorn.Server):
         await super().startup(sockets)
         self.is_open.set()
 
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """uvicorn cancels calls that are left when the time to drain is over; what is relayed is no call."""
+        await super().shutdown(sockets)
+        for connection in list(self.server_state.connections):
+            assert isinstance(connection, ServerProtocol)
+            connection.give_up()
+
     def stop_accepting(self) -> None:
         """Accept no more connections; open connections stay."""
         for server in self.servers:

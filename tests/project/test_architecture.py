@@ -43,7 +43,7 @@ WINGS = {
         "observe.spans": "http settings",
         "observe.page": "errors settings settings.blocks text",
         "upstream": "errors turns http settings.blocks",
-        "downstream": "errors http observe",
+        "downstream": "errors http observe observe.spans",
         "relay": "errors turns downstream http observe observe.spans settings text upstream",
         "runs": "errors identity turns downstream http observe observe.spans relay settings text upstream",
         "viewers": "errors identity turns http observe observe.spans runs text",

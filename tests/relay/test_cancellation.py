@@ -4,6 +4,7 @@ import asyncio
 import os
 import random
 from contextlib import suppress
+from pathlib import Path
 
 import pytest
 
@@ -11,7 +12,7 @@ from proxy.errors import UpstreamError
 from proxy.upstream.client import Upstream
 from proxy.upstream.pool import Origin
 from tests.servers.scripted import Asked, ScriptedUpstream, ask, talking, until
-from tests.servers.serving import Serving
+from tests.servers.serving import Serving, headgate
 
 pytestmark = pytest.mark.anyio
 
@@ -62,6 +63,23 @@ async def test_a_client_that_leaves_frees_the_upstream(
         client.leave()
 
         await asyncio.wait_for(upstream.left.wait(), 2 if b"expect" in request_bytes else 1)
+
+
+@pytest.mark.parametrize("method", [b"GET", b"POST"])
+async def test_a_client_whose_request_had_to_be_a_call_frees_the_upstream_too(method: bytes, tmp_path: Path):
+    """The relay reaches it by messages: here, since its page's origin is one of `cors.origins`."""
+    request = b"%b / HTTP/1.1\r\n%borigin: http://page.example\r\ncontent-length: %d\r\n\r\n%b"
+    body = b"a" * 9 * (method == b"POST")
+    async with (
+        ScriptedUpstream(silent).running() as upstream,
+        headgate(upstream.url, tmp_path, cors={"origins": ["http://page.example"]}) as gate,
+        talking(gate.url) as client,
+    ):
+        await client.send(request % (method, HOST, len(body), body))
+        await until(lambda: len(upstream.asked) == 1, 30)
+        client.leave()
+
+        await asyncio.wait_for(upstream.left.wait(), 30)
 
 
 @pytest.mark.parametrize("reading", [True, False])

@@ -14,7 +14,7 @@ from proxy.identity import Identity
 from proxy.observe.metrics import Metrics
 from proxy.relay.answer_copy import AnswerCopy
 from proxy.relay.outcomes import RelayedOutcomes
-from proxy.relay.relay import Outcome, RelayResult
+from proxy.relay.relayed_request import Outcome, RelayResult
 from proxy.runs.call import Call
 from proxy.runs.run import Run
 from proxy.settings.blocks.route import RouteSettings

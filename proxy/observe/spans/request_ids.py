@@ -5,7 +5,8 @@ They are in a context variable, which tasks inherit: a run's lines have those of
 
 import re
 import secrets
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Iterator
+from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import NamedTuple
 
@@ -31,6 +32,18 @@ NOBODYS = RequestIds()
 
 CURRENT: ContextVar[RequestIds] = ContextVar("request_ids", default=NOBODYS)
 """The ids of the request whose work this is."""
+
+
+@contextmanager
+def work_of(ids: RequestIds) -> Iterator[None]:
+    """Log lines of the block have these ids: in a connection's callback the variable has those of another
+    request, in whose task the connection was made.
+    """
+    before = CURRENT.set(ids)
+    try:
+        yield
+    finally:
+        CURRENT.reset(before)
 
 
 def ids_of(headers: Headers) -> RequestIds:

@@ -1,0 +1,261 @@
+"""One request of a client: its head, its body as it comes, and its answer's bytes.
+
+What is relayed is never an ASGI call: the relay takes the body from here, is told of each change, and writes
+the answer here. Only a request that goes to an ASGI app gets a scope, an event and a task, and is uvicorn's
+from then on.
+"""
+
+import asyncio
+import socket
+import struct
+from collections.abc import Callable
+from typing import Any, Protocol, cast
+from urllib.parse import unquote
+
+import httptools
+from uvicorn._types import ASGI3Application
+from uvicorn.protocols.http.flow_control import FlowControl
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
+
+from proxy.downstream.answer_head import CONTINUE, interim_answer, status_line
+from proxy.errors import problem
+from proxy.http.asgi import TITLES
+from proxy.http.headers import BODILESS_STATUS, Headers
+from proxy.http.http_date import Dated, http_date
+from proxy.http.upgrade import UpgradeOffer
+from proxy.observe.spans.request_ids import RequestIds, ids_of
+
+_NO_BODY = b""
+
+
+class RequestWatcher(Protocol):
+    """Is told of a request's changes."""
+
+    def client_changed(self) -> None:
+        """More of the body is here, or its end; or the client has left, or takes bytes again."""
+
+    def cut(self) -> None:
+        """The process ends: give the request up."""
+
+
+class ClientRequest(RequestResponseCycle):
+    """One request; a cycle of uvicorn's as far as its protocol and its ASGI apps go.
+
+    The state is in attributes of the class until it changes: most requests are relayed, and change few.
+    """
+
+    disconnected = False
+    waiting_for_100_continue = False
+    more_body = True
+    response_started = False
+    response_complete = False
+    chunked_encoding: bool | None = None
+    expected_content_length = 0
+    body: bytes | bytearray = _NO_BODY  # type: ignore[assignment]
+    access_log = False
+    default_headers = Dated()
+    offer: UpgradeOffer | None = None
+    watcher: RequestWatcher | None = None
+    ends_with_connection = False
+    """True if the answer's end is the connection's: HTTP/1.0 knows no chunks."""
+    scope: Any = None
+    _event: asyncio.Event | None = None
+
+    def __init__(self, protocol: HttpToolsProtocol, method: bytes, version: str, keep_alive: bool) -> None:
+        self.method = method.decode("ascii")
+        self.version = version
+        self.target = protocol.url
+        self.headers: Headers = protocol.headers
+        self.keep_alive = keep_alive
+        self.transport = protocol.transport
+        self.flow: FlowControl = protocol.flow
+        self.on_response = protocol.on_response_complete
+        self.address = protocol.client[0] if protocol.client else None
+        self.scheme: str = cast(str, protocol.scheme)
+
+    # What uvicorn's protocol calls.
+
+    @property
+    def message_event(self) -> Any:  # type: ignore[override]
+        """What is set when something has changed: this request itself, unless it is an ASGI call."""
+        return self._event or self
+
+    def set(self) -> None:
+        if self.watcher is not None:
+            self.watcher.client_changed()
+
+    # An ASGI call.
+
+    def as_call(self, protocol: HttpToolsProtocol) -> Any:
+        """The scope of an ASGI call, which the request becomes."""
+        event = self._event = asyncio.Event()
+        if self.body or not self.more_body or self.disconnected:
+            event.set()
+        self.logger = protocol.logger
+        parsed = httptools.parse_url(self.target)
+        path = parsed.path.decode("ascii")
+        self.scope = {
+            "type": "http",
+            "asgi": {"version": protocol.asgi_version, "spec_version": "2.3"},
+            "http_version": self.version,
+            "server": protocol.server,
+            "client": protocol.client,
+            "scheme": self.scheme,
+            "method": self.method,
+            "root_path": "",
+            "path": unquote(path) if "%" in path else path,
+            "raw_path": parsed.path,
+            "query_string": parsed.query or b"",
+            "headers": self.headers,
+            "state": protocol.app_state.copy(),
+        }
+        return self.scope
+
+    async def run_asgi(self, app: ASGI3Application) -> None:
+        try:
+            await super().run_asgi(app)
+        finally:
+            self.scope = None  # it holds this request
+
+    # The relay's side: the request.
+
+    @property
+    def ids(self) -> RequestIds:
+        """By which its log lines are found."""
+        return ids_of(self.headers)
+
+    @property
+    def has_arrived(self) -> bool:
+        """True if something of the body is here, or its end."""
+        return bool(self.body) or not self.more_body
+
+    def take_body(self) -> bytes:
+        """The part of the body that is here; the socket is read again."""
+        body, self.body = self.body, _NO_BODY
+        self.flow.resume_reading()
+        return bytes(body)
+
+    def ask_for_body(self) -> None:
+        """Ask a client that waits for it; the socket is read, so that its leaving is noticed."""
+        if self.waiting_for_100_continue and not self.transport.is_closing():
+            self.transport.write(CONTINUE)
+            self.waiting_for_100_continue = False
+        self.flow.resume_reading()
+
+    # The relay's side: the answer.
+
+    @property
+    def is_slow(self) -> bool:
+        """True if the client must be waited for before more is written."""
+        return self.flow.write_paused
+
+    def interim(self, status: int, reason: bytes, headers: Headers) -> None:
+        """Send an interim answer; there is none for HTTP/1.0 (RFC 9110 15.2)."""
+        if not (self.response_started or self.disconnected) and self.version == "1.1":
+            self.transport.write(interim_answer(status, reason, headers))
+
+    def answer(self, status: int, reason: bytes, headers: Headers, body: bytes, *, last: bool) -> None:
+        """Begin the answer: its head and the first bytes of its body, in one write.
+
+        Args:
+            status: from 200 to 599.
+            reason: the upstream's own.
+            headers: without framing but `Content-Length`; from a parser that refuses CR, LF and NUL.
+            body: its first bytes, of any number.
+            last: whether these are all.
+        """
+        if self.waiting_for_100_continue:
+            self.waiting_for_100_continue = False
+            # Not asked for its body, the client may send its next request, which would be read as one.
+            self.keep_alive = self.keep_alive and not self.more_body
+        self.response_started = True
+        line = STATUS_LINE[status]
+        parts = [line if line[13:-2] == reason else status_line(status, reason)]
+        has_length = _write_fields(parts, headers)
+        if not self.keep_alive:
+            parts.append(b"connection: close\r\n")
+        if self.method == "HEAD":
+            parts.append(b"\r\n")
+        elif has_length or status in BODILESS_STATUS:
+            parts += (b"\r\n", body)
+        else:
+            self._frame(parts, body, last)
+        self.transport.write(b"".join(parts))
+        if last:
+            self._complete()
+
+    def _frame(self, parts: list[bytes], body: bytes, last: bool) -> None:
+        """The end of the head, and the first bytes of a body that has no length."""
+        if self.version == "1.0":
+            self.ends_with_connection = True
+            parts += (b"\r\n", body)
+            return
+        self.chunked_encoding = True
+        parts.append(b"transfer-encoding: chunked\r\n\r\n")
+        if body:
+            parts += (b"%x\r\n" % len(body), body, b"\r\n")
+        if last:
+            parts.append(b"0\r\n\r\n")
+
+    def answer_more(self, body: bytes, *, last: bool) -> None:
+        """Send more of the answer's body."""
+        if self.chunked_encoding:
+            end = b"0\r\n\r\n" if last else b""
+            self.transport.write(b"%x\r\n%b\r\n%b" % (len(body), body, end) if body else end)
+        elif body and self.method != "HEAD":
+            self.transport.write(body)
+        if last:
+            self._complete()
+
+    def refuse(self, status: int, detail: str, *, close: bool = False) -> None:
+        """Answer with an RFC 9457 problem; `close` also ends the connection."""
+        headers, body = problem(status, TITLES[status], detail)
+        if close:
+            self.keep_alive = False
+        self.answer(status, STATUS_LINE[status][13:-2], headers, body, last=True)
+
+    def fail(self) -> None:
+        """Answer that something failed here; in the middle of an answer, cut it."""
+        if self.response_started:
+            self.cut()
+            return
+        self.keep_alive = False
+        body = b"Internal Server Error"
+        headers = [(b"content-type", b"text/plain; charset=utf-8"), (b"content-length", b"%d" % len(body))]
+        self.answer(500, body, headers, body, last=True)
+
+    def cut(self) -> None:
+        """End the connection in the middle of the answer: it must not look complete."""
+        if self.ends_with_connection and not self.disconnected:
+            # A plain close would be taken for the answer's end.
+            connection = self.transport.get_extra_info("socket")
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            self.transport.abort()
+        else:
+            self.transport.close()
+
+    def _complete(self) -> None:
+        self.response_complete = True
+        if not self.keep_alive:
+            self.transport.close()
+        on_response: Callable[[], None] = self.on_response
+        self.on_response = _nothing  # it holds the protocol, which holds this request
+        on_response()
+
+
+def _write_fields(parts: list[bytes], headers: Headers) -> bool:
+    """Add the lines of an answer's headers, `Date` among them. Returns whether they say its length."""
+    has_date = has_length = False
+    for name, value in headers:
+        if name == b"date":
+            has_date = True
+        elif name == b"content-length":
+            has_length = True
+        parts += (name, b": ", value, b"\r\n")
+    if not has_date:
+        parts += (b"date: ", http_date(), b"\r\n")
+    return has_length
+
+
+def _nothing() -> None:
+    pass

@@ -1,0 +1,76 @@
+"""The head of a request on its way to the upstream, in one pass, if it needs no second look. Pure.
+
+Nearly all do: what is looked at in them is their host and the length of their body.
+"""
+
+from typing import Final
+
+from proxy.http.framing import LOOKED_AT, Body
+from proxy.http.headers import (
+    HARMLESS_CONNECTION,
+    SECOND_LOOK,
+    Forwarding,
+    Headers,
+    added_fields,
+    is_shadow,
+    write_fields,
+)
+from proxy.http.request_rules import is_host
+
+_NONE, _LENGTH = Body.NONE, Body.LENGTH  # looked up for each request
+_LOOKED_AT = LOOKED_AT | SECOND_LOOK
+
+MAX_TEMPLATES: Final = 256
+"""Ends of heads that are kept: of so many clients' addresses and hosts."""
+
+MAX_HOST_BYTES: Final = 256
+"""The longest host of which one is kept."""
+
+
+class HeadWriter:
+    """Writes heads for one upstream.
+
+    What Headgate adds to a head is the same for all requests of a client to a host, and is kept.
+    """
+
+    def __init__(self, forwarding: Forwarding) -> None:
+        self._forwarding = forwarding
+        self._host = forwarding.upstream_host
+        self._ends: dict[tuple[str | None, str, bytes], bytes] = {}
+
+    def plain_head(
+        self, method: str, target: bytes, headers: Headers, address: str | None, scheme: str
+    ) -> tuple[bytes, Body] | None:
+        """The head, and how the body comes: as of `check_framing`, `request_headers` and `write_head`.
+
+        None: the request is one of those that need them. It may have to be refused.
+        """
+        parts = [method.encode(), b" ", target, b" HTTP/1.1\r\n"]
+        host: bytes | None = None
+        length: bytes | None = None
+        for name, value in headers:
+            if name in _LOOKED_AT:
+                if name == b"host" and host is None and is_host(value):
+                    host = value
+                    parts += (b"host: ", self._host or value, b"\r\n")
+                    continue
+                if name == b"connection" and value in HARMLESS_CONNECTION:
+                    continue
+                if name != b"content-length" or length is not None:
+                    return None
+                length = value
+            elif b"_" in name and is_shadow(name):
+                continue
+            parts += (name, b": ", value, b"\r\n")
+        if host is None:
+            return None
+        parts.append(self._ends.get((address, scheme, host)) or self._end(address, scheme, host))
+        return b"".join(parts), _NONE if length is None or length == b"0" else _LENGTH
+
+    def _end(self, address: str | None, scheme: str, host: bytes) -> bytes:
+        end = write_fields(added_fields([], self._forwarding, address, scheme, host)) + b"\r\n"
+        if len(host) <= MAX_HOST_BYTES:
+            if len(self._ends) >= MAX_TEMPLATES:
+                self._ends.clear()
+            self._ends[address, scheme, host] = end
+        return end

@@ -1,0 +1,76 @@
+"""Exchanges that are made up: what the client sends, what the upstream answers, and when."""
+
+import random
+from dataclasses import dataclass
+
+LONG = 70_000
+"""Bytes of a long body, more than either side holds before it stops reading."""
+
+Answer = tuple[int, list[tuple[bytes, bytes]], bytes]
+"""Status, headers and body."""
+
+
+@dataclass
+class Exchange:
+    """One request and what the upstream makes of it."""
+
+    method: bytes
+    body: bytes
+    request: bytes
+    """As it goes on the wire."""
+    status: int
+    answer_body: bytes
+    answer: bytes
+    """As it goes on the wire, or as much of it as comes."""
+    after: int
+    """Bytes of the request's body after which the answer comes: an early one, or the whole."""
+    breaks: bool
+    """True if the upstream closes the connection after it."""
+    is_whole: bool
+    """True if the client gets an answer that looks complete."""
+
+
+def framed(body: bytes, rng: random.Random) -> bytes:
+    """A body in chunks of any size."""
+    parts = []
+    while body:
+        size = rng.randint(1, len(body))
+        parts.append(b"%x\r\n%b\r\n" % (size, body[:size]))
+        body = body[size:]
+    return b"".join(parts) + b"0\r\n\r\n"
+
+
+def made_up(number: int, rng: random.Random) -> Exchange:
+    """An exchange for the target `/<number>`."""
+    method = rng.choice([b"GET", b"HEAD", b"POST", b"POST", b"POST"])
+    body, lines = b"", b""
+    payload = b""
+    if method == b"POST":
+        body = rng.randbytes(rng.choice([0, 1, 7, 300, 300, LONG]))
+        is_chunked = rng.random() < 0.5
+        payload = framed(body, rng) if is_chunked else body
+        lines = b"transfer-encoding: chunked\r\n" if is_chunked else b"content-length: %d\r\n" % len(body)
+    request = b"%b /%d HTTP/1.1\r\nhost: a\r\nx-n: %d\r\n%b\r\n%b" % (method, number, number, lines, payload)
+
+    status = rng.choice([200, 200, 200, 404, 204, 304])
+    answer_body = b"" if status in {204, 304} else rng.randbytes(rng.choice([0, 1, 9, 400, LONG]))
+    framing = rng.choice(["length", "chunked", "close"])
+    if status in {204, 304} and framing != "length":
+        framing = "none"
+    head = {
+        "length": b"content-length: %d\r\n" % len(answer_body) if status not in {204, 304} else b"",
+        "chunked": b"transfer-encoding: chunked\r\n",
+    }.get(framing, b"")
+    sent = framed(answer_body, rng) if framing == "chunked" else answer_body
+    interim = rng.choice([b"", b"", b"HTTP/1.1 103 Early Hints\r\nlink: </a>\r\n\r\n"])
+    answer = interim + b"HTTP/1.1 %d Of its own\r\nx-n: %d\r\ndate: today\r\n%b\r\n" % (status, number, head)
+    if method == b"HEAD":
+        answer_body = sent = b""
+    breaks, is_whole, head_bytes = framing == "close", True, len(answer)
+    answer += sent
+    if rng.random() < 0.1:
+        cut = rng.randrange(len(answer))
+        is_whole = framing == "close" and cut >= head_bytes
+        breaks, answer, answer_body = True, answer[:cut], answer_body[: max(0, cut - head_bytes)]
+    after = len(body) if rng.random() < 0.7 else rng.randint(0, len(body))
+    return Exchange(method, body, request, status, answer_body, answer, after, breaks, is_whole)
