@@ -147,12 +147,15 @@ def test_the_last_warnings_are_kept_without_what_an_exception_says() -> None:
 
 
 def test_the_processes_of_a_replica_are_added_up(tmp_path: Path) -> None:
-    """Each leaves its figures for the others; one that is gone no longer counts."""
+    """While somebody looks, each leaves its figures for the others; one that is gone no longer counts."""
     settings = Settings.model_validate(
         {"upstream": {"url": "http://127.0.0.1:1"}, "flags": {"file": "f"}, "routes": [route()]}
     )
     board = _board(settings, tmp_path, ["start"])
     other = _board(settings, tmp_path, ["start", "start"])
+    other.keep()
+    assert list(tmp_path.glob("*.json")) == []
+    board.all()
     other.keep()
     (left,) = tmp_path.glob("*.json")
     said = orjson.loads(left.read_bytes())

@@ -20,7 +20,7 @@ from proxy.observe.page.recent_counts import RecentCounts
 from proxy.settings.blocks.route import RouteSettings
 
 FRESH_S = 10.0
-"""A process whose file is older is gone."""
+"""A process whose file is older is gone, and nobody looks if nobody has for so long."""
 
 MOST_PROCESSES = 64
 MOST_WARNINGS = 50
@@ -83,12 +83,14 @@ class Board:
         }
 
     def keep(self) -> None:
-        """Let the other processes read the figures of this one. A full disk costs only that."""
+        """Let the other processes read the figures of this one, while somebody looks at any of them. A full
+        disk costs only that."""
         self.counts.look(time())
+        if not _is_fresh(self._watched):
+            return
         path = self.directory / f"{os.getpid()}.json"
         draft = path.with_suffix(".draft")
         with suppress(OSError):
-            self.directory.mkdir(exist_ok=True)
             draft.write_bytes(orjson.dumps(self.own()))
             draft.replace(path)
 
@@ -98,15 +100,31 @@ class Board:
             (self.directory / f"{os.getpid()}.json").unlink(missing_ok=True)
 
     def all(self) -> list[dict[str, Any]]:
-        """The figures of all processes of this replica, this one first."""
+        """The figures of all processes of this replica, this one first. Those of the others come from the
+        second call on: they are told by the first that somebody looks."""
+        with suppress(OSError):
+            self.directory.mkdir(exist_ok=True)
+            self._watched.touch()
         return [self.own(), *self._others()]
+
+    @property
+    def _watched(self) -> Path:
+        """A file that is touched while somebody looks."""
+        return self.directory / "watched"
 
     def _others(self) -> Iterable[dict[str, Any]]:
         paths = sorted(self.directory.glob("*.json"))[:MOST_PROCESSES]
         for path in paths:
             with suppress(OSError, json.JSONDecodeError):
-                if path.stem != str(os.getpid()) and time() - path.stat().st_mtime < FRESH_S:
+                if path.stem != str(os.getpid()) and _is_fresh(path):
                     yield orjson.loads(path.read_bytes())
+
+
+def _is_fresh(path: Path) -> bool:
+    try:
+        return time() - path.stat().st_mtime < FRESH_S
+    except OSError:
+        return False
 
 
 def routes_of(
