@@ -27,11 +27,17 @@ VOLATILE = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]
 """The parts that differ between two cases that were treated alike."""
 
 
-def bundle(directory: Path) -> Path:
-    """The page's files in a directory, as a production build has them; skips without the bundler."""
+def bundled(entry: str, file: Path) -> Path:
+    """One file of a module and all that it imports; skips without the bundler."""
     if not (HERE / "node_modules" / "esbuild").is_dir():
         pytest.skip("the bundler is not here: npm ci --prefix tests/browser")
-    node("bundle.mjs", str(directory / "bundle.js"))
+    node("bundle.mjs", entry, str(file))
+    return file
+
+
+def bundle(directory: Path) -> Path:
+    """The page's files in a directory, as a production build has them."""
+    bundled("frontend/app.jsx", directory / "bundle.js")
     (directory / "index.html").write_bytes((FRONTEND / "index.html").read_bytes())
     return directory
 
