@@ -117,6 +117,15 @@ def _answers() -> list[Panel]:
         ),
         lines(
             About(
+                "How users differ",
+                "In how often they fail, by their histories: the squared coefficient of variation of rates. "
+                "0 is alike; at 4 most failures are a few users', and proof takes longer.",
+                "none",
+            ),
+            Query(f"max by (route) (headgate_users_cv2{{{ROUTES}}})", "{{route}}"),
+        ),
+        lines(
+            About(
                 "Who left",
                 "Clients that went before the answer came, and cancelled runs.",
                 "percentunit",

@@ -470,6 +470,8 @@ async def _every_second(
             # Even without requests: users from before the flag changed belong to other arms.
             if (generation := generation_of(route.settings.flag, flags)) is not None:
                 metrics.by_route[route.name].users.start_generation(generation)
+        for counted in metrics.by_route.values():
+            counted.users_cv2.set(counted.histories.cv2)
         if time() >= forget_at:
             forget_at = time() + FORGET_S
             for counted in metrics.by_route.values():

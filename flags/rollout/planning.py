@@ -16,7 +16,7 @@ from flags.rollout.evidence.evidence import BAD, ELIGIBLE, Batch
 from flags.rollout.evidence.readings import Reading, between
 from flags.rollout.plan.plan import BETWEEN, FEW_EVENTS, MAX_PROOF_S, Harm, Plan, Rate, StepPlan, Traffic
 from flags.rollout.plan.planner import plan
-from flags.rollout.plan.refusals import duration
+from flags.rollout.plan.refusals import duration, percent
 from flags.rollout.policy.policy import Policy
 from flags.rollout.running import opened_readings
 from flags.rollout.verdict.buckets import BUCKETS
@@ -62,6 +62,7 @@ def traffic(before: Reading, after: Reading, users: int | None) -> Traffic:
         1.0 if failed.bad < FEW_EVENTS else dispersion(bad, every),
         len(after.missing),
         tuple(after.unverified),
+        after.users_cv2,
     )
 
 
@@ -127,10 +128,10 @@ def _proof(step: StepPlan) -> str:
 
 
 def _harm(harm: Harm, step: StepPlan) -> str:
-    """The time until it goes back, and the answers and users that it costs."""
+    """The time until half of such builds go back, the part that does, and the answers and users it costs."""
     time = f"not in {_hours(step.limit_h)}" if harm.hours is None else f"in {_hours(harm.hours)}"
-    users = "" if harm.users is None else f"\n\u2264 {math.ceil(harm.users):,} users"
-    return f"{time}\n{math.ceil(harm.answers):,} answers{users}"
+    users = "" if harm.users is None else f"\n{math.ceil(harm.users):,} users"
+    return f"{time}\nfound: {percent(harm.found)}\n{math.ceil(harm.answers):,} answers{users}"
 
 
 def _hours(hours: float | None) -> str:

@@ -175,6 +175,11 @@ class Histories:
             self.merge(learned)
             yield
 
+    @property
+    def cv2(self) -> float:
+        """Squared coefficient of variation of users' rates of failure, in `WIDTHS`; 0: none is known yet."""
+        return self._width(self._rate) if self._n else 0.0
+
     def shared(self) -> Changes:
         """What is known, without what `take` has yet to give."""
         changed, unshared = self._changed or {}, self._unshared

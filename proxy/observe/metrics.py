@@ -159,6 +159,12 @@ class RouteFamilies:
         self.users = gauge(
             "users", "Different users since the flag changed: at least so many", "livemax", "route", "arm"
         )
+        self.users_cv2 = gauge(
+            "users_cv2",
+            "Squared coefficient of variation of users' rates of failure, by their histories; 0: unknown",
+            "livemax",
+            "route",
+        )
         self.identity_verified = gauge(
             "identity_verified",
             "1 where each user is verified: no client is taken for a user that it only claims to be",
@@ -325,6 +331,7 @@ class RouteMetrics:
         self.users = Users({arm: families.users.labels(name, arm) for arm in COMPARED_ARMS})
         self.histories = Histories()
         self.watched_users = WatchedUsers()
+        self.users_cv2 = families.users_cv2.labels(name)
         self.identity_verified = families.identity_verified.labels(name)
         self._settling = settling
         self._names = names

@@ -171,6 +171,13 @@ def test_who_fails_on_purpose_is_expected_to_and_nobody_else() -> None:
     assert said[2] > 0.9
 
 
+def test_how_users_differ_is_known_as_well_as_they_are() -> None:
+    """Nothing of nobody; of ten who always fail among a hundred, a squared coefficient of variation of 9."""
+    assert Histories().cv2 == 0
+    assert known().cv2 == pytest.approx(9, rel=0.05)
+    assert known(failing=100).cv2 == WIDTHS[0]
+
+
 def test_of_what_is_shared_the_half_that_waits_is_no_part() -> None:
     """Or it would count twice where it is added up: of histories and of how forecasts did."""
     histories = known()

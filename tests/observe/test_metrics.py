@@ -65,6 +65,7 @@ FAMILIES = {
     "flag_context_missing_total": set(),
     "tap_calls_total": {"result"},
     "attached_pages_total": {"result"},
+    "users_cv2": {"route"},
     "identity_verified": {"route"},
     "over_budget_total": {"budget"},
     "build_info": {"version", "python"},

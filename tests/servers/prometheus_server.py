@@ -34,6 +34,9 @@ class Scraped(Protocol):
 EXPECTED = 2.0**-7
 """The chance of failure that a page's users are given."""
 
+CV2 = 2.5
+"""How much they differ."""
+
 
 class ProxyPage:
     """A proxy's `/metrics`, as far as rollouts read it. Begins when told: until then nobody listens."""
@@ -72,6 +75,7 @@ class ProxyPage:
         )
         self._parity = Counter("headgate_parity", "…", ["route", "result"], registry=registry)
         self._users = Gauge("headgate_users", "…", ["route", "arm"], registry=registry)
+        Gauge("headgate_users_cv2", "…", ["route"], registry=registry).labels(self._route).set(CV2)
         Gauge("headgate_build_info", "…", ["version", "python"], registry=registry).labels("1", "3.11").set(1)
         self._kill_flag_on = Gauge("headgate_kill_flag_on_timestamp_seconds", "…", registry=registry)
         if self.dates:

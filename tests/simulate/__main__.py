@@ -10,6 +10,7 @@ import click
 from rich.console import Console
 from rich.table import Table
 
+from tests.simulate.plan_table import plan_table
 from tests.simulate.rollouts import Case, Course, courses
 from tests.simulate.user_table import users_table
 from tests.simulate.world import Truth
@@ -99,6 +100,7 @@ def main(rounds: int, seed: int, only: str) -> None:
             click.echo(f"{row.name}: {cells(found)}", err=True)
     Console(width=150).print(table)
     Console(width=150).print(users_table(rounds, seed, only))
+    Console(width=150).print(plan_table(rounds, seed, only))
 
 
 if __name__ == "__main__":

@@ -41,6 +41,7 @@ RECOVERIES = "headgate_recoveries_total"
 PARITY = "headgate_parity_total"
 USERS = "headgate_users"
 IDENTITY = "headgate_identity_verified"
+USERS_CV2 = "headgate_users_cv2"
 STARTED = "process_start_time_seconds"
 KILLED = "headgate_kill_flag_on_timestamp_seconds"
 OF_PROCESSES = (STARTED, KILLED)
@@ -58,6 +59,7 @@ LABELS: Mapping[str, tuple[str, ...]] = {
     PARITY: ("route", "result"),
     USERS: ("route", "arm"),
     IDENTITY: ("route",),
+    USERS_CV2: ("route",),
 }
 """The metrics that are read, with their own labels in order. Labels that a scrape adds do not matter."""
 
@@ -151,6 +153,9 @@ class Reading:
     killed_s: float = 0.0
     """Unix time at which any proxy, also one that has ended, last found the kill flag turned on; 0: none did.
     It is not stored."""
+    users_cv2: float | None = None
+    """Squared coefficient of variation of users' rates of failure; of several routes and processes the
+    largest. None: no proxy says it. It is not stored."""
     departed: Sequence[Page] = ()
     """The last pages of processes that are no more, in the order of time. They are not stored."""
     users_by_route: Mapping[tuple[str, str], int] = field(default_factory=dict)
@@ -184,7 +189,7 @@ def gather(
     counters: dict[Series, int] = {}
     users: dict[str, int] = defaultdict(int)
     started: dict[str, float] = {}
-    killed_s = 0.0
+    killed_s, cv2 = 0.0, None
     for sample in samples:
         if sample.metric == STARTED:
             if 0 < sample.value < math.inf:
@@ -195,6 +200,9 @@ def gather(
             continue
         series = _series(sample, wanted)
         if series is None:
+            continue
+        if sample.metric == USERS_CV2:
+            cv2 = max(cv2 or 0.0, sample.value)
             continue
         if series in counters:
             raise InvalidReading(f"{series} is there twice: make the selector find each proxy once")
@@ -217,6 +225,7 @@ def gather(
         started,
         killed_s=killed_s,
         users_by_route=dict(users_by_route),
+        users_cv2=cv2,
     )
 
 

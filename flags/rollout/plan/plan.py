@@ -56,11 +56,14 @@ class Traffic:
     users: int | None = None
     """Different users; None: not known."""
     dispersion: float = 1.0
-    """The factor by which users differ more than by chance; 1 or more."""
+    """The factor by which groups of users differ more than by chance; 1 or more."""
     missing: int = 0
     """Proxies that gave no reading, whose traffic is not in here."""
     unverified: tuple[str, ...] = ()
     """Routes on which the proxies do not verify who asks."""
+    cv2: float | None = None
+    """Squared coefficient of variation of users' rates of failure, as their histories show it. None: the
+    proxies do not say."""
     requests_per_s: float = field(init=False)
 
     def __post_init__(self) -> None:
@@ -94,7 +97,7 @@ class Harm:
     answers: float
     """Failures that the build caused, on average, until it goes back or somebody is asked."""
     users: float | None
-    """Users that they hit, at most. None: the number of users is not known."""
+    """Users that they hit. None: the number of users is not known."""
 
 
 @dataclass(frozen=True, slots=True)

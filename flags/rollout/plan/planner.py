@@ -1,10 +1,10 @@
 """The time and the cost of a policy's steps in the traffic of today, before a rollout begins. Pure.
 
 A simulation, and no promise: the verdict's own tests run on random traffic, in many rollouts of a clean build
-(their power), and of builds that fail 2, 3 and 5 times as often. `refusals` says what cannot work.
+(their power), and of builds that fail 2, 3 and 5 times as often. Failures are those of users who differ as
+their histories say (`user_rollouts`). `refusals` says what cannot work.
 """
 
-import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
@@ -24,12 +24,13 @@ from flags.rollout.plan.stopping_times import (
     ratio_events,
     stopping_times,
 )
+from flags.rollout.plan.user_rollouts import Population, UserRollouts
 from flags.rollout.policy.guardrails import Action, Ceiling, EarlyGuard, RateRatio
 from flags.rollout.policy.policy import Policy, Step
 from flags.rollout.verdict.binomial_limits import early_limits
 from flags.rollout.verdict.buckets import BUCKETS
-from flags.rollout.verdict.e_processes import JointNull, RateNull, RatioNull, Vector
-from flags.rollout.verdict.rate_evidence import ALL_STEPS_WEIGHT, Thresholds
+from flags.rollout.verdict.e_processes import JointNull, RateNull, Vector
+from flags.rollout.verdict.rate_evidence import Thresholds
 from flags.rollout.verdict.rate_tests import FEW_FAULTS
 
 ROLLOUTS = 200
@@ -40,6 +41,12 @@ SEED = 2205_14762
 
 HARMS = (2, 3, 5)
 """The factors by which answers fail more often, in the simulated builds that must be found."""
+
+ASSUMED_USERS = 1000
+"""Where their number is not known."""
+
+HISTORY_S = 24 * 3600.0
+"""Proxies that know users' histories are taken to have known them for so long."""
 
 LAG_S = 180.0
 """From an answer to its effect: 150 until it settles and, by the defaults, 15 each for a scrape and for the
@@ -59,6 +66,8 @@ class _SimulatedStep:
     rng: Generator
     ready: Vector
     dispersion: Vector
+    users: UserRollouts | None
+    """At this step; None: no guardrail compares failed answers."""
 
     @property
     def step(self) -> Step:
@@ -99,8 +108,14 @@ def plan(policy: Policy, traffic: Traffic, rollouts: int = ROLLOUTS) -> Plan:
         for rail in policy.guardrail_values()
         if isinstance(rail, EarlyGuard)
     }
-    steps = tuple(_step_plan(policy, traffic, i, limits, rollouts) for i in range(len(policy.steps)))
-    unchecked = Plan(policy.flag, traffic, steps)
+    users = _user_rollouts(policy, traffic, rollouts)
+    steps = []
+    for index, step in enumerate(policy.steps):
+        made = _step_plan(policy, traffic, index, users, limits, rollouts)
+        steps.append(made)
+        if users is not None:
+            users.pass_step(shares(step.share_written(policy)), _expected_h(made) * HOUR_S / policy.tick_s)
+    unchecked = Plan(policy.flag, traffic, tuple(steps))
     return replace(
         unchecked,
         assumptions=tuple(assumptions(policy, unchecked)),
@@ -108,8 +123,36 @@ def plan(policy: Policy, traffic: Traffic, rollouts: int = ROLLOUTS) -> Plan:
     )
 
 
+def _user_rollouts(policy: Policy, traffic: Traffic, rollouts: int) -> UserRollouts | None:
+    """At the first step. None: nothing compares failed answers, or there are none to compare."""
+    rails = [rail for rail in policy.guardrail_values() if isinstance(rail, RateRatio) and not rail.limit_s]
+    if not rails or not traffic.failed.of:
+        return None
+    population = Population(
+        ASSUMED_USERS if traffic.users is None else traffic.users,
+        traffic.requests_per_s * policy.tick_s,
+        traffic.failed.at,
+        traffic.cv2 or 0.0,
+        known_looks=0.0 if traffic.cv2 is None else HISTORY_S / policy.tick_s,
+    )
+    return UserRollouts(
+        np.random.default_rng([SEED, len(policy.steps)]), population, rails[0], rollouts, len(policy.steps)
+    )
+
+
+def _expected_h(step: StepPlan) -> float:
+    """Hours that a clean build stays in a step."""
+    proof = None if step.proof is None else step.proof.p50
+    return min(step.limit_h, max(step.at_least_h, proof or 0.0))
+
+
 def _step_plan(
-    policy: Policy, traffic: Traffic, index: int, limits: Mapping[str, tuple[int, ...]], rollouts: int
+    policy: Policy,
+    traffic: Traffic,
+    index: int,
+    users_of: UserRollouts | None,
+    limits: Mapping[str, tuple[int, ...]],
+    rollouts: int,
 ) -> StepPlan:
     step, tick_s = policy.steps[index], policy.tick_s
     stream, control = shares(step.share_written(policy))
@@ -123,10 +166,10 @@ def _step_plan(
         rng,
         ready=_ready(rng, step, Arms(per_look * stream, per_look * control), users, rollouts),
         dispersion=np.maximum(1.0, traffic.dispersion * rng.chisquare(FREE, rollouts) / FREE),
+        users=users_of,
     )
     proofs = dict(_proofs(simulated)) if step.prove else {}
     proof = np.max([simulated.ready, *proofs.values()], axis=0)
-    in_stream = None if traffic.users is None else traffic.users * stream
     return StepPlan(
         index,
         step.share,
@@ -142,7 +185,7 @@ def _step_plan(
         proof=Hours.of(proof * tick_s) if step.prove else None,
         proved=float((proof <= simulated.limit).mean()) if step.prove else None,
         slowest=_slowest(simulated.ready, proofs),
-        harms=tuple(_harm(simulated, ratio, limits, in_stream) for ratio in (BETWEEN, *HARMS)),
+        harms=tuple(_harm(simulated, ratio, limits) for ratio in (BETWEEN, *HARMS)),
     )
 
 
@@ -180,7 +223,11 @@ def _ratio_proof(simulated: _SimulatedStep, rail: RateRatio) -> Vector:
     rate, null = _rate_of(simulated, rail), JointNull.of_safety(rail.harm, rail.or_points)
     if not rate.of:
         return np.full(len(simulated.ready), NEVER)
-    threshold = Thresholds.of(simulated.policy.budget_value(), rail.weight).safe
+    thresholds = Thresholds.of(simulated.policy.budget_value(), rail.weight)
+    if rail.limit_s is None and simulated.users is not None:
+        written = shares(simulated.step.share_written(simulated.policy))
+        return simulated.users.safe(written, _until(simulated), thresholds.safe, simulated.ready)
+    threshold = thresholds.safe
     arms = simulated.arms(rate.of)
     if null.difference is None:
         draw = ratio_events(simulated.rng, null.ratio, arms, rate.at, rate.at)
@@ -221,10 +268,8 @@ def _slowest(ready: Vector, proofs: Mapping[str, Vector]) -> str:
     return ["", *proofs][np.bincount(times.argmax(axis=0), minlength=len(times)).argmax()]
 
 
-def _harm(
-    simulated: _SimulatedStep, ratio: float, limits: Mapping[str, tuple[int, ...]], in_stream: float | None
-) -> Harm:
-    """Return the cost of a build that is clean before this step, and worse by a factor from there on."""
+def _harm(simulated: _SimulatedStep, ratio: float, limits: Mapping[str, tuple[int, ...]]) -> Harm:
+    """What a build costs that is so many times worse from this step on, and clean before it."""
     traffic, tick_s = simulated.traffic, simulated.policy.tick_s
     rate = min(1.0, ratio * traffic.failed.at)
     back = np.full(len(simulated.ready), NEVER)
@@ -232,48 +277,34 @@ def _harm(
         if rail.action is Action.ROLL_BACK and traffic.failed.of:
             # The same failures are what each guardrail sees: were their times independent, the first of them
             # would come too soon.
-            back = np.minimum(back, np.sort(_back(simulated, rail, rate, limits)))
+            back = np.minimum(back, np.sort(_back(simulated, rail, ratio, limits)))
     back[back > simulated.limit] = NEVER
-    exposed_h = (np.minimum(back, simulated.limit) * tick_s + LAG_S) / HOUR_S
-    per_h = traffic.requests_per_s * simulated.step.share_written(simulated.policy) / 100 * HOUR_S
-    answers = float(exposed_h.mean()) * per_h * (rate - traffic.failed.at)
+    exposed = np.minimum(back, simulated.limit) + LAG_S / tick_s
+    share = simulated.step.share_written(simulated.policy) / 100
+    hit = None
+    if simulated.users is not None and traffic.users is not None:
+        hit = float(simulated.users.users_harmed(shares(round(100 * share)), ratio, exposed).mean())
     return Harm(
         ratio,
         float((back < NEVER).mean()),
         Hours.of(back * tick_s + LAG_S).p50,
-        answers,
-        in_stream * -math.expm1(-answers / in_stream) if in_stream else in_stream,
+        float(exposed.mean()) * tick_s * traffic.requests_per_s * share * (rate - traffic.failed.at),
+        hit,
     )
 
 
 def _back(
-    simulated: _SimulatedStep, rail: object, rate: float, limits: Mapping[str, tuple[int, ...]]
+    simulated: _SimulatedStep, rail: object, ratio: float, limits: Mapping[str, tuple[int, ...]]
 ) -> Vector:
-    """The look at which this guardrail asks for a rollback, when answers fail at this rate."""
+    """The look at which this guardrail asks for a rollback, when so many times as many answers fail."""
     arms, number = simulated.arms(simulated.traffic.failed.of), len(simulated.ready)
+    rate = min(1.0, ratio * simulated.traffic.failed.at)
     match rail:
         case EarlyGuard():
             first = EarlyRule(limits[rail.name], rail.min_users, simulated.dispersion)
             return early_stopping_times(simulated.rng, first, arms, rate, simulated.traffic.failed.at)
-        case RateRatio(limit_s=None) if rate > rail.margin * simulated.traffic.failed.at:
-            null = RatioNull.of_harm(rail.margin)
-            draw = ratio_events(simulated.rng, null, arms, rate, simulated.traffic.failed.at)
-            rule = StoppingRule(
-                _rollback_threshold(simulated, rail),
-                simulated.harm_from,
-                simulated.limit,
-                simulated.dispersion,
-            )
-            return stopping_times(draw, null.weights, rule)
+        case RateRatio(limit_s=None) if simulated.users is not None and ratio > rail.margin:
+            written = shares(simulated.step.share_written(simulated.policy))
+            threshold = Thresholds.of(simulated.policy.budget_value(), rail.weight).roll_back
+            return simulated.users.back(written, ratio, simulated.limit, threshold, simulated.harm_from)
     return np.full(number, NEVER)
-
-
-def _rollback_threshold(simulated: _SimulatedStep, rail: RateRatio) -> float:
-    """The evidence that this step alone needs, as `rate_evidence` weighs it: the e-process over all steps has
-    lost its weight to the clean steps before, and those of steps that have not begun stand at 1."""
-    steps = len(simulated.policy.steps)
-    each = (1 - ALL_STEPS_WEIGHT) / steps
-    own = each + (0 if simulated.index else ALL_STEPS_WEIGHT)
-    waiting = each * (steps - simulated.index - 1)
-    threshold = Thresholds.of(simulated.policy.budget_value(), rail.weight).roll_back
-    return math.log((math.exp(threshold) - waiting) / own)

@@ -180,11 +180,16 @@ def assumptions(policy: Policy, plan: Plan) -> Iterator[str]:
     if traffic.users is None:
         yield "How many users there are is not known (--users): whether they suffice is not checked."
     else:
-        yield f"{traffic.users:,} users ask alike often. If they do not, fewer are hit, and met later."
-    if traffic.dispersion == 1.0:
-        yield "Users are no more different than chance makes them. If they are, all takes longer."
+        yield f"{traffic.users:,} users ask, some of them much more than others."
+    if traffic.cv2 is None:
+        yield "The proxies do not say how users' failures differ: as if alike. If not, all takes longer."
     else:
-        yield f"Users differ {traffic.dispersion:.1f} times as much as by chance, as they were seen to."
+        yield (
+            f"How often users fail differs as in their histories (a squared coefficient of variation of "
+            f"{traffic.cv2:.2g}), and the proxies have known these for a day."
+        )
+    if traffic.dispersion > 1.0:
+        yield f"Groups of users differ {traffic.dispersion:.1f} times as much as by chance, as was seen."
     ceilings = [rail for rail in policy.guardrail_values() if isinstance(rail, Ceiling)]
     if ceilings:
         fine = ", ".join(f"{rail.name} {percent(rail.at)}" for rail in ceilings)

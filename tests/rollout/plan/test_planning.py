@@ -20,7 +20,7 @@ from flags.rollout.plan.plan import Plan, Rate
 from flags.rollout.plan.planner import plan
 from flags.rollout.verdict.evaluator import Evaluator
 from tests.rollout.plan.test_plan import HALF, policy, traffic
-from tests.servers.prometheus_server import ProxyPage
+from tests.servers.prometheus_server import CV2, ProxyPage
 from tests.servers.scripted import Asked, ScriptedUpstream
 from tests.servers.streaming import free_port
 
@@ -68,6 +68,7 @@ async def test_two_looks_at_the_pages_make_a_plan() -> None:
     assert (seen.failed.bad, seen.failed.of, seen.users, seen.missing) == (3, 50, 1000, 0)
     assert [(rate.bad, rate.of, rate.limit_s) for rate in seen.slow] == [(5, 50, 120.0)]
     assert 0.05 <= seen.looked_s < 5
+    assert seen.cv2 == CV2
     assert [step.users for step in made.steps] == [500]
     assert json.loads(orjson.dumps(asdict(made)))["traffic"]["failed"]["of"] == 50
 
