@@ -29,6 +29,9 @@ from proxy.text.sse import Decoder
 from tests.project.shell_blocks import commands
 from tests.rollout.operating import FLAG, ROOT, Ops, process
 from tests.servers.alertmanager_server import OnCall, alertmanager
+from tests.servers.authority import certificates
+from tests.servers.corporate_proxy import CorporateProxy, behind_tls
+from tests.servers.otlp_receiver import OtlpReceiver
 from tests.servers.prometheus_server import Prometheus, prometheus
 from tests.servers.streaming import eventually, free_port, texts
 from tests.servers.unleash_server import ENVIRONMENT, PROJECT, unleash
@@ -40,6 +43,14 @@ ALERT = "HeadgateAnswersFail"
 
 HANDBOOK = ROOT / "docs" / "first-monday.md"
 RUNBOOK = ROOT / "docs" / "runbooks" / f"{ALERT}.md"
+
+OUTSIDE = ("unleash.test", "prometheus.test", "collector.test")
+"""Servers that only the corporate proxy finds."""
+
+CREDENTIAL = "house:word"
+
+SCRAPED_S = 1.0
+"""Between two scrapes; so long may one take. A quarter of a second is too little on a busy machine."""
 
 USERS = 300
 PER_S = 50.0
@@ -128,6 +139,9 @@ class Day:
     on_call: OnCall
     environment: dict[str, str]
     say: Callable[[str], None]
+    out: CorporateProxy
+    """Between Headgate and all that is not in its own house."""
+    collector: OtlpReceiver
     cause: str = ""
     """The output of the runbook's commands."""
     began_s: float = field(default_factory=time.monotonic)
@@ -202,8 +216,12 @@ def hastened(rules: str) -> str:
 @asynccontextmanager
 async def morning(directory: Path, say: Callable[[str], None]) -> AsyncIterator[Day]:
     """Unleash, Redis, Alertmanager, Prometheus, the upstream and two proxies, all up, and readers who ask."""
-    on_call = OnCall()
+    on_call, collector = OnCall(), OtlpReceiver()
+    ca_file, served = certificates(directory, names=[*OUTSIDE])
+    out = CorporateProxy(credential=CREDENTIAL)
     async with AsyncExitStack() as stack:
+        await stack.enter_async_context(out.running())
+        await stack.enter_async_context(collector.running(tls=served))
         server = await stack.enter_async_context(unleash(directory))
         await server.make_flag(FLAG, 0)
         await server.make_flag("headgate.kill", None, on=False)
@@ -215,20 +233,25 @@ async def morning(directory: Path, say: Callable[[str], None]) -> AsyncIterator[
             "UNLEASH_CLIENT_TOKEN": server.client_token,
             "HEADGATE_VALKEY_KEY": "a key of the tests, of 32 characters or more",
             "HEADGATE_ADMIN_TOKEN": "the-admin-token-of-the-tests",
+            "HTTPS_PROXY": out.url.replace("//", f"//{CREDENTIAL}@"),
         }
-        (directory / "headgate.yaml").write_text(yaml.safe_dump(settings(server.url, store.url)))
+        (directory / "headgate.yaml").write_text(yaml.safe_dump(settings(store.url, ca_file)))
+        unleash_port = await stack.enter_async_context(behind_tls(server.port, served))
+        out.places = {"unleash.test:443": unleash_port, "collector.test:443": collector.server.port}
         places = [await stack.enter_async_context(place) for place in processes(directory, environment)]
         alerts = await stack.enter_async_context(alertmanager(directory, on_call))
         rules = directory / "rules.yaml"
         rules.write_text(hastened((ROOT / "dashboards" / "rules.yaml").read_text()))
         controller = Place("", f"127.0.0.1:{free_port()}")
         jobs = {"headgate": [*places[1:], controller]}
-        scraping = await stack.enter_async_context(prometheus(directory, jobs, [rules], alerts))
+        scraping = await stack.enter_async_context(
+            prometheus(directory, jobs, [rules], alerts, scrape_s=SCRAPED_S)
+        )
+        port = int(scraping.url.rpartition(":")[2])
+        out.places |= {"prometheus.test:443": await stack.enter_async_context(behind_tls(port, served))}
         await eventually(lambda: _sees(scraping, PROXIES), DAY_S)
         on_call.told.clear()  # of the night, when a Prometheus that was just started had seen nobody
-        (directory / "rollout.yaml").write_text(
-            yaml.safe_dump(policy(server.url, scraping.url, controller.address))
-        )
+        (directory / "rollout.yaml").write_text(yaml.safe_dump(policy(controller.address, ca_file)))
         typed = environment | {
             "PATH": f"{command_in(directory)}:{os.environ['PATH']}",
             "ADMIN": f"http://{places[1].address}",
@@ -241,7 +264,7 @@ async def morning(directory: Path, say: Callable[[str], None]) -> AsyncIterator[
         readers, stop = Readers([f"http://{place.public}" for place in places[1:]]), asyncio.Event()
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(readers.ask_until(stop))
-            yield Day(ops, readers, on_call, typed, say)
+            yield Day(ops, readers, on_call, typed, say, out, collector)
             stop.set()
 
 
@@ -274,15 +297,17 @@ def processes(
         yield up(place, f"http://{place.address}/readyz", *serve)
 
 
-def settings(unleash_url: str, store_url: str) -> dict[str, Any]:
-    """The example's, with Unleash and a store."""
+def settings(store_url: str, ca_file: Path) -> dict[str, Any]:
+    """The example's, with Unleash, a store and traces; a private authority has signed all that is outside."""
     found: dict[str, Any] = yaml.safe_load((EXAMPLE / "headgate.yaml").read_text())
     return found | {
         "admin_token": "${HEADGATE_ADMIN_TOKEN}",
         "flags": {
-            "unleash": {"url": unleash_url, "token": "${UNLEASH_CLIENT_TOKEN}", "refresh_s": 1},
+            "unleash": {"url": "https://unleash.test", "token": "${UNLEASH_CLIENT_TOKEN}", "refresh_s": 1},
             "settle_s": 2,
         },
+        "tls": {"ca_file": str(ca_file)},
+        "traces": {"endpoint": "https://collector.test/v1/traces", "ratio": 0.2},
         "event_log": {"valkey": {"url": store_url, "key": "${HEADGATE_VALKEY_KEY}"}},
     }
 
@@ -300,15 +325,16 @@ async def _sees(server: Prometheus, proxies: int) -> bool:
     return len(await server.ask("headgate_build_info")) == proxies
 
 
-def policy(unleash_url: str, prometheus_url: str, listen: str) -> dict[str, Any]:
+def policy(listen: str, ca_file: Path) -> dict[str, Any]:
     """Dark, then five percent, which a person approves each; then a quarter, which must prove itself."""
     found: dict[str, Any] = yaml.safe_load((EXAMPLE / "rollout.yaml").read_text())
     return found | {
         "project": PROJECT,
         "environment": ENVIRONMENT,
-        "where": {"unleash": {"url": unleash_url, "token": "${UNLEASH_ADMIN_TOKEN}"}},
+        "tls": {"ca_file": str(ca_file)},
+        "where": {"unleash": {"url": "https://unleash.test", "token": "${UNLEASH_ADMIN_TOKEN}"}},
         "unverified_identity": "accepted",
-        "evidence": {"prometheus": {"url": prometheus_url, "selector": 'job="headgate"'}},
+        "evidence": {"prometheus": {"url": "https://prometheus.test", "selector": 'job="headgate"'}},
         "hold_back": 5,
         "listen": listen,
         "steps": [

@@ -1,11 +1,12 @@
 """The first Monday: what must be true, however it goes."""
 
 import re
+from collections import Counter
 from pathlib import Path
 
 import pytest
 
-from tests.monday import HANDBOOK, ROOT, USERS, documented, hastened, monday, summary
+from tests.monday import HANDBOOK, OUTSIDE, ROOT, USERS, documented, hastened, monday, summary
 from tests.project.shell_blocks import commands
 from tests.servers import alertmanager_server, prometheus_server, unleash_server
 
@@ -33,6 +34,10 @@ async def test_the_first_monday(tmp_path: Path) -> None:
     assert day.readers.wrong == []
     assert day.readers.unanswered == 0
     assert day.readers.answered["stream"] > 0
+    assert {place.partition(" ")[2] for place in day.out.asked} == {f"{name}:443" for name in OUTSIDE}
+    spans = Counter(span.name for span in day.collector.spans)
+    assert spans["run answers"] > 0 and spans["POST /answers"] > spans["run answers"]
+    assert "asks, number" not in str(day.collector.spans[:100])
     assert 0 < len(day.readers.noticed) < USERS / 2
     assert day.typed >= set(commands(HANDBOOK)), "the handbook has commands that nobody typed"
     assert f"of {USERS} users saw" in summary(day)

@@ -171,3 +171,28 @@ async def _answered(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) 
         return False
     await writer.drain()
     return True
+
+
+@asynccontextmanager
+async def behind_tls(port: int, context: ssl.SSLContext) -> AsyncIterator[int]:
+    """A loopback port that speaks TLS for the server at another one, as an ingress does."""
+    tasks: set[asyncio.Task[None]] = set()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        tasks.add(task)
+        task.add_done_callback(tasks.discard)
+        with suppress(OSError, asyncio.CancelledError):
+            to_reader, to_writer = await asyncio.open_connection("127.0.0.1", port)
+            await _both(reader, writer, to_reader, to_writer)
+        writer.close()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0, ssl=context)
+    try:
+        yield server.sockets[0].getsockname()[1]
+    finally:
+        server.close()
+        for task in list(tasks):
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)

@@ -139,7 +139,9 @@ class Prometheus:
         jobs: Mapping[str, Sequence[Scraped]],
         rules: Sequence[Path] = (),
         tells: str | None = None,
+        scrape_s: float = SCRAPE_S,
     ) -> None:
+        self._scrape_s = scrape_s
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self._directory = directory
@@ -192,7 +194,7 @@ class Prometheus:
         await eventually(does)
 
     def _write_settings(self) -> None:
-        interval = f"{int(SCRAPE_S * 1000)}ms"
+        interval = f"{int(self._scrape_s * 1000)}ms"
         scrapes = [
             {"job_name": job, "static_configs": [{"targets": [page.address for page in pages]}]}
             for job, pages in self._jobs.items()
@@ -201,7 +203,7 @@ class Prometheus:
             "global": {
                 "scrape_interval": interval,
                 "scrape_timeout": interval,
-                "evaluation_interval": interval,
+                "evaluation_interval": f"{int(SCRAPE_S * 1000)}ms",
             },
             "rule_files": self._rules,
             "alerting": {"alertmanagers": [{"static_configs": [{"targets": self._alertmanagers}]}]},
@@ -223,13 +225,15 @@ async def prometheus(
     jobs: Mapping[str, Sequence[Scraped]],
     rules: Sequence[Path] = (),
     tells: str | None = None,
+    scrape_s: float = SCRAPE_S,
 ) -> AsyncIterator[Prometheus]:
     """Started on an empty directory, and gone at the end. It scrapes first after about five seconds.
 
     Args:
         tells: address of an Alertmanager that gets its alerts.
+        scrape_s: between two scrapes, each of which may take as long.
     """
-    server = Prometheus(directory, jobs, rules, tells)
+    server = Prometheus(directory, jobs, rules, tells, scrape_s)
     try:
         await server.start()
         yield server
