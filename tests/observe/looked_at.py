@@ -24,6 +24,9 @@ from tests.servers.streaming import EITHER, browser, opened, read, route, signed
 from tests.servers.tapping import EVENT_STREAM, Provider, tapped, tapped_route
 
 PICTURES = Path(__file__).parents[2] / "docs" / "pictures"
+PATIENCE_MS = 120_000
+"""How long a page may take for anything, on a busy machine."""
+
 SHARE = 40
 STREAMED = next(f"user-{n}" for n in range(99) if bucket_of(STREAMING, f"user-{n}") <= SHARE)
 """A user in the stream arm."""
@@ -95,6 +98,7 @@ async def opened_page(
 ) -> AsyncIterator[tuple[Page, list[str]]]:
     """The page, with its first figures; and what its console says of problems."""
     async with await chromium.new_context(**context) as opened:  # type: ignore[arg-type]
+        opened.set_default_timeout(PATIENCE_MS)
         page = await opened.new_page()
         problems: list[str] = []
         page.on(
