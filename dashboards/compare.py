@@ -117,15 +117,6 @@ def _answers() -> list[Panel]:
         ),
         lines(
             About(
-                "How users differ",
-                "In how often they fail, by their histories: the squared coefficient of variation of rates. "
-                "0 is alike; at 4 most failures are a few users', and proof takes longer.",
-                "none",
-            ),
-            Query(f"max by (route) (headgate_users_cv2{{{ROUTES}}})", "{{route}}"),
-        ),
-        lines(
-            About(
                 "Who left",
                 "Clients that went before the answer came, and cancelled runs.",
                 "percentunit",
@@ -172,8 +163,14 @@ def _users() -> list[Panel]:
     answered = f'{ARM},outcome=~"complete|recovered|fell_back"'
     return [
         lines(
-            About("Users met", "Different ones since the share was last written.", named=ARMS),
+            About(
+                "Users met",
+                "Different ones since the share was last written. Beside them, how much users differ in how "
+                "often they fail, by their histories: a squared coefficient of variation; 0 is alike.",
+                named=ARMS,
+            ),
             Query(f"max by (arm) (headgate_users{{{ROUTES}}})", "{{arm}}"),
+            Query(f"max(headgate_users_cv2{{{ROUTES}}})", "CV² of failures"),
         ),
         lines(
             About(
