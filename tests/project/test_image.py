@@ -97,6 +97,9 @@ def checked(image: Image, admin_url: str) -> bool:
     return code == 0
 
 
+NEEDS_TRACES = "proxy.observe.spans.otlp"
+
+
 def locked() -> dict[str, str]:
     """The runtime's lock: each package that this platform takes, and its version."""
     lines = (ROOT / "requirements/runtime.lock").read_text(encoding="utf-8").splitlines()
@@ -192,14 +195,20 @@ def test_the_packages_are_those_of_the_lock(image: Image) -> None:
 
 
 def test_the_image_has_all_that_is_served(image: Image) -> None:
-    """Every file of `proxy` and `flags`, also those that are not Python; every module can be imported."""
+    """Every file of `proxy` and `flags`, also those that are not Python.
+
+    Every module can be imported, but the one whose packages `requirements/traces.lock` adds.
+    """
     modules = [path.removesuffix(".py").replace("/", ".") for path in sources() if path.endswith(".py")]
     imported = ";".join(
-        f"import {name.removesuffix('.__init__')}" for name in modules if "__main__" not in name
+        f"import {name.removesuffix('.__init__')}"
+        for name in modules
+        if "__main__" not in name and name != NEEDS_TRACES
     )
 
     assert {path: (site_packages(image) / path).read_bytes() for path in sources()} == sources()
     assert image.output(["python", "-c", imported]) == (0, "")
+    assert "No module named 'opentelemetry" in image.output(["python", "-c", f"import {NEEDS_TRACES}"])[1]
     assert image.output(["headgate", "rollout", "run", "--help"])[0] == 0
 
 
