@@ -128,7 +128,7 @@ class ModelPort(Block):
 
 
 class ServiceAccount(Block):
-    """Whom the pods run as in the cluster."""
+    """The pods' account in the cluster."""
 
     create: bool = True
     name: str = ""

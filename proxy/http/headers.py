@@ -160,7 +160,7 @@ def request_headers(
 def added_fields(
     earlier: Headers, forwarding: Forwarding, client: str | None, scheme: str, host: bytes | None
 ) -> Headers:
-    """What is added to a request's headers, which had these `X-Forwarded` fields."""
+    """The fields to add to a request's headers, which had these `X-Forwarded` fields."""
     fields = _x_forwarded(earlier, forwarding, client, scheme, host)
     is_announced = forwarding.forwarded or forwarding.via
     return fields + _announced(forwarding, client, scheme, host) if is_announced else fields

@@ -46,7 +46,7 @@ UNIT = 2.0**-20
 
 
 class History(NamedTuple):
-    """What is known of one user of one route, or has become known."""
+    """One user's requests of one route: all that are known, or those that are new."""
 
     user: bytes
     """The user's keyed hash."""
@@ -73,7 +73,7 @@ def _unpacked(user: bytes, packed: int) -> History:
 
 @dataclass(slots=True)
 class Changes:
-    """What was learned from requests that ended here."""
+    """All that requests which ended here have taught."""
 
     histories: list[History] = field(default_factory=list)
     agreed: float = 0.0
@@ -112,7 +112,7 @@ class Histories:
 
     @property
     def prior(self) -> tuple[float, float]:
-        """What is known of all, as so many failures of so many requests of a user of whom nothing is."""
+        """Failures and requests, of all users, that count for a user of whom nothing is known."""
         weight, rate = 1 / self._width(self._rate), self._rate
         return weight, weight / rate
 
@@ -181,7 +181,7 @@ class Histories:
         return self._width(self._rate) if self._n else 0.0
 
     def shared(self) -> Changes:
-        """What is known, without what `take` has yet to give."""
+        """All that is known, without what `take` has yet to give."""
         changed, unshared = self._changed or {}, self._unshared
         known = []
         for user, requests, failed, seen_h in self:

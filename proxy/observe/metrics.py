@@ -367,7 +367,7 @@ class RouteMetrics:
     def _of_user(
         self, user: bytes, arm: Arm, bucket: str, failed: bool, seconds: float
     ) -> dict[Counter, float]:
-        """What an answer or a failure is, compared with what its user did before."""
+        """The counts of an answer or a failure, compared with what its user did before."""
         now_s, watched = time(), self.watched_users
         passed = watched.passes(user, now_s, arm, self.histories.prior, failed=failed)
         amounts: dict[Counter, float] = {self.users_worse[arm, limit]: 1 for limit in passed}

@@ -120,7 +120,7 @@ class WatchedUsers:
             yield LIMITS[watched.passed - 1]
 
     def is_slow(self, user: bytes, now_s: float, arm: Arm, seconds: float) -> bool:
-        """Whether an answer took longer than is usual for its user. The usual time is learned in the rest, as
+        """True if an answer took longer than is usual for its user. The usual time is learned in the rest, as
         histories are: of neither compared arm."""
         watched = self._watched(user, now_s)
         took = math.log(max(seconds, 1e-6))

@@ -248,7 +248,7 @@ class RunTexts:
 
 
 def _chunk_chars(decision: Decision, route: Route) -> tuple[int, int, int]:
-    """As `Chunker` has them."""
+    """The sizes of a run's chunks, as `Chunker` has them."""
     chunk = route.settings.chunk
     low, high = decision.chunk_chars or (chunk.min, chunk.max)
     return low, high, max(chunk.max_chunk, high)

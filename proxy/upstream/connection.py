@@ -201,7 +201,7 @@ class Connection(asyncio.Protocol):
 
     @property
     def failure(self) -> UpstreamError | None:
-        """What has ended the exchange, if anything; what came before of the answer can still be taken."""
+        """The error that has ended the exchange, if any. What came before it can still be taken."""
         return self._failure
 
     def wake(self) -> None:

@@ -353,7 +353,7 @@ def _batch(
 
 
 def _all_say(reading: Reading, metric: str) -> bool:
-    """Whether each process whose requests count shows this metric, for each of its routes."""
+    """True if each process whose requests count shows this metric, for each of its routes."""
     every = [series for page in reading.departed for series in page.counters]
     every += reading.counters
     routes = {

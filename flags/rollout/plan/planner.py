@@ -269,7 +269,7 @@ def _slowest(ready: Vector, proofs: Mapping[str, Vector]) -> str:
 
 
 def _harm(simulated: _SimulatedStep, ratio: float, limits: Mapping[str, tuple[int, ...]]) -> Harm:
-    """What a build costs that is so many times worse from this step on, and clean before it."""
+    """The cost of a build that is so many times worse from this step on, and clean before it."""
     traffic, tick_s = simulated.traffic, simulated.policy.tick_s
     rate = min(1.0, ratio * traffic.failed.at)
     back = np.full(len(simulated.ready), NEVER)
