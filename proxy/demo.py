@@ -54,7 +54,7 @@ def run(port: int) -> None:
         directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="headgate-demo-")))
         url = f"http://{HOST}:{port}"
         # Free ports, so that several demos can run side by side.
-        ports = DemoPorts(port, *free_ports(4))
+        ports = DemoPorts(port, *stack.enter_context(free_ports(4)))
         for name in ("flags.json", "headgate.yaml"):
             (directory / name).write_text((EXAMPLE / name).read_text())
         serving: list[subprocess.Popen[bytes]] = []
@@ -131,11 +131,18 @@ def claim(port: int) -> None:
         raise click.ClickException(f"port {port} of {HOST} {why}: {advice}") from None
 
 
-def free_ports(count: int) -> list[int]:
-    """Free ports, all different."""
+@contextmanager
+def free_ports(count: int) -> Iterator[list[int]]:
+    """Free ports, all different.
+
+    On Linux they stay this demo's until the block is left: no connection of others gets one for its own side.
+    """
     with ExitStack() as stack:
         bound = [stack.enter_context(_bound(0)) for _ in range(count)]
-        return [one.getsockname()[1] for one in bound]
+        ports = [one.getsockname()[1] for one in bound]
+        if sys.platform != "linux":
+            stack.close()  # there nobody could listen on a port that another socket is bound to
+        yield ports
 
 
 def _bound(port: int) -> socket.socket:

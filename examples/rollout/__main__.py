@@ -78,7 +78,7 @@ def running(port: int) -> Iterator[Places]:
     """Upstream and proxy, ready, with the flag at 0 %."""
     with ExitStack() as stack:
         directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="headgate-rollout-")))
-        upstream_port, admin_port = free_ports(2)
+        upstream_port, admin_port = stack.enter_context(free_ports(2))
         url, upstream, admin = (f"http://{HOST}:{number}" for number in (port, upstream_port, admin_port))
         places = Places(
             directory,

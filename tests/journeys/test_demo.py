@@ -2,11 +2,16 @@
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Callable
 from contextlib import ExitStack
 
+import pytest
+
+from examples.clinic.listening import listen
+from proxy.demo import free_ports
 from tests.project.terminal import Shown, shown
 from tests.servers.streaming import free_port
 
@@ -21,6 +26,15 @@ ENDS: dict[str, Callable[[Shown], None]] = {
 
 def demo(port: int) -> list[str]:
     return [sys.executable, "-m", "proxy", "demo", "--port", str(port)]
+
+
+def test_a_port_of_the_demo_is_its_processes_alone() -> None:
+    """Until they listen, seconds later: no other connection may have it for its own side."""
+    with free_ports(2) as ports, socket.socket() as others, listen("127.0.0.1", ports[0]) as ours:
+        with pytest.raises(OSError, match="in use"):
+            others.bind(("127.0.0.1", ports[1]))
+        with socket.create_connection(ours.getsockname(), timeout=30):
+            pass
 
 
 def test_several_demos_stand_side_by_side_and_each_end_leaves_nothing() -> None:
