@@ -22,8 +22,8 @@ CHECKS = {
 }
 
 BY_FILE = ["--dist", "loadfile", "--no-loadscope-reorder"]
-TOGETHER = ["-n", "3", *BY_FILE]
-"""Three at a time, since most tests wait for servers more than they compute."""
+TOGETHER = ["-n", "4", *BY_FILE]
+"""Four at a time, since most tests wait for servers more than they compute."""
 
 SUITES = {
     "tests": ["-m", "not alone", *TOGETHER],
