@@ -32,8 +32,9 @@ from tests.servers.alertmanager_server import OnCall, alertmanager
 from tests.servers.authority import certificates
 from tests.servers.corporate_proxy import CorporateProxy, behind_tls
 from tests.servers.otlp_receiver import OtlpReceiver
+from tests.servers.ports import free_port
 from tests.servers.prometheus_server import Prometheus, prometheus
-from tests.servers.streaming import eventually, free_port, texts
+from tests.servers.streaming import eventually, texts
 from tests.servers.unleash_server import ENVIRONMENT, PROJECT, unleash
 from tests.servers.valkey_server import valkey
 

@@ -14,6 +14,7 @@ import yaml
 from click.testing import CliRunner, Result
 
 from proxy.cli import main
+from tests.servers.ports import free_port
 from tests.servers.scripted import ScriptedUpstream
 from tests.servers.serving import flag_document
 from tests.servers.streaming import (
@@ -25,7 +26,6 @@ from tests.servers.streaming import (
     answering,
     browser,
     eventually,
-    free_port,
     opened,
     route,
     served,

@@ -27,7 +27,8 @@ from rich.table import Table
 from tests.browser.attached import SEE, FirstText, first_text, house, page_files, until_ready
 from tests.browser.frontend import CHROMIUM, visiting
 from tests.servers.clinic_server import CASE_TEXT, RunningClinic, running_clinic, running_model
-from tests.servers.streaming import SSE, Stream, free_port, served
+from tests.servers.ports import free_port
+from tests.servers.streaming import SSE, Stream, served
 
 EXAMPLE = Path(__file__).parent.parent / "examples" / "clinic" / "headgate.yaml"
 DIRECT = "(the upstream)"

@@ -20,6 +20,7 @@ from tests.bench import servers, upstream
 from tests.bench.cores import LOAD_CORE, PROXY_CORE
 from tests.bench.servers import Server
 from tests.bench.upstream import END_OF_CHUNKS, SSE_HEAD
+from tests.servers.ports import free_port
 
 MODULE = "tests.bench.run_servers"
 ROUTE = "runs"
@@ -154,7 +155,7 @@ async def _serve_model(port: int) -> None:
 
 @contextmanager
 def model(directory: Path) -> Iterator[Server]:
-    port = servers.free_port()
+    port = free_port()
     argv = [sys.executable, "-m", MODULE, "--port", str(port)]
     ready = partial(servers._accepts, port)
     with servers._process("model", argv, directory, core=LOAD_CORE, ready=ready) as pid:
@@ -163,7 +164,7 @@ def model(directory: Path) -> Iterator[Server]:
 
 @contextmanager
 def headgate(directory: Path, model_port: int, kept: int) -> Iterator[Server]:
-    port, admin, models = (servers.free_port() for _ in range(3))
+    port, admin, models = (free_port() for _ in range(3))
     name = f"headgate-{port}"
     config = directory / f"{name}.yaml"
     config.write_text(

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from tests.bench.cores import LOAD_CORE, PROXY_CORE
 from tests.bench.results import Target
+from tests.servers.ports import free_port
 
 READY_S = 15.0
 STOP_S = 5.0
@@ -148,13 +149,6 @@ def everything(directory: Path) -> Iterator[tuple[dict[Target, Server], dict[Tar
         running[Target.NAIVE] = stack.enter_context(naive(directory, origin.port))
         running[Target.DIRECT] = Server(origin.port, None)
         yield running, absent
-
-
-def free_port() -> int:
-    """A loopback port that nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 @contextmanager

@@ -13,8 +13,9 @@ from playwright.async_api import Page
 from tests.browser.frontend import CASE, Visit, bundle
 from tests.journeys.test_journey import TAPPED
 from tests.servers.clinic_server import RunningClinic, running_clinic, running_model
+from tests.servers.ports import free_port
 from tests.servers.serving import flag_document
-from tests.servers.streaming import Served, free_port, served
+from tests.servers.streaming import Served, served
 
 ATTACH: dict[str, Any] = {
     "panels": {"reasoning": {"text": "Analysis Results", "up": 2}, "chat": {"css": ".scroll"}},

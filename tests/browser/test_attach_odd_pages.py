@@ -11,8 +11,9 @@ from tests.browser.frontend import IN_CHROMIUM
 from tests.browser.npm import HERE
 from tests.browser.opened import ATTACH, BODY, SEND, Upstream, opened_page, signed_in
 from tests.browser.test_markdown import HOSTILE
+from tests.servers.ports import free_port
 from tests.servers.scripted import ScriptedUpstream
-from tests.servers.streaming import free_port, served
+from tests.servers.streaming import served
 from tests.sources.test_source_poll import polling
 
 pytestmark = IN_CHROMIUM

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from tests.browser.npm import HERE, NODE
+from tests.servers.ports import free_socket
 from tests.servers.scripted import ScriptedUpstream
 from tests.servers.serving import Serving, flag_document, headgate, token
 from tests.servers.streaming import PATIENCE_S, START, WHOLE, answer, answering, route
@@ -41,7 +42,7 @@ async def cutting(url: str, *after: int) -> AsyncIterator[str]:
             to_client.transport.abort()
             to_server.transport.abort()
 
-    listening = await asyncio.start_server(serve, "127.0.0.1", 0)
+    listening = await asyncio.start_server(serve, sock=free_socket())
     async with listening:
         yield f"http://127.0.0.1:{listening.sockets[0].getsockname()[1]}"
 

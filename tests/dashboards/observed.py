@@ -14,6 +14,7 @@ from prometheus_client import CollectorRegistry, start_http_server
 from flags.rollout.ledger import Act
 from flags.rollout.reporting.metrics import RolloutMetrics
 from tests.rollout.rolling import Now, Rolling, flag_file, policy
+from tests.servers.ports import free_port
 from tests.servers.prometheus_server import Prometheus, prometheus
 from tests.servers.scripted import Asked, ScriptedUpstream
 from tests.servers.serving import Serving, flag_document, headgate
@@ -24,7 +25,6 @@ from tests.servers.streaming import (
     answer,
     browser,
     eventually,
-    free_port,
     read,
     route,
     scrape,

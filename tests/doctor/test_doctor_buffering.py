@@ -13,9 +13,10 @@ from proxy.doctor.one_request.buffering import HELD_BACK_S, Arrivals, judged
 from proxy.doctor.one_request.real_request import RealRequest
 from tests.doctor.deployments import settings_of
 from tests.doctor.nginx import nginx
+from tests.servers.ports import free_port
 from tests.servers.scripted import Asked, ScriptedUpstream
 from tests.servers.serving import flag_document
-from tests.servers.streaming import free_port, house, route, signed
+from tests.servers.streaming import house, route, signed
 
 pytestmark = pytest.mark.anyio
 

@@ -10,8 +10,9 @@ from click.testing import CliRunner, Result
 
 from proxy.cli import main
 from proxy.doctor.findings.diagnosis import Diagnosis, Grade, as_line, exit_code
+from tests.servers.ports import free_port
 from tests.servers.serving import flag_document
-from tests.servers.streaming import free_port, route
+from tests.servers.streaming import route
 
 SECRETS = {
     "event_log": {

@@ -10,8 +10,8 @@ from proxy.doctor import providers
 from proxy.doctor.findings.diagnosis import Grade
 from proxy.settings.blocks.upstream import ProviderSettings
 from tests.doctor.deployments import examined, saying, settings_of
+from tests.servers.ports import free_port
 from tests.servers.scripted import Asked, ScriptedUpstream
-from tests.servers.streaming import free_port
 from tests.servers.tapping import Provider, completion, whole
 
 pytestmark = pytest.mark.anyio

@@ -16,9 +16,9 @@ from proxy.settings.blocks.flags import UnleashSettings
 from proxy.upstream.pool import Origin
 from tests.doctor.deployments import date, examined, saying, settings_of
 from tests.servers.authority import certificates
+from tests.servers.ports import free_port
 from tests.servers.scripted import Asked, ScriptedUpstream
 from tests.servers.serving import flag_document
-from tests.servers.streaming import free_port
 
 pytestmark = pytest.mark.anyio
 TOKEN = "default:development.not-to-be-seen-by-anybody"

@@ -7,7 +7,7 @@ import pytest
 
 from proxy.doctor import store
 from proxy.doctor.findings.diagnosis import Grade
-from tests.servers.streaming import free_port
+from tests.servers.ports import free_port
 from tests.servers.valkey_server import ValkeyServer, valkey
 
 pytestmark = pytest.mark.anyio

@@ -20,6 +20,7 @@ from flags.tls import strictly, why
 from proxy.settings.settings import Settings
 from tests.rollout.rolling import policy
 from tests.servers.authority import LACKS, certificates
+from tests.servers.ports import free_socket
 from tests.servers.scripted import until
 from tests.servers.serving import headgate
 from tests.servers.streaming import route
@@ -43,7 +44,7 @@ class Secure:
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator["Secure"]:
-        server = await asyncio.start_server(self._hear, "127.0.0.1", 0, ssl=self.context)
+        server = await asyncio.start_server(self._hear, sock=free_socket(), ssl=self.context)
         self.port = server.sockets[0].getsockname()[1]
         async with server:
             yield self

@@ -16,9 +16,10 @@ import pytest
 from playwright.async_api import async_playwright
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
+from tests.servers.ports import free_port
 from tests.servers.scripted import Asked, ScriptedUpstream
 from tests.servers.serving import headgate
-from tests.servers.streaming import EXTRACTION, SUMMARY, answer, free_port, route
+from tests.servers.streaming import EXTRACTION, SUMMARY, answer, route
 
 CHROMIUM = shutil.which("chromium")
 QUIET = ("--no-sandbox", "--disable-background-networking", "--disable-component-update", "--disable-sync")

@@ -13,7 +13,7 @@ import pytest
 from examples.clinic.listening import listen
 from proxy.demo import free_ports
 from tests.project.terminal import Shown, shown
-from tests.servers.streaming import free_port
+from tests.servers.ports import free_port
 
 START_S = 60.0
 

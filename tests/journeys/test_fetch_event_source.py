@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.servers.ports import free_socket
 from tests.servers.scripted import ScriptedUpstream
 from tests.servers.serving import headgate
 from tests.servers.streaming import START, answer, answering, route, signed
@@ -48,7 +49,7 @@ async def cutting(url: str, behind: bytes) -> AsyncIterator[str]:
             back.close()
             writer.close()
 
-    server = await asyncio.start_server(connected, "127.0.0.1", 0)
+    server = await asyncio.start_server(connected, sock=free_socket())
     async with server:
         yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
 

@@ -19,6 +19,7 @@ from websockets.exceptions import ConnectionClosedError, InvalidStatus
 from websockets.http11 import Request, Response
 
 from tests.servers.authority import certificates
+from tests.servers.ports import free_socket
 from tests.servers.scripted import until
 from tests.servers.serving import headgate
 
@@ -50,7 +51,7 @@ def refuse(client: ServerConnection, request: Request) -> Response | None:
 @asynccontextmanager
 async def both(tmp_path: Path) -> AsyncIterator[dict[str, str]]:
     """The address of a server that says again what it hears, and of the Headgate in front of it."""
-    async with serve(echo, "127.0.0.1", 0, process_request=refuse, max_size=None) as server:
+    async with serve(echo, sock=free_socket(), process_request=refuse, max_size=None) as server:
         port = next(iter(server.sockets)).getsockname()[1]
         async with headgate(f"http://127.0.0.1:{port}", tmp_path, drain_s=2) as gate:
             yield {"directly": f"ws://127.0.0.1:{port}", "through": gate.url.replace("http", "ws")}
@@ -118,7 +119,7 @@ async def test_a_websocket_goes_on_to_an_upstream_behind_tls(tmp_path: Path):
     ca_file, context = certificates(tmp_path)
     async with (
         asyncio.timeout(60),
-        serve(echo, "127.0.0.1", 0, process_request=refuse, max_size=None, ssl=context) as server,
+        serve(echo, sock=free_socket(), process_request=refuse, max_size=None, ssl=context) as server,
         headgate(
             f"https://127.0.0.1:{next(iter(server.sockets)).getsockname()[1]}",
             tmp_path,
@@ -135,7 +136,7 @@ async def test_a_websocket_goes_on_to_an_upstream_behind_tls(tmp_path: Path):
 
 async def test_a_websocket_that_is_cut_with_the_process_is_no_end(tmp_path: Path):
     """Its client sees 1006, which is none of the upstream's, and may come back elsewhere."""
-    async with serve(echo, "127.0.0.1", 0) as server:
+    async with serve(echo, sock=free_socket()) as server:
         port = next(iter(server.sockets)).getsockname()[1]
         async with headgate(f"http://127.0.0.1:{port}", tmp_path, drain_s=0.2) as gate:
             client = await connect(gate.url.replace("http", "ws"))

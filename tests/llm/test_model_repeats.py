@@ -15,19 +15,10 @@ import pytest
 from proxy.downstream import bodies
 from tests.llm.test_model_port import counted
 from tests.llm.test_model_stream_ends import CHUNKED, END, framed, saying, without_done
+from tests.servers.ports import free_port
 from tests.servers.scripted import Asked, ScriptedUpstream, talking
 from tests.servers.serving import flag_document
-from tests.servers.streaming import (
-    EXTRACTION,
-    START,
-    SUMMARY,
-    browser,
-    free_port,
-    read,
-    scrape,
-    served,
-    signed,
-)
+from tests.servers.streaming import EXTRACTION, START, SUMMARY, browser, read, scrape, served, signed
 from tests.servers.tapping import (
     COMPLETIONS,
     Backend,

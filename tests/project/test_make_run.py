@@ -12,7 +12,7 @@ from playwright.sync_api import Page, expect, sync_playwright
 
 from tests.journeys.test_browser import CHROMIUM, QUIET
 from tests.project.terminal import CTRL_C, shown
-from tests.servers.streaming import free_port
+from tests.servers.ports import free_port
 
 ROOT = Path(__file__).parents[2]
 BOUND_S = 180.0

@@ -12,8 +12,8 @@ import pytest
 import yaml
 
 from proxy.version import of_commit
+from tests.servers.ports import free_port
 from tests.servers.serving import flag_document
-from tests.servers.streaming import free_port
 
 ROOT = Path(__file__).parents[2]
 CHECKLIST = (ROOT / "docs/release.md").read_text(encoding="utf-8")

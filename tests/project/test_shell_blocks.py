@@ -19,8 +19,9 @@ import pytest
 from proxy.text.sse import Decoder
 from tests.project.shell_blocks import blocks
 from tests.project.test_docs import PROSE, ROOT
+from tests.servers.ports import free_port
 from tests.servers.scripted import Asked, ScriptedUpstream
-from tests.servers.streaming import eventually, free_port, texts
+from tests.servers.streaming import eventually, texts
 
 pytestmark = pytest.mark.anyio
 

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.servers.ports import free_socket
 from tests.servers.scripted import Asked, ScriptedUpstream, ask, raw, talking, until
-from tests.servers.serving import Serving, free_socket, headgate
+from tests.servers.serving import Serving, headgate
 
 pytestmark = pytest.mark.anyio
 

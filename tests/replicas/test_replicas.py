@@ -15,6 +15,7 @@ import httpx
 import pytest
 
 from proxy.identity import Identity
+from tests.servers.ports import free_port
 from tests.servers.scripted import Asked, Script, ScriptedUpstream
 from tests.servers.streaming import (
     EXTRACTION,
@@ -28,7 +29,6 @@ from tests.servers.streaming import (
     answering,
     browser,
     eventually,
-    free_port,
     opened,
     read,
     route,

@@ -13,18 +13,9 @@ from typing import Any
 import httpx
 import pytest
 
+from tests.servers.ports import free_port
 from tests.servers.scripted import Asked, ScriptedUpstream
-from tests.servers.streaming import (
-    Served,
-    Stream,
-    browser,
-    eventually,
-    free_port,
-    read,
-    scrape,
-    served,
-    signed,
-)
+from tests.servers.streaming import Served, Stream, browser, eventually, read, scrape, served, signed
 from tests.servers.tapping import (
     CALLS,
     COMPLETIONS,

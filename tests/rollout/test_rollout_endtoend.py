@@ -15,8 +15,8 @@ import yaml
 from examples.rollout.visitors import Visitors
 from tests.rollout.operating import FLAG, ROOT, Ops, process
 from tests.servers import prometheus_server, unleash_server
+from tests.servers.ports import free_port
 from tests.servers.prometheus_server import prometheus
-from tests.servers.streaming import free_port
 from tests.servers.unleash_server import ENVIRONMENT, PROJECT, unleash
 
 pytestmark = [

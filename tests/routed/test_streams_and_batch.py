@@ -13,8 +13,9 @@ from proxy.app import running
 from proxy.serving import listening
 from proxy.settings.settings import Settings
 from proxy.workers.sockets import Sockets
+from tests.servers.ports import free_socket
 from tests.servers.scripted import Script, ScriptedUpstream
-from tests.servers.serving import STREAMING, Serving, flag_document, free_socket
+from tests.servers.serving import STREAMING, Serving, flag_document
 from tests.servers.streaming import (
     EITHER,
     SSE,

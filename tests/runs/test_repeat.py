@@ -16,6 +16,7 @@ import pytest
 
 from proxy.runs.recovery import PAUSES_S
 from proxy.sources.repeat import JITTER
+from tests.servers.ports import free_port
 from tests.servers.scripted import Asked, Script, ScriptedUpstream, raw
 from tests.servers.serving import Serving, headgate
 from tests.servers.streaming import (
@@ -28,7 +29,6 @@ from tests.servers.streaming import (
     answering,
     browser,
     eventually,
-    free_port,
     opened,
     read,
     route,

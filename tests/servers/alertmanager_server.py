@@ -13,8 +13,9 @@ from typing import Any
 import httpx
 import yaml
 
+from tests.servers.ports import free_port
 from tests.servers.scripted import Asked, ScriptedUpstream
-from tests.servers.streaming import eventually, free_port
+from tests.servers.streaming import eventually
 
 STARTING_S = 60.0
 

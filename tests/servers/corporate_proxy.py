@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 from typing import Literal
 from urllib.parse import urlsplit
 
+from tests.servers.ports import free_socket
+
 Mood = Literal["willing", "silent", "dead", "babbling", "slow-spoken"]
 
 
@@ -41,7 +43,8 @@ class CorporateProxy:
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator["CorporateProxy"]:
-        server = await asyncio.start_server(self._serve, "127.0.0.1", self.port, ssl=self.tls)
+        listening = free_socket(port=self.port)
+        server = await asyncio.start_server(self._serve, sock=listening, ssl=self.tls)
         self.port = server.sockets[0].getsockname()[1]
         self._tasks: set[asyncio.Task[None]] = set()
         try:
@@ -188,7 +191,7 @@ async def behind_tls(port: int, context: ssl.SSLContext) -> AsyncIterator[int]:
             await _both(reader, writer, to_reader, to_writer)
         writer.close()
 
-    server = await asyncio.start_server(serve, "127.0.0.1", 0, ssl=context)
+    server = await asyncio.start_server(serve, sock=free_socket(), ssl=context)
     try:
         yield server.sockets[0].getsockname()[1]
     finally:

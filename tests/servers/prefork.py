@@ -13,6 +13,8 @@ import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
+from tests.servers.ports import free_socket
+
 WORKERS = 2
 
 
@@ -51,7 +53,7 @@ async def _answer(head: bytes, reader: asyncio.StreamReader, writer: asyncio.Str
 @asynccontextmanager
 async def prefork() -> AsyncIterator[str]:
     """Its URL, while it runs."""
-    with socket.create_server(("127.0.0.1", 0)) as listening:
+    with free_socket() as listening:
         process = await asyncio.create_subprocess_exec(
             sys.executable,
             "-m",

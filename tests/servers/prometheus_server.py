@@ -15,7 +15,8 @@ import yaml
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, start_http_server
 
 from flags.rollout.policy.guardrail_settings import FIRST_CONTENT_S, REQUEST_S
-from tests.servers.streaming import eventually, free_port
+from tests.servers.ports import free_port
+from tests.servers.streaming import eventually
 
 STARTING_S = 60.0
 SCRAPE_S = 0.25

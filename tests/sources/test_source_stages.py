@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from tests.servers import streaming
+from tests.servers.ports import free_socket
 from tests.servers.scripted import Asked, Script
 from tests.servers.serving import headgate
 from tests.servers.streaming import EITHER, EXTRACTION, START, SUMMARY, browser, opened, read, route, signed
@@ -246,7 +247,7 @@ async def test_an_unreachable_stage_is_told(tmp_path: Path) -> None:
         await asked.answer(dumped(ONE), extra=b"connection: close\r\n")
         writer.close()
 
-    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    server = await asyncio.start_server(serve, sock=free_socket())
     url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
     routes = [route(source="stages", stages=STAGES)]
     async with headgate(url, tmp_path, routes=routes) as serving, browser(serving.url) as client:

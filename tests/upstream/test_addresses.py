@@ -13,7 +13,7 @@ from proxy.errors import UpstreamUnreachable
 from proxy.upstream import addresses
 from proxy.upstream.addresses import Addresses, alternating
 from proxy.upstream.connecting import connect
-from tests.servers.streaming import free_port
+from tests.servers.ports import free_port
 
 pytestmark = pytest.mark.anyio
 

@@ -18,8 +18,8 @@ from proxy.upstream.pool import Origin
 from proxy.upstream.timeouts import Timeouts
 from tests.servers.authority import certificates
 from tests.servers.corporate_proxy import CorporateProxy
+from tests.servers.ports import free_port
 from tests.servers.scripted import ScriptedUpstream, ok, until
-from tests.servers.streaming import free_port
 
 pytestmark = pytest.mark.anyio
 

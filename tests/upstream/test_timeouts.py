@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from tests.servers.ports import free_socket
 from tests.servers.scripted import Asked, ScriptedUpstream
 from tests.servers.serving import headgate
 from tests.servers.streaming import (
@@ -231,7 +232,7 @@ async def test_a_connection_that_does_not_come_about_is_given_up(tmp_path: Path)
         waits_s.append(now() - begun)
         writer.close()
 
-    server = await asyncio.start_server(mute, "127.0.0.1", 0)
+    server = await asyncio.start_server(mute, sock=free_socket())
     of_upstream = {"timeouts": {"connect_s": WAIT_S}, "tls": {"verify": False}}
     url = f"https://127.0.0.1:{server.sockets[0].getsockname()[1]}"
     async with (

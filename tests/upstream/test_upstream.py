@@ -21,6 +21,7 @@ from proxy.upstream.client import Answer, Request, Upstream
 from proxy.upstream.pool import Origin
 from proxy.upstream.timeouts import Timeouts
 from tests.servers.authority import certificates
+from tests.servers.ports import free_socket
 from tests.servers.scripted import Asked, ScriptedUpstream, ask, until
 from tests.servers.serving import headgate
 
@@ -354,7 +355,7 @@ async def test_a_tls_handshake_that_does_not_end_is_given_up_after_connect_s(tmp
             await writer.wait_closed()
         gone.set()
 
-    server = await asyncio.start_server(mute, "127.0.0.1", 0)
+    server = await asyncio.start_server(mute, sock=free_socket())
     port = server.sockets[0].getsockname()[1]
     pool = Upstream(
         Origin("127.0.0.1", port, tls=ssl.create_default_context(), timeouts=Timeouts(connect_s=0.2))

@@ -9,7 +9,7 @@ import uvloop
 
 from proxy.settings.settings import Settings
 from proxy.workers.sockets import bound
-from tests.servers.streaming import free_port
+from tests.servers.ports import free_port
 
 LOOPS: list[Callable[[], asyncio.AbstractEventLoop]] = [asyncio.new_event_loop, uvloop.new_event_loop]
 

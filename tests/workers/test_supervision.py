@@ -20,6 +20,7 @@ from prometheus_client import CollectorRegistry
 from proxy.observe.metrics import Metrics
 from proxy.settings.settings import Settings
 from proxy.workers.worker import PAUSES_S, STEADY_S, Worker, WorkerSlot, pause_s
+from tests.servers.ports import free_port
 from tests.servers.scripted import Asked, ScriptedUpstream
 from tests.servers.serving import ADMIN_TOKEN, flag_document
 from tests.servers.streaming import (
@@ -31,7 +32,6 @@ from tests.servers.streaming import (
     answering,
     browser,
     eventually,
-    free_port,
     opened,
     read,
     route,

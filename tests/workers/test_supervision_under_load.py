@@ -14,6 +14,7 @@ import httpx
 import openai
 import pytest
 
+from tests.servers.ports import free_port
 from tests.servers.scripted import Asked, ScriptedUpstream
 from tests.servers.streaming import (
     EXTRACTION,
@@ -24,7 +25,6 @@ from tests.servers.streaming import (
     answer,
     browser,
     eventually,
-    free_port,
     opened,
     read,
     route,

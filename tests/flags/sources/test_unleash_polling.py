@@ -23,8 +23,9 @@ from flags.sources.unleash_api import UnleashServer
 from flags.sources.usage import MAX_COUNTS, Usage
 from tests.flags.documents import ALICE, FLAG, OFF, ON, SECRET, Clock, document, feature, gradual
 from tests.servers.authority import certificates
+from tests.servers.ports import free_port
 from tests.servers.scripted import Asked, Script, ScriptedUpstream, raw
-from tests.servers.streaming import eventually, free_port
+from tests.servers.streaming import eventually
 
 pytestmark = pytest.mark.anyio
 

@@ -11,9 +11,10 @@ from flags.errors import EvidenceError, InvalidReading, ReadingProblem
 from flags.rollout.evidence.evidence import Tail
 from flags.rollout.evidence.pages import PageReadings
 from flags.rollout.evidence.readings import Wanted, between, carried
+from tests.servers.ports import free_port
 from tests.servers.prometheus_server import ProxyPage
 from tests.servers.scripted import Asked, ScriptedUpstream
-from tests.servers.streaming import answering, free_port
+from tests.servers.streaming import answering
 
 pytestmark = pytest.mark.anyio
 

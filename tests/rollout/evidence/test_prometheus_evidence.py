@@ -19,9 +19,10 @@ from flags.rollout.evidence.fetching import fetch
 from flags.rollout.evidence.prometheus import MOST_DEPARTED, PrometheusReadings
 from flags.rollout.evidence.readings import Reading, Wanted, between, carried
 from flags.rollout.policy.policy import PrometheusEvidence
+from tests.servers.ports import free_port
 from tests.servers.prometheus_server import Prometheus, ProxyPage, is_installed, prometheus
 from tests.servers.scripted import Asked, Script, ScriptedUpstream
-from tests.servers.streaming import answering, free_port
+from tests.servers.streaming import answering
 
 pytestmark = pytest.mark.anyio
 

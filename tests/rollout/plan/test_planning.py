@@ -20,9 +20,9 @@ from flags.rollout.plan.plan import Plan, Rate
 from flags.rollout.plan.planner import plan
 from flags.rollout.verdict.evaluator import Evaluator
 from tests.rollout.plan.test_plan import HALF, policy, traffic
+from tests.servers.ports import free_port
 from tests.servers.prometheus_server import CV2, ProxyPage
 from tests.servers.scripted import Asked, ScriptedUpstream
-from tests.servers.streaming import free_port
 
 pytestmark = pytest.mark.anyio
 
