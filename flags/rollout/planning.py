@@ -13,7 +13,8 @@ from rich.text import Text
 
 from flags.errors import EvidenceError, ReadingProblem
 from flags.rollout.evidence.evidence import BAD, ELIGIBLE, Batch
-from flags.rollout.evidence.readings import Reading, between
+from flags.rollout.evidence.growth import between
+from flags.rollout.evidence.readings import Reading
 from flags.rollout.plan.plan import BETWEEN, FEW_EVENTS, MAX_PROOF_S, Harm, Plan, Rate, StepPlan, Traffic
 from flags.rollout.plan.planner import plan
 from flags.rollout.plan.refusals import duration, percent

@@ -1,4 +1,4 @@
 """Evidence: counters read from Prometheus or from the proxies' pages, as counts by arm and bucket.
 
-Read `readings.py` first: how raw counters become evidence.
+Read `readings.py` first, then `growth.py`: how raw counters become evidence.
 """

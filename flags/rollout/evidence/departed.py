@@ -4,7 +4,8 @@ import math
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from flags.rollout.evidence.readings import Reading, counting_since
+from flags.rollout.evidence.growth import counting_since
+from flags.rollout.evidence.readings import Reading
 
 
 class Scrape(NamedTuple):

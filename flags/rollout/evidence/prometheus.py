@@ -24,6 +24,7 @@ from pydantic import SecretStr
 from flags.errors import EvidenceError, InvalidReading, ReadingProblem
 from flags.rollout.evidence.departed import Scrape, last_scrapes
 from flags.rollout.evidence.fetching import fetch
+from flags.rollout.evidence.growth import pages
 from flags.rollout.evidence.readings import (
     LABELS,
     OF_PROCESSES,
@@ -33,7 +34,6 @@ from flags.rollout.evidence.readings import (
     Wanted,
     complete,
     gather,
-    pages,
 )
 
 logger = logging.getLogger("headgate.rollout")

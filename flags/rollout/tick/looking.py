@@ -5,7 +5,8 @@ from dataclasses import dataclass, replace
 
 from flags.errors import EvidenceError, InvalidReading
 from flags.rollout.evidence.evidence import APART, ELIGIBLE, Batch, ComparedArm
-from flags.rollout.evidence.readings import Reading, Readings, between, carried
+from flags.rollout.evidence.growth import between, carried
+from flags.rollout.evidence.readings import Reading, Readings
 from flags.rollout.evidence.watermark import from_bytes, to_bytes
 from flags.rollout.moves import Change
 from flags.rollout.tick.drift import FlagDrift

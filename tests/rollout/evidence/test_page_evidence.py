@@ -9,8 +9,9 @@ import pytest
 
 from flags.errors import EvidenceError, InvalidReading, ReadingProblem
 from flags.rollout.evidence.evidence import Tail
+from flags.rollout.evidence.growth import between, carried
 from flags.rollout.evidence.pages import PageReadings
-from flags.rollout.evidence.readings import Wanted, between, carried
+from flags.rollout.evidence.readings import Wanted
 from tests.servers.ports import free_port
 from tests.servers.prometheus_server import ProxyPage
 from tests.servers.scripted import Asked, ScriptedUpstream

@@ -16,8 +16,9 @@ from pydantic import SecretStr
 from flags.errors import EvidenceError, ReadingProblem
 from flags.rollout.evidence.evidence import Tail
 from flags.rollout.evidence.fetching import fetch
+from flags.rollout.evidence.growth import between, carried
 from flags.rollout.evidence.prometheus import MOST_DEPARTED, PrometheusReadings
-from flags.rollout.evidence.readings import Reading, Wanted, between, carried
+from flags.rollout.evidence.readings import Reading, Wanted
 from flags.rollout.policy.policy import PrometheusEvidence
 from tests.servers.ports import free_port
 from tests.servers.prometheus_server import Prometheus, ProxyPage, is_installed, prometheus

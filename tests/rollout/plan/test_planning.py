@@ -15,7 +15,8 @@ from rich.console import Console
 from flags.errors import EvidenceError, ReadingProblem
 from flags.rollout import planning
 from flags.rollout.evidence.evidence import batch_body, batch_from_body
-from flags.rollout.evidence.readings import OUTCOMES, Reading, Series, between
+from flags.rollout.evidence.growth import between
+from flags.rollout.evidence.readings import OUTCOMES, Reading, Series
 from flags.rollout.plan.plan import Plan, Rate
 from flags.rollout.plan.planner import plan
 from flags.rollout.verdict.evaluator import Evaluator
