@@ -2,8 +2,8 @@
 
 import asyncio
 import signal
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING
 
 from prometheus_client import CollectorRegistry
 
-from flags.decision import generation_of
 from flags.sources.flag_file import FlagFile
 from flags.sources.kill_switch import KillSwitch
 from flags.sources.source import Flags, FlagSource
@@ -51,12 +50,11 @@ from proxy.outbound import egress, forwarding, origin, upstream_origin, within
 from proxy.relay.outcomes import RelayedOutcomes
 from proxy.relay.relay import Relay
 from proxy.relay.traced import TracedRelay
-from proxy.replicas.followed_run import FollowedRun
 from proxy.replicas.histories.history_scripts import HISTORY_SCRIPTS
 from proxy.replicas.histories.shared_histories import ROUND_S, SharedHistories
 from proxy.replicas.shared_runs import ValkeyRuns, sealing_of
 from proxy.replicas.store.valkey import Health
-from proxy.replicas.takeover import TakenOverRun
+from proxy.replicas.takeover_executor import TakeoverExecutor
 from proxy.routed.attach_document import AttachDocument
 from proxy.routed.attached_pages import AttachedPages
 from proxy.routed.batch_path import BatchPath
@@ -64,13 +62,11 @@ from proxy.routed.decider import Decider
 from proxy.routed.run_access import RunAccess
 from proxy.routed.stream_path import StreamPath
 from proxy.runs.capacity import AnswerBudget
-from proxy.runs.run import Run
 from proxy.runs.runs import Runs
 from proxy.runs.source import Source
-from proxy.runs.start import RunSpec
 from proxy.serving import App
 from proxy.settings.blocks.upstream import LlmSettings, ProviderSettings
-from proxy.settings.routes import Route, Routes
+from proxy.settings.routes import Routes
 from proxy.settings.settings import Settings
 from proxy.sources.batch import BatchSource
 from proxy.sources.job import JobSource
@@ -78,6 +74,7 @@ from proxy.sources.native import NativeSource
 from proxy.sources.poll import PollSource
 from proxy.sources.stages import StagesSource
 from proxy.sources.tap import TapSource
+from proxy.upkeep import every_second, repeating
 from proxy.upstream.breaker import Breaker
 from proxy.upstream.client import Upstream
 from proxy.upstream.pool import Origin
@@ -91,9 +88,6 @@ from proxy.workers.sockets import Sockets
 
 if TYPE_CHECKING:
     from proxy.observe.spans.otlp import Traces
-
-FORGET_S = 3600.0
-"""Seconds between two looks for users who were not seen for so long that they are forgotten."""
 
 
 async def serve(
@@ -145,9 +139,9 @@ async def running(
         taps = parts.taps(routes, shared)
         found = sources(routes, upstream, taps)
         executor.begin(runs, found)
-        stack.enter_context(_repeating(_every_second(metrics, flag_source, flags, routes, runs, shared)))
-        stack.enter_context(_repeating(identifier.keep_keys()))
-        stack.enter_context(_repeating(metrics.process.watch()))
+        stack.enter_context(repeating(every_second(metrics, flag_source, flags, routes, runs, shared)))
+        stack.enter_context(repeating(identifier.keep_keys()))
+        stack.enter_context(repeating(metrics.process.watch()))
         forward = forwarding(settings.upstream, settings.identity, to)
         traces = parts.traces(to)
         relay = (Relay if traces is None else TracedRelay)(upstream, forward, parts.upgrades)
@@ -181,7 +175,7 @@ async def running(
         )
         port = None if settings.llm is None else parts.model_port(settings.llm, taps, shared, traces)
         page = parts.page(runs, breaker, warnings, PageState(flag_source, switch, port, shared))
-        stack.enter_context(_repeating(page.keep()))
+        stack.enter_context(repeating(page.keep()))
         stalls = stack.enter_context(StallWatch())
         admin = Admin(registry, runs, page, stalls, settings.admin_token, process_metrics)
         yield App(
@@ -392,44 +386,6 @@ def sources(routes: Routes, upstream: Upstream, taps: Taps) -> dict[tuple[str, s
     return found
 
 
-class TakeoverExecutor:
-    """Continues the runs of lost replicas; a `TakeoverPort`."""
-
-    def __init__(self, metrics: Metrics) -> None:
-        self._metrics = metrics
-        self._runs: Runs | None = None
-        self._sources: Mapping[tuple[str, str], Source] = {}
-
-    def begin(self, runs: Runs, sources: Mapping[tuple[str, str], Source]) -> None:
-        """Take over lost runs from now on."""
-        self._runs = runs
-        self._sources = sources
-
-    def may_take(self, route: Route, source: str, principal: str | None) -> bool:
-        runs = self._runs
-        if runs is None or runs.is_handing_over or (route.name, source) not in self._sources:
-            return False
-        return runs.has_room(route, principal)
-
-    def take(self, taken: TakenOverRun) -> Run:
-        assert self._runs is not None
-        name, decision = taken.route.name, taken.request.decision
-        start = RunSpec(
-            taken.call,
-            decision,
-            taken.identity,
-            self._metrics.by_route[name],
-            self._sources[name, decision.source],
-            taken.run_id,
-        )
-        return self._runs.take_over(start, taken.continuation)
-
-    def lost(self, run: FollowedRun) -> None:
-        counted = self._metrics.by_route[run.route.name]
-        counted.faults[Fault.RESET, run.phase].inc()
-        counted.recoveries[Fault.RESET, "failed"].inc()
-
-
 def _sides(settings: Settings) -> int:
     """The number of sides that share descriptors: clients, upstream, tunnels, and the model port's two."""
     return 2 + bool(settings.upstream.upgrades.max_open) + (2 if settings.llm is not None else 0)
@@ -446,45 +402,3 @@ def _connections(
         Connections(most, of_client, names_clients=names_clients, on_refused=metrics.count_over),
         Connections(most, most, names_clients=False, on_refused=metrics.count_over),
     )
-
-
-async def _every_second(
-    metrics: Metrics,
-    flag_source: FlagSource,
-    flags: Flags,
-    routes: Routes,
-    runs: Runs,
-    shared: ValkeyRuns | None,
-) -> None:
-    was_killed = False
-    forget_at = 0.0
-    while True:
-        if flag_source.killed and not was_killed:
-            metrics.kill_flag_on.set_to_current_time()
-        was_killed = flag_source.killed
-        metrics.flag_age.set(flag_source.age_s)
-        metrics.kill_switch.set(flags.killed)
-        metrics.event_log_up.set(shared is None or shared.is_up)
-        metrics.viewer_lag.set(runs.lag_events)
-        for route in routes.all:
-            # Even without requests: users from before the flag changed belong to other arms.
-            if (generation := generation_of(route.settings.flag, flags)) is not None:
-                metrics.by_route[route.name].users.start_generation(generation)
-        for counted in metrics.by_route.values():
-            counted.users_cv2.set(counted.histories.cv2)
-        if time() >= forget_at:
-            forget_at = time() + FORGET_S
-            for counted in metrics.by_route.values():
-                counted.histories.forget(time())
-                counted.watched_users.forget(time())
-        runs.evict()  # even without requests: texts are kept no longer than the settings say
-        await asyncio.sleep(1)
-
-
-@contextmanager
-def _repeating(work: Coroutine[None, None, None]) -> Iterator[None]:
-    task = asyncio.get_running_loop().create_task(work)
-    try:
-        yield
-    finally:
-        task.cancel()

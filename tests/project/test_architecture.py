@@ -25,6 +25,7 @@ FLAGS_FOR_ALL = {"flags.decision", "flags.tls", "flags.egress"}
 
 COMPOSERS = {
     "proxy.app",
+    "proxy.upkeep",
     "proxy.commands.serve",
     "proxy.commands.settings_file",
     "proxy.observe.admin",

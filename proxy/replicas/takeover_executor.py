@@ -1,0 +1,51 @@
+"""Which runs of lost replicas this one continues, and with what parts."""
+
+from collections.abc import Mapping
+
+from proxy.errors import Fault
+from proxy.observe.metrics import Metrics
+from proxy.replicas.followed_run import FollowedRun
+from proxy.replicas.takeover import TakenOverRun
+from proxy.runs.run import Run
+from proxy.runs.runs import Runs
+from proxy.runs.source import Source
+from proxy.runs.start import RunSpec
+from proxy.settings.routes import Route
+
+
+class TakeoverExecutor:
+    """Continues the runs of lost replicas; a `TakeoverPort`."""
+
+    def __init__(self, metrics: Metrics) -> None:
+        self._metrics = metrics
+        self._runs: Runs | None = None
+        self._sources: Mapping[tuple[str, str], Source] = {}
+
+    def begin(self, runs: Runs, sources: Mapping[tuple[str, str], Source]) -> None:
+        """Take over lost runs from now on."""
+        self._runs = runs
+        self._sources = sources
+
+    def may_take(self, route: Route, source: str, principal: str | None) -> bool:
+        runs = self._runs
+        if runs is None or runs.is_handing_over or (route.name, source) not in self._sources:
+            return False
+        return runs.has_room(route, principal)
+
+    def take(self, taken: TakenOverRun) -> Run:
+        assert self._runs is not None
+        name, decision = taken.route.name, taken.request.decision
+        start = RunSpec(
+            taken.call,
+            decision,
+            taken.identity,
+            self._metrics.by_route[name],
+            self._sources[name, decision.source],
+            taken.run_id,
+        )
+        return self._runs.take_over(start, taken.continuation)
+
+    def lost(self, run: FollowedRun) -> None:
+        counted = self._metrics.by_route[run.route.name]
+        counted.faults[Fault.RESET, run.phase].inc()
+        counted.recoveries[Fault.RESET, "failed"].inc()

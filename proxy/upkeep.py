@@ -1,0 +1,60 @@
+"""What a process does by the clock, requests or none."""
+
+import asyncio
+from collections.abc import Coroutine, Iterator
+from contextlib import contextmanager
+from time import time
+
+from flags.decision import generation_of
+from flags.sources.source import Flags, FlagSource
+from proxy.observe.metrics import Metrics
+from proxy.replicas.shared_runs import ValkeyRuns
+from proxy.runs.runs import Runs
+from proxy.settings.routes import Routes
+
+FORGET_S = 3600.0
+"""Seconds between two looks for users who were not seen for so long that they are forgotten."""
+
+
+async def every_second(
+    metrics: Metrics,
+    flag_source: FlagSource,
+    flags: Flags,
+    routes: Routes,
+    runs: Runs,
+    shared: ValkeyRuns | None,
+) -> None:
+    """Keep the gauges true, and forget and evict what is due, until cancelled."""
+    was_killed = False
+    forget_at = 0.0
+    while True:
+        if flag_source.killed and not was_killed:
+            metrics.kill_flag_on.set_to_current_time()
+        was_killed = flag_source.killed
+        metrics.flag_age.set(flag_source.age_s)
+        metrics.kill_switch.set(flags.killed)
+        metrics.event_log_up.set(shared is None or shared.is_up)
+        metrics.viewer_lag.set(runs.lag_events)
+        for route in routes.all:
+            # Even without requests: users from before the flag changed belong to other arms.
+            if (generation := generation_of(route.settings.flag, flags)) is not None:
+                metrics.by_route[route.name].users.start_generation(generation)
+        for counted in metrics.by_route.values():
+            counted.users_cv2.set(counted.histories.cv2)
+        if time() >= forget_at:
+            forget_at = time() + FORGET_S
+            for counted in metrics.by_route.values():
+                counted.histories.forget(time())
+                counted.watched_users.forget(time())
+        runs.evict()  # even without requests: texts are kept no longer than the settings say
+        await asyncio.sleep(1)
+
+
+@contextmanager
+def repeating(work: Coroutine[None, None, None]) -> Iterator[None]:
+    """Do this work until the block is left."""
+    task = asyncio.get_running_loop().create_task(work)
+    try:
+        yield
+    finally:
+        task.cancel()
