@@ -1,4 +1,4 @@
-"""What a process does by the clock, requests or none."""
+"""Work by the clock: gauges, forgetting and evicting, with or without requests."""
 
 import asyncio
 from collections.abc import Coroutine, Iterator

@@ -109,7 +109,7 @@ def test_users_of_two_tenants_are_two_whatever_they_are_called() -> None:
 
 
 def test_beside_a_token_that_does_not_verify_nothing_else_counts() -> None:
-    """Whoever sends one is not let in by a cookie that anybody may invent."""
+    """A cookie, which anybody may invent, does not let such a client in."""
     ways = identifier(jwt={"key": KEY}, cookie="s", header="X-User")
     others: Headers = [(b"cookie", b"s=1"), (b"x-user", b"bob")]
 
@@ -222,7 +222,7 @@ def test_a_public_key_is_no_secret() -> None:
     ],
 )
 def test_a_token_without_a_user_is_nobodys(payload: bytes) -> None:
-    """What a stranger puts into a token never raises, and never becomes half a user."""
+    """A stranger's token never raises, and never becomes half a user."""
     assert identifier().identify(bearer(forged(payload))) is None
 
 
@@ -247,7 +247,7 @@ def test_without_one_good_token_there_is_nobody(headers: Headers) -> None:
 
 @given(st.lists(st.tuples(st.sampled_from([b"authorization", b"cookie", b"x-user"]), st.binary(max_size=60))))
 def test_identifying_never_raises(headers: Headers) -> None:
-    """Whatever a client sends, it is somebody or nobody."""
+    """A client is somebody or nobody, whatever it sends."""
     for ways in ({"header": "X-User", "cookie": "s"}, {"jwt": {"key": KEY}}):
         found = identifier(**ways).identify(headers)
         assert found is None or 0 <= found.bucket < BUCKETS
@@ -376,7 +376,7 @@ def jwks(kid: str) -> bytes:
 
 @pytest.mark.anyio
 async def test_keys_are_fetched_and_kept_when_the_issuer_fails() -> None:
-    """Whatever the issuer sends next, the keys that are known stay, and nothing raises."""
+    """The keys that are known stay, and nothing raises, whatever the issuer sends next."""
     answers = [jwks("k1"), b"[]", b"nonsense", b'{"keys": 5}', b'{"keys": [1]}']
 
     async def script(asked: Asked) -> None:
@@ -416,7 +416,7 @@ async def test_a_key_that_is_not_known_is_fetched() -> None:
 
 @pytest.mark.anyio
 async def test_keys_that_are_made_up_do_not_have_the_issuer_asked_again_and_again() -> None:
-    """Whatever strangers call their keys, it is asked once in a while at most."""
+    """The issuer is asked once in a while at most, whatever strangers call their keys."""
     made_up = jwt.encode({"sub": "ann"}, PRIVATE, algorithm="RS256", headers={"kid": "made up"})
     async with ScriptedUpstream(answering(jwks("k1"))).running() as issuer:
         by_keys = identifier(jwt={"jwks_url": f"{issuer.url}/keys"})

@@ -1,4 +1,4 @@
-"""What a user's requests tell beside the history: their weight, a run of failures, a slow answer. Pure.
+"""The evidence of one user beside the history: weights of failures, a run of failures, slow answers. Pure.
 
 Evidence is about users: a hundred failures of one user are one user's. So three things are about one user.
 

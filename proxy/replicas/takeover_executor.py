@@ -1,4 +1,4 @@
-"""Which runs of lost replicas this one continues, and with what parts."""
+"""Continues the runs of lost replicas, with the parts of this process."""
 
 from collections.abc import Mapping
 

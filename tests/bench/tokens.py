@@ -121,7 +121,7 @@ def _dialects(words: list[str]) -> Mapping[str, tuple[Dialect, list[bytes]]]:
 
 
 def _event(said: Mapping[str, Any]) -> bytes:
-    """As `event` and `data`, where it has a type."""
+    """The event as lines `event` and `data`; without a type only `data`."""
     name = f"event: {said['type']}\n" if "type" in said else ""
     return f"{name}data: {json.dumps(said)}\n\n".encode()
 

@@ -51,7 +51,7 @@ class Tab:
         await self._command("browsingContext.reload", context=self._context, wait="complete")
 
     async def evaluate(self, expression: str) -> Any:
-        """What an expression gives, or its promise; anything that JSON has."""
+        """Return the value of an expression or of its promise: anything that JSON has."""
         told = await self._command(
             "script.evaluate",
             expression=f"(async () => JSON.stringify((await ({expression})) ?? null))()",

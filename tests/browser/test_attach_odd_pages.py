@@ -68,7 +68,7 @@ PRERENDERED = """<script>
 async def test_a_prerendered_page_asks_for_nothing_until_it_is_looked_at(
     chromium: Browser, tmp_path: Path
 ) -> None:
-    """As the page itself sees it; then it is as any other."""
+    """Prerendering is what the page itself sees; once looked at, the page is like any other."""
     upstream = Upstream()
     async with opened_page(chromium, tmp_path, upstream, before=PRERENDERED, ready=False) as (
         page,

@@ -1,4 +1,4 @@
-"""What a page does while the script is between two steps, or on its way out and back: no text is wrong."""
+"""The page acts while the script is between two steps, or out and back: no text is wrong."""
 
 import asyncio
 import json
@@ -22,7 +22,7 @@ EVENTS = "/events"
 
 
 def reads(own: list[str]) -> int:
-    """How many runs the page has asked the events of."""
+    """Return the number of runs whose events the page has asked for."""
     return len([url for url in own if url.endswith(EVENTS)])
 
 

@@ -65,7 +65,7 @@ async def test_a_time_to_go_is_told_only_where_it_is_known(chromium: Browser) ->
 
 
 async def test_each_end_is_told_in_words_and_offers_what_makes_sense(chromium: Browser) -> None:
-    """What came is kept; only a failure that may pass can be tried again."""
+    """The text that came is kept; only a failure that may pass can be tried again."""
     said = {}
     async with gallery(chromium) as page:
         for name in ("live", "done", "error", "refused", "stopped"):
@@ -306,7 +306,7 @@ PACED = """async ([from, to]) => {
 
 
 async def tasks_ms(page: Page, first: int, last: int) -> list[float]:
-    """What each task of the page's thread cost while these words came.
+    """Return the milliseconds of each task of the page's thread while these words came.
 
     In the thread's own time, which others on the machine do not change.
     """
@@ -352,7 +352,7 @@ async def test_a_long_answer_holds_the_page_up_for_no_more_than_a_moment(chromiu
 
 
 async def test_the_heap_is_flat_over_fifty_answers(chromium: Browser) -> None:
-    """What was shown before is not kept."""
+    """An answer that was shown before leaves nothing behind."""
     async with gallery(chromium) as page:
         session = await page.context.new_cdp_session(page)
 

@@ -24,7 +24,7 @@ def test_a_module_does_what_its_tests_say(name: str) -> None:
 
 
 def test_the_types_are_right_and_the_declarations_those_of_the_code(tmp_path: Path) -> None:
-    """As strictly as the checker can.
+    """The checker is as strict as it can be.
 
     After a change: `tsc -p tests/browser --outDir build/types`, then copy what it has made.
     """
@@ -52,7 +52,7 @@ def test_the_client_is_small() -> None:
 
 
 def test_the_package_installs_and_is_imported_by_its_name(tmp_path: Path) -> None:
-    """As `headgate-client`, in the version of the release, with its types and nothing else."""
+    """The package is `headgate-client` in the release's version, with its types and nothing else."""
     packed = json.loads(npm("pack", "--json", f"--pack-destination={tmp_path}", cwd=MODULES))[0]
     app = tmp_path / "app"
     app.mkdir()

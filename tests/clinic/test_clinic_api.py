@@ -223,7 +223,7 @@ def test_other_refusals_are_json_too(api: httpx.Client, method: str, path: str, 
 
 
 def test_head_is_405_where_get_is_200(api: httpx.Client):
-    """As frameworks do that do not add HEAD by themselves."""
+    """Frameworks that add no HEAD by themselves do the same."""
     assert api.head("/health").status_code == 405
 
 

@@ -179,7 +179,7 @@ def test_the_same_chat_gives_the_same_text_at_every_provider(model_url: str, pro
     ],
 )
 def test_a_failure_is_a_sentence_at_every_provider(model_url: str, provider: str, name: str, sentence: str):
-    """How it goes on is the package's own."""
+    """The rest of the sentence is the package's own."""
     with opened(model_url, name, provider) as llm:
         assert llm.converse(CHAT, "Task: diagnosis").startswith(sentence)
 
@@ -215,7 +215,7 @@ def test_what_is_stored_may_differ_from_what_was_said(postprocess: str, stored: 
 
 
 def test_an_error_sentence_is_left_as_it_is():
-    """What looks for it finds it at the beginning."""
+    """A search for the sentence finds it at the beginning."""
     with opened("http://127.0.0.1:9", CLINIC_POSTPROCESS="wrap") as llm:
         assert llm.converse(CHAT, "hello").startswith("Error generating response")
 

@@ -148,7 +148,8 @@ def test_a_stalled_batch_answer_stays_half(model: httpx.Client):
 
 
 def test_a_malformed_event_is_one_of_many(model: httpx.Client):
-    """What is around it is whole, and the stream ends as it should; the batch answer is no JSON either."""
+    """The events around it are whole, and the stream ends as it should; the batch answer is no JSON
+    either."""
     events = received(model, "fault-malformed-3")
     batch = model.post(PATH, json=asked(model="fault-malformed"))
 

@@ -65,7 +65,7 @@ def test_the_pages_load_nothing_from_elsewhere(api: httpx.Client):
 
 
 def test_the_flag_is_written_as_unleash_features(api: httpx.Client, flags_file: Path):
-    """What the page sets is what a flag client reads, in a file that is never half written."""
+    """A flag client reads what the page has set, from a file that is never half written."""
     flag = "/demo/flag"
     before = api.get(flag).json()
     changed = api.put(flag, json={"rollout": 35, "kill": True}).json()

@@ -228,7 +228,7 @@ def test_panels_do_not_overlap(name: str) -> None:
 
 @pytest.mark.parametrize("name", DASHBOARDS)
 async def test_a_dashboard_can_be_drawn(house: Observed, name: str, tmp_path: Path) -> None:
-    """As for the documentation: every panel that has data shows some, and the picture says what it is not."""
+    """Every panel that has data shows some, as in the documentation, and the picture says what it is not."""
     with httpx.Client(base_url=house.server.url) as http:
         chosen = {"job": PROXY, "controller": CONTROLLER}
         view = replace(view_of(http, LOOK_S, 10, chosen), until_s=house.at_s)
@@ -292,7 +292,7 @@ def test_every_runbook_has_commands() -> None:
 
 @pytest.mark.parametrize("command", pages_by_command())
 async def test_a_command_of_the_runbooks_works(house: Observed, command: str, tmp_path: Path) -> None:
-    """As it stands there, each in a rollout that no other one has touched."""
+    """Each command runs as it is printed, in a rollout that no other command has touched."""
     process = await asyncio.create_subprocess_exec(
         *("bash", "-o", "pipefail", "-c", command),
         cwd=_own_rollout(house.policy, tmp_path),

@@ -404,7 +404,7 @@ def test_the_worse_silences_the_less_bad_of_the_same(tmp_path: Path) -> None:
 
 
 def test_every_alert_leads_to_its_runbook() -> None:
-    """Which is a page here; and there is none that no alert leads to."""
+    """The runbook is a page here, and an alert leads to each runbook."""
     rules: Sequence[Mapping[str, Any]] = [rule for group in groups() for rule in group["rules"]]
     pages = {rule["annotations"]["runbook_url"].rsplit("/", 1)[1] for rule in rules if "alert" in rule}
 

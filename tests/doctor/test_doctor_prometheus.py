@@ -1,4 +1,4 @@
-"""What `headgate doctor` says of a Prometheus."""
+"""`headgate doctor` on a Prometheus."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""What `headgate doctor` says of model providers."""
+"""`headgate doctor` on model providers."""
 
 from pathlib import Path
 from typing import Any

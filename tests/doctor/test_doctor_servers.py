@@ -1,4 +1,4 @@
-"""What `headgate doctor` says of the upstream and of flags."""
+"""`headgate doctor` on the upstream and on flags."""
 
 import asyncio
 import json
@@ -128,12 +128,12 @@ async def test_an_upstream_that_keeps_connections_for_less_long_than_headgate(
 def test_a_connection_need_only_outlive_headgates_use_of_it(
     closed_after_s: float | None, grade: Grade
 ) -> None:
-    """As uvicorn's 5 seconds outlive the 4 of `keep_alive_s`."""
+    """uvicorn's 5 seconds outlive the 4 of `keep_alive_s`."""
     assert upstream.keep_alive(upstream.Kept(False, closed_after_s), 4.0).status is grade
 
 
 async def test_a_clock_is_compared_with_the_time_of_the_answer() -> None:
-    """However long the checks take that come between."""
+    """Slow checks in between make no difference."""
     async with ScriptedUpstream(saying({})).running() as app:
         found, _ = await upstream.look(app.url, Origin("127.0.0.1", 0, keep_alive_s=1.6))
 

@@ -1,4 +1,4 @@
-"""What `headgate doctor` says of a store."""
+"""`headgate doctor` on a store."""
 
 from collections.abc import AsyncIterator
 from pathlib import Path

@@ -221,7 +221,7 @@ def test_what_nobody_can_tell_beside_a_headgate_is_not_told() -> None:
 
 
 def test_some_calls_with_context_and_some_without_is_a_warning() -> None:
-    """As when one client of two is instrumented."""
+    """One client of two is instrumented."""
     found = judged("tracing", [Context.MEMBER, Context.NONE], "tracestate", 2)
 
     assert found.status is Grade.WARN
@@ -242,7 +242,7 @@ async def test_a_port_that_somebody_else_has(tmp_path: Path) -> None:
 
 
 async def test_an_upstream_with_one_blocking_worker(tmp_path: Path) -> None:
-    """Whoever asks it meanwhile waits for the call's end."""
+    """Other requests wait meanwhile for the call's end."""
     worker = asyncio.Lock()
 
     async def blocking(asked: Asked) -> None:

@@ -100,7 +100,7 @@ async def test_only_clients_of_the_authority_get_through(tmp_path: Path) -> None
 async def test_connections_count_before_their_handshake(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whoever opens many and says nothing has no more of them than others, and none for long."""
+    """A client that opens many and says nothing has no more of them than others, and none for long."""
     monkeypatch.setattr(handshake, "HANDSHAKE_S", 2.0)
     async with secured(tmp_path, limits={"connections_of_client": 3}) as (serving, _, trusting):
         port = int(serving.url.rpartition(":")[2])

@@ -19,7 +19,7 @@ def name(scenario: Scenario) -> str:
 
 @pytest.mark.parametrize("scenario", RECOVERABLE, ids=name)
 async def test_a_client_has_the_whole_answer_in_the_end(rounds: House, scenario: Scenario) -> None:
-    """However it left, whoever else came: every event once, in order, of one call to the upstream."""
+    """Every event comes once and in order, of one call to the upstream, however the client left."""
     results = await at_once(
         partial(scenario, rounds, random.Random(f"{name(scenario)} {number}")) for number in range(TIMES)
     )

@@ -55,7 +55,7 @@ async def test_rounds_end_the_same_on_a_machine_that_halts(rounds: House) -> Non
 
 
 async def test_a_halt_is_left_out_of_the_clock_and_told() -> None:
-    """What became readable in a halt is read before a timer that came due in it."""
+    """Bytes that arrived in a halt are read before a timer that came due in it."""
     loop = asyncio.get_running_loop()
     assert isinstance(loop, PatientLoop)
     await asyncio.sleep(SHORT_S)

@@ -1,4 +1,4 @@
-"""Whatever a provider does, the backend is told what it would have been told without Headgate."""
+"""The backend is told what it would have been told without Headgate, whatever a provider does."""
 
 from functools import partial
 from pathlib import Path

@@ -115,7 +115,7 @@ BY_AN_ENABLED_FLAG = (Reason.FLAG_ON, Reason.ACCEPT, Reason.VARIANT_INVALID, Rea
 
 @given(questions, states)
 def test_every_question_has_an_answer(question, state):
-    """Whatever is asked, however the flags fail: there is a decision, and one reason only to stream."""
+    """There is always a decision, and one reason only to stream, however the flags fail."""
     decision = decide(question, state)
 
     assert isinstance(decision, Decision)
@@ -281,7 +281,7 @@ def test_a_variant_that_makes_no_sense_is_batch_and_says_so(payload):
 
 @given(payloads)
 def test_no_payload_gets_past_the_bounds(payload):
-    """Whatever a payload holds, what is decided names an allowed source, and chunks within 1 to 200."""
+    """The decision names an allowed source, and chunks within 1 to 200, whatever a payload holds."""
     decision = decide(ASKED, carrying(payload))
 
     least, most = decision.chunk_chars or (1, MAX_CHUNK_CHARS)
@@ -292,7 +292,7 @@ def test_no_payload_gets_past_the_bounds(payload):
 @pytest.mark.parametrize("accept", Accept)
 @pytest.mark.parametrize("answer", [ON, OFF, CONTROL, DARKLY, FlagAnswer(True, True, "quick", "broken")])
 def test_a_decision_says_of_which_generation_its_arm_is(answer, accept):
-    """When a share moves, whoever counts users by arm begins anew."""
+    """When a share moves, the count of users by arm begins anew."""
     state = Saying(replace(answer, generation="g7"))
 
     assert decide(replace(ASKED, accept=accept), state).generation == "g7"

@@ -1,4 +1,4 @@
-"""Which server is reached through which proxy; and an Unleash behind one."""
+"""Each server is reached through the proxy that is set for it; and an Unleash behind one."""
 
 import json
 import ssl
@@ -56,7 +56,7 @@ def through(egress: Egress, url: str) -> str:
     ],
 )
 def test_the_environment_names_the_proxy(variables: dict[str, str], url: str, proxy: str) -> None:
-    """As curl and requests read it; loopback is always reached straight."""
+    """The environment is read as curl and requests read it; loopback is always reached straight."""
     assert through(ways(**variables), url) == proxy
 
 

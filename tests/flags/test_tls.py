@@ -257,7 +257,7 @@ async def test_private_authorities_are_trusted_by_everything_that_the_controller
 
 
 def test_a_servers_own_authorities_take_precedence(tmp_path: Path) -> None:
-    """Who has none gets those of all, and nothing else of the settings changes."""
+    """A server without its own gets those of all, and nothing else of the settings changes."""
     ca_file, _ = certificates(tmp_path)
     (tmp_path / "own").mkdir()
     own, _ = certificates(tmp_path / "own")

@@ -279,7 +279,7 @@ def test_a_change_of_the_flag_file_rolls_nothing() -> None:
 
 
 def test_replicas_spread_over_zones_and_nodes() -> None:
-    """As far as there are any, and each version for itself."""
+    """They spread as far as there are zones and nodes, each version for itself."""
     spread = render(values_of("production")).one("Deployment")["spec"]["template"]["spec"][
         "topologySpreadConstraints"
     ]
@@ -515,7 +515,7 @@ def test_pods_of_the_model_port_are_let_in_and_out_as_they_need() -> None:
 
 
 def test_prometheus_finds_the_pods_of_the_model_port() -> None:
-    """As the same job: what they count is Headgate's."""
+    """They are the same job, since their counters are Headgate's."""
     rendered = render(changed(values_of("production"), {"modelPort": {"ownDeployment": True}}))
     wanted = rendered.one("ServiceMonitor")["spec"]["selector"]["matchLabels"].items()
 
@@ -560,7 +560,7 @@ def test_the_operators_page_finds_the_controller() -> None:
 
 
 def test_an_upstream_without_a_model_needs_no_way_to_one() -> None:
-    """What is not in the settings is not opened, even if the values name it."""
+    """A way that the settings do not need is not opened, even if the values name it."""
     values = changed(values_of("production"), {"settings.llm": None, "settings.routes.0.source": "batch"})
     del values["settings"]["routes"][0]["tap"]
 
@@ -568,7 +568,7 @@ def test_an_upstream_without_a_model_needs_no_way_to_one() -> None:
 
 
 def test_the_admin_port_is_prometheuss_and_the_model_port_the_upstreams() -> None:
-    """Where nobody is named, nobody comes in."""
+    """Without a name in the values, nobody comes in."""
     values = values_of("production")
     ins = render(values).one("NetworkPolicy")["spec"]["ingress"]
     none = render(changed(values, {"networkPolicy.admin": [], "networkPolicy.model": []}))

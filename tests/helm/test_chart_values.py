@@ -285,7 +285,7 @@ def test_replicas_may_follow_the_viewers() -> None:
 
 
 def test_the_monitor_has_relabelings_and_a_timeout() -> None:
-    """As the operator's own definition has them."""
+    """The operator's own definition has both."""
     own = {
         "enabled": True,
         "scrapeTimeout": "10s",
@@ -354,7 +354,7 @@ def test_the_charts_test_is_a_hook_and_closes_the_way_it_opens() -> None:
 def test_private_authorities_are_mounted_and_named_in_both_files(
     given: dict[str, str], volume: dict[str, Any]
 ) -> None:
-    """As trust-manager makes them: one file, for the proxies and the controller."""
+    """trust-manager makes one file, for the proxies and the controller."""
     rendered = render(values_of("production", authorities=given))
     path = f"/etc/headgate-authorities/{given.get('key', 'ca.crt')}"
 

@@ -54,7 +54,7 @@ def test_two_lines_are_one_list() -> None:
     ],
 )
 def test_json_is_for_who_does_not_refuse_it(values: list[str], takes: bool) -> None:
-    """Who says nothing takes anything."""
+    """A client that says nothing takes anything."""
     assert takes_json([(b"accept", value.encode()) for value in values]) is takes
 
 

@@ -34,7 +34,7 @@ def test_a_hop_by_hop_field_does_not_cross(name: bytes):
     "value", [b"x-one, X-Two", b" x-one ,,x-two", b"close, x-one,x-two\t", b"X-TWO,x-one"]
 )
 def test_what_connection_lists_does_not_cross(value: bytes):
-    """However the list is written (RFC 9110 7.6.1)."""
+    """The list may be written in any way (RFC 9110 7.6.1)."""
     headers = [
         (b"host", b"a"),
         (b"x-one", b"1"),
@@ -132,7 +132,8 @@ def test_a_client_without_a_host_gets_the_upstreams():
 
 
 def test_two_hosts_are_refused():
-    """Whoever routes by the one and answers by the other would serve the wrong tenant (RFC 9112 3.2)."""
+    """A server that routes by the one and answers by the other would serve the wrong tenant (RFC 9112
+    3.2)."""
     for second in (b"a", b"b"):
         with pytest.raises(RequestRefused) as refused:
             requested([(b"host", b"a"), (b"connection", b"x"), (b"host", second)])

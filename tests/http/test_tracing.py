@@ -52,7 +52,8 @@ def test_several_lines_are_one_list():
     ids=["none", "no trace", "no parent", "version ff", "upper case", "two", "empty"],
 )
 def test_without_a_usable_parent_a_trace_is_made_that_nobody_records(headers: list[tuple[bytes, bytes]]):
-    """Whoever passes trace context on drops the state without a parent; the members belong to that parent."""
+    """A library that passes trace context on drops the state without a parent; the members belong to that
+    parent."""
     first, second = (with_token([*headers, (b"tracestate", b"a=1")], TOKEN) for _ in range(2))
 
     assert parent(first).startswith(b"00-") and parent(first).endswith(b"-00")
@@ -71,7 +72,7 @@ def test_a_full_list_loses_its_oldest_member():
 
 @pytest.mark.parametrize("broken", [b"a=1,=2", b"A=1", b"a", b"a=\xc3\xa4", b"a=" + b"x" * 257, b"a=b=c,d=1"])
 def test_a_malformed_list_does_not_take_ours_with_it(broken: bytes):
-    """Whoever reads it on the way would drop it whole."""
+    """A reader on the way would drop the whole list."""
     sent = with_token([(b"traceparent", PARENT), (b"tracestate", broken)], TOKEN)
 
     assert state(sent) == b"hg=" + TOKEN.encode()
@@ -115,7 +116,7 @@ def test_what_was_never_a_token_is_none(value: bytes):
 
 
 def test_two_tokens_are_none():
-    """Which of them would be a guess."""
+    """To choose one of them would be a guess."""
     both = b"hg=" + b"k" * 32 + b",hg=" + b"l" * 32
     assert token_of([(b"tracestate", both)]) is None
     assert token_of([(b"tracestate", b"hg=" + b"k" * 32), (b"tracestate", b"hg=" + b"k" * 32)]) is None

@@ -1,4 +1,4 @@
-"""Whoever is decided to get batch gets what the upstream says to the request as it came: compared with it."""
+"""A user whose decision is batch gets what the upstream says to the request as it came: compared with it."""
 
 import asyncio
 import gzip
@@ -183,7 +183,7 @@ async def test_a_refusal_is_passed_on_to_who_takes_nothing_but_events(tmp_path: 
 
 @pytest.mark.parametrize("script", [answering(answer()), completions], ids=["in JSON", "own stream"])
 async def test_who_takes_nothing_but_events_counts_once(tmp_path: Path, script: Any) -> None:
-    """As a run if the answer was made events of, and as relayed if not."""
+    """It counts as a run if events were made of the answer, and as relayed if not."""
     async with house(script, tmp_path, flags=OFF) as (_, serving, client):
 
         async def counted() -> float:
@@ -262,7 +262,7 @@ async def test_a_body_that_asks_for_a_stream_joins_no_run(tmp_path: Path) -> Non
 
 
 async def test_a_batch_client_that_takes_no_json_joins_no_run(tmp_path: Path) -> None:
-    """What it asks for is another answer than the run's."""
+    """It asks for another answer than the run's."""
     held = Held(answering(answer()))
     async with house(held, tmp_path, commit_after=0) as (upstream, _, client):
         async with opened(client, START, signed(), content=b"1") as stream:

@@ -114,7 +114,7 @@ def test_a_client_asks_once(reports: dict[str, Any], client: str) -> None:
 
 @pytest.mark.parametrize("client", CLIENTS)
 def test_the_client_is_the_one_we_pinned(reports: dict[str, Any], client: str) -> None:
-    """What was read with is the version that the lock names, not one that lay about."""
+    """The tests use the version that the lock names, not one that lay about."""
     pinned = json.loads((HERE / "package.json").read_text())["dependencies"]
 
     assert reports[client]["version"] == pinned[client]

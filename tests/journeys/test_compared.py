@@ -157,7 +157,7 @@ async def test_arms_buckets_and_outcomes_are_what_was_done(tmp_path: Path, varia
 
 @pytest.mark.parametrize("broken", ["stream", "control"])
 async def test_an_upstream_that_fails_one_arm_shows_in_that_arm(tmp_path: Path, broken: str) -> None:
-    """Which is what the comparison is for."""
+    """The comparison exists for that."""
     async with house(upstream_script, tmp_path) as (_, serving, client):
         for number in range(60):
             user = f"user-{number}"
@@ -227,7 +227,7 @@ async def test_a_run_counts_once_however_many_ask_for_it(tmp_path: Path) -> None
 
 @pytest.mark.parametrize("arm", ["stream", "control"])
 async def test_who_is_refused_for_want_of_room_counts_in_no_arm(tmp_path: Path, arm: str) -> None:
-    """How often that is, is up to whoever takes the room."""
+    """Whoever takes the room decides how often that happens."""
     held = Held(answering(answer()))
     first, second = a_user("stream"), a_user(arm, skip=3)
     async with house(held, tmp_path, routes=[route(max_runs=1)]) as (_, serving, client):
@@ -263,7 +263,7 @@ async def test_a_request_too_long_to_be_streamed_counts_in_no_arm(tmp_path: Path
 
 
 async def test_strangers_make_no_evidence(tmp_path: Path) -> None:
-    """Whom the API does not let in counts in no arm, streamed or relayed, and is no user."""
+    """A client that the API does not let in counts in no arm, streamed or relayed, and is no user."""
     refusing = answering(b'{"detail": "Unauthorized"}', b"401 Unauthorized")
     async with house(refusing, tmp_path) as (_, serving, client):
         for number in range(20):
@@ -279,7 +279,7 @@ async def test_strangers_make_no_evidence(tmp_path: Path) -> None:
 
 
 async def test_what_a_shutdown_cuts_counts_apart(tmp_path: Path) -> None:
-    """What is pending counts while it can still be scraped; a run and a relayed answer that are cut are
+    """Pending requests count while they can still be scraped; a run and a relayed answer that are cut are
     nobody's failure."""
     held = Held(answering(answer()))
     stream_user, control_user = a_user("stream"), a_user("control")

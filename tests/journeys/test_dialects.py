@@ -112,7 +112,7 @@ async def test_a_run_arrives_whole(tmp_path: Path, library: str) -> None:
 
 @pytest.mark.parametrize("library", LIBRARIES)
 async def test_an_answer_that_breaks_off_is_an_error_and_never_an_end(tmp_path: Path, library: str) -> None:
-    """What came of it is a beginning of the text."""
+    """The text that came is a beginning of the whole."""
     async with house(Halfway(breaks=True), tmp_path) as (_, serving):
         got = await reading(library, serving.url)
 

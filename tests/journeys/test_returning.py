@@ -41,7 +41,7 @@ house = partial(streaming.house, commit_after=0)
 @pytest.mark.parametrize("names", ["cursor", "id", "key"])
 @pytest.mark.parametrize("why", ["killed", "overloaded"])
 async def test_who_names_a_run_never_repeats_its_call(tmp_path: Path, names: str, why: str) -> None:
-    """Whatever is decided meanwhile: the kill switch, too many runs."""
+    """The kill switch and too many runs make no difference."""
     held = Held(answering(answer()))
     more: dict[str, Any] = {"max_runs": 1} if why == "overloaded" else {}
     first = signed(accept=EITHER, **{"headgate-run": RUN, "idempotency-key": "k"})

@@ -13,7 +13,7 @@ FLAT = Sample(rss_mb=160, descriptors=150, tasks=30, scrape_kb=600, p99_ms=80)
 
 
 async def test_traffic_of_all_sources_ends_as_it_should() -> None:
-    """Whole, left, or resumed at the other replica; and both are looked at."""
+    """Runs end whole, left, or resumed at the other replica; both replicas are looked at."""
     samples, ended = await soak(seconds=6, rate=15)
 
     assert {"complete", "left", "resumed"} <= set(ended)
@@ -41,5 +41,5 @@ def test_what_happens_before_the_bounds_are_reached_is_no_growth() -> None:
 
 
 def test_a_request_that_ends_otherwise_is_a_problem() -> None:
-    """However few they are."""
+    """One such request is enough."""
     assert problems([FLAT] * 20, Counter({"complete": 9, "incomplete": 1})) == ["1 incomplete"]

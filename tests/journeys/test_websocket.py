@@ -216,7 +216,7 @@ IN_A_PAGE = """url => new Promise(resolve => {
 
 @pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed")
 async def test_a_page_in_chromium_speaks_websocket_through_headgate(tmp_path: Path):
-    """As directly, compressed, and with the close code that the upstream gave."""
+    """The page gets what it gets directly, compressed, and the close code that the upstream gave."""
     async with (
         asyncio.timeout(90),
         both(tmp_path) as urls,

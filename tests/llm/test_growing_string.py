@@ -75,7 +75,7 @@ TEXTS = st.text(st.characters(exclude_categories=["Cs"]), max_size=12)
 @settings(deadline=None)
 @given(data=st.data(), size=st.integers(1, 9), escaped=st.booleans())
 def test_several_are_shown_in_the_order_of_the_list(data: st.DataObject, size: int, *, escaped: bool) -> None:
-    """Whatever the order in the document, wherever it is cut, and whichever of them are missing or null."""
+    """The order in the document, cuts, and missing or null members make no difference."""
     names = data.draw(st.permutations(["a", "b", "c", "d"]))
     document = {name: data.draw(st.none() | TEXTS, name) for name in names if data.draw(st.booleans(), name)}
     at = data.draw(st.permutations(["a", "b", "c"]))
@@ -120,7 +120,7 @@ def test_a_name_that_comes_twice_changes_nothing_that_was_shown() -> None:
 
 
 def test_the_second_grows_while_the_first_is_a_list() -> None:
-    """That a list has ended shows by what comes after it."""
+    """The end of a list shows by what comes after it."""
     pieces = grown('{"points": ["x", "y"], "summary": "abcdef"}', "$.points[*]", "$.summary", size=2)
 
     assert len([piece for piece in pieces if piece]) > 4

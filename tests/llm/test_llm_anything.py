@@ -1,4 +1,4 @@
-"""Whatever a provider sends, each dialect makes an answer of it or refuses: it never fails in another way."""
+"""Each dialect makes an answer of what a provider sends, or refuses it: it never fails in another way."""
 
 import copy
 import json

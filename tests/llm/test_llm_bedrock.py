@@ -498,7 +498,7 @@ async def test_without_credentials_the_backend_is_told_so(
 
 
 async def test_what_comes_unsigned_is_not_signed(tmp_path: Path) -> None:
-    """Whoever has no credentials does not get Headgate's. What is of no run is signed like a run's call."""
+    """A client without credentials does not get Headgate's. A call of no run is signed like a run's call."""
     model = Bedrock(TEXT, BATCH)
     settings = {"provider": {"api": "bedrock"}}
     async with tapped(tmp_path, model, llm=settings) as (serving, _, _):

@@ -25,7 +25,7 @@ from tests.llm.gemini_events import (
 
 
 def test_text_is_joined_and_shown_and_gemini_3_signs_it_in_an_empty_last_piece() -> None:
-    """As a stream of the Gemini API came, and as the batch answer has it."""
+    """The stream is as the Gemini API's came, the result as its batch answer has it."""
     answer, shown = assembled(
         event({"text": "Fever of "}),
         event({"text": "38.9 °C 😀"}),

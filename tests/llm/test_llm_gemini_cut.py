@@ -1,4 +1,4 @@
-"""However an answer of Gemini's is cut into a stream, it is made of it again."""
+"""An answer of Gemini's is put together again, however it is cut into a stream."""
 
 import base64
 import json

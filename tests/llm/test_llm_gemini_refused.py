@@ -1,4 +1,4 @@
-"""What cannot be joined for certain makes no answer of Gemini's."""
+"""Pieces that cannot be joined for certain make no answer of Gemini's."""
 
 import json
 from typing import Any
@@ -123,7 +123,7 @@ def test_what_is_too_deep_to_compare_or_to_write_is_refused(depth: int) -> None:
 
 
 def test_an_answer_that_is_too_large_is_refused() -> None:
-    """What surrounds the text counts too."""
+    """The JSON around the text counts too."""
     piece = json.dumps(event({"text": "a" * (gemini.MAX_ANSWER_CHARS // 4)}))
 
     assert refusal(*[piece] * 4) == "the answer is too large"

@@ -1,4 +1,4 @@
-"""What a provider may do to a stream without a word in its documentation: each dialect makes the same answer
+"""Streams as no documentation describes them: each dialect makes the same answer
 of it, or none.
 """
 

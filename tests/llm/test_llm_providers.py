@@ -406,7 +406,7 @@ def test_an_unknown_field_that_cannot_change_the_answer_is_kept_and_named() -> N
 
 
 def test_a_name_that_is_none_is_not_shown() -> None:
-    """What a provider calls a field could be anything, a patient's name for one."""
+    """A provider may call a field anything, a patient's name for one."""
     assembler = OpenAI().assembler(1)
     assembler.feed(json.dumps({"Jane Doe, born 1970": 1, "choices": []}))
 

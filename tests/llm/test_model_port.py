@@ -189,7 +189,7 @@ async def test_a_backend_that_asks_for_a_stream_itself_is_tapped_too(tmp_path: P
 async def test_what_the_backend_stores_is_what_the_viewer_ends_with(
     tmp_path: Path, postprocess: Callable[[str], str]
 ) -> None:
-    """Where a backend changes the model's text, the viewer ends with the stored one."""
+    """The viewer ends with the stored text also if a backend changes the model's."""
     provider = Provider({"extraction": "  one two three  ", "summary": "four five"})
     async with tapped(tmp_path, provider, Backend(postprocess=postprocess)) as (_, _, client):
         stream = await read(client, START, signed())
@@ -297,7 +297,7 @@ async def test_a_stream_that_breaks_is_asked_again_as_the_setting_says(
 
 
 async def test_text_of_an_attempt_that_failed_is_withdrawn(tmp_path: Path) -> None:
-    """What the batch answer has in its place is shown from its beginning."""
+    """The batch answer's text is shown in its place, from the beginning."""
     provider = Provider(stream=cutting(6))
     async with tapped(tmp_path, provider, Backend(attempts=2)) as (_, _, client):
         stream = await read(client, START, signed())

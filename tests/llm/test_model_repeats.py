@@ -117,7 +117,7 @@ async def test_a_batch_answer_to_a_streamed_call_is_passed_on_as_it_is(tmp_path:
 async def test_a_provider_that_fails_only_when_asked_to_stream_is_asked_once_more(
     tmp_path: Path, status: bytes
 ) -> None:
-    """As batch; then this model, and no other, is on the denylist."""
+    """The second call is a batch call; then this model, and no other, is on the denylist."""
     provider = Provider(stream=answering(NO_STREAMS, status))
     shown = await asked_once_more(tmp_path, provider)
 

@@ -9,7 +9,8 @@ from tests.recordings import examined, report
 
 
 def test_each_recording_is_faithful_or_has_its_reason(tmp_path: Path) -> None:
-    """Whole, cut at each event, and at odd bytes; beside a batch answer it is said what differs."""
+    """Each is read whole, cut at each event, and at odd bytes; beside a batch answer the test says what
+    differs."""
     recorded: dict[str, list[dict[str, object]]] = {
         "groq/text": STREAMS["Groq"][0],
         "groq/grows": [event | {"odd": at} for at, event in enumerate(STREAMS["Groq"][0])],

@@ -190,7 +190,7 @@ async def test_a_trace_id_is_good_for_nothing_once_its_run_has_its_answer(
 
 
 async def test_calls_that_carry_two_runs_are_neither_ones(tmp_path: Path) -> None:
-    """Which of them would be a guess."""
+    """To choose one of them would be a guess."""
     backend = MeetingBackend()
     backend.passes = lambda asked: {
         "traceparent": f"00-{backend.traces['ann']}-{SPAN}-01",

@@ -214,7 +214,7 @@ async def test_a_call_at_another_replica_is_shown_at_the_runs_own():
 
 
 async def test_a_call_at_another_replica_is_found_by_its_trace_id():
-    """As the run's own replica would find it; a trace id that was never given finds nothing."""
+    """The run's own replica would find the same; a trace id that was never given finds nothing."""
     replicas, shown = Replicas(by_trace_id=frozenset({"route"})), Shown()
     async with replicas.owner.open(shown, "route") as (_, token):
         headers = with_token([], token)

@@ -67,7 +67,7 @@ COST = (READ * 3 + WRITTEN * 10) / 1_000_000
     ],
 )
 def test_each_dialect_says_what_was_used(dialect: Dialect, answer: Any, expected: tuple[Any, Any]) -> None:
-    """What is read from a cache is read, and what is thought is written."""
+    """Tokens from a cache count as read, and tokens of thinking as written."""
     assert dialect.usage.read(answer) == expected
 
 
@@ -105,7 +105,7 @@ def calls(number: int, priced: bool = True) -> dict[str, float]:
     ids=["streamed", "relayed as batch", "the backend's own stream", "asked again", "in the dark"],
 )
 async def test_each_answered_call_counts_once(tmp_path: Path, more: dict[str, Any]) -> None:
-    """However it was answered: by the answer that its backend got."""
+    """The answer that its backend got is what counts."""
     more = dict(more)
     backend, provider = more.pop("backend", None), Provider(stream=more.pop("stream", None))
     async with tapped(tmp_path, provider, backend, llm={"provider": PRICED}, **more) as (serving, _, client):

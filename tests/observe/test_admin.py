@@ -264,7 +264,7 @@ async def test_the_admin_calls_are_not_on_the_public_port(tmp_path: Path) -> Non
 
 
 async def test_the_kill_switch_reaches_every_worker(tmp_path: Path) -> None:
-    """Whichever of two workers is told, the other obeys within a second."""
+    """One of two workers is told; the other obeys within a second."""
     async with (
         ScriptedUpstream(answering(answer())).running() as upstream,
         served(upstream.url, tmp_path, "--workers", "2") as serving,

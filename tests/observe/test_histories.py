@@ -143,7 +143,7 @@ def test_of_the_oldest_the_shortest_is_forgotten() -> None:
 
 
 def test_who_is_not_seen_for_thirty_days_is_forgotten() -> None:
-    """Who was seen since is not."""
+    """A user who was seen since is not."""
     histories = known()
     histories.add(b"3", FORGOTTEN_S, True)
     histories.forget(FORGOTTEN_S + 1)
@@ -198,7 +198,7 @@ def test_of_what_is_shared_the_half_that_waits_is_no_part() -> None:
 
 
 def test_beginning_again_keeps_what_waits() -> None:
-    """What is known elsewhere takes the place of all else."""
+    """The histories that are known elsewhere take the place of all others."""
     histories = known()
     histories.share()
     histories.add(b"3", 7200.0, True)

@@ -71,7 +71,7 @@ def handled() -> None:
 
 @pytest.mark.parametrize("formatter", [JsonFormatter(), ConsoleFormatter()])
 def test_an_exception_stands_in_its_line_without_what_it_says(formatter: logging.Formatter) -> None:
-    """What it is and where, of all that led to it; a message may be of a patient, but for our own."""
+    """The line has each exception's class and place; a message may be of a patient, except our own."""
     made = record()
     try:
         handled()

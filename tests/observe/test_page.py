@@ -117,7 +117,7 @@ async def test_a_controller_that_does_not_answer_is_said(tmp_path: Path) -> None
 
 
 def test_recent_counts_are_of_the_last_minutes() -> None:
-    """What was counted before is left out, and no more readings are kept than the window needs."""
+    """Earlier counts are left out, and no more readings are kept than the window needs."""
     totals: dict[str, float] = {}
     counts = RecentCounts(lambda: dict(totals), 0.0)
     totals["before"] = 5

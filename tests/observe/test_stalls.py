@@ -1,4 +1,4 @@
-"""Where the event loop was when it was late."""
+"""The stacks of the event loop at the moments when it was late."""
 
 from pathlib import Path
 from time import monotonic

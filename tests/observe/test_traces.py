@@ -195,7 +195,7 @@ async def test_a_latency_has_an_exemplar_for_who_takes_openmetrics(tmp_path: Pat
 
 
 async def test_spans_go_through_the_proxy_and_trust_a_private_authority(tmp_path: Path) -> None:
-    """As all else that leaves the house; with the headers of the settings."""
+    """Spans go the way of all other requests to the outside, with the headers of the settings."""
     ca_file, served = certificates(tmp_path, names=["collector.test"])
     receiver, proxy = OtlpReceiver(), CorporateProxy()
     async with receiver.running(tls=served), proxy.running():

@@ -22,7 +22,7 @@ def users(max_users: int = 100) -> tuple[Users, CollectorRegistry]:
 
 
 def test_users_are_counted_once_each_by_arm() -> None:
-    """However often they come; those in neither arm are not kept at all."""
+    """Coming again changes nothing; users in neither arm are not kept at all."""
     seen, registry = users()
 
     for number in range(30):

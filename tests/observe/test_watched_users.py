@@ -1,4 +1,4 @@
-"""What one user adds to the evidence: a bounded part of it, once, by what is usual for this user."""
+"""One user adds a bounded part to the evidence, once, by what is usual for this user."""
 
 import random
 

@@ -25,7 +25,7 @@ NOT_COPIED = (
 
 
 def install_python(local: Path) -> None:
-    """As `/usr/local` of the base image."""
+    """Install Python where the base image has it, in `/usr/local`."""
     standard = Path(sysconfig.get_path("stdlib"))
     ignored = shutil.ignore_patterns(*NOT_COPIED)
     shutil.copytree(standard, local / standard.relative_to(sys.base_prefix), ignore=ignored, symlinks=True)

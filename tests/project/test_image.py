@@ -272,7 +272,7 @@ def test_every_package_is_installed_by_its_hash_and_as_a_wheel() -> None:
 
 
 def test_a_build_sees_what_it_needs_and_no_more() -> None:
-    """Whatever lies about in a checkout, such as settings with secrets, stays out of the build."""
+    """Other files of a checkout, such as settings with secrets, stay out of the build."""
     lying_about = ["headgate.yaml", ".env", ".git/config", "tests/x.py", "build/x", "proxy/__pycache__/x.pyc"]
     lying_about += ["requirements/test.in", "examples/clinic/flags.json", "node_modules/proxy/x.js"]
     needed = [

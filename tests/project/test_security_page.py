@@ -41,7 +41,7 @@ def test_every_answer_to_a_threat_is_shown_by_a_test(row: list[str]) -> None:
 
 
 def test_the_figures_are_those_of_the_code() -> None:
-    """How long things are kept, and how many."""
+    """The page says how long things are kept, and how many."""
     said = " ".join(" ".join(row) for row in rows("What is where"))
     memory, store = MemoryLogSettings(), ValkeyLogSettings.model_fields["ttl_s"].default
 

@@ -202,7 +202,7 @@ def test_every_requirement_of_a_lock_is_exact_and_has_hashes(lock: Path) -> None
 
 @pytest.mark.parametrize(("smaller", "larger"), [("runtime", "demo"), ("demo", "test")])
 def test_each_lock_is_the_one_before_and_more(smaller: str, larger: str) -> None:
-    """What runs in the demo and in the tests is what is served; one venv does for all three."""
+    """The demo and the tests run what is served; one venv does for all three."""
     less, more = (pins(ROOT / f"requirements/{name}.lock") for name in (smaller, larger))
 
     assert less.items() < more.items()

@@ -215,7 +215,7 @@ class Game:
 
 
 def judge(game: Game) -> list[str]:
-    """What is wrong with what the client got, beside what the upstream has sent."""
+    """Return what is wrong with the client's bytes, beside those that the upstream has sent."""
     flaws, rest = list(game.flaws), game.got
     for number, exchange in enumerate(game.exchanges):
         read: list[Answer] = []

@@ -98,7 +98,7 @@ async def test_no_other_request_is_looked_at(
 
 
 async def test_a_user_who_streams_gets_the_script(tmp_path: Path) -> None:
-    """Where the request for the page says who asks, the flag decides there already."""
+    """A request for the page that says who asks lets the flag decide there already."""
     answer, _, _ = await got(tmp_path, HTML, headers=signed(accept=None))
 
     assert answer.content == WITH_SCRIPT
@@ -163,7 +163,7 @@ async def test_a_browser_that_has_the_page_with_the_script_is_told_so(tmp_path: 
 
 
 async def test_a_page_that_is_cut_short_is_cut_short(tmp_path: Path) -> None:
-    """What came is passed on, and it does not look whole."""
+    """The part that came is passed on, and it does not look whole."""
 
     async def script(asked: Asked) -> None:
         await asked.send(b"HTTP/1.1 200 OK\r\n%b%bcontent-length: 999\r\n\r\n%b" % (DATE, HTML, PAGE))
@@ -240,7 +240,7 @@ def test_the_element_has_the_policys_nonce() -> None:
     ],
 )
 def test_it_stands_first_in_the_head(before: bytes) -> None:
-    """Whatever comes before it that a browser reads as nothing."""
+    """Only what a browser reads as nothing may come before it."""
     page, became = with_script(before + b"<title>x</title>", [], names_charset=True)
 
     assert became is PageResult.ATTACHED
@@ -271,7 +271,7 @@ def test_a_page_that_is_not_read_for_certain_stays(page: bytes, became: PageResu
 
 
 def test_a_long_page_of_nothing_takes_no_time_to_refuse() -> None:
-    """What looks like a beginning again and again is read once."""
+    """Bytes that look like a beginning again and again are read once."""
     for piece in (b" ", b"<!-- ", b"<!-- -->", b"<head ", b"<meta a ", b"<head a='"):
         assert with_script(piece * (MAX_PAGE_BYTES // len(piece)), [], names_charset=True)[0] is None
     assert (

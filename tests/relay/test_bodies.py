@@ -122,7 +122,7 @@ async def test_a_head_is_passed_on_before_its_body_begins(upstream: ScriptedUpst
 async def test_an_answer_without_a_body_ends_with_its_head(
     method: bytes, answer: bytes, upstream: ScriptedUpstream, gate: Serving
 ):
-    """Whatever length it announces; the connection goes on to the next request."""
+    """The length that it announces means nothing; the connection goes on to the next request."""
     upstream.script = raw(answer)
     async with (
         asyncio.timeout(20),

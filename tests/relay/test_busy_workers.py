@@ -138,7 +138,7 @@ async def test_a_safe_request_that_meets_a_busy_worker_is_sent_to_another(tmp_pa
 
 
 async def test_a_poll_reaches_a_worker_that_is_free(tmp_path: Path):
-    """What is stored is shown while the call keeps one worker busy, whose connection is kept from before."""
+    """The stored text is shown while the call keeps one worker busy, whose connection is kept from before."""
     polled = {
         **ROUTES[0],
         "source": "poll",
@@ -164,7 +164,7 @@ async def test_a_poll_reaches_a_worker_that_is_free(tmp_path: Path):
 
 
 async def test_with_a_quick_upstream_connections_are_used_again(tmp_path: Path):
-    """As long as nothing is slow, requests share a connection; also while others are under way."""
+    """Requests share a connection as long as nothing is slow, also while others are under way."""
     async with (
         ScriptedUpstream(ok).running() as upstream,
         headgate(upstream.url, tmp_path) as gate,

@@ -1,4 +1,4 @@
-"""Whoever leaves, and whenever: the upstream is told within a second, and nothing stays behind."""
+"""The upstream is told within a second that a client has left, at any moment, and nothing stays behind."""
 
 import asyncio
 import os

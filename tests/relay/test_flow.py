@@ -66,7 +66,7 @@ async def test_an_upstream_that_is_silent_is_a_504_after_first_byte_s(
 async def test_an_answer_that_stalls_is_cut_after_idle_s(
     first: bytes, upstream: ScriptedUpstream, gate: Serving
 ):
-    """However long `first_byte_s` is, of which a good part was left when the answer began."""
+    """A long `first_byte_s` changes nothing, though a good part of it was left when the answer began."""
 
     async def stalling(asked: Asked) -> None:
         await asked.send(HEAD + first)
@@ -134,7 +134,7 @@ async def test_what_came_while_the_loop_was_held_up_is_not_late(upstream: Script
 async def test_an_answer_that_goes_on_for_too_long_is_cut_after_total_s(
     upstream: ScriptedUpstream, gate: Serving
 ):
-    """However alive it is."""
+    """Even an answer that is alive is cut."""
 
     async def drip(asked: Asked) -> None:
         await asked.send(HEAD)

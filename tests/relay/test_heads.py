@@ -95,7 +95,7 @@ async def test_a_host_of_any_form_goes_through(host: bytes, upstream: ScriptedUp
 async def test_request_headers_keep_their_order_values_and_duplicates(
     upstream: ScriptedUpstream, gate: Serving
 ):
-    """What is end to end arrives as it was sent, names in lower case, then what Headgate adds."""
+    """End-to-end headers arrive as they were sent, names in lower case, then those that Headgate adds."""
     sent = [
         (b"host", b"clinic.example"),
         (b"x-twice", b"1"),
@@ -134,7 +134,8 @@ async def test_response_headers_keep_their_order_values_and_duplicates(
 
 @pytest.mark.parametrize("framing", [b"content-length: 2\r\n\r\nok", b"\r\nok"], ids=["whole", "by close"])
 async def test_an_answer_without_a_date_gets_one(framing: bytes, upstream: ScriptedUpstream, gate: Serving):
-    """As RFC 9110 6.6.1 asks of whoever passes it on; one that is there stays. Our own answers have one."""
+    """RFC 9110 6.6.1 asks it of a recipient with a clock; a date that is there stays. Our own answers have
+    one."""
 
     async def play(asked: Asked) -> None:
         date = b"Date: once\r\n" if asked.target == b"/dated" else b""
@@ -258,7 +259,7 @@ async def test_a_request_that_may_go_no_further_is_answered_here(
 async def test_a_length_that_is_said_twice_is_one(
     lengths: list[bytes], pieces: int, upstream: ScriptedUpstream, gate: Serving
 ):
-    """If it is the same (RFC 9110 8.6), however the head is cut; two that differ are no answer."""
+    """Two equal lengths are one (RFC 9110 8.6), however the head is cut; two that differ are no answer."""
     lines = b"\r\n".join([b"HTTP/1.1 200 OK", b"x: 1", *lengths, b"date: d"])
     answer = b"HTTP/1.1 103 Early\r\nx: 0\r\n\r\n" + lines + b"\r\n\r\nok"
     step = -(-len(answer) // pieces)

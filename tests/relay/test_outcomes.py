@@ -103,7 +103,7 @@ def counted(registry: CollectorRegistry) -> list[str]:
 
 
 async def test_a_bound_of_ours_counts_for_nobody() -> None:
-    """Whoever opens many connections could else make an arm, and so a rollout, fail."""
+    """Else a client that opens many connections could make an arm, and so a rollout, fail."""
     run, registry = a_run()
     run.fail(UpstreamBusy("all are in use"))
     result = RelayResult(Outcome.FAILED, 503, error=UpstreamBusy("all are in use"))

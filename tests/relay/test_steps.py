@@ -82,7 +82,7 @@ FORWARDING = st.builds(
 def test_a_head_written_in_one_pass_is_the_same_head(
     headers: Headers, forwarding: Forwarding, method: str, address: str | None
 ) -> None:
-    """Whatever headers there are: either the very bytes of the long way, or none."""
+    """The quick way gives the very bytes of the long way, or none, for any headers."""
     plain = HeadWriter(forwarding).plain_head(method, b"/x?y", headers, address, "http")
     if plain is None:
         return

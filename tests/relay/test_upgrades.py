@@ -193,7 +193,7 @@ async def test_a_refused_upgrade_is_an_ordinary_answer(
 async def test_nothing_follows_a_pretended_upgrade_unseen(
     upstream: ScriptedUpstream, gate: Serving, refusal: bytes, when: str
 ):
-    """What came before the answer is nobody's: it is dropped, and the connection ends with the answer."""
+    """Bytes from before the answer are dropped, and the connection ends with the answer."""
     may_answer = asyncio.Event()
 
     async def play(asked: Asked) -> None:
@@ -293,7 +293,7 @@ async def test_an_upgrade_behind_an_unanswered_request_is_none(upstream: Scripte
 
 
 async def test_of_an_upgraded_connection_nothing_is_used_again(upstream: ScriptedUpstream, gate: Serving):
-    """When it ends, both of its connections do."""
+    """Both of its connections end with it."""
     async with upgraded(gate) as (client, _):
         client.writer.write_eof()
         await client.reader.read()

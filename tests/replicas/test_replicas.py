@@ -123,7 +123,7 @@ async def test_any_replica_serves_any_run(tmp_path: Path) -> None:
 
 
 async def test_a_request_joins_a_run_of_another_replica(tmp_path: Path) -> None:
-    """As a stream and as the exact batch answer; by its idempotency key also after the end."""
+    """It joins as a stream and as the exact batch answer; by its idempotency key also after the end."""
     held = Held(answering(answer(), extra=b"x-own: 1\r\n"))
     async with replicas(held, tmp_path) as (upstream, (one, two), client, _):
         asked = signed(**{"idempotency-key": "k", "host": "clinic.example"})

@@ -85,7 +85,7 @@ def _is(key: bytes, kind: str) -> bool:
 
 
 async def until_folded(client: Redis, one: Replica) -> None:
-    """What was written in the present millisecond is folded in the next one."""
+    """Entries of the present millisecond are folded in the next one."""
 
     async def is_folded() -> bool:
         await share(one)
@@ -134,7 +134,7 @@ async def test_a_process_that_stops_shares_what_it_has_left(server: ValkeyServer
 
 @pytest.mark.usefixtures("folds_at_once")
 async def test_the_log_is_folded_and_nothing_counts_twice(server: ValkeyServer) -> None:
-    """Whoever folds, whenever; what a process has not read yet it finds in the sum."""
+    """Any process may fold at any time; the others find in the sum what they have not read yet."""
     async with (
         replica(server) as one,
         replica(server) as other,
@@ -160,7 +160,7 @@ async def test_the_log_is_folded_and_nothing_counts_twice(server: ValkeyServer) 
 
 @pytest.mark.usefixtures("folds_at_once")
 async def test_who_was_not_seen_for_thirty_days_is_forgotten_in_the_store_too(server: ValkeyServer) -> None:
-    """When the log is folded, which is done once an hour at least."""
+    """Folding the log forgets them, and that is done once an hour at least."""
     sizes = []
     for user, ago_s in ((ANN, 30 * 86_400), (BOB, 29 * 86_400)):
         async with replica(server) as one, server.client() as client:
@@ -177,7 +177,7 @@ async def test_who_was_not_seen_for_thirty_days_is_forgotten_in_the_store_too(se
 
 
 async def test_a_batch_that_comes_twice_counts_once(server: ValkeyServer) -> None:
-    """As after a reply that was lost, or if somebody stores old ones again who can write to the store."""
+    """A lost reply repeats a batch, and so can anybody who may write to the store."""
     async with replica(server) as other, server.client() as client:
         await share(other)
         async with Detour(server, b"EVALSHA").open() as detour, replica(detour, round_s=0.5) as one:
@@ -254,7 +254,8 @@ async def test_a_key_that_holds_something_else_costs_one_routes_histories(server
 
 
 async def test_a_store_that_is_away_costs_history_and_no_more(tmp_path: Path) -> None:
-    """What is learned meanwhile is shared when it is back; if it is empty then, it gets all of it again."""
+    """Histories learned meanwhile are shared when it is back; if it is empty then, it gets all of them
+    again."""
     async with valkey(tmp_path) as server, replica(server) as one, replica(server) as other:
         other.learn(BOB)
         await share(one, other)

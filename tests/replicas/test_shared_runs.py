@@ -121,7 +121,7 @@ async def test_a_run_that_fails_fails_elsewhere_too(server: ValkeyServer) -> Non
 
 
 async def test_viewers_of_one_run_share_one_copy(server: ValkeyServer) -> None:
-    """However many viewers there are, the run is read once."""
+    """The run is read once for all of its viewers."""
     async with replica(server) as one, replica(server) as other:
         run = await claimed(one)
         found = await asyncio.gather(*(other.runs.find(run.id) for _ in range(10)))

@@ -160,7 +160,7 @@ async def test_a_store_that_hangs_costs_one_request_half_a_second(tmp_path: Path
 async def test_more_runs_than_may_be_followed_are_not_said_to_be_none(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Who asks for one more is to ask again."""
+    """A client that asks for one more is told to ask again."""
     monkeypatch.setattr(followed_runs, "MAX_FOLLOWED", 1)
     async with valkey(tmp_path) as server, replica(server) as one, replica(server) as other:
         first, second = await claimed(one), await claimed(one)

@@ -1,4 +1,4 @@
-"""What is at rest in the store: nothing readable, nothing for ever, and no more than a user's share."""
+"""The store at rest holds nothing readable, nothing for ever, and no more than a user's share."""
 
 import asyncio
 import re

@@ -72,7 +72,7 @@ async def stored_requests(server: ValkeyServer) -> int:
 
 
 async def test_of_all_replicas_one_takes_a_run_over(server: ValkeyServer) -> None:
-    """However they race. All see one log: the old owner's, continued by the new owner."""
+    """They may race. All see one log: the old owner's, continued by the new owner."""
     async with (
         replica(server) as dead,
         replica(server) as one,
@@ -271,7 +271,7 @@ async def _asked(server: ValkeyServer, copy: FollowedRun, times: int) -> bool:
 
 
 async def test_a_run_that_was_cancelled_is_not_taken_over(server: ValkeyServer) -> None:
-    """Whichever replica gets the cancel, and when: the run's viewers see that it was cancelled."""
+    """The run's viewers see that it was cancelled, at whichever replica and moment."""
     async with replica(server) as dead, replica(server) as one, replica(server) as two:
         run = await begun(dead)
         copy = await followed(one, run)

@@ -35,7 +35,7 @@ async def test_a_healthy_rollout_goes_to_its_last_step(rolling: Rolling) -> None
 
 
 async def test_harm_goes_back_to_nothing_for_good(rolling: Rolling) -> None:
-    """However well it goes afterwards; and only another rollout may try again."""
+    """Nothing good afterwards changes that; only another rollout may try again."""
     with rolling.running() as running:
         await running.begin()
         await running.until(25)
@@ -367,7 +367,7 @@ async def test_a_rollback_is_kept_until_the_flag_can_be_written(rolling: Rolling
 
 
 async def test_a_changed_policy_is_not_gone_on_with(rolling: Rolling) -> None:
-    """What was agreed on when the rollout began is what it is judged by."""
+    """A rollout is judged by what was agreed on when it began."""
     async with begun(rolling):
         pass
     steps = [{"share": 5, "at_least": "1m"}]
@@ -382,7 +382,7 @@ async def test_a_changed_policy_is_not_gone_on_with(rolling: Rolling) -> None:
 
 
 async def test_an_act_counts_once_though_it_is_found_twice(rolling: Rolling) -> None:
-    """As after a death between journaling it and taking it away."""
+    """A death between journaling it and taking it away makes that happen."""
     async with begun(rolling) as running:
         rolling.wants(Act.PAUSE)
         inbox = next(rolling.directory.glob("*.inbox"))
@@ -447,7 +447,7 @@ async def test_proxies_that_read_another_flag_are_seen(rolling: Rolling) -> None
 
 
 async def test_proxies_that_read_another_flag_after_it_was_complete_are_seen(rolling: Rolling) -> None:
-    """However long all was well before; and mended, it is no problem any more."""
+    """A long time without problems hides nothing; once mended, it is no problem any more."""
     with rolling.running() as running:
         await running.begin()
         await running.until(50)

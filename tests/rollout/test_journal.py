@@ -157,7 +157,7 @@ def test_readers_and_the_writer_do_not_wait_for_each_other(journal: Journal, pat
 
 
 def test_a_reader_cannot_write(path: Path) -> None:
-    """What opens it for status holds no right to change it, and needs no writer to be there."""
+    """A reader for status holds no right to change it, and needs no writer to be there."""
     fill(path, 1)
 
     with JournalReader.open(path) as reader:

@@ -135,7 +135,7 @@ def test_an_unkill_gives_nothing_back_but_the_flag():
 
 @given(st.data())
 def test_a_journal_that_is_read_in_parts_says_the_same(data: st.DataObject):
-    """Wherever a controller stopped reading."""
+    """A controller may stop reading anywhere."""
     lines = list(
         numbered(
             begin(),
@@ -173,7 +173,7 @@ def told(*lines: Line) -> list[tuple[str, str]]:
 
 
 def test_a_hold_is_news_once_and_its_end_is_too():
-    """However many ticks it lasts; soaking in one way or another is none."""
+    """Its number of ticks makes no difference; soaking in one way or another is no news."""
     hold = tick(MoveKind.HOLD, reason="frozen")
     lines = (tick(reason="time"), tick(reason="samples"), hold, hold, hold, tick(reason="time"), tick())
 

@@ -95,7 +95,7 @@ def test_hold_only_asks_where_auto_would_go_back():
 
 @pytest.mark.parametrize("short", [{"dwelt_s": 0.0}, {"verdicts": (UNCLEAR,)}, {"verdicts": (TOO_FEW,)}])
 def test_a_person_may_advance_past_what_is_unclear(short: dict[str, object]):
-    """That takes the place of time, samples and proof, and is said to be a person's."""
+    """The person's word takes the place of time, samples and proof, and is recorded as such."""
     overridden = replace(READY, overridden=True, **short)  # type: ignore[arg-type]
 
     assert decide(overridden) == Move(MoveKind.ADVANCE, MoveReason.APPROVED)

@@ -466,7 +466,7 @@ async def test_watch_shows_what_an_act_has_changed(desk: Desk) -> None:
 
 
 async def test_a_controller_begins_one_new_rollout_however_often_it_gets_the_lease(desk: Desk) -> None:
-    """What a person said by `run --new` was of the rollout before: the one that it began is over for good."""
+    """A person's `run --new` was of the rollout before: the one that it began is over for good."""
     with desk.rolling.running() as running:
         await running.begin()
         await running.until(5)

@@ -64,7 +64,7 @@ async def is_killed_before_it_was_written(rolling: Rolling, running: Running) ->
 async def test_a_rollout_after_a_dark_one_shows_what_it_writes(
     rolling: Rolling, ends: Any, variants: list[dict[str, Any]]
 ) -> None:
-    """What the dark step has put into the strategy is taken out again; what people had there is put back."""
+    """The dark step's part of the strategy is taken out again; what people had there is put back."""
     rolling.edit(lambda flag: flag["strategies"][0].update(variants=variants))
     with rolling.running() as running:
         await running.begin()
@@ -271,7 +271,7 @@ async def test_a_flag_that_was_changed_while_no_controller_looked_begins_its_ste
 async def test_a_strategy_of_the_same_share_differs_where_it_exposes_others(
     tmp_path: Path, change: dict[str, Any]
 ) -> None:
-    """What is in force is not what was written, though its share is."""
+    """The strategy in force is not the written one, though its share is."""
     flag_file(tmp_path / "flags.json")
     rolling = Rolling(tmp_path, policy(tmp_path))
     with rolling.running() as running:

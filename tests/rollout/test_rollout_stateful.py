@@ -545,7 +545,7 @@ class Rollout(RuleBasedStateMachine):
         return self.folded
 
     def every_decision_follows_from_the_journal(self) -> None:
-        """Which is also a whole one."""
+        """The journal is whole, too."""
         assert differences(self.rolling.entries())[1] == []
 
     @invariant()
@@ -557,7 +557,7 @@ class Rollout(RuleBasedStateMachine):
 
     @invariant()
     def who_must_be_at_nothing_is_there_one_look_after_it_can_be_written(self) -> None:
-        """However long it could not; and no look pretends that it is."""
+        """A long time without writing changes nothing; and no look pretends that it was written."""
         if self.running is None or not self.state.down_pending:
             return
         if self.looked(0, 0.0) and not self.rolling.refuses_writes:
@@ -566,7 +566,8 @@ class Rollout(RuleBasedStateMachine):
 
     @invariant()
     def what_the_journal_calls_written_is_in_force(self) -> None:
-        """As long as nobody has set anything else: the last that was written, or what was about to be."""
+        """The last that was written, or was about to be, is in force, unless somebody else has set
+        another."""
         state = self.state
         if self.by_hand is not None or not state.run or state.step < 0:
             return
@@ -575,7 +576,7 @@ class Rollout(RuleBasedStateMachine):
 
     @invariant()
     def what_is_promised_is_shown(self) -> None:
-        """What a dark step has put there hides no other step."""
+        """A dark step's part hides no other step."""
         state = self.state
         if self.running is not None and state.step > 0 and self.rolling.share == state.share > 0:
             variants = self.rolling.flag["strategies"][0].get("variants", ())

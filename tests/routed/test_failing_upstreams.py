@@ -138,8 +138,8 @@ async def test_an_unreachable_upstream_is_a_problem_or_an_event(tmp_path: Path) 
 
 
 async def test_a_good_status_with_an_unreadable_body_is_json_only_for_who_takes_json(tmp_path: Path) -> None:
-    """Who takes JSON gets what batch would have given; who takes only events gets an `error` event, unless it
-    is an answer without texts."""
+    """A client that takes JSON gets what batch would have given; one that takes only events gets an `error`
+    event, unless it is an answer without texts."""
     textless = b'{"status": "needs_more_info"}'
     scripts: list[Script] = [html, answering(b'{"result":'), answering(b""), answering(textless)]
     ends = ["error", "error", "stream_done", "stream_done"]
@@ -203,7 +203,7 @@ async def test_an_error_sentence_is_never_shown(tmp_path: Path) -> None:
 
 
 async def test_an_answer_over_the_bound_fails(tmp_path: Path) -> None:
-    """What was shown stays, marked as partial."""
+    """The text that was shown stays, marked as partial."""
     body = answer(summary="x" * 2000)
     async with house(answering(body), tmp_path, max_answer=1024) as (_, _, client):
         stream = await read(client, START, signed())

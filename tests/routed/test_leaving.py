@@ -27,7 +27,7 @@ STREAM_PATH = f"{START}/stream"
 
 
 async def test_a_viewer_that_leaves_stops_nothing(tmp_path: Path) -> None:
-    """However early it leaves, the upstream's call goes on to its end, exactly once."""
+    """The upstream's call goes on to its end, exactly once, however early the viewer leaves."""
     held = Held(answering(answer()))
     async with house(held, tmp_path, commit_after=0) as (upstream, serving, client):
         async with opened(client, START, signed()) as stream:

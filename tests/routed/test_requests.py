@@ -41,7 +41,7 @@ async def test_an_event_source_starts_the_post(tmp_path: Path) -> None:
 
 
 async def test_the_clients_body_and_headers_reach_the_upstream(tmp_path: Path) -> None:
-    """What is about the request goes on; what is about the stream or the connection does not."""
+    """Headers about the request go on; those about the stream or the connection do not."""
     body = '{"input_text": "38.9 °C"}'.encode()
     sent = {"content-type": "application/json", "x-request-id": "r1", "cookie": "s=1", "connection": "x-hop"}
     async with house(answering(answer()), tmp_path) as (upstream, _, client):
@@ -146,7 +146,7 @@ async def test_what_the_relay_refuses_is_no_run(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("may_stream", [True, False])
 async def test_an_upgrade_on_a_route_is_relayed_and_no_run(tmp_path: Path, may_stream: bool) -> None:
-    """Whatever the flag says: the upstream is asked for it, and its refusal is passed on."""
+    """The flag plays no part: the upstream is asked for it, and its refusal is passed on."""
     bearer = signed()["authorization"].encode()
     head = b"POST %b HTTP/1.1\r\nhost: x\r\naccept: text/event-stream\r\nauthorization: %b\r\n%b\r\n\r\n"
     upgrade = b"connection: upgrade\r\nupgrade: websocket"

@@ -1,4 +1,4 @@
-"""Who gets a stream and who gets batch, over real sockets: by the client, the flag and its variant."""
+"""Client, flag and variant decide between a stream and batch, over real sockets."""
 
 import json
 from collections.abc import AsyncIterator

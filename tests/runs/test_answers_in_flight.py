@@ -94,7 +94,7 @@ async def test_all_answers_come_though_they_do_not_fit_in_at_once(tmp_path: Path
 
 
 async def test_live_text_stops_where_there_is_no_room_and_the_end_has_the_rest(tmp_path: Path) -> None:
-    """What was shown is a beginning of the text, not another one."""
+    """The text that was shown is a beginning of the whole, not another one."""
     text = "word " * 4_000
     events = b"".join(b'data: {"t":"word word word word "}\n\n' for _ in range(1_000))
     stream = events + b"event: end\ndata: {}\n\n"

@@ -250,7 +250,7 @@ async def house(directory: Path) -> AsyncIterator[tuple[House, Serving, Scripted
 
 @pytest.mark.parametrize("source", SOURCES)
 async def test_nothing_outlives_its_eviction(source: str, tmp_path: Path) -> None:
-    """However a run ended, and whoever watched it: afterwards no object and no text of it is alive."""
+    """No object and no text of a run is alive afterwards, however it ended, and whoever watched it."""
     async with house(tmp_path) as (client, serving, upstream):
         await client.end(source, "whole")  # what is made once is made now
         with uncollected() as alive:

@@ -160,7 +160,7 @@ def test_an_answer_that_is_a_failure_is_asked_for_again(
     pause_s: float | None,
     phase: FaultPhase,
 ) -> None:
-    """If the upstream itself said when, or the route that it is safe and the status is of what passes."""
+    """The upstream said when, or the route says that it is safe and the status is one that passes."""
     told = pause_before_repeat(
         Fault.STATUS, phase, attempt=attempt, safe=safe, status=status, retry_after_s=retry_after_s
     )
@@ -179,7 +179,7 @@ def test_an_answer_that_is_a_failure_is_asked_for_again(
 def test_pauses_and_repetitions_are_bounded(
     fault: Fault, phase: FaultPhase, attempt: int, safe: bool, status: int, retry_after_s: float | None
 ) -> None:
-    """Whatever happens: three calls at most, never at once, and never a user who waits for long."""
+    """There are three calls at most, never at once, and never a user who waits for long."""
     pause_s = pause_before_repeat(
         fault, phase, attempt=attempt, safe=safe, status=status, retry_after_s=retry_after_s
     )

@@ -265,7 +265,7 @@ async def test_a_failure_that_stays_is_told(name: str, tmp_path: Path) -> None:
 
 
 async def test_the_upstreams_own_date_reaches_the_client(tmp_path: Path) -> None:
-    """Whoever is told to come later is told when, in the upstream's words."""
+    """A client that is told to come later is told when, in the upstream's words."""
     async with before(busy(IN_A_SECOND), tmp_path) as at:
         response = await at.client.post(START, headers=signed(accept=EITHER))
 
@@ -299,7 +299,7 @@ async def test_nobody_there_is_told_after_the_third_look(tmp_path: Path) -> None
 
 
 async def test_an_answer_that_breaks_off_is_not_asked_for_again_unless_it_is_safe(tmp_path: Path) -> None:
-    """What was shown stays, the end says that it is partial, and the upstream has worked once."""
+    """The text that was shown stays, the end says that it is partial, and the upstream has worked once."""
     script = InTurn([breaks_off])
     async with before(script, tmp_path) as at:
         stream = await read(at.client, START, signed())
@@ -393,7 +393,7 @@ class ByPath:
 async def test_of_a_group_only_the_call_that_failed_is_repeated(
     one: list[Script], two: list[Script], more: dict[str, Any], calls: list[int], phase: str, tmp_path: Path
 ) -> None:
-    """What the other stages have done, they have done once."""
+    """The other stages have done their work once."""
     script = ByPath({b"/one": InTurn(one), b"/two": InTurn(two)})
     async with before(script, tmp_path, **STAGES, **more) as at:
         stream = await read(at.client, START, signed())

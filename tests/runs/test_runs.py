@@ -203,7 +203,7 @@ async def test_text_that_is_the_beginning_is_completed() -> None:
 
 
 async def test_text_that_differs_is_replaced_once() -> None:
-    """What was shown is compared with the batch answer; a difference is one `content_replace`."""
+    """The shown text is compared with the batch answer; a difference is one `content_replace`."""
     bench = Bench()
     run = bench.run()
     await run.show(run.sections[0], "an earlier draft")
@@ -523,7 +523,7 @@ async def test_a_text_that_is_another_one_now_is_replaced_once_and_then_goes_on(
 
 
 async def test_a_text_that_is_shorter_now_takes_the_place_of_the_longer() -> None:
-    """When its source says that it is whole, or when the batch answer does."""
+    """Its source or the batch answer has to say that it is whole."""
     for by_source in (True, False):
         run = begun_elsewhere(Bench(), *SAME)
         for piece in SAME[:2]:
@@ -537,7 +537,7 @@ async def test_a_text_that_is_shorter_now_takes_the_place_of_the_longer() -> Non
 
 
 async def test_a_run_that_is_another_replicas_says_and_counts_nothing() -> None:
-    """Whatever its own upstream still answers."""
+    """The answer that its own upstream still gives is not used."""
     bench = Bench()
     run = bench.run()
     run.stream(run.sections[0], "Fever ")
@@ -604,7 +604,7 @@ async def test_kept_runs_have_a_bound_in_number() -> None:
 
 
 async def test_kept_runs_have_a_bound_in_bytes() -> None:
-    """What a run holds counts: its log, and an answer that is kept for its own status."""
+    """A run's log counts, and an answer that is kept for its own status."""
     bench = Bench(result=False)
     for reply in (answer("x" * 3000), b"[]" + b" " * 3000):
         runs = Runs(MemoryLogSettings.model_validate({"bytes": 1024}))
@@ -701,7 +701,7 @@ async def test_settling_waits_for_runs_that_nobody_watches() -> None:
 
 
 async def test_closing_ends_every_run_truthfully() -> None:
-    """Whoever still reads is told `shutdown`, and the call is given up."""
+    """Viewers that still read are told `shutdown`, and the call is given up."""
     runs, bench = Runs(MemoryLogSettings()), Bench()
     ours = [await started(runs, bench, Gated(good(b"{}"))) for _ in range(3)]
     await asyncio.sleep(0)

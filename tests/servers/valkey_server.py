@@ -39,7 +39,7 @@ class ValkeyServer:
         await eventually(self._listens, STARTING_S)
 
     async def kill(self) -> None:
-        """As `kill -9` does."""
+        """Kill it, as `kill -9` does."""
         assert self._process is not None
         if self._process.returncode is None:
             self._process.kill()

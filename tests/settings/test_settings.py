@@ -43,7 +43,7 @@ def problems(path: Path, document: Any) -> list[str]:
 
 
 def test_the_minimal_file_works(path: Path) -> None:
-    """Where the upstream is, the flags and the routes: all else has a default."""
+    """It names the upstream, the flags and the routes: all else has a default."""
     settings = loaded(path, minimal())
 
     assert settings.listen == "127.0.0.1:8080"

@@ -97,7 +97,7 @@ def simulated(truth: Among, rounds: int, seed: int, processes: int) -> Harmed:
 
 @cache
 def planned(truth: Among, rollouts: int = ROLLOUTS) -> Harmed:
-    """What `plan` says of the same."""
+    """Return what `plan` says of the same."""
     steps = [
         {"share": share, "at_least": f"{60 * hours - 10}m", "at_most": f"{hours}h"}
         | {"prove": False, "approve": True}

@@ -246,7 +246,7 @@ async def test_an_answer_that_comes_at_once_is_the_answer(tmp_path: Path) -> Non
 
 
 async def test_a_refused_request_has_its_own_status(tmp_path: Path) -> None:
-    """As with every source."""
+    """Every source does the same."""
     api = JobApi(accept=answers(b'{"detail": "no"}', b"422 No"))
     async with house(api, tmp_path, commit_after=10) as (_, client, _):
         stream = await read(client, START, signed())
@@ -255,7 +255,7 @@ async def test_a_refused_request_has_its_own_status(tmp_path: Path) -> None:
 
 
 async def test_a_job_that_fails_ends_its_run(tmp_path: Path) -> None:
-    """What was ready stays. The arms are compared by what a relayed request would be: accepted."""
+    """The parts that were ready stay. The arms are compared by what a relayed request would be: accepted."""
     api = JobApi(status("running", "extraction"))
     async with house(api, tmp_path) as (serving, client, _), opened(client, START, signed()) as stream:
         await stream.until(lambda event: event["stage"] == "summary")
@@ -573,7 +573,7 @@ AUTHORITIES = [b"127.0.0.1:8000", b"Clinic.example"]
     ],
 )
 def test_a_jobs_url_is_a_path_of_the_upstream(url: Any, expected: bytes | None) -> None:
-    """Whatever it says, nobody but the upstream is asked."""
+    """Nobody but the upstream is asked, whatever the URL says."""
     if expected is not None:
         assert target_of(url, b"/api/start?x=1", AUTHORITIES) == expected
         return

@@ -274,7 +274,7 @@ ODD = {
 
 @pytest.mark.parametrize("what", ODD)
 async def test_text_that_arrives_is_shown(tmp_path: Path, what: str) -> None:
-    """However it comes; and what is no text of the answer is not. The run is complete."""
+    """Text is shown however it comes; what is no text of the answer is not. The run is complete."""
     dialect, said, text = ODD[what]
     async with streaming(tmp_path, dialect, whole(said, media_type_of(dialect))) as (_, _, client):
         stream = await read(client, START, signed(), content=body())
@@ -301,7 +301,7 @@ FAILING = {
 
 @pytest.mark.parametrize("dialect", FAILING)
 async def test_a_stream_that_says_it_has_failed_is_no_complete_run(tmp_path: Path, dialect: str) -> None:
-    """Whatever comes after that, its usual end included."""
+    """Events after that change nothing, the usual end included."""
     said = whole(FAILING[dialect], media_type_of(dialect))
     async with streaming(tmp_path, dialect, said) as (_, _, client):
         stream = await read(client, START, signed(), content=body())

@@ -274,7 +274,7 @@ async def test_looks_that_fail_lose_the_source_and_nothing_else(tmp_path: Path, 
 
 
 async def test_without_a_look_before_the_call_nothing_is_polled(tmp_path: Path) -> None:
-    """What was there before is not known, so nothing could be told from an earlier run's text."""
+    """The text from before is not known, so nothing could be told from an earlier run's text."""
     documents = [b"[]", b'"a string"', b'"{\\"rows\\": []}"', b"5", b"null", b"nonsense"]
 
     async def script(asked: Asked) -> None:
@@ -416,7 +416,7 @@ def test_the_last_new_row_counts() -> None:
     [None, 5, "x", '{"rows": [{"stage": "extraction"}]}', [], {}, {"rows": 5}, {"rows": ["x", [], 1]}],
 )
 def test_any_document_can_be_looked_at(document: Any) -> None:
-    """What is not as expected has no rows."""
+    """A document of another shape has no rows."""
     rows = compiled()
     assert rows.earlier(document) == NOTHING
     assert rows.new_text(document, NOTHING) is None

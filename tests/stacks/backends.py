@@ -188,7 +188,7 @@ async def _begun(stack: Stack, serving: Serving, directory: Path, resources: Asy
 
 
 async def _result(client: httpx.AsyncClient, serving: Serving, path: str) -> str:
-    """What became of the model call of one request, or why nothing did."""
+    """Return what became of the model call of one request, or why nothing did."""
     before = await scrape(client, serving.admin_url)
     stream = await read(client, path, signed())
     if stream.status != 200 or stream.texts() != {"summary": TEXT}:
@@ -207,7 +207,7 @@ async def _result(client: httpx.AsyncClient, serving: Serving, path: str) -> str
 
 
 async def results(stacks: Sequence[Stack], directory: Path) -> dict[tuple[str, str], str]:
-    """What became of each endpoint's model call, by the stack's name and the endpoint."""
+    """Return what became of each endpoint's model call, by the stack's name and the endpoint."""
     provider = Provider({"summary": TEXT})
     found: dict[tuple[str, str], str] = {}
     async with (

@@ -11,7 +11,7 @@ pytestmark = pytest.mark.anyio
 
 @pytest.mark.skipif(not (VENV / ".ready").exists(), reason="no build/stacks; make setup makes it")
 async def test_each_stacks_model_call_is_found_to_be_its_runs(tmp_path: Path) -> None:
-    """What is not instrumented loses it: a pool of threads, and a client."""
+    """Without their instrumentation, a pool of threads and a client lose it."""
     assert await results(MANY, tmp_path) == {
         (stack.name, how): result for stack in MANY for how, result in stack.expected.items()
     }

@@ -131,7 +131,8 @@ def test_white_space_belongs_to_the_word_before_it() -> None:
 
 
 def test_a_chunk_is_given_as_soon_as_it_is_certain() -> None:
-    """When the next word has begun, or can no longer fit; a mark could still follow the last letter."""
+    """It is certain when the next word has begun or can no longer fit; a mark could still follow the last
+    letter."""
     chunker = Chunker()
 
     assert chunker.feed("pneumonia ") == []
@@ -216,7 +217,7 @@ def test_a_long_text_is_split_into_itself(text: str, size: int) -> None:
 
 
 def test_a_long_text_is_split_behind_spaces() -> None:
-    """As near to the size as there is one."""
+    """The space nearest to the size is taken."""
     pieces = list(split("fever and chills " * 100, 100))
 
     assert {piece[-1] for piece in pieces} == {" "}

@@ -92,7 +92,7 @@ async def test_waiting_has_an_end() -> None:
 
 
 async def test_a_pause_ends_at_its_time_or_by_a_word_and_not_by_more_of_the_log() -> None:
-    """What came within it is seen after it."""
+    """Events of the pause are seen after it."""
     loop = asyncio.get_running_loop()
     log = filled(1)
     reader = LogReader(log)

@@ -239,7 +239,7 @@ def test_a_finished_stage_can_still_be_corrected() -> None:
 
 
 def test_a_run_with_an_open_stage_cannot_be_done() -> None:
-    """What looks complete is complete."""
+    """A run that looks complete is complete."""
     transcript = opened()
 
     with pytest.raises(IllegalEvent, match="stream_done while stage 'extraction' is OPEN"):
@@ -344,7 +344,7 @@ def test_a_stage_that_never_began_shows_nothing() -> None:
 @settings(max_examples=20, deadline=None)
 @given(st.lists(st.text(min_size=1), min_size=1))
 def test_looking_at_the_text_does_not_change_it(texts: list[str]) -> None:
-    """What is shown is the chunks, whether one looks after each of them or never."""
+    """The text is the chunks', whether one looks after each of them or never."""
     looked, unlooked = opened(), opened()
 
     for text in texts:

@@ -143,7 +143,7 @@ def test_a_text_is_given_at_its_closing_quote(body: bytes) -> None:
 
 
 def test_a_path_from_the_end_waits_for_the_document() -> None:
-    """What is the last element is known at the end only; the document has it."""
+    """The last element is known at the end only; the document has it."""
     early, document = read([COMPACT], [LAST])
 
     assert LAST.keys is None

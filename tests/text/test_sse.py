@@ -115,7 +115,7 @@ def test_what_json_in_utf8_cannot_carry_is_refused(event: Event) -> None:
 @settings(max_examples=300, deadline=None)
 @given(panel=nasty_text, stage=nasty_text, content=nasty_text, key=nasty_text, value=nasty_text)
 def test_no_text_can_forge_an_event(panel: str, stage: str, content: str, key: str, value: str) -> None:
-    """Whatever a model says, one event goes out, one comes in, and its payload is intact."""
+    """One event goes out, one comes in, and its payload is intact, whatever a model says."""
     event = Event(EventType.CONTENT_CHUNK, panel, stage, content, {key: value})
 
     block = encode(event, "run:1", 1000)

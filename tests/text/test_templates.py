@@ -39,7 +39,7 @@ def test_references_are_replaced_by_what_they_refer_to(template: Any, filled: An
 
 
 def test_filled_text_is_not_filled_again() -> None:
-    """What a model wrote is data: a reference in it stays as it is."""
+    """A model's text is data: a reference in it stays as it is."""
     assert fill("{{ one $.text }}", VALUES) == "a {{ two $.x }} b"
     assert fill("<{{ one $.text }}>", VALUES) == "<a {{ two $.x }} b>"
 
@@ -95,6 +95,6 @@ json_values = st.recursive(
 
 @given(json_values)
 def test_any_value_goes_through_whole(value: Any) -> None:
-    """What a stage answered is handed on as it is, whatever it is."""
+    """A stage's answer is handed on as it is, whatever it is."""
     assert fill("{{ one $ }}", {"one": value}) == value
     assert fill({"x": ["{{ one $.v }}"]}, {"one": {"v": value}}) == {"x": [value]}

@@ -170,7 +170,7 @@ SSE = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ncontent-length: %d
 
 @pytest.mark.parametrize("kind", ANSWERS)
 async def test_no_batch_answer_holds_the_loop(kind: str, tmp_path: Path) -> None:
-    """Whatever its text consists of, and however long it is."""
+    """Neither the kind nor the length of its text matters."""
     most_s, tail = await most_work(tmp_path, {}, ANSWERS[kind], JSON)
 
     assert b'"sha256"' in tail
@@ -189,7 +189,7 @@ STREAMS = {
 
 @pytest.mark.parametrize("kind", STREAMS)
 async def test_no_stream_holds_the_loop(kind: str, tmp_path: Path) -> None:
-    """Whatever its events consist of, and however many come at once."""
+    """Neither the content nor the number of its events matters."""
     said = b'data: {"t":"Text. "}\n\n' + STREAMS[kind] + b"event: end\ndata: {}\n\n"
     most_s, tail = await most_work(tmp_path, {"source": "native", "native": NATIVE}, said, SSE)
 
@@ -266,7 +266,7 @@ CROWDED = b'{"text":"Text. ","x":[' + b"[]," * 2 * MEGABYTE + b"0]}"
 
 @pytest.mark.parametrize(("answer", "body"), [(CROWDED, b'{"text":"t"}'), (b'{"text":"Text. "}', CROWDED)])
 async def test_no_stage_holds_the_loop(answer: bytes, body: bytes, tmp_path: Path) -> None:
-    """Whatever its answer consists of, or the request whose values go into the call."""
+    """Neither its answer matters, nor the request whose values go into the call."""
     of = {"source": "stages", "stages": STAGES}
     most_s, tail = await most_work(tmp_path, of, answer, JSON, body=body)
 
@@ -301,7 +301,7 @@ async def test_no_answer_that_is_relayed_holds_the_loop_when_it_is_read(kind: st
 
 @pytest.mark.parametrize("kind", ["prose", "one word"])
 async def test_no_answer_that_is_unpacked_holds_the_loop(kind: str) -> None:
-    """However much comes out of it: in one go it takes several times as long as any turn."""
+    """The size of what comes out does not matter: in one go it takes several times as long as any turn."""
     answer, heart = 8 * ANSWERS[kind], Heart()
     packed = gzip.compress(answer, 1)
     began = thread_time()
@@ -331,7 +331,7 @@ LOGS = {
 
 @pytest.mark.parametrize("kind", LOGS)
 async def test_no_snapshot_holds_the_loop(kind: str) -> None:
-    """However many events a slow viewer has missed, and however long their text is."""
+    """Neither the number of events that a slow viewer has missed matters, nor the length of their text."""
     log, blocks, heart = EventLog("run", 1000), list[bytes](), Heart()
     for event in LOGS[kind]:
         log.append(event, 0.0)

@@ -206,6 +206,6 @@ async def test_the_system_is_asked_for_a_name() -> None:
 
 
 def test_families_take_turns() -> None:
-    """As the resolver orders them: the second try is of the other family."""
+    """The resolver orders them; the second try is of the other family."""
     assert alternating(["::1", "::2", "::3", HERE, REFUSED]) == ["::1", HERE, "::2", REFUSED, "::3"]
     assert alternating([HERE, "::1"]) == [HERE, "::1"]

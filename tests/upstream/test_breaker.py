@@ -61,7 +61,7 @@ def test_each_caller_counts_once() -> None:
 
 @pytest.mark.parametrize("fault", [Fault.MALFORMED, Fault.TOO_LARGE, Fault.FAILURE_TEXT])
 def test_an_answer_that_came_is_no_failure_of_the_upstream(fault: Fault) -> None:
-    """What opens a breaker is connect, reset, timeout and 5xx."""
+    """A breaker opens by connect, reset, timeout and 5xx."""
     assert result_of(fault, 502) is not False
 
 
@@ -333,7 +333,7 @@ def test_every_fault_says_something_or_nothing() -> None:
 
 @pytest.mark.parametrize("fault", Fault)
 def test_an_end_by_a_fault_says_what_the_table_says(fault: Fault) -> None:
-    """As long as the status is no failure of the upstream's own."""
+    """The status must be no failure of the upstream's own."""
     assert result_of(fault, 404) is RESULTS[fault]
 
 

@@ -280,7 +280,7 @@ async def slow_twice(asked: Asked) -> None:
 
 @pytest.mark.parametrize("script", [slow_to_begin, slow_throughout, slow_twice])
 async def test_a_slow_upstream_that_lives_is_never_cut(script: Any, tmp_path: Path) -> None:
-    """However often we have said that we wait, and however long the whole takes: the answer is complete."""
+    """The answer is complete, however often we have said that we wait, and however long the whole takes."""
     upstream = ScriptedUpstream(script)
     async with house(upstream, tmp_path, first_byte_s=WAIT_S, idle_s=WAIT_S) as (_, client):
         busy, quiet, held = await asyncio.gather(*(ask(client, path) for path in (BUSY, QUIET, HELD)))

@@ -140,7 +140,7 @@ def closes_the_second(how: str):
 @pytest.mark.parametrize("how", ["closed", "reset"])
 @pytest.mark.parametrize("method", ["GET", "HEAD", "OPTIONS", "TRACE"])
 async def test_a_safe_request_is_sent_again_once(method: str, how: str):
-    """If the upstream closed a reused connection before any byte of an answer (RFC 9112 9.3.1)."""
+    """The upstream closed a reused connection before any byte of an answer (RFC 9112 9.3.1)."""
     async with ScriptedUpstream(closes_the_second(how)).running() as upstream, pooled(upstream) as pool:
         for _ in range(2):
             with pool.exchange(method) as exchange:
@@ -269,7 +269,7 @@ async def test_what_a_taker_raises_is_raised_where_it_is_awaited():
 
 
 async def test_an_upstream_that_falls_silent_while_each_piece_is_given_fails_after_idle_s():
-    """As when it is read piece by piece: what comes sooner begins the wait anew."""
+    """Reading piece by piece does the same: a piece that comes sooner begins the wait anew."""
     timeouts = Timeouts(idle_s=0.3)
 
     async def play(asked: Asked) -> None:
@@ -307,7 +307,7 @@ async def test_trailers_are_bounded_though_they_are_dropped(trailer: bytes):
 
 
 async def test_surplus_after_a_closing_answer_does_not_spoil_the_answer():
-    """What came is whole; only the connection is done."""
+    """The answer is whole; only the connection is done."""
 
     async def play(asked: Asked) -> None:
         await asked.send(b"HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: 2\r\n\r\nok!")

@@ -252,7 +252,7 @@ def loop() -> Iterator[asyncio.AbstractEventLoop]:
 def test_an_answer_means_the_same_however_it_is_cut(
     loop: asyncio.AbstractEventLoop, answer: Spoken, at: list[int], is_head: bool
 ):
-    """Whole, byte by byte, and in between; a HEAD's answer ends with its head."""
+    """It is cut byte by byte, not at all, and in between; a HEAD's answer ends with its head."""
     wire = b"".join(answer.pieces())
     if is_head:
         wire = wire[: wire.index(b"\r\n\r\n") + 4]

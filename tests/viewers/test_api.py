@@ -210,7 +210,7 @@ async def test_nobody_else_can_see_that_a_run_exists(tmp_path: Path) -> None:
 
 
 async def test_a_new_token_of_the_same_user_reads_the_run(tmp_path: Path) -> None:
-    """When tokens are verified, a run belongs to the user and not to the token."""
+    """With verified tokens, a run belongs to the user and not to the token."""
 
     def bearer(**claims: Any) -> dict[str, str]:
         return {"authorization": f"Bearer {jwt.encode({'sub': 'ann', **claims}, KEY)}", "accept": SSE}
@@ -302,7 +302,7 @@ async def test_what_is_not_there_is_said(tmp_path: Path, method: str, path: str,
 
 
 async def test_the_state_of_a_run_has_no_text(tmp_path: Path) -> None:
-    """What it is at, for who owns it."""
+    """Its owner sees how far it is."""
     held = Held(answering(answer()))
     async with house(held, tmp_path, commit_after=0) as (_, _, client):
         async with opened(client, START, signed()) as stream:
@@ -498,7 +498,7 @@ async def test_an_idempotency_key_of_a_failed_run_may_be_used_again(tmp_path: Pa
 
 
 async def test_a_post_that_comes_back_with_a_cursor_repeats_nothing(tmp_path: Path) -> None:
-    """As fetch-event-source does after an error; also when the run has ended in the meantime."""
+    """fetch-event-source does so after an error, also when the run has ended in the meantime."""
     async with house(answering(answer()), tmp_path) as (upstream, _, client):
         first = await read(client, START, signed(), content=b"same")
         cursor = signed(**{"last-event-id": first.events[2]["id"]})
@@ -598,7 +598,7 @@ async def test_a_plain_request_is_not_ended_by_who_cancels_the_run_that_it_joine
 
 
 async def test_spaces_keep_a_batch_client_alive(tmp_path: Path) -> None:
-    """Where the route says so: the same JSON after them, and status 200 whatever comes."""
+    """If the route says so, the same JSON comes after them, with status 200 in any case."""
     held = Held(answering(answer()))
     broken = Held(answering(b'{"detail": "no"}', b"500 Internal Server Error"))
     for script, body in ((held, answer()), (broken, b'{"detail": "no"}')):

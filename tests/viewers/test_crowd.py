@@ -37,7 +37,7 @@ def request(target: str, headers: dict[str, str]) -> bytes:
 
 
 async def ask(url: str, requests: list[bytes]) -> Counter[int]:
-    """How many answers had each status."""
+    """Return the number of answers by status."""
     host, _, port = url.removeprefix("http://").partition(":")
     reader, writer = await asyncio.open_connection(host, int(port))
     try:

@@ -82,7 +82,7 @@ def test_a_text_that_cannot_be_taken_back_ends_in_an_error(kind: str, other: str
 
 @pytest.mark.parametrize("kind", FORMATS)
 def test_a_run_that_is_told_as_it_stands_begins_with_what_was_corrected(kind: str) -> None:
-    """As its viewers get it, who come when the answer is known: no text that it does not have."""
+    """Viewers that come when the answer is known get no text that the answer does not have."""
     blocks = said(kind, replace("Cough"), DONE)
 
     assert text_of(kind, blocks) == "Cough" and ends_well(kind, blocks)

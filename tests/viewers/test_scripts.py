@@ -30,7 +30,7 @@ async def got(tmp_path: Path, path: str, method: str = "GET", **headers: str) ->
 
 @pytest.mark.parametrize("name", NAMES)
 async def test_each_module_is_served_to_anybody(tmp_path: Path, name: str) -> None:
-    """As a module, byte for byte; a browser asks each time whether it is still so."""
+    """It is served as a module, byte for byte; a browser asks each time whether it is still so."""
     answered = await got(tmp_path, f"/_headgate/{name}", accept_encoding="identity")
 
     assert answered.status_code == 200

@@ -304,7 +304,7 @@ async def test_the_store_keeps_a_ticket_no_longer_than_it_is_good() -> None:
 
 @given(st.text() | st.text("abcXYZ09-_", min_size=30, max_size=34) | st.just("a" * 31 + "\n"))
 def test_anything_can_be_sent_as_a_ticket(forged: str) -> None:
-    """What was never issued opens nothing; the store is troubled only with what could have been."""
+    """A ticket that was never issued opens nothing; the store is asked only for one that could have been."""
     house = House(shared=True)
     assert house.store is not None
     assert asyncio.run(house.here.redeem(forged, RUN)) is None

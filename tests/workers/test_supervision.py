@@ -431,7 +431,7 @@ async def asked(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> b
 
 
 async def test_an_upgraded_connection_stays_through_a_reload(tmp_path: Path) -> None:
-    """What the two sides say to each other goes on, as long as the drain lasts."""
+    """Both sides go on talking as long as the drain lasts."""
 
     async def echo(asked: Asked) -> None:
         await asked.send(b"HTTP/1.1 101 Switching Protocols\r\nconnection: Upgrade\r\nupgrade: echo\r\n\r\n")
@@ -514,7 +514,7 @@ async def test_the_kill_switch_holds_over_deaths_and_reloads(tmp_path: Path) -> 
 
 
 async def test_counters_go_on_over_deaths_and_reloads(tmp_path: Path) -> None:
-    """What one worker has counted is there in the next one's page, once; open streams of the dead are not.
+    """One worker's counts are in the next one's page, once; open streams of the dead are not.
     The page says when all of it began, and not when the worker did that answers."""
     before_s = time.time()
     async with (

@@ -38,7 +38,7 @@ ANEW = {"connection": "close"}
 
 
 async def test_a_stream_that_outlasts_the_drain_is_told_the_truth(tmp_path: Path) -> None:
-    """When the time is over: one `error` with `shutdown`, which can be retried, then the end."""
+    """After its time there is one `error` with `shutdown`, which can be retried, then the end."""
     held = Held(answering(answer()))
     (tmp_path / "flags.json").write_text(json.dumps(flag_document()))
     async with ScriptedUpstream(held).running() as upstream:

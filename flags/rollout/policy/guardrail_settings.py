@@ -144,7 +144,7 @@ class SlowRail(RatioRail):
 
 
 class UsualRail(WeightedRail):
-    """Whole answers that took 1.5 times what is usual for whoever asked, in both arms: slowness that no fixed
+    """Whole answers that took 1.5 times what is usual for their user, in both arms: slowness that no fixed
     limit shows. In force where the policy names it, `usual: {}`.
 
     It looks for harm and proves nothing: a step does not wait for it once users and answers are enough."""

@@ -229,7 +229,7 @@ async def test_flags_grow_old_only_while_the_file_is_broken(path):
 
 
 async def test_a_surprise_does_not_end_the_watch(path, lines):
-    """Whatever goes wrong in a look, the next one is taken."""
+    """The next look is taken, whatever goes wrong in this one."""
     write(path, document(feature(gradual("0"))))
     clock = Clock()
 
@@ -379,7 +379,7 @@ async def test_what_the_engine_would_pass_over_is_refused_by_name(path, part, sa
 
 
 async def test_an_edit_that_keeps_time_and_size_is_seen(path):
-    """As by a copy that preserves both; the file's own change has a time that nobody sets."""
+    """A copy can preserve both; the time of the inode's change is set by nobody."""
     write(path, document(feature(gradual("10"))))
     status = os.stat(path)
     os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns - 3_600_000_000_000))

@@ -352,7 +352,7 @@ async def test_flags_grow_old_only_while_nothing_confirms_them() -> None:
 
 
 async def test_a_surprise_does_not_end_the_asking() -> None:
-    """Whatever goes wrong in one look, the next one is taken."""
+    """The next look is taken, whatever goes wrong in this one."""
     clock = Clock()
     async with playing() as played, flags_of(played, clock=clock) as flags:
         clock.broken = True
@@ -365,7 +365,7 @@ async def test_a_surprise_does_not_end_the_asking() -> None:
 
 
 async def test_flags_of_other_teams_are_none_of_our_business(lines: Callable[[], list[str]]) -> None:
-    """What a file would be refused for, or the engine, or what merely changes: not if it is not ours."""
+    """A flag of another team may be malformed or change: that neither refuses nor changes ours."""
     others = [
         feature({"name": "fullMoon"}, name="by moon"),
         feature(gradual(12), name="theirs", variants=[{"name": "no weight"}]),

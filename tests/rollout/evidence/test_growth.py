@@ -135,7 +135,7 @@ def test_a_counter_that_is_new_on_a_known_page_brings_nothing() -> None:
 
 
 def test_a_proxy_that_was_away_counts_only_what_is_new() -> None:
-    """What is known of it is carried over the readings that lack it."""
+    """Its counters are carried over the readings that lack it."""
     first = reading(0, {"a": {COMPLETE: 10}, "b": {COMPLETE: 1}})
     without = reading(60, {"b": {COMPLETE: 1}})
     later = reading(120, {"a": {COMPLETE: 12}, "b": {COMPLETE: 1}})
@@ -168,7 +168,7 @@ def test_no_more_is_remembered_of_what_is_away_than_the_bound_says(monkeypatch: 
 
 
 def test_at_the_begin_of_a_step_the_reading_itself_is_the_baseline() -> None:
-    """What was away then settled in nobody knows which step: it is met as new."""
+    """Requests of a process that was away settled in nobody knows which step: it is met as new."""
     begin = reading(60, {"b": {COMPLETE: 1}})
     later = reading(120, {"a": {COMPLETE: 12}, "b": {COMPLETE: 2}})
 

@@ -129,7 +129,7 @@ def counted(story: list[tuple[str, str, int]], server: Server, *, has_past: bool
 @example([*DIES, ("back", "a", 1), ("complete", "a", 1), ("read", "a", 1), *DIES], "ab", True)
 @settings(max_examples=300, deadline=None)
 def test_no_event_counts_twice(story: list[tuple[str, str, int]], dating: str, has_past: bool) -> None:
-    """Whatever restarts, gaps, old samples and stored baselines there are, whichever of the processes are
+    """With any restarts, gaps, old samples and stored baselines, whichever of the processes are
     dating, and with what those showed that are no more: never more than there was, nor less than nothing."""
     counted(story, Server(dating), has_past=has_past)
 

@@ -504,7 +504,7 @@ PAST = [
 
 @pytest.mark.parametrize(("answer", "expected"), PAST)
 async def test_a_past_that_cannot_be_read_is_no_reading(answer: Any, expected: ReadingProblem) -> None:
-    """What somebody counted who is no more is never left out for that: the next look asks again."""
+    """Counts of a process that is no more are never left out for that: the next look asks again."""
     script = by_query({"process_start_time_seconds": answer})
     async with (
         ScriptedUpstream(script).running() as upstream,

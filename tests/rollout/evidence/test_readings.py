@@ -147,7 +147,7 @@ def test_a_limit_that_one_proxy_does_not_know_is_not_counted_there() -> None:
 
 
 def test_a_limit_without_its_total_is_not_counted() -> None:
-    """How many there were at all is not known then."""
+    """Without its total nobody knows how many there were."""
     before, after = (
         gather(t, [sample(SETTLED_S, 2 * t, arm="stream", le="20.0")], {"a": t}, WANTED) for t in (0, 1)
     )

@@ -166,7 +166,7 @@ async def test_one_of_two_has_it(make: Make) -> None:
 
 
 async def test_of_many_at_once_one_has_it(make: Make) -> None:
-    """However they come together: one, and its number is the first."""
+    """One of all that come together has it, and its number is the first."""
     leases = [make(f"holder {n}", Clock()) for n in range(8)]
 
     fences = await asyncio.gather(*(lease.acquire() for lease in leases))
@@ -633,7 +633,7 @@ async def test_a_token_that_is_none_is_an_error_without_being_shown(
 
 
 async def test_outside_of_a_pod_there_is_no_cluster(tmp_path: Path) -> None:
-    """What is missing is named, and what to use instead."""
+    """The error names what is missing, and what to use instead."""
     with pytest.raises(LeaseError, match=r"KUBERNETES_SERVICE_HOST is not set.* use a file"):
         ApiServer.in_cluster({})
     with pytest.raises(LeaseError, match=r"the authorities .*ca\.crt cannot be read"):

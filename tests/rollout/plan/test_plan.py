@@ -143,7 +143,7 @@ def test_a_harm_passes_for_safe_as_seldom_as_the_budget_says() -> None:
 
 
 def test_evidence_stands_until_there_are_samples_enough() -> None:
-    """What was there before counts at the first look that may use it, and later ones are none of ours."""
+    """Samples from before count at the first look that may use them, and at no later one."""
     null, rng = RateNull.of_safety(0.5), np.random.default_rng(5)
 
     ready = stopped(rate_events(rng, null, 0.1, 0.001), null, SAFE_AT, ready=500, number=9)
@@ -296,7 +296,7 @@ def test_the_plan_says_what_the_tests_would(per_arm: float, failing: float, rati
 
 @pytest.mark.parametrize("failing", [0.0005, 0.004])
 def test_the_plan_says_when_points_are_proved(failing: float) -> None:
-    """As the verdict does, batch for batch, where failures are rare, and where they are less so."""
+    """The verdict says the same, batch for batch, for rare and for less rare failures."""
     harm = {"ratio": 1.5, "or_points": 0.5}
     made = policy(HALF | {"min_samples": 50}, guardrails=ERRORS_ALONE | {"errors": {"harm": harm}})
     rng = np.random.default_rng(8)
@@ -342,7 +342,7 @@ def test_a_step_says_what_goes_through_it() -> None:
 
 
 def test_a_worse_harm_is_found_sooner_and_hits_fewer() -> None:
-    """What is harmed until then is the invariant that a rollout is cut by."""
+    """The number harmed until then is the invariant that a rollout is cut by."""
     harms = usual().harms
 
     assert [harm.ratio for harm in harms] == [1.5, 2, 3, 5]
@@ -424,7 +424,7 @@ def test_the_same_question_has_the_same_answer() -> None:
 
 
 def test_a_plan_says_what_it_takes_for_granted() -> None:
-    """What is not known, what differs from the default, and what was not there."""
+    """The plan names what is unknown, what differs from the default, and what was absent."""
     made = plan(policy(mode="observe"), traffic(users=None, missing=2, dispersion=1.5), FEW)
     said = " ".join(made.assumptions)
 

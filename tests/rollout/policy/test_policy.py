@@ -83,7 +83,7 @@ def test_the_minimal_policy_works(path: Path) -> None:
 
 
 def test_steps_become_exposures(path: Path) -> None:
-    """As the verdict reads them; durations are durations."""
+    """The verdict reads them so; durations are durations."""
     policy = loaded(path, minimal(steps=[{"share": 5, "at_least": "90s", "min_users": 3, "min_samples": 9}]))
 
     assert policy.exposures() == (Exposure(5, 3, 9),)
@@ -145,7 +145,7 @@ def test_the_usual_time_is_a_guardrail_where_the_policy_names_it(path: Path) -> 
 
 
 def test_a_guardrail_is_turned_off_with_a_reason_only(path: Path) -> None:
-    """What it had of the error budget goes to the others."""
+    """Its part of the error budget goes to the others."""
     policy = loaded(path, minimal(guardrails={"errors": {"weight": 0.8}, "fallback": {"disabled": "known"}}))
 
     weights = policy.guardrails.weights()
@@ -257,7 +257,7 @@ def test_steps_that_cannot_be_are_refused(path: Path, steps: Any, said: str) -> 
     ],
 )
 def test_places_that_cannot_be_are_refused(path: Path, settings: dict[str, Any], said: str) -> None:
-    """What goes into a query or a header is checked here; no error repeats a secret."""
+    """Text for a query or a header is checked here; no error repeats a secret."""
     prometheus = {"url": "http://prometheus:9090", "selector": 'job="headgate"', **settings}
 
     [problem] = problems(path, minimal(evidence={"prometheus": prometheus}))
@@ -307,7 +307,7 @@ def test_names_that_cannot_be_are_refused(path: Path, more: dict[str, Any], said
 
 @pytest.mark.parametrize("selector", ['job="a"', 'job=~"a|b" , pod!="x\\"y"', 'namespace!~"a{2}",job="b"'])
 def test_selectors_are_label_matchers(path: Path, selector: str) -> None:
-    """As they stand between the braces of a query."""
+    """They stand so between the braces of a query."""
     prometheus = {"url": "http://prometheus:9090/base/", "selector": selector}
 
     found = loaded(path, minimal(evidence={"prometheus": prometheus})).evidence.prometheus
@@ -403,7 +403,7 @@ def test_a_harm_that_cannot_be_is_refused(path: Path, harm: Any, said: str) -> N
 
 
 def test_the_digest_is_that_of_what_the_policy_says(path: Path, tmp_path: Path) -> None:
-    """However it is written and wherever it lies; a changed number changes it."""
+    """Layout and place of the file change nothing; a changed number changes the digest."""
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
     freeze = {"zone": "UTC", "windows": [{"dates": ["2026-05-01"]}]}

@@ -103,7 +103,7 @@ def test_a_bet_on_a_rate_wins_nothing_where_it_is_kept(null: RateNull, rate: flo
 @settings(deadline=None)
 @given(logs=st.lists(st.floats(-300, 300), min_size=48, max_size=48), tempering=st.floats(1, 1000))
 def test_tempering_adds_at_most_one(logs: list[float], tempering: float):
-    """Whatever dispersion is estimated, also from the same counts: so it cannot spoil an e-process."""
+    """No estimate of the dispersion, also from the same counts, can spoil an e-process."""
     process = RatioNull.of_harm(1.25).e_process()
     process.logs += np.array(logs)
 
@@ -151,7 +151,7 @@ def test_the_order_of_batches_does_not_matter(data: st.DataObject, batches: list
 @settings(deadline=None)
 @given(failed=st.integers(0, 10_000), share=SHARES, ordinary=BATCHES)
 def test_an_outage_of_both_arms_is_no_evidence(failed: int, share: float, ordinary: list[tuple[int, int]]):
-    """However much fails: where it fails in proportion, no bet on harm wins by it."""
+    """Failures in proportion win no bet on harm, however many they are."""
     null = RatioNull.of_harm(1.25)
     stream = math.floor(failed * share)
 
@@ -213,7 +213,7 @@ def test_users_who_are_alike_are_not_dispersed():
 
 
 def test_dispersion_is_pearsons_statistic_over_its_degrees_of_freedom():
-    """As scipy has it, for each arm against its own rate."""
+    """scipy gives the same, for each arm against its own rate."""
     bad, every = np.array([[5.0, 9, 30, 4], [2, 3, 40, 1]]), np.array([[100.0, 200, 150, 90]] * 2)
     tables = [np.array([row, of - row]) for row, of in zip(bad, every, strict=True)]
     pearson = sum(stats.chi2_contingency(table, correction=False).statistic for table in tables)
@@ -287,7 +287,7 @@ def test_the_limits_are_those_of_the_exact_binomial_tail():
 
 
 def test_the_limits_never_fall():
-    """What was fine stays fine while all that follows is well."""
+    """A fine limit stays fine while all that follows is well."""
     limits = early_limits(0.02, 200, 0.001)
 
     assert list(limits) == sorted(limits)
@@ -295,5 +295,5 @@ def test_the_limits_never_fall():
 
 @pytest.mark.parametrize("rate", [0.01, 0.02, 0.1, 0.3])
 def test_a_dozen_failures_in_a_row_cross(rate: float):
-    """Where the rate is anything but terrible."""
+    """At any rate that is not terrible, a dozen is enough."""
     assert early_limits(rate, 200, 0.001)[11] <= 12

@@ -176,7 +176,7 @@ def test_a_verdict_has_the_guardrails_numbers():
 
 
 def test_weights_split_the_budget():
-    """What has a tenth of the error budget needs ten times the evidence."""
+    """A guardrail with a tenth of the error budget needs ten times the evidence."""
     whole, tenth = (said(replace(ERRORS, weight=weight), failing(30, 10)) for weight in (1.0, 0.1))
 
     assert tenth.hold_at == pytest.approx(whole.hold_at + 1)  # type: ignore[operator]
@@ -209,7 +209,7 @@ def test_the_hold_line_comes_before_the_rollback_line():
     ids=lambda given: getattr(given, "name", ""),
 )
 def test_a_guardrail_asks_for_no_more_than_it_may(rail: Any, evidence: Batch, action: Action):
-    """However much evidence there is."""
+    """More evidence changes nothing."""
     verdict = said(replace(rail, action=action), evidence)
 
     assert (verdict.finding, verdict.action) == (Finding.HARM, action)
@@ -247,7 +247,7 @@ def test_some_harm_is_not_counted_twice(rail: Guardrail, evidence: Batch):
 
 
 def test_a_step_entered_proves_anew():
-    """What was safe at 5 % is not known to be at 25 %."""
+    """A rail that was safe at 5 % is not known to be safe at 25 %."""
     evaluator = evaluator_of(ERRORS)
     evaluator.add(failing(50, 50))
     safe = evaluator.verdicts()[0]
@@ -311,7 +311,7 @@ def test_texts_that_nobody_compared_are_no_proof():
 
 
 def test_proxies_that_begin_anew_take_nothing_back():
-    """That there were users enough stays true when those who counted them are gone."""
+    """Enough users stay enough when the processes that counted them are gone."""
     evaluator = evaluator_of(ERRORS, SAMPLE_RATIO)
     evaluator.add(failing(60, 10))
     evaluator.add(failing(0, 0, 1, users={"stream": 0, "control": 1}))
@@ -487,7 +487,7 @@ def test_what_nobody_compares_with_the_usual_is_no_proof() -> None:
 
 
 def test_routes_share_the_budget() -> None:
-    """What one route alone would find needs more winnings, the more routes there are."""
+    """A finding needs more winnings, the more routes there are."""
     evidence = [
         said(ERRORS, failing(0, 0, 8000, routes={"hit": failing(30, 4), **quiet})).log10_e or 0.0
         for quiet in ({"a": failing(0, 0)}, {name: failing(0, 0) for name in "abcdefghi"})
@@ -536,7 +536,7 @@ def test_who_left_is_in_no_comparison():
 
 
 def test_few_faults_are_no_reason_to_wait():
-    """Where next to nothing breaks, how little was recovered cannot be proved, and need not be."""
+    """If next to nothing breaks, a low rate of recovery cannot be proved, and need not be."""
     verdict = said(RECOVERY, faults(0, 5))
 
     assert (verdict.finding, verdict.samples) == (Finding.SAFE, 1000)
@@ -576,7 +576,7 @@ def test_a_dark_step_is_judged_by_the_arms_of_the_next():
 
 
 def test_a_dark_step_waits_for_texts_only_where_a_source_has_some():
-    """Where one has, an answer whose text nobody compared is no proof, as in any other step."""
+    """If one has, an answer whose text nobody compared is no proof, as in any other step."""
     with_texts, without = (Exposure(0), Exposure(60)), (Exposure(0, compared=False), Exposure(60))
 
     assert said(PARITY, failing(0, 0, 500), steps=with_texts).finding is Finding.NO_DATA
@@ -640,7 +640,7 @@ def test_a_burst_is_not_too_large_for_the_early_guard():
 
 
 def test_the_sample_ratio_begins_anew_with_each_step():
-    """What was wrong with the arms at 5 % is not held against 80 %, whose control is a quarter of them."""
+    """A fault of the arms at 5 % is not held against 80 %, whose control is a quarter of them."""
     steps = (Exposure(5), Exposure(80))
 
     assert said(SAMPLE_RATIO, met(140, 60), met(160, 40, step=1), steps=steps).finding is Finding.SAFE
@@ -764,7 +764,7 @@ def test_looking_changes_nothing(steps: tuple[list[Batch], ...]):
 @settings(deadline=None)
 @given(steps=ROLLOUTS)
 def test_a_stream_arm_without_bad_events_is_never_harm(steps: tuple[list[Batch], ...]):
-    """Whatever control does, and however the arms grow."""
+    """Control's failures and the growth of the arms change nothing."""
     clean = tuple(
         [
             replace(
@@ -878,7 +878,7 @@ SENTENCES: Mapping[str, tuple[Guardrail, Batch, str]] = {
 
 @pytest.mark.parametrize("what", SENTENCES)
 def test_a_verdict_is_a_sentence_that_a_clinician_understands(what: str):
-    """What was counted, what it is held against, and what that means."""
+    """It names the counts, the limit that they are held against, and what that means."""
     rail, evidence, sentence = SENTENCES[what]
 
     assert said(rail, evidence).sentence == sentence

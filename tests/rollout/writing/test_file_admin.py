@@ -66,7 +66,7 @@ async def write_share(path: Path, share: int) -> None:
 
 
 async def test_a_share_is_read_and_written(path: Path) -> None:
-    """What was written is what a new read says, under a higher event id."""
+    """A new read says what was written, under a higher event id."""
     before = await admin(path).read()
 
     after = await admin(path).write(replace(before.strategy, share=25), before)

@@ -138,7 +138,7 @@ def once(act: Callable[[], Awaitable[None]], method: str) -> Callable[[str, str]
 
 
 async def test_a_share_is_read_and_written(server: Unleash) -> None:
-    """What was written is what Unleash says, under a later event, and by whom."""
+    """Unleash says what was written, under a later event, and by whom."""
     flag = await make(server, 10)
     async with admin(server, flag) as its_admin:
         before = await its_admin.read()
@@ -285,7 +285,7 @@ async def test_an_edit_right_after_the_write_stands(server: Unleash) -> None:
 
 
 async def test_a_server_that_makes_more_of_a_share_is_set_to_0(server: Unleash) -> None:
-    """Whatever the reason: if more is stored than was asked for, nobody is exposed."""
+    """If more is stored than was asked for, nobody is exposed, for whatever reason."""
     flag = await make(server, 10)
     (strategy,) = await strategies(server, flag.name)
     path = f"{server.strategies_of(flag.name)}/{strategy['id']}"
@@ -306,7 +306,7 @@ async def test_a_server_that_makes_more_of_a_share_is_set_to_0(server: Unleash) 
 
 
 async def test_a_server_that_says_one_thing_and_shows_more_is_set_to_0(server: Unleash) -> None:
-    """What counts is what a new read says, not the answer to the write."""
+    """A new read counts, not the answer to the write."""
     flag = await make(server, 10)
     writes: list[str] = []
 
@@ -359,7 +359,7 @@ async def test_a_strategy_beside_ours_is_seen(server: Unleash) -> None:
 
 
 async def test_edits_elsewhere_are_no_edits_here(server: Unleash) -> None:
-    """What happens to the flag in another environment changes nothing for this one."""
+    """Edits of the flag in another environment change nothing for this one."""
     flag = await make(server, 10)
     async with admin(server, flag) as its_admin:
         read = await its_admin.read()
