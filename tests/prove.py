@@ -25,11 +25,20 @@ BY_FILE = ["--dist", "loadfile", "--no-loadscope-reorder"]
 TOGETHER = ["-n", "4", *BY_FILE]
 """Four at a time, since most tests wait for servers more than they compute."""
 
+TESTS = sorted((ROOT / "tests").rglob("test_*.py"))
+
+
+def _with_mark(name: str) -> list[str]:
+    """Options for the tests with this mark, with their files, since pytest would else import all."""
+    return ["-m", name, *(str(path) for path in TESTS if f"mark.{name}" in path.read_text(encoding="utf-8"))]
+
+
 SUITES = {
-    "tests": ["-m", "not alone", *TOGETHER],
-    "tests that need the machine to themselves": ["-m", "alone"],
+    "tests": ["-m", "not alone and not long", *TOGETHER],
+    "long tests, side by side": ["-n", "3", *_with_mark("long")],
+    "tests that need the machine to themselves": _with_mark("alone"),
 }
-NOT_SERVED = [str(path) for path in sorted((ROOT / "tests").rglob("test_*.py")) if not is_served(path)]
+NOT_SERVED = [str(path) for path in TESTS if not is_served(path)]
 """By name: each process that runs tests would else import all of them, for a quarter of the time in all."""
 
 QUICK_SUITES = {"tests that start no server": ["-m", "not served", "-n", "auto", *BY_FILE, *NOT_SERVED]}

@@ -12,7 +12,7 @@ from tests.servers import alertmanager_server, prometheus_server, unleash_server
 
 pytestmark = [
     pytest.mark.anyio,
-    pytest.mark.alone,
+    pytest.mark.long,
     pytest.mark.skipif(not unleash_server.is_installed(), reason="no Unleash: run tests/services/setup.sh"),
     pytest.mark.skipif(not prometheus_server.is_installed(), reason="no Prometheus: see setup.sh"),
     pytest.mark.skipif(not alertmanager_server.is_installed(), reason="no Alertmanager: see setup.sh"),
