@@ -397,8 +397,7 @@ def _connections(
     """The connections of clients, and those of the model port, whose only client is the upstream."""
     most = min(settings.limits.connections, descriptors.each)
     of_client = settings.limits.connections_of_client
-    names_clients = settings.upstream.forwarding.x_forwarded == "append"
     return (
-        Connections(most, of_client, names_clients=names_clients, on_refused=metrics.count_over),
-        Connections(most, most, names_clients=False, on_refused=metrics.count_over),
+        Connections(most, of_client, on_refused=metrics.count_over),
+        Connections(most, most, on_refused=metrics.count_over),
     )

@@ -16,6 +16,7 @@ from proxy.downstream.cross_origin import CrossOrigin
 from proxy.downstream.descriptors import ENOUGH, RESERVED, Descriptors
 from proxy.downstream.handshake import secured
 from proxy.gateway import Gateway
+from proxy.http.forwarded import ByTrust, Named, TrustedProxies, last_named, peer_alone
 from proxy.llm.port import ModelPort
 from proxy.observe.admin import Admin
 from proxy.observe.settling import Settling
@@ -127,9 +128,13 @@ def _servers(
     keep_alive_s, backlog = settings.client_keep_alive_s, app.descriptors.backlog
 
     def counted(
-        port: object, listener: socket.socket, connections: Connections, chosen: PortCertificate | None
+        port: object,
+        listener: socket.socket,
+        connections: Connections,
+        chosen: PortCertificate | None,
+        named: Named = peer_alone,
     ) -> OwnedServer:
-        protocol = admitting(connections)
+        protocol = admitting(connections, named)
         if chosen is not None:
             protocol = secured(protocol, server_tls(chosen.cert, chosen.key, chosen.client_ca), connections)
         return server(port, listener, protocol, keep_alive_s=keep_alive_s, grace_s=grace_s, backlog=backlog)
@@ -137,13 +142,22 @@ def _servers(
     origins = frozenset(origin.encode() for origin in settings.cors.origins)
     gateway = app.gateway if app.traces is None else app.traces.front(app.gateway)
     public = CrossOrigin(gateway, origins) if origins else gateway
-    front = counted(public, sockets.public, app.connections, settings.tls.port)
+    front = counted(public, sockets.public, app.connections, settings.tls.port, _named(settings))
     others = [server(app.admin.app(), sockets.admin, keep_alive_s=5, grace_s=1)]
     if sockets.model is not None:
         # SDKs keep their connections for long, and no load balancer stands between them and this port.
         chosen = settings.llm.tls if settings.llm is not None else None
         others.append(counted(app.model_port, sockets.model, app.model_connections, chosen))
     return front, others
+
+
+def _named(settings: Settings) -> Named:
+    """How a request's client is found on the public port."""
+    chosen = settings.upstream.forwarding
+    appends = chosen.x_forwarded == "append"
+    if settings.trusted_proxies is None:
+        return last_named if appends else peer_alone
+    return ByTrust(TrustedProxies(settings.trusted_proxies), appends=appends, announces=chosen.forwarded)
 
 
 async def _until_commanded(work: Coroutine[None, None, None], supervisor: SupervisorLink) -> Command:

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 
-from proxy.http.headers import Headers
 from proxy.observe.labels import Budget
 
 
@@ -12,17 +11,12 @@ class Connections:
     Args:
         max_open: connections in all.
         max_per_client: connections of one address.
-        names_clients: whether a proxy in front is trusted to name the client of a request. While such a
-            request is answered, its connection counts for that client; until the next one for none.
         on_refused: is called for each connection or request that is not admitted.
     """
 
-    def __init__(
-        self, max_open: int, max_per_client: int, *, names_clients: bool, on_refused: Callable[[Budget], None]
-    ) -> None:
+    def __init__(self, max_open: int, max_per_client: int, *, on_refused: Callable[[Budget], None]) -> None:
         self._max_open = max_open
         self._max_per_client = max_per_client
-        self._names_clients = names_clients
         self._on_refused = on_refused
         self._open = 0
         self._of_client: dict[str, int] = {}
@@ -45,13 +39,13 @@ class Connections:
         self._open -= 1
         self._give_back(holder)
 
-    def begin(self, holder: str | None, peer: str, headers: Headers) -> str | None:
-        """A request comes on a connection of `holder`. Returns the new holder; None: it has too many."""
-        client = peer
-        if self._names_clients:
-            for name, value in headers:
-                if name == b"x-forwarded-for":
-                    client = _last_of(value) or peer
+    def begin(self, holder: str | None, client: str) -> str | None:
+        """A request of a client comes on a connection of `holder`. Returns the new holder; None: the client
+        has too many.
+
+        If a proxy names the client, the connection counts for that one while the request is answered; until
+        the next request for none.
+        """
         if client == holder:
             return holder
         if not self._take(client):
@@ -76,8 +70,3 @@ class Connections:
             open_now = self._of_client.pop(client)
             if open_now > 1:
                 self._of_client[client] = open_now - 1
-
-
-def _last_of(addresses: bytes) -> str:
-    """The last address, which the proxy in front has added itself."""
-    return addresses.rpartition(b",")[2].strip().decode("latin-1")

@@ -1,5 +1,6 @@
 """The protocol of a port whose connections are counted. One over the budget gets a 503 and is closed."""
 
+import socket
 from asyncio import Transport
 from functools import partial
 from typing import Any
@@ -9,6 +10,7 @@ from proxy.downstream.answer_head import last_answer
 from proxy.downstream.client_request import ClientRequest
 from proxy.downstream.server import ServerProtocol
 from proxy.errors import problem
+from proxy.http.forwarded import UNIX, Named
 
 LINGER_S = 1.0
 """Seconds until a refused connection is closed: closed at once, its client might not see why."""
@@ -29,16 +31,17 @@ class AdmittingProtocol(ServerProtocol):
 
     lingering = 0
 
-    def __init__(self, *given: Any, budget: Connections, **named: Any) -> None:
-        super().__init__(*given, **named)
+    def __init__(self, *given: Any, budget: Connections, named: Named, **more: Any) -> None:
+        super().__init__(*given, **more)
         self._budget = budget
+        self._named = named
         self._is_admitted = False
         self._peer = ""
         self._holder: str | None = None
 
     def connection_made(self, transport: Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
-        self._peer = self.client[0] if self.client else ""
+        self._peer = self.client[0] if self.client else _without_address(transport)
         self._is_admitted = self._budget.enter(self._peer)
         if self._is_admitted:
             self._holder = self._peer
@@ -70,7 +73,8 @@ class AdmittingProtocol(ServerProtocol):
         self.transport.abort()
 
     def _begin(self, request: ClientRequest) -> None:
-        holder = self._budget.begin(self._holder, self._peer, request.headers)
+        request.headers, client = self._named(request.headers, self._peer)
+        holder = self._budget.begin(self._holder, client)
         if holder is None:
             request.answer(503, b"Service Unavailable", _HEADERS, _BODY, last=True)
             return
@@ -84,6 +88,12 @@ class AdmittingProtocol(ServerProtocol):
         super().on_response_complete()
 
 
-def admitting(budget: Connections) -> type[ServerProtocol]:
-    """The protocol class that uvicorn is given."""
-    return partial(AdmittingProtocol, budget=budget)  # type: ignore[return-value]
+def _without_address(transport: Transport) -> str:
+    """The peer of a Unix socket; or nobody, where a peer has left before it could be asked for."""
+    connection = transport.get_extra_info("socket")
+    return UNIX if connection is not None and connection.family == socket.AF_UNIX else ""
+
+
+def admitting(budget: Connections, named: Named) -> type[ServerProtocol]:
+    """The protocol class that uvicorn is given. Each request counts for the client that is `named`."""
+    return partial(AdmittingProtocol, budget=budget, named=named)  # type: ignore[return-value]

@@ -28,6 +28,7 @@ def doubts(settings: Settings, unknown_flags: Collection[str]) -> Iterator[str]:
     yield from _addresses(settings)
     yield from _flags(settings, unknown_flags)
     yield from _nobody(settings)
+    yield from _everybody(settings)
     yield from _foreign_parameters(settings)
     yield from _shadowed(settings)
     yield from _untapped(settings)
@@ -62,6 +63,12 @@ def _nobody(settings: Settings) -> Iterator[str]:
     identity = settings.identity
     if identity.jwt is None and identity.header is None and identity.cookie is None:
         yield "identity: has no way to find out who asks: nobody would ever get a stream"
+
+
+def _everybody(settings: Settings) -> Iterator[str]:
+    for index, network in enumerate(settings.trusted_proxies or ()):
+        if network.endswith("/0"):
+            yield f"trusted_proxies[{index}]: {network} is everybody: whoever connects can claim any address"
 
 
 def _foreign_parameters(settings: Settings) -> Iterator[str]:

@@ -24,6 +24,7 @@ from proxy.settings.blocks.values import (
     Authorities,
     HeaderName,
     PageOrigin,
+    PeerNetwork,
     Seconds,
     WebAddress,
 )
@@ -154,8 +155,8 @@ class LimitSettings(SettingsBlock):
     """Connections of clients, and as many again on the model port. Fewer where file descriptors do not
     suffice for these and the upstream's; some are reserved for the admin port."""
     connections_of_client: int = Field(default=2_500, ge=1)
-    """Connections of one address. With `x_forwarded: append` the address that the proxy in front names
-    counts, while its request is answered."""
+    """Connections of one address. Where a proxy in front is believed (`trusted_proxies`, or `x_forwarded:
+    append`), the address that it names counts, while its request is answered."""
     bodies: ByteSize = Field(default=ByteSize(256 * 1024 * 1024), ge=1024)
     """Bytes of request bodies that are held, for runs too; for example `256MiB`. Relayed bodies are not held.
     As many again on the model port, with the streams that answers are made of: over it a call goes through as
@@ -208,6 +209,11 @@ class Settings(SettingsBlock):
     controller: Annotated[str, AfterValidator(_controller)] | None = None
     """The `listen` of a rollout's controller, as `http://HOST:9465`: the operators' page shows the rollout
     that its metrics show. It is asked while a page is open, and decides nothing here."""
+    trusted_proxies: list[PeerNetwork] | None = Field(default=None, max_length=256)
+    """Networks of the proxies in front, for example `[10.0.0.0/8, "fd00::/8"]`; `unix` is whoever connects by
+    a Unix socket. What these say in `X-Forwarded-…` and `Forwarded` is believed, as far as their chain
+    reaches. What all others say there is dropped. Without it, `x_forwarded: append` believes everybody. See
+    [who the client is](../operate.md#who-the-client-is)."""
     upstream: UpstreamSettings
     flags: FlagSettings = FlagSettings()
     llm: LlmSettings | None = None
@@ -237,6 +243,15 @@ class Settings(SettingsBlock):
     def _flags_stand_beside_the_settings(cls, document: Any) -> Any:
         """A default that is made before the file is read would be relative to the working directory."""
         return {"flags": {}, **document} if isinstance(document, dict) else document
+
+    @model_validator(mode="after")
+    def _proxies_are_believed_or_not(self) -> "Settings":
+        if self.trusted_proxies and self.upstream.forwarding.x_forwarded == "replace":
+            raise ValueError(
+                "trusted_proxies: what they say would be dropped by upstream.forwarding.x_forwarded "
+                "'replace': leave that out, or make it 'append'"
+            )
+        return self
 
     @model_validator(mode="after")
     def _taps_have_a_port(self) -> "Settings":

@@ -190,10 +190,11 @@ class Talker:
 
 
 @asynccontextmanager
-async def talking(url: str) -> AsyncIterator[Talker]:
-    """A connection to an http URL."""
+async def talking(url: str, *, from_host: str | None = None) -> AsyncIterator[Talker]:
+    """A connection to an http URL, from an address of this machine."""
     host, _, port = url.removeprefix("http://").rpartition(":")
-    reader, writer = await asyncio.open_connection(host, int(port))
+    local = (from_host, 0) if from_host else None
+    reader, writer = await asyncio.open_connection(host, int(port), local_addr=local)
     try:
         yield Talker(reader, writer)
     finally:

@@ -368,6 +368,29 @@ def test_a_certificate_and_its_key_go_together(path: Path) -> None:
     assert whole.tls.port is not None and whole.tls.port.client_ca == path.parent / "ca.pem"
 
 
+def test_trusted_proxies_are_networks(path: Path) -> None:
+    """What is none is named, with what was meant; they need headers that are passed on."""
+    good = ["10.0.0.0/8", "192.0.2.7", "fd00::/8", "unix"]
+    assert loaded(path, minimal(trusted_proxies=good)).trusted_proxies == [
+        "10.0.0.0/8",
+        "192.0.2.7/32",
+        "fd00::/8",
+        "unix",
+    ]
+    must = "must be a network or an address, for example"
+    assert problems(path, minimal(trusted_proxies=["10.0.0.1/8", "nginx", "10.0.0.0/33"])) == [
+        f"trusted_proxies[0]: {must} 10.0.0.0/8",
+        f"trusted_proxies[1]: {must} 10.0.0.0/8; or unix, for whoever connects by a Unix socket",
+        f"trusted_proxies[2]: {must} 10.0.0.0/8; or unix, for whoever connects by a Unix socket",
+    ]
+    replacing = {"url": "http://x", "forwarding": {"x_forwarded": "replace"}}
+    assert loaded(path, minimal(trusted_proxies=[], upstream=replacing)).trusted_proxies == []
+    assert problems(path, minimal(trusted_proxies=["10.0.0.1"], upstream=replacing)) == [
+        "trusted_proxies: what they say would be dropped by upstream.forwarding.x_forwarded 'replace': leave "
+        "that out, or make it 'append'"
+    ]
+
+
 def test_two_routes_cannot_be_the_same(path: Path) -> None:
     """Neither in name nor in what they match, whatever their parameters are called."""
     twice = [route(), route(match="POST /other", stream_path=None)]

@@ -51,6 +51,14 @@ def test_a_flag_that_the_file_lacks(tmp_path: Path) -> None:
     ]
 
 
+def test_trust_in_everybody(tmp_path: Path) -> None:
+    """Whoever connects would name the client, which is what the setting is against."""
+    assert warnings(tmp_path, trusted_proxies=["10.0.0.0/8", "unix"]) == []
+    assert warnings(tmp_path, trusted_proxies=["10.0.0.0/8", "::/0"]) == [
+        "trusted_proxies[1]: ::/0 is everybody: whoever connects can claim any address"
+    ]
+
+
 @pytest.mark.parametrize(
     ("first", "second", "shadowed"),
     [

@@ -115,7 +115,7 @@ async def listening(
     protocol = ServerProtocol
     if settings.tls is not None:
         tls = server_tls(settings.tls.cert, settings.tls.key, settings.tls.client_ca)
-        budget = Connections(MAX_CONNECTIONS, MAX_CONNECTIONS, names_clients=False, on_refused=lambda _: None)
+        budget = Connections(MAX_CONNECTIONS, MAX_CONNECTIONS, on_refused=lambda _: None)
         protocol = secured(protocol, tls, budget)
     serving = server(listener, opened, protocol, keep_alive_s=5, grace_s=GRACE_S)
     task = asyncio.create_task(serving.serve_here())

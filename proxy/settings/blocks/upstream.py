@@ -63,8 +63,9 @@ class ForwardingSettings(SettingsBlock):
     """Headers that tell the upstream about the client."""
 
     x_forwarded: Literal["append", "replace", "off"] = "append"
-    """`X-Forwarded-For`, `-Proto`, `-Host`. `append` trusts what a proxy in front has written. `replace`
-    drops what came: use it where clients reach Headgate directly."""
+    """`X-Forwarded-For`, `-Proto`, `-Host`. `append` adds to what a proxy in front has written: anybody,
+    unless `trusted_proxies` says who may. `replace` drops what came: use it where clients reach Headgate
+    directly."""
     forwarded: bool = False
     """Also append an element of `Forwarded` (RFC 7239)."""
     via: bool = False

@@ -2,6 +2,7 @@
 
 import re
 import ssl
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Annotated
 from urllib.parse import urlsplit
@@ -32,6 +33,20 @@ def _address(value: str) -> str:
     if not colon or not host or not port.isdigit() or int(port) > 65535:
         raise ValueError("must be HOST:PORT, for example 127.0.0.1:8080")
     return value
+
+
+def _peers(value: str) -> str:
+    if value == "unix":
+        return value
+    try:
+        return str(ip_network(value))
+    except ValueError:
+        pass
+    try:
+        meant = f", for example {ip_network(value, strict=False)}"
+    except ValueError:
+        meant = ", for example 10.0.0.0/8; or unix, for whoever connects by a Unix socket"
+    raise ValueError(f"must be a network or an address{meant}")
 
 
 def _origin(value: str) -> str:
@@ -149,6 +164,8 @@ Name = Annotated[str, AfterValidator(_name)]
 """A label's value, and part of paths."""
 Seconds = Annotated[float, Field(gt=0, le=86_400)]
 Address = Annotated[str, AfterValidator(_address)]
+PeerNetwork = Annotated[str, AfterValidator(_peers)]
+"""A network of peers, an address, or `unix`."""
 Origin = Annotated[str, AfterValidator(_origin)]
 PageOrigin = Annotated[str, AfterValidator(_page_origin)]
 WebAddress = Annotated[str, AfterValidator(_web_address)]
