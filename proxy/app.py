@@ -30,7 +30,8 @@ from proxy.llm.cautious import CautiousDialect
 from proxy.llm.denylist import StreamDenylist
 from proxy.llm.denylist_file import FileDenylistStore
 from proxy.llm.dialects.apis import APIS
-from proxy.llm.port import ModelPort, Provider
+from proxy.llm.port import ModelPort
+from proxy.llm.provider import Provider
 from proxy.llm.taps.expected_calls import compile_calls
 from proxy.llm.taps.open_taps import Taps
 from proxy.observe.admin import Admin
@@ -49,7 +50,6 @@ from proxy.observe.users import UserNames
 from proxy.outbound import egress, forwarding, origin, upstream_origin, within
 from proxy.relay.outcomes import RelayedOutcomes
 from proxy.relay.relay import Relay
-from proxy.relay.traced import TracedRelay
 from proxy.replicas.histories.history_scripts import HISTORY_SCRIPTS
 from proxy.replicas.histories.shared_histories import ROUND_S, SharedHistories
 from proxy.replicas.shared_runs import ValkeyRuns, sealing_of
@@ -144,7 +144,7 @@ async def running(
         stack.enter_context(repeating(metrics.process.watch()))
         forward = forwarding(settings.upstream, settings.identity, to)
         traces = parts.traces(to)
-        relay = (Relay if traces is None else TracedRelay)(upstream, forward, parts.upgrades)
+        relay = Relay(upstream, forward, parts.upgrades)
         tickets = Tickets(None if shared is None else shared.tickets)
         run_api = RunApi(runs, identifier, tickets, metrics, settings.attach_wait_s, Scripts.load())
         access = RunAccess(runs, run_api, found, metrics, forward, to.authority)
@@ -152,6 +152,7 @@ async def running(
         outcomes = {route.name: RelayedOutcomes(route) for route in routes.all}
         answers = ByteBudget(int(settings.limits.answers), metrics.count_over, Budget.ANSWERS)
         batch = BatchPath(access, decider, relay, taps, metrics, outcomes, answers)
+        stack.push_async_callback(batch.aclose)
         stream = StreamPath(access, decider)
         bodies = parts.body_budget()
         attach = AttachDocument(routes, settings.identity, identifier, flags)
@@ -172,6 +173,7 @@ async def running(
             pages,
             metrics,
             bodies,
+            traces,
         )
         port = None if settings.llm is None else parts.model_port(settings.llm, taps, shared, traces)
         page = parts.page(runs, breaker, warnings, PageState(flag_source, switch, port, shared))
@@ -187,7 +189,6 @@ async def running(
             port,
             descriptors,
             *_connections(settings, descriptors, metrics),
-            traces,
         )
 
 

@@ -1,31 +1,34 @@
-"""READ THIS FIRST: one request's whole path, one raw ASGI app.
+"""READ THIS FIRST: one request's whole path.
 
-    match route ─► identify ─► decide ─┬─► batch: joins a run, or is relayed, untouched
+    match route ─► identify ─► decide ─┬─► batch: is relayed, untouched, or joins a run
                                        └─► stream: source ─► events ─► log ─► viewer
 
-A request that matches no route pays for a dictionary look-up and goes on to the relay.
+All is decided here without waiting, so that what is relayed is no ASGI call. A request that matches no route
+pays for a dictionary look-up and goes on to the relay.
 """
 
 import logging
-from dataclasses import dataclass
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from functools import partial
 from time import perf_counter
+from typing import NamedTuple
 
 from flags.decision import Accept, Decision, Mode
 from proxy.downstream.bodies import ByteBudget
 from proxy.downstream.client_request import ClientRequest
 from proxy.errors import RequestRefused
-from proxy.http.asgi import OWN_PATH, Receive, Scope, Send
-from proxy.http.framing import origin_form, request_target
-from proxy.http.headers import Headers
-from proxy.http.upgrade import SWITCHING_PROTOCOLS, UPGRADE
+from proxy.http.asgi import OWN_PATH, App, Receive, Scope, Send
+from proxy.http.framing import origin_form
+from proxy.http.upgrade import SWITCHING_PROTOCOLS
 from proxy.identity import Identifier
 from proxy.observe.metrics import Metrics
-from proxy.observe.spans.ports import REQUEST, exemplar
-from proxy.observe.spans.request_ids import CURRENT, SentHead, ids_of, with_request, work_of
+from proxy.observe.spans.ports import REQUEST, Front, exemplar
+from proxy.observe.spans.request_ids import CURRENT, SentHead, with_request, work_of
 from proxy.relay.outcomes import COMPARED
 from proxy.relay.relay import Relay
-from proxy.relay.relayed_request import RelayResult
+from proxy.relay.result import Outcome, RelayResult
 from proxy.routed.attach_document import PATH as ATTACH_PATH
 from proxy.routed.attach_document import AttachDocument
 from proxy.routed.attached_pages import AttachedPages
@@ -33,7 +36,7 @@ from proxy.routed.batch_path import BatchPath
 from proxy.routed.decider import Decider
 from proxy.routed.request import RouteRequest, may_start, owner_of
 from proxy.routed.stream_path import StreamPath
-from proxy.settings.routes import Routes
+from proxy.settings.routes import Match, Routes
 from proxy.viewers.api import RunApi, refuse
 
 logger = logging.getLogger("headgate.gateway")
@@ -56,104 +59,165 @@ class Gateway:
     metrics: Metrics
     bodies: ByteBudget
 
-    def begin(self, request: ClientRequest) -> bool:
-        """Relay a request that nothing but the relay is for. False: it becomes an ASGI call."""
+    traces: Front | None = None
+    """Begins the spans of requests; None: there are none."""
+
+    def begin(self, request: ClientRequest) -> App | None:
+        """Relay a request. One that is not just relayed becomes an ASGI call, of the app that is returned."""
         entered = perf_counter()
+        if self.traces is not None:
+            request.span = self.traces.begin_request(request.method, request.headers, request.scheme)
+            if request.span is not None:
+                request.headers = request.span.headers
         target, headers = origin_form(request.target), request.headers
         if request.offer is None:
             match = self.routes.match(request.method, target)
             if match is not None and not (match.by_stream_path and not may_start(match, headers)):
-                return False
+                request.ids = with_request(request.ids)
+                with work_of(request.ids):
+                    return self._begin_of_route(request, match, target, entered)
         if target.startswith(OWN_PATH):
-            return False
+            return partial(self._own, request, target)
+        is_told = request.span is not None or logger.isEnabledFor(logging.DEBUG)
+        on_end = partial(self._tell, request) if is_told else self._count
         if self.pages is not None and self.pages.takes(request.method, headers, target):
-            return False
-        told = logger.isEnabledFor(logging.DEBUG)
-        self.relay.begin(request, partial(self._tell, headers) if told else self._count, entered)
-        return True
+            self.pages.begin(request, on_end, entered)
+        else:
+            self.relay.begin(request, on_end, entered)
+        return None
 
-    def _tell(self, headers: Headers, result: RelayResult) -> None:
+    # A request of no route.
+
+    def _tell(self, request: ClientRequest, result: RelayResult) -> None:
         """Count a request, and log it: here is no task that has its ids."""
-        with work_of(ids_of(headers)):
+        with work_of(request.ids):
+            _end_span(request, result)
             self._count(result)
 
     def _count(self, result: RelayResult) -> None:
         """Count a request that matched no route, at its end."""
-        if result.status == SWITCHING_PROTOCOLS:
-            return  # counted when it was switched
+        if result.status == SWITCHING_PROTOCOLS or result.outcome is Outcome.SHUTDOWN:
+            return  # counted when it was switched, or never
         self.metrics.unmatched.count_relayed(result.took_s, result.overhead_s)
         if logger.isEnabledFor(logging.DEBUG):
             logger.debug("relayed", extra={"outcome": result.outcome, "status": result.status})
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        entered = perf_counter()
-        ids = ids_of(scope["headers"])
-        CURRENT.set(ids)
-        target = request_target(scope)
-        match = self.routes.match(scope["method"], target) if UPGRADE not in scope else None
-        if match is not None and not (match.by_stream_path and not may_start(match, scope["headers"])):
-            CURRENT.set(with_request(ids))
-            identity = self.identifier.identify(scope["headers"])
-            with self.bodies.reserve(owner_of(identity)) as reservation:
-                sent = SentHead(send)
-                request = RouteRequest.of(match, target, (scope, receive, sent), identity, reservation)
-                await self._serve(request, entered, sent)
-        elif target.startswith(OWN_PATH):
+    async def _own(
+        self, request: ClientRequest, target: bytes, scope: Scope, receive: Receive, send: Send
+    ) -> None:
+        """A request for something of Headgate's own."""
+        with _call_of(request, send) as sent:
             if target.partition(b"?")[0] == ATTACH_PATH:
-                await self.attach.answer(scope, send)
+                await self.attach.answer(scope, sent)
             else:
-                await self.run_api(scope, target, receive, send)
-        else:
-            pages = self.pages
-            takes = pages is not None and pages.takes(scope["method"], scope["headers"], target)
-            relay = pages if pages is not None and takes else self.relay
-            result = await relay(scope, receive, send)
-            if (span := REQUEST.get()) is not None:
-                span.answered(result.status or None)
-            self._count(result)
+                await self.run_api(scope, target, receive, sent)
 
-    async def _serve(self, request: RouteRequest, entered: float, sent: SentHead) -> None:
-        """A request of a route: decide, then serve it by one of its two ways."""
-        metrics = self.metrics.by_route[request.route.name]
-        if request.identity is None:
+    # A request of a route.
+
+    def _begin_of_route(
+        self, client: ClientRequest, match: Match, target: bytes, entered: float
+    ) -> App | None:
+        """Decide, and serve the request by one of its two ways."""
+        identity = self.identifier.identify(client.headers)
+        reservation = self.bodies.reserve(owner_of(identity))
+        request = RouteRequest.of(match, target, client, identity, reservation)
+        if identity is None:
             self.metrics.flag_context_missing.inc()
         decision = self.decider.decide(request)
         if decision.arm in COMPARED:
-            metrics.users.start_generation(decision.generation)
-        try:
-            if decision.mode is Mode.STREAM and request.accept is Accept.NONE:
-                request, decision = await self.decider.with_body(request, decision)
-            is_batch = decision.mode is Mode.BATCH and not request.match.by_stream_path
-            if is_batch and not await self.decider.names_known_run(request):
-                ended, status = await self.batch.serve(request, decision)
-                sent.status = status or sent.status  # the relay may send it in another way
-            else:
-                ended = await self.stream.serve(request, decision)
-        except RequestRefused as refusal:  # in no arm: strangers decide how many of these there are
-            await refuse(request.send, refusal)
-            ended = "refused"
-        took_s = perf_counter() - entered
+            self.metrics.by_route[request.route.name].users.start_generation(decision.generation)
+        is_batch = decision.mode is Mode.BATCH and not match.by_stream_path
+        if is_batch and self.batch.is_plain(request, decision):
+            self.batch.begin(request, decision, partial(self._relayed, request, decision, entered), entered)
+            return None
+        return partial(self._serve, request, decision, entered)
+
+    def _relayed(
+        self, request: RouteRequest, decision: Decision, entered: float, result: RelayResult
+    ) -> None:
+        """A request has been relayed that was no call."""
+        with work_of(request.client.ids):
+            ended = _Ended(str(result.outcome), result.status or None)
+            self._count_of_route(request, decision, ended, perf_counter() - entered)
+            _end_span(request.client, result)
+
+    async def _serve(
+        self,
+        request: RouteRequest,
+        decision: Decision,
+        entered: float,
+        _scope: Scope,
+        _receive: Receive,
+        send: Send,
+    ) -> None:
+        """A request that is an ASGI call."""
+        with request.reservation, _call_of(request.client, send) as sent:
+            request = replace(request, send=sent)
+            try:
+                if decision.mode is Mode.STREAM and request.accept is Accept.NONE:
+                    decision = await self.decider.with_body(request, decision)
+                is_batch = decision.mode is Mode.BATCH and not request.match.by_stream_path
+                if is_batch and not await self.decider.names_known_run(request):
+                    ended, status = await self.batch.serve(request, decision)
+                    sent.status = status or sent.status  # the relay sends it in another way
+                else:
+                    ended = await self.stream.serve(request, decision)
+            except RequestRefused as refusal:  # in no arm: strangers decide how many of these there are
+                await refuse(request.send, refusal)
+                ended = "refused"
+            took_s = perf_counter() - entered
+            self._count_of_route(request, decision, _Ended(ended, sent.status, sent.run), took_s)
+
+    def _count_of_route(
+        self, request: RouteRequest, decision: Decision, ended: "_Ended", took_s: float
+    ) -> None:
+        """Count a request of a route, and log it."""
+        span, metrics = request.client.span, self.metrics.by_route[request.route.name]
         metrics.requests[decision.mode, decision.reason].inc()
-        metrics.seconds[decision.mode].observe(took_s, exemplar())
-        if (span := REQUEST.get()) is not None:
+        metrics.seconds[decision.mode].observe(took_s, exemplar(span))
+        if span is not None:
             path = request.route.settings.match.partition(" ")[2]
             span.decided(request.route.name, path, decision.mode, decision.reason)
-            span.answered(sent.status, sent.run)
-        _log(request, decision, ended, sent, took_s)
+        logger.info(
+            "request",
+            extra={
+                "route": request.route.name,
+                "mode": decision.mode,
+                "reason": decision.reason,
+                "source": decision.source,
+                "variant": decision.variant or None,
+                "ended": ended.how,
+                "status": ended.status,
+                "run": ended.run,
+                "took_ms": round(took_s * 1000, 1),
+            },
+        )
 
 
-def _log(request: RouteRequest, decision: Decision, ended: str, sent: SentHead, took_s: float) -> None:
-    logger.info(
-        "request",
-        extra={
-            "route": request.route.name,
-            "mode": decision.mode,
-            "reason": decision.reason,
-            "source": decision.source,
-            "variant": decision.variant or None,
-            "ended": ended,
-            "status": sent.status,
-            "run": sent.run,
-            "took_ms": round(took_s * 1000, 1),
-        },
-    )
+class _Ended(NamedTuple):
+    """The end of a request of a route."""
+
+    how: str
+    status: int | None
+    run: str | None = None
+
+
+@contextmanager
+def _call_of(request: ClientRequest, send: Send) -> Iterator[SentHead]:
+    """An ASGI call of a request: what it logs has the request's ids, and its span ends with it."""
+    CURRENT.set(request.ids)
+    REQUEST.set(request.span)
+    sent = SentHead(send)
+    try:
+        yield sent
+    finally:
+        if request.span is not None:
+            request.span.answered(sent.status, sent.run)
+            request.span.end()
+
+
+def _end_span(request: ClientRequest, result: RelayResult) -> None:
+    """End the span of a request that was no call."""
+    if request.span is not None:
+        request.span.answered(result.status or None)
+        request.span.end()

@@ -20,7 +20,6 @@ from proxy.http.forwarded import ByTrust, Named, TrustedProxies, last_named, pee
 from proxy.llm.port import ModelPort
 from proxy.observe.admin import Admin
 from proxy.observe.settling import Settling
-from proxy.observe.spans.ports import Front
 from proxy.runs.runs import Runs
 from proxy.settings.blocks.certificates import PortCertificate
 from proxy.settings.settings import Settings
@@ -57,8 +56,6 @@ class App:
     """Connections of clients."""
     model_connections: Connections
     """Connections to the model port."""
-    traces: Front | None = None
-    """Begins the spans of requests; None: there are none."""
 
     def end_all(self) -> None:
         """End each run and cut each tunnel: the time to drain is over."""
@@ -140,8 +137,7 @@ def _servers(
         return server(port, listener, protocol, keep_alive_s=keep_alive_s, grace_s=grace_s, backlog=backlog)
 
     origins = frozenset(origin.encode() for origin in settings.cors.origins)
-    gateway = app.gateway if app.traces is None else app.traces.front(app.gateway)
-    public = CrossOrigin(gateway, origins) if origins else gateway
+    public = CrossOrigin(app.gateway, origins) if origins else app.gateway
     front = counted(public, sockets.public, app.connections, settings.tls.port, _named(settings))
     others = [server(app.admin.app(), sockets.admin, keep_alive_s=5, grace_s=1)]
     if sockets.model is not None:

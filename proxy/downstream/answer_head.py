@@ -1,9 +1,6 @@
 """Answers that uvicorn cannot write: with the upstream's reason phrase, interim ones, and without an app."""
 
-import asyncio
-from typing import Any
-
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, RequestResponseCycle
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 
 from proxy.http.headers import Headers, end_to_end
 from proxy.http.http_date import http_date
@@ -25,20 +22,3 @@ def last_answer(status: int, headers: Headers, body: bytes) -> bytes:
     """A whole answer, after which the connection is closed."""
     headers = [*headers, (b"date", http_date()), (b"connection", b"close")]
     return b"".join((STATUS_LINE[status], *(b"%b: %b\r\n" % pair for pair in headers), b"\r\n", body))
-
-
-class FirstLine:
-    """A request's transport until its answer begins: replaces uvicorn's status line by the upstream's."""
-
-    def __init__(self, cycle: RequestResponseCycle, status: int, reason: bytes) -> None:
-        self._cycle = cycle
-        self._transport: asyncio.Transport = cycle.transport
-        self._own = STATUS_LINE[status]
-        self._line = status_line(status, reason)
-
-    def write(self, data: bytes) -> None:
-        self._cycle.transport = self._transport
-        self._transport.write(self._line + data[len(self._own) :] if data.startswith(self._own) else data)
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._transport, name)

@@ -7,8 +7,9 @@ import asyncio
 from collections import Counter
 from collections.abc import Callable
 from types import TracebackType
-from typing import Self
+from typing import Self, cast
 
+from proxy.downstream.client_request import ClientRequest
 from proxy.errors import RequestRefused
 from proxy.http.asgi import Message, Receive
 from proxy.observe.labels import Budget
@@ -116,45 +117,30 @@ class ByteReservation:
         self._size = 0
 
 
-class ReplayedBody:
-    """A `receive` that replays what was read of a body, and then goes on."""
-
-    def __init__(self, messages: list[Message], receive: Receive) -> None:
-        self._messages = messages
-        self._receive = receive
-
-    @classmethod
-    def of(cls, body: bytes, receive: Receive) -> Self:
-        """Replay a whole body."""
-        return cls([{"type": "http.request", "body": body, "more_body": False}], receive)
-
-    async def __call__(self) -> Message:
-        return self._messages.pop(0) if self._messages else await self._receive()
-
-
 async def read_ahead(
-    receive: Receive, reservation: ByteReservation, most_bytes: int = MAX_REQUEST_BYTES
-) -> tuple[bytes | None, Receive]:
-    """A request's body, and a `receive` that replays it.
+    client: ClientRequest, reservation: ByteReservation, most_bytes: int = MAX_REQUEST_BYTES
+) -> bytes | None:
+    """A request's body, which is still to be read afterwards.
 
-    The body is None if it is too long, there is no room, or it comes too slowly. Raises RequestRefused if it
-    takes longer than `COLLECT_S`.
+    None: it is too long, there is no room, or it comes too slowly. Raises RequestRefused if it takes longer
+    than `COLLECT_S`.
     """
-    reading = _PacedBody(receive)
-    messages: list[Message] = []
+    reading = _PacedBody(cast(Receive, client.receive))
+    parts: list[bytes] = []
     whole = False
-    while not whole:
-        message = await reading.next()
-        if message is None:
-            break
-        messages.append(message)
-        if message["type"] == "http.disconnect":
-            break
-        if reading.size > most_bytes or not reservation.take(len(message["body"])):
-            break
-        whole = not message.get("more_body", False)
-    body = b"".join(message["body"] for message in messages) if whole else None
-    return body, ReplayedBody(messages, receive)
+    try:
+        while not whole:
+            message = await reading.next()
+            if message is None or message["type"] == "http.disconnect":
+                break
+            parts.append(message["body"])
+            if reading.size > most_bytes or not reservation.take(len(message["body"])):
+                break
+            whole = not message.get("more_body", False)
+    finally:
+        body = b"".join(parts)
+        client.unread(body)
+    return body if whole else None
 
 
 async def collect(receive: Receive, reservation: ByteReservation) -> bytes:

@@ -1,14 +1,14 @@
 """One request of a client: its head, its body as it comes, and its answer's bytes.
 
-What is relayed is never an ASGI call: the relay takes the body from here, is told of each change, and writes
-the answer here. Only a request that goes to an ASGI app gets a scope, an event and a task, and is uvicorn's
-from then on.
+The relay takes the body from here, is told of each change, and writes the answer here. A request that must
+be waited for before it is known what becomes of it, or that gets a stream, is an ASGI call first: it has a
+scope, an event and a task then, and may still be handed to the relay as it is.
 """
 
 import asyncio
 import socket
 import struct
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any, Protocol, cast
 from urllib.parse import unquote
 
@@ -23,9 +23,13 @@ from proxy.http.asgi import TITLES
 from proxy.http.headers import BODILESS_STATUS, Headers
 from proxy.http.http_date import Dated, http_date
 from proxy.http.upgrade import UpgradeOffer
+from proxy.observe.spans.ports import RequestSpan
 from proxy.observe.spans.request_ids import RequestIds, ids_of
 
 _NO_BODY = b""
+
+EditHead = Callable[[int, Headers], Headers]
+CopyBody = Callable[[bytes], None]
 
 
 class RequestWatcher(Protocol):
@@ -56,10 +60,16 @@ class ClientRequest(RequestResponseCycle):
     default_headers = Dated()
     offer: UpgradeOffer | None = None
     watcher: RequestWatcher | None = None
+    edit_head: EditHead | None = None
+    """Returns the headers of the answer, of a status, whoever gives it."""
+    copy_body: CopyBody | None = None
+    """Is given each part of the body that the relay takes."""
+    span: RequestSpan | None = None
     ends_with_connection = False
     """True if the answer's end is the connection's: HTTP/1.0 knows no chunks."""
     scope: Any = None
     _event: asyncio.Event | None = None
+    _ids: RequestIds | None = None
 
     def __init__(self, protocol: HttpToolsProtocol, method: bytes, version: str, keep_alive: bool) -> None:
         self.method = method.decode("ascii")
@@ -73,16 +83,25 @@ class ClientRequest(RequestResponseCycle):
         self.address = protocol.client[0] if protocol.client else None
         self.scheme: str = cast(str, protocol.scheme)
 
-    # What uvicorn's protocol calls.
+    # What uvicorn takes for the event that is set when something has changed.
 
     @property
     def message_event(self) -> Any:  # type: ignore[override]
-        """What is set when something has changed: this request itself, unless it is an ASGI call."""
-        return self._event or self
+        return self
 
     def set(self) -> None:
+        if self._event is not None:
+            self._event.set()
         if self.watcher is not None:
             self.watcher.client_changed()
+
+    def clear(self) -> None:
+        if self._event is not None:
+            self._event.clear()
+
+    async def wait(self) -> None:
+        assert self._event is not None, "an ASGI call waits"
+        await self._event.wait()
 
     # An ASGI call.
 
@@ -113,16 +132,51 @@ class ClientRequest(RequestResponseCycle):
 
     async def run_asgi(self, app: ASGI3Application) -> None:
         try:
-            await super().run_asgi(app)
+            await super().run_asgi(app if self.version == "1.1" else self._until_close(app))
         finally:
             self.scope = None  # it holds this request
+
+    def _until_close(self, app: ASGI3Application) -> Any:
+        """The app, for a client of HTTP/1.0, to which a plain close would make a cut answer look complete."""
+
+        async def called(scope: Any, receive: Any, send: Any) -> None:
+            try:
+                await app(scope, receive, send)
+            finally:
+                if self.ends_with_connection and not self.response_complete and not self.disconnected:
+                    self.cut()
+
+        return called
+
+    def send(self, message: Any) -> Awaitable[None]:  # type: ignore[override]
+        if message["type"] == "http.response.start":
+            if self.edit_head is not None:
+                message["headers"] = self.edit_head(message["status"], list(message["headers"]))
+            self._withhold_body()
+            if self.version == "1.0" and all(name != b"content-length" for name, _ in message["headers"]):
+                # RFC 9112 7.1: no chunks for HTTP/1.0; the body ends with the connection.
+                self.ends_with_connection = True
+                self.chunked_encoding = False
+        elif self.ends_with_connection:
+            self.expected_content_length = len(message["body"])
+        return super().send(message)
+
+    def unread(self, body: bytes) -> None:
+        """Put back what was read of the body, to be read once more."""
+        self.body = body + bytes(self.body)
+        if self._event is not None:
+            self._event.set()
 
     # The relay's side: the request.
 
     @property
     def ids(self) -> RequestIds:
         """By which its log lines are found."""
-        return ids_of(self.headers)
+        return self._ids or ids_of(self.headers)
+
+    @ids.setter
+    def ids(self, ids: RequestIds) -> None:
+        self._ids = ids
 
     @property
     def has_arrived(self) -> bool:
@@ -131,9 +185,11 @@ class ClientRequest(RequestResponseCycle):
 
     def take_body(self) -> bytes:
         """The part of the body that is here; the socket is read again."""
-        body, self.body = self.body, _NO_BODY
+        body, self.body = bytes(self.body), _NO_BODY
         self.flow.resume_reading()
-        return bytes(body)
+        if self.copy_body is not None:
+            self.copy_body(body)
+        return body
 
     def ask_for_body(self) -> None:
         """Ask a client that waits for it; the socket is read, so that its leaving is noticed."""
@@ -164,10 +220,9 @@ class ClientRequest(RequestResponseCycle):
             body: its first bytes, of any number.
             last: whether these are all.
         """
-        if self.waiting_for_100_continue:
-            self.waiting_for_100_continue = False
-            # Not asked for its body, the client may send its next request, which would be read as one.
-            self.keep_alive = self.keep_alive and not self.more_body
+        if self.edit_head is not None:
+            headers = self.edit_head(status, headers)
+        self._withhold_body()
         self.response_started = True
         line = STATUS_LINE[status]
         parts = [line if line[13:-2] == reason else status_line(status, reason)]
@@ -183,6 +238,13 @@ class ClientRequest(RequestResponseCycle):
         self.transport.write(b"".join(parts))
         if last:
             self._complete()
+
+    def _withhold_body(self) -> None:
+        """The answer begins before the client was asked for its body."""
+        if self.waiting_for_100_continue:
+            self.waiting_for_100_continue = False
+            # Not asked for it, the client may send its next request, which would be read as one.
+            self.keep_alive = self.keep_alive and not self.more_body
 
     def _frame(self, parts: list[bytes], body: bytes, last: bool) -> None:
         """The end of the head, and the first bytes of a body that has no length."""
@@ -215,9 +277,10 @@ class ClientRequest(RequestResponseCycle):
         self.answer(status, STATUS_LINE[status][13:-2], headers, body, last=True)
 
     def fail(self) -> None:
-        """Answer that something failed here; in the middle of an answer, cut it."""
+        """Answer that something failed here; in the middle of an answer, cut it. A whole one stays."""
         if self.response_started:
-            self.cut()
+            if not self.response_complete:
+                self.cut()
             return
         self.keep_alive = False
         body = b"Internal Server Error"

@@ -4,15 +4,13 @@ from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
 from proxy.errors import problem
-from proxy.http.headers import Headers
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 
-WholeAnswer = Callable[[int, bytes, Headers, bytes], bool]
-"""The value of `ANSWER`."""
+App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 OWN_PATH = b"/_headgate/"
 """The beginning of the paths that are Headgate's own."""
@@ -20,22 +18,9 @@ OWN_PATH = b"/_headgate/"
 TARGET = "headgate.target"
 """Scope key: the request target, byte for byte (ASGI's `raw_path` loses an empty query)."""
 
-REQUEST = "headgate.request"
-"""Scope key: the `ClientRequest` that became this call."""
-
-ANSWER = "headgate.answer"
-"""Scope key: a function that sends a whole answer at once, see `AnsweringProtocol._answer`. Two messages
-would cost a relayed request a tenth more, half of it for a second system call."""
-
 WRITE = "headgate.write"
 """Scope key: a function that sends more of a body at once, see `AnsweringProtocol._write_more`. A message
 takes a turn of its stream's task, which is a quarter of what an event costs."""
-
-REASON = "headgate.reason"
-"""Scope key: a function that sets the reason phrase of an answer that is sent in messages."""
-
-INTERIM = "headgate.interim"
-"""Scope key: a function that sends an interim answer; there is none for HTTP/1.0 (RFC 9110 15.2)."""
 
 TITLES = {
     400: "Bad Request",

@@ -14,7 +14,7 @@ from proxy.errors import (
     UpstreamError,
     UpstreamUnreachable,
 )
-from proxy.http.asgi import Receive, Scope, Send, send_problem
+from proxy.http.asgi import Receive, Send, send_problem
 from proxy.http.headers import Headers, end_to_end, response_headers
 from proxy.llm.assembly.dialect import AbnormalFinish, Dialect, ProviderFailed, StreamCall, Unfaithful
 from proxy.llm.aws.signing import Signer
@@ -109,12 +109,12 @@ class ModelCall:
         self.defect: StreamDefect | None = None
         """The defect of the model's streams that this call shows; None: it shows none."""
 
-    async def answer(self, scope: Scope, receive: Receive, send: Send) -> CallResult:
+    async def answer(self, headers: Headers, receive: Receive, send: Send) -> CallResult:
         """Ask as a stream, show its text, and answer if possible; see `is_answered`."""
         with self._upstream.exchange("POST", repeats=True) as exchange:
             leaving = asyncio.ensure_future(_abort_when_left(receive, exchange))
             try:
-                return await self._answer(exchange, scope, send)
+                return await self._answer(exchange, headers, send)
             except UpstreamAborted:
                 await self._call.fail()
                 return CallResult.LEFT
@@ -131,9 +131,9 @@ class ModelCall:
         """Names of fields of the answer that no table has."""
         return self._assembler.kept_fields()
 
-    async def _answer(self, exchange: Exchange, scope: Scope, send: Send) -> CallResult:
+    async def _answer(self, exchange: Exchange, headers: Headers, send: Send) -> CallResult:
         renamed = self._stream.renamed
-        headers = [(renamed.get(name, name), value) for name, value in scope["headers"]]
+        headers = [(renamed.get(name, name), value) for name, value in headers]
         headers = _headers(headers, self._upstream.origin.authority)
         if self._signer is not None:
             headers = await self._signer.signed("POST", self._stream.target, headers, self._stream.body)

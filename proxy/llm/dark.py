@@ -12,7 +12,7 @@ from flags.decision import Arm
 from proxy.downstream.bodies import ByteReservation
 from proxy.observe.metrics import RouteMetrics
 from proxy.relay.answer_copy import AnswerCopy
-from proxy.relay.relayed_request import Outcome, RelayResult
+from proxy.relay.result import Outcome, RelayResult
 from proxy.settings.routes import Route
 from proxy.text.sections import MalformedBody, Parity, Section, compare
 from proxy.text.slow_json import texts_of

@@ -1,9 +1,10 @@
-"""The model port: a raw ASGI app between the upstream and the providers of its language models.
+"""The model port, between the upstream and the providers of its language models.
 
     provider by path ─► token of a run? ─┬─► no: relay, bytes through, untouched; streams too
                                          └─► yes: asked as a stream, answered as the batch call it was
 
-A call that cannot be streamed faithfully is relayed like a call of no run. When a stream fails, the call is
+A call of no run that is here whole is no ASGI call. One that cannot be streamed faithfully is relayed like a
+call of no run. When a stream fails, the call is
 asked again as batch, on a connection of its own.
 """
 
@@ -12,40 +13,42 @@ import logging
 from collections import Counter, OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from time import monotonic, perf_counter
+from typing import NamedTuple, cast
 
 from proxy.downstream.bodies import (
     MAX_REQUEST_BYTES,
     ByteBudget,
     ByteReservation,
-    ReplayedBody,
     read_ahead,
 )
+from proxy.downstream.client_request import ClientRequest
 from proxy.errors import RequestRefused
-from proxy.http.asgi import ANSWER, TARGET, Receive, Scope, Send, send_problem
-from proxy.http.framing import request_target
+from proxy.http.asgi import App, Receive, Scope, Send, send_problem
+from proxy.http.framing import origin_form
+from proxy.http.headers import Headers
 from proxy.http.tracing import Fields, TraceId, has_context, without_token
 from proxy.llm.assembly.dialect import Dialect, NotStreamable, Prompt, StreamCall
-from proxy.llm.aws.signing import SIGNED_BYTES, Signer
 from proxy.llm.call import ModelCall
 from proxy.llm.cautious import CautiousCall
 from proxy.llm.denylist import StreamDefect, StreamDenylist
 from proxy.llm.kept_counts import KeptCounts
+from proxy.llm.provider import Provider
 from proxy.llm.taps.open_taps import OpenTap, Taps
 from proxy.llm.taps.tap import TappedCall
 from proxy.llm.tee import Tee
 from proxy.observe.labels import CallResult
 from proxy.observe.metrics import Metrics
-from proxy.observe.spans.ports import MODEL, ModelSpans
-from proxy.observe.spans.request_ids import CURRENT, ids_of
+from proxy.observe.spans.ports import MODEL, ModelSpan, ModelSpans
+from proxy.observe.spans.request_ids import CURRENT, RequestIds, work_of
 from proxy.relay.answer_copy import AnswerCopy
-from proxy.relay.relay import Relay
-from proxy.relay.relayed_request import Outcome, RelayResult
+from proxy.relay.result import Outcome, RelayResult
+from proxy.relay.sinks import Sink
 from proxy.settings.blocks.upstream import LlmSettings
 from proxy.text.sections import MalformedBody, parse
 from proxy.text.slow_json import is_slow
 from proxy.turns import STEP_BYTES, Turns
-from proxy.upstream.client import Upstream
 from proxy.upstream.exchange import IDEMPOTENT
 
 logger = logging.getLogger("headgate.llm")
@@ -73,41 +76,14 @@ CERTAIN_DEFECTS = frozenset({StreamDefect.UNFAITHFUL, StreamDefect.NO_STREAM})
 _ENDS = {CallResult.FAILED: "failed", CallResult.LEFT: "left"}
 
 
-@dataclass(frozen=True, slots=True)
-class Provider:
-    """One language model API behind the port."""
+class _Met(NamedTuple):
+    """A call as it came."""
 
-    name: str
-    mount: bytes
-    dialects: Sequence[Dialect]
-    """Told apart by a call's path."""
-    upstream: Upstream
-    relay: Relay
-    signer: Signer | None = None
-
-    @property
-    def most_bytes(self) -> int:
-        """The longest body of a call that is read before the call goes out."""
-        return MAX_REQUEST_BYTES if self.signer is None else SIGNED_BYTES
-
-    async def relayed(
-        self, scope: Scope, body: bytes | None, receive: Receive, send: Send, *, fresh: bool = False
-    ) -> RelayResult:
-        """Relay a call as it came, but signed anew if it must be.
-
-        Args:
-            body: of the call; None: it was not read, or is too long.
-            receive: provides the body, and what comes after it.
-        """
-        if self.signer is not None:
-            headers = await self.signer.signed(scope["method"], scope[TARGET], scope["headers"], body)
-            scope = {**scope, "headers": headers}
-        return await self.relay(scope, receive, send, fresh=fresh)
-
-    def dialect(self, method: str, target: bytes) -> Dialect | None:
-        """The dialect of a call for text; None: the request is no such call, as far as that shows without its
-        body."""
-        return next((each for each in self.dialects if each.is_call(method, target)), None)
+    provider: str
+    began: float
+    of_no_run: CallResult
+    """What it counts as if no tap is found for it."""
+    span: ModelSpan | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,34 +92,26 @@ class _RunCall:
 
     provider: Provider
     dialect: Dialect
-    scope: Scope
+    client: ClientRequest
     body: bytes
     prompt: Prompt
-    receive: Receive
-    """Provides what comes after the body."""
     send: Send
+    sink: Sink
+    """Where its answer goes, which is given in messages or by the relay."""
     reservation: ByteReservation
     """The bytes held for the body, and for the stream that the answer is made of."""
     attempt: bytes
     """A digest that is equal for the same call of the same run."""
 
-    @property
-    def method(self) -> str:
-        return str(self.scope["method"])
-
-    @property
-    def target(self) -> bytes:
-        return bytes(self.scope[TARGET])
-
-    async def relayed(self, send: Send | None = None, *, fresh: bool = False) -> RelayResult:
+    async def relayed(self, sink: Sink | None = None, *, fresh: bool = False) -> RelayResult:
         """Relay the call as it came."""
-        replayed = ReplayedBody.of(self.body, self.receive)
-        return await self.provider.relayed(self.scope, self.body, replayed, send or self.send, fresh=fresh)
+        self.client.unread(self.body)
+        return await self.provider.relayed(self.client, self.body, sink or self.sink, fresh=fresh)
 
 
 @dataclass(frozen=True, slots=True)
 class ModelPort:
-    """The app."""
+    """The port: see `begin`."""
 
     providers: Sequence[Provider]
     settings: LlmSettings
@@ -161,40 +129,84 @@ class ModelPort:
     avoided: OrderedDict[bytes, float] = field(default_factory=OrderedDict)
     """Calls by their `attempt`, and until when they are asked for no stream."""
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        target = request_target(scope)
+    def begin(self, request: ClientRequest) -> App | None:
+        """Relay a call of no run. Any other becomes an ASGI call, of the app that is returned."""
+        began, target = perf_counter(), origin_form(request.target)
         provider = self._provider(target)
         if provider is None:
-            await send_problem(send, 404, "No provider of llm.providers has this path.")
-            return
-        began = perf_counter()
-        headers = scope["headers"]
-        tokens = self.taps.tokens_of(headers)
+            request.refuse(404, "No provider of llm.providers has this path.")
+            return None
+        request.target = target[len(provider.mount) :]
+        tokens = self.taps.tokens_of(request.headers)
+        if tokens or provider.signer is not None or (request.more_body and request.method not in IDEMPOTENT):
+            return partial(self._call, provider, request, tokens, began)
+        call = self._met(provider, request, tokens, None, began)
+        self.taps.unmatched += 1
+        if request.method not in IDEMPOTENT:
+            request.headers = _unexpected(request.headers)
+        provider.relay.begin(request, partial(self._relayed, request.ids, call), began)
+        return None
+
+    def _relayed(self, ids: RequestIds, call: "_Met", result: RelayResult) -> None:
+        """A call of no run has been relayed that was no ASGI call."""
+        with work_of(ids):
+            self._count(call, _relayed_as(CallResult.BATCH, result), call.of_no_run)
+
+    async def _call(
+        self,
+        provider: Provider,
+        request: ClientRequest,
+        tokens: Sequence[str],
+        began: float,
+        _scope: Scope,
+        _receive: Receive,
+        send: Send,
+    ) -> None:
+        """A call that is an ASGI call."""
         token, tap = await self._find(tokens)
-        # The provider learns nothing of ours: a token is taken out of every call.
-        scope = {**scope, "headers": without_token(headers, token), TARGET: target[len(provider.mount) :]}
-        CURRENT.set(ids_of(scope["headers"]))  # no token is logged
-        span = None if self.spans is None else self.spans.model_call(provider.name, scope["headers"])
-        MODEL.set(span)
-        ended = CallResult.LEFT
+        call = self._met(provider, request, tokens, token, began)
+        CURRENT.set(request.ids)
+        MODEL.set(call.span)
+        result = ended = CallResult.LEFT
         try:
             if tap is None or token is None:
-                result = _result_without_tap(tokens, headers)
-                ended = await self._untapped(provider, scope, receive, send)
+                result = call.of_no_run
+                ended = await self._untapped(provider, request)
             else:
                 with self.bodies.reserve() as reservation:
-                    ended = await self._tapped(provider, tap, token, scope, receive, send, reservation)
+                    ended = await self._tapped(provider, tap, token, request, send, reservation)
                 result = ended
         except RequestRefused as refusal:
             await send_problem(send, refusal.status, refusal.detail, close=True)
             result = ended = CallResult.FAILED
-        finally:
-            if span is not None:
-                span.end(ended, is_error=ended is CallResult.FAILED)
-        self.ended[provider.name, _ENDS.get(ended, "answered")] += 1
+        except BaseException:
+            _end_span(call.span, ended)
+            raise
+        self._count(call, ended, result)
+
+    def _met(
+        self,
+        provider: Provider,
+        request: ClientRequest,
+        tokens: Sequence[str],
+        token: str | None,
+        began: float,
+    ) -> "_Met":
+        """A call as it came. The provider learns nothing of ours: a token is taken out of every call."""
+        of_no_run = _result_without_tap(tokens, request.headers)
+        request.headers = without_token(request.headers, token)  # nor is it logged
+        span = None if self.spans is None else self.spans.model_call(provider.name, request.headers)
+        return _Met(provider.name, began, of_no_run, span)
+
+    def _count(self, call: "_Met", ended: CallResult, result: CallResult) -> None:
+        """A call has ended so, and counts as `result`."""
+        _end_span(call.span, ended)
+        self.ended[call.provider, _ENDS.get(ended, "answered")] += 1
         self.metrics.tap_calls.labels(result).inc()
-        took_ms = round((perf_counter() - began) * 1000, 1)
-        logger.debug("model call", extra={"provider": provider.name, "result": result, "took_ms": took_ms})
+        if logger.isEnabledFor(logging.DEBUG):
+            took_ms = round((perf_counter() - call.began) * 1000, 1)
+            extra = {"provider": call.provider, "result": result, "took_ms": took_ms}
+            logger.debug("model call", extra=extra)
 
     def _provider(self, target: bytes) -> Provider | None:
         for provider in self.providers:
@@ -207,34 +219,32 @@ class ModelPort:
         found = [(token, tap) for token in tokens if (tap := await self.taps.find(token)) is not None]
         return found[0] if len(found) == 1 else (None, None)
 
-    async def _untapped(self, provider: Provider, scope: Scope, receive: Receive, send: Send) -> CallResult:
+    async def _untapped(self, provider: Provider, request: ClientRequest) -> CallResult:
         """A call of no run. Its body is read ahead, to be sent again if a kept connection breaks."""
         self.taps.unmatched += 1
-        body, replayed = None, receive
+        body = None
         with self.bodies.reserve() as reservation:
-            if scope["method"] not in IDEMPOTENT or provider.signer is not None:
-                body, replayed = await read_ahead(receive, reservation, provider.most_bytes)
+            if request.method not in IDEMPOTENT or provider.signer is not None:
+                body = await read_ahead(request, reservation, provider.most_bytes)
                 if body is not None:
-                    scope, replayed = _unexpected(scope), ReplayedBody.of(body, receive)
-            return _relayed_as(CallResult.BATCH, await provider.relayed(scope, body, replayed, send))
+                    request.headers = _unexpected(request.headers)
+            return _relayed_as(CallResult.BATCH, await provider.relayed(request, body))
 
     async def _tapped(
         self,
         provider: Provider,
         tap: OpenTap,
         token: str,
-        scope: Scope,
-        receive: Receive,
+        request: ClientRequest,
         send: Send,
         reservation: ByteReservation,
     ) -> CallResult:
         """A call of a run."""
-        body, replayed = await read_ahead(receive, reservation, provider.most_bytes)
-        target: bytes = scope[TARGET]
-        method: str = scope["method"]
+        body = await read_ahead(request, reservation, provider.most_bytes)
+        method, target = request.method, request.target
         dialect = provider.dialect(method, target)
         if dialect is None:
-            return _relayed_as(CallResult.BATCH, await provider.relayed(scope, body, replayed, send))
+            return _relayed_as(CallResult.BATCH, await provider.relayed(request, body))
         turns = Turns()
         is_read = body is not None and len(body) <= MAX_REQUEST_BYTES and not await is_slow(body)
         prompt = dialect.prompt(method, target, body) if body is not None and is_read else None
@@ -243,7 +253,9 @@ class ModelPort:
         await turns.breathe()
         if body is None or prompt is None:
             await tap.doubt()  # too long, compressed, or slow to read
-            return _relayed_as(CallResult.BATCH, await provider.relayed(scope, body, replayed, send))
+            return _relayed_as(CallResult.BATCH, await provider.relayed(request, body))
+        request.take_body()
+        request.headers = _unexpected(request.headers)
         hashing = hashlib.sha256(target + b"\n")
         for at in range(0, len(body), STEP_BYTES):
             hashing.update(memoryview(body)[at : at + STEP_BYTES])
@@ -251,15 +263,13 @@ class ModelPort:
         digest = hashing.digest()
         call = CautiousCall(await tap.begin(digest, prompt))
         attempt = hashlib.sha256(token.encode() + digest).digest()
-        run_call = _RunCall(
-            provider, dialect, _unexpected(scope), body, prompt, receive, send, reservation, attempt
-        )
+        run_call = _RunCall(provider, dialect, request, body, prompt, send, request, reservation, attempt)
         if dialect.is_stream(method, target, body):
             return await self._own_stream(tap.route, run_call, call)
         await turns.breathe()
         with self.copies.reserve() as room:
-            copy = AnswerCopy(send, MAX_COUNTED_BYTES, room)
-            run_call = replace(run_call, scope=copy.scope(run_call.scope), send=copy)
+            copy = AnswerCopy(request, MAX_COUNTED_BYTES, room)
+            run_call = replace(run_call, send=copy.of_messages(send), sink=copy)
             result = await self._answered(run_call, call)
             if result in ANSWERED:
                 await self._count_tokens(tap.route, run_call, await copy.body())
@@ -290,18 +300,16 @@ class ModelPort:
 
     async def _own_stream(self, route: str, run_call: _RunCall, call: TappedCall) -> CallResult:
         """A stream that the caller itself asked for."""
-        tee = Tee(call, run_call.dialect, run_call.send, run_call.reservation.take)
-        # Without this extension the relay hands every part of the answer to `send`.
-        run_call.scope.pop(ANSWER, None)
+        tee = Tee(call, run_call.dialect, run_call.sink, run_call.reservation.take)
         relayed = await run_call.relayed(tee)
         result = _relayed_as(CallResult.TAPPED if await tee.end() else CallResult.BATCH, relayed)
         if result is CallResult.TAPPED:
-            await self._count_tokens(route, run_call, tee.answer())
+            await self._count_tokens(route, run_call, tee.batch_answer())
         return result
 
     async def _streamed(self, run_call: _RunCall, stream: StreamCall, call: TappedCall) -> CallResult:
         """Ask as a stream; if that fails, ask again as batch."""
-        provider, model = run_call.provider, run_call.prompt.model
+        provider, model, client = run_call.provider, run_call.prompt.model, run_call.client
         model_call = ModelCall(
             provider.upstream,
             stream,
@@ -311,7 +319,7 @@ class ModelPort:
             run_call.reservation.take,
             provider.signer,
         )
-        result = await model_call.answer(run_call.scope, run_call.receive, run_call.send)
+        result = await model_call.answer(client.headers, cast(Receive, client.receive), run_call.send)
         defect = model_call.defect
         if result is CallResult.TAPPED:
             await self.denylist.note_success(provider.name, model)
@@ -355,14 +363,19 @@ def _relayed_as(result: CallResult, relayed: RelayResult) -> CallResult:
     return result if is_good else CallResult.FAILED
 
 
-def _unexpected(scope: Scope) -> Scope:
-    """The scope without `Expect`: the body has been read, and its sender waits for no 100."""
-    return {**scope, "headers": [pair for pair in scope["headers"] if pair[0] != b"expect"]}
+def _unexpected(headers: Headers) -> Headers:
+    """The headers without `Expect`: the body has been read, and its sender waits for no 100."""
+    return [pair for pair in headers if pair[0] != b"expect"]
+
+
+def _end_span(span: ModelSpan | None, ended: CallResult) -> None:
+    if span is not None:
+        span.end(ended, is_error=ended is CallResult.FAILED)
 
 
 def _as_stream(run_call: _RunCall) -> StreamCall | None:
     try:
-        return run_call.dialect.as_stream(run_call.method, run_call.target, run_call.body)
+        return run_call.dialect.as_stream(run_call.client.method, run_call.client.target, run_call.body)
     except NotStreamable as exc:
         extra = {"provider": run_call.provider.name, "why": str(exc)}
         logger.info("call goes through as batch", extra=extra)

@@ -2,32 +2,34 @@
 
 from collections.abc import Callable
 
-from proxy.http.asgi import Message, Send
+from proxy.http.headers import Headers
 from proxy.llm.assembly.dialect import Dialect, ProviderFailed, Unfaithful
 from proxy.llm.stream_events import StreamEvents, is_stream
 from proxy.llm.taps.tap import TappedCall
+from proxy.relay.sinks import PassingSink, Sink
 
 
-class Tee:
-    """A `send` that also shows the text of the stream that it sends."""
+class Tee(PassingSink):
+    """Shows the text of the stream that it passes on."""
 
-    def __init__(
-        self, call: TappedCall, dialect: Dialect, send: Send, has_room: Callable[[int], bool]
-    ) -> None:
+    def __init__(self, call: TappedCall, dialect: Dialect, to: Sink, has_room: Callable[[int], bool]) -> None:
+        super().__init__(to)
         self._call = call
         self._assembler = dialect.assembler()
         self._media_type = dialect.media_type
-        self._send = send
         self._has_room = has_room
         self._events: StreamEvents | None = None
 
-    async def __call__(self, message: Message) -> None:
-        if message["type"] == "http.response.start":
-            if message["status"] == 200 and is_stream(message["headers"], self._media_type):
-                self._events = StreamEvents(self._media_type)
-        elif self._events is not None:
-            self._show(self._events, message["body"])
-        await self._send(message)
+    def answer(self, status: int, reason: bytes, headers: Headers, body: bytes, *, last: bool) -> None:
+        if status == 200 and is_stream(headers, self._media_type):
+            self._events = StreamEvents(self._media_type)
+            self._show(self._events, body)
+        super().answer(status, reason, headers, body, last=last)
+
+    def answer_more(self, body: bytes, *, last: bool) -> None:
+        if self._events is not None:
+            self._show(self._events, body)
+        super().answer_more(body, last=last)
 
     def _show(self, events: StreamEvents, data: bytes) -> None:
         if not self._has_room(len(data)):
@@ -40,7 +42,7 @@ class Tee:
         except (Unfaithful, ProviderFailed):
             self._events = None  # the caller's stream goes on, whether we can read it or not
 
-    def answer(self) -> bytes | None:
+    def batch_answer(self) -> bytes | None:
         """The batch answer that a stream whose whole text was shown stands for."""
         try:
             return self._assembler.answer()

@@ -1,24 +1,25 @@
 """A bounded copy of a relayed answer, to be read when the answer has gone out. It changes no byte."""
 
 import zlib
+from collections.abc import Awaitable
 from io import BytesIO
 from typing import Final
 
 from proxy.downstream.bodies import ByteReservation
-from proxy.http.asgi import ANSWER, Message, Scope, Send, WholeAnswer
+from proxy.http.asgi import Message, Send
 from proxy.http.headers import Headers, announces_no_body
+from proxy.relay.sinks import PassingSink, Sink
 from proxy.turns import STEP_BYTES, Turns
 
 CODINGS: Final = frozenset({b"gzip", b"deflate"})
 """Content codings that can be undone here."""
 
 
-class AnswerCopy:
-    """A `send` that keeps a copy of the body, up to `max_bytes`, and while `reservation` has room."""
+class AnswerCopy(PassingSink):
+    """Keeps a copy of the body, up to `max_bytes`, and while `reservation` has room."""
 
-    def __init__(self, send: Send, max_bytes: int, reservation: ByteReservation | None = None) -> None:
-        self._send = send
-        self._answer: WholeAnswer | None = None
+    def __init__(self, to: Sink, max_bytes: int, reservation: ByteReservation | None = None) -> None:
+        super().__init__(to)
         self._max_bytes = max_bytes
         self._reservation = reservation
         self._kept = bytearray()
@@ -26,25 +27,26 @@ class AnswerCopy:
         self._is_over = False
         self._announces_no_body = False
 
-    def scope(self, scope: Scope) -> Scope:
-        """The request's scope for the relay, so that an answer in one write is copied, too."""
-        self._answer = scope.get(ANSWER)
-        return scope if self._answer is None else {**scope, ANSWER: self._send_whole}
-
-    async def __call__(self, message: Message) -> None:
-        if message["type"] == "http.response.start":
-            self._begin(message["status"], message["headers"])
-        else:
-            self._keep(message["body"])
-        await self._send(message)
-
-    def _send_whole(self, status: int, reason: bytes, headers: Headers, body: bytes) -> bool:
-        assert self._answer is not None
-        if not self._answer(status, reason, headers, body):
-            return False  # it comes in messages then
+    def answer(self, status: int, reason: bytes, headers: Headers, body: bytes, *, last: bool) -> None:
         self._begin(status, headers)
         self._keep(body)
-        return True
+        super().answer(status, reason, headers, body, last=last)
+
+    def answer_more(self, body: bytes, *, last: bool) -> None:
+        self._keep(body)
+        super().answer_more(body, last=last)
+
+    def of_messages(self, send: Send) -> Send:
+        """A `send` whose answer is copied, too."""
+
+        def copying(message: Message) -> Awaitable[None]:
+            if message["type"] == "http.response.start":
+                self._begin(message["status"], message["headers"])
+            else:
+                self._keep(message["body"])
+            return send(message)
+
+        return copying
 
     def _begin(self, status: int, headers: Headers) -> None:
         self._coding = coding_of(headers)
@@ -103,6 +105,18 @@ async def decoded_in_turns(
     except zlib.error:
         return None
     return unpacked.getvalue() if decoder.eof else None
+
+
+def decoded(body: bytes, coding: bytes, max_bytes: int) -> bytes | None:
+    """The same in one step, for a body that is short by its bound."""
+    if not coding:
+        return body
+    decoder = zlib.decompressobj(wbits=zlib.MAX_WBITS | 32)  # either header
+    try:
+        unpacked = decoder.decompress(body, max_bytes + 1)
+    except zlib.error:
+        return None
+    return unpacked if decoder.eof and len(unpacked) <= max_bytes else None
 
 
 def coding_of(headers: Headers) -> bytes:

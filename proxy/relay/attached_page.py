@@ -6,11 +6,12 @@ The page is held until it is here whole, which its length says; a page without o
 import re
 from typing import Final
 
-from proxy.http.asgi import ANSWER, Message, Scope, Send
+from proxy.downstream.client_request import ClientRequest
 from proxy.http.content_policy import Forbidden, nonce_for
 from proxy.http.headers import Headers
 from proxy.observe.labels import PageResult
-from proxy.relay.answer_copy import CODINGS, coding_of, decoded_in_turns
+from proxy.relay.answer_copy import CODINGS, coding_of, decoded
+from proxy.relay.sinks import PassingSink
 
 MAX_PAGE_BYTES: Final = 256 * 1024
 """The longest page, as it comes and decoded."""
@@ -47,50 +48,45 @@ _POLICY_IN_PAGE = re.compile(rb"content-security-policy", re.IGNORECASE)
 _ASCII_LIKE = re.compile(rb"(?i)utf-?8|us-ascii|iso-8859-\d+|windows-125\d|latin1")
 
 
-class AttachedPage:
-    """A `send` for the relay of one GET of a page. `result` is None for all that is no page."""
+class AttachedPage(PassingSink):
+    """Takes the answer of one GET of a page. `result` is None for all that is no page."""
 
-    def __init__(self, scope: Scope, send: Send) -> None:
-        self._scope = scope
-        self._send = send
-        self._start: Message | None = None
+    def __init__(self, client: ClientRequest) -> None:
+        super().__init__(client)
+        self._client = client
+        self._head: tuple[int, bytes, Headers] | None = None
         self._kept = bytearray()
         self.result: PageResult | None = None
 
-    def scope(self) -> Scope:
-        """The request's scope for the relay: the answer in messages, not encoded, and by its own tags."""
-        headers: Headers = []
-        for name, value in self._scope["headers"]:
-            if name == b"if-none-match":
-                tags = [tag.strip() for tag in value.split(b",")]
-                own = [_without_suffix(tag) for tag in tags if _has_suffix(tag)]
-                headers += [(name, b", ".join(own))] if own else []
-            elif name == b"accept-encoding":
-                headers.append((name, b"identity"))
-            elif name not in _CONDITIONS_BY_DATE:
-                headers.append((name, value))
-        scope = {key: value for key, value in self._scope.items() if key != ANSWER}
-        return {**scope, "headers": headers}
-
-    async def __call__(self, message: Message) -> None:
-        if message["type"] == "http.response.start":
-            if self._may_be_held(message["status"], message["headers"]):
-                self._start = message
-            else:
-                await self._send(message)
-        elif self._start is None:
-            await self._send(message)
-        else:
-            self._kept += message["body"]
-            if not message["more_body"]:
-                await self._finish(self._start)
-
-    def _may_be_held(self, status: int, headers: Headers) -> bool:
+    def answer(self, status: int, reason: bytes, headers: Headers, body: bytes, *, last: bool) -> None:
         if status == 304:
             self.result = PageResult.UNCHANGED
-            headers[:] = [
-                (name, _with_suffix(value) if name == b"etag" else value) for name, value in headers
-            ]
+            headers = [(name, _with_suffix(value) if name == b"etag" else value) for name, value in headers]
+        if self._may_be_held(status, headers):
+            self._head = status, reason, headers
+            self.answer_more(body, last=last)
+        else:
+            super().answer(status, reason, headers, body, last=last)
+
+    def answer_more(self, body: bytes, *, last: bool) -> None:
+        if self._head is None:
+            super().answer_more(body, last=last)
+            return
+        self._kept += body
+        if last:
+            status, reason, headers = self._head
+            self._head = None
+            headers, page = self._finished(headers, bytes(self._kept))
+            super().answer(status, reason, headers, page, last=True)
+
+    def cut(self) -> None:
+        """What is held of an answer that will not be whole goes out first, as it came."""
+        head, self._head = self._head, None
+        if head is not None and not self._client.disconnected:
+            super().answer(*head, bytes(self._kept), last=False)
+        super().cut()
+
+    def _may_be_held(self, status: int, headers: Headers) -> bool:
         if status != 200 or _media_type(headers) != b"text/html":
             return False
         self.result = self._refusal(headers)
@@ -110,34 +106,34 @@ class AttachedPage:
         )
         return PageResult.FIXED if is_fixed else None
 
-    async def release(self) -> None:
-        """Send what is held of an answer that will not be whole, as it came."""
-        start, self._start = self._start, None
-        if start is not None:
-            await self._send(start)
-            await self._send({"type": "http.response.body", "body": bytes(self._kept), "more_body": True})
-
-    async def _finish(self, start: Message) -> None:
-        """Send the page that is here whole, with the script if that is right."""
-        self._start = None
-        headers: Headers = start["headers"]
-        page = await decoded_in_turns(bytes(self._kept), coding_of(headers), MAX_PAGE_BYTES, None)
-        attached: bytes | None = None
+    def _finished(self, headers: Headers, body: bytes) -> tuple[Headers, bytes]:
+        """The page that is here whole, with the script if that is right."""
+        page = decoded(body, coding_of(headers), MAX_PAGE_BYTES)
         if page is None:
             self.result = PageResult.CODING
-        else:
-            policies = [value.decode("latin-1") for name, value in headers if name in _POLICIES]
-            attached, self.result = with_script(page, policies, names_charset=_charset(headers) is not None)
-        body = bytes(self._kept)
-        if attached is not None:
-            body = attached
-            start["headers"] = [
-                *(pair for pair in headers if pair[0] not in _OF_THE_OTHER_PAGE),
-                (b"content-length", b"%d" % len(body)),
-                *((name, _with_suffix(value)) for name, value in headers if name == b"etag"),
-            ]
-        await self._send(start)
-        await self._send({"type": "http.response.body", "body": body, "more_body": False})
+            return headers, body
+        policies = [value.decode("latin-1") for name, value in headers if name in _POLICIES]
+        attached, self.result = with_script(page, policies, names_charset=_charset(headers) is not None)
+        if attached is None:
+            return headers, body
+        kept = [pair for pair in headers if pair[0] not in _OF_THE_OTHER_PAGE]
+        tags = [(name, _with_suffix(value)) for name, value in headers if name == b"etag"]
+        return [*kept, (b"content-length", b"%d" % len(attached)), *tags], attached
+
+
+def asked_for_page(headers: Headers) -> Headers:
+    """The headers of a request for a page: it comes not encoded, and by its own tags."""
+    asked: Headers = []
+    for name, value in headers:
+        if name == b"if-none-match":
+            tags = [tag.strip() for tag in value.split(b",")]
+            own = [_without_suffix(tag) for tag in tags if _has_suffix(tag)]
+            asked += [(name, b", ".join(own))] if own else []
+        elif name == b"accept-encoding":
+            asked.append((name, b"identity"))
+        elif name not in _CONDITIONS_BY_DATE:
+            asked.append((name, value))
+    return asked
 
 
 def with_script(page: bytes, policies: list[str], *, names_charset: bool) -> tuple[bytes | None, PageResult]:

@@ -5,85 +5,91 @@ passes as it comes.
 """
 
 from proxy.downstream.bodies import ByteReservation
-from proxy.http.asgi import ANSWER, Message, Receive, Scope, Send
 from proxy.http.headers import BODILESS_STATUS, Headers, is_json
 from proxy.relay.answer_copy import CODINGS, coding_of, decoded_in_turns
+from proxy.relay.sinks import PassingSink, Sink
 from proxy.upstream.client import Answer
 
 
-class HeldAnswer:
-    """A `send` for the relay that holds a JSON answer back."""
+class HeldAnswer(PassingSink):
+    """Holds a JSON answer back."""
 
-    def __init__(self, send: Send, max_bytes: int, reservation: ByteReservation) -> None:
-        self._send = send
+    def __init__(self, to: Sink, max_bytes: int, reservation: ByteReservation) -> None:
+        super().__init__(to)
         self._max_bytes = max_bytes
         self._reservation = reservation
-        self._start: Message | None = None
+        self._head: tuple[int, bytes, Headers] | None = None
         self._kept = bytearray()
 
-    def scope(self, scope: Scope) -> Scope:
-        """The request's scope for the relay, so that every answer comes in messages."""
-        return {name: value for name, value in scope.items() if name != ANSWER}
-
-    async def __call__(self, message: Message) -> None:
-        if message["type"] == "http.response.start" and _can_be_events(message["status"], message["headers"]):
-            self._start = message
-        elif self._start is None:
-            await self._send(message)
+    def answer(self, status: int, reason: bytes, headers: Headers, body: bytes, *, last: bool) -> None:
+        if _can_be_events(status, headers):
+            self._head = status, reason, headers
+            self.answer_more(body, last=last)
         else:
-            self._kept += message["body"]
-            if len(self._kept) > self._max_bytes or not self._reservation.take(len(message["body"])):
-                await self._release(more=message["more_body"])
+            super().answer(status, reason, headers, body, last=last)
 
-    async def _release(self, *, more: bool) -> None:
+    def answer_more(self, body: bytes, *, last: bool) -> None:
+        if self._head is None:
+            super().answer_more(body, last=last)
+            return
+        self._kept += body
+        if len(self._kept) > self._max_bytes or not self._reservation.take(len(body)):
+            self._release(last=last)
+
+    def refuse(self, status: int, detail: str, *, close: bool = False) -> None:
+        """A problem; of an answer that is held nobody has seen anything."""
+        self._head = None
+        super().refuse(status, detail, close=close)
+
+    def cut(self) -> None:
+        """Nothing, if the answer is held: a problem can still be sent."""
+        if self._head is None:
+            super().cut()
+
+    def _release(self, *, last: bool) -> None:
         """Send the answer as it came: it is too long to be held, or there is no room."""
-        start, self._start = self._start, None
-        assert start is not None, "it is held"
-        await self._send(start)
-        await self._send({"type": "http.response.body", "body": bytes(self._kept), "more_body": more})
+        head, self._head = self._head, None
+        assert head is not None, "it is held"
+        super().answer(*head, bytes(self._kept), last=last)
         self._kept.clear()
         self._reservation.close()
 
     @property
     def holds(self) -> bool:
         """True if a JSON answer is held, and nothing was sent to the client."""
-        return self._start is not None
+        return self._head is not None
 
-    async def answer(self) -> Answer | None:
+    async def whole(self) -> Answer | None:
         """The held answer, whole. None: it cannot be decoded, and has gone out as it came."""
-        assert self._start is not None, "it is held"
-        headers: Headers = self._start["headers"]
+        assert self._head is not None, "it is held"
+        status, _, headers = self._head
         body = await decoded_in_turns(
             bytes(self._kept), coding_of(headers), self._max_bytes, self._reservation
         )
         if body is None:
-            await self._release(more=False)
+            self._release(last=True)
             return None
         plain = [(name, value) for name, value in headers if name not in _OF_THE_CODED_BODY]
-        return Answer(self._start["status"], [*plain, (b"content-length", b"%d" % len(body))], body)
+        return Answer(status, [*plain, (b"content-length", b"%d" % len(body))], body)
 
 
 _OF_THE_CODED_BODY = frozenset({b"content-encoding", b"content-length"})
 
 
 class KeptBody:
-    """A `receive` that keeps a copy of a request's body, up to `max_bytes` and while there is room."""
+    """A copy of a request's body, up to `max_bytes` and while there is room."""
 
-    def __init__(self, receive: Receive, max_bytes: int, reservation: ByteReservation) -> None:
-        self._receive = receive
+    def __init__(self, max_bytes: int, reservation: ByteReservation) -> None:
         self._room = max_bytes
         self._reservation = reservation
         self._kept = bytearray()
 
-    async def __call__(self) -> Message:
-        message = await self._receive()
-        body = message.get("body", b"")
+    def add(self, body: bytes) -> None:
         self._room -= len(body)
         if self._room >= 0 and not self._reservation.take(len(body)):
             self._room = -1
         if self._room >= 0:
             self._kept += body
-        return message
 
     @property
     def body(self) -> bytes | None:

@@ -10,7 +10,7 @@ import logging
 from flags.decision import Arm
 from proxy.errors import UpstreamBusy
 from proxy.relay.answer_copy import AnswerCopy
-from proxy.relay.relayed_request import Outcome, RelayResult
+from proxy.relay.result import Outcome, RelayResult
 from proxy.settings.routes import Route
 from proxy.text.sections import MalformedBody
 from proxy.text.slow_json import texts_of
@@ -31,30 +31,31 @@ class RelayedOutcomes:
         self._route = route
         self._has_met_foreign = False
 
-    async def of(self, result: RelayResult, copy: AnswerCopy | None) -> str | None:
-        """An `outcome` of `headgate_outcomes_total`; None: the request is not counted.
-
-        Args:
-            result: of the relay.
-            copy: of the answer's body, if it is to be read.
+    async def of(self, result: RelayResult, copy: AnswerCopy) -> str | None:
+        """An `outcome` of `headgate_outcomes_total`, for an answer that is read; None: the request is not
+        counted.
         """
+        unread = self.of_unread(result)
+        if not self.needs_body(result, copy):
+            return unread
+        body = await copy.body()
+        if body is None:
+            self._warn(copy)
+            return unread
+        return "failed" if await lacks_answer(body, self._route) else unread
+
+    def needs_body(self, result: RelayResult, copy: AnswerCopy) -> bool:
+        """True if the outcome of an answer that was copied depends on its body."""
+        return self.of_unread(result) == "complete" and 200 <= result.status < 300 and not copy.is_empty
+
+    def of_unread(self, result: RelayResult) -> str | None:
+        """The same, as far as an answer shows it without its body."""
         is_ours = result.outcome is Outcome.REFUSED or isinstance(result.error, UpstreamBusy)
         if is_ours or result.status in OF_STRANGERS:
             return None
         if result.outcome is not Outcome.COMPLETE:
             return result.outcome.value
-        return "failed" if await self._is_failure(result.status, copy) else "complete"
-
-    async def _is_failure(self, status: int, copy: AnswerCopy | None) -> bool:
-        if not 200 <= status < 300:
-            return status >= 500
-        if copy is None or copy.is_empty:
-            return False
-        body = await copy.body()
-        if body is None:
-            self._warn(copy)
-            return False
-        return await lacks_answer(body, self._route)
+        return "failed" if result.status >= 500 else "complete"
 
     def _warn(self, copy: AnswerCopy) -> None:
         """Unreadable answers all count as complete, so that streams look worse beside them."""

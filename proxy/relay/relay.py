@@ -4,19 +4,22 @@ The hot path: every user passes here, also those without the flag. Nothing is bu
 hold; a slow side slows the other. How a request moves is in `relayed_request.py`.
 """
 
+import asyncio
+from functools import partial
 from time import perf_counter
 
 from proxy.downstream.client_request import ClientRequest
 from proxy.errors import RequestRefused
-from proxy.http.asgi import Receive, Scope, Send
 from proxy.http.framing import CHUNKED, Body, check_framing, origin_form
 from proxy.http.headers import Forwarding, request_headers, write_head
 from proxy.http.max_forwards import LIMITED, hops_left, last_hop, one_hop_less
 from proxy.http.request_head import HeadWriter
 from proxy.http.tracing import with_token
 from proxy.http.upgrade import UpgradeOffer
-from proxy.relay.asgi_client import AsgiClient
-from proxy.relay.relayed_request import OnEnd, Outcome, RelayedRequest, RelayResult
+from proxy.observe.spans.ports import CallSpan, SpanEnd
+from proxy.relay.relayed_request import RelayedRequest
+from proxy.relay.result import OnEnd, Outcome, RelayResult
+from proxy.relay.sinks import Sink
 from proxy.upstream.client import Upstream
 from proxy.upstream.exchange import Exchange
 from proxy.upstream.tunnel import Upgrades
@@ -37,60 +40,70 @@ class Relay:
 
     async def __call__(
         self,
-        scope: Scope,
-        receive: Receive,
-        send: Send,
+        client: ClientRequest,
+        sink: Sink | None = None,
         token: str | None = None,
         *,
         fresh: bool = False,
         long: bool = False,
     ) -> RelayResult:
-        """Relay one request that is an ASGI call. Raises nothing but cancellation, and what `send` raises:
-        what went wrong is in the `RelayResult`.
-
-        With a `token` the request's model calls find a tap; see `proxy.http.tracing`. For `fresh` and
-        `long`, see `Upstream.exchange`.
-        """
-        client, entered_at = AsgiClient(scope, receive, send), perf_counter()
-        self.begin(client, client.end, entered_at, token, fresh=fresh, long=long)
-        return await client.result()
+        """Relay one request that had to wait, and wait for its end; see `begin`. Raises nothing but
+        cancellation: what went wrong is in the `RelayResult`."""
+        over: asyncio.Future[RelayResult] = asyncio.get_running_loop().create_future()
+        self.begin(client, partial(_settle, over), perf_counter(), sink, token, fresh=fresh, long=long)
+        try:
+            return await over
+        finally:
+            if client.watcher is not None:
+                client.watcher.cut()
 
     def begin(
         self,
-        client: ClientRequest | AsgiClient,
+        client: ClientRequest,
         on_end: OnEnd,
         entered_at: float,
+        sink: Sink | None = None,
         token: str | None = None,
         *,
         fresh: bool = False,
         long: bool = False,
     ) -> None:
-        """Relay one request, which came at a time of `perf_counter`. `on_end` is called once, with what
-        became of it, unless the process ends.
+        """Relay one request, which came at a time of `perf_counter`.
+
+        Args:
+            on_end: is called once, with what became of it.
+            sink: takes the answer; None: the client does.
+            token: with it the request's model calls find a tap; see `proxy.http.tracing`.
+            fresh, long: see `Upstream.exchange`.
         """
+        sink = sink or client
+        if client.span is not None:
+            call = client.span.begin_call(client.method, client.headers)
+            client.headers = call.headers
+            on_end = partial(_end_span, call, on_end)
         method, headers = client.method, client.headers
         if method in LIMITED and hops_left(headers) == 0:
             headers, body = last_hop(method, origin_form(client.target), headers)
-            client.answer(200, b"OK", headers, body, last=True)
+            sink.answer(200, b"OK", headers, body, last=True)
             on_end(RelayResult(status=200, took_s=perf_counter() - entered_at))
             return
         offer = client.offer
         try:
-            head, framing = self._head(client, token, offer)
+            head = self._head(client, token, offer)
         except RequestRefused as refusal:
-            client.refuse(refusal.status, refusal.detail, close=True)
+            sink.refuse(refusal.status, refusal.detail, close=True)
             on_end(RelayResult(Outcome.REFUSED, refusal.status, took_s=perf_counter() - entered_at))
             return
         is_fresh = fresh or offer is not None
         exchange = Exchange(self._upstream, method, fresh=is_fresh, long=long, repeats=self._repeats)
-        relayed = RelayedRequest(client, exchange, head, framing, on_end, entered_at)
+        relayed = RelayedRequest(client, sink, exchange, head, on_end, entered_at)
         if offer is None:
             relayed.begin()
         else:
             relayed.offer(offer, self._upgrades)
 
     def _head(
-        self, client: ClientRequest | AsgiClient, token: str | None, offer: UpgradeOffer | None
+        self, client: ClientRequest, token: str | None, offer: UpgradeOffer | None
     ) -> tuple[bytes, Body]:
         """The upstream request's head, and how its body comes."""
         method, headers = client.method, client.headers
@@ -110,3 +123,15 @@ class Relay:
         if offer is not None:
             sent += [(b"connection", b"Upgrade"), (b"upgrade", offer.protocols)]
         return write_head(method.encode(), origin_form(client.target), sent), framing
+
+
+def _end_span(call: CallSpan, on_end: OnEnd, result: RelayResult) -> None:
+    """End the span of a call of the upstream."""
+    error = None if result.outcome is Outcome.COMPLETE else str(result.outcome)
+    call.end(SpanEnd(result.status or None, error))
+    on_end(result)
+
+
+def _settle(over: "asyncio.Future[RelayResult]", result: RelayResult) -> None:
+    if not over.done():
+        over.set_result(result)

@@ -7,17 +7,16 @@ connection that is made, a request that is sent again or hedged, an upgrade.
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
-from enum import StrEnum
 from time import perf_counter
-from typing import Protocol
 
-from proxy.downstream.client_request import RequestWatcher
+from proxy.downstream.client_request import ClientRequest
 from proxy.errors import UpstreamAborted, UpstreamError, UpstreamMalformed
 from proxy.http.framing import CHUNKED, EXPECTED, Body, frame
-from proxy.http.headers import BODILESS_STATUS, Headers, response_headers
+from proxy.http.headers import BODILESS_STATUS, response_headers
 from proxy.http.upgrade import SWITCHING_PROTOCOLS, UpgradeOffer
-from proxy.observe.spans.request_ids import RequestIds, work_of
+from proxy.observe.spans.request_ids import work_of
+from proxy.relay.result import OnEnd, Outcome, RelayResult
+from proxy.relay.sinks import Sink
 from proxy.relay.steps import OUT, PASS_ON, NextStep, Sending, next_step
 from proxy.upstream.connecting import PROXY_AUTHENTICATION_REQUIRED
 from proxy.upstream.connection import Connection
@@ -34,74 +33,8 @@ MAX_STATUS = 599
 """The last status of a class that RFC 9110 15 knows, and that uvicorn has a status line for."""
 
 
-class Outcome(StrEnum):
-    """The end of a relayed request."""
-
-    COMPLETE = "complete"
-    REFUSED = "refused"
-    FAILED = "failed"
-    TRUNCATED = "truncated"
-    CLIENT_LEFT = "client_left"
-
-
-@dataclass(slots=True)
-class RelayResult:
-    """The outcome of one relayed request, for metrics and the log."""
-
-    outcome: Outcome = Outcome.COMPLETE
-    status: int = 0
-    overhead_s: float = 0.0
-    """Seconds spent in this process, and not waiting for the upstream's first byte."""
-    took_s: float = 0.0
-    """Seconds from the request's head to the answer's end."""
-    error: UpstreamError | None = None
-
-
-class Client(Protocol):
-    """The client's side of one request: `ClientRequest`, or `AsgiClient`."""
-
-    disconnected: bool
-    more_body: bool
-    """True if the body has not come to its end."""
-    watcher: RequestWatcher | None
-
-    @property
-    def ids(self) -> RequestIds:
-        """By which its log lines are found."""
-        ...
-
-    @property
-    def has_arrived(self) -> bool:
-        """True if something of the body is here, or its end."""
-        ...
-
-    @property
-    def is_slow(self) -> bool:
-        """True if the client must be waited for before more is written."""
-        ...
-
-    def take_body(self) -> bytes: ...
-
-    def ask_for_body(self) -> None:
-        """Read on: more of the body, and whether the client leaves."""
-
-    def interim(self, status: int, reason: bytes, headers: Headers) -> None: ...
-
-    def answer(self, status: int, reason: bytes, headers: Headers, body: bytes, *, last: bool) -> None: ...
-
-    def answer_more(self, body: bytes, *, last: bool) -> None: ...
-
-    def refuse(self, status: int, detail: str, *, close: bool = False) -> None: ...
-
-    def cut(self) -> None: ...
-
-    def fail(self) -> None: ...
-
-
 NO_BODY, BY_LENGTH = Body.NONE, Body.LENGTH
 """Looked up for each request; as members of their enumeration they take ten times as long."""
-
-OnEnd = Callable[[RelayResult], None]
 
 
 class RelayedRequest:
@@ -117,27 +50,30 @@ class RelayedRequest:
 
     def __init__(
         self,
-        client: Client,
+        client: ClientRequest,
+        sink: Sink,
         exchange: Exchange,
-        head: bytes,
-        framing: Body,
+        head: tuple[bytes, Body],
         on_end: OnEnd,
         entered_at: float,
     ) -> None:
         self._client = client
+        self._sink = sink
         self._exchange = exchange
-        self._head = head
-        self._framing = framing
+        self._head, self._framing = head
         self._on_end = on_end
         self._entered_at = self._sent_at = entered_at
         self.result = RelayResult()
 
     def begin(self) -> None:
         """Send it, or wait for its body."""
-        client, framing = self._client, self._framing
-        client.watcher = self
-        self._exchange.on_change = self.upstream_changed
-        self._exchange.on_interim = client.interim
+        self._watch_both()
+        try:
+            self._begin(self._client, self._framing)
+        except Exception:  # noqa: BLE001 - as in `client_changed`
+            self._crash()
+
+    def _begin(self, client: ClientRequest, framing: Body) -> None:
         if framing is NO_BODY:
             self._send(self._head, whole=True)
         elif framing is not BY_LENGTH and framing in EXPECTED:
@@ -152,10 +88,13 @@ class RelayedRequest:
 
     def offer(self, offer: UpgradeOffer, upgrades: Upgrades) -> None:
         """Begin a request that offers an upgrade."""
+        self._watch_both()
+        self._start(self._switch, offer, upgrades)
+
+    def _watch_both(self) -> None:
         self._client.watcher = self
         self._exchange.on_change = self.upstream_changed
         self._exchange.on_interim = self._client.interim
-        self._start(self._switch, offer, upgrades)
 
     # The request's direction.
 
@@ -169,7 +108,10 @@ class RelayedRequest:
 
     def _body_is_slow(self) -> None:
         self._timer = None
-        self._send(self._head, whole=False)
+        try:
+            self._send(self._head, whole=False)
+        except Exception:  # noqa: BLE001 - as in `client_changed`
+            self._crash()
 
     def _send(self, data: bytes, *, whole: bool) -> None:
         """Write the head, and what of the body is here, on a kept connection; a task waits for a new one."""
@@ -192,7 +134,7 @@ class RelayedRequest:
             self._sending = OUT
         elif self._framing in EXPECTED:
             self._sending = Sending.ASKED
-            self._timer = asyncio.get_running_loop().call_later(CONTINUE_S, self._go_on_with_body)
+            self._timer = asyncio.get_running_loop().call_later(CONTINUE_S, self._continue_is_late)
         else:
             self._sending = Sending.GOING
             self._client.ask_for_body()
@@ -208,6 +150,12 @@ class RelayedRequest:
             connection.leave_unsent()
         elif connection.response.continued:
             self._go_on_with_body()
+
+    def _continue_is_late(self) -> None:
+        try:
+            self._go_on_with_body()
+        except Exception:  # noqa: BLE001 - as in `client_changed`
+            self._crash()
 
     def _go_on_with_body(self) -> None:
         self._stop_timer()
@@ -264,7 +212,7 @@ class RelayedRequest:
         if self._is_begun:
             if is_last:
                 self._close()
-            client.answer_more(body, last=is_last)
+            self._sink.answer_more(body, last=is_last)
         else:
             status = response.status
             if status > MAX_STATUS:
@@ -280,12 +228,12 @@ class RelayedRequest:
             result.status = status
             if is_last:
                 self._close()
-            client.answer(status, reason, headers, body, last=is_last)
+            self._sink.answer(status, reason, headers, body, last=is_last)
             now = perf_counter()
             result.overhead_s = self._sent_at - self._entered_at + now - self._answered_at
             if is_last:
                 result.took_s = now - self._entered_at
-                self._on_end(result)
+                self._tell(result)
                 return
             client.ask_for_body()
         if is_last:
@@ -368,8 +316,8 @@ class RelayedRequest:
     def cut(self) -> None:
         """The process ends: give the request up."""
         if not self._is_over:
-            self._close()
-            self._client.fail()
+            self.result.outcome = Outcome.SHUTDOWN
+            self._give_up()
 
     # The end.
 
@@ -388,31 +336,44 @@ class RelayedRequest:
 
     def _fail(self, error: UpstreamError) -> None:
         """Send a problem, if the head has not gone out. Else nothing: a cut answer must not look complete."""
-        result, client = self.result, self._client
+        result, sink = self.result, self._sink
         self._close()
         if isinstance(error, UpstreamAborted):
             result.outcome = Outcome.CLIENT_LEFT
-            client.cut()
+            sink.cut()
         else:
             result.error = error.bare()
-            with work_of(client.ids):
+            with work_of(self._client.ids):
                 logger.warning("upstream failed", extra={"fault": error.fault, "why": str(error)})
             if self._is_begun:
                 result.outcome = Outcome.TRUNCATED
-                client.cut()
+                sink.cut()
             else:
                 result.outcome, result.status = Outcome.FAILED, error.status
-                client.refuse(error.status, error.detail)
+                sink.refuse(error.status, error.detail)
         self._end()
 
     def _end(self) -> None:
         self.result.took_s = perf_counter() - self._entered_at
-        self._on_end(self.result)
+        self._tell(self.result)
+
+    def _tell(self, result: RelayResult) -> None:
+        on_end, self._on_end = self._on_end, _is_told
+        on_end(result)
 
     def _crash(self) -> None:
         with work_of(self._client.ids):
             logger.exception("Exception in the relay")
-        self.cut()
+        result = self.result
+        result.outcome, result.status = Outcome.FAILED, result.status or 500
+        self._give_up()
+
+    def _give_up(self) -> None:
+        """Answer that the request has failed here, or cut its answer, at whatever point that is."""
+        if not self._is_over:
+            self._close()
+        self._sink.fail()
+        self._end()
 
     def _stop_timer(self) -> None:
         if self._timer is not None:
@@ -435,3 +396,7 @@ class RelayedRequest:
 
     def _give_back(self, _: asyncio.Task[None]) -> None:
         self._exchange.close()
+
+
+def _is_told(_: RelayResult) -> None:
+    pass

@@ -1,14 +1,15 @@
 """Pages that get the script `attach.js` on their way through the relay: which requests are for one."""
 
 import re
+from functools import partial
 
-from proxy.http.asgi import Receive, Scope, Send
+from proxy.downstream.client_request import ClientRequest
 from proxy.http.headers import Headers
 from proxy.identity import Identifier
 from proxy.observe.metrics import Metrics
-from proxy.relay.attached_page import AttachedPage
+from proxy.relay.attached_page import AttachedPage, asked_for_page
 from proxy.relay.relay import Relay
-from proxy.relay.relayed_request import RelayResult
+from proxy.relay.result import OnEnd, RelayResult
 from proxy.routed.attach_document import AttachDocument
 from proxy.settings.blocks.attach import AttachSettings
 from proxy.settings.routes import PathTemplate
@@ -45,11 +46,13 @@ class AttachedPages:
         # Who is nobody yet may be somebody to the script, which asks with the page's own credential.
         return is_shown and self._document.shows(self._identifier.identify(headers))
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> RelayResult:
+    def begin(self, request: ClientRequest, on_end: OnEnd, entered_at: float) -> None:
         """Relay a request that `takes` says yes to."""
-        page = AttachedPage(scope, send)
-        result = await self._relay(page.scope(), receive, page)
-        await page.release()
+        page = AttachedPage(request)
+        request.headers = asked_for_page(request.headers)
+        self._relay.begin(request, partial(self._count, page, on_end), entered_at, page)
+
+    def _count(self, page: AttachedPage, on_end: OnEnd, result: RelayResult) -> None:
         if page.result is not None:
             self._metrics.attached_pages.labels(page.result).inc()
-        return result
+        on_end(result)

@@ -1,11 +1,12 @@
 """The way of a request that gets a batch answer: that of a run which it joins, or one that is relayed."""
 
 import asyncio
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Coroutine, Mapping
+from dataclasses import dataclass, field, replace
+from functools import partial
 
 from flags.decision import Accept, Arm, Decision, Reason
-from proxy.downstream.bodies import MAX_REQUEST_BYTES, ByteBudget, ByteReservation, ReplayedBody, read_ahead
+from proxy.downstream.bodies import MAX_REQUEST_BYTES, ByteBudget, ByteReservation, read_ahead
 from proxy.errors import Fault, RequestRefused
 from proxy.http.accept import takes_json
 from proxy.http.asgi import send_problem
@@ -16,7 +17,8 @@ from proxy.relay.answer_copy import AnswerCopy
 from proxy.relay.held_answer import HeldAnswer, KeptBody
 from proxy.relay.outcomes import COMPARED, RelayedOutcomes
 from proxy.relay.relay import Relay
-from proxy.relay.relayed_request import Outcome, RelayResult
+from proxy.relay.result import OnEnd, Outcome, RelayResult
+from proxy.relay.sinks import Sink
 from proxy.routed.decider import MADE_HERE, Decider, asks_to_stream
 from proxy.routed.request import RouteRequest
 from proxy.routed.run_access import RunAccess
@@ -42,6 +44,65 @@ class BatchPath:
     relayed_outcomes: Mapping[str, RelayedOutcomes]
     """Counters of relayed outcomes, by route."""
     answers: ByteBudget
+    reading: set[asyncio.Task[None]] = field(default_factory=set)
+    """Answers of compared arms that have gone out, and are read."""
+
+    async def aclose(self) -> None:
+        """Wait for the answers that are read."""
+        await asyncio.gather(*self.reading, return_exceptions=True)
+
+    # What only the relay is for.
+
+    def is_plain(self, request: RouteRequest, decision: Decision) -> bool:
+        """True if the request is relayed without waiting for anything, and its answer passes as it is."""
+        if request.accept is Accept.ONLY_STREAM or _is_dark(decision) or self.decider.names_run(request):
+            return False
+        asks_runs = self._asks_runs(request, decision)
+        return not (any(asks_runs) and request.is_well_framed)
+
+    def begin(self, request: RouteRequest, decision: Decision, on_end: OnEnd, entered_at: float) -> None:
+        """Relay a request that is plain. An answer of a compared arm is also read, once it has gone out."""
+        copy: AnswerCopy | None = None
+        reservation = self.answers.reserve(request.owner)
+        if decision.arm in COMPARED:
+            copy = AnswerCopy(request.client, int(request.route.settings.max_answer), reservation)
+        ended = partial(self._ended, request, decision, copy, reservation, on_end)
+        self.relay.begin(request.client, ended, entered_at, copy, long=True)
+
+    def _ended(
+        self,
+        request: RouteRequest,
+        decision: Decision,
+        copy: AnswerCopy | None,
+        reservation: ByteReservation,
+        on_end: OnEnd,
+        result: RelayResult,
+    ) -> None:
+        name = request.route.name
+        self.metrics.by_route[name].overhead.observe(result.overhead_s)
+        outcomes, ended_at = self.relayed_outcomes[name], asyncio.get_running_loop().time()
+        if copy is not None and outcomes.needs_body(result, copy):
+            reading = self._read(request, decision, outcomes.of(result, copy), reservation, ended_at)
+            task = asyncio.get_running_loop().create_task(reading)
+            self.reading.add(task)
+            task.add_done_callback(self.reading.discard)
+        else:
+            reservation.close()
+            self._count(request, decision, outcomes.of_unread(result), ended_at)
+        on_end(result)
+
+    async def _read(
+        self,
+        request: RouteRequest,
+        decision: Decision,
+        outcome: Coroutine[None, None, str | None],
+        reservation: ByteReservation,
+        ended_at: float,
+    ) -> None:
+        with reservation:
+            self._count(request, decision, await outcome, ended_at)
+
+    # What is an ASGI call.
 
     async def serve(self, request: RouteRequest, decision: Decision) -> tuple[str, int | None]:
         """Returns how the request ended, and the status; None where a viewer has sent it.
@@ -50,7 +111,7 @@ class BatchPath:
             RequestRefused: its body does not come in time.
         """
         name = request.chosen_id
-        request, served = await self._by_run(request, decision, name)
+        served = await self._by_run(request, decision, name)
         if served is not None:
             return served
         if name is not None and request.identity is not None:
@@ -58,7 +119,7 @@ class BatchPath:
         if request.accept is Accept.ONLY_STREAM:
             with self.answers.reserve(request.owner) as reservation:
                 return await self._relay_as_events(request, decision, reservation)
-        result, outcome = await self._relay(request, decision)
+        result, outcome = await self._relay(request, decision, request.client)
         self._count(request, decision, outcome)
         return str(result.outcome), result.status
 
@@ -66,19 +127,18 @@ class BatchPath:
 
     async def _by_run(
         self, request: RouteRequest, decision: Decision, name: str | None
-    ) -> tuple[RouteRequest, tuple[str, int | None] | None]:
+    ) -> tuple[str, int | None] | None:
         """Serve the request by a run: one that it joins, or one that sends heartbeats until the answer.
 
-        Returns the request with its body still to be read, and what `serve` does; None: by no run.
+        Returns what `serve` does; None: by no run, and its body is still to be read.
         """
-        may_join = decision.arm is Arm.STREAM and self._may_join(request)
-        has_heartbeat = self._may_have_heartbeat(request, decision)
+        may_join, has_heartbeat = self._asks_runs(request, decision)
         if not (may_join or has_heartbeat) or not request.is_well_framed:
-            return request, None
-        body, receive = await read_ahead(request.receive, request.reservation)
+            return None
+        body = await read_ahead(request.client, request.reservation)
         if body is None:
-            return replace(request, receive=receive), None
-        request = replace(request, receive=receive, run_id=None, idempotency_key=None)
+            return None
+        request = replace(request, run_id=None, idempotency_key=None)
         may_join = may_join and not asks_to_stream(body)
         spec = replace(self.access.spec(request, decision, body), may_join=may_join)
         run = await self.access.runs.joinable(spec) if may_join else None
@@ -86,21 +146,28 @@ class BatchPath:
             await self.access.name(request, run, name)
             try:
                 if request.accept is Accept.ONLY_STREAM:
-                    return request, (await self.access.show(request, run), None)
-                return request, await self.access.answer(request, run, unless=ENDED_BY_OTHERS)
+                    return await self.access.show(request, run), None
+                return await self.access.answer(request, run, unless=ENDED_BY_OTHERS)
             except Unanswered:
-                return replace(request, receive=ReplayedBody.of(body, receive)), None
+                request.client.take_body()  # what the run's viewer has left of it
+                request.client.unread(body)
+                return None
         if not has_heartbeat:
-            return request, None
+            return None
         run, _ = await self.access.begin(request, spec)
         request.reservation.close()
         await self.access.name(request, run, name)
-        return request, await self.access.answer(request, run)
+        return await self.access.answer(request, run)
+
+    def _asks_runs(self, request: RouteRequest, decision: Decision) -> tuple[bool, bool]:
+        """Whether the request may join a run, and whether it may have one that sends heartbeats."""
+        may_join = decision.arm is Arm.STREAM and self._may_join(request)
+        return may_join, self._may_have_heartbeat(request, decision)
 
     def _may_join(self, request: RouteRequest) -> bool:
         if request.identity is None or not request.route.settings.join:
             return False
-        if request.accept is Accept.NONE and not takes_json(request.scope["headers"]):
+        if request.accept is Accept.NONE and not takes_json(request.headers):
             return False  # a run's answer is JSON
         return self.access.runs.may_join(request.route.name, request.identity)
 
@@ -119,12 +186,13 @@ class BatchPath:
 
         The upstream is asked as the client asks: it may have a stream of its own, and that is passed on.
         """
-        held = HeldAnswer(request.send, int(request.route.settings.max_answer), reservation)
+        held = HeldAnswer(request.client, int(request.route.settings.max_answer), reservation)
         # Bodies of unknown clients are not kept: they would fill what all clients share.
-        kept = KeptBody(request.receive, MAX_REQUEST_BYTES if request.identity else 0, request.reservation)
-        passing = replace(request, scope=held.scope(request.scope), receive=kept, send=held)
-        result, outcome = await self._relay(passing, decision)
-        if held.holds and result.outcome is Outcome.COMPLETE and (answer := await held.answer()) is not None:
+        kept = KeptBody(MAX_REQUEST_BYTES if request.identity else 0, request.reservation)
+        request.client.copy_body = kept.add
+        result, outcome = await self._relay(request, decision, held)
+        request.client.copy_body = None
+        if held.holds and result.outcome is Outcome.COMPLETE and (answer := await held.whole()) is not None:
             run = await self._run_of(request, decision, kept.body or b"", answer)
             reservation.close()  # the answer is the run's, which has ended and is kept within its own bound
             return await self.access.show(request, run), None
@@ -150,41 +218,46 @@ class BatchPath:
         except RequestRefused:  # another run has the id, which is no reason to withhold the answer
             return await self.access.runs.start(replace(spec, run_id=None))
 
-    async def _relay(self, request: RouteRequest, decision: Decision) -> tuple[RelayResult, str | None]:
-        """The relay. An answer of a compared arm is also read, once it has gone out."""
+    async def _relay(
+        self, request: RouteRequest, decision: Decision, sink: Sink
+    ) -> tuple[RelayResult, str | None]:
+        """The relay, as `begin` does it."""
         with self.answers.reserve(request.owner) as reservation:
-            if decision.arm not in COMPARED:
-                copy = None
-                relaying = self.relay(request.scope, request.receive, request.send, long=True)
-            else:
-                copy = AnswerCopy(request.send, int(request.route.settings.max_answer), reservation)
-                request = replace(request, scope=copy.scope(request.scope))
-                if decision.reason is Reason.DARK and decision.source == dark.SOURCE:
-                    relaying = self._dark(request, copy)
-                else:
-                    relaying = self.relay(request.scope, request.receive, copy, long=True)
+            copy: AnswerCopy | None = None
+            if decision.arm in COMPARED:
+                sink = copy = AnswerCopy(sink, int(request.route.settings.max_answer), reservation)
             try:
-                result = await relaying
+                if copy is not None and _is_dark(decision):
+                    result = await self._dark(request, copy)
+                else:
+                    result = await self.relay(request.client, sink, long=True)
             except asyncio.CancelledError:  # only the end of the process does this
                 self._count(request, decision, "shutdown")
                 raise
             self.metrics.by_route[request.route.name].overhead.observe(result.overhead_s)
-            return result, await self.relayed_outcomes[request.route.name].of(result, copy)
+            outcomes = self.relayed_outcomes[request.route.name]
+            return result, outcomes.of_unread(result) if copy is None else await outcomes.of(result, copy)
 
     async def _dark(self, request: RouteRequest, copy: AnswerCopy) -> RelayResult:
         """The relay, and beside it what would have been shown."""
         with self.answers.reserve(request.owner) as reservation:
             run = dark.DarkRun(request.route, self.metrics.by_route[request.route.name], reservation)
             async with self.taps.open(run, request.route.name, waits=False) as (tap, token):
-                result = await self.relay(request.scope, request.receive, copy, token, long=True)
+                result = await self.relay(request.client, copy, token, long=True)
                 run.why_silent = "" if tap.calls else self.taps.why_silent(tap)
             await run.settle(result, copy)
         return result
 
-    def _count(self, request: RouteRequest, decision: Decision, outcome: str | None) -> None:
+    def _count(
+        self, request: RouteRequest, decision: Decision, outcome: str | None, ended_at: float | None = None
+    ) -> None:
         """Count the end of a request that was no run, beside the runs that it is compared with."""
         if request.identity is None or outcome is None:
             return
-        now = asyncio.get_running_loop().time()
+        ended_at = ended_at or asyncio.get_running_loop().time()
         metrics = self.metrics.by_route[request.route.name]
-        metrics.settle(decision, request.identity, outcome, request.arrived_at, now)
+        metrics.settle(decision, request.identity, outcome, request.arrived_at, ended_at)
+
+
+def _is_dark(decision: Decision) -> bool:
+    return decision.reason is Reason.DARK and decision.source == dark.SOURCE

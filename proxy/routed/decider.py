@@ -50,20 +50,19 @@ class Decider:
             return replace(decision, source="batch")
         return decision
 
-    async def with_body(self, request: RouteRequest, decision: Decision) -> tuple[RouteRequest, Decision]:
+    async def with_body(self, request: RouteRequest, decision: Decision) -> Decision:
         """Decide again about a plain request that would be a run because it names one.
 
         It is batch if no run can answer it as well: its body is too long to be held, or asks the upstream
         for a stream of its own.
         """
         if not request.is_well_framed:
-            return request, decision
-        body, receive = await read_ahead(request.receive, request.reservation)
-        request = replace(request, receive=receive)
+            return decision
+        body = await read_ahead(request.client, request.reservation)
         if body is not None and not asks_to_stream(body):
-            return request, decision
+            return decision
         self.breaker.give_back_trial()
-        return request, _as_batch(decision)
+        return _as_batch(decision)
 
     def is_full(self, request: RouteRequest) -> bool:
         """True if no run may begin: the route has as many as it may have, or the principal has."""
@@ -71,13 +70,18 @@ class Decider:
         runs, route = self.runs, request.route
         return not (runs.has_room(route, principal) and runs.has_share(route, request.identity))
 
+    def names_run(self, request: RouteRequest) -> bool:
+        """True if a request names a run, in whatever way."""
+        names = request.run_id is not None or request.idempotency_key is not None
+        return names or last_event(request.headers) is not None
+
     async def names_known_run(self, request: RouteRequest) -> bool:
         """True if a request names a run that exists: then its call must not be repeated, whatever is decided.
 
         A reconnect names one even when the run is gone: it gets a 404, and starts nothing.
         """
         identity = request.identity
-        cursor = last_event(request.scope["headers"])
+        cursor = last_event(request.headers)
         run_id = None if cursor is None else run_of(cursor)
         if run_id is not None and is_random_id(run_id.encode()):
             return True

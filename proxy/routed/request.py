@@ -3,13 +3,14 @@
 import asyncio
 import re
 from dataclasses import dataclass
-from typing import Self
+from typing import Self, cast
 
 from flags.decision import Accept
 from proxy.downstream.bodies import ByteReservation
+from proxy.downstream.client_request import ClientRequest
 from proxy.errors import RequestRefused
 from proxy.http.accept import accepted, without_dialect
-from proxy.http.asgi import Receive, Scope, Send
+from proxy.http.asgi import Receive, Send
 from proxy.http.fetch_metadata import comes_from
 from proxy.http.framing import check_framing
 from proxy.http.headers import Headers
@@ -29,9 +30,9 @@ class RouteRequest:
     target: bytes
     """The target of a run's call: of the POST, also for a GET of its `stream_path`; without the dialect that
     the run is to be shown in. The relay passes on what has come."""
-    scope: Scope
-    receive: Receive
+    client: ClientRequest
     send: Send
+    """Sends what an ASGI call answers."""
     identity: Identity | None
     accept: Accept
     run_id: bytes | None
@@ -47,13 +48,12 @@ class RouteRequest:
         cls,
         match: Match,
         target: bytes,
-        asgi: tuple[Scope, Receive, Send],
+        client: ClientRequest,
         identity: Identity | None,
         reservation: ByteReservation,
     ) -> Self:
-        """Read the headers of a request. `asgi` is what the app was called with."""
-        scope, receive, send = asgi
-        headers: Headers = scope["headers"]
+        """Read the headers of a request."""
+        headers = client.headers
         accept, run_id, key = Accept.ONLY_STREAM, None, None
         if match.by_stream_path:
             _, question_mark, query = target.partition(b"?")
@@ -65,9 +65,16 @@ class RouteRequest:
         if accept is not Accept.NONE:
             target = without_dialect(headers, target, FORMATS)
         arrived_at = asyncio.get_running_loop().time()
-        return cls(
-            match, target, scope, receive, send, identity, accept, run_id, key, arrived_at, reservation
-        )
+        send = cast(Send, client.send)
+        return cls(match, target, client, send, identity, accept, run_id, key, arrived_at, reservation)
+
+    @property
+    def headers(self) -> Headers:
+        return self.client.headers
+
+    @property
+    def receive(self) -> Receive:
+        return cast(Receive, self.client.receive)
 
     @property
     def route(self) -> Route:
@@ -98,7 +105,7 @@ class RouteRequest:
 
     def check_framing(self) -> None:
         """Raises RequestRefused if the body cannot be read."""
-        check_framing(self.scope["headers"], self.scope["http_version"])
+        check_framing(self.headers, self.client.version)
 
     @property
     def is_well_framed(self) -> bool:

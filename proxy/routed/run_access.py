@@ -4,8 +4,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from flags.decision import Accept, Decision
+from proxy.downstream.client_request import ClientRequest
 from proxy.http.accept import accepted
-from proxy.http.asgi import WRITE, Scope
+from proxy.http.asgi import WRITE
 from proxy.http.headers import Forwarding, Headers, end_to_end, request_headers
 from proxy.observe.metrics import Metrics
 from proxy.observe.spans.ports import REQUEST
@@ -50,7 +51,7 @@ class RunAccess:
     def spec(self, request: RouteRequest, decision: Decision, body: bytes) -> RunSpec:
         """Describe the run that the request would begin. Raises RequestRefused if its id cannot be used."""
         route = request.route
-        upstream_request = Request(route.method, request.target, self._headers(request.scope), body)
+        upstream_request = Request(route.method, request.target, self._headers(request.client), body)
         return RunSpec(
             Call(route, dict(request.match.parameters), upstream_request, request.arrived_at),
             decision,
@@ -61,14 +62,13 @@ class RunAccess:
             request.idempotency_key,
         )
 
-    def _headers(self, scope: Scope) -> Headers:
+    def _headers(self, client: ClientRequest) -> Headers:
         """The client's headers for the upstream, as far as they are about the request and not the stream."""
-        client = scope.get("client")
         headers = request_headers(
-            end_to_end(scope["headers"], self.forwarding.kept),
+            end_to_end(client.headers, self.forwarding.kept),
             self.forwarding,
-            client[0] if client else None,
-            scope["scheme"],
+            client.address,
+            client.scheme,
             self.authority,
         )
         kept = [pair for pair in headers if pair[0] not in NOT_FOR_THE_UPSTREAM]
@@ -95,8 +95,8 @@ class RunAccess:
 
     async def show(self, request: RouteRequest, run: ViewableRun, after: int | None = 0) -> str:
         """The run as events, from `after` on. Returns how the viewer ended."""
-        scope = request.scope
-        translated = in_format(run, scope["headers"], scope["query_string"], request.send)
+        scope = request.client.scope
+        translated = in_format(run, request.headers, scope["query_string"], request.send)
         if has_all(run, after) and not request.match.by_stream_path:
             await send_nothing_more(run, request.send)
             return "nothing_more"
@@ -110,7 +110,7 @@ class RunAccess:
             request.send,
             after=after,
             takes_json=request.accept is Accept.EITHER,
-            write=request.scope.get(WRITE),
+            write=scope.get(WRITE),
         )
 
     async def answer(

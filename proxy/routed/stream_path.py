@@ -27,7 +27,7 @@ class StreamPath:
             RequestRefused: there is no such run, or none may begin.
         """
         after: int | None = 0
-        cursor = last_event(request.scope["headers"])
+        cursor = last_event(request.headers)
         is_new = False
         try:
             run = None if cursor is None else await self._resumed(cursor, request)

@@ -10,7 +10,7 @@ from proxy.errors import Fault
 from proxy.identity import Identity
 from proxy.observe.labels import FaultPhase
 from proxy.observe.metrics import RouteMetrics
-from proxy.observe.spans.ports import SpanEnd, exemplar
+from proxy.observe.spans.ports import REQUEST, SpanEnd, exemplar
 from proxy.relay.outcomes import OF_STRANGERS
 from proxy.runs.call import Call
 
@@ -102,7 +102,7 @@ class RunAccount:
         took_s = end.ended_at - end.started_at
         arm, source = self._decision.arm.value, self._decision.source
         self._metrics.runs[arm, source, end.outcome].inc()
-        self._metrics.run_seconds[arm].observe(took_s, exemplar())
+        self._metrics.run_seconds[arm].observe(took_s, exemplar(REQUEST.get()))
         if self._span is not None:
             error = end.failure.code if end.failure else None
             self._span.end(end.run_id, end.outcome, end.times_asked, SpanEnd(end.status, error))

@@ -71,6 +71,7 @@ def server(
         backlog=backlog,
         ws="none",
         lifespan="off",
+        interface="asgi3",  # uvicorn would look at how the app is called
         access_log=False,
         log_config=None,
         log_level="warning",

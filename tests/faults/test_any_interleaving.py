@@ -11,14 +11,17 @@ from collections import Counter
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from proxy.app import running
+from proxy.downstream.client_request import ClientRequest
 from proxy.errors import Fault, UpstreamBroke, UpstreamError, UpstreamSilent
+from proxy.http.headers import Headers
 from proxy.runs.run import Run
 from proxy.serving import App
 from proxy.settings.settings import Settings
@@ -88,27 +91,25 @@ class Viewing:
         self._reader = Reader(self.saw)
         self._requested = False
         self._body = body
-        scope = {
-            "type": "http",
-            "method": method,
-            "path": path,
-            "raw_path": path.encode(),
-            "query_string": b"",
-            "http_version": "1.1",
-            "scheme": "http",
-            "client": ("127.0.0.1", 1),
-            "headers": [(name.replace("_", "-").encode(), value.encode()) for name, value in named.items()],
-        }
-        self.task = asyncio.get_running_loop().create_task(app.gateway(scope, self._receive, self._send))
+        headers = [(name.replace("_", "-").encode(), value.encode()) for name, value in named.items()]
+        request = Called(self, method, path.encode(), headers)
+        call = app.gateway.begin(request)
+        assert call is not None, "it is for a run"
+        self.task = asyncio.get_running_loop().create_task(
+            cast(Any, call(request.scope, self.receive, self.send))
+        )
 
-    async def _receive(self) -> dict[str, Any]:
+    async def receive(self) -> dict[str, Any]:
         if not self._requested:
             self._requested = True
             return {"type": "http.request", "body": self._body, "more_body": False}
         await self._left.wait()
         return {"type": "http.disconnect"}
 
-    async def _send(self, message: dict[str, Any]) -> None:
+    def unread(self, _: bytes) -> None:
+        self._requested = False
+
+    async def send(self, message: dict[str, Any]) -> None:
         left = asyncio.ensure_future(self._left.wait())
         reading = asyncio.ensure_future(self.is_reading.wait())
         await asyncio.wait({left, reading}, return_when=asyncio.FIRST_COMPLETED)
@@ -125,6 +126,31 @@ class Viewing:
 
     def leave(self) -> None:
         self._left.set()
+
+
+class Called(ClientRequest):
+    """A request of a client without a connection."""
+
+    def __init__(self, viewing: Viewing, method: str, target: bytes, headers: Headers) -> None:
+        nothing = SimpleNamespace(
+            url=target,
+            headers=headers,
+            transport=None,
+            flow=None,
+            on_response_complete=None,
+            client=("127.0.0.1", 1),
+            scheme="http",
+        )
+        super().__init__(cast(Any, nothing), method.encode(), "1.1", True)
+        self.receive = viewing.receive  # type: ignore[assignment,method-assign]
+        self.send = viewing.send  # type: ignore[method-assign]
+        self.unread = viewing.unread  # type: ignore[method-assign]
+        self.scope = {
+            "method": method,
+            "http_version": "1.1",
+            "headers": headers,
+            "query_string": b"",
+        }
 
 
 @dataclass

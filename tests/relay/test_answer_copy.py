@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from proxy.downstream.bodies import ByteBudget
-from proxy.http.asgi import ANSWER
 from proxy.relay.answer_copy import AnswerCopy
+from proxy.relay.sinks import PassingSink
 
 pytestmark = pytest.mark.anyio
 
@@ -16,39 +16,41 @@ TEXT = b"a text" * 100
 MAX_BYTES = 1000
 
 
-class Client:
-    """Takes messages, and whole answers unless it is to be waited for."""
+class Client(PassingSink):
+    """Takes what goes out."""
 
-    def __init__(self, *, ready: bool = True) -> None:
-        self.ready = ready
-        self.messages: list[Any] = []
-        self.whole: list[Any] = []
+    def __init__(self) -> None:
+        self.sent: list[bytes] = []
+
+    def answer(self, status: int, reason: bytes, headers: Any, body: bytes, *, last: bool) -> None:
+        self.sent.append(body)
+
+    def answer_more(self, body: bytes, *, last: bool) -> None:
+        self.sent.append(body)
 
     async def send(self, message: Any) -> None:
-        self.messages.append(message)
-
-    def answer(self, *answer: Any) -> bool:
-        self.whole += [answer] * self.ready
-        return self.ready
+        self.sent.append(message.get("body", b""))
 
 
 async def relay(
-    client: Client,
-    body: bytes,
-    coding: bytes | None = None,
-    *,
-    in_messages: bool = False,
-    max_bytes: int = 1000,
+    client: Client, body: bytes, coding: bytes | None = None, how: str = "whole", max_bytes: int = MAX_BYTES
 ) -> AnswerCopy:
-    """Pass on an answer as the relay does: whole if it can be, else in messages."""
-    copy = AnswerCopy(client.send, MAX_BYTES)
-    scope = copy.scope({} if in_messages else {ANSWER: client.answer})
+    """Pass on an answer as the relay does, whole or in parts, or as an app does."""
+    copy = AnswerCopy(client, max_bytes)
     headers = [] if coding is None else [(b"content-encoding", coding)]
-    if ANSWER not in scope or not scope[ANSWER](200, b"OK", headers, body):
-        await copy({"type": "http.response.start", "status": 200, "headers": headers})
-        for start in range(0, len(body), 100):
-            piece = body[start : start + 100]
-            await copy({"type": "http.response.body", "body": piece, "more_body": True})
+    pieces = [body[start : start + 100] for start in range(0, len(body), 100)]
+    if how == "whole":
+        copy.answer(200, b"OK", headers, body, last=True)
+    elif how == "in parts":
+        copy.answer(200, b"OK", headers, pieces[0], last=False)
+        for piece in pieces[1:]:
+            copy.answer_more(piece, last=False)
+        copy.answer_more(b"", last=True)
+    else:
+        send = copy.of_messages(client.send)
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        for piece in pieces:
+            await send({"type": "http.response.body", "body": piece, "more_body": True})
     return copy
 
 
@@ -62,18 +64,16 @@ async def relay(
         (b"deflate", zlib.compress(TEXT)),
     ],
 )
-@pytest.mark.parametrize("how", ["whole", "in messages", "to a client that must be waited for"])
+@pytest.mark.parametrize("how", ["whole", "in parts", "in messages"])
 async def test_what_went_out_can_be_read(how: str, coding: bytes | None, body: bytes) -> None:
     """In one write or in many, and the client gets the same bytes, once."""
-    client = Client(ready=how == "whole")
+    client = Client()
 
-    copy = await relay(client, body, coding, in_messages=how == "in messages")
+    copy = await relay(client, body, coding, how)
 
     assert await copy.body() == TEXT
-    sent = [answer[3] for answer in client.whole]
-    sent += [message["body"] for message in client.messages if message["type"] == "http.response.body"]
-    assert b"".join(sent) == body
-    assert bool(client.whole) == (how == "whole")
+    assert b"".join(client.sent) == body
+    assert (len(client.sent) == 1) == (how == "whole")
 
 
 @pytest.mark.parametrize(
@@ -88,10 +88,10 @@ async def test_what_went_out_can_be_read(how: str, coding: bytes | None, body: b
     ],
     ids=["br", "twice", "none", "cut", "bomb", "too long"],
 )
-@pytest.mark.parametrize("in_messages", [False, True])
-async def test_what_cannot_be_read_is_none(in_messages: bool, coding: bytes | None, body: bytes) -> None:
+@pytest.mark.parametrize("how", ["whole", "in parts", "in messages"])
+async def test_what_cannot_be_read_is_none(how: str, coding: bytes | None, body: bytes) -> None:
     """Nor is more than the bound ever unpacked."""
-    copy = await relay(Client(), body, coding, in_messages=in_messages)
+    copy = await relay(Client(), body, coding, how)
 
     assert await copy.body() is None
 
@@ -104,10 +104,8 @@ async def test_what_is_unpacked_has_room_or_is_none() -> None:
 
     for body, size in ((small, 90_000), (large, None)):
         with budget.reserve() as reservation:
-            copy = AnswerCopy(Client().send, 1_000_000, reservation)
-            headers = [(b"content-encoding", b"gzip")]
-            await copy({"type": "http.response.start", "status": 200, "headers": headers})
-            await copy({"type": "http.response.body", "body": body, "more_body": False})
+            copy = AnswerCopy(Client(), 1_000_000, reservation)
+            copy.answer(200, b"OK", [(b"content-encoding", b"gzip")], body, last=True)
             unpacked = await copy.body()
         assert (None if unpacked is None else len(unpacked)) == size
     assert len(refused) == 1

@@ -14,7 +14,8 @@ from proxy.identity import Identity
 from proxy.observe.metrics import Metrics
 from proxy.relay.answer_copy import AnswerCopy
 from proxy.relay.outcomes import RelayedOutcomes
-from proxy.relay.relayed_request import Outcome, RelayResult
+from proxy.relay.result import Outcome, RelayResult
+from proxy.relay.sinks import PassingSink
 from proxy.runs.call import Call
 from proxy.runs.run import Run
 from proxy.settings.blocks.route import RouteSettings
@@ -44,18 +45,26 @@ BODIES = {
 }
 
 
+class Client(PassingSink):
+    """Takes what goes out."""
+
+    def __init__(self) -> None:
+        self.sent: list[bytes] = []
+
+    def answer(self, status: int, reason: bytes, headers: Any, body: bytes, *, last: bool) -> None:
+        self.sent.append(body)
+
+    def answer_more(self, body: bytes, *, last: bool) -> None:
+        self.sent.append(body)
+
+
 async def relayed(status: int, body: bytes, headers: Any = (), max_bytes: int = 1 << 20) -> AnswerCopy:
     """A copy of an answer that went out in two pieces."""
-    sent = []
-
-    async def send(message: Any) -> None:
-        sent.append(message)
-
-    copy = AnswerCopy(send, max_bytes)
-    await copy({"type": "http.response.start", "status": status, "headers": [*JSON, *headers]})
-    for piece in (body[:10], body[10:]):
-        await copy({"type": "http.response.body", "body": piece, "more_body": True})
-    assert len(sent) == 3
+    client = Client()
+    copy = AnswerCopy(client, max_bytes)
+    copy.answer(status, b"", [*JSON, *headers], body[:10], last=False)
+    copy.answer_more(body[10:], last=True)
+    assert client.sent == [body[:10], body[10:]]
     return copy
 
 

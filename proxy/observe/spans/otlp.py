@@ -27,11 +27,9 @@ from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapProp
 
 from flags.egress import Egress
 from flags.tls import trusting, why
-from proxy.http.asgi import Receive, Scope, Send
 from proxy.http.headers import Headers
 from proxy.http.tracing import trace_id_of
-from proxy.observe.spans.ports import REQUEST, App, SpanEnd
-from proxy.observe.spans.request_ids import SentHead
+from proxy.observe.spans.ports import SpanEnd
 from proxy.settings.settings import TraceSettings
 
 logger = logging.getLogger("headgate.traces")
@@ -144,33 +142,13 @@ class Traces:
         self._exporter.end_soon()
         await asyncio.to_thread(self._provider.shutdown)
 
-    def front(self, app: App) -> App:
-        """The app, with a span for each request."""
-
-        async def traced(scope: Scope, receive: Receive, send: Send) -> None:
-            if scope["type"] != "http":
-                await app(scope, receive, send)
-                return
-            method = _method(scope["method"])
-            span = self._started(
-                method if method in METHODS else "HTTP",
-                SpanKind.SERVER,
-                scope["headers"],
-                {"http.request.method": method, "url.scheme": scope["scheme"]},
-            )
-            if not span.is_recording():
-                await app(scope, receive, send)
-                return
-            request = _RequestSpan(self, span)
-            sent = SentHead(send)
-            REQUEST.set(request)
-            try:
-                await app({**scope, "headers": _with_parent(scope["headers"], span)}, receive, sent)
-            finally:
-                request.answered(sent.status, sent.run)
-                span.end()
-
-        return traced
+    def begin_request(self, method: str, headers: Headers, scheme: str) -> "_RequestSpan | None":
+        """The span of a request; None: it is not sampled."""
+        method = _method(method)
+        name = method if method in METHODS else "HTTP"
+        attributes = {"http.request.method": method, "url.scheme": scheme}
+        span = self._started(name, SpanKind.SERVER, headers, attributes)
+        return _RequestSpan(self, span, headers) if span.is_recording() else None
 
     def _started(self, name: str, kind: SpanKind, headers: Headers, attributes: Mapping[str, Any]) -> Span:
         """A span whose parent is that of the headers."""
@@ -234,7 +212,8 @@ class _RunSpan:
 
 
 class _RequestSpan:
-    def __init__(self, traces: Traces, span: Span) -> None:
+    def __init__(self, traces: Traces, span: Span, headers: Headers) -> None:
+        self.headers = _with_parent(headers, span)
         self._traces = traces
         self._span = span
         self._status: int | None = None
@@ -264,6 +243,9 @@ class _RequestSpan:
 
     def views(self, run: Any) -> None:
         run.link(self._span)
+
+    def end(self) -> None:
+        self._span.end()
 
 
 class _ModelSpan:

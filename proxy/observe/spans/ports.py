@@ -3,14 +3,10 @@
 `otlp.py` stands there otherwise, and alone knows OpenTelemetry, which is an optional extra.
 """
 
-from collections.abc import Awaitable, Callable
 from contextvars import ContextVar
 from typing import NamedTuple, Protocol
 
-from proxy.http.asgi import Receive, Scope, Send
 from proxy.http.headers import Headers
-
-App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 
 class SpanEnd(NamedTuple):
@@ -45,6 +41,8 @@ class RequestSpan(Protocol):
     """The span of the request whose work this is."""
 
     trace_id: str
+    headers: Headers
+    """The request's, with this span as the parent of all that follows."""
 
     def decided(self, route: str, path: str, mode: str, reason: str) -> None: ...
     def answered(self, status: int | None, run_id: str | None = None) -> None: ...
@@ -52,6 +50,8 @@ class RequestSpan(Protocol):
     def begin_run(self, method: str, headers: Headers, route: str, source: str) -> RunSpan: ...
     def views(self, run: RunSpan) -> None:
         """The request shows a run: the spans of both are linked."""
+
+    def end(self) -> None: ...
 
 
 class ModelSpan(Protocol):
@@ -73,8 +73,8 @@ class ModelSpans(Protocol):
 class Front(Protocol):
     """Begins the spans of requests."""
 
-    def front(self, app: App) -> App:
-        """The app, with a span for each request."""
+    def begin_request(self, method: str, headers: Headers, scheme: str) -> RequestSpan | None:
+        """The span of a request; None: it is not sampled."""
         ...
 
 
@@ -85,7 +85,6 @@ MODEL: ContextVar[ModelSpan | None] = ContextVar("model_span", default=None)
 """The span of the model call whose work this is."""
 
 
-def exemplar() -> dict[str, str] | None:
-    """The labels of an exemplar for what is observed now."""
-    span = REQUEST.get()
+def exemplar(span: RequestSpan | None) -> dict[str, str] | None:
+    """The labels of an exemplar for what is observed of a request."""
     return None if span is None else {"trace_id": span.trace_id}

@@ -1,0 +1,60 @@
+"""A mistake of ours in whatever the loop calls ends that request alone, and says so."""
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from proxy.downstream.client_request import ClientRequest
+from proxy.upstream.client import Upstream
+from tests.relay.conftest import Pair
+from tests.servers.scripted import Asked
+
+pytestmark = pytest.mark.anyio
+
+EXPECTS = b"POST /x HTTP/1.1\r\nhost: a\r\nexpect: 100-continue\r\ncontent-length: 3\r\n\r\n"
+SLOW = b"POST /x HTTP/1.1\r\nhost: a\r\ncontent-length: 3\r\n\r\n"
+AT_ONCE = b"GET /x HTTP/1.1\r\nhost: a\r\n\r\n"
+
+
+async def silent(asked: Asked) -> None:
+    """Neither a 100 nor an answer, until the other side closes."""
+    await asked.reader.read()
+
+
+SCRIPT = silent
+
+
+@pytest.mark.parametrize(
+    ("request_", "where", "what"),
+    [
+        (AT_ONCE, Upstream, "reuse"),
+        (SLOW, Upstream, "reuse"),
+        (EXPECTS, ClientRequest, "ask_for_body"),
+    ],
+    ids=["as the head comes", "as the body is late", "as a 100 is late"],
+)
+async def test_a_mistake_in_a_callback_ends_its_request(
+    shared: Pair,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    request_: bytes,
+    where: Any,
+    what: str,
+) -> None:
+    """Callbacks of connections and of timers alike: the client has a 500, and the upstream is let go."""
+    _, gate = shared
+
+    def mistaken(*_: Any) -> None:
+        raise RuntimeError("a mistake")
+
+    monkeypatch.setattr(where, what, mistaken)
+    port = int(gate.url.rpartition(":")[2])
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    writer.write(request_)
+    answer = await asyncio.wait_for(reader.read(), 30)
+    writer.close()
+
+    assert answer.startswith(b"HTTP/1.1 500 ")
+    assert [record.exc_info is not None for record in caplog.records] == [True]
+    assert gate.app.gateway.relay._upstream.in_use == 0
