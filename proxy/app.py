@@ -290,7 +290,7 @@ class _Parts:
             settings,
             egress(self.settings),
             strict_tls=self.settings.tls.strict,
-            upstream=(to.host, to.port),
+            upstream=(to.host, to.port) if to.path is None else (to.path, None),
             providers=providers,
         )
         self.stack.push_async_callback(traces.aclose)

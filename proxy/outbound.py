@@ -10,6 +10,7 @@ from flags.tls import trusting
 from proxy.http.headers import Forwarding
 from proxy.settings.blocks.identity import IdentitySettings
 from proxy.settings.blocks.upstream import ProviderSettings, UpstreamSettings
+from proxy.settings.blocks.values import unix_path
 from proxy.settings.settings import Settings
 from proxy.upstream.pool import Origin
 from proxy.upstream.timeouts import Timeouts
@@ -24,6 +25,12 @@ def origin(
     settings: UpstreamSettings | ProviderSettings, *, strict_tls: bool, ways: Egress = STRAIGHT
 ) -> Origin:
     """The upstream's or a provider's address, TLS, timeouts and pool, and the proxy on the way there."""
+    bounds = settings.timeouts.model_dump()
+    bounds["first_byte_s"] = bounds["first_byte_s"] or bounds["total_s"]  # waiting in its queue is no failure
+    pool = settings.pool.model_dump()
+    path = unix_path(settings.url)
+    if path is not None:
+        return Origin("localhost", 80, None, Timeouts(**bounds), **pool, path=path)
     url = urlsplit(settings.url)
     tls: ssl.SSLContext | None = None
     if url.scheme == "https":
@@ -35,14 +42,12 @@ def origin(
         if settings.tls.cert is not None:
             tls.load_cert_chain(settings.tls.cert, settings.tls.key)
     assert url.hostname is not None
-    bounds = settings.timeouts.model_dump()
-    bounds["first_byte_s"] = bounds["first_byte_s"] or bounds["total_s"]  # waiting in its queue is no failure
     return Origin(
         url.hostname,
         url.port or (443 if tls else 80),
         tls,
         Timeouts(**bounds),
-        **settings.pool.model_dump(),
+        **pool,
         via=ways.proxy_for(settings.url),
     )
 

@@ -41,7 +41,7 @@ async def examine(settings: Settings, wishes: Wishes, tell: Callable[[Diagnosis]
 
     strict = settings.tls.strict
     ways, to = egress(settings), upstream_origin(settings)
-    findings, _ = await upstream.look(settings.upstream.url, to)
+    findings, _ = await upstream.look(to.url, to)
     note(findings)
     note(await _flags(settings, ways))
     note(await _store(settings))

@@ -43,7 +43,7 @@ async def look(url: str, to: Origin, within_s: float = PATIENCE_S) -> tuple[list
         within_s: for its answer.
     """
     try:
-        async with client(to.tls, to.via) as asking:
+        async with client(to.tls, to.via, to.path) as asking:
             reply = await ask(asking, f"{url}/", within_s=within_s)
     except NoAnswer as exc:
         advice = "Start the upstream, mend upstream.url, or open the way there from here."
@@ -51,7 +51,7 @@ async def look(url: str, to: Origin, within_s: float = PATIENCE_S) -> tuple[list
         through = "" if to.via is None else f" through the proxy {to.via}"
         return [fail(CHECK, f"does not answer{through}: {exc}", advice), *skips], 0.0
     if to.via is None:
-        kept = await keeps(url, to.tls, to.keep_alive_s * WATCHED)
+        kept = await keeps(url, to.tls, to.keep_alive_s * WATCHED, to.path)
         kept_open = keep_alive(kept, to.keep_alive_s)
     else:
         kept_open = skipped(KEEP_ALIVE, f"its connections go through the proxy {to.via}")
@@ -68,16 +68,19 @@ def reached(reply: Reply) -> Diagnosis:
     return ok(CHECK, f"answers {reply.status} to GET / after {reply.took_s * 1000:.0f} ms")
 
 
-async def keeps(url: str, tls: ssl.SSLContext | None, wait_s: float) -> Kept | None:
+async def keeps(url: str, tls: ssl.SSLContext | None, wait_s: float, path: str | None = None) -> Kept | None:
     """Ask once, and watch the connection for `wait_s` seconds. None: it broke."""
     parts = urlsplit(url)
     port = parts.port or (443 if tls else 80)
     request = f"GET / HTTP/1.1\r\nhost: {parts.netloc}\r\naccept: */*\r\n\r\n".encode()
     try:
         with anyio.fail_after(wait_s):
-            reader, writer = await asyncio.open_connection(
-                parts.hostname, port, ssl=tls, server_hostname=parts.hostname if tls else None
-            )
+            if path is not None:
+                reader, writer = await asyncio.open_unix_connection(path)
+            else:
+                reader, writer = await asyncio.open_connection(
+                    parts.hostname, port, ssl=tls, server_hostname=parts.hostname if tls else None
+                )
     except (OSError, TimeoutError):
         return None
     try:

@@ -5,7 +5,7 @@ import re
 from collections.abc import Collection, Iterator, Mapping
 
 from proxy.settings.blocks.route import RouteSettings
-from proxy.settings.blocks.values import PARAMETER
+from proxy.settings.blocks.values import PARAMETER, unix_path
 from proxy.settings.routes import PathTemplate
 from proxy.settings.settings import Settings
 
@@ -46,6 +46,8 @@ def _addresses(settings: Settings) -> Iterator[str]:
 
 
 def _collide(one: str, other: str) -> bool:
+    if unix_path(one) or unix_path(other):
+        return one == other
     (host, _, port), (other_host, _, other_port) = one.rpartition(":"), other.rpartition(":")
     same_host = host == other_host or bool({host, other_host} & ANYWHERE)
     return same_host and int(port) == int(other_port) != 0

@@ -23,10 +23,12 @@ from proxy.settings.blocks.values import (
     Address,
     Authorities,
     HeaderName,
+    ListenAddress,
     PageOrigin,
     PeerNetwork,
     Seconds,
     WebAddress,
+    unix_path,
 )
 
 
@@ -198,8 +200,9 @@ class CorsSettings(SettingsBlock):
 class Settings(SettingsBlock):
     """The whole file."""
 
-    listen: Address = "127.0.0.1:8080"
-    """The address at which clients connect."""
+    listen: ListenAddress = "127.0.0.1:8080"
+    """The address at which clients connect, or a Unix socket for a proxy on this machine:
+    `unix:/run/headgate/headgate.sock`."""
     admin: Address = "127.0.0.1:9464"
     """The address at which operators connect: a page at `/`, and `/livez`, `/readyz`, `/metrics`, `/runs`,
     `/learned`, `/llm`, `/kill`. Never public."""
@@ -250,6 +253,15 @@ class Settings(SettingsBlock):
             raise ValueError(
                 "trusted_proxies: what they say would be dropped by upstream.forwarding.x_forwarded "
                 "'replace': leave that out, or make it 'append'"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _a_unix_socket_is_reached_straight(self) -> "Settings":
+        if unix_path(self.upstream.url) is not None and self.proxy.upstream:
+            raise ValueError(
+                "proxy.upstream: no proxy reaches the Unix socket of upstream.url: leave it out, or make it "
+                "false"
             )
         return self
 

@@ -61,6 +61,14 @@ async def connect(
         raise
 
 
+async def connect_to_path(protocol: asyncio.Protocol, path: str) -> None:
+    """Connect the protocol to a Unix socket. Raises UpstreamUnreachable."""
+    try:
+        await asyncio.get_running_loop().create_unix_connection(lambda: protocol, path)
+    except OSError as exc:
+        raise UpstreamUnreachable(why(exc)) from exc
+
+
 def absolute(request: bytes, authority: bytes, via: ProxyServer) -> bytes:
     """A request, or its head, as a proxy wants it for an origin of `http`."""
     method, _, rest = request.partition(b" ")

@@ -23,6 +23,9 @@ EACH_BYTES = 4096
 QUICKACK: int | None = getattr(socket, "TCP_QUICKACK", None)
 """Acknowledge at once; on Linux only."""
 
+BY_TCP = frozenset({socket.AF_INET, socket.AF_INET6})
+"""Families whose sockets acknowledge at all."""
+
 
 class Connection(asyncio.Protocol):
     """One connection; carries one exchange at a time."""
@@ -215,7 +218,8 @@ class Connection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
-        self._socket = transport.get_extra_info("socket")
+        opened: socket.socket | None = transport.get_extra_info("socket")
+        self._socket = opened if opened is not None and opened.family in BY_TCP else None
         self.closed = False
 
     def data_received(self, data: bytes) -> None:

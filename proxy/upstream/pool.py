@@ -15,7 +15,7 @@ from time import monotonic
 from flags.egress import ProxyServer
 from proxy.errors import UpstreamBusy, UpstreamError, UpstreamUnreachable
 from proxy.upstream.addresses import Addresses
-from proxy.upstream.connecting import connect
+from proxy.upstream.connecting import connect, connect_to_path
 from proxy.upstream.connection import Connection
 from proxy.upstream.hedging import Hedging
 from proxy.upstream.timeouts import TIMER_SLACK_S, Timeouts
@@ -39,6 +39,8 @@ class Origin:
     """Idle connections older than this are closed; uvicorn, the usual upstream, closes its side after 5."""
     via: ProxyServer | None = None
     """The proxy on the way there."""
+    path: str | None = None
+    """The Unix socket at which it listens; None: it is reached by host and port."""
 
     @property
     def authority(self) -> bytes:
@@ -46,6 +48,11 @@ class Origin:
         host = f"[{self.host}]" if ":" in self.host else self.host
         default_port = 443 if self.tls else 80
         return (host if self.port == default_port else f"{host}:{self.port}").encode()
+
+    @property
+    def url(self) -> str:
+        """The scheme and authority by which it is asked."""
+        return f"{'https' if self.tls else 'http'}://{self.authority.decode()}"
 
     @property
     def asked_by_proxy(self) -> ProxyServer | None:
@@ -146,7 +153,12 @@ class ConnectionPool:
         connection = Connection(asyncio.get_running_loop(), origin.timeouts)
         try:
             async with asyncio.timeout(origin.timeouts.connect_s):
-                await connect(connection, origin.host, origin.port, origin.tls, origin.via, self._addresses)
+                if origin.path is not None:
+                    await connect_to_path(connection, origin.path)
+                else:
+                    await connect(
+                        connection, origin.host, origin.port, origin.tls, origin.via, self._addresses
+                    )
         except TimeoutError as exc:
             through = "" if origin.via is None else f", through the proxy {origin.via}"
             raise UpstreamUnreachable(f"TimeoutError{through}") from exc

@@ -16,8 +16,8 @@ from proxy.doctor.one_request import tracing
 from proxy.doctor.one_request.model_calls import Context, counted, judged
 from proxy.doctor.one_request.real_request import BadRequest, RealRequest, request_of
 from proxy.doctor.one_request.tracing import HELD_UP_S, Glance, waiting
+from proxy.outbound import origin
 from proxy.settings.settings import Settings
-from proxy.upstream.pool import Origin
 from tests.doctor.deployments import date, settings_of
 from tests.servers.authority import certificates
 from tests.servers.ports import free_port
@@ -83,7 +83,7 @@ async def deployed(
 
 
 async def looked(settings: Settings, request: RealRequest) -> Mapping[str, Diagnosis]:
-    found = await tracing.look(settings, request, Origin("127.0.0.1", 0), STRAIGHT, 20)
+    found = await tracing.look(settings, request, origin(settings.upstream, strict_tls=True), STRAIGHT, 20)
     return {each.check.rpartition(" ")[0]: each for each in found}
 
 

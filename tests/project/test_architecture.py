@@ -63,7 +63,7 @@ WINGS = {
         "replicas.store": "errors http runs text upstream",
         "replicas": "errors identity observe replicas.store runs settings text upstream",
         "replicas.histories": "errors turns observe replicas.store",
-        "workers": "errors downstream observe runs settings",
+        "workers": "errors downstream observe runs settings settings.blocks",
         "doctor.findings": "errors",
         "doctor.one_request": "errors doctor.findings downstream http llm.aws outbound settings "
         "settings.blocks text upstream workers",

@@ -5,6 +5,7 @@ import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from tests.servers.ports import free_socket
 
@@ -69,6 +70,8 @@ class ScriptedUpstream:
     port: int = 0
     host: str = "127.0.0.1"
     tls: ssl.SSLContext | None = None
+    path: Path | None = None
+    """Of a Unix socket, at which it listens instead."""
     asked: list[Asked] = field(default_factory=list)
     connections: int = 0
     open: int = 0
@@ -77,14 +80,19 @@ class ScriptedUpstream:
 
     @property
     def url(self) -> str:
+        if self.path is not None:
+            return f"unix:{self.path}"
         host = f"[{self.host}]" if ":" in self.host else self.host
         return f"{'https' if self.tls else 'http'}://{host}:{self.port}"
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator["ScriptedUpstream"]:
-        listening = free_socket(self.host, self.port)
-        server = await asyncio.start_server(self._serve, sock=listening, ssl=self.tls)
-        self.port = server.sockets[0].getsockname()[1]
+        if self.path is not None:
+            server = await asyncio.start_unix_server(self._serve, self.path)
+        else:
+            listening = free_socket(self.host, self.port)
+            server = await asyncio.start_server(self._serve, sock=listening, ssl=self.tls)
+            self.port = server.sockets[0].getsockname()[1]
         self._tasks: set[asyncio.Task[None]] = set()
         try:
             yield self
@@ -191,10 +199,13 @@ class Talker:
 
 @asynccontextmanager
 async def talking(url: str, *, from_host: str | None = None) -> AsyncIterator[Talker]:
-    """A connection to an http URL, from an address of this machine."""
+    """A connection to an http URL, from an address of this machine; or to a Unix socket, `unix:/PATH`."""
     host, _, port = url.removeprefix("http://").rpartition(":")
-    local = (from_host, 0) if from_host else None
-    reader, writer = await asyncio.open_connection(host, int(port), local_addr=local)
+    if host == "unix":
+        reader, writer = await asyncio.open_unix_connection(port)
+    else:
+        local = (from_host, 0) if from_host else None
+        reader, writer = await asyncio.open_connection(host, int(port), local_addr=local)
     try:
         yield Talker(reader, writer)
     finally:

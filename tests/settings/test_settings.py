@@ -329,6 +329,10 @@ def test_a_tap_needs_the_port_where_its_calls_come(path: Path) -> None:
         ("http://x:99999", "port"),
         ("http://x:0", "must have a port from 1 to 65535"),
         ("x:8000", "must be http://HOST:PORT"),
+        ("unix:run/app.sock", "must be unix: and the absolute path of a socket"),
+        ("unix:/run/app.sock:/api", "without a colon"),
+        ("unix:///run/app.sock", "for example unix:/run/headgate/app.sock"),
+        (f"unix:/{'a' * 103}", "at most 103 bytes"),
     ],
 )
 def test_an_upstream_that_is_no_origin_is_refused(path: Path, url: str, problem: str) -> None:
@@ -388,6 +392,21 @@ def test_trusted_proxies_are_networks(path: Path) -> None:
     assert problems(path, minimal(trusted_proxies=["10.0.0.1"], upstream=replacing)) == [
         "trusted_proxies: what they say would be dropped by upstream.forwarding.x_forwarded 'replace': leave "
         "that out, or make it 'append'"
+    ]
+
+
+def test_unix_sockets_are_for_clients_and_the_upstream(path: Path) -> None:
+    """Prometheus and SDKs cannot ask one; and no proxy leads to one."""
+    sockets = {"listen": "unix:/run/headgate.sock", "upstream": {"url": "unix:/run/app.sock"}}
+    settings = loaded(path, minimal(**sockets))
+    assert (settings.listen, settings.upstream.url) == ("unix:/run/headgate.sock", "unix:/run/app.sock")
+    assert problems(path, minimal(listen="unix:here", admin="unix:/run/admin.sock")) == [
+        "listen: must be unix: and the absolute path of a socket, of at most 103 bytes and without a colon, "
+        "for example unix:/run/headgate/app.sock",
+        "admin: must be HOST:PORT, for example 127.0.0.1:8080",
+    ]
+    assert problems(path, minimal(**sockets, proxy={"upstream": True})) == [
+        "proxy.upstream: no proxy reaches the Unix socket of upstream.url: leave it out, or make it false"
     ]
 
 

@@ -64,10 +64,12 @@ def trusting(ca_file: Path | None, *, strict: bool, verify: bool = True) -> ssl.
 
 @asynccontextmanager
 async def client(
-    tls: ssl.SSLContext | None = None, proxy: ProxyServer | None = None
+    tls: ssl.SSLContext | None = None, proxy: ProxyServer | None = None, path: str | None = None
 ) -> AsyncIterator[httpx.AsyncClient]:
-    """A client that follows nothing and keeps no connection. None: for plain HTTP."""
+    """A client that follows nothing and keeps no connection. No `tls`: for plain HTTP; with a `path` all goes
+    to that Unix socket."""
     async with httpx.AsyncClient(
+        transport=None if path is None else httpx.AsyncHTTPTransport(uds=path),
         verify=False if tls is None else tls,
         timeout=None,  # the whole request has one
         trust_env=False,

@@ -16,6 +16,7 @@ import httpx
 from proxy.doctor.findings.asking import Headers, trusting
 from proxy.doctor.findings.diagnosis import Diagnosis, Grade, fail, ok, skipped, warn
 from proxy.doctor.one_request.real_request import RealRequest
+from proxy.settings.blocks.values import unix_path
 from proxy.text.sse import Decoder
 
 MAX_EVENT_BYTES = 32 * 1024 * 1024
@@ -62,15 +63,17 @@ async def look(
         wait_s: for the whole stream.
     """
     run = str(uuid.uuid4())
+    path = unix_path(listen)
     host, _, port = listen.rpartition(":")
     here = f"http://{'127.0.0.1' if host in {'0.0.0.0', '[::]', '::'} else host}:{port}"
+    here = here if path is None else "http://localhost"
     user = [pair for pair in request.headers if pair[0] not in {"accept", "content-type"}]
     browser: Headers = [*user, ("accept", "text/event-stream"), ("accept-encoding", "gzip")]
     others = [pair for pair in request.headers if pair[0] != "accept"]
     # With JSON as well, or a batch answer would come as events, in time for everybody.
     asked = [*others, ("accept", "text/event-stream, application/json"), ("headgate-run", run)]
     direct, *through = await asyncio.gather(
-        _arrivals(here + request.path, asked, request, strict, wait_s),
+        _arrivals(here + request.path, asked, request, strict, wait_s, path),
         *(
             _arrivals(f"{each.rstrip('/')}/_headgate/runs/{run}/events", browser, None, strict, wait_s)
             for each in addresses
@@ -80,7 +83,12 @@ async def look(
 
 
 async def _arrivals(
-    url: str, headers: Headers, request: RealRequest | None, strict: bool, wait_s: float
+    url: str,
+    headers: Headers,
+    request: RealRequest | None,
+    strict: bool,
+    wait_s: float,
+    path: str | None = None,
 ) -> Arrivals:
     found = Arrivals()
     events = Decoder(max_event_bytes=MAX_EVENT_BYTES)
@@ -89,7 +97,12 @@ async def _arrivals(
     try:
         with anyio.fail_after(wait_s):
             async with (
-                httpx.AsyncClient(verify=tls, timeout=None, trust_env=False) as client,
+                httpx.AsyncClient(
+                    transport=None if path is None else httpx.AsyncHTTPTransport(uds=path),
+                    verify=tls,
+                    timeout=None,
+                    trust_env=False,
+                ) as client,
                 client.stream(method, url, headers=list(headers), content=body) as answer,
             ):
                 found.status, found.version = answer.status_code, answer.http_version

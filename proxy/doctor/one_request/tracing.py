@@ -61,13 +61,13 @@ async def look(
     [trace_id] = trace_ids_of(sent)
     headers = [(n.decode("latin-1"), v.decode("latin-1")) for n, v in sent]
     if tap is None or settings.llm is None or request.route.job is not None:
-        answered, looks, ended_at = await _asked(settings.upstream.url, request, headers, to, wait_s)
+        answered, looks, ended_at = await _asked(request, headers, to, wait_s)
         why = "has no block 'tap'" if tap is None else "begins a job, whose calls come later"
         traced = skipped(tracing, f"the route {why}")
     else:
         async with listening(settings.llm, token, trace_id, ways, strict=settings.tls.strict) as listener:
             before = None if listener else await _results(settings.admin)
-            answered, looks, ended_at = await _asked(settings.upstream.url, request, headers, to, wait_s)
+            answered, looks, ended_at = await _asked(request, headers, to, wait_s)
             if listener is not None:
                 traced = judged(tracing, listener.calls, tap.match, len(tap.calls))
             elif before is None or (after := await _results(settings.admin)) is None:
@@ -97,16 +97,16 @@ def _answered(check: str, answered: Reply | NoAnswer) -> Diagnosis:
 
 
 async def _asked(
-    url: str, request: RealRequest, headers: list[tuple[str, str]], to: Origin, wait_s: float
+    request: RealRequest, headers: list[tuple[str, str]], to: Origin, wait_s: float
 ) -> tuple[Reply | NoAnswer, list[Glance], float]:
     """The answer, the looks meanwhile, and when the answer was there."""
     looks: list[Glance] = []
-    async with client(to.tls, to.via) as asking:
-        looking = asyncio.create_task(_looking(url, to, looks))
+    async with client(to.tls, to.via, to.path) as asking:
+        looking = asyncio.create_task(_looking(to, looks))
         try:
             answered: Reply | NoAnswer = await ask(
                 asking,
-                url + request.path,
+                to.url + request.path,
                 method=request.method,
                 headers=headers,
                 body=None if request.method == "GET" else request.body,
@@ -120,14 +120,14 @@ async def _asked(
     return answered, looks, ended_at
 
 
-async def _looking(url: str, to: Origin, looks: list[Glance]) -> None:
+async def _looking(to: Origin, looks: list[Glance]) -> None:
     """`GET /` again and again, each on a connection of its own; one that is cut off counts, too."""
-    async with client(to.tls, to.via) as asking:
+    async with client(to.tls, to.via, to.path) as asking:
         while True:
             await asyncio.sleep(EVERY_S)
             began = perf_counter()
             try:
-                await ask(asking, f"{url}/")
+                await ask(asking, f"{to.url}/")
             except NoAnswer:
                 pass
             finally:

@@ -107,7 +107,7 @@ class Traces:
     """Begins this process's spans. `aclose` sends what is left.
 
     Args:
-        upstream: host and port.
+        upstream: host and port; or the path of its Unix socket, and no port.
         providers: those of the model port, by their names: `api`, host and port.
     """
 
@@ -117,7 +117,7 @@ class Traces:
         ways: Egress,
         *,
         strict_tls: bool,
-        upstream: tuple[str, int],
+        upstream: tuple[str, int | None],
         providers: Mapping[str, tuple[str, str, int]],
     ) -> None:
         self._exporter = OtlpExporter(settings, ways, strict_tls=strict_tls)
@@ -164,7 +164,9 @@ class Traces:
         """The span of a call of the upstream."""
         host, port = self._upstream
         method = _method(method)
-        attributes = {"http.request.method": method, "server.address": host, "server.port": port}
+        attributes: dict[str, Any] = {"http.request.method": method, "server.address": host}
+        if port is not None:
+            attributes["server.port"] = port
         return self.begin(method if method in METHODS else "HTTP", SpanKind.CLIENT, parent, attributes)
 
     def model_call(self, provider: str, headers: Headers) -> "_ModelSpan | None":

@@ -8,7 +8,7 @@ from pydantic import AfterValidator, Field, model_validator
 
 from proxy.settings.blocks.block import SettingsBlock
 from proxy.settings.blocks.certificates import OwnCertificate, PortCertificate
-from proxy.settings.blocks.values import Address, Name, Origin, ReadableFile, Seconds
+from proxy.settings.blocks.values import Address, Name, Origin, ReadableFile, Seconds, UpstreamAddress
 
 
 def _mount(value: str) -> str:
@@ -102,8 +102,8 @@ class UpgradeSettings(SettingsBlock):
 class UpstreamSettings(SettingsBlock):
     """The existing batch API."""
 
-    url: Origin
-    """Its origin, for example `http://127.0.0.1:8000`."""
+    url: UpstreamAddress
+    """Its origin, for example `http://127.0.0.1:8000`, or its Unix socket: `unix:/run/app.sock`."""
     timeouts: TimeoutSettings = TimeoutSettings()
     tls: TlsSettings = TlsSettings()
     pool: PoolSettings = PoolSettings()

@@ -20,6 +20,10 @@ PARAMETER = re.compile(r"\{([a-z_][a-z0-9_]*)\}")
 PAGE_ORIGIN = re.compile(r"(https?)://([a-z0-9.-]+|\[[0-9a-f:]+\])(:[1-9][0-9]{0,4})?")
 
 
+MAX_SOCKET_PATH = 103
+"""Bytes of a Unix socket's path, as the smallest of systems has it; Linux takes four more."""
+
+
 def _name(value: str) -> str:
     if not re.fullmatch(r"[a-z0-9][a-z0-9_-]{0,62}", value):
         raise ValueError("must be 1 to 63 of a-z, 0-9, '-' and '_': it becomes a metric's label")
@@ -32,6 +36,35 @@ def _address(value: str) -> str:
     host, colon, port = value.rpartition(":")
     if not colon or not host or not port.isdigit() or int(port) > 65535:
         raise ValueError("must be HOST:PORT, for example 127.0.0.1:8080")
+    return value
+
+
+def unix_path(address: str) -> str | None:
+    """The path of a Unix socket, `unix:/PATH`; None: the address is another one's."""
+    return address.removeprefix("unix:") if address.startswith("unix:") else None
+
+
+def _socket_path(path: str) -> None:
+    if not re.fullmatch(r"(/[^/\s:?#]+)+", path) or len(path.encode()) > MAX_SOCKET_PATH:
+        raise ValueError(
+            f"must be unix: and the absolute path of a socket, of at most {MAX_SOCKET_PATH} bytes and "
+            "without a colon, for example unix:/run/headgate/app.sock"
+        )
+
+
+def _listen(value: str) -> str:
+    path = unix_path(value)
+    if path is None:
+        return _address(value)
+    _socket_path(path)
+    return value
+
+
+def _upstream(value: str) -> str:
+    path = unix_path(value)
+    if path is None:
+        return _origin(value)
+    _socket_path(path)
     return value
 
 
@@ -164,6 +197,10 @@ Name = Annotated[str, AfterValidator(_name)]
 """A label's value, and part of paths."""
 Seconds = Annotated[float, Field(gt=0, le=86_400)]
 Address = Annotated[str, AfterValidator(_address)]
+ListenAddress = Annotated[str, AfterValidator(_listen)]
+"""`HOST:PORT`, or `unix:/PATH`."""
+UpstreamAddress = Annotated[str, AfterValidator(_upstream)]
+"""An origin, or `unix:/PATH`."""
 PeerNetwork = Annotated[str, AfterValidator(_peers)]
 """A network of peers, an address, or `unix`."""
 Origin = Annotated[str, AfterValidator(_origin)]
