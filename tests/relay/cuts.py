@@ -22,6 +22,7 @@ from uvicorn.server import ServerState
 from proxy.app import running
 from proxy.downstream.admission import Connections
 from proxy.downstream.admitting import AdmittingProtocol
+from proxy.http.forwarded import last_named
 from proxy.settings.settings import Settings
 from tests.relay.made_up import Answer, Exchange, made_up
 from tests.servers.serving import flag_document
@@ -308,7 +309,11 @@ class Table:
         game = Game(rng, exchanges, leaves_at)
         self._game = game
         protocol = AdmittingProtocol(
-            config=self._config, server_state=self._state, app_state={}, budget=self._connections
+            config=self._config,
+            server_state=self._state,
+            app_state={},
+            budget=self._connections,
+            named=last_named,
         )
 
         def take(data: bytes) -> None:
