@@ -22,6 +22,8 @@ class StreamEvents:
 
     def __init__(self, media_type: bytes) -> None:
         self._text = getincrementaldecoder("utf-8")()
+        self._has_half = False
+        """Whether the last bytes are the beginning of a character."""
         self._events = Decoder(max_event_bytes=MAX_EVENT_BYTES) if media_type == SSE else None
         self._frames = AmazonEvents(MAX_EVENT_BYTES) if media_type == EVENT_STREAM else None
         self._line: list[str] = []
@@ -36,7 +38,7 @@ class StreamEvents:
         if self._frames is not None:
             return self._frames.feed(data)
         try:
-            text = self._text.decode(data)  # the event decoder replaces invalid UTF-8 by U+FFFD
+            text = self._decoded(data)  # the event decoder replaces invalid UTF-8 by U+FFFD
             if self._events is not None:
                 return [event.data for event in self._events.feed(data)]
         except UnicodeDecodeError:
@@ -51,6 +53,13 @@ class StreamEvents:
         line = "".join(self._line)
         self._line, self._line_chars = [], 0
         return [line] if line.strip() else []
+
+    def _decoded(self, data: bytes) -> str:
+        if data.isascii() and not self._has_half:
+            return data.decode("ascii")
+        text = self._text.decode(data)
+        self._has_half = bool(self._text.getstate()[0])
+        return text
 
     def _lines(self, text: str) -> list[str]:
         first, *others = text.split("\n")

@@ -19,7 +19,7 @@ A `Transcript` makes the events itself, so that counters, digests and order alwa
 """
 
 from collections.abc import Mapping, Sequence
-from enum import Enum, StrEnum, auto
+from enum import StrEnum, auto
 from hashlib import sha256 as new_sha256
 from types import MappingProxyType
 from typing import Final, NamedTuple
@@ -38,13 +38,13 @@ class EventType(StrEnum):
 TERMINAL: Final = frozenset({EventType.ERROR, EventType.STREAM_DONE})
 
 
-class StageState(Enum):
+class StageState(StrEnum):
     UNSEEN = auto()
     OPEN = auto()
     COMPLETE = auto()
 
 
-class RunState(Enum):
+class RunState(StrEnum):
     RUNNING = auto()
     ENDED = auto()
 
@@ -149,10 +149,12 @@ class Transcript:
         return tuple(self._stages)
 
     def is_open(self, stage: str) -> bool:
-        return self._state(stage) is StageState.OPEN
+        known = self._stages.get(stage)
+        return known is not None and known.state is StageState.OPEN
 
     def is_complete(self, stage: str) -> bool:
-        return self._state(stage) is StageState.COMPLETE
+        known = self._stages.get(stage)
+        return known is not None and known.state is StageState.COMPLETE
 
     def shown(self, stage: str) -> str:
         """The text that a viewer reads in this stage now; empty for a stage that never started."""
@@ -255,10 +257,6 @@ class Transcript:
                 self._move(EventType.PROGRESS)
             case _:
                 self._move_all(event.type)
-
-    def _state(self, stage: str) -> StageState:
-        known = self._stages.get(stage)
-        return known.state if known else StageState.UNSEEN
 
     def _advance(self, type_: EventType, stage: str) -> _StageTranscript:
         known = self._stages.get(stage) or _StageTranscript("")

@@ -52,7 +52,8 @@ class LiveTexts:
         if len(text) > LARGE_CHARS:
             *pieces, text = _pieces(chunker.unfeed() + text)
             shows.show_chunks(stage, pieces)
-        shows.show_chunks(stage, chunker.feed(text))
+        if chunks := chunker.feed(text):
+            shows.show_chunks(stage, chunks)
         if self._timer is None and chunker.holds_words:
             self._timer = asyncio.get_running_loop().call_later(HOLD_S, self._held_long_enough, shows)
 

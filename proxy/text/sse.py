@@ -155,9 +155,11 @@ class Decoder:
 
     def feed(self, data: bytes) -> list[ServerSentEvent]:
         """The events that these bytes complete; raises `EventTooLarge`."""
-        if self._is_between_events() and (whole := _WHOLE.fullmatch(data, endpos=self._max_event_bytes + 2)):
-            return self._whole_event(whole[1])
         events: list[ServerSentEvent] = []
+        if self._is_between_events() and b"\r" not in data:
+            data = self._take_whole(data, events)
+            if not data:
+                return events
         # bytes.splitlines cuts at CRLF, LF and CR and nowhere else: 9.2.5, `end-of-line`.
         for piece in self._without_split_crlf(data).splitlines(keepends=True):
             line = piece.rstrip(b"\r\n")
@@ -176,10 +178,15 @@ class Decoder:
     def _is_between_events(self) -> bool:
         return not (self._line or self._data or self._event or self._after_cr or self._too_large)
 
-    def _whole_event(self, value: bytes) -> list[ServerSentEvent]:
-        self._first_line = False
-        retry, self._retry = self._retry, None
-        return [ServerSentEvent(_text(value), "message", self._id, retry)]
+    def _take_whole(self, data: bytes, events: list[ServerSentEvent]) -> bytes:
+        """Take the events that stand whole at the beginning; the rest."""
+        at, most = 0, self._max_event_bytes + 2
+        while at < len(data) and (whole := _WHOLE.match(data, at, at + most)):
+            name, value = whole.groups()
+            kind = _text(name) if name else "message"
+            events.append(ServerSentEvent(_text(value), kind, self._id, self._retry))
+            self._first_line, self._retry, at = False, None, whole.end()
+        return data[at:]
 
     def _without_split_crlf(self, data: bytes) -> bytes:
         # A CR ends its line at once, so that an event never waits for a byte that may not come; an LF that
@@ -243,7 +250,7 @@ class Decoder:
 
 
 # What nearly each read of a model's stream is, for a fifth of what it costs to read it line by line.
-_WHOLE: Final = re.compile(rb"data: ?([^ \r\n][^\r\n]*)\n\n")
+_WHOLE: Final = re.compile(rb"(?:event: ?(.*+)\n)?data: ?([^ \n].*+)\n\n")
 
 _FIELDS: Final[Mapping[bytes, Callable[[Decoder, bytes], None]]] = MappingProxyType(
     {

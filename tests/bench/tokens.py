@@ -20,6 +20,7 @@ from proxy.identity import Identity
 from proxy.llm.assembly.dialect import Dialect, Prompt
 from proxy.llm.cautious import CautiousCall, CautiousDialect
 from proxy.llm.dialects.anthropic import Anthropic
+from proxy.llm.dialects.bedrock import Converse
 from proxy.llm.dialects.cohere import Cohere
 from proxy.llm.dialects.gemini.calls import Gemini
 from proxy.llm.dialects.ollama import Ollama
@@ -35,6 +36,7 @@ from proxy.settings.blocks.route import RouteSettings
 from proxy.settings.routes import Route
 from proxy.upstream.client import Request
 from tests.bench.results import Goal, Plan, Row, Sample, Target
+from tests.servers.bedrock import framed
 
 TOKENS = 2000
 TRIES = 5
@@ -117,6 +119,7 @@ def _dialects(words: list[str]) -> Mapping[str, tuple[Dialect, list[bytes]]]:
         "Gemini": (Gemini(), _contents(words)),
         "Ollama": (Ollama(), _lines(words)),
         "Cohere": (Cohere(), _cohere(words)),
+        "Converse": (Converse(), _converse(words)),
     }
 
 
@@ -213,4 +216,19 @@ def _cohere(words: list[str]) -> list[bytes]:
         *(content({"text": word}) for word in words),
         _event({"type": "content-end", "index": 0}),
         _event({"type": "message-end", "delta": {"finish_reason": "COMPLETE", "usage": used}}),
+    ]
+
+
+def _converse(words: list[str]) -> list[bytes]:
+    def delta(text: str) -> bytes:
+        said = {"contentBlockIndex": 0, "delta": {"text": text}, "p": "abcdefgh"}
+        return framed({"contentBlockDelta": said})
+
+    used = {"inputTokens": 5, "outputTokens": TOKENS, "totalTokens": TOKENS + 5}
+    return [
+        framed({"messageStart": {"role": "assistant", "p": "abc"}}),
+        *map(delta, words),
+        framed({"contentBlockStop": {"contentBlockIndex": 0}}),
+        framed({"messageStop": {"stopReason": "end_turn"}}),
+        framed({"metadata": {"usage": used, "metrics": {"latencyMs": 1}}}),
     ]

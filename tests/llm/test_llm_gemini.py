@@ -268,13 +268,14 @@ def test_arguments_in_pieces_are_not_asked_for_by_a_batch_call() -> None:
 
 
 @pytest.mark.parametrize(
-    "number", ["999999999999999999", "0.1234567890123456789012", "123456789012345678901.5"]
+    "number",
+    ["999999999999999999", "-9999999999999999999", "0.1234567890123456789012", "123456789012345678901.5"],
 )
 @pytest.mark.parametrize(
     "text", ["a", "12345678901234567890", '"12345678901234567890', "[12345678901234567890\\"]
 )
-def test_long_numbers_in_texts_are_text_and_a_double_is_one_however_long(text: str, number: str) -> None:
-    """Every client reads a number with a point as a double."""
+def test_a_number_in_a_text_is_text_and_any_other_is_itself_however_long(text: str, number: str) -> None:
+    """An integer beyond 64 bits is none the less one, and a number with a point is a double."""
     said: list[Json] = [{"text": text}, {"functionCall": {"name": "n", "args": {"n": "NUMBER"}}}]
     assembler = Gemini().assembler()
 

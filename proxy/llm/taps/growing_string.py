@@ -70,7 +70,7 @@ class GrowingString:
     def _found(self, *, is_whole: bool) -> str | None:
         """The text as far as it goes, "" if it has not begun. None: the document is none."""
         try:
-            document = from_json(self._document, allow_partial="trailing-strings")
+            document = from_json(self._document, allow_partial="trailing-strings", cache_strings="none")
             return BETWEEN.join(filter(None, self._strings(document, is_whole=is_whole)))
         except (ValueError, JSONPathError):
             return None

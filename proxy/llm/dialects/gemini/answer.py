@@ -12,11 +12,8 @@ Node. Where those two differ, a field joins only if it comes once, or the same e
 * Vertex AI has `avgLogprobs` in some batch answers and not in their streams: they are then not in ours.
 """
 
-import re
 from collections.abc import Iterator, Mapping
 from typing import Any
-
-import orjson
 
 from proxy.llm.assembly.dialect import AbnormalFinish, ProviderFailed, Unfaithful
 from proxy.llm.assembly.joins import (
@@ -29,6 +26,9 @@ from proxy.llm.assembly.joins import (
     as_word,
     check_texts,
     last,
+    parsed,
+    serialized,
+    shown,
 )
 from proxy.llm.assembly.kept_fields import KeptFields
 from proxy.llm.dialects.gemini.arguments import check_calls, has_pieces, join_pieces
@@ -36,16 +36,12 @@ from proxy.llm.dialects.gemini.arguments import check_calls, has_pieces, join_pi
 MAX_CANDIDATES = 8
 """`candidateCount` of the API."""
 
+COMPACT = (",", ":")
+"""The separators of the answer's JSON."""
+
 HARMLESS_FINISHES = frozenset({"STOP", "MAX_TOKENS"})
 """Reasons to finish after which the batch answer has the stream's text. After all others, most of them about
 safety or a failed call, the batch answer may have no text, or another one."""
-
-_MANY_DIGITS = re.compile("[0-9]{19}")
-"""Looked for first, since without it there is no such integer, and it is found in a fifth of the time."""
-
-_LONG_INTEGER = re.compile(r'"[^"\\]*+(?:\\.[^"\\]*+)*+"|(?<![0-9.])([0-9]{19,})(?![0-9.eE])')
-"""A string, or an integer that may be beyond 64 bits, of which orjson would make a float. Google writes its
-64-bit integers as strings."""
 
 
 def same(so_far: Any, new: Any) -> Any:
@@ -188,16 +184,11 @@ class Response:
         self._chars += len(data)
         if self._chars > MAX_ANSWER_CHARS:
             raise Unfaithful("the answer is too large")
-        try:
-            event = orjson.loads(data)
-        except ValueError:
-            raise Unfaithful("an event is no JSON") from None
-        error = event.get("error") if isinstance(event, dict) else None
+        event = parsed(data)
+        error = event.get("error")
         if error or (error is not None and "candidates" not in event):  # an empty one beside all else is none
             raise ProviderFailed(_status(error), data.encode())
-        if _MANY_DIGITS.search(data) and any(_LONG_INTEGER.findall(data)):
-            raise Unfaithful("an integer may have more than 64 bits")
-        if as_object(event) and "candidates" not in event and event.keys().isdisjoint(RESPONSE):
+        if event and "candidates" not in event and event.keys().isdisjoint(RESPONSE):
             raise Unfaithful("an event is no chunk")
         if "candidates" in event or "usageMetadata" in event:
             self._is_counted = "usageMetadata" in event
@@ -217,8 +208,8 @@ class Response:
                     text += part.get("text", "")
                 if "functionCall" in part and not self._has_called:  # the first tool's, which come whole
                     self._has_called = True
-                    self.arguments = orjson.dumps(part["functionCall"].get("args", {})).decode()
-        return text
+                    self.arguments = serialized(part["functionCall"].get("args", {})).decode()
+        return shown(text)
 
     def _join(self, event: dict[str, Any], candidates: list[Any]) -> None:
         self._unknown.events += 1
@@ -273,10 +264,7 @@ class Response:
         is_used = "usageMetadata" in answer
         if (is_used and not self._is_counted) or (not is_used and self._choices is not None):
             raise Unfaithful("the last event does not say what was used")
-        try:
-            return orjson.dumps(answer, default=str)
-        except TypeError:
-            raise Unfaithful("an event is too deep") from None
+        return serialized(answer, COMPACT)
 
     def kept_fields(self) -> Iterator[str]:
         """See `Assembler`."""

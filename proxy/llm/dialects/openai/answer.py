@@ -29,6 +29,7 @@ from proxy.llm.dialects.openai.fields import (
     ONLY_IN_CHOICES,
     ONLY_IN_CHUNKS,
     ONLY_IN_DELTAS,
+    REPEATABLE,
 )
 
 HARMLESS_FINISHES = frozenset({"stop", "length", "tool_calls", "function_call"})
@@ -56,6 +57,9 @@ class Completion(JsonAnswer):
         self._keeps_index = keeps_index
         self._stops_at_tools = stops_at_tools
         self._answer: dict[str, Any] = {}
+        self._joined_last: dict[str, Any] | None = None
+        """The last chunk without its choices, if it says nothing more when it comes again, as it mostly does.
+        """
         self._choices: dict[int, dict[str, Any]] = {}
         self._unknown_of_choices: dict[int, KeptFields] = {}
         self._is_counted = True
@@ -73,7 +77,9 @@ class Completion(JsonAnswer):
         _check_error(chunk, found, data)
         if is_none:  # of what it says, a stream that fails may have said it
             raise Unfaithful("an event is no chunk")
-        joined(CHUNK, self._answer, chunk, self.unknown)
+        if chunk != self._joined_last:
+            joined(CHUNK, self._answer, chunk, self.unknown)
+            self._joined_last = chunk if chunk.keys() <= REPEATABLE else None
         adds, text, is_only = False, "", len(found) == 1
         for choice in found:
             delta = as_object(choice).pop("delta", None) or {}
@@ -108,7 +114,8 @@ class Completion(JsonAnswer):
         joined(DELTA, so_far["delta"], delta)
         adds = False
         for name, value in delta.items():
-            adds = adds or bool(value and name not in NO_CONTENT)
+            if value and name not in NO_CONTENT:
+                adds = True
         if adds and had_finished:
             so_far["finish_reason"] = AmbiguousFinish(so_far["finish_reason"])
         return adds
@@ -182,7 +189,9 @@ NO_CONTENT = frozenset({"role", "channel", "index", "token_id", "type"})
 def _check_error(chunk: Mapping[str, Any], choices: list[Any], data: str) -> None:
     """Raises `ProviderFailed` if a chunk is an error: of OpenAI's shape, of vLLM's, or of OpenRouter's in a
     choice."""
-    error = chunk.get("error") or (None if choices else chunk.get("error"))  # beside choices, "" is none
+    error = chunk.get("error")
+    if not error and choices:
+        error = None  # beside choices, "" is none
     if error is None and chunk.get("object") == "error":
         error = chunk
     is_whole = error is not None
@@ -208,7 +217,8 @@ def _usage(answer: Mapping[str, Any], choices: Sequence[Mapping[str, Any]]) -> A
         return answer["usage"]
     if len(choices) == 1 and (of_choice := choices[0].get("usage")):
         return of_choice
-    return (answer.get("x_groq") or {}).get("usage") or None
+    groq = answer.get("x_groq")
+    return groq.get("usage") or None if groq else None
 
 
 def _text(content: Any) -> str:

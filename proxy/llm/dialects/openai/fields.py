@@ -233,6 +233,9 @@ CHUNK: Mapping[str, Join] = {
     "prompt_progress": last,  # llama.cpp
 }
 
+REPEATABLE = CHUNK.keys() - {"prompt_filter_results"}
+"""Fields of a chunk that say nothing more when they come again with the same value."""
+
 ONLY_IN_CHUNKS = ("obfuscation", "p", "prompt_progress")
 
 ONLY_IN_CHOICES = ("delta", "content_filter_offsets", "text", "message", "usage")
