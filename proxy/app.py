@@ -138,12 +138,12 @@ async def running(
         identifier = _identifier(settings)
         taps = parts.taps(routes, shared)
         found = sources(routes, upstream, taps)
-        executor.begin(runs, found)
         stack.enter_context(repeating(every_second(metrics, flag_source, flags, routes, runs, shared)))
         stack.enter_context(repeating(identifier.keep_keys()))
         stack.enter_context(repeating(metrics.process.watch()))
         forward = forwarding(settings.upstream, settings.identity, to)
         traces = parts.traces(to)
+        executor.begin(runs, found, traces)
         relay = Relay(upstream, forward, parts.upgrades)
         tickets = Tickets(None if shared is None else shared.tickets)
         run_api = RunApi(runs, identifier, tickets, metrics, settings.attach_wait_s, Scripts.load())
@@ -246,6 +246,7 @@ class _Parts:
                 on_taken_over=lambda run: runs().part_with(run),
                 on_fault=lambda run: run.note(Fault.LOG_STORE),
                 on_tap=lambda items: taps().receive(items),
+                has_spans=self.settings.traces is not None,
                 strict_tls=self.settings.tls.strict,
             )
         )

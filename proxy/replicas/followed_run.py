@@ -4,9 +4,10 @@ import asyncio
 import random
 from collections.abc import Callable
 from time import time
-from weakref import WeakMethod
+from weakref import WeakMethod, WeakSet
 
 from proxy.observe.labels import FaultPhase
+from proxy.observe.spans.ports import RequestSpan
 from proxy.replicas.store.records import RunMeta, StoredMeta
 from proxy.replicas.store.sealing import Box
 from proxy.runs.call import AcceptedJob, Continuation
@@ -85,6 +86,11 @@ class FollowedRun:
         """Keys of the parts that were read."""
         self.is_fetching = False
         self.idle_since = self._loop.time()
+        self.span: str | None = None
+        """The context of the run's span, as it was found; None: there is none, or it is not known."""
+        self._views: WeakSet[RequestSpan] = WeakSet()
+        self._told: WeakSet[RequestSpan] = WeakSet()
+        self._told_to = ""
         self._on_readers_changed = on_readers_changed
         self._executed: Run | None = None
         self._failure: Failure | None = None
@@ -175,6 +181,26 @@ class FollowedRun:
     def execute(self, run: Run) -> None:
         """This replica executes the run from now on: `run` goes on with the log."""
         self._executed = run
+        for span in self._views:
+            run.viewed_by(span)
+
+    def viewed_by(self, span: RequestSpan) -> None:
+        if self._executed is not None:
+            self._executed.viewed_by(span)
+        elif self.span is not None:
+            span.views_elsewhere(self.span)
+            self._views.add(span)
+
+    def untold_views(self, most: int) -> list[str]:
+        """The contexts of viewers here that the run's replica has not been told. They count as told from
+        now on.
+        """
+        if self._told_to != self.meta.owner:
+            self._told_to = self.meta.owner
+            self._told.clear()
+        found = [span for span in self._views if span not in self._told][:most]
+        self._told.update(found)
+        return [span.context for span in found]
 
     def _readers_changed(self) -> None:
         self.idle_since = self._loop.time()

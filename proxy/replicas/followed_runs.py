@@ -37,6 +37,7 @@ class FollowedRuns:
         routes: by their names.
         replica: this one's name.
         on_watched: called when a run has got or lost a viewer.
+        has_spans: whether the spans of runs are of use here.
     """
 
     def __init__(
@@ -46,7 +47,10 @@ class FollowedRuns:
         routes: Mapping[str, Route],
         replica: str,
         on_watched: Callable[[], None],
+        *,
+        has_spans: bool,
     ) -> None:
+        self._has_spans = has_spans
         self._stored = stored
         self._tail = tail
         self._routes = routes
@@ -103,6 +107,8 @@ class FollowedRuns:
             logger.warning("too many followed runs", extra={"runs": len(self)})
             raise StoreBusy("too many runs are followed")
         run = FollowedRun(run_id, stored, route, self._stored.box(run_id), self._readers_changed)
+        if self._has_spans:
+            run.span = await self._stored.span(run_id)
         try:
             await self._stored.catch_up(run)
         except Unsealable as exc:
@@ -156,12 +162,12 @@ class FollowedRuns:
 
     # Viewers.
 
-    def watched(self) -> dict[str, list[str]]:
+    def watched(self) -> dict[str, list[FollowedRun]]:
         """The runs in flight that have viewers here, by the replica that executes them."""
-        found: dict[str, list[str]] = {}
+        found: dict[str, list[FollowedRun]] = {}
         for run in self._in_flight():
             if run.log.is_read:
-                found.setdefault(run.meta.owner, []).append(run.id)
+                found.setdefault(run.meta.owner, []).append(run)
         return found
 
     def drop_idle(self) -> None:

@@ -11,6 +11,7 @@ import weakref
 from collections.abc import Callable
 
 from proxy.errors import StoreDown
+from proxy.observe.spans.ports import RunSpan
 from proxy.replicas.followed_run import FollowedRun
 from proxy.replicas.lease import ReplicaLease
 from proxy.replicas.run_copy import REFRESH_S, CopyState, CopyWrite, RunCopy
@@ -142,6 +143,12 @@ class Mirror:
 
     def has(self, run_id: str) -> bool:
         return run_id in self._copies
+
+    def span_of(self, run_id: str) -> RunSpan | None:
+        """The span of a run of this process that is in flight."""
+        copy = self._copies.get(run_id)
+        run = None if copy is None else copy.known_run
+        return None if run is None else run.call.span
 
     def doubt_all(self) -> None:
         """Check all copies: the store may have lost its memory, or others may think this process dead."""

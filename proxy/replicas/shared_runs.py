@@ -25,8 +25,17 @@ from proxy.replicas.lease import LEASE_S, FailureDetector, ReplicaLease
 from proxy.replicas.log_tail import BLOCK_MS, LogTail
 from proxy.replicas.mirror import ROUND_S, Mirror
 from proxy.replicas.run_copy import RunCopy
+from proxy.replicas.run_spans import MAX_VIEWS, sealed_span, span_put, viewed_elsewhere, views
 from proxy.replicas.shared_values import Messages, SharedDenylist, SharedTaps, SharedTickets
-from proxy.replicas.store.records import LIVE_TTL_MS, Keys, RunMeta, StoredMeta, StoredRequest, is_run_id
+from proxy.replicas.store.records import (
+    LIVE_TTL_MS,
+    SPAN_TTL_MS,
+    Keys,
+    RunMeta,
+    StoredMeta,
+    StoredRequest,
+    is_run_id,
+)
 from proxy.replicas.store.scripts import CLAIM, ENLIST, FENCED, KEEP, SCRIPTS, cancel, result_of
 from proxy.replicas.store.sealing import Sealing
 from proxy.replicas.store.valkey import CALL_S, Command, Health, Link
@@ -80,6 +89,7 @@ class ValkeyRuns:
         on_taken_over: called with a run of this process that another replica has taken over.
         on_fault: called with a run in flight that is not copied as it should be; at most once for each.
         on_tap: called with what the model ports of other replicas send to taps of this process.
+        has_spans: whether runs have spans.
     """
 
     def __init__(  # noqa: PLR0913 - most are callbacks, by name
@@ -92,6 +102,7 @@ class ValkeyRuns:
         on_taken_over: Callable[[Run], None],
         on_fault: Callable[[Run], None],
         on_tap: Callable[[Sequence[Any]], None],
+        has_spans: bool = False,
         strict_tls: bool = True,
     ) -> None:
         self.replica = uuid.uuid4().hex
@@ -128,7 +139,9 @@ class ValkeyRuns:
         self._tail = LogTail(
             self._tail_link, self._read_link, self.keys, self.replica, self._stored, self._receive
         )
-        self._followed = FollowedRuns(self._stored, self._tail, routes, self.replica, self._is_watch_due.set)
+        self._followed = FollowedRuns(
+            self._stored, self._tail, routes, self.replica, self._is_watch_due.set, has_spans=has_spans
+        )
         ttl_ms = int(settings.ttl_s * 1000)
         self._takeover = Takeover(
             self._link, self.keys, self.replica, ttl_ms, executor, self._taken, on_cancel
@@ -136,6 +149,8 @@ class ValkeyRuns:
         self._tasks: list[asyncio.Task[None]] = []
         self._has_lease = False
         self._watched_sent_at = 0.0
+        self._spans_due: list[Command] = []
+        """Commands that store the spans of runs that were taken over; at most as many as runs in flight."""
         self._watched: dict[str, float] = {}
         """Runs of this process, and when another replica has sent last that it watches them."""
 
@@ -209,8 +224,9 @@ class ValkeyRuns:
         copy = self._mirror.prepare(run, stored, box)
         # The key of a run that has ended here can be replaced while the end is on its way to the store.
         replaceable = [self._mirror.replaceable(key) for key in join_keys]
-        names = [self.keys.run(run.id), self.keys.request(run.id), *join_keys]
-        commands = [CLAIM(names, LIVE_TTL_MS, stored.value, sealed_request, run.id, *replaceable)]
+        names = [self.keys.run(run.id), self.keys.request(run.id), self.keys.span(run.id), *join_keys]
+        span = (sealed_span(run, box), SPAN_TTL_MS)
+        commands = [CLAIM(names, LIVE_TTL_MS, stored.value, sealed_request, run.id, *span, *replaceable)]
         if run.principal is not None:
             began_ms = int(meta.started_at * 1000)
             whose = self._live_of(run.principal)
@@ -307,6 +323,7 @@ class ValkeyRuns:
             self._takeover.cancel(content["cancel"])
             self._on_cancel(content["cancel"])
         self._on_tap(content.get("taps", ()))
+        viewed_elsewhere(content.get("views", ()), self._mirror.span_of)
         now = self._loop.time()
         self._watched.update(
             {run_id: now for run_id in content.get("watched", ()) if self._mirror.has(run_id)}
@@ -315,6 +332,7 @@ class ValkeyRuns:
     def _taken(self, run: Run, copied: FollowedRun) -> None:
         self._followed.release(copied)
         self._mirror.continue_copy(run, copied)
+        self._spans_due += span_put(self.keys, run, copied.box)
 
     # Every second.
 
@@ -333,6 +351,8 @@ class ValkeyRuns:
         missed = list(self.taps.missed)
         self.taps.missed.clear()
         commands += [self.taps.count_command(token) for token in missed]
+        commands += self._spans_due
+        self._spans_due = []
         owners = list(self._followed.owners())
         if owners:
             commands.append(("MGET", *(self.keys.replica(owner) for owner in owners)))
@@ -366,8 +386,16 @@ class ValkeyRuns:
         if not is_due:
             return []
         self._watched_sent_at = now
-        watched = self._followed.watched().items()
-        return [self._messages.command(owner, {"watched": run_ids}) for owner, run_ids in watched]
+        commands = []
+        for owner, runs in self._followed.watched().items():
+            content: dict[str, Any] = {"watched": [run.id for run in runs]}
+            told = views(runs)
+            if told:
+                content["views"] = told
+            if len(told) == MAX_VIEWS:
+                self._is_watch_due.set()  # there may be more
+            commands.append(self._messages.command(owner, content))
+        return commands
 
     async def _handle_lost(self, leases: Mapping[str, bytes | None], now: float) -> None:
         self._detector.observe(leases, now)

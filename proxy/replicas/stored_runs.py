@@ -48,6 +48,19 @@ class StoredRuns:
             return None
         return self._opened(run_id, value)
 
+    async def span(self, run_id: str) -> str | None:
+        """The context of a run's span, as a `traceparent`; None: there is none.
+
+        Raises:
+            StoreDown: the store did not answer.
+        """
+        [value] = await self._link.call(("GET", self._keys.span(run_id)))
+        try:
+            return self.box(run_id).open("span", 0, value).decode() if isinstance(value, bytes) else None
+        except Unsealable as exc:
+            log_unreadable(run_id, exc)
+            return None
+
     async def live(self, name: str, at_most: int) -> list[tuple[str, RunMeta]]:
         """The newest runs of a principal that have not ended, with their ids.
 

@@ -12,6 +12,8 @@ from enum import Enum, auto
 from typing import Protocol
 
 from proxy.identity import Identity
+from proxy.observe.spans.ports import RunSpans
+from proxy.observe.spans.request_ids import ids_of, work_of
 from proxy.replicas.followed_run import FAILURES, REPLICA_LOST, FollowedRun
 from proxy.replicas.store.records import LIVE_TTL_MS, Keys, StoredEnd, StoredMeta, StoredRequest, entry_plain
 from proxy.replicas.store.scripts import APPEND, DONE, FENCED, GONE, MISMATCH, TAKE_OVER, WITHDRAWN, result_of
@@ -42,11 +44,20 @@ class TakenOverRun:
     request: StoredRequest
     continuation: Continuation
 
-    @property
-    def call(self) -> Call:
+    span: str | None
+    """The context of the span that the run had; None: it had none, or it is not known."""
+
+    def call(self, spans: RunSpans | None = None) -> Call:
+        """The call, with spans where the run had one."""
         stored = self.request
-        request = Request(stored.method, self.target, stored.headers, stored.body)
-        return Call(self.route, stored.parameters, request)
+        headers, span = stored.headers, None
+        if spans is not None:
+            source, generation = stored.decision.source, self.continuation.generation
+            span = spans.go_on(stored.method, headers, self.route.name, source, generation, self.span)
+        if span is not None:
+            headers = span.headers
+        request = Request(stored.method, self.target, headers, stored.body)
+        return Call(self.route, stored.parameters, request, span=span)
 
     @property
     def identity(self) -> Identity | None:
@@ -238,7 +249,8 @@ class Takeover:
 
     def _execute(self, claim: _Claim) -> None:
         try:
-            self._go_on(claim)
+            with work_of(ids_of(claim.request.headers)):
+                self._go_on(claim)
         except Exception:  # the store says that the run is executed here, so no other replica would end it
             logger.exception("run not taken over", extra={"run": claim.run.id})
             claim.run.end(REPLICA_LOST)
@@ -252,7 +264,9 @@ class Takeover:
         followed.stored = claim.stored
         principal = followed.meta.principal
         run = self._executor.take(
-            TakenOverRun(followed.id, followed.route, followed.target, principal, request, continuation)
+            TakenOverRun(
+                followed.id, followed.route, followed.target, principal, request, continuation, followed.span
+            )
         )
         followed.execute(run)
         self._on_taken(run, followed)

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 
 from proxy.errors import Fault
 from proxy.observe.metrics import Metrics
+from proxy.observe.spans.ports import RunSpans
 from proxy.replicas.followed_run import FollowedRun
 from proxy.replicas.takeover import TakenOverRun
 from proxy.runs.run import Run
@@ -20,11 +21,13 @@ class TakeoverExecutor:
         self._metrics = metrics
         self._runs: Runs | None = None
         self._sources: Mapping[tuple[str, str], Source] = {}
+        self._spans: RunSpans | None = None
 
-    def begin(self, runs: Runs, sources: Mapping[tuple[str, str], Source]) -> None:
+    def begin(self, runs: Runs, sources: Mapping[tuple[str, str], Source], spans: RunSpans | None) -> None:
         """Take over lost runs from now on."""
         self._runs = runs
         self._sources = sources
+        self._spans = spans
 
     def may_take(self, route: Route, source: str, principal: str | None) -> bool:
         runs = self._runs
@@ -36,7 +39,7 @@ class TakeoverExecutor:
         assert self._runs is not None
         name, decision = taken.route.name, taken.request.decision
         start = RunSpec(
-            taken.call,
+            taken.call(self._spans),
             decision,
             taken.identity,
             self._metrics.by_route[name],

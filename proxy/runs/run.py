@@ -19,7 +19,7 @@ from proxy.http.headers import announces_no_body
 from proxy.identity import Identity
 from proxy.observe.labels import FaultPhase
 from proxy.observe.metrics import RouteMetrics
-from proxy.observe.spans.ports import SpanEnd
+from proxy.observe.spans.ports import RequestSpan, SpanEnd
 from proxy.runs.call import AcceptedJob, Call, Continuation
 from proxy.runs.ending import CANCELLED, SHUTDOWN, Failure, RunAccount, RunEnd
 from proxy.runs.recovery import retry_available
@@ -146,6 +146,10 @@ class Run(RunTexts):
     @property
     def is_cancelled(self) -> bool:
         return self.failure is not None and self.failure.code == CANCELLED
+
+    def viewed_by(self, span: RequestSpan) -> None:
+        if self.call.span is not None:
+            span.views(self.call.span)
 
     def lose_source(self, why: str, phase: FaultPhase | None = None) -> None:
         """Live text has ended early; the batch answer still comes. `phase` is when, if that is past."""

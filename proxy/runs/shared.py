@@ -6,6 +6,7 @@ Without a store there is no such port: each process knows its own runs alone.
 from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
+from proxy.observe.spans.ports import RequestSpan
 from proxy.runs.ending import Failure
 from proxy.runs.run import Run
 from proxy.settings.routes import Route
@@ -60,6 +61,10 @@ class ViewableRun(Protocol):
     @property
     def answer(self) -> Answer | None:
         """The upstream's own, whole; also one that is a failure. None until the run has ended."""
+        ...
+
+    def viewed_by(self, span: RequestSpan) -> None:
+        """A request shows the run: link its span with the run's, if that has one."""
         ...
 
 

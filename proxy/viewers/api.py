@@ -21,7 +21,6 @@ from proxy.http.headers import Headers
 from proxy.identity import Identifier, Identity
 from proxy.observe.metrics import Metrics
 from proxy.observe.spans.ports import REQUEST
-from proxy.runs.run import Run
 from proxy.runs.runs import Runs
 from proxy.runs.shared import ViewableRun
 from proxy.text.event_log import LogReader
@@ -322,7 +321,7 @@ async def _small_body(receive: Receive) -> bytes:
 
 
 def link(run: ViewableRun) -> None:
-    """Link the span of the request at work and that of the run that it shows, where there are both here."""
+    """Link the span of the request at work with that of the run that it shows."""
     span = REQUEST.get()
-    if span is not None and isinstance(run, Run) and run.call.span is not None:
-        span.views(run.call.span)
+    if span is not None:
+        run.viewed_by(span)

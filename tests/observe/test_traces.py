@@ -9,10 +9,13 @@ from typing import Any
 import pytest
 from prometheus_client.openmetrics.parser import text_string_to_metric_families
 
+from flags.egress import STRAIGHT
+from proxy.observe.spans.otlp import MAX_QUEUED, Traces
+from proxy.settings.settings import TraceSettings
 from tests.servers.authority import certificates
 from tests.servers.corporate_proxy import CorporateProxy
 from tests.servers.otlp_receiver import OtlpReceiver
-from tests.servers.scripted import Asked
+from tests.servers.scripted import Asked, ScriptedUpstream
 from tests.servers.streaming import (
     START,
     Held,
@@ -227,3 +230,56 @@ async def test_a_collector_that_fails_costs_nothing_but_the_spans(tmp_path: Path
 
     assert line["why"] == "answers 500"
     assert "hidden" not in str(lines.lines)
+
+
+BATCH = 512
+"""Spans that are sent at once."""
+END_S = 0.2
+
+
+def begin_and_end(traces: Traces, number: int) -> None:
+    """The spans of as many recorded requests."""
+    for _ in range(number):
+        request = traces.begin_request("GET", [], "http")
+        assert request is not None
+        request.end()
+
+
+def traces_to(url: str) -> Traces:
+    settings = TraceSettings.model_validate({"endpoint": url})
+    return Traces(settings, STRAIGHT, strict_tls=True, upstream=("upstream", 80), providers={})
+
+
+async def test_what_waits_for_a_slow_collector_is_bounded() -> None:
+    """It takes nothing before all requests are done. Of what waits the oldest spans go."""
+    receiver = OtlpReceiver()
+    async with receiver.running():
+        traces = traces_to(receiver.endpoint)
+        begin_and_end(traces, MAX_QUEUED + 2 * BATCH)  # without a pause in which it could answer
+        await traces.aclose()
+
+    assert 0 < len(receiver.spans) <= MAX_QUEUED + BATCH
+
+
+async def test_the_end_does_not_wait_for_a_collector_that_never_ends_its_answer(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Not even for one that always sends a little more of it."""
+    monkeypatch.setattr("proxy.observe.spans.otlp.END_S", END_S)
+    is_asked = asyncio.Event()
+
+    async def trickle(asked: Asked) -> None:
+        await asked.read_body()
+        is_asked.set()
+        await asked.send(b"HTTP/1.1 200 OK\r\n")
+        while True:
+            await asked.send(b"x-more: x\r\n")
+            await asyncio.sleep(0.05)
+
+    async with ScriptedUpstream(trickle).running() as collector:
+        traces = traces_to(collector.url)
+        begin_and_end(traces, BATCH)
+        await is_asked.wait()
+        async with asyncio.timeout(30):
+            await traces.aclose()
+        assert collector.open == 1

@@ -60,7 +60,7 @@ class Replica:
 
     def take(self, taken: TakenOverRun) -> Run:
         assert not self.fails, "a mistake"
-        run = Run(taken.call, taken.request.decision, taken.identity, METRICS, deque(), run_id=taken.run_id)
+        run = Run(taken.call(), taken.request.decision, taken.identity, METRICS, deque(), run_id=taken.run_id)
         run.continue_from(taken.continuation)
         run.begun()
         self.taken.append(run)

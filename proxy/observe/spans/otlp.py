@@ -12,7 +12,9 @@ import logging
 import os
 import socket
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from importlib.metadata import version
+from threading import Thread
 from time import monotonic
 from typing import Any
 
@@ -22,7 +24,7 @@ from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, SpanExportResult
 from opentelemetry.sdk.trace.sampling import ParentBased, TraceIdRatioBased
-from opentelemetry.trace import Span, SpanKind, StatusCode, set_span_in_context
+from opentelemetry.trace import Span, SpanKind, StatusCode, get_current_span, set_span_in_context
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 from flags.egress import Egress
@@ -35,10 +37,16 @@ from proxy.settings.settings import TraceSettings
 logger = logging.getLogger("headgate.traces")
 
 EXPORT_S = 5.0
-"""The most seconds for one request to the collector. What it does not take by then is dropped."""
+"""The most seconds that the collector may be silent. What it does not take by then is dropped."""
+
+MAX_ANSWER_BYTES = 65536
+"""The most that is read of a collector's answer."""
 
 LAST_EXPORT_S = 3.0
 """The most seconds for all that is left when the process ends."""
+
+END_S = EXPORT_S + LAST_EXPORT_S
+"""The most seconds that the end of the process waits for a collector, whatever it does."""
 
 MAX_QUEUED = 4096
 """Spans that wait to be sent; more are dropped."""
@@ -54,6 +62,7 @@ GEN_AI_PROVIDERS = {"gemini": "gcp.gemini", "bedrock": "aws.bedrock"}
 MAX_MODEL_CHARS = 128
 
 _CONTEXT = (b"traceparent", b"tracestate")
+_PROPAGATOR = TraceContextTextMapPropagator()
 
 
 class OtlpExporter(SpanExporter):
@@ -78,7 +87,7 @@ class OtlpExporter(SpanExporter):
             return SpanExportResult.FAILURE
         try:
             body = encode_spans(spans).SerializeToString()
-            self._client.post(self._url, content=body).raise_for_status()
+            self._send(body)
         except httpx.HTTPStatusError as exc:
             self._report(f"answers {exc.response.status_code}")
             return SpanExportResult.FAILURE
@@ -87,6 +96,15 @@ class OtlpExporter(SpanExporter):
             return SpanExportResult.FAILURE
         self._report("")
         return SpanExportResult.SUCCESS
+
+    def _send(self, body: bytes) -> None:
+        due, read = monotonic() + EXPORT_S, 0
+        with self._client.stream("POST", self._url, content=body) as response:
+            response.raise_for_status()
+            for part in response.iter_raw():
+                read += len(part)
+                if read > MAX_ANSWER_BYTES or monotonic() > due:
+                    return  # the connection is closed
 
     def _report(self, problem: str) -> None:
         if problem and not self._is_down:
@@ -136,11 +154,21 @@ class Traces:
         self._tracer = self._provider.get_tracer("headgate", version("headgate"))
         self._upstream = upstream
         self._providers = providers
-        self._propagator = TraceContextTextMapPropagator()
 
     async def aclose(self) -> None:
         self._exporter.end_soon()
-        await asyncio.to_thread(self._provider.shutdown)
+        loop, ended = asyncio.get_running_loop(), asyncio.Event()
+
+        def end() -> None:
+            self._provider.shutdown()
+            with suppress(RuntimeError):  # the loop is closed: nobody waits any more
+                loop.call_soon_threadsafe(ended.set)
+
+        # A daemon: the end of the process waits for those of the loop, and a collector may send for ever.
+        Thread(target=end, name="traces end", daemon=True).start()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(END_S):
+                await ended.wait()
 
     def begin_request(self, method: str, headers: Headers, scheme: str) -> "_RequestSpan | None":
         """The span of a request; None: it is not sampled."""
@@ -151,14 +179,25 @@ class Traces:
         return _RequestSpan(self, span, headers) if span.is_recording() else None
 
     def _started(self, name: str, kind: SpanKind, headers: Headers, attributes: Mapping[str, Any]) -> Span:
-        """A span whose parent is that of the headers."""
-        carrier = {name.decode(): value.decode("latin-1") for name, value in headers if name in _CONTEXT}
-        context = self._propagator.extract(carrier)
+        """A span whose parent is that of the headers; without their `tracestate`, which may be long."""
+        parents = [value.decode("latin-1") for name, value in headers if name == b"traceparent"]
+        context = _PROPAGATOR.extract({"traceparent": parents[-1]} if parents else {})
         return self._tracer.start_span(name, context, kind, attributes=dict(attributes))
 
     def begin(self, name: str, kind: SpanKind, parent: Span, attributes: Mapping[str, Any]) -> Span:
         """A span below another one."""
         return self._tracer.start_span(name, set_span_in_context(parent), kind, attributes=dict(attributes))
+
+    def go_on(
+        self, method: str, headers: Headers, route: str, source: str, generation: int, context: str | None
+    ) -> "_RunSpan | None":
+        """See `RunSpans`. It is below the span of before, which may be lost with its replica."""
+        if context is None:
+            return None
+        attributes = {"headgate.route": route, "headgate.source": source, "headgate.generation": generation}
+        parent = [(b"traceparent", context.encode())]
+        run = self._started(f"run {route}", SpanKind.INTERNAL, parent, attributes)
+        return _RunSpan(run, self.begin_call(method, run), headers) if run.is_recording() else None
 
     def begin_call(self, method: str, parent: Span) -> Span:
         """The span of a call of the upstream."""
@@ -197,6 +236,10 @@ class _RunSpan:
         self._run = run
         self._call = call
         self.headers = _with_parent(headers, call)
+        self.context = _parent(run).decode()
+
+    def viewed_from(self, context: str) -> None:
+        _link(self._run, context)
 
     def link(self, other: Span) -> None:
         """Link both spans; one that has ended takes no more links."""
@@ -220,6 +263,7 @@ class _RequestSpan:
         self._span = span
         self._status: int | None = None
         self.trace_id = f"{span.get_span_context().trace_id:032x}"
+        self.context = _parent(span).decode()
 
     def decided(self, route: str, path: str, mode: str, reason: str) -> None:
         self._span.set_attributes(
@@ -245,6 +289,9 @@ class _RequestSpan:
 
     def views(self, run: Any) -> None:
         run.link(self._span)
+
+    def views_elsewhere(self, context: str) -> None:
+        _link(self._span, context)
 
     def end(self) -> None:
         self._span.end()
@@ -292,9 +339,21 @@ def _fail(span: Span, error: str) -> None:
 
 def _with_parent(headers: Headers, span: Span) -> Headers:
     """The headers with a span as the parent. A `tracestate` stays beside a context that counted."""
-    context = span.get_span_context()
-    parent = b"00-%032x-%016x-%02x" % (context.trace_id, context.span_id, context.trace_flags)
     came = [value for name, value in headers if name == b"traceparent"]
     counted = len(came) == 1 and trace_id_of(came[0]) is not None
     dropped = {b"traceparent"} if counted else set(_CONTEXT)
-    return [*(pair for pair in headers if pair[0] not in dropped), (b"traceparent", parent)]
+    return [*(pair for pair in headers if pair[0] not in dropped), (b"traceparent", _parent(span))]
+
+
+def _parent(span: Span) -> bytes:
+    """The `traceparent` of what is below a span."""
+    context = span.get_span_context()
+    return b"00-%032x-%016x-%02x" % (context.trace_id, context.span_id, context.trace_flags)
+
+
+def _link(span: Span, context: str) -> None:
+    """Link a span with one of another replica, by its `traceparent`."""
+    found = _PROPAGATOR.extract({"traceparent": context})
+    other = get_current_span(found).get_span_context()
+    if other.is_valid:
+        span.add_link(other)

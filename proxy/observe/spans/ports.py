@@ -32,6 +32,12 @@ class RunSpan(Protocol):
 
     headers: Headers
     """The request's, with the call's span as the parent of all that the upstream does."""
+    context: str
+    """Of the run's own span, as a `traceparent`."""
+
+    def viewed_from(self, context: str) -> None:
+        """Link the run's span with that of a request at another replica; a context that is none counts as
+        nothing."""
 
     def end(self, run_id: str, outcome: str, calls: int, end: SpanEnd) -> None:
         """The run has ended, after so many calls."""
@@ -43,6 +49,8 @@ class RequestSpan(Protocol):
     trace_id: str
     headers: Headers
     """The request's, with this span as the parent of all that follows."""
+    context: str
+    """As a `traceparent`."""
 
     def decided(self, route: str, path: str, mode: str, reason: str) -> None: ...
     def answered(self, status: int | None, run_id: str | None = None) -> None: ...
@@ -51,7 +59,26 @@ class RequestSpan(Protocol):
     def views(self, run: RunSpan) -> None:
         """The request shows a run: the spans of both are linked."""
 
+    def views_elsewhere(self, context: str) -> None:
+        """The request shows a run that another replica executes: link this span with the run's."""
+
     def end(self) -> None: ...
+
+
+class RunSpans(Protocol):
+    """Begins the spans of runs that go on here."""
+
+    def go_on(
+        self, method: str, headers: Headers, route: str, source: str, generation: int, context: str | None
+    ) -> RunSpan | None:
+        """The spans of a run that another replica began; None: the run is not recorded.
+
+        Args:
+            headers: of the run's call, as that replica sent it.
+            generation: the number of times that the run was taken over.
+            context: of the span that the run had there; None: it had none, or it is not known.
+        """
+        ...
 
 
 class ModelSpan(Protocol):

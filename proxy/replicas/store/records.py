@@ -3,6 +3,7 @@
     PREFIX:run:ID              the run's meta; from the claim on
     PREFIX:run:ID:order        the request, while the run may be taken over
     PREFIX:run:ID:log          stream; entry N has the id N-0, so the store refuses a duplicate or late entry
+    PREFIX:run:ID:span         the context of the run's span; only where it has one
     PREFIX:run:ID:end          the answer or the failure; set together with the terminal entry
     PREFIX:run:ID:part:N:I     part I of entry N, or of the answer if N is 0, where these are large
     PREFIX:same:DIGEST         the id of the run that equal requests join, or of the run that has this
@@ -55,6 +56,9 @@ LIVE_TTL_S = 90.0
 
 LIVE_TTL_MS = int(LIVE_TTL_S * 1000)
 
+SPAN_TTL_MS = 3_600_000
+"""Milliseconds for which viewers at other replicas find a run's span."""
+
 _RUN_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _CONTENT, _TERMINAL, _PARTS = 1, 2, 4
 _STORED_NAMES = {"decision_header": "told", "join_keys": "same", "has_request": "has_order"}
@@ -75,6 +79,9 @@ class Keys:
 
     def log(self, run_id: str) -> str:
         return f"{self.prefix}:run:{run_id}:log"
+
+    def span(self, run_id: str) -> str:
+        return f"{self.prefix}:run:{run_id}:span"
 
     def end(self, run_id: str) -> str:
         return f"{self.prefix}:run:{run_id}:end"

@@ -37,17 +37,18 @@ def result_of(reply: Any) -> tuple[int, int, bytes]:
 
 
 CLAIM = Script("""
--- KEYS: run, request, join keys...
--- ARGV: ttl, meta, request or '', run id, for each join key an id that may be replaced
+-- KEYS: run, request, span, join keys...
+-- ARGV: ttl, meta, request or '', run id, span or '', its ttl, for each join key an id that may be replaced
 local known = redis.call('GET', KEYS[1])
 if known and known ~= ARGV[2] then return ARGV[4] end
-for i = 3, #KEYS do
+for i = 4, #KEYS do
   local id = redis.call('GET', KEYS[i])
-  if id and id ~= ARGV[4] and id ~= ARGV[2 + i] then return id end
+  if id and id ~= ARGV[4] and id ~= ARGV[3 + i] then return id end
 end
 redis.call('SET', KEYS[1], ARGV[2], 'PX', ARGV[1])
 if ARGV[3] ~= '' then redis.call('SET', KEYS[2], ARGV[3], 'PX', ARGV[1]) end
-for i = 3, #KEYS do redis.call('SET', KEYS[i], ARGV[4], 'PX', ARGV[1]) end
+if ARGV[5] ~= '' then redis.call('SET', KEYS[3], ARGV[5], 'PX', ARGV[6]) end
+for i = 4, #KEYS do redis.call('SET', KEYS[i], ARGV[4], 'PX', ARGV[1]) end
 return false
 """)
 
