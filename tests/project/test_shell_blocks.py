@@ -15,12 +15,15 @@ from pathlib import Path
 import httpx
 import jwt
 import pytest
+import yaml
 
 from proxy.text.sse import Decoder
 from tests.project.shell_blocks import blocks
 from tests.project.test_docs import PROSE, ROOT
+from tests.servers.llama_server import llama_server
 from tests.servers.ports import free_port
 from tests.servers.scripted import Asked, ScriptedUpstream
+from tests.servers.serving import headgate, token
 from tests.servers.streaming import eventually, texts
 
 pytestmark = pytest.mark.anyio
@@ -31,9 +34,19 @@ OPERATE = ROOT / "docs" / "operate.md"
 DASHBOARDS = ROOT / "docs" / "dashboards.md"
 ROLLOUT = ROOT / "docs" / "rollout.md"
 SOURCES = ROOT / "docs" / "sources.md"
+ADOPT = ROOT / "docs" / "adopt.md"
 WHY = ROOT / "docs" / "why-batch.md"
 
-TYPED_HERE = {README: 3, CONTRIBUTING: 1, OPERATE: 3, DASHBOARDS: 1, ROLLOUT: 2, SOURCES: 1, WHY: 10}
+TYPED_HERE = {
+    README: 3,
+    CONTRIBUTING: 1,
+    OPERATE: 3,
+    DASHBOARDS: 1,
+    ROLLOUT: 2,
+    SOURCES: 1,
+    WHY: 10,
+    ADOPT: 1,
+}
 """Pages, and how many blocks they have."""
 
 TYPED_ELSEWHERE = {
@@ -221,41 +234,51 @@ async def test_the_demo_shows_a_rollout_and_one_that_goes_back(tmp_path: Path) -
     assert re.search(r"\d+ decisions, 0 differ", shown)
 
 
-BACKEND = """
-import os
-import fastapi, httpx
+async def test_the_guides_backend_streams_the_words_of_an_openai_compatible_server(tmp_path: Path) -> None:
+    """Its settings, its code with the openai package, under OpenTelemetry's own command, and its commands.
 
-app = fastapi.FastAPI()
+    The packages are there already, so nothing is fetched. The server is llama.cpp's.
+    """
+    page = ADOPT.read_text(encoding="utf-8")
+    [settings] = re.findall(r"```yaml\n(.*?)```", page, re.DOTALL)
+    [code] = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    [start], [asked] = blocks(SOURCES), blocks(ADOPT)
+    guided = yaml.safe_load(settings)
+    (tmp_path / "main.py").write_text(code)
+    (tmp_path / "model").mkdir()
+    with llama_server(tmp_path / "model") as model:
+        guided["llm"]["providers"][0]["url"] = model
+        port = free_port()
+        async with headgate(
+            f"http://127.0.0.1:{port}", tmp_path, routes=guided["routes"], llm=guided["llm"]
+        ) as serving:
+            places = {":8090": serving.model_url, ":8080": serving.url, ":9464": serving.admin_url}
+            for documented, place in places.items():
+                asked = asked.replace(f"http://127.0.0.1{documented}", place)
+            environment = {
+                "OPENAI_API_KEY": "a key",
+                "OPENAI_BASE_URL": f"{serving.model_url}/models/v1",
+                "UVICORN_PORT": str(port),
+                "TOKEN": token(),
+                "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+            }
+            async with typed(start, tmp_path, environment):
+                await eventually(lambda: _listens(port), START_S)
+                models, streamed, tapped = [
+                    await said(line, tmp_path, environment) for line in asked.splitlines()
+                ]
 
-@app.get("/ask")
-async def ask():
-    async with httpx.AsyncClient(trust_env=False) as client:
-        return (await client.get(os.environ["MODEL"])).json()
-"""
+    assert json.loads(models)["data"][0]["id"]
+    events = [json.loads(event.data) for event in Decoder(max_event_bytes=1 << 16).feed(streamed.encode())]
+    assert events[-1]["type"] == "stream_done"
+    assert texts(events)["answer"]
+    assert tapped.split()[-1] == "1.0"
 
 
-async def test_a_backend_passes_the_context_on_without_a_line_changed(tmp_path: Path) -> None:
-    """By OpenTelemetry's own command. The packages are there already, so nothing is fetched."""
-    (tmp_path / "main.py").write_text(BACKEND)
-    port, [block] = free_port(), blocks(SOURCES)
-    parent, state = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01", "headgate=token"
-    async with ScriptedUpstream(answer).running() as model, httpx.AsyncClient(trust_env=False) as client:
-        environment = {
-            "MODEL": model.url,
-            "UVICORN_PORT": str(port),
-            "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
-        }
-
-        async def asks() -> bool:
-            headers = {"traceparent": parent, "tracestate": state}
-            try:
-                return (await client.get(f"http://127.0.0.1:{port}/ask", headers=headers)).is_success
-            except httpx.TransportError:
-                return False
-
-        async with typed(block, tmp_path, environment):
-            await eventually(asks, START_S)
-
-    passed_on = model.asked[0].header(b"traceparent") or b""
-    assert passed_on.split(b"-")[1] == parent.split("-")[1].encode()
-    assert model.asked[0].header(b"tracestate") == state.encode()
+async def _listens(port: int) -> bool:
+    try:
+        _, writer = await asyncio.open_connection("127.0.0.1", port)
+    except OSError:
+        return False
+    writer.close()
+    return True
