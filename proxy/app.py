@@ -395,11 +395,12 @@ def _sides(settings: Settings) -> int:
 
 def _connections(
     settings: Settings, descriptors: Descriptors, metrics: Metrics
-) -> tuple[Connections, Connections]:
-    """The connections of clients, and those of the model port, whose only client is the upstream."""
+) -> tuple[Connections, Connections, Connections]:
+    """The connections of clients; of the model port, whose only client is the upstream; of the admin port."""
     most = min(settings.limits.connections, descriptors.each)
     of_client = settings.limits.connections_of_client
     return (
         Connections(most, of_client, on_refused=metrics.count_over),
         Connections(most, most, on_refused=metrics.count_over),
+        Connections(descriptors.admin, descriptors.admin // 4, on_refused=metrics.count_over),
     )

@@ -56,6 +56,8 @@ class App:
     """Connections of clients."""
     model_connections: Connections
     """Connections to the model port."""
+    admin_connections: Connections
+    """Connections to the admin port."""
 
     def end_all(self) -> None:
         """End each run and cut each tunnel: the time to drain is over."""
@@ -139,7 +141,8 @@ def _servers(
     origins = frozenset(origin.encode() for origin in settings.cors.origins)
     public = CrossOrigin(app.gateway, origins) if origins else app.gateway
     front = counted(public, sockets.public, app.connections, settings.tls.port, _named(settings))
-    others = [server(app.admin.app(), sockets.admin, keep_alive_s=5, grace_s=1)]
+    operators = admitting(app.admin_connections, peer_alone)
+    others = [server(app.admin.app(), sockets.admin, operators, keep_alive_s=5, grace_s=1)]
     if sockets.model is not None:
         # SDKs keep their connections for long, and no load balancer stands between them and this port.
         chosen = settings.llm.tls if settings.llm is not None else None

@@ -5,7 +5,10 @@ import resource
 from dataclasses import dataclass
 
 RESERVED = 64
-"""Descriptors for all but the connections of clients and to the upstream: admin port, store, flags, files."""
+"""Descriptors for all but connections of the ports and to the upstream: store, flags, files."""
+
+MOST_ADMIN, LEAST_ADMIN = 1024, 32
+"""Connections of the admin port, with many descriptors and with few. One address has a quarter of them."""
 
 USUAL = 32
 """Descriptors of a process that has just begun."""
@@ -28,6 +31,8 @@ class Descriptors:
     """The descriptors of this process."""
     each: int
     """Connections on each side: of clients, to the upstream, upgraded, of a model port, to its providers."""
+    admin: int
+    """Connections of the admin port."""
 
     @property
     def backlog(self) -> int:
@@ -45,8 +50,9 @@ def raise_limit() -> int:
 
 
 def share(limit: int, in_use: int, sides: int) -> Descriptors:
-    """Divide what is free among the `sides`, so that `RESERVED` descriptors stay free whatever clients do."""
-    return Descriptors(limit, max(1, (limit - in_use - RESERVED) // sides))
+    """Divide what is free among the `sides`; `RESERVED` and the admin port's are never clients'."""
+    admin = min(MOST_ADMIN, max(LEAST_ADMIN, limit // 16))
+    return Descriptors(limit, max(1, (limit - in_use - RESERVED - admin) // sides), admin)
 
 
 def in_use() -> int:

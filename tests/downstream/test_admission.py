@@ -71,6 +71,19 @@ async def test_the_admin_port_has_no_such_bound(tmp_path: Path) -> None:
     assert [answered.status for answered in answers] == [200] * 5
 
 
+async def test_one_address_has_a_quarter_of_the_admin_port(tmp_path: Path) -> None:
+    """Whoever fills that locks out nobody else, nor the clients of the public port."""
+    async with house(tmp_path) as serving, AsyncExitStack() as stack, browser() as client:
+        share = serving.app.descriptors.admin // 4
+        for _ in range(share):
+            await stack.enter_async_context(talking(serving.admin_url, from_host="127.0.0.2"))
+        await eventually(lambda: len(serving.app.admin_connections) == share)
+        surplus = await stack.enter_async_context(talking(serving.admin_url, from_host="127.0.0.2"))
+        assert is_refusal(await surplus.answer())
+        assert (await client.get(f"{serving.admin_url}/livez")).status_code == 200
+        assert (await client.get(f"{serving.url}/x")).status_code == 200
+
+
 async def test_one_address_has_its_share(tmp_path: Path) -> None:
     """Of connections that send nothing, too: the next one is refused at once."""
     limits = {"connections": 100, "connections_of_client": 2}

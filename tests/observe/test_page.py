@@ -17,7 +17,7 @@ from proxy.observe.page.rollout import ControllerPage
 from proxy.observe.page.served import MOST_WATCHERS
 from proxy.observe.recent_warnings import MOST_LINES, RecentWarnings
 from proxy.settings.settings import Settings
-from tests.servers.scripted import ScriptedUpstream
+from tests.servers.scripted import ScriptedUpstream, talking
 from tests.servers.serving import ADMIN_TOKEN, headgate
 from tests.servers.streaming import (
     EXTRACTION,
@@ -27,6 +27,7 @@ from tests.servers.streaming import (
     answer,
     answering,
     browser,
+    eventually,
     house,
     opened,
     read,
@@ -96,6 +97,22 @@ async def test_pages_are_bounded_and_end_with_the_process(tmp_path: Path) -> Non
 
     assert one_more.status_code == 503
     assert serving.app.admin.page.watchers == 0
+
+
+async def test_pages_that_come_at_once_are_bounded_too(tmp_path: Path) -> None:
+    """Each counts from the moment that it is let in, and no more when it is gone."""
+    async with headgate("http://127.0.0.1:1", tmp_path) as serving, AsyncExitStack() as stack:
+        pages = [
+            await stack.enter_async_context(talking(serving.admin_url)) for _ in range(3 * MOST_WATCHERS)
+        ]
+        for page in pages:  # all in one turn of the loop
+            page.writer.write(b"GET /now HTTP/1.1\r\nhost: x\r\naccept: text/event-stream\r\n\r\n")
+        found = [(await page.head()).status for page in pages]
+        await stack.aclose()
+        await eventually(lambda: serving.app.admin.page.watchers == 0)
+
+    assert found.count(200) == MOST_WATCHERS
+    assert found.count(503) == 2 * MOST_WATCHERS
 
 
 async def ended(stream: Stream) -> None:

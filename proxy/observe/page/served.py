@@ -18,6 +18,7 @@ import orjson
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
+from starlette.types import Receive, Scope, Send
 
 from proxy.observe.page.board import Board, routes_of, summed, warnings_of
 from proxy.observe.page.guard import Guard, problem
@@ -90,21 +91,18 @@ class OperatorsPage:
             return Response(await self._figures(), headers=HEADERS, media_type="application/json")
         if self.watchers >= MOST_WATCHERS:
             return problem(503, "Too many pages are open.", {"retry-after": "10"})
+        self.watchers += 1  # before the next of many requests that come at once is looked at
         headers = {**HEADERS, "x-accel-buffering": "no"}
-        return StreamingResponse(self._events(), headers=headers, media_type="text/event-stream")
+        return _Stream(self, self._events(), headers=headers, media_type="text/event-stream")
 
     async def _events(self) -> AsyncIterator[bytes]:
-        self.watchers += 1
-        try:
-            yield HEARTBEAT
-            while not self._ended.is_set():
-                yield b"data: %b\n\n" % one_line(await self._figures())
-                try:
-                    await asyncio.wait_for(self._ended.wait(), EVERY_S)
-                except TimeoutError:
-                    continue
-        finally:
-            self.watchers -= 1
+        yield HEARTBEAT
+        while not self._ended.is_set():
+            yield b"data: %b\n\n" % one_line(await self._figures())
+            try:
+                await asyncio.wait_for(self._ended.wait(), EVERY_S)
+            except TimeoutError:
+                continue
 
     async def _figures(self) -> bytes:
         """Made once a second, however many look."""
@@ -150,6 +148,20 @@ class OperatorsPage:
     async def _settings(self, _: Request) -> Response:
         body = orjson.dumps({"settings": list(in_force("", self.settings))})
         return Response(body, headers=HEADERS, media_type="application/json")
+
+
+class _Stream(StreamingResponse):
+    """A page's events. The page stops counting when its request ends, also if the stream never began."""
+
+    def __init__(self, page: OperatorsPage, *given: Any, **named: Any) -> None:
+        super().__init__(*given, **named)
+        self._page = page
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            self._page.watchers -= 1
 
 
 def _process(figures: Mapping[str, Any]) -> dict[str, Any]:
