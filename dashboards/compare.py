@@ -194,7 +194,8 @@ def _users() -> list[Panel]:
         number(
             About(
                 "Users who came to fail far more often",
-                "Than before, in all the time shown. By chance the stream arm has its share of them.",
+                "Than before, in all the time shown. By chance the stream arm has its share of them. "
+                "Processes that share a store count each user once; others may each count the same one.",
                 span=12,
                 below="text",
                 decimals=0,
@@ -203,6 +204,8 @@ def _users() -> list[Panel]:
                 f'sum by (arm) (increase(headgate_users_worse_total{{{ROUTES},limit="7"}}[$__range]))',
                 "{{arm}}",
             ),
+            Query(f"max(sum by (route) (headgate_users_alone{{{ROUTES}}}))", "count alone"),
+            Query(f"max(headgate_users_group{{{ROUTES}}} > bool 0)", "count together: 1"),
         ),
         lines(
             About(

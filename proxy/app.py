@@ -50,8 +50,10 @@ from proxy.observe.users import UserNames
 from proxy.outbound import egress, forwarding, origin, upstream_origin, within
 from proxy.relay.outcomes import RelayedOutcomes
 from proxy.relay.relay import Relay
+from proxy.replicas.histories.history_records import HistoryMemory
 from proxy.replicas.histories.history_scripts import HISTORY_SCRIPTS
 from proxy.replicas.histories.shared_histories import ROUND_S, SharedHistories
+from proxy.replicas.histories.watch_records import WatchMemory
 from proxy.replicas.shared_runs import ValkeyRuns, sealing_of
 from proxy.replicas.store.valkey import Health
 from proxy.replicas.takeover_executor import TakeoverExecutor
@@ -339,8 +341,12 @@ def _secret(settings: Settings, purpose: str) -> bytes | None:
 
 def _shared_histories(shared: ValkeyRuns, metrics: Metrics) -> SharedHistories:
     link = shared.new_link(Health("store of histories"), HISTORY_SCRIPTS, ROUND_S)
-    known = {route: counted.histories for route, counted in metrics.by_route.items()}
-    return SharedHistories(link, shared.keys, shared.sealing, shared.replica, known)
+    memories = [
+        memory
+        for route, counted in metrics.by_route.items()
+        for memory in (HistoryMemory(route, counted.histories), WatchMemory(route, counted.user_watch))
+    ]
+    return SharedHistories(link, shared.keys, shared.sealing, shared.replica, memories)
 
 
 def flags_from(settings: Settings) -> FlagSource:

@@ -40,12 +40,11 @@ async def every_second(
             if (generation := generation_of(route.settings.flag, flags)) is not None:
                 metrics.by_route[route.name].users.start_generation(generation)
         for counted in metrics.by_route.values():
-            counted.users_cv2.set(counted.histories.cv2)
+            counted.show_users(time())
         if time() >= forget_at:
             forget_at = time() + FORGET_S
             for counted in metrics.by_route.values():
-                counted.histories.forget(time())
-                counted.watched_users.forget(time())
+                counted.forget_users(time())
         runs.evict()  # even without requests: texts are kept no longer than the settings say
         await asyncio.sleep(1)
 

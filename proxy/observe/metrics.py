@@ -3,6 +3,7 @@
 Children are bound once per route, so that a request looks up no labels.
 """
 
+import asyncio
 import platform
 from bisect import bisect_left
 from collections.abc import Callable, Sequence
@@ -20,8 +21,9 @@ from proxy.observe.labels import Budget, CallResult, FaultPhase, PageResult
 from proxy.observe.process import ProcessFigures
 from proxy.observe.settling import Settling
 from proxy.observe.tokens import TOKENS, TokenCounts
+from proxy.observe.user_watch import UserWatch
 from proxy.observe.users import UserNames, Users
-from proxy.observe.watched_users import LIMITS, WatchedUsers, exact
+from proxy.observe.watched_users import LIMITS, exact
 from proxy.settings.blocks.route import RouteSettings
 from proxy.settings.blocks.upstream import ProviderSettings
 from proxy.settings.blocks.values import UNMATCHED
@@ -165,6 +167,13 @@ class RouteFamilies:
             "livemax",
             "route",
         )
+        self.users_group = gauge(
+            "users_group",
+            "Number of those who count users who are worse together; 0: nobody",
+            "livemax",
+            "route",
+        )
+        self.users_alone = gauge("users_alone", "Processes that count them alone", "livesum", "route")
         self.identity_verified = gauge(
             "identity_verified",
             "1 where each user is verified: no client is taken for a user that it only claims to be",
@@ -330,8 +339,10 @@ class RouteMetrics:
         }
         self.users = Users({arm: families.users.labels(name, arm) for arm in COMPARED_ARMS})
         self.histories = Histories()
-        self.watched_users = WatchedUsers()
-        self.users_cv2 = families.users_cv2.labels(name)
+        self.user_watch = UserWatch(self._count_worse)
+        self._users_cv2 = families.users_cv2.labels(name)
+        self._users_group = families.users_group.labels(name)
+        self._users_alone = families.users_alone.labels(name)
         self.identity_verified = families.identity_verified.labels(name)
         self._settling = settling
         self._names = names
@@ -368,19 +379,36 @@ class RouteMetrics:
         self, user: bytes, arm: Arm, bucket: str, failed: bool, seconds: float
     ) -> dict[Counter, float]:
         """The counts of an answer or a failure, compared with what its user did before."""
-        now_s, watched = time(), self.watched_users
-        passed = watched.passes(user, now_s, arm, self.histories.prior, failed=failed)
-        amounts: dict[Counter, float] = {self.users_worse[arm, limit]: 1 for limit in passed}
+        now_s, prior = time(), self.histories.prior
         expected = self._expected(user, arm, now_s, failed)
-        slow = not failed and watched.is_slow(user, now_s, arm, seconds)
+        weight, slow, passed = self.user_watch.ended(
+            user, now_s, arm, prior, failed=failed, seconds=seconds, expected=expected
+        )
+        amounts: dict[Counter, float] = {self.users_worse[arm, limit]: 1 for limit in passed}
         if arm in COMPARED_ARMS:
-            weight = watched.weight(user, now_s, expected)
             amounts[self.expected_failures[arm.value, bucket]] = exact(weight * expected)
             if failed:
                 amounts[self.weighed_failures[arm.value, bucket]] = weight
             if slow:
                 amounts[self.slower[arm.value, bucket]] = 1
         return amounts
+
+    def _count_worse(self, arm: Arm, limit: float) -> None:
+        """A user has passed a limit, as the log has it: as if the request had just come."""
+        now = asyncio.get_running_loop().time()
+        self._settling.add({self.users_worse[arm, limit]: 1}, None, now, now)
+
+    def show_users(self, now_s: float) -> None:
+        """Set the gauges of what is known of users. Times are Unix's."""
+        self._users_cv2.set(self.histories.cv2)
+        group = self.user_watch.group(now_s)
+        self._users_group.set(group)
+        self._users_alone.set(not group)
+
+    def forget_users(self, now_s: float) -> None:
+        """Forget who was not seen for long."""
+        self.histories.forget(now_s)
+        self.user_watch.forget(now_s)
 
     def _expected(self, user: bytes, arm: Arm, now_s: float, failed: bool) -> float:
         """The chance of a failure that the user's history gave this request; then the history has it too.

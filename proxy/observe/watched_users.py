@@ -12,8 +12,7 @@ No clock, no I/O, no user: a user has a keyed hash.
 """
 
 import math
-import random
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
 
@@ -48,7 +47,27 @@ USUAL_ANSWERS = 5.0
 
 
 @dataclass(slots=True)
-class _Watched:
+class Ended:
+    """Requests of one user that ended alike, one after another."""
+
+    user: bytes
+    """The user's keyed hash."""
+    arm: Arm
+    failed: bool
+    """They count as failures."""
+    requests: int
+    expected: float
+    """Failures that were expected of them, as requests of a compared arm."""
+    answers: int
+    """Of the rest, whose seconds are usual."""
+    log_seconds: float
+    """Sum of the logarithms of these."""
+
+
+@dataclass(slots=True)
+class Watched:
+    """One user."""
+
     seen_s: float
     failed: int = 0
     """As is usual for the user, among `requests`."""
@@ -66,73 +85,97 @@ class _Watched:
     """Sum of the logarithms of their seconds."""
 
 
+@dataclass(slots=True)
+class OfAll:
+    """What is known beside single users."""
+
+    rollout: int = 1
+    compared_s: float = -math.inf
+    """Unix time of the last request of a compared arm."""
+    answers: int = 0
+    log_seconds: float = 0.0
+
+
 class WatchedUsers:
     """Users of one route, the one that was seen longest ago first.
 
-    Args:
-        chance: gives random numbers from 0 to 1.
+    The same requests in the same order give the same, in whatever process.
     """
 
-    def __init__(self, chance: random.Random | None = None, *, max_users: int = MAX_WATCHED) -> None:
-        self._chance = random.Random() if chance is None else chance
+    def __init__(self, *, max_users: int = MAX_WATCHED) -> None:
         self._max = max_users
-        self._by_user: dict[bytes, _Watched] = {}
-        self._rollout = 1
-        self._compared_s = -math.inf
-        self._answers, self._log_seconds = 0, 0.0
+        self._by_user: dict[bytes, Watched] = {}
+        self.of_all = OfAll()
 
     def __len__(self) -> int:
         return len(self._by_user)
 
-    def weight(self, user: bytes, now_s: float, expected: float) -> float:
-        """The weight of a request of a compared arm, above 0 and at most 1. What is expected of it makes that
-        of the next one smaller."""
-        watched = self._watched(user, now_s)
-        weight = HALF_AFTER / (HALF_AFTER + watched.expected)
-        watched.expected += expected
-        return exact(weight)
+    def __iter__(self) -> Iterator[tuple[bytes, Watched]]:
+        return iter(self._by_user.items())
 
-    def passes(
-        self, user: bytes, now_s: float, arm: Arm, prior: tuple[float, float], *, failed: bool
-    ) -> Iterator[float]:
-        """Yield the limits that the user passes by this request, each once in a rollout. Times are Unix's.
+    def begin_again(self, of_all: OfAll, users: Iterable[tuple[bytes, Watched]]) -> Iterator[None]:
+        """Forget all, and take over these, in steps."""
+        self._by_user.clear()
+        self.of_all = of_all
+        for user, watched in users:
+            self._by_user[user] = watched
+            yield
+
+    def weight(self, user: bytes, waiting: float = 0.0) -> float:
+        """The weight of a request of a compared arm, above 0 and at most 1.
+
+        Args:
+            waiting: failures that were expected of the user's requests which were not added yet.
+        """
+        watched = self._by_user.get(user)
+        expected = waiting if watched is None else waiting + watched.expected
+        return exact(HALF_AFTER / (HALF_AFTER + expected))
+
+    def is_slow(self, user: bytes, seconds: float) -> bool:
+        """True if an answer took longer than is usual for its user. The usual time is learned in the rest, as
+        histories are: of neither compared arm."""
+        of_all, watched = self.of_all, self._by_user.get(user)
+        if not of_all.answers:
+            return False
+        usual, answers = USUAL_ANSWERS * of_all.log_seconds / of_all.answers, USUAL_ANSWERS
+        if watched is not None:
+            usual, answers = usual + watched.log_seconds, answers + watched.answers
+        return log_of(seconds) > usual / answers + math.log(SLOWER)
+
+    def add(self, ended: Ended, now_s: float, prior: tuple[float, float]) -> Iterator[float]:
+        """Add requests; yield the limits that their user passes by them, each once in a rollout.
 
         The same rule holds in all arms, whatever the arm: else the arm of who passes would not be chance.
 
         Args:
+            now_s: Unix time.
             prior: failures, and requests, that what is known of all users is worth.
         """
-        watched = self._watched(user, now_s)
-        if arm is not Arm.REST:
-            if now_s - self._compared_s > QUIET_S:
-                self._rollout += 1
-            self._compared_s = now_s
-        if watched.rollout != self._rollout:
-            watched.rollout, watched.passed = self._rollout, 0
-        watched.run_requests += 1
-        if failed and (arm is not Arm.STREAM or self._chance.random() < KEPT):
-            watched.run_failed += 1
-        odds = _odds(watched, prior)
-        if not 0 < odds < LIMITS[-1]:
-            _settle(watched)
-        while watched.passed < len(LIMITS) and odds >= LIMITS[watched.passed]:
-            watched.passed += 1
-            yield LIMITS[watched.passed - 1]
-
-    def is_slow(self, user: bytes, now_s: float, arm: Arm, seconds: float) -> bool:
-        """True if an answer took longer than is usual for its user. The usual time is learned in the rest, as
-        histories are: of neither compared arm."""
-        watched = self._watched(user, now_s)
-        took = math.log(max(seconds, 1e-6))
-        slow = False
-        if self._answers:
-            usual = USUAL_ANSWERS * self._log_seconds / self._answers
-            usual = (watched.log_seconds + usual) / (watched.answers + USUAL_ANSWERS)
-            slow = took > usual + math.log(SLOWER)
-        if arm is Arm.REST:
-            watched.answers, watched.log_seconds = watched.answers + 1, watched.log_seconds + took
-            self._answers, self._log_seconds = self._answers + 1, self._log_seconds + took
-        return slow
+        watched, of_all = self._watched(ended.user, now_s), self.of_all
+        if ended.arm is not Arm.REST:
+            if now_s - of_all.compared_s > QUIET_S:
+                of_all.rollout += 1
+            of_all.compared_s = now_s
+        if watched.rollout != of_all.rollout:
+            watched.rollout, watched.passed = of_all.rollout, 0
+        watched.expected += ended.expected
+        watched.answers, watched.log_seconds = (
+            watched.answers + ended.answers,
+            watched.log_seconds + ended.log_seconds,
+        )
+        of_all.answers, of_all.log_seconds = (
+            of_all.answers + ended.answers,
+            of_all.log_seconds + ended.log_seconds,
+        )
+        for _ in range(ended.requests):
+            watched.run_requests += 1
+            watched.run_failed += ended.failed
+            odds = _odds(watched, prior)
+            if not 0 < odds < LIMITS[-1]:
+                _settle(watched)
+            while watched.passed < len(LIMITS) and odds >= LIMITS[watched.passed]:
+                watched.passed += 1
+                yield LIMITS[watched.passed - 1]
 
     def forget(self, now_s: float) -> None:
         """Forget who was not seen for long. Times are Unix's."""
@@ -140,12 +183,12 @@ class WatchedUsers:
         for user in old:
             del self._by_user[user]
 
-    def _watched(self, user: bytes, now_s: float) -> _Watched:
+    def _watched(self, user: bytes, now_s: float) -> Watched:
         watched = self._by_user.pop(user, None)
         if watched is None:
             if len(self._by_user) >= self._max:
                 self._make_room()
-            watched = _Watched(now_s)
+            watched = Watched(now_s)
         watched.seen_s = now_s
         self._by_user[user] = watched
         return watched
@@ -161,12 +204,17 @@ class WatchedUsers:
                 self._by_user[user] = watched
 
 
+def log_of(seconds: float) -> float:
+    """The logarithm of a time, which may be 0."""
+    return math.log(max(seconds, 1e-6))
+
+
 def exact(amount: float) -> float:
     """The amount as a multiple of `UNIT`, and at least one: sums are exact, whatever process adds them up."""
     return max(1.0, round(amount / UNIT)) * UNIT
 
 
-def _odds(watched: _Watched, prior: tuple[float, float]) -> float:
+def _odds(watched: Watched, prior: tuple[float, float]) -> float:
     """The logarithm of the odds of a run of failures: `TIMES` as many as is usual for the user, and as many.
 
     The user's rate is unknown, and has the gamma distribution of what was usual so far.
@@ -177,10 +225,10 @@ def _odds(watched: _Watched, prior: tuple[float, float]) -> float:
     return watched.run_failed * math.log(TIMES) - (failed + watched.run_failed) * at_most
 
 
-def _settle(watched: _Watched) -> None:
+def _settle(watched: Watched) -> None:
     """The run was as usual, or has counted: it is a part of what is usual from now on."""
     watched.failed += watched.run_failed
     watched.requests += watched.run_requests
     watched.run_failed = watched.run_requests = 0
-    if watched.requests >= MOST_REQUESTS:
+    while watched.requests >= MOST_REQUESTS:
         watched.requests, watched.failed = watched.requests // 2, watched.failed // 2

@@ -66,6 +66,8 @@ FAMILIES = {
     "tap_calls_total": {"result"},
     "attached_pages_total": {"result"},
     "users_cv2": {"route"},
+    "users_group": {"route"},
+    "users_alone": {"route"},
     "identity_verified": {"route"},
     "over_budget_total": {"budget"},
     "build_info": {"version", "python"},

@@ -12,9 +12,11 @@ from redis.asyncio import Redis
 
 from proxy.observe.histories import MAX_CHANGED, MAX_HISTORIES, UNIT, USUAL, Histories
 from proxy.observe.users import UserNames
-from proxy.replicas.histories import shared_histories
+from proxy.replicas.histories import route_log
+from proxy.replicas.histories.history_records import MAX_BATCH, HistoryMemory
 from proxy.replicas.histories.history_scripts import HISTORY_SCRIPTS
-from proxy.replicas.histories.shared_histories import MAX_BATCH, MAX_LOG, ROUND_S, SharedHistories
+from proxy.replicas.histories.route_log import MAX_LOG
+from proxy.replicas.histories.shared_histories import ROUND_S, SharedHistories
 from proxy.replicas.store.records import Keys
 from proxy.replicas.store.sealing import Sealing
 from proxy.replicas.store.valkey import Health, Link
@@ -55,7 +57,8 @@ async def replica(
     known = Histories()
     name = uuid.uuid4().hex
     try:
-        yield Replica(SharedHistories(link, Keys("headgate"), Sealing(key), name, {"start": known}), known)
+        memories = [HistoryMemory("start", known)]
+        yield Replica(SharedHistories(link, Keys("headgate"), Sealing(key), name, memories), known)
     finally:
         await link.aclose()
 
@@ -70,8 +73,8 @@ async def share(*replicas: Replica) -> None:
 @pytest.fixture
 def folds_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """A batch is folded as soon as it may be."""
-    monkeypatch.setattr(shared_histories, "FOLD_AFTER_MS", 1)
-    monkeypatch.setattr(shared_histories, "FOLD_FROM", 1)
+    monkeypatch.setattr(route_log, "FOLD_AFTER_MS", 1)
+    monkeypatch.setattr(route_log, "FOLD_FROM", 1)
 
 
 async def the(client: Redis, kind: str = "") -> str:
@@ -245,7 +248,9 @@ async def test_a_key_that_holds_something_else_costs_one_routes_histories(server
     """It is said, and the histories in memory go on."""
     async with replica(server) as one, server.client() as client:
         one.learn(ANN)
-        await client.set(Keys("headgate").histories(Sealing(KEY).name("histories start"))[0], "else")
+        await client.set(
+            Keys("headgate").histories(Sealing(KEY).name("histories start"), "histories")[0], "else"
+        )
         with logged() as lines:
             await one.shared.share()
 

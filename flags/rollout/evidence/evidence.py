@@ -77,7 +77,8 @@ class Batch:
     slower: Mapping[tuple[str, int], int] | None = None
     """Answers that took longer than is usual for their user, by arm and user bucket. None: nobody says so."""
     proxies: int = 1
-    """Processes that counted: each may have met the same users."""
+    """How often a user who became worse may be counted: processes, or groups of them that count together; of
+    several routes, for each."""
     routes: Mapping[str, "Batch"] = field(default_factory=dict)
     """The outcomes, and what is beside them, of each route, if there are several."""
     users: Mapping[str, int] = field(default_factory=dict)

@@ -22,7 +22,7 @@ So no event counts twice, and what cannot be dated does not count.
 
 import math
 from collections import Counter, defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import replace
 from itertools import accumulate
 from typing import TypeVar
@@ -39,6 +39,7 @@ from flags.rollout.evidence.readings import (
     SLOWER,
     WEIGHED,
     WORSE,
+    Counting,
     Labels,
     Page,
     Reading,
@@ -73,8 +74,8 @@ def between(before: Reading, after: Reading, step: int, *, rest_by_bucket: bool 
     if after.at_s <= before.at_s:
         raise InvalidReading("the clock went back between two readings: look at the machine's time")
     grown = _grown(before, after)
-    batch = _batch(before, after, step, grown, rest_by_bucket=rest_by_bucket)
     names = sorted({series.labels[0] for series in after.counters if series.metric == OUTCOMES})
+    batch = _batch(before, after, step, grown, set(names), rest_by_bucket=rest_by_bucket)
     if len(names) < 2:
         return batch
     by_route = {
@@ -82,7 +83,7 @@ def between(before: Reading, after: Reading, step: int, *, rest_by_bucket: bool 
     }
     routes = {
         name: replace(
-            _batch(before, after, step, of_route, rest_by_bucket=False),
+            _batch(before, after, step, of_route, {name}, rest_by_bucket=False),
             seconds={},
             first_content={},
             recoveries={},
@@ -95,7 +96,13 @@ def between(before: Reading, after: Reading, step: int, *, rest_by_bucket: bool 
 
 
 def _batch(
-    before: Reading, after: Reading, step: int, grown: Mapping[Series, int], *, rest_by_bucket: bool
+    before: Reading,
+    after: Reading,
+    step: int,
+    grown: Mapping[Series, int],
+    routes: Set[str],
+    *,
+    rest_by_bucket: bool,
 ) -> Batch:
     def outcome_of(labels: Labels) -> tuple[str, int, str]:
         _, arm, bucket, outcome = labels
@@ -119,9 +126,17 @@ def _batch(
         weighed=by_bucket(WEIGHED),
         worse=_summed(grown, WORSE, lambda labels: (labels[1], labels[2])),
         slower=by_bucket(SLOWER),
-        proxies=max(1, len({series.instance for series in after.counters if series.metric == OUTCOMES})),
+        proxies=_counting(after, routes),
         users=dict(after.users),
     )
+
+
+def _counting(reading: Reading, routes: Set[str]) -> int:
+    """How often a user who becomes worse may be counted: by each process or group, for each route."""
+    pages = {(series.instance, series.labels[0]) for series in reading.counters if series.metric == OUTCOMES}
+    found = [(page[1], reading.counting.get(page, Counting(0, 0))) for page in pages if page[1] in routes]
+    groups = {(route, one.group) for route, one in found if one.group}
+    return max(1, len(groups) + sum(one.alone or not one.group for _, one in found))
 
 
 def _all_say(reading: Reading, metric: str) -> bool:

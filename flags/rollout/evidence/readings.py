@@ -25,6 +25,8 @@ PARITY = "headgate_parity_total"
 USERS = "headgate_users"
 IDENTITY = "headgate_identity_verified"
 USERS_CV2 = "headgate_users_cv2"
+USERS_GROUP = "headgate_users_group"
+USERS_ALONE = "headgate_users_alone"
 STARTED = "process_start_time_seconds"
 KILLED = "headgate_kill_flag_on_timestamp_seconds"
 OF_PROCESSES = (STARTED, KILLED)
@@ -43,9 +45,12 @@ LABELS: Mapping[str, tuple[str, ...]] = {
     USERS: ("route", "arm"),
     IDENTITY: ("route",),
     USERS_CV2: ("route",),
+    USERS_GROUP: ("route",),
+    USERS_ALONE: ("route",),
 }
 """The metrics that are read, with their own labels in order. Labels that a scrape adds do not matter."""
 
+_COUNTING = {USERS_GROUP: "group", USERS_ALONE: "alone"}
 
 STREAMING_FAULTS = frozenset({"source_lost", "log_store", "internal"})
 """Failures of streaming itself, beside a call whose answer still comes: these must be recovered from. All
@@ -104,6 +109,15 @@ class Page(NamedTuple):
     counters: Mapping[Series, int]
 
 
+class Counting(NamedTuple):
+    """The processes of one page that count the users of one route who are worse."""
+
+    group: int
+    """The number of those, of all pages, that count each of them once, together; 0: none do."""
+    alone: int
+    """Processes that may each count the same ones."""
+
+
 @dataclass(frozen=True, slots=True)
 class Reading:
     """The counters of all processes at one moment."""
@@ -133,6 +147,8 @@ class Reading:
     """The last pages of processes that are no more, in the order of time. They are not stored."""
     users_by_route: Mapping[tuple[str, str], int] = field(default_factory=dict)
     """Users by route and arm, as `users`. It is not stored."""
+    counting: Mapping[tuple[str, str], Counting] = field(default_factory=dict)
+    """Who counts users who are worse, by instance and route, of those that say so. It is not stored."""
 
 
 class Readings(Protocol):
@@ -163,6 +179,7 @@ def gather(
     users: dict[str, int] = defaultdict(int)
     started: dict[str, float] = {}
     killed_s, cv2 = 0.0, None
+    counting: dict[tuple[str, str], Counting] = {}
     for sample in samples:
         if sample.metric == STARTED:
             if 0 < sample.value < math.inf:
@@ -176,6 +193,11 @@ def gather(
             continue
         if sample.metric == USERS_CV2:
             cv2 = max(cv2 or 0.0, sample.value)
+            continue
+        if series.metric in _COUNTING:
+            page, number = (series.instance, series.labels[0]), _count(series, sample.value)
+            known = counting.get(page, Counting(0, 0))
+            counting[page] = known._replace(**{_COUNTING[series.metric]: number})
             continue
         if series in counters:
             raise InvalidReading(f"{series} is there twice: make the selector find each proxy once")
@@ -199,6 +221,7 @@ def gather(
         killed_s=killed_s,
         users_by_route=dict(users_by_route),
         users_cv2=cv2,
+        counting=counting,
     )
 
 

@@ -1,15 +1,18 @@
-"""Users' histories as bytes, sealed, and their sum. No I/O.
+"""Batches and sums as they are stored, sealed; and users' histories as bytes. No I/O.
 
 A *batch* is what one process has learned of a route's users since its batch before. A *sum* is what all
 batches up to one of them add up to. Both are sealed as a whole, the users' hashes too.
 """
 
 import struct
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from proxy.observe.histories import Changes, Histories, History
 from proxy.replicas.store.sealing import Box, Unsealable
+
+MAX_BATCH = 512
+"""Users in a batch, of 16 bytes each: one process writes 0.8 kB a second for a route, at most."""
 
 MAX_SENDERS = 512
 """Processes whose last batch is known, so that a batch which comes twice counts once; the newest."""
@@ -52,16 +55,17 @@ class StoredBatch:
     value: bytes
     """Sealed."""
 
-    def opened(self, box: Box) -> Changes:
+    def opened(self, box: Box) -> bytes:
         """Raises `Unsealable`."""
-        return _changes(box.open(f"batch {self.sender}", self.number, self.value))
+        return box.open(f"batch {self.sender}", self.number, self.value)
 
 
 @dataclass(slots=True)
 class Sum:
     """Everything up to one entry of the log."""
 
-    changes: Changes = field(default_factory=Changes)
+    plain: bytes = b""
+    """As its memory has it."""
     senders: Senders = field(default_factory=Senders)
 
     @classmethod
@@ -71,39 +75,84 @@ class Sum:
         [number] = _NUMBER.unpack_from(plain)
         rest = _NUMBER.size + number * _SENDER.size
         senders = _SENDER.iter_unpack(plain[_NUMBER.size : rest])
-        return cls(_changes(plain[rest:]), Senders({sender.hex(): last for sender, last in senders}))
+        return cls(plain[rest:], Senders({sender.hex(): last for sender, last in senders}))
 
     def sealed(self, box: Box, upto: bytes) -> bytes:
         """Return the sum as it is stored, up to this entry of the log."""
         last = self.senders.last()
         senders = b"".join(_SENDER.pack(bytes.fromhex(sender), number) for sender, number in last.items())
-        plain = _NUMBER.pack(len(last)) + senders + _plain(self.changes)
+        plain = _NUMBER.pack(len(last)) + senders + self.plain
         return box.seal(_sum_kind(upto), 0, plain)
 
 
-def sealed_batch(box: Box, sender: str, number: int, changes: Changes) -> bytes:
-    return box.seal(f"batch {sender}", number, _plain(changes))
+def sealed_batch(box: Box, sender: str, number: int, plain: bytes) -> bytes:
+    return box.seal(f"batch {sender}", number, plain)
 
 
-def folded(box: Box, known: Sum, batches: Iterable[StoredBatch], now_s: float) -> tuple[Sum, int]:
-    """A sum and the batches after it, by the bounds and the memory of `Histories`; and how many of these
-    batches cannot be read. It takes a tenth of a second: do it in another thread."""
-    histories, unreadable = Histories(), 0
-    for history in known.changes.histories:
-        histories.merge(history)
-    histories.calibrate(known.changes.agreed, known.changes.forecast)
-    for batch in batches:
+def folded(
+    box: Box,
+    known: Sum,
+    batches: Iterable[tuple[StoredBatch, float]],
+    fold: Callable[[bytes, Sequence[tuple[bytes, float]], float], bytes],
+    now_s: float,
+) -> tuple[Sum, int]:
+    """A sum and the batches after it, by the bounds of their memory; and how many of these batches cannot be
+    read. It takes a tenth of a second: do it in another thread."""
+    readable, unreadable = [], 0
+    for batch, at_s in batches:
         try:
-            changes = batch.opened(box)
+            plain = batch.opened(box)
         except Unsealable:
             unreadable += 1
             continue
         if known.senders.is_new(batch.sender, batch.number):
-            for history in changes.histories:
-                histories.merge(history)
-            histories.calibrate(changes.agreed, changes.forecast)
-    histories.forget(now_s)
-    return Sum(histories.shared(), known.senders), unreadable
+            readable.append((plain, at_s))
+    return Sum(fold(known.plain, readable, now_s), known.senders), unreadable
+
+
+class HistoryMemory:
+    """The histories of one route's users. Counts are only added, so their order does not matter."""
+
+    kind = "histories"
+    in_order = False
+
+    def __init__(self, route: str, known: Histories) -> None:
+        self.route = route
+        self._known = known
+
+    def share(self) -> None:
+        self._known.share()
+
+    def take(self) -> bytes:
+        changes = self._known.take(MAX_BATCH)
+        return _plain(changes) if changes else b""
+
+    def merge(self, batch: bytes, at_s: float, *, mine: bool) -> Iterable[None]:
+        return _merged(self._known, _changes(batch))
+
+    def begin_again(self, known: bytes) -> Iterable[None]:
+        return self._known.begin_again(_changes(known))
+
+    def known(self) -> bytes:
+        return _plain(self._known.shared())
+
+    def folded(self, known: bytes, batches: Sequence[tuple[bytes, float]], now_s: float) -> bytes:
+        histories = Histories()
+        for plain in (known, *(plain for plain, _ in batches)):
+            for _ in _merged(histories, _changes(plain)):
+                pass
+        histories.forget(now_s)
+        return _plain(histories.shared())
+
+    def leave(self, now_s: float) -> None:
+        """What was learned waits for the store."""
+
+
+def _merged(histories: Histories, changes: Changes) -> Iterator[None]:
+    histories.calibrate(changes.agreed, changes.forecast)
+    for history in changes.histories:
+        histories.merge(history)
+        yield
 
 
 def _sum_kind(upto: bytes) -> str:
@@ -116,6 +165,8 @@ def _plain(changes: Changes) -> bytes:
 
 
 def _changes(plain: bytes) -> Changes:
+    if not plain:
+        return Changes()
     histories: Sequence[History] = [
         History(*fields) for fields in _HISTORY.iter_unpack(plain[_CALIBRATION.size :])
     ]

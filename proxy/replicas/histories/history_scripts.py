@@ -17,9 +17,9 @@ return 1
 PUT_SUM = Script("""
 -- The sum of a log up to one of its entries, in place of the one that it was made of.
 -- KEYS: sum, log; ARGV: the last entry in the sum that it was made of or '', the last entry in this one, its
---       value, the first entry that stays, ttl
+--       value, the first entry that stays, ttl, the number of its beginning
 if (redis.call('HGET', KEYS[1], 'upto') or '') ~= ARGV[1] then return 0 end
-redis.call('HSET', KEYS[1], 'upto', ARGV[2], 'value', ARGV[3])
+redis.call('HSET', KEYS[1], 'upto', ARGV[2], 'value', ARGV[3], 'restored', ARGV[6])
 redis.call('XTRIM', KEYS[2], 'MINID', ARGV[4])
 for i = 1, 2 do redis.call('PEXPIRE', KEYS[i], ARGV[5]) end
 return 1

@@ -19,8 +19,10 @@
     PREFIX:learned             hash; by the digest of a provider and a model, an entry of the denylist
     PREFIX:histories:DIGEST    stream; what processes have learned of a route's users: a process (r), the
                                number of its batch (n), the batch (e)
-    PREFIX:histories:DIGEST:sum       hash; what batches add up to (value), and up to which entry (upto)
+    PREFIX:histories:DIGEST:sum       hash; what batches add up to (value), up to which entry (upto), and a
+                               number by chance of when the store was given it anew (restored)
     PREFIX:histories:DIGEST:folding   the process that is about to add them up
+    PREFIX:watched:DIGEST, …:sum, …:folding   the same of what users' requests say in their order
 
 Every key is created with a time to live, in the same command or script. Every value but run ids, names of
 processes, and counts of calls and batches is sealed.
@@ -114,8 +116,8 @@ class Keys:
     def learned(self) -> str:
         return f"{self.prefix}:learned"
 
-    def histories(self, digest: str) -> list[str]:
-        name = f"{self.prefix}:histories:{digest}"
+    def histories(self, digest: str, kind: str) -> list[str]:
+        name = f"{self.prefix}:{kind}:{digest}"
         return [name, f"{name}:sum", f"{name}:folding"]
 
     def ticket(self, digest: str) -> str:

@@ -17,6 +17,8 @@ from flags.rollout.evidence.readings import (
     SETTLED_S,
     SLOWER,
     USERS,
+    USERS_ALONE,
+    USERS_GROUP,
     WEIGHED,
     WORSE,
     Reading,
@@ -265,6 +267,47 @@ def test_what_users_add_comes_with_what_came() -> None:
 
     mixed = between(page(0.0, 1, failed(1, "b")), page(60.0, 5, failed(2, "b")), 0)
     assert (mixed.weighed, mixed.slower, mixed.proxies) == (None, None, 2)
+
+
+@pytest.mark.parametrize(
+    ("pages", "times"),
+    [
+        ({"a": (7, 0), "b": (7, 0), "c": (7, 0)}, 1),
+        ({"a": (7, 0), "b": (8, 0), "c": (8, 0)}, 2),
+        ({"a": (7, 0), "b": (7, 1)}, 2),  # of the workers of b, one has lost the store
+        ({"a": (0, 1), "b": (0, 4)}, 5),
+        ({"a": (7, 0), "b": None}, 2),  # of an older release
+    ],
+)
+def test_a_user_counts_once_for_all_who_count_together(
+    pages: dict[str, tuple[int, int] | None], times: int
+) -> None:
+    """Whoever counts alone may count the same user again; and each route by itself."""
+
+    def reading_of(at_s: float, *routes: str) -> Reading:
+        samples = [
+            each
+            for route in routes
+            for name, page in pages.items()
+            for each in (
+                failed(at_s, name, route=route),
+                *(() if page is None else _counting(name, route, *page)),
+            )
+        ]
+        wanted = replace(WANTED, routes=frozenset(routes))
+        return gather(at_s, samples, dict.fromkeys(pages, at_s), wanted)
+
+    assert between(reading_of(0.0, "start"), reading_of(60.0, "start"), 0).proxies == times
+    both = between(reading_of(0.0, "start", "resume"), reading_of(60.0, "start", "resume"), 0)
+    assert both.proxies == 2 * times
+    assert [of.proxies for of in both.routes.values()] == [times, times]
+
+
+def _counting(instance: str, route: str, group: int, alone: int) -> list[Sample]:
+    return [
+        sample(USERS_GROUP, group, instance, route=route),
+        sample(USERS_ALONE, alone, instance, route=route),
+    ]
 
 
 def test_several_routes_are_counted_one_by_one_too() -> None:
