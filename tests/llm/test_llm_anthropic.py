@@ -73,6 +73,13 @@ def cited(url: str) -> Json:
 
 FOUND = {"type": "web_search_tool_result", "tool_use_id": "s", "content": [{"type": "web_search_result"}]}
 
+FALLBACK = {
+    "type": "fallback",
+    "from": {"model": "claude-sonnet-5"},
+    "to": {"model": "claude-opus-5"},
+    "trigger": {"type": "refusal"},
+}
+
 ANSWERS: dict[str, tuple[list[Json], Json, str]] = {
     "text": (
         [start(), *text(0, "Fever of ", "38.9 °C 😀"), PING, stops(), END],
@@ -158,24 +165,43 @@ ANSWERS: dict[str, tuple[list[Json], Json, str]] = {
                 {"type": "compaction", "content": None},
                 {"type": "compaction_delta", "content": "In short"},
             ),
-            *text(1, "a"),
+            *block(
+                1,
+                {"type": "compaction", "content": None, "encrypted_content": None},
+                {"type": "compaction_delta", "content": "More", "encrypted_content": "xyz"},
+            ),
+            *text(2, "a"),
             stops(
                 "stop_sequence",
                 delta={"stop_sequence": "###", "container": {"id": "c"}, "stop_details": None},
                 context_management={"applied_edits": []},
+                input_transformations=[{"type": "thinking_dropped"}],
             ),
             END | {"amazon-bedrock-invocationMetrics": {"inputTokenCount": 9}},
         ],
         answer(
             {"type": "compaction", "content": "In short"},
+            {"type": "compaction", "content": "More", "encrypted_content": "xyz"},
             {"type": "text", "text": "a"},
             reason="stop_sequence",
             stop_sequence="###",
             container={"id": "c"},
             stop_details=None,
             context_management={"applied_edits": []},
+            input_transformations=[{"type": "thinking_dropped"}],
         ),
         "a",
+    ),
+    "another model, which goes on after the first has declined": (
+        [start(input_transformations=[]), *text(0, "So"), *block(1, FALLBACK), *text(2, "."), stops(), END],
+        answer(
+            {"type": "text", "text": "So"},
+            FALLBACK,
+            {"type": "text", "text": "."},
+            model="claude-opus-5",
+            input_transformations=[],
+        ),
+        "So.",
     ),
     "a message that begins with all of it": (
         [start(TOOL, stop_reason="tool_use"), END],

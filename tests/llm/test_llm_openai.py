@@ -83,6 +83,13 @@ START = chunk({"role": "assistant", "content": ""})
 STOP = chunk({}, reason="stop")
 
 
+INTERLEAVED = [
+    {"type": "reasoning.text", "text": "a", "index": 0},
+    {"type": "reasoning.text", "text": "b", "index": 1},
+    {"type": "reasoning.text", "text": "c", "index": 0},
+]
+
+
 def test_text_is_joined_and_shown() -> None:
     said = assembled(
         chunk({"role": "assistant", "content": "", "refusal": None}, logprobs=None),
@@ -396,6 +403,12 @@ def test_however_it_is_cut_the_answer_is_the_same(contents: list[list[str]], dat
         pytest.param([START | {"usage": USAGE}, chunk({"content": "a"}), STOP], id="what was used so far"),
         pytest.param([START, STOP], id="no usage"),
         pytest.param([dose("a"), STOP, USED], id="a tool's call, and no end that says so"),
+        pytest.param([dose("a"), chunk({}, reason="eos"), USED], id="the same in another's words"),
+        pytest.param([*[chunk({"images": [{"index": 0}]})] * 2, STOP, USED], id="a picture twice"),
+        pytest.param(
+            [*(chunk({"reasoning_details": [detail]}) for detail in INTERLEAVED), STOP, USED],
+            id="a thought that goes on after the next",
+        ),
         pytest.param(
             [chunk({"function_call": {"name": "f", "arguments": "{}"}}), STOP, USED],
             id="a function's call, and no end that says so",
@@ -446,7 +459,10 @@ def test_what_cannot_be_joined_for_certain_is_refused(chunks: list[Chunk]) -> No
     assert str(refused.value)
 
 
-@pytest.mark.parametrize("reason", ["content_filter", "insufficient_system_resource", "eos", "error"])
+ONE_ANSWERS = ["content_filter", "insufficient_system_resource", "error", "abort", "sensitive"]
+
+
+@pytest.mark.parametrize("reason", [*ONE_ANSWERS, "a new reason"])
 def test_an_end_that_is_not_known_to_be_harmless_is_no_answer(reason: str) -> None:
     """The batch answer has no text then, or another one."""
     chunks = [START, chunk({"content": "Fever of "}), chunk({}, reason=reason), USED]
@@ -454,8 +470,7 @@ def test_an_end_that_is_not_known_to_be_harmless_is_no_answer(reason: str) -> No
     with pytest.raises(Unfaithful) as refused:
         assembled(*chunks, choices=1)
 
-    one_answers = reason in ("content_filter", "insufficient_system_resource")
-    assert isinstance(refused.value, AbnormalFinish) == one_answers
+    assert isinstance(refused.value, AbnormalFinish) == (reason in ONE_ANSWERS)
 
 
 @pytest.mark.parametrize("host", ["api.openai.com", "clinic.openai.azure.com"])
@@ -476,6 +491,18 @@ def test_an_error_that_is_null_is_none() -> None:
 
     assert shown == "a"
     assert answer == completion(choice({"content": "a"}), error=None)
+
+
+@pytest.mark.parametrize("reason", ["eos", "eos_token", "stop_sequence", "model_length"])
+def test_other_servers_words_for_a_harmless_end_are_in_the_answer(reason: str) -> None:
+    """Together's, Hugging Face's and Mistral's. A picture, as OpenRouter and LiteLLM show it, comes whole."""
+    picture = {"type": "image_url", "image_url": {"url": "data:image/png;base64,aaaa"}}
+    assembler = OpenAI().assembler(1)
+    for each in (chunk({"content": "a", "images": [picture]}), chunk({}, reason=reason), USED):
+        assembler.feed(json.dumps(HEAD | each))
+
+    (made,) = json.loads(assembler.answer())["choices"]
+    assert made == choice({"content": "a", "images": [picture]}, reason)
 
 
 @pytest.mark.parametrize("reason", ["stop", "length"])

@@ -150,6 +150,9 @@ class ClaudeMessage(JsonAnswer):
             raise Unfaithful("there are too many blocks")
         if self._message.get("stop_reason") is not None:
             raise Unfaithful("an answer goes on after its end")
+        if block.get("type") == "fallback":
+            # Another model goes on: the batch answer names the one that ended it.
+            self._message["model"] = as_text(as_object(block.get("to")).get("model"))
         text = as_text(block.get("text", "")) if block.get("type") == "text" else ""
         for name in ("text", "thinking"):
             if isinstance(block.get(name), str) and block.get("type") == name:
@@ -162,9 +165,12 @@ class ClaudeMessage(JsonAnswer):
         if not self._is_open or event.get("index") != len(self._blocks) - 1:
             raise Unfaithful("a block is out of order")
         delta = as_object(event.get("delta"))
-        name = DELTAS.get(as_word(delta.get("type")))
-        if name is None or delta.keys() != {"type", name}:
+        kind = as_word(delta.get("type"))
+        name = DELTAS.get(kind)
+        if name is None or (delta.keys() != {"type", name} and delta.keys() != COMPACTED):
             raise Unfaithful("a delta is not known, or has a field that is not")
+        if kind == "compaction_delta" and delta.get("encrypted_content") is not None:
+            self._join("encrypted_content", delta["encrypted_content"])
         return self._join(name, delta[name])
 
     def _join(self, name: str, value: Any) -> str:
@@ -265,8 +271,8 @@ FREE = frozenset({"message_delta", "ping"})
 OF_THE_END = frozenset({"stop_reason", "stop_sequence", "stop_details", "container"})
 """Fields of the message that are known at its end only, in that event's delta."""
 
-KNOWN_AT_THE_END = frozenset({"context_management"})
-"""Fields of the message that stand in the event of its end."""
+KNOWN_AT_THE_END = frozenset({"context_management", "input_transformations"})
+"""Fields of the message that stand in the event of its end, and replace what its beginning said."""
 
 DELTAS: Mapping[str, str] = {
     "text_delta": "text",
@@ -279,7 +285,15 @@ DELTAS: Mapping[str, str] = {
 """The field of each kind of delta. Texts and thoughts grow, arguments grow and are parsed, citations are
 appended, and a signature replaces an earlier one."""
 
-BLOCKS: Mapping[str, str] = {"signature": "thinking", "citation": "text", "content": "compaction"}
+COMPACTED = frozenset({"type", "content", "encrypted_content"})
+"""The fields of a delta of a compaction, which come whole; the last one may be missing."""
+
+BLOCKS: Mapping[str, str] = {
+    "signature": "thinking",
+    "citation": "text",
+    "content": "compaction",
+    "encrypted_content": "compaction",
+}
 """The only kind of block that has a delta's field."""
 
 EVENTS: Mapping[str, Callable[[ClaudeMessage, Mapping[str, Any]], str]] = {

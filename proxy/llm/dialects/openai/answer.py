@@ -32,12 +32,18 @@ from proxy.llm.dialects.openai.fields import (
     REPEATABLE,
 )
 
-HARMLESS_FINISHES = frozenset({"stop", "length", "tool_calls", "function_call"})
-"""Reasons to finish after which the batch answer has the stream's text. After `content_filter` it has no
-text, or another one. After an unknown reason nothing is known."""
+STOPS = frozenset({"stop", "eos", "eos_token"})
+"""The model has ended by itself: OpenAI's word, Together's, and Hugging Face's."""
 
-FINISHES_OF_ONE_ANSWER = frozenset({"content_filter", "insufficient_system_resource"})
-"""Reasons, OpenAI's and DeepSeek's, that say nothing about the model's next answer."""
+HARMLESS_FINISHES = STOPS | {"length", "model_length", "stop_sequence", "tool_calls", "function_call"}
+"""Reasons to finish, Mistral's and Hugging Face's among them, after which the batch answer has the stream's
+text. After `content_filter` it has no text, or another one. After an unknown reason nothing is known."""
+
+FINISHES_OF_ONE_ANSWER = frozenset(
+    {"content_filter", "insufficient_system_resource", "error", "abort", "sensitive", "network_error"}
+)
+"""Reasons that say nothing about the model's next answer: OpenAI's, DeepSeek's, Mistral's, SGLang's and, the
+last two, Zhipu's."""
 
 
 class Completion(JsonAnswer):
@@ -270,7 +276,7 @@ def _check_choice(choice: Mapping[str, Any]) -> None:
     if message.get("refusal") and message.get("content"):
         raise Unfaithful("a model refuses after a part of its text")
     _check_arguments(message, reason)
-    lists = [message.get("annotations"), *(choice.get("logprobs") or {}).values()]
+    lists = [message.get("annotations"), message.get("images"), *(choice.get("logprobs") or {}).values()]
     if any(isinstance(each, AmbiguousList) for each in lists):
         raise Unfaithful("a list comes again")
 
@@ -298,7 +304,7 @@ def _stops_at_tools(choice: Mapping[str, Any]) -> bool:
     that said so, and that end with `tool_calls` as batch."""
     message = choice["message"]
     calls = message.get("tool_calls") or message.get("function_call")
-    return bool(calls) and choice["finish_reason"] == "stop"
+    return bool(calls) and choice["finish_reason"] in STOPS
 
 
 def _is_object(text: str) -> bool:

@@ -116,6 +116,8 @@ def growing(key: tuple[str, ...], grows: tuple[str, ...]) -> Join:
         for item in as_list(new):
             before = found[-1] if found else None
             if before is None or any(before.get(name) != as_object(item).get(name) for name in key):
+                if "index" in key and any(_is_same(each, item, key) for each in found):
+                    raise Unfaithful("a part goes on after the next has begun")
                 found.append(before := {})
             for name, value in as_object(item).items():
                 if value is None:
@@ -125,6 +127,11 @@ def growing(key: tuple[str, ...], grows: tuple[str, ...]) -> Join:
         return found
 
     return join
+
+
+def _is_same(before: Mapping[str, Any], item: Mapping[str, Any], key: tuple[str, ...]) -> bool:
+    """True if two objects have the same place."""
+    return item.get("index") is not None and all(before.get(name) == item.get(name) for name in key)
 
 
 def finished_tools(so_far: list[dict[str, Any]] | None, new: Any) -> list[dict[str, Any]]:
@@ -179,6 +186,7 @@ DELTA: Mapping[str, Join] = {
     "tool_calls": tool_calls,
     "function_call": fields(FUNCTION),
     "annotations": once,
+    "images": once,  # OpenRouter, LiteLLM
     "executed_tools": finished_tools,  # Groq
     "thinking_blocks": THINKING_BLOCKS,  # LiteLLM, of Anthropic's models
     "provider_specific_fields": fields({"thinking_blocks": THINKING_BLOCKS}),  # LiteLLM
