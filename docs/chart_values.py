@@ -34,8 +34,10 @@ class Block(BaseModel):
 class Image(Block):
     """Headgate's image."""
 
+    registry: str = ""
+    """Before the repository; empty: the repository says it."""
     repository: Annotated[str, Field(min_length=1)] = "headgate"
-    """Including its registry."""
+    """Including its registry, if `registry` is empty."""
     tag: str = ""
     """Empty: the chart's `appVersion`."""
     digest: Annotated[str, Field(pattern=r"^(sha256:[0-9a-f]{64})?$")] = ""
@@ -68,6 +70,8 @@ class Autoscaling(Block):
     scale_down_after_s: Annotated[int, Field(ge=0, le=3600)] = 900
     """Seconds that the load must be lower. Then replicas are removed one by one, each after the last has
     drained."""
+    behavior: Object = {}
+    """Changes the names given of the autoscaler's behaviour."""
 
 
 class Service(Block):
@@ -75,7 +79,17 @@ class Service(Block):
 
     type: Literal["ClusterIP", "NodePort", "LoadBalancer"] = "ClusterIP"
     port: Port = 80
+    node_port: Port | None = None
     annotations: dict[str, str] = {}
+    labels: dict[str, str] = {}
+    load_balancer_class: str = ""
+    load_balancer_source_ranges: list[str] = []
+    external_traffic_policy: Literal["", "Cluster", "Local"] = ""
+    session_affinity: Literal["", "None", "ClientIP"] = ""
+    """Not needed: any replica shows any run, with `settings.event_log.valkey`."""
+    ip_family_policy: Literal["", "SingleStack", "PreferDualStack", "RequireDualStack"] = ""
+    ip_families: list[Literal["IPv4", "IPv6"]] = []
+    traffic_distribution: str = ""
 
 
 class AdminService(Block):
@@ -410,6 +424,14 @@ class Values(Block):
     """Of the proxy. A `preStop` takes the place of the chart's, which waits 5 seconds for the endpoints to
     forget the pod."""
     revision_history_limit: Annotated[int, Field(ge=0, le=100)] = 10
+    strategy: Object = {"type": "RollingUpdate", "rollingUpdate": {"maxSurge": 1, "maxUnavailable": 0}}
+    """Of the proxies' Deployments. The names given are changed, and `null` removes one."""
+    min_ready_seconds: Annotated[int, Field(ge=0, le=3600)] = 0
+    progress_deadline_seconds: Annotated[int, Field(ge=1, le=86_400)] | None = None
+    startup_probe: Object = {"periodSeconds": 2, "failureThreshold": 30}
+    """Of the proxy: times and counts; what is asked is the chart's. The names given are changed."""
+    liveness_probe: Object = {"periodSeconds": 10, "timeoutSeconds": 5, "failureThreshold": 6}
+    readiness_probe: Object = {"periodSeconds": 5, "timeoutSeconds": 5, "failureThreshold": 2}
     topology_spread_constraints: list[Object] | None = None
     """Of the proxies. `null`: over zones and nodes, as far as there are any. A constraint without
     `labelSelector` is about the proxies."""
@@ -423,6 +445,12 @@ class Values(Block):
     affinity: Object = {}
     priority_class_name: str = ""
     runtime_class_name: str = ""
+    scheduler_name: str = ""
+    enable_service_links: bool = False
+    """In the proxies' pods."""
+    share_process_namespace: bool = False
+    host_users: bool | None = None
+    """`false`: the pods have a user namespace of their own."""
     extra_objects: list[Object] = []
     """Installed with the release; `{{ … }}` in them is filled in."""
     global_: Annotated[Object, Field(alias="global")] = {}

@@ -30,6 +30,7 @@ helm.sh/chart: {{ printf "%s-%s" $.Chart.Name $.Chart.Version | replace "+" "_" 
 
 {{- define "headgate.image" -}}
 {{- with .Values.image -}}
+{{- with .registry }}{{ . }}/{{ end -}}
 {{- if .digest -}}
 {{ .repository }}@{{ .digest }}
 {{- else -}}

@@ -15,6 +15,15 @@ runtimeClassName: {{ . }}
 {{- with .Values.dnsPolicy }}
 dnsPolicy: {{ . }}
 {{- end }}
+{{- with .Values.schedulerName }}
+schedulerName: {{ . }}
+{{- end }}
+{{- if .Values.shareProcessNamespace }}
+shareProcessNamespace: true
+{{- end }}
+{{- if not (kindIs "invalid" .Values.hostUsers) }}
+hostUsers: {{ .Values.hostUsers }}
+{{- end }}
 {{- range $name := list "hostAliases" "dnsConfig" "nodeSelector" "tolerations" "affinity" }}
 {{- with index $.Values $name }}
 {{ $name }}:

@@ -25,11 +25,14 @@ spec:
   replicas: {{ . }}
   {{- end }}
   revisionHistoryLimit: {{ .Values.revisionHistoryLimit }}
+  {{- with .Values.minReadySeconds }}
+  minReadySeconds: {{ . }}
+  {{- end }}
+  {{- with .Values.progressDeadlineSeconds }}
+  progressDeadlineSeconds: {{ . }}
+  {{- end }}
   strategy:
-    type: RollingUpdate
-    rollingUpdate:
-      maxSurge: 1
-      maxUnavailable: 0
+    {{- toYaml .Values.strategy | nindent 4 }}
   selector:
     matchLabels:
       {{- include "headgate.selector" (list . $component) | nindent 6 }}
@@ -39,7 +42,7 @@ spec:
     spec:
       serviceAccountName: {{ include "headgate.accountName" (list $own .Values.serviceAccount) }}
       automountServiceAccountToken: false
-      enableServiceLinks: false
+      enableServiceLinks: {{ .Values.enableServiceLinks }}
       terminationGracePeriodSeconds: {{ add $forgetS .Values.drainSeconds $marginS }}
       securityContext:
         {{- toYaml .Values.podSecurityContext | nindent 8 }}
@@ -75,18 +78,13 @@ spec:
           # None of them asks the upstream, which may be silent because it works.
           startupProbe:
             httpGet: {path: /livez, port: admin}
-            periodSeconds: 2
-            failureThreshold: 30
+            {{- toYaml .Values.startupProbe | nindent 12 }}
           livenessProbe:
             httpGet: {path: /livez, port: admin}
-            periodSeconds: 10
-            timeoutSeconds: 5
-            failureThreshold: 6
+            {{- toYaml .Values.livenessProbe | nindent 12 }}
           readinessProbe:
             httpGet: {path: /readyz, port: admin}
-            periodSeconds: 5
-            timeoutSeconds: 5
-            failureThreshold: 2
+            {{- toYaml .Values.readinessProbe | nindent 12 }}
           resources:
             {{- toYaml $resources | nindent 12 }}
           securityContext:

@@ -126,6 +126,60 @@ def test_a_usual_value_is_taken_and_arrives(
         taken_by_kubernetes(each, KUBERNETES[-1])
 
 
+OTHERS: dict[str, Any] = {
+    "image": {"registry": "registry.hospital.example"},
+    "strategy": {"rollingUpdate": {"maxSurge": "50%"}},
+    "minReadySeconds": 10,
+    "progressDeadlineSeconds": 300,
+    "startupProbe": {"failureThreshold": 60},
+    "livenessProbe": {"timeoutSeconds": 20},
+    "readinessProbe": {"successThreshold": 2},
+    "schedulerName": "batch",
+    "enableServiceLinks": True,
+    "shareProcessNamespace": True,
+    "hostUsers": False,
+    "service": {
+        "type": "LoadBalancer",
+        "nodePort": 30080,
+        "labels": {"lb": "internal"},
+        "loadBalancerClass": "internal",
+        "loadBalancerSourceRanges": ["10.0.0.0/8"],
+        "externalTrafficPolicy": "Local",
+        "sessionAffinity": "ClientIP",
+        "ipFamilyPolicy": "PreferDualStack",
+        "ipFamilies": ["IPv4", "IPv6"],
+        "trafficDistribution": "PreferClose",
+    },
+    "autoscaling": {"enabled": True, "behavior": {"scaleDown": {"selectPolicy": "Disabled"}}},
+}
+"""What charts of others take beside: oauth2-proxy's, ingress-nginx's, cert-manager's."""
+
+
+def test_values_of_other_charts_are_taken_and_arrive() -> None:
+    """All at once; Kubernetes takes the objects, and what is not given stays as the chart has it."""
+    release = render(changed(values_of("production"), OTHERS))
+    deployment, pod = release.one("Deployment", RELEASE)["spec"], at(release.one(*POD[:1], RELEASE), POD[1])
+    proxy, service = at(pod, "containers.0"), release.one("Service", RELEASE)
+    behavior = release.one("HorizontalPodAutoscaler")["spec"]["behavior"]
+
+    assert proxy["image"].startswith("registry.hospital.example/")
+    assert deployment["strategy"]["rollingUpdate"] == {"maxSurge": "50%", "maxUnavailable": 0}
+    assert (deployment["minReadySeconds"], deployment["progressDeadlineSeconds"]) == (10, 300)
+    assert arrives(proxy["startupProbe"], {"failureThreshold": 60, "periodSeconds": 2})
+    assert arrives(proxy["livenessProbe"], {"timeoutSeconds": 20, "httpGet": {"path": "/livez"}})
+    assert arrives(proxy["readinessProbe"], {"successThreshold": 2, "httpGet": {"path": "/readyz"}})
+    for name in ("schedulerName", "enableServiceLinks", "shareProcessNamespace", "hostUsers"):
+        assert pod[name] == OTHERS[name]
+    wanted = dict(OTHERS["service"])
+    assert service["spec"]["ports"][0]["nodePort"] == wanted.pop("nodePort")
+    assert arrives(service["metadata"]["labels"], wanted.pop("labels"))
+    assert arrives(service["spec"], wanted)
+    assert arrives(behavior["scaleDown"], {"selectPolicy": "Disabled", "stabilizationWindowSeconds": 900})
+    for each in release.objects:
+        if each["kind"] in {"Deployment", "Service", "HorizontalPodAutoscaler"}:
+            taken_by_kubernetes(each, KUBERNETES[-1])
+
+
 def test_what_is_for_both_programs_comes_to_the_controller_too() -> None:
     """Files, environment and security of the proxies' pods are the controller's as well; sidecars are not."""
     both = {
