@@ -20,6 +20,7 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 from proxy.downstream.answer_head import CONTINUE, interim_answer, status_line
 from proxy.errors import problem
 from proxy.http.asgi import TITLES
+from proxy.http.framing import last_chunk
 from proxy.http.headers import BODILESS_STATUS, Headers
 from proxy.http.http_date import Dated, http_date
 from proxy.http.upgrade import UpgradeOffer
@@ -51,6 +52,10 @@ class ClientRequest(RequestResponseCycle):
     disconnected = False
     waiting_for_100_continue = False
     more_body = True
+    trailers: Headers | None = None
+    """What came behind a body in chunks, once that has come to its end."""
+    answer_trailers: Headers | None = None
+    """To be sent behind the answer's body, if that goes out in chunks."""
     response_started = False
     response_complete = False
     chunked_encoding: bool | None = None
@@ -201,6 +206,11 @@ class ClientRequest(RequestResponseCycle):
     # The relay's side: the answer.
 
     @property
+    def takes_chunks(self) -> bool:
+        """True if the answer's body may go out in chunks, with trailers behind it."""
+        return self.version == "1.1" and self.method != "HEAD"
+
+    @property
     def is_slow(self) -> bool:
         """True if the client must be waited for before more is written."""
         return self.flow.write_paused
@@ -257,12 +267,12 @@ class ClientRequest(RequestResponseCycle):
         if body:
             parts += (b"%x\r\n" % len(body), body, b"\r\n")
         if last:
-            parts.append(b"0\r\n\r\n")
+            parts.append(last_chunk(self.answer_trailers))
 
     def answer_more(self, body: bytes, *, last: bool) -> None:
         """Send more of the answer's body."""
         if self.chunked_encoding:
-            end = b"0\r\n\r\n" if last else b""
+            end = last_chunk(self.answer_trailers) if last else b""
             self.transport.write(b"%x\r\n%b\r\n%b" % (len(body), body, end) if body else end)
         elif body and self.method != "HEAD":
             self.transport.write(body)

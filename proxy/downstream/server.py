@@ -203,6 +203,12 @@ class ServerProtocol(TimedProtocol):
         request = self.cycle
         if request is None or request.response_complete or self._reading_head:
             return
+        if self.headers:
+            if head_bytes(self.headers) > MAX_HEAD_BYTES:
+                raise RequestRefused(400, "The request's trailers are too large.")
+            request.trailers, self.headers = self.headers, []
+            if any(name == b"connection" for name, _ in request.trailers):
+                request.keep_alive = False  # to the parser it may mean the end
         request.more_body = False
         request.message_event.set()
 

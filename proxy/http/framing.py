@@ -7,7 +7,7 @@ from enum import Enum
 
 from proxy.errors import RequestRefused
 from proxy.http.asgi import TARGET, Scope
-from proxy.http.headers import Headers
+from proxy.http.headers import Headers, write_fields
 from proxy.http.request_rules import is_host
 
 LOOKED_AT = frozenset({b"host", b"content-length", b"transfer-encoding", b"expect"})
@@ -65,12 +65,17 @@ def _coded(coding: bytes, version: str) -> Body:
     return Body.CHUNKED
 
 
-def frame(body: bytes, chunked: bool, *, last: bool) -> bytes:
-    """A piece of a body in the bytes that go to the upstream. `last`: no piece follows."""
+def frame(body: bytes, chunked: bool, *, last: bool, trailers: Headers | None = None) -> bytes:
+    """A piece of a body in the bytes that go to the upstream. `last`: no piece follows, but `trailers`."""
     if not chunked:
         return body
     framed = b"%x\r\n%b\r\n" % (len(body), body) if body else b""
-    return framed + b"0\r\n\r\n" if last else framed
+    return framed + last_chunk(trailers) if last else framed
+
+
+def last_chunk(trailers: Headers | None) -> bytes:
+    """The end of a body in chunks."""
+    return b"0\r\n%b\r\n" % write_fields(trailers) if trailers else b"0\r\n\r\n"
 
 
 def request_target(scope: Scope) -> bytes:

@@ -19,7 +19,7 @@ HOP_BY_HOP = {
     b"proxy-connection": "a mistake of old browsers, for this connection only",
     b"te": "says what this connection may carry",
     b"transfer-encoding": "framing is made anew on each side",
-    b"trailer": "announces trailers, which are dropped (RFC 9110 6.5.1 allows it)",
+    b"trailer": "announces trailers, which the relay alone passes on",
     b"upgrade": "the relay does not switch protocols",
     b"http2-settings": "part of an upgrade to HTTP/2",
     b"proxy-authenticate": "between the client and this proxy",
@@ -55,6 +55,21 @@ MAY_DIFFER = frozenset(name.encode() for names in _MAY_DIFFER.values() for name 
 """Request headers in which two requests for the same answer may differ. Any other header may lead to another
 answer, so that the requests are not joined: asking twice is safe, showing another answer's text is not.
 `Authorization` and `Cookie` are not here: beside the principal they may hold a tenant or a role."""
+
+_NOT_IN_TRAILERS = {
+    "framing and routing (RFC 9110 6.5.1)": "content-length host max-forwards expect",
+    "who the client is, and the way that it came": "x-real-ip forwarded via",
+    "which user asks, and what a user gets": "authorization cookie set-cookie www-authenticate",
+    "controls of a request": "pragma cache-control accept accept-encoding origin referer",
+    "how the body is read": "content-encoding content-type content-range",
+    "what becomes of an answer": "age date expires location retry-after vary warning",
+    "tracing, which finds model calls": "traceparent tracestate baggage",
+    "which run is asked for": "idempotency-key last-event-id",
+}
+NOT_IN_TRAILERS = CONDITIONS.union(
+    HOP_BY_HOP, *(names.encode().split() for names in _NOT_IN_TRAILERS.values())
+)
+"""What a server must find before the body, and may merge into the headers if it comes behind it."""
 
 SHADOWED = {
     **HOP_BY_HOP,
@@ -220,8 +235,9 @@ def _forwarded_element(client: str | None, scheme: str, host: bytes | None) -> b
     return b";".join(parts)
 
 
-def response_headers(headers: Headers, status: int) -> Headers:
-    """The upstream's headers, as they came, without those for a single hop.
+def response_headers(headers: Headers, status: int, *, in_chunks: bool = False) -> Headers:
+    """The upstream's headers, as they came, without those for a single hop. `in_chunks`: trailers may follow
+    the body, if it came in chunks.
 
     A 204 or 304 carries no body, so its `Content-Length`, which RFC 9110 8.6 forbids or makes optional, is
     left out: uvicorn would wait for the bytes it announces.
@@ -229,7 +245,38 @@ def response_headers(headers: Headers, status: int) -> Headers:
     kept = end_to_end(headers)
     if status in BODILESS_STATUS:
         kept = [pair for pair in kept if pair[0] != b"content-length"]
+    elif in_chunks and any(name == b"transfer-encoding" for name, _ in headers):
+        kept += announced_trailers(headers)
     return kept
+
+
+def announced_trailers(headers: Headers) -> Headers:
+    """The `Trailer` fields that pass on with a body in chunks."""
+    listed = listed_in_connection(headers)
+    return [pair for pair in headers if pair[0] == b"trailer" and b"trailer" not in listed]
+
+
+def accepts_trailers(headers: Headers) -> bool:
+    """True if `TE` says so; all else of it is about this connection alone (RFC 9110 10.1.4)."""
+    tokens = (token for name, value in headers if name == b"te" for token in value.split(b","))
+    return any(token.partition(b";")[0].strip().lower() == b"trailers" for token in tokens)
+
+
+def passed_trailers(trailers: Headers, headers: Headers, own: frozenset[bytes] = frozenset()) -> Headers:
+    """The trailers that pass on.
+
+    Args:
+        trailers: as they came, names in lower case.
+        headers: of the same message; what its `Connection` lists is for this connection.
+        own: further names that must stand before the body.
+    """
+    not_passed = NOT_IN_TRAILERS | own | listed_in_connection(headers)
+    passed: Headers = []
+    for name, value in trailers:
+        read_as = name.replace(b"_", b"-")  # by CGI and WSGI
+        if read_as not in not_passed and not read_as.startswith((b"x-forwarded-", b"headgate-")):
+            passed.append((name, value))
+    return passed
 
 
 def is_json(headers: Headers) -> bool:

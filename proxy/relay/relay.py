@@ -11,7 +11,13 @@ from time import perf_counter
 from proxy.downstream.client_request import ClientRequest
 from proxy.errors import RequestRefused
 from proxy.http.framing import CHUNKED, Body, check_framing, origin_form
-from proxy.http.headers import Forwarding, request_headers, write_head
+from proxy.http.headers import (
+    Forwarding,
+    accepts_trailers,
+    announced_trailers,
+    request_headers,
+    write_head,
+)
 from proxy.http.max_forwards import LIMITED, hops_left, last_hop, one_hop_less
 from proxy.http.request_head import HeadWriter
 from proxy.http.tracing import with_token
@@ -97,6 +103,7 @@ class Relay:
         is_fresh = fresh or offer is not None
         exchange = Exchange(self._upstream, method, fresh=is_fresh, long=long, repeats=self._repeats)
         relayed = RelayedRequest(client, sink, exchange, head, on_end, entered_at)
+        relayed.never_trailers = self._forwarding.kept
         if offer is None:
             relayed.begin()
         else:
@@ -119,7 +126,9 @@ class Relay:
         if token is not None:
             sent = with_token(sent, token)
         if framing in CHUNKED:
-            sent.append((b"transfer-encoding", b"chunked"))
+            sent += [*announced_trailers(headers), (b"transfer-encoding", b"chunked")]
+        if offer is None and client.version == "1.1" and accepts_trailers(headers):
+            sent += [(b"connection", b"TE"), (b"te", b"trailers")]
         if offer is not None:
             sent += [(b"connection", b"Upgrade"), (b"upgrade", offer.protocols)]
         return write_head(method.encode(), origin_form(client.target), sent), framing

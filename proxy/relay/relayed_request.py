@@ -12,7 +12,7 @@ from time import perf_counter
 from proxy.downstream.client_request import ClientRequest
 from proxy.errors import UpstreamAborted, UpstreamError, UpstreamMalformed
 from proxy.http.framing import CHUNKED, EXPECTED, Body, frame
-from proxy.http.headers import BODILESS_STATUS, response_headers
+from proxy.http.headers import BODILESS_STATUS, passed_trailers, response_headers
 from proxy.http.upgrade import SWITCHING_PROTOCOLS, UpgradeOffer
 from proxy.observe.spans.request_ids import work_of
 from proxy.relay.result import OnEnd, Outcome, RelayResult
@@ -47,6 +47,8 @@ class RelayedRequest:
     _task: asyncio.Task[None] | None = None
     _timer: asyncio.TimerHandle | None = None
     _answered_at = 0.0
+    never_trailers: frozenset[bytes] = frozenset()
+    """Names that no trailer of the request may have."""
 
     def __init__(
         self,
@@ -103,7 +105,7 @@ class RelayedRequest:
         body = client.take_body()
         whole = not client.more_body
         if self._framing is not BY_LENGTH:
-            body = frame(body, self._framing in CHUNKED, last=whole)
+            body = self._framed(body, last=whole)
         self._send(self._head + body, whole=whole)
 
     def _body_is_slow(self) -> None:
@@ -170,13 +172,19 @@ class RelayedRequest:
             return
         body = client.take_body()
         is_last = not client.more_body
-        data = frame(body, self._framing in CHUNKED, last=is_last)
+        data = self._framed(body, last=is_last)
         if data:
             connection.write(data)
         if is_last:
             self._sending = Sending.OUT
             connection.timer.sent()
             client.ask_for_body()
+
+    def _framed(self, body: bytes, *, last: bool) -> bytes:
+        client, trailers = self._client, None
+        if last and client.trailers:
+            trailers = passed_trailers(client.trailers, client.headers, self.never_trailers)
+        return frame(body, self._framing in CHUNKED, last=last, trailers=trailers)
 
     # The answer's direction.
 
@@ -209,6 +217,8 @@ class RelayedRequest:
         client, response, result = self._client, connection.response, self.result
         body = connection.take() if response.chunks else b""
         is_last = response.complete
+        if is_last and response.trailers:
+            client.answer_trailers = passed_trailers(response.trailers, response.headers)
         if self._is_begun:
             if is_last:
                 self._close()
@@ -223,7 +233,7 @@ class RelayedRequest:
                 return
             headers, reason = response.headers, response.reason
             if response.has_hop_fields or status in BODILESS_STATUS:
-                headers = response_headers(headers, status)
+                headers = response_headers(headers, status, in_chunks=client.takes_chunks)
             self._is_begun = True
             result.status = status
             if is_last:

@@ -17,6 +17,8 @@ OnInterim = Callable[[int, bytes, Headers], None]
 
 _LOOKED_AT = frozenset({b"content-length", *HOP_BY_HOP})
 
+_NO_TRAILERS: Headers = []
+
 _FRAMING = frozenset({b"content-length", b"transfer-encoding"})
 """These say nothing about an interim response, which has no body."""
 
@@ -42,6 +44,8 @@ class UpstreamResponse:
         self.has_length = False
         self.has_hop_fields = False
         """True if any of the headers is for this connection only."""
+        self.trailers: Headers = _NO_TRAILERS
+        """What came behind a body in chunks."""
         self.has_begun = False
         """True if any byte has come."""
         self.continued = False
@@ -137,7 +141,7 @@ class UpstreamResponse:
             self.reason += reason
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        if not self.status:  # later ones are trailers, and those are dropped
+        if not self.status:
             name = name.lower()
             if name in _LOOKED_AT:
                 if name == b"content-length":
@@ -147,6 +151,10 @@ class UpstreamResponse:
                     if name == b"transfer-encoding":
                         self._check_coding(value)
             self.headers.append((name, value))
+        elif not self.complete:
+            if self.trailers is _NO_TRAILERS:
+                self.trailers = []
+            self.trailers.append((name.lower(), value))
 
     def _check_coding(self, value: bytes) -> None:
         """Only `chunked` is undone here, so a body in another coding cannot be passed on."""
@@ -194,6 +202,8 @@ class UpstreamResponse:
         if self._is_interim:
             self._is_interim = False
         elif not self.complete:
+            if self.trailers and head_bytes(self.trailers) > MAX_HEAD_BYTES:
+                raise UpstreamMalformed("the trailers are too large", Fault.TOO_LARGE)
             self._finish()
 
     def _finish(self) -> None:

@@ -24,7 +24,7 @@ from proxy.downstream.admission import Connections
 from proxy.downstream.admitting import AdmittingProtocol
 from proxy.http.forwarded import last_named
 from proxy.settings.settings import Settings
-from tests.relay.made_up import Answer, Exchange, made_up
+from tests.relay.made_up import Answer, Exchange, Fields, made_up
 from tests.servers.serving import flag_document
 from tests.servers.streaming import route
 
@@ -78,14 +78,19 @@ class Reader:
     def __init__(self, parser: type, done: Callable[["Reader"], None] | None = None) -> None:
         self.parser = parser(self)
         self.url = self.body = b""
-        self.headers: list[tuple[bytes, bytes]] = []
+        self.headers: Fields = []
+        self.trailers: Fields = []
+        self._fields = self.headers
         self._done = done
 
     def on_url(self, url: bytes) -> None:
         self.url += url
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        self.headers.append((name, value))
+        self._fields.append((name, value))
+
+    def on_headers_complete(self) -> None:
+        self._fields = self.trailers
 
     def on_body(self, body: bytes) -> None:
         self.body += body
@@ -94,7 +99,8 @@ class Reader:
         if self._done is not None:
             self._done(self)
         self.url = self.body = b""
-        self.headers = []
+        self.headers, self.trailers = [], []
+        self._fields = self.headers
 
 
 class UpstreamEnd:
@@ -134,6 +140,8 @@ class UpstreamEnd:
         exchange = self._exchange()
         if reader.body != exchange.body or (b"x-n", reader.url[1:]) not in reader.headers:
             self.game.flaws.append(f"{reader.url!r}: the upstream got another request")
+        if reader.trailers != exchange.trailers:
+            self.game.flaws.append(f"{reader.url!r}: the upstream got other trailers")
         if not self.answered:
             self._answer(exchange)
         self.answered = False
@@ -233,10 +241,12 @@ def judge(game: Game) -> list[str]:
             if game.leaves_at is None and exchange.is_whole:
                 flaws.append(f"/{number}: no whole answer")
             break
-        status, headers, body = read[0]
+        status, headers, body, trailers = read[0]
         is_ours = any(value == b"application/problem+json" for _, value in headers)
         if is_ours and not exchange.is_whole and status == 502:
             continue
+        if exchange.is_whole and trailers != exchange.answer_trailers:
+            flaws.append(f"/{number}: other trailers")
         if not exchange.is_whole:
             flaws.append(f"/{number}: a broken answer looks whole")
         if (status, body) != (exchange.status, exchange.answer_body) or (
@@ -261,7 +271,7 @@ def _read_one(data: bytes, to_head: bool, read: list[Answer]) -> bytes:
     pairs = (line.partition(b": ") for line in lines)
     headers = [(name, value) for name, _, value in pairs]
     length = next((value for name, value in headers if name == b"content-length"), None)
-    body = b""
+    body, trailers = b"", Fields()
     if to_head or status in {204, 304}:
         pass
     elif length is not None:
@@ -269,16 +279,33 @@ def _read_one(data: bytes, to_head: bool, read: list[Answer]) -> bytes:
         if len(body) < int(length):
             return data
     else:
-        while True:
-            size, end, rest = rest.partition(b"\r\n")
-            count = int(size, 16) if end else -1
-            if not end or len(rest) < count + 2:
-                return data
-            body, rest = body + rest[:count], rest[count + 2 :]
-            if not count:
-                break
-    read.append((status, headers, body))
+        found = _read_chunks(rest)
+        if found is None:
+            return data
+        body, trailers, rest = found
+    read.append((status, headers, body, trailers))
     return rest
+
+
+def _read_chunks(rest: bytes) -> tuple[bytes, Fields, bytes] | None:
+    """A body in chunks, its trailers, and what follows. None: it has no end yet."""
+    body, trailers = b"", Fields()
+    while True:
+        size, end, rest = rest.partition(b"\r\n")
+        count = int(size, 16) if end else -1
+        if not end or len(rest) < count + 2:
+            return None
+        if not count:
+            break
+        body, rest = body + rest[:count], rest[count + 2 :]
+    while True:
+        line, end, rest = rest.partition(b"\r\n")
+        if not end:
+            return None
+        if not line:
+            return body, trailers, rest
+        name, _, value = line.partition(b": ")
+        trailers.append((name, value))
 
 
 class Table:

@@ -6,8 +6,10 @@ from dataclasses import dataclass
 LONG = 70_000
 """Bytes of a long body, more than either side holds before it stops reading."""
 
-Answer = tuple[int, list[tuple[bytes, bytes]], bytes]
-"""Status, headers and body."""
+Fields = list[tuple[bytes, bytes]]
+
+Answer = tuple[int, Fields, bytes, Fields]
+"""Status, headers, body and trailers."""
 
 
 @dataclass
@@ -28,16 +30,27 @@ class Exchange:
     """True if the upstream closes the connection after it."""
     is_whole: bool
     """True if the client gets an answer that looks complete."""
+    trailers: Fields
+    """Of the request."""
+    answer_trailers: Fields
 
 
-def framed(body: bytes, rng: random.Random) -> bytes:
-    """A body in chunks of any size."""
+def framed(body: bytes, rng: random.Random, trailers: Fields) -> bytes:
+    """A body in chunks of any size, and what stands behind it."""
     parts = []
     while body:
         size = rng.randint(1, len(body))
         parts.append(b"%x\r\n%b\r\n" % (size, body[:size]))
         body = body[size:]
-    return b"".join(parts) + b"0\r\n\r\n"
+    lines = [b"%b: %b\r\n" % trailer for trailer in trailers]
+    return b"".join([*parts, b"0\r\n", *lines, b"\r\n"])
+
+
+def some_trailers(rng: random.Random) -> Fields:
+    """Mostly none."""
+    return [
+        (b"x-t%d" % number, rng.randbytes(3).hex().encode()) for number in range(rng.choice([0, 0, 1, 3]))
+    ]
 
 
 def made_up(number: int, rng: random.Random) -> Exchange:
@@ -45,10 +58,12 @@ def made_up(number: int, rng: random.Random) -> Exchange:
     method = rng.choice([b"GET", b"HEAD", b"POST", b"POST", b"POST"])
     body, lines = b"", b""
     payload = b""
+    trailers: Fields = []
     if method == b"POST":
         body = rng.randbytes(rng.choice([0, 1, 7, 300, 300, LONG]))
         is_chunked = rng.random() < 0.5
-        payload = framed(body, rng) if is_chunked else body
+        trailers = some_trailers(rng) if is_chunked else []
+        payload = framed(body, rng, trailers) if is_chunked else body
         lines = b"transfer-encoding: chunked\r\n" if is_chunked else b"content-length: %d\r\n" % len(body)
     request = b"%b /%d HTTP/1.1\r\nhost: a\r\nx-n: %d\r\n%b\r\n%b" % (method, number, number, lines, payload)
 
@@ -61,7 +76,8 @@ def made_up(number: int, rng: random.Random) -> Exchange:
         "length": b"content-length: %d\r\n" % len(answer_body) if status not in {204, 304} else b"",
         "chunked": b"transfer-encoding: chunked\r\n",
     }.get(framing, b"")
-    sent = framed(answer_body, rng) if framing == "chunked" else answer_body
+    answer_trailers = some_trailers(rng) if framing == "chunked" and method != b"HEAD" else []
+    sent = framed(answer_body, rng, answer_trailers) if framing == "chunked" else answer_body
     interim = rng.choice([b"", b"", b"HTTP/1.1 103 Early Hints\r\nlink: </a>\r\n\r\n"])
     answer = interim + b"HTTP/1.1 %d Of its own\r\nx-n: %d\r\ndate: today\r\n%b\r\n" % (status, number, head)
     if method == b"HEAD":
@@ -73,4 +89,16 @@ def made_up(number: int, rng: random.Random) -> Exchange:
         is_whole = framing == "close" and cut >= head_bytes
         breaks, answer, answer_body = True, answer[:cut], answer_body[: max(0, cut - head_bytes)]
     after = len(body) if rng.random() < 0.7 else rng.randint(0, len(body))
-    return Exchange(method, body, request, status, answer_body, answer, after, breaks, is_whole)
+    return Exchange(
+        method,
+        body,
+        request,
+        status,
+        answer_body,
+        answer,
+        after,
+        breaks,
+        is_whole,
+        trailers,
+        answer_trailers,
+    )

@@ -282,7 +282,8 @@ async def test_a_length_that_is_said_twice_is_one(
 async def test_headers_for_one_connection_stop_here_in_both_directions(
     upstream: ScriptedUpstream, gate: Serving
 ):
-    """Hop-by-hop fields and those that `Connection` lists are dropped; end-to-end ones it lists are not."""
+    """Hop-by-hop fields and those that `Connection` lists are dropped; end-to-end ones it lists are not. That
+    the client takes trailers is said anew."""
     hops = (
         b"connection: x-Private, keep-alive, content-length, cookie\r\nkeep-alive: 5\r\nx-private: 1\r\n"
         b"te: trailers\r\ntrailer: x\r\nproxy-authorization: p\r\nproxy-connection: q\r\ncookie: c\r\n"
@@ -292,7 +293,8 @@ async def test_headers_for_one_connection_stop_here_in_both_directions(
     answered = await ask(gate.url, b"POST / HTTP/1.1\r\n%b%bcontent-length: 1\r\n\r\na" % (HOST, hops))
 
     names = [name for name, _ in upstream.asked[0].headers() if not name.startswith(b"x-forwarded")]
-    assert names == [b"host", b"cookie", b"content-length"]
+    assert names == [b"host", b"cookie", b"content-length", b"connection", b"te"]
+    assert upstream.asked[0].header(b"connection") == b"TE"
     assert answered.headers == [(b"date", b"d"), (b"content-length", b"2"), (b"cookie", b"c")]
     assert answered.body == b"ok"
 

@@ -21,6 +21,8 @@ class Asked:
     reader: asyncio.StreamReader
     writer: asyncio.StreamWriter
     body: bytes = b""
+    trailers: list[bytes] = field(default_factory=list)
+    """Lines behind a body in chunks, without their ends."""
 
     @property
     def target(self) -> bytes:
@@ -42,7 +44,7 @@ class Asked:
             while size := int(await self.reader.readuntil(b"\n"), 16):
                 self.body += await self.reader.readexactly(size)
                 await self.reader.readuntil(b"\n")
-            await self.reader.readuntil(b"\n")
+            self.trailers = await trailers_of(self.reader)
         return self.body
 
     async def send(self, data: bytes) -> None:
@@ -124,6 +126,14 @@ class ScriptedUpstream:
             writer.close()
 
 
+async def trailers_of(reader: asyncio.StreamReader) -> list[bytes]:
+    """What follows the last chunk, up to the empty line."""
+    found: list[bytes] = []
+    while line := (await reader.readuntil(b"\r\n"))[:-2]:
+        found.append(line)
+    return found
+
+
 @dataclass
 class Answered:
     """One answer as a client saw it."""
@@ -133,6 +143,8 @@ class Answered:
     body: bytes = b""
     complete: bool = True
     """True if the framing says that this is all; an answer that ends with its connection never says so."""
+    trailers: list[bytes] = field(default_factory=list)
+    """Lines behind a body in chunks, without their ends."""
 
     def header(self, name: bytes) -> bytes | None:
         return next((value for key, value in self.headers if key.lower() == name), None)
@@ -149,6 +161,8 @@ class Talker:
     writer: asyncio.StreamWriter
     interim: list[int] = field(default_factory=list)
     """Statuses of interim answers."""
+    trailers: list[bytes] = field(default_factory=list)
+    """Those of the last answer in chunks."""
 
     async def send(self, data: bytes) -> None:
         self.writer.write(data)
@@ -176,6 +190,7 @@ class Talker:
             elif answered.header(b"transfer-encoding"):
                 async for chunk in self.chunks():
                     answered.body += chunk
+                answered.trailers = self.trailers
             else:
                 answered.body, answered.complete = await self.reader.read(), False
         except asyncio.IncompleteReadError as cut:
@@ -186,7 +201,7 @@ class Talker:
         while size := int(await self.reader.readuntil(b"\r\n"), 16):
             yield await self.reader.readexactly(size)
             await self.reader.readexactly(2)
-        await self.reader.readexactly(2)
+        self.trailers = await trailers_of(self.reader)
 
     async def ask(self, request: bytes, *, to_head: bool = False) -> Answered:
         await self.send(request)

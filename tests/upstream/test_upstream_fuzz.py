@@ -36,6 +36,7 @@ values = st.binary(max_size=40).map(
     lambda raw: bytes(byte for byte in raw if byte == 9 or 32 <= byte != 127).strip(b" \t")
 )
 fields = st.lists(st.tuples(names.map(str.encode), values), max_size=6)
+trailers = st.lists(st.tuples(names.map(lambda name: b"x-" + name.encode()), values), max_size=3)
 bodies = st.binary(max_size=300)
 cuts = st.lists(st.integers(0, 600), max_size=6)
 target_bytes = st.text("abc/?&=%~:@!$'()*,;+-._\"<>\\^`{|}[]", max_size=30).map(
@@ -62,6 +63,14 @@ class Spoken:
     body: bytes | None
     chunks_at: list[int] | None
     cuts: list[int]
+    trailers: list[tuple[bytes, bytes]] = field(default_factory=list)
+
+    @property
+    def trailer_lines(self) -> list[bytes]:
+        """As they arrive, without their ends."""
+        if self.body is None or self.chunks_at is None:
+            return []
+        return [b"%b: %b" % pair for pair in self.trailers]
 
     def pieces(self) -> list[bytes]:
         head = self.start + b"\r\n" + b"".join(b"%b: %b\r\n" % pair for pair in self.fields)
@@ -69,7 +78,7 @@ class Spoken:
             return pieces(head + b"\r\n", self.cuts)
         if self.chunks_at is None:
             return pieces(head + b"content-length: %d\r\n\r\n" % len(self.body) + self.body, self.cuts)
-        framed = chunked(self.body, self.chunks_at, b"x-trailer: dropped\r\n")
+        framed = chunked(self.body, self.chunks_at, b"".join(b"%b: %b\r\n" % pair for pair in self.trailers))
         return pieces(head + b"transfer-encoding: chunked\r\n\r\n" + framed, self.cuts)
 
 
@@ -81,6 +90,7 @@ requests = st.builds(
     st.none() | bodies,
     st.none() | cuts,
     cuts,
+    trailers,
 )
 statuses = st.sampled_from([200, 201, 206, 299, 301, 404, 418, 429, 500, 503, 599])
 answers = st.builds(
@@ -90,6 +100,7 @@ answers = st.builds(
     bodies,
     st.none() | cuts,
     cuts,
+    trailers,
 )
 
 
@@ -163,6 +174,7 @@ def test_what_goes_through_is_what_was_sent(world: World, request: Spoken, answe
     assert asked.head.split(b"\r\n", 1)[0] == request.start
     assert [pair for pair in asked.headers() if pair[0] not in added | framing] == request.fields
     assert asked.body == (request.body or b"")
+    assert (asked.trailers, answered.trailers) == (request.trailer_lines, answer.trailer_lines)
     assert answered.status == int(answer.start[9:12])
     ours = set() if b"date" in dict(answer.fields) else {b"date"}
     assert [pair for pair in answered.headers if pair[0] not in framing | ours] == answer.fields
