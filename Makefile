@@ -12,7 +12,7 @@ LOCKED := --no-deps --require-hashes --only-binary :all:
 STACKS := build/stacks
 packages = $(shell grep -c == requirements/$(1).lock) packages of requirements/$(1).lock
 
-.PHONY: setup services run test quick pythons check bench cuts faults soak monday simulate waits stacks lock docs sbom wheel clean
+.PHONY: setup services run test quick pythons check bench cuts faults soak monday simulate waits stacks compat lock docs sbom wheel clean
 
 setup: $(VENV)/.test  ## all that the tests need: Python, Debian and npm packages
 	@$(MAKE) --no-print-directory -j 2 $(STACKS)/.ready services
@@ -91,6 +91,9 @@ $(STACKS)/.ready: $(VENV)/.test requirements/stacks.lock
 
 stacks: setup  ## backends of each stack under OpenTelemetry: is their model call found to be its run's?
 	$(BIN)/python -m tests.stacks
+
+compat: setup  ## five frameworks, asked by seven clients, directly and through Headgate: nothing differs
+	$(BIN)/python -m tests.compat
 
 docs: $(VENV)/.test  ## docs/reference, dashboards and rules from the code
 	$(BIN)/python -m docs.generate

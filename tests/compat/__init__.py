@@ -1,0 +1,1 @@
+"""Real frameworks behind Headgate, asked by real clients. `python -m tests.compat`."""
