@@ -109,7 +109,7 @@ CITED = {
                 *content(0, "text", "So"),
                 says("citation-start", 0, citations=CITED),
                 says("citation-end", 0),
-                end(),
+                end(error=None),
             ],
             answer(content=[{"type": "text", "text": "So"}], citations=[CITED]),
             "So",

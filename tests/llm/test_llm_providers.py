@@ -424,15 +424,28 @@ def test_kept_fields_are_counted_up_to_a_bound() -> None:
     assert len(counts.shown()) == MAX_NAMES + 1
 
 
-@pytest.mark.parametrize(("host", "index"), [("dashscope.aliyuncs.com", {"index": 0}), ("api.groq.com", {})])
-def test_a_tools_call_has_its_index_where_batch_answers_have_it(host: str, index: dict[str, int]) -> None:
-    assembler = OpenAI(host).assembler(1)
-    for event in (START, chunk({"tool_calls": [called("a", "{}", index=0)]}), CALLS, USED):
-        assembler.feed(json.dumps(HEAD | event))
+@pytest.mark.parametrize(
+    ("host", "index", "content"),
+    [
+        ("dashscope.aliyuncs.com", {"index": 0}, {"content": ""}),
+        ("api.groq.com", {}, {}),
+        ("api.mistral.ai", {}, {}),
+        ("api.deepseek.com", {}, {"content": None}),
+        ("eu.api.openai.com", {}, {"content": None, "annotations": []}),
+    ],
+)
+def test_a_tools_call_has_what_is_beside_it_in_batch_answers(
+    host: str, index: dict[str, int], content: dict[str, Any]
+) -> None:
+    """Its index, and a content where there is no text; a text is always there."""
+    call = {"tool_calls": [called("a", "{}", index=0)]}
+    made = {"tool_calls": [called("a", "{}") | index]}
+    for text, expected in ((None, content | made), ("Hm", content | {"content": "Hm"} | made)):
+        assembler = OpenAI(host).assembler(1)
+        for event in (chunk({"role": "assistant", "content": text}), chunk(call), CALLS, USED):
+            assembler.feed(json.dumps(HEAD | event))
 
-    assert json.loads(assembler.answer()) == completion(
-        choice({"content": "", "tool_calls": [called("a", "{}") | index]}, "tool_calls")
-    )
+        assert json.loads(assembler.answer()) == completion(choice(expected, "tool_calls"))
 
 
 @pytest.mark.parametrize(("host", "asks"), [("api.mistral.ai", False), ("api.groq.com", True)])

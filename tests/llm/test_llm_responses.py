@@ -149,6 +149,7 @@ def test_what_cannot_be_joined_for_certain_is_refused(events: list[Json]) -> Non
         ({"error": {"message": "no"}}, 500),
         (ends("failed", response(status="failed", error={"code": "server_error", "message": "no"})), 500),
         (ends("failed", response(status="failed", error={"code": "insufficient_quota"})), 429),
+        (ends("failed", response(status="failed", error={"code": "invalid_image_url"})), 400),
         (ends("failed", response(status="failed", error=None)), 500),
     ],
 )

@@ -140,7 +140,8 @@ class CohereMessage(JsonAnswer):
     def _end(self, event: Mapping[str, Any], delta: Mapping[str, Any]) -> None:
         self._answer |= {name: delta.get(name) for name in ("finish_reason", "usage")}
         for name in delta.keys() - {"finish_reason", "usage"}:
-            self.unknown.take(name, delta[name])
+            if name != "error" or delta[name] is not None:  # in a stream alone
+                self.unknown.take(name, delta[name])
         self.is_terminated = True
 
     def answer(self) -> bytes:

@@ -6,7 +6,8 @@ Each field of a chunk is joined as `fields.py` says.
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Literal
 
 from proxy.llm.assembly.dialect import AbnormalFinish, ProviderFailed, Unfaithful
 from proxy.llm.assembly.joins import (
@@ -46,22 +47,32 @@ FINISHES_OF_ONE_ANSWER = frozenset(
 last two, Zhipu's."""
 
 
+@dataclass(frozen=True, slots=True)
+class Habits:
+    """What a provider's batch answers are like where its streams do not show it."""
+
+    keeps_index: bool = False
+    """Whether they have the `index` of a tool's call."""
+    stops_at_tools: bool = False
+    """Whether they say `stop` beside a tool's call, too."""
+    has_annotations: bool = False
+    """Whether each message has a list of them, which may be empty."""
+    no_text: Literal["as it came", "empty", "absent"] = "as it came"
+    """The `content` of a message that only calls tools."""
+
+
 class Completion(JsonAnswer):
     """The answer that one stream makes.
 
     Args:
         choices: see `Dialect.assembler`.
-        keeps_index: whether the provider's batch answers have the `index` of a tool's call.
-        stops_at_tools: whether `stop` beside a tool's call is what its batch answers say, too.
+        habits: the provider's.
     """
 
-    def __init__(
-        self, choices: int | None = None, *, keeps_index: bool = False, stops_at_tools: bool = False
-    ) -> None:
+    def __init__(self, choices: int | None = None, habits: Habits = Habits()) -> None:
         super().__init__(is_own_stream=choices is None)
         self._asked = choices
-        self._keeps_index = keeps_index
-        self._stops_at_tools = stops_at_tools
+        self._habits = habits
         self._answer: dict[str, Any] = {}
         self._joined_last: dict[str, Any] | None = None
         """The last chunk without its choices, if it says nothing more when it comes again, as it mostly does.
@@ -157,7 +168,7 @@ class Completion(JsonAnswer):
         answer |= {"object": "chat.completion", "choices": choices}
         if self._asked is not None:
             _check_finishes(answer, choices, self._asked)
-            if not self._stops_at_tools and any(map(_stops_at_tools, choices)):
+            if not self._habits.stops_at_tools and any(map(_stops_at_tools, choices)):
                 raise Unfaithful("a choice stops with a tool's call")
         return serialized(answer)
 
@@ -174,16 +185,23 @@ class Completion(JsonAnswer):
             raise Unfaithful("a choice has no end")
         delta = {name: value for name, value in choice["delta"].items() if name not in ONLY_IN_DELTAS}
         message = {"role": "assistant", "content": None} | delta
+        if self._habits.has_annotations:
+            message.setdefault("annotations", [])
         if message.get("tool_calls") is not None:
             made = message["tool_calls"]
             message["tool_calls"] = [
-                made[at] | ({"index": at} if self._keeps_index else {}) for at in _in_order(made)
+                made[at] | ({"index": at} if self._habits.keeps_index else {}) for at in _in_order(made)
             ]
         if message.get("refusal") is not None and not _text(message["content"]):
             message["content"] = None  # a stream begins with an empty text, whatever follows
         so_far = choice.get("message")
         if so_far is not None and as_object(so_far).get("content") != str(message["content"] or ""):
             raise Unfaithful("a message is another than its pieces")
+        if message.get("tool_calls") and not message["content"]:
+            if self._habits.no_text == "empty":
+                message["content"] = ""
+            elif self._habits.no_text == "absent":
+                del message["content"]
         finished = {name: value for name, value in choice.items() if name not in ONLY_IN_CHOICES}
         return {"index": index} | finished | self._unknown_of_choices[index].values() | {"message": message}
 

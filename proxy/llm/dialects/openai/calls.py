@@ -7,18 +7,22 @@ from typing import Any
 from proxy.llm.assembly.dialect import Prompt, asks_for_json, path_of, system_of
 from proxy.llm.assembly.json_dialect import JsonDialect
 from proxy.llm.assembly.usage import UsageFields
-from proxy.llm.dialects.openai.answer import Completion, is_choice
+from proxy.llm.dialects.openai.answer import Completion, Habits, is_choice
 from proxy.llm.dialects.openai.fields import MAX_CHOICES
 
 REFUSING_OPTIONS = frozenset({"api.mistral.ai", "codestral.mistral.ai"})
 """Hosts that refuse `stream_options`, and say what was used in any case."""
 
 
-KEEPING_INDEX = (".aliyuncs.com",)
-"""Ends of hosts whose batch answers have the index of each tool's call."""
-
-STOPPING_AT_TOOLS = ("api.openai.com", ".openai.azure.com")
-"""Ends of hosts that document `stop` for a call which names the tool: as a stream and as batch."""
+HABITS: Mapping[str, Habits] = {
+    "api.openai.com": Habits(stops_at_tools=True, has_annotations=True),
+    ".openai.azure.com": Habits(stops_at_tools=True),
+    ".aliyuncs.com": Habits(keeps_index=True, no_text="empty"),
+    "api.groq.com": Habits(no_text="absent"),
+    "api.mistral.ai": Habits(no_text="absent"),
+}
+"""Of providers, by the ends of their hosts. OpenAI documents `stop` for a call that names the tool, as a
+stream and as batch; the others' are of recorded answers."""
 
 
 class OpenAI(JsonDialect):
@@ -31,8 +35,7 @@ class OpenAI(JsonDialect):
     usage = UsageFields(input=("usage.prompt_tokens",), output=("usage.completion_tokens",))
 
     def __init__(self, host: str = "") -> None:
-        self._keeps_index = host.endswith(KEEPING_INDEX)
-        self._stops_at_tools = host.endswith(STOPPING_AT_TOOLS)
+        self._habits = next((HABITS[end] for end in HABITS if host.endswith(end)), Habits())
         if host not in REFUSING_OPTIONS:
             self.asked_with = {"stream": True, "stream_options": {"include_usage": True}}
 
@@ -40,7 +43,7 @@ class OpenAI(JsonDialect):
         return method == "POST" and path_of(target).endswith(b"/chat/completions")
 
     def assembler(self, choices: int | None = None) -> "Completion":
-        return Completion(choices, keeps_index=self._keeps_index, stops_at_tools=self._stops_at_tools)
+        return Completion(choices, self._habits)
 
     def is_answer(self, body: bytes, choices: int) -> bool:
         try:

@@ -37,8 +37,27 @@ STATUSES: Mapping[str, int] = {
     "rate_limit_exceeded": 429,
     "insufficient_quota": 429,
     "server_error": 500,
+    **dict.fromkeys(
+        (
+            "empty_image_file",
+            "failed_to_download_image",
+            "image_content_policy_violation",
+            "image_file_not_found",
+            "image_file_too_large",
+            "image_parse_error",
+            "image_too_large",
+            "image_too_small",
+            "invalid_base64_image",
+            "invalid_image",
+            "invalid_image_format",
+            "invalid_image_mode",
+            "invalid_image_url",
+            "unsupported_image_media_type",
+        ),
+        400,
+    ),
 }
-"""Of an error in a stream, by its code."""
+"""Of an error in a stream, by its code. A picture that cannot be read is the caller's."""
 
 OPENAI_HOSTS = frozenset({"api.openai.com", "eu.api.openai.com", "us.api.openai.com"})
 """They know `include_obfuscation`. Others may refuse it."""
