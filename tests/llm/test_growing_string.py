@@ -31,6 +31,15 @@ def test_however_it_is_cut_the_string_is_shown_whole(
     document = json.dumps(before | {"summary": text, "after": "no"}, ensure_ascii=escaped)
 
     assert "".join(grown(document, size=size)) == text
+    assert "".join(grown(f"\n```json\n{document}\n```\nDone.", size=size)) == text
+
+
+def test_json_in_a_fence_is_shown_as_it_grows() -> None:
+    """As many models write it; a backtick of the text is one."""
+    pieces = grown('```json\n{"summary": "a `b`\\n```c"}\n```', size=3)
+
+    assert "".join(pieces) == "a `b`\n```c"
+    assert len([piece for piece in pieces if piece]) > 3
 
 
 def test_it_is_shown_as_it_grows() -> None:
@@ -47,7 +56,7 @@ def test_it_is_shown_as_it_grows() -> None:
         pytest.param('{"summary": 7}', "$.summary", "", id="another type"),
         pytest.param('{"other": "a"}', "$.summary", "", id="not there"),
         pytest.param("I would say: no.", "$.summary", "", id="no JSON"),
-        pytest.param('```json\n{"summary": "a"}', "$.summary", "", id="JSON in a fence"),
+        pytest.param('Here:\n```json\n{"summary": "a"}', "$.summary", "", id="JSON after other words"),
         pytest.param(' \n {"summary": "a"}', "$.summary", "a", id="blanks before it"),
         pytest.param('{"summary": "ab", "summary": "c"}', "$.summary", "ab", id="a name that comes twice"),
         pytest.param('["a", 0, "b"]', "$[*]", "a", id="a second match that is none"),

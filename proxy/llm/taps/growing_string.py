@@ -18,6 +18,9 @@ MAX_CHARS = 1024 * 1024
 READ_EACH = 512
 """A document is read again when it has grown by one part in this many."""
 
+FENCE: Final = "```"
+"""The beginning of a line that in Markdown begins or ends a block of code."""
+
 BETWEEN: Final = "\n\n"
 """The separator between two strings: in Markdown, a new paragraph."""
 
@@ -57,7 +60,7 @@ class GrowingString:
         self._document += "".join(self._new)
         self._new.clear()
         self._new_chars = 0
-        if not self._document.strip():
+        if not _unfenced(self._document).strip():
             return ""
         text = None if len(self._document) > MAX_CHARS else self._found(is_whole=is_whole)
         if text is None or not text.startswith(self._shown):
@@ -70,7 +73,8 @@ class GrowingString:
     def _found(self, *, is_whole: bool) -> str | None:
         """The text as far as it goes, "" if it has not begun. None: the document is none."""
         try:
-            document = from_json(self._document, allow_partial="trailing-strings", cache_strings="none")
+            unfenced = _unfenced(self._document)
+            document = from_json(unfenced, allow_partial="trailing-strings", cache_strings="none")
             return BETWEEN.join(filter(None, self._strings(document, is_whole=is_whole)))
         except (ValueError, JSONPathError):
             return None
@@ -84,6 +88,15 @@ class GrowingString:
                     return
             if not is_whole and not _is_closed(document, keys):
                 return
+
+
+def _unfenced(document: str) -> str:
+    """A document without the lines of backticks that models put around JSON, and what follows them."""
+    text = document.lstrip()
+    if not text.startswith(FENCE):
+        return "" if FENCE.startswith(text) else document
+    _, _, body = text.partition("\n")
+    return body.partition("\n`")[0]  # in JSON's strings a line's end is escaped, so it stands in none
 
 
 def _is_closed(document: Any, keys: Keys) -> bool:
