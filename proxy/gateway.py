@@ -69,7 +69,8 @@ class Gateway:
             request.span = self.traces.begin_request(request.method, request.headers, request.scheme)
             if request.span is not None:
                 request.headers = request.span.headers
-        target, headers = origin_form(request.target), request.headers
+        target = request.target = origin_form(request.target)
+        headers = request.headers
         if request.offer is None:
             match = self.routes.match(request.method, target)
             if match is not None and not (match.by_stream_path and not may_start(match, headers)):
@@ -93,14 +94,13 @@ class Gateway:
         with work_of(request.ids):
             _end_span(request, result)
             self._count(result)
+            logger.debug("relayed", extra={"outcome": result.outcome, "status": result.status})
 
     def _count(self, result: RelayResult) -> None:
         """Count a request that matched no route, at its end."""
         if result.status == SWITCHING_PROTOCOLS or result.outcome is Outcome.SHUTDOWN:
             return  # counted when it was switched, or never
         self.metrics.unmatched.count_relayed(result.took_s, result.overhead_s)
-        if logger.isEnabledFor(logging.DEBUG):
-            logger.debug("relayed", extra={"outcome": result.outcome, "status": result.status})
 
     async def _own(
         self, request: ClientRequest, target: bytes, scope: Scope, receive: Receive, send: Send

@@ -54,12 +54,9 @@ class AdmittingProtocol(ServerProtocol):
             self._budget.leave(self._holder)
         super().connection_lost(exc)
 
-    def data_received(self, data: bytes) -> None:
-        if self._is_admitted:
-            super().data_received(data)
-
     def _turn_away(self, transport: Transport) -> None:
         self._stop_head_timer()
+        self._is_over = True
         transport.write(last_answer(503, _HEADERS, _BODY))
         if AdmittingProtocol.lingering >= MAX_LINGERING:
             transport.close()

@@ -163,6 +163,14 @@ async def collect(receive: Receive, reservation: ByteReservation) -> bytes:
     return b"".join(parts)
 
 
+def due_s(size: int) -> float:
+    """Seconds from a body's beginning within which more must come than `size` bytes.
+
+    `COLLECT_S` is all that it may take; before that, a body that is late need not be read into memory.
+    """
+    return min(COLLECT_S, GRACE_S + size / PACE_BYTES_S)
+
+
 class _PacedBody:
     """Reads one body at its pace."""
 
@@ -173,12 +181,11 @@ class _PacedBody:
 
     async def next(self) -> Message | None:
         """The next message; None: the body comes too slowly. Raises RequestRefused after `COLLECT_S`."""
-        paced_s = GRACE_S + self.size / PACE_BYTES_S
         try:
-            async with asyncio.timeout_at(self._began_at + min(COLLECT_S, paced_s)):
+            async with asyncio.timeout_at(self._began_at + due_s(self.size)):
                 message = await self._receive()
         except TimeoutError:
-            if paced_s >= COLLECT_S:
+            if due_s(self.size) == COLLECT_S:
                 raise RequestRefused(408, TOO_SLOW) from None
             return None
         self.size += len(message.get("body", b""))

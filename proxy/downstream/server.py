@@ -39,6 +39,8 @@ class ServerProtocol(TimedProtocol):
         self._reading_head = False
         self._next_is_last = False
         self._refusal: RequestRefused | None = None
+        self._is_over = False
+        """True if nothing more is read: after a malformed request nothing can be trusted."""
         self._half_closed: HalfClosed | None = None
         self._unbegun: ClientRequest | None = None
 
@@ -88,8 +90,8 @@ class ServerProtocol(TimedProtocol):
         return self.cycle or pending
 
     def data_received(self, data: bytes) -> None:
-        if self._refusal is not None:
-            return  # nothing after a malformed request can be trusted
+        if self._is_over:
+            return
         if self._offer is not None and self._keeps_early(self._offer, data):
             return
         self._parse(data)
@@ -152,6 +154,7 @@ class ServerProtocol(TimedProtocol):
         """
         pending = self._pending()
         self._refusal = refusal
+        self._is_over = True
         self.logger.warning("Invalid HTTP request received.")
         if pending is None or (pending is self.cycle and pending.more_body and not pending.response_started):
             self._write_refusal(refusal)
@@ -197,7 +200,7 @@ class ServerProtocol(TimedProtocol):
             request.body = bytearray(held + body)
         if len(request.body) > HIGH_WATER_LIMIT:
             self.flow.pause_reading()
-        request.message_event.set()
+        request.set()
 
     def on_message_complete(self) -> None:
         request = self.cycle
@@ -210,7 +213,7 @@ class ServerProtocol(TimedProtocol):
             if any(name == b"connection" for name, _ in request.trailers):
                 request.keep_alive = False  # to the parser it may mean the end
         request.more_body = False
-        request.message_event.set()
+        request.set()
 
     def on_headers_complete(self) -> None:
         parser = self.parser

@@ -3,7 +3,7 @@
     provider by path ─► token of a run? ─┬─► no: relay, bytes through, untouched; streams too
                                          └─► yes: asked as a stream, answered as the batch call it was
 
-A call of no run that is here whole is no ASGI call. One that cannot be streamed faithfully is relayed like a
+A call of no run is no ASGI call. One that cannot be streamed faithfully is relayed like a
 call of no run. When a stream fails, the call is
 asked again as batch, on a connection of its own.
 """
@@ -11,7 +11,7 @@ asked again as batch, on a connection of its own.
 import hashlib
 import logging
 from collections import Counter, OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from time import monotonic, perf_counter
@@ -45,6 +45,7 @@ from proxy.observe.spans.request_ids import CURRENT, RequestIds, work_of
 from proxy.relay.answer_copy import AnswerCopy
 from proxy.relay.result import Outcome, RelayResult
 from proxy.relay.sinks import Sink
+from proxy.relay.whole_body import WholeBody
 from proxy.settings.blocks.upstream import LlmSettings
 from proxy.text.sections import MalformedBody, parse
 from proxy.text.slow_json import is_slow
@@ -138,17 +139,26 @@ class ModelPort:
             return None
         request.target = target[len(provider.mount) :]
         tokens = self.taps.tokens_of(request.headers)
-        if tokens or provider.signer is not None or (request.more_body and request.method not in IDEMPOTENT):
+        if tokens or provider.signer is not None:
             return partial(self._call, provider, request, tokens, began)
         call = self._met(provider, request, tokens, None, began)
         self.taps.unmatched += 1
-        if request.method not in IDEMPOTENT:
-            request.headers = _unexpected(request.headers)
-        provider.relay.begin(request, partial(self._relayed, request.ids, call), began)
+        reservation = self.bodies.reserve()
+        on_end = partial(self._relayed, request.ids, call, reservation)
+        relay = partial(provider.relay.begin, request, on_end, began)
+        if request.method in IDEMPOTENT:
+            relay()
+        elif request.more_body:
+            WholeBody(request, reservation, partial(_go_on, request, relay), on_end).begin()
+        else:
+            _go_on(request, relay, is_whole=True)
         return None
 
-    def _relayed(self, ids: RequestIds, call: "_Met", result: RelayResult) -> None:
+    def _relayed(
+        self, ids: RequestIds, call: "_Met", reservation: ByteReservation, result: RelayResult
+    ) -> None:
         """A call of no run has been relayed that was no ASGI call."""
+        reservation.close()
         with work_of(ids):
             self._count(call, _relayed_as(CallResult.BATCH, result), call.of_no_run)
 
@@ -361,6 +371,13 @@ def _relayed_as(result: CallResult, relayed: RelayResult) -> CallResult:
         return CallResult.LEFT
     is_good = relayed.outcome is Outcome.COMPLETE and 200 <= relayed.status < 300
     return result if is_good else CallResult.FAILED
+
+
+def _go_on(request: ClientRequest, relay: Callable[[], None], is_whole: bool) -> None:
+    """Relay a call whose body has been waited for."""
+    if is_whole:
+        request.headers = _unexpected(request.headers)
+    relay()
 
 
 def _unexpected(headers: Headers) -> Headers:

@@ -10,7 +10,7 @@ from time import perf_counter
 
 from proxy.downstream.client_request import ClientRequest
 from proxy.errors import RequestRefused
-from proxy.http.framing import CHUNKED, Body, check_framing, origin_form
+from proxy.http.framing import CHUNKED, Body, check_framing
 from proxy.http.headers import (
     Forwarding,
     accepts_trailers,
@@ -74,7 +74,7 @@ class Relay:
         fresh: bool = False,
         long: bool = False,
     ) -> None:
-        """Relay one request, which came at a time of `perf_counter`.
+        """Relay one request, which came at a time of `perf_counter`. Its target is in origin form.
 
         Args:
             on_end: is called once, with what became of it.
@@ -87,15 +87,18 @@ class Relay:
             call = client.span.begin_call(client.method, client.headers)
             client.headers = call.headers
             on_end = partial(_end_span, call, on_end)
-        method, headers = client.method, client.headers
-        if method in LIMITED and hops_left(headers) == 0:
-            headers, body = last_hop(method, origin_form(client.target), headers)
+        method, headers, offer = client.method, client.headers, client.offer
+        is_limited = method in LIMITED
+        if is_limited and hops_left(headers) == 0:
+            headers, body = last_hop(method, client.target, headers)
             sink.answer(200, b"OK", headers, body, last=True)
             on_end(RelayResult(status=200, took_s=perf_counter() - entered_at))
             return
-        offer = client.offer
+        head: tuple[bytes, Body] | None = None
+        if token is None and offer is None and not is_limited:
+            head = self._heads.plain_head(method, client.target, headers, client.address, client.scheme)
         try:
-            head = self._head(client, token, offer)
+            head = head or self._head(client, token, offer)
         except RequestRefused as refusal:
             sink.refuse(refusal.status, refusal.detail, close=True)
             on_end(RelayResult(Outcome.REFUSED, refusal.status, took_s=perf_counter() - entered_at))
@@ -112,13 +115,8 @@ class Relay:
     def _head(
         self, client: ClientRequest, token: str | None, offer: UpgradeOffer | None
     ) -> tuple[bytes, Body]:
-        """The upstream request's head, and how its body comes."""
+        """The upstream request's head, and how its body comes, of a request that needs a second look."""
         method, headers = client.method, client.headers
-        if token is None and offer is None and method not in LIMITED:
-            target = client.target if client.target.startswith(b"/") else origin_form(client.target)
-            plain = self._heads.plain_head(method, target, headers, client.address, client.scheme)
-            if plain is not None:
-                return plain
         framing = check_framing(headers, client.version)
         sent = request_headers(headers, self._forwarding, client.address, client.scheme, self._authority)
         if method in LIMITED:
@@ -131,7 +129,7 @@ class Relay:
             sent += [(b"connection", b"TE"), (b"te", b"trailers")]
         if offer is not None:
             sent += [(b"connection", b"Upgrade"), (b"upgrade", offer.protocols)]
-        return write_head(method.encode(), origin_form(client.target), sent), framing
+        return write_head(method.encode(), client.target, sent), framing
 
 
 def _end_span(call: CallSpan, on_end: OnEnd, result: RelayResult) -> None:

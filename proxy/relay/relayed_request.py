@@ -69,24 +69,22 @@ class RelayedRequest:
 
     def begin(self) -> None:
         """Send it, or wait for its body."""
+        client, framing = self._client, self._framing
         self._watch_both()
         try:
-            self._begin(self._client, self._framing)
+            if framing is NO_BODY:
+                self._send(self._head, whole=True)
+            elif framing is not BY_LENGTH and framing in EXPECTED:
+                self._send(self._head, whole=False)
+            elif client.has_arrived:
+                self._send_with_body()
+            else:
+                # Head and body are written together if the body comes soon; else the head goes alone, for an
+                # early answer.
+                self._timer = asyncio.get_running_loop().call_later(SLOW_S, self._body_is_slow)
+                client.ask_for_body()
         except Exception:  # noqa: BLE001 - as in `client_changed`
             self._crash()
-
-    def _begin(self, client: ClientRequest, framing: Body) -> None:
-        if framing is NO_BODY:
-            self._send(self._head, whole=True)
-        elif framing is not BY_LENGTH and framing in EXPECTED:
-            self._send(self._head, whole=False)
-        elif client.has_arrived:
-            self._send_with_body()
-        else:
-            # Head and body are written together if the body comes soon; else the head goes alone, for an
-            # early answer.
-            self._timer = asyncio.get_running_loop().call_later(SLOW_S, self._body_is_slow)
-            client.ask_for_body()
 
     def offer(self, offer: UpgradeOffer, upgrades: Upgrades) -> None:
         """Begin a request that offers an upgrade."""
