@@ -66,6 +66,8 @@ class Mirror:
         self._on_taken_over = on_taken_over
         self._keep = keep
         self._copies: dict[str, RunCopy] = {}
+        self._ended: dict[str, RunCopy] = {}
+        """Those of them whose runs have ended: they are few, as long as the store answers."""
         self._behind: dict[str, None] = {}
         self._final: dict[str, Command] = {}
         """The last command for each run that is copied no more, by their ids."""
@@ -120,10 +122,8 @@ class Mirror:
 
     def replaceable(self, key: str) -> str:
         """The id of the run of this process that has ended and may still have this join key; or empty."""
-        for copy in self._copies.values():
-            if copy.log.ended and key in copy.keys_until_end:
-                return copy.id
-        return ""
+        found = (copy.id for copy in self._ended.values() if key in copy.keys_until_end)
+        return next(found, "")
 
     def is_in_doubt(self, run_id: str) -> bool:
         """True if another replica may have taken over a run of this process, as far as the store has said."""
@@ -281,6 +281,7 @@ class Mirror:
             copy.run = run
         if copy.log.ended:
             copy.ended_at = self._loop.time()
+            self._ended[copy.id] = copy
         self._mark_behind(copy.id)
 
     def _remove(self, copy: RunCopy) -> None:
@@ -288,11 +289,12 @@ class Mirror:
         copy.log.doubt = lambda: False
         if self._copies.get(copy.id) is copy:
             del self._copies[copy.id]
+            self._ended.pop(copy.id, None)
         self._behind.pop(copy.id, None)
 
     def bound_backlog(self) -> None:
         """Give up the oldest ended runs over `BACKLOG_BYTES`, and those whose time to live is over."""
-        ended = [copy for copy in self._copies.values() if copy.log.ended]
+        ended = list(self._ended.values())
         over = sum(copy.size_bytes for copy in ended) - BACKLOG_BYTES
         oldest = self._loop.time() - self._ttl_ms / 1000
         for copy in ended:

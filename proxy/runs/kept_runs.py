@@ -5,12 +5,13 @@ another user nothing. An idempotency key outlives the run's body: a request that
 work is done twice.
 """
 
-from collections import Counter, OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from proxy.runs.run import Run
 from proxy.settings.settings import MemoryLogSettings
+from proxy.shares import Shares
 
 MAX_SPENT = 20_000
 """Keys of runs that had to go before their time, with about 200 bytes each; the oldest go first."""
@@ -31,9 +32,10 @@ class KeptRuns:
     def __init__(self, bounds: MemoryLogSettings) -> None:
         self._bounds = bounds
         self._finished: OrderedDict[str, _Finished] = OrderedDict()
-        self._bytes_of: Counter[str | None] = Counter()
-        self._runs_of: Counter[str | None] = Counter()
-        self._bytes = 0
+        self._of: dict[str | None, deque[_Finished]] = {}
+        """The same by principal, the oldest first."""
+        self._bytes: Shares[str | None] = Shares(latest_first=True)
+        self._runs: Shares[str | None] = Shares(latest_first=True)
         self._spent: OrderedDict[str, float] = OrderedDict()
 
     def __len__(self) -> int:
@@ -50,13 +52,14 @@ class KeptRuns:
         """A run that has just ended, and the keys that requests can join it by."""
         finished = _Finished(run, now, keys, run.size_bytes)
         self._finished[run.id] = finished
-        self._count(finished, 1)
+        self._of.setdefault(run.principal, deque()).append(finished)
+        self._bytes.add(run.principal, finished.size_bytes)
+        self._runs.add(run.principal, 1)
 
     def evict(self, now: float) -> Iterator[tuple[Run, Sequence[str]]]:
         """Drop the runs that are too old, or over a bound."""
         while (gone := self._next(now)) is not None:
-            del self._finished[gone.run.id]
-            self._count(gone, -1)
+            self._drop(gone)
             if gone.at > now - self._bounds.ttl_s:
                 self._spent.update(dict.fromkeys(gone.keys, gone.at + self._bounds.ttl_s))
             yield gone.run, gone.keys
@@ -71,19 +74,16 @@ class KeptRuns:
         oldest = next(iter(self._finished.values()), None)
         if oldest is None or oldest.at <= now - self._bounds.ttl_s:
             return oldest
-        if self._bytes > self._bounds.bytes:
-            return self._oldest_of(self._bytes_of)
-        return self._oldest_of(self._runs_of) if len(self._finished) > self._bounds.runs else None
+        if self._bytes.total > self._bounds.bytes:
+            return self._of[self._bytes.largest()][0]
+        return self._of[self._runs.largest()][0] if self._runs.total > self._bounds.runs else None
 
-    def _oldest_of(self, shares: Counter[str | None]) -> _Finished:
-        # Of two with equal shares, the one that came later.
-        principal = max(reversed(shares), key=lambda one: shares[one])
-        return next(finished for finished in self._finished.values() if finished.run.principal == principal)
-
-    def _count(self, finished: _Finished, sign: int) -> None:
-        principal = finished.run.principal
-        self._bytes += sign * finished.size_bytes
-        self._bytes_of[principal] += sign * finished.size_bytes
-        self._runs_of[principal] += sign
-        if not self._runs_of[principal]:
-            del self._runs_of[principal], self._bytes_of[principal]
+    def _drop(self, gone: _Finished) -> None:
+        """Whoever it is that goes is the oldest one of its principal."""
+        principal = gone.run.principal
+        del self._finished[gone.run.id]
+        self._of[principal].popleft()
+        if not self._of[principal]:
+            del self._of[principal]
+        self._bytes.add(principal, -gone.size_bytes)
+        self._runs.add(principal, -1)

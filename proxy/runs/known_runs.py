@@ -36,6 +36,8 @@ class KnownRuns:
     ) -> None:
         self._shared = shared
         self._live: dict[str, Run] = {}
+        self._live_of: dict[str, dict[str, Run]] = {}
+        """The same by principal, the oldest first."""
         self._kept = KeptRuns(bounds)
         self._capacity = Capacity(answers or AnswerBudget())
         # Indices, so that no request looks through all runs.
@@ -70,8 +72,8 @@ class KnownRuns:
         now = asyncio.get_running_loop().time()
         found = [
             LiveRun(run.id, run.route.name, now - run.started_at)
-            for run in self._live.values()
-            if _owns(identity, run) and not (run.ended or run.is_elsewhere)
+            for run in self._live_of.get(identity.principal, {}).values()
+            if not (run.ended or run.is_elsewhere)
         ]
         if self._shared is not None:
             there = await self._shared.live(identity.principal)

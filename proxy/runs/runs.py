@@ -6,9 +6,10 @@
 import asyncio
 import logging
 from asyncio.events import TimerHandle
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from itertools import chain
 from time import monotonic
 from typing import Protocol
 
@@ -67,8 +68,8 @@ class Runs(KnownRuns):
         self._breaker = breaker
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._durations: dict[str, deque[float]] = {}
-        self._viewers: set[ViewRequest] = set()
-        self._watchers: Counter[str] = Counter()
+        self._viewers: dict[str, set[ViewRequest]] = {}
+        """The viewers of each run that has any, by its id."""
         self._grace: dict[str, TimerHandle] = {}
         self.draining = False
         self.is_handing_over = False
@@ -82,7 +83,7 @@ class Runs(KnownRuns):
     @property
     def lag_events(self) -> int:
         """The number of events that the slowest viewer is behind its run."""
-        return max((viewer.lag_events for viewer in self._viewers), default=0)
+        return max((viewer.lag_events for viewer in self._all_viewers()), default=0)
 
     async def start(self, start: RunSpec) -> ViewableRun:
         """Begin a run, or join the one that is the same.
@@ -163,26 +164,25 @@ class Runs(KnownRuns):
         if self._shared is not None:
             with suppress(StoreDown):  # viewers come back, and find it then
                 copy = await self._shared.find(run.id)
-        for viewer in list(self._viewers):
-            if viewer.run.id == run.id and viewer.run is not copy:
+        for viewer in list(self._viewers.get(run.id, ())):
+            if viewer.run is not copy:
                 viewer.move_to(copy)
 
     @contextmanager
     def watching(self, viewer: ViewRequest) -> Iterator[None]:
         """Count a viewer while it is there; a run that nobody watches follows its route's policy."""
         run = viewer.run
-        self._viewers.add(viewer)
-        self._watchers[run.id] += 1
+        viewers = self._viewers.setdefault(run.id, set())
+        viewers.add(viewer)
         timer = self._grace.pop(run.id, None)
         if timer is not None:
             timer.cancel()
         try:
             yield
         finally:
-            self._viewers.discard(viewer)
-            self._watchers[run.id] -= 1
-            if not self._watchers[run.id]:
-                del self._watchers[run.id]
+            viewers.discard(viewer)
+            if not viewers:
+                del self._viewers[run.id]
                 self._unwatched(run.id)
 
     async def cancel(self, run: ViewableRun) -> None:
@@ -204,7 +204,7 @@ class Runs(KnownRuns):
     def say_goodbye(self) -> None:
         """Send the viewers to another replica, where their runs can be read: this process ends."""
         if self._shared is not None:
-            for viewer in self._viewers:
+            for viewer in self._all_viewers():
                 viewer.say_goodbye()
 
     def end_all(self) -> None:
@@ -214,7 +214,7 @@ class Runs(KnownRuns):
                 logger.info("run left to another replica", extra={"run": run.id})
                 run.leave()
                 self._tasks[run.id].cancel()
-                for viewer in list(self._viewers):
+                for viewer in list(self._viewers.get(run.id, ())):
                     if viewer.run is run:
                         viewer.move_to(None)
             else:
@@ -235,6 +235,9 @@ class Runs(KnownRuns):
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
+    def _all_viewers(self) -> Iterator[ViewRequest]:
+        return chain.from_iterable(self._viewers.values())
+
     def _made(self, start: RunSpec) -> Run:
         run = Run(
             start.call,
@@ -252,6 +255,7 @@ class Runs(KnownRuns):
         self._live[run.id] = run
         self._joinable.update(dict.fromkeys(keys, run))
         if run.principal is not None:
+            self._live_of.setdefault(run.principal, {})[run.id] = run
             self._by_target.setdefault((run.principal, run.route.name, run.target), []).append(run)
         run.begun()
         task = asyncio.get_running_loop().create_task(self._execute(run, source))
@@ -285,6 +289,9 @@ class Runs(KnownRuns):
         run.answer_share.close()
         self._capacity.give_back(run.route.name, run.principal)
         if run.principal is not None:
+            del self._live_of[run.principal][run.id]
+            if not self._live_of[run.principal]:
+                del self._live_of[run.principal]
             place = (run.principal, run.route.name, run.target)
             self._by_target[place].remove(run)
             if not self._by_target[place]:
@@ -312,7 +319,7 @@ class Runs(KnownRuns):
             self._breaker.record(well, monotonic(), run.principal)
 
     def _is_watched(self, run_id: str) -> bool:
-        return run_id in self._watchers or (self._shared is not None and self._shared.is_watched(run_id))
+        return run_id in self._viewers or (self._shared is not None and self._shared.is_watched(run_id))
 
     def _unwatched(self, run_id: str) -> None:
         run = self._live.get(run_id)

@@ -19,9 +19,10 @@ class Waiters:
         self._waiting: dict[str, dict[asyncio.Future[bool], str]] = {}
         """Waiters by the run's id; the value is each waiter's principal."""
         self._places: Counter[str] = Counter()
+        self._taken = 0
 
     def __len__(self) -> int:
-        return self._places.total()
+        return self._taken
 
     def has_room(self, principal: str) -> bool:
         """True if one more of this principal may wait."""
@@ -34,9 +35,11 @@ class Waiters:
         waiting = self._waiting.setdefault(run_id, {})
         waiting[arrived] = principal
         self._places[principal] += 1
+        self._taken += 1
         try:
             yield arrived
         finally:
+            self._taken -= 1
             self._places[principal] -= 1
             if not self._places[principal]:
                 del self._places[principal]

@@ -15,6 +15,7 @@ from typing import Protocol
 import orjson
 
 from proxy.errors import RequestRefused, StoreDown
+from proxy.shares import Shares
 
 TICKET_S = 30
 """Seconds in which a ticket is to be redeemed; fewer if the token it was got with ends sooner."""
@@ -81,6 +82,7 @@ class Tickets:
         """Tickets by hash: the value, the clock's time when it ends, and the principal."""
         self._of: dict[str, dict[str, None]] = {}
         """Hashes of tickets by principal, the oldest first."""
+        self._shares: Shares[str] = Shares(latest_first=False)
         self._stored_of: Counter[str] = Counter()
         self._counted_since = clock()
 
@@ -104,6 +106,7 @@ class Tickets:
             now = self._clock()
             self._kept[key] = value, now + ttl_s, principal
             self._of.setdefault(principal, {})[key] = None
+            self._shares.add(principal, 1)
             self._forget(now)
         return ticket
 
@@ -150,14 +153,14 @@ class Tickets:
         while self._kept[oldest := next(iter(self._kept))][1] <= now:
             self._take(oldest)
         if len(self._kept) > MAX_TICKETS:
-            most = max(self._of, key=lambda principal: len(self._of[principal]))
-            self._take(next(iter(self._of[most])))
+            self._take(next(iter(self._of[self._shares.largest()])))
 
     def _take(self, key: str) -> tuple[bytes, float]:
         value, until, principal = self._kept.pop(key)
         del self._of[principal][key]
         if not self._of[principal]:
             del self._of[principal]
+        self._shares.add(principal, -1)
         return value, until
 
 

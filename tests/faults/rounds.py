@@ -140,8 +140,8 @@ class House:
             runs = gate.app.runs
             mine = {
                 "upstream slots": gate.app.gateway.relay._upstream.in_use,
-                "runs in flight": len(runs._live) + len(runs._tasks),
-                "viewers": len(runs._viewers) + len(runs._watchers),
+                "runs in flight": len(runs._live) + len(runs._live_of) + len(runs._tasks),
+                "viewers": len(runs._viewers),
                 "waiting viewers": len(runs._waiters) + len(runs._waiters._waiting),
                 "grace timers": len(runs._grace),
                 "readers of logs": sum(len(run.log._readers) for run in runs._kept),

@@ -180,6 +180,8 @@ class AnyInterleaving(RuleBasedStateMachine):
         self.known: list[Known] = []
         self.order: list[Known] = []
         """Runs as they ended, until they are evicted."""
+        self.came: list[str] = []
+        """The users of these runs, as they came."""
         self.viewings: list[Viewing] = []
         self.processes = 0
         self.do(self._open())
@@ -210,8 +212,8 @@ class AnyInterleaving(RuleBasedStateMachine):
         return [known for known in self.known if known.is_live]
 
     def kept(self, known: Known) -> bool:
-        """True if a run can still be read: in flight, or among the last that have ended here."""
-        return known.begun == self.processes and (known.is_live or known in self.ended_here[-KEPT:])
+        """True if a run can still be read: in flight, or ended here and kept."""
+        return known.begun == self.processes and (known.is_live or known in self.ended_here)
 
     @property
     def ended_here(self) -> list[Known]:
@@ -240,6 +242,13 @@ class AnyInterleaving(RuleBasedStateMachine):
     def _end(self, known: Known, code: str, authority: dict[str, str] | None = None) -> None:
         known.is_live, known.code, known.authority = False, code, authority or {}
         self.order.append(known)
+        if known.user not in self.came:
+            self.came.append(known.user)
+        if len(self.ended_here) > KEPT:
+            # The oldest of whoever has most; of equals, who came last.
+            of = {user: [one for one in self.ended_here if one.user == user] for user in self.came}
+            self.order.remove(of[max(reversed(self.came), key=lambda user: len(of[user]))][0])
+            self.came = [user for user in self.came if any(one.user == user for one in self.ended_here)]
 
     # What may happen.
 
@@ -391,6 +400,7 @@ class AnyInterleaving(RuleBasedStateMachine):
 
         self.do(work())
         self.order.clear()
+        self.came.clear()
 
     @rule()
     def restart(self) -> None:
@@ -407,6 +417,7 @@ class AnyInterleaving(RuleBasedStateMachine):
 
         self.do(work())
         self.order.clear()
+        self.came.clear()
 
     def _tell(self, known: Known, step: Step) -> None:
         async def work() -> None:
@@ -463,9 +474,8 @@ class AnyInterleaving(RuleBasedStateMachine):
     def nothing_is_held_for_who_is_gone(self) -> None:
         runs = self.app.runs
         watching = Counter(viewing.run for viewing in self.viewings if viewing.is_open)
-        assert runs._watchers == watching
-        assert len(runs._viewers) == watching.total()
-        assert runs.kept == min(len(self.ended_here), KEPT)
+        assert {run: len(viewers) for run, viewers in runs._viewers.items()} == watching
+        assert runs.kept == len(self.ended_here)
         assert not runs._grace
         assert not runs._waiters
         readers = sum(len(run.log._readers) for run in self.source.runs.values())

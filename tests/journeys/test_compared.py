@@ -107,7 +107,7 @@ def registry_of(serving: Serving) -> CollectorRegistry:
 
 
 def watching(serving: Serving) -> int:
-    return len(serving.app.runs._viewers)
+    return sum(len(viewers) for viewers in serving.app.runs._viewers.values())
 
 
 house = partial(streaming.house, flags=flag_document(rollout=30), routes=[route(commit_after=15)])

@@ -46,8 +46,9 @@ WINGS = {
         "upstream": "errors turns http settings.blocks",
         "downstream": "errors http observe observe.spans",
         "relay": "errors turns downstream http observe observe.spans settings text upstream",
-        "runs": "errors identity turns downstream http observe observe.spans relay settings text upstream",
-        "viewers": "errors identity turns http observe observe.spans runs text",
+        "runs": "errors identity shares turns downstream http observe observe.spans relay settings text "
+        "upstream",
+        "viewers": "errors identity shares turns http observe observe.spans runs text",
         "llm": "errors turns downstream http llm.assembly llm.aws llm.taps observe observe.spans relay "
         "settings settings.blocks text upstream",
         "llm.taps": "http llm.assembly settings.blocks text",
