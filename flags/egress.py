@@ -7,12 +7,15 @@ in small letters first. Loopback is never asked through a proxy: there it would 
 import ipaddress
 import re
 import ssl
+import sys
 from base64 import b64encode
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
 
-import httpx
+if TYPE_CHECKING:
+    import httpx
 
 PORTS = {"http": 80, "https": 443}
 
@@ -36,8 +39,10 @@ class ProxyServer:
     def __str__(self) -> str:
         return _authority(self.host, self.port)
 
-    def for_httpx(self) -> httpx.Proxy:
+    def for_httpx(self) -> "httpx.Proxy":
         """The same for httpx."""
+        import httpx  # whoever asks has loaded it
+
         headers = {"proxy-authorization": self.credential} if self.credential else None
         scheme = "http" if self.tls is None else "https"
         return httpx.Proxy(f"{scheme}://{self}", headers=headers, ssl_context=self.tls)
@@ -101,7 +106,7 @@ class Egress:
         port = parts.port or PORTS.get(parts.scheme, 0)
         return None if any(each.has(host, port) for each in self.spared) else proxy
 
-    def for_httpx(self, url: str) -> httpx.Proxy | None:
+    def for_httpx(self, url: str) -> "httpx.Proxy | None":
         """The same for httpx. Give its client `trust_env=False`, too: it reads `NO_PROXY` otherwise."""
         proxy = self.proxy_for(url)
         return None if proxy is None else proxy.for_httpx()
@@ -173,7 +178,13 @@ def proxy_address(url: str) -> str:
     return url
 
 
-def refusal(exc: httpx.ProxyError) -> str:
+def is_refusal(exc: BaseException) -> bool:
+    """True for httpx's error of a proxy that refuses. There is none where httpx was never loaded."""
+    httpx = sys.modules.get("httpx")
+    return httpx is not None and isinstance(exc, httpx.ProxyError)
+
+
+def refusal(exc: BaseException) -> str:
     """Return the words for a proxy's refusal: its status, if it has one."""
     status = str(exc)[:MAX_SHOWN_CHARS]
     return f"the proxy answers {status}" if status.isdecimal() else "the proxy refuses"

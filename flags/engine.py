@@ -1,84 +1,63 @@
-"""UnleashClient as an evaluator and nothing else: no server, thread or disk. Its oddities stay here."""
+"""Unleash's engine, asked as Unleash's own client for Python asks it. Its oddities stay here.
 
+The client itself would be a third of what a process loads: threads, a disk cache and HTTP, which nobody here
+needs.
+"""
+
+import logging
 from collections.abc import Mapping
+from datetime import UTC, datetime
 from typing import Any
 
 import orjson
-from UnleashClient.cache import BaseCache
-from UnleashClient.clients.unleash_client import UnleashClient
-from UnleashClient.constants import CLIENT_SPEC_VERSION, FEATURES_URL
-from UnleashClient.utils import InstanceAllowType
+from yggdrasil_engine.engine import UnleashEngine
 
 from flags.arms import BUCKETS, FlagArms, Placement, bucket_of, first_of_control
 from flags.decision import FlagAnswer
 
-SPEC_VERSION = CLIENT_SPEC_VERSION
+_log = logging.getLogger("headgate.flags")
+
+SPEC_VERSION = "6.1.0"
 """The version of Unleash's client specification, which a server wants to know."""
 
 UNKNOWN = FlagAnswer(known=False, enabled=False)
 
+_SAME_FOR_ALL = {"appName": "headgate", "environment": "default"}
 
-class _MemoryCache(BaseCache):
-    """The client's default cache writes below the home directory, which a container may not."""
-
-    def __init__(self, state: str) -> None:
-        self._values: dict[str, Any] = {FEATURES_URL: state}
-        self.bootstrapped = True
-
-    def set(self, key: str, value: Any) -> None:
-        self._values[key] = value
-
-    def mset(self, data: dict[str, Any]) -> None:
-        self._values.update(data)
-
-    def get(self, key: str, default: Any = None) -> Any:
-        return self._values.get(key, default)
-
-    def exists(self, key: str) -> bool:
-        return key in self._values
-
-    def destroy(self) -> None:
-        self._values.clear()
+_FIELDS = frozenset({*_SAME_FOR_ALL, "userId", "sessionId", "currentTime", "remoteAddress", "properties"})
+"""The fields of a context; to the engine all others are properties as well."""
 
 
 class Engine:
     """The flags of one state, ready to be asked. Its maker closes it."""
 
     def __init__(self, state: str, arms: Mapping[str, FlagArms]) -> None:
-        self._client = UnleashClient(
-            url="http://flags.invalid",  # required, never called
-            app_name="headgate",
-            disable_metrics=True,
-            disable_registration=True,
-            cache=_MemoryCache(state),
-            multiple_instance_mode=InstanceAllowType.SILENTLY_ALLOW,  # old and new overlap during a swap
-        )
-        # The constructor has read the bootstrapped cache, and evaluates. `initialize_client`, even with
-        # fetch_toggles=False, adds only a thread that reads the same cache every 15 s; so it is not called,
-        # and the scheduler that never ran is taken away, or `destroy` would warn that it never ran.
-        self._client.unleash_scheduler = None
+        self._engine = UnleashEngine()
+        try:
+            self._engine.take_state(state)
+        except Exception as exc:  # noqa: BLE001 - it has no errors of its own for what it cannot read
+            _log.error("the engine does not read all flags", extra={"why": type(exc).__name__})
         self._arms = arms
         hidden = {each.eligible for each in arms.values()}
-        self.names = frozenset(self._client.feature_definitions()) - hidden
-        """Empty when the engine refused the state, which the client does not say in any other way."""
+        self.names = frozenset(known.name for known in self._engine.list_known_toggles()) - hidden
+        """Empty when the engine refused the state, which it does not say in any other way."""
 
     def ask(self, flag: str, context: Mapping[str, Any] | None) -> FlagAnswer:
         """One flag about one user. Raises TypeError for a context that is not Unicode text."""
-        # The client logs a line for every question about a flag that it does not know: do not ask.
         if flag not in self.names:
             return UNKNOWN
         # One call: a variant carries whether its flag is on, and each call costs tens of microseconds.
         present = _present(context or {})
-        variant = self._client.get_variant(flag, present)
+        variant = self._engine.check_variant(flag, _as_asked(present)).variant
         arms = self._arms.get(flag)
         generation = arms.generation if arms is not None else ""
-        if not variant["feature_enabled"]:
+        if not variant.feature_enabled:
             control = arms is not None and self._is_control(arms, present)
             return FlagAnswer(True, False, control=control, generation=generation)
-        if not variant["enabled"]:
+        if not variant.enabled:
             return FlagAnswer(True, True, generation=generation)
-        payload = variant.get("payload", {}).get("value", "")
-        return FlagAnswer(True, True, variant["name"], payload, generation=generation)
+        payload = (variant.payload or {}).get("value", "")
+        return FlagAnswer(True, True, variant.name, payload, generation=generation)
 
     def placed(self, flag: str, context: Mapping[str, Any] | None) -> Placement | None:
         """A user's place in the flag's arms; None for a flag without arms, or nobody."""
@@ -87,7 +66,7 @@ class Engine:
         if arms is None or not isinstance(user, str):
             return None
         bucket, first = bucket_of(arms.group_id, user), first_of_control(arms.share)
-        eligible = bool(self._client.is_enabled(arms.eligible, present))
+        eligible = self._is_enabled(arms.eligible, present)
         return Placement(arms.group_id, bucket, arms.share, first, eligible)
 
     def shares(self, flag: str) -> tuple[int, int] | None:
@@ -100,10 +79,28 @@ class Engine:
         user = context.get("userId")
         if not isinstance(user, str) or not arms.may_be_control(user):
             return False
-        return bool(self._client.is_enabled(arms.eligible, context))
+        return self._is_enabled(arms.eligible, context)
+
+    def _is_enabled(self, flag: str, present: Mapping[str, Any]) -> bool:
+        enabled: bool = self._engine.check_enabled(flag, _as_asked(present)).is_enabled
+        return enabled
 
     def close(self) -> None:
-        self._client.destroy()
+        del self._engine  # and with it what it holds outside Python
+
+
+def _as_asked(present: Mapping[str, Any]) -> dict[str, Any]:
+    """A context as the engine wants it: values are text, and whatever it has no field for is a property."""
+    context = {"currentTime": datetime.now(UTC).isoformat(), **_SAME_FOR_ALL, **present}
+    properties = {key: value for key, value in context.items() if key not in _FIELDS}
+    properties.update(context.pop("properties", {}))
+    asked: dict[str, Any] = {key: _text(value) for key, value in context.items()}
+    asked["properties"] = {key: _text(value) for key, value in properties.items()}
+    return asked
+
+
+def _text(value: object) -> str:
+    return value.isoformat() if isinstance(value, datetime) else str(value)
 
 
 def _present(context: Mapping[str, Any]) -> dict[str, Any]:

@@ -6,47 +6,11 @@ authority of one's own often miss. Strict or not: chain, dates and name are alwa
 
 import ssl
 import sys
-from collections.abc import Callable, Iterable
 from pathlib import Path
 
-import httpx
-from cryptography import x509
-
-from flags.egress import refusal
+from flags.egress import is_refusal, refusal
 
 SETTING = "tls.strict"
-
-MAX_NAME_CHARS = 200
-"""The most characters of a certificate's subject in an error: the other side has written them."""
-
-
-def _has(certificate: x509.Certificate, extension: type[x509.ExtensionType]) -> bool:
-    return any(isinstance(found.value, extension) for found in certificate.extensions)
-
-
-def _is_self_issued(certificate: x509.Certificate) -> bool:
-    return certificate.issuer == certificate.subject
-
-
-def _constraints(certificate: x509.Certificate) -> Iterable[x509.Extension[x509.BasicConstraints]]:
-    return (found for found in certificate.extensions if isinstance(found.value, x509.BasicConstraints))
-
-
-def _is_authority(certificate: x509.Certificate) -> bool:
-    return any(found.value.ca for found in _constraints(certificate))
-
-
-def _unknown(certificate: x509.Certificate) -> bool:
-    return False
-
-
-_BREAKS: dict[int, Callable[[x509.Certificate], bool]] = {
-    85: lambda found: not _is_self_issued(found) and not _has(found, x509.AuthorityKeyIdentifier),
-    86: lambda found: _is_authority(found) and not _has(found, x509.SubjectKeyIdentifier),
-    89: lambda found: _is_authority(found) and not any(part.critical for part in _constraints(found)),
-    92: lambda found: _is_authority(found) and not _has(found, x509.KeyUsage),
-}
-"""Tests of a certificate, for the rules that are often broken, by OpenSSL's number of the rule."""
 
 RULES = range(80, 95)
 """OpenSSL's numbers of what it checks in strict mode alone (`openssl/x509_vfy.h`)."""
@@ -79,7 +43,7 @@ def why(exc: BaseException) -> str:
     words, else a class."""
     cause: BaseException | None = exc
     while cause is not None:
-        if isinstance(cause, httpx.ProxyError):
+        if is_refusal(cause):
             return refusal(cause)
         if isinstance(cause, ssl.SSLCertVerificationError):
             return str(cause)
@@ -100,21 +64,15 @@ class _Handshake(ssl.SSLObject):
 
     def _broken(self, rule: int) -> list[str]:
         """Names of the certificates that break it; none if that cannot be said."""
-        breaks = _BREAKS.get(rule, _unknown)
+        from flags.certificate_rules import breakers  # which nobody loads unless one is refused
+
         try:
-            return [_name(certificate) for certificate in self._seen() if breaks(certificate)]
+            return breakers(rule, self._shown(), self.context.get_ca_certs(binary_form=True))
         except Exception:  # noqa: BLE001 - what cannot be read is refused all the same, without a name
             return []
 
-    def _seen(self) -> list[x509.Certificate]:
-        """The certificates that the other side has shown, and the trusted ones that may have issued one of
-        them."""
-        shown = [x509.load_der_x509_certificate(encoded) for encoded in self._shown()]
-        issuers = {certificate.issuer for certificate in shown}
-        trusted = map(x509.load_der_x509_certificate, self.context.get_ca_certs(binary_form=True))
-        return [*shown, *(found for found in trusted if found.subject in issuers and found not in shown)]
-
     def _shown(self) -> list[bytes]:
+        """The certificates that the other side has shown, in DER."""
         if sys.version_info >= (3, 13):
             return self.get_unverified_chain()
         # Before 3.13 it has no public name; 2 is DER.
@@ -128,8 +86,3 @@ def _explained(host: str | None, exc: ssl.SSLCertVerificationError, names: list[
         f"certificate refused of {host or 'the server'}: {exc.verify_message}{whose}; "
         f"{SETTING}: false trusts certificates that are valid but for this"
     )
-
-
-def _name(certificate: x509.Certificate) -> str:
-    written = certificate.subject.rfc4514_string() or "one without a subject"
-    return "".join(sign if sign.isprintable() else "?" for sign in written)[:MAX_NAME_CHARS]

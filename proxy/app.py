@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
+from importlib import import_module
 from pathlib import Path
 from time import time
 from typing import TYPE_CHECKING
@@ -15,8 +16,6 @@ from prometheus_client import CollectorRegistry
 from flags.sources.flag_file import FlagFile
 from flags.sources.kill_switch import KillSwitch
 from flags.sources.source import Flags, FlagSource
-from flags.sources.unleash import UnleashFlags
-from flags.sources.unleash_api import UnleashServer
 from proxy import serving
 from proxy.downstream.admission import Connections
 from proxy.downstream.bodies import ByteBudget
@@ -39,7 +38,6 @@ from proxy.observe.labels import Budget
 from proxy.observe.metrics import Metrics
 from proxy.observe.page.board import Board
 from proxy.observe.page.recent_counts import RecentCounts
-from proxy.observe.page.rollout import ControllerPage
 from proxy.observe.page.served import OperatorsPage
 from proxy.observe.page.state import PageState
 from proxy.observe.recent_warnings import RecentWarnings
@@ -50,12 +48,6 @@ from proxy.observe.users import UserNames
 from proxy.outbound import egress, forwarding, origin, upstream_origin, within
 from proxy.relay.outcomes import RelayedOutcomes
 from proxy.relay.relay import Relay
-from proxy.replicas.histories.history_records import HistoryMemory
-from proxy.replicas.histories.history_scripts import HISTORY_SCRIPTS
-from proxy.replicas.histories.shared_histories import ROUND_S, SharedHistories
-from proxy.replicas.histories.watch_records import WatchMemory
-from proxy.replicas.shared_runs import ValkeyRuns, sealing_of
-from proxy.replicas.store.valkey import Health
 from proxy.replicas.takeover_executor import TakeoverExecutor
 from proxy.routed.attach_document import AttachDocument
 from proxy.routed.attached_pages import AttachedPages
@@ -89,7 +81,29 @@ from proxy.workers.process_metrics import ProcessMetrics
 from proxy.workers.sockets import Sockets
 
 if TYPE_CHECKING:
+    from proxy.observe.page.rollout import ControllerPage
     from proxy.observe.spans.otlp import Traces
+    from proxy.replicas.histories.shared_histories import SharedHistories
+    from proxy.replicas.shared_runs import ValkeyRuns
+
+OPTIONAL: dict[str, Callable[[Settings], object]] = {
+    "flags.sources.unleash": lambda settings: settings.flags.unleash,
+    "httpx": lambda settings: settings.identity.jwt is not None and settings.identity.jwt.jwks_url,
+    "jwt": lambda settings: settings.identity.jwt is not None and settings.identity.jwt.verifies,
+    "proxy.observe.page.rollout": lambda settings: settings.controller,
+    "proxy.observe.spans.otlp": lambda settings: settings.traces,
+    "proxy.replicas.histories.shared_histories": lambda settings: settings.event_log.valkey,
+    "proxy.replicas.shared_runs": lambda settings: settings.event_log.valkey,
+}
+"""Modules that only some settings need, and what needs them. What they bring along would be most of what a
+process loads."""
+
+
+def load(settings: Settings) -> None:
+    """Import what these settings need, before the process forks: the memory is then its workers' as well."""
+    for module, needs in OPTIONAL.items():
+        if needs(settings):
+            import_module(module)
 
 
 async def serve(
@@ -232,13 +246,15 @@ class _Parts:
         return upstream
 
     async def shared_runs(
-        self, routes: Routes, executor: "TakeoverExecutor", runs: Callable[[], Runs], taps: Callable[[], Taps]
-    ) -> ValkeyRuns | None:
+        self, routes: Routes, executor: TakeoverExecutor, runs: Callable[[], Runs], taps: Callable[[], Taps]
+    ) -> "ValkeyRuns | None":
         """The port to the other replicas, which needs parts that are made after it. None: there is no
         store."""
         store = self.settings.event_log.valkey
         if store is None:
             return None
+        from proxy.replicas.shared_runs import ValkeyRuns
+
         return await self.stack.enter_async_context(
             ValkeyRuns(
                 store,
@@ -253,7 +269,7 @@ class _Parts:
             )
         )
 
-    def taps(self, routes: Routes, shared: ValkeyRuns | None) -> Taps:
+    def taps(self, routes: Routes, shared: "ValkeyRuns | None") -> Taps:
         calls = {
             route.name: compile_calls(route.settings.tap, route.sections)
             for route in routes.all
@@ -300,7 +316,7 @@ class _Parts:
         return traces
 
     def model_port(
-        self, settings: LlmSettings, taps: Taps, shared: ValkeyRuns | None, spans: ModelSpans | None
+        self, settings: LlmSettings, taps: Taps, shared: "ValkeyRuns | None", spans: ModelSpans | None
     ) -> ModelPort:
         most = max(1, self.descriptors.each // len(settings.providers))
         providers = [self._provider(provider, most) for provider in settings.providers]
@@ -314,7 +330,15 @@ class _Parts:
         directory = self.state_dir / "page"
         open_streams = partial(viewers, self.metrics)
         board = Board(self.settings.routes, runs, breaker, warnings, counts, open_streams, directory)
-        return OperatorsPage(board, state, ControllerPage(self.settings.controller), self.settings)
+        return OperatorsPage(board, state, self._controller(), self.settings)
+
+    def _controller(self) -> "ControllerPage | None":
+        url = self.settings.controller
+        if url is None:
+            return None
+        from proxy.observe.page.rollout import ControllerPage
+
+        return ControllerPage(url)
 
     def _provider(self, settings: ProviderSettings, most: int) -> Provider:
         ways = egress(self.settings)
@@ -336,10 +360,20 @@ def _identifier(settings: Settings) -> Identifier:
 def _secret(settings: Settings, purpose: str) -> bytes | None:
     """32 bytes that all replicas have. None: there is no store, so there is nothing to agree on."""
     store = settings.event_log.valkey
-    return None if store is None else sealing_of(store).secret(purpose)
+    if store is None:
+        return None
+    from proxy.replicas.shared_runs import sealing_of
+
+    return sealing_of(store).secret(purpose)
 
 
-def _shared_histories(shared: ValkeyRuns, metrics: Metrics) -> SharedHistories:
+def _shared_histories(shared: "ValkeyRuns", metrics: Metrics) -> "SharedHistories":
+    from proxy.replicas.histories.history_records import HistoryMemory
+    from proxy.replicas.histories.history_scripts import HISTORY_SCRIPTS
+    from proxy.replicas.histories.shared_histories import ROUND_S, SharedHistories
+    from proxy.replicas.histories.watch_records import WatchMemory
+    from proxy.replicas.store.valkey import Health
+
     link = shared.new_link(Health("store of histories"), HISTORY_SCRIPTS, ROUND_S)
     memories = [
         memory
@@ -356,6 +390,9 @@ def flags_from(settings: Settings) -> FlagSource:
         assert chosen.file is not None  # the settings have one of them
         # A worker that replaces a dead one while the file is broken relays, which is better than nothing.
         return FlagFile(chosen.file, must_be_good=False, kill_flag=chosen.kill_flag, stale_s=chosen.stale_s)
+    from flags.sources.unleash import UnleashFlags
+    from flags.sources.unleash_api import UnleashServer
+
     token = chosen.unleash.token.get_secret_value()
     server = UnleashServer(
         **{

@@ -4,13 +4,16 @@ import asyncio
 from collections.abc import Coroutine, Iterator
 from contextlib import contextmanager
 from time import time
+from typing import TYPE_CHECKING
 
 from flags.decision import generation_of
 from flags.sources.source import Flags, FlagSource
 from proxy.observe.metrics import Metrics
-from proxy.replicas.shared_runs import ValkeyRuns
 from proxy.runs.runs import Runs
 from proxy.settings.routes import Routes
+
+if TYPE_CHECKING:
+    from proxy.replicas.shared_runs import ValkeyRuns
 
 FORGET_S = 3600.0
 """Seconds between two looks for users who were not seen for so long that they are forgotten."""
@@ -22,7 +25,7 @@ async def every_second(
     flags: Flags,
     routes: Routes,
     runs: Runs,
-    shared: ValkeyRuns | None,
+    shared: "ValkeyRuns | None",
 ) -> None:
     """Keep the gauges true, and forget and evict what is due, until cancelled."""
     was_killed = False

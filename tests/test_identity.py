@@ -6,6 +6,8 @@ import hashlib
 import hmac
 import json
 import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +19,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from proxy.http.headers import Headers
-from proxy.identity import BUCKETS, JWKS_RETRY_S, Identifier, Identity
+from proxy.identity import BUCKETS, JWKS_RETRY_S, Identifier, Identity, unverified_claims
 from proxy.settings.blocks.identity import IdentitySettings
 from tests.servers.scripted import Asked, ScriptedUpstream
 from tests.servers.serving import headgate
@@ -259,6 +261,38 @@ anything = st.recursive(
     max_leaves=5,
 )
 weird = anything | st.sampled_from([10**400, -(10**400), "\ud800", 1e308, "9" * 5000, [[[]]]])
+
+
+def read_by(reader: Callable[[str], Any], written: str) -> Any:
+    """The claims; None: it is no token."""
+    try:
+        return reader(written)
+    except Exception:  # noqa: BLE001 - of any class: whoever asks does the same
+        return None
+
+
+parts = (
+    st.dictionaries(st.sampled_from(["sub", "alg", "kid", "typ", "b64"]), anything, max_size=4).map(
+        lambda fields: json.dumps(fields).encode()
+    )
+    | anything.map(lambda value: json.dumps(value).encode())
+    | st.binary(max_size=8)
+)
+
+
+@settings(deadline=None, max_examples=300)
+@example("e30.e30.")
+@example("e30.e30")
+@example(forged(b'{"sub":"ann"}', b'{"b64":false}'))
+@example(forged(b'{"sub":"ann"}', b'{"crit":["exp"],"exp":1}'))
+@example(forged(b'{"sub":"ann"}', b'{"kid":7}'))
+@example(forged(b'{"sub":NaN,"sub":"ann"}'))
+@given(st.builds(forged, parts, parts) | st.from_regex(r"[A-Za-z0-9+/=_.-]{0,40}", fullmatch=True))
+def test_a_token_that_is_not_verified_has_the_claims_that_others_read(written: str) -> None:
+    """Those that PyJWT reads, of whatever a stranger makes up; and what is no token to it is none."""
+    claims = read_by(partial(jwt.decode, options={"verify_signature": False}), written)
+
+    assert repr(read_by(unverified_claims, written)) == repr(claims)
 
 
 @settings(deadline=None)

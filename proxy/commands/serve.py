@@ -66,6 +66,7 @@ def _serve(workers: int, config: Path, settings: Settings, sockets: Sockets, sta
         if os.getppid() != parent_pid:  # the directory was the parent's, which is gone
             shutil.rmtree(state_dir, ignore_errors=True)
 
+    app.load(settings)
     gc.freeze()  # memory is shared with the workers as long as nobody writes to it
     return Supervisor(
         workers,
@@ -87,4 +88,5 @@ def _read_again(config: Path, state_dir: Path, now: Settings) -> Settings:
     problems = needs_restart(now, settings, switch_engaged=app.kill_file(now, state_dir).exists())
     if problems:
         raise SettingsError([f"{config.name}: {problem}" for problem in problems])
+    app.load(settings)
     return settings

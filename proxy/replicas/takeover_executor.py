@@ -1,17 +1,20 @@
 """Continues the runs of lost replicas, with the parts of this process."""
 
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 from proxy.errors import Fault
 from proxy.observe.metrics import Metrics
 from proxy.observe.spans.ports import RunSpans
-from proxy.replicas.followed_run import FollowedRun
-from proxy.replicas.takeover import TakenOverRun
 from proxy.runs.run import Run
 from proxy.runs.runs import Runs
 from proxy.runs.source import Source
 from proxy.runs.start import RunSpec
 from proxy.settings.routes import Route
+
+if TYPE_CHECKING:  # this is also there without a store, whose client is not loaded then
+    from proxy.replicas.followed_run import FollowedRun
+    from proxy.replicas.takeover import TakenOverRun
 
 
 class TakeoverExecutor:
@@ -35,7 +38,7 @@ class TakeoverExecutor:
             return False
         return runs.has_room(route, principal)
 
-    def take(self, taken: TakenOverRun) -> Run:
+    def take(self, taken: "TakenOverRun") -> Run:
         assert self._runs is not None
         name, decision = taken.route.name, taken.request.decision
         start = RunSpec(
@@ -48,7 +51,7 @@ class TakeoverExecutor:
         )
         return self._runs.take_over(start, taken.continuation)
 
-    def lost(self, run: FollowedRun) -> None:
+    def lost(self, run: "FollowedRun") -> None:
         counted = self._metrics.by_route[run.route.name]
         counted.faults[Fault.RESET, run.phase].inc()
         counted.recoveries[Fault.RESET, "failed"].inc()

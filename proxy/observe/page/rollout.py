@@ -21,19 +21,17 @@ class ControllerPage:
     """The page of the controller at an address. Nothing is fetched unless somebody asks. Not for two at once.
 
     Args:
-        url: `http://HOST:PORT`; None: there is no controller.
+        url: `http://HOST:PORT`.
     """
 
-    def __init__(self, url: str | None) -> None:
+    def __init__(self, url: str) -> None:
         self._url = url
         self._at_s = -EVERY_S
         self._last: dict[str, Any] | None = None
         self._lock = asyncio.Lock()
 
     async def shown(self) -> dict[str, Any] | None:
-        """The rollout now, or `problem` why it cannot be seen; None without a controller."""
-        if self._url is None:
-            return None
+        """The rollout now, or `problem` why it cannot be seen; None if there is none."""
         async with self._lock:
             if monotonic() - self._at_s >= EVERY_S:
                 self._last = await self._asked(self._url)

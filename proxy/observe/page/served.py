@@ -12,7 +12,7 @@ from hashlib import sha256
 from importlib.metadata import version
 from importlib.resources import files
 from time import monotonic, time
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import orjson
 from starlette.requests import Request
@@ -22,11 +22,13 @@ from starlette.types import Receive, Scope, Send
 
 from proxy.observe.page.board import Board, routes_of, summed, warnings_of
 from proxy.observe.page.guard import Guard, problem
-from proxy.observe.page.rollout import ControllerPage
 from proxy.observe.page.settings_in_force import in_force
 from proxy.observe.page.state import PageState
 from proxy.settings.settings import Settings
 from proxy.text.sse import HEARTBEAT, one_line
+
+if TYPE_CHECKING:
+    from proxy.observe.page.rollout import ControllerPage
 
 EVERY_S = 1.0
 """Seconds between two events to a page, which needs no heartbeats therefore."""
@@ -52,7 +54,8 @@ class OperatorsPage:
 
     board: Board
     state: PageState
-    controller: ControllerPage
+    controller: "ControllerPage | None"
+    """Shows the rollout; None: there is no controller."""
     settings: Settings
     watchers: int = 0
     _ended: asyncio.Event = field(default_factory=asyncio.Event)
@@ -125,7 +128,7 @@ class OperatorsPage:
                 for route in routes_of(self.board.routes, processes)
             ],
             "providers": self._providers(counts),
-            "rollout": await self.controller.shown(),
+            "rollout": None if self.controller is None else await self.controller.shown(),
             "warnings": sum(each["seen_warnings"] for each in processes),
             "kill_needs_token": self.settings.admin_token is not None,
         }

@@ -35,6 +35,11 @@ class JwtSettings(SettingsBlock):
     """Seconds that clocks may differ. A verified token is accepted so long before its `nbf` and `iat`, and so
     long after its `exp`."""
 
+    @property
+    def verifies(self) -> bool:
+        """True if tokens are verified."""
+        return self.key is not None or self.jwks_url is not None
+
     @model_validator(mode="after")
     def _one_key(self) -> "JwtSettings":
         if self.key is not None and self.jwks_url is not None:

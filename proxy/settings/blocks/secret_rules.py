@@ -1,6 +1,5 @@
 """Rules that secrets must fulfil. No message contains a value."""
 
-import jwt
 from pydantic import SecretStr
 
 MIN_TOKEN_CHARS = 16
@@ -28,6 +27,8 @@ def check_algorithms(value: list[str]) -> list[str]:
     """Names of signature algorithms: at least one, and never `none`."""
     if not value:
         raise ValueError("must name one or more: without any, nothing verifies")
+    import jwt  # only for who names algorithms, or a key
+
     for name in value:
         if name.lower() == "none":
             raise ValueError("must not have 'none': everybody could sign for everybody")
@@ -52,6 +53,8 @@ def fits(key: SecretStr, algorithms: list[str]) -> bool:
 
 
 def _prepares(key: str, algorithm: str) -> bool:
+    import jwt
+
     try:
         jwt.get_algorithm_by_name(algorithm).prepare_key(key)
     except (jwt.PyJWTError, ValueError, TypeError):
