@@ -236,7 +236,7 @@ class ModelCall:
         headers = response_headers(exchange.headers, status)
         headers = [pair for pair in headers if pair[0] not in but]
         if b"content-type" in but:
-            headers.append((b"content-type", b"application/json"))
+            headers.append((b"content-type", self._dialect.answer_type))
         headers += [*more, (b"content-length", b"%d" % len(body))]
         await send({"type": "http.response.start", "status": status, "headers": headers})
         await send({"type": "http.response.body", "body": body, "more_body": False})

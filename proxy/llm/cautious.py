@@ -34,6 +34,7 @@ class CautiousDialect:
     def __init__(self, dialect: Dialect) -> None:
         self._dialect = dialect
         self.media_type = dialect.media_type
+        self.answer_type = dialect.answer_type
         self.usage = dialect.usage
 
     def is_call(self, method: str, target: bytes) -> bool:

@@ -344,6 +344,41 @@ async def test_a_package_gets_the_object_that_it_gets_without_us(tmp_path: Path,
     assert model.streams == [True]
 
 
+def type_of(path: str, **asked: Any) -> Call:
+    """Return a call that says of which type its answer is."""
+
+    def call(url: str, headers: dict[str, str]) -> str:
+        reply = httpx.post(url + path, json=asked, headers=headers, trust_env=False)
+        return str(reply.headers["content-type"])
+
+    return call
+
+
+TYPED: dict[str, tuple[Call, str]] = {
+    "google-genai, tools": (
+        type_of("/v1beta/models/m:generateContent", contents=[{"parts": [{"text": "a"}]}]),
+        "application/json; charset=UTF-8",
+    ),
+    "ollama, tools": (
+        type_of("/api/chat", model="m", messages=ASKED, stream=False),
+        "application/json; charset=utf-8",
+    ),
+    "openai, tools": (type_of("/v1/chat/completions", model="m", messages=ASKED), "application/json"),
+}
+
+
+@pytest.mark.parametrize("case", TYPED)
+async def test_an_answer_says_its_charset_where_the_providers_do(tmp_path: Path, case: str) -> None:
+    """Clients that decode a text themselves would otherwise guess it."""
+    api, _, stream, batch = CASES[case]
+    call, content_type = TYPED[case]
+
+    came, results = await through(tmp_path, Model(stream, batch), api, call)
+
+    assert came == content_type
+    assert results == {"tapped": 1}
+
+
 OVERLOADED = {"type": "error", "error": {"type": "overloaded_error", "message": "Overloaded"}}
 QUOTA = {
     "error": {"code": "insufficient_quota", "message": "no", "type": "insufficient_quota", "param": None}

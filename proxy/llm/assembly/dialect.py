@@ -122,6 +122,10 @@ class Dialect(Protocol):
     def media_type(self) -> bytes:
         """The media type of its streams, of which `stream_events.py` knows three."""
 
+    @property
+    def answer_type(self) -> bytes:
+        """The content type of its batch answers."""
+
     def is_call(self, method: str, target: bytes) -> bool:
         """True if a request is a call for text, as far as that shows without its body."""
 

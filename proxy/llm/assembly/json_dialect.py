@@ -23,6 +23,7 @@ class JsonDialect(ABC):
     """A `Dialect` whose calls are JSON objects with a field `stream`."""
 
     media_type = b"text/event-stream"
+    answer_type = b"application/json"
 
     usage: ClassVar[UsageFields]
     """See `Dialect`."""

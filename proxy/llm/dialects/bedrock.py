@@ -47,6 +47,7 @@ class Converse:
     """Calls whose path ends with `/model/NAME/converse`, or `/converse-stream`."""
 
     media_type = EVENT_STREAM
+    answer_type = b"application/json"
     usage = UsageFields(
         input=("usage.inputTokens", "usage.cacheReadInputTokens", "usage.cacheWriteInputTokens"),
         output=("usage.outputTokens",),

@@ -83,6 +83,7 @@ class Ollama(JsonDialect):
     """Calls whose path ends with `/api/chat` or `/api/generate`."""
 
     media_type = b"application/x-ndjson"
+    answer_type = b"application/json; charset=utf-8"
     usage = UsageFields(input=("prompt_eval_count",), output=("eval_count",))
     needed = ("model",)
     streams_by_default = True

@@ -36,6 +36,7 @@ class Gemini:
     """Calls whose path ends with `/models/NAME:generateContent`, or `:streamGenerateContent`."""
 
     media_type = b"text/event-stream"
+    answer_type = b"application/json; charset=UTF-8"
     usage = UsageFields(
         input=("usageMetadata.promptTokenCount", "usageMetadata.toolUsePromptTokenCount"),
         output=("usageMetadata.candidatesTokenCount", "usageMetadata.thoughtsTokenCount"),
