@@ -74,12 +74,15 @@ class KillSwitch:
 
     def _written(self, order: KillOrder) -> bool:
         """True if the file has the order. A full disk has no room for it, and still takes an empty file."""
-        with suppress(OSError):
-            draft = self._path.with_name(f".{self._path.name}.{os.getpid()}")
+        draft = self._path.with_name(f".{self._path.name}.{os.getpid()}")
+        try:
             draft.write_text(order.written(), encoding="utf-8", errors="replace")
             draft.replace(self._path)
-            return True
-        return False
+        except OSError:
+            with suppress(OSError):
+                draft.unlink()
+            return False
+        return True
 
     def release(self, by: str = "") -> None:
         """Let streaming be decided again. Raises KillSwitchError, and stays engaged, if the file stays."""

@@ -184,6 +184,15 @@ async def test_a_full_disk_still_kills(tmp_path):
     assert (tmp_path / "kill").read_text() == ""
 
 
+async def test_what_a_full_disk_took_of_the_reason_is_not_left(tmp_path):
+    """The draft that could not take the switch's place."""
+    async with KillSwitch(tmp_path / "kill") as switch:
+        (tmp_path / "kill").mkdir()
+        switch.engage("a test")
+
+    assert [place.name for place in tmp_path.iterdir()] == ["kill"]
+
+
 async def test_a_switch_without_a_place_is_refused_at_the_start(tmp_path):
     """A switch that could never be seen is found out before it is needed."""
     (tmp_path / "run").write_text("in the way")
