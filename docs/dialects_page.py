@@ -45,7 +45,7 @@ def _statuses(found: Mapping[str, int]) -> list[str]:
 SHAPES: tuple[tuple[str, str, str, Mapping[str, Iterable[str]]], ...] = (
     (
         "OpenAI, chat completions",
-        "`…/chat/completions`",
+        "`…/chat/completions`, and Mistral's `…/agents/completions`",
         "`stream: true`, and `stream_options.include_usage` unless the host is known to refuse it. "
         "Not streamed: `n` over one with `logprobs`, audio, `store`.",
         {
@@ -85,7 +85,7 @@ SHAPES: tuple[tuple[str, str, str, Mapping[str, Iterable[str]]], ...] = (
     ),
     (
         "Gemini, content",
-        "`…/models/NAME:generateContent`",
+        "`…/models/NAME:generateContent`, and of tuned models `…/tunedModels/NAME:…`, `…/endpoints/NUMBER:…`",
         "`:streamGenerateContent?alt=sse`. Not streamed: several candidates, "
         "other modalities than text, `logprobs`.",
         {

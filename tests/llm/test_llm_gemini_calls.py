@@ -18,6 +18,11 @@ from tests.llm.gemini_events import STREAM, TARGET, Json, body
             b"/v1/projects/p/locations/eu/publishers/google/models/g:generateContent?$.xgafv=2",
             b"/v1/projects/p/locations/eu/publishers/google/models/g:streamGenerateContent?$.xgafv=2&alt=sse",
         ),
+        (b"/v1beta/tunedModels/t:generateContent", b"/v1beta/tunedModels/t:streamGenerateContent?alt=sse"),
+        (
+            b"/v1/projects/p/locations/eu/endpoints/7:generateContent",
+            b"/v1/projects/p/locations/eu/endpoints/7:streamGenerateContent?alt=sse",
+        ),
     ],
 )
 def test_a_call_is_asked_as_a_stream_with_its_query_and_its_body_as_they_came(

@@ -629,6 +629,7 @@ def body(**more: Any) -> bytes:
         (b"/v1/chat/completions", "m"),
         (b"/chat/completions", "m"),
         (b"/api/v3/chat/completions?x=1", "m"),
+        (b"/v1/agents/completions", "m"),
         (b"/openai/deployments/gpt4/chat/completions?api-version=2024-10-21", "m"),
     ],
 )

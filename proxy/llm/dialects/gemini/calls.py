@@ -14,7 +14,10 @@ from proxy.llm.dialects.gemini.answer import Response, is_candidate
 SHAPES_THE_ANSWER = frozenset({b"$alt", b"fields", b"$fields", b"callback"})
 """Query parameters of all of Google's APIs that change the shape of an answer, or of a stream's event."""
 
-_TARGET = re.compile(rb"(.*/models/([^/:]+):)(generateContent|streamGenerateContent)(?:\?(.*))?", re.DOTALL)
+_TARGET = re.compile(
+    rb"(.*/(?:models|tunedModels|endpoints)/([^/:]+):)(generateContent|streamGenerateContent)(?:\?(.*))?",
+    re.DOTALL,
+)
 
 
 class GeminiCall(NamedTuple):
@@ -33,7 +36,8 @@ class GeminiCall(NamedTuple):
 
 
 class Gemini:
-    """Calls whose path ends with `/models/NAME:generateContent`, or `:streamGenerateContent`."""
+    """Calls whose path ends with `/models/NAME:generateContent`, or `:streamGenerateContent`. Tuned models
+    stand at `/tunedModels/`, on Vertex AI at `/endpoints/`."""
 
     media_type = b"text/event-stream"
     answer_type = b"application/json; charset=UTF-8"

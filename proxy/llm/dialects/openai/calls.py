@@ -25,8 +25,12 @@ HABITS: Mapping[str, Habits] = {
 stream and as batch; the others' are of recorded answers."""
 
 
+PATHS = (b"/chat/completions", b"/agents/completions")
+"""Ends of paths; the second is Mistral's, of a model that was told before what it is to do."""
+
+
 class OpenAI(JsonDialect):
-    """Calls whose path ends with `/chat/completions`, wherever an API has them.
+    """Calls whose path ends with one of `PATHS`, wherever an API has them.
 
     Args:
         host: the provider's, "" if it does not matter.
@@ -40,7 +44,7 @@ class OpenAI(JsonDialect):
             self.asked_with = {"stream": True, "stream_options": {"include_usage": True}}
 
     def is_call(self, method: str, target: bytes) -> bool:
-        return method == "POST" and path_of(target).endswith(b"/chat/completions")
+        return method == "POST" and path_of(target).endswith(PATHS)
 
     def assembler(self, choices: int | None = None) -> "Completion":
         return Completion(choices, self._habits)
