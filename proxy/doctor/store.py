@@ -23,6 +23,10 @@ _REASONS = {
         "does not let this user ask",
         "Let the user of event_log.valkey.url read and write the keys of event_log.valkey.prefix.",
     ),
+    "NoPrimary": (
+        "has no primary that a Sentinel knows",
+        "Start the Sentinels, or mend their addresses and the service in event_log.valkey.url.",
+    ),
     "BusyLoadingError": ("is still loading its data", "Wait, and look again."),
 }
 """By the class of the client's error."""

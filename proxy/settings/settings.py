@@ -17,6 +17,7 @@ from proxy.settings.blocks.flags import FlagSettings
 from proxy.settings.blocks.identity import IdentitySettings
 from proxy.settings.blocks.route import RouteSettings
 from proxy.settings.blocks.secret_rules import check_token
+from proxy.settings.blocks.store_address import is_store_address
 from proxy.settings.blocks.upstream import LlmSettings, UpstreamSettings
 from proxy.settings.blocks.values import (
     PARAMETER,
@@ -33,13 +34,10 @@ from proxy.settings.blocks.values import (
 
 
 def _store(value: SecretStr) -> SecretStr:
-    try:
-        parts = urlsplit(value.get_secret_value())
-        found = parts.path if parts.scheme == "unix" else parts.hostname and parts.port != 0
-    except ValueError:  # its text may hold the password
-        found = None
-    if not found or parts.scheme not in {"redis", "rediss", "unix"}:
-        raise ValueError("must be redis://HOST:PORT, rediss://HOST:PORT or unix:///PATH")
+    if not is_store_address(value.get_secret_value()):
+        raise ValueError(
+            "must be redis://HOST:PORT, rediss://HOST:PORT, unix:///PATH or redis+sentinel://HOST:PORT,…/SERVICE"
+        )
     return value
 
 
@@ -109,10 +107,13 @@ class MemoryLogSettings(SettingsBlock):
 
 
 class ValkeyLogSettings(SettingsBlock):
-    """Runs shared by all replicas and workers, in Valkey or Redis (6.2 or later, one server, no cluster)."""
+    """Runs shared by all replicas and workers, in Valkey or Redis (6.2 or later): one server, or the primary
+    that Sentinels name; no cluster."""
 
     url: Annotated[SecretStr, AfterValidator(_store)]
-    """`redis://USER:PASSWORD@HOST:PORT/DB`; `rediss://` for TLS, `unix://` for a socket."""
+    """`redis://USER:PASSWORD@HOST:PORT/DB`; `rediss://` for TLS, `unix://` for a socket. With Sentinels
+    `redis+sentinel://USER:PASSWORD@HOST:PORT,HOST:PORT/SERVICE/DB`, or `rediss+sentinel://`: these are asked,
+    without a login, for the primary of `SERVICE`."""
     key: SecretStr = Field(min_length=32)
     """Secret of 32 characters or more that encrypts everything in the store; the same for all replicas. To
     change it without losing a run, see [operate](../operate.md#another-key-for-the-store)."""

@@ -61,7 +61,7 @@ WINGS = {
         "upstream",
         "routed": "errors identity downstream http llm llm.taps observe observe.spans relay runs settings "
         "settings.blocks sources upstream viewers",
-        "replicas.store": "errors http runs text upstream",
+        "replicas.store": "errors http runs settings.blocks text upstream",
         "replicas": "errors identity observe observe.spans replicas.store runs settings text upstream",
         "replicas.histories": "errors turns observe replicas.store",
         "workers": "errors downstream observe runs settings settings.blocks",

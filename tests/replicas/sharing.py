@@ -24,6 +24,7 @@ from proxy.settings.settings import ValkeyLogSettings
 from proxy.text.event_log import EventLog
 from proxy.text.sse import decode
 from proxy.upstream.client import Answer, Request
+from tests.servers.sentinels import Watched
 from tests.servers.streaming import answer, eventually, route
 from tests.servers.valkey_server import Detour, ValkeyServer
 
@@ -81,7 +82,7 @@ class Replica:
 
 @asynccontextmanager
 async def replica(
-    server: "ValkeyServer | Detour", routes: Mapping[str, Route] | None = None, **more: Any
+    server: "ValkeyServer | Detour | Watched", routes: Mapping[str, Route] | None = None, **more: Any
 ) -> AsyncIterator[Replica]:
     settings = ValkeyLogSettings.model_validate({"url": server.url, "key": KEY, **more})
     made = Replica()

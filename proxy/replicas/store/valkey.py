@@ -17,10 +17,12 @@ from redis.asyncio.connection import Connection, SSLConnection, parse_url
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import ConnectionError as StoreConnectionError
-from redis.exceptions import NoScriptError, RedisError, ResponseError
+from redis.exceptions import NoScriptError, ReadOnlyError, RedisError, ResponseError
 
 from flags.tls import strictly, why
 from proxy.errors import StoreDown
+from proxy.replicas.store.sentinels import Sentinels
+from proxy.settings.blocks.store_address import sentinels_of
 
 logger = logging.getLogger("headgate.event_log")
 
@@ -84,7 +86,7 @@ class Link:
     """One connection, for one call at a time; opened when it is needed. The link's owner closes it.
 
     Args:
-        url: may hold a password.
+        url: of the server, or of Sentinels (`store_address.py`); may hold a password.
         scripts: those that may be called.
         timeout_s: for a call, and as much again for the wait for those before it.
         strict_tls: whether its certificate must follow RFC 5280 strictly.
@@ -101,22 +103,34 @@ class Link:
         strict_tls: bool = True,
         ca_file: Path | None = None,
     ) -> None:
-        options: dict[str, Any] = {
+        self._strict_tls = strict_tls
+        address = sentinels_of(url)
+        server: dict[str, Any] = {**parse_url(url if address is None else address.server)}
+        shared: dict[str, Any] = {
             "socket_timeout": None,  # the whole call has one
             "socket_connect_timeout": timeout_s,
             "retry": Retry(NoBackoff(), 0),
             "protocol": 2,
             "driver_info": None,
-            **parse_url(url),
         }
-        connection_class = options.pop("connection_class", Connection)
+        connection_class = server.pop("connection_class", Connection)
         if ca_file is not None and issubclass(connection_class, SSLConnection):
-            options.setdefault("ssl_ca_certs", str(ca_file))
-        self._connection: Connection = connection_class(**options)
+            server.setdefault("ssl_ca_certs", str(ca_file))
+        self._connection: Connection = connection_class(**{**shared, **server})
+        self._sentinels: Sentinels | None = None
+        if address is not None:
+            tls = {name: value for name, value in server.items() if name.startswith("ssl_")}
+
+            def connection(host: str, port: int) -> Connection:
+                """Without database and login, which are the server's."""
+                made: Connection = connection_class(**{**shared, **tls, "host": host, "port": port})
+                _hold_to_rules(made, strict_tls)
+                return made
+
+            self._sentinels = Sentinels(address.sentinels, address.service, connection)
         self.health = health
         self._scripts = scripts
         self._timeout_s = timeout_s
-        self._strict_tls = strict_tls
         self._lock = asyncio.Lock()
         self._loop = asyncio.get_running_loop()
 
@@ -166,6 +180,9 @@ class Link:
             replies = await self._exchange(commands)
         except StoreConnectionError:
             replies = await self._exchange(commands)  # the store may close connections that are idle
+        if any(isinstance(reply, ReadOnlyError) for reply in replies):
+            await self._connection.disconnect(nowait=True)
+            replies = await self._exchange(commands)  # it was the primary: there is another one now
         if any(isinstance(reply, NoScriptError) for reply in replies):
             await self._exchange([("SCRIPT", "LOAD", script.text) for script in self._scripts])
             replies = await self._exchange(commands)
@@ -178,8 +195,10 @@ class Link:
         connection = self._connection
         replies: list[Any] = []
         try:
-            if isinstance(connection, SSLConnection) and not connection.is_connected:
-                strictly(connection.ssl_context.get(), self._strict_tls)
+            if not connection.is_connected:
+                _hold_to_rules(connection, self._strict_tls)
+                if self._sentinels is not None:
+                    connection.host, connection.port = await self._sentinels.primary()
             await connection.send_packed_command(_packed(commands))
             for _ in commands:
                 try:
@@ -191,6 +210,12 @@ class Link:
             await connection.disconnect(nowait=True)
             raise
         return replies
+
+
+def _hold_to_rules(connection: Connection, strict: bool) -> None:
+    """Before it connects: its TLS, if it has any, is strict or not."""
+    if isinstance(connection, SSLConnection):
+        strictly(connection.ssl_context.get(), strict)
 
 
 def _without_frames(error: Exception) -> Exception:

@@ -1,0 +1,89 @@
+"""Where Valkey ends: its own CPU for an event, its memory for a run. `python -m tests.bench.store`.
+
+Replicas copy runs to a real server, as they do in service. What counts is the processor time that the server
+says it took, so that other work on the machine changes little.
+"""
+
+import asyncio
+import tempfile
+from pathlib import Path
+
+import click
+from redis.asyncio import Redis
+
+from proxy.runs.run import Run
+from tests.replicas.sharing import Replica, claimed, replica, say, stored, watch
+from tests.servers.streaming import eventually
+from tests.servers.valkey_server import valkey
+
+RUNS = 100
+EVENTS = 300
+"""Of a run: an answer of about as many words."""
+PATIENCE_S = 600.0
+
+
+async def _said(client: Redis, runs: list[Run], each: int) -> tuple[float, int]:
+    """The server's CPU time in seconds for so many more events of each run, one after the other, and their
+    number."""
+    before_s = await _cpu_s(client)
+    events = 0
+    for _ in range(each):
+        for run in runs:
+            say(run)
+        events += len(runs)
+        await eventually(lambda: _all_stored(client, runs), PATIENCE_S)
+    return await _cpu_s(client) - before_s, events
+
+
+async def _all_stored(client: Redis, runs: list[Run]) -> bool:
+    """Of the first and the last one; a round carries those between, too."""
+    return all([await stored(client, run) == len(run.log) for run in (runs[0], runs[-1])])
+
+
+async def _cpu_s(client: Redis) -> float:
+    info = await client.info("cpu")
+    return float(info["used_cpu_user"]) + float(info["used_cpu_sys"])
+
+
+async def _bytes(client: Redis) -> int:
+    return int((await client.info("memory"))["used_memory"])
+
+
+async def _idle_s(client: Redis) -> float:
+    """CPU time of a second in which replicas only renew their leases."""
+    before_s = await _cpu_s(client)
+    await asyncio.sleep(5)
+    return (await _cpu_s(client) - before_s) / 5
+
+
+async def main() -> None:
+    with tempfile.TemporaryDirectory() as directory:
+        async with (
+            valkey(Path(directory)) as server,
+            server.client() as client,
+            replica(server) as one,
+            replica(server) as other,
+        ):
+            before = await _bytes(client)
+            runs = [await claimed(one) for _ in range(RUNS)]
+            begun = await _bytes(client)
+            idle_s = await _idle_s(client)
+            alone_s, events = await _said(client, runs, EVENTS // 2)
+            await _followed(other, runs)
+            followed_s, more = await _said(client, runs, EVENTS // 2)
+            full = await _bytes(client)
+    click.echo(f"idle, two replicas: {idle_s * 1000:.1f} ms of CPU a second")
+    for what, seconds, number in (("copied", alone_s, events), ("copied and followed", followed_s, more)):
+        cost_us = seconds / number * 1e6
+        click.echo(f"an event, {what}: {cost_us:.1f} µs of Valkey's core, so {1e6 / cost_us:,.0f}/s at most")
+    click.echo(f"a run without text: {(begun - before) / RUNS / 1024:.1f} KB")
+    click.echo(f"a run of {EVENTS} events: {(full - before) / RUNS / 1024:.1f} KB")
+
+
+async def _followed(other: Replica, runs: list[Run]) -> None:
+    for run in runs:
+        watch(await other.followed(run.id))
+
+
+if __name__ == "__main__":
+    asyncio.run(main())
