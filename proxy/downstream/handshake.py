@@ -6,10 +6,12 @@ take all file descriptors before any rule of the budget is asked.
 
 import asyncio
 import logging
+import os
+import socket
 import ssl
 from collections.abc import Callable
 from functools import partial
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 from proxy.downstream.admission import Connections
 from proxy.downstream.server import ServerProtocol
@@ -32,72 +34,68 @@ class Handshake(asyncio.Protocol):
         made: makes the HTTP protocol that comes next.
     """
 
+    _secured: ClassVar[set[asyncio.Task[None]]] = set()
+    """Handshakes under way; nothing else holds their tasks."""
+
     def __init__(
         self, tls: ssl.SSLContext, budget: Connections, made: Callable[[], asyncio.Protocol]
     ) -> None:
         self._tls = tls
         self._budget = budget
         self._made = made
-        self._task: asyncio.Task[None] | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        peer = transport.get_extra_info("peername")
+        """Take the socket from its transport, which could read the client's first bytes at any moment: with
+        uvloop it does so before anything else runs, and `start_tls` would wait for them in vain."""
+        plain = cast(asyncio.Transport, transport)
+        peer = plain.get_extra_info("peername")
         name = str(peer[0]) if peer else ""
         if self._budget.enter(name):
-            self._task = asyncio.get_running_loop().create_task(
-                self._secure(cast(asyncio.Transport, transport), name)
-            )
-        else:
-            cast(asyncio.Transport, transport).abort()
+            try:
+                connection = socket.socket(fileno=os.dup(plain.get_extra_info("socket").fileno()))
+            except OSError:  # no descriptor is free, or the client has left
+                self._budget.leave(name)
+            else:
+                connection.setblocking(False)
+                task = asyncio.get_running_loop().create_task(self._secure(connection, name))
+                self._secured.add(task)
+                task.add_done_callback(self._secured.discard)
+        plain.abort()
 
-    def connection_lost(self, _: Exception | None) -> None:
-        if self._task is not None:
-            self._task.cancel()
-
-    async def _secure(self, plain: asyncio.Transport, peer: str) -> None:
-        early = _Early()
+    async def _secure(self, connection: socket.socket, peer: str) -> None:
+        next_one = _Next(self._made, partial(self._budget.leave, peer))
         try:
-            secured = await asyncio.get_running_loop().start_tls(
-                plain,
-                early,
-                self._tls,
-                server_side=True,
+            await asyncio.get_running_loop().connect_accepted_socket(
+                lambda: next_one,
+                connection,
+                ssl=self._tls,
                 ssl_handshake_timeout=HANDSHAKE_S,
                 ssl_shutdown_timeout=FAREWELL_S,
             )
         except (OSError, ssl.SSLError) as exc:
             logger.debug("no handshake", extra={"why": type(exc).__name__})
-            secured = None
         finally:
-            self._budget.leave(peer)
-        if secured is None or secured.is_closing() or early.is_lost:
-            (secured or plain).abort()
-            return
+            next_one.leave()
+
+
+class _Next(asyncio.Protocol):
+    """Gives a connection whose handshake is over to the HTTP protocol, which counts it anew."""
+
+    def __init__(self, made: Callable[[], asyncio.Protocol], leave: Callable[[], None]) -> None:
+        self._made = made
+        self._leave: Callable[[], None] | None = leave
+
+    def leave(self) -> None:
+        """The handshake is over, whatever became of it. Idempotent."""
+        leave, self._leave = self._leave, None
+        if leave is not None:
+            leave()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.leave()
         protocol = self._made()
-        secured.set_protocol(protocol)
-        protocol.connection_made(secured)  # counts it anew
-        if early.received:
-            protocol.data_received(bytes(early.received))
-        if early.has_ended and not protocol.eof_received():
-            secured.close()
-
-
-class _Early(asyncio.Protocol):
-    """Keeps what comes right behind the handshake: the HTTP protocol is there a turn of the loop later."""
-
-    def __init__(self) -> None:
-        self.received = bytearray()
-        self.has_ended = self.is_lost = False
-
-    def data_received(self, data: bytes) -> None:
-        self.received += data
-
-    def eof_received(self) -> bool:
-        self.has_ended = True
-        return True
-
-    def connection_lost(self, _: Exception | None) -> None:
-        self.is_lost = True
+        cast(asyncio.Transport, transport).set_protocol(protocol)
+        protocol.connection_made(transport)
 
 
 def secured(protocol: type[ServerProtocol], tls: ssl.SSLContext, budget: Connections) -> type[ServerProtocol]:

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import socket
 import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -81,6 +82,27 @@ async def test_a_request_right_behind_the_handshake_is_answered(tmp_path: Path) 
     assert client.version() == "TLSv1.3"
     assert answer.startswith(b"HTTP/1.1 200")
     assert [asked.target for asked in upstream.asked] == [b"/at-once"]
+
+
+async def test_a_client_that_speaks_before_it_is_accepted_is_heard(tmp_path: Path) -> None:
+    """Its first bytes are there when its connection is made, and are not lost: it would wait for ten seconds,
+    and then be cut."""
+    async with secured(tmp_path) as (serving, upstream, trusting):
+        address = ("127.0.0.1", int(serving.url.rpartition(":")[2]))
+        for _ in range(5):
+            there, back = ssl.MemoryBIO(), ssl.MemoryBIO()
+            client = trusting.wrap_bio(back, there, server_hostname="127.0.0.1")
+            with pytest.raises(ssl.SSLWantReadError):
+                client.do_handshake()
+            opened = socket.create_connection(address)  # nothing runs meanwhile
+            opened.sendall(there.read())
+            opened.setblocking(False)
+            reader, writer = await asyncio.open_connection(sock=opened)
+            async with asyncio.timeout(60):
+                assert await reader.read(1) == b"\x16"  # a record of the handshake
+            writer.transport.abort()
+
+    assert upstream.asked == []
 
 
 async def test_only_clients_of_the_authority_get_through(tmp_path: Path) -> None:
