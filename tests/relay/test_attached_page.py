@@ -97,6 +97,23 @@ async def test_no_other_request_is_looked_at(
     assert counted == ""
 
 
+async def test_a_part_of_a_page_is_the_upstreams_own(tmp_path: Path) -> None:
+    """Also for a browser that has the page with the script: its tag is none of the upstream's, which then
+    sends the whole page."""
+    parts = [HTML, b"content-range: bytes 0-9/99\r\n", b'etag: "abc"\r\n']
+    wanted = {"range": "bytes=0-9", "if-range": '"abc-headgate"'}
+    answer, asked, counted = await got(
+        tmp_path, *parts, body=PAGE[:10], status=b"206 Partial Content", headers=wanted
+    )
+
+    assert (answer.status_code, answer.content) == (206, PAGE[:10])
+    assert answer.headers["content-range"] == "bytes 0-9/99"
+    assert answer.headers["etag"] == '"abc"'
+    assert asked.header(b"range") == b"bytes=0-9"
+    assert asked.header(b"if-range") == b'"abc-headgate"'
+    assert counted == ""
+
+
 async def test_a_user_who_streams_gets_the_script(tmp_path: Path) -> None:
     """A request for the page that says who asks lets the flag decide there already."""
     answer, _, _ = await got(tmp_path, HTML, headers=signed(accept=None))

@@ -15,16 +15,67 @@ pytestmark = pytest.mark.anyio
 HOST = b"host: clinic.example\r\n"
 
 
-@pytest.mark.parametrize(
-    "method", ["GET", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "PROPFIND", "REPORT", "PURGE"]
+METHODS = (
+    "GET POST PUT PATCH DELETE OPTIONS TRACE PROPFIND PROPPATCH MKCOL COPY MOVE LOCK UNLOCK SEARCH REPORT "
+    "MKCALENDAR ACL BIND REBIND UNBIND CHECKOUT MERGE MKACTIVITY LINK UNLINK PURGE SOURCE QUERY M-SEARCH "
+    "NOTIFY SUBSCRIBE UNSUBSCRIBE"
 )
-async def test_any_method_goes_through(method: str, upstream: ScriptedUpstream, gate: Serving):
-    """Methods are not Headgate's business; WebDAV's go through like the common ones."""
-    upstream.script = ok
-    answered = await ask(gate.url, f"{method} /a HTTP/1.1\r\n".encode() + HOST + b"\r\n")
+"""Those that the parser knows, as `docs/operate.md` has them."""
 
-    assert answered.status == 200
-    assert upstream.asked[0].head.startswith(f"{method} /a HTTP/1.1\r\n".encode())
+
+async def test_any_method_goes_through(upstream: ScriptedUpstream, gate: Serving):
+    """Methods are not Headgate's business; WebDAV's go through like the common ones, each with its body."""
+    upstream.script = ok
+    for method in METHODS.split():
+        request = f"{method} /a HTTP/1.1\r\nDepth: 1\r\nDestination: http://a/b\r\nIf: (<t>)\r\n".encode()
+        for body in (b"", b"<propfind/>"):
+            framing = b"content-length: %d\r\n" % len(body) if body else b""
+            answered = await ask(gate.url, request + HOST + framing + b"\r\n" + body)
+
+            asked = upstream.asked[-1]
+            assert answered.status == 200
+            assert asked.head.startswith(f"{method} /a HTTP/1.1\r\ndepth: 1\r\n".encode())
+            assert (asked.header(b"destination"), asked.header(b"if")) == (b"http://a/b", b"(<t>)")
+            assert asked.body == body
+
+
+async def test_the_answers_of_webdav_go_through(upstream: ScriptedUpstream, gate: Serving):
+    """102 while it works, 207 for several resources, 423 for a lock; their headers are the upstream's."""
+    for answer in (
+        b"HTTP/1.1 207 Multi-Status\r\ndate: d\r\ndav: 1, 2\r\ncontent-length: 5\r\n\r\n<a:b>",
+        b"HTTP/1.1 423 Locked\r\ndate: d\r\nlock-token: <t>\r\ncontent-length: 0\r\n\r\n",
+    ):
+        upstream.script = raw(b"HTTP/1.1 102 Processing\r\n\r\n" + answer)
+        async with asyncio.timeout(30), talking(gate.url) as client:
+            await client.send(b"PROPFIND / HTTP/1.1\r\n%b\r\n" % HOST)
+            interim = b"HTTP/1.1 102 Processing\r\n\r\n"
+            assert await client.reader.readexactly(len(interim) + len(answer)) == interim + answer
+
+
+PARTS = b"--x\r\ncontent-range: bytes 0-1/9\r\n\r\nab\r\n--x--\r\n"
+
+RANGES = {
+    "one part": b'HTTP/1.1 206 Partial Content\r\ndate: d\r\ncontent-range: bytes 2-3/9\r\netag: "a"\r\n'
+    b"content-length: 2\r\n\r\ncd",
+    "several parts": b"HTTP/1.1 206 Partial Content\r\ndate: d\r\n"
+    b"content-type: multipart/byteranges; boundary=x\r\ncontent-length: %d\r\n\r\n%b" % (len(PARTS), PARTS),
+    "none": b"HTTP/1.1 416 Range Not Satisfiable\r\ndate: d\r\ncontent-range: bytes */9\r\n"
+    b"content-length: 0\r\n\r\n",
+    "the whole": b'HTTP/1.1 200 OK\r\ndate: d\r\naccept-ranges: bytes\r\netag: "b"\r\n'
+    b"content-length: 9\r\n\r\nabcdefghi",
+}
+
+
+@pytest.mark.parametrize("answer", [pytest.param(answer, id=name) for name, answer in RANGES.items()])
+async def test_ranges_go_through_byte_for_byte(answer: bytes, upstream: ScriptedUpstream, gate: Serving):
+    """`Range`, `If-Range`, and what comes of them, are between the client and the upstream."""
+    upstream.script = raw(answer)
+    wanted = b'range: bytes=0-1,2-3, -1\r\nif-range: "a"\r\n'
+    async with asyncio.timeout(30), talking(gate.url) as client:
+        await client.send(b"GET / HTTP/1.1\r\n%b%b\r\n" % (HOST, wanted))
+        assert await client.reader.readexactly(len(answer)) == answer
+
+    assert wanted in upstream.asked[0].head
 
 
 @pytest.mark.parametrize(
