@@ -41,6 +41,24 @@ MAX_STATUS = 599
 class Run(RunTexts):
     """One run, from its start to its terminal event."""
 
+    __slots__ = (
+        "__weakref__",
+        "_account",
+        "_continued",
+        "_durations",
+        "_ticker",
+        "answer",
+        "asked_before",
+        "body_reservation",
+        "failure",
+        "fingerprint",
+        "headers_sent",
+        "identity",
+        "is_watched",
+        "job",
+        "times_asked",
+    )
+
     def __init__(
         self,
         call: Call,

@@ -41,6 +41,30 @@ STEP_CHARS = 4096
 class RunTexts:
     """The texts of one run. Sources call it; viewers read `log`."""
 
+    __slots__ = (
+        "_first_content_s",
+        "_had_content",
+        "_has_room",
+        "_last_event_at",
+        "_live",
+        "_live_bytes",
+        "_live_chars",
+        "_loop",
+        "_metrics",
+        "_most_live_chars",
+        "_parity",
+        "_regenerated",
+        "_transcript",
+        "_whole_texts",
+        "answer_share",
+        "call",
+        "decision",
+        "id",
+        "is_elsewhere",
+        "log",
+        "started_at",
+    )
+
     def __init__(self, run_id: str, call: Call, decision: Decision, metrics: RouteMetrics) -> None:
         self.id = run_id
         self.call = call

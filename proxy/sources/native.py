@@ -30,6 +30,9 @@ from proxy.upstream.exchange import Exchange
 MAX_EVENT_BYTES = 1024 * 1024
 """One event, or one line, of the upstream's stream."""
 
+COUNTED_CHARS = 1024
+"""Text is counted in steps of so many characters: to count a token costs as much as to log it."""
+
 NOT_OFFERED = frozenset({404, 405, 406, 415, 501})
 """Statuses which say that there is no such stream. Nothing was done yet, so the batch call may follow."""
 
@@ -49,6 +52,10 @@ class StreamReading(Protocol):
 
     async def take(self, event: str, data: str | bytes) -> None:
         """The next event. Raises `UpstreamError` for one that cannot be read, or that says it has failed."""
+        ...
+
+    def take_small(self, event: str, data: str | bytes) -> None:
+        """The same for an event of at most `SEARCH_BYTES`, which is read at once, whatever is in it."""
         ...
 
     @property
@@ -124,7 +131,16 @@ class _Calls:
         events = NdjsonLines() if settings.format == "ndjson" else Events()
 
         turns, counted = Turns(), 0
-        while data := await exchange.read():
+
+        def serve(data: bytes) -> bool:
+            is_due = reading.text_chars - counted >= COUNTED_CHARS
+            if is_due or events.held_bytes + len(data) > SEARCH_BYTES:
+                return False
+            for event, payload in events.feed(data):
+                reading.take_small(event, payload)
+            return True
+
+        while data := await exchange.read(serve):
             for at in range(0, len(data), FEED_BYTES):
                 for event, payload in events.feed(data[at : at + FEED_BYTES]):
                     await reading.take(event, payload)
@@ -133,6 +149,7 @@ class _Calls:
             counted = reading.text_chars
         for event, payload in events.end():
             await reading.take(event, payload)
+        await self._run.answer_share.take(reading.text_chars - counted)
         by_close = settings.ends_by == "close" and _says_its_end(exchange.headers)
         if not (reading.ended or by_close):
             raise UpstreamBroke("the stream ended before its end", Fault.TRUNCATED)
@@ -158,9 +175,24 @@ class _ByRules:
         try:
             content = await self._content(event, data)
         except MalformedEvent as exc:
-            if self.ended and not isinstance(exc, AmbiguousTexts):
-                return  # it is no text, so nothing is lost
+            self._refuse(exc)
+        else:
+            self._show_all(content)
+
+    def take_small(self, event: str, data: str | bytes) -> None:
+        try:
+            content = self._rules.read(event, data)
+        except MalformedEvent as exc:
+            self._refuse(exc)
+        else:
+            self._show_all(content)
+
+    def _refuse(self, exc: MalformedEvent) -> None:
+        if not self.ended or isinstance(exc, AmbiguousTexts):
             raise UpstreamMalformed(str(exc)) from None
+        # After the end it is no text, so nothing is lost.
+
+    def _show_all(self, content: EventContent) -> None:
         if content.meaning == "error":
             raise UpstreamBroke("the stream says that it has failed", Fault.TRUNCATED)
         if content.meaning == "answer":
@@ -231,6 +263,9 @@ class _Completion:
         return self._completion.is_complete
 
     async def take(self, event: str, data: str | bytes) -> None:
+        self.take_small(event, data)
+
+    def take_small(self, event: str, data: str | bytes) -> None:
         try:
             piece = self._completion.feed(str(data))
         except ProviderFailed:
@@ -262,6 +297,10 @@ class Events:
             raise UpstreamMalformed("an event is too large", Fault.TOO_LARGE) from None
         return [(event.event, event.data) for event in events]
 
+    @property
+    def held_bytes(self) -> int:
+        return self._decoder.held_bytes
+
     def end(self) -> list[tuple[str, str]]:
         """Ignored: the standard drops an event without the empty line after it (WHATWG HTML 9.2.6)."""
         return []
@@ -280,6 +319,10 @@ class NdjsonLines:
         if len(rest) > MAX_EVENT_BYTES:
             raise UpstreamMalformed("a line is too large", Fault.TOO_LARGE)
         return [("message", bytes(line)) for line in lines if line.strip()]
+
+    @property
+    def held_bytes(self) -> int:
+        return len(self._rest)
 
     def end(self) -> list[tuple[str, bytes]]:
         """The last line, which may lack its end."""

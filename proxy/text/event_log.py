@@ -3,7 +3,7 @@
 import asyncio
 from array import array
 from asyncio.events import TimerHandle
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Set
 from typing import NamedTuple
 
 from proxy.text.events import Event, EventType
@@ -42,6 +42,11 @@ def event_id(run_id: str, generation: int, seq: int) -> str:
     return f"{run_id}.{generation}:{seq}" if generation else f"{run_id}:{seq}"
 
 
+def _none() -> bool:
+    """There is no doubt."""
+    return False
+
+
 class EventLog:
     """Events of one run. Each is encoded once, for all readers.
 
@@ -49,11 +54,26 @@ class EventLog:
     object again and again, and hold up the texts of a thousand runs for tens of milliseconds.
     """
 
+    __slots__ = (
+        "_content",
+        "_ended",
+        "_known_at",
+        "_readers",
+        "_retry_ms",
+        "_wires",
+        "doubt",
+        "generation",
+        "has_content",
+        "run_id",
+        "size_bytes",
+        "snapshots_from",
+    )
+
     def __init__(self, run_id: str, retry_ms: int) -> None:
         self.run_id = run_id
         self.generation = 0
         """How often the run was taken over by another replica."""
-        self.doubt: Callable[[], bool] = lambda: False
+        self.doubt: Callable[[], bool] = _none
         """Whether the last entries may be this process's alone, since another replica may have the run: do
         not show them yet."""
         self._retry_ms = retry_ms
@@ -64,7 +84,7 @@ class EventLog:
         self._readers: set[Callable[[], None]] = set()
         self.size_bytes = 0
         self.has_content = False
-        self.snapshots_from: set[int] = set()
+        self.snapshots_from: Set[int] = frozenset()
         """Places from which a viewer was begun to be sent a snapshot."""
 
     def __len__(self) -> int:
@@ -110,6 +130,14 @@ class EventLog:
         return LogEntry(
             seq, self._wires[at], self._known_at[at], self._content[at] == 1, is_last and self._ended
         )
+
+    def wire(self, seq: int) -> bytes:
+        """The bytes of one entry, the same for all who are sent it."""
+        return self._wires[seq - 1]
+
+    def text_known_at(self, seq: int) -> float | None:
+        """When the text of an entry was known; None: it has none."""
+        return self._known_at[seq - 1] if self._content[seq - 1] else None
 
     def _between(self, start: int, end: int) -> list[LogEntry]:
         return [self.entry(seq) for seq in range(start + 1, end + 1)]

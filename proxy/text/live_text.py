@@ -39,6 +39,12 @@ class LiveTexts:
         chunker: a new one for a text.
     """
 
+    __slots__ = (
+        "_chunkers",
+        "_new_chunker",
+        "_timer",
+    )
+
     def __init__(self, chunker: Callable[[], Chunker]) -> None:
         self._new_chunker = chunker
         self._chunkers: dict[str, Chunker] = {}

@@ -168,6 +168,11 @@ class Decoder:
                 self._end_line(events)
         return events
 
+    @property
+    def held_bytes(self) -> int:
+        """Bytes of an event that is not complete."""
+        return len(self._line) + len(self._data)
+
     def end(self) -> None:
         """The stream ended. 9.2.6: "If the file ends in the middle of an event, before the final empty line,
         the incomplete event is not dispatched."

@@ -37,7 +37,7 @@ class Connection(asyncio.Protocol):
         self._transport: asyncio.Transport = cast(asyncio.Transport, None)
         self._socket: socket.socket | None = None
         self._waiter: asyncio.Future[None] | None = None
-        self._each: Callable[[bytes], None] | None = None
+        self._serve: Callable[[bytes], bool] | None = None
         self.on_change: Callable[[], None] | None = None
         """Is called when there is more of the answer, or its end, or room for more of the request. It must
         not raise."""
@@ -112,8 +112,12 @@ class Connection(asyncio.Protocol):
         except TimeoutError:
             return
 
-    async def read(self) -> bytes:
-        """The next bytes of the body, as many as are here; `b""` at its end."""
+    async def read(self, serve: Callable[[bytes], bool] | None = None) -> bytes:
+        """The next bytes of the body, as many as are here; `b""` at its end.
+
+        Few bytes that come while this waits are offered to `serve`. It takes them at once, which costs no
+        turn of the task, or returns False, and they are returned here. What it raises is raised here.
+        """
         response = self.response
         while not response.chunks:
             if response.complete:
@@ -121,7 +125,11 @@ class Connection(asyncio.Protocol):
             if self._failure is not None:
                 raise self._failure
             self.timer.begin_to_wait()
-            await self._wait()
+            self._serve = serve
+            try:
+                await self._wait()
+            finally:
+                self._serve = None
         return self.take()
 
     async def each(self, take: Callable[[bytes], None]) -> None:
@@ -129,15 +137,16 @@ class Connection(asyncio.Protocol):
 
         Few bytes are given as they come, which costs no turn of the task.
         """
-        self._each = take
+
+        def serve(data: bytes) -> bool:
+            take(data)
+            return True
+
         turns = Turns()
-        try:
-            while data := await self.read():
-                for at in range(0, len(data), EACH_BYTES):
-                    take(data[at : at + EACH_BYTES])
-                    await turns.breathe()
-        finally:
-            self._each = None
+        while data := await self.read(serve):
+            for at in range(0, len(data), EACH_BYTES):
+                take(data[at : at + EACH_BYTES])
+                await turns.breathe()
 
     def take(self) -> bytes:
         """The bytes of the body that are here; there must be some."""
@@ -243,7 +252,12 @@ class Connection(asyncio.Protocol):
                 self._read_paused = True
                 self._transport.pause_reading()
             self._acknowledge()
-        if self._each is None or response.complete or not response.chunks or not self._give(self._each):
+        if (
+            self._serve is None
+            or response.complete
+            or not response.chunks
+            or not self._has_served(self._serve)
+        ):
             self.wake()
 
     def _acknowledge(self) -> None:
@@ -255,18 +269,21 @@ class Connection(asyncio.Protocol):
         if QUICKACK is not None and self._socket is not None and not self.closed:
             self._socket.setsockopt(socket.IPPROTO_TCP, QUICKACK, 1)
 
-    def _give(self, take: Callable[[bytes], None]) -> bool:
-        """Give the chunks to a reader that waits for them; otherwise the reader's task takes them, in
-        order."""
-        waiter = self._waiter
-        if waiter is None or waiter.done() or self.response.body_bytes > EACH_BYTES:
+    def _has_served(self, serve: Callable[[bytes], bool]) -> bool:
+        """Offer the chunks to a reader that waits for them; otherwise its task takes them, in order."""
+        waiter, response = self._waiter, self.response
+        if waiter is None or waiter.done() or response.body_bytes > EACH_BYTES:
             return False
+        data = response.chunks[0] if len(response.chunks) == 1 else b"".join(response.chunks)
         try:
-            take(self.take())
+            if not serve(data):
+                return False
         except Exception as exc:  # noqa: BLE001 - it is the reader's own, and is raised in its task
             waiter.set_exception(exc)
             del waiter  # of the frames that it was raised through, this one would hold on to it
+            self.take()
         else:
+            self.take()
             self.timer.begin_to_wait()
         return True
 

@@ -212,8 +212,8 @@ class Exchange:
     def headers(self) -> Headers:
         return self.connection.response.headers
 
-    async def read(self) -> bytes:
-        return await self.connection.read()
+    async def read(self, serve: Callable[[bytes], bool] | None = None) -> bytes:
+        return await self.connection.read(serve)
 
     async def each(self, take: Callable[[bytes], None]) -> None:
         await self.connection.each(take)

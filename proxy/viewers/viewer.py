@@ -68,6 +68,27 @@ class Viewer:
         write: sends more of the body at once, if that is possible; see `proxy.downstream.server`.
     """
 
+    __slots__ = (
+        "_came_at",
+        "_expires_at",
+        "_flush_s",
+        "_left",
+        "_loop",
+        "_metrics",
+        "_must_go",
+        "_pause_until",
+        "_reader",
+        "_ready_at",
+        "_receive",
+        "_send",
+        "_sending_since",
+        "_sent",
+        "_snapshots",
+        "_write_now",
+        "_wrote_at",
+        "run",
+    )
+
     def __init__(
         self,
         run: ViewableRun,
@@ -198,19 +219,20 @@ class Viewer:
 
     def _send_now(self) -> bool:
         """Send the one event that is new, while the task waits for one. False: the task has to send it."""
-        now, log = self._loop.time(), self.run.log
-        if self._write_now is None or now < self._pause_until or len(log) != self._sent + 1:
+        now, log, seq = self._loop.time(), self.run.log, self._sent + 1
+        if self._write_now is None or now < self._pause_until or len(log) != seq:
             return False
-        if self._is_to_go() or log.doubt():
+        if log.ended or self._is_to_go() or log.doubt():
             return False
-        entry = log.entry(self._sent + 1)
-        if entry.is_terminal or len(entry.wire) > FLUSH_BYTES or not self._write_now(entry.wire):
+        wire = log.wire(seq)
+        if len(wire) > FLUSH_BYTES or not self._write_now(wire):
             return False
         self._wrote_at = now
-        self._sent = entry.seq
-        if entry.is_content:  # the text that a stage begins with need not wait for its beginning
+        self._sent = seq
+        known_at = log.text_known_at(seq)
+        if known_at is not None:  # the text that a stage begins with need not wait for its beginning
             self._pause_until = now + self._flush_s
-        self._observe((entry,))
+            self._observe(known_at)
         return True
 
     async def _send_more(self, now: float) -> bool:
@@ -232,14 +254,16 @@ class Viewer:
                 wire[at : at + FLUSH_BYTES], last=last.is_terminal and at + FLUSH_BYTES >= len(wire)
             )
         self._sent = last.seq
-        self._observe(entries)
+        first_text = next((entry for entry in entries if entry.is_content), None)
+        if first_text is not None:
+            self._observe(first_text.known_at)
         return last.is_terminal
 
     async def _send_snapshot(self) -> bool:
         """Each text that has changed, as it is now; True if the run has ended."""
         log = self.run.log
         ended, end = log.ended, len(log)
-        log.snapshots_from.add(self._sent)
+        log.snapshots_from |= {self._sent}
         blocks: list[bytes] = []
         entries = (log.entry(seq) for seq in range(1, end + 1))
         await in_turns(map(blocks.append, snapshot(entries, self._sent)))
@@ -263,13 +287,10 @@ class Viewer:
         await self._send({"type": "http.response.body", "body": data, "more_body": not last})
         self._ready_at = self._loop.time()
 
-    def _observe(self, entries: Sequence[LogEntry]) -> None:
+    def _observe(self, known_at: float) -> None:
         """Delivery of the text that waited longest in this write; for a replay, since its viewer came."""
-        for entry in entries:
-            if entry.is_content:
-                delay_s = max(0.0, self._loop.time() - max(entry.known_at, self._came_at))
-                self._metrics.delivery[self.run.source].observe(delay_s)
-                return
+        delay_s = max(0.0, self._loop.time() - max(known_at, self._came_at))
+        self._metrics.delivery[self.run.source].observe(delay_s)
 
 
 def _fitting(entries: Sequence[LogEntry]) -> Sequence[LogEntry]:

@@ -243,6 +243,44 @@ async def test_each_piece_of_a_body_is_given_as_it_comes_and_in_order():
     assert taken == [b"ab", b"c", b"d", b"ef"]
 
 
+async def test_what_a_reader_refuses_to_be_served_with_it_reads_itself():
+    """Each piece comes once, in order, by one of the two ways; the answer's end is always read."""
+    go_on = asyncio.Event()
+    pieces = [b"b", b"c", b"d", b"e", b"f"]
+
+    async def play(asked: Asked) -> None:
+        await asked.send(b"HTTP/1.1 200 OK\r\ncontent-length: 6\r\n\r\na")
+        for piece in pieces:
+            await go_on.wait()
+            go_on.clear()
+            await asked.send(piece)
+
+    served: list[bytes] = []
+    taken: list[tuple[str, bytes]] = []
+
+    def serve(data: bytes) -> bool:
+        served.append(data)
+        if data in (b"c", b"e"):
+            return False
+        taken.append(("served", data))
+        go_on.set()
+        return True
+
+    async with ScriptedUpstream(play).running() as upstream, pooled(upstream) as pool:
+        with pool.exchange("GET") as exchange:
+            await exchange.send(GET.wire(), whole=True)
+            await exchange.head()
+            async with asyncio.timeout(30):
+                while data := await exchange.read(serve):
+                    taken.append(("read", data))
+                    go_on.set()
+
+    assert b"".join(data for _, data in taken) == b"abcdef"
+    assert ("served", b"b") in taken
+    assert [how for how, data in taken if data in (b"c", b"e", b"f")] == ["read"] * 3
+    assert served == [b"b", b"c", b"d", b"e"]
+
+
 async def test_what_a_taker_raises_is_raised_where_it_is_awaited():
     """It is not called again, and the connection is closed with the exchange."""
 
