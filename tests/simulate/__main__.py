@@ -10,6 +10,7 @@ import click
 from rich.console import Console
 from rich.table import Table
 
+from tests.simulate.more_tables import more_tables
 from tests.simulate.plan_table import plan_table
 from tests.simulate.rollouts import Case, Course, courses
 from tests.simulate.user_table import users_table
@@ -101,6 +102,8 @@ def main(rounds: int, seed: int, only: str) -> None:
     Console(width=150).print(table)
     Console(width=150).print(users_table(rounds, seed, only))
     Console(width=150).print(plan_table(rounds, seed, only))
+    for more in more_tables(rounds, seed, only):
+        Console(width=150).print(more)
 
 
 if __name__ == "__main__":

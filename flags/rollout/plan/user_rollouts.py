@@ -3,7 +3,8 @@
 The verdict sees users as counts of 16 groups in each arm, and what their histories let expect. So many
 rollouts are simulated at once, as arrays: users are drawn once, with a history each; a step is looked at on a
 grid of times, each a seventh later. The evidence is that of `verdict.failure_evidence`. Its bet by users who
-are worse than before keeps its stake here and wins nothing: harm to few is not what a plan is about.
+are worse than before is made on a coarser grid (`user_passes`); of more than `MOST_USERS` users it keeps its
+stake and wins nothing.
 """
 
 import math
@@ -14,10 +15,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flags.rollout.plan.stopping_times import NEVER, Generator, StoppingRule
+from flags.rollout.plan.user_passes import UserPasses
 from flags.rollout.policy.guardrails import RateRatio
 from flags.rollout.verdict.buckets import BUCKETS
 from flags.rollout.verdict.e_processes import JointNull, RatioNull, Vector
-from flags.rollout.verdict.failure_evidence import AT_MOST, STAKES
+from flags.rollout.verdict.failure_evidence import AT_MOST, BY_USERS_MARGIN, STAKES
 from flags.rollout.verdict.rate_evidence import ALL_STEPS_WEIGHT
 
 Shares = tuple[float, float]
@@ -34,6 +36,14 @@ WIDTHS = (0.02, 50.0)
 
 GROWTH = 1.15
 """From one point of the grid to the next."""
+
+COARSER = 2
+"""Points of the grid from one to the next at which users are looked at one by one."""
+
+FEWEST_LOOKS = 8.0
+"""The first of these; and in a clean step there are `CLEAN_LOOKS` of them."""
+
+CLEAN_LOOKS = 6
 
 BLOCK = 12
 """Points of the grid that are simulated at a time, with the weights that users have in their middle."""
@@ -89,6 +99,9 @@ class UserRollouts:
         self._step_logs: list[Vector] = []
         for _ in range(2):  # the second half is forecast by the first
             self._learn(of.known_looks / 2, np.ones(shape, bool), np.ones(shape, bool))
+        self._passes = None
+        if of.known_looks and of.users <= MOST_USERS and self.rail.margin <= BY_USERS_MARGIN:
+            self._passes = UserPasses(rng, self._asks, self._fails, self._x, self._n)
 
     def pass_step(self, shares: Shares, looks: float) -> None:
         """Pass a clean step that takes so long."""
@@ -100,13 +113,33 @@ class UserRollouts:
         self._step_logs.append(_log_sum(gains / spread[:, :, None] + self._null.weights))
         stream, control = self._arms(shares)
         self._met += self._asks * self._chance * looks * (stream | control)
+        if self._passes is not None:
+            times = np.linspace(0.0, looks, CLEAN_LOOKS + 1)[1:]
+            self._passes, _ = self._passes.passed(stream, shares[0], self._prior, 1.0, times)
         self._learn(looks, ~stream & ~control, ~stream)
 
     def back(self, shares: Shares, ratio: float, until: float, threshold: float, ready: Vector) -> Vector:
         """Return the look at which each rollout goes back whose streams fail so many times as often from this
         step on; NEVER where it does not. See `_stopped`."""
         rule = StoppingRule(threshold, ready, until, np.ones_like(ready))
-        return self._stopped(shares, ratio, rule, self._harm_gains, self._harm)
+        by_users = self._by_users(shares, ratio, until)
+
+        def evidence(summed: Vector, spread: Vector, times: Vector) -> Vector:
+            return self._harm(summed, spread, by_users(times))
+
+        return self._stopped(shares, ratio, rule, self._harm_gains, evidence)
+
+    def _by_users(self, shares: Shares, ratio: float, until: float) -> Callable[[Vector], Vector | float]:
+        """Return what the bet by users has won at these times, as a log e-value by rollout and time."""
+        if self._passes is None:
+            return lambda times: 0.0
+        grid = _grid(until)[1:]
+        grid = np.unique(np.append(grid[grid >= FEWEST_LOOKS][::COARSER], until))
+        stream, _ = self._arms(shares)
+        _, logs = self._passes.passed(stream, shares[0], self._prior, ratio, grid)
+        before = self._passes.log
+        logs = np.concatenate([before[:, None], logs], axis=1)
+        return lambda times: logs[:, np.searchsorted(grid, times, side="right")]
 
     def safe(self, shares: Shares, until: float, threshold: float, ready: Vector) -> Vector:
         """Return the look at which each rollout of a clean build is shown to be safe in this step."""
@@ -122,7 +155,7 @@ class UserRollouts:
             found[~known[..., 0]] = 0.0
             return found
 
-        def evidence(summed: Vector, spread: Vector) -> Vector:
+        def evidence(summed: Vector, spread: Vector, times: Vector) -> Vector:
             return _log_sum(summed / (spread[0] / most) + null.weights)
 
         rule = StoppingRule(threshold, ready, until, np.ones_like(ready))
@@ -134,11 +167,11 @@ class UserRollouts:
         ratio: float,
         rule: StoppingRule,
         gains: Callable[["_Counts"], Vector],
-        evidence: Callable[[Vector, Vector], Vector],
+        evidence: Callable[[Vector, Vector, Vector], Vector],
     ) -> Vector:
         """Return the look at which each rollout's evidence suffices, sought block by block of the grid."""
-        points = 1 + math.ceil(math.log(max(1.0, rule.until)) / math.log(GROWTH))
-        edges = np.concatenate([[0.0], np.minimum(rule.until, GROWTH ** np.arange(points))])
+        edges = _grid(rule.until)
+        points = len(edges) - 1
         before = self._before
         found, summed = np.full(self.rollouts, NEVER), np.zeros(1)
         for begin in range(0, points, BLOCK):
@@ -146,15 +179,16 @@ class UserRollouts:
             counts = self._counts(self._groups(shares, ratio, float(times.mean())), times)
             so_far = counts.cumulative(before)
             sums = gains(counts).cumsum(axis=-2) + summed
-            enough = evidence(sums, self._spreads(so_far)[..., None]) >= rule.threshold
+            enough = evidence(sums, self._spreads(so_far)[..., None], times[1:]) >= rule.threshold
             found = np.minimum(found, _first(times, enough, rule.not_before))
             if (found < NEVER).all():
                 break
             before, summed = so_far.last(), sums[..., -1:, :]
         return found
 
-    def _harm(self, gains: Vector, spread: Vector) -> Vector:
-        """Return the log of the mean of both bets, each over all steps and in each; by rollout and time."""
+    def _harm(self, gains: Vector, spread: Vector, by_users: Vector | float) -> Vector:
+        """Return the log of the mean of all bets, by requests each over all steps and in each; by rollout and
+        time."""
         each = (1 - ALL_STEPS_WEIGHT) / self.steps
         all_steps = _log_sum((self._all_steps[:, :, None] + gains) / spread + self._null.weights)
         logs = math.log(ALL_STEPS_WEIGHT) + all_steps
@@ -168,7 +202,7 @@ class UserRollouts:
             alone: Vector = logs[0]
             return alone
         bets = np.logaddexp(math.log(STAKES.by_requests) + logs[0], math.log(STAKES.by_expected) + logs[1])
-        all_bets: Vector = np.logaddexp(bets, math.log(STAKES.by_users))
+        all_bets: Vector = np.logaddexp(bets, math.log(STAKES.by_users) + by_users)
         return all_bets
 
     def users_harmed(self, shares: Shares, ratio: float, looks: Vector) -> Vector:
@@ -206,6 +240,7 @@ class UserRollouts:
         usual = self._n * rate
         beyond = ((self._x - usual) ** 2 - usual).sum(1, keepdims=True)
         weight = 1 / np.clip(beyond / np.maximum((usual**2).sum(1, keepdims=True), 1e-9), *WIDTHS)
+        self._prior = weight, weight / rate
         own: Vector = (self._x + weight) / (self._n + weight / rate) - rate
         return own
 
@@ -298,6 +333,12 @@ def _dispersion(bad: Vector, every: Vector, weights: Vector) -> Vector:
     pearson = np.where(usable, each, 0.0).sum((2, 3))
     free = np.where(usable.any(3), seen.sum(3) - 1, 0).sum(2)
     return np.where(free > 0, np.maximum(1.0, pearson / np.maximum(free, 1)), 1.0)
+
+
+def _grid(until: float) -> Vector:
+    """Times in looks, from 0 to `until`."""
+    points = 1 + math.ceil(math.log(max(1.0, until)) / math.log(GROWTH))
+    return np.concatenate([[0.0], np.minimum(until, GROWTH ** np.arange(points))])
 
 
 def _first(edges: Vector, enough: NDArray[np.bool_], ready: Vector) -> Vector:
