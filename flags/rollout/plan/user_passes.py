@@ -11,7 +11,6 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from flags.rollout.evidence.evidence import LIMITS
 from flags.rollout.plan.stopping_times import Generator
 from flags.rollout.verdict.e_processes import RatioNull, Vector
 
@@ -21,7 +20,9 @@ TIMES = 8.0
 KEPT = 0.8
 """The chance that a failure of the stream arm counts, likewise."""
 
-_LIMITS = tuple(map(float, LIMITS))
+LIMITS = (5.0, 7.0)
+"""Natural logarithms of the odds at which a user counts, likewise."""
+
 _NULL = RatioNull.of_few()
 
 
@@ -44,7 +45,7 @@ class UserPasses:
     def __post_init__(self) -> None:
         self._run_failed, self._run = np.zeros_like(self.asks), np.zeros_like(self.asks)
         self._passed = np.zeros(self.asks.shape, dtype=int)
-        self._logs = np.zeros((len(_LIMITS), len(self.asks), len(_NULL.weights)))
+        self._logs = np.zeros((len(LIMITS), len(self.asks), len(_NULL.weights)))
 
     def passed(
         self,
@@ -88,7 +89,7 @@ class UserPasses:
         odds -= (failed + run_failed) * np.log((requests + TIMES * run) / (requests + run))
         self._count(stream, share, some, odds)
         as_usual = np.ones(self.asks.shape, dtype=bool)
-        as_usual[some] = (odds <= 0) | (odds >= _LIMITS[-1])
+        as_usual[some] = (odds <= 0) | (odds >= LIMITS[-1])
         self.failed = self.failed + self._run_failed * as_usual
         self.requests = self.requests + self._run * as_usual
         self._run_failed, self._run = self._run_failed * ~as_usual, self._run * ~as_usual
@@ -99,7 +100,7 @@ class UserPasses:
         """The log e-value of each rollout now."""
         means = self._logs + _NULL.weights
         most = means.max(axis=(0, 2))
-        found: Vector = most + np.log(np.exp(means - most[:, None]).sum(axis=(0, 2)) / len(_LIMITS))
+        found: Vector = most + np.log(np.exp(means - most[:, None]).sum(axis=(0, 2)) / len(LIMITS))
         return found
 
     @property
@@ -115,7 +116,7 @@ class UserPasses:
     ) -> None:
         """Count who passes a limit now, in which arm."""
         self._passed = self._passed.copy()
-        for number, limit in enumerate(_LIMITS):
+        for number, limit in enumerate(LIMITS):
             now = (odds >= limit) & (self._passed[some] <= number)
             if not now.any():
                 continue

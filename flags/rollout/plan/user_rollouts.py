@@ -211,7 +211,7 @@ class UserRollouts:
         caused = self._asks * harm * (self._place < shares[0])
         each = max(1.0, self.population.users / self._asks.shape[1])  # so many stand behind a simulated one
         hit: Vector = -np.expm1(-caused * looks[:, None] / each).sum(axis=1) * each
-        return hit
+        return np.minimum(hit, self.population.users)
 
     def _arms(self, shares: Shares) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
         return self._place < shares[0], self._place >= 1 - shares[1]

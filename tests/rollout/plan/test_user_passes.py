@@ -8,7 +8,7 @@ from flags.rollout.plan.user_rollouts import HALF_AFTER
 from flags.rollout.verdict.e_processes import Vector
 from proxy.observe import watched_users
 
-ROLLOUTS, USERS = 400, 60
+ROLLOUTS, USERS = 200, 60
 TIMES = np.linspace(40, 400, 10)
 
 
@@ -44,5 +44,5 @@ def test_great_harm_wins_and_more_time_wins_more() -> None:
 
 def test_a_plan_watches_users_as_the_proxies_do() -> None:
     """By the same constants, though neither package imports the other one."""
-    theirs = watched_users.TIMES, watched_users.KEPT, watched_users.HALF_AFTER
-    assert theirs == (user_passes.TIMES, user_passes.KEPT, HALF_AFTER)
+    theirs = watched_users.TIMES, watched_users.KEPT, watched_users.HALF_AFTER, watched_users.LIMITS
+    assert theirs == (user_passes.TIMES, user_passes.KEPT, HALF_AFTER, user_passes.LIMITS)
