@@ -1,6 +1,7 @@
 """The certificate of a port: a renewed one is there for the next connection."""
 
 import ssl
+import warnings
 from pathlib import Path
 
 import pytest
@@ -52,9 +53,55 @@ def test_a_renewed_certificate_is_for_the_next_connection(
     assert renewed not in (None, first)
 
 
+def agreed(server: ssl.SSLContext, ciphers: str, version: ssl.TLSVersion) -> ssl.SSLObject | None:
+    """The client's side of a handshake with these ciphers and this version; None: there is none."""
+    client = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    client.check_hostname, client.verify_mode = False, ssl.CERT_NONE
+    client.set_ciphers(f"{ciphers}:@SECLEVEL=0")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # old versions are what is tried
+        client.minimum_version = client.maximum_version = version
+    there, back = ssl.MemoryBIO(), ssl.MemoryBIO()
+    of_client = client.wrap_bio(back, there)
+    of_server = server.wrap_bio(there, back, server_side=True)
+    for _ in range(4):
+        for each in (of_client, of_server):
+            try:
+                each.do_handshake()
+            except ssl.SSLWantReadError:
+                continue
+            except ssl.SSLError:
+                return None
+    return of_client
+
+
 def test_old_versions_of_tls_are_refused(tmp_path: Path) -> None:
-    ca_file, _ = certificates(tmp_path)
+    """Also to a client that takes any cipher."""
+    certificates(tmp_path)
     tls = server_tls(tmp_path / "server.pem", tmp_path / "server.pem")
 
-    assert shown(tls, ca_file, ssl.TLSVersion.TLSv1_2)
-    assert tls.minimum_version is ssl.TLSVersion.TLSv1_2
+    for version in (ssl.TLSVersion.TLSv1, ssl.TLSVersion.TLSv1_1):
+        assert agreed(tls, "ALL", version) is None
+    for version in (ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3):
+        connection = agreed(tls, "ALL", version)
+        assert connection is not None
+        assert connection.compression() is None
+    assert tls.options & ssl.OP_NO_RENEGOTIATION
+    assert tls.options & ssl.OP_NO_COMPRESSION
+
+
+def test_each_cipher_is_forward_secret_and_authenticated(tmp_path: Path) -> None:
+    """Of all that TLS 1.2 has, each offered alone."""
+    certificates(tmp_path)
+    tls = server_tls(tmp_path / "server.pem", tmp_path / "server.pem")
+    every = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    every.set_ciphers("ALL:COMPLEMENTOFALL:@SECLEVEL=0")
+    names = [each["name"] for each in every.get_ciphers() if each["protocol"] != "TLSv1.3"]
+    accepted = {name for name in names if agreed(tls, name, ssl.TLSVersion.TLSv1_2)}
+
+    assert len(names) > 50
+    assert accepted == {
+        "ECDHE-ECDSA-AES128-GCM-SHA256",
+        "ECDHE-ECDSA-AES256-GCM-SHA384",
+        "ECDHE-ECDSA-CHACHA20-POLY1305",
+    }
