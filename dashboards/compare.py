@@ -206,6 +206,7 @@ def _users() -> list[Panel]:
             ),
             Query(f"max(sum by (route) (headgate_users_alone{{{ROUTES}}}))", "count alone"),
             Query(f"max(headgate_users_group{{{ROUTES}}} > bool 0)", "count together: 1"),
+            Query(f"avg by (harm) (headgate_draw_evidence{{{ROUTES}}})", "draw: harm to {{harm}}"),
         ),
         lines(
             About(

@@ -125,6 +125,7 @@ LABELS: dict[str, type[enum.Enum] | tuple[str, ...] | str] = {
     "provider": "a name of `llm.providers`",
     "model": "of a provider's `models`, else `other`",
     "type": ("input", "output"),
+    "harm": "`few`, `some`, `all`: what streaming may do, and to which part of users",
     "limit": "`5`, `7`: natural logarithms of the odds that a user has become worse",
     "bucket": "`0` to `15`: a hash of the user id, unrelated to the flags' own",
     "generation": "of Python's garbage collector: `0` to `2`",

@@ -72,6 +72,8 @@ class Decision:
     """Shortest and longest chunk, where the variant overrides the route's."""
     generation: str = ""
     """Of the flag's arms; it changes with the flag's strategy. "" for a flag without arms."""
+    share: int | None = field(default=None, compare=False)
+    """Percent of users in the stream arm, in that generation; None for a flag without arms."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +104,8 @@ class FlagAnswer:
     """True if the user is not enabled, and in the control arm."""
     generation: str = field(default="", compare=False)
     """See `Decision`. Equal answers may differ in it: it says nothing about the user."""
+    share: int | None = field(default=None, compare=False)
+    """Likewise."""
 
     @property
     def arm(self) -> Arm:
@@ -159,11 +163,12 @@ def decide(question: Question, flags: FlagState) -> Decision:
         return Decision(Mode.BATCH, Arm.REST, question.source, Reason.FLAG_ERROR)
 
 
-def generation_of(flag: str, flags: FlagState) -> str | None:
-    """The generation of a flag's arms, see `Decision`; None if the flags cannot be asked now. Never
-    raises."""
+def generation_of(flag: str, flags: FlagState) -> tuple[str, int | None] | None:
+    """The generation of a flag's arms, and its share, see `Decision`; None if the flags cannot be asked now.
+    Never raises."""
     try:
-        return flags.evaluate(flag, None).generation
+        answer = flags.evaluate(flag, None)
+        return answer.generation, answer.share
     except Exception:  # noqa: BLE001 - as in `decide`
         return None
 
@@ -176,7 +181,13 @@ def _without_the_flag(question: Question, flags: FlagState, reason: Reason) -> D
 
 def _batch(question: Question, answer: FlagAnswer, reason: Reason) -> Decision:
     return Decision(
-        Mode.BATCH, answer.arm, question.source, reason, answer.variant, generation=answer.generation
+        Mode.BATCH,
+        answer.arm,
+        question.source,
+        reason,
+        answer.variant,
+        generation=answer.generation,
+        share=answer.share,
     )
 
 
@@ -198,6 +209,7 @@ def _for_the_stream_arm(question: Question, answer: FlagAnswer) -> Decision:
         variant=answer.variant,
         chunk_chars=override.chunk_chars,
         generation=answer.generation,
+        share=answer.share,
     )
 
 

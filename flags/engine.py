@@ -50,14 +50,14 @@ class Engine:
         present = _present(context or {})
         variant = self._engine.check_variant(flag, _as_asked(present)).variant
         arms = self._arms.get(flag)
-        generation = arms.generation if arms is not None else ""
+        generation, share = ("", None) if arms is None else (arms.generation, arms.share)
         if not variant.feature_enabled:
             control = arms is not None and self._is_control(arms, present)
-            return FlagAnswer(True, False, control=control, generation=generation)
+            return FlagAnswer(True, False, control=control, generation=generation, share=share)
         if not variant.enabled:
-            return FlagAnswer(True, True, generation=generation)
+            return FlagAnswer(True, True, generation=generation, share=share)
         payload = (variant.payload or {}).get("value", "")
-        return FlagAnswer(True, True, variant.name, payload, generation=generation)
+        return FlagAnswer(True, True, variant.name, payload, generation=generation, share=share)
 
     def placed(self, flag: str, context: Mapping[str, Any] | None) -> Placement | None:
         """A user's place in the flag's arms; None for a flag without arms, or nobody."""

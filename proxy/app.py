@@ -44,7 +44,7 @@ from proxy.observe.recent_warnings import RecentWarnings
 from proxy.observe.shown_counts import totals, viewers
 from proxy.observe.spans.ports import ModelSpans
 from proxy.observe.stalls import StallWatch
-from proxy.observe.users import UserNames
+from proxy.observe.users.met_users import UserNames
 from proxy.outbound import egress, forwarding, origin, upstream_origin, within
 from proxy.relay.outcomes import RelayedOutcomes
 from proxy.relay.relay import Relay

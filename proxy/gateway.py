@@ -125,7 +125,8 @@ class Gateway:
             self.metrics.flag_context_missing.inc()
         decision = self.decider.decide(request)
         if decision.arm in COMPARED:
-            self.metrics.by_route[request.route.name].users.start_generation(decision.generation)
+            metrics = self.metrics.by_route[request.route.name]
+            metrics.start_generation(decision.generation, decision.share)
         is_batch = decision.mode is Mode.BATCH and not match.by_stream_path
         if is_batch and self.batch.is_plain(request, decision):
             self.batch.begin(request, decision, partial(self._relayed, request, decision, entered), entered)

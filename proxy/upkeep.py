@@ -41,7 +41,7 @@ async def every_second(
         for route in routes.all:
             # Even without requests: users from before the flag changed belong to other arms.
             if (generation := generation_of(route.settings.flag, flags)) is not None:
-                metrics.by_route[route.name].users.start_generation(generation)
+                metrics.by_route[route.name].start_generation(*generation)
         for counted in metrics.by_route.values():
             counted.show_users(time())
         if time() >= forget_at:

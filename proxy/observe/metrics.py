@@ -16,14 +16,15 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disa
 from flags.decision import Arm, Decision, Mode, Reason
 from proxy.errors import Fault
 from proxy.identity import BUCKETS, Identity
-from proxy.observe.histories import Histories
 from proxy.observe.labels import Budget, CallResult, FaultPhase, PageResult
 from proxy.observe.process import ProcessFigures
 from proxy.observe.settling import Settling
 from proxy.observe.tokens import TOKENS, TokenCounts
-from proxy.observe.user_watch import UserWatch
-from proxy.observe.users import UserNames, Users
-from proxy.observe.watched_users import LIMITS, exact
+from proxy.observe.users.draws import HARMS, Draws
+from proxy.observe.users.histories import Histories
+from proxy.observe.users.met_users import UserNames, Users
+from proxy.observe.users.user_watch import UserWatch
+from proxy.observe.users.watched_users import LIMITS, exact
 from proxy.settings.blocks.route import RouteSettings
 from proxy.settings.blocks.upstream import ProviderSettings
 from proxy.settings.blocks.values import UNMATCHED
@@ -174,6 +175,13 @@ class RouteFamilies:
             "route",
         )
         self.users_alone = gauge("users_alone", "Processes that count them alone", "livesum", "route")
+        self.draw_evidence = gauge(
+            "draw_evidence",
+            "Log of how much likelier harm makes the flag's draw of users",
+            "livemin",
+            "route",
+            "harm",
+        )
         self.identity_verified = gauge(
             "identity_verified",
             "1 where each user is verified: no client is taken for a user that it only claims to be",
@@ -343,11 +351,18 @@ class RouteMetrics:
         self._users_cv2 = families.users_cv2.labels(name)
         self._users_group = families.users_group.labels(name)
         self._users_alone = families.users_alone.labels(name)
+        self.draws = Draws()
+        self._draw_evidence = {harm: families.draw_evidence.labels(name, harm) for harm in HARMS}
         self.identity_verified = families.identity_verified.labels(name)
         self._settling = settling
         self._names = names
         self.viewers = families.viewers.labels(name)
         self.viewers.set(0)
+
+    def start_generation(self, generation: str, share: int | None) -> None:
+        """From now on users are in their arms by this generation of the flag, see `Decision`."""
+        self.users.start_generation(generation)
+        self.draws.begin(generation, share)
 
     def settle(
         self, decision: Decision, identity: Identity, outcome: str, began_at: float, ended_at: float
@@ -367,7 +382,9 @@ class RouteMetrics:
         self.users.add_ended(arm, user, decision.generation)
         amounts: dict[Counter, float] = {self.outcomes[arm.value, bucket, outcome]: 1}
         if outcome in ANSWERED or outcome in BAD:
-            amounts |= self._of_user(user, arm, bucket, outcome in BAD, ended_at - began_at)
+            failed = outcome in BAD
+            self.draws.add(user, time(), arm, decision.generation, self.histories.prior, failed=failed)
+            amounts |= self._of_user(user, arm, bucket, failed, ended_at - began_at)
         self._settling.add(
             amounts,
             self.settled_seconds[arm] if outcome in ANSWERED else None,
@@ -404,11 +421,14 @@ class RouteMetrics:
         group = self.user_watch.group(now_s)
         self._users_group.set(group)
         self._users_alone.set(not group)
+        for harm, evidence in self.draws.evidence.items():
+            self._draw_evidence[harm].set(evidence)
 
     def forget_users(self, now_s: float) -> None:
         """Forget who was not seen for long."""
         self.histories.forget(now_s)
         self.user_watch.forget(now_s)
+        self.draws.forget(now_s)
 
     def _expected(self, user: bytes, arm: Arm, now_s: float, failed: bool) -> float:
         """The chance of a failure that the user's history gave this request; then the history has it too.

@@ -8,7 +8,8 @@ from prometheus_client import CollectorRegistry
 
 from flags.decision import Arm, Decision, Mode, Reason
 from proxy.identity import Identity
-from proxy.observe.histories import (
+from proxy.observe.metrics import Metrics, RouteMetrics
+from proxy.observe.users.histories import (
     CANDIDATES,
     FORGOTTEN_S,
     MOST_REQUESTS,
@@ -20,7 +21,6 @@ from proxy.observe.histories import (
     Histories,
     History,
 )
-from proxy.observe.metrics import Metrics, RouteMetrics
 from proxy.settings.blocks.route import RouteSettings
 from tests.servers.streaming import route
 

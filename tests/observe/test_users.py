@@ -4,7 +4,7 @@ import prometheus_client
 from prometheus_client import CollectorRegistry
 
 from flags.decision import Arm
-from proxy.observe.users import UserNames, Users
+from proxy.observe.users.met_users import UserNames, Users
 
 
 def named(user: str) -> bytes:

@@ -7,10 +7,10 @@ from prometheus_client import CollectorRegistry
 
 from flags.decision import Arm, Decision, Mode, Reason
 from proxy.identity import Identity
-from proxy.observe.histories import CANDIDATES, FORGOTTEN_S, UNIT
 from proxy.observe.metrics import Metrics
-from proxy.observe.user_watch import Said, UserWatch
-from proxy.observe.watched_users import HALF_AFTER, KEPT, LIMITS, QUIET_S, SLOWER, Ended, WatchedUsers
+from proxy.observe.users.histories import CANDIDATES, FORGOTTEN_S, UNIT
+from proxy.observe.users.user_watch import Said, UserWatch
+from proxy.observe.users.watched_users import HALF_AFTER, KEPT, LIMITS, QUIET_S, SLOWER, Ended, WatchedUsers
 from proxy.settings.blocks.route import RouteSettings
 from tests.servers.streaming import route
 

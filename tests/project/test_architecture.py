@@ -40,8 +40,10 @@ WINGS = {
         "text": "turns",
         "settings.blocks": "text",
         "settings": "errors settings.blocks text",
-        "observe": "errors identity http observe.page observe.spans settings settings.blocks text",
+        "observe": "errors identity http observe.page observe.spans observe.users settings settings.blocks "
+        "text",
         "observe.spans": "http settings",
+        "observe.users": "",
         "observe.page": "errors settings settings.blocks text",
         "upstream": "errors turns http settings.blocks",
         "downstream": "errors http observe observe.spans",
@@ -63,7 +65,7 @@ WINGS = {
         "settings.blocks sources upstream viewers",
         "replicas.store": "errors http runs settings.blocks text upstream",
         "replicas": "errors identity observe observe.spans replicas.store runs settings text upstream",
-        "replicas.histories": "errors turns observe replicas.store",
+        "replicas.histories": "errors turns observe.users replicas.store",
         "workers": "errors downstream observe runs settings settings.blocks",
         "doctor.findings": "errors",
         "doctor.one_request": "errors doctor.findings downstream http llm.aws outbound settings "

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 from redis.asyncio import Redis
 
-from proxy.observe.histories import MAX_CHANGED, MAX_HISTORIES, UNIT, USUAL, Histories
-from proxy.observe.users import UserNames
+from proxy.observe.users.histories import MAX_CHANGED, MAX_HISTORIES, UNIT, USUAL, Histories
+from proxy.observe.users.met_users import UserNames
 from proxy.replicas.histories import route_log
 from proxy.replicas.histories.history_records import MAX_BATCH, HistoryMemory
 from proxy.replicas.histories.history_scripts import HISTORY_SCRIPTS

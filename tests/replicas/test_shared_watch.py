@@ -12,10 +12,10 @@ from pathlib import Path
 import pytest
 
 from flags.decision import Arm
-from proxy.observe import user_watch
-from proxy.observe.user_watch import UserWatch
-from proxy.observe.users import UserNames
-from proxy.observe.watched_users import LIMITS
+from proxy.observe.users import user_watch
+from proxy.observe.users.met_users import UserNames
+from proxy.observe.users.user_watch import UserWatch
+from proxy.observe.users.watched_users import LIMITS
 from proxy.replicas.histories import route_log, shared_histories
 from proxy.replicas.histories.history_scripts import HISTORY_SCRIPTS
 from proxy.replicas.histories.shared_histories import ROUND_S, SharedHistories

@@ -16,7 +16,7 @@ from scipy.stats import norm
 from flags.rollout.policy.guardrails import ErrorBudget, UsualTime
 from flags.rollout.verdict.failure_evidence import ALL_ROUTES
 from flags.rollout.verdict.rate_evidence import Thresholds
-from proxy.observe.watched_users import SLOWER, USUAL_ANSWERS
+from proxy.observe.users.watched_users import SLOWER, USUAL_ANSWERS
 from tests.simulate.users import (
     LOOK_MIN,
     LOOKS,
@@ -74,11 +74,12 @@ def _enough(rollout: Rollout) -> Array:
 
 
 def _together(routes: Sequence[Rollout]) -> Rollout:
-    """The counts of several routes. Each may count the same user, so the bet by users is divided by them."""
+    """The counts of several routes. Each may have the same users: bets on them are divided."""
     whole = copy(routes[0])
     for name in ("every", "bad", "expected", "weighed", "worse"):
         setattr(whole, name, np.sum([getattr(route, name) for route in routes], axis=0))
     whole.worse = whole.worse / len(routes)
+    whole.drawn = {look: np.mean([route.drawn[look] for route in routes], axis=0) for look in whole.drawn}
     return whole
 
 

@@ -1,7 +1,7 @@
 """Rollouts among users who differ, a hundred at the price of one: the project's tests, as arrays of looks.
 
 The evidence is that of `flags.rollout.verdict`, by the same formulas over all looks at once; a test compares
-the two look by look. What a proxy knows of its users is that of `proxy.observe.histories`, once a look.
+the two look by look. What a proxy knows of its users is that of `proxy.observe.users.histories`, once a look.
 """
 
 import math
@@ -10,28 +10,39 @@ from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import gammaln
 
 from flags.rollout.evidence.evidence import EXPECTED_UNITS, LIMITS, Batch
 from flags.rollout.policy.guardrails import ErrorBudget
 from flags.rollout.verdict.binomial_limits import early_limits
 from flags.rollout.verdict.buckets import BUCKETS
 from flags.rollout.verdict.count_tests import NO_WORSE, WORSE
-from flags.rollout.verdict.e_processes import RatioNull
+from flags.rollout.verdict.draw_evidence import LATE
+from flags.rollout.verdict.draw_evidence import LOOKS as AT
+from flags.rollout.verdict.e_processes import MOST_LEVERAGE, RatioNull
 from flags.rollout.verdict.failure_evidence import AT_MOST, STAKES
 from flags.rollout.verdict.rate_evidence import ALL_STEPS_WEIGHT
-from proxy.observe.histories import USUAL, USUAL_REQUESTS, WIDTHS
-from proxy.observe.watched_users import HALF_AFTER, KEPT, TIMES
+from proxy.observe.users.draws import HARMS, TRUSTED
+from proxy.observe.users.histories import USUAL, USUAL_REQUESTS, WIDTHS
+from proxy.observe.users.watched_users import HALF_AFTER, KEPT, TIMES
 from tests.simulate.peers import ArgoLike, FlaggerLike
 
 Array = NDArray[np.float64]
 
 LOOK_MIN = 10
+LOOK_S = 60.0 * LOOK_MIN
 STEPS = ((1, 12), (5, 12), (10, 12), (25, 16), (50, 16))
 """Percent of users, and hours."""
 SHARE = np.concatenate([np.full(hours * 6, share) for share, hours in STEPS])
 STEP = np.concatenate([np.full(hours * 6, step) for step, (_, hours) in enumerate(STEPS)])
 LOOKS = len(SHARE)
 BEGINS = [int(np.argmax(np.equal(STEP, step))) for step in range(len(STEPS))]
+DRAW_LOOKS = [
+    begins + math.ceil(part * (hours * 6 - 1)) - 1
+    for begins, (_, hours) in zip(BEGINS, STEPS, strict=True)
+    for part in AT
+]
+"""Looks at the draw, of steps whose shortest time is one look less than they last."""
 MIN_USERS, MIN_SAMPLES = 20, 200
 CLINICS = 20
 EARLY = {"rate": 0.02, "of": 200, "alpha": 0.001, "min_users": 3}
@@ -117,7 +128,9 @@ class Rollout:
             np.stack([(counts * arm) @ self.buckets for arm in self.arms], axis=1)
             for counts in (self.asked, self.failed, expected * weight, self.failed * weight)
         )
-        self.worse = self._worse(random, past, past_failed)
+        counted = np.where(self.arms[0], random.binomial(self.failed, KEPT), self.failed)
+        self.worse = self._worse(counted, past, past_failed)
+        self.drawn = self._drawn(counted, past, past_failed)
         met = np.stack([np.maximum.accumulate((self.asked > 0) & arm) for arm in self.arms])
         self.users = met.sum(axis=2).min(axis=0)
 
@@ -170,11 +183,10 @@ class Rollout:
         return chances
 
     def _worse(
-        self, random: np.random.Generator, past: NDArray[np.int64], past_failed: NDArray[np.int64]
+        self, counts: NDArray[np.int64], past: NDArray[np.int64], past_failed: NDArray[np.int64]
     ) -> Array:
         """`WatchedUsers.passes`, once a look."""
         stream = self.arms[0]
-        counts = np.where(stream, random.binomial(self.failed, KEPT), self.failed)
         requests, failed = past.astype(float), past_failed.astype(float)
         run, run_failed, odds = np.zeros_like(requests), np.zeros_like(requests), np.zeros(self.asked.shape)
         for look in range(LOOKS):
@@ -193,6 +205,43 @@ class Rollout:
             found.append(np.stack([(passes & stream).sum(1), (passes & ~stream).sum(1)], axis=1))
         return np.stack(found, axis=1)
 
+    def _drawn(
+        self, counts: NDArray[np.int64], past: NDArray[np.int64], past_failed: NDArray[np.int64]
+    ) -> Mapping[int, Array]:
+        """What `Draws` says, by harm, at each look at it."""
+        zero = np.zeros((1, self.truth.users))
+        asked, failed = (np.concatenate([zero, of.cumsum(0)]) for of in (self.asked, counts))
+        stream = self.arms[0]
+        entry = np.where(stream.any(0), STEP[stream.argmax(0)], len(STEPS))
+        parts = np.diff([0.0, *(share / 100 for share, _ in STEPS), 1.0])[:, None]
+        found = {}
+        for look in DRAW_LOOKS:
+            n, x = asked[look + 1], failed[look + 1]
+            rates = []
+            for trusted, x0, n0 in (
+                (TRUSTED, past_failed + self._prior[look, 0], past + self._prior[look, 1]),
+                (1 - TRUSTED, zero[0] + self._prior[look, 0], zero[0] + self._prior[look, 1]),
+            ):
+                likely = gammaln(x0 + x) - gammaln(x0) + x0 * np.log(n0) - (x0 + x) * np.log(n0 + n)
+                rates.append((math.log(trusted) + likely, x0, n0))
+            every = np.logaddexp(rates[0][0], rates[1][0])
+            begun = BEGINS[: STEP[look] + 1]
+            after, failed_after = n - asked[begun], x - failed[begun]
+            evidence = []
+            for part, times in HARMS.values():
+                logs = [
+                    likely - every - (x0 + x) * np.log1p((times - 1) * after / (n0 + n))
+                    for likely, x0, n0 in rates
+                ]
+                ratios = np.ones((len(STEPS) + 1, self.truth.users))
+                ratio = np.exp(np.clip(np.logaddexp(*logs) + failed_after * math.log(times), -500, 500))
+                ratios[: len(begun)] = 1 - part + part * ratio
+                adds = np.log(ratios[entry, np.arange(self.truth.users)] / (parts * ratios).sum(0))
+                rest = ~self.arms[:, look].any(0)
+                evidence.append(np.where(rest, np.minimum(adds, 0.0), adds).sum())
+            found[look] = np.array(evidence)
+        return found
+
     def batches(self) -> list[Batch]:
         """The same, as the controller reads it."""
         return [self._batch(look) for look in range(LOOKS)]
@@ -210,15 +259,19 @@ class Rollout:
             for a, arm in enumerate(("stream", "rest"))
         }
         return Batch(
-            look,
-            look + 1,
+            look * LOOK_S,
+            (look + 1) * LOOK_S,
             int(STEP[look]),
             outcomes=outcomes,
             expected=units,
             weighed=weighed,
             worse=worse,
+            drawn=dict(zip(HARMS, self._units(look), strict=True)),
             users=dict.fromkeys(("stream", "control"), int(self.users[look])),
         )
+
+    def _units(self, look: int) -> list[int]:
+        return [round(each * EXPECTED_UNITS) for each in self.drawn.get(look, np.zeros(len(HARMS)))]
 
 
 def _before(sums: Array) -> Array:
@@ -245,6 +298,16 @@ def _dispersion(bad: Array, every: Array, weights: Array) -> Array:
     return np.where(free > 0, np.maximum(1.0, each.sum((1, 2)) / np.maximum(free, 1)), 1.0)
 
 
+def _clustered(bad: Array, every: Array) -> Array:
+    """`e_processes.clustered_dispersion` of all counts up to each look, likewise."""
+    bad, every = np.cumsum(bad, axis=0), np.cumsum(every, axis=0)
+    part = every / np.maximum(1.0, every.sum(2, keepdims=True))
+    expected, others = part * bad.sum(2, keepdims=True), 1 - np.minimum(part, MOST_LEVERAGE)
+    squares = (((bad - expected) / others) ** 2).sum((1, 2))
+    chance = (expected / others).sum((1, 2))
+    return np.where(chance > 0, np.maximum(1.0, squares / np.where(chance > 0, chance, 1.0)), 1.0)
+
+
 def evidence(rollout: Rollout, margin: float = NO_WORSE) -> tuple[Array, Array]:
     """By look, the log e-value of harm by requests alone, and that of all bets by their stakes."""
     null = RatioNull.of_harm(margin)
@@ -261,6 +324,8 @@ def evidence(rollout: Rollout, margin: float = NO_WORSE) -> tuple[Array, Array]:
         of_arms = bad.sum(2)
         gains = null.log_increments(of_arms[:, :1], of_arms[:, 1:], share[:, None]) * known[:, None]
         spread = times * _dispersion(bad, every, weights)[:, None]
+        if times != 1.0:
+            spread = np.maximum(spread, times * _clustered(bad, every)[:, None])
         logs = [math.log(ALL_STEPS_WEIGHT) + _log_sum(gains.cumsum(0) / spread + null.weights)]
         each = math.log((1 - ALL_STEPS_WEIGHT) / len(STEPS))
         for step in range(len(STEPS)):  # of a step that has not begun: 1
@@ -269,8 +334,9 @@ def evidence(rollout: Rollout, margin: float = NO_WORSE) -> tuple[Array, Array]:
             )
         found.append(_log_sum(np.stack(logs), axis=0))
     alone, by_requests, by_expected = found
-    stakes = np.log([STAKES.by_requests, STAKES.by_expected, STAKES.by_users])[:, None]
-    return alone, _log_sum(stakes + np.stack([by_requests, by_expected, _by_users(rollout)]), axis=0)
+    stakes = np.log([STAKES.by_requests, STAKES.by_expected, STAKES.by_users, STAKES.by_draw])[:, None]
+    bets = [by_requests, by_expected, _by_users(rollout), _by_draw(rollout)]
+    return alone, _log_sum(stakes + np.stack(bets), axis=0)
 
 
 def _by_users(rollout: Rollout) -> Array:
@@ -278,6 +344,14 @@ def _by_users(rollout: Rollout) -> Array:
     gains = [null.log_increments(of[:, :1], of[:, 1:], share) for of in rollout.worse.transpose(1, 0, 2)]
     logs = [_log_sum(each.cumsum(0) + null.weights) for each in gains]
     return _log_sum(np.stack(logs), axis=0) - math.log(len(logs))
+
+
+def _by_draw(rollout: Rollout) -> Array:
+    won = np.full(LOOKS, -np.inf)
+    for look, evidence in rollout.drawn.items():
+        stake = math.log((1 - LATE) / len(DRAW_LOOKS) / len(evidence))
+        won[look:] = np.logaddexp(won[look:], stake + _log_sum(evidence))
+    return won
 
 
 def early(rollout: Rollout, *, min_users: int = 3) -> Array:

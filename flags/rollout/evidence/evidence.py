@@ -76,6 +76,9 @@ class Batch:
     """Users who came to fail far more often than before, by arm and limit; of all arms."""
     slower: Mapping[tuple[str, int], int] | None = None
     """Answers that took longer than is usual for their user, by arm and user bucket. None: nobody says so."""
+    drawn: Mapping[str, int] = field(default_factory=dict)
+    """Logarithm of how much likelier harm makes the flag's draw of users, by the kind of harm, in units of
+    1/EXPECTED_UNITS; the mean of all processes and routes. A level, not a difference. Empty: nobody says."""
     proxies: int = 1
     """How often a user who became worse may be counted: processes, or groups of them that count together; of
     several routes, for each."""
@@ -121,6 +124,8 @@ def batch_body(batch: Batch) -> dict[str, Any]:
             body[name] = [[*key, count] for key, count in sorted(counts.items()) if count]
     if batch.worse:
         body["worse"] = [[*key, count] for key, count in sorted(batch.worse.items())]
+    if batch.drawn:
+        body["drawn"] = dict(sorted(batch.drawn.items()))
     if batch.proxies != 1:
         body["proxies"] = batch.proxies
     if batch.routes:
@@ -143,6 +148,7 @@ def batch_from_body(said: Mapping[str, Any]) -> Batch:
         weighed=_by_bucket(said.get("weighed")),
         worse={(arm, limit): count for arm, limit, count in said.get("worse", ())},
         slower=_by_bucket(said.get("slower")),
+        drawn=said.get("drawn", {}),
         proxies=said.get("proxies", 1),
         routes={name: batch_from_body(of_route) for name, of_route in said.get("routes", {}).items()},
         users=said["users"],

@@ -25,10 +25,11 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import replace
 from itertools import accumulate
+from statistics import fmean
 from typing import TypeVar
 
 from flags.errors import InvalidReading
-from flags.rollout.evidence.evidence import REST, Batch, Tail
+from flags.rollout.evidence.evidence import EXPECTED_UNITS, REST, Batch, Tail
 from flags.rollout.evidence.readings import (
     EXPECTED,
     FIRST_CONTENT_S,
@@ -127,6 +128,7 @@ def _batch(
         worse=_summed(grown, WORSE, lambda labels: (labels[1], labels[2])),
         slower=by_bucket(SLOWER),
         proxies=_counting(after, routes),
+        drawn=_drawn(after, routes),
         users=dict(after.users),
     )
 
@@ -137,6 +139,15 @@ def _counting(reading: Reading, routes: Set[str]) -> int:
     found = [(page[1], reading.counting.get(page, Counting(0, 0))) for page in pages if page[1] in routes]
     groups = {(route, one.group) for route, one in found if one.group}
     return max(1, len(groups) + sum(one.alone or not one.group for _, one in found))
+
+
+def _drawn(reading: Reading, routes: Set[str]) -> dict[str, int]:
+    """By kind of harm. Routes have the same users, whose draw is one: the mean of theirs."""
+    found: dict[str, list[float]] = defaultdict(list)
+    for (route, harm), evidence in reading.drawn.items():
+        if route in routes:
+            found[harm].append(evidence)
+    return {harm: round(fmean(each) * EXPECTED_UNITS) for harm, each in found.items()}
 
 
 def _all_say(reading: Reading, metric: str) -> bool:

@@ -8,6 +8,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import product
+from statistics import fmean
 from typing import NamedTuple, Protocol
 
 from flags.errors import EvidenceError, InvalidReading, ReadingProblem
@@ -27,6 +28,7 @@ IDENTITY = "headgate_identity_verified"
 USERS_CV2 = "headgate_users_cv2"
 USERS_GROUP = "headgate_users_group"
 USERS_ALONE = "headgate_users_alone"
+DRAWN = "headgate_draw_evidence"
 STARTED = "process_start_time_seconds"
 KILLED = "headgate_kill_flag_on_timestamp_seconds"
 OF_PROCESSES = (STARTED, KILLED)
@@ -47,6 +49,7 @@ LABELS: Mapping[str, tuple[str, ...]] = {
     USERS_CV2: ("route",),
     USERS_GROUP: ("route",),
     USERS_ALONE: ("route",),
+    DRAWN: ("route", "harm"),
 }
 """The metrics that are read, with their own labels in order. Labels that a scrape adds do not matter."""
 
@@ -149,6 +152,9 @@ class Reading:
     """Users by route and arm, as `users`. It is not stored."""
     counting: Mapping[tuple[str, str], Counting] = field(default_factory=dict)
     """Who counts users who are worse, by instance and route, of those that say so. It is not stored."""
+    drawn: Mapping[tuple[str, str], float] = field(default_factory=dict)
+    """Logarithm of how much likelier harm makes the flag's draw of users, by route and kind of harm; of the
+    processes the mean, for they may have the same users. It is not stored."""
 
 
 class Readings(Protocol):
@@ -176,10 +182,10 @@ def gather(
     Raises InvalidReading for a number that no counter can have, and for a counter that is there twice.
     """
     counters: dict[Series, int] = {}
-    users: dict[str, int] = defaultdict(int)
     started: dict[str, float] = {}
     killed_s, cv2 = 0.0, None
     counting: dict[tuple[str, str], Counting] = {}
+    drawn: dict[Series, float] = {}
     for sample in samples:
         if sample.metric == STARTED:
             if 0 < sample.value < math.inf:
@@ -199,29 +205,28 @@ def gather(
             known = counting.get(page, Counting(0, 0))
             counting[page] = known._replace(**{_COUNTING[series.metric]: number})
             continue
-        if series in counters:
+        if series in counters or series in drawn:
             raise InvalidReading(f"{series} is there twice: make the selector find each proxy once")
+        if series.metric == DRAWN:
+            drawn[series] = _level(series, sample.value)
+            continue
         counters[series] = _count(series, sample.value)
-    users_by_route: dict[tuple[str, str], int] = defaultdict(int)
-    for series in [series for series in counters if series.metric == USERS]:
-        route, arm = series.labels
-        met = counters.pop(series)
-        users[arm] = max(users[arm], met)
-        users_by_route[route, arm] = max(users_by_route[route, arm], met)
+    users, users_by_route = _met(counters)
     identity = {series: counters.pop(series) for series in list(counters) if series.metric == IDENTITY}
     unverified = sorted({series.labels[0] for series, verified in identity.items() if not verified})
     return Reading(
         at_s,
         counters,
         dict(seen),
-        dict(users),
+        users,
         tuple(missing),
         tuple(unverified),
         started,
         killed_s=killed_s,
-        users_by_route=dict(users_by_route),
+        users_by_route=users_by_route,
         users_cv2=cv2,
         counting=counting,
+        drawn=_means(drawn),
     )
 
 
@@ -280,3 +285,29 @@ def _count(series: Series, value: float) -> int:
     if not (0 <= units < EXACT) or units != int(units):
         raise InvalidReading(f"{series} is {value}: no counter can be that")
     return int(units)
+
+
+def _level(series: Series, value: float) -> float:
+    if not abs(value) * EXPECTED_UNITS < EXACT:
+        raise InvalidReading(f"{series} is {value}: no sum of logarithms can be that")
+    return value
+
+
+def _met(counters: dict[Series, int]) -> tuple[dict[str, int], dict[tuple[str, str], int]]:
+    """Take the users out of the counters: by arm, and by route and arm."""
+    users: dict[str, int] = defaultdict(int)
+    by_route: dict[tuple[str, str], int] = defaultdict(int)
+    for series in [series for series in counters if series.metric == USERS]:
+        route, arm = series.labels
+        met = counters.pop(series)
+        users[arm] = max(users[arm], met)
+        by_route[route, arm] = max(by_route[route, arm], met)
+    return dict(users), dict(by_route)
+
+
+def _means(levels: Mapping[Series, float]) -> dict[tuple[str, str], float]:
+    """Of all processes, by route and the last label."""
+    found: dict[tuple[str, str], list[float]] = defaultdict(list)
+    for series, level in levels.items():
+        found[series.labels[0], series.labels[-1]].append(level)
+    return {key: fmean(of_key) for key, of_key in found.items()}

@@ -1,6 +1,6 @@
 """Simulated users who come to fail far more often than before, and the bet on the arm that has them. Pure.
 
-It is that of `proxy.observe.watched_users`, of many rollouts at once and on a grid of times, and of
+It is that of the proxies' `watched_users`, of many rollouts at once and on a grid of times, and of
 `verdict.failure_evidence`.
 """
 
@@ -15,7 +15,7 @@ from flags.rollout.plan.stopping_times import Generator
 from flags.rollout.verdict.e_processes import RatioNull, Vector
 
 TIMES = 8.0
-"""Times as many failures as before, of a user who counts, as `proxy.observe.watched_users` has it."""
+"""Times as many failures as before, of a user who counts, as the proxies' `watched_users` has it."""
 
 KEPT = 0.8
 """The chance that a failure of the stream arm counts, likewise."""

@@ -32,7 +32,7 @@ ASK_SHAPE = 0.5
 """Of the gamma distribution of how often users ask: some much more than others (CV² 2)."""
 
 WIDTHS = (0.02, 50.0)
-"""Bounds of what the proxies take for the CV² of users' rates, as `proxy.observe.histories` has them."""
+"""Bounds of what the proxies take for the CV² of users' rates, as the proxies' `histories` has them."""
 
 GROWTH = 1.15
 """From one point of the grid to the next."""
@@ -49,7 +49,7 @@ BLOCK = 12
 """Points of the grid that are simulated at a time, with the weights that users have in their middle."""
 
 HALF_AFTER = 2.0
-"""Expected failures of a user after which a request weighs half, as `proxy.observe.watched_users` has it."""
+"""Expected failures of a user after which a request weighs half, as the proxies' `watched_users` has it."""
 
 
 @dataclass(frozen=True, slots=True)

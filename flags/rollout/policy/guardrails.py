@@ -122,3 +122,5 @@ class Exposure:
     """Settled requests in each arm of this step before anything counts as safe."""
     compared: bool = True
     """True if a route's texts are compared in the dark. A dark step alone asks."""
+    at_least_s: float = 12 * 3600.0
+    """The shortest time in this step, by which some evidence is looked at now and then."""

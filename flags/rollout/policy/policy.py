@@ -336,7 +336,13 @@ class Policy(FlagPlace):
     def exposures(self, *, compared: bool = True) -> tuple[Exposure, ...]:
         """The steps, as the verdict reads them; `compared`: whether texts are compared in the dark."""
         return tuple(
-            Exposure(step.share, step.min_users, step.min_samples, compared or step.share > 0)
+            Exposure(
+                step.share,
+                step.min_users,
+                step.min_samples,
+                compared or step.share > 0,
+                step.at_least.total_seconds(),
+            )
             for step in self.steps
         )
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from flags.rollout.evidence.evidence import BAD, ELIGIBLE, Batch, ComparedArm
-from flags.rollout.policy.guardrails import EarlyGuard, ErrorBudget, SampleRatio, ZeroTolerance
+from flags.rollout.policy.guardrails import EarlyGuard, ErrorBudget, Exposure, SampleRatio, ZeroTolerance
 from flags.rollout.verdict.binomial_limits import early_limits
 from flags.rollout.verdict.buckets import BUCKETS, ROWS, by_bucket
 from flags.rollout.verdict.e_processes import RateNull, RatioNull, dispersion
@@ -17,7 +17,7 @@ from flags.rollout.verdict.verdict import Finding, Verdict
 class ParityTest:
     """Test of shown texts that the answer does not have. One is harm, in all steps that follow."""
 
-    def __init__(self, rail: ZeroTolerance, budget: ErrorBudget, steps: int) -> None:
+    def __init__(self, rail: ZeroTolerance, budget: ErrorBudget, steps: Sequence[Exposure]) -> None:
         self._rail = rail
         self.name = rail.name
         self._missed = budget.missed
@@ -134,7 +134,7 @@ class EarlyTest:
     control arm. An upstream that is down for everybody fulfils the first alone.
     """
 
-    def __init__(self, rail: EarlyGuard, budget: ErrorBudget, steps: int) -> None:
+    def __init__(self, rail: EarlyGuard, budget: ErrorBudget, steps: Sequence[Exposure]) -> None:
         self._rail = rail
         self.name = rail.name
         self._limits = early_limits(rail.rate, rail.of, rail.alpha / 2)  # of two windows
@@ -180,7 +180,7 @@ class EarlyTest:
 class SampleRatioTest:
     """Test of the numbers of users in the arms against the share: a sample ratio mismatch."""
 
-    def __init__(self, rail: SampleRatio, budget: ErrorBudget, steps: int) -> None:
+    def __init__(self, rail: SampleRatio, budget: ErrorBudget, steps: Sequence[Exposure]) -> None:
         self._rail = rail
         self.name = rail.name
         self._threshold = -math.log(rail.alpha)

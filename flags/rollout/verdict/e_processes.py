@@ -295,3 +295,28 @@ def dispersion(bad: Vector, every: Vector, weights: Vector | None = None) -> flo
             pearson += float((((failed[seen] - expected) ** 2) / (expected * (1 - rate))).sum())
             free += int(seen.sum()) - 1
     return max(1.0, pearson / free) if free else 1.0
+
+
+MOST_LEVERAGE = 0.95
+"""Of one group: beyond it what its arm has beside it is too little to tell what to expect."""
+
+
+def clustered_dispersion(bad: Vector, every: Vector) -> float:
+    """Return the factor by which the arms' sums of bad events differ more than by chance; at least 1.
+
+    `dispersion` is a mean over groups. Where one group has most of an arm's requests, the arm's sum differs
+    as that group does. So this one is a ratio of sums, as a cluster-robust variance is (jackknife, HC3): what
+    a group with a part h of the arm differs by is divided by 1 - h, since the arm's rate is drawn towards it.
+
+    Args:
+        bad: events of each group, a row for each arm.
+        every: the requests among which they are.
+    """
+    squares, chance = 0.0, 0.0
+    for failed, total in zip(np.atleast_2d(bad), np.atleast_2d(every), strict=True):
+        part = total / max(1.0, total.sum())
+        expected = part * failed.sum()
+        others = 1 - np.minimum(part, MOST_LEVERAGE)
+        squares += float((((failed - expected) / others) ** 2).sum())
+        chance += float((expected / others).sum())
+    return max(1.0, squares / chance) if chance else 1.0

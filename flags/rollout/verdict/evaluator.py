@@ -49,7 +49,7 @@ class Evaluator:
         self, guardrails: Sequence[Guardrail], exposures: Sequence[Exposure], budget: ErrorBudget
     ) -> None:
         self._exposures = exposures
-        self._tests = [_TESTS[type(rail)](rail, budget, len(exposures)) for rail in guardrails]
+        self._tests = [_TESTS[type(rail)](rail, budget, exposures) for rail in guardrails]
         self._shares = _shares_written(exposures)
         self._users_ever: dict[str, int] = {}
         self._bad, self._total = np.zeros((2, len(ROWS), BUCKETS))

@@ -1,13 +1,15 @@
-"""Evidence that failures are harm, though users differ: three bets, and each of them by route too. Pure.
+"""Evidence that failures are harm, though users differ: four bets, and each of them by route too. Pure.
 
 * By requests: failures against the arms' shares of requests.
 * By expected failures: against the arms' shares of what users' histories let expect, weighed.
 * By users: which arm has the users who came to fail far more often than before.
+* By the draw: how much likelier harm makes it that the flag drew for the stream arm whom it did.
 
 The evidence is the mean of their winnings by stakes, which is an e-value; none of them can hide another one.
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,7 +17,8 @@ import numpy as np
 from flags.rollout.evidence.evidence import BAD, ELIGIBLE, LIMITS, Batch, ComparedArm
 from flags.rollout.policy.guardrails import Exposure, RateRatio
 from flags.rollout.verdict.buckets import BUCKETS, ROWS, by_bucket
-from flags.rollout.verdict.e_processes import RatioNull, dispersion
+from flags.rollout.verdict.draw_evidence import DrawEvidence
+from flags.rollout.verdict.e_processes import RatioNull, clustered_dispersion, dispersion
 from flags.rollout.verdict.rate_evidence import HarmEvidence, log_sum
 from flags.rollout.verdict.step_context import SampleSize
 
@@ -38,18 +41,22 @@ class Stakes:
     by_requests: float
     by_expected: float
     by_users: float
+    by_draw: float
 
 
-STAKES = Stakes(0.1, 0.5, 0.4)
+STAKES = Stakes(0.05, 0.25, 0.2, 0.5)
 
-STAKES_UNWEIGHED = Stakes(0.5, 0.5, 0.0)
+STAKES_UNDRAWN = Stakes(0.1, 0.5, 0.4, 0.0)
+"""With proxies that say nothing of the draw, as they did before."""
+
+STAKES_UNWEIGHED = Stakes(0.5, 0.5, 0.0, 0.0)
 """With proxies that say what they expect and weigh nothing, as they did before."""
 
 
 class FailureEvidence:
     """Evidence of harm by all failures, and by those of each route."""
 
-    def __init__(self, rail: RateRatio, steps: int) -> None:
+    def __init__(self, rail: RateRatio, steps: Sequence[Exposure]) -> None:
         self._made_of = rail, steps
         self._whole = _Bets(rail, steps)
         self._by_route: dict[str, _Bets] = {}
@@ -88,10 +95,13 @@ class FailureEvidence:
 
 
 class _Bets:
-    def __init__(self, rail: RateRatio, steps: int) -> None:
+    def __init__(self, rail: RateRatio, steps: Sequence[Exposure]) -> None:
         no_harm = RatioNull.of_harm(rail.margin)
-        self._by_requests, self._by_expected = _Compared(no_harm, steps), _Compared(no_harm, steps)
-        self._by_users = _ByUsers() if rail.margin <= BY_USERS_MARGIN else None
+        self._by_requests = _Compared(no_harm, len(steps))
+        self._by_expected = _Compared(no_harm, len(steps))
+        thinned = rail.margin <= BY_USERS_MARGIN
+        self._by_users = _ByUsers() if thinned else None
+        self._by_draw = DrawEvidence([step.at_least_s for step in steps]) if thinned else None
         self._stakes = STAKES_UNWEIGHED
         # Bad answers, all answers, expected failures and weighed ones, in all batches and in those that say
         # what is expected.
@@ -109,6 +119,8 @@ class _Bets:
         self._by_expected.enter(step)
         if self._by_users is not None:
             self._by_users.share = share / 100
+        if self._by_draw is not None:
+            self._by_draw.enter(step)
 
     def add(self, batch: Batch) -> None:
         self.is_new = False
@@ -117,10 +129,12 @@ class _Bets:
         for arm in ComparedArm:
             self._users[arm] = max(self._users[arm], batch.users.get(arm, 0))
         self._by_requests.add(_of_arms(batch, expected=False))
+        if self._by_draw is not None:
+            self._by_draw.add(batch)
         if batch.expected is None:
             return
         if not self.has_begun and batch.weighed is not None:
-            self._stakes = STAKES
+            self._stakes = STAKES if batch.drawn else STAKES_UNDRAWN
         self.has_begun = True
         self._foreseen += counts
         self._by_expected.add(_of_arms(batch, expected=True))
@@ -132,10 +146,13 @@ class _Bets:
         if not self.has_begun:
             return self._by_requests.log(spread)
         bad, every, expected = self._foreseen[3], self._foreseen[1], self._foreseen[2]
+        if self._stakes.by_draw:
+            spread = max(spread, clustered_dispersion(self._all[0], self._all[1]))
         bets = [
             (self._stakes.by_requests, self._by_requests.log(AT_MOST * spread)),
             (self._stakes.by_expected, self._by_expected.log(dispersion(bad, every, expected))),
             (self._stakes.by_users, 0.0 if self._by_users is None else self._by_users.log()),
+            (self._stakes.by_draw, 0.0 if self._by_draw is None else self._by_draw.log),
         ]
         return log_sum([math.log(stake) + winnings for stake, winnings in bets if stake])
 

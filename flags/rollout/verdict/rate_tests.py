@@ -3,7 +3,7 @@
 A rate is only tested once there are users and samples enough to compare at all.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -25,7 +25,7 @@ POINTS_TO_HARM = 0.01
 class RatioTest:
     """Test of the stream arm's rate of bad answers, as a ratio to the control arm's."""
 
-    def __init__(self, rail: RateRatio, budget: ErrorBudget, steps: int) -> None:
+    def __init__(self, rail: RateRatio, budget: ErrorBudget, steps: Sequence[Exposure]) -> None:
         self._rail = rail
         self.name = rail.name
         self._thresholds = Thresholds.of(budget, rail.weight)
@@ -33,7 +33,7 @@ class RatioTest:
             RatioNull.of_harm(rail.margin),
             JointNull.of_safety(rail.harm, rail.or_points),
         )
-        self._evidence = RateEvidence(self._no_harm, self._harm, steps)
+        self._evidence = RateEvidence(self._no_harm, self._harm, len(steps))
         self._failures = FailureEvidence(rail, steps) if rail.limit_s is None else None
         self._all_steps = {arm: Tally() for arm in ComparedArm}
         self._this_step = {arm: Tally() for arm in ComparedArm}
@@ -100,13 +100,13 @@ class RatioTest:
 class CeilingTest:
     """Test of a rate of the stream arm alone, against a fixed ceiling."""
 
-    def __init__(self, rail: Ceiling, budget: ErrorBudget, steps: int) -> None:
+    def __init__(self, rail: Ceiling, budget: ErrorBudget, steps: Sequence[Exposure]) -> None:
         self._rail = rail
         self.name = rail.name
         self._thresholds = Thresholds.of(budget, rail.weight)
         self._rate = _RATES[rail.of]
         self._no_harm, self._harm = RateNull.of_harm(rail.at), RateNull.of_safety(rail.harm)
-        self._evidence = RateEvidence(self._no_harm, self._harm, steps)
+        self._evidence = RateEvidence(self._no_harm, self._harm, len(steps))
         self._tally = Tally()
         self._samples_ever = 0
 

@@ -1,9 +1,11 @@
 """Test of answers that took longer than is usual for their user, in the arms. Pure."""
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from flags.rollout.evidence.evidence import GOOD, Batch, ComparedArm
-from flags.rollout.policy.guardrails import Action, ErrorBudget, UsualTime
+from flags.rollout.policy.guardrails import Action, ErrorBudget, Exposure, UsualTime
 from flags.rollout.verdict.buckets import BUCKETS, ROWS
 from flags.rollout.verdict.e_processes import RatioNull, dispersion
 from flags.rollout.verdict.rate_evidence import HarmEvidence, Thresholds
@@ -18,12 +20,12 @@ class UsualTest:
     for harm: safe means that users and answers were enough, and none was shown.
     """
 
-    def __init__(self, rail: UsualTime, budget: ErrorBudget, steps: int) -> None:
+    def __init__(self, rail: UsualTime, budget: ErrorBudget, steps: Sequence[Exposure]) -> None:
         self._rail = rail
         self.name = rail.name
         self._thresholds = Thresholds.of(budget, rail.weight)
         self._no_harm = RatioNull.of_harm(rail.margin)
-        self._evidence = HarmEvidence(self._no_harm, steps)
+        self._evidence = HarmEvidence(self._no_harm, len(steps))
         # Slow answers and all of them, by arm and bucket, in all steps.
         self._counts = np.zeros((2, len(ROWS), BUCKETS))
         self._this_step = {arm: Tally() for arm in ComparedArm}

@@ -8,7 +8,7 @@ import struct
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from proxy.observe.histories import Changes, Histories, History
+from proxy.observe.users.histories import Changes, Histories, History
 from proxy.replicas.store.sealing import Box, Unsealable
 
 MAX_BATCH = 512

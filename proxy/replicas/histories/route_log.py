@@ -12,7 +12,7 @@ from time import time
 from typing import Any, Protocol
 
 from proxy.errors import HeadgateError
-from proxy.observe.histories import FORGOTTEN_S
+from proxy.observe.users.histories import FORGOTTEN_S
 from proxy.replicas.histories.history_records import Senders, StoredBatch, Sum, folded, sealed_batch
 from proxy.replicas.histories.history_scripts import PUT_BATCH, PUT_SUM
 from proxy.replicas.store.records import Keys

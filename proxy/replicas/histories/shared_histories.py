@@ -17,7 +17,7 @@ from types import TracebackType
 from typing import Self
 
 from proxy.errors import StoreDown
-from proxy.observe.user_watch import ALONE_S
+from proxy.observe.users.user_watch import ALONE_S
 from proxy.replicas.histories.route_log import Memory, RouteLog, WrongType
 from proxy.replicas.store.records import Keys
 from proxy.replicas.store.sealing import Sealing

@@ -7,8 +7,8 @@ import struct
 from collections.abc import Iterable, Iterator, Sequence
 
 from flags.decision import Arm
-from proxy.observe.user_watch import EndedBatch, Known, UserWatch
-from proxy.observe.watched_users import Ended, OfAll, Watched
+from proxy.observe.users.user_watch import EndedBatch, Known, UserWatch
+from proxy.observe.users.watched_users import Ended, OfAll, Watched
 
 MAX_WATCH_BATCH = 2048
 """Runs of a user's requests that are alike, in a batch: 25 bytes each, 5 kB a second for a route at most."""

@@ -86,7 +86,7 @@ def test_steps_become_exposures(path: Path) -> None:
     """The verdict reads them so; durations are durations."""
     policy = loaded(path, minimal(steps=[{"share": 5, "at_least": "90s", "min_users": 3, "min_samples": 9}]))
 
-    assert policy.exposures() == (Exposure(5, 3, 9),)
+    assert policy.exposures() == (Exposure(5, 3, 9, at_least_s=90.0),)
     assert policy.steps[0].at_least == timedelta(seconds=90)
 
 

@@ -15,7 +15,7 @@ from flags.rollout.policy.guardrails import Action, ErrorBudget, Exposure, Guard
 from flags.rollout.verdict.buckets import BUCKETS
 from flags.rollout.verdict.evaluator import Evaluator
 from flags.rollout.verdict.verdict import Finding, Verdict
-from proxy.observe.histories import Histories
+from proxy.observe.users.histories import Histories
 
 ARMS = ("stream", "control")
 LOOK_MINUTES = 10

@@ -23,6 +23,7 @@ from flags.rollout.policy.guardrails import (
     UsualTime,
     ZeroTolerance,
 )
+from flags.rollout.verdict.draw_evidence import DrawEvidence, stake_of, time_of
 from flags.rollout.verdict.evaluator import Evaluator
 from flags.rollout.verdict.verdict import Finding, Verdict
 
@@ -450,6 +451,51 @@ def test_a_wide_margin_leaves_the_users_out() -> None:
     assert said(RateRatio("errors", 0.5, margin=1.5, harm=3.0), few).action is None
 
 
+def drawn(odds: float, hours: float, **counts: Any) -> Batch:
+    """Return what proxies say by this hour: how much likelier each harm makes whom the flag drew."""
+    return known(
+        10,
+        10,
+        **{"since_s": 3600 * (hours - 1), "until_s": 3600 * hours, **counts},
+        drawn={harm: round(math.log(odds) * EXPECTED_UNITS) for harm in ("few", "some", "all")},
+    )
+
+
+def test_harm_that_explains_the_draw_is_harm() -> None:
+    """Failures are as many in both arms. By one look of twelve hours: each has a part of the stake."""
+    found = said(ERRORS, drawn(1e6, 1), drawn(1e6, 4))
+    chance = said(ERRORS, drawn(1.0, 1), drawn(1.0, 4))
+
+    assert found.action is Action.ROLL_BACK
+    assert chance.action is None
+
+
+def test_the_draw_is_looked_at_now_and_then_and_not_between() -> None:
+    """It rises and falls, so the most of many looks proves nothing. What one look has won stays."""
+    assert said(ERRORS, drawn(1, 1), drawn(1e6, 3), drawn(1, 4)).action is None
+    assert said(ERRORS, drawn(1, 1), drawn(1, 3), drawn(1e6, 4), drawn(1, 5)).action is Action.ROLL_BACK
+
+
+def test_each_look_at_the_draw_has_a_part_of_the_stake() -> None:
+    """All looks of all steps, however long these last, have it together."""
+    assert sum(stake_of(look) for look in range(60)) == pytest.approx(1.0)
+    assert all(time_of(look) < time_of(look + 1) for look in range(60))
+    evidence = DrawEvidence([3600.0, 3600.0])
+    for step in (0, 1, 0):
+        evidence.enter(step)
+        evidence.add(drawn(7.0, 1e5, since_s=0.0))
+
+    assert evidence.log == pytest.approx(math.log(7.0), abs=1e-3)
+
+
+def test_proxies_that_know_no_draw_leave_the_stake_to_the_other_bets() -> None:
+    """As a rollout of older proxies began it goes on."""
+    before = known(40, 10)
+    later = drawn(1e6, 4)
+
+    assert said(ERRORS, before, later) == said(ERRORS, before, replace(later, drawn={}))
+
+
 def test_harm_in_one_small_route_is_found() -> None:
     """A twentieth of all answers, whose failures nobody would see among those of the other route."""
     small, large = failing(40, 4, 400), failing(96, 132, 8000)
@@ -505,12 +551,14 @@ def test_what_users_and_routes_say_is_in_the_journal() -> None:
         worse={("stream", "5"): 2, ("rest", "7"): 1},
         slower={("control", 3): 4},
         proxies=3,
+        drawn={"few": -3, "all": 5 * EXPECTED_UNITS},
         routes={"start": of_route, "resume": of_route},
     )
 
     stored = batch_from_body(json.loads(json.dumps(batch_body(said_by_all))))
     assert said(ERRORS, stored) == said(ERRORS, said_by_all)
     assert stored.slower == {("control", 3): 4}
+    assert stored.drawn == said_by_all.drawn
 
 
 def test_a_rollout_that_began_before_failures_were_weighed_goes_on_as_it_began() -> None:

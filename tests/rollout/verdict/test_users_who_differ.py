@@ -9,7 +9,7 @@ from scipy import stats
 from flags.rollout.policy.guardrails import EarlyGuard, ErrorBudget, Exposure, RateRatio
 from flags.rollout.verdict.evaluator import Evaluator
 from tests.simulate.user_table import part, simulated
-from tests.simulate.users import EARLY, LOOKS, STEPS, Among, Back, Rollout, early, evidence
+from tests.simulate.users import EARLY, LOOK_S, LOOKS, STEPS, Among, Back, Rollout, early, evidence
 
 
 @cache
@@ -22,8 +22,9 @@ def found(truth: Among, rounds: int) -> list[Back]:
 def test_the_arrays_say_what_the_verdict_says(cv2: float) -> None:
     """Look by look, but for answers that wait while the other arm is empty: it is the same rule."""
     rollout, step = Rollout(Among(cv2, 3.0), (1, 2)), 0
+    exposures = tuple(Exposure(share, at_least_s=hours * 3600 - LOOK_S) for share, hours in STEPS)
     rails = (RateRatio("errors", 1.0), EarlyGuard("early", **EARLY))  # type: ignore[arg-type]
-    evaluator = Evaluator(rails, tuple(Exposure(share) for share, _ in STEPS), ErrorBudget())
+    evaluator = Evaluator(rails, exposures, ErrorBudget())
     _, errors = evidence(rollout)
     harm = early(rollout)
 
@@ -32,13 +33,13 @@ def test_the_arrays_say_what_the_verdict_says(cv2: float) -> None:
             step = batch.step
             evaluator.enter(step)
         evaluator.add(batch)
-        if look % 29 == 0 or look == LOOKS - 1:
+        if (look % 29 == 0 and rollout.every[: look + 1].any()) or look == LOOKS - 1:
             of_errors, of_early = evaluator.verdicts()
             assert of_errors.log10_e == pytest.approx(errors[look] / math.log(10), abs=0.1)
             assert (of_early.action is not None) == bool(harm[look])
 
 
-@pytest.mark.parametrize("cv2", [0.0, 4.0])
+@pytest.mark.parametrize("cv2", [4.0, 10.0])
 def test_harm_is_found_among_users_who_differ(cv2: float) -> None:
     """Three times the failures, a day of history; by requests alone fewer than half, where users differ."""
     back = found(Among(cv2, 3.0), 12)
@@ -67,9 +68,9 @@ def test_harm_to_few_is_found() -> None:
     """All of it is with one user in ten; by requests alone it is found in one of three."""
     back = found(Among(0.0, 3.0, few=0.1), 12)
 
-    assert part(back, "errors") >= 9 / 12
+    assert part(back, "errors") >= 11 / 12
     assert part(back, "errors") > part(back, "by requests")
-    assert part(found(Among(1.0, 3.0, few=0.1), 12), "errors") >= 5 / 12
+    assert part(found(Among(1.0, 3.0, few=0.1), 12), "errors") >= 8 / 12
 
 
 def test_a_bot_is_seldom_taken_for_harm() -> None:

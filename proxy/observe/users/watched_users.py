@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from itertools import islice
 
 from flags.decision import Arm
-from proxy.observe.histories import AT_ONCE, CANDIDATES, FORGOTTEN_S, MAX_HISTORIES, MOST_REQUESTS, UNIT
+from proxy.observe.users.histories import AT_ONCE, CANDIDATES, FORGOTTEN_S, MAX_HISTORIES, MOST_REQUESTS, UNIT
 
 MAX_WATCHED = MAX_HISTORIES
 """Users of one route, about 8 MB."""

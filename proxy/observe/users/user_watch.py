@@ -14,8 +14,17 @@ from itertools import islice
 from typing import NamedTuple
 
 from flags.decision import Arm
-from proxy.observe.histories import MAX_CHANGED
-from proxy.observe.watched_users import KEPT, LIMITS, MAX_WATCHED, Ended, OfAll, Watched, WatchedUsers, log_of
+from proxy.observe.users.histories import MAX_CHANGED
+from proxy.observe.users.watched_users import (
+    KEPT,
+    LIMITS,
+    MAX_WATCHED,
+    Ended,
+    OfAll,
+    Watched,
+    WatchedUsers,
+    log_of,
+)
 
 MAX_WAITING = MAX_CHANGED
 """What waits to be shared, about 3 MB; over it requests count in no run of failures, whatever their arm."""

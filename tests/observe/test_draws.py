@@ -1,0 +1,172 @@
+"""The flag's draw explains who came to fail more often only if streaming did it."""
+
+import math
+import random
+from collections.abc import Mapping
+from itertools import pairwise
+
+import pytest
+from prometheus_client import CollectorRegistry
+
+from flags.decision import Arm, Decision, Mode, Reason
+from proxy.identity import Identity
+from proxy.observe.metrics import Metrics
+from proxy.observe.users.draws import HARMS, MAX_SHARES, Draws
+from proxy.observe.users.histories import CANDIDATES, FORGOTTEN_S
+from proxy.settings.blocks.route import RouteSettings
+from tests.observe.test_watched_users import Kept
+from tests.servers.streaming import route
+
+ANN, BOB = b"ann", b"bob"
+PRIOR = (1.0, 100.0)
+"""Users fail once in a hundred requests, some much more often."""
+
+SHARES = (5, 20, 50)
+BEFORE = "." * 90 + "x"
+LIVES = (
+    ("....", "..x.", "x.xxx..x" * 4),
+    ("x" * 9, "....", "." * 300),
+    ("", "", "xxxxxx"),
+    ("." * 50, "", "." * 50),
+)
+"""What befalls a user at each share: failures (x) and answers (.)."""
+
+
+def ends(draws: Draws, arm: Arm, generation: str, life: str, user: bytes = ANN, now_s: float = 0.0) -> None:
+    """Requests of a user end."""
+    for end in life:
+        draws.add(user, now_s, arm, generation, PRIOR, failed=end == "x")
+
+
+def lived(life: tuple[str, ...], entry: int, others: Arm = Arm.CONTROL) -> Mapping[str, float]:
+    """Return the evidence of one user, who comes into the stream arm at this number of a share, or never."""
+    draws = Draws(Kept(True))
+    ends(draws, Arm.REST, "", BEFORE)
+    for number, (share, at_share) in enumerate(zip(SHARES, life, strict=True)):
+        draws.begin(f"at {share}", share)
+        ends(draws, Arm.STREAM if number >= entry else others, f"at {share}", at_share)
+    return draws.evidence
+
+
+@pytest.mark.parametrize("life", LIVES)
+@pytest.mark.parametrize("harm", HARMS)
+def test_whatever_befell_a_user_the_mean_over_the_draw_is_1(life: tuple[str, ...], harm: str) -> None:
+    """So the bet is fair for any users, if the stream changes nothing. Whoever never asked since may count as
+    drawn at any share: what they add is the same."""
+    parts = [*((each - was) / 100 for was, each in pairwise((0, *SHARES))), 1 - SHARES[-1] / 100]
+    # Who asks nothing at a share is first seen in the stream arm later.
+    means = [part * math.exp(lived(life, entry)[harm]) for entry, part in enumerate(parts)]
+
+    assert sum(means) == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize("life", LIVES)
+def test_those_in_the_rest_are_no_evidence_of_harm(life: tuple[str, ...]) -> None:
+    """For some of them nothing was drawn."""
+    assert all(evidence <= 1e-9 for evidence in lived(life, len(SHARES), Arm.REST).values())
+
+
+def test_users_who_fail_since_they_came_in_are_evidence_and_others_are_none() -> None:
+    """At 5 % a user who always failed, and fails, says little; one who only fails since then says nearly 20
+    times as much."""
+    since = lived(("x" * 30, "x" * 10, "x" * 10), 0)
+    late = lived(("x" * 30, "x" * 10, "x" * 10), 2)
+    usual = lived(("." * 80 + "x", "." * 10, "." * 10), 0)
+
+    assert since["few"] > math.log(10)
+    assert late["few"] < math.log(2)
+    assert usual["few"] < 0.1
+
+
+def test_a_bot_is_one_user() -> None:
+    """However many requests it makes, and however they end."""
+    evidence = lived(("x" * 3000, "x" * 3000, ""), 0)
+
+    assert max(evidence.values()) <= math.log(20) + 1e-9
+
+
+@pytest.mark.parametrize("kept", [True, False])
+def test_four_in_five_failures_of_the_stream_arm_count(kept: bool) -> None:
+    """Drawn by chance: with a fourth more failures its users fail as often as others do."""
+    draws = Draws(Kept(kept))
+    draws.begin("at 5", 5)
+    ends(draws, Arm.STREAM, "at 5", "x" * 40)
+
+    assert (draws.evidence["few"] > 1) is kept
+
+
+def test_a_share_that_falls_ends_the_rollout() -> None:
+    """What befell users in it is forgotten, since the stream arm had it otherwise; what was before is not.
+    Requests that were decided then count nowhere."""
+    draws = Draws(Kept(True))
+    ends(draws, Arm.REST, "", BEFORE)
+    draws.begin("a", 10)
+    ends(draws, Arm.STREAM, "a", "x" * 30)
+    assert draws.evidence["few"] > 1
+
+    draws.begin("none", 0)
+    ends(draws, Arm.STREAM, "a", "x" * 30)
+    assert set(draws.evidence.values()) == {0.0}
+    for generation, share, life in zip("bcd", SHARES, LIVES[0], strict=True):
+        draws.begin(generation, share)
+        ends(draws, Arm.STREAM, generation, life)
+    assert draws.evidence == pytest.approx(lived(LIVES[0], 0))
+
+
+def test_a_rollout_of_too_many_shares_begins_anew() -> None:
+    """What is kept of a user has a bound."""
+    draws = Draws(Kept(True))
+    for share in range(1, MAX_SHARES + 1):
+        draws.begin(f"at {share}", share)
+        ends(draws, Arm.STREAM, f"at {share}", "x")
+    assert draws.evidence["few"] > 0
+
+    draws.begin("next", MAX_SHARES + 1)
+    assert draws.evidence["few"] == 0.0
+
+
+def test_so_many_users_are_known_and_no_more() -> None:
+    """Who is driven out, or not seen for a month, takes along what they added."""
+    draws = Draws(Kept(True), max_users=2 * CANDIDATES)
+    draws.begin("at 5", 5)
+    ends(draws, Arm.STREAM, "at 5", "x" * 30)
+    alone = draws.evidence["few"]
+    for number in range(1000):
+        ends(draws, Arm.STREAM, "at 5", "xx", b"%d" % number, 1.0)
+
+    assert len(draws) == 2 * CANDIDATES
+    assert draws.evidence["few"] > alone
+    draws.forget(FORGOTTEN_S + 2.0)
+    assert len(draws) == 0
+    assert draws.evidence["few"] == pytest.approx(0.0, abs=1e-6)
+
+
+def test_without_harm_a_rollout_of_many_users_is_no_evidence() -> None:
+    """200 users who differ, one of whom has a storm of failures."""
+    rng = random.Random(4)
+    draws = Draws(rng)
+    rates = [min(1.0, rng.gammavariate(0.25, 0.04)) for _ in range(200)]
+    places = [rng.random() for _ in rates]
+    for share in (0, 10, 50):
+        draws.begin(f"at {share}", share)
+        for number, (rate, place) in enumerate(zip(rates, places, strict=True)):
+            arm = Arm.STREAM if place < share / 100 else Arm.CONTROL if place >= 1 - share / 100 else Arm.REST
+            life = "".join("x" if rng.random() < rate else "." for _ in range(20))
+            ends(draws, arm, f"at {share}", life + "x" * 30 * (number == 7), b"%d" % number)
+
+    assert max(draws.evidence.values()) < math.log(100)
+
+
+def test_the_evidence_is_a_metric() -> None:
+    """By harm, and by nothing that says who it is about."""
+    registry = CollectorRegistry()
+    metrics = Metrics(registry, [RouteSettings.model_validate(route())]).by_route["start"]
+    metrics.start_generation("at 5", 5)
+    decision = Decision(Mode.BATCH, Arm.STREAM, "batch", Reason.ACCEPT, generation="at 5", share=5)
+    for _ in range(60):
+        metrics.settle(decision, Identity("principal", "ann"), "failed", 0.0, 1.0)
+    metrics.show_users(0.0)
+
+    shown = registry.get_sample_value("headgate_draw_evidence", {"route": "start", "harm": "few"})
+    assert shown is not None
+    assert shown > 1
