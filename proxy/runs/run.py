@@ -295,7 +295,9 @@ class Run(RunTexts):
         self._stop()
 
     def forget_the_client(self) -> None:
-        """A finished run is kept for its text: not for the credentials and the body it was asked with."""
+        """A finished run is kept for its log and its answer: not for the credentials and the body that it was
+        asked with, nor for its texts once more."""
+        self._transcript.forget_texts()
         request = self.call.request
         self.call = replace(self.call, request=Request(request.method, request.target, []))
 

@@ -161,6 +161,11 @@ class Transcript:
         known = self._stages.get(stage)
         return known.text() if known else ""
 
+    def forget_texts(self) -> None:
+        """Let go of the texts of a run that has ended; nothing is compared with them any more."""
+        for known in self._stages.values():
+            known.parts = [""]
+
     def stage_start(self, panel: str, stage: str, *, index: int, total_expected: int) -> Event:
         if not stage:
             raise IllegalEvent("a stage has a name: the empty one is the whole run")

@@ -1,7 +1,9 @@
 """Runs: what may be said in which order, how a run ends, and how long it is kept. No sockets."""
 
 import asyncio
+import gc
 import json
+import tracemalloc
 from collections import deque
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
@@ -615,6 +617,25 @@ async def test_kept_runs_have_a_bound_in_bytes() -> None:
     runs = Runs(MemoryLogSettings.model_validate({"bytes": 1024 * 1024}))
     run = await finished(runs, bench, answer())
     assert runs.find(run.id, ANN) is run
+
+
+async def test_a_kept_run_takes_as_much_memory_as_it_counts_for() -> None:
+    """Its text is there as the log has it, and in the answer, and in no third place."""
+    runs, text = Runs(MemoryLogSettings()), "word " * 200_000
+    await finished(runs, Bench())  # what is made once is made now
+    bench, reply = Bench(result=False), answer(text)
+    gc.collect()
+    tracemalloc.start()
+    try:
+        run = await finished(runs, bench, reply)
+        gc.collect()
+        taken, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+
+    # The answer's bytes are the test's own, and were there before.
+    counted = run.size_bytes - len(reply)
+    assert len(text) < counted < taken < counted + len(text) / 2
 
 
 async def test_kept_runs_have_a_bound_in_time() -> None:
