@@ -11,8 +11,9 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 from itertools import islice
+from typing import TypeVar
 
-from proxy.http.headers import Headers
+from proxy.http.headers import Headers, head_bytes
 from proxy.http.request_rules import is_host
 
 UNIX = "unix"
@@ -27,6 +28,16 @@ MAX_COMMAS = 8
 Named = Callable[[Headers, str], tuple[Headers, str]]
 """Takes a request's headers, names in lower case, and its peer, an address or `UNIX`. Returns the headers
 that may be believed, and the client that the request counts for."""
+
+MAX_KNOWN = 1024
+"""Peers, and what they say of clients, that are kept so as not to be read anew."""
+
+MAX_KNOWN_BYTES = 512
+"""The longest that is kept."""
+
+_Key = TypeVar("_Key")
+_Value = TypeVar("_Value")
+_Said = Sequence[tuple[bytes, bytes]]
 
 _SAID = re.compile(rb"x-forwarded-.*|forwarded|x-real-ip")
 _SAID_BEGINS = (b"x-forwarded-", b"forwarded", b"x-real-ip")
@@ -107,19 +118,34 @@ class ByTrust:
         self._trusted = trusted
         self._appends = appends
         self._announces = announces
+        self._peers: dict[str, bool] = {}
+        self._known: dict[tuple[tuple[bytes, bytes], ...], tuple[Headers, str | None]] = {}
 
     def __call__(self, headers: Headers, peer: str) -> tuple[Headers, str]:
         said = [pair for pair in headers if pair[0].startswith(_SAID_BEGINS) and _SAID.fullmatch(pair[0])]
         if not said:
             return headers, peer
-        if not self._trusted.has(peer):
+        is_trusted = self._peers.get(peer)
+        if is_trusted is None:
+            is_trusted = _remember(self._peers, peer, self._trusted.has(peer))
+        if not is_trusted:
             return [pair for pair in headers if pair not in said], peer
-        chain = believed(said, self._trusted)
-        client = chain.hops[0] if chain.hops else peer
+        key = tuple(said)
+        fields, client = self._known.get(key) or self._heard(key)
         kept = [pair for pair in headers if pair[0] not in _READ]
-        return kept + self._retold(said, chain, client), client
+        if client is None and peer != UNIX and any(name == b"x-real-ip" for name, _ in said):
+            return [*kept, *fields, (b"x-real-ip", peer.encode())], peer
+        return kept + fields, peer if client is None else client
 
-    def _retold(self, said: Headers, chain: Chain, client: str) -> Headers:
+    def _heard(self, said: tuple[tuple[bytes, bytes], ...]) -> tuple[Headers, str | None]:
+        """What is told of what a trusted peer says, and the client, if it names one."""
+        chain = believed(said, self._trusted)
+        client = chain.hops[0] if chain.hops else None
+        found = self._retold(said, chain, client), client
+        # The same of every request of a client, and not found out anew for each.
+        return _remember(self._known, said, found) if head_bytes(said) <= MAX_KNOWN_BYTES else found
+
+    def _retold(self, said: _Said, chain: Chain, client: str | None) -> Headers:
         """What was believed, for the upstream, to which the peer is still to be added."""
         names = {name for name, _ in said}
         fields: Headers = []
@@ -130,12 +156,20 @@ class ByTrust:
             fields += [(name, value) for name, value in more if value is not None]
         if chain.hops and (self._announces or _FORWARDED in names):
             fields.append((_FORWARDED, _written(chain)))
-        if b"x-real-ip" in names and client != UNIX:
+        if b"x-real-ip" in names and client is not None:
             fields.append((b"x-real-ip", client.encode()))
         return fields
 
 
-def believed(said: Headers, trusted: TrustedProxies) -> Chain:
+def _remember(known: dict[_Key, _Value], key: _Key, value: _Value) -> _Value:
+    """Keep a value, of at most `MAX_KNOWN`."""
+    if len(known) >= MAX_KNOWN:
+        known.clear()
+    known[key] = value
+    return value
+
+
+def believed(said: _Said, trusted: TrustedProxies) -> Chain:
     """What a trusted peer says. `X-Forwarded-For` counts if it came, else `Forwarded`.
 
     The walk begins at the nearest hop. It ends with the first one that is no trusted proxy, which is the

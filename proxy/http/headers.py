@@ -288,7 +288,7 @@ def is_json(headers: Headers) -> bool:
     return False
 
 
-def head_bytes(headers: Headers) -> int:
+def head_bytes(headers: Iterable[tuple[bytes, bytes]]) -> int:
     """The size of header lines."""
     return sum(len(name) + len(value) + 4 for name, value in headers)
 

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.http.forwarded import MAX_HOPS, ByTrust, TrustedProxies, last_named, peer_alone
+from proxy.http.forwarded import MAX_HOPS, MAX_KNOWN, ByTrust, TrustedProxies, last_named, peer_alone
 from proxy.http.headers import Headers
 
 TRUSTED = TrustedProxies(["10.0.0.0/8", "fd00::/8", "192.0.2.7", "unix"])
@@ -198,6 +198,24 @@ def test_the_walk_is_bounded() -> None:
     assert left == [FOR + ", ".join(["10.0.0.2"] * MAX_HOPS)]
     assert client == "10.0.0.2"
     assert told(['forwarded: x="' + "," * 60_000]) == ([], PROXY)
+
+
+def test_what_is_kept_of_what_was_said_is_bounded() -> None:
+    """And the same is found the second time, also where nobody is named and the peer is another one."""
+    by_trust = ByTrust(TRUSTED, appends=True, announces=False)
+    for number in range(MAX_KNOWN + 10):
+        said = fields(f"{FOR}203.0.{number // 256}.{number % 256}")
+        assert by_trust(said, f"10.1.{number // 256}.{number % 256}") == (said, said[0][1].decode())
+    assert len(by_trust._known) <= MAX_KNOWN
+    assert len(by_trust._peers) <= MAX_KNOWN
+    for _ in range(2):
+        for peer in (PROXY, "10.0.0.2"):
+            said = fields("x-real-ip: 1.1.1.1")
+            assert by_trust(said, peer) == (fields(f"x-real-ip: {peer}"), peer)
+        assert by_trust(said, STRANGER) == ([], STRANGER)
+        assert by_trust(said, "unix") == ([], "unix")
+    by_trust(fields(FOR + "10.0.0.2, " * 100 + STRANGER), PROXY)
+    assert all(len(key[0][1]) < 600 for key in by_trust._known)
 
 
 @given(st.text(st.characters(min_codepoint=33, max_codepoint=126)) | st.just('for=","'))
