@@ -172,14 +172,13 @@ async def test_a_store_that_stays_away_is_as_none(tmp_path: Path, monkeypatch: p
             await each.share()
             each.end(ANN, Arm.STREAM, failed=False)
         await server.kill()
-        one.end(ANN, Arm.STREAM, failed=True)
+        for _ in range(20):
+            one.end(ANN, Arm.STREAM, failed=True)
         await one.share()
         assert one.watch.group(time.time()) != 0
         assert not one.counted  # it may be back soon
 
         monkeypatch.setattr(shared_histories, "ALONE_S", 0.0)
-        for _ in range(20):
-            one.end(ANN, Arm.STREAM, failed=True)
         await one.share()
         one.end(ANN, Arm.STREAM, failed=True)
         assert one.counted == {(Arm.STREAM, limit): 1 for limit in LIMITS}
@@ -239,6 +238,20 @@ async def test_what_was_changed_in_the_store_is_left_out(server: ValkeyServer) -
         assert len(lines("stored histories cannot be read")) == 2
         assert not one.counted and not other.counted
         assert [len(each.watch) for each in (one, other)] == [1, 1]
+
+
+async def test_a_key_that_holds_something_else_is_as_no_store(server: ValkeyServer) -> None:
+    """It is said, and the process counts by itself."""
+    async with process(server) as one, server.client() as client:
+        await client.set(Keys("headgate").histories(Sealing(KEY).name("watched start"), "watched")[0], "else")
+        for _ in range(20):
+            one.end(ANN, Arm.REST, failed=True)
+        with logged() as lines:
+            await one.share()
+
+        assert len(lines("histories cannot be stored")) == 1
+        assert one.counted == {(Arm.REST, limit): 1 for limit in LIMITS}
+        assert one.watch.group(time.time()) == 0
 
 
 async def test_nobody_is_named_in_the_store_and_every_key_ends(server: ValkeyServer) -> None:

@@ -87,6 +87,8 @@ class UserWatch:
         self._alone = True
         self._alone_until = 0.0
         self._waiting: list[Ended] = []
+        self._taken: list[Ended] = []
+        """On its way into the log, and not read there yet."""
         self._last: dict[bytes, Ended] = {}
         """Of a user, what waits and may still become more."""
         self._expected: dict[bytes, float] = {}
@@ -146,7 +148,8 @@ class UserWatch:
     def leave(self, now_s: float) -> None:
         """There is no log now: go on alone, with what has waited. Times are Unix's."""
         self._alone, self._alone_until = True, now_s + ALONE_SHOWN_S
-        waiting, self._waiting = self._waiting, []
+        waiting = [*self._taken, *self._waiting]
+        self._taken, self._waiting = [], []
         self._last.clear()
         self._expected.clear()
         for ended in waiting:
@@ -160,10 +163,13 @@ class UserWatch:
         for ended in taken:
             if self._last.get(ended.user) is ended:
                 del self._last[ended.user]
+        self._taken += taken
         return EndedBatch(self._prior, taken)
 
     def merge(self, batch: EndedBatch, at_s: float, *, mine: bool) -> Iterator[None]:
         """Add the next batch of the log, in steps. `at_s` is its Unix time, the same for all."""
+        if mine:
+            del self._taken[: len(batch.ended)]
         for ended in batch.ended:
             for limit in self._users.add(ended, at_s, batch.prior):
                 if mine and LIMITS.index(limit) >= self._counted_alone(ended.user):
@@ -177,6 +183,7 @@ class UserWatch:
     def begin_again(self, known: Known) -> Iterator[None]:
         """Go by the log, of which this is known; merge what follows. What waits goes on waiting."""
         self._alone, self._group = False, known.group
+        self._taken.clear()  # what the log has of it is merged now
         yield from self._users.begin_again(known.of_all, known.users)
 
     def known(self) -> Known:

@@ -96,14 +96,19 @@ class SharedHistories:
     async def share(self) -> None:
         """Write and read once, for each route."""
         begun_at = asyncio.get_running_loop().time()
-        with contextlib.suppress(StoreDown):
-            for log in self._logs:
-                try:
-                    await log.share()
-                except WrongType:
-                    logger.error("histories cannot be stored", extra={"why": "a key holds something else"})
-            self._link.health.wrote()
-            self._shared_at = begun_at
-        if begun_at - self._shared_at > ALONE_S:
-            for log in self._logs:
-                log.leave()
+        try:
+            with contextlib.suppress(StoreDown):
+                for log in self._logs:
+                    try:
+                        await log.share()
+                    except WrongType:
+                        logger.error(
+                            "histories cannot be stored", extra={"why": "a key holds something else"}
+                        )
+                        log.leave()
+                self._link.health.wrote()
+                self._shared_at = begun_at
+        finally:
+            if begun_at - self._shared_at > ALONE_S:
+                for log in self._logs:
+                    log.leave()
