@@ -212,7 +212,7 @@ class ModelPort:
         """A call has ended so, and counts as `result`."""
         _end_span(call.span, ended)
         self.ended[call.provider, _ENDS.get(ended, "answered")] += 1
-        self.metrics.tap_calls.labels(result).inc()
+        self.metrics.tap_calls_by_result[result].inc()
         if logger.isEnabledFor(logging.DEBUG):
             took_ms = round((perf_counter() - call.began) * 1000, 1)
             extra = {"provider": call.provider, "result": result, "took_ms": took_ms}
