@@ -73,7 +73,12 @@ async def _store(settings: Settings) -> list[Diagnosis]:
     chosen = settings.event_log.valkey
     if chosen is None:
         return [skipped(store.CHECK, "event_log.valkey is not set: each process knows its own runs alone")]
-    return await store.look(chosen.url.get_secret_value(), strict=settings.tls.strict, ca_file=chosen.ca_file)
+    return await store.look(
+        chosen.url.get_secret_value(),
+        strict=settings.tls.strict,
+        ca_file=chosen.ca_file,
+        prefix=chosen.prefix,
+    )
 
 
 async def _prometheus(settings: Settings, ways: Egress, wishes: Wishes) -> Diagnosis:

@@ -7,6 +7,7 @@ from pathlib import Path
 from proxy.doctor.findings.diagnosis import Diagnosis, fail, ok, skipped, warn
 from proxy.errors import StoreDown
 from proxy.replicas.store.valkey import Health, Link
+from proxy.settings.blocks.store_address import key_prefix
 
 CHECK = "store"
 EVICTION = "store eviction"
@@ -24,8 +25,8 @@ _REASONS = {
         "Let the user of event_log.valkey.url read and write the keys of event_log.valkey.prefix.",
     ),
     "NoPrimary": (
-        "has no primary that a Sentinel knows",
-        "Start the Sentinels, or mend their addresses and the service in event_log.valkey.url.",
+        "has no primary that a Sentinel, or a node of its cluster, knows",
+        "Start these, or mend their addresses, and the Sentinels' service, in event_log.valkey.url.",
     ),
     "BusyLoadingError": ("is still loading its data", "Wait, and look again."),
 }
@@ -36,15 +37,19 @@ _AWAY = (
 )
 
 
-async def look(url: str, *, strict: bool, ca_file: Path | None = None) -> list[Diagnosis]:
+async def look(
+    url: str, *, strict: bool, ca_file: Path | None = None, prefix: str = "headgate"
+) -> list[Diagnosis]:
     """Ask the store what it is, and what it does when its memory is full.
 
     Args:
         url: may hold a password, which no finding has.
         strict: see `tls.strict`.
         ca_file: see `event_log.valkey.ca_file`.
+        prefix: see `event_log.valkey.prefix`.
     """
-    link = Link(url, Health(), (), WITHIN_S, strict_tls=strict, ca_file=ca_file)
+    of_keys = key_prefix(url, prefix)
+    link = Link(url, Health(), (), WITHIN_S, strict_tls=strict, ca_file=ca_file, prefix=of_keys)
     try:
         [_, about] = await link.call(("PING",), ("INFO",), probe=True)
         found = _info(about)
@@ -54,7 +59,10 @@ async def look(url: str, *, strict: bool, ca_file: Path | None = None) -> list[D
         return [fail(CHECK, seen.format(why=exc), advice), skipped(EVICTION, "no answer")]
     finally:
         await link.aclose()
-    return [served(found), evicting(policy or found.get("maxmemory_policy"), found.get("maxmemory"))]
+    return [
+        served(found, in_cluster=of_keys != prefix),
+        evicting(policy or found.get("maxmemory_policy"), found.get("maxmemory")),
+    ]
 
 
 async def _policy(link: Link) -> str | None:
@@ -73,13 +81,13 @@ def _info(said: object) -> Mapping[str, str]:
     return {name: value.strip() for name, _, value in pairs}
 
 
-def served(found: Mapping[str, str]) -> Diagnosis:
-    """By what `INFO` says."""
+def served(found: Mapping[str, str], *, in_cluster: bool = False) -> Diagnosis:
+    """By what `INFO` says; `in_cluster`, if the settings say that it is one's node."""
     version = found.get("valkey_version") or found.get("redis_version", "")
     if found.get("role") == "slave":
         return fail(CHECK, "is a replica, which takes no writes", "Set event_log.valkey.url to the primary.")
-    if found.get("redis_mode") == "cluster":
-        return fail(CHECK, "is a cluster", "Headgate needs one server: use a store without cluster mode.")
+    if found.get("cluster_enabled") == "1" and not in_cluster:
+        return fail(CHECK, "is a cluster", "Say so: event_log.valkey.url is redis+cluster://HOST:PORT then.")
     numbers = found.get("redis_version", "").split(".")
     is_known = len(numbers) > 1 and all(part.isdigit() for part in numbers[:2])
     if is_known and tuple(map(int, numbers[:2])) < OLDEST:

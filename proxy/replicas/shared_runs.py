@@ -43,6 +43,7 @@ from proxy.replicas.stored_runs import StoredRuns
 from proxy.replicas.takeover import Takeover, TakeoverPort
 from proxy.runs.run import Run
 from proxy.runs.shared import LiveRun, ViewableRun
+from proxy.settings.blocks.store_address import key_prefix
 from proxy.settings.routes import Route
 from proxy.settings.settings import ValkeyLogSettings
 
@@ -112,8 +113,10 @@ class ValkeyRuns:
         self._on_tap = on_tap
         self._health = Health()
         self.sealing = sealing_of(settings)
-        self.keys = Keys(settings.prefix)
-        self.new_link = partial(Link, url, strict_tls=strict_tls, ca_file=settings.ca_file)
+        self.keys = Keys(key_prefix(url, settings.prefix))
+        self.new_link = partial(
+            Link, url, strict_tls=strict_tls, ca_file=settings.ca_file, prefix=self.keys.prefix
+        )
         link = partial(self.new_link, self._health, SCRIPTS)
         self._link, self._read_link = link(), link()
         self._tail_link = link(timeout_s=BLOCK_MS / 1000 + CALL_S)

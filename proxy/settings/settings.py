@@ -36,7 +36,8 @@ from proxy.settings.blocks.values import (
 def _store(value: SecretStr) -> SecretStr:
     if not is_store_address(value.get_secret_value()):
         raise ValueError(
-            "must be redis://HOST:PORT, rediss://HOST:PORT, unix:///PATH or redis+sentinel://HOST:PORT,…/SERVICE"
+            "must be redis://HOST:PORT, rediss://HOST:PORT, unix:///PATH, "
+            "redis+sentinel://HOST:PORT,…/SERVICE or redis+cluster://HOST:PORT,…"
         )
     return value
 
@@ -107,13 +108,14 @@ class MemoryLogSettings(SettingsBlock):
 
 
 class ValkeyLogSettings(SettingsBlock):
-    """Runs shared by all replicas and workers, in Valkey or Redis (6.2 or later): one server, or the primary
-    that Sentinels name; no cluster."""
+    """Runs shared by all replicas and workers, in Valkey or Redis (6.2 or later): one server, the primary
+    that Sentinels name, or one node of a cluster."""
 
     url: Annotated[SecretStr, AfterValidator(_store)]
     """`redis://USER:PASSWORD@HOST:PORT/DB`; `rediss://` for TLS, `unix://` for a socket. With Sentinels
     `redis+sentinel://USER:PASSWORD@HOST:PORT,HOST:PORT/SERVICE/DB`, or `rediss+sentinel://`: these are asked,
-    without a login, for the primary of `SERVICE`."""
+    without a login, for the primary of `SERVICE`. `redis+cluster://USER:PASSWORD@HOST:PORT,HOST:PORT`, or
+    `rediss+cluster://`, names nodes of a cluster, one of which then has all keys."""
     key: SecretStr = Field(min_length=32)
     """Secret of 32 characters or more that encrypts everything in the store; the same for all replicas. To
     change it without losing a run, see [operate](../operate.md#another-key-for-the-store)."""

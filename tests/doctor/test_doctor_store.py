@@ -65,7 +65,7 @@ async def test_a_store_that_is_away() -> None:
     ("info", "says"),
     [
         ({"role": "slave"}, "replica"),
-        ({"redis_mode": "cluster"}, "cluster"),
+        ({"cluster_enabled": "1"}, "cluster"),
         ({"redis_version": "5.0.14"}, "5.0.14"),
     ],
 )

@@ -64,7 +64,8 @@ WINGS = {
         "routed": "errors identity downstream http llm llm.taps observe observe.spans relay runs settings "
         "settings.blocks sources upstream viewers",
         "replicas.store": "errors http runs settings.blocks text upstream",
-        "replicas": "errors identity observe observe.spans replicas.store runs settings text upstream",
+        "replicas": "errors identity observe observe.spans replicas.store runs settings settings.blocks text "
+        "upstream",
         "replicas.histories": "errors turns observe.users replicas.store",
         "workers": "errors downstream observe runs settings settings.blocks",
         "doctor.findings": "errors",

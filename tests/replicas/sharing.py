@@ -10,6 +10,7 @@ from prometheus_client import CollectorRegistry
 from redis.asyncio import Redis
 
 from flags.decision import Arm, Decision, Mode, Reason
+from proxy.errors import StoreDown
 from proxy.identity import Identity
 from proxy.observe.metrics import Metrics
 from proxy.replicas.followed_run import FollowedRun
@@ -25,6 +26,7 @@ from proxy.text.event_log import EventLog
 from proxy.text.sse import decode
 from proxy.upstream.client import Answer, Request
 from tests.servers.sentinels import Watched
+from tests.servers.store_cluster import Cluster
 from tests.servers.streaming import answer, eventually, route
 from tests.servers.valkey_server import Detour, ValkeyServer
 
@@ -82,7 +84,9 @@ class Replica:
 
 @asynccontextmanager
 async def replica(
-    server: "ValkeyServer | Detour | Watched", routes: Mapping[str, Route] | None = None, **more: Any
+    server: "ValkeyServer | Detour | Watched | Cluster",
+    routes: Mapping[str, Route] | None = None,
+    **more: Any,
 ) -> AsyncIterator[Replica]:
     settings = ValkeyLogSettings.model_validate({"url": server.url, "key": KEY, **more})
     made = Replica()
@@ -157,6 +161,14 @@ def watch(run: ViewableRun) -> Callable[[], None]:
 
 async def has_entry(client: Redis, run: Run) -> bool:
     return await stored(client, run) == len(run.log)
+
+
+async def is_shared(at: Replica, run: Run, key: str) -> bool:
+    """The run is found there, and a request with this key joins it; False while the store is not back."""
+    try:
+        return await at.runs.find(run.id) is not None and await at.runs.joinable([key]) == run.id
+    except StoreDown:
+        return False
 
 
 async def replica_after(server: ValkeyServer, run: Run) -> ViewableRun:

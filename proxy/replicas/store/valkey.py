@@ -17,12 +17,12 @@ from redis.asyncio.connection import Connection, SSLConnection, parse_url
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import ConnectionError as StoreConnectionError
-from redis.exceptions import NoScriptError, ReadOnlyError, RedisError, ResponseError
+from redis.exceptions import MovedError, NoScriptError, ReadOnlyError, RedisError, ResponseError
 
 from flags.tls import strictly, why
 from proxy.errors import StoreDown
-from proxy.replicas.store.sentinels import Sentinels
-from proxy.settings.blocks.store_address import sentinels_of
+from proxy.replicas.store.discovery import ByCluster, BySentinel, Discovery
+from proxy.settings.blocks.store_address import seeds_of
 
 logger = logging.getLogger("headgate.event_log")
 
@@ -86,11 +86,12 @@ class Link:
     """One connection, for one call at a time; opened when it is needed. The link's owner closes it.
 
     Args:
-        url: of the server, or of Sentinels (`store_address.py`); may hold a password.
+        url: of the server, or of those who know it (`store_address.py`); may hold a password.
         scripts: those that may be called.
         timeout_s: for a call, and as much again for the wait for those before it.
         strict_tls: whether its certificate must follow RFC 5280 strictly.
         ca_file: authorities to trust beside the system's.
+        prefix: of all keys, whose node is the server in a cluster.
     """
 
     def __init__(
@@ -102,10 +103,11 @@ class Link:
         *,
         strict_tls: bool = True,
         ca_file: Path | None = None,
+        prefix: str = "",
     ) -> None:
         self._strict_tls = strict_tls
-        address = sentinels_of(url)
-        server: dict[str, Any] = {**parse_url(url if address is None else address.server)}
+        seeds = seeds_of(url)
+        server: dict[str, Any] = {**parse_url(url if seeds is None else seeds.server)}
         shared: dict[str, Any] = {
             "socket_timeout": None,  # the whole call has one
             "socket_connect_timeout": timeout_s,
@@ -117,17 +119,19 @@ class Link:
         if ca_file is not None and issubclass(connection_class, SSLConnection):
             server.setdefault("ssl_ca_certs", str(ca_file))
         self._connection: Connection = connection_class(**{**shared, **server})
-        self._sentinels: Sentinels | None = None
-        if address is not None:
-            tls = {name: value for name, value in server.items() if name.startswith("ssl_")}
+        self._discovery: Discovery | None = None
+        if seeds is not None:
+            by = ByCluster(prefix) if seeds.service is None else BySentinel(seeds.service)
+            own = {name: value for name, value in server.items() if name.startswith("ssl_")}
+            if seeds.service is None:  # the login is that of all nodes; Sentinels have none
+                own |= {name: server[name] for name in ("username", "password") if name in server}
 
             def connection(host: str, port: int) -> Connection:
-                """Without database and login, which are the server's."""
-                made: Connection = connection_class(**{**shared, **tls, "host": host, "port": port})
+                made: Connection = connection_class(**{**shared, **own, "host": host, "port": port})
                 _hold_to_rules(made, strict_tls)
                 return made
 
-            self._sentinels = Sentinels(address.sentinels, address.service, connection)
+            self._discovery = Discovery(seeds.addresses, by, connection)
         self.health = health
         self._scripts = scripts
         self._timeout_s = timeout_s
@@ -180,9 +184,9 @@ class Link:
             replies = await self._exchange(commands)
         except StoreConnectionError:
             replies = await self._exchange(commands)  # the store may close connections that are idle
-        if any(isinstance(reply, ReadOnlyError) for reply in replies):
+        if any(isinstance(reply, (ReadOnlyError, MovedError)) for reply in replies):
             await self._connection.disconnect(nowait=True)
-            replies = await self._exchange(commands)  # it was the primary: there is another one now
+            replies = await self._exchange(commands)  # it was the server to write to: another one is now
         if any(isinstance(reply, NoScriptError) for reply in replies):
             await self._exchange([("SCRIPT", "LOAD", script.text) for script in self._scripts])
             replies = await self._exchange(commands)
@@ -197,8 +201,8 @@ class Link:
         try:
             if not connection.is_connected:
                 _hold_to_rules(connection, self._strict_tls)
-                if self._sentinels is not None:
-                    connection.host, connection.port = await self._sentinels.primary()
+                if self._discovery is not None:
+                    connection.host, connection.port = await self._discovery.primary()
             await connection.send_packed_command(_packed(commands))
             for _ in commands:
                 try:

@@ -1,32 +1,32 @@
-"""The address of the store: one server's, or that of Sentinels who know which server it is. Pure.
+"""The address of the store: one server's, or of those who know which server it is. Pure.
 
-`redis+sentinel://USER:PASSWORD@HOST:PORT,HOST:PORT/SERVICE/DB?…`; user, password, database and what stands
-behind `?` are the server's. `rediss+sentinel://` is TLS, to Sentinels and server.
+`redis+sentinel://USER:PASSWORD@HOST:PORT,HOST:PORT/SERVICE/DB?…`: Sentinels; user, password, database and
+what stands behind `?` are the server's. `redis+cluster://USER:PASSWORD@HOST:PORT,HOST:PORT?…`: nodes of a
+cluster. `rediss+…` is TLS, to all of them.
 """
 
 from dataclasses import dataclass
 from urllib.parse import unquote, urlsplit
 
-SENTINEL_PORT = 26379
-SCHEMES = {"redis+sentinel": "redis", "rediss+sentinel": "rediss"}
-MAX_SENTINELS = 16
+PORTS = {"sentinel": 26379, "cluster": 6379}
+MAX_SEEDS = 16
 
 
 @dataclass(frozen=True, slots=True)
-class SentinelAddress:
-    """Whom to ask for the primary, and how to reach it then."""
+class Seeds:
+    """Whom to ask for the server, and how to reach it then."""
 
-    sentinels: tuple[tuple[str, int], ...]
-    service: str
-    """The name under which the Sentinels watch the primary."""
+    addresses: tuple[tuple[str, int], ...]
+    service: str | None
+    """The name under which Sentinels watch the primary; None: these are nodes of a cluster."""
     server: str
-    """URL of the server, which may hold a password; its host is that of the first Sentinel."""
+    """URL of the server, which may hold a password; its host is that of the first one to ask."""
 
 
 def is_store_address(value: str) -> bool:
     """True if it can be the store's."""
     try:
-        if sentinels_of(value) is not None:
+        if seeds_of(value) is not None:
             return True
         parts = urlsplit(value)
         found = parts.path if parts.scheme == "unix" else parts.hostname and parts.port != 0
@@ -35,26 +35,36 @@ def is_store_address(value: str) -> bool:
     return bool(found) and parts.scheme in {"redis", "rediss", "unix"}
 
 
-def sentinels_of(url: str) -> SentinelAddress | None:
+def seeds_of(url: str) -> Seeds | None:
     """None: it names the server itself. Raises ValueError, which may hold the password."""
     parts = urlsplit(url)
-    if parts.scheme not in SCHEMES:
+    scheme, _, kind = parts.scheme.partition("+")
+    if scheme not in {"redis", "rediss"} or kind not in PORTS:
         return None
     login, _, hosts = parts.netloc.rpartition("@")
-    addresses = tuple(_address(host) for host in hosts.split(","))
+    addresses = tuple(_address(host, PORTS[kind]) for host in hosts.split(","))
     service, _, database = parts.path.removeprefix("/").partition("/")
-    if not service or (database and not database.isdecimal()) or len(addresses) > MAX_SENTINELS:
-        raise ValueError("no service, a database that is no number, or too many Sentinels")
+    if (kind == "sentinel") != bool(service) or (database and not database.isdecimal()):
+        raise ValueError("Sentinels have a service, and a number for the database; a cluster has neither")
+    if len(addresses) > MAX_SEEDS:
+        raise ValueError("too many to ask")
     host, port = addresses[0]
     at = f"{login}@" if login else ""
     name = f"[{host}]" if ":" in host else host
     query = f"?{parts.query}" if parts.query else ""
-    server = f"{SCHEMES[parts.scheme]}://{at}{name}:{port}/{database}{query}"
-    return SentinelAddress(addresses, unquote(service), server)
+    server = f"{scheme}://{at}{name}:{port}/{database}{query}"
+    return Seeds(addresses, unquote(service) if service else None, server)
 
 
-def _address(text: str) -> tuple[str, int]:
+def key_prefix(url: str, prefix: str) -> str:
+    """Start of every key's name. In a cluster it has a hash tag, so that all keys are on one node: scripts
+    change several at once, of runs and of their users."""
+    seeds = seeds_of(url)
+    return f"{{{prefix}}}" if seeds is not None and seeds.service is None else prefix
+
+
+def _address(text: str, default: int) -> tuple[str, int]:
     parts = urlsplit(f"//{text}")
     if not parts.hostname or parts.port == 0 or parts.username is not None:
-        raise ValueError("a Sentinel without a host, or at port 0")
-    return parts.hostname, parts.port or SENTINEL_PORT
+        raise ValueError("one without a host, or at port 0")
+    return parts.hostname, parts.port or default
