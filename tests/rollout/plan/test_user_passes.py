@@ -6,7 +6,7 @@ from flags.rollout.plan import user_passes
 from flags.rollout.plan.user_passes import UserPasses
 from flags.rollout.plan.user_rollouts import HALF_AFTER
 from flags.rollout.verdict.e_processes import Vector
-from proxy.observe import watched_users
+from proxy.observe.users import watched_users
 
 ROLLOUTS, USERS = 200, 60
 TIMES = np.linspace(40, 400, 10)
