@@ -16,6 +16,7 @@ import yaml
 
 from tests.servers.streaming import eventually
 from tests.servers.unleash_server import Unleash
+from tests.servers.with_parent import WITH_PARENT
 
 ROOT = Path(__file__).parents[2]
 FLAG = "headgate.streaming"
@@ -97,7 +98,7 @@ class Ops:
 async def process(*command: str, environment: dict[str, str], ready: str) -> AsyncIterator[None]:
     """A part of the installation, up when its address answers."""
     running = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", *command, cwd=ROOT, env=environment, stdout=DEVNULL
+        *(*WITH_PARENT, sys.executable, "-m", *command), cwd=ROOT, env=environment, stdout=DEVNULL
     )
 
     async def answers() -> bool:

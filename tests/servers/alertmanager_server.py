@@ -16,6 +16,7 @@ import yaml
 from tests.servers.ports import free_port
 from tests.servers.scripted import Asked, ScriptedUpstream
 from tests.servers.streaming import eventually
+from tests.servers.with_parent import WITH_PARENT
 
 STARTING_S = 60.0
 
@@ -45,7 +46,7 @@ async def alertmanager(directory: Path, on_call: OnCall) -> AsyncIterator[str]:
         settings.write_text(yaml.safe_dump({"route": route, "receivers": [receiver]}))
         with (directory / "alertmanager.log").open("ab") as log:
             process = await asyncio.create_subprocess_exec(
-                "prometheus-alertmanager",
+                *(*WITH_PARENT, "prometheus-alertmanager"),
                 f"--config.file={settings}",
                 f"--storage.path={directory / 'alerts'}",
                 f"--web.listen-address={address}",

@@ -17,6 +17,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, star
 from flags.rollout.policy.guardrail_settings import FIRST_CONTENT_S, REQUEST_S
 from tests.servers.ports import free_port
 from tests.servers.streaming import eventually
+from tests.servers.with_parent import WITH_PARENT
 
 STARTING_S = 60.0
 SCRAPE_S = 0.25
@@ -156,7 +157,7 @@ class Prometheus:
         self._write_settings()
         with (self._directory / "prometheus.log").open("ab") as log:
             self._process = await asyncio.create_subprocess_exec(
-                "prometheus",
+                *(*WITH_PARENT, "prometheus"),
                 f"--config.file={self._settings}",
                 f"--storage.tsdb.path={self._directory / 'data'}",
                 f"--web.listen-address=127.0.0.1:{self.port}",

