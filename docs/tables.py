@@ -3,7 +3,7 @@
 import enum
 import json
 import types
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from datetime import date, timedelta
 from pathlib import Path
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
@@ -47,13 +47,18 @@ def table(path: str, model: type[BaseModel]) -> list[str]:
 
 
 def _kind(field: FieldInfo) -> str:
-    bounds = [
-        f"{word} {value}"
-        for entry in field.metadata
-        for word, attribute in (("over", "gt"), ("at least", "ge"), ("at most", "le"), ("under", "lt"))
-        if (value := getattr(entry, attribute, None)) is not None
-    ]
-    return ", ".join([_extra(field, "kind") or _type(field.annotation), *bounds])
+    return ", ".join([_extra(field, "kind") or _type(field.annotation), *_bounds(field.metadata)])
+
+
+def _bounds(metadata: Iterable[Any]) -> Iterator[str]:
+    """The bounds of a type, in words; those of an inner type stand in a `Field`."""
+    for entry in metadata:
+        if isinstance(entry, FieldInfo):
+            yield from _bounds(entry.metadata)
+            continue
+        for word, attribute in (("over", "gt"), ("at least", "ge"), ("at most", "le"), ("under", "lt")):
+            if (value := getattr(entry, attribute, None)) is not None:
+                yield f"{word} {value}"
 
 
 def _extra(field: FieldInfo, name: str) -> str:
@@ -70,7 +75,7 @@ def _type(annotation: Any) -> str:
     if isinstance(annotation, type) and issubclass(annotation, enum.Enum):
         origin, arguments = Literal, tuple(member.value for member in annotation)
     if origin is Annotated:
-        return _type(arguments[0])
+        return ", ".join([_type(arguments[0]), *_bounds(arguments[1:])])
     if origin is Literal:
         return " or ".join(f"`{value}`" for value in arguments)
     if origin in {Union, types.UnionType}:

@@ -131,7 +131,7 @@ class SentRequest:
             self._send_more()
 
     def _look_for_continue(self) -> None:
-        """True if the upstream asks for the body, or has answered without it."""
+        """Go on if the upstream asks for the body; send none if it has answered without it."""
         connection = self._exchange.connection
         if connection.response.status:
             # The client is never asked for it then.

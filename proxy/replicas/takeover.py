@@ -182,7 +182,7 @@ class Takeover:
         try:
             request = await self._stored_request(run) if run.meta.has_request else None
         except Unsealable as exc:
-            logger.error("stored order cannot be read", extra={"run": run.id, "why": str(exc)})
+            logger.error("stored request cannot be read", extra={"run": run.id, "why": str(exc)})
             await self._end(run, REPLICA_LOST)
             return
         has_room = request is not None and self._executor.may_take(
@@ -274,7 +274,7 @@ class Takeover:
             self._on_cancelled(run.id)
 
     async def _end(self, run: FollowedRun, code: str) -> None:
-        """End a run for all viewers, in the store and here. Of all replicas, the store lets the first one."""
+        """End a run for all viewers, in the store and here. The store lets only the first replica do so."""
         if run.log.ended:
             return
         seq, entry = len(run.log), run.terminal(code)
