@@ -3,7 +3,7 @@
 What a proxy says is believed as far as the chain of trusted proxies reaches, seen from here: each of them has
 written whom it was asked by. What stands before is what a stranger says of itself, and goes no further.
 
-`proxy/serving.py` chooses the rule that is in force. Source: RFC 7239 (`Forwarded`); `X-Forwarded-…` has none.
+`proxy/serving.py` chooses the rule in force. Source: RFC 7239 (`Forwarded`); `X-Forwarded-…` has none.
 """
 
 import re

@@ -1,7 +1,7 @@
 """The metrics of `docs/design.md`, section 7. All label sets exist from the first scrape.
 
-Children are bound once per route, so that a request looks up no labels. Names stand here without `headgate_`, and
-counters without `_total`.
+Children are bound once per route, so that a request looks up no labels. Names stand here without
+`headgate_`, and counters without `_total`.
 """
 
 import asyncio

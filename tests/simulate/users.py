@@ -310,7 +310,7 @@ def _clustered(bad: Array, every: Array) -> Array:
 
 def evidence(rollout: Rollout, margin: float = NO_WORSE) -> tuple[Array, Array]:
     """By look, the log e-value of harm by requests alone, and that of all bets by their stakes."""
-    null = RatioNull.of_harm(margin)
+    null = RatioNull.at_most(margin)
     every = rollout.every
     found = []
     for bad, weights, times in (
@@ -357,7 +357,7 @@ def _by_draw(rollout: Rollout) -> Array:
 def early(rollout: Rollout, *, min_users: int = 3) -> Array:
     """By look, whether the test of the first requests has found harm by then."""
     limits = np.array((0, *early_limits(EARLY["rate"], int(EARLY["of"]), EARLY["alpha"] / 2)))
-    null, found = RatioNull.of_harm(NO_WORSE), np.zeros(LOOKS, dtype=bool)
+    null, found = RatioNull.at_most(NO_WORSE), np.zeros(LOOKS, dtype=bool)
     for first, last in [
         (0, LOOKS),
         *((BEGINS[s], BEGINS[s] + hours * 6) for s, (_, hours) in enumerate(STEPS)),

@@ -220,7 +220,7 @@ def _until(simulated: _SimulatedStep) -> float:
 
 
 def _ratio_proof(simulated: _SimulatedStep, rail: RateRatio) -> Vector:
-    rate, null = _rate_of(simulated, rail), JointNull.of_safety(rail.harm, rail.or_points)
+    rate, null = _rate_of(simulated, rail), JointNull.at_least(rail.harm, rail.or_points)
     if not rate.of:
         return np.full(len(simulated.ready), NEVER)
     thresholds = Thresholds.of(simulated.policy.budget_value(), rail.weight)
@@ -242,7 +242,7 @@ def _ceiling_proof(simulated: _SimulatedStep, rail: Ceiling) -> Vector | None:
     """Proof that a rate at its ceiling is safe; None for a dark step, in which nothing streams."""
     if not simulated.step.share:
         return None
-    null, requests = RateNull.of_safety(rail.harm), simulated.arms(simulated.traffic.failed.of).stream
+    null, requests = RateNull.at_least(rail.harm), simulated.arms(simulated.traffic.failed.of).stream
     if rail.of == "unrecovered":
         requests *= simulated.traffic.failed.at
     if not requests:

@@ -226,7 +226,7 @@ def _never_fails(policy: Policy, plan: Plan) -> Iterator[str]:
         if not isinstance(rail, RateRatio) or rail.or_points is None:
             continue
         threshold = Thresholds.of(policy.budget_value(), rail.weight).safe
-        null = JointNull.of_safety(rail.harm, rail.or_points)
+        null = JointNull.at_least(rail.harm, rail.or_points)
         times = []
         for step in plan.steps:
             both = step.stream_per_h + step.control_per_h

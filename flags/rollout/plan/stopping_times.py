@@ -23,7 +23,7 @@ CLEAN_NATS = 0.1
 
 NEVER = np.inf
 
-_NO_WORSE = RatioNull.of_harm(NO_WORSE)
+_NO_WORSE = RatioNull.at_most(NO_WORSE)
 
 Generator = np.random.Generator
 Draw = Callable[[int], tuple[Vector, Vector]]

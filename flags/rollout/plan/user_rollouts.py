@@ -93,7 +93,7 @@ class UserRollouts:
         self._agreed, self._forecast = np.zeros((2, self.rollouts, 1))
         self._met = np.zeros(shape)
         """Failures that were expected of each user in a compared arm."""
-        self._null = RatioNull.of_harm(self.rail.margin)
+        self._null = RatioNull.at_most(self.rail.margin)
         self._before = _Counts.none(self.rollouts, 1)
         self._all_steps = np.zeros((2, self.rollouts, len(self._null.weights)))
         self._step_logs: list[Vector] = []
@@ -143,7 +143,7 @@ class UserRollouts:
 
     def safe(self, shares: Shares, until: float, threshold: float, ready: Vector) -> Vector:
         """Return the look at which each rollout of a clean build is shown to be safe in this step."""
-        null = JointNull.of_safety(self.rail.harm, self.rail.or_points)
+        null = JointNull.at_least(self.rail.harm, self.rail.or_points)
         most = AT_MOST if self.population.known_looks else 1.0  # of the bet on harm by requests alone
 
         def gains(counts: _Counts) -> Vector:

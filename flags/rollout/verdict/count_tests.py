@@ -82,7 +82,7 @@ class _FirstRequests:
     def __init__(self, limits: Sequence[int], min_users: int) -> None:
         self._limits = limits
         self._min_users = min_users
-        self._null = RatioNull.of_harm(NO_WORSE)
+        self._null = RatioNull.at_most(NO_WORSE)
         self.stream, self.control = Tally(), Tally()
         self.at_least = ""
         self._by_bucket = np.zeros((2, len(ROWS), BUCKETS))

@@ -83,7 +83,7 @@ class RatioNull:
     weights: Vector
 
     @classmethod
-    def of_harm(cls, margin: float) -> "RatioNull":
+    def at_most(cls, margin: float) -> "RatioNull":
         """The ratio is at most `margin`."""
         steps = np.linspace(0.0, math.log(MOST_RATIO / margin), GRID + 1)[1:]
         return cls(margin, margin * np.exp(steps), _half_normal(steps))
@@ -96,7 +96,7 @@ class RatioNull:
         return cls(1.0, np.exp(steps), _half_normal(math.log(MANY_TIMES) - steps))
 
     @classmethod
-    def of_safety(cls, harm: float) -> "RatioNull":
+    def at_least(cls, harm: float) -> "RatioNull":
         """The ratio is at least `harm`."""
         steps = np.linspace(0.0, math.log(MOST_RATIO), GRID + 1)[1:]
         return cls(harm, harm * np.exp(-steps), _half_normal(steps))
@@ -139,7 +139,7 @@ class DifferenceNull:
     weights: Vector
 
     @classmethod
-    def of_safety(cls, harm: float) -> "DifferenceNull":
+    def at_least(cls, harm: float) -> "DifferenceNull":
         """The difference is at least `harm`, 0 to 0.5. Rare failures have the most weight."""
         low = harm / MOST_RATIO
         high = min(MOST_POINTS * harm, (1 - harm) / 2)
@@ -177,10 +177,10 @@ class JointNull:
     difference: DifferenceNull | None
 
     @classmethod
-    def of_safety(cls, harm: float, points: float | None) -> "JointNull":
+    def at_least(cls, harm: float, points: float | None) -> "JointNull":
         """The ratio is at least `harm` and, unless None, the difference is at least `points` in percent."""
         return cls(
-            RatioNull.of_safety(harm), None if points is None else DifferenceNull.of_safety(points / HUNDRED)
+            RatioNull.at_least(harm), None if points is None else DifferenceNull.at_least(points / HUNDRED)
         )
 
     @property
@@ -231,14 +231,14 @@ class RateNull:
     weights: Vector
 
     @classmethod
-    def of_harm(cls, ceiling: float) -> "RateNull":
+    def at_most(cls, ceiling: float) -> "RateNull":
         """The rate is at most `ceiling`."""
         odds = ceiling / (1 - ceiling)
         steps = np.linspace(0.0, math.log(MOST_RATIO), GRID + 1)[1:]
         return cls(ceiling, _rate(odds * np.exp(steps)), _half_normal(steps))
 
     @classmethod
-    def of_safety(cls, harm: float) -> "RateNull":
+    def at_least(cls, harm: float) -> "RateNull":
         """The rate is at least `harm`."""
         odds = harm / (1 - harm)
         steps = np.linspace(0.0, math.log(MOST_RATIO), GRID + 1)[1:]

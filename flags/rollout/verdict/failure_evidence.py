@@ -96,7 +96,7 @@ class FailureEvidence:
 
 class _Bets:
     def __init__(self, rail: RateRatio, steps: Sequence[Exposure]) -> None:
-        no_harm = RatioNull.of_harm(rail.margin)
+        no_harm = RatioNull.at_most(rail.margin)
         self._by_requests = _Compared(no_harm, len(steps))
         self._by_expected = _Compared(no_harm, len(steps))
         thinned = rail.margin <= BY_USERS_MARGIN

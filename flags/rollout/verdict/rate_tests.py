@@ -30,8 +30,8 @@ class RatioTest:
         self.name = rail.name
         self._thresholds = Thresholds.of(budget, rail.weight)
         self._no_harm, self._harm = (
-            RatioNull.of_harm(rail.margin),
-            JointNull.of_safety(rail.harm, rail.or_points),
+            RatioNull.at_most(rail.margin),
+            JointNull.at_least(rail.harm, rail.or_points),
         )
         self._evidence = RateEvidence(self._no_harm, self._harm, len(steps))
         self._failures = FailureEvidence(rail, steps) if rail.limit_s is None else None
@@ -105,7 +105,7 @@ class CeilingTest:
         self.name = rail.name
         self._thresholds = Thresholds.of(budget, rail.weight)
         self._rate = _RATES[rail.of]
-        self._no_harm, self._harm = RateNull.of_harm(rail.at), RateNull.of_safety(rail.harm)
+        self._no_harm, self._harm = RateNull.at_most(rail.at), RateNull.at_least(rail.harm)
         self._evidence = RateEvidence(self._no_harm, self._harm, len(steps))
         self._tally = Tally()
         self._samples_ever = 0

@@ -24,7 +24,7 @@ class UsualTest:
         self._rail = rail
         self.name = rail.name
         self._thresholds = Thresholds.of(budget, rail.weight)
-        self._no_harm = RatioNull.of_harm(rail.margin)
+        self._no_harm = RatioNull.at_most(rail.margin)
         self._evidence = HarmEvidence(self._no_harm, len(steps))
         # Slow answers and all of them, by arm and bucket, in all steps.
         self._counts = np.zeros((2, len(ROWS), BUCKETS))

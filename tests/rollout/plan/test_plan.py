@@ -100,7 +100,7 @@ SAFE_AT = math.log(20)
 @pytest.mark.parametrize(("arms", "least", "most"), [(Arms(5, 15), 0.97, 1.0), (Arms(1, 19), 0.55, 0.70)])
 def test_a_clean_build_is_proved_as_often_as_it_was_simulated(arms: Arms, least: float, most: float) -> None:
     """By others' code, each minute for 24 hours with 20 requests, 1 % of which fail: 99.6 % and 63 %."""
-    null, rng = RatioNull.of_safety(2.0), np.random.default_rng(1)
+    null, rng = RatioNull.at_least(2.0), np.random.default_rng(1)
 
     looks = stopped(ratio_events(rng, null, arms, 0.01, 0.01), null, SAFE_AT)
 
@@ -111,7 +111,7 @@ def test_a_clean_build_is_proved_as_often_as_it_was_simulated(arms: Arms, least:
 @pytest.mark.parametrize("ratio", [3, 5, 10])
 def test_harm_is_found_after_as_many_failures_as_theory_says(ratio: int) -> None:
     """The threshold, and what a mixture costs, over the information in one failure."""
-    null, rng, threshold = RatioNull.of_harm(1.25), np.random.default_rng(2), math.log(200)
+    null, rng, threshold = RatioNull.at_most(1.25), np.random.default_rng(2), math.log(200)
     here, at_margin = ratio / (1 + ratio), 1.25 / 2.25
     information = here * math.log(here / at_margin)
     information += (1 - here) * math.log((1 - here) / (1 - at_margin))
@@ -123,7 +123,7 @@ def test_harm_is_found_after_as_many_failures_as_theory_says(ratio: int) -> None
 
 def test_a_rate_is_proved_after_as_many_requests_as_theory_says() -> None:
     """Of a ceiling, against which one arm stands alone."""
-    null, rng = RateNull.of_safety(0.06), np.random.default_rng(3)
+    null, rng = RateNull.at_least(0.06), np.random.default_rng(3)
     information = 0.02 * math.log(0.02 / 0.06) + 0.98 * math.log(0.98 / 0.94)
 
     looks = stopped(rate_events(rng, null, 0.5, 0.02), null, SAFE_AT)
@@ -133,7 +133,7 @@ def test_a_rate_is_proved_after_as_many_requests_as_theory_says() -> None:
 
 def test_a_harm_passes_for_safe_as_seldom_as_the_budget_says() -> None:
     """At the ratio that safety rules out, in 5 of 100 rollouts at most, however long."""
-    null, rng = RatioNull.of_safety(2.0), np.random.default_rng(4)
+    null, rng = RatioNull.at_least(2.0), np.random.default_rng(4)
 
     looks = stopped(
         ratio_events(rng, null, Arms(100, 100), 0.02, 0.01), null, SAFE_AT, number=200, until=1000
@@ -144,7 +144,7 @@ def test_a_harm_passes_for_safe_as_seldom_as_the_budget_says() -> None:
 
 def test_evidence_stands_until_there_are_samples_enough() -> None:
     """Samples from before count at the first look that may use them, and at no later one."""
-    null, rng = RateNull.of_safety(0.5), np.random.default_rng(5)
+    null, rng = RateNull.at_least(0.5), np.random.default_rng(5)
 
     ready = stopped(rate_events(rng, null, 0.1, 0.001), null, SAFE_AT, ready=500, number=9)
     late = stopped(rate_events(rng, null, 0.1, 0.001), null, SAFE_AT, ready=1e6, number=9)
@@ -155,7 +155,7 @@ def test_evidence_stands_until_there_are_samples_enough() -> None:
 
 def test_evidence_that_is_lost_by_then_does_not_count() -> None:
     """Evidence by luck, before there were samples enough, does not last."""
-    null, rng, threshold = RateNull.of_safety(0.5), np.random.default_rng(5), math.log(2)
+    null, rng, threshold = RateNull.at_least(0.5), np.random.default_rng(5), math.log(2)
 
     lucky, ready = (
         stopped(rate_events(rng, null, 1.0, 0.5), null, threshold, ready=look, until=400) for look in (0, 300)
@@ -166,7 +166,7 @@ def test_evidence_that_is_lost_by_then_does_not_count() -> None:
 
 def test_what_takes_longer_than_was_looked_ahead_is_not_found() -> None:
     """Though events are drawn beyond."""
-    null, rng = RateNull.of_safety(0.06), np.random.default_rng(5)
+    null, rng = RateNull.at_least(0.06), np.random.default_rng(5)
 
     looks = stopped(rate_events(rng, null, 1.0, 0.02), null, SAFE_AT, until=200)
 
@@ -184,7 +184,7 @@ def test_hours_are_those_of_one_in_ten_and_half_and_nine_in_ten() -> None:
 
 def test_of_arms_that_are_seldom_both_there_little_is_learned() -> None:
     """A verdict waits for the other arm; a plan takes such a failure for lost, and is rather too long."""
-    null = RatioNull.of_safety(2.0)
+    null = RatioNull.at_least(2.0)
 
     seldom, often = (
         stopped(ratio_events(np.random.default_rng(6), null, Arms(each, each), 0.1, 0.1), null, SAFE_AT)

@@ -45,7 +45,7 @@ def at_most_one(values: np.ndarray) -> bool:
 @pytest.mark.parametrize("ratio", [1.0, 1.25])
 def test_a_bet_on_harm_wins_nothing_where_there_is_none(rate: float, stream: int, control: int, ratio: float):
     """The mean of the e-value over all paths is at most 1: at the margin and below, for arms of any size."""
-    null, random = RatioNull.of_harm(1.25), np.random.default_rng(1)
+    null, random = RatioNull.at_most(1.25), np.random.default_rng(1)
     share = stream / (stream + control)
     bad = random.binomial(stream, rate * ratio, (PATHS, 6)).sum(axis=1, keepdims=True)
     other = random.binomial(control, rate, (PATHS, 6)).sum(axis=1, keepdims=True)
@@ -58,7 +58,7 @@ def test_a_bet_on_harm_wins_nothing_where_there_is_none(rate: float, stream: int
 @pytest.mark.parametrize("ratio", [2.0, 3.0])
 def test_a_bet_on_safety_wins_nothing_where_harm_is(ratio: float):
     """The mirrored bet is as fair: at the harm that is to be ruled out, and beyond."""
-    null, random = RatioNull.of_safety(2.0), np.random.default_rng(2)
+    null, random = RatioNull.at_least(2.0), np.random.default_rng(2)
     bad = random.binomial(300, 0.02 * ratio, (PATHS, 1))
     other = random.binomial(300, 0.02, (PATHS, 1))
 
@@ -69,7 +69,7 @@ def test_a_bet_on_safety_wins_nothing_where_harm_is(ratio: float):
 
 def test_a_bet_stays_fair_while_the_weather_changes():
     """The rate moves tenfold from batch to batch, and the arms' sizes with it: still nothing to win."""
-    null, random = RatioNull.of_harm(1.25), np.random.default_rng(3)
+    null, random = RatioNull.at_most(1.25), np.random.default_rng(3)
     logs = np.zeros((PATHS, len(null.ratios)))
     for rate, stream, control in [(0.01, 20, 80), (0.1, 90, 10), (0.03, 30, 30), (0.1, 10, 90)]:
         share = stream / (stream + control)
@@ -84,10 +84,10 @@ def test_a_bet_stays_fair_while_the_weather_changes():
 @pytest.mark.parametrize(
     ("null", "rate"),
     [
-        (RateNull.of_harm(0.02), 0.02),
-        (RateNull.of_harm(0.02), 0.005),
-        (RateNull.of_safety(0.06), 0.06),
-        (RateNull.of_safety(0.06), 0.2),
+        (RateNull.at_most(0.02), 0.02),
+        (RateNull.at_most(0.02), 0.005),
+        (RateNull.at_least(0.06), 0.06),
+        (RateNull.at_least(0.06), 0.2),
         (RateNull.of_mismatch(0.6), 0.6),
     ],
 )
@@ -104,7 +104,7 @@ def test_a_bet_on_a_rate_wins_nothing_where_it_is_kept(null: RateNull, rate: flo
 @given(logs=st.lists(st.floats(-300, 300), min_size=48, max_size=48), tempering=st.floats(1, 1000))
 def test_tempering_adds_at_most_one(logs: list[float], tempering: float):
     """No estimate of the dispersion, also from the same counts, can spoil an e-process."""
-    process = RatioNull.of_harm(1.25).e_process()
+    process = RatioNull.at_most(1.25).e_process()
     process.logs += np.array(logs)
 
     assert process.log(tempering) <= np.logaddexp(process.log(), 0.0) + 1e-9
@@ -117,7 +117,7 @@ def test_evidence_of_harm_falls_as_the_margin_rises(
 ):
     """A policy that tolerates more does not find harm sooner."""
     low, high = sorted(margins)
-    of_low, of_high = (ratio_evidence(RatioNull.of_harm(margin), batches, share) for margin in (low, high))
+    of_low, of_high = (ratio_evidence(RatioNull.at_most(margin), batches, share) for margin in (low, high))
 
     assert of_high <= max(of_low, 0.0) + 1e-6
 
@@ -126,7 +126,7 @@ def test_evidence_of_harm_falls_as_the_margin_rises(
 @given(batches=BATCHES, share=SHARES)
 def test_evidence_does_not_depend_on_how_it_is_cut(batches: list[tuple[int, int]], share: float):
     """At one share of requests, many small batches say what one large one says."""
-    null = RatioNull.of_harm(1.25)
+    null = RatioNull.at_most(1.25)
     whole = [(sum(stream for stream, _ in batches), sum(control for _, control in batches))]
 
     assert ratio_evidence(null, batches, share) == pytest.approx(
@@ -138,7 +138,7 @@ def test_evidence_does_not_depend_on_how_it_is_cut(batches: list[tuple[int, int]
 @given(data=st.data(), batches=st.lists(st.tuples(COUNTS, COUNTS, SHARES), min_size=2, max_size=8))
 def test_the_order_of_batches_does_not_matter(data: st.DataObject, batches: list[tuple[int, int, float]]):
     """Evidence is a sum."""
-    null = RatioNull.of_harm(1.25)
+    null = RatioNull.at_most(1.25)
     one, other = null.e_process(), null.e_process()
     for batch in batches:
         one.logs += null.log_increments(*batch)
@@ -152,7 +152,7 @@ def test_the_order_of_batches_does_not_matter(data: st.DataObject, batches: list
 @given(failed=st.integers(0, 10_000), share=SHARES, ordinary=BATCHES)
 def test_an_outage_of_both_arms_is_no_evidence(failed: int, share: float, ordinary: list[tuple[int, int]]):
     """Failures in proportion win no bet on harm, however many they are."""
-    null = RatioNull.of_harm(1.25)
+    null = RatioNull.at_most(1.25)
     stream = math.floor(failed * share)
 
     before = ratio_evidence(null, ordinary, share)
@@ -163,7 +163,7 @@ def test_an_outage_of_both_arms_is_no_evidence(failed: int, share: float, ordina
 
 def test_an_arm_that_has_all_the_requests_settles_nothing_by_itself():
     """At a share of 0 or 1 the arm of an event is known beforehand: the bet stands still, and is finite."""
-    null = RatioNull.of_harm(1.25)
+    null = RatioNull.at_most(1.25)
 
     assert null.log_increments(0, 7, 0.0) == pytest.approx(0.0)
     assert null.log_increments(7, 0, 1.0) == pytest.approx(0.0)
@@ -172,15 +172,15 @@ def test_an_arm_that_has_all_the_requests_settles_nothing_by_itself():
 @pytest.mark.parametrize("bad", [(0, 2**53), (2**53, 0), (2**53, 2**53)])
 def test_a_bet_survives_any_count(bad: tuple[int, int]):
     """The largest counts that a counter can show still give a finite number."""
-    assert math.isfinite(ratio_evidence(RatioNull.of_harm(1.25), [bad]))
-    assert math.isfinite(ratio_evidence(RatioNull.of_safety(2.0), [bad]))
+    assert math.isfinite(ratio_evidence(RatioNull.at_most(1.25), [bad]))
+    assert math.isfinite(ratio_evidence(RatioNull.at_least(2.0), [bad]))
     assert math.isfinite(rate_evidence(RateNull.of_mismatch(0.5), *bad))
-    assert math.isfinite(rate_evidence(RateNull.of_harm(0.999), *bad))
+    assert math.isfinite(rate_evidence(RateNull.at_most(0.999), *bad))
 
 
 @pytest.mark.parametrize(
     "null",
-    [RatioNull.of_harm(1.25), RatioNull.of_safety(2), RateNull.of_harm(0.02), RateNull.of_mismatch(0.3)],
+    [RatioNull.at_most(1.25), RatioNull.at_least(2), RateNull.at_most(0.02), RateNull.of_mismatch(0.3)],
 )
 def test_the_stakes_add_up_to_one(null: RatioNull | RateNull):
     """Before anything happens the e-value is 1."""
@@ -198,8 +198,8 @@ def test_a_mismatch_is_seen_on_either_side():
 
 def test_a_ceiling_is_broken_on_one_side_only():
     """Fewer than the ceiling allows is never harm, more than the harm is never safe."""
-    assert rate_evidence(RateNull.of_harm(0.02), 0, 5000) < 0
-    assert rate_evidence(RateNull.of_safety(0.06), 500, 4500) < 0
+    assert rate_evidence(RateNull.at_most(0.02), 0, 5000) < 0
+    assert rate_evidence(RateNull.at_least(0.06), 500, 4500) < 0
 
 
 def test_users_who_are_alike_are_not_dispersed():

@@ -33,7 +33,7 @@ LOG = logging.getLogger(__name__)
 def test_the_bet_wins_nothing_where_the_difference_is(stream: int, control: int, points: float) -> None:
     """By enumeration: its mean over all that can happen in a look is at most 1, at the difference and beyond,
     whatever the rate of control, for each alternative it bets on."""
-    null = DifferenceNull.of_safety(points / 100)
+    null = DifferenceNull.at_least(points / 100)
     x, y = np.arange(stream + 1)[:, None, None], np.arange(control + 1)[None, :, None]
     won = np.exp(null.log_increments(x, stream - x, y, control - y))
 
@@ -45,8 +45,8 @@ def test_the_bet_wins_nothing_where_the_difference_is(stream: int, control: int,
 
 def test_half_of_the_stake_is_on_either() -> None:
     """It begins with nothing won; a bet that is won alone must be won twice over."""
-    null = JointNull.of_safety(RATIO, POINTS)
-    won = DifferenceNull.of_safety(POINTS / 100)
+    null = JointNull.at_least(RATIO, POINTS)
+    won = DifferenceNull.at_least(POINTS / 100)
 
     assert null.e_process().log() == pytest.approx(0)
     both, alone = null.e_process(), EProcess(won.weights)
@@ -96,8 +96,8 @@ def test_harm_by_points_is_seldom_taken_for_safe(
     at_difference = control + POINTS / 100
 
     both = np.maximum(at_difference, RATIO * control)
-    by_points = taken_for_safe(control, at_difference, arms, DifferenceNull.of_safety(POINTS / 100))
-    by_either = taken_for_safe(control, both, arms, JointNull.of_safety(RATIO, POINTS))
+    by_points = taken_for_safe(control, at_difference, arms, DifferenceNull.at_least(POINTS / 100))
+    by_either = taken_for_safe(control, both, arms, JointNull.at_least(RATIO, POINTS))
     LOG.info("taken for safe: by points %d, by either %d, of %d", by_points, by_either, ROLLOUTS)
 
     assert by_points <= most
@@ -134,7 +134,7 @@ def test_a_service_that_never_fails_is_proved() -> None:
 
 def test_a_service_that_never_fails_is_proved_as_soon_as_is_planned() -> None:
     """The very look: what the plan says is what the verdict does."""
-    planned = JointNull.of_safety(RATIO, POINTS).clean(LINE, 0.5)
+    planned = JointNull.at_least(RATIO, POINTS).clean(LINE, 0.5)
     looks = math.ceil(planned / 100)
 
     assert 1500 < planned < 3000
@@ -144,11 +144,11 @@ def test_a_service_that_never_fails_is_proved_as_soon_as_is_planned() -> None:
 
 def test_unequal_arms_need_more_of_the_stream_arm_than_equal_ones() -> None:
     """The clean answers of either arm count, and a larger difference is ruled out sooner."""
-    null = JointNull.of_safety(RATIO, POINTS)
+    null = JointNull.at_least(RATIO, POINTS)
 
     assert null.clean(LINE, 0.5) < null.clean(LINE, 0.75)
-    assert JointNull.of_safety(RATIO, 1.0).clean(LINE, 0.5) < null.clean(LINE, 0.5) / 4
-    assert JointNull.of_safety(RATIO, None).clean(LINE, 0.5) == math.inf
+    assert JointNull.at_least(RATIO, 1.0).clean(LINE, 0.5) < null.clean(LINE, 0.5) / 4
+    assert JointNull.at_least(RATIO, None).clean(LINE, 0.5) == math.inf
 
 
 def test_failures_of_the_stream_arm_take_proof_away() -> None:
