@@ -85,7 +85,8 @@ def peer_alone(headers: Headers, peer: str) -> tuple[Headers, str]:
 
 
 def last_named(headers: Headers, peer: str) -> tuple[Headers, str]:
-    """Every peer is believed, and counts for the last address that it names, which it has added itself."""
+    """Every peer is believed. A request counts for the last address in `X-Forwarded-For`: the peer has added
+    it."""
     client = peer
     for name, value in headers:
         if name == _FOR:

@@ -66,7 +66,7 @@ def _coded(coding: bytes, version: str) -> Body:
 
 
 def frame(body: bytes, chunked: bool, *, last: bool, trailers: Headers | None = None) -> bytes:
-    """A piece of a body in the bytes that go to the upstream. `last`: no piece follows, but `trailers`."""
+    """A piece of a body as bytes for the upstream. After the `last` one only `trailers` follow."""
     if not chunked:
         return body
     framed = b"%x\r\n%b\r\n" % (len(body), body) if body else b""

@@ -1,8 +1,7 @@
 """The fate of a lost run (its replica is gone): another replica takes it over, or it ends with an error.
 
-Each replica that follows a lost run acts by itself, and the store lets one of them through. Its script goes
-by the meta that the replica has seen, so that one new meta follows an old one; and by the end of the log, so
-that a run which ended at the last moment is not executed again.
+Each replica that follows a lost run acts by itself, and the store lets one of them through: a script refuses
+a replica that has not seen the newest meta, and one that comes when the log has its end already.
 """
 
 import logging

@@ -59,14 +59,14 @@ def _edge_of(edges: tuple[float, ...]) -> AfterValidator:
     return AfterValidator(is_edge)
 
 
-class Rail(PolicyBlock):
+class GuardrailSettings(PolicyBlock):
     """One guardrail."""
 
     disabled: Reason | None = None
     """Turns the guardrail off; the text says why. Without this setting the guardrail is in force."""
 
 
-class WeightedRail(Rail):
+class WeightedSettings(GuardrailSettings):
     """A guardrail that is a test, and takes its part of the error budget."""
 
     weight: Weight | None = None
@@ -98,7 +98,7 @@ def _ratio_or_points(value: Any, _: Any) -> float | RatioOrPoints:
     return number
 
 
-class RatioRail(WeightedRail):
+class RatioSettings(WeightedSettings):
     """The stream arm's rate over the control arm's."""
 
     margin: Annotated[Number, Field(ge=1, le=10)] = 1.25
@@ -126,14 +126,14 @@ class RatioRail(WeightedRail):
         return RateRatio(name, weight, limit_s, self.margin, ratio, self.action, points)
 
 
-class ErrorsRail(RatioRail):
+class ErrorsSettings(RatioSettings):
     """Requests that end without a whole answer (`failed`, `truncated`), in both arms."""
 
     def value(self, name: str, weight: float) -> Guardrail:
         return self._compared(name, weight, None)
 
 
-class SlowRail(RatioRail):
+class SlowSettings(RatioSettings):
     """Whole answers that take longer than `limit_s`, in both arms."""
 
     limit_s: Annotated[Number, _edge_of(REQUEST_S)] = 120
@@ -143,7 +143,7 @@ class SlowRail(RatioRail):
         return self._compared(name, weight, self.limit_s)
 
 
-class UsualRail(WeightedRail):
+class UsualSettings(WeightedSettings):
     """Whole answers that took 1.5 times what is usual for their user, in both arms: slowness that no fixed
     limit shows. In force where the policy names it, `usual: {}`.
 
@@ -158,7 +158,7 @@ class UsualRail(WeightedRail):
         return UsualTime(name, weight, self.margin, self.action)
 
 
-class CeilingRail(WeightedRail):
+class CeilingSettings(WeightedSettings):
     """A rate of the stream arm alone, since control has none to compare with."""
 
     at: Rate
@@ -176,7 +176,7 @@ class CeilingRail(WeightedRail):
         return value
 
 
-class FirstContentRail(CeilingRail):
+class FirstContentSettings(CeilingSettings):
     """Streams whose first text comes later than `limit_s`."""
 
     at: Rate = 0.05
@@ -190,7 +190,7 @@ class FirstContentRail(CeilingRail):
         return Ceiling(name, weight, "first_content", self.at, self.harm, self.limit_s, self.action)
 
 
-class FallbackRail(CeilingRail):
+class FallbackSettings(CeilingSettings):
     """Streams that fell back to the batch answer."""
 
     at: Rate = 0.02
@@ -202,7 +202,7 @@ class FallbackRail(CeilingRail):
         return Ceiling(name, weight, "fallback", self.at, self.harm, action=self.action)
 
 
-class RecoveryRail(CeilingRail):
+class RecoverySettings(CeilingSettings):
     """Runs that lost their live text while the answer was still coming, and gave no answer in the end.
 
     What the upstream itself fails is in `errors`, which compares the arms."""
@@ -216,7 +216,7 @@ class RecoveryRail(CeilingRail):
         return Ceiling(name, weight, "unrecovered", self.at, self.harm, action=self.action)
 
 
-class ParityRail(Rail):
+class ParitySettings(GuardrailSettings):
     """Shown text that the batch answer does not confirm: one such section is harm.
 
     `missing`: the answer lacks the section, so nothing confirms its text. `replaced`: the text differed, and
@@ -235,7 +235,7 @@ class ParityRail(Rail):
         return ZeroTolerance(name, frozenset(self.results), self.action)
 
 
-class EarlyRail(Rail):
+class EarlySettings(GuardrailSettings):
     """The first requests of the rollout, and of each step: harm if more of them fail than the usual `rate`
     explains, and fewer in control.
 
@@ -248,8 +248,9 @@ class EarlyRail(Rail):
     alpha: Rate = 0.001
     """Probability of a false alarm while answers fail at that rate."""
     min_users: Annotated[Whole, Field(ge=1, le=8)] = 3
-    """Different users who must have failed answers, at least. Users are in 16 groups by a hash; a group with
-    more failures than the last of so many counts as that one, so that one user's retries are no harm."""
+    """The least number of different users with failed answers. Users are in 16 groups by a hash. Of the
+    groups with the most failures, so many are counted alike, by the last of them: one user's retries are no
+    harm."""
     action: Action = Action.ROLL_BACK
     """The most that this guardrail may do when it finds harm."""
 
@@ -257,7 +258,7 @@ class EarlyRail(Rail):
         return EarlyGuard(name, self.rate, self.of, self.alpha, self.action, self.min_users)
 
 
-class SampleRatioRail(Rail):
+class SampleRatioSettings(GuardrailSettings):
     """Users met in each arm against the written share: a difference means that something measures wrongly. It
     only holds."""
 
@@ -272,22 +273,22 @@ class Guardrails(PolicyBlock):
     """All guardrails are in force. A policy may change one, or turn it off with a reason (`disabled:
     why`)."""
 
-    errors: ErrorsRail = ErrorsRail()
-    slow: SlowRail = SlowRail()
-    usual: UsualRail | None = None
-    first_content: FirstContentRail = FirstContentRail()
-    fallback: FallbackRail = FallbackRail()
-    recovery: RecoveryRail = RecoveryRail()
-    parity: ParityRail = ParityRail()
-    early: EarlyRail = EarlyRail()
-    sample_ratio: SampleRatioRail = SampleRatioRail()
+    errors: ErrorsSettings = ErrorsSettings()
+    slow: SlowSettings = SlowSettings()
+    usual: UsualSettings | None = None
+    first_content: FirstContentSettings = FirstContentSettings()
+    fallback: FallbackSettings = FallbackSettings()
+    recovery: RecoverySettings = RecoverySettings()
+    parity: ParitySettings = ParitySettings()
+    early: EarlySettings = EarlySettings()
+    sample_ratio: SampleRatioSettings = SampleRatioSettings()
 
     @model_validator(mode="after")
     def _weights_add_up(self) -> Self:
         rails = dict(self._weighted())
         given = {name: rail.weight for name, rail in rails.items() if rail.weight is not None}
         total = sum(given.values())
-        if not any(isinstance(rail, RatioRail) for rail in rails.values()):
+        if not any(isinstance(rail, RatioSettings) for rail in rails.values()):
             raise ValueError("nothing compares the arms: leave `errors` or `slow` in force")
         if len(given) == len(rails) and abs(total - 1) > ALMOST:
             raise ValueError(f"the weights add up to {total:g}: make it 1, or leave one of them out")
@@ -296,9 +297,9 @@ class Guardrails(PolicyBlock):
             raise ValueError(f"the weights add up to {total:g}, which leaves nothing for {left}: give less")
         return self
 
-    def _weighted(self) -> Iterator[tuple[str, WeightedRail]]:
+    def _weighted(self) -> Iterator[tuple[str, WeightedSettings]]:
         for name in DEFAULT_WEIGHTS:
-            rail: WeightedRail | None = getattr(self, name)
+            rail: WeightedSettings | None = getattr(self, name)
             if rail is not None and rail.disabled is None:
                 yield name, rail
 

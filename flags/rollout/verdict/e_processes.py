@@ -33,7 +33,7 @@ HUNDRED = 100.0
 """Percentage points in 1."""
 
 MANY_TIMES = 20.0
-"""As many users who are worse than before, where harm is to few."""
+"""The ratio of users who got worse, stream arm to control, that harm to few users is thought to make."""
 
 SPREAD = 1.0
 """Width of the half-normal weights, in the logarithm of the ratio: most weight is on the next factor of 3."""

@@ -5,7 +5,8 @@
 * By users: which arm has the users who came to fail far more often than before.
 * By the draw: how much likelier harm makes it that the flag drew for the stream arm whom it did.
 
-The evidence is the mean of their winnings by stakes, which is an e-value; none of them can hide another one.
+The evidence is the mean of what the bets have won, weighted by their stakes. That is an e-value, and no bet
+can hide what another one has won.
 """
 
 import math
@@ -23,9 +24,10 @@ from flags.rollout.verdict.rate_evidence import HarmEvidence, log_sum
 from flags.rollout.verdict.step_context import SampleSize
 
 AT_MOST = 30 / 20.6
-"""Times the estimate, of 30 degrees of freedom (2 arms of 16 groups): with 90 % users differ no more. Where
-there is the sharper bet by expected failures, it divides the one by requests: that one has most of the false
-alarms, at a time when the few failures so far show little of how users differ."""
+"""A factor: times the estimate, which has 30 degrees of freedom (2 arms of 16 groups), it is an upper bound
+of how much users differ, with 90 %. Where there is the sharper bet by expected failures, it divides the one
+by requests: that one has most of the false alarms, at a time when the few failures so far show little of how
+users differ."""
 
 BY_USERS_MARGIN = 1.25
 """The most that is no harm to the bet by users: proxies count so many fewer failures of the stream arm."""
