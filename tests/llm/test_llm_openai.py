@@ -403,7 +403,6 @@ def test_however_it_is_cut_the_answer_is_the_same(contents: list[list[str]], dat
         pytest.param([START | {"usage": USAGE}, chunk({"content": "a"}), STOP], id="what was used so far"),
         pytest.param([START, STOP], id="no usage"),
         pytest.param([dose("a"), STOP, USED], id="a tool's call, and no end that says so"),
-        pytest.param([dose("a"), chunk({}, reason="eos"), USED], id="the same in another's words"),
         pytest.param([*[chunk({"images": [{"index": 0}]})] * 2, STOP, USED], id="a picture twice"),
         pytest.param(
             [*(chunk({"reasoning_details": [detail]}) for detail in INTERLEAVED), STOP, USED],
@@ -462,7 +461,9 @@ def test_what_cannot_be_joined_for_certain_is_refused(chunks: list[Chunk]) -> No
 ONE_ANSWERS = ["content_filter", "insufficient_system_resource", "error", "abort", "sensitive"]
 
 
-@pytest.mark.parametrize("reason", [*ONE_ANSWERS, "a new reason"])
+@pytest.mark.parametrize(
+    "reason", [*ONE_ANSWERS, "eos", "eos_token", "stop_sequence", "model_length", "a new reason"]
+)
 def test_an_end_that_is_not_known_to_be_harmless_is_no_answer(reason: str) -> None:
     """The batch answer has no text then, or another one."""
     chunks = [START, chunk({"content": "Fever of "}), chunk({}, reason=reason), USED]
@@ -493,16 +494,15 @@ def test_an_error_that_is_null_is_none() -> None:
     assert answer == completion(choice({"content": "a"}), error=None)
 
 
-@pytest.mark.parametrize("reason", ["eos", "eos_token", "stop_sequence", "model_length"])
-def test_other_servers_words_for_a_harmless_end_are_in_the_answer(reason: str) -> None:
-    """Together's, Hugging Face's and Mistral's. A picture, as OpenRouter and LiteLLM show it, comes whole."""
+def test_a_picture_is_in_the_answer() -> None:
+    """OpenRouter and LiteLLM show it whole."""
     picture = {"type": "image_url", "image_url": {"url": "data:image/png;base64,aaaa"}}
     assembler = OpenAI().assembler(1)
-    for each in (chunk({"content": "a", "images": [picture]}), chunk({}, reason=reason), USED):
+    for each in (chunk({"content": "a", "images": [picture]}), STOP, USED):
         assembler.feed(json.dumps(HEAD | each))
 
     (made,) = json.loads(assembler.answer())["choices"]
-    assert made == choice({"content": "a", "images": [picture]}, reason)
+    assert made == choice({"content": "a", "images": [picture]}, "stop")
 
 
 @pytest.mark.parametrize("reason", ["stop", "length"])

@@ -33,12 +33,9 @@ from proxy.llm.dialects.openai.fields import (
     REPEATABLE,
 )
 
-STOPS = frozenset({"stop", "eos", "eos_token"})
-"""The model has ended by itself: OpenAI's word, Together's, and Hugging Face's."""
-
-HARMLESS_FINISHES = STOPS | {"length", "model_length", "stop_sequence", "tool_calls", "function_call"}
-"""Reasons to finish, Mistral's and Hugging Face's among them, after which the batch answer has the stream's
-text. After `content_filter` it has no text, or another one. After an unknown reason nothing is known."""
+HARMLESS_FINISHES = frozenset({"stop", "length", "tool_calls", "function_call"})
+"""Reasons to finish after which the batch answer has the stream's text. After `content_filter` it has no
+text, or another one. After any other reason nothing is known: no batch answer with one was ever seen."""
 
 FINISHES_OF_ONE_ANSWER = frozenset(
     {"content_filter", "insufficient_system_resource", "error", "abort", "sensitive", "network_error"}
@@ -322,7 +319,7 @@ def _stops_at_tools(choice: Mapping[str, Any]) -> bool:
     that said so, and that end with `tool_calls` as batch."""
     message = choice["message"]
     calls = message.get("tool_calls") or message.get("function_call")
-    return bool(calls) and choice["finish_reason"] in STOPS
+    return bool(calls) and choice["finish_reason"] == "stop"
 
 
 def _is_object(text: str) -> bool:
