@@ -6,7 +6,6 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
-from importlib import import_module
 from pathlib import Path
 from time import time
 from typing import TYPE_CHECKING
@@ -85,25 +84,6 @@ if TYPE_CHECKING:
     from proxy.observe.spans.otlp import Traces
     from proxy.replicas.histories.shared_histories import SharedHistories
     from proxy.replicas.shared_runs import ValkeyRuns
-
-OPTIONAL: dict[str, Callable[[Settings], object]] = {
-    "flags.sources.unleash": lambda settings: settings.flags.unleash,
-    "httpx": lambda settings: settings.identity.jwt is not None and settings.identity.jwt.jwks_url,
-    "jwt": lambda settings: settings.identity.jwt is not None and settings.identity.jwt.verifies,
-    "proxy.observe.page.rollout": lambda settings: settings.controller,
-    "proxy.observe.spans.otlp": lambda settings: settings.traces,
-    "proxy.replicas.histories.shared_histories": lambda settings: settings.event_log.valkey,
-    "proxy.replicas.shared_runs": lambda settings: settings.event_log.valkey,
-}
-"""Modules that only some settings need, and what needs them. What they bring along would be most of what a
-process loads."""
-
-
-def load(settings: Settings) -> None:
-    """Import what these settings need, before the process forks: the memory is then its workers' as well."""
-    for module, needs in OPTIONAL.items():
-        if needs(settings):
-            import_module(module)
 
 
 async def serve(

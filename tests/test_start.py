@@ -34,6 +34,7 @@ import asyncio, os, sys
 from pathlib import Path
 import proxy.commands.serve
 from proxy import app
+from proxy.loading import load_optional
 from proxy.settings.file import load
 
 async def running(settings):
@@ -43,7 +44,7 @@ async def running(settings):
 for path in sys.argv[2:]:
     if os.fork() == 0:
         settings = load(Path(path))
-        app.load(settings)
+        load_optional(settings)
         print(path, *{name.partition(".")[0] for name in sys.modules}, flush=True)
         if settings == load(Path(sys.argv[2])):
             asyncio.run(running(settings))

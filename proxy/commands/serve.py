@@ -17,6 +17,7 @@ from flags.errors import FlagsError
 from proxy import app
 from proxy.commands.settings_file import CONFIG, missing_flags, settings_of
 from proxy.errors import SettingsError
+from proxy.loading import load_optional
 from proxy.observe import logs
 from proxy.settings.file import load
 from proxy.settings.settings import Settings
@@ -66,7 +67,7 @@ def _serve(workers: int, config: Path, settings: Settings, sockets: Sockets, sta
         if os.getppid() != parent_pid:  # the directory was the parent's, which is gone
             shutil.rmtree(state_dir, ignore_errors=True)
 
-    app.load(settings)
+    load_optional(settings)
     gc.freeze()  # memory is shared with the workers as long as nobody writes to it
     return Supervisor(
         workers,
@@ -88,5 +89,5 @@ def _read_again(config: Path, state_dir: Path, now: Settings) -> Settings:
     problems = needs_restart(now, settings, switch_engaged=app.kill_file(now, state_dir).exists())
     if problems:
         raise SettingsError([f"{config.name}: {problem}" for problem in problems])
-    app.load(settings)
+    load_optional(settings)
     return settings

@@ -73,7 +73,7 @@ WINGS = {
         "settings.blocks text upstream workers",
         "doctor": "errors doctor.findings doctor.one_request llm llm.assembly llm.dialects outbound "
         "replicas.store settings settings.blocks upstream",
-        "commands": "errors app demo doctor doctor.findings doctor.one_request llm.dialects observe "
+        "commands": "errors app demo loading doctor doctor.findings doctor.one_request llm.dialects observe "
         "observe.page outbound settings settings.blocks workers",
     },
     "flags": {
