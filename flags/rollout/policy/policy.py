@@ -317,9 +317,11 @@ class Policy(FlagPlace):
         """SHA-256, in hexadecimal, of what a rollout is: its flag, its steps, and what they are measured by.
 
         Where things are, who is told, when nothing moves and what the controller may do by itself can change
-        while it goes on.
+        while it goes on. So can the release: a guardrail that is in force only where a policy names it is no
+        part of one that does not, since releases before do not know it.
         """
         said = _plain(self.model_dump(include=_ROLLOUT))
+        said["guardrails"] = {name: rail for name, rail in said["guardrails"].items() if rail is not None}
         return hashlib.sha256(orjson.dumps(said, option=orjson.OPT_SORT_KEYS)).hexdigest()
 
     def group_for(self, rollout: str) -> str:

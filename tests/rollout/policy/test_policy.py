@@ -29,6 +29,8 @@ from proxy.observe import metrics
 from proxy.text.sections import Parity
 
 SECRET = "s3cr3t-value"
+DIGEST_BEFORE = "351ae3ae6ae32fbcfb71f92b49f88cbcf91188a7750f0fd0eaf13a815c9b8e9f"
+"""Of the minimal policy, by a release that did not know the guardrail `usual`."""
 STEPS = [
     {"share": 0, "at_least": "1h"},
     {"share": 1, "at_least": "24h", "prove": False, "approve": True},
@@ -416,6 +418,15 @@ def test_the_digest_is_that_of_what_the_policy_says(path: Path, tmp_path: Path) 
 
     assert plain.digest == spelled_out.digest != changed.digest
     assert len(plain.digest) == 64
+
+
+def test_the_digest_outlives_an_upgrade(path: Path) -> None:
+    """Else a rollout would hold under the next release, since its policy were another: what a release brings
+    is no part of a policy that does not name it."""
+    policy = loaded(path, minimal())
+
+    assert policy.digest == DIGEST_BEFORE
+    assert loaded(path, minimal(guardrails={"usual": {}})).digest != DIGEST_BEFORE
 
 
 def test_who_is_exposed_first_again_is_said(path: Path) -> None:
