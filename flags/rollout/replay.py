@@ -1,5 +1,6 @@
 """Every decision of a journal once more, from what was known then. Pure: the same evidence, the same move."""
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -8,6 +9,10 @@ from flags.rollout.evidence.evidence import batch_from_body
 from flags.rollout.ledger import EntryKind, JournalLine, RolloutState, begins_anew, fold
 from flags.rollout.moves import decide
 from flags.rollout.verdict.evaluator import Evaluator
+
+ALIKE = 1e-9
+"""Of evidence, the part that may differ: another release sums it in another order, and another processor has
+other logarithms in the last digits."""
 
 
 def differences(entries: Iterable[JournalLine]) -> tuple[int, list[str]]:
@@ -47,8 +52,14 @@ def _differences(entry: JournalLine, evaluator: Evaluator, step: int) -> list[st
 def _are_equal(was: Sequence[Mapping[str, Any]], now: Sequence[Mapping[str, Any]]) -> bool:
     """True if verdicts are equal but for their wording, and for fields that older releases do not journal."""
     return len(was) == len(now) and all(
-        value == new[name]
+        _is_equal(value, new[name])
         for old, new in zip(was, now, strict=True)
         for name, value in old.items()
         if name != "sentence"
     )
+
+
+def _is_equal(was: object, now: object) -> bool:
+    if isinstance(was, float) and isinstance(now, float):
+        return math.isclose(was, now, rel_tol=ALIKE, abs_tol=ALIKE)
+    return was == now
