@@ -54,10 +54,23 @@ async def examine(settings: Settings, wishes: Wishes, tell: Callable[[Diagnosis]
     for request in wishes.requests:
         note(await tracing.look(settings, request, to, ways, wishes.wait_s))
     if wishes.addresses:
-        request = wishes.requests[0]
-        wait_s = wishes.wait_s
-        note(await buffering.look(settings.listen, wishes.addresses, request, strict=strict, wait_s=wait_s))
+        note(await _stream(settings, wishes))
     return found
+
+
+async def _stream(settings: Settings, wishes: Wishes) -> list[Diagnosis]:
+    if settings.tls.client_ca is not None:
+        return [
+            skipped(buffering.CHECK, "tls.client_ca is set: a client needs a certificate, and this has none")
+        ]
+    return await buffering.look(
+        settings.listen,
+        wishes.addresses,
+        wishes.requests[0],
+        strict=settings.tls.strict,
+        wait_s=wishes.wait_s,
+        speaks_tls=settings.tls.cert is not None,
+    )
 
 
 async def _flags(settings: Settings, ways: Egress) -> list[Diagnosis]:

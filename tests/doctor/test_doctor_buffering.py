@@ -13,6 +13,7 @@ from proxy.doctor.one_request.buffering import HELD_BACK_S, Arrivals, judged
 from proxy.doctor.one_request.real_request import RealRequest
 from tests.doctor.deployments import settings_of
 from tests.doctor.nginx import nginx
+from tests.servers.authority import certificates
 from tests.servers.ports import free_port
 from tests.servers.scripted import Asked, ScriptedUpstream
 from tests.servers.serving import flag_document
@@ -42,6 +43,12 @@ async def slowly(asked: Asked) -> None:
         await asked.send(f"event: token\ndata: {json.dumps({'text': words})}\n\n".encode())
         await asyncio.sleep(HELD_BACK_S * 1.5)
     await asked.send(b"event: end\ndata: {}\n\n")
+    asked.writer.close()
+
+
+async def at_once(asked: Asked) -> None:
+    await asked.read_body()
+    await asked.send(HEAD + b'event: token\ndata: {"text": "words "}\n\nevent: end\ndata: {}\n\n')
     asked.writer.close()
 
 
@@ -105,6 +112,20 @@ async def test_a_user_without_the_flag_shows_nothing(tmp_path: Path) -> None:
 
     assert (direct.status, through.status) == (Grade.SKIPPED, Grade.SKIPPED)
     assert "a batch answer, with the status 200" in direct.seen
+
+
+async def test_a_headgate_that_speaks_https(tmp_path: Path) -> None:
+    """Its certificate is for the name that clients know, not for the address that it listens on."""
+    certificates(tmp_path, host="192.0.2.1")
+    files = {"cert": str(tmp_path / "server.pem"), "key": str(tmp_path / "server.pem")}
+    async with house(at_once, tmp_path, routes=[route(**NATIVE)], tls=files) as (_, serving, _):
+        listen = serving.url.removeprefix("http://")
+        [found] = await buffering.look(
+            listen, [], request_to(tmp_path), strict=True, wait_s=20, speaks_tls=True
+        )
+        [plain] = await buffering.look(listen, [], request_to(tmp_path), strict=True, wait_s=20)
+
+    assert (found.status, plain.status) == (Grade.OK, Grade.FAIL)
 
 
 async def test_a_headgate_that_is_away(tmp_path: Path) -> None:

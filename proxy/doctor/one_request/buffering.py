@@ -4,6 +4,7 @@ One real request is sent to `listen`; the stream through each address is another
 """
 
 import asyncio
+import ssl
 import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -51,7 +52,13 @@ class Arrivals:
 
 
 async def look(
-    listen: str, addresses: Sequence[str], request: RealRequest, *, strict: bool, wait_s: float
+    listen: str,
+    addresses: Sequence[str],
+    request: RealRequest,
+    *,
+    strict: bool,
+    wait_s: float,
+    speaks_tls: bool = False,
 ) -> list[Diagnosis]:
     """The findings, one for Headgate itself and one for each address.
 
@@ -61,21 +68,24 @@ async def look(
         request: of a route that streams for its user.
         strict: see `tls.strict`.
         wait_s: for the whole stream.
+        speaks_tls: whether `listen` does. Its certificate is for other names than this machine's own, and is
+            not verified here.
     """
     run = str(uuid.uuid4())
     path = unix_path(listen)
     host, _, port = listen.rpartition(":")
-    here = f"http://{'127.0.0.1' if host in {'0.0.0.0', '[::]', '::'} else host}:{port}"
-    here = here if path is None else "http://localhost"
+    place = f"{'127.0.0.1' if host in {'0.0.0.0', '[::]', '::'} else host}:{port}"
+    here = f"{'https' if speaks_tls else 'http'}://{place if path is None else 'localhost'}"
+    own_tls, their_tls = trusting(None, strict=strict, verify=False), trusting(None, strict=strict)
     user = [pair for pair in request.headers if pair[0] not in {"accept", "content-type"}]
     browser: Headers = [*user, ("accept", "text/event-stream"), ("accept-encoding", "gzip")]
     others = [pair for pair in request.headers if pair[0] != "accept"]
     # With JSON as well, or a batch answer would come as events, in time for everybody.
     asked = [*others, ("accept", "text/event-stream, application/json"), ("headgate-run", run)]
     direct, *through = await asyncio.gather(
-        _arrivals(here + request.path, asked, request, strict, wait_s, path),
+        _arrivals(here + request.path, asked, request, own_tls, wait_s, path),
         *(
-            _arrivals(f"{each.rstrip('/')}/_headgate/runs/{run}/events", browser, None, strict, wait_s)
+            _arrivals(f"{each.rstrip('/')}/_headgate/runs/{run}/events", browser, None, their_tls, wait_s)
             for each in addresses
         ),
     )
@@ -86,13 +96,12 @@ async def _arrivals(
     url: str,
     headers: Headers,
     request: RealRequest | None,
-    strict: bool,
+    tls: ssl.SSLContext,
     wait_s: float,
     path: str | None = None,
 ) -> Arrivals:
     found = Arrivals()
     events = Decoder(max_event_bytes=MAX_EVENT_BYTES)
-    tls = trusting(None, strict=strict) if url.startswith("https:") else False
     method, body = ("GET", None) if request is None else (request.method, request.body)
     try:
         with anyio.fail_after(wait_s):
