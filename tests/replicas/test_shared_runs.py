@@ -142,9 +142,9 @@ async def test_a_run_that_nobody_knows_is_not_found(server: ValkeyServer) -> Non
 
 
 async def test_a_large_answer_does_not_hold_up_the_others(server: ValkeyServer) -> None:
-    """16 MiB arrive exactly, while another run's words take no longer than they may."""
+    """16 MiB arrive exactly, while another run's words overtake them, one after the other."""
     body = answer()[:-1] + b', "images": "' + b"pixel " * 2_800_000 + b'"}'
-    slowest_s = 0.0
+    words = 0
     async with replica(server) as one, replica(server) as other:
         large, small = await claimed(one), await claimed(one)
         large_copy, small_copy = await other.followed(large.id), await other.followed(small.id)
@@ -152,16 +152,15 @@ async def test_a_large_answer_does_not_hold_up_the_others(server: ValkeyServer) 
         large._say(large._transcript.chunk("extraction", "a long text without a word to cut at " * 30_000))
         await large.settle(whole(body))
         while not large_copy.log.ended:
-            began = time.monotonic()
             say(small)
             await eventually(lambda: len(small_copy.log) == len(small.log))
-            slowest_s = max(slowest_s, time.monotonic() - began)
+            words += 1
         await same(large_copy, large)
         await same(small_copy, small)
 
     assert large_copy.answer == large.answer
     assert large_copy.answer is not None and large_copy.answer.body == body
-    assert slowest_s < 0.5
+    assert words > 4
 
 
 # Who executes what
