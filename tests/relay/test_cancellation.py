@@ -162,15 +162,15 @@ async def test_three_hundred_clients_that_leave_leave_nothing_behind(
     pool = gate.app.gateway.relay._upstream
     await ask(gate.url, GET)
     tasks = len(asyncio.all_tasks())
-    await until(lambda: pool.in_use == 0)
+    await until(lambda: pool.in_use == 0, 2)
     files = len(os.listdir("/proc/self/fd")) - 2 * len(pool._idle)
     rng = random.Random(7)
 
     for _ in range(6):
         await asyncio.gather(*(_leave_somewhere(gate, rng) for _ in range(50)))
 
-    await until(lambda: pool.in_use == 0 and len(asyncio.all_tasks()) <= tasks + len(pool._idle))
-    await until(lambda: len(os.listdir("/proc/self/fd")) - 2 * len(pool._idle) <= files)
+    await until(lambda: pool.in_use == 0 and len(asyncio.all_tasks()) <= tasks + len(pool._idle), 2)
+    await until(lambda: len(os.listdir("/proc/self/fd")) - 2 * len(pool._idle) <= files, 2)
     assert (await ask(gate.url, GET)).body == b"abcde" * 3
 
 
@@ -205,4 +205,4 @@ async def test_an_exchange_cancelled_twice_gives_its_connection_back(upstream: S
 
     assert pool.in_use == 0
     await pool.aclose()
-    await until(lambda: upstream.open <= before)
+    await until(lambda: upstream.open <= before, 2)

@@ -233,7 +233,7 @@ async def ask(url: str, request: bytes, *, to_head: bool = False) -> Answered:
         return await client.ask(request, to_head=to_head)
 
 
-async def until(condition: Callable[[], bool], within_s: float = 2.0) -> None:
+async def until(condition: Callable[[], bool], within_s: float = 30.0) -> None:
     """Look again and again. Raises `TimeoutError` if it does not come true."""
     async with asyncio.timeout(within_s):
         while not condition():  # noqa: ASYNC110 - what is waited for is on the far side of a socket
