@@ -1,20 +1,20 @@
 """The first Monday, played in two minutes: all that ops have is real, and the commands are the docs' own.
 
+It begins on an earlier release, and is upgraded in the middle, proxy by proxy, with readers at both.
+
 `make monday` prints its timeline; a test says what must be true of it. Time is hastened: what the rules
 call a minute is three seconds, and the policy's steps last seconds. Upstream and readers are played.
 """
 
 import asyncio
-import json
 import os
-import random
 import re
+import signal
 import sys
 import tempfile
 import time
 from asyncio.subprocess import PIPE, STDOUT, Process
-from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,19 +24,20 @@ import click
 import httpx
 import yaml
 
-from examples.rollout.upstream import text_for
-from proxy.text.sse import Decoder
 from tests.project.shell_blocks import commands
 from tests.rollout.operating import FLAG, ROOT, Ops, process
+from tests.rollout.readers import USERS, Readers
 from tests.servers.alertmanager_server import OnCall, alertmanager
 from tests.servers.authority import certificates
 from tests.servers.corporate_proxy import CorporateProxy, behind_tls
 from tests.servers.otlp_receiver import OtlpReceiver
 from tests.servers.ports import free_port
 from tests.servers.prometheus_server import Prometheus, prometheus
-from tests.servers.streaming import eventually, texts
+from tests.servers.release_before import is_known, release_before
+from tests.servers.streaming import eventually
 from tests.servers.unleash_server import ENVIRONMENT, PROJECT, unleash
 from tests.servers.valkey_server import valkey
+from tests.servers.with_parent import WITH_PARENT
 
 EXAMPLE = ROOT / "examples" / "rollout"
 ALERT = "HeadgateAnswersFail"
@@ -53,12 +54,6 @@ CREDENTIAL = "house:word"
 SCRAPED_S = 1.0
 """Between two scrapes; so long may one take. A quarter of a second is too little on a busy machine."""
 
-USERS = 300
-PER_S = 50.0
-IN_FLIGHT = 200
-AGAIN = 8
-"""The most times that a reader asks for one answer: the API fails at times with or without us."""
-
 FAILING = 0.005
 HEALTHY_S = 8.0
 """At 25 %, before it breaks."""
@@ -72,63 +67,8 @@ HASTE = 20
 SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 PROXIES = 2
 
-
-@dataclass
-class Readers:
-    """Users of an unchanged frontend: who sees no whole answer asks again, for batch, as they did before."""
-
-    urls: list[str]
-    answered: Counter[str] = field(default_factory=Counter)
-    """Answers by `stream`, `batch`, or `asked again`."""
-    noticed: set[int] = field(default_factory=set)
-    """Users who saw a streamed answer break off."""
-    wrong: list[str] = field(default_factory=list)
-    unanswered: int = 0
-
-    async def ask_until(self, stop: asyncio.Event) -> None:
-        """Ask until `stop`; the last answers are waited for."""
-        slots = asyncio.Semaphore(IN_FLIGHT)
-        async with httpx.AsyncClient(timeout=20, trust_env=False) as client, asyncio.TaskGroup() as tasks:
-            number = 0
-            while not stop.is_set():
-                number += 1
-                await slots.acquire()
-                asking = tasks.create_task(self._ask(client, random.randrange(USERS), number))
-                asking.add_done_callback(lambda _: slots.release())
-                await asyncio.sleep(random.expovariate(PER_S))
-
-    async def _ask(self, client: httpx.AsyncClient, user: int, number: int) -> None:
-        question = f"User {user} asks, number {number}:"
-        accept = "text/event-stream, application/json"
-        for attempt in range(AGAIN):
-            kind, text = await self._answer(client, user, question, accept)
-            if text is not None:
-                self.answered["asked again" if attempt else kind] += 1
-                if text != text_for(question):
-                    self.wrong.append(f"{question} {text}")
-                return
-            if kind == "stream":
-                self.noticed.add(user)
-            accept = "application/json"
-        self.unanswered += 1
-
-    async def _answer(
-        self, client: httpx.AsyncClient, user: int, question: str, accept: str
-    ) -> tuple[str, str | None]:
-        """Return how an answer came, and its text; None where it is not whole."""
-        response = await client.post(
-            f"{random.choice(self.urls)}/answers",
-            json={"question": question},
-            headers={"accept": accept, "x-user": f"reader-{user}"},
-        )
-        if not response.headers.get("content-type", "").startswith("text/event-stream"):
-            return "batch", response.json()["answer"] if response.is_success else None
-        events = _events(response.content)
-        return "stream", texts(events).get("answer") if events[-1]["type"] == "stream_done" else None
-
-
-def _events(stream: bytes) -> list[dict[str, Any]]:
-    return [json.loads(event.data) for event in Decoder(max_event_bytes=1 << 20).feed(stream)]
+MIXED = 5
+"""So many streamed answers are read at both an old and a new proxy."""
 
 
 @dataclass
@@ -143,10 +83,13 @@ class Day:
     out: CorporateProxy
     """Between Headgate and all that is not in its own house."""
     collector: OtlpReceiver
+    proxies: "list[ProxyPlace]"
     cause: str = ""
     """The output of the runbook's commands."""
     began_s: float = field(default_factory=time.monotonic)
     marks: dict[str, float] = field(default_factory=dict)
+    releases: list[str] = field(default_factory=list)
+    """What `headgate --version` said, before the upgrade and after it."""
     shown: dict[str, float] = field(default_factory=dict)
     """Percent of users, at two moments of the drill."""
     typed: set[str] = field(default_factory=set)
@@ -167,11 +110,13 @@ class Day:
     @asynccontextmanager
     async def runs(self, beginning: str) -> AsyncIterator[None]:
         """The command that goes on, in the background; ended as a terminal or Kubernetes ends it."""
-        with (self.ops.policy.parent / "controller.log").open("ab") as log:
+        said = self.ops.policy.parent / "controller.log"
+        with said.open("ab") as log:
             running = await self._begins(beginning, log)
         try:
             yield
         finally:
+            assert running.returncode is None, f"it has ended: {said.read_text()[-2000:]}"
             running.terminate()
             await running.wait()
 
@@ -179,7 +124,8 @@ class Day:
         command = documented(beginning)
         self.typed.add(command)
         return await asyncio.create_subprocess_exec(
-            *("bash", "-o", "pipefail", "-c", f"exec {hurried(command)}" if "|" not in command else command),
+            *(*WITH_PARENT, "bash", "-o", "pipefail", "-c"),
+            f"exec {hurried(command)}" if "|" not in command else command,
             cwd=self.ops.policy.parent,
             env=self.environment,
             stdout=output,
@@ -187,8 +133,14 @@ class Day:
         )
 
 
-CODES = {"headgate rollout status": (0, 3, 4), "headgate rollout plan": (0, 1)}
-"""Exit codes that are no mistake, where they are not only 0. A day of a minute is too short for plans."""
+CODES = {
+    "headgate rollout status": (0, 3, 4),
+    "headgate rollout plan": (0, 1),
+    "headgate rollout resume": (0, 1),
+    "headgate rollout approve": (0, 1),
+}
+"""Exit codes that are no mistake, where they are not only 0. A day of a minute is too short for plans, and a
+controller that has just begun, or sees something new, must look first."""
 
 
 def hurried(command: str) -> str:
@@ -237,14 +189,19 @@ async def morning(directory: Path, say: Callable[[str], None]) -> AsyncIterator[
             "HTTPS_PROXY": out.url.replace("//", f"//{CREDENTIAL}@"),
         }
         (directory / "headgate.yaml").write_text(yaml.safe_dump(settings(store.url, ca_file)))
+        before = release_before(directory) if is_known() else ROOT
         unleash_port = await stack.enter_async_context(behind_tls(server.port, served))
         out.places = {"unleash.test:443": unleash_port, "collector.test:443": collector.server.port}
-        places = [await stack.enter_async_context(place) for place in processes(directory, environment)]
+        await stack.enter_async_context(upstream(environment))
+        places = [ProxyPlace(directory, environment) for _ in range(PROXIES)]
+        for place in places:
+            stack.push_async_callback(place.stop)
+            await place.start(before)
         alerts = await stack.enter_async_context(alertmanager(directory, on_call))
         rules = directory / "rules.yaml"
         rules.write_text(hastened((ROOT / "dashboards" / "rules.yaml").read_text()))
-        controller = Place("", f"127.0.0.1:{free_port()}")
-        jobs = {"headgate": [*places[1:], controller]}
+        controller = Address(f"127.0.0.1:{free_port()}")
+        jobs = {"headgate": [*places, controller]}
         scraping = await stack.enter_async_context(
             prometheus(directory, jobs, [rules], alerts, scrape_s=SCRAPED_S)
         )
@@ -254,52 +211,57 @@ async def morning(directory: Path, say: Callable[[str], None]) -> AsyncIterator[
         on_call.told.clear()  # of the night, when a Prometheus that was just started had seen nobody
         (directory / "rollout.yaml").write_text(yaml.safe_dump(policy(controller.address, ca_file)))
         typed = environment | {
-            "PATH": f"{command_in(directory)}:{os.environ['PATH']}",
-            "ADMIN": f"http://{places[1].address}",
+            "PATH": f"{command_in(directory, before)}:{os.environ['PATH']}",
+            "ADMIN": f"http://{places[0].address}",
             "ALERTMANAGER": f"http://{alerts}",
-            "HEADGATE_LISTEN": places[1].public,
-            "HEADGATE_ADMIN": places[1].address,
+            "HEADGATE_LISTEN": places[0].public,
+            "HEADGATE_ADMIN": places[0].address,
             "PROMETHEUS": scraping.url,
         }
         ops = Ops(server, directory / "rollout.yaml", environment["HEADGATE_UPSTREAM"], environment)
-        readers, stop = Readers([f"http://{place.public}" for place in places[1:]]), asyncio.Event()
+        readers, stop = Readers([f"http://{place.public}" for place in places]), asyncio.Event()
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(readers.ask_until(stop))
-            yield Day(ops, readers, on_call, typed, say, out, collector)
+            yield Day(ops, readers, on_call, typed, say, out, collector, places)
             stop.set()
 
 
 @dataclass(frozen=True)
-class Place:
-    """Of a process: where readers ask, and where Prometheus looks."""
+class Address:
+    """Where Prometheus looks."""
 
-    public: str
     address: str
 
 
-def processes(
-    directory: Path, environment: Mapping[str, str]
-) -> Iterator[AbstractAsyncContextManager[Place]]:
-    """The upstream, then the proxies."""
+class ProxyPlace:
+    """Where a proxy is, of one release or another."""
 
-    @asynccontextmanager
-    async def up(place: Place, ready: str, *command: str) -> AsyncIterator[Place]:
-        more = {"HEADGATE_LISTEN": place.public, "HEADGATE_ADMIN": place.address}
-        async with process(*command, environment={**environment, **more}, ready=ready):
-            yield place
+    def __init__(self, directory: Path, environment: Mapping[str, str]) -> None:
+        self.public, self.address = (f"127.0.0.1:{free_port()}" for _ in range(2))
+        own = {"HEADGATE_LISTEN": self.public, "HEADGATE_ADMIN": self.address}
+        self._environment = {**environment, **own}
+        self._serve = ("proxy", "serve", "--config", str(directory / "headgate.yaml"))
+        self._running = AsyncExitStack()
+        self.parent = 0
+        """Its process id."""
 
-    upstream = environment["HEADGATE_UPSTREAM"]
-    host = upstream.removeprefix("http://")
-    play = ("--port", host.rpartition(":")[2], "--failing", str(FAILING))
-    yield up(Place(host, host), f"{upstream}/health", "examples.rollout.upstream", *play)
-    for _ in range(PROXIES):
-        place = Place(f"127.0.0.1:{free_port()}", f"127.0.0.1:{free_port()}")
-        serve = ("proxy", "serve", "--config", str(directory / "headgate.yaml"))
-        yield up(place, f"http://{place.address}/readyz", *serve)
+    async def start(self, checkout: Path) -> None:
+        ready = f"http://{self.address}/readyz"
+        served = process(*self._serve, environment=self._environment, ready=ready, checkout=checkout)
+        self.parent = (await self._running.enter_async_context(served)).pid
+
+    async def stop(self) -> None:
+        await self._running.aclose()
+
+
+def upstream(environment: Mapping[str, str]) -> AbstractAsyncContextManager[Process]:
+    url = environment["HEADGATE_UPSTREAM"]
+    play = ("--port", url.rpartition(":")[2], "--failing", str(FAILING))
+    return process("examples.rollout.upstream", *play, environment=dict(environment), ready=f"{url}/health")
 
 
 def settings(store_url: str, ca_file: Path) -> dict[str, Any]:
-    """The example's, with Unleash, a store and traces; a private authority has signed all that is outside."""
+    """The example's, with Unleash and a store; a private authority has signed all that is outside."""
     found: dict[str, Any] = yaml.safe_load((EXAMPLE / "headgate.yaml").read_text())
     return found | {
         "admin_token": "${HEADGATE_ADMIN_TOKEN}",
@@ -308,16 +270,17 @@ def settings(store_url: str, ca_file: Path) -> dict[str, Any]:
             "settle_s": 2,
         },
         "tls": {"ca_file": str(ca_file)},
-        "traces": {"endpoint": "https://collector.test/v1/traces", "ratio": 0.2},
         "event_log": {"valkey": {"url": store_url, "key": "${HEADGATE_VALKEY_KEY}"}},
     }
 
 
-def command_in(directory: Path) -> Path:
-    """A folder with `headgate`, which is this checkout's."""
+def command_in(directory: Path, checkout: Path) -> Path:
+    """A folder with `headgate`, which is a checkout's."""
     folder = directory / "bin"
-    folder.mkdir()
-    (folder / "headgate").write_text(f'#!/bin/sh\nPYTHONPATH={ROOT} exec {sys.executable} -m proxy "$@"\n')
+    folder.mkdir(exist_ok=True)
+    (folder / "headgate").write_text(
+        f'#!/bin/sh\nPYTHONPATH={checkout} exec {sys.executable} -m proxy "$@"\n'
+    )
     (folder / "headgate").chmod(0o755)
     return folder
 
@@ -355,6 +318,9 @@ async def monday(directory: Path, say: Callable[[str], None]) -> Day:
         await week_before(day)
         await nine_o_clock(day)
         async with day.runs("headgate rollout run --new"):
+            await first_users(day)
+            await proxies_are_upgraded(day)
+        async with day.runs("headgate rollout run --reason"):
             await a_quarter(day)
             await it_breaks(day)
         await evening(day)
@@ -394,17 +360,81 @@ async def shown(day: Day) -> float:
     return float((await day.ops.status())["in_force"]["expected"])
 
 
-async def a_quarter(day: Day) -> None:
-    """The first users, a person's yes, and a quarter of all for a while."""
-    await within(day.ops.until("approval", step=1))
-    await day.types("headgate rollout approve")
+async def first_users(day: Day) -> None:
+    """A person's yes, and the first users."""
+    await approved(day, step=1)
     await within(day.ops.until("approval", step=2))
     day.shown["after the drill"] = await shown(day)
-    await day.types("headgate rollout approve")
+    day.mark("first", "5 %: the first users")
+    await day.types("headgate rollout pause")
+
+
+async def approved(day: Day, *, step: int) -> None:
+    """A person approves what the controller has asked for; looks again, if it says something else by then."""
+
+    async def is_taken() -> bool:
+        status = await day.ops.status()
+        if status["step"] == step and status["reason"] == "approval":
+            await day.types("headgate rollout approve")
+        return bool(status["step"] > step)
+
+    await eventually(is_taken, DAY_S)
+
+
+async def proxies_are_upgraded(day: Day) -> None:
+    """One after the other, under the users' hands; then what only the new release has is turned on."""
+    day.releases.append(await day.types("headgate --version"))
+    directory = day.ops.policy.parent
+    first, *others = day.proxies
+    await _replace(day, first)
+    day.mark("mixed", "one proxy is new, the other is old: both serve, on one store")
+    so_far = day.readers.elsewhere["too"]
+    await eventually(lambda: day.readers.elsewhere["too"] >= so_far + MIXED, DAY_S)
+    for place in others:
+        await _replace(day, place)
+    command_in(directory, ROOT)
+    day.releases.append(await day.types("headgate --version"))
+    found = yaml.safe_load((directory / "headgate.yaml").read_text())
+    found["traces"] = {"endpoint": "https://collector.test/v1/traces", "ratio": 0.2}
+    (directory / "headgate.yaml").write_text(yaml.safe_dump(found))
+    await day.types("headgate check")
+    for place in day.proxies:
+        os.kill(place.parent, signal.SIGHUP)
+    await eventually(lambda: bool(day.collector.spans), DAY_S)
+    await eventually(lambda: _counts(day, PROXIES), DAY_S)
+    day.mark("upgraded", "both are new, and traces are turned on; now the controller is upgraded")
+
+
+async def _replace(day: Day, place: ProxyPlace) -> None:
+    """As Kubernetes does it: its endpoints forget a pod, then it is told to end, and drains."""
+    url = f"http://{place.public}"
+    day.readers.leaving.add(url)
+    await eventually(lambda: not day.readers.unheard[url], DAY_S)
+    await place.stop()
+    await place.start(ROOT)
+    day.readers.leaving.clear()
+
+
+async def _counts(day: Day, proxies: int) -> bool:
+    return f"=> {proxies} @" in await day.types("promtool query instant $PROMETHEUS 'count by (version)")
+
+
+async def a_quarter(day: Day) -> None:
+    """The new controller goes on by the journal of the old one: a quarter of all for a while."""
+
+    async def is_resumed() -> bool:
+        """Not at once: a controller that has just begun must have looked."""
+        is_paused = (await day.ops.status())["phase"] == "paused"
+        if is_paused:
+            await day.types("headgate rollout resume")
+        return not is_paused
+
+    await eventually(is_resumed, DAY_S)
+    await within(day.ops.until("approval", step=2))
+    day.shown["after the upgrade"] = await shown(day)
+    await approved(day, step=2)
     await within(day.ops.reaches(25))
     day.mark("quarter", "25 %: somebody has looked at the first users, and approved")
-    await day.types("headgate rollout pause")
-    await day.types("headgate rollout resume")
     await asyncio.sleep(HEALTHY_S)
     assert (ALERT, "critical") not in day.on_call.told, "it rang before anything was wrong"
 
@@ -452,9 +482,10 @@ def summary(day: Day) -> str:
     """The figures of the day."""
     since = {what: day.marks[what] - day.marks["fault"] for what in ("alert", "rollback")}
     kinds = ", ".join(f"{count:,} {kind}" for kind, count in sorted(day.readers.answered.items()))
+    before, after = (release.strip().rpartition(" version ")[2] for release in day.releases)
     rang = ", ".join(sorted(f"{name} ({severity})" for name, severity in day.on_call.told))
     return (
-        f"What rang: {rang}. "
+        f"Upgraded from {before} to {after}. What rang: {rang}. "
         f"From the fault to the alert {since['alert']:.1f} s, to the rollback {since['rollback']:.1f} s. "
         f"Answers: {kinds}; {day.readers.unanswered} never came, {len(day.readers.wrong)} were wrong. "
         f"{len(day.readers.noticed)} of {USERS} users saw an answer break off, and had it on asking again."

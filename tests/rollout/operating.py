@@ -95,10 +95,12 @@ class Ops:
 
 
 @asynccontextmanager
-async def process(*command: str, environment: dict[str, str], ready: str) -> AsyncIterator[None]:
+async def process(
+    *command: str, environment: dict[str, str], ready: str, checkout: Path = ROOT
+) -> AsyncIterator[Process]:
     """A part of the installation, up when its address answers."""
     running = await asyncio.create_subprocess_exec(
-        *(*WITH_PARENT, sys.executable, "-m", *command), cwd=ROOT, env=environment, stdout=DEVNULL
+        *(*WITH_PARENT, sys.executable, "-m", *command), cwd=checkout, env=environment, stdout=DEVNULL
     )
 
     async def answers() -> bool:
@@ -110,7 +112,7 @@ async def process(*command: str, environment: dict[str, str], ready: str) -> Asy
 
     try:
         await eventually(answers, 30)
-        yield
+        yield running
     finally:
         running.terminate()
         await running.wait()

@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.monday import HANDBOOK, OUTSIDE, ROOT, USERS, documented, hastened, monday, summary
+from tests.monday import HANDBOOK, OUTSIDE, ROOT, documented, hastened, monday, summary
 from tests.project.shell_blocks import commands
-from tests.servers import alertmanager_server, prometheus_server, unleash_server
+from tests.rollout.readers import USERS
+from tests.servers import alertmanager_server, prometheus_server, release_before, unleash_server
 
 pytestmark = [
     pytest.mark.anyio,
@@ -25,7 +26,9 @@ async def test_the_first_monday(tmp_path: Path) -> None:
 
     day = await monday(tmp_path, lines.append)
 
-    assert day.shown == {"in the dark": 0, "after the drill": 5}
+    assert day.shown == {"in the dark": 0, "after the drill": 5, "after the upgrade": 5}
+    assert len(set(day.releases)) == (2 if release_before.is_known() else 1)
+    assert day.readers.elsewhere["too"] > 0
     assert "HeadgateTextWrong" not in {name for name, _ in day.on_call.told}
     assert day.marks["fault"] < day.marks["alert"]
     assert day.marks["fault"] < day.marks["rollback"]
