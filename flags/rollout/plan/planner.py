@@ -29,6 +29,7 @@ from flags.rollout.policy.guardrails import Action, Ceiling, EarlyGuard, RateRat
 from flags.rollout.policy.policy import Policy, Step
 from flags.rollout.verdict.binomial_limits import early_limits
 from flags.rollout.verdict.buckets import BUCKETS
+from flags.rollout.verdict.draw_evidence import SHORTEST_S
 from flags.rollout.verdict.e_processes import JointNull, RateNull, Vector
 from flags.rollout.verdict.rate_evidence import Thresholds
 from flags.rollout.verdict.rate_tests import FEW_FAULTS
@@ -135,9 +136,9 @@ def _user_rollouts(policy: Policy, traffic: Traffic, rollouts: int) -> UserRollo
         traffic.cv2 or 0.0,
         known_looks=0.0 if traffic.cv2 is None else HISTORY_S / policy.tick_s,
     )
-    return UserRollouts(
-        np.random.default_rng([SEED, len(policy.steps)]), population, rails[0], rollouts, len(policy.steps)
-    )
+    at_least = [max(SHORTEST_S, step.at_least.total_seconds()) / policy.tick_s for step in policy.steps]
+    rng = np.random.default_rng([SEED, len(policy.steps)])
+    return UserRollouts(rng, population, rails[0], rollouts, at_least)
 
 
 def _expected_h(step: StepPlan) -> float:

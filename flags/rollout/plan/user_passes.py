@@ -23,6 +23,9 @@ KEPT = 0.8
 LIMITS = (5.0, 7.0)
 """Natural logarithms of the odds at which a user counts, likewise."""
 
+FEW = 0.1
+"""Failures of a user between two times of the grid, on average: with fewer, each of them is drawn."""
+
 _NULL = RatioNull.of_few()
 
 
@@ -46,6 +49,8 @@ class UserPasses:
         self._run_failed, self._run = np.zeros_like(self.asks), np.zeros_like(self.asks)
         self._passed = np.zeros(self.asks.shape, dtype=int)
         self._logs = np.zeros((len(LIMITS), len(self.asks), len(_NULL.weights)))
+        self.counted = np.zeros_like(self.asks)
+        """Failures of each user that count, in all steps so far."""
 
     def passed(
         self,
@@ -79,14 +84,15 @@ class UserPasses:
     ) -> Vector:
         """Pass so many looks, and return the log e-value of each rollout."""
         self._run = self._run + self.asks * looks
-        self._run_failed = self._run_failed + self.rng.poisson(rate * looks)
+        failed = _poisson(self.rng, rate * looks)
+        self._run_failed, self.counted = self._run_failed + failed, self.counted + failed
         some = np.nonzero(self._run_failed)
         run, run_failed = self._run[some], self._run_failed[some]
-        failed, requests = (
+        usual_failed, requests = (
             known[some] + of_all[some[0], 0] for known, of_all in zip(self._usual, prior, strict=True)
         )
         odds = run_failed * math.log(TIMES)
-        odds -= (failed + run_failed) * np.log((requests + TIMES * run) / (requests + run))
+        odds -= (usual_failed + run_failed) * np.log((requests + TIMES * run) / (requests + run))
         self._count(stream, share, some, odds)
         as_usual = np.ones(self.asks.shape, dtype=bool)
         as_usual[some] = (odds <= 0) | (odds >= LIMITS[-1])
@@ -127,3 +133,13 @@ class UserPasses:
                 for of_arm in (stream[rollout, user], ~stream[rollout, user])
             ]
             self._logs[number] += _NULL.log_increments(counts[0], counts[1], share)
+
+
+def _poisson(rng: Generator, means: Vector) -> Vector:
+    """Return numbers of failures that have these means."""
+    sums = means.cumsum()
+    if sums[-1] > FEW * len(sums):
+        found: Vector = rng.poisson(means).astype(float)
+        return found
+    where = np.searchsorted(sums, rng.random(rng.poisson(sums[-1])) * sums[-1], side="right")
+    return np.bincount(where, minlength=len(sums))[: len(sums)].reshape(means.shape).astype(float)

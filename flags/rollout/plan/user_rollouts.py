@@ -2,19 +2,21 @@
 
 The verdict sees users as counts of 16 groups in each arm, and what their histories let expect. So many
 rollouts are simulated at once, as arrays: users are drawn once, with a history each; a step is looked at on a
-grid of times, each a seventh later. The evidence is that of `verdict.failure_evidence`. Its bet by users who
-are worse than before is made on a coarser grid (`user_passes`); of more than `MOST_USERS` users it keeps its
-stake and wins nothing.
+grid of times, each a seventh later. The evidence is that of `verdict.failure_evidence`. Its bets on users who
+are worse than before, on a coarser grid, and on the flag's draw look at users one by one (`user_bets`); of
+more than `MOST_USERS` users they win nothing.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from flags.rollout.plan.stopping_times import NEVER, Generator, StoppingRule
+from flags.rollout.plan.user_bets import UserBets, WatchedStep
+from flags.rollout.plan.user_draws import UserDraws
 from flags.rollout.plan.user_passes import UserPasses
 from flags.rollout.policy.guardrails import RateRatio
 from flags.rollout.verdict.buckets import BUCKETS
@@ -37,7 +39,7 @@ WIDTHS = (0.02, 50.0)
 GROWTH = 1.15
 """From one point of the grid to the next."""
 
-COARSER = 2
+COARSER = 3
 """Points of the grid from one to the next at which users are looked at one by one."""
 
 FEWEST_LOOKS = 8.0
@@ -75,8 +77,8 @@ class UserRollouts:
     population: Population
     rail: RateRatio
     rollouts: int
-    steps: int
-    """Of the policy."""
+    at_least: Sequence[float]
+    """The shortest time in each step of the policy, in looks."""
 
     def __post_init__(self) -> None:
         of, rng = self.population, self.rng
@@ -99,12 +101,20 @@ class UserRollouts:
         self._step_logs: list[Vector] = []
         for _ in range(2):  # the second half is forecast by the first
             self._learn(of.known_looks / 2, np.ones(shape, bool), np.ones(shape, bool))
-        self._passes = None
+        self._bets = None
         if of.known_looks and of.users <= MOST_USERS and self.rail.margin <= BY_USERS_MARGIN:
-            self._passes = UserPasses(rng, self._asks, self._fails, self._x, self._n)
+            self._bets = UserBets(
+                UserPasses(rng, self._asks, self._fails, self._x, self._n),
+                UserDraws(self._asks, self._x, self._n, len(self.at_least)),
+            )
 
     def pass_step(self, shares: Shares, looks: float) -> None:
         """Pass a clean step that takes so long."""
+        if self._bets is not None:
+            self._bets = self._bets.entered(
+                self._watched(shares, 1.0), np.linspace(0.0, looks, CLEAN_LOOKS + 1)[1:]
+            )
+            self._bets.won(np.array([looks]))
         counts = self._counts(self._groups(shares, 1.0, looks / 2), np.array([0.0, looks]))
         gains = self._harm_gains(counts)[:, :, 0]
         self._all_steps += gains
@@ -113,9 +123,6 @@ class UserRollouts:
         self._step_logs.append(_log_sum(gains / spread[:, :, None] + self._null.weights))
         stream, control = self._arms(shares)
         self._met += self._asks * self._chance * looks * (stream | control)
-        if self._passes is not None:
-            times = np.linspace(0.0, looks, CLEAN_LOOKS + 1)[1:]
-            self._passes, _ = self._passes.passed(stream, shares[0], self._prior, 1.0, times)
         self._learn(looks, ~stream & ~control, ~stream)
 
     def back(self, shares: Shares, ratio: float, until: float, threshold: float, ready: Vector) -> Vector:
@@ -130,16 +137,18 @@ class UserRollouts:
         return self._stopped(shares, ratio, rule, self._harm_gains, evidence)
 
     def _by_users(self, shares: Shares, ratio: float, until: float) -> Callable[[Vector], Vector | float]:
-        """Return what the bet by users has won at these times, as a log e-value by rollout and time."""
-        if self._passes is None:
-            return lambda times: 0.0
+        """Return what the bets by users and by the draw have won with their stakes at these times, as a log
+        by rollout and time. Times are asked for in order."""
+        if self._bets is None:
+            return lambda times: math.log(STAKES.by_users)
         grid = _grid(until)[1:]
         grid = np.unique(np.append(grid[grid >= FEWEST_LOOKS][::COARSER], until))
-        stream, _ = self._arms(shares)
-        _, logs = self._passes.passed(stream, shares[0], self._prior, ratio, grid)
-        before = self._passes.log
-        logs = np.concatenate([before[:, None], logs], axis=1)
-        return lambda times: logs[:, np.searchsorted(grid, times, side="right")]
+        return self._bets.entered(self._watched(shares, ratio), grid).won
+
+    def _watched(self, shares: Shares, ratio: float) -> WatchedStep:
+        """The step that is next."""
+        shortest = self.at_least[len(self._step_logs)]
+        return WatchedStep(self._arms(shares), shares[0], shortest, self._prior, ratio)
 
     def safe(self, shares: Shares, until: float, threshold: float, ready: Vector) -> Vector:
         """Return the look at which each rollout of a clean build is shown to be safe in this step."""
@@ -188,21 +197,21 @@ class UserRollouts:
 
     def _harm(self, gains: Vector, spread: Vector, by_users: Vector | float) -> Vector:
         """Return the log of the mean of all bets, by requests each over all steps and in each; by rollout and
-        time."""
-        each = (1 - ALL_STEPS_WEIGHT) / self.steps
+        time. `by_users` has the other ones."""
+        each = (1 - ALL_STEPS_WEIGHT) / len(self.at_least)
         all_steps = _log_sum((self._all_steps[:, :, None] + gains) / spread + self._null.weights)
         logs = math.log(ALL_STEPS_WEIGHT) + all_steps
         logs = np.logaddexp(logs, math.log(each) + _log_sum(gains / spread + self._null.weights))
         for before in self._step_logs:
             logs = np.logaddexp(logs, math.log(each) + before[..., None])
-        waiting = each * (self.steps - 1 - len(self._step_logs))
+        waiting = each * (len(self.at_least) - 1 - len(self._step_logs))
         if waiting > 0:
             logs = np.logaddexp(logs, math.log(waiting))
         if not self.population.known_looks:
             alone: Vector = logs[0]
             return alone
         bets = np.logaddexp(math.log(STAKES.by_requests) + logs[0], math.log(STAKES.by_expected) + logs[1])
-        all_bets: Vector = np.logaddexp(bets, math.log(STAKES.by_users) + by_users)
+        all_bets: Vector = np.logaddexp(bets, by_users)
         return all_bets
 
     def users_harmed(self, shares: Shares, ratio: float, looks: Vector) -> Vector:
@@ -248,11 +257,9 @@ class UserRollouts:
         """Return how often each group of each arm asks, its rate of failure, what a failure weighs then, and
         the weighed rate that is expected. `look` is of the step."""
         weight = HALF_AFTER / (HALF_AFTER + self._met + self._asks * self._chance * look)
-        asks, expects = (self._by_group(shares, self._asks * part) for part in (1.0, self._chance * weight))
-        harmed = np.minimum(1.0, ratio * self._fails)
-        fails, weighs = (
-            np.stack([self._by_group(shares, self._asks * part)[:, arm] for arm, part in enumerate(of)], 1)
-            for of in ((harmed, self._fails), (harmed * weight, self._fails * weight))
+        harmed = np.where(self._arms(shares)[0], np.minimum(1.0, ratio * self._fails), self._fails)
+        asks, expects, fails, weighs = self._by_group(
+            shares, *(self._asks * part for part in (1.0, self._chance * weight, harmed, harmed * weight))
         )
         some = np.maximum(asks, 1e-300)
         rates = np.minimum(1.0, fails / some), weighs / np.maximum(fails, 1e-300), expects / some
@@ -265,14 +272,16 @@ class UserRollouts:
         bad = self.rng.binomial(every, np.broadcast_to(fails, every.shape)).astype(float)
         return _Counts(every.astype(float), bad, bad * weighs, every * expects)
 
-    def _by_group(self, shares: Shares, of: Vector) -> Vector:
-        row = np.arange(self.rollouts)[:, None] * 2
-        sums = np.zeros(self.rollouts * 2 * BUCKETS)
-        for arm, there in enumerate(self._arms(shares)):
-            cell = (row + arm) * BUCKETS + self._bucket
-            sums += np.bincount(cell[there], of[there], len(sums))
-        found: Vector = sums.reshape(self.rollouts, 2, BUCKETS)
-        return found
+    def _by_group(self, shares: Shares, *of: Vector) -> list[Vector]:
+        """Return the sums of each of these over users, by rollout, arm and group."""
+        stream, control = self._arms(shares)
+        shape = (self.rollouts, 2, BUCKETS)
+        cells = math.prod(shape)  # and one for those in neither arm
+        row = np.arange(self.rollouts)[:, None] * 2 + control
+        cell = np.where(stream | control, row * BUCKETS + self._bucket, cells).ravel()
+        return [
+            np.bincount(cell, each.ravel(), cells + 1)[:cells].astype(float).reshape(shape) for each in of
+        ]
 
     def _harm_gains(self, counts: "_Counts") -> Vector:
         """Return by bet, rollout and time, what each alternative gains: by requests, by what was expected."""
