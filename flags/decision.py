@@ -164,9 +164,11 @@ def decide(question: Question, flags: FlagState) -> Decision:
 
 
 def generation_of(flag: str, flags: FlagState) -> tuple[str, int | None] | None:
-    """The generation of a flag's arms, and its share, see `Decision`; None if the flags cannot be asked now.
-    Never raises."""
+    """The generation of a flag's arms, and its share, see `Decision`; None if the flags cannot be asked now,
+    or are too old. Never raises."""
     try:
+        if flags.stale:
+            return None
         answer = flags.evaluate(flag, None)
         return answer.generation, answer.share
     except Exception:  # noqa: BLE001 - as in `decide`

@@ -348,6 +348,7 @@ def _secret(settings: Settings, purpose: str) -> bytes | None:
 
 
 def _shared_histories(shared: "ValkeyRuns", metrics: Metrics) -> "SharedHistories":
+    from proxy.replicas.histories.draw_records import DrawMemory
     from proxy.replicas.histories.history_records import HistoryMemory
     from proxy.replicas.histories.history_scripts import HISTORY_SCRIPTS
     from proxy.replicas.histories.shared_histories import ROUND_S, SharedHistories
@@ -358,7 +359,11 @@ def _shared_histories(shared: "ValkeyRuns", metrics: Metrics) -> "SharedHistorie
     memories = [
         memory
         for route, counted in metrics.by_route.items()
-        for memory in (HistoryMemory(route, counted.histories), WatchMemory(route, counted.user_watch))
+        for memory in (
+            HistoryMemory(route, counted.histories),
+            WatchMemory(route, counted.user_watch),
+            DrawMemory(route, counted.draws),
+        )
     ]
     return SharedHistories(link, shared.keys, shared.sealing, shared.replica, memories)
 

@@ -21,9 +21,10 @@ from proxy.observe.labels import Budget, CallResult, FaultPhase, PageResult
 from proxy.observe.process import ProcessFigures
 from proxy.observe.settling import Settling
 from proxy.observe.tokens import TOKENS, TokenCounts
-from proxy.observe.users.draws import HARMS, Draws
+from proxy.observe.users.draws import HARMS
 from proxy.observe.users.histories import Histories
 from proxy.observe.users.met_users import UserNames, Users
+from proxy.observe.users.shared_draws import SharedDraws
 from proxy.observe.users.user_watch import UserWatch
 from proxy.observe.users.watched_users import LIMITS, exact
 from proxy.settings.blocks.route import RouteSettings
@@ -351,7 +352,7 @@ class RouteMetrics:
         self._users_cv2 = families.users_cv2.labels(name)
         self._users_group = families.users_group.labels(name)
         self._users_alone = families.users_alone.labels(name)
-        self.draws = Draws()
+        self.draws = SharedDraws()
         self._draw_evidence = {harm: families.draw_evidence.labels(name, harm) for harm in HARMS}
         self.identity_verified = families.identity_verified.labels(name)
         self._settling = settling
@@ -362,7 +363,7 @@ class RouteMetrics:
     def start_generation(self, generation: str, share: int | None) -> None:
         """From now on users are in their arms by this generation of the flag, see `Decision`."""
         self.users.start_generation(generation)
-        self.draws.begin(generation, share)
+        self.draws.begin(generation, share, time())
 
     def settle(
         self, decision: Decision, identity: Identity, outcome: str, began_at: float, ended_at: float

@@ -300,6 +300,8 @@ def test_a_decision_says_of_which_generation_its_arm_is(answer, accept):
 
 
 def test_the_generation_of_a_flag_can_be_asked_for_without_anybody():
-    """Of flags that fail there is none to be told: what was known stays."""
-    assert generation_of("f", Saying(replace(OFF, generation="g7", share=5))) == ("g7", 5)
+    """Of flags that fail, or are too old, there is none to be told: what was known stays."""
+    state = Saying(replace(OFF, generation="g7", share=5))
+    assert generation_of("f", state) == ("g7", 5)
+    assert generation_of("f", replace(state, stale=True)) is None
     assert generation_of("f", Failing("evaluate", RuntimeError("engine"))) is None

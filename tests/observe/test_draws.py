@@ -13,6 +13,7 @@ from proxy.identity import Identity
 from proxy.observe.metrics import Metrics
 from proxy.observe.users.draws import HARMS, MAX_SHARES, Draws
 from proxy.observe.users.histories import CANDIDATES, FORGOTTEN_S
+from proxy.observe.users.shared_draws import SharedDraws
 from proxy.settings.blocks.route import RouteSettings
 from tests.observe.test_watched_users import Kept
 from tests.servers.streaming import route
@@ -32,7 +33,9 @@ LIVES = (
 """What befalls a user at each share: failures (x) and answers (.)."""
 
 
-def ends(draws: Draws, arm: Arm, generation: str, life: str, user: bytes = ANN, now_s: float = 0.0) -> None:
+def ends(
+    draws: Draws | SharedDraws, arm: Arm, generation: str, life: str, user: bytes = ANN, now_s: float = 0.0
+) -> None:
     """Requests of a user end."""
     for end in life:
         draws.add(user, now_s, arm, generation, PRIOR, failed=end == "x")
@@ -40,7 +43,7 @@ def ends(draws: Draws, arm: Arm, generation: str, life: str, user: bytes = ANN, 
 
 def lived(life: tuple[str, ...], entry: int, others: Arm = Arm.CONTROL) -> Mapping[str, float]:
     """Return the evidence of one user, who comes into the stream arm at this number of a share, or never."""
-    draws = Draws(Kept(True))
+    draws = Draws()
     ends(draws, Arm.REST, "", BEFORE)
     for number, (share, at_share) in enumerate(zip(SHARES, life, strict=True)):
         draws.begin(f"at {share}", share)
@@ -88,17 +91,40 @@ def test_a_bot_is_one_user() -> None:
 @pytest.mark.parametrize("kept", [True, False])
 def test_four_in_five_failures_of_the_stream_arm_count(kept: bool) -> None:
     """Drawn by chance: with a fourth more failures its users fail as often as others do."""
-    draws = Draws(Kept(kept))
-    draws.begin("at 5", 5)
+    draws = SharedDraws(Kept(kept))
+    draws.begin("at 5", 5, 0.0)
     ends(draws, Arm.STREAM, "at 5", "x" * 40)
 
     assert (draws.evidence["few"] > 1) is kept
 
 
+@pytest.mark.parametrize("number", [1, 7, 40, 5000])
+@pytest.mark.parametrize("failed", [True, False])
+@pytest.mark.parametrize("began", [True, False])
+def test_requests_that_are_alike_may_be_told_at_once(number: int, failed: bool, began: bool) -> None:
+    """They say what they would have said one by one."""
+    draws, others = Draws(), Draws()
+    for each in (draws, others):
+        ends(each, Arm.REST, "", BEFORE)
+        if began:
+            each.begin("at 5", 5)
+            ends(each, Arm.STREAM, "at 5", "..x")
+    arm, generation = (Arm.STREAM, "at 5") if began else (Arm.REST, "")
+    draws.add(ANN, 0.0, arm, generation, PRIOR, failed=failed, requests=number)
+    ends(others, arm, generation, ("x" if failed else ".") * number)
+
+    for at in (5, 20):
+        for each in (draws, others):
+            each.begin(f"at {at}", at)
+            ends(each, Arm.STREAM, f"at {at}", "." * 25)
+        assert draws.evidence == pytest.approx(others.evidence)
+    assert any(draws.evidence.values())
+
+
 def test_a_share_that_falls_ends_the_rollout() -> None:
     """What befell users in it is forgotten, since the stream arm had it otherwise; what was before is not.
     Requests that were decided then count nowhere."""
-    draws = Draws(Kept(True))
+    draws = Draws()
     ends(draws, Arm.REST, "", BEFORE)
     draws.begin("a", 10)
     ends(draws, Arm.STREAM, "a", "x" * 30)
@@ -115,7 +141,7 @@ def test_a_share_that_falls_ends_the_rollout() -> None:
 
 def test_a_rollout_of_too_many_shares_begins_anew() -> None:
     """What is kept of a user has a bound."""
-    draws = Draws(Kept(True))
+    draws = Draws()
     for share in range(1, MAX_SHARES + 1):
         draws.begin(f"at {share}", share)
         ends(draws, Arm.STREAM, f"at {share}", "x")
@@ -127,7 +153,7 @@ def test_a_rollout_of_too_many_shares_begins_anew() -> None:
 
 def test_so_many_users_are_known_and_no_more() -> None:
     """Who is driven out, or not seen for a month, takes along what they added."""
-    draws = Draws(Kept(True), max_users=2 * CANDIDATES)
+    draws = Draws(max_users=2 * CANDIDATES)
     draws.begin("at 5", 5)
     ends(draws, Arm.STREAM, "at 5", "x" * 30)
     alone = draws.evidence["few"]
@@ -144,11 +170,11 @@ def test_so_many_users_are_known_and_no_more() -> None:
 def test_without_harm_a_rollout_of_many_users_is_no_evidence() -> None:
     """200 users who differ, one of whom has a storm of failures."""
     rng = random.Random(4)
-    draws = Draws(rng)
+    draws = SharedDraws(rng)
     rates = [min(1.0, rng.gammavariate(0.25, 0.04)) for _ in range(200)]
     places = [rng.random() for _ in rates]
     for share in (0, 10, 50):
-        draws.begin(f"at {share}", share)
+        draws.begin(f"at {share}", share, 0.0)
         for number, (rate, place) in enumerate(zip(rates, places, strict=True)):
             arm = Arm.STREAM if place < share / 100 else Arm.CONTROL if place >= 1 - share / 100 else Arm.REST
             life = "".join("x" if rng.random() < rate else "." for _ in range(20))

@@ -13,20 +13,22 @@ No clock, no I/O, no user: a user has a keyed hash.
 """
 
 import math
-import random
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice, pairwise
+from typing import NamedTuple
 
 from flags.decision import Arm
 from proxy.observe.users.histories import AT_ONCE, CANDIDATES, FORGOTTEN_S, MAX_HISTORIES, MOST_REQUESTS
-from proxy.observe.users.watched_users import KEPT
 
 MAX_DRAWN = MAX_HISTORIES
 """Users of one route, about 12 MB."""
 
 MAX_SHARES = 16
 """Shares of one rollout; at one more all that is known of the draw begins anew."""
+
+MAX_GENERATIONS = 64
+"""Of the flag, in one rollout: requests that were decided by older ones count nowhere."""
 
 HARMS: Mapping[str, tuple[float, float]] = {"few": (0.1, 12.0), "some": (0.3, 6.0), "all": (1.0, 3.0)}
 """What streaming may do: to which part of users, and how many times as many failures these have then."""
@@ -41,7 +43,9 @@ _MOST = 500.0  # of a logarithm: its exponential is a number
 
 
 @dataclass(slots=True)
-class _Drawn:
+class Drawn:
+    """One user."""
+
     seen_s: float
     requests: int = 0
     failed: int = 0
@@ -57,21 +61,37 @@ class _Drawn:
     """Requests in the rollout, when that was reckoned."""
 
 
+class KnownDraws(NamedTuple):
+    """All that is known."""
+
+    rollout: int
+    """How many there were before."""
+    generation: str
+    """Of the flag, in force."""
+    shares: Sequence[int]
+    """In percent, each larger than the one before."""
+    numbers: Mapping[str, int]
+    """Of the shares, by the flag's generations in this rollout."""
+    sums: Sequence[float]
+    """Of what users add, by harm."""
+    users: Iterable[tuple[bytes, Drawn]]
+    """The one that was seen longest ago first."""
+
+
 class Draws:
     """Users of one route, the one that was seen longest ago first.
 
-    Args:
-        chance: gives random numbers from 0 to 1.
+    The same in the same order gives the same, in whatever process.
     """
 
-    def __init__(self, chance: random.Random | None = None, *, max_users: int = MAX_DRAWN) -> None:
-        self._chance = random.Random() if chance is None else chance
+    def __init__(self, *, max_users: int = MAX_DRAWN) -> None:
         self._max = max_users
-        self._by_user: dict[bytes, _Drawn] = {}
+        self._by_user: dict[bytes, Drawn] = {}
         self._rollout = 0
-        self._generation = ""
-        self._shares: list[int] = []  # in percent, each larger than the one before
-        self._numbers: dict[str, int] = {}  # of shares, by the flag's generations in this rollout
+        self.generation = ""
+        """Of the flag, in force."""
+        self._shares: list[int] = []
+        self._numbers: dict[str, int] = {}
         self._sums = [0.0] * len(HARMS)
 
     def __len__(self) -> int:
@@ -91,9 +111,9 @@ class Draws:
         Args:
             share: percent of users in the stream arm; None: the flag has no arms.
         """
-        if generation == self._generation:
+        if generation == self.generation:
             return
-        self._generation = generation
+        self.generation = generation
         last = self._shares[-1] if self._shares else 0
         if not share or share < last or (share > last and len(self._shares) == MAX_SHARES):
             self._rollout += 1
@@ -103,6 +123,23 @@ class Draws:
             if not self._shares or share > self._shares[-1]:
                 self._shares.append(share)
             self._numbers[generation] = len(self._shares) - 1
+            while len(self._numbers) > MAX_GENERATIONS:
+                del self._numbers[next(iter(self._numbers))]
+
+    def known(self) -> KnownDraws:
+        """What `begin_again` takes."""
+        shares, numbers, sums = tuple(self._shares), dict(self._numbers), tuple(self._sums)
+        return KnownDraws(self._rollout, self.generation, shares, numbers, sums, self._by_user.items())
+
+    def begin_again(self, known: KnownDraws) -> Iterator[None]:
+        """Forget all, and take over this, in steps. Until the last one all is as before."""
+        by_user: dict[bytes, Drawn] = {}
+        for user, drawn in known.users:
+            by_user[user] = drawn
+            yield
+        self._by_user, self._sums = by_user, list(known.sums)
+        self._rollout, self.generation = known.rollout, known.generation
+        self._shares, self._numbers = list(known.shares), dict(known.numbers)
 
     def add(
         self,
@@ -113,37 +150,46 @@ class Draws:
         prior: tuple[float, float],
         *,
         failed: bool,
+        requests: int = 1,
     ) -> None:
-        """A request has ended. Times are Unix's.
+        """Requests have ended, one after another. Times are Unix's.
 
-        The same rule holds in all arms, but that `KEPT` of the stream arm's failures count.
+        They count at the share at which they were decided, even if they end, or are told, after it rose: by
+        then the user's arm may be another one.
 
         Args:
             generation: of the flag, when the arm was decided. Of another rollout: it counts nowhere.
             prior: failures, and requests, that what is known of all users is worth.
+            failed: they count as failures.
         """
         if not self._shares:
             if arm is Arm.REST:
-                self._add_before(self._drawn(user, now_s), failed=failed)
+                self._add_before(self._drawn(user, now_s), requests, failed=failed)
             return
         number = self._numbers.get(generation)
         if number is None:
             return
         drawn = self._drawn(user, now_s)
-        came_in = arm is Arm.STREAM and drawn.entry is None
+        before = sum(at[1] for at in drawn.since)
+        came_in = arm is Arm.STREAM and (drawn.entry is None or number < drawn.entry)
         if came_in:
             drawn.entry = number
-        counts = failed and (arm is not Arm.STREAM or self._chance.random() < KEPT)
-        now = len(self._shares) - 1
-        begins = not drawn.since or drawn.since[-1][0] != now
-        if begins:
-            drawn.since.append([now, 0, 0])
-        drawn.since[-1][1] += 1
-        drawn.since[-1][2] += counts
-        requests = sum(at[1] for at in drawn.since)
-        if counts or came_in or begins or requests >= AGAIN * drawn.told_at:
+        at = next((at for at in drawn.since if at[0] == number), None)
+        is_first = at is None
+        if at is None:
+            at = [number, 0, 0]
+            drawn.since.append(at)
+        at[1] += requests
+        at[2] += requests * failed
+        all_requests = before + requests
+        due = all_requests if failed else before + 1 if came_in or is_first else drawn.told_at
+        while (later := max(before + 1, math.ceil(AGAIN * due))) <= all_requests:
+            due = later
+        if due > before:
+            at[1] -= all_requests - due
             self._tell(drawn, self._adds(drawn, arm, prior))
-            drawn.told_at = requests
+            at[1] += all_requests - due
+            drawn.told_at = due
 
     def forget(self, now_s: float) -> None:
         """Forget who was not seen for long. Times are Unix's."""
@@ -152,13 +198,16 @@ class Draws:
             self._remove(user)
 
     @staticmethod
-    def _add_before(drawn: _Drawn, *, failed: bool) -> None:
-        drawn.requests += 1
-        drawn.failed += failed
-        if drawn.requests >= MOST_REQUESTS:
-            drawn.requests, drawn.failed = drawn.requests // 2, drawn.failed // 2
+    def _add_before(drawn: Drawn, requests: int, *, failed: bool) -> None:
+        while requests:
+            now = min(requests, MOST_REQUESTS - drawn.requests)
+            requests -= now
+            drawn.requests += now
+            drawn.failed += now * failed
+            if drawn.requests >= MOST_REQUESTS:
+                drawn.requests, drawn.failed = drawn.requests // 2, drawn.failed // 2
 
-    def _adds(self, drawn: _Drawn, arm: Arm, prior: tuple[float, float]) -> tuple[float, ...]:
+    def _adds(self, drawn: Drawn, arm: Arm, prior: tuple[float, float]) -> tuple[float, ...]:
         """The logarithm of what the user adds, by harm.
 
         The user's rate has the gamma distribution of what was seen before the rollout, or that of all users.
@@ -197,19 +246,19 @@ class Draws:
             return tuple(min(0.0, each) for each in adds)
         return tuple(adds)
 
-    def _tell(self, drawn: _Drawn, adds: tuple[float, ...]) -> None:
+    def _tell(self, drawn: Drawn, adds: tuple[float, ...]) -> None:
         before = drawn.told or (0.0,) * len(HARMS)
         self._sums = [total + new - old for total, new, old in zip(self._sums, adds, before, strict=True)]
         drawn.told = adds
 
-    def _drawn(self, user: bytes, now_s: float) -> _Drawn:
+    def _drawn(self, user: bytes, now_s: float) -> Drawn:
         drawn = self._by_user.pop(user, None)
         if drawn is None:
             if len(self._by_user) >= self._max:
                 self._make_room()
-            drawn = _Drawn(now_s, rollout=self._rollout)
+            drawn = Drawn(now_s, rollout=self._rollout)
         if drawn.rollout != self._rollout:
-            drawn = _Drawn(now_s, drawn.requests, drawn.failed, self._rollout)
+            drawn = Drawn(now_s, drawn.requests, drawn.failed, self._rollout)
         drawn.seen_s = now_s
         self._by_user[user] = drawn
         return drawn
@@ -227,7 +276,8 @@ class Draws:
 
     def _requests(self, user: bytes) -> int:
         drawn = self._by_user[user]
-        return drawn.requests + sum(at[1] for at in drawn.since)
+        since = drawn.since if drawn.rollout == self._rollout else ()
+        return drawn.requests + sum(at[1] for at in since)
 
     def _remove(self, user: bytes) -> None:
         drawn = self._by_user.pop(user)

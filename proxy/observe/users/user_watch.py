@@ -10,11 +10,10 @@ By itself a process adds a request when it ends. It does so without a store, and
 
 import random
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from itertools import islice
 from typing import NamedTuple
 
 from flags.decision import Arm
-from proxy.observe.users.histories import MAX_CHANGED
+from proxy.observe.users.waiting import MOST_ALIKE, Waiting
 from proxy.observe.users.watched_users import (
     KEPT,
     LIMITS,
@@ -25,12 +24,6 @@ from proxy.observe.users.watched_users import (
     WatchedUsers,
     log_of,
 )
-
-MAX_WAITING = MAX_CHANGED
-"""What waits to be shared, about 3 MB; over it requests count in no run of failures, whatever their arm."""
-
-MOST_ALIKE = 10_000
-"""Requests that are one entry of the log."""
 
 ALONE_S = 60.0
 """The store is away for so long before users are counted by each process."""
@@ -86,11 +79,8 @@ class UserWatch:
         self._group = 0
         self._alone = True
         self._alone_until = 0.0
-        self._waiting: list[Ended] = []
-        self._taken: list[Ended] = []
-        """On its way into the log, and not read there yet."""
-        self._last: dict[bytes, Ended] = {}
-        """Of a user, what waits and may still become more."""
+        self._waiting = Waiting(_join)
+        """Where there is no room requests count in no run of failures, whatever their arm."""
         self._expected: dict[bytes, float] = {}
         """Of requests that ended here and were not added yet."""
         self._counted: dict[bytes, int] = {}
@@ -148,28 +138,19 @@ class UserWatch:
     def leave(self, now_s: float) -> None:
         """There is no log now: go on alone, with what has waited. Times are Unix's."""
         self._alone, self._alone_until = True, now_s + ALONE_SHOWN_S
-        waiting = [*self._taken, *self._waiting]
-        self._taken, self._waiting = [], []
-        self._last.clear()
         self._expected.clear()
-        for ended in waiting:
+        for ended in self._waiting.leave():
             for limit in self._add_alone(ended, now_s):
                 self._count(ended.arm, limit)
 
     def take(self, most: int) -> EndedBatch:
         """So much, at most, of what ended here and was not taken before."""
-        taken = list(islice(self._waiting, most))
-        del self._waiting[: len(taken)]
-        for ended in taken:
-            if self._last.get(ended.user) is ended:
-                del self._last[ended.user]
-        self._taken += taken
-        return EndedBatch(self._prior, taken)
+        return EndedBatch(self._prior, self._waiting.take(most))
 
     def merge(self, batch: EndedBatch, at_s: float, *, mine: bool) -> Iterator[None]:
         """Add the next batch of the log, in steps. `at_s` is its Unix time, the same for all."""
         if mine:
-            del self._taken[: len(batch.ended)]
+            self._waiting.arrived(len(batch.ended))
         for ended in batch.ended:
             for limit in self._users.add(ended, at_s, batch.prior):
                 if mine and LIMITS.index(limit) >= self._counted_alone(ended.user):
@@ -183,7 +164,7 @@ class UserWatch:
     def begin_again(self, known: Known) -> Iterator[None]:
         """Go by the log, of which this is known; merge what follows. What waits goes on waiting."""
         self._alone, self._group = False, known.group
-        self._taken.clear()  # what the log has of it is merged now
+        self._waiting.begin_again()  # what the log has of it is merged now
         yield from self._users.begin_again(known.of_all, known.users)
 
     def known(self) -> Known:
@@ -208,17 +189,15 @@ class UserWatch:
         return self._counted.get(user, 0)
 
     def _wait(self, ended: Ended) -> None:
-        last = self._last.get(ended.user)
-        alike = last is not None and (last.arm, last.failed) == (ended.arm, ended.failed)
-        if last is not None and alike and last.requests < MOST_ALIKE:
-            last.requests += 1
-            last.expected += ended.expected
-            last.answers += ended.answers
-            last.log_seconds += ended.log_seconds
-        elif len(self._waiting) < MAX_WAITING:
-            self._waiting.append(ended)
-            self._last[ended.user] = ended
-        else:
-            return
-        if ended.expected:
+        if self._waiting.add(ended.user, ended) and ended.expected:
             self._expected[ended.user] = self._expected.get(ended.user, 0.0) + ended.expected
+
+
+def _join(last: Ended, ended: Ended) -> bool:
+    if (last.arm, last.failed) != (ended.arm, ended.failed) or last.requests >= MOST_ALIKE:
+        return False
+    last.requests += 1
+    last.expected += ended.expected
+    last.answers += ended.answers
+    last.log_seconds += ended.log_seconds
+    return True

@@ -160,7 +160,11 @@ class RouteLog:
             except Unsealable as exc:
                 logger.error("stored histories cannot be read", extra={"why": str(exc)})
                 continue
-            await in_turns(self.memory.merge(plain, _time_of(batch.entry), mine=mine))
+            try:
+                await in_turns(self.memory.merge(plain, _time_of(batch.entry), mine=mine))
+            except BaseException:
+                self._cursor = None  # a part of the batch is known: begin again
+                raise
 
     async def _restore(self) -> None:
         """The store knows nothing, or has lost its memory: give it this process's, if no other is faster."""

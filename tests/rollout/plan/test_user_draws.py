@@ -1,7 +1,5 @@
 """The simulated bet on the flag's draw: what the proxies say of it, fair without harm, and never lost."""
 
-import random
-
 import numpy as np
 import pytest
 
@@ -21,17 +19,10 @@ SHORTEST = 400.0
 TIMES = np.linspace(40, 400, 10)
 
 
-class Counts(random.Random):
-    """By whom each failure counts."""
-
-    def random(self) -> float:
-        return 0.0
-
-
 def test_a_plan_says_of_a_draw_what_the_proxies_say() -> None:
     """Of users with histories of all kinds, who came in early, late or never, and failed often or once."""
     steps, looks = ((10, 20), (50, 30)), 50
-    proxies = draws.Draws(Counts())
+    proxies = draws.Draws()
     place = np.arange(USERS) / USERS
     requests, failed = np.arange(USERS) % 7 * 30, np.arange(USERS) % 7 * (np.arange(USERS) % 3)
     for user in range(USERS):
