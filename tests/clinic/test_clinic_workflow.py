@@ -149,7 +149,7 @@ def test_approving_what_never_ran_is_200(api: httpx.Client):
 def test_every_stage_is_visible_before_the_next_one_starts():
     """A second worker answers while the first blocks, and sees the stages come one by one."""
     with (
-        running_clinic(workers=2, blocking=True, first_token_s=0.8) as clinic,
+        running_clinic(workers=2, blocking=True, first_token_s=1.6) as clinic,
         clinic.client() as api,
         ThreadPoolExecutor(1) as pool,
     ):
@@ -167,7 +167,7 @@ def watch(clinic: RunningClinic, path: str, *, until: Any) -> Iterator[list[str]
     """Poll the details on new connections; one that a blocked worker took is given up."""
     while not until():
         try:
-            yield stage_names(httpx.get(f"{clinic.url}{path}/details", headers=clinic.headers(), timeout=0.1))
+            yield stage_names(httpx.get(f"{clinic.url}{path}/details", headers=clinic.headers(), timeout=0.3))
         except httpx.TimeoutException:
             continue
 
