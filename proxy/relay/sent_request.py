@@ -5,6 +5,7 @@ connection, a second try, an upgrade.
 """
 
 import asyncio
+from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable
 from time import perf_counter
 
@@ -27,7 +28,7 @@ NO_BODY, BY_LENGTH = Body.NONE, Body.LENGTH
 """Looked up for each request; as members of their enumeration they take ten times as long."""
 
 
-class SentRequest:
+class SentRequest(ABC):
     """One request; `begin` it once. `RelayedRequest` knows what comes back."""
 
     _sending = Sending.HELD
@@ -217,20 +218,26 @@ class SentRequest:
 
     # What the answer's direction does.
 
+    @abstractmethod
     def client_changed(self) -> None:
-        raise NotImplementedError
+        """See `RequestWatcher`."""
 
+    @abstractmethod
     def upstream_changed(self) -> None:
-        raise NotImplementedError
+        """More of the answer is here, or its end; or the upstream takes bytes again."""
 
+    @abstractmethod
     def cut(self) -> None:
-        raise NotImplementedError
+        """See `RequestWatcher`."""
 
+    @abstractmethod
     def _fail(self, error: UpstreamError) -> None:
-        raise NotImplementedError
+        """End the request by a failure of the upstream, or by the client's leaving."""
 
+    @abstractmethod
     def _crash(self) -> None:
-        raise NotImplementedError
+        """End the request by a defect here."""
 
+    @abstractmethod
     def _switched(self) -> None:
-        raise NotImplementedError
+        """An upgraded connection has ended."""
