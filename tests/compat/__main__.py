@@ -11,7 +11,7 @@ from pathlib import Path
 import click
 
 from tests.compat.answers import HOP_BY_HOP
-from tests.servers.ports import free_port
+from tests.servers.ports import free_port, is_listened_on
 from tests.servers.serving import headgate
 from tests.servers.streaming import eventually
 from tests.servers.unleash_server import NODE
@@ -50,12 +50,7 @@ async def backend(command: tuple[str, ...]) -> AsyncIterator[str]:
 
     async def listens() -> bool:
         assert process.returncode is None, command
-        try:
-            _, writer = await asyncio.open_connection("127.0.0.1", port)
-        except OSError:
-            return False
-        writer.close()
-        return True
+        return await is_listened_on(port)
 
     try:
         await eventually(listens, STARTING_S)

@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.servers.ports import free_port
+from tests.servers.ports import free_port, is_listened_on
 from tests.servers.streaming import eventually
 
 EXAMPLES = Path(__file__).parents[2] / "examples" / "fronts"
@@ -132,12 +132,7 @@ async def in_front(front: Front, directory: Path, headgate: str, certificate: Pa
 
     async def listens() -> bool:
         assert process.returncode is None, log.read_text()
-        try:
-            _, writer = await asyncio.open_connection("127.0.0.1", port)
-        except OSError:
-            return False
-        writer.close()
-        return True
+        return await is_listened_on(port)
 
     try:
         await eventually(listens, STARTING_S)

@@ -1,5 +1,6 @@
 """Ports of loopback for servers: of one process of tests alone, and not given out again soon."""
 
+import asyncio
 import errno
 import itertools
 import os
@@ -49,6 +50,16 @@ def free_socket(host: str = "127.0.0.1", port: int = 0) -> socket.socket:
         else:
             listening.setblocking(False)
             return listening
+
+
+async def is_listened_on(port: int) -> bool:
+    """True if a connection to it comes about."""
+    try:
+        _, writer = await asyncio.open_connection("127.0.0.1", port)
+    except OSError:
+        return False
+    writer.close()
+    return True
 
 
 def _is_free(port: int) -> bool:
