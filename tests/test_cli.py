@@ -169,7 +169,6 @@ def test_help_and_version() -> None:
     assert "Usage: " in short.stdout
 
 
-@pytest.mark.anyio
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 async def test_a_signal_lets_open_streams_finish(tmp_path: Path, number: signal.Signals) -> None:
     """No new connections, the open stream goes on to its end, then exit code 0; the log says so in JSON."""

@@ -408,7 +408,6 @@ def jwks(kid: str) -> bytes:
     return json.dumps({"keys": [{**key, "kid": kid, "alg": "RS256", "use": "sig"}]}).encode()
 
 
-@pytest.mark.anyio
 async def test_keys_are_fetched_and_kept_when_the_issuer_fails() -> None:
     """The keys that are known stay, and nothing raises, whatever the issuer sends next."""
     answers = [jwks("k1"), b"[]", b"nonsense", b'{"keys": 5}', b'{"keys": [1]}']
@@ -429,7 +428,6 @@ async def test_keys_are_fetched_and_kept_when_the_issuer_fails() -> None:
             assert by_keys.identify(bearer(token())) is None
 
 
-@pytest.mark.anyio
 async def test_a_key_that_is_not_known_is_fetched() -> None:
     """An issuer may sign with its new key at once: the first such token has the keys fetched again."""
     kids = ["k1", "k2"]
@@ -448,7 +446,6 @@ async def test_a_key_that_is_not_known_is_fetched() -> None:
     assert len(issuer.asked) == 2
 
 
-@pytest.mark.anyio
 async def test_keys_that_are_made_up_do_not_have_the_issuer_asked_again_and_again() -> None:
     """The issuer is asked once in a while at most, whatever strangers call their keys."""
     made_up = jwt.encode({"sub": "ann"}, PRIVATE, algorithm="RS256", headers={"kid": "made up"})
@@ -465,7 +462,6 @@ async def test_keys_that_are_made_up_do_not_have_the_issuer_asked_again_and_agai
     assert JWKS_RETRY_S == 10
 
 
-@pytest.mark.anyio
 async def test_a_run_is_owned_across_refreshed_tokens(tmp_path: Path) -> None:
     """With keys, a client whose token was renewed within the run still reads it."""
     async with (

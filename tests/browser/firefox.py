@@ -15,10 +15,7 @@ import pytest
 from websockets.asyncio.client import ClientConnection, connect
 
 FIREFOX = shutil.which("firefox-esr")
-IN_FIREFOX = [
-    pytest.mark.anyio,
-    pytest.mark.skipif(FIREFOX is None, reason="firefox-esr is not installed"),
-]
+IN_FIREFOX = pytest.mark.skipif(FIREFOX is None, reason="firefox-esr is not installed")
 PATIENCE_S = 120.0
 """For one command; it only guards against a browser that hangs."""
 

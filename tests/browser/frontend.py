@@ -15,10 +15,7 @@ from tests.servers.streaming import eventually
 
 FRONTEND = HERE / "frontend"
 CHROMIUM = shutil.which("chromium")
-IN_CHROMIUM = [
-    pytest.mark.anyio,
-    pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed"),
-]
+IN_CHROMIUM = pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed")
 """Marks of tests that need a real browser."""
 CASE = "Fever of 38.9 °C and a cough for 4 days — SpO₂ 91 %."
 ANSWER_MS = 120_000

@@ -47,7 +47,6 @@ def test_the_docs_have_the_lines_that_are_tried(framework: str) -> None:
     assert [line for line in lines if line not in source] == []
 
 
-@pytest.mark.anyio
 @pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed")
 async def test_each_framework_shows_the_text_as_it_grows(chromium: Browser, tmp_path: Path) -> None:
     """From event to event."""

@@ -16,8 +16,6 @@ from tests.servers.scripted import ScriptedUpstream
 from tests.servers.serving import Serving, flag_document, headgate, token
 from tests.servers.streaming import PATIENCE_S, START, WHOLE, answer, answering, route
 
-pytestmark = pytest.mark.anyio
-
 
 @asynccontextmanager
 async def cutting(url: str, *after: int) -> AsyncIterator[str]:

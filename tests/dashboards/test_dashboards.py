@@ -31,8 +31,6 @@ from tests.servers.prometheus_server import is_installed
 from tests.servers.serving import ADMIN_TOKEN
 from tests.servers.streaming import browser
 
-pytestmark = pytest.mark.anyio
-
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs" / "runbooks"
 LOOK_S = 30

@@ -19,8 +19,6 @@ from tests.servers.scripted import Asked, ScriptedUpstream
 from tests.servers.serving import flag_document
 from tests.servers.streaming import house, route, signed
 
-pytestmark = pytest.mark.anyio
-
 USER = list(signed(accept=None).items())
 NATIVE = {
     "source": "native",

@@ -11,8 +11,6 @@ from proxy.doctor.findings.diagnosis import Grade
 from tests.doctor.deployments import examined, saying, settings_of
 from tests.servers.scripted import Asked, ScriptedUpstream
 
-pytestmark = pytest.mark.anyio
-
 
 def sample(value: float, **labels: str) -> dict[str, Any]:
     return {"metric": labels, "value": [0, str(value)]}

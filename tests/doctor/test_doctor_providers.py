@@ -14,7 +14,6 @@ from tests.servers.ports import free_port
 from tests.servers.scripted import Asked, ScriptedUpstream
 from tests.servers.tapping import Provider, completion, whole
 
-pytestmark = pytest.mark.anyio
 KEY = "a key of a model provider, not to be seen"
 
 

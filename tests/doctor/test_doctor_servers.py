@@ -20,7 +20,6 @@ from tests.servers.ports import free_port
 from tests.servers.scripted import Asked, ScriptedUpstream
 from tests.servers.serving import flag_document
 
-pytestmark = pytest.mark.anyio
 TOKEN = "default:development.not-to-be-seen-by-anybody"
 FLAGS = {"headgate.streaming", "headgate.kill"}
 

@@ -10,8 +10,6 @@ from proxy.doctor.findings.diagnosis import Grade
 from tests.servers.ports import free_port
 from tests.servers.valkey_server import ValkeyServer, valkey
 
-pytestmark = pytest.mark.anyio
-
 
 @pytest.fixture(scope="module")
 async def locked(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[ValkeyServer]:

@@ -25,8 +25,6 @@ from tests.servers.scripted import Asked, ScriptedUpstream
 from tests.servers.streaming import signed
 from tests.servers.tapping import CALLS, Backend, Provider, completion, tapped, tapped_route, trace_context
 
-pytestmark = pytest.mark.anyio
-
 USER = list(signed(accept=None).items())
 
 

@@ -8,13 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-import pytest
 
 from tests.servers.scripted import Answered, Asked, ScriptedUpstream, Talker, ok, talking
 from tests.servers.serving import ADMIN_TOKEN, Serving, headgate
 from tests.servers.streaming import Held, answer, answering, browser, eventually, scrape, served
-
-pytestmark = pytest.mark.anyio
 
 GET = b"GET /x HTTP/1.1\r\nhost: x\r\n%b\r\n"
 

@@ -28,8 +28,6 @@ from tests.servers.streaming import (
     signed,
 )
 
-pytestmark = pytest.mark.anyio
-
 LIMIT = 100_000
 HALF = b"x" * 60_000
 OVER = 'headgate_over_budget_total{budget="bodies"}'

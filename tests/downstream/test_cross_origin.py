@@ -16,8 +16,6 @@ from tests.servers.scripted import Asked, ScriptedUpstream
 from tests.servers.serving import flag_document, headgate, token
 from tests.servers.streaming import EXTRACTION, SSE, START, answer, browser, route
 
-pytestmark = pytest.mark.anyio
-
 PAGE = "https://app.example.org"
 KNOWN = {"authorization", "content-type", "accept"}
 RUN = "0b9d5a3c-1c53-4a0e-9f0e-1f4d0b3a2c11"

@@ -18,8 +18,6 @@ from tests.servers.scripted import ScriptedUpstream, ok
 from tests.servers.serving import Serving, headgate
 from tests.servers.streaming import browser, eventually, scrape
 
-pytestmark = pytest.mark.anyio
-
 
 @asynccontextmanager
 async def secured(

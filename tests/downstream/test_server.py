@@ -21,8 +21,6 @@ from tests.servers.ports import free_socket
 from tests.servers.scripted import ScriptedUpstream, ok, talking, until
 from tests.servers.serving import headgate
 
-pytestmark = pytest.mark.anyio
-
 GET = b"GET / HTTP/1.1\r\nhost: a\r\n\r\n"
 CHUNKED = b"POST / HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\n"
 

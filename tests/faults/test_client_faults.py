@@ -8,7 +8,7 @@ import pytest
 from tests.faults.clients import FINAL, RECOVERABLE, Scenario
 from tests.faults.rounds import House, at_once
 
-pytestmark = [pytest.mark.anyio, pytest.mark.alone]
+pytestmark = pytest.mark.alone
 
 TIMES = 12
 

@@ -14,7 +14,7 @@ from tests.faults.rounds import House, at_once, watches
 from tests.faults.upstream import Round
 from tests.faults.viewers import Saw
 
-pytestmark = [pytest.mark.anyio, pytest.mark.alone]
+pytestmark = pytest.mark.alone
 
 
 async def test_faults_and_recoveries_are_exactly_what_was_injected(rounds: House) -> None:

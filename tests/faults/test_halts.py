@@ -14,7 +14,7 @@ from tests.faults.rounds import House, at_once
 from tests.faults.upstream import TIMEOUTS
 from tests.servers.streaming import eventually
 
-pytestmark = [pytest.mark.anyio, pytest.mark.alone]
+pytestmark = pytest.mark.alone
 
 HALT_S = 1.5
 SHORT_S = 0.05

@@ -12,7 +12,7 @@ from tests.faults.provider import Plan, Tapped, house, plans, resets
 from tests.faults.rounds import Result, at_once
 from tests.servers.streaming import browser
 
-pytestmark = [pytest.mark.anyio, pytest.mark.alone]
+pytestmark = pytest.mark.alone
 
 
 async def played(tapped: Tapped, chosen: list[Plan]) -> list[Result]:

@@ -9,7 +9,7 @@ from proxy.runs.run import Run
 from tests.faults.clients import mixture
 from tests.faults.rounds import SETTINGS, House, at_once, warm
 
-pytestmark = [pytest.mark.anyio, pytest.mark.alone]
+pytestmark = pytest.mark.alone
 
 ROUNDS = 1000
 FAST = 5

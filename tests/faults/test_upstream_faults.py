@@ -11,7 +11,7 @@ from tests.faults.cases import FRAMINGS, cut_calls, cut_looks, cut_stages, healt
 from tests.faults.rounds import House, Result, at_once, watches
 from tests.faults.upstream import Act, Case, Round
 
-pytestmark = [pytest.mark.anyio, pytest.mark.alone]
+pytestmark = pytest.mark.alone
 
 FAULTS = upstream_faults()
 

@@ -10,7 +10,7 @@ from tests.faults.shapes import SHAPES, Shape
 from tests.faults.unlike import of
 from tests.faults.ways import house
 
-pytestmark = [pytest.mark.anyio, pytest.mark.alone]
+pytestmark = pytest.mark.alone
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=lambda shape: shape.api)

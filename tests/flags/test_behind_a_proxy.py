@@ -26,8 +26,6 @@ from tests.servers.scripted import Asked, ScriptedUpstream, until
 from tests.servers.serving import flag_document, headgate
 from tests.servers.streaming import route
 
-pytestmark = pytest.mark.anyio
-
 NAMES = ("unleash.test", "keys.test", "model.test", "prometheus.test", "hook.test", "app.test")
 CREDENTIAL = "house:a word"
 

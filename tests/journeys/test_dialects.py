@@ -17,8 +17,6 @@ from tests.servers.scripted import Asked, ScriptedUpstream
 from tests.servers.serving import Serving, flag_document, headgate
 from tests.servers.streaming import EXTRACTION, SUMMARY, answer, answering, browser, route, signed
 
-pytestmark = pytest.mark.anyio
-
 CLIENTS = Path(__file__).parents[1] / "clients"
 NODE = Path(sys.executable).with_name("node")
 DEADLINE_S = 30

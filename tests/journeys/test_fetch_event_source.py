@@ -14,8 +14,6 @@ from tests.servers.scripted import ScriptedUpstream
 from tests.servers.serving import headgate
 from tests.servers.streaming import START, answer, answering, route, signed
 
-pytestmark = pytest.mark.anyio
-
 CLIENTS = Path(__file__).parents[1] / "clients"
 NODE = Path(sys.executable).with_name("node")
 DEADLINE_S = 60

@@ -14,8 +14,6 @@ import yaml
 from tests.servers.clinic_server import RunningClinic, running_clinic
 from tests.servers.serving import Serving, flag_document, headgate
 
-pytestmark = pytest.mark.anyio
-
 EXAMPLE = Path(__file__).parents[2] / "examples" / "clinic"
 TAPPED = yaml.safe_load((EXAMPLE / "headgate.yaml").read_text())["routes"]
 POLLED = [

@@ -29,8 +29,6 @@ from tests.servers.streaming import (
     signed,
 )
 
-pytestmark = pytest.mark.anyio
-
 RUN = "6a1f0f9e-6d4e-4a51-9c0c-0a4f0c7f1d11"
 STREAM_PATH = f"{START}/stream"
 

@@ -7,8 +7,6 @@ import pytest
 
 from tests.soak import GROWTH, ROOM, WARM, Sample, problems, soak
 
-pytestmark = pytest.mark.anyio
-
 FLAT = Sample(rss_mb=160, descriptors=150, tasks=30, scrape_kb=600, p99_ms=80)
 
 

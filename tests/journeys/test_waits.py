@@ -6,7 +6,7 @@ import pytest
 
 from tests.waits import DIRECT, SOURCES, Pace, measure
 
-pytestmark = [pytest.mark.anyio, pytest.mark.alone]
+pytestmark = pytest.mark.alone
 
 QUICK = Pace(first_token_s=0.25, tokens_per_s=200, tokens=80)
 

@@ -23,8 +23,6 @@ from tests.servers.ports import free_socket
 from tests.servers.scripted import until
 from tests.servers.serving import headgate
 
-pytestmark = pytest.mark.anyio
-
 CHROMIUM = shutil.which("chromium")
 QUIET = ("--no-sandbox", "--disable-background-networking", "--disable-component-update", "--disable-sync")
 CLIENTS = Path(__file__).parents[1] / "clients"

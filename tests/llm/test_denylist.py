@@ -9,8 +9,6 @@ from proxy.llm import denylist as module
 from proxy.llm.denylist import DenylistEntry, StreamDefect, StreamDenylist
 from proxy.llm.denylist_file import FileDenylistStore
 
-pytestmark = pytest.mark.anyio
-
 DAY_S = 86400.0
 MODEL = ("openai", "gpt")
 

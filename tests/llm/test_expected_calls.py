@@ -13,8 +13,6 @@ from tests.servers.scripted import Asked
 from tests.servers.streaming import EXTRACTION, START, SUMMARY, answer, browser, read, signed
 from tests.servers.tapping import COMPLETIONS, Provider, chat, completion, tapped, trace_context
 
-pytestmark = pytest.mark.anyio
-
 TEXTS = {"extraction": EXTRACTION, "summary": SUMMARY}
 
 

@@ -30,8 +30,6 @@ from tests.servers.scripted import Asked
 from tests.servers.streaming import START, answer, browser, read, signed
 from tests.servers.tapping import tapped, trace_context
 
-pytestmark = pytest.mark.anyio
-
 Json = dict[str, Any]
 
 MODEL = "eu.anthropic.claude-sonnet-5-v1:0"

@@ -30,8 +30,6 @@ from tests.servers.scripted import Asked, ScriptedUpstream
 from tests.servers.streaming import START, answer, read, signed
 from tests.servers.tapping import Backend, tapped, trace_context
 
-pytestmark = pytest.mark.anyio
-
 Json = dict[str, Any]
 Call = Callable[[str, dict[str, str]], Any]
 """Makes one batch call with a package, from a base URL and headers that every request has."""

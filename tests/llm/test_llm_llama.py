@@ -20,8 +20,6 @@ from tests.servers.ollama_server import OllamaServer
 from tests.servers.streaming import START, read, signed
 from tests.servers.tapping import tapped
 
-pytestmark = pytest.mark.anyio
-
 ASKED = [{"role": "user", "content": "a"}]
 SCHEMA = {"type": "object", "properties": {"word": {"enum": ["fever and cough"]}}, "required": ["word"]}
 FORM = {"type": "json_schema", "json_schema": {"name": "said", "schema": SCHEMA, "strict": True}}

@@ -22,8 +22,6 @@ from tests.servers.scripted import Asked
 from tests.servers.streaming import START, answer, read, signed
 from tests.servers.tapping import tapped, trace_context
 
-pytestmark = pytest.mark.anyio
-
 Json = dict[str, Any]
 
 CLIENTS = Path(__file__).parents[1] / "clients"

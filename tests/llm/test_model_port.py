@@ -40,8 +40,6 @@ from tests.servers.tapping import (
     whole,
 )
 
-pytestmark = pytest.mark.anyio
-
 TEXTS = {"extraction": EXTRACTION, "summary": SUMMARY}
 
 

@@ -33,8 +33,6 @@ from tests.servers.tapping import (
 )
 from tests.servers.valkey_server import valkey
 
-pytestmark = pytest.mark.anyio
-
 TEXTS = {"extraction": EXTRACTION, "summary": SUMMARY}
 BATCH = [completion(text) for text in TEXTS.values()]
 NO_STREAMS = b'{"error": {"message": "streaming is not enabled"}}'

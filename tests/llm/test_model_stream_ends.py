@@ -11,8 +11,6 @@ from tests.servers.scripted import Asked
 from tests.servers.streaming import EXTRACTION, START, SUMMARY, read, signed
 from tests.servers.tapping import EVENT_STREAM, Provider, completion, tapped, whole
 
-pytestmark = pytest.mark.anyio
-
 TEXTS = {"extraction": EXTRACTION, "summary": SUMMARY}
 CHUNKED = (
     b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\nx-request-id: req-1\r\n"

@@ -15,8 +15,6 @@ from tests.servers.serving import flag_document
 from tests.servers.streaming import EXTRACTION, START, SUMMARY, answer, browser, read, signed
 from tests.servers.tapping import CALLS, COMPLETIONS, Backend, Provider, chat, completion, tapped
 
-pytestmark = pytest.mark.anyio
-
 TEXTS = {"extraction": EXTRACTION, "summary": SUMMARY}
 BY_TRACE_ID = {"tap": {**CALLS, "match": "traceparent"}}
 CLIENTS = "4bf92f3577b34da6a3ce929d0e0e4736"

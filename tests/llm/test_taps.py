@@ -4,8 +4,6 @@ import asyncio
 import json
 from typing import Any
 
-import pytest
-
 from proxy.http.tracing import TraceId, with_token
 from proxy.llm.assembly.dialect import Prompt
 from proxy.llm.taps.expected_calls import ExpectedCall, compile_calls
@@ -14,8 +12,6 @@ from proxy.llm.taps.tap import MAX_CALLS, Tap
 from proxy.settings.blocks.sources import TapSettings
 from proxy.text.sections import Section
 from tests.servers.streaming import PATIENCE_S, eventually
-
-pytestmark = pytest.mark.anyio
 
 SECTIONS = [Section.compile(stage, "reasoning", f"$.{stage}") for stage in ("one", "two", "three")]
 ANY = Prompt("some-model", "")

@@ -22,8 +22,6 @@ from tests.servers.serving import Serving, flag_document
 from tests.servers.streaming import EITHER, START, browser, eventually, read, route, scrape, signed
 from tests.servers.tapping import USAGE, Backend, Provider, tapped, tapped_route
 
-pytestmark = pytest.mark.anyio
-
 READ, WRITTEN = USAGE["prompt_tokens"], USAGE["completion_tokens"]
 PRICED = {"models": [{"name": "m", "price": {"input": 3, "output": 10}}]}
 COST = (READ * 3 + WRITTEN * 10) / 1_000_000

@@ -10,8 +10,6 @@ from proxy.downstream import bodies
 from tests.servers.scripted import Asked, ScriptedUpstream, Talker, talking, until
 from tests.servers.serving import Serving, headgate
 
-pytestmark = pytest.mark.anyio
-
 HEAD = b"POST /models/v1/x HTTP/1.1\r\nhost: a\r\n%bcontent-length: 9\r\n\r\n"
 
 

@@ -34,8 +34,6 @@ from tests.servers.streaming import (
     signed,
 )
 
-pytestmark = pytest.mark.anyio
-
 TOKEN = {"authorization": f"Bearer {ADMIN_TOKEN}"}
 
 

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-import pytest
 
 from flags.decision import Arm, Reason
 from proxy.errors import Fault
@@ -33,8 +32,6 @@ from tests.servers.streaming import (
     served,
     signed,
 )
-
-pytestmark = pytest.mark.anyio
 
 FAMILIES = {
     "requests_total": {"route", "mode", "reason"},

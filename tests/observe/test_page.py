@@ -9,7 +9,6 @@ from typing import Any
 
 import httpx
 import orjson
-import pytest
 
 from proxy.observe.page.board import Board, routes_of, warnings_of
 from proxy.observe.page.recent_counts import LOOK_S, WINDOW_S, RecentCounts
@@ -34,8 +33,6 @@ from tests.servers.streaming import (
     route,
     signed,
 )
-
-pytestmark = pytest.mark.anyio
 
 TOKEN = {"authorization": f"Bearer {ADMIN_TOKEN}"}
 PAGE = ("/", "/now")

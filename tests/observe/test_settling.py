@@ -9,8 +9,6 @@ import pytest
 from proxy.observe.settling import SLOT_S, Settling
 from tests.servers.streaming import eventually
 
-pytestmark = pytest.mark.anyio
-
 SETTLE_S = 150.0
 
 

@@ -3,13 +3,9 @@
 from pathlib import Path
 from time import monotonic
 
-import pytest
-
 from proxy.observe.stalls import MOST_STALLS, Stall, StallWatch
 from tests.servers.serving import ADMIN_TOKEN, headgate
 from tests.servers.streaming import browser, eventually
-
-pytestmark = pytest.mark.anyio
 
 TOKEN = {"authorization": f"Bearer {ADMIN_TOKEN}"}
 HANGS_S = 30

@@ -30,8 +30,6 @@ from tests.servers.streaming import (
 )
 from tests.servers.tapping import Provider, tapped
 
-pytestmark = pytest.mark.anyio
-
 TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
 PARENT = "00f067aa0ba902b7"
 SAMPLED = {"traceparent": f"00-{TRACE}-{PARENT}-01", "tracestate": "a=b"}

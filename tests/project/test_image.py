@@ -126,7 +126,6 @@ def site_packages(image: Image) -> Path:
     return next((image.root / "opt/headgate/lib").glob("python*/site-packages"))
 
 
-@pytest.mark.anyio
 @pytest.mark.parametrize("more", [(), ("--workers", "2")], ids=["as it is", "with workers"])
 async def test_the_image_serves_from_a_tree_that_it_cannot_write(image: Image, more: tuple[str, ...]) -> None:
     """It answers, relays and is healthy; SIGTERM ends it with 0, and it leaves everything as it was."""

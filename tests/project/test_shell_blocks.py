@@ -26,8 +26,6 @@ from tests.servers.scripted import Asked, ScriptedUpstream
 from tests.servers.serving import headgate, token
 from tests.servers.streaming import eventually, texts
 
-pytestmark = pytest.mark.anyio
-
 README = ROOT / "README.md"
 CONTRIBUTING = ROOT / "CONTRIBUTING.md"
 OPERATE = ROOT / "docs" / "operate.md"

@@ -10,8 +10,6 @@ from proxy.downstream.bodies import ByteBudget
 from proxy.relay.answer_copy import AnswerCopy
 from proxy.relay.sinks import PassingSink
 
-pytestmark = pytest.mark.anyio
-
 TEXT = b"a text" * 100
 MAX_BYTES = 1000
 

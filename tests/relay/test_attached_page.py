@@ -15,8 +15,6 @@ from tests.servers.scripted import DATE, Asked, ScriptedUpstream
 from tests.servers.serving import flag_document, headgate
 from tests.servers.streaming import browser, house, route, scrape, signed
 
-pytestmark = pytest.mark.anyio
-
 HEAD = b'<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
 PAGE = HEAD + "<title>Ä</title></head><body>x</body></html>".encode()
 ELEMENT = b'<script type="module" src="/_headgate/attach.js"></script>'

@@ -10,8 +10,6 @@ from tests.servers.ports import free_socket
 from tests.servers.scripted import Asked, ScriptedUpstream, ask, raw, talking, until
 from tests.servers.serving import Serving, headgate
 
-pytestmark = pytest.mark.anyio
-
 HOST = b"host: clinic.example\r\n"
 
 

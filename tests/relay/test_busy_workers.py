@@ -17,8 +17,6 @@ from tests.servers.scripted import Asked, ScriptedUpstream, Talker, ok, talking,
 from tests.servers.serving import Serving, headgate
 from tests.servers.streaming import browser, opened, signed
 
-pytestmark = pytest.mark.anyio
-
 BUSY_S = 3.0
 """Seconds for which a worker is kept from everything else."""
 

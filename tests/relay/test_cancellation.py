@@ -14,8 +14,6 @@ from proxy.upstream.pool import Origin
 from tests.servers.scripted import Asked, ScriptedUpstream, ask, talking, until
 from tests.servers.serving import Serving, headgate
 
-pytestmark = pytest.mark.anyio
-
 HOST = b"host: clinic.example\r\n"
 GET = b"GET / HTTP/1.1\r\n%b\r\n" % HOST
 

@@ -7,8 +7,6 @@ import pytest
 
 from tests.relay.cuts import OF_A_ROUTE, table
 
-pytestmark = pytest.mark.anyio
-
 ROUNDS = 400
 
 

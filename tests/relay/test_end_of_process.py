@@ -9,8 +9,6 @@ import pytest
 from tests.servers.scripted import Asked, ScriptedUpstream, talking, until
 from tests.servers.serving import headgate
 
-pytestmark = pytest.mark.anyio
-
 GET = b"GET / HTTP/1.1\r\nhost: a\r\n\r\n"
 HEAD = b"HTTP/1.1 200 OK\r\ncontent-length: 100\r\n\r\n"
 

@@ -14,8 +14,6 @@ from proxy.upstream.timeouts import SLOW_S, Timeouts
 from tests.servers.scripted import Answered, Asked, ScriptedUpstream, ask, talking, until
 from tests.servers.serving import Serving, headgate
 
-pytestmark = pytest.mark.anyio
-
 HOST = b"host: clinic.example\r\n"
 GET = b"GET / HTTP/1.1\r\n%b\r\n" % HOST
 FIRST_BYTE_S, IDLE_S, TOTAL_S = 0.4, 0.3, 1.0

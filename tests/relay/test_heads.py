@@ -10,8 +10,6 @@ import pytest
 from tests.servers.scripted import Asked, ScriptedUpstream, ask, ok, raw, talking, until
 from tests.servers.serving import Serving, headgate
 
-pytestmark = pytest.mark.anyio
-
 HOST = b"host: clinic.example\r\n"
 
 

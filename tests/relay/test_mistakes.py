@@ -10,8 +10,6 @@ from proxy.upstream.client import Upstream
 from tests.relay.conftest import Pair
 from tests.servers.scripted import Asked
 
-pytestmark = pytest.mark.anyio
-
 EXPECTS = b"POST /x HTTP/1.1\r\nhost: a\r\nexpect: 100-continue\r\ncontent-length: 3\r\n\r\n"
 SLOW = b"POST /x HTTP/1.1\r\nhost: a\r\ncontent-length: 3\r\n\r\n"
 AT_ONCE = b"GET /x HTTP/1.1\r\nhost: a\r\n\r\n"

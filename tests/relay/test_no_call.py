@@ -11,8 +11,6 @@ from tests.servers.scripted import Asked, ScriptedUpstream, talking
 from tests.servers.serving import flag_document, headgate
 from tests.servers.streaming import START, route
 
-pytestmark = pytest.mark.anyio
-
 PAGE = b"<!doctype html><html><head></head></html>"
 HTML = b"content-type: text/html; charset=utf-8\r\n"
 SETTINGS: dict[str, Any] = {

@@ -26,8 +26,6 @@ from tests.servers.streaming import (
     route,
 )
 
-pytestmark = pytest.mark.anyio
-
 SENTENCE = "Error generating response: none"
 JSON = [(b"content-type", b"application/json")]
 STREAM = Decision(Mode.STREAM, Arm.STREAM, "batch", Reason.FLAG_ON)

@@ -8,8 +8,6 @@ import pytest
 from tests.servers.scripted import Asked, ScriptedUpstream, ask, ok, talking, until
 from tests.servers.serving import Serving
 
-pytestmark = pytest.mark.anyio
-
 HOST = b"host: clinic.example\r\n"
 
 

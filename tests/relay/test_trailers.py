@@ -16,8 +16,6 @@ from tests.servers.scripted import Asked, ScriptedUpstream, ask, raw, talking
 from tests.servers.serving import Serving, headgate
 from tests.servers.streaming import answer, eventually, route
 
-pytestmark = pytest.mark.anyio
-
 HOST = b"host: clinic.example\r\n"
 CHUNKS = b"transfer-encoding: chunked\r\n"
 OK = b"HTTP/1.1 200 OK\r\ndate: d\r\n"

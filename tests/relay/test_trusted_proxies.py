@@ -3,13 +3,9 @@
 import asyncio
 from pathlib import Path
 
-import pytest
-
 from tests.servers.scripted import Asked, ScriptedUpstream, talking
 from tests.servers.serving import Serving, headgate
 from tests.servers.streaming import Held, answer, answering, eventually, route, token
-
-pytestmark = pytest.mark.anyio
 
 PROXY, STRANGER = "127.0.0.1", "127.0.0.2"
 SAID = (

@@ -14,8 +14,6 @@ from tests.servers.scripted import Answered, Asked, ScriptedUpstream, Talker, as
 from tests.servers.serving import Serving, headgate
 from tests.servers.streaming import logged, scrape
 
-pytestmark = pytest.mark.anyio
-
 HELLO = (
     b"GET /live?x=1 HTTP/1.1\r\nhost: a\r\nconnection: keep-alive, Upgrade\r\nupgrade: chat\r\n"
     b"sec-websocket-key: k\r\n\r\n"

@@ -23,8 +23,6 @@ from tests.servers.streaming import (
 )
 from tests.servers.valkey_server import ValkeyServer
 
-pytestmark = pytest.mark.anyio
-
 OLD = "the key of before, which is long enough"
 NEW = "the key to come, which is long enough"
 STEPS: list[dict[str, Any]] = [

@@ -5,7 +5,6 @@ from collections import deque
 from dataclasses import replace
 from pathlib import Path
 
-import pytest
 from prometheus_client import CollectorRegistry
 
 from proxy.observe.metrics import Metrics
@@ -23,8 +22,6 @@ from tests.servers.scripted import ScriptedUpstream
 from tests.servers.serving import headgate
 from tests.servers.streaming import START, WHOLE, browser, eventually, opened, read, signed
 from tests.servers.valkey_server import ValkeyServer
-
-pytestmark = pytest.mark.anyio
 
 SETTINGS = RouteSettings.model_validate(job_route(name="start"))
 ROUTE = Route.compile(SETTINGS)

@@ -30,8 +30,6 @@ from tests.servers.streaming import (
 )
 from tests.servers.valkey_server import ValkeyServer
 
-pytestmark = pytest.mark.anyio
-
 RECORDED = json.loads(Path(__file__).with_name("recorded_store.json").read_text(encoding="utf-8"))
 RUN = RECORDED["run"]
 META = f"headgate:run:{RUN}"

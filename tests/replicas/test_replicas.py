@@ -40,8 +40,6 @@ from tests.servers.streaming import (
 from tests.servers.tapping import EVENT_STREAM, Backend, Provider, tapped_route
 from tests.servers.valkey_server import ValkeyServer, valkey
 
-pytestmark = pytest.mark.anyio
-
 KEY = "a key for the tests that is long enough"
 
 

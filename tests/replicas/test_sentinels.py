@@ -19,8 +19,6 @@ from tests.servers.sentinels import ToldSentinel, watched
 from tests.servers.streaming import eventually
 from tests.servers.valkey_server import ValkeyServer, valkey
 
-pytestmark = pytest.mark.anyio
-
 FAILOVER_S = 60.0
 
 

@@ -25,8 +25,6 @@ from tests.servers.serving import flag_document, headgate
 from tests.servers.streaming import START, answer, browser, eventually, logged, route, scrape, signed
 from tests.servers.valkey_server import Detour, ValkeyServer, valkey
 
-pytestmark = pytest.mark.anyio
-
 KEY = "a key for tests, of more than 32 characters"
 NAMES = UserNames(b"key")
 ANN, BOB = NAMES.of("ann", None), NAMES.of("bob", None)

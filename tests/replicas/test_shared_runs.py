@@ -5,8 +5,6 @@ import gc
 import time
 from pathlib import Path
 
-import pytest
-
 from proxy.errors import UpstreamSilent
 from proxy.replicas.store.valkey import CALL_S, STALL_S
 from proxy.upstream.client import Answer
@@ -25,9 +23,6 @@ from tests.replicas.sharing import (
 )
 from tests.servers.streaming import EXTRACTION, SUMMARY, answer, eventually, texts
 from tests.servers.valkey_server import Detour, ValkeyServer, valkey
-
-pytestmark = pytest.mark.anyio
-
 
 # What a viewer elsewhere sees
 

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-import pytest
 
 from tests.servers.otlp_receiver import OtlpReceiver, Received
 from tests.servers.scripted import Asked, ScriptedUpstream
@@ -29,8 +28,6 @@ from tests.servers.streaming import (
     signed,
 )
 from tests.servers.valkey_server import ValkeyServer
-
-pytestmark = pytest.mark.anyio
 
 KEY = "a key for the tests that is long enough"
 BEGUN = "1" * 32

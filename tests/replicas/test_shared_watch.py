@@ -35,8 +35,6 @@ from tests.servers.serving import Serving, flag_document, headgate
 from tests.servers.streaming import START, browser, eventually, logged, route, scrape, signed
 from tests.servers.valkey_server import ValkeyServer, valkey
 
-pytestmark = pytest.mark.anyio
-
 KEY = "a key for tests, of more than 32 characters"
 NAMES = UserNames(b"key")
 ANN = NAMES.of("ann", None)

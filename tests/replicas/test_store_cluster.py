@@ -15,8 +15,6 @@ from tests.servers.store_cluster import Cluster, clustered, is_in_step, said
 from tests.servers.streaming import eventually
 from tests.servers.valkey_server import ValkeyServer
 
-pytestmark = pytest.mark.anyio
-
 FAILOVER_S = 60.0
 PREFIX = "{headgate}"
 SLOT = key_slot(PREFIX.encode())

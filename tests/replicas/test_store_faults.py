@@ -29,9 +29,6 @@ from tests.replicas.sharing import (
 from tests.servers.streaming import eventually, logged
 from tests.servers.valkey_server import ValkeyServer, valkey
 
-pytestmark = pytest.mark.anyio
-
-
 # A replica that is gone
 
 

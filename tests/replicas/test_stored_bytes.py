@@ -36,9 +36,6 @@ from tests.replicas.sharing import (
 from tests.servers.streaming import answer, eventually, logged
 from tests.servers.valkey_server import ValkeyServer, valkey
 
-pytestmark = pytest.mark.anyio
-
-
 # Shares of the store
 
 

@@ -36,8 +36,6 @@ from tests.replicas.sharing import (
 from tests.servers.streaming import eventually, route
 from tests.servers.valkey_server import Detour, ValkeyServer
 
-pytestmark = pytest.mark.anyio
-
 numbers = count()
 BOX = Sealing(KEY).box("run of tests")
 

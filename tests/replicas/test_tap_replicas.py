@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-import pytest
 
 from tests.servers.ports import free_port
 from tests.servers.scripted import Asked, ScriptedUpstream
@@ -27,8 +26,6 @@ from tests.servers.tapping import (
     trace_context,
 )
 from tests.servers.valkey_server import valkey
-
-pytestmark = pytest.mark.anyio
 
 REPLICAS = 3
 RUNS = 200

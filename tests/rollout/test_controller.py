@@ -17,8 +17,6 @@ from flags.rollout.reporting.notices import Notice
 from tests.rollout.rolling import PROXY, TICK_S, Crash, Rolling, Running, begun, flag_file, policy
 from tests.servers.streaming import eventually
 
-pytestmark = pytest.mark.anyio
-
 
 async def test_a_healthy_rollout_goes_to_its_last_step(rolling: Rolling) -> None:
     """Step by step, each once; then it stays, and every decision can be made again from the journal."""

@@ -30,8 +30,6 @@ from flags.rollout.writing.flag_admin import ManagedFlag
 from tests.rollout.rolling import FLAG, Rolling, flag_file, policy, policy_said
 from tests.servers.streaming import eventually
 
-pytestmark = pytest.mark.anyio
-
 
 @dataclass
 class Desk:

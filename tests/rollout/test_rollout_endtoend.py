@@ -20,7 +20,6 @@ from tests.servers.prometheus_server import prometheus
 from tests.servers.unleash_server import ENVIRONMENT, PROJECT, unleash
 
 pytestmark = [
-    pytest.mark.anyio,
     pytest.mark.skipif(not unleash_server.is_installed(), reason="no Unleash: run tests/services/setup.sh"),
     pytest.mark.skipif(not prometheus_server.is_installed(), reason="no Prometheus: see setup.sh"),
 ]

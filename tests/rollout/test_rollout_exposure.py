@@ -15,8 +15,6 @@ from flags.rollout.moves import MoveKind, MoveReason
 from flags.rollout.reporting.standing import gap
 from tests.rollout.rolling import FLAG, Rolling, Running, Traffic, flag_file, policy
 
-pytestmark = pytest.mark.anyio
-
 DARK_FIRST: list[dict[str, Any]] = [
     {"share": 0, "at_least": "1m"},
     {"share": 25, "at_least": "3m", "min_samples": 50},

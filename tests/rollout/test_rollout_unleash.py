@@ -20,10 +20,7 @@ from tests.rollout.rolling import TICK_S, Rolling, Running, policy
 from tests.rollout.writing.test_unleash_admin import VIEWER, person
 from tests.servers.unleash_server import ENVIRONMENT, PROJECT, Unleash, is_installed, unleash
 
-pytestmark = [
-    pytest.mark.anyio,
-    pytest.mark.skipif(not is_installed(), reason="no Unleash server: run tests/services/setup.sh"),
-]
+pytestmark = pytest.mark.skipif(not is_installed(), reason="no Unleash server: run tests/services/setup.sh")
 
 _numbers = itertools.count()
 

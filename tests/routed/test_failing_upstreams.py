@@ -4,8 +4,6 @@ import asyncio
 import json
 from pathlib import Path
 
-import pytest
-
 from tests.servers.scripted import Asked, Script, ScriptedUpstream
 from tests.servers.serving import headgate
 from tests.servers.streaming import (
@@ -25,8 +23,6 @@ from tests.servers.streaming import (
     route,
     signed,
 )
-
-pytestmark = pytest.mark.anyio
 
 
 async def hang_up(asked: Asked) -> None:

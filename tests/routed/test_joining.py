@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-import pytest
 
 from tests.servers.authority import certificates
 from tests.servers.scripted import Asked, ScriptedUpstream, ask
@@ -30,7 +29,6 @@ from tests.servers.streaming import (
     texts,
 )
 
-pytestmark = pytest.mark.anyio
 STREAM_PATH = f"{START}/stream"
 
 

@@ -5,8 +5,6 @@ import random
 import time
 from pathlib import Path
 
-import pytest
-
 from tests.servers.scripted import Asked
 from tests.servers.streaming import (
     START,
@@ -22,7 +20,6 @@ from tests.servers.streaming import (
     signed,
 )
 
-pytestmark = pytest.mark.anyio
 STREAM_PATH = f"{START}/stream"
 
 

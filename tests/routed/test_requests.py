@@ -21,7 +21,6 @@ from tests.servers.streaming import (
     signed,
 )
 
-pytestmark = pytest.mark.anyio
 STREAM_PATH = f"{START}/stream"
 
 

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-import pytest
 
 from proxy.app import running
 from proxy.serving import listening
@@ -33,7 +32,6 @@ from tests.servers.streaming import (
     signed,
 )
 
-pytestmark = pytest.mark.anyio
 STREAM_PATH = f"{START}/stream"
 AXIOS = "application/json, text/plain, */*"
 OFF = flag_document(rollout=0)

@@ -5,12 +5,8 @@ import hashlib
 import re
 from pathlib import Path
 
-import pytest
-
 from tests.servers.scripted import Asked
 from tests.servers.streaming import EXTRACTION, START, WHOLE, answer, answering, house, opened, read, signed
-
-pytestmark = pytest.mark.anyio
 
 
 async def test_the_stream_has_exactly_our_headers_and_framing(tmp_path: Path) -> None:

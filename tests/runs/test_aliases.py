@@ -31,8 +31,6 @@ from tests.servers.streaming import (
 )
 from tests.servers.valkey_server import valkey
 
-pytestmark = pytest.mark.anyio
-
 OFF = flag_document(rollout=0)
 ONE, TWO, THREE = (f"6a1f0f9e-6d4e-4a51-9c0c-0a4f0c7f1d1{n}" for n in range(3))
 JSON = "application/json"

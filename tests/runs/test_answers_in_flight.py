@@ -4,8 +4,6 @@ import asyncio
 from contextlib import AsyncExitStack
 from pathlib import Path
 
-import pytest
-
 from proxy.runs.capacity import AnswerBudget
 from tests.servers.scripted import Asked
 from tests.servers.streaming import (
@@ -20,8 +18,6 @@ from tests.servers.streaming import (
     scrape,
     signed,
 )
-
-pytestmark = pytest.mark.anyio
 
 LIMIT = 300_000
 LARGE = answer("word " * 40_000, "short")

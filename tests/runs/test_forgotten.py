@@ -33,8 +33,6 @@ from tests.servers.streaming import EITHER, PATIENCE_S, SSE, answer, eventually,
 from tests.servers.tapping import CALLS, Backend, Provider
 from tests.servers.valkey_server import ValkeyServer, valkey
 
-pytestmark = pytest.mark.anyio
-
 CONTENT = {Run, EventLog, CopiedLog, Answer, Request, Transcript, LiveTexts, RunCopy, FollowedRun, Exchange}
 READERS = {Viewer, LogReader}
 SECRET = b"Fever-of-this-very-patient"

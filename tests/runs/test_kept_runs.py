@@ -26,8 +26,6 @@ from tests.servers.streaming import (
     signed,
 )
 
-pytestmark = pytest.mark.anyio
-
 
 def memory(**bounds: Any) -> dict[str, Any]:
     return {"memory": bounds}

@@ -36,8 +36,6 @@ from tests.servers.streaming import (
     signed,
 )
 
-pytestmark = pytest.mark.anyio
-
 SAFE = {"replay": "safe"}
 SOON_S = 0.3
 SOON = {"timeouts": {"first_byte_s": SOON_S}}

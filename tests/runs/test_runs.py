@@ -35,8 +35,6 @@ from proxy.upstream.client import Answer, Request
 from proxy.viewers.batch_viewer import PIECE_BYTES, send_answer
 from tests.servers.streaming import EXTRACTION, SUMMARY, answer, eventually, logged, route, texts
 
-pytestmark = pytest.mark.anyio
-
 ANN = Identity("ann's", "ann")
 BOB = Identity("bob's", "bob")
 STREAM = Decision(Mode.STREAM, Arm.STREAM, "batch", Reason.FLAG_ON)

@@ -4,12 +4,8 @@ import asyncio
 import sys
 from pathlib import Path
 
-import pytest
-
 from tests.servers.streaming import eventually
 from tests.servers.with_parent import WITH_PARENT
-
-pytestmark = pytest.mark.anyio
 
 STARTS_ONE = """
 import subprocess, sys

@@ -5,12 +5,8 @@ import gzip
 import json
 from pathlib import Path
 
-import pytest
-
 from tests.servers.scripted import Asked
 from tests.servers.streaming import EXTRACTION, START, SUMMARY, answer, house, opened, read, signed
-
-pytestmark = pytest.mark.anyio
 
 
 async def test_each_section_is_shown_as_soon_as_it_is_whole(tmp_path: Path) -> None:

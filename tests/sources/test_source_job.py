@@ -47,8 +47,6 @@ from tests.servers.streaming import (
 )
 from tests.servers.tapping import CALLS, Provider, chat, trace_context
 
-pytestmark = pytest.mark.anyio
-
 POST = f"POST {START}"
 MANY_JOBS = 20
 

@@ -19,8 +19,6 @@ from tests.servers.serving import Serving, headgate
 from tests.servers.streaming import EITHER, START, browser, opened, read, route, scrape, signed
 from tests.servers.tapping import chunks, completion
 
-pytestmark = pytest.mark.anyio
-
 DOCS = (Path(__file__).parents[2] / "docs" / "sources.md").read_text()
 BLOCKS = {
     found[1]: yaml.safe_load(found[2])

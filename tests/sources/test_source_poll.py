@@ -36,8 +36,6 @@ from tests.servers.streaming import (
     signed,
 )
 
-pytestmark = pytest.mark.anyio
-
 DETAILS = b"/api/cases/7/details"
 SECTIONS = [
     {"stage": "extraction", "at": "$.result.extraction", "poll_at": "$.result.text"},

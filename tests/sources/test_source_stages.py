@@ -6,15 +6,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import pytest
-
 from tests.servers import streaming
 from tests.servers.ports import free_socket
 from tests.servers.scripted import Asked, Script
 from tests.servers.serving import headgate
 from tests.servers.streaming import EITHER, EXTRACTION, START, SUMMARY, browser, opened, read, route, signed
-
-pytestmark = pytest.mark.anyio
 
 STAGES = {
     "calls": [

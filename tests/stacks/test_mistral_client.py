@@ -22,10 +22,7 @@ from tests.llm.test_llm_node_clients import (
 )
 from tests.stacks.backends import HERE, VENV
 
-pytestmark = [
-    pytest.mark.anyio,
-    pytest.mark.skipif(not (VENV / ".ready").exists(), reason="no build/stacks; make setup makes it"),
-]
+pytestmark = pytest.mark.skipif(not (VENV / ".ready").exists(), reason="no build/stacks; make setup makes it")
 
 CASES: dict[str, Case] = {
     "text": of_python("complete", f"openai, chat of {python.OFTEN_MET[0]}"),

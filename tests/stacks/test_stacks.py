@@ -6,8 +6,6 @@ import pytest
 
 from tests.stacks.backends import MANY, VENV, results
 
-pytestmark = pytest.mark.anyio
-
 
 @pytest.mark.skipif(not (VENV / ".ready").exists(), reason="no build/stacks; make setup makes it")
 async def test_each_stacks_model_call_is_found_to_be_its_runs(tmp_path: Path) -> None:

@@ -2,12 +2,8 @@
 
 import asyncio
 
-import pytest
-
 from proxy.text.event_log import EventLog, LogReader
 from proxy.text.events import Transcript
-
-pytestmark = pytest.mark.anyio
 
 
 def filled(chunks: int) -> EventLog:

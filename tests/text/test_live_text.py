@@ -2,13 +2,9 @@
 
 import asyncio
 
-import pytest
-
 from proxy.text.chunking import Chunker
 from proxy.text.live_text import HOLD_S, LiveTexts
 from tests.servers.streaming import eventually
-
-pytestmark = pytest.mark.anyio
 
 CLOCK_S = 0.002
 """The loop's clock counts in milliseconds."""

@@ -32,7 +32,7 @@ from tests.servers.scripted import Asked, ScriptedUpstream, talking
 from tests.servers.serving import headgate
 from tests.servers.streaming import START, route, signed
 
-pytestmark = [pytest.mark.anyio, pytest.mark.alone]
+pytestmark = pytest.mark.alone
 
 MOST_S = 0.05
 """Of work in one turn. On the machine it was written on the most is under 0.02."""

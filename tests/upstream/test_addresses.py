@@ -15,8 +15,6 @@ from proxy.upstream.addresses import Addresses, alternating
 from proxy.upstream.connecting import connect
 from tests.servers.ports import free_port
 
-pytestmark = pytest.mark.anyio
-
 HERE, HERE_TOO = "127.0.0.1", "127.0.0.4"
 REFUSED, SILENT = "127.0.0.2", "127.0.0.3"
 """All of 127.0.0.0/8 is loopback: nobody listens at the one, and the other's queue is full."""

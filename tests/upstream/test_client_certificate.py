@@ -10,8 +10,6 @@ from tests.servers.scripted import ScriptedUpstream, ok
 from tests.servers.serving import headgate
 from tests.servers.streaming import browser
 
-pytestmark = pytest.mark.anyio
-
 
 @pytest.mark.parametrize(("own", "status"), [(True, 200), (False, 502)])
 async def test_the_upstream_sees_our_certificate(own: bool, status: int, tmp_path: Path) -> None:

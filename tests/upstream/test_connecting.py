@@ -21,8 +21,6 @@ from tests.servers.corporate_proxy import CorporateProxy
 from tests.servers.ports import free_port
 from tests.servers.scripted import ScriptedUpstream, ok, until
 
-pytestmark = pytest.mark.anyio
-
 GET = Request("GET", b"/a?b=c", [(b"host", b"a")])
 POST = Request("POST", b"/", [(b"host", b"a")], b"{}")
 PATIENT = Timeouts(connect_s=30)

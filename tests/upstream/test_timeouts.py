@@ -31,7 +31,7 @@ from tests.servers.streaming import (
     signed,
 )
 
-pytestmark = [pytest.mark.anyio, pytest.mark.alone]
+pytestmark = pytest.mark.alone
 
 WAIT_S = 1.0
 """The timeout under test; all others are out of reach. Long enough for a tenth to be no accident."""

@@ -25,8 +25,6 @@ from tests.servers.ports import free_socket
 from tests.servers.scripted import Asked, ScriptedUpstream, ask, until
 from tests.servers.serving import headgate
 
-pytestmark = pytest.mark.anyio
-
 GET = Request("GET", b"/", [(b"host", b"a")])
 POST = Request("POST", b"/", [(b"host", b"a")], b"{}")
 

@@ -31,8 +31,6 @@ from tests.servers.streaming import (
     signed,
 )
 
-pytestmark = pytest.mark.anyio
-
 KEY = "a secret that is long enough for HS256"
 
 

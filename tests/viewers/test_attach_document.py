@@ -13,8 +13,6 @@ from tests.servers import streaming
 from tests.servers.serving import flag_document, token
 from tests.servers.streaming import START, Held, answer, answering, opened, route, signed
 
-pytestmark = pytest.mark.anyio
-
 DOCUMENT = "/_headgate/attach.json"
 PANELS = {"chat": {"placeholder": "Type…", "up": 1}}
 ATTACHED = [

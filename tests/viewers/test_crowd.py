@@ -8,12 +8,8 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-import pytest
-
 from tests.servers.scripted import Asked
 from tests.servers.streaming import START, answer, house, read, route, signed
-
-pytestmark = pytest.mark.anyio
 
 CONNECTIONS = 500
 EACH = 20

@@ -11,8 +11,6 @@ from tests.servers.scripted import ScriptedUpstream
 from tests.servers.serving import headgate
 from tests.servers.streaming import answer, answering, browser
 
-pytestmark = pytest.mark.anyio
-
 BROWSER = Path(__file__).parents[2] / "browser"
 FOLDER = Scripts.load().folder
 NAMES = sorted(path.name for path in BROWSER.glob("*.js"))

@@ -21,8 +21,6 @@ from proxy.viewers.tickets import (
 )
 from tests.servers.streaming import logged
 
-pytestmark = pytest.mark.anyio
-
 NOW = 1_800_000_000.0
 RUN, OTHER_RUN = "6f1c4b5e-0000-4000-8000-000000000001", "6f1c4b5e-0000-4000-8000-000000000002"
 ANN = "ann's"

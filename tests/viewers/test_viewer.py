@@ -40,8 +40,6 @@ from tests.servers.streaming import (
 )
 from tests.viewers.test_catch_up import after_reading
 
-pytestmark = pytest.mark.anyio
-
 
 class Client:
     """The ASGI side of a client: remembers what it was sent and when, and leaves when told."""

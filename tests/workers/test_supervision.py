@@ -42,8 +42,6 @@ from tests.servers.streaming import (
 )
 from tests.servers.valkey_server import valkey
 
-pytestmark = pytest.mark.anyio
-
 RELAYED = 'headgate_requests_total{mode="relay",reason="no_route",route="unmatched"}'
 ADMIN = {"authorization": f"Bearer {ADMIN_TOKEN}"}
 ANEW = {"connection": "close"}

@@ -35,8 +35,6 @@ from tests.servers.streaming import (
 from tests.servers.tapping import EVENT_STREAM, Provider, tapped_route, trace_context
 from tests.workers.test_supervision import RELAYED, reload
 
-pytestmark = pytest.mark.anyio
-
 LETTER = "/api/letters/7/start"
 CONNECTIONS = 20
 

@@ -61,7 +61,6 @@ def manager(address: str) -> Iterator[Heard]:
         yield Heard(listening)
 
 
-@pytest.mark.anyio
 @pytest.mark.parametrize("is_abstract", [False, True], ids=["a path", "an abstract name"])
 async def test_it_says_when_it_is_ready_reloads_and_ends(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_abstract: bool
@@ -92,7 +91,6 @@ async def test_it_says_when_it_is_ready_reloads_and_ends(
     assert all(lines[1].partition("=")[2].isdecimal() for lines in reloading)
 
 
-@pytest.mark.anyio
 async def test_the_watchdog_hears_nothing_while_a_worker_hangs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -24,8 +24,6 @@ from proxy.workers.sockets import CannotListen, listening_at_path
 from tests.servers.scripted import Answered, Asked, ScriptedUpstream, talking
 from tests.servers.streaming import answer, browser, eventually, route, served, signed
 
-pytestmark = pytest.mark.anyio
-
 
 @pytest.fixture
 def path(tmp_path: Path) -> str:

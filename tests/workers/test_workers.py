@@ -30,8 +30,6 @@ from tests.servers.streaming import (
     signed,
 )
 
-pytestmark = pytest.mark.anyio
-
 VIEWERS = 'headgate_viewers{route="start"}'
 ANEW = {"connection": "close"}
 """A connection for each request, so that every worker gets some."""

@@ -32,8 +32,6 @@ from tests.flags.documents import (
     write,
 )
 
-pytestmark = pytest.mark.anyio
-
 IDS = [f"user-{number}" for number in range(2000)]
 
 

@@ -16,8 +16,6 @@ from flags.sources.kill_switch import KillSwitch
 from flags.sources.source import Flags
 from tests.flags.documents import ALICE, BUSY, FLAG, becomes, document, feature, gradual, write
 
-pytestmark = pytest.mark.anyio
-
 KILLED_S = 1.0 * BUSY  # the design's bound from the switch to an answer in another process
 
 

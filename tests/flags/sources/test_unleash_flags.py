@@ -34,10 +34,7 @@ from tests.servers.streaming import (
 )
 from tests.servers.unleash_server import PROJECT, Unleash, is_installed, unleash
 
-pytestmark = [
-    pytest.mark.anyio,
-    pytest.mark.skipif(not is_installed(), reason="Unleash or PostgreSQL is not installed"),
-]
+pytestmark = pytest.mark.skipif(not is_installed(), reason="Unleash or PostgreSQL is not installed")
 
 REFRESH_S = 1.0
 KILLED_S = REFRESH_S + 2.0  # what a kill in Unleash may take

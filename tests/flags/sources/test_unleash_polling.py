@@ -27,8 +27,6 @@ from tests.servers.ports import free_port
 from tests.servers.scripted import Asked, Script, ScriptedUpstream, raw
 from tests.servers.streaming import eventually
 
-pytestmark = pytest.mark.anyio
-
 TOKEN = "default:development.not-to-be-told"
 KILL = feature({"name": "default"}, name="headgate.kill", enabled=False)
 QUESTION = Question(FLAG, "tap", frozenset(), ALICE, Accept.EITHER)

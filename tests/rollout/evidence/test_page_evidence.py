@@ -17,8 +17,6 @@ from tests.servers.prometheus_server import ProxyPage
 from tests.servers.scripted import Asked, ScriptedUpstream
 from tests.servers.streaming import answering
 
-pytestmark = pytest.mark.anyio
-
 WANTED = Wanted(frozenset({"start"}), frozenset({20.0}), frozenset({5.0}))
 LINE = 'headgate_outcomes_total{route="start",arm="stream",bucket="3",outcome="failed"}'
 

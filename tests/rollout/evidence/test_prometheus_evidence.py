@@ -25,8 +25,6 @@ from tests.servers.prometheus_server import Prometheus, ProxyPage, is_installed,
 from tests.servers.scripted import Asked, Script, ScriptedUpstream
 from tests.servers.streaming import answering
 
-pytestmark = pytest.mark.anyio
-
 WANTED = Wanted(frozenset({"start"}), frozenset({20.0}), frozenset({5.0}))
 TOKEN = "s3cr3t-of-prometheus"
 

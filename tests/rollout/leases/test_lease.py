@@ -22,8 +22,6 @@ from flags.rollout.leases.lease import Fence, FileLease, Lease
 from tests.servers.scripted import Asked, ScriptedUpstream
 from tests.servers.streaming import eventually
 
-pytestmark = pytest.mark.anyio
-
 TTL_S = 30
 NOW_S = 1_700_000_000.0
 LEASES = "/apis/coordination.k8s.io/v1/namespaces/ehr/leases"

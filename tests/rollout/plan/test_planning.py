@@ -25,8 +25,6 @@ from tests.servers.ports import free_port
 from tests.servers.prometheus_server import CV2, ProxyPage
 from tests.servers.scripted import Asked, ScriptedUpstream
 
-pytestmark = pytest.mark.anyio
-
 
 class Busy:
     """A proxy of which each page shows more requests than the one before."""

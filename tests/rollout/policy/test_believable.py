@@ -16,8 +16,6 @@ from tests.rollout.rolling import Rolling, flag_file, policy
 from tests.servers.serving import headgate
 from tests.servers.streaming import route
 
-pytestmark = pytest.mark.anyio
-
 WANTED = Wanted(frozenset({"start"}), frozenset({120.0}), frozenset({5.0}))
 KEY = "a secret that is long enough for HS256"
 JWKS = "http://127.0.0.1:9/keys"

@@ -12,8 +12,6 @@ from flags.rollout.reporting.notices import Notice, Webhook
 from tests.servers.scripted import ScriptedUpstream
 from tests.servers.streaming import answering
 
-pytestmark = pytest.mark.anyio
-
 NEWS = Notice("r1", 7, 1_800_000_000.0, "holding", "approval", "headgate rollout approve", 0, 5)
 
 

@@ -11,8 +11,6 @@ from flags.rollout.moves import MoveKind, MoveReason, RolloutPhase
 from flags.rollout.reporting.metrics import FAMILIES, NO_PHASE, STARTED, ControllerProcess, RolloutMetrics
 from tests.rollout.rolling import Rolling, begun, policy
 
-pytestmark = pytest.mark.anyio
-
 
 class Page:
     """The metrics page of a controller."""

@@ -18,8 +18,6 @@ from flags.sources.flag_file import FlagFile
 from tests.servers.serving import STREAMING, flag_document
 from tests.servers.streaming import eventually
 
-pytestmark = pytest.mark.anyio
-
 FLAG = ManagedFlag(STREAMING)
 DARK = ({"name": "dark", "weight": 1000, "weightType": "variable", "stickiness": "userId"},)
 

@@ -18,10 +18,7 @@ from flags.rollout.writing.unleash_admin import UnleashAdmin
 from tests.servers.scripted import Asked, ScriptedUpstream
 from tests.servers.unleash_server import ENVIRONMENT, PROJECT, Unleash, is_installed, unleash
 
-pytestmark = [
-    pytest.mark.anyio,
-    pytest.mark.skipif(not is_installed(), reason="no Unleash server: run tests/services/setup.sh"),
-]
+pytestmark = pytest.mark.skipif(not is_installed(), reason="no Unleash server: run tests/services/setup.sh")
 
 PASSWORD = "Correct-Horse-1!"
 VIEWER, EDITOR = 3, 2
