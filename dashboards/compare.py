@@ -10,7 +10,6 @@ from dashboards.panels import (
     POD,
     ROUTE,
     ROUTES,
-    About,
     Look,
     Panel,
     Query,
@@ -58,38 +57,29 @@ def _sum() -> list[Panel]:
     count = f'sum by (arm) (increase({OUTCOMES}{{{ROUTES},{ARM},outcome!~"{APART}"}}[$__range]))'
     return [
         number(
-            About(
-                "Failed, stream against control",
-                "In all the time shown. The guardrails judge it; this only shows it.",
-                unit="percentunit",
-                height=4,
-                below="text",
-                decimals=2,
-                alert="HeadgateAnswersFail",
-            ),
+            "Failed, stream against control",
+            "In all the time shown. The guardrails judge it; this only shows it.",
             Query(failed_share("stream"), "stream"),
             Query(failed_share("control"), "control"),
+            unit="percentunit",
+            below="text",
+            decimals=2,
+            alert="HeadgateAnswersFail",
         ),
         number(
-            About(
-                "What a reader waits for",
-                "Half of them wait less: for the first text of a stream, for the whole answer in control.",
-                unit="s",
-                height=4,
-                below="text",
-            ),
+            "What a reader waits for",
+            "Half of them wait less: for the first text of a stream, for the whole answer in control.",
             Query(median("headgate_first_content_seconds"), "stream"),
             Query(median(SETTLED, "control"), "control"),
+            unit="s",
+            below="text",
         ),
         number(
-            About(
-                "Settled requests",
-                "In all the time shown. Up to a share of 50 % both arms are as wide.",
-                height=4,
-                below="text",
-                decimals=0,
-            ),
+            "Settled requests",
+            "In all the time shown. Up to a share of 50 % both arms are as wide.",
             Query(count, "{{arm}}"),
+            below="text",
+            decimals=0,
         ),
     ]
 
@@ -97,49 +87,48 @@ def _sum() -> list[Panel]:
 def _answers() -> list[Panel]:
     return [
         lines(
-            About("Failed", "Requests that ended without a whole answer.", "percentunit", named=ARMS),
+            "Failed",
+            "Requests that ended without a whole answer.",
             Query(share(BAD), "{{arm}}"),
+            unit="percentunit",
+            named=ARMS,
         ),
         lines(
-            About(
-                "Failed, in stream over control",
-                "1 is no difference; above it streaming does harm, or chance does. The second line is beside "
-                "what users' own histories let expect.",
-                "none",
-                lines=[(1, "yellow")],
-            ),
+            "Failed, in stream over control",
+            "1 is no difference; above it streaming does harm, or chance does. The second line is beside "
+            "what users' own histories let expect.",
             Query(
                 f"({share(BAD, in_arm('stream'), 'job')}) / ({share(BAD, in_arm('control'), 'job')})", "ratio"
             ),
             Query(
                 f"({beyond_expected('stream')}) / ({beyond_expected('control')})", "beyond what was expected"
             ),
+            unit="none",
+            lines=[(1, "yellow")],
         ),
         lines(
-            About(
-                "Who left",
-                "Clients that went before the answer came, and cancelled runs.",
-                "percentunit",
-                named=ARMS,
-            ),
+            "Who left",
+            "Clients that went before the answer came, and cancelled runs.",
             Query(share("client_left|cancelled"), "{{arm}}"),
+            unit="percentunit",
+            named=ARMS,
         ),
         lines(
-            About(
-                "Stream arm by outcome",
-                "Settled requests a second.",
-                "reqps",
-                12,
-                named=("failed", "truncated"),
-            ),
+            "Stream arm by outcome",
+            "Settled requests a second.",
             Query(rate(OUTCOMES, "outcome", 'arm="stream"'), "{{outcome}}"),
+            unit="reqps",
+            span=12,
+            named=("failed", "truncated"),
             stacked=True,
         ),
         lines(
-            About(
-                "Control by outcome", "Settled requests a second.", "reqps", 12, named=("failed", "truncated")
-            ),
+            "Control by outcome",
+            "Settled requests a second.",
             Query(rate(OUTCOMES, "outcome", 'arm="control"'), "{{outcome}}"),
+            unit="reqps",
+            span=12,
+            named=("failed", "truncated"),
             stacked=True,
         ),
     ]
@@ -148,8 +137,11 @@ def _answers() -> list[Panel]:
 def _times() -> list[Panel]:
     return [
         lines(
-            About(f"Whole answers, p{100 * at:.0f}", text, "s", named=ARMS),
+            f"Whole answers, p{100 * at:.0f}",
+            text,
             Query(quantile(at, SETTLED, ARM, "le, arm"), "{{arm}}"),
+            unit="s",
+            named=ARMS,
         )
         for at, text in (
             (0.5, "Half of the answers are whole sooner."),
@@ -163,43 +155,32 @@ def _users() -> list[Panel]:
     answered = f'{ARM},outcome=~"complete|recovered|fell_back"'
     return [
         lines(
-            About(
-                "Users met",
-                "Different ones since the share was last written. Beside them, how much users differ in how "
-                "often they fail, by their histories: a squared coefficient of variation; 0 is alike.",
-                named=ARMS,
-            ),
+            "Users met",
+            "Different ones since the share was last written. Beside them, how much users differ in how "
+            "often they fail, by their histories: a squared coefficient of variation; 0 is alike.",
             Query(f"max by (arm) (headgate_users{{{ROUTES}}})", "{{arm}}"),
             Query(f"max(headgate_users_cv2{{{ROUTES}}})", "CV² of failures"),
+            named=ARMS,
         ),
         lines(
-            About(
-                "Settled requests",
-                "A second; up to a share of 50 % both arms are as wide.",
-                "reqps",
-                named=ARMS,
-            ),
+            "Settled requests",
+            "A second; up to a share of 50 % both arms are as wide.",
             Query(rate(OUTCOMES, "arm", ARM), "{{arm}}"),
+            unit="reqps",
+            named=ARMS,
         ),
         lines(
-            About(
-                "Failed, by bucket of users",
-                "Sixteen buckets of a hash of the user. One far from the median is a few users.",
-                "percentunit",
-            ),
+            "Failed, by bucket of users",
+            "Sixteen buckets of a hash of the user. One far from the median is a few users.",
             Query(f"max({share(BAD, in_arm('stream'), 'bucket')})", "worst"),
             Query(f"quantile(0.5, {share(BAD, in_arm('stream'), 'bucket')})", "median"),
             Query(f"min({share(BAD, in_arm('stream'), 'bucket')})", "best"),
+            unit="percentunit",
         ),
         number(
-            About(
-                "Users who came to fail far more often",
-                "Than before, in all the time shown. By chance the stream arm has its share of them. "
-                "Processes that share a store count each user once; others may each count the same one.",
-                span=12,
-                below="text",
-                decimals=0,
-            ),
+            "Users who came to fail far more often",
+            "Than before, in all the time shown. By chance the stream arm has its share of them. "
+            "Processes that share a store count each user once; others may each count the same one.",
             Query(
                 f'sum by (arm) (increase(headgate_users_worse_total{{{ROUTES},limit="7"}}[$__range]))',
                 "{{arm}}",
@@ -207,18 +188,20 @@ def _users() -> list[Panel]:
             Query(f"max(sum by (route) (headgate_users_alone{{{ROUTES}}}))", "count alone"),
             Query(f"max(headgate_users_group{{{ROUTES}}} > bool 0)", "count together: 1"),
             Query(f"avg by (harm) (headgate_draw_evidence{{{ROUTES}}})", "draw: harm to {{harm}}"),
+            span=12,
+            below="text",
+            decimals=0,
+            height=8,
         ),
         lines(
-            About(
-                "Slower than is usual for their user",
-                "Of whole answers, those that took 1.5 times what is usual for whoever asked.",
-                "percentunit",
-                12,
-                named=ARMS,
-            ),
+            "Slower than is usual for their user",
+            "Of whole answers, those that took 1.5 times what is usual for whoever asked.",
             Query(
                 f"{rate('headgate_slower_total', 'arm', ARM)} / {rate(OUTCOMES, 'arm', answered)}", "{{arm}}"
             ),
+            unit="percentunit",
+            span=12,
+            named=ARMS,
         ),
     ]
 

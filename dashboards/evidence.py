@@ -1,6 +1,6 @@
 """The part of the dashboard *Rollout* that shows how far the evidence has come, on its way to each line."""
 
-from dashboards.panels import RED, YELLOW, About, Panel, Query, lines, meters, rows
+from dashboards.panels import RED, YELLOW, Panel, Query, lines, meters, row, rows
 from dashboards.queries import line_of, metric, progress
 
 
@@ -12,72 +12,56 @@ def evidence() -> list[Panel]:
 def _now() -> list[Panel]:
     return [
         meters(
-            About(
-                "Harm, on its way to hold",
-                "As a part of the evidence that it takes. Full: it holds, and somebody is asked.",
-                unit="percentunit",
-                lines=[(0.5, YELLOW), (1, RED)],
-            ),
+            "Harm, on its way to hold",
+            "As a part of the evidence that it takes. Full: it holds, and somebody is asked.",
             Query(progress("harm", "hold"), "{{guardrail}}"),
+            unit="percentunit",
+            lines=[(0.5, YELLOW), (1, RED)],
         ),
         meters(
-            About(
-                "Harm, on its way to roll back",
-                "Of guardrails that may. Full: everybody gets batch.",
-                unit="percentunit",
-                lines=[(0.5, YELLOW), (1, RED)],
-            ),
+            "Harm, on its way to roll back",
+            "Of guardrails that may. Full: everybody gets batch.",
             Query(progress("harm", "roll_back"), "{{guardrail}}"),
+            unit="percentunit",
+            lines=[(0.5, YELLOW), (1, RED)],
         ),
         meters(
-            About(
-                "Safety, on its way to proof",
-                "In this step. What is too rare to be judged may count as safe without: see the table.",
-                unit="percentunit",
-                lines=[(1, "green")],
-                below="blue",
-            ),
+            "Safety, on its way to proof",
+            "In this step. What is too rare to be judged may count as safe without: see the table.",
             Query(progress("safe", "safe"), "{{guardrail}}"),
+            unit="percentunit",
+            lines=[(1, "green")],
+            below="blue",
         ),
     ]
 
 
 def _over_time() -> list[Panel]:
-    return [
+    return row(
+        12,
         lines(
-            About(
-                "Harm, over time",
-                "The same way to hold, as it went. What goes back and forth at the bottom is chance.",
-                unit="percentunit",
-                span=12,
-                lines=[(1, RED)],
-            ),
+            "Harm, over time",
+            "The same way to hold, as it went. What goes back and forth at the bottom is chance.",
             Query(progress("harm", "hold"), "{{guardrail}}"),
+            unit="percentunit",
+            lines=[(1, RED)],
         ),
         lines(
-            About(
-                "Safety, over time",
-                "The same way to proof, as it went. Each step begins at 0.",
-                unit="percentunit",
-                span=12,
-                lines=[(1, "green")],
-                below="blue",
-            ),
+            "Safety, over time",
+            "The same way to proof, as it went. Each step begins at 0.",
             Query(progress("safe", "safe"), "{{guardrail}}"),
+            unit="percentunit",
+            lines=[(1, "green")],
+            below="blue",
         ),
-    ]
+    )
 
 
 def _numbers() -> list[Panel]:
     return [
         rows(
-            About(
-                "Guardrails",
-                "As the last look saw them. Evidence and lines are powers of ten; some have none.",
-                unit="none",
-                span=24,
-                height=10,
-            ),
+            "Guardrails",
+            "As the last look saw them. Evidence and lines are powers of ten; some have none.",
             ("guardrail", "finding"),
             {
                 "": Query(f"{metric('finding')} == 1"),
@@ -91,5 +75,8 @@ def _numbers() -> list[Panel]:
                 "users": Query(metric("users")),
                 "of users": Query(metric("users_needed")),
             },
+            unit="none",
+            span=24,
+            height=10,
         )
     ]

@@ -5,7 +5,7 @@ Every panel has a title, a description, a unit, the dashboard's data source, and
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypedDict, Unpack
 
 from grafana_foundation_sdk.builders import (
     bargauge,
@@ -64,30 +64,25 @@ class Query:
         return target.format(PromQueryFormat.TABLE) if as_table else target
 
 
-@dataclass(frozen=True, slots=True)
-class About:
-    """Title, description and looks of a panel."""
+class Looks(TypedDict, total=False):
+    """What a panel may say of itself besides its title, its text and its queries."""
 
-    title: str
-    text: str
-    unit: str = "short"
-    span: int = 8
-    height: int = 8
-    alert: str = ""
+    unit: str
+    span: int
+    height: int
+    alert: str
     """The alert whose runbook is linked."""
-    lines: Sequence[tuple[float, str]] = ()
+    lines: Sequence[tuple[float, str]]
     """Thresholds: each value with the colour from there on. Below the first, `below`."""
-    below: str = GREEN
-    decimals: int | None = None
-    named: Sequence[str] = ()
+    below: str
+    decimals: int
+    named: Sequence[str]
     """Series that have the colour of their name in `COLOURS`."""
 
 
-def lines(about: About, *queries: Query, stacked: bool = False, log: bool = False) -> Panel:
+def lines(title: str, text: str, *queries: Query, stacked: bool = False, **looks: Unpack[Looks]) -> Panel:
     """Values over time."""
-    panel = _with(timeseries.Panel(), about)
-    for at, query in enumerate(queries):
-        panel = panel.with_target(query.target(at))
+    panel = _with(timeseries.Panel(), title, text, looks, queries)
     panel = (
         panel.legend(
             common.VizLegendOptions()
@@ -103,35 +98,37 @@ def lines(about: About, *queries: Query, stacked: bool = False, log: bool = Fals
         .show_points(shapes.VisibilityMode.NEVER)
         .span_nulls(False)
     )
-    if about.lines:
+    if "lines" in looks:
         dashed = common.GraphThresholdsStyleConfig().mode(shapes.GraphThresholdsStyleMode.DASHED)
         panel = panel.thresholds_style(dashed)
     if stacked:
         panel = panel.stacking(common.StackingConfig().mode(shapes.StackingMode.NORMAL).group("A"))
-    if log:
-        scale = common.ScaleDistributionConfig().type(shapes.ScaleDistribution.LOG).log(10)
-        panel = panel.scale_distribution(scale)
-    return panel if log else panel.axis_soft_min(0)
+    return panel.axis_soft_min(0)
 
 
 def number(
-    about: About, *queries: Query, says: Mapping[str, str] | None = None, named: bool = False
+    title: str,
+    text: str,
+    *queries: Query,
+    says: Mapping[str, str] | None = None,
+    shows_name: bool = False,
+    **looks: Unpack[Looks],
 ) -> Panel:
     """One number for each series, as it is now.
 
     Args:
-        about: of the panel.
+        title: of the panel.
+        text: its description.
         queries: one series each, or few.
         says: words in place of numbers.
-        named: the name of the series is what is read, not its number.
+        shows_name: the name of the series is what is read, not its number.
+        looks: `height` is 4 if it is not here.
     """
-    panel = _with(stat.Panel(), about)
-    for at, query in enumerate(queries):
-        panel = panel.with_target(query.target(at, instant=named))
-    mode = shapes.BigValueTextMode.NAME if named else shapes.BigValueTextMode.AUTO
+    panel = _with(stat.Panel(), title, text, {"height": 4, **looks}, queries, instant=shows_name)
+    mode = shapes.BigValueTextMode.NAME if shows_name else shapes.BigValueTextMode.AUTO
     panel = (
         panel.color_mode(
-            shapes.BigValueColorMode.BACKGROUND_SOLID if named else shapes.BigValueColorMode.VALUE
+            shapes.BigValueColorMode.BACKGROUND_SOLID if shows_name else shapes.BigValueColorMode.VALUE
         )
         .graph_mode(shapes.BigValueGraphMode.NONE)
         .text_mode(mode)
@@ -143,11 +140,9 @@ def number(
     return panel
 
 
-def meters(about: About, *queries: Query) -> Panel:
+def meters(title: str, text: str, *queries: Query, **looks: Unpack[Looks]) -> Panel:
     """Each series as a bar from 0 to 1."""
-    panel = _with(bargauge.Panel(), about)
-    for at, query in enumerate(queries):
-        panel = panel.with_target(query.target(at, instant=True))
+    panel = _with(bargauge.Panel(), title, text, looks, queries, instant=True)
     return (
         panel.display_mode(shapes.BarGaugeDisplayMode.BASIC)
         .orientation(shapes.VizOrientation.HORIZONTAL)
@@ -157,20 +152,20 @@ def meters(about: About, *queries: Query) -> Panel:
     )
 
 
-def states(about: About, *queries: Query) -> Panel:
+def states(title: str, text: str, *queries: Query, **looks: Unpack[Looks]) -> Panel:
     """A panel of the states that held, over time."""
-    panel = _with(statetimeline.Panel(), about)
-    for at, query in enumerate(queries):
-        panel = panel.with_target(query.target(at))
+    panel = _with(statetimeline.Panel(), title, text, looks, queries)
     return panel.show_value(shapes.VisibilityMode.NEVER).merge_values(True).row_height(0.8)
 
 
-def rows(about: About, key: Sequence[str], queries: Mapping[str, Query]) -> Panel:
+def rows(
+    title: str, text: str, key: Sequence[str], queries: Mapping[str, Query], **looks: Unpack[Looks]
+) -> Panel:
     """A table: a row for each value of the `key` labels, a column for each query, called by its name.
 
     The query without one only brings the labels; the others are joined to it by the first of them.
     """
-    panel = _with(table.Panel(), about)
+    panel = _with(table.Panel(), title, text, looks)
     for at, (name, query) in enumerate(queries.items()):
         # A label that two queries give different values would keep Grafana from joining their rows.
         joined = Query(f"max by ({key[0] if name else ', '.join(key)}) ({query.expr})")
@@ -193,29 +188,38 @@ def rows(about: About, key: Sequence[str], queries: Mapping[str, Query]) -> Pane
     )
 
 
-def _with(panel: Panel, about: About) -> Panel:
-    steps = [models.Threshold(value=None, color=about.below)]
-    steps += [models.Threshold(value=value, color=colour) for value, colour in about.lines]
+def row(span: int, *panels: Panel) -> list[Panel]:
+    """Panels beside each other, each so wide."""
+    return [panel.span(span) for panel in panels]
+
+
+def _with(
+    panel: Panel, title: str, text: str, looks: Looks, queries: Sequence[Query] = (), *, instant: bool = False
+) -> Panel:
+    steps = [models.Threshold(value=None, color=looks.get("below", GREEN))]
+    steps += [models.Threshold(value=value, color=colour) for value, colour in looks.get("lines", ())]
     panel = (
-        panel.title(about.title)
-        .description(about.text)
+        panel.title(title)
+        .description(text)
         .datasource(SOURCE)
-        .unit(about.unit)
-        .span(about.span)
-        .height(about.height)
+        .unit(looks.get("unit", "short"))
+        .span(looks.get("span", 8))
+        .height(looks.get("height", 8))
         .thresholds(dashboard.ThresholdsConfig().mode(models.ThresholdsMode.ABSOLUTE).steps(steps))
         .no_value("none")
         .overrides([])
     )
-    for name in about.named:
+    for at, query in enumerate(queries):
+        panel = panel.with_target(query.target(at, instant=instant))
+    for name in looks.get("named", ()):
         fixed = models.DynamicConfigValue(
             id_val="color", value={"mode": "fixed", "fixedColor": COLOURS[name]}
         )
         panel = panel.override_by_name(name, [fixed])
-    if about.decimals is not None:
-        panel = panel.decimals(about.decimals)
-    if about.alert:
-        panel = panel.links([_link("Runbook", f"${{runbooks}}/{about.alert}.md")])
+    if "decimals" in looks:
+        panel = panel.decimals(looks["decimals"])
+    if "alert" in looks:
+        panel = panel.links([_link("Runbook", f"${{runbooks}}/{looks['alert']}.md")])
     return panel
 
 

@@ -1,6 +1,6 @@
 """The row *Resources*: what the processes use. The controller's are there where it shares the job."""
 
-from dashboards.panels import PODS, RED, YELLOW, About, Panel, Query, lines
+from dashboards.panels import PODS, RED, YELLOW, Panel, Query, lines
 
 STALL_S = 0.02
 """No input may hold the loop for longer."""
@@ -15,36 +15,37 @@ def resources() -> list[Panel]:
     lag = f"rate(headgate_event_loop_lag_seconds_bucket{{{PODS}}}[$__rate_interval])"
     return [
         lines(
-            About("CPU", "Cores in use, all workers of a replica."),
+            "CPU",
+            "Cores in use, all workers of a replica.",
             Query(f"rate({_each('process_cpu_seconds_total')}[$__rate_interval])", "{{instance}}"),
         ),
         lines(
-            About("Memory", "Resident memory of all workers.", "bytes"),
+            "Memory",
+            "Resident memory of all workers.",
             Query(_each("process_resident_memory_bytes"), "{{instance}}"),
+            unit="bytes",
         ),
         lines(
-            About(
-                "Event loop lag, p99",
-                "Seconds that a turn came too late. `/debug/stalls` has the stacks of the longest.",
-                "s",
-                lines=[(STALL_S, YELLOW)],
-            ),
+            "Event loop lag, p99",
+            "Seconds that a turn came too late. `/debug/stalls` has the stacks of the longest.",
             Query(f"histogram_quantile(0.99, sum by (instance, le) ({lag}))", "{{instance}}"),
+            unit="s",
+            lines=[(STALL_S, YELLOW)],
         ),
         lines(
-            About(
-                "File descriptors",
-                "Those that are open, as a part of the most. At 1 no client can connect.",
-                "percentunit",
-                lines=[(0.9, RED)],
-            ),
+            "File descriptors",
+            "Those that are open, as a part of the most. At 1 no client can connect.",
             Query(f"{_each('process_open_fds')} / {_each('process_max_fds')}", "{{instance}}"),
+            unit="percentunit",
+            lines=[(0.9, RED)],
         ),
         lines(
-            About("Garbage collections", "Of the oldest generation, a second; each is a pause.", "ops"),
+            "Garbage collections",
+            "Of the oldest generation, a second; each is a pause.",
             Query(
                 f'rate(python_gc_collections_total{{{PODS},generation="2"}}[$__rate_interval])',
                 "{{instance}}",
             ),
+            unit="ops",
         ),
     ]

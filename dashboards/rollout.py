@@ -14,7 +14,6 @@ from dashboards.panels import (
     ROUTE,
     ROUTES,
     YELLOW,
-    About,
     Look,
     Panel,
     Query,
@@ -22,6 +21,7 @@ from dashboards.panels import (
     lines,
     meters,
     number,
+    row,
     states,
 )
 from dashboards.queries import age, metric, quantile, rate
@@ -36,139 +36,113 @@ ARMS = ("stream", "control")
 
 
 def _state() -> list[Panel]:
-    return [
+    return row(
+        4,
         number(
-            About("Phase", "Of the newest rollout; none before the first.", span=4, height=4, named=PHASES),
+            "Phase",
+            "Of the newest rollout; none before the first.",
             Query(f"{metric('phase')} == 1", "{{phase}}"),
-            named=True,
+            named=PHASES,
+            shows_name=True,
         ),
         number(
-            About(
-                "Move",
-                "What the last look came to. On hold somebody should look.",
-                span=4,
-                height=4,
-                named=MOVES,
-            ),
+            "Move",
+            "What the last look came to. On hold somebody should look.",
             Query(f"{metric('move')} == 1", "{{move}}"),
-            named=True,
+            named=MOVES,
+            shows_name=True,
         ),
         number(
-            About(
-                "Reason",
-                "Why; `headgate rollout status` says it in a sentence, with its numbers.",
-                span=4,
-                height=4,
-                below="text",
-            ),
+            "Reason",
+            "Why; `headgate rollout status` says it in a sentence, with its numbers.",
             Query(f"{metric('reason')} == 1", "{{reason}}"),
-            named=True,
+            below="text",
+            shows_name=True,
         ),
         number(
-            About(
-                "Step", "The one in force, of so many; 0 before the first.", span=4, height=4, below="text"
-            ),
+            "Step",
+            "The one in force, of so many; 0 before the first.",
             Query(metric("step"), "step"),
             Query(metric("steps"), "of"),
+            below="text",
         ),
-    ]
+    )
 
 
 def _shares() -> list[Panel]:
-    return [
+    return row(
+        8,
         number(
-            About(
-                "Users who stream",
-                "By policy, decision, last write, the flag, its evaluation, and requests. Dark plans 0.",
-                unit="percent",
-                span=8,
-                height=4,
-                below="text",
-                alert="HeadgateRolloutNotWritten",
-                decimals=0,
-            ),
+            "Users who stream",
+            "By policy, decision, last write, the flag, its evaluation, and requests. Dark plans 0.",
             Query(metric("share_percent"), "{{kind}}"),
+            unit="percent",
+            below="text",
+            alert="HeadgateRolloutNotWritten",
+            decimals=0,
         ),
         number(
-            About(
-                "Rollout", "Its id, its flag, and what the controller may do.", span=8, height=4, below="text"
-            ),
+            "Rollout",
+            "Its id, its flag, and what the controller may do.",
             Query(metric("info"), "{{run}} · {{flag}} · {{mode}}"),
-            named=True,
+            below="text",
+            shows_name=True,
         ),
-    ]
+    )
 
 
 def _looks() -> list[Panel]:
-    return [
+    return row(
+        8,
         number(
-            About(
-                "Last look",
-                "Ago. A controller that is silent rolls nothing back.",
-                unit="s",
-                span=8,
-                height=4,
-                alert="HeadgateControllerSilent",
-                lines=[(SILENT_S, RED)],
-                decimals=0,
-            ),
+            "Last look",
+            "Ago. A controller that is silent rolls nothing back.",
             Query(age("look")),
+            unit="s",
+            alert="HeadgateControllerSilent",
+            lines=[(SILENT_S, RED)],
+            decimals=0,
         ),
         number(
-            About(
-                "Last evidence",
-                "Ago. Without evidence it holds.",
-                unit="s",
-                span=8,
-                height=4,
-                alert="HeadgateRolloutBlind",
-                lines=[(BLIND_S, YELLOW)],
-                decimals=0,
-            ),
+            "Last evidence",
+            "Ago. Without evidence it holds.",
             Query(age("evidence")),
+            unit="s",
+            alert="HeadgateRolloutBlind",
+            lines=[(BLIND_S, YELLOW)],
+            decimals=0,
         ),
-    ]
+    )
 
 
 def _acts() -> list[Panel]:
-    return [
+    return row(
+        8,
         number(
-            About(
-                "Last act of a person",
-                "Ago; who and why is in the journal.",
-                unit="s",
-                span=8,
-                height=4,
-                below="text",
-            ),
+            "Last act of a person",
+            "Ago; who and why is in the journal.",
             Query(age("act")),
+            unit="s",
+            below="text",
         ),
         number(
-            About(
-                "Last kill, or drill",
-                "Ago. What was not tried for a quarter of a year may not work.",
-                unit="s",
-                span=8,
-                height=4,
-                alert="HeadgateKilled",
-                lines=[(DRILL_S, YELLOW)],
-            ),
+            "Last kill, or drill",
+            "Ago. What was not tried for a quarter of a year may not work.",
             Query(age("kill")),
+            unit="s",
+            alert="HeadgateKilled",
+            lines=[(DRILL_S, YELLOW)],
         ),
         number(
-            About(
-                "Flags confirmed",
-                "By the proxies, ago: so late a change of the share may arrive.",
-                unit="s",
-                span=8,
-                height=4,
-                alert="HeadgateFlagsStale",
-                lines=[(FLAG_AGE_S, YELLOW), (FLAG_STALE_S, RED)],
-                decimals=0,
-            ),
+            "Flags confirmed",
+            "By the proxies, ago: so late a change of the share may arrive.",
             Query(f"max(headgate_flag_age_seconds{{{PODS}}})"),
+            unit="s",
+            alert="HeadgateFlagsStale",
+            lines=[(FLAG_AGE_S, YELLOW), (FLAG_STALE_S, RED)],
+            decimals=0,
         ),
-    ]
+    )
 
 
 def _way() -> list[Panel]:
@@ -176,72 +150,63 @@ def _way() -> list[Panel]:
     every = rate("headgate_requests_total", "job", 'mode!="relay"')
     return [
         lines(
-            About(
-                "Share",
-                "Planned, written, and observed in what settled; and of all requests at the proxies.",
-                unit="percent",
-                span=12,
-            ),
+            "Share",
+            "Planned, written, and observed in what settled; and of all requests at the proxies.",
             Query(metric("share_percent"), "{{kind}}"),
             Query(f"100 * {streamed} / {every}", "of requests"),
+            unit="percent",
+            span=12,
         ),
         states(
-            About("Moves", "What each look came to.", span=6, named=MOVES),
+            "Moves",
+            "What each look came to.",
             Query(f"{metric('move')} == 1", "{{move}}"),
+            span=6,
+            named=MOVES,
         ),
-        states(About("Reasons", "And why.", span=6), Query(f"{metric('reason')} == 1", "{{reason}}")),
+        states("Reasons", "And why.", Query(f"{metric('reason')} == 1", "{{reason}}"), span=6),
     ]
 
 
 def _gate() -> list[Panel]:
-    return [
+    return row(
+        6,
         meters(
-            About(
-                "Time in this step",
-                "With evidence, as a part of the least that the policy asks for.",
-                unit="percentunit",
-                span=6,
-                lines=[(1, "green")],
-                below="blue",
-            ),
+            "Time in this step",
+            "With evidence, as a part of the least that the policy asks for.",
             Query(
                 f"clamp_max({metric('dwelt_seconds')} / ({metric('dwell_needed_seconds')} > 0), 1)", "dwelt"
             ),
+            unit="percentunit",
+            lines=[(1, "green")],
+            below="blue",
         ),
         number(
-            About(
-                "Next gate",
-                "Time that is left at least; then proof, samples, or a person's approval decide.",
-                unit="s",
-                span=6,
-                below="text",
-                decimals=0,
-            ),
+            "Next gate",
+            "Time that is left at least; then proof, samples, or a person's approval decide.",
             Query(f"clamp_min({metric('dwell_needed_seconds')} - {metric('dwelt_seconds')}, 0)", "at least"),
+            unit="s",
+            below="text",
+            decimals=0,
+            height=8,
         ),
         meters(
-            About(
-                "Samples",
-                "Settled requests of the smaller arm in this step, as a part of so many as are needed.",
-                unit="percentunit",
-                span=6,
-                lines=[(1, "green")],
-                below="blue",
-            ),
+            "Samples",
+            "Settled requests of the smaller arm in this step, as a part of so many as are needed.",
             Query(f"clamp_max({metric('samples')} / ({metric('samples_needed')} > 0), 1)", "{{guardrail}}"),
+            unit="percentunit",
+            lines=[(1, "green")],
+            below="blue",
         ),
         meters(
-            About(
-                "Users",
-                "Different users of the smaller arm, as a part of so many as are needed.",
-                unit="percentunit",
-                span=6,
-                lines=[(1, "green")],
-                below="blue",
-            ),
+            "Users",
+            "Different users of the smaller arm, as a part of so many as are needed.",
             Query(f"clamp_max({metric('users')} / ({metric('users_needed')} > 0), 1)", "{{guardrail}}"),
+            unit="percentunit",
+            lines=[(1, "green")],
+            below="blue",
         ),
-    ]
+    )
 
 
 def _arms() -> list[Panel]:
@@ -249,69 +214,72 @@ def _arms() -> list[Panel]:
     failed = rate("headgate_outcomes_total", "arm", f'{arm},outcome=~"failed|truncated"')
     every = rate("headgate_outcomes_total", "arm", f'{arm},outcome!~"client_left|cancelled|shutdown"')
     srm = metric("evidence_log10", 'guardrail="sample_ratio",towards="harm"')
-    return [
+    return row(
+        6,
         lines(
-            About(
-                "Answers that failed",
-                "By arm. The dashboard Compare has more of it.",
-                "percentunit",
-                6,
-                named=ARMS,
-            ),
+            "Answers that failed",
+            "By arm. The dashboard Compare has more of it.",
             Query(f"{failed} / {every}", "{{arm}}"),
+            unit="percentunit",
+            named=ARMS,
         ),
         lines(
-            About("Whole answers, p95", "By arm, of requests with an answer.", "s", 6, named=ARMS),
+            "Whole answers, p95",
+            "By arm, of requests with an answer.",
             Query(quantile(0.95, "headgate_settled_seconds", arm, "le, arm"), "{{arm}}"),
+            unit="s",
+            named=ARMS,
         ),
         lines(
-            About(
-                "Users met",
-                "Since the share was last written; up to 50 % as many in each arm.",
-                span=6,
-                named=ARMS,
-            ),
+            "Users met",
+            "Since the share was last written; up to 50 % as many in each arm.",
             Query(f"max by (arm) (headgate_users{{{ROUTES}}})", "{{arm}}"),
+            named=ARMS,
         ),
         lines(
-            About(
-                "Sample ratio mismatch",
-                "Evidence that users are not in the arms as the share says: then the measuring is wrong.",
-                unit="none",
-                span=6,
-            ),
+            "Sample ratio mismatch",
+            "Evidence that users are not in the arms as the share says: then the measuring is wrong.",
             Query(srm, "evidence"),
             Query(metric("line_log10", 'guardrail="sample_ratio",line="hold"'), "holds at"),
+            unit="none",
         ),
-    ]
+    )
 
 
 def _others() -> list[Panel]:
-    return [
+    return row(
+        6,
         lines(
-            About("Journal", "Entries; one for each look, act, write and notice.", span=6),
+            "Journal",
+            "Entries; one for each look, act, write and notice.",
             Query(metric("journal_entries"), "entries"),
         ),
         lines(
-            About("Looks", "Seconds between two of them, by the policy, and since the last.", "s", 6),
+            "Looks",
+            "Seconds between two of them, by the policy, and since the last.",
             Query(metric("look_interval_seconds"), "interval"),
             Query(f"time() - ({metric('last_look_timestamp_seconds')} > 0)", "since the last"),
+            unit="s",
         ),
         lines(
-            About("Fell back", "Runs of the stream arm that ended with the batch answer.", "percentunit", 6),
+            "Fell back",
+            "Runs of the stream arm that ended with the batch answer.",
             Query(
                 rate("headgate_runs_total", "job", 'arm="stream",outcome="fell_back"')
                 + " / "
                 + rate("headgate_runs_total", "job", 'arm="stream"'),
                 "fell back",
             ),
+            unit="percentunit",
         ),
         lines(
-            About("First content", "p50 and p95 of streams.", "s", 6),
+            "First content",
+            "p50 and p95 of streams.",
             Query(quantile(0.5, "headgate_first_content_seconds"), "p50"),
             Query(quantile(0.95, "headgate_first_content_seconds"), "p95"),
+            unit="s",
         ),
-    ]
+    )
 
 
 def rollout(look: Look) -> Dashboard:

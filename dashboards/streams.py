@@ -13,13 +13,13 @@ from dashboards.panels import (
     ROUTE,
     ROUTES,
     YELLOW,
-    About,
     Look,
     Panel,
     Query,
     built,
     lines,
     number,
+    row,
     rows,
 )
 from dashboards.queries import quantile, rate
@@ -35,153 +35,124 @@ def _healthy() -> list[Panel]:
     failed = f'sum(rate({total}{{{ROUTES},arm="stream",outcome=~"{BAD}"}}[$__rate_interval]))'
     every = f'sum(rate({total}{{{ROUTES},arm="stream",outcome!~"{APART}"}}[$__rate_interval]))'
     lost = f'headgate_recoveries_total{{{ROUTES},fault=~"{RECOVERABLE}"'
-    return [
+    return row(
+        4,
         number(
-            About(
-                "Delivery, p99",
-                "From text known to the proxy to bytes handed to the socket. The goal is below 100 ms.",
-                unit="s",
-                span=4,
-                height=4,
-                alert=DELIVERY.alert,
-                lines=[(DELIVERY_S, RED)],
-            ),
+            "Delivery, p99",
+            "From text known to the proxy to bytes handed to the socket. The goal is below 100 ms.",
             Query(f"{quantile(0.99, 'headgate_delivery_seconds')} >= 0"),
+            unit="s",
+            alert=DELIVERY.alert,
+            lines=[(DELIVERY_S, RED)],
         ),
         number(
-            About(
-                "Answers that failed",
-                "Requests of users who stream that ended without a whole answer. Who left is not counted.",
-                unit="percentunit",
-                span=4,
-                height=4,
-                alert=ANSWERS.alert,
-                lines=[(ANSWERS.budget, RED)],
-                decimals=2,
-            ),
+            "Answers that failed",
+            "Requests of users who stream that ended without a whole answer. Who left is not counted.",
             Query(f"{failed} / {every} >= 0"),
+            unit="percentunit",
+            alert=ANSWERS.alert,
+            lines=[(ANSWERS.budget, RED)],
+            decimals=2,
         ),
         number(
-            About(
-                "Lost text made good",
-                "Of runs that lost their live text, those that still gave the whole answer.",
-                unit="percentunit",
-                span=4,
-                height=4,
-                alert=RECOVERY.alert,
-                lines=[(RECOVERY.goal, "green")],
-                below=RED,
-            ),
+            "Lost text made good",
+            "Of runs that lost their live text, those that still gave the whole answer.",
             Query(
                 f'sum(increase({lost},result!="failed"}}[$__range])) / sum(increase({lost}}}[$__range])) >= 0'
             ),
+            unit="percentunit",
+            alert=RECOVERY.alert,
+            lines=[(RECOVERY.goal, "green")],
+            below=RED,
         ),
-    ]
+    )
 
 
 def _switches() -> list[Panel]:
-    return [
+    return row(
+        3,
         number(
-            About(
-                "Texts shown wrongly",
-                "Sections that were shown and that the stored answer does not have, in the time shown here.",
-                span=3,
-                height=4,
-                alert="HeadgateTextWrong",
-                lines=[(0.5, RED)],
-                decimals=0,
-            ),
+            "Texts shown wrongly",
+            "Sections that were shown and that the stored answer does not have, in the time shown here.",
             Query(f'sum(increase(headgate_parity_total{{{ROUTES},result="missing"}}[$__range]))'),
+            alert="HeadgateTextWrong",
+            lines=[(0.5, RED)],
+            decimals=0,
         ),
         number(
-            About(
-                "Kill switch",
-                "On: everybody gets batch, by the local switch or the kill flag.",
-                span=3,
-                height=4,
-                alert="HeadgateKilled",
-                lines=[(1, RED)],
-            ),
+            "Kill switch",
+            "On: everybody gets batch, by the local switch or the kill flag.",
             Query(f"max(headgate_kill_switch{{{PODS}}})"),
+            alert="HeadgateKilled",
+            lines=[(1, RED)],
             says={"0": "off", "1": "ON"},
         ),
         number(
-            About(
-                "Flags confirmed",
-                "Since when: the oldest of all proxies. At `flags.stale_s` everybody gets batch.",
-                unit="s",
-                span=3,
-                height=4,
-                alert="HeadgateFlagsStale",
-                lines=[(FLAG_AGE_S, YELLOW), (FLAG_STALE_S, RED)],
-                decimals=0,
-            ),
+            "Flags confirmed",
+            "Since when: the oldest of all proxies. At `flags.stale_s` everybody gets batch.",
             Query(f"max(headgate_flag_age_seconds{{{PODS}}})"),
+            unit="s",
+            alert="HeadgateFlagsStale",
+            lines=[(FLAG_AGE_S, YELLOW), (FLAG_STALE_S, RED)],
+            decimals=0,
         ),
-    ]
+    )
 
 
 def _seen() -> list[Panel]:
     pages, live = f"headgate_attached_pages_total{{{PODS}", 'result=~"attached|unchanged"'
     return [
         number(
-            About(
-                "Store of runs",
-                "Whether it takes writes; also fine where replicas share nothing and none is used.",
-                span=3,
-                height=4,
-                alert="HeadgateEventLogDown",
-                lines=[(1, "green")],
-                below=RED,
-            ),
+            "Store of runs",
+            "Whether it takes writes; also fine where replicas share nothing and none is used.",
             Query(f"min(headgate_event_log_up{{{PODS}}})"),
+            span=3,
+            alert="HeadgateEventLogDown",
+            lines=[(1, "green")],
+            below=RED,
             says={"0": "DOWN", "1": "fine"},
         ),
         rows(
-            About(
-                "Alerts",
-                "What fires, or is about to. Empty is good, as long as proxies are seen.",
-                span=8,
-                height=5,
-                alert="README",
-            ),
+            "Alerts",
+            "What fires, or is about to. Empty is good, as long as proxies are seen.",
             ("alertname", "route", "severity", "alertstate"),
             {"": Query('ALERTS{alertname=~"Headgate.+",cluster=~"$cluster",namespace=~"$namespace"}')},
+            span=8,
+            height=5,
+            alert="README",
         ),
         number(
-            About(
-                "Over budget",
-                "Refused with 503 because all share a budget (`limits`), in the time shown here.",
-                span=4,
-                height=5,
-                decimals=0,
-            ),
+            "Over budget",
+            "Refused with 503 because all share a budget (`limits`), in the time shown here.",
             Query(f"sum(increase(headgate_over_budget_total{{{PODS}}}[$__range]))"),
+            span=4,
+            height=5,
+            decimals=0,
         ),
         number(
-            About(
-                "Identity",
-                "Whether nobody is somebody by saying so: else strangers can make up evidence for a rollout.",
-                span=4,
-                height=5,
-            ),
+            "Identity",
+            "Whether nobody is somebody by saying so: else strangers can make up evidence for a rollout.",
             Query(f"min(headgate_identity_verified{{{ROUTES}}})"),
+            span=4,
+            height=5,
             says={"0": "not verified", "1": "verified"},
         ),
         number(
-            About(
-                "Pages with live text",
-                "Of `attach`: those that have the script, and those left as they are; the metric says why.",
-                span=4,
-                height=5,
-                decimals=0,
-            ),
+            "Pages with live text",
+            "Of `attach`: those that have the script, and those left as they are; the metric says why.",
             Query(f"sum(increase({pages},{live}}}[$__range]))", "with the script"),
             Query(f"sum(increase({pages}}}[$__range])) - sum(increase({pages},{live}}}[$__range]))", "left"),
+            span=4,
+            height=5,
+            decimals=0,
         ),
         number(
-            About("Proxies", "Scraped ones, by version.", span=4, height=5, alert="HeadgateMetricsAbsent"),
+            "Proxies",
+            "Scraped ones, by version.",
             Query(f"count by (version) (headgate_build_info{{{PODS}}})", "{{version}}"),
+            span=4,
+            height=5,
+            alert="HeadgateMetricsAbsent",
         ),
     ]
 
@@ -192,27 +163,25 @@ def _traffic() -> list[Panel]:
     of_routes = rate(requests, "route", 'mode!="relay"')
     return [
         lines(
-            About(
-                "Requests",
-                "By what was decided. `relay` matches no route, or was relayed untouched.",
-                "reqps",
-            ),
+            "Requests",
+            "By what was decided. `relay` matches no route, or was relayed untouched.",
             Query(rate(requests, "mode"), "{{mode}}"),
+            unit="reqps",
             stacked=True,
         ),
         lines(
-            About(
-                "Why batch",
-                "Requests of routes that got batch, by the reason. Those of 0 are left out.",
-                "reqps",
-                alert="HeadgateFallbackSurge",
-            ),
+            "Why batch",
+            "Requests of routes that got batch, by the reason. Those of 0 are left out.",
             Query(f'{rate(requests, "reason", """mode="batch" """.strip())} > 0', "{{reason}}"),
+            unit="reqps",
+            alert="HeadgateFallbackSurge",
             stacked=True,
         ),
         lines(
-            About("Share that streams", "Of the requests of each route, whoever asked.", "percentunit"),
+            "Share that streams",
+            "Of the requests of each route, whoever asked.",
             Query(f"{streamed} / {of_routes}", "{{route}}"),
+            unit="percentunit",
         ),
     ]
 
