@@ -25,9 +25,9 @@ from flags.rollout.policy.file import load
 from flags.rollout.policy.policy import Policy
 from proxy.demo import process
 from tests.dashboards.observed import CONTROLLER, PROXY, RULES, Page
+from tests.servers.client import eventually
 from tests.servers.ports import free_port
 from tests.servers.prometheus_server import Prometheus, prometheus
-from tests.servers.streaming import eventually
 
 PICTURES = HERE.parent / "docs" / "pictures"
 LOOK_S = 0.5

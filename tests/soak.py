@@ -25,10 +25,11 @@ from rich.console import Console
 from rich.table import Table
 
 from tests.runs.test_forgotten import ANSWER, SOURCES, TEXT, answered, routes
+from tests.servers.client import PATIENCE_S, browser
 from tests.servers.ports import free_port
 from tests.servers.scripted import Asked, ScriptedUpstream, talking
 from tests.servers.serving import token
-from tests.servers.streaming import PATIENCE_S, Served, browser, served
+from tests.servers.streaming import Served, served
 from tests.servers.tapping import Provider, chat, trace_context
 from tests.servers.valkey_server import valkey
 

@@ -14,23 +14,11 @@ import yaml
 from click.testing import CliRunner, Result
 
 from proxy.cli import main
+from tests.servers.client import browser, eventually, opened, signed
 from tests.servers.ports import free_port
 from tests.servers.scripted import ScriptedUpstream
 from tests.servers.serving import flag_document
-from tests.servers.streaming import (
-    EXTRACTION,
-    START,
-    SUMMARY,
-    Held,
-    answer,
-    answering,
-    browser,
-    eventually,
-    opened,
-    route,
-    served,
-    signed,
-)
+from tests.servers.streaming import EXTRACTION, START, SUMMARY, Held, answer, answering, route, served
 
 
 @pytest.fixture

@@ -21,9 +21,10 @@ from hypothesis import strategies as st
 from proxy.http.headers import Headers
 from proxy.identity import BUCKETS, JWKS_RETRY_S, Identifier, Identity, unverified_claims
 from proxy.settings.blocks.identity import IdentitySettings
+from tests.servers.client import browser, eventually, read
 from tests.servers.scripted import Asked, ScriptedUpstream
 from tests.servers.serving import headgate
-from tests.servers.streaming import START, answer, answering, browser, eventually, read, route
+from tests.servers.streaming import START, answer, answering, route
 
 KEY = "a secret that is long enough for HS256, and then some"
 PRIVATE = rsa.generate_private_key(65537, 2048)

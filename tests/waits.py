@@ -26,9 +26,10 @@ from rich.table import Table
 
 from tests.browser.attached import SEE, FirstText, first_text, house, page_files, until_ready
 from tests.browser.frontend import CHROMIUM, visiting
+from tests.servers.client import SSE, Stream
 from tests.servers.clinic_server import CASE_TEXT, RunningClinic, running_clinic, running_model
 from tests.servers.ports import free_port
-from tests.servers.streaming import SSE, Stream, served
+from tests.servers.streaming import served
 
 EXAMPLE = Path(__file__).parent.parent / "examples" / "clinic" / "headgate.yaml"
 DIRECT = "(the upstream)"

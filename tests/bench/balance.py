@@ -12,8 +12,9 @@ from pathlib import Path
 
 import click
 
+from tests.servers.client import eventually
 from tests.servers.scripted import ScriptedUpstream, ok, talking
-from tests.servers.streaming import eventually, served
+from tests.servers.streaming import served
 
 CONNECTIONS = 400
 AT_A_TIME = 50

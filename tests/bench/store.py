@@ -13,7 +13,7 @@ from redis.asyncio import Redis
 
 from proxy.runs.run import Run
 from tests.replicas.sharing import Replica, claimed, replica, say, stored, watch
-from tests.servers.streaming import eventually
+from tests.servers.client import eventually
 from tests.servers.valkey_server import valkey
 
 RUNS = 100

@@ -11,7 +11,7 @@ import pytest
 from playwright.async_api import Browser, Page, Request
 
 from tests.browser.npm import HERE, node
-from tests.servers.streaming import eventually
+from tests.servers.client import eventually
 
 FRONTEND = HERE / "frontend"
 CHROMIUM = shutil.which("chromium")

@@ -11,8 +11,8 @@ from playwright.async_api import Browser
 from tests.browser.attached import SCRIPT, live_texts, until_empty, until_live
 from tests.browser.frontend import IN_CHROMIUM
 from tests.browser.opened import ATTACH, BODY, SEND, Upstream, opened_page
+from tests.servers.client import eventually
 from tests.servers.serving import flag_document, token
-from tests.servers.streaming import eventually
 
 pytestmark = IN_CHROMIUM
 

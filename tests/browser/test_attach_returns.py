@@ -12,9 +12,9 @@ from tests.browser.attached import live_texts, until_empty, until_live
 from tests.browser.frontend import IN_CHROMIUM
 from tests.browser.gallery import findings
 from tests.browser.opened import BODY, SEND, Upstream, opened_page, signed_in
+from tests.servers.client import eventually
 from tests.servers.scripted import Asked
 from tests.servers.serving import token
-from tests.servers.streaming import eventually
 
 pytestmark = IN_CHROMIUM
 

@@ -12,8 +12,8 @@ from playwright.async_api import Browser, Page, Route, async_playwright
 from tests.browser.attached import SCRIPT, live_texts, until_live
 from tests.browser.frontend import CHROMIUM, IN_CHROMIUM
 from tests.browser.opened import ATTACH, BODY, SEND, Upstream, opened_page, signed_in
+from tests.servers.client import eventually
 from tests.servers.serving import token
-from tests.servers.streaming import eventually
 
 pytestmark = IN_CHROMIUM
 

@@ -8,7 +8,7 @@ from playwright.async_api import Browser, Page, Route
 
 from tests.browser.frontend import IN_CHROMIUM
 from tests.browser.gallery import CHAT_SHADOW, SHADOW, event, findings, gallery, wire
-from tests.servers.streaming import eventually
+from tests.servers.client import eventually
 
 pytestmark = IN_CHROMIUM
 

@@ -11,10 +11,11 @@ from typing import Any
 import pytest
 
 from tests.browser.npm import HERE, NODE
+from tests.servers.client import PATIENCE_S
 from tests.servers.ports import free_socket
 from tests.servers.scripted import ScriptedUpstream
 from tests.servers.serving import Serving, flag_document, headgate, token
-from tests.servers.streaming import PATIENCE_S, START, WHOLE, answer, answering, route
+from tests.servers.streaming import START, WHOLE, answer, answering, route
 
 
 @asynccontextmanager

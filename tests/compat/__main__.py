@@ -11,9 +11,9 @@ from pathlib import Path
 import click
 
 from tests.compat.answers import HOP_BY_HOP
+from tests.servers.client import eventually
 from tests.servers.ports import free_port, is_listened_on
 from tests.servers.serving import headgate
-from tests.servers.streaming import eventually
 from tests.servers.unleash_server import NODE
 from tests.stacks.backends import VENV
 

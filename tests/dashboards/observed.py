@@ -14,22 +14,12 @@ from prometheus_client import CollectorRegistry, start_http_server
 from flags.rollout.ledger import Act
 from flags.rollout.reporting.metrics import RolloutMetrics
 from tests.rollout.rolling import Now, Rolling, flag_file, policy
+from tests.servers.client import EITHER, browser, eventually, read, scrape, signed
 from tests.servers.ports import free_port
 from tests.servers.prometheus_server import Prometheus, prometheus
 from tests.servers.scripted import Asked, ScriptedUpstream
 from tests.servers.serving import Serving, flag_document, headgate
-from tests.servers.streaming import (
-    EITHER,
-    EXTRACTION,
-    SUMMARY,
-    answer,
-    browser,
-    eventually,
-    read,
-    route,
-    scrape,
-    signed,
-)
+from tests.servers.streaming import EXTRACTION, SUMMARY, answer, route
 from tests.servers.tapping import CALLS
 
 RULES = Path(__file__).parents[2] / "dashboards" / "rules.yaml"

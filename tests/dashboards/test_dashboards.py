@@ -27,9 +27,9 @@ from flags.rollout.reporting.metrics import FAMILIES
 from proxy.observe.metrics import Metrics
 from tests.dashboards.observed import CONTROLLER, PROXY, Observed, observed
 from tests.project.shell_blocks import commands
+from tests.servers.client import browser
 from tests.servers.prometheus_server import is_installed
 from tests.servers.serving import ADMIN_TOKEN
-from tests.servers.streaming import browser
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs" / "runbooks"

@@ -6,8 +6,8 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+from tests.servers.client import eventually
 from tests.servers.ports import free_port
-from tests.servers.streaming import eventually
 
 STARTING_S = 20.0
 

@@ -14,10 +14,11 @@ from proxy.doctor.one_request.real_request import RealRequest
 from tests.doctor.deployments import settings_of
 from tests.doctor.nginx import nginx
 from tests.servers.authority import certificates
+from tests.servers.client import signed
 from tests.servers.ports import free_port
 from tests.servers.scripted import Asked, ScriptedUpstream
 from tests.servers.serving import flag_document
-from tests.servers.streaming import house, route, signed
+from tests.servers.streaming import house, route
 
 USER = list(signed(accept=None).items())
 NATIVE = {

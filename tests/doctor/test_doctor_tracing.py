@@ -20,9 +20,9 @@ from proxy.outbound import origin
 from proxy.settings.settings import Settings
 from tests.doctor.deployments import date, settings_of
 from tests.servers.authority import certificates
+from tests.servers.client import signed
 from tests.servers.ports import free_port
 from tests.servers.scripted import Asked, ScriptedUpstream
-from tests.servers.streaming import signed
 from tests.servers.tapping import CALLS, Backend, Provider, completion, tapped, tapped_route, trace_context
 
 USER = list(signed(accept=None).items())

@@ -9,9 +9,10 @@ from typing import Any
 
 import httpx
 
+from tests.servers.client import browser, eventually, scrape
 from tests.servers.scripted import Answered, Asked, ScriptedUpstream, Talker, ok, talking
 from tests.servers.serving import ADMIN_TOKEN, Serving, headgate
-from tests.servers.streaming import Held, answer, answering, browser, eventually, scrape, served
+from tests.servers.streaming import Held, answer, answering, served
 
 GET = b"GET /x HTTP/1.1\r\nhost: x\r\n%b\r\n"
 

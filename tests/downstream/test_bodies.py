@@ -11,22 +11,10 @@ import pytest
 from proxy.downstream import bodies
 from proxy.downstream.bodies import ByteBudget
 from tests.servers import streaming
+from tests.servers.client import SSE, browser, eventually, opened, read, scrape, signed
 from tests.servers.scripted import ScriptedUpstream, Talker, ok, talking
 from tests.servers.serving import Serving, headgate
-from tests.servers.streaming import (
-    SSE,
-    START,
-    Held,
-    answer,
-    answering,
-    browser,
-    eventually,
-    opened,
-    read,
-    route,
-    scrape,
-    signed,
-)
+from tests.servers.streaming import START, Held, answer, answering, route
 
 LIMIT = 100_000
 HALF = b"x" * 60_000

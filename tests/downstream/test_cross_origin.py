@@ -12,9 +12,10 @@ from playwright.async_api import async_playwright
 from pydantic import ValidationError
 
 from proxy.settings.settings import CorsSettings
+from tests.servers.client import SSE, browser
 from tests.servers.scripted import Asked, ScriptedUpstream
 from tests.servers.serving import flag_document, headgate, token
-from tests.servers.streaming import EXTRACTION, SSE, START, answer, browser, route
+from tests.servers.streaming import EXTRACTION, START, answer, route
 
 PAGE = "https://app.example.org"
 KNOWN = {"authorization", "content-type", "accept"}

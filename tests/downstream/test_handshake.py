@@ -14,9 +14,9 @@ import pytest
 
 from proxy.downstream import handshake
 from tests.servers.authority import certificates
+from tests.servers.client import browser, eventually, scrape
 from tests.servers.scripted import ScriptedUpstream, ok
 from tests.servers.serving import Serving, headgate
-from tests.servers.streaming import browser, eventually, scrape
 
 
 @asynccontextmanager

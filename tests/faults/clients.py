@@ -14,7 +14,7 @@ from tests.faults.cases import refusals, upstream_faults
 from tests.faults.rounds import House, Result, comes_and_goes, leaves_before_the_headers, watches
 from tests.faults.upstream import Act, Case, Round
 from tests.faults.viewers import Client, Saw, Stay
-from tests.servers.streaming import eventually
+from tests.servers.client import eventually
 
 CANCEL_S = 1.0
 """A cancelled run ends for its viewer, and at the upstream, within this (design, section 5)."""

@@ -22,9 +22,10 @@ from proxy.observe.labels import CallResult, FaultPhase
 from tests.faults import invariants
 from tests.faults.rounds import Result
 from tests.faults.viewers import USER, Client, Saw
+from tests.servers.client import browser, scrape
 from tests.servers.scripted import Asked, ScriptedUpstream
 from tests.servers.serving import Serving, headgate
-from tests.servers.streaming import answer, browser, scrape
+from tests.servers.streaming import answer
 from tests.servers.tapping import (
     COMPLETIONS,
     EVENT_STREAM,

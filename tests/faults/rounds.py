@@ -19,8 +19,8 @@ from tests.faults.door import Door, quick
 from tests.faults.invariants import Counts
 from tests.faults.upstream import TIMEOUTS, Case, FaultyUpstream, Round, routes
 from tests.faults.viewers import CONTENT, USER, Client, Saw, Stay
+from tests.servers.client import browser, eventually, scrape
 from tests.servers.serving import Serving, headgate
-from tests.servers.streaming import browser, eventually, scrape
 
 AT_ONCE = 32
 BACK_S = 2.0

@@ -29,8 +29,9 @@ from proxy.upstream.client import Answer
 from tests.faults.invariants import of_a_log, shown
 from tests.faults.loop import PatientLoop
 from tests.faults.viewers import Reader, Saw
+from tests.servers.client import eventually
 from tests.servers.serving import flag_document
-from tests.servers.streaming import START, answer, eventually, route
+from tests.servers.streaming import START, answer, route
 
 TEXTS = {"extraction": "Fever of 38.9 °C, a cough. " * 3, "summary": "Likely pneumonia 🫁."}
 OTHER = {"extraction": "Something else entirely.", "summary": "No."}

@@ -12,7 +12,7 @@ from tests.faults.clients import mixture
 from tests.faults.loop import PatientLoop
 from tests.faults.rounds import House, at_once
 from tests.faults.upstream import TIMEOUTS
-from tests.servers.streaming import eventually
+from tests.servers.client import eventually
 
 pytestmark = pytest.mark.alone
 

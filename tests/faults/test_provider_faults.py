@@ -10,7 +10,7 @@ import pytest
 from proxy.observe.labels import CallResult
 from tests.faults.provider import Plan, Tapped, house, plans, resets
 from tests.faults.rounds import Result, at_once
-from tests.servers.streaming import browser
+from tests.servers.client import browser
 
 pytestmark = pytest.mark.alone
 

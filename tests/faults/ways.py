@@ -22,9 +22,10 @@ from tests.faults.rounds import Result
 from tests.faults.shapes import SHAPES, Shape
 from tests.faults.unlike import TEXT, Fault, of
 from tests.faults.viewers import USER, Client, Saw
+from tests.servers.client import browser
 from tests.servers.scripted import Asked, ScriptedUpstream
 from tests.servers.serving import STREAMING, Serving, flag_document, headgate
-from tests.servers.streaming import answer, browser
+from tests.servers.streaming import answer
 from tests.servers.tapping import EVENT_STREAM, tapped_route, trace_context
 
 TEXTS = {"extraction": TEXT, "summary": "Likely pneumonia."}

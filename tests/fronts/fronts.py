@@ -7,8 +7,8 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from tests.servers.client import eventually
 from tests.servers.ports import free_port, is_listened_on
-from tests.servers.streaming import eventually
 
 EXAMPLES = Path(__file__).parents[2] / "examples" / "fronts"
 STARTING_S = 60.0

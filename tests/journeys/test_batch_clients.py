@@ -9,24 +9,10 @@ from typing import Any
 import pytest
 
 from proxy.downstream.bodies import MAX_REQUEST_BYTES
+from tests.servers.client import EITHER, SSE, eventually, opened, read, scrape, signed
 from tests.servers.scripted import DATE, Answered, Asked, ask, talking
 from tests.servers.serving import flag_document
-from tests.servers.streaming import (
-    EITHER,
-    SSE,
-    START,
-    WHOLE,
-    Held,
-    answer,
-    answering,
-    eventually,
-    house,
-    kill,
-    opened,
-    read,
-    scrape,
-    signed,
-)
+from tests.servers.streaming import START, WHOLE, Held, answer, answering, house, kill
 
 RUN = "6a1f0f9e-6d4e-4a51-9c0c-0a4f0c7f1d11"
 OFF = flag_document(rollout=0)

@@ -15,23 +15,10 @@ from prometheus_client import CollectorRegistry
 from proxy.downstream.bodies import MAX_REQUEST_BYTES
 from proxy.identity import Identity
 from tests.servers import streaming
+from tests.servers.client import EITHER, SSE, browser, eventually, opened, read, scrape, signed
 from tests.servers.scripted import Asked, ScriptedUpstream, talking
 from tests.servers.serving import STREAMING, Serving, flag_document, headgate
-from tests.servers.streaming import (
-    EITHER,
-    SSE,
-    START,
-    Held,
-    answer,
-    answering,
-    browser,
-    eventually,
-    opened,
-    read,
-    route,
-    scrape,
-    signed,
-)
+from tests.servers.streaming import START, Held, answer, answering, route
 
 SENTENCE = "Error generating response: none"
 

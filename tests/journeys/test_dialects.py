@@ -13,9 +13,10 @@ import httpx
 import openai
 import pytest
 
+from tests.servers.client import browser, signed
 from tests.servers.scripted import Asked, ScriptedUpstream
 from tests.servers.serving import Serving, flag_document, headgate
-from tests.servers.streaming import EXTRACTION, SUMMARY, answer, answering, browser, route, signed
+from tests.servers.streaming import EXTRACTION, SUMMARY, answer, answering, route
 
 CLIENTS = Path(__file__).parents[1] / "clients"
 NODE = Path(sys.executable).with_name("node")

@@ -9,10 +9,11 @@ from pathlib import Path
 
 import pytest
 
+from tests.servers.client import signed
 from tests.servers.ports import free_socket
 from tests.servers.scripted import ScriptedUpstream
 from tests.servers.serving import headgate
-from tests.servers.streaming import START, answer, answering, route, signed
+from tests.servers.streaming import START, answer, answering, route
 
 CLIENTS = Path(__file__).parents[1] / "clients"
 NODE = Path(sys.executable).with_name("node")

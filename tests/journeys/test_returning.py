@@ -13,21 +13,10 @@ from proxy.serving import App
 from proxy.upstream.breaker import BreakerState
 from proxy.viewers.api import position
 from tests.servers import streaming
+from tests.servers.client import EITHER, eventually, opened, read, signed
 from tests.servers.scripted import Asked
 from tests.servers.serving import flag_document
-from tests.servers.streaming import (
-    EITHER,
-    START,
-    WHOLE,
-    Held,
-    answer,
-    answering,
-    eventually,
-    kill,
-    opened,
-    read,
-    signed,
-)
+from tests.servers.streaming import START, WHOLE, Held, answer, answering, kill
 
 RUN = "6a1f0f9e-6d4e-4a51-9c0c-0a4f0c7f1d11"
 STREAM_PATH = f"{START}/stream"

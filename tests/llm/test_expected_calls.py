@@ -9,8 +9,9 @@ import httpx
 import pytest
 
 from proxy.downstream.bodies import MAX_REQUEST_BYTES
+from tests.servers.client import browser, read, signed
 from tests.servers.scripted import Asked
-from tests.servers.streaming import EXTRACTION, START, SUMMARY, answer, browser, read, signed
+from tests.servers.streaming import EXTRACTION, START, SUMMARY, answer
 from tests.servers.tapping import COMPLETIONS, Provider, chat, completion, tapped, trace_context
 
 TEXTS = {"extraction": EXTRACTION, "summary": SUMMARY}

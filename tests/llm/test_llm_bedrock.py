@@ -26,8 +26,9 @@ from tests.llm.test_llm_clients import Call, Client
 from tests.llm.test_model_port import counted
 from tests.servers.authority import certificates
 from tests.servers.bedrock import BEARER, REGION, ROLE, Bedrock, frame, framed
+from tests.servers.client import browser, read, signed
 from tests.servers.scripted import Asked
-from tests.servers.streaming import START, answer, browser, read, signed
+from tests.servers.streaming import START, answer
 from tests.servers.tapping import tapped, trace_context
 
 Json = dict[str, Any]

@@ -26,8 +26,9 @@ from tests.llm import test_llm_openai as gpt
 from tests.llm import test_llm_responses as responses
 from tests.llm.test_llm_providers import STREAMS
 from tests.llm.test_model_port import counted
+from tests.servers.client import read, signed
 from tests.servers.scripted import Asked, ScriptedUpstream
-from tests.servers.streaming import START, answer, read, signed
+from tests.servers.streaming import START, answer
 from tests.servers.tapping import Backend, tapped, trace_context
 
 Json = dict[str, Any]

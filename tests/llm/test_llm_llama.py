@@ -15,9 +15,10 @@ import pytest
 
 from tests.llm.test_llm_clients import Call, Client, outcome
 from tests.llm.test_model_port import counted
+from tests.servers.client import read, signed
 from tests.servers.llama_server import llama_server
 from tests.servers.ollama_server import OllamaServer
-from tests.servers.streaming import START, read, signed
+from tests.servers.streaming import START
 from tests.servers.tapping import tapped
 
 ASKED = [{"role": "user", "content": "a"}]

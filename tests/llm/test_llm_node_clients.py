@@ -18,8 +18,9 @@ from tests.llm import test_llm_cohere as cohere
 from tests.llm.test_llm_clients import Client, Model, of_chat, sse
 from tests.llm.test_model_port import counted
 from tests.servers.bedrock import ROLE, Bedrock
+from tests.servers.client import read, signed
 from tests.servers.scripted import Asked
-from tests.servers.streaming import START, answer, read, signed
+from tests.servers.streaming import START, answer
 from tests.servers.tapping import tapped, trace_context
 
 Json = dict[str, Any]

@@ -13,20 +13,10 @@ from proxy.llm.dialects.openai.answer import Completion
 from proxy.llm.dialects.openai.calls import OpenAI
 from proxy.llm.taps.tap import LocalCall
 from proxy.observe.labels import CallResult
+from tests.servers.client import browser, eventually, opened, read, scrape, signed
 from tests.servers.scripted import Asked
 from tests.servers.serving import flag_document
-from tests.servers.streaming import (
-    EXTRACTION,
-    START,
-    SUMMARY,
-    answer,
-    browser,
-    eventually,
-    opened,
-    read,
-    scrape,
-    signed,
-)
+from tests.servers.streaming import EXTRACTION, START, SUMMARY, answer
 from tests.servers.tapping import (
     COMPLETIONS,
     EVENT_STREAM,

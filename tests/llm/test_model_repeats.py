@@ -15,10 +15,11 @@ import pytest
 from proxy.downstream import bodies
 from tests.llm.test_model_port import counted
 from tests.llm.test_model_stream_ends import CHUNKED, END, framed, saying, without_done
+from tests.servers.client import browser, read, scrape, signed
 from tests.servers.ports import free_port
 from tests.servers.scripted import Asked, ScriptedUpstream, talking
 from tests.servers.serving import flag_document
-from tests.servers.streaming import EXTRACTION, START, SUMMARY, browser, read, scrape, served, signed
+from tests.servers.streaming import EXTRACTION, START, SUMMARY, served
 from tests.servers.tapping import (
     COMPLETIONS,
     Backend,

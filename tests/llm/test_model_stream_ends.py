@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.servers.client import read, signed
 from tests.servers.scripted import Asked
-from tests.servers.streaming import EXTRACTION, START, SUMMARY, read, signed
+from tests.servers.streaming import EXTRACTION, START, SUMMARY
 from tests.servers.tapping import EVENT_STREAM, Provider, completion, tapped, whole
 
 TEXTS = {"extraction": EXTRACTION, "summary": SUMMARY}

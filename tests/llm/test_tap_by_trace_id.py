@@ -10,9 +10,10 @@ from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 from tests.llm.test_model_port import counted
+from tests.servers.client import browser, read, signed
 from tests.servers.scripted import Asked
 from tests.servers.serving import flag_document
-from tests.servers.streaming import EXTRACTION, START, SUMMARY, answer, browser, read, signed
+from tests.servers.streaming import EXTRACTION, START, SUMMARY, answer
 from tests.servers.tapping import CALLS, COMPLETIONS, Backend, Provider, chat, completion, tapped
 
 TEXTS = {"extraction": EXTRACTION, "summary": SUMMARY}

@@ -18,8 +18,9 @@ from proxy.observe.metrics import Metrics
 from proxy.settings.blocks.route import RouteSettings
 from proxy.settings.blocks.upstream import ProviderSettings
 from tests.llm.test_model_port import cutting
+from tests.servers.client import EITHER, browser, eventually, read, scrape, signed
 from tests.servers.serving import Serving, flag_document
-from tests.servers.streaming import EITHER, START, browser, eventually, read, route, scrape, signed
+from tests.servers.streaming import START, route
 from tests.servers.tapping import USAGE, Backend, Provider, tapped, tapped_route
 
 READ, WRITTEN = USAGE["prompt_tokens"], USAGE["completion_tokens"]

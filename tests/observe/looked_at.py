@@ -18,9 +18,10 @@ from flags.rollout.reporting.metrics import RolloutMetrics
 from tests.browser.frontend import CHROMIUM
 from tests.dashboards.observed import rollout_page
 from tests.rollout.rolling import Now, Rolling, flag_file, policy
+from tests.servers.client import EITHER, browser, opened, read, signed
 from tests.servers.scripted import Asked
 from tests.servers.serving import ADMIN_TOKEN, STREAMING, Serving, flag_document
-from tests.servers.streaming import EITHER, browser, opened, read, route, signed
+from tests.servers.streaming import route
 from tests.servers.tapping import EVENT_STREAM, Provider, tapped, tapped_route
 
 PICTURES = Path(__file__).parents[2] / "docs" / "pictures"

@@ -16,23 +16,10 @@ from starlette.routing import Route
 
 from proxy.observe.page.guard import Guard
 from tests.servers import streaming
+from tests.servers.client import EITHER, browser, eventually, opened, read, scrape, signed
 from tests.servers.scripted import ScriptedUpstream
 from tests.servers.serving import ADMIN_TOKEN, flag_document, headgate
-from tests.servers.streaming import (
-    EITHER,
-    START,
-    Held,
-    answer,
-    answering,
-    browser,
-    eventually,
-    opened,
-    read,
-    route,
-    scrape,
-    served,
-    signed,
-)
+from tests.servers.streaming import START, Held, answer, answering, route, served
 
 TOKEN = {"authorization": f"Bearer {ADMIN_TOKEN}"}
 

@@ -16,22 +16,10 @@ from proxy.identity import BUCKETS
 from proxy.observe.labels import CallResult, FaultPhase
 from proxy.observe.metrics import OUTCOMES, RECOVERY_RESULTS
 from proxy.text.sections import Parity
+from tests.servers.client import EITHER, browser, eventually, read, scrape, signed
 from tests.servers.scripted import Asked, ScriptedUpstream
 from tests.servers.serving import flag_document, headgate
-from tests.servers.streaming import (
-    EITHER,
-    START,
-    answer,
-    browser,
-    eventually,
-    house,
-    logged,
-    read,
-    route,
-    scrape,
-    served,
-    signed,
-)
+from tests.servers.streaming import START, answer, house, logged, route, served
 
 FAMILIES = {
     "requests_total": {"route", "mode", "reason"},

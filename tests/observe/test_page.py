@@ -16,23 +16,10 @@ from proxy.observe.page.rollout import ControllerPage
 from proxy.observe.page.served import MOST_WATCHERS
 from proxy.observe.recent_warnings import MOST_LINES, RecentWarnings
 from proxy.settings.settings import Settings
+from tests.servers.client import SSE, Stream, browser, eventually, opened, read, signed
 from tests.servers.scripted import ScriptedUpstream, talking
 from tests.servers.serving import ADMIN_TOKEN, headgate
-from tests.servers.streaming import (
-    EXTRACTION,
-    SSE,
-    START,
-    Stream,
-    answer,
-    answering,
-    browser,
-    eventually,
-    house,
-    opened,
-    read,
-    route,
-    signed,
-)
+from tests.servers.streaming import EXTRACTION, START, answer, answering, house, route
 
 TOKEN = {"authorization": f"Bearer {ADMIN_TOKEN}"}
 PAGE = ("/", "/now")

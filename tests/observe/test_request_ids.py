@@ -7,20 +7,9 @@ from typing import Any
 import pytest
 
 from proxy.observe.spans.request_ids import ids_of
+from tests.servers.client import eventually, read, scrape, signed
 from tests.servers.scripted import Asked
-from tests.servers.streaming import (
-    START,
-    Held,
-    Lines,
-    answer,
-    answering,
-    eventually,
-    house,
-    logged,
-    read,
-    scrape,
-    signed,
-)
+from tests.servers.streaming import START, Held, Lines, answer, answering, house, logged
 
 TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
 PARENT = f"00-{TRACE}-00f067aa0ba902b7-01"

@@ -7,7 +7,7 @@ import prometheus_client
 import pytest
 
 from proxy.observe.settling import SLOT_S, Settling
-from tests.servers.streaming import eventually
+from tests.servers.client import eventually
 
 SETTLE_S = 150.0
 

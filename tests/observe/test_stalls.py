@@ -4,8 +4,8 @@ from pathlib import Path
 from time import monotonic
 
 from proxy.observe.stalls import MOST_STALLS, Stall, StallWatch
+from tests.servers.client import browser, eventually
 from tests.servers.serving import ADMIN_TOKEN, headgate
-from tests.servers.streaming import browser, eventually
 
 TOKEN = {"authorization": f"Bearer {ADMIN_TOKEN}"}
 HANGS_S = 30

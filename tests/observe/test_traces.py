@@ -13,21 +13,11 @@ from flags.egress import STRAIGHT
 from proxy.observe.spans.otlp import MAX_QUEUED, Traces
 from proxy.settings.settings import TraceSettings
 from tests.servers.authority import certificates
+from tests.servers.client import eventually, read, scrape, signed
 from tests.servers.corporate_proxy import CorporateProxy
 from tests.servers.otlp_receiver import OtlpReceiver
 from tests.servers.scripted import Asked, ScriptedUpstream
-from tests.servers.streaming import (
-    START,
-    Held,
-    answer,
-    answering,
-    eventually,
-    house,
-    logged,
-    read,
-    scrape,
-    signed,
-)
+from tests.servers.streaming import START, Held, answer, answering, house, logged
 from tests.servers.tapping import Provider, tapped
 
 TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"

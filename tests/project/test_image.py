@@ -25,10 +25,10 @@ from packaging.utils import canonicalize_name
 
 from tests.project.dockerfile import seen_by_build, stages
 from tests.project.imaging import Image, build, opened
+from tests.servers.client import eventually
 from tests.servers.ports import free_port
 from tests.servers.scripted import ScriptedUpstream, ok
 from tests.servers.serving import flag_document
-from tests.servers.streaming import eventually
 
 ROOT = Path(__file__).parents[2]
 START_S = 20.0

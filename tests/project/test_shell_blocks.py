@@ -20,11 +20,11 @@ import yaml
 from proxy.text.sse import Decoder
 from tests.project.shell_blocks import blocks
 from tests.project.test_docs import PROSE, ROOT
+from tests.servers.client import eventually, texts
 from tests.servers.llama_server import llama_server
 from tests.servers.ports import free_port
 from tests.servers.scripted import Asked, ScriptedUpstream
 from tests.servers.serving import headgate, token
-from tests.servers.streaming import eventually, texts
 
 README = ROOT / "README.md"
 CONTRIBUTING = ROOT / "CONTRIBUTING.md"

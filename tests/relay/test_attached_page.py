@@ -11,9 +11,10 @@ import pytest
 from proxy.http.content_policy import Forbidden, nonce_for
 from proxy.observe.labels import PageResult
 from proxy.relay.attached_page import CHARSET_BYTES, MAX_PAGE_BYTES, with_script
+from tests.servers.client import browser, scrape, signed
 from tests.servers.scripted import DATE, Asked, ScriptedUpstream
 from tests.servers.serving import flag_document, headgate
-from tests.servers.streaming import browser, house, route, scrape, signed
+from tests.servers.streaming import house, route
 
 HEAD = b'<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
 PAGE = HEAD + "<title>Ä</title></head><body>x</body></html>".encode()

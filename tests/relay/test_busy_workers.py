@@ -12,10 +12,10 @@ from time import monotonic
 
 import pytest
 
+from tests.servers.client import browser, opened, signed
 from tests.servers.prefork import prefork
 from tests.servers.scripted import Asked, ScriptedUpstream, Talker, ok, talking, until
 from tests.servers.serving import Serving, headgate
-from tests.servers.streaming import browser, opened, signed
 
 BUSY_S = 3.0
 """Seconds for which a worker is kept from everything else."""

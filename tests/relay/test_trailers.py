@@ -12,9 +12,10 @@ from proxy.http.headers import (
     announced_trailers,
     passed_trailers,
 )
+from tests.servers.client import eventually
 from tests.servers.scripted import Asked, ScriptedUpstream, ask, raw, talking
 from tests.servers.serving import Serving, headgate
-from tests.servers.streaming import answer, eventually, route
+from tests.servers.streaming import answer, route
 
 HOST = b"host: clinic.example\r\n"
 CHUNKS = b"transfer-encoding: chunked\r\n"

@@ -10,9 +10,10 @@ from socket import SO_LINGER, SOL_SOCKET
 import httpx
 import pytest
 
+from tests.servers.client import scrape
 from tests.servers.scripted import Answered, Asked, ScriptedUpstream, Talker, ask, talking, until
 from tests.servers.serving import Serving, headgate
-from tests.servers.streaming import logged, scrape
+from tests.servers.streaming import logged
 
 HELLO = (
     b"GET /live?x=1 HTTP/1.1\r\nhost: a\r\nconnection: keep-alive, Upgrade\r\nupgrade: chat\r\n"

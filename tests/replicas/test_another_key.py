@@ -6,21 +6,10 @@ from typing import Any
 
 import pytest
 
+from tests.servers.client import browser, opened, read, signed, texts
 from tests.servers.scripted import ScriptedUpstream
 from tests.servers.serving import headgate
-from tests.servers.streaming import (
-    START,
-    WHOLE,
-    Held,
-    answer,
-    answering,
-    browser,
-    opened,
-    read,
-    route,
-    signed,
-    texts,
-)
+from tests.servers.streaming import START, WHOLE, Held, answer, answering, route
 from tests.servers.valkey_server import ValkeyServer
 
 OLD = "the key of before, which is long enough"

@@ -17,10 +17,11 @@ from proxy.settings.blocks.route import RouteSettings
 from proxy.settings.routes import Route
 from proxy.upstream.client import Request
 from tests.replicas.sharing import ANN, KEY, STREAM, TARGET, replica, same
+from tests.servers.client import browser, eventually, opened, read, signed
 from tests.servers.jobs import DONE, JobApi, job_route, status
 from tests.servers.scripted import ScriptedUpstream
 from tests.servers.serving import headgate
-from tests.servers.streaming import START, WHOLE, browser, eventually, opened, read, signed
+from tests.servers.streaming import START, WHOLE
 from tests.servers.valkey_server import ValkeyServer
 
 SETTINGS = RouteSettings.model_validate(job_route(name="start"))

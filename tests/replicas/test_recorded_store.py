@@ -14,20 +14,10 @@ import orjson
 import pytest
 
 from proxy.replicas.store.sealing import Sealing
+from tests.servers.client import SSE, browser, eventually, read, texts
 from tests.servers.scripted import ScriptedUpstream
 from tests.servers.serving import headgate
-from tests.servers.streaming import (
-    SSE,
-    START,
-    WHOLE,
-    answer,
-    answering,
-    browser,
-    eventually,
-    read,
-    route,
-    texts,
-)
+from tests.servers.streaming import START, WHOLE, answer, answering, route
 from tests.servers.valkey_server import ValkeyServer
 
 RECORDED = json.loads(Path(__file__).with_name("recorded_store.json").read_text(encoding="utf-8"))

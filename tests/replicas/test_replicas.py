@@ -15,6 +15,7 @@ import httpx
 import pytest
 
 from proxy.identity import Identity
+from tests.servers.client import Stream, browser, eventually, opened, read, scrape, signed, texts
 from tests.servers.ports import free_port
 from tests.servers.scripted import Asked, Script, ScriptedUpstream
 from tests.servers.streaming import (
@@ -24,18 +25,10 @@ from tests.servers.streaming import (
     WHOLE,
     Held,
     Served,
-    Stream,
     answer,
     answering,
-    browser,
-    eventually,
-    opened,
-    read,
     route,
-    scrape,
     served,
-    signed,
-    texts,
 )
 from tests.servers.tapping import EVENT_STREAM, Backend, Provider, tapped_route
 from tests.servers.valkey_server import ValkeyServer, valkey

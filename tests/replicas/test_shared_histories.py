@@ -20,9 +20,10 @@ from proxy.replicas.histories.shared_histories import ROUND_S, SharedHistories
 from proxy.replicas.store.records import Keys
 from proxy.replicas.store.sealing import Sealing
 from proxy.replicas.store.valkey import Health, Link
+from tests.servers.client import browser, eventually, scrape, signed
 from tests.servers.scripted import Asked, ScriptedUpstream
 from tests.servers.serving import flag_document, headgate
-from tests.servers.streaming import START, answer, browser, eventually, logged, route, scrape, signed
+from tests.servers.streaming import START, answer, logged, route
 from tests.servers.valkey_server import Detour, ValkeyServer, valkey
 
 KEY = "a key for tests, of more than 32 characters"

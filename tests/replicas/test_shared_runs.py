@@ -21,7 +21,8 @@ from tests.replicas.sharing import (
     watch,
     whole,
 )
-from tests.servers.streaming import EXTRACTION, SUMMARY, answer, eventually, texts
+from tests.servers.client import eventually, texts
+from tests.servers.streaming import EXTRACTION, SUMMARY, answer
 from tests.servers.valkey_server import Detour, ValkeyServer, valkey
 
 # What a viewer elsewhere sees

@@ -9,24 +9,11 @@ from typing import Any
 
 import httpx
 
+from tests.servers.client import Stream, browser, eventually, opened, signed
 from tests.servers.otlp_receiver import OtlpReceiver, Received
 from tests.servers.scripted import Asked, ScriptedUpstream
 from tests.servers.serving import Serving, headgate
-from tests.servers.streaming import (
-    START,
-    WHOLE,
-    Held,
-    Stream,
-    answer,
-    answering,
-    browser,
-    eventually,
-    logged,
-    opened,
-    route,
-    served,
-    signed,
-)
+from tests.servers.streaming import START, WHOLE, Held, answer, answering, logged, route, served
 from tests.servers.valkey_server import ValkeyServer
 
 KEY = "a key for the tests that is long enough"

@@ -30,9 +30,10 @@ from proxy.replicas.histories.watch_records import MAX_WATCH_BATCH, WatchMemory
 from proxy.replicas.store.records import Keys
 from proxy.replicas.store.sealing import Sealing
 from proxy.replicas.store.valkey import Health, Link
+from tests.servers.client import browser, eventually, scrape, signed
 from tests.servers.scripted import Asked, ScriptedUpstream
 from tests.servers.serving import Serving, flag_document, headgate
-from tests.servers.streaming import START, browser, eventually, logged, route, scrape, signed
+from tests.servers.streaming import START, logged, route
 from tests.servers.valkey_server import ValkeyServer, valkey
 
 KEY = "a key for tests, of more than 32 characters"

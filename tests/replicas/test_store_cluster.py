@@ -11,8 +11,8 @@ from proxy.replicas.store.valkey import Health, Link
 from proxy.runs.run import Run
 from proxy.settings.blocks.store_address import Seeds, key_prefix, seeds_of
 from tests.replicas.sharing import claimed, events, is_shared, replica, same, say, whole
+from tests.servers.client import eventually
 from tests.servers.store_cluster import Cluster, clustered, is_in_step, said
-from tests.servers.streaming import eventually
 from tests.servers.valkey_server import ValkeyServer
 
 FAILOVER_S = 60.0

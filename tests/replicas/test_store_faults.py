@@ -26,7 +26,8 @@ from tests.replicas.sharing import (
     whole,
     wires,
 )
-from tests.servers.streaming import eventually, logged
+from tests.servers.client import eventually
+from tests.servers.streaming import logged
 from tests.servers.valkey_server import ValkeyServer, valkey
 
 # A replica that is gone

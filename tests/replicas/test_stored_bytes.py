@@ -33,7 +33,8 @@ from tests.replicas.sharing import (
     whole,
     wires,
 )
-from tests.servers.streaming import answer, eventually, logged
+from tests.servers.client import eventually
+from tests.servers.streaming import answer, logged
 from tests.servers.valkey_server import ValkeyServer, valkey
 
 # Shares of the store

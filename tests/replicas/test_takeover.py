@@ -33,7 +33,8 @@ from tests.replicas.sharing import (
     whole,
     wires,
 )
-from tests.servers.streaming import eventually, route
+from tests.servers.client import eventually
+from tests.servers.streaming import route
 from tests.servers.valkey_server import Detour, ValkeyServer
 
 numbers = count()

@@ -12,9 +12,10 @@ from typing import Any
 
 import httpx
 
+from tests.servers.client import Stream, browser, eventually, read, scrape, signed
 from tests.servers.ports import free_port
 from tests.servers.scripted import Asked, ScriptedUpstream
-from tests.servers.streaming import Served, Stream, browser, eventually, read, scrape, served, signed
+from tests.servers.streaming import Served, served
 from tests.servers.tapping import (
     CALLS,
     COMPLETIONS,

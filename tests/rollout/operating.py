@@ -14,7 +14,7 @@ from typing import Any
 import httpx
 import yaml
 
-from tests.servers.streaming import eventually
+from tests.servers.client import eventually
 from tests.servers.unleash_server import Unleash
 from tests.servers.with_parent import WITH_PARENT
 

@@ -12,7 +12,7 @@ import httpx
 
 from examples.rollout.upstream import text_for
 from proxy.text.sse import Decoder
-from tests.servers.streaming import texts
+from tests.servers.client import texts
 
 USERS = 300
 PER_S = 50.0

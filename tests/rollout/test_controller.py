@@ -15,7 +15,7 @@ from flags.rollout.moves import MoveKind, MoveReason, RolloutPhase
 from flags.rollout.replay import differences
 from flags.rollout.reporting.notices import Notice
 from tests.rollout.rolling import PROXY, TICK_S, Crash, Rolling, Running, begun, flag_file, policy
-from tests.servers.streaming import eventually
+from tests.servers.client import eventually
 
 
 async def test_a_healthy_rollout_goes_to_its_last_step(rolling: Rolling) -> None:

@@ -28,7 +28,7 @@ from flags.rollout.running import StartedBy, serve
 from flags.rollout.writing.file_admin import FileAdmin
 from flags.rollout.writing.flag_admin import ManagedFlag
 from tests.rollout.rolling import FLAG, Rolling, flag_file, policy, policy_said
-from tests.servers.streaming import eventually
+from tests.servers.client import eventually
 
 
 @dataclass

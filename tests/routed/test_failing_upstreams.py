@@ -4,25 +4,10 @@ import asyncio
 import json
 from pathlib import Path
 
+from tests.servers.client import EITHER, SSE, Stream, browser, opened, read, signed
 from tests.servers.scripted import Asked, Script, ScriptedUpstream
 from tests.servers.serving import headgate
-from tests.servers.streaming import (
-    EITHER,
-    SSE,
-    START,
-    SUMMARY,
-    WHOLE,
-    Held,
-    Stream,
-    answer,
-    answering,
-    browser,
-    house,
-    opened,
-    read,
-    route,
-    signed,
-)
+from tests.servers.streaming import START, SUMMARY, WHOLE, Held, answer, answering, house, route
 
 
 async def hang_up(asked: Asked) -> None:

@@ -10,24 +10,10 @@ from typing import Any
 import httpx
 
 from tests.servers.authority import certificates
+from tests.servers.client import EITHER, SSE, eventually, opened, read, signed, texts
 from tests.servers.scripted import Asked, ScriptedUpstream, ask
 from tests.servers.serving import flag_document, headgate
-from tests.servers.streaming import (
-    EITHER,
-    SSE,
-    START,
-    SUMMARY,
-    WHOLE,
-    Held,
-    answer,
-    answering,
-    eventually,
-    house,
-    opened,
-    read,
-    signed,
-    texts,
-)
+from tests.servers.streaming import START, SUMMARY, WHOLE, Held, answer, answering, house
 
 STREAM_PATH = f"{START}/stream"
 

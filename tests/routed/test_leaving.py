@@ -5,20 +5,9 @@ import random
 import time
 from pathlib import Path
 
+from tests.servers.client import eventually, opened, read, scrape, signed
 from tests.servers.scripted import Asked
-from tests.servers.streaming import (
-    START,
-    WHOLE,
-    Held,
-    answer,
-    answering,
-    eventually,
-    house,
-    opened,
-    read,
-    scrape,
-    signed,
-)
+from tests.servers.streaming import START, WHOLE, Held, answer, answering, house
 
 STREAM_PATH = f"{START}/stream"
 

@@ -6,20 +6,10 @@ from pathlib import Path
 import pytest
 
 from proxy.downstream.bodies import MAX_REQUEST_BYTES
+from tests.servers.client import SSE, eventually, read, scrape, signed
 from tests.servers.scripted import ask, talking
 from tests.servers.serving import flag_document
-from tests.servers.streaming import (
-    SSE,
-    START,
-    WHOLE,
-    answer,
-    answering,
-    eventually,
-    house,
-    read,
-    scrape,
-    signed,
-)
+from tests.servers.streaming import START, WHOLE, answer, answering, house
 
 STREAM_PATH = f"{START}/stream"
 

@@ -12,25 +12,11 @@ from proxy.app import running
 from proxy.serving import listening
 from proxy.settings.settings import Settings
 from proxy.workers.sockets import Sockets
+from tests.servers.client import EITHER, SSE, browser, eventually, opened, read, signed
 from tests.servers.ports import free_socket
 from tests.servers.scripted import Script, ScriptedUpstream
 from tests.servers.serving import STREAMING, Serving, flag_document
-from tests.servers.streaming import (
-    EITHER,
-    SSE,
-    START,
-    WHOLE,
-    Held,
-    answer,
-    answering,
-    browser,
-    eventually,
-    house,
-    opened,
-    read,
-    route,
-    signed,
-)
+from tests.servers.streaming import START, WHOLE, Held, answer, answering, house, route
 
 STREAM_PATH = f"{START}/stream"
 AXIOS = "application/json, text/plain, */*"

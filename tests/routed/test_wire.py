@@ -5,8 +5,9 @@ import hashlib
 import re
 from pathlib import Path
 
+from tests.servers.client import opened, read, signed
 from tests.servers.scripted import Asked
-from tests.servers.streaming import EXTRACTION, START, WHOLE, answer, answering, house, opened, read, signed
+from tests.servers.streaming import EXTRACTION, START, WHOLE, answer, answering, house
 
 
 async def test_the_stream_has_exactly_our_headers_and_framing(tmp_path: Path) -> None:

@@ -13,22 +13,10 @@ import pytest
 
 from proxy.runs.aliases import MAX_NAMES, MAX_NONE, NONE_S, RunAliases
 from tests.servers import streaming
+from tests.servers.client import EITHER, browser, eventually, opened, read, signed
 from tests.servers.scripted import Script, ScriptedUpstream
 from tests.servers.serving import flag_document, headgate
-from tests.servers.streaming import (
-    EITHER,
-    START,
-    WHOLE,
-    Held,
-    answer,
-    answering,
-    browser,
-    eventually,
-    opened,
-    read,
-    route,
-    signed,
-)
+from tests.servers.streaming import START, WHOLE, Held, answer, answering, route
 from tests.servers.valkey_server import valkey
 
 OFF = flag_document(rollout=0)

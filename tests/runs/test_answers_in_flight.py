@@ -5,19 +5,9 @@ from contextlib import AsyncExitStack
 from pathlib import Path
 
 from proxy.runs.capacity import AnswerBudget
+from tests.servers.client import EITHER, eventually, opened, read, scrape, signed
 from tests.servers.scripted import Asked
-from tests.servers.streaming import (
-    EITHER,
-    START,
-    answer,
-    eventually,
-    house,
-    opened,
-    read,
-    route,
-    scrape,
-    signed,
-)
+from tests.servers.streaming import START, answer, house, route
 
 LIMIT = 300_000
 LARGE = answer("word " * 40_000, "short")

@@ -27,9 +27,10 @@ from proxy.upstream.exchange import Exchange
 from proxy.viewers.viewer import Viewer
 from tests.replicas.sharing import Replica, claimed, replica, same, say, watch, whole
 from tests.replicas.test_takeover import begun, followed, lose
+from tests.servers.client import EITHER, PATIENCE_S, SSE, eventually
 from tests.servers.scripted import Asked, Script, ScriptedUpstream, talking
 from tests.servers.serving import Serving, headgate, token
-from tests.servers.streaming import EITHER, PATIENCE_S, SSE, answer, eventually, route
+from tests.servers.streaming import answer, route
 from tests.servers.tapping import CALLS, Backend, Provider
 from tests.servers.valkey_server import ValkeyServer, valkey
 

@@ -12,19 +12,8 @@ from hypothesis import strategies as st
 
 from proxy.runs.kept_runs import KeptRuns
 from proxy.settings.settings import MemoryLogSettings
-from tests.servers.streaming import (
-    EITHER,
-    START,
-    Held,
-    answer,
-    answering,
-    eventually,
-    house,
-    opened,
-    read,
-    route,
-    signed,
-)
+from tests.servers.client import EITHER, eventually, opened, read, signed
+from tests.servers.streaming import START, Held, answer, answering, house, route
 
 
 def memory(**bounds: Any) -> dict[str, Any]:

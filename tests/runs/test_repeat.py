@@ -16,25 +16,11 @@ import pytest
 
 from proxy.runs.recovery import PAUSES_S
 from proxy.sources.repeat import JITTER
+from tests.servers.client import EITHER, browser, eventually, opened, read, scrape, signed
 from tests.servers.ports import free_port
 from tests.servers.scripted import Asked, Script, ScriptedUpstream, raw
 from tests.servers.serving import Serving, headgate
-from tests.servers.streaming import (
-    EITHER,
-    EXTRACTION,
-    START,
-    SUMMARY,
-    WHOLE,
-    answer,
-    answering,
-    browser,
-    eventually,
-    opened,
-    read,
-    route,
-    scrape,
-    signed,
-)
+from tests.servers.streaming import EXTRACTION, START, SUMMARY, WHOLE, answer, answering, route
 
 SAFE = {"replay": "safe"}
 SOON_S = 0.3

@@ -33,7 +33,8 @@ from proxy.text.events import EventType
 from proxy.text.sse import Decoder
 from proxy.upstream.client import Answer, Request
 from proxy.viewers.batch_viewer import PIECE_BYTES, send_answer
-from tests.servers.streaming import EXTRACTION, SUMMARY, answer, eventually, logged, route, texts
+from tests.servers.client import eventually, texts
+from tests.servers.streaming import EXTRACTION, SUMMARY, answer, logged, route
 
 ANN = Identity("ann's", "ann")
 BOB = Identity("bob's", "bob")

@@ -13,9 +13,9 @@ from typing import Any
 import httpx
 import yaml
 
+from tests.servers.client import eventually
 from tests.servers.ports import free_port
 from tests.servers.scripted import Asked, ScriptedUpstream
-from tests.servers.streaming import eventually
 from tests.servers.with_parent import WITH_PARENT
 
 STARTING_S = 60.0

@@ -7,8 +7,9 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+from tests.servers.client import eventually
 from tests.servers.scripted import Asked
-from tests.servers.streaming import EXTRACTION, SUMMARY, answer, eventually, route
+from tests.servers.streaming import EXTRACTION, SUMMARY, answer, route
 
 JOB = "/api/jobs/j-1"
 RESULT = f"{JOB}/result"

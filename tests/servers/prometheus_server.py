@@ -15,8 +15,8 @@ import yaml
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, start_http_server
 
 from flags.rollout.policy.guardrail_settings import FIRST_CONTENT_S, REQUEST_S
+from tests.servers.client import eventually
 from tests.servers.ports import free_port
-from tests.servers.streaming import eventually
 from tests.servers.with_parent import WITH_PARENT
 
 STARTING_S = 60.0

@@ -10,9 +10,10 @@ from typing import Any
 
 import httpx
 
+from tests.servers.client import browser
 from tests.servers.scripted import Asked, ScriptedUpstream
 from tests.servers.serving import Serving, headgate
-from tests.servers.streaming import EXTRACTION, SUMMARY, answer, browser, route
+from tests.servers.streaming import EXTRACTION, SUMMARY, answer, route
 
 CALLS = {"calls": [{"stage": "extraction", "panel": "reasoning"}, {"stage": "summary", "panel": "chat"}]}
 COMPLETIONS = "/v1/chat/completions"

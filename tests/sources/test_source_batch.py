@@ -5,8 +5,9 @@ import gzip
 import json
 from pathlib import Path
 
+from tests.servers.client import opened, read, signed
 from tests.servers.scripted import Asked
-from tests.servers.streaming import EXTRACTION, START, SUMMARY, answer, house, opened, read, signed
+from tests.servers.streaming import EXTRACTION, START, SUMMARY, answer, house
 
 
 async def test_each_section_is_shown_as_soon_as_it_is_whole(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from proxy.errors import UpstreamMalformed
 from proxy.settings.blocks.sources import JobSettings
 from proxy.sources.job_rules import JobLost, JobState, job_id, state, target_of
 from proxy.upstream.client import Answer
+from tests.servers.client import browser, eventually, opened, read, scrape, signed
 from tests.servers.jobs import (
     DONE,
     JOB,
@@ -31,20 +32,7 @@ from tests.servers.jobs import (
 )
 from tests.servers.scripted import Asked, ScriptedUpstream
 from tests.servers.serving import Serving, headgate
-from tests.servers.streaming import (
-    EXTRACTION,
-    START,
-    WHOLE,
-    Lines,
-    answer,
-    browser,
-    eventually,
-    logged,
-    opened,
-    read,
-    scrape,
-    signed,
-)
+from tests.servers.streaming import EXTRACTION, START, WHOLE, Lines, answer, logged
 from tests.servers.tapping import CALLS, Provider, chat, trace_context
 
 POST = f"POST {START}"

@@ -14,9 +14,10 @@ import httpx
 import pytest
 import yaml
 
+from tests.servers.client import EITHER, browser, opened, read, scrape, signed
 from tests.servers.scripted import Asked, ScriptedUpstream
 from tests.servers.serving import Serving, headgate
-from tests.servers.streaming import EITHER, START, browser, opened, read, route, scrape, signed
+from tests.servers.streaming import START, route
 from tests.servers.tapping import chunks, completion
 
 DOCS = (Path(__file__).parents[2] / "docs" / "sources.md").read_text()

@@ -17,24 +17,10 @@ from proxy.settings.blocks.sources import PollSettings
 from proxy.sources import poll as poll_source
 from proxy.sources.poll import JITTER, STRIKES, Rows, RowsBefore
 from tests.servers import streaming
+from tests.servers.client import browser, eventually, opened, read, scrape, signed
 from tests.servers.scripted import Asked, ScriptedUpstream
 from tests.servers.serving import Serving, headgate
-from tests.servers.streaming import (
-    EXTRACTION,
-    START,
-    SUMMARY,
-    WHOLE,
-    Lines,
-    answer,
-    browser,
-    eventually,
-    logged,
-    opened,
-    read,
-    route,
-    scrape,
-    signed,
-)
+from tests.servers.streaming import EXTRACTION, START, SUMMARY, WHOLE, Lines, answer, logged, route
 
 DETAILS = b"/api/cases/7/details"
 SECTIONS = [

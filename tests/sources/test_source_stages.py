@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from tests.servers import streaming
+from tests.servers.client import EITHER, browser, opened, read, signed
 from tests.servers.ports import free_socket
 from tests.servers.scripted import Asked, Script
 from tests.servers.serving import headgate
-from tests.servers.streaming import EITHER, EXTRACTION, START, SUMMARY, browser, opened, read, route, signed
+from tests.servers.streaming import EXTRACTION, START, SUMMARY, route
 
 STAGES = {
     "calls": [

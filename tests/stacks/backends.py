@@ -17,10 +17,10 @@ from typing import Any
 
 import httpx
 
+from tests.servers.client import browser, eventually, read, scrape, signed
 from tests.servers.ports import free_port
 from tests.servers.scripted import Asked, ScriptedUpstream
 from tests.servers.serving import Serving, headgate
-from tests.servers.streaming import browser, eventually, read, scrape, signed
 from tests.servers.tapping import Provider
 from tests.servers.unleash_server import NODE
 

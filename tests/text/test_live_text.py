@@ -4,7 +4,7 @@ import asyncio
 
 from proxy.text.chunking import Chunker
 from proxy.text.live_text import HOLD_S, LiveTexts
-from tests.servers.streaming import eventually
+from tests.servers.client import eventually
 
 CLOCK_S = 0.002
 """The loop's clock counts in milliseconds."""

@@ -28,9 +28,10 @@ from proxy.text.slow_json import is_slow, texts_of
 from proxy.text.sse import decode
 from proxy.turns import in_turns
 from proxy.viewers.catch_up import snapshot
+from tests.servers.client import signed
 from tests.servers.scripted import Asked, ScriptedUpstream, talking
 from tests.servers.serving import headgate
-from tests.servers.streaming import START, route, signed
+from tests.servers.streaming import START, route
 
 pytestmark = pytest.mark.alone
 

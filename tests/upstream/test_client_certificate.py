@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 
 from tests.servers.authority import certificates
+from tests.servers.client import browser
 from tests.servers.scripted import ScriptedUpstream, ok
 from tests.servers.serving import headgate
-from tests.servers.streaming import browser
 
 
 @pytest.mark.parametrize(("own", "status"), [(True, 200), (False, 502)])

@@ -13,23 +13,11 @@ from typing import Any
 
 import pytest
 
+from tests.servers.client import EITHER, PATIENCE_S, Stream, browser, eventually, opened, scrape, signed
 from tests.servers.ports import free_socket
 from tests.servers.scripted import Asked, ScriptedUpstream
 from tests.servers.serving import headgate
-from tests.servers.streaming import (
-    EITHER,
-    EXTRACTION,
-    PATIENCE_S,
-    SUMMARY,
-    Stream,
-    answer,
-    browser,
-    eventually,
-    opened,
-    route,
-    scrape,
-    signed,
-)
+from tests.servers.streaming import EXTRACTION, SUMMARY, answer, route
 
 pytestmark = pytest.mark.alone
 

@@ -14,22 +14,9 @@ import jwt
 import pytest
 
 from tests.servers import streaming
+from tests.servers.client import SSE, eventually, opened, read, scrape, signed
 from tests.servers.scripted import Asked, talking
-from tests.servers.streaming import (
-    SSE,
-    START,
-    SUMMARY,
-    WHOLE,
-    Held,
-    answer,
-    answering,
-    eventually,
-    logged,
-    opened,
-    read,
-    scrape,
-    signed,
-)
+from tests.servers.streaming import START, SUMMARY, WHOLE, Held, answer, answering, logged
 
 KEY = "a secret that is long enough for HS256"
 

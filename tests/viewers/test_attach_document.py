@@ -10,8 +10,9 @@ from pydantic import ValidationError
 from proxy.settings.blocks.attach import AttachSettings, PanelSettings
 from proxy.settings.blocks.route import RouteSettings
 from tests.servers import streaming
+from tests.servers.client import opened, signed
 from tests.servers.serving import flag_document, token
-from tests.servers.streaming import START, Held, answer, answering, opened, route, signed
+from tests.servers.streaming import START, Held, answer, answering, route
 
 DOCUMENT = "/_headgate/attach.json"
 PANELS = {"chat": {"placeholder": "Type…", "up": 1}}

@@ -8,8 +8,9 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+from tests.servers.client import read, signed
 from tests.servers.scripted import Asked
-from tests.servers.streaming import START, answer, house, read, route, signed
+from tests.servers.streaming import START, answer, house, route
 
 CONNECTIONS = 500
 EACH = 20

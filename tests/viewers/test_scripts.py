@@ -7,9 +7,10 @@ import httpx
 import pytest
 
 from proxy.viewers.scripts import Scripts
+from tests.servers.client import browser
 from tests.servers.scripted import ScriptedUpstream
 from tests.servers.serving import headgate
-from tests.servers.streaming import answer, answering, browser
+from tests.servers.streaming import answer, answering
 
 BROWSER = Path(__file__).parents[2] / "browser"
 FOLDER = Scripts.load().folder

@@ -21,25 +21,11 @@ from prometheus_client import CollectorRegistry
 from proxy.observe.metrics import Metrics
 from proxy.settings.settings import Settings
 from proxy.workers.worker import PAUSES_S, STEADY_S, Worker, WorkerSlot, pause_s
+from tests.servers.client import browser, eventually, opened, read, scrape, signed
 from tests.servers.ports import free_port
 from tests.servers.scripted import Asked, ScriptedUpstream
 from tests.servers.serving import ADMIN_TOKEN, flag_document
-from tests.servers.streaming import (
-    START,
-    WHOLE,
-    Held,
-    Served,
-    answer,
-    answering,
-    browser,
-    eventually,
-    opened,
-    read,
-    route,
-    scrape,
-    served,
-    signed,
-)
+from tests.servers.streaming import START, WHOLE, Held, Served, answer, answering, route, served
 from tests.servers.valkey_server import valkey
 
 RELAYED = 'headgate_requests_total{mode="relay",reason="no_route",route="unmatched"}'

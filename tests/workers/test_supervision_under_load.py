@@ -14,24 +14,10 @@ import httpx
 import openai
 import pytest
 
+from tests.servers.client import Stream, browser, eventually, opened, read, scrape, signed
 from tests.servers.ports import free_port
 from tests.servers.scripted import Asked, ScriptedUpstream
-from tests.servers.streaming import (
-    EXTRACTION,
-    START,
-    SUMMARY,
-    WHOLE,
-    Stream,
-    answer,
-    browser,
-    eventually,
-    opened,
-    read,
-    route,
-    scrape,
-    served,
-    signed,
-)
+from tests.servers.streaming import EXTRACTION, START, SUMMARY, WHOLE, answer, route, served
 from tests.servers.tapping import EVENT_STREAM, Provider, tapped_route, trace_context
 from tests.workers.test_supervision import RELAYED, reload
 

@@ -15,8 +15,9 @@ import pytest
 
 from proxy.settings.settings import Settings
 from proxy.workers.systemd import ServiceManager
+from tests.servers.client import eventually
 from tests.servers.scripted import ScriptedUpstream
-from tests.servers.streaming import answering, eventually, served
+from tests.servers.streaming import answering, served
 
 ROOT = Path(__file__).parents[2]
 UNIT = ROOT / "docs" / "headgate.service"

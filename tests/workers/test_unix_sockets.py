@@ -21,8 +21,9 @@ from proxy.doctor.one_request.real_request import RealRequest
 from proxy.outbound import origin
 from proxy.settings.settings import Settings
 from proxy.workers.sockets import CannotListen, listening_at_path
+from tests.servers.client import browser, eventually, signed
 from tests.servers.scripted import Answered, Asked, ScriptedUpstream, talking
-from tests.servers.streaming import answer, browser, eventually, route, served, signed
+from tests.servers.streaming import answer, route, served
 
 
 @pytest.fixture

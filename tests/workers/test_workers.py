@@ -12,23 +12,11 @@ from proxy.app import running
 from proxy.serving import listening
 from proxy.settings.settings import Settings
 from proxy.workers.sockets import Sockets
+from tests.servers.client import browser, eventually, opened, read, scrape, signed
 from tests.servers.ports import free_socket
 from tests.servers.scripted import ScriptedUpstream
 from tests.servers.serving import flag_document
-from tests.servers.streaming import (
-    START,
-    Held,
-    answer,
-    answering,
-    browser,
-    eventually,
-    opened,
-    read,
-    route,
-    scrape,
-    served,
-    signed,
-)
+from tests.servers.streaming import START, Held, answer, answering, route, served
 
 VIEWERS = 'headgate_viewers{route="start"}'
 ANEW = {"connection": "close"}

@@ -19,19 +19,10 @@ from flags.sources.unleash import UnleashFlags
 from flags.sources.unleash_api import UnleashServer
 from tests.flags.documents import ALICE, Clock
 from tests.observe.test_admin import TOKEN
+from tests.servers.client import EITHER, PATIENCE_S, browser, eventually
 from tests.servers.scripted import ScriptedUpstream
 from tests.servers.serving import Serving, headgate
-from tests.servers.streaming import (
-    EITHER,
-    PATIENCE_S,
-    START,
-    answer,
-    answering,
-    browser,
-    eventually,
-    route,
-    served,
-)
+from tests.servers.streaming import START, answer, answering, route, served
 from tests.servers.unleash_server import PROJECT, Unleash, is_installed, unleash
 
 pytestmark = pytest.mark.skipif(not is_installed(), reason="Unleash or PostgreSQL is not installed")

@@ -23,9 +23,9 @@ from flags.sources.unleash_api import UnleashServer
 from flags.sources.usage import MAX_COUNTS, Usage
 from tests.flags.documents import ALICE, FLAG, OFF, ON, SECRET, Clock, document, feature, gradual
 from tests.servers.authority import certificates
+from tests.servers.client import eventually
 from tests.servers.ports import free_port
 from tests.servers.scripted import Asked, Script, ScriptedUpstream, raw
-from tests.servers.streaming import eventually
 
 TOKEN = "default:development.not-to-be-told"
 KILL = feature({"name": "default"}, name="headgate.kill", enabled=False)

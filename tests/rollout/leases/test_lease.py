@@ -19,8 +19,8 @@ from flags.errors import LeaseError, LeaseLost
 from flags.rollout.leases.kubernetes_api import ApiServer
 from flags.rollout.leases.kubernetes_lease import ClusterLease
 from flags.rollout.leases.lease import Fence, FileLease, Lease
+from tests.servers.client import eventually
 from tests.servers.scripted import Asked, ScriptedUpstream
-from tests.servers.streaming import eventually
 
 TTL_S = 30
 NOW_S = 1_700_000_000.0

@@ -15,8 +15,8 @@ from flags.rollout.writing import strategies
 from flags.rollout.writing.file_admin import FileAdmin
 from flags.rollout.writing.flag_admin import ManagedFlag, Strategy
 from flags.sources.flag_file import FlagFile
+from tests.servers.client import eventually
 from tests.servers.serving import STREAMING, flag_document
-from tests.servers.streaming import eventually
 
 FLAG = ManagedFlag(STREAMING)
 DARK = ({"name": "dark", "weight": 1000, "weightType": "variable", "stickiness": "userId"},)
