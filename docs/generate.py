@@ -129,7 +129,7 @@ LABELS: dict[str, type[enum.Enum] | tuple[str, ...] | str] = {
     "limit": "`5`, `7`: natural logarithms of the odds that a user has become worse",
     "bucket": "`0` to `15`: a hash of the user id, unrelated to the flags' own",
     "generation": "of Python's garbage collector: `0` to `2`",
-    "version": "of Headgate",
+    "version": "of Headgate, with its commit where that is known: `0.1.0+1a2b3c4`",
     "python": "its version",
 }
 

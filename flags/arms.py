@@ -15,6 +15,7 @@ from typing import Any
 
 import mmh3
 
+from flags.decision import DARK
 from flags.targeting import TARGETING, digest, surroundings
 
 BUCKETS = 100
@@ -47,6 +48,10 @@ class FlagArms:
     """The hidden flag, which is on for everybody whom the flag would enable at 100 %."""
     generation: str
     """Changes whenever the flag is targeted in another way."""
+    dark: float = 0
+    """The part of the stream arm that is shown nothing, by the weights of the variants: 0 to 1."""
+    targeted: bool = False
+    """True if constraints, segments or a parent flag leave users out of both arms."""
 
     def may_be_control(self, user: str) -> bool:
         """True if the user is in the control arm, if the hidden flag is on for them."""
@@ -76,6 +81,10 @@ class FlagInForce:
     """Percent of users who stream; None for a flag without arms, whose strategies alone decide."""
     control: int | None = None
     """Percent of users in the control arm; None for a flag without arms."""
+    dark: float = 0
+    """The part of the stream arm whose variant is `dark`, so that it is shown nothing: 0 to 1."""
+    targeted: bool = False
+    """True if both are percent of those alone whom constraints, segments or a parent flag let through."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,12 +145,22 @@ def _names_everybody(strategies: Sequence[Mapping[str, Any]]) -> bool:
 def _arms(feature: Mapping[str, Any], strategy: Mapping[str, Any], around: Mapping[str, Any]) -> FlagArms:
     parameters = strategy["parameters"]
     name = feature["name"]
+    outside = [*(strategy.get(part) for part in ("constraints", "segments")), feature.get("dependencies")]
     return FlagArms(
         share=int(parameters["rollout"]),
         group_id=parameters.get("groupId", name),  # the engine's own default
         eligible=_name(name),
         generation=digest([{part: strategy.get(part) for part in TARGETING}, around]),
+        dark=_dark(strategy.get("variants") or feature.get("variants") or ()),
+        targeted=any(outside),
     )
+
+
+def _dark(variants: Sequence[Mapping[str, Any]]) -> float:
+    weights = [(each.get("name"), each.get("weight")) for each in variants if isinstance(each, Mapping)]
+    found = [(name == DARK, weight) for name, weight in weights if isinstance(weight, int)]
+    whole = sum(weight for _, weight in found)
+    return sum(weight for is_dark, weight in found if is_dark) / whole if whole > 0 else 0
 
 
 def _hidden(feature: Mapping[str, Any], strategy: Mapping[str, Any]) -> dict[str, Any]:

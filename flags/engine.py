@@ -12,7 +12,7 @@ from typing import Any
 import orjson
 from yggdrasil_engine.engine import UnleashEngine
 
-from flags.arms import BUCKETS, FlagArms, Placement, bucket_of, first_of_control
+from flags.arms import BUCKETS, FlagArms, FlagInForce, Placement, bucket_of, first_of_control
 from flags.decision import FlagAnswer
 
 _log = logging.getLogger("headgate.flags")
@@ -69,10 +69,13 @@ class Engine:
         eligible = self._is_enabled(arms.eligible, present)
         return Placement(arms.group_id, bucket, arms.share, first, eligible)
 
-    def shares(self, flag: str) -> tuple[int, int] | None:
-        """Percent of users in the arms stream and control; None for a flag without arms."""
+    def found(self, flag: str, *, enabled: bool) -> FlagInForce:
+        """A flag as it is now, whoever asks; `enabled` as its document says."""
         arms = self._arms.get(flag)
-        return None if arms is None else (arms.share, BUCKETS + 1 - first_of_control(arms.share))
+        if flag not in self.names or arms is None:
+            return FlagInForce(flag in self.names, enabled)
+        control = BUCKETS + 1 - first_of_control(arms.share)
+        return FlagInForce(True, enabled, arms.share, control, arms.dark, arms.targeted)
 
     def _is_control(self, arms: FlagArms, context: dict[str, Any]) -> bool:
         """The hash first: the engine is only asked about those who are control if it says so."""

@@ -8,8 +8,8 @@ from flags.arms import Placement
 from flags.decision import BEFORE_THE_FLAG, BY_THE_FLAG, FlagState, Question, Reason, decide
 
 NEVER: Mapping[Reason, str] = {
-    Reason.KILLED: "no kill switch is on",
-    Reason.FLAGS_STALE: "the flags are fresh",
+    Reason.KILLED: "the kill flag is off; not known here: each proxy has its own switch",
+    Reason.FLAGS_STALE: "the flags were read just now; not known here: how old those of each proxy are",
     Reason.BREAKER_OPEN: "not known here: each proxy has its own breaker",
     Reason.OVERLOADED: "not known here: each proxy counts its own runs",
     Reason.NO_IDENTITY: "there is a user",
@@ -19,7 +19,7 @@ NEVER: Mapping[Reason, str] = {
 """The words for a reason for batch that does not apply."""
 
 ALWAYS: Mapping[Reason, str] = {
-    Reason.KILLED: "a kill switch is on: everybody gets batch",
+    Reason.KILLED: "the kill flag is on: everybody gets batch",
     Reason.FLAGS_STALE: "the flags could not be confirmed: everybody gets batch",
     Reason.NO_IDENTITY: "nobody is asking",
     Reason.FLAG_UNKNOWN: "the flag is not there",

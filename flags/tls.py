@@ -1,4 +1,5 @@
-"""TLS towards others: one strictness on every Python, and errors that say which certificate broke which rule.
+"""TLS towards others: one strictness on every Python, and errors that say whose certificate is refused, and
+what mends it.
 
 Python 3.13 began to hold certificates to the letter of RFC 5280 (`ssl.VERIFY_X509_STRICT`), which those of an
 authority of one's own often miss. Strict or not: chain, dates and name are always verified.
@@ -14,6 +15,20 @@ SETTING = "tls.strict"
 
 RULES = range(80, 95)
 """OpenSSL's numbers of what it checks in strict mode alone (`openssl/x509_vfy.h`)."""
+
+_UNTRUSTED = (
+    "nobody here trusts who signed it: the authority belongs into the ca_file of this server, or of all"
+)
+_NAME = "the settings must name the server as its certificate does"
+
+MENDS = {
+    **dict.fromkeys((2, 18, 19, 20, 21), _UNTRUSTED),
+    9: "it is not valid yet, or this machine's clock is behind",
+    10: "the server needs a new one, or this machine's clock is ahead",
+    **dict.fromkeys((62, 64), _NAME),
+    **dict.fromkeys(RULES, f"{SETTING}: false trusts certificates that are valid but for this"),
+}
+"""What mends a certificate that is refused, by OpenSSL's number of the reason."""
 
 
 def strictly(context: ssl.SSLContext, strict: bool) -> ssl.SSLContext:
@@ -52,14 +67,14 @@ def why(exc: BaseException) -> str:
 
 
 class _Handshake(ssl.SSLObject):
-    """Says in its error what strictness refuses: OpenSSL's own names neither certificate nor setting."""
+    """Says in its error what is refused: OpenSSL's own names neither server, nor certificate, nor setting."""
 
     def do_handshake(self) -> None:
         try:
             super().do_handshake()
         except ssl.SSLCertVerificationError as exc:
-            if exc.verify_code in RULES:
-                exc.strerror = _explained(self.server_hostname, exc, self._broken(exc.verify_code))
+            whose = self._broken(exc.verify_code) if exc.verify_code in RULES else []
+            exc.strerror = _explained(self.server_hostname, exc, whose)
             raise
 
     def _broken(self, rule: int) -> list[str]:
@@ -82,7 +97,6 @@ class _Handshake(ssl.SSLObject):
 
 def _explained(host: str | None, exc: ssl.SSLCertVerificationError, names: list[str]) -> str:
     whose = f" of {' and '.join(names)}" if names else ""
-    return (
-        f"certificate refused of {host or 'the server'}: {exc.verify_message}{whose}; "
-        f"{SETTING}: false trusts certificates that are valid but for this"
-    )
+    mend = MENDS.get(exc.verify_code)
+    what = f"certificate refused of {host or 'the server'}: {exc.verify_message.rstrip('.')}{whose}"
+    return what if mend is None else f"{what}; {mend}"

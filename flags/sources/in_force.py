@@ -74,10 +74,9 @@ class InForce:
 
     def found(self, flag: str) -> FlagInForce:
         """A flag as it is now."""
-        if self._engine is None or flag not in self._engine.names:
+        if self._engine is None:
             return FlagInForce(known=False)
-        share, control = self._engine.shares(flag) or (None, None)
-        return FlagInForce(True, flag in self._enabled, share, control)
+        return self._engine.found(flag, enabled=flag in self._enabled)
 
     def lacking(self, flags: Collection[str]) -> list[str]:
         """The flags among these that are not in force."""

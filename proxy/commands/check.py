@@ -1,5 +1,6 @@
 """`headgate check`: what the settings would do, before they do it."""
 
+from datetime import UTC, datetime
 from pathlib import Path
 
 import click
@@ -11,6 +12,7 @@ from proxy.llm.dialects.apis import tried
 from proxy.outbound import behind
 from proxy.settings.blocks.upstream import LlmSettings
 from proxy.settings.doubts import doubts
+from proxy.settings.validity import certificate_doubts
 
 ALONE = (
     "event_log.valkey is not set: each process knows its own runs alone. With several workers or replicas, "
@@ -22,7 +24,7 @@ ALONE = (
 @click.command()
 @CONFIG
 def check(config: Path) -> None:
-    """Validate the settings and the flags, print the route table, and warn of what would never stream."""
+    """Validate the settings and the flags, print the route table, and warn of what would never work."""
     settings = settings_of(config)
     unknown_flags = missing_flags(settings)
     table = Table(title=f"{settings.listen} → {settings.upstream.url}", show_lines=True)
@@ -47,7 +49,7 @@ def check(config: Path) -> None:
         click.echo(f"through the proxy {proxy}: {', '.join(names)}; all else straight", err=True)
     if settings.event_log.valkey is None:
         click.echo(ALONE, err=True)
-    for doubt in doubts(settings, unknown_flags):
+    for doubt in (*doubts(settings, unknown_flags), *certificate_doubts(settings, datetime.now(UTC))):
         click.echo(f"warning: {doubt}", err=True)
 
 

@@ -34,7 +34,7 @@ def explain(
     """Say whether USER streams on ROUTE, and why, step by step.
 
     The flags are read once, from the file or the server. What only a running proxy knows is not looked at:
-    its local kill switch, its breaker and its load.
+    its local kill switch, the age of its flags, its breaker and its load.
     """
     settings = settings_of(config)
     asked = next((each for each in settings.routes if each.name == route), None)

@@ -68,7 +68,8 @@ def served(reply: Reply, for_what: str, wanted: Collection[str]) -> Diagnosis:
             f"the server answers {reply.status}, and no flags",
             "Set flags.unleash.url to the address that Unleash's own page has, without /api.",
         )
-    return _found(names, wanted, f"Unleash serves {len(names)} flags{of_token}")
+    make = "Make the flag, or use a token of its project and environment"
+    return _found(names, wanted, f"Unleash serves {len(names)} flags{of_token}", make)
 
 
 def look_at_file(path: Path, wanted: Collection[str]) -> Diagnosis:
@@ -82,18 +83,15 @@ def look_at_file(path: Path, wanted: Collection[str]) -> Diagnosis:
         return fail(
             CHECK, f"flags.file {why}", "`headgate check` says where; a broken file streams to nobody."
         )
-    return _found(names, wanted, f"the file has {len(names)} flags")
+    return _found(names, wanted, f"the file has {len(names)} flags", "Add the flag to the file")
 
 
-def _found(names: Collection[str], wanted: Collection[str], seen: str) -> Diagnosis:
+def _found(names: Collection[str], wanted: Collection[str], seen: str, make: str) -> Diagnosis:
     missing = sorted(set(wanted) - set(names))
     if not missing:
         return ok(CHECK, seen)
-    return warn(
-        CHECK,
-        f"{seen}; it has no {', '.join(missing)}",
-        "Make the flag, or use a token of its project and environment: a flag that is missing is off.",
-    )
+    advice = f"{make}: a flag that is missing is off."
+    return warn(CHECK, f"{seen}; it has no {', '.join(missing)}", advice)
 
 
 def _names(body: bytes) -> set[str] | None:

@@ -8,7 +8,6 @@ import asyncio
 import platform
 from bisect import bisect_left
 from collections.abc import Callable, Sequence
-from importlib.metadata import version
 from itertools import product
 from time import time
 
@@ -31,6 +30,7 @@ from proxy.settings.blocks.route import RouteSettings
 from proxy.settings.blocks.upstream import ProviderSettings
 from proxy.settings.blocks.values import UNMATCHED
 from proxy.text.sections import Parity
+from proxy.version import release
 
 # A second series beside each counter and histogram; `process_start_time_seconds` says the same of all.
 disable_created_metrics()  # type: ignore[no-untyped-call]
@@ -258,7 +258,7 @@ class Metrics(RouteFamilies):
             multiprocess_mode="livemax",
         )
         self.process = ProcessFigures(registry)
-        self.build_info.labels(version("headgate"), platform.python_version()).set(1)
+        self.build_info.labels(release(), platform.python_version()).set(1)
         self.unmatched = UnmatchedMetrics(self)
         names = UserNames() if names is None else names
         self.by_route = {route.name: RouteMetrics(self, self.settling, route, names) for route in routes}

@@ -34,6 +34,10 @@ def _mapping(loader: _SettingsLoader, node: yaml.MappingNode) -> dict[Any, Any]:
 _SettingsLoader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping)
 
 
+NOT_A_NUMBER = frozenset({"float_parsing", "float_type", "int_parsing", "int_type"})
+"""Pydantic's names for a value that is none."""
+
+
 def load(path: Path) -> Settings:
     """Read and validate a settings file.
 
@@ -101,6 +105,8 @@ def _explain(error: Any) -> str:
         return f"{path}: unknown setting{hint}"
     if error["type"] == "missing":
         return f"{path}: is needed"
+    if error["type"] in NOT_A_NUMBER and str(location[-1]).endswith("_s"):
+        return f"{path}: must be a number of seconds, without a unit"
     message = str(error["msg"]).removeprefix("Value error, ")
     return f"{path}: {message[0].lower()}{message[1:]}" if path else message
 

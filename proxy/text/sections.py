@@ -110,7 +110,8 @@ def compile_path(at: str) -> JSONPath:
         path = _RFC_9535.compile(at)
     except JSONPathError as exc:
         # The text of the exception is not used: making it can itself fail, for an empty expression.
-        raise ValueError(f"not a JSONPath: {at!r}: {exc.args[0]}") from None
+        why = exc.args[0] if at.startswith("$") else "it begins with $, as $.answer.text does"
+        raise ValueError(f"not a JSONPath: {at!r}: {why}") from None
     if not isinstance(path, JSONPath):
         raise ValueError(f"not a single JSONPath: {at!r}")
     return path

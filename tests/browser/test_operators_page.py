@@ -1,5 +1,6 @@
 """The page of the admin port, in Chromium."""
 
+import json
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -9,8 +10,8 @@ from playwright.async_api import Browser
 
 from tests.browser import axe
 from tests.browser.frontend import IN_CHROMIUM
-from tests.observe.looked_at import looked_at, opened_page, unlock
-from tests.servers.serving import Serving
+from tests.observe.looked_at import SHARE, looked_at, opened_page, unlock
+from tests.servers.serving import Serving, flag_document
 from tests.servers.streaming import browser, eventually
 
 pytestmark = IN_CHROMIUM
@@ -92,6 +93,22 @@ async def test_the_page_is_live_and_has_the_kill_switch(chromium: Browser, repli
     assert warned == 1
     assert "********" in masked
     assert (order["by"], order["reason"]) == ("anna", "too many <b>complaints</b>")
+
+
+async def test_in_the_dark_nobody_is_said_to_be_shown_anything(chromium: Browser, replica: Serving) -> None:
+    """Nor is a share of those whom a constraint lets through said to be one of all users."""
+    [strategy] = flag_document(SHARE)["features"][0]["strategies"]
+    dark = {**strategy, "variants": [{"name": "dark", "weight": 1000, "stickiness": "default"}]}
+    some = {"contextName": "route", "operator": "IN", "values": ["workflow"]}
+    async with opened_page(chromium, replica) as (page, _):
+        replica.flag_file.write_text(json.dumps(flag_document(strategies=[dark])))
+        await page.get_by_text("Nobody is shown live text: texts are only compared, in the dark.").wait_for()
+        await page.get_by_text("40 % in the dark: as before, and compared").wait_for()
+        replica.flag_file.write_text(
+            json.dumps(flag_document(strategies=[{**strategy, "constraints": [some]}]))
+        )
+        await page.get_by_text("Some users are shown live text on 1 of 2 routes.").wait_for()
+        await page.get_by_text("Of those whom the flag's constraints").wait_for()
 
 
 async def _is_released(client: httpx.AsyncClient) -> bool:

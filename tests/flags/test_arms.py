@@ -54,6 +54,31 @@ def engine(*features: Any, **more: Any) -> Iterator[Engine]:
         made.close()
 
 
+def test_a_flag_says_whom_its_share_is_of_and_what_part_is_dark() -> None:
+    """A share of constrained users is none of all users, and a dark part of the stream arm sees nothing."""
+    quarter = [{"name": "dark", "weight": 250}, {"name": "quick", "weight": 750}]
+    found = {}
+    for name, strategy in {
+        "plain": gradual(),
+        "dark": gradual(variants=[{"name": "dark", "weight": 1000}]),
+        "partly": gradual(variants=quarter),
+        "targeted": gradual(constraints=GERMANS),
+    }.items():
+        with engine(flag(strategy)) as made:
+            found[name] = made.found(FLAG, enabled=True)
+
+    assert {name: (each.dark, each.targeted) for name, each in found.items()} == {
+        "plain": (0, False),
+        "dark": (1, False),
+        "partly": (0.25, False),
+        "targeted": (0, True),
+    }
+    assert {(each.share, each.control) for each in found.values()} == {(30, 30)}
+    with engine(flag(gradual(), variants=[{"name": "dark", "weight": 1000}])) as made:
+        assert made.found(FLAG, enabled=True).dark == 1
+        assert not made.found("another", enabled=False).known
+
+
 def arms(made: Engine, **properties: str) -> dict[str, Arm]:
     return {user: made.ask(FLAG, {"userId": user, "properties": properties}).arm for user in USERS}
 

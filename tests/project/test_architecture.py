@@ -41,10 +41,10 @@ WINGS = {
         "settings.blocks": "text",
         "settings": "errors settings.blocks text",
         "observe": "errors identity http observe.page observe.spans observe.users settings settings.blocks "
-        "text",
-        "observe.spans": "http settings",
+        "text version",
+        "observe.spans": "http settings version",
         "observe.users": "",
-        "observe.page": "errors settings settings.blocks text",
+        "observe.page": "errors settings settings.blocks text version",
         "upstream": "errors turns http settings.blocks",
         "downstream": "errors http observe observe.spans",
         "relay": "errors turns downstream http observe observe.spans settings text upstream",

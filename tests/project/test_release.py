@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from proxy.version import of_commit
+from proxy.version import of_commit, release
 from tests.servers.ports import free_port
 from tests.servers.serving import flag_document
 
@@ -45,11 +45,18 @@ def test_every_command_and_file_of_the_checklist_is_there() -> None:
 
 
 @pytest.mark.parametrize(
-    ("written", "said"), [("1a2b3c4", " (commit 1a2b3c4)"), ("$Format:%h$", ""), ("", ""), ("xyz", "")]
+    ("written", "said", "local"),
+    [
+        ("1a2b3c4", " (commit 1a2b3c4)", "+1a2b3c4"),
+        ("$Format:%h$", "", ""),
+        ("", "", ""),
+        ("xyz", "", ""),
+    ],
 )
-def test_a_commit_is_said_where_it_is_known(written: str, said: str) -> None:
+def test_a_commit_is_said_where_it_is_known(written: str, said: str, local: str) -> None:
     """A checkout has the placeholder, and says no commit."""
     assert of_commit(written) == said
+    assert release(written) == version() + local
 
 
 def test_a_wheel_of_a_commit_serves_from_a_venv_of_its_own(tmp_path: Path) -> None:

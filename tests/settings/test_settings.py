@@ -171,12 +171,17 @@ def test_every_problem_is_said_at_once_with_its_place(path: Path) -> None:
             "routes[0].sections[0].att: unknown setting; did you mean 'at'?",
         ),
         ({"zzz": 1}, "zzz: unknown setting"),
+        ({"drain_s": "20s"}, "drain_s: must be a number of seconds, without a unit"),
+        (
+            {"routes": [route(sections=[{"stage": "a", "at": "a b"}])]},
+            "routes[0].sections[0].at: not a JSONPath: 'a b': it begins with $, as $.answer.text does",
+        ),
     ],
 )
-def test_an_unknown_key_is_refused_with_a_suggestion(
+def test_a_slip_of_the_pen_is_refused_with_its_mend(
     path: Path, document: dict[str, Any], problem: str
 ) -> None:
-    """A slip of the pen never becomes a default."""
+    """It never becomes a default."""
     assert problem in problems(path, minimal(**document))
 
 
@@ -326,7 +331,8 @@ def test_a_tap_needs_the_port_where_its_calls_come(path: Path) -> None:
     [
         ("http://x/api", "must be an origin without a path"),
         ("http://u:s3cr3t-value@x", "must not carry credentials"),
-        ("http://x:99999", "port"),
+        ("http://x:99999", "must have a port from 1 to 65535"),
+        ("http://x:port", "must have a port from 1 to 65535"),
         ("http://x:0", "must have a port from 1 to 65535"),
         ("x:8000", "must be http://HOST:PORT"),
         ("unix:run/app.sock", "must be unix: and the absolute path of a socket"),

@@ -9,6 +9,7 @@ import yaml
 from click.testing import CliRunner
 
 from proxy.cli import main
+from tests.servers.authority import certificates
 from tests.servers.serving import flag_document
 from tests.servers.streaming import route
 
@@ -25,6 +26,19 @@ def warnings(directory: Path, **settings: Any) -> list[str]:
     assert result.exit_code == 0, result.output
     lines: list[str] = result.stderr.splitlines()
     return [line.removeprefix("warning: ") for line in lines if line.startswith("warning: ")]
+
+
+@pytest.mark.parametrize(
+    ("days", "said"), [(-1, "ended on "), (3, "ends on "), (400, ""), (600, "is not valid before ")]
+)
+def test_a_certificate_of_our_own_that_is_over_is_warned_about(tmp_path: Path, days: int, said: str) -> None:
+    """Clients would refuse it, and only they would notice."""
+    certificates(tmp_path, days=days)
+    server = str(tmp_path / "server.pem")
+
+    found = warnings(tmp_path, tls={"cert": server, "key": server})
+
+    assert [warning.startswith(f"tls.cert: {said}") for warning in found] == ([True] if said else [])
 
 
 def another(match: str, **more: Any) -> dict[str, Any]:

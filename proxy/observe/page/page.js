@@ -67,18 +67,21 @@ function shares(route, killed) {
   const why = shown(route);
   if (why) return [make("p", { class: "key" }, why)];
   if (killed) return [make("div", { class: "overruled" }, ...shares(route, false), make("p", { class: "note" }, "So the flag says; nobody streams now."))];
-  const { share, control } = route.flag;
+  const { share, control, dark, targeted } = route.flag;
+  const compared = share * dark;
   const bar = make("div", { class: "bar", "aria-hidden": "true" });
-  for (const [arm, width] of [["stream", share], ["control", control]]) {
+  for (const [arm, width] of [["stream", share - compared], ["dark", compared], ["control", control]]) {
     const part = make("span", { class: arm });
     part.style.width = `${width}%`;
     if (width) bar.append(part);
   }
   const rest = 100 - share - control;
   return [bar, make("p", { class: "key" },
-    make("span", { class: "stream" }, `${percent(share)} stream`),
+    make("span", { class: "stream" }, `${percent(share - compared)} stream`),
+    compared > 0 && make("span", { class: "dark" }, `${percent(compared)} in the dark: as before, and compared`),
     make("span", {}, `${percent(rest)} as before`),
-    make("span", { class: "control" }, control ? `${percent(control)} control: as before, and compared` : "no control"))];
+    make("span", { class: "control" }, control ? `${percent(control)} control: as before, and compared` : "no control")),
+    targeted && make("p", { class: "note" }, "Of those whom the flag's constraints, segments and parents let through; it is off for all others.")];
 }
 
 function pairs(rows) {
@@ -118,8 +121,9 @@ function verdict(now) {
   if (!now.routes.length) return ["quiet", "No route is set: everything is relayed.", ""];
   const on = now.routes.filter(({ flag }) => flag.known && flag.enabled && flag.share !== 0);
   if (!on.length) return ["quiet", "Nobody is shown live text: every flag is off or at 0 %.", ""];
-  const same = new Set(on.map(({ flag }) => flag.share));
-  const users = same.size === 1 && !same.has(null) ? `${percent(on[0].flag.share)} of users are` : "Some users are";
+  if (on.every(({ flag }) => flag.dark === 1)) return ["quiet", "Nobody is shown live text: texts are only compared, in the dark.", ""];
+  const same = new Set(on.map(({ flag }) => (flag.share === null || flag.targeted ? null : flag.share * (1 - flag.dark))));
+  const users = same.size === 1 && !same.has(null) ? `${percent([...same][0])} of users are` : "Some users are";
   const where = now.routes.length === 1 ? `on ${on[0].name}` : on.length === now.routes.length ? "on all routes" : `on ${on.length} of ${now.routes.length} routes`;
   const store = now.event_log_up === false;
   return [store ? "busy" : "good", `${users} shown live text ${where}.`, store ? "The store of runs does not answer: a viewer that is cut may not find its run." : ""];
@@ -131,7 +135,7 @@ function facts(now) {
   const runs = now.routes.reduce((all, route) => all + route.live, 0);
   return [
     ["Flags", age, now.flags_stale || now.flags_problem ? "bad" : ""],
-    ["Kill switch", now.killed ? "on" : "off", now.killed ? "bad" : ""],
+    ["Kill switch", now.kill_switch ? "on" : now.kill_flag ? "off; kill flag on" : "off", now.killed ? "bad" : ""],
     ["Upstream", open ? "breaker open" : "breaker closed", open ? "busy" : ""],
     ["Runs are kept", now.event_log_up === null ? "in memory" : now.event_log_up ? "in the store" : "store is down", now.event_log_up === false ? "bad" : ""],
     ["Under way", many(runs, "run"), ""],
@@ -173,6 +177,12 @@ function health(now) {
   return parts.length ? parts : [make("p", { class: "note" }, "No source, and no model port.")];
 }
 
+/** The phase, and what the last look decided and why; an end is decided once. */
+function state({ phase, move, reason }) {
+  const said = move === "stay" ? [phase, reason === phase ? "" : reason] : [phase, move, reason === phase ? "" : reason];
+  return said.filter(Boolean).join(" · ").replaceAll("_", " ");
+}
+
 function rollout(found, at) {
   if (found.problem) return [make("p", { class: "bad" }, found.problem)];
   if (!found.run) return [make("p", { class: "note" }, "No rollout was ever begun.")];
@@ -184,8 +194,8 @@ function rollout(found, at) {
   return [
     bar,
     pairs([
-      ["State", [make("span", { class: tone }, `${found.phase.replaceAll("_", " ")} · ${found.move} · ${found.reason.replaceAll("_", " ")}`)]],
-      ["Step", [`${found.step} of ${found.steps}, run ${found.run}, ${found.mode}`]],
+      ["State", [make("span", { class: tone }, state(found))]],
+      ["Step", [`${found.step} of ${found.steps}, run ${found.run} of `, make("code", {}, found.flag), `, ${found.mode}`]],
       ["Share", [["planned", "decided", "written", "in_force", "observed"].filter((kind) => kind in share).map((kind) => `${kind.replace("_", " ")} ${percent(share[kind])}`).join(" · ")]],
       ["Problem", found.not_in_force ? [make("span", { class: "bad" }, "what is in force is not what was decided")] : []],
       ["Looked", silent ? [make("span", { class: "bad" }, `${span(at - found.last_look_at)} ago: no controller looks`)] : []],

@@ -9,7 +9,6 @@ import base64
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field
 from hashlib import sha256
-from importlib.metadata import version
 from importlib.resources import files
 from time import monotonic, time
 from typing import TYPE_CHECKING, Any
@@ -26,6 +25,7 @@ from proxy.observe.page.settings_in_force import in_force
 from proxy.observe.page.state import PageState
 from proxy.settings.settings import Settings
 from proxy.text.sse import HEARTBEAT, one_line
+from proxy.version import release
 
 if TYPE_CHECKING:
     from proxy.observe.page.rollout import ControllerPage
@@ -120,7 +120,7 @@ class OperatorsPage:
         counts = summed(processes)
         return {
             "at": round(time()),
-            "version": version("headgate"),
+            "version": release(),
             **await self.state.shown(),
             "processes": [_process(each) for each in processes],
             "routes": [

@@ -13,7 +13,6 @@ import os
 import socket
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from importlib.metadata import version
 from threading import Thread
 from time import monotonic
 from typing import Any
@@ -33,6 +32,7 @@ from proxy.http.headers import Headers
 from proxy.http.tracing import trace_id_of
 from proxy.observe.spans.ports import SpanEnd
 from proxy.settings.settings import TraceSettings
+from proxy.version import release
 
 logger = logging.getLogger("headgate.traces")
 
@@ -142,7 +142,7 @@ class Traces:
         resource = Resource.create(
             {
                 "service.name": settings.service_name,
-                "service.version": version("headgate"),
+                "service.version": release(),
                 "service.instance.id": f"{socket.gethostname()}-{os.getpid()}",
             }
         )
@@ -151,7 +151,7 @@ class Traces:
         self._provider.add_span_processor(
             BatchSpanProcessor(self._exporter, max_queue_size=MAX_QUEUED, schedule_delay_millis=EVERY_MS)
         )
-        self._tracer = self._provider.get_tracer("headgate", version("headgate"))
+        self._tracer = self._provider.get_tracer("headgate", release())
         self._upstream = upstream
         self._providers = providers
 

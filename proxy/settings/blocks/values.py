@@ -5,7 +5,7 @@ import ssl
 from ipaddress import ip_network
 from pathlib import Path
 from typing import Annotated
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 from pydantic import AfterValidator, Field, ValidationInfo
 
@@ -88,11 +88,19 @@ def _origin(value: str) -> str:
         raise ValueError("must be http://HOST:PORT or https://HOST:PORT")
     if parts.path not in {"", "/"} or parts.query or parts.fragment:
         raise ValueError("must be an origin without a path: paths go through as the client sent them")
-    if parts.port == 0:  # asking for the port also raises for one that is none
+    if not _has_good_port(parts):
         raise ValueError("must have a port from 1 to 65535")
     if parts.username or parts.password:
         raise ValueError("must not carry credentials: those of each client go through")
     return value
+
+
+def _has_good_port(parts: SplitResult) -> bool:
+    """True for none, too."""
+    try:
+        return parts.port != 0
+    except ValueError:  # as asking for one that is no number says
+        return False
 
 
 def _page_origin(value: str) -> str:
@@ -106,7 +114,7 @@ def _page_origin(value: str) -> str:
 
 def _web_address(value: str) -> str:
     parts = urlsplit(value)
-    if parts.scheme not in {"http", "https"} or not parts.hostname or parts.port == 0:
+    if parts.scheme not in {"http", "https"} or not parts.hostname or not _has_good_port(parts):
         raise ValueError("must be a URL with http or https")
     return value
 
