@@ -74,6 +74,8 @@ class Decision:
     """Of the flag's arms; it changes with the flag's strategy. "" for a flag without arms."""
     share: int | None = field(default=None, compare=False)
     """Percent of users in the stream arm, in that generation; None for a flag without arms."""
+    left_out: bool = field(default=False, compare=False)
+    """True if the flag would not be on for the user at 100 % either: no arm was drawn."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +107,8 @@ class FlagAnswer:
     generation: str = field(default="", compare=False)
     """See `Decision`. Equal answers may differ in it: it says nothing about the user."""
     share: int | None = field(default=None, compare=False)
+    """Likewise."""
+    left_out: bool = field(default=False, compare=False)
     """Likewise."""
 
     @property
@@ -190,6 +194,7 @@ def _batch(question: Question, answer: FlagAnswer, reason: Reason) -> Decision:
         answer.variant,
         generation=answer.generation,
         share=answer.share,
+        left_out=answer.left_out,
     )
 
 

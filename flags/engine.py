@@ -52,8 +52,14 @@ class Engine:
         arms = self._arms.get(flag)
         generation, share = ("", None) if arms is None else (arms.generation, arms.share)
         if not variant.feature_enabled:
-            control = arms is not None and self._is_control(arms, present)
-            return FlagAnswer(True, False, control=control, generation=generation, share=share)
+            user = present.get("userId")
+            if arms is None or not isinstance(user, str):
+                return FlagAnswer(True, False, generation=generation, share=share, left_out=True)
+            left_out = not self._is_enabled(arms.eligible, present)
+            control = not left_out and arms.may_be_control(user)
+            return FlagAnswer(
+                True, False, control=control, generation=generation, share=share, left_out=left_out
+            )
         if not variant.enabled:
             return FlagAnswer(True, True, generation=generation, share=share)
         payload = (variant.payload or {}).get("value", "")
@@ -76,13 +82,6 @@ class Engine:
             return FlagInForce(flag in self.names, enabled)
         control = BUCKETS + 1 - first_of_control(arms.share)
         return FlagInForce(True, enabled, arms.share, control, arms.dark, arms.targeted)
-
-    def _is_control(self, arms: FlagArms, context: dict[str, Any]) -> bool:
-        """The hash first: the engine is only asked about those who are control if it says so."""
-        user = context.get("userId")
-        if not isinstance(user, str) or not arms.may_be_control(user):
-            return False
-        return self._is_enabled(arms.eligible, context)
 
     def _is_enabled(self, flag: str, present: Mapping[str, Any]) -> bool:
         enabled: bool = self._engine.check_enabled(flag, _as_asked(present)).is_enabled

@@ -384,7 +384,8 @@ class RouteMetrics:
         amounts: dict[Counter, float] = {self.outcomes[arm.value, bucket, outcome]: 1}
         if outcome in ANSWERED or outcome in BAD:
             failed = outcome in BAD
-            self.draws.add(user, time(), arm, decision.generation, self.histories.prior, failed=failed)
+            drawn_by = "" if decision.left_out else decision.generation
+            self.draws.add(user, time(), arm, drawn_by, self.histories.prior, failed=failed)
             amounts |= self._of_user(user, arm, bucket, failed, ended_at - began_at)
         self._settling.add(
             amounts,

@@ -7,7 +7,7 @@ cause are not counted: strangers could make a rollout roll back.
 
 import logging
 
-from flags.decision import Arm
+from flags.decision import Arm, Decision
 from proxy.errors import UpstreamBusy
 from proxy.relay.answer_copy import AnswerCopy
 from proxy.relay.result import Outcome, RelayResult
@@ -18,10 +18,19 @@ from proxy.text.slow_json import texts_of
 logger = logging.getLogger("headgate.outcomes")
 
 COMPARED = frozenset({Arm.STREAM, Arm.CONTROL})
-"""Arms whose relayed answers are read. Those of the rest are not even copied."""
+"""Arms whose outcomes are compared."""
 
 OF_STRANGERS = frozenset({401, 403})
 """Statuses of clients that the upstream does not let in: their identity was claimed, and not proved."""
+
+
+def is_read(decision: Decision) -> bool:
+    """True if the relayed answer is read; others are not even copied.
+
+    While the flag draws users, all whom it may draw are measured alike, or the draw would be in what is seen
+    of them: also the rest.
+    """
+    return decision.arm in COMPARED or bool(decision.share and not decision.left_out)
 
 
 class RelayedOutcomes:

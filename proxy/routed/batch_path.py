@@ -15,7 +15,7 @@ from proxy.llm.taps.open_taps import Taps
 from proxy.observe.metrics import Metrics
 from proxy.relay.answer_copy import AnswerCopy
 from proxy.relay.held_answer import HeldAnswer, KeptBody
-from proxy.relay.outcomes import COMPARED, RelayedOutcomes
+from proxy.relay.outcomes import RelayedOutcomes, is_read
 from proxy.relay.relay import Relay
 from proxy.relay.result import OnEnd, Outcome, RelayResult
 from proxy.relay.sinks import Sink
@@ -61,10 +61,10 @@ class BatchPath:
         return not (any(asks_runs) and request.is_well_framed)
 
     def begin(self, request: RouteRequest, decision: Decision, on_end: OnEnd, entered_at: float) -> None:
-        """Relay a request that is plain. An answer of a compared arm is also read, once it has gone out."""
+        """Relay a request that is plain. Where `is_read`, the answer is also read, once it has gone out."""
         copy: AnswerCopy | None = None
         reservation = self.answers.reserve(request.owner)
-        if decision.arm in COMPARED:
+        if is_read(decision):
             copy = AnswerCopy(request.client, int(request.route.settings.max_answer), reservation)
         ended = partial(self._ended, request, decision, copy, reservation, on_end)
         self.relay.begin(request.client, ended, entered_at, copy, long=True)
@@ -224,7 +224,7 @@ class BatchPath:
         """The relay, as `begin` does it."""
         with self.answers.reserve(request.owner) as reservation:
             copy: AnswerCopy | None = None
-            if decision.arm in COMPARED:
+            if is_read(decision):
                 sink = copy = AnswerCopy(sink, int(request.route.settings.max_answer), reservation)
             try:
                 if copy is not None and _is_dark(decision):

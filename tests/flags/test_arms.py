@@ -20,6 +20,7 @@ from flags.errors import FlagDocumentError
 FLAG = "headgate.streaming"
 GROUP = "the-group"
 USERS = [f"user-{number}" for number in range(2000)]
+LANDS = ("de", "fr")
 GERMANS = [{"contextName": "country", "operator": "IN", "values": ["de"]}]
 
 
@@ -177,6 +178,18 @@ def test_who_a_parent_flag_leaves_out_is_in_no_arm():
     parent = {"name": "parent", "enabled": False, "strategies": [{"name": "default", "parameters": {}}]}
     with engine(flag(gradual(50), dependencies=[{"feature": "parent"}]), parent) as made:
         assert set(arms(made).values()) == {Arm.REST}
+
+
+def test_of_the_rest_it_is_known_whom_the_flag_leaves_out():
+    """For them no arm was drawn, at no share."""
+    with engine(flag(gradual(10, constraints=GERMANS))) as made:
+        asked = {
+            land: [made.ask(FLAG, {"userId": user, "country": land}) for user in USERS] for land in LANDS
+        }
+
+    assert {answer.left_out for answer in asked["de"]} == {False}
+    assert {answer.arm for answer in asked["de"]} == set(Arm)
+    assert {(answer.left_out, answer.arm) for answer in asked["fr"]} == {(True, Arm.REST)}
 
 
 def test_a_user_without_an_id_is_in_no_arm():

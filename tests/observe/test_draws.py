@@ -3,6 +3,7 @@
 import math
 import random
 from collections.abc import Mapping
+from dataclasses import replace
 from itertools import pairwise
 
 import pytest
@@ -19,6 +20,7 @@ from tests.observe.test_watched_users import Kept
 from tests.servers.streaming import route
 
 ANN, BOB = b"ann", b"bob"
+ANNS = Identity("principal", "ann")
 PRIOR = (1.0, 100.0)
 """Users fail once in a hundred requests, some much more often."""
 
@@ -64,9 +66,52 @@ def test_whatever_befell_a_user_the_mean_over_the_draw_is_1(life: tuple[str, ...
 
 
 @pytest.mark.parametrize("life", LIVES)
-def test_those_in_the_rest_are_no_evidence_of_harm(life: tuple[str, ...]) -> None:
-    """For some of them nothing was drawn."""
-    assert all(evidence <= 1e-9 for evidence in lived(life, len(SHARES), Arm.REST).values())
+def test_those_in_the_rest_say_as_much_as_control(life: tuple[str, ...]) -> None:
+    """They might have been drawn, and were not."""
+    assert lived(life, len(SHARES), Arm.REST) == lived(life, len(SHARES))
+
+
+def test_whom_the_flag_leaves_out_is_no_evidence() -> None:
+    """Nothing was drawn for such a user, who would else be one that was not drawn."""
+    metrics = Metrics(CollectorRegistry(), [RouteSettings.model_validate(route())]).by_route["start"]
+    metrics.start_generation("at 50", 50)
+    decision = Decision(Mode.BATCH, Arm.REST, "batch", Reason.FLAG_OFF, generation="at 50", share=50)
+    for _ in range(60):
+        metrics.settle(replace(decision, left_out=True), ANNS, "complete", 0.0, 1.0)
+    assert set(metrics.draws.evidence.values()) == {0.0}
+
+    metrics.settle(decision, ANNS, "complete", 0.0, 1.0)
+    assert all(metrics.draws.evidence.values())
+
+
+def test_harm_that_begins_late_is_found_in_users_who_came_in_before() -> None:
+    """Who fails only since the latest share. By when they came in, they are rather no harm."""
+    evidence = lived(("." * 60, "." * 60, "." * 10 + "x" * 5), 0)
+
+    assert evidence["late"] > math.log(1.5)
+    assert evidence["all"] < evidence["late"]
+
+
+def test_late_harm_begins_anew_at_each_share() -> None:
+    """What befell users at a smaller one is no evidence of it, whoever asks again or is forgotten."""
+    draws = Draws()
+    for user in (ANN, BOB):
+        ends(draws, Arm.REST, "", BEFORE, user)
+    for number, share in enumerate(SHARES):
+        draws.begin(f"at {share}", share)
+        assert draws.evidence["late"] == 0.0
+        ends(draws, Arm.STREAM, f"at {share}", "xxx")
+        assert draws.evidence["late"] > 0.5
+        if not number:
+            ends(draws, Arm.STREAM, f"at {share}", "xxx", BOB, FORGOTTEN_S)
+    ends(draws, Arm.STREAM, f"at {SHARES[0]}", "xxx", BOB, FORGOTTEN_S)
+    late = draws.evidence["late"]
+    draws.forget(FORGOTTEN_S + 1.0)
+    assert len(draws) == 1
+    assert (draws.evidence["late"], late) == (
+        pytest.approx(0.0),
+        pytest.approx(lived(("xxx",) * 3, 0)["late"]),
+    )
 
 
 def test_users_who_fail_since_they_came_in_are_evidence_and_others_are_none() -> None:
@@ -190,7 +235,7 @@ def test_the_evidence_is_a_metric() -> None:
     metrics.start_generation("at 5", 5)
     decision = Decision(Mode.BATCH, Arm.STREAM, "batch", Reason.ACCEPT, generation="at 5", share=5)
     for _ in range(60):
-        metrics.settle(decision, Identity("principal", "ann"), "failed", 0.0, 1.0)
+        metrics.settle(decision, ANNS, "failed", 0.0, 1.0)
     metrics.show_users(0.0)
 
     shown = registry.get_sample_value("headgate_draw_evidence", {"route": "start", "harm": "few"})

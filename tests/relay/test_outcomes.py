@@ -13,7 +13,7 @@ from proxy.errors import UpstreamBusy
 from proxy.identity import Identity
 from proxy.observe.metrics import Metrics
 from proxy.relay.answer_copy import AnswerCopy
-from proxy.relay.outcomes import RelayedOutcomes
+from proxy.relay.outcomes import RelayedOutcomes, is_read
 from proxy.relay.result import Outcome, RelayResult
 from proxy.relay.sinks import PassingSink
 from proxy.runs.call import Call
@@ -99,6 +99,26 @@ async def test_an_answer_comes_to_the_same_in_a_run_and_relayed(status: int, wha
 
     assert counted(registry) == ([] if outcome is None else [outcome])
     assert (outcome is None) == (status in {401, 403})
+
+
+@pytest.mark.parametrize(
+    ("arm", "share", "left_out", "read"),
+    [
+        (Arm.STREAM, 5, False, True),
+        (Arm.CONTROL, 5, False, True),
+        (Arm.REST, 5, False, True),
+        (Arm.REST, 5, True, False),
+        (Arm.REST, 0, False, False),
+        (Arm.REST, None, False, False),
+    ],
+)
+def test_whoever_may_be_drawn_is_measured_alike(
+    arm: Arm, share: int | None, left_out: bool, read: bool
+) -> None:
+    """Also the rest, while the flag draws: error sentences must not be seen only of those who were drawn."""
+    decision = Decision(Mode.BATCH, arm, "batch", Reason.FLAG_OFF, share=share, left_out=left_out)
+
+    assert is_read(decision) is read
 
 
 def counted(registry: CollectorRegistry) -> list[str]:

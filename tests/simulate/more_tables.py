@@ -76,7 +76,7 @@ def _enough(rollout: Rollout) -> Array:
 def _together(routes: Sequence[Rollout]) -> Rollout:
     """The counts of several routes. Each may have the same users: bets on them are divided."""
     whole = copy(routes[0])
-    for name in ("every", "bad", "expected", "weighed", "worse"):
+    for name in ("every", "bad", "expected", "weighed", "foreseen", "worse"):
         setattr(whole, name, np.sum([getattr(route, name) for route in routes], axis=0))
     whole.worse = whole.worse / len(routes)
     whole.drawn = {look: np.mean([route.drawn[look] for route in routes], axis=0) for look in whole.drawn}
@@ -90,10 +90,10 @@ def _first(found: Array) -> int:
 def routes_backs(truth: Routes, seed: Sequence[int]) -> tuple[int, int]:
     """Return the look at which `errors` goes back: by all routes together alone, and by each beside."""
     routes = truth.each(seed)
-    together = evidence(_together(routes))[1]
+    together = evidence(_together(routes))[-1]
     each = math.log((1 - ALL_ROUTES) / len(routes))
     logs = [math.log(ALL_ROUTES) + together]
-    logs += [each + np.where(_enough(route), evidence(route)[1], 0.0) for route in routes]
+    logs += [each + np.where(_enough(route), evidence(route)[-1], 0.0) for route in routes]
     line = -math.log(ErrorBudget().roll_back)
     enough = np.logical_or.reduce([_enough(route) for route in routes])
     both: Array = np.logaddexp.reduce(logs)
@@ -118,7 +118,7 @@ def slower_holds(truth: Slower, seed: Sequence[int]) -> tuple[int]:
     slow = random.binomial(rollout.asked, norm.sf((usual + math.log(SLOWER) - now) / spread))
     rollout.bad = np.stack([(slow * arm) @ rollout.buckets for arm in rollout.arms], axis=1)
     rail = UsualTime("usual", 0.1)
-    found, _ = evidence(rollout, rail.margin)
+    found, *_ = evidence(rollout, rail.margin)
     return (_first(_enough(rollout) & (found >= Thresholds.of(ErrorBudget(), rail.weight).hold)),)
 
 

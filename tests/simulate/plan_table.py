@@ -66,7 +66,7 @@ class Harmed:
 
 CASES = tuple(
     Among(cv2=cv2, ratio=ratio, harm_from=step)
-    for step, ratio in ((3, 3.0), (3, 5.0), (4, 1.5), (4, 3.0), (4, 5.0))
+    for step, ratio in ((3, 1.5), (3, 3.0), (3, 5.0), (4, 1.5), (4, 3.0), (4, 5.0))
     for cv2 in (0.0, 1.0, 4.0, 10.0)
 )
 """Each is worse from a step on, 25 or 50 % of users."""
@@ -77,7 +77,7 @@ def course(truth: Among, seed: Sequence[int]) -> Course:
     rollout = Rollout(truth, seed)
     begins, ends = [*BEGINS, LOOKS][truth.harm_from : truth.harm_from + 2]
     enough = (rollout.users >= MIN_USERS) & (rollout.every.sum(2).cumsum(0).min(axis=1) >= MIN_SAMPLES)
-    back = enough & (evidence(rollout)[1] >= -np.log(ErrorBudget().roll_back))
+    back = enough & (evidence(rollout)[-1] >= -np.log(ErrorBudget().roll_back))
     found = np.flatnonzero(back[begins:ends])
     until = begins + (found[0] if len(found) else ends - begins - 1) + 1
     failed = (rollout.failed * rollout.arms[0])[begins:until].sum(axis=0)

@@ -4,6 +4,7 @@ import os
 import statistics
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import replace
 from functools import partial
 
 import click
@@ -30,24 +31,26 @@ _FEW_WHO_FAIL = {
 }
 
 
-def _with(truth: Among, ratio: float, few: float = 1.0) -> Among:
-    return Among(**{**vars(truth), "ratio": ratio, "few": few})
-
-
 TRUTHS: Mapping[str, Among] = {
     **{
-        f"users, {name}; {r:g} times": _with(truth, r)
+        f"users, {name}; {r:g} times": replace(truth, ratio=r)
         for r in (1.25, 3.0, 1.5)
         for name, truth in _SPREADS.items()
     },
     **{
-        f"users, {name}; 3 times, all with 1 in 10": _with(truth, 3.0, 0.1)
+        f"users, {name}; 3 times, all with 1 in 10": replace(truth, ratio=3.0, few=0.1)
         for name, truth in _SPREADS.items()
     },
     **{
-        f"users, {name}; {r:g} times": _with(truth, r) for r in (1.25, 3.0) for name, truth in _OTHERS.items()
+        f"users, {name}; {r:g} times": replace(truth, ratio=r)
+        for r in (1.25, 3.0)
+        for name, truth in _OTHERS.items()
     },
-    **{f"users, {name}; 1.25 times": _with(truth, 1.25) for name, truth in _FEW_WHO_FAIL.items()},
+    **{
+        f"users, {name}; 3 times from 25 % on": replace(truth, ratio=3.0, harm_from=3)
+        for name, truth in _SPREADS.items()
+    },
+    **{f"users, {name}; 1.25 times": replace(truth, ratio=1.25) for name, truth in _FEW_WHO_FAIL.items()},
 }
 """At 1.25 times, the most that is no harm, whatever goes back is a false alarm."""
 

@@ -17,7 +17,7 @@ from flags.rollout.policy.guardrails import ErrorBudget
 from flags.rollout.verdict.binomial_limits import early_limits
 from flags.rollout.verdict.buckets import BUCKETS
 from flags.rollout.verdict.count_tests import NO_WORSE, WORSE
-from flags.rollout.verdict.draw_evidence import LATE
+from flags.rollout.verdict.draw_evidence import HARMS as STAKES_OF_HARMS
 from flags.rollout.verdict.draw_evidence import LOOKS as AT
 from flags.rollout.verdict.e_processes import MOST_LEVERAGE, RatioNull
 from flags.rollout.verdict.failure_evidence import AT_MOST, STAKES
@@ -37,12 +37,12 @@ SHARE = np.concatenate([np.full(hours * 6, share) for share, hours in STEPS])
 STEP = np.concatenate([np.full(hours * 6, step) for step, (_, hours) in enumerate(STEPS)])
 LOOKS = len(SHARE)
 BEGINS = [int(np.argmax(np.equal(STEP, step))) for step in range(len(STEPS))]
-DRAW_LOOKS = [
-    begins + math.ceil(part * (hours * 6 - 1)) - 1
+DRAW_LOOKS = {
+    begins + math.ceil(part * (hours * 6 - 1)) - 1: stake / len(STEPS)
     for begins, (_, hours) in zip(BEGINS, STEPS, strict=True)
-    for part in AT
-]
-"""Looks at the draw, of steps whose shortest time is one look less than they last."""
+    for part, stake in AT.items()
+}
+"""Looks at the draw, of steps whose shortest time is one look less than they last, and their stakes."""
 MIN_USERS, MIN_SAMPLES = 20, 200
 CLINICS = 20
 EARLY = {"rate": 0.02, "of": 200, "alpha": 0.001, "min_users": 3}
@@ -93,6 +93,8 @@ class Rollout:
     bad: Array = field(init=False)
     expected: Array = field(init=False)
     weighed: Array = field(init=False)
+    foreseen: Array = field(init=False)
+    """Expected failures that nothing weighs."""
     worse: Array = field(init=False)
     """Users who are worse than before, by look, limit, and stream arm or not."""
     users: Array = field(init=False)
@@ -124,9 +126,9 @@ class Rollout:
         compared = self.arms.any(axis=0)
         weight = HALF_AFTER / (HALF_AFTER + _before((expected * compared).cumsum(axis=0)))
         weight = np.round(weight * EXPECTED_UNITS) / EXPECTED_UNITS
-        self.every, self.bad, self.expected, self.weighed = (
+        self.every, self.bad, self.expected, self.weighed, self.foreseen = (
             np.stack([(counts * arm) @ self.buckets for arm in self.arms], axis=1)
-            for counts in (self.asked, self.failed, expected * weight, self.failed * weight)
+            for counts in (self.asked, self.failed, expected * weight, self.failed * weight, expected)
         )
         counted = np.where(self.arms[0], random.binomial(self.failed, KEPT), self.failed)
         self.worse = self._worse(counted, past, past_failed)
@@ -228,17 +230,16 @@ class Rollout:
             begun = BEGINS[: STEP[look] + 1]
             after, failed_after = n - asked[begun], x - failed[begun]
             evidence = []
-            for part, times in HARMS.values():
+            for part, times, is_late in HARMS.values():
                 logs = [
                     likely - every - (x0 + x) * np.log1p((times - 1) * after / (n0 + n))
                     for likely, x0, n0 in rates
                 ]
                 ratios = np.ones((len(STEPS) + 1, self.truth.users))
                 ratio = np.exp(np.clip(np.logaddexp(*logs) + failed_after * math.log(times), -500, 500))
-                ratios[: len(begun)] = 1 - part + part * ratio
+                ratios[: len(begun)] = 1 - part + part * (ratio[-1] if is_late else ratio)
                 adds = np.log(ratios[entry, np.arange(self.truth.users)] / (parts * ratios).sum(0))
-                rest = ~self.arms[:, look].any(0)
-                evidence.append(np.where(rest, np.minimum(adds, 0.0), adds).sum())
+                evidence.append(adds.sum())
             found[look] = np.array(evidence)
         return found
 
@@ -308,13 +309,15 @@ def _clustered(bad: Array, every: Array) -> Array:
     return np.where(chance > 0, np.maximum(1.0, squares / np.where(chance > 0, chance, 1.0)), 1.0)
 
 
-def evidence(rollout: Rollout, margin: float = NO_WORSE) -> tuple[Array, Array]:
-    """By look, the log e-value of harm by requests alone, and that of all bets by their stakes."""
+def evidence(rollout: Rollout, margin: float = NO_WORSE) -> tuple[Array, Array, Array]:
+    """By look, the log e-value of harm by requests alone; by half of the stake on them, and half on expected
+    failures that nothing weighs; and by all bets with their stakes."""
     null = RatioNull.at_most(margin)
     every = rollout.every
     found = []
     for bad, weights, times in (
         (rollout.bad, every, 1.0),
+        (rollout.bad, rollout.foreseen, 1.0),
         (rollout.bad, every, AT_MOST),
         (rollout.weighed, rollout.expected, 1.0),
     ):
@@ -333,10 +336,11 @@ def evidence(rollout: Rollout, margin: float = NO_WORSE) -> tuple[Array, Array]:
                 each + _log_sum((gains * np.equal(STEP, step)[:, None]).cumsum(0) / spread + null.weights)
             )
         found.append(_log_sum(np.stack(logs), axis=0))
-    alone, by_requests, by_expected = found
+    alone, unweighed, by_requests, by_expected = found
     stakes = np.log([STAKES.by_requests, STAKES.by_expected, STAKES.by_users, STAKES.by_draw])[:, None]
     bets = [by_requests, by_expected, _by_users(rollout), _by_draw(rollout)]
-    return alone, _log_sum(stakes + np.stack(bets), axis=0)
+    halves = np.logaddexp(alone, unweighed) - math.log(2)
+    return alone, halves, _log_sum(stakes + np.stack(bets), axis=0)
 
 
 def _by_users(rollout: Rollout) -> Array:
@@ -349,8 +353,8 @@ def _by_users(rollout: Rollout) -> Array:
 def _by_draw(rollout: Rollout) -> Array:
     won = np.full(LOOKS, -np.inf)
     for look, evidence in rollout.drawn.items():
-        stake = math.log((1 - LATE) / len(DRAW_LOOKS) / len(evidence))
-        won[look:] = np.logaddexp(won[look:], stake + _log_sum(evidence))
+        stakes = np.log(DRAW_LOOKS[look] * np.array([STAKES_OF_HARMS[harm] for harm in HARMS]))
+        won[look:] = np.logaddexp(won[look:], _log_sum(stakes + evidence))
     return won
 
 
@@ -393,7 +397,8 @@ class Back:
     """Failures of the stream arm until then that control would not have had."""
 
 
-RULES = ("by requests", "errors", "early", "Flagger-like", "Argo-like")
+RULES = ("by requests", "half by expected", "errors", "early", "Flagger-like", "Argo-like")
+"""The first two are rules that `errors` once had, or might have."""
 
 
 def backs(truth: Among, seed: Sequence[int]) -> Back:
@@ -402,10 +407,11 @@ def backs(truth: Among, seed: Sequence[int]) -> Back:
     smaller = rollout.every.sum(2).cumsum(0).min(axis=1)
     enough = (rollout.users >= MIN_USERS) & (smaller >= MIN_SAMPLES)
     line = -math.log(ErrorBudget().roll_back)
-    by_requests, both = evidence(rollout)
+    by_requests, halves, all_bets = evidence(rollout)
     at = {
         "by requests": _first(enough & (by_requests >= line)),
-        "errors": _first(enough & (both >= line)),
+        "half by expected": _first(enough & (halves >= line)),
+        "errors": _first(enough & (all_bets >= line)),
         "early": _first(early(rollout)),
     }
     at |= _peers(rollout, np.random.default_rng([*seed, 1]))

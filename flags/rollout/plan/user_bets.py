@@ -28,10 +28,10 @@ MOST_LOOKS = 6
 class WatchedStep:
     """A step, and what is true in it."""
 
-    arms: tuple[NDArray[np.bool_], NDArray[np.bool_]]
-    """Who is in the stream arm, and who in control."""
+    stream: NDArray[np.bool_]
+    """Who is in the stream arm."""
     share: float
-    """The stream arm's part of all users, 0 to 1."""
+    """Its part of all users, 0 to 1."""
     shortest: float
     """Its shortest time, in looks."""
     prior: tuple[Vector, Vector]
@@ -63,7 +63,7 @@ class UserBets:
         then = copy(self)
         then._step, then._look, then._began = step, 0, self._began + self._seen[-1]
         then._draws = self._draws.entered(
-            step.arms, step.share, step.prior, then._began, self._passes.counted
+            step.stream, step.share, step.prior, then._began, self._passes.counted
         )
         then._seen, then._logs = [0.0], [self._log]
         then._drawn = [at for at in looks if at <= times[-1]]
@@ -85,7 +85,7 @@ class UserBets:
     def _go_on(self, times: list[float]) -> None:
         """Go on to a look at the draw, or less far."""
         step, since = self._step, np.array(times) - self._seen[-1]
-        self._passes, logs = self._passes.passed(step.arms[0], step.share, step.prior, step.ratio, since)
+        self._passes, logs = self._passes.passed(step.stream, step.share, step.prior, step.ratio, since)
         won = np.logaddexp(math.log(STAKES.by_users) + logs, self.by_draw[:, None])
         self._seen += times
         self._logs += list(won.T)

@@ -13,12 +13,17 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
+from flags.rollout.verdict.draw_evidence import HARMS as STAKES
 from flags.rollout.verdict.draw_evidence import stake_of
 from flags.rollout.verdict.e_processes import Vector
 
-HARMS: Mapping[str, tuple[float, float]] = {"few": (0.1, 12.0), "some": (0.3, 6.0), "all": (1.0, 3.0)}
-"""What streaming may do: to which part of users, and how many times as many failures these have then, as the
-proxies' `draws` has it."""
+HARMS: Mapping[str, tuple[float, float, bool]] = {
+    "few": (0.1, 12.0, False),
+    "all": (1.0, 2.4, False),
+    "late": (1.0, 2.4, True),
+}
+"""What streaming may do: to which part of users, how many times as many failures these have then, and whether
+since the latest share only, as the proxies' `draws` has it."""
 
 TRUSTED = 0.6
 """The part of users whose rate is taken to be still what it was, likewise."""
@@ -68,12 +73,11 @@ class UserDraws:
         self._shares: list[float] = []
         self._began: list[tuple[float, Vector]] = []  # looks and each user's failures until then, by share
         self._drew: list[NDArray[np.bool_]] = []  # whom the flag drew at this share
-        self._rest = np.ones(self.asks.shape, bool)
         self._before: list[_Rates] = []
 
     def entered(
         self,
-        arms: tuple[NDArray[np.bool_], NDArray[np.bool_]],
+        stream: NDArray[np.bool_],
         share: float,
         prior: tuple[Vector, Vector],
         at: float,
@@ -82,12 +86,11 @@ class UserDraws:
         """Return what is when a step begins, so many looks and failures after the rollout began.
 
         Args:
-            arms: who is in the stream arm, whose part of all users is `share`, and who in control.
+            stream: who is in the stream arm, whose part of all users is `share`.
             prior: failures, and requests, that what is known of all users is worth.
             failed: those of each user that count.
         """
-        then, (stream, control) = copy(self), arms
-        then._rest = ~stream & ~control
+        then = copy(self)
         then._before = [
             _Rates.of(TRUSTED, self.failed + prior[0], self.requests + prior[1]),
             _Rates.of(1 - TRUSTED, *prior),
@@ -101,12 +104,12 @@ class UserDraws:
     def looked(self, look: int, at: float, failed: Vector) -> "UserDraws":
         """Return what is after this look of the step, so many looks and failures after the rollout began."""
         then = copy(self)
-        stake = math.log(stake_of(look) / self.steps / len(HARMS))
-        for found in self.evidence(at, failed):
-            then.log = np.logaddexp(then.log, stake + found)
+        of_look = stake_of(look) / self.steps
+        for harm, found in self.evidence(at, failed).items():
+            then.log = np.logaddexp(then.log, math.log(of_look * STAKES[harm]) + found)
         return then
 
-    def evidence(self, at: float, failed: Vector) -> list[Vector]:
+    def evidence(self, at: float, failed: Vector) -> dict[str, Vector]:
         """Return the log likelihood ratio of each rollout, by harm."""
         rates = [before.after(self.asks * at, failed) for before in self._before]
         every = np.logaddexp(rates[0].likely, rates[1].likely)
@@ -116,10 +119,13 @@ class UserDraws:
         ]
         since = [(at - began, _single(failed - before)) for began, before in self._began]
         parts = [each - before for before, each in pairwise((0.0, *self._shares))]
-        found = []
-        for part, times in HARMS.values():
+        found = {}
+        for harm, (part, times, is_late) in HARMS.items():
             own, mean = _single(np.ones_like(every)), _single(np.full_like(every, 1 - self._shares[-1]))
-            for (looks, failed_after), of_all, drew in zip(since, parts, self._drew, strict=True):
+            cases = list(zip(since, parts, self._drew, strict=True))
+            if is_late:
+                cases = [(since[-1], self._shares[-1], np.any(self._drew, axis=0))]
+            for (looks, failed_after), of_all, drew in cases:
                 more = failed_after * np.float32(math.log(times)) + np.float32(math.log(part))
                 ratio = np.full_like(own, 1 - part)
                 for likely, shape, asks in known:
@@ -133,8 +139,7 @@ class UserDraws:
                 mean += np.float32(of_all) * ratio
                 np.copyto(own, ratio, where=drew)
             with np.errstate(divide="ignore"):  # of a user whom harm makes as good as impossible
-                adds = np.log(own / mean)
-            found.append(np.where(self._rest, np.minimum(adds, 0.0), adds).sum(axis=1, dtype=float))
+                found[harm] = np.log(own / mean).sum(axis=1, dtype=float)
         return found
 
 

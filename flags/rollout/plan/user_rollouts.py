@@ -148,7 +148,7 @@ class UserRollouts:
     def _watched(self, shares: Shares, ratio: float) -> WatchedStep:
         """The step that is next."""
         shortest = self.at_least[len(self._step_logs)]
-        return WatchedStep(self._arms(shares), shares[0], shortest, self._prior, ratio)
+        return WatchedStep(self._arms(shares)[0], shares[0], shortest, self._prior, ratio)
 
     def safe(self, shares: Shares, until: float, threshold: float, ready: Vector) -> Vector:
         """Return the look at which each rollout of a clean build is shown to be safe in this step."""

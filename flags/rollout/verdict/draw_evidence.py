@@ -7,17 +7,18 @@ The sum only grows, and its mean in the end is at most 1: it reaches 1/alpha wit
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from flags.rollout.evidence.evidence import EXPECTED_UNITS, Batch
 from flags.rollout.verdict.rate_evidence import log_sum
 
-LOOKS = (0.33, 0.66, 0.98)
-"""Times of looks, as parts of the shortest time in a step; then at twice that time, and whenever it has
-doubled again."""
+LOOKS = {0.33: 0.15, 0.66: 0.2, 0.98: 0.4}
+"""Parts of the step's stake by the times of looks, as parts of the shortest time in a step. There are looks
+at twice that time, too, and whenever it has doubled again: each has half of the stake that is left."""
 
-LATE = 1 / 4
-"""The part of a step's stake for looks after the shortest time, each with half of what is left of it."""
+HARMS: Mapping[str, float] = {"few": 0.3, "all": 0.2, "late": 0.5}
+"""Parts of the stake by what the proxies think that streaming may do: to few users, and to all of them, since
+they came in; to all since the latest share."""
 
 SHORTEST_S = 600.0
 """Where a policy has a step that may be shorter."""
@@ -48,19 +49,22 @@ class DrawEvidence:
             self._since_s = batch.since_s
         shortest_s = max(SHORTEST_S, self._at_least_s[self._step])
         while batch.until_s - self._since_s >= time_of(self._looks[self._step]) * shortest_s:
-            found = log_sum([units / EXPECTED_UNITS for units in batch.drawn.values()] or [0.0])
-            stake = stake_of(self._looks[self._step]) / len(self._looks) / max(1, len(batch.drawn))
-            self.log = log_sum([self.log, math.log(stake) + found])
+            of_look = stake_of(self._looks[self._step]) / len(self._looks)
+            found = [
+                math.log(of_look * stake) + batch.drawn.get(harm, 0) / EXPECTED_UNITS
+                for harm, stake in HARMS.items()
+            ]
+            self.log = log_sum([self.log, *found])
             self._looks[self._step] += 1
 
 
 def time_of(look: int) -> float:
     """Return when a step has this look, in parts of its shortest time."""
-    return LOOKS[look] if look < len(LOOKS) else 2.0 ** (look - len(LOOKS) + 1)
+    return [*LOOKS][look] if look < len(LOOKS) else 2.0 ** (look - len(LOOKS) + 1)
 
 
 def stake_of(look: int) -> float:
     """Return the part of the step's stake that this look has."""
     if look < len(LOOKS):
-        return (1 - LATE) / len(LOOKS)
-    return LATE * 0.5 ** (look - len(LOOKS) + 1)
+        return [*LOOKS.values()][look]
+    return (1 - sum(LOOKS.values())) * 0.5 ** (look - len(LOOKS) + 1)

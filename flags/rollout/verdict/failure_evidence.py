@@ -46,7 +46,7 @@ class Stakes:
     by_draw: float
 
 
-STAKES = Stakes(0.05, 0.25, 0.2, 0.5)
+STAKES = Stakes(0.05, 0.25, 0.15, 0.55)
 
 STAKES_UNDRAWN = Stakes(0.1, 0.5, 0.4, 0.0)
 """With proxies that say nothing of the draw, as they did before."""

@@ -30,8 +30,23 @@ MAX_SHARES = 16
 MAX_GENERATIONS = 64
 """Of the flag, in one rollout: requests that were decided by older ones count nowhere."""
 
-HARMS: Mapping[str, tuple[float, float]] = {"few": (0.1, 12.0), "some": (0.3, 6.0), "all": (1.0, 3.0)}
-"""What streaming may do: to which part of users, and how many times as many failures these have then."""
+
+class HarmOfStreams(NamedTuple):
+    """What streaming may do."""
+
+    part: float
+    """Of users, 0 to 1."""
+    times: float
+    """As many failures as these had, of which `KEPT` count."""
+    is_late: bool = False
+    """From the latest share on, whenever a user came in; else since the user came in."""
+
+
+HARMS: Mapping[str, HarmOfStreams] = {
+    "few": HarmOfStreams(0.1, 12.0),
+    "all": HarmOfStreams(1.0, 2.4),
+    "late": HarmOfStreams(1.0, 2.4, is_late=True),
+}
 
 TRUSTED = 0.6
 """The part of users whose rate of failure is taken to be still what it was before the rollout."""
@@ -122,6 +137,7 @@ class Draws:
         if share:
             if not self._shares or share > self._shares[-1]:
                 self._shares.append(share)
+                self._sums = list(_without_late(self._sums))
             self._numbers[generation] = len(self._shares) - 1
             while len(self._numbers) > MAX_GENERATIONS:
                 del self._numbers[next(iter(self._numbers))]
@@ -158,7 +174,8 @@ class Draws:
         then the user's arm may be another one.
 
         Args:
-            generation: of the flag, when the arm was decided. Of another rollout: it counts nowhere.
+            generation: of the flag, when the arm was decided; "" for a user whom the flag leaves out. Of
+                another rollout: it counts nowhere.
             prior: failures, and requests, that what is known of all users is worth.
             failed: they count as failures.
         """
@@ -170,6 +187,7 @@ class Draws:
         if number is None:
             return
         drawn = self._drawn(user, now_s)
+        self._forget_late(drawn)
         before = sum(at[1] for at in drawn.since)
         came_in = arm is Arm.STREAM and (drawn.entry is None or number < drawn.entry)
         if came_in:
@@ -187,7 +205,7 @@ class Draws:
             due = later
         if due > before:
             at[1] -= all_requests - due
-            self._tell(drawn, self._adds(drawn, arm, prior))
+            self._tell(drawn, self._adds(drawn, prior))
             at[1] += all_requests - due
             drawn.told_at = due
 
@@ -207,7 +225,7 @@ class Draws:
             if drawn.requests >= MOST_REQUESTS:
                 drawn.requests, drawn.failed = drawn.requests // 2, drawn.failed // 2
 
-    def _adds(self, drawn: Drawn, arm: Arm, prior: tuple[float, float]) -> tuple[float, ...]:
+    def _adds(self, drawn: Drawn, prior: tuple[float, float]) -> tuple[float, ...]:
         """The logarithm of what the user adds, by harm.
 
         The user's rate has the gamma distribution of what was seen before the rollout, or that of all users.
@@ -229,9 +247,11 @@ class Draws:
         every = most + math.log(sum(math.exp(likely - most) for likely, _, _ in rates))
         parts = [(each - was) / 100 for was, each in pairwise((0, *self._shares))]
         adds = []
-        for part, times in HARMS.values():
+        for part, times, is_late in HARMS.values():
             own, mean = 1.0, 1 - self._shares[-1] / 100  # of whom the draw leaves out: nothing is changed
             for number, (after, failed_after) in enumerate(from_share):
+                if is_late:
+                    after, failed_after = from_share[-1]
                 ratio = 0.0
                 for likely, x, n in rates:
                     more = (x + failed) * math.log1p((times - 1) * after / (n + requests))
@@ -241,10 +261,12 @@ class Draws:
                 mean += parts[number] * ratio
                 own = ratio if number == drawn.entry else own
             adds.append(math.log(own / mean))
-        if arm is Arm.REST and drawn.entry is None:
-            # The rest has those, too, whom the flag's constraints leave out and nothing was drawn for.
-            return tuple(min(0.0, each) for each in adds)
         return tuple(adds)
+
+    def _forget_late(self, drawn: Drawn) -> None:
+        """What a user told of late harm at a smaller share is in no sum any more."""
+        if drawn.told and not any(at[0] == len(self._shares) - 1 for at in drawn.since):
+            drawn.told = _without_late(drawn.told)
 
     def _tell(self, drawn: Drawn, adds: tuple[float, ...]) -> None:
         before = drawn.told or (0.0,) * len(HARMS)
@@ -282,4 +304,10 @@ class Draws:
     def _remove(self, user: bytes) -> None:
         drawn = self._by_user.pop(user)
         if drawn.rollout == self._rollout:
+            self._forget_late(drawn)
             self._tell(drawn, (0.0,) * len(HARMS))
+
+
+def _without_late(logs: Sequence[float]) -> tuple[float, ...]:
+    """Of each harm, with nothing of a late one."""
+    return tuple(0.0 if harm.is_late else log for harm, log in zip(HARMS.values(), logs, strict=True))

@@ -457,7 +457,7 @@ def drawn(odds: float, hours: float, **counts: Any) -> Batch:
         10,
         10,
         **{"since_s": 3600 * (hours - 1), "until_s": 3600 * hours, **counts},
-        drawn={harm: round(math.log(odds) * EXPECTED_UNITS) for harm in ("few", "some", "all")},
+        drawn={harm: round(math.log(odds) * EXPECTED_UNITS) for harm in ("few", "all", "late")},
     )
 
 

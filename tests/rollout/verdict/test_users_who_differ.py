@@ -25,7 +25,7 @@ def test_the_arrays_say_what_the_verdict_says(cv2: float) -> None:
     exposures = tuple(Exposure(share, at_least_s=hours * 3600 - LOOK_S) for share, hours in STEPS)
     rails = (RateRatio("errors", 1.0), EarlyGuard("early", **EARLY))  # type: ignore[arg-type]
     evaluator = Evaluator(rails, exposures, ErrorBudget())
-    _, errors = evidence(rollout)
+    *_, errors = evidence(rollout)
     harm = early(rollout)
 
     for look, batch in enumerate(rollout.batches()):
