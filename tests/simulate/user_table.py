@@ -1,5 +1,6 @@
 """The table of rollouts among users who differ: power beside false alarms, and two rules of others beside."""
 
+import math
 import os
 import statistics
 from collections.abc import Mapping, Sequence
@@ -10,7 +11,8 @@ from functools import partial
 import click
 from rich.table import Table
 
-from tests.simulate.users import LOOK_MIN, LOOKS, RULES, Among, Back, backs
+from flags.rollout.verdict.count_tests import NO_WORSE
+from tests.simulate.users import LOOK_MIN, LOOKS, OURS, RULES, Among, Back, backs
 
 _SPREADS = {f"CV² {cv2:g}": Among(cv2=cv2) for cv2 in (0.0, 1.0, 4.0, 10.0)}
 _OTHERS = {
@@ -64,6 +66,26 @@ def simulated(truth: Among, rounds: int, seed: int, processes: int) -> list[Back
         return list(pool.map(partial(backs, truth), seeds, chunksize=max(1, rounds // 16)))
 
 
+MORE = 4
+"""Times as many rollouts where whatever goes back is a false alarm: few do."""
+
+
+def rounds_of(truth: Among, rounds: int) -> int:
+    """Return how many rollouts a row has."""
+    return rounds if truth.ratio > NO_WORSE else MORE * rounds
+
+
+def wilson(found: int, of: int) -> str:
+    """A part in percent, with the interval that has it with 95 % (Wilson)."""
+    z2 = 1.96**2
+    middle, width = (
+        (found + z2 / 2) / (of + z2),
+        math.sqrt(z2 * (found * (of - found) / of + z2 / 4)) / (of + z2),
+    )
+    low, high = (f"{100 * max(0.0, edge):.2g}" for edge in (middle - width, middle + width))
+    return f"{100 * found / of:.3g} % ({low}–{high})"
+
+
 def part(found: Sequence[Back], rule: str) -> float:
     """The part of rollouts in which a rule goes back, 0 to 1."""
     return sum(back.at[rule] < LOOKS for back in found) / len(found)
@@ -71,13 +93,21 @@ def part(found: Sequence[Back], rule: str) -> float:
 
 def users_table(rounds: int, seed: int, only: str) -> Table:
     """The table, of rows whose name has `only`."""
-    table = Table(title=f"{rounds} rollouts a row, of 68 hours, 20 requests a minute; 1 % fail; goes back")
+    title = (
+        f"{rounds} rollouts a row, at 1.25 times {MORE * rounds}; 68 hours, 20 requests a minute, 1 % fail"
+    )
+    table = Table(title=f"{title}; goes back, of 100")
     for heading in ("truth", *RULES, "hours", "harmed"):
         table.add_column(heading, justify="left" if heading == "truth" else "right")
     for name, truth in TRUTHS.items():
         if only in name:
-            found = simulated(truth, rounds, seed, os.cpu_count() or 1)
-            cells = [f"{100 * part(found, rule):.3g} %" for rule in RULES]
+            found = simulated(truth, rounds_of(truth, rounds), seed, os.cpu_count() or 1)
+            cells = [
+                wilson(sum(back.at[rule] < LOOKS for back in found), len(found))
+                if rule in OURS
+                else f"{100 * part(found, rule):.3g} %"
+                for rule in RULES
+            ]
             back = [each for each in found if each.at["errors"] < LOOKS]
             cells.append(_middle([(each.at["errors"] + 1) * LOOK_MIN / 60 for each in back]))
             cells.append(_middle([each.harmed["errors"] for each in back]))

@@ -400,6 +400,8 @@ class Back:
 RULES = ("by requests", "half by expected", "errors", "early", "Flagger-like", "Argo-like")
 """The first two are rules that `errors` once had, or might have."""
 
+OURS = ("errors", "early")
+
 
 def backs(truth: Among, seed: Sequence[int]) -> Back:
     """Return when each rule goes back in one rollout. `errors` has the whole budget."""

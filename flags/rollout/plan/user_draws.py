@@ -65,6 +65,8 @@ class UserDraws:
     requests: Vector
     steps: int
     """Of the policy. They have the same part of the stake."""
+    together: float = 1.0
+    """How many rollouts of these users are one of all users."""
     log: Vector = field(init=False)
     """The logarithm of all that looks have won in each rollout; minus infinity before the first one."""
 
@@ -106,7 +108,8 @@ class UserDraws:
         then = copy(self)
         of_look = stake_of(look) / self.steps
         for harm, found in self.evidence(at, failed).items():
-            then.log = np.logaddexp(then.log, math.log(of_look * STAKES[harm]) + found)
+            log = added_up(found, self.together)
+            then.log = np.logaddexp(then.log, math.log(of_look * STAKES[harm]) + log)
         return then
 
     def evidence(self, at: float, failed: Vector) -> dict[str, Vector]:
@@ -141,6 +144,15 @@ class UserDraws:
             with np.errstate(divide="ignore"):  # of a user whom harm makes as good as impossible
                 found[harm] = np.log(own / mean).sum(axis=1, dtype=float)
         return found
+
+
+def added_up(each: Vector, together: float, axis: int = 0) -> Vector:
+    """Return the sums of so many rollouts: of each one, of those before it, and a part of the last one."""
+    whole, part = divmod(together, 1)
+    found: Vector = part * np.roll(each, int(whole), axis)
+    for number in range(int(whole)):
+        found = found + np.roll(each, number, axis)
+    return found
 
 
 def _single(of: Vector) -> Single:

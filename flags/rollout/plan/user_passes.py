@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flags.rollout.plan.stopping_times import Generator
+from flags.rollout.plan.user_draws import added_up
 from flags.rollout.verdict.e_processes import RatioNull, Vector
 
 TIMES = 8.0
@@ -44,6 +45,8 @@ class UserPasses:
     failed: Vector
     """As is usual, among `requests`: the history, at first."""
     requests: Vector
+    together: float = 1.0
+    """How many rollouts of these users are one of all users."""
 
     def __post_init__(self) -> None:
         self._run_failed, self._run = np.zeros_like(self.asks), np.zeros_like(self.asks)
@@ -104,7 +107,7 @@ class UserPasses:
     @property
     def log(self) -> Vector:
         """The log e-value of each rollout now."""
-        means = self._logs + _NULL.weights
+        means = added_up(self._logs, self.together, axis=1) + _NULL.weights
         most = means.max(axis=(0, 2))
         found: Vector = most + np.log(np.exp(means - most[:, None]).sum(axis=(0, 2)) / len(LIMITS))
         return found

@@ -3,13 +3,13 @@
 The verdict sees users as counts of 16 groups in each arm, and what their histories let expect. So many
 rollouts are simulated at once, as arrays: users are drawn once, with a history each; a step is looked at on a
 grid of times, each a seventh later. The evidence is that of `verdict.failure_evidence`. Its bets on users who
-are worse than before, on a coarser grid, and on the flag's draw look at users one by one (`user_bets`); of
-more than `MOST_USERS` users they win nothing.
+are worse than before, on a coarser grid, and on the flag's draw look at users one by one (`user_bets`). More
+than `MOST_USERS` users are several times as many: what such a part of them says is simulated, and added up.
 """
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,7 +28,8 @@ Shares = tuple[float, float]
 """The parts of users in the stream arm and in its control, 0 to 1."""
 
 MOST_USERS = 400
-"""Users that are simulated. Of more, groups differ as much less as these would: their CV² is divided."""
+"""Users that are simulated. Of more, groups differ as much less as these would: their CV² is divided. One by
+one so many are looked at, each of whom asks as often, and several rollouts of them are one of all users."""
 
 ASK_SHAPE = 0.5
 """Of the gamma distribution of how often users ask: some much more than others (CV² 2)."""
@@ -79,6 +80,8 @@ class UserRollouts:
     rollouts: int
     at_least: Sequence[float]
     """The shortest time in each step of the policy, in looks."""
+    together: float = 1.0
+    """How many rollouts of this population are one of all users, where users are looked at one by one."""
 
     def __post_init__(self) -> None:
         of, rng = self.population, self.rng
@@ -101,15 +104,22 @@ class UserRollouts:
         self._step_logs: list[Vector] = []
         for _ in range(2):  # the second half is forecast by the first
             self._learn(of.known_looks / 2, np.ones(shape, bool), np.ones(shape, bool))
-        self._bets = None
-        if of.known_looks and of.users <= MOST_USERS and self.rail.margin <= BY_USERS_MARGIN:
+        self._bets, self._part = None, None
+        if of.users > MOST_USERS:
+            part = replace(of, users=MOST_USERS, per_look=of.per_look * MOST_USERS / of.users)
+            self._part = UserRollouts(
+                rng, part, self.rail, self.rollouts, self.at_least, of.users / MOST_USERS
+            )
+        elif of.known_looks and self.rail.margin <= BY_USERS_MARGIN:
             self._bets = UserBets(
-                UserPasses(rng, self._asks, self._fails, self._x, self._n),
-                UserDraws(self._asks, self._x, self._n, len(self.at_least)),
+                UserPasses(rng, self._asks, self._fails, self._x, self._n, self.together),
+                UserDraws(self._asks, self._x, self._n, len(self.at_least), self.together),
             )
 
     def pass_step(self, shares: Shares, looks: float) -> None:
         """Pass a clean step that takes so long."""
+        if self._part is not None:
+            self._part.pass_step(shares, looks)
         if self._bets is not None:
             self._bets = self._bets.entered(
                 self._watched(shares, 1.0), np.linspace(0.0, looks, CLEAN_LOOKS + 1)[1:]
@@ -139,6 +149,8 @@ class UserRollouts:
     def _by_users(self, shares: Shares, ratio: float, until: float) -> Callable[[Vector], Vector | float]:
         """Return what the bets by users and by the draw have won with their stakes at these times, as a log
         by rollout and time. Times are asked for in order."""
+        if self._part is not None:
+            return self._part._by_users(shares, ratio, until)
         if self._bets is None:
             return lambda times: math.log(STAKES.by_users)
         grid = _grid(until)[1:]
@@ -216,10 +228,12 @@ class UserRollouts:
 
     def users_harmed(self, shares: Shares, ratio: float, looks: Vector) -> Vector:
         """Return how many users have met a failure that the build caused by then, for each rollout."""
+        if self._part is not None:
+            part: Vector = self._part.users_harmed(shares, ratio, looks)
+            return part * self.population.users / MOST_USERS
         harm = np.minimum(1.0, ratio * self._fails) - self._fails
         caused = self._asks * harm * (self._place < shares[0])
-        each = max(1.0, self.population.users / self._asks.shape[1])  # so many stand behind a simulated one
-        hit: Vector = -np.expm1(-caused * looks[:, None] / each).sum(axis=1) * each
+        hit: Vector = -np.expm1(-caused * looks[:, None]).sum(axis=1)
         return np.minimum(hit, self.population.users)
 
     def _arms(self, shares: Shares) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
