@@ -10,7 +10,7 @@ from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from proxy.downstream.client_request import ClientRequest
-from proxy.http.asgi import TARGET, WRITE, App
+from proxy.http.asgi import TARGET, WRITE_CHUNK, App
 
 SPOKEN = frozenset({"1.0", "1.1"})
 
@@ -92,19 +92,5 @@ class AnsweringProtocol(HttpToolsProtocol):
         if app is not None:
             scope = request.as_call(self)
             scope[TARGET] = request.target
-            scope[WRITE] = self._write_more
+            scope[WRITE_CHUNK] = request.write_chunk
             self._start_asgi_task(request, cast(ASGI3Application, app))
-
-    def _write_more(self, data: bytes) -> bool:
-        """Send more of a body that goes out in chunks; the same bytes as by a message.
-
-        Returns False if it has to be a message: the client must be waited for, or the answer is no such one.
-        Not to be called once the answer is complete: the next one may be under way.
-        """
-        cycle = self._answering
-        if cycle is None or cycle.disconnected or self.flow.write_paused:
-            return False
-        if not (cycle.response_started and cycle.chunked_encoding) or cycle.response_complete:
-            return False
-        self.transport.write(b"%x\r\n%b\r\n" % (len(data), data))
-        return True

@@ -166,6 +166,18 @@ class ClientRequest(RequestResponseCycle):
             self.expected_content_length = len(message["body"])
         return super().send(message)
 
+    def write_chunk(self, chunk: bytes) -> bool:
+        """Send one chunk more of a body that goes out in chunks; the same bytes as by a message.
+
+        Returns False if it has to be a message: the client must be waited for, or the answer is no such one.
+        """
+        if not self.chunked_encoding or self.response_complete or self.disconnected:
+            return False
+        if self.flow.write_paused:
+            return False
+        self.transport.write(chunk)
+        return True
+
     def unread(self, body: bytes) -> None:
         """Put back what was read of the body, to be read once more."""
         self.body = body + bytes(self.body)

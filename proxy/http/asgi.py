@@ -18,8 +18,8 @@ OWN_PATH = b"/_headgate/"
 TARGET = "headgate.target"
 """Scope key: the request target, byte for byte (ASGI's `raw_path` loses an empty query)."""
 
-WRITE = "headgate.write"
-"""Scope key: a function that sends more of a body at once, see `AnsweringProtocol._write_more`. A message
+WRITE_CHUNK = "headgate.write_chunk"
+"""Scope key: a function that sends a chunk of a body at once, see `ClientRequest.write_chunk`. A message
 takes a turn of its stream's task, which is a quarter of what an event costs."""
 
 TITLES = {

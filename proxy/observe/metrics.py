@@ -288,12 +288,13 @@ class UnmatchedMetrics:
 
 
 def _observer(histogram: Histogram) -> Callable[[float], None]:
-    """The same as `histogram.observe`, for the relay: without checks of what is known here."""
+    """The same as `histogram.observe`, for what is observed most: without checks of what is known here."""
     add, bounds = histogram._sum.inc, histogram._upper_bounds
     counts = [bucket.inc for bucket in histogram._buckets]
 
     def observe(amount: float) -> None:
-        add(amount)
+        if amount:
+            add(amount)
         counts[bisect_left(bounds, amount)](1)
 
     return observe
@@ -321,7 +322,7 @@ class RouteMetrics:
             for key in product([a.value for a in Arm], sources, OUTCOMES)
         }
         self.first_content = {s: families.first_content.labels(name, s) for s in sources}
-        self.delivery = {s: families.delivery.labels(name, s) for s in sources}
+        self.observe_delivery = {s: _observer(families.delivery.labels(name, s)) for s in sources}
         self.run_seconds = {arm.value: families.run_seconds.labels(name, arm) for arm in Arm}
         self.perceived_wait = {s: families.perceived_wait.labels(name, s) for s in sources}
         faults = [fault for fault in Fault if fault is not Fault.JOB_FAILED or route.job is not None]

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from flags.decision import Accept, Decision
 from proxy.downstream.client_request import ClientRequest
 from proxy.http.accept import accepted
-from proxy.http.asgi import WRITE
+from proxy.http.asgi import WRITE_CHUNK
 from proxy.http.headers import Forwarding, Headers, end_to_end, request_headers
 from proxy.observe.metrics import Metrics
 from proxy.observe.spans.ports import REQUEST
@@ -110,7 +110,7 @@ class RunAccess:
             request.send,
             after=after,
             takes_json=request.accept is Accept.EITHER,
-            write=scope.get(WRITE),
+            write_chunk=scope.get(WRITE_CHUNK),
         )
 
     async def answer(

@@ -258,17 +258,25 @@ class RunTexts:
         return _words(_chunker(self.decision, self.route)(), text)
 
     def show_chunks(self, stage: str, chunks: Sequence[str]) -> None:
-        known_at = self._loop.time()
+        now, transcript, log = self._loop.time(), self._transcript, self.log
         for content in chunks:
-            self._say(self._transcript.chunk(stage, content), known_at)
+            event = transcript.chunk(stage, content)
+            if self._first_content_s is None:
+                self._note_first_content(now)
+            self._last_event_at = now
+            log.append(event, now)
 
     def _say(self, event: Event, known_at: float | None = None, long: Long | None = None) -> None:
         now = self._loop.time()
         self._last_event_at = now
-        if self._first_content_s is None and self._transcript.has_content and not self._had_content:
+        if self._first_content_s is None and self._transcript.has_content:
+            self._note_first_content(now)
+        self.log.append(event, now if known_at is None else known_at, long)
+
+    def _note_first_content(self, now: float) -> None:
+        if not self._had_content:
             self._first_content_s = now - self.started_at
             self._metrics.first_content[self.decision.source].observe(self._first_content_s)
-        self.log.append(event, now if known_at is None else known_at, long)
 
 
 def _chunk_chars(decision: Decision, route: Route) -> tuple[int, int, int]:

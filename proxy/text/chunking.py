@@ -66,6 +66,11 @@ class Chunker:
     def feed(self, text: str) -> list[str]:
         """The chunks that this text completes. What a following text could still change is held back."""
         chunks: list[str] = []
+        if len(text) < _WINDOW and self._held_chars < 2:  # as nearly each token
+            window = self._held[0] + text if self._held else text
+            if window.isascii() and "\r" not in window:
+                self._add_ascii(window, chunks)
+                return chunks
         for start in range(0, len(text), _WINDOW):
             window = self._held_with(text[start : start + _WINDOW])
             if window.isascii() and "\r" not in window:
@@ -129,16 +134,24 @@ class Chunker:
         if not text:
             return
         self._held, self._held_chars = [text[-1]], 1
-        for word in _WORD.findall(text[:-1]):
-            if len(self._word) + len(word) > self._max_chunk:
-                for character in word:  # it may have to be cut
+        phrase, word = self._phrase, self._word
+        for more in _WORD.findall(text[:-1]):
+            if len(word) + len(more) > self._max_chunk:
+                self._phrase, self._word = phrase, word
+                for character in more:  # it may have to be cut
                     self._add(character, chunks)
+                phrase, word = self._phrase, self._word
                 continue
-            if self._word_ends and not word[0].isspace():
-                self._end_word()
-            self._make_room(len(word), chunks)
-            self._word += word
-            self._word_ends = word[-1].isspace()
+            # As `_add`, without its calls.
+            if self._word_ends and not more[0].isspace():
+                phrase, word = phrase + word, ""
+            most = self._max_chars if len(phrase) >= self._min_chars else self._max_chunk
+            if phrase and len(phrase) + len(word) + len(more) > most:
+                chunks.append(phrase)
+                phrase = ""
+            word += more
+            self._word_ends = more[-1].isspace()
+        self._phrase, self._word = phrase, word
 
     def _add(self, cluster: str, chunks: list[str]) -> None:
         # White space with a mark on it is something to see, and Python does not call it a space.

@@ -12,6 +12,9 @@ from proxy.text.sse import Long, encode
 MAX_AT_ONCE = 512
 """Entries that a reader takes at a time: a long log is not copied whole for each write."""
 
+MAX_NEW_BYTES = 64 * 1024
+"""The largest event that is sent as it comes, whole."""
+
 CONTENT = frozenset({EventType.CONTENT_CHUNK, EventType.CONTENT_REPLACE})
 
 
@@ -47,6 +50,16 @@ def _none() -> bool:
     return False
 
 
+class NewEvent(NamedTuple):
+    """The newest event of a log, for all who are sent it as it comes."""
+
+    seq: int
+    chunk: bytes
+    """Its bytes, as a chunk of a body (RFC 9112 7.1)."""
+    known_at: float | None
+    """The loop's time when its text was known; None: it has none."""
+
+
 class EventLog:
     """Events of one run. Each is encoded once, for all readers.
 
@@ -56,12 +69,13 @@ class EventLog:
 
     __slots__ = (
         "_content",
-        "_ended",
         "_known_at",
+        "_newest",
         "_readers",
         "_retry_ms",
         "_wires",
         "doubt",
+        "ended",
         "generation",
         "has_content",
         "run_id",
@@ -80,7 +94,8 @@ class EventLog:
         self._wires: list[bytes] = []
         self._known_at = array("d")
         self._content = bytearray()
-        self._ended = False
+        self.ended = False
+        self._newest: NewEvent | None = None
         self._readers: set[Callable[[], None]] = set()
         self.size_bytes = 0
         self.has_content = False
@@ -89,10 +104,6 @@ class EventLog:
 
     def __len__(self) -> int:
         return len(self._wires)
-
-    @property
-    def ended(self) -> bool:
-        return self._ended
 
     def append(self, event: Event, known_at: float, long: Long | None = None) -> None:
         """Encode an event and add it; see `sse.encode`."""
@@ -110,10 +121,13 @@ class EventLog:
         self._wires.append(wire)
         self._known_at.append(known_at)
         self._content.append(is_content)
-        self._ended = is_terminal
+        self.ended = is_terminal
+        self._newest = None
         self.size_bytes += len(wire)
-        self.has_content = self.has_content or is_content
-        self.wake()
+        if is_content:
+            self.has_content = True
+        for wake in self._readers:
+            wake()
 
     def after(self, seq: int) -> Sequence[LogEntry]:
         """The next entries beyond `seq`, at most `MAX_AT_ONCE` of them."""
@@ -128,16 +142,24 @@ class EventLog:
         at = seq - 1
         is_last = seq == len(self._wires)
         return LogEntry(
-            seq, self._wires[at], self._known_at[at], self._content[at] == 1, is_last and self._ended
+            seq, self._wires[at], self._known_at[at], self._content[at] == 1, is_last and self.ended
         )
 
-    def wire(self, seq: int) -> bytes:
-        """The bytes of one entry, the same for all who are sent it."""
-        return self._wires[seq - 1]
+    def newest_after(self, seq: int) -> NewEvent | None:
+        """The one event beyond `seq`, to be shown at once.
 
-    def text_known_at(self, seq: int) -> float | None:
-        """When the text of an entry was known; None: it has none."""
-        return self._known_at[seq - 1] if self._content[seq - 1] else None
+        None: there are more or none; or it is large, or the end, or in doubt, and not just to be sent.
+        """
+        if len(self._wires) != seq + 1 or self.ended or (self.doubt is not _none and self.doubt()):
+            return None
+        new = self._newest
+        if new is None:
+            wire = self._wires[seq]
+            if len(wire) > MAX_NEW_BYTES:
+                return None
+            known_at = self._known_at[seq] if self._content[seq] else None
+            new = self._newest = NewEvent(seq + 1, b"%x\r\n%b\r\n" % (len(wire), wire), known_at)
+        return new
 
     def _between(self, start: int, end: int) -> list[LogEntry]:
         return [self.entry(seq) for seq in range(start + 1, end + 1)]

@@ -127,21 +127,14 @@ class Transcript:
 
     def __init__(self) -> None:
         self._run = RunState.RUNNING
+        self.ended = False
         self._stages: dict[str, _StageTranscript] = {}
-        self._has_content = False
+        self.has_content = False
+        """Whether any text was ever shown, even if it was replaced by nothing since."""
 
     def __repr__(self) -> str:
         stages = ", ".join(f"{name}: {stage.state.name}" for name, stage in self._stages.items())
         return f"<Transcript {self._run.name} {{{stages}}}>"
-
-    @property
-    def ended(self) -> bool:
-        return self._run is RunState.ENDED
-
-    @property
-    def has_content(self) -> bool:
-        """True if any text was ever shown, even if it was replaced by nothing since."""
-        return self._has_content
 
     @property
     def stages(self) -> tuple[str, ...]:
@@ -181,9 +174,11 @@ class Transcript:
         if not content:
             raise IllegalEvent(f"a chunk without text in stage {stage!r}")
         utf8 = _utf8(content)
-        known = self._advance(EventType.CONTENT_CHUNK, stage)
-        known.add(content, utf8)
-        self._has_content = True
+        known = self._stages.get(stage)
+        if known is None or known.state is not StageState.OPEN or self.ended:
+            known = self._advance(EventType.CONTENT_CHUNK, stage)
+        known.add(content, utf8)  # by the table an open stage stays open, and a running run runs on
+        self.has_content = True
         metadata = {"chunk_index": known.chunks - 1}
         return Event(EventType.CONTENT_CHUNK, known.panel, stage, content, metadata)
 
@@ -192,7 +187,7 @@ class Transcript:
         utf8 = _utf8(content)
         known = self._advance(EventType.CONTENT_REPLACE, stage)
         known.show(content, utf8)
-        self._has_content = self._has_content or bool(content)
+        self.has_content = self.has_content or bool(content)
         metadata = {"sha256": known.digest.hexdigest()}
         return Event(EventType.CONTENT_REPLACE, known.panel, stage, content, metadata)
 
@@ -219,7 +214,7 @@ class Transcript:
         metadata = {
             "error_code": code,
             "retry_available": retry_available,
-            "partial": self._has_content,
+            "partial": self.has_content,
             "status": status,
         }
         return Event(EventType.ERROR, content=content, metadata=metadata)
@@ -281,6 +276,7 @@ class Transcript:
         if stage is not None:
             stage.state = _next_stage(stage.state, type_, name)
         self._run = run
+        self.ended = run is RunState.ENDED
 
 
 def _next_stage(state: StageState, type_: EventType, name: str) -> StageState:

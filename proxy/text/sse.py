@@ -9,6 +9,7 @@ so we write only what all of them read: LF alone, one blank line an event, one `
 
 import re
 from collections.abc import Callable, Mapping
+from functools import lru_cache
 from types import MappingProxyType
 from typing import Final, NamedTuple
 
@@ -19,10 +20,8 @@ from proxy.text.events import Event, EventType
 HEARTBEAT: Final = b": hb\n"
 """Between events only. With a blank line after it, one client delivers an empty message and POSTs again."""
 
-# An id comes back in the header `Last-Event-ID`, so it is what a header can carry: visible ASCII. That leaves
-# out CR and LF, which would forge a field, NUL, which makes a client ignore the id, and the empty id, which
-# makes it forget the last one.
-_ID: Final = re.compile(r"[!-~]+")
+MAX_OPENINGS: Final = 1024
+"""Beginnings of events' JSON that are kept: of each stage of the settings a few."""
 
 # JSON may escape any character, and these three end a line for `str.splitlines`, which widespread Python
 # clients use to read a stream. Within JSON they can stand nowhere but in a string.
@@ -70,7 +69,7 @@ def encode(
         payload = b"".join([before, b'"%b":"' % long.field.encode(), *long.pieces, b'"', after])
     if event_id is None:
         return b"data: %b\n\n" % payload
-    if not _ID.fullmatch(event_id):
+    if not _is_id(event_id):
         raise ValueError(f"not an event id: {event_id!r}")
     if retry_ms is None:
         return b"id: %b\ndata: %b\n\n" % (event_id.encode(), payload)
@@ -87,23 +86,39 @@ def decode(block: bytes) -> Event:
     )
 
 
+def _is_id(event_id: str) -> bool:
+    """True for an id that can come back in the header `Last-Event-ID`: visible ASCII.
+
+    That leaves out CR and LF, which would forge a field, NUL, which makes a client ignore the id, and the
+    empty id, which makes it forget the last one.
+    """
+    is_ascii = event_id.isascii() and event_id.isprintable()
+    return is_ascii and event_id != "" and " " not in event_id
+
+
 def _json(event: Event) -> bytes:
-    fields = {
-        "type": event.type,
-        "panel": event.panel,
-        "stage": event.stage,
-        "content": event.content,
-        "metadata": event.metadata,
-    }
+    kind, panel, stage, content, metadata = event
     try:
-        payload = orjson.dumps(fields)
+        payload = b'%b"content":%b,"metadata":%b}' % (
+            _opening(kind, panel, stage),
+            orjson.dumps(content),
+            orjson.dumps(metadata),
+        )
     except TypeError as exc:
         raise ValueError(f"not an event that JSON in UTF-8 can carry: {exc}") from exc
     return one_line(payload)
 
 
+@lru_cache(MAX_OPENINGS)
+def _opening(kind: EventType, panel: str, stage: str) -> bytes:
+    """The first three fields, which all texts of a stage have in common."""
+    return orjson.dumps({"type": kind, "panel": panel, "stage": stage})[:-1] + b","
+
+
 def one_line(payload: bytes) -> bytes:
     """JSON, with the characters escaped that some clients take for a line's end."""
+    if payload.isascii():
+        return payload
     for raw, escaped in _FOREIGN_LINE_ENDS:
         payload = payload.replace(raw, escaped)
     return payload

@@ -15,7 +15,7 @@ from urllib.parse import parse_qs
 import orjson
 
 from proxy.errors import RequestRefused, StoreDown, problem
-from proxy.http.asgi import WRITE, Receive, Scope, Send
+from proxy.http.asgi import WRITE_CHUNK, Receive, Scope, Send
 from proxy.http.framing import check_framing
 from proxy.http.headers import Headers
 from proxy.identity import Identifier, Identity
@@ -62,8 +62,8 @@ class ApiRequest:
     query_string: bytes
     receive: Receive
     send: Send
-    write: Callable[[bytes], bool] | None
-    """See `proxy.downstream.server.WRITE`."""
+    write_chunk: Callable[[bytes], bool] | None
+    """See `proxy.http.asgi.WRITE_CHUNK`."""
 
     def one(self, name: str) -> str | None:
         """A query parameter that stands there once."""
@@ -110,7 +110,10 @@ class RunApi:
         try:
             check_framing(scope["headers"], scope["http_version"])
             await endpoint(
-                self, ApiRequest(run_id, scope["headers"], parameters, query, receive, send, scope.get(WRITE))
+                self,
+                ApiRequest(
+                    run_id, scope["headers"], parameters, query, receive, send, scope.get(WRITE_CHUNK)
+                ),
             )
         except RequestRefused as refusal:
             await refuse(send, refusal)
@@ -126,7 +129,7 @@ class RunApi:
         *,
         after: int | None = 0,
         takes_json: bool = False,
-        write: Callable[[bytes], bool] | None = None,
+        write_chunk: Callable[[bytes], bool] | None = None,
     ) -> str:
         """A run as events, from `after` on; None: from a snapshot on. Returns how it ended."""
         if has_all(run, after):
@@ -139,7 +142,7 @@ class RunApi:
             expires_at = asyncio.get_running_loop().time() + identity.expires_at - time.time()
         link(run)
         metrics = self._metrics.by_route[run.route.name]
-        viewer = Viewer(run, metrics, receive, send, expires_at=expires_at, write=write)
+        viewer = Viewer(run, metrics, receive, send, expires_at=expires_at, write_chunk=write_chunk)
         with self._runs.watching(viewer):
             return await viewer.serve(after=after, takes_json=takes_json)
 
@@ -162,7 +165,7 @@ class RunApi:
             after = after if has_all(run, after) else None
             await self.show(run, identity, asked.receive, translated, after=after)
             return
-        await self.show(run, identity, asked.receive, asked.send, after=after, write=asked.write)
+        await self.show(run, identity, asked.receive, asked.send, after=after, write_chunk=asked.write_chunk)
 
     async def _state(self, asked: ApiRequest) -> None:
         run = await self._of_owner(asked)

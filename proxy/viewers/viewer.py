@@ -15,13 +15,13 @@ from enum import StrEnum
 from proxy.http.asgi import Receive, Send
 from proxy.observe.metrics import RouteMetrics
 from proxy.runs.shared import ViewableRun
-from proxy.text.event_log import LogEntry, LogReader
+from proxy.text.event_log import MAX_NEW_BYTES, LogEntry, LogReader
 from proxy.text.sse import HEARTBEAT
 from proxy.turns import in_turns
 from proxy.viewers.batch_viewer import DOUBT_S, named, send_answer
 from proxy.viewers.catch_up import merged, snapshot
 
-FLUSH_BYTES = 64 * 1024
+FLUSH_BYTES = MAX_NEW_BYTES
 """At most so many bytes in one write; a long replay takes several."""
 
 GROW_S = 0.25
@@ -65,7 +65,7 @@ class Viewer:
         receive: of the ASGI request.
         send: of the ASGI request.
         expires_at: the loop's time when the client's token ends; then it is sent away.
-        write: sends more of the body at once, if that is possible; see `proxy.downstream.server`.
+        write_chunk: sends a chunk of the body at once, if that is possible; see `ClientRequest.write_chunk`.
     """
 
     __slots__ = (
@@ -73,9 +73,11 @@ class Viewer:
         "_expires_at",
         "_flush_s",
         "_left",
+        "_log",
         "_loop",
         "_metrics",
         "_must_go",
+        "_observe_delivery",
         "_pause_until",
         "_reader",
         "_ready_at",
@@ -84,7 +86,7 @@ class Viewer:
         "_sending_since",
         "_sent",
         "_snapshots",
-        "_write_now",
+        "_write_chunk",
         "_wrote_at",
         "run",
     )
@@ -97,14 +99,16 @@ class Viewer:
         send: Send,
         *,
         expires_at: float | None = None,
-        write: Callable[[bytes], bool] | None = None,
+        write_chunk: Callable[[bytes], bool] | None = None,
     ) -> None:
         self.run = run
+        self._log = run.log
         self._metrics = metrics
+        self._observe_delivery = metrics.observe_delivery[run.source]
         self._receive = receive
         self._send = send
         self._expires_at = expires_at
-        self._write_now = write
+        self._write_chunk = write_chunk
         self._left = False
         self._must_go = False
         self._sent = 0
@@ -219,20 +223,18 @@ class Viewer:
 
     def _send_now(self) -> bool:
         """Send the one event that is new, while the task waits for one. False: the task has to send it."""
-        now, log, seq = self._loop.time(), self.run.log, self._sent + 1
-        if self._write_now is None or now < self._pause_until or len(log) != seq:
+        now = self._loop.time()
+        if now < self._pause_until or (self._expires_at is not None and now >= self._expires_at):
             return False
-        if log.ended or self._is_to_go() or log.doubt():
-            return False
-        wire = log.wire(seq)
-        if len(wire) > FLUSH_BYTES or not self._write_now(wire):
+        new = self._log.newest_after(self._sent)
+        if new is None or self._write_chunk is None or not self._write_chunk(new.chunk):
             return False
         self._wrote_at = now
-        self._sent = seq
-        known_at = log.text_known_at(seq)
+        self._sent = new.seq
+        known_at = new.known_at
         if known_at is not None:  # the text that a stage begins with need not wait for its beginning
             self._pause_until = now + self._flush_s
-            self._observe(known_at)
+            self._observe_delivery(max(0.0, now - max(known_at, self._came_at)))
         return True
 
     async def _send_more(self, now: float) -> bool:
@@ -289,8 +291,7 @@ class Viewer:
 
     def _observe(self, known_at: float) -> None:
         """Delivery of the text that waited longest in this write; for a replay, since its viewer came."""
-        delay_s = max(0.0, self._loop.time() - max(known_at, self._came_at))
-        self._metrics.delivery[self.run.source].observe(delay_s)
+        self._observe_delivery(max(0.0, self._loop.time() - max(known_at, self._came_at)))
 
 
 def _fitting(entries: Sequence[LogEntry]) -> Sequence[LogEntry]:

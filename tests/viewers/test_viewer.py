@@ -432,12 +432,20 @@ class Wire:
     def __init__(self, client: Client) -> None:
         self._client = client
         self.open = True
-        self.written = 0
+        self.chunks: list[bytes] = []
 
-    def __call__(self, data: bytes) -> bool:
+    @property
+    def written(self) -> int:
+        return len(self.chunks)
+
+    def __call__(self, chunk: bytes) -> bool:
         if self.open:
-            self.written += 1
-            message = {"type": "http.response.body", "body": data, "more_body": True}
+            self.chunks.append(chunk)
+            size, _, rest = chunk.partition(b"\r\n")
+            assert rest.endswith(b"\r\n")
+            body = rest.removesuffix(b"\r\n")
+            assert int(size, 16) == len(body)
+            message = {"type": "http.response.body", "body": body, "more_body": True}
             self._client.messages.append((asyncio.get_running_loop().time(), message))
         return self.open
 
@@ -446,7 +454,7 @@ async def test_an_event_is_written_by_who_says_it_where_the_client_keeps_up() ->
     """It is there when `stream` returns, and took no turn of the task. What comes within a flush waits."""
     bench, client = Bench(commit_after=0, flush_hz=10, chunk={"min": 1, "max": 5}), Client()
     wire = Wire(client)
-    viewer = Viewer(bench.run, bench.metrics, client.receive, client.send, write=wire)
+    viewer = Viewer(bench.run, bench.metrics, client.receive, client.send, write_chunk=wire)
     task = watching(viewer)
     await eventually(lambda: bool(client.bodies))
     await asyncio.sleep(0)
@@ -463,10 +471,29 @@ async def test_an_event_is_written_by_who_says_it_where_the_client_keeps_up() ->
     assert texts(client.events) == {"extraction": EXTRACTION, "summary": SUMMARY}
 
 
+async def test_an_event_is_made_once_for_all_who_are_sent_it_at_once() -> None:
+    bench = Bench(commit_after=0, flush_hz=10, chunk={"min": 1, "max": 5})
+    clients = [Client() for _ in range(3)]
+    wires = [Wire(client) for client in clients]
+    tasks = [
+        watching(Viewer(bench.run, bench.metrics, client.receive, client.send, write_chunk=wire))
+        for client, wire in zip(clients, wires, strict=True)
+    ]
+    await eventually(lambda: all(client.bodies for client in clients))
+    await asyncio.sleep(0)
+    bench.run.stream(bench.run.sections[0], "word more words ")
+
+    first, *others = wires
+    assert first.written == 2
+    assert all(list(map(id, other.chunks)) == list(map(id, first.chunks)) for other in others)
+    bench.run.cancel()
+    assert [await ended(task) for task in tasks] == [ViewEnd.TOLD] * 3
+
+
 async def test_a_client_that_has_to_be_waited_for_gets_its_events_all_the_same() -> None:
     bench, client = Bench(commit_after=0, flush_hz=1000), Client()
     wire = Wire(client)
-    viewer = Viewer(bench.run, bench.metrics, client.receive, client.send, write=wire)
+    viewer = Viewer(bench.run, bench.metrics, client.receive, client.send, write_chunk=wire)
     task = watching(viewer)
     await eventually(lambda: bool(client.bodies))
     for number, piece in enumerate(EXTRACTION.split(" ")):
