@@ -14,11 +14,19 @@ import yaml
 from click.testing import CliRunner, Result
 
 from proxy.cli import main
-from tests.servers.client import browser, eventually, opened, signed
+from tests.servers.client import eventually, opened, signed
 from tests.servers.ports import free_port
-from tests.servers.scripted import ScriptedUpstream
 from tests.servers.serving import flag_document
-from tests.servers.streaming import EXTRACTION, START, SUMMARY, Held, answer, answering, route, served
+from tests.servers.streaming import (
+    EXTRACTION,
+    START,
+    SUMMARY,
+    Held,
+    answer,
+    answering,
+    route,
+    served_before,
+)
 
 
 @pytest.fixture
@@ -161,11 +169,7 @@ def test_help_and_version() -> None:
 async def test_a_signal_lets_open_streams_finish(tmp_path: Path, number: signal.Signals) -> None:
     """No new connections, the open stream goes on to its end, then exit code 0; the log says so in JSON."""
     held = Held(answering(answer()))
-    async with (
-        ScriptedUpstream(held).running() as upstream,
-        served(upstream.url, tmp_path, routes=[route(commit_after=0)]) as serving,
-        browser(serving.url) as client,
-    ):
+    async with served_before(held, tmp_path, routes=[route(commit_after=0)]) as (_, serving, client):
         async with opened(client, START, signed()) as stream:
             await stream.piece()
             serving.process.send_signal(number)

@@ -13,8 +13,8 @@ from pathlib import Path
 import click
 
 from tests.servers.client import eventually
-from tests.servers.scripted import ScriptedUpstream, ok, talking
-from tests.servers.streaming import served
+from tests.servers.scripted import ok, talking
+from tests.servers.streaming import served_before
 
 CONNECTIONS = 400
 AT_A_TIME = 50
@@ -37,10 +37,7 @@ def _target(descriptor: Path) -> str:
 
 async def shares(workers: int, at_a_time: int, directory: Path) -> list[int]:
     """The connections of each worker."""
-    async with (
-        ScriptedUpstream(ok).running() as upstream,
-        served(upstream.url, directory, "--workers", str(workers)) as headgate,
-    ):
+    async with served_before(ok, directory, "--workers", str(workers)) as (_, headgate, _):
         port = int(headgate.url.rpartition(":")[2])
         leave = asyncio.Event()
         answered = 0

@@ -11,8 +11,8 @@ from playwright.async_api import Browser, ConsoleMessage, Error, Page, Request
 
 from tests.browser.attached import SCRIPT, until_ready
 from tests.browser.tabs import borrowed_tab
-from tests.servers.scripted import Asked, ScriptedUpstream
-from tests.servers.serving import flag_document, headgate, token
+from tests.servers.scripted import Asked
+from tests.servers.serving import flag_document, gated, token
 from tests.servers.streaming import answer
 from tests.sources.test_source_poll import polling, row
 
@@ -90,8 +90,7 @@ async def opened_page(
     html = f"<!doctype html><html><head>{before}{script}</head><body>{BODY}</body></html>"
     headers = {} if policy is None else {"content-security-policy": policy}
     async with (
-        ScriptedUpstream(upstream).running() as scripted,
-        headgate(scripted.url, tmp_path, routes=routes, flags=flag_document(rollout), **settings) as serving,
+        gated(upstream, tmp_path, routes=routes, flags=flag_document(rollout), **settings) as (_, serving),
         borrowed_tab(chromium) as page,
     ):
 

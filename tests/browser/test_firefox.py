@@ -12,8 +12,8 @@ from tests.browser.attached import SCRIPT
 from tests.browser.firefox import IN_FIREFOX, Tab, firefox
 from tests.browser.opened import ATTACH, BODY, SEND, Upstream
 from tests.browser.test_attach_calls import DEFAULTS, FETCH, FETCHES, XHR, XHR_CALLS
-from tests.servers.scripted import Asked, ScriptedUpstream
-from tests.servers.serving import headgate, token
+from tests.servers.scripted import Asked
+from tests.servers.serving import gated, token
 from tests.sources.test_source_poll import polling
 
 pytestmark = IN_FIREFOX
@@ -41,10 +41,7 @@ async def tab(anyio_backend: Any) -> AsyncIterator[Tab]:
 @asynccontextmanager
 async def serving(upstream: Upstream, directory: Path) -> AsyncIterator[str]:
     routes = [polling(attach=ATTACH, join=False)]
-    async with (
-        ScriptedUpstream(upstream).running() as scripted,
-        headgate(scripted.url, directory, routes=routes) as served,
-    ):
+    async with gated(upstream, directory, routes=routes) as (_, served):
         yield served.url
         upstream.release.set()
 

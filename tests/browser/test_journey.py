@@ -14,7 +14,7 @@ from tests.browser.npm import HERE, NODE
 from tests.servers.client import PATIENCE_S
 from tests.servers.ports import free_socket
 from tests.servers.scripted import ScriptedUpstream
-from tests.servers.serving import Serving, flag_document, headgate, token
+from tests.servers.serving import Serving, flag_document, gated, token
 from tests.servers.streaming import START, WHOLE, answer, answering, route
 
 
@@ -66,10 +66,9 @@ def shown(went: dict[str, Any]) -> dict[str, str]:
 
 @asynccontextmanager
 async def house(directory: Path, **more: Any) -> AsyncIterator[tuple[ScriptedUpstream, Serving]]:
-    async with (
-        ScriptedUpstream(answering(answer())).running() as upstream,
-        headgate(upstream.url, directory, routes=[route(result=True)], attach_wait_s=0.1, **more) as serving,
-    ):
+    async with gated(
+        answering(answer()), directory, routes=[route(result=True)], attach_wait_s=0.1, **more
+    ) as (upstream, serving):
         yield upstream, serving
 
 
@@ -108,10 +107,8 @@ async def test_a_cut_connection_costs_nothing(tmp_path: Path, bytes_: int) -> No
 
 async def test_a_refusal_is_the_apis_own(tmp_path: Path) -> None:
     """Its status comes to the page."""
-    async with (
-        ScriptedUpstream(answering(b'{"detail":"no"}', b"403 Forbidden")).running() as upstream,
-        headgate(upstream.url, tmp_path, routes=[route()]) as serving,
-    ):
+    refusing = answering(b'{"detail":"no"}', b"403 Forbidden")
+    async with gated(refusing, tmp_path, routes=[route()]) as (_, serving):
         went = await journey(serving.url)
 
     assert went["error"] == {"code": "http", "status": 403}

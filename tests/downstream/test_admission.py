@@ -10,19 +10,16 @@ from typing import Any
 import httpx
 
 from tests.servers.client import browser, eventually, scrape
-from tests.servers.scripted import Answered, Asked, ScriptedUpstream, Talker, ok, talking
-from tests.servers.serving import ADMIN_TOKEN, Serving, headgate
-from tests.servers.streaming import Held, answer, answering, served
+from tests.servers.scripted import Answered, Asked, Talker, ok, talking
+from tests.servers.serving import ADMIN_TOKEN, Serving, gated
+from tests.servers.streaming import Held, answer, answering, served_before
 
 GET = b"GET /x HTTP/1.1\r\nhost: x\r\n%b\r\n"
 
 
 @asynccontextmanager
 async def house(directory: Path, script: Any = ok, **settings: Any) -> AsyncIterator[Serving]:
-    async with (
-        ScriptedUpstream(script).running() as upstream,
-        headgate(upstream.url, directory, **settings) as serving,
-    ):
+    async with gated(script, directory, **settings) as (_, serving):
         yield serving
 
 
@@ -182,8 +179,7 @@ async def test_an_upgraded_connection_counts_until_its_end(tmp_path: Path) -> No
 async def test_the_admin_port_lives_when_the_public_one_starves(tmp_path: Path) -> None:
     """With few file descriptors, and clients that hold what they get, ops see and stop it all the same."""
     async with (
-        ScriptedUpstream(ok).running() as upstream,
-        served(upstream.url, tmp_path, descriptors=200) as serving,
+        served_before(ok, tmp_path, descriptors=200) as (_, serving, _),
         AsyncExitStack() as stack,
         httpx.AsyncClient(trust_env=False, timeout=20) as ops,
     ):

@@ -12,10 +12,11 @@ from playwright.async_api import async_playwright
 from pydantic import ValidationError
 
 from proxy.settings.settings import CorsSettings
-from tests.servers.client import SSE, browser
+from tests.servers import streaming
+from tests.servers.client import SSE
 from tests.servers.scripted import Asked, ScriptedUpstream
-from tests.servers.serving import flag_document, headgate, token
-from tests.servers.streaming import EXTRACTION, START, answer, route
+from tests.servers.serving import flag_document, token
+from tests.servers.streaming import EXTRACTION, START, answer
 
 PAGE = "https://app.example.org"
 KNOWN = {"authorization", "content-type", "accept"}
@@ -49,11 +50,8 @@ async def as_starlette(asked: Asked) -> None:
 async def house(
     directory: Path, origins: list[str], **more: Any
 ) -> AsyncIterator[tuple[ScriptedUpstream, httpx.AsyncClient]]:
-    async with (
-        ScriptedUpstream(as_starlette).running() as upstream,
-        headgate(upstream.url, directory, routes=[route()], cors={"origins": origins}, **more) as serving,
-        browser(serving.url) as client,
-    ):
+    cors = {"origins": origins}
+    async with streaming.house(as_starlette, directory, cors=cors, **more) as (upstream, _, client):
         yield upstream, client
 
 

@@ -16,7 +16,7 @@ from proxy.downstream import handshake
 from tests.servers.authority import certificates
 from tests.servers.client import browser, eventually, scrape
 from tests.servers.scripted import ScriptedUpstream, ok
-from tests.servers.serving import Serving, headgate
+from tests.servers.serving import Serving, gated
 
 
 @asynccontextmanager
@@ -28,10 +28,7 @@ async def secured(
     files = {"cert": str(directory / "server.pem"), "key": str(directory / "server.pem")}
     if client_ca:
         files["client_ca"] = str(ca_file)
-    async with (
-        ScriptedUpstream(ok).running() as upstream,
-        headgate(upstream.url, directory, tls=files, **more) as serving,
-    ):
+    async with gated(ok, directory, tls=files, **more) as (upstream, serving):
         trusting = ssl.create_default_context(cafile=ca_file)
         trusting.verify_flags &= ~ssl.VERIFY_X509_STRICT
         yield serving, upstream, trusting

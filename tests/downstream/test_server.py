@@ -18,8 +18,8 @@ from proxy.downstream.server import ServerProtocol
 from proxy.http.asgi import TARGET
 from proxy.workers.servers import OwnedServer
 from tests.servers.ports import free_socket
-from tests.servers.scripted import ScriptedUpstream, ok, talking, until
-from tests.servers.serving import headgate
+from tests.servers.scripted import ok, talking, until
+from tests.servers.serving import gated
 
 GET = b"GET / HTTP/1.1\r\nhost: a\r\n\r\n"
 CHUNKED = b"POST / HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\n"
@@ -347,8 +347,7 @@ async def test_a_client_that_leaves_is_told_to_the_request_that_is_being_answere
 async def test_an_answered_request_is_gone_without_the_collector(tmp_path: Path) -> None:
     """Nothing of a request waits for the garbage collector, whose pauses everybody would feel."""
     async with (
-        ScriptedUpstream(ok).running() as upstream,
-        headgate(upstream.url, tmp_path) as gate,
+        gated(ok, tmp_path) as (_, gate),
         httpx.AsyncClient() as client,
     ):
         await client.get(gate.url)

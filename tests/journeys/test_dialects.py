@@ -15,7 +15,7 @@ import pytest
 
 from tests.servers.client import browser, signed
 from tests.servers.scripted import Asked, ScriptedUpstream
-from tests.servers.serving import Serving, flag_document, headgate
+from tests.servers.serving import Serving, flag_document, gated
 from tests.servers.streaming import EXTRACTION, SUMMARY, answer, answering, route
 
 CLIENTS = Path(__file__).parents[1] / "clients"
@@ -58,10 +58,7 @@ class Halfway:
 @asynccontextmanager
 async def house(script: Any, directory: Path, **more: Any) -> AsyncIterator[tuple[ScriptedUpstream, Serving]]:
     chat = route(match=f"POST {PATH}", stream_path=f"{PATH}/stream", replay="never")
-    async with (
-        ScriptedUpstream(script).running() as upstream,
-        headgate(upstream.url, directory, routes=[chat], **more) as serving,
-    ):
+    async with gated(script, directory, routes=[chat], **more) as (upstream, serving):
         yield upstream, serving
 
 

@@ -11,8 +11,7 @@ import pytest
 
 from tests.servers.client import signed
 from tests.servers.ports import free_socket
-from tests.servers.scripted import ScriptedUpstream
-from tests.servers.serving import headgate
+from tests.servers.serving import gated
 from tests.servers.streaming import START, answer, answering, route
 
 CLIENTS = Path(__file__).parents[1] / "clients"
@@ -74,8 +73,7 @@ async def page(url: str) -> dict[str, object]:
 async def test_a_page_that_has_everything_asks_once_more_and_is_content(tmp_path: Path) -> None:
     """It comes back with its cursor, is told that nothing is left, and goes; the upstream is asked once."""
     async with (
-        ScriptedUpstream(answering(answer())).running() as upstream,
-        headgate(upstream.url, tmp_path, routes=[route()]) as serving,
+        gated(answering(answer()), tmp_path, routes=[route()]) as (upstream, serving),
         cutting(serving.url, b'"type":"stream_done"') as url,
     ):
         got = await page(url + START)

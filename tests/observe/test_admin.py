@@ -17,9 +17,8 @@ from starlette.routing import Route
 from proxy.observe.page.guard import Guard
 from tests.servers import streaming
 from tests.servers.client import EITHER, browser, eventually, opened, read, scrape, signed
-from tests.servers.scripted import ScriptedUpstream
-from tests.servers.serving import ADMIN_TOKEN, flag_document, headgate
-from tests.servers.streaming import START, Held, answer, answering, route, served
+from tests.servers.serving import ADMIN_TOKEN, flag_document, gated, headgate
+from tests.servers.streaming import START, Held, answer, answering, route, served_before
 
 TOKEN = {"authorization": f"Bearer {ADMIN_TOKEN}"}
 
@@ -200,8 +199,7 @@ async def test_health_and_counts(tmp_path: Path) -> None:
     """Alive, ready, and how many runs there are; nothing about whose or what."""
     held = Held(answering(answer()))
     async with (
-        ScriptedUpstream(held).running() as upstream,
-        headgate(upstream.url, tmp_path, routes=[route(commit_after=0)]) as serving,
+        gated(held, tmp_path, routes=[route(commit_after=0)]) as (_, serving),
         browser(serving.admin_url) as client,
     ):
         async with opened(client, f"{serving.url}{START}", signed()) as stream:
@@ -250,10 +248,7 @@ async def test_the_admin_calls_are_not_on_the_public_port(tmp_path: Path) -> Non
 
 async def test_the_kill_switch_reaches_every_worker(tmp_path: Path) -> None:
     """One of two workers is told; the other obeys within a second."""
-    async with (
-        ScriptedUpstream(answering(answer())).running() as upstream,
-        served(upstream.url, tmp_path, "--workers", "2") as serving,
-    ):
+    async with served_before(answering(answer()), tmp_path, "--workers", "2") as (_, serving, _):
         loop = asyncio.get_running_loop()
         async with browser(serving.url) as client:
             client.headers["connection"] = "close"  # a connection for each request, so that both get some

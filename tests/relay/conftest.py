@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator
 import pytest
 
 from tests.servers.scripted import ScriptedUpstream, ok
-from tests.servers.serving import Serving, headgate
+from tests.servers.serving import Serving, gated
 
 Pair = tuple[ScriptedUpstream, Serving]
 
@@ -19,10 +19,9 @@ async def shared(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> AsyncIterator[Pair]:
     settings = getattr(request.module, "UPSTREAM", None)
-    async with (
-        ScriptedUpstream(getattr(request.module, "SCRIPT", ok)).running() as upstream,
-        headgate(upstream.url, tmp_path_factory.mktemp("gate"), upstream=settings) as gate,
-    ):
+    async with gated(
+        getattr(request.module, "SCRIPT", ok), tmp_path_factory.mktemp("gate"), upstream=settings
+    ) as (upstream, gate):
         yield upstream, gate
 
 

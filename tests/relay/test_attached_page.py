@@ -12,8 +12,8 @@ from proxy.http.content_policy import Forbidden, nonce_for
 from proxy.observe.labels import PageResult
 from proxy.relay.attached_page import CHARSET_BYTES, MAX_PAGE_BYTES, with_script
 from tests.servers.client import browser, scrape, signed
-from tests.servers.scripted import DATE, Asked, ScriptedUpstream
-from tests.servers.serving import flag_document, headgate
+from tests.servers.scripted import DATE, Asked
+from tests.servers.serving import flag_document, gated
 from tests.servers.streaming import house, route
 
 HEAD = b'<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
@@ -47,8 +47,7 @@ async def got(
 
     settings = {"routes": ROUTES, "attach": ATTACH, **settings}
     async with (
-        ScriptedUpstream(script).running() as upstream,
-        headgate(upstream.url, tmp_path, **settings) as serving,
+        gated(script, tmp_path, **settings) as (upstream, serving),
         browser(serving.url) as client,
     ):
         answer = await client.get(path, headers={"accept-encoding": "gzip, br", **(headers or {})})

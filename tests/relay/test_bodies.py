@@ -8,7 +8,7 @@ import pytest
 
 from tests.servers.ports import free_socket
 from tests.servers.scripted import Asked, ScriptedUpstream, ask, raw, talking, until
-from tests.servers.serving import Serving, headgate
+from tests.servers.serving import Serving, gated, headgate
 
 HOST = b"host: clinic.example\r\n"
 
@@ -336,10 +336,7 @@ async def test_over_max_connections_is_a_503(tmp_path: Path):
         await go.wait()
         await asked.answer(b"{}")
 
-    async with (
-        ScriptedUpstream(waiting).running() as upstream,
-        headgate(upstream.url, tmp_path, upstream={"pool": {"max_connections": 2}}) as gate,
-    ):
+    async with gated(waiting, tmp_path, upstream={"pool": {"max_connections": 2}}) as (upstream, gate):
         request = b"GET / HTTP/1.1\r\n%b\r\n" % HOST
         first = [asyncio.ensure_future(ask(gate.url, request)) for _ in range(2)]
         await until(lambda: len(upstream.asked) == 2)

@@ -15,7 +15,7 @@ import pytest
 from tests.servers.client import browser, opened, signed
 from tests.servers.prefork import prefork
 from tests.servers.scripted import Asked, ScriptedUpstream, Talker, ok, talking, until
-from tests.servers.serving import Serving, headgate
+from tests.servers.serving import Serving, gated, headgate
 
 BUSY_S = 3.0
 """Seconds for which a worker is kept from everything else."""
@@ -164,8 +164,7 @@ async def test_a_poll_reaches_a_worker_that_is_free(tmp_path: Path):
 async def test_with_a_quick_upstream_connections_are_used_again(tmp_path: Path):
     """Requests share a connection as long as nothing is slow, also while others are under way."""
     async with (
-        ScriptedUpstream(ok).running() as upstream,
-        headgate(upstream.url, tmp_path) as gate,
+        gated(ok, tmp_path) as (upstream, gate),
         talking(gate.url) as client,
     ):
         for _ in range(20):
@@ -206,7 +205,7 @@ async def warm(gate: Serving) -> None:
 async def test_a_request_that_is_slow_by_nature_is_answered_once(tmp_path: Path):
     """It is asked twice, once for its path: the first answer goes out, and the other connection is closed."""
     slow = Slow()
-    async with ScriptedUpstream(slow).running() as upstream, headgate(upstream.url, tmp_path) as gate:
+    async with gated(slow, tmp_path) as (upstream, gate):
         await warm(gate)
         async with talking(gate.url) as client:
             await client.send(b"GET /slow?1 HTTP/1.1\r\nhost: a\r\n\r\n")
@@ -230,7 +229,7 @@ async def test_a_request_that_is_slow_by_nature_is_answered_once(tmp_path: Path)
 async def test_a_client_that_leaves_while_its_request_is_asked_twice_frees_both(tmp_path: Path):
     """Neither connection is kept for an answer that nobody waits for."""
     slow = Slow()
-    async with ScriptedUpstream(slow).running() as upstream, headgate(upstream.url, tmp_path) as gate:
+    async with gated(slow, tmp_path) as (upstream, gate):
         await warm(gate)
         async with talking(gate.url) as client:
             await client.send(b"GET /slow HTTP/1.1\r\nhost: a\r\n\r\n")
@@ -256,7 +255,7 @@ async def test_what_is_not_safe_or_waits_by_nature_is_sent_once(tmp_path: Path):
     """A second long poll ends the session of the first; a second call may have effects."""
     slow = Slow()
     warming = [b"GET /slow?warm&wait=1 HTTP/1.1\r\nhost: a\r\n\r\n"] * len(SENT_ONCE)
-    async with ScriptedUpstream(slow).running() as upstream, headgate(upstream.url, tmp_path) as gate:
+    async with gated(slow, tmp_path) as (upstream, gate):
         async with all_sent(gate, warming, upstream) as clients:
             slow.let_go.set()
             assert [(await client.answer()).status for client in clients] == [200] * len(SENT_ONCE)
@@ -296,8 +295,7 @@ async def without_nodelay(asked: Asked) -> None:
 async def test_no_answer_waits_for_a_delayed_acknowledgement(tmp_path: Path):
     """Not 40 ms each, as a kept connection costs with an upstream that does not set TCP_NODELAY."""
     async with (
-        ScriptedUpstream(without_nodelay).running() as upstream,
-        headgate(upstream.url, tmp_path) as gate,
+        gated(without_nodelay, tmp_path) as (upstream, gate),
         talking(gate.url) as client,
     ):
         waits = [await wait_s(client) for _ in range(40)]

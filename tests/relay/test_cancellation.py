@@ -12,7 +12,7 @@ from proxy.errors import UpstreamError
 from proxy.upstream.client import Upstream
 from proxy.upstream.pool import Origin
 from tests.servers.scripted import Asked, ScriptedUpstream, ask, talking, until
-from tests.servers.serving import Serving, headgate
+from tests.servers.serving import Serving, gated
 
 HOST = b"host: clinic.example\r\n"
 GET = b"GET / HTTP/1.1\r\n%b\r\n" % HOST
@@ -69,8 +69,7 @@ async def test_a_client_whose_request_had_to_be_a_call_frees_the_upstream_too(me
     request = b"%b / HTTP/1.1\r\n%borigin: http://page.example\r\ncontent-length: %d\r\n\r\n%b"
     body = b"a" * 9 * (method == b"POST")
     async with (
-        ScriptedUpstream(silent).running() as upstream,
-        headgate(upstream.url, tmp_path, cors={"origins": ["http://page.example"]}) as gate,
+        gated(silent, tmp_path, cors={"origins": ["http://page.example"]}) as (upstream, gate),
         talking(gate.url) as client,
     ):
         await client.send(request % (method, HOST, len(body), body))

@@ -14,7 +14,7 @@ from proxy.http.headers import (
 )
 from tests.servers.client import eventually
 from tests.servers.scripted import Asked, ScriptedUpstream, ask, raw, talking
-from tests.servers.serving import Serving, headgate
+from tests.servers.serving import Serving, gated
 from tests.servers.streaming import answer, route
 
 HOST = b"host: clinic.example\r\n"
@@ -160,10 +160,7 @@ async def test_on_a_route_trailers_pass_and_none_names_its_user(tmp_path: Path):
         await asked.send(OK + CHUNKS + b"\r\n%x\r\n%b\r\n0\r\nx-sum: 1\r\n\r\n" % (len(body), body))
 
     identity = {"jwt": None, "header": "X-User"}
-    async with (
-        ScriptedUpstream(script).running() as upstream,
-        headgate(upstream.url, tmp_path, routes=[route()], identity=identity) as gate,
-    ):
+    async with gated(script, tmp_path, routes=[route()], identity=identity) as (upstream, gate):
         head = b"POST /api/cases/7/start HTTP/1.1\r\n%bx-user: ann\r\n%b\r\n" % (HOST, CHUNKS)
         answered = await ask(gate.url, head + b"2\r\n{}\r\n0\r\nX-User: bob\r\nx-check: 1\r\n\r\n")
 

@@ -12,7 +12,7 @@ import pytest
 
 from tests.servers.client import scrape
 from tests.servers.scripted import Answered, Asked, ScriptedUpstream, Talker, ask, talking, until
-from tests.servers.serving import Serving, headgate
+from tests.servers.serving import Serving, gated, headgate
 from tests.servers.streaming import logged
 
 HELLO = (
@@ -342,10 +342,7 @@ async def metrics(gate: Serving) -> dict[str, float]:
 async def test_an_upgrade_is_counted_and_belongs_to_no_route(tmp_path: Path):
     """It counts when it is switched; a refused one is a request like any other. Open ones are a gauge."""
     counted = 'headgate_requests_total{mode="upgrade",reason="no_route",route="unmatched"}'
-    async with (
-        ScriptedUpstream(echo).running() as upstream,
-        headgate(upstream.url, tmp_path, routes=ROUTES) as gate,
-    ):
+    async with gated(echo, tmp_path, routes=ROUTES) as (upstream, gate):
         async with upgraded(gate), upgraded(gate):
             during = await metrics(gate)
         await until(lambda: upstream.open == 0)
@@ -362,8 +359,7 @@ async def test_an_upgraded_connection_has_bounds_of_its_own(tmp_path: Path, boun
     """Idle, or old, it is cut on both sides; the bounds of requests are not its own."""
     upstream_settings = {"upgrades": bound, "timeouts": {"total_s": 0.1, "idle_s": 0.1}}
     async with (
-        ScriptedUpstream(echo).running() as upstream,
-        headgate(upstream.url, tmp_path, upstream=upstream_settings) as gate,
+        gated(echo, tmp_path, upstream=upstream_settings) as (upstream, gate),
         upgraded(gate) as (client, _),
     ):
         with pytest.raises(ConnectionResetError):
@@ -374,8 +370,7 @@ async def test_an_upgraded_connection_has_bounds_of_its_own(tmp_path: Path, boun
 async def test_bytes_keep_an_upgraded_connection_from_being_idle(tmp_path: Path):
     """Bytes from either side do."""
     async with (
-        ScriptedUpstream(echo).running() as upstream,
-        headgate(upstream.url, tmp_path, upstream={"upgrades": {"idle_s": 3.0}}) as gate,
+        gated(echo, tmp_path, upstream={"upgrades": {"idle_s": 3.0}}) as (upstream, gate),
         upgraded(gate) as (client, _),
     ):
         began = asyncio.get_running_loop().time()
@@ -389,8 +384,7 @@ async def test_bytes_keep_an_upgraded_connection_from_being_idle(tmp_path: Path)
 async def test_no_more_than_max_open_are(tmp_path: Path):
     """One more is told 503, and nothing of it reaches the upstream."""
     async with (
-        ScriptedUpstream(echo).running() as upstream,
-        headgate(upstream.url, tmp_path, upstream={"upgrades": {"max_open": 1}}) as gate,
+        gated(echo, tmp_path, upstream={"upgrades": {"max_open": 1}}) as (upstream, gate),
         upgraded(gate),
     ):
         assert (await ask(gate.url, HELLO)).status == 503
@@ -404,8 +398,7 @@ async def test_an_open_upgrade_takes_no_connection_from_requests(tmp_path: Path)
         await (echo(asked) if asked.header(b"upgrade") else asked.answer(b"{}"))
 
     async with (
-        ScriptedUpstream(play).running() as upstream,
-        headgate(upstream.url, tmp_path, upstream={"pool": {"max_connections": 1}}) as gate,
+        gated(play, tmp_path, upstream={"pool": {"max_connections": 1}}) as (_, gate),
         upgraded(gate),
         upgraded(gate),
     ):

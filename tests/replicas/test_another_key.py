@@ -7,8 +7,7 @@ from typing import Any
 import pytest
 
 from tests.servers.client import browser, opened, read, signed, texts
-from tests.servers.scripted import ScriptedUpstream
-from tests.servers.serving import headgate
+from tests.servers.serving import gated, headgate
 from tests.servers.streaming import START, WHOLE, Held, answer, answering, route
 from tests.servers.valkey_server import ValkeyServer
 
@@ -35,8 +34,7 @@ async def test_a_run_is_read_across_each_step(
     stores = [{"valkey": {"url": server.url, **STEPS[step + number]}} for number in range(2)]
     more = {"routes": [route(commit_after=0)]}
     async with (
-        ScriptedUpstream(held).running() as upstream,
-        headgate(upstream.url, folders[0], event_log=stores[0], **more) as before,
+        gated(held, folders[0], event_log=stores[0], **more) as (upstream, before),
         headgate(upstream.url, folders[1], event_log=stores[1], **more) as after,
         browser() as client,
     ):

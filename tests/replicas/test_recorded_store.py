@@ -15,8 +15,7 @@ import pytest
 
 from proxy.replicas.store.sealing import Sealing
 from tests.servers.client import SSE, browser, eventually, read, texts
-from tests.servers.scripted import ScriptedUpstream
-from tests.servers.serving import headgate
+from tests.servers.serving import gated
 from tests.servers.streaming import START, WHOLE, answer, answering, route
 from tests.servers.valkey_server import ValkeyServer
 
@@ -82,8 +81,7 @@ async def test_a_run_of_another_release_is_shown(
     """Of the one before, and of one after with more fields; without a field that is needed it is none."""
     await put(server, change)
     async with (
-        ScriptedUpstream(answering(answer())).running() as upstream,
-        headgate(upstream.url, tmp_path, attach_wait_s=0.1, **shared(server)) as gate,
+        gated(answering(answer()), tmp_path, attach_wait_s=0.1, **shared(server)) as (upstream, gate),
         browser() as client,
     ):
         url = f"{gate.url}/_headgate/runs/{RUN}/events"
@@ -98,8 +96,7 @@ async def test_a_run_of_another_release_is_shown(
 async def test_the_release_before_reads_what_this_one_writes(tmp_path: Path, server: ValkeyServer) -> None:
     """A run's meta has the recorded fields and no more: release 0.1 takes no other. Entries have its form."""
     async with (
-        ScriptedUpstream(answering(answer())).running() as upstream,
-        headgate(upstream.url, tmp_path, **shared(server)) as gate,
+        gated(answering(answer()), tmp_path, **shared(server)) as (_, gate),
         browser() as client,
         server.client() as store,
     ):

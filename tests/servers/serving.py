@@ -14,6 +14,7 @@ from proxy.serving import App, listening
 from proxy.settings.settings import Settings
 from proxy.workers.sockets import Sockets
 from tests.servers.ports import free_socket
+from tests.servers.scripted import Script, ScriptedUpstream
 
 STREAMING = "headgate.streaming"
 ADMIN_TOKEN = "a token for tests alone"
@@ -90,3 +91,15 @@ async def headgate(
     sockets = Sockets(public, admin, model)
     async with running(parsed, directory) as app, listening(app, parsed, sockets, drain_s=drain_s):
         yield Serving(app, url, admin_url, flag_file, model_url)
+
+
+@asynccontextmanager
+async def gated(
+    script: Script, directory: Path, **settings: Any
+) -> AsyncIterator[tuple[ScriptedUpstream, Serving]]:
+    """An upstream that plays a script, and a Headgate in front of it."""
+    async with (
+        ScriptedUpstream(script).running() as upstream,
+        headgate(upstream.url, directory, **settings) as serving,
+    ):
+        yield upstream, serving

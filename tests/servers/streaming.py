@@ -54,7 +54,7 @@ from tests.servers.client import (
 )
 from tests.servers.ports import free_port
 from tests.servers.scripted import Asked, Script, ScriptedUpstream
-from tests.servers.serving import ADMIN_TOKEN, Serving, flag_document, headgate
+from tests.servers.serving import ADMIN_TOKEN, Serving, flag_document, gated
 from tests.servers.serving import token as token
 
 EXTRACTION = "Fever of 38.9 °C — productive cough, SpO₂ 91 %.\n\n| Sign | ✅ |\n"
@@ -124,8 +124,7 @@ async def house(
         of_route = {name: more.pop(name) for name in RouteSettings.model_fields if name in more}
         more["routes"] = [route(**of_route)]
     async with (
-        ScriptedUpstream(script).running() as upstream,
-        headgate(upstream.url, directory, **more) as serving,
+        gated(script, directory, **more) as (upstream, serving),
         browser(serving.url) as client,
     ):
         yield upstream, serving, client
@@ -244,3 +243,16 @@ async def served(
             except TimeoutError:
                 process.kill()
                 await process.wait()
+
+
+@asynccontextmanager
+async def served_before(
+    script: Script, directory: Path, *arguments: str, **more: Any
+) -> AsyncIterator[tuple[ScriptedUpstream, Served, httpx.AsyncClient]]:
+    """An upstream that plays a script, a Headgate in front of it as a process of its own, and a client."""
+    async with (
+        ScriptedUpstream(script).running() as upstream,
+        served(upstream.url, directory, *arguments, **more) as serving,
+        browser(serving.url) as client,
+    ):
+        yield upstream, serving, client

@@ -31,7 +31,7 @@ from tests.servers.jobs import (
     status,
 )
 from tests.servers.scripted import Asked, ScriptedUpstream
-from tests.servers.serving import Serving, headgate
+from tests.servers.serving import Serving, gated, headgate
 from tests.servers.streaming import EXTRACTION, START, WHOLE, Lines, answer, logged
 from tests.servers.tapping import CALLS, Provider, chat, trace_context
 
@@ -45,8 +45,7 @@ async def house(
 ) -> AsyncIterator[tuple[Serving, httpx.AsyncClient, Lines]]:
     with logged() as lines:
         async with (
-            ScriptedUpstream(api).running() as upstream,
-            headgate(upstream.url, directory, routes=[job_route(job, **more)]) as serving,
+            gated(api, directory, routes=[job_route(job, **more)]) as (_, serving),
             browser(serving.url) as client,
         ):
             yield serving, client, lines

@@ -16,7 +16,7 @@ import yaml
 
 from tests.servers.client import EITHER, browser, opened, read, scrape, signed
 from tests.servers.scripted import Asked, ScriptedUpstream
-from tests.servers.serving import Serving, headgate
+from tests.servers.serving import Serving, gated, headgate
 from tests.servers.streaming import START, route
 from tests.servers.tapping import chunks, completion
 
@@ -183,8 +183,7 @@ async def streaming(
     made = route(source="native", native=block["native"] | (native or {}), sections=block["sections"])
     made |= more.pop("route", {})
     async with (
-        ScriptedUpstream(upstream).running() as at,
-        headgate(at.url, tmp_path, routes=[made], **more) as serving,
+        gated(upstream, tmp_path, routes=[made], **more) as (_, serving),
         browser(serving.url) as client,
     ):
         yield upstream, serving, client

@@ -18,8 +18,8 @@ from proxy.sources import poll as poll_source
 from proxy.sources.poll import JITTER, STRIKES, Rows, RowsBefore
 from tests.servers import streaming
 from tests.servers.client import browser, eventually, opened, read, scrape, signed
-from tests.servers.scripted import Asked, ScriptedUpstream
-from tests.servers.serving import Serving, headgate
+from tests.servers.scripted import Asked
+from tests.servers.serving import Serving, gated
 from tests.servers.streaming import EXTRACTION, START, SUMMARY, WHOLE, Lines, answer, logged, route
 
 DETAILS = b"/api/cases/7/details"
@@ -89,8 +89,7 @@ async def house(
 ) -> AsyncIterator[tuple[Serving, httpx.AsyncClient, Lines]]:
     with logged() as lines:
         async with (
-            ScriptedUpstream(clinic).running() as upstream,
-            headgate(upstream.url, directory, routes=[polling(**more)]) as serving,
+            gated(clinic, directory, routes=[polling(**more)]) as (_, serving),
             browser(serving.url) as client,
         ):
             yield serving, client, lines

@@ -8,8 +8,7 @@ import pytest
 
 from proxy.viewers.scripts import Scripts
 from tests.servers.client import browser
-from tests.servers.scripted import ScriptedUpstream
-from tests.servers.serving import headgate
+from tests.servers.serving import gated
 from tests.servers.streaming import answer, answering
 
 BROWSER = Path(__file__).parents[2] / "browser"
@@ -20,8 +19,7 @@ NAMES = sorted(path.name for path in BROWSER.glob("*.js"))
 async def got(tmp_path: Path, path: str, method: str = "GET", **headers: str) -> httpx.Response:
     headers = {name.replace("_", "-"): value for name, value in headers.items()}
     async with (
-        ScriptedUpstream(answering(answer())).running() as upstream,
-        headgate(upstream.url, tmp_path) as serving,
+        gated(answering(answer()), tmp_path) as (_, serving),
         browser(serving.url) as client,
     ):
         return await client.request(method, path, headers=headers)

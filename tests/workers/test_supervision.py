@@ -25,7 +25,17 @@ from tests.servers.client import browser, eventually, opened, read, scrape, sign
 from tests.servers.ports import free_port
 from tests.servers.scripted import Asked, ScriptedUpstream
 from tests.servers.serving import ADMIN_TOKEN, flag_document
-from tests.servers.streaming import START, WHOLE, Held, Served, answer, answering, route, served
+from tests.servers.streaming import (
+    START,
+    WHOLE,
+    Held,
+    Served,
+    answer,
+    answering,
+    route,
+    served,
+    served_before,
+)
 from tests.servers.valkey_server import valkey
 
 RELAYED = 'headgate_requests_total{mode="relay",reason="no_route",route="unmatched"}'
@@ -98,11 +108,7 @@ def can_listen(address: str) -> bool:
 async def test_connections_wait_while_no_worker_is_there(tmp_path: Path, workers: str) -> None:
     """All workers are killed, again and again: no connection is refused, and each worker is replaced within a
     second. The log says which worker died, and how."""
-    async with (
-        ScriptedUpstream(answering(b"{}")).running() as upstream,
-        served(upstream.url, tmp_path, "--workers", workers) as serving,
-        browser(serving.url) as client,
-    ):
+    async with served_before(answering(b"{}"), tmp_path, "--workers", workers) as (_, serving, client):
         took = []
         for _ in range(2):
             before = serving.workers()
@@ -142,10 +148,7 @@ def test_one_that_dies_again_and_again_is_started_with_growing_pauses() -> None:
 
 async def test_who_is_killed_at_once_is_started_later_and_later(tmp_path: Path) -> None:
     """Five workers killed as soon as they start: the log has each death, and the pause after it."""
-    async with (
-        ScriptedUpstream(answering(b"{}")).running() as upstream,
-        served(upstream.url, tmp_path) as serving,
-    ):
+    async with served_before(answering(b"{}"), tmp_path) as (_, serving, _):
         for _ in range(5):
             await eventually(lambda: bool(serving.workers()))
             os.kill(serving.workers()[0], signal.SIGKILL)
@@ -169,11 +172,7 @@ async def answered_by_another(serving: Served, pid: int) -> bool:
 async def test_a_worker_that_somebody_ends_is_replaced_before_it_has_drained(tmp_path: Path) -> None:
     """SIGTERM for the one worker alone: its stream goes on to its end, while another one serves."""
     held = Held(answering(answer()))
-    async with (
-        ScriptedUpstream(held).running() as upstream,
-        served(upstream.url, tmp_path, routes=[route(commit_after=0)]) as serving,
-        browser(serving.url) as client,
-    ):
+    async with served_before(held, tmp_path, routes=[route(commit_after=0)]) as (_, serving, client):
         (before,) = serving.workers()
         async with opened(client, START, signed(**ANEW)) as stream:
             await stream.piece()
@@ -190,11 +189,7 @@ async def test_a_worker_that_somebody_ends_is_replaced_before_it_has_drained(tmp
 
 async def test_a_worker_that_takes_over_while_the_flags_are_broken_relays(tmp_path: Path) -> None:
     """It has no flags, so everybody gets batch, until the file is mended."""
-    async with (
-        ScriptedUpstream(answering(answer())).running() as upstream,
-        served(upstream.url, tmp_path) as serving,
-        browser(serving.url) as client,
-    ):
+    async with served_before(answering(answer()), tmp_path) as (_, serving, client):
         client.headers.update(ANEW)
         (tmp_path / "flags.json").write_text("{")
         os.kill(serving.workers()[0], signal.SIGKILL)
@@ -249,11 +244,7 @@ async def test_workers_do_not_outlive_their_parent(tmp_path: Path, workers: str)
     llm = {"listen": model, "providers": [{"name": "models", "url": "http://127.0.0.1:1"}]}
     held = Held(answering(answer()))
     more = {"routes": [route(commit_after=0)], "llm": llm}
-    async with (
-        ScriptedUpstream(held).running() as upstream,
-        served(upstream.url, tmp_path, "--workers", workers, **more) as serving,
-        browser(serving.url) as client,
-    ):
+    async with served_before(held, tmp_path, "--workers", workers, **more) as (_, serving, client):
         there = serving.workers()
         directory = metric_files(serving)[0].parent.parent
         async with AsyncExitStack() as stack:
@@ -285,11 +276,8 @@ async def test_workers_do_not_outlive_their_parent(tmp_path: Path, workers: str)
 
 async def test_a_second_interrupt_ends_everything_at_once(tmp_path: Path) -> None:
     """The first SIGINT drains; the second does not wait for the stream that is open."""
-    async with (
-        ScriptedUpstream(Held(answering(answer()))).running() as upstream,
-        served(upstream.url, tmp_path, routes=[route(commit_after=0)]) as serving,
-        browser(serving.url) as client,
-    ):
+    held, routes = Held(answering(answer())), [route(commit_after=0)]
+    async with served_before(held, tmp_path, routes=routes) as (_, serving, client):
         there = serving.workers()
         async with opened(client, START, signed()) as stream:
             await stream.piece()
@@ -315,11 +303,9 @@ async def test_new_settings_are_served_after_a_reload(tmp_path: Path, workers: s
     """Other workers, with the settings as they are now; the stream of before goes on to its end."""
     held = Held(answering(answer()))
     async with (
-        ScriptedUpstream(held).running() as upstream,
-        served(
-            upstream.url, tmp_path, "--workers", workers, routes=[route(commit_after=0)], admin_token=None
-        ) as serving,
-        browser(serving.url) as client,
+        served_before(
+            held, tmp_path, "--workers", workers, routes=[route(commit_after=0)], admin_token=None
+        ) as (_, serving, client),
         browser(serving.admin_url) as ops,
     ):
         before = serving.workers()
@@ -348,11 +334,7 @@ async def _is_each(ops: httpx.AsyncClient, status: int) -> bool:
 async def test_settings_that_are_wrong_change_nothing(tmp_path: Path) -> None:
     """The log has every problem, and the same workers go on: settings or flags that cannot be read, and
     addresses, which only a restart changes. Once the file is mended, it is in force."""
-    async with (
-        ScriptedUpstream(answering(b"{}")).running() as upstream,
-        served(upstream.url, tmp_path) as serving,
-        browser(serving.url) as client,
-    ):
+    async with served_before(answering(b"{}"), tmp_path) as (_, serving, client):
         there = serving.workers()
         good = settings_of(serving)
         said = []
@@ -392,10 +374,7 @@ async def test_settings_that_are_wrong_change_nothing(tmp_path: Path) -> None:
 
 async def test_a_request_on_a_kept_connection_is_not_lost_by_a_reload(tmp_path: Path) -> None:
     """An idle connection gets one more answer, with `connection: close`."""
-    async with (
-        ScriptedUpstream(answering(b"{}")).running() as upstream,
-        served(upstream.url, tmp_path) as serving,
-    ):
+    async with served_before(answering(b"{}"), tmp_path) as (_, serving, _):
         host, _, port = serving.url.removeprefix("http://").partition(":")
         kept = [await asyncio.open_connection(host, int(port)) for _ in range(2)]
         first = await asked(*kept[0])
@@ -430,7 +409,7 @@ async def test_an_upgraded_connection_stays_through_a_reload(tmp_path: Path) -> 
             await asked.send(said)
         asked.writer.close()
 
-    async with ScriptedUpstream(echo).running() as upstream, served(upstream.url, tmp_path) as serving:
+    async with served_before(echo, tmp_path) as (_, serving, _):
         host, _, port = serving.url.removeprefix("http://").partition(":")
         reader, writer = await asyncio.open_connection(host, int(port))
         writer.write(b"GET / HTTP/1.1\r\nhost: headgate\r\nconnection: Upgrade\r\nupgrade: echo\r\n\r\n")
@@ -480,11 +459,7 @@ async def test_with_a_store_viewers_are_sent_to_the_new_workers(tmp_path: Path) 
 async def test_the_kill_switch_holds_over_deaths_and_reloads(tmp_path: Path) -> None:
     """Engaged once, it is on in every worker that comes. A reload that would name another file is refused
     meanwhile, since that would release it."""
-    async with (
-        ScriptedUpstream(answering(answer())).running() as upstream,
-        served(upstream.url, tmp_path) as serving,
-        browser(serving.url) as client,
-    ):
+    async with served_before(answering(answer()), tmp_path) as (_, serving, client):
         client.headers.update(ANEW)
         await client.post(f"{serving.admin_url}/kill", headers=ADMIN)
         decided = []
@@ -508,11 +483,7 @@ async def test_counters_go_on_over_deaths_and_reloads(tmp_path: Path) -> None:
     """One worker's counts are in the next one's page, once; open streams of the dead are not.
     The page says when all of it began, and not when the worker did that answers."""
     before_s = time.time()
-    async with (
-        ScriptedUpstream(answering(b"{}")).running() as upstream,
-        served(upstream.url, tmp_path) as serving,
-        browser() as client,
-    ):
+    async with served_before(answering(b"{}"), tmp_path) as (_, serving, client):
         client.headers.update(ANEW)
         pages = [await scrape(client, serving.admin_url)]
         sent = 0
@@ -560,11 +531,7 @@ def metric_files(serving: Served) -> list[Path]:
 
 async def test_one_worker_shows_what_a_process_of_its_own_would(tmp_path: Path) -> None:
     """Every sample of the registry, and no other: names and labels."""
-    async with (
-        ScriptedUpstream(answering(b"{}")).running() as upstream,
-        served(upstream.url, tmp_path) as serving,
-        browser() as client,
-    ):
+    async with served_before(answering(b"{}"), tmp_path) as (_, serving, client):
         settings = Settings.model_validate(settings_of(serving) | {"flags": {"file": "flags.json"}})
         registry = CollectorRegistry()
         Metrics(registry, settings.routes)

@@ -17,7 +17,7 @@ import pytest
 from tests.servers.client import Stream, browser, eventually, opened, read, scrape, signed
 from tests.servers.ports import free_port
 from tests.servers.scripted import Asked, ScriptedUpstream
-from tests.servers.streaming import EXTRACTION, START, SUMMARY, WHOLE, answer, route, served
+from tests.servers.streaming import EXTRACTION, START, SUMMARY, WHOLE, answer, route, served, served_before
 from tests.servers.tapping import EVENT_STREAM, Provider, tapped_route, trace_context
 from tests.workers.test_supervision import RELAYED, reload
 
@@ -206,16 +206,9 @@ async def test_twenty_reloads_under_load_lose_nothing(tmp_path: Path) -> None:
         while not done.is_set():
             streams.append(await read(client, START, signed(user)))
 
-    async with (
-        ScriptedUpstream(clinic).running() as upstream,
-        served(
-            upstream.url,
-            tmp_path,
-            routes=[route(commit_after=0)],
-            flags={"file": "flags.json", "settle_s": 0},
-        ) as serving,
-        browser(serving.url) as client,
-    ):
+    async with served_before(
+        clinic, tmp_path, routes=[route(commit_after=0)], flags={"file": "flags.json", "settle_s": 0}
+    ) as (_, serving, client):
         load = Load(serving.url, per_s=200)
         first = serving.workers()
         async with load.running(), asyncio.TaskGroup() as group:

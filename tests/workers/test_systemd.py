@@ -16,8 +16,7 @@ import pytest
 from proxy.settings.settings import Settings
 from proxy.workers.systemd import ServiceManager
 from tests.servers.client import eventually
-from tests.servers.scripted import ScriptedUpstream
-from tests.servers.streaming import answering, served
+from tests.servers.streaming import answering, served_before
 
 ROOT = Path(__file__).parents[2]
 UNIT = ROOT / "docs" / "headgate.service"
@@ -71,10 +70,7 @@ async def test_it_says_when_it_is_ready_reloads_and_ends(
     address = f"@headgate-{os.getpid()}" if is_abstract else str(tmp_path / "notify")
     monkeypatch.setenv("NOTIFY_SOCKET", address)
     with manager(address) as heard:
-        async with (
-            ScriptedUpstream(answering(b"{}")).running() as upstream,
-            served(upstream.url, tmp_path, "--workers", "2") as serving,
-        ):
+        async with served_before(answering(b"{}"), tmp_path, "--workers", "2") as (_, serving, _):
             await eventually(lambda: heard.states() == ["READY=1"])
             for number, change in enumerate(("", "nonsense"), 2):
                 with (tmp_path / "headgate.yaml").open("a") as settings:
@@ -99,10 +95,7 @@ async def test_the_watchdog_hears_nothing_while_a_worker_hangs(
     monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "notify"))
     monkeypatch.setenv("WATCHDOG_USEC", "800000")
     with manager(str(tmp_path / "notify")) as heard:
-        async with (
-            ScriptedUpstream(answering(b"{}")).running() as upstream,
-            served(upstream.url, tmp_path) as serving,
-        ):
+        async with served_before(answering(b"{}"), tmp_path) as (_, serving, _):
             (worker,) = serving.workers()
             await eventually(lambda: heard.signs_of_life() > 4)
             os.kill(worker, signal.SIGSTOP)

@@ -16,7 +16,7 @@ from tests.servers.client import browser, eventually, opened, read, scrape, sign
 from tests.servers.ports import free_socket
 from tests.servers.scripted import ScriptedUpstream
 from tests.servers.serving import flag_document
-from tests.servers.streaming import START, Held, answer, answering, route, served
+from tests.servers.streaming import START, Held, answer, answering, route, served_before
 
 VIEWERS = 'headgate_viewers{route="start"}'
 ANEW = {"connection": "close"}
@@ -73,12 +73,8 @@ async def test_a_stream_that_outlasts_the_drain_is_told_the_truth(tmp_path: Path
 
 async def test_a_killed_worker_is_replaced(tmp_path: Path) -> None:
     """Another one takes its place; its counts stay, its open streams are no longer counted."""
-    held = Held(answering(answer()))
-    async with (
-        ScriptedUpstream(held).running() as upstream,
-        served(upstream.url, tmp_path, "--workers", "2", routes=[route(commit_after=0)]) as serving,
-        browser(serving.url) as client,
-    ):
+    held, routes = Held(answering(answer())), [route(commit_after=0)]
+    async with served_before(held, tmp_path, "--workers", "2", routes=routes) as (_, serving, client):
         client.headers.update(ANEW)
 
         async def processes(wanted: int, without: int = 0) -> set[int]:

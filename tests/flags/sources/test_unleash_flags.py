@@ -20,9 +20,8 @@ from flags.sources.unleash_api import UnleashServer
 from tests.flags.documents import ALICE, Clock
 from tests.observe.test_admin import TOKEN
 from tests.servers.client import EITHER, PATIENCE_S, browser, eventually
-from tests.servers.scripted import ScriptedUpstream
-from tests.servers.serving import Serving, headgate
-from tests.servers.streaming import START, answer, answering, route, served
+from tests.servers.serving import Serving, gated
+from tests.servers.streaming import START, answer, answering, route, served_before
 from tests.servers.unleash_server import PROJECT, Unleash, is_installed, unleash
 
 pytestmark = pytest.mark.skipif(not is_installed(), reason="Unleash or PostgreSQL is not installed")
@@ -116,10 +115,9 @@ async def house(
     """A Headgate whose one route has this flag."""
     flag_settings = settings.pop("flag_settings", settings_of(server))
     async with (
-        ScriptedUpstream(answering(answer())).running() as upstream,
-        headgate(
-            upstream.url, directory, routes=[route(flag=flag)], flag_settings=flag_settings, **settings
-        ) as serving,
+        gated(
+            answering(answer()), directory, routes=[route(flag=flag)], flag_settings=flag_settings, **settings
+        ) as (_, serving),
         browser(serving.url) as client,
     ):
         yield serving, client
@@ -336,17 +334,13 @@ async def test_the_local_switch_works_without_the_server_and_outlives_the_proces
 async def test_every_worker_asks_for_itself(tmp_path: Path, unharmed: Unleash) -> None:
     """Two processes, two instances on Unleash's page, and a kill reaches both."""
     await unharmed.make_flag("worked", 100)
-    async with (
-        ScriptedUpstream(answering(answer())).running() as upstream,
-        served(
-            upstream.url,
-            tmp_path,
-            *("--workers", "2"),
-            flags=settings_of(unharmed),
-            routes=[route(flag="worked")],
-        ) as found,
-        browser() as client,
-    ):
+    async with served_before(
+        answering(answer()),
+        tmp_path,
+        *("--workers", "2"),
+        flags=settings_of(unharmed),
+        routes=[route(flag="worked")],
+    ) as (_, found, client):
         anew = signed() | {"connection": "close"}  # so that each worker gets some
 
         async def all_say(what: str) -> bool:
