@@ -11,15 +11,14 @@ from pathlib import Path
 import click
 
 from tests.compat.answers import HOP_BY_HOP
-from tests.servers.client import eventually
-from tests.servers.ports import free_port, is_listened_on
+from tests.servers.ports import free_port
+from tests.servers.programs import listening_program
 from tests.servers.serving import headgate
 from tests.servers.unleash_server import NODE
 from tests.stacks.backends import VENV
 
 HERE = Path(__file__).parent
 BIN = VENV / "bin"
-STARTING_S = 60.0
 GUNICORN = (str(BIN / "gunicorn"), "--workers", "1", "--threads", "4", "--bind", "127.0.0.1:{port}")
 BACKENDS: Mapping[str, tuple[str, ...]] = {
     "FastAPI": (str(BIN / "uvicorn"), "--port", "{port}", "--log-level", "warning", "fastapi_backend:app"),
@@ -41,24 +40,12 @@ another answer."""
 
 
 @asynccontextmanager
-async def backend(command: tuple[str, ...]) -> AsyncIterator[str]:
+async def backend(command: tuple[str, ...], directory: Path) -> AsyncIterator[str]:
     """Its address, until the block is left."""
     port = free_port()
-    process = await asyncio.create_subprocess_exec(
-        *(part.format(port=port) for part in command), cwd=HERE, start_new_session=True
-    )
-
-    async def listens() -> bool:
-        assert process.returncode is None, command
-        return await is_listened_on(port)
-
-    try:
-        await eventually(listens, STARTING_S)
+    filled = [part.format(port=port) for part in command]
+    async with listening_program(filled, port, directory, cwd=HERE):
         yield f"http://127.0.0.1:{port}"
-    finally:
-        if process.returncode is None:
-            process.terminate()
-        await process.wait()
 
 
 async def answers(command: tuple[str, ...], origins: list[str]) -> dict[tuple[str, str], list[str]]:
@@ -85,8 +72,8 @@ async def main() -> int:
         directory = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         pairs = {}
         for name, command in BACKENDS.items():
-            direct = await stack.enter_async_context(backend(command))
             (directory / name).mkdir()
+            direct = await stack.enter_async_context(backend(command, directory / name))
             # Then the backend sees no more than what the client has sent.
             as_sent = {"forwarding": {"x_forwarded": "off"}}
             gate = await stack.enter_async_context(headgate(direct, directory / name, upstream=as_sent))

@@ -1,15 +1,12 @@
 """A real nginx in front of a Headgate, with a port for each way to hold a stream back."""
 
-import asyncio
 import os
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-from tests.servers.client import eventually
 from tests.servers.ports import free_port
-
-STARTING_S = 20.0
+from tests.servers.programs import listening_program
 
 CONF = """\
 daemon off;
@@ -50,21 +47,6 @@ async def nginx(directory: Path, headgate: str) -> AsyncIterator[Mapping[str, st
     user = "user root;" if os.geteuid() == 0 else ""  # the directory is its maker's alone
     conf = directory / "nginx.conf"
     conf.write_text(CONF.format(user=user, dir=directory, servers="\n    ".join(servers)))
-    process = await asyncio.create_subprocess_exec(
-        "nginx", "-e", str(directory / "error.log"), "-c", str(conf), "-p", str(directory)
-    )
-    try:
-        await eventually(lambda: _listens(ports["closed"]), STARTING_S)
+    command = ("nginx", "-e", str(directory / "error.log"), "-c", str(conf), "-p", str(directory))
+    async with listening_program(command, ports["closed"], directory):
         yield {name: f"http://127.0.0.1:{port}" for name, port in ports.items()}
-    finally:
-        process.terminate()
-        await process.wait()
-
-
-async def _listens(port: int) -> bool:
-    try:
-        _, writer = await asyncio.open_connection("127.0.0.1", port)
-    except OSError:
-        return False
-    writer.close()
-    return True

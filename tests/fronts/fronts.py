@@ -1,17 +1,15 @@
 """Real servers in front of a Headgate, each with its file of `examples/fronts/`."""
 
-import asyncio
 import os
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.servers.client import eventually
-from tests.servers.ports import free_port, is_listened_on
+from tests.servers.ports import free_port
+from tests.servers.programs import listening_program
 
 EXAMPLES = Path(__file__).parents[2] / "examples" / "fronts"
-STARTING_S = 60.0
 
 NGINX = """\
 daemon off;
@@ -124,20 +122,5 @@ async def in_front(front: Front, directory: Path, headgate: str, certificate: Pa
         text = text.replace(place, chosen)
     conf = directory / front.file
     conf.write_text(text)
-    log = directory / "log"
-    with log.open("wb") as out:
-        process = await asyncio.create_subprocess_exec(
-            *front.argv(conf, directory), stdin=asyncio.subprocess.DEVNULL, stdout=out, stderr=out
-        )
-
-    async def listens() -> bool:
-        assert process.returncode is None, log.read_text()
-        return await is_listened_on(port)
-
-    try:
-        await eventually(listens, STARTING_S)
+    async with listening_program(front.argv(conf, directory), port, directory):
         yield f"https://127.0.0.1:{port}"
-    finally:
-        if process.returncode is None:
-            process.terminate()
-        await process.wait()

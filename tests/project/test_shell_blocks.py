@@ -22,7 +22,7 @@ from tests.project.shell_blocks import blocks
 from tests.project.test_docs import PROSE, ROOT
 from tests.servers.client import eventually, texts
 from tests.servers.llama_server import llama_server
-from tests.servers.ports import free_port
+from tests.servers.ports import free_port, is_listened_on
 from tests.servers.scripted import Asked, ScriptedUpstream
 from tests.servers.serving import headgate, token
 
@@ -261,7 +261,7 @@ async def test_the_guides_backend_streams_the_words_of_an_openai_compatible_serv
                 "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
             }
             async with typed(start, tmp_path, environment):
-                await eventually(lambda: _listens(port), START_S)
+                await eventually(lambda: is_listened_on(port), START_S)
                 models, streamed, tapped = [
                     await said(line, tmp_path, environment) for line in asked.splitlines()
                 ]
@@ -271,12 +271,3 @@ async def test_the_guides_backend_streams_the_words_of_an_openai_compatible_serv
     assert events[-1]["type"] == "stream_done"
     assert texts(events)["answer"]
     assert tapped.split()[-1] == "1.0"
-
-
-async def _listens(port: int) -> bool:
-    try:
-        _, writer = await asyncio.open_connection("127.0.0.1", port)
-    except OSError:
-        return False
-    writer.close()
-    return True

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 from urllib.parse import urlsplit
 
-from tests.servers.ports import free_socket
+from tests.servers.connections import serving_connections
 
 Mood = Literal["willing", "silent", "dead", "babbling", "slow-spoken"]
 
@@ -43,32 +43,17 @@ class CorporateProxy:
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator["CorporateProxy"]:
-        listening = free_socket(port=self.port)
-        server = await asyncio.start_server(self._serve, sock=listening, ssl=self.tls)
-        self.port = server.sockets[0].getsockname()[1]
-        self._tasks: set[asyncio.Task[None]] = set()
-        try:
+        async with serving_connections(self._serve, port=self.port, tls=self.tls) as self.port:
             yield self
-        finally:
-            server.close()
-            for task in self._tasks:
-                task.cancel()
-            await asyncio.gather(*self._tasks, return_exceptions=True)
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.current_task()
-        assert task is not None
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
         self.open += 1
         try:
-            while await self._one(reader, writer):
-                pass
-        except (OSError, asyncio.IncompleteReadError, asyncio.LimitOverrunError, asyncio.CancelledError):
-            pass
+            with suppress(OSError, asyncio.IncompleteReadError, asyncio.LimitOverrunError):
+                while await self._one(reader, writer):
+                    pass
         finally:
             self.open -= 1
-            writer.close()
 
     async def _one(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
         """One request; False after the last one of a connection."""
@@ -179,23 +164,11 @@ async def _answered(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) 
 @asynccontextmanager
 async def behind_tls(port: int, context: ssl.SSLContext) -> AsyncIterator[int]:
     """A loopback port that speaks TLS for the server at another one, as an ingress does."""
-    tasks: set[asyncio.Task[None]] = set()
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.current_task()
-        assert task is not None
-        tasks.add(task)
-        task.add_done_callback(tasks.discard)
-        with suppress(OSError, asyncio.CancelledError):
+        with suppress(OSError):
             to_reader, to_writer = await asyncio.open_connection("127.0.0.1", port)
             await _both(reader, writer, to_reader, to_writer)
-        writer.close()
 
-    server = await asyncio.start_server(serve, sock=free_socket(), ssl=context)
-    try:
-        yield server.sockets[0].getsockname()[1]
-    finally:
-        server.close()
-        for task in list(tasks):
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+    async with serving_connections(serve, tls=context) as listening:
+        yield listening

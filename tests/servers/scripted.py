@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tests.servers.ports import free_socket
+from tests.servers.connections import serving_connections
 
 DATE = b"date: Sat, 01 Nov 2025 08:00:00 GMT\r\n"
 """Without one, an upstream's answer would get another one on its way."""
@@ -89,26 +89,12 @@ class ScriptedUpstream:
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator["ScriptedUpstream"]:
-        if self.path is not None:
-            server = await asyncio.start_unix_server(self._serve, self.path)
-        else:
-            listening = free_socket(self.host, self.port)
-            server = await asyncio.start_server(self._serve, sock=listening, ssl=self.tls)
-            self.port = server.sockets[0].getsockname()[1]
-        self._tasks: set[asyncio.Task[None]] = set()
-        try:
+        async with serving_connections(
+            self._serve, host=self.host, port=self.port, path=self.path, tls=self.tls
+        ) as self.port:
             yield self
-        finally:
-            server.close()
-            for task in self._tasks:
-                task.cancel()
-            await asyncio.gather(*self._tasks, return_exceptions=True)
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.current_task()
-        assert task is not None
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
         self.connections += 1
         self.open += 1
         try:
@@ -119,11 +105,8 @@ class ScriptedUpstream:
                 await self.script(asked)
         except (asyncio.IncompleteReadError, ConnectionError):
             self.left.set()
-        except asyncio.CancelledError:
-            pass
         finally:
             self.open -= 1
-            writer.close()
 
 
 async def trailers_of(reader: asyncio.StreamReader) -> list[bytes]:

@@ -18,7 +18,7 @@ from typing import Any
 import httpx
 
 from tests.servers.client import browser, eventually, read, scrape, signed
-from tests.servers.ports import free_port
+from tests.servers.ports import free_port, is_listened_on
 from tests.servers.scripted import Asked, ScriptedUpstream
 from tests.servers.serving import Serving, headgate
 from tests.servers.tapping import Provider
@@ -162,15 +162,6 @@ async def _process(command: Sequence[str], log: Path, environ: Mapping[str, str]
                 await process.wait()
 
 
-async def _listens(port: int) -> bool:
-    try:
-        _, writer = await asyncio.open_connection("127.0.0.1", port)
-    except OSError:
-        return False
-    writer.close()
-    return True
-
-
 async def _begun(stack: Stack, serving: Serving, directory: Path, resources: AsyncExitStack) -> int:
     """Start a backend; its port, on which it need not listen yet."""
     port = free_port()
@@ -226,7 +217,7 @@ async def results(stacks: Sequence[Stack], directory: Path) -> dict[tuple[str, s
         ports = [await _begun(stack, serving, directory, resources) for stack in stacks]
         for stack, port in zip(stacks, ports, strict=True):
             try:
-                await eventually(lambda port=port: _listens(port), STARTING_S)  # type: ignore[misc]
+                await eventually(lambda port=port: is_listened_on(port), STARTING_S)  # type: ignore[misc]
             except TimeoutError:
                 said = (directory / f"{port}.log").read_text()[-2000:]
                 found |= dict.fromkeys(((stack.name, how) for how in stack.expected), f"no start: {said}")
