@@ -13,7 +13,7 @@ from prometheus_client import CollectorRegistry, start_http_server
 
 from flags.rollout.ledger import Act
 from flags.rollout.reporting.metrics import RolloutMetrics
-from tests.rollout.rolling import Now, Rolling, flag_file, policy
+from tests.rollout.rolling import Now, Rolling, begun, flag_file, policy
 from tests.servers.client import EITHER, browser, eventually, read, scrape, signed
 from tests.servers.ports import free_port
 from tests.servers.prometheus_server import Prometheus, prometheus
@@ -167,9 +167,7 @@ async def roll(directory: Path, show: Callable[[Rolling, Any], None]) -> None:
     """A rollout that was killed in a drill, and another one that is under way, up to now."""
     flag_file(directory / "flags.json")
     rolling = Rolling(directory, policy(directory), now=Now(wall_s=time.time() - 3000))
-    with rolling.running() as running:
-        await running.begin()
-        await running.until(5)
+    async with begun(rolling) as running:
         rolling.wants(Act.KILL, "a drill")
         await running.ticks(1)
         rolling.wants(Act.UNKILL, "the drill is over")

@@ -17,7 +17,7 @@ from flags.arms import bucket_of
 from flags.rollout.reporting.metrics import RolloutMetrics
 from tests.browser.frontend import CHROMIUM
 from tests.dashboards.observed import rollout_page
-from tests.rollout.rolling import Now, Rolling, flag_file, policy
+from tests.rollout.rolling import Now, Rolling, flag_file, policy, told_to_begin
 from tests.servers.client import EITHER, browser, opened, read, signed
 from tests.servers.scripted import Asked
 from tests.servers.serving import ADMIN_TOKEN, STREAMING, Serving, flag_document
@@ -86,8 +86,7 @@ async def _rolled(directory: Path) -> CollectorRegistry:
     place.mkdir()
     flag_file(place / "flags.json")
     rolling = Rolling(place, policy(place), now=Now())
-    with rolling.running() as running:
-        await running.begin()
+    async with told_to_begin(rolling) as running:
         await running.ticks(8)
         RolloutMetrics(registry).show(running.controller.state, rolling.policy)
     return registry

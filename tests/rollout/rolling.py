@@ -328,9 +328,16 @@ class Watched:
 
 
 @asynccontextmanager
-async def begun(rolling: Rolling) -> AsyncIterator[Running]:
-    """A controller whose rollout has begun and stands at its first step."""
+async def told_to_begin(rolling: Rolling) -> AsyncIterator[Running]:
+    """A controller that somebody has told to begin a rollout."""
     with rolling.running() as running:
         await running.begin()
+        yield running
+
+
+@asynccontextmanager
+async def begun(rolling: Rolling) -> AsyncIterator[Running]:
+    """A controller whose rollout has begun and stands at its first step."""
+    async with told_to_begin(rolling) as running:
         await running.until(5)
         yield running

@@ -14,14 +14,23 @@ from flags.rollout.ledger import Act, EntryKind
 from flags.rollout.moves import MoveKind, MoveReason, RolloutPhase
 from flags.rollout.replay import differences
 from flags.rollout.reporting.notices import Notice
-from tests.rollout.rolling import PROXY, TICK_S, Crash, Rolling, Running, begun, flag_file, policy
+from tests.rollout.rolling import (
+    PROXY,
+    TICK_S,
+    Crash,
+    Rolling,
+    Running,
+    begun,
+    flag_file,
+    policy,
+    told_to_begin,
+)
 from tests.servers.client import eventually
 
 
 async def test_a_healthy_rollout_goes_to_its_last_step(rolling: Rolling) -> None:
     """Step by step, each once; then it stays, and every decision can be made again from the journal."""
-    with rolling.running() as running:
-        await running.begin()
+    async with told_to_begin(rolling) as running:
         await running.until(50)
         last = (await running.ticks(30))[-1]
 
@@ -34,8 +43,7 @@ async def test_a_healthy_rollout_goes_to_its_last_step(rolling: Rolling) -> None
 
 async def test_harm_goes_back_to_nothing_for_good(rolling: Rolling) -> None:
     """Nothing good afterwards changes that; only another rollout may try again."""
-    with rolling.running() as running:
-        await running.begin()
+    async with told_to_begin(rolling) as running:
         await running.until(25)
         move, looks = (await running.ticks(1, stream_bad=0.4))[0], 1
         while move.kind is not MoveKind.ROLL_BACK and looks < 20:
@@ -143,8 +151,7 @@ async def test_what_a_person_changes_is_held_and_never_written_over(
 
 async def test_a_lowered_share_that_is_a_step_is_gone_on_from_when_somebody_resumes(rolling: Rolling) -> None:
     """From that step, with its own time and its own proof."""
-    with rolling.running() as running:
-        await running.begin()
+    async with told_to_begin(rolling) as running:
         await running.until(25)
         rolling.set_share(5)
         await running.ticks(2)
@@ -295,8 +302,7 @@ async def test_no_rollout_begins_on_a_flag_that_it_cannot_move(rolling: Rolling,
 
 async def test_an_incident_and_a_freeze_stop_the_way_up_alone(rolling: Rolling) -> None:
     """Nothing advances while the incident is open; harm goes back all the same."""
-    with rolling.running() as running:
-        await running.begin()
+    async with told_to_begin(rolling) as running:
         await running.until(25)
         rolling.incident = True
         moves = await running.ticks(40)
@@ -311,8 +317,7 @@ async def test_observing_writes_nothing(tmp_path: Path) -> None:
     """It says what it would do, and goes by the share that people set."""
     flag_file(tmp_path / "flags.json", 5)
     rolling = Rolling(tmp_path, policy(tmp_path, mode="observe"))
-    with rolling.running() as running:
-        await running.begin()
+    async with told_to_begin(rolling) as running:
         await running.ticks(40)
         rolling.traffic.shows_wrong_text()
         [move] = await running.ticks(1)
@@ -433,8 +438,7 @@ async def test_what_waits_for_twice_its_time_is_a_hold(rolling: Rolling) -> None
 
 async def test_proxies_that_read_another_flag_are_seen(rolling: Rolling) -> None:
     """Everybody is in neither arm, though a quarter should stream."""
-    with rolling.running() as running:
-        await running.begin()
+    async with told_to_begin(rolling) as running:
         await running.until(25)
         for _ in range(18):
             rolling.traffic.rests(200)
@@ -446,8 +450,7 @@ async def test_proxies_that_read_another_flag_are_seen(rolling: Rolling) -> None
 
 async def test_proxies_that_read_another_flag_after_it_was_complete_are_seen(rolling: Rolling) -> None:
     """A long time without problems hides nothing; once mended, it is no problem any more."""
-    with rolling.running() as running:
-        await running.begin()
+    async with told_to_begin(rolling) as running:
         await running.until(50)
         before = await running.ticks(30)
         for _ in range(2):
@@ -464,8 +467,7 @@ async def test_proxies_that_read_another_flag_after_it_was_complete_are_seen(rol
 @pytest.mark.parametrize("share", [5, 25])
 async def test_answers_that_are_streamed_after_the_end_are_seen(rolling: Rolling, share: int) -> None:
     """Not those that were decided before it; and what a person has shown meanwhile is theirs."""
-    with rolling.running() as running:
-        await running.begin()
+    async with told_to_begin(rolling) as running:
         await running.until(share)
         rolling.wants(Act.ROLL_BACK)
         before = await running.ticks(10)
@@ -508,8 +510,7 @@ async def test_a_share_that_shows_nobody_anything_is_a_hold(rolling: Rolling) ->
 
 async def test_an_advance_that_cannot_act_is_used_up(rolling: Rolling) -> None:
     """Given during an incident: it does not wait for the incident's end."""
-    with rolling.running() as running:
-        await running.begin()
+    async with told_to_begin(rolling) as running:
         await running.until(25)
         rolling.incident = True
         await running.ticks(3)
@@ -544,8 +545,7 @@ async def test_a_service_that_never_fails_goes_on_by_points_alone(tmp_path: Path
         {"share": 50, "at_least": "3m", "min_samples": 50},
     ]
     rolling = Rolling(tmp_path, policy(tmp_path, steps=steps, guardrails={"errors": {"harm": harm}}))
-    with rolling.running() as running:
-        await running.begin()
+    async with told_to_begin(rolling) as running:
         moves = await running.ticks(30, stream_bad=0.0, control_bad=0.0)
 
     goes_on = isinstance(harm, dict)
@@ -575,8 +575,7 @@ async def another_rollout(rolling: Rolling, running: Running) -> None:
 @pytest.mark.parametrize("act", [Act.RESUME, Act.ADVANCE, Act.APPROVE])
 async def test_an_act_whose_grounds_are_gone_is_refused(rolling: Rolling, befalls: Any, act: Act) -> None:
     """It was given at a share of 5 that somebody had set; then something else came."""
-    with rolling.running() as running:
-        await running.begin()
+    async with told_to_begin(rolling) as running:
         await running.until(25)
         rolling.set_share(5)
         await running.ticks(1)
@@ -616,8 +615,7 @@ POINTS = ("begun", "written", "marked", "committed", "before the flag", "after t
 async def undisturbed(directory: Path) -> list[int]:
     flag_file(directory / "flags.json")
     rolling = Rolling(directory, policy(directory))
-    with rolling.running() as running:
-        await running.begin()
+    async with told_to_begin(rolling) as running:
         await running.until(50)
     return rolling.writes
 
@@ -633,8 +631,7 @@ async def test_a_death_anywhere_changes_nothing(rolling: Rolling, point: str, oc
         left -= reached == point
         return reached == point and left == 0
 
-    with rolling.running() as running:
-        await running.begin()
+    async with told_to_begin(rolling) as running:
         rolling.crash_at = is_here
         with pytest.raises(Crash):
             await running.until(50)
@@ -654,8 +651,7 @@ async def test_a_death_anywhere_changes_nothing(rolling: Rolling, point: str, oc
 
 async def test_a_reloaded_controller_knows_the_same(rolling: Rolling) -> None:
     """State and verdicts are functions of the journal, to the last digit."""
-    with rolling.running() as running:
-        await running.begin()
+    async with told_to_begin(rolling) as running:
         await running.until(25)
         await running.ticks(3)
         before = running.controller.state
@@ -745,8 +741,7 @@ async def test_who_lost_the_lease_writes_nothing(rolling: Rolling) -> None:
 
 async def test_replay_finds_a_decision_that_does_not_follow(rolling: Rolling) -> None:
     """Were the journal rewritten with its hashes, its evidence would still say otherwise."""
-    with rolling.running() as running:
-        await running.begin()
+    async with told_to_begin(rolling) as running:
         await running.until(25)
     entries = rolling.entries()
     at = next(

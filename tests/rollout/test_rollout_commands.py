@@ -27,7 +27,7 @@ from flags.rollout.reporting.status import shown, status_of
 from flags.rollout.running import StartedBy, serve
 from flags.rollout.writing.file_admin import FileAdmin
 from flags.rollout.writing.flag_admin import ManagedFlag
-from tests.rollout.rolling import FLAG, Rolling, flag_file, policy, policy_said
+from tests.rollout.rolling import FLAG, Rolling, begun, flag_file, policy, policy_said, told_to_begin
 from tests.servers.client import eventually
 
 
@@ -43,8 +43,7 @@ class Desk:
         return await to_thread.run_sync(lambda: CliRunner().invoke(rollout, typed))
 
     async def has_begun(self, share: int = 5) -> None:
-        with self.rolling.running() as running:
-            await running.begin()
+        async with told_to_begin(self.rolling) as running:
             await running.until(share)
 
 
@@ -465,9 +464,7 @@ async def test_watch_shows_what_an_act_has_changed(desk: Desk) -> None:
 
 async def test_a_controller_begins_one_new_rollout_however_often_it_gets_the_lease(desk: Desk) -> None:
     """A person's `run --new` was of the rollout before: the one that it began is over for good."""
-    with desk.rolling.running() as running:
-        await running.begin()
-        await running.until(5)
+    async with begun(desk.rolling) as running:
         desk.rolling.wants(Act.ROLL_BACK)
         await running.ticks(1)
     lease = desk.rolling.policy.lease.file
@@ -502,9 +499,7 @@ async def test_a_controller_begins_one_new_rollout_however_often_it_gets_the_lea
 
 async def test_status_says_that_the_last_act_was_refused(desk: Desk) -> None:
     """Nobody takes it for something that is in force."""
-    with desk.rolling.running() as running:
-        await running.begin()
-        await running.until(5)
+    async with begun(desk.rolling) as running:
         desk.rolling.wants(Act.RESUME)
         await running.ticks(1)
 

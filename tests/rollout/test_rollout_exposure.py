@@ -13,7 +13,7 @@ from flags.errors import RolloutError
 from flags.rollout.ledger import Act
 from flags.rollout.moves import MoveKind, MoveReason
 from flags.rollout.reporting.standing import gap
-from tests.rollout.rolling import FLAG, Rolling, Running, Traffic, flag_file, policy
+from tests.rollout.rolling import FLAG, Rolling, Running, Traffic, begun, flag_file, policy, told_to_begin
 
 DARK_FIRST: list[dict[str, Any]] = [
     {"share": 0, "at_least": "1m"},
@@ -64,8 +64,7 @@ async def test_a_rollout_after_a_dark_one_shows_what_it_writes(
 ) -> None:
     """The dark step's part of the strategy is taken out again; what people had there is put back."""
     rolling.edit(lambda flag: flag["strategies"][0].update(variants=variants))
-    with rolling.running() as running:
-        await running.begin()
+    async with told_to_begin(rolling) as running:
         await running.until(25)
         assert shown(rolling) == 0
         await ends(rolling, running)
@@ -81,14 +80,12 @@ async def test_a_rollout_after_a_dark_one_shows_what_it_writes(
 
 
 async def test_after_a_dark_rollout_also_one_without_a_dark_step_is_shown(rolling: Rolling) -> None:
-    with rolling.running() as running:
-        await running.begin()
+    async with told_to_begin(rolling) as running:
         await running.until(25)
         rolling.set_share(0)
         await is_killed(rolling, running)
     rolling.policy = policy(rolling.directory, steps=DARK_FIRST[1:])
-    with rolling.running() as running:
-        await running.begin()
+    async with told_to_begin(rolling) as running:
         await running.until(25)
 
     assert 20 < shown(rolling) < 30
@@ -111,8 +108,7 @@ async def test_a_variant_of_the_whole_flag_is_a_change_by_somebody(
     """Our strategy has none, and so everybody gets it: held; by a person's word its evidence begins anew."""
     flag_file(tmp_path / "flags.json")
     rolling = Rolling(tmp_path, policy(tmp_path))
-    with rolling.running() as running:
-        await running.begin()
+    async with told_to_begin(rolling) as running:
         await running.until(25)
         await running.ticks(2)
         assert running.controller.state.dwelt_s > 0
@@ -135,8 +131,7 @@ async def test_a_dark_step_ends_where_no_source_has_texts_in_the_dark(tmp_path: 
     steps = [{**DARK_FIRST[0], "min_samples": 50}, *DARK_FIRST[1:]]
     traffic = Traffic(source="native", is_dark=True)
     rolling = Rolling(tmp_path, policy(tmp_path, steps=steps), traffic=traffic)
-    with rolling.running() as running:
-        await running.begin()
+    async with told_to_begin(rolling) as running:
         await running.ticks(6)
         assert running.controller.state.step == 1
         await running.ticks(6)
@@ -149,8 +144,7 @@ async def test_a_dark_step_waits_for_texts_where_a_source_has_them(tmp_path: Pat
     flag_file(tmp_path / "flags.json")
     steps = [{**DARK_FIRST[0], "min_samples": 50}, *DARK_FIRST[1:]]
     rolling = Rolling(tmp_path, policy(tmp_path, steps=steps))
-    with rolling.running() as running:
-        await running.begin()
+    async with told_to_begin(rolling) as running:
         rolling.traffic.source, rolling.traffic.is_dark = "its tap is dead", True
         moves = await running.ticks(20)
     assert running.controller.state.step == 0
@@ -160,8 +154,7 @@ async def test_a_dark_step_waits_for_texts_where_a_source_has_them(tmp_path: Pat
 
 async def test_a_share_alone_makes_no_dark_step(rolling: Rolling) -> None:
     """Somebody sets the share that the dark step has, too: users are shown streams, and that is step two."""
-    with rolling.running() as running:
-        await running.begin()
+    async with told_to_begin(rolling) as running:
         await running.until(50)
         rolling.set_share(25)
         await running.ticks(1)
@@ -173,8 +166,7 @@ async def test_a_share_alone_makes_no_dark_step(rolling: Rolling) -> None:
 
 async def test_a_resume_of_what_no_step_writes_is_refused(rolling: Rolling) -> None:
     """A share between two steps; and a step's share behind the variant that shows it to nobody."""
-    with rolling.running() as running:
-        await running.begin()
+    async with told_to_begin(rolling) as running:
         await running.ticks(1)
         for share in (40, 50):
             rolling.set_share(share)
@@ -225,8 +217,7 @@ async def test_what_decides_exposure_is_watched_also_where_the_flag_says_nothing
     at, change, reason, says = CHANGES[what]
     flag_file(tmp_path / "flags.json")
     rolling = Rolling(tmp_path, policy(tmp_path))
-    with rolling.running() as running:
-        await running.begin()
+    async with told_to_begin(rolling) as running:
         await running.until(25)
         await running.ticks(2)
         before = rolling.path.read_text()
@@ -254,8 +245,7 @@ async def test_a_flag_that_was_changed_while_no_controller_looked_begins_its_ste
             await running.ticks(1)
             return running.controller.state.dwelt_s
 
-    with rolling.running() as running:
-        await running.begin()
+    async with told_to_begin(rolling) as running:
         await running.until(25)
         await running.ticks(2)
         before = running.controller.state.dwelt_s
@@ -272,8 +262,7 @@ async def test_a_strategy_of_the_same_share_differs_where_it_exposes_others(
     """The strategy in force is not the written one, though its share is."""
     flag_file(tmp_path / "flags.json")
     rolling = Rolling(tmp_path, policy(tmp_path))
-    with rolling.running() as running:
-        await running.begin()
+    async with told_to_begin(rolling) as running:
         await running.until(25)
         assert gap(running.controller.state, running.controller.state.standing) == ""
         rolling.edit(lambda flag: flag["strategies"][0].update(change))
@@ -301,9 +290,7 @@ async def test_a_rollout_whose_journal_is_lost_needs_a_person_s_word(tmp_path: P
     flag_file(tmp_path / "flags.json")
     rolling = Rolling(tmp_path, policy(tmp_path))
     rolling.edit(lambda flag: flag["strategies"][0].update(title="the pilot"))
-    with rolling.running() as running:
-        await running.begin()
-        await running.until(5)
+    async with begun(rolling) as running:
         await befalls(rolling, running)
     share = rolling.share
     rolling.policy.journal.rename(tmp_path / "lost.sqlite")
@@ -323,8 +310,7 @@ async def test_an_older_copy_of_the_journal_does_not_go_on_with_a_newer_rollout(
     flag_file(tmp_path / "flags.json")
     rolling = Rolling(tmp_path, policy(tmp_path))
     journal, copy = rolling.policy.journal, tmp_path / "copy.sqlite"
-    with rolling.running() as running:
-        await running.begin()
+    async with told_to_begin(rolling) as running:
         await running.until(25)
     shutil.copy(journal, copy)
     rolling.now.passes(200)

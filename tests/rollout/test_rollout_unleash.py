@@ -16,7 +16,7 @@ from flags.rollout.reporting.standing import gap
 from flags.rollout.writing import down
 from flags.rollout.writing.flag_admin import ManagedFlag
 from flags.rollout.writing.unleash_admin import UnleashAdmin
-from tests.rollout.rolling import TICK_S, Rolling, Running, policy
+from tests.rollout.rolling import TICK_S, Rolling, Running, begun, policy, told_to_begin
 from tests.rollout.writing.test_unleash_admin import VIEWER, person
 from tests.servers.unleash_server import ENVIRONMENT, PROJECT, Unleash, is_installed, unleash
 
@@ -118,9 +118,7 @@ async def test_a_share_that_a_person_sets_stays(
     place: Place, state: str, share: str, reason: MoveReason
 ) -> None:
     """Lower or higher, in every state: held, told whose it is, and never written over."""
-    with place.rolling.running() as running:
-        await running.begin()
-        await running.until(5)
+    async with begun(place.rolling) as running:
         await STATES[state](place, running)
         await place.change(rollout=share)
         moves = await running.ticks(4)
@@ -132,9 +130,7 @@ async def test_a_share_that_a_person_sets_stays(
 
 async def test_a_second_strategy_is_seen_and_left(place: Place) -> None:
     """It would enable whom it likes beside ours; harm still takes ours to 0."""
-    with place.rolling.running() as running:
-        await running.begin()
-        await running.until(5)
+    async with begun(place.rolling) as running:
         more = {
             "name": "flexibleRollout",
             "parameters": {"rollout": "30", "stickiness": "userId", "groupId": "g"},
@@ -168,9 +164,7 @@ async def test_a_disabled_strategy_is_watched_before_it_is_enabled(place: Place)
         [move] = await running.ticks(1)
         assert move.kind is MoveKind.SOAK
 
-    with place.rolling.running() as running:
-        await running.begin()
-        await running.until(5)
+    async with begun(place.rolling) as running:
         await place.server.ask("POST", strategies, more)
         await held_until_resumed(running)
         beside = next(each for each in await place.strategies() if each["disabled"])
@@ -183,9 +177,7 @@ async def test_a_disabled_strategy_is_watched_before_it_is_enabled(place: Place)
 
 async def test_what_a_person_does_after_a_rollback_is_theirs(place: Place) -> None:
     """The rollout is over: it writes nothing any more, and says what is in force, and whose it is."""
-    with place.rolling.running() as running:
-        await running.begin()
-        await running.until(5)
+    async with begun(place.rolling) as running:
         place.rolling.traffic.shows_wrong_text()
         await running.ticks(1)
         assert await place.share() == 0
@@ -199,9 +191,7 @@ async def test_what_a_person_does_after_a_rollback_is_theirs(place: Place) -> No
 
 async def test_the_kill_flag_of_the_server_ends_it(place: Place) -> None:
     """Turned on by hand, as somebody does who has never heard of the controller."""
-    with place.rolling.running() as running:
-        await running.begin()
-        await running.until(5)
+    async with begun(place.rolling) as running:
         await place.server.ask("POST", f"{place.server.environment_of(place.kill_flag)}/on")
         moves = await running.ticks(2)
 
@@ -211,9 +201,7 @@ async def test_the_kill_flag_of_the_server_ends_it(place: Place) -> None:
 
 async def test_what_the_server_makes_of_a_lost_strategy_is_held(place: Place) -> None:
     """Somebody deletes it, and turns the flag off and on again: Unleash has put its 100 % in its place."""
-    with place.rolling.running() as running:
-        await running.begin()
-        await running.until(5)
+    async with begun(place.rolling) as running:
         [strategy] = await place.strategies()
         strategies = place.server.strategies_of(place.flag)
         await place.server.ask("DELETE", f"{strategies}/{strategy['id']}")
@@ -230,8 +218,7 @@ async def test_what_the_server_makes_of_a_lost_strategy_is_held(place: Place) ->
 
 async def test_an_environment_that_is_off_is_held_and_no_time_in_the_step(place: Place) -> None:
     """A day of it, and on again: the step's time and proof begin anew."""
-    with place.rolling.running() as running:
-        await running.begin()
+    async with told_to_begin(place.rolling) as running:
         await running.until(25)
         await running.ticks(2)
         environment = place.server.environment_of(place.flag)
@@ -255,9 +242,7 @@ async def test_a_segment_that_is_widened_is_a_change_by_somebody(place: Place) -
     [strategy] = await place.strategies()
     path = f"{place.server.strategies_of(place.flag)}/{strategy['id']}"
     await ask("PUT", path, strategy | {"segments": [made["id"]]})
-    with place.rolling.running() as running:
-        await running.begin()
-        await running.until(5)
+    async with begun(place.rolling) as running:
         wider = {"name": segment["name"], "constraints": [constraint("ward", "a", "b", "c")]}
         await ask("PUT", f"/segments/{made['id']}", wider)
         moves = await running.ticks(3)
@@ -276,9 +261,7 @@ async def test_a_parent_feature_is_a_change_by_somebody(place: Place) -> None:
     """It hides the flag; and so is what becomes of the parent."""
     parent = f"parent-of-{place.flag}"
     await place.server.make_flag(parent, 100)
-    with place.rolling.running() as running:
-        await running.begin()
-        await running.until(5)
+    async with begun(place.rolling) as running:
         path = f"/projects/{PROJECT}/features/{place.flag}/dependencies"
         await place.server.ask("POST", path, {"feature": parent, "enabled": True})
         [move] = await running.ticks(1)
@@ -294,9 +277,8 @@ async def test_a_parent_feature_is_a_change_by_somebody(place: Place) -> None:
 
 async def test_a_rollback_that_the_server_refuses_is_said_first_and_retried(place: Place) -> None:
     """The token has lost its right to write: nothing pretends that the harm is over."""
-    with place.rolling.running() as running:
-        await running.begin()
-        await running.until(5)
+    async with begun(place.rolling):
+        pass
     flag = ManagedFlag(place.flag, kill_flag=place.kill_flag, group_id="headgate.streaming")
     token = await person(place.server, f"reader-of-{place.flag}", VIEWER)
     writer = place.rolling.admin
@@ -324,8 +306,7 @@ async def test_a_rollback_that_the_server_refuses_is_said_first_and_retried(plac
 
 async def test_down_and_up_again_without_a_controller(place: Place) -> None:
     """Killed: the share is 0 on the server, too, and over any other share nobody unkills."""
-    with place.rolling.running() as running:
-        await running.begin()
+    async with told_to_begin(place.rolling) as running:
         await running.until(25)
     admin = place.rolling.admin
     assert admin is not None
@@ -390,9 +371,7 @@ async def test_of_two_controllers_that_write_at_once_at_most_one_goes_on(place: 
 
 async def test_an_unleash_that_is_away_holds_and_is_written_when_it_is_back(place: Place) -> None:
     """Harm that shows while it is away is not forgotten."""
-    with place.rolling.running() as running:
-        await running.begin()
-        await running.until(5)
+    async with begun(place.rolling) as running:
         await place.server.stop()
         [move] = await running.ticks(1)
         assert move.reason is MoveReason.FLAG_UNREADABLE
