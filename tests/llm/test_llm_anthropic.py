@@ -1,12 +1,14 @@
 """Anthropic's Messages: what a stream makes is what the batch call would have been told, or it is refused."""
 
 import json
+from functools import partial
 from typing import Any
 
 import pytest
 
 from proxy.llm.assembly.dialect import AbnormalFinish, NotStreamable, Prompt, ProviderFailed, Unfaithful
 from proxy.llm.dialects.anthropic import Anthropic
+from tests.llm import assembling
 
 TARGET = b"/v1/messages"
 CALL = {"model": "claude-sonnet-5", "max_tokens": 99, "messages": [{"role": "user", "content": "a"}]}
@@ -56,15 +58,7 @@ def answer(*content: Json, reason: str = "end_turn", **more: Any) -> Json:
     return MESSAGE | {"content": list(content)} | ends | more
 
 
-def assembled(*events: Json, choices: int | None = 1) -> tuple[Json, str]:
-    """The answer that these events make, and the text that was shown."""
-    assembler = Anthropic().assembler(choices)
-    shown, had_ended = "", []
-    for event in events:
-        had_ended.append(assembler.is_complete)
-        shown += assembler.feed(json.dumps(event))
-    assert assembler.is_complete and not any(had_ended)
-    return json.loads(assembler.answer()), shown
+assembled = partial(assembling.assembled, Anthropic())
 
 
 def cited(url: str) -> Json:

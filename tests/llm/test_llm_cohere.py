@@ -1,12 +1,14 @@
 """Cohere's chat: what a stream makes is what the batch call would have been told, or it is refused."""
 
 import json
+from functools import partial
 from typing import Any
 
 import pytest
 
 from proxy.llm.assembly.dialect import AbnormalFinish, NotStreamable, Prompt, Unfaithful
 from proxy.llm.dialects.cohere import Cohere
+from tests.llm import assembling
 
 TARGET = b"/v2/chat"
 CALL = {"model": "command-a", "messages": [{"role": "system", "content": "Be brief."}]}
@@ -53,14 +55,7 @@ def answer(reason: str = "COMPLETE", **message: Any) -> Json:
     return {"id": "1", "message": {"role": "assistant"} | message, "finish_reason": reason, "usage": USAGE}
 
 
-def assembled(*events: Json, choices: int | None = 1) -> tuple[Json, str]:
-    assembler = Cohere().assembler(choices)
-    shown, had_ended = "", []
-    for event in events:
-        had_ended.append(assembler.is_complete)
-        shown += assembler.feed(json.dumps(event))
-    assert assembler.is_complete and not any(had_ended)
-    return json.loads(assembler.answer()), shown
+assembled = partial(assembling.assembled, Cohere())
 
 
 CITED = {

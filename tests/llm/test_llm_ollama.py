@@ -1,6 +1,7 @@
 """Ollama's own API: what a stream makes is what the batch call would have been told, or it is refused."""
 
 import json
+from functools import partial
 from typing import Any
 
 import pytest
@@ -8,6 +9,7 @@ import pytest
 from proxy.llm.assembly.dialect import NotStreamable, Prompt, ProviderFailed, Unfaithful
 from proxy.llm.dialects.ollama import Ollama
 from proxy.llm.stream_events import NDJSON, StreamEvents
+from tests.llm import assembling
 
 CHAT, GENERATE = b"/api/chat", b"/api/generate"
 CALL = {"model": "llama3.2", "messages": [{"role": "system", "content": "Be brief."}], "stream": False}
@@ -30,14 +32,7 @@ def generated(response: str, **more: Any) -> Json:
     return {"model": "llama3.2", "created_at": "2026", "response": response, "done": False} | more
 
 
-def assembled(*lines: Json, choices: int | None = 1) -> tuple[Json, str]:
-    assembler = Ollama().assembler(choices)
-    shown, had_ended = "", []
-    for each in lines:
-        had_ended.append(assembler.is_complete)
-        shown += assembler.feed(json.dumps(each))
-    assert assembler.is_complete and not any(had_ended)
-    return json.loads(assembler.answer()), shown
+assembled = partial(assembling.assembled, Ollama())
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ from openai.types.responses import Response
 
 from proxy.llm.assembly.dialect import AbnormalFinish, NotStreamable, Prompt, ProviderFailed, Unfaithful
 from proxy.llm.dialects.openai.responses import Responses
+from tests.llm import assembling
 
 TARGET = b"/v1/responses"
 CALL = {"model": "gpt-5", "input": "a"}
@@ -52,13 +53,7 @@ def ends(how: str, answer: Json) -> Json:
 
 
 def assembled(*events: Json, choices: int | None = 1) -> tuple[Json, str]:
-    assembler = Responses().assembler(choices)
-    shown, had_ended = "", []
-    for event in events:
-        had_ended.append(assembler.is_complete)
-        shown += assembler.feed(json.dumps(event))
-    assert assembler.is_complete and not any(had_ended)
-    answer = json.loads(assembler.answer())
+    answer, shown = assembling.assembled(Responses(), *events, choices=choices)
     Response.model_validate(answer, strict=True)
     return answer, shown
 

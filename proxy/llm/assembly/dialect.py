@@ -9,10 +9,9 @@ how to ask, and makes the batch answer out of the stream's events.
 * ProviderFailed      the provider reports an error in its stream
 """
 
-import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Protocol
 
 from proxy.llm.assembly.usage import UsageFields
 
@@ -152,51 +151,3 @@ class Dialect(Protocol):
 
     def is_answer(self, body: bytes, choices: int) -> bool:
         """True if a body has the shape of a whole batch answer."""
-
-
-def call_of(body: bytes, needed: str) -> dict[str, Any] | None:
-    """A call's JSON object. None: the body is none, or lacks the field that is needed."""
-    try:
-        call = json.loads(body)
-    except (ValueError, RecursionError):
-        return None
-    return call if isinstance(call, dict) and call.get(needed) is not None else None
-
-
-def asked_as(call: Mapping[str, Any], more: Mapping[str, Any]) -> bytes:
-    """A call's body with other fields. Raises `NotStreamable`."""
-    try:
-        return json.dumps({**call, **more}, ensure_ascii=False, allow_nan=False).encode()
-    except ValueError:
-        raise NotStreamable("a number is out of range, or a text is no Unicode") from None
-
-
-def model_of(call: Mapping[str, Any]) -> str:
-    model = call.get("model")
-    return model if isinstance(model, str) else ""
-
-
-def asks_for_json(form: Any) -> bool:
-    """True if a form of answer, as OpenAI and others name it, is JSON."""
-    return isinstance(form, dict) and form.get("type") in ("json_object", "json_schema")
-
-
-def path_of(target: bytes) -> bytes:
-    return target.partition(b"?")[0]
-
-
-def texts_of(content: Any) -> list[str]:
-    """The texts of a message's content, which may be one, or a list of parts."""
-    parts = content if isinstance(content, list) else [{"text": content}]
-    texts = [part.get("text") for part in parts if isinstance(part, dict)]
-    return [text for text in texts if isinstance(text, str)]
-
-
-def system_of(messages: Any) -> list[str]:
-    """The texts of the messages that instruct the model."""
-    return [
-        text
-        for message in (messages if isinstance(messages, list) else [])
-        if isinstance(message, dict) and message.get("role") in ("system", "developer")
-        for text in texts_of(message.get("content"))
-    ]

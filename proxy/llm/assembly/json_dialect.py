@@ -4,17 +4,10 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
 from typing import Any, ClassVar
 
-from proxy.llm.assembly.dialect import (
-    Assembler,
-    Headers,
-    NotStreamable,
-    Prompt,
-    StreamCall,
-    Unfaithful,
-    asked_as,
-    call_of,
-)
-from proxy.llm.assembly.joins import MAX_ANSWER_CHARS, parsed
+from proxy.llm.assembly.call_fields import asked_as, call_of
+from proxy.llm.assembly.dialect import Assembler, Headers, NotStreamable, Prompt, StreamCall, Unfaithful
+from proxy.llm.assembly.joins import MAX_ANSWER_CHARS
+from proxy.llm.assembly.json_values import parsed
 from proxy.llm.assembly.kept_fields import KeptFields
 from proxy.llm.assembly.usage import UsageFields
 

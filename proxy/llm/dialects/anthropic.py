@@ -13,30 +13,19 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from proxy.llm.assembly.dialect import (
-    AbnormalFinish,
-    NotStreamable,
-    Prompt,
-    ProviderFailed,
-    Unfaithful,
-    asks_for_json,
-    call_of,
-    model_of,
-    path_of,
-    texts_of,
-)
-from proxy.llm.assembly.joins import (
-    Text,
+from proxy.llm.assembly.call_fields import asks_for_json, call_of, model_of, path_of, texts_of
+from proxy.llm.assembly.dialect import AbnormalFinish, NotStreamable, Prompt, ProviderFailed, Unfaithful
+from proxy.llm.assembly.joins import Text, check_texts
+from proxy.llm.assembly.json_dialect import JsonAnswer, JsonDialect
+from proxy.llm.assembly.json_values import (
     as_arguments,
     as_list,
     as_object,
     as_text,
     as_word,
-    check_texts,
     serialized,
     shown,
 )
-from proxy.llm.assembly.json_dialect import JsonAnswer, JsonDialect
 from proxy.llm.assembly.usage import UsageFields
 
 MAX_BLOCKS = 4096

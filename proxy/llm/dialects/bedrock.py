@@ -12,16 +12,8 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 from urllib.parse import unquote
 
-from proxy.llm.assembly.dialect import (
-    Assembler,
-    NotStreamable,
-    Prompt,
-    StreamCall,
-    asks_for_json,
-    call_of,
-    path_of,
-    texts_of,
-)
+from proxy.llm.assembly.call_fields import asks_for_json, call_of, path_of, texts_of
+from proxy.llm.assembly.dialect import Assembler, NotStreamable, Prompt, StreamCall
 from proxy.llm.assembly.usage import UsageFields
 from proxy.llm.dialects.anthropic import Anthropic
 from proxy.llm.dialects.converse_answer import Conversation

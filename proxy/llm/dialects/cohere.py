@@ -7,27 +7,11 @@ empty lists and no empty plan, though a stream begins with them.
 from collections.abc import Mapping
 from typing import Any
 
-from proxy.llm.assembly.dialect import (
-    AbnormalFinish,
-    Prompt,
-    Unfaithful,
-    asks_for_json,
-    call_of,
-    model_of,
-    path_of,
-    system_of,
-)
-from proxy.llm.assembly.joins import (
-    Text,
-    as_arguments,
-    as_object,
-    as_text,
-    as_word,
-    check_texts,
-    serialized,
-    shown,
-)
+from proxy.llm.assembly.call_fields import asks_for_json, call_of, model_of, path_of, system_of
+from proxy.llm.assembly.dialect import AbnormalFinish, Prompt, Unfaithful
+from proxy.llm.assembly.joins import Text, check_texts
 from proxy.llm.assembly.json_dialect import JsonAnswer, JsonDialect
+from proxy.llm.assembly.json_values import as_arguments, as_object, as_text, as_word, serialized, shown
 from proxy.llm.assembly.usage import UsageFields
 
 MAX_ITEMS = 4096

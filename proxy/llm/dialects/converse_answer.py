@@ -9,18 +9,9 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from proxy.llm.assembly.dialect import AbnormalFinish, ProviderFailed, Unfaithful
-from proxy.llm.assembly.joins import (
-    Text,
-    as_arguments,
-    as_object,
-    as_text,
-    as_word,
-    check_texts,
-    serialized,
-    shown,
-    whole,
-)
+from proxy.llm.assembly.joins import Text, check_texts, whole
 from proxy.llm.assembly.json_dialect import JsonAnswer
+from proxy.llm.assembly.json_values import as_arguments, as_object, as_text, as_word, serialized, shown
 
 MAX_BLOCKS = 4096
 """The most blocks of one message."""

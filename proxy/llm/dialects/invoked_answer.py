@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from proxy.llm.assembly.dialect import Unfaithful
-from proxy.llm.assembly.joins import as_object, as_text, parsed
+from proxy.llm.assembly.json_values import as_object, as_text, parsed
 from proxy.llm.dialects.anthropic import ClaudeMessage
 from proxy.llm.dialects.converse_answer import STATUSES, failed
 

@@ -8,33 +8,11 @@ stream.
 from collections.abc import Mapping
 from typing import Any
 
-from proxy.llm.assembly.dialect import (
-    Prompt,
-    ProviderFailed,
-    Unfaithful,
-    call_of,
-    model_of,
-    path_of,
-    system_of,
-    texts_of,
-)
-from proxy.llm.assembly.joins import (
-    Join,
-    Text,
-    as_list,
-    as_object,
-    as_word,
-    check_texts,
-    fields,
-    items,
-    joined,
-    last,
-    same,
-    serialized,
-    shown,
-    text,
-)
+from proxy.llm.assembly.call_fields import call_of, model_of, path_of, system_of, texts_of
+from proxy.llm.assembly.dialect import Prompt, ProviderFailed, Unfaithful
+from proxy.llm.assembly.joins import Join, Text, check_texts, fields, items, joined, last, same, text
 from proxy.llm.assembly.json_dialect import JsonAnswer, JsonDialect
+from proxy.llm.assembly.json_values import as_list, as_object, as_word, serialized, shown
 from proxy.llm.assembly.usage import UsageFields
 
 HARMLESS_FINISHES = frozenset({"stop", "length"})

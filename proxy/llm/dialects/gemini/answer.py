@@ -16,20 +16,8 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from proxy.llm.assembly.dialect import AbnormalFinish, ProviderFailed, Unfaithful
-from proxy.llm.assembly.joins import (
-    MAX_ANSWER_CHARS,
-    Join,
-    Text,
-    as_list,
-    as_object,
-    as_text,
-    as_word,
-    check_texts,
-    last,
-    parsed,
-    serialized,
-    shown,
-)
+from proxy.llm.assembly.joins import MAX_ANSWER_CHARS, Join, Text, check_texts, last
+from proxy.llm.assembly.json_values import as_list, as_object, as_text, as_word, parsed, serialized, shown
 from proxy.llm.assembly.kept_fields import KeptFields
 from proxy.llm.dialects.gemini.arguments import check_calls, has_pieces, join_pieces
 

@@ -11,7 +11,7 @@ from itertools import pairwise
 from typing import Any
 
 from proxy.llm.assembly.dialect import Unfaithful
-from proxy.llm.assembly.joins import as_list, as_object, as_text
+from proxy.llm.assembly.json_values import as_list, as_object, as_text
 
 MAX_DEPTH = 32
 """Of a value in the arguments."""

@@ -10,17 +10,9 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from proxy.llm.assembly.dialect import AbnormalFinish, ProviderFailed, Unfaithful
-from proxy.llm.assembly.joins import (
-    AmbiguousFinish,
-    AmbiguousList,
-    as_list,
-    as_object,
-    check_texts,
-    joined,
-    serialized,
-    shown,
-)
+from proxy.llm.assembly.joins import AmbiguousFinish, AmbiguousList, check_texts, joined
 from proxy.llm.assembly.json_dialect import JsonAnswer
+from proxy.llm.assembly.json_values import as_list, as_object, serialized, shown
 from proxy.llm.assembly.kept_fields import KeptFields
 from proxy.llm.dialects.openai.fields import (
     CHOICE,

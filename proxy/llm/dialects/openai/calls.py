@@ -4,7 +4,8 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from proxy.llm.assembly.dialect import Prompt, asks_for_json, path_of, system_of
+from proxy.llm.assembly.call_fields import asks_for_json, path_of, system_of
+from proxy.llm.assembly.dialect import Prompt
 from proxy.llm.assembly.json_dialect import JsonDialect
 from proxy.llm.assembly.usage import UsageFields
 from proxy.llm.dialects.openai.answer import Completion, Habits, is_choice

@@ -12,9 +12,6 @@ from proxy.llm.assembly.dialect import Unfaithful
 from proxy.llm.assembly.joins import (
     Join,
     Text,
-    as_list,
-    as_object,
-    as_text,
     fields,
     first,
     items,
@@ -26,6 +23,7 @@ from proxy.llm.assembly.joins import (
     text,
     whole,
 )
+from proxy.llm.assembly.json_values import as_list, as_object, as_text
 
 MAX_CHOICES = 128
 """`n` of the API."""

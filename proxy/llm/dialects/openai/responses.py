@@ -9,19 +9,10 @@ counts only where the last event lacks the output, which then is the items that 
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from proxy.llm.assembly.dialect import (
-    AbnormalFinish,
-    Prompt,
-    ProviderFailed,
-    Unfaithful,
-    asks_for_json,
-    call_of,
-    model_of,
-    path_of,
-    system_of,
-)
-from proxy.llm.assembly.joins import as_list, as_object, as_text, as_word, serialized, shown
+from proxy.llm.assembly.call_fields import asks_for_json, call_of, model_of, path_of, system_of
+from proxy.llm.assembly.dialect import AbnormalFinish, Prompt, ProviderFailed, Unfaithful
 from proxy.llm.assembly.json_dialect import JsonAnswer, JsonDialect
+from proxy.llm.assembly.json_values import as_list, as_object, as_text, as_word, serialized, shown
 from proxy.llm.assembly.usage import UsageFields
 
 MAX_ITEMS = 4096
