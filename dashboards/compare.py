@@ -3,21 +3,9 @@
 from grafana_foundation_sdk.models.dashboard import Dashboard
 
 from dashboards.objectives import APART, BAD
-from dashboards.panels import (
-    CLUSTER,
-    JOB,
-    NAMESPACE,
-    POD,
-    ROUTE,
-    ROUTES,
-    Look,
-    Panel,
-    Query,
-    built,
-    lines,
-    number,
-)
+from dashboards.panels import Look, Panel, Query, built, lines, number
 from dashboards.queries import quantile, rate
+from dashboards.variables import CLUSTER, JOB, NAMESPACE, POD, ROUTE, ROUTES
 
 ARMS = ("stream", "control")
 ARM = 'arm=~"stream|control"'

@@ -1,6 +1,7 @@
 """PromQL that panels share. Windows are Grafana's, places are the dashboard's variables."""
 
-from dashboards.panels import IN_NAMESPACE, ROUTES, Query
+from dashboards.panels import Query
+from dashboards.variables import IN_NAMESPACE, ROUTES
 
 CONTROLLER = f'{IN_NAMESPACE},job=~"$controller"'
 PARTS = (0.5, 0.95, 0.99)

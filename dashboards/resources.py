@@ -1,6 +1,7 @@
 """The row *Resources*: what the processes use. The controller's are there where it shares the job."""
 
-from dashboards.panels import PODS, RED, YELLOW, Panel, Query, lines
+from dashboards.panels import RED, YELLOW, Panel, Query, lines
+from dashboards.variables import PODS
 
 STALL_S = 0.02
 """No input may hold the loop for longer."""

@@ -3,29 +3,10 @@
 from grafana_foundation_sdk.models.dashboard import Dashboard
 
 from dashboards.evidence import evidence
-from dashboards.panels import (
-    CLUSTER,
-    CONTROLLER,
-    JOB,
-    NAMESPACE,
-    POD,
-    PODS,
-    RED,
-    ROUTE,
-    ROUTES,
-    YELLOW,
-    Look,
-    Panel,
-    Query,
-    built,
-    lines,
-    meters,
-    number,
-    row,
-    states,
-)
+from dashboards.panels import RED, YELLOW, Look, Panel, Query, built, lines, meters, number, row, states
 from dashboards.queries import age, metric, quantile, rate
 from dashboards.rules import BLIND_S, FLAG_AGE_S, FLAG_STALE_S, SILENT_S
+from dashboards.variables import CLUSTER, CONTROLLER, JOB, NAMESPACE, POD, PODS, ROUTE, ROUTES
 
 DRILL_S = 90 * 86400
 """A switch that nobody has tried for a quarter of a year may not work."""

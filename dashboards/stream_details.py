@@ -1,9 +1,10 @@
 """The rows of *Streams* that are closed until somebody opens them: why it is as it is."""
 
 from dashboards.objectives import DELIVERY_S, OBJECTIVES
-from dashboards.panels import OF_JOB, PODS, RED, ROUTES, Panel, Query, lines, row
+from dashboards.panels import RED, Panel, Query, lines, row
 from dashboards.queries import quantile, quantiles, rate
 from dashboards.rules import BURNS, ratio_name
+from dashboards.variables import OF_JOB, PODS, ROUTES
 
 DELIVERY, ANSWERS, RECOVERY = OBJECTIVES
 

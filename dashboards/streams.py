@@ -3,29 +3,12 @@
 from grafana_foundation_sdk.models.dashboard import Dashboard
 
 from dashboards.objectives import APART, BAD, DELIVERY_S, OBJECTIVES, RECOVERABLE
-from dashboards.panels import (
-    CLUSTER,
-    JOB,
-    NAMESPACE,
-    POD,
-    PODS,
-    RED,
-    ROUTE,
-    ROUTES,
-    YELLOW,
-    Look,
-    Panel,
-    Query,
-    built,
-    lines,
-    number,
-    row,
-    rows,
-)
+from dashboards.panels import RED, YELLOW, Look, Panel, Query, built, lines, number, row, rows
 from dashboards.queries import quantile, rate
 from dashboards.resources import resources
 from dashboards.rules import FLAG_AGE_S, FLAG_STALE_S
 from dashboards.stream_details import budgets, busy, ends, times, used
+from dashboards.variables import CLUSTER, JOB, NAMESPACE, POD, PODS, ROUTE, ROUTES
 
 DELIVERY, ANSWERS, RECOVERY = OBJECTIVES
 
