@@ -21,6 +21,7 @@ from proxy.downstream.client_request import ClientRequest
 from proxy.errors import RequestRefused
 from proxy.http.asgi import OWN_PATH, App, Receive, Scope, Send
 from proxy.http.framing import origin_form
+from proxy.http.headers import Headers
 from proxy.http.upgrade import SWITCHING_PROTOCOLS
 from proxy.identity import Identifier
 from proxy.observe.metrics import Metrics
@@ -81,7 +82,7 @@ class Gateway:
             return partial(self._own, request, target)
         is_told = request.span is not None or logger.isEnabledFor(logging.DEBUG)
         on_end = partial(self._tell, request) if is_told else self._count
-        if self.pages is not None and self.pages.takes(request.method, headers, target):
+        if self.pages is not None and self.pages.takes(request.method, self._credentials(request), target):
             self.pages.begin(request, on_end, entered)
         else:
             self.relay.begin(request, on_end, entered)
@@ -106,11 +107,16 @@ class Gateway:
         self, request: ClientRequest, target: bytes, scope: Scope, receive: Receive, send: Send
     ) -> None:
         """A request for something of Headgate's own."""
+        scope["headers"] = self._credentials(request)
         with _call_of(request, send) as sent:
             if target.partition(b"?")[0] == ATTACH_PATH:
                 await self.attach.answer(scope, sent)
             else:
                 await self.run_api(scope, target, receive, sent)
+
+    def _credentials(self, request: ClientRequest) -> Headers:
+        """By which a request's sender is identified; the upstream gets all headers as they came."""
+        return self.identifier.credentials(request.headers, names_its_user=request.names_its_user)
 
     # A request of a route.
 
@@ -118,7 +124,7 @@ class Gateway:
         self, client: ClientRequest, match: Match, target: bytes, entered: float
     ) -> App | None:
         """Decide, and serve the request by one of its two ways."""
-        identity = self.identifier.identify(client.headers)
+        identity = self.identifier.identify(self._credentials(client))
         reservation = self.bodies.reserve(owner_of(identity))
         request = RouteRequest.of(match, target, client, identity, reservation)
         if identity is None:

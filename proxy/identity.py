@@ -99,6 +99,7 @@ class Identifier:
         tenant = settings.tenant
         self._tenant_claim = tenant.claim if tenant else None
         self._tenant_header = tenant.header.lower().encode() if tenant and tenant.header else None
+        self._of_proxies = settings.set_by_proxies
         self._methods: list[Callable[[Headers], Identity | None]] = []
         if settings.header is not None:
             self._header = settings.header.lower().encode()
@@ -106,6 +107,12 @@ class Identifier:
         if settings.cookie is not None:
             self._cookie = settings.cookie
             self._methods.append(self._by_cookie)
+
+    def credentials(self, headers: Headers, *, names_its_user: bool) -> Headers:
+        """Those to identify a sender by: without what proxies in front set, if the peer may not say it."""
+        if names_its_user or not self._of_proxies:
+            return headers
+        return [pair for pair in headers if pair[0] not in self._of_proxies]
 
     def identify(self, headers: Headers) -> Identity | None:
         """The sender of these headers (names in lower case); None if it is unknown. Never raises."""

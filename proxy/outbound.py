@@ -85,7 +85,7 @@ def within(to: Origin, most: int) -> Origin:
 def forwarding(settings: UpstreamSettings, identity: IdentitySettings, to: Origin) -> Forwarding:
     """Return the changes to a request's headers on the way to the upstream."""
     chosen = settings.forwarding
-    names = (identity.header, identity.tenant.header if identity.tenant else None)
-    kept = frozenset(name.lower().encode() for name in names if name)
     upstream_host = to.authority if chosen.host == "upstream" else None
-    return Forwarding(chosen.x_forwarded, chosen.forwarded, chosen.via, upstream_host, kept)
+    return Forwarding(
+        chosen.x_forwarded, chosen.forwarded, chosen.via, upstream_host, identity.set_by_proxies
+    )

@@ -5,13 +5,13 @@ import gc
 import logging
 import signal
 import socket
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 from proxy.downstream.admission import Connections
 from proxy.downstream.admitting import admitting
-from proxy.downstream.certificate import server_tls
+from proxy.downstream.certificate import PortTls
 from proxy.downstream.cross_origin import CrossOrigin
 from proxy.downstream.descriptors import ENOUGH, RESERVED, Descriptors
 from proxy.downstream.handshake import secured
@@ -132,15 +132,24 @@ def _servers(
         connections: Connections,
         chosen: PortCertificate | None,
         named: Named = peer_alone,
+        names_users: Callable[[str], bool] | None = None,
     ) -> OwnedServer:
-        protocol = admitting(connections, named)
+        protocol = admitting(connections, named, names_users)
         if chosen is not None:
-            protocol = secured(protocol, server_tls(chosen.cert, chosen.key, chosen.client_ca), connections)
+            protocol = secured(protocol, PortTls(chosen.cert, chosen.key, chosen.client_ca), connections)
         return server(port, listener, protocol, keep_alive_s=keep_alive_s, grace_s=grace_s, backlog=backlog)
 
     origins = frozenset(origin.encode() for origin in settings.cors.origins)
     public = CrossOrigin(app.gateway, origins) if origins else app.gateway
-    front = counted(public, sockets.public, app.connections, settings.tls.port, _named(settings))
+    trusted = None if settings.trusted_proxies is None else TrustedProxies(settings.trusted_proxies)
+    front = counted(
+        public,
+        sockets.public,
+        app.connections,
+        settings.tls.port,
+        _named(settings, trusted),
+        None if trusted is None else trusted.has,
+    )
     operators = admitting(app.admin_connections, peer_alone)
     others = [server(app.admin.app(), sockets.admin, operators, keep_alive_s=5, grace_s=1)]
     if sockets.model is not None:
@@ -150,13 +159,13 @@ def _servers(
     return front, others
 
 
-def _named(settings: Settings) -> Named:
+def _named(settings: Settings, trusted: TrustedProxies | None) -> Named:
     """How a request's client is found on the public port."""
     chosen = settings.upstream.forwarding
     appends = chosen.x_forwarded == "append"
-    if settings.trusted_proxies is None:
+    if trusted is None:
         return last_named if appends else peer_alone
-    return ByTrust(TrustedProxies(settings.trusted_proxies), appends=appends, announces=chosen.forwarded)
+    return ByTrust(trusted, appends=appends, announces=chosen.forwarded)
 
 
 async def _until_commanded(work: Coroutine[None, None, None], supervisor: SupervisorLink) -> Command:

@@ -2,6 +2,7 @@
 
 import socket
 from asyncio import Transport
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -31,10 +32,19 @@ class AdmittingProtocol(ServerProtocol):
 
     lingering = 0
 
-    def __init__(self, *given: Any, budget: Connections, named: Named, **more: Any) -> None:
+    def __init__(
+        self,
+        *given: Any,
+        budget: Connections,
+        named: Named,
+        names_users: Callable[[str], bool] | None = None,
+        **more: Any,
+    ) -> None:
         super().__init__(*given, **more)
         self._budget = budget
         self._named = named
+        self._names_users = names_users
+        self._peer_names_users = True
         self._is_admitted = False
         self._peer = ""
         self._holder: str | None = None
@@ -42,6 +52,8 @@ class AdmittingProtocol(ServerProtocol):
     def connection_made(self, transport: Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
         self._peer = self.client[0] if self.client else _without_address(transport)
+        if self._names_users is not None:
+            self._peer_names_users = self._names_users(self._peer)
         self._is_admitted = self._budget.enter(self._peer)
         if self._is_admitted:
             self._holder = self._peer
@@ -76,6 +88,7 @@ class AdmittingProtocol(ServerProtocol):
             request.answer(503, b"Service Unavailable", _HEADERS, _BODY, last=True)
             return
         self._holder = holder
+        request.names_its_user = self._peer_names_users
         super()._begin(request)
 
     def on_response_complete(self) -> None:
@@ -91,6 +104,15 @@ def _without_address(transport: Transport) -> str:
     return UNIX if connection is not None and connection.family == socket.AF_UNIX else ""
 
 
-def admitting(budget: Connections, named: Named) -> type[ServerProtocol]:
-    """The protocol class that uvicorn is given. Each request counts for the client that is `named`."""
-    return partial(AdmittingProtocol, budget=budget, named=named)  # type: ignore[return-value]
+def admitting(
+    budget: Connections, named: Named, names_users: Callable[[str], bool] | None = None
+) -> type[ServerProtocol]:
+    """The protocol class that uvicorn is given.
+
+    Args:
+        budget: of the port's connections.
+        named: each request counts for the client that it returns.
+        names_users: whether a peer, an address or `UNIX`, may say in a header who the user is. None: all may.
+    """
+    made = partial(AdmittingProtocol, budget=budget, named=named, names_users=names_users)
+    return made  # type: ignore[return-value]

@@ -15,8 +15,11 @@ CIPHERS = "ECDHE+AESGCM:ECDHE+CHACHA20"
 """Of TLS 1.2: forward secrecy, and authenticated encryption. Those of 1.3 all have both."""
 
 
-def server_tls(cert: Path, key: Path, client_ca: Path | None = None) -> ssl.SSLContext:
-    """TLS 1.2 or later, with the certificate that the files have at the time of each handshake.
+class PortTls:
+    """TLS 1.2 or later, with the certificate that the files have when a connection is made.
+
+    Each change of a file makes another context, so no session goes on that was begun under the files before:
+    a session lets its client in without a look at its certificate.
 
     Args:
         cert: PEM file of the certificate and those between it and its authority.
@@ -27,17 +30,26 @@ def server_tls(cert: Path, key: Path, client_ca: Path | None = None) -> ssl.SSLC
         OSError: a file cannot be read.
         ssl.SSLError: they have no certificate, or another one's key.
     """
-    return _Certificate(cert, key, client_ca).context
 
-
-class _Certificate:
-    def __init__(self, cert: Path, key: Path, client_ca: Path | None) -> None:
+    def __init__(self, cert: Path, key: Path, client_ca: Path | None = None) -> None:
         self._files = (cert, key)
         self._client_ca = client_ca
         self._seen = self._stamps()
         self._looked_at = monotonic()
-        self.context = self._loaded()
-        self.context.sni_callback = self._renew
+        self._context = self._loaded()
+
+    def context(self) -> ssl.SSLContext:
+        """For a new connection."""
+        if monotonic() - self._looked_at >= LOOK_EACH_S:
+            self._looked_at = monotonic()
+            try:
+                stamps = self._stamps()
+                if stamps != self._seen:
+                    self._context = self._loaded()
+                    self._seen = stamps
+            except (OSError, ssl.SSLError) as why:  # half written: the next connection looks again
+                logger.warning("the certificate is not renewed", extra={"why": type(why).__name__})
+        return self._context
 
     def _loaded(self) -> ssl.SSLContext:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
@@ -49,21 +61,10 @@ class _Certificate:
         if self._client_ca is not None:
             context.verify_mode = ssl.CERT_REQUIRED
             context.load_verify_locations(self._client_ca)
+            # Of TLS 1.3: each session brings the next one, so a client would show its certificate only once.
+            context.num_tickets = 0
         return context
 
     def _stamps(self) -> list[tuple[int, int]]:
         found = [file.stat() for file in (*self._files, self._client_ca) if file is not None]
         return [(stat.st_mtime_ns, stat.st_ino) for stat in found]
-
-    def _renew(self, connection: ssl.SSLObject, _name: str | None, _context: ssl.SSLContext) -> None:
-        """Called within each handshake: take the new certificate, if there is one."""
-        if monotonic() - self._looked_at >= LOOK_EACH_S:
-            self._looked_at = monotonic()
-            try:
-                stamps = self._stamps()
-                if stamps != self._seen:
-                    self.context = self._loaded()
-                    self._seen = stamps
-            except (OSError, ssl.SSLError) as why:  # half written: the next connection looks again
-                logger.warning("the certificate is not renewed", extra={"why": type(why).__name__})
-        connection.context = self.context

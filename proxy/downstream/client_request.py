@@ -70,6 +70,8 @@ class ClientRequest(RequestResponseCycle):
     copy_body: CopyBody | None = None
     """Is given each part of the body that the relay takes."""
     span: RequestSpan | None = None
+    names_its_user = True
+    """False if the peer may not say who the user is, in a header that is for proxies in front."""
     ends_with_connection = False
     """True if the answer's end is the connection's: HTTP/1.0 knows no chunks."""
     scope: Any = None

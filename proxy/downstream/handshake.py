@@ -14,6 +14,7 @@ from functools import partial
 from typing import Any, ClassVar, cast
 
 from proxy.downstream.admission import Connections
+from proxy.downstream.certificate import PortTls
 from proxy.downstream.server import ServerProtocol
 
 logger = logging.getLogger("headgate.tls")
@@ -37,9 +38,7 @@ class Handshake(asyncio.Protocol):
     _secured: ClassVar[set[asyncio.Task[None]]] = set()
     """Handshakes under way; nothing else holds their tasks."""
 
-    def __init__(
-        self, tls: ssl.SSLContext, budget: Connections, made: Callable[[], asyncio.Protocol]
-    ) -> None:
+    def __init__(self, tls: PortTls, budget: Connections, made: Callable[[], asyncio.Protocol]) -> None:
         self._tls = tls
         self._budget = budget
         self._made = made
@@ -68,7 +67,7 @@ class Handshake(asyncio.Protocol):
             await asyncio.get_running_loop().connect_accepted_socket(
                 lambda: next_one,
                 connection,
-                ssl=self._tls,
+                ssl=self._tls.context(),
                 ssl_handshake_timeout=HANDSHAKE_S,
                 ssl_shutdown_timeout=FAREWELL_S,
             )
@@ -98,7 +97,7 @@ class _Next(asyncio.Protocol):
         protocol.connection_made(transport)
 
 
-def secured(protocol: type[ServerProtocol], tls: ssl.SSLContext, budget: Connections) -> type[ServerProtocol]:
+def secured(protocol: type[ServerProtocol], tls: PortTls, budget: Connections) -> type[ServerProtocol]:
     """The protocol class that uvicorn is given for a port with TLS."""
 
     def made(**given: Any) -> asyncio.Protocol:

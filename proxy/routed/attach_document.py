@@ -41,9 +41,7 @@ class AttachDocument:
         self._identifier = identifier
         self._flags = flags
         # A header of a proxy in front says who asks, and the browser's cache does not see it.
-        self._is_told = identity.header is not None or (
-            identity.tenant is not None and identity.tenant.header is not None
-        )
+        self._is_told = bool(identity.set_by_proxies)
 
     def shows(self, identity: Identity | None) -> bool:
         """True if any route would show this caller live text. A caller who is not known yet counts as one."""

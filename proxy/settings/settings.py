@@ -113,8 +113,9 @@ class ValkeyLogSettings(SettingsBlock):
 
     url: Annotated[SecretStr, AfterValidator(_store)]
     """`redis://USER:PASSWORD@HOST:PORT/DB`; `rediss://` for TLS, `unix://` for a socket. With Sentinels
-    `redis+sentinel://USER:PASSWORD@HOST:PORT,HOST:PORT/SERVICE/DB`, or `rediss+sentinel://`: these are asked,
-    without a login, for the primary of `SERVICE`. `redis+cluster://USER:PASSWORD@HOST:PORT,HOST:PORT`, or
+    `redis+sentinel://USER:PASSWORD@HOST:PORT,HOST:PORT/SERVICE/DB`, or `rediss+sentinel://`: these are asked
+    for the primary of `SERVICE`, with a login of their own, if `?sentinel_password=…` names one, and
+    `sentinel_username=…`. `redis+cluster://USER:PASSWORD@HOST:PORT,HOST:PORT`, or
     `rediss+cluster://`, names nodes of a cluster, one of which then has all keys."""
     key: SecretStr = Field(min_length=32)
     """Secret of 32 characters or more that encrypts everything in the store; the same for all replicas. To
@@ -218,8 +219,9 @@ class Settings(SettingsBlock):
     trusted_proxies: list[PeerNetwork] | None = Field(default=None, max_length=256)
     """Networks of the proxies in front, for example `[10.0.0.0/8, "fd00::/8"]`; `unix` is whoever connects by
     a Unix socket. What these say in `X-Forwarded-…` and `Forwarded` is believed, as far as their chain
-    reaches. What all others say there is dropped. Without it, `x_forwarded: append` believes everybody. See
-    [who the client is](../operate.md#who-the-client-is)."""
+    reaches. What all others say there is dropped. Headers that name the user (`identity.header`) are believed
+    from these alone, too. Without it, everybody is believed, in `X-Forwarded-…` with `x_forwarded: append`.
+    See [who the client is](../operate.md#who-the-client-is)."""
     upstream: UpstreamSettings
     flags: FlagSettings = FlagSettings()
     llm: LlmSettings | None = None

@@ -2,16 +2,17 @@
 
 import ssl
 import warnings
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
 from proxy.downstream import certificate
-from proxy.downstream.certificate import server_tls
+from proxy.downstream.certificate import PortTls
 from tests.servers.authority import certificates
 
 
-def shown(server: ssl.SSLContext, ca_file: Path, version: ssl.TLSVersion | None = None) -> bytes | None:
+def shown(server: PortTls, ca_file: Path, version: ssl.TLSVersion | None = None) -> bytes | None:
     """The certificate that a client sees, in DER; it trusts the authority of the file alone."""
     client = ssl.create_default_context(cafile=ca_file)
     client.verify_flags &= ~ssl.VERIFY_X509_STRICT
@@ -19,7 +20,7 @@ def shown(server: ssl.SSLContext, ca_file: Path, version: ssl.TLSVersion | None 
         client.maximum_version = version
     there, back = ssl.MemoryBIO(), ssl.MemoryBIO()
     of_client = client.wrap_bio(back, there, server_hostname="127.0.0.1")
-    of_server = server.wrap_bio(there, back, server_side=True)
+    of_server = server.context().wrap_bio(there, back, server_side=True)
     waiting = [of_client, of_server]
     for _ in range(4):
         for each in list(waiting):
@@ -39,7 +40,7 @@ def test_a_renewed_certificate_is_for_the_next_connection(
     monkeypatch.setattr(certificate, "LOOK_EACH_S", 0.0)
     ca_file, _ = certificates(tmp_path)
     file = tmp_path / "server.pem"
-    tls = server_tls(file, file)
+    tls = PortTls(file, file)
     first = shown(tls, ca_file)
 
     whole = file.read_bytes()
@@ -53,7 +54,54 @@ def test_a_renewed_certificate_is_for_the_next_connection(
     assert renewed not in (None, first)
 
 
-def agreed(server: ssl.SSLContext, ciphers: str, version: ssl.TLSVersion) -> ssl.SSLObject | None:
+def entered(server: PortTls, client: ssl.SSLContext, session: ssl.SSLSession | None) -> ssl.SSLObject | None:
+    """The client's side of a connection that has been let in, and has read a byte; None: it was not."""
+    there, back = ssl.MemoryBIO(), ssl.MemoryBIO()
+    of_client = client.wrap_bio(back, there, session=session)
+    of_server = server.context().wrap_bio(there, back, server_side=True)
+    try:
+        for _ in range(4):
+            for each in (of_client, of_server):
+                with suppress(ssl.SSLWantReadError):
+                    each.do_handshake()
+        of_server.write(b"x")
+        of_client.read(1)
+    except ssl.SSLError:
+        return None
+    return of_client
+
+
+@pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
+def test_no_session_outlives_the_authority_of_its_client(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, version: ssl.TLSVersion
+) -> None:
+    """A client that was let in comes back with its session, by which it need not show its certificate. When
+    `client_ca` is another's, it is not let in any more, with or without a session."""
+    monkeypatch.setattr(certificate, "LOOK_EACH_S", 0.0)
+    files = [tmp_path / name for name in ("own", "staff", "others")]
+    for each in files:
+        each.mkdir()
+        certificates(each)
+    own, staff, others = files
+    client_ca = tmp_path / "client_ca.pem"
+    client_ca.write_bytes((staff / "ca.pem").read_bytes())
+    tls = PortTls(own / "server.pem", own / "server.pem", client_ca)
+    client = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    client.check_hostname, client.verify_mode = False, ssl.CERT_NONE
+    client.minimum_version = client.maximum_version = version
+    client.load_cert_chain(staff / "server.pem")
+
+    first = entered(tls, client, None)
+    assert first is not None
+    again = entered(tls, client, first.session)
+    client_ca.write_bytes((others / "ca.pem").read_bytes())
+    assert again is not None
+    assert entered(tls, client, again.session) is None
+    assert entered(tls, client, first.session) is None
+    assert entered(tls, client, None) is None
+
+
+def agreed(server: PortTls, ciphers: str, version: ssl.TLSVersion) -> ssl.SSLObject | None:
     """The client's side of a handshake with these ciphers and this version; None: there is none."""
     client = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     client.check_hostname, client.verify_mode = False, ssl.CERT_NONE
@@ -63,7 +111,7 @@ def agreed(server: ssl.SSLContext, ciphers: str, version: ssl.TLSVersion) -> ssl
         client.minimum_version = client.maximum_version = version
     there, back = ssl.MemoryBIO(), ssl.MemoryBIO()
     of_client = client.wrap_bio(back, there)
-    of_server = server.wrap_bio(there, back, server_side=True)
+    of_server = server.context().wrap_bio(there, back, server_side=True)
     for _ in range(4):
         for each in (of_client, of_server):
             try:
@@ -78,7 +126,7 @@ def agreed(server: ssl.SSLContext, ciphers: str, version: ssl.TLSVersion) -> ssl
 def test_old_versions_of_tls_are_refused(tmp_path: Path) -> None:
     """Also to a client that takes any cipher."""
     certificates(tmp_path)
-    tls = server_tls(tmp_path / "server.pem", tmp_path / "server.pem")
+    tls = PortTls(tmp_path / "server.pem", tmp_path / "server.pem")
 
     for version in (ssl.TLSVersion.TLSv1, ssl.TLSVersion.TLSv1_1):
         assert agreed(tls, "ALL", version) is None
@@ -86,14 +134,14 @@ def test_old_versions_of_tls_are_refused(tmp_path: Path) -> None:
         connection = agreed(tls, "ALL", version)
         assert connection is not None
         assert connection.compression() is None
-    assert tls.options & ssl.OP_NO_RENEGOTIATION
-    assert tls.options & ssl.OP_NO_COMPRESSION
+    assert tls.context().options & ssl.OP_NO_RENEGOTIATION
+    assert tls.context().options & ssl.OP_NO_COMPRESSION
 
 
 def test_each_cipher_is_forward_secret_and_authenticated(tmp_path: Path) -> None:
     """Of all that TLS 1.2 has, each offered alone."""
     certificates(tmp_path)
-    tls = server_tls(tmp_path / "server.pem", tmp_path / "server.pem")
+    tls = PortTls(tmp_path / "server.pem", tmp_path / "server.pem")
     every = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     every.set_ciphers("ALL:COMPLEMENTOFALL:@SECLEVEL=0")
     names = [each["name"] for each in every.get_ciphers() if each["protocol"] != "TLSv1.3"]

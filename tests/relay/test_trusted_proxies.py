@@ -90,3 +90,44 @@ async def test_a_stranger_cannot_be_many_and_fills_no_others_share(tmp_path: Pat
             assert (await third.answer()).status == 503
         held.release.set()
         assert [(await client.answer()).status for client in (first, second, by_proxy)] == [200] * 3
+
+
+ASKING = b"accept: text/event-stream\r\nx-user-id: ann\r\nx-tenant: north\r\n"
+BY_PROXY = {"jwt": None, "header": "X-User-Id", "tenant": {"header": "X-Tenant"}}
+
+
+async def test_who_the_user_is_is_believed_from_a_trusted_proxy_alone(tmp_path: Path) -> None:
+    """A stranger gets batch by its own word, sees no run of the user that it names, and gets no ticket. The
+    upstream gets its headers as they came; so does everybody's, where no proxy is named."""
+    upstream = ScriptedUpstream(answering(answer()))
+    async with (
+        upstream.running(),
+        headgate(
+            upstream.url, tmp_path, routes=[route()], identity=BY_PROXY, trusted_proxies=[PROXY]
+        ) as gate,
+        headgate(upstream.url, tmp_path, routes=[route()], identity=BY_PROXY) as believing,
+    ):
+        start = request(b"POST", b"/api/cases/7/start", ASKING)
+        ways = {"proxy": (gate, PROXY), "stranger": (gate, STRANGER), "anybody": (believing, STRANGER)}
+        decided, seen = {}, {}
+        for way, (to, peer) in ways.items():
+            async with asyncio.timeout(30), talking(to.url, from_host=peer) as client:
+                answered = await client.ask(start)
+            decided[way] = answered.header(b"headgate-decision")
+            assert upstream.asked[-1].header(b"x-user-id") == b"ann"
+            assert upstream.asked[-1].header(b"x-tenant") == b"north"
+            run = answered.header(b"headgate-run") or b""
+            for target in (b"GET /_headgate/runs/%b" % run, b"POST /_headgate/tickets"):
+                method, _, path = target.partition(b" ")
+                async with asyncio.timeout(30), talking(to.url, from_host=peer) as client:
+                    seen[way, method] = (await client.ask(request(method, path, ASKING))).status
+
+    assert {way: bool(value and value.startswith(b"stream")) for way, value in decided.items()} == {
+        "proxy": True,
+        "stranger": False,
+        "anybody": True,
+    }
+    assert decided["stranger"] is not None and b"no_identity" in decided["stranger"]
+    assert seen["proxy", b"GET"] == seen["anybody", b"GET"] == 200
+    assert seen["stranger", b"POST"] == 401
+    assert seen["proxy", b"POST"] == 400  # known, and its body names no run

@@ -12,7 +12,7 @@ from flags.egress import Egress
 from proxy.doctor.findings.asking import MAX_BYTES
 from proxy.doctor.one_request.model_calls import Context, context_of
 from proxy.downstream.admission import Connections
-from proxy.downstream.certificate import server_tls
+from proxy.downstream.certificate import PortTls
 from proxy.downstream.handshake import secured
 from proxy.downstream.server import ServerProtocol
 from proxy.errors import RequestRefused
@@ -114,7 +114,7 @@ async def listening(
         return
     protocol = ServerProtocol
     if settings.tls is not None:
-        tls = server_tls(settings.tls.cert, settings.tls.key, settings.tls.client_ca)
+        tls = PortTls(settings.tls.cert, settings.tls.key, settings.tls.client_ca)
         budget = Connections(MAX_CONNECTIONS, MAX_CONNECTIONS, on_refused=lambda _: None)
         protocol = secured(protocol, tls, budget)
     serving = server(listener, opened, protocol, keep_alive_s=5, grace_s=GRACE_S)

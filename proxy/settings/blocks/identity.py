@@ -56,7 +56,7 @@ class TenantSettings(SettingsBlock):
     claim: str | None = None
     """A claim of the bearer token."""
     header: str | None = None
-    """A header set by a trusted proxy in front, for example `X-Tenant`."""
+    """A header set by a proxy in front, for example `X-Tenant`. It is believed as `identity.header` is."""
 
     @model_validator(mode="after")
     def _one_place(self) -> "TenantSettings":
@@ -72,9 +72,15 @@ class IdentitySettings(SettingsBlock):
     jwt: JwtSettings | None = JwtSettings()
     """A bearer token. `null` turns it off."""
     header: str | None = None
-    """A header set by a trusted proxy in front, for example `X-User-Id`. Clients must not reach
-    Headgate past that proxy."""
+    """A header set by a proxy in front, for example `X-User-Id`. With `trusted_proxies` it is believed from
+    those alone; without, from everybody: then clients must not reach Headgate past that proxy."""
     cookie: str | None = None
     """A session cookie. Its value is hashed, never kept."""
     tenant: TenantSettings | None = None
     """The place of the user's tenant, if flags use it."""
+
+    @property
+    def set_by_proxies(self) -> frozenset[bytes]:
+        """The headers in which a proxy in front says who the user is; in lower case."""
+        names = (self.header, self.tenant.header if self.tenant else None)
+        return frozenset(name.lower().encode() for name in names if name is not None)
