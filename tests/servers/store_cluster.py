@@ -1,4 +1,4 @@
-"""A real cluster: three primaries, and a replica of the one that has Headgate's keys."""
+"""A real cluster, with a password: three primaries, and a replica of the one that has Headgate's keys."""
 
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -14,6 +14,7 @@ from tests.servers.valkey_server import STARTING_S, ValkeyServer, valkey
 
 SLOTS = 16384
 TAG = "headgate"
+PASSWORD = "nodes-secret"
 
 
 @dataclass
@@ -43,7 +44,9 @@ async def clustered(directory: Path) -> AsyncIterator[Cluster]:
                 str(bus),
             )
             file = ("--cluster-config-file", str(directory / f"nodes{number}.conf"))
-            nodes.append(await stack.enter_async_context(valkey(directory, *options, *file)))
+            nodes.append(
+                await stack.enter_async_context(valkey(directory, *options, *file, password=PASSWORD))
+            )
             buses.append(bus)
         *primaries, replica = nodes
         share = -(-SLOTS // len(primaries))
@@ -61,7 +64,7 @@ async def clustered(directory: Path) -> AsyncIterator[Cluster]:
         await eventually(lambda: is_in_step(replica), STARTING_S)
         others = [node for node in primaries if node is not owner]
         hosts = ",".join(f"127.0.0.1:{node.port}" for node in others)
-        yield Cluster(owner, replica, others, f"redis+cluster://{hosts}")
+        yield Cluster(owner, replica, others, f"redis+cluster://:{PASSWORD}@{hosts}")
 
 
 async def said(node: ValkeyServer, *command: str | int) -> Any:

@@ -5,6 +5,7 @@ import signal
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
@@ -20,20 +21,36 @@ STARTING_S = 60.0
 
 
 class ValkeyServer:
-    """A server without persistence: one that is started again is empty."""
+    """A server without persistence: one that is started again is empty.
 
-    def __init__(self, directory: Path, *options: str, binary: Path | str | None = None) -> None:
+    Args:
+        binary: another server's, as Redis's is.
+        password: of its clients, and of its replicas.
+        certificates: the directory of `ca.pem` and `server.pem`: then it speaks TLS alone.
+    """
+
+    def __init__(
+        self,
+        directory: Path,
+        *options: str,
+        binary: Path | str | None = None,
+        password: str = "",
+        certificates: Path | None = None,
+    ) -> None:
         self.port = free_port()
-        self.url = f"redis://127.0.0.1:{self.port}"
+        at = f"{f':{password}@' if password else ''}127.0.0.1:{self.port}"
+        self.url = f"redis://{at}" if certificates is None else f"rediss://{at}{trusting(certificates)}"
         self._directory = directory
-        self._options = options
+        self._options = (*listening_at(self.port, certificates), *options)
+        if password:
+            self._options += ("--requirepass", password, "--masterauth", password)
         self._binary = str(binary or get_binary_path())
         self._process: asyncio.subprocess.Process | None = None
 
     async def start(self) -> None:
         self._process = await asyncio.create_subprocess_exec(
             *(*WITH_PARENT, self._binary),
-            *("--port", str(self.port), "--bind", "127.0.0.1", "--save", "", "--dir", str(self._directory)),
+            *("--bind", "127.0.0.1", "--save", "", "--dir", str(self._directory)),
             *self._options,
             stdout=asyncio.subprocess.DEVNULL,
         )
@@ -70,12 +87,41 @@ class ValkeyServer:
                 return "auth" in str(exc).lower()
 
 
+def trusting(certificates: Path) -> str:
+    """The end of a URL whose server has an authority in this directory."""
+    return f"?ssl_ca_certs={certificates / 'ca.pem'}"
+
+
+def listening_at(port: int, certificates: Path | None) -> tuple[str, ...]:
+    """A server's options; see `ValkeyServer`."""
+    if certificates is None:
+        return "--port", str(port)
+    own = str(certificates / "server.pem")
+    files = (
+        "--tls-cert-file",
+        own,
+        "--tls-key-file",
+        own,
+        "--tls-ca-cert-file",
+        str(certificates / "ca.pem"),
+    )
+    return (
+        "--port",
+        "0",
+        "--tls-port",
+        str(port),
+        *files,
+        "--tls-auth-clients",
+        "no",
+        "--tls-replication",
+        "yes",
+    )
+
+
 @asynccontextmanager
-async def valkey(
-    directory: Path, *options: str, binary: Path | str | None = None
-) -> AsyncIterator[ValkeyServer]:
-    """Started, and gone at the end. `binary` is another server's, as Redis's is."""
-    server = ValkeyServer(directory, *options, binary=binary)
+async def valkey(directory: Path, *options: str, **more: Any) -> AsyncIterator[ValkeyServer]:
+    """Started, and gone at the end. `more` goes to `ValkeyServer`."""
+    server = ValkeyServer(directory, *options, **more)
     try:
         await server.start()
         yield server

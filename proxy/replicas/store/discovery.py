@@ -7,8 +7,8 @@ from typing import Any
 
 from redis.asyncio.connection import Connection
 from redis.crc import key_slot
+from redis.exceptions import AuthenticationError, RedisError
 from redis.exceptions import ConnectionError as StoreConnectionError
-from redis.exceptions import RedisError
 
 from flags.tls import why
 
@@ -20,6 +20,10 @@ Place = tuple[str, int]
 
 class NoPrimary(StoreConnectionError):
     """Nobody who answers knows the server to write to."""
+
+
+class NotLetIn(NoPrimary):
+    """One of them does not take the login, or wants one; no other knows it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,21 +85,24 @@ class Discovery:
         """The server to write to. The caller bounds the time: next time another one is asked first.
 
         Raises:
-            NoPrimary: none of them knows it.
+            NoPrimary: none of them knows it, or tells it.
         """
-        last = "none knows it"
+        last, error = "none knows it", NoPrimary
         for _ in range(len(self._addresses)):
             asked = self._addresses[0]
             self._addresses.rotate(-1)  # also if this one takes so long that the caller gives up
             try:
                 found = await self._ask(asked)
+            except AuthenticationError as exc:
+                last, error = why(exc), NotLetIn
+                continue
             except CLOSING as exc:
                 last = why(exc)
                 continue
             if found is not None:
                 self._addresses.rotate(1)
                 return found
-        raise NoPrimary(last)
+        raise error(last)
 
     async def _ask(self, asked: Place) -> Place | None:
         connection = self._connection(*asked)

@@ -123,8 +123,8 @@ class Link:
         if seeds is not None:
             by = ByCluster(prefix) if seeds.service is None else BySentinel(seeds.service)
             own = {name: value for name, value in server.items() if name.startswith("ssl_")}
-            if seeds.service is None:  # the login is that of all nodes; Sentinels have none
-                own |= {name: server[name] for name in ("username", "password") if name in server}
+            login = server if seeds.login is None else seeds.login
+            own |= {name: login[name] for name in ("username", "password") if name in login}
 
             def connection(host: str, port: int) -> Connection:
                 made: Connection = connection_class(**{**shared, **own, "host": host, "port": port})

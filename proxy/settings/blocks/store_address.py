@@ -1,15 +1,18 @@
 """The address of the store: one server's, or of those who know which server it is. Pure.
 
 `redis+sentinel://USER:PASSWORD@HOST:PORT,HOST:PORT/SERVICE/DB?…`: Sentinels; user, password, database and
-what stands behind `?` are the server's. `redis+cluster://USER:PASSWORD@HOST:PORT,HOST:PORT?…`: nodes of a
-cluster. `rediss+…` is TLS, to all of them.
+what stands behind `?` are the server's, without `sentinel_username` and `sentinel_password`.
+`redis+cluster://USER:PASSWORD@HOST:PORT,HOST:PORT?…`: nodes of a cluster. `rediss+…` is TLS, to all of them.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from urllib.parse import unquote, urlsplit
 
 PORTS = {"sentinel": 26379, "cluster": 6379}
 MAX_SEEDS = 16
+LOGIN = {"sentinel_username": "username", "sentinel_password": "password"}
+"""Parameters of the URL that are the Sentinels' own, and the login's parts."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,6 +24,8 @@ class Seeds:
     """The name under which Sentinels watch the primary; None: these are nodes of a cluster."""
     server: str
     """URL of the server, which may hold a password; its host is that of the first one to ask."""
+    login: Mapping[str, str] | None = None
+    """The Sentinels' `username` and `password`, as far as they have one; None: the login is the server's."""
 
 
 def is_store_address(value: str) -> bool:
@@ -51,9 +56,15 @@ def seeds_of(url: str) -> Seeds | None:
     host, port = addresses[0]
     at = f"{login}@" if login else ""
     name = f"[{host}]" if ":" in host else host
-    query = f"?{parts.query}" if parts.query else ""
-    server = f"{scheme}://{at}{name}:{port}/{database}{query}"
-    return Seeds(addresses, unquote(service) if service else None, server)
+    given = [each.partition("=") for each in parts.query.split("&") if each]
+    own = {LOGIN[name]: unquote(value) for name, _, value in given if name in LOGIN}
+    if own and kind != "sentinel":
+        raise ValueError("a cluster has no Sentinels")
+    query = "&".join("".join(each) for each in given if each[0] not in LOGIN)
+    server = f"{scheme}://{at}{name}:{port}/{database}{'?' if query else ''}{query}"
+    return Seeds(
+        addresses, unquote(service) if service else None, server, own if kind == "sentinel" else None
+    )
 
 
 def key_prefix(url: str, prefix: str) -> str:
