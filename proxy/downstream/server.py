@@ -12,6 +12,7 @@ from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
 from proxy.downstream.answer_head import last_answer
 from proxy.downstream.client_request import ClientRequest
 from proxy.downstream.half_closed import HalfClosed
+from proxy.downstream.methods import MethodReader
 from proxy.downstream.slow_clients import TimedProtocol
 from proxy.errors import RequestRefused, problem
 from proxy.http.headers import head_bytes
@@ -32,6 +33,8 @@ class ServerProtocol(TimedProtocol):
         super().connection_made(transport)
         self._field_bytes = 0
         self._read = b""
+        self._methods = MethodReader()
+        self._has_new_head = False
         self._again = b""
         self._offer: UpgradeOffer | None = None
         self._begun_in_read = False
@@ -92,17 +95,30 @@ class ServerProtocol(TimedProtocol):
     def data_received(self, data: bytes) -> None:
         if self._is_over:
             return
-        if self._offer is not None and self._keeps_early(self._offer, data):
-            return
-        self._parse(data)
-        while self._again:
-            again, self._again = self._again, b""
-            self._parse(again)
+        self._read_pieces(self._methods.joined(data))
         request = self._unbegun
+        if request is None or request.more_body or self._reading_head:
+            self._bound_waiting()
         if request is not None:
             # Now that all that came with its head has been read: they go on in one write.
             self._unbegun = None
             self._begin(request)
+
+    def _read_pieces(self, data: bytes, *, is_again: bool = False) -> None:
+        at = 0
+        while not self._is_over:
+            if self._offer is not None and not is_again and self._keeps_early(self._offer, data[at:]):
+                return
+            piece, at = self._methods.next_piece(data, at)
+            self._parse(piece)
+            if self._has_new_head:
+                self._has_new_head = False
+                self._methods.head_read(self.cycle.headers if self.cycle is not None else [])
+            if self._again:
+                again, self._again = self._again, b""
+                self._read_pieces(again, is_again=True)
+            if at >= len(data):
+                return
 
     def _parse(self, data: bytes) -> None:
         self._read = data
@@ -110,7 +126,8 @@ class ServerProtocol(TimedProtocol):
         self._only_fields = True
         self._idle_since = 0.0
         try:
-            self.parser.feed_data(data)
+            if data:
+                self.parser.feed_data(data)
         except httptools.HttpParserError:
             self.send_400_response("Invalid HTTP request received.")
         except httptools.HttpParserUpgrade:
@@ -118,13 +135,14 @@ class ServerProtocol(TimedProtocol):
         self._read = b""
         if not self._only_fields:
             self._field_bytes = 0
-            if self._unbegun is not None and not (self._unbegun.more_body or self._reading_head):
-                return  # nothing is waited for
         else:
             # A long head, trailers, or the lines between chunks: nothing else bounds them.
             self._field_bytes += len(data)
             if self._field_bytes > MAX_HEAD_BYTES and not self.transport.is_closing():
                 self._refuse(_too_large(self.url if self._reading_head else b""))
+
+    def _bound_waiting(self) -> None:
+        """Something is waited for: a head, a body, or what is left of either."""
         if self._awaits_head() and self._head_timer is None and not self.transport.is_closing():
             self._head_timer = self.loop.call_later(self.head_s, self._head_is_late)
         if self.cycle is not None and self.cycle.more_body:
@@ -179,6 +197,8 @@ class ServerProtocol(TimedProtocol):
             self.transport.close()
 
     def on_message_begin(self) -> None:
+        self._methods.between = False
+        self._methods.in_head = True
         self.url = b""
         self.expect_100_continue = False
         self.headers = []
@@ -188,6 +208,7 @@ class ServerProtocol(TimedProtocol):
 
     def on_body(self, body: bytes) -> None:
         self._only_fields = False
+        self._methods.body_left -= len(body)
         request = self.cycle
         if request is None or request.response_complete or self._reading_head:
             return
@@ -203,6 +224,8 @@ class ServerProtocol(TimedProtocol):
         request.set()
 
     def on_message_complete(self) -> None:
+        self._methods.between = True
+        self._has_new_head = False
         request = self.cycle
         if request is None or request.response_complete or self._reading_head:
             return
@@ -217,7 +240,8 @@ class ServerProtocol(TimedProtocol):
 
     def on_headers_complete(self) -> None:
         parser = self.parser
-        method = parser.get_method()
+        self._methods.in_head = False
+        method = self._methods.method or parser.get_method()
         if not self.url.startswith(b"/") and method != b"CONNECT":
             authority = authority_of(method, self.url)
             if authority is not None:
@@ -237,6 +261,8 @@ class ServerProtocol(TimedProtocol):
         if self.expect_100_continue and version != "1.0":  # RFC 9110 10.1.1: such a client cannot mean it
             request.waiting_for_100_continue = True
         before, self.cycle = self.cycle, request
+        self._methods.method = None
+        self._has_new_head = True  # to be looked at if a body follows
         self._reading_head = False
         self._only_fields = False
         self._stop_head_timer()
@@ -274,13 +300,15 @@ class ServerProtocol(TimedProtocol):
         `proxy.http.upgrade`; the bytes after it wait for the answer then. To the parser CONNECT is an
         upgrade, too, whatever it asks for, and cannot be begun again.
         """
-        if self.parser.get_method() == b"CONNECT":
+        method = self._methods.method or self.parser.get_method()
+        if method == b"CONNECT":
             self.send_400_response("CONNECT is for forward proxies; this is a reverse proxy.")
             return
         upgrade = cast(httptools.HttpParserUpgrade, sys.exc_info()[1])
         rest = self._read[upgrade.args[0] :]
         version = self.parser.get_http_version()
-        head = without_upgrade(self.parser.get_method(), self.url, version, self.headers)
+        head = without_upgrade(method, self.url, version, self.headers)
+        self._methods = MethodReader()
         self.parser = httptools.HttpRequestParser(self)
         self.parser.set_dangerous_leniencies(lenient_data_after_close=True)  # as uvicorn has it
         if self._pending() is None and (protocols := offered(version, self.headers)):

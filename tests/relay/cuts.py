@@ -114,9 +114,13 @@ class UpstreamEnd:
         self.unsent = b""
         self.answered = False
         self.closes = False
+        self.method = b""
         protocol.connection_made(self.wire)
 
     def _take(self, data: bytes) -> None:
+        if not self.method:  # a request begins: the parser would refuse a method that it does not know
+            self.method, _, rest = data.partition(b" ")
+            data = b"PUT " + rest
         try:
             self.reader.parser.feed_data(data)
         except httptools.HttpParserError as exc:
@@ -138,6 +142,9 @@ class UpstreamEnd:
 
     def _whole(self, reader: Reader) -> None:
         exchange = self._exchange()
+        if self.method != exchange.method:
+            self.game.flaws.append(f"{reader.url!r}: the upstream got another method")
+        self.method = b""
         if reader.body != exchange.body or (b"x-n", reader.url[1:]) not in reader.headers:
             self.game.flaws.append(f"{reader.url!r}: the upstream got another request")
         if reader.trailers != exchange.trailers:

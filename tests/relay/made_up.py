@@ -53,14 +53,19 @@ def some_trailers(rng: random.Random) -> Fields:
     ]
 
 
+def like_requests(size: int) -> bytes:
+    """A body that looks like requests, whichever of its lines is the first to be read."""
+    return (b"FOO / HTTP/1.1\r\nhost: b\r\n\r\nBAR" * 30)[:size].ljust(size)
+
+
 def made_up(number: int, rng: random.Random) -> Exchange:
     """An exchange for the target `/<number>`."""
-    method = rng.choice([b"GET", b"HEAD", b"POST", b"POST", b"POST"])
+    method = rng.choice([b"GET", b"HEAD", b"POST", b"POST", b"POST", b"FOO", b"VERSION-CONTROL", b"DESCRIBE"])
     body, lines = b"", b""
     payload = b""
     trailers: Fields = []
-    if method == b"POST":
-        body = rng.randbytes(rng.choice([0, 1, 7, 300, 300, LONG]))
+    if method == b"POST" or (method not in (b"GET", b"HEAD") and rng.random() < 0.7):
+        body = rng.choice([rng.randbytes, like_requests])(rng.choice([0, 1, 7, 300, 300, LONG]))
         is_chunked = rng.random() < 0.5
         trailers = some_trailers(rng) if is_chunked else []
         payload = framed(body, rng, trailers) if is_chunked else body

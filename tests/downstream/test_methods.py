@@ -1,0 +1,89 @@
+"""Methods that the parser does not know, in whatever pieces they come."""
+
+import asyncio
+from typing import Any, cast
+
+import pytest
+import uvicorn
+from uvicorn.server import ServerState
+
+from proxy.downstream.client_request import ClientRequest
+from proxy.downstream.server import ServerProtocol
+from tests.relay.cuts import Wire
+
+pytestmark = pytest.mark.anyio
+
+LIKE_A_REQUEST = b"xFOO /body HTTP/1.1\r\n\r\nFOO /b HTTP/1.1\r\n\r\nBAR"
+CHUNKED = b"%x\r\n%b\r\n0\r\n" % (len(LIKE_A_REQUEST), LIKE_A_REQUEST)
+STREAM = (
+    b"GET /0 HTTP/1.1\r\nhost: a\r\n\r\n"
+    b"FOO /1 HTTP/1.1\r\nhost: a\r\ncontent-length: %d\r\n\r\n%b"
+    b"\r\n\r\nVERSION-CONTROL /2 HTTP/1.1\r\nhost: a\r\n\r\n"
+    b"POST /3 HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\n%bx-t: FOO / HTTP/1.1\r\n\r\n"
+    b"GETS /4 HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\n%b\r\n"
+    b"FOO /5 HTTP/1.1\r\nhost: a\r\nconnection: upgrade\r\nupgrade: h2c\r\ncontent-length: 3\r\n\r\nFOO"
+    b"DESCRIBE /6 HTTP/1.1\r\nhost: a\r\n\r\n"
+) % (len(LIKE_A_REQUEST), LIKE_A_REQUEST, CHUNKED, CHUNKED)
+SENT = [
+    ("GET", b"/0", b""),
+    ("FOO", b"/1", LIKE_A_REQUEST),
+    ("VERSION-CONTROL", b"/2", b""),
+    ("POST", b"/3", LIKE_A_REQUEST),
+    ("GETS", b"/4", LIKE_A_REQUEST),
+    ("FOO", b"/5", b"FOO"),
+    ("DESCRIBE", b"/6", b""),
+]
+
+
+class Answering(ServerProtocol):
+    """Answers each request when its body is here."""
+
+    seen: list[tuple[str, bytes, bytes]]
+
+    def _begin(self, request: ClientRequest) -> None:
+        protocol = self
+
+        class Watcher:
+            def client_changed(self) -> None:
+                if not request.more_body and not request.response_complete:
+                    protocol.seen.append((request.method, request.target, request.take_body()))
+                    request.answer(200, b"OK", [(b"content-length", b"0")], b"", last=True)
+
+            def cut(self) -> None: ...
+
+        request.watcher = Watcher()
+        request.watcher.client_changed()
+
+
+async def seen(config: uvicorn.Config, *pieces: bytes) -> tuple[list[tuple[str, bytes, bytes]], bytes]:
+    """The requests that are read, and what the client gets."""
+    state = ServerState()
+    protocol: Any = Answering(config=config, server_state=state, app_state={})
+    protocol.seen = []
+    got: list[bytes] = []
+    protocol.connection_made(cast(asyncio.Transport, Wire(got.append)))
+    for piece in pieces:
+        protocol.data_received(piece)
+    for _ in range(2 * len(SENT)):
+        await asyncio.sleep(0)  # requests that waited begin in turns of their own
+    protocol.connection_lost(None)
+    return protocol.seen, b"".join(got)
+
+
+@pytest.fixture
+def config() -> uvicorn.Config:
+    async def app(scope: Any, receive: Any, send: Any) -> None: ...
+
+    config = uvicorn.Config(app, interface="asgi3", log_config=None, log_level="critical", ws="none")
+    config.load()
+    return config
+
+
+async def test_wherever_it_is_cut_each_request_has_its_own_method_and_body(config: uvicorn.Config) -> None:
+    """At every byte, in bytes, and in one piece: a body that looks like a request is none."""
+    for cut in range(1, len(STREAM)):
+        found, _ = await seen(config, STREAM[:cut], STREAM[cut:])
+        assert found == SENT, (STREAM[:cut][-20:], STREAM[cut:][:20])
+    by_bytes, _ = await seen(config, *(STREAM[at : at + 1] for at in range(len(STREAM))))
+    at_once, _ = await seen(config, STREAM)
+    assert by_bytes == at_once == SENT
