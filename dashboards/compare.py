@@ -10,6 +10,7 @@ from dashboards.variables import CLUSTER, JOB, NAMESPACE, POD, ROUTE, ROUTES
 ARMS = ("stream", "control")
 ARM = 'arm=~"stream|control"'
 OUTCOMES, SETTLED = "headgate_outcomes_total", "headgate_settled_seconds"
+CAPPED = "headgate_capped_failures_total"
 EXPECTED, WEIGHED = "headgate_expected_failures_total", "headgate_weighed_failures_total"
 
 
@@ -76,8 +77,10 @@ def _answers() -> list[Panel]:
     return [
         lines(
             "Failed",
-            "Requests that ended without a whole answer.",
+            "Requests that ended without a whole answer; and those of them of which each user has five an "
+            "hour at most.",
             Query(share(BAD), "{{arm}}"),
+            Query(f"{rate(CAPPED, 'arm', ARM)} / {rate(OUTCOMES, 'arm', ARM)}", "{{arm}}, five of a user"),
             unit="percentunit",
             named=ARMS,
         ),

@@ -21,6 +21,7 @@ from proxy.observe.process import ProcessFigures
 from proxy.observe.settling import Settling
 from proxy.observe.tokens import TOKENS, TokenCounts
 from proxy.observe.users.draws import HARMS
+from proxy.observe.users.failing_users import FailingUsers
 from proxy.observe.users.histories import Histories
 from proxy.observe.users.met_users import UserNames, Users
 from proxy.observe.users.shared_draws import SharedDraws
@@ -83,7 +84,7 @@ class RouteFamilies:
         register = _Registrar(registry)
         counter, histogram, gauge = register.counter, register.histogram, register.gauge
         self.requests = counter(
-            "requests", "Requests by mode and by the reason of the decision", "route", "mode", "reason"
+            "requests", "Requests by mode and reason of the decision", "route", "mode", "reason"
         )
         self.request_seconds = histogram(
             "request_seconds", "Seconds from a request's head to its answer's end", REQUEST_S, "route", "mode"
@@ -104,7 +105,7 @@ class RouteFamilies:
         )
         self.delivery = histogram(
             "delivery_seconds",
-            "Seconds from when the proxy knows a text until its bytes are at the socket",
+            "Seconds from when a text is known until its bytes are at the socket",
             DELIVERY_S,
             "route",
             "source",
@@ -112,7 +113,7 @@ class RouteFamilies:
         self.run_seconds = histogram("run_seconds", "Seconds of a run", REQUEST_S, "route", "arm")
         self.perceived_wait = histogram(
             "perceived_wait_ratio",
-            "Time to the first text, as a share of the run's time",
+            "Time to the first text by the run's time",
             RATIO,
             "route",
             "source",
@@ -123,7 +124,7 @@ class RouteFamilies:
         )
         self.parity = counter(
             "parity",
-            "Sections of text by how the shown text compares with the batch answer",
+            "Sections by how the shown text compares with the batch answer",
             "route",
             "result",
         )
@@ -132,21 +133,27 @@ class RouteFamilies:
         )
         self.expected_failures = counter(
             "expected_failures",
-            "Failures that users' own histories let expect among settled requests, weighed",
+            "Failures that users' histories let expect, weighed",
             "route",
             "arm",
             "bucket",
         )
         self.weighed_failures = counter(
             "weighed_failures",
-            "Failures of settled requests, each weighing less the more were expected of its user",
+            "Failures, each weighing less the more were expected of its user",
             "route",
             "arm",
             "bucket",
         )
+        self.capped_failures = counter(
+            "capped_failures",
+            "Failures, of each user at most five an hour",
+            "route",
+            "arm",
+        )
         self.users_worse = counter(
             "users_worse",
-            "Users who came to fail far more often than before, once for each limit and rollout",
+            "Users who came to fail far more often, once for each limit and rollout",
             "route",
             "arm",
             "limit",
@@ -156,7 +163,7 @@ class RouteFamilies:
         )
         self.settled_seconds = histogram(
             "settled_seconds",
-            "Seconds from start to end of settled requests with an answer",
+            "Seconds of settled requests with an answer",
             REQUEST_S,
             "route",
             "arm",
@@ -166,27 +173,27 @@ class RouteFamilies:
         )
         self.users_cv2 = gauge(
             "users_cv2",
-            "Squared coefficient of variation of users' rates of failure, by their histories; 0: unknown",
+            "Squared coefficient of variation of users' failure rates, by histories; 0: unknown",
             "livemax",
             "route",
         )
         self.users_group = gauge(
             "users_group",
-            "Number of those who count users who are worse together; 0: nobody",
+            "Number of those who count worse users together; 0: nobody",
             "livemax",
             "route",
         )
         self.users_alone = gauge("users_alone", "Processes that count them alone", "livesum", "route")
         self.draw_evidence = gauge(
             "draw_evidence",
-            "Log of how much likelier harm makes the flag's draw of users",
+            "Log of how much likelier harm makes the draw of users",
             "livemin",
             "route",
             "harm",
         )
         self.identity_verified = gauge(
             "identity_verified",
-            "1 where each user is verified: no client is taken for a user that it only claims to be",
+            "1 where each user is verified: no client is a user that it only claims to be",
             "livemin",
             "route",
         )
@@ -209,7 +216,7 @@ class Metrics(RouteFamilies):
         register = _Registrar(registry)
         counter, gauge, histogram = register.counter, register.gauge, register.histogram
         self.over_budget = counter(
-            "over_budget", "Refusals because a budget that all clients share was used up", "budget"
+            "over_budget", "Refusals because a budget that all share was used up", "budget"
         )
         for budget in Budget:
             self.over_budget.labels(budget)
@@ -236,7 +243,7 @@ class Metrics(RouteFamilies):
         )
         self.tap_cost = counter(
             "tap_cost",
-            "Cost of the same, in the currency of the prices in the settings",
+            "Cost of the same, in the currency of the settings' prices",
             "route",
             "provider",
             "model",
@@ -247,7 +254,7 @@ class Metrics(RouteFamilies):
             self.attached_pages.labels(became)
         self.kill_flag_on = gauge(
             "kill_flag_on_timestamp_seconds",
-            "Unix time at which the kill flag was last found to have been turned on; 0: it was not",
+            "Unix time at which the kill flag was last found turned on; 0: it was not",
             "livemax",
         )
         self.build_info = gauge("build_info", "Always 1", "livemax", "version", "python")
@@ -343,6 +350,8 @@ class RouteMetrics:
             }
             for family in (families.expected_failures, families.weighed_failures, families.slower)
         )
+        self.capped_failures = {arm: families.capped_failures.labels(name, arm) for arm in COMPARED_ARMS}
+        self._failing_users = FailingUsers()
         self.users_worse = {
             (arm, limit): families.users_worse.labels(name, arm, f"{limit:g}")
             for arm, limit in product(Arm, LIMITS)
@@ -388,6 +397,8 @@ class RouteMetrics:
             drawn_by = "" if decision.left_out else decision.generation
             self.draws.add(user, time(), arm, drawn_by, self.histories.prior, failed=failed)
             amounts |= self._of_user(user, arm, bucket, failed, ended_at - began_at)
+            if failed and arm in COMPARED_ARMS and self._failing_users.counts(user, ended_at):
+                amounts[self.capped_failures[arm]] = 1
         self._settling.add(
             amounts,
             self.settled_seconds[arm] if outcome in ANSWERED else None,

@@ -36,6 +36,7 @@ FAMILIES = {
     "outcomes_total": {"route", "arm", "bucket", "outcome"},
     "expected_failures_total": {"route", "arm", "bucket"},
     "weighed_failures_total": {"route", "arm", "bucket"},
+    "capped_failures_total": {"route", "arm"},
     "users_worse_total": {"route", "arm", "limit"},
     "slower_total": {"route", "arm", "bucket"},
     "draw_evidence": {"route", "harm"},
@@ -68,7 +69,7 @@ PROCESS = {
 }
 """The names of prometheus-client's own collectors."""
 
-SCRAPE_SERIES, SCRAPE_BYTES, ROUTE_SERIES = 930, 79_400, 840
+SCRAPE_SERIES, SCRAPE_BYTES, ROUTE_SERIES = 932, 79_400, 842
 """The most of a page with one route, and the most series that each further route adds."""
 
 FAULTS = set(Fault) - {Fault.JOB_FAILED}

@@ -8,6 +8,7 @@ from prometheus_client import CollectorRegistry
 from flags.decision import Arm, Decision, Mode, Reason
 from proxy.identity import Identity
 from proxy.observe.metrics import Metrics
+from proxy.observe.users.failing_users import MOST_AN_HOUR
 from proxy.observe.users.histories import CANDIDATES, FORGOTTEN_S, UNIT
 from proxy.observe.users.user_watch import Said, UserWatch
 from proxy.observe.users.watched_users import HALF_AFTER, KEPT, LIMITS, QUIET_S, SLOWER, Ended, WatchedUsers
@@ -178,5 +179,6 @@ def test_what_users_add_is_counted() -> None:
         )
 
     assert 25 < total("weighed_failures", bucket=bucket) < 30
+    assert total("capped_failures") == MOST_AN_HOUR
     assert total("slower", bucket=bucket) == 1
     assert [total("users_worse", limit=f"{limit:g}") for limit in LIMITS] == [1, 1]

@@ -10,6 +10,7 @@ import click
 from rich.console import Console
 from rich.table import Table
 
+from tests.simulate.early_table import early_table
 from tests.simulate.more_tables import more_tables
 from tests.simulate.plan_table import plan_table
 from tests.simulate.rollouts import Case, Course, courses
@@ -84,6 +85,7 @@ def main(rounds: int, seed: int, only: str) -> None:
     """Print the tables: the tests among users who differ, and whole rollouts by the real controller. Of
     these, each of which takes as long as a hundred, there are a hundredth; but for some rows by name."""
     Console(width=180).print(users_table(rounds, seed, only))
+    Console(width=150).print(early_table(rounds, seed, only))
     Console(width=150).print(plan_table(rounds, seed, only))
     for more in more_tables(rounds, seed, only):
         Console(width=150).print(more)

@@ -72,6 +72,9 @@ class Batch:
     does not say so, or the journal is of an older release."""
     weighed: Mapping[tuple[str, int], int] | None = None
     """Failures, by the weights with which they are expected, likewise. None: nothing is weighed."""
+    capped: Mapping[str, int] | None = None
+    """Failures, of each user at most five an hour at one process, by arm. None: a proxy does not say so, or
+    the journal is of an older release."""
     worse: Mapping[tuple[str, str], int] = field(default_factory=dict)
     """Users who came to fail far more often than before, by arm and limit; of all arms."""
     slower: Mapping[tuple[str, int], int] | None = None
@@ -122,6 +125,8 @@ def batch_body(batch: Batch) -> dict[str, Any]:
     for name, counts in (("expected", batch.expected), ("weighed", batch.weighed), ("slower", batch.slower)):
         if counts is not None:
             body[name] = [[*key, count] for key, count in sorted(counts.items()) if count]
+    if batch.capped is not None:
+        body["capped"] = {arm: count for arm, count in sorted(batch.capped.items()) if count}
     if batch.worse:
         body["worse"] = [[*key, count] for key, count in sorted(batch.worse.items())]
     if batch.drawn:
@@ -146,6 +151,7 @@ def batch_from_body(said: Mapping[str, Any]) -> Batch:
         parity=said["parity"],
         expected=_by_bucket(said.get("expected")),
         weighed=_by_bucket(said.get("weighed")),
+        capped=said.get("capped"),
         worse={(arm, limit): count for arm, limit, count in said.get("worse", ())},
         slower=_by_bucket(said.get("slower")),
         drawn=said.get("drawn", {}),

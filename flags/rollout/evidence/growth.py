@@ -31,6 +31,7 @@ from typing import TypeVar
 from flags.errors import InvalidReading
 from flags.rollout.evidence.evidence import EXPECTED_UNITS, REST, Batch, Tail
 from flags.rollout.evidence.readings import (
+    CAPPED,
     EXPECTED,
     FIRST_CONTENT_S,
     OUTCOMES,
@@ -125,6 +126,7 @@ def _batch(
         parity=_summed(grown, PARITY, lambda labels: labels[1]),
         expected=by_bucket(EXPECTED),
         weighed=by_bucket(WEIGHED),
+        capped=_summed(grown, CAPPED, lambda labels: labels[1]) if _all_say(after, CAPPED) else None,
         worse=_summed(grown, WORSE, lambda labels: (labels[1], labels[2])),
         slower=by_bucket(SLOWER),
         proxies=_counting(after, routes),

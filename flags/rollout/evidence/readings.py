@@ -17,6 +17,7 @@ from flags.rollout.evidence.evidence import EXPECTED_UNITS, LIMITS, REST, Compar
 OUTCOMES = "headgate_outcomes_total"
 EXPECTED = "headgate_expected_failures_total"
 WEIGHED = "headgate_weighed_failures_total"
+CAPPED = "headgate_capped_failures_total"
 WORSE = "headgate_users_worse_total"
 SLOWER = "headgate_slower_total"
 SETTLED_S = "headgate_settled_seconds_bucket"
@@ -38,6 +39,7 @@ LABELS: Mapping[str, tuple[str, ...]] = {
     OUTCOMES: ("route", "arm", "bucket", "outcome"),
     EXPECTED: ("route", "arm", "bucket"),
     WEIGHED: ("route", "arm", "bucket"),
+    CAPPED: ("route", "arm"),
     WORSE: ("route", "arm", "limit"),
     SLOWER: ("route", "arm", "bucket"),
     SETTLED_S: ("route", "arm", "le"),

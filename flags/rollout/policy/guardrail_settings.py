@@ -248,9 +248,9 @@ class EarlySettings(GuardrailSettings):
     alpha: Rate = 0.001
     """Probability of a false alarm while answers fail at that rate."""
     min_users: Annotated[Whole, Field(ge=1, le=8)] = 3
-    """The least number of different users with failed answers. Users are in 16 groups by a hash. Of the
-    groups with the most failures, so many are counted alike, by the last of them: one user's retries are no
-    harm."""
+    """The least number of different users with failed answers. Users are in 16 groups by a hash; so many
+    groups must have failures. Of each user five failures an hour count at each process of a proxy, and the
+    group with the most counts as the second one at most: one user's retries are no harm."""
     action: Action = Action.ROLL_BACK
     """The most that this guardrail may do when it finds harm."""
 

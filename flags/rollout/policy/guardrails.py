@@ -84,8 +84,8 @@ class EarlyGuard:
     alpha: float = 0.001
     action: Action = Action.ROLL_BACK
     min_users: int = 1
-    """Different users who must have failed answers, at least: who has more than the last of so many counts as
-    that one does. 1: all answers count, as before there was this bound."""
+    """Different users who must have failed answers, at least; of one user only the first of an hour count. 1:
+    all answers count, as before there was this bound."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -87,6 +87,8 @@ class _FirstRequests:
         self.at_least = ""
         self._by_bucket = np.zeros((2, len(ROWS), BUCKETS))
         """Bad and all answers, by arm and bucket of users."""
+        self._capped: dict[ComparedArm, int] | None = dict.fromkeys(ComparedArm, 0)
+        """Bad answers, of each user as many as proxies let count. None: not all proxies said so."""
         self._maybe_late = 0
         self._too_many = False
         self.harm = False
@@ -97,6 +99,7 @@ class _FirstRequests:
         if not room:
             return
         self._by_bucket += by_bucket(batch)[:2]
+        self._cap(batch)
         self.control.add(batch.total(ComparedArm.CONTROL, BAD), batch.total(ComparedArm.CONTROL, ELIGIBLE))
         # The order within a batch is not known: as many of the bad requests as possible count as too late.
         late = max(0, total - room)
@@ -114,16 +117,40 @@ class _FirstRequests:
 
     @property
     def counted(self) -> int:
-        """Bad requests, as far as they are of different users: of the `min_users` buckets that have the most,
-        each counts as the last one. One user's retries are one bucket's.
+        """Bad requests, as far as they are of different users: none before `min_users` buckets have some.
+
+        Of each user so many count as proxies let count in an hour. A user who goes to many processes counts
+        at each of them; so the bucket that has the most counts as the second one at most. Where proxies do
+        not count by user, each of the `min_users` buckets that have the most counts as the last one.
         """
         bad = np.sort(self._by_bucket[0, ROWS[ComparedArm.STREAM]])[::-1]
-        return max(0, int(np.minimum(bad, bad[self._min_users - 1]).sum()) - self._maybe_late)
+        last = bad[self._min_users - 1]
+        if self._capped is None:
+            return max(0, int(np.minimum(bad, last).sum()) - self._maybe_late)
+        of_many = min(self._capped[ComparedArm.STREAM], int(np.minimum(bad, bad[1]).sum()))
+        return max(0, of_many - self._maybe_late) if last else 0
+
+    @property
+    def why_not_all(self) -> str:
+        """Why not all bad requests count."""
+        if self._capped is None or not self.counted:
+            return f"the others may be of fewer than {self._min_users} users"
+        return "of one user only the first of an hour do"
+
+    def _cap(self, batch: Batch) -> None:
+        fails = any(batch.total(arm, BAD) for arm in ComparedArm)
+        if self._min_users == 1 or (batch.capped is None and fails):
+            self._capped = None
+        elif self._capped is not None:
+            for arm, count in (batch.capped or {}).items():
+                self._capped[ComparedArm(arm)] += count
 
     def _evidence(self) -> float:
-        """Log e-value that the stream arm is worse than control, divided by how much users differ."""
+        """Log e-value that the stream arm is worse than control, divided by how much users differ in all
+        failures: a storm of retries is seen there, though few of it count."""
         process, share = self._null.e_process(), self.stream.total / (self.stream.total + self.control.total)
-        process.logs += self._null.log_increments(self.counted, self.control.bad, share)
+        of_control = self.control.bad if self._capped is None else self._capped[ComparedArm.CONTROL]
+        process.logs += self._null.log_increments(self.counted, of_control, share)
         return process.log(dispersion(*self._by_bucket) if self._min_users > 1 else 1.0)
 
 
@@ -162,8 +189,7 @@ class EarlyTest:
             f"{control.bad:,} of {control.total:,} in its control"
         )
         if window.counted < stream.bad:
-            few = self._rail.min_users
-            summary += f"; {window.counted:,} of them count, for the others may be of fewer than {few} users"
+            summary += f"; {window.counted:,} of them count, for {window.why_not_all}"
         if finding is Finding.SAFE:
             summary += f" ({window.limit:,} would be harm if control has fewer)"
         return Verdict(

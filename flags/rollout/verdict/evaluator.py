@@ -144,14 +144,20 @@ def _refuse_invalid(batch: Batch) -> None:
     ):
         for arm, bucket in by_bucket_of or {}:
             _refuse_bucket(name, bucket)
-            if arm not in ROWS:
-                raise ValueError(f"{name} holds the arm {arm!r}: it is not compared")
+            _refuse_arm(name, arm)
+    for arm in batch.capped or {}:
+        _refuse_arm("capped", arm)
     for name, counts in _counts(batch):
         for count in counts:
             if type(count) is not int or count < 0:
                 raise ValueError(f"{name} holds {count!r}: counts are whole numbers from 0 on")
     for of_route in batch.routes.values():
         _refuse_invalid(of_route)
+
+
+def _refuse_arm(name: str, arm: str) -> None:
+    if arm not in ROWS:
+        raise ValueError(f"{name} holds the arm {arm!r}: it is not compared")
 
 
 def _refuse_bucket(name: str, bucket: int) -> None:
@@ -163,6 +169,7 @@ def _counts(batch: Batch) -> Iterator[tuple[str, Iterable[int]]]:
     yield "outcomes", batch.outcomes.values()
     yield "expected", (batch.expected or {}).values()
     yield "weighed", (batch.weighed or {}).values()
+    yield "capped", (batch.capped or {}).values()
     yield "worse", batch.worse.values()
     yield "slower", (batch.slower or {}).values()
     yield "seconds", [n for tail in batch.seconds.values() for n in (tail.over, tail.all - tail.over)]

@@ -9,6 +9,7 @@ from flags.errors import EvidenceError, InvalidReading, ReadingProblem
 from flags.rollout.evidence.evidence import EXPECTED_UNITS, Batch, Tail
 from flags.rollout.evidence.growth import between
 from flags.rollout.evidence.readings import (
+    CAPPED,
     EXPECTED,
     FIRST_CONTENT_S,
     OUTCOMES,
@@ -255,6 +256,7 @@ def test_what_users_add_comes_with_what_came() -> None:
             sample(WORSE, times, arm="rest", limit="7"),
             sample(WORSE, times, arm="rest", limit="of another release"),
             sample(SLOWER, times, arm="stream", bucket="3"),
+            sample(CAPPED, times, arm="control"),
             *older,
         ]
         return gather(at_s, samples, dict.fromkeys([sample.instance for sample in samples], at_s), WANTED)
@@ -263,10 +265,11 @@ def test_what_users_add_comes_with_what_came() -> None:
     assert batch.weighed == {("stream", 3): 3 * EXPECTED_UNITS}
     assert batch.worse == {("rest", "7"): 4}
     assert batch.slower == {("stream", 3): 4}
+    assert batch.capped == {"control": 4}
     assert batch.proxies == 1
 
     mixed = between(page(0.0, 1, failed(1, "b")), page(60.0, 5, failed(2, "b")), 0)
-    assert (mixed.weighed, mixed.slower, mixed.proxies) == (None, None, 2)
+    assert (mixed.weighed, mixed.slower, mixed.capped, mixed.proxies) == (None, None, None, 2)
 
 
 @pytest.mark.parametrize(

@@ -663,6 +663,50 @@ def test_one_users_retries_are_no_early_harm(storm: int):
     assert said(EARLY, by_bucket(*[2] * 12)).finding is Finding.HARM
 
 
+def capped(count: int, *failed: int) -> Batch:
+    """Of the failures by group, so many are what proxies let count; none are control's."""
+    return replace(by_bucket(*failed), capped={"stream": count, "control": 0})
+
+
+def test_of_each_user_the_first_early_failures_of_an_hour_count():
+    """Storms of three users and failures of nine others are too many; five of each storm and nine are not."""
+    storms = (10, 10, 10, *(1,) * 9)
+    verdict = said(EARLY, capped(24, *storms))
+
+    assert said(EARLY, by_bucket(*storms)).finding is Finding.HARM
+    assert verdict.finding is Finding.SAFE
+    assert "24 of them count, for of one user only the first of an hour do" in verdict.sentence
+    assert said(EARLY, capped(39, *(4,) * 9, 3)).finding is Finding.HARM
+
+
+def test_failures_of_different_users_in_one_group_count():
+    """By groups alone the two that failed most would count as the third."""
+    failed = (5, 5, 3, 3, 2, 1)
+
+    assert said(EARLY, by_bucket(*failed)).finding is Finding.SAFE
+    assert said(EARLY, capped(19, *failed)).finding is Finding.HARM
+
+
+@pytest.mark.parametrize("storm", [1, 14, 100])
+def test_one_user_at_many_proxies_is_no_early_harm(storm: int):
+    """Though each of them lets five of the user's failures count: all are in one group."""
+    assert said(EARLY, capped(storm, storm)).finding is Finding.SAFE
+    assert said(EARLY, capped(2 * storm, storm, 0, storm)).finding is Finding.SAFE
+    assert said(EARLY, capped(storm + 3, storm, 1, 1, 1)).finding is Finding.SAFE
+
+
+def test_where_a_proxy_does_not_cap_early_failures_groups_of_users_must_do():
+    """From its first failure on; and a policy that asks for no different users has all failures."""
+    old, new = by_bucket(14, 1, 1), capped(7, 5, 1, 1)
+    without = replace(new, capped=None)
+
+    for batches, as_before in (((new, old), (without, old)), ((old, new, new), (old, without, without))):
+        assert said(EARLY, *batches) == said(EARLY, *as_before)
+    assert said(EARLY, replace(by_bucket(), capped=None), new) == said(EARLY, by_bucket(), new)
+    assert said(EARLY, new) != said(EARLY, without)
+    assert said(EarlyGuard("early"), capped(5, 14)).finding is Finding.HARM
+
+
 def test_a_journal_from_before_users_were_asked_for_comes_to_what_it_says():
     """There a guard has no `min_users`: all failed answers count, whoever's they are."""
     assert said(EarlyGuard("early"), by_bucket(14)).finding is Finding.HARM
