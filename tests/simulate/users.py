@@ -117,11 +117,11 @@ class Rollout:
         chances = np.minimum(1.0, self._base(random, now) * np.where(shown, ratios, 1.0))
         self.failed = random.binomial(self.asked, chances)
         self._storm(random)
-        past = random.poisson(asks * truth.history_h * 60 / LOOK_MIN) * (
+        self.past = random.poisson(asks * truth.history_h * 60 / LOOK_MIN) * (
             random.random(truth.users) >= truth.new
         )
-        past_failed = random.binomial(past, before)
-        self.chance = self._forecast(past, past_failed)
+        self.past_failed = random.binomial(self.past, before)
+        self.chance = self._forecast(self.past, self.past_failed)
         expected = self.asked * self.chance
         compared = self.arms.any(axis=0)
         weight = HALF_AFTER / (HALF_AFTER + _before((expected * compared).cumsum(axis=0)))
@@ -130,9 +130,9 @@ class Rollout:
             np.stack([(counts * arm) @ self.buckets for arm in self.arms], axis=1)
             for counts in (self.asked, self.failed, expected * weight, self.failed * weight, expected)
         )
-        counted = np.where(self.arms[0], random.binomial(self.failed, KEPT), self.failed)
-        self.worse = self._worse(counted, past, past_failed)
-        self.drawn = self._drawn(counted, past, past_failed)
+        self.counted = np.where(self.arms[0], random.binomial(self.failed, KEPT), self.failed)
+        self.worse = self._worse(self.counted, self.past, self.past_failed)
+        self.drawn = self._drawn(self.counted, self.past, self.past_failed)
         met = np.stack([np.maximum.accumulate((self.asked > 0) & arm) for arm in self.arms])
         self.users = met.sum(axis=2).min(axis=0)
 

@@ -3,13 +3,16 @@
 import math
 from functools import cache
 
+import numpy as np
 import pytest
 from scipy import stats
 
+from flags.decision import Arm
 from flags.rollout.policy.guardrails import EarlyGuard, ErrorBudget, Exposure, RateRatio
 from flags.rollout.verdict.evaluator import Evaluator
+from proxy.observe.users.draws import Draws
 from tests.simulate.user_table import part, simulated
-from tests.simulate.users import EARLY, LOOK_S, LOOKS, STEPS, Among, Back, Rollout, early, evidence
+from tests.simulate.users import EARLY, LOOK_S, LOOKS, SHARE, STEPS, Among, Back, Rollout, early, evidence
 
 
 @cache
@@ -37,6 +40,43 @@ def test_the_arrays_say_what_the_verdict_says(cv2: float) -> None:
             of_errors, of_early = evaluator.verdicts()
             assert of_errors.log10_e == pytest.approx(errors[look] / math.log(10), abs=0.1)
             assert (of_early.action is not None) == bool(harm[look])
+
+
+def test_the_arrays_say_of_the_draw_what_proxies_say() -> None:
+    """At each look, of the same requests; but that a proxy reckons anew only after a failure, or a tenth more
+    requests."""
+    rollout, draws = Rollout(Among(1.0, 6.0, users=60, per_minute=6.0), (1, 2)), Draws()
+    for user, (requests, failed) in enumerate(zip(rollout.past, rollout.past_failed, strict=True)):
+        ends(draws, user, Arm.REST, "", requests, failed)
+    found = []
+    for look in range(LOOKS):
+        draws.begin(str(SHARE[look]), int(SHARE[look]))
+        for user in np.flatnonzero(rollout.asked[look]):
+            stream, control = rollout.arms[:, look, user]
+            arm = Arm.STREAM if stream else Arm.CONTROL if control else Arm.REST
+            of_user = rollout.asked[look, user], rollout.counted[look, user]
+            ends(draws, int(user), arm, draws.generation, *of_user, prior=tuple(rollout._prior[look]))
+        if look in rollout.drawn:
+            found.append([*draws.evidence.values()])
+
+    assert np.array(found) == pytest.approx(np.array([*rollout.drawn.values()]), abs=1.5)
+    assert np.abs(found).max() > 20
+
+
+def ends(
+    draws: Draws,
+    user: int,
+    arm: Arm,
+    generation: str,
+    requests: int,
+    failed: int,
+    prior: tuple[float, float] = (1.0, 100.0),
+) -> None:
+    """So many requests of a user end, those that fail first."""
+    for count, fails in ((failed, True), (requests - failed, False)):
+        if count:
+            name = user.to_bytes(8)
+            draws.add(name, 0.0, arm, generation, prior, failed=fails, requests=int(count))
 
 
 @pytest.mark.parametrize("cv2", [4.0, 10.0])
