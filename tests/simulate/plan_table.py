@@ -3,14 +3,14 @@
 import os
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, partial
 
 import click
 import numpy as np
 from rich.table import Table
 
-from flags.rollout.plan.plan import Harm, Rate, Traffic
+from flags.rollout.plan.plan import Harm, Plan, Rate, Traffic
 from flags.rollout.plan.planner import ROLLOUTS, plan
 from flags.rollout.policy.guardrails import ErrorBudget
 from flags.rollout.policy.policy import Policy
@@ -95,9 +95,15 @@ def simulated(truth: Among, rounds: int, seed: int, processes: int) -> Harmed:
         return Harmed.of(list(pool.map(partial(course, truth), seeds, chunksize=max(1, rounds // 16))))
 
 
-@cache
 def planned(truth: Among, rollouts: int = ROLLOUTS) -> Harmed:
     """Return what `plan` says of the same."""
+    harms = _plan(replace(truth, ratio=1.0, harm_from=0), rollouts).steps[truth.harm_from].harms
+    return Harmed.planned(next(harm for harm in harms if harm.ratio == truth.ratio))
+
+
+@cache
+def _plan(truth: Among, rollouts: int) -> Plan:
+    """It has every step and ratio, whatever the truth does."""
     steps = [
         {"share": share, "at_least": f"{60 * hours - 10}m", "at_most": f"{hours}h"}
         | {"prove": False, "approve": True}
@@ -109,8 +115,7 @@ def planned(truth: Among, rollouts: int = ROLLOUTS) -> Harmed:
     answers = round(truth.per_minute * 24 * 60)
     failed = Rate(round(answers * truth.rate), answers)
     traffic = Traffic(24 * 3600.0, failed, users=truth.users, cv2=truth.cv2)
-    harms = plan(policy, traffic, rollouts).steps[truth.harm_from].harms
-    return Harmed.planned(next(harm for harm in harms if harm.ratio == truth.ratio))
+    return plan(policy, traffic, rollouts)
 
 
 def plan_table(rounds: int, seed: int, only: str) -> Table:

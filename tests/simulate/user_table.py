@@ -82,7 +82,8 @@ def wilson(found: int, of: int) -> str:
         (found + z2 / 2) / (of + z2),
         math.sqrt(z2 * (found * (of - found) / of + z2 / 4)) / (of + z2),
     )
-    low, high = (f"{100 * max(0.0, edge):.2g}" for edge in (middle - width, middle + width))
+    edges = (100 * max(0.0, edge) for edge in (middle - width, middle + width))
+    low, high = (f"{edge:.0f}" if edge >= 10 else f"{edge:.2g}" for edge in edges)
     return f"{100 * found / of:.3g} % ({low}–{high})"
 
 
