@@ -455,3 +455,5 @@ class Values(Block):
     """Installed with the release; `{{ … }}` in them is filled in."""
     global_: Annotated[Object, Field(alias="global")] = {}
     """Values of a parent chart; not used."""
+    enabled: bool = True
+    """For the `condition` of a parent chart, which alone reads it."""

@@ -19,6 +19,8 @@ from proxy.commands.settings_file import CONFIG, missing_flags, settings_of
 from proxy.errors import SettingsError
 from proxy.loading import load_optional
 from proxy.observe import logs
+from proxy.observe.page.board import PARENT
+from proxy.observe.recent_warnings import ParentWarnings
 from proxy.settings.file import load
 from proxy.settings.settings import Settings
 from proxy.workers.link import SupervisorLink
@@ -69,7 +71,7 @@ def _serve(workers: int, config: Path, settings: Settings, sockets: Sockets, sta
 
     load_optional(settings)
     gc.freeze()  # memory is shared with the workers as long as nobody writes to it
-    return Supervisor(
+    supervisor = Supervisor(
         workers,
         settings,
         sockets,
@@ -77,7 +79,9 @@ def _serve(workers: int, config: Path, settings: Settings, sockets: Sockets, sta
         read=partial(_read_again, config, state_dir),
         metrics=process_metrics,
         manager=ServiceManager(os.environ),
-    ).run()
+    )
+    with ParentWarnings(state_dir / "page" / PARENT):
+        return supervisor.run()
 
 
 def _read_again(config: Path, state_dir: Path, now: Settings) -> Settings:

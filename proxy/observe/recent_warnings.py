@@ -1,12 +1,17 @@
-"""The last warnings of this process's log, for the operators' page. No I/O.
+"""The last warnings of this process's log, for the operators' page.
 
 A line of the log has nothing of a user, and here there is less of it: of an exception its type alone.
 """
 
 import logging
+import os
 from collections import deque
 from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
 from typing import Any
+
+import orjson
 
 from proxy.observe.logs import fields_of
 
@@ -18,23 +23,24 @@ MOST_FIELDS = 12
 
 
 class RecentWarnings(logging.Handler):
-    """Keeps the last `MOST_LINES` warnings and errors, as a handler of the root logger.
+    """Keeps the last `MOST_LINES` warnings and errors, as a handler of a logger, by default of the root.
 
-    `with` adds it to the root logger, and takes it away again.
+    `with` adds it to the logger, and takes it away again.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, logger: str | None = None) -> None:
         super().__init__(logging.WARNING)
+        self._logger = logging.getLogger(logger)
         self._lines: deque[dict[str, Any]] = deque(maxlen=MOST_LINES)
         self.seen = 0
         """Warnings since the process began."""
 
     def __enter__(self) -> "RecentWarnings":
-        logging.getLogger().addHandler(self)
+        self._logger.addHandler(self)
         return self
 
     def __exit__(self, *exc: object) -> None:
-        logging.getLogger().removeHandler(self)
+        self._logger.removeHandler(self)
 
     def emit(self, record: logging.LogRecord) -> None:
         self.seen += 1
@@ -55,6 +61,33 @@ class RecentWarnings(logging.Handler):
     def lines(self) -> Sequence[dict[str, Any]]:
         """The oldest first."""
         return list(self._lines)
+
+
+class ParentWarnings(RecentWarnings):
+    """Those of the process that serves nothing itself, such as `worker died`, in a file that the others show.
+
+    Not of the root logger, which is set up anew with a reload. Processes that are forked inherit the handler,
+    and leave the file as it is.
+
+    Args:
+        path: the file, which is written with each line.
+    """
+
+    def __init__(self, path: Path) -> None:
+        super().__init__("headgate")
+        self._path = path
+        self._process = os.getpid()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if os.getpid() != self._process:
+            return
+        super().emit(record)
+        kept = {"process": self._process, "seen_warnings": self.seen, "warnings": self.lines()}
+        draft = self._path.with_suffix(".draft")
+        with suppress(OSError):  # a full disk costs the page these lines; the log has them
+            self._path.parent.mkdir(exist_ok=True)
+            draft.write_bytes(orjson.dumps(kept))
+            draft.replace(self._path)
 
 
 def _short(value: object) -> str:

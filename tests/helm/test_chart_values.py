@@ -155,6 +155,13 @@ OTHERS: dict[str, Any] = {
 """What charts of others take beside: oauth2-proxy's, ingress-nginx's, cert-manager's."""
 
 
+def test_a_parent_chart_may_have_its_condition_and_globals() -> None:
+    """Helm gives both to the chart, whose schema sees them; they change nothing."""
+    values = values_of("production")
+
+    assert render(values | {"enabled": True, "global": {"storageClass": "fast"}}) == render(values)
+
+
 def test_values_of_other_charts_are_taken_and_arrive() -> None:
     """All at once; Kubernetes takes the objects, and what is not given stays as the chart has it."""
     release = render(changed(values_of("production"), OTHERS))

@@ -69,11 +69,11 @@ async def reload(serving: Served) -> None:
     await eventually(lambda: len(lines(serving, "reloaded")) > before, within_s=30)
 
 
-async def refused(serving: Served) -> list[str]:
-    """SIGHUP, until the reload is refused; every problem that the log gives."""
+async def refused(serving: Served, count: int = 1) -> list[str]:
+    """SIGHUP, until the reload is refused, and the log has so many problems more; returns them."""
     before = len(problems(serving))
     serving.process.send_signal(signal.SIGHUP)
-    await eventually(lambda: len(problems(serving)) > before, within_s=30)
+    await eventually(lambda: len(problems(serving)) >= before + count, within_s=30)
     return problems(serving)[before:]
 
 
@@ -332,22 +332,20 @@ async def _is_each(ops: httpx.AsyncClient, status: int) -> bool:
 
 
 async def test_settings_that_are_wrong_change_nothing(tmp_path: Path) -> None:
-    """The log has every problem, and the same workers go on: settings or flags that cannot be read, and
-    addresses, which only a restart changes. Once the file is mended, it is in force."""
+    """The log and the page have every problem, and the same workers go on: settings or flags that cannot be
+    read, and addresses, which only a restart changes. Once the file is mended, it is in force."""
     async with served_before(answering(b"{}"), tmp_path) as (_, serving, client):
         there = serving.workers()
         good = settings_of(serving)
         said = []
-        for bad in (
-            {"listen": "nowhere", "log": {"levl": "info"}},
-            {
-                "listen": "127.0.0.1:1",
-                "admin": "127.0.0.1:2",
-                "llm": {"providers": [{"name": "m", "url": "http://m"}]},
-            },
-        ):
+        elsewhere = {
+            "listen": "127.0.0.1:1",
+            "admin": "127.0.0.1:2",
+            "llm": {"providers": [{"name": "m", "url": "http://m"}]},
+        }
+        for bad, count in (({"listen": "nowhere", "log": {"levl": "info"}}, 2), (elsewhere, 3)):
             write(serving, **bad)
-            said.append(await refused(serving))
+            said.append(await refused(serving, count))
             (serving.directory / "headgate.yaml").write_text(json.dumps(good))
         (serving.directory / "headgate.yaml").write_text("{")
         said.append(await refused(serving))
@@ -360,6 +358,7 @@ async def test_settings_that_are_wrong_change_nothing(tmp_path: Path) -> None:
         kept = serving.workers()
         (serving.directory / "other.json").write_text(json.dumps(flag_document()))
         await reload(serving)
+        page = (await client.get(f"{serving.admin_url}/warnings", headers=ADMIN)).json()["warnings"]
 
     assert [[problem.partition(":")[2].split(":")[0].strip() for problem in told] for told in said[:2]] == [
         ["listen", "log.levl"],
@@ -370,6 +369,8 @@ async def test_settings_that_are_wrong_change_nothing(tmp_path: Path) -> None:
     assert len(broken) == 1 and "other.json" in broken[0]
     assert answered == 200
     assert kept == there
+    told = [line["fields"]["problem"] for line in page if line["message"].startswith("reload refused")]
+    assert set(told) == set(problems(serving)), "the operators' page has it, too, under the next settings"
 
 
 async def test_a_request_on_a_kept_connection_is_not_lost_by_a_reload(tmp_path: Path) -> None:

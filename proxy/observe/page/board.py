@@ -22,6 +22,9 @@ from proxy.settings.blocks.route import RouteSettings
 FRESH_S = 10.0
 """A process whose file is older is gone, and nobody looks if nobody has for so long."""
 
+PARENT = "parent"
+"""The file with the warnings of the process that serves nothing itself."""
+
 MOST_PROCESSES = 64
 MOST_WARNINGS = 50
 
@@ -106,6 +109,12 @@ class Board:
             self.directory.mkdir(exist_ok=True)
             self._watched.touch()
         return [self.own(), *self._others()]
+
+    def parent(self) -> list[dict[str, Any]]:
+        """The warnings of the process that serves nothing itself, such as `worker died`, if there are any."""
+        with suppress(OSError, json.JSONDecodeError):
+            return [orjson.loads((self.directory / PARENT).read_bytes())]
+        return []
 
     @property
     def _watched(self) -> Path:

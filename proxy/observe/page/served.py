@@ -129,7 +129,7 @@ class OperatorsPage:
             ],
             "providers": self._providers(counts),
             "rollout": None if self.controller is None else await self.controller.shown(),
-            "warnings": sum(each["seen_warnings"] for each in processes),
+            "warnings": sum(each["seen_warnings"] for each in (*processes, *self.board.parent())),
             "kill_needs_token": self.settings.admin_token is not None,
         }
 
@@ -146,7 +146,9 @@ class OperatorsPage:
         ]
 
     async def _warnings(self, _: Request) -> Response:
-        return JSONResponse({"warnings": warnings_of(self.board.all())}, headers=HEADERS)
+        return JSONResponse(
+            {"warnings": warnings_of([*self.board.all(), *self.board.parent()])}, headers=HEADERS
+        )
 
     async def _settings(self, _: Request) -> Response:
         body = orjson.dumps({"settings": list(in_force("", self.settings))})
