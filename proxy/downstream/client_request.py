@@ -9,7 +9,7 @@ import asyncio
 import socket
 import struct
 from collections.abc import Awaitable, Callable
-from typing import Any, Protocol, cast
+from typing import Any, Protocol
 from urllib.parse import unquote
 
 import httptools
@@ -29,6 +29,8 @@ from proxy.observe.spans.request_ids import RequestIds, ids_of
 
 _NO_BODY = b""
 
+_REASON = {status: line[13:-2] for status, line in STATUS_LINE.items()}
+
 EditHead = Callable[[int, Headers], Headers]
 CopyBody = Callable[[bytes], None]
 
@@ -46,30 +48,19 @@ class RequestWatcher(Protocol):
 class ClientRequest(RequestResponseCycle):
     """One request; a cycle of uvicorn's as far as its protocol and its ASGI apps go.
 
-    The state is in attributes of the class until it changes: most requests are relayed, and change few.
+    What few requests change is in attributes of the class until then.
     """
 
     disconnected = False
-    waiting_for_100_continue = False
-    more_body = True
     trailers: Headers | None = None
     """What came behind a body in chunks, once that has come to its end."""
     answer_trailers: Headers | None = None
     """To be sent behind the answer's body, if that goes out in chunks."""
     response_started = False
-    response_complete = False
     chunked_encoding: bool | None = None
     expected_content_length = 0
-    body: bytes | bytearray = _NO_BODY  # type: ignore[assignment]
     access_log = False
     default_headers = Dated()
-    offer: UpgradeOffer | None = None
-    watcher: RequestWatcher | None = None
-    edit_head: EditHead | None = None
-    """Returns the headers of the answer, of a status, whoever gives it."""
-    copy_body: CopyBody | None = None
-    """Is given each part of the body that the relay takes."""
-    span: RequestSpan | None = None
     names_its_user = True
     """False if the peer may not say who the user is, in a header that is for proxies in front."""
     ends_with_connection = False
@@ -88,7 +79,18 @@ class ClientRequest(RequestResponseCycle):
         self.flow: FlowControl = protocol.flow
         self.on_response = protocol.on_response_complete
         self.address = protocol.client[0] if protocol.client else None
-        self.scheme: str = cast(str, protocol.scheme)
+        self.scheme: str = protocol.scheme  # type: ignore[assignment] # it is connected
+        # Read for each request: read from the class, each takes several times as long as it takes to set it.
+        self.body: bytes | bytearray = _NO_BODY  # type: ignore[assignment]
+        self.more_body = True
+        self.response_complete = self.waiting_for_100_continue = False
+        self.offer: UpgradeOffer | None = None
+        self.span: RequestSpan | None = None
+        self.watcher: RequestWatcher | None = None
+        self.edit_head: EditHead | None = None
+        """Returns the headers of the answer, of a status, whoever gives it."""
+        self.copy_body: CopyBody | None = None
+        """Is given each part of the body that the relay takes."""
 
     # What uvicorn takes for the event that is set when something has changed.
 
@@ -159,7 +161,8 @@ class ClientRequest(RequestResponseCycle):
         if message["type"] == "http.response.start":
             if self.edit_head is not None:
                 message["headers"] = self.edit_head(message["status"], list(message["headers"]))
-            self._withhold_body()
+            if self.waiting_for_100_continue:
+                self._withhold_body()
             if self.version == "1.0" and all(name != b"content-length" for name, _ in message["headers"]):
                 # RFC 9112 7.1: no chunks for HTTP/1.0; the body ends with the connection.
                 self.ends_with_connection = True
@@ -205,7 +208,8 @@ class ClientRequest(RequestResponseCycle):
     def take_body(self) -> bytes:
         """The part of the body that is here; the socket is read again."""
         body, self.body = bytes(self.body), _NO_BODY
-        self.flow.resume_reading()
+        if self.flow.read_paused:
+            self.flow.resume_reading()
         if self.copy_body is not None:
             self.copy_body(body)
         return body
@@ -246,10 +250,10 @@ class ClientRequest(RequestResponseCycle):
         """
         if self.edit_head is not None:
             headers = self.edit_head(status, headers)
-        self._withhold_body()
+        if self.waiting_for_100_continue:
+            self._withhold_body()
         self.response_started = True
-        line = STATUS_LINE[status]
-        parts = [line if line[13:-2] == reason else status_line(status, reason)]
+        parts = [STATUS_LINE[status] if _REASON[status] == reason else status_line(status, reason)]
         has_length = _write_fields(parts, headers)
         if not self.keep_alive:
             parts.append(b"connection: close\r\n")
@@ -264,11 +268,10 @@ class ClientRequest(RequestResponseCycle):
             self._complete()
 
     def _withhold_body(self) -> None:
-        """The answer begins before the client was asked for its body."""
-        if self.waiting_for_100_continue:
-            self.waiting_for_100_continue = False
-            # Not asked for it, the client may send its next request, which would be read as one.
-            self.keep_alive = self.keep_alive and not self.more_body
+        """The answer begins before the client, which waits for that, was asked for its body."""
+        self.waiting_for_100_continue = False
+        # Not asked for it, the client may send its next request, which would be read as one.
+        self.keep_alive = self.keep_alive and not self.more_body
 
     def _frame(self, parts: list[bytes], body: bytes, last: bool) -> None:
         """The end of the head, and the first bytes of a body that has no length."""
@@ -298,7 +301,7 @@ class ClientRequest(RequestResponseCycle):
         headers, body = problem(status, TITLES[status], detail)
         if close:
             self.keep_alive = False
-        self.answer(status, STATUS_LINE[status][13:-2], headers, body, last=True)
+        self.answer(status, _REASON[status], headers, body, last=True)
 
     def fail(self) -> None:
         """Answer that something failed here; in the middle of an answer, cut it. A whole one stays."""

@@ -16,7 +16,7 @@ from proxy.downstream.methods import MethodReader
 from proxy.downstream.slow_clients import TimedProtocol
 from proxy.errors import RequestRefused, problem
 from proxy.http.headers import head_bytes
-from proxy.http.request_rules import authority_of, put_host, with_path
+from proxy.http.request_rules import PLAIN, authority_of, put_host, with_path
 from proxy.http.upgrade import EARLY_BYTES, Lost, UpgradeOffer, offered, without_upgrade
 
 MAX_HEAD_BYTES = 64 * 1024
@@ -221,7 +221,8 @@ class ServerProtocol(TimedProtocol):
             request.body = bytearray(held + body)
         if len(request.body) > HIGH_WATER_LIMIT:
             self.flow.pause_reading()
-        request.set()
+        if request is not self._unbegun:
+            request.set()
 
     def on_message_complete(self) -> None:
         self._methods.between = True
@@ -236,25 +237,23 @@ class ServerProtocol(TimedProtocol):
             if any(name == b"connection" for name, _ in request.trailers):
                 request.keep_alive = False  # to the parser it may mean the end
         request.more_body = False
-        request.set()
+        if request is not self._unbegun:
+            request.set()
 
     def on_headers_complete(self) -> None:
         parser = self.parser
         self._methods.in_head = False
         method = self._methods.method or parser.get_method()
-        if not self.url.startswith(b"/") and method != b"CONNECT":
-            authority = authority_of(method, self.url)
-            if authority is not None:
-                put_host(self.headers, authority)
-                self.url = with_path(method, self.url, authority)
-        if b"#" in self.url:
-            raise RequestRefused(400, "A fragment is no part of a request's target.")
+        is_plain = self.url[:1] == b"/" and not self.url.strip(PLAIN)
+        if not is_plain:
+            self._look_at_target(method)
         may_be_large = not self._begun_in_read or len(self._read) > MAX_HEAD_BYTES
         if may_be_large and len(self.url) + head_bytes(self.headers) > MAX_HEAD_BYTES:
             raise _too_large(self.url)
         if parser.should_upgrade():
             return
-        httptools.parse_url(self.url).path.decode("ascii")  # or it is refused
+        if not is_plain:
+            httptools.parse_url(self.url).path.decode("ascii")  # or it is refused
         version = parser.get_http_version()
         keeps = version != "1.0" and parser.should_keep_alive() and not self._next_is_last
         request = ClientRequest(self, method, version, keeps)
@@ -265,7 +264,8 @@ class ServerProtocol(TimedProtocol):
         self._has_new_head = True  # to be looked at if a body follows
         self._reading_head = False
         self._only_fields = False
-        self._stop_head_timer()
+        if self._head_timer is not None:
+            self._stop_head_timer()
         if self._offer is not None:
             request.offer = self._offer
             request.keep_alive = keeps and not self._offer.early
@@ -277,12 +277,23 @@ class ServerProtocol(TimedProtocol):
             self.flow.pause_reading()
             self.pipeline.appendleft(request)
 
+    def _look_at_target(self, method: bytes) -> None:
+        """A target that is not plainly a path."""
+        if not self.url.startswith(b"/") and method != b"CONNECT":
+            authority = authority_of(method, self.url)
+            if authority is not None:
+                put_host(self.headers, authority)
+                self.url = with_path(method, self.url, authority)
+        if b"#" in self.url:
+            raise RequestRefused(400, "A fragment is no part of a request's target.")
+
     def on_response_complete(self) -> None:
         """An answer is out: begin the next request, or wait for it."""
         self.server_state.total_requests += 1
         if self.transport.is_closing():
             return
-        self.flow.resume_reading()
+        if self.flow.read_paused:
+            self.flow.resume_reading()
         if self.pipeline:
             request = self._answering = self.pipeline.pop()
             self.loop.call_soon(self._begin, request)  # not within the one before

@@ -12,6 +12,9 @@ from proxy.http.headers import Headers
 _NAME = b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-._~!$&'()*+;="
 """Characters of a host that is a name or an IPv4 address; with a comma it would be a list."""
 
+PLAIN = _NAME + b":@/?%"
+"""Characters of a path and its query (RFC 3986 sections 3.3, 3.4): a parser can make nothing else of them."""
+
 _UNUSUAL_HOST = re.compile(
     rb"(?:\[[0-9A-Fa-f:.]+\]|(?:[A-Za-z0-9\-._~!$&'()*+;=]|%[0-9A-Fa-f]{2})+)(?::[0-9]*)?"
 )

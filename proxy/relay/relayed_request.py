@@ -41,7 +41,7 @@ class RelayedRequest(SentRequest):
             response.complete or bool(response.chunks),
             connection.is_silent or connection.failure is not None,
             timer.on_slow is not None,
-            self._client.is_slow,
+            self._client.flow.write_paused,
         )
         if step is PASS_ON:
             self._pass_piece(connection)

@@ -16,7 +16,7 @@ from proxy.http.headers import passed_trailers
 from proxy.http.upgrade import SWITCHING_PROTOCOLS, UpgradeOffer
 from proxy.relay.result import OnEnd, RelayResult
 from proxy.relay.sinks import Sink
-from proxy.relay.steps import OUT, Sending
+from proxy.relay.steps import HELD, OUT, Sending
 from proxy.upstream.exchange import Exchange
 from proxy.upstream.timeouts import SLOW_S
 from proxy.upstream.tunnel import Upgrades
@@ -31,13 +31,6 @@ NO_BODY, BY_LENGTH = Body.NONE, Body.LENGTH
 class SentRequest(ABC):
     """One request; `begin` it once. `RelayedRequest` knows what comes back."""
 
-    _sending = Sending.HELD
-    _is_begun = False
-    """True if the answer's head has gone out."""
-    _is_over = False
-    _task: asyncio.Task[None] | None = None
-    _timer: asyncio.TimerHandle | None = None
-    _answered_at = 0.0
     never_trailers: frozenset[bytes] = frozenset()
     """Names that no trailer of the request may have."""
 
@@ -57,6 +50,12 @@ class SentRequest(ABC):
         self._on_end = on_end
         self._entered_at = self._sent_at = entered_at
         self.result = RelayResult()
+        self._sending = HELD
+        self._is_begun = self._is_over = False
+        """Whether the answer's head has gone out; whether all is done."""
+        self._answered_at = 0.0
+        self._task: asyncio.Task[None] | None = None
+        self._timer: asyncio.TimerHandle | None = None
 
     def begin(self) -> None:
         """Send it, or wait for its body."""
@@ -67,7 +66,7 @@ class SentRequest(ABC):
                 self._send(self._head, whole=True)
             elif framing is not BY_LENGTH and framing in EXPECTED:
                 self._send(self._head, whole=False)
-            elif client.has_arrived:
+            elif client.body or not client.more_body:
                 self._send_with_body()
             else:
                 # Head and body are written together if the body comes soon; else the head goes alone, for an

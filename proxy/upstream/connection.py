@@ -56,10 +56,9 @@ class Connection(asyncio.Protocol):
     # The exchange's side.
 
     def begin(self, *, is_head: bool) -> None:
-        if self.used:
+        if self.used:  # and kept, so the exchange before has ended well
             self.response.reset(to_head=is_head)
-            self._read_paused = self._withheld = self.is_silent = False
-            self._failure = None
+            self.is_silent = False
         else:
             self.response.to_head = is_head
         self._active = True
@@ -176,8 +175,12 @@ class Connection(asyncio.Protocol):
         response.on_interim = self.on_change = None  # they hold on to the request
         self._failure = self._waiter = None  # and so do the frames that an error was raised through
         self.timer.end()
-        is_whole = response.complete and self.timer.is_sent and response.keep_alive
-        return is_whole and not (response.has_surplus or self._withheld or self.closed)
+        return (
+            response.complete
+            and response.keep_alive
+            and self.timer.is_sent
+            and not (response.has_surplus or self._withheld or self.closed)
+        )
 
     def detach(self, protocol: asyncio.Protocol) -> tuple[asyncio.Transport, bytes]:
         """Give the socket to another protocol, which reads nothing yet.

@@ -31,19 +31,17 @@ SILENT_S = 1.0
 class Exchange:
     """One request and its answer: `with upstream.exchange("GET") as exchange`. The block owns it."""
 
-    _is_counted = False
-    _connection: Connection | None = None
-    _second: Connection | None = None
-    _silence: TimerHandle | None = None
-    _replay: bytes | None = None
-    _aborted = False
-    on_interim: OnInterim | None = None
-    """Is called for each interim response but 100."""
-    on_change: Callable[[], None] | None = None
-    """See `Connection.on_change`."""
-
     def __init__(self, pool: ConnectionPool, method: str, *, fresh: bool, long: bool, repeats: bool) -> None:
         self.method = method
+        self.on_interim: OnInterim | None = None
+        """Is called for each interim response but 100."""
+        self.on_change: Callable[[], None] | None = None
+        """See `Connection.on_change`."""
+        self._connection: Connection | None = None
+        self._second: Connection | None = None
+        self._silence: TimerHandle | None = None
+        self._replay: bytes | None = None
+        self._is_counted = self._aborted = False
         self._fresh = fresh
         self._is_long = long or fresh
         self._repeats = repeats or method in IDEMPOTENT
@@ -88,9 +86,9 @@ class Exchange:
         self, connection: Connection, data: bytes, whole: bool, on_slow: Callable[[], None] | None
     ) -> None:
         self._take(connection)
-        asking = self._pool.origin.asked_by_proxy
-        if asking is not None:
-            data = absolute(data, self._pool.origin.authority, asking)
+        pool = self._pool
+        if pool.asked_by_proxy is not None:
+            data = absolute(data, pool.origin.authority, pool.asked_by_proxy)
         connection.write(data)
         if whole:
             connection.timer.sent(on_slow)
@@ -116,7 +114,7 @@ class Exchange:
     @property
     def refusal_of_proxy(self) -> UpstreamError | None:
         """The failure that an answer's head stands for if it is not the upstream's own, but a proxy's."""
-        if self.status != PROXY_AUTHENTICATION_REQUIRED or self._pool.origin.asked_by_proxy is None:
+        if self.status != PROXY_AUTHENTICATION_REQUIRED or self._pool.asked_by_proxy is None:
             return None
         return UpstreamUnreachable(f"the proxy {self._pool.origin.via} answers {self.status}")
 

@@ -65,7 +65,9 @@ class ConnectionPool:
 
     def __init__(self, origin: Origin, *, avoids_busy: bool = False) -> None:
         self.origin = origin
+        self.asked_by_proxy = origin.asked_by_proxy
         self.avoids_busy = avoids_busy
+        self._keep_alive_s, self._max_idle = origin.keep_alive_s, origin.max_idle
         self.hedging = Hedging()
         self._long_exchanges = 0
         self._last_long_at = 0.0
@@ -102,9 +104,10 @@ class ConnectionPool:
         return bool(self._idle) and self._idle[-1].idle_since >= free_since
 
     def _kept(self) -> Connection | None:
-        oldest = monotonic() - self.origin.keep_alive_s
-        while self._idle:
-            connection = self._idle.pop()
+        idle = self._idle
+        oldest = monotonic() - self._keep_alive_s
+        while idle:
+            connection = idle.pop()
             if not connection.closed and connection.idle_since >= oldest:
                 self._in_use += 1
                 return connection
@@ -139,9 +142,10 @@ class ConnectionPool:
     def release(self, connection: Connection) -> None:
         """The exchange is over: keep its connection for the next one, or close it."""
         self._in_use -= 1
-        if connection.end() and len(self._idle) < self.origin.max_idle:
+        idle = self._idle
+        if connection.end() and len(idle) < self._max_idle:
             connection.idle_since = monotonic()
-            self._idle.append(connection)
+            idle.append(connection)
             if self._reaper is None:
                 loop = asyncio.get_running_loop()
                 self._reaper = loop.call_later(self.origin.keep_alive_s, self._reap)

@@ -15,7 +15,7 @@ MAX_HEAD_BYTES = 64 * 1024
 OnInterim = Callable[[int, bytes, Headers], None]
 """Is called with an interim response: status, reason and headers."""
 
-_LOOKED_AT = frozenset({b"content-length", *HOP_BY_HOP})
+_HOP_BY_HOP = frozenset(HOP_BY_HOP)
 
 _NO_TRAILERS: Headers = []
 
@@ -26,12 +26,34 @@ _FRAMING = frozenset({b"content-length", b"transfer-encoding"})
 class UpstreamResponse:
     """The response to the request that a connection carries; `reset` prepares it for the next one.
 
-    httptools calls the methods named `on_…`.
+    Another one follows only if all went well, so that most of the state is as it was. httptools calls the
+    methods named `on_…`.
     """
 
     def __init__(self) -> None:
         self._parser = httptools.HttpResponseParser(self)
         self._read_bytes = 0
+        self.trailers: Headers = _NO_TRAILERS
+        """What came behind a body in chunks."""
+        self.continued = False
+        """True if a 100 has come."""
+        self.on_interim: OnInterim | None = None
+        """Is called for each interim response but 100."""
+        self.keep_alive = False
+        """Of a response that is complete."""
+        self.has_surplus = False
+        """True if bytes came after the end: the connection must carry no other request."""
+        self.beyond = b""
+        """What follows a 101: bytes of another protocol."""
+        self._is_interim = False
+        self._field_bytes = 0
+        self._head = b""
+        self._has_more = False
+        """True if it came in more than one read, or had more than a head and a body."""
+        self.chunks: list[bytes] = []
+        """The part of the body that has not been taken yet."""
+        self.body_bytes = 0
+        """Bytes of all `chunks`."""
         self.reset()
 
     def reset(self, *, to_head: bool = False) -> None:
@@ -41,32 +63,18 @@ class UpstreamResponse:
         """0 until the final head is here."""
         self.reason = b""
         self.headers: Headers = []
-        self.has_length = False
+        self.has_length = self.complete = False
         self.has_hop_fields = False
         """True if any of the headers is for this connection only."""
-        self.trailers: Headers = _NO_TRAILERS
-        """What came behind a body in chunks."""
         self.has_begun = False
         """True if any byte has come."""
-        self.continued = False
-        """True if a 100 has come."""
-        self.on_interim: OnInterim | None = None
-        """Is called for each interim response but 100."""
-        self.chunks: list[bytes] = []
-        """The part of the body that has not been taken yet."""
-        self.body_bytes = 0
-        """Bytes of all `chunks`."""
-        self.complete = False
-        self.keep_alive = False
-        self.has_surplus = False
-        """True if bytes came after the end: the connection must carry no other request."""
         self.offered = b""
         """The protocols that the request offers to switch to."""
-        self.beyond = b""
-        """What follows a 101: bytes of another protocol."""
-        self._is_interim = False
-        self._field_bytes = 0
-        self._head = b""
+        if self.chunks:
+            self.chunks, self.body_bytes = [], 0
+        if self._has_more:
+            self._has_more = self.continued = False
+            self.trailers, self._field_bytes, self._head = _NO_TRAILERS, 0, b""
 
     def feed(self, data: bytes) -> UpstreamError | None:
         """Read more bytes. Returns what makes the response unreadable, if anything.
@@ -87,12 +95,15 @@ class UpstreamResponse:
                 ours = exc.__context__
                 return ours if isinstance(ours, UpstreamError) else UpstreamMalformed(f"not HTTP/1.1: {exc}")
         else:
+            if self.complete:
+                return None
             if not self.status:
                 self._head += data
         if self.body_bytes != body_bytes:
             self._field_bytes = 0
         elif not self.complete:
             # A long head, trailers, or the lines between chunks: nothing else bounds them.
+            self._has_more = True
             self._field_bytes += len(data)
             if self._field_bytes > MAX_HEAD_BYTES:
                 return UpstreamMalformed("the head is too large", Fault.TOO_LARGE)
@@ -142,23 +153,17 @@ class UpstreamResponse:
 
     def on_header(self, name: bytes, value: bytes) -> None:
         if not self.status:
-            name = name.lower()
-            if name in _LOOKED_AT:
-                if name == b"content-length":
-                    self.has_length = True
-                else:
-                    self.has_hop_fields = True
-                    if name == b"transfer-encoding":
-                        self._check_coding(value)
-            self.headers.append((name, value))
+            self.headers.append((name.lower(), value))
         elif not self.complete:
             if self.trailers is _NO_TRAILERS:
-                self.trailers = []
+                self._has_more, self.trailers = True, []
             self.trailers.append((name.lower(), value))
 
-    def _check_coding(self, value: bytes) -> None:
+    def _look_at_hop_fields(self) -> None:
         """Only `chunked` is undone here, so a body in another coding cannot be passed on."""
-        if value.strip().lower() != b"chunked" or any(n == b"transfer-encoding" for n, _ in self.headers):
+        self.has_hop_fields = True
+        codings = [value.strip().lower() for name, value in self.headers if name == b"transfer-encoding"]
+        if codings not in ([], [b"chunked"]):
             raise UpstreamMalformed("a transfer coding other than 'chunked'")
 
     def on_headers_complete(self) -> None:
@@ -171,11 +176,18 @@ class UpstreamResponse:
             and head_bytes(self.headers) > MAX_HEAD_BYTES
         ):
             raise UpstreamMalformed("the head is too large", Fault.TOO_LARGE)
-        if status < 100 or (status == SWITCHING_PROTOCOLS and not is_accepted(self.offered, self.headers)):
-            raise UpstreamMalformed(f"status {status}, which nobody asked for")
-        if status < 200 and status != SWITCHING_PROTOCOLS:
-            self._end_interim(status)
-            return
+        names = dict(self.headers)
+        self.has_length = b"content-length" in names
+        if not _HOP_BY_HOP.isdisjoint(names):
+            self._look_at_hop_fields()
+        if status < 200:
+            if status < 100 or (
+                status == SWITCHING_PROTOCOLS and not is_accepted(self.offered, self.headers)
+            ):
+                raise UpstreamMalformed(f"status {status}, which nobody asked for")
+            if status != SWITCHING_PROTOCOLS:
+                self._end_interim(status)
+                return
         self.status = status
         if self.to_head:
             self._finish()
@@ -183,7 +195,7 @@ class UpstreamResponse:
             self._parser = httptools.HttpResponseParser(self)
 
     def _end_interim(self, status: int) -> None:
-        self._is_interim = True
+        self._is_interim = self._has_more = True
         self.continued = self.continued or status == 100
         if status != 100 and self.on_interim is not None:
             self.on_interim(status, self.reason, [pair for pair in self.headers if pair[0] not in _FRAMING])

@@ -72,16 +72,17 @@ class ExchangeTimer:
         self.on_long: Callable[[], None] | None = None
 
     def begin(self, timed: Timed) -> None:
-        """An exchange begins, which ends within `total_s`."""
+        """An exchange begins: its request is about to be written."""
         self._timed = timed
-        self._total_due = self._loop.time() + self._timeouts.total_s
         self.idle_s = self._timeouts.idle_s
         self.is_sent = False
-        self._sent_at = self.waiting_since = 0.0
+        self._total_due = self._sent_at = self.waiting_since = 0.0
 
     def sending(self) -> None:
         """The request is on its way, in parts: until it is out, `total_s` alone counts."""
-        self._fire_by(self._total_due, self._loop.time())
+        now = self._loop.time()
+        self._total_due = now + self._timeouts.total_s
+        self._fire_by(self._total_due, now)
 
     def sent(self, on_slow: Callable[[], None] | None = None) -> None:
         """The request is out whole: from now on the upstream has `first_byte_s`.
@@ -91,11 +92,15 @@ class ExchangeTimer:
         self.is_sent = True
         self.on_slow = on_slow
         now = self._sent_at = self._loop.time()
+        total_due = self._total_due
+        if not total_due:
+            total_due = self._total_due = now + self._timeouts.total_s
         if on_slow is not None:
             due = now + SLOW_S
         else:
             due = now + (self._timeouts.first_byte_s if self.on_long is None else LONG_S)
-        self._fire_by(due, now)
+        if self._timer is None or self._timer_due > due or self._timer_due > total_due:
+            self._fire_by(due, now)
 
     def begin_to_wait(self) -> None:
         """A reader waits for the body: more of it must come within `idle_s`."""

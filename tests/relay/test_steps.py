@@ -2,6 +2,7 @@
 
 from itertools import product
 
+import httptools
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -10,6 +11,7 @@ from proxy.errors import RequestRefused
 from proxy.http.framing import CHUNKED, check_framing
 from proxy.http.headers import HOP_BY_HOP, Forwarding, Headers, request_headers, write_head
 from proxy.http.request_head import HeadWriter
+from proxy.http.request_rules import PLAIN as PLAIN_TARGET
 from proxy.relay.steps import NextStep, next_step
 
 FACTS = ("is_begun", "has_head", "has_more", "has_failed", "is_quick", "client_is_slow")
@@ -111,3 +113,15 @@ def test_a_head_of_a_browser_is_written_in_one_pass() -> None:
 
     assert heads[0] is not None
     assert heads[0] == heads[1]
+
+
+@given(st.lists(st.sampled_from(PLAIN_TARGET)).map(bytes))
+def test_the_parser_takes_each_target_that_is_plainly_a_path(rest: bytes) -> None:
+    """So such a target needs no look by the parser."""
+    url = httptools.parse_url(b"/" + rest)
+
+    assert url.schema is url.host is url.fragment is None
+    assert url.path + (b"" if url.query is None else b"?" + url.query) in (
+        b"/" + rest,
+        (b"/" + rest).rstrip(b"?"),
+    )
