@@ -30,6 +30,16 @@ _HEADERS.append((b"retry-after", RETRY_AFTER_S))
 class AdmittingProtocol(ServerProtocol):
     """One client connection, if the budget admits it."""
 
+    __slots__ = (
+        "_budget",
+        "_holder",
+        "_is_admitted",
+        "_named",
+        "_names_users",
+        "_peer",
+        "_peer_names_users",
+    )
+
     lingering = 0
 
     def __init__(
@@ -83,19 +93,20 @@ class AdmittingProtocol(ServerProtocol):
 
     def _begin(self, request: ClientRequest) -> None:
         request.headers, client = self._named(request.headers, self._peer)
-        holder = self._budget.begin(self._holder, client)
-        if holder is None:
-            request.answer(503, b"Service Unavailable", _HEADERS, _BODY, last=True)
-            return
-        self._holder = holder
+        if client != self._holder:
+            holder = self._budget.begin(self._holder, client)
+            if holder is None:
+                request.answer(503, b"Service Unavailable", _HEADERS, _BODY, last=True)
+                return
+            self._holder = holder
         request.names_its_user = self._peer_names_users
-        super()._begin(request)
+        ServerProtocol._begin(self, request)  # `super()` would take as long as three calls, for each request
 
     def on_response_complete(self) -> None:
         if self._is_admitted and self._holder != self._peer:
             self._budget.end(self._holder)
             self._holder = None
-        super().on_response_complete()
+        ServerProtocol.on_response_complete(self)
 
 
 def _without_address(transport: Transport) -> str:

@@ -29,6 +29,23 @@ LAST_S = 5
 class ServerProtocol(TimedProtocol):
     """One client connection, as the public port has it."""
 
+    __slots__ = (
+        "_again",
+        "_begun_in_read",
+        "_field_bytes",
+        "_half_closed",
+        "_has_new_head",
+        "_is_over",
+        "_methods",
+        "_next_is_last",
+        "_offer",
+        "_only_fields",
+        "_read",
+        "_reading_head",
+        "_refusal",
+        "_unbegun",
+    )
+
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
         self._field_bytes = 0

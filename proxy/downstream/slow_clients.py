@@ -19,6 +19,8 @@ WRITE_S = 60.0
 class TimedProtocol(AnsweringProtocol):
     """One client connection, which is cut when its client is too slow."""
 
+    __slots__ = ("_body_timer", "_head_timer", "_idle_since", "_idle_timer", "_read_at", "_write_timer")
+
     head_s = HEAD_S
     body_s = BODY_S
     write_s = WRITE_S

@@ -31,7 +31,8 @@ class RelayedRequest(SentRequest):
 
     def _pass_on(self) -> None:
         """Take the next step of the answer's direction."""
-        connection = self._exchange.connection
+        connection = self._exchange.current
+        assert connection is not None, "the request has been sent"
         response, timer = connection.response, connection.timer
         if response.status and not self._answered_at:
             self._answered_at = perf_counter()

@@ -59,8 +59,10 @@ class SentRequest(ABC):
 
     def begin(self) -> None:
         """Send it, or wait for its body."""
-        client, framing = self._client, self._framing
-        self._watch_both()
+        client, framing, exchange = self._client, self._framing, self._exchange
+        client.watcher = self
+        exchange.on_change = self.upstream_changed
+        exchange.on_interim = client.interim
         try:
             if framing is NO_BODY:
                 self._send(self._head, whole=True)
@@ -78,13 +80,10 @@ class SentRequest(ABC):
 
     def offer(self, offer: UpgradeOffer, upgrades: Upgrades) -> None:
         """Begin a request that offers an upgrade."""
-        self._watch_both()
-        self._start(self._switch, offer, upgrades)
-
-    def _watch_both(self) -> None:
         self._client.watcher = self
         self._exchange.on_change = self.upstream_changed
         self._exchange.on_interim = self._client.interim
+        self._start(self._switch, offer, upgrades)
 
     # The request's direction.
 

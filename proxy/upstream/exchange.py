@@ -37,7 +37,8 @@ class Exchange:
         """Is called for each interim response but 100."""
         self.on_change: Callable[[], None] | None = None
         """See `Connection.on_change`."""
-        self._connection: Connection | None = None
+        self.current: Connection | None = None
+        """The connection that it is on; None: there is none yet, or it has been given back."""
         self._second: Connection | None = None
         self._silence: TimerHandle | None = None
         self._replay: bytes | None = None
@@ -57,8 +58,8 @@ class Exchange:
 
     @property
     def connection(self) -> Connection:
-        assert self._connection is not None, "send() comes first"
-        return self._connection
+        assert self.current is not None, "send() comes first"
+        return self.current
 
     async def send(self, data: bytes, *, whole: bool, on_slow: Callable[[], None] | None = None) -> None:
         """Take a connection and write the head, and the body with it if `whole`.
@@ -143,7 +144,7 @@ class Exchange:
         connection.timer.sent(on_slow)
 
     def _take(self, connection: Connection) -> None:
-        self._connection = connection
+        self.current = connection
         connection.begin(is_head=self.method == "HEAD")
         connection.response.on_interim = self.on_interim
         connection.on_change = self.on_change
@@ -180,7 +181,7 @@ class Exchange:
                 task.cancel()
             await asyncio.gather(*attempts, return_exceptions=True)
         if not first.response.status and self._second is not None and self._second.response.status:
-            self._connection, self._second = self._second, first
+            self.current, self._second = self._second, first
         self._give_back_second()
         now = monotonic()
         if self.connection is first or now - asked_at > SILENT_S:
@@ -219,21 +220,21 @@ class Exchange:
     def abort(self) -> None:
         """Close the connection now; the task that waits on this exchange gets `UpstreamAborted`."""
         self._aborted = True
-        for connection in (self._connection, self._second):
+        for connection in (self.current, self._second):
             if connection is not None:
                 connection.fail(UpstreamAborted("the client left"))
 
     def detach(self, protocol: asyncio.Protocol) -> tuple[asyncio.Transport, bytes]:
         """Give the upgraded connection to `protocol`: neither this exchange nor the pool has it any more."""
         connection = self.connection
-        self._connection = None
+        self.current = None
         self._pool.give_up_one()
         self.close()
         return connection.detach(protocol)
 
     def close(self) -> None:
         """Give the connection back, to be used again if it can be. Idempotent."""
-        connection, self._connection = self._connection, None
+        connection, self.current = self.current, None
         if connection is not None:
             self._pool.release(connection)
         if self._is_counted:

@@ -17,6 +17,8 @@ from prometheus_client.mmap_dict import MmapedDict, mmap_key
 _pack = Struct("dd").pack_into
 """Value and timestamp, as the package reads them."""
 
+_pack_value = Struct("d").pack_into
+
 
 def process_values(directory: Path, opened: Callable[[str], MmapedDict] = MmapedDict) -> type:
     """The class of this process's numbers, whose files are in a directory. See `prometheus_client.values`.
@@ -53,7 +55,7 @@ def process_values(directory: Path, opened: Callable[[str], MmapedDict] = Mmaped
 
         def inc(self, amount: float) -> None:
             self._value = value = self._value + amount
-            _pack(self._file._m, self._at, value, 0.0)  # not kept here: a file that grows is mapped anew
+            _pack_value(self._file._m, self._at, value)  # not kept here: a file that grows is mapped anew
 
         def set(self, value: float, timestamp: float | None = None) -> None:
             self._value = value

@@ -4,7 +4,7 @@ from itertools import product
 
 import httptools
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from proxy.errors import RequestRefused
@@ -116,6 +116,7 @@ def test_a_head_of_a_browser_is_written_in_one_pass() -> None:
 
 
 @given(st.lists(st.sampled_from(PLAIN_TARGET)).map(bytes))
+@example(PLAIN_TARGET)
 def test_the_parser_takes_each_target_that_is_plainly_a_path(rest: bytes) -> None:
     """So such a target needs no look by the parser."""
     url = httptools.parse_url(b"/" + rest)
