@@ -90,6 +90,8 @@ class MethodReader:
         found = None if data.startswith(_USUAL, at) else _BEGINNING.match(data, at)
         if found is None or (found[1] in KNOWN and found[2]):
             end = self._end(_HEAD_END, data, at)
+            if end < len(data) and _is_whole(data, at, end):
+                end = len(data)
             return (data if at == 0 and end == len(data) else data[at:end]), end
         if not found[2]:
             self._held = found[1]
@@ -112,3 +114,9 @@ class MethodReader:
             return found.end()
         self._seam = (seam + data[max(at, len(data) - 3) :])[-3:]
         return len(data)
+
+
+def _is_whole(data: bytes, at: int, end: int) -> bool:
+    """True if all that follows a head is its body, as a length in the usual spelling says."""
+    line = b"\r\nContent-Length: %d\r\n" % (len(data) - end)
+    return data.find(line, at, end) >= 0 or data.find(line.lower(), at, end) >= 0

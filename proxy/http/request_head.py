@@ -59,7 +59,7 @@ class HeadWriter:
                 if name != b"content-length" or length is not None:
                     return None
                 length = value
-            elif b"_" in name and is_shadow(name):
+            elif name.find(b"_") >= 0 and is_shadow(name):  # `in` would first try to read a number
                 continue
             parts += (name, b": ", value, b"\r\n")
         if host is None:
