@@ -16,7 +16,7 @@ from tests.doctor.nginx import nginx
 from tests.servers.authority import certificates
 from tests.servers.client import signed
 from tests.servers.ports import free_port
-from tests.servers.scripted import Asked, ScriptedUpstream
+from tests.servers.scripted import Asked, ScriptedUpstream, ok
 from tests.servers.serving import flag_document
 from tests.servers.streaming import house, route
 
@@ -99,12 +99,7 @@ async def test_every_way_to_a_stream(tmp_path: Path) -> None:
 
 async def test_a_user_without_the_flag_shows_nothing(tmp_path: Path) -> None:
     """The request gets batch, and the decision says why."""
-
-    async def batch(asked: Asked) -> None:
-        await asked.read_body()
-        await asked.answer(b"{}")
-
-    async with house(batch, tmp_path, flags=flag_document(0)) as (_, serving, _):
+    async with house(ok, tmp_path, flags=flag_document(0)) as (_, serving, _):
         [direct, through] = await buffering.look(
             serving.url.removeprefix("http://"), [serving.url], request_to(tmp_path), strict=True, wait_s=20
         )

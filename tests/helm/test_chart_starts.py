@@ -18,7 +18,7 @@ from flags.rollout.policy import file as policy_file
 from tests.helm.charting import Rendered, changed, container, render, values_of
 from tests.servers.client import eventually
 from tests.servers.ports import free_port
-from tests.servers.scripted import Asked, ScriptedUpstream
+from tests.servers.scripted import ScriptedUpstream, silent
 
 USER = 10001
 MOUNTED = "/etc/headgate"
@@ -167,11 +167,7 @@ async def test_the_proxy_starts_as_the_chart_says_and_passes_its_probes(example:
 
 async def test_the_probes_pass_while_the_upstream_blocks(folder: Path) -> None:
     """It accepts requests and answers none of them."""
-
-    async def until_left(asked: Asked) -> None:
-        await asked.reader.read()
-
-    async with ScriptedUpstream(until_left).running() as upstream, httpx.AsyncClient(timeout=END_S) as client:
+    async with ScriptedUpstream(silent).running() as upstream, httpx.AsyncClient(timeout=END_S) as client:
         values = changed(values_of("dev"), {"settings.upstream.url": upstream.url, "drainSeconds": 1})
         deployment = render(values).one("Deployment")
         laid_out(render(values), deployment, folder)

@@ -11,7 +11,7 @@ from proxy.errors import UpstreamUnreachable
 from proxy.upstream.client import Upstream
 from proxy.upstream.pool import Origin
 from proxy.upstream.timeouts import SLOW_S, Timeouts
-from tests.servers.scripted import Answered, Asked, ScriptedUpstream, ask, talking, until
+from tests.servers.scripted import Answered, Asked, ScriptedUpstream, ask, ok, silent, talking, until
 from tests.servers.serving import Serving, headgate
 
 HOST = b"host: clinic.example\r\n"
@@ -24,11 +24,7 @@ TIMEOUTS = {"connect_s": 0.4, "first_byte_s": FIRST_BYTE_S, "idle_s": IDLE_S, "t
 UPSTREAM = {"timeouts": TIMEOUTS}
 
 
-async def to_the_end(asked: Asked) -> None:
-    await asked.reader.read()
-
-
-SCRIPT = to_the_end
+SCRIPT = silent
 
 
 async def timed(gate: Serving, request: bytes, expected_s: float) -> Answered:
@@ -155,11 +151,6 @@ async def test_an_upload_that_stops_is_a_504_after_total_s(upstream: ScriptedUps
 
 async def test_a_slow_upload_is_not_a_silent_upstream(upstream: ScriptedUpstream, gate: Serving):
     """`first_byte_s` begins when the request is out whole."""
-
-    async def ok(asked: Asked) -> None:
-        await asked.read_body()
-        await asked.answer(b"{}")
-
     upstream.script = ok
     async with talking(gate.url) as client:
         await client.send(b"POST / HTTP/1.1\r\n%bcontent-length: 6\r\n\r\n" % HOST)

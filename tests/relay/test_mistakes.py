@@ -8,16 +8,11 @@ import pytest
 from proxy.downstream.client_request import ClientRequest
 from proxy.upstream.client import Upstream
 from tests.relay.conftest import Pair
-from tests.servers.scripted import Asked
+from tests.servers.scripted import silent
 
 EXPECTS = b"POST /x HTTP/1.1\r\nhost: a\r\nexpect: 100-continue\r\ncontent-length: 3\r\n\r\n"
 SLOW = b"POST /x HTTP/1.1\r\nhost: a\r\ncontent-length: 3\r\n\r\n"
 AT_ONCE = b"GET /x HTTP/1.1\r\nhost: a\r\n\r\n"
-
-
-async def silent(asked: Asked) -> None:
-    """Neither a 100 nor an answer, until the other side closes."""
-    await asked.reader.read()
 
 
 SCRIPT = silent

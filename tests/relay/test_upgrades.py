@@ -2,7 +2,7 @@
 
 import asyncio
 import struct
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from socket import SO_LINGER, SOL_SOCKET
@@ -11,7 +11,7 @@ import httpx
 import pytest
 
 from tests.servers.client import scrape
-from tests.servers.scripted import Answered, Asked, ScriptedUpstream, Talker, ask, talking, until
+from tests.servers.scripted import Answered, Asked, ScriptedUpstream, Talker, ask, raw, talking, until
 from tests.servers.serving import Serving, gated, headgate
 from tests.servers.streaming import logged
 
@@ -156,14 +156,6 @@ async def test_a_client_that_leaves_an_upgrade_ends_the_upstreams_side(
     await until(lambda: upstream.open == 0)
 
 
-def answering(answer: bytes) -> Callable[[Asked], Awaitable[None]]:
-    async def play(asked: Asked) -> None:
-        await asked.read_body()
-        await asked.send(answer)
-
-    return play
-
-
 REFUSALS = [
     b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nno",
     b"HTTP/1.1 404 Not Found\r\ncontent-length: 2\r\n\r\nno",
@@ -177,7 +169,7 @@ async def test_a_refused_upgrade_is_an_ordinary_answer(
     upstream: ScriptedUpstream, gate: Serving, refusal: bytes
 ):
     """And its connection goes on, in HTTP."""
-    upstream.script = answering(refusal)
+    upstream.script = raw(refusal)
     async with asyncio.timeout(10), talking(gate.url) as client:
         refused = await client.ask(HELLO)
         following = await client.ask(NEXT)
@@ -235,7 +227,7 @@ NOT_SWITCHED = {
 @pytest.mark.parametrize("name", NOT_SWITCHED)
 async def test_a_101_to_anything_else_is_none(upstream: ScriptedUpstream, gate: Serving, name: str):
     """502, and no tunnel: what both sides would speak is not what was asked for."""
-    upstream.script = answering(NOT_SWITCHED[name] + b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n")
+    upstream.script = raw(NOT_SWITCHED[name] + b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n")
 
     assert (await ask(gate.url, HELLO)).status == 502
 
@@ -256,7 +248,7 @@ async def test_a_101_to_anything_else_is_none(upstream: ScriptedUpstream, gate: 
 )
 async def test_a_101_that_nobody_asked_for_is_none(upstream: ScriptedUpstream, gate: Serving, hello: bytes):
     """Nothing was offered: HTTP in another form, of HTTP/1.0, with a body, or without `Connection`."""
-    upstream.script = answering(SWITCHED)
+    upstream.script = raw(SWITCHED)
     answered: Answered = await ask(gate.url, hello)
 
     assert answered.status == 502
@@ -297,7 +289,7 @@ async def test_of_an_upgraded_connection_nothing_is_used_again(upstream: Scripte
         client.writer.write_eof()
         await client.reader.read()
     await until(upstream.asked[0].writer.is_closing)
-    upstream.script = answering(REFUSALS[0])
+    upstream.script = raw(REFUSALS[0])
     await ask(gate.url, NEXT)
 
     assert upstream.asked[1].writer is not upstream.asked[0].writer
@@ -346,7 +338,7 @@ async def test_an_upgrade_is_counted_and_belongs_to_no_route(tmp_path: Path):
         async with upgraded(gate), upgraded(gate):
             during = await metrics(gate)
         await until(lambda: upstream.open == 0)
-        upstream.script = answering(REFUSALS[0])
+        upstream.script = raw(REFUSALS[0])
         await ask(gate.url, HELLO)
         after = await metrics(gate)
 

@@ -5,7 +5,7 @@ import json
 from pathlib import Path
 
 from tests.servers.client import EITHER, SSE, Stream, browser, opened, read, signed
-from tests.servers.scripted import Asked, Script, ScriptedUpstream
+from tests.servers.scripted import Asked, Script, ScriptedUpstream, silent
 from tests.servers.serving import headgate
 from tests.servers.streaming import START, SUMMARY, WHOLE, Held, answer, answering, house, route
 
@@ -13,10 +13,6 @@ from tests.servers.streaming import START, SUMMARY, WHOLE, Held, answer, answeri
 async def hang_up(asked: Asked) -> None:
     await asked.read_body()
     asked.writer.close()
-
-
-async def never(asked: Asked) -> None:
-    await asked.reader.read()
 
 
 def cut_at(size: int) -> Script:
@@ -45,7 +41,7 @@ FAILURES = {
     "too many": (answering(b'{"detail":"later"}', b"429 Too Many"), "status", 429),
     "failing": (answering(b"Internal", b"500 Oh"), "status", 500),
     "hanging up": (hang_up, "reset", 502),
-    "silent": (never, "first_byte_timeout", 504),
+    "silent": (silent, "first_byte_timeout", 504),
     "no HTTP": (no_http, "malformed", 502),
     "cut": (cut_at(3), "truncated", 502),
 }
@@ -104,7 +100,7 @@ async def test_a_late_failure_is_one_terminal_event(tmp_path: Path) -> None:
 
 async def test_an_unreachable_upstream_is_a_problem_or_an_event(tmp_path: Path) -> None:
     """502 before the headers, `error` after them."""
-    async with ScriptedUpstream(never).running() as gone:
+    async with ScriptedUpstream(silent).running() as gone:
         url = gone.url
     for commit_after, directory in ((15, tmp_path / "a"), (0, tmp_path / "b")):
         directory.mkdir()

@@ -229,6 +229,11 @@ async def ok(asked: Asked) -> None:
     await asked.answer(b'{"ok": true}')
 
 
+async def silent(asked: Asked) -> None:
+    """A script: no answer, until the peer leaves."""
+    await asked.reader.read()
+
+
 def raw(answer: bytes) -> Script:
     """A script that answers every request with these bytes."""
 

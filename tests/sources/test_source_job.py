@@ -30,7 +30,7 @@ from tests.servers.jobs import (
     resets,
     status,
 )
-from tests.servers.scripted import Asked, ScriptedUpstream
+from tests.servers.scripted import Asked, ScriptedUpstream, silent
 from tests.servers.serving import Serving, gated, headgate
 from tests.servers.streaming import EXTRACTION, START, WHOLE, Lines, answer, logged
 from tests.servers.tapping import CALLS, Provider, chat, trace_context
@@ -314,11 +314,7 @@ async def test_a_job_that_takes_too_long_ends_its_run(tmp_path: Path) -> None:
 
 async def test_a_look_without_an_answer_is_given_up(tmp_path: Path) -> None:
     """A status is there at once; the run does not wait for it as long as for an answer."""
-
-    async def says_nothing(asked: Asked) -> None:
-        await asked.reader.read()
-
-    api = JobApi(look=in_turn(says_nothing, answers(json.dumps(DONE).encode())))
+    api = JobApi(look=in_turn(silent, answers(json.dumps(DONE).encode())))
     async with house(api, tmp_path, {"lost_after_s": 1}) as (_, client, _):
         stream = await read(client, START, signed())
 

@@ -18,7 +18,7 @@ from proxy.sources import poll as poll_source
 from proxy.sources.poll import JITTER, STRIKES, Rows, RowsBefore
 from tests.servers import streaming
 from tests.servers.client import browser, eventually, opened, read, scrape, signed
-from tests.servers.scripted import Asked
+from tests.servers.scripted import Asked, silent
 from tests.servers.serving import Serving, gated
 from tests.servers.streaming import EXTRACTION, START, SUMMARY, WHOLE, Lines, answer, logged, route
 
@@ -281,7 +281,7 @@ async def test_an_upstream_that_blocks_while_it_is_busy_is_left_alone(tmp_path: 
         hanging.set()
         await asked.reader.read()
 
-    clinic = Clinic(answer_look=hang)
+    clinic = Clinic(answer_look=silent)
     async with house(clinic, tmp_path) as (_, client, lines), opened(client, START, signed()) as stream:
         async with asyncio.timeout(20):
             await hanging.wait()
@@ -297,11 +297,7 @@ async def test_an_upstream_that_blocks_while_it_is_busy_is_left_alone(tmp_path: 
 
 async def test_a_look_that_hangs_does_not_hold_up_the_answer(tmp_path: Path) -> None:
     """The run ends when the batch answer is here, and the look with it."""
-
-    async def hang(asked: Asked) -> None:
-        await asked.reader.read()
-
-    clinic = Clinic(answer_look=hang)
+    clinic = Clinic(answer_look=silent)
     async with house(clinic, tmp_path) as (serving, client, _), opened(client, START, signed()) as stream:
         await eventually(lambda: len(clinic.looks) == 2)
         clinic.done.set()

@@ -14,7 +14,7 @@ from flags.rollout.evidence.pages import PageReadings
 from flags.rollout.evidence.readings import Wanted
 from tests.servers.ports import free_port
 from tests.servers.prometheus_server import ProxyPage
-from tests.servers.scripted import Asked, ScriptedUpstream
+from tests.servers.scripted import ScriptedUpstream, silent
 from tests.servers.streaming import answering
 
 WANTED = Wanted(frozenset({"start"}), frozenset({20.0}), frozenset({5.0}))
@@ -33,11 +33,6 @@ def page() -> Iterator[ProxyPage]:
 async def readings(urls: Sequence[str], timeout_s: float = 5) -> AsyncIterator[PageReadings]:
     async with httpx.AsyncClient(trust_env=False) as http:
         yield PageReadings(http, urls, WANTED, timeout_s=timeout_s)
-
-
-async def silent(asked: Asked) -> None:
-    """A proxy that takes the question and never answers."""
-    await asked.reader.read()
 
 
 async def test_pages_are_read_as_they_are(page: ProxyPage) -> None:

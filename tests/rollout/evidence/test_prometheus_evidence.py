@@ -424,15 +424,22 @@ async def test_a_bad_answer_is_the_right_kind_of_no_reading(
     """Never a reading of zeros; and the token, which was sent, is in no error."""
     content = answer.encode() if isinstance(answer, str) else json.dumps(answer).encode()
     script = answering(content, f"{status} Said".encode())
-    async with (
-        ScriptedUpstream(script).running() as upstream,
-        readings(upstream.url, 'job="x"', stale_after_s=60, token=TOKEN) as source,
-    ):
+    async with playing(script, token=TOKEN) as (upstream, source):
         refused = await problem(source, 1000)
 
     assert refused.problem is expected
     assert upstream.asked[0].header(b"authorization") == f"Bearer {TOKEN}".encode()
     assert TOKEN not in str(refused) + repr(source)
+
+
+@asynccontextmanager
+async def playing(script: Script, **more: Any) -> AsyncIterator[tuple[ScriptedUpstream, PrometheusReadings]]:
+    """A Prometheus that plays a script, and who reads there."""
+    async with (
+        ScriptedUpstream(script).running() as upstream,
+        readings(upstream.url, 'job="x"', stale_after_s=60, **more) as source,
+    ):
+        yield upstream, source
 
 
 def whole_page(instance: str, value: str) -> list[Any]:
@@ -482,10 +489,7 @@ async def test_one_proxy_that_was_not_scraped_lately_is_left_out() -> None:
     rows += [row("900", None, instance="old"), row("890", None, instance="fresh", version="1")]
     rows += [row("990", None, instance="fresh", version="2")]
     script = answering(json.dumps(vector(*rows)).encode())
-    async with (
-        ScriptedUpstream(script).running() as upstream,
-        readings(upstream.url, 'job="x"', stale_after_s=60) as source,
-    ):
+    async with playing(script) as (_, source):
         reading = await source.read(1000)
 
     assert (reading.seen, reading.missing) == ({"fresh": 990}, ("old",))
@@ -504,10 +508,7 @@ PAST = [
 async def test_a_past_that_cannot_be_read_is_no_reading(answer: Any, expected: ReadingProblem) -> None:
     """Counts of a process that is no more are never left out for that: the next look asks again."""
     script = by_query({"process_start_time_seconds": answer})
-    async with (
-        ScriptedUpstream(script).running() as upstream,
-        readings(upstream.url, 'job="x"', stale_after_s=60) as source,
-    ):
+    async with playing(script) as (_, source):
         with pytest.raises(EvidenceError) as refused:
             await source.read(1000, BEFORE)
 
@@ -525,10 +526,7 @@ async def test_a_last_page_that_cannot_be_read_is_no_reading(answer: Any, said: 
     tracks = [track("headgate_build_info", (960, "1"), instance=name) for name in gone_ones]
     tracks += [track("process_start_time_seconds", (960, "950"), instance=name) for name in gone_ones]
     script = by_query({"instance=": answer, "process_start_time_seconds": matrix(*tracks)})
-    async with (
-        ScriptedUpstream(script).running() as upstream,
-        readings(upstream.url, 'job="x"', stale_after_s=60, timeout_s=2) as source,
-    ):
+    async with playing(script, timeout_s=2) as (_, source):
         with pytest.raises(EvidenceError) as refused:
             await source.read(1000, BEFORE)
 
@@ -545,10 +543,7 @@ async def test_after_a_long_absence_there_are_bounds() -> None:
         tracks += [track("process_start_time_seconds", (at_s, "400"), **of)]
     script = by_query({"instance=": matrix(), "process_start_time_seconds": matrix(*tracks)})
     before = replace(BEFORE, at_s=-1e6, since_s=0.0)
-    async with (
-        ScriptedUpstream(script).running() as upstream,
-        readings(upstream.url, 'job="x"', stale_after_s=60) as source,
-    ):
+    async with playing(script) as (upstream, source):
         reading = await source.read(1000, before)
 
     _, census, *asked = [parse_qs(urlsplit(each.target.decode()).query) for each in upstream.asked]

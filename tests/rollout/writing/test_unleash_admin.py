@@ -15,7 +15,7 @@ import pytest
 from flags.errors import FlagAdminError, FlagChanged
 from flags.rollout.writing.flag_admin import ManagedFlag
 from flags.rollout.writing.unleash_admin import UnleashAdmin
-from tests.servers.scripted import Asked, ScriptedUpstream
+from tests.servers.scripted import Asked, Script, ScriptedUpstream
 from tests.servers.unleash_server import ENVIRONMENT, PROJECT, Unleash, is_installed, unleash
 
 pytestmark = pytest.mark.skipif(not is_installed(), reason="no Unleash server: run tests/services/setup.sh")
@@ -46,6 +46,12 @@ async def make(server: Unleash, share: int | None = 10, *, on: bool = True) -> M
     await server.make_flag(flag.name, share, on=on)
     await server.make_flag(flag.kill_flag, None, on=False)
     return flag
+
+
+@pytest.fixture
+async def flag(server: Unleash) -> ManagedFlag:
+    """At 10 %."""
+    return await make(server, 10)
 
 
 @asynccontextmanager
@@ -122,6 +128,13 @@ class Between:
         return await asked.answer(content, b"%d X" % answer.status_code)
 
 
+@asynccontextmanager
+async def through(script: Script, server: Unleash, flag: ManagedFlag) -> AsyncIterator[UnleashAdmin]:
+    """Somebody who writes by way of a server that plays a script."""
+    async with ScriptedUpstream(script).running() as way, admin(server, flag, url=way.url) as its_admin:
+        yield its_admin
+
+
 def once(act: Callable[[], Awaitable[None]], method: str) -> Callable[[str, str], Awaitable[None]]:
     """`act` before the first request of this method."""
     done: list[str] = []
@@ -134,9 +147,8 @@ def once(act: Callable[[], Awaitable[None]], method: str) -> Callable[[str, str]
     return before
 
 
-async def test_a_share_is_read_and_written(server: Unleash) -> None:
+async def test_a_share_is_read_and_written(server: Unleash, flag: ManagedFlag) -> None:
     """Unleash says what was written, under a later event, and by whom."""
-    flag = await make(server, 10)
     async with admin(server, flag) as its_admin:
         before = await its_admin.read()
         after = await its_admin.write(replace(before.strategy, share=25), before)
@@ -147,9 +159,8 @@ async def test_a_share_is_read_and_written(server: Unleash) -> None:
         assert (after.event_by, after.others, after.enabled, after.killed) == ("admin", (), True, False)
 
 
-async def test_a_write_keeps_all_of_the_strategy(server: Unleash) -> None:
+async def test_a_write_keeps_all_of_the_strategy(server: Unleash, flag: ManagedFlag) -> None:
     """Title, constraints, segments and variants are there afterwards, as they were."""
-    flag = await make(server, 10)
     variants = [{"name": "a", "weight": 1000, "weightType": "variable", "stickiness": "userId"}]
     await edit(server, flag, constraints=[CONSTRAINT], segments=[1], variants=variants)
     (before,) = await strategies(server, flag.name)
@@ -163,9 +174,8 @@ async def test_a_write_keeps_all_of_the_strategy(server: Unleash) -> None:
     assert (len(after["constraints"]), after["segments"], len(after["variants"])) == (1, [1], 1)
 
 
-async def test_unleash_fills_in_what_an_update_leaves_out(server: Unleash) -> None:
+async def test_unleash_fills_in_what_an_update_leaves_out(server: Unleash, flag: ManagedFlag) -> None:
     """Why everything is written: an update without a share is one of 100 %, without constraints for all."""
-    flag = await make(server, 10)
     await edit(server, flag, constraints=[CONSTRAINT])
     (before,) = await strategies(server, flag.name)
 
@@ -177,9 +187,8 @@ async def test_unleash_fills_in_what_an_update_leaves_out(server: Unleash) -> No
     assert (after["parameters"]["rollout"], after["constraints"]) == ("100", [])
 
 
-async def test_what_changes_nothing_is_not_written(server: Unleash) -> None:
+async def test_what_changes_nothing_is_not_written(server: Unleash, flag: ManagedFlag) -> None:
     """Unleash would keep no event of it either."""
-    flag = await make(server, 10)
     async with admin(server, flag) as its_admin:
         read = await its_admin.read()
 
@@ -200,9 +209,10 @@ async def test_the_dark_variant_comes_and_goes(server: Unleash) -> None:
 
 
 @pytest.mark.parametrize("change", [{"share": 5}, {"share": 50}, {"constraints": [CONSTRAINT]}, {}])
-async def test_who_was_first_is_not_written_over(server: Unleash, change: dict[str, Any]) -> None:
+async def test_who_was_first_is_not_written_over(
+    server: Unleash, flag: ManagedFlag, change: dict[str, Any]
+) -> None:
     """A human's edit between read and write, of whatever, and nothing is written."""
-    flag = await make(server, 10)
     async with admin(server, flag) as its_admin:
         read = await its_admin.read()
         await edit(server, flag, **change)
@@ -216,17 +226,15 @@ async def test_who_was_first_is_not_written_over(server: Unleash, change: dict[s
 
 
 @pytest.mark.parametrize(("theirs", "then"), [(5, 5), (60, 25), ("12.5", 0)])
-async def test_an_edit_in_the_very_moment_is_put_back(server: Unleash, theirs: int | str, then: int) -> None:
+async def test_an_edit_in_the_very_moment_is_put_back(
+    server: Unleash, flag: ManagedFlag, theirs: int | str, then: int
+) -> None:
     """Between the last look and the write: theirs has the last word, and nobody meant more than the lower."""
-    flag = await make(server, 10)
 
     async def human() -> None:
         await edit(server, flag, share=theirs, constraints=[CONSTRAINT])
 
-    async with (
-        ScriptedUpstream(Between(server, once(human, "PUT"))).running() as between,
-        admin(server, flag, url=between.url) as its_admin,
-    ):
+    async with through(Between(server, once(human, "PUT")), server, flag) as its_admin:
         read = await its_admin.read()
         with pytest.raises(
             FlagChanged, match="by admin in the moment it was written: theirs was put back"
@@ -239,18 +247,14 @@ async def test_an_edit_in_the_very_moment_is_put_back(server: Unleash, theirs: i
     assert (len(after["constraints"]), after["title"]) == (1, "human's")
 
 
-async def test_an_edit_to_the_same_in_the_very_moment_is_told(server: Unleash) -> None:
+async def test_an_edit_to_the_same_in_the_very_moment_is_told(server: Unleash, flag: ManagedFlag) -> None:
     """Both wanted the same: it is there, under the other's name."""
-    flag = await make(server, 10)
 
     async def human() -> None:
         (strategy,) = await strategies(server, flag.name)
         await edit_parameters(server, flag, {**strategy["parameters"], "rollout": "25"})
 
-    async with (
-        ScriptedUpstream(Between(server, once(human, "PUT"))).running() as between,
-        admin(server, flag, url=between.url) as its_admin,
-    ):
+    async with through(Between(server, once(human, "PUT")), server, flag) as its_admin:
         read = await its_admin.read()
         written = await its_admin.write(replace(read.strategy, share=25), read)
 
@@ -258,9 +262,8 @@ async def test_an_edit_to_the_same_in_the_very_moment_is_told(server: Unleash) -
     assert written.event_id > read.event_id
 
 
-async def test_an_edit_right_after_the_write_stands(server: Unleash) -> None:
+async def test_an_edit_right_after_the_write_stands(server: Unleash, flag: ManagedFlag) -> None:
     """It came later, so it is what holds; and the writer is told at once."""
-    flag = await make(server, 10)
     done = []
 
     async def before(method: str, target: str) -> None:
@@ -268,10 +271,7 @@ async def test_an_edit_right_after_the_write_stands(server: Unleash) -> None:
         if done[-2:] == ["PUT", "GET"] and done.count("PUT") == 1:
             await edit(server, flag, share=3)
 
-    async with (
-        ScriptedUpstream(Between(server, before)).running() as between,
-        admin(server, flag, url=between.url) as its_admin,
-    ):
+    async with through(Between(server, before), server, flag) as its_admin:
         read = await its_admin.read()
         with pytest.raises(FlagChanged, match="while it was written") as changed:
             await its_admin.write(replace(read.strategy, share=25), read)
@@ -281,19 +281,15 @@ async def test_an_edit_right_after_the_write_stands(server: Unleash) -> None:
     assert after["parameters"]["rollout"] == "3"
 
 
-async def test_a_server_that_makes_more_of_a_share_is_set_to_0(server: Unleash) -> None:
+async def test_a_server_that_makes_more_of_a_share_is_set_to_0(server: Unleash, flag: ManagedFlag) -> None:
     """If more is stored than was asked for, nobody is exposed, for whatever reason."""
-    flag = await make(server, 10)
     (strategy,) = await strategies(server, flag.name)
     path = f"{server.strategies_of(flag.name)}/{strategy['id']}"
 
     def more(answer: dict[str, Any]) -> dict[str, Any]:
         return {**answer, "parameters": {**answer["parameters"], "rollout": "100"}}
 
-    async with (
-        ScriptedUpstream(Between(server, instead={path: more})).running() as between,
-        admin(server, flag, url=between.url) as its_admin,
-    ):
+    async with through(Between(server, instead={path: more}), server, flag) as its_admin:
         read = await its_admin.read()
         with pytest.raises(FlagAdminError, match=r"made 100 % of 25 %.*the share was set to 0"):
             await its_admin.write(replace(read.strategy, share=25), read)
@@ -302,9 +298,10 @@ async def test_a_server_that_makes_more_of_a_share_is_set_to_0(server: Unleash) 
     assert after["parameters"]["rollout"] == "0"
 
 
-async def test_a_server_that_says_one_thing_and_shows_more_is_set_to_0(server: Unleash) -> None:
+async def test_a_server_that_says_one_thing_and_shows_more_is_set_to_0(
+    server: Unleash, flag: ManagedFlag
+) -> None:
     """A new read counts, not the answer to the write."""
-    flag = await make(server, 10)
     writes: list[str] = []
 
     async def before(method: str, target: str) -> None:
@@ -317,10 +314,7 @@ async def test_a_server_that_says_one_thing_and_shows_more_is_set_to_0(server: U
         return feature
 
     instead = {f"/projects/{PROJECT}/features/{flag.name}": more}
-    async with (
-        ScriptedUpstream(Between(server, before, instead)).running() as between,
-        admin(server, flag, url=between.url) as its_admin,
-    ):
+    async with through(Between(server, before, instead), server, flag) as its_admin:
         read = await its_admin.read()
         with pytest.raises(FlagAdminError, match=r"made 100 % of 25 %.*the share was set to 0"):
             await its_admin.write(replace(read.strategy, share=25), read)
@@ -329,9 +323,8 @@ async def test_a_server_that_says_one_thing_and_shows_more_is_set_to_0(server: U
     assert after["parameters"]["rollout"] == "0"
 
 
-async def test_a_disabled_strategy_turns_the_environment_off(server: Unleash) -> None:
+async def test_a_disabled_strategy_turns_the_environment_off(server: Unleash, flag: ManagedFlag) -> None:
     """Unleash does that by itself, with an event of its own, and nobody else was there."""
-    flag = await make(server, 10)
     async with admin(server, flag) as its_admin:
         read = await its_admin.read()
 
@@ -340,9 +333,8 @@ async def test_a_disabled_strategy_turns_the_environment_off(server: Unleash) ->
         assert (written.strategy.disabled, written.enabled) == (True, False)
 
 
-async def test_a_strategy_beside_ours_is_seen(server: Unleash) -> None:
+async def test_a_strategy_beside_ours_is_seen(server: Unleash, flag: ManagedFlag) -> None:
     """Strategies are OR-ed: reading shows the others, and a rollout does not start."""
-    flag = await make(server, 10)
     async with admin(server, flag) as its_admin:
         read = await its_admin.read()
         default = {"name": "default", "parameters": {}, "constraints": []}
@@ -355,9 +347,8 @@ async def test_a_strategy_beside_ours_is_seen(server: Unleash) -> None:
         assert any("has 2 enabled strategies" in problem for problem in await its_admin.problems())
 
 
-async def test_edits_elsewhere_are_no_edits_here(server: Unleash) -> None:
+async def test_edits_elsewhere_are_no_edits_here(server: Unleash, flag: ManagedFlag) -> None:
     """Edits of the flag in another environment change nothing for this one."""
-    flag = await make(server, 10)
     async with admin(server, flag) as its_admin:
         read = await its_admin.read()
         elsewhere = f"/projects/{PROJECT}/features/{flag.name}/environments/production/on"
@@ -366,9 +357,8 @@ async def test_edits_elsewhere_are_no_edits_here(server: Unleash) -> None:
         assert await its_admin.read() == read
 
 
-async def test_killing_and_taking_it_back(server: Unleash) -> None:
+async def test_killing_and_taking_it_back(server: Unleash, flag: ManagedFlag) -> None:
     """The kill flag gets its one strategy before it is turned on, and keeps it."""
-    flag = await make(server, 10)
     async with admin(server, flag) as its_admin:
         before = await its_admin.read()
         await its_admin.kill(True)
@@ -480,10 +470,12 @@ async def leave(server: Unleash, flag: ManagedFlag) -> None:
     ],
 )
 async def test_what_a_rollout_cannot_start_from_is_named(
-    server: Unleash, spoil: Callable[[Unleash, ManagedFlag], Awaitable[None]], says: list[str]
+    server: Unleash,
+    flag: ManagedFlag,
+    spoil: Callable[[Unleash, ManagedFlag], Awaitable[None]],
+    says: list[str],
 ) -> None:
     """Each problem by name, with what to do; a flag that is right has none."""
-    flag = await make(server, 10)
     await spoil(server, flag)
 
     async with admin(server, flag) as its_admin:
@@ -494,9 +486,8 @@ async def test_what_a_rollout_cannot_start_from_is_named(
     assert all(": " in problem for problem in problems), problems
 
 
-async def test_the_default_of_the_project_is_a_problem(server: Unleash) -> None:
+async def test_the_default_of_the_project_is_a_problem(server: Unleash, flag: ManagedFlag) -> None:
     """A flag that loses its strategy would get it when it is turned on."""
-    flag = await make(server, 10)
     path = f"/projects/{PROJECT}/environments/{ENVIRONMENT}/default-strategy"
     its = {"rollout": "50", "stickiness": "userId", "groupId": "x"}
     default = {"name": "flexibleRollout", "constraints": [], "parameters": its}
@@ -536,23 +527,20 @@ def of_milestone(found: list[dict[str, Any]]) -> list[dict[str, Any]]:
     ],
 )
 async def test_a_second_hand_of_unleash_itself_is_a_problem(
-    server: Unleash, path: str, answer: Any, says: str
+    server: Unleash, flag: ManagedFlag, path: str, answer: Any, says: str
 ) -> None:
     """Enterprise's release plans move the share too, and its change requests would hold a rollback up."""
-    flag = await make(server, 10)
     instead = {path.format(flag=flag.name): answer}
-    async with (
-        ScriptedUpstream(Between(server, instead=instead)).running() as enterprise,
-        admin(server, flag, url=enterprise.url) as its_admin,
-    ):
+    async with through(Between(server, instead=instead), server, flag) as its_admin:
         (problem,) = await its_admin.problems()
 
     assert says in problem
 
 
-async def test_a_token_that_may_not_write_is_told_before_it_has_to(server: Unleash) -> None:
+async def test_a_token_that_may_not_write_is_told_before_it_has_to(
+    server: Unleash, flag: ManagedFlag
+) -> None:
     """A reader's token is a problem at the start; an editor's is none, and its writes are under its name."""
-    flag = await make(server, 10)
     async with admin(server, flag, token=await person(server, "vera", VIEWER)) as its_admin:
         read = await its_admin.read()
         (problem,) = await its_admin.problems()
@@ -568,9 +556,8 @@ async def test_a_token_that_may_not_write_is_told_before_it_has_to(server: Unlea
         assert written.event_by == "edith@example.com"
 
 
-async def test_a_human_s_edit_is_under_their_name(server: Unleash) -> None:
+async def test_a_human_s_edit_is_under_their_name(server: Unleash, flag: ManagedFlag) -> None:
     """The controller can say who changed the flag."""
-    flag = await make(server, 10)
     async with admin(server, flag) as its_admin:
         read = await its_admin.read()
         token = await person(server, "hugo", EDITOR)
@@ -582,9 +569,10 @@ async def test_a_human_s_edit_is_under_their_name(server: Unleash) -> None:
 
 
 @pytest.mark.parametrize("token", ["default:development." + "b" * 64, "*:*." + "c" * 64])
-async def test_another_kind_of_token_is_a_problem_without_being_shown(server: Unleash, token: str) -> None:
+async def test_another_kind_of_token_is_a_problem_without_being_shown(
+    server: Unleash, flag: ManagedFlag, token: str
+) -> None:
     """A client's token, or an unknown one: named as such, and in no message."""
-    flag = await make(server, 10)
     async with admin(server, flag, token=token) as its_admin:
         (problem,) = await its_admin.problems()
         with pytest.raises(FlagAdminError, match=r"40[13]") as refused:
@@ -603,9 +591,8 @@ async def test_a_token_that_is_none_is_refused_without_being_shown(server: Unlea
     assert not token or token not in str(refused.value)
 
 
-async def test_a_server_that_is_frozen_is_an_error_in_time(server: Unleash) -> None:
+async def test_a_server_that_is_frozen_is_an_error_in_time(server: Unleash, flag: ManagedFlag) -> None:
     """It accepts and answers nothing: each call ends within its time, and nothing has changed."""
-    flag = await make(server, 10)
     async with admin(server, flag, timeout_s=0.3) as its_admin:
         read = await its_admin.read()
         server.freeze()
@@ -640,18 +627,14 @@ async def test_an_answer_of_another_shape_is_an_error(server: Unleash, body: byt
     async def script(asked: Asked) -> None:
         await asked.answer(body)
 
-    async with (
-        ScriptedUpstream(script).running() as strange,
-        admin(server, new_flag(), url=strange.url) as its_admin,
-    ):
+    async with through(script, server, new_flag()) as its_admin:
         with pytest.raises(FlagAdminError):
             await its_admin.read()
         assert len(await its_admin.problems()) == 1
 
 
-async def test_reads_are_repeated_and_writes_are_not(server: Unleash) -> None:
+async def test_reads_are_repeated_and_writes_are_not(server: Unleash, flag: ManagedFlag) -> None:
     """A balancer's 503 in passing: asked again for what is read, told at once for what is written."""
-    flag = await make(server, 10)
     broken = {"GET": 2, "PUT": 9}
     asked_for: list[str] = []
     passing = Between(server)
@@ -666,10 +649,7 @@ async def test_reads_are_repeated_and_writes_are_not(server: Unleash) -> None:
         else:
             await passing(asked)
 
-    async with (
-        ScriptedUpstream(script).running() as balancer,
-        admin(server, flag, url=balancer.url) as its_admin,
-    ):
+    async with through(script, server, flag) as its_admin:
         read = await its_admin.read()
         with pytest.raises(FlagAdminError, match="503: try later"):
             await its_admin.write(replace(read.strategy, share=25), read)
