@@ -11,8 +11,8 @@ from playwright.async_api import Browser
 from tests.browser import axe
 from tests.browser.frontend import IN_CHROMIUM
 from tests.observe.looked_at import SHARE, looked_at, opened_page, unlock
+from tests.servers.client import browser, eventually
 from tests.servers.serving import Serving, flag_document
-from tests.servers.streaming import browser, eventually
 
 pytestmark = IN_CHROMIUM
 

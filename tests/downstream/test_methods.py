@@ -11,8 +11,6 @@ from proxy.downstream.client_request import ClientRequest
 from proxy.downstream.server import ServerProtocol
 from tests.relay.cuts import Wire
 
-pytestmark = pytest.mark.anyio
-
 LIKE_A_REQUEST = b"xFOO /body HTTP/1.1\r\n\r\nFOO /b HTTP/1.1\r\n\r\nBAR"
 CHUNKED = b"%x\r\n%b\r\n0\r\n" % (len(LIKE_A_REQUEST), LIKE_A_REQUEST)
 STREAM = (

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.servers.scripted import Asked, ScriptedUpstream, ask, ok, raw, talking, until
-from tests.servers.serving import Serving, headgate
+from tests.servers.serving import Serving, gated
 
 HOST = b"host: clinic.example\r\n"
 
@@ -376,10 +376,7 @@ async def test_what_the_upstream_is_told_of_the_client_is_a_setting(
     request = (
         b"GET / HTTP/1.1\r\nhost: a.example\r\nx-forwarded-for: 1.1.1.1\r\nx-forwarded-proto: https\r\n\r\n"
     )
-    async with (
-        ScriptedUpstream(ok).running() as upstream,
-        headgate(upstream.url, tmp_path, upstream={"forwarding": forwarding}) as gate,
-    ):
+    async with gated(ok, tmp_path, upstream={"forwarding": forwarding}) as (upstream, gate):
         await ask(gate.url, request)
 
     assert {name: upstream.asked[0].header(name) for name in expected} == expected
@@ -387,10 +384,7 @@ async def test_what_the_upstream_is_told_of_the_client_is_a_setting(
 
 async def test_the_upstream_sees_its_own_host_if_the_settings_say_so(tmp_path: Path):
     """`host: upstream` is for upstreams that serve by name; the client's is told as `X-Forwarded-Host`."""
-    async with (
-        ScriptedUpstream(ok).running() as upstream,
-        headgate(upstream.url, tmp_path, upstream={"forwarding": {"host": "upstream"}}) as gate,
-    ):
+    async with gated(ok, tmp_path, upstream={"forwarding": {"host": "upstream"}}) as (upstream, gate):
         await ask(gate.url, b"GET / HTTP/1.1\r\n%b\r\n" % HOST)
 
     assert upstream.asked[0].header(b"host") == b"127.0.0.1:%d" % upstream.port

@@ -3,9 +3,10 @@
 import asyncio
 from pathlib import Path
 
+from tests.servers.client import eventually
 from tests.servers.scripted import Asked, ScriptedUpstream, talking
-from tests.servers.serving import Serving, headgate
-from tests.servers.streaming import Held, answer, answering, eventually, route, token
+from tests.servers.serving import Serving, gated, headgate
+from tests.servers.streaming import Held, answer, answering, route, token
 
 PROXY, STRANGER = "127.0.0.1", "127.0.0.2"
 SAID = (
@@ -58,9 +59,9 @@ async def told(gate: Serving, upstream: ScriptedUpstream, sent: bytes, peer: str
 
 async def test_a_trusted_proxy_is_believed_and_a_stranger_is_not_on_every_way(tmp_path: Path) -> None:
     """The relay, the relay by ASGI, a run's call and an upgrade tell the upstream the same."""
-    async with (
-        ScriptedUpstream(answering(answer())).running() as upstream,
-        headgate(upstream.url, tmp_path, routes=[route()], trusted_proxies=[PROXY]) as gate,
+    async with gated(answering(answer()), tmp_path, routes=[route()], trusted_proxies=[PROXY]) as (
+        upstream,
+        gate,
     ):
         for way, sent in WAYS.items():
             for peer, expected in ((PROXY, BELIEVED), (STRANGER, OWN)):
@@ -74,8 +75,7 @@ async def test_a_stranger_cannot_be_many_and_fills_no_others_share(tmp_path: Pat
     limits = {"connections": 100, "connections_of_client": 2}
     named = b"GET /x HTTP/1.1\r\nhost: x\r\nx-forwarded-for: %b\r\n\r\n"
     async with (
-        ScriptedUpstream(held).running() as upstream,
-        headgate(upstream.url, tmp_path, limits=limits, trusted_proxies=[PROXY]) as gate,
+        gated(held, tmp_path, limits=limits, trusted_proxies=[PROXY]) as (_, gate),
         talking(gate.url, from_host=STRANGER) as first,
         talking(gate.url, from_host=STRANGER) as second,
         talking(gate.url, from_host=PROXY) as by_proxy,

@@ -16,9 +16,9 @@ from proxy.settings.blocks.store_address import Seeds, seeds_of
 from proxy.settings.settings import ValkeyLogSettings
 from tests.replicas.sharing import KEY, claimed, events, has_entry, is_shared, replica, same, say, whole
 from tests.servers.authority import certificates
+from tests.servers.client import eventually
 from tests.servers.ports import free_port
 from tests.servers.sentinels import OF_SENTINEL, OF_SERVER, ToldSentinel, sentinel, url_of, watched
-from tests.servers.streaming import eventually
 from tests.servers.valkey_server import STARTING_S, ValkeyServer, valkey
 
 FAILOVER_S = 60.0

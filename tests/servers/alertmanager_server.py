@@ -10,11 +10,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import httpx
 import yaml
 
 from tests.servers.client import eventually
 from tests.servers.ports import free_port
+from tests.servers.programs import says_200
 from tests.servers.scripted import Asked, ScriptedUpstream
 from tests.servers.with_parent import WITH_PARENT
 
@@ -55,19 +55,11 @@ async def alertmanager(directory: Path, on_call: OnCall) -> AsyncIterator[str]:
                 stderr=log,
             )
         try:
-            await eventually(lambda: _is_ready(address), STARTING_S)
+            await eventually(lambda: says_200(f"http://{address}/-/ready"), STARTING_S)
             yield address
         finally:
             process.kill()
             await process.wait()
-
-
-async def _is_ready(address: str) -> bool:
-    try:
-        async with httpx.AsyncClient(timeout=10, trust_env=False) as client:
-            return (await client.get(f"http://{address}/-/ready")).status_code == 200
-    except httpx.HTTPError:
-        return False
 
 
 def is_installed() -> bool:

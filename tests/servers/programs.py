@@ -1,14 +1,48 @@
-"""A program that listens: started, waited for, and gone at the end."""
+"""Programs that listen: started, waited for, killed or held up, and gone at the end."""
 
 import asyncio
+import signal
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
+
+import httpx
 
 from tests.servers.client import eventually
 from tests.servers.ports import is_listened_on
 
 STARTING_S = 60.0
+
+
+class Program:
+    """A server's process, once somebody has started it."""
+
+    _process: asyncio.subprocess.Process | None = None
+
+    async def stop(self, number: int = signal.SIGKILL) -> None:
+        """By this signal; as `kill -9` does, if no other is given."""
+        if self._process is not None:
+            if self._process.returncode is None:
+                self._process.send_signal(number)
+            await self._process.wait()
+
+    def freeze(self) -> None:
+        """It keeps its connections and answers nothing."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        assert self._process is not None
+        self._process.send_signal(signal.SIGCONT)
+
+
+async def says_200(url: str) -> bool:
+    """True if a server says so at its page for that."""
+    try:
+        async with httpx.AsyncClient(timeout=10, trust_env=False) as client:
+            return (await client.get(url)).status_code == 200
+    except httpx.HTTPError:
+        return False
 
 
 @asynccontextmanager

@@ -2,7 +2,6 @@
 
 import asyncio
 import shutil
-import signal
 import time
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
@@ -17,6 +16,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, star
 from flags.rollout.policy.guardrail_settings import FIRST_CONTENT_S, REQUEST_S
 from tests.servers.client import eventually
 from tests.servers.ports import free_port
+from tests.servers.programs import Program, says_200
 from tests.servers.with_parent import WITH_PARENT
 
 STARTING_S = 60.0
@@ -132,7 +132,7 @@ class ProxyPage:
         self._users.labels(self._route, arm).set(users)
 
 
-class Prometheus:
+class Prometheus(Program):
     """Scrapes the pages of each job; those that nobody serves are down."""
 
     def __init__(
@@ -151,7 +151,6 @@ class Prometheus:
         self._settings = directory / "prometheus.yml"
         self._jobs = jobs
         self._alertmanagers = [tells] if tells else []
-        self._process: asyncio.subprocess.Process | None = None
 
     async def start(self) -> None:
         self._write_settings()
@@ -164,21 +163,7 @@ class Prometheus:
                 stdout=log,
                 stderr=log,
             )
-        await eventually(self._is_ready, STARTING_S)
-
-    async def stop(self) -> None:
-        if self._process is not None and self._process.returncode is None:
-            self._process.kill()
-            await self._process.wait()
-
-    def freeze(self) -> None:
-        """It keeps its connections and answers nothing."""
-        assert self._process is not None
-        self._process.send_signal(signal.SIGSTOP)
-
-    def thaw(self) -> None:
-        assert self._process is not None
-        self._process.send_signal(signal.SIGCONT)
+        await eventually(lambda: says_200(f"{self.url}/-/ready"), STARTING_S)
 
     async def ask(self, query: str) -> list[Any]:
         """The rows of an instant query, now."""
@@ -212,13 +197,6 @@ class Prometheus:
             "scrape_configs": scrapes,
         }
         self._settings.write_text(yaml.safe_dump(settings))
-
-    async def _is_ready(self) -> bool:
-        try:
-            async with httpx.AsyncClient(timeout=10, trust_env=False) as client:
-                return (await client.get(f"{self.url}/-/ready")).status_code == 200
-        except httpx.HTTPError:
-            return False
 
 
 @asynccontextmanager

