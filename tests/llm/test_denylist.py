@@ -13,6 +13,10 @@ DAY_S = 86400.0
 MODEL = ("openai", "gpt")
 
 
+Two = tuple[StreamDenylist, StreamDenylist]
+"""The denylists of two workers."""
+
+
 class Clock:
     def __init__(self) -> None:
         self.now = 1_700_000_000.0
@@ -27,16 +31,14 @@ def clock() -> Clock:
 
 
 @pytest.fixture
-def two(tmp_path: Path, clock: Clock) -> tuple[StreamDenylist, StreamDenylist]:
+def two(tmp_path: Path, clock: Clock) -> Two:
     """Two workers of one host."""
     stores = (FileDenylistStore(tmp_path / "learned"), FileDenylistStore(tmp_path / "learned"))
     first, second = (StreamDenylist(DAY_S, store, clock) for store in stores)
     return first, second
 
 
-async def test_what_one_worker_has_learned_the_other_knows_at_once(
-    two: tuple[StreamDenylist, StreamDenylist],
-) -> None:
+async def test_what_one_worker_has_learned_the_other_knows_at_once(two: Two) -> None:
     """Of this provider's model, and of no other."""
     here, there = two
     assert await there.defect(*MODEL) is None
@@ -48,9 +50,7 @@ async def test_what_one_worker_has_learned_the_other_knows_at_once(
 
 
 @pytest.mark.parametrize("why", [StreamDefect.UNFAITHFUL, StreamDefect.NO_STREAM, StreamDefect.REFUSED])
-async def test_it_holds_for_as_long_as_the_setting_says(
-    two: tuple[StreamDenylist, StreamDenylist], clock: Clock, why: StreamDefect
-) -> None:
+async def test_it_holds_for_as_long_as_the_setting_says(two: Two, clock: Clock, why: StreamDefect) -> None:
     here, there = two
     await here.note_defect(*MODEL, why)
     clock.now += DAY_S - 1
@@ -61,7 +61,7 @@ async def test_it_holds_for_as_long_as_the_setting_says(
 
 @pytest.mark.parametrize(("why", "first_s"), [(StreamDefect.FAILS, 600), (StreamDefect.BREAKS, 0)])
 async def test_a_failure_holds_for_a_while_and_the_second_in_a_row_for_as_long_as_any(
-    two: tuple[StreamDenylist, StreamDenylist], clock: Clock, why: StreamDefect, first_s: int
+    two: Two, clock: Clock, why: StreamDefect, first_s: int
 ) -> None:
     """The hour may be bad, and not the streams. The second one may be another worker's."""
     here, there = two
@@ -75,9 +75,7 @@ async def test_a_failure_holds_for_a_while_and_the_second_in_a_row_for_as_long_a
     assert await here.defect(*MODEL) is why
 
 
-async def test_failures_at_the_same_time_are_one(
-    two: tuple[StreamDenylist, StreamDenylist], clock: Clock
-) -> None:
+async def test_failures_at_the_same_time_are_one(two: Two, clock: Clock) -> None:
     here, _ = two
     for _ in range(5):
         await here.note_defect(*MODEL, StreamDefect.FAILS)
@@ -86,9 +84,7 @@ async def test_failures_at_the_same_time_are_one(
     assert await here.defect(*MODEL) is None
 
 
-async def test_a_good_stream_between_two_failures_makes_each_the_first(
-    two: tuple[StreamDenylist, StreamDenylist], clock: Clock
-) -> None:
+async def test_a_good_stream_between_two_failures_makes_each_the_first(two: Two, clock: Clock) -> None:
     here, there = two
     for _ in range(2):
         await here.note_defect(*MODEL, StreamDefect.FAILS)
@@ -99,9 +95,7 @@ async def test_a_good_stream_between_two_failures_makes_each_the_first(
         await here.note_success(*MODEL)
 
 
-async def test_a_stream_that_ends_well_takes_back_nothing_that_holds(
-    two: tuple[StreamDenylist, StreamDenylist],
-) -> None:
+async def test_a_stream_that_ends_well_takes_back_nothing_that_holds(two: Two) -> None:
     """It began before another one was found to be unfaithful."""
     here, _ = two
     await here.note_defect(*MODEL, StreamDefect.UNFAITHFUL)
@@ -110,9 +104,7 @@ async def test_a_stream_that_ends_well_takes_back_nothing_that_holds(
     assert await here.defect(*MODEL) is StreamDefect.UNFAITHFUL
 
 
-async def test_all_that_holds_is_shown_by_any_worker(
-    two: tuple[StreamDenylist, StreamDenylist], clock: Clock
-) -> None:
+async def test_all_that_holds_is_shown_by_any_worker(two: Two, clock: Clock) -> None:
     here, there = two
     await here.note_defect("openai", "a\ud800" + "x" * 1000, StreamDefect.REFUSED)
     await there.note_defect("azure", "b", StreamDefect.FAILS)
@@ -126,9 +118,7 @@ async def test_all_that_holds_is_shown_by_any_worker(
     assert await there.active() == await here.active()
 
 
-async def test_what_is_over_is_taken_down(
-    two: tuple[StreamDenylist, StreamDenylist], clock: Clock, tmp_path: Path
-) -> None:
+async def test_what_is_over_is_taken_down(two: Two, clock: Clock, tmp_path: Path) -> None:
     here, there = two
     for number in range(5):
         await here.note_defect("openai", str(number), StreamDefect.UNFAITHFUL)
@@ -139,7 +129,7 @@ async def test_what_is_over_is_taken_down(
 
 
 async def test_models_are_remembered_up_to_a_bound(
-    two: tuple[StreamDenylist, StreamDenylist], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    two: Two, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A backend may call any number of them."""
     monkeypatch.setattr(module, "MAX_ENTRIES", 3)
@@ -165,7 +155,7 @@ async def test_a_directory_that_cannot_be_written_costs_the_others_only(
 
 
 async def test_what_another_release_has_learned_in_its_own_words_disturbs_nobody(
-    two: tuple[StreamDenylist, StreamDenylist], tmp_path: Path
+    two: Two, tmp_path: Path
 ) -> None:
     here, there = two
     await here.note_defect(*MODEL, StreamDefect.UNFAITHFUL)

@@ -4,7 +4,7 @@ import asyncio
 import itertools
 import json
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -30,7 +30,7 @@ from tests.servers.jobs import (
     resets,
     status,
 )
-from tests.servers.scripted import Asked, ScriptedUpstream, silent
+from tests.servers.scripted import Asked, Script, ScriptedUpstream, silent
 from tests.servers.serving import Serving, gated, headgate
 from tests.servers.streaming import EXTRACTION, START, WHOLE, Lines, answer, logged
 from tests.servers.tapping import CALLS, Provider, chat, trace_context
@@ -163,9 +163,7 @@ async def test_the_status_code_may_say_it_all(tmp_path: Path) -> None:
     ],
     ids=["a public URL", "relative", "another header", "in the body", "by its id", "another status"],
 )
-async def test_how_a_job_may_be_named(
-    tmp_path: Path, job: dict[str, Any], named: Callable[[Asked], Awaitable[None]]
-) -> None:
+async def test_how_a_job_may_be_named(tmp_path: Path, job: dict[str, Any], named: Script) -> None:
     """Also by the name that the client knows the upstream by. The polls carry the caller's credentials."""
     api = JobApi(DONE, accept=named)
     async with house(api, tmp_path, job, replay="safe") as (_, client, _):
@@ -262,9 +260,7 @@ async def test_a_job_that_fails_ends_its_run(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "fault", [answers(b"no", b"503 Busy"), answers(b"{"), resets], ids=["503", "cut", "reset"]
 )
-async def test_a_look_that_fails_is_repeated(
-    tmp_path: Path, fault: Callable[[Asked], Awaitable[None]]
-) -> None:
+async def test_a_look_that_fails_is_repeated(tmp_path: Path, fault: Script) -> None:
     """The job is known, so nothing is lost, and nothing is asked for twice. The failure is counted."""
     api = JobApi(look=in_turn(fault, fault, answers(json.dumps(DONE).encode())))
     async with house(api, tmp_path) as (_, client, _):
@@ -289,7 +285,7 @@ async def test_a_look_that_fails_is_repeated(
     ids=["not found", "refused", "failing", "cut", "an unknown state", "another origin", "reset"],
 )
 async def test_a_job_that_is_lost_ends_its_run(
-    tmp_path: Path, look: Callable[[Asked], Awaitable[None]], code: str, expected_status: int
+    tmp_path: Path, look: Script, code: str, expected_status: int
 ) -> None:
     """At once where another look would change nothing, else after `lost_after_s`. The request is never sent
     again, however safe that is."""
@@ -363,9 +359,7 @@ async def test_a_cancelled_run_cancels_its_job_where_the_settings_say_so(
     [(answers(b"no", b"405 No"), "status 405"), (resets, "no answer")],
     ids=["405", "reset"],
 )
-async def test_a_job_that_cannot_be_cancelled_is_let_alone(
-    tmp_path: Path, refusal: Callable[[Asked], Awaitable[None]], why: str
-) -> None:
+async def test_a_job_that_cannot_be_cancelled_is_let_alone(tmp_path: Path, refusal: Script, why: str) -> None:
     """Its run has ended all the same; a line of the log says so, once, and DELETE is not sent again."""
     api = JobApi(cancel=refusal)
     async with house(api, tmp_path, {"cancel": True}) as (_, client, lines):
