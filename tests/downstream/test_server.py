@@ -105,7 +105,7 @@ def url(shared: tuple[App, str]) -> str:
 async def test_a_head_over_64_kib_is_refused(head: bytes, status: int, app: App, url: str):
     """400, or 414 if it is the target alone, and the connection closes; it makes no difference in how many
     packets the head came."""
-    async with asyncio.timeout(20), talking(url) as client:
+    async with talking(url, within_s=20) as client:
         client.writer.write(head)
         answered = await client.answer()
 
@@ -116,7 +116,7 @@ async def test_a_head_over_64_kib_is_refused(head: bytes, status: int, app: App,
 
 async def test_a_large_head_within_the_bound_is_served(app: App, url: str):
     """60 KiB of cookies are unusual but lawful."""
-    async with asyncio.timeout(20), talking(url) as client:
+    async with talking(url, within_s=20) as client:
         answered = await client.ask(b"GET / HTTP/1.1\r\nhost: a\r\ncookie: %b\r\n\r\n" % (b"a" * 60 * 1024))
 
     assert answered.status == 200
@@ -125,7 +125,7 @@ async def test_a_large_head_within_the_bound_is_served(app: App, url: str):
 @pytest.mark.parametrize("trailers", [b"x: " + b"a" * 500_000, b"x: y\r\n" * 50_000])
 async def test_trailers_over_64_kib_are_refused(trailers: bytes, app: App, url: str):
     """One without an end would be held until then."""
-    async with asyncio.timeout(20), talking(url) as client:
+    async with talking(url, within_s=20) as client:
         await client.send(CHUNKED + b"1\r\na\r\n0\r\n")
         client.writer.write(trailers)
         answered = await client.answer()
@@ -135,7 +135,7 @@ async def test_trailers_over_64_kib_are_refused(trailers: bytes, app: App, url: 
 
 async def test_a_trailer_is_no_header_even_in_the_same_packet(app: App, url: str):
     """The app has not begun when the trailer is read; it must not find it among the headers."""
-    async with asyncio.timeout(20), talking(url) as client:
+    async with talking(url, within_s=20) as client:
         await client.ask(CHUNKED + b"1\r\na\r\n0\r\nauthorization: evil\r\n\r\n")
 
     assert [name for name, _ in app.seen[0]["headers"]] == [b"host", b"transfer-encoding"]
@@ -145,7 +145,7 @@ async def test_a_long_upload_in_small_pieces_is_not_taken_for_a_long_head(app: A
     """Sizes and data of chunks in packets of their own, more than 64 KiB of sizes in all."""
     pieces = 400
     extension = b";x=" + b"a" * 200
-    async with asyncio.timeout(10), talking(url) as client:
+    async with talking(url, within_s=10) as client:
         await client.send(CHUNKED)
         for n in range(pieces):
             await client.send(b"5%b\r\n" % extension)
@@ -162,7 +162,7 @@ async def test_a_long_upload_in_small_pieces_is_not_taken_for_a_long_head(app: A
 async def test_many_pipelined_requests_are_not_taken_for_a_long_head(app: App, url: str):
     """Several hundred requests in few packets, each of them small."""
     count = 3_000
-    async with asyncio.timeout(10), talking(url) as client:
+    async with talking(url, within_s=10) as client:
         client.writer.write(b"".join(b"GET /%d HTTP/1.1\r\nhost: a\r\n\r\n" % n for n in range(count)))
         bodies = [(await client.answer()).body for _ in range(count)]
 
@@ -172,7 +172,7 @@ async def test_many_pipelined_requests_are_not_taken_for_a_long_head(app: App, u
 @pytest.mark.parametrize("start", [b"", b"GET / HT", b"GET / HTTP/1.1\r\nhost: a\r\nx: "])
 async def test_a_slow_head_is_closed(start: bytes, url: str):
     """From the connection's or the head's first byte it has its time, however it drips."""
-    async with asyncio.timeout(20), talking(url) as client:
+    async with talking(url, within_s=20) as client:
         if start:
             await client.send(start)
         assert await client.reader.read() == b""
@@ -180,7 +180,7 @@ async def test_a_slow_head_is_closed(start: bytes, url: str):
 
 async def test_a_slow_second_head_is_closed_too(url: str):
     """The time of a kept connection's next head counts from its first byte."""
-    async with asyncio.timeout(20), talking(url) as client:
+    async with talking(url, within_s=20) as client:
         assert (await client.ask(GET)).status == 200
         await client.send(GET[:20])
 
@@ -189,7 +189,7 @@ async def test_a_slow_second_head_is_closed_too(url: str):
 
 async def test_an_empty_line_does_not_keep_an_idle_connection_for_ever(url: str):
     """It stops the keep-alive timer, so the timer of a head begins."""
-    async with asyncio.timeout(20), talking(url) as client:
+    async with talking(url, within_s=20) as client:
         assert (await client.ask(GET)).status == 200
         await client.send(b"\r\n")
 
@@ -200,7 +200,7 @@ async def test_an_empty_line_does_not_keep_an_idle_connection_for_ever(url: str)
 async def test_a_connect_is_refused_at_once(app: App, url: str, target: bytes):
     """To the parser it is an upgrade that cannot be taken back: begun again it would be one again."""
     seen = len(app.seen)
-    async with asyncio.timeout(20), talking(url) as client:
+    async with talking(url, within_s=20) as client:
         answered = await client.ask(b"CONNECT %b HTTP/1.1\r\nhost: a\r\n\r\n" % target)
 
     assert answered.status == 400
@@ -212,7 +212,7 @@ async def test_a_client_that_ends_its_side_gets_what_it_is_owed(app: App, url: s
     """Also with more requests on the way: those that came whole are answered, then the connection closes."""
     app.go.clear()
     seen = len(app.seen)
-    async with asyncio.timeout(20), talking(url) as client:
+    async with talking(url, within_s=20) as client:
         await client.send(GET + more)
         client.writer.write_eof()
         await until(lambda: len(app.seen) > seen)
@@ -228,7 +228,7 @@ async def test_a_client_that_ends_its_side_gets_what_it_is_owed(app: App, url: s
 
 async def test_a_quick_answer_is_all_that_a_client_gets_that_has_ended_its_side(app: App, url: str):
     """It gets no probe before its answer."""
-    async with asyncio.timeout(20), talking(url) as client:
+    async with talking(url, within_s=20) as client:
         await client.send(GET)
         client.writer.write_eof()
         data = await client.reader.read()
@@ -263,7 +263,7 @@ async def test_a_client_that_has_left_is_told_from_one_that_has_ended_its_side(v
 async def test_any_number_of_upgrades_in_one_packet_is_answered(url: str):
     """Each is parsed again after the one before, and not within it."""
     upgrade = GET[:-2] + b"connection: upgrade\r\nupgrade: h2c\r\n\r\n"
-    async with asyncio.timeout(10), talking(url) as client:
+    async with talking(url, within_s=10) as client:
         await client.send(upgrade * 1500)
         answers = [await client.answer() for _ in range(1500)]
 
@@ -273,7 +273,7 @@ async def test_any_number_of_upgrades_in_one_packet_is_answered(url: str):
 async def test_a_slow_answer_is_not_cut_by_the_time_for_heads(app: App, url: str):
     """Also with more requests waiting, the last of which is not here whole."""
     app.go.clear()
-    async with asyncio.timeout(20), talking(url) as client:
+    async with talking(url, within_s=20) as client:
         await client.send(GET * 2 + GET[:10])
         await asyncio.sleep(Impatient.head_s * 2)
         app.go.set()
@@ -287,7 +287,7 @@ async def test_a_slow_answer_is_not_cut_by_the_time_for_heads(app: App, url: str
 )
 async def test_a_body_that_stops_is_cut(start: bytes, url: str):
     """It would hold an upstream connection for as long as the client likes."""
-    async with asyncio.timeout(20), talking(url) as client:
+    async with talking(url, within_s=20) as client:
         await client.send(b"POST / HTTP/1.1\r\nhost: a\r\n" + start)
         assert await client.reader.read() == b""
 
@@ -295,7 +295,7 @@ async def test_a_body_that_stops_is_cut(start: bytes, url: str):
 async def test_a_slow_body_that_goes_on_is_not_cut(url: str, app: App):
     """Its time counts from the last byte, not from the first."""
     pieces = 10
-    async with asyncio.timeout(20), talking(url) as client:
+    async with talking(url, within_s=20) as client:
         await client.send(b"POST /slow HTTP/1.1\r\nhost: a\r\ncontent-length: %d\r\n\r\n" % pieces)
         for _ in range(pieces):
             await asyncio.sleep(Impatient.body_s / 5)

@@ -67,10 +67,7 @@ async def test_both_bodies_stream_piece_by_piece(chunked: bool, upstream: Script
         await asked.send(b"0\r\n\r\n")
 
     upstream.script = converse
-    async with (
-        asyncio.timeout(20),
-        talking(gate.url) as client,
-    ):
+    async with talking(gate.url, within_s=20) as client:
         framing = b"transfer-encoding: chunked" if chunked else b"content-length: 12"
         await client.send(b"POST / HTTP/1.1\r\n%b%b\r\n\r\n" % (HOST, framing))
         answered = await client.head()
@@ -96,10 +93,7 @@ async def test_a_head_is_passed_on_before_its_body_begins(upstream: ScriptedUpst
         await asked.send(b"ok")
 
     upstream.script = slow
-    async with (
-        asyncio.timeout(20),
-        talking(gate.url) as client,
-    ):
+    async with talking(gate.url, within_s=20) as client:
         await client.send(b"GET / HTTP/1.1\r\n%b\r\n" % HOST)
         answered = await client.head()
         gone_on.set()
@@ -122,10 +116,7 @@ async def test_an_answer_without_a_body_ends_with_its_head(
 ):
     """The length that it announces means nothing; the connection goes on to the next request."""
     upstream.script = raw(answer)
-    async with (
-        asyncio.timeout(20),
-        talking(gate.url) as client,
-    ):
+    async with talking(gate.url, within_s=20) as client:
         for _ in range(2):
             answered = await client.ask(b"%b / HTTP/1.1\r\n%b\r\n" % (method, HOST), to_head=True)
             assert answered.status == int(answer[9:12])
@@ -147,10 +138,7 @@ async def test_a_client_that_expects_100_is_asked_when_the_upstream_asks(
         await asked.answer(b"{}")
 
     upstream.script = asking
-    async with (
-        asyncio.timeout(20),
-        talking(gate.url) as client,
-    ):
+    async with talking(gate.url, within_s=20) as client:
         await client.send(b"PUT / HTTP/1.1\r\n%bexpect: 100-continue\r\n%b\r\n\r\n" % (HOST, framing))
         assert await client.reader.readuntil(b"\r\n\r\n") == b"HTTP/1.1 100 Continue\r\n\r\n"
         answered = await client.ask(body)
@@ -169,10 +157,7 @@ async def test_a_client_that_expects_100_is_not_asked_when_the_upstream_refuses(
         await asked.answer(b"{}", b"413 Content Too Large")
 
     upstream.script = refusing
-    async with (
-        asyncio.timeout(20),
-        talking(gate.url) as client,
-    ):
+    async with talking(gate.url, within_s=20) as client:
         request = b"PUT / HTTP/1.1\r\n%bexpect: 100-continue\r\ncontent-length: 40\r\n\r\n" % HOST
         answered = await client.ask(request)
         assert await client.reader.read() == b""
@@ -206,10 +191,7 @@ async def test_an_early_answer_does_not_wait_for_the_rest_of_the_body(
             await asked.reader.read()
 
     upstream.script = refusing
-    async with (
-        asyncio.timeout(20),
-        talking(gate.url) as client,
-    ):
+    async with talking(gate.url, within_s=20) as client:
         await client.send(b"POST / HTTP/1.1\r\n%bcontent-length: 2000\r\n\r\n" % HOST + b"x" * 1000)
         early = await client.answer()
         await until(lambda: upstream.open == 0)
@@ -280,10 +262,7 @@ async def test_an_answer_that_breaks_off_never_looks_complete(
 ):
     """The client's connection is cut: its framing is unfinished, and where it has none it is reset."""
     upstream.script = closing(answer)
-    async with (
-        asyncio.timeout(20),
-        talking(gate.url) as client,
-    ):
+    async with talking(gate.url, within_s=20) as client:
         await client.send(b"GET / HTTP/1.%b\r\n%b\r\n" % (version[2:], HOST))
         if version == b"1.0" and b"chunked" in answer:
             with pytest.raises(ConnectionResetError):

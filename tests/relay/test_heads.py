@@ -48,7 +48,7 @@ async def test_the_answers_of_webdav_go_through(upstream: ScriptedUpstream, gate
         b"HTTP/1.1 423 Locked\r\ndate: d\r\nlock-token: <t>\r\ncontent-length: 0\r\n\r\n",
     ):
         upstream.script = raw(b"HTTP/1.1 102 Processing\r\n\r\n" + answer)
-        async with asyncio.timeout(30), talking(gate.url) as client:
+        async with talking(gate.url, within_s=30) as client:
             await client.send(b"PROPFIND / HTTP/1.1\r\n%b\r\n" % HOST)
             interim = b"HTTP/1.1 102 Processing\r\n\r\n"
             assert await client.reader.readexactly(len(interim) + len(answer)) == interim + answer
@@ -73,7 +73,7 @@ async def test_ranges_go_through_byte_for_byte(answer: bytes, upstream: Scripted
     """`Range`, `If-Range`, and what comes of them, are between the client and the upstream."""
     upstream.script = raw(answer)
     wanted = b'range: bytes=0-1,2-3, -1\r\nif-range: "a"\r\n'
-    async with asyncio.timeout(30), talking(gate.url) as client:
+    async with talking(gate.url, within_s=30) as client:
         await client.send(b"GET / HTTP/1.1\r\n%b%b\r\n" % (HOST, wanted))
         assert await client.reader.readexactly(len(answer)) == answer
 
@@ -223,7 +223,7 @@ async def test_the_upstreams_reason_is_passed_on(
         asked.writer.close()
 
     upstream.script = play
-    async with asyncio.timeout(20), talking(gate.url) as client:
+    async with talking(gate.url, within_s=20) as client:
         await client.send(b"GET / HTTP/%b\r\n%bconnection: close\r\n\r\n" % (version, HOST))
         data = await client.reader.read()
 
@@ -251,7 +251,7 @@ async def test_interim_answers_are_passed_on(apart: bool, upstream: ScriptedUpst
             await asked.send(interim + b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{}")
 
     upstream.script = play
-    async with asyncio.timeout(20), talking(gate.url) as client:
+    async with talking(gate.url, within_s=20) as client:
         await client.send(b"GET / HTTP/1.1\r\n%b\r\n" % HOST)
         heads = [await client.reader.readuntil(b"\r\n\r\n") for _ in range(2)]
         go_on.set()
@@ -269,7 +269,7 @@ async def test_interim_answers_are_not_for_http_1_0(upstream: ScriptedUpstream, 
     """HTTP/1.0 has no interim answers (RFC 9110 15.2)."""
     hint = b"HTTP/1.1 103 Early Hints\r\nlink: </a.css>\r\n\r\n"
     upstream.script = raw(hint + b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok")
-    async with asyncio.timeout(20), talking(gate.url) as client:
+    async with talking(gate.url, within_s=20) as client:
         await client.send(b"GET / HTTP/1.0\r\n%b\r\n" % HOST)
         data = await client.reader.read()
 
@@ -323,7 +323,7 @@ async def test_a_length_that_is_said_twice_is_one(
             await asyncio.sleep(0)
 
     upstream.script = play
-    async with asyncio.timeout(20), talking(gate.url) as client:
+    async with talking(gate.url, within_s=20) as client:
         answers = [await client.ask(b"GET / HTTP/1.1\r\n%b\r\n" % HOST) for _ in range(2)]
 
     for answered in answers:
@@ -412,7 +412,7 @@ async def test_an_upgrade_to_h2c_is_ignored(apart: bool, upstream: ScriptedUpstr
     )
     after = b"GET /next HTTP/1.1\r\n%b\r\n" % HOST
     upstream.script = ok
-    async with asyncio.timeout(20), talking(gate.url) as client:
+    async with talking(gate.url, within_s=20) as client:
         await client.send(head if apart else head + body + after)
         if apart:
             await until(lambda: len(upstream.asked) == 1)
@@ -436,10 +436,7 @@ async def test_pipelined_requests_are_answered_in_order(upstream: ScriptedUpstre
         b"POST /%d HTTP/1.1\r\n%bcontent-length: 3\r\n\r\nab%d" % (n, HOST, n) for n in range(5)
     )
     upstream.script = by_target
-    async with (
-        asyncio.timeout(20),
-        talking(gate.url) as client,
-    ):
+    async with talking(gate.url, within_s=20) as client:
         await client.send(requests)
         bodies = [(await client.answer()).body for _ in range(5)]
 
@@ -460,10 +457,7 @@ async def test_one_client_connection_carries_a_hundred_requests(upstream: Script
 
     upstream.script = echo
     before = upstream.connections
-    async with (
-        asyncio.timeout(10),
-        talking(gate.url) as client,
-    ):
+    async with talking(gate.url, within_s=10) as client:
         for n in range(100):
             answered = await client.ask(b"POST / HTTP/1.1\r\n%b" % HOST + shapes[n % 3][0] % n)
             assert answered.body == b"%03d" % n

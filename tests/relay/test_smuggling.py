@@ -158,7 +158,7 @@ async def test_a_request_before_an_ambiguous_one_is_answered_first(
 
     upstream.script = slowly
     honest = b"GET /%d HTTP/1.1\r\n%b\r\n"
-    async with asyncio.timeout(20), talking(gate.url) as client:
+    async with talking(gate.url, within_s=20) as client:
         await client.send(honest % (1, HOST) + honest % (2, HOST) + request_bytes)
         await until(lambda: len(upstream.asked) == 1)
         await client.send(b"GET /smuggled HTTP/1.1\r\n%b\r\n" % HOST)
@@ -248,7 +248,7 @@ async def test_a_chunk_that_turns_bad_cuts_the_upstream_off(
         read.append(await asked.reader.read())
 
     upstream.script = to_the_end
-    async with asyncio.timeout(20), talking(gate.url) as client:
+    async with talking(gate.url, within_s=20) as client:
         await client.send(b"POST / HTTP/1.1\r\n%btransfer-encoding: chunked\r\n\r\n2\r\nok\r\n" % HOST)
         await until(lambda: len(upstream.asked) == 1)
         await client.send(chunks)
@@ -272,7 +272,7 @@ async def test_nonsense_after_a_request_is_not_taken_for_its_answer(
         await asked.answer(b"first")
 
     upstream.script = waiting
-    async with asyncio.timeout(20), talking(gate.url) as client, talking(gate.url) as leaving:
+    async with talking(gate.url, within_s=20) as client, talking(gate.url) as leaving:
         for talker in (client, leaving):
             await talker.send(b"GET / HTTP/1.1\r\n%b\r\n" % HOST)
         await until(lambda: len(upstream.asked) == 2)
@@ -298,7 +298,7 @@ async def test_a_body_that_turns_bad_behind_another_request_is_told_after_its_an
         await asked.answer(asked.target)
 
     upstream.script = waiting
-    async with asyncio.timeout(20), talking(gate.url) as client:
+    async with talking(gate.url, within_s=20) as client:
         bad = b"POST /2 HTTP/1.1\r\n%btransfer-encoding: chunked\r\n\r\n2\r\nok\r\nnonsense\r\n" % HOST
         await client.send(b"GET /1 HTTP/1.1\r\n%b\r\n" % HOST + bad)
         await until(lambda: len(upstream.asked) == 1)
@@ -347,7 +347,7 @@ async def test_nonsense_in_a_request_is_not_written_into_its_answer(
         await asked.reader.read()
 
     upstream.script = early
-    async with asyncio.timeout(20), talking(gate.url) as client:
+    async with talking(gate.url, within_s=20) as client:
         await client.send(b"POST / HTTP/1.1\r\n%btransfer-encoding: chunked\r\n\r\n2\r\nok\r\n" % HOST)
         await client.head()
         await client.reader.readexactly(200)

@@ -1,6 +1,5 @@
 """Trailers: those that pass both ways behind bodies in chunks, and those that no server is to merge."""
 
-import asyncio
 from pathlib import Path
 
 import pytest
@@ -34,7 +33,7 @@ async def test_trailers_pass_in_both_directions(upstream: ScriptedUpstream, gate
         (b"1\r\na\r\n", b"0\r\nX-Check: 1\r\n\r\n"),
     ):
         upstream.asked.clear()
-        async with asyncio.timeout(30), talking(gate.url) as client:
+        async with talking(gate.url, within_s=30) as client:
             await client.send(head + first)
             if then:
                 await eventually(lambda: len(upstream.asked) == 1)
@@ -63,7 +62,7 @@ async def test_what_must_stand_before_the_body_passes_behind_it_in_no_direction(
     bad = FORBIDDEN + shadows + b"X-Forwarded-For: evil\r\nheadgate-run: x\r\n"
     upstream.script = raw(OK + CHUNKS + b"\r\n2\r\nok\r\n0\r\n%bx-a: 1\r\n\r\n" % bad)
     request = b"POST / HTTP/1.1\r\n%b%b\r\n1\r\na\r\n0\r\n%bx-b: 2\r\n\r\n" % (HOST, CHUNKS, bad)
-    async with asyncio.timeout(30), talking(gate.url) as client:
+    async with talking(gate.url, within_s=30) as client:
         for _ in range(2):  # on the same connections
             answered = await client.ask(request)
             assert (answered.status, answered.body, answered.trailers) == (200, b"ok", [b"x-a: 1"])
@@ -95,7 +94,7 @@ async def test_a_requests_trailer_never_frames_what_follows(
 ):
     """The next request begins behind the empty line, or the connection ends."""
     first = b"POST /1 HTTP/1.1\r\n%b%b\r\n1\r\na\r\n0\r\n%b\r\n\r\n" % (HOST, CHUNKS, trailer)
-    async with asyncio.timeout(30), talking(gate.url) as client:
+    async with talking(gate.url, within_s=30) as client:
         await client.send(first + b"GET /2 HTTP/1.1\r\n%bconnection: close\r\n\r\n" % HOST)
         assert [(await client.answer()).status for _ in statuses] == statuses
         assert await client.reader.read() == b""

@@ -50,7 +50,7 @@ WAYS = {
 async def told(gate: Serving, upstream: ScriptedUpstream, sent: bytes, peer: str) -> Asked:
     """What the upstream is asked."""
     upstream.asked.clear()
-    async with asyncio.timeout(30), talking(gate.url, from_host=peer) as client:
+    async with talking(gate.url, from_host=peer, within_s=30) as client:
         answered = await client.ask(sent)
     assert answered.status == 200
     (asked,) = upstream.asked
@@ -111,7 +111,7 @@ async def test_who_the_user_is_is_believed_from_a_trusted_proxy_alone(tmp_path: 
         ways = {"proxy": (gate, PROXY), "stranger": (gate, STRANGER), "anybody": (believing, STRANGER)}
         decided, seen = {}, {}
         for way, (to, peer) in ways.items():
-            async with asyncio.timeout(30), talking(to.url, from_host=peer) as client:
+            async with talking(to.url, from_host=peer, within_s=30) as client:
                 answered = await client.ask(start)
             decided[way] = answered.header(b"headgate-decision")
             assert upstream.asked[-1].header(b"x-user-id") == b"ann"
@@ -119,7 +119,7 @@ async def test_who_the_user_is_is_believed_from_a_trusted_proxy_alone(tmp_path: 
             run = answered.header(b"headgate-run") or b""
             for target in (b"GET /_headgate/runs/%b" % run, b"POST /_headgate/tickets"):
                 method, _, path = target.partition(b" ")
-                async with asyncio.timeout(30), talking(to.url, from_host=peer) as client:
+                async with talking(to.url, from_host=peer, within_s=30) as client:
                     seen[way, method] = (await client.ask(request(method, path, ASKING))).status
 
     assert {way: bool(value and value.startswith(b"stream")) for way, value in decided.items()} == {

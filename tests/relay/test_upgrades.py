@@ -37,7 +37,7 @@ SCRIPT = echo
 
 @asynccontextmanager
 async def upgraded(gate: Serving, hello: bytes = HELLO) -> AsyncIterator[tuple[Talker, bytes]]:
-    async with asyncio.timeout(10), talking(gate.url) as client:
+    async with talking(gate.url, within_s=10) as client:
         await client.send(hello)
         yield client, await client.reader.readuntil(b"\r\n\r\n")
 
@@ -73,7 +73,7 @@ async def test_a_client_may_be_at_its_end_before_it_is_answered(upstream: Script
         await echo(asked)
 
     upstream.script = play
-    async with asyncio.timeout(10), talking(gate.url) as client:
+    async with talking(gate.url, within_s=10) as client:
         await client.send(HELLO)
         await until(lambda: bool(upstream.asked))
         client.writer.write_eof()
@@ -93,7 +93,7 @@ async def test_what_both_say_at_once_with_the_switch_is_not_lost(upstream: Scrip
         asked.writer.close()
 
     upstream.script = play
-    async with asyncio.timeout(10), talking(gate.url) as client:
+    async with talking(gate.url, within_s=10) as client:
         await client.send(HELLO + b"ear")
         await until(lambda: bool(upstream.asked))
         await client.send(b"ly")
@@ -170,7 +170,7 @@ async def test_a_refused_upgrade_is_an_ordinary_answer(
 ):
     """And its connection goes on, in HTTP."""
     upstream.script = raw(refusal)
-    async with asyncio.timeout(10), talking(gate.url) as client:
+    async with talking(gate.url, within_s=10) as client:
         refused = await client.ask(HELLO)
         following = await client.ask(NEXT)
 
@@ -192,7 +192,7 @@ async def test_nothing_follows_a_pretended_upgrade_unseen(
         await asked.send(refusal)
 
     upstream.script = play
-    async with asyncio.timeout(10), talking(gate.url) as client:
+    async with talking(gate.url, within_s=10) as client:
         await client.send(HELLO + NEXT if when == "with it" else HELLO)
         await until(lambda: bool(upstream.asked))
         if when == "after it":
@@ -276,7 +276,7 @@ async def test_an_upgrade_behind_an_unanswered_request_is_none(upstream: Scripte
         await asked.answer(b"{}")
 
     upstream.script = play
-    async with asyncio.timeout(10), talking(gate.url) as client:
+    async with talking(gate.url, within_s=10) as client:
         await client.send(NEXT + HELLO)
         assert [(await client.answer()).status for _ in range(2)] == [200, 200]
 
@@ -308,7 +308,7 @@ async def test_an_upstream_that_switches_and_leaves_is_no_mistake_of_ours(
     upstream.script = play
     with logged() as lines:
         for _ in range(20):
-            async with asyncio.timeout(20), talking(gate.url) as client:
+            async with talking(gate.url, within_s=20) as client:
                 await client.send(HELLO)
                 try:
                     answered = await client.reader.read()

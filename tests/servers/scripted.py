@@ -196,23 +196,27 @@ class Talker:
 
 
 @asynccontextmanager
-async def talking(url: str, *, from_host: str | None = None) -> AsyncIterator[Talker]:
-    """A connection to an http URL, from an address of this machine; or to a Unix socket, `unix:/PATH`."""
+async def talking(
+    url: str, *, from_host: str | None = None, within_s: float | None = None
+) -> AsyncIterator[Talker]:
+    """A connection to an http URL, from an address of this machine; or to a Unix socket, `unix:/PATH`. What
+    takes longer than `within_s` in all is a `TimeoutError`."""
     host, _, port = url.removeprefix("http://").rpartition(":")
-    if host == "unix":
-        reader, writer = await asyncio.open_unix_connection(port)
-    else:
-        local = (from_host, 0) if from_host else None
-        reader, writer = await asyncio.open_connection(host, int(port), local_addr=local)
-    try:
-        yield Talker(reader, writer)
-    finally:
-        writer.transport.abort()
+    async with asyncio.timeout(within_s):
+        if host == "unix":
+            reader, writer = await asyncio.open_unix_connection(port)
+        else:
+            local = (from_host, 0) if from_host else None
+            reader, writer = await asyncio.open_connection(host, int(port), local_addr=local)
+        try:
+            yield Talker(reader, writer)
+        finally:
+            writer.transport.abort()
 
 
 async def ask(url: str, request: bytes, *, to_head: bool = False) -> Answered:
     """One request on a connection of its own."""
-    async with asyncio.timeout(10), talking(url) as client:
+    async with talking(url, within_s=10) as client:
         return await client.ask(request, to_head=to_head)
 
 

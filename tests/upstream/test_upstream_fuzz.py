@@ -125,7 +125,7 @@ class World:
             await asyncio.sleep(0)
 
     async def ask(self, request: list[bytes]) -> Answered:
-        async with asyncio.timeout(20), talking(self.url) as client:
+        async with talking(self.url, within_s=20) as client:
             for piece in request:
                 await client.send(piece)
                 await asyncio.sleep(0)
