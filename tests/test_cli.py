@@ -17,16 +17,7 @@ from proxy.cli import main
 from tests.servers.client import eventually, opened, signed
 from tests.servers.ports import free_port
 from tests.servers.serving import flag_document
-from tests.servers.streaming import (
-    EXTRACTION,
-    START,
-    SUMMARY,
-    Held,
-    answer,
-    answering,
-    route,
-    served_before,
-)
+from tests.servers.streaming import EXTRACTION, START, SUMMARY, Held, answer, answering, route, served_before
 
 
 @pytest.fixture

@@ -17,12 +17,7 @@ from functools import partial
 from time import monotonic, perf_counter
 from typing import NamedTuple, cast
 
-from proxy.downstream.bodies import (
-    MAX_REQUEST_BYTES,
-    ByteBudget,
-    ByteReservation,
-    read_ahead,
-)
+from proxy.downstream.bodies import MAX_REQUEST_BYTES, ByteBudget, ByteReservation, read_ahead
 from proxy.downstream.client_request import ClientRequest
 from proxy.errors import RequestRefused
 from proxy.http.asgi import App, Receive, Scope, Send, send_problem

@@ -17,16 +17,7 @@ from flags.rollout.policy.guardrails import ErrorBudget, UsualTime
 from flags.rollout.verdict.failure_evidence import ALL_ROUTES
 from flags.rollout.verdict.rate_evidence import Thresholds
 from proxy.observe.users.watched_users import SLOWER, USUAL_ANSWERS
-from tests.simulate.users import (
-    LOOK_MIN,
-    LOOKS,
-    MIN_SAMPLES,
-    MIN_USERS,
-    Among,
-    Array,
-    Rollout,
-    evidence,
-)
+from tests.simulate.users import LOOK_MIN, LOOKS, MIN_SAMPLES, MIN_USERS, Among, Array, Rollout, evidence
 
 
 @dataclass(frozen=True)

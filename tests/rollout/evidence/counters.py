@@ -3,11 +3,7 @@
 from collections.abc import Mapping
 
 from flags.rollout.evidence.growth import between
-from flags.rollout.evidence.readings import (
-    OUTCOMES,
-    Reading,
-    Series,
-)
+from flags.rollout.evidence.readings import OUTCOMES, Reading, Series
 
 COMPLETE = ("start", "stream", "3", "complete")
 FAILED = ("start", "stream", "3", "failed")

@@ -7,12 +7,7 @@ import pytest
 
 from flags.rollout.evidence import growth
 from flags.rollout.evidence.growth import CARRY_S, between, carried
-from flags.rollout.evidence.readings import (
-    OUTCOMES,
-    Page,
-    Reading,
-    Series,
-)
+from flags.rollout.evidence.readings import OUTCOMES, Page, Reading, Series
 from tests.rollout.evidence.counters import COMPLETE, FAILED, outcomes, reading
 
 

@@ -8,12 +8,7 @@ from hypothesis import strategies as st
 
 from flags.rollout.evidence.departed import Scrape, last_scrapes
 from flags.rollout.evidence.growth import carried
-from flags.rollout.evidence.readings import (
-    OUTCOMES,
-    Page,
-    Reading,
-    Series,
-)
+from flags.rollout.evidence.readings import OUTCOMES, Page, Reading, Series
 from flags.rollout.evidence.watermark import from_bytes, to_bytes
 from tests.rollout.evidence.counters import COMPLETE, FAILED, outcomes, reading
 
