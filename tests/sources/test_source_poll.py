@@ -281,7 +281,7 @@ async def test_an_upstream_that_blocks_while_it_is_busy_is_left_alone(tmp_path: 
         hanging.set()
         await asked.reader.read()
 
-    clinic = Clinic(answer_look=silent)
+    clinic = Clinic(answer_look=hang)
     async with house(clinic, tmp_path) as (_, client, lines), opened(client, START, signed()) as stream:
         async with asyncio.timeout(20):
             await hanging.wait()
