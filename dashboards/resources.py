@@ -14,6 +14,7 @@ def _each(metric: str) -> str:
 def resources() -> list[Panel]:
     """By process, or by replica where several share a page."""
     lag = f"rate(headgate_event_loop_lag_seconds_bucket{{{PODS}}}[$__rate_interval])"
+    whole = f'label_replace({_each("headgate_event_log_up")}, "shard", "all", "", "")'
     return [
         lines(
             "CPU",
@@ -39,6 +40,12 @@ def resources() -> list[Panel]:
             Query(f"{_each('process_open_fds')} / {_each('process_max_fds')}", "{{instance}}"),
             unit="percentunit",
             lines=[(0.9, RED)],
+        ),
+        lines(
+            "Stores of runs",
+            "1 while all replicas reach it: all of them, and each shard if there are several.",
+            Query(f"min by (shard) ({_each('headgate_event_log_shard_up')} or {whole})", "{{shard}}"),
+            alert="HeadgateEventLogDown",
         ),
         lines(
             "Garbage collections",

@@ -105,6 +105,7 @@ def policy_page() -> str:
 
 
 LABELS: dict[str, type[enum.Enum] | tuple[str, ...] | str] = {
+    "shard": "a name of `event_log.valkey.shards`, or of one of its `nodes`, if the store has several",
     "route": "a route's name, or `unmatched`",
     "mode": Mode,
     "reason": Reason,

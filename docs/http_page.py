@@ -147,7 +147,8 @@ ADMIN: Mapping[tuple[str, str], str] = {
     ("GET", "/livez"): "200",
     ("GET", "/readyz"): (
         "200, or 503 while draining; as JSON also whether streaming is `killed`, by the flag (`kill_flag`) or by the "
-        "local switch (`kill_switch`, with `reason`, `by` and `at`), and the flags' age and problem"
+        "local switch (`kill_switch`, with `reason`, `by` and `at`), the flags' age and problem, and the store "
+        "(`event_log_up`, and the names in `event_log_shards_down`)"
     ),
     ("GET", "/metrics"): "Prometheus text",
     ("GET", "/runs"): "counts of runs by route, and of asyncio tasks, of the process that answers",

@@ -2,7 +2,7 @@
 
 import asyncio
 import signal
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -83,7 +83,10 @@ if TYPE_CHECKING:
     from proxy.observe.page.rollout import ControllerPage
     from proxy.observe.spans.otlp import Traces
     from proxy.replicas.histories.shared_histories import SharedHistories
-    from proxy.replicas.shared_runs import ValkeyRuns
+    from proxy.replicas.sharded_runs import ShardedRuns
+
+LINKS_OF_SHARD = 5
+"""Connections to each shard of the store."""
 
 
 async def serve(
@@ -111,7 +114,7 @@ async def running(
         state_dir: a directory that all workers share.
         process_metrics: the metrics of all workers. None: there is only this process.
     """
-    descriptors = share(raise_limit(), in_use(), _sides(settings))
+    descriptors = share(raise_limit(), in_use() + _more_links(settings), _sides(settings))
     registry = CollectorRegistry()
     async with AsyncExitStack() as stack:
         warnings = stack.enter_context(RecentWarnings())
@@ -127,7 +130,8 @@ async def running(
         executor = TakeoverExecutor(metrics)
         shared = await parts.shared_runs(routes, executor, lambda: runs, lambda: taps)
         if shared is not None:
-            await stack.enter_async_context(_shared_histories(shared, metrics))
+            for histories in _shared_histories(shared, metrics):
+                await stack.enter_async_context(histories)
         breaker = Breaker(**settings.upstream.breaker.model_dump())
         runs = Runs(settings.event_log.memory, shared, breaker, parts.run_answers())
         stack.push_async_callback(runs.aclose)
@@ -212,6 +216,9 @@ class _Parts:
         # Replicas must agree on users' names, too.
         names = UserNames(_secret(settings, "users"))
         metrics = Metrics(registry, settings.routes, settings.flags.settle_s, providers, names)
+        store = settings.event_log.valkey
+        if store is None or len(store.places) == 1:
+            registry.unregister(metrics.event_log_shard_up)
         stack.callback(metrics.settling.close)
         for counted in metrics.by_route.values():
             counted.identity_verified.set(is_verified(settings.identity))
@@ -227,16 +234,16 @@ class _Parts:
 
     async def shared_runs(
         self, routes: Routes, executor: TakeoverExecutor, runs: Callable[[], Runs], taps: Callable[[], Taps]
-    ) -> "ValkeyRuns | None":
+    ) -> "ShardedRuns | None":
         """The port to the other replicas, which needs parts that are made after it. None: there is no
         store."""
         store = self.settings.event_log.valkey
         if store is None:
             return None
-        from proxy.replicas.shared_runs import ValkeyRuns
+        from proxy.replicas.sharded_runs import ShardedRuns
 
         return await self.stack.enter_async_context(
-            ValkeyRuns(
+            ShardedRuns(
                 store,
                 {route.name: route for route in routes.all},
                 executor=executor,
@@ -249,7 +256,7 @@ class _Parts:
             )
         )
 
-    def taps(self, routes: Routes, shared: "ValkeyRuns | None") -> Taps:
+    def taps(self, routes: Routes, shared: "ShardedRuns | None") -> Taps:
         calls = {
             route.name: compile_calls(route.settings.tap, route.sections)
             for route in routes.all
@@ -296,7 +303,7 @@ class _Parts:
         return traces
 
     def model_port(
-        self, settings: LlmSettings, taps: Taps, shared: "ValkeyRuns | None", spans: ModelSpans | None
+        self, settings: LlmSettings, taps: Taps, shared: "ShardedRuns | None", spans: ModelSpans | None
     ) -> ModelPort:
         most = max(1, self.descriptors.each // len(settings.providers))
         providers = [self._provider(provider, most) for provider in settings.providers]
@@ -347,7 +354,8 @@ def _secret(settings: Settings, purpose: str) -> bytes | None:
     return sealing_of(store).secret(purpose)
 
 
-def _shared_histories(shared: "ValkeyRuns", metrics: Metrics) -> "SharedHistories":
+def _shared_histories(shared: "ShardedRuns", metrics: Metrics) -> "Iterator[SharedHistories]":
+    """What is known of users, in each shard of the store that has some routes of it."""
     from proxy.replicas.histories.draw_records import DrawMemory
     from proxy.replicas.histories.history_records import HistoryMemory
     from proxy.replicas.histories.history_scripts import HISTORY_SCRIPTS
@@ -355,17 +363,20 @@ def _shared_histories(shared: "ValkeyRuns", metrics: Metrics) -> "SharedHistorie
     from proxy.replicas.histories.watch_records import WatchMemory
     from proxy.replicas.store.valkey import Health
 
-    link = shared.new_link(Health("store of histories"), HISTORY_SCRIPTS, ROUND_S)
-    memories = [
-        memory
-        for route, counted in metrics.by_route.items()
-        for memory in (
-            HistoryMemory(route, counted.histories),
-            WatchMemory(route, counted.user_watch),
-            DrawMemory(route, counted.draws),
-        )
-    ]
-    return SharedHistories(link, shared.keys, shared.sealing, shared.replica, memories)
+    for shard in shared.shards:
+        memories = [
+            memory
+            for route, counted in metrics.by_route.items()
+            if shared.at(f"route {route}") is shard
+            for memory in (
+                HistoryMemory(route, counted.histories),
+                WatchMemory(route, counted.user_watch),
+                DrawMemory(route, counted.draws),
+            )
+        ]
+        if memories:
+            link = shard.new_link(Health("store of histories", shard.shard), HISTORY_SCRIPTS, ROUND_S)
+            yield SharedHistories(link, shard.keys, shard.sealing, shard.replica, memories)
 
 
 def flags_from(settings: Settings) -> FlagSource:
@@ -414,6 +425,12 @@ def sources(routes: Routes, upstream: Upstream, taps: Taps) -> dict[tuple[str, s
             tapped = taps if route.tap is not None else None
             found[route.name, "job"] = JobSource(upstream, route, compiled.sections, tapped)
     return found
+
+
+def _more_links(settings: Settings) -> int:
+    """Connections to the store beyond those that are reserved, if it has several shards."""
+    store = settings.event_log.valkey
+    return 0 if store is None else (len(store.places) - 1) * LINKS_OF_SHARD
 
 
 def _sides(settings: Settings) -> int:

@@ -12,7 +12,7 @@ OPTIONAL: dict[str, Callable[[Settings], object]] = {
     "proxy.observe.page.rollout": lambda settings: settings.controller,
     "proxy.observe.spans.otlp": lambda settings: settings.traces,
     "proxy.replicas.histories.shared_histories": lambda settings: settings.event_log.valkey,
-    "proxy.replicas.shared_runs": lambda settings: settings.event_log.valkey,
+    "proxy.replicas.sharded_runs": lambda settings: settings.event_log.valkey,
 }
 """Modules that only some settings need, and what needs them. What they bring along would be most of what a
 process loads."""

@@ -13,7 +13,7 @@ from proxy.runs.runs import Runs
 from proxy.settings.routes import Routes
 
 if TYPE_CHECKING:
-    from proxy.replicas.shared_runs import ValkeyRuns
+    from proxy.replicas.sharded_runs import ShardedRuns
 
 FORGET_S = 3600.0
 """Seconds between two looks for users who were not seen for so long that they are forgotten."""
@@ -25,7 +25,7 @@ async def every_second(
     flags: Flags,
     routes: Routes,
     runs: Runs,
-    shared: "ValkeyRuns | None",
+    shared: "ShardedRuns | None",
 ) -> None:
     """Keep the gauges true, and forget and evict what is due, until cancelled."""
     was_killed = False
@@ -37,6 +37,8 @@ async def every_second(
         metrics.flag_age.set(flag_source.age_s)
         metrics.kill_switch.set(flags.killed)
         metrics.event_log_up.set(shared is None or shared.is_up)
+        for shard, is_up in ({} if shared is None else shared.up).items():
+            metrics.event_log_shard_up.labels(shard).set(is_up)
         metrics.viewer_lag.set(runs.lag_events)
         for route in routes.all:
             # Even without requests: users from before the flag changed belong to other arms.

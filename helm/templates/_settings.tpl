@@ -112,11 +112,12 @@ valkey: 6379
 {{- if and .Values.valkey.enabled (not $shared) -}}
 {{- fail "settings.event_log.valkey.key is needed for valkey.enabled, as ${NAME} of secrets." -}}
 {{- end -}}
-{{- if and $shared (not .Values.valkey.enabled) (not $shared.url) -}}
-{{- fail "settings.event_log.valkey.url is needed, or valkey.enabled for trying out." -}}
+{{- $stores := or $shared.url $shared.shards -}}
+{{- if and $shared (not .Values.valkey.enabled) (not $stores) -}}
+{{- fail "settings.event_log.valkey.url is needed (or shards), or valkey.enabled for trying out." -}}
 {{- end -}}
-{{- if and .Values.valkey.enabled $shared.url -}}
-{{- fail "settings.event_log.valkey.url and valkey.enabled are both set: the store is one of them." -}}
+{{- if and .Values.valkey.enabled $stores -}}
+{{- fail "settings.event_log.valkey.url (or shards) and valkey.enabled are both set: the store is one of them." -}}
 {{- end -}}
 {{- if $settings.llm -}}
 {{- $replicas := ternary .Values.autoscaling.min .Values.replicas .Values.autoscaling.enabled -}}

@@ -1,5 +1,6 @@
 """The checks in their order: first those that cost nothing, then those that the command line names."""
 
+import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -86,12 +87,18 @@ async def _store(settings: Settings) -> list[Diagnosis]:
     chosen = settings.event_log.valkey
     if chosen is None:
         return [skipped(store.CHECK, "event_log.valkey is not set: each process knows its own runs alone")]
-    return await store.look(
-        chosen.url.get_secret_value(),
-        strict=settings.tls.strict,
-        ca_file=chosen.ca_file,
-        prefix=chosen.prefix,
-    )
+    looks = [
+        store.look(
+            place.url,
+            strict=settings.tls.strict,
+            ca_file=chosen.ca_file,
+            prefix=place.prefix,
+            shard=place.name,
+            setting="url" if chosen.url is not None else f"shards.{place.name}",
+        )
+        for place in chosen.places
+    ]
+    return [found for each in await asyncio.gather(*looks) for found in each]
 
 
 async def _prometheus(settings: Settings, ways: Egress, wishes: Wishes) -> Diagnosis:

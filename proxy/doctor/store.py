@@ -2,12 +2,13 @@
 
 import asyncio
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from proxy.doctor.findings.diagnosis import Diagnosis, fail, ok, skipped, warn
 from proxy.errors import StoreDown
 from proxy.replicas.store.valkey import Health, Link
-from proxy.settings.blocks.store_address import key_prefix
+from proxy.settings.blocks.store_address import is_cluster, key_prefix
 
 CHECK = "store"
 EVICTION = "store eviction"
@@ -42,7 +43,13 @@ _AWAY = (
 
 
 async def look(
-    url: str, *, strict: bool, ca_file: Path | None = None, prefix: str = "headgate"
+    url: str,
+    *,
+    strict: bool,
+    ca_file: Path | None = None,
+    prefix: str = "",
+    shard: str = "",
+    setting: str = "url",
 ) -> list[Diagnosis]:
     """Ask the store what it is, and what it does when its memory is full.
 
@@ -50,10 +57,23 @@ async def look(
         url: may hold a password, which no finding has.
         strict: see `tls.strict`.
         ca_file: see `event_log.valkey.ca_file`.
-        prefix: see `event_log.valkey.prefix`.
+        prefix: start of the keys' names, whose node is asked in a cluster; as by default, if empty.
+        shard: its name, if the store has several.
+        setting: of `event_log.valkey`, where the address is.
     """
-    of_keys = key_prefix(url, prefix)
-    link = Link(url, Health(), (), WITHIN_S, strict_tls=strict, ca_file=ca_file, prefix=of_keys)
+    found = await _found(url, strict, ca_file, prefix or key_prefix(url, "headgate"))
+    return [
+        replace(
+            each,
+            check=each.check.replace(CHECK, f"{CHECK} {shard}", 1) if shard else each.check,
+            advice=each.advice.replace("valkey.url", f"valkey.{setting}"),
+        )
+        for each in found
+    ]
+
+
+async def _found(url: str, strict: bool, ca_file: Path | None, prefix: str) -> list[Diagnosis]:
+    link = Link(url, Health(), (), WITHIN_S, strict_tls=strict, ca_file=ca_file, prefix=prefix)
     try:
         [_, about] = await link.call(("PING",), ("INFO",), probe=True)
         found = _info(about)
@@ -64,7 +84,7 @@ async def look(
     finally:
         await link.aclose()
     return [
-        served(found, in_cluster=of_keys != prefix),
+        served(found, in_cluster=is_cluster(url)),
         evicting(policy or found.get("maxmemory_policy"), found.get("maxmemory")),
     ]
 

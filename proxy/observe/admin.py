@@ -103,6 +103,7 @@ class Admin:
             "ready": ready,
             "draining": self.runs.draining,
             **self.state.killing(),
+            **self.state.stores(),
         }
         return JSONResponse(state, status_code=200 if ready else 503)
 

@@ -226,8 +226,12 @@ class Metrics(RouteFamilies):
         )
         self.flag_age = gauge("flag_age_seconds", "Seconds since the flags were last confirmed", "livemax")
         self.kill_switch = gauge("kill_switch", "1 while streaming is off for everybody", "livemax")
-        self.event_log_up = gauge(
-            "event_log_up", "1 while the store of runs answers, or none is used", "livemin"
+        self.event_log_up = gauge("event_log_up", "1 while the store answers, or none is used", "livemin")
+        self.event_log_shard_up = gauge(
+            "event_log_shard_up",
+            "1 while a shard of the store answers; only where it has several",
+            "livemin",
+            "shard",
         )
         self.flag_context_missing = counter("flag_context_missing", "Requests of a route without an identity")
         self.tap_calls = counter("tap_calls", "Calls to the model port by result", "result")

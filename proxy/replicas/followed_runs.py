@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 
 from proxy.replicas.followed_run import STORE_LOST, FollowedRun
 from proxy.replicas.log_tail import LogTail
+from proxy.replicas.placement import part
 from proxy.replicas.store.records import is_run_id
 from proxy.replicas.store.sealing import Unsealable
 from proxy.replicas.store.valkey import StoreBusy
@@ -38,6 +39,7 @@ class FollowedRuns:
         replica: this one's name.
         on_watched: called when a run has got or lost a viewer.
         has_spans: whether the spans of runs are of use here.
+        shards: of the store; each has a part of the bounds.
     """
 
     def __init__(
@@ -49,7 +51,9 @@ class FollowedRuns:
         on_watched: Callable[[], None],
         *,
         has_spans: bool,
+        shards: int = 1,
     ) -> None:
+        self._most, self._most_bytes = part(MAX_FOLLOWED, shards), part(MAX_FOLLOWED_BYTES, shards)
         self._has_spans = has_spans
         self._stored = stored
         self._tail = tail
@@ -103,7 +107,7 @@ class FollowedRuns:
             logger.warning("stored run has no route here", extra={"run": run_id, "route": stored.meta.route})
             return None
         self.drop_idle()
-        if len(self) >= MAX_FOLLOWED:
+        if len(self) >= self._most:
             logger.warning("too many followed runs", extra={"runs": len(self)})
             raise StoreBusy("too many runs are followed")
         run = FollowedRun(run_id, stored, route, self._stored.box(run_id), self._readers_changed)
@@ -174,10 +178,10 @@ class FollowedRuns:
         """Release runs that have had no viewer for `IDLE_S`; over the bounds, the longest idle at once."""
         runs = self._tail.runs
         unread = sorted((run for run in runs if not run.log.is_read), key=lambda run: run.idle_since)
-        over = sum(run.size_bytes for run in runs) - MAX_FOLLOWED_BYTES
+        over = sum(run.size_bytes for run in runs) - self._most_bytes
         oldest = self._loop.time() - IDLE_S
         for run in unread:
-            if run.idle_since > oldest and over <= 0 and len(runs) < MAX_FOLLOWED:
+            if run.idle_since > oldest and over <= 0 and len(runs) < self._most:
                 break
             over -= run.size_bytes
             self.release(run)

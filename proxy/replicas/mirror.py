@@ -14,6 +14,7 @@ from proxy.errors import StoreDown
 from proxy.observe.spans.ports import RunSpan
 from proxy.replicas.followed_run import FollowedRun
 from proxy.replicas.lease import ReplicaLease
+from proxy.replicas.placement import part
 from proxy.replicas.run_copy import REFRESH_S, CopyState, CopyWrite, RunCopy
 from proxy.replicas.store.records import Keys, StoredMeta
 from proxy.replicas.store.scripts import ABANDON
@@ -26,6 +27,10 @@ logger = logging.getLogger("headgate.event_log")
 PAUSE_S = 0.01
 """Between a new event and the round trip that carries it, so that 100 runs share one. A text that is late by
 that much still reaches a viewer at another replica in a tenth of a second."""
+
+MAX_PAUSES = 4
+"""With several shards the pause is as many times longer, at most so often: a round trip costs a shard as much
+as dozens of events, and each gets fewer of them."""
 
 ROUND_BYTES = 1024 * 1024
 """About the most that one round trip carries. A large answer takes several, and others have their turn."""
@@ -45,9 +50,10 @@ class Mirror:
         on_fault: called with a run in flight that is not copied as it should be; at most once for each.
         on_taken_over: called with a run that another replica executes from now on.
         keep: makes the command that counts a run which is stored whole, and has ended.
+        shards: of the store; each has a part of `BACKLOG_BYTES`.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - most are callbacks
         self,
         link: Link,
         lease: ReplicaLease,
@@ -56,6 +62,8 @@ class Mirror:
         on_fault: Callable[[Run], None],
         on_taken_over: Callable[[Run], None],
         keep: Callable[[RunCopy], Command],
+        *,
+        shards: int = 1,
     ) -> None:
         self._link = link
         self._health = link.health
@@ -65,6 +73,8 @@ class Mirror:
         self._on_fault = on_fault
         self._on_taken_over = on_taken_over
         self._keep = keep
+        self._pause_s = PAUSE_S * min(shards, MAX_PAUSES)
+        self._backlog_bytes = part(BACKLOG_BYTES, shards)
         self._copies: dict[str, RunCopy] = {}
         self._ended: dict[str, RunCopy] = {}
         """Those of them whose runs have ended: they are few, as long as the store answers."""
@@ -176,12 +186,12 @@ class Mirror:
         """Copy new entries to the store until the task is cancelled."""
         while True:
             await self._has_work.wait()
-            await asyncio.sleep(PAUSE_S)
+            await asyncio.sleep(self._pause_s)
             self._has_work.clear()
             try:
                 await self.flush()
             except StoreBusy:
-                await asyncio.sleep(PAUSE_S)
+                await asyncio.sleep(self._pause_s)
             except StoreDown:
                 for copy in list(self._copies.values()):
                     self.count_fault(copy)
@@ -295,7 +305,7 @@ class Mirror:
     def bound_backlog(self) -> None:
         """Give up the oldest ended runs over `BACKLOG_BYTES`, and those whose time to live is over."""
         ended = list(self._ended.values())
-        over = sum(copy.size_bytes for copy in ended) - BACKLOG_BYTES
+        over = sum(copy.size_bytes for copy in ended) - self._backlog_bytes
         oldest = self._loop.time() - self._ttl_ms / 1000
         for copy in ended:
             if over <= 0 and copy.ended_at > oldest:

@@ -1,4 +1,4 @@
-"""The runs of all replicas, shared through Valkey: `proxy.runs.shared.SharedRuns` over one server.
+"""The runs of all replicas, shared through Valkey: `proxy.runs.shared.SharedRuns` over a shard of the store.
 
 A run's own log, in the memory of the replica that executes it, is the truth. It is copied to the store
 (`mirror.py`), and from there to the replicas where it has viewers (`followed_runs.py`). While the store is
@@ -43,7 +43,7 @@ from proxy.replicas.stored_runs import StoredRuns
 from proxy.replicas.takeover import Takeover, TakeoverPort
 from proxy.runs.run import Run
 from proxy.runs.shared import LiveRun, ViewableRun
-from proxy.settings.blocks.store_address import key_prefix
+from proxy.settings.blocks.store_address import StoreShard
 from proxy.settings.routes import Route
 from proxy.settings.settings import ValkeyLogSettings
 
@@ -83,7 +83,9 @@ class ValkeyRuns:
     Leave it after the runs have ended, so that the others learn how they did.
 
     Args:
-        settings: where the store is.
+        settings: of the store.
+        place: where this shard of it is.
+        shards: how many there are. Each has a part of what this process may hold.
         routes: by their names.
         executor: executes the runs that this replica takes over.
         on_cancel: called with the id of a run of this process that is cancelled at another replica.
@@ -96,8 +98,10 @@ class ValkeyRuns:
     def __init__(  # noqa: PLR0913 - most are callbacks, by name
         self,
         settings: ValkeyLogSettings,
+        place: StoreShard,
         routes: Mapping[str, Route],
         *,
+        shards: int = 1,
         executor: TakeoverPort,
         on_cancel: Callable[[str], None],
         on_taken_over: Callable[[Run], None],
@@ -108,14 +112,15 @@ class ValkeyRuns:
     ) -> None:
         self.replica = uuid.uuid4().hex
         self._loop = asyncio.get_running_loop()
-        url = settings.url.get_secret_value()
+        self.shard = place.name
+        """Its name; empty: there is no other."""
         self._on_cancel = on_cancel
         self._on_tap = on_tap
-        self._health = Health()
+        self._health = Health(shard=place.name)
         self.sealing = sealing_of(settings)
-        self.keys = Keys(key_prefix(url, settings.prefix))
+        self.keys = Keys(place.prefix)
         self.new_link = partial(
-            Link, url, strict_tls=strict_tls, ca_file=settings.ca_file, prefix=self.keys.prefix
+            Link, place.url, strict_tls=strict_tls, ca_file=settings.ca_file, prefix=place.prefix
         )
         link = partial(self.new_link, self._health, SCRIPTS)
         self._link, self._read_link = link(), link()
@@ -137,13 +142,20 @@ class ValkeyRuns:
             on_fault,
             on_taken_over,
             partial(self._kept, settings),
+            shards=shards,
         )
         self._stored = StoredRuns(self._read_link, self.keys, self.sealing)
         self._tail = LogTail(
             self._tail_link, self._read_link, self.keys, self.replica, self._stored, self._receive
         )
         self._followed = FollowedRuns(
-            self._stored, self._tail, routes, self.replica, self._is_watch_due.set, has_spans=has_spans
+            self._stored,
+            self._tail,
+            routes,
+            self.replica,
+            self._is_watch_due.set,
+            has_spans=has_spans,
+            shards=shards,
         )
         ttl_ms = int(settings.ttl_s * 1000)
         self._takeover = Takeover(
@@ -324,7 +336,8 @@ class ValkeyRuns:
         content = self._messages.opened(message)
         if "cancel" in content:
             self._takeover.cancel(content["cancel"])
-            self._on_cancel(content["cancel"])
+            if self._mirror.has(content["cancel"]):  # a run of another shard may have the same id
+                self._on_cancel(content["cancel"])
         self._on_tap(content.get("taps", ()))
         viewed_elsewhere(content.get("views", ()), self._mirror.span_of)
         now = self._loop.time()

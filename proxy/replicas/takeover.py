@@ -67,8 +67,8 @@ class TakenOverRun:
 class TakeoverPort(Protocol):
     """Executes the runs that this replica takes over."""
 
-    def may_take(self, route: Route, source: str, principal: str | None) -> bool:
-        """True if there is room for a run of this principal, and the source that was decided for it."""
+    def may_take(self, run: FollowedRun, source: str) -> bool:
+        """True if there is room for the run, and the source that was decided for it."""
         ...
 
     def take(self, taken: TakenOverRun) -> Run:
@@ -184,9 +184,7 @@ class Takeover:
             logger.error("stored request cannot be read", extra={"run": run.id, "why": str(exc)})
             await self._end(run, REPLICA_LOST)
             return
-        has_room = request is not None and self._executor.may_take(
-            run.route, request.decision.source, run.principal
-        )
+        has_room = request is not None and self._executor.may_take(run, request.decision.source)
         match action_for(run, request, has_room=has_room):
             case LostRunAction.TAKE if (claim := self._new_claim(run, request)) is not None:
                 self._claims[run.id] = claim

@@ -10,7 +10,6 @@ from proxy.runs.run import Run
 from proxy.runs.runs import Runs
 from proxy.runs.source import Source
 from proxy.runs.start import RunSpec
-from proxy.settings.routes import Route
 
 if TYPE_CHECKING:  # this is also there without a store, whose client is not loaded then
     from proxy.replicas.followed_run import FollowedRun
@@ -32,11 +31,11 @@ class TakeoverExecutor:
         self._sources = sources
         self._spans = spans
 
-    def may_take(self, route: Route, source: str, principal: str | None) -> bool:
-        runs = self._runs
+    def may_take(self, run: "FollowedRun", source: str) -> bool:
+        runs, route = self._runs, run.route
         if runs is None or runs.is_handing_over or (route.name, source) not in self._sources:
             return False
-        return runs.has_room(route, principal)
+        return runs.has_room(route, run.principal) and not runs.has_id(run.id)
 
     def take(self, taken: "TakenOverRun") -> Run:
         assert self._runs is not None

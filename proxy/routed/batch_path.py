@@ -242,7 +242,7 @@ class BatchPath:
         """The relay, and beside it what would have been shown."""
         with self.answers.reserve(request.owner) as reservation:
             run = dark.DarkRun(request.route, self.metrics.by_route[request.route.name], reservation)
-            async with self.taps.open(run, request.route.name, waits=False) as (tap, token):
+            async with self.taps.open(run, request.route.name, request.owner, waits=False) as (tap, token):
                 result = await self.relay(request.client, copy, token, long=True)
                 run.why_silent = "" if tap.calls else self.taps.why_silent(tap)
             await run.settle(result, copy)

@@ -13,7 +13,7 @@ from proxy.runs.call import Call
 from proxy.runs.capacity import AnswerBudget, Capacity
 from proxy.runs.kept_runs import KeptRuns
 from proxy.runs.run import Run
-from proxy.runs.shared import LiveRun, SharedRuns, ViewableRun
+from proxy.runs.shared import LiveRun, SharedRuns, SharedStore, ViewableRun
 from proxy.runs.start import ID_TAKEN, RunSpec, check_the_same, digest_of_name
 from proxy.runs.waiters import Waiters
 from proxy.settings.settings import MemoryLogSettings
@@ -32,7 +32,7 @@ class KnownRuns:
     """The runs of this process, and through `shared` those of the other replicas."""
 
     def __init__(
-        self, bounds: MemoryLogSettings, shared: SharedRuns | None, answers: AnswerBudget | None
+        self, bounds: MemoryLogSettings, shared: SharedStore | None, answers: AnswerBudget | None
     ) -> None:
         self._shared = shared
         self._live: dict[str, Run] = {}
@@ -76,7 +76,7 @@ class KnownRuns:
             if not (run.ended or run.is_elsewhere)
         ]
         if self._shared is not None:
-            there = await self._shared.live(identity.principal)
+            there = await self._shared.of(identity.principal).live(identity.principal)
             # Of a run of its own this process knows more.
             found += [run for run in there if self._known(run.id) is None]
         return sorted(found, key=lambda run: -run.age_s)
@@ -91,12 +91,14 @@ class KnownRuns:
             return None
         run: ViewableRun | None = self.find(run_id, identity)
         if run is None and self._shared is not None:
-            if self._known(run_id) is None:
-                run = await self._shared.find(run_id)
+            there = self._shared.of(identity.principal)
+            known = self._known(run_id)
+            if known is None or self._shared.of(known.principal) is not there:
+                run = await there.find(run_id)
             # The store is asked about another's run of this process as well: when it is down, both are told
             # the same.
             if run is None or not _owns(identity, run):
-                run = await self._named_elsewhere(run_id, identity, self._shared)
+                run = await self._named_elsewhere(run_id, identity, there)
         return run if run is not None and _owns(identity, run) else None
 
     async def look_up_if_certain(self, run_id: str, identity: Identity | None) -> ViewableRun | None:
@@ -106,11 +108,11 @@ class KnownRuns:
         except StoreDown:
             return None
 
-    async def _named_elsewhere(self, name: str, identity: Identity, shared: SharedRuns) -> ViewableRun | None:
-        own_id = await shared.joinable([digest_of_name(identity.principal, name)])
+    async def _named_elsewhere(self, name: str, identity: Identity, there: SharedRuns) -> ViewableRun | None:
+        own_id = await there.joinable([digest_of_name(identity.principal, name)])
         if own_id is None or own_id == NO_RUN:
             return None
-        return self.find(own_id, identity) or await shared.find(own_id)
+        return self.find(own_id, identity) or await there.find(own_id)
 
     async def name(self, run: ViewableRun, name: str, identity: Identity) -> None:
         """Let a run go by the id, too, that a request which joined it had chosen for its own."""
@@ -119,7 +121,8 @@ class KnownRuns:
         if self._known(run.id) is run:
             self._aliases.give(identity.principal, name, run.id)
         if self._shared is not None:
-            await self._shared.name(digest_of_name(identity.principal, name), run.id, NAMED_S)
+            there = self._shared.of(identity.principal)
+            await there.name(digest_of_name(identity.principal, name), run.id, NAMED_S)
         self._waiters.announce(name)
 
     def call_off(self, name: str, identity: Identity) -> None:
@@ -129,7 +132,7 @@ class KnownRuns:
         self._waiters.call_off(name, principal)
         if self._shared is not None:
             # Not awaited: a request that is relayed waits for no store.
-            telling = self._shared.name(digest_of_name(principal, name), NO_RUN, NONE_S)
+            telling = self._shared.of(principal).name(digest_of_name(principal, name), NO_RUN, NONE_S)
             task = asyncio.get_running_loop().create_task(telling)
             self._background.add(task)
             task.add_done_callback(self._background.discard)
@@ -138,7 +141,7 @@ class KnownRuns:
         principal = identity.principal
         if self._aliases.is_of_none(principal, name, asyncio.get_running_loop().time()):
             return True
-        return await self._joinable_elsewhere([digest_of_name(principal, name)]) == NO_RUN
+        return await self._joinable_elsewhere([digest_of_name(principal, name)], identity) == NO_RUN
 
     async def attach(self, run_id: str, identity: Identity | None, wait_s: float) -> ViewableRun | None:
         """A run of any replica, also one that begins within `wait_s`: a page may ask for the events first.
@@ -187,7 +190,7 @@ class KnownRuns:
             return run.failure is None
         if self._kept.is_spent(key, asyncio.get_running_loop().time()):
             return True  # it is told so, and asks the upstream nothing
-        return await self._joinable_elsewhere([key]) is not None
+        return await self._joinable_elsewhere([key], identity) is not None
 
     async def joinable(self, start: RunSpec) -> ViewableRun | None:
         """The run that a request names, or may join, if there is one."""
@@ -200,18 +203,19 @@ class KnownRuns:
         keys = start.join_keys()
         run: ViewableRun | None = self._local(keys)
         if run is None and keys:
-            other = await self._joinable_elsewhere(keys)
+            other = await self._joinable_elsewhere(keys, start.identity)
             run = await self.look_up_if_certain(other, start.identity) if other is not None else None
         if run is not None:
             check_the_same(start, run)
         return run
 
-    async def _joinable_elsewhere(self, keys: Sequence[str]) -> str | None:
+    async def _joinable_elsewhere(self, keys: Sequence[str], identity: Identity | None) -> str | None:
         """The id of a run that one of the keys is claimed for; None if the store does not say."""
         if self._shared is None:
             return None
         try:
-            return await self._shared.joinable(keys)
+            principal = None if identity is None else identity.principal
+            return await self._shared.of(principal).joinable(keys)
         except StoreDown:
             return None
 

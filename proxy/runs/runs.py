@@ -19,7 +19,7 @@ from proxy.runs.call import JOB, Continuation
 from proxy.runs.capacity import AnswerBudget
 from proxy.runs.known_runs import KnownRuns
 from proxy.runs.run import Run
-from proxy.runs.shared import SharedRuns, ViewableRun
+from proxy.runs.shared import SharedStore, ViewableRun
 from proxy.runs.source import Source
 from proxy.runs.start import ID_TAKEN, RunSpec, check_the_same
 from proxy.settings.routes import Route
@@ -60,7 +60,7 @@ class Runs(KnownRuns):
     def __init__(
         self,
         bounds: MemoryLogSettings,
-        shared: SharedRuns | None = None,
+        shared: SharedStore | None = None,
         breaker: Breaker | None = None,
         answers: AnswerBudget | None = None,
     ) -> None:
@@ -113,7 +113,7 @@ class Runs(KnownRuns):
         """The run that was first, if there is one; else one that may begin."""
         made = self._made(start)
         if self._shared is not None:
-            other = await self._shared.claim(made, keys)
+            other = await self._shared.of(made.principal).claim(made, keys)
             found = await self.look_up_if_certain(other, start.identity) if other is not None else None
             if found is not None:
                 check_the_same(start, found)
@@ -124,6 +124,8 @@ class Runs(KnownRuns):
                 raise RequestRefused(503, "The run that this request joins cannot be read. Please try again.")
         # It took a moment: with the store down, another request of this process may have been first.
         found_here = self._joined(start, keys)
+        if found_here is None and made.id in self._live:  # one that has just gone to another replica
+            raise RequestRefused(503, "The run of this id has moved. Please try again.")
         now = asyncio.get_running_loop().time()
         if found_here is None and any(self._kept.is_spent(key, now) for key in keys[1:]):
             raise RequestRefused(409, KEY_SPENT)
@@ -132,6 +134,10 @@ class Runs(KnownRuns):
     def has_room(self, route: Route, principal: str | None) -> bool:
         """True if the room that all principals share has a place for another run of a route."""
         return not self.draining and self._capacity.has_room(route, principal)
+
+    def has_id(self, run_id: str) -> bool:
+        """True if this process has a run with an id, whosever: another one's with this id is not taken."""
+        return run_id in self._live or self._known(run_id) is not None
 
     def has_share(self, route: Route, identity: Identity | None) -> bool:
         """True if another run of this principal may begin. All anonymous clients count as one principal."""
@@ -163,9 +169,10 @@ class Runs(KnownRuns):
         copy: ViewableRun | None = None
         if self._shared is not None:
             with suppress(StoreDown):  # viewers come back, and find it then
-                copy = await self._shared.find(run.id)
+                copy = await self._shared.of(run.principal).find(run.id)
         for viewer in list(self._viewers.get(run.id, ())):
-            if viewer.run is not copy:
+            # A run of another principal may have the same id, if clients chose it.
+            if viewer.run is not copy and viewer.run.principal == run.principal:
                 viewer.move_to(copy)
 
     @contextmanager
@@ -187,12 +194,13 @@ class Runs(KnownRuns):
 
     async def cancel(self, run: ViewableRun) -> None:
         """End a run, here or elsewhere; one that has ended stays as it is."""
-        here = run.id in self._live
+        live = self._live.get(run.id)
+        here = live is not None and live.principal == run.principal  # another one's may have the same id
         if here:
             self.cancel_here(run.id)
         # Also here, lest somebody takes it over if this process dies before its end is stored.
         if self._shared is not None and (not run.log.ended or (here and _may_be_taken_over(run))):
-            await self._shared.cancel(run.id)
+            await self._shared.of(run.principal).cancel(run.id)
 
     def cancel_here(self, run_id: str) -> None:
         """End a run of this process for its viewers, and close its upstream connection."""
@@ -210,7 +218,7 @@ class Runs(KnownRuns):
     def end_all(self) -> None:
         """Leave every run in flight to another replica, if one can go on with it; else end it, truthfully."""
         for run in list(self._live.values()):
-            if self._shared is not None and self._shared.can_be_left(run.id):
+            if self._shared is not None and self._shared.of(run.principal).can_be_left(run.id):
                 logger.info("run left to another replica", extra={"run": run.id})
                 run.leave()
                 self._tasks[run.id].cancel()
@@ -267,8 +275,8 @@ class Runs(KnownRuns):
         """Execute a run, from the first byte to the upstream to the terminal event. Every run gets one."""
         try:
             got = await _answer_or_failure(run, source)
-            run.is_watched = self._is_watched(run.id)
-            if self._shared is not None and not await self._shared.keeps(run.id):
+            run.is_watched = self._is_watched(run)
+            if self._shared is not None and not await self._shared.of(run.principal).keeps(run.id):
                 run.leave()  # its end is for another replica to tell
             elif isinstance(got, UpstreamError):
                 logger.warning("upstream failed", extra={"run": run.id, "fault": got.fault, "why": str(got)})
@@ -318,8 +326,11 @@ class Runs(KnownRuns):
         if self._breaker is not None and well is not None:
             self._breaker.record(well, monotonic(), run.principal)
 
-    def _is_watched(self, run_id: str) -> bool:
-        return run_id in self._viewers or (self._shared is not None and self._shared.is_watched(run_id))
+    def _is_watched(self, run: Run) -> bool:
+        return run.id in self._viewers or self._is_watched_elsewhere(run)
+
+    def _is_watched_elsewhere(self, run: Run) -> bool:
+        return self._shared is not None and self._shared.of(run.principal).is_watched(run.id)
 
     def _unwatched(self, run_id: str) -> None:
         run = self._live.get(run_id)
@@ -329,7 +340,8 @@ class Runs(KnownRuns):
 
     def _grace_is_over(self, run_id: str) -> None:
         del self._grace[run_id]
-        if self._shared is not None and self._shared.is_watched(run_id):
+        run = self._live.get(run_id)
+        if run is not None and self._is_watched_elsewhere(run):
             self._unwatched(run_id)
         else:
             self.cancel_here(run_id)

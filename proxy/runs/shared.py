@@ -135,3 +135,12 @@ class SharedRuns(Protocol):
     def is_watched(self, run_id: str) -> bool:
         """True if a run of this process has viewers at other replicas, as far as is known."""
         ...
+
+
+class SharedStore(Protocol):
+    """The store, by its users: all runs of a principal are in one shard of it, with their ids and keys. Runs
+    of two shards may have the same id, which clients choose."""
+
+    def of(self, principal: str | None) -> SharedRuns:
+        """The shard that has the runs of a principal."""
+        ...

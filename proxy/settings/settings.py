@@ -17,7 +17,13 @@ from proxy.settings.blocks.flags import FlagSettings
 from proxy.settings.blocks.identity import IdentitySettings
 from proxy.settings.blocks.route import RouteSettings
 from proxy.settings.blocks.secret_rules import check_token
-from proxy.settings.blocks.store_address import is_store_address
+from proxy.settings.blocks.store_address import (
+    StoreShard,
+    is_cluster,
+    is_store_address,
+    key_prefix,
+    key_prefixes,
+)
 from proxy.settings.blocks.upstream import LlmSettings, UpstreamSettings
 from proxy.settings.blocks.values import (
     PARAMETER,
@@ -31,6 +37,11 @@ from proxy.settings.blocks.values import (
     WebAddress,
     unix_path,
 )
+
+MAX_SHARDS = 64
+"""Each costs a process five connections."""
+
+ShardName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,31}$")]
 
 
 def _store(value: SecretStr) -> SecretStr:
@@ -109,14 +120,23 @@ class MemoryLogSettings(SettingsBlock):
 
 class ValkeyLogSettings(SettingsBlock):
     """Runs shared by all replicas and workers, in Valkey or Redis (6.2 or later): one server, the primary
-    that Sentinels name, or one node of a cluster."""
+    that Sentinels name, nodes of a cluster, or several of these (`shards`)."""
 
-    url: Annotated[SecretStr, AfterValidator(_store)]
+    url: Annotated[SecretStr, AfterValidator(_store)] | None = None
     """`redis://USER:PASSWORD@HOST:PORT/DB`; `rediss://` for TLS, `unix://` for a socket. With Sentinels
     `redis+sentinel://USER:PASSWORD@HOST:PORT,HOST:PORT/SERVICE/DB`, or `rediss+sentinel://`: these are asked
     for the primary of `SERVICE`, with a login of their own, if `?sentinel_password=…` names one, and
     `sentinel_username=…`. `redis+cluster://USER:PASSWORD@HOST:PORT,HOST:PORT`, or
-    `rediss+cluster://`, names nodes of a cluster, one of which then has all keys."""
+    `rediss+cluster://`, names nodes of a cluster, one of which then has all keys, unless `nodes` says
+    otherwise."""
+    nodes: int = Field(default=1, ge=1, le=MAX_SHARDS)
+    """Primaries of the cluster of `url` that users are spread over, each with its runs."""
+    shards: dict[ShardName, Annotated[SecretStr, AfterValidator(_store)]] = Field(
+        default={}, max_length=MAX_SHARDS
+    )
+    """In place of `url`, stores by names of your choice, as `{one: redis://…, two: redis://…}`: each has the
+    runs of some users, chosen by a hash of the user and of the names. The same for all replicas. See
+    [operate](../operate.md#several-stores) for how to add one."""
     key: SecretStr = Field(min_length=32)
     """Secret of 32 characters or more that encrypts everything in the store; the same for all replicas. To
     change it without losing a run, see [operate](../operate.md#another-key-for-the-store)."""
@@ -135,6 +155,26 @@ class ValkeyLogSettings(SettingsBlock):
     bytes_of_user: ByteSize = Field(default=ByteSize(64 * 1024 * 1024), ge=1024)
     """Ended runs of one user are kept up to so many bytes, and 1000 of them. The oldest go first. Give the
     store memory for the users of `ttl_s`."""
+
+    @model_validator(mode="after")
+    def _is_somewhere(self) -> "ValkeyLogSettings":
+        if (self.url is None) == (not self.shards):
+            raise ValueError("set url or shards, one of them")
+        if self.nodes > 1 and not (self.url is not None and is_cluster(self.url.get_secret_value())):
+            raise ValueError("nodes are those of a url with redis+cluster://")
+        return self
+
+    @property
+    def places(self) -> list[StoreShard]:
+        """The parts of the store; one, without a name, if it has none."""
+        if self.url is None:
+            urls = {name: url.get_secret_value() for name, url in self.shards.items()}
+            return [StoreShard(name, url, key_prefix(url, self.prefix)) for name, url in urls.items()]
+        url = self.url.get_secret_value()
+        if self.nodes == 1:
+            return [StoreShard("", url, key_prefix(url, self.prefix))]
+        prefixes = key_prefixes(self.prefix, self.nodes)
+        return [StoreShard(prefix.strip("{}"), url, prefix) for prefix in prefixes]
 
 
 class EventLogSettings(SettingsBlock):

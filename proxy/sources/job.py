@@ -153,7 +153,8 @@ class _Execution:
             await self._stack.aclose()
             for section in self._run.sections:
                 self._run.withdraw(section)
-            opening = self._source.taps.open(self._run, self._run.route.name)
+            run = self._run
+            opening = self._source.taps.open(run, run.route.name, run.principal)
             self._tap, token = await self._stack.enter_async_context(opening)
             request = replace(request, headers=with_token(request.headers, token))
         with self._upstream.exchange(request.method, fresh=True) as exchange:

@@ -28,7 +28,7 @@ class TapSource:
         """One attempt. It has a token of its own: calls of an earlier one are not its calls."""
         for section in run.sections:
             run.withdraw(section)
-        async with self._taps.open(run, run.route.name) as (tap, token):
+        async with self._taps.open(run, run.route.name, run.principal) as (tap, token):
             request = run.call.request
             request = replace(request, headers=with_token(request.headers, token))
             with self._upstream.exchange(request.method, fresh=True) as exchange:

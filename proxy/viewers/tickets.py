@@ -26,6 +26,10 @@ LEAST_S = 0.001
 TICKET_BYTES = 24
 """Random bytes of a ticket: 192 bits, 32 characters."""
 
+MAX_DRAWS = 1000
+"""Tickets that are drawn until one has its place near its principal's runs; one in as many as there are
+shards has."""
+
 MAX_TICKETS = 10_000
 """Tickets in memory, of about 600 bytes each. Over it, the oldest one of the principal with the most goes."""
 
@@ -49,6 +53,10 @@ class TicketHolder:
 
 class TicketStore(Protocol):
     """Keeps tickets for all replicas. No method raises for a store that is down."""
+
+    def is_near(self, ticket: str, principal: str) -> bool:
+        """True if a ticket is where the runs of its principal are, so that it is away only when they are."""
+        ...
 
     async def put_ticket(self, ticket: str, value: bytes, ttl_s: float) -> bool:
         """Keep a ticket for all replicas; False if there is nowhere to keep it."""
@@ -95,7 +103,7 @@ class Tickets:
 
         Raises RequestRefused, 503, if the principal has too many in the store.
         """
-        ticket = secrets.token_urlsafe(TICKET_BYTES)
+        ticket = self._drawn(principal)
         ttl_s = TICKET_S if expires_at is None else min(TICKET_S, expires_at - self._epoch())
         if ttl_s < LEAST_S:
             return ticket  # it opens nothing
@@ -136,6 +144,13 @@ class Tickets:
             return None
         of_run, principal, expires_at = orjson.loads(value)
         return TicketHolder(principal, expires_at) if of_run == run_id else None
+
+    def _drawn(self, principal: str) -> str:
+        for _ in range(MAX_DRAWS):
+            ticket = secrets.token_urlsafe(TICKET_BYTES)
+            if self._shared is None or self._shared.is_near(_hash(ticket), principal):
+                break
+        return ticket
 
     def _count_stored(self, principal: str) -> None:
         now = self._clock()

@@ -1,13 +1,16 @@
 """`headgate doctor` on a store."""
 
+import json
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 
-from proxy.doctor import store
+from proxy.doctor import examination, store
 from proxy.doctor.findings.diagnosis import Grade
+from proxy.settings.settings import Settings
 from tests.servers.ports import free_port
+from tests.servers.serving import flag_document
 from tests.servers.valkey_server import ValkeyServer, valkey
 
 
@@ -50,6 +53,26 @@ async def test_a_store_that_lets_its_user_do_nothing(tmp_path: Path) -> None:
 
     assert served.status is Grade.FAIL and "does not let this user ask" in served.seen
     assert "secret" not in repr(served)
+
+
+async def test_of_several_stores_each_is_named(locked: ValkeyServer, tmp_path: Path) -> None:
+    """And the setting that has the address of the one that is away."""
+    shards = {"one": f"redis://:secret@127.0.0.1:{locked.port}", "two": f"redis://127.0.0.1:{free_port()}"}
+    (tmp_path / "flags.json").write_text(json.dumps(flag_document()))
+    settings = Settings.model_validate(
+        {
+            "upstream": {"url": "http://127.0.0.1:1"},
+            "flags": {"file": str(tmp_path / "flags.json")},
+            "routes": [],
+            "event_log": {"valkey": {"key": "k" * 32, "shards": shards}},
+        }
+    )
+    found = {each.check: each for each in await examination._store(settings)}
+
+    assert list(found) == ["store one", "store one eviction", "store two", "store two eviction"]
+    assert [each.status for each in found.values()] == [Grade.OK, Grade.WARN, Grade.FAIL, Grade.SKIPPED]
+    assert "event_log.valkey.shards.two" in found["store two"].advice
+    assert "secret" not in repr(found)
 
 
 async def test_a_store_that_is_away() -> None:

@@ -135,6 +135,11 @@ def test_a_wrong_value_is_refused_by_its_name(path: str, value: Any, named: str)
         chart.validate_schema(values)
 
 
+SHARDS = {
+    "key": "${HEADGATE_VALKEY_KEY}",
+    "shards": {name: f"rediss://:${{VALKEY_PASSWORD}}@{name}.data:6379" for name in ("one", "two")},
+}
+
 CONTRADICTIONS = [
     ("dev", {"replicas": 2}, "settings.event_log.valkey is needed"),
     ("dev", {"workers": 2}, "settings.event_log.valkey is needed"),
@@ -143,6 +148,7 @@ CONTRADICTIONS = [
     ("production", {"settings.identity.jwt.key": "${NO_KEY}"}, "secrets.NO_KEY is needed"),
     ("production", {"flagFile": {"version": 2, "features": []}}, "both set"),
     ("production", {"valkey.enabled": True}, "both set"),
+    ("production", {"valkey.enabled": True, "settings.event_log.valkey": SHARDS}, "both set"),
     ("production", {"settings.event_log": {"valkey": {"key": "${K}"}}}, "settings.event_log.valkey.url"),
     ("production", {"autoscaling.max": 1}, "autoscaling.max"),
     ("production", {"autoscaling.min": 1}, "autoscaling.min is 1: with one replica of the model port"),
@@ -594,6 +600,15 @@ def test_the_bundled_store_is_for_the_proxies_alone() -> None:
     assert policy["policyTypes"] == ["Ingress", "Egress"]
     assert "egress" not in policy
     assert settings["event_log"]["valkey"]["url"] == "redis://headgate-valkey:6379"
+
+
+def test_the_store_may_have_shards() -> None:
+    values = changed(values_of("production"), {"settings.event_log.valkey": SHARDS})
+    with Chart.load(str(CHART)) as chart:
+        chart.validate_schema(values)
+    settings = yaml.safe_load(text_of(render(values), "headgate", "headgate.yaml"))
+
+    assert settings["event_log"]["valkey"] == SHARDS
 
 
 # --- watched

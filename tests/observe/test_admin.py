@@ -220,7 +220,7 @@ async def test_health_and_counts(tmp_path: Path) -> None:
     assert ready.status_code == 200
     assert set(ready.json()) == {
         *("ready", "draining", "killed", "kill_flag", "kill_switch"),
-        *("flag_age_s", "flags_stale", "flags_problem"),
+        *("flag_age_s", "flags_stale", "flags_problem", "event_log_up", "event_log_shards_down"),
     }
     assert ready.json()["kill_switch"] is None
     assert {key: counts[key] for key in ("live", "kept")} == {"live": {"start": 1}, "kept": 0}

@@ -1,7 +1,7 @@
 """Replicas that share a store, each a part of this process, and what they do with runs."""
 
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -14,6 +14,7 @@ from proxy.errors import StoreDown
 from proxy.identity import Identity
 from proxy.observe.metrics import Metrics
 from proxy.replicas.followed_run import FollowedRun
+from proxy.replicas.sharded_runs import ShardedRuns
 from proxy.replicas.shared_runs import ValkeyRuns
 from proxy.replicas.takeover import TakenOverRun
 from proxy.runs.call import Call
@@ -58,7 +59,7 @@ class Replica:
     has_room: bool = True
     fails: bool = False
 
-    def may_take(self, route: Route, source: str, principal: str | None) -> bool:
+    def may_take(self, run: FollowedRun, source: str) -> bool:
         return self.has_room
 
     def take(self, taken: TakenOverRun) -> Run:
@@ -92,6 +93,7 @@ async def replica(
     made = Replica()
     made.runs = ValkeyRuns(
         settings,
+        settings.places[0],
         routes or {"start": ROUTE, "safe": SAFE},
         executor=made,
         on_cancel=lambda run_id: made.cancelled.append(run_id),
@@ -103,9 +105,33 @@ async def replica(
         yield made
 
 
-def new_run(run_id: str | None = None, of: Route = ROUTE) -> Run:
+@asynccontextmanager
+async def sharded(
+    shards: Mapping[str, Any], on_tap: Callable[[Sequence[Any]], None] = lambda items: None
+) -> AsyncIterator[tuple[ShardedRuns, Replica]]:
+    """A store of several, as a process has it, and what that is told; `shards` are the settings of it."""
+    told = Replica()
+    store = ShardedRuns(
+        ValkeyLogSettings.model_validate({**shards, "key": KEY}),
+        {"safe": SAFE},
+        executor=told,
+        on_cancel=told.cancelled.append,
+        on_taken_over=told.parted_with.append,
+        on_fault=lambda run: told.faults.append(run.id),
+        on_tap=on_tap,
+    )
+    async with store:
+        yield store, told
+
+
+def principal_of(store: ShardedRuns, shard: str) -> str:
+    """A principal whose runs are in the shard of this name."""
+    return next(who for who in map("principal {}".format, range(1000)) if store.of(who).shard == shard)
+
+
+def new_run(run_id: str | None = None, of: Route = ROUTE, identity: Identity = ANN) -> Run:
     call = Call(of, {"case_id": "7"}, Request("POST", TARGET, [(b"x-own", b"\xe4")], b"the body"))
-    return Run(call, STREAM, ANN, METRICS, deque(), run_id=run_id, fingerprint="print")
+    return Run(call, STREAM, identity, METRICS, deque(), run_id=run_id, fingerprint="print")
 
 
 async def claimed(at: Replica, *keys: str, of: Route = ROUTE) -> Run:

@@ -85,7 +85,7 @@ async def test_a_job_outlives_the_replica_that_began_it(server: ValkeyServer, tm
                 run, cursor = stream.run, stream.last["id"]
                 runs = one.app.runs
                 assert runs._shared is not None
-                await eventually(lambda: runs._shared is not None and runs._shared.can_be_left(run))
+                await eventually(lambda: runs._shared is not None and runs._shared.of(None).can_be_left(run))
             looks = api.looks
             api.status = DONE
             events = f"{two.url}/_headgate/runs/{run}/events?after={cursor}"

@@ -7,10 +7,23 @@ from redis.crc import key_slot
 
 from proxy.doctor import store
 from proxy.doctor.findings.diagnosis import Grade
+from proxy.identity import Identity
 from proxy.replicas.store.valkey import Health, Link
 from proxy.runs.run import Run
-from proxy.settings.blocks.store_address import Seeds, key_prefix, seeds_of
-from tests.replicas.sharing import claimed, events, is_shared, replica, same, say, whole
+from proxy.settings.blocks.store_address import Seeds, key_prefix, key_prefixes, seeds_of
+from tests.replicas.sharing import (
+    SAFE,
+    claimed,
+    events,
+    is_shared,
+    new_run,
+    principal_of,
+    replica,
+    same,
+    say,
+    sharded,
+    whole,
+)
 from tests.servers.client import eventually
 from tests.servers.store_cluster import Cluster, clustered, is_in_step, said
 from tests.servers.valkey_server import ValkeyServer
@@ -43,6 +56,33 @@ async def test_a_slot_that_moved_is_followed(at: Cluster) -> None:
 async def _knows_owner(node: ValkeyServer, at: Cluster) -> bool:
     slots = await said(node, "CLUSTER", "SLOTS")
     return any(first <= SLOT <= last and place[1] == at.owner.port for first, last, place, *_ in slots)
+
+
+async def test_users_are_spread_over_the_nodes(at: Cluster) -> None:
+    """With `nodes`: each has runs, whole, that any replica finds."""
+    shards = {"url": at.url, "nodes": 3}
+    primaries = [at.owner, *at.others]
+    async with sharded(shards) as (one, _), sharded(shards) as (other, _):
+        for shard in one.shards:
+            principal = principal_of(one, shard.shard)
+            run = new_run(of=SAFE, identity=Identity(principal, "ann"))
+            assert await shard.claim(run, ["body"]) is None
+            run.begun()
+            say(run, 3)
+            copy = await other.of(principal).find(run.id)
+            assert copy is not None
+            await same(copy, run, FAILOVER_S)
+            await run.settle(whole())
+            await same(copy, run, FAILOVER_S)
+        places = [
+            [node.port for node in primaries if await said(node, "KEYS", f"{shard.keys.prefix}:*")]
+            for shard in one.shards
+        ]
+    for node in primaries:
+        await said(node, "FLUSHALL")
+
+    assert one.shards[0].shard == "headgate"
+    assert sorted(places) == sorted([node.port] for node in primaries)
 
 
 async def test_a_run_goes_on_when_the_node_of_our_keys_dies(at: Cluster) -> None:
@@ -89,6 +129,16 @@ def test_an_address_of_a_cluster_is_read() -> None:
         "redis://ann:pass@a.example:6379/?ssl_ca_certs=/ca.pem",
     )
     assert key_prefix(url, "clinic") == "{clinic}"
+
+
+def test_starts_of_keys_are_on_as_many_nodes() -> None:
+    """However many, in the middle of the slots of each; the first is that of a cluster with one node."""
+    for nodes in range(1, 65):
+        found = key_prefixes("headgate", nodes)
+        places = [divmod(key_slot(prefix.encode()) * nodes, 16384) for prefix in found]
+        assert found[0] == key_prefix("redis+cluster://a:1", "headgate")
+        assert {place for place, _ in places} == set(range(nodes))
+        assert all(16384 // 4 <= within < 16384 * 3 // 4 for _, within in places[1:])
 
 
 @pytest.mark.parametrize("url", ["redis://a:1", "redis+sentinel://a:1/runs", "unix:///store"])

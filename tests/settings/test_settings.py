@@ -118,6 +118,43 @@ def test_a_flag_source_that_could_not_work_is_refused(path: Path, flags: Any, pr
     assert SECRET not in found
 
 
+STORES = {"one": f"redis://:{SECRET}@a:1", "two": f"redis+cluster://:{SECRET}@b:1"}
+
+
+def test_a_store_may_have_shards(path: Path) -> None:
+    """By names, in any order, or by the nodes of a cluster; no address is shown. One store has no name."""
+
+    def places(**valkey: Any) -> list[tuple[str, str]]:
+        settings = loaded(path, minimal(event_log={"valkey": {"key": "k" * 32, **valkey}}))
+        assert settings.event_log.valkey is not None
+        found = settings.event_log.valkey.places
+        assert SECRET not in repr(found) + repr(settings)
+        return [(place.name, place.prefix) for place in found]
+
+    assert places(url=STORES["one"]) == [("", "headgate")]
+    assert places(url=STORES["two"], prefix="clinic") == [("", "{clinic}")]
+    assert places(shards=STORES) == [("one", "headgate"), ("two", "{headgate}")]
+    assert places(url=STORES["two"], nodes=2) == [("headgate", "{headgate}"), ("headgate.1", "{headgate.1}")]
+
+
+@pytest.mark.parametrize(
+    ("valkey", "problem"),
+    [
+        ({}, "event_log.valkey: set url or shards, one of them"),
+        ({"url": STORES["one"], "shards": STORES}, "event_log.valkey: set url or shards, one of them"),
+        ({"url": STORES["one"], "nodes": 2}, "event_log.valkey: nodes are those of a url with redis+cluster"),
+        ({"shards": STORES, "nodes": 2}, "event_log.valkey: nodes are those of a url with redis+cluster"),
+        ({"shards": {"One": STORES["one"]}}, "string should match"),
+        ({"shards": {"one": f"http://:{SECRET}@a"}}, "event_log.valkey.shards.one: must be redis://"),
+        ({"shards": {f"n{n}": f"redis://a:{n + 1}" for n in range(65)}}, "at most 64"),
+    ],
+)
+def test_shards_that_could_not_work_are_refused(path: Path, valkey: dict[str, Any], problem: str) -> None:
+    [found] = problems(path, minimal(event_log={"valkey": {"key": "k" * 32, **valkey}}))
+    assert problem in found
+    assert SECRET not in found
+
+
 @pytest.mark.parametrize("tenant", [{}, {"claim": "org", "header": "X-Tenant"}])
 def test_a_tenant_stands_in_one_place(path: Path, tenant: dict[str, str]) -> None:
     """In a claim or in a header."""

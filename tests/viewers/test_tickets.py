@@ -46,6 +46,9 @@ class Store:
     asked: list[str] = field(default_factory=list)
     """Every ticket as it was told to the store."""
 
+    def is_near(self, ticket: str, principal: str) -> bool:
+        return True
+
     async def put_ticket(self, ticket: str, value: bytes, ttl_s: float) -> bool:
         self.asked.append(ticket)
         assert ttl_s > 0

@@ -18,6 +18,10 @@ from proxy.llm.taps.tap import Tap, TappedCall, TapSink
 TOKEN_BYTES = 24
 """192 random bits: nobody finds a run by trying."""
 
+MAX_DRAWS = 1000
+"""Tokens that are drawn until one has its place near the runs of its principal; one in as many as there are
+shards of the store has."""
+
 EARLY_S = 0.01
 """No upstream asks its model so soon after it was asked itself. A tap that is stored later may have missed a
 call."""
@@ -44,6 +48,9 @@ class OpenTap(Protocol):
 
 class TapShare(Messenger, Protocol):
     """The port to the taps of other replicas. No method raises for a store that is down."""
+
+    def is_near(self, token: str, principal: str | None) -> bool:
+        """True if a token is where the runs of its principal are, so that it is away only when they are."""
 
     async def put_tap(self, token: str, route: str, ttl_s: float) -> bool:
         """Let the other replicas find a tap of this one. False: whether they can is not known."""
@@ -94,16 +101,19 @@ class Taps:
         return len(self._taps)
 
     @asynccontextmanager
-    async def open(self, sink: TapSink, route: str, *, waits: bool = True) -> AsyncIterator[tuple[Tap, str]]:
+    async def open(
+        self, sink: TapSink, route: str, principal: str | None = None, *, waits: bool = True
+    ) -> AsyncIterator[tuple[Tap, str]]:
         """A tap and its token, by which calls find it until the block is left.
 
         Args:
             sink: where the text goes.
             route: its name.
+            principal: of the run, if any.
             waits: until the other replicas can find the tap. Otherwise a call that comes to one of them at
                 once may not be shown.
         """
-        token = TraceId.random() if route in self._by_trace_id else secrets.token_urlsafe(TOKEN_BYTES)
+        token = self._drawn(route, principal)
         share = self._share
         count = None if share is None else lambda: share.count_call(token)
         tap = self._taps[token] = Tap(sink, self._expected[route], count)
@@ -119,6 +129,13 @@ class Taps:
             tap.close()
             if share is not None and putting is not None:
                 await asyncio.shield(_dropped(share, token, putting))
+
+    def _drawn(self, route: str, principal: str | None) -> str:
+        for _ in range(MAX_DRAWS):
+            token = TraceId.random() if route in self._by_trace_id else secrets.token_urlsafe(TOKEN_BYTES)
+            if self._share is None or self._share.is_near(token, principal):
+                break
+        return token
 
     async def _put(self, share: TapShare, tap: Tap, token: str, route: str, by_s: float) -> None:
         is_put = await share.put_tap(token, route, self._most_s)

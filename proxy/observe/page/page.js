@@ -137,7 +137,7 @@ function facts(now) {
     ["Flags", age, now.flags_stale || now.flags_problem ? "bad" : ""],
     ["Kill switch", now.kill_switch ? "on" : now.kill_flag ? "off; kill flag on" : "off", now.killed ? "bad" : ""],
     ["Upstream", open ? "breaker open" : "breaker closed", open ? "busy" : ""],
-    ["Runs are kept", now.event_log_up === null ? "in memory" : now.event_log_up ? "in the store" : "store is down", now.event_log_up === false ? "bad" : ""],
+    ["Runs are kept", now.event_log_up === null ? "in memory" : now.event_log_up ? "in the store" : `${now.event_log_shards_down.join(", ") || "store"} is down`, now.event_log_up === false ? "bad" : ""],
     ["Under way", many(runs, "run"), ""],
     ["Viewers", number.format(now.routes.reduce((all, route) => all + route.viewers, 0)), ""],
     ["Warnings", number.format(now.warnings), now.warnings ? "busy" : ""],

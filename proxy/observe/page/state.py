@@ -47,6 +47,8 @@ class RunStore(Protocol):
 
     @property
     def is_up(self) -> bool: ...
+    @property
+    def up(self) -> Mapping[str, bool]: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +61,13 @@ class PageState:
     """None: there is no model port."""
     store: RunStore | None
     """None: runs are in this process alone."""
+
+    def stores(self) -> dict[str, Any]:
+        """Return whether the store answers, and the names of its shards that do not."""
+        if self.store is None:
+            return {"event_log_up": None, "event_log_shards_down": []}
+        down = [shard for shard, is_up in self.store.up.items() if not is_up]
+        return {"event_log_up": self.store.is_up, "event_log_shards_down": down}
 
     def killing(self) -> dict[str, Any]:
         """Return whether streaming is off for everybody, who said so, and how old the flags are."""
@@ -88,7 +97,7 @@ class PageState:
         """All of it, but for the flags' shares."""
         return {
             **self.killing(),
-            "event_log_up": None if self.store is None else self.store.is_up,
+            **self.stores(),
             "learned": await self.learned(),
             "kept_fields": self.kept(),
         }

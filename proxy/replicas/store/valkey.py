@@ -62,8 +62,9 @@ class Script:
 class Health:
     """The store's health, for all links that share it: it answers, or it does not."""
 
-    def __init__(self, of: str = "log store") -> None:
+    def __init__(self, of: str = "log store", shard: str = "") -> None:
         self._of = of
+        self._shard = {"shard": shard} if shard else {}
         self.up = asyncio.Event()
         self._since: float | None = None
 
@@ -71,7 +72,7 @@ class Health:
         self.up.clear()
         if self._since is None:
             self._since = asyncio.get_running_loop().time()
-            logger.warning(f"{self._of} down", extra={"why": why})
+            logger.warning(f"{self._of} down", extra={"why": why, **self._shard})
 
     def wrote(self) -> None:
         """The store took a write, so it is up. A full store can still be read."""
@@ -79,7 +80,7 @@ class Health:
         if self._since is not None:
             took_s = asyncio.get_running_loop().time() - self._since
             self._since = None
-            logger.info(f"{self._of} back", extra={"after_s": round(took_s, 1)})
+            logger.info(f"{self._of} back", extra={"after_s": round(took_s, 1), **self._shard})
 
 
 class Link:

@@ -5,14 +5,29 @@ what stands behind `?` are the server's, without `sentinel_username` and `sentin
 `redis+cluster://USER:PASSWORD@HOST:PORT,HOST:PORT?…`: nodes of a cluster. `rediss+…` is TLS, to all of them.
 """
 
+from binascii import crc_hqx
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from itertools import count
 from urllib.parse import unquote, urlsplit
 
 PORTS = {"sentinel": 26379, "cluster": 6379}
 MAX_SEEDS = 16
 LOGIN = {"sentinel_username": "username", "sentinel_password": "password"}
 """Parameters of the URL that are the Sentinels' own, and the login's parts."""
+SLOTS = 16384
+
+
+@dataclass(frozen=True, slots=True)
+class StoreShard:
+    """A part of the store, which has all that is stored of its users."""
+
+    name: str
+    """Empty: it is the whole store."""
+    url: str = field(repr=False)
+    """May hold a password."""
+    prefix: str
+    """Start of every key's name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,11 +82,33 @@ def seeds_of(url: str) -> Seeds | None:
     )
 
 
+def is_cluster(url: str) -> bool:
+    seeds = seeds_of(url)
+    return seeds is not None and seeds.service is None
+
+
 def key_prefix(url: str, prefix: str) -> str:
     """Start of every key's name. In a cluster it has a hash tag, so that all keys are on one node: scripts
     change several at once, of runs and of their users."""
-    seeds = seeds_of(url)
-    return f"{{{prefix}}}" if seeds is not None and seeds.service is None else prefix
+    return f"{{{prefix}}}" if is_cluster(url) else prefix
+
+
+def key_prefixes(prefix: str, nodes: int) -> list[str]:
+    """Starts of keys' names, each with a hash tag, that are on different nodes of a cluster: one in each of
+    `nodes` equal ranges of slots, as clusters are made, and away from the ends. The first is `key_prefix`."""
+    found = {_slot(prefix) * nodes // SLOTS: f"{{{prefix}}}"}
+    for number in count(1):
+        if len(found) == nodes:
+            break
+        tag = f"{prefix}.{number}"
+        of_range, within = divmod(_slot(tag) * nodes, SLOTS)
+        if SLOTS // 4 <= within < SLOTS * 3 // 4:
+            found.setdefault(of_range, f"{{{tag}}}")
+    return list(found.values())
+
+
+def _slot(tag: str) -> int:
+    return crc_hqx(tag.encode(), 0) % SLOTS
 
 
 def _address(text: str, default: int) -> tuple[str, int]:
