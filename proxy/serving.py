@@ -5,7 +5,7 @@ import gc
 import logging
 import signal
 import socket
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
@@ -24,6 +24,7 @@ from proxy.runs.runs import Runs
 from proxy.settings.blocks.certificates import PortCertificate
 from proxy.settings.settings import Settings
 from proxy.upstream.tunnel import Upgrades
+from proxy.workers.fair_share import FairShare
 from proxy.workers.link import Command, SupervisorLink
 from proxy.workers.servers import OwnedServer, Servers, server
 from proxy.workers.sockets import Sockets
@@ -67,7 +68,7 @@ class App:
 
 async def serve(app: App, settings: Settings, sockets: Sockets, supervisor: SupervisorLink) -> None:
     """Serve until the supervisor's command, then drain."""
-    async with listening(app, settings, sockets) as servers, supervisor.reporting():
+    async with listening(app, settings, sockets, shares=supervisor.shares) as servers, supervisor.reporting():
         # The collector need not look again at what is here now; that takes milliseconds each time.
         gc.collect()
         gc.freeze()
@@ -91,12 +92,17 @@ async def serve(app: App, settings: Settings, sockets: Sockets, supervisor: Supe
 
 @asynccontextmanager
 async def listening(
-    app: App, settings: Settings, sockets: Sockets, *, drain_s: float | None = None
+    app: App,
+    settings: Settings,
+    sockets: Sockets,
+    *,
+    drain_s: float | None = None,
+    shares: Sequence[FairShare] = (),
 ) -> AsyncIterator[Servers]:
     """The servers of one process, until the block is left. Then the process drains."""
     if drain_s is None:
         drain_s = settings.drain_s
-    front, others = _servers(app, settings, sockets, drain_s + CUT_S)
+    front, others = _servers(app, settings, sockets, drain_s + CUT_S, shares)
     servers = Servers(front, others, app.runs, drain_s)
     async with asyncio.TaskGroup() as group:
         serving_front = group.create_task(front.serve_here())
@@ -121,9 +127,10 @@ async def listening(
 
 
 def _servers(
-    app: App, settings: Settings, sockets: Sockets, grace_s: float
+    app: App, settings: Settings, sockets: Sockets, grace_s: float, shares: Sequence[FairShare]
 ) -> tuple[OwnedServer, list[OwnedServer]]:
     """The public port's server, and those of the admin port and the model port."""
+    of_public, of_model = shares or (None, None)
     keep_alive_s, backlog = settings.client_keep_alive_s, app.descriptors.backlog
 
     def counted(
@@ -131,13 +138,16 @@ def _servers(
         listener: socket.socket,
         connections: Connections,
         chosen: PortCertificate | None,
+        share: FairShare | None,
         named: Named = peer_alone,
         names_users: Callable[[str], bool] | None = None,
     ) -> OwnedServer:
         protocol = admitting(connections, named, names_users)
         if chosen is not None:
             protocol = secured(protocol, PortTls(chosen.cert, chosen.key, chosen.client_ca), connections)
-        return server(port, listener, protocol, keep_alive_s=keep_alive_s, grace_s=grace_s, backlog=backlog)
+        return server(
+            port, listener, protocol, keep_alive_s=keep_alive_s, grace_s=grace_s, backlog=backlog, share=share
+        )
 
     origins = frozenset(origin.encode() for origin in settings.cors.origins)
     public = CrossOrigin(app.gateway, origins) if origins else app.gateway
@@ -147,6 +157,7 @@ def _servers(
         sockets.public,
         app.connections,
         settings.tls.port,
+        of_public,
         _named(settings, trusted),
         None if trusted is None else trusted.has,
     )
@@ -155,7 +166,7 @@ def _servers(
     if sockets.model is not None:
         # SDKs keep their connections for long, and no load balancer stands between them and this port.
         chosen = settings.llm.tls if settings.llm is not None else None
-        others.append(counted(app.model_port, sockets.model, app.model_connections, chosen))
+        others.append(counted(app.model_port, sockets.model, app.model_connections, chosen, of_model))
     return front, others
 
 

@@ -7,9 +7,11 @@ however it ended: that is a command, too.
 import asyncio
 import contextlib
 import socket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from enum import Enum
+
+from proxy.workers.fair_share import FairShare
 
 HEARTBEAT_S = 0.5
 """Between two reports that the worker is alive."""
@@ -38,11 +40,16 @@ class Report(Enum):
 
 
 class SupervisorLink:
-    """The line, from the worker's side. The process that made the socket closes it."""
+    """The line, from the worker's side. The process that made the socket closes it.
 
-    def __init__(self, line: socket.socket) -> None:
+    Args:
+        shares: the worker's, of the public port and the model port; none, if it is not counted.
+    """
+
+    def __init__(self, line: socket.socket, shares: Sequence[FairShare] = ()) -> None:
         line.setblocking(False)
         self._line = line
+        self.shares = shares
 
     def report(self, report: Report) -> None:
         with contextlib.suppress(OSError):  # a supervisor that does not read is gone, or reads the next one

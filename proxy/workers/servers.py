@@ -2,26 +2,48 @@
 
 import asyncio
 import contextlib
+import logging
+import math
+import select
 import socket
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import uvicorn
 
 from proxy.downstream.descriptors import BACKLOG
 from proxy.downstream.server import ServerProtocol
 from proxy.runs.runs import Runs
+from proxy.workers.fair_share import FairShare
+
+logger = logging.getLogger("headgate.workers")
 
 POLL_S = 0.1
 """Seconds between two looks of a process that hands over for clients and viewers that are left."""
+
+PAUSE_S = 0.005
+"""Seconds for which a worker that is over its share leaves new connections to the others."""
+
+IN_VAIN_S, MAX_IN_VAIN_S = 0.005, 1.0
+"""Seconds without a pause, after one in which no other worker took a connection that waits. After the next
+such one it is twice as many, at most so many."""
+
+RETRY_S = 0.1
 
 
 class OwnedServer(uvicorn.Server):
     """uvicorn without its signal handling: several servers share one process, and one owner ends them all."""
 
-    def __init__(self, config: uvicorn.Config, listening: socket.socket | None = None) -> None:
+    def __init__(
+        self,
+        config: uvicorn.Config,
+        listening: socket.socket | None = None,
+        share: FairShare | None = None,
+    ) -> None:
         super().__init__(config)
         self._listening = listening
         self.is_open = asyncio.Event()
+        self._turns = None if share is None or listening is None else AcceptingInTurn(self, listening, share)
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -29,14 +51,27 @@ class OwnedServer(uvicorn.Server):
 
     async def serve_here(self) -> None:
         assert self._listening is not None
-        await self.serve([self._listening])
+        # A server that is closed closes its socket.
+        await self.serve([self._listening if self._turns is None else self._listening.dup()])
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
+        if self._turns is not None:
+            self._turns.begin()
         self.is_open.set()
+
+    def protocol(self, _loop: asyncio.AbstractEventLoop | None = None) -> asyncio.Protocol:
+        """That of a new connection."""
+        made: Any = self.config.http_protocol_class
+        state, app_state = self.server_state, self.lifespan.state
+        protocol: asyncio.Protocol = made(
+            config=self.config, server_state=state, app_state=app_state, _loop=_loop
+        )
+        return protocol
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """uvicorn cancels calls that are left when the time to drain is over; what is relayed is no call."""
+        self.stop_accepting()
         await super().shutdown(sockets)
         for connection in list(self.server_state.connections):
             assert isinstance(connection, ServerProtocol)
@@ -44,6 +79,8 @@ class OwnedServer(uvicorn.Server):
 
     def stop_accepting(self) -> None:
         """Accept no more connections; open connections stay."""
+        if self._turns is not None:
+            self._turns.end()
         for server in self.servers:
             server.close()
         if self._listening is not None:
@@ -56,6 +93,95 @@ class OwnedServer(uvicorn.Server):
             connection.close_after_next()
 
 
+class AcceptingInTurn:
+    """Accepts no connections for a moment while a worker is over its share, and others are there to do it.
+
+    No client waits for long: a pause lasts `PAUSE_S`, and while one was in vain there is no other.
+    """
+
+    def __init__(self, owner: OwnedServer, listening: socket.socket, share: FairShare) -> None:
+        self._owner = owner
+        self._listening = listening
+        self._share = share
+        self._pause: asyncio.Task[None] | None = None
+        self._none_until = math.inf
+        """No pause before this time of the loop."""
+        self._in_vain_s = IN_VAIN_S
+        """Seconds without a pause after the next one, if it is in vain."""
+        self._end = asyncio.Event()
+        owner.server_state.connections = _Shown(self._accepted, self._ended)
+
+    def begin(self) -> None:
+        """The server has begun to accept."""
+        self._none_until = 0.0
+        self._share.has(len(self._owner.server_state.connections))
+
+    def end(self) -> None:
+        """The server accepts no more. Idempotent."""
+        self._end.set()
+        self._share.has(None)
+
+    def _accepted(self, connections: int) -> None:
+        if self._end.is_set():
+            return
+        self._share.has(connections)
+        loop = asyncio.get_running_loop()
+        is_due = self._pause is None and loop.time() >= self._none_until
+        if is_due and self._share.is_over(connections):
+            self._pause = loop.create_task(self._leave_to_others())
+
+    def _ended(self, connections: int) -> None:
+        if not self._end.is_set():
+            self._share.has(connections)
+
+    async def _leave_to_others(self) -> None:
+        owner, loop = self._owner, asyncio.get_running_loop()
+        for server in owner.servers:
+            server.close()
+        owner.servers = []
+        await self._wait(PAUSE_S)
+        waiting = select.poll()
+        while not self._end.is_set():
+            try:
+                waiting.register(self._listening, select.POLLIN)
+                in_vain_s = self._in_vain_s if waiting.poll(0) else 0.0
+                self._none_until = loop.time() + in_vain_s
+                self._in_vain_s = min(2 * in_vain_s, MAX_IN_VAIN_S) or IN_VAIN_S
+                backlog = owner.config.backlog
+                again = await loop.create_server(owner.protocol, sock=self._listening.dup(), backlog=backlog)
+            except Exception as exc:  # noqa: BLE001 - no descriptor is free; whatever it is, it must accept again
+                logger.warning("no connection can be accepted", extra={"why": type(exc).__name__})
+                await self._wait(RETRY_S)
+                continue
+            owner.servers = [again]
+            if self._end.is_set():  # meanwhile
+                again.close()
+            break
+        self._pause = None
+
+    async def _wait(self, seconds: float) -> None:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._end.wait()
+
+
+class _Shown(set[Any]):
+    """Connections, whose number the other workers see."""
+
+    def __init__(self, on_more: Callable[[int], None], on_less: Callable[[int], None]) -> None:
+        super().__init__()
+        self._on_more = on_more
+        self._on_less = on_less
+
+    def add(self, connection: Any) -> None:
+        super().add(connection)
+        self._on_more(len(self))
+
+    def discard(self, connection: Any) -> None:
+        super().discard(connection)
+        self._on_less(len(self))
+
+
 def server(
     app: object,
     listening: socket.socket,
@@ -64,6 +190,7 @@ def server(
     keep_alive_s: float,
     grace_s: float,
     backlog: int = BACKLOG,
+    share: FairShare | None = None,
 ) -> OwnedServer:
     config = uvicorn.Config(
         app,  # type: ignore[arg-type]
@@ -82,7 +209,7 @@ def server(
         timeout_graceful_shutdown=int(grace_s),
     )
     config.load()
-    return OwnedServer(config, listening)
+    return OwnedServer(config, listening, share)
 
 
 class Servers:

@@ -16,6 +16,7 @@ from multiprocessing.connection import wait
 
 from proxy.observe import logs
 from proxy.settings.settings import Settings
+from proxy.workers.fair_share import FairShares
 from proxy.workers.fork import Work, fork_worker
 from proxy.workers.link import Command, Report
 from proxy.workers.process_metrics import ProcessMetrics
@@ -70,6 +71,7 @@ class Supervisor:
         self._work = work
         self._metrics = metrics
         self._manager = manager
+        self._shares = FairShares()
         self._slots: list[WorkerSlot] = []
         self._reload = Reload(
             count,
@@ -118,7 +120,7 @@ class Supervisor:
         return [slot.worker for slot in self._slots if slot.worker is not None]
 
     def _start(self, settings: Settings, *, is_new: bool = False) -> Worker | None:
-        return fork_worker(self._work, settings, self._all(), is_new=is_new)
+        return fork_worker(self._work, settings, self._all(), self._shares, is_new=is_new)
 
     # Signals.
 
@@ -183,6 +185,7 @@ class Supervisor:
             if pid:
                 worker.exit_code = os.waitstatus_to_exitcode(status)
                 worker.line.close()
+                self._shares.give_back(worker.number)
                 self._unarchived.add(pid)
         for slot in list(self._slots):
             if slot.worker is not None and slot.worker.exit_code is not None:

@@ -35,6 +35,8 @@ class Worker:
     drain_s: float
     started_at: float
     heard_at: float
+    number: int | None = None
+    """Of its fair shares; None: it is not counted."""
     is_ready: bool = False
     exit_code: int | None = None
     """The exit status of a dead worker; as subprocess has it, a signal is negative. None: it lives."""

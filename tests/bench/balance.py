@@ -1,7 +1,8 @@
 """How evenly workers share connections. `python -m tests.bench.balance`.
 
 Each way opens connections to `headgate serve --workers N`, one after the other or fifty at a time, asks
-something on each, and counts whose they are: the kernel gives a connection to whichever worker wakes first.
+something on each, and counts whose they are: the kernel gives a connection to whichever worker wakes first,
+and `proxy/workers/servers.py` evens that out.
 """
 
 import asyncio
