@@ -3,9 +3,8 @@
     provider by path ─► token of a run? ─┬─► no: relay, bytes through, untouched; streams too
                                          └─► yes: asked as a stream, answered as the batch call it was
 
-A call of no run is no ASGI call. One that cannot be streamed faithfully is relayed like a
-call of no run. When a stream fails, the call is
-asked again as batch, on a connection of its own.
+A call of no run is no ASGI call. One that cannot be streamed faithfully is relayed like a call of no run.
+When a stream fails, the call is asked again as batch, on a connection of its own.
 """
 
 import hashlib
@@ -23,7 +22,7 @@ from proxy.errors import RequestRefused
 from proxy.http.asgi import App, Receive, Scope, Send, send_problem
 from proxy.http.framing import origin_form
 from proxy.http.headers import Headers
-from proxy.http.tracing import Fields, TraceId, has_context, without_token
+from proxy.http.tracing import Fields, TraceId, has_context, has_trace, without_token
 from proxy.llm.assembly.dialect import Dialect, NotStreamable, Prompt, StreamCall
 from proxy.llm.call import ModelCall
 from proxy.llm.cautious import CautiousCall
@@ -36,7 +35,7 @@ from proxy.llm.tee import Tee
 from proxy.observe.labels import CallResult
 from proxy.observe.metrics import Metrics
 from proxy.observe.spans.ports import MODEL, ModelSpan, ModelSpans
-from proxy.observe.spans.request_ids import CURRENT, RequestIds, work_of
+from proxy.observe.spans.request_ids import CURRENT, NOBODYS, RequestIds
 from proxy.relay.answer_copy import AnswerCopy
 from proxy.relay.result import Outcome, RelayResult
 from proxy.relay.sinks import Sink
@@ -133,29 +132,33 @@ class ModelPort:
             request.refuse(404, "No provider of llm.providers has this path.")
             return None
         request.target = target[len(provider.mount) :]
-        tokens = self.taps.tokens_of(request.headers)
+        tokens = self.taps.tokens_of(request.headers) if has_trace(request.headers) else []
         if tokens or provider.signer is not None:
             return partial(self._call, provider, request, tokens, began)
         call = self._met(provider, request, tokens, None, began)
         self.taps.unmatched += 1
-        reservation = self.bodies.reserve()
-        on_end = partial(self._relayed, request.ids, call, reservation)
+        waits = request.more_body and request.method not in IDEMPOTENT
+        reservation = self.bodies.reserve() if waits else None
+        is_told = call.span is not None or logger.isEnabledFor(logging.DEBUG)
+        on_end = partial(self._relayed, request.ids if is_told else NOBODYS, call, reservation)
         relay = partial(provider.relay.begin, request, on_end, began)
-        if request.method in IDEMPOTENT:
-            relay()
-        elif request.more_body:
+        if reservation is not None:
             WholeBody(request, reservation, partial(_go_on, request, relay), on_end).begin()
         else:
-            _go_on(request, relay, is_whole=True)
+            _go_on(request, relay, is_whole=request.method not in IDEMPOTENT)
         return None
 
     def _relayed(
-        self, ids: RequestIds, call: "_Met", reservation: ByteReservation, result: RelayResult
+        self, ids: RequestIds, call: "_Met", reservation: ByteReservation | None, result: RelayResult
     ) -> None:
         """A call of no run has been relayed that was no ASGI call."""
-        reservation.close()
-        with work_of(ids):
+        if reservation is not None:
+            reservation.close()
+        before = CURRENT.set(ids)
+        try:
             self._count(call, _relayed_as(CallResult.BATCH, result), call.of_no_run)
+        finally:
+            CURRENT.reset(before)
 
     async def _call(
         self,
@@ -198,8 +201,10 @@ class ModelPort:
         began: float,
     ) -> "_Met":
         """A call as it came. The provider learns nothing of ours: a token is taken out of every call."""
-        of_no_run = _result_without_tap(tokens, request.headers)
-        request.headers = without_token(request.headers, token)  # nor is it logged
+        of_no_run = CallResult.NO_CONTEXT
+        if has_trace(request.headers):
+            of_no_run = _result_without_tap(tokens, request.headers)
+            request.headers = without_token(request.headers, token)  # nor is it logged
         span = None if self.spans is None else self.spans.model_call(provider.name, request.headers)
         return _Met(provider.name, began, of_no_run, span)
 
