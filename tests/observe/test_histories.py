@@ -12,6 +12,7 @@ from proxy.observe.metrics import Metrics, RouteMetrics
 from proxy.observe.users.histories import (
     CANDIDATES,
     FORGOTTEN_S,
+    HOUR_S,
     MOST_REQUESTS,
     UNIT,
     USUAL,
@@ -150,6 +151,18 @@ def test_who_is_not_seen_for_thirty_days_is_forgotten() -> None:
 
     assert len(histories) == 1
     assert histories.expected(b"3") > histories.expected(b"50") == histories.expected(ANN)
+
+
+def test_a_clock_that_was_ahead_keeps_nobody_for_longer() -> None:
+    """Who was seen by it was seen when it is right again; what is known of the user stays until then."""
+    histories, day = known(), 86_400.0
+    histories.add(b"3", 400 * day, True)
+    before = histories.expected(b"3")
+
+    histories.forget(0.0)
+    assert histories.expected(b"3") == before
+    histories.forget(FORGOTTEN_S + HOUR_S)
+    assert len(histories) == 0
 
 
 def test_a_long_history_counts_what_was_long_ago_less() -> None:

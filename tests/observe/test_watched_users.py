@@ -153,6 +153,11 @@ def test_so_many_users_are_watched_and_no_more() -> None:
     users.forget(FORGOTTEN_S + 2.0)
     assert len(users) == 0
 
+    ends(ANN, 400 * 86_400.0)  # by a clock that was ahead
+    users.forget(0.0)
+    users.forget(FORGOTTEN_S + 1.0)
+    assert len(users) == 0
+
 
 def test_what_users_add_is_counted() -> None:
     """A failure by its weight, the user once, a slow answer."""

@@ -13,7 +13,7 @@ from redis.asyncio import Redis
 from proxy.observe.users.histories import MAX_CHANGED, MAX_HISTORIES, UNIT, USUAL, Histories
 from proxy.observe.users.met_users import UserNames
 from proxy.replicas.histories import route_log
-from proxy.replicas.histories.history_records import MAX_BATCH, HistoryMemory
+from proxy.replicas.histories.history_records import MAX_BATCH, MAX_SENDERS, HistoryMemory
 from proxy.replicas.histories.history_scripts import HISTORY_SCRIPTS
 from proxy.replicas.histories.route_log import MAX_LOG
 from proxy.replicas.histories.shared_histories import ROUND_S, SharedHistories
@@ -196,6 +196,46 @@ async def test_a_batch_that_comes_twice_counts_once(server: ValkeyServer) -> Non
 
         assert other.all == started.all == {ANN: (1, 1)}
         assert others
+
+
+async def test_made_up_entries_make_nobody_unheard_and_nothing_count_again(server: ValkeyServer) -> None:
+    """Under a process's name and a later number; a number that is none; and under more names than are known,
+    after which a true batch comes again."""
+    async with replica(server) as one, replica(server) as other, server.client() as client:
+        await share(other)
+        one.learn(ANN)
+        await share(one, other)
+        log = await the(client)
+        [(_, true)] = await client.xrange(log)
+        made_up = client.pipeline()
+        made_up.xadd(log, {**true, b"n": b"1000000"})
+        made_up.xadd(log, {**true, b"n": b"9" * 5_000})
+        for number in range(MAX_SENDERS):
+            made_up.xadd(log, {**true, b"r": b"%032x" % number})
+        made_up.xadd(log, true)
+        await made_up.execute()
+        one.learn(BOB)
+        await share(one, other)
+    async with replica(server) as started:
+        await share(started)
+
+        assert one.all == other.all == started.all == {ANN: (1, 0), BOB: (1, 0)}
+
+
+@pytest.mark.usefixtures("folds_at_once")
+async def test_a_process_whose_clock_is_ahead_forgets_nobody_in_the_store(
+    server: ValkeyServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is folded is as old as the store's clock has it."""
+    ahead_s = time.time() + 31 * 86_400
+    async with replica(server) as one, server.client() as client:
+        one.learn(ANN)
+        monkeypatch.setattr(route_log, "time", lambda: ahead_s)
+        await until_folded(client, one)
+    async with replica(server) as started:
+        await share(started)
+
+        assert started.all == {ANN: (1, 0)}
 
 
 async def test_what_cannot_be_opened_is_left_out(server: ValkeyServer) -> None:

@@ -210,10 +210,11 @@ class Draws:
             drawn.told_at = due
 
     def forget(self, now_s: float) -> None:
-        """Forget who was not seen for long. Times are Unix's."""
-        old = [user for user, drawn in self._by_user.items() if now_s - drawn.seen_s > FORGOTTEN_S]
-        for user in old:
-            self._remove(user)
+        """Forget who was not seen for long. Times are Unix's. Nobody was seen later than now."""
+        for user, drawn in list(self._by_user.items()):
+            drawn.seen_s = min(drawn.seen_s, now_s)
+            if now_s - drawn.seen_s > FORGOTTEN_S:
+                self._remove(user)
 
     @staticmethod
     def _add_before(drawn: Drawn, requests: int, *, failed: bool) -> None:

@@ -192,10 +192,16 @@ class Histories:
         return Changes(known, self._agreed - unshared.agreed, self._forecast - unshared.forecast)
 
     def forget(self, now_s: float) -> None:
-        """Forget who was not seen for long. Times are Unix's."""
-        old = [each.user for each in self if now_s - each.seen_h * HOUR_S > FORGOTTEN_S]
-        for user in old:
-            self._remove(user)
+        """Forget who was not seen for long. Times are Unix's.
+
+        Who was seen later than now, by a clock that was ahead, was seen now: else they would be kept longer.
+        """
+        now_h = int(now_s / HOUR_S)
+        for each in list(self):
+            if now_s - each.seen_h * HOUR_S > FORGOTTEN_S:
+                self._remove(each.user)
+            elif each.seen_h > now_h:
+                self._by_user[each.user] = _packed(each.requests, each.failed, now_h)
 
     @property
     def _rate(self) -> float:

@@ -178,10 +178,11 @@ class WatchedUsers:
                 yield LIMITS[watched.passed - 1]
 
     def forget(self, now_s: float) -> None:
-        """Forget who was not seen for long. Times are Unix's."""
-        old = [user for user, watched in self._by_user.items() if now_s - watched.seen_s > FORGOTTEN_S]
-        for user in old:
-            del self._by_user[user]
+        """Forget who was not seen for long. Times are Unix's. Nobody was seen later than now."""
+        for user, watched in list(self._by_user.items()):
+            watched.seen_s = min(watched.seen_s, now_s)
+            if now_s - watched.seen_s > FORGOTTEN_S:
+                del self._by_user[user]
 
     def _watched(self, user: bytes, now_s: float) -> Watched:
         watched = self._by_user.pop(user, None)

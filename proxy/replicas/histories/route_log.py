@@ -25,6 +25,9 @@ logger = logging.getLogger("headgate.event_log")
 MAX_LOG = 1024
 """Batches in a log; over it the oldest are lost."""
 
+MOST_DIGITS = 10
+"""Of a batch's number."""
+
 FOLD_FROM = 64
 """Batches after which the log is folded."""
 
@@ -152,13 +155,16 @@ class RouteLog:
         for batch in batches:
             mine = batch.sender == self._replica
             self._cursor = batch.entry
-            known_already = mine and not again and not self.memory.in_order
-            if known_already or not self._senders.is_new(batch.sender, batch.number):
+            if mine and not again and not self.memory.in_order:
                 continue
             try:
                 plain = batch.opened(self._box)
             except Unsealable as exc:
                 logger.error("stored histories cannot be read", extra={"why": str(exc)})
+                continue
+            # Only what could be opened is noted: else made-up entries would drive out the processes that are
+            # known, whose batches could then count again, or say that a process is further than it is.
+            if not self._senders.is_new(batch.sender, batch.number):
                 continue
             try:
                 await in_turns(self.memory.merge(plain, _time_of(batch.entry), mine=mine))
@@ -191,14 +197,16 @@ class RouteLog:
         )
         if mine is None or upto is None:
             return
-        until = int(seconds) * 1000 + int(microseconds) // 1000 - FOLD_AFTER_MS
+        now_ms = int(seconds) * 1000 + int(microseconds) // 1000
+        until = now_ms - FOLD_AFTER_MS
         [entries] = await self._ask(("XRANGE", self._log, "-", until, "COUNT", MAX_LOG))
         batches = _batches(entries)
         to = batches[-1].entry if batches else upto
         timed = [(batch, _time_of(batch.entry)) for batch in batches]
         known = self._sum_of(upto, value)
+        # By the store's clock: a process whose own is ahead would forget users for all of them.
         known, unreadable = await asyncio.to_thread(
-            folded, self._box, known, timed, self.memory.folded, time()
+            folded, self._box, known, timed, self.memory.folded, now_ms / 1000
         )
         if unreadable:
             logger.error("stored histories cannot be read", extra={"batches": unreadable})
@@ -229,7 +237,7 @@ def _batches(entries: Sequence[tuple[bytes, Sequence[bytes]]]) -> list[StoredBat
     """The batches among the entries of a log; anything else is none of ours."""
     batches = []
     for entry, fields in entries:
-        if fields[::2] == [b"r", b"n", b"e"] and fields[3].isdigit():
+        if fields[::2] == [b"r", b"n", b"e"] and fields[3].isdigit() and len(fields[3]) <= MOST_DIGITS:
             batches.append(StoredBatch(entry, fields[1].decode("latin-1"), int(fields[3]), fields[5]))
     return batches
 
