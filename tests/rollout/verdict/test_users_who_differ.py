@@ -11,6 +11,8 @@ from flags.decision import Arm
 from flags.rollout.policy.guardrails import EarlyGuard, ErrorBudget, Exposure, RateRatio
 from flags.rollout.verdict.evaluator import Evaluator
 from proxy.observe.users.draws import Draws
+from tests.simulate.early_table import RULES, TRUTHS, First
+from tests.simulate.early_table import simulated as simulated_early
 from tests.simulate.user_table import part, simulated
 from tests.simulate.users import EARLY, LOOK_S, LOOKS, SHARE, STEPS, Among, Back, Rollout, early, evidence
 
@@ -102,6 +104,26 @@ def test_one_users_storm_is_seldom_taken_for_harm() -> None:
 
     assert part(back, "early") == 0
     assert part(back, "errors") * len(back) <= stats.binom.ppf(0.999, len(back), 0.02)
+
+
+def test_the_first_answers_are_counted_by_users() -> None:
+    """One user's retries at twelve processes are no harm, nor are those of three users in most rollouts; and
+    more harm is found than where only groups of users are known."""
+    one, three, like = (
+        simulated_early(TRUTHS[name], 40, 1, 1)
+        for name in (
+            "one user's storm of 14 retries, to 12 processes",
+            "storms of three users of 14 retries",
+            "CV² 1",
+        )
+    )
+    harmed = simulated_early(First(ratio=10.0), 40, 1, 1)
+    by_groups, by_users = ([back[rule] for back in harmed if rule in back] for rule in RULES)
+
+    assert not any([*one, *like])
+    assert sum("users" in back for back in three) < sum("groups" in back for back in three)
+    assert len(by_users) >= len(by_groups) > 0
+    assert sum(back.step < 2 for back in by_users) > sum(back.step < 2 for back in by_groups)
 
 
 def test_harm_to_few_is_found() -> None:
