@@ -132,12 +132,13 @@ class _Calls:
 
         turns, counted = Turns(), 0
 
+        take, feed = reading.take_small, events.feed
+
         def serve(data: bytes) -> bool:
-            is_due = reading.text_chars - counted >= COUNTED_CHARS
-            if is_due or events.held_bytes + len(data) > SEARCH_BYTES:
+            if reading.text_chars - counted >= COUNTED_CHARS or events.held_bytes + len(data) > SEARCH_BYTES:
                 return False
-            for event, payload in events.feed(data):
-                reading.take_small(event, payload)
+            for event, payload in feed(data):
+                take(event, payload)
             return True
 
         while data := await exchange.read(serve):
@@ -164,7 +165,7 @@ class _ByRules:
         self._rules = rules
         self._template = settings.answer
         self._limit = int(run.route.settings.max_answer)
-        self._texts: dict[str, list[str]] = {}
+        self._texts: dict[str, list[str]] = {section.stage: [] for section in run.sections}
         self._halves: dict[str, str] = {}
         """The half of a character with which a stage's last event has ended, by stage."""
         self._answer: Any = None
@@ -222,14 +223,17 @@ class _ByRules:
         if not piece:
             return
         stage = section.stage
-        try:
-            text, self._halves[stage] = split_pair(self._halves.get(stage, "") + piece)
-        except MalformedEvent as exc:
-            raise UpstreamMalformed(str(exc)) from None
+        if piece.isascii() and not self._halves.get(stage):
+            text = piece
+        else:
+            try:
+                text, self._halves[stage] = split_pair(self._halves.get(stage, "") + piece)
+            except MalformedEvent as exc:
+                raise UpstreamMalformed(str(exc)) from None
         self.text_chars += len(text)
         if self.text_chars > self._limit:
             raise UpstreamMalformed("the texts are over max_answer", Fault.TOO_LARGE)
-        self._texts.setdefault(stage, []).append(text)
+        self._texts[stage].append(text)
         self._run.stream(section, text)
 
     def body(self) -> bytes:
@@ -240,7 +244,7 @@ class _ByRules:
         if self._answer is not None:
             return orjson.dumps(self._answer)
         values = {
-            TEXT: {s.stage: "".join(self._texts.get(s.stage, ())) for s in self._run.sections},
+            TEXT: {s.stage: "".join(self._texts[s.stage]) for s in self._run.sections},
             PATH: dict(self._run.call.parameters),
             REQUEST: _json(self._run.call.request),
         }

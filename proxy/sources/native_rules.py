@@ -151,11 +151,11 @@ class _JsonPlace:
         if self.keys is None:
             return self._found(document)
         for key in self.keys:
-            if isinstance(document, dict) and isinstance(key, str):
-                document = document.get(key)
-            elif isinstance(document, list) and isinstance(key, int) and key < len(document):
+            if type(document) is str:
+                return None
+            try:
                 document = document[key]
-            else:
+            except (LookupError, TypeError):
                 return None
         return document
 

@@ -171,7 +171,8 @@ class Decoder:
     def feed(self, data: bytes) -> list[ServerSentEvent]:
         """The events that these bytes complete; raises `EventTooLarge`."""
         events: list[ServerSentEvent] = []
-        if self._is_between_events() and b"\r" not in data:
+        is_within = self._line or self._data or self._event or self._after_cr or self._too_large
+        if not is_within and b"\r" not in data:
             data = self._take_whole(data, events)
             if not data:
                 return events
@@ -195,18 +196,15 @@ class Decoder:
         self._line.clear()
         self._forget()
 
-    def _is_between_events(self) -> bool:
-        return not (self._line or self._data or self._event or self._after_cr or self._too_large)
-
     def _take_whole(self, data: bytes, events: list[ServerSentEvent]) -> bytes:
         """Take the events that stand whole at the beginning; the rest."""
-        at, most = 0, self._max_event_bytes + 2
-        while at < len(data) and (whole := _WHOLE.match(data, at, at + most)):
+        at, end, most = 0, len(data), self._max_event_bytes + 2
+        while at < end and (whole := _WHOLE.match(data, at, at + most)):
             name, value = whole.groups()
             kind = _text(name) if name else "message"
-            events.append(ServerSentEvent(_text(value), kind, self._id, self._retry))
+            events.append(ServerSentEvent(value.decode(errors="replace"), kind, self._id, self._retry))
             self._first_line, self._retry, at = False, None, whole.end()
-        return data[at:]
+        return data[at:] if at < end else b""
 
     def _without_split_crlf(self, data: bytes) -> bytes:
         # A CR ends its line at once, so that an event never waits for a byte that may not come; an LF that

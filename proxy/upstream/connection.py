@@ -27,6 +27,17 @@ BY_TCP = frozenset({socket.AF_INET, socket.AF_INET6})
 """Families whose sockets acknowledge at all."""
 
 
+class BorrowedSocket(socket.socket):
+    """A transport's socket, for an option that is set again and again: uvloop's own view of it makes a socket
+    each time. It never closes what it has borrowed."""
+
+    def __init__(self, opened: socket.socket) -> None:
+        super().__init__(opened.family, opened.type, opened.proto, opened.fileno())
+
+    def __del__(self) -> None:
+        self.detach()
+
+
 class Connection(asyncio.Protocol):
     """One connection; carries one exchange at a time."""
 
@@ -231,7 +242,7 @@ class Connection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
         opened: socket.socket | None = transport.get_extra_info("socket")
-        self._socket = opened if opened is not None and opened.family in BY_TCP else None
+        self._socket = BorrowedSocket(opened) if opened is not None and opened.family in BY_TCP else None
         self.closed = False
 
     def data_received(self, data: bytes) -> None:
@@ -285,9 +296,10 @@ class Connection(asyncio.Protocol):
             waiter.set_exception(exc)
             del waiter  # of the frames that it was raised through, this one would hold on to it
             self.take()
-        else:
-            self.take()
-            self.timer.begin_to_wait()
+        else:  # it cannot be paused: it has not held as much
+            response.chunks.clear()
+            response.body_bytes = 0
+            self.timer.wait_on()
         return True
 
     def eof_received(self) -> None:
@@ -296,6 +308,7 @@ class Connection(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.closed = True
+        self._socket = None
         self.resume_writing()
         response = self.response
         if not self._active or response.complete or self._failure is not None:

@@ -108,6 +108,12 @@ class ExchangeTimer:
             now = self.waiting_since = self._loop.time()
             self._fire_by(now + self.idle_s, now)
 
+    def wait_on(self) -> None:
+        """More of the body came, and its reader, who has it, waits on."""
+        now = self.waiting_since = self._loop.time()
+        if now + self.idle_s < self._timer_due:
+            self._fire_by(now + self.idle_s, now)
+
     def end(self) -> None:
         """The exchange is over."""
         self._timed = self.on_slow = self.on_long = None  # they hold on to the request
