@@ -8,8 +8,6 @@ pays for a dictionary look-up and goes on to the relay.
 """
 
 import logging
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from time import perf_counter
@@ -107,12 +105,12 @@ class Gateway:
         self, request: ClientRequest, target: bytes, scope: Scope, receive: Receive, send: Send
     ) -> None:
         """A request for something of Headgate's own."""
-        scope["headers"] = self._credentials(request)
-        with _call_of(request, send) as sent:
+        headers = scope["headers"] = self._credentials(request)
+        with _CallOf(request, send) as sent:
             if target.partition(b"?")[0] == ATTACH_PATH:
                 await self.attach.answer(scope, sent)
             else:
-                await self.run_api(scope, target, receive, sent)
+                await self.run_api(request, headers, target, sent)
 
     def _credentials(self, request: ClientRequest) -> Headers:
         """By which a request's sender is identified; the upstream gets all headers as they came."""
@@ -158,7 +156,7 @@ class Gateway:
         send: Send,
     ) -> None:
         """A request that is an ASGI call."""
-        with request.reservation, _call_of(request.client, send) as sent:
+        with request.reservation, _CallOf(request.client, send) as sent:
             request = replace(request, send=sent)
             try:
                 if decision.mode is Mode.STREAM and request.accept is Accept.NONE:
@@ -209,18 +207,25 @@ class _Ended(NamedTuple):
     run: str | None = None
 
 
-@contextmanager
-def _call_of(request: ClientRequest, send: Send) -> Iterator[SentHead]:
+class _CallOf:
     """An ASGI call of a request: what it logs has the request's ids, and its span ends with it."""
-    CURRENT.set(request.ids)
-    REQUEST.set(request.span)
-    sent = SentHead(send)
-    try:
-        yield sent
-    finally:
-        if request.span is not None:
-            request.span.answered(sent.status, sent.run)
-            request.span.end()
+
+    __slots__ = ("_request", "_sent")
+
+    def __init__(self, request: ClientRequest, send: Send) -> None:
+        CURRENT.set(request.ids)
+        REQUEST.set(request.span)
+        self._request = request
+        self._sent = SentHead(send)
+
+    def __enter__(self) -> SentHead:
+        return self._sent
+
+    def __exit__(self, *_: object) -> None:
+        span = self._request.span
+        if span is not None:
+            span.answered(self._sent.status, self._sent.run)
+            span.end()
 
 
 def _end_span(request: ClientRequest, result: RelayResult) -> None:

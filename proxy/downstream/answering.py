@@ -10,9 +10,13 @@ from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from proxy.downstream.client_request import ClientRequest
-from proxy.http.asgi import TARGET, WRITE_CHUNK, App
+from proxy.http.asgi import TARGET, App
 
 SPOKEN = frozenset({"1.0", "1.1"})
+
+
+NO_REQUESTS = cast("deque[ClientRequest]", ())
+"""The requests that wait behind the one that is answered. A queue takes 700 bytes, and few need one."""
 
 
 class Flow(FlowControl):
@@ -42,7 +46,8 @@ class Flow(FlowControl):
 class AnsweringProtocol(HttpToolsProtocol):
     """One client connection, and what it offers an app to answer with.
 
-    In slots is what it has beside uvicorn's own: Python reads an object of over 30 attributes slowly.
+    In slots is what it has beside uvicorn's own: Python reads an object of over 30 attributes slowly, and it
+    takes 1,300 bytes more, also for an idle connection.
     """
 
     __slots__ = ("_answering", "_front")
@@ -51,7 +56,7 @@ class AnsweringProtocol(HttpToolsProtocol):
         super().connection_made(transport)
         self.flow = Flow(transport)
         self.cycle: ClientRequest | None  # type: ignore[assignment]
-        self.pipeline: deque[ClientRequest]  # type: ignore[assignment]
+        self.pipeline: deque[ClientRequest] = NO_REQUESTS  # type: ignore[assignment]
         self._answering: ClientRequest | None = None
         self._front: Callable[[ClientRequest], App | None] | None = getattr(self.app, "begin", None)
         """Takes a request as it is, if the app does so. Else it returns the app that is to be called."""
@@ -97,5 +102,4 @@ class AnsweringProtocol(HttpToolsProtocol):
         if app is not None:
             scope = request.as_call(self)
             scope[TARGET] = request.target
-            scope[WRITE_CHUNK] = request.write_chunk
             self._start_asgi_task(request, cast(ASGI3Application, app))

@@ -31,8 +31,35 @@ _NO_BODY = b""
 
 _REASON = {status: line[13:-2] for status, line in STATUS_LINE.items()}
 
+_ASGI = {"version": "3.0", "spec_version": "2.3"}
+
 EditHead = Callable[[int, Headers], Headers]
 CopyBody = Callable[[bytes], None]
+
+
+class _Changed:
+    """As `asyncio.Event`, whose queue of 700 bytes is here only while somebody waits."""
+
+    __slots__ = ("_is_set", "_waited")
+
+    def __init__(self) -> None:
+        self._is_set = False
+        self._waited: asyncio.Event | None = None
+
+    def set(self) -> None:
+        self._is_set = True
+        if self._waited is not None:
+            self._waited.set()
+            self._waited = None
+
+    def clear(self) -> None:
+        self._is_set = False
+
+    async def wait(self) -> None:
+        if not self._is_set:
+            if self._waited is None:
+                self._waited = asyncio.Event()
+            await self._waited.wait()
 
 
 class RequestWatcher(Protocol):
@@ -66,7 +93,7 @@ class ClientRequest(RequestResponseCycle):
     ends_with_connection = False
     """True if the answer's end is the connection's: HTTP/1.0 knows no chunks."""
     scope: Any = None
-    _event: asyncio.Event | None = None
+    _event: _Changed | None = None
     _ids: RequestIds | None = None
 
     def __init__(self, protocol: HttpToolsProtocol, method: bytes, version: str, keep_alive: bool) -> None:
@@ -116,7 +143,7 @@ class ClientRequest(RequestResponseCycle):
 
     def as_call(self, protocol: HttpToolsProtocol) -> Any:
         """The scope of an ASGI call, which the request becomes."""
-        event = self._event = asyncio.Event()
+        event = self._event = _Changed()
         if self.body or not self.more_body or self.disconnected:
             event.set()
         self.logger = protocol.logger
@@ -124,7 +151,7 @@ class ClientRequest(RequestResponseCycle):
         path = parsed.path.decode("ascii")
         self.scope = {
             "type": "http",
-            "asgi": {"version": protocol.asgi_version, "spec_version": "2.3"},
+            "asgi": _ASGI,
             "http_version": self.version,
             "server": protocol.server,
             "client": protocol.client,
@@ -140,22 +167,20 @@ class ClientRequest(RequestResponseCycle):
         return self.scope
 
     async def run_asgi(self, app: ASGI3Application) -> None:
+        """Call an app, and make an end of an answer that it leaves without one."""
         try:
-            await super().run_asgi(app if self.version == "1.1" else self._until_close(app))
+            await app(self.scope, self.receive, self.send)
+        except BaseException as exc:
+            self.logger.error("Exception in ASGI application\n", exc_info=exc)
+        else:
+            if not (self.response_complete or self.disconnected):
+                what = "completing" if self.response_started else "starting"
+                self.logger.error("ASGI callable returned without %s response.", what)
         finally:
+            if not self.disconnected:
+                self.fail()
+            self.on_response = _nothing
             self.scope = None  # it holds this request
-
-    def _until_close(self, app: ASGI3Application) -> Any:
-        """The app, for a client of HTTP/1.0, to which a plain close would make a cut answer look complete."""
-
-        async def called(scope: Any, receive: Any, send: Any) -> None:
-            try:
-                await app(scope, receive, send)
-            finally:
-                if self.ends_with_connection and not self.response_complete and not self.disconnected:
-                    self.cut()
-
-        return called
 
     def send(self, message: Any) -> Awaitable[None]:  # type: ignore[override]
         if message["type"] == "http.response.start":

@@ -3,6 +3,7 @@ refusals in their turn, upgrades, and clients that have ended their side."""
 
 import asyncio
 import sys
+from collections import deque
 from http import HTTPStatus
 from typing import cast
 
@@ -292,6 +293,8 @@ class ServerProtocol(TimedProtocol):
             self._answering = self._unbegun = request
         else:
             self.flow.pause_reading()
+            if not self.pipeline:
+                self.pipeline = deque()
             self.pipeline.appendleft(request)
 
     def _look_at_target(self, method: bytes) -> None:

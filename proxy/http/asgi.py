@@ -18,10 +18,6 @@ OWN_PATH = b"/_headgate/"
 TARGET = "headgate.target"
 """Scope key: the request target, byte for byte (ASGI's `raw_path` loses an empty query)."""
 
-WRITE_CHUNK = "headgate.write_chunk"
-"""Scope key: a function that sends a chunk of a body at once, see `ClientRequest.write_chunk`. A message
-takes a turn of its stream's task, which is a quarter of what an event costs."""
-
 TITLES = {
     400: "Bad Request",
     404: "Not Found",

@@ -1,12 +1,11 @@
 """A route's requests describe runs, begin them, name them, and show them in either form."""
 
-from collections.abc import Mapping
+from collections.abc import Awaitable, Mapping
 from dataclasses import dataclass, replace
 
 from flags.decision import Accept, Decision
 from proxy.downstream.client_request import ClientRequest
 from proxy.http.accept import accepted
-from proxy.http.asgi import WRITE_CHUNK
 from proxy.http.headers import Forwarding, Headers, end_to_end, request_headers
 from proxy.observe.metrics import Metrics
 from proxy.observe.spans.ports import REQUEST
@@ -53,7 +52,7 @@ class RunAccess:
         route = request.route
         upstream_request = Request(route.method, request.target, self._headers(request.client), body)
         return RunSpec(
-            Call(route, dict(request.match.parameters), upstream_request, request.arrived_at),
+            Call(route, request.match.parameters, upstream_request, request.arrived_at),
             decision,
             request.identity,
             self.metrics.by_route[route.name],
@@ -93,24 +92,24 @@ class RunAccess:
         if name is not None and request.identity is not None:
             await self.runs.name(run, name, request.identity)
 
-    async def show(self, request: RouteRequest, run: ViewableRun, after: int | None = 0) -> str:
+    def show(self, request: RouteRequest, run: ViewableRun, after: int | None = 0) -> Awaitable[str]:
         """The run as events, from `after` on. Returns how the viewer ended."""
-        scope = request.client.scope
-        translated = in_format(run, request.headers, scope["query_string"], request.send)
+        query = request.client.target.partition(b"?")[2]
+        translated = in_format(run, request.headers, query, request.send)
         if has_all(run, after) and not request.match.by_stream_path:
-            await send_nothing_more(run, request.send)
-            return "nothing_more"
+            return send_nothing_more(run, request.send)
         if translated is not None:
             after = after if has_all(run, after) else None
-            return await self.run_api.show(run, request.identity, request.receive, translated, after=after)
-        return await self.run_api.show(
+            return self.run_api.show(
+                run, request.identity, request.client, translated, after=after, is_translated=True
+            )
+        return self.run_api.show(
             run,
             request.identity,
-            request.receive,
+            request.client,
             request.send,
             after=after,
             takes_json=request.accept is Accept.EITHER,
-            write_chunk=scope.get(WRITE_CHUNK),
         )
 
     async def answer(
@@ -123,7 +122,7 @@ class RunAccess:
         """
         heartbeat_s = request.route.settings.batch_heartbeat_s
         link(run)
-        viewer = BatchViewer(run, request.receive, request.send, heartbeat_s=heartbeat_s, unless=unless)
+        viewer = BatchViewer(run, request.client, request.send, heartbeat_s=heartbeat_s, unless=unless)
         with self.runs.watching(viewer):
             status = await viewer.serve()
         return ("left" if status is None else "answered"), status

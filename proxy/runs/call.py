@@ -1,5 +1,6 @@
 """The call that a run executes, and the state of a run that another replica began."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from proxy.observe.spans.ports import RunSpan
@@ -16,7 +17,7 @@ class Call:
     """The client's request, made ready for the upstream."""
 
     route: Route
-    parameters: dict[str, str]
+    parameters: Mapping[str, str]
     request: Request
     asked_at: float | None = None
     """The time at which its request came, by the loop's time; None: not known here, so the run's start

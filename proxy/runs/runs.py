@@ -8,7 +8,7 @@ import logging
 from asyncio.events import TimerHandle
 from collections import deque
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from itertools import chain
 from time import monotonic
 from typing import Protocol
@@ -175,22 +175,24 @@ class Runs(KnownRuns):
             if viewer.run is not copy and viewer.run.principal == run.principal:
                 viewer.move_to(copy)
 
-    @contextmanager
-    def watching(self, viewer: ViewRequest) -> Iterator[None]:
-        """Count a viewer while it is there; a run that nobody watches follows its route's policy."""
-        run = viewer.run
-        viewers = self._viewers.setdefault(run.id, set())
-        viewers.add(viewer)
-        timer = self._grace.pop(run.id, None)
+    def watching(self, viewer: ViewRequest) -> "_Watching":
+        """Count a viewer within a `with` block; a run that nobody watches follows its route's policy."""
+        return _Watching(self, viewer)
+
+    def add_viewer(self, run_id: str, viewer: ViewRequest) -> None:
+        """A run has one viewer more."""
+        self._viewers.setdefault(run_id, set()).add(viewer)
+        timer = self._grace.pop(run_id, None)
         if timer is not None:
             timer.cancel()
-        try:
-            yield
-        finally:
-            viewers.discard(viewer)
-            if not viewers:
-                del self._viewers[run.id]
-                self._unwatched(run.id)
+
+    def drop_viewer(self, run_id: str, viewer: ViewRequest) -> None:
+        """One of a run's viewers is gone."""
+        viewers = self._viewers[run_id]
+        viewers.discard(viewer)
+        if not viewers:
+            del self._viewers[run_id]
+            self._unwatched(run_id)
 
     async def cancel(self, run: ViewableRun) -> None:
         """End a run, here or elsewhere; one that has ended stays as it is."""
@@ -274,7 +276,11 @@ class Runs(KnownRuns):
     async def _execute(self, run: Run, source: Source) -> None:
         """Execute a run, from the first byte to the upstream to the terminal event. Every run gets one."""
         try:
-            got = await _answer_or_failure(run, source)
+            got: Answer | UpstreamError
+            try:
+                got = await source.answer(run)
+            except UpstreamError as error:
+                got = error.bare()
             run.is_watched = self._is_watched(run)
             if self._shared is not None and not await self._shared.of(run.principal).keeps(run.id):
                 run.leave()  # its end is for another replica to tell
@@ -347,12 +353,22 @@ class Runs(KnownRuns):
             self.cancel_here(run_id)
 
 
+class _Watching:
+    """The time for which a viewer is there. Not a generator, which would take 500 bytes for each."""
+
+    __slots__ = ("_run_id", "_runs", "_viewer")
+
+    def __init__(self, runs: Runs, viewer: ViewRequest) -> None:
+        self._runs = runs
+        self._viewer = viewer
+        self._run_id = viewer.run.id
+
+    def __enter__(self) -> None:
+        self._runs.add_viewer(self._run_id, self._viewer)
+
+    def __exit__(self, *_: object) -> None:
+        self._runs.drop_viewer(self._run_id, self._viewer)
+
+
 def _may_be_taken_over(run: ViewableRun) -> bool:
     return run.route.settings.replay == "safe" or run.source == JOB
-
-
-async def _answer_or_failure(run: Run, source: Source) -> Answer | UpstreamError:
-    try:
-        return await source.answer(run)
-    except UpstreamError as error:
-        return error.bare()

@@ -5,6 +5,7 @@ says so. One that fails may be followed by the plain batch call, where the route
 """
 
 import re
+from collections.abc import Awaitable
 from typing import Any, Protocol
 
 import orjson
@@ -77,12 +78,14 @@ class NativeSource:
         self._settings = route.native
         self._rules = Rules(route.native.events, sections)
 
-    async def answer(self, run: Run) -> Answer:
-        return await repeating(run, _Calls(self._upstream, self._settings, self._rules, run).make)
+    def answer(self, run: Run) -> Awaitable[Answer]:
+        return repeating(run, _Calls(self._upstream, self._settings, self._rules, run).make)
 
 
 class _Calls:
     """The calls of one run: a stream, and after one that has begun the plain batch call."""
+
+    __slots__ = ("_is_request_read", "_is_to_stream", "_rules", "_run", "_settings", "_upstream")
 
     def __init__(self, upstream: Upstream, settings: NativeSettings, rules: Rules, run: Run) -> None:
         self._upstream = upstream
@@ -106,9 +109,10 @@ class _Calls:
             self._is_to_stream = False
             self._run.lose_source("the request has too many values to be made one for a stream")
             return None
-        request = _streaming(self._settings, self._run)
-        with self._upstream.exchange(request.method, fresh=True) as exchange:
-            await exchange.send(request.wire(), whole=True)
+        method, wire = _streaming(self._settings, self._run)
+        with self._upstream.exchange(method, fresh=True) as exchange:
+            await exchange.send(wire, whole=True)
+            del wire  # a stream lasts
             await exchange.head()
             if exchange.status in NOT_OFFERED:
                 self._is_to_stream = False
@@ -159,6 +163,18 @@ class _Calls:
 
 class _ByRules:
     """A stream that a route's rules read."""
+
+    __slots__ = (
+        "_answer",
+        "_halves",
+        "_limit",
+        "_rules",
+        "_run",
+        "_template",
+        "_texts",
+        "ended",
+        "text_chars",
+    )
 
     def __init__(self, run: Run, rules: Rules, settings: NativeSettings) -> None:
         self._run = run
@@ -291,6 +307,8 @@ class _Completion:
 class Events:
     """Server-sent events, with their names."""
 
+    __slots__ = ("_decoder",)
+
     def __init__(self) -> None:
         self._decoder = Decoder(max_event_bytes=MAX_EVENT_BYTES)
 
@@ -338,8 +356,8 @@ def _says_its_end(headers: Headers) -> bool:
     return any(name in (b"content-length", b"transfer-encoding") for name, _ in headers)
 
 
-def _streaming(settings: NativeSettings, run: Run) -> Request:
-    """The run's request, as the upstream wants to be asked for a stream."""
+def _streaming(settings: NativeSettings, run: Run) -> tuple[str, bytes]:
+    """The run's request, as the upstream wants to be asked for a stream: its method, and all of it."""
     request = run.call.request
     method, target = request.method, request.target
     if settings.request is not None:
@@ -350,7 +368,7 @@ def _streaming(settings: NativeSettings, run: Run) -> Request:
     body = request.body
     if settings.body and isinstance(document := _json(request), dict):
         body = orjson.dumps(merged(document, settings.body))
-    return Request(method, target, headers, body)
+    return method, Request(method, target, headers, body).wire()
 
 
 def merged(document: Any, patch: Any) -> Any:

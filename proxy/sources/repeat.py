@@ -31,7 +31,11 @@ async def repeating(
     attempt = run.asked_before
     while True:
         attempt += 1
-        got = await _answer_or_failure(call)
+        got: Answer | UpstreamError
+        try:
+            got = await call()
+        except UpstreamError as error:
+            got = error.bare()
         if isinstance(got, Answer) and got.status in accepted:
             return got
         fault, pause_s = await _failure_and_pause(run, got, attempt)
@@ -44,13 +48,6 @@ async def repeating(
             if isinstance(got, UpstreamError):
                 raise got from None
             return got
-
-
-async def _answer_or_failure(call: Callable[[], Awaitable[Answer]]) -> Answer | UpstreamError:
-    try:
-        return await call()
-    except UpstreamError as error:
-        return error.bare()
 
 
 async def _failure_and_pause(

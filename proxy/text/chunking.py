@@ -49,6 +49,18 @@ class Chunker:
         max_chunk: the longest chunk.
     """
 
+    __slots__ = (
+        "_held",
+        "_held_chars",
+        "_max_chars",
+        "_max_chunk",
+        "_min_chars",
+        "_phrase",
+        "_scan_at",
+        "_word",
+        "_word_ends",
+    )
+
     def __init__(self, min_chars: int = 5, max_chars: int = 10, max_chunk: int = 64) -> None:
         if not 1 <= min_chars <= max_chars <= max_chunk:
             raise ValueError(f"chunk sizes out of order: 1 <= {min_chars} <= {max_chars} <= {max_chunk}")

@@ -125,6 +125,8 @@ class Transcript:
     Every method that makes an event raises `IllegalEvent`, and then nothing has changed.
     """
 
+    __slots__ = ("_run", "_stages", "ended", "has_content")
+
     def __init__(self) -> None:
         self._run = RunState.RUNNING
         self.ended = False

@@ -154,6 +154,18 @@ class Decoder:
             Over it, `feed` raises `EventTooLarge`, and from then on always.
     """
 
+    __slots__ = (
+        "_after_cr",
+        "_data",
+        "_event",
+        "_first_line",
+        "_id",
+        "_line",
+        "_max_event_bytes",
+        "_retry",
+        "_too_large",
+    )
+
     def __init__(self, *, max_event_bytes: int) -> None:
         if max_event_bytes < 1:
             raise ValueError(f"max_event_bytes is a positive number: {max_event_bytes}")

@@ -136,8 +136,9 @@ class Connection(asyncio.Protocol):
                 raise self._failure
             self.timer.begin_to_wait()
             self._serve = serve
+            self._waiter = self._loop.create_future()
             try:
-                await self._wait()
+                await self._waiter
             finally:
                 self._serve = None
         return self.take()

@@ -8,7 +8,7 @@ A safe request that meets silence on a kept connection is hedged: it is sent on 
 
 import asyncio
 from asyncio.events import TimerHandle
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from time import monotonic
 from types import TracebackType
 from typing import Self
@@ -211,11 +211,11 @@ class Exchange:
     def headers(self) -> Headers:
         return self.connection.response.headers
 
-    async def read(self, serve: Callable[[bytes], bool] | None = None) -> bytes:
-        return await self.connection.read(serve)
+    def read(self, serve: Callable[[bytes], bool] | None = None) -> Awaitable[bytes]:
+        return self.connection.read(serve)
 
-    async def each(self, take: Callable[[bytes], None]) -> None:
-        await self.connection.each(take)
+    def each(self, take: Callable[[bytes], None]) -> Awaitable[None]:
+        return self.connection.each(take)
 
     def abort(self) -> None:
         """Close the connection now; the task that waits on this exchange gets `UpstreamAborted`."""

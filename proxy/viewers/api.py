@@ -9,13 +9,13 @@ import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from http import HTTPStatus
-from typing import ClassVar
+from typing import Any, ClassVar, Protocol
 from urllib.parse import parse_qs
 
 import orjson
 
 from proxy.errors import RequestRefused, StoreDown, problem
-from proxy.http.asgi import WRITE_CHUNK, Receive, Scope, Send
+from proxy.http.asgi import Receive, Send
 from proxy.http.framing import check_framing
 from proxy.http.headers import Headers
 from proxy.identity import Identifier, Identity
@@ -25,6 +25,7 @@ from proxy.runs.runs import Runs
 from proxy.runs.shared import ViewableRun
 from proxy.text.event_log import LogReader
 from proxy.viewers.batch_viewer import named
+from proxy.viewers.leaving import ViewerClient
 from proxy.viewers.scripts import Scripts
 from proxy.viewers.tickets import TICKET_S, Tickets
 from proxy.viewers.translation import in_format
@@ -52,6 +53,16 @@ _CURSOR = re.compile(r"([!-~]{1,64}?)(?:\.[0-9])?:([0-9]{1,9})")
 """An event's id, as `event_log.event_id` makes them. `int` refuses what has some thousand digits."""
 
 
+class ApiClient(ViewerClient, Protocol):
+    """The request of a client of the API: a `ClientRequest`."""
+
+    @property
+    def method(self) -> str: ...
+    @property
+    def version(self) -> str: ...
+    def receive(self) -> Awaitable[Any]: ...
+
+
 @dataclass(frozen=True, slots=True)
 class ApiRequest:
     """One request to an endpoint. `run_id` is empty where the path has none."""
@@ -60,10 +71,8 @@ class ApiRequest:
     headers: Headers
     query: dict[str, list[str]]
     query_string: bytes
-    receive: Receive
+    client: ApiClient
     send: Send
-    write_chunk: Callable[[bytes], bool] | None
-    """See `proxy.http.asgi.WRITE_CHUNK`."""
 
     def one(self, name: str) -> str | None:
         """A query parameter that stands there once."""
@@ -90,17 +99,18 @@ class RunApi:
         self._metrics = metrics
         self._attach_wait_s = attach_wait_s
 
-    async def __call__(self, scope: Scope, target: bytes, receive: Receive, send: Send) -> None:
+    async def __call__(self, client: ApiClient, headers: Headers, target: bytes, send: Send) -> None:
+        """Answer a request. By its `headers` its sender is identified: the client may have sent others."""
         path, _, query = target.partition(b"?")
         if path in self._scripts.by_path:
-            await self._script(path, scope, send)
+            await self._script(path, client.method, headers, send)
             return
         found = _RUN.fullmatch(path)
         if found is None and path not in _WITHOUT_ID:
             await refuse(send, RequestRefused(404, "There is nothing of Headgate's at this path."))
             return
         endpoints = self.ENDPOINTS[_WITHOUT_ID[path] if found is None else EVENTS if found[2] else RUN]
-        endpoint = endpoints.get(scope["method"])
+        endpoint = endpoints.get(client.method)
         if endpoint is None:
             allowed = ", ".join(endpoints)
             await _refuse_method(send, allowed)
@@ -108,13 +118,8 @@ class RunApi:
         run_id = found[1].decode() if found is not None else ""
         parameters = parse_qs(query.decode("latin-1"), max_num_fields=20) if query.count(b"&") < 20 else {}
         try:
-            check_framing(scope["headers"], scope["http_version"])
-            await endpoint(
-                self,
-                ApiRequest(
-                    run_id, scope["headers"], parameters, query, receive, send, scope.get(WRITE_CHUNK)
-                ),
-            )
+            check_framing(headers, client.version)
+            await endpoint(self, ApiRequest(run_id, headers, parameters, query, client, send))
         except RequestRefused as refusal:
             await refuse(send, refusal)
         except StoreDown:
@@ -124,12 +129,12 @@ class RunApi:
         self,
         run: ViewableRun,
         identity: Identity | None,
-        receive: Receive,
+        client: ViewerClient,
         send: Send,
         *,
         after: int | None = 0,
         takes_json: bool = False,
-        write_chunk: Callable[[bytes], bool] | None = None,
+        is_translated: bool = False,
     ) -> str:
         """A run as events, from `after` on; None: from a snapshot on. Returns how it ended."""
         if has_all(run, after):
@@ -142,13 +147,13 @@ class RunApi:
             expires_at = asyncio.get_running_loop().time() + identity.expires_at - time.time()
         link(run)
         metrics = self._metrics.by_route[run.route.name]
-        viewer = Viewer(run, metrics, receive, send, expires_at=expires_at, write_chunk=write_chunk)
+        viewer = Viewer(run, metrics, client, send, expires_at=expires_at, is_translated=is_translated)
         with self._runs.watching(viewer):
             return await viewer.serve(after=after, takes_json=takes_json)
 
-    async def _script(self, path: bytes, scope: Scope, send: Send) -> None:
-        if scope["method"] in SCRIPT_METHODS:
-            await self._scripts.answer(path, scope["method"], scope["headers"], send)
+    async def _script(self, path: bytes, method: str, headers: Headers, send: Send) -> None:
+        if method in SCRIPT_METHODS:
+            await self._scripts.answer(path, method, headers, send)
         else:
             await _refuse_method(send, ", ".join(SCRIPT_METHODS))
 
@@ -163,9 +168,9 @@ class RunApi:
         translated = in_format(run, asked.headers, asked.query_string, asked.send)
         if translated is not None:
             after = after if has_all(run, after) else None
-            await self.show(run, identity, asked.receive, translated, after=after)
+            await self.show(run, identity, asked.client, translated, after=after, is_translated=True)
             return
-        await self.show(run, identity, asked.receive, asked.send, after=after, write_chunk=asked.write_chunk)
+        await self.show(run, identity, asked.client, asked.send, after=after)
 
     async def _state(self, asked: ApiRequest) -> None:
         run = await self._of_owner(asked)
@@ -203,7 +208,7 @@ class RunApi:
         if identity is None:
             raise RequestRefused(401, "A ticket is for somebody: please sign in.")
         try:
-            wanted = orjson.loads(await _small_body(asked.receive))
+            wanted = orjson.loads(await _small_body(asked.client.receive))
             run_id = wanted["run"]
         except (ValueError, KeyError, TypeError):
             run_id = None
@@ -244,13 +249,14 @@ def has_all(run: ViewableRun, after: int | None) -> bool:
     return bool(after) and run.log.ended and after is not None and after >= len(run.log)
 
 
-async def send_nothing_more(run: ViewableRun, send: Send) -> None:
+async def send_nothing_more(run: ViewableRun, send: Send) -> str:
     """A stream that ends at once. A client that posts is no EventSource: fetch-event-source refuses a 204,
-    and would post again for ever.
+    and would post again for ever. Returns how it ended.
     """
     headers = [*STREAM_HEADERS, named(run)]
     await send({"type": "http.response.start", "status": 200, "headers": headers})
     await send({"type": "http.response.body", "body": b"", "more_body": False})
+    return "nothing_more"
 
 
 def last_event(headers: Headers) -> str | None:

@@ -4,11 +4,12 @@ import asyncio
 from typing import NamedTuple
 
 from proxy.errors import problem
-from proxy.http.asgi import TITLES, Receive, Send
+from proxy.http.asgi import TITLES, Send
 from proxy.http.headers import BODILESS_STATUS, Headers, response_headers
 from proxy.runs.ending import Failure
 from proxy.runs.shared import ViewableRun
 from proxy.text.event_log import LogReader
+from proxy.viewers.leaving import LeavingViewer, ViewerClient
 
 SPACE = b" "
 """JSON may begin with as many as one likes (RFC 8259 2)."""
@@ -30,12 +31,12 @@ class Unanswered(Exception):
     """The run has ended in a way that is nothing to this viewer, and nothing was sent."""
 
 
-class BatchViewer:
+class BatchViewer(LeavingViewer):
     """Waits for a run's end and answers with what the upstream said.
 
     Args:
         run: here or at another replica.
-        receive: of the ASGI request.
+        client: its request.
         send: of the ASGI request.
         heartbeat_s: send a space whenever so long nothing was sent, for a client behind something that cuts
             idle connections. The first one commits status 200 and JSON, whatever comes. None: never.
@@ -45,20 +46,18 @@ class BatchViewer:
     def __init__(
         self,
         run: ViewableRun,
-        receive: Receive,
+        client: ViewerClient,
         send: Send,
         *,
         heartbeat_s: float | None = None,
         unless: frozenset[str] = frozenset(),
     ) -> None:
+        super().__init__(client, LogReader(run.log))
         self._unless = unless
         self.run = run
-        self._receive = receive
         self._send = send
         self._heartbeat_s = heartbeat_s
-        self._left = False
         self._is_lost = False
-        self._reader = LogReader(run.log)
 
     @property
     def lag_events(self) -> int:
@@ -81,7 +80,7 @@ class BatchViewer:
     async def serve(self) -> int | None:
         """The status that was answered; None if the client left. Raises Unanswered, with nothing sent."""
         loop = asyncio.get_running_loop()
-        watch = loop.create_task(self._watch())
+        self._begin_to_watch()
         committed = False
         interval_s = LOOK_S if self._heartbeat_s is None else self._heartbeat_s
         due = loop.time() + interval_s
@@ -104,8 +103,7 @@ class BatchViewer:
                 raise Unanswered
             return await _send_whole(reply, self._send)
         finally:
-            self._reader.close()
-            watch.cancel()
+            self._end_watch()
 
     def _has_ended(self) -> bool:
         """Ended, and not by a process that was held up while another replica went on with the run."""
@@ -120,12 +118,6 @@ class BatchViewer:
             headers = [(b"content-type", b"application/json"), named(self.run)]
             await self._send({"type": "http.response.start", "status": 200, "headers": headers})
         await self._send({"type": "http.response.body", "body": SPACE, "more_body": True})
-
-    async def _watch(self) -> None:
-        while (await self._receive())["type"] != "http.disconnect":
-            pass
-        self._left = True
-        self._reader.wake()
 
 
 class _Reply(NamedTuple):

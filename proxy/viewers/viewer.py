@@ -8,11 +8,12 @@ then it gets each text as it is instead of what it missed, and then it is cut, t
 """
 
 import asyncio
+import math
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Sequence
 from enum import StrEnum
 
-from proxy.http.asgi import Receive, Send
+from proxy.http.asgi import Send
 from proxy.observe.metrics import RouteMetrics
 from proxy.runs.shared import ViewableRun
 from proxy.text.event_log import MAX_NEW_BYTES, LogEntry, LogReader
@@ -20,6 +21,7 @@ from proxy.text.sse import HEARTBEAT
 from proxy.turns import in_turns
 from proxy.viewers.batch_viewer import DOUBT_S, named, send_answer
 from proxy.viewers.catch_up import merged, snapshot
+from proxy.viewers.leaving import LeavingViewer, ViewerClient
 
 FLUSH_BYTES = MAX_NEW_BYTES
 """At most so many bytes in one write; a long replay takes several."""
@@ -56,37 +58,34 @@ class ViewEnd(StrEnum):
     """Cut without a terminal event, to come back with its cursor."""
 
 
-class Viewer:
+class Viewer(LeavingViewer):
     """Serves one run to one client.
 
     Args:
         run: here or at another replica.
         metrics: of its route.
-        receive: of the ASGI request.
+        client: its request.
         send: of the ASGI request.
         expires_at: the loop's time when the client's token ends; then it is sent away.
-        write_chunk: sends a chunk of the body at once, if that is possible; see `ClientRequest.write_chunk`.
+        is_translated: whether `send` sends something else than it is given.
     """
 
     __slots__ = (
         "_came_at",
         "_expires_at",
         "_flush_s",
-        "_left",
+        "_is_translated",
         "_log",
         "_loop",
         "_metrics",
         "_must_go",
         "_observe_delivery",
         "_pause_until",
-        "_reader",
         "_ready_at",
-        "_receive",
         "_send",
         "_sending_since",
         "_sent",
         "_snapshots",
-        "_write_chunk",
         "_wrote_at",
         "run",
     )
@@ -95,21 +94,20 @@ class Viewer:
         self,
         run: ViewableRun,
         metrics: RouteMetrics,
-        receive: Receive,
+        client: ViewerClient,
         send: Send,
         *,
         expires_at: float | None = None,
-        write_chunk: Callable[[bytes], bool] | None = None,
+        is_translated: bool = False,
     ) -> None:
+        super().__init__(client, LogReader(run.log))
         self.run = run
         self._log = run.log
         self._metrics = metrics
         self._observe_delivery = metrics.observe_delivery[run.source]
-        self._receive = receive
         self._send = send
-        self._expires_at = expires_at
-        self._write_chunk = write_chunk
-        self._left = False
+        self._expires_at = math.inf if expires_at is None else expires_at
+        self._is_translated = is_translated
         self._must_go = False
         self._sent = 0
         self._snapshots = 0
@@ -117,7 +115,6 @@ class Viewer:
         self._flush_s = min(1 / settings.flush_hz, settings.heartbeat_s)
         self._pause_until = 0.0
         self._loop = asyncio.get_running_loop()
-        self._reader = LogReader(run.log)
         self._came_at = self._wrote_at = self._ready_at = self._sending_since = self._loop.time()
 
     @property
@@ -136,7 +133,7 @@ class Viewer:
 
     async def serve(self, *, after: int | None = 0, takes_json: bool = False) -> ViewEnd:
         """Send everything beyond `after`, to the terminal event. None: a snapshot instead of a replay."""
-        watch = self._loop.create_task(self._watch())
+        self._begin_to_watch()
         self._metrics.viewers.inc()
         try:
             await self._wait_to_commit()
@@ -156,14 +153,7 @@ class Viewer:
             return await self._stream(after)
         finally:
             self._metrics.viewers.dec()
-            self._reader.close()
-            watch.cancel()
-
-    async def _watch(self) -> None:
-        while (await self._receive())["type"] != "http.disconnect":
-            pass
-        self._left = True
-        self._reader.wake()
+            self._end_watch()
 
     async def _wait_to_commit(self) -> None:
         """Wait for the first text, the end, or the end of `commit_after`, whichever comes first."""
@@ -201,15 +191,13 @@ class Viewer:
                 self._pause_until = self._loop.time() + self._flush_s
         return ViewEnd.LEFT
 
-    async def _wait(self, now: float) -> None:
-        """Wait for the next event, or until a heartbeat is due."""
+    def _wait(self, now: float) -> Awaitable[None]:
+        """Wait for the next event, or until a heartbeat is due; send one that is."""
         # Counted from the last byte: a log also wakes its readers when there is nothing to read.
         due = self._wrote_at + self.run.route.settings.heartbeat_s
         if now >= due:
-            await self._write(HEARTBEAT)
-        else:
-            until = due if self._expires_at is None else min(due, self._expires_at)
-            await self._reader.wait(until, self._send_now)
+            return self._write(HEARTBEAT)
+        return self._reader.wait(min(due, self._expires_at), self._send_now)
 
     async def _commit(self) -> None:
         self.run.headers_sent = True
@@ -224,10 +212,10 @@ class Viewer:
     def _send_now(self) -> bool:
         """Send the one event that is new, while the task waits for one. False: the task has to send it."""
         now = self._loop.time()
-        if now < self._pause_until or (self._expires_at is not None and now >= self._expires_at):
+        if now < self._pause_until or now >= self._expires_at or self._is_translated:
             return False
         new = self._log.newest_after(self._sent)
-        if new is None or self._write_chunk is None or not self._write_chunk(new.chunk):
+        if new is None or not self._client.write_chunk(new.chunk):
             return False
         self._wrote_at = now
         self._sent = new.seq
@@ -282,7 +270,7 @@ class Viewer:
         return ViewEnd.SENT_AWAY
 
     def _is_to_go(self) -> bool:
-        return self._must_go or (self._expires_at is not None and self._loop.time() >= self._expires_at)
+        return self._must_go or self._loop.time() >= self._expires_at
 
     async def _write(self, data: bytes, *, last: bool = False) -> None:
         self._wrote_at = self._loop.time()

@@ -93,7 +93,7 @@ class Viewing:
         self._requested = False
         self._body = body
         headers = [(name.replace("_", "-").encode(), value.encode()) for name, value in named.items()]
-        request = Called(self, method, path.encode(), headers)
+        self._request = request = Called(self, method, path.encode(), headers)
         call = app.gateway.begin(request)
         assert call is not None, "it is for a run"
         self.task = asyncio.get_running_loop().create_task(
@@ -127,6 +127,8 @@ class Viewing:
 
     def leave(self) -> None:
         self._left.set()
+        self._request.disconnected = True
+        self._request.set()
 
 
 class Called(ClientRequest):
@@ -137,7 +139,7 @@ class Called(ClientRequest):
             url=target,
             headers=headers,
             transport=None,
-            flow=None,
+            flow=SimpleNamespace(resume_reading=lambda: None),
             on_response_complete=None,
             client=("127.0.0.1", 1),
             scheme="http",

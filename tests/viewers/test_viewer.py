@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from prometheus_client import CollectorRegistry
 
+from proxy.downstream.client_request import RequestWatcher
 from proxy.observe.metrics import Metrics
 from proxy.runs.call import Call
 from proxy.runs.run import Run
@@ -42,17 +43,43 @@ from tests.viewers.test_catch_up import after_reading
 
 
 class Client:
-    """The ASGI side of a client: remembers what it was sent and when, and leaves when told."""
+    """A client's request: remembers what it was sent and when, and leaves when told.
 
-    def __init__(self) -> None:
+    It offers to write at once while `takes_chunks`; `chunks` are those that it has taken.
+    """
+
+    def __init__(self, *, takes_chunks: bool = False) -> None:
         self.messages: list[tuple[float, Any]] = []
-        self.leave = asyncio.Event()
+        self.disconnected = False
+        self.watcher: RequestWatcher | None = None
+        self.body = b""
+        self.takes_chunks = takes_chunks
+        self.chunks: list[bytes] = []
         self.may_read = asyncio.Event()
         self.may_read.set()
 
-    async def receive(self) -> Any:
-        await self.leave.wait()
-        return {"type": "http.disconnect"}
+    def leave(self) -> None:
+        self.disconnected = True
+        if self.watcher is not None:
+            self.watcher.client_changed()
+
+    def ask_for_body(self) -> None:
+        pass
+
+    def take_body(self) -> bytes:
+        body, self.body = self.body, b""
+        return body
+
+    def write_chunk(self, chunk: bytes) -> bool:
+        if self.takes_chunks:
+            self.chunks.append(chunk)
+            size, _, rest = chunk.partition(b"\r\n")
+            assert rest.endswith(b"\r\n")
+            body = rest.removesuffix(b"\r\n")
+            assert int(size, 16) == len(body)
+            message = {"type": "http.response.body", "body": body, "more_body": True}
+            self.messages.append((asyncio.get_running_loop().time(), message))
+        return self.takes_chunks
 
     async def send(self, message: Any) -> None:
         await self.may_read.wait()
@@ -86,7 +113,7 @@ class Bench:
         self.run.begun()
 
     def viewer(self, client: Client) -> Viewer:
-        return Viewer(self.run, self.metrics, client.receive, client.send)
+        return Viewer(self.run, self.metrics, client, client.send)
 
 
 async def ended(task: "asyncio.Task[ViewEnd]") -> ViewEnd:
@@ -122,7 +149,7 @@ async def test_others_that_come_and_go_do_not_starve_the_heartbeat() -> None:
     while loop.time() < began + 0.4:
         other = Client()
         leaving = watching(bench.viewer(other))
-        other.leave.set()
+        other.leave()
         assert await ended(leaving) is ViewEnd.LEFT
         await asyncio.sleep(0.01)  # much more often than the heartbeat
     bench.run.shut_down()
@@ -317,7 +344,7 @@ async def test_a_viewer_counts_while_it_is_there() -> None:
         return bench.registry.get_sample_value("headgate_viewers", {"route": "start"})
 
     await eventually(lambda: viewers() == 3)
-    clients[0].leave.set()
+    clients[0].leave()
     assert await ended(tasks[0]) is ViewEnd.LEFT
     assert viewers() == 2
     bench.run.shut_down()
@@ -329,7 +356,7 @@ async def test_a_viewer_that_leaves_before_the_headers_is_sent_nothing() -> None
     """It is not answered, and the run goes on."""
     bench, client = Bench(commit_after=15), Client()
     task = watching(bench.viewer(client))
-    client.leave.set()
+    client.leave()
 
     assert await ended(task) is ViewEnd.LEFT
     assert client.messages == []
@@ -426,41 +453,17 @@ async def test_progress_and_heartbeats_keep_a_silent_stream_alive(tmp_path: Path
     assert re.fullmatch(rb"(?:: hb\n|id: [^\n]+\n(?:retry: \d+\n)?data: [^\n]+\n\n)*", stream.raw)
 
 
-class Wire:
-    """The call by which a server offers to write at once. `open` is whether it can."""
-
-    def __init__(self, client: Client) -> None:
-        self._client = client
-        self.open = True
-        self.chunks: list[bytes] = []
-
-    @property
-    def written(self) -> int:
-        return len(self.chunks)
-
-    def __call__(self, chunk: bytes) -> bool:
-        if self.open:
-            self.chunks.append(chunk)
-            size, _, rest = chunk.partition(b"\r\n")
-            assert rest.endswith(b"\r\n")
-            body = rest.removesuffix(b"\r\n")
-            assert int(size, 16) == len(body)
-            message = {"type": "http.response.body", "body": body, "more_body": True}
-            self._client.messages.append((asyncio.get_running_loop().time(), message))
-        return self.open
-
-
 async def test_an_event_is_written_by_who_says_it_where_the_client_keeps_up() -> None:
     """It is there when `stream` returns, and took no turn of the task. What comes within a flush waits."""
-    bench, client = Bench(commit_after=0, flush_hz=10, chunk={"min": 1, "max": 5}), Client()
-    wire = Wire(client)
-    viewer = Viewer(bench.run, bench.metrics, client.receive, client.send, write_chunk=wire)
+    bench = Bench(commit_after=0, flush_hz=10, chunk={"min": 1, "max": 5})
+    client = Client(takes_chunks=True)
+    viewer = bench.viewer(client)
     task = watching(viewer)
     await eventually(lambda: bool(client.bodies))
     await asyncio.sleep(0)
     bench.run.stream(bench.run.sections[0], "word more words ")
 
-    assert wire.written == 2  # that the stage begins, and its first chunk
+    assert len(client.chunks) == 2  # that the stage begins, and its first chunk
     assert b"word" in client.bodies[-1]
     assert viewer.lag_events == len(bench.run.log) - 2 > 0
     await eventually(lambda: viewer.lag_events == 0)
@@ -471,20 +474,33 @@ async def test_an_event_is_written_by_who_says_it_where_the_client_keeps_up() ->
     assert texts(client.events) == {"extraction": EXTRACTION, "summary": SUMMARY}
 
 
+async def test_what_a_client_sends_while_it_views_is_dropped() -> None:
+    """Else its request would not be read on, and that it leaves would not be noticed."""
+    bench, client = Bench(commit_after=0), Client()
+    client.body = b"before"
+    task = watching(bench.viewer(client))
+    await eventually(lambda: bool(client.bodies))
+    assert client.watcher is not None
+    assert not client.body
+    client.body = b"more"
+    client.watcher.client_changed()
+
+    assert not client.body
+    client.leave()
+    assert await ended(task) is ViewEnd.LEFT
+    assert client.watcher is None
+
+
 async def test_an_event_is_made_once_for_all_who_are_sent_it_at_once() -> None:
     bench = Bench(commit_after=0, flush_hz=10, chunk={"min": 1, "max": 5})
-    clients = [Client() for _ in range(3)]
-    wires = [Wire(client) for client in clients]
-    tasks = [
-        watching(Viewer(bench.run, bench.metrics, client.receive, client.send, write_chunk=wire))
-        for client, wire in zip(clients, wires, strict=True)
-    ]
+    clients = [Client(takes_chunks=True) for _ in range(3)]
+    tasks = [watching(bench.viewer(client)) for client in clients]
     await eventually(lambda: all(client.bodies for client in clients))
     await asyncio.sleep(0)
     bench.run.stream(bench.run.sections[0], "word more words ")
 
-    first, *others = wires
-    assert first.written == 2
+    first, *others = clients
+    assert len(first.chunks) == 2
     assert all(list(map(id, other.chunks)) == list(map(id, first.chunks)) for other in others)
     bench.run.cancel()
     assert [await ended(task) for task in tasks] == [ViewEnd.TOLD] * 3
@@ -492,18 +508,16 @@ async def test_an_event_is_made_once_for_all_who_are_sent_it_at_once() -> None:
 
 async def test_a_client_that_has_to_be_waited_for_gets_its_events_all_the_same() -> None:
     bench, client = Bench(commit_after=0, flush_hz=1000), Client()
-    wire = Wire(client)
-    viewer = Viewer(bench.run, bench.metrics, client.receive, client.send, write_chunk=wire)
-    task = watching(viewer)
+    task = watching(bench.viewer(client))
     await eventually(lambda: bool(client.bodies))
     for number, piece in enumerate(EXTRACTION.split(" ")):
-        wire.open = number % 3 != 0
+        client.takes_chunks = number % 3 != 0
         bench.run.stream(bench.run.sections[0], piece + " ")
         await asyncio.sleep(0.003)
     await bench.run.settle(good(answer()))
 
     assert await ended(task) is ViewEnd.TOLD
-    assert wire.written
+    assert client.chunks
     assert texts(client.events) == {"extraction": EXTRACTION, "summary": SUMMARY}
 
 
@@ -531,7 +545,7 @@ async def test_a_batch_answer_comes_from_where_the_run_is() -> None:
     await other.settle(good(answer()))
     for copy, status, body in ((other, 200, answer()), (None, 502, b"cannot be seen here")):
         run, client = Bench().run, Client()
-        viewer = BatchViewer(run, client.receive, client.send)
+        viewer = BatchViewer(run, client, client.send)
         task = asyncio.create_task(viewer.serve())
         await asyncio.sleep(0)
         run.leave()

@@ -222,7 +222,7 @@ class StoredRequest:
             request.method,
             request.headers,
             request.body if is_safe else b"",
-            call.parameters,
+            dict(call.parameters),
             run.decision,
             user,
             run.times_asked,
