@@ -11,7 +11,7 @@ from proxy.llm.taps.open_taps import EARLY_S, Taps
 from proxy.llm.taps.tap import MAX_CALLS, Tap
 from proxy.settings.blocks.sources import TapSettings
 from proxy.text.sections import Section
-from tests.servers.streaming import PATIENCE_S, eventually
+from tests.servers.client import PATIENCE_S, eventually
 
 SECTIONS = [Section.compile(stage, "reasoning", f"$.{stage}") for stage in ("one", "two", "three")]
 ANY = Prompt("some-model", "")

@@ -26,9 +26,10 @@ from proxy.settings.settings import ValkeyLogSettings
 from proxy.text.event_log import EventLog
 from proxy.text.sse import decode
 from proxy.upstream.client import Answer, Request
+from tests.servers.client import eventually
 from tests.servers.sentinels import Watched
 from tests.servers.store_cluster import Cluster
-from tests.servers.streaming import answer, eventually, route
+from tests.servers.streaming import answer, route
 from tests.servers.valkey_server import Detour, ValkeyServer
 
 KEY = "a key for tests, of more than 32 characters"

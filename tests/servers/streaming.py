@@ -19,48 +19,21 @@ import orjson
 
 from proxy.observe.logs import JsonFormatter
 from proxy.settings.blocks.route import RouteSettings
-from tests.servers.client import (
-    EITHER as EITHER,
-)
-from tests.servers.client import (
-    PATIENCE_S as PATIENCE_S,
-)
-from tests.servers.client import (
-    SSE as SSE,
-)
-from tests.servers.client import (
-    Stream as Stream,
-)
-from tests.servers.client import (
-    browser as browser,
-)
-from tests.servers.client import (
-    eventually as eventually,
-)
-from tests.servers.client import (
-    opened as opened,
-)
-from tests.servers.client import (
-    read as read,
-)
-from tests.servers.client import (
-    scrape as scrape,
-)
-from tests.servers.client import (
-    signed as signed,
-)
-from tests.servers.client import (
-    texts as texts,
-)
+from tests.servers import client as clients
+from tests.servers.client import browser, eventually
 from tests.servers.ports import free_port
 from tests.servers.scripted import Asked, Script, ScriptedUpstream
 from tests.servers.serving import ADMIN_TOKEN, Serving, flag_document, gated
-from tests.servers.serving import token as token
 
 EXTRACTION = "Fever of 38.9 °C — productive cough, SpO₂ 91 %.\n\n| Sign | ✅ |\n"
 SUMMARY = "Likely pneumonia 🫁. Start treatment now."
 WHOLE = {"extraction": EXTRACTION, "summary": SUMMARY}
 START = "/api/cases/7/start"
+
+
+def __getattr__(name: str) -> Any:
+    """What a client has, for tests that import it from here."""
+    return getattr(clients, name)
 
 
 def route(**more: Any) -> dict[str, Any]:
