@@ -21,10 +21,7 @@ from proxy.runs.run import Run
 from proxy.settings.blocks.route import RouteSettings
 from proxy.settings.routes import Route
 from proxy.upstream.client import Answer, Request
-from tests.servers.streaming import (
-    answer,
-    route,
-)
+from tests.servers.streaming import answer, route
 
 SENTENCE = "Error generating response: none"
 JSON = [(b"content-type", b"application/json")]

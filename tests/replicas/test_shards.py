@@ -37,24 +37,10 @@ from tests.replicas.sharing import (
     watch,
     wires,
 )
+from tests.servers.client import PATIENCE_S, Stream, browser, eventually, opened, read, scrape, signed
 from tests.servers.scripted import ScriptedUpstream
 from tests.servers.serving import Serving, headgate
-from tests.servers.streaming import (
-    PATIENCE_S,
-    START,
-    WHOLE,
-    Held,
-    Stream,
-    answer,
-    answering,
-    browser,
-    eventually,
-    opened,
-    read,
-    route,
-    scrape,
-    signed,
-)
+from tests.servers.streaming import START, WHOLE, Held, answer, answering, route
 from tests.servers.valkey_server import ValkeyServer, valkey
 
 USERS = ("ann", "bob", "cem", "dan", "eve", "fay")

@@ -12,9 +12,9 @@ from proxy.downstream.server import ServerProtocol
 from proxy.workers import servers
 from proxy.workers.fair_share import MAX_PROCESSES, FairShare, FairShares
 from proxy.workers.servers import OwnedServer, server
+from tests.servers.client import eventually
 from tests.servers.ports import free_socket
 from tests.servers.scripted import talking
-from tests.servers.streaming import eventually
 
 pytestmark = pytest.mark.anyio
 
