@@ -20,6 +20,9 @@ from tests.servers.with_parent import WITH_PARENT
 
 ROOT = Path(__file__).parents[2]
 FLAG = "headgate.streaming"
+LOOKED_S = 0.5
+"""Between two looks at a status, each of which starts a process."""
+
 ROLLOUT_S = 150.0
 """The longest that one of these rollouts may take on a slow machine."""
 
@@ -91,7 +94,7 @@ class Ops:
         async def there() -> bool:
             return is_there(await self.status())
 
-        await eventually(there, ROLLOUT_S)
+        await eventually(there, ROLLOUT_S, every_s=LOOKED_S)
 
 
 @asynccontextmanager

@@ -6,8 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from tests.monday import HANDBOOK, OUTSIDE, ROOT, documented, hastened, monday, summary
+from tests.browser.frontend import CHROMIUM
+from tests.monday.acts import monday, summary
+from tests.monday.day import HANDBOOK, documented
+from tests.monday.morning import OUTSIDE, hastened
 from tests.project.shell_blocks import commands
+from tests.rollout.operating import ROOT
 from tests.rollout.readers import USERS
 from tests.servers import alertmanager_server, prometheus_server, release_before, unleash_server
 
@@ -15,6 +19,7 @@ pytestmark = [
     pytest.mark.long,
     pytest.mark.skipif(not unleash_server.is_installed(), reason="no Unleash: run tests/services/setup.sh"),
     pytest.mark.skipif(not prometheus_server.is_installed(), reason="no Prometheus: see setup.sh"),
+    pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed"),
     pytest.mark.skipif(not alertmanager_server.is_installed(), reason="no Alertmanager: see setup.sh"),
 ]
 
@@ -23,7 +28,7 @@ async def test_the_first_monday(tmp_path: Path) -> None:
     """The drill is in the dark. At 25 % it breaks: the alert rings, it goes back, and no text is lost."""
     lines: list[str] = []
 
-    day = await monday(tmp_path, lines.append)
+    day = await monday(tmp_path, lines.append, tmp_path / "pictures")
 
     assert day.shown == {"in the dark": 0, "after the drill": 5, "after the upgrade": 5}
     assert len(set(day.releases)) == (2 if release_before.is_known() else 1)
@@ -40,6 +45,7 @@ async def test_the_first_monday(tmp_path: Path) -> None:
     spans = Counter(span.name for span in day.collector.spans)
     assert spans["run answers"] > 0 and spans["POST /answers"] > spans["run answers"]
     assert "asks, number" not in str(day.collector.spans[:100])
+    assert day.pages.problems == []
     assert 0 < len(day.readers.noticed) < USERS / 2
     assert day.typed >= set(commands(HANDBOOK)), "the handbook has commands that nobody typed"
     assert f"of {USERS} users saw" in summary(day)

@@ -130,15 +130,17 @@ async def read(
 
 
 async def eventually(
-    true: Callable[[], bool] | Callable[[], Awaitable[bool]], within_s: float = PATIENCE_S
+    true: Callable[[], bool] | Callable[[], Awaitable[bool]],
+    within_s: float = PATIENCE_S,
+    every_s: float = 0.01,
 ) -> None:
-    """Wait until something is true, looking often."""
+    """Wait until something is true, looking every so many seconds."""
     async with asyncio.timeout(within_s):
         while True:
             result = true()
             if (await result) if isinstance(result, Awaitable) else result:
                 return
-            await asyncio.sleep(0.01)
+            await asyncio.sleep(every_s)
 
 
 async def scrape(client: httpx.AsyncClient, admin_url: str) -> dict[str, float]:
