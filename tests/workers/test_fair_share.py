@@ -16,8 +16,6 @@ from tests.servers.client import eventually
 from tests.servers.ports import free_socket
 from tests.servers.scripted import talking
 
-pytestmark = pytest.mark.anyio
-
 GET = b"GET / HTTP/1.1\r\nhost: a\r\n\r\n"
 LONG_S = 3600.0
 
