@@ -16,7 +16,8 @@ from redis.asyncio import Redis
 
 from proxy.identity import Identity
 from proxy.runs.run import Run
-from tests.replicas.sharing import SAFE, Replica, claimed, new_run, replica, say, sharded, stored, watch
+from tests.replicas.shared_run import SAFE, new_run, say, stored, watch
+from tests.replicas.sharing import Replica, claimed, replica, sharded
 from tests.servers.client import eventually
 from tests.servers.valkey_server import valkey
 

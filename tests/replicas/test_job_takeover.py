@@ -16,7 +16,8 @@ from proxy.runs.run import Run
 from proxy.settings.blocks.route import RouteSettings
 from proxy.settings.routes import Route
 from proxy.upstream.client import Request
-from tests.replicas.sharing import ANN, KEY, STREAM, TARGET, replica, same
+from tests.replicas.shared_run import ANN, STREAM, TARGET, same
+from tests.replicas.sharing import KEY, replica
 from tests.servers.client import browser, eventually, opened, read, signed
 from tests.servers.jobs import DONE, JobApi, job_route, status
 from tests.servers.scripted import ScriptedUpstream

@@ -14,7 +14,8 @@ from proxy.doctor.findings.diagnosis import Grade
 from proxy.replicas.store.valkey import Health, Link
 from proxy.settings.blocks.store_address import Seeds, seeds_of
 from proxy.settings.settings import ValkeyLogSettings
-from tests.replicas.sharing import KEY, claimed, events, has_entry, is_shared, replica, same, say, whole
+from tests.replicas.shared_run import events, has_entry, same, say, whole
+from tests.replicas.sharing import KEY, claimed, is_shared, replica
 from tests.servers.authority import certificates
 from tests.servers.client import eventually
 from tests.servers.ports import free_port

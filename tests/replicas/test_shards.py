@@ -24,19 +24,8 @@ from proxy.runs.runs import Runs
 from proxy.runs.start import RunSpec
 from proxy.settings.settings import MemoryLogSettings
 from proxy.upstream.client import Answer
-from tests.replicas.sharing import (
-    KEY,
-    METRICS,
-    SAFE,
-    STREAM,
-    new_run,
-    principal_of,
-    same,
-    say,
-    sharded,
-    watch,
-    wires,
-)
+from tests.replicas.shared_run import METRICS, SAFE, STREAM, new_run, same, say, watch, wires
+from tests.replicas.sharing import KEY, principal_of, sharded
 from tests.servers.client import PATIENCE_S, Stream, browser, eventually, opened, read, scrape, signed
 from tests.servers.scripted import ScriptedUpstream
 from tests.servers.serving import Serving, headgate

@@ -8,19 +8,8 @@ from pathlib import Path
 from proxy.errors import UpstreamSilent
 from proxy.replicas.store.valkey import CALL_S, STALL_S
 from proxy.upstream.client import Answer
-from tests.replicas.sharing import (
-    EXTRACTED,
-    Replica,
-    claimed,
-    events,
-    has_entry,
-    new_run,
-    replica,
-    same,
-    say,
-    watch,
-    whole,
-)
+from tests.replicas.shared_run import EXTRACTED, events, has_entry, new_run, same, say, watch, whole
+from tests.replicas.sharing import Replica, claimed, replica
 from tests.servers.client import eventually, texts
 from tests.servers.streaming import EXTRACTION, SUMMARY, answer
 from tests.servers.valkey_server import Detour, ValkeyServer, valkey

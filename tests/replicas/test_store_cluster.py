@@ -11,19 +11,8 @@ from proxy.identity import Identity
 from proxy.replicas.store.valkey import Health, Link
 from proxy.runs.run import Run
 from proxy.settings.blocks.store_address import Seeds, key_prefix, key_prefixes, seeds_of
-from tests.replicas.sharing import (
-    SAFE,
-    claimed,
-    events,
-    is_shared,
-    new_run,
-    principal_of,
-    replica,
-    same,
-    say,
-    sharded,
-    whole,
-)
+from tests.replicas.shared_run import SAFE, events, new_run, same, say, whole
+from tests.replicas.sharing import claimed, is_shared, principal_of, replica, sharded
 from tests.servers.client import eventually
 from tests.servers.store_cluster import Cluster, clustered, is_in_step, said
 from tests.servers.valkey_server import ValkeyServer

@@ -12,20 +12,8 @@ from proxy.errors import StoreDown
 from proxy.replicas import followed_runs
 from proxy.runs.run import Run
 from proxy.settings.settings import ValkeyLogSettings
-from tests.replicas.sharing import (
-    KEY,
-    Replica,
-    claimed,
-    events,
-    new_run,
-    replica,
-    replica_after,
-    same,
-    say,
-    watch,
-    whole,
-    wires,
-)
+from tests.replicas.shared_run import events, new_run, same, say, watch, whole, wires
+from tests.replicas.sharing import KEY, Replica, claimed, replica, replica_after
 from tests.servers.client import eventually
 from tests.servers.streaming import logged
 from tests.servers.valkey_server import ValkeyServer, valkey

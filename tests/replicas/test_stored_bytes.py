@@ -14,25 +14,22 @@ from proxy.replicas import shared_runs
 from proxy.runs.call import Call
 from proxy.runs.run import Run
 from proxy.upstream.client import Request
-from tests.replicas.sharing import (
+from tests.replicas.shared_run import (
     ANN,
-    KEY,
     METRICS,
     ROUTE,
     SAFE,
     STREAM,
     TARGET,
-    Replica,
-    claimed,
     events,
     has_entry,
-    replica,
     same,
     say,
     watch,
     whole,
     wires,
 )
+from tests.replicas.sharing import KEY, Replica, claimed, replica
 from tests.servers.client import eventually
 from tests.servers.streaming import answer, logged
 from tests.servers.valkey_server import ValkeyServer, valkey

@@ -18,21 +18,8 @@ from proxy.runs.run import Run
 from proxy.settings.blocks.route import RouteSettings
 from proxy.settings.routes import Route
 from proxy.viewers.api import position
-from tests.replicas.sharing import (
-    KEY,
-    SAFE,
-    Replica,
-    claimed,
-    events,
-    new_run,
-    replica,
-    replica_after,
-    same,
-    say,
-    stored,
-    whole,
-    wires,
-)
+from tests.replicas.shared_run import SAFE, events, new_run, same, say, stored, whole, wires
+from tests.replicas.sharing import KEY, Replica, claimed, replica, replica_after
 from tests.servers.client import eventually
 from tests.servers.streaming import route
 from tests.servers.valkey_server import Detour, ValkeyServer

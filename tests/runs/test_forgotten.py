@@ -25,7 +25,8 @@ from proxy.text.live_text import LiveTexts
 from proxy.upstream.client import Answer, Request
 from proxy.upstream.exchange import Exchange
 from proxy.viewers.viewer import Viewer
-from tests.replicas.sharing import Replica, claimed, replica, same, say, watch, whole
+from tests.replicas.shared_run import same, say, watch, whole
+from tests.replicas.sharing import Replica, claimed, replica
 from tests.replicas.test_takeover import begun, followed, lose
 from tests.servers.client import EITHER, PATIENCE_S, SSE, eventually
 from tests.servers.scripted import Asked, Script, ScriptedUpstream, talking
