@@ -111,5 +111,25 @@ async def test_in_the_dark_nobody_is_said_to_be_shown_anything(chromium: Browser
         await page.get_by_text("Of those whom the flag's constraints").wait_for()
 
 
+@pytest.mark.parametrize(("ago_s", "is_silent"), [(1, False), (5, True)])
+async def test_a_controller_looks_or_not_by_what_it_said_when_it_was_asked(
+    chromium: Browser, replica: Serving, ago_s: int, is_silent: bool
+) -> None:
+    """Its page is asked every few seconds: one that looks each second is not called silent in between."""
+    async with browser(replica.admin_url) as client:
+        now = (await client.get("/now")).json()
+    asked_at = now["rollout"]["asked_at"]
+    now["rollout"] |= {"look_every_s": 1.0, "last_look_at": asked_at - ago_s}
+    now["at"] = asked_at + 60
+    event = f"data: {json.dumps(now)}\n\n"
+    async with opened_page(chromium, replica) as (page, _):
+        await page.route("**/now", lambda route: route.fulfill(body=event, content_type="text/event-stream"))
+        await page.reload()
+        await page.get_by_text("running · hold · approval").wait_for()
+        said = await page.get_by_text(f"{ago_s} s ago: no controller looks").count()
+
+    assert said == is_silent
+
+
 async def _is_released(client: httpx.AsyncClient) -> bool:
     return (await client.get("/readyz")).json()["kill_switch"] is None

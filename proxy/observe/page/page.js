@@ -77,7 +77,7 @@ function shares(route, killed) {
   }
   const rest = 100 - share - control;
   return [bar, make("p", { class: "key" },
-    make("span", { class: "stream" }, `${percent(share - compared)} stream`),
+    make("span", { class: share > compared ? "stream" : null }, `${percent(share - compared)} stream`),
     compared > 0 && make("span", { class: "dark" }, `${percent(compared)} in the dark: as before, and compared`),
     make("span", {}, `${percent(rest)} as before`),
     make("span", { class: "control" }, control ? `${percent(control)} control: as before, and compared` : "no control")),
@@ -183,10 +183,11 @@ function state({ phase, move, reason }) {
   return said.filter(Boolean).join(" · ").replaceAll("_", " ");
 }
 
-function rollout(found, at) {
+function rollout(found) {
   if (found.problem) return [make("p", { class: "bad" }, found.problem)];
   if (!found.run) return [make("p", { class: "note" }, "No rollout was ever begun.")];
-  const silent = found.look_every_s && at - found.last_look_at > 3 * found.look_every_s;
+  const unlooked = found.asked_at - found.last_look_at;  // of that moment: it is not asked each second
+  const silent = found.look_every_s && unlooked > 3 * found.look_every_s;
   const tone = found.phase === "rolled_back" || found.phase === "killed" ? "bad" : found.move === "hold" ? "busy" : "good";
   const { share } = found;
   const bar = make("div", { class: "bar", "aria-hidden": "true" }, make("span", { class: "stream" }));
@@ -198,7 +199,7 @@ function rollout(found, at) {
       ["Step", [`${found.step} of ${found.steps}, run ${found.run} of `, make("code", {}, found.flag), `, ${found.mode}`]],
       ["Share", [["planned", "decided", "written", "in_force", "observed"].filter((kind) => kind in share).map((kind) => `${kind.replace("_", " ")} ${percent(share[kind])}`).join(" · ")]],
       ["Problem", found.not_in_force ? [make("span", { class: "bad" }, "what is in force is not what was decided")] : []],
-      ["Looked", silent ? [make("span", { class: "bad" }, `${span(at - found.last_look_at)} ago: no controller looks`)] : []],
+      ["Looked", silent ? [make("span", { class: "bad" }, `${span(unlooked)} ago: no controller looks`)] : []],
     ]),
     found.guardrails.length ? table(["Guardrail", "Finding", "#samples"], found.guardrails.map((each) => [
       each.name, make("td", { class: FINDINGS[each.finding] ?? "busy" }, each.finding.replaceAll("_", " ")),
@@ -294,7 +295,7 @@ function show(now) {
   draw("routes", [now.routes, stopped], () => (now.routes.length ? now.routes.map((route) => aRoute(route, stopped)) : [make("p", { class: "note" }, "No route is set.")]));
   draw("health", [now.routes, now.providers, now.learned, now.kept_fields], () => health(now));
   by("rollout-card").hidden = now.rollout === null;
-  if (now.rollout) draw("rollout", now.rollout, () => rollout(now.rollout, now.at));
+  if (now.rollout) draw("rollout", now.rollout, () => rollout(now.rollout));
   draw("kill", [now.kill_switch, now.kill_flag], () => killing(now));
   const on = now.kill_switch !== null;
   say("act", on ? "Let streaming be decided again" : "Stop all streaming");

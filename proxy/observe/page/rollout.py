@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Iterable, Mapping
-from time import monotonic
+from time import monotonic, time
 from typing import Any
 
 import httpx
@@ -31,7 +31,8 @@ class ControllerPage:
         self._lock = asyncio.Lock()
 
     async def shown(self) -> dict[str, Any] | None:
-        """The rollout now, or `problem` why it cannot be seen; None if there is none."""
+        """The rollout as it was at `asked_at` (Unix time), or `problem` why it cannot be seen; None if there
+        is none."""
         async with self._lock:
             if monotonic() - self._at_s >= EVERY_S:
                 self._last = await self._asked(self._url)
@@ -44,7 +45,7 @@ class ControllerPage:
                 # It speaks plain HTTP; a context of TLS would take the loop 20 ms to make.
                 async with httpx.AsyncClient(verify=False, trust_env=False) as client:
                     text = await _read(client, f"{url}/metrics")
-            return rollout_of(text)
+            return {**rollout_of(text), "asked_at": time()}
         except (httpx.HTTPError, TimeoutError, ValueError) as exc:
             return {"problem": f"the controller does not answer: {type(exc).__name__}"}
 
