@@ -15,7 +15,7 @@ from tests.monday.morning import PROXIES, ProxyPlace, command_in, morning
 from tests.project.shell_blocks import commands
 from tests.rollout.operating import LOOKED_S
 from tests.rollout.readers import USERS
-from tests.servers.streaming import eventually
+from tests.servers.client import eventually
 
 HEALTHY_S = 8.0
 """At 25 %, before it breaks."""

@@ -23,12 +23,12 @@ from tests.rollout.operating import FLAG, ROOT, Ops, process
 from tests.rollout.readers import Readers
 from tests.servers.alertmanager_server import OnCall, alertmanager
 from tests.servers.authority import certificates
+from tests.servers.client import eventually
 from tests.servers.corporate_proxy import CorporateProxy, behind_tls
 from tests.servers.otlp_receiver import OtlpReceiver
 from tests.servers.ports import free_port
 from tests.servers.prometheus_server import Prometheus, prometheus
 from tests.servers.release_before import is_known, release_before, this_release
-from tests.servers.streaming import eventually
 from tests.servers.unleash_server import ENVIRONMENT, PROJECT, unleash
 from tests.servers.valkey_server import valkey
 

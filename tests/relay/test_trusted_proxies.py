@@ -5,8 +5,8 @@ from pathlib import Path
 
 from tests.servers.client import eventually
 from tests.servers.scripted import Asked, ScriptedUpstream, talking
-from tests.servers.serving import Serving, gated, headgate
-from tests.servers.streaming import Held, answer, answering, route, token
+from tests.servers.serving import Serving, gated, headgate, token
+from tests.servers.streaming import Held, answer, answering, route
 
 PROXY, STRANGER = "127.0.0.1", "127.0.0.2"
 SAID = (

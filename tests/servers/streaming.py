@@ -19,7 +19,6 @@ import orjson
 
 from proxy.observe.logs import JsonFormatter
 from proxy.settings.blocks.route import RouteSettings
-from tests.servers import client as clients
 from tests.servers.client import browser, eventually
 from tests.servers.ports import free_port
 from tests.servers.scripted import Asked, Script, ScriptedUpstream
@@ -29,11 +28,6 @@ EXTRACTION = "Fever of 38.9 °C — productive cough, SpO₂ 91 %.\n\n| Sign | �
 SUMMARY = "Likely pneumonia 🫁. Start treatment now."
 WHOLE = {"extraction": EXTRACTION, "summary": SUMMARY}
 START = "/api/cases/7/start"
-
-
-def __getattr__(name: str) -> Any:
-    """What a client has, for tests that import it from here."""
-    return getattr(clients, name)
 
 
 def route(**more: Any) -> dict[str, Any]:

@@ -24,21 +24,8 @@ from proxy.upstream.client import Answer, Request
 from proxy.viewers.batch_viewer import BatchViewer
 from proxy.viewers.viewer import FLUSH_BYTES, MAX_SNAPSHOTS, ViewEnd, Viewer
 from tests.runs.test_runs import ANN, STREAM, good, said
-from tests.servers.streaming import (
-    EXTRACTION,
-    PATIENCE_S,
-    START,
-    SUMMARY,
-    Held,
-    answer,
-    answering,
-    eventually,
-    house,
-    opened,
-    route,
-    signed,
-    texts,
-)
+from tests.servers.client import PATIENCE_S, eventually, opened, signed, texts
+from tests.servers.streaming import EXTRACTION, START, SUMMARY, Held, answer, answering, house, route
 from tests.viewers.test_catch_up import after_reading
 
 
