@@ -10,7 +10,7 @@ from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from proxy.downstream.client_request import ClientRequest
-from proxy.http.asgi import TARGET, App
+from proxy.http.asgi import App
 
 SPOKEN = frozenset({"1.0", "1.1"})
 
@@ -100,6 +100,5 @@ class AnsweringProtocol(HttpToolsProtocol):
             request.fail()
             return
         if app is not None:
-            scope = request.as_call(self)
-            scope[TARGET] = request.target
+            request.as_call(self, is_whole=self._front is None)
             self._start_asgi_task(request, cast(ASGI3Application, app))

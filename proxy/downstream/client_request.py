@@ -19,7 +19,7 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from proxy.downstream.answer_head import CONTINUE, interim_answer, status_line
 from proxy.errors import problem
-from proxy.http.asgi import TITLES
+from proxy.http.asgi import TARGET, TITLES
 from proxy.http.framing import last_chunk
 from proxy.http.headers import BODILESS_STATUS, Headers
 from proxy.http.http_date import Dated, http_date
@@ -30,8 +30,6 @@ from proxy.observe.spans.request_ids import RequestIds, ids_of
 _NO_BODY = b""
 
 _REASON = {status: line[13:-2] for status, line in STATUS_LINE.items()}
-
-_ASGI = {"version": "3.0", "spec_version": "2.3"}
 
 EditHead = Callable[[int, Headers], Headers]
 CopyBody = Callable[[bytes], None]
@@ -141,30 +139,33 @@ class ClientRequest(RequestResponseCycle):
 
     # An ASGI call.
 
-    def as_call(self, protocol: HttpToolsProtocol) -> Any:
-        """The scope of an ASGI call, which the request becomes."""
+    def as_call(self, protocol: HttpToolsProtocol, *, is_whole: bool) -> None:
+        """Become an ASGI call. An app that takes requests as they are has this one, and reads little of its
+        scope."""
         event = self._event = _Changed()
         if self.body or not self.more_body or self.disconnected:
             event.set()
         self.logger = protocol.logger
+        self.scope = {"type": "http", "method": self.method, "headers": self.headers}
+        if is_whole:
+            self._fill_scope(protocol)
+
+    def _fill_scope(self, protocol: HttpToolsProtocol) -> None:
         parsed = httptools.parse_url(self.target)
         path = parsed.path.decode("ascii")
-        self.scope = {
-            "type": "http",
-            "asgi": _ASGI,
+        self.scope |= {
+            "asgi": {"version": protocol.asgi_version, "spec_version": "2.3"},
             "http_version": self.version,
             "server": protocol.server,
             "client": protocol.client,
             "scheme": self.scheme,
-            "method": self.method,
             "root_path": "",
             "path": unquote(path) if "%" in path else path,
             "raw_path": parsed.path,
             "query_string": parsed.query or b"",
-            "headers": self.headers,
             "state": protocol.app_state.copy(),
+            TARGET: self.target,
         }
-        return self.scope
 
     async def run_asgi(self, app: ASGI3Application) -> None:
         """Call an app, and make an end of an answer that it leaves without one."""

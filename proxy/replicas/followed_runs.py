@@ -24,6 +24,9 @@ MAX_FOLLOWED = 1000
 MAX_FOLLOWED_BYTES = 64 * 1024 * 1024
 """Over it, runs without viewers are dropped at once."""
 
+LOOK_S = 1.0
+"""Seconds between two looks at all followed runs, unless there are as many as may be."""
+
 IDLE_S = 15.0
 """Seconds that a run without viewers is followed."""
 
@@ -65,6 +68,7 @@ class FollowedRuns:
         viewers."""
         self._finding: dict[str, asyncio.Task[FollowedRun | None]] = {}
         self._loop = asyncio.get_running_loop()
+        self._dropped_at = 0.0
 
     async def aclose(self) -> None:
         """End all copies: nothing fills them any more."""
@@ -106,7 +110,8 @@ class FollowedRuns:
         if route is None:
             logger.warning("stored run has no route here", extra={"run": run_id, "route": stored.meta.route})
             return None
-        self.drop_idle()
+        if len(self) >= self._most or self._loop.time() >= self._dropped_at + LOOK_S:
+            self.drop_idle()
         if len(self) >= self._most:
             logger.warning("too many followed runs", extra={"runs": len(self)})
             raise StoreBusy("too many runs are followed")
@@ -176,6 +181,7 @@ class FollowedRuns:
 
     def drop_idle(self) -> None:
         """Release runs that have had no viewer for `IDLE_S`; over the bounds, the longest idle at once."""
+        self._dropped_at = self._loop.time()
         runs = self._tail.runs
         unread = sorted((run for run in runs if not run.log.is_read), key=lambda run: run.idle_since)
         over = sum(run.size_bytes for run in runs) - self._most_bytes

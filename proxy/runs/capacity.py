@@ -4,7 +4,7 @@ No I/O.
 """
 
 import asyncio
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
@@ -37,7 +37,10 @@ class AnswerBudget:
         self._max_bytes = max_bytes
         self._on_over = on_over
         self._held_by: Counter[str | None] = Counter()
-        self._waiting: deque[tuple[AnswerShare, int, asyncio.Future[None]]] = deque()
+        self._waiting: dict[asyncio.Future[None], tuple[AnswerShare, int]] = {}
+        """The shares that wait, in their order, and the bytes that each asks for. Then one is over."""
+        self._least = 0
+        """None of them asks for less."""
         self._over: AnswerShare | None = None
         """The one that goes on without room."""
         self.held = 0
@@ -65,19 +68,21 @@ class AnswerBudget:
 
     async def wait(self, share: "AnswerShare", size: int) -> None:
         """Count the bytes, as soon as they fit in or it is this share's turn to go on without room."""
+        if self._over is None:
+            self._over = share
+            self._add(share, size)
+            return
         admitted: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        waiting = (share, size, admitted)
-        self._waiting.append(waiting)
+        self._least = min(size, self._least) if self._waiting else size
+        self._waiting[admitted] = (share, size)
         try:
-            self._admit()
             await admitted
         except asyncio.CancelledError:
             if admitted.done() and not admitted.cancelled():
                 self.give_back(share, size)
             raise
         finally:
-            if waiting in self._waiting:
-                self._waiting.remove(waiting)
+            self._waiting.pop(admitted, None)
 
     def give_back(self, share: "AnswerShare", size: int) -> None:
         self._add(share, -size)
@@ -96,15 +101,21 @@ class AnswerBudget:
             del self._held_by[share.principal]
 
     def _admit(self) -> None:
-        """Let those go on that can, in their order."""
-        for waiting in list(self._waiting):
-            share, size, admitted = waiting
+        """Let those go on that can, in their order. They are looked at only while there is room for any."""
+        going: list[asyncio.Future[None]] = []
+        for admitted, (share, size) in self._waiting.items():
+            if self._over is not None and self.held + self._least > self._max_bytes:
+                break
+            if admitted.done():  # its run has ended, and is about to say so
+                continue
             if not self.has_room(share.principal, size):
                 if self._over is not None:
                     continue
                 self._over = share
-            self._waiting.remove(waiting)
             self._add(share, size)
+            going.append(admitted)
+        for admitted in going:
+            del self._waiting[admitted]
             admitted.set_result(None)
 
 

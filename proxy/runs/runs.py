@@ -9,6 +9,7 @@ from asyncio.events import TimerHandle
 from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
+from functools import partial
 from itertools import chain
 from time import monotonic
 from typing import Protocol
@@ -270,7 +271,7 @@ class Runs(KnownRuns):
         run.begun()
         task = asyncio.get_running_loop().create_task(self._execute(run, source))
         self._tasks[run.id] = task
-        task.add_done_callback(lambda _: self._finish(run, keys))
+        task.add_done_callback(partial(self._finish, run, keys))
         self._waiters.announce(run.id)
 
     async def _execute(self, run: Run, source: Source) -> None:
@@ -295,7 +296,7 @@ class Runs(KnownRuns):
             logger.exception("run failed", extra={"run": run.id})
             run.fail(UpstreamError("a mistake of ours", Fault.INTERNAL))
 
-    def _finish(self, run: Run, keys: Sequence[str]) -> None:
+    def _finish(self, run: Run, keys: Sequence[str], _: "asyncio.Task[None]") -> None:
         del self._tasks[run.id]
         del self._live[run.id]
         if run.body_reservation is not None:

@@ -134,31 +134,47 @@ class _Calls:
         )
         events = NdjsonLines() if settings.format == "ndjson" else Events()
 
-        turns, counted = Turns(), 0
-
-        take, feed = reading.take_small, events.feed
-
-        def serve(data: bytes) -> bool:
-            if reading.text_chars - counted >= COUNTED_CHARS or events.held_bytes + len(data) > SEARCH_BYTES:
-                return False
-            for event, payload in feed(data):
-                take(event, payload)
-            return True
-
-        while data := await exchange.read(serve):
+        counted = _Counted(self._run, reading, events)
+        turns = Turns()
+        while data := await exchange.read(counted.serve):
             for at in range(0, len(data), FEED_BYTES):
                 for event, payload in events.feed(data[at : at + FEED_BYTES]):
                     await reading.take(event, payload)
                 await turns.breathe()
-            await self._run.answer_share.take(reading.text_chars - counted)
-            counted = reading.text_chars
+            await counted.catch_up()
         for event, payload in events.end():
             await reading.take(event, payload)
-        await self._run.answer_share.take(reading.text_chars - counted)
+        await counted.catch_up()
         by_close = settings.ends_by == "close" and _says_its_end(exchange.headers)
         if not (reading.ended or by_close):
             raise UpstreamBroke("the stream ended before its end", Fault.TRUNCATED)
         return reading.body()
+
+
+class _Counted:
+    """A stream's events as they come, and how much of its text is counted among the answers in flight."""
+
+    __slots__ = ("_chars", "_events", "_reading", "_run")
+
+    def __init__(self, run: Run, reading: StreamReading, events: "Events | NdjsonLines") -> None:
+        self._run = run
+        self._reading = reading
+        self._events = events
+        self._chars = 0
+
+    def serve(self, data: bytes) -> bool:
+        """Read a few bytes at once; see `Connection.read`. False: they are many, or text is to be counted."""
+        reading, events = self._reading, self._events
+        if reading.text_chars - self._chars >= COUNTED_CHARS or events.held_bytes + len(data) > SEARCH_BYTES:
+            return False
+        for event, payload in events.feed(data):
+            reading.take_small(event, payload)
+        return True
+
+    async def catch_up(self) -> None:
+        """Count all text so far, as soon as there is room for it."""
+        chars, self._chars = self._chars, self._reading.text_chars
+        await self._run.answer_share.take(self._chars - chars)
 
 
 class _ByRules:

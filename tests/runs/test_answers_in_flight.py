@@ -1,6 +1,7 @@
 """Answers of runs in flight have one budget: over it runs wait their turn, and no answer is lost."""
 
 import asyncio
+import time
 from contextlib import AsyncExitStack
 from pathlib import Path
 
@@ -165,3 +166,32 @@ async def test_a_run_that_ends_while_it_waits_has_taken_nothing() -> None:
 
     assert budget.held == 740
     assert budget.has_room("cyd", 260)
+
+
+async def test_a_run_costs_no_more_the_more_runs_wait() -> None:
+    """Neither when it begins to wait, nor when another one gives back what it had."""
+
+    async def cost_s(runs: int) -> float:
+        budget = AnswerBudget(1_000_000)
+        first, over = budget.share("ann"), budget.share("bob")
+        await first.take(740_000)
+        await over.take(260_000)
+        await over.take(1)
+        began = time.thread_time()
+        shares = [budget.share(f"user {number}") for number in range(runs)]
+        waiting = [asyncio.create_task(share.take(1_000)) for share in shares]
+        await asyncio.sleep(0)
+        for _ in shares:
+            first.give_back(1)
+        took_s = time.thread_time() - began
+        first.close()
+        over.close()
+        for share, task in zip(shares, waiting, strict=True):
+            await task
+            share.close()
+        assert budget.held == 0
+        return took_s / runs
+
+    few_s = min([await cost_s(100) for _ in range(5)])
+    many_s = min([await cost_s(2_000) for _ in range(3)])
+    assert many_s < 5 * few_s
