@@ -14,7 +14,7 @@ from tests.simulate.early_table import early_table
 from tests.simulate.more_tables import more_tables
 from tests.simulate.plan_table import plan_table
 from tests.simulate.rollouts import Case, Course, courses
-from tests.simulate.user_table import users_table
+from tests.simulate.user_table import MORE, users_table
 from tests.simulate.world import Truth
 
 STRONGLY = 1.0
@@ -79,21 +79,22 @@ def cells(found: Sequence[Course]) -> list[str]:
 
 @click.command()
 @click.option("--rounds", type=click.IntRange(2), default=100, show_default=True, help="Rollouts a row.")
+@click.option("--whole", type=click.IntRange(2), default=2, show_default=True, help="By the controller.")
 @click.option("--seed", type=int, default=1, show_default=True)
 @click.option("--only", default="", help="Rows whose name has this.")
-def main(rounds: int, seed: int, only: str) -> None:
-    """Print the tables: the tests among users who differ, and whole rollouts by the real controller. Of
-    these, each of which takes as long as a hundred, there are a hundredth; but for some rows by name."""
+def main(rounds: int, whole: int, seed: int, only: str) -> None:
+    """Print the tables: the tests among users who differ, and whole rollouts by the real controller, each of
+    which takes as long as two hundred."""
     Console(width=180).print(users_table(rounds, seed, only))
-    Console(width=150).print(early_table(rounds, seed, only))
+    Console(width=150).print(early_table(MORE * rounds, seed, only))
     Console(width=150).print(plan_table(rounds, seed, only))
     for more in more_tables(rounds, seed, only):
         Console(width=150).print(more)
-    whole = rounds if only else max(2, rounds // 50)
-    Console(width=150).print(_controllers_table(whole, seed, only))
+    Console(width=150).print(controllers_table(whole, seed, only))
 
 
-def _controllers_table(rounds: int, seed: int, only: str) -> Table:
+def controllers_table(rounds: int, seed: int, only: str) -> Table:
+    """The table of whole rollouts, of rows whose name has `only`."""
     table = Table(
         title=f"{rounds} rollouts a row, of 68 hours; 1 % of batch answers fail; looked at each minute"
     )

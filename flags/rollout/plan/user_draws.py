@@ -149,9 +149,8 @@ class UserDraws:
 def added_up(each: Vector, together: float, axis: int = 0) -> Vector:
     """Return the sums of so many rollouts: of each one, of those before it, and a part of the last one."""
     whole, part = divmod(together, 1)
-    found: Vector = part * np.roll(each, int(whole), axis)
-    for number in range(int(whole)):
-        found = found + np.roll(each, number, axis)
+    parts = [1.0] * int(whole) + [part] * (part > 0)
+    found: Vector = np.sum([of * np.roll(each, number, axis) for number, of in enumerate(parts)], axis=0)
     return found
 
 

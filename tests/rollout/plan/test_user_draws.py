@@ -111,6 +111,7 @@ def test_more_users_than_are_simulated_win_as_their_parts_do_together() -> None:
     each = np.arange(8.0)[:, None] * np.ones(3)
 
     assert added_up(each, 1.0) == pytest.approx(each)
+    assert (added_up(np.full(4, -np.inf), 1.0) == -np.inf).all()  # of harm that cannot be
     assert added_up(each, 2.5).mean() == pytest.approx(2.5 * each.mean())
     assert added_up(each, 2.5)[5] == pytest.approx(5 + 4 + 3 / 2)
 

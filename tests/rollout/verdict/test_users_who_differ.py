@@ -14,7 +14,19 @@ from proxy.observe.users.draws import Draws
 from tests.simulate.early_table import RULES, TRUTHS, First
 from tests.simulate.early_table import simulated as simulated_early
 from tests.simulate.user_table import part, simulated
-from tests.simulate.users import EARLY, LOOK_S, LOOKS, SHARE, STEPS, Among, Back, Rollout, early, evidence
+from tests.simulate.users import (
+    BEGINS,
+    EARLY,
+    LOOK_S,
+    LOOKS,
+    SHARE,
+    STEPS,
+    Among,
+    Back,
+    Rollout,
+    early,
+    evidence,
+)
 
 
 @cache
@@ -88,6 +100,13 @@ def test_harm_is_found_among_users_who_differ(cv2: float) -> None:
 
     assert part(back, "errors") >= 11 / 12
     assert part(back, "errors") >= part(back, "by requests")
+
+
+def test_harm_that_begins_late_is_found_before_its_step_ends() -> None:
+    """Three times the failures from 25 % of users on: in 16 hours."""
+    back = found(Among(1.0, 3.0, harm_from=3), 12)
+
+    assert sum(each.at["errors"] < BEGINS[4] for each in back) >= 9
 
 
 def test_users_who_differ_are_seldom_taken_for_harm() -> None:
