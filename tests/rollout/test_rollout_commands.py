@@ -70,6 +70,19 @@ async def test_before_the_first_rollout_there_is_none(desk: Desk) -> None:
     assert "no rollout yet" in refused.output
 
 
+async def test_a_journal_that_is_lost_is_not_called_a_beginning(desk: Desk) -> None:
+    """The flag outlives it: what is in force is said, and what to do."""
+    await desk.has_begun(5)
+    journal = desk.rolling.policy.journal
+    for file in journal.parent.glob(f"{journal.name}*"):
+        file.rename(file.with_name(f"lost-{file.name}"))
+
+    said = " ".join((await desk.types("status")).output.split())
+
+    assert "The flag is on, at 5 %, and this journal knows of no rollout." in said
+    assert "restore its journal" in said
+
+
 async def test_a_journal_that_is_just_being_made_is_none_yet(desk: Desk) -> None:
     """A look while the controller begins: the file is there, and its tables are not."""
     journal = desk.rolling.policy.journal

@@ -13,7 +13,7 @@ from rich.text import Text
 from flags.rollout.ledger import RolloutState
 from flags.rollout.moves import MoveKind, MoveReason, RolloutPhase
 from flags.rollout.policy.policy import Policy
-from flags.rollout.reporting.standing import Standing, decided, gap
+from flags.rollout.reporting.standing import Standing, decided, exposes, gap
 
 SILENT_TICKS = 3
 """Ticks without a look after which the controller counts as gone."""
@@ -148,10 +148,20 @@ def _differs_by_requests(move: Mapping[str, Any]) -> str:
     return str(move["detail"]) if move["reason"] == MoveReason.NOT_EXPOSED else ""
 
 
+def _none(in_force: Standing | None) -> str:
+    """The words where the journal has no rollout. It may have been lost, and the flag outlives it."""
+    if in_force is None or not exposes(in_force):
+        return "No rollout yet. `headgate rollout run` begins one."
+    return (
+        f"The flag is on, at {in_force['share']} %, and this journal knows of no rollout. If there was one, "
+        "restore its journal, or set the flag to 0 % by hand; else `headgate rollout run` begins one."
+    )
+
+
 def shown(status: Status, now_s: float) -> RenderableType:
     """The status as text for a terminal."""
     if not status.run:
-        return Text("No rollout yet. `headgate rollout run` begins one.")
+        return Text(_none(status.in_force))
     parts = [_head(status, now_s), _evidence(status)]
     if status.answers and any(verdict.get("histories") is False for verdict in status.verdicts):
         parts.append(Text(NO_HISTORIES))
