@@ -154,7 +154,7 @@ async def test_odd_statuses_do_not_break_the_client(tmp_path: Path) -> None:
         await asked.send(b"HTTP/1.1 %b Odd\r\n" % status)
         await asked.send(b"\r\n" if status in {b"204", b"304"} else b"content-length: 2\r\n\r\nno")
 
-    async with house(script, tmp_path) as (_, _, client):
+    async with house(script, tmp_path, commit_after=15) as (_, _, client):
         for status in (204, 299, 304, 999):
             response = await client.post(f"{START}?{status}", headers=signed(accept=EITHER))
 

@@ -543,7 +543,7 @@ async def test_after_a_long_absence_there_are_bounds() -> None:
         tracks += [track("process_start_time_seconds", (at_s, "400"), **of)]
     script = by_query({"instance=": matrix(), "process_start_time_seconds": matrix(*tracks)})
     before = replace(BEFORE, at_s=-1e6, since_s=0.0)
-    async with playing(script) as (upstream, source):
+    async with playing(script, timeout_s=60) as (upstream, source):
         reading = await source.read(1000, before)
 
     _, census, *asked = [parse_qs(urlsplit(each.target.decode()).query) for each in upstream.asked]
