@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Coroutine, Iterator
 from contextlib import contextmanager
-from time import time
+from time import monotonic, time
 from typing import TYPE_CHECKING
 
 from flags.decision import generation_of
@@ -46,8 +46,8 @@ async def every_second(
                 metrics.by_route[route.name].start_generation(*generation)
         for counted in metrics.by_route.values():
             counted.show_users(time())
-        if time() >= forget_at:
-            forget_at = time() + FORGET_S
+        if monotonic() >= forget_at:
+            forget_at = monotonic() + FORGET_S
             for counted in metrics.by_route.values():
                 counted.forget_users(time())
         runs.evict()  # even without requests: texts are kept no longer than the settings say

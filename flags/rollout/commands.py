@@ -144,8 +144,8 @@ def watch(policy: Policy) -> None:
     with Live(auto_refresh=False, screen=False) as live:
         while True:
             now_s = time.time()
-            if now_s >= read_due_s:
-                in_force, read_due_s = _in_force(policy), time.time() + FLAG_S
+            if time.monotonic() >= read_due_s:
+                in_force, read_due_s = _in_force(policy), time.monotonic() + FLAG_S
             live.update(shown(status_of(_state(policy), policy, now_s, in_force), now_s), refresh=True)
             time.sleep(WATCH_S)
 
