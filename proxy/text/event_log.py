@@ -15,6 +15,9 @@ MAX_AT_ONCE = 512
 MAX_NEW_BYTES = 64 * 1024
 """The largest event that is sent as it comes, whole."""
 
+AT_A_TURN = 64
+"""Readers that are woken in one turn of the loop: each then has a piece of work to do."""
+
 _NOWHERE: Set[int] = frozenset()  # one for all: an empty one takes 200 bytes
 
 CONTENT = frozenset({EventType.CONTENT_CHUNK, EventType.CONTENT_REPLACE})
@@ -71,10 +74,12 @@ class EventLog:
 
     __slots__ = (
         "_content",
+        "_is_more",
         "_known_at",
         "_newest",
         "_readers",
         "_retry_ms",
+        "_unwoken",
         "_wires",
         "doubt",
         "ended",
@@ -99,6 +104,10 @@ class EventLog:
         self.ended = False
         self._newest: NewEvent | None = None
         self._readers: set[Callable[[], None]] = set()
+        self._unwoken: list[Callable[[], None]] | None = None
+        """Readers that are woken in the next turns; None: all were."""
+        self._is_more = False
+        """Whether there is more since these began to be woken: all readers are to look once more."""
         self.size_bytes = 0
         self.has_content = False
         self.snapshots_from: Set[int] = _NOWHERE
@@ -128,8 +137,7 @@ class EventLog:
         self.size_bytes += len(wire)
         if is_content:
             self.has_content = True
-        for wake in self._readers:
-            wake()
+        self.wake()
 
     def after(self, seq: int) -> Sequence[LogEntry]:
         """The next entries beyond `seq`, at most `MAX_AT_ONCE` of them."""
@@ -174,9 +182,30 @@ class EventLog:
         self._readers.discard(wake)
 
     def wake(self) -> None:
-        """Let all waiting readers look again."""
-        for wake in self._readers:
-            wake()
+        """Let all waiting readers look again; of many, some in each turn of the loop."""
+        if self._unwoken:
+            self._is_more = True
+        elif len(self._readers) <= AT_A_TURN:
+            for wake in self._readers:
+                wake()
+        else:
+            self._unwoken = list(self._readers)
+            self._wake_some()
+
+    def _wake_some(self) -> None:
+        unwoken = self._unwoken or []
+        some = unwoken[-AT_A_TURN:]
+        del unwoken[-AT_A_TURN:]
+        for wake in some:
+            if wake in self._readers:
+                wake()
+        if not unwoken:
+            self._unwoken = list(self._readers) if self._is_more else None
+            self._is_more = False
+        if self._unwoken:
+            asyncio.get_running_loop().call_soon(self._wake_some)
+        else:
+            self._unwoken = None
 
 
 class LogReader:

@@ -1,8 +1,9 @@
 """The log of one run in memory, and how its readers wait."""
 
 import asyncio
+from collections.abc import Callable
 
-from proxy.text.event_log import EventLog, LogReader
+from proxy.text.event_log import AT_A_TURN, EventLog, LogReader
 from proxy.text.events import Transcript
 
 
@@ -118,6 +119,37 @@ async def test_a_reader_that_is_closed_is_not_called() -> None:
 
     assert not waiting.done()
     await waiting
+
+
+async def test_many_readers_are_woken_some_in_each_turn() -> None:
+    """The loop has others to serve. What comes meanwhile reaches all of them, and who left is not called."""
+    log = filled(1)
+    readers = AT_A_TURN * 3 + 1
+    seen = dict.fromkeys(range(readers), 0)
+
+    def reader(number: int) -> Callable[[], None]:
+        def wake() -> None:
+            seen[number] = len(log)
+
+        log.subscribe(wake)
+        return wake
+
+    wakes = [reader(number) for number in range(readers)]
+    log.take(filled(2).entry(3))
+    at_once = [number for number, length in seen.items() if length == 3]
+    left = next(number for number, length in seen.items() if length == 0)
+    log.unsubscribe(wakes[left])
+    log.take(filled(3).entry(4))
+    turns = 0
+    while {length for number, length in seen.items() if number != left} != {4}:
+        before = list(seen.values())
+        await asyncio.sleep(0)
+        turns += 1
+        assert sum(one != other for one, other in zip(before, seen.values(), strict=True)) <= AT_A_TURN
+        assert turns < 20
+
+    assert len(at_once) == AT_A_TURN
+    assert seen[left] == 0
 
 
 async def test_an_entry_of_another_replica_is_taken_as_it_is() -> None:

@@ -52,14 +52,14 @@ async def one() -> AsyncIterator[One]:
     listening = free_socket()
     listening.listen(64)
     serving = server(answering, listening.dup(), ServerProtocol, keep_alive_s=60, grace_s=1, share=own)
-    async with asyncio.TaskGroup() as group:
-        group.create_task(serving.serve_here())
+    task = asyncio.ensure_future(serving.serve_here())
+    try:
         await serving.is_open.wait()
-        try:
-            with listening:
-                yield One(listening, serving, other)
-        finally:
-            serving.should_exit = True
+        with listening:
+            yield One(listening, serving, other)
+    finally:
+        serving.should_exit = True
+        await task  # not cancelled, also if the test fails: it closes what it has opened
 
 
 async def asked(stack: AsyncExitStack, url: str, times: int) -> None:
