@@ -107,8 +107,9 @@ class UserRollouts:
         self._bets, self._part = None, None
         if of.users > MOST_USERS:
             part = replace(of, users=MOST_USERS, per_look=of.per_look * MOST_USERS / of.users)
+            own = np.random.default_rng(of.users)
             self._part = UserRollouts(
-                rng, part, self.rail, self.rollouts, self.at_least, of.users / MOST_USERS
+                own, part, self.rail, self.rollouts, self.at_least, of.users / MOST_USERS
             )
         elif of.known_looks and self.rail.margin <= BY_USERS_MARGIN:
             self._bets = UserBets(

@@ -120,10 +120,10 @@ def test_a_plan_for_many_users_bets_on_the_draw() -> None:
     """1,200 of them, and harm that other bets do not find so often. With a wide margin these are alone."""
     found = []
     for margin in (1.25, 1.26):
-        many = Population(1200, 30.0, 0.01, 4.0, known_looks=400.0)
+        many = Population(1200, 40.0, 0.01, 4.0, known_looks=400.0)
         rollouts = UserRollouts(
-            np.random.default_rng(1), many, RateRatio("errors", 1.0, margin=margin), 30, [200.0]
+            np.random.default_rng(1), many, RateRatio("errors", 1.0, margin=margin), 60, [200.0]
         )
-        found.append(rollouts.back((0.5, 0.5), 3.0, 200.0, np.log(100), np.ones(30)))
+        found.append(rollouts.back((0.5, 0.5), 3.0, 200.0, np.log(100), np.ones(60)))
 
-    assert np.isfinite(found[0]).mean() > np.isfinite(found[1]).mean() + 0.2
+    assert np.isfinite(found[0]).mean() > np.isfinite(found[1]).mean() + 0.1
