@@ -21,7 +21,8 @@ from proxy.settings.settings import ValkeyLogSettings
 
 
 class ShardedRuns:
-    """All shards of the store; a context, entered and left in one task. Arguments: see `ValkeyRuns`."""
+    """All shards of the store; a context. Each is entered and left in a task of its own. Arguments: see
+    `ValkeyRuns`."""
 
     def __init__(  # noqa: PLR0913 - most are callbacks, by name
         self,
@@ -74,8 +75,12 @@ class ShardedRuns:
     async def __aexit__(
         self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
     ) -> None:
-        # At once: each may wait for a store that answers nothing.
-        await asyncio.gather(*(shard.__aexit__(kind, exc, trace) for shard in self.shards))
+        # At once: each may wait for a store that answers nothing. And each to its end: one that cannot be
+        # left must not cost the others what they have not stored.
+        leaving = (shard.__aexit__(kind, exc, trace) for shard in self.shards)
+        for left in await asyncio.gather(*leaving, return_exceptions=True):
+            if left is not None:
+                raise left
 
     def of(self, principal: str | None) -> ValkeyRuns:
         """The shard that has the runs of a principal."""

@@ -78,7 +78,7 @@ RESTART_S = 1.0
 
 
 class ValkeyRuns:
-    """The port to the other replicas; a context, entered and left in one task.
+    """The port to the other replicas; a context, which may be entered in one task and left in another.
 
     Leave it after the runs have ended, so that the others learn how they did.
 

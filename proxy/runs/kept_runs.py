@@ -66,6 +66,12 @@ class KeptRuns:
         while self._spent and (len(self._spent) > MAX_SPENT or next(iter(self._spent.values())) <= now):
             self._spent.popitem(last=False)
 
+    def drop(self, run_id: str) -> Sequence[str]:
+        """Drop a kept run; returns the keys that requests could join it by."""
+        gone = self._finished[run_id]
+        self._drop(gone)
+        return gone.keys
+
     def is_spent(self, key: str, now: float) -> bool:
         """True if the run of this key is over, and its answer had to go before its time."""
         return self._spent.get(key, now) > now
@@ -79,10 +85,9 @@ class KeptRuns:
         return self._of[self._runs.largest()][0] if self._runs.total > self._bounds.runs else None
 
     def _drop(self, gone: _Finished) -> None:
-        """Whoever it is that goes is the oldest one of its principal."""
         principal = gone.run.principal
         del self._finished[gone.run.id]
-        self._of[principal].popleft()
+        self._of[principal].remove(gone)  # mostly its principal's oldest, and so the first
         if not self._of[principal]:
             del self._of[principal]
         self._bytes.add(principal, -gone.size_bytes)

@@ -77,8 +77,8 @@ class KnownRuns:
         ]
         if self._shared is not None:
             there = await self._shared.of(identity.principal).live(identity.principal)
-            # Of a run of its own this process knows more.
-            found += [run for run in there if self._known(run.id) is None]
+            # Of a run of its own this process knows more. Another one's may have the same id.
+            found += [run for run in there if not _owns(identity, self._known(run.id))]
         return sorted(found, key=lambda run: -run.age_s)
 
     async def look_up(self, run_id: str, identity: Identity | None) -> ViewableRun | None:
@@ -259,6 +259,6 @@ class KnownRuns:
                 del self._joinable[key]
 
 
-def _owns(identity: Identity | None, run: ViewableRun) -> bool:
+def _owns(identity: Identity | None, run: ViewableRun | None) -> bool:
     """All that are nobody in particular would share their runs, so they own none."""
-    return identity is not None and run.principal == identity.principal
+    return identity is not None and run is not None and run.principal == identity.principal

@@ -145,7 +145,13 @@ class Runs(KnownRuns):
         return self._capacity.has_share(route, None if identity is None else identity.principal)
 
     def take_over(self, start: RunSpec, continuation: Continuation) -> Run:
-        """Go on with a run that another replica began. Requests that join it find its keys in the store."""
+        """Go on with a run that another replica began. Requests that join it find its keys in the store.
+
+        Raises:
+            ValueError: this process has another run of this id; it may have begun after `has_id` was asked.
+        """
+        if start.run_id is not None and self.has_id(start.run_id):
+            raise ValueError("another run of this process has this id")
         run = self._made(start)
         run.continue_from(continuation)
         self._capacity.take(run.route.name, run.principal)
@@ -158,19 +164,24 @@ class Runs(KnownRuns):
         Its events here are not those of the other replica from now on, so its viewers are sent there.
         """
         run.leave()
+        if self._kept.get(run.id) is run:  # it is not found any more, and another one may get its id
+            self._forget(run, self._kept.drop(run.id))
+            self._aliases.forget(run.id)
         task = asyncio.get_running_loop().create_task(self._part_with(run))
         self._background.add(task)
         task.add_done_callback(self._background.discard)
 
     async def _part_with(self, run: Run) -> None:
-        task = self._tasks.get(run.id)
-        if task is not None:
+        if self._live.get(run.id) is run:
+            task = self._tasks[run.id]
             task.cancel()
             await asyncio.wait({task})
         copy: ViewableRun | None = None
         if self._shared is not None:
             with suppress(StoreDown):  # viewers come back, and find it then
                 copy = await self._shared.of(run.principal).find(run.id)
+        if copy is not None and copy.principal != run.principal:
+            copy = None  # the store has lost its memory, and another one's run has got the id
         for viewer in list(self._viewers.get(run.id, ())):
             # A run of another principal may have the same id, if clients chose it.
             if viewer.run is not copy and viewer.run.principal == run.principal:

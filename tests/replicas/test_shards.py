@@ -19,10 +19,12 @@ from proxy.replicas.placement import ShardPlacement
 from proxy.replicas.sharded_runs import ShardedRuns
 from proxy.replicas.store.valkey import Link
 from proxy.replicas.takeover_executor import TakeoverExecutor
+from proxy.runs.call import Continuation
 from proxy.runs.run import Run
 from proxy.runs.runs import Runs
 from proxy.runs.start import RunSpec
 from proxy.settings.settings import MemoryLogSettings
+from proxy.text.event_log import EventLog
 from proxy.upstream.client import Answer
 from tests.replicas.shared_run import METRICS, SAFE, STREAM, new_run, same, say, watch, wires
 from tests.replicas.sharing import KEY, principal_of, sharded
@@ -376,6 +378,148 @@ async def test_a_lost_run_is_not_taken_over_beside_another_one_of_its_id(at: dic
         await runs.aclose()
 
     assert may == [False, True]
+
+
+async def test_a_run_that_is_taken_over_takes_no_place_of_another_one_of_its_id() -> None:
+    """One may have begun after the claim was sent. This one then ends as lost, and touches nothing of it."""
+    runs, waiting, run_id = Runs(MemoryLogSettings()), Unanswered(), str(uuid.uuid4())
+    ann, bob = (
+        RunSpec(new_run(of=SAFE).call, STREAM, Identity(who, who), METRICS, waiting, run_id=run_id)
+        for who in ("ann", "bob")
+    )
+    own = await runs.start(ann)
+    log = EventLog(run_id, 1)
+    with pytest.raises(ValueError, match="id"):
+        runs.take_over(bob, Continuation(log, 1, 1, 0.0, headers_sent=False))
+    found = runs.find(run_id, ann.identity)
+    await runs.aclose()
+
+    assert found is own
+    assert own.log.ended
+    assert log.generation == 0
+
+
+async def test_a_run_that_has_ended_and_moved_takes_nothing_along() -> None:
+    """It is kept no more, and another one may have its id by now."""
+    runs, run_id = Runs(MemoryLogSettings(runs=1)), str(uuid.uuid4())
+    source = Unanswered()
+
+    async def begun_by(who: str, run_id: str) -> Run:
+        spec = RunSpec(new_run().call, STREAM, Identity(who, who), METRICS, source, run_id=run_id)
+        run = await runs.start(spec)
+        assert isinstance(run, Run)
+        return run
+
+    moved = await begun_by("ann", run_id)
+    moved.cancel()
+    runs._tasks[run_id].cancel()
+    await eventually(lambda: runs.kept == 1)
+    runs.part_with(moved)
+    kept = runs.kept
+    other = await begun_by("bob", run_id)
+    runs.part_with(moved)
+    await asyncio.wait(runs._background)
+    ended_by_then = other.ended
+    other.cancel()
+    runs._tasks[run_id].cancel()
+    await eventually(lambda: runs.kept == 1)
+    last = await begun_by("bob", str(uuid.uuid4()))
+    last.cancel()
+    runs._tasks[last.id].cancel()
+    await eventually(lambda: runs.kept == 1 and not runs.live_routes())
+
+    assert kept == 0
+    assert not ended_by_then
+    assert runs.find(last.id, Identity("bob", "bob")) is last
+    await runs.aclose()
+
+
+@pytest.mark.usefixtures("patient")
+async def test_a_run_is_listed_beside_another_one_of_its_id(at: dict[str, ValkeyServer]) -> None:
+    """A process that executes one lists the other one, which is elsewhere, to its owner."""
+    async with sharded(_shards(at)) as (store, _), sharded(_shards(at)) as (elsewhere, _):
+        runs, waiting, run_id = Runs(MemoryLogSettings(), store), Unanswered(), str(uuid.uuid4())
+        ann, bob = (Identity(principal_of(store, name), name) for name in ("one", "two"))
+        await runs.start(RunSpec(new_run().call, STREAM, ann, METRICS, waiting, run_id=run_id))
+        theirs = new_run(run_id, identity=bob)
+        assert await elsewhere.of(bob.principal).claim(theirs, ()) is None
+        listed = [[run.id for run in await runs.live_of(who)] for who in (ann, bob)]
+        await runs.aclose()
+
+    assert listed == [[run_id], [run_id]]
+
+
+async def test_a_store_that_cannot_be_left_keeps_no_other_one_from_being_left() -> None:
+    """What others have not stored of runs is not lost with it."""
+    left: list[str] = []
+
+    class Shard:
+        def __init__(self, name: str) -> None:
+            self.name = name
+
+        async def __aexit__(self, *_: object) -> None:
+            if self.name == "one":
+                raise ZeroDivisionError
+            await asyncio.sleep(0.02)
+            left.append(self.name)
+
+    store = object.__new__(ShardedRuns)
+    shards: list[Any] = [Shard("one"), Shard("two")]
+    store.shards = shards
+    with pytest.raises(ZeroDivisionError):
+        await store.__aexit__(None, None, None)
+
+    assert left == ["two"]
+
+
+async def test_viewers_are_moved_to_no_run_of_somebody_else() -> None:
+    """A store that has lost its memory may have another one under the id."""
+    run_id = str(uuid.uuid4())
+    theirs = new_run(run_id, identity=Identity("bob", "bob"))
+
+    class Store:
+        def of(self, principal: str | None) -> Any:
+            return self
+
+        async def claim(self, *_: object) -> None:
+            return None
+
+        async def find(self, run_id: str) -> Run:
+            return theirs
+
+        async def keeps(self, run_id: str) -> bool:
+            return True
+
+        def can_be_left(self, run_id: str) -> bool:
+            return False
+
+    class Looking:
+        lag_events = 0
+
+        def __init__(self, run: Any) -> None:
+            self.run = run
+            self.to: list[Any] = []
+
+        def say_goodbye(self) -> None:
+            raise AssertionError
+
+        def move_to(self, copy: Any) -> None:
+            self.to.append(copy)
+
+    store: Any = Store()
+    runs = Runs(MemoryLogSettings(), store)
+    spec = RunSpec(
+        new_run().call, STREAM, Identity("ann", "ann"), METRICS, Unanswered(), run_id=run_id, may_join=False
+    )
+    run = await runs.start(spec)
+    assert isinstance(run, Run)
+    viewer = Looking(run)
+    with runs.watching(viewer):
+        runs.part_with(run)
+        await asyncio.wait(runs._background)
+    await runs.aclose()
+
+    assert viewer.to == [None]
 
 
 class Unanswered:
