@@ -154,6 +154,11 @@ class Mirror:
     def has(self, run_id: str) -> bool:
         return run_id in self._copies
 
+    def is_in_flight(self, run_id: str) -> bool:
+        """True if this process executes the run of this id that is in this shard."""
+        copy = self._copies.get(run_id)
+        return copy is not None and not copy.log.ended
+
     def span_of(self, run_id: str) -> RunSpan | None:
         """The span of a run of this process that is in flight."""
         copy = self._copies.get(run_id)

@@ -336,7 +336,7 @@ class ValkeyRuns:
         content = self._messages.opened(message)
         if "cancel" in content:
             self._takeover.cancel(content["cancel"])
-            if self._mirror.has(content["cancel"]):  # a run of another shard may have the same id
+            if self._mirror.is_in_flight(content["cancel"]):  # a run of another shard may have the same id
                 self._on_cancel(content["cancel"])
         self._on_tap(content.get("taps", ()))
         viewed_elsewhere(content.get("views", ()), self._mirror.span_of)

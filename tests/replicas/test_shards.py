@@ -449,6 +449,27 @@ async def test_a_run_is_listed_beside_another_one_of_its_id(at: dict[str, Valkey
     assert listed == [[run_id], [run_id]]
 
 
+@pytest.mark.usefixtures("patient")
+async def test_a_cancel_that_comes_when_its_run_has_ended_ends_no_other_one(
+    at: dict[str, ValkeyServer],
+) -> None:
+    """The end is not stored yet; another shard's run may have the id by now."""
+    async with sharded(_shards(at)) as (store, told):
+        ann = Identity(principal_of(store, "one"), "ann")
+        shard, run = store.of(ann.principal), new_run(identity=ann)
+        assert await shard.claim(run, ()) is None
+        run.begun()
+        say(run)
+        message = shard._messages.sealed(shard.replica, {"cancel": run.id})
+        shard._receive(message)
+        before = list(told.cancelled)
+        run.shut_down()
+        shard._receive(message)
+
+    assert before == [run.id]
+    assert told.cancelled == before
+
+
 async def test_a_store_that_cannot_be_left_keeps_no_other_one_from_being_left() -> None:
     """What others have not stored of runs is not lost with it."""
     left: list[str] = []
