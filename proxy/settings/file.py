@@ -96,8 +96,9 @@ def _place(problem: str) -> str:
 
 
 def _explain(error: Any) -> str:
-    """One line: where, what, and a suggestion if there is one. Never the value: it may be a secret."""
-    location: tuple[str | int, ...] = error["loc"]
+    """One line: where, what, and a suggestion if there is one. Never the value: it may be a secret; nor a
+    name that is an address, which may have one."""
+    location = tuple("…" if isinstance(part, str) and "://" in part else part for part in error["loc"])
     path = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in location).lstrip(".")
     if error["type"] == "extra_forbidden":
         close = difflib.get_close_matches(str(location[-1]), _names_at(location[:-1]), n=1)

@@ -145,6 +145,7 @@ def test_a_store_may_have_shards(path: Path) -> None:
         ({"url": STORES["one"], "nodes": 2}, "event_log.valkey: nodes are those of a url with redis+cluster"),
         ({"shards": STORES, "nodes": 2}, "event_log.valkey: nodes are those of a url with redis+cluster"),
         ({"shards": {"One": STORES["one"]}}, "string should match"),
+        ({"shards": {STORES["two"]: STORES["one"]}}, "event_log.valkey.shards.….[key]: string should match"),
         ({"shards": {"one": f"http://:{SECRET}@a"}}, "event_log.valkey.shards.one: must be redis://"),
         ({"shards": {f"n{n}": f"redis://a:{n + 1}" for n in range(65)}}, "at most 64"),
     ],
