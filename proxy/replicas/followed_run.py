@@ -144,6 +144,16 @@ class FollowedRun:
     def size_bytes(self) -> int:
         return self.log.size_bytes + (len(self.answer.body) if self.answer is not None else 0)
 
+    def follow(self, stored: StoredMeta) -> None:
+        """Take a newer meta: another replica may execute the run now.
+
+        That of another principal is of another run: the store lost its memory, and somebody chose this id.
+        """
+        if stored.meta.principal == self.principal:
+            self.stored = stored
+        else:
+            self.end(REPLICA_LOST)
+
     def settle(self, failure: Failure | None, answer: Answer | None, terminal: LogEntry) -> None:
         """End the run as the replica that executed it did."""
         self._failure, self._answer = failure, answer

@@ -152,7 +152,7 @@ class FollowedRuns:
         for run in self.of(owner):
             stored = await self._stored.meta(run.id)
             if stored is not None:
-                run.stored = stored
+                run.follow(stored)
 
     def release(self, run: FollowedRun) -> None:
         """Stop reading a run: this replica executes it now, or nobody watches it."""

@@ -303,6 +303,6 @@ class Takeover:
 def follow_owner(run: FollowedRun, value: bytes) -> None:
     """Another replica executes a run now: follow that one. A meta that cannot be opened changes nothing."""
     try:
-        run.stored = StoredMeta.open(run.box, value)
+        run.follow(StoredMeta.open(run.box, value))
     except Unsealable as exc:
         logger.error("stored run cannot be read", extra={"run": run.id, "why": str(exc)})

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from flags.decision import Arm, Decision, Mode, Reason
+from proxy.identity import Identity
 from proxy.replicas.followed_run import FollowedRun
 from proxy.replicas.store.records import MAX_REQUEST_BYTES, StoredRequest
 from proxy.replicas.store.scripts import TAKE_OVER
@@ -18,7 +19,7 @@ from proxy.runs.run import Run
 from proxy.settings.blocks.route import RouteSettings
 from proxy.settings.routes import Route
 from proxy.viewers.api import position
-from tests.replicas.shared_run import SAFE, events, new_run, same, say, stored, whole, wires
+from tests.replicas.shared_run import ANN, SAFE, events, new_run, same, say, stored, whole, wires
 from tests.replicas.sharing import KEY, Replica, claimed, replica, replica_after
 from tests.servers.client import eventually
 from tests.servers.streaming import route
@@ -385,6 +386,28 @@ async def test_a_store_that_loses_its_memory_gets_the_run_of_its_new_owner(serve
         await lose(two, await followed(two, one.taken[0]))
 
         assert len(two.taken) == 1
+
+
+async def test_a_run_of_somebody_else_with_the_same_id_is_not_followed(server: ValkeyServer) -> None:
+    """A store that lost its memory may get one: its viewers here see an end, and nothing of the other one."""
+    async with (
+        replica(server) as dead,
+        replica(server) as one,
+        replica(server) as other,
+        server.client() as client,
+    ):
+        run = await begun(dead)
+        copy = await followed(one, run)
+        await dead.die()
+        await client.flushall()
+        theirs = new_run(run.id, identity=Identity("principal-of-bob", "bob"))
+        assert await other.runs.claim(theirs, ()) is None
+        one.runs._detector.suspected.add(dead.runs.replica)
+        await eventually(lambda: copy.log.ended)
+
+    assert copy.principal == ANN.principal
+    assert copy.failure is not None
+    assert copy.failure.code == "replica_lost"
 
 
 # Cursors
