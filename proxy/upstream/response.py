@@ -49,7 +49,7 @@ class UpstreamResponse:
         self._field_bytes = 0
         self._head = b""
         self._has_more = False
-        """True if it came in more than one read, or had more than a head and a body."""
+        """True if it came in more than one read, was read again, or had more than a head and a body."""
         self.chunks: list[bytes] = []
         """The part of the body that has not been taken yet."""
         self.body_bytes = 0
@@ -113,6 +113,7 @@ class UpstreamResponse:
         """True if a repeated, equal `Content-Length` was all that is wrong, and the rest could be read."""
         if self.status or "Content-Length" not in str(exc):
             return False
+        self._has_more = True  # or the next response would be read with this one before it
         self._head += data
         head = final_head(self._head)
         if head is None:

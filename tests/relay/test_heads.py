@@ -332,6 +332,23 @@ async def test_a_length_that_is_said_twice_is_one(
     assert client.interim == [103, 103]
 
 
+async def test_a_length_that_is_said_twice_brings_nobody_the_answer_of_another(
+    upstream: ScriptedUpstream, gate: Serving
+):
+    """Each has its own answer, one after the other on one connection to the upstream."""
+
+    async def play(asked: Asked) -> None:
+        lengths = b"content-length: %d\r\n" % len(asked.target) * 2
+        await asked.send(b"HTTP/1.1 200 OK\r\ndate: d\r\n%b\r\n%b" % (lengths, asked.target))
+
+    upstream.script = play
+    before = upstream.connections
+    for target in (b"/of-ann", b"/of-bob", b"/of-cid"):
+        answered = await ask(gate.url, b"GET %b HTTP/1.1\r\n%b\r\n" % (target, HOST))
+        assert (answered.status, answered.body) == (200, target)
+    assert upstream.connections <= before + 1
+
+
 async def test_headers_for_one_connection_stop_here_in_both_directions(
     upstream: ScriptedUpstream, gate: Serving
 ):
