@@ -24,8 +24,9 @@ KNOWN = frozenset(
 """Those that the parser takes; and PRI, which begins HTTP/2 and is refused."""
 
 _USUAL = (b"GET ", b"POST ", b"PUT ", b"HEAD ", b"DELETE ", b"PATCH ", b"OPTIONS ")
-_BEGINNING = re.compile(rb"[\r\n]*([A-Z_-]{1,%d})( |\Z)" % MAX_METHOD_BYTES)
-"""Empty lines, which the parser skips, and a name of the letters that nginx allows, or its beginning."""
+_BEGINNING = re.compile(rb"[\r\n]*+(?:([A-Z_-]{1,%d})( |\Z))?" % MAX_METHOD_BYTES)
+"""Empty lines, which the parser skips, and a name of the letters that nginx allows, or its beginning. Read
+again from each empty line on, many of them would hold the process for seconds."""
 _BODY_END = re.compile(rb"\r\n\r\n(?=[A-Z_-]{1,%d}(?: |\Z))" % MAX_METHOD_BYTES)
 """Where a body in chunks may end, with a request behind it."""
 _HEAD_END = re.compile(rb"\r\n\r\n")
@@ -88,8 +89,8 @@ class MethodReader:
         self.body_left = 0
         self._seam = b""
         found = None if data.startswith(_USUAL, at) else _BEGINNING.match(data, at)
-        if found is None or (found[1] in KNOWN and found[2]):
-            end = self._end(_HEAD_END, data, at)
+        if found is None or not found[1] or (found[1] in KNOWN and found[2]):
+            end = self._end(_HEAD_END, data, at if found is None else found.end())
             if end < len(data) and _is_whole(data, at, end):
                 end = len(data)
             return (data if at == 0 and end == len(data) else data[at:end]), end

@@ -8,6 +8,7 @@ import uvicorn
 from uvicorn.server import ServerState
 
 from proxy.downstream.client_request import ClientRequest
+from proxy.downstream.methods import MethodReader
 from proxy.downstream.server import ServerProtocol
 from tests.relay.cuts import Wire
 
@@ -85,3 +86,17 @@ async def test_wherever_it_is_cut_each_request_has_its_own_method_and_body(confi
     by_bytes, _ = await seen(config, *(STREAM[at : at + 1] for at in range(len(STREAM))))
     at_once, _ = await seen(config, STREAM)
     assert by_bytes == at_once == SENT
+
+
+async def test_empty_lines_cost_no_pieces() -> None:
+    """Any number of them may come before a request: read one by one, 64 KB held a process for seconds."""
+    lines = b"\r\n" * 10_000
+    for behind in (
+        b"",
+        b"\r",
+        b"FO",
+        b"FOO / HTTP/1.1\r\n\r\n",
+        b"GET / HTTP/1.1\r\n\r\n",
+        b"f / HTTP/1.1\r\n\r\n",
+    ):
+        assert MethodReader().next_piece(lines + behind, 0)[1] == len(lines + behind)
