@@ -76,7 +76,7 @@ soak: $(VENV)/.test  ## ten minutes of traffic to two replicas, and nothing that
 monday: setup  ## a whole rollout with real servers, two proxies and a fault, in two minutes
 	$(BIN)/python -m tests.monday
 
-simulate: $(VENV)/.test  ## whole rollouts on made traffic, beside two rules of others; an hour
+simulate: $(VENV)/.test  ## whole rollouts on made traffic, beside two rules of others; half an hour
 	$(BIN)/python -m tests.simulate
 
 waits: setup  ## how long a reader waits, by source, with a model at real speed

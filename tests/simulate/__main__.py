@@ -79,7 +79,7 @@ def cells(found: Sequence[Course]) -> list[str]:
 
 @click.command()
 @click.option("--rounds", type=click.IntRange(2), default=100, show_default=True, help="Rollouts a row.")
-@click.option("--whole", type=click.IntRange(2), default=2, show_default=True, help="By the controller.")
+@click.option("--whole", type=click.IntRange(2), default=10, show_default=True, help="By the controller.")
 @click.option("--seed", type=int, default=1, show_default=True)
 @click.option("--only", default="", help="Rows whose name has this.")
 def main(rounds: int, whole: int, seed: int, only: str) -> None:
