@@ -97,6 +97,7 @@ class AcceptingInTurn:
     """Accepts no connections for a moment while a worker is over its share, and others are there to do it.
 
     No client waits for long: a pause lasts `PAUSE_S`, and while one was in vain there is no other.
+    The loop must be uvloop's, as `serve` has it: asyncio's own loses what it accepted just before a pause.
     """
 
     def __init__(self, owner: OwnedServer, listening: socket.socket, share: FairShare) -> None:

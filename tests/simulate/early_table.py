@@ -157,8 +157,8 @@ _CONTEXT = StepContext(Exposure(1), {}, {}, {}, 1.0)
 
 def found(truth: First, seed: Sequence[int]) -> Mapping[str, Found]:
     """By rule, when it goes back in one rollout."""
-    rail, rollout = EarlyGuard("early", **EARLY), _Rollout(truth, seed)  # type: ignore[arg-type]
-    tests = {rule: EarlyTest(rail, ErrorBudget(), ()) for rule in RULES}
+    guardrail, rollout = EarlyGuard("early", **EARLY), _Rollout(truth, seed)  # type: ignore[arg-type]
+    tests = {rule: EarlyTest(guardrail, ErrorBudget(), ()) for rule in RULES}
     back: dict[str, Found] = {}
     failed = 0
     for step in range(len(STEPS)):
