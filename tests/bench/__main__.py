@@ -16,12 +16,12 @@ from pathlib import Path
 import click
 from rich.console import Console
 
-from tests.bench import decision, memory, relay, report, runs, servers, sse, tokens
+from tests.bench import decision, memory, relay, report, runs, servers, sse, start, tokens
 from tests.bench.cores import LOAD_CORE, PROXY_CORE
 from tests.bench.results import QUICK, Plan, Results, Row
 from tests.bench.rounds import Rounds
 
-PARTS = ("relay", "sse", "memory", "decide", "tokens", "runs")
+PARTS = ("start", "relay", "sse", "memory", "decide", "tokens", "runs")
 OPEN_FILES = 8192
 """Each of 1,000 streams is two sockets of a proxy."""
 
@@ -50,6 +50,8 @@ def main(quick: bool, only: str | None, json_file: Path | None, check: bool) -> 
 
 
 def _measure(directory: Path, parts: tuple[str, ...], results: Results) -> Iterator[Row]:
+    if "start" in parts:
+        yield from start.measure(directory, results.plan, results)
     if "decide" in parts:
         yield from decision.measure(directory, results.plan)
     if "tokens" in parts:

@@ -91,6 +91,12 @@ def rss_kb(pids: list[int]) -> int:
     return pages * os.sysconf("SC_PAGE_SIZE") // 1024
 
 
+def pss_kb(pids: list[int]) -> int:
+    """Memory of these processes together, in KiB; what several share counts once."""
+    lines = (line for pid in pids for line in (PROC / str(pid) / "smaps_rollup").read_text().splitlines())
+    return sum(int(line.split()[1]) for line in lines if line.startswith("Pss:"))
+
+
 def _parent(path: Path) -> int:
     try:
         # The name, in brackets, may hold anything: what follows the last bracket is state, parent, ...

@@ -135,7 +135,8 @@ def _row(row: Row) -> dict[str, object]:
 def _number(value: float | None) -> str:
     if value is None:
         return NOTHING
-    return f"{value:,.0f}" if abs(value) >= 10 else f"{value:.1f}"
+    size = abs(value)
+    return f"{value:,.0f}" if size >= 10 else f"{value:.1f}" if size >= 1 else f"{value:.2f}"
 
 
 def _share(value: float | None) -> str:

@@ -156,10 +156,29 @@ def times_goal(of: Target, at_least: float, text: str) -> Goal:
     return Goal(text, "{:.0f} ×", (Target.HEADGATE, of), lambda row: row.fair_ratio(of), at_least=at_least)
 
 
-def added_goal(at_most_us: float, text: str) -> Goal:
+def at_most_times_goal(of: Target, most: float, text: str) -> Goal:
+    """Headgate's figure is at most this many times that of another."""
+    return Goal(text, "{:.1f} ×", (Target.HEADGATE, of), lambda row: row.ratio(of), at_most=most)
+
+
+def at_most_goal(most: float, text: str, shown: str) -> Goal:
+    """Headgate's figure is at most this."""
+    return Goal(text, shown, (Target.HEADGATE,), lambda row: row.value(Target.HEADGATE), at_most=most)
+
+
+def added_goal(most_us: float, text: str) -> Goal:
     """Headgate adds at most this."""
+    return at_most_goal(most_us, text, "{:,.0f} µs")
+
+
+def cpu_goal(most_us: float, text: str) -> Goal:
+    """Headgate's own time for one request or event is at most this."""
     return Goal(
-        text, "{:,.0f} µs", (Target.HEADGATE,), lambda row: row.value(Target.HEADGATE), at_most=at_most_us
+        text,
+        "{:.0f} µs",
+        (Target.HEADGATE,),
+        lambda row: row.cost(Target.HEADGATE, lambda one: one.cpu_us) or None,
+        at_most=most_us,
     )
 
 
@@ -184,6 +203,7 @@ class Plan:
     open_runs: int = 1000
     run_rounds: int = 3
     run_window_s: float = 1.5
+    starts: int = 7
 
 
 QUICK = Plan(
@@ -199,6 +219,7 @@ QUICK = Plan(
     decisions=5_000,
     run_rounds=2,
     run_window_s=0.8,
+    starts=3,
 )
 
 

@@ -20,6 +20,7 @@ from tests.servers.ports import free_port
 
 READY_S = 15.0
 STOP_S = 5.0
+LOOK_S = 0.01
 HEADGATE = Path(sys.executable).with_name("headgate")
 KEEP_ALIVE = "keepalive_requests 100000000;"  # by itself nginx closes a connection after 1,000
 
@@ -178,7 +179,7 @@ def _wait(name: str, child: subprocess.Popen[bytes], log: Path, ready: Callable[
         if child.poll() is not None or time.monotonic() > give_up:
             last = log.read_text(errors="replace").strip().splitlines()[-1:]
             raise NotStarted(f"{name} is not ready: {' '.join(last) or 'it says nothing'}")
-        time.sleep(0.05)
+        time.sleep(LOOK_S)
 
 
 def _accepts(port: int) -> bool:

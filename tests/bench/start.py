@@ -1,0 +1,53 @@
+"""Rows of the start: how long the command takes that does nothing, and `serve` until it is ready; its memory
+at rest.
+"""
+
+import resource
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from tests.bench import cores, servers
+from tests.bench.results import Plan, Results, Row, Sample, Target, at_most_goal
+from tests.bench.servers import HEADGATE, NotStarted
+from tests.servers.ports import free_port
+
+VERSION_GOAL = at_most_goal(0.15, "≤ 0.15 s", "{:.2f} s")
+READY_GOAL = at_most_goal(0.5, "≤ 0.5 s", "{:.2f} s")
+REST_GOAL = at_most_goal(60, "≤ 60 MB", "{:.0f} MB")
+
+
+def measure(directory: Path, plan: Plan, results: Results) -> Iterator[Row]:
+    """The medians of `plan.starts` starts. Nothing need be running behind a proxy that starts."""
+    samples = [_version() for _ in range(plan.starts)]
+    yield Row("headgate --version", "s", "took_s", {Target.HEADGATE: samples}, goals=(VERSION_GOAL,))
+    try:
+        samples = [_serve(directory) for _ in range(plan.starts)]
+    except NotStarted as exc:
+        results.absent[Target.HEADGATE] = str(exc)
+        return
+    yield Row("start until ready", "s", "took_s", {Target.HEADGATE: samples}, goals=(READY_GOAL,))
+    yield Row("memory at rest", "MB", "mb", {Target.HEADGATE: samples}, goals=(REST_GOAL,))
+
+
+def _version() -> Sample:
+    argv = ["taskset", "-c", str(cores.PROXY_CORE), str(HEADGATE), "--version"]
+    started, spent_s = time.monotonic(), _ended_s()
+    subprocess.run(argv, check=True, stdout=subprocess.DEVNULL)
+    return Sample({"took_s": time.monotonic() - started}, cpu_us=(_ended_s() - spent_s) * 1e6)
+
+
+def _ended_s() -> float:
+    """CPU seconds of all processes that were started here and have ended."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+
+def _serve(directory: Path) -> Sample:
+    started = time.monotonic()
+    with servers.headgate(directory, free_port()) as server:
+        took_s = time.monotonic() - started
+        assert server.pid is not None
+        pids = cores.tree(server.pid)
+        return Sample({"took_s": took_s, "mb": cores.pss_kb(pids) / 1024}, cpu_us=cores.cpu_s(pids) * 1e6)
