@@ -40,7 +40,7 @@ def origin(
             tls.check_hostname = False
             tls.verify_mode = ssl.CERT_NONE
         if settings.tls.cert is not None:
-            tls.load_cert_chain(settings.tls.cert, settings.tls.key)
+            tls.load_cert_chain(settings.tls.cert, settings.tls.key, password="")
     assert url.hostname is not None
     return Origin(
         url.hostname,

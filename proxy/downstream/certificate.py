@@ -48,7 +48,8 @@ class PortTls:
                     self._context = self._loaded()
                     self._seen = stamps
             except (OSError, ssl.SSLError) as why:  # half written: the next connection looks again
-                logger.warning("the certificate is not renewed", extra={"why": type(why).__name__})
+                reason = why.reason if isinstance(why, ssl.SSLError) else None
+                logger.warning("the certificate is not renewed", extra={"why": reason or type(why).__name__})
         return self._context
 
     def _loaded(self) -> ssl.SSLContext:
@@ -57,14 +58,17 @@ class PortTls:
         context.set_alpn_protocols(["http/1.1"])
         context.set_ciphers(CIPHERS)
         context.options |= ssl.OP_NO_RENEGOTIATION
-        context.load_cert_chain(*self._files)
+        context.load_cert_chain(*self._files, password="")  # or OpenSSL asks a terminal, and all wait
         if self._client_ca is not None:
             context.verify_mode = ssl.CERT_REQUIRED
             context.load_verify_locations(self._client_ca)
+            # As towards servers (`flags/tls.py`): whoever is named is trusted, root or not.
+            context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
             # Of TLS 1.3: each session brings the next one, so a client would show its certificate only once.
             context.num_tickets = 0
         return context
 
-    def _stamps(self) -> list[tuple[int, int]]:
+    def _stamps(self) -> list[tuple[int, int, int]]:
         found = [file.stat() for file in (*self._files, self._client_ca) if file is not None]
-        return [(stat.st_mtime_ns, stat.st_ino) for stat in found]
+        # The size too: a file that was read half-written may be whole within the same tick of the clock.
+        return [(stat.st_mtime_ns, stat.st_size, stat.st_ino) for stat in found]

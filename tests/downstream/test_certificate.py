@@ -1,11 +1,13 @@
 """The certificate of a port: a renewed one is there for the next connection."""
 
+import os
 import ssl
 import warnings
 from contextlib import suppress
 from pathlib import Path
 
 import pytest
+from cryptography.hazmat.primitives import serialization
 
 from proxy.downstream import certificate
 from proxy.downstream.certificate import PortTls
@@ -54,6 +56,44 @@ def test_a_renewed_certificate_is_for_the_next_connection(
     assert renewed not in (None, first)
 
 
+def test_a_key_with_a_passphrase_asks_nobody(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """OpenSSL would ask at the terminal, and everybody would wait. The former certificate stays."""
+    monkeypatch.setattr(certificate, "LOOK_EACH_S", 0.0)
+    ca_file, _ = certificates(tmp_path)
+    cert, key = tmp_path / "server.pem", tmp_path / "key.pem"
+    key.write_bytes(cert.read_bytes())
+    tls = PortTls(cert, key)
+    first = shown(tls, ca_file)
+
+    read = serialization.load_pem_private_key(key.read_bytes(), None)
+    sealed = serialization.BestAvailableEncryption(b"secret")
+    key.write_bytes(read.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, sealed))
+
+    assert shown(tls, ca_file) == first
+    assert "pass phrase" not in "".join(capfd.readouterr())
+
+
+def test_a_file_that_grows_within_one_tick_of_the_clock_is_read_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A certificate may be read before those behind it are written; the file's time may then be the same."""
+    monkeypatch.setattr(certificate, "LOOK_EACH_S", 0.0)
+    certificates(tmp_path)
+    file = tmp_path / "server.pem"
+    tls = PortTls(file, file)
+    first = tls.context()
+    assert tls.context() is first
+
+    was = file.stat()
+    with file.open("ab") as written:
+        written.write((tmp_path / "ca.pem").read_bytes())
+    os.utime(file, ns=(was.st_atime_ns, was.st_mtime_ns))
+
+    assert tls.context() is not first
+
+
 def entered(server: PortTls, client: ssl.SSLContext, session: ssl.SSLSession | None) -> ssl.SSLObject | None:
     """The client's side of a connection that has been let in, and has read a byte; None: it was not."""
     there, back = ssl.MemoryBIO(), ssl.MemoryBIO()
@@ -99,6 +139,24 @@ def test_no_session_outlives_the_authority_of_its_client(
     assert entered(tls, client, again.session) is None
     assert entered(tls, client, first.session) is None
     assert entered(tls, client, None) is None
+
+
+@pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
+def test_whoever_client_ca_names_is_an_authority_root_or_not(tmp_path: Path, version: ssl.TLSVersion) -> None:
+    """One that another one has signed, without that one; a certificate of nobody that is named is refused."""
+    files = [tmp_path / name for name in ("own", "staff", "others")]
+    for each in files:
+        each.mkdir()
+        certificates(each)
+    own, staff, others = (each / "server.pem" for each in files)
+    tls = PortTls(own, own, staff)
+
+    for file, is_in in ((staff, True), (others, False)):
+        client = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        client.check_hostname, client.verify_mode = False, ssl.CERT_NONE
+        client.minimum_version = client.maximum_version = version
+        client.load_cert_chain(file)
+        assert (entered(tls, client, None) is not None) is is_in
 
 
 def agreed(server: PortTls, ciphers: str, version: ssl.TLSVersion) -> ssl.SSLObject | None:

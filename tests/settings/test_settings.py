@@ -6,6 +6,13 @@ from typing import Any
 
 import pytest
 import yaml
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from cryptography.hazmat.primitives.serialization import (
+    BestAvailableEncryption,
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+)
 
 from proxy.errors import SettingsError
 from proxy.outbound import origin
@@ -414,6 +421,32 @@ def test_a_certificate_and_its_key_go_together(path: Path) -> None:
     ]
     whole = loaded(path, minimal(tls={"cert": file, "key": file, "client_ca": other}))
     assert whole.tls.port is not None and whole.tls.port.client_ca == path.parent / "ca.pem"
+
+
+@pytest.mark.parametrize(
+    ("kind", "passphrase", "problem"),
+    [
+        ("ec", b"", "cert, key: the key is not that of the first certificate, which must be the one to show"),
+        (
+            "rsa",
+            b"",
+            "cert, key: the key is not that of the first certificate, which must be the one to show",
+        ),
+        ("ec", b"x", "key: has a passphrase, and nobody is there to say it: write the key without one"),
+    ],
+)
+def test_a_key_that_cannot_be_used_is_told_why(
+    path: Path, kind: str, passphrase: bytes, problem: str
+) -> None:
+    """It is another certificate's, as when the chain's order is wrong, or nobody can read it."""
+    certificates(path.parent)
+    key = ec.generate_private_key(ec.SECP256R1()) if kind == "ec" else rsa.generate_private_key(65537, 1024)
+    how = BestAvailableEncryption(passphrase) if passphrase else NoEncryption()
+    file = path.parent / "key.pem"
+    file.write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.TraditionalOpenSSL, how))
+
+    tls = {"cert": str(path.parent / "server.pem"), "key": str(file)}
+    assert problems(path, minimal(tls=tls)) == [f"tls: {problem}"]
 
 
 def test_trusted_proxies_are_networks(path: Path) -> None:

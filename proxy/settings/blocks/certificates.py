@@ -47,5 +47,18 @@ def check_pair(cert: Path, key: Path) -> None:
     """Raises ValueError: the files have no certificate, or another one's key."""
     try:
         ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(cert, key, password="")
-    except ssl.SSLError:
-        raise ValueError("cert, key: not a certificate in PEM and its own key") from None
+    except ssl.SSLError as exc:
+        if b"ENCRYPTED" in key.read_bytes():
+            problem = "key: has a passphrase, and nobody is there to say it: write the key without one"
+        else:
+            problem = _PROBLEMS.get(exc.reason or "", "cert, key: not a certificate in PEM and its own key")
+        raise ValueError(problem) from None
+
+
+_ANOTHERS = "cert, key: the key is not that of the first certificate, which must be the one to show"
+_PROBLEMS = {
+    "KEY_VALUES_MISMATCH": _ANOTHERS,
+    "NO_CERTIFICATE_ASSIGNED": _ANOTHERS,  # a key of another kind
+    "EE_KEY_TOO_SMALL": "cert, key: too weak: this machine's OpenSSL wants a longer key",
+}
+"""What is wrong with a pair, by OpenSSL's reason."""
