@@ -247,7 +247,7 @@ class _Parts:
                 store,
                 {route.name: route for route in routes.all},
                 executor=executor,
-                on_cancel=lambda run_id: runs().cancel_here(run_id),
+                on_cancel=lambda run: runs().cancel_here(run),
                 on_taken_over=lambda run: runs().part_with(run),
                 on_fault=lambda run: run.note(Fault.LOG_STORE),
                 on_tap=lambda items: taps().receive(items),

@@ -154,10 +154,10 @@ class Mirror:
     def has(self, run_id: str) -> bool:
         return run_id in self._copies
 
-    def is_in_flight(self, run_id: str) -> bool:
-        """True if this process executes the run of this id that is in this shard."""
+    def in_flight(self, run_id: str) -> Run | None:
+        """The run of this id in this shard, if this process executes it."""
         copy = self._copies.get(run_id)
-        return copy is not None and not copy.log.ended
+        return None if copy is None or copy.log.ended else copy.known_run
 
     def span_of(self, run_id: str) -> RunSpan | None:
         """The span of a run of this process that is in flight."""

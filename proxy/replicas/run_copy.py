@@ -299,10 +299,11 @@ class RunCopy:
         """The run's id has another meta: another replica has taken the run over, while this one was held up;
         or the store has lost its memory, and another run has got the id.
         """
+        mine = self.stored.meta
         try:
-            generation = StoredMeta.open(self.box, value).meta.generation
+            meta = StoredMeta.open(self.box, value).meta
         except Unsealable:
-            generation = 0
-        if generation <= self.stored.meta.generation or self.known_run is None:
+            return CopyState.LOST
+        if meta.principal != mine.principal or meta.generation <= mine.generation or self.known_run is None:
             return CopyState.LOST
         return CopyState.TAKEN_OVER

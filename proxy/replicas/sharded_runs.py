@@ -30,7 +30,7 @@ class ShardedRuns:
         routes: Mapping[str, Route],
         *,
         executor: TakeoverPort,
-        on_cancel: Callable[[str], None],
+        on_cancel: Callable[[Run], None],
         on_taken_over: Callable[[Run], None],
         on_fault: Callable[[Run], None],
         on_tap: Callable[[Sequence[Any]], None],

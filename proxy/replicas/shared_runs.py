@@ -88,7 +88,7 @@ class ValkeyRuns:
         shards: how many there are. Each has a part of what this process may hold.
         routes: by their names.
         executor: executes the runs that this replica takes over.
-        on_cancel: called with the id of a run of this process that is cancelled at another replica.
+        on_cancel: called with a run of this process that is cancelled at another replica.
         on_taken_over: called with a run of this process that another replica has taken over.
         on_fault: called with a run in flight that is not copied as it should be; at most once for each.
         on_tap: called with what the model ports of other replicas send to taps of this process.
@@ -103,7 +103,7 @@ class ValkeyRuns:
         *,
         shards: int = 1,
         executor: TakeoverPort,
-        on_cancel: Callable[[str], None],
+        on_cancel: Callable[[Run], None],
         on_taken_over: Callable[[Run], None],
         on_fault: Callable[[Run], None],
         on_tap: Callable[[Sequence[Any]], None],
@@ -288,28 +288,33 @@ class ValkeyRuns:
         with contextlib.suppress(StoreDown):
             await self._link.call(("SET", name, run_id, "PX", int(ttl_s * 1000)))
 
-    async def cancel(self, run_id: str) -> None:
-        if not is_run_id(run_id):
+    async def cancel(self, run: ViewableRun) -> None:
+        if not is_run_id(run.id):
             return
         with contextlib.suppress(StoreDown):
-            stored = await self._stored.meta(run_id)
+            stored = await self._meta_of(run)
             while stored is not None:
-                message = self._messages.sealed(stored.meta.owner, {"cancel": run_id})
-                [reply] = await self._link.call(cancel(self.keys, run_id, stored, message))
+                message = self._messages.sealed(stored.meta.owner, {"cancel": run.id})
+                [reply] = await self._link.call(cancel(self.keys, run.id, stored, message))
                 # If the run was taken over just now, the new owner gets the message. That happens at most as
                 # often as a call may be sent.
-                stored = await self._stored.meta(run_id) if result_of(reply)[0] == FENCED else None
+                stored = await self._meta_of(run) if result_of(reply)[0] == FENCED else None
 
-    async def keeps(self, run_id: str) -> bool:
+    async def keeps(self, run: Run) -> bool:
         # A lease that is held again says nothing of the time before: a process that was held up asks the
         # store.
-        if not (self._lease.may_be_lost(self._loop.time()) or self._mirror.is_in_doubt(run_id)):
+        if not (self._lease.may_be_lost(self._loop.time()) or self._mirror.is_in_doubt(run.id)):
             return True
         try:
-            stored = await self._stored.meta(run_id)
+            stored = await self._meta_of(run)
         except StoreDown:
             return True
         return stored is None or stored.meta.owner == self.replica
+
+    async def _meta_of(self, run: ViewableRun) -> StoredMeta | None:
+        """The meta of a run, unless its id is another principal's by now: the store may lose its memory."""
+        stored = await self._stored.meta(run.id)
+        return stored if stored is not None and stored.meta.principal == run.principal else None
 
     def can_be_left(self, run_id: str) -> bool:
         return self.is_up and self._mirror.can_be_taken_over(run_id)
@@ -336,8 +341,9 @@ class ValkeyRuns:
         content = self._messages.opened(message)
         if "cancel" in content:
             self._takeover.cancel(content["cancel"])
-            if self._mirror.is_in_flight(content["cancel"]):  # a run of another shard may have the same id
-                self._on_cancel(content["cancel"])
+            run = self._mirror.in_flight(content["cancel"])
+            if run is not None:
+                self._on_cancel(run)
         self._on_tap(content.get("taps", ()))
         viewed_elsewhere(content.get("views", ()), self._mirror.span_of)
         now = self._loop.time()

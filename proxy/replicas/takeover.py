@@ -129,8 +129,8 @@ class Takeover:
         replica: this one's name.
         ttl_ms: how long the store keeps a run after its end.
         on_taken: called with a run that this replica executes from now on, and its copy so far.
-        on_cancelled: called with the id of a run that this replica has taken over, and that a client has
-            cancelled meanwhile.
+        on_cancelled: called with a run that this replica has taken over, and that a client has cancelled
+            meanwhile.
     """
 
     def __init__(
@@ -141,7 +141,7 @@ class Takeover:
         ttl_ms: int,
         executor: TakeoverPort,
         on_taken: Callable[[Run, FollowedRun], None],
-        on_cancelled: Callable[[str], None],
+        on_cancelled: Callable[[Run], None],
     ) -> None:
         self._link = link
         self._keys = keys
@@ -268,7 +268,7 @@ class Takeover:
         followed.execute(run)
         self._on_taken(run, followed)
         if claim.is_cancelled:
-            self._on_cancelled(run.id)
+            self._on_cancelled(run)
 
     async def _end(self, run: FollowedRun, code: str) -> None:
         """End a run for all viewers, in the store and here. The store lets only the first replica do so."""

@@ -35,7 +35,7 @@ class TakeoverExecutor:
         runs, route = self._runs, run.route
         if runs is None or runs.is_handing_over or (route.name, source) not in self._sources:
             return False
-        return runs.has_room(route, run.principal) and not runs.has_id(run.id)
+        return runs.has_room(route, run.principal) and not runs.has_id(run.id, run.principal)
 
     def take(self, taken: "TakenOverRun") -> Run:
         assert self._runs is not None

@@ -25,8 +25,8 @@ class RunAliases:
 
     def __init__(self) -> None:
         self._runs: dict[Name, str] = {}
-        self._names: dict[str, list[Name]] = {}
-        """Aliases, by the run's own id."""
+        self._names: dict[Name, list[str]] = {}
+        """Aliases, by the run's principal and its own id."""
         self._none: OrderedDict[Name, float] = OrderedDict()
         """Ids for which no run begins, and until when that is remembered."""
 
@@ -35,22 +35,23 @@ class RunAliases:
         key = (principal, name)
         self._none.pop(key, None)
         before = self._runs.get(key)
-        names = self._names.setdefault(run_id, [])
+        names = self._names.setdefault((principal, run_id), [])
         if before == run_id or len(names) >= MAX_NAMES:
             return
         if before is not None:
-            self._names[before].remove(key)
+            self._names[principal, before].remove(name)
         self._runs[key] = run_id
-        names.append(key)
+        names.append(name)
 
     def run_of(self, principal: str, name: str) -> str | None:
         """The own id of the run that goes by this one."""
         return self._runs.get((principal, name))
 
-    def forget(self, run_id: str) -> None:
-        """The run is gone."""
-        for name in self._names.pop(run_id, ()):
-            del self._runs[name]
+    def forget(self, principal: str | None, run_id: str) -> None:
+        """The run of this principal is gone."""
+        if principal is not None:
+            for name in self._names.pop((principal, run_id), ()):
+                del self._runs[principal, name]
 
     def give_to_none(self, principal: str, name: str, now: float) -> None:
         """No run begins under this id: its request is relayed."""

@@ -6,7 +6,7 @@ work is done twice.
 """
 
 from collections import OrderedDict, deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass
 
 from proxy.runs.run import Run
@@ -20,6 +20,7 @@ MAX_SPENT = 20_000
 @dataclass(frozen=True, slots=True)
 class _Finished:
     run: Run
+    place: Hashable
     at: float
     keys: Sequence[str]
     """Keys by which requests can still join the run."""
@@ -31,7 +32,8 @@ class KeptRuns:
 
     def __init__(self, bounds: MemoryLogSettings) -> None:
         self._bounds = bounds
-        self._finished: OrderedDict[str, _Finished] = OrderedDict()
+        self._finished: OrderedDict[Hashable, _Finished] = OrderedDict()
+        """By their places."""
         self._of: dict[str | None, deque[_Finished]] = {}
         """The same by principal, the oldest first."""
         self._bytes: Shares[str | None] = Shares(latest_first=True)
@@ -44,14 +46,19 @@ class KeptRuns:
     def __iter__(self) -> Iterator[Run]:
         return (finished.run for finished in self._finished.values())
 
-    def get(self, run_id: str) -> Run | None:
-        finished = self._finished.get(run_id)
+    def get(self, place: Hashable) -> Run | None:
+        finished = self._finished.get(place)
         return None if finished is None else finished.run
 
-    def put(self, run: Run, keys: Sequence[str], now: float) -> None:
-        """A run that has just ended, and the keys that requests can join it by."""
-        finished = _Finished(run, now, keys, run.size_bytes)
-        self._finished[run.id] = finished
+    def put(self, run: Run, place: Hashable, keys: Sequence[str], now: float) -> None:
+        """Keep a run that has just ended.
+
+        Args:
+            place: where it is found; no other run has it.
+            keys: those that requests can join it by.
+        """
+        finished = _Finished(run, place, now, keys, run.size_bytes)
+        self._finished[place] = finished
         self._of.setdefault(run.principal, deque()).append(finished)
         self._bytes.add(run.principal, finished.size_bytes)
         self._runs.add(run.principal, 1)
@@ -66,9 +73,9 @@ class KeptRuns:
         while self._spent and (len(self._spent) > MAX_SPENT or next(iter(self._spent.values())) <= now):
             self._spent.popitem(last=False)
 
-    def drop(self, run_id: str) -> Sequence[str]:
+    def drop(self, place: Hashable) -> Sequence[str]:
         """Drop a kept run; returns the keys that requests could join it by."""
-        gone = self._finished[run_id]
+        gone = self._finished[place]
         self._drop(gone)
         return gone.keys
 
@@ -86,7 +93,7 @@ class KeptRuns:
 
     def _drop(self, gone: _Finished) -> None:
         principal = gone.run.principal
-        del self._finished[gone.run.id]
+        del self._finished[gone.place]
         self._of[principal].remove(gone)  # mostly its principal's oldest, and so the first
         if not self._of[principal]:
             del self._of[principal]

@@ -27,6 +27,10 @@ NAMED_S = 7200.0
 ATTACH_LOOK_S = 0.25
 """Between two looks whether another replica has begun an awaited run."""
 
+RunPlace = tuple[SharedRuns | None, str]
+"""The shard whose ids a run has one of, None without a store, and the run's id. Clients choose ids, and two
+shards may have the same one, for two principals."""
+
 
 class KnownRuns:
     """The runs of this process, and through `shared` those of the other replicas."""
@@ -35,7 +39,7 @@ class KnownRuns:
         self, bounds: MemoryLogSettings, shared: SharedStore | None, answers: AnswerBudget | None
     ) -> None:
         self._shared = shared
-        self._live: dict[str, Run] = {}
+        self._live: dict[RunPlace, Run] = {}
         self._live_of: dict[str, dict[str, Run]] = {}
         """The same by principal, the oldest first."""
         self._kept = KeptRuns(bounds)
@@ -58,10 +62,10 @@ class KnownRuns:
         self.evict()
         if identity is None:
             return None
-        run = self._known(run_id)
+        run = self._known(run_id, identity.principal)
         if run is None or not _owns(identity, run):
             own_id = self._aliases.run_of(identity.principal, run_id)
-            run = None if own_id is None else self._known(own_id)
+            run = None if own_id is None else self._known(own_id, identity.principal)
         return run if run is not None and _owns(identity, run) else None
 
     async def live_of(self, identity: Identity | None) -> list[LiveRun]:
@@ -78,7 +82,7 @@ class KnownRuns:
         if self._shared is not None:
             there = await self._shared.of(identity.principal).live(identity.principal)
             # Of a run of its own this process knows more. Another one's may have the same id.
-            found += [run for run in there if not _owns(identity, self._known(run.id))]
+            found += [run for run in there if not _owns(identity, self._known(run.id, identity.principal))]
         return sorted(found, key=lambda run: -run.age_s)
 
     async def look_up(self, run_id: str, identity: Identity | None) -> ViewableRun | None:
@@ -92,8 +96,7 @@ class KnownRuns:
         run: ViewableRun | None = self.find(run_id, identity)
         if run is None and self._shared is not None:
             there = self._shared.of(identity.principal)
-            known = self._known(run_id)
-            if known is None or self._shared.of(known.principal) is not there:
+            if self._known(run_id, identity.principal) is None:
                 run = await there.find(run_id)
             # The store is asked about another's run of this process as well: when it is down, both are told
             # the same.
@@ -118,12 +121,12 @@ class KnownRuns:
         """Let a run go by the id, too, that a request which joined it had chosen for its own."""
         if name == run.id:
             return
-        if self._known(run.id) is run:
+        if self._known(run.id, run.principal) is run:
             self._aliases.give(identity.principal, name, run.id)
         if self._shared is not None:
             there = self._shared.of(identity.principal)
             await there.name(digest_of_name(identity.principal, name), run.id, NAMED_S)
-        self._waiters.announce(name)
+        self._waiters.announce(name, identity.principal)
 
     def call_off(self, name: str, identity: Identity) -> None:
         """No run begins under the id that a request names, since it is relayed: tell its waiters."""
@@ -161,8 +164,7 @@ class KnownRuns:
             while run is None and (left_s := due - loop.time()) > 0:
                 if await self._is_called_off(run_id, identity):
                     return None
-                # Another replica does not say when a run begins there, so it is asked. One that has begun
-                # here and is somebody else's changes nothing.
+                # Another replica does not say when a run begins there, so it is asked.
                 look_s = ATTACH_LOOK_S if self._shared is not None or arrived.done() else left_s
                 if arrived.done():
                     await asyncio.sleep(min(left_s, look_s))
@@ -223,12 +225,17 @@ class KnownRuns:
         """Let go of finished runs, until their number, bytes and age are within their bounds."""
         for run, keys in self._kept.evict(asyncio.get_running_loop().time()):
             self._forget(run, keys)
-            self._aliases.forget(run.id)
+            self._aliases.forget(run.principal, run.id)
 
-    def _known(self, run_id: str) -> Run | None:
-        run = self._live.get(run_id)
+    def _place(self, run_id: str, principal: str | None) -> RunPlace:
+        return None if self._shared is None else self._shared.of(principal), run_id
+
+    def _known(self, run_id: str, principal: str | None) -> Run | None:
+        """The run that has an id where a principal's runs are; it may be another principal's."""
+        place = self._place(run_id, principal)
+        run = self._live.get(place)
         if run is None:
-            run = self._kept.get(run_id)
+            run = self._kept.get(place)
         return None if run is not None and run.is_elsewhere else run
 
     def _local(self, keys: Sequence[str]) -> Run | None:
@@ -246,7 +253,7 @@ class KnownRuns:
         named = None
         if start.run_id is not None:
             named = self.find(start.run_id, start.identity)
-            if named is None and self._known(start.run_id) is not None:
+            if named is None and self._known(start.run_id, start.principal) is not None:
                 raise RequestRefused(409, ID_TAKEN)
         run = named or self._local(keys)
         if run is not None:

@@ -32,6 +32,9 @@ logger = logging.getLogger("headgate.runs")
 
 KEY_SPENT = "The request of this Idempotency-Key has been answered, and its answer is no longer kept."
 
+WatchedRun = tuple[str | None, str]
+"""A run's principal and its id: viewers of one see it here and at other replicas, and no other one's."""
+
 DURATIONS_KEPT = 50
 """Past runs of a route that an ETA is taken from."""
 
@@ -67,11 +70,11 @@ class Runs(KnownRuns):
     ) -> None:
         super().__init__(bounds, shared, answers)
         self._breaker = breaker
-        self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._tasks: dict[Run, asyncio.Task[None]] = {}
         self._durations: dict[str, deque[float]] = {}
-        self._viewers: dict[str, set[ViewRequest]] = {}
-        """The viewers of each run that has any, by its id."""
-        self._grace: dict[str, TimerHandle] = {}
+        self._viewers: dict[WatchedRun, set[ViewRequest]] = {}
+        """The viewers of each run that has any."""
+        self._grace: dict[WatchedRun, TimerHandle] = {}
         self.draining = False
         self.is_handing_over = False
         """Other processes accept connections now. Requests of clients that are still here are served;
@@ -96,7 +99,7 @@ class Runs(KnownRuns):
         run = self._joined(start, keys)
         if run is not None:
             return run
-        route, principal = start.call.route.name, None if start.identity is None else start.identity.principal
+        route, principal = start.call.route.name, start.principal
         # Before the store is asked, or any number could begin meanwhile.
         self._capacity.take(route, principal)
         is_launched = False
@@ -125,7 +128,8 @@ class Runs(KnownRuns):
                 raise RequestRefused(503, "The run that this request joins cannot be read. Please try again.")
         # It took a moment: with the store down, another request of this process may have been first.
         found_here = self._joined(start, keys)
-        if found_here is None and made.id in self._live:  # one that has just gone to another replica
+        place = self._place(made.id, made.principal)
+        if found_here is None and place in self._live:  # one that has just gone to another replica
             raise RequestRefused(503, "The run of this id has moved. Please try again.")
         now = asyncio.get_running_loop().time()
         if found_here is None and any(self._kept.is_spent(key, now) for key in keys[1:]):
@@ -136,9 +140,10 @@ class Runs(KnownRuns):
         """True if the room that all principals share has a place for another run of a route."""
         return not self.draining and self._capacity.has_room(route, principal)
 
-    def has_id(self, run_id: str) -> bool:
-        """True if this process has a run with an id, whosever: another one's with this id is not taken."""
-        return run_id in self._live or self._known(run_id) is not None
+    def has_id(self, run_id: str, principal: str | None) -> bool:
+        """True if this process has a run with an id, whosever, in the shard of a principal: another one of
+        this shard with this id is not taken."""
+        return self._place(run_id, principal) in self._live or self._known(run_id, principal) is not None
 
     def has_share(self, route: Route, identity: Identity | None) -> bool:
         """True if another run of this principal may begin. All anonymous clients count as one principal."""
@@ -148,9 +153,10 @@ class Runs(KnownRuns):
         """Go on with a run that another replica began. Requests that join it find its keys in the store.
 
         Raises:
-            ValueError: this process has another run of this id; it may have begun after `has_id` was asked.
+            ValueError: this process has another run of this id and shard; it may have begun after `has_id`
+                was asked.
         """
-        if start.run_id is not None and self.has_id(start.run_id):
+        if start.run_id is not None and self.has_id(start.run_id, start.principal):
             raise ValueError("another run of this process has this id")
         run = self._made(start)
         run.continue_from(continuation)
@@ -164,16 +170,17 @@ class Runs(KnownRuns):
         Its events here are not those of the other replica from now on, so its viewers are sent there.
         """
         run.leave()
-        if self._kept.get(run.id) is run:  # it is not found any more, and another one may get its id
-            self._forget(run, self._kept.drop(run.id))
-            self._aliases.forget(run.id)
+        place = self._place(run.id, run.principal)
+        if self._kept.get(place) is run:  # it is not found any more, and another one may get its id
+            self._forget(run, self._kept.drop(place))
+            self._aliases.forget(run.principal, run.id)
         task = asyncio.get_running_loop().create_task(self._part_with(run))
         self._background.add(task)
         task.add_done_callback(self._background.discard)
 
     async def _part_with(self, run: Run) -> None:
-        if self._live.get(run.id) is run:
-            task = self._tasks[run.id]
+        task = self._tasks.get(run)
+        if task is not None:
             task.cancel()
             await asyncio.wait({task})
         copy: ViewableRun | None = None
@@ -182,46 +189,44 @@ class Runs(KnownRuns):
                 copy = await self._shared.of(run.principal).find(run.id)
         if copy is not None and copy.principal != run.principal:
             copy = None  # the store has lost its memory, and another one's run has got the id
-        for viewer in list(self._viewers.get(run.id, ())):
-            # A run of another principal may have the same id, if clients chose it.
-            if viewer.run is not copy and viewer.run.principal == run.principal:
+        for viewer in list(self._viewers.get(_watched(run), ())):
+            if viewer.run is not copy:
                 viewer.move_to(copy)
 
     def watching(self, viewer: ViewRequest) -> "_Watching":
         """Count a viewer within a `with` block; a run that nobody watches follows its route's policy."""
         return _Watching(self, viewer)
 
-    def add_viewer(self, run_id: str, viewer: ViewRequest) -> None:
+    def add_viewer(self, run: WatchedRun, viewer: ViewRequest) -> None:
         """A run has one viewer more."""
-        self._viewers.setdefault(run_id, set()).add(viewer)
-        timer = self._grace.pop(run_id, None)
+        self._viewers.setdefault(run, set()).add(viewer)
+        timer = self._grace.pop(run, None)
         if timer is not None:
             timer.cancel()
 
-    def drop_viewer(self, run_id: str, viewer: ViewRequest) -> None:
+    def drop_viewer(self, run: WatchedRun, viewer: ViewRequest) -> None:
         """One of a run's viewers is gone."""
-        viewers = self._viewers[run_id]
+        viewers = self._viewers[run]
         viewers.discard(viewer)
         if not viewers:
-            del self._viewers[run_id]
-            self._unwatched(run_id)
+            del self._viewers[run]
+            self._unwatched(run)
 
     async def cancel(self, run: ViewableRun) -> None:
         """End a run, here or elsewhere; one that has ended stays as it is."""
-        live = self._live.get(run.id)
-        here = live is not None and live.principal == run.principal  # another one's may have the same id
-        if here:
-            self.cancel_here(run.id)
+        live = self._live_one(_watched(run))
+        if live is not None:
+            self.cancel_here(live)
         # Also here, lest somebody takes it over if this process dies before its end is stored.
-        if self._shared is not None and (not run.log.ended or (here and _may_be_taken_over(run))):
-            await self._shared.of(run.principal).cancel(run.id)
+        if self._shared is not None and (not run.log.ended or (live is not None and _may_be_taken_over(run))):
+            await self._shared.of(run.principal).cancel(run)
 
-    def cancel_here(self, run_id: str) -> None:
+    def cancel_here(self, run: Run) -> None:
         """End a run of this process for its viewers, and close its upstream connection."""
-        run = self._live.get(run_id)
-        if run is not None:
+        task = self._tasks.get(run)
+        if task is not None:
             run.cancel()
-            self._tasks[run_id].cancel()
+            task.cancel()
 
     def say_goodbye(self) -> None:
         """Send the viewers to another replica, where their runs can be read: this process ends."""
@@ -235,8 +240,8 @@ class Runs(KnownRuns):
             if self._shared is not None and self._shared.of(run.principal).can_be_left(run.id):
                 logger.info("run left to another replica", extra={"run": run.id})
                 run.leave()
-                self._tasks[run.id].cancel()
-                for viewer in list(self._viewers.get(run.id, ())):
+                self._tasks[run].cancel()
+                for viewer in list(self._viewers.get(_watched(run), ())):
                     if viewer.run is run:
                         viewer.move_to(None)
             else:
@@ -274,16 +279,17 @@ class Runs(KnownRuns):
         return run
 
     def _launch(self, run: Run, keys: Sequence[str], source: Source) -> None:
-        self._live[run.id] = run
+        self._live[self._place(run.id, run.principal)] = run
         self._joinable.update(dict.fromkeys(keys, run))
         if run.principal is not None:
             self._live_of.setdefault(run.principal, {})[run.id] = run
             self._by_target.setdefault((run.principal, run.route.name, run.target), []).append(run)
         run.begun()
         task = asyncio.get_running_loop().create_task(self._execute(run, source))
-        self._tasks[run.id] = task
+        self._tasks[run] = task
         task.add_done_callback(partial(self._finish, run, keys))
-        self._waiters.announce(run.id)
+        if run.principal is not None:
+            self._waiters.announce(run.id, run.principal)
 
     async def _execute(self, run: Run, source: Source) -> None:
         """Execute a run, from the first byte to the upstream to the terminal event. Every run gets one."""
@@ -294,7 +300,7 @@ class Runs(KnownRuns):
             except UpstreamError as error:
                 got = error.bare()
             run.is_watched = self._is_watched(run)
-            if self._shared is not None and not await self._shared.of(run.principal).keeps(run.id):
+            if self._shared is not None and not await self._shared.of(run.principal).keeps(run):
                 run.leave()  # its end is for another replica to tell
             elif isinstance(got, UpstreamError):
                 logger.warning("upstream failed", extra={"run": run.id, "fault": got.fault, "why": str(got)})
@@ -308,8 +314,9 @@ class Runs(KnownRuns):
             run.fail(UpstreamError("a mistake of ours", Fault.INTERNAL))
 
     def _finish(self, run: Run, keys: Sequence[str], _: "asyncio.Task[None]") -> None:
-        del self._tasks[run.id]
-        del self._live[run.id]
+        place = self._place(run.id, run.principal)
+        del self._tasks[run]
+        del self._live[place]
         if run.body_reservation is not None:
             run.body_reservation.close()
         run.answer_share.close()
@@ -318,16 +325,16 @@ class Runs(KnownRuns):
             del self._live_of[run.principal][run.id]
             if not self._live_of[run.principal]:
                 del self._live_of[run.principal]
-            place = (run.principal, run.route.name, run.target)
-            self._by_target[place].remove(run)
-            if not self._by_target[place]:
-                del self._by_target[place]
-        timer = self._grace.pop(run.id, None)
+            target = (run.principal, run.route.name, run.target)
+            self._by_target[target].remove(run)
+            if not self._by_target[target]:
+                del self._by_target[target]
+        timer = self._grace.pop(_watched(run), None)
         if timer is not None:
             timer.cancel()
         if run.is_elsewhere:
             self._forget(run, keys)
-            self._aliases.forget(run.id)
+            self._aliases.forget(run.principal, run.id)
             return
         self._tell_breaker(run)
         # The same request, sent again, begins another run. An idempotency key stays, unless the run has
@@ -335,7 +342,7 @@ class Runs(KnownRuns):
         staying = keys[1:] if run.failure is None else ()
         self._forget(run, [key for key in keys if key not in staying])
         run.forget_the_client()
-        self._kept.put(run, staying, asyncio.get_running_loop().time())
+        self._kept.put(run, place, staying, asyncio.get_running_loop().time())
         self.evict()
 
     def _tell_breaker(self, run: Run) -> None:
@@ -345,41 +352,52 @@ class Runs(KnownRuns):
             self._breaker.record(well, monotonic(), run.principal)
 
     def _is_watched(self, run: Run) -> bool:
-        return run.id in self._viewers or self._is_watched_elsewhere(run)
+        return _watched(run) in self._viewers or self._is_watched_elsewhere(run)
 
     def _is_watched_elsewhere(self, run: Run) -> bool:
         return self._shared is not None and self._shared.of(run.principal).is_watched(run.id)
 
-    def _unwatched(self, run_id: str) -> None:
-        run = self._live.get(run_id)
+    def _live_one(self, watched: WatchedRun) -> Run | None:
+        """The run in flight of exactly this principal and id, if this process executes it."""
+        principal, run_id = watched
+        run = self._live.get(self._place(run_id, principal))
+        return run if run is not None and run.principal == principal else None
+
+    def _unwatched(self, watched: WatchedRun) -> None:
+        run = self._live_one(watched)
         if run is not None and run.route.settings.unwatched == "cancel":
             grace_s = run.route.settings.grace_s
-            self._grace[run_id] = asyncio.get_running_loop().call_later(grace_s, self._grace_is_over, run_id)
+            loop = asyncio.get_running_loop()
+            self._grace[watched] = loop.call_later(grace_s, self._grace_is_over, watched)
 
-    def _grace_is_over(self, run_id: str) -> None:
-        del self._grace[run_id]
-        run = self._live.get(run_id)
+    def _grace_is_over(self, watched: WatchedRun) -> None:
+        del self._grace[watched]
+        run = self._live_one(watched)
         if run is not None and self._is_watched_elsewhere(run):
-            self._unwatched(run_id)
-        else:
-            self.cancel_here(run_id)
+            self._unwatched(watched)
+        elif run is not None:
+            self.cancel_here(run)
 
 
 class _Watching:
     """The time for which a viewer is there. Not a generator, which would take 500 bytes for each."""
 
-    __slots__ = ("_run_id", "_runs", "_viewer")
+    __slots__ = ("_run", "_runs", "_viewer")
 
     def __init__(self, runs: Runs, viewer: ViewRequest) -> None:
         self._runs = runs
         self._viewer = viewer
-        self._run_id = viewer.run.id
+        self._run = _watched(viewer.run)
 
     def __enter__(self) -> None:
-        self._runs.add_viewer(self._run_id, self._viewer)
+        self._runs.add_viewer(self._run, self._viewer)
 
     def __exit__(self, *_: object) -> None:
-        self._runs.drop_viewer(self._run_id, self._viewer)
+        self._runs.drop_viewer(self._run, self._viewer)
+
+
+def _watched(run: ViewableRun) -> WatchedRun:
+    return run.principal, run.id
 
 
 def _may_be_taken_over(run: ViewableRun) -> bool:

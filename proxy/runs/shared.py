@@ -118,11 +118,11 @@ class SharedRuns(Protocol):
         """Let `joinable` find a run by one more key."""
         ...
 
-    async def cancel(self, run_id: str) -> None:
+    async def cancel(self, run: ViewableRun) -> None:
         """Ask the replica that executes the run to end it."""
         ...
 
-    async def keeps(self, run_id: str) -> bool:
+    async def keeps(self, run: Run) -> bool:
         """True if a run of this process is still its own; not if this process was held up for so long that
         another replica has taken it over. Ask before the run's terminal event.
         """

@@ -30,6 +30,10 @@ class RunSpec:
     may_join: bool = True
 
     @property
+    def principal(self) -> str | None:
+        return None if self.identity is None else self.identity.principal
+
+    @property
     def fingerprint(self) -> str:
         """Equal for requests of one principal with the same target and body."""
         request = self.call.request

@@ -13,11 +13,14 @@ MAX_WAITING_OF_ONE = 20
 
 
 class Waiters:
-    """Viewers by the run of this process they wait for. A run of another replica has to be polled for."""
+    """Viewers by the run of this process they wait for. A run of another replica has to be polled for.
+
+    An id is that of one principal: who waits for its own run is told of no other one's.
+    """
 
     def __init__(self) -> None:
-        self._waiting: dict[str, dict[asyncio.Future[bool], str]] = {}
-        """Waiters by the run's id; the value is each waiter's principal."""
+        self._waiting: dict[tuple[str, str], set[asyncio.Future[bool]]] = {}
+        """Waiters by their principal and the run's id."""
         self._places: Counter[str] = Counter()
         self._taken = 0
 
@@ -32,8 +35,8 @@ class Waiters:
     def awaited(self, run_id: str, principal: str) -> Iterator[asyncio.Future[bool]]:
         """Wait for a run, by a future that is done when it begins here; False: it does not begin at all."""
         arrived: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
-        waiting = self._waiting.setdefault(run_id, {})
-        waiting[arrived] = principal
+        waiting = self._waiting.setdefault((principal, run_id), set())
+        waiting.add(arrived)
         self._places[principal] += 1
         self._taken += 1
         try:
@@ -43,18 +46,18 @@ class Waiters:
             self._places[principal] -= 1
             if not self._places[principal]:
                 del self._places[principal]
-            waiting.pop(arrived, None)
-            if not waiting and self._waiting.get(run_id) is waiting:
-                del self._waiting[run_id]
+            waiting.discard(arrived)
+            if not waiting and self._waiting.get((principal, run_id)) is waiting:
+                del self._waiting[principal, run_id]
 
-    def announce(self, run_id: str) -> None:
-        """The run begins here."""
-        for arrived in self._waiting.pop(run_id, ()):
+    def announce(self, run_id: str, principal: str) -> None:
+        """The run of this principal begins here."""
+        for arrived in self._waiting.pop((principal, run_id), ()):
             if not arrived.done():
                 arrived.set_result(True)
 
     def call_off(self, run_id: str, principal: str) -> None:
-        """The run does not begin. Only its principal's waiters learn it: others may wait for their own."""
-        for arrived, whose in self._waiting.get(run_id, {}).items():
-            if whose == principal and not arrived.done():
+        """The run of this principal does not begin."""
+        for arrived in self._waiting.get((principal, run_id), ()):
+            if not arrived.done():
                 arrived.set_result(False)

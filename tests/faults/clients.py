@@ -14,7 +14,6 @@ from tests.faults.cases import refusals, upstream_faults
 from tests.faults.rounds import House, Result, comes_and_goes, leaves_before_the_headers, watches
 from tests.faults.upstream import Act, Case, Round
 from tests.faults.viewers import Client, Saw, Stay
-from tests.servers.client import eventually
 
 CANCEL_S = 1.0
 """A cancelled run ends for its viewer, and at the upstream, within this (design, section 5)."""
@@ -156,7 +155,7 @@ async def _cancelled(house: House, dice: random.Random, case: Case, phase: Fault
             async with asyncio.timeout(CANCEL_S):
                 statuses = await asyncio.gather(client.cancel(round_.run), client.cancel(round_.run))
                 saw, events = await watching
-                await eventually(lambda: round_.run not in house.gate.app.runs._live)
+                await house.run_ended(round_.run)
         except TimeoutError:
             watching.cancel()
             return Result("cancelled twice", phase, False, False, ["it took too long to end"])

@@ -106,7 +106,7 @@ class House:
     async def run_ended(self, run: str) -> None:
         """Wait until a run is no longer in flight anywhere."""
         lives = [gate.app.runs._live for gate in self.gates]
-        await eventually(lambda: not any(run in live for live in lives))
+        await eventually(lambda: not any(each.id == run for live in lives for each in live.values()))
 
     async def metrics(self) -> tuple[Counts, Counts]:
         """`headgate_faults_total` and `headgate_recoveries_total` of both Headgates."""

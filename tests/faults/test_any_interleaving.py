@@ -238,7 +238,7 @@ class AnyInterleaving(RuleBasedStateMachine):
                 elif viewing.is_open and viewing._left.is_set():
                     return False
             live = {known.id for known in self.live}
-            return self.app.runs._live.keys() == live
+            return {run.id for run in self.app.runs._live.values()} == live
 
         await eventually(calm)
 
@@ -477,7 +477,7 @@ class AnyInterleaving(RuleBasedStateMachine):
     def nothing_is_held_for_who_is_gone(self) -> None:
         runs = self.app.runs
         watching = Counter(viewing.run for viewing in self.viewings if viewing.is_open)
-        assert {run: len(viewers) for run, viewers in runs._viewers.items()} == watching
+        assert {run: len(viewers) for (_, run), viewers in runs._viewers.items()} == watching
         assert runs.kept == len(self.ended_here)
         assert not runs._grace
         assert not runs._waiters

@@ -76,7 +76,7 @@ async def replica(
         settings.places[0],
         routes or {"start": ROUTE, "safe": SAFE},
         executor=made,
-        on_cancel=lambda run_id: made.cancelled.append(run_id),
+        on_cancel=lambda run: made.cancelled.append(run.id),
         on_taken_over=lambda run: made.parted_with.append(run),
         on_fault=lambda run: made.faults.append(run.id),
         on_tap=lambda items: None,
@@ -87,15 +87,17 @@ async def replica(
 
 @asynccontextmanager
 async def sharded(
-    shards: Mapping[str, Any], on_tap: Callable[[Sequence[Any]], None] = lambda items: None
+    shards: Mapping[str, Any],
+    on_tap: Callable[[Sequence[Any]], None] = lambda items: None,
+    safe: Route = SAFE,
 ) -> AsyncIterator[tuple[ShardedRuns, Replica]]:
     """A store of several, as a process has it, and what that is told; `shards` are the settings of it."""
     told = Replica()
     store = ShardedRuns(
         ValkeyLogSettings.model_validate({**shards, "key": KEY}),
-        {"safe": SAFE},
+        {"safe": safe},
         executor=told,
-        on_cancel=told.cancelled.append,
+        on_cancel=lambda run: told.cancelled.append(run.id),
         on_taken_over=told.parted_with.append,
         on_fault=lambda run: told.faults.append(run.id),
         on_tap=on_tap,

@@ -14,7 +14,6 @@ from prometheus_client import CollectorRegistry
 from proxy.identity import Identity
 from proxy.llm.taps.open_taps import Taps
 from proxy.observe.metrics import Metrics
-from proxy.replicas.followed_run import FollowedRun
 from proxy.replicas.placement import ShardPlacement
 from proxy.replicas.sharded_runs import ShardedRuns
 from proxy.replicas.store.valkey import Link
@@ -23,6 +22,8 @@ from proxy.runs.call import Continuation
 from proxy.runs.run import Run
 from proxy.runs.runs import Runs
 from proxy.runs.start import RunSpec
+from proxy.settings.blocks.route import RouteSettings
+from proxy.settings.routes import Route
 from proxy.settings.settings import MemoryLogSettings
 from proxy.text.event_log import EventLog
 from proxy.upstream.client import Answer
@@ -37,6 +38,11 @@ from tests.servers.valkey_server import ValkeyServer, valkey
 USERS = ("ann", "bob", "cem", "dan", "eve", "fay")
 ON_ONE, ON_TWO = "cem", "ann"
 """Users of the stores `one` and `two`, as long as these names and the key stay."""
+
+
+UNWATCHED = Route.compile(
+    RouteSettings.model_validate(route(name="safe", replay="safe", unwatched="cancel", grace_s=60))
+)
 
 
 @pytest.fixture(scope="module")
@@ -360,24 +366,54 @@ async def test_lost_runs_are_taken_over_in_each_store_that_answers(at: dict[str,
 
 
 @pytest.mark.usefixtures("patient")
-async def test_a_lost_run_is_not_taken_over_beside_another_one_of_its_id(at: dict[str, ValkeyServer]) -> None:
-    """A process tells its own runs apart by their ids."""
-    async with sharded(_shards(at)) as (store, _):
-        runs, executor = Runs(MemoryLogSettings(), store), TakeoverExecutor(Metrics(CollectorRegistry(), []))
-        waiting = Unanswered()
+async def test_runs_of_one_id_at_one_process_know_nothing_of_each_other(at: dict[str, ValkeyServer]) -> None:
+    """Clients choose ids, and two stores may have the same one. A lost run is taken over beside another
+    user's; what begins, is watched, cancelled and ended afterwards is each user's own."""
+    run_id = str(uuid.uuid4())
+    async with sharded(_shards(at)) as (dead, _), sharded(_shards(at), safe=UNWATCHED) as (store, _):
+        metrics = Metrics(CollectorRegistry(), [UNWATCHED.settings])
+        executor, waiting = TakeoverExecutor(metrics), Unanswered()
+        runs = Runs(MemoryLogSettings(), store)
         executor.begin(runs, {("safe", "batch"): waiting}, None)
-        mine, *lost = (Identity(principal_of(store, name), name) for name in ("one", "two", "two"))
-        spec = RunSpec(new_run(of=SAFE).call, STREAM, mine, METRICS, waiting, run_id=str(uuid.uuid4()))
-        own = await runs.start(spec)
-        copies = [new_run(run_id, SAFE, who) for run_id, who in zip((own.id, None), lost, strict=True)]
-        found = []
-        for run in copies:
-            assert await store.of(run.principal).claim(run, ()) is None
-            found.append(await store.of(run.principal).find(run.id))
-        may = [isinstance(copy, FollowedRun) and executor.may_take(copy, "batch") for copy in found]
+        for shard in store.shards:
+            shard._takeover._executor = executor
+        ann, bob = (Identity(principal_of(store, name), name) for name in ("one", "two"))
+        lost = new_run(run_id, UNWATCHED, bob)
+        assert await dead.of(bob.principal).claim(lost, ()) is None
+        lost.begun()
+        say(lost, 3)
+        own = await runs.start(RunSpec(new_run(of=UNWATCHED).call, STREAM, ann, METRICS, waiting, run_id))
+        copy = await store.of(bob.principal).find(run_id)
+        assert copy is not None
+        await same(copy, lost)
+        watch(copy)
+        for shard in dead.shards:
+            await shard._end_tasks()
+        await _drop_leases(at["two"], dead)
+        await eventually(lambda: copy.log.ended or runs.find(run_id, bob) is not None, 60)
+        taken = runs.find(run_id, bob)
+        both = [runs.find(run_id, ann), taken]
+        watched = []
+        with runs.watching(Looking(own)):
+            for whose in both:
+                assert isinstance(whose, Run)
+                watched.append(runs._is_watched(whose))
+                with runs.watching(Looking(whose)):
+                    pass
+        graces = len(runs._grace)
+        await runs.cancel(own)
+        await eventually(lambda: runs.kept == 1)
+        after = [runs.find(run_id, ann), runs.find(run_id, bob)]
+        others_ended = taken is None or taken.ended
         await runs.aclose()
 
-    assert may == [False, True]
+    assert both == [own, taken] == after
+    assert taken is not None
+    assert wires(taken.log)[:3] == wires(lost.log)[:3]
+    assert watched == [True, False]
+    assert graces == 2
+    assert own.log.ended
+    assert not others_ended
 
 
 async def test_a_run_that_is_taken_over_takes_no_place_of_another_one_of_its_id() -> None:
@@ -412,7 +448,7 @@ async def test_a_run_that_has_ended_and_moved_takes_nothing_along() -> None:
 
     moved = await begun_by("ann", run_id)
     moved.cancel()
-    runs._tasks[run_id].cancel()
+    runs._tasks[moved].cancel()
     await eventually(lambda: runs.kept == 1)
     runs.part_with(moved)
     kept = runs.kept
@@ -421,11 +457,11 @@ async def test_a_run_that_has_ended_and_moved_takes_nothing_along() -> None:
     await asyncio.wait(runs._background)
     ended_by_then = other.ended
     other.cancel()
-    runs._tasks[run_id].cancel()
+    runs._tasks[other].cancel()
     await eventually(lambda: runs.kept == 1)
     last = await begun_by("bob", str(uuid.uuid4()))
     last.cancel()
-    runs._tasks[last.id].cancel()
+    runs._tasks[last].cancel()
     await eventually(lambda: runs.kept == 1 and not runs.live_routes())
 
     assert kept == 0
@@ -508,24 +544,11 @@ async def test_viewers_are_moved_to_no_run_of_somebody_else() -> None:
         async def find(self, run_id: str) -> Run:
             return theirs
 
-        async def keeps(self, run_id: str) -> bool:
+        async def keeps(self, run: Run) -> bool:
             return True
 
         def can_be_left(self, run_id: str) -> bool:
             return False
-
-    class Looking:
-        lag_events = 0
-
-        def __init__(self, run: Any) -> None:
-            self.run = run
-            self.to: list[Any] = []
-
-        def say_goodbye(self) -> None:
-            raise AssertionError
-
-        def move_to(self, copy: Any) -> None:
-            self.to.append(copy)
 
     store: Any = Store()
     runs = Runs(MemoryLogSettings(), store)
@@ -541,6 +564,22 @@ async def test_viewers_are_moved_to_no_run_of_somebody_else() -> None:
     await runs.aclose()
 
     assert viewer.to == [None]
+
+
+class Looking:
+    """A viewer that reads nothing."""
+
+    lag_events = 0
+
+    def __init__(self, run: Any) -> None:
+        self.run = run
+        self.to: list[Any] = []
+
+    def say_goodbye(self) -> None:
+        raise AssertionError
+
+    def move_to(self, copy: Any) -> None:
+        self.to.append(copy)
 
 
 class Unanswered:

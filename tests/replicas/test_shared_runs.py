@@ -227,9 +227,9 @@ async def test_a_run_is_cancelled_from_elsewhere(server: ValkeyServer) -> None:
         watched, named = await claimed(one), await claimed(one)
         await other.followed(watched.id)
         began = time.monotonic()
-        await other.runs.cancel(watched.id)
-        await third.runs.cancel(named.id)
-        await third.runs.cancel("unknown")
+        await other.runs.cancel(watched)
+        await third.runs.cancel(named)
+        await third.runs.cancel(new_run("unknown"))
         await eventually(lambda: set(one.cancelled) == {watched.id, named.id})
 
     assert time.monotonic() - began < 10

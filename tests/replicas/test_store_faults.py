@@ -131,7 +131,7 @@ async def test_a_store_that_hangs_costs_one_request_half_a_second(tmp_path: Path
             with pytest.raises(StoreDown):
                 await unsure
         assert not await one.runs.tickets.put_ticket("ticket", b"", 30)
-        await one.runs.cancel("unknown")
+        await one.runs.cancel(new_run("unknown"))
         assert time.monotonic() - began < 1.5  # six that wait, too, take twice as long
         assert sorted(one.faults) == sorted([first.id, second.id])
 

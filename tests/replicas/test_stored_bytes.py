@@ -115,7 +115,7 @@ async def test_nothing_readable_is_stored_and_every_key_ends(tmp_path: Path) -> 
             for _ in range(20):
                 say(run, 2)
                 await asyncio.sleep(0.005)
-            await other.runs.cancel(run.id)
+            await other.runs.cancel(run)
             await run.settle(whole(answer(summary="pneumonia " * 60_000)))
             await same(copy, run)
         await asyncio.sleep(0.05)

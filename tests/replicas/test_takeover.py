@@ -262,7 +262,7 @@ async def test_a_run_that_was_cancelled_is_not_taken_over(server: ValkeyServer) 
     async with replica(server) as dead, replica(server) as one, replica(server) as two:
         run = await begun(dead)
         copy = await followed(one, run)
-        await two.runs.cancel(run.id)
+        await two.runs.cancel(run)
         await lose(one, copy)
     assert not one.taken
     assert events(copy.log)[-1]["error_code"] == "cancelled"
@@ -280,7 +280,7 @@ async def test_a_run_that_is_cancelled_at_the_last_moment_is_not_taken_over(serv
         copy = await followed(one, run)
         losing = asyncio.create_task(lose(one, copy))
         await detour.reached.wait()
-        await two.runs.cancel(run.id)
+        await two.runs.cancel(run)
         detour.release.set()
         await losing
     assert not one.taken
@@ -293,7 +293,7 @@ async def test_a_cancel_finds_the_new_owner(server: ValkeyServer) -> None:
         run = await begun(dead)
         copy, stale = await followed(one, run), await followed(two, run)
         await lose(one, copy)
-        await two.runs.cancel(run.id)
+        await two.runs.cancel(run)
         await eventually(lambda: one.cancelled == [run.id])
         assert stale.meta.owner == dead.runs.replica
 
@@ -330,9 +330,9 @@ async def test_an_owner_that_was_held_up_adds_nothing(server: ValkeyServer) -> N
         await run.settle(whole())
         await one.taken[0].settle(whole())
         await eventually(lambda: _is_stored(client, one.taken[0]))
-        assert await paused.runs.keeps(run.id)  # as far as it knows, nobody has missed it
+        assert await paused.runs.keeps(run)  # as far as it knows, nobody has missed it
         paused.runs._lease.renew(-1e9)
-        assert not await paused.runs.keeps(run.id)
+        assert not await paused.runs.keeps(run)
         assert wires((await replica_after(server, run)).log) == wires(copy.log)
     assert not paused.faults
     assert copy.log is one.taken[0].log

@@ -225,5 +225,5 @@ def test_names_have_bounds() -> None:
     assert not names.is_of_none("ann", str(MAX_NONE), now=NONE_S + 1)
     names.give_to_none("ann", "later", now=NONE_S + 1)
     for run in ("run", "other", "third"):
-        names.forget(run)
+        names.forget("ann", run)
     assert (names._runs, names._names, list(names._none)) == ({}, {}, [("ann", "later")])

@@ -79,7 +79,7 @@ def test_the_runs_that_go_are_those_of_the_rule(ended: list[tuple[str | None, in
     for number, (principal, size, later) in enumerate(ended):
         now += later
         run: Any = Ended(str(number), principal, size, now)
-        kept.put(run, (), now)
+        kept.put(run, run.id, (), now)
         plain.put(run)
 
         assert [gone.id for gone, _ in kept.evict(now)] == list(plain.evict(now))
