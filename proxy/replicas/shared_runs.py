@@ -212,6 +212,7 @@ class ValkeyRuns:
             _, left = await asyncio.wait(left, timeout=CANCEL_S)
 
     async def _close(self) -> None:
+        await self.denylist.aclose()
         for link in (self._link, self._read_link, self._tail_link, self._mirror_link):
             await link.aclose()
 

@@ -3,9 +3,11 @@
 Every value is sealed. No method raises for a store that is down.
 """
 
+import asyncio
 import contextlib
 import logging
 from collections import deque
+from functools import partial
 from typing import Any
 
 import orjson
@@ -20,6 +22,9 @@ logger = logging.getLogger("headgate.event_log")
 
 MAX_MISSED = 1000
 """Model calls that are counted when the store is back; more are not counted."""
+
+SOON_S = 0.1
+"""The most that a model call waits for the denylist. A model's entry is in one shard, its users in all."""
 
 
 class Messages:
@@ -143,37 +148,67 @@ class SharedTaps:
 
 
 class SharedDenylist:
-    """The stream denylist of all replicas; a `DenylistStore`."""
+    """The stream denylist of all replicas; a `DenylistStore`.
+
+    A shard that is late is asked in the background, by one look at a time, and waited for again once it has
+    answered in time.
+    """
 
     def __init__(self, link: Link, keys: Keys, sealing: Sealing) -> None:
         self._link = link
         self._key = keys.learned
         self._sealing = sealing
+        self._loop = asyncio.get_running_loop()
+        self._is_late = False
+        self._asking: set[asyncio.Task[Any]] = set()
+
+    async def aclose(self) -> None:
+        for task in self._asking:
+            task.cancel()
+        await asyncio.gather(*self._asking, return_exceptions=True)
 
     async def put_denylist_entry(self, name: str, value: bytes, ttl_s: float) -> None:
         sealed = self._sealing.box(f"learned {name}").seal("learned", 0, value)
-        with contextlib.suppress(StoreDown):
-            await self._link.call(PUT_DENYLIST_ENTRY([self._key], name, sealed, int(ttl_s * 1000)))
+        await self._soon(PUT_DENYLIST_ENTRY([self._key], name, sealed, int(ttl_s * 1000)))
 
     async def find_denylist_entry(self, name: str) -> bytes | None:
-        with contextlib.suppress(StoreDown):
-            [sealed] = await self._link.call(("HGET", self._key, name))
-            return self._opened(name, sealed)
-        return None
+        if self._is_late and self._asking:
+            return None
+        return self._opened(name, await self._soon(("HGET", self._key, name)))
 
     async def drop_denylist_entry(self, name: str) -> None:
-        with contextlib.suppress(StoreDown):
-            await self._link.call(("HDEL", self._key, name))
+        await self._soon(("HDEL", self._key, name))
 
     async def denylist_entries(self) -> dict[str, bytes]:
         found: dict[str, bytes] = {}
-        with contextlib.suppress(StoreDown):
-            [reply] = await self._link.call(("HGETALL", self._key))
-            pairs = reply if isinstance(reply, list) else []
-            for name, sealed in zip(pairs[::2], pairs[1::2], strict=True):
-                if (value := self._opened(name.decode(), sealed)) is not None:
-                    found[name.decode()] = value
+        reply = await self._soon(("HGETALL", self._key))
+        pairs = reply if isinstance(reply, list) else []
+        for name, sealed in zip(pairs[::2], pairs[1::2], strict=True):
+            if (value := self._opened(name.decode(), sealed)) is not None:
+                found[name.decode()] = value
         return found
+
+    async def _soon(self, command: Command) -> object:
+        """The reply; None if there is none yet. Whatever is late is done all the same, unless the store is
+        down."""
+        task = self._loop.create_task(self._called(command))
+        self._asking.add(task)
+        task.add_done_callback(partial(self._answered, self._loop.time()))
+        if not self._is_late:
+            await asyncio.wait({task}, timeout=SOON_S)
+            self._is_late = not task.done()
+        return task.result() if task.done() else None
+
+    def _answered(self, asked_at: float, task: "asyncio.Task[object]") -> None:
+        self._asking.discard(task)
+        if self._loop.time() - asked_at < SOON_S:
+            self._is_late = False
+
+    async def _called(self, command: Command) -> object:
+        with contextlib.suppress(StoreDown):
+            [reply] = await self._link.call(command)
+            return reply
+        return None
 
     def _opened(self, name: str, sealed: object) -> bytes | None:
         if not isinstance(sealed, bytes):

@@ -4,7 +4,15 @@ from collections.abc import AsyncIterator
 
 import pytest
 
+from proxy.replicas import shared_values
+from tests.servers.client import PATIENCE_S
 from tests.servers.valkey_server import ValkeyServer, valkey
+
+
+@pytest.fixture(autouse=True)
+def patient_denylist(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No store is late because the machine is busy."""
+    monkeypatch.setattr(shared_values, "SOON_S", PATIENCE_S)
 
 
 @pytest.fixture(scope="module")

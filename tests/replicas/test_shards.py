@@ -14,6 +14,7 @@ from prometheus_client import CollectorRegistry
 from proxy.identity import Identity
 from proxy.llm.taps.open_taps import Taps
 from proxy.observe.metrics import Metrics
+from proxy.replicas import shared_values
 from proxy.replicas.placement import ShardPlacement
 from proxy.replicas.sharded_runs import ShardedRuns
 from proxy.replicas.store.valkey import Link
@@ -646,6 +647,40 @@ async def test_what_is_nobodys_is_in_one_store_and_found_by_all(at: dict[str, Va
         assert await other.denylist.find_denylist_entry(first) == b"0"
         await other.denylist.drop_denylist_entry(first)
         assert (await one.denylist.denylist_entries()).keys() == set(rest)
+
+
+@pytest.mark.usefixtures("patient")
+async def test_model_calls_wait_for_no_store_that_hangs(
+    at: dict[str, ValkeyServer], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An entry of the denylist is everybody's. The first call waits a moment, and none after it, until the
+    store answers; what was to be written is written then."""
+    async with sharded(_shards(at)) as (store, _):
+        names = [f"{number:064x}" for number in range(16)]
+        of = {name: [each for each in names if store.at(f"learned {each}").shard == name] for name in at}
+        (here, new, *_), (there, *_) = of.values()
+        denylist = store.denylist
+
+        async def knows(*names: str) -> bool:
+            return None not in [await denylist.find_denylist_entry(name) for name in names]
+
+        for name in (here, there):
+            await denylist.put_denylist_entry(name, b"known", 60)
+        monkeypatch.setattr(shared_values, "SOON_S", 0.05)
+        at["one"].freeze()
+        try:
+            async with asyncio.timeout(PATIENCE_S / 2):
+                found = {await denylist.find_denylist_entry(here) for _ in range(1000)}
+                await denylist.put_denylist_entry(new, b"new", 60)
+                # On a busy machine the other store may be late, too.
+                await eventually(lambda: knows(there), PATIENCE_S)
+                listed = (await denylist.denylist_entries()).keys()
+        finally:
+            at["one"].thaw()
+        await eventually(lambda: knows(here, new), PATIENCE_S)
+
+    assert found == {None}
+    assert listed <= {there}
 
 
 def test_a_store_that_is_added_takes_a_part_of_each_other_one() -> None:
