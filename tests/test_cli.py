@@ -122,6 +122,16 @@ def test_an_address_that_is_nobodys_is_said(config: Path) -> None:
     assert result.stderr == "192.0.2.1:80: cannot listen there: Cannot assign requested address\n"
 
 
+def test_settings_by_which_a_client_can_pass_for_another_are_in_the_log(config: Path) -> None:
+    """Once, when the process starts, with the setting and what to do."""
+    written(config, listen="192.0.2.1:80", identity={"header": "x-user"})
+    warned, *rest = headgate("serve", "--config", str(config)).stderr.splitlines()
+    assert "settings can do harm" in warned
+    assert "identity.header" in warned
+    assert "trusted_proxies" in warned
+    assert len(rest) == 1
+
+
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
 def test_a_shell_can_complete_commands(shell: str) -> None:
     """The script that the shell reads is there for each."""

@@ -21,6 +21,7 @@ from proxy.loading import load_optional
 from proxy.observe import logs
 from proxy.observe.page.board import PARENT
 from proxy.observe.recent_warnings import ParentWarnings
+from proxy.settings.doubts import harms
 from proxy.settings.file import load
 from proxy.settings.settings import Settings
 from proxy.workers.link import SupervisorLink
@@ -41,6 +42,8 @@ def serve(config: Path, workers: int) -> None:
     settings = settings_of(config)
     missing_flags(settings, ask_server=False)  # a server that is down need not stop the process
     logs.set_up(settings.log)
+    for harm in harms(settings):
+        logger.warning("settings can do harm", extra={"problem": harm})
     try:
         with bound(settings) as sockets, tempfile.TemporaryDirectory(prefix="headgate-") as directory:
             code = _serve(workers, config, settings, sockets, Path(directory))

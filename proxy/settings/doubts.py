@@ -1,6 +1,7 @@
 """Warnings about valid settings that nobody means: routes that would never stream, ports that collide.
 Pure."""
 
+import ipaddress
 import re
 from collections.abc import Collection, Iterator, Mapping
 
@@ -28,10 +29,16 @@ def doubts(settings: Settings, unknown_flags: Collection[str]) -> Iterator[str]:
     yield from _addresses(settings)
     yield from _flags(settings, unknown_flags)
     yield from _nobody(settings)
-    yield from _everybody(settings)
+    yield from harms(settings)
     yield from _foreign_parameters(settings)
     yield from _shadowed(settings)
     yield from _untapped(settings)
+
+
+def harms(settings: Settings) -> Iterator[str]:
+    """Those of them by which one client can pass for another: the log says so, too."""
+    yield from _everybody(settings)
+    yield from _anybody(settings)
 
 
 def _addresses(settings: Settings) -> Iterator[str]:
@@ -71,6 +78,30 @@ def _everybody(settings: Settings) -> Iterator[str]:
     for index, network in enumerate(settings.trusted_proxies or ()):
         if network.endswith("/0"):
             yield f"trusted_proxies[{index}]: {network} is everybody: whoever connects can claim any address"
+
+
+def _anybody(settings: Settings) -> Iterator[str]:
+    if settings.trusted_proxies is not None or _is_near(settings.listen):
+        return
+    identity = settings.identity
+    tenant = None if identity.tenant is None else identity.tenant.header
+    for name, header in {"identity.header": identity.header, "identity.tenant.header": tenant}.items():
+        if header is not None:
+            yield (
+                f"{name}: whoever reaches {settings.listen} is believed what it says in '{header}', and gets "
+                "that user's texts: list the proxies in front in trusted_proxies"
+            )
+
+
+def _is_near(address: str) -> bool:
+    """True if nobody can connect but processes of this machine."""
+    if unix_path(address) is not None:
+        return True
+    host = address.rpartition(":")[0].strip("[]")
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 def _foreign_parameters(settings: Settings) -> Iterator[str]:

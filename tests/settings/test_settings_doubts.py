@@ -65,6 +65,34 @@ def test_a_flag_that_the_file_lacks(tmp_path: Path) -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    ("listen", "trusted", "warned"),
+    [
+        ("0.0.0.0:80", None, True),
+        ("[::]:80", None, True),
+        ("10.0.0.7:80", None, True),
+        ("127.0.0.1:80", None, False),
+        ("[::1]:80", None, False),
+        ("localhost:80", None, False),
+        ("unix:/run/h.sock", None, False),
+        ("0.0.0.0:80", ["10.0.0.1"], False),
+        ("0.0.0.0:80", [], False),
+    ],
+)
+def test_headers_that_name_the_user_and_anybody_may_send(
+    tmp_path: Path, listen: str, trusted: list[str] | None, warned: bool
+) -> None:
+    """Unless only this machine can connect, or the proxies in front are listed."""
+    identity = {"header": "x-user", "tenant": {"header": "x-tenant"}}
+    found = warnings(tmp_path, listen=listen, trusted_proxies=trusted, identity=identity)
+
+    assert [line.partition(": ")[0] for line in found] == [
+        "identity.header",
+        "identity.tenant.header",
+    ] * warned
+    assert all("list the proxies in front in trusted_proxies" in line for line in found)
+
+
 def test_trust_in_everybody(tmp_path: Path) -> None:
     """Whoever connects would name the client, which is what the setting is against."""
     assert warnings(tmp_path, trusted_proxies=["10.0.0.0/8", "unix"]) == []
