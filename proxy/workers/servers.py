@@ -73,7 +73,10 @@ class OwnedServer(uvicorn.Server):
         """uvicorn cancels calls that are left when the time to drain is over; what is relayed is no call."""
         self.stop_accepting()
         await super().shutdown(sockets)
-        for connection in list(self.server_state.connections):
+        left = list(self.server_state.connections)
+        if left:
+            logger.warning("connections cut, the time to drain is over", extra={"connections": len(left)})
+        for connection in left:
             assert isinstance(connection, ServerProtocol)
             connection.give_up()
 

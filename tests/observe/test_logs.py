@@ -92,9 +92,11 @@ def test_the_level_is_ours_alone(capsys: pytest.CaptureFixture[str]) -> None:
     logging.getLogger("httpx").info("GET http://127.0.0.1/?q=secret")
     logging.getLogger("httpx").warning("theirs")
     logging.getLogger("uvicorn.error").error("ASGI callable returned without completing response.")
+    logging.getLogger("uvicorn.error").error("Cancel %s running task(s), timeout graceful …", 0)
+    logging.getLogger("uvicorn.error").error("Cancel %s running task(s), timeout graceful …", 10)
     logging.getLogger("uvicorn.error").error("other")
     set_up(LogSettings(format="json", level="warning"))
     logging.getLogger("headgate.x").info("not said")
 
     lines = [json.loads(line)["message"] for line in capsys.readouterr().err.splitlines()]
-    assert lines == ["ours", "theirs", "other"]
+    assert lines == ["ours", "theirs", "Cancel 10 running task(s), timeout graceful …", "other"]

@@ -1,11 +1,13 @@
 """A process that ends does not leave a relayed request without a word."""
 
 import asyncio
+import logging
 from contextlib import AsyncExitStack
 from pathlib import Path
 
 import pytest
 
+from proxy.observe.logs import of_use
 from tests.servers.scripted import Asked, ScriptedUpstream, talking, until
 from tests.servers.serving import headgate
 
@@ -15,9 +17,10 @@ HEAD = b"HTTP/1.1 200 OK\r\ncontent-length: 100\r\n\r\n"
 
 @pytest.mark.parametrize("begun", [b"", HEAD + b"some of it"])
 async def test_what_is_relayed_when_the_time_to_drain_is_over_ends_honestly(
-    begun: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    begun: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """With a 500, or cut if its answer has begun; and the upstream is told."""
+    """With a 500, or cut if its answer has begun; and the upstream is told. A warning says how many were cut:
+    that is what `drain_s` is for, and no error."""
     monkeypatch.setattr("proxy.serving.CUT_S", 0.0)
 
     async def silent(asked: Asked) -> None:
@@ -41,3 +44,7 @@ async def test_what_is_relayed_when_the_time_to_drain_is_over_ends_honestly(
 
     assert answered.status == (200 if begun else 500)
     assert b"some of it".startswith(rest)
+    warned = [record for record in caplog.records if record.levelno >= logging.WARNING and of_use(record)]
+    assert [(record.name, getattr(record, "connections", None)) for record in warned] == [
+        ("headgate.workers", 1)
+    ]
