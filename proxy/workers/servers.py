@@ -30,6 +30,9 @@ such one it is twice as many, at most so many."""
 
 RETRY_S = 0.1
 
+WARN_S = 60.0
+"""Between two warnings that nothing can be accepted; each has the tries since the one before."""
+
 
 class OwnedServer(uvicorn.Server):
     """uvicorn without its signal handling: several servers share one process, and one owner ends them all."""
@@ -113,6 +116,9 @@ class AcceptingInTurn:
         self._in_vain_s = IN_VAIN_S
         """Seconds without a pause after the next one, if it is in vain."""
         self._end = asyncio.Event()
+        self._failed = 0
+        """Tries to accept again that the log does not have yet."""
+        self._warned_at = -math.inf
         owner.server_state.connections = _Shown(self._accepted, self._ended)
 
     def begin(self) -> None:
@@ -154,7 +160,7 @@ class AcceptingInTurn:
                 backlog = owner.config.backlog
                 again = await loop.create_server(owner.protocol, sock=self._listening.dup(), backlog=backlog)
             except Exception as exc:  # noqa: BLE001 - no descriptor is free; whatever it is, it must accept again
-                logger.warning("no connection can be accepted", extra={"why": type(exc).__name__})
+                self._warn(exc)
                 await self._wait(RETRY_S)
                 continue
             owner.servers = [again]
@@ -162,6 +168,14 @@ class AcceptingInTurn:
                 again.close()
             break
         self._pause = None
+
+    def _warn(self, exc: Exception) -> None:
+        self._failed += 1
+        now = asyncio.get_running_loop().time()
+        if now >= self._warned_at + WARN_S:
+            extra = {"why": type(exc).__name__, "tries": self._failed}
+            logger.warning("no connection can be accepted", extra=extra)
+            self._failed, self._warned_at = 0, now
 
     async def _wait(self, seconds: float) -> None:
         with contextlib.suppress(TimeoutError):

@@ -1,6 +1,8 @@
 """Workers that share a socket: who has more connections than the others leaves the next ones to them."""
 
 import asyncio
+import math
+import resource
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -123,6 +125,31 @@ async def test_a_worker_that_drains_in_a_pause_does_not_accept_again(monkeypatch
         await pause
 
         assert not worker.serving.servers
+
+
+async def test_a_worker_without_descriptors_says_so_now_and_then(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """With how often it has tried, not at each try; and it accepts again once it can."""
+    monkeypatch.setattr(servers, "RETRY_S", 0.001)
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    async with asyncio.timeout(60), one() as worker:
+        turns = worker.serving._turns
+        assert turns is not None
+        try:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (3, hard))  # no new one is below
+            retrying = asyncio.create_task(turns._leave_to_others())
+            await eventually(lambda: turns._failed > 9, 30)
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        await retrying
+        async with AsyncExitStack() as stack:
+            await asked(stack, worker.url, 1)
+        turns._warned_at = -math.inf
+        failed = turns._failed
+        turns._warn(OSError())
+
+    assert [getattr(record, "tries", None) for record in caplog.records] == [1, failed + 1]
 
 
 def test_shares_are_even_within_an_eighth_and_one_connection() -> None:
