@@ -10,6 +10,8 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
 # A lock is complete, so pip has nothing to look up: what was published since changes nothing.
 LOCKED := --no-deps --require-hashes --only-binary :all:
 STACKS := build/stacks
+# Else a Python that is told to keep no bytecode compiles all at each of a thousand starts of a server.
+export PYTHONDONTWRITEBYTECODE :=
 packages = $(shell grep -c == requirements/$(1).lock) packages of requirements/$(1).lock
 
 .PHONY: setup services run test quick pythons check bench cuts faults soak monday simulate waits stacks compat lock docs sbom wheel clean

@@ -11,6 +11,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from docs.chart_values import Values
+from docs.docstrings import docstrings
 from docs.tables import blocks, table
 
 CHART = Path(__file__).parents[1] / "helm"
@@ -35,6 +36,8 @@ def schema() -> dict[str, Any]:
     """JSON Schema of the values."""
     whole = Values.model_json_schema()
     found = whole["$defs"]
+    for _, model in blocks("", Values):
+        _describe(model, found.get(model.__name__, {}))
     for block, names in SET_BY_THE_CHART.items():
         for name in names:
             del found[block]["properties"][name]
@@ -42,6 +45,15 @@ def schema() -> dict[str, Any]:
         found[block]["required"] = [name for name in found[block].get("required", ()) if name not in names]
     found["Where"]["required"], found["Evidence"]["required"] = ["unleash"], ["prometheus"]
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **_for_values(whole)}
+
+
+def _describe(model: type[BaseModel], block: dict[str, Any]) -> None:
+    """Put in what is said of each field of a block, where it was not when the model was made."""
+    properties = block.get("properties", {})
+    for name, text in docstrings(model).items():
+        key = model.model_fields[name].alias or name
+        if key in properties:
+            properties[key] = dict(sorted({"description": text, **properties[key]}.items()))
 
 
 def _for_values(node: Any) -> Any:

@@ -12,6 +12,8 @@ from pydantic import BaseModel, SecretStr
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
+from docs.docstrings import docstrings
+
 
 def blocks(path: str, model: type[BaseModel]) -> Iterator[tuple[str, type[BaseModel]]]:
     """Each block with its path, outer blocks first."""
@@ -39,8 +41,9 @@ def _model_in(annotation: Any) -> tuple[type[BaseModel] | None, str]:
 def table(path: str, model: type[BaseModel]) -> list[str]:
     title = f"## `{path}`" if path else "## The file"
     about = " ".join((model.__doc__ or "").split())
+    texts = docstrings(model)
     rows = [
-        f"| `{field.alias or name}` | {_kind(field)} | {_default(field)} | {_text(field)} |"
+        f"| `{field.alias or name}` | {_kind(field)} | {_default(field)} | {_text(texts.get(name, ''))} |"
         for name, field in model.model_fields.items()
     ]
     return [title, "", about, "", "| name | what | default | |", "| --- | --- | --- | --- |", *rows, ""]
@@ -119,5 +122,5 @@ def _default(field: FieldInfo) -> str:
             return f"`{value}`"
 
 
-def _text(field: FieldInfo) -> str:
-    return " ".join((field.description or "").split()).replace("|", "\\|")
+def _text(docstring: str) -> str:
+    return " ".join(docstring.split()).replace("|", "\\|")

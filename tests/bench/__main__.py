@@ -71,6 +71,7 @@ def _measure(directory: Path, parts: tuple[str, ...], results: Results) -> Itera
 
 
 def _prepare() -> None:
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # what is installed has its bytecode
     for program in ("nginx", "wrk", "taskset"):
         if shutil.which(program) is None:
             raise click.ClickException(f"{program} is not installed; `make setup` installs it")
