@@ -9,7 +9,7 @@ written whom it was asked by. What stands before is what a stranger says of itse
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 from itertools import islice
 from typing import TypeVar
 
@@ -49,6 +49,15 @@ _PAIR = rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+=(?:[^\s\",;=\\]+|\"(?:[^\"\\]|\\.)*\")"
 _ELEMENT = re.compile(rb"\s*(?:%b)(?:\s*;\s*%b)*\s*;?\s*" % (_PAIR, _PAIR))
 _EACH = re.compile(_PAIR)
 
+_NODE = re.compile(
+    rb"(?:\[([0-9A-Fa-f:.]+)(?:%[\w.~-]+)?\]|([0-9.]+))(?::(?:[0-9]{1,5}|_[\w.-]+))?"
+    rb"|([0-9A-Fa-f:.]+)(?:%[\w.~-]+)?"
+)
+"""A node of RFC 7239 6, also without brackets, as `X-Forwarded-For` has it; and with a zone (RFC 6874)."""
+
+MAPPED_BITS = 96
+"""Bits of IPv6 before an address of IPv4 (RFC 4291 2.5.5.2)."""
+
 _PORT_NUMBER = re.compile(rb"[1-9][0-9]{0,4}")
 
 _Address = IPv4Address | IPv6Address
@@ -62,7 +71,7 @@ class TrustedProxies:
     """
 
     def __init__(self, listed: Sequence[str]) -> None:
-        networks = [ip_network(each) for each in listed if each != UNIX]
+        networks = [_plain_network(ip_network(each)) for each in listed if each != UNIX]
         self._masked = [(each.version, int(each.network_address), int(each.netmask)) for each in networks]
         self._has_unix = UNIX in listed
 
@@ -262,21 +271,25 @@ def _written(chain: Chain) -> bytes:
 
 def _address(node: bytes) -> _Address | None:
     """The address of a node, which may have a port, and brackets. None: it is none, or hidden."""
-    text = node.decode("latin-1")
-    if text.startswith("["):
-        text, bracket, port = text[1:].partition("]")
-        is_node = bracket and (not port or (port[0] == ":" and port[1:].isdigit()))
-        return _plain(text) if is_node else None
-    host, colon, port = text.partition(":")
-    if colon and ":" not in port:
-        return _plain(host) if port.isdigit() else None
-    return _plain(text)
+    found = _NODE.fullmatch(node)
+    return _plain((found[1] or found[2] or found[3]).decode()) if found else None
 
 
 def _plain(text: str) -> _Address | None:
-    """An address; one of IPv4 that is written as IPv6 becomes what it is."""
+    """An address; one of IPv4 that is written as IPv6 becomes what it is. A zone says nothing elsewhere, and
+    may have any characters: it is left out."""
     try:
         address = ip_address(text)
     except ValueError:
         return None
-    return getattr(address, "ipv4_mapped", None) or address
+    if address.version == 4:
+        return address
+    return address.ipv4_mapped or IPv6Address(int(address))
+
+
+def _plain_network(network: IPv4Network | IPv6Network) -> IPv4Network | IPv6Network:
+    """A network; one of IPv4 that is written as IPv6 becomes what it is, as its addresses do."""
+    if network.version == 4 or network.prefixlen < MAPPED_BITS:
+        return network
+    address = network.network_address.ipv4_mapped
+    return network if address is None else IPv4Network((int(address), network.prefixlen - MAPPED_BITS))

@@ -56,6 +56,23 @@ def test_a_trusted_proxy_is_believed(peer: str) -> None:
     assert told(said, peer) == (said, STRANGER)
 
 
+def test_a_network_of_ipv4_may_be_written_as_ipv6() -> None:
+    """As an operator writes it who has seen such peers in a log."""
+    trusted = TrustedProxies(["::ffff:10.0.0.0/104", "::ffff:192.0.2.7", "::/64"])
+
+    assert [trusted.has(peer) for peer in ("10.9.9.9", "::ffff:10.9.9.9", "192.0.2.7", "::5")] == [True] * 4
+    assert [trusted.has(peer) for peer in ("11.0.0.1", "192.0.2.8", "::1:0:0:0:0")] == [False] * 3
+
+
+def test_a_zone_adds_no_parameter() -> None:
+    """Whoever is within a trusted network could write others' names behind it."""
+    evil = 'fe80::1%";host=evil.example;x="]'
+    for said in (FOR + f"{evil}, 10.0.0.2", r'forwarded: for="[fe80::1%\";host=evil;x=\"]", for=10.0.0.2'):
+        left, client = told([said], announces=True)
+        assert client == "10.0.0.2"
+        assert left == [FOR + "10.0.0.2", "forwarded: for=10.0.0.2"]
+
+
 CHAINS: list[tuple[list[str], list[str], str]] = [
     # The walk from the right ends with the first that is no trusted proxy.
     (["6.6.6.6, 203.0.113.9"], ["203.0.113.9"], STRANGER),
@@ -71,6 +88,11 @@ CHAINS: list[tuple[list[str], list[str], str]] = [
     (["[2001:db8::1]:41000"], ["2001:db8::1"], "2001:db8::1"),
     (["2001:DB8:0::1"], ["2001:db8::1"], "2001:db8::1"),
     (["::ffff:203.0.113.9"], ["203.0.113.9"], STRANGER),
+    (["203.0.113.9:_hidden"], ["203.0.113.9"], STRANGER),
+    # A zone is of one machine alone, and may have any characters.
+    (["fe80::1%eth0"], ["fe80::1"], "fe80::1"),
+    (["[fe80::1%25eth0]:41000"], ["fe80::1"], "fe80::1"),
+    (["fe80::1%eth0]/a b, 10.0.0.2"], ["10.0.0.2"], "10.0.0.2"),
     # What cannot be read ends the walk before it.
     (["203.0.113.9, unknown"], [], PROXY),
     (["203.0.113.9, nonsense, 10.0.0.2"], ["10.0.0.2"], "10.0.0.2"),
@@ -78,6 +100,7 @@ CHAINS: list[tuple[list[str], list[str], str]] = [
     (["203.0.113.9, unix, 10.0.0.2"], ["10.0.0.2"], "10.0.0.2"),
     (["[203.0.113.9"], [], PROXY),
     (["203.0.113.9:http"], [], PROXY),
+    (["203.0.113.9:\xb2"], [], PROXY),
     (["203.0.113.09"], [], PROXY),
     (["1.2.3"], [], PROXY),
     (["\xb2\xb3.1.1.1"], [], PROXY),
