@@ -9,6 +9,7 @@ from proxy.llm.assembly.dialect import Assembler, Headers, NotStreamable, Prompt
 from proxy.llm.assembly.joins import MAX_ANSWER_CHARS
 from proxy.llm.assembly.json_values import parsed
 from proxy.llm.assembly.kept_fields import KeptFields
+from proxy.llm.assembly.repeated_events import Growth, RepeatedEvents
 from proxy.llm.assembly.usage import UsageFields
 
 
@@ -97,6 +98,12 @@ class JsonAnswer(ABC):
         is_own_stream: whether the caller asked for the stream, so that it may finish in any way.
     """
 
+    terminator: ClassVar[str] = ""
+    """The last event's data, if that is no JSON; "" if it is."""
+
+    repeats: ClassVar[bool] = False
+    """True if events may repeat one another; then there is `growth`."""
+
     def __init__(self, *, is_own_stream: bool) -> None:
         self.is_own_stream = is_own_stream
         self.arguments = ""
@@ -105,6 +112,7 @@ class JsonAnswer(ABC):
         self.unknown = KeptFields()
         """Fields of the events' top level that no table names."""
         self._chars = 0
+        self._repeated = RepeatedEvents() if self.repeats else None
 
     def feed(self, data: str) -> str:
         if self.is_terminated:
@@ -113,11 +121,26 @@ class JsonAnswer(ABC):
         self._chars += len(data)
         if self._chars > MAX_ANSWER_CHARS:
             raise Unfaithful("the answer is too large")
-        return self.take(parsed(data), data)
+        repeated = self._repeated
+        if repeated is None:
+            return self.take(parsed(data), data)
+        if (text := repeated.take(data)) is not None:
+            return text
+        if data == self.terminator:
+            self.is_terminated = True
+            return ""
+        text = self.take(parsed(data), data)
+        repeated.look_at(data, self.growth)
+        return text
 
     @abstractmethod
     def take(self, event: dict[str, Any], data: str) -> str:
         """Take one event, whose JSON is `data`; see `Assembler.feed`."""
+
+    def growth(self, event: dict[str, Any]) -> Growth | None:
+        """Return what the event that was taken last has added, if all that was is a text, and the event would
+        add no more than its text if it came again. None: it might. `event` is its JSON, as it came."""
+        return None
 
     @abstractmethod
     def answer(self) -> bytes: ...

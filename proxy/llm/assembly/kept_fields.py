@@ -33,7 +33,8 @@ class KeptFields:
         self._values: dict[str, Any] = {}
         self._times: dict[str, int] = {}
         self.events = 0
-        """How many events had the place, with anything of the answer in it."""
+        """How many events had the place, with anything of the answer in it. Those that repeat one with no
+        unknown field are not counted: such a one is, and more of them say no more."""
 
     def take(self, name: str, value: Any) -> None:
         """Take a field of an event.

@@ -26,6 +26,7 @@ from proxy.llm.assembly.json_values import (
     serialized,
     shown,
 )
+from proxy.llm.assembly.repeated_events import Growth
 from proxy.llm.assembly.usage import UsageFields
 
 MAX_BLOCKS = 4096
@@ -99,6 +100,8 @@ class Anthropic(JsonDialect):
 class ClaudeMessage(JsonAnswer):
     """The answer that one stream makes."""
 
+    repeats = True
+
     def __init__(self, *, is_own_stream: bool) -> None:
         super().__init__(is_own_stream=is_own_stream)
         self._message: dict[str, Any] | None = None
@@ -161,6 +164,12 @@ class ClaudeMessage(JsonAnswer):
         if kind == "compaction_delta" and delta.get("encrypted_content") is not None:
             self._join("encrypted_content", delta["encrypted_content"])
         return self._join(name, delta[name])
+
+    def growth(self, event: dict[str, Any]) -> Growth | None:
+        """See `JsonAnswer`."""
+        name = DELTAS[event["delta"]["type"]] if event["type"] == "content_block_delta" else ""
+        text = self._blocks[-1].get(name) if name in ("text", "thinking") else None
+        return Growth(("delta", name), text.pieces, name == "text") if isinstance(text, Text) else None
 
     def _join(self, name: str, value: Any) -> str:
         """Join a delta's value to the open block; the text that is shown."""

@@ -12,6 +12,7 @@ from proxy.llm.assembly.dialect import AbnormalFinish, Prompt, Unfaithful
 from proxy.llm.assembly.joins import Text, check_texts
 from proxy.llm.assembly.json_dialect import JsonAnswer, JsonDialect
 from proxy.llm.assembly.json_values import as_arguments, as_object, as_text, as_word, serialized, shown
+from proxy.llm.assembly.repeated_events import Growth
 from proxy.llm.assembly.usage import UsageFields
 
 MAX_ITEMS = 4096
@@ -61,6 +62,8 @@ class Cohere(JsonDialect):
 
 class CohereMessage(JsonAnswer):
     """The answer that one stream makes."""
+
+    repeats = True
 
     def __init__(self, *, is_own_stream: bool) -> None:
         super().__init__(is_own_stream=is_own_stream)
@@ -120,6 +123,17 @@ class CohereMessage(JsonAnswer):
         if name == "tool_calls" and len(found) == 1:
             self.arguments = as_text(as_object(piece.get("function", {})).get("arguments", ""))
         return shown(as_text(piece.get("text", ""))) if name == "content" else ""
+
+    def growth(self, event: dict[str, Any]) -> Growth | None:
+        """See `JsonAnswer`."""
+        if event["type"] != "content-delta" or not event.keys() <= FIELDS:
+            return None
+        piece = event["delta"]["message"]["content"]
+        texts = {name: text for name in piece if isinstance(text := self._lists["content"][-1][name], Text)}
+        if len(texts) != 1:
+            return None
+        ((name, text),) = texts.items()
+        return Growth(("delta", "message", "content", name), text.pieces, name == "text")
 
     def _end(self, event: Mapping[str, Any], delta: Mapping[str, Any]) -> None:
         self._answer |= {name: delta.get(name) for name in ("finish_reason", "usage")}

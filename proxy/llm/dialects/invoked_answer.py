@@ -29,6 +29,8 @@ HEADERS: Mapping[str, bytes] = {
 class InvokedMessage(ClaudeMessage):
     """The answer that one stream makes."""
 
+    repeats = False  # in base64 no text has a place of its own
+
     def take(self, event: dict[str, Any], data: str) -> str:
         if len(event) != 1:
             raise Unfaithful("an event is of no kind, or of two")

@@ -10,10 +10,11 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from proxy.llm.assembly.dialect import AbnormalFinish, ProviderFailed, Unfaithful
-from proxy.llm.assembly.joins import AmbiguousFinish, AmbiguousList, check_texts, joined
+from proxy.llm.assembly.joins import AmbiguousFinish, AmbiguousList, Text, check_texts, joined
 from proxy.llm.assembly.json_dialect import JsonAnswer
 from proxy.llm.assembly.json_values import as_list, as_object, serialized, shown
 from proxy.llm.assembly.kept_fields import KeptFields
+from proxy.llm.assembly.repeated_events import Growth
 from proxy.llm.dialects.openai.fields import (
     CHOICE,
     CHUNK,
@@ -22,7 +23,9 @@ from proxy.llm.dialects.openai.fields import (
     ONLY_IN_CHOICES,
     ONLY_IN_CHUNKS,
     ONLY_IN_DELTAS,
+    PADDINGS,
     REPEATABLE,
+    REPEATABLE_OF_CHOICES,
 )
 
 HARMLESS_FINISHES = frozenset({"stop", "length", "tool_calls", "function_call"})
@@ -58,6 +61,9 @@ class Completion(JsonAnswer):
         habits: the provider's.
     """
 
+    terminator = "[DONE]"
+    repeats = True
+
     def __init__(self, choices: int | None = None, habits: Habits = Habits()) -> None:
         super().__init__(is_own_stream=choices is None)
         self._asked = choices
@@ -69,13 +75,6 @@ class Completion(JsonAnswer):
         self._choices: dict[int, dict[str, Any]] = {}
         self._unknown_of_choices: dict[int, KeptFields] = {}
         self._is_counted = True
-
-    def feed(self, data: str) -> str:
-        if data != "[DONE]" or self.is_terminated:
-            return super().feed(data)
-        self.arguments = ""
-        self.is_terminated = True
-        return ""
 
     def take(self, chunk: dict[str, Any], data: str) -> str:
         is_none = bool(chunk) and "choices" not in chunk and chunk.keys().isdisjoint(CHUNK)
@@ -101,6 +100,25 @@ class Completion(JsonAnswer):
         if has_usage or adds:
             self._is_counted = has_usage
         return shown(text)
+
+    def growth(self, event: dict[str, Any]) -> Growth | None:
+        """See `JsonAnswer`. Most chunks of a text are such: one choice, whose delta has one text."""
+        if self._joined_last is None or len(event.get("choices") or ()) != 1:
+            return None
+        choice = {"index": 0, **event["choices"][0]}
+        index, delta = choice.pop("index"), choice.pop("delta", None) or {}
+        so_far = self._choices[index]
+        grown = [name for name, value in delta.items() if value and name not in NO_CONTENT]
+        text = so_far["delta"].get(grown[0]) if len(grown) == 1 else None
+        is_repeatable = all(
+            name in REPEATABLE_OF_CHOICES or value is None or (name in CHOICE and not value)
+            for name, value in choice.items()
+        )
+        if not isinstance(text, Text) or so_far.get("finish_reason") or not is_repeatable:
+            return None
+        is_shown = index == 0 and grown == ["content"]
+        padding = [name for name in PADDINGS if event.get(name)]
+        return Growth(("choices", 0, "delta", *grown), text.pieces, is_shown, padding[:1])
 
     def _join_choice(self, index: Any, choice: dict[str, Any], delta: dict[str, Any]) -> bool:
         """Join a chunk's choice to what came of it; whether it adds anything to its answer. One that goes on

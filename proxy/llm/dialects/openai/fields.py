@@ -242,7 +242,23 @@ CHUNK: Mapping[str, Join] = {
 REPEATABLE = CHUNK.keys() - {"prompt_filter_results"}
 """Fields of a chunk that say nothing more when they come again with the same value."""
 
-ONLY_IN_CHUNKS = ("obfuscation", "p", "prompt_progress")
+REPEATABLE_OF_CHOICES = frozenset(
+    {
+        "content_filter_results",
+        "content_filter_result",
+        "native_finish_reason",
+        "stop_reason",
+        "matched_stop",
+        "seed",
+        "usage",
+    }
+)
+"""The same of a choice."""
+
+PADDINGS = ("obfuscation", "p")
+"""Fields of a chunk that hide its length from those who see it pass."""
+
+ONLY_IN_CHUNKS = (*PADDINGS, "prompt_progress")
 
 ONLY_IN_CHOICES = ("delta", "content_filter_offsets", "text", "message", "usage")
 
