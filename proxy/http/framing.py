@@ -46,7 +46,7 @@ def check_framing(headers: Headers, version: str) -> Body:
         elif name == b"content-length":
             body = Body.NONE if value == b"0" else Body.LENGTH
         elif name == b"expect":
-            expects = value.lower() == b"100-continue"
+            expects = value.lower() == b"100-continue" and version != "1.0"  # RFC 9110 10.1.1
         else:
             body = _coded(value, version)
     if not has_host and version != "1.0":

@@ -124,6 +124,8 @@ class RelayedRequest(SentRequest):
             elif self._task is None:
                 if self._sending is Sending.GOING:
                     self._send_more()
+                elif self._sending is Sending.ASKED and client.has_arrived:
+                    self._go_on_with_body()  # it waits for no 100, or not any more
                 self._pass_on()
         except Exception:  # noqa: BLE001 - it is a defect here, and ends this request alone
             self._crash()

@@ -121,7 +121,7 @@ class SentRequest(ABC):
         self._sent_at = perf_counter()
         if whole:
             self._sending = OUT
-        elif self._framing in EXPECTED:
+        elif self._framing in EXPECTED and not self._client.has_arrived:
             self._sending = Sending.ASKED
             self._timer = asyncio.get_running_loop().call_later(CONTINUE_S, self._continue_is_late)
         else:

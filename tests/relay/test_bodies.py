@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from proxy.relay import sent_request
 from tests.servers.ports import free_socket
-from tests.servers.scripted import Asked, ScriptedUpstream, ask, raw, talking, until
+from tests.servers.scripted import Asked, ScriptedUpstream, ask, ok, raw, talking, until
 from tests.servers.serving import Serving, gated, headgate
 
 HOST = b"host: clinic.example\r\n"
@@ -167,6 +168,40 @@ async def test_a_client_that_expects_100_is_not_asked_when_the_upstream_refuses(
     assert answered.header(b"connection") == b"close"
     assert [asked.target for asked in upstream.asked] == [b"/", b"/next"]
     assert upstream.connections == 2
+
+
+@pytest.mark.parametrize("apart", [False, True])
+@pytest.mark.parametrize(
+    ("begin", "body", "read"),
+    [
+        (b"PUT / HTTP/1.1\r\ncontent-length: 4", b"body", b"body"),
+        (b"PUT / HTTP/1.1\r\ntransfer-encoding: chunked", b"4\r\nbody\r\n0\r\n\r\n", b"body"),
+        (b"PUT / HTTP/1.1\r\ntransfer-encoding: chunked", b"0\r\n\r\n", b""),
+        (b"PUT / HTTP/1.0\r\ncontent-length: 4", b"body", b"body"),
+    ],
+)
+async def test_a_body_that_waits_for_no_100_goes_on_at_once(
+    begin: bytes,
+    body: bytes,
+    read: bytes,
+    apart: bool,
+    upstream: ScriptedUpstream,
+    gate: Serving,
+    monkeypatch: pytest.MonkeyPatch,
+):
+    """With its head, or later, to an upstream that never asks. HTTP/1.0 has no 100 to wait for."""
+    monkeypatch.setattr(sent_request, "CONTINUE_S", 1000.0)
+    upstream.script = ok
+    head = b"%b\r\n%bexpect: 100-continue\r\n\r\n" % (begin, HOST)
+    async with talking(gate.url, within_s=60) as client:
+        await client.send(head if apart else head + body)
+        if apart:
+            await until(lambda: len(upstream.asked) == 1)
+            await client.send(body)
+        answered = await client.answer()
+
+    assert answered.status == 200
+    assert [asked.body for asked in upstream.asked] == [read]
 
 
 async def test_interim_answers_are_dropped(upstream: ScriptedUpstream, gate: Serving):
