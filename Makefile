@@ -14,9 +14,12 @@ STACKS := build/stacks
 export PYTHONDONTWRITEBYTECODE :=
 packages = $(shell grep -c == requirements/$(1).lock) packages of requirements/$(1).lock
 
-.PHONY: setup services run test quick pythons check bench cuts faults soak monday simulate waits stacks compat lock docs sbom wheel clean
+# Where this is set, as in images of Python, each process compiles all of Headgate anew; the tests start hundreds.
+export PYTHONDONTWRITEBYTECODE :=
 
-setup: $(VENV)/.test  ## all that the tests need: Python, Debian and npm packages
+.PHONY: setup services run test warm quick pythons check bench cuts faults soak monday simulate waits stacks compat lock docs sbom wheel clean
+
+setup: $(VENV)/.demo  ## all that the tests need: Python, Debian and npm packages
 	@$(MAKE) --no-print-directory -j 2 $(STACKS)/.ready services
 
 services: $(VENV)/.test
@@ -48,8 +51,14 @@ check: $(VENV)/.test  ## format, lint, types
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
-test: setup  ## everything
+test: $(VENV)/.demo  ## everything
+	@$(MAKE) --no-print-directory -j 3 $(STACKS)/.ready services warm
 	@$(BIN)/python -m tests.prove
+
+# Beside npm, which mostly waits: what mypy finds is kept, and so are the compiled tests. The proof says what is wrong.
+warm: $(VENV)/.test
+	@$(BIN)/mypy > /dev/null 2>&1 || true
+	@$(BIN)/python -m pytest --collect-only --quiet > /dev/null 2>&1 || true
 
 quick: $(VENV)/.test  ## for the hand at work: format, lint, types, and each test that starts no server
 	@$(BIN)/python -m tests.prove --quick
@@ -85,7 +94,7 @@ waits: setup  ## how long a reader waits, by source, with a model at real speed
 	$(BIN)/python -m tests.waits
 
 # What the backends of other stacks run with, apart from all else: its packages disagree with ours about versions.
-$(STACKS)/.ready: $(VENV)/.test requirements/stacks.lock
+$(STACKS)/.ready: $(VENV)/.demo requirements/stacks.lock
 	@echo "Installing $(call packages,stacks), for backends of other stacks; half a minute."
 	@$(BIN)/python -m venv --clear --without-pip $(STACKS)
 	@$(BIN)/python -m pip --disable-pip-version-check --python $(STACKS)/bin/python install --quiet $(LOCKED) -r requirements/stacks.lock

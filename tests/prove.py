@@ -22,27 +22,25 @@ CHECKS = {
 }
 
 BY_FILE = ["--dist", "loadfile", "--no-loadscope-reorder"]
-TOGETHER = ["-n", "4", *BY_FILE]
-"""Four at a time, since most tests wait for servers more than they compute."""
-
 TESTS = sorted((ROOT / "tests").rglob("test_*.py"))
 
 
-def _with_mark(name: str) -> list[str]:
-    """Options for the tests with this mark, with their files, since pytest would else import all."""
-    return ["-m", name, *(str(path) for path in TESTS if f"mark.{name}" in path.read_text(encoding="utf-8"))]
+def all_suites() -> dict[str, list[str]]:
+    """Pytest's options, by the name of the suite."""
+    # By file, since pytest would else import all.
+    alone = [str(path) for path in TESTS if "mark.alone" in path.read_text(encoding="utf-8")]
+    return {
+        # Five at a time on two cores, since most tests wait for servers more than they compute.
+        "tests": ["-m", "not alone", "-n", "5", *BY_FILE],
+        "tests that need the machine to themselves": ["-m", "alone", *alone],
+    }
 
 
-SUITES = {
-    "tests": ["-m", "not alone and not long", *TOGETHER],
-    "long tests, side by side": ["-n", "3", *_with_mark("long")],
-    "tests that need the machine to themselves": _with_mark("alone"),
-}
-NOT_SERVED = [str(path) for path in TESTS if not is_served(path)]
-"""By name: each process that runs tests would else import all of them, for a quarter of the time in all."""
-
-QUICK_SUITES = {"tests that start no server": ["-m", "not served", "-n", "auto", *BY_FILE, *NOT_SERVED]}
-"""They compute: one for each core."""
+def quick_suites() -> dict[str, list[str]]:
+    """Those of `make quick`. They compute: one process for each core."""
+    # By file: each process that runs tests would else import all of them, for a quarter of the time in all.
+    files = [str(path) for path in TESTS if not is_served(path)]
+    return {"tests that start no server": ["-m", "not served", "-n", "auto", *BY_FILE, *files]}
 
 
 @dataclass(frozen=True)
@@ -67,7 +65,7 @@ def main() -> int:
         if not _step(name, [str(Path(sys.executable).with_name(command[0])), *command[1:]]):
             return 1
     count = Count()
-    for name, options in (QUICK_SUITES if is_quick else SUITES).items():
+    for name, options in (quick_suites() if is_quick else all_suites()).items():
         with tempfile.NamedTemporaryFile(suffix=".xml") as report:
             passed = _step(name, [sys.executable, "-m", "pytest", *options, f"--junitxml={report.name}"])
             if not passed:

@@ -7,8 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import jsonschema
-import kubernetes_validate
 import yaml
 from helm_python import Chart
 
@@ -87,6 +85,10 @@ def render(values: Mapping[str, Any]) -> Rendered:
 
 def taken_by_kubernetes(found: Mapping[str, Any], version: str) -> None:
     """Raises where this version would refuse an object. Strictly: a name it does not know is a mistake."""
+    # Not above: the grammars that they make of all kinds of addresses take each process a second.
+    import jsonschema
+    import kubernetes_validate
+
     if found["kind"] in FOREIGN:
         schema = json.loads((Path(__file__).parent / "crds" / f"{found['kind']}.json").read_text())
         jsonschema.validate(found, schema)

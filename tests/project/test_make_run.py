@@ -28,7 +28,6 @@ TEXTS = """() => ["streamed", "whole"].map(side =>
     document.querySelector(`#${side} headgate-panel`).shadowRoot.querySelector(".stages").innerText)"""
 
 pytestmark = [
-    pytest.mark.long,
     pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed"),
 ]
 

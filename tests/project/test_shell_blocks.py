@@ -14,7 +14,6 @@ from pathlib import Path
 
 import httpx
 import jwt
-import pytest
 import yaml
 
 from proxy.text.sse import Decoder
@@ -215,7 +214,6 @@ async def test_the_rules_lead_to_runbooks_where_one_serves_them(tmp_path: Path) 
     assert rules != (ROOT / "dashboards" / "rules.yaml").read_text(encoding="utf-8")
 
 
-@pytest.mark.long
 async def test_the_demo_shows_a_rollout_and_one_that_goes_back(tmp_path: Path) -> None:
     """On ports of its own here, and with no terminal; the journal is made to tell it all again at the end."""
     block, _ = blocks(ROLLOUT)  # test_journal.py types the other one

@@ -16,7 +16,6 @@ from tests.rollout.readers import USERS
 from tests.servers import alertmanager_server, prometheus_server, release_before, unleash_server
 
 pytestmark = [
-    pytest.mark.long,
     pytest.mark.skipif(not unleash_server.is_installed(), reason="no Unleash: run tests/services/setup.sh"),
     pytest.mark.skipif(not prometheus_server.is_installed(), reason="no Prometheus: see setup.sh"),
     pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed"),
