@@ -2,6 +2,7 @@
 refusals in their turn, upgrades, and clients that have ended their side."""
 
 import asyncio
+import re
 import sys
 from collections import deque
 from http import HTTPStatus
@@ -23,6 +24,9 @@ from proxy.http.upgrade import EARLY_BYTES, Lost, UpgradeOffer, offered, without
 MAX_HEAD_BYTES = 64 * 1024
 """Request line and headers together; nginx's default is 32 KiB."""
 
+_NOT_HTTP = re.compile(rb"[\r\n]*+[^ ]+ +[^ \r\n]+ +(?:RTSP|ICE)/")
+"""A request line of the other protocols that the parser reads."""
+
 LAST_S = 5
 """Seconds that an idle connection is kept by a process that hands over to another."""
 
@@ -37,6 +41,7 @@ class ServerProtocol(TimedProtocol):
         "_half_closed",
         "_has_new_head",
         "_is_over",
+        "_line",
         "_methods",
         "_next_is_last",
         "_offer",
@@ -51,6 +56,8 @@ class ServerProtocol(TimedProtocol):
         super().connection_made(transport)
         self._field_bytes = 0
         self._read = b""
+        self._line = b""
+        """The request line, and what follows, of a head that came in several reads."""
         self._methods = MethodReader()
         self._has_new_head = False
         self._again = b""
@@ -135,6 +142,8 @@ class ServerProtocol(TimedProtocol):
             if self._again:
                 again, self._again = self._again, b""
                 self._read_pieces(again, is_again=True)
+            elif self._reading_head and b"\n" not in self._line.lstrip(b"\r\n"):
+                self._line += piece
             if at >= len(data):
                 return
 
@@ -262,6 +271,8 @@ class ServerProtocol(TimedProtocol):
         parser = self.parser
         self._methods.in_head = False
         method = self._methods.method or parser.get_method()
+        if self._line or not self._read.startswith(b" HTTP/", len(method) + len(self.url) + 1):
+            self._look_at_line()
         is_plain = self.url[:1] == b"/" and not self.url.strip(PLAIN)
         if not is_plain:
             self._look_at_target(method)
@@ -270,8 +281,6 @@ class ServerProtocol(TimedProtocol):
             raise _too_large(self.url)
         if parser.should_upgrade():
             return
-        if not is_plain:
-            httptools.parse_url(self.url).path.decode("ascii")  # or it is refused
         version = parser.get_http_version()
         keeps = version != "1.0" and parser.should_keep_alive() and not self._next_is_last
         request = ClientRequest(self, method, version, keeps)
@@ -297,6 +306,12 @@ class ServerProtocol(TimedProtocol):
                 self.pipeline = deque()
             self.pipeline.appendleft(request)
 
+    def _look_at_line(self) -> None:
+        """A request line that came in pieces, or behind something."""
+        line, self._line = self._line + self._read, b""
+        if _NOT_HTTP.match(line):
+            raise RequestRefused(400, "HTTP is spoken here.")
+
     def _look_at_target(self, method: bytes) -> None:
         """A target that is not plainly a path."""
         if not self.url.startswith(b"/") and method != b"CONNECT":
@@ -306,6 +321,8 @@ class ServerProtocol(TimedProtocol):
                 self.url = with_path(method, self.url, authority)
         if b"#" in self.url:
             raise RequestRefused(400, "A fragment is no part of a request's target.")
+        if not self.parser.should_upgrade():
+            httptools.parse_url(self.url).path.decode("ascii")  # or it is refused
 
     def on_response_complete(self) -> None:
         """An answer is out: begin the next request, or wait for it."""

@@ -88,6 +88,22 @@ async def test_wherever_it_is_cut_each_request_has_its_own_method_and_body(confi
     assert by_bytes == at_once == SENT
 
 
+@pytest.mark.parametrize(
+    "line", [b"GET / RTSP/1.0", b"POST /a  RTSP/1.1", b"DESCRIBE / RTSP/1.0", b"SOURCE /HTTP/1.1 ICE/1.1"]
+)
+async def test_what_is_no_http_is_refused_wherever_it_is_cut(config: uvicorn.Config, line: bytes) -> None:
+    """The parser knows other protocols, too. A request before it is answered; a header says nothing of it."""
+    before = b"GET /0 HTTP/1.1\r\nhost: a\r\nx: b RTSP/1.0\r\n\r\n"
+    sent = before + b"\r\n\r\n" + line + b"\r\nhost: a\r\nx: HTTP/1.1 HTTP/1.1\r\n\r\n"
+    for cut in range(len(before), len(sent)):
+        found, got = await seen(config, sent[:cut], sent[cut:])
+        assert found == [("GET", b"/0", b"")], sent[:cut]
+        assert got.count(b"HTTP/1.1 400 ") == 1
+    by_bytes, got = await seen(config, *(sent[at : at + 1] for at in range(len(sent))))
+    assert by_bytes == [("GET", b"/0", b"")]
+    assert got.count(b"HTTP/1.1 400 ") == 1
+
+
 async def test_empty_lines_cost_no_pieces() -> None:
     """Any number of them may come before a request: read one by one, 64 KB held a process for seconds."""
     lines = b"\r\n" * 10_000

@@ -54,6 +54,7 @@ REFUSED_REQUESTS = {
     "absolute form without a host": b"GET http:///a HTTP/1.1\r\n%b\r\n" % HOST,
     "absolute form with a list of hosts": b"GET http://clinic.example,b/ HTTP/1.1\r\n%b\r\n" % HOST,
     "absolute form and a bad host": b"GET http://clinic.example/ HTTP/1.1\r\nhost: a/b\r\n\r\n",
+    "another protocol": b"GET / RTSP/1.0\r\n%b\r\n" % HOST,
     "fragment": b"GET /a#b HTTP/1.1\r\n%b\r\n" % HOST,
     "fragment in a query": b"GET /a?b#c HTTP/1.1\r\n%b\r\n" % HOST,
     "empty fragment": b"GET /a# HTTP/1.1\r\n%b\r\n" % HOST,
