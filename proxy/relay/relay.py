@@ -27,7 +27,6 @@ from proxy.relay.relayed_request import RelayedRequest
 from proxy.relay.result import OnEnd, Outcome, RelayResult
 from proxy.relay.sinks import Sink
 from proxy.upstream.client import Upstream
-from proxy.upstream.exchange import Exchange
 from proxy.upstream.tunnel import Upgrades
 
 
@@ -41,6 +40,7 @@ class Relay:
         self._forwarding = forwarding
         self._upgrades = upgrades
         self._repeats = repeats
+        self._never_trailers = forwarding.kept
         self._heads = HeadWriter(forwarding)
         self._authority = upstream.origin.authority
 
@@ -104,13 +104,9 @@ class Relay:
             on_end(RelayResult(Outcome.REFUSED, refusal.status, took_s=perf_counter() - entered_at))
             return
         is_fresh = fresh or offer is not None
-        exchange = Exchange(self._upstream, method, fresh=is_fresh, long=long, repeats=self._repeats)
-        relayed = RelayedRequest(client, sink, exchange, head, on_end, entered_at)
-        relayed.never_trailers = self._forwarding.kept
-        if offer is None:
-            relayed.begin()
-        else:
-            relayed.offer(offer, self._upgrades)
+        relayed = RelayedRequest(self._upstream, method, is_fresh, long, self._repeats)
+        relayed.never_trailers = self._never_trailers
+        relayed.begin(client, sink, head, on_end, entered_at, self._upgrades)
 
     def _head(
         self, client: ClientRequest, token: str | None, offer: UpgradeOffer | None

@@ -9,7 +9,7 @@ import logging
 from time import perf_counter
 
 from proxy.errors import UpstreamAborted, UpstreamError, UpstreamMalformed
-from proxy.http.headers import BODILESS_STATUS, passed_trailers, response_headers
+from proxy.http.headers import BODILESS_STATUS, Headers, passed_trailers, response_headers
 from proxy.http.upgrade import SWITCHING_PROTOCOLS
 from proxy.observe.spans.request_ids import work_of
 from proxy.relay.result import Outcome, RelayResult
@@ -27,11 +27,13 @@ MAX_STATUS = 599
 class RelayedRequest(SentRequest):
     """One request and its answer."""
 
+    __slots__ = ()
+
     # The answer's direction.
 
     def _pass_on(self) -> None:
         """Take the next step of the answer's direction."""
-        connection = self._exchange.current
+        connection = self.current
         assert connection is not None, "the request has been sent"
         response, timer = connection.response, connection.timer
         if response.status and not self._answered_at:
@@ -70,7 +72,7 @@ class RelayedRequest(SentRequest):
             if status > MAX_STATUS:
                 self._fail(UpstreamMalformed(f"status {status}"))
                 return
-            if status == PROXY_AUTHENTICATION_REQUIRED and (refusal := self._exchange.refusal_of_proxy):
+            if status == PROXY_AUTHENTICATION_REQUIRED and (refusal := self.refusal_of_proxy):
                 self._fail(refusal)
                 return
             headers, reason = response.headers, response.reason
@@ -95,15 +97,15 @@ class RelayedRequest(SentRequest):
 
     def _meet_failure(self) -> None:
         """The upstream has failed: ask again, if that is right, or fail."""
-        if self._exchange.may_go_on:
+        if self.may_go_on:
             self._start(self._ask_again)
         else:
-            failure = self._exchange.connection.failure
+            failure = self.connection.failure
             assert failure is not None, "or it was silent, and goes on"
             self._fail(failure)
 
     async def _ask_again(self) -> None:
-        await self._exchange.head()
+        await self.head()
         self._task = None
         self.upstream_changed()
 
@@ -141,6 +143,15 @@ class RelayedRequest(SentRequest):
                 if self._sending is Sending.GOING:
                     self._send_more()
             self._pass_on()
+        except Exception:  # noqa: BLE001 - it is a defect here, and ends this request alone
+            self._crash()
+
+    def upstream_interim(self, of: Connection, status: int, reason: bytes, headers: Headers) -> None:
+        """See `Carried`. Of a hedged request's connections only the first is listened to."""
+        if of is not self.current or self._is_over:
+            return
+        try:
+            self._client.interim(status, reason, headers)
         except Exception:  # noqa: BLE001 - it is a defect here, and ends this request alone
             self._crash()
 
@@ -205,16 +216,15 @@ class RelayedRequest(SentRequest):
         self._stop_timer()
         task, self._task = self._task, None
         self._client.watcher = None
-        self._exchange.on_change = self._exchange.on_interim = None
         if task is None:
-            self._exchange.close()
+            self.close()
         else:
-            self._exchange.abort()
+            self.abort()
             task.add_done_callback(self._give_back)  # until then it may be given another connection
             task.cancel()
 
     def _give_back(self, _: asyncio.Task[None]) -> None:
-        self._exchange.close()
+        self.close()
 
 
 def _is_told(_: RelayResult) -> None:

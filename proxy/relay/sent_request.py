@@ -28,25 +28,44 @@ NO_BODY, BY_LENGTH = Body.NONE, Body.LENGTH
 """Looked up for each request; as members of their enumeration they take ten times as long."""
 
 
-class SentRequest(ABC):
-    """One request; `begin` it once. `RelayedRequest` knows what comes back."""
+class SentRequest(Exchange, ABC):
+    """An exchange for a client's request; `begin` it once. `RelayedRequest` knows what comes back."""
 
-    never_trailers: frozenset[bytes] = frozenset()
+    __slots__ = (
+        "_answered_at",
+        "_client",
+        "_entered_at",
+        "_framing",
+        "_head",
+        "_is_begun",
+        "_is_over",
+        "_on_end",
+        "_sending",
+        "_sent_at",
+        "_sink",
+        "_task",
+        "_timer",
+        "never_trailers",
+        "result",
+    )
+
+    never_trailers: frozenset[bytes]
     """Names that no trailer of the request may have."""
 
-    def __init__(
+    def begin(
         self,
         client: ClientRequest,
         sink: Sink,
-        exchange: Exchange,
         head: tuple[bytes, Body],
         on_end: OnEnd,
         entered_at: float,
+        upgrades: Upgrades,
     ) -> None:
+        """Send it, or wait for its body. For `on_end` and `entered_at` see `Relay.begin`."""
         self._client = client
         self._sink = sink
-        self._exchange = exchange
-        self._head, self._framing = head
+        self._head, framing = head
+        self._framing = framing
         self._on_end = on_end
         self._entered_at = self._sent_at = entered_at
         self.result = RelayResult()
@@ -56,18 +75,14 @@ class SentRequest(ABC):
         self._answered_at = 0.0
         self._task: asyncio.Task[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
-
-    def begin(self) -> None:
-        """Send it, or wait for its body."""
-        client, framing, exchange = self._client, self._framing, self._exchange
         client.watcher = self
-        exchange.on_change = self.upstream_changed
-        exchange.on_interim = client.interim
         try:
-            if framing is NO_BODY:
-                self._send(self._head, whole=True)
+            if client.offer is not None:
+                self._start(self._switch, client.offer, upgrades)
+            elif framing is NO_BODY:
+                self._send(self._head, True)
             elif framing is not BY_LENGTH and framing in EXPECTED:
-                self._send(self._head, whole=False)
+                self._send(self._head, False)
             elif client.body or not client.more_body:
                 self._send_with_body()
             else:
@@ -78,13 +93,6 @@ class SentRequest(ABC):
         except Exception:  # noqa: BLE001 - as in `client_changed`
             self._crash()
 
-    def offer(self, offer: UpgradeOffer, upgrades: Upgrades) -> None:
-        """Begin a request that offers an upgrade."""
-        self._client.watcher = self
-        self._exchange.on_change = self.upstream_changed
-        self._exchange.on_interim = self._client.interim
-        self._start(self._switch, offer, upgrades)
-
     # The request's direction.
 
     def _send_with_body(self) -> None:
@@ -93,26 +101,26 @@ class SentRequest(ABC):
         whole = not client.more_body
         if self._framing is not BY_LENGTH:
             body = self._framed(body, last=whole)
-        self._send(self._head + body, whole=whole)
+        self._send(self._head + body, whole)
 
     def _body_is_slow(self) -> None:
         self._timer = None
         try:
-            self._send(self._head, whole=False)
+            self._send(self._head, False)
         except Exception:  # noqa: BLE001 - as in `client_changed`
             self._crash()
 
-    def _send(self, data: bytes, *, whole: bool) -> None:
+    def _send(self, data: bytes, whole: bool) -> None:
         """Write the head, and what of the body is here, on a kept connection; a task waits for a new one."""
         self._head = b""
-        if self._exchange.send_at_once(data, whole=whole, on_slow=self._watch):
+        if self.send_at_once(data, whole, self._watch):
             self._is_sent(whole)
         else:
             self._sending = Sending.ON_ITS_WAY
             self._start(self._connect, data, whole)
 
     async def _connect(self, data: bytes, whole: bool) -> None:
-        await self._exchange.send(data, whole=whole, on_slow=self._watch)
+        await self.send(data, whole=whole, on_slow=self._watch)
         self._task = None
         self._is_sent(whole)
         self.upstream_changed()
@@ -131,7 +139,7 @@ class SentRequest(ABC):
 
     def _look_for_continue(self) -> None:
         """Go on if the upstream asks for the body; send none if it has answered without it."""
-        connection = self._exchange.connection
+        connection = self.connection
         if connection.response.status:
             # The client is never asked for it then.
             self._stop_timer()
@@ -154,7 +162,7 @@ class SentRequest(ABC):
 
     def _send_more(self) -> None:
         """Send what is here of the body. An early answer does not wait for the rest."""
-        client, connection = self._client, self._exchange.connection
+        client, connection = self._client, self.connection
         if not client.has_arrived or connection.is_slow:
             return
         body = client.take_body()
@@ -179,15 +187,14 @@ class SentRequest(ABC):
 
     async def _switch(self, offer: UpgradeOffer, upgrades: Upgrades) -> None:
         """Pass the offer on. If the upstream does not accept it, its answer is one as any other."""
-        exchange = self._exchange
         upgrades.check_room()
-        await exchange.send(self._head, whole=True, on_slow=self._watch)
+        await self.send(self._head, whole=True, on_slow=self._watch)
         self._is_sent(True)
-        exchange.connection.response.offered = offer.protocols
-        await exchange.head()
-        if exchange.status == SWITCHING_PROTOCOLS:
+        self.connection.response.offered = offer.protocols
+        await self.head()
+        if self.status == SWITCHING_PROTOCOLS:
             self._client.watcher = None  # the tunnel's ends look after themselves
-            await upgrades.carry(offer, exchange)
+            await upgrades.carry(offer, self)
             self._task = None
             self._switched()
         else:
@@ -219,10 +226,6 @@ class SentRequest(ABC):
     @abstractmethod
     def client_changed(self) -> None:
         """See `RequestWatcher`."""
-
-    @abstractmethod
-    def upstream_changed(self) -> None:
-        """More of the answer is here, or its end; or the upstream takes bytes again."""
 
     @abstractmethod
     def cut(self) -> None:

@@ -66,7 +66,7 @@ class Upstream(ConnectionPool):
             repeats: send a whole request again on a new connection, whatever its method, if its kept
                 connection broke before a byte of the answer. Clients of models do so.
         """
-        return Exchange(self, method, fresh=fresh, long=long, repeats=repeats)
+        return Exchange(self, method, fresh, long, repeats)
 
     async def fetch(
         self,

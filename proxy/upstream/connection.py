@@ -6,12 +6,13 @@ The answer is handed on as it comes. While no reader takes it, the socket is not
 import asyncio
 import socket
 from collections.abc import Callable
-from typing import cast
+from typing import Protocol, cast
 
 from proxy.errors import Fault, UpstreamBroke, UpstreamError
+from proxy.http.headers import Headers
 from proxy.http.upgrade import SWITCHING_PROTOCOLS
 from proxy.turns import Turns
-from proxy.upstream.response import UpstreamResponse
+from proxy.upstream.response import NO_INTERIMS, UpstreamResponse
 from proxy.upstream.timeouts import ExchangeTimer, Timeouts
 
 READ_PAUSE_BYTES = 64 * 1024
@@ -38,6 +39,16 @@ class BorrowedSocket(socket.socket):
         self.detach()
 
 
+class Carried(Protocol):
+    """The exchange that a connection carries. What it is told must not raise."""
+
+    def upstream_changed(self) -> None:
+        """There is more of the answer, or its end, or room for more of the request."""
+
+    def upstream_interim(self, of: "Connection", status: int, reason: bytes, headers: Headers) -> None:
+        """An interim response but 100 has come."""
+
+
 class Connection(asyncio.Protocol):
     """One connection; carries one exchange at a time."""
 
@@ -49,16 +60,13 @@ class Connection(asyncio.Protocol):
         self._socket: socket.socket | None = None
         self._waiter: asyncio.Future[None] | None = None
         self._serve: Callable[[bytes], bool] | None = None
-        self.on_change: Callable[[], None] | None = None
-        """Is called when there is more of the answer, or its end, or room for more of the request. It must
-        not raise."""
+        self._carried: Carried | None = None
         self._writable: asyncio.Future[None] | None = None
         self._write_paused = False
         self._eof = False
         self.closed = True  # until it is made: nothing to abort yet
         self.used = False
         self.idle_since = 0.0
-        self._active = False
         self._read_paused = False
         self._withheld = False
         self._failure: UpstreamError | None = None
@@ -66,14 +74,23 @@ class Connection(asyncio.Protocol):
 
     # The exchange's side.
 
-    def begin(self, *, is_head: bool) -> None:
+    def begin(self, carried: Carried, *, to_head: bool) -> None:
+        """Carry an exchange; its request, `to_head` if that is its method, is about to be sent."""
         if self.used:  # and kept, so the exchange before has ended well
-            self.response.reset(to_head=is_head)
+            self.response.reset()
             self.is_silent = False
-        else:
-            self.response.to_head = is_head
-        self._active = True
+        self.response.to_head = to_head
+        self._carried = carried
         self.timer.begin(self)
+
+    def send(self, data: bytes, whole: bool, on_slow: Callable[[], None] | None = None) -> None:
+        """Write the request, or its first part; for `on_slow` see `ExchangeTimer.sent`."""
+        if not self.closed:  # uvloop raises if it is
+            self._transport.write(data)
+        if whole:
+            self.timer.sent(on_slow)
+        else:
+            self.timer.sending()
 
     def write(self, data: bytes) -> None:
         if not self.closed:  # uvloop raises if it is
@@ -182,9 +199,8 @@ class Connection(asyncio.Protocol):
     def end(self) -> bool:
         """The exchange is over. True if the connection may carry another."""
         response = self.response
-        self._active = False
         self.used = True
-        response.on_interim = self.on_change = None  # they hold on to the request
+        self._carried = None  # it holds on to the request
         self._failure = self._waiter = None  # and so do the frames that an error was raised through
         self.timer.end()
         return (
@@ -235,8 +251,8 @@ class Connection(asyncio.Protocol):
         """Let whoever waits look again."""
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)
-        if self.on_change is not None:
-            self.on_change()
+        if self._carried is not None:
+            self._carried.upstream_changed()
 
     # The socket's side.
 
@@ -247,12 +263,17 @@ class Connection(asyncio.Protocol):
         self.closed = False
 
     def data_received(self, data: bytes) -> None:
-        if not self._active:
+        carried = self._carried
+        if carried is None:
             # Bytes without a request: the next answer would be mixed up with them.
             self.abort()
             return
         response = self.response
         failure = response.feed(data)
+        if response.interims:
+            interims, response.interims = response.interims, NO_INTERIMS
+            for status, reason, headers in interims:
+                carried.upstream_interim(self, status, reason, headers)
         if failure is not None:
             self.fail(failure)
             return
@@ -312,7 +333,7 @@ class Connection(asyncio.Protocol):
         self._socket = None
         self.resume_writing()
         response = self.response
-        if not self._active or response.complete or self._failure is not None:
+        if self._carried is None or response.complete or self._failure is not None:
             self.wake()
             return
         if response.status and exc is None and self._eof and not response.is_framed:
@@ -330,5 +351,5 @@ class Connection(asyncio.Protocol):
         self._write_paused = False
         if self._writable is not None and not self._writable.done():
             self._writable.set_result(None)
-        if self.on_change is not None and self._active:
-            self.on_change()
+        if self._carried is not None:
+            self._carried.upstream_changed()

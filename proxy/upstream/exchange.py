@@ -18,7 +18,6 @@ from proxy.http.headers import Headers
 from proxy.upstream.connecting import PROXY_AUTHENTICATION_REQUIRED, absolute
 from proxy.upstream.connection import Connection
 from proxy.upstream.pool import ConnectionPool
-from proxy.upstream.response import OnInterim
 from proxy.upstream.timeouts import LONG_S
 
 IDEMPOTENT = frozenset({"GET", "HEAD", "OPTIONS", "TRACE"})
@@ -31,12 +30,22 @@ SILENT_S = 1.0
 class Exchange:
     """One request and its answer: `with upstream.exchange("GET") as exchange`. The block owns it."""
 
-    def __init__(self, pool: ConnectionPool, method: str, *, fresh: bool, long: bool, repeats: bool) -> None:
+    __slots__ = (
+        "_aborted",
+        "_fresh",
+        "_is_counted",
+        "_is_long",
+        "_pool",
+        "_repeats",
+        "_replay",
+        "_second",
+        "_silence",
+        "current",
+        "method",
+    )
+
+    def __init__(self, pool: ConnectionPool, method: str, fresh: bool, long: bool, repeats: bool) -> None:
         self.method = method
-        self.on_interim: OnInterim | None = None
-        """Is called for each interim response but 100."""
-        self.on_change: Callable[[], None] | None = None
-        """See `Connection.on_change`."""
         self.current: Connection | None = None
         """The connection that it is on; None: there is none yet, or it has been given back."""
         self._second: Connection | None = None
@@ -47,6 +56,14 @@ class Exchange:
         self._is_long = long or fresh
         self._repeats = repeats or method in IDEMPOTENT
         self._pool = pool
+
+    # What its connection tells it; see `Carried`. A task that waits for the answer looks for itself.
+
+    def upstream_changed(self) -> None:
+        pass
+
+    def upstream_interim(self, of: Connection, status: int, reason: bytes, headers: Headers) -> None:
+        pass
 
     def __enter__(self) -> Self:
         return self
@@ -70,12 +87,14 @@ class Exchange:
             UpstreamUnreachable: no connection within `connect_s`.
             UpstreamBusy: `max_connections` are in use.
         """
-        if not self.send_at_once(data, whole=whole, on_slow=on_slow):
+        if not self.send_at_once(data, whole, on_slow):
             if self._is_long:
                 self._count_as_long()
-            self._send_on(await self._connect(), data, whole, on_slow)
+            pool = self._pool
+            connection = await (pool.connect() if self._fresh else pool.connect_or_keep())
+            self._send_on(connection, data, whole, on_slow)
 
-    def send_at_once(self, data: bytes, *, whole: bool, on_slow: Callable[[], None] | None = None) -> bool:
+    def send_at_once(self, data: bytes, whole: bool, on_slow: Callable[[], None] | None) -> bool:
         """Do the same on a kept connection. False: there is none, and nothing was sent."""
         connection = None if self._is_long else self._pool.reuse()
         if connection is None:
@@ -86,20 +105,23 @@ class Exchange:
     def _send_on(
         self, connection: Connection, data: bytes, whole: bool, on_slow: Callable[[], None] | None
     ) -> None:
-        self._take(connection)
         pool = self._pool
         if pool.asked_by_proxy is not None:
             data = absolute(data, pool.origin.authority, pool.asked_by_proxy)
-        connection.write(data)
-        if whole:
-            connection.timer.sent(on_slow)
-            if connection.used and self._repeats:
-                self._replay = data
-        else:
-            connection.timer.sending()
+        if whole and self._repeats and connection.used:
+            self._replay = data
+        self._ask(connection, data, whole, on_slow)
 
-    async def _connect(self) -> Connection:
-        return await (self._pool.connect() if self._fresh else self._pool.connect_or_keep())
+    def _ask(
+        self, connection: Connection, data: bytes, whole: bool, on_slow: Callable[[], None] | None
+    ) -> None:
+        self.current = connection
+        if self._aborted:
+            connection.fail(UpstreamAborted("the client left"))
+        connection.begin(self, to_head=self.method == "HEAD")
+        if self._pool.avoids_busy and not self._is_counted:
+            connection.timer.on_long = self._has_become_long
+        connection.send(data, whole, on_slow)
 
     @property
     def may_go_on(self) -> bool:
@@ -138,20 +160,7 @@ class Exchange:
         self._replay = None
         on_slow = self.connection.timer.on_slow
         self.close()
-        connection = await self._pool.connect()
-        self._take(connection)
-        connection.write(data)
-        connection.timer.sent(on_slow)
-
-    def _take(self, connection: Connection) -> None:
-        self.current = connection
-        connection.begin(is_head=self.method == "HEAD")
-        connection.response.on_interim = self.on_interim
-        connection.on_change = self.on_change
-        if self._pool.avoids_busy and not self._is_counted:
-            connection.timer.on_long = self._has_become_long
-        if self._aborted:
-            connection.fail(UpstreamAborted("the client left"))
+        self._ask(await self._pool.connect(), data, True, on_slow)
 
     # An upstream that is busy.
 
@@ -190,12 +199,10 @@ class Exchange:
 
     async def _send_second(self, request: bytes) -> None:
         self._second = second = await self._pool.connect()
-        second.begin(is_head=self.method == "HEAD")
-        second.on_change = self.on_change
+        second.begin(self, to_head=self.method == "HEAD")
         if self._aborted:
             raise UpstreamAborted("the client left")
-        second.write(request)
-        second.timer.sent()
+        second.send(request, True)
         await second.head()
 
     def _count_as_long(self) -> None:

@@ -1,7 +1,5 @@
 """The upstream's response, read from its bytes: interim responses, head and body. No socket, no clock."""
 
-from collections.abc import Callable
-
 import httptools
 
 from proxy.errors import Fault, UpstreamError, UpstreamMalformed
@@ -12,8 +10,7 @@ from proxy.http.upgrade import SWITCHING_PROTOCOLS, is_accepted
 MAX_HEAD_BYTES = 64 * 1024
 """Status line and headers of a response, interim responses included; and its trailers."""
 
-OnInterim = Callable[[int, bytes, Headers], None]
-"""Is called with an interim response: status, reason and headers."""
+NO_INTERIMS: list[tuple[int, bytes, Headers]] = []
 
 _HOP_BY_HOP = frozenset(HOP_BY_HOP)
 
@@ -35,10 +32,12 @@ class UpstreamResponse:
         self._read_bytes = 0
         self.trailers: Headers = _NO_TRAILERS
         """What came behind a body in chunks."""
+        self.to_head = False
+        """True if it answers a HEAD request: no body follows."""
         self.continued = False
         """True if a 100 has come."""
-        self.on_interim: OnInterim | None = None
-        """Is called for each interim response but 100."""
+        self.interims = NO_INTERIMS
+        """Status, reason and headers of each interim response but 100; whoever feeds bytes takes them."""
         self.keep_alive = False
         """Of a response that is complete."""
         self.has_surplus = False
@@ -56,9 +55,8 @@ class UpstreamResponse:
         """Bytes of all `chunks`."""
         self.reset()
 
-    def reset(self, *, to_head: bool = False) -> None:
-        """Forget the response before; the next one is `to_head` if it answers a HEAD request."""
-        self.to_head = to_head
+    def reset(self) -> None:
+        """Forget the response before."""
         self.status = 0
         """0 until the final head is here."""
         self.reason = b""
@@ -198,8 +196,11 @@ class UpstreamResponse:
     def _end_interim(self, status: int) -> None:
         self._is_interim = self._has_more = True
         self.continued = self.continued or status == 100
-        if status != 100 and self.on_interim is not None:
-            self.on_interim(status, self.reason, [pair for pair in self.headers if pair[0] not in _FRAMING])
+        if status != 100:
+            headers = [pair for pair in self.headers if pair[0] not in _FRAMING]
+            if self.interims is NO_INTERIMS:
+                self.interims = []
+            self.interims.append((status, self.reason, headers))
         self.reason = b""
         self.headers = []
         self.has_length = self.has_hop_fields = False
