@@ -2,7 +2,7 @@
 
 import asyncio
 import signal
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -82,8 +82,8 @@ from proxy.workers.sockets import Sockets
 if TYPE_CHECKING:
     from proxy.observe.page.rollout import ControllerPage
     from proxy.observe.spans.otlp import Traces
-    from proxy.replicas.histories.shared_histories import SharedHistories
     from proxy.replicas.sharded_runs import ShardedRuns
+    from proxy.replicas.store.side_by_side import SideBySide
 
 LINKS_OF_SHARD = 5
 """Connections to each shard of the store."""
@@ -130,8 +130,7 @@ async def running(
         executor = TakeoverExecutor(metrics)
         shared = await parts.shared_runs(routes, executor, lambda: runs, lambda: taps)
         if shared is not None:
-            for histories in _shared_histories(shared, metrics):
-                await stack.enter_async_context(histories)
+            await stack.enter_async_context(_shared_histories(shared, metrics))
         breaker = Breaker(**settings.upstream.breaker.model_dump())
         runs = Runs(settings.event_log.memory, shared, breaker, parts.run_answers())
         stack.push_async_callback(runs.aclose)
@@ -354,15 +353,17 @@ def _secret(settings: Settings, purpose: str) -> bytes | None:
     return sealing_of(store).secret(purpose)
 
 
-def _shared_histories(shared: "ShardedRuns", metrics: Metrics) -> "Iterator[SharedHistories]":
+def _shared_histories(shared: "ShardedRuns", metrics: Metrics) -> "SideBySide":
     """What is known of users, in each shard of the store that has some routes of it."""
     from proxy.replicas.histories.draw_records import DrawMemory
     from proxy.replicas.histories.history_records import HistoryMemory
     from proxy.replicas.histories.history_scripts import HISTORY_SCRIPTS
     from proxy.replicas.histories.shared_histories import ROUND_S, SharedHistories
     from proxy.replicas.histories.watch_records import WatchMemory
+    from proxy.replicas.store.side_by_side import SideBySide
     from proxy.replicas.store.valkey import Health
 
+    found = []
     for shard in shared.shards:
         memories = [
             memory
@@ -376,7 +377,8 @@ def _shared_histories(shared: "ShardedRuns", metrics: Metrics) -> "Iterator[Shar
         ]
         if memories:
             link = shard.new_link(Health("store of histories", shard.shard), HISTORY_SCRIPTS, ROUND_S)
-            yield SharedHistories(link, shard.keys, shard.sealing, shard.replica, memories)
+            found.append(SharedHistories(link, shard.keys, shard.sealing, shard.replica, memories))
+    return SideBySide(found)
 
 
 def flags_from(settings: Settings) -> FlagSource:

@@ -7,20 +7,19 @@ and for no other. What belongs to nobody has a place by its name.
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AsyncExitStack
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 from proxy.replicas.placement import ShardPlacement
 from proxy.replicas.shared_runs import ValkeyRuns, sealing_of
 from proxy.replicas.shared_values import SharedDenylist
+from proxy.replicas.store.side_by_side import SideBySide
 from proxy.replicas.takeover import TakeoverPort
 from proxy.runs.run import Run
 from proxy.settings.routes import Route
 from proxy.settings.settings import ValkeyLogSettings
 
 
-class ShardedRuns:
+class ShardedRuns(SideBySide):
     """All shards of the store; a context. Each is entered and left in a task of its own. Arguments: see
     `ValkeyRuns`."""
 
@@ -54,33 +53,12 @@ class ShardedRuns:
             )
             for place in places
         ]
+        super().__init__(self.shards)
         secret = sealing_of(settings).secret("shards")
         self._placement = ShardPlacement([place.name for place in places], secret)
         self.tickets = _TicketShards(self)
         self.taps = _TapShards(self)
         self.denylist = _DenylistShards(self)
-
-    async def __aenter__(self) -> Self:
-        async with AsyncExitStack() as stack:
-
-            async def enter(shard: ValkeyRuns) -> None:
-                await stack.enter_async_context(shard)
-
-            async with asyncio.TaskGroup() as group:
-                for shard in self.shards:
-                    group.create_task(enter(shard))
-            stack.pop_all()
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        # At once: each may wait for a store that answers nothing. And each to its end: one that cannot be
-        # left must not cost the others what they have not stored.
-        leaving = (shard.__aexit__(kind, exc, trace) for shard in self.shards)
-        for left in await asyncio.gather(*leaving, return_exceptions=True):
-            if left is not None:
-                raise left
 
     def of(self, principal: str | None) -> ValkeyRuns:
         """The shard that has the runs of a principal."""

@@ -11,12 +11,14 @@ import httpx
 import pytest
 from prometheus_client import CollectorRegistry
 
+from proxy.app import _shared_histories
 from proxy.identity import Identity
 from proxy.llm.taps.open_taps import Taps
 from proxy.observe.metrics import Metrics
 from proxy.replicas import shared_values
 from proxy.replicas.placement import ShardPlacement
 from proxy.replicas.sharded_runs import ShardedRuns
+from proxy.replicas.store.side_by_side import SideBySide
 from proxy.replicas.store.valkey import Link
 from proxy.replicas.takeover_executor import TakeoverExecutor
 from proxy.runs.call import Continuation
@@ -507,27 +509,45 @@ async def test_a_cancel_that_comes_when_its_run_has_ended_ends_no_other_one(
     assert told.cancelled == before
 
 
-async def test_a_store_that_cannot_be_left_keeps_no_other_one_from_being_left() -> None:
-    """What others have not stored of runs is not lost with it."""
+async def test_stores_are_entered_and_left_side_by_side() -> None:
+    """Each may wait for a server that answers nothing; and one that cannot be left keeps no other one from
+    storing what it has."""
     left: list[str] = []
+    both = asyncio.Barrier(2)
 
     class Shard:
         def __init__(self, name: str) -> None:
             self.name = name
 
+        async def __aenter__(self) -> None:
+            await both.wait()
+
         async def __aexit__(self, *_: object) -> None:
+            await both.wait()
             if self.name == "one":
                 raise ZeroDivisionError
-            await asyncio.sleep(0.02)
+            await asyncio.sleep(0)
             left.append(self.name)
 
-    store = object.__new__(ShardedRuns)
     shards: list[Any] = [Shard("one"), Shard("two")]
-    store.shards = shards
-    with pytest.raises(ZeroDivisionError):
-        await store.__aexit__(None, None, None)
+    async with asyncio.timeout(PATIENCE_S):
+        with pytest.raises(ZeroDivisionError):
+            async with SideBySide(shards):
+                pass
 
     assert left == ["two"]
+
+
+async def test_what_is_known_of_users_is_read_and_left_side_by_side(at: dict[str, ValkeyServer]) -> None:
+    """Also of routes whose stores do not answer."""
+    names = [f"r{number}" for number in range(8)]
+    metrics = Metrics(CollectorRegistry(), [RouteSettings.model_validate(route(name=name)) for name in names])
+    async with sharded(_shards(at)) as (store, _):
+        histories = _shared_histories(store, metrics)
+        assert isinstance(histories, SideBySide)
+        assert len(histories._contexts) == 2
+        async with histories:
+            pass
 
 
 async def test_viewers_are_moved_to_no_run_of_somebody_else() -> None:

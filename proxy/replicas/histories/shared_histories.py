@@ -36,7 +36,7 @@ ROUND_S = 5.0
 
 
 class SharedHistories:
-    """What this process knows of its routes' users; a context, entered and left in one task.
+    """What this process knows of its routes' users; a context.
 
     Args:
         link: to the store; this closes it. Of a `Health` of its own: what is late here says nothing of runs.
