@@ -17,6 +17,9 @@ from proxy.upstream.addresses import Addresses, first_connected
 MAX_HEAD_BYTES = 16 * 1024
 """Of a proxy's answer to CONNECT."""
 
+QUEUE_S = 0.02
+"""Seconds until a Unix socket is tried again whose queue of new connections is full; the pool bounds them."""
+
 PROXY_AUTHENTICATION_REQUIRED = 407
 
 _STATUS = re.compile(rb"HTTP/1\.[01] ([1-5][0-9][0-9])[ \r]")
@@ -63,10 +66,15 @@ async def connect(
 
 async def connect_to_path(protocol: asyncio.Protocol, path: str) -> None:
     """Connect the protocol to a Unix socket. Raises UpstreamUnreachable."""
-    try:
-        await asyncio.get_running_loop().create_unix_connection(lambda: protocol, path)
-    except OSError as exc:
-        raise UpstreamUnreachable(why(exc)) from exc
+    while True:
+        try:
+            await asyncio.get_running_loop().create_unix_connection(lambda: protocol, path)
+        except BlockingIOError:  # its queue is full, for which one of TCP waits by itself
+            await asyncio.sleep(QUEUE_S)
+        except OSError as exc:
+            raise UpstreamUnreachable(why(exc)) from exc
+        else:
+            return
 
 
 def absolute(request: bytes, authority: bytes, via: ProxyServer) -> bytes:

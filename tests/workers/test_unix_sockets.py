@@ -1,5 +1,6 @@
 """Unix sockets for clients and the upstream: their files, and everything that passes through them."""
 
+import asyncio
 import fcntl
 import os
 import signal
@@ -18,8 +19,11 @@ from proxy.doctor import upstream as doctor_upstream
 from proxy.doctor.findings.diagnosis import Grade
 from proxy.doctor.one_request import buffering
 from proxy.doctor.one_request.real_request import RealRequest
+from proxy.errors import UpstreamUnreachable
 from proxy.outbound import origin
 from proxy.settings.settings import Settings
+from proxy.upstream.pool import ConnectionPool, Origin
+from proxy.upstream.timeouts import Timeouts
 from proxy.workers.sockets import CannotListen, listening_at_path
 from tests.servers.client import browser, eventually, signed
 from tests.servers.scripted import Answered, Asked, ScriptedUpstream, talking
@@ -222,3 +226,34 @@ async def _the_doctor_finds(settings: dict[str, Any], upstream: ScriptedUpstream
     request = RealRequest(whole.routes[0], "POST", "/api/cases/7/start", user, b"{}")
     [here] = await buffering.look(whole.listen, [], request, strict=True, wait_s=20)
     assert here.status is Grade.OK
+
+
+async def test_a_unix_socket_whose_queue_is_full_is_waited_for(tmp_path: Path) -> None:
+    """As one of TCP is: until there is room, and for `connect_s` at most."""
+    path = str(tmp_path / "s")
+    with ExitStack() as stack:
+        listening = stack.enter_context(socket.socket(socket.AF_UNIX))
+        listening.bind(path)
+        listening.listen(0)
+        waiting = 0
+        while True:
+            client = stack.enter_context(socket.socket(socket.AF_UNIX))
+            client.setblocking(False)
+            if client.connect_ex(path):
+                break
+            waiting += 1
+        patient, hasty = (
+            ConnectionPool(Origin("localhost", 80, path=path, timeouts=Timeouts(connect_s=s)))
+            for s in (60.0, 0.1)
+        )
+        connecting = asyncio.create_task(patient.connect())
+        with pytest.raises(UpstreamUnreachable, match="TimeoutError"):
+            await hasty.connect()
+        assert not connecting.done()
+
+        for _ in range(waiting):
+            listening.accept()[0].close()
+        connection = await connecting
+        assert not connection.closed
+        connection.abort()
+        assert hasty.in_use == 0
