@@ -2,12 +2,12 @@
 
 import asyncio
 from array import array
-from asyncio.events import TimerHandle
 from collections.abc import Callable, Sequence, Set
 from typing import NamedTuple
 
 from proxy.text.events import Event, EventType
 from proxy.text.sse import Long, encode
+from proxy.timers.wheel import Timer, stop, wheel_of
 
 MAX_AT_ONCE = 512
 """Entries that a reader takes at a time: a long log is not copied whole for each write."""
@@ -218,9 +218,10 @@ class LogReader:
         "_loop",
         "_pausing",
         "_serve",
-        "_timer",
-        "_timer_due",
         "_waiter",
+        "_wheel",
+        "slot",
+        "wake_at",
     )
 
     def __init__(self, log: EventLog) -> None:
@@ -231,14 +232,14 @@ class LogReader:
         self._called = False
         self._pausing = False
         self._serve: Callable[[], bool] | None = None
-        self._timer: TimerHandle | None = None
-        self._timer_due = 0.0
+        self._wheel = wheel_of(self._loop)
+        self.slot: set[Timer] | None = None
+        self.wake_at = 0.0
         log.subscribe(self._more)
 
     def close(self) -> None:
         self._log.unsubscribe(self._more)
-        if self._timer is not None:
-            self._timer.cancel()
+        stop(self)
 
     def wake(self) -> None:
         """Somebody's word: whatever is waited for, look again."""
@@ -246,14 +247,17 @@ class LogReader:
         self._release()
 
     async def wait(self, until: float, serve: Callable[[], bool] | None = None) -> None:
-        """Wait for more of the log, for `wake`, or for the loop's time `until`. May return early: look, and
-        wait again.
+        """Wait for more of the log, for `wake`, or for the loop's time `until` and as late as a wheel is. May
+        return early: look, and wait again.
 
-        What happened since the last wait counts. One timer serves all waits and is armed again only when
-        it fires or comes too late, so that an event costs none. With `serve` neither does it cost a turn of
-        the task: that is called for each entry, and while it returns True the wait goes on.
+        What happened since the last wait counts. One timer serves all waits and is only moved on, so that an
+        event costs none. With `serve` neither does it cost a turn of the task: that is called for each entry,
+        and while it returns True the wait goes on.
         """
-        self._arm(until)
+        if self.slot is None or until < self.wake_at:
+            self._wheel.wake(self, until, self._loop.time())
+        else:
+            self.wake_at = until
         if not (self._has_more or self._called):
             self._serve = serve
             self._waiter = self._loop.create_future()
@@ -264,23 +268,20 @@ class LogReader:
         self._has_more = self._called = False
 
     async def pause(self, until: float) -> None:
-        """Wait for `wake` or `until` alone. New entries do not end a pause, and cost nothing within it."""
-        self._arm(until)
+        """Wait for `wake` or `until` alone, which is short: the loop's own timer is exact.
+
+        New entries do not end a pause, and cost nothing within it.
+        """
         if not self._called:
             self._pausing = True
             self._waiter = self._loop.create_future()
+            timer = self._loop.call_at(until, self._release)
             try:
                 await self._waiter
             finally:
+                timer.cancel()
                 self._pausing, self._waiter = False, None
         self._has_more = self._called = False
-
-    def _arm(self, until: float) -> None:
-        if self._timer is None or self._timer_due > until:
-            if self._timer is not None:
-                self._timer.cancel()
-            self._timer_due = until
-            self._timer = self._loop.call_at(until, self._fired)
 
     def _more(self) -> None:
         if self._serve is not None and not self._called and self._serve():
@@ -290,8 +291,7 @@ class LogReader:
         if not self._pausing:
             self._release()
 
-    def _fired(self) -> None:
-        self._timer = None
+    def on_time(self, now: float) -> None:
         self.wake()
 
     def _release(self) -> None:

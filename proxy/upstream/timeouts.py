@@ -1,12 +1,16 @@
-"""The timeouts of an exchange with the upstream, all kept by one timer of the loop."""
+"""The timeouts of an exchange with the upstream, all kept by one timer in the loop's wheel.
+
+Each is over at its time or a little later, never before: the wheel's `TICK_S` and `COARSE_S` are the bounds.
+If the loop was held up, what came meanwhile has been read when a timer is called; see `HELD_UP_S` there.
+"""
 
 import asyncio
-from asyncio.events import TimerHandle
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
 from proxy.errors import Fault, UpstreamError, UpstreamSilent, UpstreamStalled
+from proxy.timers.wheel import Timer, stop, wheel_of
 from proxy.upstream.response import UpstreamResponse
 
 SLOW_S = 0.05
@@ -19,10 +23,6 @@ LONG_S = 0.1
 
 TIMER_SLACK_S = 0.002
 """A loop's timers count in milliseconds and may fire one early."""
-
-LATE_S = 0.02
-"""A timer that fires so late finds a loop that was held up, by its own work or by the machine's. What came
-meanwhile is not read yet, since a loop runs its timers first: until it is, nobody can say who was silent."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,20 +47,41 @@ class Timed(Protocol):
 class ExchangeTimer:
     """One connection's timer, for one exchange after another.
 
-    It is armed again only when it fires or would fire too late, so that a stream of a thousand chunks costs
-    no timer a chunk.
+    It is set again only when it is called or would be called too late, so that a stream of a thousand chunks
+    costs no timer a chunk.
     """
+
+    __slots__ = (
+        "_begun_at",
+        "_loop",
+        "_response",
+        "_sent_at",
+        "_soonest_s",
+        "_timed",
+        "_timeouts",
+        "_wheel",
+        "idle_s",
+        "is_sent",
+        "on_long",
+        "on_slow",
+        "slot",
+        "waiting_since",
+        "wake_at",
+    )
 
     def __init__(
         self, loop: asyncio.AbstractEventLoop, timeouts: Timeouts, response: UpstreamResponse
     ) -> None:
         self._loop = loop
+        self._wheel = wheel_of(loop)
         self._timeouts = timeouts
+        self._soonest_s = min(SLOW_S, timeouts.first_byte_s, timeouts.total_s)
         self._response = response
         self._timed: Timed | None = None
-        self._timer: TimerHandle | None = None
-        self._timer_due = 0.0
-        self._total_due = 0.0
+        self.slot: set[Timer] | None = None
+        self.wake_at = 0.0
+        self._begun_at = 0.0
+        """When the first of the request was written; 0: it was not."""
         self.idle_s = timeouts.idle_s
         """The idle timeout of this exchange."""
         self.is_sent = False
@@ -76,13 +97,12 @@ class ExchangeTimer:
         self._timed = timed
         self.idle_s = self._timeouts.idle_s
         self.is_sent = False
-        self._total_due = self._sent_at = self.waiting_since = 0.0
+        self._begun_at = self._sent_at = self.waiting_since = 0.0
 
     def sending(self) -> None:
         """The request is on its way, in parts: until it is out, `total_s` alone counts."""
-        now = self._loop.time()
-        self._total_due = now + self._timeouts.total_s
-        self._fire_by(self._total_due, now)
+        now = self._begun_at = self._loop.time()
+        self._wake_by(now + self._timeouts.total_s, now)
 
     def sent(self, on_slow: Callable[[], None] | None = None) -> None:
         """The request is out whole: from now on the upstream has `first_byte_s`.
@@ -92,88 +112,77 @@ class ExchangeTimer:
         self.is_sent = True
         self.on_slow = on_slow
         now = self._sent_at = self._loop.time()
-        total_due = self._total_due
-        if not total_due:
-            total_due = self._total_due = now + self._timeouts.total_s
-        if on_slow is not None:
-            due = now + SLOW_S
-        else:
-            due = now + (self._timeouts.first_byte_s if self.on_long is None else LONG_S)
-        if self._timer is None or self._timer_due > due or self._timer_due > total_due:
-            self._fire_by(due, now)
+        if not self._begun_at:
+            self._begun_at = now
+        due = now + self._soonest_s
+        if self.slot is None or self.wake_at > due:
+            self._wheel.wake(self, due, now)
 
     def begin_to_wait(self) -> None:
         """A reader waits for the body: more of it must come within `idle_s`."""
         if not self.waiting_since:
-            now = self.waiting_since = self._loop.time()
-            self._fire_by(now + self.idle_s, now)
+            self.wait_on()
 
     def wait_on(self) -> None:
         """More of the body came, and its reader, who has it, waits on."""
         now = self.waiting_since = self._loop.time()
-        if now + self.idle_s < self._timer_due:
-            self._fire_by(now + self.idle_s, now)
+        if self.wake_at > now + self.idle_s or self.slot is None:
+            self._wheel.wake(self, now + self.idle_s, now)
 
     def end(self) -> None:
         """The exchange is over."""
         self._timed = self.on_slow = self.on_long = None  # they hold on to the request
-        if self._timer is not None and self._timer_due > self._sent_at + SLOW_S:
-            # A timer that fires soon is left to the next exchange: arming one for each is expensive.
-            self.stop()
+        if self.wake_at > self._sent_at + SLOW_S:
+            # One that is called soon is left to the next exchange, which need not set it then.
+            stop(self)
 
     def stop(self) -> None:
         """The connection carries no exchange any more."""
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
+        stop(self)
 
-    def _fire_by(self, due: float, now: float) -> None:
-        """Make sure that the timer fires by `due`; if it fires sooner, it looks again."""
-        due = min(due, self._total_due)
-        if self._timer is not None:
-            if self._timer_due <= due:
-                return
-            self._timer.cancel()
-        self._timer_due = due
-        self._timer = self._loop.call_later(due - now, self._fired)
+    def _wake_by(self, due: float, now: float) -> None:
+        """Make sure that the timer is called at `due`; if it is called sooner, it looks again."""
+        if self.slot is None or self.wake_at > due:
+            self._wheel.wake(self, due, now)
 
-    def _fired(self) -> None:
-        """Fail what is due, or sleep until something can be."""
-        self._timer = None
+    def on_time(self, now: float) -> None:
+        """Fail what is due, or wait until something can be."""
         timed = self._timed
-        if timed is None:
+        if timed is None or not self._begun_at:
             return
-        now = self._loop.time()
-        if now > self._timer_due + LATE_S:
-            self._timer_due = now + TIMER_SLACK_S
-            self._timer = self._loop.call_later(TIMER_SLACK_S, self._fired)
-            return
-        if self.on_slow is not None:
-            if self._sent_at + SLOW_S > now + TIMER_SLACK_S:  # the exchange before armed the timer
-                self._fire_by(self._sent_at + SLOW_S, now)
-                return
+        if self.on_slow is not None and now >= self._sent_at + SLOW_S:
             on_slow, self.on_slow = self.on_slow, None
             on_slow()
             if self._response.status:
                 timed.wake()
-        if self.on_long is not None and self.is_sent and self._sent_at + LONG_S <= now + TIMER_SLACK_S:
+        if self.on_long is not None and self.is_sent and now >= self._sent_at + LONG_S:
             on_long, self.on_long = self.on_long, None
             on_long()
-        due, failure = self._next_due(now)
-        if self._total_due <= due:
-            due, failure = self._total_due, UpstreamStalled("total_s is over", Fault.TOTAL_TIMEOUT)
-        if due <= now + TIMER_SLACK_S:
-            timed.fail(failure)
-        elif self.on_long is not None and self.is_sent:
-            self._fire_by(min(due, self._sent_at + LONG_S), now)
-        else:
-            self._fire_by(due, now)
+        if self._timed is not None:  # it may be over by now
+            self._look_for_failure(timed, now)
 
-    def _next_due(self, now: float) -> tuple[float, UpstreamError]:
+    def _look_for_failure(self, timed: Timed, now: float) -> None:
+        total_due = self._begun_at + self._timeouts.total_s
         if not self.is_sent:
-            return self._total_due, UpstreamStalled("total_s is over", Fault.TOTAL_TIMEOUT)
-        if not self._response.status:
-            return self._sent_at + self._timeouts.first_byte_s, UpstreamSilent("first_byte_s is over")
-        # While nobody reads, it is not the upstream that is slow.
-        since = self.waiting_since or now
-        return since + self.idle_s, UpstreamStalled("idle_s is over")
+            silent_due = total_due
+        elif not self._response.status:
+            silent_due = self._sent_at + self._timeouts.first_byte_s
+        else:
+            # While nobody reads, it is not the upstream that is slow.
+            silent_due = (self.waiting_since or now) + self.idle_s
+        if now < min(total_due, silent_due):
+            self._wake_by(self._next_look(min(total_due, silent_due)), now)
+        elif total_due <= silent_due:
+            timed.fail(UpstreamStalled("total_s is over", Fault.TOTAL_TIMEOUT))
+        elif not self._response.status:
+            timed.fail(UpstreamSilent("first_byte_s is over"))
+        else:
+            timed.fail(UpstreamStalled("idle_s is over"))
+
+    def _next_look(self, due: float) -> float:
+        """`due`, or before it when the exchange counts as slow or long."""
+        if self.on_slow is not None:
+            return min(due, self._sent_at + SLOW_S)
+        if self.on_long is not None and self.is_sent:
+            return min(due, self._sent_at + LONG_S)
+        return due

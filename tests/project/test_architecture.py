@@ -37,7 +37,8 @@ COMPOSERS = {
 WINGS = {
     "proxy": {
         "http": "errors",
-        "text": "turns",
+        "timers": "",
+        "text": "turns timers",
         "settings.blocks": "text",
         "settings": "errors settings.blocks text",
         "observe": "errors identity http observe.page observe.spans observe.users settings settings.blocks "
@@ -45,7 +46,7 @@ WINGS = {
         "observe.spans": "http settings version",
         "observe.users": "",
         "observe.page": "errors settings settings.blocks text version",
-        "upstream": "errors turns http settings.blocks",
+        "upstream": "errors turns http settings.blocks timers",
         "downstream": "errors http observe observe.spans",
         "relay": "errors turns downstream http observe observe.spans settings text upstream",
         "runs": "errors identity shares turns downstream http observe observe.spans relay settings text "
