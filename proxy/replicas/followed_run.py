@@ -20,6 +20,10 @@ from proxy.text.events import Event, EventType
 from proxy.text.sse import encode
 from proxy.upstream.client import Answer
 
+MAX_AGE_S = 3600.0
+"""Seconds. A run in flight is no older, unless its job may take longer: a greater age says that its replica
+has another clock. It would be the end of a job that is taken over."""
+
 REPLICA_LOST = "replica_lost"
 STORE_LOST = "log_store"
 """`error_code` of a run whose end nobody here can see: the replica that executed it is gone, or the store
@@ -81,7 +85,10 @@ class FollowedRun:
         self.stored = stored
         """The run's meta, as far as is known here: it names the replica that executes the run."""
         self.box = box
-        self.started_at = self._loop.time() - max(0.0, time() - stored.meta.started_at)
+        age_s = time() - stored.meta.started_at
+        job = route.settings.job
+        is_known = 0 <= age_s <= max(MAX_AGE_S, 0.0 if job is None else job.total_s)
+        self.started_at = self._loop.time() - (age_s if is_known else 0.0)
         self.parts: list[str] = []
         """Keys of the parts that were read."""
         self.is_fetching = False

@@ -5,12 +5,14 @@ import gc
 import time
 from pathlib import Path
 
+import pytest
+
 from proxy.errors import UpstreamSilent
 from proxy.replicas.store.valkey import CALL_S, STALL_S
 from proxy.upstream.client import Answer
 from tests.replicas.shared_run import EXTRACTED, events, has_entry, new_run, same, say, watch, whole
 from tests.replicas.sharing import Replica, claimed, replica
-from tests.servers.client import eventually, texts
+from tests.servers.client import PATIENCE_S, eventually, texts
 from tests.servers.streaming import EXTRACTION, SUMMARY, answer
 from tests.servers.valkey_server import Detour, ValkeyServer, valkey
 
@@ -33,6 +35,20 @@ async def test_a_run_is_seen_elsewhere_as_it_is_where_it_is_executed(server: Val
     for name in ("id", "route", "source", "decision_header", "principal", "target", "fingerprint"):
         assert getattr(copy, name) == getattr(run, name), name
     assert abs(copy.started_at - run.started_at) < 0.5
+
+
+@pytest.mark.parametrize("by_s", [-86_400, 86_400])
+async def test_clocks_that_differ_by_a_day_make_no_run_old(
+    server: ValkeyServer, monkeypatch: pytest.MonkeyPatch, by_s: float
+) -> None:
+    """A job that is taken over would be out of time at once."""
+    async with replica(server) as one, replica(server) as other:
+        monkeypatch.setattr("proxy.replicas.shared_runs.time", lambda: time.time() + by_s)
+        run = await claimed(one)
+        copy = await other.followed(run.id)
+        now = asyncio.get_running_loop().time()
+
+    assert now - PATIENCE_S < copy.started_at <= now
 
 
 async def test_five_hundred_events_arrive_in_order_without_a_gap_or_a_repetition(
