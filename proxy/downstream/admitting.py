@@ -99,7 +99,8 @@ class AdmittingProtocol(ServerProtocol):
                 request.answer(503, b"Service Unavailable", _HEADERS, _BODY, last=True)
                 return
             self._holder = holder
-        request.names_its_user = self._peer_names_users
+        if not self._peer_names_users:
+            request.names_its_user = False
         ServerProtocol._begin(self, request)  # `super()` would take as long as three calls, for each request
 
     def on_response_complete(self) -> None:

@@ -18,11 +18,12 @@ from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
 from proxy.downstream.answer_head import CONTINUE, interim_answer, status_line
+from proxy.downstream.methods import NAMES
 from proxy.errors import problem
 from proxy.http.asgi import TARGET, TITLES
 from proxy.http.framing import last_chunk
 from proxy.http.headers import BODILESS_STATUS, Headers
-from proxy.http.http_date import Dated, http_date
+from proxy.http.http_date import Dated, date_line
 from proxy.http.upgrade import UpgradeOffer
 from proxy.observe.spans.ports import RequestSpan
 from proxy.observe.spans.request_ids import RequestIds, ids_of
@@ -95,7 +96,7 @@ class ClientRequest(RequestResponseCycle):
     _ids: RequestIds | None = None
 
     def __init__(self, protocol: HttpToolsProtocol, method: bytes, version: str, keep_alive: bool) -> None:
-        self.method = method.decode("ascii")
+        self.method = NAMES.get(method) or method.decode("ascii")
         self.version = version
         self.target = protocol.url
         self.headers: Headers = protocol.headers
@@ -103,7 +104,8 @@ class ClientRequest(RequestResponseCycle):
         self.transport = protocol.transport
         self.flow: FlowControl = protocol.flow
         self.on_response = protocol.on_response_complete
-        self.address = protocol.client[0] if protocol.client else None
+        peer = protocol.client
+        self.address = peer[0] if peer else None
         self.scheme: str = protocol.scheme  # type: ignore[assignment] # it is connected
         # Read for each request: read from the class, each takes several times as long as it takes to set it.
         self.body: bytes | bytearray = _NO_BODY  # type: ignore[assignment]
@@ -369,7 +371,7 @@ def _write_fields(parts: list[bytes], headers: Headers) -> bool:
             has_length = True
         parts += (name, b": ", value, b"\r\n")
     if not has_date:
-        parts += (b"date: ", http_date(), b"\r\n")
+        parts.append(date_line())
     return has_length
 
 

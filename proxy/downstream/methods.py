@@ -23,6 +23,9 @@ KNOWN = frozenset(
 )
 """Those that the parser takes; and PRI, which begins HTTP/2 and is refused."""
 
+NAMES = {name: name.decode() for name in KNOWN}
+"""The same as text."""
+
 _USUAL = (b"GET ", b"POST ", b"PUT ", b"HEAD ", b"DELETE ", b"PATCH ", b"OPTIONS ")
 _BEGINNING = re.compile(rb"[\r\n]*+(?:([A-Z_-]{1,%d})( |\Z))?" % MAX_METHOD_BYTES)
 """Empty lines, which the parser skips, and a name of the letters that nginx allows, or its beginning. Read
@@ -59,6 +62,17 @@ class MethodReader:
         """A head was read that a body follows."""
         length = next((value for name, value in headers if name == b"content-length"), b"")
         self.body_left += int(length) if length.isdigit() else 0
+
+    def is_one_request(self, data: bytes) -> bool:
+        """True if what came is one whole request, with a usual method. Nothing need be cut then."""
+        if not self.between or self._held or not data.startswith(_USUAL):
+            return False
+        end = data.find(b"\r\n\r\n") + 4
+        if end < 4 or (end < len(data) and not _is_whole(data, 0, end)):
+            return False
+        self.body_left = 0
+        self._seam = b""
+        return True
 
     def joined(self, data: bytes) -> bytes:
         """What came, with what was held back before it."""

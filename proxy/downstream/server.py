@@ -27,6 +27,10 @@ MAX_HEAD_BYTES = 64 * 1024
 _NOT_HTTP = re.compile(rb"[\r\n]*+[^ ]+ +[^ \r\n]+ +(?:RTSP|ICE)/")
 """A request line of the other protocols that the parser reads."""
 
+_USUAL_END = b" HTTP/1.1\r\n"
+"""The end of a request line. Where it stands the parser is not asked for the version, of which it makes a
+text each time: that takes as long as to read the head."""
+
 LAST_S = 5
 """Seconds that an idle connection is kept by a process that hands over to another."""
 
@@ -120,7 +124,10 @@ class ServerProtocol(TimedProtocol):
     def data_received(self, data: bytes) -> None:
         if self._is_over:
             return
-        self._read_pieces(self._methods.joined(data))
+        if self._offer is None and self._methods.is_one_request(data):
+            self._parse(data)
+        else:
+            self._read_pieces(self._methods.joined(data))
         request = self._unbegun
         if request is None or request.more_body or self._reading_head:
             self._bound_waiting()
@@ -136,14 +143,6 @@ class ServerProtocol(TimedProtocol):
                 return
             piece, at = self._methods.next_piece(data, at)
             self._parse(piece)
-            if self._has_new_head:
-                self._has_new_head = False
-                self._methods.head_read(self.cycle.headers if self.cycle is not None else [])
-            if self._again:
-                again, self._again = self._again, b""
-                self._read_pieces(again, is_again=True)
-            elif self._reading_head and b"\n" not in self._line.lstrip(b"\r\n"):
-                self._line += piece
             if at >= len(data):
                 return
 
@@ -167,6 +166,14 @@ class ServerProtocol(TimedProtocol):
             self._field_bytes += len(data)
             if self._field_bytes > MAX_HEAD_BYTES and not self.transport.is_closing():
                 self._refuse(_too_large(self.url if self._reading_head else b""))
+        if self._has_new_head:
+            self._has_new_head = False
+            self._methods.head_read(self.cycle.headers if self.cycle is not None else [])
+        if self._again:
+            again, self._again = self._again, b""
+            self._read_pieces(again, is_again=True)
+        elif self._reading_head and b"\n" not in self._line.lstrip(b"\r\n"):
+            self._line += data
 
     def _bound_waiting(self) -> None:
         """Something is waited for: a head, a body, or what is left of either."""
@@ -268,10 +275,12 @@ class ServerProtocol(TimedProtocol):
             request.set()
 
     def on_headers_complete(self) -> None:
-        parser = self.parser
-        self._methods.in_head = False
-        method = self._methods.method or parser.get_method()
-        if self._line or not self._read.startswith(b" HTTP/", len(method) + len(self.url) + 1):
+        parser, methods, read = self.parser, self._methods, self._read
+        methods.in_head = False
+        method = methods.method or parser.get_method()
+        end = len(method) + 1 + len(self.url)
+        is_usual = self._begun_in_read and methods.method is None and read[end : end + 11] == _USUAL_END
+        if not is_usual:
             self._look_at_line()
         is_plain = self.url[:1] == b"/" and not self.url.strip(PLAIN)
         if not is_plain:
@@ -281,13 +290,13 @@ class ServerProtocol(TimedProtocol):
             raise _too_large(self.url)
         if parser.should_upgrade():
             return
-        version = parser.get_http_version()
+        version = "1.1" if is_usual else parser.get_http_version()
         keeps = version != "1.0" and parser.should_keep_alive() and not self._next_is_last
         request = ClientRequest(self, method, version, keeps)
         if self.expect_100_continue and version != "1.0":  # RFC 9110 10.1.1: such a client cannot mean it
             request.waiting_for_100_continue = True
         before, self.cycle = self.cycle, request
-        self._methods.method = None
+        methods.method = None
         self._has_new_head = True  # to be looked at if a body follows
         self._reading_head = False
         self._only_fields = False
@@ -307,7 +316,7 @@ class ServerProtocol(TimedProtocol):
             self.pipeline.appendleft(request)
 
     def _look_at_line(self) -> None:
-        """A request line that came in pieces, or behind something."""
+        """A request line that came in pieces, or behind something, or is of another version."""
         line, self._line = self._line + self._read, b""
         if _NOT_HTTP.match(line):
             raise RequestRefused(400, "HTTP is spoken here.")

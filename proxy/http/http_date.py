@@ -6,18 +6,25 @@ from time import time
 
 class _Clock:
     def __init__(self) -> None:
-        self._second = 0
-        self._formatted = b""
+        self._until = 0.0
+        self._line = b""
 
-    def __call__(self) -> bytes:
-        now = int(time())
-        if now != self._second:
-            self._second, self._formatted = now, formatdate(now, usegmt=True).encode()
-        return self._formatted
+    def line(self) -> bytes:
+        now = time()
+        if not self._until - 1 <= now < self._until:
+            second = int(now)
+            self._until = second + 1.0
+            self._line = b"date: %b\r\n" % formatdate(second, usegmt=True).encode()
+        return self._line
 
 
-http_date = _Clock()
-"""The time now, as HTTP writes it."""
+date_line = _Clock().line
+"""A header's line with the time now."""
+
+
+def http_date() -> bytes:
+    """The time now, as HTTP writes it."""
+    return date_line()[len(b"date: ") : -len(b"\r\n")]
 
 
 class Dated(list[tuple[bytes, bytes]]):

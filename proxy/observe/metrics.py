@@ -287,15 +287,22 @@ class UnmatchedMetrics:
         self.upgrades = families.requests.labels(UNMATCHED, Mode.UPGRADE, Reason.NO_ROUTE)
         self.seconds = families.request_seconds.labels(UNMATCHED, Mode.RELAY)
         self.overhead = families.relay_overhead.labels(UNMATCHED)
+        # As `inc` and `observe`, for what is counted most: without checks of what is known here.
         self._one = self.requests._value.inc
-        self._observe_seconds = _observer(self.seconds)
-        self._observe_overhead = _observer(self.overhead)
+        self._add_seconds, self._add_overhead = self.seconds._sum.inc, self.overhead._sum.inc
+        self._seconds_bounds = self.seconds._upper_bounds
+        self._overhead_bounds = self.overhead._upper_bounds
+        self._seconds_buckets = [bucket.inc for bucket in self.seconds._buckets]
+        self._overhead_buckets = [bucket.inc for bucket in self.overhead._buckets]
 
     def count_relayed(self, took_s: float, overhead_s: float) -> None:
         """Count a relayed request at its end."""
         self._one(1)
-        self._observe_seconds(took_s)
-        self._observe_overhead(overhead_s)
+        self._add_seconds(took_s)
+        self._seconds_buckets[bisect_left(self._seconds_bounds, took_s)](1)
+        if overhead_s:
+            self._add_overhead(overhead_s)
+        self._overhead_buckets[bisect_left(self._overhead_bounds, overhead_s)](1)
 
 
 def _observer(histogram: Histogram) -> Callable[[float], None]:

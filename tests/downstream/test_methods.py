@@ -104,6 +104,68 @@ async def test_what_is_no_http_is_refused_wherever_it_is_cut(config: uvicorn.Con
     assert got.count(b"HTTP/1.1 400 ") == 1
 
 
+OFTEN_READ_WHOLE = [
+    b"%b%b %b HTTP/%b\r\n%bhost: a\r\n\r\n%b" % (before, method, target, version, fields, body)
+    for method, before, target in (
+        (b"GET", b"", b"/"),
+        (b"POST", b"\r\n\r\n", b"/HTTP/1.1"),
+        (b"DELETE", b"", b" /two-spaces"),
+        (b"OPTIONS", b"", b"*"),
+        (b"PUT", b"", b"http://b/"),
+        (b"PUTS", b"", b"/"),
+        (b"SIXTEEN-LETTERS_", b"", b"/"),  # `PUT` is read in its place; the version is where a value is then
+    )
+    for version in (b"1.0", b"1.1")
+    for fields in (b"", b"connection: keep-alive\r\n", b"A: HTTP/1.1\r\nconnection: close\r\n")
+    for fields, body in (
+        (fields, b""),
+        (b"Content-Length: 3\r\n" + fields, b"abc"),
+        (b"content-length: 0%d\r\n%b" % (len(CHUNKED), fields), CHUNKED),
+        (b"CONTENT-LENGTH: 30\r\n" + fields, b"GET / HTTP/1.1\r\nhost: not\r\n\r\n"),
+    )
+]
+
+
+async def test_a_request_that_is_read_whole_is_the_same_as_in_bytes(config: uvicorn.Config) -> None:
+    """Its method and target, its version, its headers and body, and whether its connection is kept."""
+
+    class Noting(ServerProtocol):
+        def _begin(self, request: ClientRequest) -> None:
+            noted.append(request)
+
+    def read(*pieces: bytes) -> list[object]:
+        protocol = Noting(config=config, server_state=ServerState(), app_state={})
+        protocol.connection_made(cast(asyncio.Transport, Wire(lambda _: None)))
+        for piece in pieces:
+            protocol.data_received(piece)
+        protocol.connection_lost(None)
+        found = [
+            (each.method, each.target, each.version, each.headers, bytes(each.body), each.more_body)
+            for each in noted
+        ]
+        keeps = [each.keep_alive for each in noted]
+        noted.clear()
+        return [found, keeps]
+
+    noted: list[ClientRequest] = []
+    for sent in OFTEN_READ_WHOLE:
+        by_bytes = read(*(sent[at : at + 1] for at in range(len(sent))))
+        assert read(sent) == by_bytes, sent
+        for cut in range(1, min(len(sent), 60)):
+            assert read(sent[:cut], sent[cut:]) == by_bytes, (sent, cut)
+
+
+async def test_a_read_that_looks_like_a_whole_request_may_be_something_else(config: uvicorn.Config) -> None:
+    """A part of a body, or the rest of a name."""
+    like_one = b"GET / HTTP/1.1\r\nhost: a\r\n\r\n"
+    head = b"PUT / HTTP/1.1\r\nhost: a\r\ncontent-length: %d\r\n\r\n" % (len(like_one) + 1)
+    found, _ = await seen(config, head, like_one, b".FOO" + like_one[3:])
+    assert found == [("PUT", b"/", like_one + b"."), ("FOO", b"/", b"")]
+
+    found, _ = await seen(config, b"FOR", like_one)
+    assert found == [("FORGET", b"/", b"")]
+
+
 async def test_empty_lines_cost_no_pieces() -> None:
     """Any number of them may come before a request: read one by one, 64 KB held a process for seconds."""
     lines = b"\r\n" * 10_000
