@@ -50,10 +50,10 @@ class CopiedLog(EventLog):
 
     @property
     def is_read(self) -> bool:
-        return bool(self._readers)
+        return bool(self._readers or self._first_readers)
 
-    def subscribe(self, wake: Callable[[], None]) -> None:
-        super().subscribe(wake)
+    def subscribe(self, wake: Callable[[], None], *, first: bool = False) -> None:
+        super().subscribe(wake, first=first)
         self._notify()
 
     def unsubscribe(self, wake: Callable[[], None]) -> None:

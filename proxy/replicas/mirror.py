@@ -114,7 +114,7 @@ class Mirror:
         copy.wake = lambda: self._woken(reference())
         copy.run = weakref.ref(run, lambda _: self._never_executed(reference()))
         self._copies[copy.id] = copy
-        copy.log.subscribe(copy.wake)
+        copy.log.subscribe(copy.wake, first=True)
         if copy.stored.meta.has_request:
             copy.log.doubt = lambda: self._is_doubtful(reference())
         if not claimed:

@@ -1,13 +1,16 @@
 """The append-only log of one run's events, in memory; and how its readers wait for more of it."""
 
 import asyncio
+import logging
 from array import array
-from collections.abc import Callable, Sequence, Set
+from collections.abc import Callable, Iterable, Sequence, Set
 from typing import NamedTuple
 
-from proxy.text.events import Event, EventType
-from proxy.text.sse import Long, encode
+from proxy.text.events import TERMINAL, Event, EventType
+from proxy.text.sse import Long, encode, id_bytes, payload_of
 from proxy.timers.wheel import Timer, stop, wheel_of
+
+logger = logging.getLogger("headgate.runs")
 
 MAX_AT_ONCE = 512
 """Entries that a reader takes at a time: a long log is not copied whole for each write."""
@@ -63,6 +66,8 @@ class NewEvent(NamedTuple):
     """Its bytes, as a chunk of a body (RFC 9112 7.1)."""
     known_at: float | None
     """The loop's time when its text was known; None: it has none."""
+    now: float
+    """The loop's time."""
 
 
 class EventLog:
@@ -74,17 +79,19 @@ class EventLog:
 
     __slots__ = (
         "_content",
+        "_first_readers",
+        "_generation",
+        "_id_line",
         "_is_more",
         "_known_at",
-        "_newest",
         "_readers",
         "_retry_ms",
         "_unwoken",
         "_wires",
         "doubt",
         "ended",
-        "generation",
         "has_content",
+        "newest",
         "run_id",
         "size_bytes",
         "snapshots_from",
@@ -93,7 +100,6 @@ class EventLog:
     def __init__(self, run_id: str, retry_ms: int) -> None:
         self.run_id = run_id
         self.generation = 0
-        """How often the run was taken over by another replica."""
         self.doubt: Callable[[], bool] = _none
         """Whether the last entries may be this process's alone, since another replica may have the run: do
         not show them yet."""
@@ -102,8 +108,11 @@ class EventLog:
         self._known_at = array("d")
         self._content = bytearray()
         self.ended = False
-        self._newest: NewEvent | None = None
-        self._readers: set[Callable[[], None]] = set()
+        self.newest: NewEvent | None = None
+        """What `newest_after` has returned while readers are woken: whoever is one event behind need not ask
+        for it again."""
+        self._first_readers: tuple[Callable[[], None], ...] = ()
+        self._readers: dict[Callable[[], None], None] = {}
         self._unwoken: list[Callable[[], None]] | None = None
         """Readers that are woken in the next turns; None: all were."""
         self._is_more = False
@@ -116,12 +125,25 @@ class EventLog:
     def __len__(self) -> int:
         return len(self._wires)
 
+    @property
+    def generation(self) -> int:
+        """How often the run was taken over by another replica."""
+        return self._generation
+
+    @generation.setter
+    def generation(self, number: int) -> None:
+        self._generation = number
+        self._id_line = b"id: " + id_bytes(event_id(self.run_id, number, 0)).removesuffix(b"0")
+
     def append(self, event: Event, known_at: float, long: Long | None = None) -> None:
         """Encode an event and add it; see `sse.encode`."""
-        seq = len(self._wires) + 1
-        name = event_id(self.run_id, self.generation, seq)
-        wire = encode(event, name, self._retry_ms if seq == 1 else None, long)
-        self._add(wire, known_at, event.type in CONTENT, event.terminal)
+        seq, kind = len(self._wires) + 1, event.type
+        if seq > 1 and long is None:  # as nearly all: without what is the same for all of a log
+            wire = b"%b%d\ndata: %b\n\n" % (self._id_line, seq, payload_of(event))
+        else:
+            name = event_id(self.run_id, self._generation, seq)
+            wire = encode(event, name, self._retry_ms if seq == 1 else None, long)
+        self._add(wire, known_at, kind in CONTENT, kind in TERMINAL)
 
     def take(self, entry: LogEntry) -> None:
         """Append an entry that is encoded already."""
@@ -133,7 +155,6 @@ class EventLog:
         self._known_at.append(known_at)
         self._content.append(is_content)
         self.ended = is_terminal
-        self._newest = None
         self.size_bytes += len(wire)
         if is_content:
             self.has_content = True
@@ -162,43 +183,55 @@ class EventLog:
         """
         if len(self._wires) != seq + 1 or self.ended or (self.doubt is not _none and self.doubt()):
             return None
-        new = self._newest
-        if new is None:
-            wire = self._wires[seq]
-            if len(wire) > MAX_NEW_BYTES:
-                return None
-            known_at = self._known_at[seq] if self._content[seq] else None
-            new = self._newest = NewEvent(seq + 1, b"%x\r\n%b\r\n" % (len(wire), wire), known_at)
-        return new
+        wire = self._wires[seq]
+        if len(wire) > MAX_NEW_BYTES:
+            return None
+        known_at = self._known_at[seq] if self._content[seq] else None
+        now = asyncio.get_running_loop().time()
+        self.newest = NewEvent(seq + 1, b"%x\r\n%b\r\n" % (len(wire), wire), known_at, now)
+        return self.newest
 
     def _between(self, start: int, end: int) -> list[LogEntry]:
         return [self.entry(seq) for seq in range(start + 1, end + 1)]
 
-    def subscribe(self, wake: Callable[[], None]) -> None:
-        """Call `wake`, which must not raise or wait, whenever there is more."""
-        self._readers.add(wake)
+    def subscribe(self, wake: Callable[[], None], *, first: bool = False) -> None:
+        """Call `wake`, which must not wait, whenever there is more; before all viewers if it is `first`."""
+        if first:
+            self._first_readers += (wake,)
+        else:
+            self._readers[wake] = None
 
     def unsubscribe(self, wake: Callable[[], None]) -> None:
-        self._readers.discard(wake)
+        self._readers.pop(wake, None)
+        if wake in self._first_readers:
+            self._first_readers = tuple(reader for reader in self._first_readers if reader != wake)
 
     def wake(self) -> None:
-        """Let all waiting readers look again; of many, some in each turn of the loop."""
+        """Let all waiting readers look again; of many viewers, some in each turn of the loop."""
+        if self._first_readers:
+            self._wake_each(self._first_readers)
         if self._unwoken:
             self._is_more = True
         elif len(self._readers) <= AT_A_TURN:
-            for wake in self._readers:
-                wake()
+            self._wake_each(tuple(self._readers))
         else:
             self._unwoken = list(self._readers)
             self._wake_some()
 
+    def _wake_each(self, readers: Iterable[Callable[[], None]]) -> None:
+        self.newest = None  # one of them may have added an entry, and now waking is this call's
+        for wake in readers:
+            try:
+                wake()
+            except Exception:  # a mistake of ours with one reader must not leave the others asleep
+                logger.exception("reader not woken", extra={"run": self.run_id})
+        self.newest = None  # later it may be in doubt
+
     def _wake_some(self) -> None:
         unwoken = self._unwoken or []
-        some = unwoken[-AT_A_TURN:]
+        some = [wake for wake in unwoken[-AT_A_TURN:] if wake in self._readers]
         del unwoken[-AT_A_TURN:]
-        for wake in some:
-            if wake in self._readers:
-                wake()
+        self._wake_each(some)
         if not unwoken:
             self._unwoken = list(self._readers) if self._is_more else None
             self._is_more = False
@@ -209,7 +242,12 @@ class EventLog:
 
 
 class LogReader:
-    """The place where one task waits: for more of a log, for a call of `wake`, or for a time."""
+    """The place where one task waits: for more of a log, for a call of `wake`, or for a time.
+
+    Args:
+        log: is read.
+        first: it is woken before all viewers, who may be thousands.
+    """
 
     __slots__ = (
         "_called",
@@ -224,7 +262,7 @@ class LogReader:
         "wake_at",
     )
 
-    def __init__(self, log: EventLog) -> None:
+    def __init__(self, log: EventLog, *, first: bool = False) -> None:
         self._log = log
         self._loop = asyncio.get_running_loop()
         self._waiter: asyncio.Future[None] | None = None
@@ -235,7 +273,7 @@ class LogReader:
         self._wheel = wheel_of(self._loop)
         self.slot: set[Timer] | None = None
         self.wake_at = 0.0
-        log.subscribe(self._more)
+        log.subscribe(self._more, first=first)
 
     def close(self) -> None:
         self._log.unsubscribe(self._more)
@@ -284,8 +322,16 @@ class LogReader:
         self._has_more = self._called = False
 
     def _more(self) -> None:
-        if self._serve is not None and not self._called and self._serve():
-            return
+        if self._serve is not None and not self._called:
+            try:
+                if self._serve():
+                    return
+            except Exception as exc:
+                self._serve = None
+                if self._waiter is None or self._waiter.done():
+                    raise
+                self._waiter.set_exception(exc)  # it is the reader's own, and is raised in its task
+                return
         self._has_more = True
         self._serve = None  # what comes now is the task's, and in order
         if not self._pausing:

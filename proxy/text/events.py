@@ -92,8 +92,12 @@ class IllegalEvent(ValueError):
     """The event is not allowed now, or never; the transcript has not changed."""
 
 
+HASHED_CHARS: Final = 4096
+"""Text is hashed in steps of so many characters: to hash a word by itself costs as much as to log it."""
+
+
 class _StageTranscript:
-    __slots__ = ("chars", "chunks", "digest", "panel", "parts", "state")
+    __slots__ = ("_digest", "_hashed_chars", "_hashed_parts", "_parts", "chars", "chunks", "panel", "state")
 
     def __init__(self, panel: str) -> None:
         self.panel = panel
@@ -102,21 +106,41 @@ class _StageTranscript:
         self.show("", b"")
 
     def show(self, text: str, utf8: bytes) -> None:
-        self.parts = [text]
-        self.digest = new_sha256(utf8)
-        self.chars = len(text)
+        self._parts = [text]
+        self._digest = new_sha256(utf8) if utf8 else None
+        self._hashed_parts = 1
+        self.chars = self._hashed_chars = len(text)
 
-    def add(self, text: str, utf8: bytes) -> None:
-        self.parts.append(text)
-        self.digest.update(utf8)
-        self.chars += len(text)
+    def add(self, text: str) -> None:
+        self._parts.append(text)
+        self.chars = chars = self.chars + len(text)
         self.chunks += 1
+        if chars - self._hashed_chars >= HASHED_CHARS:
+            self._hash()
 
     def text(self) -> str:
         # Joined only when asked: joining per chunk costs O(n²) on an answer that comes in words.
-        if len(self.parts) > 1:
-            self.parts = ["".join(self.parts)]
-        return self.parts[0]
+        if len(self._parts) > 1:
+            self._hash()
+            self._parts = ["".join(self._parts)]
+            self._hashed_parts = 1
+        return self._parts[0]
+
+    def forget(self) -> None:
+        """Let go of the text; nothing is asked of it any more."""
+        self._parts = [""]
+        self._digest = None
+
+    def sha256(self) -> str:
+        """Of its UTF-8."""
+        self._hash()
+        return (self._digest or new_sha256()).hexdigest()
+
+    def _hash(self) -> None:
+        if self._digest is None:
+            self._digest = new_sha256()
+        self._digest.update("".join(self._parts[self._hashed_parts :]).encode())
+        self._hashed_parts, self._hashed_chars = len(self._parts), self.chars
 
 
 class Transcript:
@@ -159,7 +183,7 @@ class Transcript:
     def forget_texts(self) -> None:
         """Let go of the texts of a run that has ended; nothing is compared with them any more."""
         for known in self._stages.values():
-            known.parts = [""]
+            known.forget()
 
     def stage_start(self, panel: str, stage: str, *, index: int, total_expected: int) -> Event:
         if not stage:
@@ -175,11 +199,12 @@ class Transcript:
         """More text at the end of the stage; never empty."""
         if not content:
             raise IllegalEvent(f"a chunk without text in stage {stage!r}")
-        utf8 = _utf8(content)
+        if not content.isascii():
+            _utf8(content)
         known = self._stages.get(stage)
         if known is None or known.state is not StageState.OPEN or self.ended:
             known = self._advance(EventType.CONTENT_CHUNK, stage)
-        known.add(content, utf8)  # by the table an open stage stays open, and a running run runs on
+        known.add(content)  # by the table an open stage stays open, and a running run runs on
         self.has_content = True
         metadata = {"chunk_index": known.chunks - 1}
         return Event(EventType.CONTENT_CHUNK, known.panel, stage, content, metadata)
@@ -190,13 +215,13 @@ class Transcript:
         known = self._advance(EventType.CONTENT_REPLACE, stage)
         known.show(content, utf8)
         self.has_content = self.has_content or bool(content)
-        metadata = {"sha256": known.digest.hexdigest()}
+        metadata = {"sha256": known.sha256()}
         return Event(EventType.CONTENT_REPLACE, known.panel, stage, content, metadata)
 
     def stage_complete(self, stage: str) -> Event:
         """The stage's text is final. `chars` counts Unicode code points, the digest is of the UTF-8."""
         known = self._advance(EventType.STAGE_COMPLETE, stage)
-        metadata = {"sha256": known.digest.hexdigest(), "chars": known.chars}
+        metadata = {"sha256": known.sha256(), "chars": known.chars}
         return Event(EventType.STAGE_COMPLETE, known.panel, stage, metadata=metadata)
 
     def progress(

@@ -62,20 +62,19 @@ def encode(
         ValueError: the id has other characters; `retry_ms` is negative; the event holds something that is not
             JSON, or a lone surrogate, which has no UTF-8.
     """
-    payload = _json(event)
+    payload = payload_of(event)
     if long is not None:
         # A quote within a text is escaped, so this stands there once.
         before, after = payload.split(b'"%b":""' % long.field.encode())
         payload = b"".join([before, b'"%b":"' % long.field.encode(), *long.pieces, b'"', after])
     if event_id is None:
         return b"data: %b\n\n" % payload
-    if not _is_id(event_id):
-        raise ValueError(f"not an event id: {event_id!r}")
+    checked_id = id_bytes(event_id)
     if retry_ms is None:
-        return b"id: %b\ndata: %b\n\n" % (event_id.encode(), payload)
+        return b"id: %b\ndata: %b\n\n" % (checked_id, payload)
     if retry_ms < 0:
         raise ValueError(f"retry is a number of milliseconds: {retry_ms}")
-    return b"id: %b\nretry: %d\ndata: %b\n\n" % (event_id.encode(), retry_ms, payload)
+    return b"id: %b\nretry: %d\ndata: %b\n\n" % (checked_id, retry_ms, payload)
 
 
 def decode(block: bytes) -> Event:
@@ -86,17 +85,20 @@ def decode(block: bytes) -> Event:
     )
 
 
-def _is_id(event_id: str) -> bool:
-    """True for an id that can come back in the header `Last-Event-ID`: visible ASCII.
+def id_bytes(event_id: str) -> bytes:
+    """An id that can come back in the header `Last-Event-ID`: visible ASCII. Raises `ValueError`.
 
     That leaves out CR and LF, which would forge a field, NUL, which makes a client ignore the id, and the
     empty id, which makes it forget the last one.
     """
     is_ascii = event_id.isascii() and event_id.isprintable()
-    return is_ascii and event_id != "" and " " not in event_id
+    if not is_ascii or event_id == "" or " " in event_id:
+        raise ValueError(f"not an event id: {event_id!r}")
+    return event_id.encode()
 
 
-def _json(event: Event) -> bytes:
+def payload_of(event: Event) -> bytes:
+    """An event's JSON, in one line. Raises `ValueError` as `encode` does."""
     kind, panel, stage, content, metadata = event
     try:
         payload = b'%b"content":%b,"metadata":%b}' % (

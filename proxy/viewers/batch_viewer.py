@@ -52,7 +52,7 @@ class BatchViewer(LeavingViewer):
         heartbeat_s: float | None = None,
         unless: frozenset[str] = frozenset(),
     ) -> None:
-        super().__init__(client, LogReader(run.log))
+        super().__init__(client, LogReader(run.log, first=True))
         self._unless = unless
         self.run = run
         self._send = send
@@ -73,7 +73,7 @@ class BatchViewer(LeavingViewer):
         if copy is None:
             self._is_lost = True
         else:
-            self.run, self._reader = copy, LogReader(copy.log)
+            self.run, self._reader = copy, LogReader(copy.log, first=True)
             before.close()
         before.wake()
 

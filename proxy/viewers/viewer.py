@@ -211,18 +211,24 @@ class Viewer(LeavingViewer):
 
     def _send_now(self) -> bool:
         """Send the one event that is new, while the task waits for one. False: the task has to send it."""
-        now = self._loop.time()
+        log, sent = self._log, self._sent
+        new = log.newest
+        if new is None or new.seq != sent + 1:
+            new = log.newest_after(sent)
+            if new is None:
+                return False
+        seq, chunk, known_at, now = new
         if now < self._pause_until or now >= self._expires_at or self._is_translated:
             return False
-        new = self._log.newest_after(self._sent)
-        if new is None or not self._client.write_chunk(new.chunk):
+        if not self._client.write_chunk(chunk):
             return False
         self._wrote_at = now
-        self._sent = new.seq
-        known_at = new.known_at
+        self._sent = seq
         if known_at is not None:  # the text that a stage begins with need not wait for its beginning
             self._pause_until = now + self._flush_s
-            self._observe_delivery(max(0.0, now - max(known_at, self._came_at)))
+            came_at = self._came_at
+            late_s = now - (known_at if known_at > came_at else came_at)
+            self._observe_delivery(late_s if late_s > 0.0 else 0.0)
         return True
 
     async def _send_more(self, now: float) -> bool:

@@ -2,6 +2,9 @@
 
 import asyncio
 from collections.abc import Callable
+from functools import partial
+
+import pytest
 
 from proxy.text.event_log import AT_A_TURN, EventLog, LogReader
 from proxy.text.events import Transcript
@@ -150,6 +153,68 @@ async def test_many_readers_are_woken_some_in_each_turn() -> None:
 
     assert len(at_once) == AT_A_TURN
     assert seen[left] == 0
+
+
+async def test_a_reader_that_fails_leaves_no_other_asleep(caplog: pytest.LogCaptureFixture) -> None:
+    """Whatever a reader raises or changes as it is woken, each of the others is woken, in a crowd too."""
+    for readers in (3, AT_A_TURN + 2):
+        log = filled(1)
+        seen: list[int] = []
+
+        def fail(log: EventLog = log) -> None:
+            log.subscribe(lambda: None)
+            raise RuntimeError("a mistake of ours")
+
+        log.subscribe(fail)
+        for number in range(readers):
+            log.subscribe(partial(seen.append, number))
+        log.subscribe(fail, first=True)
+        log.take(filled(2).entry(3))
+        await asyncio.sleep(0)
+
+        assert sorted(seen) == list(range(readers))
+        assert [record.message for record in caplog.records] == ["reader not woken"] * 2
+        caplog.clear()
+
+
+async def test_what_a_reader_raises_is_raised_where_it_waits() -> None:
+    """It is that reader's own, and the others go on."""
+    loop = asyncio.get_running_loop()
+    log = filled(1)
+    failing, other = LogReader(log), LogReader(log)
+
+    def fail() -> bool:
+        raise RuntimeError("a mistake of ours")
+
+    waiting = asyncio.create_task(failing.wait(loop.time() + 60, fail))
+    going_on = asyncio.create_task(other.wait(loop.time() + 60))
+    await asyncio.sleep(0)
+    log.take(filled(2).entry(3))
+    async with asyncio.timeout(30):
+        await going_on
+        with pytest.raises(RuntimeError):
+            await waiting
+    failing.close()
+    other.close()
+
+
+async def test_who_is_first_does_not_wait_behind_a_crowd() -> None:
+    """The copy to the store, or a join, is woken with each entry, while the viewers have their turns."""
+    log = filled(1)
+    told: list[str] = []
+    for _ in range(AT_A_TURN * 3):
+        log.subscribe(partial(told.append, "viewer"))
+    first = partial(told.append, "first")
+    log.subscribe(first, first=True)
+
+    log.take(filled(2).entry(3))
+    assert (told[0], told.count("first")) == ("first", 1)
+    log.take(filled(3).entry(4))
+    assert told.count("first") == 2
+    log.unsubscribe(first)
+    log.take(filled(4).entry(5))
+    assert told.count("first") == 2
+    assert told.count("viewer") == AT_A_TURN
 
 
 async def test_an_entry_of_another_replica_is_taken_as_it_is() -> None:

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from proxy.text.events import Event, EventType, IllegalEvent, Transcript
+from proxy.text.events import HASHED_CHARS, Event, EventType, IllegalEvent, Transcript
 
 DIGEST = sha256(b"{}").hexdigest()
 
@@ -225,6 +225,22 @@ def test_text_that_replaces_is_what_is_shown_from_then_on() -> None:
     assert event.metadata == {"sha256": sha256(b"38").hexdigest()}
     assert transcript.shown("extraction") == "38.9"
     assert transcript.stage_complete("extraction").metadata["sha256"] == sha256(b"38.9").hexdigest()
+
+
+def test_a_long_text_in_pieces_has_the_digest_of_the_whole() -> None:
+    """However many pieces are hashed at a time, and whenever the text is asked for in between."""
+    pieces = ["°" * size for size in (1, HASHED_CHARS - 1, 1, HASHED_CHARS, 5, 3 * HASHED_CHARS + 1, 7, 2)]
+    for asked in range(1 << len(pieces)):
+        transcript = Transcript()
+        transcript.stage_start("chat", "summary", index=0, total_expected=1)
+        for number, piece in enumerate(pieces):
+            transcript.chunk("summary", piece)
+            if asked >> number & 1:
+                assert transcript.shown("summary") == "".join(pieces[: number + 1])
+
+        metadata = transcript.stage_complete("summary").metadata
+        text = "".join(pieces)
+        assert metadata == {"sha256": sha256(text.encode()).hexdigest(), "chars": len(text)}
 
 
 def test_a_finished_stage_can_still_be_corrected() -> None:
