@@ -152,16 +152,16 @@ class RunTexts:
 
     def stream(self, section: Section, piece: str) -> None:
         """More of a section's text, as it is made. After the section is complete it is not shown."""
-        stage = section.stage
-        is_open = self._transcript.is_open(stage)
-        if self.ended or (not is_open and self._transcript.is_complete(stage)):
+        stage, transcript = section.stage, self._transcript
+        is_open = transcript.is_open(stage)
+        if transcript.ended or self.is_elsewhere or (not is_open and transcript.is_complete(stage)):
             return
         self._live_chars += len(piece)
         if not self._may_stream(section):
             return
         if not is_open:
             self.begin(section)
-        if stage in self._regenerated:
+        if self._regenerated and stage in self._regenerated:
             self._compare_with_shown(stage, piece)
         else:
             self._live.add(stage, piece, self)
@@ -171,11 +171,13 @@ class RunTexts:
         if self._live_chars > self._most_live_chars:
             self._has_room = False
             return False  # the batch answer itself may not be as long
+        if not section.stands_in_answer:
+            return True
         more = self.log.size_bytes - self._live_bytes
-        if more >= LIVE_STEP_BYTES and self._has_room and section.stands_in_answer:
+        if more >= LIVE_STEP_BYTES and self._has_room:
             self._has_room = self.answer_share.take_now(more)
             self._live_bytes += more
-        return self._has_room or not section.stands_in_answer
+        return self._has_room
 
     def _compare_with_shown(self, stage: str, piece: str) -> None:
         update = self._regenerated[stage].add(piece)

@@ -6,7 +6,7 @@ says so. One that fails may be followed by the plain batch call, where the route
 
 import re
 from collections.abc import Awaitable
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import orjson
 
@@ -22,7 +22,7 @@ from proxy.sources.native_rules import AmbiguousTexts, EventContent, MalformedEv
 from proxy.sources.repeat import repeating
 from proxy.text.sections import MalformedBody, Section, parse
 from proxy.text.slow_json import SEARCH_BYTES, document_of, is_slow, searched
-from proxy.text.sse import Decoder, EventTooLarge
+from proxy.text.sse import Decoder, EventTooLarge, ServerSentEvent
 from proxy.text.templates import PATH, REQUEST, TEXT, MissingValue, fill, references
 from proxy.turns import Turns
 from proxy.upstream.client import Answer, Request, Upstream
@@ -138,12 +138,12 @@ class _Calls:
         turns = Turns()
         while data := await exchange.read(counted.serve):
             for at in range(0, len(data), FEED_BYTES):
-                for event, payload in events.feed(data[at : at + FEED_BYTES]):
-                    await reading.take(event, payload)
+                for event in events.feed(data[at : at + FEED_BYTES]):
+                    await reading.take(event.event, event.data)
                 await turns.breathe()
             await counted.catch_up()
-        for event, payload in events.end():
-            await reading.take(event, payload)
+        for event in events.end():
+            await reading.take(event.event, event.data)
         await counted.catch_up()
         by_close = settings.ends_by == "close" and _says_its_end(exchange.headers)
         if not (reading.ended or by_close):
@@ -167,8 +167,8 @@ class _Counted:
         reading, events = self._reading, self._events
         if reading.text_chars - self._chars >= COUNTED_CHARS or events.held_bytes + len(data) > SEARCH_BYTES:
             return False
-        for event, payload in events.feed(data):
-            reading.take_small(event, payload)
+        for event in events.feed(data):
+            reading.take_small(event.event, event.data)
         return True
 
     async def catch_up(self) -> None:
@@ -217,6 +217,10 @@ class _ByRules:
             content = self._rules.read(event, data)
         except MalformedEvent as exc:
             self._refuse(exc)
+            return
+        if content.meaning == "text":  # as nearly all
+            for section, text in content.texts:
+                self._show(section, text)
         else:
             self._show_all(content)
 
@@ -328,20 +332,26 @@ class Events:
     def __init__(self) -> None:
         self._decoder = Decoder(max_event_bytes=MAX_EVENT_BYTES)
 
-    def feed(self, data: bytes) -> list[tuple[str, str]]:
+    def feed(self, data: bytes) -> list[ServerSentEvent]:
         try:
-            events = self._decoder.feed(data)
+            return self._decoder.feed(data)
         except EventTooLarge:
             raise UpstreamMalformed("an event is too large", Fault.TOO_LARGE) from None
-        return [(event.event, event.data) for event in events]
 
     @property
     def held_bytes(self) -> int:
         return self._decoder.held_bytes
 
-    def end(self) -> list[tuple[str, str]]:
+    def end(self) -> list[ServerSentEvent]:
         """Ignored: the standard drops an event without the empty line after it (WHATWG HTML 9.2.6)."""
         return []
+
+
+class NdjsonLine(NamedTuple):
+    """A line, as an event without a name."""
+
+    data: bytes
+    event: str = "message"
 
 
 class NdjsonLines:
@@ -350,19 +360,19 @@ class NdjsonLines:
     def __init__(self) -> None:
         self._rest = bytearray()
 
-    def feed(self, data: bytes) -> list[tuple[str, bytes]]:
+    def feed(self, data: bytes) -> list[NdjsonLine]:
         self._rest += data
         *lines, rest = self._rest.split(b"\n") if b"\n" in data else [self._rest]
         self._rest = bytearray(rest)
         if len(rest) > MAX_EVENT_BYTES:
             raise UpstreamMalformed("a line is too large", Fault.TOO_LARGE)
-        return [("message", bytes(line)) for line in lines if line.strip()]
+        return [NdjsonLine(bytes(line)) for line in lines if line.strip()]
 
     @property
     def held_bytes(self) -> int:
         return len(self._rest)
 
-    def end(self) -> list[tuple[str, bytes]]:
+    def end(self) -> list[NdjsonLine]:
         """The last line, which may lack its end."""
         return self.feed(b"\n")
 

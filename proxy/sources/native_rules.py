@@ -73,7 +73,7 @@ class Rules:
             AmbiguousTexts: a stage has two.
         """
         document = _UNREAD if document is None else document
-        for at, rule in enumerate(self._rules):
+        for rule, further in zip(self._rules, self._further, strict=True):
             if rule.event is not None and rule.event != event:
                 continue
             if rule.data is not None and rule.data != data:
@@ -85,7 +85,6 @@ class Rules:
             found = rule.found(document)
             if found is not _UNFIT:
                 content = self._content(rule, found, document)
-                further = self._further[at]
                 return self._with_further(content, further, event, document) if further else content
         return IGNORED
 
@@ -148,23 +147,14 @@ class _JsonPlace:
         """The one value at the path; None: there is none, or it is null."""
         if isinstance(document, Excerpt):
             return document.at[str(self.path)][1]
-        if self.keys is None:
-            return self._found(document)
-        for key in self.keys:
-            if type(document) is str:
-                return None
-            try:
-                document = document[key]
-            except (LookupError, TypeError):
-                return None
-        return document
+        return self._found(document) if self.keys is None else _walked(document, self.keys)
 
     def text(self, document: Any) -> Any:
         """The same; of several texts, such as an event's parts, all of them in their order."""
         if isinstance(document, Excerpt):
             return document.at[str(self.path)][1]
         if self.keys is not None:
-            return self.value(document)
+            return _walked(document, self.keys)
         found = self._all(document)
         if len(found) > 1 and all(isinstance(text, str) for text in found):
             return "".join(found)
@@ -183,6 +173,18 @@ class _JsonPlace:
             return []
 
 
+def _walked(document: Any, keys: Keys) -> Any:
+    """The value to which names and indices lead; None: there is none, or it is null."""
+    try:
+        for key in keys:
+            if type(document) is str:
+                return None
+            document = document[key]
+    except (LookupError, TypeError):
+        return None
+    return document
+
+
 @dataclass(frozen=True, slots=True)
 class _Rule:
     meaning: Meaning
@@ -193,6 +195,7 @@ class _Rule:
     at: _JsonPlace | None
     section: Section | None
     stage_at: _JsonPlace | None
+    reads_json: bool
 
     @classmethod
     def compile(cls, settings: NativeEventSettings, by_stage: dict[str, Section]) -> "_Rule":
@@ -207,16 +210,13 @@ class _Rule:
             at=_JsonPlace.compile(settings.at),
             section=only if settings.stage is None else by_stage[settings.stage],
             stage_at=_JsonPlace.compile(settings.stage_at),
+            reads_json=when is not None or settings.at is not None or settings.means == "answer",
         )
 
     @property
     def has_text(self) -> bool:
         """True if the rule finds a text in an event's JSON."""
         return self.at is not None and self.meaning in ("text", "done")
-
-    @property
-    def reads_json(self) -> bool:
-        return self.when is not None or self.at is not None or self.meaning == "answer"
 
     def found(self, document: Any) -> Any:
         """Return what the rule reads, if its condition holds or, without one, if that is there; else
