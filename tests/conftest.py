@@ -29,7 +29,6 @@ def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.Tes
 
 
 LONGEST = (
-    "test_monday",
     "test_rollout_endtoend",
     "test_replicas",
     "test_make_run",

@@ -5,7 +5,7 @@ import json
 import signal
 import sys
 from asyncio.subprocess import DEVNULL, PIPE, Process
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +14,7 @@ from typing import Any
 import httpx
 import yaml
 
-from tests.servers.client import eventually
+from tests.servers.client import browser, eventually
 from tests.servers.unleash_server import Unleash
 from tests.servers.with_parent import WITH_PARENT
 
@@ -22,6 +22,12 @@ ROOT = Path(__file__).parents[2]
 FLAG = "headgate.streaming"
 LOOKED_S = 0.5
 """Between two looks at a status, each of which starts a process."""
+
+PAGED_S = 0.1
+"""Between two looks at the controller's page."""
+
+SAYS = {"step": "step", "written": 'share_percent{kind="written"}'}
+"""Metrics of the controller."""
 
 ROLLOUT_S = 150.0
 """The longest that one of these rollouts may take on a slow machine."""
@@ -69,8 +75,8 @@ class Ops:
     async def metrics(self) -> str:
         """The controller's own."""
         listen = yaml.safe_load(self.policy.read_text())["listen"]
-        async with httpx.AsyncClient(trust_env=False) as client:
-            return (await client.get(f"http://{listen}/metrics")).text
+        async with browser() as client:
+            return (await client.get(f"http://{listen}/metrics", timeout=10)).text
 
     async def strategies(self) -> list[dict[str, Any]]:
         found: list[dict[str, Any]] = await self.server.ask("GET", self.server.strategies_of(FLAG))
@@ -81,20 +87,23 @@ class Ops:
         [strategy] = await self.strategies()
         return int(strategy["parameters"]["rollout"])
 
-    async def until(self, reason: str, **said: Any) -> None:
-        """Look until the rollout says this of itself."""
-        said["reason"] = reason
-        await self._until(lambda status: said.items() <= status.items())
+    async def until(self, reason: str, **said: int) -> None:
+        """Look until the rollout says this of itself: why, and its `step`, or the share that is `written`."""
+        lines = {f'reason{{reason="{reason}"}} 1.0'}
+        lines |= {f"{SAYS[name]} {value:.1f}" for name, value in said.items()}
+        await eventually(lambda: self._shows(lines), ROLLOUT_S, every_s=PAGED_S)
 
     async def reaches(self, share: int) -> None:
         """Look until it is written."""
-        await self._until(lambda status: status["written"] == share)
+        await eventually(lambda: self._shows({f"{SAYS['written']} {share:.1f}"}), ROLLOUT_S, every_s=PAGED_S)
 
-    async def _until(self, is_there: Callable[[dict[str, Any]], bool]) -> None:
-        async def there() -> bool:
-            return is_there(await self.status())
-
-        await eventually(there, ROLLOUT_S, every_s=LOOKED_S)
+    async def _shows(self, lines: set[str]) -> bool:
+        """True if the controller's page has these. It is asked, since each `status` starts a process."""
+        try:
+            page = await self.metrics()
+        except httpx.TransportError:  # it has not begun yet
+            return False
+        return {f"headgate_rollout_{line}" for line in lines} <= set(page.splitlines())
 
 
 @asynccontextmanager
@@ -108,8 +117,8 @@ async def process(
 
     async def answers() -> bool:
         try:
-            async with httpx.AsyncClient(timeout=10, trust_env=False) as client:
-                return (await client.get(ready)).is_success
+            async with browser() as client:
+                return (await client.get(ready, timeout=10)).is_success
         except httpx.HTTPError:
             return False
 

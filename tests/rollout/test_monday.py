@@ -16,6 +16,7 @@ from tests.rollout.readers import USERS
 from tests.servers import alertmanager_server, prometheus_server, release_before, unleash_server
 
 pytestmark = [
+    pytest.mark.alone,  # its readers ask so many times a second, however busy the machine is
     pytest.mark.skipif(not unleash_server.is_installed(), reason="no Unleash: run tests/services/setup.sh"),
     pytest.mark.skipif(not prometheus_server.is_installed(), reason="no Prometheus: see setup.sh"),
     pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed"),

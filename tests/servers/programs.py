@@ -8,7 +8,7 @@ from pathlib import Path
 
 import httpx
 
-from tests.servers.client import eventually
+from tests.servers.client import browser, eventually
 from tests.servers.ports import is_listened_on
 
 STARTING_S = 60.0
@@ -39,8 +39,8 @@ class Program:
 async def says_200(url: str) -> bool:
     """True if a server says so at its page for that."""
     try:
-        async with httpx.AsyncClient(timeout=10, trust_env=False) as client:
-            return (await client.get(url)).status_code == 200
+        async with browser() as client:
+            return (await client.get(url, timeout=10)).status_code == 200
     except httpx.HTTPError:
         return False
 

@@ -9,12 +9,11 @@ from itertools import product
 from pathlib import Path
 from typing import Any, Protocol
 
-import httpx
 import yaml
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, start_http_server
 
 from flags.rollout.policy.guardrail_settings import FIRST_CONTENT_S, REQUEST_S
-from tests.servers.client import eventually
+from tests.servers.client import browser, eventually
 from tests.servers.ports import free_port
 from tests.servers.programs import Program, says_200
 from tests.servers.with_parent import WITH_PARENT
@@ -167,7 +166,7 @@ class Prometheus(Program):
 
     async def ask(self, query: str) -> list[Any]:
         """The rows of an instant query, now."""
-        async with httpx.AsyncClient(trust_env=False) as client:
+        async with browser() as client:
             answer = await client.get(f"{self.url}/api/v1/query", params={"query": query})
             rows: list[Any] = answer.raise_for_status().json()["data"]["result"]
             return rows
