@@ -81,6 +81,7 @@ SHADOWED = {
 BODILESS_STATUS = frozenset({204, 304})
 
 _DROPPED = frozenset(HOP_BY_HOP)
+_NONE: frozenset[bytes] = frozenset()
 _FORWARDED_FOR = b"x-forwarded-for"
 _FORWARDED_PROTO = b"x-forwarded-proto"
 _FORWARDED_HOST = b"x-forwarded-host"
@@ -110,6 +111,8 @@ def listed_in_connection(
     for name, value in headers:
         if name == b"connection" and value not in HARMLESS_CONNECTION:
             names.update(token.strip().lower() for token in value.split(b","))
+    if not names:
+        return _NONE
     return frozenset(name for name in names - KEPT_THOUGH_LISTED - kept if not SET_ON_THE_WAY.fullmatch(name))
 
 
@@ -252,8 +255,8 @@ def response_headers(headers: Headers, status: int, *, in_chunks: bool = False) 
 
 def announced_trailers(headers: Headers) -> Headers:
     """The `Trailer` fields that pass on with a body in chunks."""
-    listed = listed_in_connection(headers)
-    return [pair for pair in headers if pair[0] == b"trailer" and b"trailer" not in listed]
+    fields = [pair for pair in headers if pair[0] == b"trailer"]
+    return [] if fields and b"trailer" in listed_in_connection(headers) else fields
 
 
 def accepts_trailers(headers: Headers) -> bool:

@@ -38,6 +38,9 @@ class RelayedRequest(SentRequest):
         response, timer = connection.response, connection.timer
         if response.status and not self._answered_at:
             self._answered_at = perf_counter()
+        if response.complete and not self._client.flow.write_paused:
+            self._pass_piece(connection)  # as the table says; most answers have come whole
+            return
         step = next_step(
             self._is_begun,
             response.status != 0,
@@ -213,7 +216,8 @@ class RelayedRequest(SentRequest):
     def _close(self) -> None:
         """Give the connection back. What holds this request, and is held by it, lets go."""
         self._is_over = True
-        self._stop_timer()
+        if self._timer is not None:
+            self._stop_timer()
         task, self._task = self._task, None
         self._client.watcher = None
         if task is None:

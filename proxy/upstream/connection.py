@@ -42,6 +42,8 @@ class BorrowedSocket(socket.socket):
 class Carried(Protocol):
     """The exchange that a connection carries. What it is told must not raise."""
 
+    method: str
+
     def upstream_changed(self) -> None:
         """There is more of the answer, or its end, or room for more of the request."""
 
@@ -58,6 +60,8 @@ class Connection(asyncio.Protocol):
         self.timer = ExchangeTimer(loop, timeouts, self.response)
         self._transport: asyncio.Transport = cast(asyncio.Transport, None)
         self._socket: socket.socket | None = None
+        """For `_acknowledge`; None: nothing had to be acknowledged yet."""
+        self._acknowledges = True
         self._waiter: asyncio.Future[None] | None = None
         self._serve: Callable[[bytes], bool] | None = None
         self._carried: Carried | None = None
@@ -74,23 +78,32 @@ class Connection(asyncio.Protocol):
 
     # The exchange's side.
 
-    def begin(self, carried: Carried, *, to_head: bool) -> None:
-        """Carry an exchange; its request, `to_head` if that is its method, is about to be sent."""
-        if self.used:  # and kept, so the exchange before has ended well
-            self.response.reset()
-            self.is_silent = False
-        self.response.to_head = to_head
-        self._carried = carried
-        self.timer.begin(self)
+    def carry(
+        self,
+        carried: Carried,
+        data: bytes,
+        whole: bool,
+        on_slow: Callable[[], None] | None = None,
+        on_long: Callable[[], None] | None = None,
+    ) -> None:
+        """Carry an exchange: write its request, or the part of it that is here.
 
-    def send(self, data: bytes, whole: bool, on_slow: Callable[[], None] | None = None) -> None:
-        """Write the request, or its first part; for `on_slow` see `ExchangeTimer.sent`."""
+        For `on_slow` and `on_long` see `ExchangeTimer.sent`.
+        """
+        response, timer = self.response, self.timer
+        if self.used:  # and kept, so the exchange before has ended well
+            response.reset()
+            self.is_silent = False
+        response.to_head = carried.method == "HEAD"
+        self._carried = carried
+        timer.begin(self)
+        timer.on_long = on_long
         if not self.closed:  # uvloop raises if it is
             self._transport.write(data)
         if whole:
-            self.timer.sent(on_slow)
+            timer.sent(on_slow)
         else:
-            self.timer.sending()
+            timer.sending()
 
     def write(self, data: bytes) -> None:
         if not self.closed:  # uvloop raises if it is
@@ -258,8 +271,6 @@ class Connection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
-        opened: socket.socket | None = transport.get_extra_info("socket")
-        self._socket = BorrowedSocket(opened) if opened is not None and opened.family in BY_TCP else None
         self.closed = False
 
     def data_received(self, data: bytes) -> None:
@@ -276,34 +287,34 @@ class Connection(asyncio.Protocol):
                 carried.upstream_interim(self, status, reason, headers)
         if failure is not None:
             self.fail(failure)
-            return
-        if response.status == SWITCHING_PROTOCOLS:
+        elif response.status == SWITCHING_PROTOCOLS:
             self._transport.pause_reading()
             self.wake()
-            return
-        if not response.status and not response.continued:
-            return
-        if not response.complete:
+        elif response.complete:
+            self.wake()
+        elif response.status or response.continued:
             if response.body_bytes > READ_PAUSE_BYTES and not self._read_paused:
                 self._read_paused = True
                 self._transport.pause_reading()
+            if self._serve is None or not response.chunks or not self._has_served(self._serve):
+                self.wake()
             self._acknowledge()
-        if (
-            self._serve is None
-            or response.complete
-            or not response.chunks
-            or not self._has_served(self._serve)
-        ):
-            self.wake()
 
     def _acknowledge(self) -> None:
-        """Acknowledge what came now, since more is to come.
+        """Acknowledge now what came, and has been passed on, since more is to come.
 
         An upstream that writes head and body apart, and lets the second wait for the first's acknowledgement
         (without TCP_NODELAY, as with `uvicorn --workers`), would wait 40 ms for one on a kept connection.
         """
-        if QUICKACK is not None and self._socket is not None and not self.closed:
-            self._socket.setsockopt(socket.IPPROTO_TCP, QUICKACK, 1)
+        if QUICKACK is None or self.closed or not self._acknowledges:
+            return
+        if self._socket is None:
+            opened: socket.socket | None = self._transport.get_extra_info("socket")
+            if opened is None or opened.family not in BY_TCP:
+                self._acknowledges = False
+                return
+            self._socket = BorrowedSocket(opened)
+        self._socket.setsockopt(socket.IPPROTO_TCP, QUICKACK, 1)
 
     def _has_served(self, serve: Callable[[bytes], bool]) -> bool:
         """Offer the chunks to a reader that waits for them; otherwise its task takes them, in order."""

@@ -92,36 +92,31 @@ class Exchange:
                 self._count_as_long()
             pool = self._pool
             connection = await (pool.connect() if self._fresh else pool.connect_or_keep())
-            self._send_on(connection, data, whole, on_slow)
+            self._ask(connection, data, whole, on_slow)
 
     def send_at_once(self, data: bytes, whole: bool, on_slow: Callable[[], None] | None) -> bool:
         """Do the same on a kept connection. False: there is none, and nothing was sent."""
         connection = None if self._is_long else self._pool.reuse()
         if connection is None:
             return False
-        self._send_on(connection, data, whole, on_slow)
-        return True
-
-    def _send_on(
-        self, connection: Connection, data: bytes, whole: bool, on_slow: Callable[[], None] | None
-    ) -> None:
-        pool = self._pool
-        if pool.asked_by_proxy is not None:
-            data = absolute(data, pool.origin.authority, pool.asked_by_proxy)
-        if whole and self._repeats and connection.used:
-            self._replay = data
         self._ask(connection, data, whole, on_slow)
+        return True
 
     def _ask(
         self, connection: Connection, data: bytes, whole: bool, on_slow: Callable[[], None] | None
     ) -> None:
         self.current = connection
+        if whole and self._repeats and connection.used:
+            self._replay = data
+        pool = self._pool
+        if pool.asked_by_proxy is not None:
+            data = absolute(data, pool.origin.authority, pool.asked_by_proxy)
         if self._aborted:
             connection.fail(UpstreamAborted("the client left"))
-        connection.begin(self, to_head=self.method == "HEAD")
-        if self._pool.avoids_busy and not self._is_counted:
-            connection.timer.on_long = self._has_become_long
-        connection.send(data, whole, on_slow)
+        if pool.avoids_busy and not self._is_counted:
+            connection.carry(self, data, whole, on_slow, self._has_become_long)
+        else:
+            connection.carry(self, data, whole, on_slow)
 
     @property
     def may_go_on(self) -> bool:
@@ -198,11 +193,13 @@ class Exchange:
         await self.connection.head()
 
     async def _send_second(self, request: bytes) -> None:
-        self._second = second = await self._pool.connect()
-        second.begin(self, to_head=self.method == "HEAD")
+        pool = self._pool
+        self._second = second = await pool.connect()
         if self._aborted:
             raise UpstreamAborted("the client left")
-        second.send(request, True)
+        if pool.asked_by_proxy is not None:
+            request = absolute(request, pool.origin.authority, pool.asked_by_proxy)
+        second.carry(self, request, True)
         await second.head()
 
     def _count_as_long(self) -> None:

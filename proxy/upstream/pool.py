@@ -92,19 +92,14 @@ class ConnectionPool:
     def end_long(self) -> None:
         self._long_exchanges -= 1
 
-    def reuse(self) -> Connection | None:
-        """The idle connection used last, for one exchange; None if a new one must be made."""
-        if self._long_exchanges and self.avoids_busy and not self._has_free_worker():
-            return None
-        return self._kept()
+    def reuse(self, *, also_busy: bool = False) -> Connection | None:
+        """The idle connection used last, for one exchange; None if a new one must be made.
 
-    def _has_free_worker(self) -> bool:
-        """True if a kept connection leads to a worker that is not busy with another request."""
-        free_since = max(monotonic() - JUST_ANSWERED_S, self._last_long_at)
-        return bool(self._idle) and self._idle[-1].idle_since >= free_since
-
-    def _kept(self) -> Connection | None:
+        `also_busy`: it may be one whose worker is busy with another request.
+        """
         idle = self._idle
+        if self._long_exchanges and self.avoids_busy and not (also_busy or self._has_free_worker()):
+            return None
         oldest = monotonic() - self._keep_alive_s
         while idle:
             connection = idle.pop()
@@ -113,6 +108,11 @@ class ConnectionPool:
                 return connection
             connection.abort()
         return None
+
+    def _has_free_worker(self) -> bool:
+        """True if a kept connection leads to a worker that is not busy with another request."""
+        free_since = max(monotonic() - JUST_ANSWERED_S, self._last_long_at)
+        return bool(self._idle) and self._idle[-1].idle_since >= free_since
 
     async def connect(self) -> Connection:
         """A new connection for one exchange."""
@@ -134,7 +134,7 @@ class ConnectionPool:
         try:
             return await self.connect()
         except UpstreamError:
-            kept = self._kept()
+            kept = self.reuse(also_busy=True)
             if kept is None:
                 raise
             return kept

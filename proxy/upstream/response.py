@@ -12,7 +12,8 @@ MAX_HEAD_BYTES = 64 * 1024
 
 NO_INTERIMS: list[tuple[int, bytes, Headers]] = []
 
-_HOP_BY_HOP = frozenset(HOP_BY_HOP)
+_LENGTH = b"content-length"
+_LOOKED_AT = frozenset(HOP_BY_HOP) | {_LENGTH}
 
 _NO_TRAILERS: Headers = []
 
@@ -151,16 +152,21 @@ class UpstreamResponse:
             self.reason += reason
 
     def on_header(self, name: bytes, value: bytes) -> None:
+        name = name.lower()
         if not self.status:
-            self.headers.append((name.lower(), value))
+            if name in _LOOKED_AT:
+                if name == _LENGTH:
+                    self.has_length = True
+                else:
+                    self.has_hop_fields = True
+            self.headers.append((name, value))
         elif not self.complete:
             if self.trailers is _NO_TRAILERS:
                 self._has_more, self.trailers = True, []
-            self.trailers.append((name.lower(), value))
+            self.trailers.append((name, value))
 
-    def _look_at_hop_fields(self) -> None:
+    def _look_at_coding(self) -> None:
         """Only `chunked` is undone here, so a body in another coding cannot be passed on."""
-        self.has_hop_fields = True
         codings = [value.strip().lower() for name, value in self.headers if name == b"transfer-encoding"]
         if codings not in ([], [b"chunked"]):
             raise UpstreamMalformed("a transfer coding other than 'chunked'")
@@ -175,10 +181,8 @@ class UpstreamResponse:
             and head_bytes(self.headers) > MAX_HEAD_BYTES
         ):
             raise UpstreamMalformed("the head is too large", Fault.TOO_LARGE)
-        names = dict(self.headers)
-        self.has_length = b"content-length" in names
-        if not _HOP_BY_HOP.isdisjoint(names):
-            self._look_at_hop_fields()
+        if self.has_hop_fields:
+            self._look_at_coding()
         if status < 200:
             if status < 100 or (
                 status == SWITCHING_PROTOCOLS and not is_accepted(self.offered, self.headers)
@@ -189,7 +193,8 @@ class UpstreamResponse:
                 return
         self.status = status
         if self.to_head:
-            self._finish()
+            self.complete = True
+            self.keep_alive = self._parser.should_keep_alive()
             # The parser cannot know that no body follows, so it is not asked again.
             self._parser = httptools.HttpResponseParser(self)
 
@@ -218,8 +223,5 @@ class UpstreamResponse:
         elif not self.complete:
             if self.trailers and head_bytes(self.trailers) > MAX_HEAD_BYTES:
                 raise UpstreamMalformed("the trailers are too large", Fault.TOO_LARGE)
-            self._finish()
-
-    def _finish(self) -> None:
-        self.complete = True
-        self.keep_alive = self._parser.should_keep_alive()
+            self.complete = True
+            self.keep_alive = self._parser.should_keep_alive()

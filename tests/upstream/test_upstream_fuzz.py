@@ -209,7 +209,8 @@ class RecordingTransport(asyncio.Transport):
 class Told:
     """An exchange that remembers what it was told."""
 
-    def __init__(self) -> None:
+    def __init__(self, is_head: bool) -> None:
+        self.method = "HEAD" if is_head else "GET"
         self.interims: list[tuple[int, bytes, list[tuple[bytes, bytes]]]] = []
 
     def upstream_changed(self) -> None:
@@ -256,9 +257,8 @@ def hear_on(
     is_head: bool = False,
     eof: bool = False,
 ) -> Heard:
-    told = Told()
-    connection.begin(told, to_head=is_head)
-    connection.send(b"request", True)
+    told = Told(is_head)
+    connection.carry(told, b"request", True)
     body = b""
     for piece in data:
         if transport.aborted:
@@ -423,7 +423,7 @@ def test_a_kept_connection_hears_each_answer_as_a_new_one_does(
         if not heard.reusable:
             break
         kept.response.reset()
-        kept.response.to_head = False  # as `begin` does
+        kept.response.to_head = False  # as `carry` does
         new = vars(UpstreamResponse())
         left = {name for name, value in vars(kept.response).items() if value != new[name]}
         assert left <= set_by_each
