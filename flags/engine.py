@@ -55,7 +55,8 @@ class Engine:
             user = present.get("userId")
             if arms is None or not isinstance(user, str):
                 return FlagAnswer(True, False, generation=generation, share=share, left_out=True)
-            left_out = not self._is_enabled(arms.eligible, present)
+            # An untargeted flag leaves nobody out, and a call costs as much as all else here.
+            left_out = arms.targeted and not self._is_enabled(arms.eligible, present)
             control = not left_out and arms.may_be_control(user)
             return FlagAnswer(
                 True, False, control=control, generation=generation, share=share, left_out=left_out

@@ -25,6 +25,7 @@ from proxy.http.headers import Forwarding
 from proxy.identity import Identifier, is_verified
 from proxy.llm.aws.signing import Signer
 from proxy.llm.cautious import CautiousDialect
+from proxy.llm.counted_calls import CallCounts
 from proxy.llm.denylist import StreamDenylist
 from proxy.llm.denylist_file import FileDenylistStore
 from proxy.llm.dialects.apis import APIS
@@ -308,7 +309,8 @@ class _Parts:
         providers = [self._provider(provider, most) for provider in settings.providers]
         store = FileDenylistStore(self.state_dir / "learned") if shared is None else shared.denylist
         denylist = StreamDenylist(settings.learned_s, store)
-        return ModelPort(providers, settings, taps, self.metrics, denylist, self.body_budget(), spans=spans)
+        counts, tokens = CallCounts(self.metrics), self.metrics.tokens
+        return ModelPort(providers, settings, taps, counts, tokens, denylist, self.body_budget(), spans=spans)
 
     def page(self, runs: Runs, breaker: Breaker, warnings: RecentWarnings, state: PageState) -> OperatorsPage:
         calls = {} if state.port is None else state.port.ended

@@ -38,7 +38,10 @@ _TRACE: Final = slice(3, 35)
 
 # https://docs.aws.amazon.com/xray/latest/devguide/xray-concepts.html, "Tracing header".
 _XRAY: Final = b"x-amzn-trace-id"
-_TRACING: Final = frozenset({b"traceparent", b"tracestate", _XRAY})
+TRACING: Final = frozenset({b"traceparent", b"tracestate", _XRAY})
+"""The headers in which a token may come."""
+CONTEXT: Final = frozenset({b"traceparent", b"tracestate"})
+"""The headers of W3C's trace context."""
 _ROOT: Final = re.compile(rb"(?:^|;)[ \t]*Root=1-([0-9a-f]{8})-([0-9a-f]{24})[ \t]*(?=;|$)")
 _XRAY_SAMPLED: Final = re.compile(rb"(?:^|;)[ \t]*Sampled=1[ \t]*(?=;|$)")
 
@@ -70,16 +73,6 @@ def trace_ids_of(headers: Fields) -> set[str]:
 def trace_id_of(parent: bytes) -> str | None:
     """The trace id in a `traceparent`; None: it is not valid."""
     return parent[_TRACE].decode() if _is_parent(parent) else None
-
-
-def has_trace(headers: Fields) -> bool:
-    """True if a call carries any header in which a token may come."""
-    return not _TRACING.isdisjoint([name for name, _ in headers])
-
-
-def has_context(headers: Fields) -> bool:
-    """True if a call carries any trace context of W3C's."""
-    return any(name in (b"traceparent", b"tracestate") for name, _ in headers)
 
 
 def without_token(headers: Fields, token: str | None = None) -> Fields:

@@ -10,11 +10,11 @@ When a stream fails, the call is asked again as batch, on a connection of its ow
 import hashlib
 import logging
 from collections import Counter, OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from time import monotonic, perf_counter
-from typing import NamedTuple, cast
+from typing import cast
 
 from proxy.downstream.bodies import MAX_REQUEST_BYTES, ByteBudget, ByteReservation, read_ahead
 from proxy.downstream.client_request import ClientRequest
@@ -22,10 +22,18 @@ from proxy.errors import RequestRefused
 from proxy.http.asgi import App, Receive, Scope, Send, send_problem
 from proxy.http.framing import origin_form
 from proxy.http.headers import Headers
-from proxy.http.tracing import Fields, TraceId, has_context, has_trace, without_token
+from proxy.http.tracing import TRACING, without_token
 from proxy.llm.assembly.dialect import Dialect, NotStreamable, Prompt, StreamCall
 from proxy.llm.call import ModelCall
 from proxy.llm.cautious import CautiousCall
+from proxy.llm.counted_calls import (
+    CallCounts,
+    MetCall,
+    end_span,
+    is_told,
+    relayed_as,
+    result_without_tap,
+)
 from proxy.llm.denylist import StreamDefect, StreamDenylist
 from proxy.llm.kept_counts import KeptCounts
 from proxy.llm.provider import Provider
@@ -33,11 +41,11 @@ from proxy.llm.taps.open_taps import OpenTap, Taps
 from proxy.llm.taps.tap import TappedCall
 from proxy.llm.tee import Tee
 from proxy.observe.labels import CallResult
-from proxy.observe.metrics import Metrics
-from proxy.observe.spans.ports import MODEL, ModelSpan, ModelSpans
-from proxy.observe.spans.request_ids import CURRENT, NOBODYS, RequestIds
+from proxy.observe.spans.ports import MODEL, ModelSpans
+from proxy.observe.spans.request_ids import CURRENT, RequestIds
+from proxy.observe.tokens import TokenCounts
 from proxy.relay.answer_copy import AnswerCopy
-from proxy.relay.result import Outcome, RelayResult
+from proxy.relay.result import RelayResult
 from proxy.relay.sinks import Sink
 from proxy.relay.whole_body import WholeBody
 from proxy.settings.blocks.upstream import LlmSettings
@@ -68,17 +76,8 @@ CERTAIN_DEFECTS = frozenset({StreamDefect.UNFAITHFUL, StreamDefect.NO_STREAM})
 """Defects that put a model on the denylist even if the batch call fails too."""
 
 
-_ENDS = {CallResult.FAILED: "failed", CallResult.LEFT: "left"}
-
-
-class _Met(NamedTuple):
-    """A call as it came."""
-
-    provider: str
-    began: float
-    of_no_run: CallResult
-    """What it counts as if no tap is found for it."""
-    span: ModelSpan | None
+_LOOKED_AT = TRACING | {b"expect"}
+"""Headers that a call's provider may get in another way, or not at all."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,18 +110,22 @@ class ModelPort:
     providers: Sequence[Provider]
     settings: LlmSettings
     taps: Taps
-    metrics: Metrics
+    counts: CallCounts
+    tokens: TokenCounts
     denylist: StreamDenylist
     bodies: ByteBudget
     kept: KeptCounts = field(default_factory=KeptCounts)
-    ended: Counter[tuple[str, str]] = field(default_factory=Counter)
-    """Calls of this process, by provider and `answered`, `failed` or `left`."""
     copies: ByteBudget = field(default_factory=lambda: ByteBudget(COUNTED_BYTES, lambda _: None))
     """Answers whose tokens are counted once they have gone out."""
     spans: ModelSpans | None = None
     """None: calls have no spans."""
     avoided: OrderedDict[bytes, float] = field(default_factory=OrderedDict)
     """Calls by their `attempt`, and until when they are asked for no stream."""
+
+    @property
+    def ended(self) -> Counter[tuple[str, str]]:
+        """Calls of this process, by provider and `answered`, `failed` or `left`."""
+        return self.counts.ended
 
     def begin(self, request: ClientRequest) -> App | None:
         """Relay a call of no run. Any other becomes an ASGI call, of the app that is returned."""
@@ -132,38 +135,37 @@ class ModelPort:
             request.refuse(404, "No provider of llm.providers has this path.")
             return None
         request.target = target[len(provider.mount) :]
-        tokens = self.taps.tokens_of(request.headers) if has_trace(request.headers) else []
+        found = _LOOKED_AT.intersection([name for name, _ in request.headers])
+        tokens = self.taps.tokens_of(request.headers) if found else []
         if tokens or provider.signer is not None:
-            return partial(self._call, provider, request, tokens, began)
-        call = self._met(provider, request, tokens, None, began)
+            return partial(self._call, provider, request, found, tokens, began)
+        call = self._met(provider, request, found, tokens, None, began)
         self.taps.unmatched += 1
-        waits = request.more_body and request.method not in IDEMPOTENT
-        reservation = self.bodies.reserve() if waits else None
-        is_told = call.span is not None or logger.isEnabledFor(logging.DEBUG)
-        on_end = partial(self._relayed, request.ids if is_told else NOBODYS, call, reservation)
-        relay = partial(provider.relay.begin, request, on_end, began)
-        if reservation is not None:
-            WholeBody(request, reservation, partial(_go_on, request, relay), on_end).begin()
+        ids = request.ids if is_told(call.span) else None
+        is_idempotent = request.method in IDEMPOTENT
+        if is_idempotent or not request.more_body:
+            if b"expect" in found and not is_idempotent:
+                request.headers = _unexpected(request.headers)
+            provider.relay.begin(request, partial(self.counts.end_relayed, call, ids), began)
         else:
-            _go_on(request, relay, is_whole=request.method not in IDEMPOTENT)
+            reservation = self.bodies.reserve()
+            on_end = partial(self._relayed, call, ids, reservation)
+            relay = partial(provider.relay.begin, request, on_end, began)
+            WholeBody(request, reservation, partial(_go_on, request, relay), on_end).begin()
         return None
 
     def _relayed(
-        self, ids: RequestIds, call: "_Met", reservation: ByteReservation | None, result: RelayResult
+        self, call: MetCall, ids: RequestIds | None, reservation: ByteReservation, result: RelayResult
     ) -> None:
-        """A call of no run has been relayed that was no ASGI call."""
-        if reservation is not None:
-            reservation.close()
-        before = CURRENT.set(ids)
-        try:
-            self._count(call, _relayed_as(CallResult.BATCH, result), call.of_no_run)
-        finally:
-            CURRENT.reset(before)
+        """A call of no run is over whose body was held."""
+        reservation.close()
+        self.counts.end_relayed(call, ids, result)
 
     async def _call(
         self,
         provider: Provider,
         request: ClientRequest,
+        found: Collection[bytes],
         tokens: Sequence[str],
         began: float,
         _scope: Scope,
@@ -172,7 +174,7 @@ class ModelPort:
     ) -> None:
         """A call that is an ASGI call."""
         token, tap = await self._find(tokens)
-        call = self._met(provider, request, tokens, token, began)
+        call = self._met(provider, request, found, tokens, token, began)
         CURRENT.set(request.ids)
         MODEL.set(call.span)
         result = ended = CallResult.LEFT
@@ -188,39 +190,32 @@ class ModelPort:
             await send_problem(send, refusal.status, refusal.detail, close=True)
             result = ended = CallResult.FAILED
         except BaseException:
-            _end_span(call.span, ended)
+            end_span(call.span, ended)
             raise
-        self._count(call, ended, result)
+        self.counts.end(call, ended, result)
 
     def _met(
         self,
         provider: Provider,
         request: ClientRequest,
+        found: Collection[bytes],
         tokens: Sequence[str],
         token: str | None,
         began: float,
-    ) -> "_Met":
+    ) -> MetCall:
         """A call as it came. The provider learns nothing of ours: a token is taken out of every call."""
         of_no_run = CallResult.NO_CONTEXT
-        if has_trace(request.headers):
-            of_no_run = _result_without_tap(tokens, request.headers)
-            request.headers = without_token(request.headers, token)  # nor is it logged
+        if found:
+            of_no_run = result_without_tap(tokens, found)
+            if token is not None or b"tracestate" in found:
+                request.headers = without_token(request.headers, token)  # nor is it logged
         span = None if self.spans is None else self.spans.model_call(provider.name, request.headers)
-        return _Met(provider.name, began, of_no_run, span)
-
-    def _count(self, call: "_Met", ended: CallResult, result: CallResult) -> None:
-        """A call has ended so, and counts as `result`."""
-        _end_span(call.span, ended)
-        self.ended[call.provider, _ENDS.get(ended, "answered")] += 1
-        self.metrics.tap_calls_by_result[result].inc()
-        if logger.isEnabledFor(logging.DEBUG):
-            took_ms = round((perf_counter() - call.began) * 1000, 1)
-            extra = {"provider": call.provider, "result": result, "took_ms": took_ms}
-            logger.debug("model call", extra=extra)
+        return MetCall(provider.name, began, of_no_run, span)
 
     def _provider(self, target: bytes) -> Provider | None:
         for provider in self.providers:
-            if target.startswith(provider.mount + b"/"):
+            mount = provider.mount
+            if target.startswith(mount) and target.startswith(b"/", len(mount)):
                 return provider
         return None
 
@@ -238,7 +233,7 @@ class ModelPort:
                 body = await read_ahead(request, reservation, provider.most_bytes)
                 if body is not None:
                     request.headers = _unexpected(request.headers)
-            return _relayed_as(CallResult.BATCH, await provider.relayed(request, body))
+            return relayed_as(CallResult.BATCH, await provider.relayed(request, body))
 
     async def _tapped(
         self,
@@ -254,7 +249,7 @@ class ModelPort:
         method, target = request.method, request.target
         dialect = provider.dialect(method, target)
         if dialect is None:
-            return _relayed_as(CallResult.BATCH, await provider.relayed(request, body))
+            return relayed_as(CallResult.BATCH, await provider.relayed(request, body))
         turns = Turns()
         is_read = body is not None and len(body) <= MAX_REQUEST_BYTES and not await is_slow(body)
         prompt = dialect.prompt(method, target, body) if body is not None and is_read else None
@@ -263,7 +258,7 @@ class ModelPort:
         await turns.breathe()
         if body is None or prompt is None:
             await tap.doubt()  # too long, compressed, or slow to read
-            return _relayed_as(CallResult.BATCH, await provider.relayed(request, body))
+            return relayed_as(CallResult.BATCH, await provider.relayed(request, body))
         request.take_body()
         request.headers = _unexpected(request.headers)
         hashing = hashlib.sha256(target + b"\n")
@@ -289,10 +284,10 @@ class ModelPort:
         """A call for a batch answer, which is asked as a stream where that is possible."""
         provider, model = run_call.provider.name, run_call.prompt.model
         if self._is_avoided(run_call.attempt) or await self.denylist.defect(provider, model):
-            return _relayed_as(CallResult.AVOIDED, await run_call.relayed())
+            return relayed_as(CallResult.AVOIDED, await run_call.relayed())
         stream = _as_stream(run_call)
         if stream is None:
-            return _relayed_as(CallResult.BATCH, await run_call.relayed())
+            return relayed_as(CallResult.BATCH, await run_call.relayed())
         return await self._streamed(run_call, stream, call)
 
     async def _count_tokens(self, route: str, run_call: _RunCall, body: bytes | None) -> None:
@@ -304,7 +299,7 @@ class ModelPort:
             used = run_call.dialect.usage.read(parse(body))
         except MalformedBody:
             return
-        self.metrics.tokens.count(route, run_call.provider.name, run_call.prompt.model, *used)
+        self.tokens.count(route, run_call.provider.name, run_call.prompt.model, *used)
         if (span := MODEL.get()) is not None:
             span.used(*used)
 
@@ -312,7 +307,7 @@ class ModelPort:
         """A stream that the caller itself asked for."""
         tee = Tee(call, run_call.dialect, run_call.sink, run_call.reservation.take)
         relayed = await run_call.relayed(tee)
-        result = _relayed_as(CallResult.TAPPED if await tee.end() else CallResult.BATCH, relayed)
+        result = relayed_as(CallResult.TAPPED if await tee.end() else CallResult.BATCH, relayed)
         if result is CallResult.TAPPED:
             await self._count_tokens(route, run_call, tee.batch_answer())
         return result
@@ -342,7 +337,7 @@ class ModelPort:
             await self.denylist.note_defect(provider.name, model, defect)
         if model_call.is_answered:
             return result
-        result = _relayed_as(result, await run_call.relayed(fresh=True))
+        result = relayed_as(result, await run_call.relayed(fresh=True))
         if defect is not None and result in {CallResult.LOST, CallResult.BATCH}:
             await self.denylist.note_defect(provider.name, model, defect)
         return result
@@ -357,22 +352,6 @@ class ModelPort:
             self.avoided.popitem(last=False)
 
 
-def _result_without_tap(tokens: Sequence[str], headers: Fields) -> CallResult:
-    """Return what a call of no run counts as. A trace id that is no token is what a traced call has
-    anyway."""
-    if any(not isinstance(token, TraceId) for token in tokens):
-        return CallResult.UNMATCHED
-    return CallResult.NOT_TAPPED if tokens or has_context(headers) else CallResult.NO_CONTEXT
-
-
-def _relayed_as(result: CallResult, relayed: RelayResult) -> CallResult:
-    """`result` for a run's call that was relayed and answered. The caller may have left, or got an error."""
-    if relayed.outcome is Outcome.CLIENT_LEFT:
-        return CallResult.LEFT
-    is_good = relayed.outcome is Outcome.COMPLETE and 200 <= relayed.status < 300
-    return result if is_good else CallResult.FAILED
-
-
 def _go_on(request: ClientRequest, relay: Callable[[], None], is_whole: bool) -> None:
     """Relay a call whose body has been waited for."""
     if is_whole:
@@ -383,11 +362,6 @@ def _go_on(request: ClientRequest, relay: Callable[[], None], is_whole: bool) ->
 def _unexpected(headers: Headers) -> Headers:
     """The headers without `Expect`: the body has been read, and its sender waits for no 100."""
     return [pair for pair in headers if pair[0] != b"expect"]
-
-
-def _end_span(span: ModelSpan | None, ended: CallResult) -> None:
-    if span is not None:
-        span.end(ended, is_error=ended is CallResult.FAILED)
 
 
 def _as_stream(run_call: _RunCall) -> StreamCall | None:

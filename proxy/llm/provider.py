@@ -19,6 +19,7 @@ class Provider:
 
     name: str
     mount: bytes
+    """The beginning of its calls' paths, without a slash at the end."""
     dialects: Sequence[Dialect]
     """Told apart by a call's path."""
     upstream: Upstream

@@ -235,7 +235,7 @@ class Metrics(RouteFamilies):
         )
         self.flag_context_missing = counter("flag_context_missing", "Requests of a route without an identity")
         self.tap_calls = counter("tap_calls", "Calls to the model port by result", "result")
-        self.tap_calls_by_result = {ended: self.tap_calls.labels(ended) for ended in CallResult}
+        self.count_call = {ended: self.tap_calls.labels(ended)._value.inc for ended in CallResult}
         self.tap_tokens = histogram(
             "tap_tokens",
             "Tokens of answered model calls of runs",

@@ -14,6 +14,9 @@ from proxy.turns import STEP_BYTES, Turns
 CODINGS: Final = frozenset({b"gzip", b"deflate"})
 """Content codings that can be undone here."""
 
+SHORT_BYTES: Final = 16 * 1024
+"""An answer that is read at once, without a task."""
+
 
 class AnswerCopy(PassingSink):
     """Keeps a copy of the body, up to `max_bytes`, and while `reservation` has room."""
@@ -22,7 +25,7 @@ class AnswerCopy(PassingSink):
         super().__init__(to)
         self._max_bytes = max_bytes
         self._reservation = reservation
-        self._kept = bytearray()
+        self._kept: bytes | bytearray = b""
         self._coding = b""
         self._is_over = False
         self._announces_no_body = False
@@ -57,10 +60,15 @@ class AnswerCopy(PassingSink):
             return
         fits = len(self._kept) + len(body) <= self._max_bytes
         if fits and (self._reservation is None or self._reservation.take(len(body))):
-            self._kept += body
+            if not self._kept:
+                self._kept = body  # mostly all of it, which need not be copied
+            elif isinstance(self._kept, bytearray):
+                self._kept += body
+            else:
+                self._kept = bytearray(self._kept + body)
             return
         self._is_over = True  # a part of a body is of no use
-        self._kept.clear()
+        self._kept = b""
         if self._reservation is not None:
             self._reservation.close()
 
@@ -73,6 +81,12 @@ class AnswerCopy(PassingSink):
     def is_foreign(self) -> bool:
         """True if the content coding cannot be undone here."""
         return bool(self._coding) and self._coding not in CODINGS
+
+    def short_body(self) -> bytes | None:
+        """The body, decoded, if it has at most `SHORT_BYTES`, and there is nothing else to be said of it."""
+        if self._is_over or self.is_foreign or len(self._kept) > SHORT_BYTES:
+            return None
+        return decoded(bytes(self._kept), self._coding, min(SHORT_BYTES, self._max_bytes))
 
     async def body(self) -> bytes | None:
         """The body, decoded; None if it was too long, there is no room for it, or it cannot be decoded."""

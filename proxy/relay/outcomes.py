@@ -6,6 +6,7 @@ cause are not counted: strangers could make a rollout roll back.
 """
 
 import logging
+from collections.abc import Mapping
 
 from flags.decision import Arm, Decision
 from proxy.errors import UpstreamBusy
@@ -13,7 +14,7 @@ from proxy.relay.answer_copy import AnswerCopy
 from proxy.relay.result import Outcome, RelayResult
 from proxy.settings.routes import Route
 from proxy.text.sections import MalformedBody
-from proxy.text.slow_json import texts_of
+from proxy.text.slow_json import short_texts, texts_of
 
 logger = logging.getLogger("headgate.outcomes")
 
@@ -53,6 +54,19 @@ class RelayedOutcomes:
             return unread
         return "failed" if await lacks_answer(body, self._route) else unread
 
+    def of_short(self, result: RelayResult, copy: AnswerCopy) -> str | None:
+        """The same, at once, of an answer that needs its body. None: it is too long for that, or odd."""
+        body = copy.short_body()
+        if body is None:
+            return None
+        try:
+            texts = short_texts(body, self._route.sections)
+        except MalformedBody:
+            return "failed"
+        if texts is None:
+            return None
+        return "failed" if _has_failure(texts, self._route) else self.of_unread(result)
+
     def needs_body(self, result: RelayResult, copy: AnswerCopy) -> bool:
         """True if the outcome of an answer that was copied depends on its body."""
         return self.of_unread(result) == "complete" and 200 <= result.status < 300 and not copy.is_empty
@@ -85,4 +99,8 @@ async def lacks_answer(body: bytes, route: Route) -> bool:
         texts = await texts_of(body, route.sections)
     except MalformedBody:
         return True
-    return any(route.is_failure(text) for text in texts.values())
+    return _has_failure(texts, route)
+
+
+def _has_failure(texts: Mapping[str, str], route: Route) -> bool:
+    return route.failure_text is not None and any(route.is_failure(text) for text in texts.values())

@@ -81,14 +81,18 @@ class BatchPath:
         name = request.route.name
         self.metrics.by_route[name].overhead.observe(result.overhead_s)
         outcomes, ended_at = self.relayed_outcomes[name], asyncio.get_running_loop().time()
+        outcome = outcomes.of_unread(result)
         if copy is not None and outcomes.needs_body(result, copy):
-            reading = self._read(request, decision, outcomes.of(result, copy), reservation, ended_at)
-            task = asyncio.get_running_loop().create_task(reading)
-            self.reading.add(task)
-            task.add_done_callback(self.reading.discard)
-        else:
-            reservation.close()
-            self._count(request, decision, outcomes.of_unread(result), ended_at)
+            outcome = outcomes.of_short(result, copy)
+            if outcome is None:
+                reading = self._read(request, decision, outcomes.of(result, copy), reservation, ended_at)
+                task = asyncio.get_running_loop().create_task(reading)
+                self.reading.add(task)
+                task.add_done_callback(self.reading.discard)
+                on_end(result)
+                return
+        reservation.close()
+        self._count(request, decision, outcome, ended_at)
         on_end(result)
 
     async def _read(

@@ -88,6 +88,13 @@ async def texts_of(body: bytes, sections: Sequence[Section]) -> dict[str, str]:
     return {stage: text for stage, (count, text) in found.items() if count == 1 and isinstance(text, str)}
 
 
+def short_texts(body: bytes, sections: Sequence[Section]) -> dict[str, str] | None:
+    """The same of a short body, at once. None: its paths take too long. Raises `MalformedBody`."""
+    if len(body) > SEARCH_BYTES and not all(each.path is None or each.keys is not None for each in sections):
+        return None
+    return extract(parse_deep(body), sections)
+
+
 async def document_of(body: bytes, paths: Collection[str]) -> Any:
     """The document, as `parse` has it; of a slow one, or if looking up the paths may be slow, an `Excerpt`,
     which has what is at `paths`.

@@ -192,6 +192,20 @@ def test_of_the_rest_it_is_known_whom_the_flag_leaves_out():
     assert {(answer.left_out, answer.arm) for answer in asked["fr"]} == {(True, Arm.REST)}
 
 
+@pytest.mark.parametrize("share", [0, 1, 50, 99])
+@pytest.mark.parametrize("group", [GROUP, None, ""])
+def test_an_untargeted_flag_leaves_nobody_out(share: int, group: str | None):
+    """So that the engine need not be asked: it says the same of each user."""
+    users = [*USERS[:200], " ", "0", "é 😀", "a" * 5000, "\x00"]
+    nobody: list[Any] = []
+    strategy = gradual(share, parameters={"groupId": group}, constraints=nobody, segments=nobody)
+    with engine(flag(strategy, dependencies=nobody)) as made:
+        for user in users:
+            placed = made.placed(FLAG, {"userId": user, "country": "fr"})
+            assert placed is not None and placed.eligible
+            assert not made.ask(FLAG, {"userId": user, "country": "fr"}).left_out
+
+
 def test_a_user_without_an_id_is_in_no_arm():
     """There is nothing to hash."""
     with engine(flag(gradual(50))) as made:

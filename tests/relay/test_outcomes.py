@@ -12,7 +12,7 @@ from flags.decision import Arm, Decision, Mode, Reason
 from proxy.errors import UpstreamBusy
 from proxy.identity import Identity
 from proxy.observe.metrics import Metrics
-from proxy.relay.answer_copy import AnswerCopy
+from proxy.relay.answer_copy import SHORT_BYTES, AnswerCopy
 from proxy.relay.outcomes import RelayedOutcomes, is_read
 from proxy.relay.result import Outcome, RelayResult
 from proxy.relay.sinks import PassingSink
@@ -96,6 +96,9 @@ async def test_an_answer_comes_to_the_same_in_a_run_and_relayed(status: int, wha
 
     assert counted(registry) == ([] if outcome is None else [outcome])
     assert (outcome is None) == (status in {401, 403})
+    judged = RelayedOutcomes(run.route)
+    if judged.needs_body(RelayResult(status=status), copy):
+        assert judged.of_short(RelayResult(status=status), copy) == outcome, "read at once, it is the same"
 
 
 @pytest.mark.parametrize(
@@ -189,3 +192,35 @@ async def test_what_cannot_be_read_counts_as_complete_and_is_said_once(
         )
 
     assert len(caplog.records) == warnings
+
+
+@pytest.mark.parametrize(
+    ("body", "coding", "is_short"),
+    [
+        pytest.param(answer(), b"identity", True, id="short"),
+        pytest.param(gzip.compress(answer(SENTENCE)), b"gzip", True, id="gzip"),
+        pytest.param(answer("a" * 2 * SHORT_BYTES), b"identity", False, id="long"),
+        pytest.param(
+            gzip.compress(answer("a" * 2 * SHORT_BYTES)), b"gzip", False, id="long once it is unpacked"
+        ),
+        pytest.param(b"?", b"gzip", False, id="no gzip"),
+        pytest.param(answer(), b"br", False, id="br"),
+    ],
+)
+async def test_an_answer_that_is_read_at_once_is_short_and_plain(
+    body: bytes, coding: bytes, is_short: bool
+) -> None:
+    """A task looks at what takes longer, or cannot be read; where both can, the outcome is the same."""
+    judged = RelayedOutcomes(Route.compile(RouteSettings.model_validate(route())))
+    copy = await relayed(200, body, [(b"content-encoding", coding)])
+    at_once = judged.of_short(RelayResult(status=200), copy)
+    assert at_once == (await judged.of(RelayResult(status=200), copy) if is_short else None)
+
+
+@pytest.mark.parametrize("size", [100, 5000])
+async def test_any_path_is_looked_up_at_once_in_a_short_answer_alone(size: int) -> None:
+    """One that may pass each of many values is another thread's."""
+    settings = route() | {"sections": [{"stage": "answer", "at": "$..text"}]}
+    judged = RelayedOutcomes(Route.compile(RouteSettings.model_validate(settings)))
+    copy = await relayed(200, answer("a" * size))
+    assert judged.of_short(RelayResult(status=200), copy) == ("complete" if size == 100 else None)
