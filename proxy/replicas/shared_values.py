@@ -197,7 +197,7 @@ class SharedDenylist:
         if not self._is_late:
             await asyncio.wait({task}, timeout=SOON_S)
             self._is_late = not task.done()
-        return task.result() if task.done() else None
+        return task.result() if task.done() and not task.cancelled() else None
 
     def _answered(self, asked_at: float, task: "asyncio.Task[object]") -> None:
         self._asking.discard(task)
