@@ -14,9 +14,6 @@ STACKS := build/stacks
 export PYTHONDONTWRITEBYTECODE :=
 packages = $(shell grep -c == requirements/$(1).lock) packages of requirements/$(1).lock
 
-# Where this is set, as in images of Python, each process compiles all of Headgate anew; the tests start hundreds.
-export PYTHONDONTWRITEBYTECODE :=
-
 .PHONY: setup services run test warm quick pythons check bench cuts faults soak monday simulate waits stacks compat lock docs sbom wheel clean
 
 setup: $(VENV)/.demo  ## all that the tests need: Python, Debian and npm packages
