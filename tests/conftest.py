@@ -50,13 +50,16 @@ LONGEST = (
 )
 """Files that take half a minute or more: they begin first, so that all workers end at about the same time."""
 
-# Nothing of what is imported and collected is garbage, and there is more of it with each file.
-gc.disable()
 
-
-def pytest_collection_finish() -> None:
-    gc.enable()
-    gc.freeze()
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Generator[None, object, object]:
+    """Nothing of what is imported and collected is garbage, and there is more of it with each file."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.enable()
+        gc.freeze()
 
 
 @pytest.hookimpl(tryfirst=True)  # before `-m` selects by it
