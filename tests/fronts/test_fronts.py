@@ -86,8 +86,14 @@ class Upstream:
     """By the path: the peer has closed the connection before the end."""
 
     async def __call__(self, asked: Asked) -> None:
-        await asked.read_body()
         path = asked.target.decode()
+        if path == "/refused":
+            await asked.answer(b"{}", b"413 Content Too Large")
+            await (
+                asked.reader.read()
+            )  # closed with bytes unread, its connection would take the answer with it
+            return
+        await asked.read_body()
         if path == "/page":
             return await asked.answer(b"<!doctype html>", extra=b"content-type: text/html\r\n")
         if path == "/silent":
@@ -146,6 +152,33 @@ async def asking(
 def _request(method: str, path: str, awaits: str = FIRST, **headers: str) -> dict[str, Any]:
     body = "{}" if method == "POST" else ""
     return {"method": method, "path": path, "headers": headers, "body": body, "awaits": awaits}
+
+
+async def _put(url: str, authority: Path, file: str, body: bytes = b"") -> str:
+    """The status of the answer to an upload by HTTP/2: a file, whose length is said, or with `-` a body."""
+    client = await asyncio.create_subprocess_exec(
+        *("curl", "--silent", "--http2", "--cacert", str(authority), "--max-time", str(PATIENCE_S)),
+        *("--output", "/dev/null", "--write-out", "%{http_code}"),
+        *("--upload-file", file, url),
+        stdin=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.PIPE,
+    )
+    said, _ = await client.communicate(body)
+    return said.decode()
+
+
+@pytest.mark.parametrize("front", TRIED)
+async def test_an_upload_that_is_answered_early_costs_nobody_the_next_request(
+    front: Front, gate: tuple[ScriptedUpstream, Serving], certificate: Path, tmp_path: Path
+) -> None:
+    """HAProxy 2.6 would send it on the same connection, where it counts as the rest of the upload."""
+    _, serving = gate
+    file = tmp_path / "upload"
+    file.write_bytes(bytes(20_000_000))
+    async with in_front(front, tmp_path, serving.url, certificate.with_name("server.pem")) as origin:
+        for _ in range(3):
+            assert await _put(f"{origin}/refused", certificate, str(file)) == "413"
+            assert await _put(f"{origin}/page", certificate, "-", bytes(1_000_000)) == "200"
 
 
 @pytest.mark.parametrize("front", TRIED)
