@@ -85,8 +85,8 @@ _NONE: frozenset[bytes] = frozenset()
 _FORWARDED_FOR = b"x-forwarded-for"
 _FORWARDED_PROTO = b"x-forwarded-proto"
 _FORWARDED_HOST = b"x-forwarded-host"
-_X_FORWARDED = frozenset({_FORWARDED_FOR, _FORWARDED_PROTO, _FORWARDED_HOST})
-SECOND_LOOK = _DROPPED | _X_FORWARDED | {b"host", b"tracestate"}
+X_FORWARDED = frozenset({_FORWARDED_FOR, _FORWARDED_PROTO, _FORWARDED_HOST})
+SECOND_LOOK = _DROPPED | X_FORWARDED | {b"host", b"tracestate"}
 """Request headers that are not just passed on."""
 
 
@@ -160,7 +160,7 @@ def request_headers(
                 raise RequestRefused(400, "The request has more than one Host.")
             host = pair[1]
             kept.append(pair)
-        elif name in _X_FORWARDED:
+        elif name in X_FORWARDED:
             earlier.append(pair)
         elif name == b"tracestate":
             has_trace_state = True

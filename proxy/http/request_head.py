@@ -1,6 +1,6 @@
 """The head of a request on its way to the upstream, in one pass, if it needs no second look. Pure.
 
-Nearly all do: what is looked at in them is their host and the length of their body.
+Nearly all do: looked at are the host, the length of the body, and what proxies in front say of the client.
 """
 
 from typing import Final
@@ -9,6 +9,7 @@ from proxy.http.framing import LOOKED_AT, Body
 from proxy.http.headers import (
     HARMLESS_CONNECTION,
     SECOND_LOOK,
+    X_FORWARDED,
     Forwarding,
     Headers,
     added_fields,
@@ -49,6 +50,7 @@ class HeadWriter:
         parts = [method.encode(), b" ", target, b" HTTP/1.1\r\n"]
         host: bytes | None = None
         length: bytes | None = None
+        earlier: Headers | None = None
         for name, value in headers:
             if name in _LOOKED_AT:
                 if name == b"host" and host is None and is_host(value):
@@ -56,6 +58,10 @@ class HeadWriter:
                     parts += (b"host: ", self._host or value, b"\r\n")
                     continue
                 if name == b"connection" and value in HARMLESS_CONNECTION:
+                    continue
+                if name in X_FORWARDED:
+                    earlier = earlier or []
+                    earlier.append((name, value))
                     continue
                 if name != b"content-length" or length is not None:
                     return None
@@ -65,13 +71,19 @@ class HeadWriter:
             parts += (name, b": ", value, b"\r\n")
         if host is None:
             return None
-        parts.append(self._ends.get((address, scheme, host)) or self._end(address, scheme, host))
+        if earlier is None:
+            parts.append(self._ends.get((address, scheme, host)) or self._end(address, scheme, host))
+        else:
+            parts.append(self._written(earlier, address, scheme, host))
         return b"".join(parts), _NONE if length is None or length == b"0" else _LENGTH
 
     def _end(self, address: str | None, scheme: str, host: bytes) -> bytes:
-        end = write_fields(added_fields([], self._forwarding, address, scheme, host)) + b"\r\n"
+        end = self._written([], address, scheme, host)
         if len(host) <= MAX_HOST_BYTES:
             if len(self._ends) >= MAX_TEMPLATES:
                 self._ends.clear()
             self._ends[address, scheme, host] = end
         return end
+
+    def _written(self, earlier: Headers, address: str | None, scheme: str, host: bytes) -> bytes:
+        return write_fields(added_fields(earlier, self._forwarding, address, scheme, host)) + b"\r\n"

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from proxy.errors import RequestRefused
 from proxy.http.framing import CHUNKED, check_framing
-from proxy.http.headers import HOP_BY_HOP, Forwarding, Headers, request_headers, write_head
+from proxy.http.headers import HOP_BY_HOP, X_FORWARDED, Forwarding, Headers, request_headers, write_head
 from proxy.http.request_head import HeadWriter
 from proxy.http.request_rules import PLAIN as PLAIN_TARGET
 from proxy.relay.steps import NextStep, next_step
@@ -48,7 +48,8 @@ NAMES = [
         b"x_forwarded_for",
         b"content_length",
     ),
-    *(b"x-forwarded-for", b"x-forwarded-proto", b"tracestate", b"expect", b"my_header", *HOP_BY_HOP),
+    *(b"tracestate", b"expect", b"my_header", *HOP_BY_HOP),
+    *X_FORWARDED,
 ]
 VALUES = [
     *(
@@ -69,6 +70,9 @@ FIELDS = st.lists(st.tuples(st.sampled_from(NAMES), st.sampled_from(VALUES)), ma
 PLAIN = st.lists(st.tuples(st.sampled_from(NAMES[2:6]), st.sampled_from(VALUES)), max_size=4).map(
     lambda fields: [(b"host", b"a.example"), *fields, (b"connection", b"close"), (b"content-length", b"12")]
 )
+BY_PROXIES = st.lists(
+    st.tuples(st.sampled_from(sorted(X_FORWARDED)), st.sampled_from(VALUES)), max_size=5
+).map(lambda fields: [*fields[:2], (b"accept", b"*/*"), (b"host", b"a.example"), *fields[2:]])
 FORWARDING = st.builds(
     Forwarding,
     x_forwarded=st.sampled_from(["append", "replace", "off"]),
@@ -79,7 +83,10 @@ FORWARDING = st.builds(
 
 
 @given(
-    FIELDS | PLAIN, FORWARDING, st.sampled_from(["GET", "POST"]), st.sampled_from([None, "10.0.0.7", "::1"])
+    FIELDS | PLAIN | BY_PROXIES,
+    FORWARDING,
+    st.sampled_from(["GET", "POST"]),
+    st.sampled_from([None, "10.0.0.7", "::1"]),
 )
 def test_a_head_written_in_one_pass_is_the_same_head(
     headers: Headers, forwarding: Forwarding, method: str, address: str | None
@@ -113,6 +120,18 @@ def test_a_head_of_a_browser_is_written_in_one_pass() -> None:
 
     assert heads[0] is not None
     assert heads[0] == heads[1]
+
+
+def test_a_head_that_a_proxy_in_front_adds_to_is_written_in_one_pass() -> None:
+    """A clinic has one."""
+    said = [(b"x-forwarded-for", b"10.1.2.3"), (b"x-forwarded-proto", b"https"), (b"x-forwarded-host", b"b")]
+    plain = HeadWriter(Forwarding()).plain_head("GET", b"/", [(b"host", b"a"), *said], "10.0.0.7", "http")
+
+    assert plain is not None
+    assert plain[0] == (
+        b"GET / HTTP/1.1\r\nhost: a\r\n"
+        b"x-forwarded-for: 10.1.2.3, 10.0.0.7\r\nx-forwarded-proto: https\r\nx-forwarded-host: b\r\n\r\n"
+    )
 
 
 @given(st.lists(st.sampled_from(PLAIN_TARGET)).map(bytes))
