@@ -77,7 +77,7 @@ class AdmittingProtocol(ServerProtocol):
         super().connection_lost(exc)
 
     def _turn_away(self, transport: Transport) -> None:
-        self._stop_head_timer()
+        self._head_due = 0.0
         self._is_over = True
         transport.write(last_answer(503, _HEADERS, _BODY))
         if AdmittingProtocol.lingering >= MAX_LINGERING:

@@ -88,7 +88,6 @@ class ServerProtocol(TimedProtocol):
         if self.cycle is not None and not self.cycle.response_started:
             self.cycle.keep_alive = False
         if self._idle_since:
-            self._stop_idle_timer()
             self._wait_for_request()
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -177,12 +176,12 @@ class ServerProtocol(TimedProtocol):
 
     def _bound_waiting(self) -> None:
         """Something is waited for: a head, a body, or what is left of either."""
-        if self._awaits_head() and self._head_timer is None and not self.transport.is_closing():
-            self._head_timer = self.loop.call_later(self.head_s, self._head_is_late)
+        if self.transport.is_closing():
+            return
+        if self._awaits_head():
+            self._wait_for_head()
         if self.cycle is not None and self.cycle.more_body:
-            self._read_at = self.loop.time()
-            if self._body_timer is None and not self.transport.is_closing():
-                self._body_timer = self.loop.call_later(self.body_s, self._look_for_body)
+            self._wait_for_body()
 
     def _awaits_head(self) -> bool:
         """True if a request's head is due. Empty lines count as its beginning: they have stopped the
@@ -300,8 +299,7 @@ class ServerProtocol(TimedProtocol):
         self._has_new_head = True  # to be looked at if a body follows
         self._reading_head = False
         self._only_fields = False
-        if self._head_timer is not None:
-            self._stop_head_timer()
+        self._head_due = 0.0
         if self._offer is not None:
             request.offer = self._offer
             request.keep_alive = keeps and not self._offer.early
@@ -397,8 +395,7 @@ class ServerProtocol(TimedProtocol):
         assert cycle is not None, "an app switches, so it was started"
         cycle.response_started = True
         self._offer = None
-        self._stop_head_timer()
-        self._stop_write_timer()
+        self._stop_waiting()
         self.transport.set_protocol(protocol)
         if self._half_closed is not None:
             self._half_closed.stop()

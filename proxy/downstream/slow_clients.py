@@ -1,9 +1,10 @@
 """Slow clients: how long one may take for a request's head, for its body, and to take its answer."""
 
 import asyncio
-from asyncio.events import TimerHandle
+import math
 
 from proxy.downstream.answering import AnsweringProtocol
+from proxy.timers.wheel import Timer, stop, wheel_of
 
 HEAD_S = 30.0
 """Seconds a client has for its request's head, from the connection's or the head's first byte."""
@@ -17,9 +18,22 @@ WRITE_S = 60.0
 
 
 class TimedProtocol(AnsweringProtocol):
-    """One client connection, which is cut when its client is too slow."""
+    """One client connection, which is cut when its client is too slow.
 
-    __slots__ = ("_body_timer", "_head_timer", "_idle_since", "_idle_timer", "_read_at", "_write_timer")
+    It waits in the loop's wheel for whatever is due first: a time is over when it is, or as much later as a
+    wheel is. What came while the loop was held up is read before.
+    """
+
+    __slots__ = (
+        "_body_due",
+        "_head_due",
+        "_idle_since",
+        "_read_at",
+        "_wheel",
+        "_write_due",
+        "slot",
+        "wake_at",
+    )
 
     head_s = HEAD_S
     body_s = BODY_S
@@ -27,82 +41,100 @@ class TimedProtocol(AnsweringProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
-        self._write_timer: TimerHandle | None = None
-        self._body_timer: TimerHandle | None = None
-        self._read_at = 0.0
-        self._idle_timer: TimerHandle | None = None
-        self._idle_since = 0.0
-        self._head_timer: TimerHandle | None = self.loop.call_later(self.head_s, self._head_is_late)
+        self._wheel = wheel_of(self.loop)
+        self.slot: set[Timer] | None = None
+        self.wake_at = self._read_at = self._idle_since = 0.0
+        # The loop's time at which each is over; 0: it is not waited for.
+        self._write_due = self._body_due = self._head_due = 0.0
+        self._wait_for_head()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._stop_head_timer()
-        self._stop_write_timer()
-        self._stop_body_timer()
-        self._stop_idle_timer()
+        stop(self)
         super().connection_lost(exc)
 
     def pause_writing(self) -> None:
         super().pause_writing()
-        if self._write_timer is None:
-            self._write_timer = self.loop.call_later(self.write_s, self.transport.abort)
+        if not self._write_due:
+            self._write_due = self._wake_in(self.write_s)
 
     def resume_writing(self) -> None:
         super().resume_writing()
-        self._stop_write_timer()
+        self._write_due = 0.0
 
-    def _stop_write_timer(self) -> None:
-        if self._write_timer is not None:
-            self._write_timer.cancel()
-            self._write_timer = None
+    def _wait_for_head(self) -> None:
+        """A request's head is due, or the rest of it."""
+        if not self._head_due:
+            self._head_due = self._wake_in(self.head_s)
 
-    def _look_for_body(self) -> None:
-        """Cut a client whose body has stopped. One timer serves a whole body, however many reads it takes."""
-        self._body_timer = None
-        if self.cycle is None or not self.cycle.more_body:
-            return
-        ours_to_read = self.flow.read_paused or self.cycle.waiting_for_100_continue
-        due_s = self.body_s if ours_to_read else self._read_at + self.body_s - self.loop.time()
-        if due_s > 0:
-            self._body_timer = self.loop.call_later(due_s, self._look_for_body)
-        else:
-            self.transport.abort()
-
-    def _stop_body_timer(self) -> None:
-        if self._body_timer is not None:
-            self._body_timer.cancel()
-            self._body_timer = None
-
-    def _stop_head_timer(self) -> None:
-        if self._head_timer is not None:
-            self._head_timer.cancel()
-            self._head_timer = None
+    def _wait_for_body(self) -> None:
+        """More of a body is due. One wait serves a whole body, however many reads it takes."""
+        self._read_at = self.loop.time()
+        if not self._body_due:
+            self._body_due = self._wake_in(self.body_s)
 
     def _wait_for_request(self) -> None:
-        """All requests are answered. One timer serves a kept connection, however many requests come on it."""
-        self._idle_since = self.loop.time()
-        if self._idle_timer is None:
-            self._idle_timer = self.loop.call_later(self.timeout_keep_alive, self._look_for_request)
+        """All requests are answered. One wait serves a kept connection, however many requests come on it."""
+        now = self._idle_since = self.loop.time()
+        due = now + self.timeout_keep_alive
+        if self.slot is None or self.wake_at > due:
+            self._wheel.wake(self, due, now)
 
-    def _look_for_request(self) -> None:
-        """Close a connection on which no request came within the time that it is kept."""
-        self._idle_timer = None
-        if not self._idle_since:
+    def _wake_in(self, wait_s: float) -> float:
+        now = self.loop.time()
+        self._wake_by(now + wait_s, now)
+        return now + wait_s
+
+    def _wake_by(self, due: float, now: float) -> None:
+        if self.slot is None or self.wake_at > due:
+            self._wheel.wake(self, due, now)
+
+    def _stop_waiting(self) -> None:
+        """The connection is another's from now on."""
+        self._write_due = self._body_due = self._head_due = self._idle_since = 0.0
+        stop(self)
+
+    def on_time(self, now: float) -> None:
+        """Something may be over: look for all that is waited for."""
+        self._look_for_head(now)
+        self._look_for_body(now)
+        self._look_for_request(now)
+        if self._write_due and now >= self._write_due:
+            self._write_due = 0.0
+            self.transport.abort()
+        due = self._next_due()
+        if due < math.inf:
+            self._wake_by(due, now)
+
+    def _next_due(self) -> float:
+        """When something is over next; infinite if nothing is waited for."""
+        dues = [self._write_due]
+        if not self.transport.is_closing():  # it closes when the client has taken what was written
+            idle_due = self._idle_since + self.timeout_keep_alive if self._idle_since else 0.0
+            dues += (self._head_due, self._body_due, idle_due)
+        return min((due for due in dues if due), default=math.inf)
+
+    def _look_for_head(self, now: float) -> None:
+        if not self._head_due or now < self._head_due:
             return
-        due_s = self._idle_since + self.timeout_keep_alive - self.loop.time()
-        if due_s > 0:
-            self._idle_timer = self.loop.call_later(due_s, self._look_for_request)
-        elif not self.transport.is_closing():
-            self.transport.close()
-
-    def _stop_idle_timer(self) -> None:
-        if self._idle_timer is not None:
-            self._idle_timer.cancel()
-            self._idle_timer = None
-
-    def _head_is_late(self) -> None:
-        self._head_timer = None
         if self._pending() is not None:
             # The answer must not be cut for a request that comes too early.
-            self._head_timer = self.loop.call_later(self.head_s, self._head_is_late)
-        elif not self.transport.is_closing():
+            self._head_due = now + self.head_s
+        else:
+            self._head_due = 0.0
+            self.transport.close()
+
+    def _look_for_body(self, now: float) -> None:
+        if not self._body_due or now < self._body_due:
+            return
+        if self.cycle is None or not self.cycle.more_body:
+            self._body_due = 0.0
+            return
+        ours_to_read = self.flow.read_paused or self.cycle.waiting_for_100_continue
+        self._body_due = (now if ours_to_read else self._read_at) + self.body_s
+        if now >= self._body_due:
+            self.transport.abort()
+
+    def _look_for_request(self, now: float) -> None:
+        """Close a connection on which no request came within the time that it is kept."""
+        if self._idle_since and now >= self._idle_since + self.timeout_keep_alive:
             self.transport.close()

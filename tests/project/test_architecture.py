@@ -47,7 +47,7 @@ WINGS = {
         "observe.users": "",
         "observe.page": "errors settings settings.blocks text version",
         "upstream": "errors turns http settings.blocks timers",
-        "downstream": "errors http observe observe.spans",
+        "downstream": "errors http observe observe.spans timers",
         "relay": "errors turns downstream http observe observe.spans settings text upstream",
         "runs": "errors identity shares turns downstream http observe observe.spans relay settings text "
         "upstream",
