@@ -14,6 +14,8 @@ STEP_BYTES = 128 * 1024
 class Turns:
     """The turns of one task, from now on."""
 
+    __slots__ = ("_since",)
+
     def __init__(self) -> None:
         self._since = perf_counter()
 

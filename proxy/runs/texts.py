@@ -8,8 +8,8 @@ whole; in the end it is made equal to its authority. Where a whole text comes fr
 import asyncio
 import random
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from functools import partial
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import lru_cache, partial
 
 from flags.decision import Decision, Mode
 from proxy.observe.metrics import RouteMetrics
@@ -37,6 +37,8 @@ LIVE_STEP_BYTES = 1024
 STEP_CHARS = 4096
 """Characters that are cut into words in one step."""
 
+_NO_PARITY: Mapping[str, Parity] = {}  # one for all: most runs have none until they end
+
 
 class RunTexts:
     """The texts of one run. Sources call it; viewers read `log`."""
@@ -54,8 +56,8 @@ class RunTexts:
         "_most_live_chars",
         "_parity",
         "_regenerated",
+        "_showing",
         "_transcript",
-        "_whole_texts",
         "answer_share",
         "call",
         "decision",
@@ -74,7 +76,7 @@ class RunTexts:
         """Whether another replica has taken the run over."""
         self._metrics = metrics
         self._transcript = Transcript()
-        self._live = LiveTexts(_chunker(decision, call.route))
+        self._live = LiveTexts(_maker(*_chunk_chars(decision, call.route)))
         self.answer_share = AnswerBudget().share(None)
         """What the source reads of answers is counted here first, until the run's end."""
         self._live_bytes = 0
@@ -83,12 +85,12 @@ class RunTexts:
         self._most_live_chars = int(call.route.settings.max_answer)
         self._has_room = True
         """Whether text is shown while it is made."""
-        self._parity: dict[str, Parity] = {}
+        self._parity: Mapping[str, Parity] = _NO_PARITY
         """Stages whose text was made equal to its authority before the end."""
         self._regenerated: dict[str, RegeneratedText] = {}
         """Of stages that were shown by another replica: how far their texts are here."""
-        self._whole_texts = asyncio.Lock()
-        """Held while a whole text is shown, which takes several turns."""
+        self._showing: asyncio.Lock | None = None
+        """See `_whole_texts`; None: no whole text has been shown."""
         self._loop = asyncio.get_running_loop()
         self._had_content = False
         """Whether its first text was another replica's, which has counted it."""
@@ -111,6 +113,16 @@ class RunTexts:
     def ended(self) -> bool:
         """True if the run adds no more events here."""
         return self._transcript.ended or self.is_elsewhere
+
+    @property
+    def _whole_texts(self) -> asyncio.Lock:
+        """Held while a whole text is shown, which takes several turns."""
+        if self._showing is None:
+            self._showing = asyncio.Lock()
+        return self._showing
+
+    def _note_parity(self, stage: str, parity: Parity) -> None:
+        self._parity = {**self._parity, stage: parity}
 
     def go_on_with(self, log: EventLog) -> None:
         """Go on with what another replica has shown."""
@@ -146,7 +158,7 @@ class RunTexts:
                 shown = self._transcript.shown(section.stage)
                 parity, steps = self._made_equal(section, text)
                 if shown:
-                    self._parity[section.stage] = parity
+                    self._note_parity(section.stage, parity)
                 await in_turns(steps)
         return True
 
@@ -185,7 +197,7 @@ class RunTexts:
             return
         del self._regenerated[stage]
         if update.replaces:
-            self._parity[stage] = Parity.REPLACED
+            self._note_parity(stage, Parity.REPLACED)
             self._say(self._transcript.replace(stage, update.text))
         else:
             self._live.add(stage, update.text, self)
@@ -203,7 +215,8 @@ class RunTexts:
 
     def _finish_regenerated(self, section: Section, text: str) -> None:
         if not self.route.is_failure(text):
-            self._parity[section.stage], steps = self._made_equal(section, text)
+            parity, steps = self._made_equal(section, text)
+            self._note_parity(section.stage, parity)
             deque(steps, maxlen=0)  # it is in no words: what was shown is as long, or longer
 
     def withdraw(self, section: Section) -> None:
@@ -257,7 +270,7 @@ class RunTexts:
         if len(text) > high * MAX_SECTION_EVENTS:
             # Its words would hold up everybody while they are made into events.
             return split(text, len(text) // MAX_SECTION_EVENTS)
-        return _words(_chunker(self.decision, self.route)(), text)
+        return _words(Chunker(*_chunk_chars(self.decision, self.route)), text)
 
     def show_chunks(self, stage: str, chunks: Sequence[str]) -> None:
         now, transcript, log = self._loop.time(), self._transcript, self.log
@@ -288,9 +301,10 @@ def _chunk_chars(decision: Decision, route: Route) -> tuple[int, int, int]:
     return low, high, max(chunk.max_chunk, high)
 
 
-def _chunker(decision: Decision, route: Route) -> Callable[[], Chunker]:
-    """Return a maker of a run's chunkers; not a method of the run, which would be in a cycle with them."""
-    return partial(Chunker, *_chunk_chars(decision, route))
+@lru_cache(maxsize=64)
+def _maker(low: int, high: int, most: int) -> Callable[[], Chunker]:
+    """Return a maker of chunkers, for all runs with these sizes; settings and flags say which there are."""
+    return partial(Chunker, low, high, most)
 
 
 def _words(chunker: Chunker, text: str) -> Iterator[str]:
