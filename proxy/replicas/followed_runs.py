@@ -22,7 +22,8 @@ MAX_FOLLOWED = 1000
 """Runs of other replicas that are followed at once. Over it, who asks for one more is to ask again."""
 
 MAX_FOLLOWED_BYTES = 64 * 1024 * 1024
-"""Over it, runs without viewers are dropped at once."""
+"""Over it, runs without viewers are dropped at once. Those that have viewers may be over it, by what the
+replicas that execute them hold."""
 
 LOOK_S = 1.0
 """Seconds between two looks at all followed runs, unless there are as many as may be."""
@@ -69,6 +70,9 @@ class FollowedRuns:
         self._finding: dict[str, asyncio.Task[FollowedRun | None]] = {}
         self._loop = asyncio.get_running_loop()
         self._dropped_at = 0.0
+        self._room = self._most_bytes
+        """Bytes that may come before the next look; negative if runs with viewers are over the bound."""
+        tail.on_grown = self._count
 
     async def aclose(self) -> None:
         """End all copies: nothing fills them any more."""
@@ -125,6 +129,7 @@ class FollowedRuns:
             return None
         self._by_id[run_id] = run
         self._tail.runs.add(run)
+        self._count(run.size_bytes)  # whoever asked for it has it, even if it is released here
         await self._tail.wake()
         return run
 
@@ -191,9 +196,19 @@ class FollowedRuns:
                 break
             over -= run.size_bytes
             self.release(run)
+        self._room = -over
+
+    def _count(self, size: int) -> None:
+        """So many bytes more are here: see at once whether these are too many."""
+        self._room -= size
+        if self._room < 0:
+            self.drop_idle()
 
     def _readers_changed(self, run: FollowedRun) -> None:
         if run.log.is_read and not (run.log.ended or run.is_executed_here):
             self._tail.runs.add(run)
             self._by_id.setdefault(run.id, run)
             self._on_watched()
+        elif self._room < 0 and not run.log.is_read:
+            self._room += run.size_bytes
+            self.release(run)

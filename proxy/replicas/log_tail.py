@@ -55,6 +55,8 @@ class LogTail:
         self._on_message = on_message
         self.runs: set[FollowedRun] = set()
         """The runs that are read."""
+        self.on_grown: Callable[[int], None] = lambda _: None
+        """Is called with the bytes by which they have grown, once for all that a read brought."""
         self._fetches: set[asyncio.Task[None]] = set()
         self._slots = asyncio.Semaphore(MAX_FETCHES)
         self._is_blocked = False
@@ -99,14 +101,18 @@ class LogTail:
             await asyncio.sleep(BLOCK_MS / 1000)
             return last_message
         by_name = dict(zip(names[1:], runs, strict=True))
+        grown = 0
         for name, items in streams or ():
             if (run_ := by_name.get(name.decode())) is not None:
+                before = run_.log.size_bytes
                 self._append(run_, items)
+                grown += run_.log.size_bytes - before
                 continue
             for number, (_, message) in items:
                 last_message = number
                 self._on_message(message)
             await self._drop_read(last_message)
+        self.on_grown(grown)
         await asyncio.sleep(PAUSE_S * len(runs))
         return last_message
 
@@ -138,6 +144,7 @@ class LogTail:
         task.add_done_callback(self._fetches.discard)
 
     async def _fetch_all(self, run: FollowedRun) -> None:
+        before = run.size_bytes
         try:
             async with self._slots:
                 await self._stored.catch_up(run)
@@ -147,6 +154,7 @@ class LogTail:
             _end_unreadable(run, exc)
         finally:
             run.is_fetching = False
+        self.on_grown(run.size_bytes - before)
         if not run.log.ended:
             await self.wake()
 

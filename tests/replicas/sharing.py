@@ -67,8 +67,11 @@ class Replica:
 async def replica(
     server: "ValkeyServer | Detour | Watched | Cluster",
     routes: Mapping[str, Route] | None = None,
+    *,
+    shards: int = 1,
     **more: Any,
 ) -> AsyncIterator[Replica]:
+    """A replica, and what it is told; `shards`: it has that part of the bounds which one of so many has."""
     settings = ValkeyLogSettings.model_validate({"url": server.url, "key": KEY, **more})
     made = Replica()
     made.runs = ValkeyRuns(
@@ -80,6 +83,7 @@ async def replica(
         on_taken_over=lambda run: made.parted_with.append(run),
         on_fault=lambda run: made.faults.append(run.id),
         on_tap=lambda items: None,
+        shards=shards,
     )
     async with made.runs:
         yield made

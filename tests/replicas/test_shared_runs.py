@@ -3,11 +3,14 @@
 import asyncio
 import gc
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from proxy.errors import UpstreamSilent
+from proxy.replicas.followed_runs import MAX_FOLLOWED_BYTES
+from proxy.replicas.placement import part
 from proxy.replicas.store.valkey import CALL_S, STALL_S
 from proxy.upstream.client import Answer
 from tests.replicas.shared_run import EXTRACTED, events, has_entry, new_run, same, say, watch, whole
@@ -130,6 +133,38 @@ async def test_viewers_of_one_run_share_one_copy(server: ValkeyServer) -> None:
 
         assert other.runs.followed == 1
         assert len({id(copy) for copy in found}) == 1
+
+
+async def test_followed_runs_are_never_over_their_bytes(server: ValkeyServer) -> None:
+    """However quickly they come and grow: what has no viewer goes at once, and the next look is 1 s away."""
+    size, shards = 300_000, 128
+    most = part(MAX_FOLLOWED_BYTES, shards)
+    async with replica(server) as one, replica(server, shards=shards) as other, server.client() as client:
+        watched, grown, *others = [await claimed(one) for _ in range(8)]
+        for run in (grown, *others):
+            run.begin(EXTRACTED)
+        for run in others:
+            run._say(run._transcript.chunk("extraction", "x" * size))
+        for run in (grown, *others):
+            await eventually(partial(has_entry, client, run))
+        leave = watch(await other.followed(watched.id))
+        for run in others:
+            await other.followed(run.id)
+            assert (other.runs.followed - 1) * size <= most
+
+        copy = await other.followed(grown.id)
+        look = asyncio.Event()
+        copy.log.subscribe(look.set)
+        for _ in range(most // 10_000):
+            grown._say(grown._transcript.chunk("extraction", "x" * 10_000))
+        async with asyncio.timeout(60):
+            while copy.log.size_bytes < most:
+                look.clear()
+                await look.wait()
+        assert other.runs.followed == 2  # it alone is over the bound
+        copy.log.unsubscribe(look.set)
+        assert other.runs.followed == 1
+        leave()
 
 
 async def test_a_run_that_nobody_knows_is_not_found(server: ValkeyServer) -> None:
