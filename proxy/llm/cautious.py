@@ -105,15 +105,17 @@ class CautiousCall:
         self._is_lost = False
 
     def add(self, piece: str) -> None:
-        self._show(self._call.add, piece)
-
-    def add_arguments(self, piece: str) -> None:
-        self._show(self._call.add_arguments, piece)
-
-    def _show(self, add: Callable[[str], None], piece: str) -> None:
         if piece and not self._is_lost:
             try:
-                add(piece)
+                self._call.add(piece)
+            except Exception:
+                logger.exception(WHY)
+                self._is_lost = True
+
+    def add_arguments(self, piece: str) -> None:
+        if piece and not self._is_lost:
+            try:
+                self._call.add_arguments(piece)
             except Exception:
                 logger.exception(WHY)
                 self._is_lost = True

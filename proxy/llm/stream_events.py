@@ -38,9 +38,11 @@ class StreamEvents:
         if self._frames is not None:
             return self._frames.feed(data)
         try:
-            text = self._decoded(data)  # the event decoder replaces invalid UTF-8 by U+FFFD
             if self._events is not None:
+                if self._has_half or not data.isascii():
+                    self._decoded(data)  # the event decoder replaces invalid UTF-8 by U+FFFD
                 return [event.data for event in self._events.feed(data)]
+            text = self._decoded(data)
         except UnicodeDecodeError:
             raise Unfaithful("a text is no Unicode") from None
         except EventTooLarge:

@@ -186,7 +186,7 @@ class Decoder:
         """The events that these bytes complete; raises `EventTooLarge`."""
         events: list[ServerSentEvent] = []
         is_within = self._line or self._data or self._event or self._after_cr or self._too_large
-        if not is_within and b"\r" not in data:
+        if not is_within and data.find(b"\r") < 0:  # `in` would first try to read a number
             data = self._take_whole(data, events)
             if not data:
                 return events
