@@ -296,12 +296,12 @@ class Connection(asyncio.Protocol):
             if response.body_bytes > READ_PAUSE_BYTES and not self._read_paused:
                 self._read_paused = True
                 self._transport.pause_reading()
+            self._acknowledge()  # behind what is passed on, it would hold up what the client asks next
             if self._serve is None or not response.chunks or not self._has_served(self._serve):
                 self.wake()
-            self._acknowledge()
 
     def _acknowledge(self) -> None:
-        """Acknowledge now what came, and has been passed on, since more is to come.
+        """Acknowledge what came now, since more is to come.
 
         An upstream that writes head and body apart, and lets the second wait for the first's acknowledgement
         (without TCP_NODELAY, as with `uvicorn --workers`), would wait 40 ms for one on a kept connection.
