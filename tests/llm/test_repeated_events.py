@@ -110,6 +110,9 @@ STREAMS: dict[str, tuple[Dialect, list[str], list[Shape], list[str]]] = {
             lambda text: said("thinking", text),
             lambda text: json.dumps(cohere.says("tool-plan-delta", tool_plan=text)),
             lambda text: json.dumps(cohere.says("content-delta", 0, content={"type": "text", "text": text})),
+            lambda text: json.dumps(
+                cohere.says("content-delta", 0, content={"text": text, "thinking": None})
+            ),
         ],
         [*map(json.dumps, [cohere.says("content-end", 0), cohere.end()])],
     ),
@@ -175,6 +178,18 @@ def test_what_a_repeated_event_would_hide_is_seen(events: list[str]) -> None:
     dialect, begins, _, ends = STREAMS["chat completions"]
     stream = [*begins, *events, *ends]
     assert outcome(dialect, 1, stream) == outcome(dialect, 1, apart(stream))
+
+
+@pytest.mark.parametrize("name", STREAMS)
+def test_an_event_without_data_is_no_end(name: str) -> None:
+    dialect, begins, _, _ = STREAMS[name]
+    assembler = dialect.assembler()
+    assembler.feed(begins[0])
+
+    with pytest.raises(Unfaithful):
+        assembler.feed("")
+
+    assert not assembler.is_complete
 
 
 @pytest.mark.parametrize(

@@ -98,8 +98,8 @@ class JsonAnswer(ABC):
         is_own_stream: whether the caller asked for the stream, so that it may finish in any way.
     """
 
-    terminator: ClassVar[str] = ""
-    """The last event's data, if that is no JSON; "" if it is."""
+    terminator: ClassVar[str | None] = None
+    """The last event's data, if that is no JSON; None if it is."""
 
     repeats: ClassVar[bool] = False
     """True if events may repeat one another; then there is `growth`."""

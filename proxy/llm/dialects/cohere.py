@@ -128,8 +128,8 @@ class CohereMessage(JsonAnswer):
         """See `JsonAnswer`."""
         if event["type"] != "content-delta" or not event.keys() <= FIELDS:
             return None
-        piece = event["delta"]["message"]["content"]
-        texts = {name: text for name in piece if isinstance(text := self._lists["content"][-1][name], Text)}
+        piece, grown = event["delta"]["message"]["content"], self._lists["content"][-1]
+        texts = {name: text for name in piece if isinstance(text := grown.get(name), Text)}
         if len(texts) != 1:
             return None
         ((name, text),) = texts.items()
