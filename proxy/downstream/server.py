@@ -236,7 +236,7 @@ class ServerProtocol(TimedProtocol):
         self.expect_100_continue = False
         self.headers = []
         self._reading_head = True
-        self._begun_in_read = True
+        self._begun_in_read = self._only_fields  # or something stands before it in the read
         self._only_fields = False
 
     def on_body(self, body: bytes) -> None:
@@ -259,7 +259,7 @@ class ServerProtocol(TimedProtocol):
 
     def on_message_complete(self) -> None:
         self._methods.between = True
-        self._has_new_head = False
+        self._has_new_head = self._only_fields = False
         request = self.cycle
         if request is None or request.response_complete or self._reading_head:
             return

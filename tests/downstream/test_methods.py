@@ -8,7 +8,7 @@ import uvicorn
 from uvicorn.server import ServerState
 
 from proxy.downstream.client_request import ClientRequest
-from proxy.downstream.methods import MethodReader
+from proxy.downstream.methods import MAX_CUTS, MethodReader
 from proxy.downstream.server import ServerProtocol
 from tests.relay.cuts import Wire
 
@@ -164,6 +164,35 @@ async def test_a_read_that_looks_like_a_whole_request_may_be_something_else(conf
 
     found, _ = await seen(config, b"FOR", like_one)
     assert found == [("FORGET", b"/", b"")]
+
+
+@pytest.mark.parametrize("version", [b"1.0", b"2.0"])
+async def test_a_body_does_not_say_the_version_of_the_request_behind_it(
+    config: uvicorn.Config, version: bytes
+) -> None:
+    """Of a body with very many places where it might end, the rest is read with what follows."""
+    body = b"\r\n\r\nA " * MAX_CUTS + b"T /body HTTP/1.1\r\n"
+    sent = (
+        b"POST /0 HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\n%x\r\n%b\r\n0\r\n\r\n"
+        b"GET /%b HTTP/%b\r\nhost: a\r\n\r\n"
+    )
+    noted: list[ClientRequest] = []
+
+    class Noting(Answering):
+        def _begin(self, request: ClientRequest) -> None:
+            noted.append(request)
+            super()._begin(request)
+
+    for length in range(1, 9):  # with one of these the target's end is beside the body's
+        protocol: Any = Noting(config=config, server_state=ServerState(), app_state={})
+        protocol.seen = []
+        protocol.connection_made(cast(asyncio.Transport, Wire(lambda _: None)))
+        protocol.data_received(sent % (len(body), body, b"a" * length, version))
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        protocol.connection_lost(None)
+        assert [each.version for each in noted] == ["1.1", version.decode()], length
+        noted.clear()
 
 
 async def test_empty_lines_cost_no_pieces() -> None:
