@@ -4,6 +4,7 @@ import asyncio
 import logging
 from array import array
 from collections.abc import Callable, Iterable, Sequence, Set
+from itertools import islice
 from typing import NamedTuple
 
 from proxy.text.events import TERMINAL, Event, EventType
@@ -111,7 +112,7 @@ class EventLog:
         self.newest: NewEvent | None = None
         """What `newest_after` has returned while readers are woken: whoever is one event behind need not ask
         for it again."""
-        self._first_readers: tuple[Callable[[], None], ...] = ()
+        self._first_readers: dict[Callable[[], None], None] = {}
         self._readers: dict[Callable[[], None], None] = {}
         self._unwoken: list[Callable[[], None]] | None = None
         """Readers that are woken in the next turns; None: all were."""
@@ -196,27 +197,27 @@ class EventLog:
 
     def subscribe(self, wake: Callable[[], None], *, first: bool = False) -> None:
         """Call `wake`, which must not wait, whenever there is more; before all viewers if it is `first`."""
-        if first:
-            self._first_readers += (wake,)
-        else:
-            self._readers[wake] = None
+        (self._first_readers if first else self._readers)[wake] = None
 
     def unsubscribe(self, wake: Callable[[], None]) -> None:
         self._readers.pop(wake, None)
-        if wake in self._first_readers:
-            self._first_readers = tuple(reader for reader in self._first_readers if reader != wake)
+        self._first_readers.pop(wake, None)
 
     def wake(self) -> None:
-        """Let all waiting readers look again; of many viewers, some in each turn of the loop."""
+        """Let all waiting readers look again; of many, some in each turn of the loop."""
         if self._first_readers:
-            self._wake_each(self._first_readers)
+            self._wake_each(tuple(islice(self._first_readers, AT_A_TURN)))
         if self._unwoken:
             self._is_more = True
-        elif len(self._readers) <= AT_A_TURN:
+        elif len(self._readers) <= AT_A_TURN and len(self._first_readers) <= AT_A_TURN:
             self._wake_each(tuple(self._readers))
         else:
-            self._unwoken = list(self._readers)
+            self._unwoken = self._crowd()
             self._wake_some()
+
+    def _crowd(self) -> list[Callable[[], None]]:
+        """Those who are not woken at once; the last of them is the next."""
+        return [*self._readers, *reversed(list(islice(self._first_readers, AT_A_TURN, None)))]
 
     def _wake_each(self, readers: Iterable[Callable[[], None]]) -> None:
         self.newest = None  # one of them may have added an entry, and now waking is this call's
@@ -229,11 +230,11 @@ class EventLog:
 
     def _wake_some(self) -> None:
         unwoken = self._unwoken or []
-        some = [wake for wake in unwoken[-AT_A_TURN:] if wake in self._readers]
+        some = [wake for wake in unwoken[-AT_A_TURN:] if wake in self._readers or wake in self._first_readers]
         del unwoken[-AT_A_TURN:]
         self._wake_each(some)
         if not unwoken:
-            self._unwoken = list(self._readers) if self._is_more else None
+            self._unwoken = self._crowd() if self._is_more else None
             self._is_more = False
         if self._unwoken:
             asyncio.get_running_loop().call_soon(self._wake_some)

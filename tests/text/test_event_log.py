@@ -217,6 +217,48 @@ async def test_who_is_first_does_not_wait_behind_a_crowd() -> None:
     assert told.count("viewer") == AT_A_TURN
 
 
+async def test_many_who_are_first_have_their_turns_too() -> None:
+    """A user may join its own run as often as it likes. The first of them, the store's copy, waits for none;
+    and none pays for the others as it leaves."""
+    log = filled(1)
+    seen: list[int] = []
+    compared: list[object] = []
+
+    class Wake:
+        def __init__(self, number: int) -> None:
+            self.number = number
+
+        def __call__(self) -> None:
+            seen.append(self.number)
+
+        def __hash__(self) -> int:
+            return self.number
+
+        def __eq__(self, other: object) -> bool:
+            compared.append(other)
+            return self is other
+
+    wakes = [Wake(number) for number in range(AT_A_TURN * 3)]
+    for wake in wakes:
+        log.subscribe(wake, first=True)
+    log.subscribe(partial(seen.append, -1))
+    log.take(filled(2).entry(3))
+    at_once = len(seen)
+    for _ in range(5):
+        await asyncio.sleep(0)
+
+    assert at_once <= 2 * AT_A_TURN
+    assert seen[0] == 0
+    assert sorted(seen) == list(range(-1, AT_A_TURN * 3))
+    assert seen.index(-1) >= AT_A_TURN * 2
+    for wake in wakes:
+        log.unsubscribe(wake)
+    assert len(compared) <= AT_A_TURN * 3
+    log.take(filled(3).entry(4))
+    assert seen.pop() == -1
+    assert len(seen) == AT_A_TURN * 3 + 1
+
+
 async def test_an_entry_of_another_replica_is_taken_as_it_is() -> None:
     """Copied entry by entry, a log is the same."""
     log, copy = filled(3), EventLog("run", 1500)
