@@ -83,8 +83,11 @@ class LogTail:
     async def _read_once(self, last_message: bytes) -> bytes:
         """Read what comes within `BLOCK_MS`; returns the id of the last message."""
         runs = [run for run in self.runs if not run.log.ended and not run.is_fetching]
-        names = [self._keys.inbox(self._replica), *(self._keys.log(run.id) for run in runs)]
-        seen = [last_message, *(b"%d-0" % len(run.log) for run in runs)]
+        by_name: dict[str, list[FollowedRun]] = {}
+        for run in runs:  # one that was released, and has viewers again, may have been found anew meanwhile
+            by_name.setdefault(self._keys.log(run.id), []).append(run)
+        names = [self._keys.inbox(self._replica), *by_name]
+        seen = [last_message, *(b"%d-0" % min(len(run.log) for run in of) for of in by_name.values())]
         self._is_blocked = True
         try:
             [streams] = await self._link.call(
@@ -100,13 +103,13 @@ class LogTail:
                 self._fetch(run)
             await asyncio.sleep(BLOCK_MS / 1000)
             return last_message
-        by_name = dict(zip(names[1:], runs, strict=True))
         grown = 0
         for name, items in streams or ():
-            if (run_ := by_name.get(name.decode())) is not None:
-                before = run_.log.size_bytes
-                self._append(run_, items)
-                grown += run_.log.size_bytes - before
+            if (of := by_name.get(name.decode())) is not None:
+                before = sum(run.log.size_bytes for run in of)
+                for run in of:
+                    self._append(run, items)
+                grown += sum(run.log.size_bytes for run in of) - before
                 continue
             for number, (_, message) in items:
                 last_message = number

@@ -167,6 +167,36 @@ async def test_followed_runs_are_never_over_their_bytes(server: ValkeyServer) ->
         leave()
 
 
+async def test_two_copies_of_one_run_are_both_filled(server: ValkeyServer) -> None:
+    """Over the bound a run goes as soon as it is found; two requests may find it before either reads it."""
+    shards = 128
+    most = part(MAX_FOLLOWED_BYTES, shards)
+    async with replica(server) as one, replica(server, shards=shards) as other, server.client() as client:
+        large, run = [await claimed(one) for _ in range(2)]
+        large.begin(EXTRACTED)
+        for _ in range(2):
+            large._say(large._transcript.chunk("extraction", "x" * (most // 2)))
+        say(run)
+        for each in (large, run):
+            await eventually(partial(has_entry, client, each))
+        watch(await other.followed(large.id))
+        first = await other.followed(run.id)
+        run._say(run._transcript.chunk("extraction", "between "))
+        await eventually(partial(has_entry, client, run))
+        second = await other.followed(run.id)
+        assert second is not first
+        watch(first)
+        watch(second)
+
+        run._say(run._transcript.chunk("extraction", "after "))
+        await same(first, run)
+        await same(second, run)
+        await run.settle(whole())
+        await same(first, run)
+        await same(second, run)
+        assert first.answer == second.answer == run.answer is not None
+
+
 async def test_a_run_that_nobody_knows_is_not_found(server: ValkeyServer) -> None:
     """Nor is anything else that is stored taken for a run."""
     async with replica(server) as one, replica(server) as other:
