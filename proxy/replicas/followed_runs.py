@@ -205,10 +205,13 @@ class FollowedRuns:
             self.drop_idle()
 
     def _readers_changed(self, run: FollowedRun) -> None:
+        is_counted = run in self._tail.runs
         if run.log.is_read and not (run.log.ended or run.is_executed_here):
-            self._tail.runs.add(run)
+            if not is_counted:
+                self._tail.runs.add(run)
+                self._count(run.size_bytes)
             self._by_id.setdefault(run.id, run)
             self._on_watched()
-        elif self._room < 0 and not run.log.is_read:
+        elif is_counted and self._room < 0 and not run.log.is_read:
             self._room += run.size_bytes
             self.release(run)

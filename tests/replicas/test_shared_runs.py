@@ -167,6 +167,25 @@ async def test_followed_runs_are_never_over_their_bytes(server: ValkeyServer) ->
         leave()
 
 
+async def test_who_comes_and_goes_makes_no_room(server: ValkeyServer) -> None:
+    """What a viewer brings back is counted as it comes, as it is when it leaves."""
+    shards = 128
+    most = part(MAX_FOLLOWED_BYTES, shards)
+    async with replica(server) as one, replica(server, shards=shards) as other, server.client() as client:
+        large, run = [await claimed(one) for _ in range(2)]
+        for each in (large, run):
+            each.begin(EXTRACTED)
+        large._say(large._transcript.chunk("extraction", "x" * most))
+        run._say(run._transcript.chunk("extraction", "x" * (most // 2)))
+        for each in (large, run):
+            await eventually(partial(has_entry, client, each))
+        watch(await other.followed(large.id))
+        copy = await other.followed(run.id)
+        for _ in range(3):
+            watch(copy)()
+        assert other.runs.followed == 1
+
+
 async def test_two_copies_of_one_run_are_both_filled(server: ValkeyServer) -> None:
     """Over the bound a run goes as soon as it is found; two requests may find it before either reads it."""
     shards = 128
