@@ -78,6 +78,7 @@ class SentRequest(Exchange, ABC):
         client.watcher = self
         try:
             if client.offer is not None:
+                self._sending = Sending.ON_ITS_WAY
                 self._start(self._switch, client.offer, upgrades)
             elif framing is NO_BODY:
                 self._send(self._head, True)

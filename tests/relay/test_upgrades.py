@@ -1,18 +1,26 @@
 """Upgrades in bytes: what makes a tunnel, what goes through it, and what is tried to smuggle past it."""
 
 import asyncio
+import json
 import struct
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from socket import SO_LINGER, SOL_SOCKET
+from typing import cast
 
 import httpx
 import pytest
+import uvicorn
+from uvicorn.server import ServerState
 
+from proxy.app import running
+from proxy.downstream.server import ServerProtocol
+from proxy.settings.settings import Settings
+from tests.relay.cuts import Wire
 from tests.servers.client import scrape
 from tests.servers.scripted import Answered, Asked, ScriptedUpstream, Talker, ask, raw, talking, until
-from tests.servers.serving import Serving, gated, headgate
+from tests.servers.serving import Serving, flag_document, gated, headgate
 from tests.servers.streaming import logged
 
 HELLO = (
@@ -281,6 +289,39 @@ async def test_an_upgrade_behind_an_unanswered_request_is_none(upstream: Scripte
         assert [(await client.answer()).status for _ in range(2)] == [200, 200]
 
     assert upstream.asked[1].header(b"upgrade") is None
+
+
+async def test_an_upgrade_is_offered_once_though_the_answer_before_it_is_still_taken(
+    upstream: ScriptedUpstream, tmp_path: Path
+):
+    """While a connection is made for the offer, its client takes bytes again."""
+
+    async def play(asked: Asked) -> None:
+        await asked.answer(b"{}")
+
+    upstream.script = play
+    (tmp_path / "flags.json").write_text(json.dumps(flag_document(30)))
+    settings = {
+        "upstream": {"url": upstream.url},
+        "flags": {"file": str(tmp_path / "flags.json")},
+        "routes": [],
+    }
+    async with running(Settings.model_validate(settings), tmp_path) as app:
+        config = uvicorn.Config(
+            app.gateway, interface="asgi3", log_config=None, ws="none", proxy_headers=False
+        )  # type: ignore[arg-type]
+        config.load()
+        protocol = ServerProtocol(config=config, server_state=ServerState(), app_state={})
+        got = bytearray()
+        protocol.connection_made(cast(asyncio.Transport, Wire(got.extend)))
+        protocol.data_received(HELLO)
+        protocol.pause_writing()
+        protocol.resume_writing()
+        await until(lambda: got.endswith(b"{}"), 30)
+
+        assert [asked.target for asked in upstream.asked] == [b"/live?x=1"]
+        assert app.gateway.relay._upstream.in_use == 0
+        protocol.connection_lost(None)
 
 
 async def test_of_an_upgraded_connection_nothing_is_used_again(upstream: ScriptedUpstream, gate: Serving):
