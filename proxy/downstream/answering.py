@@ -68,6 +68,9 @@ class AnsweringProtocol(HttpToolsProtocol):
             cycle.disconnected = True
             cycle.message_event.set()
         super().connection_lost(exc)
+        # One that has no answer still holds this protocol: its text would wait for the collector.
+        self.cycle = self._answering = None
+        self.pipeline = NO_REQUESTS
 
     def _pending(self) -> ClientRequest | None:
         """The request that is being answered, if there is one."""

@@ -3,20 +3,24 @@
 import asyncio
 import gc
 import json
+import weakref
 from collections.abc import AsyncIterator, Awaitable, Callable, MutableMapping
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import httpx
 import pytest
 import uvicorn
 from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
+from uvicorn.server import ServerState
 
+from proxy.downstream.client_request import ClientRequest
 from proxy.downstream.half_closed import CHECK_S, LEFT_S
 from proxy.downstream.server import ServerProtocol
 from proxy.http.asgi import TARGET
 from proxy.workers.servers import OwnedServer
+from tests.relay.cuts import Wire
 from tests.servers.ports import free_socket
 from tests.servers.scripted import ok, talking, until
 from tests.servers.serving import gated
@@ -363,3 +367,34 @@ async def test_an_answered_request_is_gone_without_the_collector(tmp_path: Path)
             gc.unfreeze()
 
     assert left <= 2
+
+
+@pytest.mark.parametrize(
+    "sent", [GET, CHUNKED + b"6\r\nunread", GET + GET], ids=["waiting", "not read", "behind another"]
+)
+async def test_a_request_whose_client_has_left_is_gone_without_the_collector(sent: bytes) -> None:
+    """Its text would stay in the process, until the collector comes by."""
+    requests: list[weakref.ref[ClientRequest]] = []
+
+    class Silent(ServerProtocol):
+        def on_headers_complete(self) -> None:
+            super().on_headers_complete()
+            assert self.cycle is not None
+            requests.append(weakref.ref(self.cycle))
+
+        def _begin(self, request: ClientRequest) -> None:
+            pass
+
+    config = uvicorn.Config(App(), interface="asgi3", log_config=None, ws="none")
+    config.load()
+    gc.disable()
+    try:
+        protocol = Silent(config=config, server_state=ServerState(), app_state={})
+        protocol.connection_made(cast(asyncio.Transport, Wire(lambda _: None)))
+        protocol.data_received(sent)
+        assert all(request() is not None for request in requests)
+        protocol.connection_lost(None)
+        del protocol
+        assert [request() for request in requests] == [None] * sent.count(b"HTTP/1.1")
+    finally:
+        gc.enable()
