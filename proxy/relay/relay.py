@@ -97,6 +97,7 @@ class Relay:
         head: tuple[bytes, Body] | None = None
         if token is None and offer is None and not is_limited:
             head = self._heads.plain_head(method, client.target, headers, client.address, client.scheme)
+        expects = head is None and any(name == b"expect" for name, _ in headers)  # such a head is not plain
         try:
             head = head or self._head(client, token, offer)
         except RequestRefused as refusal:
@@ -105,6 +106,7 @@ class Relay:
             return
         is_fresh = fresh or offer is not None
         relayed = RelayedRequest(self._upstream, method, is_fresh, long, self._repeats)
+        relayed.expects = expects
         relayed.never_trailers = self._never_trailers
         relayed.begin(client, sink, head, on_end, entered_at, self._upgrades)
 

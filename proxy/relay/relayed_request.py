@@ -220,6 +220,8 @@ class RelayedRequest(SentRequest):
             self._stop_timer()
         task, self._task = self._task, None
         self._client.watcher = None
+        if self.expects:
+            self._look_for_unread()
         if task is None:
             self.close()
         else:

@@ -45,10 +45,13 @@ class SentRequest(Exchange, ABC):
         "_sink",
         "_task",
         "_timer",
+        "expects",
         "never_trailers",
         "result",
     )
 
+    expects: bool
+    """Whether the request has the header `Expect`, with whatever value."""
     never_trailers: frozenset[bytes]
     """Names that no trailer of the request may have."""
 
@@ -201,6 +204,13 @@ class SentRequest(Exchange, ABC):
         else:
             self._task = None
             self.upstream_changed()
+
+    def _look_for_unread(self) -> None:
+        """Of a request with `Expect`: an upstream that answers without a 100 may not read a body that came
+        all the same, and would read it as the next request."""
+        connection = self.current
+        if connection is not None and not connection.response.continued:
+            connection.carry_no_other()
 
     # Tasks and timers.
 

@@ -125,8 +125,12 @@ class Connection(asyncio.Protocol):
 
         The upstream may still wait for it, and would read the next request as that rest.
         """
-        self._withheld = True
+        self.carry_no_other()
         self.timer.sent()
+
+    def carry_no_other(self) -> None:
+        """End the connection with its exchange, however well that ends."""
+        self._withheld = True
 
     async def head(self) -> None:
         """Wait for status and headers of the final answer, or for `fall_silent`."""

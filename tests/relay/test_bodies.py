@@ -204,6 +204,27 @@ async def test_a_body_that_waits_for_no_100_goes_on_at_once(
     assert [asked.body for asked in upstream.asked] == [read]
 
 
+@pytest.mark.parametrize("expect", [b"100-continue", b"100-Continue, x", b"x\r\nexpect: 100-continue"])
+@pytest.mark.parametrize("version", [b"1.0", b"1.1"])
+async def test_what_an_upstream_left_unread_is_not_the_next_request(
+    expect: bytes, version: bytes, upstream: ScriptedUpstream, gate: Serving
+):
+    """It answers without a 100, and takes the body, which came all the same, for another request."""
+
+    async def not_reading(asked: Asked) -> None:
+        await asked.answer(b'"%b"' % asked.target)
+
+    upstream.script = not_reading
+    inner = b"GET /inner HTTP/1.1\r\nx: "  # and the next request's head
+    head = b"POST /outer HTTP/%b\r\n%bexpect: %b\r\ncontent-length: %d\r\n\r\n"
+    await ask(gate.url, b"GET /before HTTP/1.1\r\n%b\r\n" % HOST)
+    outer = await ask(gate.url, head % (version, HOST, expect, len(inner)) + inner)
+    after = await ask(gate.url, b"GET /after HTTP/1.1\r\n%b\r\n" % HOST)
+
+    assert (outer.body, after.body) == (b'"/outer"', b'"/after"')
+    assert upstream.asked[-1].writer not in [asked.writer for asked in upstream.asked[:-1]]
+
+
 async def test_interim_answers_are_dropped(upstream: ScriptedUpstream, gate: Serving):
     """A 103 is a hint that HTTP/1.1 clients may do without; the final answer is what goes through."""
     hints = b"HTTP/1.1 103 Early Hints\r\nlink: </a>\r\n\r\n" * 2
