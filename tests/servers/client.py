@@ -136,7 +136,8 @@ async def eventually(
 ) -> None:
     """Wait until something is true. Looks every so many seconds, and less often after a while.
 
-    A look takes time from what is waited for. It is late by a twentieth of the wait, half a second at most.
+    A look takes time from what is waited for. It is late by a twentieth of the wait, a tenth of a second at
+    most.
     """
     loop = asyncio.get_running_loop()
     began = loop.time()
@@ -145,7 +146,7 @@ async def eventually(
             result = true()
             if (await result) if isinstance(result, Awaitable) else result:
                 return
-            await asyncio.sleep(max(every_s, min(0.5, (loop.time() - began) / 20)))
+            await asyncio.sleep(max(every_s, min(0.1, (loop.time() - began) / 20)))
 
 
 async def scrape(client: httpx.AsyncClient, admin_url: str) -> dict[str, float]:
