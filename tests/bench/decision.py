@@ -47,7 +47,7 @@ def measure(directory: Path, plan: Plan) -> Iterator[Row]:
     for share in (0, DRAWING_PCT):
         path.write_text(_document(share))
         samples = asyncio.run(_rest(path, plan, reads=share > 0))
-        name = f"the rest's batch answer of 2 KB, flag at {share} %: decided, copied, read"
+        name = f"the rest's batch answer, flag at {share} %"
         yield Row(name, "µs", "us", {Target.HEADGATE: samples})
 
 

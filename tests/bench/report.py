@@ -10,7 +10,7 @@ from rich.table import Table
 
 from tests.bench.results import DISTURBED, SLOW, Goal, Results, Row, Samples, Target
 
-WIDTH = 172
+WIDTH = 190
 SATURATED = 0.9
 NOTHING = "–"
 COLUMNS = {

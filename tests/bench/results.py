@@ -157,8 +157,12 @@ def times_goal(of: Target, at_least: float, text: str) -> Goal:
 
 
 def at_most_times_goal(of: Target, most: float, text: str) -> Goal:
-    """Headgate's figure is at most this many times that of another."""
-    return Goal(text, "{:.1f} ×", (Target.HEADGATE, of), lambda row: row.ratio(of), at_most=most)
+    """Headgate's figure is at most this many times that of another, which must be more than nothing."""
+
+    def times(row: Row) -> float | None:
+        return row.ratio(of) if (row.value(of) or 0) > 0 else None
+
+    return Goal(text, "{:.1f} ×", (Target.HEADGATE, of), times, at_most=most)
 
 
 def at_most_goal(most: float, text: str, shown: str) -> Goal:
