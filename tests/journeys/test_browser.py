@@ -188,6 +188,11 @@ def test_the_demo_streams_and_a_flag_brings_the_batch_answer_back(demo: str, tmp
         page.locator("#rollout").dispatch_event("change")
         await_applied(tmp_path / "demo.log", times=2)
         whole, decided_then = submit(page)
+
+        page.route("**/workflow/start", lambda route: route.fulfill(status=502, body="{}"))
+        page.get_by_role("button", name="Submit").click()
+        page.get_by_text("Not both were answered").wait_for(timeout=ANSWER_MS)
+        waits = page.get_by_text("Waiting for the answer").count()
         browser.close()
 
     assert found == []
@@ -202,4 +207,5 @@ def test_the_demo_streams_and_a_flag_brings_the_batch_answer_back(demo: str, tmp
     assert "Both texts are identical" in streamed
     assert decided == "stream;reason=flag_on;source=tap"
     assert decided_then == "batch: as without Headgate"
+    assert waits == 0, "what has failed is not waited for"
     assert "Both texts are identical" in whole

@@ -45,7 +45,12 @@ async function askWhole(id) {
   }
   whole.decided("XMLHttpRequest, Accept: application/json");
   await finish(whole, async () => {
-    whole.showWhole((await send("POST", `/api/cases/${id}/workflow/start`)).result);
+    try {
+      whole.showWhole((await send("POST", `/api/cases/${id}/workflow/start`)).result);
+    } catch (error) {
+      for (const element of whole.elements) element.state = { ...EMPTY, phase: "failed", error: { code: "http", message: "" } };
+      throw error;
+    }
   });
 }
 
@@ -94,7 +99,11 @@ async function finish(column, work) {
 /** Says only what both clocks have shown. */
 function showVerdict() {
   const [left, right] = columns.map(({ times }) => times);
-  if (left.done === null || right.done === null) return;
+  if (columns.some(({ root }) => root.dataset.state === "running")) return;
+  if (left.done === null || right.done === null) {
+    byId("verdict").textContent = "Not both were answered, so there is nothing to compare.";
+    return;
+  }
   const saved = 1 - left.first / right.first;
   const wait = `First text after ${left.first.toFixed(1)} s instead of ${right.first.toFixed(1)} s`;
   const less = saved >= 0.01 ? `: ${Math.floor(saved * 100)} % less waiting.` : ".";
