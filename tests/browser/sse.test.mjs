@@ -53,9 +53,15 @@ test("a line that comes in drips costs what it is long, not its square", () => {
     for (let at = 0; at < size; at += 1) decoder.feed(drip);
     return process.cpuUsage(began).user;
   };
-  const best = (size) => Math.min(...[1, 2, 3].map(() => time(size)));
-  best(100_000); // compiled by then
-  assert.ok(best(800_000) < 25 * best(100_000)); // its square would be 64 times as much
+  time(100_000); // compiled by then
+  let short = Infinity;
+  let long = Infinity;
+  // A neighbour of the machine may slow three rounds in a row.
+  for (let round = 0; round < 3 || (round < 12 && long >= 25 * short); round += 1) {
+    short = Math.min(short, time(100_000));
+    long = Math.min(long, time(800_000));
+  }
+  assert.ok(long < 25 * short, `${long} and ${short} µs`); // its square would be 64 times as much
 });
 
 test("the reconnection time counts also in a line after the last event", () => {
