@@ -14,7 +14,7 @@ STACKS := build/stacks
 export PYTHONDONTWRITEBYTECODE :=
 packages = $(shell grep -c == requirements/$(1).lock) packages of requirements/$(1).lock
 
-.PHONY: setup services run test warm quick pythons check bench cuts faults soak monday simulate waits stacks compat lock docs sbom wheel clean
+.PHONY: setup services run test warm quick pythons check bench cuts faults soak monday simulate waits stacks compat lock docs sbom compiled wheel clean
 
 setup: $(VENV)/.demo  ## all that the tests need: Python, Debian and npm packages
 	@$(MAKE) --no-print-directory -j 2 $(STACKS)/.ready services
@@ -49,7 +49,7 @@ check: $(VENV)/.test  ## format, lint, types
 	$(BIN)/mypy
 
 test: $(VENV)/.demo  ## everything
-	@$(MAKE) --no-print-directory -j 3 $(STACKS)/.ready services warm
+	@$(MAKE) --no-print-directory -j 3 $(STACKS)/.ready services warm $(COMPILED)/.ready
 	@$(BIN)/python -m tests.prove
 
 # Beside npm, which mostly waits: what mypy finds is kept, and so are the compiled tests. The proof says what is wrong.
@@ -120,6 +120,19 @@ sbom: $(VENV)/.test $(RUNTIME)/.ready  ## build/sbom: what runs beside our own c
 	mkdir -p $(SBOM)
 	$(BIN)/cyclonedx-py environment --pyproject pyproject.toml --spec-version 1.6 --output-format JSON --output-reproducible --output-file $(SBOM)/headgate.cdx.json $(RUNTIME)/bin/python
 	$(BIN)/pip-licenses --python $(RUNTIME)/bin/python --ignore-packages headgate --format markdown --output-file $(SBOM)/licences.md
+
+# The hot path as machine code, beside the checkout and from the same source: PYTHONPATH=build/compiled runs it.
+COMPILED := build/compiled
+
+$(COMPILED)/.ready: $(VENV)/.test setup.py $(shell git ls-files proxy flags browser) | services
+	@command -v cc > /dev/null || { echo "A C compiler is needed: Debian's packages gcc and libc6-dev."; exit 1; }
+	@echo "Compiling the hot path; half a minute."
+	@rm -rf $(COMPILED) && mkdir -p $(COMPILED)
+	@cp -R proxy flags browser pyproject.toml setup.py README.md LICENSE $(COMPILED)
+	@cd $(COMPILED) && HEADGATE_COMPILED=1 $(abspath $(BIN))/python setup.py --quiet build_ext --inplace
+	@touch $@
+
+compiled: $(COMPILED)/.ready  ## build/compiled: the same, its hot path compiled
 
 # A wheel of what is committed, so that `headgate --version` can say of which commit it is.
 wheel: $(VENV)/.demo  ## dist/headgate-….whl

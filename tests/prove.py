@@ -1,6 +1,7 @@
 """The steps of `make test` and `make quick`: format, lint, types, tests; they say what was proved."""
 
 import argparse
+import os
 import subprocess
 import sys
 import tempfile
@@ -21,26 +22,46 @@ CHECKS = {
     "types": ["mypy"],
 }
 
+COMPILED = ROOT / "build/compiled"
+"""Where `make compiled` puts the hot path as machine code."""
+
+HOT = ["relay", "upstream", "downstream", "http"]
+"""Folders of the tests of what is compiled: they run against it once more."""
+
 BY_FILE = ["--dist", "loadfile", "--no-loadscope-reorder"]
 TESTS = sorted((ROOT / "tests").rglob("test_*.py"))
 
 
-def all_suites() -> dict[str, list[str]]:
-    """Pytest's options, by the name of the suite."""
+@dataclass(frozen=True)
+class Suite:
+    """One session of pytest."""
+
+    name: str
+    options: list[str]
+    environment: dict[str, str] | None = None
+    """None: this process's own."""
+
+
+def all_suites() -> list[Suite]:
     # By file, since pytest would else import all.
     alone = [str(path) for path in TESTS if "mark.alone" in path.read_text(encoding="utf-8")]
-    return {
-        # Five at a time on two cores, since most tests wait for servers more than they compute.
-        "tests": ["-m", "not alone", "-n", "5", *BY_FILE],
-        "tests that need the machine to themselves": ["-m", "alone", *alone],
-    }
+    hot = [f"tests/{folder}" for folder in HOT] + ["tests/project/test_compiled.py"]
+    # Not the checkout, which would stand before it.
+    compiled = {**os.environ, "PYTHONPATH": str(COMPILED), "PYTHONSAFEPATH": "1"}
+    # Five at a time on two cores, since most tests wait for servers more than they compute.
+    crowd = ["-m", "not alone", "-n", "5", *BY_FILE]
+    return [
+        Suite("tests", crowd),
+        Suite("tests of what is compiled", [*crowd, "--import-mode=append", *hot], compiled),
+        Suite("tests that need the machine to themselves", ["-m", "alone", *alone]),
+    ]
 
 
-def quick_suites() -> dict[str, list[str]]:
+def quick_suites() -> list[Suite]:
     """Those of `make quick`. They compute: one process for each core."""
     # By file: each process that runs tests would else import all of them, for a quarter of the time in all.
     files = [str(path) for path in TESTS if not is_served(path)]
-    return {"tests that start no server": ["-m", "not served", "-n", "auto", *BY_FILE, *files]}
+    return [Suite("tests that start no server", ["-m", "not served", "-n", "auto", *BY_FILE, *files])]
 
 
 @dataclass(frozen=True)
@@ -65,19 +86,19 @@ def main() -> int:
         if not _step(name, [str(Path(sys.executable).with_name(command[0])), *command[1:]]):
             return 1
     count = Count()
-    for name, options in (quick_suites() if is_quick else all_suites()).items():
+    for suite in quick_suites() if is_quick else all_suites():
         with tempfile.NamedTemporaryFile(suffix=".xml") as report:
-            passed = _step(name, [sys.executable, "-m", "pytest", *options, f"--junitxml={report.name}"])
-            if not passed:
+            command = [sys.executable, "-m", "pytest", *suite.options, f"--junitxml={report.name}"]
+            if not _step(suite.name, command, suite.environment):
                 return 1
             count += counted(Path(report.name).read_bytes())
     click.echo(closing_line(count, time.monotonic() - began, is_quick=is_quick))
     return 0
 
 
-def _step(name: str, command: list[str]) -> bool:
+def _step(name: str, command: list[str], environment: dict[str, str] | None = None) -> bool:
     click.echo(f"\n== {name}")
-    return subprocess.run(command, cwd=ROOT, check=False).returncode == 0
+    return subprocess.run(command, cwd=ROOT, env=environment, check=False).returncode == 0
 
 
 def counted(report: bytes) -> Count:

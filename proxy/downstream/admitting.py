@@ -27,6 +27,10 @@ _HEADERS, _BODY = problem(
 _HEADERS.append((b"retry-after", RETRY_AFTER_S))
 
 
+_lingering: set["AdmittingProtocol"] = set()
+"""Refused connections whose clients have a moment to read why."""
+
+
 class AdmittingProtocol(ServerProtocol):
     """One client connection, if the budget admits it."""
 
@@ -39,8 +43,6 @@ class AdmittingProtocol(ServerProtocol):
         "_peer",
         "_peer_names_users",
     )
-
-    lingering = 0
 
     def __init__(
         self,
@@ -80,15 +82,15 @@ class AdmittingProtocol(ServerProtocol):
         self._head_due = 0.0
         self._is_over = True
         transport.write(last_answer(503, _HEADERS, _BODY))
-        if AdmittingProtocol.lingering >= MAX_LINGERING:
+        if len(_lingering) >= MAX_LINGERING:
             transport.close()
             return
-        AdmittingProtocol.lingering += 1
+        _lingering.add(self)
         transport.write_eof()
         self.loop.call_later(LINGER_S, self._end_lingering)
 
     def _end_lingering(self) -> None:
-        AdmittingProtocol.lingering -= 1
+        _lingering.discard(self)
         self.transport.abort()
 
     def _begin(self, request: ClientRequest) -> None:

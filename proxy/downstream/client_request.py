@@ -9,7 +9,7 @@ import asyncio
 import socket
 import struct
 from collections.abc import Awaitable, Callable
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 from urllib.parse import unquote
 
 import httptools
@@ -86,7 +86,7 @@ class ClientRequest(RequestResponseCycle):
     chunked_encoding: bool | None = None
     expected_content_length = 0
     access_log = False
-    default_headers = Dated()
+    default_headers: ClassVar[Dated] = Dated()  # type: ignore[misc]
     names_its_user = True
     """False if the peer may not say who the user is, in a header that is for proxies in front."""
     ends_with_connection = False
@@ -153,7 +153,7 @@ class ClientRequest(RequestResponseCycle):
             self._fill_scope(protocol)
 
     def _fill_scope(self, protocol: HttpToolsProtocol) -> None:
-        parsed = httptools.parse_url(self.target)
+        parsed: Any = httptools.parse_url(self.target)  # its types say that there is always a query
         path = parsed.path.decode("ascii")
         self.scope |= {
             "asgi": {"version": protocol.asgi_version, "spec_version": "2.3"},

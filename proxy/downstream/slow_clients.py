@@ -35,10 +35,6 @@ class TimedProtocol(AnsweringProtocol):
         "wake_at",
     )
 
-    head_s = HEAD_S
-    body_s = BODY_S
-    write_s = WRITE_S
-
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
         self._wheel = wheel_of(self.loop)
@@ -55,7 +51,7 @@ class TimedProtocol(AnsweringProtocol):
     def pause_writing(self) -> None:
         super().pause_writing()
         if not self._write_due:
-            self._write_due = self._wake_in(self.write_s)
+            self._write_due = self._wake_in(WRITE_S)
 
     def resume_writing(self) -> None:
         super().resume_writing()
@@ -64,13 +60,13 @@ class TimedProtocol(AnsweringProtocol):
     def _wait_for_head(self) -> None:
         """A request's head is due, or the rest of it."""
         if not self._head_due:
-            self._head_due = self._wake_in(self.head_s)
+            self._head_due = self._wake_in(HEAD_S)
 
     def _wait_for_body(self) -> None:
         """More of a body is due. One wait serves a whole body, however many reads it takes."""
         self._read_at = self.loop.time()
         if not self._body_due:
-            self._body_due = self._wake_in(self.body_s)
+            self._body_due = self._wake_in(BODY_S)
 
     def _wait_for_request(self) -> None:
         """All requests are answered. One wait serves a kept connection, however many requests come on it."""
@@ -118,7 +114,7 @@ class TimedProtocol(AnsweringProtocol):
             return
         if self._pending() is not None:
             # The answer must not be cut for a request that comes too early.
-            self._head_due = now + self.head_s
+            self._head_due = now + HEAD_S
         else:
             self._head_due = 0.0
             self.transport.close()
@@ -130,7 +126,7 @@ class TimedProtocol(AnsweringProtocol):
             self._body_due = 0.0
             return
         ours_to_read = self.flow.read_paused or self.cycle.waiting_for_100_continue
-        self._body_due = (now if ours_to_read else self._read_at) + self.body_s
+        self._body_due = (now if ours_to_read else self._read_at) + BODY_S
         if now >= self._body_due:
             self.transport.abort()
 

@@ -12,6 +12,7 @@ from proxy.errors import Fault, UpstreamBroke, UpstreamError
 from proxy.http.headers import Headers
 from proxy.http.upgrade import SWITCHING_PROTOCOLS
 from proxy.turns import Turns
+from proxy.upstream.borrowed_socket import BorrowedSocket
 from proxy.upstream.response import NO_INTERIMS, UpstreamResponse
 from proxy.upstream.timeouts import ExchangeTimer, Timeouts
 
@@ -28,17 +29,6 @@ BY_TCP = frozenset({socket.AF_INET, socket.AF_INET6})
 """Families whose sockets acknowledge at all."""
 
 
-class BorrowedSocket(socket.socket):
-    """A transport's socket, for an option that is set again and again: uvloop's own view of it makes a socket
-    each time. It never closes what it has borrowed."""
-
-    def __init__(self, opened: socket.socket) -> None:
-        super().__init__(opened.family, opened.type, opened.proto, opened.fileno())
-
-    def __del__(self) -> None:
-        self.detach()
-
-
 class Carried(Protocol):
     """The exchange that a connection carries. What it is told must not raise."""
 
@@ -51,8 +41,33 @@ class Carried(Protocol):
         """An interim response but 100 has come."""
 
 
-class Connection(asyncio.Protocol):
-    """One connection; carries one exchange at a time."""
+class Connection:
+    """One connection; carries one exchange at a time.
+
+    To the loop it is an `asyncio.Protocol`. It does not derive from that, to have its attributes in slots.
+    """
+
+    __slots__ = (
+        "_acknowledges",
+        "_carried",
+        "_eof",
+        "_failure",
+        "_loop",
+        "_read_paused",
+        "_serve",
+        "_socket",
+        "_transport",
+        "_waiter",
+        "_withheld",
+        "_writable",
+        "_write_paused",
+        "closed",
+        "idle_since",
+        "is_silent",
+        "response",
+        "timer",
+        "used",
+    )
 
     def __init__(self, loop: asyncio.AbstractEventLoop, timeouts: Timeouts) -> None:
         self._loop = loop

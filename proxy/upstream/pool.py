@@ -11,6 +11,7 @@ from asyncio.events import TimerHandle
 from collections import deque
 from dataclasses import dataclass, field
 from time import monotonic
+from typing import cast
 
 from flags.egress import ProxyServer
 from proxy.errors import UpstreamBusy, UpstreamError, UpstreamUnreachable
@@ -155,14 +156,13 @@ class ConnectionPool:
     async def _connect(self) -> Connection:
         origin = self.origin
         connection = Connection(asyncio.get_running_loop(), origin.timeouts)
+        protocol = cast(asyncio.Protocol, connection)
         try:
             async with asyncio.timeout(origin.timeouts.connect_s):
                 if origin.path is not None:
-                    await connect_to_path(connection, origin.path)
+                    await connect_to_path(protocol, origin.path)
                 else:
-                    await connect(
-                        connection, origin.host, origin.port, origin.tls, origin.via, self._addresses
-                    )
+                    await connect(protocol, origin.host, origin.port, origin.tls, origin.via, self._addresses)
         except TimeoutError as exc:
             through = "" if origin.via is None else f", through the proxy {origin.via}"
             raise UpstreamUnreachable(f"TimeoutError{through}") from exc

@@ -28,6 +28,32 @@ class UpstreamResponse:
     methods named `on_…`.
     """
 
+    __slots__ = (
+        "_field_bytes",
+        "_has_more",
+        "_head",
+        "_is_interim",
+        "_parser",
+        "_read_bytes",
+        "beyond",
+        "body_bytes",
+        "chunks",
+        "complete",
+        "continued",
+        "has_begun",
+        "has_hop_fields",
+        "has_length",
+        "has_surplus",
+        "headers",
+        "interims",
+        "keep_alive",
+        "offered",
+        "reason",
+        "status",
+        "to_head",
+        "trailers",
+    )
+
     def __init__(self) -> None:
         self._parser = httptools.HttpResponseParser(self)
         self._read_bytes = 0

@@ -1,6 +1,7 @@
 """Methods that the parser does not know, in whatever pieces they come."""
 
 import asyncio
+from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
@@ -34,18 +35,19 @@ SENT = [
 ]
 
 
-class Answering(ServerProtocol):
-    """Answers each request when its body is here."""
+class Answering:
+    """An app that answers each request when its body is here."""
 
-    seen: list[tuple[str, bytes, bytes]]
+    def __init__(self) -> None:
+        self.seen: list[tuple[str, bytes, bytes]] = []
 
-    def _begin(self, request: ClientRequest) -> None:
-        protocol = self
+    def begin(self, request: ClientRequest) -> None:
+        app = self
 
         class Watcher:
             def client_changed(self) -> None:
                 if not request.more_body and not request.response_complete:
-                    protocol.seen.append((request.method, request.target, request.take_body()))
+                    app.seen.append((request.method, request.target, request.take_body()))
                     request.answer(200, b"OK", [(b"content-length", b"0")], b"", last=True)
 
             def cut(self) -> None: ...
@@ -57,8 +59,8 @@ class Answering(ServerProtocol):
 async def seen(config: uvicorn.Config, *pieces: bytes) -> tuple[list[tuple[str, bytes, bytes]], bytes]:
     """The requests that are read, and what the client gets."""
     state = ServerState()
-    protocol: Any = Answering(config=config, server_state=state, app_state={})
-    protocol.seen = []
+    app = config.loaded_app = Answering()  # type: ignore[assignment]
+    protocol = ServerProtocol(config, state, {})
     got: list[bytes] = []
     protocol.connection_made(cast(asyncio.Transport, Wire(got.append)))
     for piece in pieces:
@@ -66,7 +68,7 @@ async def seen(config: uvicorn.Config, *pieces: bytes) -> tuple[list[tuple[str, 
     for _ in range(2 * len(SENT)):
         await asyncio.sleep(0)  # requests that waited begin in turns of their own
     protocol.connection_lost(None)
-    return protocol.seen, b"".join(got)
+    return app.seen, b"".join(got)
 
 
 @pytest.fixture
@@ -129,12 +131,9 @@ OFTEN_READ_WHOLE = [
 async def test_a_request_that_is_read_whole_is_the_same_as_in_bytes(config: uvicorn.Config) -> None:
     """Its method and target, its version, its headers and body, and whether its connection is kept."""
 
-    class Noting(ServerProtocol):
-        def _begin(self, request: ClientRequest) -> None:
-            noted.append(request)
-
     def read(*pieces: bytes) -> list[object]:
-        protocol = Noting(config=config, server_state=ServerState(), app_state={})
+        config.loaded_app = SimpleNamespace(begin=noted.append)  # type: ignore[assignment]
+        protocol = ServerProtocol(config, ServerState(), {})
         protocol.connection_made(cast(asyncio.Transport, Wire(lambda _: None)))
         for piece in pieces:
             protocol.data_received(piece)
@@ -179,19 +178,22 @@ async def test_a_body_does_not_say_the_version_of_the_request_behind_it(
     noted: list[ClientRequest] = []
 
     class Noting(Answering):
-        def _begin(self, request: ClientRequest) -> None:
+        def begin(self, request: ClientRequest) -> None:
             noted.append(request)
-            super()._begin(request)
+            super().begin(request)
 
     for length in range(1, 9):  # with one of these the target's end is beside the body's
-        protocol: Any = Noting(config=config, server_state=ServerState(), app_state={})
-        protocol.seen = []
-        protocol.connection_made(cast(asyncio.Transport, Wire(lambda _: None)))
+        config.loaded_app = Noting()  # type: ignore[assignment]
+        protocol = ServerProtocol(config, ServerState(), {})
+        got: list[bytes] = []
+        protocol.connection_made(cast(asyncio.Transport, Wire(got.append)))
         protocol.data_received(sent % (len(body), body, b"a" * length, version))
         await asyncio.sleep(0)
         await asyncio.sleep(0)
         protocol.connection_lost(None)
-        assert [each.version for each in noted] == ["1.1", version.decode()], length
+        spoken = [b"1.1"] if version == b"2.0" else [b"1.1", version]
+        assert [each.version.encode() for each in noted] == spoken, length
+        assert (b"HTTP/1.1 505 " in b"".join(got)) == (version == b"2.0")
         noted.clear()
 
 

@@ -7,6 +7,7 @@ import weakref
 from collections.abc import AsyncIterator, Awaitable, Callable, MutableMapping
 from contextlib import asynccontextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, cast
 
 import httpx
@@ -15,7 +16,7 @@ import uvicorn
 from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 from uvicorn.server import ServerState
 
-from proxy.downstream.client_request import ClientRequest
+from proxy.downstream import slow_clients
 from proxy.downstream.half_closed import CHECK_S, LEFT_S
 from proxy.downstream.server import ServerProtocol
 from proxy.http.asgi import TARGET
@@ -29,12 +30,14 @@ GET = b"GET / HTTP/1.1\r\nhost: a\r\n\r\n"
 CHUNKED = b"POST / HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\n"
 
 
-class Impatient(ServerProtocol):
-    """The real one, in a hurry."""
+WAIT_S = 0.3
 
-    head_s = 0.3
-    body_s = 0.3
-    write_s = 0.3
+
+@pytest.fixture(autouse=True)
+def impatience(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The real bounds, in a hurry."""
+    for bound in ("HEAD_S", "BODY_S", "WRITE_S"):
+        monkeypatch.setattr(slow_clients, bound, WAIT_S)
 
 
 class App:
@@ -68,7 +71,7 @@ class App:
 @asynccontextmanager
 async def serving(app: Any) -> AsyncIterator[str]:
     listening = free_socket()
-    config = uvicorn.Config(app, http=Impatient, ws="none", lifespan="off", log_config=None)  # type: ignore[arg-type]
+    config = uvicorn.Config(app, http=ServerProtocol, ws="none", lifespan="off", log_config=None)  # type: ignore[arg-type]
     server = OwnedServer(config)
     async with asyncio.TaskGroup() as group:
         group.create_task(server.serve(sockets=[listening]))
@@ -279,7 +282,7 @@ async def test_a_slow_answer_is_not_cut_by_the_time_for_heads(app: App, url: str
     app.go.clear()
     async with talking(url, within_s=20) as client:
         await client.send(GET * 2 + GET[:10])
-        await asyncio.sleep(Impatient.head_s * 2)
+        await asyncio.sleep(WAIT_S * 2)
         app.go.set()
         answers = [await client.answer() for _ in range(2)]
 
@@ -302,7 +305,7 @@ async def test_a_slow_body_that_goes_on_is_not_cut(url: str, app: App):
     async with talking(url, within_s=20) as client:
         await client.send(b"POST /slow HTTP/1.1\r\nhost: a\r\ncontent-length: %d\r\n\r\n" % pieces)
         for _ in range(pieces):
-            await asyncio.sleep(Impatient.body_s / 5)
+            await asyncio.sleep(WAIT_S / 5)
             await client.send(b"x")
         assert (await client.answer()).body == b"/slow"
 
@@ -374,25 +377,15 @@ async def test_an_answered_request_is_gone_without_the_collector(tmp_path: Path)
 )
 async def test_a_request_whose_client_has_left_is_gone_without_the_collector(sent: bytes) -> None:
     """Its text would stay in the process, until the collector comes by."""
-    requests: list[weakref.ref[ClientRequest]] = []
-
-    class Silent(ServerProtocol):
-        def on_headers_complete(self) -> None:
-            super().on_headers_complete()
-            assert self.cycle is not None
-            requests.append(weakref.ref(self.cycle))
-
-        def _begin(self, request: ClientRequest) -> None:
-            pass
-
     config = uvicorn.Config(App(), interface="asgi3", log_config=None, ws="none")
     config.load()
+    config.loaded_app = SimpleNamespace(begin=lambda request: None)  # type: ignore[assignment]
     gc.disable()
     try:
-        protocol = Silent(config=config, server_state=ServerState(), app_state={})
+        protocol = ServerProtocol(config, ServerState(), {})
         protocol.connection_made(cast(asyncio.Transport, Wire(lambda _: None)))
         protocol.data_received(sent)
-        assert all(request() is not None for request in requests)
+        requests = [weakref.ref(each) for each in {protocol._answering, protocol.cycle} if each is not None]
         protocol.connection_lost(None)
         del protocol
         assert [request() for request in requests] == [None] * sent.count(b"HTTP/1.1")

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from proxy.downstream.client_request import ClientRequest
-from proxy.upstream.client import Upstream
+from proxy.upstream import pool
 from tests.relay.conftest import Pair
 from tests.servers.scripted import silent
 
@@ -21,8 +21,8 @@ SCRIPT = silent
 @pytest.mark.parametrize(
     ("request_", "where", "what"),
     [
-        (AT_ONCE, Upstream, "reuse"),
-        (SLOW, Upstream, "reuse"),
+        (AT_ONCE, pool, "monotonic"),
+        (SLOW, pool, "monotonic"),
         (EXPECTS, ClientRequest, "ask_for_body"),
     ],
     ids=["as the head comes", "as the body is late", "as a 100 is late"],
