@@ -1,5 +1,7 @@
 """The protocol of a port whose connections are counted. One over the budget gets a 503 and is closed."""
 
+import contextlib
+import os
 import socket
 from asyncio import Transport
 from collections.abc import Callable
@@ -13,11 +15,15 @@ from proxy.downstream.server import ServerProtocol
 from proxy.errors import problem
 from proxy.http.forwarded import UNIX, Named
 
-LINGER_S = 1.0
+REFUSED_S = 1
 """Seconds until a refused connection is closed: closed at once, its client might not see why."""
 
 MAX_LINGERING = 32
 """Connections that are refused at a time: half of the reserved descriptors. Any more are closed at once."""
+
+DROP_BYTES = 64 * 1024
+"""Of what a client sends before it is refused, so much is read: unread, it would reset the connection, and
+some clients would not see why."""
 
 RETRY_AFTER_S = b"5"
 
@@ -76,22 +82,18 @@ class AdmittingProtocol(ServerProtocol):
         if self._is_admitted:
             self._is_admitted = False
             self._budget.leave(self._holder)
+        _lingering.discard(self)
         super().connection_lost(exc)
 
     def _turn_away(self, transport: Transport) -> None:
-        self._head_due = 0.0
-        self._is_over = True
         transport.write(last_answer(503, _HEADERS, _BODY))
-        if len(_lingering) >= MAX_LINGERING:
+        if len(_lingering) < MAX_LINGERING:
+            _lingering.add(self)
+            self.linger(REFUSED_S)
+        else:
+            self._is_over = True
+            _drop_unread(transport)
             transport.close()
-            return
-        _lingering.add(self)
-        transport.write_eof()
-        self.loop.call_later(LINGER_S, self._end_lingering)
-
-    def _end_lingering(self) -> None:
-        _lingering.discard(self)
-        self.transport.abort()
 
     def _begin(self, request: ClientRequest) -> None:
         request.headers, client = self._named(request.headers, self._peer)
@@ -110,6 +112,14 @@ class AdmittingProtocol(ServerProtocol):
             self._budget.end(self._holder)
             self._holder = None
         ServerProtocol.on_response_complete(self)
+
+
+def _drop_unread(transport: Transport) -> None:
+    """Most requests are here before their connection is accepted, and no loop has read them yet."""
+    connection = transport.get_extra_info("socket")
+    if connection is not None and transport.can_write_eof():  # else they are TLS's
+        with contextlib.suppress(OSError):  # nothing has come, or the client has left
+            os.read(connection.fileno(), DROP_BYTES)
 
 
 def _without_address(transport: Transport) -> str:

@@ -62,15 +62,18 @@ class AnsweringProtocol(HttpToolsProtocol):
         """Takes a request as it is, if the app does so. Else it returns the app that is to be called."""
 
     def connection_lost(self, exc: Exception | None) -> None:
-        # uvicorn notifies the request that it read last, which need not be the one it answers.
-        cycle = self._pending()
-        if cycle is not None:
-            cycle.disconnected = True
-            cycle.message_event.set()
+        self._tell_left()
         super().connection_lost(exc)
         # One that has no answer still holds this protocol: its text would wait for the collector.
         self.cycle = self._answering = None
         self.pipeline = NO_REQUESTS
+
+    def _tell_left(self) -> None:
+        """To the request that is answered; uvicorn tells the one it read last, which need not be the same."""
+        pending = self._pending()
+        if pending is not None:
+            pending.disconnected = True
+            pending.set()
 
     def _pending(self) -> ClientRequest | None:
         """The request that is being answered, if there is one."""

@@ -9,6 +9,7 @@ import asyncio
 import socket
 import struct
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Any, ClassVar, Protocol
 from urllib.parse import unquote
 
@@ -195,8 +196,12 @@ class ClientRequest(RequestResponseCycle):
                 # RFC 9112 7.1: no chunks for HTTP/1.0; the body ends with the connection.
                 self.ends_with_connection = True
                 self.chunked_encoding = False
-        elif self.ends_with_connection:
-            self.expected_content_length = len(message["body"])
+        else:
+            if self.ends_with_connection:
+                self.expected_content_length = len(message["body"])
+            if not (self.keep_alive or message.get("more_body", False)) and self._may_be_unread:
+                self.keep_alive = True  # or uvicorn closes the connection at once
+                self.on_response = partial(self._end_before, self.on_response)
         return super().send(message)
 
     def write_chunk(self, chunk: bytes) -> bool:
@@ -344,7 +349,9 @@ class ClientRequest(RequestResponseCycle):
 
     def cut(self) -> None:
         """End the connection in the middle of the answer: it must not look complete."""
-        if self.ends_with_connection and not self.disconnected:
+        if self.disconnected:
+            return
+        if self.ends_with_connection:
             # A plain close would be taken for the answer's end.
             connection = self.transport.get_extra_info("socket")
             connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
@@ -352,10 +359,26 @@ class ClientRequest(RequestResponseCycle):
         else:
             self.transport.close()
 
+    @property
+    def _may_be_unread(self) -> bool:
+        """True if bytes may be here, or come, that nobody reads: of the body, or of what is behind it."""
+        return self.more_body or self.flow.read_paused or self.offer is not None
+
+    def _end_connection(self) -> None:
+        if self._may_be_unread:
+            connection: Any = self.transport.get_protocol()
+            connection.linger()
+        else:
+            self.transport.close()
+
+    def _end_before(self, on_response: Callable[[], None]) -> None:
+        self._end_connection()
+        on_response()
+
     def _complete(self) -> None:
         self.response_complete = True
         if not self.keep_alive:
-            self.transport.close()
+            self._end_connection()
         on_response: Callable[[], None] = self.on_response
         self.on_response = _nothing  # it holds the protocol, which holds this request
         on_response()

@@ -44,7 +44,6 @@ class ServerProtocol(TimedProtocol):
         "_field_bytes",
         "_half_closed",
         "_has_new_head",
-        "_is_over",
         "_line",
         "_methods",
         "_next_is_last",
@@ -71,8 +70,6 @@ class ServerProtocol(TimedProtocol):
         self._reading_head = False
         self._next_is_last = False
         self._refusal: RequestRefused | None = None
-        self._is_over = False
-        """True if nothing more is read: after a malformed request nothing can be trusted."""
         self._half_closed: HalfClosed | None = None
         self._unbegun: ClientRequest | None = None
 
@@ -89,6 +86,13 @@ class ServerProtocol(TimedProtocol):
             self.cycle.keep_alive = False
         if self._idle_since:
             self._wait_for_request()
+
+    def shutdown(self) -> None:
+        """The process ends: so does a connection that is idle, or the next answer is its last."""
+        if self._lingers:
+            self.close_after_next()
+        else:
+            super().shutdown()
 
     def connection_lost(self, exc: Exception | None) -> None:
         if self._half_closed is not None:
@@ -133,7 +137,8 @@ class ServerProtocol(TimedProtocol):
         if request is not None:
             # Now that all that came with its head has been read: they go on in one write.
             self._unbegun = None
-            self._begin(request)
+            if not self._lingers:
+                self._begin(request)
 
     def _read_pieces(self, data: bytes, *, is_again: bool = False) -> None:
         at = 0
@@ -163,7 +168,7 @@ class ServerProtocol(TimedProtocol):
         else:
             # A long head, trailers, or the lines between chunks: nothing else bounds them.
             self._field_bytes += len(data)
-            if self._field_bytes > MAX_HEAD_BYTES and not self.transport.is_closing():
+            if self._field_bytes > MAX_HEAD_BYTES and not self._is_over:
                 self._refuse(_too_large(self.url if self._reading_head else b""))
         if self._has_new_head:
             self._has_new_head = False
@@ -176,7 +181,7 @@ class ServerProtocol(TimedProtocol):
 
     def _bound_waiting(self) -> None:
         """Something is waited for: a head, a body, or what is left of either."""
-        if self.transport.is_closing():
+        if self._is_over or self.transport.is_closing():
             return
         if self._awaits_head():
             self._wait_for_head()
@@ -217,12 +222,12 @@ class ServerProtocol(TimedProtocol):
     def _write_refusal(self, refusal: RequestRefused) -> None:
         headers, body = problem(refusal.status, HTTPStatus(refusal.status).phrase, refusal.detail)
         self.transport.write(last_answer(refusal.status, headers, body))
-        self.transport.close()
+        self.linger()
 
     def _end_of_answers(self) -> None:
         """Every request has been answered: the refusal is next, if there is one, and then the end."""
         self.on_response_complete()
-        if self.transport.is_closing():
+        if self._lingers or self.transport.is_closing():
             return
         if self._refusal is not None:
             self._write_refusal(self._refusal)
@@ -261,7 +266,10 @@ class ServerProtocol(TimedProtocol):
         self._methods.between = True
         self._has_new_head = self._only_fields = False
         request = self.cycle
-        if request is None or request.response_complete or self._reading_head:
+        if request is None or self._reading_head:
+            return
+        if request.response_complete:
+            request.more_body = False  # it was answered early; the next request is waited for now
             return
         if self.headers:
             if head_bytes(self.headers) > MAX_HEAD_BYTES:

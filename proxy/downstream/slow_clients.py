@@ -3,7 +3,7 @@
 import asyncio
 import math
 
-from proxy.downstream.answering import AnsweringProtocol
+from proxy.downstream.answering import NO_REQUESTS, AnsweringProtocol
 from proxy.timers.wheel import Timer, stop, wheel_of
 
 HEAD_S = 30.0
@@ -15,6 +15,9 @@ would hold an upstream connection for as long as it likes."""
 
 WRITE_S = 60.0
 """Seconds for which a client may read nothing of its answer; then it is cut for the same reason."""
+
+LINGER_S = 30
+"""Seconds for which what a client still sends is read and dropped behind its last answer, as in nginx."""
 
 
 class TimedProtocol(AnsweringProtocol):
@@ -28,6 +31,8 @@ class TimedProtocol(AnsweringProtocol):
         "_body_due",
         "_head_due",
         "_idle_since",
+        "_is_over",
+        "_lingers",
         "_read_at",
         "_wheel",
         "_write_due",
@@ -42,6 +47,9 @@ class TimedProtocol(AnsweringProtocol):
         self.wake_at = self._read_at = self._idle_since = 0.0
         # The loop's time at which each is over; 0: it is not waited for.
         self._write_due = self._body_due = self._head_due = 0.0
+        self._is_over = False
+        """True if what comes is dropped: after a malformed request nothing can be trusted."""
+        self._lingers = False
         self._wait_for_head()
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -74,6 +82,26 @@ class TimedProtocol(AnsweringProtocol):
         due = now + self.timeout_keep_alive
         if self.slot is None or self.wake_at > due:
             self._wheel.wake(self, due, now)
+
+    def linger(self, most_s: int = LINGER_S) -> None:
+        """Close the connection once the client does, or `most_s` are over. What it sends is dropped.
+
+        Closed with bytes unread, a socket is reset, and the client loses what it has not read of its answer
+        (RFC 9112 9.6). TLS has an end of its own, which waits for the client's.
+        """
+        if self._lingers or self.transport.is_closing():
+            return
+        self._lingers = self._is_over = True
+        self.pipeline = NO_REQUESTS
+        self._tell_left()  # a request that is given up in the middle of its body
+        if not self.transport.can_write_eof():
+            self.transport.close()
+            return
+        self.transport.write_eof()  # it goes out behind what is written
+        self._head_due = self._body_due = 0.0
+        self.timeout_keep_alive = most_s
+        self.flow.resume_reading()
+        self._wait_for_request()
 
     def _wake_in(self, wait_s: float) -> float:
         now = self.loop.time()

@@ -83,6 +83,8 @@ class RelayedRequest(SentRequest):
                 headers = response_headers(headers, status, in_chunks=client.takes_chunks)
             self._is_begun = True
             result.status = status
+            # An upstream that closes behind an early answer wants no more of the body.
+            client.keep_alive = client.keep_alive and not (client.more_body and response.is_last)
             if is_last:
                 self._close()
             self._sink.answer(status, reason, headers, body, last=is_last)

@@ -155,6 +155,11 @@ class UpstreamResponse:
         return True
 
     @property
+    def is_last(self) -> bool:
+        """True if the upstream closes its connection behind this response, whose head is here."""
+        return not (self.keep_alive if self.complete else self._parser.should_keep_alive())
+
+    @property
     def at_end(self) -> bool:
         """The body is complete and nothing of it is left to read."""
         return self.complete and not self.chunks

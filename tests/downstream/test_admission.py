@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import pytest
 
+from proxy.downstream import admitting
 from tests.servers.client import browser, eventually, scrape
 from tests.servers.scripted import Answered, Asked, Talker, ok, talking
 from tests.servers.serving import ADMIN_TOKEN, Serving, gated
@@ -53,6 +55,27 @@ async def test_a_connection_too_many_is_told_so(tmp_path: Path) -> None:
         await eventually(lambda: len(serving.app.connections) == 2)
         async with talking(serving.url) as another:
             assert (await another.ask(GET % b"")).status == 200
+
+
+@pytest.mark.parametrize("most", [0, 1])
+async def test_however_many_are_refused_none_is_reset(
+    most: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Their requests came before they were accepted: the answer, and an end."""
+    monkeypatch.setattr(admitting, "MAX_LINGERING", most)
+    async with house(tmp_path, limits={"connections": 1}) as serving, talking(serving.url):
+        await eventually(lambda: len(serving.app.connections) == 1)
+        port = int(serving.url.rpartition(":")[2])
+        surplus = [socket.create_connection(("127.0.0.1", port)) for _ in range(3)]
+        for client in surplus:
+            client.sendall(GET % b"")
+            client.setblocking(False)
+        for client in surplus:
+            reader, writer = await asyncio.open_connection(sock=client)
+            assert (await reader.read()).startswith(b"HTTP/1.1 503 ")
+            writer.close()
+
+    assert not admitting._lingering
 
 
 async def test_the_admin_port_has_no_such_bound(tmp_path: Path) -> None:

@@ -310,6 +310,23 @@ async def test_a_slow_body_that_goes_on_is_not_cut(url: str, app: App):
         assert (await client.answer()).body == b"/slow"
 
 
+async def test_a_client_reads_all_of_an_apps_answer_that_came_early() -> None:
+    """It wants the connection closed, and sends the rest of its body after the answer."""
+    answer, rest = b"y" * 500_000, b"x" * 3_000_000
+
+    async def early(scope: Any, receive: Any, send: Any) -> None:
+        headers = [(b"content-length", b"%d" % len(answer))]
+        await send({"type": "http.response.start", "status": 413, "headers": headers})
+        await send({"type": "http.response.body", "body": answer})
+
+    async with serving(early) as url, talking(url, within_s=20) as client:
+        head = b"POST / HTTP/1.1\r\nhost: a\r\nconnection: close\r\ncontent-length: %d\r\n\r\n"
+        await client.send(head % len(rest))
+        await client.head()
+        await client.send(rest)
+        assert await client.reader.read() == answer
+
+
 async def test_a_client_that_never_reads_is_cut() -> None:
     """The bytes that wait for it hold an upstream connection, or a run's text."""
     cut = asyncio.Event()

@@ -14,7 +14,7 @@ from tests.timers.hand_loop import HandLoop
 LATE_S = COARSE_S + AGAIN_S + STEP_S
 GET = b"GET / HTTP/1.1\r\nhost: a\r\n\r\n"
 POST = b"POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 5\r\n\r\n"
-KEPT_S, HEAD_S, BODY_S, WRITE_S = 75, 30, 60, 60
+KEPT_S, HEAD_S, BODY_S, WRITE_S, LINGER_S = 75, 30, 60, 60, 30
 
 
 class Socket:
@@ -23,9 +23,18 @@ class Socket:
     def __init__(self, loop: HandLoop) -> None:
         self._loop = loop
         self.ends: list[tuple[str, float]] = []
+        self.protocol: object = None
 
     def get_extra_info(self, _: str) -> None:
         return None
+
+    def get_protocol(self) -> object:
+        return self.protocol
+
+    def can_write_eof(self) -> bool:
+        return True
+
+    def write_eof(self) -> None: ...
 
     def is_closing(self) -> bool:
         return bool(self.ends)
@@ -54,6 +63,7 @@ class Client:
         config.load()
         config.loaded_app = self
         self.protocol = ServerProtocol(config, ServerState(), {}, cast(Any, self.loop))
+        self.socket.protocol = self.protocol
         self.protocol.connection_made(cast(Any, self.socket))
 
     def begin(self, request: ClientRequest) -> None:
@@ -168,6 +178,46 @@ def test_a_process_that_hands_over_waits_five_seconds_for_one_more_request() -> 
     client.pass_s(100)
 
     client.assert_ended("closed", 10 + 5)
+
+
+def test_a_client_that_sends_on_behind_the_last_answer_is_read_for_half_a_minute() -> None:
+    """Whatever it sends, and however often; none of it is a request."""
+    client = Client()
+    client.send(POST.replace(b"\r\n\r\n", b"\r\nconnection: close\r\n\r\n") + b"a")
+    client.answer()
+    for _ in range(20):
+        client.send(b"abcd" + GET)
+        client.pass_s(1)
+    assert not client.socket.ends
+    client.pass_s(100)
+
+    client.assert_ended("closed", LINGER_S)
+    assert len(client.requests) == 1
+
+
+def test_a_process_that_hands_over_waits_no_longer_for_such_a_client() -> None:
+    """Nor one that ends: five seconds as for any other."""
+    for end in (ServerProtocol.close_after_next, ServerProtocol.shutdown):
+        client = Client()
+        client.send(POST.replace(b"\r\n\r\n", b"\r\nconnection: close\r\n\r\n"))
+        client.answer()
+        client.pass_s(10)
+        end(client.protocol)
+        assert not client.socket.ends
+        client.pass_s(100)
+
+        client.assert_ended("closed", 10 + 5)
+
+
+def test_after_a_body_that_was_answered_early_a_request_is_waited_for() -> None:
+    """As for any head; and not as for more of the body."""
+    client = Client()
+    client.send(POST + b"a")
+    client.answer()
+    client.send(b"bcde")
+    client.pass_s(200)
+
+    client.assert_ended("closed", HEAD_S)
 
 
 @pytest.mark.parametrize("data", [b"", GET[:10], POST, GET])

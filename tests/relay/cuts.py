@@ -57,7 +57,10 @@ class Wire(asyncio.Transport):
     def close(self) -> None:
         self.is_closed = True
 
-    abort = close
+    abort = write_eof = close
+
+    def can_write_eof(self) -> bool:
+        return True
 
     def pause_reading(self) -> None:
         self.reads = False
