@@ -15,7 +15,7 @@ from tests.servers.ports import free_port
 from tests.servers.programs import listening_program
 from tests.servers.serving import headgate
 from tests.servers.unleash_server import NODE
-from tests.stacks.backends import VENV
+from tests.stacks.backends import NOT_MADE, VENV, is_made
 
 HERE = Path(__file__).parent
 BIN = VENV / "bin"
@@ -98,4 +98,4 @@ async def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(asyncio.run(main()))
+    sys.exit(asyncio.run(main()) if is_made() else NOT_MADE)

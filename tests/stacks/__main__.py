@@ -11,7 +11,7 @@ from pathlib import Path
 
 import click
 
-from tests.stacks.backends import STACKS, results
+from tests.stacks.backends import NOT_MADE, STACKS, is_made, results
 
 
 async def main() -> int:
@@ -31,4 +31,4 @@ async def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(asyncio.run(main()))
+    sys.exit(asyncio.run(main()) if is_made() else NOT_MADE)

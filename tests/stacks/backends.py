@@ -27,6 +27,7 @@ from tests.servers.unleash_server import NODE
 HERE = Path(__file__).parent
 VENV = HERE.parent.parent / "build" / "stacks"
 """With the packages of requirements/stacks.lock; made by `make stacks` and `make test`."""
+NOT_MADE = "no build/stacks; make setup makes it"
 STARTING_S = 180.0
 STOPPING_S = 10.0
 TEXT = "The text that the model has written, word by word."
@@ -37,6 +38,11 @@ QUIET = {
     "OTEL_LOGS_EXPORTER": "none",
     "DJANGO_SETTINGS_MODULE": "django_settings",
 }
+
+
+def is_made() -> bool:
+    """True if the backends' packages are here, all of them."""
+    return (VENV / ".ready").exists()
 
 
 @dataclass(frozen=True)

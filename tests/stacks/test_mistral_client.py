@@ -20,9 +20,9 @@ from tests.llm.test_llm_node_clients import (
     of_python,
     through,
 )
-from tests.stacks.backends import HERE, VENV
+from tests.stacks.backends import HERE, NOT_MADE, VENV, is_made
 
-pytestmark = pytest.mark.skipif(not (VENV / ".ready").exists(), reason="no build/stacks; make setup makes it")
+pytestmark = pytest.mark.skipif(not is_made(), reason=NOT_MADE)
 
 CASES: dict[str, Case] = {
     "text": of_python("complete", f"openai, chat of {python.OFTEN_MET[0]}"),

@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.stacks.backends import MANY, VENV, results
+from tests.stacks.backends import MANY, NOT_MADE, is_made, results
 
 
-@pytest.mark.skipif(not (VENV / ".ready").exists(), reason="no build/stacks; make setup makes it")
+@pytest.mark.skipif(not is_made(), reason=NOT_MADE)
 async def test_each_stacks_model_call_is_found_to_be_its_runs(tmp_path: Path) -> None:
     """Without their instrumentation, a pool of threads and a client lose it."""
     assert await results(MANY, tmp_path) == {
