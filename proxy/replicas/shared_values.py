@@ -23,6 +23,12 @@ logger = logging.getLogger("headgate.event_log")
 MAX_MISSED = 1000
 """Model calls that are counted when the store is back; more are not counted."""
 
+MAX_ENTRIES = 1024
+"""Entries of the denylist in one shard. As a rule in all of them, but while one is late nobody can count."""
+
+MAX_LATE = 100
+"""Commands of the denylist that a late shard has not answered; more are not sent."""
+
 SOON_S = 0.1
 """The most that a model call waits for the denylist. A model's entry is in one shard, its users in all."""
 
@@ -169,7 +175,7 @@ class SharedDenylist:
 
     async def put_denylist_entry(self, name: str, value: bytes, ttl_s: float) -> None:
         sealed = self._sealing.box(f"learned {name}").seal("learned", 0, value)
-        await self._soon(PUT_DENYLIST_ENTRY([self._key], name, sealed, int(ttl_s * 1000)))
+        await self._soon(PUT_DENYLIST_ENTRY([self._key], name, sealed, int(ttl_s * 1000), MAX_ENTRIES))
 
     async def find_denylist_entry(self, name: str) -> bytes | None:
         if self._is_late and self._asking:
@@ -190,7 +196,9 @@ class SharedDenylist:
 
     async def _soon(self, command: Command) -> object:
         """The reply; None if there is none yet. Whatever is late is done all the same, unless the store is
-        down."""
+        down, or `MAX_LATE` are late."""
+        if self._is_late and len(self._asking) >= MAX_LATE:
+            return None
         task = self._loop.create_task(self._called(command))
         self._asking.add(task)
         task.add_done_callback(partial(self._answered, self._loop.time()))

@@ -206,7 +206,10 @@ return redis.call('INCR', KEYS[1])
 """)
 
 PUT_DENYLIST_ENTRY = Script("""
--- KEYS: all entries; ARGV: a name, its value, ttl of all of them
+-- KEYS: all entries; ARGV: a name, its value, ttl of all of them, how many there may be
+if redis.call('HLEN', KEYS[1]) >= tonumber(ARGV[4]) and redis.call('HEXISTS', KEYS[1], ARGV[1]) == 0 then
+  return 0
+end
 redis.call('HSET', KEYS[1], ARGV[1], ARGV[2])
 redis.call('PEXPIRE', KEYS[1], ARGV[3])
 return 1
