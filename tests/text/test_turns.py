@@ -169,6 +169,15 @@ JSON = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: %d
 SSE = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ncontent-length: %d\r\n\r\n"
 
 
+async def test_a_long_document_is_not_counted_and_read_in_one_turn() -> None:
+    """Either takes a part of a turn, so that together they could take two."""
+    turned: list[None] = []
+    asyncio.get_running_loop().call_soon(turned.append, None)
+
+    assert not await is_slow(text("x" * 300_000))
+    assert turned
+
+
 @pytest.mark.parametrize("kind", ANSWERS)
 async def test_no_batch_answer_holds_the_loop(kind: str, tmp_path: Path) -> None:
     """Neither the kind nor the length of its text matters."""
