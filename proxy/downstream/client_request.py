@@ -248,7 +248,11 @@ class ClientRequest(RequestResponseCycle):
         return body
 
     def ask_for_body(self) -> None:
-        """Ask a client that waits for it; the socket is read, so that its leaving is noticed."""
+        """Ask a client that waits for it; the socket is read, so that its leaving is noticed.
+
+        One whose body comes unasked gets its 100, too, as from uvicorn and nginx: it may have sent a part and
+        wait with the rest. RFC 9110 10.1.1 allows to omit it, and 15.2 wants the upstream's passed on.
+        """
         if self.waiting_for_100_continue and not self.transport.is_closing():
             self.transport.write(CONTINUE)
             self.waiting_for_100_continue = False

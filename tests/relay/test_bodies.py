@@ -201,6 +201,7 @@ async def test_a_body_that_waits_for_no_100_goes_on_at_once(
         answered = await client.answer()
 
     assert answered.status == 200
+    assert client.interim == ([] if b"/1.0" in begin else [100])
     assert [asked.body for asked in upstream.asked] == [read]
 
 
