@@ -10,6 +10,7 @@ from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from itertools import product
 from time import time
+from typing import cast
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics
 
@@ -308,6 +309,9 @@ class UnmatchedMetrics:
 def _observer(histogram: Histogram) -> Callable[[float], None]:
     """The same as `histogram.observe`, for what is observed most: without checks of what is known here."""
     add, bounds = histogram._sum.inc, histogram._upper_bounds
+    observer = getattr(histogram._sum, "observer", None)
+    if observer is not None:
+        return cast(Callable[[float], None], observer(histogram._buckets, bounds))
     counts = [bucket.inc for bucket in histogram._buckets]
 
     def observe(amount: float) -> None:

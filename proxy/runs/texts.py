@@ -275,11 +275,11 @@ class RunTexts:
     def show_chunks(self, stage: str, chunks: Sequence[str]) -> None:
         now, transcript, log = self._loop.time(), self._transcript, self.log
         for content in chunks:
-            event = transcript.chunk(stage, content)
+            panel, index = transcript.grow(stage, content)
             if self._first_content_s is None:
                 self._note_first_content(now)
             self._last_event_at = now
-            log.append(event, now)
+            log.append_chunk(panel, stage, content, index, now)
 
     def _say(self, event: Event, known_at: float | None = None, long: Long | None = None) -> None:
         now = self._loop.time()

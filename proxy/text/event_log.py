@@ -7,8 +7,10 @@ from collections.abc import Callable, Iterable, Sequence, Set
 from itertools import islice
 from typing import NamedTuple
 
+import orjson
+
 from proxy.text.events import TERMINAL, Event, EventType
-from proxy.text.sse import Long, encode, id_bytes, payload_of
+from proxy.text.sse import Long, encode, id_bytes, one_line, opening_of_chunk, payload_of
 from proxy.timers.wheel import Timer, stop, wheel_of
 
 logger = logging.getLogger("headgate.runs")
@@ -21,6 +23,12 @@ MAX_NEW_BYTES = 64 * 1024
 
 AT_A_TURN = 64
 """Readers that are woken in one turn of the loop: each then has a piece of work to do."""
+
+FEW = 8
+"""The most readers that are a tuple: a dict of one takes 200 bytes, and a long tuple takes long to change."""
+
+Readers = tuple[Callable[[], None], ...] | dict[Callable[[], None], None]
+"""In the order in which they came."""
 
 _NOWHERE: Set[int] = frozenset()  # one for all: an empty one takes 200 bytes
 
@@ -59,16 +67,14 @@ def _none() -> bool:
     return False
 
 
-class NewEvent(NamedTuple):
-    """The newest event of a log, for all who are sent it as it comes."""
+NewEvent = tuple[int, bytes, float | None, float]
+"""The newest event of a log, for all who are sent it as it comes:
 
-    seq: int
-    chunk: bytes
-    """Its bytes, as a chunk of a body (RFC 9112 7.1)."""
-    known_at: float | None
-    """The loop's time when its text was known; None: it has none."""
-    now: float
-    """The loop's time."""
+* its number;
+* its bytes, as a chunk of a body (RFC 9112 7.1);
+* the loop's time when its text was known; None: it has none;
+* the loop's time.
+"""
 
 
 class EventLog:
@@ -112,8 +118,8 @@ class EventLog:
         self.newest: NewEvent | None = None
         """What `newest_after` has returned while readers are woken: whoever is one event behind need not ask
         for it again."""
-        self._first_readers: dict[Callable[[], None], None] = {}
-        self._readers: dict[Callable[[], None], None] = {}
+        self._first_readers: Readers = ()
+        self._readers: Readers = ()
         self._unwoken: list[Callable[[], None]] | None = None
         """Readers that are woken in the next turns; None: all were."""
         self._is_more = False
@@ -145,6 +151,28 @@ class EventLog:
             name = event_id(self.run_id, self._generation, seq)
             wire = encode(event, name, self._retry_ms if seq == 1 else None, long)
         self._add(wire, known_at, kind in CONTENT, kind in TERMINAL)
+
+    def append_chunk(self, panel: str, stage: str, content: str, index: int, known_at: float) -> None:
+        """Add a `content_chunk`, as nearly all events are: the bytes that `append` would make of it.
+
+        `content` must have a UTF-8, of which a transcript makes sure.
+        """
+        wires = self._wires
+        if not wires:
+            event = Event(EventType.CONTENT_CHUNK, panel, stage, content, {"chunk_index": index})
+            self.append(event, known_at)
+            return
+        wire = one_line(
+            b'%b%d\ndata: %b%b,"metadata":{"chunk_index":%d}}\n\n'
+            % (self._id_line, len(wires) + 1, opening_of_chunk(panel, stage), orjson.dumps(content), index)
+        )
+        wires.append(wire)
+        self._known_at.append(known_at)
+        self._content.append(1)
+        self.ended = False
+        self.size_bytes += len(wire)
+        self.has_content = True
+        self.wake()
 
     def take(self, entry: LogEntry) -> None:
         """Append an entry that is encoded already."""
@@ -189,22 +217,29 @@ class EventLog:
             return None
         known_at = self._known_at[seq] if self._content[seq] else None
         now = asyncio.get_running_loop().time()
-        self.newest = NewEvent(seq + 1, b"%x\r\n%b\r\n" % (len(wire), wire), known_at, now)
-        return self.newest
+        self.newest = new = (seq + 1, b"%x\r\n%b\r\n" % (len(wire), wire), known_at, now)
+        return new
 
     def _between(self, start: int, end: int) -> list[LogEntry]:
         return [self.entry(seq) for seq in range(start + 1, end + 1)]
 
     def subscribe(self, wake: Callable[[], None], *, first: bool = False) -> None:
         """Call `wake`, which must not wait, whenever there is more; before all viewers if it is `first`."""
-        (self._first_readers if first else self._readers)[wake] = None
+        if first:
+            self._first_readers = _with(self._first_readers, wake)
+        else:
+            self._readers = _with(self._readers, wake)
 
     def unsubscribe(self, wake: Callable[[], None]) -> None:
-        self._readers.pop(wake, None)
-        self._first_readers.pop(wake, None)
+        self._readers = _without(self._readers, wake)
+        self._first_readers = _without(self._first_readers, wake)
 
     def wake(self) -> None:
         """Let all waiting readers look again; of many, some in each turn of the loop."""
+        few = self._readers
+        if isinstance(few, tuple) and not (self._first_readers or self._unwoken):  # as nearly always
+            self._wake_each(few)
+            return
         if self._first_readers:
             self._wake_each(tuple(islice(self._first_readers, AT_A_TURN)))
         if self._unwoken:
@@ -240,6 +275,25 @@ class EventLog:
             asyncio.get_running_loop().call_soon(self._wake_some)
         else:
             self._unwoken = None
+
+
+def _with(readers: Readers, wake: Callable[[], None]) -> Readers:
+    """The readers, and one more; the same who is one already."""
+    if isinstance(readers, dict):
+        readers[wake] = None
+    elif wake not in readers:
+        readers = (*readers, wake)
+        if len(readers) > FEW:
+            readers = dict.fromkeys(readers)
+    return readers
+
+
+def _without(readers: Readers, wake: Callable[[], None]) -> Readers:
+    if isinstance(readers, dict):
+        readers.pop(wake, None)
+    elif wake in readers:
+        readers = tuple(each for each in readers if each != wake)
+    return readers
 
 
 class LogReader:

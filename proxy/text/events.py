@@ -197,6 +197,11 @@ class Transcript:
 
     def chunk(self, stage: str, content: str) -> Event:
         """More text at the end of the stage; never empty."""
+        panel, index = self.grow(stage, content)
+        return Event(EventType.CONTENT_CHUNK, panel, stage, content, {"chunk_index": index})
+
+    def grow(self, stage: str, content: str) -> tuple[str, int]:
+        """The same without its event: the stage's panel, and the number of the chunk."""
         if not content:
             raise IllegalEvent(f"a chunk without text in stage {stage!r}")
         if not content.isascii():
@@ -206,8 +211,7 @@ class Transcript:
             known = self._advance(EventType.CONTENT_CHUNK, stage)
         known.add(content)  # by the table an open stage stays open, and a running run runs on
         self.has_content = True
-        metadata = {"chunk_index": known.chunks - 1}
-        return Event(EventType.CONTENT_CHUNK, known.panel, stage, content, metadata)
+        return known.panel, known.chunks - 1
 
     def replace(self, stage: str, content: str) -> Event:
         """The whole text of the stage, in place of what was shown; may be empty."""

@@ -112,6 +112,12 @@ def payload_of(event: Event) -> bytes:
 
 
 @lru_cache(MAX_OPENINGS)
+def opening_of_chunk(panel: str, stage: str) -> bytes:
+    """The JSON of a `content_chunk` of a stage, up to its text."""
+    return _opening(EventType.CONTENT_CHUNK, panel, stage) + b'"content":'
+
+
+@lru_cache(MAX_OPENINGS)
 def _opening(kind: EventType, panel: str, stage: str) -> bytes:
     """The first three fields, which all texts of a stage have in common."""
     return orjson.dumps({"type": kind, "panel": panel, "stage": stage})[:-1] + b","

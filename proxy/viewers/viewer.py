@@ -213,7 +213,7 @@ class Viewer(LeavingViewer):
         """Send the one event that is new, while the task waits for one. False: the task has to send it."""
         log, sent = self._log, self._sent
         new = log.newest
-        if new is None or new.seq != sent + 1:
+        if new is None or new[0] != sent + 1:
             new = log.newest_after(sent)
             if new is None:
                 return False
