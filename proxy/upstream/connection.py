@@ -25,6 +25,10 @@ EACH_BYTES = 4096
 QUICKACK: int | None = getattr(socket, "TCP_QUICKACK", None)
 """Acknowledge at once; on Linux only."""
 
+SMALL_BYTES = 448
+"""Smaller reads Linux acknowledges by itself, once it has been told to and while nothing is written: to it, a
+segment below 536 bytes ends what its sender has to say (`tcp_measure_rcv_mss`). Less headers, and TLS's."""
+
 BY_TCP = frozenset({socket.AF_INET, socket.AF_INET6})
 """Families whose sockets acknowledge at all."""
 
@@ -52,6 +56,7 @@ class Connection:
         "_carried",
         "_eof",
         "_failure",
+        "_is_prompt",
         "_loop",
         "_read_paused",
         "_serve",
@@ -77,6 +82,8 @@ class Connection:
         self._socket: socket.socket | None = None
         """For `_acknowledge`; None: nothing had to be acknowledged yet."""
         self._acknowledges = True
+        self._is_prompt = False
+        """Whether the system acknowledges small reads by itself."""
         self._waiter: asyncio.Future[None] | None = None
         self._serve: Callable[[bytes], bool] | None = None
         self._carried: Carried | None = None
@@ -111,6 +118,7 @@ class Connection:
             self.is_silent = False
         response.to_head = carried.method == "HEAD"
         self._carried = carried
+        self._is_prompt = False
         timer.begin(self)
         timer.on_long = on_long
         if not self.closed:  # uvloop raises if it is
@@ -121,6 +129,7 @@ class Connection:
             timer.sending()
 
     def write(self, data: bytes) -> None:
+        self._is_prompt = False  # to the system, who writes acknowledges by what it writes
         if not self.closed:  # uvloop raises if it is
             self._transport.write(data)
 
@@ -301,9 +310,7 @@ class Connection:
         response = self.response
         failure = response.feed(data)
         if response.interims:
-            interims, response.interims = response.interims, NO_INTERIMS
-            for status, reason, headers in interims:
-                carried.upstream_interim(self, status, reason, headers)
+            self._tell_interims(carried)
         if failure is not None:
             self.fail(failure)
         elif response.status == SWITCHING_PROTOCOLS:
@@ -315,11 +322,19 @@ class Connection:
             if response.body_bytes > READ_PAUSE_BYTES and not self._read_paused:
                 self._read_paused = True
                 self._transport.pause_reading()
-            self._acknowledge()  # behind what is passed on, it would hold up what the client asks next
-            if self._serve is None or not response.chunks or not self._has_served(self._serve):
+            if not self._is_prompt or len(data) >= SMALL_BYTES:
+                # Behind what is passed on, it would hold up what the client asks next.
+                self._acknowledge(len(data))
+            serve = self._serve
+            if serve is None or not response.chunks or not self._has_served(serve):
                 self.wake()
 
-    def _acknowledge(self) -> None:
+    def _tell_interims(self, carried: Carried) -> None:
+        interims, self.response.interims = self.response.interims, NO_INTERIMS
+        for status, reason, headers in interims:
+            carried.upstream_interim(self, status, reason, headers)
+
+    def _acknowledge(self, size: int) -> None:
         """Acknowledge what came now, since more is to come.
 
         An upstream that writes head and body apart, and lets the second wait for the first's acknowledgement
@@ -334,6 +349,7 @@ class Connection:
                 return
             self._socket = BorrowedSocket(opened)
         self._socket.setsockopt(socket.IPPROTO_TCP, QUICKACK, 1)
+        self._is_prompt = self.timer.is_sent and size < SMALL_BYTES
 
     def _has_served(self, serve: Callable[[bytes], bool]) -> bool:
         """Offer the chunks to a reader that waits for them; otherwise its task takes them, in order."""

@@ -302,3 +302,43 @@ async def test_no_answer_waits_for_a_delayed_acknowledgement(tmp_path: Path):
 
     assert upstream.connections == 1
     assert median(waits) < 0.02, json.dumps(waits)
+
+
+PAIRS = 4
+"""Of an answer in the next test."""
+
+
+@pytest.mark.alone
+@pytest.mark.parametrize("size", [100, 1000])
+async def test_no_part_of_an_answer_waits_for_a_delayed_acknowledgement(size: int, tmp_path: Path):
+    """However many there are, and whatever their size: the next one is on its way when this one is here."""
+    has_pair = asyncio.Event()
+
+    async def in_pairs(asked: Asked) -> None:
+        asked.writer.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 0)
+        await asked.send(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n")
+        for _ in range(PAIRS):
+            for _ in range(2):
+                await asked.send(b"%x\r\n%b\r\n" % (size, b"a" * size))
+            await has_pair.wait()
+            has_pair.clear()
+        await asked.send(b"0\r\n\r\n")
+
+    async def longest_s(client: Talker) -> float:
+        await client.send(GET)
+        await client.head()
+        waits, left, began = list[float](), 2 * size, monotonic()
+        async for chunk in client.chunks():
+            left -= len(chunk)
+            if not left:
+                waits.append(monotonic() - began)
+                left, began = 2 * size, monotonic()
+                has_pair.set()
+        assert len(waits) == PAIRS
+        return max(waits)
+
+    async with gated(in_pairs, tmp_path) as (upstream, gate), talking(gate.url) as client:
+        waits = [await longest_s(client) for _ in range(20)]
+
+    assert upstream.connections == 1
+    assert median(waits) < 0.02, json.dumps(waits)
