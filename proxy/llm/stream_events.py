@@ -41,7 +41,8 @@ class StreamEvents:
             if self._events is not None:
                 if self._has_half or not data.isascii():
                     self._decoded(data)  # the event decoder replaces invalid UTF-8 by U+FFFD
-                return [event.data for event in self._events.feed(data)]
+                events = self._events.feed(data)
+                return [events[0].data] if len(events) == 1 else [event.data for event in events]
             text = self._decoded(data)
         except UnicodeDecodeError:
             raise Unfaithful("a text is no Unicode") from None

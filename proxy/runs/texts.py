@@ -169,7 +169,9 @@ class RunTexts:
         if transcript.ended or self.is_elsewhere or (not is_open and transcript.is_complete(stage)):
             return
         self._live_chars += len(piece)
-        if not self._may_stream(section):
+        is_to_count = self.log.size_bytes - self._live_bytes >= LIVE_STEP_BYTES
+        is_over = self._live_chars > self._most_live_chars
+        if (is_to_count or is_over or not self._has_room) and not self._may_stream(section):
             return
         if not is_open:
             self.begin(section)

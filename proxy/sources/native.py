@@ -22,7 +22,7 @@ from proxy.sources.native_rules import AmbiguousTexts, EventContent, MalformedEv
 from proxy.sources.repeat import repeating
 from proxy.text.sections import MalformedBody, Section, parse
 from proxy.text.slow_json import SEARCH_BYTES, document_of, is_slow, searched
-from proxy.text.sse import Decoder, EventTooLarge, ServerSentEvent
+from proxy.text.sse import Decoder, EventTooLarge
 from proxy.text.templates import PATH, REQUEST, TEXT, MissingValue, fill, references
 from proxy.turns import Turns
 from proxy.upstream.client import Answer, Request, Upstream
@@ -132,18 +132,22 @@ class _Calls:
         reading: StreamReading = (
             _Completion(self._run) if openai else _ByRules(self._run, self._rules, settings)
         )
-        events = NdjsonLines() if settings.format == "ndjson" else Events()
+        events = NdjsonLines() if settings.format == "ndjson" else Decoder(max_event_bytes=MAX_EVENT_BYTES)
 
         counted = _Counted(self._run, reading, events)
         turns = Turns()
-        while data := await exchange.read(counted.serve):
-            for at in range(0, len(data), FEED_BYTES):
-                for event in events.feed(data[at : at + FEED_BYTES]):
-                    await reading.take(event.event, event.data)
-                await turns.breathe()
-            await counted.catch_up()
-        for event in events.end():
-            await reading.take(event.event, event.data)
+        try:
+            while data := await exchange.read(counted.serve):
+                for at in range(0, len(data), FEED_BYTES):
+                    for event in events.feed(data[at : at + FEED_BYTES]):
+                        await reading.take(event.event, event.data)
+                    await turns.breathe()
+                await counted.catch_up()
+        except EventTooLarge:
+            raise UpstreamMalformed("an event is too large", Fault.TOO_LARGE) from None
+        if isinstance(events, NdjsonLines):  # the standard drops an event without the empty line after it
+            for line in events.end():
+                await reading.take(line.event, line.data)
         await counted.catch_up()
         by_close = settings.ends_by == "close" and _says_its_end(exchange.headers)
         if not (reading.ended or by_close):
@@ -156,7 +160,7 @@ class _Counted:
 
     __slots__ = ("_chars", "_events", "_reading", "_run")
 
-    def __init__(self, run: Run, reading: StreamReading, events: "Events | NdjsonLines") -> None:
+    def __init__(self, run: Run, reading: StreamReading, events: "Decoder | NdjsonLines") -> None:
         self._run = run
         self._reading = reading
         self._events = events
@@ -322,29 +326,6 @@ class _Completion:
             return self._completion.answer()
         except Unfaithful as exc:
             raise UpstreamMalformed(str(exc)) from None
-
-
-class Events:
-    """Server-sent events, with their names."""
-
-    __slots__ = ("_decoder",)
-
-    def __init__(self) -> None:
-        self._decoder = Decoder(max_event_bytes=MAX_EVENT_BYTES)
-
-    def feed(self, data: bytes) -> list[ServerSentEvent]:
-        try:
-            return self._decoder.feed(data)
-        except EventTooLarge:
-            raise UpstreamMalformed("an event is too large", Fault.TOO_LARGE) from None
-
-    @property
-    def held_bytes(self) -> int:
-        return self._decoder.held_bytes
-
-    def end(self) -> list[ServerSentEvent]:
-        """Ignored: the standard drops an event without the empty line after it (WHATWG HTML 9.2.6)."""
-        return []
 
 
 class NdjsonLine(NamedTuple):

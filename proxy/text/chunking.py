@@ -146,24 +146,27 @@ class Chunker:
         if not text:
             return
         self._held, self._held_chars = [text[-1]], 1
-        phrase, word = self._phrase, self._word
-        for more in _WORD.findall(text[:-1]):
-            if len(word) + len(more) > self._max_chunk:
-                self._phrase, self._word = phrase, word
+        phrase, word, ends, most = self._phrase, self._word, self._word_ends, self._max_chunk
+        for more in _WORD.findall(text, 0, len(text) - 1):
+            size = len(word) + len(more)
+            if size > most:
+                self._phrase, self._word, self._word_ends = phrase, word, ends
                 for character in more:  # it may have to be cut
                     self._add(character, chunks)
-                phrase, word = self._phrase, self._word
+                phrase, word, ends = self._phrase, self._word, self._word_ends
                 continue
             # As `_add`, without its calls.
-            if self._word_ends and not more[0].isspace():
+            if ends and not more[0].isspace():
+                size -= len(word)
                 phrase, word = phrase + word, ""
-            most = self._max_chars if len(phrase) >= self._min_chars else self._max_chunk
-            if phrase and len(phrase) + len(word) + len(more) > most:
-                chunks.append(phrase)
-                phrase = ""
-            word += more
-            self._word_ends = more[-1].isspace()
-        self._phrase, self._word = phrase, word
+            if phrase:
+                size += len(phrase)
+                if size > (self._max_chars if len(phrase) >= self._min_chars else most):
+                    chunks.append(phrase)
+                    phrase = ""
+            word = word + more if word else more
+            ends = more[-1].isspace()
+        self._phrase, self._word, self._word_ends = phrase, word, ends
 
     def _add(self, cluster: str, chunks: list[str]) -> None:
         # White space with a mark on it is something to see, and Python does not call it a space.
