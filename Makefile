@@ -10,6 +10,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
 # A lock is complete, so pip has nothing to look up: what was published since changes nothing.
 LOCKED := --no-deps --require-hashes --only-binary :all:
 STACKS := build/stacks
+COMPILED := build/compiled
 # Else a Python that is told to keep no bytecode compiles all at each of a thousand starts of a server.
 export PYTHONDONTWRITEBYTECODE :=
 packages = $(shell grep -c == requirements/$(1).lock) packages of requirements/$(1).lock
@@ -69,7 +70,7 @@ pythons:  ## everything, with each Python that is found
 	    fi; \
 	done
 
-bench: setup  ## nginx and the naive proxy beside Headgate, one table
+bench: setup $(COMPILED)/.ready  ## nginx and the naive proxy beside Headgate, one table
 	$(BIN)/python -m tests.bench
 
 cuts: $(VENV)/.test  ## the relay, with both sides cut and joined anywhere, 50,000 made-up connections
@@ -122,8 +123,6 @@ sbom: $(VENV)/.test $(RUNTIME)/.ready  ## build/sbom: what runs beside our own c
 	$(BIN)/pip-licenses --python $(RUNTIME)/bin/python --ignore-packages headgate --format markdown --output-file $(SBOM)/licences.md
 
 # The hot path as machine code, beside the checkout and from the same source: PYTHONPATH=build/compiled runs it.
-COMPILED := build/compiled
-
 $(COMPILED)/.ready: $(VENV)/.test setup.py $(shell git ls-files proxy flags browser) | services
 	@command -v cc > /dev/null || { echo "A C compiler is needed: Debian's packages gcc and libc6-dev."; exit 1; }
 	@echo "Compiling the hot path; half a minute."

@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
+from proxy import gateway
 from proxy.downstream.admission import Connections
 from proxy.downstream.admitting import admitting
 from proxy.downstream.certificate import PortTls
@@ -73,7 +74,9 @@ async def serve(app: App, settings: Settings, sockets: Sockets, supervisor: Supe
         gc.collect()
         gc.freeze()
         gc.set_threshold(*GC_THRESHOLDS)
-        logger.info("ready", extra={"listen": settings.listen, "admin": settings.admin})
+        # Of what is loaded, whatever was installed.
+        compiled = not str(gateway.__file__).endswith(".py")
+        logger.info("ready", extra={"listen": settings.listen, "admin": settings.admin, "compiled": compiled})
         if app.descriptors.each < min(ENOUGH, settings.limits.connections):
             logger.warning("few file descriptors, and some are kept for the admin port: raise ulimit -n")
         logger.info(

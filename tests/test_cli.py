@@ -168,7 +168,10 @@ def test_help_and_version() -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 async def test_a_signal_lets_open_streams_finish(tmp_path: Path, number: signal.Signals) -> None:
-    """No new connections, the open stream goes on to its end, then exit code 0; the log says so in JSON."""
+    """No new connections, the open stream goes on to its end, then exit code 0; the log says so in JSON.
+
+    It also says that a checkout is not compiled.
+    """
     held = Held(answering(answer()))
     async with served_before(held, tmp_path, routes=[route(commit_after=0)]) as (_, serving, client):
         async with opened(client, START, signed()) as stream:
@@ -188,6 +191,7 @@ async def test_a_signal_lets_open_streams_finish(tmp_path: Path, number: signal.
     for message in ("ready", "draining", "run ended", "request", "stopped"):
         assert message in messages
     assert {line["level"] for line in lines} == {"info"}
+    assert [line["compiled"] for line in lines if line["message"] == "ready"] == [False]
 
 
 async def unreachable(url: str) -> bool:

@@ -11,6 +11,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import click
@@ -32,12 +33,13 @@ OPEN_FILES = 8192
 @click.option(
     "--json", "json_file", type=click.Path(dir_okay=False, path_type=Path), help="Write every sample."
 )
+@click.option("--pure", is_flag=True, help="Headgate without its machine code.")
 @click.option("--check", is_flag=True, help="Exit with 1 if a goal is missed.")
-def main(quick: bool, only: str | None, json_file: Path | None, check: bool) -> None:
+def main(quick: bool, only: str | None, json_file: Path | None, pure: bool, check: bool) -> None:
     """Measure Headgate, nginx and the naive proxy side by side, and print one table."""
     _prepare()
     console = Console(width=max(report.WIDTH, shutil.get_terminal_size().columns))
-    results = Results(QUICK if quick else Plan())
+    results = Results(replace(QUICK if quick else Plan(), pure=pure))
     started = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="headgate-bench-") as directory:
         for row in _measure(Path(directory), (only,) if only else PARTS, results):
@@ -62,7 +64,7 @@ def _measure(directory: Path, parts: tuple[str, ...], results: Results) -> Itera
         yield from runs.measure(directory, results.plan, results)
     if "relay" in parts or "sse" in parts:
         rounds = Rounds(results.plan)
-        with servers.everything(directory) as (running, absent):
+        with servers.everything(directory, pure=results.plan.pure) as (running, absent):
             results.absent |= absent
             if "relay" in parts:
                 yield from relay.measure(running, rounds)

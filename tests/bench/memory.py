@@ -17,7 +17,7 @@ def measure(directory: Path, plan: Plan, results: Results) -> Iterator[Row]:
     samples: dict[Target, list[Sample]] = {}
     with servers.upstream(directory) as origin:
         proxies: dict[Target, AbstractContextManager[Server | dict[Target, Server]]] = {
-            Target.HEADGATE: servers.headgate(directory, origin.port),
+            Target.HEADGATE: servers.headgate(directory, origin.port, pure=plan.pure),
             Target.NGINX: servers.nginx(directory, origin.port),
             Target.NAIVE: servers.naive(directory, origin.port, connections=plan.open_streams + WARM_UP),
         }

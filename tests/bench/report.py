@@ -32,7 +32,17 @@ Where two runs or more were neither disturbed nor slow, only they count; else a 
 
 def print_table(results: Results, console: Console) -> None:
     """The rows, then what to know about them."""
-    table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
+    # Each process has said so itself, or it was not measured.
+    hot_path = "Python" if results.plan.pure else "compiled"
+    title = None if Target.HEADGATE in results.absent else f"The hot path of Headgate's processes: {hot_path}"
+    table = Table(
+        title=title,
+        title_justify="left",
+        box=None,
+        pad_edge=False,
+        header_style="bold",
+        padding=(0, 2, 0, 0),
+    )
     table.add_column("", no_wrap=True)
     for heading in (*COLUMNS.values(), "of nginx", "by CPU", "× naive", "CPU µs", "busy"):
         table.add_column(heading, justify="right", no_wrap=True)

@@ -208,6 +208,8 @@ class Plan:
     run_rounds: int = 3
     run_window_s: float = 1.5
     starts: int = 7
+    pure: bool = False
+    """Is Headgate measured without its machine code?"""
 
 
 QUICK = Plan(

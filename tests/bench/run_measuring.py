@@ -85,7 +85,7 @@ class Bench:
             yield {Target.NGINX: nginx[Target.NGINX], Target.HEADGATE: headgate}
 
     def headgate(self, *, kept: int = KEPT_RUNS) -> AbstractContextManager[Server]:
-        return headgate(self.directory, self.model.port, kept)
+        return headgate(self.directory, self.model.port, kept, pure=self.plan.pure)
 
     def view(self, server: Server, viewing: Viewing) -> Sample:
         """Views for some seconds."""

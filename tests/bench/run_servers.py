@@ -17,7 +17,7 @@ import click
 import uvloop
 
 from tests.bench import servers, upstream
-from tests.bench.cores import LOAD_CORE, PROXY_CORE
+from tests.bench.cores import LOAD_CORE
 from tests.bench.servers import Server
 from tests.bench.upstream import END_OF_CHUNKS, SSE_HEAD
 from tests.servers.ports import free_port
@@ -163,7 +163,7 @@ def model(directory: Path) -> Iterator[Server]:
 
 
 @contextmanager
-def headgate(directory: Path, model_port: int, kept: int) -> Iterator[Server]:
+def headgate(directory: Path, model_port: int, kept: int, *, pure: bool) -> Iterator[Server]:
     port, admin, models = (free_port() for _ in range(3))
     name = f"headgate-{port}"
     config = directory / f"{name}.yaml"
@@ -171,8 +171,7 @@ def headgate(directory: Path, model_port: int, kept: int) -> Iterator[Server]:
         json.dumps(_settings(directory, (port, admin, models, model_port), kept))
     )  # JSON is YAML
     argv = [sys.executable, "-m", "proxy", "serve", "--config", str(config)]
-    ready = partial(servers._answers, admin)
-    with servers._process(name, argv, directory, core=PROXY_CORE, ready=ready) as pid:
+    with servers.headgate_process(name, argv, directory, admin_port=admin, pure=pure) as pid:
         yield Server(port, pid, models)
 
 

@@ -22,6 +22,8 @@ READY_S = 15.0
 STOP_S = 5.0
 LOOK_S = 0.01
 HEADGATE = Path(sys.executable).with_name("headgate")
+COMPILED = Path(__file__).parents[2] / "build/compiled"
+"""Where `make compiled` puts a Headgate with its hot path as machine code, as a compiled wheel has it."""
 KEEP_ALIVE = "keepalive_requests 100000000;"  # by itself nginx closes a connection after 1,000
 
 NGINX_CONF = """\
@@ -112,8 +114,33 @@ def naive(directory: Path, upstream_port: int, *, connections: int = 100) -> Ite
         yield Server(port, pid)
 
 
+def environment(*, pure: bool) -> dict[str, str]:
+    """Of a Headgate that is compiled, or is not: of its process alone, for all else is as it is without."""
+    if pure:
+        return dict(os.environ)
+    # Not the working directory, which would stand before it.
+    return {**os.environ, "PYTHONPATH": str(COMPILED), "PYTHONSAFEPATH": "1"}
+
+
 @contextmanager
-def headgate(directory: Path, upstream_port: int) -> Iterator[Server]:
+def headgate_process(
+    name: str, argv: list[str], directory: Path, *, admin_port: int, pure: bool
+) -> Iterator[int]:
+    """A Headgate that says that it is compiled, or if `pure` that it is not; another is not measured."""
+    log = directory / f"{name}.log"
+
+    def ready() -> bool:
+        return _answers(admin_port) and bool(_ready_lines(log))
+
+    its_own = environment(pure=pure)
+    with _process(name, argv, directory, core=PROXY_CORE, ready=ready, environment=its_own) as pid:
+        if any(line["compiled"] is pure for line in _ready_lines(log)):
+            raise NotStarted(f"{name} is {'compiled' if pure else 'not compiled; `make compiled` does that'}")
+        yield pid
+
+
+@contextmanager
+def headgate(directory: Path, upstream_port: int, *, pure: bool) -> Iterator[Server]:
     """Headgate with no routes: everything is relayed."""
     port, admin = free_port(), free_port()
     (directory / "flags.json").write_text(json.dumps({"version": 1, "features": []}))
@@ -131,19 +158,19 @@ def headgate(directory: Path, upstream_port: int) -> Iterator[Server]:
         )
     )
     argv = [str(HEADGATE), "serve", "--config", str(settings)]
-    with _process("headgate", argv, directory, core=PROXY_CORE, ready=lambda: _answers(admin)) as pid:
+    with headgate_process("headgate", argv, directory, admin_port=admin, pure=pure) as pid:
         yield Server(port, pid)
 
 
 @contextmanager
-def everything(directory: Path) -> Iterator[tuple[dict[Target, Server], dict[Target, str]]]:
+def everything(directory: Path, *, pure: bool) -> Iterator[tuple[dict[Target, Server], dict[Target, str]]]:
     """All servers side by side, and the reason for each one that is not there."""
     running: dict[Target, Server] = {}
     absent: dict[Target, str] = {}
     with ExitStack() as stack:
         origin = stack.enter_context(upstream(directory))
         try:
-            running[Target.HEADGATE] = stack.enter_context(headgate(directory, origin.port))
+            running[Target.HEADGATE] = stack.enter_context(headgate(directory, origin.port, pure=pure))
         except NotStarted as exc:
             absent[Target.HEADGATE] = str(exc)
         running |= stack.enter_context(nginx(directory, origin.port))
@@ -154,13 +181,21 @@ def everything(directory: Path) -> Iterator[tuple[dict[Target, Server], dict[Tar
 
 @contextmanager
 def _process(
-    name: str, argv: list[str], directory: Path, *, core: int, ready: Callable[[], bool]
+    name: str,
+    argv: list[str],
+    directory: Path,
+    *,
+    core: int,
+    ready: Callable[[], bool],
+    environment: dict[str, str] | None = None,
 ) -> Iterator[int]:
     log = directory / f"{name}.log"
     with log.open("wb") as out:
         # taskset becomes the program: the process id is its own, and all its threads inherit the core.
         pinned = ["taskset", "-c", str(core), *argv]
-        child = subprocess.Popen(pinned, stdin=subprocess.DEVNULL, stdout=out, stderr=subprocess.STDOUT)
+        child = subprocess.Popen(
+            pinned, stdin=subprocess.DEVNULL, stdout=out, stderr=subprocess.STDOUT, env=environment
+        )
     try:
         _wait(name, child, log, ready)
         yield child.pid
@@ -180,6 +215,12 @@ def _wait(name: str, child: subprocess.Popen[bytes], log: Path, ready: Callable[
             last = log.read_text(errors="replace").strip().splitlines()[-1:]
             raise NotStarted(f"{name} is not ready: {' '.join(last) or 'it says nothing'}")
         time.sleep(LOOK_S)
+
+
+def _ready_lines(log: Path) -> list[dict[str, object]]:
+    """What each worker has said when it began to serve."""
+    lines = [json.loads(line) for line in log.read_text().splitlines(keepends=True) if line.endswith("}\n")]
+    return [line for line in lines if line["message"] == "ready"]
 
 
 def _accepts(port: int) -> bool:

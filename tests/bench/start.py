@@ -20,10 +20,10 @@ REST_GOAL = at_most_goal(60, "≤ 60 MB", "{:.0f} MB")
 
 def measure(directory: Path, plan: Plan, results: Results) -> Iterator[Row]:
     """The medians of `plan.starts` starts. Nothing need be running behind a proxy that starts."""
-    samples = [_version() for _ in range(plan.starts)]
+    samples = [_version(pure=plan.pure) for _ in range(plan.starts)]
     yield Row("headgate --version", "s", "took_s", {Target.HEADGATE: samples}, goals=(VERSION_GOAL,))
     try:
-        samples = [_serve(directory) for _ in range(plan.starts)]
+        samples = [_serve(directory, pure=plan.pure) for _ in range(plan.starts)]
     except NotStarted as exc:
         results.absent[Target.HEADGATE] = str(exc)
         return
@@ -33,10 +33,10 @@ def measure(directory: Path, plan: Plan, results: Results) -> Iterator[Row]:
     yield Row("memory at rest, all together", "MB", "mb", of_all)
 
 
-def _version() -> Sample:
+def _version(*, pure: bool) -> Sample:
     argv = ["taskset", "-c", str(cores.PROXY_CORE), str(HEADGATE), "--version"]
     started, spent_s = time.monotonic(), _ended_s()
-    subprocess.run(argv, check=True, stdout=subprocess.DEVNULL)
+    subprocess.run(argv, check=True, stdout=subprocess.DEVNULL, env=servers.environment(pure=pure))
     return Sample({"took_s": time.monotonic() - started}, cpu_us=(_ended_s() - spent_s) * 1e6)
 
 
@@ -46,9 +46,9 @@ def _ended_s() -> float:
     return used.ru_utime + used.ru_stime
 
 
-def _serve(directory: Path) -> Sample:
+def _serve(directory: Path, *, pure: bool) -> Sample:
     started = time.monotonic()
-    with servers.headgate(directory, free_port()) as server:
+    with servers.headgate(directory, free_port(), pure=pure) as server:
         took_s = time.monotonic() - started
         assert server.pid is not None
         pids = cores.tree(server.pid)
