@@ -7,12 +7,13 @@ Children are bound once per route, so that a request looks up no labels. Names s
 import asyncio
 import platform
 from bisect import bisect_left
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from itertools import product
 from time import time
 from typing import cast
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Metric, disable_created_metrics
+from prometheus_client.registry import Collector
 
 from flags.decision import Arm, Decision, Mode, Reason
 from proxy.errors import Fault
@@ -21,6 +22,7 @@ from proxy.observe.labels import Budget, CallResult, FaultPhase, PageResult
 from proxy.observe.process import ProcessFigures
 from proxy.observe.settling import Settling
 from proxy.observe.tokens import TOKENS, TokenCounts
+from proxy.observe.unmatched import UnmatchedMetrics
 from proxy.observe.users.draws import HARMS
 from proxy.observe.users.failing_users import FailingUsers
 from proxy.observe.users.histories import Histories
@@ -30,7 +32,6 @@ from proxy.observe.users.user_watch import UserWatch
 from proxy.observe.users.watched_users import LIMITS, exact
 from proxy.settings.blocks.route import RouteSettings
 from proxy.settings.blocks.upstream import ProviderSettings
-from proxy.settings.blocks.values import UNMATCHED
 from proxy.text.sections import Parity
 from proxy.version import release
 
@@ -202,7 +203,11 @@ class RouteFamilies:
 
 
 class Metrics(RouteFamilies):
-    """Every metric of the process, in the caller's registry. The caller closes `settling`."""
+    """Every metric of the process, in the caller's registry.
+
+    The caller closes `settling`, and flushes `unmatched` at the end. Who reads the registry has all that is
+    counted; who reads a family alone flushes before.
+    """
 
     def __init__(
         self,
@@ -212,7 +217,9 @@ class Metrics(RouteFamilies):
         providers: Sequence[ProviderSettings] = (),
         names: UserNames | None = None,
     ) -> None:
+        registry.register(_UntilNow(self))  # before all others: a registry collects in this order
         super().__init__(registry)
+        self.unmatched = UnmatchedMetrics(self.requests, self.request_seconds, self.relay_overhead)
         self.settling = Settling(settle_s)
         register = _Registrar(registry)
         counter, gauge, histogram = register.counter, register.gauge, register.histogram
@@ -271,7 +278,6 @@ class Metrics(RouteFamilies):
         )
         self.process = ProcessFigures(registry)
         self.build_info.labels(release(), platform.python_version()).set(1)
-        self.unmatched = UnmatchedMetrics(self)
         names = UserNames() if names is None else names
         self.by_route = {route.name: RouteMetrics(self, self.settling, route, names) for route in routes}
 
@@ -280,30 +286,15 @@ class Metrics(RouteFamilies):
         self.over_budget.labels(budget).inc()
 
 
-class UnmatchedMetrics:
-    """Children for requests that match no route."""
+class _UntilNow(Collector):
+    """Shows nothing. It is collected before all others, which then have what is counted until now."""
 
-    def __init__(self, families: RouteFamilies) -> None:
-        self.requests = families.requests.labels(UNMATCHED, Mode.RELAY, Reason.NO_ROUTE)
-        self.upgrades = families.requests.labels(UNMATCHED, Mode.UPGRADE, Reason.NO_ROUTE)
-        self.seconds = families.request_seconds.labels(UNMATCHED, Mode.RELAY)
-        self.overhead = families.relay_overhead.labels(UNMATCHED)
-        # As `inc` and `observe`, for what is counted most: without checks of what is known here.
-        self._one = self.requests._value.inc
-        self._add_seconds, self._add_overhead = self.seconds._sum.inc, self.overhead._sum.inc
-        self._seconds_bounds = self.seconds._upper_bounds
-        self._overhead_bounds = self.overhead._upper_bounds
-        self._seconds_buckets = [bucket.inc for bucket in self.seconds._buckets]
-        self._overhead_buckets = [bucket.inc for bucket in self.overhead._buckets]
+    def __init__(self, metrics: Metrics) -> None:
+        self._metrics = metrics
 
-    def count_relayed(self, took_s: float, overhead_s: float) -> None:
-        """Count a relayed request at its end."""
-        self._one(1)
-        self._add_seconds(took_s)
-        self._seconds_buckets[bisect_left(self._seconds_bounds, took_s)](1)
-        if overhead_s:
-            self._add_overhead(overhead_s)
-        self._overhead_buckets[bisect_left(self._overhead_bounds, overhead_s)](1)
+    def collect(self) -> Iterable[Metric]:
+        self._metrics.unmatched.flush()
+        return ()
 
 
 def _observer(histogram: Histogram) -> Callable[[float], None]:

@@ -1,8 +1,8 @@
 """One number of a metric, kept in a file of its process: prometheus-client's own, made for the relay.
 
-A relayed request counts five of them. The package's asks each time for a lock, and for the process's id in
-case it was forked, which takes longer than to count. Here neither is needed: metrics are made after the fork,
-and counted by the thread of the loop.
+A relayed request of a route counts five of them. The package's asks each time for a lock, and for the
+process's id in case it was forked, which takes longer than to count. Here neither is needed: metrics are made
+after the fork, and counted by the thread of the loop.
 """
 
 import os

@@ -42,7 +42,7 @@ WINGS = {
         "settings.blocks": "text",
         "settings": "errors settings.blocks text",
         "observe": "errors identity http observe.page observe.spans observe.users settings settings.blocks "
-        "text version",
+        "text timers version",
         "observe.spans": "http settings version",
         "observe.users": "",
         "observe.page": "errors settings settings.blocks text version",
