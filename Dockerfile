@@ -2,25 +2,29 @@
 # docs/install.md says how it is built and run; tests/project/test_image.py carries out every step without an engine.
 
 # The Python that the lock is made for and the tests run on. A tag moves: whoever builds should put a digest here,
-# --build-arg BASE=python:3.11-slim@sha256:…
+# --build-arg BASE=python:3.11-slim@sha256:… --build-arg BUILDER=python:3.11@sha256:…
 ARG BASE=python:3.11-slim
+# The same Python on the same Debian, with a C compiler. Of it nothing gets into the image.
+ARG BUILDER=python:3.11
 
-FROM ${BASE} AS builder
+FROM ${BUILDER} AS builder
 ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_ROOT_USER_ACTION=ignore
 WORKDIR /src
 COPY requirements/build.lock requirements/runtime.lock requirements/
-# Wheels alone and each by its hash: nothing is compiled, so there is no compiler. What builds Headgate's own wheel
-# goes beside pip, and stays in this stage with it.
+# Wheels alone and each by its hash. What compiles and builds Headgate's own wheel goes beside pip, and stays in this
+# stage with it.
 RUN python -m pip install --quiet --require-hashes --no-deps --only-binary :all: --no-compile \
     -r requirements/build.lock
 RUN python -m venv --without-pip /opt/headgate \
     && python -m pip --python /opt/headgate/bin/python install --quiet --require-hashes --no-deps \
        --only-binary :all: --no-compile -r requirements/runtime.lock
-COPY pyproject.toml LICENSE README.md ./
+COPY pyproject.toml setup.py LICENSE README.md ./
 COPY proxy proxy
 COPY flags flags
 COPY browser browser
-RUN python -m pip wheel --quiet --no-deps --no-index --no-build-isolation --wheel-dir /dist . \
+# Of packages that are installed for it alone, the compiler reads the types.
+RUN PYTHONPATH=$(echo /opt/headgate/lib/python3.*/site-packages) HEADGATE_COMPILED=1 \
+    python -m pip wheel --quiet --no-deps --no-index --no-build-isolation --wheel-dir /dist . \
     && python -m pip --python /opt/headgate/bin/python install --quiet --no-deps --no-compile \
        --no-index --find-links /dist headgate
 # Some packages bring their own tests and static libraries. Bytecode is made here, since nobody can write it later; it
@@ -43,6 +47,8 @@ RUN python -m pip uninstall --quiet --yes --root-user-action ignore pip setuptoo
     && rm -rf /usr/local/lib/python3.*/ensurepip \
     && python -m compileall -q -j 0 /usr/local/lib
 COPY --from=builder /opt/headgate /opt/headgate
+# Fails here, and not when it starts, where the builder had another Python or a newer C library.
+RUN /opt/headgate/bin/python -B -P -c "import proxy.gateway as hot; assert not hot.__file__.endswith('.py')"
 # PYTHONSAFEPATH: a file in the working directory is never taken for a module.
 ENV PATH=/opt/headgate/bin:${PATH} \
     PYTHONSAFEPATH=1 \

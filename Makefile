@@ -133,11 +133,22 @@ $(COMPILED)/.ready: $(VENV)/.test setup.py $(shell git ls-files proxy flags brow
 
 compiled: $(COMPILED)/.ready  ## build/compiled: the same, its hot path compiled
 
-# A wheel of what is committed, so that `headgate --version` can say of which commit it is.
-wheel: $(VENV)/.demo  ## dist/headgate-….whl
-	@rm -rf build/wheel && mkdir -p build/wheel
-	@git archive HEAD | tar -x -C build/wheel
-	@$(BIN)/python -m pip --disable-pip-version-check wheel --quiet --no-deps --no-index --no-build-isolation --wheel-dir dist ./build/wheel
+WHEEL = $(BIN)/python -m pip --disable-pip-version-check wheel --quiet --no-deps --no-index --no-build-isolation --wheel-dir dist
+COMPILER := $(shell command -v cc)
+
+# Wheels of what is committed, so that `headgate --version` can say of which commit they are. Each has a tree of its own,
+# or what one build leaves behind would be in the other. A compiled one of before goes, or pip would take that.
+wheel: $(if $(COMPILER),$(VENV)/.test,$(VENV)/.demo)  ## dist/headgate-….whl, and the compiled one where there is a C compiler
+	@rm -rf build/wheel dist/headgate-*.whl && mkdir -p build/wheel/pure build/wheel/compiled
+	@git archive --output build/wheel/tree.tar HEAD
+	@tar -x -f build/wheel/tree.tar -C build/wheel/pure
+	@HEADGATE_COMPILED= $(WHEEL) ./build/wheel/pure
+ifdef COMPILER
+	@tar -x -f build/wheel/tree.tar -C build/wheel/compiled
+	@HEADGATE_COMPILED=1 $(WHEEL) ./build/wheel/compiled
+else
+	@echo "There is no C compiler (cc): only the pure wheel was made."
+endif
 	@ls dist/headgate-*.whl
 
 # What two packages disagree about is in overrides.txt, with the reason.

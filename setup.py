@@ -4,6 +4,7 @@ The source is the same. Without the variable nothing is compiled, and all works 
 """
 
 import os
+import sys
 
 from setuptools import setup
 from setuptools.extension import Extension
@@ -35,7 +36,9 @@ COMPILED = [
 
 def extensions() -> list[Extension]:
     """One library of all compiled modules, and a stub for each, that Python finds before its source."""
-    if os.environ.get("HEADGATE_COMPILED") != "1":
+    # pip asks for the metadata before, of which the compiler would make all once more.
+    is_build = bool({"build_ext", "bdist_wheel"} & set(sys.argv))
+    if os.environ.get("HEADGATE_COMPILED") != "1" or not is_build:
         return []
     from mypyc.build import mypycify  # not needed otherwise
 

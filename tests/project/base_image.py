@@ -1,6 +1,7 @@
-"""In place of the base image: the interpreter that runs this, with pip, copied to a folder of its own.
+"""In place of the base images: the interpreter that runs this, with pip, copied to a folder of its own.
+The one that compiles has the headers of C, too.
 
-Not the official image: no Debian below it, and no setuptools beside its pip. Nothing leads back to the
+Not the official images: no Debian below it, and no setuptools beside its pip. Nothing leads back to the
 original, which the image's user may not be able to read, and which no step may change.
 """
 
@@ -38,6 +39,12 @@ def install_python(local: Path) -> None:
     for name in ("python", "python3"):
         (python.parent / name).symlink_to(python.name)
     _install_pip(python)
+
+
+def install_headers(local: Path) -> None:
+    """What C needs to speak with that Python. Not the slim base's, where nothing is compiled."""
+    headers = Path(sysconfig.get_path("include"))
+    shutil.copytree(headers, local / headers.relative_to(sys.base_prefix))
 
 
 def _install_pip(python: Path) -> None:

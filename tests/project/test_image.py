@@ -4,6 +4,7 @@ What the base image itself brings, Debian's packages and its interpreter, is not
 """
 
 import asyncio
+import importlib.machinery
 import importlib.util
 import json
 import re
@@ -25,6 +26,7 @@ from packaging.utils import canonicalize_name
 
 from tests.project.dockerfile import seen_by_build, stages
 from tests.project.imaging import Image, build, opened
+from tests.project.test_compiled import compiled
 from tests.servers.client import eventually
 from tests.servers.ports import free_port
 from tests.servers.scripted import ScriptedUpstream, ok
@@ -212,6 +214,17 @@ def test_the_image_has_all_that_is_served(image: Image) -> None:
     assert image.output(["headgate", "rollout", "run", "--help"])[0] == 0
 
 
+def test_the_hot_path_of_the_image_is_compiled(image: Image) -> None:
+    """Each module of it is machine code, with its source beside it, and the C code stays behind."""
+    look = f"import importlib; print(*[importlib.import_module(n).__file__ for n in {compiled()}])"
+    suffix = importlib.machinery.EXTENSION_SUFFIXES[0]
+
+    found = image.output(["python", "-c", look])[1].split()
+
+    assert found == [f"{site_packages(image) / name.replace('.', '/')}{suffix}" for name in compiled()]
+    assert [path for path in site_packages(image).glob("proxy/**/*") if path.suffix in {".c", ".h"}] == []
+
+
 def test_nothing_in_the_image_builds_or_tests(image: Image) -> None:
     """No package manager, not even the interpreter's own copy; no compiler, object files or tests."""
     paths = [Path(path) for path in image.listing()]
@@ -248,14 +261,15 @@ def test_the_demo_says_that_it_is_not_in_the_image(image: Image) -> None:
 
 
 def test_the_last_stage_takes_the_venv_and_nothing_of_the_checkout() -> None:
-    """Both stages begin at one base: a venv is at home in the Python that it was made with."""
+    """Both stages begin at one Python, where a venv is at home; only the first base can compile."""
     builder, last = stages((ROOT / "Dockerfile").read_text(encoding="utf-8"))
     lowest = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["requires-python"]
 
     assert [step.argument for step in last.steps if step.word in {"COPY", "ADD"}] == [
         "--from=builder /opt/headgate /opt/headgate"
     ]
-    assert builder.base == last.base == f"python:{lowest.removeprefix('>=')}-slim"
+    assert builder.base == f"python:{lowest.removeprefix('>=')}"
+    assert last.base == f"{builder.base}-slim"
 
 
 def test_every_package_is_installed_by_its_hash_and_as_a_wheel() -> None:
@@ -278,6 +292,7 @@ def test_a_build_sees_what_it_needs_and_no_more() -> None:
         "LICENSE",
         "README.md",
         "pyproject.toml",
+        "setup.py",
         "requirements/build.lock",
         "requirements/runtime.lock",
         *sources(),
@@ -289,13 +304,23 @@ def test_a_build_sees_what_it_needs_and_no_more() -> None:
 
 
 def test_the_wheel_is_built_with_what_the_tests_use() -> None:
-    """`build.in` is the project's own requirement; `build.lock` has the version and hashes of `test.lock`."""
+    """`build.in` is the project's own requirement, and mypy, which compiles, with a type that it asks for.
+
+    `build.lock` has the versions and hashes of `test.lock`.
+    """
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())
     lines = (ROOT / "requirements/build.in").read_text(encoding="utf-8").splitlines()
-    pins = (ROOT / "requirements/build.lock").read_text(encoding="utf-8").partition("    # via")[0]
+    pins = (ROOT / "requirements/build.lock").read_text(encoding="utf-8")
+    each = re.split(r"(?m)^(?=\w)", pins)[1:]
+    tested = (ROOT / "requirements/test.lock").read_text(encoding="utf-8")
 
-    assert [line for line in lines if not line.startswith("#")] == project["build-system"]["requires"]
-    assert pins in (ROOT / "requirements/test.lock").read_text(encoding="utf-8")
+    assert [line for line in lines if not line.startswith("#")] == [
+        *project["build-system"]["requires"],
+        "mypy",
+        "types-regex",
+    ]
+    assert len(each) > 1
+    assert [pin for pin in each if pin not in tested] == []
 
 
 @pytest.fixture(scope="module")
