@@ -17,6 +17,7 @@ import httptools
 from uvicorn._types import ASGI3Application
 from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
+from uvicorn.protocols.utils import get_local_addr
 
 from proxy.downstream.answer_head import CONTINUE, interim_answer, status_line
 from proxy.downstream.methods import NAMES
@@ -157,9 +158,9 @@ class ClientRequest(RequestResponseCycle):
         parsed: Any = httptools.parse_url(self.target)  # its types say that there is always a query
         path = parsed.path.decode("ascii")
         self.scope |= {
-            "asgi": {"version": protocol.asgi_version, "spec_version": "2.3"},
+            "asgi": {"version": protocol.config.asgi_version, "spec_version": "2.3"},
             "http_version": self.version,
-            "server": protocol.server,
+            "server": get_local_addr(protocol.transport),
             "client": protocol.client,
             "scheme": self.scheme,
             "root_path": "",

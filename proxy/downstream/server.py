@@ -12,6 +12,7 @@ import httptools
 from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
 
 from proxy.downstream.answer_head import last_answer
+from proxy.downstream.answering import new_parser
 from proxy.downstream.client_request import ClientRequest
 from proxy.downstream.half_closed import HalfClosed
 from proxy.downstream.methods import MethodReader
@@ -372,8 +373,7 @@ class ServerProtocol(TimedProtocol):
         version = self.parser.get_http_version()
         head = without_upgrade(method, self.url, version, self.headers)
         self._methods = MethodReader()
-        self.parser = httptools.HttpRequestParser(self)
-        self.parser.set_dangerous_leniencies(lenient_data_after_close=True)  # as uvicorn has it
+        self.parser = new_parser(self)
         if self._pending() is None and (protocols := offered(version, self.headers)):
             self._offer = UpgradeOffer(protocols, self._switch, self.transport.is_closing, bytearray(rest))
             rest = b""

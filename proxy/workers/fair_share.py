@@ -37,6 +37,8 @@ class FairShare:
 
     def is_over(self, connections: int) -> bool:
         """True if the process would have more than its share, with so many."""
+        if self._cells[_USED] < 2:
+            return False  # it is alone
         end = PORTS * self._cells[_USED]
         others = [count for count in self._cells[self._at % PORTS : end : PORTS] if count != _ABSENT]
         mean = sum(others) / len(others) if others else 0

@@ -1,8 +1,11 @@
 """The client's side: bounds on what is read before there is a request, and answers in one write."""
 
+import ast
 import asyncio
 import gc
+import inspect
 import json
+import textwrap
 import weakref
 from collections.abc import AsyncIterator, Awaitable, Callable, MutableMapping
 from contextlib import asynccontextmanager
@@ -13,10 +16,11 @@ from typing import Any, cast
 import httpx
 import pytest
 import uvicorn
-from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 from uvicorn.server import ServerState
 
 from proxy.downstream import slow_clients
+from proxy.downstream.answering import peer_of
 from proxy.downstream.half_closed import CHECK_S, LEFT_S
 from proxy.downstream.server import ServerProtocol
 from proxy.http.asgi import TARGET
@@ -31,6 +35,9 @@ CHUNKED = b"POST / HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\n"
 
 
 WAIT_S = 0.3
+
+OF_UVICORN = ("on_url", "on_header", "shutdown", "pause_writing", "resume_writing", "_start_asgi_task")
+"""What uvicorn's own protocol still does for ours."""
 
 
 @pytest.fixture(autouse=True)
@@ -408,3 +415,35 @@ async def test_a_request_whose_client_has_left_is_gone_without_the_collector(sen
         assert [request() for request in requests] == [None] * sent.count(b"HTTP/1.1")
     finally:
         gc.enable()
+
+
+async def test_a_connection_has_what_uvicorns_own_methods_look_for(tmp_path: Path):
+    """Ours begins without uvicorn's constructor, so that another release may ask for more."""
+    config = uvicorn.Config(App(), ws="none", lifespan="off", interface="asgi3")
+    config.load()
+    protocol = ServerProtocol(config, ServerState(), {})
+    protocol.connection_made(cast(asyncio.Transport, Wire(lambda _: None)))
+    asked = {
+        node.attr
+        for name in OF_UVICORN
+        for node in ast.walk(ast.parse(textwrap.dedent(inspect.getsource(getattr(HttpToolsProtocol, name)))))
+        if isinstance(node, ast.Attribute) and ast.unparse(node.value) == "self"
+    }
+
+    assert {"headers", "cycle", "flow"} < asked
+    assert [name for name in asked if not hasattr(protocol, name)] == ["url"]  # which a request begins with
+
+
+class OfALink(asyncio.Transport):
+    """A connection of a peer whose address holds on one link alone, as uvloop's has it."""
+
+    def get_extra_info(self, name: str, default: Any = None) -> Any:
+        return ("fe80::1", 9, 0, 3) if name == "peername" else self if name == "socket" else default
+
+    def getpeername(self) -> tuple[str, int, int, int]:
+        return "fe80::1%eth0", 9, 0, 3
+
+
+def test_a_peers_address_names_its_link():
+    """Without it nobody could reach that peer."""
+    assert peer_of(OfALink()) == ("fe80::1%eth0", 9)
