@@ -15,6 +15,7 @@ from proxy.observe.spans.request_ids import work_of
 from proxy.relay.result import Outcome, RelayResult
 from proxy.relay.sent_request import SentRequest
 from proxy.relay.steps import OUT, PASS_ON, NextStep, Sending, next_step
+from proxy.upstream.at_once import Connecting
 from proxy.upstream.connecting import PROXY_AUTHENTICATION_REQUIRED
 from proxy.upstream.connection import Connection
 
@@ -111,7 +112,7 @@ class RelayedRequest(SentRequest):
 
     async def _ask_again(self) -> None:
         await self.head()
-        self._task = None
+        self._waiting = None
         self.upstream_changed()
 
     # What happens.
@@ -128,7 +129,7 @@ class RelayedRequest(SentRequest):
                 if client.has_arrived:
                     self._stop_timer()
                     self._send_with_body()
-            elif self._task is None:
+            elif self._waiting is None:
                 if self._sending is Sending.GOING:
                     self._send_more()
                 elif self._sending is Sending.ASKED and client.has_arrived:
@@ -139,7 +140,7 @@ class RelayedRequest(SentRequest):
 
     def upstream_changed(self) -> None:
         """More of the answer is here, or its end; or the upstream takes bytes again."""
-        if self._task is not None or self._is_over:
+        if self._waiting is not None or self._is_over:
             return  # the task looks by itself
         try:
             if self._sending is not OUT:
@@ -220,16 +221,19 @@ class RelayedRequest(SentRequest):
         self._is_over = True
         if self._timer is not None:
             self._stop_timer()
-        task, self._task = self._task, None
+        waiting, self._waiting = self._waiting, None
         self._client.watcher = None
         if self.expects:
             self._look_for_unread()
-        if task is None:
+        if waiting is None:
+            self.close()
+        elif isinstance(waiting, Connecting):
+            waiting.cancel()
             self.close()
         else:
             self.abort()
-            task.add_done_callback(self._give_back)  # until then it may be given another connection
-            task.cancel()
+            waiting.add_done_callback(self._give_back)  # until then it may be given another connection
+            waiting.cancel()
 
     def _give_back(self, _: asyncio.Task[None]) -> None:
         self.close()

@@ -1,7 +1,7 @@
 """The request's direction of a relayed request: its head and body on their way to the upstream.
 
-The states are in `steps.py`. Here are the tasks, too, which there are while something is waited for: a new
-connection, a second try, an upgrade.
+The states are in `steps.py`. Here are the tasks, too, which there are while something is waited for: a second
+try, an upgrade, a new connection that takes more than to connect.
 """
 
 import asyncio
@@ -17,6 +17,8 @@ from proxy.http.upgrade import SWITCHING_PROTOCOLS, UpgradeOffer
 from proxy.relay.result import OnEnd, RelayResult
 from proxy.relay.sinks import Sink
 from proxy.relay.steps import HELD, OUT, Sending
+from proxy.upstream.at_once import Connecting
+from proxy.upstream.connection import Connection
 from proxy.upstream.exchange import Exchange
 from proxy.upstream.timeouts import SLOW_S
 from proxy.upstream.tunnel import Upgrades
@@ -39,12 +41,13 @@ class SentRequest(Exchange, ABC):
         "_head",
         "_is_begun",
         "_is_over",
+        "_is_whole",
         "_on_end",
         "_sending",
         "_sent_at",
         "_sink",
-        "_task",
         "_timer",
+        "_waiting",
         "expects",
         "never_trailers",
         "result",
@@ -76,7 +79,8 @@ class SentRequest(Exchange, ABC):
         self._is_begun = self._is_over = False
         """Whether the answer's head has gone out; whether all is done."""
         self._answered_at = 0.0
-        self._task: asyncio.Task[None] | None = None
+        self._waiting: asyncio.Task[None] | Connecting | None = None
+        """What waits for a connection, or an answer: meanwhile the request is told of no change."""
         self._timer: asyncio.TimerHandle | None = None
         client.watcher = self
         try:
@@ -115,17 +119,48 @@ class SentRequest(Exchange, ABC):
             self._crash()
 
     def _send(self, data: bytes, whole: bool) -> None:
-        """Write the head, and what of the body is here, on a kept connection; a task waits for a new one."""
+        """Write the head, and what of the body is here, on a kept connection, or else on a new one.
+
+        A task makes that one if there is more to it than to connect to an address.
+        """
         self._head = b""
         if self.send_at_once(data, whole, self._watch):
             self._is_sent(whole)
-        else:
-            self._sending = Sending.ON_ITS_WAY
+            return
+        self._sending = Sending.ON_ITS_WAY
+        self._waiting = self.begin_to_connect(self)
+        if self._waiting is None:
             self._start(self._connect, data, whole)
+        else:
+            self._head, self._is_whole = data, whole
+
+    def connected(self, connection: Connection) -> None:
+        """See `Asking`."""
+        self._waiting = None
+        data, self._head = self._head, b""
+        try:
+            self._ask(connection, data, self._is_whole, self._watch)
+            self._is_sent(self._is_whole)
+        except Exception:  # noqa: BLE001 - as in `client_changed`
+            self._crash()
+
+    def not_connected(self, error: Exception) -> None:
+        """See `Asking`."""
+        self._waiting = None
+        data, self._head = self._head, b""
+        try:
+            if not isinstance(error, UpstreamError):
+                self._crash()
+            elif self.send_on_kept(data, self._is_whole, self._watch):
+                self._is_sent(self._is_whole)
+            else:
+                self._fail(error.bare())
+        except Exception:  # noqa: BLE001 - as in `client_changed`
+            self._crash()
 
     async def _connect(self, data: bytes, whole: bool) -> None:
         await self.send(data, whole=whole, on_slow=self._watch)
-        self._task = None
+        self._waiting = None
         self._is_sent(whole)
         self.upstream_changed()
 
@@ -199,10 +234,10 @@ class SentRequest(Exchange, ABC):
         if self.status == SWITCHING_PROTOCOLS:
             self._client.watcher = None  # the tunnel's ends look after themselves
             await upgrades.carry(offer, self)
-            self._task = None
+            self._waiting = None
             self._switched()
         else:
-            self._task = None
+            self._waiting = None
             self.upstream_changed()
 
     def _look_for_unread(self) -> None:
@@ -215,16 +250,16 @@ class SentRequest(Exchange, ABC):
     # Tasks and timers.
 
     def _start(self, work: Callable[..., Awaitable[None]], *given: object) -> None:
-        self._task = asyncio.get_running_loop().create_task(self._run(work, *given))
+        self._waiting = asyncio.get_running_loop().create_task(self._run(work, *given))
 
     async def _run(self, work: Callable[..., Awaitable[None]], *given: object) -> None:
         try:
             await work(*given)
         except UpstreamError as error:
-            self._task = None
+            self._waiting = None
             self._fail(error.bare())
         except Exception:  # noqa: BLE001 - it is a defect here, and ends this request alone
-            self._task = None
+            self._waiting = None
             self._crash()
 
     def _stop_timer(self) -> None:

@@ -12,7 +12,7 @@ class Sending(Enum):
     HELD = "held"
     """Not sent: its body has not begun to arrive, and is to go out with its head."""
     ON_ITS_WAY = "on its way"
-    """A task makes a connection for its head."""
+    """A connection is made for its head."""
     ASKED = "asked"
     """Its head is out; the upstream is asked whether it wants the body."""
     GOING = "going"

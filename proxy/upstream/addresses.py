@@ -50,6 +50,10 @@ class Addresses:
         # Connections share the answer; one that is given up takes it from no other.
         return await asyncio.shield(self._looking)
 
+    def known(self) -> str | None:
+        """The only address, if it is known. None: look it up, or try one after the other."""
+        return self._found[0] if len(self._found) == 1 and monotonic() < self._until else None
+
     def forget(self) -> None:
         """None of them has accepted a connection: a name is looked up for the next one."""
         if not _is_address(self._host):

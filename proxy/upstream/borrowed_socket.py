@@ -3,12 +3,12 @@
 import socket
 
 
-class BorrowedSocket(socket.socket):
+class BorrowedSocket(socket.SocketType):
     """uvloop's own view of a transport's socket makes a socket each time; this one is kept. It never closes
-    what it has borrowed."""
+    what it has borrowed.
 
-    def __init__(self, opened: socket.socket) -> None:
-        super().__init__(opened.family, opened.type, opened.proto, opened.fileno())
+    It is of the type below `socket.socket`, which looks up names of family and kind for each one.
+    """
 
     def __del__(self) -> None:
         self.detach()

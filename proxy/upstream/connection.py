@@ -69,6 +69,7 @@ class Connection:
         "closed",
         "idle_since",
         "is_silent",
+        "on_made",
         "response",
         "timer",
         "used",
@@ -79,7 +80,7 @@ class Connection:
         self.response = UpstreamResponse()
         self.timer = ExchangeTimer(loop, timeouts, self.response)
         self._transport: asyncio.Transport = cast(asyncio.Transport, None)
-        self._socket: socket.socket | None = None
+        self._socket: BorrowedSocket | None = None
         """For `_acknowledge`; None: nothing had to be acknowledged yet."""
         self._acknowledges = True
         self._is_prompt = False
@@ -87,6 +88,8 @@ class Connection:
         self._waiter: asyncio.Future[None] | None = None
         self._serve: Callable[[bytes], bool] | None = None
         self._carried: Carried | None = None
+        self.on_made: Callable[[], None] | None = None
+        """Is called once it is connected."""
         self._writable: asyncio.Future[None] | None = None
         self._write_paused = False
         self._eof = False
@@ -300,6 +303,9 @@ class Connection:
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
         self.closed = False
+        on_made, self.on_made = self.on_made, None
+        if on_made is not None:
+            on_made()
 
     def data_received(self, data: bytes) -> None:
         carried = self._carried
@@ -344,10 +350,11 @@ class Connection:
             return
         if self._socket is None:
             opened: socket.socket | None = self._transport.get_extra_info("socket")
-            if opened is None or opened.family not in BY_TCP:
+            family = None if opened is None else opened.family
+            if opened is None or family not in BY_TCP:
                 self._acknowledges = False
                 return
-            self._socket = BorrowedSocket(opened)
+            self._socket = BorrowedSocket(family, socket.SOCK_STREAM, 0, opened.fileno())
         self._socket.setsockopt(socket.IPPROTO_TCP, QUICKACK, 1)
         self._is_prompt = self.timer.is_sent and size < SMALL_BYTES
 

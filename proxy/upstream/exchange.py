@@ -15,6 +15,7 @@ from typing import Self
 
 from proxy.errors import UpstreamAborted, UpstreamBroke, UpstreamError, UpstreamUnreachable
 from proxy.http.headers import Headers
+from proxy.upstream.at_once import Asking, Connecting
 from proxy.upstream.connecting import PROXY_AUTHENTICATION_REQUIRED, absolute
 from proxy.upstream.connection import Connection
 from proxy.upstream.pool import ConnectionPool
@@ -97,6 +98,21 @@ class Exchange:
     def send_at_once(self, data: bytes, whole: bool, on_slow: Callable[[], None] | None) -> bool:
         """Do the same on a kept connection. False: there is none, and nothing was sent."""
         connection = None if self._is_long else self._pool.reuse()
+        if connection is None:
+            return False
+        self._ask(connection, data, whole, on_slow)
+        return True
+
+    def begin_to_connect(self, asking: Asking) -> Connecting | None:
+        """Begin to make a connection, of which `asking` is told later. None: `send` must make it."""
+        if self._is_long:
+            self._count_as_long()
+        return self._pool.connect_at_once(asking)
+
+    def send_on_kept(self, data: bytes, whole: bool, on_slow: Callable[[], None] | None) -> bool:
+        """No new connection can be made: send on a kept one after all. False: there is none, or it must be
+        new."""
+        connection = None if self._fresh else self._pool.reuse(also_busy=True)
         if connection is None:
             return False
         self._ask(connection, data, whole, on_slow)

@@ -16,6 +16,7 @@ from typing import cast
 from flags.egress import ProxyServer
 from proxy.errors import UpstreamBusy, UpstreamError, UpstreamUnreachable
 from proxy.upstream.addresses import Addresses
+from proxy.upstream.at_once import Asking, Connecting
 from proxy.upstream.connecting import connect, connect_to_path
 from proxy.upstream.connection import Connection
 from proxy.upstream.hedging import Hedging
@@ -76,6 +77,7 @@ class ConnectionPool:
         self._in_use = 0
         self._reaper: TimerHandle | None = None
         self._addresses = Addresses((origin.via or origin).host)
+        self._is_plain = origin.path is None and origin.tls is None and origin.via is None
 
     def __repr__(self) -> str:
         return f"<Upstream {self._in_use} in use, {len(self._idle)} idle>"
@@ -125,6 +127,25 @@ class ConnectionPool:
         except BaseException:
             self._in_use -= 1
             raise
+
+    def connect_at_once(self, asking: Asking) -> Connecting | None:
+        """Begin a new connection for an exchange, without a task. None: `connect` must make it, if there is
+        more to it than one known address, or must say why it cannot."""
+        origin = self.origin
+        host = self._addresses.known() if self._is_plain else None
+        if host is None or self._in_use >= origin.max_connections:
+            return None
+        loop = asyncio.get_running_loop()
+        connecting = Connecting(loop, Connection(loop, origin.timeouts), asking, self._not_connected)
+        if not connecting.begin(host, origin.port):
+            return None
+        self._in_use += 1
+        return connecting
+
+    def _not_connected(self, is_refused: bool) -> None:
+        self._in_use -= 1
+        if is_refused:
+            self._addresses.forget()
 
     def give_up_one(self) -> None:
         """A connection in use does not count towards `max_connections` any more."""

@@ -53,7 +53,9 @@ class ExchangeTimer:
 
     __slots__ = (
         "_begun_at",
+        "_connect_due",
         "_loop",
+        "_on_late",
         "_response",
         "_sent_at",
         "_soonest_s",
@@ -78,6 +80,8 @@ class ExchangeTimer:
         self._soonest_s = min(SLOW_S, timeouts.first_byte_s, timeouts.total_s)
         self._response = response
         self._timed: Timed | None = None
+        self._on_late: Callable[[], None] | None = None
+        self._connect_due = 0.0
         self.slot: set[Timer] | None = None
         self.wake_at = 0.0
         self._begun_at = 0.0
@@ -91,6 +95,17 @@ class ExchangeTimer:
         """Since when a reader waits for more of the body; 0 while none does."""
         self.on_slow: Callable[[], None] | None = None
         self.on_long: Callable[[], None] | None = None
+
+    def connecting(self, on_late: Callable[[], None]) -> None:
+        """A connection is being made. `on_late` is called after `connect_s`, unless `connected` is before."""
+        now = self._loop.time()
+        self._on_late = on_late
+        self._connect_due = now + self._timeouts.connect_s
+        # So soon that the exchange, which begins when it is made, need not set it again.
+        self._wheel.wake(self, min(now + self._soonest_s, self._connect_due), now)
+
+    def connected(self) -> None:
+        self._on_late = None
 
     def begin(self, timed: Timed) -> None:
         """An exchange begins: its request is about to be written."""
@@ -137,7 +152,8 @@ class ExchangeTimer:
             stop(self)
 
     def stop(self) -> None:
-        """The connection carries no exchange any more."""
+        """The connection carries no exchange any more, or was never made."""
+        self._on_late = None
         stop(self)
 
     def _wake_by(self, due: float, now: float) -> None:
@@ -147,6 +163,9 @@ class ExchangeTimer:
 
     def on_time(self, now: float) -> None:
         """Fail what is due, or wait until something can be."""
+        if self._on_late is not None:
+            self._look_for_connection(self._on_late, now)
+            return
         timed = self._timed
         if timed is None or not self._begun_at:
             return
@@ -160,6 +179,13 @@ class ExchangeTimer:
             on_long()
         if self._timed is not None:  # it may be over by now
             self._look_for_failure(timed, now)
+
+    def _look_for_connection(self, on_late: Callable[[], None], now: float) -> None:
+        if now < self._connect_due:
+            self._wake_by(self._connect_due, now)
+        else:
+            self._on_late = None
+            on_late()
 
     def _look_for_failure(self, timed: Timed, now: float) -> None:
         total_due = self._begun_at + self._timeouts.total_s

@@ -6,6 +6,8 @@ import itertools
 import os
 import random
 import socket
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 
 PORTS = range(11_000, 32_000)
 """Below those that the kernel gives to outgoing connections, so that what is free stays so until it is
@@ -69,3 +71,15 @@ def _is_free(port: int) -> bool:
         except OSError:
             return False
     return True
+
+
+@contextmanager
+def silent_port() -> Iterator[int]:
+    """A port whose queue is full: a connection is neither accepted nor refused."""
+    with ExitStack() as held:
+        listening = held.enter_context(socket.create_server(("127.0.0.1", 0), backlog=0))
+        for _ in range(4):
+            waiting = held.enter_context(socket.socket())
+            waiting.setblocking(False)
+            waiting.connect_ex(listening.getsockname())
+        yield listening.getsockname()[1]

@@ -1,0 +1,127 @@
+"""A connection to an address that is known: begun at once, and made without a task.
+
+A task would begin in the loop's next turn, and know of the connection one turn after it is made. So its
+steps are taken here: the loop's own way to connect is a coroutine, which waits for futures alone.
+"""
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from typing import Any, Protocol, cast
+
+from flags.tls import why
+from proxy.errors import UpstreamUnreachable
+from proxy.upstream.connection import Connection
+
+
+class Asking(Protocol):
+    """The exchange that waits for a connection. It is told once; what it is told must not raise."""
+
+    def connected(self, connection: Connection) -> None:
+        """It has the connection from now on, and gives it back to the pool."""
+
+    def not_connected(self, error: Exception) -> None:
+        """`UpstreamUnreachable`; or a defect here. Called while it is handled."""
+
+
+class Connecting:
+    """One connection in the making. `cancel` it, or its exchange is told how it ends.
+
+    Args:
+        asking: is let go of at the end.
+        on_failed: is called once if there is no connection after all, when nothing of it is left open. With
+            True if the address did not accept it.
+    """
+
+    __slots__ = ("_asking", "_connection", "_is_made", "_loop", "_on_failed", "_steps", "_waited")
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        connection: Connection,
+        asking: Asking,
+        on_failed: Callable[[bool], None],
+    ) -> None:
+        self._loop = loop
+        self._connection = connection
+        self._asking: Asking | None = asking
+        self._on_failed = on_failed
+        self._is_made = False
+        self._steps: Coroutine[Any, Any, object] | None = None
+        self._waited: asyncio.Future[object] | None = None
+
+    def begin(self, host: str, port: int) -> bool:
+        """False: it has failed at once; nobody is told, and nothing is open."""
+        connection = self._connection
+        connection.on_made = self._made
+        connection.timer.connecting(self._is_late)
+        self._steps = self._loop.create_connection(lambda: cast(asyncio.Protocol, connection), host, port)
+        try:
+            self._wait_for(self._steps.send(None))
+        except OSError:
+            self._let_go()
+            return False
+        return True
+
+    def cancel(self) -> None:
+        """Nobody waits for it any more. It is closed in the loop's next turn."""
+        self._asking = None
+        self._connection.timer.stop()
+        if self._waited is not None:
+            self._waited.cancel()
+
+    def _wait_for(self, waited: "asyncio.Future[object] | None") -> None:
+        self._waited = waited
+        if waited is None:  # for the next turn
+            self._loop.call_soon(self._step, None)
+        else:
+            waited.add_done_callback(self._step)
+
+    def _step(self, waited: "asyncio.Future[object] | None") -> None:
+        """What was waited for is here: go on, as a task does."""
+        self._waited = None
+        steps = self._steps
+        assert steps is not None, "it has begun"
+        try:
+            if waited is None and self._asking is None and not self._is_made:
+                steps.throw(asyncio.CancelledError)
+            self._wait_for(steps.send(None))
+        except StopIteration:  # `connection_made` was called before
+            self._end(None)
+        except asyncio.CancelledError:
+            self._end(None)
+        except OSError as exc:
+            self._end(UpstreamUnreachable(why(exc)), is_refused=True)
+        except Exception as exc:  # noqa: BLE001 - a task would have it, too
+            self._end(exc)
+
+    def _made(self) -> None:
+        asking, self._asking = self._asking, None
+        if asking is None:  # given up just before
+            self._connection.abort()
+            return
+        self._is_made = True
+        self._connection.timer.connected()
+        asking.connected(self._connection)
+
+    def _is_late(self) -> None:
+        asking, self._asking = self._asking, None
+        self.cancel()
+        if asking is not None:
+            asking.not_connected(UpstreamUnreachable("TimeoutError"))
+
+    def _end(self, error: Exception | None, *, is_refused: bool = False) -> None:
+        """Leave nothing, unless the exchange has the connection, and knows what became of it."""
+        self._steps = None
+        if self._is_made:
+            return
+        asking, self._asking = self._asking, None
+        self._let_go()
+        self._on_failed(is_refused)
+        if asking is not None and error is not None:
+            asking.not_connected(error)
+
+    def _let_go(self) -> None:
+        connection = self._connection
+        connection.on_made = None  # it holds this
+        connection.timer.stop()
+        connection.abort()
