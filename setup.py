@@ -18,12 +18,14 @@ COMPILED = [
     "proxy/http/headers.py",
     "proxy/http/request_head.py",
     "proxy/http/request_rules.py",
+    "proxy/observe/unmatched.py",
     "proxy/relay/outcomes.py",
     "proxy/relay/relay.py",
     "proxy/relay/relayed_request.py",
     "proxy/relay/result.py",
     "proxy/relay/sent_request.py",
     "proxy/relay/steps.py",
+    "proxy/upstream/at_once.py",
     "proxy/upstream/client.py",
     "proxy/upstream/connection.py",
     "proxy/upstream/exchange.py",
@@ -42,7 +44,7 @@ def extensions() -> list[Extension]:
         return []
     from mypyc.build import mypycify  # not needed otherwise
 
-    return mypycify(COMPILED, group_name="headgate", opt_level="3", debug_level="1")
+    return mypycify(COMPILED, group_name="headgate", opt_level="2", debug_level="0")
 
 
 setup(ext_modules=extensions())
