@@ -48,6 +48,14 @@ class Fault(StrEnum):
 class HeadgateError(Exception):
     """Base of everything that Headgate raises on purpose."""
 
+    def bare(self) -> Self:
+        """This error without traceback, cause and context, to be kept as a value.
+
+        Their frames hold their local values, this error included: a cycle with a user's text in it.
+        """
+        self.__traceback__ = self.__context__ = self.__cause__ = None
+        return self
+
 
 class SettingsError(HeadgateError):
     """The settings cannot be used. `problems` holds one line each, path first."""
@@ -81,14 +89,6 @@ class UpstreamError(HeadgateError):
         super().__init__(message)
         if fault is not None:
             self.fault = fault
-
-    def bare(self) -> Self:
-        """This error without traceback, cause and context, to be kept as a value.
-
-        Their frames hold their local values, this error included: a cycle with a user's text in it.
-        """
-        self.__traceback__ = self.__context__ = self.__cause__ = None
-        return self
 
 
 class UpstreamUnreachable(UpstreamError):

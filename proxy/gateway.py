@@ -162,6 +162,7 @@ class Gateway:
         """A request that is an ASGI call."""
         with request.reservation, _CallOf(request.client, send) as sent:
             request = replace(request, send=sent)
+            refused: RequestRefused | None = None
             try:
                 if decision.mode is Mode.STREAM and request.accept is Accept.NONE:
                     decision = await self.decider.with_body(request, decision)
@@ -172,8 +173,9 @@ class Gateway:
                 else:
                     ended = await self.stream.serve(request, decision)
             except RequestRefused as refusal:  # in no arm: strangers decide how many of these there are
-                await refuse(request.send, refusal)
-                ended = "refused"
+                refused, ended = refusal.bare(), "refused"
+            if refused is not None:
+                await refuse(request.send, refused)
             took_s = perf_counter() - entered
             self._count_of_route(request, decision, _Ended(ended, sent.status, sent.run), took_s)
 

@@ -8,7 +8,7 @@ A safe request that meets silence on a kept connection is hedged: it is sent on 
 
 import asyncio
 from asyncio.events import TimerHandle
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable
 from time import monotonic
 from types import TracebackType
 from typing import Self
@@ -18,6 +18,7 @@ from proxy.http.headers import Headers
 from proxy.upstream.at_once import Asking, Connecting
 from proxy.upstream.connecting import PROXY_AUTHENTICATION_REQUIRED, absolute
 from proxy.upstream.connection import Connection
+from proxy.upstream.hedging import first_success
 from proxy.upstream.pool import ConnectionPool
 from proxy.upstream.timeouts import LONG_S
 
@@ -154,13 +155,16 @@ class Exchange:
 
     async def head(self) -> None:
         """Wait for the head of the answer; `status` and `headers` are set then."""
+        again: bytes | None = None
         try:
             await self.connection.head()
         except UpstreamBroke:
             if self._replay is None or self.connection.response.has_begun or self._aborted:
                 raise
+            again = self._replay
+        if again is not None:
             # The upstream closed an idle connection just as it was written to (RFC 9112 9.3.1).
-            await self._send_again(self._replay)
+            await self._send_again(again)
             await self.connection.head()
         if self.connection.is_silent:
             await self._hedge()
@@ -194,12 +198,7 @@ class Exchange:
         asked_at = monotonic()
         loop = asyncio.get_running_loop()
         attempts = [loop.create_task(first.head()), loop.create_task(self._send_second(request))]
-        try:
-            await _one_succeeds(attempts)
-        finally:
-            for task in attempts:
-                task.cancel()
-            await asyncio.gather(*attempts, return_exceptions=True)
+        await first_success(attempts)
         if not first.response.status and self._second is not None and self._second.response.status:
             self.current, self._second = self._second, first
         self._give_back_second()
@@ -273,12 +272,3 @@ class Exchange:
         if second is not None:
             second.abort()  # also one that has answered, for its answer was not read
             self._pool.release(second)
-
-
-async def _one_succeeds(tasks: Iterable[asyncio.Task[None]]) -> None:
-    """Wait until one task succeeds, or all have failed."""
-    pending: set[asyncio.Task[None]] = set(tasks)
-    while pending:
-        done, pending = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
-        if any(task.exception() is None for task in done):
-            return

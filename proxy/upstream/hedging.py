@@ -1,9 +1,11 @@
-"""The choice of requests that are hedged: sent a second time while the first meets silence. Pure.
+"""Hedged requests, which are sent a second time while the first meets silence: which are, and how they end.
 
 A request is given as it goes on the wire, after a second of silence.
 """
 
+import asyncio
 import re
+from collections.abc import Collection
 
 HEDGED = frozenset({b"GET", b"HEAD", b"OPTIONS"})
 """The safe methods (RFC 9110 9.2.1) but TRACE, whose client wants to see its one way."""
@@ -30,7 +32,7 @@ _WAITS = re.compile(b"|".join(WAITS_BY_NATURE), re.IGNORECASE | re.MULTILINE)
 
 
 class Hedging:
-    """The slow paths of one upstream. Times are of one clock, in seconds."""
+    """The slow paths of one upstream. Pure. Times are of one clock, in seconds."""
 
     def __init__(self) -> None:
         self._slow_until: dict[bytes, float] = {}
@@ -53,3 +55,20 @@ def _method_and_path(request: bytes) -> tuple[bytes, bytes]:
     """The path without its identifiers."""
     method, target, _ = request.split(b" ", 2)
     return method, _IDENTIFIER.sub(b"/*", target.partition(b"?")[0])
+
+
+async def first_success(attempts: Collection[asyncio.Task[None]]) -> None:
+    """Wait until one attempt succeeds, or all have failed. None of them goes on then.
+
+    It waits while an error is handled, which is nothing for a compiled module, see `docs/design.md`, 9.
+    """
+    pending: set[asyncio.Task[None]] = set(attempts)
+    try:
+        while pending:
+            done, pending = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
+            if any(task.exception() is None for task in done):
+                return
+    finally:
+        for task in attempts:
+            task.cancel()
+        await asyncio.gather(*attempts, return_exceptions=True)

@@ -151,6 +151,27 @@ async def test_a_safe_request_is_sent_again_once(method: str, how: str):
     assert (len(upstream.asked), upstream.connections) == (3, 2)
 
 
+async def test_requests_that_are_sent_again_at_a_time_leave_the_failure_of_none_behind():
+    """Each was the context of whatever failed after it: what cannot be read then counted as cut off."""
+    closes = closes_the_second("closed")
+
+    async def play(asked: Asked) -> None:
+        if asked.target == b"/odd":
+            await asked.send(b"HELLO\r\n\r\n")
+        else:
+            await closes(asked)
+
+    async with ScriptedUpstream(play).running() as upstream, pooled(upstream) as pool:
+        for _ in range(2):
+            # With no coroutine of Python's own around them: that has the error to itself.
+            requests = [asyncio.create_task(pool.fetch(GET, max_bytes=1000)) for _ in range(2)]
+            await asyncio.gather(*requests)
+        assert len(upstream.asked) == 6
+
+        with pytest.raises(UpstreamMalformed):
+            await asyncio.create_task(pool.fetch(Request("GET", b"/odd", [(b"host", b"a")]), max_bytes=1000))
+
+
 @pytest.mark.parametrize("method", ["POST", "PUT", "PATCH", "DELETE"])
 async def test_an_unsafe_request_is_never_sent_again(method: str):
     """It may have been carried out; who asked is told that the answer is missing."""
