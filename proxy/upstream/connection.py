@@ -262,6 +262,7 @@ class Connection:
         """
         self.end()
         self.timer.stop()
+        self.response.let_go()
         if self.closed:
             raise UpstreamBroke("closed after its protocol was switched")
         self._transport.set_protocol(protocol)
@@ -281,6 +282,8 @@ class Connection:
                 True  # the loop calls `connection_lost` only later, and no exchange may take it until then
             )
             self._transport.abort()
+        if self._carried is None:
+            self.response.let_go()
 
     async def _wait(self) -> None:
         self._waiter = self._loop.create_future()

@@ -1,5 +1,7 @@
 """The upstream's response, read from its bytes: interim responses, head and body. No socket, no clock."""
 
+from typing import cast
+
 import httptools
 
 from proxy.errors import Fault, UpstreamError, UpstreamMalformed
@@ -101,6 +103,10 @@ class UpstreamResponse:
             self._has_more = self.continued = False
             self.trailers, self._field_bytes, self._head = _NO_TRAILERS, 0, b""
 
+    def let_go(self) -> None:
+        """No other response follows. The parser holds this one, with the text that is in it."""
+        self._parser = cast(httptools.HttpResponseParser, None)
+
     def feed(self, data: bytes) -> UpstreamError | None:
         """Read more bytes. Returns what makes the response unreadable, if anything.
 
@@ -116,9 +122,7 @@ class UpstreamResponse:
                 self.beyond = data[exc.args[0] :]
                 return None
             if not self._read_again(data, exc):
-                # What a callback raised is the context of what the parser raises.
-                ours = exc.__context__
-                return ours if isinstance(ours, UpstreamError) else UpstreamMalformed(f"not HTTP/1.1: {exc}")
+                return _failure(exc)
         else:
             if self.complete:
                 return None
@@ -256,3 +260,11 @@ class UpstreamResponse:
                 raise UpstreamMalformed("the trailers are too large", Fault.TOO_LARGE)
             self.complete = True
             self.keep_alive = self._parser.should_keep_alive()
+
+
+def _failure(exc: Exception) -> UpstreamError:
+    """What the parser's error says of the response. What a callback raised is the context of it."""
+    ours = exc.__context__
+    if isinstance(exc, httptools.HttpParserCallbackError) and isinstance(ours, UpstreamError):
+        return ours.bare()
+    return UpstreamMalformed(f"not HTTP/1.1: {exc}")

@@ -1,6 +1,7 @@
 """The upstream client on its own: its pool, its one retry, TLS and IPv6."""
 
 import asyncio
+import gc
 import socket
 import ssl
 from collections.abc import AsyncIterator
@@ -19,6 +20,7 @@ from proxy.errors import (
 )
 from proxy.upstream.client import Answer, Request, Upstream
 from proxy.upstream.pool import Origin
+from proxy.upstream.response import UpstreamResponse
 from proxy.upstream.timeouts import Timeouts
 from tests.servers.authority import certificates
 from tests.servers.ports import free_socket
@@ -450,3 +452,43 @@ async def test_half_an_answer_is_no_reason_to_call_a_model_again():
                 await exchange.head()
 
     assert upstream.connections == 1
+
+
+@pytest.mark.parametrize("how", ["cut", "closing", "not read", "unreadable", "switched", "idle"])
+async def test_an_answer_is_gone_with_its_connection_without_the_collector(how: str):
+    """The parser and the answer that it reads hold each other."""
+
+    async def play(asked: Asked) -> None:
+        if how == "switched":
+            upgraded = b"HTTP/1.1 101 S\r\nconnection: upgrade\r\nupgrade: websocket\r\n\r\nframes"
+            await asked.send(upgraded)
+        elif how == "unreadable":
+            await asked.send(b"HTTP/1.1 200 OK\r\ntransfer-encoding: gzip\r\n\r\n")
+        elif how in {"cut", "not read"}:
+            await asked.send(b"HTTP/1.1 200 OK\r\ncontent-length: 100\r\n\r\nsome")
+            if how == "not read":
+                await asked.reader.read()
+            asked.writer.close()
+        else:
+            await asked.answer(b"{}", extra=b"connection: close\r\n" if how == "closing" else b"")
+
+    async with ScriptedUpstream(play).running() as upstream, pooled(upstream) as pool:
+        gc.collect()
+        gc.disable()
+        try:
+            with pool.exchange("GET") as exchange, suppress(UpstreamBroke, UpstreamMalformed):
+                await exchange.send(GET.wire(), whole=True)
+                if how == "switched":
+                    exchange.connection.response.offered = b"websocket"
+                await exchange.head()
+                if how == "switched":
+                    exchange.detach(asyncio.Protocol())[0].abort()
+                elif how != "not read":
+                    while await exchange.read():
+                        pass
+            del exchange
+            await pool.aclose()
+            # Its timer is left to the wheel, which calls it soon.
+            await until(lambda: not any(isinstance(each, UpstreamResponse) for each in gc.get_objects()), 3)
+        finally:
+            gc.enable()
