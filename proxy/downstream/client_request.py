@@ -363,6 +363,9 @@ class ClientRequest(RequestResponseCycle):
             self.transport.abort()
         else:
             self.transport.close()
+            if self.transport.get_write_buffer_size():
+                protocol: Any = self.transport.get_protocol()
+                protocol.close()  # it does not wait for ever for that
 
     @property
     def _may_be_unread(self) -> bool:

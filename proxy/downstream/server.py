@@ -90,8 +90,11 @@ class ServerProtocol(TimedProtocol):
 
     def shutdown(self) -> None:
         """The process ends: so does a connection that is idle, or the next answer is its last."""
+        last = self.cycle
         if self._lingers:
             self.close_after_next()
+        elif last is not None and last.response_complete and last.more_body:
+            self.linger(LAST_S)  # it was answered early, and may not have read that yet
         else:
             super().shutdown()
 
@@ -216,7 +219,7 @@ class ServerProtocol(TimedProtocol):
         if pending is None or (pending is self.cycle and pending.more_body and not pending.response_started):
             self._write_refusal(refusal)
         elif pending.more_body:
-            self.transport.close()
+            self.close()
         else:
             self._last_whole(pending).on_response = self._end_of_answers
 
@@ -233,7 +236,7 @@ class ServerProtocol(TimedProtocol):
         if self._refusal is not None:
             self._write_refusal(self._refusal)
         else:
-            self.transport.close()
+            self.close()
 
     def on_message_begin(self) -> None:
         self._methods.between = False
@@ -344,14 +347,20 @@ class ServerProtocol(TimedProtocol):
         """An answer is out: begin the next request, or wait for it."""
         self.server_state.total_requests += 1
         if self.transport.is_closing():
+            self._wait_for_end()
             return
         if self.flow.read_paused:
             self.flow.resume_reading()
         if self.pipeline:
             request = self._answering = self.pipeline.pop()
-            self.loop.call_soon(self._begin, request)  # not within the one before
+            self.loop.call_soon(self._begin_next, request)  # not within the one before
         else:
             self._wait_for_request()
+
+    def _begin_next(self, request: ClientRequest) -> None:
+        """In the loop's next turn: by then its body may have turned out to be malformed, and been refused."""
+        if not self._lingers:
+            self._begin(request)
 
     def _should_upgrade(self) -> bool:
         return True  # leaves all of them to `handle_websocket_upgrade`

@@ -62,8 +62,10 @@ class TimedProtocol(AnsweringProtocol):
             self._write_due = self._wake_in(WRITE_S)
 
     def resume_writing(self) -> None:
+        self._write_due = 0.0  # first: whoever is told writes more, and may have to wait at once
         super().resume_writing()
-        self._write_due = 0.0
+        if self.transport.is_closing():
+            self._wait_for_end()
 
     def _wait_for_head(self) -> None:
         """A request's head is due, or the rest of it."""
@@ -102,6 +104,16 @@ class TimedProtocol(AnsweringProtocol):
         self.timeout_keep_alive = most_s
         self.flow.resume_reading()
         self._wait_for_request()
+
+    def close(self) -> None:
+        """Close the connection once the client has taken what is written, for which it has `WRITE_S`."""
+        self.transport.close()
+        self._wait_for_end()
+
+    def _wait_for_end(self) -> None:
+        """It closes. Few bytes that are left have paused no writing, so nothing else bounds them."""
+        if not self._write_due and self.transport.get_write_buffer_size():
+            self._write_due = self._wake_in(WRITE_S)
 
     def _wake_in(self, wait_s: float) -> float:
         now = self.loop.time()
@@ -145,7 +157,7 @@ class TimedProtocol(AnsweringProtocol):
             self._head_due = now + HEAD_S
         else:
             self._head_due = 0.0
-            self.transport.close()
+            self.close()
 
     def _look_for_body(self, now: float) -> None:
         if not self._body_due or now < self._body_due:
@@ -161,4 +173,5 @@ class TimedProtocol(AnsweringProtocol):
     def _look_for_request(self, now: float) -> None:
         """Close a connection on which no request came within the time that it is kept."""
         if self._idle_since and now >= self._idle_since + self.timeout_keep_alive:
-            self.transport.close()
+            self._idle_since = 0.0
+            self.close()

@@ -21,6 +21,7 @@ from uvicorn.server import ServerState
 
 from proxy.downstream import slow_clients
 from proxy.downstream.answering import peer_of
+from proxy.downstream.client_request import ClientRequest
 from proxy.downstream.half_closed import CHECK_S, LEFT_S
 from proxy.downstream.server import ServerProtocol
 from proxy.http.asgi import TARGET
@@ -354,6 +355,27 @@ async def test_a_client_that_never_reads_is_cut() -> None:
         client.writer.transport.pause_reading()  # type: ignore[attr-defined]
         await client.send(GET)
         await cut.wait()
+
+
+async def test_a_request_that_is_refused_before_its_turn_never_begins():
+    """Its turn comes with the answer before it, and its body turns out to be malformed in between."""
+    begun: list[ClientRequest] = []
+    listening = free_socket()
+    config = uvicorn.Config(cast(Any, None), log_config=None)
+    config.load()
+    config.loaded_app = cast(Any, SimpleNamespace(begin=begun.append))
+    state, loop = ServerState(), asyncio.get_running_loop()
+    server = await loop.create_server(lambda: ServerProtocol(config, state, {}, loop), sock=listening)
+    async with server, talking(f"http://127.0.0.1:{listening.getsockname()[1]}") as client:
+        await client.send(GET + CHUNKED + b"2\r\nok\r\n")
+        await until(lambda: len(begun) == 1)
+        (protocol,) = state.connections
+        begun[0].answer(204, b"No Content", [], b"", last=True)
+        protocol.data_received(b"nonsense\r\n")
+
+        assert [(await client.answer()).status for _ in range(2)] == [204, 400]
+        assert await client.reader.read() == b""
+    assert len(begun) == 1
 
 
 async def test_a_client_that_leaves_is_told_to_the_request_that_is_being_answered(url: str, app: App):

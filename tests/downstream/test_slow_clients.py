@@ -1,5 +1,7 @@
 """Tests of slow clients: each time is over when it is and hardly later, whichever else is waited for."""
 
+from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
@@ -24,6 +26,11 @@ class Socket:
         self._loop = loop
         self.ends: list[tuple[str, float]] = []
         self.protocol: object = None
+        self.left_bytes = 0
+        """That the client has not taken yet."""
+
+    def get_write_buffer_size(self) -> int:
+        return self.left_bytes
 
     def get_extra_info(self, _: str) -> None:
         return None
@@ -40,7 +47,8 @@ class Socket:
         return bool(self.ends)
 
     def close(self) -> None:
-        self.ends.append(("closed", self._loop.now))
+        if not self.ends:
+            self.ends.append(("closed", self._loop.now))
 
     def abort(self) -> None:
         self.ends.append(("cut", self._loop.now))
@@ -155,6 +163,69 @@ def test_a_client_that_takes_nothing_is_cut_though_its_connection_is_closing() -
     assert WRITE_S <= at - client.began_at <= WRITE_S + LATE_S
 
 
+CLOSING = POST.replace(b"\r\n\r\n", b"\r\nconnection: close\r\n\r\n")
+
+
+def whole(client: Client) -> None:
+    client.send(CLOSING + b"abcde")
+    client.answer()
+
+
+def early(client: Client) -> None:
+    client.send(CLOSING)
+    client.answer()
+
+
+def kept(client: Client) -> None:
+    client.send(GET)
+    client.answer()
+
+
+def cut(client: Client) -> None:
+    client.send(GET)
+    client.requests[0].cut()
+
+
+def left_at_the_end_of_a_wait(client: Client) -> None:
+    client.send(GET)
+    client.protocol.pause_writing()
+    client.requests[0].cut()
+    client.protocol.resume_writing()
+
+
+@pytest.mark.parametrize(
+    ("answered", "closed_s"),
+    [(whole, 0), (early, LINGER_S), (kept, KEPT_S), (cut, 0), (left_at_the_end_of_a_wait, 0)],
+)
+def test_a_client_that_never_takes_the_last_bytes_is_cut(
+    answered: Callable[[Client], None], closed_s: int
+) -> None:
+    """They may be too few to pause what writes them."""
+    client = Client()
+    client.socket.left_bytes = 100
+    answered(client)
+    client.pass_s(1000)
+
+    (closed, closed_at), (how, at) = client.socket.ends
+    assert (closed, how) == ("closed", "cut")
+    assert closed_s <= closed_at - client.began_at <= closed_s + LATE_S
+    assert WRITE_S <= at - closed_at <= WRITE_S + LATE_S
+
+
+def test_a_client_that_stops_again_at_once_is_cut() -> None:
+    """When it takes bytes again it is sent more, and that may be too much before the call returns."""
+    client = Client()
+    client.send(GET)
+    protocol = client.protocol
+    client.requests[0].watcher = SimpleNamespace(client_changed=protocol.pause_writing)  # type: ignore[assignment]
+    protocol.pause_writing()
+    client.pass_s(20)
+    protocol.resume_writing()
+    client.pass_s(1000)
+
+    client.assert_ended("cut", 20 + WRITE_S)
+
+
 def test_a_client_that_takes_bytes_again_is_not_cut() -> None:
     """Each time that it stops counts anew."""
     client = Client()
@@ -207,6 +278,18 @@ def test_a_process_that_hands_over_waits_no_longer_for_such_a_client() -> None:
         client.pass_s(100)
 
         client.assert_ended("closed", 10 + 5)
+
+
+def test_a_process_that_ends_reads_on_what_was_answered_early() -> None:
+    """Closed with bytes unread, the connection would be reset, and its client lose the answer."""
+    client = Client()
+    client.send(POST + b"a")
+    client.answer()
+    client.protocol.shutdown()
+    client.send(b"b")
+    client.pass_s(100)
+
+    client.assert_ended("closed", 5)
 
 
 def test_after_a_body_that_was_answered_early_a_request_is_waited_for() -> None:
