@@ -21,4 +21,4 @@ def interim_answer(status: int, reason: bytes, headers: Headers) -> bytes:
 def last_answer(status: int, headers: Headers, body: bytes) -> bytes:
     """A whole answer, after which the connection is closed."""
     headers = [*headers, (b"date", http_date()), (b"connection", b"close")]
-    return b"".join((STATUS_LINE[status], *(b"%b: %b\r\n" % pair for pair in headers), b"\r\n", body))
+    return b"".join((STATUS_LINE[status], *[b"%b: %b\r\n" % pair for pair in headers], b"\r\n", body))

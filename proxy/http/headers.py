@@ -67,7 +67,7 @@ _NOT_IN_TRAILERS = {
     "which run is asked for": "idempotency-key last-event-id",
 }
 NOT_IN_TRAILERS = CONDITIONS.union(
-    HOP_BY_HOP, *(names.encode().split() for names in _NOT_IN_TRAILERS.values())
+    HOP_BY_HOP, *[names.encode().split() for names in _NOT_IN_TRAILERS.values()]
 )
 """What a server must find before the body, and may merge into the headers if it comes behind it."""
 
@@ -261,7 +261,7 @@ def announced_trailers(headers: Headers) -> Headers:
 
 def accepts_trailers(headers: Headers) -> bool:
     """True if `TE` says so; all else of it is about this connection alone (RFC 9110 10.1.4)."""
-    tokens = (token for name, value in headers if name == b"te" for token in value.split(b","))
+    tokens = [token for name, value in headers if name == b"te" for token in value.split(b",")]
     return any(token.partition(b";")[0].strip().lower() == b"trailers" for token in tokens)
 
 
