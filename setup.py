@@ -4,6 +4,7 @@ The source is the same. Without the variable nothing is compiled, and all works 
 """
 
 import os
+import shlex
 import sys
 
 from setuptools import setup
@@ -44,7 +45,10 @@ def extensions() -> list[Extension]:
         return []
     from mypyc.build import mypycify  # not needed otherwise
 
-    return mypycify(COMPILED, group_name="headgate", opt_level="2", debug_level="0")
+    made: list[Extension] = mypycify(COMPILED, group_name="headgate", opt_level="2", debug_level="0")
+    for each in made:  # what the caller asks of the compiler has the last word
+        each.extra_compile_args = [*each.extra_compile_args, *shlex.split(os.environ.get("CFLAGS", ""))]
+    return made
 
 
 setup(ext_modules=extensions())

@@ -93,11 +93,12 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
 
 
 def make(checkout: Path, **environment: str) -> str:
-    """`make wheel`, with what these tests are set up with."""
+    """`make wheel`, with what these tests are set up with; the compiler is not asked to take its time."""
     as_it_is = [f"--assume-old={sys.prefix}/{each}" for each in (".demo", ".test")]
     return run(
         ["make", "wheel", f"VENV={sys.prefix}", f"PYTHON={sys.executable}", *as_it_is],
         checkout,
+        CFLAGS="-O0",
         **environment,
     )
 
