@@ -114,6 +114,7 @@ class AnsweringProtocol(HttpToolsProtocol):
         pending = self._pending()
         if pending is not None:
             pending.disconnected = True
+            pending.waiting_for_100_continue = False  # nobody is asked any more
             pending.set()
 
     def _pending(self) -> ClientRequest | None:

@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable
 from time import perf_counter
 
 from proxy.downstream.client_request import ClientRequest
-from proxy.errors import UpstreamError
+from proxy.errors import UpstreamAborted, UpstreamError
 from proxy.http.framing import CHUNKED, EXPECTED, Body, frame
 from proxy.http.headers import passed_trailers
 from proxy.http.upgrade import SWITCHING_PROTOCOLS, UpgradeOffer
@@ -84,7 +84,9 @@ class SentRequest(Exchange, ABC):
         self._timer: asyncio.TimerHandle | None = None
         client.watcher = self
         try:
-            if client.offer is not None:
+            if client.disconnected:  # by what it had to wait for; of that it is told only once
+                self._fail(UpstreamAborted("the client left"))
+            elif client.offer is not None:
                 self._sending = Sending.ON_ITS_WAY
                 self._start(self._switch, client.offer, upgrades)
             elif framing is NO_BODY:

@@ -378,6 +378,26 @@ async def test_a_request_that_is_refused_before_its_turn_never_begins():
     assert len(begun) == 1
 
 
+async def test_who_is_refused_in_the_middle_of_a_body_is_not_asked_for_it():
+    """An app that asks later is told that the client has left."""
+    begun, refused = asyncio.Event(), asyncio.Event()
+    read: list[Any] = []
+
+    async def late(scope: Any, receive: Any, send: Any) -> None:
+        begun.set()
+        await refused.wait()
+        read.append(await receive())
+
+    async with serving(late) as url, talking(url) as client:
+        await client.send(CHUNKED.replace(b"\r\n\r\n", b"\r\nexpect: 100-continue\r\n\r\n"))
+        await begun.wait()
+        await client.send(b"nonsense\r\n")
+        assert (await client.answer()).status == 400
+        refused.set()
+        await until(lambda: bool(read))
+    assert read == [{"type": "http.disconnect"}]
+
+
 async def test_a_client_that_leaves_is_told_to_the_request_that_is_being_answered(url: str, app: App):
     """Not to the one that was read last, which waits behind it."""
 

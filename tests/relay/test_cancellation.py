@@ -5,12 +5,22 @@ import os
 import random
 from contextlib import suppress
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
+import uvicorn
+from uvicorn.server import ServerState
 
+from proxy.downstream.client_request import ClientRequest
+from proxy.downstream.server import ServerProtocol
 from proxy.errors import UpstreamError
+from proxy.http.headers import Forwarding
+from proxy.relay.relay import Relay
+from proxy.relay.result import Outcome, RelayResult
 from proxy.upstream.client import Upstream
 from proxy.upstream.pool import Origin
+from tests.servers.ports import free_socket
 from tests.servers.scripted import Asked, ScriptedUpstream, ask, talking, until
 from tests.servers.serving import Serving, gated
 
@@ -203,3 +213,49 @@ async def test_an_exchange_cancelled_twice_gives_its_connection_back(upstream: S
     assert pool.in_use == 0
     await pool.aclose()
     await until(lambda: upstream.open <= before, 2)
+
+
+@pytest.mark.parametrize("chunk", [b"", b"2\r\nok\r\n"])
+@pytest.mark.parametrize("expects", [b"", b"expect: 100-continue\r\n"])
+@pytest.mark.parametrize("malformed", [b"", b"nonsense\r\n"])
+async def test_a_request_whose_client_left_before_it_was_relayed_is_not_sent(
+    malformed: bytes, expects: bytes, chunk: bytes
+):
+    """While it was decided, for example; or its body was refused by then. It is told of that only once."""
+    begun: list[ClientRequest] = []
+    results: list[RelayResult] = []
+    decided = asyncio.Event()
+
+    def begin(request: ClientRequest) -> Any:
+        begun.append(request)
+        return call
+
+    async def call(*_: Any) -> None:
+        await decided.wait()
+        results.append(await relay(begun[0]))
+
+    config = uvicorn.Config(cast(Any, None), log_config=None)
+    config.load()
+    config.loaded_app = cast(Any, SimpleNamespace(begin=begin))
+    state, loop, listening = ServerState(), asyncio.get_running_loop(), free_socket()
+    server = await loop.create_server(lambda: ServerProtocol(config, state, {}, loop), sock=listening)
+    async with (
+        ScriptedUpstream(silent).running() as upstream,
+        server,
+        talking(f"http://127.0.0.1:{listening.getsockname()[1]}") as client,
+    ):
+        relay = Relay(Upstream(Origin("127.0.0.1", upstream.port)), Forwarding(), cast(Any, None))
+        head = b"POST / HTTP/1.1\r\n%b%btransfer-encoding: chunked\r\n\r\n" % (HOST, expects)
+        await client.send(head + chunk)
+        await until(lambda: len(begun) == 1)
+        if malformed:
+            await client.send(malformed)
+            assert (await client.answer()).status == 400
+        else:
+            client.leave()
+        await until(lambda: begun[0].disconnected)
+        decided.set()
+        await until(lambda: not state.tasks)
+
+        assert [result.outcome for result in results] == [Outcome.CLIENT_LEFT]
+        assert not upstream.asked
