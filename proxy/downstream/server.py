@@ -204,7 +204,7 @@ class ServerProtocol(TimedProtocol):
         """Say that a request cannot be read."""
         exc = sys.exc_info()[1]  # whose context is what a callback raised
         ours = None if exc is None else exc.__context__
-        self._refuse(ours if isinstance(ours, RequestRefused) else RequestRefused(400, msg))
+        self._refuse(ours.bare() if isinstance(ours, RequestRefused) else RequestRefused(400, msg))
 
     def _refuse(self, refusal: RequestRefused) -> None:
         """Answer with a refusal and read no further: at once, or when the requests before are answered.

@@ -459,6 +459,33 @@ async def test_a_request_whose_client_has_left_is_gone_without_the_collector(sen
         gc.enable()
 
 
+@pytest.mark.parametrize(
+    "sent",
+    [
+        b"GET /#text HTTP/1.1\r\nhost: a\r\n\r\n",
+        CHUNKED + b"4\r\ntext\r\n0\r\nb: %b\r\n\r\n" % (b"c" * 70_000),
+    ],
+    ids=["fragment", "trailers"],
+)
+async def test_a_request_that_is_refused_while_it_is_read_is_gone_without_the_collector(sent: bytes) -> None:
+    """Its refusal is kept, but not the frames that it was raised through, which have its text."""
+    config = uvicorn.Config(App(), interface="asgi3", log_config=None, ws="none")
+    config.load()
+    config.loaded_app = SimpleNamespace(begin=lambda request: None)  # type: ignore[assignment]
+    gc.disable()
+    try:
+        protocol = ServerProtocol(config, ServerState(), {})
+        protocol.connection_made(cast(asyncio.Transport, Wire(lambda _: None)))
+        protocol.data_received(sent)
+        assert protocol._refusal is not None
+        left = weakref.ref(protocol)
+        protocol.connection_lost(None)
+        del protocol
+        assert left() is None
+    finally:
+        gc.enable()
+
+
 async def test_a_connection_has_what_uvicorns_own_methods_look_for(tmp_path: Path):
     """Ours begins without uvicorn's constructor, so that another release may ask for more."""
     config = uvicorn.Config(App(), ws="none", lifespan="off", interface="asgi3")
