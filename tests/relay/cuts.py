@@ -45,6 +45,7 @@ class Wire(asyncio.Transport):
         self._wrote = wrote
         self.is_closed = False
         self.reads = True
+        self.protocol = asyncio.BaseProtocol()
 
     def write(self, data: Any) -> None:
         assert isinstance(data, bytes)
@@ -73,6 +74,9 @@ class Wire(asyncio.Transport):
 
     def set_protocol(self, protocol: asyncio.BaseProtocol) -> None:
         raise AssertionError("nothing is upgraded here")
+
+    def get_protocol(self) -> asyncio.BaseProtocol:
+        return self.protocol
 
     def get_extra_info(self, name: str, default: Any = None) -> Any:
         return {"sockname": ("127.0.0.1", 80), "peername": ("10.0.0.7", 999)}.get(name, default)
@@ -360,6 +364,7 @@ class Table:
             game.got += data
 
         wire = Wire(take)
+        wire.protocol = protocol
         protocol.connection_made(cast(asyncio.Transport, wire))
         await game.play(protocol, wire)
         await asyncio.sleep(0)
