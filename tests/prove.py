@@ -25,8 +25,8 @@ CHECKS = {
 COMPILED = ROOT / "build/compiled"
 """Where `make compiled` puts the hot path as machine code."""
 
-HOT = ["relay", "upstream", "downstream", "http"]
-"""Folders of the tests of what is compiled: they run against it once more."""
+HOT = ["relay", "upstream", "downstream", "http", "routed", "observe/test_unmatched.py"]
+"""The tests of what is compiled, and of those who use it most: they run against it once more."""
 
 BY_FILE = ["--dist", "loadfile", "--no-loadscope-reorder"]
 TESTS = sorted((ROOT / "tests").rglob("test_*.py"))
