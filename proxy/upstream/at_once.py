@@ -82,9 +82,8 @@ class Connecting:
         steps = self._steps
         assert steps is not None, "it has begun"
         try:
-            if waited is None and self._asking is None and not self._is_made:
-                steps.throw(asyncio.CancelledError)
-            self._wait_for(steps.send(None))
+            is_given_up = waited is None and self._asking is None and not self._is_made
+            self._wait_for(steps.throw(asyncio.CancelledError) if is_given_up else steps.send(None))
         except StopIteration:  # `connection_made` was called before
             self._end(None)
         except asyncio.CancelledError:
