@@ -438,19 +438,25 @@ async def test_an_answered_request_is_gone_without_the_collector(tmp_path: Path)
     assert left <= 2
 
 
+def unanswered(sent: bytes) -> ServerProtocol:
+    """A connection that has read this, with an app that takes requests and never answers."""
+    config = uvicorn.Config(App(), interface="asgi3", log_config=None, ws="none")
+    config.load()
+    config.loaded_app = SimpleNamespace(begin=lambda request: None)  # type: ignore[assignment]
+    protocol = ServerProtocol(config, ServerState(), {})
+    protocol.connection_made(cast(asyncio.Transport, Wire(lambda _: None)))
+    protocol.data_received(sent)
+    return protocol
+
+
 @pytest.mark.parametrize(
     "sent", [GET, CHUNKED + b"6\r\nunread", GET + GET], ids=["waiting", "not read", "behind another"]
 )
 async def test_a_request_whose_client_has_left_is_gone_without_the_collector(sent: bytes) -> None:
     """Its text would stay in the process, until the collector comes by."""
-    config = uvicorn.Config(App(), interface="asgi3", log_config=None, ws="none")
-    config.load()
-    config.loaded_app = SimpleNamespace(begin=lambda request: None)  # type: ignore[assignment]
     gc.disable()
     try:
-        protocol = ServerProtocol(config, ServerState(), {})
-        protocol.connection_made(cast(asyncio.Transport, Wire(lambda _: None)))
-        protocol.data_received(sent)
+        protocol = unanswered(sent)
         requests = [weakref.ref(each) for each in {protocol._answering, protocol.cycle} if each is not None]
         protocol.connection_lost(None)
         del protocol
@@ -469,14 +475,9 @@ async def test_a_request_whose_client_has_left_is_gone_without_the_collector(sen
 )
 async def test_a_request_that_is_refused_while_it_is_read_is_gone_without_the_collector(sent: bytes) -> None:
     """Its refusal is kept, but not the frames that it was raised through, which have its text."""
-    config = uvicorn.Config(App(), interface="asgi3", log_config=None, ws="none")
-    config.load()
-    config.loaded_app = SimpleNamespace(begin=lambda request: None)  # type: ignore[assignment]
     gc.disable()
     try:
-        protocol = ServerProtocol(config, ServerState(), {})
-        protocol.connection_made(cast(asyncio.Transport, Wire(lambda _: None)))
-        protocol.data_received(sent)
+        protocol = unanswered(sent)
         assert protocol._refusal is not None
         left = weakref.ref(protocol)
         protocol.connection_lost(None)
