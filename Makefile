@@ -123,7 +123,7 @@ sbom: $(VENV)/.test $(RUNTIME)/.ready  ## build/sbom: what runs beside our own c
 	$(BIN)/pip-licenses --python $(RUNTIME)/bin/python --ignore-packages headgate --format markdown --output-file $(SBOM)/licences.md
 
 # The hot path as machine code, beside the checkout and from the same source: PYTHONPATH=build/compiled runs it.
-$(COMPILED)/.ready: $(VENV)/.test setup.py $(shell git ls-files proxy flags browser) | services
+$(COMPILED)/.ready: $(VENV)/.test setup.py $(shell find proxy flags browser -type f ! -name '*.pyc') | services
 	@command -v cc > /dev/null || { echo "A C compiler is needed: Debian's packages gcc and libc6-dev."; exit 1; }
 	@echo "Compiling the hot path; half a minute."
 	@rm -rf $(COMPILED) && mkdir -p $(COMPILED)

@@ -16,6 +16,10 @@ settings.register_profile(
 )
 settings.load_profile("any machine")
 
+# What a test types is typed by a person: it knows nothing of the `make` that may have started the tests.
+for of_make in ("MAKEFLAGS", "MAKELEVEL", "MFLAGS", "MAKEOVERRIDES"):
+    os.environ.pop(of_make, None)
+
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:

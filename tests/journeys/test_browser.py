@@ -16,6 +16,7 @@ import pytest
 from playwright.async_api import async_playwright
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
+from tests.flags.documents import APPLIED_S
 from tests.servers.ports import free_port
 from tests.servers.scripted import Asked
 from tests.servers.serving import gated
@@ -23,9 +24,8 @@ from tests.servers.streaming import EXTRACTION, SUMMARY, answer, route
 
 CHROMIUM = shutil.which("chromium")
 QUIET = ("--no-sandbox", "--disable-background-networking", "--disable-component-update", "--disable-sync")
-START_S = 40.0
+START_S = 60.0
 ANSWER_MS = 60_000
-APPLIED_S = 2.5
 AXE = Path(__file__).parents[1] / "browser" / "node_modules" / "axe-core" / "axe.min.js"
 
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed")

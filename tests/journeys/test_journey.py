@@ -236,6 +236,7 @@ async def test_an_eventsource_gets_the_same_journey_by_get(clinic: RunningClinic
     assert [e["stage"] for e in events if e["type"] == "stage_complete"] == GROUPS["workflow/start"]
 
 
+@pytest.mark.alone
 async def test_text_arrives_long_before_the_answer(tmp_path: Path) -> None:
     """With `poll` and two workers the first text is there in under half of the batch wait."""
     with running_clinic(workers=2, first_token_s=0.2, tokens_per_s=200, tokens=60) as clinic:

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-END_S = 20.0
+END_S = 60.0
 CTRL_C = b"\x03"
 LOOK_S = 0.1
 MARK = "HEADGATE_TEST_TERMINAL"

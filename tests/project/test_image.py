@@ -33,8 +33,8 @@ from tests.servers.scripted import ScriptedUpstream, ok
 from tests.servers.serving import flag_document
 
 ROOT = Path(__file__).parents[2]
-START_S = 20.0
-STOP_S = 10.0
+START_S = 60.0
+STOP_S = 30.0
 
 TOOLS = {"pip", "setuptools", "wheel", "ensurepip", "pkg_resources", "_distutils_hack"}
 COMPILERS = {"cc", "gcc", "g++", "c++", "clang", "ld", "as", "make", "cargo", "rustc"}

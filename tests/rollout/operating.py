@@ -29,8 +29,8 @@ PAGED_S = 0.1
 SAYS = {"step": "step", "written": 'share_percent{kind="written"}'}
 """Metrics of the controller."""
 
-ROLLOUT_S = 150.0
-"""The longest that one of these rollouts may take on a slow machine."""
+ROLLOUT_S = 600.0
+"""The longest that one of these rollouts may take on a slow machine with much other work."""
 
 
 @dataclass

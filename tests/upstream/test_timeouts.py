@@ -22,7 +22,7 @@ from tests.servers.streaming import EXTRACTION, SUMMARY, answer, route
 pytestmark = pytest.mark.alone
 
 WAIT_S = 1.0
-"""The timeout under test; all others are out of reach. Long enough for a tenth to be no accident."""
+"""The timeout under test; all others are out of reach."""
 
 FAR_S = 60.0
 BUSY_S = 0.03
@@ -39,8 +39,9 @@ def now() -> float:
     return asyncio.get_running_loop().time()
 
 
-def about(seconds: float) -> Any:
-    return pytest.approx(seconds, rel=0.1)
+def on_time(seconds: float) -> Any:
+    """From a twentieth before, for the clocks and the way, to half as long again on a busy machine."""
+    return pytest.approx(1.225 * seconds, abs=0.275 * seconds)
 
 
 async def gone(asked: Asked, within_s: float = PATIENCE_S) -> bool:
@@ -161,15 +162,15 @@ CASES: dict[str, tuple[str, Callable[[], Timed], str]] = {
 
 @pytest.mark.parametrize("name", CASES)
 async def test_each_timeout_fires_at_its_time(name: str, tmp_path: Path) -> None:
-    """Within a tenth of its value, with many heartbeats or none: ours neither reset it nor bring it about."""
+    """With many heartbeats or none: ours neither reset it nor bring it about."""
     setting, made, fault = CASES[name]
     timed = made()
     async with house(ScriptedUpstream(timed), tmp_path, **{setting: WAIT_S}) as (serving, client):
         busy, quiet, held = await asyncio.gather(*(ask(client, path) for path in (BUSY, QUIET, HELD)))
         samples = await scrape(client, serving.admin_url)
 
-    assert timed.waits_s == {path.encode(): [about(WAIT_S)] for path in (BUSY, QUIET, HELD)}
-    assert [ended.took_s for ended in (busy, quiet, held)] == [about(WAIT_S)] * 3
+    assert timed.waits_s == {path.encode(): [on_time(WAIT_S)] for path in (BUSY, QUIET, HELD)}
+    assert [ended.took_s for ended in (busy, quiet, held)] == [on_time(WAIT_S)] * 3
     assert_busy(busy.stream)
     assert quiet.stream.raw.count(HEARTBEAT) == 1
     for ended in (busy, quiet):
@@ -194,7 +195,7 @@ async def test_before_anything_is_sent_a_timeout_has_its_own_status(name: str, t
         held = await ask(client, HELD)
 
     assert held.status == 504
-    assert held.took_s == about(WAIT_S)
+    assert held.took_s == on_time(WAIT_S)
     assert held.stream.headers["content-type"] == "application/problem+json"
 
 
@@ -206,7 +207,7 @@ async def test_text_that_was_shown_stays_when_the_rest_does_not_come(tmp_path: P
 
     assert busy.stream.texts() == {"extraction": EXTRACTION}
     assert busy.stream.last["metadata"]["partial"] is True
-    assert timed.waits_s == {BUSY.encode(): [about(WAIT_S)]}
+    assert timed.waits_s == {BUSY.encode(): [on_time(WAIT_S)]}
 
 
 async def test_a_connection_that_does_not_come_about_is_given_up(tmp_path: Path) -> None:
@@ -231,7 +232,7 @@ async def test_a_connection_that_does_not_come_about_is_given_up(tmp_path: Path)
         await eventually(lambda: len(waits_s) == 9)
     server.close()
 
-    assert waits_s == [about(WAIT_S)] * 9
+    assert waits_s == [on_time(WAIT_S)] * 9
     assert_busy(busy.stream)
     assert [ended.stream.last["metadata"]["error_code"] for ended in (busy, quiet)] == ["connect", "connect"]
     assert held.status == 502
