@@ -6,7 +6,8 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 VERSION := $(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])')
 
-PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
+# No bytecode here: it would be of all, and take a third of the time. Python keeps that of what is imported.
+PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --no-compile
 # A lock is complete, so pip has nothing to look up: what was published since changes nothing.
 LOCKED := --no-deps --require-hashes --only-binary :all:
 STACKS := build/stacks
@@ -95,7 +96,7 @@ waits: setup  ## how long a reader waits, by source, with a model at real speed
 $(STACKS)/.ready: $(VENV)/.demo requirements/stacks.lock
 	@echo "Installing $(call packages,stacks), for backends of other stacks; half a minute."
 	@$(BIN)/python -m venv --clear --without-pip $(STACKS)
-	@$(BIN)/python -m pip --disable-pip-version-check --python $(STACKS)/bin/python install --quiet $(LOCKED) -r requirements/stacks.lock
+	@$(BIN)/python -m pip --disable-pip-version-check --python $(STACKS)/bin/python install --quiet --no-compile $(LOCKED) -r requirements/stacks.lock
 	@touch $@
 
 stacks: setup  ## backends of each stack under OpenTelemetry: is their model call found to be its run's?
