@@ -130,7 +130,7 @@ class SentRequest(Exchange, ABC):
             self._is_sent(whole)
             return
         self._sending = Sending.ON_ITS_WAY
-        self._waiting = self.begin_to_connect(self)
+        self._waiting = self.begin_to_connect(self, data)
         if self._waiting is None:
             self._start(self._connect, data, whole)
         else:

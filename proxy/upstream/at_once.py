@@ -2,14 +2,22 @@
 
 A task would begin in the loop's next turn, and know of the connection one turn after it is made. So its
 steps are taken here: the loop's own way to connect is a coroutine, which waits for futures alone.
+
+Within this machine a connection is there as soon as the system is asked for it. So the request goes out then,
+by the socket itself: the upstream reads it while the loop is told of the connection.
 """
 
 import asyncio
+import os
+import socket
 from collections.abc import Callable, Coroutine
 from typing import Any, Protocol, cast
 
+import uvloop
+
 from flags.tls import why
 from proxy.errors import UpstreamUnreachable
+from proxy.upstream.borrowed_socket import BorrowedSocket
 from proxy.upstream.connection import Connection
 
 
@@ -49,12 +57,25 @@ class Connecting:
         self._steps: Coroutine[Any, Any, object] | None = None
         self._waited: asyncio.Future[object] | None = None
 
-    def begin(self, host: str, port: int) -> bool:
-        """False: it has failed at once; nobody is told, and nothing is open."""
+    def begin(self, host: str, port: int, data: bytes) -> bool:
+        """Begin to connect. If the connection is there at once, the request's first bytes go out with it.
+
+        False: it has failed at once; nobody is told, nothing is open, and nothing was sent.
+        """
         connection = self._connection
+        protocol = cast(asyncio.Protocol, connection)
         connection.on_made = self._made
+        # asyncio's own loop would take the socket, and not what is borrowed.
+        may_be_here = is_here(host) and isinstance(self._loop, uvloop.Loop)
+        here = connected_here(host, port, data) if may_be_here else None
+        if here is not None:
+            opened, connection.already_out = here
+            connection.borrow(opened)
+            self._steps = self._loop.create_connection(lambda: protocol, sock=cast(Any, opened))
+            self._wait_for(self._steps.send(None))
+            return True
         connection.timer.connecting(self._is_late)
-        self._steps = self._loop.create_connection(lambda: cast(asyncio.Protocol, connection), host, port)
+        self._steps = self._loop.create_connection(lambda: protocol, host, port)
         try:
             self._wait_for(self._steps.send(None))
         except OSError:
@@ -124,3 +145,26 @@ class Connecting:
         connection.on_made = None  # it holds this
         connection.timer.stop()
         connection.abort()
+
+
+def is_here(host: str) -> bool:
+    """True of an address by which this machine reaches itself."""
+    return host[:4] == "127." or host == "::1"
+
+
+def connected_here(host: str, port: int, data: bytes) -> tuple[BorrowedSocket, int] | None:
+    """A connection within this machine, and how many bytes of `data` it has taken. None: it is refused, or is
+    not there yet, as when the upstream's queue is full; nothing was sent."""
+    try:
+        opened = BorrowedSocket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM)
+    except OSError:
+        return None
+    try:
+        opened.setblocking(False)
+        opened.connect_ex(
+            (host, port)
+        )  # says that it is not there yet, and has done all: to send is the proof
+        return opened, opened.send(data)
+    except OSError:
+        os.close(opened.detach())
+        return None

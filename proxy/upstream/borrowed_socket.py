@@ -5,10 +5,14 @@ import socket
 
 class BorrowedSocket(socket.SocketType):
     """uvloop's own view of a transport's socket makes a socket each time; this one is kept. It never closes
-    what it has borrowed.
+    what it has borrowed, nor what it has made and lent: the transport does.
 
     It is of the type below `socket.socket`, which looks up names of family and kind for each one.
     """
+
+    def close(self) -> None:
+        """uvloop closes what it was lent, once it has closed it by itself; by then it may be another's."""
+        self.detach()
 
     def __del__(self) -> None:
         self.detach()

@@ -66,6 +66,7 @@ class Connection:
         "_withheld",
         "_writable",
         "_write_paused",
+        "already_out",
         "closed",
         "idle_since",
         "is_silent",
@@ -90,6 +91,8 @@ class Connection:
         self._carried: Carried | None = None
         self.on_made: Callable[[], None] | None = None
         """Is called once it is connected."""
+        self.already_out = 0
+        """Bytes of its first request that went out when it was made."""
         self._writable: asyncio.Future[None] | None = None
         self._write_paused = False
         self._eof = False
@@ -100,6 +103,10 @@ class Connection:
         self._withheld = False
         self._failure: UpstreamError | None = None
         self.is_silent = False
+
+    def borrow(self, opened: BorrowedSocket) -> None:
+        """The socket by which it is made; the loop would make another to show it."""
+        self._socket = opened
 
     # The exchange's side.
 
@@ -124,7 +131,9 @@ class Connection:
         self._is_prompt = False
         timer.begin(self)
         timer.on_long = on_long
-        if not self.closed:  # uvloop raises if it is
+        if self.already_out:
+            data, self.already_out = data[self.already_out :], 0
+        if data and not self.closed:  # uvloop raises if it is
             self._transport.write(data)
         if whole:
             timer.sent(on_slow)

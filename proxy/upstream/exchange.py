@@ -104,11 +104,12 @@ class Exchange:
         self._ask(connection, data, whole, on_slow)
         return True
 
-    def begin_to_connect(self, asking: Asking) -> Connecting | None:
-        """Begin to make a connection, of which `asking` is told later. None: `send` must make it."""
+    def begin_to_connect(self, asking: Asking, data: bytes) -> Connecting | None:
+        """Begin to make a connection, of which `asking` is told later; it asks for `data` then, of which some
+        may be out. None: `send` must make it."""
         if self._is_long:
             self._count_as_long()
-        return self._pool.connect_at_once(asking)
+        return self._pool.connect_at_once(asking, data)
 
     def send_on_kept(self, data: bytes, whole: bool, on_slow: Callable[[], None] | None) -> bool:
         """No new connection can be made: send on a kept one after all. False: there is none, or it must be

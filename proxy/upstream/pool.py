@@ -128,16 +128,16 @@ class ConnectionPool:
             self._in_use -= 1
             raise
 
-    def connect_at_once(self, asking: Asking) -> Connecting | None:
+    def connect_at_once(self, asking: Asking, data: bytes = b"") -> Connecting | None:
         """Begin a new connection for an exchange, without a task. None: `connect` must make it, if there is
-        more to it than one known address, or must say why it cannot."""
+        more to it than one known address, or must say why it cannot. Some of `data` may be out then."""
         origin = self.origin
         host = self._addresses.known() if self._is_plain else None
         if host is None or self._in_use >= origin.max_connections:
             return None
         loop = asyncio.get_running_loop()
         connecting = Connecting(loop, Connection(loop, origin.timeouts), asking, self._not_connected)
-        if not connecting.begin(host, origin.port):
+        if not connecting.begin(host, origin.port, data):
             return None
         self._in_use += 1
         return connecting
