@@ -11,9 +11,16 @@ from setuptools import setup
 from setuptools.extension import Extension
 
 COMPILED = [
-    "proxy/downstream/answer_head.py",
+    "proxy/downstream/admission.py",
+    "proxy/downstream/admitting.py",
+    "proxy/downstream/answering.py",
     "proxy/downstream/bodies.py",
+    "proxy/downstream/client_answer.py",
+    "proxy/downstream/client_request.py",
     "proxy/downstream/methods.py",
+    "proxy/downstream/reading.py",
+    "proxy/downstream/server.py",
+    "proxy/downstream/slow_clients.py",
     "proxy/gateway.py",
     "proxy/http/framing.py",
     "proxy/http/headers.py",

@@ -18,7 +18,6 @@ from flags.sources.source import Flags, FlagSource
 from proxy import serving
 from proxy.downstream.admission import Connections
 from proxy.downstream.bodies import ByteBudget
-from proxy.downstream.descriptors import Descriptors, in_use, raise_limit, share
 from proxy.errors import Fault
 from proxy.gateway import Gateway
 from proxy.http.headers import Forwarding
@@ -76,6 +75,7 @@ from proxy.upstream.tunnel import Upgrades
 from proxy.viewers.api import RunApi
 from proxy.viewers.scripts import Scripts
 from proxy.viewers.tickets import Tickets
+from proxy.workers.descriptors import Descriptors, in_use, raise_limit, share
 from proxy.workers.link import Report, SupervisorLink
 from proxy.workers.process_metrics import ProcessMetrics
 from proxy.workers.sockets import Sockets

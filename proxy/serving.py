@@ -14,7 +14,6 @@ from proxy.downstream.admission import Connections
 from proxy.downstream.admitting import admitting
 from proxy.downstream.certificate import PortTls
 from proxy.downstream.cross_origin import CrossOrigin
-from proxy.downstream.descriptors import ENOUGH, RESERVED, Descriptors
 from proxy.downstream.handshake import secured
 from proxy.gateway import Gateway
 from proxy.http.forwarded import ByTrust, Named, TrustedProxies, last_named, peer_alone
@@ -25,6 +24,7 @@ from proxy.runs.runs import Runs
 from proxy.settings.blocks.certificates import PortCertificate
 from proxy.settings.settings import Settings
 from proxy.upstream.tunnel import Upgrades
+from proxy.workers.descriptors import ENOUGH, RESERVED, Descriptors
 from proxy.workers.fair_share import FairShare
 from proxy.workers.link import Command, SupervisorLink
 from proxy.workers.servers import OwnedServer, Servers, server

@@ -1,5 +1,6 @@
 """The protocol of a port whose connections are counted. One over the budget gets a 503 and is closed."""
 
+import asyncio
 import contextlib
 import os
 import socket
@@ -8,14 +9,17 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+from uvicorn import Config
+from uvicorn.server import ServerState
+
 from proxy.downstream.admission import Connections
-from proxy.downstream.answer_head import last_answer
+from proxy.downstream.client_answer import last_answer
 from proxy.downstream.client_request import ClientRequest
 from proxy.downstream.server import ServerProtocol
 from proxy.errors import problem
 from proxy.http.forwarded import UNIX, Named
 
-REFUSED_S = 1
+REFUSED_S = 1.0
 """Seconds until a refused connection is closed: closed at once, its client might not see why."""
 
 MAX_LINGERING = 32
@@ -52,13 +56,16 @@ class AdmittingProtocol(ServerProtocol):
 
     def __init__(
         self,
-        *given: Any,
+        config: Config,
+        server_state: ServerState,
+        app_state: dict[str, Any],
+        _loop: asyncio.AbstractEventLoop | None = None,
+        *,
         budget: Connections,
         named: Named,
         names_users: Callable[[str], bool] | None = None,
-        **more: Any,
     ) -> None:
-        super().__init__(*given, **more)
+        super().__init__(config, server_state, app_state, _loop)
         self._budget = budget
         self._named = named
         self._names_users = names_users
@@ -67,7 +74,7 @@ class AdmittingProtocol(ServerProtocol):
         self._peer = ""
         self._holder: str | None = None
 
-    def connection_made(self, transport: Transport) -> None:  # type: ignore[override]
+    def connection_made(self, transport: Transport) -> None:
         super().connection_made(transport)
         self._peer = self.client[0] if self.client else _without_address(transport)
         if self._names_users is not None:

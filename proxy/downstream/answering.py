@@ -8,56 +8,43 @@ from typing import Any, cast
 
 import httptools
 from uvicorn import Config
-from uvicorn._types import ASGI3Application
-from uvicorn.protocols.http.flow_control import FlowControl
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.protocols.utils import get_remote_addr
 from uvicorn.server import ServerState
 
+from proxy.downstream.client_answer import ClientConnection, Flow
 from proxy.downstream.client_request import ClientRequest
 from proxy.http.asgi import App
 
 SPOKEN = frozenset({"1.0", "1.1"})
 
-
-_logger = logging.getLogger("uvicorn.error")
+logger = logging.getLogger("uvicorn.error")
 
 NO_REQUESTS = cast("deque[ClientRequest]", ())
 """The requests that wait behind the one that is answered. A queue takes 700 bytes, and few need one."""
 
 
-class Flow(FlowControl):
-    """uvicorn's, with an event only while the client is waited for: an event takes 700 bytes."""
-
-    def __init__(self, transport: asyncio.Transport) -> None:
-        self._transport = transport
-        self.read_paused = self.write_paused = False
-        self._writable: asyncio.Event | None = None
-
-    async def drain(self) -> None:
-        if self._writable is not None:
-            await self._writable.wait()
-
-    def pause_writing(self) -> None:
-        if not self.write_paused:
-            self.write_paused = True
-            self._writable = asyncio.Event()
-
-    def resume_writing(self) -> None:
-        if self._writable is not None:
-            self.write_paused = False
-            self._writable.set()
-            self._writable = None
-
-
-class AnsweringProtocol(HttpToolsProtocol):
+class AnsweringProtocol(ClientConnection):
     """One client connection, and what it offers an app to answer with.
 
-    In slots is what it has beside uvicorn's own: Python reads an object of over 30 attributes slowly, and it
-    takes 1,300 bytes more, also for an idle connection.
+    To uvicorn's server it is one of its protocols, and to the loop an `asyncio.Protocol`. It derives from
+    neither, so that it can be compiled.
     """
 
-    __slots__ = ("_answering", "_front")
+    __slots__ = (
+        "_answering",
+        "_front",
+        "app",
+        "app_state",
+        "config",
+        "connections",
+        "cycle",
+        "loop",
+        "parser",
+        "pipeline",
+        "server_state",
+        "tasks",
+        "timeout_keep_alive",
+    )
 
     def __init__(
         self,
@@ -66,27 +53,26 @@ class AnsweringProtocol(HttpToolsProtocol):
         app_state: dict[str, Any],
         _loop: asyncio.AbstractEventLoop | None = None,
     ) -> None:
-        """What is used of uvicorn's own, which looks up loggers and addresses for each connection: that takes
-        as long as half a relayed request, before the first byte of it is read."""
         self.config = config
-        self.app = config.loaded_app
+        self.app: Any = config.loaded_app
         self.loop = _loop or asyncio.get_running_loop()
-        self.logger = _logger
-        self.parser = new_parser(self)
+        self.parser: Any = new_parser(self)
+        """None when the connection is lost: the parser holds this protocol, too."""
         self.app_state = app_state
-        self.timeout_keep_alive = config.timeout_keep_alive
+        self.timeout_keep_alive = float(config.timeout_keep_alive)
         self.server_state = server_state
-        self.connections = server_state.connections
+        self.connections: Any = server_state.connections  # of uvicorn's protocols, by its types
         self.tasks = server_state.tasks
-        self.headers: list[tuple[bytes, bytes]] = []
-        self.expect_100_continue = False
-        self.cycle: ClientRequest | None = None  # type: ignore[assignment]
-        self.pipeline: deque[ClientRequest] = NO_REQUESTS  # type: ignore[assignment]
+        self.url = b""
+        self.headers = []
+        self.cycle: ClientRequest | None = None
+        """The request that was read last."""
+        self.pipeline: deque[ClientRequest] = NO_REQUESTS
         self._answering: ClientRequest | None = None
         self._front: Callable[[ClientRequest], App | None] | None = getattr(self.app, "begin", None)
         """Takes a request as it is, if the app does so. Else it returns the app that is to be called."""
 
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+    def connection_made(self, transport: asyncio.Transport) -> None:
         self.transport = transport
         self.flow = Flow(transport)
         self.client = peer_of(transport)
@@ -107,7 +93,7 @@ class AnsweringProtocol(HttpToolsProtocol):
         # One that has no answer still holds this protocol: its text would wait for the collector.
         self.cycle = self._answering = None
         self.pipeline = NO_REQUESTS
-        self.parser = None  # type: ignore[assignment] # it holds this protocol, too
+        self.parser = None
 
     def _tell_left(self) -> None:
         """To the request that is answered, which need not be the one that was read last."""
@@ -122,8 +108,11 @@ class AnsweringProtocol(HttpToolsProtocol):
         request = self._answering
         return None if request is None or request.response_complete else request
 
+    def pause_writing(self) -> None:
+        self.flow.pause_writing()
+
     def resume_writing(self) -> None:
-        super().resume_writing()
+        self.flow.resume_writing()
         pending = self._pending()
         if pending is not None and pending.watcher is not None:
             pending.watcher.client_changed()
@@ -144,15 +133,20 @@ class AnsweringProtocol(HttpToolsProtocol):
         try:
             app = cast(App, self.app) if self._front is None else self._front(request)
         except Exception:
-            self.logger.exception("Exception in the app")
+            logger.exception("Exception in the app")
             request.fail()
             return
         if app is not None:
-            request.as_call(self, is_whole=self._front is None)
-            self._start_asgi_task(request, cast(ASGI3Application, app))
+            if self._front is None:
+                request.as_whole_call(self.client, self.config.asgi_version, self.app_state)
+            else:
+                request.as_call()
+            task = self.loop.create_task(request.run_asgi(app))
+            task.add_done_callback(self.tasks.discard)
+            self.tasks.add(task)
 
 
-def new_parser(protocol: HttpToolsProtocol) -> httptools.HttpRequestParser:
+def new_parser(protocol: AnsweringProtocol) -> Any:
     parser = httptools.HttpRequestParser(protocol)
     parser.set_dangerous_leniencies(lenient_data_after_close=True)  # as uvicorn has it
     return parser

@@ -2,65 +2,33 @@
 
 The relay takes the body from here, is told of each change, and writes the answer here. A request that must
 be waited for before it is known what becomes of it, or that gets a stream, is an ASGI call first: it has a
-scope, an event and a task then, and may still be handed to the relay as it is.
+scope and a task then, and may still be handed to the relay as it is.
 """
 
 import asyncio
-import socket
-import struct
+import logging
 from collections.abc import Awaitable, Callable
-from functools import partial
-from typing import Any, ClassVar, Protocol
+from typing import Any, Final, Protocol
 from urllib.parse import unquote
 
 import httptools
-from uvicorn._types import ASGI3Application
-from uvicorn.protocols.http.flow_control import FlowControl
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
+from uvicorn.protocols.http.httptools_impl import HEADER_RE, HEADER_VALUE_RE, STATUS_LINE
 from uvicorn.protocols.utils import get_local_addr
 
-from proxy.downstream.answer_head import CONTINUE, interim_answer, status_line
-from proxy.downstream.methods import NAMES
-from proxy.errors import problem
-from proxy.http.asgi import TARGET, TITLES
-from proxy.http.framing import last_chunk
+from proxy.downstream.client_answer import CONTINUE, ClientAnswer, ClientConnection, nothing, write_fields
+from proxy.http.asgi import TARGET, App, Message
 from proxy.http.headers import BODILESS_STATUS, Headers
-from proxy.http.http_date import Dated, date_line
-from proxy.http.upgrade import UpgradeOffer
 from proxy.observe.spans.ports import RequestSpan
 from proxy.observe.spans.request_ids import RequestIds, ids_of
 
-_NO_BODY = b""
+logger = logging.getLogger("uvicorn.error")
 
-_REASON = {status: line[13:-2] for status, line in STATUS_LINE.items()}
+BODY_PAUSE_BYTES: Final = 64 * 1024
+"""Bytes of a body that may wait here before the socket is paused."""
 
-EditHead = Callable[[int, Headers], Headers]
+_NO_BODY: Final = b""
+
 CopyBody = Callable[[bytes], None]
-
-
-class _Changed:
-    """As `asyncio.Event`, whose queue of 700 bytes is here only while somebody waits."""
-
-    __slots__ = ("_is_set", "_waited")
-
-    def __init__(self) -> None:
-        self._is_set = False
-        self._waited: asyncio.Event | None = None
-
-    def set(self) -> None:
-        self._is_set = True
-        if self._waited is not None:
-            self._waited.set()
-            self._waited = None
-
-    def clear(self) -> None:
-        self._is_set = False
-
-    async def wait(self) -> None:
-        if not self._is_set:
-            if self._waited is None:
-                self._waited = asyncio.Event()
-            await self._waited.wait()
 
 
 class RequestWatcher(Protocol):
@@ -73,157 +41,80 @@ class RequestWatcher(Protocol):
         """The process ends: give the request up."""
 
 
-class ClientRequest(RequestResponseCycle):
-    """One request; a cycle of uvicorn's as far as its protocol and its ASGI apps go.
+class ClientRequest(ClientAnswer):
+    """One request; an ASGI call if it must be."""
 
-    What few requests change is in attributes of the class until then.
-    """
+    __slots__ = (
+        "_ids",
+        "_is_changed",
+        "_unsent",
+        "_waited",
+        "address",
+        "body",
+        "copy_body",
+        "headers",
+        "names_its_user",
+        "scheme",
+        "scope",
+        "span",
+        "target",
+        "trailers",
+        "watcher",
+    )
 
-    disconnected = False
-    trailers: Headers | None = None
-    """What came behind a body in chunks, once that has come to its end."""
-    answer_trailers: Headers | None = None
-    """To be sent behind the answer's body, if that goes out in chunks."""
-    response_started = False
-    chunked_encoding: bool | None = None
-    expected_content_length = 0
-    access_log = False
-    default_headers: ClassVar[Dated] = Dated()  # type: ignore[misc]
-    names_its_user = True
-    """False if the peer may not say who the user is, in a header that is for proxies in front."""
-    ends_with_connection = False
-    """True if the answer's end is the connection's: HTTP/1.0 knows no chunks."""
-    scope: Any = None
-    _event: _Changed | None = None
-    _ids: RequestIds | None = None
-
-    def __init__(self, protocol: HttpToolsProtocol, method: bytes, version: str, keep_alive: bool) -> None:
-        self.method = NAMES.get(method) or method.decode("ascii")
-        self.version = version
-        self.target = protocol.url
-        self.headers: Headers = protocol.headers
-        self.keep_alive = keep_alive
-        self.transport = protocol.transport
-        self.flow: FlowControl = protocol.flow
-        self.on_response = protocol.on_response_complete
-        peer = protocol.client
-        self.address = peer[0] if peer else None
-        self.scheme: str = protocol.scheme  # type: ignore[assignment] # it is connected
-        # Read for each request: read from the class, each takes several times as long as it takes to set it.
-        self.body: bytes | bytearray = _NO_BODY  # type: ignore[assignment]
-        self.more_body = True
-        self.response_complete = self.waiting_for_100_continue = False
-        self.offer: UpgradeOffer | None = None
+    def __init__(self, connection: ClientConnection, method: bytes, version: str, keep_alive: bool) -> None:
+        super().__init__(connection, method, version, keep_alive)
+        self.target = connection.url
+        self.headers: Headers = connection.headers
+        peer = connection.client
+        self.address: str | None = None if peer is None else peer[0]
+        self.scheme: str = connection.scheme
+        self.body: bytes | bytearray = _NO_BODY
+        """The part of it that is here and was not taken yet."""
+        self.trailers: Headers | None = None
+        """What came behind a body in chunks, once that has come to its end."""
+        self.names_its_user = True
+        """False if the peer may not say who the user is, in a header that is for proxies in front."""
         self.span: RequestSpan | None = None
         self.watcher: RequestWatcher | None = None
-        self.edit_head: EditHead | None = None
-        """Returns the headers of the answer, of a status, whoever gives it."""
         self.copy_body: CopyBody | None = None
         """Is given each part of the body that the relay takes."""
+        self._ids: RequestIds | None = None
+        self.scope: Any = None
+        """An ASGI call's; it has a task then."""
+        self._is_changed = False
+        self._waited: asyncio.Event | None = None
+        """For a call that waits for a change, and only meanwhile: an event takes 700 bytes."""
+        self._unsent = 0
+        """Bytes of a call's answer that are still to come, if it has a length."""
 
-    # What uvicorn takes for the event that is set when something has changed.
+    # The protocol's side.
 
-    @property
-    def message_event(self) -> Any:  # type: ignore[override]
-        return self
+    def add(self, body: bytes) -> None:
+        """More of the body is here. The socket is paused once that is much."""
+        held = self.body
+        if not held:
+            self.body = body
+        elif isinstance(held, bytearray):
+            held += body
+        else:
+            self.body = bytearray(held + body)
+        if len(self.body) > BODY_PAUSE_BYTES:
+            self.flow.pause_reading()
 
     def set(self) -> None:
-        if self._event is not None:
-            self._event.set()
+        """Something has changed: tell whoever takes the request."""
+        self._set_changed()
         if self.watcher is not None:
             self.watcher.client_changed()
 
-    def clear(self) -> None:
-        if self._event is not None:
-            self._event.clear()
+    def _set_changed(self) -> None:
+        self._is_changed = True
+        if self._waited is not None:
+            self._waited.set()
+            self._waited = None
 
-    async def wait(self) -> None:
-        assert self._event is not None, "an ASGI call waits"
-        await self._event.wait()
-
-    # An ASGI call.
-
-    def as_call(self, protocol: HttpToolsProtocol, *, is_whole: bool) -> None:
-        """Become an ASGI call. An app that takes requests as they are has this one, and reads little of its
-        scope."""
-        event = self._event = _Changed()
-        if self.body or not self.more_body or self.disconnected:
-            event.set()
-        self.logger = protocol.logger
-        self.scope = {"type": "http", "method": self.method, "headers": self.headers}
-        if is_whole:
-            self._fill_scope(protocol)
-
-    def _fill_scope(self, protocol: HttpToolsProtocol) -> None:
-        parsed: Any = httptools.parse_url(self.target)  # its types say that there is always a query
-        path = parsed.path.decode("ascii")
-        self.scope |= {
-            "asgi": {"version": protocol.config.asgi_version, "spec_version": "2.3"},
-            "http_version": self.version,
-            "server": get_local_addr(protocol.transport),
-            "client": protocol.client,
-            "scheme": self.scheme,
-            "root_path": "",
-            "path": unquote(path) if "%" in path else path,
-            "raw_path": parsed.path,
-            "query_string": parsed.query or b"",
-            "state": protocol.app_state.copy(),
-            TARGET: self.target,
-        }
-
-    async def run_asgi(self, app: ASGI3Application) -> None:
-        """Call an app, and make an end of an answer that it leaves without one."""
-        try:
-            await app(self.scope, self.receive, self.send)
-        except BaseException as exc:
-            self.logger.error("Exception in ASGI application\n", exc_info=exc)
-        else:
-            if not (self.response_complete or self.disconnected):
-                what = "completing" if self.response_started else "starting"
-                self.logger.error("ASGI callable returned without %s response.", what)
-        finally:
-            if not self.disconnected:
-                self.fail()
-            self.on_response = _nothing
-            self.scope = None  # it holds this request
-
-    def send(self, message: Any) -> Awaitable[None]:  # type: ignore[override]
-        if message["type"] == "http.response.start":
-            if self.edit_head is not None:
-                message["headers"] = self.edit_head(message["status"], list(message["headers"]))
-            if self.waiting_for_100_continue:
-                self._withhold_body()
-            if self.version == "1.0" and all(name != b"content-length" for name, _ in message["headers"]):
-                # RFC 9112 7.1: no chunks for HTTP/1.0; the body ends with the connection.
-                self.ends_with_connection = True
-                self.chunked_encoding = False
-        else:
-            if self.ends_with_connection:
-                self.expected_content_length = len(message["body"])
-            if not (self.keep_alive or message.get("more_body", False)) and self._may_be_unread:
-                self.keep_alive = True  # or uvicorn closes the connection at once
-                self.on_response = partial(self._end_before, self.on_response)
-        return super().send(message)
-
-    def write_chunk(self, chunk: bytes) -> bool:
-        """Send one chunk more of a body that goes out in chunks; the same bytes as by a message.
-
-        Returns False if it has to be a message: the client must be waited for, or the answer is no such one.
-        """
-        if not self.chunked_encoding or self.response_complete or self.disconnected:
-            return False
-        if self.flow.write_paused:
-            return False
-        self.transport.write(chunk)
-        return True
-
-    def unread(self, body: bytes) -> None:
-        """Put back what was read of the body, to be read once more."""
-        self.body = body + bytes(self.body)
-        if self._event is not None:
-            self._event.set()
-
-    # The relay's side: the request.
+    # The relay's side.
 
     @property
     def ids(self) -> RequestIds:
@@ -248,6 +139,11 @@ class ClientRequest(RequestResponseCycle):
             self.copy_body(body)
         return body
 
+    def unread(self, body: bytes) -> None:
+        """Put back what was read of the body, to be read once more."""
+        self.body = body + bytes(self.body)
+        self._set_changed()
+
     def ask_for_body(self) -> None:
         """Ask a client that waits for it; the socket is read, so that its leaving is noticed.
 
@@ -259,152 +155,147 @@ class ClientRequest(RequestResponseCycle):
             self.waiting_for_100_continue = False
         self.flow.resume_reading()
 
-    # The relay's side: the answer.
+    # An ASGI call.
 
-    @property
-    def takes_chunks(self) -> bool:
-        """True if the answer's body may go out in chunks, with trailers behind it."""
-        return self.version == "1.1" and self.method != "HEAD"
+    def as_call(self) -> None:
+        """Become an ASGI call. An app that takes requests as they are has this one, and reads little of its
+        scope."""
+        self._is_changed = self.has_arrived or self.disconnected
+        self.scope = {"type": "http", "method": self.method, "headers": self.headers}
 
-    @property
-    def is_slow(self) -> bool:
-        """True if the client must be waited for before more is written."""
-        return self.flow.write_paused
+    def as_whole_call(self, client: tuple[str, int] | None, asgi_version: str, state: dict[str, Any]) -> None:
+        """Become a call of an app that knows nothing of requests as they are."""
+        self.as_call()
+        parsed: Any = httptools.parse_url(self.target)  # its types say that there is always a query
+        path = parsed.path.decode("ascii")
+        self.scope |= {
+            "asgi": {"version": asgi_version, "spec_version": "2.3"},
+            "http_version": self.version,
+            "server": get_local_addr(self.transport),
+            "client": client,
+            "scheme": self.scheme,
+            "root_path": "",
+            "path": unquote(path) if "%" in path else path,
+            "raw_path": parsed.path,
+            "query_string": parsed.query or b"",
+            "state": state.copy(),
+            TARGET: self.target,
+        }
 
-    def interim(self, status: int, reason: bytes, headers: Headers) -> None:
-        """Send an interim answer; there is none for HTTP/1.0 (RFC 9110 15.2)."""
-        if not (self.response_started or self.disconnected) and self.version == "1.1":
-            self.transport.write(interim_answer(status, reason, headers))
-
-    def answer(self, status: int, reason: bytes, headers: Headers, body: bytes, *, last: bool) -> None:
-        """Begin the answer: its head and the first bytes of its body, in one write.
-
-        Args:
-            status: from 200 to 599.
-            reason: the upstream's own.
-            headers: without framing but `Content-Length`; from a parser that refuses CR, LF and NUL.
-            body: its first bytes, of any number.
-            last: whether these are all.
-        """
-        if self.edit_head is not None:
-            headers = self.edit_head(status, headers)
-        if self.waiting_for_100_continue:
-            self._withhold_body()
-        self.response_started = True
-        parts = [STATUS_LINE[status] if _REASON[status] == reason else status_line(status, reason)]
-        has_length = _write_fields(parts, headers)
-        if not self.keep_alive:
-            parts.append(b"connection: close\r\n")
-        if self.method == "HEAD":
-            parts.append(b"\r\n")
-        elif has_length or status in BODILESS_STATUS:
-            parts += (b"\r\n", body)
+    async def run_asgi(self, app: App) -> None:
+        """Call an app, and make an end of an answer that it leaves without one."""
+        try:
+            await app(self.scope, self.receive, self.send)
+        except BaseException as exc:
+            logger.error("Exception in ASGI application\n", exc_info=exc)
         else:
-            self._frame(parts, body, last)
-        self.transport.write(b"".join(parts))
-        if last:
-            self._complete()
+            if not (self.response_complete or self.disconnected):
+                what = "completing" if self.response_started else "starting"
+                logger.error("ASGI callable returned without %s response.", what)
+        finally:
+            if not self.disconnected:
+                self.fail()
+            self.on_response = nothing
+            self.scope = None  # it holds this request
 
-    def _withhold_body(self) -> None:
-        """The answer begins before the client, which waits for that, was asked for its body."""
-        self.waiting_for_100_continue = False
-        # Not asked for it, the client may send its next request, which would be read as one.
-        self.keep_alive = self.keep_alive and not self.more_body
+    async def receive(self) -> Message:
+        """ASGI's: what has come of the body since the last time, or that the client has left."""
+        if self.waiting_for_100_continue and not self.transport.is_closing():
+            self.transport.write(CONTINUE)
+            self.waiting_for_100_continue = False
+        if not (self.disconnected or self.response_complete):
+            self.flow.resume_reading()
+            if not self._is_changed:
+                if self._waited is None:
+                    self._waited = asyncio.Event()
+                await self._waited.wait()
+            self._is_changed = False
+        if self.disconnected or self.response_complete:
+            return {"type": "http.disconnect"}
+        body, self.body = bytes(self.body), _NO_BODY
+        return {"type": "http.request", "body": body, "more_body": self.more_body}
 
-    def _frame(self, parts: list[bytes], body: bytes, last: bool) -> None:
-        """The end of the head, and the first bytes of a body that has no length."""
-        if self.version == "1.0":
-            self.ends_with_connection = True
-            parts += (b"\r\n", body)
-            return
-        self.chunked_encoding = True
-        parts.append(b"transfer-encoding: chunked\r\n\r\n")
-        if body:
-            parts += (b"%x\r\n" % len(body), body, b"\r\n")
-        if last:
-            parts.append(last_chunk(self.answer_trailers))
+    def send(self, message: Any) -> Awaitable[None]:
+        """ASGI's: send the answer's head, or more of its body. What is sent to nobody is dropped."""
+        if message["type"] == "http.response.start":
+            if self.edit_head is not None:
+                message["headers"] = self.edit_head(message["status"], list(message["headers"]))
+            if self.waiting_for_100_continue:
+                self.withhold_body()
+        return self._send(message)
 
-    def answer_more(self, body: bytes, *, last: bool) -> None:
-        """Send more of the answer's body."""
-        if self.chunked_encoding:
-            end = last_chunk(self.answer_trailers) if last else b""
-            self.transport.write(b"%x\r\n%b\r\n%b" % (len(body), body, end) if body else end)
-        elif body and self.method != "HEAD":
-            self.transport.write(body)
-        if last:
-            self._complete()
-
-    def refuse(self, status: int, detail: str, *, close: bool = False) -> None:
-        """Answer with an RFC 9457 problem; `close` also ends the connection."""
-        headers, body = problem(status, TITLES[status], detail)
-        if close:
-            self.keep_alive = False
-        self.answer(status, _REASON[status], headers, body, last=True)
-
-    def fail(self) -> None:
-        """Answer that something failed here; in the middle of an answer, cut it. A whole one stays."""
-        if self.response_started:
-            if not self.response_complete:
-                self.cut()
-            return
-        self.keep_alive = False
-        body = b"Internal Server Error"
-        headers = [(b"content-type", b"text/plain; charset=utf-8"), (b"content-length", b"%d" % len(body))]
-        self.answer(500, body, headers, body, last=True)
-
-    def cut(self) -> None:
-        """End the connection in the middle of the answer: it must not look complete."""
+    async def _send(self, message: Any) -> None:
+        if self.flow.write_paused and not self.disconnected:
+            await self.flow.drain()
         if self.disconnected:
             return
-        if self.ends_with_connection:
-            # A plain close would be taken for the answer's end.
-            connection = self.transport.get_extra_info("socket")
-            connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-            self.transport.abort()
+        kind = message["type"]
+        if not self.response_started:
+            if kind != "http.response.start":
+                raise RuntimeError(f"Expected ASGI message 'http.response.start', but got '{kind}'.")
+            self._send_head(message["status"], message.get("headers", []))
+        elif self.response_complete:
+            raise RuntimeError(f"Unexpected ASGI message '{kind}' sent, after response already completed.")
+        elif kind != "http.response.body":
+            raise RuntimeError(f"Expected ASGI message 'http.response.body', but got '{kind}'.")
         else:
-            self.transport.close()
-            if self.transport.get_write_buffer_size():
-                protocol: Any = self.transport.get_protocol()
-                protocol.close()  # it does not wait for ever for that
+            self._send_body(message.get("body", b""), message.get("more_body", False))
 
-    @property
-    def _may_be_unread(self) -> bool:
-        """True if bytes may be here, or come, that nobody reads: of the body, or of what is behind it."""
-        return self.more_body or self.flow.read_paused or self.offer is not None
+    def _send_head(self, status: int, headers: Any) -> None:
+        """Send what an app gives as a head, which may be anything."""
+        self.response_started = True
+        self.waiting_for_100_continue = False
+        if self.version == "1.0" and all(name.lower() != b"content-length" for name, _ in headers):
+            self.ends_with_connection = True  # RFC 9112 7.1: no chunks for HTTP/1.0
+        fields = [_checked(name, value) for name, value in headers]
+        parts: list[bytes] = [STATUS_LINE[status]]
+        has_length = write_fields(parts, fields)
+        if any(name == b"connection" and _says_close(value) for name, value in fields):
+            self.keep_alive = False
+        elif not self.keep_alive:
+            parts.append(b"connection: close\r\n")
+        self.chunked_encoding = any(
+            name == b"transfer-encoding" and value.lower() == b"chunked" for name, value in fields
+        )
+        if self.chunked_encoding:
+            pass  # an app may say so by itself
+        elif has_length:
+            self._unsent = next(int(value.decode()) for name, value in fields if name == b"content-length")
+        elif not (self.ends_with_connection or self.method == "HEAD" or status in BODILESS_STATUS):
+            self.chunked_encoding = True
+            parts.append(b"transfer-encoding: chunked\r\n")
+        parts.append(b"\r\n")
+        self.transport.write(b"".join(parts))
 
-    def _end_connection(self) -> None:
-        if self._may_be_unread:
-            connection: Any = self.transport.get_protocol()
-            connection.linger()
+    def _send_body(self, body: Any, more_body: bool) -> None:
+        if self.method == "HEAD":
+            self._unsent = 0
+        elif self.chunked_encoding:
+            framed = b"%x\r\n%b\r\n" % (len(body), body) if body else b""
+            self.transport.write(framed if more_body else framed + b"0\r\n\r\n")
+        elif self.ends_with_connection:
+            self.transport.write(body)
         else:
-            self.transport.close()
-
-    def _end_before(self, on_response: Callable[[], None]) -> None:
-        self._end_connection()
-        on_response()
-
-    def _complete(self) -> None:
-        self.response_complete = True
-        if not self.keep_alive:
-            self._end_connection()
-        on_response: Callable[[], None] = self.on_response
-        self.on_response = _nothing  # it holds the protocol, which holds this request
-        on_response()
+            if len(body) > self._unsent:
+                raise RuntimeError("Response content longer than Content-Length")
+            self._unsent -= len(body)
+            self.transport.write(body)
+        if not more_body:
+            if self._unsent:
+                raise RuntimeError("Response content shorter than Content-Length")
+            self.response_complete = True
+            self.set()
+            self.complete()
 
 
-def _write_fields(parts: list[bytes], headers: Headers) -> bool:
-    """Add the lines of an answer's headers, `Date` among them. Returns whether they say its length."""
-    has_date = has_length = False
-    for name, value in headers:
-        if name == b"date":
-            has_date = True
-        elif name == b"content-length":
-            has_length = True
-        parts += (name, b": ", value, b"\r\n")
-    if not has_date:
-        parts.append(date_line())
-    return has_length
+def _checked(name: bytes, value: bytes) -> tuple[bytes, bytes]:
+    """A header of an app's: nothing in it may begin another line."""
+    if HEADER_RE.search(name):
+        raise RuntimeError("Invalid HTTP header name.")
+    if HEADER_VALUE_RE.search(value):
+        raise RuntimeError("Invalid HTTP header value.")
+    return name.lower(), value
 
 
-def _nothing() -> None:
-    pass
+def _says_close(value: bytes) -> bool:
+    return b"close" in [token.strip() for token in value.lower().split(b",")]

@@ -10,7 +10,7 @@ import socket
 from collections.abc import Callable
 from typing import Protocol
 
-from proxy.downstream.answer_head import CONTINUE
+from proxy.downstream.client_answer import CONTINUE
 
 CHECK_S = 0.2
 """Seconds between two checks."""
@@ -24,7 +24,7 @@ PROBE_S = 15.0
 
 
 class PendingAnswer(Protocol):
-    """The answer that the client waits for: uvicorn's `RequestResponseCycle`."""
+    """The answer that the client waits for: a `ClientRequest`."""
 
     response_started: bool
 

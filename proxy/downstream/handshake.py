@@ -101,6 +101,6 @@ def secured(protocol: type[ServerProtocol], tls: PortTls, budget: Connections) -
     """The protocol class that uvicorn is given for a port with TLS."""
 
     def made(**given: Any) -> asyncio.Protocol:
-        return Handshake(tls, budget, partial(protocol, **given))
+        return Handshake(tls, budget, partial(cast(Any, protocol), **given))
 
     return cast(type[ServerProtocol], made)

@@ -16,7 +16,7 @@ would hold an upstream connection for as long as it likes."""
 WRITE_S = 60.0
 """Seconds for which a client may read nothing of its answer; then it is cut for the same reason."""
 
-LINGER_S = 30
+LINGER_S = 30.0
 """Seconds for which what a client still sends is read and dropped behind its last answer, as in nginx."""
 
 
@@ -40,7 +40,7 @@ class TimedProtocol(AnsweringProtocol):
         "wake_at",
     )
 
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+    def connection_made(self, transport: asyncio.Transport) -> None:
         super().connection_made(transport)
         self._wheel = wheel_of(self.loop)
         self.slot: set[Timer] | None = None
@@ -85,7 +85,7 @@ class TimedProtocol(AnsweringProtocol):
         if self.slot is None or self.wake_at > due:
             self._wheel.wake(self, due, now)
 
-    def linger(self, most_s: int = LINGER_S) -> None:
+    def linger(self, most_s: float = LINGER_S) -> None:
         """Close the connection once the client does, or `most_s` are over. What it sends is dropped.
 
         Closed with bytes unread, a socket is reset, and the client loses what it has not read of its answer

@@ -25,15 +25,3 @@ date_line = _Clock().line
 def http_date() -> bytes:
     """The time now, as HTTP writes it."""
     return date_line()[len(b"date: ") : -len(b"\r\n")]
-
-
-class Dated(list[tuple[bytes, bytes]]):
-    """uvicorn's default headers of an answer: `Date`, unless the answer has one.
-
-    uvicorn joins them to the answer's own with `+`, and would repeat what is there already.
-    """
-
-    def __add__(self, headers: list[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:  # type: ignore[override]
-        if any(name == b"date" for name, _ in headers):
-            return headers
-        return [*headers, (b"date", http_date())]

@@ -7,13 +7,13 @@ import math
 import select
 import socket
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import Any, cast
 
 import uvicorn
 
-from proxy.downstream.descriptors import BACKLOG
 from proxy.downstream.server import ServerProtocol
 from proxy.runs.runs import Runs
+from proxy.workers.descriptors import BACKLOG
 from proxy.workers.fair_share import FairShare
 
 logger = logging.getLogger("headgate.workers")
@@ -76,11 +76,10 @@ class OwnedServer(uvicorn.Server):
         """uvicorn cancels calls that are left when the time to drain is over; what is relayed is no call."""
         self.stop_accepting()
         await super().shutdown(sockets)
-        left = list(self.server_state.connections)
+        left = self._open()
         if left:
             logger.warning("connections cut, the time to drain is over", extra={"connections": len(left)})
         for connection in left:
-            assert isinstance(connection, ServerProtocol)
             connection.give_up()
 
     def stop_accepting(self) -> None:
@@ -94,9 +93,12 @@ class OwnedServer(uvicorn.Server):
 
     def hand_over(self) -> None:
         """Close each connection after one more answer, which announces the close."""
-        for connection in list(self.server_state.connections):
-            assert isinstance(connection, ServerProtocol)
+        for connection in self._open():
             connection.close_after_next()
+
+    def _open(self) -> list[ServerProtocol]:
+        """The connections that are open, which uvicorn takes for its own."""
+        return list(cast(set[ServerProtocol], self.server_state.connections))
 
 
 class AcceptingInTurn:
@@ -212,7 +214,7 @@ def server(
 ) -> OwnedServer:
     config = uvicorn.Config(
         app,  # type: ignore[arg-type]
-        http=protocol,
+        http=cast(Any, protocol),  # it is called as uvicorn's are
         backlog=backlog,
         ws="none",
         lifespan="off",
