@@ -35,8 +35,8 @@ from tests.servers.streaming import START, route
 
 pytestmark = pytest.mark.alone
 
-MOST_S = 0.05
-"""Of work in one turn. On the machine it was written on the most is under 0.02."""
+MOST = 3_000_000
+"""Of work in one turn, in additions. They took 0.05 s on the machine on which the most was under 0.02."""
 
 NATIVE = {
     "format": "sse",
@@ -44,6 +44,17 @@ NATIVE = {
     "answer": {"result": {"extraction": "{{ text $.extraction }}", "summary": ""}},
 }
 MEGABYTE = 1_000_000
+
+
+def most_allowed_s() -> float:
+    """How long so many additions take here and now: another machine is slower, or this one for a while."""
+    took_s = []
+    for _ in range(3):
+        before, number = thread_time(), 0
+        for each in range(MOST):
+            number += each
+        took_s.append(thread_time() - before)
+    return max(took_s)
 
 
 class Heart:
@@ -184,7 +195,7 @@ async def test_no_batch_answer_holds_the_loop(kind: str, tmp_path: Path) -> None
     most_s, tail = await most_work(tmp_path, {}, ANSWERS[kind], JSON)
 
     assert b'"sha256"' in tail
-    assert most_s < MOST_S
+    assert most_s < most_allowed_s()
 
 
 STREAMS = {
@@ -204,7 +215,7 @@ async def test_no_stream_holds_the_loop(kind: str, tmp_path: Path) -> None:
     most_s, tail = await most_work(tmp_path, {"source": "native", "native": NATIVE}, said, SSE)
 
     assert tail
-    assert most_s < MOST_S
+    assert most_s < most_allowed_s()
 
 
 SEARCHED = b'{"result":{"extraction":"e","summary":"s"},"x":[' + b'{"a":1},' * 36_000 + b"0]}"
@@ -220,7 +231,7 @@ async def test_no_path_that_is_searched_for_holds_the_loop(tmp_path: Path) -> No
 
     assert b'"sha256"' in tail
     assert b'"absent"' not in tail
-    assert most_s < MOST_S
+    assert most_s < most_allowed_s()
 
 
 async def test_a_search_gives_way_to_the_loop_within_a_millisecond() -> None:
@@ -245,7 +256,7 @@ async def test_no_event_that_is_searched_holds_the_loop(tmp_path: Path) -> None:
     most_s, tail = await most_work(tmp_path, of, said + b"event: end\ndata: {}\n\n", SSE)
 
     assert b"Text. " in tail
-    assert most_s < MOST_S
+    assert most_s < most_allowed_s()
 
 
 async def test_no_look_that_is_searched_holds_the_loop(tmp_path: Path) -> None:
@@ -255,13 +266,13 @@ async def test_no_look_that_is_searched_holds_the_loop(tmp_path: Path) -> None:
     of = {"source": "poll", "poll": polls | {"updated_at": ["$.at"]}, "sections": sections}
     most_s, tail = await most_work(tmp_path, of, SEARCHED, JSON)
     assert b'"sha256"' in tail
-    assert most_s < MOST_S
+    assert most_s < most_allowed_s()
 
     calls = [{"stage": stage, "request": f"POST /{stage}"} for stage in ("one", "two")]
     stages = {"calls": calls, "answer": {"result": {"extraction": "{{ one $..extraction }}", "summary": "s"}}}
     most_s, tail = await most_work(tmp_path, {"source": "stages", "stages": stages}, SEARCHED, JSON)
     assert b'"sha256"' in tail
-    assert most_s < MOST_S
+    assert most_s < most_allowed_s()
 
 
 STAGES = {
@@ -281,7 +292,7 @@ async def test_no_stage_holds_the_loop(answer: bytes, body: bytes, tmp_path: Pat
     most_s, tail = await most_work(tmp_path, of, answer, JSON, body=body)
 
     assert b'"sha256"' in tail
-    assert most_s < MOST_S
+    assert most_s < most_allowed_s()
 
 
 async def test_no_request_that_is_made_one_for_a_stream_holds_the_loop(tmp_path: Path) -> None:
@@ -290,7 +301,7 @@ async def test_no_request_that_is_made_one_for_a_stream_holds_the_loop(tmp_path:
     most_s, tail = await most_work(tmp_path, of, text("Text. "), JSON, body=CROWDED)
 
     assert b'"recovered":true' in tail
-    assert most_s < MOST_S
+    assert most_s < most_allowed_s()
 
 
 @pytest.mark.parametrize("kind", ANSWERS)
@@ -306,7 +317,7 @@ async def test_no_answer_that_is_relayed_holds_the_loop_when_it_is_read(kind: st
             texts = await texts_of(ANSWERS[kind], wanted)
 
     assert texts == json.loads(ANSWERS[kind])["result"]
-    assert heart.most_s < MOST_S
+    assert heart.most_s < most_allowed_s()
 
 
 @pytest.mark.parametrize("kind", ["prose", "one word"])
@@ -353,4 +364,4 @@ async def test_no_snapshot_holds_the_loop(kind: str) -> None:
     shown = decode(b"".join(blocks))
     assert shown.content == "".join(event.content for event in LOGS[kind])
     assert shown.metadata["sha256"] == sha256(shown.content.encode()).hexdigest()
-    assert heart.most_s < MOST_S
+    assert heart.most_s < most_allowed_s()
