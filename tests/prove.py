@@ -78,7 +78,7 @@ class Count:
 
 
 def main() -> int:
-    """Run all steps up to the first that fails. Returns the exit code."""
+    """Run the checks up to the first that fails, and then all tests. Returns the exit code."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help="without the tests that start a server")
     is_quick = parser.parse_args().quick
@@ -86,13 +86,16 @@ def main() -> int:
     for name, command in CHECKS.items():
         if not _step(name, [str(Path(sys.executable).with_name(command[0])), *command[1:]]):
             return 1
-    count = Count()
+    count, all_pass = Count(), True
     for suite in quick_suites() if is_quick else all_suites():
         with tempfile.NamedTemporaryFile(suffix=".xml") as report:
             command = [sys.executable, "-m", "pytest", *suite.options, f"--junitxml={report.name}"]
-            if not _step(suite.name, command, suite.environment):
-                return 1
-            count += counted(Path(report.name).read_bytes())
+            if _step(suite.name, command, suite.environment):
+                count += counted(Path(report.name).read_bytes())
+            else:
+                all_pass = False
+    if not all_pass:
+        return 1
     click.echo(closing_line(count, time.monotonic() - began, is_quick=is_quick))
     return 0
 
