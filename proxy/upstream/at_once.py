@@ -20,6 +20,9 @@ from proxy.errors import UpstreamUnreachable
 from proxy.upstream.borrowed_socket import BorrowedSocket
 from proxy.upstream.connection import Connection
 
+ConnectedHere = tuple[BorrowedSocket, int]
+"""A connection within this machine, and how many bytes of its request it has taken."""
+
 
 class Asking(Protocol):
     """The exchange that waits for a connection. It is told once; what it is told must not raise."""
@@ -57,23 +60,11 @@ class Connecting:
         self._steps: Coroutine[Any, Any, object] | None = None
         self._waited: asyncio.Future[object] | None = None
 
-    def begin(self, host: str, port: int, data: bytes) -> bool:
-        """Begin to connect. If the connection is there at once, the request's first bytes go out with it.
-
-        False: it has failed at once; nobody is told, nothing is open, and nothing was sent.
-        """
+    def begin(self, host: str, port: int) -> bool:
+        """False: it has failed at once; nobody is told, and nothing is open."""
         connection = self._connection
         protocol = cast(asyncio.Protocol, connection)
         connection.on_made = self._made
-        # asyncio's own loop would take the socket, and not what is borrowed.
-        may_be_here = is_here(host) and isinstance(self._loop, uvloop.Loop)
-        here = connected_here(host, port, data) if may_be_here else None
-        if here is not None:
-            opened, connection.already_out = here
-            connection.borrow(opened)
-            self._steps = self._loop.create_connection(lambda: protocol, sock=cast(Any, opened))
-            self._wait_for(self._steps.send(None))
-            return True
         connection.timer.connecting(self._is_late)
         self._steps = self._loop.create_connection(lambda: protocol, host, port)
         try:
@@ -82,6 +73,16 @@ class Connecting:
             self._let_go()
             return False
         return True
+
+    def begin_with(self, here: ConnectedHere) -> None:
+        """It is there, and the loop is given its socket."""
+        connection = self._connection
+        protocol = cast(asyncio.Protocol, connection)
+        connection.on_made = self._made
+        opened, connection.already_out = here
+        connection.borrow(opened)
+        self._steps = self._loop.create_connection(lambda: protocol, sock=cast(Any, opened))
+        self._wait_for(self._steps.send(None))
 
     def cancel(self) -> None:
         """Nobody waits for it any more. It is closed in the loop's next turn."""
@@ -147,14 +148,14 @@ class Connecting:
         connection.abort()
 
 
-def is_here(host: str) -> bool:
-    """True of an address by which this machine reaches itself."""
-    return host[:4] == "127." or host == "::1"
-
-
-def connected_here(host: str, port: int, data: bytes) -> tuple[BorrowedSocket, int] | None:
-    """A connection within this machine, and how many bytes of `data` it has taken. None: it is refused, or is
-    not there yet, as when the upstream's queue is full; nothing was sent."""
+def connected_here(
+    loop: asyncio.AbstractEventLoop, host: str, port: int, data: bytes
+) -> ConnectedHere | None:
+    """Connect within this machine, and send what is taken of `data`. None: the address is of another one, or
+    there is no connection yet, as when the upstream's queue is full; nothing was sent."""
+    # asyncio's own loop would take the socket, and not what is borrowed.
+    if not (host[:4] == "127." or host == "::1") or not isinstance(loop, uvloop.Loop):
+        return None
     try:
         opened = BorrowedSocket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM)
     except OSError:

@@ -16,7 +16,7 @@ from typing import cast
 from flags.egress import ProxyServer
 from proxy.errors import UpstreamBusy, UpstreamError, UpstreamUnreachable
 from proxy.upstream.addresses import Addresses
-from proxy.upstream.at_once import Asking, Connecting
+from proxy.upstream.at_once import Asking, Connecting, connected_here
 from proxy.upstream.connecting import connect, connect_to_path
 from proxy.upstream.connection import Connection
 from proxy.upstream.hedging import Hedging
@@ -136,8 +136,11 @@ class ConnectionPool:
         if host is None or self._in_use >= origin.max_connections:
             return None
         loop = asyncio.get_running_loop()
+        here = connected_here(loop, host, origin.port, data)  # first: the upstream goes on beside us
         connecting = Connecting(loop, Connection(loop, origin.timeouts), asking, self._not_connected)
-        if not connecting.begin(host, origin.port, data):
+        if here is not None:
+            connecting.begin_with(here)
+        elif not connecting.begin(host, origin.port):
             return None
         self._in_use += 1
         return connecting
