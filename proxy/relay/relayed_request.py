@@ -211,10 +211,16 @@ class RelayedRequest(SentRequest):
 
     def _give_up(self) -> None:
         """Answer that the request has failed here, or cut its answer, at whatever point that is."""
-        if not self._is_over:
-            self._close()
-        self._sink.fail()
-        self._end()
+        try:
+            if not self._is_over:
+                self._close()
+            self._sink.fail()
+        except Exception:  # a defect of every answer: the client would wait for ever
+            with work_of(self._client.ids):
+                logger.exception("Exception in the relay")
+            self._client.cut()
+        finally:
+            self._end()
 
     def _close(self) -> None:
         """Give the connection back. What holds this request, and is held by it, lets go."""
