@@ -33,6 +33,7 @@ COMPILED = [
     "proxy/relay/result.py",
     "proxy/relay/sent_request.py",
     "proxy/relay/steps.py",
+    "proxy/timers/wheel.py",
     "proxy/upstream/at_once.py",
     "proxy/upstream/client.py",
     "proxy/upstream/connection.py",

@@ -91,6 +91,8 @@ class Wheel:
         """The loop's time when it is due."""
         self._is_turning = False
         self._times_again = 0
+        self.kept = {self}
+        """By which it is found while it lives: a set can be referred to weakly, what is compiled cannot."""
 
     def wake(self, timer: Timer, due: float, now: float) -> None:
         """Call `timer.on_time` at `due`, or a little later, and no more at any time given before.
@@ -196,12 +198,14 @@ class Wheel:
             self._used[at] = 0
 
 
-_wheels: WeakValueDictionary[int, Wheel] = WeakValueDictionary()
+_wheels: WeakValueDictionary[int, set[Wheel]] = WeakValueDictionary()
 
 
 def wheel_of(loop: asyncio.AbstractEventLoop) -> Wheel:
     """The wheel of a loop, which all share that wait on it."""
-    wheel = _wheels.get(id(loop))  # a wheel holds its loop, so no other has that id
-    if wheel is None:
-        wheel = _wheels[id(loop)] = Wheel(loop)
-    return wheel
+    kept = _wheels.get(id(loop))  # a wheel holds its loop, so no other has that id
+    if kept is None:
+        wheel = Wheel(loop)
+        _wheels[id(loop)] = wheel.kept
+        return wheel
+    return next(iter(kept))

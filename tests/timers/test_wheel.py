@@ -354,7 +354,7 @@ def test_two_loops_in_one_process_have_a_wheel_each(make: Callable[[], asyncio.A
     for loop in (*loops, *loops):
         loop.run_until_complete(wait(loop))
     assert seen == [(loop, "nobody's") for loop in (*loops, *loops)]
-    wheels = [weakref.ref(wheel_of(loop)) for loop in loops]
+    wheels = [weakref.ref(wheel_of(loop).kept) for loop in loops]
     for loop in loops:
         wheel_of(loop).wake(timers[loop], loop.time() + 60, loop.time())
         stop(timers[loop])
