@@ -24,6 +24,7 @@ COMPILED = [
     "proxy/gateway.py",
     "proxy/http/framing.py",
     "proxy/http/headers.py",
+    "proxy/http/http_date.py",
     "proxy/http/request_head.py",
     "proxy/http/request_rules.py",
     "proxy/observe/unmatched.py",

@@ -11,7 +11,7 @@ import logging
 from dataclasses import dataclass, replace
 from functools import partial
 from time import perf_counter
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from flags.decision import Accept, Decision, Mode
 from proxy.downstream.bodies import ByteBudget
@@ -40,8 +40,8 @@ from proxy.viewers.api import RunApi, refuse
 
 logger = logging.getLogger("headgate.gateway")
 
-_OWN_BYTES = len(OWN_PATH)
-_SHUTDOWN = Outcome.SHUTDOWN  # looked up for each request
+_OWN_BYTES: Final = len(OWN_PATH)
+_SHUTDOWN: Final = Outcome.SHUTDOWN  # looked up for each request
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,7 +4,7 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import Callable
-from typing import Any, cast
+from typing import Any, Final, cast
 
 import httptools
 from uvicorn import Config
@@ -15,7 +15,7 @@ from proxy.downstream.client_answer import ClientConnection, Flow
 from proxy.downstream.client_request import ClientRequest
 from proxy.http.asgi import App
 
-SPOKEN = frozenset({"1.0", "1.1"})
+SPOKEN: Final = frozenset({"1.0", "1.1"})
 
 logger = logging.getLogger("uvicorn.error")
 

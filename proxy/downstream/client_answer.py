@@ -8,7 +8,7 @@ import socket
 import struct
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Final
 
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 
@@ -22,7 +22,8 @@ from proxy.http.upgrade import UpgradeOffer
 
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 
-REASON: dict[int, bytes] = {status: line[13:-2] for status, line in STATUS_LINE.items()}
+STATUS_LINES: Final[dict[int, bytes]] = STATUS_LINE
+REASON: Final[dict[int, bytes]] = {status: line[13:-2] for status, line in STATUS_LINE.items()}
 
 EditHead = Callable[[int, Headers], Headers]
 
@@ -162,7 +163,7 @@ class ClientAnswer:
         if self.waiting_for_100_continue:
             self.withhold_body()
         self.response_started = True
-        parts = [STATUS_LINE[status] if REASON[status] == reason else status_line(status, reason)]
+        parts = [STATUS_LINES[status] if REASON[status] == reason else status_line(status, reason)]
         has_length = write_fields(parts, headers)
         if not self.keep_alive:
             parts.append(b"connection: close\r\n")

@@ -7,6 +7,7 @@ in pieces which end where a message may end. Cut anywhere else they would be rea
 """
 
 import re
+from typing import Final
 
 from proxy.http.headers import Headers
 
@@ -23,10 +24,10 @@ KNOWN = frozenset(
 )
 """Those that the parser takes; and PRI, which begins HTTP/2 and is refused."""
 
-NAMES = {name: name.decode() for name in KNOWN}
+NAMES: Final = {name: name.decode() for name in KNOWN}
 """The same as text."""
 
-_USUAL = (b"GET ", b"POST ", b"PUT ", b"HEAD ", b"DELETE ", b"PATCH ", b"OPTIONS ")
+_USUAL: Final = (b"GET ", b"POST ", b"PUT ", b"HEAD ", b"DELETE ", b"PATCH ", b"OPTIONS ")
 _BEGINNING = re.compile(rb"[\r\n]*+(?:([A-Z_-]{1,%d})( |\Z))?" % MAX_METHOD_BYTES)
 """Empty lines, which the parser skips, and a name of the letters that nginx allows, or its beginning. Read
 again from each empty line on, many of them would hold the process for seconds."""

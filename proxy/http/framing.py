@@ -4,6 +4,7 @@ Source: RFC 9112 sections 3.2 (target) and 6 (framing).
 """
 
 from enum import Enum
+from typing import Final
 
 from proxy.errors import RequestRefused
 from proxy.http.asgi import TARGET, Scope
@@ -24,9 +25,9 @@ class Body(Enum):
     CHUNKED_EXPECTED = "chunked_expected"
 
 
-CHUNKED = frozenset({Body.CHUNKED, Body.CHUNKED_EXPECTED})
+CHUNKED: Final = frozenset({Body.CHUNKED, Body.CHUNKED_EXPECTED})
 
-EXPECTED = frozenset({Body.LENGTH_EXPECTED, Body.CHUNKED_EXPECTED})
+EXPECTED: Final = frozenset({Body.LENGTH_EXPECTED, Body.CHUNKED_EXPECTED})
 """The client waits for a 100 before it sends its body."""
 
 

@@ -6,7 +6,7 @@ Source: RFC 9110 section 7.6 (forwarding) and RFC 9112 section 6 (framing).
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Final, Literal
 
 from proxy.errors import RequestRefused
 from proxy.http.tracing import without_token
@@ -32,7 +32,7 @@ KEPT_THOUGH_LISTED = frozenset({b"host", b"content-length", b"content-type", b"a
 SET_ON_THE_WAY = re.compile(rb"x-forwarded-.*|forwarded|x-real-ip|via")
 """Set by proxies in front. A client cannot have them removed either."""
 
-HARMLESS_CONNECTION = frozenset({b"keep-alive", b"close", b"Keep-Alive", b"Close"})
+HARMLESS_CONNECTION: Final = frozenset({b"keep-alive", b"close", b"Keep-Alive", b"Close"})
 """Values of `Connection` that name no further field: by far the most common ones."""
 
 CONDITIONS = frozenset(
@@ -78,15 +78,15 @@ SHADOWED = {
 }
 """Names that, beside `X-Forwarded-…`, are not passed on with an underscore in place of a hyphen."""
 
-BODILESS_STATUS = frozenset({204, 304})
+BODILESS_STATUS: Final = frozenset({204, 304})
 
 _DROPPED = frozenset(HOP_BY_HOP)
 _NONE: frozenset[bytes] = frozenset()
 _FORWARDED_FOR = b"x-forwarded-for"
 _FORWARDED_PROTO = b"x-forwarded-proto"
 _FORWARDED_HOST = b"x-forwarded-host"
-X_FORWARDED = frozenset({_FORWARDED_FOR, _FORWARDED_PROTO, _FORWARDED_HOST})
-SECOND_LOOK = _DROPPED | X_FORWARDED | {b"host", b"tracestate"}
+X_FORWARDED: Final = frozenset({_FORWARDED_FOR, _FORWARDED_PROTO, _FORWARDED_HOST})
+SECOND_LOOK: Final = _DROPPED | X_FORWARDED | {b"host", b"tracestate"}
 """Request headers that are not just passed on."""
 
 

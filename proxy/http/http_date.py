@@ -2,6 +2,7 @@
 
 from email.utils import formatdate
 from time import time
+from typing import Final
 
 
 class _Clock:
@@ -18,8 +19,12 @@ class _Clock:
         return self._line
 
 
-date_line = _Clock().line
-"""A header's line with the time now."""
+_CLOCK: Final = _Clock()
+
+
+def date_line() -> bytes:
+    """A header's line with the time now."""
+    return _CLOCK.line()
 
 
 def http_date() -> bytes:

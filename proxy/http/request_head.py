@@ -18,9 +18,10 @@ from proxy.http.headers import (
 )
 from proxy.http.request_rules import is_host
 
-_NONE, _LENGTH = Body.NONE, Body.LENGTH  # looked up for each request
-_UNDERSCORE = ord("_")  # a number is found much sooner than bytes
-_LOOKED_AT = LOOKED_AT | SECOND_LOOK
+_NONE: Final = Body.NONE  # looked up for each request
+_LENGTH: Final = Body.LENGTH
+_UNDERSCORE: Final = ord("_")  # a number is found much sooner than bytes
+_LOOKED_AT: Final = LOOKED_AT | SECOND_LOOK
 
 MAX_TEMPLATES: Final = 256
 """Ends of heads that are kept: of so many clients' addresses and hosts."""

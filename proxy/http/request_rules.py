@@ -5,6 +5,7 @@ Source: RFC 9112 sections 3.2 (target and `Host`) and 6.1 (framing), RFC 3986 se
 
 import re
 from functools import lru_cache
+from typing import Final
 
 from proxy.errors import RequestRefused
 from proxy.http.headers import Headers
@@ -12,7 +13,7 @@ from proxy.http.headers import Headers
 _NAME = b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-._~!$&'()*+;="
 """Characters of a host that is a name or an IPv4 address; with a comma it would be a list."""
 
-PLAIN = _NAME + b":@/?%"
+PLAIN: Final = _NAME + b":@/?%"
 """Characters of a path and its query (RFC 3986 sections 3.3, 3.4): a parser can make nothing else of them."""
 
 _UNUSUAL_HOST = re.compile(

@@ -3,13 +3,14 @@
 import asyncio
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from typing import Final
 
 from proxy.http.headers import Headers
 
 UPGRADE = "headgate.upgrade"
 """Scope key: the `UpgradeOffer` of a request that has one."""
 
-SWITCHING_PROTOCOLS = 101
+SWITCHING_PROTOCOLS: Final = 101
 
 EARLY_BYTES = 64 * 1024
 """Bytes that a client may send before it has its answer; then its socket is not read."""

@@ -9,6 +9,7 @@ process loses it.
 import asyncio
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Sequence
+from typing import Final
 
 from prometheus_client import Counter, Histogram
 
@@ -16,10 +17,10 @@ from flags.decision import Mode, Reason
 from proxy.settings.blocks.values import UNMATCHED
 from proxy.timers.wheel import Timer, stop, wheel_of
 
-FLUSH_S = 0.1
+FLUSH_S: Final = 0.1
 """Seconds for which a request waits at most to be added, in a loop that is not held up."""
 
-MOST_WAITING = 1024
+MOST_WAITING: Final = 1024
 """Requests that wait at most: more are added at once. A tenth of a second has a few hundred."""
 
 

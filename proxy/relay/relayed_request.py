@@ -7,6 +7,7 @@ answer's, what happens on both sides, and the end. A task is there only while so
 import asyncio
 import logging
 from time import perf_counter
+from typing import Final
 
 from proxy.errors import UpstreamAborted, UpstreamError, UpstreamMalformed
 from proxy.http.headers import BODILESS_STATUS, Headers, passed_trailers, response_headers
@@ -21,7 +22,7 @@ from proxy.upstream.connection import Connection
 
 logger = logging.getLogger("headgate.relay")
 
-MAX_STATUS = 599
+MAX_STATUS: Final = 599
 """The last status of a class that RFC 9110 15 knows, and that uvicorn has a status line for."""
 
 

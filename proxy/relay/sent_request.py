@@ -8,6 +8,7 @@ import asyncio
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable
 from time import perf_counter
+from typing import Final
 
 from proxy.downstream.client_request import ClientRequest
 from proxy.errors import UpstreamAborted, UpstreamError
@@ -26,7 +27,8 @@ from proxy.upstream.tunnel import Upgrades
 CONTINUE_S = 1.0
 """Seconds the upstream has to answer `Expect: 100-continue`; RFC 9110 10.1.1 says not to wait for ever."""
 
-NO_BODY, BY_LENGTH = Body.NONE, Body.LENGTH
+NO_BODY: Final = Body.NONE
+BY_LENGTH: Final = Body.LENGTH
 """Looked up for each request; as members of their enumeration they take ten times as long."""
 
 

@@ -7,7 +7,7 @@ whole address (RFC 9112 3.2.2), since proxies make tunnels to port 443 alone.
 import asyncio
 import re
 import ssl
-from typing import cast
+from typing import Final, cast
 
 from flags.egress import ProxyServer
 from flags.tls import why
@@ -20,7 +20,7 @@ MAX_HEAD_BYTES = 16 * 1024
 QUEUE_S = 0.02
 """Seconds until a Unix socket is tried again whose queue of new connections is full; the pool bounds them."""
 
-PROXY_AUTHENTICATION_REQUIRED = 407
+PROXY_AUTHENTICATION_REQUIRED: Final = 407
 
 _STATUS = re.compile(rb"HTTP/1\.[01] ([1-5][0-9][0-9])[ \r]")
 

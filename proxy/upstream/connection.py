@@ -6,7 +6,7 @@ The answer is handed on as it comes. While no reader takes it, the socket is not
 import asyncio
 import socket
 from collections.abc import Callable
-from typing import Protocol, cast
+from typing import Final, Protocol, cast
 
 from proxy.errors import Fault, UpstreamBroke, UpstreamError
 from proxy.http.headers import Headers
@@ -16,7 +16,7 @@ from proxy.upstream.borrowed_socket import BorrowedSocket
 from proxy.upstream.response import NO_INTERIMS, UpstreamResponse
 from proxy.upstream.timeouts import ExchangeTimer, Timeouts
 
-READ_PAUSE_BYTES = 64 * 1024
+READ_PAUSE_BYTES: Final = 64 * 1024
 """Body bytes that may wait for the reader before the socket is paused."""
 
 EACH_BYTES = 4096
@@ -25,7 +25,7 @@ EACH_BYTES = 4096
 QUICKACK: int | None = getattr(socket, "TCP_QUICKACK", None)
 """Acknowledge at once; on Linux only."""
 
-SMALL_BYTES = 448
+SMALL_BYTES: Final = 448
 """Smaller reads Linux acknowledges by itself, once it has been told to and while nothing is written: to it, a
 segment below 536 bytes ends what its sender has to say (`tcp_measure_rcv_mss`). Less headers, and TLS's."""
 

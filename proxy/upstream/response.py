@@ -1,6 +1,6 @@
 """The upstream's response, read from its bytes: interim responses, head and body. No socket, no clock."""
 
-from typing import cast
+from typing import Final, cast
 
 import httptools
 
@@ -9,13 +9,13 @@ from proxy.http.headers import HOP_BY_HOP, Headers, head_bytes
 from proxy.http.repeated_length import final_head, with_one_length
 from proxy.http.upgrade import SWITCHING_PROTOCOLS, is_accepted
 
-MAX_HEAD_BYTES = 64 * 1024
+MAX_HEAD_BYTES: Final = 64 * 1024
 """Status line and headers of a response, interim responses included; and its trailers."""
 
 NO_INTERIMS: list[tuple[int, bytes, Headers]] = []
 
-_LENGTH = b"content-length"
-_LOOKED_AT = frozenset(HOP_BY_HOP) | {_LENGTH}
+_LENGTH: Final = b"content-length"
+_LOOKED_AT: Final = frozenset(HOP_BY_HOP) | {_LENGTH}
 
 _NO_TRAILERS: Headers = []
 

@@ -7,17 +7,17 @@ If the loop was held up, what came meanwhile has been read when a timer is calle
 import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Final, Protocol
 
 from proxy.errors import Fault, UpstreamError, UpstreamSilent, UpstreamStalled
 from proxy.timers.wheel import Timer, stop, wheel_of
 from proxy.upstream.response import UpstreamResponse
 
-SLOW_S = 0.05
+SLOW_S: Final = 0.05
 """Seconds after which an exchange counts as slow. It shares the timer of the timeouts: most answers come
 sooner, and a second timer for each would cost a twentieth of a relayed request."""
 
-LONG_S = 0.1
+LONG_S: Final = 0.1
 """Seconds after which an answer that is not whole counts as long, and its worker as busy; see
 `proxy.upstream.pool`."""
 
