@@ -245,11 +245,10 @@ class ClientRequest(ClientAnswer):
         """Send what an app gives as a head, which may be anything."""
         self.response_started = True
         self.waiting_for_100_continue = False
-        if self.version == "1.0" and all(name.lower() != b"content-length" for name, _ in headers):
-            self.ends_with_connection = True  # RFC 9112 7.1: no chunks for HTTP/1.0
         fields = [_checked(name, value) for name, value in headers]
         parts: list[bytes] = [STATUS_LINE[status]]
         has_length = write_fields(parts, fields)
+        self.ends_with_connection = self.version == "1.0" and not has_length  # RFC 9112 7.1: no chunks for it
         if any(name == b"connection" and _says_close(value) for name, value in fields):
             self.keep_alive = False
         elif not self.keep_alive:

@@ -112,3 +112,13 @@ async def test_a_call_is_as_with_uvicorn(request_: bytes, answer: list[dict[str,
         uvicorns = await played(HttpToolsProtocol, request_, answer)
 
     assert ours == uvicorns
+
+
+@pytest.mark.parametrize("version", [b"1.0", b"1.1"])
+async def test_headers_that_can_be_read_once_reach_the_client(version: bytes) -> None:
+    """An app may give its headers as an iterator."""
+    answer = [{**head(), "headers": iter([PLAIN, SIX])}, part(b"answer")]
+    async with asyncio.timeout(20):
+        _, wrote, *_ = await played(ServerProtocol, b"GET / HTTP/%b\r\nHost: a\r\n\r\n" % version, answer)
+
+    assert b"content-type: text/plain\r\ncontent-length: 6\r\n" in wrote
