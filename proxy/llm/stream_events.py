@@ -5,7 +5,8 @@ from codecs import getincrementaldecoder
 from proxy.http.headers import Headers
 from proxy.llm.assembly.dialect import Unfaithful
 from proxy.llm.aws.event_stream import EVENT_STREAM, AmazonEvents
-from proxy.text.sse import Decoder, EventTooLarge
+from proxy.text.errors import EventTooLarge
+from proxy.text.sse import Decoder
 
 MAX_EVENT_BYTES = 8 * 1024 * 1024
 """The longest event of a provider's stream; a picture comes in one event."""

@@ -37,35 +37,6 @@ FAILURES = {
 """Ends that a replica gives to a run that it follows, by their `error_code`."""
 
 
-class CopiedLog(EventLog):
-    """A log that is filled from the store, and knows whether it has readers.
-
-    Args:
-        on_readers_changed: a method of the log's owner; held weakly, or both would be in a cycle.
-    """
-
-    def __init__(self, run_id: str, on_readers_changed: Callable[[], None]) -> None:
-        super().__init__(run_id, random.randint(*RETRY_MS))
-        self._on_readers_changed = WeakMethod(on_readers_changed)
-
-    @property
-    def is_read(self) -> bool:
-        return bool(self._readers or self._first_readers)
-
-    def subscribe(self, wake: Callable[[], None], *, first: bool = False) -> None:
-        super().subscribe(wake, first=first)
-        self._notify()
-
-    def unsubscribe(self, wake: Callable[[], None]) -> None:
-        super().unsubscribe(wake)
-        self._notify()
-
-    def _notify(self) -> None:
-        on_readers_changed = self._on_readers_changed()
-        if on_readers_changed is not None:
-            on_readers_changed()
-
-
 class FollowedRun:
     """A run that another replica executes or has executed; a `ViewableRun`."""
 
@@ -79,7 +50,8 @@ class FollowedRun:
     ) -> None:
         self._loop = asyncio.get_running_loop()
         self.id = run_id
-        self.log = CopiedLog(run_id, self._readers_changed)
+        self.log = EventLog(run_id, random.randint(*RETRY_MS))
+        self.log.on_readers_changed = _weakly(self._readers_changed)
         self.route = route
         self.headers_sent = False
         self.stored = stored
@@ -222,3 +194,14 @@ class FollowedRun:
     def _readers_changed(self) -> None:
         self.idle_since = self._loop.time()
         self._on_readers_changed(self)
+
+
+def _weakly(told: Callable[[], None]) -> Callable[[], None]:
+    """Call a method, if its object is still there: a log that held its run would be in a cycle with it."""
+    method = WeakMethod(told)
+
+    def call() -> None:
+        if (alive := method()) is not None:
+            alive()
+
+    return call

@@ -26,7 +26,7 @@ from proxy.runs.ending import CANCELLED
 from proxy.runs.shared import ViewableRun
 from proxy.sources.batch import Answered
 from proxy.upstream.client import Answer
-from proxy.viewers.batch_viewer import Unanswered
+from proxy.viewers.errors import Unanswered
 
 ENDED_BY_OTHERS = frozenset({CANCELLED, Fault.TOO_LARGE})
 """Ends of a run that say nothing about a plain request which has joined it: that request is then relayed."""

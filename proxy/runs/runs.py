@@ -25,6 +25,7 @@ from proxy.runs.source import Source
 from proxy.runs.start import ID_TAKEN, RunSpec, check_the_same
 from proxy.settings.routes import Route
 from proxy.settings.settings import MemoryLogSettings
+from proxy.text.crowds import Crowd, with_one, without
 from proxy.upstream.breaker import Breaker, result_of
 from proxy.upstream.client import Answer
 
@@ -72,7 +73,7 @@ class Runs(KnownRuns):
         self._breaker = breaker
         self._tasks: dict[Run, asyncio.Task[None]] = {}
         self._durations: dict[str, deque[float]] = {}
-        self._viewers: dict[WatchedRun, set[ViewRequest]] = {}
+        self._viewers: dict[WatchedRun, Crowd[ViewRequest]] = {}
         """The viewers of each run that has any."""
         self._grace: dict[WatchedRun, TimerHandle] = {}
         self.draining = False
@@ -199,15 +200,14 @@ class Runs(KnownRuns):
 
     def add_viewer(self, run: WatchedRun, viewer: ViewRequest) -> None:
         """A run has one viewer more."""
-        self._viewers.setdefault(run, set()).add(viewer)
+        self._viewers[run] = with_one(self._viewers.get(run, ()), viewer)
         timer = self._grace.pop(run, None)
         if timer is not None:
             timer.cancel()
 
     def drop_viewer(self, run: WatchedRun, viewer: ViewRequest) -> None:
         """One of a run's viewers is gone."""
-        viewers = self._viewers[run]
-        viewers.discard(viewer)
+        viewers = self._viewers[run] = without(self._viewers[run], viewer)
         if not viewers:
             del self._viewers[run]
             self._unwatched(run)

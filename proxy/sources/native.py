@@ -18,11 +18,13 @@ from proxy.runs.run import Run
 from proxy.settings.blocks.route import RouteSettings
 from proxy.settings.blocks.sources import NativeSettings
 from proxy.sources.batch import FEED_BYTES, ask_once, is_json, read_answer
-from proxy.sources.native_rules import AmbiguousTexts, EventContent, MalformedEvent, Rules, split_pair
+from proxy.sources.errors import AmbiguousTexts, MalformedEvent
+from proxy.sources.native_rules import EventContent, Rules, split_pair
 from proxy.sources.repeat import repeating
+from proxy.text.errors import EventTooLarge
 from proxy.text.sections import MalformedBody, Section, parse
 from proxy.text.slow_json import SEARCH_BYTES, document_of, is_slow, searched
-from proxy.text.sse import Decoder, EventTooLarge
+from proxy.text.sse import Decoder
 from proxy.text.templates import PATH, REQUEST, TEXT, MissingValue, fill, references
 from proxy.turns import Turns
 from proxy.upstream.client import Answer, Request, Upstream

@@ -9,24 +9,17 @@ another stage adds it. Two different texts of one stage are ambiguous: nothing s
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from typing import Any, Final, Literal, NamedTuple
 
 import orjson
 from jsonpath import JSONPath, JSONPathError
 
 from proxy.settings.blocks.sources import NativeEventSettings
+from proxy.sources.errors import AmbiguousTexts, MalformedEvent
 from proxy.text.sections import Keys, MalformedBody, Section, compile_path, keys_of, parse
 from proxy.text.templates import Excerpt
 
 Meaning = Literal["text", "done", "error", "answer", "ignore"]
-
-
-class MalformedEvent(ValueError):
-    """An event that a rule cannot read. The message has nothing of it."""
-
-
-class AmbiguousTexts(MalformedEvent):
-    """An event with two texts of one stage."""
 
 
 class EventContent(NamedTuple):
@@ -259,8 +252,8 @@ def _further(rules: Sequence[_Rule], at: int) -> Sequence[_Rule]:
     ]
 
 
-_UNREAD: Any = object()
-_UNFIT: Any = object()
+_UNREAD: Final[Any] = object()
+_UNFIT: Final[Any] = object()
 
 
 def _document(data: str | bytes) -> Any:
@@ -282,7 +275,7 @@ def split_pair(text: str) -> tuple[str, str]:
     """
     if text.isascii():
         return text, ""
-    half = text[-1] if "\ud800" <= text[-1] <= "\udbff" else ""
+    half = text[-1] if 0xD800 <= ord(text[-1]) <= 0xDBFF else ""
     whole = text[: len(text) - len(half)]
     try:
         return whole.encode("utf-16-le", "surrogatepass").decode("utf-16-le"), half

@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import orjson
 
+from proxy.text.crowds import Crowd, with_one, without
 from proxy.text.events import TERMINAL, Event, EventType
 from proxy.text.sse import Long, encode, id_bytes, one_line, opening_of_chunk, payload_of
 from proxy.timers.wheel import Timer, stop, wheel_of
@@ -24,11 +25,7 @@ MAX_NEW_BYTES = 64 * 1024
 AT_A_TURN = 64
 """Readers that are woken in one turn of the loop: each then has a piece of work to do."""
 
-FEW = 8
-"""The most readers that are a tuple: a dict of one takes 200 bytes, and a long tuple takes long to change."""
-
-Readers = tuple[Callable[[], None], ...] | dict[Callable[[], None], None]
-"""In the order in which they came."""
+Readers = Crowd[Callable[[], None]]
 
 _NOWHERE: Set[int] = frozenset()  # one for all: an empty one takes 200 bytes
 
@@ -67,6 +64,10 @@ def _none() -> bool:
     return False
 
 
+def _nobody() -> None:
+    """Nobody is to be told."""
+
+
 NewEvent = tuple[int, bytes, float | None, float]
 """The newest event of a log, for all who are sent it as it comes:
 
@@ -99,6 +100,7 @@ class EventLog:
         "ended",
         "has_content",
         "newest",
+        "on_readers_changed",
         "run_id",
         "size_bytes",
         "snapshots_from",
@@ -110,6 +112,8 @@ class EventLog:
         self.doubt: Callable[[], bool] = _none
         """Whether the last entries may be this process's alone, since another replica may have the run: do
         not show them yet."""
+        self.on_readers_changed: Callable[[], None] = _nobody
+        """Told of each reader that has come or gone."""
         self._retry_ms = retry_ms
         self._wires: list[bytes] = []
         self._known_at = array("d")
@@ -223,16 +227,23 @@ class EventLog:
     def _between(self, start: int, end: int) -> list[LogEntry]:
         return [self.entry(seq) for seq in range(start + 1, end + 1)]
 
+    @property
+    def is_read(self) -> bool:
+        """True if it has readers."""
+        return bool(self._readers or self._first_readers)
+
     def subscribe(self, wake: Callable[[], None], *, first: bool = False) -> None:
         """Call `wake`, which must not wait, whenever there is more; before all viewers if it is `first`."""
         if first:
-            self._first_readers = _with(self._first_readers, wake)
+            self._first_readers = with_one(self._first_readers, wake)
         else:
-            self._readers = _with(self._readers, wake)
+            self._readers = with_one(self._readers, wake)
+        self.on_readers_changed()
 
     def unsubscribe(self, wake: Callable[[], None]) -> None:
-        self._readers = _without(self._readers, wake)
-        self._first_readers = _without(self._first_readers, wake)
+        self._readers = without(self._readers, wake)
+        self._first_readers = without(self._first_readers, wake)
+        self.on_readers_changed()
 
     def wake(self) -> None:
         """Let all waiting readers look again; of many, some in each turn of the loop."""
@@ -275,25 +286,6 @@ class EventLog:
             asyncio.get_running_loop().call_soon(self._wake_some)
         else:
             self._unwoken = None
-
-
-def _with(readers: Readers, wake: Callable[[], None]) -> Readers:
-    """The readers, and one more; the same who is one already."""
-    if isinstance(readers, dict):
-        readers[wake] = None
-    elif wake not in readers:
-        readers = (*readers, wake)
-        if len(readers) > FEW:
-            readers = dict.fromkeys(readers)
-    return readers
-
-
-def _without(readers: Readers, wake: Callable[[], None]) -> Readers:
-    if isinstance(readers, dict):
-        readers.pop(wake, None)
-    elif wake in readers:
-        readers = tuple(each for each in readers if each != wake)
-    return readers
 
 
 class LogReader:

@@ -24,6 +24,8 @@ from hashlib import sha256 as new_sha256
 from types import MappingProxyType
 from typing import Final, NamedTuple
 
+from proxy.text.errors import IllegalEvent
+
 
 class EventType(StrEnum):
     STAGE_START = "stage_start"
@@ -86,10 +88,6 @@ class Event(NamedTuple):
     @property
     def terminal(self) -> bool:
         return self.type in TERMINAL
-
-
-class IllegalEvent(ValueError):
-    """The event is not allowed now, or never; the transcript has not changed."""
 
 
 HASHED_CHARS: Final = 4096
@@ -234,7 +232,8 @@ class Transcript:
         """A sign of life while there is no text. A value that is not known is `None`, and is left out."""
         self._move(EventType.PROGRESS)
         metadata: dict[str, object] = {"elapsed_s": elapsed_s, "total_expected": total_expected}
-        known = {"stage_index": stage_index, "eta_s": eta_s}
+        # Of objects, or the compiler makes one kind of number of both: "stage_index": 1.0.
+        known: dict[str, object] = {"stage_index": stage_index, "eta_s": eta_s}
         metadata.update((name, value) for name, value in known.items() if value is not None)
         return Event(EventType.PROGRESS, metadata=metadata)
 

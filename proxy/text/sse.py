@@ -15,6 +15,7 @@ from typing import Final, NamedTuple
 
 import orjson
 
+from proxy.text.errors import EventTooLarge
 from proxy.text.events import Event, EventType
 
 HEARTBEAT: Final = b": hb\n"
@@ -143,14 +144,6 @@ class ServerSentEvent(NamedTuple):
     event: str = "message"
     id: str = ""
     retry: int | None = None
-
-
-class EventTooLarge(ValueError):
-    """More bytes of one event than the decoder may hold. `events` were complete before it, and are good."""
-
-    def __init__(self, max_event_bytes: int, events: list[ServerSentEvent]) -> None:
-        super().__init__(f"an event of more than {max_event_bytes} bytes")
-        self.events = events
 
 
 class Decoder:

@@ -25,7 +25,7 @@ from proxy.runs.runs import Runs
 from proxy.runs.shared import ViewableRun
 from proxy.text.event_log import LogReader
 from proxy.viewers.batch_viewer import named
-from proxy.viewers.leaving import ViewerClient
+from proxy.viewers.clients import ViewerClient
 from proxy.viewers.scripts import Scripts
 from proxy.viewers.tickets import TICKET_S, Tickets
 from proxy.viewers.translation import in_format

@@ -9,7 +9,9 @@ from proxy.http.headers import BODILESS_STATUS, Headers, response_headers
 from proxy.runs.ending import Failure
 from proxy.runs.shared import ViewableRun
 from proxy.text.event_log import LogReader
-from proxy.viewers.leaving import LeavingViewer, ViewerClient
+from proxy.viewers.clients import ViewerClient
+from proxy.viewers.errors import Unanswered
+from proxy.viewers.leaving import LeavingViewer
 
 SPACE = b" "
 """JSON may begin with as many as one likes (RFC 8259 2)."""
@@ -25,10 +27,6 @@ DOUBT_S = 0.05
 
 LOOK_S = 60.0
 """Seconds after which a viewer without a heartbeat looks without being woken; any time will do."""
-
-
-class Unanswered(Exception):
-    """The run has ended in a way that is nothing to this viewer, and nothing was sent."""
 
 
 class BatchViewer(LeavingViewer):

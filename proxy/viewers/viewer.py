@@ -21,7 +21,8 @@ from proxy.text.sse import HEARTBEAT
 from proxy.turns import in_turns
 from proxy.viewers.batch_viewer import DOUBT_S, named, send_answer
 from proxy.viewers.catch_up import merged, snapshot
-from proxy.viewers.leaving import LeavingViewer, ViewerClient
+from proxy.viewers.clients import ViewerClient
+from proxy.viewers.leaving import LeavingViewer
 
 FLUSH_BYTES = MAX_NEW_BYTES
 """At most so many bytes in one write; a long replay takes several."""

@@ -6,7 +6,8 @@ from typing import Any
 import pytest
 
 from proxy.settings.blocks.sources import NativeEventSettings
-from proxy.sources.native_rules import AmbiguousTexts, EventContent, Rules
+from proxy.sources.errors import AmbiguousTexts
+from proxy.sources.native_rules import EventContent, Rules
 from proxy.text.sections import Section
 
 SECTIONS = [Section.compile(stage, "chat", None) for stage in ("a", "b")]

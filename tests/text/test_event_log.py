@@ -6,7 +6,8 @@ from functools import partial
 
 import pytest
 
-from proxy.text.event_log import AT_A_TURN, FEW, EventLog, LogReader
+from proxy.text.crowds import FEW
+from proxy.text.event_log import AT_A_TURN, EventLog, LogReader
 from proxy.text.events import Transcript
 
 

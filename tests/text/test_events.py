@@ -11,7 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from proxy.text.events import HASHED_CHARS, Event, EventType, IllegalEvent, Transcript
+from proxy.text.errors import IllegalEvent
+from proxy.text.events import HASHED_CHARS, Event, EventType, Transcript
+from proxy.text.sse import payload_of
 
 DIGEST = sha256(b"{}").hexdigest()
 
@@ -299,6 +301,13 @@ def test_what_is_not_known_is_not_said() -> None:
 
     assert known.metadata == {"elapsed_s": 8.0, "stage_index": 1, "total_expected": 4, "eta_s": 22.5}
     assert unknown.metadata == {"elapsed_s": 9.0, "total_expected": 4}
+
+
+def test_whole_numbers_stay_whole() -> None:
+    """Beside one that is not, too: `1`, and not `1.0`, for clients that tell one from the other."""
+    said = Transcript().progress(elapsed_s=8.0, stage_index=1, total_expected=4, eta_s=22.5)
+
+    assert payload_of(said).endswith(b'{"elapsed_s":8.0,"total_expected":4,"stage_index":1,"eta_s":22.5}}')
 
 
 def test_the_end_can_carry_the_batch_answer() -> None:

@@ -8,8 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from proxy.text.errors import EventTooLarge
 from proxy.text.events import Event, EventType
-from proxy.text.sse import HEARTBEAT, Decoder, EventTooLarge, ServerSentEvent, encode
+from proxy.text.sse import HEARTBEAT, Decoder, ServerSentEvent, encode
 from tests.golden import FOLDER, OURS, RETRY_MS, RUN, WILD, files, payload, wire
 
 STREAMS = {name: wire(events) for name, events in OURS.items()}
