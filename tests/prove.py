@@ -25,7 +25,31 @@ CHECKS = {
 COMPILED = ROOT / "build/compiled"
 """Where `make compiled` puts the hot path as machine code."""
 
-HOT = ["relay", "upstream", "downstream", "http", "routed", "observe/test_unmatched.py"]
+HOT = [
+    "relay",
+    "upstream",
+    "downstream",
+    "http",
+    "routed",
+    "timers",
+    "observe/test_unmatched.py",
+    "text/test_events.py",
+    "text/test_sse.py",
+    "text/test_event_log.py",
+    "text/test_chunking.py",
+    "text/test_live_text.py",
+    "viewers/test_viewer.py",
+    "viewers/test_catch_up.py",
+    "viewers/test_crowd.py",
+    "sources/test_source_native.py",
+    "sources/test_native_rules.py",
+    "llm/test_taps.py",
+    "llm/test_repeated_events.py",
+    "runs/test_runs.py",
+    "runs/test_forgotten.py",
+    "replicas/test_shared_runs.py",
+    "replicas/test_takeover.py",
+]
 """The tests of what is compiled, and of those who use it most: they run against it once more."""
 
 BY_FILE = ["--dist", "loadfile", "--no-loadscope-reorder"]
