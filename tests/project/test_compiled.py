@@ -32,6 +32,9 @@ FREE_BASES = {
 neither side clears: a weak reference to it would lead nowhere, and end the process."""
 
 
+TAKES_ALL = {"all", "any", "frozenset", "join", "min", "next", "sum", "update"}
+"""Functions that take all of what they are given, or stop at the first that fits: they wait for nothing."""
+
 SUSPENDING = (ast.Await, ast.AsyncFor, ast.AsyncWith, ast.Yield, ast.YieldFrom)
 
 
@@ -99,3 +102,22 @@ def test_nothing_compiled_waits_while_it_handles_an_error(path: str) -> None:
     ]
 
     assert [ast.unparse(line) for line in handling if isinstance(line, SUSPENDING)] == []
+
+
+@pytest.mark.parametrize("path", compiled_files())
+def test_no_generator_expression_is_to_be_taken_in_turns(path: str) -> None:
+    """The compiler makes a list of it, at once: of a long log that would hold the loop up."""
+    tree = ast.parse((ROOT / path).read_text(encoding="utf-8"))
+    taken = {
+        given
+        for each in ast.walk(tree)
+        for given in (each.args if isinstance(each, ast.Call) and _name(each.func) in TAKES_ALL else [])
+    }
+    unpacked = {each.value for each in ast.walk(tree) if isinstance(each, ast.Starred)}
+    expressions = {each for each in ast.walk(tree) if isinstance(each, ast.GeneratorExp)}
+
+    assert [ast.unparse(each) for each in expressions - taken - unpacked] == []
+
+
+def _name(function: ast.expr) -> str:
+    return ast.unparse(function).rpartition(".")[2]
