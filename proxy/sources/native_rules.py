@@ -50,7 +50,7 @@ class Rules:
         """Each with those that may add to it."""
         found = [place for rule in self._rules for place in (rule.when, rule.at, rule.stage_at)]
         places = [place for place in found if place is not None]
-        self.paths = {"$", *(str(place.path) for place in places)}
+        self.paths = {"$", *[str(place.path) for place in places]}
         """All that the rules look at in an event's JSON."""
         self.searches = any(place.keys is None for place in places)
         """Whether any of these is more than names and indices."""
