@@ -125,7 +125,7 @@ class EventLog:
         self._first_readers: Readers = ()
         self._readers: Readers = ()
         self._unwoken: list[Callable[[], None]] | None = None
-        """Readers that are woken in the next turns; None: all were."""
+        """Readers that are woken in the next turns, the last of them first; None: all were."""
         self._is_more = False
         """Whether there is more since these began to be woken: all readers are to look once more."""
         self.size_bytes = 0
@@ -248,22 +248,20 @@ class EventLog:
     def wake(self) -> None:
         """Let all waiting readers look again; of many, some in each turn of the loop."""
         few = self._readers
-        if isinstance(few, tuple) and not (self._first_readers or self._unwoken):  # as nearly always
+        if isinstance(few, tuple) and self._unwoken is None and not self._first_readers:  # as nearly always
             self._wake_each(few)
             return
+        # Before any is woken: who then leaves makes way for another, who would count as woken.
+        rest = list(islice(self._first_readers, AT_A_TURN, None)) if self._unwoken is None else []
         if self._first_readers:
             self._wake_each(tuple(islice(self._first_readers, AT_A_TURN)))
-        if self._unwoken:
+        if self._unwoken is not None:  # or empty: the last of them are being woken now
             self._is_more = True
-        elif len(self._readers) <= AT_A_TURN and len(self._first_readers) <= AT_A_TURN:
+        elif len(self._readers) <= AT_A_TURN and not rest:
             self._wake_each(tuple(self._readers))
         else:
-            self._unwoken = self._crowd()
+            self._unwoken = [*self._readers, *reversed(rest)]
             self._wake_some()
-
-    def _crowd(self) -> list[Callable[[], None]]:
-        """Those who are not woken at once; the last of them is the next."""
-        return [*self._readers, *reversed(list(islice(self._first_readers, AT_A_TURN, None)))]
 
     def _wake_each(self, readers: Iterable[Callable[[], None]]) -> None:
         self.newest = None  # one of them may have added an entry, and now waking is this call's
@@ -280,7 +278,8 @@ class EventLog:
         del unwoken[-AT_A_TURN:]
         self._wake_each(some)
         if not unwoken:
-            self._unwoken = self._crowd() if self._is_more else None
+            # All: those who were first when there was more may have left since.
+            self._unwoken = [*self._readers, *reversed(self._first_readers)] if self._is_more else None
             self._is_more = False
         if self._unwoken:
             asyncio.get_running_loop().call_soon(self._wake_some)

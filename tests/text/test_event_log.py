@@ -189,6 +189,48 @@ async def test_many_readers_are_woken_some_in_each_turn() -> None:
     assert seen[left] == 0
 
 
+async def test_what_a_reader_adds_as_it_is_woken_reaches_all() -> None:
+    """Also in the last of many turns, when no other reader is still to be woken."""
+    log = filled(1)
+    seen = dict.fromkeys(range(AT_A_TURN * 2 + 1), 0)
+
+    def wake(number: int) -> None:
+        if number == 0 and len(log) == 3:  # who came first is woken last
+            log.take(filled(3).entry(4))
+        seen[number] = len(log)
+
+    for number in seen:
+        log.subscribe(partial(wake, number))
+    log.take(filled(2).entry(3))
+    for _ in range(10):
+        await asyncio.sleep(0)
+
+    assert set(seen.values()) == {4}
+
+
+async def test_who_is_first_is_told_of_the_end_although_others_leave() -> None:
+    """Many have joined a run. It ends while they are woken, and whoever has its answer goes."""
+    log = filled(1)
+    seen = dict.fromkeys(range(AT_A_TURN * 4), 0)
+    wakes: dict[int, Callable[[], None]] = {}
+
+    def wake(number: int) -> None:
+        seen[number] = len(log)
+        if len(log) == 4:
+            log.unsubscribe(wakes[number])
+
+    for number in seen:
+        wakes[number] = partial(wake, number)
+        log.subscribe(wakes[number], first=True)
+    log.take(filled(2).entry(3))
+    log.take(filled(3).entry(4))
+    for _ in range(10):
+        await asyncio.sleep(0)
+
+    assert set(seen.values()) == {4}
+    assert not log.is_read
+
+
 async def test_a_reader_that_fails_leaves_no_other_asleep(caplog: pytest.LogCaptureFixture) -> None:
     """Whatever a reader raises or changes as it is woken, each of the others is woken, in a crowd too."""
     for readers in (3, AT_A_TURN + 2):
