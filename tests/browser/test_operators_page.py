@@ -6,7 +6,7 @@ from typing import Any
 
 import httpx
 import pytest
-from playwright.async_api import Browser
+from playwright.async_api import Browser, Page
 
 from tests.browser import axe
 from tests.browser.frontend import IN_CHROMIUM
@@ -121,14 +121,41 @@ async def test_a_controller_looks_or_not_by_what_it_said_when_it_was_asked(
     asked_at = now["rollout"]["asked_at"]
     now["rollout"] |= {"look_every_s": 1.0, "last_look_at": asked_at - ago_s}
     now["at"] = asked_at + 60
-    event = f"data: {json.dumps(now)}\n\n"
     async with opened_page(chromium, replica) as (page, _):
-        await page.route("**/now", lambda route: route.fulfill(body=event, content_type="text/event-stream"))
-        await page.reload()
+        await _shows(page, now)
         await page.get_by_text("running · hold · approval").wait_for()
         said = await page.get_by_text(f"{ago_s} s ago: no controller looks").count()
 
     assert said == is_silent
+
+
+@pytest.mark.parametrize(
+    ("share", "said"),
+    [
+        (SHARE, "The upstream fails: new requests get batch until it answers."),
+        (0, "Nobody is shown live text: every flag is off or at 0 %."),
+    ],
+)
+async def test_a_breaker_that_nobody_tries_to_close_is_not_what_is_wrong(
+    chromium: Browser, replica: Serving, share: int, said: str
+) -> None:
+    """After a way back to 0 % it stays open, since no run is begun; batch is asked, and may answer well."""
+    async with browser(replica.admin_url) as client:
+        now = (await client.get("/now")).json()
+    now["processes"] = [process | {"breaker": "open"} for process in now["processes"]]
+    for route in now["routes"]:
+        route["flag"] |= {"share": share / 100}
+    async with opened_page(chromium, replica) as (page, _):
+        await _shows(page, now)
+        await page.get_by_text(said).wait_for()
+        await page.get_by_text("The circuit breaker is open.").wait_for()
+
+
+async def _shows(page: Page, now: dict[str, Any]) -> None:
+    """Let the page have this as what the replica says."""
+    event = f"data: {json.dumps(now)}\n\n"
+    await page.route("**/now", lambda route: route.fulfill(body=event, content_type="text/event-stream"))
+    await page.reload()
 
 
 async def _is_released(client: httpx.AsyncClient) -> bool:

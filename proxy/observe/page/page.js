@@ -117,10 +117,12 @@ function verdict(now) {
   if (now.kill_flag) return ["bad", "Everybody gets batch: the kill flag is on.", "It is turned off where flags are kept."];
   if (now.flags_stale) return ["bad", "Everybody gets batch: the flags could not be confirmed.", now.flags_problem ?? ""];
   if (!now.processes.some((each) => !each.draining)) return ["busy", "This replica drains, and begins no runs.", ""];
-  if (now.processes.some((each) => each.breaker !== "closed")) return ["busy", "The upstream fails: new requests get batch until it answers.", "The circuit breaker is open."];
   if (!now.routes.length) return ["quiet", "No route is set: everything is relayed.", ""];
   const on = now.routes.filter(({ flag }) => flag.known && flag.enabled && flag.share !== 0);
-  if (!on.length) return ["quiet", "Nobody is shown live text: every flag is off or at 0 %.", ""];
+  const breaker = now.processes.some((each) => each.breaker !== "closed") ? "The circuit breaker is open." : "";
+  // With a breaker that opened before, too: nobody streams who would try whether the upstream answers.
+  if (!on.length) return ["quiet", "Nobody is shown live text: every flag is off or at 0 %.", breaker];
+  if (breaker) return ["busy", "The upstream fails: new requests get batch until it answers.", breaker];
   if (on.every(({ flag }) => flag.dark === 1)) return ["quiet", "Nobody is shown live text: texts are only compared, in the dark.", ""];
   const same = new Set(on.map(({ flag }) => (flag.share === null || flag.targeted ? null : flag.share * (1 - flag.dark))));
   const users = same.size === 1 && !same.has(null) ? `${percent([...same][0])} of users are` : "Some users are";
