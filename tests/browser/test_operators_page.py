@@ -130,21 +130,22 @@ async def test_a_controller_looks_or_not_by_what_it_said_when_it_was_asked(
 
 
 @pytest.mark.parametrize(
-    ("share", "said"),
+    ("flag", "said"),
     [
-        (SHARE, "The upstream fails: new requests get batch until it answers."),
-        (0, "Nobody is shown live text: every flag is off or at 0 %."),
+        ({"share": 0.4}, "The upstream fails: new requests get batch until it answers."),
+        ({"share": 0}, "Nobody is shown live text: every flag is off or at 0 %."),
+        ({"dark": 1}, "Nobody is shown live text: texts are only compared, in the dark."),
     ],
 )
 async def test_a_breaker_that_nobody_tries_to_close_is_not_what_is_wrong(
-    chromium: Browser, replica: Serving, share: int, said: str
+    chromium: Browser, replica: Serving, flag: dict[str, float], said: str
 ) -> None:
-    """After a way back to 0 % it stays open, since no run is begun; batch is asked, and may answer well."""
+    """After a way back it stays open, since no run is begun; batch is asked, and may answer well."""
     async with browser(replica.admin_url) as client:
         now = (await client.get("/now")).json()
     now["processes"] = [process | {"breaker": "open"} for process in now["processes"]]
     for route in now["routes"]:
-        route["flag"] |= {"share": share / 100}
+        route["flag"] |= flag
     async with opened_page(chromium, replica) as (page, _):
         await _shows(page, now)
         await page.get_by_text(said).wait_for()

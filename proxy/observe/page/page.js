@@ -120,10 +120,10 @@ function verdict(now) {
   if (!now.routes.length) return ["quiet", "No route is set: everything is relayed.", ""];
   const on = now.routes.filter(({ flag }) => flag.known && flag.enabled && flag.share !== 0);
   const breaker = now.processes.some((each) => each.breaker !== "closed") ? "The circuit breaker is open." : "";
-  // With a breaker that opened before, too: nobody streams who would try whether the upstream answers.
+  // A breaker that opened before stays open then: no run is begun that would try whether the upstream answers.
   if (!on.length) return ["quiet", "Nobody is shown live text: every flag is off or at 0 %.", breaker];
+  if (on.every(({ flag }) => flag.dark === 1)) return ["quiet", "Nobody is shown live text: texts are only compared, in the dark.", breaker];
   if (breaker) return ["busy", "The upstream fails: new requests get batch until it answers.", breaker];
-  if (on.every(({ flag }) => flag.dark === 1)) return ["quiet", "Nobody is shown live text: texts are only compared, in the dark.", ""];
   const same = new Set(on.map(({ flag }) => (flag.share === null || flag.targeted ? null : flag.share * (1 - flag.dark))));
   const users = same.size === 1 && !same.has(null) ? `${percent([...same][0])} of users are` : "Some users are";
   const where = now.routes.length === 1 ? `on ${on[0].name}` : on.length === now.routes.length ? "on all routes" : `on ${on.length} of ${now.routes.length} routes`;
