@@ -111,7 +111,9 @@ class Connecting:
         except asyncio.CancelledError:
             self._end(None)
         except OSError as exc:
-            self._end(UpstreamUnreachable(why(exc)), is_refused=True)
+            # With bytes of the request out it may have been received: nobody may send it once more.
+            is_sent = self._connection.already_out > 0
+            self._end(exc if is_sent else UpstreamUnreachable(why(exc)), is_refused=not is_sent)
         except Exception as exc:  # noqa: BLE001 - a task would have it, too
             self._end(exc)
 
@@ -162,9 +164,7 @@ def connected_here(
         return None
     try:
         opened.setblocking(False)
-        opened.connect_ex(
-            (host, port)
-        )  # says that it is not there yet, and has done all: to send is the proof
+        opened.connect_ex((host, port))  # it may say that this goes on; what can be sent is the proof
         return opened, opened.send(data)
     except OSError:
         os.close(opened.detach())

@@ -184,3 +184,26 @@ async def test_a_queue_that_is_full_is_waited_for() -> None:
         assert waiting.connection is None
         making.cancel()
         await until(lambda: pool.in_use == 0)
+
+
+async def test_a_loop_that_cannot_take_the_connection_does_not_let_it_be_asked_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The request may have been received by then. An upstream that cannot be reached is asked once more."""
+    told: list[Exception] = []
+
+    class Told(Waiting):
+        def not_connected(self, error: Exception) -> None:
+            told.append(error)
+
+    async def fails(*_: object, **__: object) -> None:
+        await asyncio.sleep(0)
+        raise ConnectionResetError("by the peer")
+
+    with listening_at() as (_, pool):
+        monkeypatch.setattr(type(asyncio.get_running_loop()), "create_connection", fails)
+        Told(pool, GET).begin()
+        await until(lambda: bool(told))
+        monkeypatch.undo()
+
+    assert [type(error) for error in told] == [ConnectionResetError]
