@@ -24,7 +24,9 @@ HOST = "127.0.0.1"
 ON_LOOPBACK = {**os.environ, "no_proxy": HOST}
 """The environment, for requests that pass no proxy on their way to this host."""
 
-START_S = 30.0
+START_S = 180.0
+"""Seconds until all answer. On a slow machine with much other work the first start takes most of a minute."""
+
 STOP_S = 4.0
 """Seconds in which a process may end by itself before it is killed."""
 
@@ -57,11 +59,15 @@ def run(port: int) -> None:
         ports = DemoPorts(port, *stack.enter_context(free_ports(4)))
         for name in ("flags.json", "headgate.yaml"):
             (directory / name).write_text((EXAMPLE / name).read_text())
-        serving: list[subprocess.Popen[bytes]] = []
-        for command, ready in ports.commands(directory):
-            serving.append(stack.enter_context(process(command, ports.environment(directory))))
-            await_ready(ready, serving[-1])
-        for each in serving:
+        # All at once: none needs another until it is asked, and most of a start is reading of modules.
+        environment = ports.environment(directory)
+        serving = {
+            ready: stack.enter_context(process(command, environment))
+            for command, ready in ports.commands(directory)
+        }
+        for ready, each in serving.items():
+            await_ready(ready, each)
+        for each in serving.values():
             stack.callback(each.terminate)  # all are terminated before any is waited for
         click.echo(f"\n  Open      {url}/app/live.html   streamed and batch, side by side")
         click.echo(
@@ -99,8 +105,7 @@ class DemoPorts(NamedTuple):
         }
 
     def commands(self, directory: Path) -> list[tuple[list[str], str]]:
-        """The processes in the order in which they start, each with an address that answers when it is
-        ready."""
+        """The processes, each with an address that answers when it is ready."""
         clinic = ["examples.clinic", "--otel", "--workers", "2", "--data", str(directory)]
         headgate = ["proxy", "serve", "--config", str(directory / "headgate.yaml")]
         return [
@@ -227,12 +232,17 @@ def _untie(tether: subprocess.Popen[bytes]) -> None:
 
 
 def await_ready(url: str, process: subprocess.Popen[bytes]) -> None:
-    """Wait until a URL answers with 200. Raises ClickException after START_S, or if the process has ended."""
+    """Wait until a URL answers with 200.
+
+    Raises ClickException, which says why: the process has ended, or it has not answered after START_S.
+    """
     deadline = time.monotonic() + START_S
-    while process.poll() is None and time.monotonic() < deadline:
+    while time.monotonic() < deadline:
+        if process.poll() is not None:
+            raise click.ClickException(f"what was to serve {url} has ended; see the messages above")
         try:
             if httpx.get(url, timeout=1, trust_env=False).status_code == 200:
                 return
         except httpx.TransportError:
             time.sleep(POLL_S)
-    raise click.ClickException(f"{url} does not answer; see the messages above")
+    raise click.ClickException(f"{url} does not answer after {START_S:g} s; see the messages above")

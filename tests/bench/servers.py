@@ -18,7 +18,7 @@ from tests.bench.cores import LOAD_CORE, PROXY_CORE
 from tests.bench.results import Target
 from tests.servers.ports import free_port
 
-READY_S = 15.0
+READY_S = 60.0
 STOP_S = 5.0
 LOOK_S = 0.01
 HEADGATE = Path(sys.executable).with_name("headgate")

@@ -24,7 +24,7 @@ from tests.servers.streaming import EXTRACTION, SUMMARY, answer, route
 
 CHROMIUM = shutil.which("chromium")
 QUIET = ("--no-sandbox", "--disable-background-networking", "--disable-component-update", "--disable-sync")
-START_S = 60.0
+START_S = 180.0
 ANSWER_MS = 60_000
 AXE = Path(__file__).parents[1] / "browser" / "node_modules" / "axe-core" / "axe.min.js"
 

@@ -28,7 +28,7 @@ CLIENTS = [
     "@microsoft/fetch-event-source",
     "@ag-ui/client",
 ]
-DEADLINE_S = 60
+DEADLINE_S = 120
 
 
 def _streams() -> dict[str, tuple[bytes, Sequence[Event]]]:

@@ -15,7 +15,7 @@ from proxy.demo import free_ports
 from tests.project.terminal import Shown, shown
 from tests.servers.ports import free_port
 
-START_S = 60.0
+START_S = 180.0
 
 ENDS: dict[str, Callable[[Shown], None]] = {
     "SIGTERM": lambda demo: demo.process.terminate(),

@@ -20,7 +20,7 @@ from tests.servers.streaming import EXTRACTION, SUMMARY, answer, answering, rout
 
 CLIENTS = Path(__file__).parents[1] / "clients"
 NODE = Path(sys.executable).with_name("node")
-DEADLINE_S = 30
+DEADLINE_S = 120
 PATH = "/v1/chat/completions"
 FORMATS = {"openai": "openai", "ai": "ai-sdk", "ag-ui": "ag-ui"}
 PACKAGES = {"openai": "openai", "ai": "ai", "ag-ui": "@ag-ui/client"}

@@ -16,7 +16,7 @@ from tests.servers.streaming import START, answer, answering, route
 
 CLIENTS = Path(__file__).parents[1] / "clients"
 NODE = Path(sys.executable).with_name("node")
-DEADLINE_S = 60
+DEADLINE_S = 120
 
 
 @asynccontextmanager

@@ -25,7 +25,7 @@ POLLED = [
 CASE = "Fever of 38.9 °C and a cough for 4 days — SpO₂ 91 %."
 AXIOS = {"accept": "application/json, text/plain, */*"}
 STREAM = {"accept": "text/event-stream"}
-TIMEOUT_S = 30
+TIMEOUT_S = 120
 
 # What differs between two cases that were treated alike.
 VOLATILE = re.compile(

@@ -33,7 +33,7 @@ from tests.servers.scripted import ScriptedUpstream, ok
 from tests.servers.serving import flag_document
 
 ROOT = Path(__file__).parents[2]
-START_S = 60.0
+START_S = 180.0
 STOP_S = 30.0
 
 TOOLS = {"pip", "setuptools", "wheel", "ensurepip", "pkg_resources", "_distutils_hack"}

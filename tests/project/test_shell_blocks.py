@@ -67,7 +67,7 @@ WHY_KILLED = (
 """What the ten questions' commands say where the kill switch is on, in their order."""
 
 ANSWER = "http://127.0.0.1:8080/api/questions/7/answer"
-START_S = 60.0
+START_S = 180.0
 ROLLOUT_S = 600.0
 TOKEN = "a-token-of-the-tests"
 

@@ -18,7 +18,7 @@ from tests.servers.programs import says_200
 from tests.servers.scripted import Asked, ScriptedUpstream
 from tests.servers.with_parent import WITH_PARENT
 
-STARTING_S = 60.0
+STARTING_S = 180.0
 
 
 @dataclass

@@ -21,7 +21,7 @@ from examples.clinic.settings import DEMO_SECRET, PROVIDERS
 from examples.clinic.tokens import demo_token
 
 ROOT = Path(__file__).parents[2]
-START_S = 60.0
+START_S = 180.0
 STOP_S = 10.0
 
 CASE_TEXT = "A 58-year-old woman with fever of 38.9 °C and productive cough for 4 days — SpO₂ 91 %."

@@ -11,7 +11,7 @@ import httpx
 from tests.servers.client import browser, eventually
 from tests.servers.ports import is_listened_on
 
-STARTING_S = 60.0
+STARTING_S = 180.0
 
 
 class Program:

@@ -18,7 +18,7 @@ from tests.servers.ports import free_port
 from tests.servers.programs import Program, says_200
 from tests.servers.with_parent import WITH_PARENT
 
-STARTING_S = 60.0
+STARTING_S = 180.0
 SCRAPE_S = 0.25
 
 ARMS = ("stream", "control", "rest")

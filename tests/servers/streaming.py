@@ -199,7 +199,7 @@ async def served(
                 except httpx.TransportError:
                     return False
 
-            await eventually(ready, within_s=60)
+            await eventually(ready, within_s=180)
         yield found
     finally:
         if process.returncode is None:

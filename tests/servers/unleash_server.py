@@ -19,7 +19,7 @@ from tests.servers.ports import free_port
 from tests.servers.programs import Program, says_200
 from tests.servers.with_parent import WITH_PARENT
 
-STARTING_S = 120.0
+STARTING_S = 180.0
 ADMIN_TOKEN = f"*:*.{'a' * 64}"
 CLIENT_TOKEN = f"default:development.{'b' * 64}"
 PROJECT = "default"

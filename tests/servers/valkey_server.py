@@ -17,7 +17,7 @@ from tests.servers.ports import free_port, free_socket
 from tests.servers.programs import Program
 from tests.servers.with_parent import WITH_PARENT
 
-STARTING_S = 60.0
+STARTING_S = 180.0
 
 
 class ValkeyServer(Program):
