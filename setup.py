@@ -37,6 +37,7 @@ COMPILED = [
     "proxy/relay/result.py",
     "proxy/relay/sent_request.py",
     "proxy/relay/steps.py",
+    "proxy/runs/shown.py",
     "proxy/sources/native.py",
     "proxy/sources/native_rules.py",
     "proxy/text/chunking.py",

@@ -56,7 +56,7 @@ from proxy.routed.run_access import RunAccess
 from proxy.routed.stream_path import StreamPath
 from proxy.runs.capacity import AnswerBudget
 from proxy.runs.runs import Runs
-from proxy.runs.source import Source
+from proxy.runs.start import Source
 from proxy.serving import App
 from proxy.settings.blocks.upstream import LlmSettings, ProviderSettings
 from proxy.settings.routes import Routes

@@ -13,7 +13,7 @@ from proxy.replicas.store.sealing import Box
 from proxy.runs.call import AcceptedJob, Continuation
 from proxy.runs.ending import CANCELLED, Failure
 from proxy.runs.run import Run
-from proxy.runs.texts import RETRY_MS
+from proxy.runs.shown import RETRY_MS
 from proxy.settings.routes import Route
 from proxy.text.event_log import EventLog, LogEntry, event_id
 from proxy.text.events import Event, EventType

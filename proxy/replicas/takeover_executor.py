@@ -8,8 +8,7 @@ from proxy.observe.metrics import Metrics
 from proxy.observe.spans.ports import RunSpans
 from proxy.runs.run import Run
 from proxy.runs.runs import Runs
-from proxy.runs.source import Source
-from proxy.runs.start import RunSpec
+from proxy.runs.start import RunSpec, Source
 
 if TYPE_CHECKING:  # this is also there without a store, whose client is not loaded then
     from proxy.replicas.followed_run import FollowedRun

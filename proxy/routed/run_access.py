@@ -14,8 +14,7 @@ from proxy.runs.call import Call
 from proxy.runs.run import Run
 from proxy.runs.runs import Runs
 from proxy.runs.shared import ViewableRun
-from proxy.runs.source import Source
-from proxy.runs.start import RunSpec
+from proxy.runs.start import RunSpec, Source
 from proxy.upstream.client import Request
 from proxy.viewers.api import RunApi, has_all, link, send_nothing_more
 from proxy.viewers.batch_viewer import BatchViewer

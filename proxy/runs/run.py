@@ -106,14 +106,14 @@ class Run(RunTexts):
 
     def begun(self) -> None:
         """Note that the run is executed from now on."""
-        self._last_event_at = now = self._loop.time()
-        self.started_at = now if self._continued is None else self._continued.started_at
+        self.shown.last_event_at = now = self._loop.time()
+        self.shown.started_at = now if self._continued is None else self._continued.started_at
         if self.route.settings.progress:
             self._tick()
 
     @property
     def phase(self) -> FaultPhase:
-        if self._transcript.has_content:
+        if self.shown.transcript.has_content:
             return FaultPhase.CONTENT
         return FaultPhase.HEADERS if self.headers_sent else FaultPhase.NOTHING
 
@@ -239,7 +239,7 @@ class Run(RunTexts):
             yield from encoding(text, long.pieces)
             result = ""
         if not self.ended:
-            done = self._transcript.done(
+            done = self.shown.transcript.done(
                 status=answer.status,
                 source=self.decision.source,
                 recovered=self._account.is_recovered,
@@ -255,7 +255,7 @@ class Run(RunTexts):
         if not section.stands_in_answer:
             self.finish(section)
             return
-        started = stage in self._transcript.stages
+        started = stage in self.shown.transcript.stages
         if text is None:
             # An empty text that was begun equals nothing, but nothing is not what the route promises.
             self._metrics.parity[Parity.MISSING].inc()
@@ -266,7 +266,7 @@ class Run(RunTexts):
             return
         parity, steps = self._made_equal(section, text)
         if parity is Parity.EQUAL:  # it may have been made so
-            parity = self._parity.get(stage, parity)
+            parity = self.shown.parity.get(stage, parity)
         self._metrics.parity[parity].inc()
         yield from steps
 
@@ -289,7 +289,7 @@ class Run(RunTexts):
 
     def leave(self) -> None:
         """Another replica has taken the run over: it adds no more events here, and is not counted."""
-        self.is_elsewhere = True
+        self.shown.is_elsewhere = True
         if self.call.span is not None:
             self.call.span.end(self.id, "left", self.times_asked, SpanEnd(None, None))
         self._stop()
@@ -297,7 +297,7 @@ class Run(RunTexts):
     def forget_the_client(self) -> None:
         """A finished run is kept for its log and its answer: not for the credentials and the body that it was
         asked with, nor for its texts once more."""
-        self._transcript.forget_texts()
+        self.shown.transcript.forget_texts()
         request = self.call.request
         self.call = replace(self.call, request=Request(request.method, request.target, []))
 
@@ -310,7 +310,7 @@ class Run(RunTexts):
     def _end_without_answer(self, failure: Failure, outcome: str, *, again: bool) -> None:
         self.failure = failure
         self._end(
-            self._transcript.error(
+            self.shown.transcript.error(
                 failure.code, retry_available=again, status=failure.status, content=failure.detail
             ),
             outcome,
@@ -324,18 +324,20 @@ class Run(RunTexts):
         """Add a `progress` event whenever there was no other event for `progress_s`."""
         every_s = self.call.route.settings.progress_s
         now = self._loop.time()
-        silent_s = now - self._last_event_at
+        silent_s = now - self.shown.last_event_at
         if not len(self.log) or silent_s >= every_s - 0.01:
-            self._say(self._progress(now - self.started_at))
+            self.shown.say(self._progress(now - self.started_at))
             silent_s = 0.0
         self._ticker = self._loop.call_later(every_s - silent_s, self._tick)
 
     def _progress(self, elapsed_s: float) -> Event:
         open_stages = [
-            index for index, section in enumerate(self.sections) if self._transcript.is_open(section.stage)
+            index
+            for index, section in enumerate(self.sections)
+            if self.shown.transcript.is_open(section.stage)
         ]
         left_s = median(self._durations) - elapsed_s if self._durations else 0.0
-        return self._transcript.progress(
+        return self.shown.transcript.progress(
             elapsed_s=round(elapsed_s, 1),
             stage_index=open_stages[0] if open_stages else None,
             total_expected=len(self.sections),
@@ -346,12 +348,12 @@ class Run(RunTexts):
         if self._ticker is not None:
             self._ticker.cancel()
             self._ticker = None
-        self._live.close()
+        self.shown.live.close()
 
     def _end(self, terminal: Event, outcome: str, long: Long | None = None) -> None:
         self._stop()
         now = self._loop.time()
-        self._say(terminal, long=long)
+        self.shown.say(terminal, long=long)
         self._account.close(
             RunEnd(
                 self.id,
@@ -360,7 +362,7 @@ class Run(RunTexts):
                 self.is_watched,
                 self.started_at,
                 now,
-                self._first_content_s,
+                self.shown.first_content_s,
                 len(self.log),
                 self._status,
                 self.times_asked,

@@ -21,8 +21,7 @@ from proxy.runs.capacity import AnswerBudget
 from proxy.runs.known_runs import KnownRuns
 from proxy.runs.run import Run
 from proxy.runs.shared import SharedStore, ViewableRun
-from proxy.runs.source import Source
-from proxy.runs.start import ID_TAKEN, RunSpec, check_the_same
+from proxy.runs.start import ID_TAKEN, RunSpec, Source, check_the_same
 from proxy.settings.routes import Route
 from proxy.settings.settings import MemoryLogSettings
 from proxy.text.crowds import Crowd, with_one, without
@@ -275,7 +274,7 @@ class Runs(KnownRuns):
             run_id=start.run_id,
             fingerprint=start.fingerprint,
         )
-        run.answer_share = self._capacity.answers.share(run.principal)
+        run.shown.answer_share = self._capacity.answers.share(run.principal)
         return run
 
     def _launch(self, run: Run, keys: Sequence[str], source: Source) -> None:

@@ -1,7 +1,9 @@
 """The parts that a run is begun from, and the keys by which a request finds a run to join."""
 
 import hashlib
+from collections.abc import Awaitable
 from dataclasses import dataclass
+from typing import Protocol
 
 from flags.decision import Decision
 from proxy.errors import RequestRefused
@@ -9,10 +11,23 @@ from proxy.http.headers import MAY_DIFFER
 from proxy.identity import Identity
 from proxy.observe.metrics import RouteMetrics
 from proxy.runs.call import Call
+from proxy.runs.run import Run
 from proxy.runs.shared import ViewableRun
-from proxy.runs.source import Source
+from proxy.upstream.client import Answer
 
 ID_TAKEN = "The id of this run is another one's. Please choose a new one."
+
+
+class Source(Protocol):
+    """Executes a run's call, shows text as it becomes known, and returns the batch answer."""
+
+    def answer(self, run: Run) -> Awaitable[Answer]:
+        """The upstream's whole answer, which is the authority on what was shown.
+
+        Raises:
+            UpstreamError: there is none.
+        """
+        ...
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""Sources of live text: one file each, behind the port `runs.source`.
+"""Sources of live text: one file each, behind the port `runs.start.Source`.
 
 Imports `runs`, `text`, `upstream`, and `llm` for the tap. Read `batch.py` first: the simplest one.
 """

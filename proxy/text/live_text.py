@@ -7,24 +7,24 @@ ones make one chunk, after `HOLD_S` at the latest; the beginning of a word waits
 import asyncio
 from asyncio.events import TimerHandle
 from collections.abc import Callable
-from typing import Protocol
+from typing import Final, Protocol
 
 from proxy.text.chunking import Chunker, split
 
-HOLD_S = 0.04
+HOLD_S: Final = 0.04
 """Seconds that a whole word may wait for the next one: with a flush of a viewer after it, well below 100
 ms."""
 
 
-LARGE_CHARS = 1000
+LARGE_CHARS: Final = 1000
 """More at once is no model's token, and is not cut into words: a megabyte of them would take seconds."""
 
-LARGE_PIECES = 64
+LARGE_PIECES: Final = 64
 """About so many does a large piece of a text become, with as many smaller ones at its end."""
 
 
 class ChunkSink(Protocol):
-    """The receiver of chunks."""
+    """The receiver of chunks that were held back."""
 
     def show_chunks(self, stage: str, chunks: list[str]) -> None: ...
 
@@ -32,7 +32,7 @@ class ChunkSink(Protocol):
 class LiveTexts:
     """The unfinished texts of one run, by their stages.
 
-    The sink is an argument of each call, and is kept no longer than `HOLD_S`: the run owns its texts, so that
+    The sink is an argument, and is kept no longer than `HOLD_S`: the run owns its texts, so that
     a reference back to it would be a cycle.
 
     Args:
@@ -50,24 +50,24 @@ class LiveTexts:
         self._chunkers: dict[str, Chunker] = {}
         self._timer: TimerHandle | None = None
 
-    def add(self, stage: str, text: str, shows: ChunkSink) -> None:
-        """The next piece."""
+    def add(self, stage: str, text: str, shows: ChunkSink) -> list[str]:
+        """The next piece: what is to be shown of it now. `shows` gets what is held back for a while."""
         chunker = self._chunkers.get(stage)
         if chunker is None:
             chunker = self._chunkers[stage] = self._new_chunker()
         if len(text) > LARGE_CHARS:
-            *pieces, text = _pieces(chunker.unfeed() + text)
-            shows.show_chunks(stage, pieces)
-        if chunks := chunker.feed(text):
-            shows.show_chunks(stage, chunks)
+            *chunks, text = _pieces(chunker.unfeed() + text)
+            chunks += chunker.feed(text)
+        else:
+            chunks = chunker.feed(text)
         if self._timer is None and chunker.holds_words:
             self._timer = asyncio.get_running_loop().call_later(HOLD_S, self._held_long_enough, shows)
+        return chunks
 
-    def finish(self, stage: str, shows: ChunkSink) -> None:
-        """The text is whole: show what was held back of it."""
+    def finish(self, stage: str) -> list[str]:
+        """The text is whole: what was held back of it."""
         chunker = self._chunkers.pop(stage, None)
-        if chunker is not None:
-            shows.show_chunks(stage, chunker.flush())
+        return [] if chunker is None else chunker.flush()
 
     def drop(self, stage: str) -> None:
         """Drop the part of the text that is held back."""

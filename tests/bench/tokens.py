@@ -104,7 +104,7 @@ async def _token_us(dialect: Dialect, events: list[bytes], words: list[str]) -> 
         reading.answer()
         await model_call.finish()
     run.shut_down()
-    is_right = run._transcript.shown("text") == "".join(words)
+    is_right = run.shown.transcript.shown("text") == "".join(words)
     return took_s * 1e6 / TOKENS if is_right else -1
 
 

@@ -41,7 +41,7 @@ def say(run: Run, number: int = 1) -> None:
     """Some text, in pieces; the run goes on."""
     run.begin(EXTRACTED)
     for _ in range(number):
-        run._say(run._transcript.chunk("extraction", f"word {len(run.log)} "))
+        run.shown.say(run.shown.transcript.chunk("extraction", f"word {len(run.log)} "))
 
 
 def whole(body: bytes | None = None) -> Answer:

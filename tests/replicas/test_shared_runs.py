@@ -144,7 +144,7 @@ async def test_followed_runs_are_never_over_their_bytes(server: ValkeyServer) ->
         for run in (grown, *others):
             run.begin(EXTRACTED)
         for run in others:
-            run._say(run._transcript.chunk("extraction", "x" * size))
+            run.shown.say(run.shown.transcript.chunk("extraction", "x" * size))
         for run in (grown, *others):
             await eventually(partial(has_entry, client, run))
         leave = watch(await other.followed(watched.id))
@@ -156,7 +156,7 @@ async def test_followed_runs_are_never_over_their_bytes(server: ValkeyServer) ->
         look = asyncio.Event()
         copy.log.subscribe(look.set)
         for _ in range(most // 10_000):
-            grown._say(grown._transcript.chunk("extraction", "x" * 10_000))
+            grown.shown.say(grown.shown.transcript.chunk("extraction", "x" * 10_000))
         async with asyncio.timeout(60):
             while copy.log.size_bytes < most:
                 look.clear()
@@ -175,8 +175,8 @@ async def test_who_comes_and_goes_makes_no_room(server: ValkeyServer) -> None:
         large, run = [await claimed(one) for _ in range(2)]
         for each in (large, run):
             each.begin(EXTRACTED)
-        large._say(large._transcript.chunk("extraction", "x" * most))
-        run._say(run._transcript.chunk("extraction", "x" * (most // 2)))
+        large.shown.say(large.shown.transcript.chunk("extraction", "x" * most))
+        run.shown.say(run.shown.transcript.chunk("extraction", "x" * (most // 2)))
         for each in (large, run):
             await eventually(partial(has_entry, client, each))
         watch(await other.followed(large.id))
@@ -194,20 +194,20 @@ async def test_two_copies_of_one_run_are_both_filled(server: ValkeyServer) -> No
         large, run = [await claimed(one) for _ in range(2)]
         large.begin(EXTRACTED)
         for _ in range(2):
-            large._say(large._transcript.chunk("extraction", "x" * (most // 2)))
+            large.shown.say(large.shown.transcript.chunk("extraction", "x" * (most // 2)))
         say(run)
         for each in (large, run):
             await eventually(partial(has_entry, client, each))
         watch(await other.followed(large.id))
         first = await other.followed(run.id)
-        run._say(run._transcript.chunk("extraction", "between "))
+        run.shown.say(run.shown.transcript.chunk("extraction", "between "))
         await eventually(partial(has_entry, client, run))
         second = await other.followed(run.id)
         assert second is not first
         watch(first)
         watch(second)
 
-        run._say(run._transcript.chunk("extraction", "after "))
+        run.shown.say(run.shown.transcript.chunk("extraction", "after "))
         await same(first, run)
         await same(second, run)
         await run.settle(whole())
@@ -234,7 +234,9 @@ async def test_a_large_answer_does_not_hold_up_the_others(server: ValkeyServer) 
         large, small = await claimed(one), await claimed(one)
         large_copy, small_copy = await other.followed(large.id), await other.followed(small.id)
         large.begin(EXTRACTED)
-        large._say(large._transcript.chunk("extraction", "a long text without a word to cut at " * 30_000))
+        large.shown.say(
+            large.shown.transcript.chunk("extraction", "a long text without a word to cut at " * 30_000)
+        )
         await large.settle(whole(body))
         while not large_copy.log.ended:
             say(small)

@@ -356,7 +356,7 @@ async def test_large_texts_of_an_owner_that_was_held_up_do_not_get_into_those_of
 
 
 def say_much(run: Run, word: str) -> None:
-    run._say(run._transcript.chunk("extraction", word * 100_000))
+    run.shown.say(run.shown.transcript.chunk("extraction", word * 100_000))
 
 
 async def test_others_learn_of_an_owner_that_they_did_not_see_gone(server: ValkeyServer) -> None:

@@ -19,6 +19,7 @@ from proxy.replicas.followed_run import FollowedRun
 from proxy.replicas.followed_runs import IDLE_S
 from proxy.replicas.run_copy import RunCopy
 from proxy.runs.run import Run
+from proxy.runs.shown import ShownTexts
 from proxy.text.event_log import EventLog, LogReader
 from proxy.text.events import Transcript
 from proxy.text.live_text import LiveTexts
@@ -35,7 +36,7 @@ from tests.servers.streaming import answer, route
 from tests.servers.tapping import CALLS, Backend, Provider
 from tests.servers.valkey_server import ValkeyServer, valkey
 
-CONTENT = {Run, EventLog, Answer, Request, Transcript, LiveTexts, RunCopy, FollowedRun, Exchange}
+CONTENT = {Run, ShownTexts, EventLog, Answer, Request, Transcript, LiveTexts, RunCopy, FollowedRun, Exchange}
 READERS = {Viewer, LogReader}
 SECRET = b"Fever-of-this-very-patient"
 TEXT = f"{SECRET.decode()} of 38.9 °C, and more of it. " * 5

@@ -461,7 +461,7 @@ def begun_elsewhere(bench: Bench, *shown: str, complete: bool = False) -> Run:
         first.stream(first.sections[0], piece)
     if complete:
         first.finish(first.sections[0])
-    first._live._held_long_enough(first)
+    first.shown.live._held_long_enough(first.shown)
     first.leave()
     run = Run(bench.call(), STREAM, ANN, bench.metrics, deque(), run_id=first.id)
     run.continue_from(Continuation(first.log, 1, 1, first.started_at, headers_sent=True))

@@ -17,55 +17,66 @@ class Shown(list[tuple[str, str]]):
         self.extend((stage, chunk) for chunk in chunks)
 
 
-def live() -> tuple[LiveTexts, Shown]:
-    """Texts, and what is shown of them."""
-    return LiveTexts(lambda: Chunker(5, 10, 200)), Shown()
+class Texts:
+    """Texts that are shown as they say."""
+
+    def __init__(self) -> None:
+        self.live = LiveTexts(lambda: Chunker(5, 10, 200))
+        self.shown = Shown()
+
+    def add(self, stage: str, text: str) -> None:
+        self.shown.show_chunks(stage, self.live.add(stage, text, self.shown))
+
+    def finish(self, stage: str) -> None:
+        self.shown.show_chunks(stage, self.live.finish(stage))
 
 
 async def test_the_beginning_of_a_word_waits_for_its_end() -> None:
-    texts, shown = live()
+    texts = Texts()
     for piece in ("Pneu", "mon", "ia ", "prob"):
-        texts.add("a", piece, shown)
-    await eventually(lambda: shown == [("a", "Pneumonia ")])
-    texts.finish("a", shown)
+        texts.add("a", piece)
+    await eventually(lambda: texts.shown == [("a", "Pneumonia ")])
+    texts.finish("a")
 
-    assert shown == [("a", "Pneumonia "), ("a", "prob")]
+    assert texts.shown == [("a", "Pneumonia "), ("a", "prob")]
 
 
 async def test_a_short_word_waits_for_the_next_one_a_moment_and_no_longer() -> None:
-    texts, shown = live()
+    texts = Texts()
     loop = asyncio.get_running_loop()
     began = loop.time()
-    texts.add("a", "No ", shown)
-    texts.add("a", "x", shown)  # now it is certain that the word before is whole
-    assert shown == []
-    await eventually(lambda: shown == [("a", "No ")])
+    texts.add("a", "No ")
+    texts.add("a", "x")  # now it is certain that the word before is whole
+    assert texts.shown == []
+    await eventually(lambda: texts.shown == [("a", "No ")])
 
     assert loop.time() - began > HOLD_S - CLOCK_S
-    texts.close()
+    texts.live.close()
 
 
 async def test_texts_of_several_stages_do_not_mix() -> None:
-    texts, shown = live()
+    texts = Texts()
     for left, right in zip("one two three four ", "1 22 333 4444 55555", strict=True):
-        texts.add("words", left, shown)
-        texts.add("digits", right, shown)
-    texts.finish("words", shown)
-    texts.finish("digits", shown)
+        texts.add("words", left)
+        texts.add("digits", right)
+    texts.finish("words")
+    texts.finish("digits")
 
-    by_stage = {stage: "".join(text for of, text in shown if of == stage) for stage in ("words", "digits")}
+    by_stage = {
+        stage: "".join(text for of, text in texts.shown if of == stage) for stage in ("words", "digits")
+    }
     assert by_stage == {"words": "one two three four ", "digits": "1 22 333 4444 55555"}
 
 
 async def test_what_is_dropped_or_closed_is_shown_no_more() -> None:
-    texts, shown = live()
-    texts.add("a", "gone ", shown)
-    texts.drop("a")
-    texts.finish("a", shown)
-    texts.add("a", "fresh ", shown)
-    texts.add("b", "never ", shown)
-    texts.finish("a", shown)
-    texts.close()
-    texts.finish("b", shown)
+    texts = Texts()
+    texts.add("a", "gone ")
+    texts.live.drop("a")
+    texts.finish("a")
+    texts.add("a", "fresh ")
+    texts.add("b", "never ")
+    texts.finish("a")
+    texts.live.close()
+    texts.finish("b")
 
-    assert shown == [("a", "fresh ")]
+    assert texts.shown == [("a", "fresh ")]
