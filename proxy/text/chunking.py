@@ -147,7 +147,7 @@ class Chunker:
             return
         self._held, self._held_chars = [text[-1]], 1
         phrase, word, ends, most = self._phrase, self._word, self._word_ends, self._max_chunk
-        for more in _WORD.findall(text, 0, len(text) - 1):
+        for more in _words(text, len(text) - 1):
             size = len(word) + len(more)
             if size > most:
                 self._phrase, self._word, self._word_ends = phrase, word, ends
@@ -195,6 +195,22 @@ class Chunker:
         if self._phrase:
             chunks.append(self._phrase)
             self._phrase = ""
+
+
+def _words(text: str, end: int) -> list[str]:
+    """The words before `end`, each with the white space behind it."""
+    if not text.isprintable():  # there may be other white space than spaces
+        found: list[str] = _WORD.findall(text, 0, end)
+        return found
+    words: list[str] = []
+    at = 0
+    while at < end:
+        behind = text.find(" ", at, end) + 1 or end
+        while behind < end and text[behind] == " ":
+            behind += 1
+        words.append(text[at:behind])
+        at = behind
+    return words
 
 
 def split(text: str, size: int) -> Iterator[str]:

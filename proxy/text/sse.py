@@ -24,6 +24,8 @@ HEARTBEAT: Final = b": hb\n"
 MAX_OPENINGS: Final = 1024
 """Beginnings of events' JSON that are kept: of each stage of the settings a few."""
 
+_LEAST: Final = len(b"data: \n\n")
+
 # JSON may escape any character, and these three end a line for `str.splitlines`, which widespread Python
 # clients use to read a stream. Within JSON they can stand nowhere but in a string.
 _FOREIGN_LINE_ENDS: Final = (
@@ -196,6 +198,25 @@ class Decoder:
             if len(line) < len(piece):
                 self._end_line(events)
         return events
+
+    def only(self, data: bytes) -> str | None:
+        """The data of the one event that these bytes are, whole and without a name. None: nothing is taken.
+
+        As `feed`, for a third of its cost; most models' reads are so.
+        """
+        is_within = self._line or self._data or self._event or self._after_cr or self._too_large
+        size = len(data)
+        if is_within or not _LEAST < size <= self._max_event_bytes + 2 or not data.startswith(b"data: "):
+            return None
+        try:
+            text = data.decode("utf-8")
+        except UnicodeDecodeError:
+            return None
+        end = len(text) - 2
+        if text[6] == " " or text.find("\n") != end or text[end + 1] != "\n" or "\r" in text:
+            return None
+        self._first_line, self._retry = False, None
+        return text[6:end]
 
     @property
     def held_bytes(self) -> int:

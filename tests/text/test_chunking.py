@@ -65,6 +65,14 @@ def test_where_a_text_is_cut_depends_on_the_text_alone(text: str, places: list[i
 
 
 @settings(max_examples=300, deadline=None)
+@given(st.lists(st.sampled_from(["a", "word", " ", "   ", "longer-word", "."])).map("".join))
+def test_white_space_of_any_kind_parts_words(text: str) -> None:
+    """Spaces alone are looked for in another way, which finds the same."""
+    for space in "\t\n\v\f\x1c\u2003":
+        assert chunks_of(text.replace(" ", space)) == [part.replace(" ", space) for part in chunks_of(text)]
+
+
+@settings(max_examples=300, deadline=None)
 @given(any_text, st.lists(st.integers(0, 500)), st.sampled_from([(5, 10, 64), (1, 1, 1), (2, 3, 5)]))
 def test_a_character_as_a_reader_sees_it_is_never_cut(
     text: str, places: list[int], sizes: tuple[int, int, int]

@@ -37,12 +37,15 @@ async def test_the_retry_is_said_once() -> None:
 async def test_a_chunk_that_is_added_without_its_event_has_the_same_bytes() -> None:
     """Whatever is in the text, and in the names of its stage; also if it is the first of its log."""
     texts = ["a word ", 'a "quote" \\', "\r\n\0\t", "é\u2028\u2029\u0085", "\U0001f600", "%d %b"]
-    for panel, stage in (("chat", "summary"), ("p\u2028", "%s ü")):
+    places = [("chat", "summary"), ("p\u2028", "%s ü"), ("chat", "other"), ("elsewhere", "summary 2")]
+    for orders in (places[:1], places[1:2], places):
         one, other, transcript = EventLog("run", 1500), EventLog("run", 1500), Transcript()
-        transcript.stage_start(panel, stage, index=0, total_expected=1)
+        for panel, stage in orders:
+            transcript.stage_start(panel, stage, index=0, total_expected=1)
         for index, text in enumerate(texts):
-            one.append(transcript.chunk(stage, text), float(index))
-            other.append_chunk(panel, stage, text, index, float(index))
+            for panel, stage in orders:
+                one.append(transcript.chunk(stage, text), float(index))
+                other.append_chunk(panel, stage, text, index, float(index))
 
         assert other.after(0) == one.after(0)
         assert other.size_bytes == one.size_bytes

@@ -1,5 +1,6 @@
 """Bytes to events and back. The same bytes give the same events, however they are cut."""
 
+import contextlib
 import time
 from itertools import pairwise
 
@@ -191,6 +192,53 @@ def test_a_stream_that_drips_is_the_same_stream(name: str) -> None:
 def test_any_bytes_cut_anywhere_give_the_same_events(stream: bytes, places: list[int]) -> None:
     """Also bytes that nobody would write."""
     assert decoded(*cut(stream, places)) == decoded(stream)
+
+
+@settings(max_examples=500, deadline=None)
+@given(
+    st.lists(
+        st.sampled_from(
+            [b"data: x\n\n", b"data: ", b"x", b" ", b"\n", b"\r", b":", b"event: e\n", b"id: 7\n"]
+        )
+        | st.sampled_from([b"retry: 5\n", b"\xef\xbb\xbf", b"\xe2\x82", "é\u2028".encode(), b"\0"])
+    ).map(b"".join),
+    st.sampled_from([b"", b"data: ", b"data: y"]),
+    st.lists(st.sampled_from([b"x", b" ", b"\r", b"\n", b"\xe2", "é".encode()]), max_size=5).map(b"".join),
+    st.sampled_from([b"\n\n", b"\n", b"\r\n\r\n", b"\r\r", b"\n\r"]),
+)
+def test_an_event_that_is_read_alone_is_the_same_event(
+    before: bytes, field: bytes, text: bytes, end: bytes
+) -> None:
+    """From wherever the stream is; what is not taken alone `feed` reads, as if nothing had been asked."""
+    one, other = Decoder(max_event_bytes=12), Decoder(max_event_bytes=12)
+    for decoder in (one, other):
+        with contextlib.suppress(EventTooLarge):
+            decoder.feed(before)
+    data = field + text + end
+    said = one.only(data)
+
+    results = [attempt(other, data), [said] if said is not None else attempt(one, data)]
+    assert results[0] == results[1]
+    rest = b"\nretry: 9\ndata: z\n\ndata: w\n\n"
+    if said is None:
+        assert attempt(one, rest) == attempt(other, rest)
+    elif results[0] is not None:
+        assert one.feed(rest) == other.feed(rest)
+
+
+def attempt(decoder: Decoder, data: bytes) -> list[str] | None:
+    """The data of the events that these bytes complete; None: they are too large."""
+    try:
+        return [event.data for event in decoder.feed(data)]
+    except EventTooLarge:
+        return None
+
+
+def test_a_plain_event_is_read_alone() -> None:
+    """As nearly each read of a model's stream is one: else it would be read as slowly as the others."""
+    decoder = Decoder(max_event_bytes=LIMIT)
+    assert decoder.only('data: {"é": 1}\n\n'.encode()) == '{"é": 1}'
+    assert decoder.only(b"data: b\n\n") == "b"
 
 
 def test_an_event_is_given_as_soon_as_it_ends() -> None:
