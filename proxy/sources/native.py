@@ -6,7 +6,7 @@ says so. One that fails may be followed by the plain batch call, where the route
 
 import re
 from collections.abc import Awaitable
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Final, NamedTuple
 
 import orjson
 
@@ -30,10 +30,10 @@ from proxy.turns import Turns
 from proxy.upstream.client import Answer, Request, Upstream
 from proxy.upstream.exchange import Exchange
 
-MAX_EVENT_BYTES = 1024 * 1024
+MAX_EVENT_BYTES: Final = 1024 * 1024
 """One event, or one line, of the upstream's stream."""
 
-COUNTED_CHARS = 1024
+COUNTED_CHARS: Final = 1024
 """Text is counted in steps of so many characters: to count a token costs as much as to log it."""
 
 NOT_OFFERED = frozenset({404, 405, 406, 415, 501})
@@ -43,32 +43,6 @@ SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
 """Half a character of those beyond 16 bits."""
 
 ANSWER_HEADERS: Headers = [(b"content-type", b"application/json")]
-
-
-class StreamReading(Protocol):
-    """One stream, read to its end."""
-
-    @property
-    def ended(self) -> bool:
-        """True if the stream has said that it is complete."""
-        ...
-
-    async def take(self, event: str, data: str | bytes) -> None:
-        """The next event. Raises `UpstreamError` for one that cannot be read, or that says it has failed."""
-        ...
-
-    def take_small(self, event: str, data: str | bytes) -> None:
-        """The same for an event of at most `SEARCH_BYTES`, which is read at once, whatever is in it."""
-        ...
-
-    @property
-    def text_chars(self) -> int:
-        """Characters of text so far."""
-        ...
-
-    def body(self) -> bytes:
-        """The batch answer, once it is complete."""
-        ...
 
 
 class NativeSource:
@@ -131,9 +105,7 @@ class _Calls:
             raise UpstreamMalformed("the stream is compressed, which was not asked for")
         settings = self._settings
         openai = settings.format == "openai"
-        reading: StreamReading = (
-            _Completion(self._run) if openai else _ByRules(self._run, self._rules, settings)
-        )
+        reading = _Completion(self._run) if openai else _ByRules(self._run, self._rules, settings)
         events = NdjsonLines() if settings.format == "ndjson" else Decoder(max_event_bytes=MAX_EVENT_BYTES)
 
         counted = _Counted(self._run, reading, events)
@@ -162,7 +134,7 @@ class _Counted:
 
     __slots__ = ("_chars", "_events", "_reading", "_run")
 
-    def __init__(self, run: Run, reading: StreamReading, events: "Decoder | NdjsonLines") -> None:
+    def __init__(self, run: Run, reading: "_ByRules | _Completion", events: "Decoder | NdjsonLines") -> None:
         self._run = run
         self._reading = reading
         self._events = events
@@ -173,6 +145,9 @@ class _Counted:
         reading, events = self._reading, self._events
         if reading.text_chars - self._chars >= COUNTED_CHARS or events.held_bytes + len(data) > SEARCH_BYTES:
             return False
+        if isinstance(events, Decoder) and (said := events.only(data)) is not None:  # as nearly each read is
+            reading.take_small("message", said)
+            return True
         for event in events.feed(data):
             reading.take_small(event.event, event.data)
         return True
@@ -184,7 +159,7 @@ class _Counted:
 
 
 class _ByRules:
-    """A stream that a route's rules read."""
+    """A stream that a route's rules read, to its end."""
 
     __slots__ = (
         "_answer",
@@ -192,6 +167,7 @@ class _ByRules:
         "_limit",
         "_rules",
         "_run",
+        "_shown",
         "_template",
         "_texts",
         "ended",
@@ -200,6 +176,7 @@ class _ByRules:
 
     def __init__(self, run: Run, rules: Rules, settings: NativeSettings) -> None:
         self._run = run
+        self._shown = run.shown
         self._rules = rules
         self._template = settings.answer
         self._limit = int(run.route.settings.max_answer)
@@ -208,9 +185,12 @@ class _ByRules:
         """The half of a character with which a stage's last event has ended, by stage."""
         self._answer: Any = None
         self.ended = False
+        """Whether the stream has said that it is complete."""
         self.text_chars = 0
+        """Characters of text so far."""
 
     async def take(self, event: str, data: str | bytes) -> None:
+        """The next event. Raises `UpstreamError` for one that cannot be read, or that says it has failed."""
         try:
             content = await self._content(event, data)
         except MalformedEvent as exc:
@@ -219,6 +199,7 @@ class _ByRules:
             self._show_all(content)
 
     def take_small(self, event: str, data: str | bytes) -> None:
+        """The same for an event of at most `SEARCH_BYTES`, which is read at once, whatever is in it."""
         try:
             content = self._rules.read(event, data)
         except MalformedEvent as exc:
@@ -276,9 +257,10 @@ class _ByRules:
         if self.text_chars > self._limit:
             raise UpstreamMalformed("the texts are over max_answer", Fault.TOO_LARGE)
         self._texts[stage].append(text)
-        self._run.stream(section, text)
+        self._shown.stream(section, text)
 
     def body(self) -> bytes:
+        """The batch answer, once it is complete."""
         if any(self._halves.values()):
             raise UpstreamMalformed("a text ends with half a character")
         for section in self._run.sections:
@@ -297,7 +279,7 @@ class _ByRules:
 
 
 class _Completion:
-    """A chat completion, whose only section is the text of its first choice."""
+    """A chat completion, read as `_ByRules` reads: its only section is the text of its first choice."""
 
     def __init__(self, run: Run) -> None:
         self._run = run

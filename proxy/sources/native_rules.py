@@ -9,7 +9,7 @@ another stage adds it. Two different texts of one stage are ambiguous: nothing s
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Final, Literal, NamedTuple
+from typing import Any, Final, Literal
 
 import orjson
 from jsonpath import JSONPath, JSONPathError
@@ -22,17 +22,17 @@ from proxy.text.templates import Excerpt
 Meaning = Literal["text", "done", "error", "answer", "ignore"]
 
 
-class EventContent(NamedTuple):
+class EventContent:
     """The meaning of one event."""
 
-    meaning: Meaning
-    texts: Sequence[tuple[Section, str]] = ()
-    """In the order of the rules; one of a section."""
-    answer: Any = None
-    """The batch answer's document, of an `answer`."""
+    __slots__ = ("answer", "meaning", "texts")
 
-
-IGNORED = EventContent("ignore")
+    def __init__(self, meaning: Meaning, texts: list[tuple[Section, str]], answer: Any) -> None:
+        self.meaning = meaning
+        self.texts = texts
+        """In the order of the rules; one of a section."""
+        self.answer = answer
+        """The batch answer's document, of an `answer`."""
 
 
 class Rules:
@@ -87,19 +87,19 @@ class Rules:
             if found is not _UNFIT:
                 content = self._content(rule, found, document)
                 return self._with_further(content, further, event, document) if further else content
-        return IGNORED
+        return EventContent("ignore", [], None)
 
     def _content(self, rule: "_Rule", text: Any, document: Any) -> EventContent:
         if rule.meaning == "answer":
-            return EventContent("answer", answer=text)
+            return EventContent("answer", [], text)
         if rule.at is None and rule.meaning != "text":
-            return EventContent(rule.meaning)
+            return EventContent(rule.meaning, [], None)
         if text is None:  # an end, or the head of a message, has the place and nothing in it
-            return EventContent(rule.meaning)
+            return EventContent(rule.meaning, [], None)
         if not isinstance(text, str):
             raise MalformedEvent("a text is no string")
         section = rule.section if rule.stage_at is None else self._section(rule, document)
-        return EventContent(rule.meaning, [] if section is None else [(section, text)])
+        return EventContent(rule.meaning, [] if section is None else [(section, text)], None)
 
     def _with_further(
         self, content: EventContent, rules: Sequence["_Rule"], event: str, document: Any
@@ -111,7 +111,7 @@ class Rules:
             if found is _UNFIT:
                 continue
             if rule.meaning == "error":
-                return EventContent("error")
+                return EventContent("error", [], None)
             if rule.meaning == "ignore":
                 break
             section = self._section(rule, document)
@@ -119,7 +119,7 @@ class Rules:
                 continue
             if texts.setdefault(section.stage, (section, found))[1] != found:
                 raise AmbiguousTexts("an event has two texts of a stage")
-        return content._replace(texts=list(texts.values()))
+        return EventContent(content.meaning, list(texts.values()), content.answer)
 
     def _section(self, rule: "_Rule", document: Any) -> Section | None:
         """The section of the text; None: the route does not show its stage."""
@@ -252,13 +252,15 @@ def _further(rules: Sequence[_Rule], at: int) -> Sequence[_Rule]:
     ]
 
 
+_loads: Final = orjson.loads  # to look it up at each event costs a twentieth of reading that
+
 _UNREAD: Final[Any] = object()
 _UNFIT: Final[Any] = object()
 
 
 def _document(data: str | bytes) -> Any:
     try:
-        return orjson.loads(data)
+        return _loads(data)
     except orjson.JSONDecodeError:  # or it is what only `parse` reads
         try:
             return parse(data.encode() if isinstance(data, str) else data)
