@@ -30,6 +30,7 @@ COMPILED = [
     "proxy/llm/assembly/repeated_events.py",
     "proxy/llm/stream_events.py",
     "proxy/llm/taps/tap.py",
+    "proxy/observe/deliveries.py",
     "proxy/observe/unmatched.py",
     "proxy/relay/outcomes.py",
     "proxy/relay/relay.py",

@@ -219,7 +219,7 @@ class _Parts:
         store = settings.event_log.valkey
         if store is None or len(store.places) == 1:
             registry.unregister(metrics.event_log_shard_up)
-        stack.callback(metrics.unmatched.flush)
+        stack.callback(metrics.flush)
         stack.callback(metrics.settling.close)
         for counted in metrics.by_route.values():
             counted.identity_verified.set(is_verified(settings.identity))

@@ -32,6 +32,7 @@ HOT = [
     "http",
     "routed",
     "timers",
+    "observe/test_deliveries.py",
     "observe/test_unmatched.py",
     "text/test_events.py",
     "text/test_sse.py",

@@ -6,11 +6,9 @@ Children are bound once per route, so that a request looks up no labels. Names s
 
 import asyncio
 import platform
-from bisect import bisect_left
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from itertools import product
 from time import time
-from typing import cast
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Metric, disable_created_metrics
 from prometheus_client.registry import Collector
@@ -18,6 +16,7 @@ from prometheus_client.registry import Collector
 from flags.decision import Arm, Decision, Mode, Reason
 from proxy.errors import Fault
 from proxy.identity import BUCKETS, Identity
+from proxy.observe.deliveries import Deliveries
 from proxy.observe.labels import Budget, CallResult, FaultPhase, PageResult
 from proxy.observe.process import ProcessFigures
 from proxy.observe.settling import Settling
@@ -205,8 +204,8 @@ class RouteFamilies:
 class Metrics(RouteFamilies):
     """Every metric of the process, in the caller's registry.
 
-    The caller closes `settling`, and flushes `unmatched` at the end. Who reads the registry has all that is
-    counted; who reads a family alone flushes before.
+    The caller closes `settling`, and flushes at the end. Who reads the registry has all that is counted; who
+    reads a family alone flushes before.
     """
 
     def __init__(
@@ -281,6 +280,13 @@ class Metrics(RouteFamilies):
         names = UserNames() if names is None else names
         self.by_route = {route.name: RouteMetrics(self, self.settling, route, names) for route in routes}
 
+    def flush(self) -> None:
+        """Add to the metrics what is counted and waits to be added."""
+        self.unmatched.flush()
+        for of_route in self.by_route.values():
+            for deliveries in of_route.deliveries.values():
+                deliveries.flush()
+
     def count_over(self, budget: Budget) -> None:
         """Count a refusal."""
         self.over_budget.labels(budget).inc()
@@ -293,24 +299,8 @@ class _UntilNow(Collector):
         self._metrics = metrics
 
     def collect(self) -> Iterable[Metric]:
-        self._metrics.unmatched.flush()
+        self._metrics.flush()
         return ()
-
-
-def _observer(histogram: Histogram) -> Callable[[float], None]:
-    """The same as `histogram.observe`, for what is observed most: without checks of what is known here."""
-    add, bounds = histogram._sum.inc, histogram._upper_bounds
-    observer = getattr(histogram._sum, "observer", None)
-    if observer is not None:
-        return cast(Callable[[float], None], observer(histogram._buckets, bounds))
-    counts = [bucket.inc for bucket in histogram._buckets]
-
-    def observe(amount: float) -> None:
-        if amount:
-            add(amount)
-        counts[bisect_left(bounds, amount)](1)
-
-    return observe
 
 
 class RouteMetrics:
@@ -335,7 +325,7 @@ class RouteMetrics:
             for key in product([a.value for a in Arm], sources, OUTCOMES)
         }
         self.first_content = {s: families.first_content.labels(name, s) for s in sources}
-        self.observe_delivery = {s: _observer(families.delivery.labels(name, s)) for s in sources}
+        self.deliveries = {s: Deliveries(families.delivery.labels(name, s)) for s in sources}
         self.run_seconds = {arm.value: families.run_seconds.labels(name, arm) for arm in Arm}
         self.perceived_wait = {s: families.perceived_wait.labels(name, s) for s in sources}
         faults = [fault for fault in Fault if fault is not Fault.JOB_FAILED or route.job is not None]

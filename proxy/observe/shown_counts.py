@@ -14,7 +14,7 @@ def totals(metrics: Metrics, providers: Mapping[tuple[str, str], float]) -> dict
     Args:
         providers: ended calls, by provider and end; `provider` has them.
     """
-    metrics.unmatched.flush()
+    metrics.flush()
     found: Counter[tuple[str, ...]] = Counter()
     families = (
         ("decision", metrics.requests, ("route", "mode", "reason")),

@@ -76,14 +76,19 @@ def _nobody() -> None:
     """Nobody is to be told."""
 
 
-NewEvent = tuple[int, bytes, float | None, float]
-"""The newest event of a log, for all who are sent it as it comes:
+class NewEvent:
+    """The newest event of a log, for all who are sent it as it comes."""
 
-* its number;
-* its bytes, as a chunk of a body (RFC 9112 7.1);
-* the loop's time when its text was known; None: it has none;
-* the loop's time.
-"""
+    __slots__ = ("chunk", "has_text", "known_at", "now", "seq")
+
+    def __init__(self, seq: int, chunk: bytes, has_text: bool, known_at: float, now: float) -> None:
+        self.seq = seq
+        self.chunk = chunk
+        """Its bytes, as a chunk of a body (RFC 9112 7.1)."""
+        self.has_text = has_text
+        self.known_at = known_at
+        self.now = now
+        """The loop's time."""
 
 
 class EventLog:
@@ -245,12 +250,12 @@ class EventLog:
         wire = self._wires[seq]
         if len(wire) > MAX_NEW_BYTES:
             return None
-        known_at = self._known_at[seq] if self._content[seq] else None
         if self._loop is None:
             self._loop = asyncio.get_running_loop()
         size = len(wire)
         line = _SIZE_LINES[size] if size < len(_SIZE_LINES) else b"%x\r\n" % size
-        self.newest = new = (seq + 1, b"%b%b\r\n" % (line, wire), known_at, self._loop.time())
+        chunk, has_text = b"%b%b\r\n" % (line, wire), self._content[seq] == 1
+        self.newest = new = NewEvent(seq + 1, chunk, has_text, self._known_at[seq], self._loop.time())
         return new
 
     def _between(self, start: int, end: int) -> list[LogEntry]:

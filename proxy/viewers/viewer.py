@@ -73,6 +73,7 @@ class Viewer(LeavingViewer):
 
     __slots__ = (
         "_came_at",
+        "_deliveries",
         "_expires_at",
         "_flush_s",
         "_is_translated",
@@ -80,7 +81,6 @@ class Viewer(LeavingViewer):
         "_loop",
         "_metrics",
         "_must_go",
-        "_observe_delivery",
         "_pause_until",
         "_ready_at",
         "_send",
@@ -105,7 +105,7 @@ class Viewer(LeavingViewer):
         self.run = run
         self._log = run.log
         self._metrics = metrics
-        self._observe_delivery = metrics.observe_delivery[run.source]
+        self._deliveries = metrics.deliveries[run.source]
         self._send = send
         self._expires_at = math.inf if expires_at is None else expires_at
         self._is_translated = is_translated
@@ -214,22 +214,22 @@ class Viewer(LeavingViewer):
         """Send the one event that is new, while the task waits for one. False: the task has to send it."""
         log, sent = self._log, self._sent
         new = log.newest
-        if new is None or new[0] != sent + 1:
+        if new is None or new.seq != sent + 1:
             new = log.newest_after(sent)
             if new is None:
                 return False
-        seq, chunk, known_at, now = new
+        now = new.now
         if now < self._pause_until or now >= self._expires_at or self._is_translated:
             return False
-        if not self._client.write_chunk(chunk):
+        if not self._client.write_chunk(new.chunk):
             return False
         self._wrote_at = now
-        self._sent = seq
-        if known_at is not None:  # the text that a stage begins with need not wait for its beginning
+        self._sent = new.seq
+        if new.has_text:  # that which a stage begins with need not wait for its beginning
             self._pause_until = now + self._flush_s
-            came_at = self._came_at
+            came_at, known_at = self._came_at, new.known_at
             late_s = now - (known_at if known_at > came_at else came_at)
-            self._observe_delivery(late_s if late_s > 0.0 else 0.0)
+            self._deliveries.add(late_s if late_s > 0.0 else 0.0)
         return True
 
     async def _send_more(self, now: float) -> bool:
@@ -286,7 +286,7 @@ class Viewer(LeavingViewer):
 
     def _observe(self, known_at: float) -> None:
         """Delivery of the text that waited longest in this write; for a replay, since its viewer came."""
-        self._observe_delivery(max(0.0, self._loop.time() - max(known_at, self._came_at)))
+        self._deliveries.add(max(0.0, self._loop.time() - max(known_at, self._came_at)))
 
 
 def _fitting(entries: Sequence[LogEntry]) -> Sequence[LogEntry]:
