@@ -5,7 +5,7 @@ import logging
 from array import array
 from collections.abc import Callable, Iterable, Sequence, Set
 from itertools import islice
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, Union
 
 import orjson
 
@@ -25,7 +25,10 @@ MAX_NEW_BYTES: Final = 64 * 1024
 AT_A_TURN: Final = 64
 """Readers that are woken in one turn of the loop: each then has a piece of work to do."""
 
-Readers = Crowd[Callable[[], None]]
+Reader = Union["LogReader", Callable[[], None]]  # a type of strings has no `|`
+"""Is told when there is more of a log."""
+
+Readers = Crowd[Reader]
 
 _NOWHERE: Final[Set[int]] = frozenset()  # one for all: an empty one takes 200 bytes
 
@@ -146,7 +149,7 @@ class EventLog:
         for it again."""
         self._first_readers: Readers = ()
         self._readers: Readers = ()
-        self._unwoken: list[Callable[[], None]] | None = None
+        self._unwoken: list[Reader] | None = None
         """Readers that are woken in the next turns, the last of them first; None: all were."""
         self._is_more = False
         """Whether there is more since these began to be woken: all readers are to look once more."""
@@ -266,24 +269,26 @@ class EventLog:
         """True if it has readers."""
         return bool(self._readers or self._first_readers)
 
-    def subscribe(self, wake: Callable[[], None], *, first: bool = False) -> None:
-        """Call `wake`, which must not wait, whenever there is more; before all viewers if it is `first`."""
+    def subscribe(self, reader: Reader, *, first: bool = False) -> None:
+        """Tell `reader`, which must not wait, whenever there is more; before all viewers if it is `first`."""
         if first:
-            self._first_readers = with_one(self._first_readers, wake)
+            self._first_readers = with_one(self._first_readers, reader)
         else:
-            self._readers = with_one(self._readers, wake)
+            self._readers = with_one(self._readers, reader)
         self.on_readers_changed()
 
-    def unsubscribe(self, wake: Callable[[], None]) -> None:
-        self._readers = without(self._readers, wake)
-        self._first_readers = without(self._first_readers, wake)
+    def unsubscribe(self, reader: Reader) -> None:
+        self._readers = without(self._readers, reader)
+        self._first_readers = without(self._first_readers, reader)
         self.on_readers_changed()
 
     def wake(self) -> None:
         """Let all waiting readers look again; of many, some in each turn of the loop."""
-        few = self._readers
-        if isinstance(few, tuple) and self._unwoken is None and not self._first_readers:  # as nearly always
-            self._wake_each(few)
+        readers = self._readers
+        if (
+            self._unwoken is None and not self._first_readers and len(readers) <= AT_A_TURN
+        ):  # as nearly always
+            self._wake_each(tuple(readers))
             return
         # Before any is woken: who then leaves makes way for another, who would count as woken.
         rest = list(islice(self._first_readers, AT_A_TURN, None)) if self._unwoken is None else []
@@ -297,18 +302,21 @@ class EventLog:
             self._unwoken = [*self._readers, *reversed(rest)]
             self._wake_some()
 
-    def _wake_each(self, readers: Iterable[Callable[[], None]]) -> None:
+    def _wake_each(self, readers: Iterable[Reader]) -> None:
         self.newest = None  # one of them may have added an entry, and now waking is this call's
-        for wake in readers:
+        for reader in readers:
             try:
-                wake()
+                if isinstance(reader, LogReader):
+                    reader.more()
+                else:
+                    reader()
             except Exception:  # a mistake of ours with one reader must not leave the others asleep
                 logger.exception("reader not woken", extra={"run": self.run_id})
         self.newest = None  # later it may be in doubt
 
     def _wake_some(self) -> None:
         unwoken = self._unwoken or []
-        some = [wake for wake in unwoken[-AT_A_TURN:] if wake in self._readers or wake in self._first_readers]
+        some = [each for each in unwoken[-AT_A_TURN:] if each in self._readers or each in self._first_readers]
         del unwoken[-AT_A_TURN:]
         self._wake_each(some)
         if not unwoken:
@@ -353,10 +361,10 @@ class LogReader:
         self._wheel = wheel_of(self._loop)
         self.slot: set[Timer] | None = None
         self.wake_at = 0.0
-        log.subscribe(self._more, first=first)
+        log.subscribe(self, first=first)
 
     def close(self) -> None:
-        self._log.unsubscribe(self._more)
+        self._log.unsubscribe(self)
         stop(self)
 
     def wake(self) -> None:
@@ -401,7 +409,8 @@ class LogReader:
                 self._pausing, self._waiter = False, None
         self._has_more = self._called = False
 
-    def _more(self) -> None:
+    def more(self) -> None:
+        """There is more of the log."""
         if self._serve is not None and not self._called:
             try:
                 if self._serve():
